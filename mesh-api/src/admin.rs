@@ -1,0 +1,224 @@
+//! What the agent's and the control plane's admin endpoints answer, shared with `meshctl`.
+//!
+//! Every type is plain data with stable JSON names (camelCase), so scripts may read the endpoints directly.
+
+use serde::{Deserialize, Serialize};
+
+/// `GET /status` of an agent.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AgentStatus {
+    /// Node that the agent serves.
+    pub node: String,
+    /// Version of the agent.
+    pub version: String,
+    /// Seconds since the agent started.
+    pub uptime_seconds: u64,
+    /// Ready to serve: first configuration applied, eBPF attached.
+    pub ready: bool,
+    /// State of the control-plane stream.
+    pub control: ControlLink,
+    /// Generation of the snapshot in force.
+    pub generation: u64,
+    /// Pods enrolled now.
+    pub enrolled_pods: usize,
+    /// Connections open through the proxy now.
+    pub open_connections: usize,
+    /// Worker cores of the proxy.
+    pub workers: usize,
+}
+
+/// State of an agent's stream to the control plane.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ControlLink {
+    /// Address in use.
+    pub address: String,
+    /// Connected now.
+    pub connected: bool,
+    /// Seconds since the state last changed.
+    pub since_seconds: u64,
+    /// Why it is not connected, if it is not.
+    pub error: Option<String>,
+}
+
+/// How far the agent is with a pod of its node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum EnrolmentState {
+    /// Seen, and selected by label, but its network namespace was not found yet.
+    Pending,
+    /// Sockets of the pod go through the mesh.
+    Enrolled,
+    /// No label asks for it; the pod is left alone.
+    NotSelected,
+    /// Selected but could not be enrolled; see the reason.
+    Failed,
+}
+
+impl EnrolmentState {
+    /// Whether nothing further will happen without a change of the pod or its labels.
+    pub fn is_settled(self) -> bool {
+        self != Self::Pending
+    }
+}
+
+/// One item of `GET /pods`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PodStatus {
+    /// Kubernetes uid of the pod.
+    pub uid: String,
+    /// Namespace of the pod.
+    pub namespace: String,
+    /// Name of the pod.
+    pub name: String,
+    /// How far enrolment is.
+    pub state: EnrolmentState,
+    /// Why, where there is something to say.
+    pub reason: Option<String>,
+}
+
+/// One item of `GET /certs`: the certificate of one identity.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CertificateStatus {
+    /// SPIFFE id.
+    pub identity: String,
+    /// `valid`, `renewing`, `missing` or `expired`.
+    pub state: String,
+    /// Serial number in hexadecimal, if there is a certificate.
+    pub serial: Option<String>,
+    /// Seconds since 1970 from when it is valid.
+    pub not_before: Option<i64>,
+    /// Seconds since 1970 until when it is valid.
+    pub not_after: Option<i64>,
+    /// Subject key fingerprints (SHA-256, hexadecimal) of the trusted roots.
+    pub roots: Vec<String>,
+    /// Last error of a renewal, if the last one failed.
+    pub error: Option<String>,
+}
+
+/// One item of `GET /connections`: a connection that is open through the proxy.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ConnectionStatus {
+    /// `inbound` or `outbound`, seen from the pod on this node.
+    pub direction: String,
+    /// Client address as the application sees it.
+    pub source: String,
+    /// `namespace/name` of the client workload, if known.
+    pub source_workload: Option<String>,
+    /// SPIFFE id of the client, if mutual TLS proved it.
+    pub source_identity: Option<String>,
+    /// Address that the client asked for (outbound) or the pod was reached at (inbound).
+    pub destination: String,
+    /// `namespace/name` of the destination workload, if known.
+    pub destination_workload: Option<String>,
+    /// Host name of the service that the client addressed, if it did.
+    pub destination_service: Option<String>,
+    /// Address of the upstream socket's peer.
+    pub upstream: String,
+    /// `hbone`, `plain` or `local` (both pods on this node).
+    pub transport: String,
+    /// Policy that allowed it, if one had to.
+    pub policy: Option<String>,
+    /// Seconds since it was accepted.
+    pub age_seconds: u64,
+}
+
+/// One item of `GET /workloads`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct WorkloadStatus {
+    /// Unique key of the workload.
+    pub uid: String,
+    /// Namespace.
+    pub namespace: String,
+    /// Name of the pod or entry.
+    pub name: String,
+    /// Addresses.
+    pub addresses: Vec<String>,
+    /// Node it runs on.
+    pub node: String,
+    /// `hbone` or `plain`.
+    pub tunnel: String,
+    /// SPIFFE id.
+    pub identity: String,
+    /// Ready to serve.
+    pub healthy: bool,
+    /// `namespace/hostname` of its services.
+    pub services: Vec<String>,
+}
+
+/// One item of `GET /services`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ServiceStatus {
+    /// Namespace.
+    pub namespace: String,
+    /// Host name.
+    pub hostname: String,
+    /// Virtual addresses; none for a headless service.
+    pub addresses: Vec<String>,
+    /// `port` or `port:target`.
+    pub ports: Vec<String>,
+    /// Endpoints that are ready.
+    pub ready_endpoints: usize,
+    /// Endpoints in all.
+    pub endpoints: usize,
+}
+
+/// One item of `GET /policies`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PolicyStatus {
+    /// Namespace (the root namespace for mesh-wide ones).
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+    /// `mesh`, `namespace` or `workload`.
+    pub scope: String,
+    /// `ALLOW`, `DENY` or `AUDIT`.
+    pub action: String,
+    /// Evaluated and logged only.
+    pub dry_run: bool,
+    /// Number of rules.
+    pub rules: usize,
+    /// Workloads of this node (agent) or of the mesh (control plane) that it applies to.
+    pub workloads: usize,
+}
+
+/// `GET /status` of the control plane.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ControlStatus {
+    /// Version of the control plane.
+    pub version: String,
+    /// Where configuration comes from, as given on the command line.
+    pub source: String,
+    /// Objects held.
+    pub objects: usize,
+    /// Documents that were rejected and are reported by `GET /errors`.
+    pub errors: usize,
+    /// Subject key fingerprints (SHA-256, hexadecimal) of the roots in the trust bundle; the signing one first.
+    pub roots: Vec<String>,
+    /// Agents connected now.
+    pub agents: Vec<AgentLink>,
+}
+
+/// One agent connected to the control plane.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AgentLink {
+    /// Node that the agent authenticated as.
+    pub node: String,
+    /// Remote address.
+    pub address: String,
+    /// Seconds since the stream was opened.
+    pub connected_seconds: u64,
+    /// Resources sent but not yet acknowledged.
+    pub unacknowledged: usize,
+    /// Text of the last rejection that the agent sent, if any.
+    pub last_nack: Option<String>,
+}
