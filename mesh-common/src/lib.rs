@@ -1,1 +1,22 @@
-//! placeholder
+//! What the eBPF programs and the agent say to each other: map keys and values, events, and the pure rules that
+//! both sides follow. No allocation, no logic with state.
+//!
+//! Reading order: [`address`], [`maps`], [`steer`], [`fault`].
+#![cfg_attr(target_arch = "bpf", no_std)]
+
+pub mod address;
+pub mod fault;
+pub mod maps;
+pub mod steer;
+
+/// Port of the outbound listener inside a pod's network namespace.
+pub const OUTBOUND_PORT: u16 = 15001;
+/// Port of the inbound plaintext listener inside a pod's network namespace.
+pub const INBOUND_PORT: u16 = 15006;
+/// Port of the HBONE listener inside a pod's network namespace.
+pub const HBONE_PORT: u16 = 15008;
+
+/// Whether a port is one of the mesh's own inside a pod: nobody may be taken there by the mesh (a loop).
+pub const fn is_mesh_port(port: u16) -> bool {
+    matches!(port, OUTBOUND_PORT | INBOUND_PORT | HBONE_PORT)
+}

@@ -1,0 +1,98 @@
+//! What can go wrong inside the programs, and the one table that says what then becomes of the connection.
+
+use crate::maps::Endpoint;
+
+/// A failure inside an eBPF program.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Fault {
+    /// The original destination could not be stored with the socket (out of memory).
+    SocketStorage = 1,
+    /// The original destination could not be filed for the proxy.
+    PendingFull = 2,
+    /// The agent's process entry is missing: the agent never finished starting.
+    AgentUnknown = 3,
+    /// No listener of the proxy for an enrolled pod: the agent is gone or starting.
+    ListenerMissing = 4,
+    /// The kernel refused to hand the connection to the proxy's listener.
+    ListenerRefused = 5,
+    /// The real client's address could not be stored with an accepted socket.
+    ClientStorage = 6,
+}
+
+/// What becomes of the connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// The connection is refused.
+    Refuse,
+    /// The connection goes on; the fault is only reported.
+    GoOn,
+}
+
+impl Fault {
+    /// The table of fail modes of the kernel side. Mesh-bound traffic fails closed.
+    #[inline(always)]
+    pub const fn verdict(self) -> Verdict {
+        match self {
+            Self::SocketStorage
+            | Self::PendingFull
+            | Self::AgentUnknown
+            | Self::ListenerMissing
+            | Self::ListenerRefused => Verdict::Refuse,
+            // The connection is made and was allowed; only what `getpeername` shows is the proxy's address.
+            Self::ClientStorage => Verdict::GoOn,
+        }
+    }
+
+    /// The fault of a number that came through the ring buffer.
+    pub const fn from_number(number: u32) -> Option<Self> {
+        Some(match number {
+            1 => Self::SocketStorage,
+            2 => Self::PendingFull,
+            3 => Self::AgentUnknown,
+            4 => Self::ListenerMissing,
+            5 => Self::ListenerRefused,
+            6 => Self::ClientStorage,
+            _ => return None,
+        })
+    }
+
+    /// A sentence for the log.
+    pub const fn describe(self) -> &'static str {
+        match self {
+            Self::SocketStorage => "no memory to remember the connection's destination",
+            Self::PendingFull => "no room to file the connection's destination for the proxy",
+            Self::AgentUnknown => "the agent has not said who it is",
+            Self::ListenerMissing => "the pod has no listener of the proxy",
+            Self::ListenerRefused => "the kernel refused the proxy's listener",
+            Self::ClientStorage => "no memory to remember the client's address",
+        }
+    }
+}
+
+/// A record of the ring buffer `EVENTS`: a fault and the connection that it hit.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// Cookie of the pod's network namespace; 0 where the program can't know it (`sk_lookup`).
+    pub netns: u64,
+    /// A [`Fault`] as its number.
+    pub fault: u32,
+    /// Where the connection was going.
+    pub destination: Endpoint,
+}
+const _: () = assert!(size_of::<Event>() == 32);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_and_faults_agree() {
+        let all: Vec<Fault> = (0..100).filter_map(Fault::from_number).collect();
+        assert_eq!(all.len(), 6);
+        for fault in all {
+            assert_eq!(Fault::from_number(fault as u32), Some(fault));
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! Keys and values of the maps. All fields are in host byte order unless their name ends in `_be`; padding is
+//! explicit, since the kernel compares keys byte by byte.
+
+use crate::address::Address;
+
+/// Most pods that one agent enrols. The kubelet's own default is 110 a node.
+pub const MAX_PODS: u32 = 4096;
+/// Most addresses (of workloads and services) that the mesh can know.
+pub const MAX_DESTINATIONS: u32 = 262_144;
+/// Most connections between `connect()` and the proxy's `accept()` at one time.
+pub const MAX_PENDING: u32 = 65_536;
+/// Most connections that the proxies deliver to applications of this node at one time.
+pub const MAX_DELIVERIES: u32 = 262_144;
+/// Most probe ports of the node's pods.
+pub const MAX_PROBE_PORTS: u32 = 16_384;
+/// Most addresses of the node itself.
+pub const MAX_NODE_ADDRESSES: u32 = 1024;
+/// Most listeners: two a pod, address and worker.
+pub const MAX_LISTENERS: u32 = 65_536;
+
+/// Value of `PODS`, keyed by the pod's network namespace cookie: an enrolled pod.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pod {
+    /// The pod's IPv4 address, or [`Address::UNSPECIFIED`].
+    pub address_v4: Address,
+    /// The pod's IPv6 address, or [`Address::UNSPECIFIED`].
+    pub address_v6: Address,
+}
+const _: () = assert!(size_of::<Pod>() == 32);
+
+/// The one value of `AGENT`: who is exempt from redirection.
+///
+/// Both must match. A process id alone could be reused after the agent's death; a cgroup alone could be shared with
+/// other programs when the agent is started by hand.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AgentProcess {
+    /// Id of the agent's cgroup v2 (its inode number, never reused).
+    pub cgroup: u64,
+    /// Process id in the initial namespace; 0 exempts nobody.
+    pub tgid: u32,
+    /// Workers that have listeners in `LISTENERS`.
+    pub workers: u32,
+}
+const _: () = assert!(size_of::<AgentProcess>() == 16);
+
+/// An address and port.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Endpoint {
+    /// Address.
+    pub address: Address,
+    /// Port in host order.
+    pub port: u16,
+    /// Padding, zero.
+    pub zero: u16,
+}
+const _: () = assert!(size_of::<Endpoint>() == 20);
+
+impl Endpoint {
+    /// An endpoint with its padding cleared.
+    #[inline(always)]
+    pub const fn new(address: Address, port: u16) -> Self {
+        Self { address, port, zero: 0 }
+    }
+}
+
+/// Key of `ORIGINAL` and `DELIVERIES`: a local TCP port of a network namespace. In `ORIGINAL` it is the redirected
+/// client's, in `DELIVERIES` the proxy's own, from which it reaches the application.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct LocalSocket {
+    /// Cookie of the network namespace (`SO_NETNS_COOKIE`).
+    pub netns: u64,
+    /// Address and port.
+    pub local: Endpoint,
+    /// Padding, zero.
+    pub zero: u32,
+}
+const _: () = assert!(size_of::<LocalSocket>() == 32);
+
+impl LocalSocket {
+    /// A key with its padding cleared.
+    #[inline(always)]
+    pub const fn new(netns: u64, local: Endpoint) -> Self {
+        Self { netns, local, zero: 0 }
+    }
+}
+
+/// Which of a pod's two inbound listeners.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ListenerKind {
+    /// The HBONE listener, port 15008.
+    Hbone = 1,
+    /// The plaintext listener, for every other port.
+    Plaintext = 2,
+}
+
+/// Key of `LISTENERS`, the socket map that `sk_lookup` picks from.
+///
+/// By address and not by namespace, because `bpf_get_netns_cookie` is not offered to `sk_lookup` programs.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Listener {
+    /// The pod's address.
+    pub address: Address,
+    /// A [`ListenerKind`] as its number.
+    pub kind: u8,
+    /// Index of the worker that owns the listener.
+    pub worker: u8,
+    /// Padding, zero.
+    pub zero: u16,
+}
+const _: () = assert!(size_of::<Listener>() == 20);
+
+impl Listener {
+    /// A key with its padding cleared.
+    #[inline(always)]
+    pub const fn new(address: Address, kind: ListenerKind, worker: u8) -> Self {
+        Self { address, kind: kind as u8, worker, zero: 0 }
+    }
+}
+
+#[cfg(feature = "user")]
+mod user {
+    use super::{AgentProcess, Endpoint, Listener, LocalSocket, Pod};
+    use crate::address::Address;
+    use crate::fault::Event;
+
+    // SAFETY: `repr(C)`, made of integers only, no implicit padding (asserted by the sizes above), any bit pattern
+    // is valid. There is no safe way: `aya::Pod` is an unsafe trait.
+    unsafe impl aya::Pod for Address {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Pod {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for AgentProcess {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Endpoint {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for LocalSocket {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Listener {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Event {}
+}

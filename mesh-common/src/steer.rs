@@ -1,0 +1,121 @@
+//! The rules that the programs follow, as plain functions: what to do with a `connect()` of an enrolled pod, and
+//! with a packet that opens a connection to one.
+
+use crate::address::Address;
+use crate::maps::{ListenerKind, Pod};
+use crate::{HBONE_PORT, OUTBOUND_PORT};
+
+/// What to do with a `connect()`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Connect {
+    /// Leave it as it is; no look-up is needed.
+    Leave,
+    /// Redirect it to the proxy if the mesh knows the destination.
+    AskDestination,
+}
+
+/// Sorts out what needs no look-up: talk of a pod to itself never leaves the pod.
+#[inline(always)]
+pub fn connect(pod: &Pod, destination: Address) -> Connect {
+    if destination.is_loopback()
+        || destination == Address::UNSPECIFIED
+        || destination == Address::v4([0; 4])
+        || destination == pod.address_v4
+        || destination == pod.address_v6
+    {
+        Connect::Leave
+    } else {
+        Connect::AskDestination
+    }
+}
+
+/// Where a redirected connection goes: the proxy's listener on the pod's own loopback, in the family of the socket.
+#[inline(always)]
+pub const fn outbound_listener(destination: Address) -> (Address, u16) {
+    let loopback = if destination.is_v4() {
+        Address::v4([127, 0, 0, 1])
+    } else {
+        Address([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1])
+    };
+    (loopback, OUTBOUND_PORT)
+}
+
+/// The listener that gets a new connection to a pod's port.
+#[inline(always)]
+pub const fn inbound_listener(port: u16) -> ListenerKind {
+    if port == HBONE_PORT { ListenerKind::Hbone } else { ListenerKind::Plaintext }
+}
+
+/// The worker that gets a new connection, spread by the client's port.
+#[inline(always)]
+pub const fn worker_of(client_port: u16, workers: u32) -> u8 {
+    if workers <= 1 {
+        return 0;
+    }
+    // Linux hands out even ephemeral ports first (RFC 6056 shuffle by twos), so the lowest bit alone says nothing.
+    let mixed = (client_port as u32).wrapping_mul(0x9e37_79b1) >> 16;
+    (mixed % workers) as u8
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::IpAddr;
+
+    fn address(text: &str) -> Address {
+        Address::from(text.parse::<IpAddr>().unwrap())
+    }
+
+    #[test]
+    fn talk_to_itself_is_left_alone() {
+        let pod = Pod { address_v4: address("10.244.1.5"), address_v6: address("fd00:244:1::5") };
+        for (text, expected) in [
+            ("127.0.0.1", Connect::Leave),
+            ("::1", Connect::Leave),
+            ("::ffff:127.0.0.53", Connect::Leave),
+            ("0.0.0.0", Connect::Leave),
+            ("::", Connect::Leave),
+            ("10.244.1.5", Connect::Leave),
+            ("::ffff:10.244.1.5", Connect::Leave),
+            ("fd00:244:1::5", Connect::Leave),
+            ("10.244.1.6", Connect::AskDestination),
+            ("fd00:244:1::6", Connect::AskDestination),
+        ] {
+            assert_eq!(connect(&pod, address(text)), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_pod_without_ipv6_does_not_claim_the_unspecified_address() {
+        let pod = Pod { address_v4: address("10.244.1.5"), address_v6: Address::UNSPECIFIED };
+        assert_eq!(connect(&pod, address("fd00::1")), Connect::AskDestination);
+    }
+
+    #[test]
+    fn redirection_keeps_the_family() {
+        assert_eq!(outbound_listener(address("10.0.0.1")), (address("127.0.0.1"), 15001));
+        assert_eq!(outbound_listener(address("fd00::1")), (address("::1"), 15001));
+    }
+
+    #[test]
+    fn only_the_hbone_port_speaks_hbone() {
+        assert_eq!(inbound_listener(15008), ListenerKind::Hbone);
+        for port in [1, 80, 15001, 15006, 65535] {
+            assert_eq!(inbound_listener(port), ListenerKind::Plaintext);
+        }
+    }
+
+    #[test]
+    fn even_ports_reach_every_worker() {
+        for workers in 1..=8_u32 {
+            let mut hits = [0_u32; 8];
+            for port in (32768..60999_u16).step_by(2) {
+                hits[usize::from(worker_of(port, workers))] += 1;
+            }
+            let share = 14_116 / workers;
+            for hit in &hits[..workers as usize] {
+                assert!(hit.abs_diff(share) < share / 5, "{workers} workers: {hits:?}");
+            }
+        }
+    }
+}
