@@ -7,8 +7,6 @@ pub struct Address(pub [u8; 16]);
 
 const _: () = assert!(size_of::<Address>() == 16);
 
-const MAPPED_PREFIX: [u8; 12] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff];
-
 impl Address {
     /// The unspecified address, `::`.
     pub const UNSPECIFIED: Self = Self([0; 16]);
@@ -33,9 +31,7 @@ impl Address {
         let b = words[1].to_ne_bytes();
         let c = words[2].to_ne_bytes();
         let d = words[3].to_ne_bytes();
-        Self([
-            a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3], c[0], c[1], c[2], c[3], d[0], d[1], d[2], d[3],
-        ])
+        Self([a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3], c[0], c[1], c[2], c[3], d[0], d[1], d[2], d[3]])
     }
 
     /// The four `__be32` words of the IPv6 form.
@@ -77,7 +73,7 @@ impl Address {
 
 #[cfg(not(target_arch = "bpf"))]
 mod user {
-    use super::{Address, MAPPED_PREFIX};
+    use super::Address;
     use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
     impl From<IpAddr> for Address {
@@ -93,7 +89,7 @@ mod user {
         /// IPv4-mapped addresses come out as IPv4.
         fn from(address: Address) -> Self {
             let octets = address.0;
-            if octets[..12] == MAPPED_PREFIX {
+            if address.is_v4() {
                 Ipv4Addr::new(octets[12], octets[13], octets[14], octets[15]).into()
             } else {
                 Ipv6Addr::from(octets).into()

@@ -8,8 +8,8 @@ use crate::maps::Endpoint;
 pub enum Fault {
     /// The original destination could not be stored with the socket (out of memory).
     SocketStorage = 1,
-    /// The original destination could not be filed for the proxy.
-    PendingFull = 2,
+    /// The original destination could not be handed to the proxy.
+    HandoffFull = 2,
     /// The agent's process entry is missing: the agent never finished starting.
     AgentUnknown = 3,
     /// No listener of the proxy for an enrolled pod: the agent is gone or starting.
@@ -35,7 +35,7 @@ impl Fault {
     pub const fn verdict(self) -> Verdict {
         match self {
             Self::SocketStorage
-            | Self::PendingFull
+            | Self::HandoffFull
             | Self::AgentUnknown
             | Self::ListenerMissing
             | Self::ListenerRefused => Verdict::Refuse,
@@ -48,7 +48,7 @@ impl Fault {
     pub const fn from_number(number: u32) -> Option<Self> {
         Some(match number {
             1 => Self::SocketStorage,
-            2 => Self::PendingFull,
+            2 => Self::HandoffFull,
             3 => Self::AgentUnknown,
             4 => Self::ListenerMissing,
             5 => Self::ListenerRefused,
@@ -61,7 +61,7 @@ impl Fault {
     pub const fn describe(self) -> &'static str {
         match self {
             Self::SocketStorage => "no memory to remember the connection's destination",
-            Self::PendingFull => "no room to file the connection's destination for the proxy",
+            Self::HandoffFull => "no room to hand the connection's destination to the proxy",
             Self::AgentUnknown => "the agent has not said who it is",
             Self::ListenerMissing => "the pod has no listener of the proxy",
             Self::ListenerRefused => "the kernel refused the proxy's listener",

@@ -7,10 +7,8 @@ use crate::address::Address;
 pub const MAX_PODS: u32 = 4096;
 /// Most addresses (of workloads and services) that the mesh can know.
 pub const MAX_DESTINATIONS: u32 = 262_144;
-/// Most connections between `connect()` and the proxy's `accept()` at one time.
-pub const MAX_PENDING: u32 = 65_536;
-/// Most connections that the proxies deliver to applications of this node at one time.
-pub const MAX_DELIVERIES: u32 = 262_144;
+/// Most connections between their SYN and the end of their handshake at one time.
+pub const MAX_HANDOFFS: u32 = 65_536;
 /// Most probe ports of the node's pods.
 pub const MAX_PROBE_PORTS: u32 = 16_384;
 /// Most addresses of the node itself.
@@ -66,27 +64,18 @@ impl Endpoint {
     }
 }
 
-/// Key of `ORIGINAL` and `DELIVERIES`: a local TCP port of a network namespace. In `ORIGINAL` it is the redirected
-/// client's, in `DELIVERIES` the proxy's own, from which it reaches the application.
+/// Key of `HANDOFFS`: a TCP connection inside one network namespace, seen alike from both of its ends.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct LocalSocket {
+pub struct Handoff {
     /// Cookie of the network namespace (`SO_NETNS_COOKIE`).
     pub netns: u64,
-    /// Address and port.
-    pub local: Endpoint,
-    /// Padding, zero.
-    pub zero: u32,
+    /// The end that connects.
+    pub client: Endpoint,
+    /// The end that accepts.
+    pub server: Endpoint,
 }
-const _: () = assert!(size_of::<LocalSocket>() == 32);
-
-impl LocalSocket {
-    /// A key with its padding cleared.
-    #[inline(always)]
-    pub const fn new(netns: u64, local: Endpoint) -> Self {
-        Self { netns, local, zero: 0 }
-    }
-}
+const _: () = assert!(size_of::<Handoff>() == 48);
 
 /// Which of a pod's two inbound listeners.
 #[repr(u8)]
@@ -125,7 +114,7 @@ impl Listener {
 
 #[cfg(feature = "user")]
 mod user {
-    use super::{AgentProcess, Endpoint, Listener, LocalSocket, Pod};
+    use super::{AgentProcess, Endpoint, Handoff, Listener, Pod};
     use crate::address::Address;
     use crate::fault::Event;
 
@@ -139,7 +128,7 @@ mod user {
     // SAFETY: as above.
     unsafe impl aya::Pod for Endpoint {}
     // SAFETY: as above.
-    unsafe impl aya::Pod for LocalSocket {}
+    unsafe impl aya::Pod for Handoff {}
     // SAFETY: as above.
     unsafe impl aya::Pod for Listener {}
     // SAFETY: as above.

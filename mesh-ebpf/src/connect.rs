@@ -1,0 +1,92 @@
+//! `connect4` and `connect6`: an application opens a connection.
+
+use aya_ebpf::bindings::bpf_sock_addr;
+use aya_ebpf::macros::cgroup_sock_addr;
+use aya_ebpf::programs::SockAddrContext;
+use aya_log_ebpf::debug;
+use mesh_common::address::Address;
+use mesh_common::fault::Fault;
+use mesh_common::maps::Endpoint;
+use mesh_common::steer::{self, Connect};
+
+use crate::context;
+use crate::maps::{DESTINATIONS, PODS};
+use crate::report;
+
+/// `IPPROTO_TCP`.
+const TCP: u32 = 6;
+
+/// IPv4 sockets.
+#[cgroup_sock_addr(connect4)]
+pub fn connect4(context: SockAddrContext) -> i32 {
+    let to = context::user_endpoint_v4(&context);
+    match steer(&context, to) {
+        Step::Leave => 1,
+        Step::Redirect(address, port) => {
+            context::set_user_endpoint_v4(&context, address, port);
+            1
+        }
+        Step::Fault(fault, netns) => report::connect_result(report::fault(fault, netns, to)),
+    }
+}
+
+/// IPv6 sockets, which may name an IPv4-mapped address: then the kernel runs this program only.
+#[cgroup_sock_addr(connect6)]
+pub fn connect6(context: SockAddrContext) -> i32 {
+    let to = context::user_endpoint_v6(&context);
+    match steer(&context, to) {
+        Step::Leave => 1,
+        Step::Redirect(address, port) => {
+            context::set_user_endpoint_v6(&context, address, port);
+            1
+        }
+        Step::Fault(fault, netns) => report::connect_result(report::fault(fault, netns, to)),
+    }
+}
+
+enum Step {
+    Leave,
+    Redirect(Address, u16),
+    Fault(Fault, u64),
+}
+
+#[inline(always)]
+fn steer(context: &SockAddrContext, to: Endpoint) -> Step {
+    if protocol(context.sock_addr) != TCP {
+        return Step::Leave;
+    }
+    let netns = context::netns_cookie(context::raw(context));
+    // SAFETY: the entry is copied at once; the agent replaces entries whole.
+    let Some(pod) = (unsafe { PODS.get(netns) }).copied() else {
+        return leave(context);
+    };
+    match context::is_agent() {
+        Some(true) => return Step::Leave,
+        Some(false) => {}
+        None => return Step::Fault(Fault::AgentUnknown, netns),
+    }
+    // SAFETY: only its presence is looked at.
+    if steer::connect(&pod, to.address) == Connect::Leave || unsafe { DESTINATIONS.get(to.address) }.is_none()
+    {
+        return leave(context);
+    }
+    if !context::show_peer(context::socket_of(context), to) {
+        return Step::Fault(Fault::SocketStorage, netns);
+    }
+    debug!(context, "netns {} to port {}: to the proxy", netns, to.port);
+    let (address, port) = steer::outbound_listener(to.address);
+    Step::Redirect(address, port)
+}
+
+/// A socket that was redirected once and connects again elsewhere shows its true peer from now on.
+#[inline(always)]
+fn leave(context: &SockAddrContext) -> Step {
+    context::forget_peer(context::socket_of(context));
+    Step::Leave
+}
+
+#[inline(always)]
+fn protocol(raw: *mut bpf_sock_addr) -> u32 {
+    // SAFETY: the kernel passes a valid context for the length of the program.
+    unsafe { (*raw).protocol }
+}

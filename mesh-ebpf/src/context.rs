@@ -1,0 +1,154 @@
+//! Reading and writing the kernel's contexts: the only place that knows their layout.
+
+use aya_ebpf::EbpfContext as _;
+use aya_ebpf::bindings::{bpf_sock, bpf_sock_addr, bpf_sock_ops};
+use aya_ebpf::helpers::generated::{bpf_get_netns_cookie, bpf_sk_storage_delete, bpf_sk_storage_get};
+use aya_ebpf::helpers::{bpf_get_current_cgroup_id, bpf_get_current_pid_tgid};
+use aya_ebpf::programs::SockAddrContext;
+use core::ffi::c_void;
+use core::ptr;
+use mesh_common::address::Address;
+use mesh_common::maps::Endpoint;
+
+use crate::maps::{AGENT, PEER};
+
+/// `BPF_SK_STORAGE_GET_F_CREATE` of `linux/bpf.h`.
+const CREATE: u64 = 1;
+
+/// Whether the current task is the agent, whose own sockets are never redirected.
+#[inline(always)]
+pub fn is_agent() -> Option<bool> {
+    let agent = AGENT.get(0)?;
+    // SAFETY: helpers without arguments; always callable.
+    let (tgid, cgroup) = unsafe { ((bpf_get_current_pid_tgid() >> 32) as u32, bpf_get_current_cgroup_id()) };
+    if agent.workers == 0 {
+        return None;
+    }
+    Some(agent.tgid == tgid && agent.cgroup == cgroup)
+}
+
+/// Cookie of the network namespace that the context's socket is in.
+#[inline(always)]
+pub fn netns_cookie(context: *mut c_void) -> u64 {
+    // SAFETY: `context` is the program's own context, which this helper asks for.
+    unsafe { bpf_get_netns_cookie(context) }
+}
+
+/// Destination that a `connect()` names, or the peer that a `getpeername()` is about to show.
+#[inline(always)]
+pub fn user_endpoint_v4(context: &SockAddrContext) -> Endpoint {
+    // SAFETY: the kernel passes a valid context for the length of the program; the verifier checks each load.
+    let (ip, port) = unsafe { ((*context.sock_addr).user_ip4, (*context.sock_addr).user_port) };
+    Endpoint::new(Address::from_be32(ip), u16::from_be(port as u16))
+}
+
+/// As [`user_endpoint_v4`], for IPv6 sockets (which may name an IPv4-mapped address).
+#[inline(always)]
+pub fn user_endpoint_v6(context: &SockAddrContext) -> Endpoint {
+    let raw: *mut bpf_sock_addr = context.sock_addr;
+    // SAFETY: as above. Word by word and volatile, because the verifier refuses the wider loads that the compiler
+    // would otherwise merge them into.
+    let (words, port) = unsafe {
+        let ip = ptr::addr_of!((*raw).user_ip6).cast::<u32>();
+        (
+            [
+                ptr::read_volatile(ip),
+                ptr::read_volatile(ip.add(1)),
+                ptr::read_volatile(ip.add(2)),
+                ptr::read_volatile(ip.add(3)),
+            ],
+            (*raw).user_port,
+        )
+    };
+    Endpoint::new(Address::from_be32x4(words), u16::from_be(port as u16))
+}
+
+/// Replaces the address of an IPv4 socket's call.
+#[inline(always)]
+pub fn set_user_endpoint_v4(context: &SockAddrContext, address: Address, port: u16) {
+    // SAFETY: as above; both fields are writable in these programs.
+    unsafe {
+        (*context.sock_addr).user_ip4 = address.to_be32();
+        (*context.sock_addr).user_port = u32::from(port.to_be());
+    }
+}
+
+/// Replaces the address of an IPv6 socket's call.
+#[inline(always)]
+pub fn set_user_endpoint_v6(context: &SockAddrContext, address: Address, port: u16) {
+    let raw: *mut bpf_sock_addr = context.sock_addr;
+    let words = address.to_be32x4();
+    // SAFETY: as above.
+    unsafe {
+        let ip = ptr::addr_of_mut!((*raw).user_ip6).cast::<u32>();
+        ptr::write_volatile(ip, words[0]);
+        ptr::write_volatile(ip.add(1), words[1]);
+        ptr::write_volatile(ip.add(2), words[2]);
+        ptr::write_volatile(ip.add(3), words[3]);
+        (*raw).user_port = u32::from(port.to_be());
+    }
+}
+
+/// The socket of a `connect()` or `getpeername()`.
+#[inline(always)]
+pub fn socket_of(context: &SockAddrContext) -> *mut bpf_sock {
+    // SAFETY: as above; never null in cgroup socket-address programs.
+    unsafe { (*context.sock_addr).__bindgen_anon_1.sk }
+}
+
+/// The socket of a socket-operations callback; may be null.
+#[inline(always)]
+pub fn socket_of_ops(ops: *mut bpf_sock_ops) -> *mut bpf_sock {
+    // SAFETY: the kernel passes a valid context for the length of the program.
+    unsafe { (*ops).__bindgen_anon_2.sk }
+}
+
+/// `PEER` as the helpers want it. They are called directly because aya's wrapper takes `connect` contexts only.
+#[inline(always)]
+fn peer_map() -> *mut c_void {
+    ptr::from_ref(&PEER).cast_mut().cast()
+}
+
+/// What the owner of a socket is to see as its peer, if that was replaced.
+#[inline(always)]
+pub fn shown_peer(socket: *mut bpf_sock) -> Option<Endpoint> {
+    // SAFETY: `socket` comes from the context and was checked for null by the caller where it may be; the helper
+    // answers null or a pointer to this map's value, which lives as long as the socket.
+    unsafe {
+        let value = bpf_sk_storage_get(peer_map(), socket.cast(), ptr::null_mut(), 0);
+        value.cast::<Endpoint>().as_ref().copied()
+    }
+}
+
+/// Replaces what the owner of a socket is to see as its peer. Answers false when there is no memory for it.
+#[inline(always)]
+#[must_use]
+pub fn show_peer(socket: *mut bpf_sock, mut peer: Endpoint) -> bool {
+    // SAFETY: as above; `peer` outlives the call, which copies it when it creates the value.
+    unsafe {
+        let value = bpf_sk_storage_get(peer_map(), socket.cast(), ptr::from_mut(&mut peer).cast(), CREATE);
+        match value.cast::<Endpoint>().as_mut() {
+            // An older value is there when a socket connects again.
+            Some(slot) => {
+                *slot = peer;
+                true
+            }
+            None => false,
+        }
+    }
+}
+
+/// Shows the owner of a socket its true peer again.
+#[inline(always)]
+pub fn forget_peer(socket: *mut bpf_sock) {
+    // SAFETY: as above. The answer says only whether there was a value.
+    unsafe {
+        bpf_sk_storage_delete(peer_map(), socket.cast());
+    }
+}
+
+/// The raw pointer of a context, as helpers ask for it.
+#[inline(always)]
+pub fn raw(context: &SockAddrContext) -> *mut c_void {
+    context.as_ptr()
+}

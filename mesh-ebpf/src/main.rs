@@ -1,0 +1,27 @@
+//! The eBPF programs of nodemesh. Look-ups only: every rule is decided in user space.
+//!
+//! One connection meets them in this order: [`connect`] (the client's `connect()`), [`sockops`] (its SYN; later the
+//! handshake on the server's side), [`sk_lookup`] (its arrival at a pod), [`getpeername`] (both applications ask who
+//! the other is).
+#![no_std]
+#![no_main]
+
+mod connect;
+mod context;
+mod getpeername;
+mod maps;
+mod report;
+mod sk_lookup;
+mod sockops;
+
+#[cfg(not(test))]
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo) -> ! {
+    // The verifier rejects programs that could get here, so there is nothing to say and nobody to hear it.
+    loop {}
+}
+
+/// Some helpers are for GPL-compatible programs only.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual BSD/GPL\0";

@@ -1,0 +1,53 @@
+//! The maps, each with who writes and who reads it.
+
+use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
+use aya_ebpf::btf_maps::SkStorage;
+use aya_ebpf::macros::{btf_map, map};
+use aya_ebpf::maps::{Array, HashMap, LruHashMap, RingBuf, SockHash};
+use mesh_common::address::Address;
+use mesh_common::maps::{
+    AgentProcess, Endpoint, Handoff, Listener, MAX_DESTINATIONS, MAX_HANDOFFS, MAX_LISTENERS,
+    MAX_NODE_ADDRESSES, MAX_PODS, MAX_PROBE_PORTS, Pod,
+};
+
+/// Who is exempt. Written by the agent when it starts, read by every program.
+#[map]
+pub static AGENT: Array<AgentProcess> = Array::with_max_entries(1, 0);
+
+/// Enrolled pods by network namespace cookie. Written by the agent, read by `connect`.
+#[map]
+pub static PODS: HashMap<u64, Pod> = HashMap::with_max_entries(MAX_PODS, 0);
+
+/// Addresses that the mesh knows. Written by the agent from each snapshot, read by `connect`.
+#[map]
+pub static DESTINATIONS: HashMap<Address, u32> =
+    HashMap::with_max_entries(MAX_DESTINATIONS, BPF_F_NO_PREALLOC);
+
+/// What the end that accepts a connection is to see as its peer, from its SYN to the end of its handshake. Written
+/// and taken by `sockops`. Least recently used entries go first, so what a failed handshake left does not fill it.
+#[map]
+pub static HANDOFFS: LruHashMap<Handoff, Endpoint> = LruHashMap::with_max_entries(MAX_HANDOFFS, 0);
+
+/// What a socket's owner is to see as its peer: for a redirected client the address that it asked for; for the
+/// proxy's side of that connection the same; for an application's side of a delivered connection its real client.
+/// Goes away with the socket, so it needs no limit and no cleaning. The agent writes it for the sockets that it
+/// delivers with and reads it from those that it accepts.
+#[btf_map]
+pub static PEER: SkStorage<Endpoint> = SkStorage::new();
+
+/// The proxy's inbound listeners. Written by the agent, read by `sk_lookup`.
+#[map]
+pub static LISTENERS: SockHash<Listener> = SockHash::with_max_entries(MAX_LISTENERS, 0);
+
+/// Ports that the node's pods declare in their probes, by pod address. Written by the agent, read by `sk_lookup`.
+#[map]
+pub static PROBE_PORTS: HashMap<Endpoint, u32> =
+    HashMap::with_max_entries(MAX_PROBE_PORTS, BPF_F_NO_PREALLOC);
+
+/// Addresses of the node itself, from which the kubelet probes. Written by the agent, read by `sk_lookup`.
+#[map]
+pub static NODE_ADDRESSES: HashMap<Address, u32> = HashMap::with_max_entries(MAX_NODE_ADDRESSES, 0);
+
+/// Faults, for the agent's log and metrics.
+#[map]
+pub static EVENTS: RingBuf = RingBuf::with_byte_size(64 * 1024, 0);

@@ -1,0 +1,105 @@
+//! `sk_lookup`, attached to each enrolled pod's network namespace: a connection arrives.
+
+use aya_ebpf::bindings::{bpf_sk_lookup, sk_action};
+use aya_ebpf::macros::sk_lookup;
+use aya_ebpf::programs::SkLookupContext;
+use core::ptr;
+use mesh_common::address::Address;
+use mesh_common::fault::{Fault, Verdict};
+use mesh_common::maps::{Endpoint, Listener};
+use mesh_common::steer;
+
+use crate::maps::{AGENT, LISTENERS, NODE_ADDRESSES, PROBE_PORTS};
+use crate::report;
+
+/// `IPPROTO_TCP`.
+const TCP: u32 = 6;
+/// `AF_INET`.
+const INET: u32 = 2;
+/// Interface index of the loopback device, the first of every network namespace.
+const LOOPBACK: u32 = 1;
+
+/// Gives a new connection to the proxy's listener, except the pod's talk to itself (and the proxy's own delivery,
+/// which takes the same way) and node-local probes of declared probe ports.
+#[sk_lookup]
+pub fn inbound(context: SkLookupContext) -> u32 {
+    let arrival = Arrival::of(context.lookup);
+    if arrival.protocol != TCP || arrival.interface == LOOPBACK || is_probe(&arrival) {
+        return sk_action::SK_PASS;
+    }
+    match assign(&context, &arrival) {
+        Ok(()) => sk_action::SK_PASS,
+        Err(fault) => match report::fault(fault, 0, arrival.local) {
+            Verdict::Refuse => sk_action::SK_DROP,
+            Verdict::GoOn => sk_action::SK_PASS,
+        },
+    }
+}
+
+#[inline(always)]
+fn is_probe(arrival: &Arrival) -> bool {
+    // SAFETY: only their presence is looked at.
+    unsafe {
+        PROBE_PORTS.get(arrival.local).is_some() && NODE_ADDRESSES.get(arrival.remote.address).is_some()
+    }
+}
+
+#[inline(always)]
+fn assign(context: &SkLookupContext, arrival: &Arrival) -> Result<(), Fault> {
+    let workers = AGENT.get(0).ok_or(Fault::AgentUnknown)?.workers;
+    let kind = steer::inbound_listener(arrival.local.port);
+    let worker = steer::worker_of(arrival.remote.port, workers);
+    let key = Listener::new(arrival.local.address, kind, worker);
+    LISTENERS.redirect_sk_lookup(context, key, 0).map_err(|error| match error {
+        // `-ENOENT`
+        -2 => Fault::ListenerMissing,
+        _ => Fault::ListenerRefused,
+    })
+}
+
+/// What the kernel says of a connection that arrives.
+struct Arrival {
+    protocol: u32,
+    interface: u32,
+    local: Endpoint,
+    remote: Endpoint,
+}
+
+impl Arrival {
+    #[inline(always)]
+    fn of(raw: *mut bpf_sk_lookup) -> Self {
+        // SAFETY: the kernel passes a valid context for the length of the program; the verifier checks each load.
+        unsafe {
+            let (local, remote) = if (*raw).family == INET {
+                (Address::from_be32((*raw).local_ip4), Address::from_be32((*raw).remote_ip4))
+            } else {
+                (
+                    words(ptr::addr_of!((*raw).local_ip6).cast()),
+                    words(ptr::addr_of!((*raw).remote_ip6).cast()),
+                )
+            };
+            Self {
+                protocol: (*raw).protocol,
+                interface: (*raw).ingress_ifindex,
+                local: Endpoint::new(local, (*raw).local_port as u16),
+                remote: Endpoint::new(remote, u16::from_be((*raw).remote_port as u16)),
+            }
+        }
+    }
+}
+
+/// # Safety
+///
+/// `at` must point at four words inside the context. Volatile because the verifier refuses merged loads.
+#[inline(always)]
+unsafe fn words(at: *const u32) -> Address {
+    // SAFETY: by the caller's promise.
+    unsafe {
+        Address::from_be32x4([
+            ptr::read_volatile(at),
+            ptr::read_volatile(at.add(1)),
+            ptr::read_volatile(at.add(2)),
+            ptr::read_volatile(at.add(3)),
+        ])
+    }
+}
