@@ -1,1 +1,172 @@
-//! (being written)
+//! Who a workload is: SPIFFE identities of the form that Istio gives them.
+
+use std::fmt;
+use std::ops::Range;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use thiserror::Error;
+use x509_parser::extensions::GeneralName;
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+const SCHEME: &str = "spiffe://";
+/// SPIFFE-ID, section 2.3.
+const MAX_LENGTH: usize = 2048;
+
+/// `spiffe://<trust domain>/ns/<namespace>/sa/<service account>`, exactly these segments.
+///
+/// Cheap to clone: all parts are slices of one shared text.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SpiffeId {
+    uri: Arc<str>,
+    trust_domain: u16,
+    namespace: u16,
+}
+
+impl SpiffeId {
+    /// Builds an identity from its parts, checking each of them.
+    pub fn new(trust_domain: &str, namespace: &str, service_account: &str) -> Result<Self, InvalidSpiffeId> {
+        format!("{SCHEME}{trust_domain}/ns/{namespace}/sa/{service_account}").parse()
+    }
+
+    /// Identity of the holder of a certificate: its first URI SAN with the scheme `spiffe`.
+    pub fn from_certificate_der(der: &[u8]) -> Result<Self, CertificateIdentityError> {
+        let (_, certificate) =
+            X509Certificate::from_der(der).map_err(|_| CertificateIdentityError::Malformed)?;
+        let names = certificate
+            .subject_alternative_name()
+            .map_err(|_| CertificateIdentityError::Malformed)?
+            .ok_or(CertificateIdentityError::Absent)?;
+        let uri = names.value.general_names.iter().find_map(|name| match name {
+            GeneralName::URI(uri) if uri.starts_with(SCHEME) => Some(*uri),
+            _ => None,
+        });
+        Ok(uri.ok_or(CertificateIdentityError::Absent)?.parse()?)
+    }
+
+    /// The whole URI.
+    pub fn as_str(&self) -> &str {
+        &self.uri
+    }
+
+    /// The URI without its scheme, which is how policies write a principal.
+    pub fn principal(&self) -> &str {
+        &self.uri[SCHEME.len()..]
+    }
+
+    /// Trust domain.
+    pub fn trust_domain(&self) -> &str {
+        &self.uri[self.trust_domain_range()]
+    }
+
+    /// Namespace.
+    pub fn namespace(&self) -> &str {
+        &self.uri[self.namespace_range()]
+    }
+
+    /// Service account.
+    pub fn service_account(&self) -> &str {
+        &self.uri[self.namespace_range().end + "/sa/".len()..]
+    }
+
+    fn trust_domain_range(&self) -> Range<usize> {
+        SCHEME.len()..SCHEME.len() + usize::from(self.trust_domain)
+    }
+
+    fn namespace_range(&self) -> Range<usize> {
+        let start = self.trust_domain_range().end + "/ns/".len();
+        start..start + usize::from(self.namespace)
+    }
+}
+
+impl FromStr for SpiffeId {
+    type Err = InvalidSpiffeId;
+
+    fn from_str(uri: &str) -> Result<Self, InvalidSpiffeId> {
+        let invalid = |problem| InvalidSpiffeId { uri: uri.chars().take(200).collect(), problem };
+        if uri.len() > MAX_LENGTH {
+            return Err(invalid(Problem::TooLong));
+        }
+        let rest = uri.strip_prefix(SCHEME).ok_or_else(|| invalid(Problem::Scheme))?;
+        let mut segments = rest.split('/');
+        let (Some(trust_domain), Some("ns"), Some(namespace), Some("sa"), Some(account), None) = (
+            segments.next(),
+            segments.next(),
+            segments.next(),
+            segments.next(),
+            segments.next(),
+            segments.next(),
+        ) else {
+            return Err(invalid(Problem::Segments));
+        };
+        if !is_trust_domain(trust_domain) {
+            return Err(invalid(Problem::TrustDomain));
+        }
+        if !is_segment(namespace) || !is_segment(account) {
+            return Err(invalid(Problem::Characters));
+        }
+        let short = |text: &str| u16::try_from(text.len()).map_err(|_| invalid(Problem::TooLong));
+        Ok(Self { trust_domain: short(trust_domain)?, namespace: short(namespace)?, uri: uri.into() })
+    }
+}
+
+impl fmt::Display for SpiffeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.uri)
+    }
+}
+
+impl fmt::Debug for SpiffeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.uri)
+    }
+}
+
+/// SPIFFE-ID, section 2.1: lower case only.
+fn is_trust_domain(text: &str) -> bool {
+    let allowed =
+        |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'.' | b'-' | b'_');
+    !text.is_empty() && text.bytes().all(allowed)
+}
+
+/// SPIFFE-ID, section 2.2: no percent-encoding, no relative segments.
+fn is_segment(text: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
+    !matches!(text, "" | "." | "..") && text.bytes().all(allowed)
+}
+
+/// A text that is not an identity of this mesh.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("`{uri}` is not a workload identity (spiffe://TRUST-DOMAIN/ns/NAMESPACE/sa/ACCOUNT): {problem}")]
+pub struct InvalidSpiffeId {
+    uri: String,
+    problem: Problem,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+enum Problem {
+    #[error("it is longer than 2048 bytes")]
+    TooLong,
+    #[error("it does not start with `spiffe://`")]
+    Scheme,
+    #[error("its segments are different")]
+    Segments,
+    #[error("a trust domain is lower-case letters, digits, `.`, `-` and `_`")]
+    TrustDomain,
+    #[error("namespace and account are letters, digits, `.`, `-` and `_`")]
+    Characters,
+}
+
+/// Why a certificate does not say who its holder is.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum CertificateIdentityError {
+    /// Not DER, or its names can't be read.
+    #[error("the certificate can't be parsed")]
+    Malformed,
+    /// No URI SAN with the scheme `spiffe`.
+    #[error("the certificate has no SPIFFE identity")]
+    Absent,
+    /// There is one, of another form.
+    #[error(transparent)]
+    Invalid(#[from] InvalidSpiffeId),
+}
