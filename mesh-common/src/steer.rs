@@ -40,6 +40,16 @@ pub const fn outbound_listener(destination: Address) -> (Address, u16) {
     (loopback, OUTBOUND_PORT)
 }
 
+/// Whether a connection that arrives comes from the pod itself. It is not enough to look at the interface: for a pod's
+/// own address the kernel names the interface that has the address (`rt_iif`, kernel: `ip_route_output_key_hash_rcu`).
+/// From outside such a source can't come: the kernel drops it as martian.
+#[inline(always)]
+pub fn is_own(local: Address, remote: Address, interface: u32) -> bool {
+    /// Index of the loopback device, the first of every network namespace.
+    const LOOPBACK: u32 = 1;
+    interface == LOOPBACK || remote == local || remote.is_loopback()
+}
+
 /// The listener that gets a new connection to a pod's port.
 #[inline(always)]
 pub const fn inbound_listener(port: u16) -> ListenerKind {
@@ -95,6 +105,15 @@ mod tests {
     fn redirection_keeps_the_family() {
         assert_eq!(outbound_listener(address("10.0.0.1")), (address("127.0.0.1"), 15001));
         assert_eq!(outbound_listener(address("fd00::1")), (address("::1"), 15001));
+    }
+
+    #[test]
+    fn a_pods_own_connections_are_told_apart() {
+        let (pod, other) = (address("10.244.1.5"), address("10.244.1.6"));
+        assert!(is_own(pod, pod, 2), "its own address, over the interface that has it");
+        assert!(is_own(pod, address("127.0.0.1"), 2));
+        assert!(is_own(address("127.0.0.1"), address("127.0.0.1"), 1));
+        assert!(!is_own(pod, other, 2));
     }
 
     #[test]

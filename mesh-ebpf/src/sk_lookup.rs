@@ -16,15 +16,14 @@ use crate::report;
 const TCP: u32 = 6;
 /// `AF_INET`.
 const INET: u32 = 2;
-/// Interface index of the loopback device, the first of every network namespace.
-const LOOPBACK: u32 = 1;
 
 /// Gives a new connection to the proxy's listener, except the pod's talk to itself (and the proxy's own delivery,
 /// which takes the same way) and node-local probes of declared probe ports.
 #[sk_lookup]
 pub fn inbound(context: SkLookupContext) -> u32 {
     let arrival = Arrival::of(context.lookup);
-    if arrival.protocol != TCP || arrival.interface == LOOPBACK || is_probe(&arrival) {
+    let own = steer::is_own(arrival.local.address, arrival.remote.address, arrival.interface);
+    if arrival.protocol != TCP || own || is_probe(&arrival) {
         return sk_action::SK_PASS;
     }
     match assign(&context, &arrival) {
