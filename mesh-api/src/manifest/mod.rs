@@ -1,1 +1,104 @@
-//! (being written)
+//! Reading manifests: text in, typed objects and precise complaints out.
+//!
+//! [`parse`] takes a file of any number of YAML or JSON documents. Each document stands for itself: one that is
+//! broken is reported with file, line, resource, field and fix, and the others are used.
+//!
+//! Reading order: `document` cuts the text up, `tree` parses one document into values that remember their line,
+//! `read` decides what it is, `cursor` walks the strict kinds field by field.
+
+pub(crate) mod cursor;
+mod document;
+pub(crate) mod error;
+mod kind;
+mod read;
+mod scalar;
+pub(crate) mod suggest;
+pub(crate) mod tree;
+
+use std::{collections::HashMap, sync::Arc};
+
+pub use error::ManifestError;
+pub use kind::Kind;
+
+use crate::resource::Object;
+
+/// An object and where it was written.
+#[derive(Clone, Debug)]
+pub struct Located<T> {
+    /// File that it came from, as given to [`parse`].
+    pub file: Arc<str>,
+    /// Line of the file (from 1) at which it begins.
+    pub line: u32,
+    /// The typed object.
+    pub value: T,
+    /// The object as it was written, to be stored or sent on.
+    pub raw: serde_json::Value,
+}
+
+/// What tells one object from every other.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ObjectKey {
+    /// Kind.
+    pub kind: Kind,
+    /// Namespace; empty for kinds that have none.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+}
+
+impl std::fmt::Display for ObjectKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.namespace.as_str() {
+            "" => write!(f, "{} {}", self.kind, self.name),
+            namespace => write!(f, "{} {namespace}/{}", self.kind, self.name),
+        }
+    }
+}
+
+/// What [`parse`] found.
+#[derive(Clone, Debug, Default)]
+pub struct Parsed {
+    /// The good objects, in the order of the text; no two have the same key.
+    pub objects: Vec<Located<Object>>,
+    /// Documents that were left out, with the reason. A document may have several.
+    pub errors: Vec<ManifestError>,
+    /// What was accepted but has no effect, or less than its author may think.
+    pub warnings: Vec<ManifestError>,
+    seen: HashMap<ObjectKey, (Arc<str>, u32)>,
+}
+
+impl Parsed {
+    /// Adds another file's result. An object that is already there is reported and left out.
+    pub fn merge(&mut self, other: Self) {
+        self.errors.extend(other.errors);
+        self.warnings.extend(other.warnings);
+        for object in other.objects {
+            self.push(object);
+        }
+    }
+
+    fn push(&mut self, object: Located<Object>) {
+        let key = object.value.key();
+        if let Some((file, line)) = self.seen.get(&key) {
+            self.errors.push(error::duplicate(&object, &key, file, *line));
+            return;
+        }
+        self.seen.insert(key, (Arc::clone(&object.file), object.line));
+        self.objects.push(object);
+    }
+}
+
+/// Reads every document of a YAML or JSON text; a `List` counts as the documents in it.
+///
+/// `file_name` is only used to say where an error is.
+pub fn parse(file_name: &str, text: &str) -> Parsed {
+    let file: Arc<str> = file_name.into();
+    let mut parsed = Parsed::default();
+    for document in document::split(text) {
+        read::document(&file, &document, &mut parsed);
+    }
+    parsed
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,268 @@
+//! Walking a document of a strict kind: every step knows its path and line, and complaints pile up, so that one
+//! reading reports everything that is wrong.
+
+use std::{cell::RefCell, collections::BTreeMap, ops::RangeInclusive, time::Duration};
+
+use super::{
+    error::Fault,
+    suggest::nearest,
+    tree::{self, Entry, Node, Value},
+};
+
+/// Where a walk leaves what it found wrong.
+#[derive(Default)]
+pub(crate) struct Findings {
+    pub errors: RefCell<Vec<Fault>>,
+    pub warnings: RefCell<Vec<Fault>>,
+}
+
+/// A place in a document.
+#[derive(Clone)]
+pub(crate) struct Cursor<'a> {
+    node: &'a Node,
+    line: u32,
+    path: String,
+    findings: &'a Findings,
+}
+
+impl<'a> Cursor<'a> {
+    /// The value of `entry`, a field of the document's root.
+    pub fn top(entry: &'a Entry, findings: &'a Findings) -> Self {
+        Self { node: &entry.value, line: entry.line, path: entry.key.clone(), findings }
+    }
+
+    /// Reports an error here.
+    pub fn error(&self, problem: impl Into<String>, fix: impl Into<String>) {
+        self.findings.errors.borrow_mut().push(self.fault(problem.into(), fix.into()));
+    }
+
+    /// Reports that what is here has no effect.
+    pub fn warn(&self, problem: impl Into<String>, fix: impl Into<String>) {
+        self.findings.warnings.borrow_mut().push(self.fault(problem.into(), fix.into()));
+    }
+
+    /// Says that a valid field is not acted upon yet.
+    pub fn ignored(&self) {
+        self.warn("not supported yet, ignored", "nothing to change; the rest of the resource is in force");
+    }
+
+    /// The value as a map whose keys must be among `known`.
+    pub fn fields(&self, known: &[&str]) -> Fields<'a> {
+        let fields = self.open_fields();
+        for entry in fields.entries.iter().filter(|entry| !known.contains(&entry.key.as_str())) {
+            let fix = match nearest(&entry.key, known.iter().copied()) {
+                Some(near) => format!("did you mean `{near}`?"),
+                None => format!("remove it; the fields here are {}", quoted(known)),
+            };
+            fields.at.step(entry).error("unknown field", fix);
+        }
+        fields
+    }
+
+    /// The value as a map of whatever keys.
+    pub fn open_fields(&self) -> Fields<'a> {
+        let entries = match &self.node.value {
+            Value::Map(entries) => entries.as_slice(),
+            other => {
+                self.wrong_type("a map", other);
+                &[]
+            }
+        };
+        Fields { at: self.clone(), entries }
+    }
+
+    /// The items of a list.
+    pub fn items(&self) -> Vec<Cursor<'a>> {
+        let Value::List(items) = &self.node.value else {
+            self.wrong_type("a list", &self.node.value);
+            return Vec::new();
+        };
+        items.iter().enumerate().map(|(index, node)| self.item(index, node)).collect()
+    }
+
+    /// Whether this is a list without items.
+    pub fn is_empty_list(&self) -> bool {
+        matches!(&self.node.value, Value::List(items) if items.is_empty())
+    }
+
+    /// The strings of a list, none of them empty.
+    pub fn texts(&self) -> Vec<(Cursor<'a>, &'a str)> {
+        let items = self.items();
+        items.into_iter().filter_map(|item| item.filled().map(|text| (item, text))).collect()
+    }
+
+    /// A string that says something.
+    pub fn filled(&self) -> Option<&'a str> {
+        let text = self.text()?;
+        if text.is_empty() {
+            self.error("the string is empty", "write a value, or remove the field");
+            return None;
+        }
+        Some(text)
+    }
+
+    /// A string, possibly empty.
+    pub fn text(&self) -> Option<&'a str> {
+        match &self.node.value {
+            Value::String(text) => Some(text),
+            other => {
+                self.wrong_type("a string", other);
+                None
+            }
+        }
+    }
+
+    /// A whole number within `range`.
+    pub fn integer(&self, range: RangeInclusive<u32>) -> Option<u32> {
+        let (low, high) = (range.start(), range.end());
+        let expected = format!("write a whole number from {low} to {high}");
+        let Value::Number(number) = &self.node.value else {
+            self.error(format!("must be a number, but is {}", self.node.value.describe()), expected);
+            return None;
+        };
+        let value = number.as_u64().and_then(|n| u32::try_from(n).ok()).filter(|n| range.contains(n));
+        if value.is_none() {
+            self.error(format!("{number} is out of range"), expected);
+        }
+        value
+    }
+
+    /// A boolean.
+    pub fn boolean(&self) -> Option<bool> {
+        let Value::Bool(value) = &self.node.value else {
+            self.wrong_type("true or false", &self.node.value);
+            return None;
+        };
+        Some(*value)
+    }
+
+    /// A duration as Go writes it, at least a millisecond.
+    pub fn duration(&self) -> Option<Duration> {
+        const FIX: &str = "write a number with a unit, such as `500ms`, `5s` or `1h30m`; at least `1ms`";
+        let text = match &self.node.value {
+            Value::String(text) => text,
+            other => {
+                self.error(format!("must be a duration, but is {}", other.describe()), FIX);
+                return None;
+            }
+        };
+        let duration = parse_duration(text).filter(|duration| *duration >= Duration::from_millis(1));
+        if duration.is_none() {
+            self.error(format!("{text:?} is not a duration"), FIX);
+        }
+        duration
+    }
+
+    /// One of a set of words.
+    pub fn choice<T: Copy>(&self, allowed: &[(&str, T)]) -> Option<T> {
+        let text = self.text()?;
+        if let Some((_, value)) = allowed.iter().find(|(word, _)| *word == text) {
+            return Some(*value);
+        }
+        let words: Vec<_> = allowed.iter().map(|(word, _)| *word).collect();
+        let fix = match nearest(text, words.iter().copied()) {
+            Some(near) => format!("did you mean `{near}`? Allowed are {}", quoted(&words)),
+            None => format!("write one of {}", quoted(&words)),
+        };
+        self.error(format!("{text:?} is not a value of this field"), fix);
+        None
+    }
+
+    /// A map of strings to strings.
+    pub fn string_map(&self) -> BTreeMap<String, String> {
+        let fields = self.open_fields();
+        fields.all().filter_map(|(key, value)| Some((key.to_owned(), value.text()?.to_owned()))).collect()
+    }
+
+    fn item(&self, index: usize, node: &'a Node) -> Self {
+        Self { node, line: node.line, path: format!("{}[{index}]", self.path), findings: self.findings }
+    }
+
+    fn step(&self, entry: &'a Entry) -> Self {
+        let path = tree::child(&self.path, &entry.key);
+        Self { node: &entry.value, line: entry.line, path, findings: self.findings }
+    }
+
+    fn wrong_type(&self, expected: &str, found: &Value) {
+        self.error(format!("must be {expected}, but is {}", found.describe()), format!("write {expected}"));
+    }
+
+    fn fault(&self, problem: String, fix: String) -> Fault {
+        Fault { line: self.line, field: Some(self.path.clone()), problem, fix }
+    }
+}
+
+/// The fields of a map.
+pub(crate) struct Fields<'a> {
+    at: Cursor<'a>,
+    entries: &'a [Entry],
+}
+
+impl<'a> Fields<'a> {
+    /// A field, unless it is absent or null.
+    pub fn get(&self, key: &str) -> Option<Cursor<'a>> {
+        self.all().find(|(name, _)| *name == key).map(|(_, cursor)| cursor)
+    }
+
+    /// A field that must be there.
+    pub fn require(&self, key: &str) -> Option<Cursor<'a>> {
+        let found = self.get(key);
+        if found.is_none() {
+            self.at.error(format!("`{key}` is missing"), format!("add `{key}`"));
+        }
+        found
+    }
+
+    /// Every field that is not null, in the order of the text.
+    pub fn all(&self) -> impl Iterator<Item = (&'a str, Cursor<'a>)> {
+        let at = self.at.clone();
+        let present = self.entries.iter().filter(|entry| !matches!(entry.value.value, Value::Null));
+        present.map(move |entry| (entry.key.as_str(), at.step(entry)))
+    }
+
+    /// Says of each of `keys` that is there that it is not acted upon yet.
+    pub fn ignore(&self, keys: &[&str]) {
+        keys.iter().filter_map(|key| self.get(key)).for_each(|field| field.ignored());
+    }
+}
+
+/// `` `a`, `b` `` for a message.
+pub(crate) fn quoted(words: &[&str]) -> String {
+    words.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", ")
+}
+
+/// Go's `time.ParseDuration`, without a sign: decimal numbers, each with a unit.
+fn parse_duration(text: &str) -> Option<Duration> {
+    const UNITS: [(&str, f64); 6] =
+        [("ns", 1e-9), ("us", 1e-6), ("ms", 1e-3), ("s", 1.0), ("m", 60.0), ("h", 3600.0)];
+    let mut rest = text;
+    let mut total = Duration::ZERO;
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+        let (number, after) = rest.split_at(digits);
+        let letters = after.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(after.len());
+        let (unit, after) = after.split_at(letters);
+        let seconds = UNITS.iter().find(|(name, _)| *name == unit)?.1;
+        let part = Duration::try_from_secs_f64(number.parse::<f64>().ok()? * seconds).ok()?;
+        total = total.checked_add(part)?;
+        rest = after;
+    }
+    (!text.is_empty()).then_some(total)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations() {
+        for (text, milliseconds) in
+            [("5s", 5000), ("1h30m", 5_400_000), ("1.5s", 1500), ("250ms", 250), ("1m0.5s", 60_500)]
+        {
+            assert_eq!(parse_duration(text), Some(Duration::from_millis(milliseconds)), "{text}");
+        }
+        for text in ["", "5", "s", "5 s", "-5s", "5d", "1..5s", "99999999999999999999h"] {
+            assert_eq!(parse_duration(text), None, "{text}");
+        }
+    }
+}

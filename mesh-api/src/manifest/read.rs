@@ -1,0 +1,210 @@
+//! From a parsed document to typed objects: which kind it is, whose name it bears, and which reader it goes to.
+
+use std::sync::Arc;
+
+use super::{
+    Kind, Located, ManifestError, Parsed,
+    cursor::{Cursor, Findings, quoted},
+    document::Document,
+    error::Fault,
+    kind,
+    suggest::nearest,
+    tree::{self, Node, Value},
+};
+use crate::resource::{self, Object};
+
+/// Reads one document into `parsed`.
+pub(super) fn document(file: &Arc<str>, document: &Document<'_>, parsed: &mut Parsed) {
+    match tree::load(document) {
+        Err(fault) => parsed.errors.push(fault.into_error(file, guess_resource(document.text).as_deref())),
+        Ok(loaded) => {
+            let Some(root) = loaded.root.filter(|root| !matches!(root.value, Value::Null)) else { return };
+            if loaded.duplicates.is_empty() {
+                objects(file, &root, parsed);
+            } else {
+                let resource = describe(&root);
+                let errors = loaded.duplicates.into_iter();
+                parsed.errors.extend(errors.map(|fault| fault.into_error(file, resource.as_deref())));
+            }
+        }
+    }
+}
+
+/// Reads an object, or each of a `List`'s.
+fn objects(file: &Arc<str>, root: &Node, parsed: &mut Parsed) {
+    let items = root.get("items").map(|entry| &entry.value.value);
+    match (root.text("kind"), items) {
+        (Some(kind), Some(Value::List(items))) if kind.ends_with("List") => {
+            for item in items {
+                objects(file, item, parsed);
+            }
+        }
+        _ => match object(file, root) {
+            Ok((object, warnings)) => {
+                parsed.warnings.extend(warnings);
+                parsed.push(object);
+            }
+            Err(Refusal::Broken(errors)) => parsed.errors.extend(errors),
+            Err(Refusal::NotOurs(warning)) => parsed.warnings.push(*warning),
+        },
+    }
+}
+
+/// Why a document gives no object.
+enum Refusal {
+    Broken(Vec<ManifestError>),
+    NotOurs(Box<ManifestError>),
+}
+
+fn object(file: &Arc<str>, root: &Node) -> Result<(Located<Object>, Vec<ManifestError>), Refusal> {
+    let resource = describe(root);
+    let locate = |fault: Fault| fault.into_error(file, resource.as_deref());
+    let kind = identify(root).map_err(|refusal| match refusal {
+        Unidentified::Broken(fault) => Refusal::Broken(vec![locate(fault)]),
+        Unidentified::NotOurs(fault) => Refusal::NotOurs(Box::new(locate(fault))),
+    })?;
+    let findings = Findings::default();
+    let object = resource::read(kind, root, &findings);
+    let errors = findings.errors.into_inner();
+    match object {
+        Some(value) if errors.is_empty() => {
+            let raw = root.value.to_json();
+            let warnings = findings.warnings.into_inner().into_iter().map(locate).collect();
+            Ok((Located { file: Arc::clone(file), line: root.line, value, raw }, warnings))
+        }
+        _ => Err(Refusal::Broken(errors.into_iter().map(locate).collect())),
+    }
+}
+
+/// Why it is not known which of our kinds a document is of.
+enum Unidentified {
+    Broken(Fault),
+    NotOurs(Fault),
+}
+
+/// Decides from `apiVersion` and `kind` what a document is.
+fn identify(root: &Node) -> Result<Kind, Unidentified> {
+    let broken = |fault| Err(Unidentified::Broken(fault));
+    let fault = |line, field: Option<&str>, problem: String, fix: String| Fault {
+        line,
+        field: field.map(str::to_owned),
+        problem,
+        fix,
+    };
+    if !matches!(root.value, Value::Map(_)) {
+        let problem = format!("a resource must be a map, but this is {}", root.value.describe());
+        return broken(fault(root.line, None, problem, "write `apiVersion:`, `kind:`, `metadata:` …".into()));
+    }
+    let Some(name) = root.text("kind") else {
+        return broken(required(root, "kind", "add `kind`, such as `kind: AuthorizationPolicy`"));
+    };
+    let Some(api_version) = root.text("apiVersion") else {
+        return broken(required(root, "apiVersion", "add `apiVersion`, such as `apiVersion: v1`"));
+    };
+    let line_of = |key| root.get(key).map_or(root.line, |entry| entry.line);
+    match Kind::ALL.into_iter().find(|kind| kind.as_str() == name) {
+        Some(kind) if kind.api_versions().contains(&api_version) => Ok(kind),
+        Some(kind) if may_be_meant(kind, api_version) => {
+            let problem = format!("{api_version:?} does not serve the kind {kind}");
+            let fix = format!("write one of {}", quoted(kind.api_versions()));
+            broken(fault(line_of("apiVersion"), Some("apiVersion"), problem, fix))
+        }
+        _ => unknown_kind(name, api_version, line_of("kind")),
+    }
+}
+
+/// Whether `api_version` looks like a slip rather than another project's kind of the same name
+/// (`serving.knative.dev/v1` has a `Service` too).
+fn may_be_meant(kind: Kind, api_version: &str) -> bool {
+    let ours = kind.api_versions().iter().map(|version| kind::group(version));
+    let group = kind::group(api_version);
+    group.is_empty()
+        || kind::is_istio(api_version)
+        || nearest(group, ours.filter(|g| !g.is_empty())).is_some()
+}
+
+fn unknown_kind(name: &str, api_version: &str, line: u32) -> Result<Kind, Unidentified> {
+    let field = Some("kind".to_owned());
+    let known = Kind::ALL.iter().map(|kind| kind.as_str()).chain(kind::ISTIO_NOT_YET);
+    let near = nearest(name, known).filter(|near| *near != name);
+    let ours =
+        kind::is_istio(api_version) || Kind::ALL.iter().any(|k| k.api_versions().contains(&api_version));
+    if kind::is_istio(api_version) && kind::ISTIO_NOT_YET.contains(&name) {
+        let problem = format!("{name} is not supported yet, ignored");
+        let fix = "nothing to change; the mesh behaves as if it were not there".to_owned();
+        return Err(Unidentified::NotOurs(Fault { line, field, problem, fix }));
+    }
+    if let Some(near) = near.filter(|_| ours) {
+        let problem = format!("unknown kind {name:?}");
+        return Err(Unidentified::Broken(Fault {
+            line,
+            field,
+            problem,
+            fix: format!("did you mean `{near}`?"),
+        }));
+    }
+    if kind::is_istio(api_version) {
+        let problem = format!("{api_version:?} has no kind {name:?}");
+        let names: Vec<_> = Kind::ALL.iter().map(|kind| kind.as_str()).collect();
+        let fix = format!("write one of {}", quoted(&names));
+        return Err(Unidentified::Broken(Fault { line, field, problem, fix }));
+    }
+    let problem = format!("the mesh does not use the kind {name}, ignored");
+    let fix = "nothing to change".to_owned();
+    Err(Unidentified::NotOurs(Fault { line, field, problem, fix }))
+}
+
+/// The complaint about a top-level string that is absent or no string.
+fn required(root: &Node, key: &str, fix: &str) -> Fault {
+    let (line, problem) = match root.get(key) {
+        Some(entry) => (entry.line, format!("must be a string, but is {}", entry.value.value.describe())),
+        None => (root.line, format!("`{key}` is missing")),
+    };
+    Fault { line, field: Some(key.to_owned()), problem, fix: fix.to_owned() }
+}
+
+/// `Kind namespace/name` as far as the document says.
+fn describe(root: &Node) -> Option<String> {
+    let kind = root.text("kind")?;
+    let metadata = root.get("metadata").map(|entry| &entry.value);
+    let name = metadata.and_then(|node| node.text("name"))?;
+    let namespaced = Kind::ALL.iter().find(|k| k.as_str() == kind).is_none_or(|k| k.is_namespaced());
+    let namespace = metadata.and_then(|node| node.text("namespace"));
+    if !namespaced {
+        return Some(format!("{kind} {name}"));
+    }
+    Some(format!("{kind} {}/{name}", namespace.unwrap_or(resource::DEFAULT_NAMESPACE)))
+}
+
+/// The same for a text that does not parse: what stands on the lines where these things usually are.
+fn guess_resource(text: &str) -> Option<String> {
+    let value = |line: &str, key: &str| {
+        let rest = line.strip_prefix(key)?.strip_prefix(':')?.trim();
+        (!rest.is_empty()).then(|| rest.trim_matches(['"', '\'']).to_owned())
+    };
+    let kind = text.lines().find_map(|line| value(line, "kind"))?;
+    let metadata = text.lines().skip_while(|line| !line.starts_with("metadata:")).skip(1);
+    let metadata: Vec<_> =
+        metadata.take_while(|line| line.starts_with([' ', '\t'])).map(str::trim_start).collect();
+    let field = |key| metadata.iter().find_map(|line| value(line, key));
+    let name = field("name")?;
+    let namespace = field("namespace").unwrap_or_else(|| resource::DEFAULT_NAMESPACE.to_owned());
+    Some(format!("{kind} {namespace}/{name}"))
+}
+
+impl<'a> Cursor<'a> {
+    /// The `spec` of a strict kind, after a look at its top-level fields.
+    pub(crate) fn spec(root: &'a Node, findings: &'a Findings) -> Option<Self> {
+        const KNOWN: [&str; 5] = ["apiVersion", "kind", "metadata", "spec", "status"];
+        if let Value::Map(entries) = &root.value {
+            for entry in entries.iter().filter(|entry| !KNOWN.contains(&entry.key.as_str())) {
+                let fix = match nearest(&entry.key, KNOWN) {
+                    Some(near) => format!("did you mean `{near}`?"),
+                    None => "remove it, or move it under `spec`".to_owned(),
+                };
+                Self::top(entry, findings).error("unknown field", fix);
+            }
+        }
+        root.get("spec").map(|entry| Self::top(entry, findings))
+    }
+}

@@ -1,0 +1,242 @@
+//! Reading and checking a `DestinationRule`.
+
+use std::collections::{BTreeMap, HashSet};
+
+use super::{
+    ConnectionPool, DestinationRule, LoadBalancer, OutlierDetection, Subset, TcpKeepalive, TrafficPolicy,
+    TrafficSettings,
+};
+use crate::{
+    manifest::{
+        cursor::{Cursor, Fields, Findings},
+        tree,
+    },
+    resource::{Metadata, metadata::is_label, selector},
+};
+
+/// Most ports with settings of their own.
+const MAX_PORTS: usize = 4096;
+
+impl DestinationRule {
+    pub(in crate::resource) fn read(
+        metadata: Metadata,
+        root: &tree::Node,
+        findings: &Findings,
+    ) -> Option<Self> {
+        let Some(spec) = Cursor::spec(root, findings) else {
+            crate::resource::lenient::report(
+                root,
+                &["spec"],
+                "`spec` is missing",
+                "add `spec: {host: …}`",
+                findings,
+            );
+            return None;
+        };
+        let fields = spec.fields(&["host", "trafficPolicy", "subsets", "exportTo", "workloadSelector"]);
+        let host = fields.require("host").and_then(|at| host(&at))?;
+        let policy = fields.get("trafficPolicy").map(|at| traffic_policy(&at)).unwrap_or_default();
+        Some(Self {
+            metadata,
+            host,
+            policy,
+            subsets: fields.get("subsets").map(|at| subsets(&at)).unwrap_or_default(),
+            export_to: fields.get("exportTo").map(|at| export_to(&at)).unwrap_or_default(),
+            workload_selector: fields.get("workloadSelector").and_then(|at| selector::read(&at)),
+        })
+    }
+}
+
+fn host(at: &Cursor<'_>) -> Option<String> {
+    let host = at.filled()?;
+    let name = host.strip_prefix("*.").unwrap_or(host);
+    if host != "*" && !name.split('.').all(is_label) {
+        let fix = "write a service's name, a full host name, or one that begins with `*.`";
+        at.error(format!("{host:?} is not a host"), fix);
+        return None;
+    }
+    Some(host.to_owned())
+}
+
+fn subsets(at: &Cursor<'_>) -> Vec<Subset> {
+    let mut names = HashSet::new();
+    at.items().iter().filter_map(|at| subset(at, &mut names)).collect()
+}
+
+fn subset<'a>(at: &Cursor<'a>, names: &mut HashSet<&'a str>) -> Option<Subset> {
+    let fields = at.fields(&["name", "labels", "trafficPolicy"]);
+    let at_name = fields.require("name")?;
+    let name = at_name.filled()?;
+    if !is_label(name) {
+        at_name.error(format!("{name:?} is not a subset's name"), "use lower-case letters, digits and `-`");
+    }
+    if !names.insert(name) {
+        at_name.error("another subset has this name", "choose another name");
+    }
+    Some(Subset {
+        name: name.to_owned(),
+        labels: fields.get("labels").map(|at| at.string_map()).unwrap_or_default(),
+        policy: fields.get("trafficPolicy").map(|at| traffic_policy(&at)).unwrap_or_default(),
+    })
+}
+
+fn export_to(at: &Cursor<'_>) -> Vec<String> {
+    let values = at.texts();
+    let mut seen = HashSet::new();
+    for (at, value) in &values {
+        match *value {
+            "*" if values.len() > 1 => at.error("`*` includes the others", "write `*` alone, or remove it"),
+            "*" | "." => {}
+            "~" => at.error("`~` is not for rules", "write `.` for the rule's own namespace only"),
+            name if !is_label(name) => {
+                at.error(format!("{name:?} is not a namespace"), "write `*`, `.` or a namespace");
+            }
+            _ => {}
+        }
+        if !seen.insert(*value) {
+            at.error("this namespace is already listed", "remove one of the two");
+        }
+    }
+    values.into_iter().map(|(_, value)| value.to_owned()).collect()
+}
+
+const BLOCKS: [&str; 4] = ["loadBalancer", "connectionPool", "outlierDetection", "tls"];
+
+fn traffic_policy(at: &Cursor<'_>) -> TrafficPolicy {
+    let known: Vec<_> =
+        BLOCKS.into_iter().chain(["portLevelSettings", "tunnel", "proxyProtocol", "retryBudget"]).collect();
+    let fields = at.fields(&known);
+    fields.ignore(&["tunnel", "proxyProtocol", "retryBudget"]);
+    let ports = fields.get("portLevelSettings").map(|at| port_settings(&at)).unwrap_or_default();
+    TrafficPolicy { settings: settings(&fields), ports }
+}
+
+fn port_settings(at: &Cursor<'_>) -> BTreeMap<u16, TrafficSettings> {
+    let items = at.items();
+    if items.len() > MAX_PORTS {
+        at.error(
+            format!("more than {MAX_PORTS} ports"),
+            "use `trafficPolicy` itself for what most ports share",
+        );
+    }
+    let mut ports = BTreeMap::new();
+    for at in items {
+        let known: Vec<_> = BLOCKS.into_iter().chain(["port"]).collect();
+        let fields = at.fields(&known);
+        let settings = settings(&fields);
+        let number = fields.require("port").and_then(|at| at.fields(&["number"]).require("number"));
+        let Some(number) = number else { continue };
+        let Some(port) = number.integer(1..=65535).and_then(|port| u16::try_from(port).ok()) else {
+            continue;
+        };
+        if ports.insert(port, settings).is_some() {
+            number.error("this port already has settings", "put both into one entry");
+        }
+    }
+    ports
+}
+
+fn settings(fields: &Fields<'_>) -> TrafficSettings {
+    fields.ignore(&["tls"]);
+    TrafficSettings {
+        load_balancer: fields.get("loadBalancer").and_then(|at| load_balancer(&at)),
+        pool: fields.get("connectionPool").and_then(|at| connection_pool(&at)),
+        outlier: fields.get("outlierDetection").map(|at| outlier_detection(&at)),
+    }
+}
+
+fn load_balancer(at: &Cursor<'_>) -> Option<LoadBalancer> {
+    const LATER: [&str; 6] = [
+        "consistentHash",
+        "localityLbSetting",
+        "zoneAwareLbSetting",
+        "warmup",
+        "warmupDurationSecs",
+        "backendUtilization",
+    ];
+    const ALGORITHMS: [(&str, LoadBalancer); 6] = [
+        ("LEAST_REQUEST", LoadBalancer::LeastRequest),
+        ("ROUND_ROBIN", LoadBalancer::RoundRobin),
+        ("RANDOM", LoadBalancer::Random),
+        ("PASSTHROUGH", LoadBalancer::Passthrough),
+        // Istio's old name, and its way to say "whatever is usual".
+        ("LEAST_CONN", LoadBalancer::LeastRequest),
+        ("UNSPECIFIED", LoadBalancer::LeastRequest),
+    ];
+    let known: Vec<_> = LATER.into_iter().chain(["simple"]).collect();
+    let fields = at.fields(&known);
+    if let (Some(_), Some(hash)) = (fields.get("simple"), fields.get("consistentHash")) {
+        hash.error("`simple` and `consistentHash` exclude each other", "remove one of them");
+    } else {
+        fields.ignore(&LATER);
+    }
+    fields.get("simple")?.choice(&ALGORITHMS)
+}
+
+fn connection_pool(at: &Cursor<'_>) -> Option<ConnectionPool> {
+    let fields = at.fields(&["tcp", "http"]);
+    fields.ignore(&["http"]);
+    let tcp = fields.get("tcp")?.fields(&[
+        "maxConnections",
+        "connectTimeout",
+        "tcpKeepalive",
+        "maxConnectionDuration",
+        "idleTimeout",
+    ]);
+    let duration = |key: &str| tcp.get(key).and_then(|at| at.duration());
+    Some(ConnectionPool {
+        // Zero stands for the default, as everywhere in Istio.
+        max_connections: tcp.get("maxConnections").and_then(|at| at.integer(INT32)).filter(|n| *n != 0),
+        connect_timeout: duration("connectTimeout"),
+        keepalive: tcp.get("tcpKeepalive").map(|at| keepalive(&at)),
+        max_connection_duration: duration("maxConnectionDuration"),
+        idle_timeout: duration("idleTimeout"),
+    })
+}
+
+/// What an `int32` field can hold that must not be negative.
+const INT32: std::ops::RangeInclusive<u32> = 0..=i32::MAX.unsigned_abs();
+
+fn keepalive(at: &Cursor<'_>) -> TcpKeepalive {
+    let fields = at.fields(&["probes", "time", "interval"]);
+    TcpKeepalive {
+        probes: fields.get("probes").and_then(|at| at.integer(INT32)).filter(|n| *n != 0),
+        time: fields.get("time").and_then(|at| at.duration()),
+        interval: fields.get("interval").and_then(|at| at.duration()),
+    }
+}
+
+fn outlier_detection(at: &Cursor<'_>) -> OutlierDetection {
+    const LATER: [&str; 5] = [
+        "consecutiveGatewayErrors",
+        "consecutiveErrors",
+        "splitExternalLocalOriginErrors",
+        "consecutiveLocalOriginFailures",
+        "outlierDetectionHttpErrorCodes",
+    ];
+    let used =
+        ["consecutive5xxErrors", "interval", "baseEjectionTime", "maxEjectionPercent", "minHealthPercent"];
+    let known: Vec<_> = LATER.into_iter().chain(used).collect();
+    let fields = at.fields(&known);
+    // With errors of local origin split off, a failed connect counts against a limit of its own.
+    let split = fields.get("splitExternalLocalOriginErrors").and_then(|at| at.boolean()).unwrap_or(false);
+    let errors = if split { "consecutiveLocalOriginFailures" } else { "consecutive5xxErrors" };
+    let ignored: Vec<_> = LATER
+        .into_iter()
+        .filter(|key| *key != "splitExternalLocalOriginErrors" && !(split && *key == errors))
+        .collect();
+    fields.ignore(&ignored);
+    let default = OutlierDetection::default();
+    let percent = |key: &str| fields.get(key).and_then(|at| at.integer(0..=100));
+    let duration = |key: &str| fields.get(key).and_then(|at| at.duration());
+    OutlierDetection {
+        consecutive_errors: fields
+            .get(errors)
+            .and_then(|at| at.integer(0..=u32::MAX))
+            .unwrap_or(default.consecutive_errors),
+        interval: duration("interval").unwrap_or(default.interval),
+        base_ejection_time: duration("baseEjectionTime").unwrap_or(default.base_ejection_time),
+        max_ejection_percent: percent("maxEjectionPercent").unwrap_or(default.max_ejection_percent),
+        min_health_percent: percent("minHealthPercent").unwrap_or(default.min_health_percent),
+    }
+}
