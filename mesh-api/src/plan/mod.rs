@@ -1,1 +1,30 @@
-//! (being written)
+//! What the agent and `meshctl` hold of the configuration, and decide with. No I/O, no clock, no randomness.
+//!
+//! Reading order follows a resource. [`Store`] takes what the control plane sent and keeps the good part of it:
+//! [`Workload`]s, [`Service`]s and policies, each checked once when it arrives. [`Snapshot`] is one immutable state
+//! of all that, to be shared between cores. On it, [`outbound::route`] says where a connection goes, and
+//! [`policy::authorize`] whether a workload takes it.
+//!
+//! IPv4-mapped IPv6 addresses are the IPv4 addresses that they stand for, everywhere.
+
+pub mod outbound;
+pub mod policy;
+
+mod decode;
+mod directory;
+mod endpoints;
+mod preference;
+mod service;
+mod snapshot;
+mod store;
+mod traffic;
+mod workload;
+
+pub use decode::Invalid;
+pub use endpoints::{Target, TargetKey};
+pub use preference::{Place, Preference};
+pub use service::{AppProtocol, Families, Service, ServicePort, Visibility};
+pub use snapshot::Snapshot;
+pub use store::{Rejected, Store};
+pub use traffic::{ConnectionPool, LoadBalancer, OutlierDetection, PortPolicy, TcpKeepalive, TrafficRule};
+pub use workload::{Health, NetworkMode, PortMapping, Tunnel, Workload};

@@ -21,6 +21,19 @@ pub mod workload {
 /// Policies of layer 4 (`istio.security`).
 pub mod security {
     pub use super::generated::istio::security::*;
+
+    /// Name of the policy that requires mutual TLS on all ports of the workloads that name it. It lives in the root
+    /// namespace and stands for every `PeerAuthentication` that is STRICT.
+    pub const STRICT: &str = "istio_converted_static_strict";
+    /// Start of the names of policies that require mutual TLS on some ports. The rest is the name of the
+    /// `PeerAuthentication` that one stands for, in its namespace.
+    pub const PORT_LEVEL_STRICT: &str = "converted_peer_authentication_";
+
+    /// Whether a policy (`namespace/name`) stands for a `PeerAuthentication` that requires mutual TLS.
+    pub fn requires_mutual_tls(policy: &str) -> bool {
+        let name = policy.rsplit_once('/').map_or(policy, |(_, name)| name);
+        name == STRICT || name.starts_with(PORT_LEVEL_STRICT)
+    }
 }
 
 /// The certificate authority (`istio.v1.auth`).

@@ -1,0 +1,236 @@
+//! The endpoints of services, made ready for choosing when the configuration changes, not when a connection comes.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use super::preference::{Place, Preference};
+use super::service::{Service, ServicePort};
+use super::workload::{Health, Tunnel, Workload};
+use crate::identity::SpiffeId;
+
+/// One place that a connection can be taken to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// The workload there.
+    pub workload: Arc<Workload>,
+    /// The workload's own address and port.
+    pub address: SocketAddr,
+    /// How it is reached.
+    pub tunnel: Tunnel,
+    /// Who may answer there: the workload, or whoever else its service admits.
+    pub expected_identities: Arc<[SpiffeId]>,
+    /// Weight among the service's endpoints, above 0.
+    pub weight: u32,
+}
+
+/// What stays the same of a target from one snapshot to the next.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TargetKey {
+    /// The workload's uid.
+    pub workload: Arc<str>,
+    /// The workload's own address and port.
+    pub address: SocketAddr,
+}
+
+impl Target {
+    /// A workload, addressed directly.
+    pub(super) fn direct(workload: &Arc<Workload>, address: SocketAddr) -> Self {
+        Self {
+            workload: workload.clone(),
+            address,
+            tunnel: workload.tunnel,
+            expected_identities: [workload.identity.clone()].into(),
+            weight: 1,
+        }
+    }
+
+    /// Key for what is remembered about the target.
+    pub fn key(&self) -> TargetKey {
+        TargetKey { workload: self.workload.uid.clone(), address: self.address }
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Workload { namespace, name, .. } = &*self.workload;
+        write!(f, "{namespace}/{name} at {}", self.address)?;
+        match self.tunnel {
+            Tunnel::Plain => f.write_str(" in plaintext"),
+            Tunnel::Hbone => {
+                f.write_str(" over mutual TLS with ")?;
+                for (index, identity) in self.expected_identities.iter().enumerate() {
+                    write!(f, "{}{identity}", if index > 0 { " or " } else { "" })?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+/// The workloads of one service, and its ports' endpoints among them.
+#[derive(Debug, Default)]
+pub(super) struct ServiceEndpoints {
+    members: Box<[Arc<Workload>]>,
+    ports: Box<[PortEndpoints]>,
+}
+
+impl ServiceEndpoints {
+    pub(super) fn build(service: &Service, members: Box<[Arc<Workload>]>) -> Self {
+        let ports = service.ports.iter().map(|port| PortEndpoints::build(service, port, &members));
+        Self { ports: ports.collect(), members }
+    }
+
+    pub(super) fn members(&self) -> &[Arc<Workload>] {
+        &self.members
+    }
+
+    /// Endpoints for a client; none if the service has no such port.
+    pub(super) fn select(
+        &self,
+        service: &Service,
+        port: u16,
+        family: Family,
+        client: &Place,
+    ) -> Option<Arc<[Target]>> {
+        let port = self.ports.iter().find(|candidate| candidate.port == port)?;
+        Some(match service.preference {
+            Preference::None | Preference::Passthrough => port.all(family).clone(),
+            Preference::Strict(_) | Preference::Failover(_) => port.preferred(service, family, client),
+        })
+    }
+}
+
+/// Family of the address that a client used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Family {
+    V4,
+    V6,
+}
+
+impl Family {
+    pub(super) fn of(address: IpAddr) -> Self {
+        if address.is_ipv4() { Self::V4 } else { Self::V6 }
+    }
+
+    /// A workload's address for a service: of this family if there is one.
+    fn choose(self, workload: &Workload, service: &Service) -> Option<IpAddr> {
+        let admitted = || workload.addresses.iter().copied().filter(|ip| service.families.admit(*ip));
+        admitted().find(|ip| Self::of(*ip) == self).or_else(|| admitted().next())
+    }
+}
+
+#[derive(Debug)]
+struct PortEndpoints {
+    port: u16,
+    v4: Arc<[Target]>,
+    v6: Arc<[Target]>,
+    /// What clients at some place prefer. An agent's clients share one place or few, so this stays short.
+    preferred: RwLock<Vec<Choice>>,
+}
+
+#[derive(Debug)]
+struct Choice {
+    client: Place,
+    family: Family,
+    targets: Arc<[Target]>,
+}
+
+impl PortEndpoints {
+    fn build(service: &Service, port: &ServicePort, members: &[Arc<Workload>]) -> Self {
+        let targets = |family: Family| -> Arc<[Target]> {
+            members.iter().filter_map(|workload| candidate(service, port, workload, family)).collect()
+        };
+        let v4 = targets(Family::V4);
+        let v6 = Some(targets(Family::V6)).filter(|v6| *v6 != v4).unwrap_or_else(|| v4.clone());
+        Self { port: port.port, v4, v6, preferred: RwLock::default() }
+    }
+
+    fn all(&self, family: Family) -> &Arc<[Target]> {
+        match family {
+            Family::V4 => &self.v4,
+            Family::V6 => &self.v6,
+        }
+    }
+
+    fn preferred(&self, service: &Service, family: Family, client: &Place) -> Arc<[Target]> {
+        let known = self.preferred.read().unwrap_or_else(PoisonError::into_inner);
+        let matches = |choice: &&Choice| choice.family == family && choice.client == *client;
+        if let Some(choice) = known.iter().find(matches) {
+            return choice.targets.clone();
+        }
+        drop(known);
+        let all = self.all(family).to_vec();
+        let targets: Arc<[Target]> =
+            service.preference.select(client, all, |target| &target.workload.place).into();
+        let choice = Choice { client: client.clone(), family, targets: targets.clone() };
+        self.preferred.write().unwrap_or_else(PoisonError::into_inner).push(choice);
+        targets
+    }
+}
+
+/// The endpoint that a workload is for a service's port, if it can be one.
+fn candidate(
+    service: &Service,
+    port: &ServicePort,
+    workload: &Arc<Workload>,
+    family: Family,
+) -> Option<Target> {
+    if obstacle(service, port.port, workload).is_some() {
+        return None;
+    }
+    let address = family.choose(workload, service)?;
+    let identities = std::iter::once(&workload.identity).chain(&service.identities);
+    Some(Target {
+        workload: workload.clone(),
+        address: (address, target_port(service, port.port, workload)?).into(),
+        tunnel: workload.tunnel,
+        expected_identities: identities.cloned().collect(),
+        weight: workload.capacity,
+    })
+}
+
+fn target_port(service: &Service, port: u16, workload: &Workload) -> Option<u16> {
+    workload.mapping(&service.key, port)?.target.or(service.port(port)?.target)
+}
+
+/// Why a workload of a service can't be an endpoint of a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Obstacle {
+    /// It is not ready.
+    Unready,
+    /// It does not have the port.
+    Port,
+    /// It has no address, or none of a family that the service is served on.
+    Address,
+    /// Its capacity is 0.
+    Capacity,
+    /// It is not where the service wants endpoints to be for this client.
+    Place,
+}
+
+impl fmt::Display for Obstacle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Unready => "not ready",
+            Self::Port => "without that port",
+            Self::Address => "without a usable address",
+            Self::Capacity => "with capacity 0",
+            Self::Place => "not where this service admits endpoints for this client",
+        })
+    }
+}
+
+pub(super) fn obstacle(service: &Service, port: u16, workload: &Workload) -> Option<Obstacle> {
+    if workload.health == Health::Unhealthy && !service.unready_too {
+        Some(Obstacle::Unready)
+    } else if target_port(service, port, workload).is_none() {
+        Some(Obstacle::Port)
+    } else if !workload.addresses.iter().any(|ip| service.families.admit(*ip)) {
+        Some(Obstacle::Address)
+    } else if workload.capacity == 0 {
+        Some(Obstacle::Capacity)
+    } else {
+        None
+    }
+}

@@ -1,0 +1,159 @@
+//! Where a connection goes.
+//!
+//! The destination of a connection is the virtual address of a service, the address of a workload, or neither.
+//! Choosing among a service's endpoints is left to the caller, who knows how loaded they are; everything that makes
+//! an endpoint eligible is settled here.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use super::endpoints::{self, Family};
+pub use super::endpoints::{Obstacle, Target, TargetKey};
+use super::preference::Preference;
+use super::service::Service;
+use super::snapshot::Snapshot;
+use super::traffic::{LoadBalancer, PortPolicy, TrafficRule};
+use super::workload::{Tunnel, Workload};
+use mesh_common::is_mesh_port;
+
+/// Where a connection goes.
+#[derive(Clone, Debug)]
+pub enum Route {
+    /// To the address that the client used; the mesh does not know it, or is told to stay out of the way.
+    Passthrough,
+    /// To a workload, addressed directly.
+    Workload(Target),
+    /// To one of a service's endpoints.
+    Service {
+        /// The service.
+        service: Arc<Service>,
+        /// Port of the service.
+        port: u16,
+        /// How connections to the port are treated.
+        policy: Arc<PortPolicy>,
+        /// The eligible endpoints, at least one, in the order of their workloads' uids.
+        endpoints: Arc<[Target]>,
+    },
+    /// Nowhere.
+    Reject(Reject),
+}
+
+/// Why a connection goes nowhere.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reject {
+    /// The service does not have the port.
+    NoSuchPort {
+        /// The service.
+        service: Arc<Service>,
+        /// Port that was asked for.
+        port: u16,
+    },
+    /// No workload of the service is eligible.
+    NoEndpoint {
+        /// The service.
+        service: Arc<Service>,
+        /// Port of the service.
+        port: u16,
+        /// What kept its workloads from being endpoints, and how many.
+        obstacles: BTreeMap<Obstacle, usize>,
+    },
+    /// One of the mesh's own ports in a pod: the way there is through the mesh, never to it.
+    MeshPort {
+        /// Destination as asked for.
+        destination: SocketAddr,
+    },
+}
+
+/// Says where a connection of a workload goes.
+pub fn route(snapshot: &Snapshot, source: &Workload, destination: SocketAddr) -> Route {
+    let destination = SocketAddr::new(destination.ip().to_canonical(), destination.port());
+    match snapshot.service_by_vip(destination.ip(), &source.namespace) {
+        Some(service) => to_service(snapshot, source, service, destination),
+        None => to_address(snapshot, destination),
+    }
+}
+
+fn to_service(
+    snapshot: &Snapshot,
+    source: &Workload,
+    service: &Arc<Service>,
+    destination: SocketAddr,
+) -> Route {
+    let port = destination.port();
+    let policy = TrafficRule::policy(&service.traffic, source, port);
+    if service.preference == Preference::Passthrough || policy.lb == LoadBalancer::Passthrough {
+        return to_address(snapshot, destination);
+    }
+    let family = Family::of(destination.ip());
+    let endpoints =
+        snapshot.endpoints(service).and_then(|all| all.select(service, port, family, &source.place));
+    let service = service.clone();
+    match endpoints {
+        None => Route::Reject(Reject::NoSuchPort { service, port }),
+        Some(none) if none.is_empty() => {
+            let obstacles = obstacles(snapshot, &service, port);
+            Route::Reject(Reject::NoEndpoint { service, port, obstacles })
+        }
+        Some(endpoints) => Route::Service { service, port, policy: policy.clone(), endpoints },
+    }
+}
+
+fn to_address(snapshot: &Snapshot, destination: SocketAddr) -> Route {
+    match snapshot.workload_by_address(destination.ip()) {
+        None => Route::Passthrough,
+        Some(workload) if workload.tunnel == Tunnel::Hbone && is_mesh_port(destination.port()) => {
+            Route::Reject(Reject::MeshPort { destination })
+        }
+        Some(workload) => Route::Workload(Target::direct(workload, destination)),
+    }
+}
+
+fn obstacles(snapshot: &Snapshot, service: &Service, port: u16) -> BTreeMap<Obstacle, usize> {
+    let mut counts = BTreeMap::new();
+    for workload in snapshot.members(service) {
+        // What is eligible by itself and yet not chosen was left out for where it runs.
+        let obstacle = endpoints::obstacle(service, port, workload).unwrap_or(Obstacle::Place);
+        *counts.entry(obstacle).or_default() += 1;
+    }
+    counts
+}
+
+impl fmt::Display for Route {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Passthrough => f.write_str("past the mesh, to the address that the client used"),
+            Self::Workload(target) => write!(f, "to workload {target}"),
+            Self::Service { service, port, policy, endpoints } => {
+                let (count, lb) = (endpoints.len(), policy.lb);
+                let noun = if count == 1 { "endpoint" } else { "endpoints" };
+                write!(f, "to service {}:{port}, {lb} over {count} {noun}: ", service.key)?;
+                for (index, target) in endpoints.iter().enumerate() {
+                    write!(f, "{}{target}", if index > 0 { "; " } else { "" })?;
+                }
+                Ok(())
+            }
+            Self::Reject(reject) => write!(f, "nowhere: {reject}"),
+        }
+    }
+}
+
+impl fmt::Display for Reject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoSuchPort { service, port } => write!(f, "service {} has no port {port}", service.key),
+            Self::NoEndpoint { service, port, obstacles } if obstacles.is_empty() => {
+                write!(f, "service {}:{port} has no workload", service.key)
+            }
+            Self::NoEndpoint { service, port, obstacles } => {
+                write!(f, "service {}:{port} has no endpoint: of its workloads, ", service.key)?;
+                for (index, (obstacle, count)) in obstacles.iter().enumerate() {
+                    write!(f, "{}{count} {obstacle}", if index > 0 { ", " } else { "" })?;
+                }
+                Ok(())
+            }
+            Self::MeshPort { destination } => write!(f, "{destination} is a port of the mesh itself"),
+        }
+    }
+}

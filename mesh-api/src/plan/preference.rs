@@ -1,0 +1,117 @@
+//! Which endpoints a client prefers by where both run.
+
+use std::sync::Arc;
+
+use super::decode::{self, Invalid};
+use crate::wire::workload as wire;
+use crate::wire::workload::load_balancing::{Mode, Scope};
+
+/// Where a workload runs. Parts that are not known are empty.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Place {
+    /// Network.
+    pub network: Arc<str>,
+    /// Cluster.
+    pub cluster: Arc<str>,
+    /// Region.
+    pub region: Arc<str>,
+    /// Zone.
+    pub zone: Arc<str>,
+    /// Subzone.
+    pub subzone: Arc<str>,
+    /// Node.
+    pub node: Arc<str>,
+}
+
+impl Place {
+    pub(super) fn of(from: &wire::Workload) -> Self {
+        let locality = from.locality.as_ref();
+        let part = |select: fn(&wire::Locality) -> &str| locality.map_or("", select).into();
+        Self {
+            network: from.network.as_str().into(),
+            cluster: from.cluster_id.as_str().into(),
+            region: part(|locality| &locality.region),
+            zone: part(|locality| &locality.zone),
+            subzone: part(|locality| &locality.subzone),
+            node: from.node.as_str().into(),
+        }
+    }
+
+    fn shares(&self, other: &Self, scope: Scope) -> bool {
+        match scope {
+            Scope::UnspecifiedScope => true,
+            Scope::Region => self.region == other.region,
+            Scope::Zone => self.zone == other.zone,
+            Scope::Subzone => self.subzone == other.subzone,
+            Scope::Node => self.node == other.node,
+            Scope::Cluster => self.cluster == other.cluster,
+            Scope::Network => self.network == other.network,
+        }
+    }
+}
+
+/// What a service prefers in its endpoints.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Preference {
+    /// Nothing: any endpoint will do.
+    None,
+    /// Endpoints that share all of these scopes with the client; no others.
+    Strict(Box<[Scope]>),
+    /// Those that share most of these scopes, counted from the first to the first that differs.
+    Failover(Box<[Scope]>),
+    /// No endpoint: the address that the client used.
+    Passthrough,
+}
+
+impl Preference {
+    pub(super) fn of(from: &wire::LoadBalancing) -> Result<Self, Invalid> {
+        let scopes = from.routing_preference.iter().map(|scope| decode::known("routing_preference", *scope));
+        let scopes = scopes.collect::<Result<Box<[Scope]>, _>>()?;
+        Ok(match decode::known("load_balancing.mode", from.mode)? {
+            Mode::UnspecifiedMode => Self::None,
+            Mode::Strict => Self::Strict(scopes),
+            Mode::Failover => Self::Failover(scopes),
+            Mode::Passthrough => Self::Passthrough,
+        })
+    }
+
+    /// The preferred ones of some candidates, in their order.
+    pub(super) fn select<T>(
+        &self,
+        client: &Place,
+        candidates: Vec<T>,
+        place: impl Fn(&T) -> &Place,
+    ) -> Vec<T> {
+        let (scopes, wanted) = match self {
+            Self::None | Self::Passthrough => return candidates,
+            Self::Strict(scopes) => (scopes, Some(Rank::full(scopes))),
+            Self::Failover(scopes) => {
+                (scopes, candidates.iter().map(|candidate| Rank::of(scopes, client, place(candidate))).max())
+            }
+        };
+        let kept = |candidate: &T| Some(Rank::of(scopes, client, place(candidate))) == wanted;
+        candidates.into_iter().filter(kept).collect()
+    }
+}
+
+/// How much two places have in common. A network as first scope weighs more than all others together: even if it
+/// differs they still count, but below everything in the client's own network.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Rank {
+    network: bool,
+    shared: usize,
+}
+
+impl Rank {
+    fn of(scopes: &[Scope], client: &Place, endpoint: &Place) -> Self {
+        let (network, rest) = match scopes {
+            [Scope::Network, rest @ ..] => (client.shares(endpoint, Scope::Network), rest),
+            all => (true, all),
+        };
+        Self { network, shared: rest.iter().take_while(|scope| client.shares(endpoint, **scope)).count() }
+    }
+
+    fn full(scopes: &[Scope]) -> Self {
+        Self { network: true, shared: scopes.len() - usize::from(scopes.first() == Some(&Scope::Network)) }
+    }
+}

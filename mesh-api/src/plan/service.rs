@@ -1,0 +1,157 @@
+//! A service: a name and virtual addresses for a set of workloads.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+
+use super::decode::{self, Invalid};
+use super::preference::Preference;
+use super::traffic::TrafficRule;
+use crate::identity::SpiffeId;
+use crate::wire::workload as wire;
+pub use crate::wire::workload::AppProtocol;
+use crate::wire::workload::load_balancing::HealthPolicy;
+
+/// A service, checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Service {
+    /// `namespace/hostname`, unique.
+    pub key: Arc<str>,
+    /// Name of the object.
+    pub name: Arc<str>,
+    /// Namespace.
+    pub namespace: Arc<str>,
+    /// Fully qualified, in lower case; or a wildcard (`*.example.org`).
+    pub hostname: Arc<str>,
+    /// Virtual addresses; none for a headless service.
+    pub addresses: Box<[IpNet]>,
+    /// Ports.
+    pub ports: Box<[ServicePort]>,
+    /// Identities that its servers may have besides their own.
+    pub identities: Box<[SpiffeId]>,
+    /// Which endpoints a client prefers.
+    pub preference: Preference,
+    /// Endpoints that are not ready count too.
+    pub unready_too: bool,
+    /// Families that it is served on.
+    pub families: Families,
+    /// Preferred where several namespaces define the host.
+    pub canonical: bool,
+    /// Who may resolve it.
+    pub visibility: Visibility,
+    /// How clients treat connections, most specific first.
+    pub traffic: Box<[TrafficRule]>,
+}
+
+/// One port of a service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ServicePort {
+    /// Port of the service.
+    pub port: u16,
+    /// Port of its workloads; absent if it is named, so that each workload tells its own.
+    pub target: Option<u16>,
+    /// What is spoken.
+    pub protocol: AppProtocol,
+}
+
+/// Families that a service is served on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Families {
+    /// Any.
+    Any,
+    /// IPv4 only.
+    V4,
+    /// IPv6 only.
+    V6,
+}
+
+impl Families {
+    /// Whether an address is of such a family.
+    pub fn admit(self, address: IpAddr) -> bool {
+        match self {
+            Self::Any => true,
+            Self::V4 => address.is_ipv4(),
+            Self::V6 => address.is_ipv6(),
+        }
+    }
+}
+
+/// Who may resolve a service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Visibility {
+    /// Everybody.
+    Public,
+    /// Its own namespace.
+    Namespace,
+}
+
+impl Service {
+    /// The service's port with that number.
+    pub fn port(&self, port: u16) -> Option<&ServicePort> {
+        self.ports.iter().find(|candidate| candidate.port == port)
+    }
+
+    /// Whether clients in a namespace may resolve it.
+    pub fn is_visible_to(&self, namespace: &str) -> bool {
+        self.visibility == Visibility::Public || &*self.namespace == namespace
+    }
+}
+
+impl TryFrom<wire::Service> for Service {
+    type Error = Invalid;
+
+    fn try_from(from: wire::Service) -> Result<Self, Invalid> {
+        let namespace = decode::present("namespace", &from.namespace)?;
+        let hostname = decode::present("hostname", &from.hostname)?;
+        let addresses =
+            from.addresses.iter().map(|vip| decode::network("addresses", &vip.address, vip.length));
+        let balancing = from.load_balancing.unwrap_or_default();
+        let health: HealthPolicy = decode::known("load_balancing.health_policy", balancing.health_policy)?;
+        Ok(Self {
+            key: format!("{namespace}/{hostname}").into(),
+            name: from.name.into(),
+            namespace: namespace.into(),
+            hostname: hostname.to_ascii_lowercase().into(),
+            addresses: addresses.collect::<Result<_, _>>()?,
+            ports: from.ports.iter().map(ServicePort::try_from).collect::<Result<_, _>>()?,
+            // Others can't be the identity of a workload, so to leave them out only ever accepts less.
+            identities: from.subject_alt_names.iter().filter_map(|name| name.parse().ok()).collect(),
+            preference: Preference::of(&balancing)?,
+            unready_too: health == HealthPolicy::AllowAll,
+            families: families(from.ip_families)?,
+            canonical: from.canonical,
+            visibility: visibility(from.visibility)?,
+            traffic: TrafficRule::decode(&from.extensions)?,
+        })
+    }
+}
+
+impl TryFrom<&wire::Port> for ServicePort {
+    type Error = Invalid;
+
+    fn try_from(from: &wire::Port) -> Result<Self, Invalid> {
+        let target = (from.target_port > 0).then_some(from.target_port);
+        Ok(Self {
+            port: decode::port("ports.service_port", from.service_port)?,
+            target: target.map(|target| decode::port("ports.target_port", target)).transpose()?,
+            // A protocol of the future is still bytes over TCP.
+            protocol: AppProtocol::try_from(from.app_protocol).unwrap_or_default(),
+        })
+    }
+}
+
+fn families(value: i32) -> Result<Families, Invalid> {
+    Ok(match decode::known("ip_families", value)? {
+        wire::IpFamilies::Automatic | wire::IpFamilies::Dual => Families::Any,
+        wire::IpFamilies::Ipv4Only => Families::V4,
+        wire::IpFamilies::Ipv6Only => Families::V6,
+    })
+}
+
+fn visibility(value: i32) -> Result<Visibility, Invalid> {
+    Ok(match decode::known("visibility", value)? {
+        wire::service::Visibility::Public => Visibility::Public,
+        wire::service::Visibility::Namespace => Visibility::Namespace,
+    })
+}

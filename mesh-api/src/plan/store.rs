@@ -1,0 +1,171 @@
+//! What the control plane sent: the good part of it is kept, the bad part reported.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+
+use prost_types::Any;
+
+use super::decode::{self, Invalid};
+use super::directory::Editor;
+use super::policy::{Policy, PolicyEditor};
+use super::service::Service;
+use super::snapshot::Snapshot;
+use super::workload::Workload;
+use crate::wire::type_url;
+use crate::wire::workload::address::Type as AddressType;
+use crate::wire::xds::Resource;
+use crate::wire::{security, workload};
+
+/// Holds the resources of a discovery stream, across reconnects. Belongs to one task; others get [`Snapshot`]s.
+#[derive(Debug, Default)]
+pub struct Store {
+    generation: u64,
+    changed: bool,
+    directory: Editor,
+    policies: PolicyEditor,
+    addresses: BTreeMap<String, Held>,
+    authorizations: BTreeMap<String, Held>,
+}
+
+/// A resource as it came.
+#[derive(Debug)]
+struct Held {
+    version: String,
+    bytes: Box<[u8]>,
+}
+
+/// A resource that was not taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rejected {
+    /// Its name.
+    pub name: String,
+    /// What is wrong with it.
+    pub reason: Invalid,
+}
+
+impl fmt::Display for Rejected {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.name, self.reason)
+    }
+}
+
+impl Store {
+    /// Takes over one response. Bad resources are reported; whatever was held under their names stays in force.
+    ///
+    /// A policy that can't be understood is the exception, if nothing was held under its name: to go on without it
+    /// could allow too much, so it denies wherever it applies until a good one comes.
+    pub fn apply(&mut self, type_url: &str, resources: Vec<Resource>, removed: Vec<String>) -> Vec<Rejected> {
+        for name in removed {
+            match type_url {
+                type_url::ADDRESS => self.remove_address(&name),
+                type_url::AUTHORIZATION => self.remove_authorization(&name),
+                _ => {}
+            }
+        }
+        let mut rejected = Vec::new();
+        for resource in resources {
+            let taken = match type_url {
+                type_url::ADDRESS => self.insert_address(&resource),
+                type_url::AUTHORIZATION => self.insert_authorization(&resource),
+                _ => Err(Invalid::UnknownType { type_url: type_url.to_owned() }),
+            };
+            if let Err(reason) = taken {
+                rejected.push(Rejected { name: resource.name, reason });
+            }
+        }
+        rejected
+    }
+
+    /// Name and version of everything held of a type: what to tell the control plane after a reconnect.
+    pub fn versions(&self, type_url: &str) -> HashMap<String, String> {
+        self.held(type_url).map(|(name, held)| (name.clone(), held.version.clone())).collect()
+    }
+
+    /// Everything held of a type as it came, in the order of the names. Another store that applies it is equal.
+    pub fn resources(&self, type_url: &str) -> impl Iterator<Item = Resource> {
+        self.held(type_url).map(move |(name, held)| Resource {
+            version: held.version.clone(),
+            resource: Some(Any { type_url: type_url.to_owned(), value: held.bytes.to_vec() }),
+            name: name.clone(),
+            aliases: Vec::new(),
+        })
+    }
+
+    /// The present state; a new generation if anything changed since the last one.
+    pub fn snapshot(&mut self) -> Snapshot {
+        if std::mem::take(&mut self.changed) || self.generation == 0 {
+            self.generation += 1;
+        }
+        Snapshot {
+            generation: self.generation,
+            directory: self.directory.freeze(),
+            policies: self.policies.freeze(),
+        }
+    }
+
+    fn held<'a>(&'a self, type_url: &str) -> impl Iterator<Item = (&'a String, &'a Held)> + use<'a> {
+        let table = match type_url {
+            type_url::ADDRESS => Some(&self.addresses),
+            type_url::AUTHORIZATION => Some(&self.authorizations),
+            _ => None,
+        };
+        table.into_iter().flatten()
+    }
+
+    fn insert_address(&mut self, resource: &Resource) -> Result<(), Invalid> {
+        let any = resource.resource.as_ref().ok_or(Invalid::NoContent)?;
+        let address: workload::Address = decode::unpack(any, type_url::ADDRESS)?;
+        self.changed |= match address.r#type.ok_or(Invalid::NoContent)? {
+            AddressType::Workload(workload) => {
+                let workload = Workload::try_from(workload)?;
+                check_name(resource, &workload.uid)?;
+                self.directory.insert_workload(workload)
+            }
+            AddressType::Service(service) => {
+                let service = Service::try_from(service)?;
+                check_name(resource, &service.key)?;
+                self.directory.insert_service(service)
+            }
+        };
+        hold(&mut self.addresses, resource, any);
+        Ok(())
+    }
+
+    fn remove_address(&mut self, name: &str) {
+        self.changed |= self.directory.remove_workload(name) || self.directory.remove_service(name);
+        self.addresses.remove(name);
+    }
+
+    fn insert_authorization(&mut self, resource: &Resource) -> Result<(), Invalid> {
+        let any = resource.resource.as_ref().ok_or(Invalid::NoContent)?;
+        let wire: security::Authorization = decode::unpack(any, type_url::AUTHORIZATION)?;
+        check_name(resource, &format!("{}/{}", wire.namespace, wire.name))?;
+        let policy = Policy::try_from(wire)?;
+        let fault = policy.fault().cloned();
+        if fault.is_some() && self.policies.holds_good(policy.name()) {
+            return fault.map_or(Ok(()), Err);
+        }
+        self.changed |= self.policies.insert(policy);
+        hold(&mut self.authorizations, resource, any);
+        let Some(fault) = fault else { return Ok(()) };
+        // Listed after a reconnect so that its removal is heard of, but never as a version that was accepted.
+        if let Some(held) = self.authorizations.get_mut(&resource.name) {
+            held.version.clear();
+        }
+        Err(fault)
+    }
+
+    fn remove_authorization(&mut self, name: &str) {
+        self.changed |= self.policies.remove(name);
+        self.authorizations.remove(name);
+    }
+}
+
+fn hold(table: &mut BTreeMap<String, Held>, resource: &Resource, any: &Any) {
+    let held = Held { version: resource.version.clone(), bytes: any.value.as_slice().into() };
+    table.insert(resource.name.clone(), held);
+}
+
+fn check_name(resource: &Resource, content: &str) -> Result<(), Invalid> {
+    if resource.name == content { Ok(()) } else { Err(Invalid::Name { content: content.to_owned() }) }
+}

@@ -1,0 +1,225 @@
+//! How clients treat connections to a service: `DestinationRule`'s layer 4 part, as the compiler resolved it.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::num::NonZeroU32;
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+
+use super::decode::{self, Invalid};
+use super::workload::Workload;
+use crate::wire::ext as wire;
+use crate::wire::{type_url, workload};
+
+/// Istio's `meshConfig.connectTimeout`.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Istio's `outlierDetection.interval`.
+const OUTLIER_INTERVAL: Duration = Duration::from_secs(10);
+/// Istio's `outlierDetection.baseEjectionTime`.
+const BASE_EJECTION_TIME: Duration = Duration::from_secs(30);
+
+static DEFAULT: LazyLock<Arc<PortPolicy>> = LazyLock::new(Arc::default);
+
+/// How connections to one port of a service are balanced, limited and watched.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PortPolicy {
+    /// How an endpoint is chosen.
+    pub lb: LoadBalancer,
+    /// Limits of connections.
+    pub pool: ConnectionPool,
+    /// When an endpoint that fails is left out; absent: never.
+    pub outlier: Option<OutlierDetection>,
+}
+
+/// How an endpoint is chosen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LoadBalancer {
+    /// The less loaded of two.
+    #[default]
+    LeastRequest,
+    /// In turn.
+    RoundRobin,
+    /// Any.
+    Random,
+    /// None: the address that the client used.
+    Passthrough,
+}
+
+/// Limits of connections.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConnectionPool {
+    /// Connections open at once.
+    pub max_connections: Option<NonZeroU32>,
+    /// Longest wait for a connect.
+    pub connect_timeout: Duration,
+    /// Probes of idle connections; absent: the agent's own setting.
+    pub keepalive: Option<TcpKeepalive>,
+    /// Longest life of a connection.
+    pub max_connection_duration: Option<Duration>,
+    /// Longest silence on a connection.
+    pub idle_timeout: Option<Duration>,
+}
+
+impl Default for ConnectionPool {
+    fn default() -> Self {
+        Self {
+            max_connections: None,
+            connect_timeout: CONNECT_TIMEOUT,
+            keepalive: None,
+            max_connection_duration: None,
+            idle_timeout: None,
+        }
+    }
+}
+
+/// TCP keepalive; what is absent is the system's default.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TcpKeepalive {
+    /// Probes without answer until the connection is given up.
+    pub probes: Option<NonZeroU32>,
+    /// Silence before the first probe.
+    pub time: Option<Duration>,
+    /// Between probes.
+    pub interval: Option<Duration>,
+}
+
+/// When an endpoint that fails is left out for a while.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OutlierDetection {
+    /// Failed connects in a row; absent: failures do not count.
+    pub consecutive_errors: Option<NonZeroU32>,
+    /// Between sweeps.
+    pub interval: Duration,
+    /// Time left out, multiplied by how often it has been.
+    pub base_ejection_time: Duration,
+    /// Most endpoints to leave out at once, in percent.
+    pub max_ejection_percent: u8,
+    /// Below this share of healthy endpoints nobody is left out, in percent.
+    pub min_health_percent: u8,
+}
+
+/// The policies of a service's ports for some of its clients.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TrafficRule {
+    namespaces: Vec<String>,
+    labels: BTreeMap<String, String>,
+    default: Arc<PortPolicy>,
+    ports: BTreeMap<u16, Arc<PortPolicy>>,
+}
+
+impl TrafficRule {
+    /// The policy for a client of a port: the first rule that covers the client decides alone.
+    pub(super) fn policy<'a>(rules: &'a [Self], client: &Workload, port: u16) -> &'a Arc<PortPolicy> {
+        let Some(rule) = rules.iter().find(|rule| rule.covers(client)) else { return &DEFAULT };
+        rule.ports.get(&port).unwrap_or(&rule.default)
+    }
+
+    /// The rules in a service's extensions.
+    pub(super) fn decode(extensions: &[workload::Extension]) -> Result<Box<[Self]>, Invalid> {
+        let Some(extension) = extensions.iter().find(|extension| extension.name == wire::TRAFFIC_POLICIES)
+        else {
+            return Ok(Box::default());
+        };
+        let config = extension.config.as_ref().ok_or(Invalid::NoContent)?;
+        let policies: wire::TrafficPolicies = decode::unpack(config, type_url::TRAFFIC_POLICIES)?;
+        policies.policies.into_iter().map(Self::try_from).collect()
+    }
+
+    fn covers(&self, client: &Workload) -> bool {
+        let namespace = &*client.namespace;
+        (self.namespaces.is_empty() || self.namespaces.iter().any(|covered| covered == namespace))
+            && self.labels.iter().all(|(key, value)| client.labels.get(key) == Some(value))
+    }
+}
+
+impl TryFrom<wire::TrafficPolicy> for TrafficRule {
+    type Error = Invalid;
+
+    fn try_from(from: wire::TrafficPolicy) -> Result<Self, Invalid> {
+        let default = from.default.as_ref().map(PortPolicy::try_from).transpose()?;
+        let port = |(port, policy): (&u32, &wire::PortPolicy)| {
+            Ok((decode::port("ports", *port)?, Arc::new(policy.try_into()?)))
+        };
+        Ok(Self {
+            default: default.map_or_else(|| DEFAULT.clone(), Arc::new),
+            ports: from.ports.iter().map(port).collect::<Result<_, Invalid>>()?,
+            namespaces: from.client_namespaces,
+            labels: from.client_labels,
+        })
+    }
+}
+
+impl TryFrom<&wire::PortPolicy> for PortPolicy {
+    type Error = Invalid;
+
+    fn try_from(from: &wire::PortPolicy) -> Result<Self, Invalid> {
+        Ok(Self {
+            lb: match decode::known("lb", from.lb)? {
+                wire::LoadBalancer::LeastRequest => LoadBalancer::LeastRequest,
+                wire::LoadBalancer::RoundRobin => LoadBalancer::RoundRobin,
+                wire::LoadBalancer::Random => LoadBalancer::Random,
+                wire::LoadBalancer::Passthrough => LoadBalancer::Passthrough,
+            },
+            pool: from.pool.as_ref().map(ConnectionPool::try_from).transpose()?.unwrap_or_default(),
+            outlier: from.outlier.as_ref().map(OutlierDetection::try_from).transpose()?,
+        })
+    }
+}
+
+impl TryFrom<&wire::ConnectionPool> for ConnectionPool {
+    type Error = Invalid;
+
+    fn try_from(from: &wire::ConnectionPool) -> Result<Self, Invalid> {
+        let keepalive = |from: &wire::TcpKeepalive| {
+            Ok::<_, Invalid>(TcpKeepalive {
+                probes: NonZeroU32::new(from.probes),
+                time: span("keepalive.time", from.time)?,
+                interval: span("keepalive.interval", from.interval)?,
+            })
+        };
+        Ok(Self {
+            max_connections: NonZeroU32::new(from.max_connections),
+            connect_timeout: span("connect_timeout", from.connect_timeout)?.unwrap_or(CONNECT_TIMEOUT),
+            keepalive: from.keepalive.as_ref().map(keepalive).transpose()?,
+            max_connection_duration: span("max_connection_duration", from.max_connection_duration)?,
+            idle_timeout: span("idle_timeout", from.idle_timeout)?,
+        })
+    }
+}
+
+impl TryFrom<&wire::OutlierDetection> for OutlierDetection {
+    type Error = Invalid;
+
+    fn try_from(from: &wire::OutlierDetection) -> Result<Self, Invalid> {
+        Ok(Self {
+            consecutive_errors: NonZeroU32::new(from.consecutive_errors),
+            interval: span("interval", from.interval)?.unwrap_or(OUTLIER_INTERVAL),
+            base_ejection_time: span("base_ejection_time", from.base_ejection_time)?
+                .unwrap_or(BASE_EJECTION_TIME),
+            max_ejection_percent: percent("max_ejection_percent", from.max_ejection_percent)?,
+            min_health_percent: percent("min_health_percent", from.min_health_percent)?,
+        })
+    }
+}
+
+/// A span of time; none if it is absent or zero.
+fn span(field: &'static str, value: Option<prost_types::Duration>) -> Result<Option<Duration>, Invalid> {
+    let Some(value) = value else { return Ok(None) };
+    let span = Duration::try_from(value).map_err(|_| Invalid::Span { field })?;
+    Ok((!span.is_zero()).then_some(span))
+}
+
+fn percent(field: &'static str, value: u32) -> Result<u8, Invalid> {
+    u8::try_from(value).ok().filter(|share| *share <= 100).ok_or(Invalid::Percent { field, value })
+}
+
+impl fmt::Display for LoadBalancer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::LeastRequest => "LEAST_REQUEST",
+            Self::RoundRobin => "ROUND_ROBIN",
+            Self::Random => "RANDOM",
+            Self::Passthrough => "PASSTHROUGH",
+        })
+    }
+}

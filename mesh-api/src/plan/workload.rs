@@ -1,0 +1,185 @@
+//! A workload: a pod, or something that is like one.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::decode::{self, Invalid};
+use super::preference::Place;
+use crate::identity::SpiffeId;
+use crate::wire::{ext, type_url, workload as wire};
+
+/// Istio's trust domain where none is given.
+const DEFAULT_TRUST_DOMAIN: &str = "cluster.local";
+/// Kubernetes' service account where none is given.
+const DEFAULT_ACCOUNT: &str = "default";
+
+/// A workload, checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Workload {
+    /// Unique and opaque.
+    pub uid: Arc<str>,
+    /// Name of the pod or entry.
+    pub name: Arc<str>,
+    /// Namespace.
+    pub namespace: Arc<str>,
+    /// Who it is.
+    pub identity: SpiffeId,
+    /// Its addresses, canonical; may be empty.
+    pub addresses: Box<[IpAddr]>,
+    /// Where it runs.
+    pub place: Place,
+    /// Name of its node; empty if it has none.
+    pub node: Arc<str>,
+    /// Name of its cluster; may be empty.
+    pub cluster: Arc<str>,
+    /// How it is reached.
+    pub tunnel: Tunnel,
+    /// Whether it is ready.
+    pub health: Health,
+    /// Whose its addresses are.
+    pub network_mode: NetworkMode,
+    /// Name of the service in telemetry.
+    pub canonical_name: Arc<str>,
+    /// Revision in telemetry.
+    pub canonical_revision: Arc<str>,
+    /// Name of its owner, such as a Deployment.
+    pub workload_name: Arc<str>,
+    /// Weight among the endpoints of a service; 0: never chosen.
+    pub capacity: u32,
+    /// `namespace/name` of the policies that select it.
+    pub policies: Box<[Arc<str>]>,
+    /// `namespace/hostname` of the services that it belongs to, and its ports there.
+    pub services: BTreeMap<Arc<str>, Box<[PortMapping]>>,
+    /// The labels that some traffic policy asks about.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// How a workload is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Tunnel {
+    /// HTTP/2 CONNECT over mutual TLS.
+    Hbone,
+    /// Plain TCP.
+    Plain,
+}
+
+/// Whether a workload is ready to serve.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Health {
+    /// Ready.
+    Healthy,
+    /// Not ready, or about to end.
+    Unhealthy,
+}
+
+/// Whose addresses a workload has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NetworkMode {
+    /// Its own.
+    Standard,
+    /// Its node's: they do not tell which workload is meant, so it is never found by address.
+    Host,
+}
+
+/// A port of a service as one workload serves it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PortMapping {
+    /// Port of the service.
+    pub service: u16,
+    /// Port of the workload; absent if only the service can tell.
+    pub target: Option<u16>,
+}
+
+impl Workload {
+    /// The workload's port for a port of one of its services (key `namespace/hostname`).
+    pub fn mapping(&self, service: &str, port: u16) -> Option<PortMapping> {
+        self.services.get(service)?.iter().find(|mapping| mapping.service == port).copied()
+    }
+}
+
+impl TryFrom<wire::Workload> for Workload {
+    type Error = Invalid;
+
+    fn try_from(from: wire::Workload) -> Result<Self, Invalid> {
+        let namespace = decode::present("namespace", &from.namespace)?;
+        let identity = SpiffeId::new(
+            or(&from.trust_domain, DEFAULT_TRUST_DOMAIN),
+            namespace,
+            or(&from.service_account, DEFAULT_ACCOUNT),
+        )?;
+        let addresses = from.addresses.iter().map(|bytes| decode::address("addresses", bytes));
+        let place = Place::of(&from);
+        Ok(Self {
+            uid: decode::present("uid", &from.uid)?.into(),
+            identity,
+            namespace: namespace.into(),
+            addresses: addresses.collect::<Result<_, _>>()?,
+            node: place.node.clone(),
+            cluster: place.cluster.clone(),
+            place,
+            tunnel: tunnel(from.tunnel_protocol)?,
+            health: health(from.status)?,
+            network_mode: network_mode(from.network_mode)?,
+            capacity: from.capacity.unwrap_or(1),
+            policies: from.authorization_policies.iter().map(|name| name.as_str().into()).collect(),
+            services: services(&from.services)?,
+            labels: labels(&from.extensions)?,
+            name: from.name.into(),
+            canonical_name: from.canonical_name.into(),
+            canonical_revision: from.canonical_revision.into(),
+            workload_name: from.workload_name.into(),
+        })
+    }
+}
+
+fn or<'a>(text: &'a str, default: &'a str) -> &'a str {
+    if text.is_empty() { default } else { text }
+}
+
+fn tunnel(value: i32) -> Result<Tunnel, Invalid> {
+    match decode::known("tunnel_protocol", value)? {
+        wire::TunnelProtocol::None => Ok(Tunnel::Plain),
+        wire::TunnelProtocol::Hbone => Ok(Tunnel::Hbone),
+        wire::TunnelProtocol::LegacyIstioMtls => Err(Invalid::LegacyTunnel),
+    }
+}
+
+fn health(value: i32) -> Result<Health, Invalid> {
+    Ok(match decode::known("status", value)? {
+        wire::WorkloadStatus::Healthy => Health::Healthy,
+        wire::WorkloadStatus::Unhealthy => Health::Unhealthy,
+    })
+}
+
+fn network_mode(value: i32) -> Result<NetworkMode, Invalid> {
+    Ok(match decode::known("network_mode", value)? {
+        wire::NetworkMode::Standard => NetworkMode::Standard,
+        wire::NetworkMode::HostNetwork => NetworkMode::Host,
+    })
+}
+
+fn services(
+    from: &BTreeMap<String, wire::PortList>,
+) -> Result<BTreeMap<Arc<str>, Box<[PortMapping]>>, Invalid> {
+    let mapping = |port: &wire::Port| {
+        let target = (port.target_port > 0).then_some(port.target_port);
+        Ok::<_, Invalid>(PortMapping {
+            service: decode::port("services.service_port", port.service_port)?,
+            target: target.map(|target| decode::port("services.target_port", target)).transpose()?,
+        })
+    };
+    from.iter()
+        .map(|(key, list)| {
+            Ok((key.as_str().into(), list.ports.iter().map(mapping).collect::<Result<_, _>>()?))
+        })
+        .collect()
+}
+
+fn labels(extensions: &[wire::Extension]) -> Result<BTreeMap<String, String>, Invalid> {
+    let Some(extension) = extensions.iter().find(|extension| extension.name == ext::LABELS) else {
+        return Ok(BTreeMap::new());
+    };
+    let config = extension.config.as_ref().ok_or(Invalid::NoContent)?;
+    Ok(decode::unpack::<ext::Labels>(config, type_url::LABELS)?.labels)
+}
