@@ -50,6 +50,29 @@ pub fn is_own(local: Address, remote: Address, interface: u32) -> bool {
     interface == LOOPBACK || remote == local || remote.is_loopback()
 }
 
+/// Address that the proxy delivers from. On loopback, because ports in TIME_WAIT can be used again after a second
+/// there (`tcp_tw_reuse`), so that the rate of connections to one port has no bound of its own. For IPv4 the one that
+/// Istio's sidecars use, which nobody trusts by name as they do 127.0.0.1; for IPv6 there is no other than `::1`.
+#[inline(always)]
+pub const fn delivery_source(application: Address) -> Address {
+    if application.is_v4() {
+        Address::v4([127, 0, 0, 6])
+    } else {
+        Address([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1])
+    }
+}
+
+/// What an application may see as its peer where nothing was remembered. A delivery whose client was lost (no memory)
+/// must not look like a connection from the pod itself, which applications trust: it shows no address at all.
+#[inline(always)]
+pub fn peer_or_nobody(local: Address, peer: Address) -> Address {
+    if peer == delivery_source(local) && !local.is_loopback() {
+        if local.is_v4() { Address::v4([0; 4]) } else { Address::UNSPECIFIED }
+    } else {
+        peer
+    }
+}
+
 /// The listener that gets a new connection to a pod's port.
 #[inline(always)]
 pub const fn inbound_listener(port: u16) -> ListenerKind {
@@ -114,6 +137,19 @@ mod tests {
         assert!(is_own(pod, address("127.0.0.1"), 2));
         assert!(is_own(address("127.0.0.1"), address("127.0.0.1"), 1));
         assert!(!is_own(pod, other, 2));
+    }
+
+    #[test]
+    fn a_lost_client_is_nobody_and_not_localhost() {
+        for (local, source, nobody) in
+            [("10.244.1.5", "127.0.0.6", "0.0.0.0"), ("fd00:244:1::5", "::1", "::")]
+        {
+            assert_eq!(delivery_source(address(local)), address(source));
+            assert_eq!(peer_or_nobody(address(local), address(source)), address(nobody));
+        }
+        for (local, peer) in [("127.0.0.1", "127.0.0.1"), ("::1", "::1"), ("10.244.1.5", "10.244.1.9")] {
+            assert_eq!(peer_or_nobody(address(local), address(peer)), address(peer), "others stay");
+        }
     }
 
     #[test]

@@ -96,6 +96,28 @@ pub fn socket_of(context: &SockAddrContext) -> *mut bpf_sock {
     unsafe { (*context.sock_addr).__bindgen_anon_1.sk }
 }
 
+/// The socket's own address, for IPv4 connections.
+#[inline(always)]
+pub fn own_address_v4(context: &SockAddrContext) -> Address {
+    // SAFETY: as above; the verifier checks reads through the socket pointer too.
+    Address::from_be32(unsafe { (*socket_of(context)).src_ip4 })
+}
+
+/// The socket's own address, for IPv6 connections.
+#[inline(always)]
+pub fn own_address_v6(context: &SockAddrContext) -> Address {
+    // SAFETY: as above.
+    unsafe {
+        let words = ptr::addr_of!((*socket_of(context)).src_ip6).cast::<u32>();
+        Address::from_be32x4([
+            ptr::read_volatile(words),
+            ptr::read_volatile(words.add(1)),
+            ptr::read_volatile(words.add(2)),
+            ptr::read_volatile(words.add(3)),
+        ])
+    }
+}
+
 /// The socket of a socket-operations callback; may be null.
 #[inline(always)]
 pub fn socket_of_ops(ops: *mut bpf_sock_ops) -> *mut bpf_sock {

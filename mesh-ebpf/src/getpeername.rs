@@ -2,14 +2,16 @@
 
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
+use mesh_common::address::Address;
 use mesh_common::maps::Endpoint;
+use mesh_common::steer;
 
 use crate::context;
 
 /// IPv4 sockets: clients see the address that they asked for, servers the real client's.
 #[cgroup_sock_addr(getpeername4)]
 pub fn getpeername4(context: SockAddrContext) -> i32 {
-    if let Some(peer) = peer_for_application(&context) {
+    if let Some(peer) = replaced(&context, context::user_endpoint_v4(&context), context::own_address_v4(&context)) {
         context::set_user_endpoint_v4(&context, peer.address, peer.port);
     }
     1
@@ -18,17 +20,28 @@ pub fn getpeername4(context: SockAddrContext) -> i32 {
 /// IPv6 sockets, IPv4-mapped peers included.
 #[cgroup_sock_addr(getpeername6)]
 pub fn getpeername6(context: SockAddrContext) -> i32 {
-    if let Some(peer) = peer_for_application(&context) {
+    let true_peer = context::user_endpoint_v6(&context);
+    let own = if true_peer.address.is_v4() {
+        context::own_address_v4(&context)
+    } else {
+        context::own_address_v6(&context)
+    };
+    if let Some(peer) = replaced(&context, true_peer, own) {
         context::set_user_endpoint_v6(&context, peer.address, peer.port);
     }
     1
 }
 
-/// The agent itself sees its true peers, and reads what is remembered with a socket from the map.
+/// What to show instead of the true peer; nothing for the agent itself, which reads what is remembered with a socket
+/// from the map.
 #[inline(always)]
-fn peer_for_application(context: &SockAddrContext) -> Option<Endpoint> {
+fn replaced(context: &SockAddrContext, peer: Endpoint, own: Address) -> Option<Endpoint> {
     if context::is_agent() == Some(true) {
         return None;
     }
-    context::shown_peer(context::socket_of(context))
+    if let Some(shown) = context::shown_peer(context::socket_of(context)) {
+        return Some(shown);
+    }
+    let address = steer::peer_or_nobody(own, peer.address);
+    if address == peer.address { None } else { Some(Endpoint::new(address, peer.port)) }
 }

@@ -1,1 +1,5 @@
-//! (being written)
+//! The data path.
+
+pub mod hbone;
+pub mod relay;
+pub mod tls;

@@ -1,1 +1,14 @@
-//! (being written)
+//! What needs privilege: loading eBPF, entering network namespaces, opening sockets in them. It never reads a byte
+//! from the network.
+//!
+//! This is the seam along which the agent splits into a privileged keeper and an unprivileged proxy: everything else
+//! in the agent works with the descriptors that come from here.
+
+mod cgroup;
+pub mod ebpf;
+mod netns;
+mod socket;
+
+pub use cgroup::{cgroup_id_of_self, find_pod_process};
+pub use netns::Netns;
+pub use socket::{delivery_socket, listen, local_addresses, raise_open_file_limit, stream_socket};

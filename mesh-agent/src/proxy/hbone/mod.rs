@@ -1,0 +1,32 @@
+//! HBONE: TCP streams as HTTP/2 `CONNECT` requests (RFC 9113, section 8.5) inside mutual TLS, on port 15008.
+
+mod client;
+pub mod headers;
+mod server;
+mod session;
+mod tunnel;
+
+pub use client::{Connection, OpenError};
+pub use server::{Request, Server};
+pub use tunnel::Tunnel;
+
+/// Flow-control credit of a stream, bytes: what a stopped reader can make its node hold.
+const STREAM_WINDOW: u32 = 1024 * 1024;
+
+/// Streams that share one connection.
+const MAX_STREAMS: u32 = 64;
+
+/// Credit of a connection: all its streams' together, so that stopped readers never hold up the others.
+const CONNECTION_WINDOW: u32 = STREAM_WINDOW * MAX_STREAMS;
+
+/// Largest frame that we take. Ours are smaller; ztunnel sends up to 1 MiB where it may.
+const MAX_FRAME: u32 = 1024 * 1024;
+
+/// Bytes of one stream that wait to be sent.
+const SEND_BUFFER: usize = 256 * 1024;
+
+/// Most bytes of headers that a server of ours takes.
+const SERVER_HEADERS: u32 = 64 * 1024;
+
+/// Most bytes of headers that a client of ours takes.
+const CLIENT_HEADERS: u32 = 16 * 1024;

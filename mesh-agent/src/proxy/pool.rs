@@ -1,0 +1,133 @@
+//! One set of HBONE connections per source pod and destination, on each core.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::Mutex;
+
+use super::hbone::Connection;
+use crate::identity::Identity;
+
+/// A connection without streams is closed after this (wire reference 6.5).
+const IDLE: Duration = Duration::from_secs(300);
+
+/// What connections may be shared by: who connects (and from which address, since the other side's policy may look
+/// at it), and to where.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Key {
+    /// Uid of the source pod; its identity and addresses go with it.
+    pub source: Arc<str>,
+    /// Address of the destination's HBONE port.
+    pub destination: SocketAddr,
+    /// Uid of the destination workload: an address that another workload took over is another destination.
+    pub workload: Arc<str>,
+}
+
+/// The HBONE connections of one core.
+#[derive(Default)]
+pub struct Pool {
+    destinations: RefCell<HashMap<Key, Rc<Destination>>>,
+}
+
+#[derive(Default)]
+struct Destination {
+    connections: RefCell<Vec<Rc<Pooled>>>,
+    /// Held while a connection is being made, so that a burst of streams makes one and not one each.
+    opening: Mutex<()>,
+}
+
+struct Pooled {
+    connection: Connection,
+    identity: Arc<Identity>,
+    ended: Rc<Cell<bool>>,
+    used: Cell<Instant>,
+}
+
+/// Marks a connection as over.
+pub struct Ended(Rc<Cell<bool>>);
+
+impl Ended {
+    /// To be called when the connection is over.
+    pub fn mark(self) {
+        self.0.set(true);
+    }
+}
+
+impl Pool {
+    /// A connection with room for a stream: one that is there, or one that `open` makes.
+    ///
+    /// A connection that was made with another certificate than `identity`'s takes no new streams: so the peer's view
+    /// of us is renewed with our certificates.
+    pub async fn connection<E, F>(
+        &self,
+        key: Key,
+        identity: &Arc<Identity>,
+        open: impl FnOnce(Ended) -> F,
+    ) -> Result<Connection, E>
+    where
+        F: Future<Output = Result<Connection, E>>,
+    {
+        let destination = Rc::clone(self.destinations.borrow_mut().entry(key).or_default());
+        if let Some(connection) = destination.usable(identity) {
+            return Ok(connection);
+        }
+        let _one_at_a_time = destination.opening.lock().await;
+        if let Some(connection) = destination.usable(identity) {
+            return Ok(connection);
+        }
+        let ended = Rc::new(Cell::new(false));
+        let connection = open(Ended(Rc::clone(&ended))).await?;
+        destination.connections.borrow_mut().push(Rc::new(Pooled {
+            connection: connection.clone(),
+            identity: Arc::clone(identity),
+            ended,
+            used: Cell::new(Instant::now()),
+        }));
+        Ok(connection)
+    }
+
+    /// Lets go of connections to a destination, because a new stream failed there. Open streams go on.
+    pub fn forget(&self, key: &Key) {
+        self.destinations.borrow_mut().remove(key);
+    }
+
+    /// Lets go of connections that are over, idle for long, or made with an older certificate and now empty.
+    pub fn sweep(&self, now: Instant) {
+        self.destinations.borrow_mut().retain(|_, destination| {
+            destination.connections.borrow_mut().retain(|pooled| {
+                let streams = pooled.connection.streams();
+                if streams > 0 {
+                    pooled.used.set(now);
+                }
+                !pooled.ended.get() && now.duration_since(pooled.used.get()) < IDLE
+            });
+            !destination.connections.borrow().is_empty() || destination.opening.try_lock().is_err()
+        });
+    }
+
+    /// Connections open now.
+    pub fn len(&self) -> usize {
+        self.destinations.borrow().values().map(|destination| destination.connections.borrow().len()).sum()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl Destination {
+    fn usable(&self, identity: &Arc<Identity>) -> Option<Connection> {
+        let mut connections = self.connections.borrow_mut();
+        // A connection of an older certificate lives on as long as its streams hold it.
+        connections.retain(|pooled| !pooled.ended.get() && Arc::ptr_eq(&pooled.identity, identity));
+        let pooled = connections.iter().find(|pooled| pooled.connection.has_room())?;
+        pooled.used.set(Instant::now());
+        Some(pooled.connection.clone())
+    }
+}

@@ -1,0 +1,205 @@
+//! Between a socket and an HBONE stream.
+
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::io;
+
+use bytes::{Buf, Bytes, BytesMut};
+use h2::{Reason, RecvStream, SendStream};
+use tokio::net::TcpStream;
+
+use super::{Error, Meter, add, reset_on_drop};
+use crate::proxy::hbone::Tunnel;
+
+/// Most bytes of one DATA frame: bounds how long one stream keeps the others of its connection waiting.
+const CHUNK: usize = 64 * 1024;
+
+/// Memory that reads are cut from.
+const ARENA: usize = 512 * 1024;
+
+/// A shorter read is copied out of the arena, so that few bytes in a queue never hold much memory.
+const COPY_BELOW: usize = 4 * 1024;
+
+thread_local! {
+    /// The core's read buffer.
+    static ARENA_OF_CORE: RefCell<BytesMut> = RefCell::new(BytesMut::with_capacity(ARENA));
+}
+
+/// Which end of the relay the socket is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SocketIs {
+    /// The socket's peer opened the connection; the stream leads to the server.
+    Client,
+    /// The stream leads to the client; the socket's peer is the server.
+    Server,
+}
+
+/// Relays until both directions are closed. On an error both ends are reset.
+pub async fn relay(
+    socket: &TcpStream,
+    tunnel: &mut Tunnel,
+    socket_is: SocketIs,
+    meter: &Meter,
+) -> Result<(), Error> {
+    let (from_socket, to_socket, socket_failed, stream_failed): (_, _, fn(io::Error) -> Error, fn(_) -> _) =
+        match socket_is {
+            SocketIs::Client => (&meter.from_client, &meter.to_client, Error::Client, Error::Server),
+            SocketIs::Server => (&meter.to_client, &meter.from_client, Error::Server, Error::Client),
+        };
+    let result = {
+        let fails = Fails { socket: socket_failed, stream: stream_failed };
+        let outgoing = outgoing(socket, &mut tunnel.send, from_socket, &fails);
+        let incoming = incoming(&mut tunnel.receive, socket, to_socket, &fails);
+        tokio::try_join!(outgoing, incoming).map(|((), ())| ())
+    };
+    if result.is_err() {
+        reset_on_drop(socket);
+        tunnel.send.send_reset(Reason::CANCEL);
+    }
+    result
+}
+
+struct Fails {
+    socket: fn(io::Error) -> Error,
+    stream: fn(io::Error) -> Error,
+}
+
+/// From the socket to the stream. Reads only what the stream has credit for.
+async fn outgoing(
+    socket: &TcpStream,
+    stream: &mut SendStream<Bytes>,
+    counter: &Cell<u64>,
+    fails: &Fails,
+) -> Result<(), Error> {
+    loop {
+        tokio::select! {
+            biased;
+            ready = socket.readable() => ready.map_err(fails.socket)?,
+            reason = poll_fn(|context| stream.poll_reset(context)) => {
+                return Err((fails.stream)(reset(reason.unwrap_or(Reason::CANCEL))));
+            }
+        }
+        let credit = credit(stream).await.map_err(fails.stream)?;
+        match read(socket, credit.min(CHUNK)) {
+            Ok(Some(bytes)) if bytes.is_empty() => break,
+            Ok(Some(bytes)) => {
+                add(counter, bytes.len());
+                stream.send_data(bytes, false).map_err(|error| (fails.stream)(io::Error::other(error)))?;
+            }
+            Ok(None) => stream.reserve_capacity(0),
+            Err(error) => return Err((fails.socket)(error)),
+        }
+    }
+    stream.reserve_capacity(0);
+    stream.send_data(Bytes::new(), true).map_err(|error| (fails.stream)(io::Error::other(error)))
+}
+
+/// Waits until the stream may send.
+async fn credit(stream: &mut SendStream<Bytes>) -> io::Result<usize> {
+    stream.reserve_capacity(CHUNK);
+    loop {
+        match stream.capacity() {
+            0 => {}
+            credit => return Ok(credit),
+        }
+        match poll_fn(|context| stream.poll_capacity(context)).await {
+            Some(Ok(_)) => {}
+            Some(Err(error)) => return Err(io::Error::other(error)),
+            None => return Err(io::ErrorKind::BrokenPipe.into()),
+        }
+    }
+}
+
+/// Reads at most `limit` bytes; none at the end, `None` where there is nothing yet.
+fn read(socket: &TcpStream, limit: usize) -> io::Result<Option<Bytes>> {
+    ARENA_OF_CORE.with_borrow_mut(|arena| {
+        if arena.capacity() < CHUNK {
+            // Reuses the old memory if nothing is left in it, and takes new memory otherwise.
+            arena.reserve(ARENA);
+        }
+        let mut limited = bytes::BufMut::limit(&mut *arena, limit);
+        match socket.try_read_buf(&mut limited) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            Err(error) => Err(error),
+            Ok(read) if read < COPY_BELOW => {
+                let copy = Bytes::copy_from_slice(arena);
+                arena.clear();
+                Ok(Some(copy))
+            }
+            Ok(_) => Ok(Some(arena.split().freeze())),
+        }
+    })
+}
+
+/// From the stream to the socket. Credit is given back only for what the socket took, so a reader that stops makes
+/// the node hold one stream window and no more.
+async fn incoming(
+    stream: &mut RecvStream,
+    socket: &TcpStream,
+    counter: &Cell<u64>,
+    fails: &Fails,
+) -> Result<(), Error> {
+    let mut backlog = BytesMut::new();
+    let mut ended = false;
+    loop {
+        if backlog.is_empty() {
+            if ended {
+                break;
+            }
+            // A new allocation later costs less than memory that an idle connection holds.
+            backlog = BytesMut::new();
+            match stream.data().await {
+                Some(chunk) => {
+                    let mut chunk = chunk.map_err(|error| (fails.stream)(stream_error(&error)))?;
+                    let written = write(socket, &chunk).map_err(fails.socket)?;
+                    give_back(stream, written, counter, fails)?;
+                    chunk.advance(written);
+                    backlog.extend_from_slice(&chunk);
+                }
+                None => ended = true,
+            }
+        } else {
+            tokio::select! {
+                ready = socket.writable() => {
+                    ready.map_err(fails.socket)?;
+                    let written = write(socket, &backlog).map_err(fails.socket)?;
+                    give_back(stream, written, counter, fails)?;
+                    backlog.advance(written);
+                }
+                // Small frames are gathered here, where they cost their length, instead of in the HTTP/2 queue.
+                chunk = stream.data(), if !ended => match chunk {
+                    Some(chunk) => {
+                        backlog.extend_from_slice(&chunk.map_err(|error| (fails.stream)(stream_error(&error)))?);
+                    }
+                    None => ended = true,
+                },
+            }
+        }
+    }
+    // The application may have closed already; then there is nobody to tell.
+    let _closed_already = socket2::SockRef::from(socket).shutdown(std::net::Shutdown::Write);
+    Ok(())
+}
+
+fn write(socket: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
+    match socket.try_write(bytes) {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
+        result => result,
+    }
+}
+
+fn give_back(stream: &mut RecvStream, written: usize, counter: &Cell<u64>, fails: &Fails) -> Result<(), Error> {
+    add(counter, written);
+    stream.flow_control().release_capacity(written).map_err(|error| (fails.stream)(io::Error::other(error)))
+}
+
+fn reset(reason: Reason) -> io::Error {
+    io::Error::new(io::ErrorKind::ConnectionReset, format!("stream reset: {reason}"))
+}
+
+fn stream_error(error: &h2::Error) -> io::Error {
+    match error.reason() {
+        Some(reason) if error.is_reset() => reset(reason),
+        _ => io::Error::new(io::ErrorKind::ConnectionAborted, error.to_string()),
+    }
+}

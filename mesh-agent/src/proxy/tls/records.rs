@@ -1,0 +1,42 @@
+//! The two sides of rustls' unbuffered interface under one name.
+
+use rustls::client::{ClientConnectionData, UnbufferedClientConnection};
+use rustls::pki_types::CertificateDer;
+use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
+use rustls::unbuffered::UnbufferedStatus;
+
+/// A TLS state machine without buffers.
+pub trait Records: Unpin + 'static {
+    /// What rustls keeps for this side.
+    type Side;
+
+    /// Processes received records; see [`rustls::unbuffered`].
+    fn process<'c, 'i>(&'c mut self, incoming: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Side>;
+
+    /// The peer's certificates, leaf first, once it has shown them.
+    fn peer_certificates(&self) -> Option<&[CertificateDer<'static>]>;
+}
+
+impl Records for UnbufferedClientConnection {
+    type Side = ClientConnectionData;
+
+    fn process<'c, 'i>(&'c mut self, incoming: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Side> {
+        self.process_tls_records(incoming)
+    }
+
+    fn peer_certificates(&self) -> Option<&[CertificateDer<'static>]> {
+        (**self).peer_certificates()
+    }
+}
+
+impl Records for UnbufferedServerConnection {
+    type Side = ServerConnectionData;
+
+    fn process<'c, 'i>(&'c mut self, incoming: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Side> {
+        self.process_tls_records(incoming)
+    }
+
+    fn peer_certificates(&self) -> Option<&[CertificateDer<'static>]> {
+        (**self).peer_certificates()
+    }
+}

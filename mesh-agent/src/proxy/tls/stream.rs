@@ -1,0 +1,339 @@
+//! A TLS session after its handshake.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use rustls::pki_types::CertificateDer;
+use rustls::unbuffered::{ConnectionState, EncryptError, UnbufferedStatus, WriteTraffic};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+use super::handshake::append;
+use super::records::Records;
+use super::scratch;
+
+/// Unsent bytes from which on a writer has to wait for the peer.
+const HIGH_WATER: usize = 256 * 1024;
+
+/// A piece at least this long is encrypted from where it lies; shorter ones are gathered into one record first.
+const GATHER_BELOW: usize = 8 * 1024;
+
+/// A TLS session over TCP.
+pub struct TlsStream<C> {
+    tcp: TcpStream,
+    records: C,
+    /// Received and not yet decrypted: `incoming[start..]`.
+    incoming: Vec<u8>,
+    start: usize,
+    /// Decrypted and not yet read: `plaintext[read..]`.
+    plaintext: Vec<u8>,
+    read: usize,
+    /// Written and not yet encrypted; short pieces only.
+    gathered: Vec<u8>,
+    /// Encrypted and not yet sent: `outgoing[sent..]`.
+    outgoing: Vec<u8>,
+    sent: usize,
+    peer_closed: bool,
+    said_goodbye: bool,
+}
+
+/// What one step of the state machine gave.
+enum Step {
+    /// So many bytes were put into the reader's buffer; what did not fit is in `plaintext`.
+    Read(usize),
+    Again,
+    Starved,
+    Closed,
+}
+
+impl<C: Records> TlsStream<C> {
+    pub(super) fn new(tcp: TcpStream, records: C, incoming: Vec<u8>, plaintext: Vec<u8>) -> Self {
+        Self {
+            tcp,
+            records,
+            incoming,
+            start: 0,
+            plaintext,
+            read: 0,
+            gathered: Vec::new(),
+            outgoing: Vec::new(),
+            sent: 0,
+            peer_closed: false,
+            said_goodbye: false,
+        }
+    }
+
+    /// The peer's certificates, leaf first.
+    pub fn peer_certificates(&self) -> Option<&[CertificateDer<'static>]> {
+        self.records.peer_certificates()
+    }
+
+    /// The socket below.
+    pub fn tcp(&self) -> &TcpStream {
+        &self.tcp
+    }
+
+    /// Sends everything that was written. Until this is called nothing is sent, unless much has gathered.
+    pub fn poll_send(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.seal_gathered()?;
+        while self.sent < self.outgoing.len() {
+            let written = ready!(Pin::new(&mut self.tcp).poll_write(context, &self.outgoing[self.sent..]))?;
+            self.sent += written;
+        }
+        if self.sent > 0 {
+            self.sent = 0;
+            scratch::give(std::mem::take(&mut self.outgoing));
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Takes `piece` for sending, whole.
+    fn queue(&mut self, piece: &[u8]) -> io::Result<()> {
+        if piece.len() < GATHER_BELOW {
+            if self.gathered.capacity() == 0 {
+                self.gathered = scratch::take();
+            }
+            self.gathered.extend_from_slice(piece);
+            return Ok(());
+        }
+        self.seal_gathered()?;
+        self.seal(piece)
+    }
+
+    fn seal_gathered(&mut self) -> io::Result<()> {
+        if self.gathered.is_empty() {
+            return Ok(());
+        }
+        let gathered = std::mem::take(&mut self.gathered);
+        let result = self.seal(&gathered);
+        scratch::give(gathered);
+        result
+    }
+
+    /// Encrypts `piece` to the end of `outgoing`.
+    fn seal(&mut self, piece: &[u8]) -> io::Result<()> {
+        self.write_traffic(|traffic, outgoing| encrypt(traffic, piece, outgoing))
+    }
+
+    /// Brings the state machine to where it may encrypt, and has `write` do so to the end of `outgoing`.
+    fn write_traffic(
+        &mut self,
+        mut write: impl FnMut(&mut WriteTraffic<'_, C::Side>, &mut Vec<u8>) -> io::Result<()>,
+    ) -> io::Result<()> {
+        if self.outgoing.capacity() == 0 {
+            self.outgoing = scratch::take();
+        }
+        loop {
+            // The received bytes have to be shown each time, because rustls keeps positions in them.
+            let UnbufferedStatus { discard, state, .. } = self.records.process(&mut self.incoming[self.start..]);
+            let mut extra = 0;
+            let mut done = false;
+            match state.map_err(invalid)? {
+                ConnectionState::WriteTraffic(mut traffic) => {
+                    write(&mut traffic, &mut self.outgoing)?;
+                    done = true;
+                }
+                // Records that arrived and were not read yet stand in the way.
+                ConnectionState::ReadTraffic(mut traffic) => {
+                    while let Some(record) = traffic.next_record() {
+                        let record = record.map_err(invalid)?;
+                        extra += record.discard;
+                        self.plaintext.extend_from_slice(record.payload);
+                    }
+                }
+                ConnectionState::EncodeTlsData(encode) => append(encode, &mut self.outgoing),
+                ConnectionState::TransmitTlsData(transmit) => transmit.done(),
+                ConnectionState::PeerClosed => self.peer_closed = true,
+                _ => return Err(io::ErrorKind::BrokenPipe.into()),
+            }
+            self.start += discard + extra;
+            if done {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Tells the peer that nothing more comes, so that it can tell the end from a cut (RFC 8446, section 6.1).
+    fn say_goodbye(&mut self) -> io::Result<()> {
+        self.write_traffic(|traffic, outgoing| {
+            /// An alert record with its overhead, with room to spare.
+            const ALERT: usize = 64;
+            let at = outgoing.len();
+            outgoing.resize(at + ALERT, 0);
+            let written = traffic.queue_close_notify(&mut outgoing[at..]).map_err(io::Error::other)?;
+            outgoing.truncate(at + written);
+            Ok(())
+        })
+    }
+
+    /// One step of decryption into `buffer`.
+    fn open_one(&mut self, buffer: &mut ReadBuf<'_>) -> io::Result<Step> {
+        let UnbufferedStatus { discard, state, .. } = self.records.process(&mut self.incoming[self.start..]);
+        let mut extra = 0;
+        let step = match state.map_err(invalid)? {
+            ConnectionState::ReadTraffic(mut traffic) => {
+                let mut read = 0;
+                while let Some(record) = traffic.next_record() {
+                    let record = record.map_err(invalid)?;
+                    extra += record.discard;
+                    let fits = record.payload.len().min(buffer.remaining());
+                    buffer.put_slice(&record.payload[..fits]);
+                    self.plaintext.extend_from_slice(&record.payload[fits..]);
+                    read += fits;
+                }
+                Step::Read(read)
+            }
+            ConnectionState::EncodeTlsData(encode) => {
+                append(encode, &mut self.outgoing);
+                Step::Again
+            }
+            ConnectionState::TransmitTlsData(transmit) => {
+                transmit.done();
+                Step::Again
+            }
+            ConnectionState::PeerClosed | ConnectionState::Closed => Step::Closed,
+            _ => Step::Starved,
+        };
+        self.start += discard + extra;
+        Ok(step)
+    }
+
+    /// Hands out what was decrypted before.
+    fn drain_plaintext(&mut self, buffer: &mut ReadBuf<'_>) {
+        let left = &self.plaintext[self.read..];
+        let fits = left.len().min(buffer.remaining());
+        buffer.put_slice(&left[..fits]);
+        self.read += fits;
+        if self.read == self.plaintext.len() {
+            self.plaintext.clear();
+            self.read = 0;
+        }
+    }
+
+    /// Receives more; ready with false at the end of the connection.
+    fn poll_receive(&mut self, context: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        loop {
+            let Poll::Ready(ready) = self.tcp.poll_read_ready(context) else {
+                self.rest();
+                return Poll::Pending;
+            };
+            ready?;
+            self.make_room();
+            match self.tcp.try_read_buf(&mut self.incoming) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                result => return Poll::Ready(result.map(|received| received > 0)),
+            }
+        }
+    }
+
+    /// Gives the buffers of a connection back that waits with nothing half received.
+    fn rest(&mut self) {
+        if self.start == self.incoming.len() {
+            self.start = 0;
+            scratch::give(std::mem::take(&mut self.incoming));
+        }
+    }
+
+    /// Moves a partial record to the front and makes sure that there is room behind it.
+    fn make_room(&mut self) {
+        if self.start > 0 {
+            self.incoming.drain(..self.start);
+            self.start = 0;
+        }
+        if self.incoming.capacity() < scratch::SIZE {
+            let mut larger = scratch::take();
+            larger.extend_from_slice(&self.incoming);
+            self.incoming = larger;
+        }
+    }
+}
+
+fn encrypt<S>(traffic: &mut WriteTraffic<'_, S>, piece: &[u8], outgoing: &mut Vec<u8>) -> io::Result<()> {
+    /// Header, content type and tag of a TLS 1.3 record (RFC 8446, section 5.2), rounded up.
+    const OVERHEAD: usize = 32;
+    /// Most plaintext of a record.
+    const RECORD: usize = 16 * 1024;
+    let at = outgoing.len();
+    // One record more than needed, since a key update may come before the data.
+    outgoing.resize(at + piece.len() + (piece.len() / RECORD + 2) * OVERHEAD, 0);
+    let mut answer = traffic.encrypt(piece, &mut outgoing[at..]);
+    if let Err(EncryptError::InsufficientSize(needed)) = answer {
+        outgoing.resize(at + needed.required_size, 0);
+        answer = traffic.encrypt(piece, &mut outgoing[at..]);
+    }
+    let written = answer.map_err(io::Error::other)?;
+    outgoing.truncate(at + written);
+    Ok(())
+}
+
+fn invalid(error: rustls::Error) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, error)
+}
+
+impl<C: Records> AsyncRead for TlsStream<C> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let before = buffer.filled().len();
+        this.drain_plaintext(buffer);
+        while buffer.remaining() > 0 && !this.peer_closed {
+            match this.open_one(buffer)? {
+                Step::Read(_) | Step::Again => {}
+                Step::Closed => this.peer_closed = true,
+                Step::Starved if buffer.filled().len() > before => break,
+                Step::Starved => {
+                    if !ready!(this.poll_receive(context))? {
+                        return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
+                    }
+                }
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<C: Records> AsyncWrite for TlsStream<C> {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, piece: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_write_vectored(context, &[IoSlice::new(piece)])
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        pieces: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        if this.outgoing.len() - this.sent + this.gathered.len() >= HIGH_WATER {
+            ready!(this.poll_send(context))?;
+        }
+        for piece in pieces {
+            this.queue(piece)?;
+        }
+        Poll::Ready(Ok(pieces.iter().map(|piece| piece.len()).sum()))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    /// Ready at once: sending is [`TlsStream::poll_send`]'s, so that a caller that flushes after every frame does not
+    /// cost a system call each time.
+    fn poll_flush(self: Pin<&mut Self>, _context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if !this.said_goodbye {
+            this.said_goodbye = true;
+            this.seal_gathered()?;
+            this.say_goodbye()?;
+        }
+        ready!(this.poll_send(context))?;
+        Pin::new(&mut this.tcp).poll_shutdown(context)
+    }
+}

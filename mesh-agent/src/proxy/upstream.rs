@@ -1,0 +1,233 @@
+//! Room four: opening the way to one endpoint, from the pod's own network namespace.
+
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http::header::HeaderMap;
+use http::{Method, Request, Uri};
+use mesh_api::identity::SpiffeId;
+use mesh_api::plan::policy::{self, Peer};
+use mesh_api::plan::{Target, TcpKeepalive, Tunnel as Protocol, Workload};
+use mesh_common::HBONE_PORT;
+use tokio::net::{TcpSocket, TcpStream};
+
+use super::deliver::{self, deliver};
+use super::flow::{ClientAddress, UpstreamAddress};
+use super::hbone::{self, Connection, OpenError, headers};
+use super::inbound::Admission;
+use super::pool::Key;
+use super::tls;
+use super::worker::{Core, LocalPod};
+use crate::identity::{Identity, peer_id};
+use crate::sys;
+
+/// A way to an endpoint, open.
+pub enum Upstream {
+    /// Plain TCP to a workload or address outside the mesh.
+    Plain(TcpStream),
+    /// A stream over mutual TLS.
+    Hbone(hbone::Tunnel),
+    /// The destination pod is on this node: its policy has allowed it, and this leads to its application.
+    Local(TcpStream, Admission),
+}
+
+/// Why an endpoint could not be reached.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The connection could not be made.
+    #[error("connecting: {0}")]
+    Connect(#[from] io::Error),
+    /// The endpoint did not answer in time.
+    #[error("no answer within {} ms", .0.as_millis())]
+    Timeout(Duration),
+    /// There is no valid certificate to connect with.
+    #[error("no valid certificate for {0} yet")]
+    NoCertificate(SpiffeId),
+    /// Mutual TLS failed.
+    #[error(transparent)]
+    Tls(#[from] tls::Error),
+    /// The endpoint proved to be somebody else.
+    #[error("the endpoint is {found} and not {expected}")]
+    WrongPeer {
+        /// Who answered.
+        found: String,
+        /// Who should have.
+        expected: SpiffeId,
+    },
+    /// The endpoint refused the stream.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The destination's policy denies it (both pods are on this node).
+    #[error("{0}")]
+    Denied(String),
+}
+
+impl Error {
+    /// Whether another endpoint may do better: a policy's no is final.
+    pub fn is_final(&self) -> bool {
+        matches!(self, Self::Denied(_) | Self::Open(OpenError::Denied) | Self::NoCertificate(_))
+    }
+
+    /// Istio's response flag for it (wire reference 8.1).
+    pub fn response_flag(&self) -> &'static str {
+        match self {
+            Self::Denied(_) | Self::Open(OpenError::Denied) => "DENY",
+            Self::Tls(_) => "TLS_FAILURE",
+            Self::WrongPeer { .. } | Self::NoCertificate(_) => "IDENTITY_ERROR",
+            Self::Connect(_) | Self::Timeout(_) | Self::Open(_) => "CONNECT",
+        }
+    }
+}
+
+/// Everything that opening needs to know of the client's side.
+pub struct Origin<'a> {
+    /// The core that the connection lives on.
+    pub core: &'a Rc<Core>,
+    /// The pod that connects.
+    pub pod: &'a Rc<LocalPod>,
+    /// The same, as the mesh knows it.
+    pub workload: &'a Workload,
+    /// The application's own address and port.
+    pub client: ClientAddress,
+    /// Host name of the service that it addressed, if it did.
+    pub service: Option<&'a str>,
+}
+
+/// How to connect.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// For everything up to the endpoint's answer.
+    pub timeout: Duration,
+    /// TCP keep-alive of plain connections.
+    pub keepalive: Option<TcpKeepalive>,
+}
+
+/// Opens the way to `target`.
+pub async fn open(origin: &Origin<'_>, target: &Target, options: Options) -> Result<Upstream, Error> {
+    let opening = async {
+        if let Some(destination) = origin.core.local_pod(target.address.ip()) {
+            return local(origin, &destination, target).await;
+        }
+        match target.workload.tunnel {
+            Protocol::Plain => {
+                let address = UpstreamAddress::new(target.address);
+                Ok(Upstream::Plain(plain(origin.pod, address, options.keepalive).await?))
+            }
+            Protocol::Hbone => Ok(Upstream::Hbone(tunnel(origin, target).await?)),
+        }
+    };
+    tokio::time::timeout(options.timeout, opening).await.map_err(|_| Error::Timeout(options.timeout))?
+}
+
+/// Connects from the pod's network namespace, so that the source address and network policy stay true.
+pub async fn plain(
+    pod: &LocalPod,
+    address: UpstreamAddress,
+    keepalive: Option<TcpKeepalive>,
+) -> io::Result<TcpStream> {
+    let socket = sys::stream_socket(&pod.netns, address.ip())?;
+    socket.set_tcp_nodelay(true)?;
+    if let Some(keepalive) = keepalive {
+        let mut settings = socket2::TcpKeepalive::new();
+        settings = keepalive.time.map_or(settings.clone(), |time| settings.with_time(time));
+        settings = keepalive.interval.map_or(settings.clone(), |interval| settings.with_interval(interval));
+        settings = keepalive.probes.map_or(settings.clone(), |probes| settings.with_retries(probes));
+        socket.set_tcp_keepalive(&settings)?;
+    }
+    TcpSocket::from_std_stream(socket.into()).connect(address.address()).await
+}
+
+/// Both pods are on this node: the destination's policy is asked here, and nothing is encrypted, since nothing leaves
+/// the agent between the two sockets.
+async fn local(
+    origin: &Origin<'_>,
+    destination: &Rc<LocalPod>,
+    target: &Target,
+) -> Result<Upstream, Error> {
+    let peer = Peer {
+        identity: Some(&origin.pod.identity),
+        source_ip: origin.client.ip(),
+        destination_ip: target.address.ip(),
+        destination_port: target.address.port(),
+    };
+    let admission = origin
+        .core
+        .admit(destination, &target.workload, &peer, origin.client)
+        .map_err(|decision| Error::Denied(decision.to_string()))?;
+    let to = UpstreamAddress::new(target.address);
+    match deliver(origin.core, destination, origin.client, to, admission.permit()).await {
+        Ok(socket) => Ok(Upstream::Local(socket, admission)),
+        Err(deliver::Error::Connect(error)) => Err(Error::Connect(error)),
+        Err(error) => Err(Error::Connect(io::Error::other(error))),
+    }
+}
+
+async fn tunnel(origin: &Origin<'_>, target: &Target) -> Result<hbone::Tunnel, Error> {
+    let identity = origin
+        .core
+        .identity(&origin.pod.identity)
+        .ok_or_else(|| Error::NoCertificate(origin.pod.identity.clone()))?;
+    let destination = SocketAddr::new(target.address.ip(), HBONE_PORT);
+    let key = Key {
+        source: Arc::clone(&origin.pod.uid),
+        destination,
+        workload: Arc::clone(&target.workload.uid),
+    };
+    let make = |ended: super::pool::Ended| async {
+        let connection = connect(origin, target, destination, &identity).await?;
+        Ok::<_, Error>(Connection::start(connection, move || ended.mark()).await?)
+    };
+    let connection = origin.core.pool.connection(key.clone(), &identity, make).await?;
+    let result = connection.open(request(origin, target)?).await;
+    if matches!(result, Err(OpenError::Connection(_))) {
+        origin.core.pool.forget(&key);
+    }
+    Ok(result?)
+}
+
+async fn connect(
+    origin: &Origin<'_>,
+    target: &Target,
+    destination: SocketAddr,
+    identity: &Identity,
+) -> Result<tls::TlsStream<rustls::client::UnbufferedClientConnection>, Error> {
+    let tcp = plain(origin.pod, UpstreamAddress::new(destination), Some(HBONE_KEEPALIVE)).await?;
+    let started = Instant::now();
+    let tls = tls::connect(tcp, Arc::clone(&identity.client)).await?;
+    origin.core.metrics.handshake(started.elapsed());
+    let expected = || target.workload.identity.clone();
+    let found = peer_id(tls.peer_certificates().unwrap_or_default())
+        .map_err(|error| Error::WrongPeer { found: error.to_string(), expected: expected() })?;
+    if target.expects(&found) {
+        Ok(tls)
+    } else {
+        Err(Error::WrongPeer { found: found.to_string(), expected: expected() })
+    }
+}
+
+/// Keep-alive of HBONE connections (wire reference 1.4). Their pings notice a dead peer sooner; this keeps address
+/// translators on the way from forgetting them.
+const HBONE_KEEPALIVE: TcpKeepalive = TcpKeepalive {
+    probes: Some(9),
+    time: Some(Duration::from_secs(180)),
+    interval: Some(Duration::from_secs(180)),
+};
+
+fn request(origin: &Origin<'_>, target: &Target) -> Result<Request<()>, Error> {
+    let invalid = |error: http::Error| Error::Connect(io::Error::new(io::ErrorKind::InvalidInput, error));
+    let authority = Uri::builder().authority(target.address.to_string()).build().map_err(invalid)?;
+    let mut request =
+        Request::builder().method(Method::CONNECT).uri(authority).body(()).map_err(invalid)?;
+    let all = [
+        headers::forwarded(origin.client.address(), origin.service),
+        headers::baggage(origin.workload),
+        headers::traceparent(),
+    ];
+    *request.headers_mut() =
+        HeaderMap::from_iter(all.into_iter().filter_map(|(name, value)| Some((name, value?))));
+    Ok(request)
+}
+

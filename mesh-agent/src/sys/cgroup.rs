@@ -1,0 +1,102 @@
+//! Cgroups: which is the agent's, and where a pod's processes are.
+
+use std::collections::VecDeque;
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+/// Id of this process's cgroup v2, as `bpf_get_current_cgroup_id` gives it: the inode number of its directory.
+///
+/// `mount` is where cgroup v2 is mounted, or any directory below it.
+pub fn cgroup_id_of_self(mount: &Path) -> io::Result<u64> {
+    let own = fs::read_to_string("/proc/self/cgroup")?;
+    let relative = own
+        .lines()
+        .find_map(|line| line.strip_prefix("0::"))
+        .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "/proc/self/cgroup has no cgroup v2 line"))?;
+    let path = mount_of(mount)?.join(relative.trim_start_matches('/'));
+    Ok(fs::metadata(path)?.ino())
+}
+
+/// The mount point of cgroup v2 that `path` is below: the highest directory that still has `cgroup.controllers`.
+fn mount_of(path: &Path) -> io::Result<PathBuf> {
+    path.ancestors()
+        .filter(|directory| directory.join("cgroup.controllers").exists())
+        .last()
+        .map(Path::to_path_buf)
+        .ok_or_else(|| {
+            io::Error::new(io::ErrorKind::NotFound, format!("{} is not in a cgroup v2 hierarchy", path.display()))
+        })
+}
+
+/// Any process of a pod, found by the pod's uid below `root`. The cgroup's name contains the uid, with dashes
+/// (`cgroupfs` driver) or underscores (`systemd` driver) in it.
+pub fn find_pod_process(root: &Path, uid: &str) -> Option<u32> {
+    let underscored = uid.replace('-', "_");
+    let names = [uid, underscored.as_str()];
+    let mut queue = VecDeque::from([root.to_path_buf()]);
+    while let Some(directory) = queue.pop_front() {
+        for child in subdirectories(&directory) {
+            let name = child.file_name().unwrap_or_default().to_string_lossy();
+            if names.iter().any(|wanted| name.contains(wanted)) {
+                return first_process(&child);
+            }
+            // Other pods' cgroups can be many and deep; this pod is not inside them.
+            if !name.starts_with("pod") && !name.contains("-pod") {
+                queue.push_back(child);
+            }
+        }
+    }
+    None
+}
+
+fn first_process(cgroup: &Path) -> Option<u32> {
+    let here = fs::read_to_string(cgroup.join("cgroup.procs")).unwrap_or_default();
+    let found = here.lines().find_map(|line| line.parse().ok());
+    found.or_else(|| subdirectories(cgroup).find_map(|child| first_process(&child)))
+}
+
+/// A directory that goes away while it is read has no children.
+fn subdirectories(directory: &Path) -> impl Iterator<Item = PathBuf> {
+    fs::read_dir(directory)
+        .into_iter()
+        .flatten()
+        .filter_map(Result::ok)
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+        .map(|entry| entry.path())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn layout(pod: &str, container: &str) -> (tempfile::TempDir, PathBuf) {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join(pod).join(container);
+        fs::create_dir_all(&path).unwrap();
+        fs::write(path.join("cgroup.procs"), "4711\n4712\n").unwrap();
+        (root, path)
+    }
+
+    #[test]
+    fn finds_the_process_in_both_drivers_layouts() {
+        let uid = "0a1b-22-33";
+        for pod in [
+            "kubepods/pod0a1b-22-33",
+            "kubepods/burstable/pod0a1b-22-33",
+            "kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod0a1b_22_33.slice",
+        ] {
+            let (root, _) = layout(pod, "cri-containerd-77.scope");
+            assert_eq!(find_pod_process(root.path(), uid), Some(4711), "{pod}");
+        }
+    }
+
+    #[test]
+    fn a_pod_without_processes_is_not_found() {
+        let (root, container) = layout("kubepods/podabc", "c1");
+        fs::write(container.join("cgroup.procs"), "").unwrap();
+        assert_eq!(find_pod_process(root.path(), "abc"), None);
+        assert_eq!(find_pod_process(root.path(), "other"), None);
+    }
+}

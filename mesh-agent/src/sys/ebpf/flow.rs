@@ -1,0 +1,41 @@
+//! What is remembered with single sockets.
+
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsRawFd;
+use std::path::Path;
+
+use aya::maps::{Map, MapData, MapError, SkStorage};
+use mesh_common::maps::Endpoint;
+
+use super::{Error, map_error};
+
+pub(super) const PEER: &str = "PEER";
+
+/// A worker's handle on the map `PEER`.
+pub struct FlowMap {
+    peer: SkStorage<MapData, Endpoint>,
+}
+
+impl FlowMap {
+    pub(super) fn open(maps: &Path) -> Result<Self, Error> {
+        let data = MapData::from_pin(maps.join(PEER)).map_err(map_error(PEER))?;
+        let peer = Map::SkStorage(data).try_into().map_err(map_error(PEER))?;
+        Ok(Self { peer })
+    }
+
+    /// The destination that the client of an accepted connection asked for; `None` if it was not redirected but
+    /// connected to the proxy by itself.
+    pub fn original_destination(&self, accepted: &impl AsRawFd) -> Result<Option<SocketAddr>, Error> {
+        match self.peer.get(accepted, 0) {
+            Ok(endpoint) => Ok(Some((IpAddr::from(endpoint.address), endpoint.port).into())),
+            Err(MapError::KeyNotFound) => Ok(None),
+            Err(error) => Err(map_error(PEER)(error)),
+        }
+    }
+
+    /// Makes the application that accepts the connection which `socket` is about to open see `client` as its peer.
+    pub fn deliver_as(&mut self, socket: &impl AsRawFd, client: SocketAddr) -> Result<(), Error> {
+        let client = Endpoint::new(client.ip().into(), client.port());
+        self.peer.insert(socket, client, 0).map_err(map_error(PEER))
+    }
+}

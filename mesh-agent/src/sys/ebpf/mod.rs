@@ -1,0 +1,62 @@
+//! The eBPF programs and maps, seen from user space.
+//!
+//! [`Programs::load`] loads, pins and attaches; [`Programs`] then keeps the maps that say who is enrolled and what is
+//! known. The workers get a [`FlowMap`] each, for what is remembered with single sockets.
+//!
+//! Everything is pinned below one directory, so that after a crash enrolled pods stay enrolled (and are refused, not
+//! let out in plaintext) and the next agent takes over the same maps.
+
+mod attach;
+mod events;
+mod flow;
+mod programs;
+
+pub use attach::unpin_all;
+pub use events::{EventLog, Log, ebpf_log_level};
+pub use flow::FlowMap;
+pub use programs::{PodKeys, Programs};
+
+use std::io;
+use std::path::PathBuf;
+
+/// Why the eBPF side can't be set up. All of them are for whoever runs the node.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The binary was built without its programs.
+    #[error("this mesh-agent was built without its eBPF programs: run `cargo xtask build-ebpf` and build again")]
+    NotEmbedded,
+    /// The object was refused by the kernel or the loader.
+    #[error("loading the eBPF object: {0}")]
+    Object(#[from] aya::EbpfError),
+    /// A program or map that this agent needs is not in the object.
+    #[error("the eBPF object has no {0}: it is of another version")]
+    Missing(&'static str),
+    /// A program was refused by the verifier or could not be attached.
+    #[error("eBPF program {name}: {error}")]
+    Program {
+        /// Name of the program.
+        name: &'static str,
+        /// What the kernel said.
+        error: aya::programs::ProgramError,
+    },
+    /// A map could not be read or written.
+    #[error("eBPF map {name}: {error}")]
+    Map {
+        /// Name of the map.
+        name: &'static str,
+        /// What the kernel said.
+        error: aya::maps::MapError,
+    },
+    /// A file, directory or pin could not be used.
+    #[error("{}: {error}", path.display())]
+    Path {
+        /// The path.
+        path: PathBuf,
+        /// What went wrong.
+        error: io::Error,
+    },
+}
+
+fn map_error(name: &'static str) -> impl Fn(aya::maps::MapError) -> Error {
+    move |error| Error::Map { name, error }
+}

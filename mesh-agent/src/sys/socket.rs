@@ -1,0 +1,145 @@
+//! Sockets inside pods' network namespaces, and the few socket options that no library offers.
+
+use std::io;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::os::fd::AsRawFd;
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::Netns;
+
+/// Length of the accept queues: the kernel's own default for `net.core.somaxconn`.
+const BACKLOG: i32 = 4096;
+
+/// Opens a listening socket for both address families on `port` inside a namespace; for IPv4 alone where the kernel
+/// has no IPv6. Every worker may open one on the same port (`SO_REUSEPORT`). Errors: the port is taken by a program of the pod, or descriptors have run out.
+pub fn listen(netns: &Netns, port: u16) -> io::Result<std::net::TcpListener> {
+    netns.run(|| match listen_on((Ipv6Addr::UNSPECIFIED, port).into()) {
+        Err(error) if error.raw_os_error() == Some(libc::EAFNOSUPPORT) => {
+            listen_on((std::net::Ipv4Addr::UNSPECIFIED, port).into())
+        }
+        result => result,
+    })?
+}
+
+fn listen_on(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+    let socket = tcp(Domain::for_address(address))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(false)?;
+    }
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// Opens an unconnected, non-blocking TCP socket for `family_of`'s address family inside a namespace.
+pub fn stream_socket(netns: &Netns, family_of: IpAddr) -> io::Result<Socket> {
+    let domain = if family_of.is_ipv4() { Domain::IPV4 } else { Domain::IPV6 };
+    netns.run(|| tcp(domain))?
+}
+
+/// Opens a socket as [`stream_socket`] does, bound to the address that deliveries to `application` come from. The port
+/// is chosen when it connects, so that ports are shared between destinations (`IP_BIND_ADDRESS_NO_PORT`).
+pub fn delivery_socket(netns: &Netns, application: IpAddr) -> io::Result<Socket> {
+    let source = IpAddr::from(mesh_common::steer::delivery_source(application.into()));
+    let socket = stream_socket(netns, application)?;
+    set_flag(&socket, libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT)?;
+    socket.bind(&SocketAddr::new(source, 0).into())?;
+    Ok(socket)
+}
+
+fn tcp(domain: Domain) -> io::Result<Socket> {
+    Socket::new(domain, Type::STREAM.nonblocking(), Some(Protocol::TCP))
+}
+
+/// The cookie of the network namespace that the calling thread is in: `SO_NETNS_COOKIE`, Linux 5.14.
+pub(super) fn netns_cookie() -> io::Result<u64> {
+    /// From `asm-generic/socket.h`; the libraries do not name it yet.
+    const SO_NETNS_COOKIE: libc::c_int = 71;
+    let socket = Socket::new(Domain::UNIX, Type::DGRAM, None)?;
+    let mut cookie = 0_u64;
+    let mut length: libc::socklen_t = 8;
+    // SAFETY: the descriptor is open for the length of the call, and `cookie` and `length` are valid for writing
+    // eight and four bytes. There is no safe way: no library wraps this option.
+    #[allow(unsafe_code)]
+    let answer = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut length,
+        )
+    };
+    if answer == 0 { Ok(cookie) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Switches a socket option on that no library names.
+fn set_flag(socket: &Socket, level: libc::c_int, option: libc::c_int) -> io::Result<()> {
+    let on: libc::c_int = 1;
+    // SAFETY: the descriptor is open for the length of the call, and `on` is valid for reading four bytes. There is no
+    // safe way: no library that we have wraps this option.
+    #[allow(unsafe_code)]
+    let answer = unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, (&raw const on).cast(), 4) };
+    if answer == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// The addresses of this (the node's) network namespace, loopback left out: where the kubelet probes from.
+pub fn local_addresses() -> io::Result<Vec<IpAddr>> {
+    let mut addresses = Vec::new();
+    let v4 = std::fs::read_to_string("/proc/net/fib_trie")?;
+    addresses.extend(local_v4(&v4).map(IpAddr::V4));
+    // Absent where the kernel has no IPv6.
+    let v6 = std::fs::read_to_string("/proc/net/if_inet6").unwrap_or_default();
+    addresses.extend(local_v6(&v6).map(IpAddr::V6));
+    addresses.retain(|address| !address.is_loopback());
+    addresses.sort_unstable();
+    addresses.dedup();
+    Ok(addresses)
+}
+
+/// Every address that is followed by a `/32 host LOCAL` line (kernel: `fib_trie_seq_show`).
+fn local_v4(table: &str) -> impl Iterator<Item = std::net::Ipv4Addr> + '_ {
+    let mut last = None;
+    table.lines().filter_map(move |line| {
+        let line = line.trim();
+        if let Some(leaf) = line.strip_prefix("|-- ") {
+            last = leaf.parse().ok();
+        }
+        if line == "/32 host LOCAL" { last } else { None }
+    })
+}
+
+/// The first column of each line, 32 hexadecimal digits (kernel: `if6_seq_show`).
+fn local_v6(table: &str) -> impl Iterator<Item = Ipv6Addr> + '_ {
+    table
+        .lines()
+        .filter_map(|line| u128::from_str_radix(line.split_whitespace().next()?, 16).ok())
+        .map(Ipv6Addr::from)
+}
+
+/// Raises the soft limit of open files to the hard one, and answers it. Each proxied connection takes two.
+pub fn raise_open_file_limit() -> u64 {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    match setrlimit(Resource::Nofile, raised) {
+        Ok(()) => limit.maximum.unwrap_or(u64::MAX),
+        Err(_) => limit.current.unwrap_or(u64::MAX),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_the_kernels_address_tables() {
+        let trie = "Main:\n  +-- 0.0.0.0/0 3 0 5\n     |-- 10.244.1.0\n        /24 link UNICAST\n     |-- 10.244.1.1\n        /32 host LOCAL\n     |-- 10.244.1.255\n        /32 link BROADCAST\n";
+        assert_eq!(local_v4(trie).collect::<Vec<_>>(), ["10.244.1.1".parse::<std::net::Ipv4Addr>().unwrap()]);
+        let six = "fd002440000100000000000000000001 05 40 00 80 br0\n";
+        assert_eq!(local_v6(six).collect::<Vec<_>>(), ["fd00:2440:1::1".parse::<Ipv6Addr>().unwrap()]);
+    }
+}
