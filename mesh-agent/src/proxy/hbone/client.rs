@@ -12,6 +12,7 @@ use rustls::client::UnbufferedClientConnection;
 use tokio::task::spawn_local;
 
 use super::session::SharedTls;
+use super::tunnel::Streams;
 use super::{CLIENT_HEADERS, CONNECTION_WINDOW, MAX_FRAME, MAX_STREAMS, SEND_BUFFER, STREAM_WINDOW, Tunnel};
 use crate::proxy::tls::TlsStream;
 
@@ -40,6 +41,7 @@ pub enum OpenError {
 #[derive(Clone)]
 pub struct Connection {
     requests: SendRequest<Bytes>,
+    streams: Streams,
 }
 
 impl Connection {
@@ -73,27 +75,29 @@ impl Connection {
             drop(connection);
             let _in_time = tokio::time::timeout(Duration::from_secs(1), tls.finish()).await;
         });
-        Ok(Self { requests })
+        Ok(Self { requests, streams: Streams::default() })
     }
 
     /// Whether another stream fits. `MAX_STREAMS` of ours and the peer's own limit both count.
     pub fn has_room(&self) -> bool {
         let limit = self.requests.current_max_send_streams().min(MAX_STREAMS as usize);
-        self.requests.num_active_streams() < limit
+        self.streams.open() < limit
     }
 
     /// Streams open now.
     pub fn streams(&self) -> usize {
-        self.requests.num_active_streams()
+        self.streams.open()
     }
 
     /// Opens a stream and waits for the destination's answer.
     pub async fn open(self, request: Request<()>) -> Result<Tunnel, OpenError> {
+        // Counted from here on, so that a burst does not find room that is as good as taken.
+        let counted = self.streams.count();
         let mut ready = self.requests.ready().await?;
         let (response, send) = ready.send_request(request, false)?;
         let response = response.await?;
         match response.status() {
-            StatusCode::OK => Ok(Tunnel { send, receive: response.into_body() }),
+            StatusCode::OK => Ok(Tunnel { send, receive: response.into_body(), _counted: Some(counted) }),
             StatusCode::UNAUTHORIZED => Err(OpenError::Denied),
             StatusCode::SERVICE_UNAVAILABLE => Err(OpenError::Unavailable),
             other => Err(OpenError::Refused(other)),

@@ -6,6 +6,9 @@ mod server;
 mod session;
 mod tunnel;
 
+#[cfg(test)]
+mod tests;
+
 pub use client::{Connection, OpenError};
 pub use server::{Request, Server};
 pub use tunnel::Tunnel;

@@ -109,7 +109,7 @@ impl Request {
         let mut response = Response::new(());
         *response.headers_mut() = headers;
         let send = self.respond.send_response(response, false)?;
-        Ok(Tunnel { send, receive: self.receive })
+        Ok(Tunnel { send, receive: self.receive, _counted: None })
     }
 
     /// Answers with an error status. A peer that is gone does not hear it.

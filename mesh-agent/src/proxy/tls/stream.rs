@@ -40,8 +40,8 @@ pub struct TlsStream<C> {
 
 /// What one step of the state machine gave.
 enum Step {
-    /// So many bytes were put into the reader's buffer; what did not fit is in `plaintext`.
-    Read(usize),
+    /// Bytes were put into the reader's buffer; what did not fit is in `plaintext`.
+    Read,
     Again,
     Starved,
     Closed,
@@ -173,16 +173,14 @@ impl<C: Records> TlsStream<C> {
         let mut extra = 0;
         let step = match state.map_err(invalid)? {
             ConnectionState::ReadTraffic(mut traffic) => {
-                let mut read = 0;
                 while let Some(record) = traffic.next_record() {
                     let record = record.map_err(invalid)?;
                     extra += record.discard;
                     let fits = record.payload.len().min(buffer.remaining());
                     buffer.put_slice(&record.payload[..fits]);
                     self.plaintext.extend_from_slice(&record.payload[fits..]);
-                    read += fits;
                 }
-                Step::Read(read)
+                Step::Read
             }
             ConnectionState::EncodeTlsData(encode) => {
                 append(encode, &mut self.outgoing);
@@ -282,7 +280,7 @@ impl<C: Records> AsyncRead for TlsStream<C> {
         this.drain_plaintext(buffer);
         while buffer.remaining() > 0 && !this.peer_closed {
             match this.open_one(buffer)? {
-                Step::Read(_) | Step::Again => {}
+                Step::Read | Step::Again => {}
                 Step::Closed => this.peer_closed = true,
                 Step::Starved if buffer.filled().len() > before => break,
                 Step::Starved => {
