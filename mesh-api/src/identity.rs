@@ -170,3 +170,79 @@ pub enum CertificateIdentityError {
     #[error(transparent)]
     Invalid(#[from] InvalidSpiffeId),
 }
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{CertificateParams, KeyPair, SanType};
+
+    use super::*;
+
+    #[test]
+    fn an_identity_survives_the_round_trip() {
+        let built = SpiffeId::new("cluster.local", "shop", "web-1").unwrap();
+        let read: SpiffeId = "spiffe://cluster.local/ns/shop/sa/web-1".parse().unwrap();
+        assert_eq!(built, read);
+        assert_eq!(read.to_string(), "spiffe://cluster.local/ns/shop/sa/web-1");
+        assert_eq!(read.principal(), "cluster.local/ns/shop/sa/web-1");
+        assert_eq!(
+            (read.trust_domain(), read.namespace(), read.service_account()),
+            ("cluster.local", "shop", "web-1")
+        );
+    }
+
+    #[test]
+    fn what_is_no_identity_is_told_apart() {
+        let long = format!("spiffe://td/ns/a/sa/{}", "b".repeat(MAX_LENGTH));
+        let cases = [
+            ("", "does not start with"),
+            ("https://td/ns/a/sa/b", "does not start with"),
+            ("SPIFFE://td/ns/a/sa/b", "does not start with"),
+            ("spiffe://td", "segments"),
+            ("spiffe://td/ns/a", "segments"),
+            ("spiffe://td/ns/a/sa/b/", "segments"),
+            ("spiffe://td/ns/a/sa/b/c", "segments"),
+            ("spiffe://td/sa/a/ns/b", "segments"),
+            ("spiffe://td//ns/a/sa/b", "segments"),
+            ("spiffe:///ns/a/sa/b", "trust domain"),
+            ("spiffe://TD/ns/a/sa/b", "trust domain"),
+            ("spiffe://td:80/ns/a/sa/b", "trust domain"),
+            ("spiffe://user@td/ns/a/sa/b", "trust domain"),
+            ("spiffe://td/ns//sa/b", "namespace and account"),
+            ("spiffe://td/ns/a/sa/", "namespace and account"),
+            ("spiffe://td/ns/../sa/b", "namespace and account"),
+            ("spiffe://td/ns/a%2fb/sa/b", "namespace and account"),
+            ("spiffe://td/ns/a/sa/b?c", "namespace and account"),
+            ("spiffe://td/ns/a/sa/ü", "namespace and account"),
+            (&long, "longer"),
+        ];
+        for (uri, problem) in cases {
+            let error = uri.parse::<SpiffeId>().unwrap_err().to_string();
+            assert!(error.contains(problem), "{uri}: {error}");
+        }
+        assert!(SpiffeId::new("td", "a/sa/b", "c").is_err(), "a part can't pretend to be several");
+    }
+
+    #[test]
+    fn a_certificate_says_who_its_holder_is() {
+        let of = |uris: &[&str]| SpiffeId::from_certificate_der(&certificate(uris));
+        let id: SpiffeId = "spiffe://td/ns/a/sa/b".parse().unwrap();
+        assert_eq!(of(&["spiffe://td/ns/a/sa/b"]).as_ref(), Ok(&id));
+        assert_eq!(of(&["https://example.org", "spiffe://td/ns/a/sa/b", "spiffe://td/ns/a/sa/c"]), Ok(id));
+        assert_eq!(of(&[]), Err(CertificateIdentityError::Absent));
+        assert_eq!(of(&["https://example.org"]), Err(CertificateIdentityError::Absent));
+        let first_counts = of(&["spiffe://td/other", "spiffe://td/ns/a/sa/b"]);
+        assert!(matches!(first_counts, Err(CertificateIdentityError::Invalid(_))));
+        let whole = certificate(&["spiffe://td/ns/a/sa/b"]);
+        for end in 0..whole.len() {
+            let cut = SpiffeId::from_certificate_der(&whole[..end]);
+            assert_eq!(cut, Err(CertificateIdentityError::Malformed), "cut at {end}");
+        }
+    }
+
+    fn certificate(uris: &[&str]) -> Vec<u8> {
+        let mut params = CertificateParams::default();
+        params.subject_alt_names = uris.iter().map(|uri| SanType::URI((*uri).try_into().unwrap())).collect();
+        let key = KeyPair::generate().unwrap();
+        params.self_signed(&key).unwrap().der().to_vec()
+    }
+}

@@ -55,8 +55,8 @@ pub enum Invalid {
         /// Length as sent.
         bytes: usize,
     },
-    /// A prefix longer than its address.
-    #[error("`{field}` has a prefix of {length} bits, more than {address} has")]
+    /// A prefix that does not fit its address.
+    #[error("`{field}` has a prefix of {length} bits, which does not fit {address}")]
     Prefix {
         /// Name on the wire.
         field: &'static str,

@@ -28,3 +28,6 @@ pub use snapshot::Snapshot;
 pub use store::{Rejected, Store};
 pub use traffic::{ConnectionPool, LoadBalancer, OutlierDetection, PortPolicy, TcpKeepalive, TrafficRule};
 pub use workload::{Health, NetworkMode, PortMapping, Tunnel, Workload};
+
+#[cfg(test)]
+mod fixture;

@@ -157,3 +157,6 @@ impl fmt::Display for Reject {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -127,7 +127,7 @@ impl Store {
                 self.directory.insert_service(service)
             }
         };
-        hold(&mut self.addresses, resource, any);
+        hold(&mut self.addresses, &resource.name, &resource.version, any);
         Ok(())
     }
 
@@ -142,17 +142,17 @@ impl Store {
         check_name(resource, &format!("{}/{}", wire.namespace, wire.name))?;
         let policy = Policy::try_from(wire)?;
         let fault = policy.fault().cloned();
-        if fault.is_some() && self.policies.holds_good(policy.name()) {
-            return fault.map_or(Ok(()), Err);
+        if let Some(fault) = fault {
+            if !self.policies.holds_good(policy.name()) {
+                self.changed |= self.policies.insert(policy);
+                // Listed after a reconnect so that its removal is heard of, but not as a version that was accepted.
+                hold(&mut self.authorizations, &resource.name, "", any);
+            }
+            return Err(fault);
         }
         self.changed |= self.policies.insert(policy);
-        hold(&mut self.authorizations, resource, any);
-        let Some(fault) = fault else { return Ok(()) };
-        // Listed after a reconnect so that its removal is heard of, but never as a version that was accepted.
-        if let Some(held) = self.authorizations.get_mut(&resource.name) {
-            held.version.clear();
-        }
-        Err(fault)
+        hold(&mut self.authorizations, &resource.name, &resource.version, any);
+        Ok(())
     }
 
     fn remove_authorization(&mut self, name: &str) {
@@ -161,11 +161,14 @@ impl Store {
     }
 }
 
-fn hold(table: &mut BTreeMap<String, Held>, resource: &Resource, any: &Any) {
-    let held = Held { version: resource.version.clone(), bytes: any.value.as_slice().into() };
-    table.insert(resource.name.clone(), held);
+fn hold(table: &mut BTreeMap<String, Held>, name: &str, version: &str, any: &Any) {
+    let held = Held { version: version.to_owned(), bytes: any.value.as_slice().into() };
+    table.insert(name.to_owned(), held);
 }
 
 fn check_name(resource: &Resource, content: &str) -> Result<(), Invalid> {
     if resource.name == content { Ok(()) } else { Err(Invalid::Name { content: content.to_owned() }) }
 }
+
+#[cfg(test)]
+mod tests;

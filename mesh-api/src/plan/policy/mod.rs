@@ -7,6 +7,8 @@
 mod decision;
 mod rule;
 mod set;
+#[cfg(test)]
+mod tests;
 
 use std::net::IpAddr;
 use std::sync::Arc;

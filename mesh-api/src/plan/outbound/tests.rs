@@ -1,0 +1,378 @@
+use super::*;
+use crate::plan::fixture::{of_pod, of_service, pod, service, serving, snapshot, web, with_traffic};
+use crate::wire::ext;
+use crate::wire::workload as wire;
+use crate::wire::workload::load_balancing::{HealthPolicy, Mode, Scope};
+use crate::wire::workload::{LoadBalancing, Port};
+use crate::wire::xds::Resource;
+
+const VIP: &str = "10.96.0.1";
+const VIP6: &str = "fd00:96::1";
+
+/// A client pod, at no locality but on `node1`.
+fn client() -> wire::Workload {
+    pod("client", &["10.244.1.9"])
+}
+
+fn route_of(source: wire::Workload, mut resources: Vec<Resource>, destination: &str) -> Route {
+    let uid = source.uid.clone();
+    resources.push(of_pod(source));
+    let snapshot = snapshot(resources);
+    route(&snapshot, snapshot.workload(&uid).unwrap(), destination.parse().unwrap())
+}
+
+/// The endpoints' addresses, or what the route is instead.
+fn addresses(route: &Route) -> Vec<String> {
+    match route {
+        Route::Service { endpoints, .. } => {
+            endpoints.iter().map(|target| target.address.to_string()).collect()
+        }
+        other => vec![other.to_string()],
+    }
+}
+
+/// Asks for `web` at port 80 as `client`, given the service and its pods.
+fn ask(service: wire::Service, pods: Vec<wire::Workload>, vip: &str) -> Route {
+    let resources = pods.into_iter().map(of_pod).chain([of_service(service)]).collect();
+    route_of(client(), resources, &SocketAddr::new(vip.parse().unwrap(), 80).to_string())
+}
+
+fn in_zone(mut pod: wire::Workload, region: &str, zone: &str, node: &str) -> wire::Workload {
+    pod.locality = Some(wire::Locality { region: region.into(), zone: zone.into(), subzone: String::new() });
+    pod.node = node.into();
+    pod
+}
+
+#[test]
+fn unknown_addresses_pass_through() {
+    for destination in ["192.0.2.1:80", "[2001:db8::1]:80", "10.96.0.1:80"] {
+        assert!(matches!(route_of(client(), vec![], destination), Route::Passthrough), "{destination}");
+    }
+    let mut host = pod("host", &["172.30.0.11"]);
+    host.network_mode = wire::NetworkMode::HostNetwork.into();
+    let to_node = route_of(client(), vec![of_pod(host)], "172.30.0.11:80");
+    assert!(matches!(to_node, Route::Passthrough), "a node's address is no workload's");
+}
+
+#[test]
+fn pod_addresses_lead_to_the_pod() {
+    let mut plain = pod("plain", &["10.244.2.4", "fd00:244:2::4"]);
+    plain.tunnel_protocol = wire::TunnelProtocol::None.into();
+    let pods = || vec![of_pod(pod("db", &["10.244.2.3"])), of_pod(plain.clone())];
+    let cases = [
+        ("10.244.2.3:5432", "10.244.2.3:5432", Tunnel::Hbone),
+        ("[::ffff:10.244.2.3]:5432", "10.244.2.3:5432", Tunnel::Hbone),
+        ("10.244.2.4:1", "10.244.2.4:1", Tunnel::Plain),
+        ("[fd00:244:2::4]:1", "[fd00:244:2::4]:1", Tunnel::Plain),
+        ("10.244.2.4:15008", "10.244.2.4:15008", Tunnel::Plain),
+    ];
+    for (destination, address, tunnel) in cases {
+        let Route::Workload(target) = route_of(client(), pods(), destination) else {
+            panic!("{destination}")
+        };
+        assert_eq!((target.address, target.tunnel), (address.parse().unwrap(), tunnel), "{destination}");
+        assert_eq!(*target.expected_identities, *std::slice::from_ref(&target.workload.identity));
+    }
+}
+
+#[test]
+fn ports_of_the_mesh_are_not_for_connecting_to() {
+    for port in [15001, 15006, 15008] {
+        let destination = format!("10.244.2.3:{port}");
+        let route = route_of(client(), vec![of_pod(pod("db", &["10.244.2.3"]))], &destination);
+        let Route::Reject(reject) = route else { panic!("{route}") };
+        assert_eq!(reject.to_string(), format!("{destination} is a port of the mesh itself"));
+    }
+}
+
+#[test]
+fn a_service_leads_to_its_endpoints() {
+    let route = ask(
+        wire::Service {
+            subject_alt_names: vec!["spiffe://td/ns/a/sa/b".into(), "web.example.org".into()],
+            ..web(&[VIP])
+        },
+        vec![serving(pod("b", &["10.244.1.2"]), 8080), serving(pod("a", &["10.244.2.1"]), 8081)],
+        VIP,
+    );
+    assert_eq!(addresses(&route), ["10.244.2.1:8081", "10.244.1.2:8080"], "in the order of the uids");
+    let Route::Service { service, port, policy, endpoints } = &route else { panic!("{route}") };
+    assert_eq!((&*service.key, *port), ("shop/web.shop.svc.cluster.local", 80));
+    assert_eq!(**policy, PortPolicy::default());
+    let identities: Vec<_> = endpoints[0].expected_identities.iter().map(ToString::to_string).collect();
+    assert_eq!(identities, ["spiffe://cluster.local/ns/shop/sa/a", "spiffe://td/ns/a/sa/b"]);
+    assert_eq!(endpoints[0].weight, 1);
+    assert_eq!(
+        endpoints[0].key(),
+        TargetKey { workload: "cluster//Pod/shop/a".into(), address: "10.244.2.1:8081".parse().unwrap() }
+    );
+    let snapshot_again = ask(web(&[VIP]), vec![serving(pod("a", &["10.244.2.1"]), 8081)], VIP);
+    let Route::Service { endpoints: again, .. } = &snapshot_again else { panic!("{snapshot_again}") };
+    assert_eq!(again[0].key(), endpoints[0].key(), "the key outlives a snapshot");
+}
+
+#[test]
+fn workloads_that_are_no_endpoints() {
+    let unready = || {
+        let mut pod = serving(pod("unready", &["10.244.1.1"]), 80);
+        pod.status = wire::WorkloadStatus::Unhealthy.into();
+        pod
+    };
+    let idle = wire::Workload { capacity: Some(0), ..serving(pod("idle", &["10.244.1.2"]), 80) };
+    let unnamed = serving(pod("unnamed", &["10.244.1.3"]), 0);
+    let nowhere = serving(pod("nowhere", &[]), 80);
+    let good = wire::Workload { capacity: Some(7), ..serving(pod("good", &["10.244.1.4"]), 80) };
+    let bad = || vec![unready(), idle.clone(), unnamed.clone(), nowhere.clone()];
+    let route = ask(web(&[VIP]), [bad(), vec![good]].concat(), VIP);
+    assert_eq!(addresses(&route), ["10.244.1.4:80"]);
+    assert!(matches!(&route, Route::Service { endpoints, .. } if endpoints[0].weight == 7));
+    assert_eq!(
+        ask(web(&[VIP]), bad(), VIP).to_string(),
+        "nowhere: service shop/web.shop.svc.cluster.local:80 has no endpoint: of its workloads, 1 not ready, \
+         1 without that port, 1 without a usable address, 1 with capacity 0"
+    );
+    assert_eq!(
+        ask(web(&[VIP]), vec![pod("other", &["10.244.1.5"])], VIP).to_string(),
+        "nowhere: service shop/web.shop.svc.cluster.local:80 has no workload"
+    );
+    let all = LoadBalancing { health_policy: HealthPolicy::AllowAll.into(), ..LoadBalancing::default() };
+    let tolerant = wire::Service { load_balancing: Some(all), ..web(&[VIP]) };
+    assert_eq!(addresses(&ask(tolerant, vec![unready()], VIP)), ["10.244.1.1:80"]);
+}
+
+#[test]
+fn target_ports() {
+    let cases = [
+        (8080, 9090, "10.244.1.1:8080", "the workload's own port comes first"),
+        (0, 9090, "10.244.1.1:9090", "the service's, if the workload does not say"),
+        (8080, 0, "10.244.1.1:8080", "a named port is the workload's"),
+    ];
+    for (of_workload, of_service, expected, why) in cases {
+        let mut service = web(&[VIP]);
+        service.ports[0].target_port = of_service;
+        let route = ask(service, vec![serving(pod("a", &["10.244.1.1"]), of_workload)], VIP);
+        assert_eq!(addresses(&route), [expected], "{why}");
+    }
+    let resources = vec![of_service(web(&[VIP])), of_pod(serving(pod("a", &["10.244.1.1"]), 80))];
+    assert_eq!(
+        route_of(client(), resources, "10.96.0.1:81").to_string(),
+        "nowhere: service shop/web.shop.svc.cluster.local has no port 81"
+    );
+    let mut more = web(&[VIP]);
+    more.ports.push(Port { service_port: 81, target_port: 81, app_protocol: 0 });
+    let resources = vec![of_service(more), of_pod(serving(pod("a", &["10.244.1.1"]), 80))];
+    let route = route_of(client(), resources, "10.96.0.1:81");
+    assert!(route.to_string().ends_with("1 without that port"), "{route}");
+}
+
+#[test]
+fn families() {
+    use wire::IpFamilies::{Automatic, Dual, Ipv4Only, Ipv6Only};
+    let pods = || {
+        vec![
+            serving(pod("both", &["10.244.1.1", "fd00:244:1::1"]), 80),
+            serving(pod("four", &["10.244.1.2"]), 80),
+        ]
+    };
+    let of = |families: wire::IpFamilies, vip| {
+        let service = wire::Service { ip_families: families.into(), ..web(&[VIP, VIP6]) };
+        addresses(&ask(service, pods(), vip))
+    };
+    assert_eq!(of(Automatic, VIP), ["10.244.1.1:80", "10.244.1.2:80"]);
+    assert_eq!(of(Automatic, VIP6), ["[fd00:244:1::1]:80", "10.244.1.2:80"]);
+    assert_eq!(of(Dual, VIP6), ["[fd00:244:1::1]:80", "10.244.1.2:80"]);
+    assert_eq!(of(Ipv4Only, VIP6), ["10.244.1.1:80", "10.244.1.2:80"]);
+    assert_eq!(of(Ipv6Only, VIP), ["[fd00:244:1::1]:80"]);
+    assert_eq!(of(Automatic, "::ffff:10.96.0.1"), ["10.244.1.1:80", "10.244.1.2:80"]);
+}
+
+#[test]
+fn places() {
+    let pods = || {
+        let at = |name, ip, region, zone, node| in_zone(serving(pod(name, &[ip]), 80), region, zone, node);
+        vec![
+            at("node", "10.0.0.1", "r1", "z1", "node1"),
+            at("zone", "10.0.0.2", "r1", "z1", "node2"),
+            at("region", "10.0.0.3", "r1", "z2", "node3"),
+            at("far", "10.0.0.4", "r2", "z1", "node4"),
+        ]
+    };
+    let of = |mode: Mode, scopes: &[Scope], client: wire::Workload| {
+        let balancing = LoadBalancing {
+            mode: mode.into(),
+            routing_preference: scopes.iter().map(|scope| (*scope).into()).collect(),
+            ..LoadBalancing::default()
+        };
+        let service = wire::Service { load_balancing: Some(balancing), ..web(&[VIP]) };
+        let resources = pods().into_iter().map(of_pod).chain([of_service(service)]).collect();
+        addresses(&route_of(client, resources, "10.96.0.1:80"))
+    };
+    let near = || in_zone(client(), "r1", "z1", "node1");
+    let beside = || in_zone(client(), "r1", "z1", "node9");
+    let abroad = || in_zone(client(), "r3", "z1", "node4");
+    let other_network = || wire::Workload { network: "n2".into(), ..near() };
+    let close = [Scope::Network, Scope::Region, Scope::Zone];
+    let same_node = [Scope::Network, Scope::Region, Scope::Zone, Scope::Node];
+    let everywhere = ["10.0.0.4:80", "10.0.0.1:80", "10.0.0.3:80", "10.0.0.2:80"];
+    assert_eq!(of(Mode::UnspecifiedMode, &[Scope::Node], near()), everywhere);
+    assert_eq!(of(Mode::Failover, &[], near()), everywhere);
+    assert_eq!(of(Mode::Strict, &[], near()), everywhere);
+    assert_eq!(of(Mode::Strict, &[Scope::Node], near()), ["10.0.0.1:80"]);
+    assert_eq!(of(Mode::Failover, &close, near()), ["10.0.0.1:80", "10.0.0.2:80"]);
+    assert_eq!(of(Mode::Failover, &same_node, near()), ["10.0.0.1:80"]);
+    assert_eq!(of(Mode::Failover, &same_node, beside()), ["10.0.0.1:80", "10.0.0.2:80"]);
+    assert_eq!(
+        of(Mode::Failover, &same_node, abroad()),
+        everywhere,
+        "zone and node do not count after a region"
+    );
+    assert_eq!(
+        of(Mode::Failover, &same_node, other_network()),
+        ["10.0.0.1:80"],
+        "the rest counts all the same"
+    );
+    assert!(of(Mode::Strict, &close, other_network())[0].contains("4 not where this service admits"));
+    assert!(of(Mode::Strict, &[Scope::Node], beside())[0].ends_with("for this client"));
+}
+
+/// Choices by place are remembered; one client's must not be another's.
+#[test]
+fn places_of_several_clients() {
+    let balancing = LoadBalancing {
+        mode: Mode::Failover.into(),
+        routing_preference: vec![Scope::Node.into()],
+        ..LoadBalancing::default()
+    };
+    let at = |name, ips: &[&str], node| in_zone(serving(pod(name, ips), 80), "", "", node);
+    let snapshot = snapshot(vec![
+        of_service(wire::Service { load_balancing: Some(balancing), ..web(&[VIP, VIP6]) }),
+        of_pod(at("a", &["10.0.0.1", "fd00::1"], "node1")),
+        of_pod(at("b", &["10.0.0.2", "fd00::2"], "node2")),
+    ]);
+    for _ in 0..2 {
+        for (client, vip, expected) in [
+            ("a", VIP, "10.0.0.1:80"),
+            ("b", VIP, "10.0.0.2:80"),
+            ("a", VIP6, "[fd00::1]:80"),
+            ("b", VIP6, "[fd00::2]:80"),
+        ] {
+            let client = snapshot.workload(&format!("cluster//Pod/shop/{client}")).unwrap();
+            let route = route(&snapshot, client, SocketAddr::new(vip.parse().unwrap(), 80));
+            assert_eq!(addresses(&route), [expected]);
+        }
+    }
+}
+
+#[test]
+fn passthrough_services_keep_the_address() {
+    let balancing = LoadBalancing { mode: Mode::Passthrough.into(), ..LoadBalancing::default() };
+    let by_mode = wire::Service { load_balancing: Some(balancing), ..web(&["10.244.0.0/16"]) };
+    let lb = ext::PortPolicy { lb: ext::LoadBalancer::Passthrough.into(), ..ext::PortPolicy::default() };
+    let rule = ext::TrafficPolicy { default: Some(lb), ..ext::TrafficPolicy::default() };
+    let by_rule = with_traffic(web(&["10.244.0.0/16"]), vec![rule]);
+    for service in [by_mode, by_rule] {
+        let at = |destination| {
+            let resources = vec![of_service(service.clone()), of_pod(pod("a", &["10.244.1.1"]))];
+            route_of(client(), resources, destination)
+        };
+        assert!(matches!(at("10.244.7.7:80"), Route::Passthrough));
+        assert!(matches!(at("10.244.1.1:80"), Route::Workload(_)), "a workload there is still known");
+    }
+}
+
+#[test]
+fn the_first_traffic_policy_that_covers_the_client_is_used() {
+    let limit = |max_connections| ext::PortPolicy {
+        pool: Some(ext::ConnectionPool { max_connections, ..ext::ConnectionPool::default() }),
+        ..ext::PortPolicy::default()
+    };
+    let rule = |namespaces: &[&str], labels: &[(&str, &str)], default, port| ext::TrafficPolicy {
+        client_namespaces: namespaces.iter().map(|namespace| (*namespace).into()).collect(),
+        client_labels: labels.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect(),
+        default: Some(limit(default)),
+        ports: [(81, limit(port))].into(),
+    };
+    let mut service = with_traffic(
+        web(&[VIP]),
+        vec![
+            rule(&["ops"], &[], 1, 2),
+            rule(&["shop"], &[("tier", "gold")], 3, 4),
+            rule(&["shop", "x"], &[], 5, 6),
+            rule(&[], &[], 7, 8),
+        ],
+    );
+    service.ports.push(Port { service_port: 81, target_port: 80, app_protocol: 0 });
+    let snapshot = snapshot(vec![of_service(service)]);
+    let service = snapshot.service_by_name("shop", "web.shop.svc.cluster.local").unwrap();
+    let limit_of = |namespace: &str, label: Option<(&str, &str)>, port| {
+        let mut client = Workload::try_from(client()).unwrap();
+        client.namespace = namespace.into();
+        client.labels = label.into_iter().map(|(key, value)| (key.into(), value.into())).collect();
+        TrafficRule::policy(&service.traffic, &client, port).pool.max_connections.unwrap().get()
+    };
+    assert_eq!(limit_of("ops", None, 80), 1);
+    assert_eq!(limit_of("ops", None, 81), 2);
+    assert_eq!(limit_of("shop", Some(("tier", "gold")), 80), 3);
+    assert_eq!(limit_of("shop", Some(("tier", "tin")), 80), 5);
+    assert_eq!(limit_of("shop", None, 81), 6);
+    assert_eq!(limit_of("other", None, 80), 7);
+}
+
+#[test]
+fn of_several_services_at_an_address_the_nearest_is_meant() {
+    let hidden = |namespace: &str, name: &str, vips: &[&str]| wire::Service {
+        visibility: wire::service::Visibility::Namespace.into(),
+        ..service(namespace, name, vips)
+    };
+    let unofficial = |namespace: &str, name: &str, vips: &[&str]| wire::Service {
+        canonical: false,
+        ..service(namespace, name, vips)
+    };
+    let found = |services: Vec<wire::Service>, namespace: &str| {
+        let snapshot = snapshot(services.into_iter().map(of_service).collect());
+        let found = snapshot.service_by_vip("10.0.0.1".parse().unwrap(), namespace);
+        found.map(|service| format!("{}/{}", service.namespace, service.name))
+    };
+    let cases: [(&str, Vec<wire::Service>, Option<&str>); 8] = [
+        ("own", vec![service("a", "x", &["10.0.0.1"]), service("me", "x", &["10.0.0.1"])], Some("me/x")),
+        ("range", vec![service("a", "x", &["10.0.0.0/24"])], Some("a/x")),
+        ("exact", vec![service("a", "x", &["10.0.0.1"]), service("me", "x", &["10.0.0.0/31"])], Some("a/x")),
+        (
+            "own range",
+            vec![service("a", "x", &["10.0.0.0/31"]), service("me", "x", &["10.0.0.0/8"])],
+            Some("me/x"),
+        ),
+        (
+            "longest",
+            vec![service("a", "x", &["10.0.0.0/8"]), service("b", "x", &["10.0.0.0/24"])],
+            Some("b/x"),
+        ),
+        (
+            "canonical",
+            vec![unofficial("a", "x", &["10.0.0.1"]), service("b", "x", &["10.0.0.1"])],
+            Some("b/x"),
+        ),
+        ("hidden", vec![hidden("a", "x", &["10.0.0.1"]), service("b", "x", &["10.0.0.0/8"])], Some("b/x")),
+        ("hidden, alone", vec![hidden("a", "x", &["10.0.0.1"])], None),
+    ];
+    for (name, services, expected) in cases {
+        assert_eq!(found(services, "me").as_deref(), expected, "{name}");
+    }
+    assert_eq!(found(vec![hidden("me", "x", &["10.0.0.1"])], "me").as_deref(), Some("me/x"));
+}
+
+#[test]
+fn routes_read_well() {
+    let mut plain = serving(pod("b", &["10.244.1.2"]), 80);
+    plain.tunnel_protocol = wire::TunnelProtocol::None.into();
+    let route = ask(web(&[VIP]), vec![serving(pod("a", &["10.244.1.1"]), 8080), plain], VIP);
+    assert_eq!(
+        route.to_string(),
+        "to service shop/web.shop.svc.cluster.local:80, LEAST_REQUEST over 2 endpoints: shop/a at 10.244.1.1:8080 \
+         over mutual TLS with spiffe://cluster.local/ns/shop/sa/a; shop/b at 10.244.1.2:80 in plaintext"
+    );
+    assert_eq!(
+        route_of(client(), vec![], "192.0.2.1:1").to_string(),
+        "past the mesh, to the address that the client used"
+    );
+}
