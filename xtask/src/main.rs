@@ -1,2 +1,78 @@
-//! placeholder
-fn main() {}
+//! Development tasks of nodemesh: `cargo xtask VERB`.
+//!
+//! Each verb reads as the list of commands that a person would type; nothing here is needed to run a mesh.
+#![forbid(unsafe_code)]
+
+mod build;
+mod command;
+mod demo;
+mod ebpf;
+mod lab;
+mod setup;
+mod test;
+mod workspace;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use workspace::Workspace;
+
+/// Development tasks of nodemesh.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Install what building, testing and the demo need; does nothing where nothing is missing
+    Setup,
+    /// Build the eBPF object that the agent embeds
+    BuildEbpf,
+    /// Build everything and run every test, those on labs included
+    Test {
+        /// Run only the tests whose name contains one of these
+        filters: Vec<String>,
+    },
+    /// Show a mesh of two nodes on this machine, each claim checked as it is shown
+    Demo {
+        /// Leave the lab up afterwards, to look around in
+        #[arg(long)]
+        keep: bool,
+    },
+    /// Build and run mesh-lab with these arguments
+    #[command(disable_help_flag = true)]
+    Lab {
+        /// What mesh-lab gets
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
+}
+
+fn main() -> ExitCode {
+    match Cli::parse().verb.run() {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+impl Verb {
+    fn run(self) -> anyhow::Result<ExitCode> {
+        let workspace = Workspace::locate()?;
+        match self {
+            Self::Setup => setup::run()?,
+            Self::BuildEbpf => ebpf::build(&workspace)?,
+            Self::Test { filters } => test::run(&workspace, &filters)?,
+            Self::Demo { keep } => demo::run(&workspace, keep)?,
+            Self::Lab { arguments } => return lab::run(&workspace, &arguments),
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}

@@ -1,0 +1,21 @@
+//! `cargo xtask test [FILTER…]`.
+
+use anyhow::{Result, ensure};
+
+use crate::build;
+use crate::command::CommandExt;
+use crate::setup::is_root;
+use crate::workspace::Workspace;
+
+/// Builds everything and runs the workspace's tests; those in `mesh-lab/tests` each make a lab of their own.
+pub fn run(workspace: &Workspace, filters: &[String]) -> Result<()> {
+    ensure!(is_root(), "tests make namespaces and load eBPF programs: run as root");
+    build::everything(workspace)?;
+    workspace
+        .cargo()
+        .args(["test", "--release", "--workspace", "--no-fail-fast", "--"])
+        // Labs run side by side, but what they measure against deadlines suffers when there are many.
+        .arg("--test-threads=2")
+        .args(filters)
+        .checked()
+}
