@@ -1,1 +1,18 @@
-//! (being written)
+//! What the agent tells of its connections: metrics under Istio's names, and an access log.
+//!
+//! Each worker counts for itself ([`WorkerMetrics`]); the counts are summed when somebody reads them
+//! ([`exposition`]). A connection is one [`Record`], which has exactly one outcome.
+
+mod access;
+pub mod exposition;
+mod labels;
+mod open;
+mod record;
+mod worker;
+
+pub use access::{AccessLog, Format};
+pub use exposition::AgentMetrics;
+pub use labels::{Labels, Reporter};
+pub use open::OpenConnection;
+pub use record::{Ended, Record, Start};
+pub use worker::{Traffic, WorkerMetrics};

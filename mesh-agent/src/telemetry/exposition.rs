@@ -1,0 +1,268 @@
+//! The metrics of all workers and of the agent, as Prometheus reads them.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+
+use mesh_api::admin::ConnectionStatus;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::DescriptorEncoder;
+use prometheus_client::encoding::NoLabelSet;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+
+use super::access::AccessLog;
+use super::labels::Labels;
+use super::worker::{BOUNDS, Durations, Traffic, WorkerMetrics};
+
+type LabelText = Vec<(&'static str, String)>;
+
+/// Everything that the agent counts.
+pub struct AgentMetrics {
+    registry: Registry,
+    workers: Arc<Workers>,
+    /// Pods enrolled now.
+    pub enrolled_pods: Gauge<i64, AtomicI64>,
+    /// Whether the control plane is connected, 0 or 1.
+    pub control_connected: Gauge<i64, AtomicI64>,
+    /// Generation of the configuration in force.
+    pub generation: Gauge<i64, AtomicI64>,
+    /// Faults that the eBPF programs reported, by kind.
+    pub ebpf_faults: Family<[(&'static str, String); 1], Counter>,
+    /// Connections closed because policy changed.
+    pub revoked: Counter,
+}
+
+/// The workers' metrics, summed at each scrape.
+struct Workers {
+    all: Vec<Arc<WorkerMetrics>>,
+    log: AccessLog,
+}
+
+impl AgentMetrics {
+    /// Metrics over these workers.
+    pub fn new(all: Vec<Arc<WorkerMetrics>>, log: AccessLog) -> Self {
+        let workers = Arc::new(Workers { all, log });
+        let mut metrics = Self {
+            registry: Registry::default(),
+            workers: Arc::clone(&workers),
+            enrolled_pods: Gauge::default(),
+            control_connected: Gauge::default(),
+            generation: Gauge::default(),
+            ebpf_faults: Family::default(),
+            revoked: Counter::default(),
+        };
+        metrics.register(workers);
+        metrics
+    }
+
+    fn register(&mut self, workers: Arc<Workers>) {
+        let registry = &mut self.registry;
+        registry.register("nodemesh_enrolled_pods", "Pods enrolled now", self.enrolled_pods.clone());
+        registry.register(
+            "nodemesh_control_connected",
+            "Whether the control plane is connected",
+            self.control_connected.clone(),
+        );
+        registry.register(
+            "nodemesh_snapshot_generation",
+            "Generation of the configuration in force",
+            self.generation.clone(),
+        );
+        registry.register(
+            "nodemesh_ebpf_faults",
+            "Faults that the eBPF programs reported",
+            self.ebpf_faults.clone(),
+        );
+        registry.register(
+            "nodemesh_connections_revoked",
+            "Connections closed because a policy changed",
+            self.revoked.clone(),
+        );
+        registry.register_collector(Box::new(workers));
+    }
+
+    /// The text that Prometheus scrapes.
+    pub fn render(&self) -> Result<String, fmt::Error> {
+        let mut text = String::new();
+        encode(&mut text, &self.registry)?;
+        Ok(text)
+    }
+
+    /// Connections open now.
+    pub fn open_connections(&self) -> usize {
+        self.workers.all.iter().map(|worker| worker.open.len()).sum()
+    }
+
+    /// The connections that are open now.
+    pub fn connections(&self) -> Vec<ConnectionStatus> {
+        self.workers.all.iter().flat_map(|worker| worker.open.list()).collect()
+    }
+}
+
+impl fmt::Debug for Workers {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "metrics of {} workers", self.all.len())
+    }
+}
+
+#[derive(Default)]
+struct Sum {
+    opened: u64,
+    closed: u64,
+    failed: u64,
+    received: u64,
+    sent: u64,
+}
+
+impl Workers {
+    /// Different keys may have the same text (two pods of one Deployment), and Prometheus refuses a text twice.
+    fn sums(&self) -> BTreeMap<LabelText, Sum> {
+        let mut sums: BTreeMap<LabelText, Sum> = BTreeMap::new();
+        let mut add = |labels: &Labels, traffic: &Traffic| {
+            let sum = sums.entry(labels.pairs()).or_default();
+            sum.opened += traffic.opened.load(Ordering::Relaxed);
+            sum.closed += traffic.closed.load(Ordering::Relaxed);
+            sum.failed += traffic.failed.load(Ordering::Relaxed);
+            sum.received += traffic.received.load(Ordering::Relaxed);
+            sum.sent += traffic.sent.load(Ordering::Relaxed);
+        };
+        for worker in &self.all {
+            worker.each_traffic(&mut add);
+        }
+        sums
+    }
+
+    fn histogram(
+        &self,
+        encoder: &mut DescriptorEncoder,
+        name: &str,
+        help: &str,
+        of: impl Fn(&WorkerMetrics) -> &Durations,
+    ) -> fmt::Result {
+        let mut buckets: Vec<(f64, u64)> =
+            BOUNDS.iter().copied().chain([f64::MAX]).map(|bound| (bound, 0)).collect();
+        let mut microseconds = 0;
+        for worker in &self.all {
+            let durations = of(worker);
+            for (bucket, count) in buckets.iter_mut().zip(&durations.buckets) {
+                bucket.1 += count.load(Ordering::Relaxed);
+            }
+            microseconds += durations.microseconds.load(Ordering::Relaxed);
+        }
+        let count = buckets.iter().map(|(_, count)| count).sum();
+        // Exact below 285 years of summed durations.
+        #[allow(clippy::cast_precision_loss)]
+        let seconds = microseconds as f64 / 1e6;
+        encoder
+            .encode_descriptor(name, help, None, MetricType::Histogram)?
+            .encode_histogram::<NoLabelSet>(seconds, count, &buckets, None)
+    }
+}
+
+/// Name, help and choice of one traffic counter.
+type TrafficFamily = (&'static str, &'static str, fn(&Sum) -> u64);
+
+const TRAFFIC: [TrafficFamily; 5] = [
+    ("istio_tcp_connections_opened", "Connections opened", |sum| sum.opened),
+    ("istio_tcp_connections_closed", "Connections closed", |sum| sum.closed),
+    ("istio_tcp_connections_failed", "Connections refused or not made", |sum| sum.failed),
+    ("istio_tcp_received_bytes", "Bytes from clients", |sum| sum.received),
+    ("istio_tcp_sent_bytes", "Bytes to clients", |sum| sum.sent),
+];
+
+impl Collector for Workers {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
+        let sums = self.sums();
+        for (name, help, choose) in TRAFFIC {
+            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+            for (labels, sum) in &sums {
+                family.encode_family(labels)?.encode_counter::<NoLabelSet, u64, u64>(&choose(sum), None)?;
+            }
+        }
+        self.histogram(
+            &mut encoder,
+            "nodemesh_connect_duration_seconds",
+            "Time to reach an endpoint",
+            |worker| &worker.connects,
+        )?;
+        self.histogram(
+            &mut encoder,
+            "nodemesh_tls_handshake_duration_seconds",
+            "Time of a mutual TLS handshake",
+            |worker| &worker.handshakes,
+        )?;
+        let total = |of: fn(&WorkerMetrics) -> &AtomicU64| -> u64 {
+            self.all.iter().map(|worker| of(worker).load(Ordering::Relaxed)).sum()
+        };
+        let accept_errors = total(|worker| &worker.accept_errors);
+        for (name, help, value) in [
+            ("nodemesh_accept_errors", "Accepts that failed for lack of something", accept_errors),
+            ("nodemesh_access_log_lost", "Access log lines that were not written fast enough", self.log.lost()),
+        ] {
+            encoder
+                .encode_descriptor(name, help, None, MetricType::Counter)?
+                .encode_counter::<NoLabelSet, u64, u64>(&value, None)?;
+        }
+        let open: usize = self.all.iter().map(|worker| worker.open.len()).sum();
+        encoder
+            .encode_descriptor("nodemesh_open_connections", "Connections open now", None, MetricType::Gauge)?
+            .encode_gauge(&i64::try_from(open).unwrap_or(i64::MAX))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::labels::Reporter;
+    use super::super::record::{Ended, Record, Start};
+    use super::*;
+
+    fn start() -> Start {
+        Start {
+            reporter: Reporter::Source,
+            client: "10.0.0.1:1".parse().unwrap(),
+            destination: "10.0.0.2:80".parse().unwrap(),
+        }
+    }
+
+    #[test]
+    fn workers_are_summed_under_istios_names() {
+        let workers: Vec<_> = (0..2).map(|_| WorkerMetrics::new(AccessLog::off())).collect();
+        let metrics = AgentMetrics::new(workers.clone(), AccessLog::off());
+        for worker in &workers {
+            let mut record = Record::new(worker, start());
+            record.open().received.fetch_add(5, Ordering::Relaxed);
+            record.end(&Ended::Closed, (5, 0));
+            Record::new(worker, start()).end(&Ended::Failed("DENY", "no".to_owned()), (0, 0));
+            worker.handshake(std::time::Duration::from_millis(2));
+        }
+        let text = metrics.render().unwrap();
+        let value = |start: &str, with: &str| -> String {
+            let line = text.lines().find(|line| line.starts_with(start) && line.contains(with));
+            line.unwrap_or_else(|| panic!("no {start} in {text}")).rsplit(' ').next().unwrap().to_owned()
+        };
+        assert_eq!(value("istio_tcp_received_bytes_total", "response_flags=\"-\""), "10");
+        assert_eq!(value("istio_tcp_connections_opened_total", "reporter=\"source\""), "2");
+        assert_eq!(value("istio_tcp_connections_failed_total", "response_flags=\"DENY\""), "2");
+        assert_eq!(value("nodemesh_tls_handshake_duration_seconds_count", ""), "2");
+        assert_eq!(value("nodemesh_tls_handshake_duration_seconds_bucket", "le=\"0.001\""), "0");
+    }
+
+    #[test]
+    fn a_connection_is_open_until_its_one_outcome() {
+        let worker = WorkerMetrics::new(AccessLog::off());
+        let metrics = AgentMetrics::new(vec![Arc::clone(&worker)], AccessLog::off());
+        let mut record = Record::new(&worker, start());
+        record.open();
+        assert_eq!(metrics.open_connections(), 1);
+        drop(record);
+        assert_eq!(metrics.open_connections(), 0);
+        let text = metrics.render().unwrap();
+        assert!(text.contains("istio_tcp_connections_closed_total{") && text.contains("} 1\n"), "{text}");
+    }
+}

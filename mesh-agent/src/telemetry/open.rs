@@ -1,0 +1,86 @@
+//! The connections that are open now, for whoever asks.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use mesh_api::admin::ConnectionStatus;
+use mesh_api::plan::Workload;
+
+use super::labels::{Labels, Reporter};
+
+/// An open connection.
+#[derive(Debug)]
+pub struct OpenConnection {
+    /// Who is at its ends.
+    pub labels: Labels,
+    /// The client's address as the application sees it.
+    pub client: SocketAddr,
+    /// Address that the client asked for.
+    pub destination: SocketAddr,
+    /// Address that the proxy connected to.
+    pub upstream: SocketAddr,
+    /// `hbone`, `plain` or `local`.
+    pub transport: &'static str,
+    /// Policy that allowed it, if one had to.
+    pub policy: Option<Arc<str>>,
+    /// When it was accepted.
+    pub since: Instant,
+}
+
+/// The open connections of one worker.
+#[derive(Debug, Default)]
+pub(super) struct OpenConnections {
+    connections: Mutex<HashMap<u64, OpenConnection>>,
+    next: AtomicU64,
+}
+
+impl OpenConnections {
+    pub(super) fn add(&self, connection: OpenConnection) -> u64 {
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        self.connections.lock().unwrap_or_else(PoisonError::into_inner).insert(id, connection);
+        id
+    }
+
+    pub(super) fn remove(&self, id: u64) {
+        let mut connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
+        connections.remove(&id);
+        // After a burst the memory goes back too.
+        if connections.capacity() > 1024 && connections.len() < connections.capacity() / 8 {
+            connections.shrink_to_fit();
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.connections.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
+    pub(super) fn list(&self) -> Vec<ConnectionStatus> {
+        self.connections.lock().unwrap_or_else(PoisonError::into_inner).values().map(status).collect()
+    }
+}
+
+fn status(open: &OpenConnection) -> ConnectionStatus {
+    let name = |workload: &Option<Arc<Workload>>| {
+        workload.as_ref().map(|workload| format!("{}/{}", workload.namespace, workload.name))
+    };
+    let labels = &open.labels;
+    ConnectionStatus {
+        direction: match labels.reporter {
+            Reporter::Source => "outbound".to_owned(),
+            Reporter::Destination => "inbound".to_owned(),
+        },
+        source: open.client.to_string(),
+        source_workload: name(&labels.source),
+        source_identity: labels.source_identity.as_ref().map(ToString::to_string),
+        destination: open.destination.to_string(),
+        destination_workload: name(&labels.destination),
+        destination_service: labels.service.as_ref().map(|service| service.hostname.to_string()),
+        upstream: open.upstream.to_string(),
+        transport: open.transport.to_owned(),
+        policy: open.policy.as_ref().map(ToString::to_string),
+        age_seconds: open.since.elapsed().as_secs(),
+    }
+}

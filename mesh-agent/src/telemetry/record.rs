@@ -1,0 +1,145 @@
+//! One connection, from its acceptance to its one outcome.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use mesh_api::plan::Workload;
+
+use super::access::Entry;
+use super::labels::{Labels, Reporter};
+use super::open::OpenConnection;
+use super::worker::{Traffic, WorkerMetrics};
+
+/// A connection that is being handled. Dropping it without [`Record::end`] records that it was abandoned, so there is
+/// always one outcome.
+pub struct Record {
+    metrics: Arc<WorkerMetrics>,
+    /// What is known of its ends; filled in as it becomes known.
+    pub labels: Labels,
+    /// Address that the proxy connected to, once it did.
+    pub upstream: Option<SocketAddr>,
+    /// `hbone`, `plain` or `local`, once it is decided.
+    pub transport: &'static str,
+    /// Policy that allowed it, if one had to.
+    pub policy: Option<Arc<str>>,
+    start: Start,
+    since: Instant,
+    opened: Option<(u64, Arc<Traffic>)>,
+    ended: bool,
+}
+
+/// What is known when a connection is accepted.
+#[derive(Clone, Copy, Debug)]
+pub struct Start {
+    /// Which end this is.
+    pub reporter: Reporter,
+    /// The client's address.
+    pub client: SocketAddr,
+    /// Address that the client asked for.
+    pub destination: SocketAddr,
+}
+
+/// How a connection ended.
+#[derive(Debug)]
+pub enum Ended {
+    /// Both sides closed it.
+    Closed,
+    /// One side broke it after it was open, or it was ended on purpose.
+    Broken(String),
+    /// It was refused or could not be made: Istio's response flag and the reason.
+    Failed(&'static str, String),
+}
+
+impl Record {
+    /// Starts the record of an accepted connection.
+    pub fn new(metrics: &Arc<WorkerMetrics>, start: Start) -> Self {
+        Self {
+            metrics: Arc::clone(metrics),
+            labels: Labels {
+                reporter: start.reporter,
+                source: None,
+                destination: None,
+                service: None,
+                source_identity: None,
+                destination_identity: None,
+                response_flags: "-",
+            },
+            upstream: None,
+            transport: "plain",
+            policy: None,
+            start,
+            since: Instant::now(),
+            opened: None,
+            ended: false,
+        }
+    }
+
+    /// Both ends are connected: the connection counts as open, and its bytes are to be added to the answer.
+    pub fn open(&mut self) -> Arc<Traffic> {
+        let traffic = self.metrics.traffic(&self.labels);
+        traffic.opened.fetch_add(1, Ordering::Relaxed);
+        let id = self.metrics.open.add(OpenConnection {
+            labels: self.labels.clone(),
+            client: self.start.client,
+            destination: self.start.destination,
+            upstream: self.upstream.unwrap_or(self.start.destination),
+            transport: self.transport,
+            policy: self.policy.clone(),
+            since: self.since,
+        });
+        self.opened = Some((id, Arc::clone(&traffic)));
+        traffic
+    }
+
+    /// The one outcome, with the bytes from the client and to it.
+    pub fn end(mut self, ended: &Ended, bytes: (u64, u64)) {
+        self.finish(ended, bytes);
+    }
+
+    fn finish(&mut self, ended: &Ended, bytes: (u64, u64)) {
+        self.ended = true;
+        if let Ended::Failed(flag, _) = ended {
+            self.labels.response_flags = flag;
+            self.metrics.traffic(&self.labels).failed.fetch_add(1, Ordering::Relaxed);
+        }
+        if let Some((id, traffic)) = self.opened.take() {
+            traffic.closed.fetch_add(1, Ordering::Relaxed);
+            self.metrics.open.remove(id);
+        }
+        self.metrics.log.write(|| Entry {
+            labels: &self.labels,
+            client: self.start.client,
+            destination: self.start.destination,
+            upstream: self.upstream,
+            transport: self.transport,
+            policy: self.policy.as_deref(),
+            ended,
+            sent: bytes.0,
+            received: bytes.1,
+            duration: self.since.elapsed(),
+        });
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.finish(&Ended::Broken("abandoned: the proxy stopped".to_owned()), (0, 0));
+        }
+    }
+}
+
+/// Fills in who is at the ends.
+impl Record {
+    /// The client's workload.
+    pub fn source(&mut self, workload: &Arc<Workload>) {
+        self.labels.source = Some(Arc::clone(workload));
+    }
+
+    /// The server's workload.
+    pub fn destination(&mut self, workload: &Arc<Workload>) {
+        self.labels.destination = Some(Arc::clone(workload));
+    }
+}

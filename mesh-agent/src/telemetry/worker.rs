@@ -1,0 +1,119 @@
+//! What one worker counts.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::access::AccessLog;
+use super::labels::{Key, Labels};
+use super::open::OpenConnections;
+
+/// Upper bounds of the duration histograms, in seconds: from the loopback of one node to a lost network.
+pub(super) const BOUNDS: [f64; 14] =
+    [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 10.0];
+
+/// Counts of one label set, written by one worker and read by whoever scrapes.
+#[derive(Debug, Default)]
+pub struct Traffic {
+    /// Connections opened.
+    pub opened: AtomicU64,
+    /// Connections closed.
+    pub closed: AtomicU64,
+    /// Connections that were refused or not made.
+    pub failed: AtomicU64,
+    /// Bytes from clients.
+    pub received: AtomicU64,
+    /// Bytes to clients.
+    pub sent: AtomicU64,
+}
+
+/// Durations, counted by [`BOUNDS`].
+#[derive(Debug, Default)]
+pub(super) struct Durations {
+    pub buckets: [AtomicU64; BOUNDS.len() + 1],
+    pub microseconds: AtomicU64,
+}
+
+/// The metrics of one worker. Nobody else writes them, so nothing in here is ever contended but by a scrape.
+pub struct WorkerMetrics {
+    traffic: Mutex<HashMap<Key, Counted>>,
+    pub(super) connects: Durations,
+    pub(super) handshakes: Durations,
+    pub(super) accept_errors: AtomicU64,
+    pub(super) open: OpenConnections,
+    pub(super) log: AccessLog,
+}
+
+struct Counted {
+    labels: Labels,
+    traffic: Arc<Traffic>,
+    used: Instant,
+}
+
+impl WorkerMetrics {
+    /// Metrics of a worker that logs to `log`.
+    pub fn new(log: AccessLog) -> Arc<Self> {
+        Arc::new(Self {
+            traffic: Mutex::default(),
+            connects: Durations::default(),
+            handshakes: Durations::default(),
+            accept_errors: AtomicU64::new(0),
+            open: OpenConnections::default(),
+            log,
+        })
+    }
+
+    /// The counts for a label set. A connection looks them up once.
+    pub fn traffic(&self, labels: &Labels) -> Arc<Traffic> {
+        let mut traffic = self.traffic.lock().unwrap_or_else(PoisonError::into_inner);
+        let counted = traffic.entry(labels.key()).or_insert_with(|| Counted {
+            labels: labels.clone(),
+            traffic: Arc::default(),
+            used: Instant::now(),
+        });
+        counted.used = Instant::now();
+        Arc::clone(&counted.traffic)
+    }
+
+    /// Notes how long it took to reach an endpoint.
+    pub fn connected(&self, took: Duration) {
+        self.connects.observe(took);
+    }
+
+    /// Notes how long a TLS handshake took.
+    pub fn handshake(&self, took: Duration) {
+        self.handshakes.observe(took);
+    }
+
+    /// Notes that `accept` failed for lack of something.
+    pub fn accept_failed(&self) {
+        self.accept_errors.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Forgets label sets that nothing used for `idle` and that no open connection holds, so that pods that come and
+    /// go do not add up.
+    pub fn forget_unused(&self, idle: Duration) {
+        let now = Instant::now();
+        self.traffic.lock().unwrap_or_else(PoisonError::into_inner).retain(|_, counted| {
+            Arc::strong_count(&counted.traffic) > 1 || now.duration_since(counted.used) < idle
+        });
+    }
+
+    /// Every label set and its counts.
+    pub(super) fn each_traffic(&self, mut each: impl FnMut(&Labels, &Traffic)) {
+        for counted in self.traffic.lock().unwrap_or_else(PoisonError::into_inner).values() {
+            each(&counted.labels, &counted.traffic);
+        }
+    }
+}
+
+impl Durations {
+    fn observe(&self, took: Duration) {
+        let seconds = took.as_secs_f64();
+        let bucket = BOUNDS.iter().position(|bound| seconds <= *bound).unwrap_or(BOUNDS.len());
+        self.buckets[bucket].fetch_add(1, Ordering::Relaxed);
+        let microseconds = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        self.microseconds.fetch_add(microseconds, Ordering::Relaxed);
+    }
+}
