@@ -9,14 +9,13 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use super::endpoints::{self, Family};
-pub use super::endpoints::{Obstacle, Target, TargetKey};
+pub use super::endpoints::Obstacle;
+use super::endpoints::{self, Family, Target};
 use super::preference::Preference;
 use super::service::Service;
 use super::snapshot::Snapshot;
 use super::traffic::{LoadBalancer, PortPolicy, TrafficRule};
 use super::workload::{Tunnel, Workload};
-use mesh_common::is_mesh_port;
 
 /// Where a connection goes.
 #[derive(Clone, Debug)]

@@ -223,3 +223,79 @@ impl fmt::Display for LoadBalancer {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn span(seconds: i64) -> prost_types::Duration {
+        prost_types::Duration { seconds, nanos: 0 }
+    }
+
+    #[test]
+    fn what_is_not_said_has_istios_defaults() {
+        let pool = wire::ConnectionPool { connect_timeout: Some(span(0)), ..Default::default() };
+        let outlier = wire::OutlierDetection::default();
+        let keepalive = wire::ConnectionPool { keepalive: Some(wire::TcpKeepalive::default()), ..pool };
+        let policy = PortPolicy::try_from(&wire::PortPolicy {
+            pool: Some(keepalive),
+            outlier: Some(outlier),
+            ..Default::default()
+        });
+        let policy = policy.unwrap();
+        assert_eq!(policy.lb, LoadBalancer::LeastRequest);
+        assert_eq!(policy.pool.connect_timeout, Duration::from_secs(10));
+        assert_eq!((policy.pool.max_connections, policy.pool.idle_timeout), (None, None));
+        assert_eq!(policy.pool.keepalive, Some(TcpKeepalive { probes: None, time: None, interval: None }));
+        let outlier = policy.outlier.unwrap();
+        assert_eq!((outlier.interval, outlier.base_ejection_time), (OUTLIER_INTERVAL, BASE_EJECTION_TIME));
+        assert_eq!((outlier.consecutive_errors, outlier.max_ejection_percent), (None, 0));
+    }
+
+    #[test]
+    fn what_is_said_is_kept() {
+        let from = wire::PortPolicy {
+            lb: wire::LoadBalancer::RoundRobin.into(),
+            pool: Some(wire::ConnectionPool {
+                max_connections: 1,
+                connect_timeout: Some(span(2)),
+                keepalive: Some(wire::TcpKeepalive {
+                    probes: 3,
+                    time: Some(span(4)),
+                    interval: Some(span(5)),
+                }),
+                max_connection_duration: Some(span(6)),
+                idle_timeout: Some(span(7)),
+            }),
+            outlier: Some(wire::OutlierDetection {
+                consecutive_errors: 8,
+                interval: Some(span(9)),
+                base_ejection_time: Some(span(10)),
+                max_ejection_percent: 11,
+                min_health_percent: 12,
+            }),
+        };
+        let expected = PortPolicy {
+            lb: LoadBalancer::RoundRobin,
+            pool: ConnectionPool {
+                max_connections: NonZeroU32::new(1),
+                connect_timeout: Duration::from_secs(2),
+                keepalive: Some(TcpKeepalive {
+                    probes: NonZeroU32::new(3),
+                    time: Some(Duration::from_secs(4)),
+                    interval: Some(Duration::from_secs(5)),
+                }),
+                max_connection_duration: Some(Duration::from_secs(6)),
+                idle_timeout: Some(Duration::from_secs(7)),
+            },
+            outlier: Some(OutlierDetection {
+                consecutive_errors: NonZeroU32::new(8),
+                interval: Duration::from_secs(9),
+                base_ejection_time: Duration::from_secs(10),
+                max_ejection_percent: 11,
+                min_health_percent: 12,
+            }),
+        };
+        assert_eq!(PortPolicy::try_from(&from), Ok(expected));
+    }
+}

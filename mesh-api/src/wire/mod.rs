@@ -58,3 +58,51 @@ pub mod ext {
 mod generated {
     include!(concat!(env!("OUT_DIR"), "/wire.rs"));
 }
+
+#[cfg(test)]
+mod tests {
+    use prost::Message;
+
+    use super::{security, workload};
+
+    /// Bytes written by hand from the numbers that Istio uses, at the places where one errs most easily.
+    #[test]
+    fn numbers_are_istios() {
+        let sent = [
+            &[0xa2, 0x01, 1, b'u'][..],               // uid 20
+            &[0x12, 1, b'n'],                         // namespace 2
+            &[0x1a, 4, 10, 0, 0, 1],                  // addresses 3
+            &[0x28, 1],                               // tunnel_protocol 5: HBONE
+            &[0x82, 0x01, 3, b'a', b'/', b'b'],       // authorization_policies 16
+            &[0x88, 0x01, 1],                         // status 17: UNHEALTHY
+            &[0xb2, 0x01, 5, 0x0a, 1, b's', 0x12, 0], // services 22
+            &[0xda, 0x01, 2, 0x08, 7],                // capacity 27, a wrapped number
+        ]
+        .concat();
+        let expected = workload::Workload {
+            uid: "u".into(),
+            namespace: "n".into(),
+            addresses: vec![vec![10, 0, 0, 1]],
+            tunnel_protocol: workload::TunnelProtocol::Hbone.into(),
+            authorization_policies: vec!["a/b".into()],
+            status: workload::WorkloadStatus::Unhealthy.into(),
+            services: [("s".into(), workload::PortList::default())].into(),
+            capacity: Some(7),
+            ..workload::Workload::default()
+        };
+        assert_eq!(workload::Workload::decode(&*sent), Ok(expected));
+        // rules 5, clauses 1, matches 2 (not 1), not_principals 4, presence 4.
+        let sent = [0x2a, 8, 0x0a, 6, 0x12, 4, 0x22, 2, 0x22, 0];
+        let policy = security::Authorization::decode(&sent[..]).unwrap();
+        let not_principals = &policy.rules[0].clauses[0].matches[0].not_principals[0];
+        assert_eq!(not_principals.match_type, Some(security::string_match::MatchType::Presence(())));
+    }
+
+    #[test]
+    fn names_of_peer_authentications_are_known() {
+        assert!(security::requires_mutual_tls("istio-system/istio_converted_static_strict"));
+        assert!(security::requires_mutual_tls("shop/converted_peer_authentication_x"));
+        assert!(!security::requires_mutual_tls("shop/istio_converted_static_strict_not"));
+        assert!(!security::requires_mutual_tls("converted_peer_authentication_x/deny"));
+    }
+}

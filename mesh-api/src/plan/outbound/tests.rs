@@ -1,4 +1,5 @@
 use super::*;
+use crate::plan::TargetKey;
 use crate::plan::fixture::{of_pod, of_service, pod, service, serving, snapshot, web, with_traffic};
 use crate::wire::ext;
 use crate::wire::workload as wire;

@@ -70,7 +70,7 @@ fn bad_addresses_are_rejected_with_a_reason() {
         ("`status` has the unknown value 9", |w| w.status = 9),
         ("`network_mode` has the unknown value -1", |w| w.network_mode = -1),
         ("`services.target_port` has port 65536; 1 to 65535 are possible", |w| {
-            *w = serving(w.clone(), 65536)
+            *w = serving(w.clone(), 65536);
         }),
         (
             "`spiffe://cluster.local/ns/shop/sa/a/b` is not a workload identity \
