@@ -9,6 +9,8 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use mesh_common::is_mesh_port;
+
 pub use super::endpoints::Obstacle;
 use super::endpoints::{self, Family, Target};
 use super::preference::Preference;
