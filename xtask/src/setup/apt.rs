@@ -46,7 +46,7 @@ fn run_install(packages: &[&str]) -> Result<()> {
 
 fn apt_get() -> Command {
     let mut command = Command::new("apt-get");
-    command.args(["-qq", "-o", "DPkg::Lock::Timeout=120"]);
+    command.args(["-qq", "-o", "DPkg::Lock::Timeout=120", "-o", "DPkg::Use-Pty=0"]);
     command.env("DEBIAN_FRONTEND", "noninteractive").stdin(Stdio::null());
     // `cargo run` points this at the Rust toolchain's libraries.
     command.env_remove("LD_LIBRARY_PATH");
