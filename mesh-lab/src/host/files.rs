@@ -1,0 +1,63 @@
+//! Files that others watch, and secrets.
+
+use std::{
+    fs::{self, OpenOptions},
+    io::{self, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::Path,
+};
+
+use super::{During, HostError};
+
+/// Makes a directory and those above it.
+pub fn directory(path: &Path) -> Result<(), HostError> {
+    fs::create_dir_all(path).during(|| format!("make the directory {}", path.display()))
+}
+
+/// Replaces a file as a whole, so that who reads it sees the old or the new one. The intermediate name begins with
+/// a dot and has no extension that a reader of the directory would take up.
+pub fn replace(path: &Path, content: &str) -> Result<(), HostError> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let fresh = path.with_file_name(format!(".{name}.new"));
+    fs::write(&fresh, content)
+        .and_then(|()| fs::rename(&fresh, path))
+        .during(|| format!("write {}", path.display()))
+}
+
+/// Writes a file that its owner alone may read.
+pub fn secret(path: &Path, content: &str) -> Result<(), HostError> {
+    let write = || {
+        OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?.write_all(content.as_bytes())
+    };
+    write().during(|| format!("write {}", path.display()))
+}
+
+/// Removes a file; one that is not there is as good as removed.
+pub fn remove(path: &Path) -> Result<(), HostError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result.during(|| format!("remove {}", path.display())),
+    }
+}
+
+/// Removes a directory with all that is in it.
+pub fn remove_all(path: &Path) -> Result<(), HostError> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result.during(|| format!("remove {}", path.display())),
+    }
+}
+
+/// Opens a log to add to.
+pub fn log(path: &Path) -> Result<fs::File, HostError> {
+    let file = OpenOptions::new().create(true).append(true).open(path);
+    file.during(|| format!("open the log {}", path.display()))
+}
+
+/// The last lines of a log, for an error message.
+pub fn tail(path: &Path, lines: usize) -> String {
+    let text = fs::read(path).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let all: Vec<&str> = text.lines().collect();
+    all[all.len().saturating_sub(lines)..].join("\n")
+}

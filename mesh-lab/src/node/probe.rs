@@ -1,0 +1,186 @@
+//! Probes: startup, then liveness and readiness side by side, from the node's own namespace as a kubelet does.
+
+use std::{
+    future::pending,
+    net::{IpAddr, SocketAddr},
+    path::Path,
+    process::Stdio,
+    time::Duration,
+};
+
+use http_body_util::Empty;
+use hyper::Request;
+use mesh_api::resource::{
+    Pod,
+    pod::{Container, ExecCommand, HttpGet, PortRef, Probe, ProbeAction, TcpSocket},
+};
+use tokio::{
+    net::TcpStream,
+    time::{sleep, timeout},
+};
+
+use super::{http, status::Board};
+use crate::enter::Place;
+
+/// A container that has never been ready is asked this often, however long the probe's period: a lab should be up
+/// when its programs are.
+const IMPATIENT: Duration = Duration::from_millis(200);
+
+/// What is probed.
+#[derive(Clone, Copy, Debug)]
+pub struct Target<'a> {
+    pub pod: &'a Pod,
+    pub container: &'a Container,
+    /// A process in the pod's namespaces.
+    pub pid: u32,
+    /// The container's cgroup.
+    pub cgroup: &'a Path,
+}
+
+/// Probes a running container and keeps its readiness on the board. Returns only when the container is to be
+/// started again, with the reason.
+pub async fn supervise(target: &Target<'_>, board: &Board) -> String {
+    let container = target.container;
+    if let Some(probe) = &container.startup_probe {
+        if let Err(reason) = until_started(probe, target).await {
+            return format!("startup probe failed: {reason}");
+        }
+    }
+    board.update(|state| state.container(&container.name).started(container.readiness_probe.is_none()));
+    tokio::select! {
+        reason = liveness(container.liveness_probe.as_ref(), target) => format!("liveness probe failed: {reason}"),
+        never = readiness(container.readiness_probe.as_ref(), target, board) => match never {},
+    }
+}
+
+async fn until_started(probe: &Probe, target: &Target<'_>) -> Result<(), String> {
+    let mut failures = 0;
+    sleep(seconds(probe.initial_delay_seconds)).await;
+    loop {
+        match attempt(probe, target).await {
+            Ok(()) => return Ok(()),
+            Err(reason) => {
+                failures += 1;
+                if failures >= probe.failure_threshold.max(1) {
+                    return Err(reason);
+                }
+            }
+        }
+        sleep(period(probe)).await;
+    }
+}
+
+async fn liveness(probe: Option<&Probe>, target: &Target<'_>) -> String {
+    let Some(probe) = probe else { return pending().await };
+    let mut failures = 0;
+    sleep(seconds(probe.initial_delay_seconds)).await;
+    loop {
+        match attempt(probe, target).await {
+            Ok(()) => failures = 0,
+            Err(reason) => {
+                failures += 1;
+                if failures >= probe.failure_threshold.max(1) {
+                    return reason;
+                }
+            }
+        }
+        sleep(period(probe)).await;
+    }
+}
+
+async fn readiness(probe: Option<&Probe>, target: &Target<'_>, board: &Board) -> std::convert::Infallible {
+    let Some(probe) = probe else { return pending().await };
+    let (mut successes, mut failures, mut ever) = (0, 0, false);
+    sleep(seconds(probe.initial_delay_seconds)).await;
+    loop {
+        let result = attempt(probe, target).await;
+        (successes, failures) = if result.is_ok() { (successes + 1, 0) } else { (0, failures + 1) };
+        let settled = match &result {
+            Ok(()) => successes >= probe.success_threshold.max(1),
+            // A container starts out as not ready, so its first failures change nothing but the reason.
+            Err(_) => !ever || failures >= probe.failure_threshold.max(1),
+        };
+        if settled {
+            ever |= result.is_ok();
+            let ready = result.map_err(|reason| format!("readiness probe failed: {reason}"));
+            board.update(|state| state.container(&target.container.name).set_ready(ready));
+        }
+        sleep(if ever { period(probe) } else { period(probe).min(IMPATIENT) }).await;
+    }
+}
+
+fn seconds(seconds: u32) -> Duration {
+    Duration::from_secs(seconds.into())
+}
+
+fn period(probe: &Probe) -> Duration {
+    seconds(probe.period_seconds.max(1))
+}
+
+async fn attempt(probe: &Probe, target: &Target<'_>) -> Result<(), String> {
+    let limit = seconds(probe.timeout_seconds.max(1));
+    let attempt = async {
+        match &probe.action {
+            ProbeAction::HttpGet(get) => http_get(get, target).await,
+            ProbeAction::TcpSocket(socket) => tcp(socket, target).await,
+            ProbeAction::Exec(exec) => run(exec, target).await,
+            ProbeAction::Grpc(_) => {
+                Err("the lab has no gRPC probes; use httpGet, tcpSocket or exec".to_owned())
+            }
+        }
+    };
+    timeout(limit, attempt).await.unwrap_or_else(|_| Err(format!("no answer within {} s", limit.as_secs())))
+}
+
+async fn http_get(get: &HttpGet, target: &Target<'_>) -> Result<(), String> {
+    if get.scheme.eq_ignore_ascii_case("https") {
+        return Err("the lab has no HTTPS probes; use tcpSocket or exec".to_owned());
+    }
+    let address = address(&get.host, &get.port, target)?;
+    let path = if get.path.starts_with('/') { get.path.clone() } else { format!("/{}", get.path) };
+    let mut request = Request::get(path).header("user-agent", "kube-probe/lab").header("connection", "close");
+    if !get.http_headers.iter().any(|header| header.name.eq_ignore_ascii_case("host")) {
+        request = request.header("host", address.to_string());
+    }
+    for header in &get.http_headers {
+        request = request.header(header.name.to_ascii_lowercase(), &header.value);
+    }
+    let request = request.body(Empty::new()).map_err(|error| error.to_string())?;
+    let response = http::send(connect(address).await?, request).await?;
+    match response.status().as_u16() {
+        200..400 => Ok(()),
+        status => Err(format!("{address} answered {status}")),
+    }
+}
+
+async fn tcp(socket: &TcpSocket, target: &Target<'_>) -> Result<(), String> {
+    connect(address(&socket.host, &socket.port, target)?).await.map(drop)
+}
+
+async fn connect(address: SocketAddr) -> Result<TcpStream, String> {
+    TcpStream::connect(address).await.map_err(|error| format!("{address}: {error}"))
+}
+
+async fn run(exec: &ExecCommand, target: &Target<'_>) -> Result<(), String> {
+    let place =
+        Place { cgroup: Some(target.cgroup.to_owned()), like: Some(target.pid), netns: None, workdir: None };
+    let mut command = tokio::process::Command::from(place.command(&exec.command));
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    let output = command.output().await.map_err(|error| error.to_string())?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let text = [output.stdout, output.stderr].concat();
+    let text: String = String::from_utf8_lossy(&text).trim().chars().take(200).collect();
+    Err(format!("{}: {text}", output.status))
+}
+
+fn address(host: &str, port: &PortRef, target: &Target<'_>) -> Result<SocketAddr, String> {
+    let port = target.container.resolve_port(port).ok_or("the container declares no port of that name")?;
+    let own = || target.pod.addresses().first().copied().ok_or_else(|| "the pod has no address".to_owned());
+    let host = match host {
+        "" => own()?,
+        host => host.parse::<IpAddr>().map_err(|_| format!("{host:?} is not an IP address"))?,
+    };
+    Ok(SocketAddr::new(host, port))
+}
