@@ -1,2 +1,124 @@
-//! placeholder
-fn main() {}
+//! The control plane: configuration sources, certificate authority and xDS server.
+#![forbid(unsafe_code)]
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, SystemTime};
+
+use anyhow::Context as _;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use mesh_control::ca::rotation::{Phase, RootStore, Step};
+use mesh_control::options::Options;
+use mesh_control::server::ControlPlane;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+/// After this, what has not ended is cut off.
+const STOP_DEADLINE: Duration = Duration::from_secs(5);
+
+#[derive(Parser)]
+#[command(version, about, propagate_version = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+
+    /// What to log: off, error, warn, info, debug, trace, or a filter such as `info,mesh_control=debug`
+    #[arg(long, env = "MESH_CONTROL_LOG", default_value = "info", global = true, value_name = "FILTER")]
+    log: String,
+
+    /// How to log
+    #[arg(long, env = "MESH_CONTROL_LOG_FORMAT", default_value = "text", global = true)]
+    log_format: LogFormat,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve agents
+    Run(Box<Options>),
+    /// Take a step towards a new root certificate; a running server follows at once
+    RotateRoot(RotateRoot),
+}
+
+#[derive(Args)]
+struct RotateRoot {
+    /// State directory of the control plane
+    #[arg(long, env = "MESH_CONTROL_STATE_DIR", value_name = "PATH")]
+    state_dir: PathBuf,
+
+    /// Trust domain, for the name of a new root
+    #[arg(long, env = "MESH_CONTROL_TRUST_DOMAIN", default_value = "cluster.local", value_name = "NAME")]
+    trust_domain: String,
+
+    /// Refuse unless this is the step that is due; without it, the step that is due is taken
+    #[arg(long)]
+    step: Option<Step>,
+
+    /// Do not wait until every certificate was renewed since the last step: connections may fail
+    #[arg(long)]
+    force: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum LogFormat {
+    Text,
+    Json,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    if let Err(error) = start_log(&cli.log, cli.log_format).and_then(|()| dispatch(cli.command)) {
+        eprintln!("mesh-control: {error:#}");
+        return ExitCode::FAILURE;
+    }
+    ExitCode::SUCCESS
+}
+
+fn dispatch(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Run(options) => {
+            let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+            runtime.block_on(run(&options))
+        }
+        Command::RotateRoot(rotation) => rotate_root(&rotation),
+    }
+}
+
+async fn run(options: &Options) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let control = ControlPlane::start(options).await?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    control.stop(STOP_DEADLINE).await;
+    Ok(())
+}
+
+fn rotate_root(rotation: &RotateRoot) -> anyhow::Result<()> {
+    let store = RootStore::at(&rotation.state_dir);
+    let state = store.rotate(rotation.step, rotation.force, &rotation.trust_domain, SystemTime::now())?;
+    let wait = humantime::format_duration(Duration::from_secs(state.leaf_lifetime));
+    match &state.phase {
+        Phase::Added { next } => println!(
+            "added root {next}; {} still signs.\nWhen all certificates were renewed, in {wait}: mesh-control rotate-root --step sign",
+            state.signing
+        ),
+        Phase::Signing { previous } => println!(
+            "root {} signs; {previous} is still trusted.\nWhen all certificates were renewed, in {wait}: mesh-control rotate-root --step drop",
+            state.signing
+        ),
+        Phase::Steady => println!("root {} is the only one; the rotation is complete", state.signing),
+    }
+    Ok(())
+}
+
+fn start_log(filter: &str, format: LogFormat) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_new(filter).context("--log")?;
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match format {
+        LogFormat::Text => log.init(),
+        LogFormat::Json => log.json().init(),
+    }
+    Ok(())
+}

@@ -1,0 +1,124 @@
+//! Two HTTP endpoints: the admin one on a Unix socket, and metrics on TCP.
+
+use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::{fs, io};
+
+use axum::Router;
+use axum::extract::{Query, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Json, Response};
+use axum::routing::{get, post};
+use mesh_api::admin::ControlStatus;
+use mesh_api::compile::Condition;
+use mesh_api::manifest::ManifestError;
+use serde::Deserialize;
+use tokio::net::UnixListener;
+use tokio::sync::watch;
+use tracing::info;
+
+use crate::ca::rotation::{RotationState, Step};
+use crate::ca::{Authority, AuthorityError, root};
+use crate::config::Configuration;
+use crate::metrics::Metrics;
+use crate::source::Findings;
+use crate::xds::agents::Agents;
+
+/// What the admin endpoint shows and does.
+pub struct Admin {
+    /// As given on the command line.
+    pub source: String,
+    /// Rotates, and knows the roots.
+    pub authority: Arc<Authority>,
+    /// In force.
+    pub configuration: watch::Receiver<Arc<Configuration>>,
+    /// What is wrong with it.
+    pub findings: Arc<Mutex<Findings>>,
+    /// Who is connected.
+    pub agents: Arc<Agents>,
+}
+
+/// Routes of the admin socket.
+pub fn admin(admin: Admin) -> Router {
+    Router::new()
+        .route("/status", get(status))
+        .route("/errors", get(errors))
+        .route("/warnings", get(warnings))
+        .route("/conditions", get(conditions))
+        .route("/rotate-root", post(rotate_root))
+        .with_state(Arc::new(admin))
+}
+
+/// Routes of the metrics port. It answers only while the server runs, so being there means being ready.
+pub fn metrics(metrics: Arc<Metrics>) -> Router {
+    const FORMAT: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    let text = move || async move { ([(header::CONTENT_TYPE, FORMAT)], metrics.encode()) };
+    Router::new().route("/metrics", get(text)).route("/healthz/ready", get(|| async { "ready\n" }))
+}
+
+/// Binds the admin socket, for our own user only; one that a dead process left behind is replaced.
+pub fn bind(path: &Path) -> io::Result<UnixListener> {
+    if fs::symlink_metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket()) {
+        fs::remove_file(path)?;
+    }
+    let listener = UnixListener::bind(path)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+async fn status(State(admin): State<Arc<Admin>>) -> Json<ControlStatus> {
+    let errors = admin.findings().errors.len();
+    let objects = admin.configuration.borrow().objects;
+    Json(ControlStatus {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        source: admin.source.clone(),
+        objects,
+        errors,
+        roots: admin.authority.roots().iter().map(|root| root::fingerprint(root)).collect(),
+        agents: admin.agents.links(),
+    })
+}
+
+async fn errors(State(admin): State<Arc<Admin>>) -> Json<Vec<ManifestError>> {
+    Json(admin.findings().errors)
+}
+
+async fn warnings(State(admin): State<Arc<Admin>>) -> Json<Vec<ManifestError>> {
+    Json(admin.findings().warnings)
+}
+
+async fn conditions(State(admin): State<Arc<Admin>>) -> Json<Vec<Condition>> {
+    Json(admin.findings().conditions)
+}
+
+#[derive(Deserialize)]
+struct Rotation {
+    step: Option<Step>,
+    #[serde(default)]
+    force: bool,
+}
+
+async fn rotate_root(
+    State(admin): State<Arc<Admin>>,
+    Query(Rotation { step, force }): Query<Rotation>,
+) -> Result<Json<RotationState>, Conflict> {
+    let state = admin.authority.rotate(step, force).map_err(Conflict)?;
+    info!(phase = ?state.phase, "root rotated");
+    Ok(Json(state))
+}
+
+/// A step that can't be taken now.
+struct Conflict(AuthorityError);
+
+impl IntoResponse for Conflict {
+    fn into_response(self) -> Response {
+        (StatusCode::CONFLICT, format!("{}\n", self.0)).into_response()
+    }
+}
+
+impl Admin {
+    fn findings(&self) -> Findings {
+        self.findings.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}

@@ -1,0 +1,19 @@
+//! The control plane of nodemesh.
+//!
+//! Reading order follows a change of configuration: [`watch`] notices it, [`source`] reads and compiles it, [`config`]
+//! is the immutable result, [`xds`] tells each agent what it lacks. Certificates are [`ca`]'s, and [`nodes`] says which
+//! node is calling. [`tls`] and [`server`] hold the port, [`admin`] and [`metrics`] show what is going on.
+#![forbid(unsafe_code)]
+
+pub mod admin;
+pub mod ca;
+pub mod config;
+pub mod durable;
+pub mod metrics;
+pub mod nodes;
+pub mod options;
+pub mod server;
+pub mod source;
+pub mod tls;
+pub mod watch;
+pub mod xds;

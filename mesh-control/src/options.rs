@@ -1,0 +1,113 @@
+//! What the control plane is told on its command line.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::Args;
+
+use crate::ca::GivenAuthority;
+
+/// Options of `mesh-control run`.
+#[derive(Clone, Debug, Args)]
+pub struct Options {
+    /// Where the configuration comes from: `directory:PATH`, a directory of Kubernetes and Istio manifests
+    #[arg(long, env = "MESH_CONTROL_SOURCE", value_name = "directory:PATH")]
+    pub source: Source,
+
+    /// Directory for the root certificate with its key, the trust bundle (root-cert.pem) and the last good state
+    #[arg(long, env = "MESH_CONTROL_STATE_DIR", value_name = "PATH")]
+    pub state_dir: PathBuf,
+
+    /// Address that agents connect to, for discovery and certificates
+    #[arg(long, env = "MESH_CONTROL_LISTEN", default_value = "[::]:15012", value_name = "ADDRESS")]
+    pub listen: SocketAddr,
+
+    /// Address of the metrics endpoint (`/metrics`, `/healthz/ready`)
+    #[arg(long, env = "MESH_CONTROL_METRICS", default_value = "[::]:15014", value_name = "ADDRESS")]
+    pub metrics: SocketAddr,
+
+    /// Trust domain of every identity
+    #[arg(long, env = "MESH_CONTROL_TRUST_DOMAIN", default_value = "cluster.local", value_name = "NAME")]
+    pub trust_domain: String,
+
+    /// DNS domain of services
+    #[arg(long, env = "MESH_CONTROL_CLUSTER_DOMAIN", default_value = "cluster.local", value_name = "NAME")]
+    pub cluster_domain: String,
+
+    /// Name of the cluster, as in the uid of its workloads
+    #[arg(long, env = "MESH_CONTROL_CLUSTER_ID", default_value = "Kubernetes", value_name = "NAME")]
+    pub cluster_id: String,
+
+    /// Namespace whose policies apply to the whole mesh
+    #[arg(long, env = "MESH_CONTROL_ROOT_NAMESPACE", default_value = "istio-system", value_name = "NAME")]
+    pub root_namespace: String,
+
+    /// Directory of node tokens: the file NODE holds the token by which the agent of NODE is known
+    #[arg(long, env = "MESH_CONTROL_NODE_TOKENS", value_name = "PATH")]
+    pub node_tokens: PathBuf,
+
+    /// Longest life of a workload's certificate
+    #[arg(long, env = "MESH_CONTROL_WORKLOAD_CERT_TTL", default_value = "24h", value_name = "DURATION",
+          value_parser = lifetime)]
+    pub workload_cert_ttl: Duration,
+
+    /// Unix socket of the admin endpoint (`/status`, `/errors`, `/rotate-root`); none if not given
+    #[arg(long, env = "MESH_CONTROL_ADMIN_SOCKET", value_name = "PATH")]
+    pub admin_socket: Option<PathBuf>,
+
+    /// Sign with this certificate (PEM) instead of a root made here
+    #[arg(long, env = "MESH_CONTROL_CA_CERT", requires = "ca_key", value_name = "FILE")]
+    pub ca_cert: Option<PathBuf>,
+
+    /// Private key of --ca-cert (PEM)
+    #[arg(long, env = "MESH_CONTROL_CA_KEY", requires = "ca_cert", value_name = "FILE")]
+    pub ca_key: Option<PathBuf>,
+
+    /// Certificates between --ca-cert and its root, and the root (PEM)
+    #[arg(long, env = "MESH_CONTROL_CA_CHAIN", requires = "ca_cert", value_name = "FILE")]
+    pub ca_chain: Option<PathBuf>,
+}
+
+impl Options {
+    /// The authority that was given, if one was.
+    pub fn given_authority(&self) -> Option<GivenAuthority> {
+        let (certificate, key) = (self.ca_cert.clone()?, self.ca_key.clone()?);
+        Some(GivenAuthority { certificate, key, chain: self.ca_chain.clone() })
+    }
+}
+
+/// Where the configuration comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// A directory of manifests.
+    Directory(PathBuf),
+}
+
+impl FromStr for Source {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once(':') {
+            Some(("directory", path)) if !path.is_empty() => Ok(Self::Directory(path.into())),
+            _ => Err("expected directory:PATH".to_owned()),
+        }
+    }
+}
+
+impl std::fmt::Display for Source {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self::Directory(path) = self;
+        write!(f, "directory:{}", path.display())
+    }
+}
+
+/// Ten seconds at least: agents renew at half of it.
+fn lifetime(text: &str) -> Result<Duration, String> {
+    let lifetime = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    match lifetime >= Duration::from_secs(10) {
+        true => Ok(lifetime),
+        false => Err("must be at least 10s".to_owned()),
+    }
+}

@@ -1,0 +1,9 @@
+//! The TLS side of the xDS and CA port: handshakes off the accept loop, certificates and roots that may change.
+
+mod accept;
+mod connection;
+mod credentials;
+
+pub use accept::incoming;
+pub use connection::{Connection, Peer};
+pub use credentials::{ServerTls, TlsError};

@@ -1,0 +1,104 @@
+//! Our own certificate and the roots that clients are checked against; both are replaced while serving.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use arc_swap::ArcSwap;
+use rcgen::KeyPair;
+use rustls::server::{VerifierBuilderError, WebPkiClientVerifier};
+use rustls::{RootCertStore, ServerConfig};
+use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use thiserror::Error;
+use tracing::{error, info};
+
+use crate::ca::Authority;
+use crate::ca::signer::{SignerError, Subject};
+
+/// Names under which agents may know the control plane; the Istio ones are what its agents are built to expect.
+const DNS_NAMES: [&str; 5] = [
+    "mesh-control",
+    "mesh-control.nodemesh-system.svc",
+    "istiod.istio-system.svc",
+    "istiod.istio-system.svc.cluster.local",
+    "localhost",
+];
+/// After a failure to renew.
+const RETRY: Duration = Duration::from_secs(10);
+
+/// The TLS configuration for the next connection.
+pub struct ServerTls {
+    authority: Arc<Authority>,
+    current: ArcSwap<ServerConfig>,
+}
+
+impl ServerTls {
+    /// Makes the first certificate.
+    pub fn new(authority: Arc<Authority>) -> Result<Self, TlsError> {
+        let (config, _) = configure(&authority)?;
+        Ok(Self { authority, current: ArcSwap::from_pointee(config) })
+    }
+
+    /// What the next handshake is made with.
+    pub fn current(&self) -> Arc<ServerConfig> {
+        self.current.load_full()
+    }
+
+    /// Renews at half of the certificate's life, and whenever the roots change. Never returns.
+    pub async fn keep_fresh(&self) {
+        let mut roots = self.authority.changes();
+        loop {
+            let wait = match configure(&self.authority) {
+                Ok((config, expires)) => {
+                    self.current.store(Arc::new(config));
+                    info!(expires = %humantime::format_rfc3339_seconds(expires), "serving certificate renewed");
+                    expires.duration_since(SystemTime::now()).unwrap_or_default() / 2
+                }
+                Err(error) => {
+                    error!(%error, "serving certificate not renewed; the old one stays");
+                    RETRY
+                }
+            };
+            // A wait that ends for either reason leads to the same: make it anew.
+            let _ = tokio::time::timeout(wait.max(Duration::from_secs(1)), roots.changed()).await;
+        }
+    }
+}
+
+fn configure(authority: &Authority) -> Result<(ServerConfig, SystemTime), TlsError> {
+    let key = KeyPair::generate().map_err(SignerError::from)?;
+    let subject = Subject { identity: authority.control_identity(), dns_names: &DNS_NAMES, key: &key };
+    let issued = authority.issue(&subject, None)?;
+
+    let mut trusted = RootCertStore::empty();
+    for root in authority.roots() {
+        trusted.add(root)?;
+    }
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    // A first contact has no certificate yet; what needs one asks for it (discovery does).
+    let verifier = WebPkiClientVerifier::builder_with_provider(trusted.into(), Arc::clone(&provider))
+        .allow_unauthenticated()
+        .build()?;
+    let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(issued.chain, key)?;
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    // A resumed session would skip the check of a certificate that has expired since, or of a dropped root.
+    config.send_tls13_tickets = 0;
+    Ok((config, issued.expires))
+}
+
+/// Why there is no TLS configuration. The operator has to act.
+#[derive(Debug, Error)]
+pub enum TlsError {
+    /// No certificate for ourselves.
+    #[error(transparent)]
+    Signer(#[from] SignerError),
+    /// The roots can't be used to check clients.
+    #[error("client verification: {0}")]
+    Verifier(#[from] VerifierBuilderError),
+    /// Anything else that rustls does not like.
+    #[error("TLS: {0}")]
+    Tls(#[from] rustls::Error),
+}

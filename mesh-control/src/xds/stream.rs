@@ -1,0 +1,275 @@
+//! One agent's stream, from its first request to its end.
+
+use std::sync::Arc;
+
+use mesh_api::wire::type_url;
+use mesh_api::wire::xds::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node};
+use prost_types::value;
+use tokio::sync::{mpsc, watch};
+use tonic::metadata::MetadataMap;
+use tonic::{Status, Streaming};
+use tracing::{debug, info, warn};
+
+use super::agents::Registration;
+use super::subscription::{Answer, Delta, Part, Subscription};
+use crate::config::{Configuration, Resources};
+use crate::metrics::{Metrics, TypeLabel};
+use crate::nodes::NodeTokens;
+
+type Outgoing = Result<DeltaDiscoveryResponse, Status>;
+
+/// What a stream task works with.
+pub(super) struct Stream {
+    pub registration: Registration,
+    pub configuration: watch::Receiver<Arc<Configuration>>,
+    pub credentials: Credentials,
+    /// Turns to true when the server stops.
+    pub stopping: watch::Receiver<bool>,
+    pub metrics: Arc<Metrics>,
+    pub outbound: mpsc::Sender<Outgoing>,
+    pub types: Types,
+}
+
+/// What the agent showed to open the stream, to be looked at again when tokens change.
+pub(super) struct Credentials {
+    pub metadata: MetadataMap,
+    pub tokens: Arc<NodeTokens>,
+    pub changed: watch::Receiver<()>,
+}
+
+/// The resource types that are served.
+#[derive(Default)]
+pub(super) struct Types {
+    addresses: Option<Subscription>,
+    authorizations: Option<Subscription>,
+    responses: u64,
+}
+
+#[derive(Clone, Copy)]
+enum Kind {
+    Address,
+    Authorization,
+}
+
+/// What a stream task waits for.
+enum Event<'a> {
+    /// The agent said something, or ended the stream.
+    Request(Result<Option<DeltaDiscoveryRequest>, Status>),
+    /// There is a new configuration.
+    Changed,
+    /// The server stops.
+    Stopping,
+    /// Node tokens may have changed.
+    Tokens,
+    /// The agent takes more.
+    Ready(mpsc::Permit<'a, Outgoing>),
+    /// The agent's connection has ended.
+    Gone,
+}
+
+/// Order of what is sent for one change. A policy is there before the first workload that names it, and goes after
+/// the last: a workload that names a policy which is missing is closed to everybody.
+const ORDER: [(Kind, Part); 3] =
+    [(Kind::Authorization, Part::Upserts), (Kind::Address, Part::All), (Kind::Authorization, Part::All)];
+
+impl Stream {
+    /// Serves until either side ends it.
+    pub async fn serve(mut self, mut inbound: Streaming<DeltaDiscoveryRequest>) {
+        let node = Arc::clone(&self.registration.agent.node);
+        let reason = match self.open(&mut inbound).await {
+            Ok(()) => self.exchange(&mut inbound).await,
+            Err(status) => self.refuse(status),
+        };
+        info!(%node, reason, "agent disconnected");
+    }
+
+    async fn open(&mut self, inbound: &mut Streaming<DeltaDiscoveryRequest>) -> Result<(), Status> {
+        let first = inbound.message().await?.ok_or_else(|| Status::cancelled("closed by the agent"))?;
+        let id = check_node(&self.registration.agent.node, first.node.as_ref())?;
+        let agent = &self.registration.agent;
+        info!(node = %agent.node, address = %agent.address, id, "agent connected");
+        self.take(first)
+    }
+
+    async fn exchange(&mut self, inbound: &mut Streaming<DeltaDiscoveryRequest>) -> String {
+        let outbound = self.outbound.clone();
+        let mut pending = true;
+        loop {
+            match self.event(inbound, &outbound, pending).await {
+                Event::Request(Ok(Some(request))) => match self.take(request) {
+                    Ok(()) => pending = true,
+                    Err(status) => return self.refuse(status),
+                },
+                Event::Request(Ok(None)) => return "closed by the agent".to_owned(),
+                Event::Request(Err(status)) => return status.message().to_owned(),
+                Event::Changed => pending = true,
+                Event::Stopping => return self.refuse(Status::unavailable("shutting down")),
+                Event::Tokens if self.credentials.are_stale(&self.registration.agent.node) => {
+                    return self.refuse(Status::unauthenticated("the node's token is not valid any more"));
+                }
+                Event::Tokens => {}
+                Event::Ready(slot) => match self.respond() {
+                    Some(response) => slot.send(Ok(response)),
+                    None => pending = false,
+                },
+                Event::Gone => return "the connection is gone".to_owned(),
+            }
+        }
+    }
+
+    async fn event<'a>(
+        &mut self,
+        inbound: &mut Streaming<DeltaDiscoveryRequest>,
+        outbound: &'a mpsc::Sender<Outgoing>,
+        pending: bool,
+    ) -> Event<'a> {
+        tokio::select! {
+            request = inbound.message() => Event::Request(request),
+            changed = self.configuration.changed() => changed.map_or(Event::Stopping, |()| Event::Changed),
+            _ = self.stopping.wait_for(|stopping| *stopping) => Event::Stopping,
+            Ok(()) = self.credentials.changed.changed() => Event::Tokens,
+            // Only when the agent's connection has taken the last response is the next one made.
+            slot = outbound.reserve(), if pending => slot.map_or(Event::Gone, Event::Ready),
+        }
+    }
+
+    /// Ends the stream with `status`, if the agent still listens.
+    fn refuse(&self, status: Status) -> String {
+        let reason = status.message().to_owned();
+        // A full channel means an agent that does not read: it will see the stream end, without a reason.
+        let _ = self.outbound.try_send(Err(status));
+        reason
+    }
+
+    fn take(&mut self, request: DeltaDiscoveryRequest) -> Result<(), Status> {
+        let node = &self.registration.agent.node;
+        let Some((slot, label)) = self.types.of(&request.type_url) else {
+            warn!(%node, type_url = request.type_url, "an unknown resource type was asked for");
+            return Ok(());
+        };
+        let answer = match slot {
+            Some(subscription) => subscription.update(request).map_err(too_many)?,
+            None => {
+                *slot = Some(Subscription::first(request).map_err(too_many)?);
+                Answer::None
+            }
+        };
+        match answer {
+            Answer::None => {}
+            Answer::Ack => {
+                self.metrics.acks.get_or_create(&label).inc();
+            }
+            Answer::Nack(text) => {
+                self.metrics.nacks.get_or_create(&label).inc();
+                warn!(%node, r#type = label.r#type, reason = text, "the agent rejected resources");
+                self.registration.agent.note_nack(&text);
+            }
+        }
+        self.registration.agent.note_unacknowledged(self.types.unacknowledged());
+        Ok(())
+    }
+
+    fn respond(&mut self) -> Option<DeltaDiscoveryResponse> {
+        let configuration = Arc::clone(&self.configuration.borrow_and_update());
+        let (kind, delta, nonce) = self.types.next(&configuration)?;
+        let count = delta.resources.len() + delta.removed.len();
+        let label = kind.label();
+        self.metrics.responses.get_or_create(&label).inc();
+        self.metrics.resources.get_or_create(&label).inc_by(count as u64);
+        if let Some(built) = configuration.built {
+            self.metrics.propagation.observe(built.elapsed().as_secs_f64());
+        }
+        let generation = configuration.generation;
+        debug!(node = %self.registration.agent.node, r#type = label.r#type, count, generation, "sent");
+        self.registration.agent.note_unacknowledged(self.types.unacknowledged());
+        Some(response(kind, delta, nonce, generation))
+    }
+}
+
+impl Credentials {
+    fn are_stale(&self, node: &str) -> bool {
+        self.tokens.authenticate(&self.metadata).as_deref() != Ok(node)
+    }
+}
+
+impl Types {
+    fn of(&mut self, type_url: &str) -> Option<(&mut Option<Subscription>, TypeLabel)> {
+        match type_url {
+            type_url::ADDRESS => Some((&mut self.addresses, Kind::Address.label())),
+            type_url::AUTHORIZATION => Some((&mut self.authorizations, Kind::Authorization.label())),
+            _ => None,
+        }
+    }
+
+    /// The first part of what the agent lacks.
+    fn next(&mut self, configuration: &Configuration) -> Option<(Kind, Delta, String)> {
+        let nonce = (self.responses + 1).to_string();
+        let found = ORDER.into_iter().find_map(|(kind, part)| {
+            let (slot, resources): (_, &Resources) = match kind {
+                Kind::Address => (&mut self.addresses, &configuration.addresses),
+                Kind::Authorization => (&mut self.authorizations, &configuration.authorizations),
+            };
+            Some((kind, slot.as_mut()?.next(resources, part, &nonce)?))
+        });
+        let (kind, delta) = found?;
+        self.responses += 1;
+        Some((kind, delta, nonce))
+    }
+
+    fn unacknowledged(&self) -> usize {
+        let both = [&self.addresses, &self.authorizations];
+        both.into_iter().flatten().map(Subscription::unacknowledged).sum()
+    }
+}
+
+impl Kind {
+    fn label(self) -> TypeLabel {
+        TypeLabel {
+            r#type: match self {
+                Self::Address => "Address",
+                Self::Authorization => "Authorization",
+            },
+        }
+    }
+
+    fn type_url(self) -> &'static str {
+        match self {
+            Self::Address => type_url::ADDRESS,
+            Self::Authorization => type_url::AUTHORIZATION,
+        }
+    }
+}
+
+fn response(kind: Kind, delta: Delta, nonce: String, generation: u64) -> DeltaDiscoveryResponse {
+    let mut resources = delta.resources;
+    for any in resources.iter_mut().filter_map(|resource| resource.resource.as_mut()) {
+        kind.type_url().clone_into(&mut any.type_url);
+    }
+    DeltaDiscoveryResponse {
+        system_version_info: generation.to_string(),
+        resources,
+        type_url: kind.type_url().to_owned(),
+        nonce,
+        removed_resources: delta.removed,
+    }
+}
+
+#[allow(clippy::needless_pass_by_value)] // the shape that `map_err` takes
+fn too_many(error: super::subscription::TooManyNames) -> Status {
+    Status::resource_exhausted(error.to_string())
+}
+
+/// The id that the agent gives itself. A node named in its metadata must be the one that the token is for.
+fn check_node<'a>(node: &str, described: Option<&'a Node>) -> Result<&'a str, Status> {
+    let described = described.filter(|described| !described.id.is_empty());
+    let described = described
+        .ok_or_else(|| Status::invalid_argument("the first request of a stream must have node.id"))?;
+    let named = described.metadata.as_ref().and_then(|metadata| metadata.fields.get("NODE_NAME"));
+    match named.and_then(|value| value.kind.as_ref()) {
+        Some(value::Kind::StringValue(named)) if named != node => {
+            let text = format!("the token is node {node}'s, but the agent says that it runs on {named}");
+            Err(Status::permission_denied(text))
+        }
+        _ => Ok(&described.id),
+    }
+}
