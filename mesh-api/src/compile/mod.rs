@@ -1,1 +1,99 @@
-//! (being written)
+//! From resources to what node agents are sent.
+//!
+//! [`compile`] is a pure function of the objects and the mesh's settings: the control plane runs it on every change
+//! and sends what differs. The result is in Istio's ambient types ([`wire::workload`], [`wire::security`]), filled
+//! as istiod fills them. What a policy says that these types cannot carry is reported as a [`Condition`], never
+//! dropped in silence.
+//!
+//! Reading order: `world` sorts the objects, `membership` finds which pods are behind which service, `workload` and
+//! `service` make the addresses, `policy` the authorizations, `traffic` the rules for clients.
+
+mod condition;
+mod host;
+mod membership;
+mod naming;
+mod policy;
+mod service;
+mod traffic;
+mod workload;
+mod world;
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+pub use condition::{Condition, Effect};
+pub use world::World;
+
+use crate::wire;
+
+/// Settings that hold for the whole mesh.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MeshConfig {
+    /// Trust domain of every identity.
+    pub trust_domain: String,
+    /// Namespace whose policies apply to the whole mesh.
+    pub root_namespace: String,
+    /// DNS domain of services.
+    pub cluster_domain: String,
+    /// Name of the cluster.
+    pub cluster_id: String,
+    /// Name of the network that all pods are on; empty is Istio's default.
+    pub network: String,
+}
+
+impl Default for MeshConfig {
+    /// Istio's defaults.
+    fn default() -> Self {
+        Self {
+            trust_domain: "cluster.local".to_owned(),
+            root_namespace: "istio-system".to_owned(),
+            cluster_domain: "cluster.local".to_owned(),
+            cluster_id: "Kubernetes".to_owned(),
+            network: String::new(),
+        }
+    }
+}
+
+/// What the agents are to know, by resource name.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Compiled {
+    /// Workloads by uid, services by `namespace/hostname`.
+    pub addresses: BTreeMap<String, wire::workload::Address>,
+    /// Policies by `namespace/name`.
+    pub authorizations: BTreeMap<String, wire::security::Authorization>,
+    /// What is not in force as it was written.
+    pub conditions: Vec<Condition>,
+}
+
+/// Compiles all objects of a mesh.
+pub fn compile(world: &World<'_>, mesh: &MeshConfig) -> Compiled {
+    let policies = policy::compile(world, mesh);
+    let (traffic, mut conditions) = traffic::compile(world, mesh);
+    let membership = membership::find(world, mesh);
+    let context =
+        workload::Context { world, mesh, policies: &policies, traffic: &traffic, membership: &membership };
+    let mut addresses = BTreeMap::new();
+    for workload in workload::all(&context) {
+        addresses.insert(workload.uid.clone(), address(wire::workload::address::Type::Workload(workload)));
+    }
+    for service in service::all(world, mesh, &traffic) {
+        let name = format!("{}/{}", service.namespace, service.hostname);
+        addresses.insert(name, address(wire::workload::address::Type::Service(service)));
+    }
+    conditions.splice(0..0, policies.conditions);
+    Compiled { addresses, authorizations: policies.authorizations, conditions }
+}
+
+fn address(of: wire::workload::address::Type) -> wire::workload::Address {
+    wire::workload::Address { r#type: Some(of) }
+}
+
+/// An address as the wire types carry it: 4 or 16 bytes.
+fn octets(address: IpAddr) -> Vec<u8> {
+    match address.to_canonical() {
+        IpAddr::V4(v4) => v4.octets().to_vec(),
+        IpAddr::V6(v6) => v6.octets().to_vec(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

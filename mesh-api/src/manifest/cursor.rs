@@ -104,12 +104,13 @@ impl<'a> Cursor<'a> {
     /// A string, possibly empty.
     pub fn text(&self) -> Option<&'a str> {
         match &self.node.value {
-            Value::String(text) => Some(text),
-            other => {
-                self.wrong_type("a string", other);
-                None
-            }
+            Value::String(text) => return Some(text),
+            // YAML took what was meant as text for something else.
+            Value::Number(number) => self.unquoted(&number.to_string()),
+            Value::Bool(value) => self.unquoted(&value.to_string()),
+            other => self.wrong_type("a string", other),
         }
+        None
     }
 
     /// A whole number within `range`.
@@ -185,6 +186,11 @@ impl<'a> Cursor<'a> {
 
     fn wrong_type(&self, expected: &str, found: &Value) {
         self.error(format!("must be {expected}, but is {}", found.describe()), format!("write {expected}"));
+    }
+
+    fn unquoted(&self, text: &str) {
+        let found = self.node.value.describe();
+        self.error(format!("must be a string, but is {found}"), format!("put it in quotes: {text:?}"));
     }
 
     fn fault(&self, problem: String, fix: String) -> Fault {

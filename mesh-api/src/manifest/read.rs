@@ -165,9 +165,13 @@ fn required(root: &Node, key: &str, fix: &str) -> Fault {
 
 /// `Kind namespace/name` as far as the document says.
 fn describe(root: &Node) -> Option<String> {
-    let kind = root.text("kind")?;
+    let kind = root.text("kind");
     let metadata = root.get("metadata").map(|entry| &entry.value);
-    let name = metadata.and_then(|node| node.text("name"))?;
+    let name = metadata.and_then(|node| node.text("name"));
+    if kind.is_none() && name.is_none() {
+        return None;
+    }
+    let (kind, name) = (kind.unwrap_or("(no kind)"), name.unwrap_or("(no name)"));
     let namespaced = Kind::ALL.iter().find(|k| k.as_str() == kind).is_none_or(|k| k.is_namespaced());
     let namespace = metadata.and_then(|node| node.text("namespace"));
     if !namespaced {

@@ -54,8 +54,11 @@ fn fault(root: &Node, key: &str, path: &Path, message: &str) -> Fault {
 /// serde says what it found and what it wanted in one sentence.
 fn explain(message: &str) -> (String, String) {
     if let Some((found, expected)) = message.split_once(", expected ") {
-        let found = found.replace("invalid type:", "wrong type:");
-        return (found, format!("write {expected}"));
+        let expected = match expected {
+            "i64" | "u64" | "u32" | "u16" => "a whole number",
+            other => other,
+        };
+        return (found.replace("invalid type:", "wrong type:"), format!("write {expected}"));
     }
     match message.strip_prefix("missing field ") {
         Some(name) => (format!("{name} is missing"), format!("add {name}")),

@@ -243,7 +243,8 @@ fn condition(at: &Cursor<'_>, namespace: &str) -> Option<When> {
     };
     let values = list(&fields, "values", value);
     let not_values = list(&fields, "notValues", value);
-    if fields.get("values").is_none() && fields.get("notValues").is_none() {
+    let demands = |key: &str| fields.get(key).is_some_and(|at| !at.is_empty_list());
+    if !demands("values") && !demands("notValues") {
         at.error("a condition needs `values` or `notValues`", "add `values`");
     }
     Some(When { key: key.to_owned(), values, not_values })

@@ -1,0 +1,75 @@
+//! What of a resource is not in force as it was written.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    manifest::{Kind, ObjectKey},
+    resource::Metadata,
+};
+
+/// Something that a resource says and the mesh does not do, or does otherwise.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Condition {
+    /// Kind of the resource.
+    pub kind: Kind,
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// The field that it is about.
+    pub field: String,
+    /// What it comes to.
+    pub effect: Effect,
+    /// Why, in a sentence.
+    pub reason: String,
+}
+
+/// What the difference between text and deed comes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Effect {
+    /// The field has no effect at all.
+    Ignored,
+    /// Less is let through than was written.
+    Stricter,
+    /// More is let through than was written.
+    Weaker,
+}
+
+impl Condition {
+    pub(super) fn new(
+        kind: Kind,
+        metadata: &Metadata,
+        field: impl Into<String>,
+        effect: Effect,
+        reason: impl Into<String>,
+    ) -> Self {
+        Self {
+            kind,
+            namespace: metadata.namespace.clone(),
+            name: metadata.name.clone(),
+            field: field.into(),
+            effect,
+            reason: reason.into(),
+        }
+    }
+
+    /// What the condition is about.
+    pub fn key(&self) -> ObjectKey {
+        ObjectKey { kind: self.kind, namespace: self.namespace.clone(), name: self.name.clone() }
+    }
+}
+
+impl fmt::Display for Condition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let effect = match self.effect {
+            Effect::Ignored => "ignored",
+            Effect::Stricter => "stricter than written",
+            Effect::Weaker => "weaker than written",
+        };
+        write!(f, "{}: {}: {effect}: {}", self.key(), self.field, self.reason)
+    }
+}

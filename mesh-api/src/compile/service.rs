@@ -1,0 +1,105 @@
+//! Services as agents see them.
+
+use super::{MeshConfig, World, host, octets, traffic::Traffic};
+use crate::{
+    resource::{
+        InternalTrafficPolicy, IpFamily, Service, ServicePort, TrafficDistribution,
+        pod::{PortRef, Protocol},
+    },
+    wire::workload::{
+        self as wire, AppProtocol, IpFamilies, LoadBalancing,
+        load_balancing::{HealthPolicy, Mode, Scope},
+    },
+};
+
+/// Every service but those that stand for names elsewhere.
+pub(super) fn all<'a>(
+    world: &'a World<'_>,
+    mesh: &'a MeshConfig,
+    traffic: &'a Traffic,
+) -> impl Iterator<Item = wire::Service> {
+    let services = world.services.iter().filter(|service| !service.is_external_name());
+    services.map(|service| one(service, mesh, traffic))
+}
+
+fn one(service: &Service, mesh: &MeshConfig, traffic: &Traffic) -> wire::Service {
+    let metadata = &service.metadata;
+    let hostname = host::of_service(&metadata.name, &metadata.namespace, mesh);
+    let addresses = if service.is_headless() { Vec::new() } else { service.cluster_ips() };
+    let network_address = |address| wire::NetworkAddress {
+        network: mesh.network.clone(),
+        address: octets(address),
+        length: None,
+    };
+    wire::Service {
+        name: metadata.name.clone(),
+        namespace: metadata.namespace.clone(),
+        extensions: traffic.extension(&metadata.namespace, &hostname).into_iter().collect(),
+        hostname,
+        addresses: addresses.into_iter().map(network_address).collect(),
+        ports: service.spec.ports.iter().filter(|port| port.protocol == Protocol::Tcp).map(port).collect(),
+        load_balancing: load_balancing(service),
+        ip_families: ip_families(&service.spec.ip_families).into(),
+        canonical: true,
+        ..wire::Service::default()
+    }
+}
+
+fn port(port: &ServicePort) -> wire::Port {
+    let target = match &port.target_port {
+        None => port.port,
+        Some(PortRef::Number(number)) => *number,
+        // Zero: every workload has its own number for the name.
+        Some(PortRef::Name(_)) => 0,
+    };
+    wire::Port {
+        service_port: port.port.into(),
+        target_port: target.into(),
+        app_protocol: app_protocol(port).into(),
+    }
+}
+
+/// What a port speaks: `appProtocol`, else the port's name up to the first dash.
+pub(super) fn app_protocol(port: &ServicePort) -> AppProtocol {
+    let from_name = || port.name.split('-').next().unwrap_or_default();
+    let text = if port.app_protocol.is_empty() { from_name() } else { &port.app_protocol };
+    match text.to_ascii_lowercase().as_str() {
+        "http" | "kubernetes.io/ws" => AppProtocol::Http11,
+        "http2" | "kubernetes.io/h2c" => AppProtocol::Http2,
+        "grpc" => AppProtocol::Grpc,
+        "https" | "tls" | "kubernetes.io/wss" => AppProtocol::Tls,
+        "tcp" => AppProtocol::Tcp,
+        _ => AppProtocol::Unknown,
+    }
+}
+
+fn ip_families(families: &[IpFamily]) -> IpFamilies {
+    match (families.contains(&IpFamily::IPv4), families.contains(&IpFamily::IPv6)) {
+        (true, true) => IpFamilies::Dual,
+        (true, false) => IpFamilies::Ipv4Only,
+        (false, true) => IpFamilies::Ipv6Only,
+        (false, false) => IpFamilies::Automatic,
+    }
+}
+
+fn load_balancing(service: &Service) -> Option<LoadBalancing> {
+    let spec = &service.spec;
+    let (mode, preference): (_, &[Scope]) = match (spec.internal_traffic_policy, spec.traffic_distribution) {
+        (InternalTrafficPolicy::Local, _) => (Mode::Strict, &[Scope::Node]),
+        (_, Some(TrafficDistribution::PreferClose | TrafficDistribution::PreferSameZone)) => {
+            (Mode::Failover, &[Scope::Network, Scope::Region, Scope::Zone])
+        }
+        (_, Some(TrafficDistribution::PreferSameNode)) => {
+            (Mode::Failover, &[Scope::Network, Scope::Region, Scope::Zone, Scope::Subzone, Scope::Node])
+        }
+        (InternalTrafficPolicy::Cluster, None) => (Mode::UnspecifiedMode, &[]),
+    };
+    let health =
+        if spec.publish_not_ready_addresses { HealthPolicy::AllowAll } else { HealthPolicy::OnlyHealthy };
+    let says_something = mode != Mode::UnspecifiedMode || health != HealthPolicy::OnlyHealthy;
+    says_something.then(|| LoadBalancing {
+        routing_preference: preference.iter().map(|scope| i32::from(*scope)).collect(),
+        mode: mode.into(),
+        health_policy: health.into(),
+    })
+}

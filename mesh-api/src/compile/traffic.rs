@@ -1,0 +1,262 @@
+//! `DestinationRule`s, resolved for each service into a list that an agent reads from the top until a client fits.
+//!
+//! Istio looks in the client's namespace, then in the service's, then in the root namespace, and takes the first
+//! that has a rule for the host; within it the exact host counts before wildcards, and rules for chosen clients
+//! before rules for all. The list has that order, so agents need none of these rules.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use prost::Message;
+use prost_types::{Any, Duration};
+
+use super::{Condition, Effect, MeshConfig, World, host};
+use crate::{
+    manifest::Kind,
+    resource::{
+        ConnectionPool, DestinationRule, LabelSelector, Labels, LoadBalancer, Metadata, OutlierDetection,
+        TcpKeepalive, TrafficPolicy, TrafficSettings,
+    },
+    wire::{ext, type_url, workload::Extension},
+};
+
+/// What the rules come to.
+#[derive(Default)]
+pub(super) struct Traffic {
+    /// By namespace and host name of the service.
+    services: BTreeMap<(String, String), Extension>,
+    /// By namespace: labels of clients that some rule asks about.
+    asked: BTreeMap<String, BTreeSet<String>>,
+}
+
+impl Traffic {
+    /// The extension of a service that rules apply to.
+    pub fn extension(&self, namespace: &str, hostname: &str) -> Option<Extension> {
+        self.services.get(&(namespace.to_owned(), hostname.to_owned())).cloned()
+    }
+
+    /// The extension of a workload that has labels which rules ask about.
+    pub fn client_labels(&self, pod: &Metadata) -> Option<Extension> {
+        let asked = self.asked.get(&pod.namespace)?;
+        let labels: Labels = pod
+            .labels
+            .iter()
+            .filter(|(key, _)| asked.contains(*key))
+            .map(|(k, v)| (k.clone(), v.clone()))
+            .collect();
+        let value = ext::Labels { labels }.encode_to_vec();
+        Some(extension(ext::LABELS, type_url::LABELS, value))
+    }
+}
+
+/// Resolves all rules.
+pub(super) fn compile(world: &World<'_>, mesh: &MeshConfig) -> (Traffic, Vec<Condition>) {
+    let (groups, mut conditions) = merge(world, mesh);
+    let mut traffic = Traffic::default();
+    for group in groups.iter().filter(|group| !group.client_labels.is_empty()) {
+        let asked = traffic.asked.entry(group.namespace.to_owned()).or_default();
+        asked.extend(group.client_labels.keys().cloned());
+    }
+    let mut used = BTreeSet::new();
+    for service in world.services.iter().filter(|service| !service.is_external_name()) {
+        let Metadata { namespace, name, .. } = &service.metadata;
+        let hostname = host::of_service(name, namespace, mesh);
+        let fitting = Fitting::new(&groups, &hostname);
+        used.extend(fitting.groups.iter().map(|group| (group.namespace, group.host.as_str())));
+        let policies = fitting.policies(namespace, &mesh.root_namespace);
+        if !policies.is_empty() {
+            let value = ext::TrafficPolicies { policies }.encode_to_vec();
+            let extension = extension(ext::TRAFFIC_POLICIES, type_url::TRAFFIC_POLICIES, value);
+            traffic.services.insert((namespace.clone(), hostname), extension);
+        }
+    }
+    for rule in &world.destination_rules {
+        let resolved = host::resolve(&rule.host, &rule.metadata.namespace, mesh);
+        if !used.contains(&(rule.metadata.namespace.as_str(), resolved.as_str())) {
+            conditions.push(condition(rule, "spec.host", &format!("{resolved} is no Service of the mesh")));
+        }
+    }
+    (traffic, conditions)
+}
+
+/// Rules that are one: the same host, clients and visibility in the same namespace.
+struct Group<'a> {
+    namespace: &'a str,
+    host: String,
+    export_to: BTreeSet<&'a str>,
+    client_labels: &'a Labels,
+    policy: &'a TrafficPolicy,
+}
+
+/// Joins rules, the oldest first. Of several traffic policies the first that says anything counts, alone.
+fn merge<'a>(world: &World<'a>, mesh: &MeshConfig) -> (Vec<Group<'a>>, Vec<Condition>) {
+    static ANY_CLIENT: Labels = Labels::new();
+    let mut groups: Vec<Group<'a>> = Vec::new();
+    let mut conditions = Vec::new();
+    for rule in &world.destination_rules {
+        let selector: Option<&LabelSelector> = rule.workload_selector.as_ref();
+        let group = Group {
+            namespace: &rule.metadata.namespace,
+            host: host::resolve(&rule.host, &rule.metadata.namespace, mesh),
+            export_to: rule.export_to.iter().map(String::as_str).collect(),
+            client_labels: selector.map_or(&ANY_CLIENT, |selector| &selector.match_labels),
+            policy: &rule.policy,
+        };
+        let same = groups.iter_mut().find(|other| other.is_one_with(&group));
+        match same {
+            None => groups.push(group),
+            Some(older) if *older.policy == TrafficPolicy::default() => older.policy = &rule.policy,
+            Some(_) if rule.policy != TrafficPolicy::default() => {
+                let reason = "an older rule for the host has a traffic policy, and only one counts";
+                conditions.push(condition(rule, "spec.trafficPolicy", reason));
+            }
+            Some(_) => {}
+        }
+    }
+    (groups, conditions)
+}
+
+impl Group<'_> {
+    fn is_one_with(&self, other: &Self) -> bool {
+        self.namespace == other.namespace
+            && self.host == other.host
+            && self.export_to == other.export_to
+            && self.client_labels == other.client_labels
+    }
+
+    /// Other namespaces whose clients see it; `None` means all.
+    fn outside(&self) -> Option<Vec<String>> {
+        if self.export_to.is_empty() || self.export_to.contains("*") {
+            return None;
+        }
+        let others = self.export_to.iter().filter(|name| **name != "." && **name != self.namespace);
+        Some(others.map(|name| (*name).to_owned()).collect())
+    }
+
+    fn covering(&self, client_namespaces: Vec<String>) -> ext::TrafficPolicy {
+        ext::TrafficPolicy {
+            client_namespaces,
+            client_labels: self.client_labels.clone(),
+            default: Some(port_policy(&self.policy.settings)),
+            ports: self.policy.ports.iter().map(|(port, of)| (u32::from(*port), port_policy(of))).collect(),
+        }
+    }
+}
+
+/// The groups whose host covers one service: the closest host first, then those for chosen clients, then by age.
+struct Fitting<'a> {
+    groups: Vec<&'a Group<'a>>,
+}
+
+impl<'a> Fitting<'a> {
+    fn new(groups: &'a [Group<'a>], hostname: &str) -> Self {
+        let mut fitting: Vec<_> =
+            groups.iter().filter_map(|g| Some((host::specificity(&g.host, hostname)?, g))).collect();
+        fitting.sort_by_key(|(closeness, group)| {
+            (std::cmp::Reverse(*closeness), group.client_labels.is_empty())
+        });
+        Self { groups: fitting.into_iter().map(|(_, group)| group).collect() }
+    }
+
+    fn policies(&self, service_namespace: &str, root_namespace: &str) -> Vec<ext::TrafficPolicy> {
+        let namespaces: BTreeSet<&str> = self.groups.iter().map(|group| group.namespace).collect();
+        let mut policies = Vec::new();
+        for namespace in namespaces.into_iter().filter(|namespace| *namespace != root_namespace) {
+            policies.extend(self.own(namespace));
+        }
+        if service_namespace != root_namespace {
+            policies.extend(self.exported(service_namespace));
+        }
+        // Clients in the root namespace have only now come to rules of their own.
+        policies.extend(self.own(root_namespace));
+        policies.extend(self.exported(root_namespace));
+        policies
+    }
+
+    fn of(&self, namespace: &str) -> impl Iterator<Item = &'a Group<'a>> {
+        self.groups.iter().copied().filter(move |group| group.namespace == namespace)
+    }
+
+    /// What a namespace's rules come to for its own clients, who see all of them.
+    fn own(&self, namespace: &str) -> Vec<ext::TrafficPolicy> {
+        let mut policies = Vec::new();
+        for group in self.of(namespace) {
+            policies.push(group.covering(vec![namespace.to_owned()]));
+            if group.client_labels.is_empty() {
+                // It covers every client of the namespace, so the rest would never be reached.
+                break;
+            }
+        }
+        policies
+    }
+
+    /// What a namespace's rules come to for clients elsewhere. Rules for chosen clients stay at home.
+    fn exported(&self, namespace: &str) -> Vec<ext::TrafficPolicy> {
+        let mut policies = Vec::new();
+        for group in self.of(namespace).filter(|group| group.client_labels.is_empty()) {
+            match group.outside() {
+                Some(namespaces) if namespaces.is_empty() => {}
+                Some(namespaces) => policies.push(group.covering(namespaces)),
+                None => {
+                    policies.push(group.covering(Vec::new()));
+                    break;
+                }
+            }
+        }
+        policies
+    }
+}
+
+fn port_policy(settings: &TrafficSettings) -> ext::PortPolicy {
+    let lb = match settings.load_balancer.unwrap_or_default() {
+        LoadBalancer::LeastRequest => ext::LoadBalancer::LeastRequest,
+        LoadBalancer::RoundRobin => ext::LoadBalancer::RoundRobin,
+        LoadBalancer::Random => ext::LoadBalancer::Random,
+        LoadBalancer::Passthrough => ext::LoadBalancer::Passthrough,
+    };
+    ext::PortPolicy {
+        lb: lb.into(),
+        pool: settings.pool.as_ref().map(pool),
+        outlier: settings.outlier.as_ref().map(outlier),
+    }
+}
+
+fn pool(pool: &ConnectionPool) -> ext::ConnectionPool {
+    ext::ConnectionPool {
+        max_connections: pool.max_connections.unwrap_or_default(),
+        connect_timeout: pool.connect_timeout.and_then(duration),
+        keepalive: pool.keepalive.as_ref().map(keepalive),
+        max_connection_duration: pool.max_connection_duration.and_then(duration),
+        idle_timeout: pool.idle_timeout.and_then(duration),
+    }
+}
+
+fn keepalive(keepalive: &TcpKeepalive) -> ext::TcpKeepalive {
+    ext::TcpKeepalive {
+        probes: keepalive.probes.unwrap_or_default(),
+        time: keepalive.time.and_then(duration),
+        interval: keepalive.interval.and_then(duration),
+    }
+}
+
+fn outlier(outlier: &OutlierDetection) -> ext::OutlierDetection {
+    ext::OutlierDetection {
+        consecutive_errors: outlier.consecutive_errors,
+        interval: duration(outlier.interval),
+        base_ejection_time: duration(outlier.base_ejection_time),
+        max_ejection_percent: outlier.max_ejection_percent,
+        min_health_percent: outlier.min_health_percent,
+    }
+}
+
+/// A duration beyond what the wire can say (292 billion years) is as good as none.
+fn duration(duration: std::time::Duration) -> Option<Duration> {
+    duration.try_into().ok()
+}
+
+fn extension(name: &str, type_url: &str, value: Vec<u8>) -> Extension {
+    Extension { name: name.to_owned(), config: Some(Any { type_url: type_url.to_owned(), value }) }
+}
+
+fn condition(rule: &DestinationRule, field: &str, reason: &str) -> Condition {
+    Condition::new(Kind::DestinationRule, &rule.metadata, field, Effect::Ignored, reason)
+}
