@@ -6,11 +6,12 @@ use std::path::Path;
 
 #[test]
 fn every_direct_dependency_is_explained() {
-    let explained = explained(&read("docs/dependencies.md"));
-    let mut declared = declared(&read("Cargo.toml"), "[workspace.dependencies]");
-    declared.extend(self::declared(&read("mesh-ebpf/Cargo.toml"), "[dependencies]"));
-    let missing: Vec<_> = declared.difference(&explained).collect();
-    let superfluous: Vec<_> = explained.difference(&declared).collect();
+    let read = |path: &str| fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap();
+    let explained = explained(&read("../docs/dependencies.md"));
+    let mut all = declared(&read("../Cargo.toml"), "[workspace.dependencies]");
+    all.extend(declared(&read("../mesh-ebpf/Cargo.toml"), "[dependencies]"));
+    let missing: Vec<_> = all.difference(&explained).collect();
+    let superfluous: Vec<_> = explained.difference(&all).collect();
     assert!(missing.is_empty(), "docs/dependencies.md does not explain {missing:?}");
     assert!(superfluous.is_empty(), "docs/dependencies.md explains what nothing declares: {superfluous:?}");
 }
@@ -32,12 +33,4 @@ fn declared(manifest: &str, table: &str) -> BTreeSet<String> {
         .take_while(|line| !line.starts_with('['))
         .filter_map(|line| Some(line.split_once(" = ")?.0.to_owned()))
         .collect()
-}
-
-fn read(path: &str) -> String {
-    fs::read_to_string(root().join(path)).unwrap()
-}
-
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
 }
