@@ -27,13 +27,16 @@ const PEER: &str = "PeerAuthentication shop/web";
 const RULE: &str = "DestinationRule shop/web";
 const SERVICE: &str = "Service shop/web";
 
-const MISTAKES: [Mistake; 40] = mistakes! {
+const MISTAKES: [Mistake; 43] = mistakes! {
     "syntax", 9, POLICY, "spec.rules[0].from[0]", "not valid YAML" => "brackets";
     "tab", 7, PEER, "spec", "tab" => "indent with spaces";
     "duplicate-key", 9, POLICY, "spec.action", "already there, at line 7" => "keep one";
     "missing-kind", 1, "(no kind) default/web", "kind", "missing" => "add `kind`";
     "missing-name", 3, "Service shop/(no name)", "metadata.name", "missing" => "add `name`";
     "bad-name", 4, "Namespace ../etc", "metadata.name", "not a name" => "lower-case";
+    "misspelt-metadata", 5, "AuthorizationPolicy default/web", "metadata.namspace", "unknown field" => "did you mean `namespace`?";
+    "bad-time", 6, "Pod shop/web", "metadata.creationTimestamp", "not a time" => "2026-11-23T12:00:00Z";
+    "probe-without-action", 9, "Pod shop/web", "spec.containers[0].readinessProbe", "what to do" => "`httpGet`";
     "unknown-kind", 2, "AuthorisationPolicy shop/web", "kind", "unknown kind" => "did you mean `AuthorizationPolicy`?";
     "wrong-api-version", 1, PEER, "apiVersion", "does not serve" => "`security.istio.io/v1`";
     "unknown-field", 11, POLICY, "spec.rules[0].users", "unknown field" => "`from`, `to`, `when`";

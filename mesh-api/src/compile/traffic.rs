@@ -43,8 +43,8 @@ impl Traffic {
             .filter(|(key, _)| asked.contains(*key))
             .map(|(k, v)| (k.clone(), v.clone()))
             .collect();
-        let value = ext::Labels { labels }.encode_to_vec();
-        Some(extension(ext::LABELS, type_url::LABELS, value))
+        let has_any = !labels.is_empty();
+        has_any.then(|| extension(ext::LABELS, type_url::LABELS, ext::Labels { labels }.encode_to_vec()))
     }
 }
 
@@ -97,7 +97,7 @@ fn merge<'a>(world: &World<'a>, mesh: &MeshConfig) -> (Vec<Group<'a>>, Vec<Condi
         let group = Group {
             namespace: &rule.metadata.namespace,
             host: host::resolve(&rule.host, &rule.metadata.namespace, mesh),
-            export_to: rule.export_to.iter().map(String::as_str).collect(),
+            export_to: exported_to(rule),
             client_labels: selector.map_or(&ANY_CLIENT, |selector| &selector.match_labels),
             policy: &rule.policy,
         };
@@ -115,6 +115,12 @@ fn merge<'a>(world: &World<'a>, mesh: &MeshConfig) -> (Vec<Group<'a>>, Vec<Condi
     (groups, conditions)
 }
 
+/// Namespaces that see a rule; none stands for all.
+fn exported_to(rule: &DestinationRule) -> BTreeSet<&str> {
+    let names = rule.export_to.iter().map(String::as_str);
+    if rule.export_to.iter().any(|name| name == "*") { BTreeSet::new() } else { names.collect() }
+}
+
 impl Group<'_> {
     fn is_one_with(&self, other: &Self) -> bool {
         self.namespace == other.namespace
@@ -125,7 +131,7 @@ impl Group<'_> {
 
     /// Other namespaces whose clients see it; `None` means all.
     fn outside(&self) -> Option<Vec<String>> {
-        if self.export_to.is_empty() || self.export_to.contains("*") {
+        if self.export_to.is_empty() {
             return None;
         }
         let others = self.export_to.iter().filter(|name| **name != "." && **name != self.namespace);

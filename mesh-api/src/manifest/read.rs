@@ -197,17 +197,38 @@ fn guess_resource(text: &str) -> Option<String> {
 }
 
 impl<'a> Cursor<'a> {
-    /// The `spec` of a strict kind, after a look at its top-level fields.
+    /// The `spec` of a strict kind, after a look at the fields beside it. A namespace or annotation that is misspelt
+    /// would put a policy elsewhere, or in force.
     pub(crate) fn spec(root: &'a Node, findings: &'a Findings) -> Option<Self> {
-        const KNOWN: [&str; 5] = ["apiVersion", "kind", "metadata", "spec", "status"];
+        const TOP: [&str; 5] = ["apiVersion", "kind", "metadata", "spec", "status"];
+        const METADATA: [&str; 15] = [
+            "name",
+            "namespace",
+            "labels",
+            "annotations",
+            "uid",
+            "creationTimestamp",
+            "deletionTimestamp",
+            "deletionGracePeriodSeconds",
+            "finalizers",
+            "generateName",
+            "generation",
+            "managedFields",
+            "ownerReferences",
+            "resourceVersion",
+            "selfLink",
+        ];
         if let Value::Map(entries) = &root.value {
-            for entry in entries.iter().filter(|entry| !KNOWN.contains(&entry.key.as_str())) {
-                let fix = match nearest(&entry.key, KNOWN) {
+            for entry in entries.iter().filter(|entry| !TOP.contains(&entry.key.as_str())) {
+                let fix = match nearest(&entry.key, TOP) {
                     Some(near) => format!("did you mean `{near}`?"),
                     None => "remove it, or move it under `spec`".to_owned(),
                 };
                 Self::top(entry, findings).error("unknown field", fix);
             }
+        }
+        if let Some(metadata) = root.get("metadata") {
+            Self::top(metadata, findings).fields(&METADATA);
         }
         root.get("spec").map(|entry| Self::top(entry, findings))
     }

@@ -195,7 +195,8 @@ impl<'a> Loader<'a> {
     }
 
     fn map(&mut self) -> Result<Vec<Entry>, Fault> {
-        let mut entries: Vec<Entry> = Vec::new();
+        let mut entries = Vec::new();
+        let mut lines: HashMap<String, u32> = HashMap::new();
         let outer = self.path.len();
         self.depth += 1;
         loop {
@@ -213,8 +214,8 @@ impl<'a> Loader<'a> {
                 return Err(self.fault(span, "merge keys (`<<`) are not supported", "write the fields out"));
             }
             let line = self.line(span);
-            if let Some(first) = entries.iter().find(|entry| entry.key == key) {
-                let problem = format!("the key `{key}` is already there, at line {}", first.line);
+            if let Some(first) = lines.insert(key.to_string(), line) {
+                let problem = format!("the key `{key}` is already there, at line {first}");
                 let fault = self.fault(span, &problem, "keep one of the two");
                 self.duplicates.push(fault);
             }

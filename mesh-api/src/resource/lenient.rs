@@ -53,6 +53,10 @@ fn fault(root: &Node, key: &str, path: &Path, message: &str) -> Fault {
 
 /// serde says what it found and what it wanted in one sentence.
 fn explain(message: &str) -> (String, String) {
+    if message.contains("ProbeAction") {
+        let fix = "add one of `httpGet`, `tcpSocket`, `grpc` and `exec`";
+        return ("the probe does not say what to do".to_owned(), fix.to_owned());
+    }
     if let Some((found, expected)) = message.split_once(", expected ") {
         let expected = match expected {
             "i64" | "u64" | "u32" | "u16" => "a whole number",

@@ -133,3 +133,6 @@ pub(crate) fn read(kind: Kind, root: &tree::Node, findings: &Findings) -> Option
         }
     })
 }
+
+#[cfg(test)]
+mod tests;

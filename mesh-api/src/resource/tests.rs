@@ -1,0 +1,126 @@
+use std::{net::IpAddr, time::Duration};
+
+use super::*;
+use crate::manifest::{self, Parsed};
+
+fn read_one(text: &str) -> (Object, Parsed) {
+    let mut parsed = manifest::parse("test.yaml", text);
+    assert!(parsed.errors.is_empty(), "{:#?}", parsed.errors);
+    (parsed.objects.remove(0).value, parsed)
+}
+
+fn pod(text: &str) -> Pod {
+    match read_one(&format!("apiVersion: v1\nkind: Pod\nmetadata: {{name: a}}\n{text}")).0 {
+        Object::Pod(pod) => *pod,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn rule(spec: &str) -> (DestinationRule, Vec<String>) {
+    let head = "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: a}\nspec: ";
+    match read_one(&format!("{head}{{host: a, {spec}}}")) {
+        (Object::DestinationRule(rule), parsed) => {
+            let warned = parsed.warnings.into_iter().map(|warning| warning.field.unwrap_or_default());
+            (*rule, warned.collect())
+        }
+        (other, _) => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn probes_have_kubernetes_defaults_and_name_ports() {
+    let pod = pod("spec:\n  containers:\n  - name: c\n    ports: [{name: http, containerPort: 8080}]\n    \
+         readinessProbe: {httpGet: {port: http, path: /ready}}\n    \
+         livenessProbe: {tcpSocket: {port: 9090}, periodSeconds: 3}\n    \
+         startupProbe: {exec: {command: ['true']}}\n  - name: d\n    readinessProbe: {grpc: {port: 50051}}\n    \
+         livenessProbe: {httpGet: {port: 7070, host: example.org}}\n");
+    assert_eq!(pod.probe_ports().into_iter().collect::<Vec<_>>(), [8080, 9090, 50051]);
+    let container = &pod.spec.containers[0];
+    let readiness = container.readiness_probe.as_ref().expect("was given");
+    let defaults = (readiness.period_seconds, readiness.timeout_seconds, readiness.failure_threshold);
+    assert_eq!(defaults, (10, 1, 3));
+    assert_eq!(container.liveness_probe.as_ref().map(|probe| probe.period_seconds), Some(3));
+}
+
+#[test]
+fn a_probes_port_name_is_its_own_containers() {
+    let pod = pod(
+        "spec:\n  containers:\n  - name: c\n    ports: [{name: http, containerPort: 8080}]\n  - name: d\n    \
+         readinessProbe: {tcpSocket: {port: http}}\n",
+    );
+    assert!(pod.probe_ports().is_empty());
+}
+
+#[test]
+fn addresses_of_a_pod_are_listed_once() {
+    let pod = pod("status: {podIP: 10.0.0.1, podIPs: [{ip: 10.0.0.1}, {ip: 'fd00::1'}]}");
+    assert_eq!(pod.addresses(), ["10.0.0.1", "fd00::1"].map(|ip| ip.parse::<IpAddr>().unwrap()));
+    assert_eq!(pod.service_account(), "default");
+}
+
+#[test]
+fn unknown_fields_of_kubernetes_kinds_are_none_of_our_business() {
+    let pod = pod("spec: {containers: [{name: c, securityContext: {runAsUser: 1}}], tolerations: []}");
+    assert_eq!(pod.spec.containers.len(), 1);
+}
+
+#[test]
+fn what_a_rule_says_of_connections_is_read() {
+    let (rule, warned) = rule(
+        "trafficPolicy: {loadBalancer: {simple: LEAST_CONN}, connectionPool: {tcp: {maxConnections: 0, \
+         connectTimeout: 1m30s, tcpKeepalive: {time: 2h}}}, outlierDetection: {maxEjectionPercent: 100}, \
+         portLevelSettings: [{port: {number: 80}, loadBalancer: {simple: RANDOM}}]}, \
+         subsets: [{name: v1, labels: {version: v1}}], exportTo: ['.'], \
+         workloadSelector: {matchLabels: {app: front}}",
+    );
+    assert!(warned.is_empty(), "{warned:?}");
+    let settings = &rule.policy.settings;
+    assert_eq!(settings.load_balancer, Some(LoadBalancer::LeastRequest));
+    let pool = settings.pool.as_ref().expect("was given");
+    assert_eq!((pool.max_connections, pool.connect_timeout), (None, Some(Duration::from_secs(90))));
+    let outlier = settings.outlier.as_ref().expect("was given");
+    assert_eq!(*outlier, OutlierDetection { max_ejection_percent: 100, ..OutlierDetection::default() });
+    assert_eq!(rule.policy.ports[&80].load_balancer, Some(LoadBalancer::Random));
+    assert_eq!(rule.subsets[0].labels["version"], "v1");
+    assert!(rule.workload_selector.is_some());
+}
+
+#[test]
+fn what_a_rule_says_of_more_is_ignored_with_a_warning_each() {
+    let (_, warned) = rule(
+        "trafficPolicy: {tls: {mode: SIMPLE}, connectionPool: {http: {maxRetries: 3}}, \
+         loadBalancer: {consistentHash: {useSourceIp: true}}, outlierDetection: {consecutiveGatewayErrors: 3}}",
+    );
+    assert_eq!(
+        warned,
+        [
+            "spec.trafficPolicy.tls",
+            "spec.trafficPolicy.loadBalancer.consistentHash",
+            "spec.trafficPolicy.connectionPool.http",
+            "spec.trafficPolicy.outlierDetection.consecutiveGatewayErrors",
+        ]
+    );
+}
+
+#[test]
+fn failures_of_local_origin_count_alone_where_they_are_split_off() {
+    let errors = |spec: &str| {
+        let (rule, _) = rule(&format!("trafficPolicy: {{outlierDetection: {{{spec}}}}}"));
+        rule.policy.settings.outlier.expect("was given").consecutive_errors
+    };
+    assert_eq!(errors("consecutive5xxErrors: 7, consecutiveLocalOriginFailures: 2"), 7);
+    let split =
+        "consecutive5xxErrors: 7, consecutiveLocalOriginFailures: 2, splitExternalLocalOriginErrors: true";
+    assert_eq!(errors(split), 2);
+    assert_eq!(errors("splitExternalLocalOriginErrors: true"), 5);
+}
+
+#[test]
+fn an_empty_list_in_a_source_demands_nothing_and_is_warned_of() {
+    let text = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: a}\n\
+                spec: {rules: [{from: [{source: {principals: [], namespaces: [b]}}]}]}\n";
+    let (object, parsed) = read_one(text);
+    let Object::AuthorizationPolicy(policy) = object else { panic!("{object:?}") };
+    assert!(policy.rules[0].from[0].principals.is_empty());
+    assert_eq!(parsed.warnings[0].field.as_deref(), Some("spec.rules[0].from[0].source.principals"));
+}
