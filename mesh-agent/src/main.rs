@@ -1,2 +1,69 @@
-//! placeholder
-fn main() {}
+//! `mesh-agent`: the node agent of nodemesh.
+#![forbid(unsafe_code)]
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use mesh_agent::check::Format;
+use mesh_agent::config::RunArgs;
+use mesh_agent::{check, run, sys};
+
+/// The node agent of nodemesh: takes the pods of its node into the mesh.
+#[derive(Parser)]
+#[command(version, about)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Runs the agent
+    Run(Box<RunArgs>),
+    /// Looks whether this node has what the agent needs
+    Check {
+        /// Cgroup v2 directory that the node's pods are below
+        #[arg(long, env = "MESH_AGENT_CGROUP_ROOT", value_name = "DIR", default_value = "/sys/fs/cgroup")]
+        cgroup_root: PathBuf,
+        /// Form of the answer
+        #[arg(short, long, value_name = "FORMAT", default_value = "table")]
+        output: Format,
+    },
+    /// Detaches everything that an agent left in the kernel; pods then talk as without a mesh
+    Cleanup {
+        /// Directory that the agent pinned below
+        #[arg(long, env = "MESH_AGENT_BPF_ROOT", value_name = "DIR", default_value = "/sys/fs/bpf/nodemesh")]
+        bpf_root: PathBuf,
+    },
+}
+
+fn main() -> ExitCode {
+    match Arguments::parse().command {
+        Command::Run(arguments) => {
+            let config = match arguments.load() {
+                Ok(config) => config,
+                Err(error) => return fail(&error),
+            };
+            if arguments.print_config {
+                print!("{}", config.to_yaml());
+                return ExitCode::SUCCESS;
+            }
+            run::run(config).map_or_else(|error| fail(&*error), |()| ExitCode::SUCCESS)
+        }
+        Command::Check { cgroup_root, output } => check::run(&cgroup_root, output),
+        Command::Cleanup { bpf_root } => {
+            sys::ebpf::unpin_all(&bpf_root).map_or_else(|error| fail(&error), |()| ExitCode::SUCCESS)
+        }
+    }
+}
+
+fn fail(error: &dyn std::error::Error) -> ExitCode {
+    eprintln!("mesh-agent: {error}");
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        eprintln!("  because {error}");
+        cause = error.source();
+    }
+    ExitCode::FAILURE
+}

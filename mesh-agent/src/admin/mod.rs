@@ -1,1 +1,170 @@
-//! (being written)
+//! The agent's HTTP endpoints: admin (loopback and a Unix socket), metrics, health.
+
+mod views;
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::{Arc, PoisonError};
+use std::time::Instant;
+
+use axum::extract::State as Extract;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use mesh_api::admin::{AgentStatus, CertificateStatus, ConnectionStatus, PodStatus};
+use tokio::net::{TcpListener, UnixListener};
+
+use crate::certs::Certificates;
+use crate::config::Config;
+use crate::enrol::Statuses;
+use crate::telemetry::AgentMetrics;
+use crate::xds::Xds;
+
+/// Changes what is logged; answers why not, if not.
+pub type SetLogFilter = Box<dyn Fn(&str) -> Result<(), String> + Send + Sync>;
+
+/// What the endpoints show.
+pub struct State {
+    /// Settings in force.
+    pub config: Config,
+    /// When the agent started.
+    pub started: Instant,
+    /// Configuration.
+    pub xds: Xds,
+    /// Certificates.
+    pub certificates: Certificates,
+    /// Pods.
+    pub pods: Statuses,
+    /// Metrics and connections.
+    pub metrics: Arc<AgentMetrics>,
+    /// What is logged.
+    pub set_log_filter: SetLogFilter,
+}
+
+type Shared = Extract<Arc<State>>;
+
+/// Opens the sockets and serves until the runtime ends. Errors: an address is taken or not allowed.
+pub async fn serve(state: Arc<State>) -> io::Result<()> {
+    let config = &state.config;
+    let admin = admin_router(Arc::clone(&state));
+    serve_tcp(config.admin, admin.clone()).await?;
+    if let Some(path) = &config.admin_socket {
+        serve_unix(path, admin)?;
+    }
+    serve_tcp(config.metrics, metrics_router(Arc::clone(&state))).await?;
+    serve_tcp(config.health, health_router(Arc::clone(&state))).await
+}
+
+fn admin_router(state: Arc<State>) -> Router {
+    Router::new()
+        .route("/status", get(status))
+        .route("/pods", get(pods))
+        .route("/certs", get(certificates))
+        .route("/connections", get(connections))
+        .route("/workloads", get(views::workloads))
+        .route("/services", get(views::services))
+        .route("/policies", get(views::policies))
+        .route("/config", get(config))
+        .route("/snapshot", get(views::snapshot))
+        .route("/log-level", get(log_level).put(set_log_level))
+        .with_state(state)
+}
+
+fn metrics_router(state: Arc<State>) -> Router {
+    Router::new().route("/metrics", get(metrics)).route("/stats/prometheus", get(metrics)).with_state(state)
+}
+
+fn health_router(state: Arc<State>) -> Router {
+    Router::new()
+        .route("/healthz/ready", get(ready))
+        .route("/healthz/live", get(|| async { "alive\n" }))
+        .with_state(state)
+}
+
+async fn serve_tcp(address: SocketAddr, router: Router) -> io::Result<()> {
+    let listener = TcpListener::bind(address)
+        .await
+        .map_err(|error| io::Error::new(error.kind(), format!("listening on {address}: {error}")))?;
+    tokio::spawn(axum::serve(listener, router).into_future());
+    Ok(())
+}
+
+fn serve_unix(path: &Path, router: Router) -> io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(path)
+        .map_err(|error| io::Error::new(error.kind(), format!("listening on {}: {error}", path.display())))?;
+    tokio::spawn(axum::serve(listener, router).into_future());
+    Ok(())
+}
+
+async fn status(state: Shared) -> Json<AgentStatus> {
+    let enrolled = state.pods.lock().unwrap_or_else(PoisonError::into_inner).iter().filter(|pod| is_enrolled(pod)).count();
+    Json(AgentStatus {
+        node: state.config.node_name.clone(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        uptime_seconds: state.started.elapsed().as_secs(),
+        ready: *state.xds.ready.borrow(),
+        control: state.xds.link_status(),
+        generation: state.xds.snapshot.load().generation(),
+        enrolled_pods: enrolled,
+        open_connections: state.metrics.open_connections(),
+        workers: state.config.workers,
+    })
+}
+
+fn is_enrolled(pod: &PodStatus) -> bool {
+    pod.state == mesh_api::admin::EnrolmentState::Enrolled
+}
+
+async fn pods(state: Shared) -> Json<Vec<PodStatus>> {
+    Json(state.pods.lock().unwrap_or_else(PoisonError::into_inner).clone())
+}
+
+async fn certificates(state: Shared) -> Json<Vec<CertificateStatus>> {
+    Json(state.certificates.status())
+}
+
+async fn connections(state: Shared) -> Json<Vec<ConnectionStatus>> {
+    Json(state.metrics.connections())
+}
+
+async fn config(state: Shared) -> Json<Config> {
+    Json(state.config.clone())
+}
+
+async fn log_level(_state: Shared) -> String {
+    format!("{}\n", tracing::level_filters::LevelFilter::current())
+}
+
+async fn set_log_level(state: Shared, filter: String) -> Response {
+    match (state.set_log_filter)(filter.trim()) {
+        Ok(()) => StatusCode::NO_CONTENT.into_response(),
+        Err(reason) => (StatusCode::BAD_REQUEST, format!("{filter}: {reason}\n")).into_response(),
+    }
+}
+
+async fn metrics(state: Shared) -> Response {
+    state.metrics.control_connected.set(i64::from(state.xds.link_status().connected));
+    match state.metrics.render() {
+        Ok(text) => {
+            let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+            ([(header::CONTENT_TYPE, kind)], text).into_response()
+        }
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}
+
+async fn ready(state: Shared) -> Response {
+    if *state.xds.ready.borrow() {
+        return "ready\n".into_response();
+    }
+    let link = state.xds.link_status();
+    let reason = link.error.unwrap_or_else(|| "no configuration yet".to_owned());
+    (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: control plane {}: {reason}\n", link.address))
+        .into_response()
+}

@@ -1,1 +1,191 @@
-//! (being written)
+//! What the agent is told: flags, environment and a YAML file, one precedence, parsed once.
+//!
+//! A flag beats the environment, which beats the file, which beats the default. [`Settings`] is what was said,
+//! [`Config`] what it comes to; `--print-config` shows the latter in the file's own format.
+
+mod file;
+mod settings;
+mod value;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use serde::Serialize;
+
+pub use file::FileError;
+pub use settings::Settings;
+pub use value::{AccessLogFormat, ControlAddress, LogFormat, PodSourcePath, Span};
+
+/// Workers beyond this gain little, and each costs three listeners for every pod.
+const MOST_WORKERS: usize = 4;
+
+/// Options of `mesh-agent run`.
+#[derive(Clone, Debug, Args)]
+pub struct RunArgs {
+    /// YAML file of settings, by the names of the flags in camelCase; flags and environment beat it
+    #[arg(long, env = "MESH_AGENT_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+
+    /// Print the settings in force as YAML, and do nothing else
+    #[arg(long)]
+    pub print_config: bool,
+
+    /// The settings themselves.
+    #[command(flatten)]
+    pub settings: Settings,
+}
+
+/// The settings in force.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Config {
+    /// Node that the agent serves.
+    pub node_name: String,
+    /// Cgroup v2 directory below which the node's pods are.
+    pub cgroup_root: PathBuf,
+    /// Directory on a bpffs for pinned programs and maps.
+    pub bpf_root: PathBuf,
+    /// Where the node's pods are told.
+    pub pod_source: PodSourcePath,
+    /// Address of the control plane.
+    pub control: ControlAddress,
+    /// DNS name that the control plane's certificate must have.
+    pub control_name: String,
+    /// PEM file of the roots that the control plane's certificate is checked with.
+    pub control_root_cert: PathBuf,
+    /// File of the token that says which node is calling; read again for each call.
+    pub token_file: PathBuf,
+    /// Trust domain of the mesh.
+    pub trust_domain: String,
+    /// Name of the cluster, which the control plane is told.
+    pub cluster_id: String,
+    /// TCP address of the admin endpoint.
+    pub admin: SocketAddr,
+    /// Unix socket of the admin endpoint, if there is to be one.
+    pub admin_socket: Option<PathBuf>,
+    /// Address of the metrics endpoint.
+    pub metrics: SocketAddr,
+    /// Address of the health endpoint.
+    pub health: SocketAddr,
+    /// Worker cores of the proxy.
+    pub workers: usize,
+    /// Log filter, as `tracing-subscriber` reads it.
+    pub log: String,
+    /// How log lines look.
+    pub log_format: LogFormat,
+    /// How access log lines look, if there are to be any.
+    pub access_log: AccessLogFormat,
+    /// How long connections may go on after the agent was told to stop.
+    #[serde(serialize_with = "value::span")]
+    pub drain_timeout: Duration,
+}
+
+/// Why there is no configuration. The operator has to act.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file can't be used.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// Nobody said something that has no default.
+    #[error("{flag} is missing: give the flag, set {environment}, or write {key} into the configuration file")]
+    Missing {
+        /// The flag.
+        flag: &'static str,
+        /// The variable.
+        environment: &'static str,
+        /// The key.
+        key: &'static str,
+    },
+    /// A value that can't be meant.
+    #[error("{flag}: {problem}")]
+    Invalid {
+        /// The flag.
+        flag: &'static str,
+        /// What is wrong.
+        problem: String,
+    },
+}
+
+impl RunArgs {
+    /// Puts flags, environment, file and defaults together.
+    pub fn load(&self) -> Result<Config, ConfigError> {
+        let from_file = self.config.as_deref().map(file::read).transpose()?.unwrap_or_default();
+        Config::try_from(self.settings.clone().or(from_file))
+    }
+}
+
+impl Config {
+    /// The settings as a configuration file.
+    pub fn to_yaml(&self) -> String {
+        // Texts and numbers always have a YAML form.
+        serde_saphyr::to_string(self).unwrap_or_default()
+    }
+}
+
+impl TryFrom<Settings> for Config {
+    type Error = ConfigError;
+
+    fn try_from(said: Settings) -> Result<Self, ConfigError> {
+        let config = Self {
+            node_name: said.node_name.ok_or(missing("--node-name", "MESH_AGENT_NODE_NAME", "nodeName"))?,
+            cgroup_root: said.cgroup_root.unwrap_or_else(|| "/sys/fs/cgroup".into()),
+            bpf_root: said.bpf_root.unwrap_or_else(|| "/sys/fs/bpf/nodemesh".into()),
+            pod_source: said.pod_source.ok_or(missing(
+                "--pod-source",
+                "MESH_AGENT_POD_SOURCE",
+                "podSource",
+            ))?,
+            control: said.control.unwrap_or_default(),
+            control_name: said.control_name.unwrap_or_else(|| "mesh-control".to_owned()),
+            control_root_cert: said
+                .control_root_cert
+                .unwrap_or_else(|| "/var/run/secrets/nodemesh/root-cert.pem".into()),
+            token_file: said.token_file.unwrap_or_else(|| "/var/run/secrets/tokens/mesh-token".into()),
+            trust_domain: said.trust_domain.unwrap_or_else(|| "cluster.local".to_owned()),
+            cluster_id: said.cluster_id.unwrap_or_else(|| "Kubernetes".to_owned()),
+            admin: said.admin.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 15000))),
+            admin_socket: said.admin_socket,
+            metrics: said.metrics.unwrap_or(SocketAddr::from(([0; 16], 15020))),
+            health: said.health.unwrap_or(SocketAddr::from(([0; 16], 15021))),
+            workers: said.workers.unwrap_or_else(default_workers),
+            log: said.log.unwrap_or_else(|| "info".to_owned()),
+            log_format: said.log_format.unwrap_or_default(),
+            access_log: said.access_log.unwrap_or_default(),
+            drain_timeout: said.drain_timeout.map_or(Duration::from_secs(5), Duration::from),
+        };
+        config.check()?;
+        Ok(config)
+    }
+}
+
+impl Config {
+    fn check(&self) -> Result<(), ConfigError> {
+        let invalid = |flag, problem: &str| Err(ConfigError::Invalid { flag, problem: problem.to_owned() });
+        if self.node_name.is_empty() {
+            return invalid("--node-name", "a node has a name");
+        }
+        if self.workers == 0 {
+            return invalid("--workers", "the proxy needs at least one worker");
+        }
+        if !self.admin.ip().is_loopback() {
+            return invalid("--admin", "the admin endpoint has no login, so its address must be a loopback one");
+        }
+        if let Err(error) = mesh_api::identity::SpiffeId::new(&self.trust_domain, "a", "b") {
+            return invalid("--trust-domain", &error.to_string());
+        }
+        Ok(())
+    }
+}
+
+fn missing(flag: &'static str, environment: &'static str, key: &'static str) -> ConfigError {
+    ConfigError::Missing { flag, environment, key }
+}
+
+fn default_workers() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from).min(MOST_WORKERS)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,6 @@
-//! (being written)
+//! Taking pods into the mesh and letting them go, as their labels say, without touching them.
+
+mod enroller;
+mod listeners;
+
+pub use enroller::{Enroller, Setup, Statuses};

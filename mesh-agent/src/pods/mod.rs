@@ -1,1 +1,56 @@
-//! (being written)
+//! The pods of this node: where they are read from, and what the agent needs to know of each.
+
+mod directory;
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use mesh_api::identity::{InvalidSpiffeId, SpiffeId};
+use mesh_api::resource::enrolment::{Enrolment, is_enrolled};
+use mesh_api::resource::{Labels, Pod};
+
+pub use directory::watch;
+
+/// All pods of the node, by uid.
+pub type NodePods = BTreeMap<Arc<str>, NodePod>;
+
+/// A pod of this node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodePod {
+    /// Kubernetes uid.
+    pub uid: Arc<str>,
+    /// Namespace.
+    pub namespace: Arc<str>,
+    /// Name.
+    pub name: Arc<str>,
+    /// Who its processes are.
+    pub identity: SpiffeId,
+    /// Its addresses, canonical; none until it has a network.
+    pub addresses: Vec<IpAddr>,
+    /// Ports that it declares in its probes.
+    pub probe_ports: Vec<u16>,
+    /// Whether it is to be in the mesh, and why not.
+    pub enrolment: Enrolment,
+}
+
+impl NodePod {
+    /// What the agent needs of a pod object. Errors: its names can't be part of an identity.
+    fn new(pod: &Pod, namespace: &Labels, trust_domain: &str) -> Result<Self, InvalidSpiffeId> {
+        let metadata = &pod.metadata;
+        Ok(Self {
+            uid: metadata.uid.as_str().into(),
+            namespace: metadata.namespace.as_str().into(),
+            name: metadata.name.as_str().into(),
+            identity: SpiffeId::new(trust_domain, &metadata.namespace, pod.service_account())?,
+            addresses: pod.addresses().iter().map(IpAddr::to_canonical).collect(),
+            probe_ports: pod.probe_ports().into_iter().collect(),
+            enrolment: is_enrolled(namespace, &metadata.labels, pod.spec.host_network),
+        })
+    }
+
+    /// Whether the mesh should have it now: selected, and it has a network.
+    pub fn is_wanted(&self) -> bool {
+        self.enrolment.is_selected() && !self.addresses.is_empty()
+    }
+}

@@ -36,6 +36,13 @@ impl Cap {
         self.free.set(self.free.get() - 1);
         Place(Rc::clone(self))
     }
+
+    /// Waits until all of `most` places are free.
+    pub async fn all_returned(&self, most: usize) {
+        while self.free.get() < most {
+            self.returned.notified().await;
+        }
+    }
 }
 
 impl Drop for Place {

@@ -1,9 +1,23 @@
-//! The data path.
+//! The data path, in reading order:
+//!
+//! 1. [`worker`]: a core, its pods and their listeners.
+//! 2. [`accept`]: connections are taken.
+//! 3. [`outbound`]: one that a pod opened. Where does it go?
+//! 4. [`upstream`]: the way to one endpoint, through [`pool`], [`hbone`] and [`tls`].
+//! 5. [`inbound`]: one that arrives at a pod. Who is it, [`admission`], and [`deliver`].
+//!
+//! [`relay`] then moves the bytes; [`balance`] remembers what choosing needs; [`flow`] names the addresses.
 
 pub mod accept;
 pub mod admission;
 pub mod balance;
+pub mod deliver;
 pub mod flow;
 pub mod hbone;
+pub mod inbound;
+pub mod outbound;
+pub mod pool;
 pub mod relay;
 pub mod tls;
+pub mod upstream;
+pub mod worker;

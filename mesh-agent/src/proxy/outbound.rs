@@ -1,64 +1,252 @@
 //! Room three: a connection that an enrolled pod opened. Decide, then act, then record.
 
-use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use mesh_api::plan::outbound::{self, Reject, Route};
-use mesh_api::plan::{PortPolicy, Service, Snapshot, Target, Workload};
+use mesh_api::plan::outbound::{Reject, Route, route};
+use mesh_api::plan::{PortPolicy, Service, Target, TargetKey, Workload};
+use mesh_common::is_mesh_port;
 use tokio::net::TcpStream;
 
 use super::accept::Place;
+use super::balance::{Active, Slot};
 use super::flow::{ClientAddress, OriginalDestination, UpstreamAddress};
-use super::relay::{self, Meter, SocketIs};
+use super::relay::{self, Meter, SocketIs, reset_on_drop};
 use super::upstream::{self, Options, Origin, Upstream};
 use super::worker::{Core, LocalPod};
+use crate::telemetry::{Ended, Record, Reporter, Start};
 
 /// Endpoints that are tried before the client hears of a failure.
 const TRIES: usize = 5;
 
-/// How long a new pod's connection waits for the control plane to tell of the pod (wire reference 6.4).
-const WORKLOAD_WAIT: Duration = Duration::from_secs(5);
-
-/// Connect timeout where no policy sets one.
+/// Connect timeout where no policy sets one (Istio's `meshConfig.connectTimeout`).
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Why a connection was not made.
 #[derive(Debug, thiserror::Error)]
 enum Error {
-    #[error("the mesh does not know this pod (yet)")]
+    #[error("the control plane has not told of this pod yet")]
     UnknownPod,
     #[error("{0}")]
     Rejected(Reject),
-    #[error("port {0} belongs to the mesh")]
+    #[error("port {0} is the mesh's own")]
     MeshPort(u16),
-    #[error("no endpoint of {0} is ready")]
-    NoEndpoint(Arc<str>),
-    #[error("{service} has its {limit} connections already")]
-    TooMany { service: Arc<str>, limit: u32 },
+    #[error("{service} port {port} has its {limit} connections already")]
+    TooMany { service: Arc<str>, port: u16, limit: u32 },
+    #[error("every endpoint of {0} is ejected after failures")]
+    AllEjected(Arc<str>),
     #[error(transparent)]
     Upstream(#[from] upstream::Error),
 }
 
+/// A way to the destination, and what has to be held while it is used.
+struct Connected {
+    upstream: Upstream,
+    _slot: Option<Slot>,
+    _active: Option<Active<TargetKey>>,
+}
+
 /// Serves one connection that was accepted on a pod's outbound listener.
-pub async fn serve(core: Rc<Core>, pod: Rc<LocalPod>, client: TcpStream, peer: SocketAddr, _place: Place) {
-    let original = match core.flows.borrow().original_destination(&client) {
+pub async fn serve(core: Rc<Core>, pod: Arc<LocalPod>, socket: TcpStream, peer: SocketAddr, _place: Place) {
+    let original = match core.flows.borrow().original_destination(&socket) {
         Ok(Some(original)) => OriginalDestination::new(original),
-        Ok(None) => return refuse_stranger(&core, &pod, client, peer),
+        Ok(None) => {
+            tracing::warn!(%pod, %peer, "a program connected to the mesh's port 15001 itself: refused");
+            return reset_on_drop(&socket);
+        }
         Err(error) => {
-            tracing::error!(pod = %pod, %error, "can't read a connection's destination: refused");
-            return relay::reset_on_drop(&client);
+            tracing::error!(%pod, %error, "can't read a connection's destination: refused");
+            return reset_on_drop(&socket);
         }
     };
-    let client_address = ClientAddress::new(SocketAddr::new(pod.address_like(original.ip()), peer.port()));
-    let record = core.record_outbound(&pod, client_address, original);
+    let client = ClientAddress::new(SocketAddr::new(pod.address_like(original.ip()), peer.port()));
+    let start = Start { reporter: Reporter::Source, client: client.address(), destination: original.address() };
+    let mut record = Record::new(&core.metrics, start);
     let meter = Meter::default();
-    let result = connect_and_relay(&core, &pod, &client, client_address, original, &record, &meter).await;
-    if let Err(failure) = &result {
-        relay::reset_on_drop(&client);
-        record.fail(failure.flag(), &failure.to_string());
+    let ended = match connect(&core, &pod, client, original, &mut record).await {
+        Ok(connected) => {
+            meter.report_to(record.open());
+            carry(&socket, connected, &meter).await
+        }
+        Err(error) => {
+            reset_on_drop(&socket);
+            tracing::debug!(%pod, %client, %original, %error, "outbound connection not made");
+            Ended::Failed(error.response_flag(), error.to_string())
+        }
+    };
+    record.end(&ended, meter.bytes());
+}
+
+async fn connect(
+    core: &Rc<Core>,
+    pod: &Arc<LocalPod>,
+    client: ClientAddress,
+    original: OriginalDestination,
+    record: &mut Record,
+) -> Result<Connected, Error> {
+    let workload = core.workload_of(pod).await.ok_or(Error::UnknownPod)?;
+    record.source(&workload);
+    record.labels.source_identity = Some(pod.identity.clone());
+    let mut origin = Origin { core, pod, workload: &workload, client, service: None };
+    match route(&core.snapshot(), &workload, original.address()) {
+        Route::Reject(reject) => Err(Error::Rejected(reject)),
+        Route::Passthrough => pass_through(pod, original, record).await,
+        Route::Workload(target) => {
+            let upstream = reach(&origin, &target, default_options(), record).await?;
+            Ok(Connected { upstream, _slot: None, _active: None })
+        }
+        Route::Service { service, port, policy, endpoints } => {
+            record.labels.service = Some(Arc::clone(&service));
+            origin.service = Some(&service.hostname);
+            balance(&origin, &service, port, &policy, &endpoints, record).await
+        }
     }
-    record.finish(&meter);
+}
+
+/// The mesh knew the address when the kernel looked, and no longer does.
+async fn pass_through(
+    pod: &LocalPod,
+    original: OriginalDestination,
+    record: &mut Record,
+) -> Result<Connected, Error> {
+    if is_mesh_port(original.port()) {
+        return Err(Error::MeshPort(original.port()));
+    }
+    let to = UpstreamAddress::new(original.address());
+    record.upstream = Some(to.address());
+    let connect = upstream::plain(pod, to, None);
+    let socket = tokio::time::timeout(CONNECT_TIMEOUT, connect)
+        .await
+        .map_err(|_| upstream::Error::Timeout(CONNECT_TIMEOUT))?
+        .map_err(upstream::Error::Connect)?;
+    Ok(Connected { upstream: Upstream::Plain(socket), _slot: None, _active: None })
+}
+
+/// Tries endpoints, each at most once, until one takes the connection.
+async fn balance(
+    origin: &Origin<'_>,
+    service: &Arc<Service>,
+    port: u16,
+    policy: &PortPolicy,
+    endpoints: &[Target],
+    record: &mut Record,
+) -> Result<Connected, Error> {
+    let core = origin.core;
+    let slot = match policy.pool.max_connections {
+        None => None,
+        Some(limit) => {
+            let key = (Arc::clone(&service.key), port);
+            let full = || Error::TooMany { service: Arc::clone(&service.hostname), port, limit: limit.get() };
+            Some(core.shared.limits.take(key, limit.get()).ok_or_else(full)?)
+        }
+    };
+    let options = Options { timeout: policy.pool.connect_timeout, keepalive: policy.pool.keepalive };
+    let mut candidates: Vec<(TargetKey, u32)> =
+        endpoints.iter().map(|target| (target.key(), target.weight)).collect();
+    leave_out_ejected(core, policy, &mut candidates);
+    let mut last = Error::AllEjected(Arc::clone(&service.hostname));
+    for _ in 0..TRIES {
+        let Some(chosen) = core.turns.choose(policy.lb, &candidates) else { break };
+        // Chosen once is enough: a weight of 0 takes it out of the next draw.
+        candidates[chosen].1 = 0;
+        let key = &candidates[chosen].0;
+        let active = core.turns.open(key.clone());
+        let result = reach(origin, &endpoints[chosen], options, record).await;
+        watch_health(core, policy, key, endpoints, &result);
+        match result {
+            Ok(upstream) => return Ok(Connected { upstream, _slot: slot, _active: Some(active) }),
+            Err(error) if error.is_final() => return Err(error.into()),
+            Err(error) => {
+                tracing::debug!(endpoint = %endpoints[chosen], %error, "trying another endpoint");
+                last = error.into();
+            }
+        }
+    }
+    Err(last)
+}
+
+fn leave_out_ejected(core: &Core, policy: &PortPolicy, candidates: &mut [(TargetKey, u32)]) {
+    let Some(limits) = &policy.outlier else { return };
+    let keys: Vec<_> = candidates.iter().map(|(key, _)| key.clone()).collect();
+    let ejected = core.shared.health.ejected(&keys, limits, Instant::now());
+    for ((_, weight), _) in candidates.iter_mut().zip(ejected).filter(|(_, ejected)| *ejected) {
+        *weight = 0;
+    }
+}
+
+fn watch_health(
+    core: &Core,
+    policy: &PortPolicy,
+    key: &TargetKey,
+    endpoints: &[Target],
+    result: &Result<Upstream, upstream::Error>,
+) {
+    let Some(limits) = &policy.outlier else { return };
+    match result {
+        Ok(_) => core.shared.health.succeeded(key),
+        Err(error) if error.is_final() => {}
+        Err(error) => {
+            let all: Vec<_> = endpoints.iter().map(Target::key).collect();
+            if core.shared.health.failed(key, &all, limits, Instant::now()) {
+                tracing::warn!(endpoint = %key.address, %error, "endpoint ejected after failures");
+            }
+        }
+    }
+}
+
+/// Opens the way to one endpoint and notes where it leads.
+async fn reach(
+    origin: &Origin<'_>,
+    target: &Target,
+    options: Options,
+    record: &mut Record,
+) -> Result<Upstream, upstream::Error> {
+    let started = Instant::now();
+    record.destination(&target.workload);
+    record.upstream = Some(target.address);
+    let upstream = upstream::open(origin, target, options).await?;
+    origin.core.metrics.connected(started.elapsed());
+    note(&upstream, &target.workload, record);
+    Ok(upstream)
+}
+
+fn note(upstream: &Upstream, workload: &Workload, record: &mut Record) {
+    match upstream {
+        Upstream::Plain(_) => record.transport = "plain",
+        Upstream::Hbone(_) => record.transport = "hbone",
+        Upstream::Local(local) => {
+            record.transport = "local";
+            record.policy = local.policy();
+        }
+    }
+    if !matches!(upstream, Upstream::Plain(_)) {
+        record.labels.destination_identity = Some(workload.identity.clone());
+    }
+}
+
+async fn carry(socket: &TcpStream, connected: Connected, meter: &Meter) -> Ended {
+    let result = match connected.upstream {
+        Upstream::Plain(server) => relay::relay_plain(socket, &server, meter).await,
+        Upstream::Hbone(mut tunnel) => {
+            relay::relay_tunnel(socket, &mut tunnel, SocketIs::Client, meter).await
+        }
+        Upstream::Local(local) => return local.carry(socket, meter).await,
+    };
+    result.into()
+}
+
+fn default_options() -> Options {
+    Options { timeout: CONNECT_TIMEOUT, keepalive: None }
+}
+
+impl Error {
+    fn response_flag(&self) -> &'static str {
+        match self {
+            Self::Upstream(error) => error.response_flag(),
+            Self::UnknownPod => "IDENTITY_ERROR",
+            Self::Rejected(_) | Self::MeshPort(_) | Self::TooMany { .. } | Self::AllEjected(_) => "CONNECT",
+        }
+    }
 }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::Mutex;
 
 use super::hbone::Connection;
-use crate::identity::Identity;
+use crate::certs::Identity;
 
 /// A connection without streams is closed after this (wire reference 6.5).
 const IDLE: Duration = Duration::from_secs(300);

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,19 +10,17 @@ use std::time::{Duration, Instant};
 use http::header::HeaderMap;
 use http::{Method, Request, Uri};
 use mesh_api::identity::SpiffeId;
-use mesh_api::plan::policy::{self, Peer};
 use mesh_api::plan::{Target, TcpKeepalive, Tunnel as Protocol, Workload};
 use mesh_common::HBONE_PORT;
 use tokio::net::{TcpSocket, TcpStream};
 
-use super::deliver::{self, deliver};
 use super::flow::{ClientAddress, UpstreamAddress};
 use super::hbone::{self, Connection, OpenError, headers};
-use super::inbound::Admission;
+use super::inbound::{self, Arrival, Delivered};
 use super::pool::Key;
 use super::tls;
 use super::worker::{Core, LocalPod};
-use crate::identity::{Identity, peer_id};
+use crate::certs::{Identity, peer_id};
 use crate::sys;
 
 /// A way to an endpoint, open.
@@ -31,7 +30,7 @@ pub enum Upstream {
     /// A stream over mutual TLS.
     Hbone(hbone::Tunnel),
     /// The destination pod is on this node: its policy has allowed it, and this leads to its application.
-    Local(TcpStream, Admission),
+    Local(Delivered),
 }
 
 /// Why an endpoint could not be reached.
@@ -87,7 +86,7 @@ pub struct Origin<'a> {
     /// The core that the connection lives on.
     pub core: &'a Rc<Core>,
     /// The pod that connects.
-    pub pod: &'a Rc<LocalPod>,
+    pub pod: &'a Arc<LocalPod>,
     /// The same, as the mesh knows it.
     pub workload: &'a Workload,
     /// The application's own address and port.
@@ -111,7 +110,7 @@ pub async fn open(origin: &Origin<'_>, target: &Target, options: Options) -> Res
         if let Some(destination) = origin.core.local_pod(target.address.ip()) {
             return local(origin, &destination, target).await;
         }
-        match target.workload.tunnel {
+        match target.tunnel {
             Protocol::Plain => {
                 let address = UpstreamAddress::new(target.address);
                 Ok(Upstream::Plain(plain(origin.pod, address, options.keepalive).await?))
@@ -134,7 +133,7 @@ pub async fn plain(
         let mut settings = socket2::TcpKeepalive::new();
         settings = keepalive.time.map_or(settings.clone(), |time| settings.with_time(time));
         settings = keepalive.interval.map_or(settings.clone(), |interval| settings.with_interval(interval));
-        settings = keepalive.probes.map_or(settings.clone(), |probes| settings.with_retries(probes));
+        settings = keepalive.probes.map_or(settings.clone(), |probes| settings.with_retries(probes.get()));
         socket.set_tcp_keepalive(&settings)?;
     }
     TcpSocket::from_std_stream(socket.into()).connect(address.address()).await
@@ -144,23 +143,17 @@ pub async fn plain(
 /// the agent between the two sockets.
 async fn local(
     origin: &Origin<'_>,
-    destination: &Rc<LocalPod>,
+    destination: &LocalPod,
     target: &Target,
 ) -> Result<Upstream, Error> {
-    let peer = Peer {
-        identity: Some(&origin.pod.identity),
-        source_ip: origin.client.ip(),
-        destination_ip: target.address.ip(),
-        destination_port: target.address.port(),
+    let arrival = Arrival {
+        identity: Some(origin.pod.identity.clone()),
+        client: origin.client,
+        to: UpstreamAddress::new(target.address),
     };
-    let admission = origin
-        .core
-        .admit(destination, &target.workload, &peer, origin.client)
-        .map_err(|decision| Error::Denied(decision.to_string()))?;
-    let to = UpstreamAddress::new(target.address);
-    match deliver(origin.core, destination, origin.client, to, admission.permit()).await {
-        Ok(socket) => Ok(Upstream::Local(socket, admission)),
-        Err(deliver::Error::Connect(error)) => Err(Error::Connect(error)),
+    match inbound::take(origin.core, destination, &target.workload, &arrival).await {
+        Ok(delivered) => Ok(Upstream::Local(delivered)),
+        Err(inbound::Error::Denied(reason)) => Err(Error::Denied(reason)),
         Err(error) => Err(Error::Connect(io::Error::other(error))),
     }
 }
@@ -201,7 +194,7 @@ async fn connect(
     let expected = || target.workload.identity.clone();
     let found = peer_id(tls.peer_certificates().unwrap_or_default())
         .map_err(|error| Error::WrongPeer { found: error.to_string(), expected: expected() })?;
-    if target.expects(&found) {
+    if target.expected_identities.contains(&found) {
         Ok(tls)
     } else {
         Err(Error::WrongPeer { found: found.to_string(), expected: expected() })
@@ -211,7 +204,7 @@ async fn connect(
 /// Keep-alive of HBONE connections (wire reference 1.4). Their pings notice a dead peer sooner; this keeps address
 /// translators on the way from forgetting them.
 const HBONE_KEEPALIVE: TcpKeepalive = TcpKeepalive {
-    probes: Some(9),
+    probes: NonZeroU32::new(9),
     time: Some(Duration::from_secs(180)),
     interval: Some(Duration::from_secs(180)),
 };

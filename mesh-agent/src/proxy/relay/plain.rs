@@ -1,11 +1,11 @@
 //! Between two sockets.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::io;
 
 use tokio::net::TcpStream;
 
-use super::{Error, Meter, add, reset_on_drop};
+use super::{Error, Meter, Way, reset_on_drop};
 
 /// Most bytes that one turn of one direction moves.
 const CHUNK: usize = 128 * 1024;
@@ -19,8 +19,8 @@ thread_local! {
 pub async fn relay(client: &TcpStream, server: &TcpStream, meter: &Meter) -> Result<(), Error> {
     let both = async {
         tokio::try_join!(
-            direction(client, server, &meter.from_client, Error::Client, Error::Server),
-            direction(server, client, &meter.to_client, Error::Server, Error::Client),
+            direction(client, server, meter, Way::FromClient, Error::Client, Error::Server),
+            direction(server, client, meter, Way::ToClient, Error::Server, Error::Client),
         )
     };
     let result = both.await.map(|((), ())| ());
@@ -34,7 +34,8 @@ pub async fn relay(client: &TcpStream, server: &TcpStream, meter: &Meter) -> Res
 async fn direction(
     from: &TcpStream,
     to: &TcpStream,
-    counter: &Cell<u64>,
+    meter: &Meter,
+    way: Way,
     read_failed: fn(io::Error) -> Error,
     write_failed: fn(io::Error) -> Error,
 ) -> Result<(), Error> {
@@ -44,12 +45,12 @@ async fn direction(
         match moved {
             Ok(Turn::Nothing) => {}
             Ok(Turn::Moved(bytes)) => {
-                add(counter, bytes);
+                meter.add(way, bytes);
                 tokio::task::coop::consume_budget().await;
             }
             Ok(Turn::Blocked(bytes, rest)) => {
                 write_rest(to, &rest).await.map_err(write_failed)?;
-                add(counter, bytes);
+                meter.add(way, bytes);
             }
             Ok(Turn::End) => break,
             Err(Side::Read(error)) => return Err(read_failed(error)),

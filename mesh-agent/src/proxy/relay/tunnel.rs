@@ -1,6 +1,6 @@
 //! Between a socket and an HBONE stream.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
 
@@ -8,7 +8,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use h2::{Reason, RecvStream, SendStream};
 use tokio::net::TcpStream;
 
-use super::{Error, Meter, add, reset_on_drop};
+use super::{Error, Meter, Way, reset_on_drop};
 use crate::proxy::hbone::Tunnel;
 
 /// Most bytes of one DATA frame: bounds how long one stream keeps the others of its connection waiting.
@@ -41,15 +41,23 @@ pub async fn relay(
     socket_is: SocketIs,
     meter: &Meter,
 ) -> Result<(), Error> {
-    let (from_socket, to_socket, socket_failed, stream_failed): (_, _, fn(io::Error) -> Error, fn(_) -> _) =
-        match socket_is {
-            SocketIs::Client => (&meter.from_client, &meter.to_client, Error::Client, Error::Server),
-            SocketIs::Server => (&meter.to_client, &meter.from_client, Error::Server, Error::Client),
-        };
+    let ends = match socket_is {
+        SocketIs::Client => Ends {
+            from_socket: Way::FromClient,
+            to_socket: Way::ToClient,
+            socket: Error::Client,
+            stream: Error::Server,
+        },
+        SocketIs::Server => Ends {
+            from_socket: Way::ToClient,
+            to_socket: Way::FromClient,
+            socket: Error::Server,
+            stream: Error::Client,
+        },
+    };
     let result = {
-        let fails = Fails { socket: socket_failed, stream: stream_failed };
-        let outgoing = outgoing(socket, &mut tunnel.send, from_socket, &fails);
-        let incoming = incoming(&mut tunnel.receive, socket, to_socket, &fails);
+        let outgoing = outgoing(socket, &mut tunnel.send, meter, &ends);
+        let incoming = incoming(&mut tunnel.receive, socket, meter, &ends);
         tokio::try_join!(outgoing, incoming).map(|((), ())| ())
     };
     if result.is_err() {
@@ -59,7 +67,10 @@ pub async fn relay(
     result
 }
 
-struct Fails {
+/// Which end is which.
+struct Ends {
+    from_socket: Way,
+    to_socket: Way,
     socket: fn(io::Error) -> Error,
     stream: fn(io::Error) -> Error,
 }
@@ -68,30 +79,30 @@ struct Fails {
 async fn outgoing(
     socket: &TcpStream,
     stream: &mut SendStream<Bytes>,
-    counter: &Cell<u64>,
-    fails: &Fails,
+    meter: &Meter,
+    ends: &Ends,
 ) -> Result<(), Error> {
     loop {
         tokio::select! {
             biased;
-            ready = socket.readable() => ready.map_err(fails.socket)?,
+            ready = socket.readable() => ready.map_err(ends.socket)?,
             reason = poll_fn(|context| stream.poll_reset(context)) => {
-                return Err((fails.stream)(reset(reason.unwrap_or(Reason::CANCEL))));
+                return Err((ends.stream)(reset(reason.unwrap_or(Reason::CANCEL))));
             }
         }
-        let credit = credit(stream).await.map_err(fails.stream)?;
+        let credit = credit(stream).await.map_err(ends.stream)?;
         match read(socket, credit.min(CHUNK)) {
             Ok(Some(bytes)) if bytes.is_empty() => break,
             Ok(Some(bytes)) => {
-                add(counter, bytes.len());
-                stream.send_data(bytes, false).map_err(|error| (fails.stream)(io::Error::other(error)))?;
+                meter.add(ends.from_socket, bytes.len());
+                stream.send_data(bytes, false).map_err(|error| (ends.stream)(io::Error::other(error)))?;
             }
             Ok(None) => stream.reserve_capacity(0),
-            Err(error) => return Err((fails.socket)(error)),
+            Err(error) => return Err((ends.socket)(error)),
         }
     }
     stream.reserve_capacity(0);
-    stream.send_data(Bytes::new(), true).map_err(|error| (fails.stream)(io::Error::other(error)))
+    stream.send_data(Bytes::new(), true).map_err(|error| (ends.stream)(io::Error::other(error)))
 }
 
 /// Waits until the stream may send.
@@ -136,8 +147,8 @@ fn read(socket: &TcpStream, limit: usize) -> io::Result<Option<Bytes>> {
 async fn incoming(
     stream: &mut RecvStream,
     socket: &TcpStream,
-    counter: &Cell<u64>,
-    fails: &Fails,
+    meter: &Meter,
+    ends: &Ends,
 ) -> Result<(), Error> {
     let mut backlog = BytesMut::new();
     let mut ended = false;
@@ -150,9 +161,9 @@ async fn incoming(
             backlog = BytesMut::new();
             match stream.data().await {
                 Some(chunk) => {
-                    let mut chunk = chunk.map_err(|error| (fails.stream)(stream_error(&error)))?;
-                    let written = write(socket, &chunk).map_err(fails.socket)?;
-                    give_back(stream, written, counter, fails)?;
+                    let mut chunk = chunk.map_err(|error| (ends.stream)(stream_error(&error)))?;
+                    let written = write(socket, &chunk).map_err(ends.socket)?;
+                    give_back(stream, written, meter, ends)?;
                     chunk.advance(written);
                     backlog.extend_from_slice(&chunk);
                 }
@@ -161,15 +172,15 @@ async fn incoming(
         } else {
             tokio::select! {
                 ready = socket.writable() => {
-                    ready.map_err(fails.socket)?;
-                    let written = write(socket, &backlog).map_err(fails.socket)?;
-                    give_back(stream, written, counter, fails)?;
+                    ready.map_err(ends.socket)?;
+                    let written = write(socket, &backlog).map_err(ends.socket)?;
+                    give_back(stream, written, meter, ends)?;
                     backlog.advance(written);
                 }
                 // Small frames are gathered here, where they cost their length, instead of in the HTTP/2 queue.
                 chunk = stream.data(), if !ended => match chunk {
                     Some(chunk) => {
-                        backlog.extend_from_slice(&chunk.map_err(|error| (fails.stream)(stream_error(&error)))?);
+                        backlog.extend_from_slice(&chunk.map_err(|error| (ends.stream)(stream_error(&error)))?);
                     }
                     None => ended = true,
                 },
@@ -188,9 +199,9 @@ fn write(socket: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
     }
 }
 
-fn give_back(stream: &mut RecvStream, written: usize, counter: &Cell<u64>, fails: &Fails) -> Result<(), Error> {
-    add(counter, written);
-    stream.flow_control().release_capacity(written).map_err(|error| (fails.stream)(io::Error::other(error)))
+fn give_back(stream: &mut RecvStream, written: usize, meter: &Meter, ends: &Ends) -> Result<(), Error> {
+    meter.add(ends.to_socket, written);
+    stream.flow_control().release_capacity(written).map_err(|error| (ends.stream)(io::Error::other(error)))
 }
 
 fn reset(reason: Reason) -> io::Error {

@@ -1,0 +1,99 @@
+//! The configuration in force, as the endpoints show it.
+
+use axum::Json;
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+use mesh_api::admin::{PolicyStatus, ServiceStatus, WorkloadStatus};
+use mesh_api::plan::policy::{Policy, Scope};
+use mesh_api::plan::{Health, Service, Snapshot, Tunnel, Workload};
+use prost::Message;
+
+use super::Shared;
+
+pub(super) async fn workloads(state: Shared) -> Json<Vec<WorkloadStatus>> {
+    let snapshot = state.xds.snapshot.load();
+    let mut list: Vec<_> = snapshot.workloads().map(|it| workload(it)).collect();
+    list.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
+    Json(list)
+}
+
+pub(super) async fn services(state: Shared) -> Json<Vec<ServiceStatus>> {
+    let snapshot = state.xds.snapshot.load();
+    let mut list: Vec<_> = snapshot.services().map(|it| service(&snapshot, it)).collect();
+    list.sort_by(|a, b| (&a.namespace, &a.hostname).cmp(&(&b.namespace, &b.hostname)));
+    Json(list)
+}
+
+pub(super) async fn policies(state: Shared) -> Json<Vec<PolicyStatus>> {
+    let snapshot = state.xds.snapshot.load();
+    let node = &state.config.node_name;
+    let mut list: Vec<_> = snapshot.policies().map(|it| policy(&snapshot, node, it)).collect();
+    list.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
+    Json(list)
+}
+
+/// The resources as they came, so that whoever reads them can rebuild the very state that decides here: one
+/// length-delimited `DeltaDiscoveryResponse` for each type.
+pub(super) async fn snapshot(state: Shared) -> Response {
+    let bytes: Vec<u8> =
+        state.xds.dump().iter().flat_map(|response| response.encode_length_delimited_to_vec()).collect();
+    ([(header::CONTENT_TYPE, "application/x-protobuf")], bytes).into_response()
+}
+
+fn workload(of: &Workload) -> WorkloadStatus {
+    WorkloadStatus {
+        uid: of.uid.to_string(),
+        namespace: of.namespace.to_string(),
+        name: of.name.to_string(),
+        addresses: of.addresses.iter().map(ToString::to_string).collect(),
+        node: of.node.to_string(),
+        tunnel: match of.tunnel {
+            Tunnel::Hbone => "hbone".to_owned(),
+            Tunnel::Plain => "plain".to_owned(),
+        },
+        identity: of.identity.to_string(),
+        healthy: of.health == Health::Healthy,
+        services: of.services.keys().map(ToString::to_string).collect(),
+    }
+}
+
+fn service(snapshot: &Snapshot, of: &Service) -> ServiceStatus {
+    let members = snapshot.members(of);
+    ServiceStatus {
+        namespace: of.namespace.to_string(),
+        hostname: of.hostname.to_string(),
+        addresses: of.addresses.iter().map(|net| net.addr().to_string()).collect(),
+        ports: of
+            .ports
+            .iter()
+            .map(|port| match port.target {
+                Some(target) if target != port.port => format!("{}:{target}", port.port),
+                _ => port.port.to_string(),
+            })
+            .collect(),
+        ready_endpoints: members.iter().filter(|member| member.health == Health::Healthy).count(),
+        endpoints: members.len(),
+    }
+}
+
+fn policy(snapshot: &Snapshot, node: &str, of: &Policy) -> PolicyStatus {
+    let here = snapshot.workloads().filter(|workload| &*workload.node == node);
+    let applies = |workload: &Workload| {
+        snapshot
+            .policies_of(workload)
+            .any(|policy| policy.name() == of.name() && policy.namespace() == of.namespace())
+    };
+    PolicyStatus {
+        namespace: of.namespace().to_owned(),
+        name: of.name().to_string(),
+        scope: match of.scope() {
+            Scope::Mesh => "mesh".to_owned(),
+            Scope::Namespace => "namespace".to_owned(),
+            Scope::Workload => "workload".to_owned(),
+        },
+        action: of.action().to_string(),
+        dry_run: of.is_dry_run(),
+        rules: of.rule_count(),
+        workloads: here.filter(|workload| applies(workload)).count(),
+    }
+}

@@ -1,0 +1,118 @@
+//! The settings as they were said, in one place or several.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::Args;
+use serde::{Deserialize, Serialize};
+
+use super::value::{AccessLogFormat, ControlAddress, LogFormat, PodSourcePath, Span};
+
+/// One field for each setting; none where nothing was said.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Args, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Settings {
+    /// Name of the node that the agent serves
+    #[arg(long, env = "MESH_AGENT_NODE_NAME", value_name = "NAME")]
+    pub node_name: Option<String>,
+
+    /// Cgroup v2 directory below which the node's pods are [default: /sys/fs/cgroup]
+    #[arg(long, env = "MESH_AGENT_CGROUP_ROOT", value_name = "DIR")]
+    pub cgroup_root: Option<PathBuf>,
+
+    /// Directory on a bpffs for pinned programs and maps [default: /sys/fs/bpf/nodemesh]
+    #[arg(long, env = "MESH_AGENT_BPF_ROOT", value_name = "DIR")]
+    pub bpf_root: Option<PathBuf>,
+
+    /// Where the node's pods are told: `directory:PATH`, a directory of JSON files
+    #[arg(long, env = "MESH_AGENT_POD_SOURCE", value_name = "directory:PATH")]
+    pub pod_source: Option<PodSourcePath>,
+
+    /// Control plane [default: <https://mesh-control.nodemesh-system.svc:15012>]
+    #[arg(long, env = "MESH_AGENT_CONTROL", value_name = "https://HOST:PORT")]
+    pub control: Option<ControlAddress>,
+
+    /// DNS name that the control plane's certificate must have [default: mesh-control]
+    #[arg(long, env = "MESH_AGENT_CONTROL_NAME", value_name = "NAME")]
+    pub control_name: Option<String>,
+
+    /// PEM file of the roots to check the control plane with
+    /// [default: /var/run/secrets/nodemesh/root-cert.pem]
+    #[arg(long, env = "MESH_AGENT_CONTROL_ROOT_CERT", value_name = "FILE")]
+    pub control_root_cert: Option<PathBuf>,
+
+    /// File of the node's token, read again for each call [default: /var/run/secrets/tokens/mesh-token]
+    #[arg(long, env = "MESH_AGENT_TOKEN_FILE", value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+
+    /// Trust domain of the mesh [default: cluster.local]
+    #[arg(long, env = "MESH_AGENT_TRUST_DOMAIN", value_name = "NAME")]
+    pub trust_domain: Option<String>,
+
+    /// Name of the cluster, which the control plane is told [default: Kubernetes]
+    #[arg(long, env = "MESH_AGENT_CLUSTER_ID", value_name = "NAME")]
+    pub cluster_id: Option<String>,
+
+    /// Loopback address of the admin endpoint [default: 127.0.0.1:15000]
+    #[arg(long, env = "MESH_AGENT_ADMIN", value_name = "ADDRESS")]
+    pub admin: Option<SocketAddr>,
+
+    /// Unix socket of the admin endpoint; none if not given
+    #[arg(long, env = "MESH_AGENT_ADMIN_SOCKET", value_name = "PATH")]
+    pub admin_socket: Option<PathBuf>,
+
+    /// Address of the metrics endpoint [default: [::]:15020]
+    #[arg(long, env = "MESH_AGENT_METRICS", value_name = "ADDRESS")]
+    pub metrics: Option<SocketAddr>,
+
+    /// Address of the health endpoint [default: [::]:15021]
+    #[arg(long, env = "MESH_AGENT_HEALTH", value_name = "ADDRESS")]
+    pub health: Option<SocketAddr>,
+
+    /// Worker cores of the proxy [default: as many as there are, at most 4]
+    #[arg(long, env = "MESH_AGENT_WORKERS", value_name = "N")]
+    pub workers: Option<usize>,
+
+    /// Log filter: a level, or `target=level` pairs [default: info]
+    #[arg(long, env = "MESH_AGENT_LOG", value_name = "FILTER")]
+    pub log: Option<String>,
+
+    /// How log lines look [default: text]
+    #[arg(long, env = "MESH_AGENT_LOG_FORMAT", value_name = "FORMAT")]
+    pub log_format: Option<LogFormat>,
+
+    /// Access log, one line for each connection [default: text]
+    #[arg(long, env = "MESH_AGENT_ACCESS_LOG", value_name = "FORMAT")]
+    pub access_log: Option<AccessLogFormat>,
+
+    /// How long connections may go on after the agent was told to stop [default: 5s]
+    #[arg(long, env = "MESH_AGENT_DRAIN_TIMEOUT", value_name = "DURATION")]
+    pub drain_timeout: Option<Span>,
+}
+
+impl Settings {
+    /// These, and `weaker` for what they leave open.
+    pub fn or(self, weaker: Self) -> Self {
+        Self {
+            node_name: self.node_name.or(weaker.node_name),
+            cgroup_root: self.cgroup_root.or(weaker.cgroup_root),
+            bpf_root: self.bpf_root.or(weaker.bpf_root),
+            pod_source: self.pod_source.or(weaker.pod_source),
+            control: self.control.or(weaker.control),
+            control_name: self.control_name.or(weaker.control_name),
+            control_root_cert: self.control_root_cert.or(weaker.control_root_cert),
+            token_file: self.token_file.or(weaker.token_file),
+            trust_domain: self.trust_domain.or(weaker.trust_domain),
+            cluster_id: self.cluster_id.or(weaker.cluster_id),
+            admin: self.admin.or(weaker.admin),
+            admin_socket: self.admin_socket.or(weaker.admin_socket),
+            metrics: self.metrics.or(weaker.metrics),
+            health: self.health.or(weaker.health),
+            workers: self.workers.or(weaker.workers),
+            log: self.log.or(weaker.log),
+            log_format: self.log_format.or(weaker.log_format),
+            access_log: self.access_log.or(weaker.access_log),
+            drain_timeout: self.drain_timeout.or(weaker.drain_timeout),
+        }
+    }
+}

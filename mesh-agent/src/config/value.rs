@@ -1,0 +1,150 @@
+//! The types of single settings: each is parsed the same way from a flag, a variable and the file.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::ValueEnum;
+use http::Uri;
+use serde::{Deserialize, Serialize, Serializer};
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// How access log lines look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AccessLogFormat {
+    /// There are none.
+    Off,
+    /// `key=value` pairs.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Gives a type that is parsed from a text the serde form of that text.
+macro_rules! as_text {
+    ($name:ident) => {
+        impl TryFrom<String> for $name {
+            type Error = <$name as FromStr>::Err;
+
+            fn try_from(text: String) -> Result<Self, Self::Error> {
+                text.parse()
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(value: $name) -> Self {
+                value.to_string()
+            }
+        }
+    };
+}
+
+/// Where the node's pods are told: `directory:PATH`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct PodSourcePath(PathBuf);
+
+impl PodSourcePath {
+    /// The directory, of one JSON file for each pod and namespace.
+    pub fn directory(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl FromStr for PodSourcePath {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once(':') {
+            Some(("directory", path)) if !path.is_empty() => Ok(Self(path.into())),
+            _ => Err(format!("`{text}` is not a pod source; write directory:PATH")),
+        }
+    }
+}
+
+impl fmt::Display for PodSourcePath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "directory:{}", self.0.display())
+    }
+}
+
+as_text!(PodSourcePath);
+
+/// `https://HOST:PORT`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct ControlAddress(Uri);
+
+impl Default for ControlAddress {
+    fn default() -> Self {
+        Self(Uri::from_static("https://mesh-control.nodemesh-system.svc:15012"))
+    }
+}
+
+impl FromStr for ControlAddress {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("`{text}` is not an address of a control plane; write https://HOST:PORT");
+        let uri: Uri = text.parse().map_err(|_| wrong())?;
+        let complete = uri.scheme_str() == Some("https") && uri.port_u16().is_some();
+        let bare = matches!(uri.path(), "" | "/") && uri.query().is_none();
+        if complete && bare { Ok(Self(uri)) } else { Err(wrong()) }
+    }
+}
+
+impl fmt::Display for ControlAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Both parts were checked to be there when it was parsed.
+        let authority = self.0.authority().map_or("", http::uri::Authority::as_str);
+        write!(f, "https://{authority}")
+    }
+}
+
+as_text!(ControlAddress);
+
+/// A duration, written like `5s` or `1m 30s`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Span(Duration);
+
+impl FromStr for Span {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = |error| format!("`{text}` is not a duration such as 5s or 1m 30s: {error}");
+        humantime::parse_duration(text).map(Self).map_err(wrong)
+    }
+}
+
+impl fmt::Display for Span {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        humantime::format_duration(self.0).fmt(f)
+    }
+}
+
+impl From<Span> for Duration {
+    fn from(span: Span) -> Self {
+        span.0
+    }
+}
+
+as_text!(Span);
+
+/// Writes a duration as [`Span`] reads it.
+pub(super) fn span<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&Span(*duration))
+}

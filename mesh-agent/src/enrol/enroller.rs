@@ -1,0 +1,275 @@
+//! Brings what is enrolled in line with what is wanted.
+
+use std::collections::{BTreeMap, HashSet};
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use mesh_api::admin::{EnrolmentState, PodStatus};
+use mesh_api::plan::Snapshot;
+use mesh_api::resource::enrolment::Enrolment;
+use mesh_common::address::Address;
+use tokio::sync::{mpsc, watch};
+
+use super::listeners;
+use crate::certs::Certificates;
+use crate::pods::{NodePod, NodePods};
+use crate::proxy::worker::{Command, LocalPod};
+use crate::sys::ebpf::{self, PodKeys, Programs};
+use crate::sys::{Netns, find_pod_process, local_addresses};
+use crate::telemetry::AgentMetrics;
+
+/// A pod whose processes are not there yet is looked for this often. Short, so that it is enrolled before its first
+/// program runs.
+const LOOK_EVERY: Duration = Duration::from_millis(5);
+
+/// After this it is looked for less often: its sandbox may take long, or never come.
+const PATIENCE: Duration = Duration::from_secs(10);
+const LOOK_SELDOM: Duration = Duration::from_millis(500);
+
+/// The node's own addresses are read again this often.
+const ADDRESSES_EVERY: Duration = Duration::from_secs(10);
+
+/// How far each pod is, for the admin endpoint.
+pub type Statuses = Arc<Mutex<Vec<PodStatus>>>;
+
+/// What an enroller works with.
+pub struct Setup {
+    /// The loaded programs.
+    pub programs: Programs,
+    /// The workers.
+    pub workers: Vec<mpsc::UnboundedSender<Command>>,
+    /// Certificates, asked for when a pod is enrolled.
+    pub certificates: Certificates,
+    /// The node's cgroup.
+    pub cgroup: PathBuf,
+    /// Metrics.
+    pub metrics: Arc<AgentMetrics>,
+    /// Where the state of each pod is told.
+    pub statuses: Statuses,
+}
+
+/// Keeps pods enrolled as they should be.
+pub struct Enroller {
+    setup: Setup,
+    enrolled: BTreeMap<Arc<str>, Enrolled>,
+    failed: BTreeMap<Arc<str>, String>,
+    own_netns: u64,
+    took_over: bool,
+}
+
+struct Enrolled {
+    pod: NodePod,
+    cookie: u64,
+    keys: PodKeys,
+}
+
+/// Why a pod could not be enrolled.
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    #[error("entering its network namespace: {0}")]
+    Netns(#[from] io::Error),
+    #[error("it uses the node's own network namespace")]
+    NodeNetwork,
+    #[error(transparent)]
+    Listeners(#[from] listeners::Error),
+    #[error(transparent)]
+    Ebpf(#[from] ebpf::Error),
+}
+
+impl Enroller {
+    /// An enroller with nothing enrolled.
+    pub fn new(setup: Setup) -> io::Result<Self> {
+        let own_netns = Netns::of_process(std::process::id())?.cookie();
+        let (enrolled, failed) = (BTreeMap::new(), BTreeMap::new());
+        Ok(Self { setup, enrolled, failed, own_netns, took_over: false })
+    }
+
+    /// Follows pods and configuration until one of their sources ends.
+    pub async fn run(
+        mut self,
+        mut pods: watch::Receiver<Arc<NodePods>>,
+        mut snapshots: watch::Receiver<Arc<Snapshot>>,
+    ) {
+        self.learn_own_addresses();
+        let mut own_addresses = tokio::time::interval(ADDRESSES_EVERY);
+        let mut pending_since = tokio::time::Instant::now();
+        loop {
+            let wanted = pods.borrow_and_update().clone();
+            let pending = self.reconcile(&wanted);
+            let pause = match pending_since.elapsed() {
+                _ if pending == 0 => ADDRESSES_EVERY,
+                passed if passed < PATIENCE => LOOK_EVERY,
+                _ => LOOK_SELDOM,
+            };
+            tokio::select! {
+                changed = pods.changed() => match changed {
+                    Ok(()) => pending_since = tokio::time::Instant::now(),
+                    Err(_) => return,
+                },
+                changed = snapshots.changed() => match changed {
+                    Ok(()) => self.learn_destinations(&snapshots.borrow_and_update().clone()),
+                    Err(_) => return,
+                },
+                _ = own_addresses.tick() => self.learn_own_addresses(),
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+    }
+
+    /// Answers how many pods are wanted but have no processes yet.
+    fn reconcile(&mut self, wanted: &NodePods) -> usize {
+        self.dismiss_unwanted(wanted);
+        self.failed.retain(|uid, _| wanted.get(uid).is_some_and(NodePod::is_wanted));
+        let mut pending = HashSet::new();
+        for pod in wanted.values().filter(|pod| pod.is_wanted()) {
+            if self.enrolled.contains_key(&pod.uid) || self.failed.contains_key(&pod.uid) {
+                continue;
+            }
+            match self.enrol(pod) {
+                Ok(true) => tracing::info!(namespace = %pod.namespace, pod = %pod.name, "enrolled"),
+                Ok(false) => drop(pending.insert(Arc::clone(&pod.uid))),
+                Err(error) => {
+                    tracing::error!(namespace = %pod.namespace, pod = %pod.name, %error, "pod not enrolled");
+                    self.failed.insert(Arc::clone(&pod.uid), error.to_string());
+                }
+            }
+        }
+        if pending.is_empty() {
+            self.take_over();
+        }
+        self.tell(wanted, &pending);
+        pending.len()
+    }
+
+    fn dismiss_unwanted(&mut self, wanted: &NodePods) {
+        let unwanted: Vec<_> = self
+            .enrolled
+            .iter()
+            .filter(|(uid, enrolled)| {
+                let now = wanted.get(*uid);
+                // A pod whose identity, addresses or probes changed is enrolled anew.
+                !now.is_some_and(|now| now.is_wanted() && *now == enrolled.pod)
+            })
+            .map(|(uid, _)| Arc::clone(uid))
+            .collect();
+        for uid in unwanted {
+            self.dismiss(&uid);
+        }
+    }
+
+    /// Enrols a pod; answers false if it has no processes yet.
+    fn enrol(&mut self, pod: &NodePod) -> Result<bool, Error> {
+        let Some(process) = find_pod_process(&self.setup.cgroup, &pod.uid) else { return Ok(false) };
+        let netns = match Netns::of_process(process) {
+            // It ended between being found and being looked at.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            result => result?,
+        };
+        let cookie = netns.cookie();
+        if cookie == self.own_netns {
+            return Err(Error::NodeNetwork);
+        }
+        let keys = PodKeys { addresses: pod.addresses.clone(), probe_ports: pod.probe_ports.clone() };
+        let workers = u8::try_from(self.setup.workers.len()).unwrap_or(u8::MAX);
+        let opened = listeners::open(&mut self.setup.programs, &netns, &keys.addresses, workers)?;
+        self.setup.certificates.retain(&pod.identity);
+        let local = Arc::new(LocalPod {
+            uid: Arc::clone(&pod.uid),
+            namespace: Arc::clone(&pod.namespace),
+            name: Arc::clone(&pod.name),
+            identity: pod.identity.clone(),
+            addresses: keys.addresses.clone(),
+            netns,
+        });
+        for (worker, listeners) in self.setup.workers.iter().zip(opened) {
+            // A worker that is gone has been told to stop, and so are we.
+            let _stopping = worker.send(Command::Add(Arc::clone(&local), listeners));
+        }
+        let enrolled = Enrolled { pod: pod.clone(), cookie, keys };
+        if let Err(error) = self.setup.programs.enrol(&local.netns, &enrolled.keys) {
+            self.withdraw(&pod.uid, &enrolled);
+            return Err(error.into());
+        }
+        self.enrolled.insert(Arc::clone(&pod.uid), enrolled);
+        Ok(true)
+    }
+
+    fn dismiss(&mut self, uid: &Arc<str>) {
+        let Some(enrolled) = self.enrolled.remove(uid) else { return };
+        let pod = &enrolled.pod;
+        tracing::info!(namespace = %pod.namespace, pod = %pod.name, "no longer enrolled");
+        self.withdraw(uid, &enrolled);
+    }
+
+    fn withdraw(&mut self, uid: &Arc<str>, enrolled: &Enrolled) {
+        if let Err(error) = self.setup.programs.dismiss(enrolled.cookie, &enrolled.keys) {
+            tracing::error!(pod = %enrolled.pod.name, %error, "pod not let go completely");
+        }
+        for worker in &self.setup.workers {
+            let _stopping = worker.send(Command::Remove(Arc::clone(uid)));
+        }
+        self.setup.certificates.release(&enrolled.pod.identity);
+    }
+
+    /// Once every pod that is wanted is enrolled, what a predecessor left of others goes.
+    fn take_over(&mut self) {
+        if self.took_over {
+            return;
+        }
+        self.took_over = true;
+        let cookies = self.enrolled.values().map(|enrolled| enrolled.cookie).collect();
+        if let Err(error) = self.setup.programs.retain_pods(&cookies) {
+            tracing::error!(%error, "pods that a predecessor enrolled could not be let go");
+        }
+    }
+
+    fn learn_destinations(&mut self, snapshot: &Snapshot) {
+        let wanted: HashSet<Address> = snapshot.addresses().map(Address::from).collect();
+        if let Err(error) = self.setup.programs.replace_destinations(&wanted) {
+            tracing::error!(%error, "not every destination of the mesh is known to the kernel");
+        }
+        self.setup.metrics.generation.set(i64::try_from(snapshot.generation()).unwrap_or(i64::MAX));
+    }
+
+    fn learn_own_addresses(&mut self) {
+        let result = local_addresses().map_err(|error| error.to_string()).and_then(|addresses| {
+            let wanted = addresses.into_iter().map(Address::from).collect();
+            self.setup.programs.replace_node_addresses(&wanted).map_err(|error| error.to_string())
+        });
+        if let Err(error) = result {
+            tracing::error!(%error, "the node's own addresses are not known: its probes are refused");
+        }
+    }
+
+    fn tell(&self, wanted: &NodePods, pending: &HashSet<Arc<str>>) {
+        let statuses = wanted.values().map(|pod| {
+            let (state, reason) = self.state_of(pod, pending);
+            PodStatus {
+                uid: pod.uid.to_string(),
+                namespace: pod.namespace.to_string(),
+                name: pod.name.to_string(),
+                state,
+                reason,
+            }
+        });
+        *self.setup.statuses.lock().unwrap_or_else(PoisonError::into_inner) = statuses.collect();
+        let count = i64::try_from(self.enrolled.len()).unwrap_or(i64::MAX);
+        self.setup.metrics.enrolled_pods.set(count);
+    }
+
+    fn state_of(&self, pod: &NodePod, pending: &HashSet<Arc<str>>) -> (EnrolmentState, Option<String>) {
+        if let Enrolment::NotSelected(why) = &pod.enrolment {
+            return (EnrolmentState::NotSelected, Some(why.to_string()));
+        }
+        if let Some(reason) = self.failed.get(&pod.uid) {
+            return (EnrolmentState::Failed, Some(reason.clone()));
+        }
+        if self.enrolled.contains_key(&pod.uid) {
+            return (EnrolmentState::Enrolled, None);
+        }
+        let reason = if pending.contains(&pod.uid) { "no process found yet" } else { "no address yet" };
+        (EnrolmentState::Pending, Some(reason.to_owned()))
+    }
+}

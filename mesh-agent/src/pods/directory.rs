@@ -1,0 +1,189 @@
+//! Pods from a directory: one file for each Pod and Namespace object, replaced by renaming.
+
+use std::collections::HashMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use inotify::{Inotify, WatchMask};
+use mesh_api::manifest::parse;
+use mesh_api::resource::{Labels, Object};
+use tokio::sync::watch;
+
+use super::{NodePod, NodePods};
+
+/// The directory is read this often even without a notice, in case one was lost (inotify(7), `IN_Q_OVERFLOW`).
+const REREAD_EVERY: Duration = Duration::from_secs(10);
+
+/// Watches a directory. The receiver always has the newest state; it ends with the runtime.
+pub fn watch(
+    directory: PathBuf,
+    node: String,
+    trust_domain: String,
+) -> io::Result<watch::Receiver<Arc<NodePods>>> {
+    let inotify = Inotify::init()?;
+    let mask = WatchMask::CLOSE_WRITE | WatchMask::MOVED_TO | WatchMask::MOVED_FROM | WatchMask::DELETE;
+    inotify.watches().add(&directory, mask)?;
+    let mut notices = inotify.into_event_stream(vec![0; 16 * 1024])?;
+    let mut reader = Reader { directory, node, trust_domain, good: HashMap::new() };
+    let (sender, receiver) = watch::channel(Arc::new(reader.read()));
+    tokio::spawn(async move {
+        loop {
+            let _notice_or_time = tokio::time::timeout(REREAD_EVERY, notices.next()).await;
+            let pods = reader.read();
+            sender.send_if_modified(|current| {
+                let changed = **current != pods;
+                if changed {
+                    *current = Arc::new(pods);
+                }
+                changed
+            });
+            if sender.is_closed() {
+                return;
+            }
+        }
+    });
+    Ok(receiver)
+}
+
+struct Reader {
+    directory: PathBuf,
+    node: String,
+    trust_domain: String,
+    /// The last good content of each file.
+    good: HashMap<PathBuf, Object>,
+}
+
+impl Reader {
+    fn read(&mut self) -> NodePods {
+        let files = list(&self.directory);
+        self.good.retain(|path, _| files.contains(path));
+        for path in files {
+            self.read_file(&path);
+        }
+        self.pods()
+    }
+
+    /// A file that can't be read or understood leaves its last good content in force.
+    fn read_file(&mut self, path: &Path) {
+        let text = match std::fs::read_to_string(path) {
+            Ok(text) => text,
+            // Removed between the listing and here: the next notice is on its way.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return,
+            Err(error) => return tracing::warn!(path = %path.display(), %error, "pod file not readable"),
+        };
+        let parsed = parse(&path.to_string_lossy(), &text);
+        for error in &parsed.errors {
+            tracing::warn!(%error, "pod file not understood; its last good content stays in force");
+        }
+        if let Some(object) = parsed.objects.into_iter().next() {
+            self.good.insert(path.to_path_buf(), object.value);
+        }
+    }
+
+    fn pods(&self) -> NodePods {
+        let namespaces: HashMap<&str, &Labels> = self
+            .good
+            .values()
+            .filter_map(|object| match object {
+                Object::Namespace(namespace) => {
+                    Some((namespace.metadata.name.as_str(), &namespace.metadata.labels))
+                }
+                _ => None,
+            })
+            .collect();
+        let none = Labels::default();
+        let mut pods = NodePods::new();
+        for object in self.good.values() {
+            let Object::Pod(pod) = object else { continue };
+            if pod.spec.node_name != self.node || pod.is_terminal() || pod.metadata.uid.is_empty() {
+                continue;
+            }
+            let labels = namespaces.get(pod.metadata.namespace.as_str()).copied().unwrap_or(&none);
+            match NodePod::new(pod, labels, &self.trust_domain) {
+                Ok(pod) => drop(pods.insert(Arc::clone(&pod.uid), pod)),
+                Err(error) => tracing::warn!(pod = %pod.metadata.full_name(), %error, "pod left out"),
+            }
+        }
+        pods
+    }
+}
+
+fn list(directory: &Path) -> Vec<PathBuf> {
+    let entries = match std::fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(error) => {
+            tracing::warn!(path = %directory.display(), %error, "pod directory not readable");
+            return Vec::new();
+        }
+    };
+    let is_manifest = |path: &PathBuf| {
+        path.extension().is_some_and(|kind| ["json", "yaml", "yml"].iter().any(|known| kind == *known))
+    };
+    entries.filter_map(Result::ok).map(|entry| entry.path()).filter(is_manifest).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const POD: &str = r#"{"apiVersion":"v1","kind":"Pod","metadata":{"name":"web-1","namespace":"shop","uid":"u1"},
+        "spec":{"nodeName":"node1","serviceAccountName":"web","containers":[{"name":"c","image":"x",
+        "readinessProbe":{"httpGet":{"port":8080}}}]},"status":{"podIPs":[{"ip":"10.244.1.5"},{"ip":"fd00::5"}]}}"#;
+
+    fn namespace(label: &str) -> String {
+        format!(r#"{{"apiVersion":"v1","kind":"Namespace","metadata":{{"name":"shop","labels":{{"nodemesh.io/dataplane":"{label}"}}}}}}"#)
+    }
+
+    async fn changed(pods: &mut watch::Receiver<Arc<NodePods>>) -> Arc<NodePods> {
+        tokio::time::timeout(Duration::from_secs(5), pods.changed()).await.expect("in time").unwrap();
+        pods.borrow_and_update().clone()
+    }
+
+    fn replace(directory: &Path, name: &str, text: &str) {
+        std::fs::write(directory.join(".new"), text).unwrap();
+        std::fs::rename(directory.join(".new"), directory.join(name)).unwrap();
+    }
+
+    #[tokio::test]
+    async fn pods_follow_their_files_and_their_namespaces_labels() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path();
+        let mut pods = watch(path.into(), "node1".into(), "cluster.local".into()).unwrap();
+        assert!(pods.borrow().is_empty());
+        replace(path, "shop_web-1.json", POD);
+        let now = changed(&mut pods).await;
+        let pod = &now["u1"];
+        assert!(!pod.is_wanted());
+        assert_eq!(pod.identity.to_string(), "spiffe://cluster.local/ns/shop/sa/web");
+        assert_eq!((pod.addresses.len(), pod.probe_ports.as_slice()), (2, [8080].as_slice()));
+        replace(path, "_namespace_shop.json", &namespace("enabled"));
+        assert!(changed(&mut pods).await["u1"].is_wanted());
+        replace(path, "_namespace_shop.json", &namespace("disabled"));
+        assert!(!changed(&mut pods).await["u1"].is_wanted());
+        std::fs::remove_file(path.join("shop_web-1.json")).unwrap();
+        assert!(changed(&mut pods).await.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_broken_file_leaves_the_last_good_state() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path();
+        replace(path, "shop_web-1.json", POD);
+        let mut pods = watch(path.into(), "node1".into(), "cluster.local".into()).unwrap();
+        replace(path, "shop_web-1.json", "{ broken");
+        replace(path, "shop_web-2.json", &POD.replace("web-1", "web-2").replace("u1", "u2"));
+        let now = changed(&mut pods).await;
+        assert_eq!(now.keys().map(|uid| &**uid).collect::<Vec<_>>(), ["u1", "u2"]);
+    }
+
+    #[tokio::test]
+    async fn pods_of_other_nodes_are_not_ours() {
+        let directory = tempfile::tempdir().unwrap();
+        replace(directory.path(), "shop_web-1.json", POD);
+        let pods = watch(directory.path().into(), "node2".into(), "cluster.local".into()).unwrap();
+        assert!(pods.borrow().is_empty());
+    }
+}

@@ -1,0 +1,206 @@
+//! `mesh-agent run`: puts the rooms together.
+
+use std::error::Error;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use mesh_common::maps::AgentProcess;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, reload};
+
+use crate::admin::{self, SetLogFilter};
+use crate::certs::{self, Certificates};
+use crate::config::{AccessLogFormat, Config, LogFormat};
+use crate::enrol::{Enroller, Setup, Statuses};
+use crate::proxy::balance::{Health, Limits};
+use crate::proxy::worker::{self, Command, Shared};
+use crate::sys::ebpf::{self, EventLog, Programs};
+use crate::telemetry::{AccessLog, AgentMetrics, Format, WorkerMetrics};
+use crate::xds::{self, Xds, XdsConfig};
+use crate::{pods, sys};
+
+/// Descriptors that are not for connections: listeners, maps, logs, the control plane.
+const SPARE_DESCRIPTORS: u64 = 1000;
+
+/// Why the agent did not start or had to stop.
+pub type Failure = Box<dyn Error>;
+
+/// The workers: their threads, and how to talk to them.
+struct Workers {
+    threads: Vec<JoinHandle<()>>,
+    commands: Vec<mpsc::UnboundedSender<Command>>,
+}
+
+/// Runs the agent until it is told to stop.
+pub fn run(config: Config) -> Result<(), Failure> {
+    let set_log_filter = start_log(&config)?;
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), node = %config.node_name, "starting");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(serve(config, set_log_filter))
+}
+
+async fn serve(config: Config, set_log_filter: SetLogFilter) -> Result<(), Failure> {
+    let started = Instant::now();
+    let open_files = sys::raise_open_file_limit();
+    let mut programs = Programs::load(&config.bpf_root, &config.cgroup_root, ebpf::ebpf_log_level())?;
+    let certificates = Certificates::new(ca_client(&config), &config.trust_domain);
+    let xds = xds::start(xds_config(&config), certificates.clone());
+    certs::warm_up().await;
+
+    let access_log = access_log(config.access_log)?;
+    let worker_metrics: Vec<_> =
+        (0..config.workers).map(|_| WorkerMetrics::new(access_log.clone())).collect();
+    let metrics = Arc::new(AgentMetrics::new(worker_metrics.clone(), access_log));
+    watch_kernel(&mut programs, &metrics)?;
+
+    let shared = shared(&config, &xds, &certificates, open_files);
+    let workers = start_workers(&shared, &programs, worker_metrics)?;
+    programs.announce(AgentProcess {
+        cgroup: sys::cgroup_id_of_self(&config.cgroup_root)?,
+        tgid: std::process::id(),
+        workers: u32::try_from(config.workers)?,
+    })?;
+
+    let directory = config.pod_source.directory().to_path_buf();
+    let node_pods = pods::watch(directory, config.node_name.clone(), config.trust_domain.clone())?;
+    let statuses = Statuses::default();
+    let enroller = Enroller::new(Setup {
+        programs,
+        workers: workers.commands.clone(),
+        certificates: certificates.clone(),
+        cgroup: config.cgroup_root.clone(),
+        metrics: Arc::clone(&metrics),
+        statuses: Arc::clone(&statuses),
+    })?;
+    let enrolling = tokio::spawn(enroller.run(node_pods, xds.updates.clone()));
+
+    let state = admin::State { config, started, xds, certificates, pods: statuses, metrics, set_log_filter };
+    admin::serve(Arc::new(state)).await?;
+    stop_requested().await?;
+    enrolling.abort();
+    stop(workers).await;
+    Ok(())
+}
+
+/// What the workers share.
+fn shared(config: &Config, xds: &Xds, certificates: &Certificates, open_files: u64) -> Arc<Shared> {
+    // Each connection has a socket on both sides of the proxy.
+    let most = open_files.saturating_sub(SPARE_DESCRIPTORS) / 2 / config.workers as u64;
+    Arc::new(Shared {
+        snapshot: Arc::clone(&xds.snapshot),
+        updates: xds.updates.clone(),
+        certificates: certificates.clone(),
+        health: Health::default(),
+        limits: Limits::default(),
+        most_connections: usize::try_from(most).unwrap_or(usize::MAX).max(1),
+        drain: config.drain_timeout,
+    })
+}
+
+fn start_workers(
+    shared: &Arc<Shared>,
+    programs: &Programs,
+    metrics: Vec<Arc<WorkerMetrics>>,
+) -> Result<Workers, Failure> {
+    let mut workers = Workers { threads: Vec::new(), commands: Vec::new() };
+    for (index, metrics) in metrics.into_iter().enumerate() {
+        let (sender, commands) = mpsc::unbounded_channel();
+        let (shared, flows) = (Arc::clone(shared), programs.flow_map()?);
+        let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
+            if let Err(error) = worker::run(shared, flows, metrics, commands) {
+                tracing::error!(%error, "worker could not start");
+            }
+        })?;
+        workers.threads.push(thread);
+        workers.commands.push(sender);
+    }
+    Ok(workers)
+}
+
+/// Logs what the eBPF programs report.
+fn watch_kernel(programs: &mut Programs, metrics: &Arc<AgentMetrics>) -> Result<(), Failure> {
+    let (events, log) = (EventLog::new(programs)?, ebpf::Log::new(programs)?);
+    let metrics = Arc::clone(metrics);
+    tokio::spawn(events.run(move |fault| {
+        metrics.ebpf_faults.get_or_create(&[("fault", format!("{fault:?}"))]).inc();
+    }));
+    tokio::spawn(log.run());
+    Ok(())
+}
+
+async fn stop_requested() -> std::io::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("told to stop: letting connections finish");
+    Ok(())
+}
+
+/// Pods stay enrolled in the kernel: until an agent is back their mesh traffic is refused and not let out in
+/// plaintext. `mesh-agent cleanup` lets them go.
+async fn stop(workers: Workers) {
+    for worker in &workers.commands {
+        let _gone_already = worker.send(Command::Drain);
+    }
+    for thread in workers.threads {
+        let _panicked = tokio::task::spawn_blocking(move || thread.join()).await;
+    }
+    tracing::info!("stopped");
+}
+
+fn access_log(format: AccessLogFormat) -> std::io::Result<AccessLog> {
+    match format {
+        AccessLogFormat::Off => Ok(AccessLog::off()),
+        AccessLogFormat::Text => AccessLog::start(Format::Text, std::io::stdout()),
+        AccessLogFormat::Json => AccessLog::start(Format::Json, std::io::stdout()),
+    }
+}
+
+/// Logs to standard error, leaving standard output to the access log.
+fn start_log(config: &Config) -> Result<SetLogFilter, Failure> {
+    let (filter, handle) = reload::Layer::new(EnvFilter::try_new(&config.log)?);
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(false);
+    let registry = tracing_subscriber::registry().with(filter);
+    match config.log_format {
+        LogFormat::Text => registry.with(lines).try_init()?,
+        LogFormat::Json => registry.with(lines.json()).try_init()?,
+    }
+    Ok(Box::new(move |text| {
+        let filter = EnvFilter::try_new(text).map_err(|error| error.to_string())?;
+        handle.reload(filter).map_err(|error| error.to_string())
+    }))
+}
+
+fn ca_client(config: &Config) -> certs::CaClient {
+    certs::CaClient::new(
+        config.control.to_string(),
+        config.control_name.clone(),
+        config.control_root_cert.clone(),
+        config.token_file.clone(),
+    )
+}
+
+fn xds_config(config: &Config) -> XdsConfig {
+    XdsConfig {
+        node_name: config.node_name.clone(),
+        address: config.control.to_string(),
+        control_name: config.control_name.clone(),
+        root_cert: config.control_root_cert.clone(),
+        token_file: config.token_file.clone(),
+        cluster_id: config.cluster_id.clone(),
+        instance_ip: instance_ip(),
+    }
+}
+
+/// The node's first address, for the node id (wire reference 2.4).
+fn instance_ip() -> String {
+    let addresses = sys::local_addresses().unwrap_or_default();
+    addresses.first().map_or_else(|| "1.1.1.1".to_owned(), ToString::to_string)
+}
