@@ -86,7 +86,7 @@ fn dispatch(command: Command) -> anyhow::Result<()> {
 async fn run(options: &Options) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let control = ControlPlane::start(options).await?;
+    let control = ControlPlane::start(options)?;
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}

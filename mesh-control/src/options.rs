@@ -103,11 +103,9 @@ impl std::fmt::Display for Source {
     }
 }
 
-/// Ten seconds at least: agents renew at half of it.
+/// Ten seconds at least, since agents renew at half of it; a year at most, since nobody can revoke.
 fn lifetime(text: &str) -> Result<Duration, String> {
     let lifetime = humantime::parse_duration(text).map_err(|error| error.to_string())?;
-    match lifetime >= Duration::from_secs(10) {
-        true => Ok(lifetime),
-        false => Err("must be at least 10s".to_owned()),
-    }
+    let sensible = Duration::from_secs(10)..=Duration::from_hours(365 * 24);
+    if sensible.contains(&lifetime) { Ok(lifetime) } else { Err("must be 10s to 365days".to_owned()) }
 }

@@ -2,8 +2,8 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use mesh_api::compile::MeshConfig;
@@ -23,7 +23,7 @@ use crate::config::Configuration;
 use crate::metrics::Metrics;
 use crate::nodes::NodeTokens;
 use crate::options::{Options, Source};
-use crate::source::Publisher;
+use crate::source::{Findings, Publisher};
 use crate::tls::{self, ServerTls, TlsError};
 use crate::watch::{Depth, DirectoryWatch};
 use crate::xds::DiscoveryService;
@@ -65,7 +65,10 @@ struct Parts {
 
 impl ControlPlane {
     /// Reads everything and listens. Agents are served from here on, the whole configuration from the first moment.
-    pub async fn start(options: &Options) -> Result<Self, StartError> {
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub fn start(options: &Options) -> Result<Self, StartError> {
         let metrics = Arc::new(Metrics::default());
         let authority = Arc::new(open_authority(options)?);
         let tokens = NodeTokens::open(&options.node_tokens).map_err(at(&options.node_tokens))?;
@@ -219,11 +222,7 @@ impl Parts {
         }
     }
 
-    fn into_admin(
-        self,
-        options: &Options,
-        findings: Arc<std::sync::Mutex<crate::source::Findings>>,
-    ) -> admin::Admin {
+    fn into_admin(self, options: &Options, findings: Arc<Mutex<Findings>>) -> admin::Admin {
         admin::Admin {
             source: options.source.to_string(),
             authority: self.authority,
@@ -287,7 +286,7 @@ fn stopped(stopping: &watch::Sender<bool>) -> impl Future<Output = ()> + Send + 
     }
 }
 
-fn at(path: &std::path::Path) -> impl FnOnce(io::Error) -> StartError {
+fn at(path: &Path) -> impl FnOnce(io::Error) -> StartError {
     let path = path.to_owned();
     move |error| StartError::Path { path, error }
 }

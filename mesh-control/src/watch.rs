@@ -16,7 +16,7 @@ const LONGEST: Duration = Duration::from_millis(60);
 /// How often a directory that can't be watched is looked at.
 const POLL: Duration = Duration::from_secs(1);
 /// Longer than anybody waits; the timer needs a number.
-const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
+const FOREVER: Duration = Duration::from_hours(365 * 24);
 /// Room for some hundred events per read.
 const BUFFER: usize = 16 * 1024;
 

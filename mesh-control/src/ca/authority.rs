@@ -48,14 +48,13 @@ impl Authority {
     ) -> Result<Self, AuthorityError> {
         let own = |account| SpiffeId::new(trust_domain, "nodemesh-system", account);
         let (agent, control) = (own("mesh-agent")?, own("mesh-control")?);
-        let (store, signer) = match given {
-            Some(files) => (None, read_given(files)?),
-            None => {
-                let store = RootStore::at(state_dir);
-                store.prepare(trust_domain, longest)?;
-                let signer = Signer::from_roots(store.load()?)?;
-                (Some(store), signer)
-            }
+        let (store, signer) = if let Some(files) = given {
+            (None, read_given(files)?)
+        } else {
+            let store = RootStore::at(state_dir);
+            store.prepare(trust_domain, longest)?;
+            let signer = Signer::from_roots(store.load()?)?;
+            (Some(store), signer)
         };
         rotation::publish(&rotation::bundle_path(state_dir), &pem::encode_all(signer.roots()))?;
         let signer = watch::Sender::new(Arc::new(signer));
@@ -133,7 +132,7 @@ fn read_given(files: &GivenAuthority) -> Result<Signer, AuthorityError> {
     let key = KeyPair::from_pem(&read(&files.key)?)
         .map_err(|_| AuthorityError::Key { path: files.key.clone(), error: RootError::Key })?;
     let signing = certificates.remove(0);
-    Ok(Signer::from_given(signing, key, certificates)?)
+    Ok(Signer::from_given(&signing, key, certificates)?)
 }
 
 fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, AuthorityError> {

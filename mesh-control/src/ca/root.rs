@@ -16,9 +16,9 @@ use thiserror::Error;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 /// Ten years: a root is replaced by rotation, not by running out.
-const LIFETIME: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+const LIFETIME: Duration = Duration::from_hours(10 * 365 * 24);
 /// Clocks of nodes may be behind ours by this much.
-const BACKDATE: Duration = Duration::from_secs(3600);
+const BACKDATE: Duration = Duration::from_hours(1);
 
 /// A self-signed certificate that may sign leaves, and its private key.
 pub struct Root {
@@ -69,10 +69,8 @@ impl Root {
 /// Fails unless `certificate` is for `key`.
 pub(super) fn check_key(certificate: &CertificateDer<'_>, key: &KeyPair) -> Result<(), RootError> {
     let (_, parsed) = X509Certificate::from_der(certificate).map_err(|_| RootError::Certificate)?;
-    match parsed.public_key().raw == key.subject_public_key_info() {
-        true => Ok(()),
-        false => Err(RootError::Mismatch),
-    }
+    let fits = parsed.public_key().raw == key.subject_public_key_info();
+    if fits { Ok(()) } else { Err(RootError::Mismatch) }
 }
 
 /// A positive number of 127 random bits (RFC 5280, 4.1.2.2 asks for at most 20 octets).
@@ -98,10 +96,8 @@ impl FromStr for RootId {
 
     fn from_str(text: &str) -> Result<Self, RootError> {
         // It becomes a file name.
-        match text.len() == 16 && text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-            true => Ok(Self(text.to_owned())),
-            false => Err(RootError::Id),
-        }
+        let is_id = text.len() == 16 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+        if is_id { Ok(Self(text.to_owned())) } else { Err(RootError::Id) }
     }
 }
 

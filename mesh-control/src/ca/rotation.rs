@@ -242,7 +242,7 @@ impl RotationState {
         if step != due {
             return Err(RotationError::OutOfOrder { step, due });
         }
-        let wait = (self.changed_at + self.leaf_lifetime).saturating_sub(seconds(now));
+        let wait = self.changed_at.saturating_add(self.leaf_lifetime).saturating_sub(seconds(now));
         if self.phase != Phase::Steady && wait > 0 && !force {
             return Err(RotationError::TooEarly { step, wait: Duration::from_secs(wait) });
         }
@@ -327,7 +327,7 @@ pub enum RotationError {
 mod tests {
     use super::*;
 
-    const HOUR: Duration = Duration::from_secs(3600);
+    const HOUR: Duration = Duration::from_hours(1);
 
     fn store() -> (tempfile::TempDir, RootStore) {
         let directory = tempfile::tempdir().unwrap();

@@ -26,6 +26,9 @@ use crate::tls::Peer;
 /// How long a request waits for its pod to appear in the configuration: an agent may see a new pod before we do.
 const POD_GRACE: Duration = Duration::from_secs(1);
 
+/// Of an identity that is refused, this much is logged.
+const LONGEST_NAME: usize = 300;
+
 /// The service.
 pub struct CertificateService {
     /// Signs.
@@ -59,7 +62,8 @@ impl IstioCertificateService for CertificateService {
             }
             Err(refusal) => {
                 self.metrics.refused(refusal.reason());
-                warn!(%peer, node, identity = asked, reason = %refusal, "certificate refused");
+                let identity: String = asked.chars().take(LONGEST_NAME).collect();
+                warn!(%peer, node, identity, reason = %refusal, "certificate refused");
                 Err(refusal.into())
             }
         }

@@ -15,7 +15,7 @@ use super::root::{self, RootError};
 use super::rotation::Roots;
 
 /// Clocks of nodes may be behind ours by this much, as istiod has it.
-const BACKDATE: Duration = Duration::from_secs(120);
+const BACKDATE: Duration = Duration::from_mins(2);
 
 /// Signs with one key, and knows what others need to trust it.
 pub struct Signer {
@@ -50,19 +50,19 @@ impl Signer {
     pub fn from_roots(roots: Roots) -> Result<Self, SignerError> {
         let mut trusted = vec![roots.signing.certificate.clone()];
         trusted.extend(roots.other.map(|root| root.certificate));
-        Self::new(roots.signing.certificate, roots.signing.key, Vec::new(), trusted)
+        Self::new(&roots.signing.certificate, roots.signing.key, Vec::new(), trusted)
     }
 
     /// Signs with a given certificate. `chain` leads from its issuer to a root; it may be empty if the signing
     /// certificate is a root itself, and may hold further roots to be trusted.
     pub fn from_given(
-        signing: CertificateDer<'static>,
+        signing: &CertificateDer<'static>,
         key: KeyPair,
         chain: Vec<CertificateDer<'static>>,
     ) -> Result<Self, SignerError> {
-        root::check_key(&signing, &key)?;
+        root::check_key(signing, &key)?;
         let mut path = vec![signing.clone()];
-        path.extend(chain.into_iter().filter(|certificate| *certificate != signing));
+        path.extend(chain.into_iter().filter(|certificate| certificate != signing));
         let (mut intermediates, mut roots) = (Vec::new(), Vec::new());
         for certificate in path {
             let list = if is_self_signed(&certificate)? { &mut roots } else { &mut intermediates };
@@ -73,19 +73,19 @@ impl Signer {
     }
 
     fn new(
-        signing: CertificateDer<'static>,
+        signing: &CertificateDer<'static>,
         key: KeyPair,
         intermediates: Vec<CertificateDer<'static>>,
         roots: Vec<CertificateDer<'static>>,
     ) -> Result<Self, SignerError> {
-        let (_, parsed) = X509Certificate::from_der(&signing).map_err(|_| RootError::Certificate)?;
+        let (_, parsed) = X509Certificate::from_der(signing).map_err(|_| RootError::Certificate)?;
         if !parsed.is_ca() {
             return Err(SignerError::NotAuthority);
         }
         let expires = u64::try_from(parsed.validity().not_after.timestamp()).unwrap_or(0);
         Ok(Self {
             expires: SystemTime::UNIX_EPOCH + Duration::from_secs(expires),
-            issuer: Issuer::from_ca_cert_der(&signing, key)?,
+            issuer: Issuer::from_ca_cert_der(signing, key)?,
             intermediates,
             roots,
         })

@@ -135,6 +135,11 @@ impl File {
             return Some(self.unreadable(path, "the file is larger than 16 MiB"));
         }
         match fs::read_to_string(path) {
+            // Also what a file looks like between being truncated and being written.
+            Ok(text) if text.trim().is_empty() && !(self.fresh.is_empty() && self.kept.is_empty()) => {
+                let problem = "the file is empty, which may be half of a change; what it said stays in force";
+                Some(self.unreadable(path, problem))
+            }
             Ok(text) => Some(self.parsed(stamp, parse(&path.to_string_lossy(), &text))),
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => Some(self.unreadable(path, &error.to_string())),
@@ -163,7 +168,7 @@ impl File {
             resource: None,
             field: None,
             problem: problem.to_owned(),
-            fix: "make it a readable text file, or take it away".to_owned(),
+            fix: "write its content, or remove the file to remove what it defined".to_owned(),
         };
         Self { errors: vec![error], kept: self.missing_from(&[]), ..Self::default() }
     }

@@ -96,11 +96,16 @@ impl Newcomer {
             Ok(Ok(stream)) => {
                 return Some(Connection::new(stream, address, self.metrics, self.connection));
             }
+            // Health checks of load balancers connect and go.
+            Ok(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                debug!(%address, "connection closed before the handshake");
+                return None;
+            }
             Ok(Err(error)) => error.to_string(),
             Err(_) => format!("not finished after {HANDSHAKE_TIMEOUT:?}"),
         };
         self.metrics.handshake_failures.inc();
-        debug!(%address, reason, "TLS handshake failed");
+        warn!(%address, reason, "TLS handshake refused");
         None
     }
 }

@@ -50,7 +50,7 @@ impl ServerTls {
             let wait = match configure(&self.authority) {
                 Ok((config, expires)) => {
                     self.current.store(Arc::new(config));
-                    info!(expires = %humantime::format_rfc3339_seconds(expires), "serving certificate renewed");
+                    info!(expires = %humantime::format_rfc3339_seconds(expires), "new serving certificate");
                     expires.duration_since(SystemTime::now()).unwrap_or_default() / 2
                 }
                 Err(error) => {

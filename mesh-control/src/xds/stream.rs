@@ -16,6 +16,9 @@ use crate::config::{Configuration, Resources};
 use crate::metrics::{Metrics, TypeLabel};
 use crate::nodes::NodeTokens;
 
+/// Of what an agent says about itself, this much is logged and shown.
+const LONGEST_TEXT: usize = 2000;
+
 type Outgoing = Result<DeltaDiscoveryResponse, Status>;
 
 /// What a stream task works with.
@@ -52,6 +55,7 @@ enum Kind {
 }
 
 /// What a stream task waits for.
+#[allow(clippy::large_enum_variant)] // there is one at a time, on the stack
 enum Event<'a> {
     /// The agent said something, or ended the stream.
     Request(Result<Option<DeltaDiscoveryRequest>, Status>),
@@ -85,8 +89,8 @@ impl Stream {
 
     async fn open(&mut self, inbound: &mut Streaming<DeltaDiscoveryRequest>) -> Result<(), Status> {
         let first = inbound.message().await?.ok_or_else(|| Status::cancelled("closed by the agent"))?;
-        let id = check_node(&self.registration.agent.node, first.node.as_ref())?;
         let agent = &self.registration.agent;
+        let id = check_node(&agent.node, first.node.as_ref())?;
         info!(node = %agent.node, address = %agent.address, id, "agent connected");
         self.take(first)
     }
@@ -147,12 +151,11 @@ impl Stream {
             warn!(%node, type_url = request.type_url, "an unknown resource type was asked for");
             return Ok(());
         };
-        let answer = match slot {
-            Some(subscription) => subscription.update(request).map_err(too_many)?,
-            None => {
-                *slot = Some(Subscription::first(request).map_err(too_many)?);
-                Answer::None
-            }
+        let answer = if let Some(subscription) = slot {
+            subscription.update(request).map_err(too_many)?
+        } else {
+            *slot = Some(Subscription::first(request).map_err(too_many)?);
+            Answer::None
         };
         match answer {
             Answer::None => {}
@@ -160,6 +163,7 @@ impl Stream {
                 self.metrics.acks.get_or_create(&label).inc();
             }
             Answer::Nack(text) => {
+                let text: String = text.chars().take(LONGEST_TEXT).collect();
                 self.metrics.nacks.get_or_create(&label).inc();
                 warn!(%node, r#type = label.r#type, reason = text, "the agent rejected resources");
                 self.registration.agent.note_nack(&text);
@@ -261,7 +265,7 @@ fn too_many(error: super::subscription::TooManyNames) -> Status {
 
 /// The id that the agent gives itself. A node named in its metadata must be the one that the token is for.
 fn check_node<'a>(node: &str, described: Option<&'a Node>) -> Result<&'a str, Status> {
-    let described = described.filter(|described| !described.id.is_empty());
+    let described = described.filter(|described| (1..=LONGEST_TEXT).contains(&described.id.len()));
     let described = described
         .ok_or_else(|| Status::invalid_argument("the first request of a stream must have node.id"))?;
     let named = described.metadata.as_ref().and_then(|metadata| metadata.fields.get("NODE_NAME"));

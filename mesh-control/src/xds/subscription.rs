@@ -128,6 +128,7 @@ impl Subscription {
                 self.wildcard = false;
             } else {
                 self.names.remove(&name);
+                self.held.remove(name.as_str());
                 self.unanswered.remove(&name);
             }
         }
@@ -146,7 +147,10 @@ impl Subscription {
             }
         } else {
             let asked = resolve(resources, &self.unanswered);
-            for name in resolve(resources, &self.names) {
+            // What was told along is kept up to date too, even when it belongs to nothing asked for any more.
+            let mut wanted = resolve(resources, &self.names);
+            wanted.extend(self.held.keys().map(Arc::clone));
+            for name in wanted {
                 self.offer(resources, &name, asked.contains(&name), &mut delta);
             }
         }

@@ -76,6 +76,17 @@ fn the_last_good_state_survives_a_restart() {
 }
 
 #[test]
+fn a_file_that_is_being_rewritten_forgets_nothing() {
+    let mut fixture = Fixture::new();
+    fixture.write("a.yaml", GOOD);
+    fixture.read();
+    fixture.write("a.yaml", "");
+    assert_eq!(fixture.read(), (names(&["shop"]), 1));
+    fixture.write("a.yaml", OTHER);
+    assert_eq!(fixture.read(), (names(&["bank"]), 0));
+}
+
+#[test]
 fn a_removed_file_takes_its_objects_along_broken_or_not() {
     let mut fixture = Fixture::new();
     fixture.write("a.yaml", GOOD);

@@ -117,6 +117,17 @@ fn on_demand_answers_an_address_with_all_that_belongs_to_it() {
 }
 
 #[test]
+fn on_demand_what_was_told_along_stays_current() {
+    let mut subscription = on_demand();
+    subscription.update(ask("shop/web")).unwrap();
+    subscription.next(&web(), Part::All, "1").unwrap();
+    let alone = addresses([("uid-1", workload("uid-1", [10, 244, 1, 1], ""))]);
+    let delta = subscription.next(&alone, Part::All, "2").unwrap();
+    assert_eq!(names(&delta), ["uid-1"]);
+    assert_eq!(delta.removed, ["shop/web"]);
+}
+
+#[test]
 fn on_demand_says_what_does_not_exist_and_tells_when_it_does() {
     let mut subscription = on_demand();
     subscription.update(ask("/10.244.1.50")).unwrap();
