@@ -19,7 +19,7 @@ use crate::{
 pub use crate::host::sweep::Swept;
 
 /// How long one command waits for another that brings the same lab up or down.
-const TURN: Duration = Duration::from_secs(60);
+const TURN: Duration = Duration::from_mins(1);
 /// Lines of the daemon's log that an error shows.
 const SHOWN: usize = 15;
 

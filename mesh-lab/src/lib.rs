@@ -25,5 +25,6 @@ mod host;
 pub mod launch;
 mod mesh;
 mod node;
+mod random;
 
 pub use harness::{Lab, LabError, Options, Program, poll};

@@ -20,7 +20,7 @@ use crate::{
     host::{During, HostError, cgroup, files},
     launch::MeshOptions,
     layout::{FABRIC, FABRIC_ADDRESSES, Layout, NodeNumber},
-    node,
+    node, random,
 };
 
 /// How long a program may take to end when asked: its own drain time and some.
@@ -180,8 +180,7 @@ pub fn write_tokens(layout: &Layout, nodes: &[NodeNumber]) -> Result<(), HostErr
     let tokens = layout.control().tokens();
     files::directory(&tokens)?;
     for node in nodes.iter().map(|node| node.name()) {
-        let bytes: [u8; 32] = rand::random();
-        let token: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        let token = random::token();
         files::secret(&tokens.join(&node), &token)?;
         files::secret(&layout.node(&node).token(), &token)?;
     }
@@ -213,11 +212,10 @@ pub async fn start_agent(agent: &Program, node: &str, layout: &Layout) -> Result
 }
 
 fn reap(state: &mut State) -> Result<(), HostError> {
-    if let Some(child) = &mut state.child {
-        if let Some(status) = child.try_wait().during(|| "look after a program".to_owned())? {
-            state.ended = Some(status.to_string());
-            state.child = None;
-        }
+    let Some(child) = &mut state.child else { return Ok(()) };
+    if let Some(status) = child.try_wait().during(|| "look after a program".to_owned())? {
+        state.ended = Some(status.to_string());
+        state.child = None;
     }
     Ok(())
 }

@@ -53,7 +53,7 @@ fn row(kind: Kind, item: &Value) -> Vec<String> {
     match kind {
         Kind::Pod => row.extend(pod(item)),
         Kind::Service => {
-            row.extend([join(&item["spec"]["clusterIPs"], text), join(&item["spec"]["ports"], port)])
+            row.extend([join(&item["spec"]["clusterIPs"], text), join(&item["spec"]["ports"], port)]);
         }
         Kind::Deployment => {
             let (ready, wanted) = (&item["status"]["readyReplicas"], &item["spec"]["replicas"]);

@@ -8,8 +8,8 @@ use mesh_api::{
 };
 use serde_json::{Value, json};
 
-use super::{Placement, Store, Stored, fresh_uid, now, placement};
-use crate::layout::NodeNumber;
+use super::{Placement, Store, Stored, now, placement};
+use crate::{layout::NodeNumber, random};
 
 pub use placement::Unplaced;
 
@@ -26,7 +26,7 @@ pub fn namespace(name: &str) -> Value {
     json!({
         "apiVersion": "v1", "kind": "Namespace",
         "metadata": {
-            "name": name, "uid": fresh_uid(), "creationTimestamp": now(),
+            "name": name, "uid": random::uid(), "creationTimestamp": now(),
             "labels": {"kubernetes.io/metadata.name": name},
         },
         "status": {"phase": "Active"},
@@ -45,7 +45,7 @@ fn node(node: NodeNumber) -> Value {
     json!({
         "apiVersion": "v1", "kind": "Node",
         "metadata": {
-            "name": name, "uid": fresh_uid(), "creationTimestamp": now(),
+            "name": name, "uid": random::uid(), "creationTimestamp": now(),
             "labels": {"kubernetes.io/hostname": name, "kubernetes.io/os": "linux"},
         },
         "spec": {"podCIDR": networks[0], "podCIDRs": networks},
@@ -62,7 +62,7 @@ pub fn metadata(raw: &mut Value, key: &ObjectKey, old: Option<&Stored>) {
     if key.kind == Kind::Namespace {
         metadata["labels"]["kubernetes.io/metadata.name"] = key.name.as_str().into();
     }
-    for (field, fresh) in [("uid", fresh_uid()), ("creationTimestamp", now())] {
+    for (field, fresh) in [("uid", random::uid()), ("creationTimestamp", now())] {
         let kept = old.map(|old| old.raw["metadata"][field].clone());
         metadata[field] = kept.filter(Value::is_string).unwrap_or_else(|| fresh.into());
     }

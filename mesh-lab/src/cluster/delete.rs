@@ -10,7 +10,9 @@ use crate::api::{Change, Document, Outcome, Report};
 
 /// Deletes what manifests name. Also returns the pods that are going, for who wants to wait for them.
 pub fn delete(documents: &[Document], store: &Store) -> (Report, Vec<ObjectKey>) {
-    let parsed = apply::parse(documents);
+    let mut parsed = apply::parse(documents);
+    // A namespace takes with it what is in it, so it goes last.
+    parsed.objects.sort_by_key(|located| located.value.kind() == Kind::Namespace);
     let mut report = Report { errors: parsed.errors, warnings: parsed.warnings, changes: Vec::new() };
     let mut going = Vec::new();
     for located in parsed.objects {
@@ -29,7 +31,7 @@ pub fn delete(documents: &[Document], store: &Store) -> (Report, Vec<ObjectKey>)
                 going.extend(pods);
             }
             Ok(None) => {
-                report.errors.push(failed("there is no such object".into(), "nothing is left to delete"))
+                report.errors.push(failed("there is no such object".into(), "nothing is left to delete"));
             }
             Err(error) => report.errors.push(failed(error.to_string(), "see the daemon's log")),
         }

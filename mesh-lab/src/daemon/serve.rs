@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// How long a deletion waits for pods to end. Longer than any pod's own grace period that a lab should use.
-const DELETION: Duration = Duration::from_secs(60);
+const DELETION: Duration = Duration::from_mins(1);
 
 /// Serves for good.
 pub async fn serve(daemon: Arc<Daemon>, socket: UnixListener) {

@@ -89,7 +89,7 @@ impl Lab {
     pub fn up(name: &str, options: &Options) -> Result<Self, LabError> {
         let layout = Layout::new(name.parse()?)?;
         let lab = Self { client: Client::new(&layout), layout, binary: find_binary()? };
-        lab.run(&mut lab.command(&["down"]))?;
+        run(&mut lab.command(&["down"]))?;
         let mut command = lab.command(&["up", "--nodes", &options.nodes.to_string()]);
         if !options.mesh {
             command.arg("--no-mesh");
@@ -99,7 +99,7 @@ impl Lab {
         }
         command.args(options.agent_arguments.iter().map(|argument| format!("--agent-arg={argument}")));
         command.args(options.control_arguments.iter().map(|argument| format!("--control-arg={argument}")));
-        lab.run(&mut command)?;
+        run(&mut command)?;
         Ok(lab)
     }
 
@@ -166,7 +166,7 @@ impl Lab {
         if let Some(container) = container {
             command.args(["-c", container]);
         }
-        Ok(String::from_utf8_lossy(&self.run(&mut command)?.stdout).into_owned())
+        Ok(String::from_utf8_lossy(&run(&mut command)?.stdout).into_owned())
     }
 
     /// The pods of a namespace.
@@ -201,16 +201,6 @@ impl Lab {
         command.arg("--name").arg(self.layout.name().to_string()).args(arguments);
         command
     }
-
-    fn run(&self, command: &mut Command) -> Result<Output, LabError> {
-        let output = command.output()?;
-        if output.status.success() {
-            return Ok(output);
-        }
-        let words: Vec<String> = command.get_args().map(|word| word.to_string_lossy().into_owned()).collect();
-        let stderr = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-        Err(LabError::Failed { command: words.join(" "), stderr })
-    }
 }
 
 impl Drop for Lab {
@@ -218,11 +208,22 @@ impl Drop for Lab {
         if std::env::var_os(KEEP).is_some() {
             return;
         }
-        if let Err(error) = self.run(&mut self.command(&["down"])) {
+        if let Err(error) = run(&mut self.command(&["down"])) {
             // A drop cannot fail; the next `up` of the same name cleans up.
             eprintln!("the lab {} was not taken down: {error}", self.layout.name());
         }
     }
+}
+
+/// Runs a command that has to succeed.
+fn run(command: &mut Command) -> Result<Output, LabError> {
+    let output = command.output()?;
+    if output.status.success() {
+        return Ok(output);
+    }
+    let words: Vec<String> = command.get_args().map(|word| word.to_string_lossy().into_owned()).collect();
+    let stderr = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    Err(LabError::Failed { command: words.join(" "), stderr })
 }
 
 /// A program of the mesh in a lab.

@@ -11,12 +11,16 @@ use super::{During, HostError, program};
 
 /// Makes namespaces.
 pub fn create(names: &[String]) -> Result<(), HostError> {
-    program::ip_batch(&names.iter().map(|name| format!("netns add {name}\n")).collect::<String>())
+    program::ip_batch(&each("add", names))
 }
 
 /// Removes namespaces. What is in them goes with them once their last process has ended.
 pub fn remove(names: &[String]) -> Result<(), HostError> {
-    program::ip_batch(&names.iter().map(|name| format!("netns del {name}\n")).collect::<String>())
+    program::ip_batch(&each("del", names))
+}
+
+fn each(verb: &str, names: &[String]) -> String {
+    names.iter().flat_map(|name| ["netns ", verb, " ", name, "\n"]).collect()
 }
 
 /// The names of all namespaces of the machine.
@@ -34,10 +38,19 @@ pub fn enter(path: &Path) -> Result<(), HostError> {
     enter().during(|| format!("enter the network namespace {}", path.display()))
 }
 
-/// Sets kernel parameters below `/proc/sys/net` of this thread's network namespace.
+/// Where this thread's network namespace shows its kernel parameters.
+const PARAMETERS: &str = "/proc/sys/net";
+
+/// Sets kernel parameters of this thread's network namespace.
 pub fn set_parameters(parameters: &[(&str, &str)]) -> Result<(), HostError> {
     parameters.iter().try_for_each(|(name, value)| {
-        let path = Path::new("/proc/sys/net").join(name);
+        let path = Path::new(PARAMETERS).join(name);
         fs::write(&path, value).during(|| format!("write {value} to {}", path.display()))
     })
+}
+
+/// The same for parameters that a kernel has only with some module loaded.
+pub fn set_parameters_if_there(parameters: &[(&str, &str)]) -> Result<(), HostError> {
+    let there = |parameter: &&(&str, &str)| Path::new(PARAMETERS).join(parameter.0).exists();
+    parameters.iter().filter(there).try_for_each(|parameter| set_parameters(&[*parameter]))
 }

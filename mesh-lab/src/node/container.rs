@@ -29,7 +29,7 @@ const GRACE: Duration = Duration::from_secs(5);
 /// Back-off between restarts: doubled each time, forgotten once a run has lasted for [`STEADY`].
 const FIRST_BACKOFF: Duration = Duration::from_secs(1);
 const LAST_BACKOFF: Duration = Duration::from_secs(30);
-const STEADY: Duration = Duration::from_secs(60);
+const STEADY: Duration = Duration::from_mins(1);
 
 /// A container and all that is around it.
 #[derive(Debug)]

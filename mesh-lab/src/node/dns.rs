@@ -51,8 +51,8 @@ impl Sockets {
         Ok(sockets)
     }
 
-    /// Answers for as long as the lab runs.
-    pub async fn serve(self, store: Arc<Store>) {
+    /// Answers from now on, for as long as the runtime runs.
+    pub fn serve(self, store: Arc<Store>) {
         for socket in self.udp {
             tokio::spawn(udp(socket, store.clone()));
         }
@@ -154,7 +154,7 @@ fn look_up(name: &str, store: &Store) -> Answer {
     }
     let labels: Vec<&str> = rest.trim_end_matches('.').split('.').collect();
     match labels.as_slice() {
-        [""] | ["svc"] => Answer::Addresses(Vec::new()),
+        ["" | "svc"] => Answer::Addresses(Vec::new()),
         [namespace, "svc"] if store.find(&key(Kind::Namespace, "", namespace)).is_some() => {
             Answer::Addresses(Vec::new())
         }
@@ -178,11 +178,10 @@ fn addresses(service: &Service, store: &Store) -> Vec<IpAddr> {
     }
     let mut found = Vec::new();
     for stored in store.in_namespace(&service.metadata.namespace) {
-        if let Object::EndpointSlice(slice) = &stored.object {
-            if slice.service_name() == Some(&service.metadata.name) {
-                let ready = slice.endpoints.iter().filter(|endpoint| endpoint.is_ready());
-                found.extend(ready.flat_map(mesh_api::resource::Endpoint::ip_addresses));
-            }
+        let Object::EndpointSlice(slice) = &stored.object else { continue };
+        if slice.service_name() == Some(&service.metadata.name) {
+            let ready = slice.endpoints.iter().filter(|endpoint| endpoint.is_ready());
+            found.extend(ready.flat_map(mesh_api::resource::Endpoint::ip_addresses));
         }
     }
     found

@@ -19,7 +19,7 @@ pub async fn run(node: Arc<Node>) {
             look_at(&node, stored, &mut running, &mut tasks);
         }
         tokio::select! {
-            changed = changes.changed() => if changed.is_err() { return },
+            more = changes.changed() => if more.is_err() { return },
             Some(ended) = tasks.join_next() => match ended {
                 Ok(uid) => drop(running.remove(&uid)),
                 Err(error) => tracing::error!(%error, "a pod's task ended abnormally"),

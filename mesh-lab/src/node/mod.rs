@@ -116,12 +116,8 @@ fn runtime() -> Result<tokio::runtime::Runtime, HostError> {
 }
 
 async fn run(node: Arc<Node>, names: dns::Sockets) {
-    tokio::join!(
-        kubelet::run(node.clone()),
-        services::run(&node),
-        pod_source::run(&node),
-        names.serve(node.store.clone()),
-    );
+    names.serve(node.store.clone());
+    tokio::join!(kubelet::run(node.clone()), services::run(&node), pod_source::run(&node));
 }
 
 /// Returns when a pod is to end.

@@ -27,6 +27,11 @@ const NODE_PARAMETERS: &[(&str, &str)] = &[
     ("ipv6/conf/all/forwarding", "1"),
 ];
 
+/// Machines with `br_netfilter` loaded would translate packets while they cross the bridge, and then not deliver
+/// those that lead back to the pod they came from.
+const BRIDGE_PARAMETERS: &[(&str, &str)] =
+    &[("bridge/bridge-nf-call-iptables", "0"), ("bridge/bridge-nf-call-ip6tables", "0")];
+
 /// `ip` commands for the fabric's namespace: a bridge, and on it one port for each node.
 pub fn fabric_script(nodes: u8) -> String {
     let mut script =
@@ -53,6 +58,7 @@ pub fn node_links_script(layout: &Layout, nodes: u8) -> String {
 /// Configures the network of the node in whose namespace this thread is.
 pub fn configure(node: &Node) -> Result<(), HostError> {
     netns::set_parameters(NODE_PARAMETERS)?;
+    netns::set_parameters_if_there(BRIDGE_PARAMETERS)?;
     program::ip_batch(&node_script(node.number, node.nodes))
 }
 

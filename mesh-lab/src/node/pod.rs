@@ -85,7 +85,7 @@ async fn containers(
             return;
         }
     }
-    board.update(|state| state.initialized());
+    board.update(super::status::State::initialized);
     join_all(pod.spec.containers.iter().map(|container| container::run(supervised(container)))).await;
 }
 
@@ -95,18 +95,20 @@ async fn settle(node: &Node, pod: &Pod, board: &Board) {
         return;
     }
     let deadline = Instant::now() + ENROLMENT;
-    let mut last = "the agent does not list the pod".to_owned();
-    while Instant::now() < deadline {
-        match enrolment(node, &pod.metadata.uid).await {
+    let missing = loop {
+        let missing = match enrolment(node, &pod.metadata.uid).await {
             Ok(Some(status)) if status.state.is_settled() => return,
-            Ok(Some(_)) => last = "the agent has not found the pod's network namespace".to_owned(),
-            Ok(None) => {}
-            Err(error) => last = error,
+            Ok(Some(_)) => "the agent has not found the pod's network namespace".to_owned(),
+            Ok(None) => "the agent does not list the pod".to_owned(),
+            Err(error) => error,
+        };
+        if Instant::now() > deadline {
+            break missing;
         }
         tokio::time::sleep(LOOK).await;
-    }
+    };
     let message =
-        format!("started without waiting further for the mesh after {} s: {last}", ENROLMENT.as_secs());
+        format!("started without waiting further for the mesh after {} s: {missing}", ENROLMENT.as_secs());
     tracing::warn!(pod = %pod.metadata.full_name(), message);
     board.update(|state| state.not_settled(message));
 }

@@ -41,10 +41,10 @@ pub struct Target<'a> {
 /// started again, with the reason.
 pub async fn supervise(target: &Target<'_>, board: &Board) -> String {
     let container = target.container;
-    if let Some(probe) = &container.startup_probe {
-        if let Err(reason) = until_started(probe, target).await {
-            return format!("startup probe failed: {reason}");
-        }
+    if let Some(probe) = &container.startup_probe
+        && let Err(reason) = until_started(probe, target).await
+    {
+        return format!("startup probe failed: {reason}");
     }
     board.update(|state| state.container(&container.name).started(container.readiness_probe.is_none()));
     tokio::select! {

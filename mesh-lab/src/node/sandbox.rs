@@ -115,7 +115,8 @@ fn write_files(node: &Node, pod: &Pod, hostname: &str) -> Result<Vec<(PathBuf, P
     let namespace = &pod.metadata.namespace;
     let search = format!("{namespace}.svc.{DOMAIN} svc.{DOMAIN} {DOMAIN}");
     files::replace(&resolv, &format!("nameserver {server}\nsearch {search}\noptions ndots:5\n"))?;
-    let own: String = pod.addresses().iter().map(|ip| format!("{ip}\t{hostname}\n")).collect();
+    let own: Vec<String> = pod.addresses().iter().map(|ip| format!("{ip}\t{hostname}\n")).collect();
+    let own = own.concat();
     files::replace(
         &hosts,
         &format!("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n{own}"),

@@ -28,7 +28,7 @@ pub async fn run(node: &Node) {
             match inside(node.paths.netns(), move || program::nft(&script)).await {
                 Ok(()) => loaded = rules,
                 Err(error) => {
-                    tracing::error!(node = node.name, %error, "the rules for Services are out of date")
+                    tracing::error!(node = node.name, %error, "the rules for Services are out of date");
                 }
             }
         }

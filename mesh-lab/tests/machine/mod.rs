@@ -1,0 +1,65 @@
+//! What of a lab is on the machine.
+
+use std::{fs, path::Path};
+
+use mesh_lab::layout::Layout;
+
+/// Everything by which a lab could be noticed.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Machine {
+    namespaces: Vec<String>,
+    cgroups: bool,
+    state: bool,
+    pinned: bool,
+    processes: Vec<String>,
+    links: Vec<String>,
+}
+
+impl Machine {
+    /// Looks for traces of the lab `name`.
+    pub fn look(name: &str) -> Self {
+        let layout = Layout::new(name.parse().unwrap()).unwrap();
+        let all = entries(Path::new("/run/netns"));
+        Self {
+            namespaces: all.into_iter().filter(|netns| layout.owns_netns(netns)).collect(),
+            cgroups: layout.cgroup().exists(),
+            state: layout.state().exists(),
+            pinned: layout.bpf().exists(),
+            processes: processes(name),
+            links: entries(Path::new("/sys/class/net"))
+                .into_iter()
+                .filter(|link| link.starts_with("veth"))
+                .collect(),
+        }
+    }
+}
+
+/// Processes whose cgroup is below the lab's, and those that have the lab's name on their command line.
+fn processes(name: &str) -> Vec<String> {
+    let pids = entries(Path::new("/proc"))
+        .into_iter()
+        .filter(|entry| entry.bytes().all(|byte| byte.is_ascii_digit()));
+    let of_lab = |pid: &String| {
+        let read = |file: &str| fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
+        // The dead wait for the machine's init, in which the lab has no say.
+        if read("stat").rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('Z')) {
+            return false;
+        }
+        let cgroup =
+            read("cgroup").lines().any(|line| line.starts_with(&format!("0::/nodemesh-lab/{name}/")));
+        cgroup || read("cmdline").contains(&format!("--name\0{name}\0internal-"))
+    };
+    pids.filter(of_lab).collect()
+}
+
+/// The directories in a directory.
+pub fn directories(path: &Path) -> Vec<String> {
+    entries(path).into_iter().filter(|name| path.join(name).is_dir()).collect()
+}
+
+fn entries(path: &Path) -> Vec<String> {
+    let entries = fs::read_dir(path).into_iter().flatten().flatten();
+    let mut names: Vec<String> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    names.sort();
+    names
+}
