@@ -7,7 +7,8 @@ pub(super) struct Document<'a> {
     pub text: &'a str,
 }
 
-/// Splits at lines that begin with `---`: YAML gives them no other meaning, in any scalar style.
+/// Splits at lines that begin with `---`: YAML gives them no other meaning, in any scalar style. What has only
+/// comments and directives (`%YAML`) is no document.
 pub(super) fn split(text: &str) -> Vec<Document<'_>> {
     let mut documents = Vec::new();
     let (mut start, mut first_line) = (0, 1);
@@ -21,7 +22,12 @@ pub(super) fn split(text: &str) -> Vec<Document<'_>> {
         offset += line.len();
     }
     documents.push(Document { first_line, text: &text[start..] });
+    documents.retain(|document| !document.text.lines().all(is_outside_content));
     documents
+}
+
+fn is_outside_content(line: &str) -> bool {
+    line.trim().is_empty() || line.starts_with(['#', '%'])
 }
 
 fn is_separator(line: &str) -> bool {
@@ -37,5 +43,12 @@ mod tests {
         let documents = split("a: 1\n---\nb: 2\n--- # note\nc: 3\n---x\n");
         let lines: Vec<_> = documents.iter().map(|d| (d.first_line, d.text)).collect();
         assert_eq!(lines, [(1, "a: 1\n"), (2, "\nb: 2\n"), (4, " # note\nc: 3\n---x\n")]);
+    }
+
+    #[test]
+    fn directives_and_comments_alone_are_no_document() {
+        let documents = split("%YAML 1.2\r\n# note\r\n---\r\na: 1\r\n---\r\n");
+        let lines: Vec<_> = documents.iter().map(|d| (d.first_line, d.text)).collect();
+        assert_eq!(lines, [(3, "\r\na: 1\r\n")]);
     }
 }

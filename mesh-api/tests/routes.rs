@@ -1,0 +1,170 @@
+//! From manifests to where a connection goes: what the compiler says of services is what agents read from it.
+
+use std::net::SocketAddr;
+
+use mesh_api::{
+    compile::{self, MeshConfig, World},
+    manifest,
+    plan::{
+        LoadBalancer, Snapshot, Store,
+        outbound::{Route, route},
+    },
+    wire::{type_url, xds::Resource},
+};
+use prost::Message;
+use prost_types::Any;
+
+const SHOP: &str = "\
+apiVersion: v1
+kind: Namespace
+metadata: {name: shop, labels: {nodemesh.io/dataplane: enabled}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: client, namespace: shop, labels: {app: client}}
+spec: {nodeName: node1}
+status: {podIP: 10.244.1.1, conditions: [{type: Ready, status: 'True'}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: web-1, namespace: shop, labels: {app: web}}
+spec: {nodeName: node1, containers: [{name: c, ports: [{name: http, containerPort: 8080}]}]}
+status: {podIP: 10.244.1.2, conditions: [{type: Ready, status: 'True'}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: web-2, namespace: shop, labels: {app: web}}
+spec: {nodeName: node2, containers: [{name: c, ports: [{name: http, containerPort: 9090}]}]}
+status: {podIP: 10.244.2.2, conditions: [{type: Ready, status: 'True'}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: web-3, namespace: shop, labels: {app: web}}
+spec: {nodeName: node2, containers: [{name: c, ports: [{name: http, containerPort: 9090}]}]}
+status: {podIP: 10.244.2.3, conditions: [{type: Ready, status: 'False'}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web, namespace: shop}
+spec:
+  clusterIP: 10.96.0.1
+  selector: {app: web}
+  ports: [{name: http, port: 80, targetPort: http}]
+";
+
+fn snapshot(more: &str) -> Snapshot {
+    let parsed = manifest::parse("shop.yaml", &format!("{SHOP}{more}"));
+    assert!(parsed.errors.is_empty(), "{:#?}", parsed.errors);
+    let world: World<'_> = parsed.objects.iter().map(|object| &object.value).collect();
+    let compiled = compile::compile(&world, &MeshConfig::default());
+    let mut store = Store::default();
+    let resources = compiled.addresses.iter().map(|(name, address)| Resource {
+        version: String::new(),
+        resource: Some(Any { type_url: type_url::ADDRESS.to_owned(), value: address.encode_to_vec() }),
+        name: name.clone(),
+        aliases: Vec::new(),
+    });
+    assert_eq!(store.apply(type_url::ADDRESS, resources.collect(), Vec::new()), []);
+    store.snapshot()
+}
+
+fn ask(snapshot: &Snapshot, destination: &str) -> Route {
+    let client = snapshot.workload("Kubernetes//Pod/shop/client").expect("is there");
+    route(snapshot, client, destination.parse::<SocketAddr>().expect("an address"))
+}
+
+fn endpoints(snapshot: &Snapshot, destination: &str) -> Vec<String> {
+    match ask(snapshot, destination) {
+        Route::Service { endpoints, .. } => {
+            endpoints.iter().map(|target| target.address.to_string()).collect()
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn each_ready_pod_is_reached_at_its_own_number_of_a_named_port() {
+    assert_eq!(endpoints(&snapshot(""), "10.96.0.1:80"), ["10.244.1.2:8080", "10.244.2.2:9090"]);
+}
+
+#[test]
+fn a_slice_decides_who_is_behind_a_service() {
+    let slice = "\
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: web-x, namespace: shop, labels: {kubernetes.io/service-name: web}}
+addressType: IPv4
+ports: [{name: http, port: 9090}]
+endpoints:
+- {addresses: [10.244.2.2], targetRef: {kind: Pod, name: web-2}}
+- {addresses: [192.0.2.7]}
+";
+    let mut found = endpoints(&snapshot(slice), "10.96.0.1:80");
+    found.sort();
+    assert_eq!(found, ["10.244.2.2:9090", "192.0.2.7:9090"]);
+}
+
+#[test]
+fn unready_pods_count_where_the_service_says_so() {
+    let all = "\
+---
+apiVersion: v1
+kind: Service
+metadata: {name: all, namespace: shop}
+spec:
+  clusterIP: 10.96.0.2
+  publishNotReadyAddresses: true
+  selector: {app: web}
+  ports: [{port: 80, targetPort: http}]
+";
+    assert_eq!(endpoints(&snapshot(all), "10.96.0.2:80").len(), 3);
+}
+
+#[test]
+fn local_traffic_stays_on_the_node() {
+    let local = "\
+---
+apiVersion: v1
+kind: Service
+metadata: {name: near, namespace: shop}
+spec: {clusterIP: 10.96.0.3, selector: {app: web}, internalTrafficPolicy: Local, ports: [{port: 80, targetPort: http}]}
+";
+    assert_eq!(endpoints(&snapshot(local), "10.96.0.3:80"), ["10.244.1.2:8080"]);
+}
+
+#[test]
+fn a_destination_rule_reaches_the_clients_that_it_is_for() {
+    let rules = "\
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: web, namespace: shop}
+spec: {host: web, trafficPolicy: {loadBalancer: {simple: ROUND_ROBIN}}}
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: web-for-client, namespace: shop}
+spec:
+  host: web
+  workloadSelector: {matchLabels: {app: client}}
+  trafficPolicy: {loadBalancer: {simple: RANDOM}, connectionPool: {tcp: {maxConnections: 5}}}
+";
+    let Route::Service { policy, .. } = ask(&snapshot(rules), "10.96.0.1:80") else {
+        panic!("not a service")
+    };
+    assert_eq!(policy.lb, LoadBalancer::Random);
+    assert_eq!(policy.pool.max_connections.map(u32::from), Some(5));
+    let elsewhere = rules.replace("app: client", "app: other");
+    let Route::Service { policy, .. } = ask(&snapshot(&elsewhere), "10.96.0.1:80") else {
+        panic!("not a service")
+    };
+    assert_eq!(policy.lb, LoadBalancer::RoundRobin);
+}
+
+#[test]
+fn a_pod_is_reached_by_its_own_address_and_others_are_not_known() {
+    let snapshot = snapshot("");
+    assert!(matches!(ask(&snapshot, "10.244.2.2:1234"), Route::Workload(_)));
+    assert!(matches!(ask(&snapshot, "192.0.2.99:80"), Route::Passthrough));
+}
