@@ -40,7 +40,7 @@ pub struct Sample<'a> {
     name: &'a str,
     labels: Vec<(&'a str, &'a str)>,
     /// How much was counted.
-    pub value: f64,
+    pub value: u64,
 }
 
 impl<'a> Sample<'a> {
@@ -98,7 +98,7 @@ mod tests {
         let text = "# HELP c x\nc_total{reporter=\"source\",flags=\"-\"} 3\nc_total{reporter=\"destination\",flags=\"DENY\"} 1\nup 1\n";
         let found = Sample::find(text, "c_total", &[("flags", "DENY")]);
         assert_eq!(found.len(), 1);
-        assert!((found[0].value - 1.0).abs() < f64::EPSILON);
+        assert_eq!(found[0].value, 1);
         assert_eq!(found[0].shown_with(&["reporter"]), "c_total{reporter=\"destination\", …} 1");
     }
 }
