@@ -50,7 +50,7 @@ pub fn is_own(local: Address, remote: Address, interface: u32) -> bool {
     interface == LOOPBACK || remote == local || remote.is_loopback()
 }
 
-/// Address that the proxy delivers from. On loopback, because ports in TIME_WAIT can be used again after a second
+/// Address that the proxy delivers from. On loopback, because ports in `TIME_WAIT` can be used again after a second
 /// there (`tcp_tw_reuse`), so that the rate of connections to one port has no bound of its own. For IPv4 the one that
 /// Istio's sidecars use, which nobody trusts by name as they do 127.0.0.1; for IPv6 there is no other than `::1`.
 #[inline(always)]
@@ -87,7 +87,10 @@ pub const fn worker_of(client_port: u16, workers: u32) -> u8 {
     }
     // Linux hands out even ephemeral ports first (RFC 6056 shuffle by twos), so the lowest bit alone says nothing.
     let mixed = (client_port as u32).wrapping_mul(0x9e37_79b1) >> 16;
-    (mixed % workers) as u8
+    // There are at most 64 workers (the agent's settings).
+    #[allow(clippy::cast_possible_truncation)]
+    let worker = (mixed % workers) as u8;
+    worker
 }
 
 #[cfg(test)]
