@@ -10,6 +10,7 @@
 #![deny(unsafe_code)]
 
 pub mod admin;
+pub mod certs;
 pub mod check;
 pub mod config;
 pub mod enrol;
@@ -18,3 +19,4 @@ pub mod proxy;
 pub mod run;
 pub mod sys;
 pub mod telemetry;
+pub mod xds;
