@@ -9,6 +9,7 @@
 //! Agents learn the roots with each certificate that they fetch. So after a step, one certificate lifetime has to
 //! pass before the next is safe, and sooner it is refused unless forced.
 
+use std::fmt;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -32,6 +33,16 @@ pub enum Step {
     Sign,
     /// Stop trusting the old root and delete its key.
     Drop,
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Add => "add",
+            Self::Sign => "sign",
+            Self::Drop => "drop",
+        })
+    }
 }
 
 /// Where a rotation is.
@@ -305,7 +316,7 @@ pub enum RotationError {
     #[error(transparent)]
     NewRoot(#[from] RootError),
     /// Another step is due.
-    #[error("step {step:?} is out of order; {due:?} is due")]
+    #[error("step `{step}` is out of order; `{due}` is due")]
     OutOfOrder {
         /// The one asked for.
         step: Step,
@@ -313,7 +324,7 @@ pub enum RotationError {
         due: Step,
     },
     /// Certificates may be in use that the step would make useless.
-    #[error("step {step:?} is safe in {} only, when every certificate was renewed; --force takes it now",
+    #[error("step `{step}` is safe in {} only, when every certificate was renewed; --force takes it now",
         humantime::format_duration(*wait))]
     TooEarly {
         /// The one asked for.

@@ -1,6 +1,6 @@
 //! Where the configuration comes from: a directory of manifests.
 //!
-//! [`directory`] reads it, keeping the last good state of what is broken now; [`last_good`] keeps that state across
+//! [`directory`] reads it, keeping the last good state of what is broken now; `last_good` keeps that state across
 //! restarts. [`Publisher`] compiles the objects and publishes the result for everybody at once.
 
 pub mod directory;
