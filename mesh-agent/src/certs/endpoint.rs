@@ -1,0 +1,114 @@
+//! Reaching the control plane: the same address, name and token for certificates and discovery.
+
+use std::error::Error;
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use rustls::RootCertStore;
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::transport::{Channel, ClientTlsConfig};
+
+/// Wire reference 2.7.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+const PING_EVERY: Duration = Duration::from_secs(30);
+const PING_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The control plane's address, and what it takes to be heard there.
+#[derive(Clone, Debug)]
+pub(crate) struct Endpoint {
+    /// `https://HOST:PORT`.
+    pub address: String,
+    /// DNS name that its certificate must have.
+    pub name: String,
+    /// PEM file of the roots for a first contact.
+    pub root_cert: PathBuf,
+    /// The node's token.
+    pub token_file: PathBuf,
+}
+
+/// Why the control plane can't be reached.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// The address is not one. The operator has to act.
+    #[error("{address}: {error}")]
+    Address {
+        /// The address.
+        address: String,
+        /// What is wrong with it.
+        error: tonic::transport::Error,
+    },
+    /// There is nothing to check its certificate with. The operator has to act.
+    #[error("no root certificate to check the control plane with; looked in {}", .0.display())]
+    NoRoots(PathBuf),
+    /// It is away, or TLS failed.
+    #[error("{}", causes(.0))]
+    Unreachable(tonic::transport::Error),
+    /// The token can't be read. The operator has to act.
+    #[error("token {}: {error}", path.display())]
+    Token {
+        /// The file.
+        path: PathBuf,
+        /// What the kernel said.
+        error: io::Error,
+    },
+    /// The token has bytes that no header may have. The operator has to act.
+    #[error("token {}: it is not a token", .0.display())]
+    BadToken(PathBuf),
+}
+
+impl Endpoint {
+    /// Connects. A connection is made for each use, so that it always has the newest roots and certificate.
+    pub async fn connect(
+        &self,
+        roots: &RootCertStore,
+        own: Option<tonic::transport::Identity>,
+    ) -> Result<Channel, ConnectError> {
+        if roots.is_empty() {
+            return Err(ConnectError::NoRoots(self.root_cert.clone()));
+        }
+        let address = |error| ConnectError::Address { address: self.address.clone(), error };
+        let mut tls = ClientTlsConfig::new().domain_name(&self.name).trust_anchors(roots.roots.clone());
+        if let Some(own) = own {
+            tls = tls.identity(own);
+        }
+        let endpoint = tonic::transport::Endpoint::from_shared(self.address.clone()).map_err(address)?;
+        endpoint
+            .tls_config(tls)
+            .map_err(address)?
+            .connect_timeout(CONNECT_TIMEOUT)
+            .tcp_keepalive(Some(Duration::from_secs(300)))
+            .tcp_keepalive_interval(Some(Duration::from_secs(75)))
+            .tcp_keepalive_retries(Some(9))
+            .http2_keep_alive_interval(PING_EVERY)
+            .keep_alive_timeout(PING_TIMEOUT)
+            .connect()
+            .await
+            .map_err(ConnectError::Unreachable)
+    }
+
+    /// `Bearer TOKEN`, from the file as it is now.
+    pub fn authorization(&self) -> Result<MetadataValue<Ascii>, ConnectError> {
+        let token = std::fs::read_to_string(&self.token_file)
+            .map_err(|error| ConnectError::Token { path: self.token_file.clone(), error })?;
+        let bad = |_| ConnectError::BadToken(self.token_file.clone());
+        let mut value: MetadataValue<Ascii> = format!("Bearer {}", token.trim()).parse().map_err(bad)?;
+        value.set_sensitive(true);
+        Ok(value)
+    }
+}
+
+/// An error and what it came from: the transport's own text alone says nothing.
+fn causes(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let next = error.to_string();
+        // Wrappers repeat what they wrap.
+        if !text.ends_with(&next) {
+            text = format!("{text}: {next}");
+        }
+        cause = error.source();
+    }
+    text
+}

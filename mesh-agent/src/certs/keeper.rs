@@ -1,0 +1,190 @@
+//! Keeping a certificate fresh: renewal at half of its life, and what happens when that fails.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use rand::Rng;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::ca::{CaError, Subject};
+use super::store::Shared;
+
+/// Back-off after failures (wire reference 5).
+const FIRST_RETRY: Duration = Duration::from_millis(500);
+const LONGEST_RETRY: Duration = Duration::from_secs(150);
+/// Without its own certificate the agent hears of nothing, so it does not wait as long.
+const LONGEST_RETRY_OF_AGENT: Duration = Duration::from_secs(5);
+/// Retries are no denser than this, however near the end is.
+const SHORTEST_RETRY: Duration = Duration::from_millis(200);
+/// Certificates that live for seconds (in tests) are renewed no faster than this.
+const SHORTEST_LIFE: Duration = Duration::from_millis(500);
+/// The wall clock may be set while one waits, so nobody waits for longer than this without looking at it.
+const LOOK_AT_CLOCK: Duration = Duration::from_secs(30);
+
+/// The file of roots is read this often. It is small.
+const READ_FILE: Duration = Duration::from_secs(1);
+/// Where the file does not tell of new roots, the authority is asked this often.
+const ASK_FOR_ROOTS: Duration = Duration::from_secs(15);
+
+/// Keeps a certificate fresh until it is aborted.
+pub(super) async fn keep(shared: Arc<Shared>, subject: Subject) {
+    let mut expires = None;
+    let mut failures = Failures::default();
+    loop {
+        let now = SystemTime::now();
+        let result = shared.renew(&subject).await;
+        shared.note(&subject, result.as_ref().err().map(ToString::to_string));
+        match result {
+            Ok(not_after) => {
+                expires = Some(not_after);
+                failures.over(&shared, &subject);
+                let life = not_after.duration_since(now).unwrap_or_default();
+                wait_until(&shared, &subject, now + half_life(life, random())).await;
+            }
+            Err(error) => {
+                let left = expires.map(|expires| expires.duration_since(now).unwrap_or_default());
+                failures.add(&subject, &error, left);
+                let pause = retry_after(failures.count, left, &subject, random());
+                let retried = async {
+                    tokio::select! {
+                        () = shared.retry.notified() => {}
+                        () = refresh(&shared, &subject) => {}
+                    }
+                };
+                // Ends for either reason with the next try.
+                let _ = timeout(pause, retried).await;
+            }
+        }
+    }
+}
+
+/// Notices new roots between renewals, and has the authority asked for them.
+pub(super) async fn follow_roots(shared: Arc<Shared>) {
+    let mut asked = Instant::now();
+    loop {
+        sleep(READ_FILE).await;
+        let due = !shared.trust.file_is_bundle() && asked.elapsed() >= ASK_FOR_ROOTS;
+        if shared.trust.read_file() || due {
+            shared.refresh.notify_one();
+            asked = Instant::now();
+        }
+    }
+}
+
+async fn wait_until(shared: &Shared, subject: &Subject, when: SystemTime) {
+    while let Ok(left) = when.duration_since(SystemTime::now()) {
+        if timeout(left.min(LOOK_AT_CLOCK), refresh(shared, subject)).await.is_ok() {
+            return;
+        }
+    }
+}
+
+/// Returns when the authority is to be asked for the roots, which is done with the agent's own certificate.
+async fn refresh(shared: &Shared, subject: &Subject) {
+    match subject {
+        Subject::Agent { .. } => shared.refresh.notified().await,
+        Subject::Workload(_) => std::future::pending().await,
+    }
+}
+
+/// Between 0 and 1. The generator is this thread's own, so it must not live across an `await`.
+fn random() -> f64 {
+    rand::rng().random()
+}
+
+/// Half of a life, give or take a tenth, so that certificates that were made together are not renewed together.
+/// `random` is between 0 and 1.
+fn half_life(life: Duration, random: f64) -> Duration {
+    life.max(SHORTEST_LIFE).mul_f64(0.5 * (0.9 + 0.2 * random))
+}
+
+/// Pause after the `count`th failure in a row. With a certificate still in use, at most a quarter of what is `left` of
+/// its life: there is time for several tries, however short it is.
+fn retry_after(count: u32, left: Option<Duration>, subject: &Subject, random: f64) -> Duration {
+    let longest = match subject {
+        Subject::Agent { .. } => LONGEST_RETRY_OF_AGENT,
+        Subject::Workload(_) => LONGEST_RETRY,
+    };
+    let doubled = FIRST_RETRY.saturating_mul(1 << count.saturating_sub(1).min(16)).min(longest);
+    let bounded = left.filter(|left| !left.is_zero()).map_or(doubled, |left| doubled.min(left / 4));
+    bounded.mul_f64(0.8 + 0.4 * random).max(SHORTEST_RETRY)
+}
+
+/// Failures in a row, and what was said of them.
+#[derive(Default)]
+struct Failures {
+    count: u32,
+    said: String,
+}
+
+impl Failures {
+    /// Says it once for each reason, and once more when the certificate has expired.
+    fn add(&mut self, subject: &Subject, error: &CaError, left: Option<Duration>) {
+        self.count = self.count.saturating_add(1);
+        let consequence = match left {
+            None => "there is none yet",
+            Some(Duration::ZERO) => "it has expired: connections are refused until there is a new one",
+            Some(_) => "the old one stays in use",
+        };
+        let text = format!("{consequence}: {error}");
+        if text != self.said {
+            tracing::warn!(identity = subject.as_str(), reason = %error, "no certificate from the authority; {consequence}");
+            self.said = text;
+        }
+    }
+
+    fn over(&mut self, shared: &Shared, subject: &Subject) {
+        if std::mem::take(&mut self.count) > 0 {
+            tracing::info!(identity = subject.as_str(), "the authority answers again");
+            self.said.clear();
+            shared.retry.notify_waiters();
+        }
+    }
+}
+
+impl Subject {
+    fn as_str(&self) -> &str {
+        match self {
+            Self::Agent { uri } => uri,
+            Self::Workload(id) => id.as_str(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn workload() -> Subject {
+        Subject::Workload("spiffe://td/ns/a/sa/b".parse().unwrap())
+    }
+
+    #[test]
+    fn renewal_is_at_half_life_give_or_take_a_tenth() {
+        let life = Duration::from_secs(1000);
+        assert_eq!(half_life(life, 0.0), Duration::from_secs(450));
+        assert_eq!(half_life(life, 0.5), Duration::from_secs(500));
+        assert_eq!(half_life(life, 1.0), Duration::from_secs(550));
+    }
+
+    #[test]
+    fn retries_double_up_to_a_bound() {
+        let after = |count, left| retry_after(count, left, &workload(), 0.5);
+        assert_eq!(after(1, None), Duration::from_millis(500));
+        assert_eq!(after(2, None), Duration::from_secs(1));
+        assert_eq!(after(40, None), LONGEST_RETRY);
+        assert_eq!(
+            after(40, Some(Duration::from_secs(100))),
+            Duration::from_secs(25),
+            "several tries are left"
+        );
+        assert_eq!(after(40, Some(Duration::ZERO)), LONGEST_RETRY, "expired");
+        assert!(after(1, Some(Duration::from_millis(1))) >= SHORTEST_RETRY);
+    }
+
+    #[test]
+    fn retries_of_many_are_spread() {
+        let at = |random| retry_after(3, None, &workload(), random);
+        assert_eq!((at(0.0), at(1.0)), (Duration::from_millis(1600), Duration::from_millis(2400)));
+    }
+}

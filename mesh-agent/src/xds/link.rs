@@ -1,0 +1,61 @@
+//! The state of the link to the control plane, said once for each change.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use mesh_api::admin::ControlLink;
+
+/// The link.
+pub(super) struct Link {
+    address: String,
+    state: Mutex<State>,
+}
+
+struct State {
+    connected: bool,
+    since: Instant,
+    error: Option<String>,
+}
+
+impl Link {
+    pub fn new(address: String) -> Self {
+        let error = Some("not tried yet".to_owned());
+        Self { address, state: Mutex::new(State { connected: false, since: Instant::now(), error }) }
+    }
+
+    pub fn status(&self) -> ControlLink {
+        let state = self.state();
+        ControlLink {
+            address: self.address.clone(),
+            connected: state.connected,
+            since_seconds: state.since.elapsed().as_secs(),
+            error: state.error.clone(),
+        }
+    }
+
+    pub fn connected(&self) {
+        let mut state = self.state();
+        if !state.connected {
+            tracing::info!(address = self.address, after = ?state.since.elapsed(), "connected to the control plane");
+            *state = State { connected: true, since: Instant::now(), error: None };
+        }
+    }
+
+    /// The link is down, or still is.
+    pub fn down(&self, reason: &str) {
+        let mut state = self.state();
+        if state.error.as_deref() != Some(reason) {
+            tracing::warn!(
+                address = self.address,
+                reason,
+                "waiting for the control plane; the configuration in force stays"
+            );
+        }
+        let since = if state.connected { Instant::now() } else { state.since };
+        *state = State { connected: false, since, error: Some(reason.to_owned()) };
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,99 @@
+//! What the control plane tells: a delta xDS client (wire reference 2).
+//!
+//! [`start`] keeps one stream open, takes each response into a [`Store`] and publishes the result as an immutable
+//! [`Snapshot`]. A lost link changes nothing but [`Xds::link_status`]: the last snapshot stays in force.
+
+mod client;
+mod link;
+mod stream;
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arc_swap::ArcSwap;
+use mesh_api::admin::ControlLink;
+use mesh_api::plan::{Snapshot, Store};
+use mesh_api::wire::type_url;
+use mesh_api::wire::xds::DeltaDiscoveryResponse;
+use tokio::sync::watch;
+
+use self::client::Client;
+use self::link::Link;
+use self::stream::Publisher;
+use crate::certs::{Certificates, Endpoint};
+
+/// The types that are subscribed to, in the order of the requests.
+const TYPES: [&str; 2] = [type_url::ADDRESS, type_url::AUTHORIZATION];
+
+/// Where the configuration comes from, and who asks for it.
+#[derive(Clone, Debug)]
+pub struct XdsConfig {
+    /// Node that the agent serves.
+    pub node_name: String,
+    /// `https://HOST:PORT` of the control plane.
+    pub address: String,
+    /// DNS name that its certificate must have.
+    pub control_name: String,
+    /// PEM file of the roots to check it with.
+    pub root_cert: PathBuf,
+    /// The node's token.
+    pub token_file: PathBuf,
+    /// Name of the cluster.
+    pub cluster_id: String,
+    /// An address of the node.
+    pub instance_ip: String,
+}
+
+/// The configuration as it comes in.
+#[derive(Clone)]
+pub struct Xds {
+    /// The state in force.
+    pub snapshot: Arc<ArcSwap<Snapshot>>,
+    /// The same, for whoever waits for a change.
+    pub updates: watch::Receiver<Arc<Snapshot>>,
+    /// Whether there has been a first response of every type.
+    pub ready: watch::Receiver<bool>,
+    link: Arc<Link>,
+    store: Arc<Mutex<Store>>,
+}
+
+/// Starts to follow the control plane, on the runtime that this is called on, for as long as it runs.
+pub fn start(config: XdsConfig, certificates: Certificates) -> Xds {
+    let store = Arc::new(Mutex::new(Store::default()));
+    let link = Arc::new(Link::new(config.address.clone()));
+    let (publisher, snapshot, updates, ready) = Publisher::new(Arc::clone(&store));
+    let client = Client {
+        endpoint: Endpoint {
+            address: config.address.clone(),
+            name: config.control_name.clone(),
+            root_cert: config.root_cert.clone(),
+            token_file: config.token_file.clone(),
+        },
+        config,
+        certificates,
+        link: Arc::clone(&link),
+        publisher,
+    };
+    tokio::spawn(client.run());
+    Xds { snapshot, updates, ready, link, store }
+}
+
+impl Xds {
+    /// How the link to the control plane is.
+    pub fn link_status(&self) -> ControlLink {
+        self.link.status()
+    }
+
+    /// Everything that was accepted, as it came: one response for each type.
+    pub fn dump(&self) -> Vec<DeltaDiscoveryResponse> {
+        let store = self.store.lock().unwrap_or_else(PoisonError::into_inner);
+        TYPES
+            .iter()
+            .map(|type_url| DeltaDiscoveryResponse {
+                type_url: (*type_url).to_owned(),
+                resources: store.resources(type_url).collect(),
+                ..DeltaDiscoveryResponse::default()
+            })
+            .collect()
+    }
+}

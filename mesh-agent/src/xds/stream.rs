@@ -1,0 +1,123 @@
+//! One stream: what is asked, what comes, and what is answered (wire reference 2.3 and 2.6).
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use arc_swap::ArcSwap;
+use mesh_api::plan::{Rejected, Snapshot, Store};
+use mesh_api::wire::xds::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node, Status};
+use tokio::sync::{mpsc, watch};
+
+use super::TYPES;
+
+/// Requests that may wait to be sent: the first ones, and an answer for each response that came meanwhile.
+const QUEUE: usize = 16;
+
+/// Takes responses into the store, and publishes what they come to.
+pub(super) struct Publisher {
+    store: Arc<Mutex<Store>>,
+    snapshot: Arc<ArcSwap<Snapshot>>,
+    updates: watch::Sender<Arc<Snapshot>>,
+    ready: watch::Sender<bool>,
+    missing: HashSet<&'static str>,
+    /// Responses taken since the start.
+    pub responses: u64,
+}
+
+type Published = (Arc<ArcSwap<Snapshot>>, watch::Receiver<Arc<Snapshot>>, watch::Receiver<bool>);
+
+impl Publisher {
+    /// With an empty snapshot to begin with.
+    pub fn new(
+        store: Arc<Mutex<Store>>,
+    ) -> (Self, Arc<ArcSwap<Snapshot>>, watch::Receiver<Arc<Snapshot>>, watch::Receiver<bool>) {
+        let empty = Arc::new(Snapshot::default());
+        let publisher = Self {
+            store,
+            snapshot: Arc::new(ArcSwap::new(Arc::clone(&empty))),
+            updates: watch::Sender::new(empty),
+            ready: watch::Sender::new(false),
+            missing: TYPES.into(),
+            responses: 0,
+        };
+        let (snapshot, updates, ready): Published =
+            (Arc::clone(&publisher.snapshot), publisher.updates.subscribe(), publisher.ready.subscribe());
+        (publisher, snapshot, updates, ready)
+    }
+
+    fn take(&mut self, response: DeltaDiscoveryResponse) -> Vec<Rejected> {
+        self.responses += 1;
+        let type_url = response.type_url;
+        if !TYPES.contains(&type_url.as_str()) {
+            tracing::warn!(type_url, "the control plane sent resources of a type that was not asked for");
+            return Vec::new();
+        }
+        let rejected = self.store().apply(&type_url, response.resources, response.removed_resources);
+        self.missing.remove(type_url.as_str());
+        // Workloads without their policies would be open to everybody, so nothing counts before everything is there.
+        if self.missing.is_empty() {
+            self.publish();
+        }
+        rejected
+    }
+
+    fn publish(&self) {
+        let snapshot = Arc::new(self.store().snapshot());
+        let was_ready = self.ready.send_replace(true);
+        if was_ready && snapshot.generation() == self.snapshot.load().generation() {
+            return;
+        }
+        self.snapshot.store(Arc::clone(&snapshot));
+        tracing::debug!(generation = snapshot.generation(), "configuration in force");
+        self.updates.send_replace(snapshot);
+    }
+
+    fn store(&self) -> MutexGuard<'_, Store> {
+        self.store.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Our side of a stream.
+pub(super) struct Stream {
+    requests: mpsc::Sender<DeltaDiscoveryRequest>,
+}
+
+impl Stream {
+    /// A stream with its first requests: everything of each type, less what is held already.
+    pub fn open(node: Node, held: &Publisher) -> (Self, mpsc::Receiver<DeltaDiscoveryRequest>) {
+        let (requests, receiver) = mpsc::channel(QUEUE);
+        for type_url in TYPES {
+            let first = DeltaDiscoveryRequest {
+                node: Some(node.clone()),
+                type_url: type_url.to_owned(),
+                initial_resource_versions: held.store().versions(type_url),
+                ..DeltaDiscoveryRequest::default()
+            };
+            // There is room: the queue is longer than the list of types.
+            let _ = requests.try_send(first);
+        }
+        (Self { requests }, receiver)
+    }
+
+    /// Takes a response and says what became of it. Answers whether the stream still goes on.
+    pub async fn answer(&self, publisher: &mut Publisher, response: DeltaDiscoveryResponse) -> bool {
+        let (type_url, response_nonce) = (response.type_url.clone(), response.nonce.clone());
+        let rejected = publisher.take(response);
+        for rejected in &rejected {
+            tracing::warn!(r#type = type_url, name = rejected.name, reason = %rejected.reason, "resource rejected");
+        }
+        let answer = DeltaDiscoveryRequest {
+            type_url,
+            response_nonce,
+            error_detail: complaint(&rejected),
+            ..DeltaDiscoveryRequest::default()
+        };
+        self.requests.send(answer).await.is_ok()
+    }
+}
+
+/// `name: reason; name: reason`, if there is anything to complain of.
+fn complaint(rejected: &[Rejected]) -> Option<Status> {
+    let texts: Vec<_> = rejected.iter().map(ToString::to_string).collect();
+    (!texts.is_empty()).then(|| Status { message: texts.join("; "), ..Status::default() })
+}
