@@ -352,3 +352,18 @@ fn nothing_is_left_after_down_nor_after_a_crash() {
     drop(lab);
     assert_eq!(Machine::look("t-clean"), before);
 }
+
+#[test]
+fn the_sample_shop_serves() {
+    let lab = Lab::up("t-samples", &BARE).unwrap();
+    let samples = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/samples/shop");
+    let apply = lab.command(&["apply", "-f", samples]).output().unwrap();
+    assert!(apply.status.success(), "{}", String::from_utf8_lossy(&apply.stderr));
+    lab.wait_ready(SOON).unwrap();
+    for version in ["web v1", "web v2"] {
+        poll(SOON, || fetch(&lab, "http://web/").ok().filter(|body| body.starts_with(version)))
+            .expect(version);
+    }
+    let pong = || text(lab.exec("shop", "client", &["redis-cli", "-h", "store", "ping"]).unwrap()).ok();
+    assert_eq!(poll(SOON, || pong().filter(|answer| answer == "PONG")).as_deref(), Some("PONG"));
+}

@@ -50,7 +50,8 @@ impl Placement {
         Self { nodes, next: Mutex::default() }
     }
 
-    /// The node of a pod: the one it names, or else the one with the fewest pods.
+    /// The node of a pod: the one it names, or else the one with the fewest of the same owner's pods, and
+    /// of all pods.
     pub fn node(&self, pod: &Pod, store: &Store) -> Result<NodeNumber, Unplaced> {
         let selected = pod.spec.node_selector.get(HOSTNAME_LABEL);
         let wanted = if pod.spec.node_name.is_empty() { selected } else { Some(&pod.spec.node_name) };
@@ -63,9 +64,14 @@ impl Placement {
             });
         }
         let pods = store.list(Kind::Pod);
+        let siblings = |other: &&Pod| {
+            !pod.metadata.owner_references.is_empty()
+                && other.metadata.owner_references == pod.metadata.owner_references
+        };
         let load = |node: &NodeNumber| {
             let name = node.name();
-            pods.iter().filter(|stored| stored.pod().is_some_and(|pod| pod.spec.node_name == name)).count()
+            let here = pods.iter().filter_map(|stored| stored.pod()).filter(|pod| pod.spec.node_name == name);
+            (here.clone().filter(siblings).count(), here.count())
         };
         self.nodes.iter().copied().min_by_key(load).ok_or_else(|| Unplaced {
             field: "spec.nodeName",

@@ -3,7 +3,7 @@
 use std::{
     fs::{self, OpenOptions},
     io::{self, Write},
-    os::unix::fs::OpenOptionsExt,
+    os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::Path,
 };
 
@@ -12,6 +12,13 @@ use super::{During, HostError};
 /// Makes a directory and those above it.
 pub fn directory(path: &Path) -> Result<(), HostError> {
     fs::create_dir_all(path).during(|| format!("make the directory {}", path.display()))
+}
+
+/// Makes a directory in which anybody may make files, and remove their own.
+pub fn shared_directory(path: &Path) -> Result<(), HostError> {
+    directory(path)?;
+    let mode = fs::Permissions::from_mode(0o1777);
+    fs::set_permissions(path, mode).during(|| format!("open the directory {} to all", path.display()))
 }
 
 /// Replaces a file as a whole, so that who reads it sees the old or the new one. The intermediate name begins with

@@ -9,7 +9,8 @@ use mesh_api::resource::{
 
 use super::Node;
 
-/// The environment: the search path of this machine, the host name, and what the manifest says.
+/// The environment: the search path of this machine, the host name, a directory that goes with the pod (its root
+/// file system is the machine's, shared with all others), and what the manifest says.
 pub fn of(pod: &Pod, container: &Container, node: &Node) -> Vec<(String, String)> {
     let path = std::env::var("PATH")
         .unwrap_or_else(|_| "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".into());
@@ -17,6 +18,7 @@ pub fn of(pod: &Pod, container: &Container, node: &Node) -> Vec<(String, String)
         ("PATH".to_owned(), path),
         ("HOSTNAME".to_owned(), pod.metadata.name.clone()),
         ("HOME".to_owned(), "/root".to_owned()),
+        ("LAB_SCRATCH".to_owned(), node.scratch(pod).display().to_string()),
     ];
     for variable in &container.env {
         let value = value(variable, pod, node).unwrap_or_else(|| expand(&variable.value, &environment));

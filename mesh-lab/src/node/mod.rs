@@ -26,6 +26,7 @@ use std::{
 };
 
 pub use http::get_json;
+use mesh_api::resource::Pod;
 pub use network::{fabric_script, node_links_script};
 use tokio::sync::{oneshot, watch};
 
@@ -83,6 +84,11 @@ impl Node {
     /// Nothing panics while it is held.
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, Vec<(String, PodEntry)>>> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A directory for the pod's own files, gone with the pod.
+    fn scratch(&self, pod: &Pod) -> PathBuf {
+        self.pod_directory(&pod.metadata.namespace, &pod.metadata.name).join("scratch")
     }
 
     fn pod_directory(&self, namespace: &str, name: &str) -> PathBuf {

@@ -110,6 +110,7 @@ fn addresses(pod: &Pod) -> [IpAddr; 2] {
 fn write_files(node: &Node, pod: &Pod, hostname: &str) -> Result<Vec<(PathBuf, PathBuf)>, HostError> {
     let directory = node.pod_directory(&pod.metadata.namespace, &pod.metadata.name);
     files::directory(&directory)?;
+    files::shared_directory(&node.scratch(pod))?;
     let (resolv, hosts) = (directory.join("resolv.conf"), directory.join("hosts"));
     let [server, _] = node.number.gateway();
     let namespace = &pod.metadata.namespace;
