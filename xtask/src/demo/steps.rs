@@ -15,7 +15,6 @@ const STRANGER: &str = "stranger";
 const URL: &str = "http://web/";
 const DESTINATION: &str = "web:80";
 const CLIENT_IDENTITY: &str = "spiffe://cluster.local/ns/demo/sa/client";
-const STRANGER_IDENTITY: &str = "spiffe://cluster.local/ns/demo/sa/stranger";
 const SERVER_IDENTITY: &str = "spiffe://cluster.local/ns/demo/sa/web";
 /// The policy that lets the client in and nobody else.
 const POLICY: &str = "demo/web-clients";
