@@ -155,6 +155,30 @@ async fn a_policy_comes_before_its_workload_and_goes_after() {
     assert_eq!(second.removed_resources, ["shop/only-bank"]);
 }
 
+#[tokio::test]
+async fn a_resumed_agent_is_not_shut_out_between_two_responses() {
+    let mesh = Mesh::start();
+    mesh.write("policy.yaml", &policy("shop", "new", "web"));
+    eventually("the policy is in force", async || {
+        let mut watcher = mesh.agent("node2").await;
+        watcher.subscribe(type_url::AUTHORIZATION).await;
+        !watcher.next().await.resources.is_empty()
+    })
+    .await;
+    let mut agent = mesh.agent("node1").await;
+    let held = |name: &str| HashMap::from([(name.to_owned(), "stale".to_owned())]);
+    for (type_url, name) in [(type_url::AUTHORIZATION, "shop/old"), (type_url::ADDRESS, WEB_UID)] {
+        let initial_resource_versions = held(name);
+        let type_url = type_url.to_owned();
+        agent.send(DeltaDiscoveryRequest { type_url, initial_resource_versions, ..first_request() }).await;
+    }
+    let [added, workloads, dropped] = [agent.next().await, agent.next().await, agent.next().await];
+    assert_eq!(names(&added), ["shop/new"]);
+    assert!(added.removed_resources.is_empty());
+    assert!(names(&workloads).contains(&WEB_UID));
+    assert_eq!(dropped.removed_resources, ["shop/old"]);
+}
+
 /// Made while an agent does not read.
 const CHANGES: usize = 10;
 

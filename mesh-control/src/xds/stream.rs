@@ -1,11 +1,13 @@
 //! One agent's stream, from its first request to its end.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use mesh_api::wire::type_url;
 use mesh_api::wire::xds::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node};
 use prost_types::value;
 use tokio::sync::{mpsc, watch};
+use tokio::time::timeout;
 use tonic::metadata::MetadataMap;
 use tonic::{Status, Streaming};
 use tracing::{debug, info, warn};
@@ -18,6 +20,9 @@ use crate::nodes::NodeTokens;
 
 /// Of what an agent says about itself, this much is logged and shown.
 const LONGEST_TEXT: usize = 2000;
+
+/// Whoever opens a stream knows what to ask for.
+const FIRST_REQUEST: Duration = Duration::from_secs(30);
 
 type Outgoing = Result<DeltaDiscoveryResponse, Status>;
 
@@ -82,13 +87,24 @@ impl Stream {
         let node = Arc::clone(&self.registration.agent.node);
         let reason = match self.open(&mut inbound).await {
             Ok(()) => self.exchange(&mut inbound).await,
-            Err(status) => self.refuse(status),
+            Err(status) => {
+                let address = self.registration.agent.address;
+                warn!(%node, %address, reason = status.message(), "discovery refused");
+                self.refuse(status)
+            }
         };
         info!(%node, reason, "agent disconnected");
     }
 
     async fn open(&mut self, inbound: &mut Streaming<DeltaDiscoveryRequest>) -> Result<(), Status> {
-        let first = inbound.message().await?.ok_or_else(|| Status::cancelled("closed by the agent"))?;
+        let first = tokio::select! {
+            first = timeout(FIRST_REQUEST, inbound.message()) => first,
+            _ = self.stopping.wait_for(|stopping| *stopping) => {
+                return Err(Status::unavailable("shutting down"));
+            }
+        };
+        let first = first.map_err(|_| Status::deadline_exceeded("no request was sent"))??;
+        let first = first.ok_or_else(|| Status::cancelled("closed by the agent"))?;
         let agent = &self.registration.agent;
         let id = check_node(&agent.node, first.node.as_ref())?;
         info!(node = %agent.node, address = %agent.address, id, "agent connected");
@@ -127,11 +143,13 @@ impl Stream {
         outbound: &'a mpsc::Sender<Outgoing>,
         pending: bool,
     ) -> Event<'a> {
+        // In this order, so that a type that was asked for by now is seen before the next answer is chosen.
         tokio::select! {
-            request = inbound.message() => Event::Request(request),
-            changed = self.configuration.changed() => changed.map_or(Event::Stopping, |()| Event::Changed),
+            biased;
             _ = self.stopping.wait_for(|stopping| *stopping) => Event::Stopping,
             Ok(()) = self.credentials.changed.changed() => Event::Tokens,
+            request = inbound.message() => Event::Request(request),
+            changed = self.configuration.changed() => changed.map_or(Event::Stopping, |()| Event::Changed),
             // Only when the agent's connection has taken the last response is the next one made.
             slot = outbound.reserve(), if pending => slot.map_or(Event::Gone, Event::Ready),
         }
@@ -180,7 +198,7 @@ impl Stream {
         let label = kind.label();
         self.metrics.responses.get_or_create(&label).inc();
         self.metrics.resources.get_or_create(&label).inc_by(count as u64);
-        if let Some(built) = configuration.built {
+        if let (Some(built), false) = (configuration.built, delta.asked) {
             self.metrics.propagation.observe(built.elapsed().as_secs_f64());
         }
         let generation = configuration.generation;

@@ -46,6 +46,8 @@ pub struct Delta {
     pub resources: Vec<Resource>,
     /// Names of what is gone.
     pub removed: Vec<String>,
+    /// It answers a question; otherwise it tells a change.
+    pub asked: bool,
 }
 
 /// What a request was, besides a change of the subscription.
@@ -100,11 +102,11 @@ impl Subscription {
 
     /// What to send now, if anything; it counts as sent under `nonce` when this returns.
     pub fn next(&mut self, resources: &Resources, part: Part, nonce: &str) -> Option<Delta> {
-        // A question must not be answered by half.
-        let part = if self.owes_answer { Part::All } else { part };
-        let delta = self.difference(resources, part);
-        let due = std::mem::take(&mut self.owes_answer);
-        if delta.resources.is_empty() && delta.removed.is_empty() && !due {
+        // Whoever asks by name has to be told of what is not there as well.
+        let part = if self.unanswered.is_empty() { part } else { Part::All };
+        let mut delta = self.difference(resources, part);
+        delta.asked = std::mem::take(&mut self.owes_answer);
+        if delta.resources.is_empty() && delta.removed.is_empty() && !delta.asked {
             return None;
         }
         self.unanswered.clear();
