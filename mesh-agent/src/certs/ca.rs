@@ -20,7 +20,7 @@ use super::endpoint::{ConnectError, Endpoint};
 use super::trust::Bundle;
 
 /// What is asked for; the authority may give less.
-const LIFETIME: Duration = Duration::from_secs(24 * 3600);
+const LIFETIME: Duration = Duration::from_hours(24);
 /// From the request to the answer. The authority may wait a moment for the pod to be known to it.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 

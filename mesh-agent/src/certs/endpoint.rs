@@ -77,7 +77,7 @@ impl Endpoint {
             .tls_config(tls)
             .map_err(address)?
             .connect_timeout(CONNECT_TIMEOUT)
-            .tcp_keepalive(Some(Duration::from_secs(300)))
+            .tcp_keepalive(Some(Duration::from_mins(5)))
             .tcp_keepalive_interval(Some(Duration::from_secs(75)))
             .tcp_keepalive_retries(Some(9))
             .http2_keep_alive_interval(PING_EVERY)

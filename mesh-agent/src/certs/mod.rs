@@ -6,8 +6,12 @@
 
 mod ca;
 mod endpoint;
+#[cfg(test)]
+pub(crate) mod fixture;
 mod keeper;
 mod store;
+#[cfg(test)]
+mod tests;
 mod tls;
 mod trust;
 mod verify;

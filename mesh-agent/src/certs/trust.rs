@@ -58,7 +58,7 @@ impl Trust {
     /// What the control plane is checked with: the file's roots, and those that the authority told.
     pub fn for_control(&self) -> RootCertStore {
         let mut store = RootCertStore::empty();
-        store.add_parsable_certificates(self.from_file().clone());
+        store.add_parsable_certificates(self.known().clone());
         store.add_parsable_certificates(self.roots().certificates.clone());
         store
     }
@@ -71,7 +71,7 @@ impl Trust {
             return false;
         };
         let bundle = sorted(bundle);
-        let mut known = self.from_file();
+        let mut known = self.known();
         let changed = !bundle.is_empty() && *known != bundle;
         if changed {
             *known = bundle;
@@ -81,7 +81,7 @@ impl Trust {
 
     /// Whether the file is the authority's bundle, so that it tells of a change by itself.
     pub fn file_is_bundle(&self) -> bool {
-        *self.from_file() == self.roots().certificates
+        *self.known() == self.roots().certificates
     }
 
     /// Takes over what the authority listed.
@@ -96,7 +96,7 @@ impl Trust {
         Ok(())
     }
 
-    fn from_file(&self) -> std::sync::MutexGuard<'_, Bundle> {
+    fn known(&self) -> std::sync::MutexGuard<'_, Bundle> {
         self.from_file.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

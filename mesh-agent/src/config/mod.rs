@@ -89,7 +89,9 @@ pub enum ConfigError {
     #[error(transparent)]
     File(#[from] FileError),
     /// Nobody said something that has no default.
-    #[error("{flag} is missing: give the flag, set {environment}, or write {key} into the configuration file")]
+    #[error(
+        "{flag} is missing: give the flag, set {environment}, or write {key} into the configuration file"
+    )]
     Missing {
         /// The flag.
         flag: &'static str,
@@ -170,7 +172,10 @@ impl Config {
             return invalid("--workers", "the proxy needs at least one worker");
         }
         if !self.admin.ip().is_loopback() {
-            return invalid("--admin", "the admin endpoint has no login, so its address must be a loopback one");
+            return invalid(
+                "--admin",
+                "the admin endpoint has no login, so its address must be a loopback one",
+            );
         }
         if let Err(error) = mesh_api::identity::SpiffeId::new(&self.trust_domain, "a", "b") {
             return invalid("--trust-domain", &error.to_string());

@@ -92,6 +92,7 @@ pub struct Settings {
 
 impl Settings {
     /// These, and `weaker` for what they leave open.
+    #[must_use]
     pub fn or(self, weaker: Self) -> Self {
         Self {
             node_name: self.node_name.or(weaker.node_name),

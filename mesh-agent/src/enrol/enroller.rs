@@ -70,8 +70,6 @@ struct Enrolled {
 enum Error {
     #[error("entering its network namespace: {0}")]
     Netns(#[from] io::Error),
-    #[error("it uses the node's own network namespace")]
-    NodeNetwork,
     #[error(transparent)]
     Listeners(#[from] listeners::Error),
     #[error(transparent)]
@@ -159,7 +157,7 @@ impl Enroller {
         }
     }
 
-    /// Enrols a pod; answers false if it has no processes yet.
+    /// Enrols a pod; answers false if it has no process in a network namespace of its own yet.
     fn enrol(&mut self, pod: &NodePod) -> Result<bool, Error> {
         let Some(process) = find_pod_process(&self.setup.cgroup, &pod.uid) else { return Ok(false) };
         let netns = match Netns::of_process(process) {
@@ -169,7 +167,8 @@ impl Enroller {
         };
         let cookie = netns.cookie();
         if cookie == self.own_netns {
-            return Err(Error::NodeNetwork);
+            // Runtimes put a process into its cgroup before its namespaces.
+            return Ok(false);
         }
         let keys = PodKeys { addresses: pod.addresses.clone(), probe_ports: pod.probe_ports.clone() };
         let workers = u8::try_from(self.setup.workers.len()).unwrap_or(u8::MAX);
@@ -269,7 +268,7 @@ impl Enroller {
         if self.enrolled.contains_key(&pod.uid) {
             return (EnrolmentState::Enrolled, None);
         }
-        let reason = if pending.contains(&pod.uid) { "no process found yet" } else { "no address yet" };
+        let reason = if pending.contains(&pod.uid) { "no process in a network namespace of its own found yet" } else { "no address yet" };
         (EnrolmentState::Pending, Some(reason.to_owned()))
     }
 }

@@ -146,7 +146,7 @@ pub async fn serve_plaintext(
         tracing::warn!(%pod, %client, "a program connected to the mesh's port 15006 itself: refused");
         return reset_on_drop(&socket);
     }
-    let start = Start { reporter: Reporter::Destination, client: peer, destination: to.address() };
+    let start = Start { reporter: Reporter::Destination, client: client.address(), destination: to.address() };
     let mut record = Record::new(&core.metrics, start);
     record.upstream = Some(to.address());
     let meter = Meter::default();

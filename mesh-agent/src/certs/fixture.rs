@@ -1,0 +1,159 @@
+//! A certificate authority for tests, in this process.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, SystemTime};
+
+use mesh_api::wire::ca::istio_certificate_service_server::{
+    IstioCertificateService, IstioCertificateServiceServer,
+};
+use mesh_api::wire::ca::{IstioCertificateRequest, IstioCertificateResponse};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, CertifiedIssuer, DnType, IsCa,
+    KeyPair, SanType,
+};
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::service::Routes;
+use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
+use tonic::{Request, Response, Status};
+
+use super::CaClient;
+
+pub(crate) const TOKEN: &str = "the-token";
+
+type Root = CertifiedIssuer<'static, KeyPair>;
+
+/// What the authority does.
+pub(crate) struct Behaviour {
+    /// Signs with the last, lists all.
+    pub roots: Vec<Arc<Root>>,
+    pub lifetime: Duration,
+    /// Signs for this one, whoever asks.
+    pub identity: Option<String>,
+}
+
+#[derive(Clone)]
+pub(crate) struct Authority {
+    behaviour: Arc<Mutex<Behaviour>>,
+    files: Arc<TempDir>,
+}
+
+/// A server that listens until it is stopped.
+pub(crate) struct Running {
+    pub address: SocketAddr,
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<()>,
+}
+
+pub(crate) fn root(name: &str) -> Arc<Root> {
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    Arc::new(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
+}
+
+impl Authority {
+    pub fn new(lifetime: Duration) -> Self {
+        let behaviour = Behaviour { roots: vec![root("first")], lifetime, identity: None };
+        let files = tempfile::tempdir().unwrap();
+        std::fs::write(files.path().join("token"), format!("{TOKEN}\n")).unwrap();
+        let authority = Self { behaviour: Arc::new(Mutex::new(behaviour)), files: Arc::new(files) };
+        authority.write_bundle();
+        authority
+    }
+
+    pub fn set(&self) -> MutexGuard<'_, Behaviour> {
+        self.behaviour.lock().unwrap()
+    }
+
+    /// Brings the file of roots in line.
+    pub fn write_bundle(&self) {
+        std::fs::write(self.files.path().join("roots.pem"), self.bundle()).unwrap();
+    }
+
+    pub fn bundle(&self) -> String {
+        self.set().roots.iter().map(|root| root.pem()).collect()
+    }
+
+    pub fn root_cert(&self) -> std::path::PathBuf {
+        self.files.path().join("roots.pem")
+    }
+
+    pub fn token_file(&self) -> std::path::PathBuf {
+        self.files.path().join("token")
+    }
+
+    pub fn client(&self, address: SocketAddr) -> CaClient {
+        let url = format!("https://{address}");
+        CaClient::new(url, "mesh-control".to_owned(), self.root_cert(), self.token_file())
+    }
+
+    pub async fn serve(&self, address: &str) -> Running {
+        self.serve_with(address, Routes::default()).await
+    }
+
+    /// Serves certificates and `more`. Clients may show a certificate.
+    pub async fn serve_with(&self, address: &str, more: Routes) -> Running {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.subject_alt_names = vec![SanType::DnsName("mesh-control".try_into().unwrap())];
+        let certificate = params.signed_by(&key, &**self.set().roots.last().unwrap()).unwrap();
+        let tls = ServerTlsConfig::new()
+            .identity(Identity::from_pem(certificate.pem(), key.serialize_pem()))
+            .client_ca_root(Certificate::from_pem(self.bundle()))
+            .client_auth_optional(true);
+        let listener = TcpListener::bind(address).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let routes = more.add_service(IstioCertificateServiceServer::new(self.clone()));
+        let (stop, stopped) = oneshot::channel::<()>();
+        let server = Server::builder().tls_config(tls).unwrap().add_routes(routes);
+        let task = tokio::spawn(async move {
+            let serve = server.serve_with_incoming(TcpListenerStream::new(listener));
+            tokio::select! {
+                result = serve => result.unwrap(),
+                _ = stopped => {}
+            }
+        });
+        Running { address, stop, task }
+    }
+
+    fn sign(&self, csr: &str) -> IstioCertificateResponse {
+        let behaviour = self.set();
+        let csr = CertificateSigningRequestParams::from_pem(csr).unwrap();
+        let mut params = csr.params;
+        if let Some(identity) = &behaviour.identity {
+            params.subject_alt_names = vec![SanType::URI(identity.as_str().try_into().unwrap())];
+        }
+        let now = SystemTime::now();
+        params.not_before = now.into();
+        params.not_after = (now + behaviour.lifetime).into();
+        let leaf = params.signed_by(&csr.public_key, &**behaviour.roots.last().unwrap()).unwrap();
+        let roots = behaviour.roots.iter().map(|root| root.pem()).collect();
+        IstioCertificateResponse { cert_chain: vec![leaf.pem(), roots] }
+    }
+}
+
+impl Running {
+    pub async fn stop(self) {
+        let _ = self.stop.send(());
+        self.task.await.unwrap();
+    }
+}
+
+#[tonic::async_trait]
+impl IstioCertificateService for Authority {
+    async fn create_certificate(
+        &self,
+        request: Request<IstioCertificateRequest>,
+    ) -> Result<Response<IstioCertificateResponse>, Status> {
+        let token = request.metadata().get("authorization").and_then(|value| value.to_str().ok());
+        if token != Some(&format!("Bearer {TOKEN}")) {
+            return Err(Status::unauthenticated("who are you?"));
+        }
+        Ok(Response::new(self.sign(&request.get_ref().csr)))
+    }
+}

@@ -1,0 +1,184 @@
+use std::time::Duration;
+
+use mesh_api::wire::workload::{Address, Service, Workload, address};
+use mesh_api::wire::xds::aggregated_discovery_service_server::{
+    AggregatedDiscoveryService, AggregatedDiscoveryServiceServer,
+};
+use mesh_api::wire::xds::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource};
+use prost::Message;
+use prost_types::Any;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::service::Routes;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::*;
+use crate::certs::fixture::{Authority, Running};
+
+const PATIENCE: Duration = Duration::from_secs(15);
+
+type Reply = Result<DeltaDiscoveryResponse, Status>;
+
+/// Hands each stream that is opened to the test.
+struct Server(mpsc::Sender<Opened>);
+
+/// One stream, seen from the control plane.
+struct Opened {
+    requests: Streaming<DeltaDiscoveryRequest>,
+    responses: mpsc::Sender<Reply>,
+}
+
+#[tonic::async_trait]
+impl AggregatedDiscoveryService for Server {
+    type DeltaAggregatedResourcesStream = ReceiverStream<Reply>;
+
+    async fn delta_aggregated_resources(
+        &self,
+        request: Request<Streaming<DeltaDiscoveryRequest>>,
+    ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
+        if request.peer_certs().is_none_or(|certificates| certificates.is_empty()) {
+            return Err(Status::unauthenticated("no certificate"));
+        }
+        let (responses, stream) = mpsc::channel(4);
+        let opened = Opened { requests: request.into_inner(), responses };
+        self.0.send(opened).await.map_err(|_| Status::unavailable("over"))?;
+        Ok(Response::new(ReceiverStream::new(stream)))
+    }
+}
+
+impl Opened {
+    async fn request(&mut self) -> DeltaDiscoveryRequest {
+        let next = tokio::time::timeout(PATIENCE, self.requests.message()).await;
+        next.expect("a request in time").unwrap().expect("the stream goes on")
+    }
+
+    async fn respond(&self, type_url: &str, nonce: &str, resources: Vec<Resource>) {
+        let response = DeltaDiscoveryResponse {
+            type_url: type_url.to_owned(),
+            nonce: nonce.to_owned(),
+            resources,
+            ..DeltaDiscoveryResponse::default()
+        };
+        self.responses.send(Ok(response)).await.unwrap();
+    }
+}
+
+fn resource(name: &str, address: address::Type) -> Resource {
+    let value = Address { r#type: Some(address) }.encode_to_vec();
+    let any = Any { type_url: type_url::ADDRESS.to_owned(), value };
+    Resource { name: name.to_owned(), version: "v1".to_owned(), resource: Some(any), aliases: Vec::new() }
+}
+
+fn workload(uid: &str) -> Resource {
+    let workload = Workload {
+        uid: uid.to_owned(),
+        name: uid.to_owned(),
+        namespace: "shop".to_owned(),
+        addresses: vec![vec![10, 0, 0, 1]],
+        ..Workload::default()
+    };
+    resource(uid, address::Type::Workload(workload))
+}
+
+async fn plane() -> (Authority, mpsc::Receiver<Opened>, Running) {
+    let (sender, streams) = mpsc::channel(4);
+    let authority = Authority::new(Duration::from_mins(10));
+    let routes = Routes::new(AggregatedDiscoveryServiceServer::new(Server(sender)));
+    let running = authority.serve_with("127.0.0.1:0", routes).await;
+    (authority, streams, running)
+}
+
+fn agent(authority: &Authority, address: std::net::SocketAddr) -> Xds {
+    let certificates = Certificates::new(authority.client(address), "cluster.local");
+    let config = XdsConfig {
+        node_name: "node1".to_owned(),
+        address: format!("https://{address}"),
+        control_name: "mesh-control".to_owned(),
+        root_cert: authority.root_cert(),
+        token_file: authority.token_file(),
+        cluster_id: "Kubernetes".to_owned(),
+        instance_ip: "10.0.0.7".to_owned(),
+    };
+    start(config, certificates)
+}
+
+async fn opened(streams: &mut mpsc::Receiver<Opened>) -> Opened {
+    tokio::time::timeout(PATIENCE, streams.recv()).await.expect("a stream in time").unwrap()
+}
+
+#[tokio::test]
+async fn nothing_counts_before_both_types_are_there() {
+    let (authority, mut streams, running) = plane().await;
+    let mut xds = agent(&authority, running.address);
+    let mut stream = opened(&mut streams).await;
+    let (first, second) = (stream.request().await, stream.request().await);
+    assert_eq!([first.type_url.as_str(), &second.type_url], TYPES);
+    let node = first.node.expect("a node");
+    assert_eq!(
+        node.id,
+        "ztunnel~10.0.0.7~mesh-agent-node1.nodemesh-system~nodemesh-system.svc.cluster.local"
+    );
+    assert!(first.resource_names_subscribe.is_empty(), "everything");
+    stream.respond(type_url::ADDRESS, "n1", vec![workload("a")]).await;
+    let ack = stream.request().await;
+    assert_eq!((ack.response_nonce.as_str(), ack.error_detail), ("n1", None));
+    assert!(!*xds.ready.borrow());
+    assert_eq!(xds.snapshot.load().workloads().len(), 0, "workloads without policies are open to all");
+    stream.respond(type_url::AUTHORIZATION, "n2", Vec::new()).await;
+    tokio::time::timeout(PATIENCE, xds.updates.changed()).await.unwrap().unwrap();
+    assert!(*xds.ready.borrow());
+    assert_eq!(xds.snapshot.load().workloads().len(), 1);
+    assert!(xds.link_status().connected);
+    assert_eq!(xds.dump()[0].resources.len(), 1);
+}
+
+#[tokio::test]
+async fn a_bad_resource_is_complained_of_and_the_good_ones_count() {
+    let (authority, mut streams, running) = plane().await;
+    let _xds = agent(&authority, running.address);
+    let mut stream = opened(&mut streams).await;
+    stream.request().await;
+    stream.request().await;
+    let bad = resource("not-its-name", address::Type::Service(Service::default()));
+    stream.respond(type_url::ADDRESS, "n1", vec![workload("a"), bad]).await;
+    let nack = stream.request().await;
+    let message = nack.error_detail.expect("a complaint").message;
+    assert!(message.starts_with("not-its-name: "), "{message}");
+    assert_eq!(nack.response_nonce, "n1");
+}
+
+#[tokio::test]
+async fn a_lost_link_leaves_the_snapshot_and_is_resumed() {
+    let (authority, mut streams, running) = plane().await;
+    let mut xds = agent(&authority, running.address);
+    let stream = opened(&mut streams).await;
+    stream.respond(type_url::ADDRESS, "n1", vec![workload("a")]).await;
+    stream.respond(type_url::AUTHORIZATION, "n2", Vec::new()).await;
+    tokio::time::timeout(PATIENCE, xds.updates.changed()).await.unwrap().unwrap();
+    drop(stream);
+    let mut again = opened(&mut streams).await;
+    assert_eq!(xds.snapshot.load().workloads().len(), 1, "what was there stays");
+    assert!(*xds.ready.borrow());
+    let first = again.request().await;
+    assert!(first.node.is_some(), "a new stream");
+    assert_eq!(first.initial_resource_versions, [("a".to_owned(), "v1".to_owned())].into());
+}
+
+#[tokio::test]
+async fn without_a_control_plane_the_agent_waits() {
+    let (authority, mut streams, running) = plane().await;
+    let address = running.address;
+    running.stop().await;
+    let xds = agent(&authority, address);
+    let told = async {
+        while xds.link_status().error.is_none_or(|error| error != "the agent has no certificate yet") {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, told).await.expect("the reason is told");
+    streams.close();
+    let (sender, mut streams) = mpsc::channel(4);
+    let routes = Routes::new(AggregatedDiscoveryServiceServer::new(Server(sender)));
+    let _running = authority.serve_with(&address.to_string(), routes).await;
+    opened(&mut streams).await;
+}
