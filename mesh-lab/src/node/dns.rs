@@ -52,7 +52,7 @@ impl Sockets {
     }
 
     /// Answers from now on, for as long as the runtime runs.
-    pub fn serve(self, store: Arc<Store>) {
+    pub fn serve(self, store: &Arc<Store>) {
         for socket in self.udp {
             tokio::spawn(udp(socket, store.clone()));
         }

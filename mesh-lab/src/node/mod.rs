@@ -122,7 +122,7 @@ fn runtime() -> Result<tokio::runtime::Runtime, HostError> {
 }
 
 async fn run(node: Arc<Node>, names: dns::Sockets) {
-    names.serve(node.store.clone());
+    names.serve(&node.store);
     tokio::join!(kubelet::run(node.clone()), services::run(&node), pod_source::run(&node));
 }
 
