@@ -7,7 +7,7 @@ pub fn last_access<'a>(lines: &'a [String], fields: &[(&str, &str)]) -> Option<&
 }
 
 /// The value of a field of an access log line, without quotes.
-pub fn access_field<'a>(line: &'a str, key: &str) -> Option<&'a str> {
+fn access_field<'a>(line: &'a str, key: &str) -> Option<&'a str> {
     let mut rest = line;
     loop {
         let (name, after) = rest.split_once('=')?;
