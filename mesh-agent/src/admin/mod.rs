@@ -103,7 +103,13 @@ fn serve_unix(path: &Path, router: Router) -> io::Result<()> {
 }
 
 async fn status(state: Shared) -> Json<AgentStatus> {
-    let enrolled = state.pods.lock().unwrap_or_else(PoisonError::into_inner).iter().filter(|pod| is_enrolled(pod)).count();
+    let enrolled = state
+        .pods
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .iter()
+        .filter(|pod| is_enrolled(pod))
+        .count();
     Json(AgentStatus {
         node: state.config.node_name.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -150,6 +156,9 @@ async fn set_log_level(state: Shared, filter: String) -> Response {
 
 async fn metrics(state: Shared) -> Response {
     state.metrics.control_connected.set(i64::from(state.xds.link_status().connected));
+    let expiry =
+        state.certificates.first_expiry().map(|left| i64::try_from(left.as_secs()).unwrap_or(i64::MAX));
+    state.metrics.first_expiry.set(expiry.unwrap_or(-1));
     match state.metrics.render() {
         Ok(text) => {
             let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";

@@ -35,8 +35,7 @@ pub(super) async fn policies(state: Shared) -> Json<Vec<PolicyStatus>> {
 /// The resources as they came, so that whoever reads them can rebuild the very state that decides here: one
 /// length-delimited `DeltaDiscoveryResponse` for each type.
 pub(super) async fn snapshot(state: Shared) -> Response {
-    let bytes: Vec<u8> =
-        state.xds.dump().iter().flat_map(|response| response.encode_length_delimited_to_vec()).collect();
+    let bytes: Vec<u8> = state.xds.dump().iter().flat_map(Message::encode_length_delimited_to_vec).collect();
     ([(header::CONTENT_TYPE, "application/x-protobuf")], bytes).into_response()
 }
 

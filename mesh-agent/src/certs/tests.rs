@@ -124,8 +124,8 @@ struct Mesh {
     root: Arc<rcgen::CertifiedIssuer<'static, KeyPair>>,
 }
 
-fn mesh() -> Mesh {
-    let (provider, root) = (tls::provider(), root("mesh"));
+fn mesh(name: &str) -> Mesh {
+    let (provider, root) = (tls::provider(), root(name));
     let trust = Arc::new(Trust::new(Arc::clone(&provider), "".as_ref()));
     trust.learn(vec![root.der().clone()]).unwrap();
     Mesh { verifier: MeshVerifier { trust, provider, trust_domain: "td".into() }, root }
@@ -153,20 +153,19 @@ impl Mesh {
 
 #[test]
 fn a_peer_is_refused_for_a_reason_that_is_told() {
-    let mesh = mesh();
-    let (id, now) = ("spiffe://td/ns/a/sa/b", SystemTime::now());
-    let minute = Duration::from_mins(1);
-    assert_eq!(mesh.check(&mesh.leaf(id, now - minute..now + minute)), Ok(()));
-    let reason = |mesh: &Mesh, leaf| mesh.check(&leaf).unwrap_err();
-    let expired = reason(&mesh, mesh.leaf(id, now - 2 * minute..now - minute));
-    assert!(expired.contains("expired"), "{expired}");
-    let early = reason(&mesh, mesh.leaf(id, now + minute..now + 2 * minute));
-    assert!(early.contains("not valid yet"), "{early}");
-    let foreign = reason(&mesh, mesh.leaf("spiffe://other/ns/a/sa/b", now - minute..now + minute));
-    assert!(foreign.contains("is not of the trust domain td"), "{foreign}");
-    let nobody = reason(&mesh, mesh.leaf("https://example.org", now - minute..now + minute));
-    assert!(nobody.contains("no SPIFFE identity"), "{nobody}");
-    let other = super::tests::mesh();
-    let unknown = reason(&mesh, other.leaf(id, now - minute..now + minute));
-    assert!(unknown.contains("BadSignature") || unknown.contains("UnknownIssuer"), "{unknown}");
+    let (ours, theirs) = (mesh("ours"), mesh("theirs"));
+    let (id, now, minute) = ("spiffe://td/ns/a/sa/b", SystemTime::now(), Duration::from_mins(1));
+    let valid = now - minute..now + minute;
+    assert_eq!(ours.check(&ours.leaf(id, valid.clone())), Ok(()));
+    let cases = [
+        (ours.leaf(id, now - 2 * minute..now - minute), "expired"),
+        (ours.leaf(id, now + minute..now + 2 * minute), "not valid yet"),
+        (ours.leaf("spiffe://other/ns/a/sa/b", valid.clone()), "is not of the trust domain td"),
+        (ours.leaf("https://example.org", valid.clone()), "no SPIFFE identity"),
+        (theirs.leaf(id, valid), "UnknownIssuer"),
+    ];
+    for (leaf, expected) in cases {
+        let reason = ours.check(&leaf).unwrap_err();
+        assert!(reason.contains(expected), "{reason} instead of {expected}");
+    }
 }

@@ -1,5 +1,6 @@
 //! Checking peers: their certificate leads to a root of the mesh now, is valid now, and is of our trust domain.
 
+use std::fmt;
 use std::sync::Arc;
 
 use mesh_api::identity::{CertificateIdentityError, SpiffeId};
@@ -24,7 +25,7 @@ pub(super) struct MeshVerifier {
 }
 
 /// Why a certificate with a good chain is refused.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 enum Refused {
     #[error("no root of the mesh is known yet")]
     NoRoots,
@@ -32,6 +33,13 @@ enum Refused {
     TrustDomain { found: SpiffeId, ours: Arc<str> },
     #[error(transparent)]
     Identity(CertificateIdentityError),
+}
+
+/// rustls shows a foreign error by its `Debug` form, so that is what people read.
+impl fmt::Debug for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
 }
 
 impl From<Refused> for Error {

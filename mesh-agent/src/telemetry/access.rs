@@ -8,7 +8,7 @@ use std::io::{BufWriter, Write};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, SystemTime};
 
 use mesh_api::plan::Workload;
@@ -90,10 +90,7 @@ fn write_lines(lines: &Receiver<String>, mut output: impl Write) {
         while let Some(line) = next {
             // An output that is gone (a closed pipe) loses the line and nothing else.
             let _lost = writeln!(output, "{line}");
-            next = match lines.try_recv() {
-                Ok(line) => Some(line),
-                Err(TryRecvError::Empty | TryRecvError::Disconnected) => None,
-            };
+            next = lines.try_recv().ok();
         }
         let _lost = output.flush();
     }
@@ -104,16 +101,22 @@ impl Entry<'_> {
         let labels = self.labels;
         let mut fields = Fields(Vec::with_capacity(24));
         fields.add("time", timestamp());
-        fields.add("direction", match labels.reporter {
-            Reporter::Source => "outbound",
-            Reporter::Destination => "inbound",
-        });
-        fields.add("outcome", match self.ended {
-            Ended::Closed => "closed",
-            Ended::Broken(_) => "broken",
-            Ended::Failed("DENY", _) => "denied",
-            Ended::Failed(..) => "failed",
-        });
+        fields.add(
+            "direction",
+            match labels.reporter {
+                Reporter::Source => "outbound",
+                Reporter::Destination => "inbound",
+            },
+        );
+        fields.add(
+            "outcome",
+            match self.ended {
+                Ended::Closed => "closed",
+                Ended::Broken(_) => "broken",
+                Ended::Failed("DENY", _) => "denied",
+                Ended::Failed(..) => "failed",
+            },
+        );
         fields.add("src.addr", self.client.to_string());
         fields.workload("src", labels.source.as_deref());
         fields.maybe("src.identity", labels.source_identity.as_ref().map(ToString::to_string));

@@ -32,6 +32,8 @@ pub struct AgentMetrics {
     pub control_connected: Gauge<i64, AtomicI64>,
     /// Generation of the configuration in force.
     pub generation: Gauge<i64, AtomicI64>,
+    /// Seconds until the first of the certificates in use expires.
+    pub first_expiry: Gauge<i64, AtomicI64>,
     /// Faults that the eBPF programs reported, by kind.
     pub ebpf_faults: Family<[(&'static str, String); 1], Counter>,
     /// Connections closed because policy changed.
@@ -54,6 +56,7 @@ impl AgentMetrics {
             enrolled_pods: Gauge::default(),
             control_connected: Gauge::default(),
             generation: Gauge::default(),
+            first_expiry: Gauge::default(),
             ebpf_faults: Family::default(),
             revoked: Counter::default(),
         };
@@ -73,6 +76,11 @@ impl AgentMetrics {
             "nodemesh_snapshot_generation",
             "Generation of the configuration in force",
             self.generation.clone(),
+        );
+        registry.register(
+            "nodemesh_certificate_expiry_seconds",
+            "Seconds until the first of the certificates in use expires; -1 if there is none",
+            self.first_expiry.clone(),
         );
         registry.register(
             "nodemesh_ebpf_faults",
@@ -203,7 +211,11 @@ impl Collector for Workers {
         let accept_errors = total(|worker| &worker.accept_errors);
         for (name, help, value) in [
             ("nodemesh_accept_errors", "Accepts that failed for lack of something", accept_errors),
-            ("nodemesh_access_log_lost", "Access log lines that were not written fast enough", self.log.lost()),
+            (
+                "nodemesh_access_log_lost",
+                "Access log lines that were not written fast enough",
+                self.log.lost(),
+            ),
         ] {
             encoder
                 .encode_descriptor(name, help, None, MetricType::Counter)?

@@ -68,7 +68,8 @@ impl Labels {
             ("response_flags", Some(self.response_flags.to_owned())),
             ("connection_security_policy", mutual.then(|| "mutual_tls".to_owned())),
         ];
-        let known = |value: Option<String>| value.filter(|it| !it.is_empty()).unwrap_or_else(|| UNKNOWN.to_owned());
+        let known =
+            |value: Option<String>| value.filter(|it| !it.is_empty()).unwrap_or_else(|| UNKNOWN.to_owned());
         pairs.into_iter().map(|(name, value)| (name, known(value))).collect()
     }
 

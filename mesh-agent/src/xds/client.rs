@@ -86,7 +86,7 @@ impl Client {
         let channel = self.endpoint.connect(&self.certificates.control_roots(), own).await?;
         let mut client =
             AggregatedDiscoveryServiceClient::new(channel).max_decoding_message_size(LARGEST_MESSAGE);
-        let (stream, requests) = Stream::open(self.node(), &self.publisher);
+        let (stream, requests) = Stream::open(&self.node(), &self.publisher);
         let mut request = Request::new(ReceiverStream::new(requests));
         let cluster = MetadataValue::try_from(&self.config.cluster_id).map_err(|_| Ended::ClusterId)?;
         request.metadata_mut().insert("authorization", self.endpoint.authorization()?);

@@ -63,7 +63,9 @@ pub struct Xds {
 pub fn start(config: XdsConfig, certificates: Certificates) -> Xds {
     let store = Arc::new(Mutex::new(Store::default()));
     let link = Arc::new(Link::new(config.address.clone()));
-    let (publisher, snapshot, updates, ready) = Publisher::new(Arc::clone(&store));
+    let publisher = Publisher::new(Arc::clone(&store));
+    let snapshot = Arc::clone(&publisher.snapshot);
+    let (updates, ready) = (publisher.updates.subscribe(), publisher.ready.subscribe());
     let client = Client {
         endpoint: Endpoint {
             address: config.address.clone(),

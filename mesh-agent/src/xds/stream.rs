@@ -16,33 +16,29 @@ const QUEUE: usize = 16;
 /// Takes responses into the store, and publishes what they come to.
 pub(super) struct Publisher {
     store: Arc<Mutex<Store>>,
-    snapshot: Arc<ArcSwap<Snapshot>>,
-    updates: watch::Sender<Arc<Snapshot>>,
-    ready: watch::Sender<bool>,
+    /// The state in force.
+    pub snapshot: Arc<ArcSwap<Snapshot>>,
+    /// The same, for whoever waits for a change.
+    pub updates: watch::Sender<Arc<Snapshot>>,
+    /// Whether there has been a first response of every type.
+    pub ready: watch::Sender<bool>,
     missing: HashSet<&'static str>,
     /// Responses taken since the start.
     pub responses: u64,
 }
 
-type Published = (Arc<ArcSwap<Snapshot>>, watch::Receiver<Arc<Snapshot>>, watch::Receiver<bool>);
-
 impl Publisher {
     /// With an empty snapshot to begin with.
-    pub fn new(
-        store: Arc<Mutex<Store>>,
-    ) -> (Self, Arc<ArcSwap<Snapshot>>, watch::Receiver<Arc<Snapshot>>, watch::Receiver<bool>) {
+    pub fn new(store: Arc<Mutex<Store>>) -> Self {
         let empty = Arc::new(Snapshot::default());
-        let publisher = Self {
+        Self {
             store,
             snapshot: Arc::new(ArcSwap::new(Arc::clone(&empty))),
             updates: watch::Sender::new(empty),
             ready: watch::Sender::new(false),
             missing: TYPES.into(),
             responses: 0,
-        };
-        let (snapshot, updates, ready): Published =
-            (Arc::clone(&publisher.snapshot), publisher.updates.subscribe(), publisher.ready.subscribe());
-        (publisher, snapshot, updates, ready)
+        }
     }
 
     fn take(&mut self, response: DeltaDiscoveryResponse) -> Vec<Rejected> {
@@ -84,7 +80,7 @@ pub(super) struct Stream {
 
 impl Stream {
     /// A stream with its first requests: everything of each type, less what is held already.
-    pub fn open(node: Node, held: &Publisher) -> (Self, mpsc::Receiver<DeltaDiscoveryRequest>) {
+    pub fn open(node: &Node, held: &Publisher) -> (Self, mpsc::Receiver<DeltaDiscoveryRequest>) {
         let (requests, receiver) = mpsc::channel(QUEUE);
         for type_url in TYPES {
             let first = DeltaDiscoveryRequest {
