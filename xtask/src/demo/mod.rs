@@ -1,4 +1,4 @@
-//! `cargo xtask demo`: a mesh of two nodes, shown in seven steps. Every step checks what it shows, so a demo that
+//! `cargo xtask demo`: a mesh of two nodes, shown in steps. Every step checks what it shows, so a demo that
 //! reaches its end has proved it.
 
 mod cluster;
