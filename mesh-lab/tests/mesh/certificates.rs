@@ -1,0 +1,54 @@
+//! Short certificates and new roots under load.
+
+use std::process::Stdio;
+
+use mesh_lab::Options;
+
+use crate::world::{PORT, World};
+
+/// How long the load goes on, in seconds: enough for several renewals here; `NODEMESH_LONG` makes it the five minutes
+/// that a release is checked with.
+fn seconds() -> &'static str {
+    if std::env::var_os("NODEMESH_LONG").is_some() { "300" } else { "40" }
+}
+
+fn short() -> Options {
+    let ttl = if std::env::var_os("NODEMESH_LONG").is_some() { "60s" } else { "10s" };
+    Options { workload_cert_ttl: Some(ttl.to_owned()), ..Options::default() }
+}
+
+fn serial(world: &World) -> String {
+    let list = world.admin("node1", "/certs");
+    let found = list.as_array().unwrap().iter().find(|it| it["identity"].as_str().unwrap().ends_with("/sa/client"));
+    found.unwrap()["serial"].as_str().unwrap_or_default().to_owned()
+}
+
+#[test]
+fn renewals_under_load_fail_no_connection() {
+    let world = World::with("renew", &short());
+    let before = serial(&world);
+    let ran = world.client("app", "client", &["load", "server.app", PORT, seconds()]);
+    assert!(ran.text.contains("failed 0"), "{ran:?}");
+    assert_ne!(serial(&world), before, "there was a renewal");
+}
+
+#[test]
+fn a_root_rotation_under_load_fails_no_connection() {
+    let world = World::with("rotate", &short());
+    let load = world
+        .client_command("app", "client", &["load", "server.app", PORT, "90"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let state = world.lab.layout().control().state();
+    for step in ["add", "sign", "drop"] {
+        world.eventually(step, || {
+            let mut command = std::process::Command::new(crate::world::control_binary());
+            command.args(["rotate-root", "--state-dir"]).arg(&state).args(["--step", step]);
+            command.output().unwrap().status.success()
+        });
+    }
+    let output = load.wait_with_output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(text.contains("failed 0"), "{text}");
+}

@@ -1,0 +1,104 @@
+"""Sends what nobody should send to a pod's mesh ports, and tells how each ended.
+
+  garbage.py HOST PORT KIND [CERTIFICATE KEY [AUTHORITY]]
+"""
+import os, socket, ssl, struct, sys
+
+
+def closed(sock):
+    """Whether the other end closes or resets without a word that would be of use."""
+    sock.settimeout(15)
+    try:
+        while sock.recv(4096):
+            pass
+        return "closed"
+    except TimeoutError:
+        return "open"
+    except OSError:
+        return "closed"
+
+
+def frame(kind, flags, stream, payload):
+    return struct.pack(">I", len(payload))[1:] + bytes([kind, flags]) + struct.pack(">I", stream) + payload
+
+
+def literal(name, value):
+    """A header field without indexing (RFC 7541, section 6.2.2)."""
+    return b"\0" + bytes([len(name)]) + name + bytes([len(value)]) + value
+
+
+def connect_request(authority, method=b"CONNECT"):
+    return frame(1, 0x4, 1, literal(b":method", method) + literal(b":authority", authority.encode()))
+
+
+def status_of(sock):
+    """The status of the first HEADERS frame, or how the connection ended."""
+    data = b""
+    sock.settimeout(15)
+    try:
+        while True:
+            while len(data) >= 9:
+                length = int.from_bytes(data[:3], "big")
+                if len(data) < 9 + length:
+                    break
+                kind, body, data = data[3], data[9 : 9 + length], data[9 + length :]
+                if kind == 1:
+                    return status_text(body)
+                if kind in (3, 7):
+                    return "refused"
+            more = sock.recv(65536)
+            if not more:
+                return "closed"
+            data += more
+    except TimeoutError:
+        return "open"
+    except OSError:
+        return "closed"
+
+
+def status_text(block):
+    """HPACK: 8 is `:status 200`, 12 `:status 400` (RFC 7541, appendix A); others are literal."""
+    if block[0] & 0x80:
+        return {8: "200", 12: "400", 13: "404", 14: "500"}.get(block[0] & 0x7F, "indexed")
+    text = block[2 : 2 + (block[1] & 0x7F)]
+    return text.decode() if not block[1] & 0x80 else {b"\x68\x01": "401"}.get(text[:2], "literal")
+
+
+def session(sock, certificate, key):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.set_alpn_protocols(["h2"])
+    if certificate:
+        context.load_cert_chain(certificate, key)
+    return context.wrap_socket(sock)
+
+
+def main():
+    host, port, kind, *rest = sys.argv[1:]
+    certificate, key, authority = (rest + [None] * 3)[:3]
+    sock = socket.create_connection((host, int(port)), timeout=15)
+    if kind == "random":
+        sock.sendall(os.urandom(4096))
+        return closed(sock)
+    if kind == "silent":
+        sock.shutdown(socket.SHUT_WR)
+        return closed(sock)
+    if kind == "plaintext":
+        sock.sendall(b"who\n")
+        return closed(sock)
+    tls = session(sock, certificate, key)
+    if kind == "handshake":
+        tls.sendall(b"x")
+        return closed(tls)
+    tls.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, 0, 0, b""))
+    if kind == "frames":
+        tls.sendall(os.urandom(4096))
+        return closed(tls)
+    tls.sendall(connect_request(authority, b"GET" if kind == "get" else b"CONNECT"))
+    return status_of(tls)
+
+
+try:
+    print(main())
+except (OSError, ssl.SSLError):
+    print("closed")

@@ -1,0 +1,154 @@
+//! What nobody should send: refused, logged, and nothing that policy would not have given.
+
+use std::path::Path;
+
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, SanType};
+
+use crate::world::{PORT, World, mutual_tls};
+
+const GARBAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/mesh/garbage.py");
+
+fn send(world: &World, from: (&str, &str), arguments: &[&str]) -> String {
+    let mut program = vec!["python3", GARBAGE];
+    program.extend(arguments);
+    world.exec(from.0, from.1, &program).text
+}
+
+#[test]
+fn garbage_at_the_mesh_ports_of_a_pod_is_refused_and_nothing_leaks() {
+    let world = World::new("garbage");
+    world.apply(&mutual_tls("app", "STRICT"));
+    let outside = ("out", "client");
+    for target in world.addresses("app", "server") {
+        world.eventually("STRICT", || !world.client("out", "client", &["who", &target, PORT]).ok);
+        for kind in ["random", "silent", "handshake"] {
+            assert_eq!(send(&world, outside, &[&target, "15008", kind]), "closed", "{kind} at 15008");
+        }
+        for port in ["15006", "15001", "9"] {
+            assert_eq!(send(&world, outside, &[&target, port, "plaintext"]), "closed", "plaintext at {port}");
+        }
+    }
+    let log = world.agent_log("node2");
+    assert!(log.contains("HBONE connection refused"), "{log}");
+    assert!(log.contains("is the mesh's own"), "{log}");
+    world.eventually("nothing stays open", || world.admin("node2", "/status")["openConnections"] == 0);
+    assert!(world.client("app", "client", &["who", "server.app", PORT]).ok, "and the mesh goes on");
+}
+
+#[test]
+fn programs_that_connect_to_the_mesh_ports_get_nothing() {
+    let world = World::new("ownports");
+    let server = world.addresses("app", "server")[0].clone();
+    for port in ["15001", "15006", "15008"] {
+        for target in ["127.0.0.1", "::1", &world.addresses("app", "client")[0], &server] {
+            let answer = send(&world, ("app", "client"), &[target, port, "plaintext"]);
+            assert_eq!(answer, "closed", "{target}:{port}");
+        }
+    }
+    let log = world.agent_log("node1");
+    for port in ["15001", "15006", "15008"] {
+        assert!(log.contains(&format!("mesh's port {port} itself")), "{port}: {log}");
+    }
+}
+
+#[test]
+fn strangers_certificates_are_refused() {
+    let world = World::new("strangers");
+    let target = world.addresses("app", "server")[0].clone();
+    let directory = std::env::temp_dir().join(format!("nodemesh-strangers-{}", std::process::id()));
+    std::fs::create_dir_all(&directory).unwrap();
+    for (case, uri) in [
+        ("unknown-root", "spiffe://cluster.local/ns/app/sa/client"),
+        ("other-domain", "spiffe://example.org/ns/app/sa/client"),
+    ] {
+        let (certificate, key) = self_made(&directory, case, uri);
+        let answer = send(
+            &world,
+            ("out", "client"),
+            &[&target, "15008", "connect", &certificate, &key, &format!("{target}:{PORT}")],
+        );
+        assert_eq!(answer, "closed", "{case}");
+    }
+    std::fs::remove_dir_all(&directory).unwrap();
+    assert!(world.agent_log("node2").contains("UnknownIssuer"), "{}", world.agent_log("node2"));
+}
+
+/// A certificate under a root of our own.
+fn self_made(directory: &Path, name: &str, uri: &str) -> (String, String) {
+    let mut root = CertificateParams::default();
+    root.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let root = CertifiedIssuer::self_signed(root, KeyPair::generate().unwrap()).unwrap();
+    let key = KeyPair::generate().unwrap();
+    let mut leaf = CertificateParams::default();
+    leaf.subject_alt_names = vec![SanType::URI(uri.try_into().unwrap())];
+    let leaf = leaf.signed_by(&key, &root).unwrap();
+    write(directory, name, &leaf.pem(), &key.serialize_pem())
+}
+
+fn write(directory: &Path, name: &str, certificate: &str, key: &str) -> (String, String) {
+    let paths = ["crt", "key"].map(|kind| directory.join(format!("{name}.{kind}")));
+    std::fs::write(&paths[0], certificate).unwrap();
+    std::fs::write(&paths[1], key).unwrap();
+    let [certificate, key] = paths.map(|path| path.to_string_lossy().into_owned());
+    (certificate, key)
+}
+
+#[test]
+fn bad_requests_from_a_member_of_the_mesh_are_answered_and_refused() {
+    let world = World::new("badconnect");
+    let [server, _] = world.addresses("app", "server");
+    let other = world.addresses("app", "neighbour")[0].clone();
+    let directory = std::env::temp_dir().join(format!("nodemesh-bad-{}", std::process::id()));
+    std::fs::create_dir_all(&directory).unwrap();
+    let (certificate, key) = member(&world, &directory, "spiffe://cluster.local/ns/app/sa/client", "1h");
+    let ask = |kind: &str, authority: &str| {
+        send(&world, ("out", "client"), &[&server, "15008", kind, &certificate, &key, authority])
+    };
+    assert_eq!(ask("connect", &format!("{server}:{PORT}")), "200", "the certificate is good");
+    assert_eq!(ask("get", &format!("{server}:{PORT}")), "400", "not CONNECT");
+    assert_eq!(ask("connect", "not an address"), "400");
+    assert_eq!(ask("connect", &format!("{other}:{PORT}")), "400", "another pod's address");
+    assert_eq!(ask("connect", &format!("127.0.0.1:{PORT}")), "400", "loopback");
+    assert_eq!(ask("connect", &format!("{server}:15008")), "400", "the mesh's own port");
+    assert_eq!(ask("connect", &format!("{server}:15001")), "400", "the mesh's own port");
+    assert_eq!(ask("frames", ""), "closed");
+    let (certificate, key) = member(&world, &directory, "spiffe://example.org/ns/app/sa/client", "1h");
+    let foreign = send(
+        &world,
+        ("out", "client"),
+        &[&server, "15008", "connect", &certificate, &key, &format!("{server}:{PORT}")],
+    );
+    assert_eq!(foreign, "closed", "of our root, but another trust domain");
+    let (certificate, key) = member(&world, &directory, "spiffe://cluster.local/ns/app/sa/client", "expired");
+    let expired = send(
+        &world,
+        ("out", "client"),
+        &[&server, "15008", "connect", &certificate, &key, &format!("{server}:{PORT}")],
+    );
+    assert_eq!(expired, "closed", "expired");
+    let log = world.agent_log("node2");
+    assert!(log.contains("another trust domain") && log.contains("Expired"), "{log}");
+    std::fs::remove_dir_all(&directory).unwrap();
+}
+
+/// A certificate under the mesh's own root, made with its key, as only a thief could.
+fn member(world: &World, directory: &Path, uri: &str, lifetime: &str) -> (String, String) {
+    let authority = world.lab.layout().control().state().join("ca");
+    let pem = std::fs::read_dir(authority)
+        .unwrap()
+        .filter_map(Result::ok)
+        .map(|entry| entry.path())
+        .find(|path| path.extension().is_some_and(|kind| kind == "pem"))
+        .map(|path| std::fs::read_to_string(path).unwrap())
+        .unwrap();
+    let root_key = KeyPair::from_pem(&pem).unwrap();
+    let root = rcgen::Issuer::from_ca_cert_pem(&pem, root_key).unwrap();
+    let key = KeyPair::generate().unwrap();
+    let mut leaf = CertificateParams::default();
+    leaf.subject_alt_names = vec![SanType::URI(uri.try_into().unwrap())];
+    leaf.not_before = rcgen::date_time_ymd(2020, 1, 1);
+    leaf.not_after = if lifetime == "expired" { rcgen::date_time_ymd(2021, 1, 1) } else { rcgen::date_time_ymd(2096, 1, 1) };
+    let leaf = leaf.signed_by(&key, &root).unwrap();
+    let name = format!("member-{}-{lifetime}", uri.len());
+    write(directory, &name, &leaf.pem(), &key.serialize_pem())
+}

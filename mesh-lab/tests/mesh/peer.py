@@ -1,0 +1,251 @@
+"""Both ends of the system tests' connections: a server with a few behaviours, and clients that use them.
+
+  peer.py serve PORT                       serve on both address families
+  peer.py WHAT HOST PORT [ARGUMENTS…]      connect, and print what came of it
+
+The first line of a connection says what the server is to do; see `serve_one`.
+"""
+import hashlib, os, resource, select, socket, struct, sys, threading, time
+
+CHUNK = 256 * 1024
+
+
+def pattern(count):
+    """`count` bytes that differ from place to place."""
+    block = hashlib.sha256(b"nodemesh").digest() * 8192
+    while count > 0:
+        yield block[:count]
+        count -= len(block)
+
+
+def digest(chunks):
+    total = hashlib.sha256()
+    for chunk in chunks:
+        total.update(chunk)
+    return total.hexdigest()
+
+
+def received(sock, count=None):
+    """What arrives, up to `count` bytes or the end."""
+    left = count
+    while left is None or left > 0:
+        chunk = sock.recv(CHUNK if left is None else min(CHUNK, left))
+        if not chunk:
+            return
+        if left is not None:
+            left -= len(chunk)
+        yield chunk
+
+
+def reset(sock):
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    sock.close()
+
+
+def first_line(sock):
+    line = b""
+    while not line.endswith(b"\n"):
+        byte = sock.recv(1)
+        if not byte:
+            break
+        line += byte
+    return line.decode().split()
+
+
+def plain(address):
+    return address[0].removeprefix("::ffff:")
+
+
+def serve_one(sock, accepted):
+    words = first_line(sock)
+    what, count = (words or ["none"])[0], int(words[1]) if len(words) > 1 else 0
+    if what == "who":  # whom accept() and getpeername() name
+        sock.sendall(f"{plain(accepted)} {plain(sock.getpeername())} {os.uname().nodename}\n".encode())
+    elif what == "echo":  # everything, and a word after the client's end
+        for chunk in received(sock):
+            sock.sendall(chunk)
+        sock.sendall(b"<done>")
+    elif what == "sink":
+        sock.sendall(digest(received(sock, count)).encode())
+    elif what == "source":
+        for chunk in pattern(count):
+            sock.sendall(chunk)
+    elif what == "close-first":  # ends its side, and goes on listening
+        sock.sendall(b"bye")
+        sock.shutdown(socket.SHUT_WR)
+        print("after-close", b"".join(received(sock)).decode(), flush=True)
+    elif what == "reset":
+        reset(sock)
+        return
+    elif what == "await-reset":
+        try:
+            sock.recv(1)
+            print("await-reset: closed", flush=True)
+        except ConnectionResetError:
+            print("await-reset: reset", flush=True)
+    elif what == "stall":  # reads nothing for so long, and then all
+        time.sleep(count)
+        sock.sendall(str(sum(len(chunk) for chunk in received(sock))).encode())
+    elif what == "hold":
+        sock.sendall(b"held\n")
+        sock.recv(1)
+    sock.close()
+
+
+def serve(port):
+    listener = socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=4096)
+    threading.stack_size(256 * 1024)
+    held = []
+    while True:
+        sock, accepted = listener.accept()
+        if not select.select([sock], [], [], 0.01)[0]:
+            threading.Thread(target=quiet, args=(sock, accepted), daemon=True).start()
+            continue
+        if sock.recv(5, socket.MSG_PEEK) == b"park\n":  # kept without a thread, by the thousand
+            sock.sendall(b"parked\n")
+            held.append(sock)
+            continue
+        threading.Thread(target=quiet, args=(sock, accepted), daemon=True).start()
+
+
+def quiet(sock, accepted):
+    try:
+        serve_one(sock, accepted)
+    except OSError:
+        sock.close()
+
+
+def connect(host, port, order):
+    sock = socket.create_connection((host, int(port)), timeout=60)
+    sock.sendall(f"{order}\n".encode())
+    return sock
+
+
+def who(host, port):
+    sock = connect(host, port, "who")
+    print(plain(sock.getpeername()), b"".join(received(sock)).decode().strip(), plain(sock.getsockname()))
+
+
+def echo(host, port, text="hello"):
+    sock = connect(host, port, "echo")
+    sock.sendall(text.encode())
+    sock.shutdown(socket.SHUT_WR)
+    print(b"".join(received(sock)).decode())
+
+
+def bytewise(host, port, count):
+    sock = connect(host, port, "echo")
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    threading.Thread(target=lambda: [sock.sendall(b"x") for _ in range(int(count))] and sock.shutdown(socket.SHUT_WR)).start()
+    print(len(b"".join(received(sock))) - len("<done>"))
+
+
+def sink(host, port, count):
+    sock = connect(host, port, f"sink {count}")
+    for chunk in pattern(int(count)):
+        sock.sendall(chunk)
+    print(b"".join(received(sock)).decode() == digest(pattern(int(count))))
+
+
+def source(host, port, count):
+    sock = connect(host, port, f"source {count}")
+    print(digest(received(sock)) == digest(pattern(int(count))))
+
+
+def close_first(host, port):
+    sock = connect(host, port, "close-first")
+    print(b"".join(received(sock)).decode())
+    sock.sendall(b"still here")
+    sock.close()
+
+
+def expect_reset(host, port):
+    sock = connect(host, port, "reset")
+    try:
+        print("data" if sock.recv(1) else "closed")
+    except ConnectionResetError:
+        print("reset")
+
+
+def send_reset(host, port):
+    sock = connect(host, port, "await-reset")
+    time.sleep(0.2)
+    reset(sock)
+
+
+def stall(host, port, seconds):
+    """Writes until it is held up, and tells how much was taken before and in all."""
+    sock = connect(host, port, f"stall {seconds}")
+    sock.settimeout(3)
+    before = 0
+    try:
+        while before < 1 << 30:
+            before += sock.send(b"y" * CHUNK)
+    except TimeoutError:
+        pass
+    sock.settimeout(int(seconds) + 30)
+    sock.shutdown(socket.SHUT_WR)
+    print(before, b"".join(received(sock)).decode())
+
+
+def hold(host, port, seconds):
+    """Keeps a connection, and tells how long it lasted."""
+    sock = connect(host, port, "hold")
+    assert sock.recv(5) == b"held\n"
+    print("held", flush=True)
+    began = time.monotonic()
+    sock.settimeout(float(seconds))
+    try:
+        outcome = "data" if sock.recv(1) else "closed"
+    except TimeoutError:
+        outcome = "kept"
+    except OSError:
+        outcome = "reset"
+    print(outcome, round(time.monotonic() - began, 2), flush=True)
+
+
+def park(host, port, count):
+    """Opens so many idle connections, tells so, and keeps them until its input ends."""
+    resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
+    socks, failed = [], 0
+    for _ in range(int(count)):
+        try:
+            sock = connect(host, port, "park")
+            if sock.recv(7) != b"parked\n":
+                raise OSError
+            socks.append(sock)
+        except OSError:
+            failed += 1
+    print("parked", len(socks), "failed", failed, flush=True)
+    sys.stdin.read()
+
+
+def load(host, port, seconds):
+    """One short connection after another; tells how many there were and how many failed."""
+    end, done, failed = time.monotonic() + float(seconds), 0, []
+    while time.monotonic() < end:
+        try:
+            sock = connect(host, port, "who")
+            if not b"".join(received(sock)):
+                raise OSError("no answer")
+            sock.close()
+            done += 1
+        except OSError as error:
+            failed.append(str(error))
+            time.sleep(0.05)
+    print("done", done, "failed", len(failed), failed[:3], flush=True)
+
+
+def main():
+    what, *arguments = sys.argv[1:]
+    if what == "serve":
+        serve(int(arguments[0]))
+    clients = {f.__name__.replace("_", "-"): f for f in (who, echo, bytewise, sink, source, close_first,
+               expect_reset, send_reset, stall, hold, park, load)}
+    try:
+        clients[what](*arguments)
+    except OSError as error:
+        sys.exit(f"{type(error).__name__}: {error}")
+
+
+main()

@@ -1,0 +1,174 @@
+//! The lab that the tests share in shape: an enrolled namespace with a server on node2 and clients on both nodes, and a
+//! namespace outside the mesh with the same.
+
+use std::process::Command;
+use std::time::Duration;
+
+use mesh_lab::{Lab, Options, poll};
+use serde_json::Value;
+
+/// More than anything here takes.
+pub const SOON: Duration = Duration::from_secs(30);
+
+/// Where the tests' server listens.
+pub const PORT: &str = "7000";
+
+const PEER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/mesh/peer.py");
+
+/// A lab in that shape.
+pub struct World {
+    pub lab: Lab,
+}
+
+/// What came of a program that ran in a pod.
+#[derive(Debug)]
+pub struct Ran {
+    pub ok: bool,
+    pub text: String,
+    pub error: String,
+}
+
+impl World {
+    pub fn new(name: &str) -> Self {
+        Self::with(name, &Options::default())
+    }
+
+    pub fn with(name: &str, options: &Options) -> Self {
+        let lab = Lab::up(name, options).unwrap();
+        lab.apply(&manifests()).unwrap();
+        lab.wait_ready(SOON).unwrap();
+        let world = Self { lab };
+        // The first connection finds neighbours and makes the pooled session; tests that count time come after it.
+        world.eventually("a first connection", || world.client("app", "client", &["who", "server.app", PORT]).ok);
+        world
+    }
+
+    /// Runs `peer.py` as a client in a pod.
+    pub fn client(&self, namespace: &str, pod: &str, arguments: &[&str]) -> Ran {
+        let mut program = vec!["python3", PEER];
+        program.extend(arguments);
+        self.exec(namespace, pod, &program)
+    }
+
+    /// The same, to be started by the caller.
+    pub fn client_command(&self, namespace: &str, pod: &str, arguments: &[&str]) -> Command {
+        let mut program = vec!["python3", "-u", PEER];
+        program.extend(arguments);
+        self.lab.exec_command(namespace, pod, &program)
+    }
+
+    pub fn exec(&self, namespace: &str, pod: &str, program: &[&str]) -> Ran {
+        let output = self.lab.exec(namespace, pod, program).unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+        Ran { ok: output.status.success(), text: text(&output.stdout), error: text(&output.stderr) }
+    }
+
+    pub fn apply(&self, manifests: &str) {
+        self.lab.apply(manifests).unwrap();
+    }
+
+    pub fn eventually(&self, what: &str, mut check: impl FnMut() -> bool) {
+        assert!(poll(SOON, || check().then_some(())).is_some(), "not in time: {what}");
+    }
+
+    /// A pod's addresses, IPv4 first.
+    pub fn addresses(&self, namespace: &str, pod: &str) -> [String; 2] {
+        let pods = self.lab.pods(namespace).unwrap();
+        let found = pods.iter().find(|it| it["metadata"]["name"] == pod).unwrap();
+        [0, 1].map(|index| found["status"]["podIPs"][index]["ip"].as_str().unwrap().to_owned())
+    }
+
+    /// What an agent's admin endpoint answers.
+    pub fn admin(&self, node: &str, path: &str) -> Value {
+        let url = format!("http://127.0.0.1:15000{path}");
+        let output = self.lab.node_exec(node, &["curl", "-sS", "-m", "5", &url]).unwrap();
+        serde_json::from_slice(&output.stdout).unwrap_or(Value::Null)
+    }
+
+    /// The sum of a counter of an agent over the label sets that have `with` in them.
+    pub fn metric(&self, node: &str, name: &str, with: &str) -> f64 {
+        let url = "http://127.0.0.1:15020/metrics";
+        let output = self.lab.node_exec(node, &["curl", "-sS", "-m", "5", url]).unwrap();
+        String::from_utf8_lossy(&output.stdout)
+            .lines()
+            .filter(|line| line.starts_with(name) && line.contains(with))
+            .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
+            .sum()
+    }
+
+    /// What an agent logged so far.
+    pub fn agent_log(&self, node: &str) -> String {
+        let status = self.lab.status().unwrap();
+        let node = status.nodes.iter().find(|it| it.name == node).unwrap();
+        std::fs::read_to_string(&node.agent.as_ref().unwrap().log).unwrap()
+    }
+
+    /// Process id of a node's agent.
+    pub fn agent_pid(&self, node: &str) -> u32 {
+        let status = self.lab.status().unwrap();
+        let node = status.nodes.iter().find(|it| it.name == node).unwrap();
+        node.agent.as_ref().unwrap().pid.unwrap()
+    }
+}
+
+impl Ran {
+    pub fn words(&self) -> Vec<&str> {
+        self.text.split_whitespace().collect()
+    }
+}
+
+/// A PeerAuthentication of a namespace.
+pub fn mutual_tls(namespace: &str, mode: &str) -> String {
+    format!(
+        "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {{name: default, namespace: {namespace}}}\nspec: {{mtls: {{mode: {mode}}}}}\n"
+    )
+}
+
+fn manifests() -> String {
+    let mut text = String::new();
+    for (namespace, label) in [("app", "enabled"), ("out", "disabled")] {
+        text += &format!(
+            "apiVersion: v1\nkind: Namespace\nmetadata: {{name: {namespace}, labels: {{nodemesh.io/dataplane: {label}}}}}\n---\n"
+        );
+        for (pod, node, account) in [
+            ("server", "node2", "server"),
+            ("client", "node1", "client"),
+            ("neighbour", "node2", "client"),
+            ("other", "node1", "other"),
+        ] {
+            text += &pod_manifest(namespace, pod, node, account);
+        }
+        text += &format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: server, namespace: {namespace}}}\nspec: {{selector: {{app: server}}, ports: [{{name: tcp, port: {PORT}}}]}}\n---\n"
+        );
+    }
+    text
+}
+
+fn pod_manifest(namespace: &str, pod: &str, node: &str, account: &str) -> String {
+    let (command, probe) = if pod == "server" {
+        (format!("[python3, -u, {PEER}, serve, \"{PORT}\"]"), format!("readinessProbe: {{tcpSocket: {{port: {PORT}}}, periodSeconds: 1}}"))
+    } else {
+        ("[sleep, infinity]".to_owned(), "ports: []".to_owned())
+    };
+    format!(
+        r"apiVersion: v1
+kind: Pod
+metadata: {{name: {pod}, namespace: {namespace}, labels: {{app: {pod}}}}}
+spec:
+  nodeName: {node}
+  serviceAccountName: {account}
+  containers:
+  - name: main
+    command: {command}
+    {probe}
+---
+"
+    )
+}
+
+/// The control plane's program, beside the lab's.
+pub fn control_binary() -> std::path::PathBuf {
+    let own = std::env::current_exe().unwrap();
+    own.ancestors().skip(1).take(2).map(|directory| directory.join("mesh-control")).find(|path| path.is_file()).unwrap()
+}
