@@ -19,7 +19,7 @@ use rustix::{
     thread::{ThreadNameSpaceType, UnshareFlags, move_into_thread_name_spaces},
 };
 
-use crate::host::{During, HostError, cgroup, netns};
+use crate::host::{During, HostError, cgroup, limits, netns};
 
 /// A place to run a program in.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -63,6 +63,7 @@ impl Place {
         program: &[OsString],
         environment: Option<Vec<(String, String)>>,
     ) -> Result<Infallible, HostError> {
+        limits::raise_open_files()?;
         if let Some(cgroup) = &self.cgroup {
             cgroup::join(cgroup)?;
         }

@@ -14,7 +14,7 @@ mod store;
 
 pub use apply::apply;
 pub use complete::machine_objects;
-pub use controllers::run as run_controllers;
+pub use controllers::{once as run_controllers_once, run as run_controllers};
 pub use delete::{delete, one as delete_one};
 pub use placement::Placement;
 pub use store::{Store, StoreError, Stored};

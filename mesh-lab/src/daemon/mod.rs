@@ -8,12 +8,12 @@ use std::{
 };
 
 use futures_util::future::try_join_all;
-use rustix::process::{Resource, getrlimit, setrlimit, setsid};
+use rustix::process::setsid;
 use tokio::net::UnixListener;
 
 use crate::{
     cluster::{self, Placement, Store},
-    host::{During, HostError, cgroup, files, mounts, netns, program},
+    host::{During, HostError, cgroup, files, limits, mounts, netns, program},
     launch::{LabOptions, READY},
     layout::{FABRIC, Layout, NodeNumber},
     mesh::{self, MeshError, Program},
@@ -68,10 +68,7 @@ fn become_daemon(layout: &Layout) -> Result<(), HostError> {
     let daemon = layout.cgroup().join("daemon");
     cgroup::create(&daemon)?;
     cgroup::join(&daemon)?;
-    // Pods and agents inherit it: as many open files as this machine allows.
-    let mut files = getrlimit(Resource::Nofile);
-    files.current = files.maximum;
-    setrlimit(Resource::Nofile, files).during(|| "raise the limit of open files".to_owned())
+    limits::raise_open_files()
 }
 
 /// Who waits for this line may have gone; the lab is up all the same.

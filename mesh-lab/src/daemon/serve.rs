@@ -63,7 +63,12 @@ async fn converse(daemon: &Daemon, stream: UnixStream) -> std::io::Result<()> {
 impl Daemon {
     async fn answer(&self, request: Request) -> Result<Value, Refusal> {
         match request {
-            Request::Apply { documents } => json(&cluster::apply(&documents, &self.store, &self.placement)),
+            Request::Apply { documents } => {
+                let report = cluster::apply(&documents, &self.store, &self.placement);
+                // Whoever asks next whether everything is ready must not be told of what was before.
+                cluster::run_controllers_once(&self.store, &self.placement);
+                json(&report)
+            }
             Request::Delete { documents } => {
                 let (report, going) = cluster::delete(&documents, &self.store);
                 json(&self.gone(report, going).await)

@@ -3,6 +3,7 @@
 pub mod cgroup;
 mod error;
 pub mod files;
+pub mod limits;
 pub mod mounts;
 pub mod netns;
 pub mod program;

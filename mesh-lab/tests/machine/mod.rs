@@ -26,10 +26,7 @@ impl Machine {
             state: layout.state().exists(),
             pinned: layout.bpf().exists(),
             processes: processes(name),
-            links: entries(Path::new("/sys/class/net"))
-                .into_iter()
-                .filter(|link| link.starts_with("veth"))
-                .collect(),
+            links: entries(Path::new("/sys/class/net")).into_iter().filter(is_ours).collect(),
         }
     }
 }
@@ -52,9 +49,10 @@ fn processes(name: &str) -> Vec<String> {
     pids.filter(of_lab).collect()
 }
 
-/// The directories in a directory.
-pub fn directories(path: &Path) -> Vec<String> {
-    entries(path).into_iter().filter(|name| path.join(name).is_dir()).collect()
+/// Whether a link of the machine itself has a name that the lab gives. It should give them in its namespaces only.
+fn is_ours(link: &String) -> bool {
+    let pod = link.strip_prefix("veth").is_some_and(|uid| uid.len() == 11);
+    pod || link == "pods" || link == "br0" || link.starts_with("node")
 }
 
 fn entries(path: &Path) -> Vec<String> {
