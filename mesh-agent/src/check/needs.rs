@@ -21,16 +21,36 @@ pub(super) fn all(cgroup_root: &Path) -> Vec<Need> {
         need("kernel", true, kernel(), "netns cookies and sk_lookup need Linux 5.14 or later"),
         need("BTF", true, exists("/sys/kernel/btf/vmlinux"), "socket storage can't be created"),
         need("cgroup v2", true, cgroup(cgroup_root), "there is nothing to attach the programs to"),
-        need("BPF file system", true, bpffs(), "nothing outlives the agent: a crash would let pods out in plaintext"),
+        need(
+            "BPF file system",
+            true,
+            bpffs(),
+            "nothing outlives the agent: a crash would let pods out in plaintext",
+        ),
         need("CAP_BPF", true, capability(39), "eBPF programs can't be loaded"),
         need("CAP_NET_ADMIN", true, capability(12), "eBPF programs can't be attached"),
         need("CAP_SYS_ADMIN", true, capability(21), "pods' network namespaces can't be entered"),
         need("CAP_SYS_PTRACE", true, capability(19), "pods' network namespaces can't be found"),
-        need("cgroup_sock_addr programs", true, program(ProgramType::CgroupSockAddr), "connections can't be redirected"),
+        need(
+            "cgroup_sock_addr programs",
+            true,
+            program(ProgramType::CgroupSockAddr),
+            "connections can't be redirected",
+        ),
         need("sock_ops programs", true, program(ProgramType::SockOps), "destinations can't be handed over"),
-        need("sk_lookup programs", true, program(ProgramType::SkLookup), "arriving connections can't be taken"),
+        need(
+            "sk_lookup programs",
+            true,
+            program(ProgramType::SkLookup),
+            "arriving connections can't be taken",
+        ),
         need("netns cookie", true, netns_cookie(), "pods can't be told apart"),
-        need("open files", false, open_files(), "few connections fit; raise the limit of the container runtime"),
+        need(
+            "open files",
+            false,
+            open_files(),
+            "few connections fit; raise the limit of the container runtime",
+        ),
         need("IPv6", false, exists("/proc/net/if_inet6"), "pods are meshed on IPv4 only"),
         need("clock", false, clock(), "certificates look expired or not yet valid"),
     ]
@@ -102,6 +122,7 @@ fn open_files() -> Found {
 fn clock() -> Found {
     /// 2025-01-01: a clock before this release was never set.
     const BEFORE_RELEASE: u64 = 1_735_689_600;
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_secs();
+    let now =
+        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_secs();
     if now > BEFORE_RELEASE { Ok("set".to_owned()) } else { Err("never set".to_owned()) }
 }

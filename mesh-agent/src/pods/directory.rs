@@ -134,7 +134,9 @@ mod tests {
         "readinessProbe":{"httpGet":{"port":8080}}}]},"status":{"podIPs":[{"ip":"10.244.1.5"},{"ip":"fd00::5"}]}}"#;
 
     fn namespace(label: &str) -> String {
-        format!(r#"{{"apiVersion":"v1","kind":"Namespace","metadata":{{"name":"shop","labels":{{"nodemesh.io/dataplane":"{label}"}}}}}}"#)
+        format!(
+            r#"{{"apiVersion":"v1","kind":"Namespace","metadata":{{"name":"shop","labels":{{"nodemesh.io/dataplane":"{label}"}}}}}}"#
+        )
     }
 
     async fn changed(pods: &mut watch::Receiver<Arc<NodePods>>) -> Arc<NodePods> {
