@@ -1,6 +1,7 @@
 //! What each command does.
 
 use std::{
+    ffi::OsString,
     io::Read,
     path::{Path, PathBuf},
     process::ExitCode,
@@ -13,7 +14,7 @@ use super::{
     become_program, get, logs,
 };
 use crate::{
-    api::{Document, ProgramStatus, Report},
+    api::{Document, PodEntry, ProgramStatus, Report},
     client::Client,
     enter::Place,
     launch::{self, LabOptions, MeshOptions, Swept},
@@ -41,26 +42,9 @@ pub fn run(command: Command, layout: &Layout, client: &Client) -> anyhow::Result
         }
         Command::Exec { namespace, container, pod, program } => {
             let entry = client.enter(&namespace.namespace, &pod, container.as_deref())?;
-            let mut environment = entry.environment;
-            environment.extend(std::env::var("TERM").map(|term| ("TERM".to_owned(), term)));
-            let place = Place {
-                cgroup: Some(entry.cgroup),
-                like: Some(entry.pid),
-                netns: None,
-                workdir: Some(entry.workdir),
-            };
-            return Ok(become_program(&place, &program, Some(environment)));
+            return Ok(exec(entry, &program));
         }
-        Command::Node { node, program } => {
-            let netns = layout.netns(&node);
-            if !layout.owns_netns(&layout.netns_name(&node)) || !netns.exists() {
-                bail!("the lab {} has no node {node:?}", layout.name());
-            }
-            let cgroup = layout.node(&node).system_cgroup();
-            let cgroup = cgroup.exists().then_some(cgroup);
-            let place = Place { cgroup, netns: Some(netns), like: None, workdir: None };
-            return Ok(become_program(&place, &program, None));
-        }
+        Command::Node { node, program } => return on_node(layout, &node, &program),
         Command::Logs { namespace, container, follow, pod } => {
             logs::show(client, layout, &namespace.namespace, &pod, container.as_deref(), follow)?;
         }
@@ -75,6 +59,31 @@ pub fn run(command: Command, layout: &Layout, client: &Client) -> anyhow::Result
         Command::Internal(_) => unreachable!("dealt with before"),
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Becomes a program of a pod.
+fn exec(entry: PodEntry, program: &[OsString]) -> ExitCode {
+    let mut environment = entry.environment;
+    // The terminal is the user's, not the container's.
+    environment.extend(std::env::var("TERM").map(|term| ("TERM".to_owned(), term)));
+    let place = Place {
+        cgroup: Some(entry.cgroup),
+        like: Some(entry.pid),
+        netns: None,
+        workdir: Some(entry.workdir),
+    };
+    become_program(&place, program, Some(environment))
+}
+
+/// Becomes a program of a node. Needs no daemon, so that a crashed lab can be looked into.
+fn on_node(layout: &Layout, node: &str, program: &[OsString]) -> anyhow::Result<ExitCode> {
+    let netns = layout.netns(node);
+    if !layout.owns_netns(&layout.netns_name(node)) || !netns.exists() {
+        bail!("the lab {} has no node {node:?}", layout.name());
+    }
+    let cgroup = Some(layout.node(node).system_cgroup()).filter(|cgroup| cgroup.exists());
+    let place = Place { cgroup, netns: Some(netns), like: None, workdir: None };
+    Ok(become_program(&place, program, None))
 }
 
 fn bring_up(up: Up, layout: &Layout, client: &Client) -> anyhow::Result<()> {

@@ -147,3 +147,89 @@ fn protocol_name(protocol: Protocol) -> &'static str {
         Protocol::Sctp => "SCTP",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use mesh_api::manifest;
+
+    use super::*;
+
+    fn object(text: &str) -> Object {
+        let mut parsed = manifest::parse("test", text);
+        assert!(parsed.errors.is_empty(), "{:?}", parsed.errors);
+        parsed.objects.remove(0).value
+    }
+
+    fn service(spec: &str) -> Service {
+        let text = format!(
+            "{{apiVersion: v1, kind: Service, metadata: {{name: web, namespace: shop}}, spec: {spec}}}"
+        );
+        let Object::Service(service) = object(&text) else { panic!("not a service") };
+        *service
+    }
+
+    fn pod(name: &str, app: &str, port: u16, ready: &str) -> Pod {
+        let host = name.len();
+        let text = format!(
+            "{{apiVersion: v1, kind: Pod, metadata: {{name: {name}, namespace: shop, labels: {{app: {app}}}}}, \
+              spec: {{nodeName: node1, containers: [{{name: c, ports: [{{name: http, containerPort: {port}}}]}}]}}, \
+              status: {{podIP: 10.244.1.{host}, podIPs: [{{ip: 10.244.1.{host}}}, {{ip: 'fd00:244:1::{host}'}}], \
+                conditions: [{{type: Ready, status: '{ready}'}}]}}}}"
+        );
+        let Object::Pod(pod) = object(&text) else { panic!("not a pod") };
+        *pod
+    }
+
+    /// Name, port and ready addresses of each slice.
+    fn shape(slices: &[Value]) -> Vec<(String, Option<u64>, Vec<String>)> {
+        let ready = |slice: &Value| {
+            let all =
+                slice["endpoints"].as_array().unwrap().iter().filter(|e| e["conditions"]["ready"] == true);
+            all.map(|endpoint| endpoint["addresses"][0].as_str().unwrap().to_owned()).collect()
+        };
+        let name = |slice: &Value| slice["metadata"]["name"].as_str().unwrap().to_owned();
+        slices.iter().map(|slice| (name(slice), slice["ports"][0]["port"].as_u64(), ready(slice))).collect()
+    }
+
+    #[test]
+    fn slices_follow_selector_readiness_and_named_ports() {
+        let web = service("{selector: {app: web}, ports: [{port: 80, targetPort: http}]}");
+        let pods = [
+            pod("a", "web", 8080, "True"),
+            pod("bb", "web", 8080, "False"),
+            pod("ccc", "web", 9090, "True"),
+            pod("dddd", "other", 8080, "True"),
+        ];
+        let pods: Vec<&Pod> = pods.iter().collect();
+        let expect = |name: &str, port, ready: &[&str]| {
+            (name.to_owned(), Some(port), ready.iter().map(ToString::to_string).collect::<Vec<_>>())
+        };
+        assert_eq!(
+            shape(&slices(&web, &pods)),
+            [
+                expect("web-ipv4", 8080, &["10.244.1.1"]),
+                expect("web-ipv4-1", 9090, &["10.244.1.3"]),
+                expect("web-ipv6", 8080, &["fd00:244:1::1"]),
+                expect("web-ipv6-1", 9090, &["fd00:244:1::3"]),
+            ]
+        );
+    }
+
+    #[test]
+    fn unready_pods_count_where_the_service_says_so_and_ending_ones_never() {
+        let web = service(
+            "{publishNotReadyAddresses: true, selector: {app: web}, ipFamilies: [IPv4], ports: [{port: 80}]}",
+        );
+        let mut ending = pod("bb", "web", 8080, "True");
+        ending.metadata.deletion_timestamp = Some(std::time::SystemTime::now());
+        let unready = pod("a", "web", 8080, "False");
+        let slices = slices(&web, &[&unready, &ending]);
+        assert_eq!(shape(&slices), [("web-ipv4".to_owned(), Some(80), vec!["10.244.1.1".to_owned()])]);
+        assert_eq!(slices[0]["endpoints"][1]["conditions"]["terminating"], true);
+    }
+
+    #[test]
+    fn a_service_without_a_selector_is_left_to_its_author() {
+        assert!(slices(&service("{ports: [{port: 80}]}"), &[]).is_empty());
+    }
+}

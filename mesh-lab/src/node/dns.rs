@@ -186,3 +186,93 @@ fn addresses(service: &Service, store: &Store) -> Vec<IpAddr> {
     }
     found
 }
+
+#[cfg(test)]
+mod tests {
+    use hickory_proto::{op::Query, rr::Name};
+    use serde_json::json;
+
+    use super::*;
+
+    /// A store with the Services `shop/web` (addresses of its own) and `shop/each` (headless, `count` pods).
+    fn store(directory: &std::path::Path, count: u8) -> Store {
+        let store = Store::new(directory.to_owned());
+        let service = |name: &str, ip: &str, ips: &[&str]| {
+            json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "namespace": "shop"},
+                "spec": {"clusterIP": ip, "clusterIPs": ips, "ports": [{"port": 80}]}})
+        };
+        let endpoints = (1..=count)
+            .map(|n| json!({"addresses": [format!("10.244.1.{n}")], "conditions": {"ready": n != 1}}));
+        for object in [
+            json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop"}}),
+            service("web", "10.96.0.10", &["10.96.0.10", "fd00:96::a"]),
+            service("each", "None", &["None"]),
+            json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+                "metadata": {"name": "each-1", "namespace": "shop", "labels": {"kubernetes.io/service-name": "each"}},
+                "endpoints": endpoints.collect::<Vec<_>>(), "ports": [{"port": 80}]}),
+        ] {
+            store.put(object, None).unwrap();
+        }
+        store
+    }
+
+    fn ask(store: &Store, name: &str, kind: RecordType, limit: Limit) -> Message {
+        let mut question = Message::query();
+        question.add_query(Query::query(Name::from_ascii(name).unwrap(), kind));
+        let id = question.metadata.id;
+        let bytes = answer(&question.to_vec().unwrap(), limit, store).unwrap();
+        let message = Message::from_vec(&bytes).unwrap();
+        assert_eq!(message.metadata.id, id);
+        message
+    }
+
+    #[test]
+    fn services_have_names_and_nothing_else_has() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = store(directory.path(), 3);
+        for (name, kind, expected) in [
+            ("web.shop.svc.cluster.local.", RecordType::A, &["10.96.0.10"][..]),
+            ("WEB.shop.svc.Cluster.local.", RecordType::AAAA, &["fd00:96::a"]),
+            ("each.shop.svc.cluster.local.", RecordType::A, &["10.244.1.2", "10.244.1.3"]),
+            ("each.shop.svc.cluster.local.", RecordType::AAAA, &[]),
+            ("shop.svc.cluster.local.", RecordType::A, &[]),
+        ] {
+            let message = ask(&store, name, kind, Limit::Datagram);
+            let found: Vec<String> = message.answers.iter().map(|record| record.data.to_string()).collect();
+            assert_eq!(
+                (message.metadata.response_code, found.as_slice()),
+                (ResponseCode::NoError, &expected.iter().map(ToString::to_string).collect::<Vec<_>>()[..]),
+                "{name} {kind}"
+            );
+        }
+        for (name, code) in [
+            ("nothing.shop.svc.cluster.local.", ResponseCode::NXDomain),
+            ("web.other.svc.cluster.local.", ResponseCode::NXDomain),
+            ("web.shop.svc.cluster.local.shop.svc.cluster.local.", ResponseCode::NXDomain),
+            ("web.shop.", ResponseCode::Refused),
+            ("notcluster.local.", ResponseCode::Refused),
+            ("example.com.", ResponseCode::Refused),
+        ] {
+            assert_eq!(ask(&store, name, RecordType::A, Limit::None).metadata.response_code, code, "{name}");
+        }
+    }
+
+    #[test]
+    fn an_answer_too_long_for_a_datagram_sends_the_client_to_tcp() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = store(directory.path(), 200);
+        let name = "each.shop.svc.cluster.local.";
+        let datagram = ask(&store, name, RecordType::A, Limit::Datagram);
+        assert!(datagram.metadata.truncation && datagram.answers.is_empty(), "{datagram}");
+        assert_eq!(ask(&store, name, RecordType::A, Limit::None).answers.len(), 199);
+    }
+
+    #[test]
+    fn garbage_gets_no_answer() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = store(directory.path(), 0);
+        for garbage in [&b""[..], b"x", &[0xff; 40], &[0; 12]] {
+            assert_eq!(answer(garbage, Limit::None, &store), None, "{garbage:?}");
+        }
+    }
+}
