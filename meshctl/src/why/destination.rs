@@ -1,0 +1,103 @@
+//! Where a program says that it wants to connect to.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::str::FromStr;
+use std::sync::Arc;
+
+use anyhow::{Result, bail};
+use mesh_api::plan::{Service, Snapshot};
+
+/// A name or address, and a port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Destination {
+    host: Host,
+    port: u16,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Host {
+    Address(IpAddr),
+    Name(String),
+}
+
+impl Destination {
+    /// The addresses that a client in `namespace` may come to use: the service's first, since its others lead to the
+    /// same workloads, or for a headless one the first of each of its workloads.
+    pub fn addresses(&self, snapshot: &Snapshot, namespace: &str) -> Result<Vec<SocketAddr>> {
+        let name = match &self.host {
+            Host::Address(ip) => return Ok(vec![SocketAddr::new(*ip, self.port)]),
+            Host::Name(name) => name,
+        };
+        let Some(service) = snapshot.resolve_host(name, namespace) else {
+            bail!(
+                "no service that a pod in {namespace} could see is called {name}; an address can be given instead"
+            );
+        };
+        let addresses = service_addresses(snapshot, service);
+        if addresses.is_empty() {
+            bail!("service {} is headless and has no workload: its name does not resolve", service.key);
+        }
+        Ok(addresses.into_iter().map(|ip| SocketAddr::new(ip, self.port)).collect())
+    }
+}
+
+fn service_addresses(snapshot: &Snapshot, service: &Arc<Service>) -> Vec<IpAddr> {
+    match service.addresses.first() {
+        Some(vip) => vec![vip.addr()],
+        None => snapshot.members(service).iter().filter_map(|it| it.addresses.first().copied()).collect(),
+    }
+}
+
+impl FromStr for Destination {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Ok(address) = text.parse::<SocketAddr>() {
+            return Ok(Self { host: Host::Address(address.ip().to_canonical()), port: address.port() });
+        }
+        let (name, port) = text.rsplit_once(':').ok_or("a port is missing: HOST:PORT")?;
+        if name.contains(':') {
+            return Err("an IPv6 address is written in brackets: [ADDRESS]:PORT".into());
+        }
+        let port =
+            port.parse().ok().filter(|port| *port > 0).ok_or("the port is no number from 1 to 65535")?;
+        if name.is_empty() {
+            return Err("a host is missing: HOST:PORT".into());
+        }
+        Ok(Self { host: Host::Name(name.into()), port })
+    }
+}
+
+impl fmt::Display for Destination {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.host {
+            Host::Address(ip) => SocketAddr::new(*ip, self.port).fmt(f),
+            Host::Name(name) => write!(f, "{name}:{}", self.port),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_what_people_write() {
+        for text in ["web:80", "web.shop.svc.cluster.local:80", "10.96.0.1:80", "[fd00::1]:80"] {
+            assert_eq!(text.parse::<Destination>().unwrap().to_string(), text);
+        }
+        let mapped = "[::ffff:10.96.0.1]:80".parse::<Destination>().unwrap();
+        assert_eq!(mapped.to_string(), "10.96.0.1:80");
+    }
+
+    #[test]
+    fn says_what_is_wrong() {
+        let wrong = |text: &str| text.parse::<Destination>().unwrap_err();
+        assert!(wrong("web").contains("port is missing"));
+        assert!(wrong("fd00::1:80").contains("brackets"));
+        assert!(wrong("web:http").contains("no number"));
+        assert!(wrong("web:0").contains("no number"));
+        assert!(wrong(":80").contains("host is missing"));
+    }
+}

@@ -1,0 +1,177 @@
+//! The explanation: the route and, for each endpoint, the identity and the policy's answer.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use anyhow::Result;
+use mesh_api::identity::SpiffeId;
+use mesh_api::plan::outbound::{Route, route};
+use mesh_api::plan::policy::{Decision, Peer, authorize};
+use mesh_api::plan::{Snapshot, Target, Tunnel, Workload};
+use serde::Serialize;
+
+use super::destination::Destination;
+
+/// What would become of a connection.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Explanation {
+    /// `namespace/name` of the pod that connects.
+    pub from: String,
+    /// Its node.
+    pub node: String,
+    /// Its identity, if it is in the mesh.
+    pub identity: Option<String>,
+    /// Where to, as asked.
+    pub to: String,
+    /// What the name stands for, and what would become of a connection there.
+    pub routes: Vec<Way>,
+}
+
+/// What would become of a connection to one address.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Way {
+    /// The address.
+    pub address: SocketAddr,
+    /// `namespace/hostname` of the service that has it.
+    pub service: Option<String>,
+    /// How one of the endpoints is chosen.
+    pub balancing: Option<String>,
+    /// Why it leads past the mesh or nowhere, if it does.
+    pub note: Option<String>,
+    /// Whether a connection is made if there is no endpoint of the mesh.
+    #[serde(skip)]
+    passes: bool,
+    /// Where it would end.
+    pub endpoints: Vec<Endpoint>,
+}
+
+/// What would become of a connection at one endpoint.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Endpoint {
+    /// `namespace/name` of the workload.
+    pub workload: String,
+    /// Its node.
+    pub node: String,
+    /// Its own address.
+    pub address: SocketAddr,
+    /// `hbone`, `local` or `plain`, as in `meshctl connections`.
+    pub transport: &'static str,
+    /// Identity that the endpoint would see.
+    pub client_identity: Option<String>,
+    /// Identities of which the endpoint must prove one.
+    pub server_identities: Vec<String>,
+    /// Whether it would take the connection.
+    pub allowed: bool,
+    /// Why, in the words of the agent's log.
+    pub reason: String,
+    /// `namespace/name` of the policy that decides, if one does.
+    pub policy: Option<String>,
+}
+
+impl Explanation {
+    /// Whether the connection would be made, whichever endpoint were chosen.
+    pub fn is_taken(&self) -> bool {
+        self.routes.iter().all(|way| {
+            if way.endpoints.is_empty() { way.passes } else { way.endpoints.iter().all(|it| it.allowed) }
+        })
+    }
+}
+
+/// Explains a connection of `client`.
+pub fn explain(snapshot: &Snapshot, client: &Arc<Workload>, to: &Destination) -> Result<Explanation> {
+    let addresses = to.addresses(snapshot, &client.namespace)?;
+    Ok(Explanation {
+        from: name(client),
+        node: client.node.to_string(),
+        identity: is_meshed(client).then(|| client.identity.to_string()),
+        to: to.to_string(),
+        routes: addresses.into_iter().map(|address| way(snapshot, client, address)).collect(),
+    })
+}
+
+fn way(snapshot: &Snapshot, client: &Workload, address: SocketAddr) -> Way {
+    let mut way =
+        Way { address, service: None, balancing: None, note: None, passes: false, endpoints: Vec::new() };
+    let end = |target: &Target| endpoint(snapshot, client, target);
+    let route = route(snapshot, client, address);
+    match &route {
+        Route::Passthrough => {
+            way.passes = true;
+            way.note = Some(route.to_string());
+        }
+        Route::Reject(reject) => way.note = Some(reject.to_string()),
+        Route::Workload(target) => way.endpoints.push(end(target)),
+        Route::Service { service, policy, endpoints, .. } => {
+            way.service = Some(service.key.to_string());
+            way.balancing = Some(policy.lb.to_string());
+            way.endpoints = endpoints.iter().map(end).collect();
+        }
+    }
+    way
+}
+
+fn endpoint(snapshot: &Snapshot, client: &Workload, target: &Target) -> Endpoint {
+    let transport = transport(client, target);
+    let identity = (transport != "plain").then_some(&client.identity);
+    let server = &target.workload;
+    let (allowed, reason, policy) = if is_meshed(server) {
+        let decision = ask(snapshot, client, target, identity);
+        (decision.is_allowed(), decision.to_string(), decision.policy().map(ToString::to_string))
+    } else {
+        (true, "allowed: the workload is not in the mesh, so no policy is asked".to_owned(), None)
+    };
+    Endpoint {
+        workload: name(server),
+        node: server.node.to_string(),
+        address: target.address,
+        transport,
+        client_identity: identity.map(ToString::to_string),
+        server_identities: if identity.is_some() { strings(&target.expected_identities) } else { Vec::new() },
+        allowed,
+        reason,
+        policy,
+    }
+}
+
+fn ask(snapshot: &Snapshot, client: &Workload, target: &Target, identity: Option<&SpiffeId>) -> Decision {
+    let peer = Peer {
+        identity,
+        source_ip: source_ip(client, target.address.ip()),
+        destination_ip: target.address.ip(),
+        destination_port: target.address.port(),
+    };
+    authorize(snapshot, &target.workload, &peer)
+}
+
+/// The client's address of the destination's family: the one that its connection would come from.
+fn source_ip(client: &Workload, destination: IpAddr) -> IpAddr {
+    let same_family = client.addresses.iter().find(|ip| ip.is_ipv4() == destination.is_ipv4());
+    same_family.or(client.addresses.first()).copied().unwrap_or(destination)
+}
+
+fn transport(client: &Workload, target: &Target) -> &'static str {
+    let both = is_meshed(client) && target.tunnel == Tunnel::Hbone;
+    match (both, client.node == target.workload.node) {
+        (true, true) => "local",
+        (true, false) => "hbone",
+        (false, _) => "plain",
+    }
+}
+
+fn is_meshed(workload: &Workload) -> bool {
+    workload.tunnel == Tunnel::Hbone
+}
+
+fn name(workload: &Workload) -> String {
+    format!("{}/{}", workload.namespace, workload.name)
+}
+
+fn strings(identities: &[SpiffeId]) -> Vec<String> {
+    identities.iter().map(ToString::to_string).collect()
+}
+
+#[cfg(test)]
+mod tests;

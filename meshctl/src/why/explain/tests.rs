@@ -1,0 +1,144 @@
+use mesh_api::compile::{self, MeshConfig, World};
+use mesh_api::manifest;
+use mesh_api::plan::Store;
+use mesh_api::wire::{type_url, xds::Resource};
+use prost::Message;
+use prost_types::Any;
+
+use super::*;
+use crate::why::show;
+
+const SHOP: &str = "\
+apiVersion: v1
+kind: Namespace
+metadata: {name: shop, labels: {nodemesh.io/dataplane: enabled}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: client, namespace: shop}
+spec: {nodeName: node1, serviceAccountName: client}
+status: {podIP: 10.244.1.1, conditions: [{type: Ready, status: 'True'}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: outsider, namespace: shop, labels: {nodemesh.io/dataplane: disabled}}
+spec: {nodeName: node1}
+status: {podIP: 10.244.1.9, conditions: [{type: Ready, status: 'True'}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: web-1, namespace: shop, labels: {app: web}}
+spec: {nodeName: node1, serviceAccountName: web}
+status: {podIP: 10.244.1.2, conditions: [{type: Ready, status: 'True'}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: web-2, namespace: shop, labels: {app: web}}
+spec: {nodeName: node2, serviceAccountName: web}
+status: {podIP: 10.244.2.2, conditions: [{type: Ready, status: 'True'}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web, namespace: shop}
+spec: {clusterIP: 10.96.0.1, selector: {app: web}, ports: [{port: 80, targetPort: 8080}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: each, namespace: shop}
+spec: {clusterIP: None, selector: {app: web}, ports: [{port: 8080}]}
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: clients, namespace: shop}
+spec:
+  selector: {matchLabels: {app: web}}
+  rules: [{from: [{source: {principals: [cluster.local/ns/shop/sa/client]}}]}]
+";
+
+fn resource(type_url: &str, name: &str, content: &impl Message) -> Resource {
+    Resource {
+        name: name.to_owned(),
+        resource: Some(Any { type_url: type_url.to_owned(), value: content.encode_to_vec() }),
+        ..Resource::default()
+    }
+}
+
+fn shop() -> Snapshot {
+    let parsed = manifest::parse("shop.yaml", SHOP);
+    assert!(parsed.errors.is_empty(), "{:#?}", parsed.errors);
+    let world: World<'_> = parsed.objects.iter().map(|object| &object.value).collect();
+    let compiled = compile::compile(&world, &MeshConfig::default());
+    let mut store = Store::default();
+    let addresses = compiled.addresses.iter().map(|(name, it)| resource(type_url::ADDRESS, name, it));
+    assert_eq!(store.apply(type_url::ADDRESS, addresses.collect(), Vec::new()), []);
+    let policies =
+        compiled.authorizations.iter().map(|(name, it)| resource(type_url::AUTHORIZATION, name, it));
+    assert_eq!(store.apply(type_url::AUTHORIZATION, policies.collect(), Vec::new()), []);
+    store.snapshot()
+}
+
+fn asked(from: &str, to: &str) -> Explanation {
+    let snapshot = shop();
+    let client = snapshot.workloads().find(|workload| &*workload.name == from).unwrap();
+    explain(&snapshot, client, &to.parse().unwrap()).unwrap()
+}
+
+#[test]
+fn says_for_each_endpoint_how_it_is_reached_and_why_it_is_let_in() {
+    let explanation = asked("client", "web:80");
+    assert!(explanation.is_taken());
+    assert_eq!(
+        show::text(&explanation),
+        "\
+shop/client on node1, as spiffe://cluster.local/ns/shop/sa/client
+  to web:80 at 10.96.0.1:80, service shop/web.shop.svc.cluster.local, LEAST_REQUEST over 2 endpoints
+    shop/web-1 at 10.244.1.2:8080 on node1, on the same node, within the agent
+      allowed by policy shop/clients (ALLOW)
+    shop/web-2 at 10.244.2.2:8080 on node2, over mutual TLS with spiffe://cluster.local/ns/shop/sa/web
+      allowed by policy shop/clients (ALLOW)
+"
+    );
+}
+
+#[test]
+fn a_client_without_the_mesh_has_no_identity_and_is_denied() {
+    let explanation = asked("outsider", "web:80");
+    assert!(!explanation.is_taken());
+    let endpoint = &explanation.routes[0].endpoints[0];
+    assert_eq!((endpoint.transport, endpoint.client_identity.as_deref()), ("plain", None));
+    assert_eq!(
+        endpoint.reason,
+        "denied: no ALLOW policy matches plaintext from 10.244.1.9 to port 8080 (1 applies: shop/clients)"
+    );
+}
+
+#[test]
+fn a_workload_without_the_mesh_asks_no_policy() {
+    let explanation = asked("client", "10.244.1.9:80");
+    assert!(explanation.is_taken());
+    assert_eq!(explanation.routes[0].endpoints[0].transport, "plain");
+}
+
+#[test]
+fn a_headless_name_leads_to_each_of_its_workloads() {
+    let explanation = asked("client", "each:8080");
+    let ends: Vec<_> = explanation.routes.iter().map(|way| way.endpoints[0].workload.as_str()).collect();
+    assert_eq!(ends, ["shop/web-1", "shop/web-2"]);
+}
+
+#[test]
+fn what_leads_nowhere_is_not_taken_and_what_leads_outside_is() {
+    let closed = asked("client", "web:81");
+    assert!(!closed.is_taken());
+    assert!(closed.routes[0].note.as_deref().unwrap().contains("has no port 81"));
+    assert!(asked("client", "192.0.2.1:80").is_taken());
+    assert!(!asked("client", "10.244.2.2:15008").is_taken());
+}
+
+#[test]
+fn an_unknown_name_is_an_error() {
+    let snapshot = shop();
+    let client = snapshot.workloads().next().unwrap();
+    let error = explain(&snapshot, client, &"nowhere:80".parse().unwrap()).unwrap_err();
+    assert!(error.to_string().contains("no service"), "{error}");
+}

@@ -1,0 +1,74 @@
+//! `meshctl why`: what would become of a connection, by the code that the agents decide with.
+
+mod destination;
+mod explain;
+mod show;
+
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::Args;
+use hyper::body::Bytes;
+use mesh_api::admin::PodStatus;
+use mesh_api::plan::{Snapshot, Store};
+use mesh_api::wire::xds::DeltaDiscoveryResponse;
+use prost::Message;
+
+use crate::output::Format;
+use crate::source::{self, Node, Source};
+
+use destination::Destination;
+
+/// The connection that is asked about.
+#[derive(Args)]
+pub struct Question {
+    /// Pod that would connect: NAMESPACE/NAME, or NAME in the namespace `default`
+    #[arg(value_name = "FROM_POD")]
+    from: String,
+    /// Where to, as the pod's program would say it: a service's name or an address, and a port
+    #[arg(value_name = "HOST:PORT")]
+    to: Destination,
+}
+
+/// Finds the pod's agent, takes its configuration, and explains.
+pub async fn answer(source: &Source, question: &Question, format: Format) -> Result<ExitCode> {
+    let (namespace, name) = question.from.split_once('/').unwrap_or(("default", &question.from));
+    let agent = agent_of(source, namespace, name).await?;
+    let snapshot = rebuild(agent.endpoint.bytes("/snapshot").await?)?;
+    let client = snapshot
+        .workloads()
+        .find(|workload| *workload.namespace == *namespace && *workload.name == *name)
+        .with_context(|| format!("the control plane has not told of the pod {namespace}/{name}"))?;
+    let explanation = explain::explain(&snapshot, client, &question.to)?;
+    format.print(&explanation, show::text)?;
+    Ok(if explanation.is_taken() { ExitCode::SUCCESS } else { ExitCode::from(3) })
+}
+
+async fn agent_of(source: &Source, namespace: &str, name: &str) -> Result<Node> {
+    let answers = source::all::<Vec<PodStatus>>(source.agents()?, "/pods").await?;
+    let has = |pods: &[PodStatus]| pods.iter().any(|pod| pod.namespace == namespace && pod.name == name);
+    let Some((agent, _)) = answers.into_iter().find(|(_, pods)| has(pods)) else {
+        bail!("no agent has a pod {namespace}/{name}");
+    };
+    Ok(agent)
+}
+
+/// The agent's configuration as it decides with it.
+fn rebuild(mut dump: Bytes) -> Result<Snapshot> {
+    let mut store = Store::default();
+    while !dump.is_empty() {
+        let response = DeltaDiscoveryResponse::decode_length_delimited(&mut dump)
+            .context("the agent's configuration is not of this version")?;
+        let rejected = store.apply(&response.type_url, response.resources, Vec::new());
+        // The agent holds what it could take, except a faulty policy, which denies there as it does here.
+        for resource in &rejected {
+            eprintln!("warning: {resource}");
+        }
+    }
+    let snapshot = store.snapshot();
+    ensure!(
+        snapshot.workloads().len() > 0,
+        "the agent has no configuration yet: it waits for the control plane"
+    );
+    Ok(snapshot)
+}

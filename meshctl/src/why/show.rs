@@ -1,0 +1,42 @@
+//! An explanation as people read it.
+
+use super::explain::{Endpoint, Explanation, Way};
+
+/// The text.
+pub fn text(of: &Explanation) -> String {
+    let who = match &of.identity {
+        Some(identity) => format!("as {identity}"),
+        None => "not in the mesh: in plaintext, with no identity".to_owned(),
+    };
+    let mut lines = vec![format!("{} on {}, {who}", of.from, of.node)];
+    for way in &of.routes {
+        lines.push(format!("  {}", heading(&of.to, way)));
+        for endpoint in &way.endpoints {
+            lines.push(format!("    {}", place(endpoint)));
+            lines.push(format!("      {}", endpoint.reason));
+        }
+    }
+    lines.join("\n") + "\n"
+}
+
+fn heading(to: &str, way: &Way) -> String {
+    let address = way.address.to_string();
+    let at = if to == address { String::new() } else { format!(" at {address}") };
+    let service = way.service.as_ref().map(|service| format!(", service {service}")).unwrap_or_default();
+    let balancing = match (&way.balancing, way.endpoints.len()) {
+        (Some(balancing), count @ 2..) => format!(", {balancing} over {count} endpoints"),
+        _ => String::new(),
+    };
+    let note = way.note.as_ref().map(|note| format!(": {note}")).unwrap_or_default();
+    format!("to {to}{at}{service}{balancing}{note}")
+}
+
+fn place(endpoint: &Endpoint) -> String {
+    let Endpoint { workload, node, address, transport, .. } = endpoint;
+    let how = match *transport {
+        "hbone" => format!("over mutual TLS with {}", endpoint.server_identities.join(" or ")),
+        "local" => "on the same node, within the agent".to_owned(),
+        _ => "in plaintext".to_owned(),
+    };
+    format!("{workload} at {address} on {node}, {how}")
+}
