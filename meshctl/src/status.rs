@@ -53,8 +53,11 @@ fn note<T>(endpoint: &Endpoint, answer: Result<T>, unreachable: &mut Vec<Unreach
 
 fn table(status: &Status) -> String {
     let control = status.control.as_ref().map(control_line).unwrap_or_default();
-    let lost: String = status.unreachable.iter().map(|it| format!("no answer: {}\n", it.error)).collect();
-    format!("{control}{}{lost}", agents_table(&status.agents))
+    let mut text = control + &agents_table(&status.agents);
+    for Unreachable { error, .. } in &status.unreachable {
+        text.extend(["no answer: ", error.as_str(), "\n"]);
+    }
+    text
 }
 
 fn control_line(of: &ControlStatus) -> String {
