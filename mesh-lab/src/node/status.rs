@@ -200,6 +200,14 @@ impl Ended {
         self.code == 0
     }
 
+    fn describe(&self) -> String {
+        match (&self.message, self.signal) {
+            (Some(message), _) => message.clone(),
+            (None, Some(signal)) => format!("ended by signal {signal}"),
+            (None, None) => format!("ended with exit status {}, see its log", self.code),
+        }
+    }
+
     fn to_json(&self) -> Value {
         let reason = if self.is_success() { "Completed" } else { "Error" };
         let mut json = json!({
@@ -250,7 +258,7 @@ impl ContainerState {
 
     /// Its program has ended and will be started again.
     pub fn restarting(&mut self, ended: Ended, wait: String) {
-        self.down("waiting to be started again");
+        self.down(format!("{}; waiting to be started again", ended.describe()));
         self.phase = Phase::Waiting { reason: "CrashLoopBackOff".to_owned(), message: wait };
         self.restarts += 1;
         self.last = Some(ended);
@@ -258,13 +266,13 @@ impl ContainerState {
 
     /// Its program has ended for good.
     pub fn ended(&mut self, ended: Ended) {
-        self.down("ended");
+        self.down(ended.describe());
         self.phase = Phase::Ended(ended);
     }
 
-    fn down(&mut self, why: &str) {
+    fn down(&mut self, why: String) {
         self.has_started = false;
-        self.ready = Err(why.to_owned());
+        self.ready = Err(why);
     }
 
     fn to_json(&self) -> Value {
