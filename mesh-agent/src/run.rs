@@ -88,8 +88,9 @@ async fn serve(config: Config, set_log_filter: SetLogFilter) -> Result<(), Failu
 
 /// What the workers share.
 fn shared(config: &Config, xds: &Xds, certificates: &Certificates, open_files: u64) -> Arc<Shared> {
-    // Each connection has a socket on both sides of the proxy.
-    let most = open_files.saturating_sub(SPARE_DESCRIPTORS) / 2 / config.workers as u64;
+    // Over HBONE a connection has one descriptor on each node, its socket in the pod. Plain ones have two: should these
+    // use descriptors up, a new one is refused and `accept` pauses.
+    let most = open_files.saturating_sub(SPARE_DESCRIPTORS) / config.workers as u64;
     Arc::new(Shared {
         snapshot: Arc::clone(&xds.snapshot),
         updates: xds.updates.clone(),

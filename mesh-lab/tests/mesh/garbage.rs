@@ -105,8 +105,9 @@ fn bad_requests_from_a_member_of_the_mesh_are_answered_and_refused() {
         send(&world, ("out", "client"), &[&server, "15008", kind, &certificate, &key, authority])
     };
     assert_eq!(ask("connect", &format!("{server}:{PORT}")), "200", "the certificate is good");
-    assert_eq!(ask("get", &format!("{server}:{PORT}")), "400", "not CONNECT");
-    assert_eq!(ask("connect", "not an address"), "400");
+    assert_eq!(ask("get", &format!("{server}:{PORT}")), "refused", "not CONNECT, and without a path");
+    assert_eq!(ask("connect", "not an address"), "refused", "no authority at all");
+    assert_eq!(ask("connect", "server.app:7000"), "400", "a name, which nodes do not resolve for others");
     assert_eq!(ask("connect", &format!("{other}:{PORT}")), "400", "another pod's address");
     assert_eq!(ask("connect", &format!("127.0.0.1:{PORT}")), "400", "loopback");
     assert_eq!(ask("connect", &format!("{server}:15008")), "400", "the mesh's own port");
@@ -127,7 +128,7 @@ fn bad_requests_from_a_member_of_the_mesh_are_answered_and_refused() {
     );
     assert_eq!(expired, "closed", "expired");
     let log = world.agent_log("node2");
-    assert!(log.contains("another trust domain") && log.contains("Expired"), "{log}");
+    assert!(log.contains("not of the trust domain") && log.contains("certificate expired"), "{log}");
     std::fs::remove_dir_all(&directory).unwrap();
 }
 
@@ -142,7 +143,9 @@ fn member(world: &World, directory: &Path, uri: &str, lifetime: &str) -> (String
         .map(|path| std::fs::read_to_string(path).unwrap())
         .unwrap();
     let root_key = KeyPair::from_pem(&pem).unwrap();
-    let root = rcgen::Issuer::from_ca_cert_pem(&pem, root_key).unwrap();
+    // Key and certificate share the file.
+    let certificate = &pem[pem.find("-----BEGIN CERTIFICATE").unwrap()..];
+    let root = rcgen::Issuer::from_ca_cert_pem(certificate, root_key).unwrap();
     let key = KeyPair::generate().unwrap();
     let mut leaf = CertificateParams::default();
     leaf.subject_alt_names = vec![SanType::URI(uri.try_into().unwrap())];

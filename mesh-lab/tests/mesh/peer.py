@@ -5,7 +5,7 @@
 
 The first line of a connection says what the server is to do; see `serve_one`.
 """
-import hashlib, os, resource, select, socket, struct, sys, threading, time
+import hashlib, os, resource, socket, struct, sys, threading, time
 
 CHUNK = 256 * 1024
 
@@ -86,26 +86,31 @@ def serve_one(sock, accepted):
     elif what == "stall":  # reads nothing for so long, and then all
         time.sleep(count)
         sock.sendall(str(sum(len(chunk) for chunk in received(sock))).encode())
+    elif what == "park":
+        PARKED.append(sock)
+        sock.sendall(b"parked\n")
+        return
     elif what == "hold":
         sock.sendall(b"held\n")
         sock.recv(1)
     sock.close()
 
 
+PARKED = []  # connections that nobody attends to, by the thousand
+
+
 def serve(port):
-    listener = socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=4096)
+    raise_limit()
     threading.stack_size(256 * 1024)
-    held = []
+    listener = socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=4096)
     while True:
         sock, accepted = listener.accept()
-        if not select.select([sock], [], [], 0.01)[0]:
-            threading.Thread(target=quiet, args=(sock, accepted), daemon=True).start()
-            continue
-        if sock.recv(5, socket.MSG_PEEK) == b"park\n":  # kept without a thread, by the thousand
-            sock.sendall(b"parked\n")
-            held.append(sock)
-            continue
         threading.Thread(target=quiet, args=(sock, accepted), daemon=True).start()
+
+
+def raise_limit():
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def quiet(sock, accepted):
@@ -206,7 +211,7 @@ def hold(host, port, seconds):
 
 def park(host, port, count):
     """Opens so many idle connections, tells so, and keeps them until its input ends."""
-    resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
+    raise_limit()
     socks, failed = [], 0
     for _ in range(int(count)):
         try:
@@ -214,8 +219,9 @@ def park(host, port, count):
             if sock.recv(7) != b"parked\n":
                 raise OSError
             socks.append(sock)
-        except OSError:
+        except OSError as error:
             failed += 1
+            print(error, file=sys.stderr, flush=True)
     print("parked", len(socks), "failed", failed, flush=True)
     sys.stdin.read()
 

@@ -97,6 +97,8 @@ fn ten_thousand_idle_connections_fit() {
         drop(stdin);
         child.wait().unwrap();
     }
+    // The server keeps its ends open until it goes.
+    world.lab.command(&["delete", "pod", "server", "-n", "app"]).status().unwrap();
     world.eventually("all closed", || world.admin("node1", "/status")["openConnections"] == 0);
 }
 
