@@ -11,7 +11,9 @@ use crate::context;
 /// IPv4 sockets: clients see the address that they asked for, servers the real client's.
 #[cgroup_sock_addr(getpeername4)]
 pub fn getpeername4(context: SockAddrContext) -> i32 {
-    if let Some(peer) = replaced(&context, context::user_endpoint_v4(&context), context::own_address_v4(&context)) {
+    if let Some(peer) =
+        replaced(&context, context::user_endpoint_v4(&context), context::own_address_v4(&context))
+    {
         context::set_user_endpoint_v4(&context, peer.address, peer.port);
     }
     1

@@ -268,7 +268,11 @@ impl Enroller {
         if self.enrolled.contains_key(&pod.uid) {
             return (EnrolmentState::Enrolled, None);
         }
-        let reason = if pending.contains(&pod.uid) { "no process in a network namespace of its own found yet" } else { "no address yet" };
+        let reason = if pending.contains(&pod.uid) {
+            "no process in a network namespace of its own found yet"
+        } else {
+            "no address yet"
+        };
         (EnrolmentState::Pending, Some(reason.to_owned()))
     }
 }

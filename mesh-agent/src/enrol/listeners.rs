@@ -30,8 +30,11 @@ pub(super) fn open(
     let on = |port| listen(netns, port).map_err(|error| Error::Listen { port, error });
     (0..workers)
         .map(|worker| {
-            let listeners =
-                PodListeners { outbound: on(OUTBOUND_PORT)?, inbound: on(INBOUND_PORT)?, hbone: on(HBONE_PORT)? };
+            let listeners = PodListeners {
+                outbound: on(OUTBOUND_PORT)?,
+                inbound: on(INBOUND_PORT)?,
+                hbone: on(HBONE_PORT)?,
+            };
             programs.add_listener(addresses, ListenerKind::Plaintext, worker, &listeners.inbound)?;
             programs.add_listener(addresses, ListenerKind::Hbone, worker, &listeners.hbone)?;
             Ok(listeners)

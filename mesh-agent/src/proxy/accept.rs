@@ -103,6 +103,8 @@ mod tests {
         let waits = tokio::time::timeout(Duration::from_millis(20), cap.place()).await;
         assert!(waits.is_err(), "a second place below a cap of one");
         drop(first);
-        tokio::time::timeout(Duration::from_secs(5), cap.place()).await.expect("a place after one was returned");
+        tokio::time::timeout(Duration::from_secs(5), cap.place())
+            .await
+            .expect("a place after one was returned");
     }
 }

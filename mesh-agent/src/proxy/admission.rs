@@ -62,7 +62,7 @@ impl Admissions {
         self: &Rc<Self>,
         request: Request,
         snapshot: impl FnOnce() -> Arc<Snapshot>,
-    ) -> Result<(Admission, Notes), Decision> {
+    ) -> Result<(Admission, Notes), Box<Decision>> {
         let id = self.next.replace(self.next.get() + 1);
         let entry = Rc::new(Entry { request, revoked: Notify::new(), denial: RefCell::default() });
         self.entries.borrow_mut().insert(id, Rc::clone(&entry));
@@ -74,7 +74,7 @@ impl Admissions {
             }
             denied @ Verdict::Deny(_) => {
                 self.entries.borrow_mut().remove(&id);
-                Err(Decision { verdict: denied, audited, dry_run })
+                Err(Box::new(Decision { verdict: denied, audited, dry_run }))
             }
         }
     }

@@ -146,7 +146,8 @@ pub async fn serve_plaintext(
         tracing::warn!(%pod, %client, "a program connected to the mesh's port 15006 itself: refused");
         return reset_on_drop(&socket);
     }
-    let start = Start { reporter: Reporter::Destination, client: client.address(), destination: to.address() };
+    let start =
+        Start { reporter: Reporter::Destination, client: client.address(), destination: to.address() };
     let mut record = Record::new(&core.metrics, start);
     record.upstream = Some(to.address());
     let meter = Meter::default();
@@ -196,7 +197,8 @@ pub async fn serve_hbone(
         Err(error) => return tracing::warn!(%pod, %peer, %identity, %error, "HBONE connection refused"),
     };
     let drain = Rc::clone(&core.draining);
-    let handle = move |request| serve_stream(Rc::clone(&core), Arc::clone(&pod), identity.clone(), peer, request);
+    let handle =
+        move |request| serve_stream(Rc::clone(&core), Arc::clone(&pod), identity.clone(), peer, request);
     if let Err(error) = server.serve(drain, handle).await {
         tracing::debug!(%peer, %error, "HBONE connection ended");
     }
@@ -289,8 +291,7 @@ fn came_from_inside(pod: &LocalPod, client: ClientAddress) -> bool {
 }
 
 fn answer_headers(workload: Option<&Workload>) -> HeaderMap {
-    let baggage = workload.map(headers::baggage);
-    HeaderMap::from_iter(baggage.into_iter().filter_map(|(name, value)| Some((name, value?))))
+    workload.map(headers::baggage).into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
 }
 
 impl Error {

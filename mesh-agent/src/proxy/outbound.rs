@@ -62,7 +62,8 @@ pub async fn serve(core: Rc<Core>, pod: Arc<LocalPod>, socket: TcpStream, peer: 
         }
     };
     let client = ClientAddress::new(SocketAddr::new(pod.address_like(original.ip()), peer.port()));
-    let start = Start { reporter: Reporter::Source, client: client.address(), destination: original.address() };
+    let start =
+        Start { reporter: Reporter::Source, client: client.address(), destination: original.address() };
     let mut record = Record::new(&core.metrics, start);
     let meter = Meter::default();
     let ended = match connect(&core, &pod, client, original, &mut record).await {

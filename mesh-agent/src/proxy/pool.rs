@@ -14,7 +14,7 @@ use super::hbone::Connection;
 use crate::certs::Identity;
 
 /// A connection without streams is closed after this (wire reference 6.5).
-const IDLE: Duration = Duration::from_secs(300);
+const IDLE: Duration = Duration::from_mins(5);
 
 /// What connections may be shared by: who connects (and from which address, since the other side's policy may look
 /// at it), and to where.

@@ -7,7 +7,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::header::HeaderMap;
 use http::{Method, Request, Uri};
 use mesh_api::identity::SpiffeId;
 use mesh_api::plan::{Target, TcpKeepalive, Tunnel as Protocol, Workload};
@@ -141,11 +140,7 @@ pub async fn plain(
 
 /// Both pods are on this node: the destination's policy is asked here, and nothing is encrypted, since nothing leaves
 /// the agent between the two sockets.
-async fn local(
-    origin: &Origin<'_>,
-    destination: &LocalPod,
-    target: &Target,
-) -> Result<Upstream, Error> {
+async fn local(origin: &Origin<'_>, destination: &LocalPod, target: &Target) -> Result<Upstream, Error> {
     let arrival = Arrival {
         identity: Some(origin.pod.identity.clone()),
         client: origin.client,
@@ -164,11 +159,8 @@ async fn tunnel(origin: &Origin<'_>, target: &Target) -> Result<hbone::Tunnel, E
         .identity(&origin.pod.identity)
         .ok_or_else(|| Error::NoCertificate(origin.pod.identity.clone()))?;
     let destination = SocketAddr::new(target.address.ip(), HBONE_PORT);
-    let key = Key {
-        source: Arc::clone(&origin.pod.uid),
-        destination,
-        workload: Arc::clone(&target.workload.uid),
-    };
+    let key =
+        Key { source: Arc::clone(&origin.pod.uid), destination, workload: Arc::clone(&target.workload.uid) };
     let make = |ended: super::pool::Ended| async {
         let connection = connect(origin, target, destination, &identity).await?;
         Ok::<_, Error>(Connection::start(connection, move || ended.mark()).await?)
@@ -205,22 +197,19 @@ async fn connect(
 /// translators on the way from forgetting them.
 const HBONE_KEEPALIVE: TcpKeepalive = TcpKeepalive {
     probes: NonZeroU32::new(9),
-    time: Some(Duration::from_secs(180)),
-    interval: Some(Duration::from_secs(180)),
+    time: Some(Duration::from_mins(3)),
+    interval: Some(Duration::from_mins(3)),
 };
 
 fn request(origin: &Origin<'_>, target: &Target) -> Result<Request<()>, Error> {
     let invalid = |error: http::Error| Error::Connect(io::Error::new(io::ErrorKind::InvalidInput, error));
     let authority = Uri::builder().authority(target.address.to_string()).build().map_err(invalid)?;
-    let mut request =
-        Request::builder().method(Method::CONNECT).uri(authority).body(()).map_err(invalid)?;
+    let mut request = Request::builder().method(Method::CONNECT).uri(authority).body(()).map_err(invalid)?;
     let all = [
         headers::forwarded(origin.client.address(), origin.service),
         headers::baggage(origin.workload),
         headers::traceparent(),
     ];
-    *request.headers_mut() =
-        HeaderMap::from_iter(all.into_iter().filter_map(|(name, value)| Some((name, value?))));
+    *request.headers_mut() = all.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
     Ok(request)
 }
-

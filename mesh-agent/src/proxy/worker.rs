@@ -13,6 +13,7 @@ use arc_swap::ArcSwap;
 use mesh_api::identity::SpiffeId;
 use mesh_api::plan::{Snapshot, TargetKey, Workload};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::LocalOptions;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{AbortHandle, spawn_local};
 
@@ -30,7 +31,7 @@ use crate::telemetry::WorkerMetrics;
 const SWEEP_EVERY: Duration = Duration::from_secs(30);
 
 /// Counters that nothing used for this long are forgotten.
-const COUNTERS_KEPT: Duration = Duration::from_secs(3600);
+const COUNTERS_KEPT: Duration = Duration::from_hours(1);
 
 /// How long a new pod's connections wait for the control plane to tell of the pod (wire reference 6.4).
 const WORKLOAD_WAIT: Duration = Duration::from_secs(5);
@@ -135,7 +136,8 @@ pub fn run(
     metrics: Arc<WorkerMetrics>,
     commands: mpsc::UnboundedReceiver<Command>,
 ) -> std::io::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build_local(Default::default())?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
     let cap = Cap::new(shared.most_connections);
     let core = Rc::new(Core {
         flows: RefCell::new(flows),
@@ -257,7 +259,11 @@ impl Core {
             let snapshot = updates.borrow_and_update().clone();
             let revoked = self.admissions.recheck(&snapshot);
             if revoked > 0 {
-                tracing::info!(revoked, generation = snapshot.generation(), "policy changed: closing connections");
+                tracing::info!(
+                    revoked,
+                    generation = snapshot.generation(),
+                    "policy changed: closing connections"
+                );
             }
         }
     }

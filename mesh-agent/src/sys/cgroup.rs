@@ -26,7 +26,10 @@ fn mount_of(path: &Path) -> io::Result<PathBuf> {
         .last()
         .map(Path::to_path_buf)
         .ok_or_else(|| {
-            io::Error::new(io::ErrorKind::NotFound, format!("{} is not in a cgroup v2 hierarchy", path.display()))
+            io::Error::new(
+                io::ErrorKind::NotFound,
+                format!("{} is not in a cgroup v2 hierarchy", path.display()),
+            )
         })
 }
 

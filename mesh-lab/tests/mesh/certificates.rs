@@ -4,7 +4,7 @@ use std::process::Stdio;
 
 use mesh_lab::Options;
 
-use crate::world::{PORT, World};
+use crate::world::{PORT, World, eventually};
 
 /// How long the load goes on, in seconds: enough for several renewals here; `NODEMESH_LONG` makes it the five minutes
 /// that a release is checked with.
@@ -19,7 +19,8 @@ fn short() -> Options {
 
 fn serial(world: &World) -> String {
     let list = world.admin("node1", "/certs");
-    let found = list.as_array().unwrap().iter().find(|it| it["identity"].as_str().unwrap().ends_with("/sa/client"));
+    let found =
+        list.as_array().unwrap().iter().find(|it| it["identity"].as_str().unwrap().ends_with("/sa/client"));
     found.unwrap()["serial"].as_str().unwrap_or_default().to_owned()
 }
 
@@ -42,7 +43,7 @@ fn a_root_rotation_under_load_fails_no_connection() {
         .unwrap();
     let state = world.lab.layout().control().state();
     for step in ["add", "sign", "drop"] {
-        world.eventually(step, || {
+        eventually(step, || {
             let mut command = std::process::Command::new(crate::world::control_binary());
             command.args(["rotate-root", "--state-dir"]).arg(&state).args(["--step", step]);
             command.output().unwrap().status.success()

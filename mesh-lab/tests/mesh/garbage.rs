@@ -4,7 +4,7 @@ use std::path::Path;
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, SanType};
 
-use crate::world::{PORT, World, mutual_tls};
+use crate::world::{PORT, World, eventually, mutual_tls};
 
 const GARBAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/mesh/garbage.py");
 
@@ -20,7 +20,7 @@ fn garbage_at_the_mesh_ports_of_a_pod_is_refused_and_nothing_leaks() {
     world.apply(&mutual_tls("app", "STRICT"));
     let outside = ("out", "client");
     for target in world.addresses("app", "server") {
-        world.eventually("STRICT", || !world.client("out", "client", &["who", &target, PORT]).ok);
+        eventually("STRICT", || !world.client("out", "client", &["who", &target, PORT]).ok);
         for kind in ["random", "silent", "handshake"] {
             assert_eq!(send(&world, outside, &[&target, "15008", kind]), "closed", "{kind} at 15008");
         }
@@ -31,7 +31,7 @@ fn garbage_at_the_mesh_ports_of_a_pod_is_refused_and_nothing_leaks() {
     let log = world.agent_log("node2");
     assert!(log.contains("HBONE connection refused"), "{log}");
     assert!(log.contains("is the mesh's own"), "{log}");
-    world.eventually("nothing stays open", || world.admin("node2", "/status")["openConnections"] == 0);
+    eventually("nothing stays open", || world.admin("node2", "/status")["openConnections"] == 0);
     assert!(world.client("app", "client", &["who", "server.app", PORT]).ok, "and the mesh goes on");
 }
 
@@ -150,7 +150,11 @@ fn member(world: &World, directory: &Path, uri: &str, lifetime: &str) -> (String
     let mut leaf = CertificateParams::default();
     leaf.subject_alt_names = vec![SanType::URI(uri.try_into().unwrap())];
     leaf.not_before = rcgen::date_time_ymd(2020, 1, 1);
-    leaf.not_after = if lifetime == "expired" { rcgen::date_time_ymd(2021, 1, 1) } else { rcgen::date_time_ymd(2096, 1, 1) };
+    leaf.not_after = if lifetime == "expired" {
+        rcgen::date_time_ymd(2021, 1, 1)
+    } else {
+        rcgen::date_time_ymd(2096, 1, 1)
+    };
     let leaf = leaf.signed_by(&key, &root).unwrap();
     let name = format!("member-{}-{lifetime}", uri.len());
     write(directory, &name, &leaf.pem(), &key.serialize_pem())

@@ -1,6 +1,6 @@
 //! Where the mesh ends: un-enrolled clients and destinations, addresses outside, and enrolment itself.
 
-use crate::world::{PORT, World, mutual_tls};
+use crate::world::{PORT, World, eventually, mutual_tls};
 
 #[test]
 fn a_client_outside_is_served_by_permissive_and_refused_by_strict() {
@@ -12,13 +12,13 @@ fn a_client_outside_is_served_by_permissive_and_refused_by_strict() {
     }
     world.apply(&mutual_tls("app", "STRICT"));
     for target in world.addresses("app", "server") {
-        world.eventually("STRICT", || !world.client("out", "client", &["who", &target, PORT]).ok);
+        eventually("STRICT", || !world.client("out", "client", &["who", &target, PORT]).ok);
     }
     assert!(world.client("app", "client", &["who", "server.app", PORT]).ok, "mutual TLS still gets in");
     assert!(world.agent_log("node2").contains("STRICT mutual TLS required"), "the reason is in the log");
     world.apply(&mutual_tls("app", "PERMISSIVE"));
     let target = &world.addresses("app", "server")[0];
-    world.eventually("PERMISSIVE", || world.client("out", "client", &["who", target, PORT]).ok);
+    eventually("PERMISSIVE", || world.client("out", "client", &["who", target, PORT]).ok);
 }
 
 #[test]
@@ -44,7 +44,7 @@ fn an_address_outside_is_untouched() {
     let opened = || world.metric("node1", "istio_tcp_connections_opened_total", "");
     let before = opened();
     let curl = ["curl", "-sS", "-m", "5", "-o", "/dev/null", "http://172.30.0.1:8099/"];
-    world.eventually("the server outside", || world.exec("app", "client", &curl).ok);
+    eventually("the server outside", || world.exec("app", "client", &curl).ok);
     let after = opened();
     outside.kill().unwrap();
     outside.wait().unwrap();
@@ -54,7 +54,8 @@ fn an_address_outside_is_untouched() {
 #[test]
 fn a_label_enrols_and_lets_go_without_touching_the_pod() {
     let world = World::new("label");
-    let outbound = || world.metric("node1", "istio_tcp_connections_opened_total", "source_workload_namespace=\"out\"");
+    let outbound =
+        || world.metric("node1", "istio_tcp_connections_opened_total", "source_workload_namespace=\"out\"");
     let namespace = |label: &str| {
         world.apply(&format!(
             "apiVersion: v1\nkind: Namespace\nmetadata: {{name: out, labels: {{nodemesh.io/dataplane: {label}}}}}\n"
@@ -63,12 +64,12 @@ fn a_label_enrols_and_lets_go_without_touching_the_pod() {
     let pid = world.exec("out", "client", &["pgrep", "-o", "sleep"]).text;
     world.apply(&mutual_tls("app", "STRICT"));
     let target = world.addresses("app", "server")[0].clone();
-    world.eventually("refused in plaintext", || !world.client("out", "client", &["who", &target, PORT]).ok);
+    eventually("refused in plaintext", || !world.client("out", "client", &["who", &target, PORT]).ok);
     namespace("enabled");
-    world.eventually("enrolled", || world.client("out", "client", &["who", &target, PORT]).ok);
+    eventually("enrolled", || world.client("out", "client", &["who", &target, PORT]).ok);
     assert!(outbound() > 0.5);
     namespace("disabled");
-    world.eventually("let go", || !world.client("out", "client", &["who", &target, PORT]).ok);
+    eventually("let go", || !world.client("out", "client", &["who", &target, PORT]).ok);
     assert_eq!(world.exec("out", "client", &["pgrep", "-o", "sleep"]).text, pid, "nothing was restarted");
 }
 
@@ -77,7 +78,7 @@ fn probes_from_the_node_pass_strict_and_nothing_else_from_it_does() {
     let world = World::new("probes");
     world.apply(&mutual_tls("app", "STRICT"));
     let target = world.addresses("app", "server")[0].clone();
-    world.eventually("STRICT", || !world.client("out", "client", &["who", &target, PORT]).ok);
+    eventually("STRICT", || !world.client("out", "client", &["who", &target, PORT]).ok);
     let from_node = |port: &str| {
         let script = format!("exec 3<>/dev/tcp/{target}/{port} && echo who >&3 && timeout 5 cat <&3");
         let output = world.lab.node_exec("node2", &["timeout", "5", "bash", "-c", &script]).unwrap();
@@ -89,5 +90,8 @@ fn probes_from_the_node_pass_strict_and_nothing_else_from_it_does() {
     let ran = world.lab.node_exec("node2", &["timeout", "5", "bash", "-c", &script]).unwrap();
     assert!(!ran.status.success());
     let denied = world.agent_log("node2");
-    assert!(denied.contains("shop/neighbour") || denied.contains("app/neighbour"), "the proxy refused it: {denied}");
+    assert!(
+        denied.contains("shop/neighbour") || denied.contains("app/neighbour"),
+        "the proxy refused it: {denied}"
+    );
 }

@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use crate::world::{PORT, World};
+use crate::world::{PORT, World, eventually};
 
 fn policy(name: &str, action: &str, rules: &str) -> String {
     format!(
@@ -21,7 +21,12 @@ fn allow_and_deny_by_account_namespace_port_and_address() {
     let world = World::new("policy");
     let [v4, v6] = world.addresses("app", "other");
     let cases = [
-        ("DENY", "[{from: [{source: {principals: [cluster.local/ns/app/sa/other]}}]}]".to_owned(), true, false),
+        (
+            "DENY",
+            "[{from: [{source: {principals: [cluster.local/ns/app/sa/other]}}]}]".to_owned(),
+            true,
+            false,
+        ),
         ("ALLOW", "[{from: [{source: {principals: ['*/sa/client']}}]}]".to_owned(), true, false),
         ("ALLOW", "[{from: [{source: {namespaces: [app]}}]}]".to_owned(), true, true),
         ("ALLOW", "[{from: [{source: {notNamespaces: [app]}}]}]".to_owned(), false, false),
@@ -37,10 +42,10 @@ fn allow_and_deny_by_account_namespace_port_and_address() {
         world.apply(&manifest);
         // Both pods on node1, and the client's twin beside the server, whose connections are never encrypted.
         for (pod, expected) in [("client", client), ("neighbour", client), ("other", other)] {
-            world.eventually(&format!("{action} {rules}: {pod} {expected}"), || reaches(&world, pod) == expected);
+            eventually(&format!("{action} {rules}: {pod} {expected}"), || reaches(&world, pod) == expected);
         }
         world.lab.delete(&manifest).unwrap();
-        world.eventually("open again", || reaches(&world, "other") && reaches(&world, "neighbour"));
+        eventually("open again", || reaches(&world, "other") && reaches(&world, "neighbour"));
     }
     assert!(world.agent_log("node2").contains("app/case"), "denials name the policy");
 }
@@ -57,7 +62,8 @@ fn a_change_closes_established_connections_within_a_second() {
         let mut lines = BufReader::new(held.stdout.take().unwrap()).lines();
         assert_eq!(lines.next().unwrap().unwrap(), "held");
         let began = Instant::now();
-        let deny = policy("late", "DENY", "[{from: [{source: {principals: [cluster.local/ns/app/sa/client]}}]}]");
+        let deny =
+            policy("late", "DENY", "[{from: [{source: {principals: [cluster.local/ns/app/sa/client]}}]}]");
         world.apply(&deny);
         let outcome = lines.next().unwrap().unwrap();
         let took = began.elapsed();
@@ -65,7 +71,7 @@ fn a_change_closes_established_connections_within_a_second() {
         assert!(outcome.starts_with("reset") || outcome.starts_with("closed"), "{pod}: {outcome}");
         assert!(took < Duration::from_secs(1), "{pod}: after {took:?}");
         world.lab.delete(&deny).unwrap();
-        world.eventually("open again", || reaches(&world, pod));
+        eventually("open again", || reaches(&world, pod));
     }
     assert!(world.agent_log("node2").contains("policy changed"));
 }

@@ -2,7 +2,7 @@
 
 use std::process::Stdio;
 
-use crate::world::{PORT, World};
+use crate::world::{PORT, World, eventually};
 
 #[test]
 fn traffic_goes_on_without_the_control_plane() {
@@ -11,12 +11,12 @@ fn traffic_goes_on_without_the_control_plane() {
     let ran = world.client("app", "client", &["load", "server.app", PORT, "5"]);
     assert!(ran.text.contains("failed 0"), "{ran:?}");
     world.lab.agent("node1").restart().unwrap();
-    world.eventually("the agent says that it waits", || {
+    eventually("the agent says that it waits", || {
         world.agent_log("node1").contains("waiting for the control plane")
     });
     assert!(!world.client("app", "client", &["who", "server.app", PORT]).ok, "fails closed meanwhile");
     world.lab.control().start().unwrap();
-    world.eventually("recovered", || world.client("app", "client", &["who", "server.app", PORT]).ok);
+    eventually("recovered", || world.client("app", "client", &["who", "server.app", PORT]).ok);
 }
 
 #[test]
@@ -33,7 +33,7 @@ fn a_killed_agent_fails_closed_and_the_next_takes_over() {
     let outside = world.client("out", "client", &["who", "server.out", PORT]);
     assert!(outside.ok, "what the mesh has nothing to do with is not touched: {outside:?}");
     world.lab.agent("node1").start().unwrap();
-    world.eventually("taken over", || world.client("app", "client", &["who", "server.app", PORT]).ok);
+    eventually("taken over", || world.client("app", "client", &["who", "server.app", PORT]).ok);
     let output = load.wait_with_output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(text.starts_with("done"), "no connection hung: {text}");
@@ -41,7 +41,7 @@ fn a_killed_agent_fails_closed_and_the_next_takes_over() {
     world.lab.agent("node2").kill().unwrap();
     assert!(!world.client("app", "client", &["who", "server.app", PORT]).ok);
     world.lab.agent("node2").start().unwrap();
-    world.eventually("taken over", || world.client("app", "client", &["who", "server.app", PORT]).ok);
+    eventually("taken over", || world.client("app", "client", &["who", "server.app", PORT]).ok);
 }
 
 #[test]
@@ -52,7 +52,7 @@ fn a_stop_lets_open_connections_finish() {
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    world.eventually("open", || world.admin("node1", "/status")["openConnections"].as_u64() >= Some(1));
+    eventually("open", || world.admin("node1", "/status")["openConnections"].as_u64() >= Some(1));
     world.lab.agent("node1").stop().unwrap();
     assert!(slow.wait().unwrap().success() || slow.stdout.is_some());
     assert!(world.agent_log("node1").contains("told to stop"));

@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader, Write};
 use std::process::Stdio;
 
-use crate::world::{PORT, World};
+use crate::world::{PORT, World, eventually};
 
 const GIGABYTE: &str = "1000000000";
 
@@ -15,13 +15,17 @@ fn half_close_reset_and_single_bytes_pass_both_ways() {
     let world = World::new("streams");
     for pod in BOTH {
         let run = |arguments: &[&str]| world.client("app", pod, arguments);
-        assert_eq!(run(&["echo", "server.app", PORT, "hello"]).text, "hello<done>", "{pod}: the client closes first");
+        assert_eq!(
+            run(&["echo", "server.app", PORT, "hello"]).text,
+            "hello<done>",
+            "{pod}: the client closes first"
+        );
         assert_eq!(run(&["close-first", "server.app", PORT]).text, "bye", "{pod}: the server closes first");
         assert_eq!(run(&["expect-reset", "server.app", PORT]).text, "reset", "{pod}: the server resets");
         assert!(run(&["send-reset", "server.app", PORT]).ok);
         assert_eq!(run(&["bytewise", "server.app", PORT, "2000"]).text, "2000", "{pod}");
     }
-    world.eventually("the server heard of it all", || {
+    eventually("the server heard of it all", || {
         let log = world.lab.logs("app", "server", None).unwrap();
         log.matches("after-close still here").count() == 2 && log.matches("await-reset: reset").count() == 2
     });
@@ -99,7 +103,7 @@ fn ten_thousand_idle_connections_fit() {
     }
     // The server keeps its ends open until it goes.
     world.lab.command(&["delete", "pod", "server", "-n", "app"]).status().unwrap();
-    world.eventually("all closed", || world.admin("node1", "/status")["openConnections"] == 0);
+    eventually("all closed", || world.admin("node1", "/status")["openConnections"] == 0);
 }
 
 #[test]
@@ -107,7 +111,9 @@ fn descriptors_run_out_and_the_agent_recovers() {
     let world = World::new("files");
     let pid = world.agent_pid("node1").to_string();
     let limit = |soft: &str| {
-        let status = std::process::Command::new("prlimit").args(["--pid", &pid, &format!("--nofile={soft}:20000")]).status();
+        let status = std::process::Command::new("prlimit")
+            .args(["--pid", &pid, &format!("--nofile={soft}:20000")])
+            .status();
         assert!(status.unwrap().success());
     };
     let open = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count();
@@ -116,7 +122,7 @@ fn descriptors_run_out_and_the_agent_recovers() {
         let _refused = world.client("app", "client", &["who", "server.app", PORT]);
     }
     limit("20000");
-    world.eventually("recovered", || world.client("app", "client", &["who", "server.app", PORT]).ok);
+    eventually("recovered", || world.client("app", "client", &["who", "server.app", PORT]).ok);
     let busy = cpu_ticks(&pid);
     std::thread::sleep(std::time::Duration::from_secs(1));
     assert!(cpu_ticks(&pid) - busy < 30, "it does not spin");

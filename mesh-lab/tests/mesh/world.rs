@@ -20,6 +20,11 @@ pub struct World {
     pub lab: Lab,
 }
 
+/// Waits for a condition, and fails if it does not come.
+pub fn eventually(what: &str, mut check: impl FnMut() -> bool) {
+    assert!(poll(SOON, || check().then_some(())).is_some(), "not in time: {what}");
+}
+
 /// What came of a program that ran in a pod.
 #[derive(Debug)]
 pub struct Ran {
@@ -39,7 +44,7 @@ impl World {
         lab.wait_ready(SOON).unwrap();
         let world = Self { lab };
         // The first connection finds neighbours and makes the pooled session; tests that count time come after it.
-        world.eventually("a first connection", || world.client("app", "client", &["who", "server.app", PORT]).ok);
+        eventually("a first connection", || world.client("app", "client", &["who", "server.app", PORT]).ok);
         world
     }
 
@@ -65,10 +70,6 @@ impl World {
 
     pub fn apply(&self, manifests: &str) {
         self.lab.apply(manifests).unwrap();
-    }
-
-    pub fn eventually(&self, what: &str, mut check: impl FnMut() -> bool) {
-        assert!(poll(SOON, || check().then_some(())).is_some(), "not in time: {what}");
     }
 
     /// A pod's addresses, IPv4 first.
@@ -117,7 +118,7 @@ impl Ran {
     }
 }
 
-/// A PeerAuthentication of a namespace.
+/// A `PeerAuthentication` of a namespace.
 pub fn mutual_tls(namespace: &str, mode: &str) -> String {
     format!(
         "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {{name: default, namespace: {namespace}}}\nspec: {{mtls: {{mode: {mode}}}}}\n"
@@ -125,29 +126,32 @@ pub fn mutual_tls(namespace: &str, mode: &str) -> String {
 }
 
 fn manifests() -> String {
-    let mut text = String::new();
+    let mut parts = Vec::new();
     for (namespace, label) in [("app", "enabled"), ("out", "disabled")] {
-        text += &format!(
+        parts.push(format!(
             "apiVersion: v1\nkind: Namespace\nmetadata: {{name: {namespace}, labels: {{nodemesh.io/dataplane: {label}}}}}\n---\n"
-        );
+        ));
         for (pod, node, account) in [
             ("server", "node2", "server"),
             ("client", "node1", "client"),
             ("neighbour", "node2", "client"),
             ("other", "node1", "other"),
         ] {
-            text += &pod_manifest(namespace, pod, node, account);
+            parts.push(pod_manifest(namespace, pod, node, account));
         }
-        text += &format!(
+        parts.push(format!(
             "apiVersion: v1\nkind: Service\nmetadata: {{name: server, namespace: {namespace}}}\nspec: {{selector: {{app: server}}, ports: [{{name: tcp, port: {PORT}}}]}}\n---\n"
-        );
+        ));
     }
-    text
+    parts.concat()
 }
 
 fn pod_manifest(namespace: &str, pod: &str, node: &str, account: &str) -> String {
     let (command, probe) = if pod == "server" {
-        (format!("[python3, -u, {PEER}, serve, \"{PORT}\"]"), format!("readinessProbe: {{tcpSocket: {{port: {PORT}}}, periodSeconds: 1}}"))
+        (
+            format!("[python3, -u, {PEER}, serve, \"{PORT}\"]"),
+            format!("readinessProbe: {{tcpSocket: {{port: {PORT}}}, periodSeconds: 1}}"),
+        )
     } else {
         ("[sleep, infinity]".to_owned(), "ports: []".to_owned())
     };
@@ -170,5 +174,10 @@ spec:
 /// The control plane's program, beside the lab's.
 pub fn control_binary() -> std::path::PathBuf {
     let own = std::env::current_exe().unwrap();
-    own.ancestors().skip(1).take(2).map(|directory| directory.join("mesh-control")).find(|path| path.is_file()).unwrap()
+    own.ancestors()
+        .skip(1)
+        .take(2)
+        .map(|directory| directory.join("mesh-control"))
+        .find(|path| path.is_file())
+        .unwrap()
 }

@@ -1,4 +1,4 @@
-//! Outlier detection on connect failures (DestinationRule `outlierDetection`), shared by the cores: it is touched
+//! Outlier detection on connect failures (`DestinationRule`'s `outlierDetection`), shared by the cores: it is touched
 //! when a service has the policy and when a connect fails, not otherwise.
 
 use std::collections::HashMap;
@@ -55,7 +55,9 @@ impl<K: Hash + Eq + Clone> Health<K> {
         let mut endpoints = self.endpoints.lock().unwrap_or_else(PoisonError::into_inner);
         let out_now = all
             .iter()
-            .filter(|other| endpoints.get(*other).and_then(|state| state.until).is_some_and(|until| until > now))
+            .filter(|other| {
+                endpoints.get(*other).and_then(|state| state.until).is_some_and(|until| until > now)
+            })
             .count();
         let state = endpoints.entry(key.clone()).or_insert(State {
             failures: 0,
@@ -66,9 +68,7 @@ impl<K: Hash + Eq + Clone> Health<K> {
         state.failures += 1;
         let already_out = state.until.is_some_and(|until| until > now);
         let too_many = percent(out_now + 1, all.len()) > usize::from(limits.max_ejection_percent);
-        if limits.consecutive_errors.is_none_or(|most| state.failures < most.get())
-            || already_out
-            || too_many
+        if limits.consecutive_errors.is_none_or(|most| state.failures < most.get()) || already_out || too_many
         {
             return false;
         }
@@ -109,7 +109,13 @@ mod tests {
         min_health_percent: 0,
     };
 
-    fn fail(health: &Health<&'static str>, key: &'static str, times: u32, limits: &OutlierDetection, now: Instant) -> bool {
+    fn fail(
+        health: &Health<&'static str>,
+        key: &'static str,
+        times: u32,
+        limits: &OutlierDetection,
+        now: Instant,
+    ) -> bool {
         (0..times).any(|_| health.failed(&key, &["a", "b"], limits, now))
     }
 

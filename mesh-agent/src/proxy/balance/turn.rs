@@ -114,7 +114,12 @@ fn draw<K>(candidates: &[(K, u32)], except: Option<usize>) -> Option<usize> {
 mod tests {
     use super::*;
 
-    fn count(turns: &Turns<&'static str>, method: LoadBalancer, candidates: &[(&'static str, u32)], n: usize) -> Vec<usize> {
+    fn count(
+        turns: &Turns<&'static str>,
+        method: LoadBalancer,
+        candidates: &[(&'static str, u32)],
+        n: usize,
+    ) -> Vec<usize> {
         let mut hits = vec![0; candidates.len()];
         for _ in 0..n {
             hits[turns.choose(method, candidates).unwrap()] += 1;
@@ -125,7 +130,10 @@ mod tests {
     #[test]
     fn round_robin_is_exact_and_follows_weights() {
         let turns = Turns::default();
-        assert_eq!(count(&turns, LoadBalancer::RoundRobin, &[("a", 1), ("b", 1), ("c", 1)], 30), [10, 10, 10]);
+        assert_eq!(
+            count(&turns, LoadBalancer::RoundRobin, &[("a", 1), ("b", 1), ("c", 1)], 30),
+            [10, 10, 10]
+        );
         let turns = Turns::default();
         assert_eq!(count(&turns, LoadBalancer::RoundRobin, &[("a", 3), ("b", 1)], 40), [30, 10]);
         let order: Vec<_> =

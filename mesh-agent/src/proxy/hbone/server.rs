@@ -8,8 +8,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use h2::server::{self, SendResponse};
 use h2::{Reason, RecvStream};
-use http::{Method, Response, StatusCode};
 use http::header::HeaderMap;
+use http::{Method, Response, StatusCode};
 use rustls::server::UnbufferedServerConnection;
 use tokio::sync::Notify;
 use tokio::task::spawn_local;
@@ -58,7 +58,8 @@ impl Server {
                 .max_concurrent_streams(MAX_PEER_STREAMS)
                 .handshake::<_, Bytes>(tls.clone()),
         );
-        let started = poll_fn(|context| tls.poll_then_send(context, |context| handshake.as_mut().poll(context)));
+        let started =
+            poll_fn(|context| tls.poll_then_send(context, |context| handshake.as_mut().poll(context)));
         let connection = tokio::time::timeout(PREFACE_TIMEOUT, started)
             .await
             .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??

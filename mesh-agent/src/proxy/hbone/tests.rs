@@ -61,7 +61,8 @@ async fn pair(application: std::net::SocketAddr, answer: Answer) -> Connection {
                     Answer::Relay => {
                         let socket = TcpStream::connect(application).await.unwrap();
                         let mut tunnel = request.accept(http::HeaderMap::new()).unwrap();
-                        let _end = relay_tunnel(&socket, &mut tunnel, SocketIs::Server, &Meter::default()).await;
+                        let _end =
+                            relay_tunnel(&socket, &mut tunnel, SocketIs::Server, &Meter::default()).await;
                     }
                 }
             })
@@ -91,7 +92,7 @@ async fn through(connection: &Connection) -> TcpStream {
 fn run(test: impl Future<Output = ()>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let local = tokio::task::LocalSet::new();
-    let limited = async { tokio::time::timeout(Duration::from_secs(60), test).await.expect("in time") };
+    let limited = async { tokio::time::timeout(Duration::from_mins(1), test).await.expect("in time") };
     local.block_on(&runtime, limited);
 }
 
@@ -128,11 +129,13 @@ fn half_close_reaches_the_server_and_its_answer_the_client() {
 #[test]
 fn many_megabytes_arrive_unchanged_both_ways_beside_small_ones() {
     const SIZE: usize = 64 * 1024 * 1024;
+    #[allow(clippy::cast_possible_truncation)]
+    let byte = |index: usize| (index * 7 + index / 251) as u8;
     run(async {
         let connection = pair(echo().await, Answer::Relay).await;
         let (mut from, mut to) = through(&connection).await.into_split();
         let mut small = through(&connection).await;
-        let pattern: Vec<u8> = (0..SIZE).map(|index| (index * 7 + index / 251) as u8).collect();
+        let pattern: Vec<u8> = (0..SIZE).map(byte).collect();
         let sent = pattern.clone();
         spawn_local(async move {
             to.write_all(&sent).await.unwrap();
@@ -177,7 +180,9 @@ fn a_reader_that_stops_holds_up_its_writer_and_nobody_else() {
         let (stopped, _) = listener.accept().await.unwrap();
         let chunk = vec![0; 1 << 20];
         let mut taken = 0;
-        while let Ok(Ok(written)) = tokio::time::timeout(Duration::from_millis(500), writer.write(&chunk)).await {
+        while let Ok(Ok(written)) =
+            tokio::time::timeout(Duration::from_millis(500), writer.write(&chunk)).await
+        {
             taken += written;
             assert!(taken < 64 << 20, "the writer was never held up");
         }

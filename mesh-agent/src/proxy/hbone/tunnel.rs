@@ -1,4 +1,4 @@
-//! An open stream: after the 200 its DATA frames are the raw bytes, END_STREAM is FIN, RST_STREAM is RST.
+//! An open stream: after the 200 its DATA frames are the raw bytes, `END_STREAM` is FIN, `RST_STREAM` is RST.
 
 use std::cell::Cell;
 use std::rc::Rc;

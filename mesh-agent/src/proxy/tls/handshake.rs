@@ -57,9 +57,12 @@ pub async fn accept(
 }
 
 async fn drive<C: Records>(tcp: TcpStream, records: C) -> Result<TlsStream<C>, Error> {
-    tokio::time::timeout(TIMEOUT, Handshake { tcp, records, incoming: Vec::new(), outgoing: Vec::new() }.run())
-        .await
-        .map_err(|_| Error::Timeout)?
+    tokio::time::timeout(
+        TIMEOUT,
+        Handshake { tcp, records, incoming: Vec::new(), outgoing: Vec::new() }.run(),
+    )
+    .await
+    .map_err(|_| Error::Timeout)?
 }
 
 struct Handshake<C> {

@@ -126,7 +126,8 @@ impl<C: Records> TlsStream<C> {
         }
         loop {
             // The received bytes have to be shown each time, because rustls keeps positions in them.
-            let UnbufferedStatus { discard, state, .. } = self.records.process(&mut self.incoming[self.start..]);
+            let UnbufferedStatus { discard, state, .. } =
+                self.records.process(&mut self.incoming[self.start..]);
             let mut extra = 0;
             let mut done = false;
             match state.map_err(invalid)? {

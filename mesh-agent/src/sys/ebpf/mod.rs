@@ -23,7 +23,9 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The binary was built without its programs.
-    #[error("this mesh-agent was built without its eBPF programs: run `cargo xtask build-ebpf` and build again")]
+    #[error(
+        "this mesh-agent was built without its eBPF programs: run `cargo xtask build-ebpf` and build again"
+    )]
     NotEmbedded,
     /// The object was refused by the kernel or the loader.
     #[error("loading the eBPF object: {0}")]

@@ -183,7 +183,10 @@ fn probe_endpoints(keys: &PodKeys) -> impl Iterator<Item = Endpoint> + '_ {
         .flat_map(|&address| keys.probe_ports.iter().map(move |&port| Endpoint::new(address.into(), port)))
 }
 
-fn replace(map: &mut HashMap<MapData, Address, u32>, wanted: &HashSet<Address>) -> Result<(), aya::maps::MapError> {
+fn replace(
+    map: &mut HashMap<MapData, Address, u32>,
+    wanted: &HashSet<Address>,
+) -> Result<(), aya::maps::MapError> {
     let present: HashSet<Address> = map.keys().collect::<Result<_, _>>()?;
     for address in wanted.difference(&present) {
         map.insert(address, 1, 0)?;
