@@ -187,3 +187,31 @@ fn certificates(text: &str) -> Result<Bundle, AnswerError> {
 fn time(seconds: i64) -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::certs::fixture::root;
+
+    /// However they are divided into texts, and whether or not these end with a line break.
+    #[test]
+    fn every_root_at_the_end_of_an_answer_counts() {
+        let (first, second, key) = (root("first"), root("second"), KeyPair::generate().unwrap());
+        let mut params = CertificateParams::default();
+        let uri = "spiffe://td/ns/a/sa/b";
+        params.subject_alt_names = vec![SanType::URI(uri.try_into().unwrap())];
+        let leaf = params.signed_by(&key, &*first).unwrap().pem().trim().to_owned();
+        let read = |answer: &[String]| Issued::read(answer, KeyPair::generate().unwrap());
+        let together = [leaf.clone(), first.pem() + &second.pem()];
+        let apart = [leaf.clone(), first.pem().trim().to_owned(), second.pem()];
+        for answer in [&together[..], &apart[..]] {
+            let issued = read(answer).unwrap();
+            assert_eq!(issued.roots, [first.der().clone(), second.der().clone()]);
+            assert_eq!(issued.chain.len(), 1, "roots are not sent to peers");
+            assert_eq!(issued.id.as_str(), uri);
+        }
+        for answer in [&[][..], &[leaf][..], &[first.pem()][..]] {
+            assert!(matches!(read(answer), Err(AnswerError::TooFew(found)) if found == answer.len()));
+        }
+    }
+}

@@ -34,6 +34,8 @@ pub(crate) struct Behaviour {
     pub lifetime: Duration,
     /// Signs for this one, whoever asks.
     pub identity: Option<String>,
+    /// Certificates signed so far.
+    pub signed: usize,
 }
 
 #[derive(Clone)]
@@ -58,7 +60,7 @@ pub(crate) fn root(name: &str) -> Arc<Root> {
 
 impl Authority {
     pub fn new(lifetime: Duration) -> Self {
-        let behaviour = Behaviour { roots: vec![root("first")], lifetime, identity: None };
+        let behaviour = Behaviour { roots: vec![root("first")], lifetime, identity: None, signed: 0 };
         let files = tempfile::tempdir().unwrap();
         std::fs::write(files.path().join("token"), format!("{TOKEN}\n")).unwrap();
         let authority = Self { behaviour: Arc::new(Mutex::new(behaviour)), files: Arc::new(files) };
@@ -122,7 +124,8 @@ impl Authority {
     }
 
     fn sign(&self, csr: &str) -> IstioCertificateResponse {
-        let behaviour = self.set();
+        let mut behaviour = self.set();
+        behaviour.signed += 1;
         let csr = CertificateSigningRequestParams::from_pem(csr).unwrap();
         let mut params = csr.params;
         if let Some(identity) = &behaviour.identity {

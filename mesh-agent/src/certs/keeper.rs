@@ -172,13 +172,15 @@ mod tests {
         let after = |count, left| retry_after(count, left, &workload(), 0.5);
         assert_eq!(after(1, None), Duration::from_millis(500));
         assert_eq!(after(2, None), Duration::from_secs(1));
-        assert_eq!(after(40, None), LONGEST_RETRY);
+        let week = Some(Duration::from_hours(7 * 24));
+        assert_eq!(after(40, week), LONGEST_RETRY);
+        assert_eq!(after(40, None), Duration::from_secs(5), "a pod without one is cut off");
         assert_eq!(
             after(40, Some(Duration::from_secs(100))),
             Duration::from_secs(25),
             "several tries are left"
         );
-        assert_eq!(after(40, Some(Duration::ZERO)), LONGEST_RETRY, "expired");
+        assert_eq!(after(40, Some(Duration::ZERO)), Duration::from_secs(5), "expired");
         assert!(after(1, Some(Duration::from_millis(1))) >= SHORTEST_RETRY);
     }
 

@@ -88,6 +88,10 @@ async fn an_answer_for_somebody_else_is_not_used() {
     let error = certificates.status().remove(0).error.unwrap();
     assert!(error.contains("it is for spiffe://cluster.local/ns/shop/sa/other instead of"), "{error}");
     assert!(certificates.current(&web()).is_none());
+    until("the agent asked as well", || authority.set().signed >= 2).await;
+    let mut own = certificates.own();
+    let used = tokio::time::timeout(Duration::from_secs(1), own.wait_for(Option::is_some)).await;
+    assert!(used.is_err(), "nor does the agent use one of somebody else");
 }
 
 #[tokio::test]
@@ -117,6 +121,24 @@ async fn roots_come_and_go_while_certificates_stay() {
     authority.set().roots.remove(0);
     authority.write_bundle();
     until("one root", || certificates.status()[0].roots.len() == 1).await;
+}
+
+/// The authority lost its root, or was told to replace it without waiting.
+#[tokio::test]
+async fn a_certificate_whose_root_is_gone_is_replaced_at_once() {
+    let (authority, running, certificates) = agent(LONG).await;
+    certificates.retain(&web());
+    let before = certificates.ready(&web(), PATIENCE).await.expect("a certificate");
+    let (address, old_roots) = (running.address.to_string(), certificates.status().remove(0).roots);
+    running.stop().await;
+    authority.set().roots = vec![root("second")];
+    authority.write_bundle();
+    let _running = authority.serve(&address).await;
+    until("another root", || certificates.status()[0].roots != old_roots).await;
+    until("a certificate under it", || {
+        certificates.current(&web()).is_some_and(|now| now.serial != before.serial)
+    })
+    .await;
 }
 
 struct Mesh {

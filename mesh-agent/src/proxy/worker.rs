@@ -259,6 +259,7 @@ impl Core {
             let snapshot = updates.borrow_and_update().clone();
             let revoked = self.admissions.recheck(&snapshot);
             if revoked > 0 {
+                self.metrics.revoked(revoked);
                 tracing::info!(
                     revoked,
                     generation = snapshot.generation(),

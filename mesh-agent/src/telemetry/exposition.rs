@@ -36,8 +36,6 @@ pub struct AgentMetrics {
     pub first_expiry: Gauge<i64, AtomicI64>,
     /// Faults that the eBPF programs reported, by kind.
     pub ebpf_faults: Family<[(&'static str, String); 1], Counter>,
-    /// Connections closed because policy changed.
-    pub revoked: Counter,
 }
 
 /// The workers' metrics, summed at each scrape.
@@ -58,7 +56,6 @@ impl AgentMetrics {
             generation: Gauge::default(),
             first_expiry: Gauge::default(),
             ebpf_faults: Family::default(),
-            revoked: Counter::default(),
         };
         metrics.register(workers);
         metrics
@@ -86,11 +83,6 @@ impl AgentMetrics {
             "nodemesh_ebpf_faults",
             "Faults that the eBPF programs reported",
             self.ebpf_faults.clone(),
-        );
-        registry.register(
-            "nodemesh_connections_revoked",
-            "Connections closed because a policy changed",
-            self.revoked.clone(),
         );
         registry.register_collector(Box::new(workers));
     }
@@ -209,8 +201,10 @@ impl Collector for Workers {
             self.all.iter().map(|worker| of(worker).load(Ordering::Relaxed)).sum()
         };
         let accept_errors = total(|worker| &worker.accept_errors);
+        let revoked = total(|worker| &worker.revoked);
         for (name, help, value) in [
             ("nodemesh_accept_errors", "Accepts that failed for lack of something", accept_errors),
+            ("nodemesh_connections_revoked", "Connections closed because a policy changed", revoked),
             (
                 "nodemesh_access_log_lost",
                 "Access log lines that were not written fast enough",

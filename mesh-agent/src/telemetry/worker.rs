@@ -41,6 +41,7 @@ pub struct WorkerMetrics {
     pub(super) connects: Durations,
     pub(super) handshakes: Durations,
     pub(super) accept_errors: AtomicU64,
+    pub(super) revoked: AtomicU64,
     pub(super) open: OpenConnections,
     pub(super) log: AccessLog,
 }
@@ -59,6 +60,7 @@ impl WorkerMetrics {
             connects: Durations::default(),
             handshakes: Durations::default(),
             accept_errors: AtomicU64::new(0),
+            revoked: AtomicU64::new(0),
             open: OpenConnections::default(),
             log,
         })
@@ -89,6 +91,11 @@ impl WorkerMetrics {
     /// Notes that `accept` failed for lack of something.
     pub fn accept_failed(&self) {
         self.accept_errors.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Notes connections that were closed because a policy changed.
+    pub fn revoked(&self, connections: usize) {
+        self.revoked.fetch_add(connections as u64, Ordering::Relaxed);
     }
 
     /// Forgets label sets that nothing used for `idle` and that no open connection holds, so that pods that come and

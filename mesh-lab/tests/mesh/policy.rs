@@ -74,4 +74,5 @@ fn a_change_closes_established_connections_within_a_second() {
         eventually("open again", || reaches(&world, pod));
     }
     assert!(world.agent_log("node2").contains("policy changed"));
+    assert!(world.metric("node2", "nodemesh_connections_revoked_total", "") > 1.5);
 }
