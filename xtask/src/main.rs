@@ -3,6 +3,7 @@
 //! Each verb reads as the list of commands that a person would type; nothing here is needed to run a mesh.
 #![forbid(unsafe_code)]
 
+mod bench;
 mod build;
 mod command;
 mod demo;
@@ -44,6 +45,8 @@ enum Verb {
         #[arg(long)]
         keep: bool,
     },
+    /// Measure no mesh, the mesh and Envoy side by side on this machine
+    Bench(bench::Options),
     /// Build and run mesh-lab with these arguments
     #[command(disable_help_flag = true)]
     Lab {
@@ -71,6 +74,7 @@ impl Verb {
             Self::BuildEbpf => ebpf::build(&workspace)?,
             Self::Test { filters } => test::run(&workspace, &filters)?,
             Self::Demo { keep } => demo::run(&workspace, keep)?,
+            Self::Bench(options) => bench::run(&workspace, &options)?,
             Self::Lab { arguments } => return lab::run(&workspace, &arguments),
         }
         Ok(ExitCode::SUCCESS)

@@ -1,0 +1,187 @@
+//! One measurement: a load in the client's pod, what it reports, and the CPU time that the proxies took meanwhile.
+
+use std::fs;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use crate::command::CommandExt;
+
+use super::paths::{HTTP, Paths, STREAM};
+use super::plan::{Load, Path, Probe};
+
+/// Clock ticks of /proc in a second: fixed for programs, whatever the kernel's own clock (`USER_HZ`).
+const TICKS: f64 = 100.0;
+
+/// Runs a probe over a path and answers metrics with their values.
+pub fn run(paths: &Paths, path: Path, probe: Probe, seconds: u32) -> Result<Vec<(String, f64)>> {
+    let values = match probe.load {
+        Load::Streams(count) => streams(paths, path, probe, count, seconds),
+        Load::Requests(count) => requests(paths, path, probe, count, seconds),
+        Load::Connections => connections(paths, path, probe, seconds),
+    };
+    let values = values.with_context(|| format!("{:?} over {}", probe, path.name()))?;
+    Ok(values.into_iter().map(|(name, value)| (probe.metric(name), value)).collect())
+}
+
+type Values = Vec<(String, f64)>;
+
+fn streams(paths: &Paths, path: Path, probe: Probe, count: u32, seconds: u32) -> Result<Values> {
+    let (host, port) = paths.target(path, probe.place, STREAM)?;
+    let (port, streams, seconds) = (port.to_string(), count.to_string(), seconds.to_string());
+    let before = cpu_seconds(paths, path)?;
+    let command = ["iperf3", "-c", &host, "-p", &port, "-P", &streams, "-t", &seconds, "-J"];
+    let text = paths.in_client(path, &command).captured()?;
+    let cpu = cpu_seconds(paths, path)? - before;
+    let (bits_per_second, bytes) = received(&text)?;
+    let mut values = vec![(format!("throughput_{count}"), bits_per_second / 1e9)];
+    if count == 1 && path != Path::None {
+        values.push(("cpu_s_per_gb".into(), cpu / (bytes / 1e9)));
+    }
+    Ok(values)
+}
+
+/// Rate and bytes that arrived, of iperf3's report.
+fn received(text: &str) -> Result<(f64, f64)> {
+    let report: Value = serde_json::from_str(text).context("iperf3's report")?;
+    if let Some(error) = report["error"].as_str() {
+        anyhow::bail!("iperf3: {error}");
+    }
+    let sum = &report["end"]["sum_received"];
+    let (rate, bytes) = (sum["bits_per_second"].as_f64(), sum["bytes"].as_f64());
+    let (rate, bytes) = rate.zip(bytes).context("iperf3's report has no sum")?;
+    ensure!(bytes > 0.0, "no byte arrived");
+    Ok((rate, bytes))
+}
+
+fn requests(paths: &Paths, path: Path, probe: Probe, count: u32, seconds: u32) -> Result<Values> {
+    let before = cpu_seconds(paths, path)?;
+    let report = wrk(paths, path, probe, count, seconds, &[])?;
+    let cpu = cpu_seconds(paths, path)? - before;
+    let mut values = vec![
+        (format!("rps_{count}"), report.rate),
+        (format!("p50_{count}"), report.p50),
+        (format!("p99_{count}"), report.p99),
+    ];
+    if count == 16 && path != Path::None {
+        values.push(("cpu_s_per_100k".into(), cpu / report.requests * 1e5));
+    }
+    Ok(values)
+}
+
+fn connections(paths: &Paths, path: Path, probe: Probe, seconds: u32) -> Result<Values> {
+    let report = wrk(paths, path, probe, 16, seconds, &["-H", "Connection: close"])?;
+    Ok(vec![("conn_rate".into(), report.rate)])
+}
+
+fn wrk(paths: &Paths, path: Path, probe: Probe, count: u32, seconds: u32, more: &[&str]) -> Result<Wrk> {
+    let (host, port) = paths.target(path, probe.place, HTTP)?;
+    let (count, seconds) = (format!("-c{count}"), format!("-d{seconds}s"));
+    let url = format!("http://{host}:{port}/");
+    let mut command = vec!["wrk", "-t1", &count, &seconds, "--latency"];
+    command.extend_from_slice(more);
+    command.push(&url);
+    let text = paths.in_client(path, &command).captured()?;
+    Wrk::read(&text).with_context(|| format!("wrk's report:\n{text}"))
+}
+
+/// What wrk reports.
+#[derive(Debug, PartialEq)]
+struct Wrk {
+    requests: f64,
+    rate: f64,
+    /// In milliseconds, like `p99`.
+    p50: f64,
+    p99: f64,
+}
+
+impl Wrk {
+    fn read(text: &str) -> Result<Self> {
+        let errors = text.lines().find(|line| line.contains("Non-2xx") || line.contains("Socket errors"));
+        ensure!(errors.is_none_or(only_timeouts), "errors under load: {}", errors.unwrap_or_default().trim());
+        let after = |label: &str| {
+            let line = text.lines().find_map(|line| line.trim().strip_prefix(label));
+            line.map(str::trim).with_context(|| format!("no `{label}`"))
+        };
+        let total = text.lines().find(|line| line.contains(" requests in ")).context("no total")?;
+        let requests = total.split_whitespace().next().context("no total")?.parse()?;
+        let rate = after("Requests/sec:")?.parse()?;
+        let report =
+            Self { requests, rate, p50: milliseconds(after("50%")?)?, p99: milliseconds(after("99%")?)? };
+        ensure!(report.requests > 0.0, "no request was answered");
+        Ok(report)
+    }
+}
+
+/// A request that takes longer than wrk's two seconds shows in the latency, not as an error of the path.
+fn only_timeouts(line: &str) -> bool {
+    line.contains("connect 0, read 0, write 0, timeout")
+}
+
+fn milliseconds(text: &str) -> Result<f64> {
+    let units = [("us", 1e-3), ("ms", 1.0), ("s", 1e3), ("m", 6e4)];
+    for (unit, factor) in units {
+        if let Some(number) = text.strip_suffix(unit) {
+            return Ok(number.parse::<f64>().with_context(|| format!("the time {text}"))? * factor);
+        }
+    }
+    anyhow::bail!("a time without a unit: {text}")
+}
+
+/// CPU time that the proxies of a path have used so far, in user and kernel mode.
+fn cpu_seconds(paths: &Paths, path: Path) -> Result<f64> {
+    paths.proxies(path)?.into_iter().map(cpu_of).sum()
+}
+
+fn cpu_of(pid: u32) -> Result<f64> {
+    let file = format!("/proc/{pid}/stat");
+    let text = fs::read_to_string(&file).with_context(|| format!("can't read {file}"))?;
+    ticks(&text).map(|ticks| ticks / TICKS).with_context(|| format!("{file} is not as proc(5) says"))
+}
+
+/// `utime` and `stime`, fields 14 and 15. The name, field 2, may hold anything but ends with the last bracket.
+fn ticks(stat: &str) -> Option<f64> {
+    let (_, fields) = stat.rsplit_once(") ")?;
+    let mut fields = fields.split(' ').skip(11);
+    Some(fields.next()?.parse::<f64>().ok()? + fields.next()?.parse::<f64>().ok()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const REPORT: &str = "Running 1s test @ http://10.0.0.1:8080/
+  1 threads and 16 connections
+  Latency Distribution
+     50%   57.00us
+     75%  130.00us
+     90%  208.00us
+     99%    1.25ms
+  153000 requests in 1.00s, 24.40MB read
+Requests/sec: 152000.50
+Transfer/sec:     24.30MB
+";
+
+    #[test]
+    fn reads_wrks_report() {
+        let report = Wrk::read(REPORT).unwrap();
+        assert_eq!(report, Wrk { requests: 153_000.0, rate: 152_000.5, p50: 0.057, p99: 1.25 });
+        let broken = format!("{REPORT}  Socket errors: connect 0, read 3, write 0, timeout 0\n");
+        assert!(Wrk::read(&broken).unwrap_err().to_string().contains("read 3"));
+        assert!(Wrk::read("").is_err());
+    }
+
+    #[test]
+    fn reads_iperf3s_report() {
+        let text = r#"{"end":{"sum_received":{"bytes":4000,"bits_per_second":32000.0}}}"#;
+        assert_eq!(received(text).unwrap(), (32_000.0, 4_000.0));
+        assert_eq!(received(r#"{"error":"no route"}"#).unwrap_err().to_string(), "iperf3: no route");
+    }
+
+    #[test]
+    fn reads_cpu_time_past_any_name() {
+        let stat = "7 (a) b (c) S 1 7 7 0 -1 4194560 1 2 3 4 250 50 0 0 20 0 1 0 5 6 7";
+        assert_eq!(ticks(stat), Some(300.0));
+        assert_eq!(ticks("7 broken"), None);
+    }
+}

@@ -1,0 +1,75 @@
+//! `cargo xtask bench`: no mesh, the mesh, and Envoy, in one run, in turns.
+//!
+//! All three paths run at once in one lab, between pods on two nodes and on one, with the same servers and clients;
+//! only one is under load at a time. Reading order: [`plan`] (what is measured), [`paths`] (the lab), [`envoy`] (the
+//! comparison's proxies), [`measure`] (one measurement), [`report`] (the table and the file).
+
+mod envoy;
+mod measure;
+mod paths;
+mod plan;
+mod report;
+
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, ensure};
+use clap::Args;
+
+use crate::build;
+use crate::setup::is_root;
+use crate::workspace::Workspace;
+
+use paths::Paths;
+use plan::{Path, Plan};
+use report::Report;
+
+/// What to measure and where to put it.
+#[derive(Args)]
+pub struct Options {
+    /// Measure only this metric, or all whose names start with it (`same`, `cross.rps`); may be repeated
+    #[arg(long, value_name = "METRIC")]
+    only: Vec<String>,
+    /// Write the results to this file as well
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// How often everything is measured
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
+    rounds: u32,
+    /// How long each single measurement takes, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
+    seconds: u32,
+}
+
+/// Builds, measures, reports.
+pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
+    ensure!(is_root(), "a lab needs root");
+    let plan = Plan::of(&options.only)?;
+    build::everything(workspace)?;
+    let paths = Paths::up(workspace)?;
+    let mut report = Report::default();
+    if plan.wants(plan::RSS_IDLE) {
+        paths.note_memory(&mut report, plan::RSS_IDLE)?;
+    }
+    for round in 0..options.rounds {
+        println!("round {} of {}", round + 1, options.rounds);
+        for probe in plan.probes() {
+            for path in Path::in_turn(round) {
+                for (metric, value) in measure::run(&paths, path, probe, options.seconds)? {
+                    if plan.wants(&metric) {
+                        report.add(&metric, path, value);
+                    }
+                }
+            }
+        }
+    }
+    if plan.wants(plan::RSS_LOADED) {
+        paths.note_memory(&mut report, plan::RSS_LOADED)?;
+    }
+    print!("{}", report.table());
+    if let Some(file) = &options.json {
+        let text = serde_json::to_string_pretty(&report.json()?)?;
+        fs::write(file, text + "\n").with_context(|| format!("can't write {}", file.display()))?;
+    }
+    Ok(())
+}

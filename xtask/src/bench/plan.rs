@@ -1,0 +1,197 @@
+//! What is measured, under which names.
+
+use std::fmt;
+
+use anyhow::{Result, ensure};
+
+/// Resident memory of the largest proxy before any load.
+pub const RSS_IDLE: &str = "agent.rss_idle";
+/// The same after all of it.
+pub const RSS_LOADED: &str = "agent.rss_loaded";
+
+/// How the client's bytes get to the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Path {
+    /// Directly, in plaintext.
+    None,
+    /// Through nodemesh.
+    Mesh,
+    /// Through a pair of Envoys.
+    Envoy,
+}
+
+impl Path {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::None, Self::Mesh, Self::Envoy];
+
+    /// All of them, each round in another order, so that what drifts on the machine hits none of them alone.
+    pub fn in_turn(round: u32) -> [Self; 3] {
+        let mut order = Self::ALL;
+        order.rotate_left(round as usize % Self::ALL.len());
+        order
+    }
+
+    /// Its name in results, and the namespace of its pods.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Mesh => "mesh",
+            Self::Envoy => "envoy",
+        }
+    }
+}
+
+/// Where the server is, seen from the client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// On another node.
+    Cross,
+    /// On the same node.
+    Same,
+}
+
+impl Place {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Cross, Self::Same];
+
+    /// Its name in metrics, and the name of the server's pod.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Cross => "cross",
+            Self::Same => "same",
+        }
+    }
+}
+
+/// One kind of load. A run of it gives several metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Load {
+    /// That many streams of bytes, as fast as they go.
+    Streams(u32),
+    /// Requests over that many kept connections, as fast as they are answered.
+    Requests(u32),
+    /// Requests on a connection each.
+    Connections,
+}
+
+impl Load {
+    /// All that are measured.
+    pub const ALL: [Self; 6] = [
+        Self::Streams(1),
+        Self::Streams(8),
+        Self::Requests(1),
+        Self::Requests(16),
+        Self::Requests(128),
+        Self::Connections,
+    ];
+
+    fn metrics(self) -> Vec<String> {
+        match self {
+            Self::Streams(1) => vec!["throughput_1".into(), "cpu_s_per_gb".into()],
+            Self::Streams(count) => vec![format!("throughput_{count}")],
+            Self::Requests(count) => {
+                let mut metrics = ["rps", "p50", "p99"].map(|metric| format!("{metric}_{count}")).to_vec();
+                if count == 16 {
+                    metrics.push("cpu_s_per_100k".into());
+                }
+                metrics
+            }
+            Self::Connections => vec!["conn_rate".into()],
+        }
+    }
+}
+
+/// One load at one place.
+#[derive(Clone, Copy, Debug)]
+pub struct Probe {
+    /// Where the server is.
+    pub place: Place,
+    /// What is done to it.
+    pub load: Load,
+}
+
+impl Probe {
+    /// Full name of one of its metrics.
+    pub fn metric(self, name: impl fmt::Display) -> String {
+        format!("{}.{name}", self.place.name())
+    }
+
+    fn metrics(self) -> Vec<String> {
+        self.load.metrics().into_iter().map(|name| self.metric(name)).collect()
+    }
+}
+
+/// What somebody wants to know.
+pub struct Plan {
+    only: Vec<String>,
+}
+
+impl Plan {
+    /// Everything, or what starts with one of `only`. An error if there is no such metric.
+    pub fn of(only: &[String]) -> Result<Self> {
+        let plan = Self { only: only.to_vec() };
+        let probes = every_probe().flat_map(Probe::metrics);
+        let all: Vec<_> = probes.chain([RSS_IDLE, RSS_LOADED].map(str::to_owned)).collect();
+        for wanted in only {
+            let known = all.iter().any(|metric| metric.starts_with(wanted.as_str()));
+            ensure!(known, "there is no metric {wanted}; there are {}", all.join(", "));
+        }
+        Ok(plan)
+    }
+
+    /// Whether a metric is asked for.
+    pub fn wants(&self, metric: &str) -> bool {
+        self.only.is_empty() || self.only.iter().any(|wanted| metric.starts_with(wanted.as_str()))
+    }
+
+    /// The probes that it takes.
+    pub fn probes(&self) -> Vec<Probe> {
+        every_probe().filter(|probe| probe.metrics().iter().any(|metric| self.wants(metric))).collect()
+    }
+}
+
+fn every_probe() -> impl Iterator<Item = Probe> {
+    Place::ALL.into_iter().flat_map(|place| Load::ALL.map(|load| Probe { place, load }))
+}
+
+/// Unit of a metric, and whether more of it is better.
+pub fn unit(metric: &str) -> (&'static str, bool) {
+    let name = metric.rsplit_once('.').map_or(metric, |(_, name)| name);
+    match name.split('_').next().unwrap_or(name) {
+        "throughput" => ("Gbit/s", true),
+        "rps" => ("requests/s", true),
+        "conn" => ("connections/s", true),
+        "p50" | "p99" => ("ms", false),
+        "rss" => ("MB", false),
+        _ => ("CPU s", false),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_asked_for_is_measured() {
+        let plan = Plan::of(&["cross.p99_16".into()]).unwrap();
+        let loads: Vec<_> = plan.probes().iter().map(|probe| probe.load).collect();
+        assert_eq!(loads, [Load::Requests(16)]);
+        assert!(plan.wants("cross.p99_16") && !plan.wants("cross.rps_16") && !plan.wants(RSS_IDLE));
+        assert_eq!(Plan::of(&[]).unwrap().probes().len(), 12);
+        assert!(Plan::of(&["cross.nothing".into()]).is_err());
+    }
+
+    #[test]
+    fn each_path_leads_some_round() {
+        let first: Vec<_> = (0..3).map(|round| Path::in_turn(round)[0]).collect();
+        assert_eq!(first, Path::ALL);
+    }
+
+    #[test]
+    fn units_follow_the_name() {
+        assert_eq!(unit("cross.rps_16"), ("requests/s", true));
+        assert_eq!(unit("same.p99_128"), ("ms", false));
+        assert_eq!(unit("cross.cpu_s_per_gb"), ("CPU s", false));
+        assert_eq!(unit(RSS_IDLE), ("MB", false));
+    }
+}
