@@ -23,6 +23,8 @@ use super::trust::Bundle;
 const LIFETIME: Duration = Duration::from_hours(24);
 /// From the request to the answer. The authority may wait a moment for the pod to be known to it.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Ends a certificate (RFC 7468, section 5.1).
+const END: &str = "-----END CERTIFICATE-----";
 
 /// The certificate authority.
 #[derive(Clone, Debug)]
@@ -50,6 +52,7 @@ pub(super) struct Issued {
     /// The same as it came.
     pub chain_pem: String,
     pub key: KeyPair,
+    /// Self-signed, all of them.
     pub roots: Bundle,
     pub not_before: SystemTime,
     pub not_after: SystemTime,
@@ -95,7 +98,7 @@ pub enum AnswerError {
     #[error("it is for {found} instead of {asked}")]
     WrongIdentity {
         /// Whose was asked for.
-        asked: SpiffeId,
+        asked: String,
         /// Whose came.
         found: SpiffeId,
     },
@@ -126,23 +129,32 @@ impl CaClient {
         };
         let answer = tokio::time::timeout(ANSWER_TIMEOUT, answer).await.map_err(|_| CaError::Silent)??;
         let issued = Issued::read(&answer.into_inner().cert_chain, key)?;
-        match subject {
-            Subject::Workload(asked) if *asked != issued.id => {
-                Err(AnswerError::WrongIdentity { asked: asked.clone(), found: issued.id }.into())
-            }
-            _ => Ok(issued),
+        if issued.id.as_str() != subject.as_str() {
+            let asked = subject.as_str().to_owned();
+            return Err(AnswerError::WrongIdentity { asked, found: issued.id }.into());
+        }
+        Ok(issued)
+    }
+}
+
+impl Subject {
+    /// URI of the identity.
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Agent { uri } => uri,
+            Self::Workload(id) => id.as_str(),
         }
     }
 }
 
 fn request(subject: &Subject, key: &KeyPair) -> Result<IstioCertificateRequest, rcgen::Error> {
-    let (uri, metadata) = match subject {
-        Subject::Agent { uri } => (uri.as_str(), None),
-        Subject::Workload(id) => (id.as_str(), Some(impersonated(id))),
+    let metadata = match subject {
+        Subject::Agent { .. } => None,
+        Subject::Workload(id) => Some(impersonated(id)),
     };
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
-    params.subject_alt_names = vec![SanType::URI(uri.try_into()?)];
+    params.subject_alt_names = vec![SanType::URI(subject.as_str().try_into()?)];
     let csr = params.serialize_request(key)?.pem()?;
     let validity_duration = i64::try_from(LIFETIME.as_secs()).unwrap_or(i64::MAX);
     Ok(IstioCertificateRequest { csr, validity_duration, metadata })
@@ -154,12 +166,13 @@ fn impersonated(id: &SpiffeId) -> Struct {
 }
 
 impl Issued {
-    /// The leaf comes first and the roots last; each text may hold several.
+    /// The leaf comes first and the roots last, divided into texts in any way.
     fn read(answer: &[String], key: KeyPair) -> Result<Self, AnswerError> {
-        let [own @ .., roots] = answer else { return Err(AnswerError::TooFew(0)) };
-        let chain_pem = own.concat();
-        let chain = certificates(&chain_pem)?;
-        let leaf = chain.first().ok_or(AnswerError::TooFew(answer.len()))?;
+        let mut chain = certificates(&answer.join("\n"))?;
+        let count = chain.len();
+        let roots = chain.iter().rev().take_while(|certificate| is_self_signed(certificate)).count();
+        let roots = chain.split_off(count - roots);
+        let leaf = chain.first().filter(|_| !roots.is_empty()).ok_or(AnswerError::TooFew(count))?;
         let (_, parsed) = X509Certificate::from_der(leaf).map_err(|_| AnswerError::Leaf)?;
         let (not_before, not_after) = (parsed.validity().not_before, parsed.validity().not_after);
         Ok(Self {
@@ -167,9 +180,9 @@ impl Issued {
             not_before: time(not_before.timestamp()),
             not_after: time(not_after.timestamp()),
             serial: parsed.raw_serial_as_string().replace(':', ""),
-            roots: certificates(roots)?,
+            chain_pem: pem_head(answer, chain.len()),
             chain,
-            chain_pem,
+            roots,
             key,
         })
     }
@@ -182,6 +195,15 @@ impl Issued {
 
 fn certificates(text: &str) -> Result<Bundle, AnswerError> {
     CertificateDer::pem_slice_iter(text.as_bytes()).collect::<Result<_, _>>().map_err(AnswerError::Pem)
+}
+
+fn is_self_signed(certificate: &CertificateDer<'_>) -> bool {
+    X509Certificate::from_der(certificate).is_ok_and(|(_, parsed)| parsed.subject() == parsed.issuer())
+}
+
+/// The first `count` certificates of an answer as they came.
+fn pem_head(answer: &[String], count: usize) -> String {
+    answer.join("\n").split_inclusive(END).take(count).collect()
 }
 
 fn time(seconds: i64) -> SystemTime {
@@ -208,6 +230,7 @@ mod tests {
             let issued = read(answer).unwrap();
             assert_eq!(issued.roots, [first.der().clone(), second.der().clone()]);
             assert_eq!(issued.chain.len(), 1, "roots are not sent to peers");
+            assert_eq!(issued.chain_pem.trim(), leaf);
             assert_eq!(issued.id.as_str(), uri);
         }
         for answer in [&[][..], &[leaf][..], &[first.pem()][..]] {

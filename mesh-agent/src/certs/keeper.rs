@@ -12,14 +12,17 @@ use super::store::Shared;
 /// Back-off after failures (wire reference 5).
 const FIRST_RETRY: Duration = Duration::from_millis(500);
 const LONGEST_RETRY: Duration = Duration::from_secs(150);
-/// Without its own certificate the agent hears of nothing, so it does not wait as long.
-const LONGEST_RETRY_OF_AGENT: Duration = Duration::from_secs(5);
+/// Without a certificate a pod is cut off, and without its own the agent hears of nothing, so they do not wait as long.
+const LONGEST_RETRY_WITHOUT: Duration = Duration::from_secs(5);
 /// Retries are no denser than this, however near the end is.
 const SHORTEST_RETRY: Duration = Duration::from_millis(200);
 /// Certificates that live for seconds (in tests) are renewed no faster than this.
 const SHORTEST_LIFE: Duration = Duration::from_millis(500);
 /// The wall clock may be set while one waits, so nobody waits for longer than this without looking at it.
 const LOOK_AT_CLOCK: Duration = Duration::from_secs(30);
+
+/// Certificates that are replaced because of their root are asked for within this time, not all at once.
+const SPREAD: Duration = Duration::from_secs(1);
 
 /// The file of roots is read this often. It is small.
 const READ_FILE: Duration = Duration::from_secs(1);
@@ -73,10 +76,19 @@ pub(super) async fn follow_roots(shared: Arc<Shared>) {
 
 async fn wait_until(shared: &Shared, subject: &Subject, when: SystemTime) {
     while let Ok(left) = when.duration_since(SystemTime::now()) {
-        if timeout(left.min(LOOK_AT_CLOCK), refresh(shared, subject)).await.is_ok() {
+        if timeout(left.min(LOOK_AT_CLOCK), outdated(shared, subject)).await.is_ok() {
             return;
         }
     }
+}
+
+/// Returns when a certificate is to be replaced before half of its life.
+async fn outdated(shared: &Shared, subject: &Subject) {
+    if let Subject::Workload(id) = subject {
+        shared.orphaned(id).await;
+        return sleep(SPREAD.mul_f64(random())).await;
+    }
+    refresh(shared, subject).await;
 }
 
 /// Returns when the authority is to be asked for the roots, which is done with the agent's own certificate.
@@ -101,13 +113,14 @@ fn half_life(life: Duration, random: f64) -> Duration {
 /// Pause after the `count`th failure in a row. With a certificate still in use, at most a quarter of what is `left` of
 /// its life: there is time for several tries, however short it is.
 fn retry_after(count: u32, left: Option<Duration>, subject: &Subject, random: f64) -> Duration {
-    let longest = match subject {
-        Subject::Agent { .. } => LONGEST_RETRY_OF_AGENT,
-        Subject::Workload(_) => LONGEST_RETRY,
+    let left = left.filter(|left| !left.is_zero());
+    let longest = match (subject, left) {
+        (Subject::Workload(_), Some(left)) => LONGEST_RETRY.min(left / 4),
+        (Subject::Agent { .. }, Some(left)) => LONGEST_RETRY_WITHOUT.min(left / 4),
+        (_, None) => LONGEST_RETRY_WITHOUT,
     };
     let doubled = FIRST_RETRY.saturating_mul(1 << count.saturating_sub(1).min(16)).min(longest);
-    let bounded = left.filter(|left| !left.is_zero()).map_or(doubled, |left| doubled.min(left / 4));
-    bounded.mul_f64(0.8 + 0.4 * random).max(SHORTEST_RETRY)
+    doubled.mul_f64(0.8 + 0.4 * random).max(SHORTEST_RETRY)
 }
 
 /// Failures in a row, and what was said of them.
@@ -138,15 +151,6 @@ impl Failures {
             tracing::info!(identity = subject.as_str(), "the authority answers again");
             self.said.clear();
             shared.retry.notify_waiters();
-        }
-    }
-}
-
-impl Subject {
-    fn as_str(&self) -> &str {
-        match self {
-            Self::Agent { uri } => uri,
-            Self::Workload(id) => id.as_str(),
         }
     }
 }

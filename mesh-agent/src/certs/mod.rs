@@ -46,6 +46,8 @@ pub struct Identity {
     pub not_after: SystemTime,
     /// Serial number, hexadecimal.
     pub serial: String,
+    /// What peers are shown, the leaf first.
+    chain: trust::Bundle,
 }
 
 /// Why a peer's certificate does not say who the peer is. The peer has to act.

@@ -9,7 +9,6 @@ use aws_lc_rs::digest::{SHA256, digest};
 use mesh_api::admin::CertificateStatus;
 use mesh_api::identity::SpiffeId;
 use rustls::RootCertStore;
-use rustls::pki_types::UnixTime;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::AbortHandle;
@@ -187,6 +186,19 @@ impl Shared {
         Ok(not_after)
     }
 
+    /// Returns once the certificate of an identity leads to no root in force any more: peers refuse it.
+    pub async fn orphaned(&self, id: &SpiffeId) {
+        let mut changes = self.trust.changes();
+        let refused = || {
+            let current = self.current.load();
+            current.get(id).is_some_and(|identity| self.trust.roots().check(&identity.chain).is_err())
+        };
+        while !refused() {
+            // The sender lives as long as we do.
+            let _ = changes.changed().await;
+        }
+    }
+
     /// Notes how the last try went.
     pub fn note(&self, subject: &Subject, error: Option<String>) {
         if let Subject::Workload(id) = subject
@@ -198,11 +210,7 @@ impl Shared {
 
     /// A certificate that our own peers would refuse is not worth having.
     fn check(&self, issued: &Issued) -> Result<(), rustls::Error> {
-        let roots = Roots::new(issued.roots.clone(), &self.verifier.provider)?;
-        if let (Some(clients), [leaf, rest @ ..]) = (&roots.clients, issued.chain.as_slice()) {
-            clients.verify_client_cert(leaf, rest, UnixTime::now())?;
-        }
-        Ok(())
+        Roots::new(issued.roots.clone(), &self.verifier.provider)?.check(&issued.chain)
     }
 
     fn install(&self, id: &SpiffeId, issued: Issued) -> Result<(), rustls::Error> {
@@ -215,6 +223,7 @@ impl Shared {
             not_before: issued.not_before,
             not_after: issued.not_after,
             serial: issued.serial,
+            chain: issued.chain,
         });
         let wanted = self.wanted();
         // It may have been released while the answer was on its way.

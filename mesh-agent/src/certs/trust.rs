@@ -9,10 +9,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use arc_swap::ArcSwap;
 use rustls::RootCertStore;
 use rustls::crypto::CryptoProvider;
-use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
+use tokio::sync::watch;
 
 /// Several certificates.
 pub(super) type Bundle = Vec<CertificateDer<'static>>;
@@ -24,6 +25,7 @@ pub(super) struct Trust {
     file: PathBuf,
     from_file: Mutex<Bundle>,
     roots: ArcSwap<Roots>,
+    changes: watch::Sender<()>,
 }
 
 /// One state of the roots.
@@ -45,6 +47,7 @@ impl Trust {
             file: file.to_owned(),
             from_file: Mutex::default(),
             roots: ArcSwap::from_pointee(nothing),
+            changes: watch::Sender::new(()),
         };
         trust.read_file();
         trust
@@ -53,6 +56,11 @@ impl Trust {
     /// The roots in force.
     pub fn roots(&self) -> Arc<Roots> {
         self.roots.load_full()
+    }
+
+    /// Told whenever there are other roots.
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.changes.subscribe()
     }
 
     /// What the control plane is checked with: the file's roots, and those that the authority told.
@@ -93,6 +101,7 @@ impl Trust {
         let roots = Roots::new(certificates, &self.provider)?;
         tracing::info!(roots = roots.certificates.len(), "the mesh's roots changed");
         self.roots.store(Arc::new(roots));
+        self.changes.send_replace(());
         Ok(())
     }
 
@@ -112,6 +121,14 @@ impl Roots {
             WebPkiClientVerifier::builder_with_provider(Arc::clone(&store), Arc::clone(provider)).build();
         let clients = clients.map_err(|error| rustls::Error::General(error.to_string()))?;
         Ok(Self { certificates, store, clients: Some(clients) })
+    }
+
+    /// Fails for a certificate, the leaf first, that peers with these roots would refuse now.
+    pub fn check(&self, chain: &[CertificateDer<'_>]) -> Result<(), rustls::Error> {
+        if let (Some(clients), [leaf, rest @ ..]) = (&self.clients, chain) {
+            clients.verify_client_cert(leaf, rest, UnixTime::now())?;
+        }
+        Ok(())
     }
 }
 

@@ -7,8 +7,8 @@ use std::time::Duration;
 use mesh_api::plan::policy::Permit;
 use tokio::net::{TcpSocket, TcpStream};
 
+use super::core::{Core, LocalPod};
 use super::flow::{ClientAddress, UpstreamAddress};
-use super::worker::{Core, LocalPod};
 use crate::sys;
 
 /// How long an application may take to accept (its queue may be full).

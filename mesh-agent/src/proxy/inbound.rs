@@ -14,12 +14,12 @@ use tokio::net::TcpStream;
 
 use super::accept::Place;
 use super::admission::{Admission, Request};
+use super::core::{Core, LocalPod};
 use super::deliver::deliver;
 use super::flow::{ClientAddress, UpstreamAddress};
 use super::hbone::{self, Server, headers};
 use super::relay::{self, Meter, SocketIs, reset_on_drop};
 use super::tls;
-use super::worker::{Core, LocalPod};
 use crate::certs::peer_id;
 use crate::telemetry::{Ended, Record, Reporter, Start};
 

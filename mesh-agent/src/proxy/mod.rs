@@ -1,6 +1,6 @@
 //! The data path, in reading order:
 //!
-//! 1. [`worker`]: a core, its pods and their listeners.
+//! 1. [`worker`]: a thread that runs a [`core`](mod@core), with its pods' listeners.
 //! 2. [`accept`]: connections are taken.
 //! 3. [`outbound`]: one that a pod opened. Where does it go?
 //! 4. [`upstream`]: the way to one endpoint, through [`pool`], [`hbone`] and [`tls`].
@@ -11,6 +11,7 @@
 pub mod accept;
 pub mod admission;
 pub mod balance;
+pub mod core;
 pub mod deliver;
 pub mod flow;
 pub mod hbone;

@@ -12,10 +12,10 @@ use tokio::net::TcpStream;
 
 use super::accept::Place;
 use super::balance::{Active, Slot};
+use super::core::{Core, LocalPod};
 use super::flow::{ClientAddress, OriginalDestination, UpstreamAddress};
 use super::relay::{self, Meter, SocketIs, reset_on_drop};
 use super::upstream::{self, Options, Origin, Upstream};
-use super::worker::{Core, LocalPod};
 use crate::telemetry::{Ended, Record, Reporter, Start};
 
 /// Endpoints that are tried before the client hears of a failure.

@@ -13,12 +13,12 @@ use mesh_api::plan::{Target, TcpKeepalive, Tunnel as Protocol, Workload};
 use mesh_common::HBONE_PORT;
 use tokio::net::{TcpSocket, TcpStream};
 
+use super::core::{Core, LocalPod};
 use super::flow::{ClientAddress, UpstreamAddress};
 use super::hbone::{self, Connection, OpenError, headers};
 use super::inbound::{self, Arrival, Delivered};
 use super::pool::Key;
 use super::tls;
-use super::worker::{Core, LocalPod};
 use crate::certs::{Identity, peer_id};
 use crate::sys;
 

@@ -7,11 +7,11 @@ use std::time::Duration;
 use rustls::client::UnbufferedClientConnection;
 use rustls::pki_types::ServerName;
 use rustls::server::UnbufferedServerConnection;
-use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, UnbufferedStatus};
+use rustls::unbuffered::{ConnectionState, UnbufferedStatus};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::records::Records;
+use super::records::{Records, append};
 use super::stream::TlsStream;
 
 /// A peer that takes longer than this has gone away or wants to hold resources.
@@ -152,16 +152,4 @@ impl<C: Records> Handshake<C> {
         let _unheard = self.send().await;
         let _unheard = self.tcp.shutdown().await;
     }
-}
-
-/// Appends a handshake record to `outgoing`.
-pub(super) fn append<S>(mut encode: EncodeTlsData<'_, S>, outgoing: &mut Vec<u8>) {
-    let at = outgoing.len();
-    outgoing.resize(at + 1024, 0);
-    let mut answer = encode.encode(&mut outgoing[at..]);
-    if let Err(EncodeError::InsufficientSize(needed)) = answer {
-        outgoing.resize(at + needed.required_size, 0);
-        answer = encode.encode(&mut outgoing[at..]);
-    }
-    outgoing.truncate(at + answer.unwrap_or(0));
 }

@@ -3,7 +3,7 @@
 use rustls::client::{ClientConnectionData, UnbufferedClientConnection};
 use rustls::pki_types::CertificateDer;
 use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
-use rustls::unbuffered::UnbufferedStatus;
+use rustls::unbuffered::{EncodeError, EncodeTlsData, UnbufferedStatus};
 
 /// A TLS state machine without buffers.
 pub trait Records: Unpin + 'static {
@@ -39,4 +39,16 @@ impl Records for UnbufferedServerConnection {
     fn peer_certificates(&self) -> Option<&[CertificateDer<'static>]> {
         (**self).peer_certificates()
     }
+}
+
+/// Appends a handshake record to `outgoing`.
+pub(super) fn append<S>(mut encode: EncodeTlsData<'_, S>, outgoing: &mut Vec<u8>) {
+    let at = outgoing.len();
+    outgoing.resize(at + 1024, 0);
+    let mut answer = encode.encode(&mut outgoing[at..]);
+    if let Err(EncodeError::InsufficientSize(needed)) = answer {
+        outgoing.resize(at + needed.required_size, 0);
+        answer = encode.encode(&mut outgoing[at..]);
+    }
+    outgoing.truncate(at + answer.unwrap_or(0));
 }

@@ -9,8 +9,7 @@ use rustls::unbuffered::{ConnectionState, EncryptError, UnbufferedStatus, WriteT
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-use super::handshake::append;
-use super::records::Records;
+use super::records::{Records, append};
 use super::scratch;
 
 /// Unsent bytes from which on a writer has to wait for the peer.

@@ -1,0 +1,154 @@
+//! What a core knows: the pods that it serves and what it needs to carry their connections.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::fmt;
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use mesh_api::identity::SpiffeId;
+use mesh_api::plan::{Snapshot, TargetKey, Workload};
+use tokio::sync::{Notify, watch};
+
+use super::admission::Admissions;
+use super::balance::{Health, Limits, Turns};
+use super::pool::Pool;
+use crate::certs::{Certificates, Identity};
+use crate::sys::Netns;
+use crate::sys::ebpf::FlowMap;
+use crate::telemetry::WorkerMetrics;
+
+/// How long a new pod's connections wait for the control plane to tell of the pod (wire reference 6.4).
+const WORKLOAD_WAIT: Duration = Duration::from_secs(5);
+
+/// What all cores share.
+pub struct Shared {
+    /// Configuration in force.
+    pub snapshot: Arc<ArcSwap<Snapshot>>,
+    /// The same, for whoever waits for a change.
+    pub updates: watch::Receiver<Arc<Snapshot>>,
+    /// Certificates of this node's identities.
+    pub certificates: Certificates,
+    /// Endpoints that fail.
+    pub health: Health<TargetKey>,
+    /// Connections of services that limit them.
+    pub limits: Limits<(Arc<str>, u16)>,
+    /// Connections that a core may have open at once.
+    pub most_connections: usize,
+    /// How long connections may go on after the agent was told to stop.
+    pub drain: Duration,
+}
+
+/// An enrolled pod, as a core knows it.
+pub struct LocalPod {
+    /// Kubernetes uid.
+    pub uid: Arc<str>,
+    /// Namespace.
+    pub namespace: Arc<str>,
+    /// Name.
+    pub name: Arc<str>,
+    /// Who its processes are.
+    pub identity: SpiffeId,
+    /// Addresses, canonical.
+    pub addresses: Vec<IpAddr>,
+    /// Its network namespace.
+    pub netns: Netns,
+}
+
+/// One core: everything in here is used by its thread alone, but for what is shared on purpose.
+pub struct Core {
+    /// What all cores share.
+    pub shared: Arc<Shared>,
+    /// What is remembered with sockets.
+    pub flows: RefCell<FlowMap>,
+    /// HBONE connections.
+    pub pool: Pool,
+    /// Whose turn it is among endpoints.
+    pub turns: Turns<TargetKey>,
+    /// Connections that pods of this node took.
+    pub admissions: Rc<Admissions>,
+    /// This core's counters.
+    pub metrics: Arc<WorkerMetrics>,
+    /// Tells HBONE connections to let go.
+    pub draining: Rc<Notify>,
+    by_address: RefCell<HashMap<IpAddr, Arc<LocalPod>>>,
+}
+
+impl fmt::Display for LocalPod {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}/{}", self.namespace, self.name)
+    }
+}
+
+impl LocalPod {
+    /// The pod's address of the same family as `other`, or `other` if it has none.
+    pub fn address_like(&self, other: IpAddr) -> IpAddr {
+        self.addresses.iter().copied().find(|address| address.is_ipv4() == other.is_ipv4()).unwrap_or(other)
+    }
+}
+
+impl Core {
+    /// A core without pods.
+    pub fn new(shared: Arc<Shared>, flows: FlowMap, metrics: Arc<WorkerMetrics>) -> Rc<Self> {
+        Rc::new(Self {
+            shared,
+            flows: RefCell::new(flows),
+            pool: Pool::default(),
+            turns: Turns::default(),
+            admissions: Rc::default(),
+            metrics,
+            draining: Rc::default(),
+            by_address: RefCell::default(),
+        })
+    }
+
+    /// The configuration in force.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.shared.snapshot.load_full()
+    }
+
+    /// The certificate of an identity of this node.
+    pub fn identity(&self, id: &SpiffeId) -> Option<Arc<Identity>> {
+        self.shared.certificates.current(id)
+    }
+
+    /// The enrolled pod of this node that has an address.
+    pub fn local_pod(&self, address: IpAddr) -> Option<Arc<LocalPod>> {
+        self.by_address.borrow().get(&address.to_canonical()).cloned()
+    }
+
+    /// A pod as the mesh knows it. A pod that just started may be a moment ahead of the control plane's news.
+    pub async fn workload_of(&self, pod: &LocalPod) -> Option<Arc<Workload>> {
+        let find = |snapshot: &Snapshot| {
+            let mut found = pod.addresses.iter().filter_map(|address| snapshot.workload_by_address(*address));
+            found.find(|workload| workload.identity == pod.identity).cloned()
+        };
+        if let Some(workload) = find(&self.shared.snapshot.load()) {
+            return Some(workload);
+        }
+        let mut updates = self.shared.updates.clone();
+        let wait = async {
+            loop {
+                updates.changed().await.ok()?;
+                if let Some(workload) = find(&updates.borrow_and_update()) {
+                    return Some(workload);
+                }
+            }
+        };
+        tokio::time::timeout(WORKLOAD_WAIT, wait).await.ok().flatten()
+    }
+
+    /// From now on the pod is one of this node.
+    pub fn know(&self, pod: &Arc<LocalPod>) {
+        let addresses = pod.addresses.iter().map(|address| (*address, Arc::clone(pod)));
+        self.by_address.borrow_mut().extend(addresses);
+    }
+
+    /// The pod is gone. A pod that took its address over meanwhile keeps it.
+    pub fn forget(&self, uid: &str) {
+        self.by_address.borrow_mut().retain(|_, pod| &*pod.uid != uid);
+    }
+}
