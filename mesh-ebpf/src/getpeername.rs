@@ -7,6 +7,7 @@ use mesh_common::maps::Endpoint;
 use mesh_common::steer;
 
 use crate::context;
+use crate::maps::PODS;
 
 /// IPv4 sockets: clients see the address that they asked for, servers the real client's.
 #[cgroup_sock_addr(getpeername4)]
@@ -43,6 +44,12 @@ fn replaced(context: &SockAddrContext, peer: Endpoint, own: Address) -> Option<E
     }
     if let Some(shown) = context::shown_peer(context::socket_of(context)) {
         return Some(shown);
+    }
+    // Only the proxy's deliveries can be mistaken, and they are made to enrolled pods alone.
+    let netns = context::netns_cookie(context::raw(context));
+    // SAFETY: only its presence is looked at.
+    if unsafe { PODS.get(netns) }.is_none() {
+        return None;
     }
     let address = steer::peer_or_nobody(own, peer.address);
     if address == peer.address { None } else { Some(Endpoint::new(address, peer.port)) }

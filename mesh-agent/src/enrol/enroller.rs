@@ -111,7 +111,11 @@ impl Enroller {
                     Ok(()) => self.learn_destinations(&snapshots.borrow_and_update().clone()),
                     Err(_) => return,
                 },
-                _ = own_addresses.tick() => self.learn_own_addresses(),
+                _ = own_addresses.tick() => {
+                    self.learn_own_addresses();
+                    // What kept a pod out may be over: a program that had the port is gone, say.
+                    self.failed.clear();
+                }
                 () = tokio::time::sleep(pause) => {}
             }
         }

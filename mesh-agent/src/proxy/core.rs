@@ -21,8 +21,9 @@ use crate::sys::Netns;
 use crate::sys::ebpf::FlowMap;
 use crate::telemetry::WorkerMetrics;
 
-/// How long a new pod's connections wait for the control plane to tell of the pod (wire reference 6.4).
-const WORKLOAD_WAIT: Duration = Duration::from_secs(5);
+/// How long a new pod's connections wait for the control plane to tell of the pod (wire reference 6.4) and to sign its
+/// certificate.
+const NEWS_WAIT: Duration = Duration::from_secs(5);
 
 /// What all cores share.
 pub struct Shared {
@@ -110,9 +111,12 @@ impl Core {
         self.shared.snapshot.load_full()
     }
 
-    /// The certificate of an identity of this node.
-    pub fn identity(&self, id: &SpiffeId) -> Option<Arc<Identity>> {
-        self.shared.certificates.current(id)
+    /// The certificate of an identity of this node. A pod that just started may be a moment ahead of it.
+    pub async fn identity(&self, id: &SpiffeId) -> Option<Arc<Identity>> {
+        match self.shared.certificates.current(id) {
+            Some(identity) => Some(identity),
+            None => self.shared.certificates.ready(id, NEWS_WAIT).await,
+        }
     }
 
     /// The enrolled pod of this node that has an address.
@@ -138,7 +142,7 @@ impl Core {
                 }
             }
         };
-        tokio::time::timeout(WORKLOAD_WAIT, wait).await.ok().flatten()
+        tokio::time::timeout(NEWS_WAIT, wait).await.ok().flatten()
     }
 
     /// From now on the pod is one of this node.

@@ -178,7 +178,7 @@ pub async fn serve_hbone(
         tracing::warn!(%pod, %peer, "a program connected to the mesh's port 15008 itself: refused");
         return reset_on_drop(&socket);
     }
-    let Some(own) = core.identity(&pod.identity) else {
+    let Some(own) = core.identity(&pod.identity).await else {
         tracing::warn!(%pod, %peer, identity = %pod.identity, "no valid certificate: HBONE connection refused");
         return reset_on_drop(&socket);
     };

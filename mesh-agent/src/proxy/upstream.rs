@@ -157,6 +157,7 @@ async fn tunnel(origin: &Origin<'_>, target: &Target) -> Result<hbone::Tunnel, E
     let identity = origin
         .core
         .identity(&origin.pod.identity)
+        .await
         .ok_or_else(|| Error::NoCertificate(origin.pod.identity.clone()))?;
     let destination = SocketAddr::new(target.address.ip(), HBONE_PORT);
     let key =
