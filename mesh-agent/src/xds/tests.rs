@@ -135,7 +135,7 @@ async fn nothing_counts_before_both_types_are_there() {
 #[tokio::test]
 async fn a_bad_resource_is_complained_of_and_the_good_ones_count() {
     let (authority, mut streams, running) = plane().await;
-    let _xds = agent(&authority, running.address);
+    let xds = agent(&authority, running.address);
     let mut stream = opened(&mut streams).await;
     stream.request().await;
     stream.request().await;
@@ -145,6 +145,8 @@ async fn a_bad_resource_is_complained_of_and_the_good_ones_count() {
     let message = nack.error_detail.expect("a complaint").message;
     assert!(message.starts_with("not-its-name: "), "{message}");
     assert_eq!(nack.response_nonce, "n1");
+    let held: Vec<_> = xds.dump().swap_remove(0).resources.into_iter().map(|held| held.name).collect();
+    assert_eq!(held, ["a"], "the good one is taken");
 }
 
 #[tokio::test]
