@@ -108,9 +108,9 @@ impl Delivered {
     }
 
     /// Carries bytes from and to another socket, until both are done or the policy changes its mind.
-    pub async fn carry(self, client: &TcpStream, meter: &Meter) -> Ended {
+    pub async fn carry(mut self, client: &mut TcpStream, meter: &Meter) -> Ended {
         tokio::select! {
-            result = relay::relay_plain(client, &self.socket, meter) => result.into(),
+            result = relay::relay_plain(client, &mut self.socket, meter) => result.into(),
             denial = self.admission.revoked() => {
                 reset_on_drop(client);
                 reset_on_drop(&self.socket);
@@ -120,9 +120,9 @@ impl Delivered {
     }
 
     /// The same from and to a stream.
-    async fn carry_tunnel(self, mut tunnel: hbone::Tunnel, meter: &Meter) -> Ended {
+    async fn carry_tunnel(mut self, mut tunnel: hbone::Tunnel, meter: &Meter) -> Ended {
         tokio::select! {
-            result = relay::relay_tunnel(&self.socket, &mut tunnel, SocketIs::Server, meter) => result.into(),
+            result = relay::relay_tunnel(&mut self.socket, &mut tunnel, SocketIs::Server, meter) => result.into(),
             denial = self.admission.revoked() => {
                 reset_on_drop(&self.socket);
                 // Dropping an unfinished stream resets it.
@@ -136,7 +136,7 @@ impl Delivered {
 pub async fn serve_plaintext(
     core: Rc<Core>,
     pod: Arc<LocalPod>,
-    socket: TcpStream,
+    mut socket: TcpStream,
     peer: SocketAddr,
     _place: Place,
 ) {
@@ -155,7 +155,7 @@ pub async fn serve_plaintext(
     let ended = match admit(&core, &pod, &arrival, &mut record).await {
         Ok(delivered) => {
             meter.report_to(record.open());
-            delivered.carry(&socket, &meter).await
+            delivered.carry(&mut socket, &meter).await
         }
         Err(error) => {
             reset_on_drop(&socket);

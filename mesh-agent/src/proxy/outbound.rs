@@ -49,7 +49,13 @@ struct Connected {
 }
 
 /// Serves one connection that was accepted on a pod's outbound listener.
-pub async fn serve(core: Rc<Core>, pod: Arc<LocalPod>, socket: TcpStream, peer: SocketAddr, _place: Place) {
+pub async fn serve(
+    core: Rc<Core>,
+    pod: Arc<LocalPod>,
+    mut socket: TcpStream,
+    peer: SocketAddr,
+    _place: Place,
+) {
     let original = match core.flows.borrow().original_destination(&socket) {
         Ok(Some(original)) => OriginalDestination::new(original),
         Ok(None) => {
@@ -69,7 +75,7 @@ pub async fn serve(core: Rc<Core>, pod: Arc<LocalPod>, socket: TcpStream, peer: 
     let ended = match connect(&core, &pod, client, original, &mut record).await {
         Ok(connected) => {
             meter.report_to(record.open());
-            carry(&socket, connected, &meter).await
+            carry(&mut socket, connected, &meter).await
         }
         Err(error) => {
             reset_on_drop(&socket);
@@ -227,9 +233,9 @@ fn note(upstream: &Upstream, workload: &Workload, record: &mut Record) {
     }
 }
 
-async fn carry(socket: &TcpStream, connected: Connected, meter: &Meter) -> Ended {
+async fn carry(socket: &mut TcpStream, connected: Connected, meter: &Meter) -> Ended {
     let result = match connected.upstream {
-        Upstream::Plain(server) => relay::relay_plain(socket, &server, meter).await,
+        Upstream::Plain(mut server) => relay::relay_plain(socket, &mut server, meter).await,
         Upstream::Hbone(mut tunnel) => {
             relay::relay_tunnel(socket, &mut tunnel, SocketIs::Client, meter).await
         }

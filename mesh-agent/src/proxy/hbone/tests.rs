@@ -59,10 +59,10 @@ async fn pair(application: std::net::SocketAddr, answer: Answer) -> Connection {
                 match answer {
                     Answer::Refuse(status) => request.refuse(status),
                     Answer::Relay => {
-                        let socket = TcpStream::connect(application).await.unwrap();
+                        let mut socket = TcpStream::connect(application).await.unwrap();
                         let mut tunnel = request.accept(http::HeaderMap::new()).unwrap();
                         let _end =
-                            relay_tunnel(&socket, &mut tunnel, SocketIs::Server, &Meter::default()).await;
+                            relay_tunnel(&mut socket, &mut tunnel, SocketIs::Server, &Meter::default()).await;
                     }
                 }
             })
@@ -80,11 +80,11 @@ fn request() -> http::Request<()> {
 async fn through(connection: &Connection) -> TcpStream {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let application = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-    let (accepted, _) = listener.accept().await.unwrap();
+    let (mut accepted, _) = listener.accept().await.unwrap();
     let connection = connection.clone();
     spawn_local(async move {
         let mut tunnel = connection.open(request()).await.unwrap();
-        let _end = relay_tunnel(&accepted, &mut tunnel, SocketIs::Client, &Meter::default()).await;
+        let _end = relay_tunnel(&mut accepted, &mut tunnel, SocketIs::Client, &Meter::default()).await;
     });
     application
 }

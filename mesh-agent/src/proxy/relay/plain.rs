@@ -1,9 +1,14 @@
 //! Between two sockets.
 
 use std::cell::RefCell;
+use std::future::poll_fn;
 use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
 
+use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::net::tcp::ReadHalf;
 
 use super::{Error, Meter, Way, reset_on_drop};
 
@@ -16,14 +21,21 @@ thread_local! {
 }
 
 /// Relays until both directions are closed. On an error both ends are reset.
-pub async fn relay(client: &TcpStream, server: &TcpStream, meter: &Meter) -> Result<(), Error> {
-    let both = async {
-        tokio::try_join!(
-            direction(client, server, meter, Way::FromClient, Error::Client, Error::Server),
-            direction(server, client, meter, Way::ToClient, Error::Server, Error::Client),
-        )
+pub async fn relay(client: &mut TcpStream, server: &mut TcpStream, meter: &Meter) -> Result<(), Error> {
+    let result = {
+        let (mut from_client, to_client) = client.split();
+        let (mut from_server, to_server) = server.split();
+        let (to_client, to_server) = (to_client.as_ref(), to_server.as_ref());
+        let up = Ends { meter, way: Way::FromClient, read: Error::Client, write: Error::Server };
+        let down = Ends { meter, way: Way::ToClient, read: Error::Server, write: Error::Client };
+        let both = async {
+            tokio::try_join!(
+                direction(&mut from_client, to_server, &up),
+                direction(&mut from_server, to_client, &down),
+            )
+        };
+        both.await.map(|((), ())| ())
     };
-    let result = both.await.map(|((), ())| ());
     if result.is_err() {
         reset_on_drop(client);
         reset_on_drop(server);
@@ -31,30 +43,29 @@ pub async fn relay(client: &TcpStream, server: &TcpStream, meter: &Meter) -> Res
     result
 }
 
-async fn direction(
-    from: &TcpStream,
-    to: &TcpStream,
-    meter: &Meter,
+/// What is counted where, and whose fault an error is.
+struct Ends<'a> {
+    meter: &'a Meter,
     way: Way,
-    read_failed: fn(io::Error) -> Error,
-    write_failed: fn(io::Error) -> Error,
-) -> Result<(), Error> {
+    read: fn(io::Error) -> Error,
+    write: fn(io::Error) -> Error,
+}
+
+async fn direction(from: &mut ReadHalf<'_>, to: &TcpStream, ends: &Ends<'_>) -> Result<(), Error> {
     loop {
-        from.readable().await.map_err(read_failed)?;
-        let moved = SCRATCH.with_borrow_mut(|scratch| one_turn(from, to, scratch));
-        match moved {
-            Ok(Turn::Nothing) => {}
+        let turn = poll_fn(|context| SCRATCH.with_borrow_mut(|scratch| one_turn(from, to, scratch, context)));
+        match turn.await {
             Ok(Turn::Moved(bytes)) => {
-                meter.add(way, bytes);
+                ends.meter.add(ends.way, bytes);
                 tokio::task::coop::consume_budget().await;
             }
             Ok(Turn::Blocked(bytes, rest)) => {
-                write_rest(to, &rest).await.map_err(write_failed)?;
-                meter.add(way, bytes);
+                write_rest(to, &rest).await.map_err(ends.write)?;
+                ends.meter.add(ends.way, bytes);
             }
             Ok(Turn::End) => break,
-            Err(Side::Read(error)) => return Err(read_failed(error)),
-            Err(Side::Write(error)) => return Err(write_failed(error)),
+            Err(Side::Read(error)) => return Err((ends.read)(error)),
+            Err(Side::Write(error)) => return Err((ends.write)(error)),
         }
     }
     // The other end may have closed already; then there is nobody to tell.
@@ -63,7 +74,6 @@ async fn direction(
 }
 
 enum Turn {
-    Nothing,
     Moved(usize),
     /// So many bytes were read, of which these could not be written yet.
     Blocked(usize, Vec<u8>),
@@ -75,23 +85,30 @@ enum Side {
     Write(io::Error),
 }
 
-fn one_turn(from: &TcpStream, to: &TcpStream, scratch: &mut [u8]) -> Result<Turn, Side> {
-    let read = match from.try_read(scratch) {
-        Ok(0) => return Ok(Turn::End),
-        Ok(read) => read,
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Turn::Nothing),
-        Err(error) => return Err(Side::Read(error)),
-    };
-    let written = match to.try_write(&scratch[..read]) {
+/// Reads through `poll_read` and not `try_read`: after a short read it knows that there is nothing more, which saves the
+/// system call that would say so.
+fn one_turn(
+    from: &mut ReadHalf<'_>,
+    to: &TcpStream,
+    scratch: &mut [u8],
+    context: &mut Context<'_>,
+) -> Poll<Result<Turn, Side>> {
+    let mut buffer = ReadBuf::new(scratch);
+    ready!(Pin::new(from).poll_read(context, &mut buffer)).map_err(Side::Read)?;
+    let read = buffer.filled();
+    if read.is_empty() {
+        return Poll::Ready(Ok(Turn::End));
+    }
+    let written = match to.try_write(read) {
         Ok(written) => written,
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
-        Err(error) => return Err(Side::Write(error)),
+        Err(error) => return Poll::Ready(Err(Side::Write(error))),
     };
-    if written == read {
-        Ok(Turn::Moved(read))
+    Poll::Ready(Ok(if written == read.len() {
+        Turn::Moved(written)
     } else {
-        Ok(Turn::Blocked(read, scratch[written..read].to_vec()))
-    }
+        Turn::Blocked(read.len(), read[written..].to_vec())
+    }))
 }
 
 async fn write_rest(to: &TcpStream, mut rest: &[u8]) -> io::Result<()> {

@@ -3,10 +3,15 @@
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
+use std::pin::pin;
+use std::task::{Context, Poll, ready};
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use futures_util::FutureExt;
 use h2::{Reason, RecvStream, SendStream};
+use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
+use tokio::net::tcp::ReadHalf;
 
 use super::{Error, Meter, Way, reset_on_drop};
 use crate::proxy::hbone::Tunnel;
@@ -36,7 +41,7 @@ pub enum SocketIs {
 
 /// Relays until both directions are closed. On an error both ends are reset.
 pub async fn relay(
-    socket: &TcpStream,
+    socket: &mut TcpStream,
     tunnel: &mut Tunnel,
     socket_is: SocketIs,
     meter: &Meter,
@@ -56,8 +61,9 @@ pub async fn relay(
         },
     };
     let result = {
-        let outgoing = outgoing(socket, &mut tunnel.send, meter, &ends);
-        let incoming = incoming(&mut tunnel.receive, socket, meter, &ends);
+        let (mut from, to) = socket.split();
+        let outgoing = outgoing(&mut from, &mut tunnel.send, meter, &ends);
+        let incoming = incoming(&mut tunnel.receive, to.as_ref(), meter, &ends);
         tokio::try_join!(outgoing, incoming).map(|((), ())| ())
     };
     if result.is_err() {
@@ -77,7 +83,7 @@ struct Ends {
 
 /// From the socket to the stream. Reads only what the stream has credit for.
 async fn outgoing(
-    socket: &TcpStream,
+    socket: &mut ReadHalf<'_>,
     stream: &mut SendStream<Bytes>,
     meter: &Meter,
     ends: &Ends,
@@ -91,15 +97,17 @@ async fn outgoing(
             }
         }
         let credit = credit(stream).await.map_err(ends.stream)?;
-        match read(socket, credit.min(CHUNK)) {
-            Ok(Some(bytes)) if bytes.is_empty() => break,
-            Ok(Some(bytes)) => {
-                meter.add(ends.from_socket, bytes.len());
-                stream.send_data(bytes, false).map_err(|error| (ends.stream)(io::Error::other(error)))?;
-            }
-            Ok(None) => stream.reserve_capacity(0),
-            Err(error) => return Err((ends.socket)(error)),
+        let read = poll_fn(|context| poll_read(socket, credit.min(CHUNK), context));
+        let Some(result) = read.now_or_never() else {
+            stream.reserve_capacity(0);
+            continue;
+        };
+        let bytes = result.map_err(ends.socket)?;
+        if bytes.is_empty() {
+            break;
         }
+        meter.add(ends.from_socket, bytes.len());
+        stream.send_data(bytes, false).map_err(|error| (ends.stream)(io::Error::other(error)))?;
     }
     stream.reserve_capacity(0);
     stream.send_data(Bytes::new(), true).map_err(|error| (ends.stream)(io::Error::other(error)))
@@ -121,24 +129,24 @@ async fn credit(stream: &mut SendStream<Bytes>) -> io::Result<usize> {
     }
 }
 
-/// Reads at most `limit` bytes; none at the end, `None` where there is nothing yet.
-fn read(socket: &TcpStream, limit: usize) -> io::Result<Option<Bytes>> {
+/// Reads at most `limit` bytes; none at the end.
+///
+/// Through `poll_read` and not `try_read`: after a short read it knows that there is nothing more, which saves the
+/// system call that would say so.
+fn poll_read(socket: &mut ReadHalf<'_>, limit: usize, context: &mut Context<'_>) -> Poll<io::Result<Bytes>> {
     ARENA_OF_CORE.with_borrow_mut(|arena| {
         if arena.capacity() < CHUNK {
             // Reuses the old memory if nothing is left in it, and takes new memory otherwise.
             arena.reserve(ARENA);
         }
-        let mut limited = bytes::BufMut::limit(&mut *arena, limit);
-        match socket.try_read_buf(&mut limited) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
-            Err(error) => Err(error),
-            Ok(read) if read < COPY_BELOW => {
-                let copy = Bytes::copy_from_slice(arena);
-                arena.clear();
-                Ok(Some(copy))
-            }
-            Ok(_) => Ok(Some(arena.split().freeze())),
+        let mut limited = BufMut::limit(&mut *arena, limit);
+        let read = ready!(pin!(socket.read_buf(&mut limited)).poll(context))?;
+        if read < COPY_BELOW {
+            let copy = Bytes::copy_from_slice(arena);
+            arena.clear();
+            return Poll::Ready(Ok(copy));
         }
+        Poll::Ready(Ok(arena.split().freeze()))
     })
 }
 

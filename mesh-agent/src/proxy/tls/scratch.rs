@@ -9,7 +9,24 @@ pub(super) const SIZE: usize = 128 * 1024;
 const KEPT: usize = 16;
 
 thread_local! {
+    /// Empty buffers to append to.
     static FREE: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+    /// Buffers of full length to read into.
+    static ROOMS: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A buffer of [`SIZE`] bytes to read into; what is in it is of no use.
+pub(super) fn take_room() -> Vec<u8> {
+    ROOMS.with_borrow_mut(Vec::pop).unwrap_or_else(|| vec![0; SIZE])
+}
+
+/// Gives such a buffer back.
+pub(super) fn give_room(room: Vec<u8>) {
+    ROOMS.with_borrow_mut(|rooms| {
+        if room.len() == SIZE && rooms.len() < KEPT {
+            rooms.push(room);
+        }
+    });
 }
 
 /// An empty buffer with room for [`SIZE`] bytes.

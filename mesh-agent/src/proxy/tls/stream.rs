@@ -22,9 +22,10 @@ const GATHER_BELOW: usize = 8 * 1024;
 pub struct TlsStream<C> {
     tcp: TcpStream,
     records: C,
-    /// Received and not yet decrypted: `incoming[start..]`.
+    /// Received and not yet decrypted: `incoming[start..end]`. The rest of the buffer is room.
     incoming: Vec<u8>,
     start: usize,
+    end: usize,
     /// Decrypted and not yet read: `plaintext[read..]`.
     plaintext: Vec<u8>,
     read: usize,
@@ -51,6 +52,7 @@ impl<C: Records> TlsStream<C> {
         Self {
             tcp,
             records,
+            end: incoming.len(),
             incoming,
             start: 0,
             plaintext,
@@ -126,7 +128,7 @@ impl<C: Records> TlsStream<C> {
         loop {
             // The received bytes have to be shown each time, because rustls keeps positions in them.
             let UnbufferedStatus { discard, state, .. } =
-                self.records.process(&mut self.incoming[self.start..]);
+                self.records.process(&mut self.incoming[self.start..self.end]);
             let mut extra = 0;
             let mut done = false;
             match state.map_err(invalid)? {
@@ -169,7 +171,8 @@ impl<C: Records> TlsStream<C> {
 
     /// One step of decryption into `buffer`.
     fn open_one(&mut self, buffer: &mut ReadBuf<'_>) -> io::Result<Step> {
-        let UnbufferedStatus { discard, state, .. } = self.records.process(&mut self.incoming[self.start..]);
+        let UnbufferedStatus { discard, state, .. } =
+            self.records.process(&mut self.incoming[self.start..self.end]);
         let mut extra = 0;
         let step = match state.map_err(invalid)? {
             ConnectionState::ReadTraffic(mut traffic) => {
@@ -210,38 +213,38 @@ impl<C: Records> TlsStream<C> {
     }
 
     /// Receives more; ready with false at the end of the connection.
+    ///
+    /// Through `poll_read` and not `try_read`: after a short read it knows that there is nothing more, which saves the
+    /// system call that would say so.
     fn poll_receive(&mut self, context: &mut Context<'_>) -> Poll<io::Result<bool>> {
-        loop {
-            let Poll::Ready(ready) = self.tcp.poll_read_ready(context) else {
-                self.rest();
-                return Poll::Pending;
-            };
-            ready?;
-            self.make_room();
-            match self.tcp.try_read_buf(&mut self.incoming) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                result => return Poll::Ready(result.map(|received| received > 0)),
-            }
+        self.make_room();
+        let mut room = ReadBuf::new(&mut self.incoming[self.end..]);
+        let polled = Pin::new(&mut self.tcp).poll_read(context, &mut room);
+        let received = room.filled().len();
+        self.end += received;
+        if polled.is_pending() {
+            self.rest();
         }
+        ready!(polled)?;
+        Poll::Ready(Ok(received > 0))
     }
 
     /// Gives the buffers of a connection back that waits with nothing half received.
     fn rest(&mut self) {
-        if self.start == self.incoming.len() {
-            self.start = 0;
-            scratch::give(std::mem::take(&mut self.incoming));
+        if self.start == self.end {
+            (self.start, self.end) = (0, 0);
+            scratch::give_room(std::mem::take(&mut self.incoming));
         }
     }
 
     /// Moves a partial record to the front and makes sure that there is room behind it.
     fn make_room(&mut self) {
-        if self.start > 0 {
-            self.incoming.drain(..self.start);
-            self.start = 0;
-        }
-        if self.incoming.capacity() < scratch::SIZE {
-            let mut larger = scratch::take();
-            larger.extend_from_slice(&self.incoming);
+        self.incoming.copy_within(self.start..self.end, 0);
+        self.end -= self.start;
+        self.start = 0;
+        if self.incoming.len() < scratch::SIZE {
+            let mut larger = scratch::take_room();
+            larger[..self.end].copy_from_slice(&self.incoming[..self.end]);
             self.incoming = larger;
         }
     }
