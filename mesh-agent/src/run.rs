@@ -81,6 +81,7 @@ async fn serve(config: Config, set_log_filter: SetLogFilter) -> Result<(), Failu
 
     let state = admin::State { config, started, xds, certificates, pods: statuses, metrics, set_log_filter };
     admin::serve(Arc::new(state)).await?;
+    sys::give_back_start_up();
     stop_requested().await?;
     enrolling.abort();
     stop(workers).await;
