@@ -24,7 +24,7 @@ pub fn give_back_start_up() {
     }
 }
 
-/// Start and length of a mapping of code (proc_pid_maps(5)).
+/// Start and length of a mapping of code (`proc_pid_maps(5)`).
 fn code_of_a_file(line: &str) -> Option<(usize, usize)> {
     let mut fields = line.split_whitespace();
     let (range, permissions, path) = (fields.next()?, fields.next()?, fields.nth(3)?);
