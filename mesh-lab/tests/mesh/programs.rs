@@ -1,1 +1,217 @@
-//! Being written.
+//! Unmodified programs across nodes, through service names and addresses of both families; what their servers say of
+//! their clients; and what the wire between the nodes shows.
+
+use std::fs;
+use std::net::{IpAddr, Ipv6Addr};
+use std::process::{Child, Stdio};
+
+use mesh_api::manifest::Kind;
+
+use crate::world::{SOON, World, eventually};
+
+const MANIFESTS: &str = include_str!("programs.yaml");
+const JAVA_SOURCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/mesh/Peer.java");
+
+/// Sent by clients and never to be seen on the wire.
+const SECRET: &str = "never-to-be-seen-7c1f";
+
+#[test]
+fn real_programs_work_and_their_servers_see_their_clients() {
+    let world = World::new("programs");
+    world.apply(&MANIFESTS.replace("JAVA_SOURCE", JAVA_SOURCE));
+    world.lab.wait_ready(SOON * 3).unwrap();
+    let capture = Capture::start(&world);
+    let own = world.addresses("real", "client");
+    let services =
+        ["nginx", "redis", "postgres", "mariadb", "iperf", "java"].map(|name| addresses(&world, name));
+    let [nginx, redis, postgres, mariadb, iperf, java] = services;
+    for family in [0, 1] {
+        let (own, at) = (&own[family], |service: &[String; 2]| service[family].clone());
+        web(&world, own, &at(&nginx));
+        key_value_store(&world, own, &at(&redis));
+        databases(&world, own, &at(&postgres), &at(&mariadb));
+        throughput(&world, own, &at(&iperf));
+    }
+    java_client(&world, &own, &java);
+    by_name(&world);
+    identities(&world);
+    capture.check(&world);
+}
+
+/// A service's addresses, IPv4 first.
+fn addresses(world: &World, service: &str) -> [String; 2] {
+    let object = world.lab.object(Kind::Service, "real", service).unwrap().unwrap();
+    [0, 1].map(|index| object["spec"]["clusterIPs"][index].as_str().unwrap().to_owned())
+}
+
+fn client(world: &World, program: &[&str]) -> String {
+    let ran = world.exec("real", "client", program);
+    assert!(ran.ok, "{program:?}: {ran:?}");
+    ran.text
+}
+
+fn url(address: &str) -> String {
+    if address.contains(':') {
+        format!("http://[{address}]/{SECRET}")
+    } else {
+        format!("http://{address}/{SECRET}")
+    }
+}
+
+/// Whether a server's text names an address, in any of the forms that programs write.
+fn names(text: &str, address: &str) -> bool {
+    let wanted: IpAddr = address.parse().unwrap();
+    text.split(|c: char| !(c.is_ascii_hexdigit() || c == '.' || c == ':')).any(|word| {
+        let without_port = word.rsplit_once(':').map_or(word, |(host, _)| host);
+        [word, without_port].iter().any(|it| it.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical() == wanted))
+    })
+}
+
+fn web(world: &World, own: &str, address: &str) {
+    assert_eq!(client(world, &["curl", "-sS", "-m", "5", &url(address)]), "served");
+    eventually("nginx logs its client", || names(&world.lab.logs("real", "nginx", None).unwrap(), own));
+}
+
+fn key_value_store(world: &World, own: &str, address: &str) {
+    let cli = |words: &[&str]| client(world, &[&["redis-cli", "-h", address], words].concat());
+    assert_eq!(cli(&["set", "key", SECRET]), "OK");
+    assert_eq!(cli(&["get", "key"]), SECRET);
+    let list = cli(&["client", "list"]);
+    let listed = list
+        .split_whitespace()
+        .filter_map(|field| field.strip_prefix("addr="))
+        .any(|addr| names(&addr.replace(['[', ']'], " ").replace(" :", " "), own) || names(addr, own));
+    assert!(listed, "{own}: {list}");
+}
+
+fn databases(world: &World, own: &str, postgres: &str, mariadb: &str) {
+    let query = format!("select client_addr, '{SECRET}' from pg_stat_activity where pid = pg_backend_pid()");
+    let seen = client(world, &["psql", "-h", postgres, "-U", "postgres", "-Atc", &query]);
+    assert_eq!(seen, format!("{own}|{SECRET}"), "PostgreSQL");
+    let query =
+        format!("select host, '{SECRET}' from information_schema.processlist where id = connection_id()");
+    let mut seen = String::new();
+    // The server accepts a moment before it is ready to serve.
+    eventually("MariaDB", || {
+        let ran = world.exec(
+            "real",
+            "client",
+            &["mariadb", "--no-defaults", "--skip-ssl", "-h", mariadb, "-u", "guest", "-Ne", &query],
+        );
+        seen = ran.text;
+        ran.ok
+    });
+    assert!(names(&seen, own), "MariaDB: {seen}");
+}
+
+fn throughput(world: &World, own: &str, address: &str) {
+    client(world, &["iperf3", "-c", address, "-n", "20M"]);
+    client(world, &["iperf3", "-c", address, "-n", "20M", "--reverse"]);
+    let accepted = || {
+        let log = world.lab.logs("real", "iperf", None).unwrap();
+        log.lines()
+            .filter(|line| line.contains("Accepted connection from"))
+            .any(|line| names(&line.replace(',', " "), own))
+    };
+    eventually("iperf3 names its client", accepted);
+}
+
+fn java_client(world: &World, own: &[String; 2], java: &[String; 2]) {
+    let urls = [url(&java[0]), url(&java[1])];
+    let seen = client(world, &["java", JAVA_SOURCE, "get", &urls[0], &urls[1]]);
+    let seen: Vec<IpAddr> =
+        seen.lines().map(|line| line.split('%').next().unwrap().parse().unwrap()).collect();
+    let own: Vec<IpAddr> = own.iter().map(|address| address.parse().unwrap()).collect();
+    assert_eq!(seen.iter().map(IpAddr::to_canonical).collect::<Vec<_>>(), own, "java");
+}
+
+fn by_name(world: &World) {
+    assert_eq!(client(world, &["curl", "-sS", "-m", "5", &format!("http://nginx/{SECRET}")]), "served");
+    assert_eq!(client(world, &["redis-cli", "-h", "redis.real", "ping"]), "PONG");
+    assert_eq!(
+        client(
+            world,
+            &["psql", "-h", "postgres.real.svc.cluster.local", "-U", "postgres", "-Atc", "select 1"]
+        ),
+        "1"
+    );
+}
+
+/// The certificate that a pod shows is its account's, and so says each side's access log.
+fn identities(world: &World) {
+    let target = &world.addresses("real", "redis")[0];
+    let script = format!(
+        "openssl s_client -connect {target}:15008 -alpn h2 </dev/null 2>/dev/null | openssl x509 -noout -ext subjectAltName"
+    );
+    let ran = world.exec("out", "client", &["sh", "-c", &script]);
+    assert!(ran.text.contains("URI:spiffe://cluster.local/ns/real/sa/redis"), "{ran:?}");
+    for node in ["node1", "node2"] {
+        let log = world.agent_log(node);
+        for account in ["nginx", "redis", "postgres", "mariadb", "iperf", "java"] {
+            let proved = log.lines().any(|line| {
+                line.contains("src.identity=spiffe://cluster.local/ns/real/sa/client")
+                    && line.contains(&format!("dst.identity=spiffe://cluster.local/ns/real/sa/{account}"))
+                    && line.contains("transport=hbone")
+            });
+            assert!(proved, "{node}: no connection of client to {account}");
+        }
+    }
+}
+
+/// What passes between the nodes.
+struct Capture {
+    program: Child,
+    file: std::path::PathBuf,
+}
+
+impl Capture {
+    fn start(world: &World) -> Self {
+        let file = std::env::temp_dir().join(format!("nodemesh-capture-{}.pcap", std::process::id()));
+        let path = file.to_string_lossy().into_owned();
+        let program = world
+            .lab
+            .node_command("node1", &["tcpdump", "-i", "eth0", "-U", "-s", "0", "-w", &path, "tcp"])
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        eventually("tcpdump", || fs::metadata(&file).is_ok_and(|it| it.len() > 0));
+        Self { program, file }
+    }
+
+    fn check(mut self, world: &World) {
+        self.program.kill().unwrap();
+        self.program.wait().unwrap();
+        let bytes = fs::read(&self.file).unwrap();
+        assert!(bytes.len() > 10_000_000, "the capture has the traffic: {} bytes", bytes.len());
+        assert!(
+            !bytes.windows(SECRET.len()).any(|window| window == SECRET.as_bytes()),
+            "payload on the wire"
+        );
+        let client = world.addresses("real", "client");
+        let lines = self.fields(&["ipv6.src", "ip.src", "tcp.srcport", "tcp.dstport"]);
+        let mut meshed = 0;
+        for line in lines.lines().filter(|line| client.iter().any(|own| line.contains(own.as_str()))) {
+            let ports: Vec<&str> = line.rsplit('\t').take(2).collect();
+            assert!(ports.contains(&"15008"), "another port than the mesh's between pods: {line}");
+            meshed += 1;
+        }
+        assert!(meshed > 100, "{meshed} segments of the client");
+        fs::remove_file(&self.file).unwrap();
+    }
+
+    fn fields(&self, names: &[&str]) -> String {
+        let mut command = std::process::Command::new("tshark");
+        command.arg("-r").arg(&self.file).args(["-T", "fields"]);
+        command.args(names.iter().flat_map(|name| ["-e", name]));
+        String::from_utf8_lossy(&command.output().unwrap().stdout).into_owned()
+    }
+}
+
+#[test]
+fn addresses_are_found_in_what_programs_write() {
+    assert!(names("addr=10.244.1.2:4711", "10.244.1.2"));
+    assert!(names("::ffff:10.244.1.2 - - [x]", "10.244.1.2"));
+    assert!(names("from fd00:244:1::2  port 5", "fd00:244:1::2"));
+    assert!(!names("10.244.1.20", "10.244.1.2"));
+    assert!(!names("", &Ipv6Addr::LOCALHOST.to_string()));
+}
