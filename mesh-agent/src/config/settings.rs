@@ -61,11 +61,11 @@ pub struct Settings {
     #[arg(long, env = "MESH_AGENT_ADMIN_SOCKET", value_name = "PATH")]
     pub admin_socket: Option<PathBuf>,
 
-    /// Address of the metrics endpoint [default: [::]:15020]
+    /// Address of the metrics endpoint (default: `[::]:15020`)
     #[arg(long, env = "MESH_AGENT_METRICS", value_name = "ADDRESS")]
     pub metrics: Option<SocketAddr>,
 
-    /// Address of the health endpoint [default: [::]:15021]
+    /// Address of the health endpoint (default: `[::]:15021`)
     #[arg(long, env = "MESH_AGENT_HEALTH", value_name = "ADDRESS")]
     pub health: Option<SocketAddr>,
 
