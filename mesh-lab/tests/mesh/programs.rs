@@ -179,7 +179,9 @@ impl Capture {
     }
 
     fn check(mut self, world: &World) {
-        self.program.kill().unwrap();
+        // Asked to end, it writes what it still has.
+        let pid = rustix::process::Pid::from_child(&self.program);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
         self.program.wait().unwrap();
         let bytes = fs::read(&self.file).unwrap();
         assert!(bytes.len() > 10_000_000, "the capture has the traffic: {} bytes", bytes.len());
@@ -188,15 +190,17 @@ impl Capture {
             "payload on the wire"
         );
         let client = world.addresses("real", "client");
-        let lines = self.fields(&["ipv6.src", "ip.src", "tcp.srcport", "tcp.dstport"]);
+        let lines = self.fields(&["ip.src", "ip.dst", "ipv6.src", "ipv6.dst", "tcp.srcport", "tcp.dstport"]);
         let mut meshed = 0;
-        for line in lines.lines().filter(|line| client.iter().any(|own| line.contains(own.as_str()))) {
-            let ports: Vec<&str> = line.rsplit('\t').take(2).collect();
-            assert!(ports.contains(&"15008"), "another port than the mesh's between pods: {line}");
-            meshed += 1;
+        for line in lines.lines() {
+            let fields: Vec<&str> = line.split('\t').collect();
+            let (ends, ports) = fields.split_at(4);
+            if ends.iter().any(|end| client.iter().any(|own| own == end)) {
+                assert!(ports.contains(&"15008"), "another port than the mesh's between pods: {line}");
+                meshed += 1;
+            }
         }
         assert!(meshed > 100, "{meshed} segments of the client");
-        fs::remove_file(&self.file).unwrap();
     }
 
     fn fields(&self, names: &[&str]) -> String {
@@ -204,6 +208,14 @@ impl Capture {
         command.arg("-r").arg(&self.file).args(["-T", "fields"]);
         command.args(names.iter().flat_map(|name| ["-e", name]));
         String::from_utf8_lossy(&command.output().unwrap().stdout).into_owned()
+    }
+}
+
+impl Drop for Capture {
+    fn drop(&mut self) {
+        // A test that failed has left it running.
+        let _ended_already = self.program.kill();
+        let _gone_already = fs::remove_file(&self.file);
     }
 }
 
