@@ -1,7 +1,5 @@
 //! One measurement: a load in the client's pod, what it reports, and the CPU time that the proxies took meanwhile.
 
-use std::fs;
-
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
@@ -9,9 +7,7 @@ use crate::command::CommandExt;
 
 use super::paths::{HTTP, Paths, STREAM};
 use super::plan::{Load, Path, Probe};
-
-/// Clock ticks of /proc in a second: fixed for programs, whatever the kernel's own clock (`USER_HZ`).
-const TICKS: f64 = 100.0;
+use super::proc;
 
 /// Runs a probe over a path and answers metrics with their values.
 pub fn run(paths: &Paths, path: Path, probe: Probe, seconds: u32) -> Result<Vec<(String, f64)>> {
@@ -28,10 +24,10 @@ type Values = Vec<(String, f64)>;
 
 fn streams(paths: &Paths, path: Path, probe: Probe, count: u32, seconds: u32) -> Result<Values> {
     let (host, port) = paths.target(path, probe.place, STREAM)?;
-    let (port, streams, seconds) = (port.to_string(), count.to_string(), seconds.to_string());
+    let (port, streams, duration) = (port.to_string(), count.to_string(), seconds.to_string());
     let before = cpu_seconds(paths, path)?;
-    let command = ["iperf3", "-c", &host, "-p", &port, "-P", &streams, "-t", &seconds, "-J"];
-    let text = paths.in_client(path, &command).captured()?;
+    let command = ["iperf3", "-c", &host, "-p", &port, "-P", &streams, "-t", &duration, "-J"];
+    let text = paths.in_client(path, seconds, &command).captured()?;
     let cpu = cpu_seconds(paths, path)? - before;
     let (bits_per_second, bytes) = received(&text)?;
     let mut values = vec![(format!("throughput_{count}"), bits_per_second / 1e9)];
@@ -76,12 +72,12 @@ fn connections(paths: &Paths, path: Path, probe: Probe, seconds: u32) -> Result<
 
 fn wrk(paths: &Paths, path: Path, probe: Probe, count: u32, seconds: u32, more: &[&str]) -> Result<Wrk> {
     let (host, port) = paths.target(path, probe.place, HTTP)?;
-    let (count, seconds) = (format!("-c{count}"), format!("-d{seconds}s"));
+    let (count, duration) = (format!("-c{count}"), format!("-d{seconds}s"));
     let url = format!("http://{host}:{port}/");
-    let mut command = vec!["wrk", "-t1", &count, &seconds, "--latency"];
+    let mut command = vec!["wrk", "-t1", &count, &duration, "--latency"];
     command.extend_from_slice(more);
     command.push(&url);
-    let text = paths.in_client(path, &command).captured()?;
+    let text = paths.in_client(path, seconds, &command).captured()?;
     Wrk::read(&text).with_context(|| format!("wrk's report:\n{text}"))
 }
 
@@ -130,20 +126,7 @@ fn milliseconds(text: &str) -> Result<f64> {
 
 /// CPU time that the proxies of a path have used so far, in user and kernel mode.
 fn cpu_seconds(paths: &Paths, path: Path) -> Result<f64> {
-    paths.proxies(path)?.into_iter().map(cpu_of).sum()
-}
-
-fn cpu_of(pid: u32) -> Result<f64> {
-    let file = format!("/proc/{pid}/stat");
-    let text = fs::read_to_string(&file).with_context(|| format!("can't read {file}"))?;
-    ticks(&text).map(|ticks| ticks / TICKS).with_context(|| format!("{file} is not as proc(5) says"))
-}
-
-/// `utime` and `stime`, fields 14 and 15. The name, field 2, may hold anything but ends with the last bracket.
-fn ticks(stat: &str) -> Option<f64> {
-    let (_, fields) = stat.rsplit_once(") ")?;
-    let mut fields = fields.split(' ').skip(11);
-    Some(fields.next()?.parse::<f64>().ok()? + fields.next()?.parse::<f64>().ok()?)
+    paths.proxies(path)?.into_iter().map(proc::cpu_seconds).sum()
 }
 
 #[cfg(test)]
@@ -176,12 +159,5 @@ Transfer/sec:     24.30MB
         let text = r#"{"end":{"sum_received":{"bytes":4000,"bits_per_second":32000.0}}}"#;
         assert_eq!(received(text).unwrap(), (32_000.0, 4_000.0));
         assert_eq!(received(r#"{"error":"no route"}"#).unwrap_err().to_string(), "iperf3: no route");
-    }
-
-    #[test]
-    fn reads_cpu_time_past_any_name() {
-        let stat = "7 (a) b (c) S 1 7 7 0 -1 4194560 1 2 3 4 250 50 0 0 20 0 1 0 5 6 7";
-        assert_eq!(ticks(stat), Some(300.0));
-        assert_eq!(ticks("7 broken"), None);
     }
 }

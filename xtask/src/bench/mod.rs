@@ -2,12 +2,14 @@
 //!
 //! All three paths run at once in one lab, between pods on two nodes and on one, with the same servers and clients;
 //! only one is under load at a time. Reading order: [`plan`] (what is measured), [`paths`] (the lab), [`envoy`] (the
-//! comparison's proxies), [`measure`] (one measurement), [`report`] (the table and the file).
+//! comparison's proxies), [`measure`] and [`proc`] (one measurement), [`report`] and [`bars`] (the table and the file).
 
+mod bars;
 mod envoy;
 mod measure;
 mod paths;
 mod plan;
+mod proc;
 mod report;
 
 use std::fs;
@@ -37,8 +39,11 @@ pub struct Options {
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
     /// How long each single measurement takes, in seconds
-    #[arg(long, value_name = "SECONDS", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "SECONDS", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..))]
     seconds: u32,
+    /// One more argument for every agent, `--agent-arg=--workers=1`; may be repeated
+    #[arg(long, value_name = "ARG", allow_hyphen_values = true)]
+    agent_arg: Vec<String>,
 }
 
 /// Builds, measures, reports.
@@ -46,7 +51,7 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     ensure!(is_root(), "a lab needs root");
     let plan = Plan::of(&options.only)?;
     build::everything(workspace)?;
-    let paths = Paths::up(workspace)?;
+    let paths = Paths::up(workspace, &options.agent_arg)?;
     let mut report = Report::default();
     if plan.wants(plan::RSS_IDLE) {
         paths.note_memory(&mut report, plan::RSS_IDLE)?;

@@ -1,7 +1,7 @@
 //! The lab with the three paths: in each namespace a client on one node, a server there, and one on the other node.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, File};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
@@ -13,10 +13,14 @@ use crate::workspace::Workspace;
 
 use super::envoy::Envoy;
 use super::plan::{Path, Place};
+use super::proc;
 use super::report::Report;
 
 const NAME: &str = "bench";
 const CLIENT: &str = "client";
+const NODES: [&str; 2] = ["node1", "node2"];
+/// Seconds that a load may take beyond its own duration.
+const GRACE: u32 = 20;
 /// nginx.
 pub const HTTP: u16 = 8080;
 /// iperf3.
@@ -34,15 +38,17 @@ pub struct Paths {
 }
 
 impl Paths {
-    /// Brings everything up, with the same congestion control everywhere.
-    pub fn up(workspace: &Workspace) -> Result<Self> {
+    /// Brings everything up, with the same congestion control everywhere and more arguments for the agents.
+    pub fn up(workspace: &Workspace, agent_arguments: &[String]) -> Result<Self> {
+        let allowed = CubicAllowed::everywhere()?;
         let directory = workspace.target().join("bench");
         let envoy = Envoy::prepare(&directory)?;
         let mesh_lab = workspace.program("mesh-lab");
-        let allowed = CubicAllowed::everywhere()?;
         let mut paths = Self { mesh_lab, directory, servers: BTreeMap::new(), _allowed: allowed };
         paths.lab(&["down"]).captured()?;
-        paths.lab(&["up", "--agent-arg=--access-log=off"]).checked()?;
+        let arguments = agent_arguments.iter().map(|argument| format!("--agent-arg={argument}"));
+        paths.lab(&["up"]).args(arguments).checked()?;
+        paths.set_congestion_control_of_nodes()?;
         fs::write(paths.directory.join("nginx.conf"), NGINX).context("can't write nginx.conf")?;
         envoy.write_server("server", &[HTTP, STREAM])?;
         paths.apply("servers", &paths.servers_manifest(&envoy))?;
@@ -53,19 +59,20 @@ impl Paths {
         Ok(paths)
     }
 
-    /// A program in a path's client pod.
-    pub fn in_client(&self, path: Path, program: &[&str]) -> Command {
-        let mut command = self.lab(&["exec", "-n", path.name(), CLIENT, "--"]);
-        command.args(program);
+    /// A program in a path's client pod that should take so many seconds; one that hangs is stopped.
+    pub fn in_client(&self, path: Path, seconds: u32, program: &[&str]) -> Command {
+        let mut command = self.lab(&["exec", "-n", path.name(), CLIENT, "--", "timeout", "--kill-after=1"]);
+        command.arg((seconds + GRACE).to_string()).args(program);
         command
     }
 
     /// Where the client of a path finds a server's port.
     pub fn target(&self, path: Path, place: Place, port: u16) -> Result<(String, u16)> {
-        if path == Path::Envoy {
-            return Ok(("127.0.0.1".into(), local_port(place, port)));
+        match path {
+            Path::None => Ok((self.server(path, place)?.to_owned(), port)),
+            Path::Mesh => Ok((format!("{}.{}", place.name(), path.name()), port)),
+            Path::Envoy => Ok(("127.0.0.1".into(), local_port(place, port))),
         }
-        Ok((self.server(path, place)?.to_owned(), port))
     }
 
     /// Process ids of the proxies of a path.
@@ -73,14 +80,15 @@ impl Paths {
         match path {
             Path::None => Ok(Vec::new()),
             Path::Mesh => self.agents(),
-            Path::Envoy => processes_with(&self.directory.join("envoy-").display().to_string()),
+            Path::Envoy => proc::with_argument(&self.directory.join("envoy-").display().to_string()),
         }
     }
 
     /// Adds the resident memory of each path's largest proxy to the report.
     pub fn note_memory(&self, report: &mut Report, metric: &str) -> Result<()> {
         for path in [Path::Mesh, Path::Envoy] {
-            let sizes: Vec<f64> = self.proxies(path)?.into_iter().map(resident).collect::<Result<_>>()?;
+            let sizes: Vec<f64> =
+                self.proxies(path)?.into_iter().map(proc::resident).collect::<Result<_>>()?;
             report.add(metric, path, sizes.into_iter().fold(0.0, f64::max));
         }
         Ok(())
@@ -117,6 +125,7 @@ impl Paths {
                     containers.push(container_of("envoy", &envoy.command("server"), None));
                 }
                 objects.push(pod(path, place.name(), node, &containers));
+                objects.push(service(path, place));
             }
         }
         objects
@@ -151,8 +160,18 @@ impl Paths {
         Ok(ways)
     }
 
+    fn set_congestion_control_of_nodes(&self) -> Result<()> {
+        NODES
+            .iter()
+            .try_for_each(|node| self.lab(&["node", node, "--", "sh", "-c", SET_CUBIC]).captured().map(drop))
+    }
+
     /// The machine's default may be another; the figures of two are not to be compared.
     fn check_congestion_control(&self) -> Result<()> {
+        for node in NODES {
+            let found = self.lab(&["node", node, "--", "cat", CONGESTION_CONTROL]).captured()?;
+            ensure!(found.trim() == "cubic", "{node} has {}", found.trim());
+        }
         for path in Path::ALL {
             for pod in [CLIENT, Place::Cross.name(), Place::Same.name()] {
                 let read = ["exec", "-n", path.name(), pod, "--", "cat", CONGESTION_CONTROL];
@@ -184,15 +203,21 @@ impl Drop for Paths {
 /// names. The machine's own choice is another setting and stays.
 struct CubicAllowed {
     before: String,
+    /// One benchmark at a time: a second would share processors and the lab's name with the first, and the one that
+    /// ends would take CUBIC from the other.
+    _alone: File,
 }
 
 impl CubicAllowed {
     const LIST: &str = "/proc/sys/net/ipv4/tcp_allowed_congestion_control";
+    const LOCK: &str = "/run/nodemesh-bench.lock";
 
     fn everywhere() -> Result<Self> {
+        let alone = File::create(Self::LOCK).with_context(|| format!("can't make {}", Self::LOCK))?;
+        alone.try_lock().with_context(|| format!("another benchmark runs: {} is held", Self::LOCK))?;
         let before = fs::read_to_string(Self::LIST).with_context(|| format!("can't read {}", Self::LIST))?;
         fs::write(Self::LIST, format!("{} cubic", before.trim())).context("can't allow CUBIC")?;
-        Ok(Self { before })
+        Ok(Self { before, _alone: alone })
     }
 }
 
@@ -205,6 +230,7 @@ impl Drop for CubicAllowed {
 }
 
 const CONGESTION_CONTROL: &str = "/proc/sys/net/ipv4/tcp_congestion_control";
+const SET_CUBIC: &str = "echo cubic > /proc/sys/net/ipv4/tcp_congestion_control";
 
 const NGINX: &str = "\
 worker_processes 1;
@@ -252,8 +278,23 @@ fn pod(path: Path, name: &str, node: &str, containers: &[Value]) -> Value {
     json!({
         "apiVersion": "v1",
         "kind": "Pod",
-        "metadata": {"name": name, "namespace": path.name()},
+        "metadata": {"name": name, "namespace": path.name(), "labels": {"app": name}},
         "spec": {"nodeName": node, "containers": containers},
+    })
+}
+
+/// What the mesh's client connects to. IPv4 alone, as the other paths use it.
+fn service(path: Path, place: Place) -> Value {
+    let port = |name: &str, port: u16| json!({"name": name, "port": port});
+    json!({
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": place.name(), "namespace": path.name()},
+        "spec": {
+            "ipFamilies": ["IPv4"],
+            "selector": {"app": place.name()},
+            "ports": [port("http", HTTP), port("stream", STREAM)],
+        },
     })
 }
 
@@ -264,7 +305,7 @@ fn container(name: &str, program: &[&str], port: Option<u16>) -> Value {
 
 /// A container that is ready once `port` is open, by a look from inside: a client's Envoy listens on loopback only.
 fn container_of(name: &str, program: &[String], port: Option<u16>) -> Value {
-    let script = format!("echo cubic > {CONGESTION_CONTROL} && exec \"$@\"");
+    let script = format!("{SET_CUBIC} && exec \"$@\"");
     let mut command = vec!["sh".to_owned(), "-c".to_owned(), script, name.to_owned()];
     command.extend_from_slice(program);
     let mut container = json!({"name": name, "command": command});
@@ -273,28 +314,4 @@ fn container_of(name: &str, program: &[String], port: Option<u16>) -> Value {
         container["readinessProbe"] = json!({"exec": {"command": ["sh", "-c", open]}, "periodSeconds": 1});
     }
     container
-}
-
-/// Processes with an argument that starts like that.
-fn processes_with(argument: &str) -> Result<Vec<u32>> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir("/proc").context("can't read /proc")?.flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
-        // A process that has ended meanwhile is none of them.
-        let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
-        if line.split(|byte| *byte == 0).any(|word| word.starts_with(argument.as_bytes())) {
-            found.push(pid);
-        }
-    }
-    ensure!(!found.is_empty(), "no Envoy runs");
-    Ok(found)
-}
-
-/// Resident memory in megabytes.
-fn resident(pid: u32) -> Result<f64> {
-    let path = format!("/proc/{pid}/status");
-    let text = fs::read_to_string(&path).with_context(|| format!("can't read {path}"))?;
-    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
-    let kilobytes: f64 = line.trim().trim_end_matches(" kB").parse().context("VmRSS is no number")?;
-    Ok(kilobytes * 1024.0 / 1e6)
 }

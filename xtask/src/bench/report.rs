@@ -6,6 +6,7 @@ use std::fs;
 use anyhow::{Context, Result};
 use serde_json::{Map, Value, json};
 
+use super::bars::Bar;
 use super::plan::{Path, unit};
 
 /// Values as they come in, each metric in the order in which it was first measured.
@@ -38,14 +39,16 @@ impl Report {
         self.rows[index].values.entry(path).or_default().push(value);
     }
 
-    /// Medians, in brackets least and greatest, and the mesh's ratios to the others.
+    /// Medians, in brackets least and greatest, the mesh's ratios to the others, and what is demanded of it.
     pub fn table(&self) -> String {
         let heading =
-            ["metric", "unit", "none", "mesh", "envoy", "mesh/none", "mesh/envoy"].map(str::to_owned);
+            ["metric", "unit", "none", "mesh", "envoy", "mesh/none", "mesh/envoy", "bar"].map(str::to_owned);
         let rows: Vec<_> = std::iter::once(heading).chain(self.rows.iter().map(Row::cells)).collect();
         let width =
             |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default();
-        let mut text = String::from("\nMedians (least–greatest). CUBIC everywhere; 2 threads a proxy.\n");
+        let mut text = String::from(
+            "\nMedians (least–greatest). CUBIC everywhere; bars are ratios to Envoy unless they name a unit.\n",
+        );
         for row in &rows {
             let cells: Vec<_> =
                 row.iter().enumerate().map(|(column, cell)| format!("{cell:<0$}", width(column))).collect();
@@ -71,9 +74,10 @@ impl Row {
         (other > 0.0).then(|| mesh / other)
     }
 
-    fn cells(&self) -> [String; 7] {
+    fn cells(&self) -> [String; 8] {
         let spread = |path| self.spread(path).map_or_else(|| "-".into(), Spread::text);
         let ratio = |to| self.ratio(to).map_or_else(|| "-".into(), |ratio| format!("{ratio:.2}"));
+        let mesh = self.spread(Path::Mesh).map(|spread| spread.median);
         [
             self.metric.clone(),
             unit(&self.metric).0.into(),
@@ -82,6 +86,7 @@ impl Row {
             spread(Path::Envoy),
             ratio(Path::None),
             ratio(Path::Envoy),
+            Bar::of(&self.metric).text(mesh, self.ratio(Path::Envoy)),
         ]
     }
 
