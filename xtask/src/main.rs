@@ -9,6 +9,7 @@ mod command;
 mod demo;
 mod ebpf;
 mod lab;
+mod oci;
 mod setup;
 mod test;
 mod workspace;
