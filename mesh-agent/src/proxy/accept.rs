@@ -65,8 +65,6 @@ pub async fn accept_loop(
         match listener.accept().await {
             Ok((socket, peer)) => {
                 pause = FIRST_PAUSE;
-                // Small writes are the application's business; the proxy adds no delay of its own.
-                let _slower = socket.set_nodelay(true);
                 serve(socket, peer, place);
             }
             Err(error) if is_of_one_connection(&error) => {}

@@ -30,6 +30,9 @@ fn listen_on(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     }
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(true)?;
+    // Accepted connections inherit it (`inet_csk_clone_lock`). Small writes are the application's business; the proxy
+    // adds no delay of its own.
+    socket.set_tcp_nodelay(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
