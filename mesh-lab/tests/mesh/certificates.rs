@@ -12,9 +12,12 @@ fn seconds() -> &'static str {
     if std::env::var_os("NODEMESH_LONG").is_some() { "300" } else { "40" }
 }
 
-fn short() -> Options {
-    let ttl = if std::env::var_os("NODEMESH_LONG").is_some() { "60s" } else { "10s" };
-    Options { workload_cert_ttl: Some(ttl.to_owned()), ..Options::default() }
+fn lifetime() -> &'static str {
+    if std::env::var_os("NODEMESH_LONG").is_some() { "60s" } else { "10s" }
+}
+
+fn certificates_of(lifetime: &str) -> Options {
+    Options { workload_cert_ttl: Some(lifetime.to_owned()), ..Options::default() }
 }
 
 fn serial(world: &World) -> String {
@@ -26,7 +29,7 @@ fn serial(world: &World) -> String {
 
 #[test]
 fn renewals_under_load_fail_no_connection() {
-    let world = World::with("renew", &short());
+    let world = World::with("renew", &certificates_of(lifetime()));
     let before = serial(&world);
     let ran = world.client("app", "client", &["load", "server.app", PORT, seconds()]);
     assert!(ran.text.contains("failed 0"), "{ran:?}");
@@ -35,7 +38,8 @@ fn renewals_under_load_fail_no_connection() {
 
 #[test]
 fn a_root_rotation_under_load_fails_no_connection() {
-    let world = World::with("rotate", &short());
+    // Each step of a rotation waits for a lifetime to pass, so it stays short here.
+    let world = World::with("rotate", &certificates_of("10s"));
     let load = world
         .client_command("app", "client", &["load", "server.app", PORT, "90"])
         .stdout(Stdio::piped())
