@@ -125,16 +125,20 @@ fn java_client(world: &World, own: &[String; 2], java: &[String; 2]) {
     assert_eq!(seen.iter().map(IpAddr::to_canonical).collect::<Vec<_>>(), own, "java");
 }
 
+/// Every form of a service's name, each with another program.
 fn by_name(world: &World) {
-    assert_eq!(client(world, &["curl", "-sS", "-m", "5", &format!("http://nginx/{SECRET}")]), "served");
+    let secret_at = |host: &str| format!("http://{host}/{SECRET}");
+    assert_eq!(client(world, &["curl", "-sS", "-m", "5", &secret_at("nginx")]), "served");
+    assert_eq!(client(world, &["curl", "-6", "-sS", "-m", "5", &secret_at("nginx")]), "served");
     assert_eq!(client(world, &["redis-cli", "-h", "redis.real", "ping"]), "PONG");
-    assert_eq!(
-        client(
-            world,
-            &["psql", "-h", "postgres.real.svc.cluster.local", "-U", "postgres", "-Atc", "select 1"]
-        ),
-        "1"
-    );
+    let postgres = "postgres.real.svc.cluster.local";
+    assert_eq!(client(world, &["psql", "-h", postgres, "-U", "postgres", "-Atc", "select 1"]), "1");
+    let mariadb = ["mariadb", "--no-defaults", "--skip-ssl", "-h", "mariadb.real.svc", "-u", "guest"];
+    assert_eq!(client(world, &[&mariadb[..], &["-Ne", "select 1"]].concat()), "1");
+    client(world, &["iperf3", "-c", "iperf", "-n", "1M"]);
+    let seen = client(world, &["java", JAVA_SOURCE, "get", &secret_at("java.real")]);
+    let own = world.addresses("real", "client");
+    assert!(own.iter().any(|own| names(&seen, own)), "java: {seen}");
 }
 
 /// The certificate that a pod shows is its account's, and so says each side's access log.
@@ -146,14 +150,14 @@ fn identities(world: &World) {
     let ran = world.exec("out", "client", &["sh", "-c", &script]);
     assert!(ran.text.contains("URI:spiffe://cluster.local/ns/real/sa/redis"), "{ran:?}");
     for node in ["node1", "node2"] {
-        let log = world.agent_log(node);
         for account in ["nginx", "redis", "postgres", "mariadb", "iperf", "java"] {
-            let proved = log.lines().any(|line| {
+            let proved = |line: &str| {
                 line.contains("src.identity=spiffe://cluster.local/ns/real/sa/client")
                     && line.contains(&format!("dst.identity=spiffe://cluster.local/ns/real/sa/{account}"))
                     && line.contains("transport=hbone")
-            });
-            assert!(proved, "{node}: no connection of client to {account}");
+            };
+            let what = format!("{node}: a connection of client to {account}");
+            eventually(&what, || world.agent_log(node).lines().any(proved));
         }
     }
 }
@@ -201,11 +205,30 @@ impl Capture {
             }
         }
         assert!(meshed > 100, "{meshed} segments of the client");
+        self.check_that_all_is_tls();
+    }
+
+    /// Each direction of each connection begins with a TLS handshake record (RFC 8446, section 5.1).
+    fn check_that_all_is_tls(&self) {
+        let first = "tcp.port == 15008 && tcp.seq == 1 && tcp.len > 0";
+        let lines = self.fields_of(first, &["tcp.stream", "tcp.dstport", "tcp.payload"]);
+        let mut directions = 0;
+        for line in lines.lines() {
+            let payload = line.rsplit('\t').next().unwrap();
+            assert!(payload.starts_with("160303") || payload.starts_with("160301"), "not TLS: {line:.80}");
+            directions += 1;
+        }
+        assert!(directions >= 12, "{directions} directions of connections in the capture");
     }
 
     fn fields(&self, names: &[&str]) -> String {
+        self.fields_of("tcp", names)
+    }
+
+    /// Fields of the segments that a display filter lets through.
+    fn fields_of(&self, filter: &str, names: &[&str]) -> String {
         let mut command = std::process::Command::new("tshark");
-        command.arg("-r").arg(&self.file).args(["-T", "fields"]);
+        command.arg("-r").arg(&self.file).args(["-Y", filter, "-T", "fields"]);
         command.args(names.iter().flat_map(|name| ["-e", name]));
         String::from_utf8_lossy(&command.output().unwrap().stdout).into_owned()
     }
