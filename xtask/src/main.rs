@@ -5,6 +5,7 @@
 
 mod bench;
 mod build;
+mod cluster;
 mod command;
 mod demo;
 mod ebpf;
@@ -48,6 +49,9 @@ enum Verb {
     },
     /// Measure no mesh, the mesh and Envoy side by side on this machine
     Bench(bench::Options),
+    /// Run a real Kubernetes of several nodes on this machine
+    #[command(subcommand)]
+    Cluster(cluster::Verb),
     /// Build and run mesh-lab with these arguments
     #[command(disable_help_flag = true)]
     Lab {
@@ -76,6 +80,7 @@ impl Verb {
             Self::Test { filters } => test::run(&workspace, &filters)?,
             Self::Demo { keep } => demo::run(&workspace, keep)?,
             Self::Bench(options) => bench::run(&workspace, &options)?,
+            Self::Cluster(verb) => cluster::run(&workspace, verb)?,
             Self::Lab { arguments } => return lab::run(&workspace, &arguments),
         }
         Ok(ExitCode::SUCCESS)

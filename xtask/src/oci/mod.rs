@@ -23,9 +23,9 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 pub use config::Config;
+pub use digest::Digest;
 pub use layer::Layer;
 
-use digest::Digest;
 use layer::add_file;
 
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";

@@ -30,6 +30,16 @@ pub fn run() -> Result<()> {
     Ok(())
 }
 
+/// Finds or installs what a cluster needs beside that; says nothing where it is all there.
+pub fn cluster() -> Result<()> {
+    let programs: Vec<_> = programs::CLUSTER.iter().filter(|program| !program.is_there()).collect();
+    if programs.is_empty() {
+        return Ok(());
+    }
+    let packages = programs.iter().flat_map(|program| program.packages).copied().collect();
+    Missing { programs, bpf_toolchain: false, packages }.install_packages()
+}
+
 /// What apt has to bring.
 struct Missing {
     programs: Vec<&'static Program>,

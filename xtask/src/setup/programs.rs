@@ -20,7 +20,9 @@ pub struct Program {
 impl Program {
     /// Whether each of its commands is found.
     pub fn is_there(&self) -> bool {
-        self.commands.iter().all(|command| find_program(command).is_some() || in_postgresql(command))
+        self.commands
+            .iter()
+            .all(|command| find_program(command).is_some() || in_postgresql(command) || in_cni(command))
     }
 }
 
@@ -50,6 +52,25 @@ pub const ALL: &[Program] = &[
     program("tcpdump", &["tcpdump"], &["tcpdump"], "captures on the link between nodes"),
 ];
 
+/// What `cargo xtask cluster` runs beside that. Kubernetes itself is built, not installed.
+pub const CLUSTER: &[Program] = &[
+    program(
+        "containerd",
+        &["containerd", "ctr", "containerd-shim-runc-v2"],
+        &["containerd"],
+        "container runtime of a cluster's nodes",
+    ),
+    program("runc", &["runc"], &["runc"], "starts its containers"),
+    program(
+        "CNI plugins",
+        &["host-local", "loopback"],
+        &["containernetworking-plugins"],
+        "join pods of a cluster to the network",
+    ),
+    program("util-linux", &["nsenter", "unshare"], &["util-linux"], "gives nodes namespaces of their own"),
+    program("sysctl", &["sysctl"], &["procps"], "lets nodes forward what pods send"),
+];
+
 const fn program(
     name: &'static str,
     commands: &'static [&'static str],
@@ -65,13 +86,18 @@ fn in_postgresql(command: &str) -> bool {
     versions.map(|version| version.path().join("bin").join(command)).any(|path: PathBuf| Path::exists(&path))
 }
 
+/// Nobody keeps CNI plugins in `PATH`.
+fn in_cni(command: &str) -> bool {
+    ["/usr/lib/cni", "/opt/cni/bin"].iter().any(|directory| Path::new(directory).join(command).exists())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn each_program_says_how_to_find_it_get_it_and_why() {
-        for program in ALL {
+        for program in ALL.iter().chain(CLUSTER) {
             assert!(!program.commands.is_empty(), "{}: no command", program.name);
             assert!(!program.packages.is_empty(), "{}: no package", program.name);
             assert!(!program.purpose.is_empty(), "{}: no purpose", program.name);

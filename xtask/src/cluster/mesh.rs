@@ -1,0 +1,53 @@
+//! `cluster up --mesh`: the mesh of this checkout, by its chart.
+
+use std::process::Command;
+
+use anyhow::Result;
+
+use super::access::KUBECONFIG;
+use super::cgroup::Hierarchies;
+use super::layout::BPF;
+use super::state::State;
+use super::tools::Tools;
+use crate::command::CommandExt;
+use crate::workspace::Workspace;
+
+/// Release, and namespace of it.
+const RELEASE: [&str; 2] = ["nodemesh", "nodemesh-system"];
+
+/// Installs the chart and waits until it is ready. Every node has its own cgroup and its own directory for pins, since
+/// they share a kernel.
+pub fn install(workspace: &Workspace, state: &State, tools: &Tools) -> Result<()> {
+    let cgroups = Hierarchies::of_this_machine()?;
+    Command::new(tools.helm())
+        .args(["upgrade", "--install", RELEASE[0]])
+        .arg(workspace.root().join("deploy/helm/nodemesh"))
+        .args(["--namespace", RELEASE[1], "--create-namespace", "--wait", "--timeout=3m"])
+        .args(values(&cgroups.v2().display().to_string()))
+        .arg("--kubeconfig")
+        .arg(state.path(KUBECONFIG))
+        .env_remove("LD_LIBRARY_PATH")
+        .checked()
+}
+
+fn values(cgroup2: &str) -> [String; 4] {
+    let root = "$(NODE_NAME)";
+    [
+        "--set-string".into(),
+        format!("agent.cgroupRoot={cgroup2}/{root}"),
+        "--set-string".into(),
+        format!("agent.bpfRoot={BPF}/{root}"),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_node_has_its_own_part_of_the_kernel() {
+        let values = values("/sys/fs/cgroup/unified");
+        assert_eq!(values[1], "agent.cgroupRoot=/sys/fs/cgroup/unified/$(NODE_NAME)");
+        assert_eq!(values[3], "agent.bpfRoot=/sys/fs/bpf/nodemesh-cluster/$(NODE_NAME)");
+    }
+}

