@@ -80,7 +80,7 @@ impl Verb {
             Self::Test { filters } => test::run(&workspace, &filters)?,
             Self::Demo { keep } => demo::run(&workspace, keep)?,
             Self::Bench(options) => bench::run(&workspace, &options)?,
-            Self::Cluster(verb) => cluster::run(&workspace, verb)?,
+            Self::Cluster(verb) => return cluster::run(&workspace, verb),
             Self::Lab { arguments } => return lab::run(&workspace, &arguments),
         }
         Ok(ExitCode::SUCCESS)

@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 
 use super::layout::{API_PORT, HOST, Node};
 use super::state::State;
+use crate::oci::hex;
 
 /// Everything that the API server's certificate directory holds is made by itself.
 pub const PKI: &str = "pki";
@@ -91,7 +92,7 @@ fn random_token() -> Result<String> {
     fs::File::open("/dev/urandom")
         .and_then(|mut file| file.read_exact(&mut bytes))
         .context("can't read /dev/urandom")?;
-    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(hex(&bytes))
 }
 
 #[cfg(test)]

@@ -13,6 +13,8 @@ use super::wait::until;
 const TO_DIE: Duration = Duration::from_secs(15);
 /// Below a node's cgroup: what runs the node, as opposed to its pods.
 const SYSTEM: &str = "system";
+/// What runs on this machine itself, in cgroup v2 only: to find it again, not to limit it.
+const CONTROL_PLANE: &str = "nodemesh-cluster";
 
 /// Where the cgroup hierarchies of this machine are mounted.
 #[derive(Debug, PartialEq, Eq)]
@@ -58,26 +60,42 @@ impl Hierarchies {
         self.v2.join(node.name()).join(SYSTEM)
     }
 
-    /// Kills everything in the node: what runs it, and its pods.
-    pub fn kill(&self, node: Node) -> Result<()> {
-        let directory = self.v2.join(node.name());
+    /// The cgroup v2 of the control plane; it is made if it is not there.
+    pub fn control_plane(&self) -> Result<PathBuf> {
+        let directory = self.v2.join(CONTROL_PLANE);
+        fs::create_dir_all(&directory).with_context(|| format!("can't make {}", directory.display()))?;
+        Ok(directory)
+    }
+
+    /// Kills everything in every node, its pods included, and then the control plane.
+    ///
+    /// Nodes come first, and each as a whole: what runs in a node must not start anything else.
+    pub fn kill(&self) -> Result<()> {
+        all_groups().try_for_each(|name| self.kill_group(&name))
+    }
+
+    fn kill_group(&self, name: &str) -> Result<()> {
+        let directory = self.v2.join(name);
         match fs::write(directory.join("cgroup.kill"), "1") {
             Err(error) if error.kind() != ErrorKind::NotFound => {
                 return Err(error).with_context(|| format!("can't end what runs in {}", directory.display()));
             }
             _ => {}
         }
-        until(&format!("the processes of {node} to end"), TO_DIE, || {
+        until(&format!("the processes of {name} to end"), TO_DIE, || {
             Ok((!is_populated(&directory)).then_some(()))
         })
     }
 
-    /// Removes the cgroups of a node in which nothing runs any more.
-    pub fn remove(&self, node: Node) -> Result<()> {
-        for root in self.all() {
-            let directory = root.join(node.name());
-            // A process that was just killed may still be leaving.
-            until(&format!("{} to go", directory.display()), TO_DIE, || remove_tree(&directory).map(Some))?;
+    /// Removes all cgroups of a cluster of which nothing runs any more.
+    pub fn remove(&self) -> Result<()> {
+        for name in all_groups() {
+            for directory in self.all().map(|root| root.join(&name)) {
+                // A process that was just killed may still be leaving.
+                until(&format!("{} to go", directory.display()), TO_DIE, || {
+                    remove_tree(&directory).map(Some)
+                })?;
+            }
         }
         Ok(())
     }
@@ -85,6 +103,17 @@ impl Hierarchies {
     fn all(&self) -> impl Iterator<Item = &PathBuf> {
         self.v1.iter().chain([&self.v2])
     }
+}
+
+/// Nodes first: see `Hierarchies::kill`.
+fn all_groups() -> impl Iterator<Item = String> {
+    Node::all().map(Node::name).chain([CONTROL_PLANE.to_owned()])
+}
+
+/// `command` as a member of `cgroup` from its first instruction on, so that none of its children is elsewhere.
+pub fn in_cgroup(cgroup: &Path, command: impl IntoIterator<Item = String>) -> Vec<String> {
+    let script = format!("echo $$ > {}/cgroup.procs && exec \"$@\"", cgroup.display());
+    ["sh", "-c", &script, "sh"].map(str::to_owned).into_iter().chain(command).collect()
 }
 
 /// cgroup v1 lets no process into a cpuset until it has processors and memory nodes.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use super::access::{self, CERTIFICATE, PKI, TOKENS, kubeconfig_of};
+use super::cgroup::{Hierarchies, in_cgroup};
 use super::kubectl::Kubectl;
 use super::layout::{API_PORT, HOST, POD_CIDRS, SERVICE_CIDRS};
 use super::process::Process;
@@ -18,22 +19,26 @@ const SERVICE_ACCOUNT_KEY: &str = "pki/service-account.key";
 /// Ports on loopback other than etcd's own, which something else may use.
 const ETCD_CLIENTS: &str = "http://127.0.0.1:12379";
 const ETCD_PEERS: &str = "http://127.0.0.1:12380";
-const TO_SERVE: Duration = Duration::from_secs(60);
+const TO_SERVE: Duration = Duration::from_mins(1);
 
 /// Starts all of it; returns when the API server is ready.
-pub fn start(state: &State, tools: &Tools, kubectl: &Kubectl) -> Result<()> {
-    let program = tools.kubernetes().display().to_string();
+pub fn start(state: &State, cgroups: &Hierarchies, tools: &Tools, kubectl: &Kubectl) -> Result<()> {
+    let cgroup = cgroups.control_plane()?;
+    let command = |component: &str, flags| {
+        let program = tools.kubernetes().display().to_string();
+        in_cgroup(&cgroup, [program, component.to_owned()].into_iter().chain(flags))
+    };
     make_service_account_key(state, tools)?;
     let mut processes = Vec::new();
     for (name, flags) in [("etcd", etcd(state)), ("kube-apiserver", api_server(state))] {
-        processes.push(state.spawn(name, &command(&program, name, flags))?);
+        processes.push(state.spawn(name, &command(name, flags))?);
     }
     until("the API server to be ready", TO_SERVE, || ready(state, &processes, kubectl))
         .and_then(|early_end| early_end)?;
     for (name, flags) in
         [("kube-controller-manager", controller_manager(state)), ("kube-scheduler", scheduler(state))]
     {
-        state.spawn(name, &command(&program, name, flags))?;
+        state.spawn(name, &command(name, flags))?;
     }
     Ok(())
 }
@@ -47,10 +52,6 @@ fn ready(state: &State, processes: &[Process], kubectl: &Kubectl) -> Result<Opti
         return Ok(None);
     }
     kubectl.run(&["get", "--raw", "/readyz"]).map(|_| Some(Ok(())))
-}
-
-fn command(program: &str, component: &str, flags: Vec<String>) -> Vec<String> {
-    [program.to_owned(), component.to_owned()].into_iter().chain(flags).collect()
 }
 
 fn make_service_account_key(state: &State, tools: &Tools) -> Result<()> {
@@ -101,6 +102,8 @@ fn controller_manager(state: &State) -> Vec<String> {
         flag("service-account-private-key-file", state.path(SERVICE_ACCOUNT_KEY).display()),
         flag("root-ca-file", state.path(CERTIFICATE).display()),
         flag("use-service-account-credentials", true),
+        // Made if it is not there; its default is in /usr.
+        flag("flex-volume-plugin-dir", state.path("volume-plugins").display()),
         flag("leader-elect", false),
         flag("secure-port", 0),
     ]

@@ -8,17 +8,16 @@ use anyhow::{Context, Result, ensure};
 use rustix::mount::{UnmountFlags, unmount};
 
 use super::cgroup::Hierarchies;
-use super::layout::{Node, STATE};
+use super::layout::STATE;
 use super::state::State;
 use super::{machine, network};
 
 /// Ends what runs, then removes what is left of it.
 pub fn run(state: &State) -> Result<()> {
     let cgroups = Hierarchies::of_this_machine()?;
-    // The nodes first, and each as a whole: what runs in a node must not start anything else.
-    Node::all().try_for_each(|node| cgroups.kill(node))?;
+    cgroups.kill()?;
     state.kill_all()?;
-    Node::all().try_for_each(|node| cgroups.remove(node))?;
+    cgroups.remove()?;
     network::remove()?;
     machine::restore(state)?;
     remove_state()

@@ -24,7 +24,7 @@ pub const API_PORT: u16 = 6443;
 pub const POD_CIDRS: &str = "10.245.0.0/16,fd00:245::/56";
 /// Addresses of Services.
 pub const SERVICE_CIDRS: &str = "10.97.0.0/16,fd00:97::/112";
-/// The Service of CoreDNS; `coredns.yaml` says the same.
+/// The name server's Service; `coredns.yaml` says the same.
 pub const DNS: &str = "10.97.0.10";
 /// The suffix of all names in the cluster.
 pub const DOMAIN: &str = "cluster.local";

@@ -66,7 +66,8 @@ fn make_mount_points() -> Result<String> {
         let ancestors: Vec<_> = target.ancestors().collect();
         for directory in ancestors.into_iter().rev().filter(|directory| !directory.exists()) {
             fs::create_dir(directory).with_context(|| format!("can't make {}", directory.display()))?;
-            made += &format!("{}\n", directory.display());
+            made += &directory.to_string_lossy();
+            made.push('\n');
         }
     }
     Ok(made)

@@ -20,7 +20,9 @@ mod tools;
 mod up;
 mod wait;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use anyhow::{Result, ensure};
 use clap::Subcommand;
@@ -46,8 +48,18 @@ pub enum Verb {
     Down,
     /// Print the path of the administrator's kubeconfig
     Kubeconfig,
+    /// Print what a shell evaluates to have kubectl and helm in PATH, and KUBECONFIG
+    Env,
     /// Tell what runs
     Status,
+    /// Run a program in a node's network and mount namespaces
+    Node {
+        /// The node's name
+        node: String,
+        /// The program and its arguments
+        #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+        command: Vec<OsString>,
+    },
     /// Kill one process of the cluster, as a crash would
     Stop {
         /// As `status` names it, for example kube-apiserver or node1-kubelet
@@ -60,27 +72,31 @@ pub enum Verb {
     },
 }
 
-/// Does it.
-pub fn run(workspace: &Workspace, verb: Verb) -> Result<()> {
+/// Does it; the exit status is that of the program for `node`.
+pub fn run(workspace: &Workspace, verb: Verb) -> Result<ExitCode> {
     let state = State::new();
     match verb {
-        Verb::Kubeconfig => println!("{}", kubeconfig(&state)?.display()),
+        Verb::Up(options) => alone(&state, || up::run(workspace, &state, &options))?,
+        Verb::Load { images } => alone(&state, || load::run(&state, &images))?,
+        Verb::Down => alone(&state, || down::run(&state))?,
+        Verb::Stop { process } => alone(&state, || status::stop(&state, &process))?,
+        Verb::Start { process } => alone(&state, || status::start(&state, &process))?,
+        Verb::Node { node, command } => return node::run_inside(&state, &node, &command),
         Verb::Status => status::show(&state)?,
-        verb => {
-            ensure!(is_root(), "a cluster has namespaces, mounts and cgroups of its own: run as root");
-            // Held until the command is done.
-            let _lock = state.lock()?;
-            match verb {
-                Verb::Up(options) => up::run(workspace, &state, &options)?,
-                Verb::Load { images } => load::run(&state, &images)?,
-                Verb::Down => down::run(&state)?,
-                Verb::Stop { process } => status::stop(&state, &process)?,
-                Verb::Start { process } => status::start(&state, &process)?,
-                Verb::Kubeconfig | Verb::Status => {}
-            }
+        Verb::Kubeconfig => println!("{}", kubeconfig(&state)?.display()),
+        Verb::Env => {
+            println!("export KUBECONFIG='{}'", kubeconfig(&state)?.display());
+            println!("export PATH='{}'", Tools::ensure(workspace)?.search_path()?.display());
         }
     }
-    Ok(())
+    Ok(ExitCode::SUCCESS)
+}
+
+/// While no other command changes the cluster.
+fn alone(state: &State, change: impl FnOnce() -> Result<()>) -> Result<()> {
+    ensure!(is_root(), "a cluster has namespaces, mounts and cgroups of its own: run as root");
+    let _lock = state.lock()?;
+    change()
 }
 
 /// The administrator's kubeconfig; an error if there is no cluster.

@@ -4,14 +4,16 @@
 //! Kubernetes' parts have by convention (`/var/lib/kubelet` and so on) are the node's own, so that pods find on each node
 //! what they would find on a real one, and nothing of it is mounted on this machine.
 
+use std::ffi::OsString;
 use std::fs;
 use std::path::Path;
+use std::process::{Command, ExitCode};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 
 use super::access::kubeconfig_of;
-use super::cgroup::Hierarchies;
+use super::cgroup::{Hierarchies, in_cgroup};
 use super::layout::{DNS, DOMAIN, Node, POD_CIDRS};
 use super::process::Process;
 use super::state::State;
@@ -72,6 +74,17 @@ pub fn start_kubelet(state: &State, cgroups: &Hierarchies, tools: &Tools, node: 
     Ok(())
 }
 
+/// Runs a program where the programs of the node `name` run; the exit status is that program's.
+pub fn run_inside(state: &State, name: &str, command: &[OsString]) -> Result<ExitCode> {
+    let holder = state.process(&format!("{name}-holder"))?;
+    state.check(&holder)?;
+    let mut enter = Command::new("nsenter");
+    enter.args(["--target", &holder.pid.to_string(), "--net", "--mount", "--"]).args(command);
+    let status = enter.env_remove("LD_LIBRARY_PATH").status().context("can't start nsenter")?;
+    // A program that a signal ended has no exit status.
+    Ok(status.code().and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from))
+}
+
 /// Tells the runtime of `node` how to join pods to its network; the node is ready after that.
 pub fn write_cni(node: Node, cidrs: &[String]) -> Result<()> {
     let directory = node.directory().join("etc-cni/net.d");
@@ -97,12 +110,17 @@ fn write_files(state: &State, node: Node) -> Result<()> {
 /// Mounts of this machine still reach the node, but none of the node reaches this machine. Within the node they are
 /// shared, as pods with bidirectional mount propagation want it.
 fn holder_command(cgroups: &Hierarchies, node: Node) -> Vec<String> {
-    let mut script = format!("echo $$ > {}/cgroup.procs\n", cgroups.system(node).display());
-    script += "mount --make-rshared /\n";
-    for (source, target) in DIRECTORIES {
-        script += &format!("mount --bind {}/{source} {target}\n", node.directory().display());
-    }
-    script += "exec sleep infinity\n";
+    let mut script = vec![
+        format!("echo $$ > {}/cgroup.procs", cgroups.system(node).display()),
+        "mount --make-rshared /".to_owned(),
+    ];
+    script.extend(
+        DIRECTORIES
+            .iter()
+            .map(|(source, target)| format!("mount --bind {}/{source} {target}", node.directory().display())),
+    );
+    script.push("exec sleep infinity".to_owned());
+    let script = script.join("\n");
     let net = format!("--net=/run/netns/{}", node.namespace());
     ["nsenter", &net, "unshare", "--mount", "--propagation", "slave", "sh", "-ec", &script]
         .map(str::to_owned)
@@ -111,10 +129,9 @@ fn holder_command(cgroups: &Hierarchies, node: Node) -> Vec<String> {
 
 /// A program of the node, in its namespaces and its cgroup.
 fn inside_command(cgroups: &Hierarchies, node: Node, holder: &Process, command: &[String]) -> Vec<String> {
-    let script = format!("echo $$ > {}/cgroup.procs && exec \"$@\"", cgroups.system(node).display());
     let target = holder.pid.to_string();
-    let enter = ["nsenter", "--target", &target, "--net", "--mount", "sh", "-c", &script, "sh"];
-    enter.into_iter().map(str::to_owned).chain(command.iter().cloned()).collect()
+    let enter = ["nsenter", "--target", &target, "--net", "--mount"].map(str::to_owned);
+    enter.into_iter().chain(in_cgroup(&cgroups.system(node), command.iter().cloned())).collect()
 }
 
 /// The holder's script ends by becoming `sleep`.

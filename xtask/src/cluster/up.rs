@@ -17,18 +17,18 @@ use super::{access, control_plane, down, load, machine, mesh, network, node};
 use crate::setup;
 use crate::workspace::Workspace;
 
-const TO_REGISTER: Duration = Duration::from_secs(60);
-const TO_BE_READY: Duration = Duration::from_secs(120);
+const TO_REGISTER: Duration = Duration::from_mins(1);
+const TO_BE_READY: Duration = Duration::from_mins(2);
 
 /// How large it is and what is in it.
 #[derive(Args)]
 pub struct Options {
     /// How many nodes
     #[arg(long, value_name = "N", default_value_t = 2)]
-    nodes: u8,
+    pub nodes: u8,
     /// Install the mesh: its images from this checkout, and its chart
     #[arg(long)]
-    mesh: bool,
+    pub mesh: bool,
 }
 
 /// Removes the cluster that is there, makes a new one and waits until it works.
@@ -62,7 +62,7 @@ fn start_cluster(workspace: &Workspace, state: &State, tools: &Tools, nodes: &[N
     // The API server takes seconds to start: time enough for the nodes to get their images.
     thread::scope(|scope| {
         let runtimes = scope.spawn(|| start_runtimes(state, &cgroups, tools, nodes));
-        control_plane::start(state, tools, &kubectl)?;
+        control_plane::start(state, &cgroups, tools, &kubectl)?;
         runtimes.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })?;
     for &node in nodes {

@@ -23,7 +23,7 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 pub use config::Config;
-pub use digest::Digest;
+pub use digest::{Digest, hex};
 pub use layer::Layer;
 
 use layer::add_file;

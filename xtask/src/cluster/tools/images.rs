@@ -13,7 +13,7 @@ use crate::oci::{self, Config, Digest, Layer};
 /// The first container of each pod.
 pub const PAUSE_IMAGE: &str = "nodemesh.io/pause:1";
 /// The name server; `coredns.yaml` says the same.
-pub const COREDNS_IMAGE: &str = "nodemesh.io/coredns:1.12.4";
+const COREDNS_IMAGE: &str = "nodemesh.io/coredns:1.12.4";
 
 /// Nobody in particular, as images without a user database call it.
 const NOBODY: &str = "65532:65532";

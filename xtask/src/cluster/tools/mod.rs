@@ -13,7 +13,7 @@ use anyhow::{Context, Result};
 
 use crate::workspace::Workspace;
 
-pub use images::{COREDNS_IMAGE, PAUSE_IMAGE};
+pub use images::PAUSE_IMAGE;
 
 const COREDNS: &str = "1.12.4";
 const HELM: &str = "3.19.2";
