@@ -94,7 +94,7 @@ fn api_server(state: &State) -> Vec<String> {
 }
 
 fn controller_manager(state: &State) -> Vec<String> {
-    vec![
+    let mut flags = vec![
         flag("kubeconfig", state.path(kubeconfig_of("kube-controller-manager")).display()),
         flag("allocate-node-cidrs", true),
         flag("cluster-cidr", POD_CIDRS),
@@ -104,14 +104,25 @@ fn controller_manager(state: &State) -> Vec<String> {
         flag("use-service-account-credentials", true),
         // Made if it is not there; its default is in /usr.
         flag("flex-volume-plugin-dir", state.path("volume-plugins").display()),
-        flag("leader-elect", false),
-        flag("secure-port", 0),
-    ]
+    ];
+    flags.extend(common());
+    flags
 }
 
 fn scheduler(state: &State) -> Vec<String> {
-    let kubeconfig = state.path(kubeconfig_of("kube-scheduler"));
-    vec![flag("kubeconfig", kubeconfig.display()), flag("leader-elect", false), flag("secure-port", 0)]
+    let mut flags = vec![flag("kubeconfig", state.path(kubeconfig_of("kube-scheduler")).display())];
+    flags.extend(common());
+    flags
+}
+
+/// One replica of each, with no port of its own, which scales a deployment to dozens without waiting for itself.
+fn common() -> [String; 4] {
+    [
+        flag("leader-elect", false),
+        flag("secure-port", 0),
+        flag("kube-api-qps", 200),
+        flag("kube-api-burst", 400),
+    ]
 }
 
 /// The kubectl of the cluster's administrator.

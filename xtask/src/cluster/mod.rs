@@ -5,6 +5,7 @@
 mod access;
 mod cgroup;
 mod control_plane;
+mod dns;
 mod down;
 mod kubectl;
 mod layout;

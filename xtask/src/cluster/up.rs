@@ -3,7 +3,7 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use clap::Args;
 use serde_json::Value;
 
@@ -13,7 +13,7 @@ use super::layout::Node;
 use super::state::State;
 use super::tools::Tools;
 use super::wait::until;
-use super::{access, control_plane, down, load, machine, mesh, network, node};
+use super::{access, control_plane, dns, down, load, machine, mesh, network, node};
 use crate::setup;
 use crate::workspace::Workspace;
 
@@ -40,7 +40,8 @@ pub fn run(workspace: &Workspace, state: &State, options: &Options) -> Result<()
     down::run(state)?;
     let result = start_cluster(workspace, state, &tools, &nodes);
     result.context(format!("the cluster is not up; its logs are in {}", state.path("log").display()))?;
-    println!("{} nodes are ready after {:.1} s", nodes.len(), start.elapsed().as_secs_f64());
+    let names: Vec<_> = nodes.iter().map(Node::to_string).collect();
+    println!("ready: {}, after {:.1} s", names.join(", "), start.elapsed().as_secs_f64());
     println!("kubeconfig: {}", state.path(access::KUBECONFIG).display());
     if options.mesh {
         mesh::install(workspace, state, &tools)?;
@@ -68,25 +69,18 @@ fn start_cluster(workspace: &Workspace, state: &State, tools: &Tools, nodes: &[N
     for &node in nodes {
         node::start_kubelet(state, &cgroups, tools, node)?;
     }
-    install_dns(workspace, &kubectl)?;
+    dns::install(workspace, &kubectl)?;
     for &node in nodes {
         let cidrs = until(&format!("{node} to register"), TO_REGISTER, || pod_cidrs(&kubectl, node))?;
         network::route_pods(node, &cidrs, nodes)?;
         node::write_cni(node, &cidrs)?;
     }
-    wait_until_ready(&kubectl)
+    wait_until_ready(&kubectl, nodes)
 }
 
 fn start_runtimes(state: &State, cgroups: &Hierarchies, tools: &Tools, nodes: &[Node]) -> Result<()> {
     nodes.iter().try_for_each(|&node| node::start_containerd(state, cgroups, node))?;
     load::import(nodes, &tools.images())
-}
-
-fn install_dns(workspace: &Workspace, kubectl: &Kubectl) -> Result<()> {
-    let path = workspace.root().join("deploy/cluster/coredns.yaml");
-    let manifests =
-        std::fs::read_to_string(&path).with_context(|| format!("can't read {}", path.display()))?;
-    kubectl.apply(&manifests)
 }
 
 /// What the controller manager gave to the node: an IPv4 and an IPv6 range.
@@ -100,16 +94,11 @@ fn cidrs_of(node: &Value) -> Option<Vec<String>> {
     cidrs.iter().map(|cidr| cidr.as_str().map(str::to_owned)).collect()
 }
 
-fn wait_until_ready(kubectl: &Kubectl) -> Result<()> {
+fn wait_until_ready(kubectl: &Kubectl, nodes: &[Node]) -> Result<()> {
     let timeout = format!("--timeout={}s", TO_BE_READY.as_secs());
     kubectl.run(&["wait", "node", "--all", "--for=condition=Ready", &timeout])?;
     kubectl.run(&["-n", "kube-system", "rollout", "status", "deployment/coredns", &timeout])?;
-    let endpoints = kubectl.get(&["-n", "kube-system", "endpointslices", "-l", "k8s-app=kube-dns"])?;
-    ensure!(
-        endpoints["items"].as_array().is_some_and(|items| !items.is_empty()),
-        "the name server has no endpoint"
-    );
-    Ok(())
+    nodes.iter().try_for_each(|&node| dns::wait_on(node))
 }
 
 #[cfg(test)]

@@ -10,11 +10,14 @@ mod programs;
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 
 use bpf_toolchain::BpfToolchain;
 use programs::Program;
+
+use crate::command::CommandExt;
 
 /// Finds or installs everything, saying for each item what it is for.
 pub fn run() -> Result<()> {
@@ -37,6 +40,16 @@ pub fn cluster() -> Result<()> {
         return Ok(());
     }
     let packages = programs.iter().flat_map(|program| program.packages).copied().collect();
+    Missing { programs, bpf_toolchain: false, packages }.install_packages()
+}
+
+/// Finds or installs what makes Python environments, which Debian has apart from Python.
+pub fn python_venv() -> Result<()> {
+    if Command::new("python3").args(["-c", "import ensurepip, venv"]).outcome().is_ok_and(|out| out.success) {
+        return Ok(());
+    }
+    let programs = vec![&programs::PYTHON_VENV];
+    let packages = programs::PYTHON_VENV.packages.iter().copied().collect();
     Missing { programs, bpf_toolchain: false, packages }.install_packages()
 }
 

@@ -71,6 +71,10 @@ pub const CLUSTER: &[Program] = &[
     program("sysctl", &["sysctl"], &["procps"], "lets nodes forward what pods send"),
 ];
 
+/// Where Go has to come from the Python package index.
+pub const PYTHON_VENV: Program =
+    program("venv", &["python3"], &["python3-venv"], "environments for programs from Python's package index");
+
 const fn program(
     name: &'static str,
     commands: &'static [&'static str],

