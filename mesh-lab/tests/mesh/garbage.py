@@ -1,6 +1,7 @@
 """Sends what nobody should send to a pod's mesh ports, and tells how each ended.
 
   garbage.py HOST PORT KIND [CERTIFICATE KEY [AUTHORITY]]
+  garbage.py :: PORT impostor CERTIFICATE KEY
 """
 import os, socket, ssl, struct, sys
 
@@ -73,9 +74,25 @@ def session(sock, certificate, key):
     return context.wrap_socket(sock)
 
 
+def impostor(port, certificate, key):
+    """Serves one connection as a pod's mesh port would, and tells whether the client trusted it with a request."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.set_alpn_protocols(["h2"])
+    context.load_cert_chain(certificate, key)
+    with socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True) as listener:
+        listener.settimeout(15)
+        print("listening", flush=True)
+        sock, _ = listener.accept()
+        sock.settimeout(15)
+        with context.wrap_socket(sock, server_side=True) as tls:
+            return "trusted" if tls.recv(24) else "closed"
+
+
 def main():
     host, port, kind, *rest = sys.argv[1:]
     certificate, key, authority = (rest + [None] * 3)[:3]
+    if kind == "impostor":
+        return impostor(int(port), certificate, key)
     sock = socket.create_connection((host, int(port)), timeout=15)
     if kind == "random":
         sock.sendall(os.urandom(4096))

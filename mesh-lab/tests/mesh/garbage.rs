@@ -1,10 +1,11 @@
 //! What nobody should send: refused, logged, and nothing that policy would not have given.
 
 use std::path::Path;
+use std::process::Stdio;
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, SanType};
 
-use crate::world::{PORT, World, eventually, mutual_tls};
+use crate::world::{PORT, World, control_binary, eventually, mutual_tls};
 
 const GARBAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/mesh/garbage.py");
 
@@ -130,6 +131,37 @@ fn bad_requests_from_a_member_of_the_mesh_are_answered_and_refused() {
     let log = world.agent_log("node2");
     assert!(log.contains("not of the trust domain") && log.contains("certificate expired"), "{log}");
     std::fs::remove_dir_all(&directory).unwrap();
+}
+
+/// Whoever answers at a pod's address has to be that pod: another account of the same mesh is not enough.
+#[test]
+fn a_server_with_another_accounts_certificate_gets_no_byte() {
+    let world = World::new("impostor");
+    world.lab.agent("node2").stop().unwrap();
+    let node = world.lab.layout().node("node2");
+    let pins = node.bpf().to_string_lossy();
+    let agent = control_binary().with_file_name("mesh-agent");
+    let cleanup = [agent.to_str().unwrap(), "cleanup", "--bpf-root", &pins];
+    assert!(world.lab.node_exec("node2", &cleanup).unwrap().status.success());
+    let directory = std::env::temp_dir().join(format!("nodemesh-impostor-{}", std::process::id()));
+    std::fs::create_dir_all(&directory).unwrap();
+    for (account, answer) in [("other", "closed"), ("server", "trusted")] {
+        let uri = format!("spiffe://cluster.local/ns/app/sa/{account}");
+        let (certificate, key) = member(&world, &directory, &uri, "1h");
+        let program = ["python3", GARBAGE, "::", "15008", "impostor", &certificate, &key];
+        let server =
+            world.lab.exec_command("app", "server", &program).stdout(Stdio::piped()).spawn().unwrap();
+        eventually("the impostor listens", || {
+            world.exec("app", "server", &["ss", "-Hltn", "sport = :15008"]).text.contains("15008")
+        });
+        let ran = world.client("app", "client", &["who", "server.app", PORT]);
+        assert!(!ran.ok, "{account}: {ran:?}");
+        let told = String::from_utf8(server.wait_with_output().unwrap().stdout).unwrap();
+        assert_eq!(told.lines().last(), Some(answer), "{account}: {told}");
+    }
+    std::fs::remove_dir_all(&directory).unwrap();
+    let refused = "the endpoint is spiffe://cluster.local/ns/app/sa/other and not spiffe://cluster.local/ns/app/sa/server";
+    eventually("the client's node says why", || world.agent_log("node1").contains(refused));
 }
 
 /// A certificate under the mesh's own root, made with its key, as only a thief could.
