@@ -100,6 +100,12 @@ impl Hierarchies {
         Ok(())
     }
 
+    /// The cgroups of a cluster that are there.
+    pub fn remaining(&self) -> Vec<PathBuf> {
+        let directories = all_groups().flat_map(|name| self.all().map(move |root| root.join(&name)));
+        directories.filter(|directory| directory.exists()).collect()
+    }
+
     fn all(&self) -> impl Iterator<Item = &PathBuf> {
         self.v1.iter().chain([&self.v2])
     }

@@ -18,6 +18,7 @@ mod process;
 mod state;
 mod status;
 mod tools;
+mod traces;
 mod up;
 mod wait;
 
