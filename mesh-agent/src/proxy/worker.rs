@@ -17,7 +17,6 @@ use super::accept::{Cap, Place, accept_loop};
 use super::core::{Core, LocalPod, Shared};
 use super::{inbound, outbound};
 use crate::sys::ebpf::FlowMap;
-use crate::sys::prefer_short_turns;
 use crate::telemetry::WorkerMetrics;
 
 /// How often a core looks for idle connections and unused counters.
@@ -25,9 +24,6 @@ const SWEEP_EVERY: Duration = Duration::from_secs(30);
 
 /// Counters that nothing used for this long are forgotten.
 const COUNTERS_KEPT: Duration = Duration::from_hours(1);
-
-/// Length of a worker's turn of a contended processor.
-const TURN: Duration = Duration::from_micros(100);
 
 /// A pod's listeners of one core.
 pub struct PodListeners {
@@ -64,9 +60,6 @@ pub fn run(
     metrics: Arc<WorkerMetrics>,
     commands: mpsc::UnboundedReceiver<Command>,
 ) -> std::io::Result<()> {
-    if let Err(error) = prefer_short_turns(TURN) {
-        tracing::debug!(%error, "the kernel gives no short turns of the processor");
-    }
     // No signals and no child processes here: their bookkeeping would cost something in every wakeup.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()

@@ -8,11 +8,9 @@ mod cgroup;
 pub mod ebpf;
 mod memory;
 mod netns;
-mod schedule;
 mod socket;
 
 pub use cgroup::{cgroup_id_of_self, find_pod_process};
 pub use memory::give_back_start_up;
 pub use netns::Netns;
-pub use schedule::prefer_short_turns;
 pub use socket::{delivery_socket, listen, local_addresses, raise_open_file_limit, stream_socket};
