@@ -9,6 +9,7 @@ mod cluster;
 mod command;
 mod demo;
 mod ebpf;
+mod image;
 mod lab;
 mod oci;
 mod setup;
@@ -52,6 +53,8 @@ enum Verb {
     /// Run a real Kubernetes of several nodes on this machine
     #[command(subcommand)]
     Cluster(cluster::Verb),
+    /// Build container images, without a daemon
+    Image(image::Options),
     /// Build and run mesh-lab with these arguments
     #[command(disable_help_flag = true)]
     Lab {
@@ -81,6 +84,7 @@ impl Verb {
             Self::Demo { keep } => demo::run(&workspace, keep)?,
             Self::Bench(options) => bench::run(&workspace, &options)?,
             Self::Cluster(verb) => return cluster::run(&workspace, verb),
+            Self::Image(options) => image::run(&workspace, &options)?,
             Self::Lab { arguments } => return lab::run(&workspace, &arguments),
         }
         Ok(ExitCode::SUCCESS)

@@ -10,6 +10,7 @@ mod programs;
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -51,6 +52,21 @@ pub fn python_venv() -> Result<()> {
     let programs = vec![&programs::PYTHON_VENV];
     let packages = programs::PYTHON_VENV.packages.iter().copied().collect();
     Missing { programs, bpf_toolchain: false, packages }.install_packages()
+}
+
+/// Installs what lacks of `wanted`, each a file and Debian's package of it; says nothing where all are there.
+pub fn files(wanted: &[(&str, &str)]) -> Result<()> {
+    let packages: Vec<_> =
+        wanted.iter().filter(|(path, _)| !Path::new(path).exists()).map(|(_, package)| *package).collect();
+    if packages.is_empty() {
+        return Ok(());
+    }
+    ensure!(
+        is_debian_like() && is_root(),
+        "these packages of Debian are needed, and root to install them: {}",
+        packages.join(" ")
+    );
+    apt::install(&packages)
 }
 
 /// What apt has to bring.
