@@ -1,5 +1,6 @@
 //! `cluster up --mesh`: the mesh of this checkout, by its chart.
 
+use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::Result;
@@ -7,17 +8,27 @@ use anyhow::Result;
 use super::access::KUBECONFIG;
 use super::cgroup::Hierarchies;
 use super::layout::BPF;
+use super::load;
 use super::state::State;
 use super::tools::Tools;
 use crate::command::CommandExt;
 use crate::workspace::Workspace;
+use crate::{build, image};
 
 /// Release, and namespace of it.
 const RELEASE: [&str; 2] = ["nodemesh", "nodemesh-system"];
 
-/// Installs the chart and waits until it is ready. Every node has its own cgroup and its own directory for pins, since
-/// they share a kernel.
-pub fn install(workspace: &Workspace, state: &State, tools: &Tools) -> Result<()> {
+/// Builds the images of this checkout, those of the samples included; the paths of their files.
+pub fn images(workspace: &Workspace) -> Result<Vec<PathBuf>> {
+    build::everything(workspace)?;
+    image::write(workspace, image::Name::ALL, &workspace.target().join("images"))
+}
+
+/// Gives `images` to the nodes, installs the chart and waits until it is ready.
+///
+/// Every node has its own cgroup and its own directory for pins, since they share a kernel.
+pub fn install(workspace: &Workspace, state: &State, tools: &Tools, images: &[PathBuf]) -> Result<()> {
+    load::run(state, images)?;
     let cgroups = Hierarchies::of_this_machine()?;
     Command::new(tools.helm())
         .args(["upgrade", "--install", RELEASE[0]])

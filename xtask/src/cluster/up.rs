@@ -36,6 +36,8 @@ pub fn run(workspace: &Workspace, state: &State, options: &Options) -> Result<()
     let nodes = Node::first(options.nodes)?;
     setup::cluster()?;
     let tools = Tools::ensure(workspace)?;
+    // Before anything of an older cluster is taken away.
+    let images = options.mesh.then(|| mesh::images(workspace)).transpose()?;
     let start = Instant::now();
     down::run(state)?;
     let result = start_cluster(workspace, state, &tools, &nodes);
@@ -43,8 +45,8 @@ pub fn run(workspace: &Workspace, state: &State, options: &Options) -> Result<()
     let names: Vec<_> = nodes.iter().map(Node::to_string).collect();
     println!("ready: {}, after {:.1} s", names.join(", "), start.elapsed().as_secs_f64());
     println!("kubeconfig: {}", state.path(access::KUBECONFIG).display());
-    if options.mesh {
-        mesh::install(workspace, state, &tools)?;
+    if let Some(images) = images {
+        mesh::install(workspace, state, &tools, &images)?;
     }
     Ok(())
 }
