@@ -1,0 +1,38 @@
+{{- /* Labels by which Deployments and DaemonSets know their pods: they can never change. Takes [context, component]. */ -}}
+{{- define "nodemesh.selectorLabels" -}}
+app.kubernetes.io/name: nodemesh
+app.kubernetes.io/component: {{ index . 1 }}
+app.kubernetes.io/instance: {{ (index . 0).Release.Name }}
+{{- end }}
+
+{{- /* Labels of every object. Takes the context. */ -}}
+{{- define "nodemesh.commonLabels" -}}
+app.kubernetes.io/part-of: nodemesh
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{- end }}
+
+{{- /* Labels of an object of one component. Takes [context, component]. */ -}}
+{{- define "nodemesh.labels" -}}
+{{ include "nodemesh.selectorLabels" . }}
+{{ include "nodemesh.commonLabels" (index . 0) }}
+{{- end }}
+
+{{- /* Labels of the pods of a component. The mesh never takes in what it is made of. Takes [context, component]. */ -}}
+{{- define "nodemesh.podLabels" -}}
+{{ include "nodemesh.selectorLabels" . }}
+app.kubernetes.io/part-of: nodemesh
+nodemesh.io/dataplane: disabled
+{{- end }}
+
+{{- /* An image of this release. Takes [context, name]. */ -}}
+{{- define "nodemesh.image" -}}
+{{- $values := (index . 0).Values.image -}}
+{{ $values.registry }}/{{ index . 1 }}:{{ $values.tag | default (index . 0).Chart.AppVersion }}
+{{- end }}
+
+{{- /* The part of a path before the first directory with a variable in it: what can be mounted. */ -}}
+{{- define "nodemesh.fixedPart" -}}
+{{- regexReplaceAll "/[^/]*[$][(].*$" . "" -}}
+{{- end }}
