@@ -14,6 +14,7 @@ mod machine;
 mod mesh;
 mod network;
 mod node;
+mod node_config;
 mod process;
 mod state;
 mod status;

@@ -43,7 +43,7 @@ impl Tools {
             path: "github.com/coredns/coredns",
             linker_flags: "",
         })?;
-        let pause_image = images::pause(&sources.join("pause.c"))?;
+        let pause_image = images::pause(&sources.join("pause/pause.c"))?;
         let coredns_image = images::coredns(&coredns, COREDNS)?;
         Ok(Self { kubernetes, helm, pause_image, coredns_image })
     }
