@@ -8,6 +8,7 @@ mod build;
 mod cluster;
 mod command;
 mod demo;
+mod e2e;
 mod ebpf;
 mod image;
 mod lab;
@@ -53,6 +54,8 @@ enum Verb {
     /// Run a real Kubernetes of several nodes on this machine
     #[command(subcommand)]
     Cluster(cluster::Verb),
+    /// Install the mesh on a real Kubernetes and run the end-to-end tests there
+    E2e(e2e::Options),
     /// Build container images, without a daemon
     Image(image::Options),
     /// Build and run mesh-lab with these arguments
@@ -84,6 +87,7 @@ impl Verb {
             Self::Demo { keep } => demo::run(&workspace, keep)?,
             Self::Bench(options) => bench::run(&workspace, &options)?,
             Self::Cluster(verb) => return cluster::run(&workspace, verb),
+            Self::E2e(options) => e2e::run(&workspace, &options)?,
             Self::Image(options) => image::run(&workspace, &options)?,
             Self::Lab { arguments } => return lab::run(&workspace, &arguments),
         }

@@ -33,8 +33,10 @@ use clap::Subcommand;
 use crate::setup::is_root;
 use crate::workspace::Workspace;
 
+pub use mesh::{images, install};
 pub use state::State;
 pub use tools::Tools;
+pub use up::Options as UpOptions;
 
 /// What can be done with the cluster.
 #[derive(Subcommand)]
