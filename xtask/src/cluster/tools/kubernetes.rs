@@ -18,7 +18,7 @@ const SOURCES: [&str; 3] = ["go.mod", "go.sum", "main.go"];
 /// The directory with the program, and with `kubectl`, a link to it.
 pub fn ensure(sources: &Path) -> Result<PathBuf> {
     let root = cache::directory(&format!("kubernetes-{VERSION}-{}", key(sources)?), |fresh| {
-        println!("building   Kubernetes {VERSION} (5 minutes)");
+        eprintln!("building   Kubernetes {VERSION} (5 minutes)");
         let bin = fresh.join("bin");
         fs::create_dir(&bin)?;
         go::command()?
