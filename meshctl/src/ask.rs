@@ -1,11 +1,12 @@
-//! One question to an admin endpoint: HTTP over TCP or over a Unix socket.
+//! Questions to an admin endpoint: HTTP over TCP, over a Unix socket, or over a port-forward to a pod.
 
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Error, Result, anyhow, ensure};
+use futures_util::future::BoxFuture;
 use http::{Request, header};
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Bytes;
@@ -15,34 +16,57 @@ use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 
-/// Longest wait for an answer: the endpoints answer from memory.
-const TIMEOUT: Duration = Duration::from_secs(5);
+use crate::cluster::PodPort;
+
+/// Longest wait for a connection or an answer. The endpoints answer from memory; a port-forward has three more hops.
+const TIMEOUT: Duration = Duration::from_secs(10);
+/// How long after a failure the reason, which comes on a channel of its own, is waited for.
+const REASON_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Where an agent or the control plane answers.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone)]
 pub enum Endpoint {
     /// `HOST:PORT`.
     Tcp(String),
     /// `unix:PATH`.
     Unix(PathBuf),
+    /// A port on a pod's loopback, through the API server.
+    Pod(PodPort),
+}
+
+/// A connection to an endpoint, for several questions.
+pub struct Session {
+    endpoint: Endpoint,
+    sender: http1::SendRequest<Empty<Bytes>>,
+    reason: Option<BoxFuture<'static, Option<String>>>,
 }
 
 impl Endpoint {
-    /// `GET path`, as JSON.
-    pub async fn json<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
-        let bytes = self.bytes(path).await?;
-        serde_json::from_slice(&bytes)
-            .with_context(|| format!("{self}{path} answered what is not of this version"))
+    /// Connects.
+    pub async fn open(&self) -> Result<Session> {
+        let (sender, reason) = self.in_time(self.connect()).await?;
+        Ok(Session { endpoint: self.clone(), sender, reason })
     }
 
-    /// `GET path`, as it came.
+    /// `GET path` on a connection of its own, as it came.
     pub async fn bytes(&self, path: &str) -> Result<Bytes> {
-        let asking = async {
-            match self {
-                Self::Tcp(address) => exchange(TcpStream::connect(address).await?, path).await,
-                Self::Unix(socket) => exchange(UnixStream::connect(socket).await?, path).await,
+        self.open().await?.bytes(path).await
+    }
+
+    async fn connect(
+        &self,
+    ) -> Result<(http1::SendRequest<Empty<Bytes>>, Option<BoxFuture<'static, Option<String>>>)> {
+        Ok(match self {
+            Self::Tcp(address) => (handshake(TcpStream::connect(address).await?).await?, None),
+            Self::Unix(socket) => (handshake(UnixStream::connect(socket).await?).await?, None),
+            Self::Pod(port) => {
+                let (stream, reason) = port.forward().await?;
+                (handshake(stream).await?, Some(reason))
             }
-        };
+        })
+    }
+
+    async fn in_time<T>(&self, asking: impl Future<Output = Result<T>>) -> Result<T> {
         tokio::time::timeout(TIMEOUT, asking)
             .await
             .with_context(|| format!("{self} did not answer within {} s", TIMEOUT.as_secs()))?
@@ -50,16 +74,49 @@ impl Endpoint {
     }
 }
 
-async fn exchange(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static, path: &str) -> Result<Bytes> {
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+impl Session {
+    /// `GET path`, as JSON.
+    pub async fn json<T: DeserializeOwned>(&mut self, path: &str) -> Result<T> {
+        let bytes = self.bytes(path).await?;
+        serde_json::from_slice(&bytes)
+            .with_context(|| format!("{}{path} answered what is not of this version", self.endpoint))
+    }
+
+    /// `GET path`, as it came.
+    pub async fn bytes(&mut self, path: &str) -> Result<Bytes> {
+        let endpoint = self.endpoint.clone();
+        endpoint.in_time(self.exchange(path)).await
+    }
+
+    async fn exchange(&mut self, path: &str) -> Result<Bytes> {
+        let request = Request::get(path).header(header::HOST, "nodemesh").body(Empty::<Bytes>::new())?;
+        let response = match self.sender.send_request(request).await {
+            Ok(response) => response,
+            Err(error) => return Err(self.explained(error).await),
+        };
+        let status = response.status();
+        let body = response.into_body().collect().await?.to_bytes();
+        ensure!(status.is_success(), "GET {path}: {status}: {}", String::from_utf8_lossy(&body).trim());
+        Ok(body)
+    }
+
+    /// What the node said of a forward that broke, instead of that it broke.
+    async fn explained(&mut self, error: hyper::Error) -> Error {
+        let Some(reason) = self.reason.take() else { return error.into() };
+        match tokio::time::timeout(REASON_TIMEOUT, reason).await {
+            Ok(Some(reason)) => anyhow!(reason.trim().to_owned()),
+            _ => error.into(),
+        }
+    }
+}
+
+async fn handshake(
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+) -> Result<http1::SendRequest<Empty<Bytes>>> {
+    let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     // Its errors come out of the request as well.
     tokio::spawn(connection);
-    let request = Request::get(path).header(header::HOST, "nodemesh").body(Empty::<Bytes>::new())?;
-    let response = sender.send_request(request).await?;
-    let status = response.status();
-    let body = response.into_body().collect().await?.to_bytes();
-    ensure!(status.is_success(), "GET {path}: {status}: {}", String::from_utf8_lossy(&body).trim());
-    Ok(body)
+    Ok(sender)
 }
 
 impl FromStr for Endpoint {
@@ -87,7 +144,14 @@ impl fmt::Display for Endpoint {
         match self {
             Self::Tcp(address) => f.write_str(address),
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::Pod(port) => port.fmt(f),
         }
+    }
+}
+
+impl fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Endpoint({self})")
     }
 }
 
@@ -97,9 +161,10 @@ mod tests {
 
     #[test]
     fn reads_addresses_and_paths_and_nothing_else() {
-        assert_eq!("unix:/run/a.sock".parse(), Ok(Endpoint::Unix("/run/a.sock".into())));
-        assert_eq!("[::1]:15000".parse(), Ok(Endpoint::Tcp("[::1]:15000".into())));
-        assert_eq!("node1:15000".parse(), Ok(Endpoint::Tcp("node1:15000".into())));
+        for text in ["unix:/run/a.sock", "[::1]:15000", "node1:15000"] {
+            assert_eq!(text.parse::<Endpoint>().unwrap().to_string(), text);
+        }
+        assert!(matches!("unix:/run/a.sock".parse(), Ok(Endpoint::Unix(_))));
         for wrong in ["unix:", "node1", ":15000", "node1:http", ""] {
             assert!(wrong.parse::<Endpoint>().is_err(), "{wrong:?}");
         }

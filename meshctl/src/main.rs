@@ -1,10 +1,17 @@
-//! The nodemesh command line: what the agents and the control plane know, and why a connection is or is not taken.
+//! The nodemesh command line: puts the mesh on a cluster, says what agents and control plane know, and why a connection
+//! is or is not taken.
 //!
-//! Reading order: the command line here, [`source`] (whom to ask), [`ask`] (asking), [`listing`] (what the lists
-//! show), [`status`], [`why`], and [`output`] (how answers look).
+//! Reading order: the command line here, [`source`] (whom to ask) and [`cluster`] (how a cluster is reached), [`ask`]
+//! (asking), [`listing`] (what the lists show), [`status`], [`why`]; then what changes a cluster; and [`output`] (how
+//! answers look).
 #![forbid(unsafe_code)]
 
 mod ask;
+mod check;
+mod cluster;
+mod complete;
+mod enrol;
+mod install;
 mod listing;
 mod output;
 mod source;
@@ -14,15 +21,16 @@ mod why;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use mesh_api::admin::{CertificateStatus, ConnectionStatus};
 
+use enrol::Way;
 use output::Format;
-use source::{Answers, Source};
+use source::{Answers, Nodes, Source};
 
-/// Asks the agents and the control plane of a mesh what they know and what they would do.
+/// Installs a mesh, and asks its agents and its control plane what they know and what they would do.
 #[derive(Parser)]
-#[command(name = "meshctl", version, after_help = EXAMPLES)]
+#[command(name = "meshctl", version, subcommand_precedence_over_arg = true, after_help = EXAMPLES)]
 struct Cli {
     #[command(flatten)]
     source: Source,
@@ -34,9 +42,11 @@ struct Cli {
 }
 
 const EXAMPLES: &str = "Examples:
-  meshctl status                                      the lab `default`
-  meshctl --lab demo connections                      open connections of all its nodes
-  meshctl --agent 127.0.0.1:15000 certs -o json       one agent, for a script
+  meshctl check --pre && meshctl install              put a mesh on the kubeconfig's cluster
+  meshctl enroll shop                                 take the pods of a namespace in, live
+  meshctl status                                      is everything there, and ready?
+  meshctl connections --node node1                    open connections of one node
+  meshctl --lab demo certs -o json                    a lab of this machine, for a script
   meshctl why demo/client web:80                      where it would go, and whether it would be let in";
 
 #[derive(Subcommand)]
@@ -44,21 +54,79 @@ enum Verb {
     /// The control plane and every agent: ready, connected, how much of what
     Status,
     /// Every workload that the mesh knows, with its identity and how it is reached
-    Workloads,
+    Workloads(Nodes),
     /// Every service, with its addresses and how many endpoints are ready
-    Services,
+    Services(Nodes),
     /// Every policy in force, and how many workloads it applies to
-    Policies,
+    Policies(Nodes),
     /// Every certificate that an agent holds for its pods
-    Certs,
+    Certs(Nodes),
     /// Every connection that is open through the mesh now
-    Connections,
+    Connections(Nodes),
     /// Where a connection would go, with which identity, and which policy would let it in or not
     ///
     /// Nothing is sent. The configuration of the pod's own agent is evaluated with the agent's own code. The exit
     /// status is 0 if every endpoint would take the connection, 3 if not, 1 if the question can't be answered.
+    #[command(after_help = WHY_EXAMPLES)]
     Why(why::Question),
+    /// What keeps a mesh from being installed, or an installed one from working, and what to do about it
+    ///
+    /// The exit status is 1 if something fails.
+    #[command(after_help = CHECK_EXAMPLES)]
+    Check(check::Options),
+    /// Put the mesh on the cluster, or bring it to this version and these values
+    ///
+    /// The chart is part of this program; `helm` on PATH renders it. Its objects are applied on the server's side, so what
+    /// others set in them stays. What it consists of is recorded in the cluster, for `uninstall`.
+    #[command(after_help = INSTALL_EXAMPLES)]
+    Install(install::Options),
+    /// Take away what `install` put there; the agents clean up their nodes as they go
+    #[command(after_help = UNINSTALL_EXAMPLES)]
+    Uninstall(install::UninstallOptions),
+    /// Take namespaces or pods into the mesh, live, and wait until they are in
+    #[command(after_help = ENROLL_EXAMPLES)]
+    Enroll(enrol::Options),
+    /// Let namespaces or pods go, live, and wait until they are out
+    #[command(after_help = UNENROLL_EXAMPLES)]
+    Unenroll(enrol::Options),
+    /// Print a script that completes meshctl's verbs and flags in a shell
+    #[command(after_help = COMPLETIONS_EXAMPLES)]
+    Completions(complete::Options),
 }
+
+const WHY_EXAMPLES: &str = "Examples:
+  meshctl why shop/client web:80                      a service's name, as a pod of the namespace would say it
+  meshctl why client store.shop.svc.cluster.local:6379
+  meshctl why shop/client '[fd00::7]:80' -o json      an address";
+
+const CHECK_EXAMPLES: &str = "Examples:
+  meshctl check --pre                                 before an installation
+  meshctl check                                       after it, or any time
+  meshctl check -o json | jq '.[] | select(.result != \"ok\")'";
+
+const INSTALL_EXAMPLES: &str = "Examples:
+  meshctl install                                     into the namespace nodemesh-system
+  meshctl install --set control.replicas=3 -f mine.yaml
+  meshctl install --dry-run                           print the manifests
+  meshctl install --dry-run=server                    have the API server look at each of them";
+
+const UNINSTALL_EXAMPLES: &str = "Examples:
+  meshctl uninstall                                   all but the definitions of Istio's kinds
+  meshctl uninstall --crds                            those as well, and every policy with them";
+
+const ENROLL_EXAMPLES: &str = "Examples:
+  meshctl enroll shop                                 every pod of the namespace
+  meshctl enroll --pod shop/client                    one pod
+  meshctl enroll shop --dry-run                       who would be in and who would not";
+
+const UNENROLL_EXAMPLES: &str = "Examples:
+  meshctl unenroll shop                               every pod of the namespace
+  meshctl unenroll --pod shop/client                  one pod of a namespace that stays in";
+
+const COMPLETIONS_EXAMPLES: &str = "Examples:
+  meshctl completions bash > ~/.local/share/bash-completion/completions/meshctl
+  source <(meshctl completions zsh)
+  meshctl completions fish > ~/.config/fish/completions/meshctl.fish";
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
@@ -76,20 +144,32 @@ impl Cli {
     async fn run(self) -> Result<ExitCode> {
         let (source, format) = (&self.source, self.output);
         match self.verb {
-            Verb::Status => return status::show(source, format).await,
+            Verb::Status => return status::run(source, format).await,
             Verb::Why(question) => return why::answer(source, &question, format).await,
-            Verb::Workloads => listing::workloads(list(source, "/workloads").await?, format)?,
-            Verb::Services => listing::services(list(source, "/services").await?, format)?,
-            Verb::Policies => listing::policies(list(source, "/policies").await?, format)?,
-            Verb::Certs => listing::of_nodes::<CertificateStatus>(list(source, "/certs").await?, format)?,
-            Verb::Connections => {
-                listing::of_nodes::<ConnectionStatus>(list(source, "/connections").await?, format)?;
+            Verb::Check(options) => return check::run(source, &options, format).await,
+            Verb::Install(options) => return install::run(source, &options, format).await,
+            Verb::Uninstall(options) => return install::uninstall(source, &options, format).await,
+            Verb::Enroll(options) => return enrol::run(source, Way::In, &options, format).await,
+            Verb::Unenroll(options) => return enrol::run(source, Way::Out, &options, format).await,
+            Verb::Completions(options) => complete::run(&options, Self::command())?,
+            Verb::Workloads(on) => listing::workloads(list(source, &on, "/workloads").await?, format)?,
+            Verb::Services(on) => listing::services(list(source, &on, "/services").await?, format)?,
+            Verb::Policies(on) => listing::policies(list(source, &on, "/policies").await?, format)?,
+            Verb::Certs(on) => {
+                listing::of_nodes::<CertificateStatus>(list(source, &on, "/certs").await?, format)?;
+            }
+            Verb::Connections(on) => {
+                listing::of_nodes::<ConnectionStatus>(list(source, &on, "/connections").await?, format)?;
             }
         }
         Ok(ExitCode::SUCCESS)
     }
 }
 
-async fn list<T: serde::de::DeserializeOwned>(source: &Source, path: &str) -> Result<Answers<Vec<T>>> {
-    source::all(source.agents()?, path).await
+async fn list<T: serde::de::DeserializeOwned>(
+    source: &Source,
+    nodes: &Nodes,
+    path: &str,
+) -> Result<Answers<Vec<T>>> {
+    source.mesh().await?.ask(nodes, path).await
 }

@@ -1,5 +1,7 @@
 //! How answers look: a table for people, JSON and YAML for scripts.
 
+use std::time::{Duration, SystemTime};
+
 use anyhow::Result;
 use clap::ValueEnum;
 use serde::Serialize;
@@ -77,9 +79,24 @@ pub fn age(seconds: u64) -> String {
     }
 }
 
+/// How long from now until a time given in seconds since 1970.
+pub fn until(time: i64) -> String {
+    let end = u64::try_from(time).unwrap_or_default();
+    match (SystemTime::UNIX_EPOCH + Duration::from_secs(end)).duration_since(SystemTime::now()) {
+        Ok(left) => age(left.as_secs()),
+        Err(_) => "expired".into(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_past_date_is_called_expired() {
+        assert_eq!(until(1), "expired");
+        assert_eq!(until(-1), "expired");
+    }
 
     #[test]
     fn columns_are_as_wide_as_they_must_be() {

@@ -15,7 +15,7 @@ use mesh_api::wire::xds::DeltaDiscoveryResponse;
 use prost::Message;
 
 use crate::output::Format;
-use crate::source::{self, Node, Source};
+use crate::source::{Mesh, Node, Nodes, Source};
 
 use destination::Destination;
 
@@ -45,10 +45,15 @@ pub async fn answer(source: &Source, question: &Question, format: Format) -> Res
 }
 
 async fn agent_of(source: &Source, namespace: &str, name: &str) -> Result<Node> {
-    let answers = source::all::<Vec<PodStatus>>(source.agents()?, "/pods").await?;
+    let mesh = source.mesh().await?;
+    let nodes = match &mesh {
+        Mesh::Cluster(cluster) => Nodes::only(&cluster.node_of(namespace, name).await?),
+        Mesh::Local { .. } => Nodes::default(),
+    };
+    let answers = mesh.ask::<Vec<PodStatus>>(&nodes, "/pods").await?;
     let has = |pods: &[PodStatus]| pods.iter().any(|pod| pod.namespace == namespace && pod.name == name);
     let Some((agent, _)) = answers.into_iter().find(|(_, pods)| has(pods)) else {
-        bail!("no agent has a pod {namespace}/{name}");
+        bail!("no agent knows a pod {namespace}/{name}; pods on the host's network have none");
     };
     Ok(agent)
 }

@@ -1,0 +1,216 @@
+//! Asks everyone, several at a time; who does not answer becomes a line of the answer.
+
+use anyhow::Result;
+use kube::ResourceExt;
+use mesh_api::admin::{AgentLink, AgentStatus, CertificateStatus, ControlStatus, PodStatus};
+
+use super::{NodeState, PodCounts, Replica, Status};
+use crate::ask::Endpoint;
+use crate::cluster::{Cluster, MeshPod};
+use crate::source::{Agent, Mesh, each};
+
+/// The state of a mesh.
+pub async fn gather(mesh: &Mesh) -> Result<Status> {
+    match mesh {
+        Mesh::Local { agents, control } => {
+            let mut status = Status { nodes: each(agents.clone(), node).await, ..Status::default() };
+            if let Some(endpoint) = control {
+                let name = endpoint.to_string();
+                status.control.push(replica(name, None, Ok(endpoint.clone())).await);
+            }
+            Ok(joined(status))
+        }
+        Mesh::Cluster(cluster) => of_cluster(cluster).await,
+    }
+}
+
+async fn of_cluster(cluster: &Cluster) -> Result<Status> {
+    let agents = cluster.agents().await?;
+    let agents = agents.into_iter().map(|pod| Agent { node: Some(pod.node), endpoint: pod.endpoint });
+    let mut status = Status { nodes: each(agents.collect(), node).await, ..Status::default() };
+    status.control = each(cluster.control().await?, replica_of).await;
+    if let Err(error) = mark_leader(cluster, &mut status.control).await {
+        status.problems.push(format!("{error:#}"));
+    }
+    status.problems.extend(missing(cluster, &status).await?);
+    add_bare_nodes(cluster, &mut status).await;
+    Ok(joined(status))
+}
+
+async fn replica_of(pod: MeshPod) -> Replica {
+    let mut replica = replica(pod.name, Some(pod.node), pod.endpoint).await;
+    replica.ready = pod.ready;
+    replica
+}
+
+async fn replica(name: String, node: Option<String>, endpoint: Result<Endpoint, String>) -> Replica {
+    let asked: Result<ControlStatus> = async {
+        let endpoint = endpoint.map_err(anyhow::Error::msg)?;
+        endpoint.open().await?.json("/status").await
+    }
+    .await;
+    let (status, error) = split(asked);
+    Replica { name, node, ready: status.is_some(), leader: None, status, error }
+}
+
+async fn node(agent: Agent) -> NodeState {
+    let mut state =
+        NodeState { expected: true, node: agent.node.unwrap_or_default(), ..NodeState::default() };
+    let asked = async {
+        let endpoint = agent.endpoint.map_err(anyhow::Error::msg)?;
+        if state.node.is_empty() {
+            state.node = endpoint.to_string();
+        }
+        ask_agent(&endpoint, &mut state).await
+    }
+    .await;
+    state.error = asked.err().map(|error| format!("{error:#}"));
+    state
+}
+
+async fn ask_agent(endpoint: &Endpoint, state: &mut NodeState) -> Result<()> {
+    let mut session = endpoint.open().await?;
+    let status: AgentStatus = session.json("/status").await?;
+    state.node.clone_from(&status.node);
+    state.status = Some(status);
+    state.pods = Some(PodCounts::of(&session.json::<Vec<PodStatus>>("/pods").await?));
+    let certificates: Vec<CertificateStatus> = session.json("/certs").await?;
+    state.first_expiry = certificates.iter().filter_map(|certificate| certificate.not_after).min();
+    Ok(())
+}
+
+/// The holder's name is that of its pod, with or without something that makes it unique behind it.
+async fn mark_leader(cluster: &Cluster, replicas: &mut [Replica]) -> Result<()> {
+    let leader = cluster.leader().await?;
+    for replica in replicas {
+        replica.leader = Some(leader.as_ref().is_some_and(|leader| holds(leader, &replica.name)));
+    }
+    Ok(())
+}
+
+fn holds(leader: &str, pod: &str) -> bool {
+    leader.strip_prefix(pod).is_some_and(|rest| rest.is_empty() || rest.starts_with(['_', '/']))
+}
+
+/// What the control plane's and the agents' owners want and have not got.
+async fn missing(cluster: &Cluster, status: &Status) -> Result<Vec<String>> {
+    let mut problems = Vec::new();
+    match cluster.deployment().await? {
+        None => problems.push(format!(
+            "no control plane in the namespace {}: `meshctl install` installs it",
+            cluster.namespace
+        )),
+        Some(deployment) => {
+            let wanted = deployment.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
+            let found = status.control.len();
+            if usize::try_from(wanted).is_ok_and(|wanted| found < wanted) {
+                problems.push(format!("{}: {found} of {wanted} replicas have a pod", deployment.name_any()));
+            }
+        }
+    }
+    let set = cluster.daemon_set().await?;
+    match set.as_ref().and_then(|set| set.status.as_ref()) {
+        None => problems.push(format!("no agents in the namespace {}", cluster.namespace)),
+        Some(set) => {
+            let (wanted, found) = (set.desired_number_scheduled, status.nodes.len());
+            if usize::try_from(wanted).is_ok_and(|wanted| found < wanted) {
+                problems
+                    .push(format!("{found} of {wanted} nodes that should have an agent have a pod of it"));
+            }
+        }
+    }
+    Ok(problems)
+}
+
+/// Nodes that no agent runs on, where nodes may be listed.
+async fn add_bare_nodes(cluster: &Cluster, status: &mut Status) {
+    match cluster.nodes().await {
+        Err(error) => status.problems.push(format!("{error:#}")),
+        Ok(nodes) => {
+            for name in nodes.iter().map(ResourceExt::name_any) {
+                if status.nodes.iter().all(|node| node.node != name) {
+                    let error = Some("has no agent: no pod of it was scheduled here".to_owned());
+                    status.nodes.push(NodeState { node: name, error, ..NodeState::default() });
+                }
+            }
+            status.nodes.sort_by(|a, b| a.node.cmp(&b.node));
+        }
+    }
+}
+
+/// Adds to each node what the replica that serves it says of it.
+fn joined(mut status: Status) -> Status {
+    let links: Vec<AgentLink> = status
+        .control
+        .iter()
+        .filter_map(|replica| replica.status.as_ref())
+        .flat_map(|replica| replica.agents.iter().cloned())
+        .collect();
+    for node in &mut status.nodes {
+        // Of a node's old stream, which may not have ended yet, and its new one, the new one counts.
+        let of_node = links.iter().filter(|link| link.node == node.node);
+        if let Some(link) = of_node.min_by_key(|link| link.connected_seconds) {
+            node.lag = Some(link.unacknowledged);
+            node.last_nack.clone_from(&link.last_nack);
+        }
+    }
+    status
+}
+
+fn split<T>(asked: Result<T>) -> (Option<T>, Option<String>) {
+    match asked {
+        Ok(answer) => (Some(answer), None),
+        Err(error) => (None, Some(format!("{error:#}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn link(node: &str, connected_seconds: u64, unacknowledged: usize) -> AgentLink {
+        AgentLink {
+            node: node.to_owned(),
+            address: String::new(),
+            connected_seconds,
+            unacknowledged,
+            last_nack: None,
+        }
+    }
+
+    fn replica(agents: Vec<AgentLink>) -> Replica {
+        let status = ControlStatus {
+            version: String::new(),
+            source: String::new(),
+            objects: 0,
+            errors: 0,
+            roots: Vec::new(),
+            agents,
+        };
+        Replica {
+            name: String::new(),
+            node: None,
+            ready: true,
+            leader: None,
+            status: Some(status),
+            error: None,
+        }
+    }
+
+    #[test]
+    fn a_node_is_as_far_behind_as_its_newest_stream_says() {
+        let node = |name: &str| NodeState { node: name.to_owned(), ..NodeState::default() };
+        let control = vec![replica(vec![link("a", 90, 5)]), replica(vec![link("a", 2, 1), link("b", 9, 0)])];
+        let nodes = vec![node("a"), node("b"), node("c")];
+        let status = joined(Status { control, nodes, ..Status::default() });
+        let lags: Vec<_> = status.nodes.iter().map(|node| node.lag).collect();
+        assert_eq!(lags, [Some(1), Some(0), None]);
+    }
+
+    #[test]
+    fn the_leader_is_found_by_the_name_of_its_pod() {
+        assert!(holds("mesh-control-1", "mesh-control-1"));
+        assert!(holds("mesh-control-1_6f1c", "mesh-control-1"));
+        assert!(!holds("mesh-control-10", "mesh-control-1"));
+    }
+}

@@ -1,0 +1,134 @@
+//! The state as people read it.
+
+use mesh_api::admin::{ControlLink, ControlStatus};
+
+use super::{NodeState, PodCounts, Replica, Status};
+use crate::output::{Table, age, until};
+
+/// The text.
+pub fn text(status: &Status) -> String {
+    let mut parts = Vec::new();
+    if !status.control.is_empty() {
+        parts.push(replicas(&status.control));
+    }
+    parts.push(nodes(&status.nodes));
+    let remarks = remarks(status);
+    if !remarks.is_empty() {
+        parts.push(remarks);
+    }
+    parts.join("\n")
+}
+
+fn replicas(all: &[Replica]) -> String {
+    let mut table = Table::new(&[
+        "CONTROL PLANE",
+        "NODE",
+        "READY",
+        "LEADER",
+        "VERSION",
+        "SOURCE",
+        "OBJECTS",
+        "ERRORS",
+        "ROOTS",
+        "AGENTS",
+    ]);
+    for replica in all {
+        let said = |of: fn(&ControlStatus) -> String| replica.status.as_ref().map(of).unwrap_or_default();
+        table.row([
+            replica.name.clone(),
+            replica.node.clone().unwrap_or_default(),
+            yes(replica.ready),
+            replica.leader.map(yes).unwrap_or_default(),
+            said(|it| it.version.clone()),
+            said(|it| it.source.clone()),
+            said(|it| it.objects.to_string()),
+            said(|it| it.errors.to_string()),
+            said(|it| it.roots.len().to_string()),
+            said(|it| it.agents.len().to_string()),
+        ]);
+    }
+    table.render()
+}
+
+fn nodes(all: &[NodeState]) -> String {
+    let mut table = Table::new(&[
+        "NODE",
+        "READY",
+        "VERSION",
+        "ENROLLED",
+        "PENDING",
+        "FAILED",
+        "CONTROL PLANE",
+        "LAG",
+        "CERTIFICATES",
+        "CONNECTIONS",
+        "UP",
+    ]);
+    for node in all {
+        let agent = node.status.as_ref();
+        let count =
+            |of: fn(PodCounts) -> usize| node.pods.map(|pods| of(pods).to_string()).unwrap_or_default();
+        table.row([
+            node.node.clone(),
+            yes(agent.is_some_and(|agent| agent.ready)),
+            agent.map(|agent| agent.version.clone()).unwrap_or_default(),
+            count(|pods| pods.enrolled),
+            count(|pods| pods.pending),
+            count(|pods| pods.failed),
+            agent.map(|agent| link(&agent.control)).unwrap_or_default(),
+            node.lag.map(|lag| lag.to_string()).unwrap_or_default(),
+            node.first_expiry.map(until).unwrap_or_default(),
+            agent.map(|agent| agent.open_connections.to_string()).unwrap_or_default(),
+            agent.map(|agent| age(agent.uptime_seconds)).unwrap_or_default(),
+        ]);
+    }
+    table.render()
+}
+
+/// What does not fit into a cell.
+fn remarks(status: &Status) -> String {
+    let replicas =
+        status.control.iter().filter_map(|it| Some(format!("{}: {}", it.name, it.error.as_ref()?)));
+    let nodes = status.nodes.iter().filter_map(|it| Some(format!("{}: {}", it.node, it.error.as_ref()?)));
+    let links = status.nodes.iter().filter_map(|it| {
+        Some(format!("{}: control plane: {}", it.node, it.status.as_ref()?.control.error.as_ref()?))
+    });
+    let rejected = status
+        .nodes
+        .iter()
+        .filter_map(|it| Some(format!("{}: rejected: {}", it.node, it.last_nack.as_ref()?)));
+    let all = replicas.chain(nodes).chain(links).chain(rejected).chain(status.problems.iter().cloned());
+    all.map(|line| line + "\n").collect()
+}
+
+fn link(of: &ControlLink) -> String {
+    let since = age(of.since_seconds);
+    match (&of.error, of.connected) {
+        (_, true) => format!("connected for {since}"),
+        (Some(_), false) => format!("lost for {since}"),
+        (None, false) => format!("not connected for {since}"),
+    }
+}
+
+fn yes(is: bool) -> String {
+    if is { "yes" } else { "no" }.to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_that_does_not_answer_keeps_its_row_and_says_why_below() {
+        let node = NodeState {
+            node: "node1".to_owned(),
+            expected: true,
+            error: Some("can't ask: refused".to_owned()),
+            ..NodeState::default()
+        };
+        let shown = text(&Status { nodes: vec![node], ..Status::default() });
+        let lines: Vec<_> = shown.lines().collect();
+        assert!(lines[1].starts_with("node1  no"), "{shown}");
+        assert_eq!(lines[3], "node1: can't ask: refused", "{shown}");
+    }
+}
