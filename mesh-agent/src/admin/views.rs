@@ -84,7 +84,7 @@ fn policy(snapshot: &Snapshot, node: &str, of: &Policy) -> PolicyStatus {
     };
     PolicyStatus {
         namespace: of.namespace().to_owned(),
-        name: of.name().to_string(),
+        name: bare_name(of).to_owned(),
         scope: match of.scope() {
             Scope::Mesh => "mesh".to_owned(),
             Scope::Namespace => "namespace".to_owned(),
@@ -95,4 +95,9 @@ fn policy(snapshot: &Snapshot, node: &str, of: &Policy) -> PolicyStatus {
         rules: of.rule_count(),
         workloads: here.filter(|workload| applies(workload)).count(),
     }
+}
+
+/// The policy's own name; the plan's is `namespace/name`.
+fn bare_name(of: &Policy) -> &str {
+    of.name().strip_prefix(of.namespace()).and_then(|rest| rest.strip_prefix('/')).unwrap_or(of.name())
 }
