@@ -19,8 +19,9 @@ use tokio::sync::watch;
 use tracing::info;
 
 use crate::ca::rotation::{RotationState, Step};
-use crate::ca::{Authority, AuthorityError, root};
+use crate::ca::{Authority, root};
 use crate::config::Configuration;
+use crate::kubernetes::roots::{RotateError, SecretRoots};
 use crate::metrics::Metrics;
 use crate::source::Findings;
 use crate::xds::agents::Agents;
@@ -31,6 +32,8 @@ pub struct Admin {
     pub source: String,
     /// Rotates, and knows the roots.
     pub authority: Arc<Authority>,
+    /// Rotates for all replicas, where the roots are in a Secret.
+    pub shared_roots: Option<Arc<SecretRoots>>,
     /// In force.
     pub configuration: watch::Receiver<Arc<Configuration>>,
     /// What is wrong with it.
@@ -50,11 +53,21 @@ pub fn admin(admin: Admin) -> Router {
         .with_state(Arc::new(admin))
 }
 
-/// Routes of the metrics port. It answers only while the server runs, so being there means being ready.
-pub fn metrics(metrics: Arc<Metrics>) -> Router {
+/// Routes of the metrics port. Live is who answers; ready is who serves agents and was not told to stop.
+pub fn metrics(metrics: Arc<Metrics>, ready: watch::Receiver<bool>) -> Router {
     const FORMAT: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     let text = move || async move { ([(header::CONTENT_TYPE, FORMAT)], metrics.encode()) };
-    Router::new().route("/metrics", get(text)).route("/healthz/ready", get(|| async { "ready\n" }))
+    let readiness = move || async move {
+        if *ready.borrow() {
+            (StatusCode::OK, "ready\n")
+        } else {
+            (StatusCode::SERVICE_UNAVAILABLE, "not ready\n")
+        }
+    };
+    Router::new()
+        .route("/metrics", get(text))
+        .route("/healthz/live", get(|| async { "live\n" }))
+        .route("/healthz/ready", get(readiness))
 }
 
 /// Binds the admin socket, for our own user only; one that a dead process left behind is replaced.
@@ -103,13 +116,22 @@ async fn rotate_root(
     State(admin): State<Arc<Admin>>,
     Query(Rotation { step, force }): Query<Rotation>,
 ) -> Result<Json<RotationState>, Conflict> {
-    let state = admin.authority.rotate(step, force).map_err(Conflict)?;
+    let state = match &admin.shared_roots {
+        Some(roots) => roots.rotate(&admin.authority, step, force).await?,
+        None => admin.authority.rotate(step, force).map_err(RotateError::from)?,
+    };
     info!(phase = ?state.phase, "root rotated");
     Ok(Json(state))
 }
 
 /// A step that can't be taken now.
-struct Conflict(AuthorityError);
+struct Conflict(RotateError);
+
+impl From<RotateError> for Conflict {
+    fn from(error: RotateError) -> Self {
+        Self(error)
+    }
+}
 
 impl IntoResponse for Conflict {
     fn into_response(self) -> Response {

@@ -87,7 +87,11 @@ fn dispatch(command: Command) -> anyhow::Result<()> {
 async fn run(options: &Options) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let control = ControlPlane::start(options)?;
+    let control = tokio::select! {
+        started = ControlPlane::start(options) => started?,
+        _ = terminate.recv() => return Ok(()),
+        _ = interrupt.recv() => return Ok(()),
+    };
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
@@ -115,7 +119,8 @@ fn rotate_root(rotation: &RotateRoot) -> anyhow::Result<()> {
 }
 
 fn start_log(filter: &str, format: LogFormat) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(filter).context("--log")?;
+    // The client's own lines say again, with less, what is logged where it matters.
+    let filter = EnvFilter::try_new(filter).context("--log")?.add_directive("kube_client=off".parse()?);
     let stderr = std::io::stderr;
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)

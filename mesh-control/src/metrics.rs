@@ -51,6 +51,8 @@ pub struct Metrics {
     pub generation: Gauge,
     /// Seconds that reading and compiling took.
     pub load: Histogram,
+    /// Whether this replica leads: 1 or 0.
+    pub leader: Gauge,
 }
 
 impl Default for Metrics {
@@ -71,6 +73,7 @@ impl Default for Metrics {
             config_errors: Gauge::default(),
             generation: Gauge::default(),
             load: Histogram::new(exponential_buckets(0.0005, 2.0, 14)),
+            leader: Gauge::default(),
         };
         metrics.register_connections();
         metrics.register_discovery();
@@ -101,6 +104,7 @@ impl Metrics {
         r.register("tls_handshake_failures", "TLS handshakes that failed", failures);
         let signed = self.certificates_signed.clone();
         r.register("certificates_signed", "Certificates signed", signed);
+        r.register("leader", "Whether this replica leads (on Kubernetes)", self.leader.clone());
         r.register("certificate_refusals", "Certificates asked for and refused", self.refusals.clone());
     }
 

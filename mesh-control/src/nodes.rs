@@ -1,4 +1,4 @@
-//! Which node is calling: a directory with one token per node.
+//! Which node is calling: a directory with one token per node, or the API server's review of a token.
 
 use std::collections::HashMap;
 use std::fs;
@@ -12,12 +12,56 @@ use aws_lc_rs::digest::{SHA256, digest};
 use thiserror::Error;
 use tokio::sync::watch;
 use tonic::metadata::MetadataMap;
-use tracing::warn;
+use tracing::{error, warn};
+
+use crate::kubernetes::review::TokenReviews;
 
 /// Shorter tokens could be guessed.
 const SHORTEST_TOKEN: usize = 16;
 
 type Digest = [u8; 32];
+
+/// Who says which node is calling.
+pub enum Nodes {
+    /// A directory of tokens.
+    Directory(NodeTokens),
+    /// The API server.
+    Reviewed(TokenReviews),
+}
+
+impl Nodes {
+    /// Name of the node whose token the caller sent as `authorization: Bearer TOKEN`.
+    pub async fn authenticate(&self, metadata: &MetadataMap) -> Result<Arc<str>, AuthenticationError> {
+        match self {
+            Self::Directory(tokens) => tokens.authenticate(metadata),
+            Self::Reviewed(reviews) => reviews.authenticate(metadata).await,
+        }
+    }
+
+    /// Reads the tokens again; on an error the ones in force stay.
+    pub fn reload(&self) {
+        if let Self::Directory(tokens) = self
+            && let Err(error) = tokens.reload()
+        {
+            error!(%error, "node tokens not read; the last ones stay in force");
+        }
+    }
+
+    /// Woken whenever tokens may have changed. The API server tells of no change: its tokens run out by themselves.
+    pub fn changes(&self) -> watch::Receiver<()> {
+        match self {
+            Self::Directory(tokens) => tokens.changes(),
+            Self::Reviewed(reviews) => reviews.changes(),
+        }
+    }
+}
+
+/// The token of `authorization: Bearer TOKEN`.
+pub fn bearer_token(metadata: &MetadataMap) -> Result<&[u8], AuthenticationError> {
+    let header = metadata.get("authorization").ok_or(AuthenticationError::NoToken)?;
+    let token = header.as_bytes().strip_prefix(b"Bearer ").ok_or(AuthenticationError::NoToken)?;
+    Ok(token.trim_ascii())
+}
 
 /// The tokens in force: file `<directory>/<node name>` holds that node's token.
 ///
@@ -43,11 +87,6 @@ impl NodeTokens {
         Ok(())
     }
 
-    /// The directory, to be watched.
-    pub fn directory(&self) -> &Path {
-        &self.directory
-    }
-
     /// Woken whenever tokens may have changed.
     pub fn changes(&self) -> watch::Receiver<()> {
         self.changed.subscribe()
@@ -55,10 +94,7 @@ impl NodeTokens {
 
     /// Name of the node whose token the caller sent as `authorization: Bearer TOKEN`.
     pub fn authenticate(&self, metadata: &MetadataMap) -> Result<Arc<str>, AuthenticationError> {
-        let header = metadata.get("authorization").ok_or(AuthenticationError::NoToken)?;
-        let token =
-            header.as_bytes().strip_prefix(b"Bearer ").ok_or(AuthenticationError::NoToken)?.trim_ascii();
-        let sent = sha256(token);
+        let sent = sha256(bearer_token(metadata)?);
         let tokens = self.tokens.load();
         tokens
             .iter()
@@ -124,6 +160,12 @@ pub enum AuthenticationError {
     /// A token that no node has.
     #[error("the token that was sent belongs to no node")]
     UnknownToken,
+    /// The API server's review came to another end.
+    #[error("the token that was sent is not an agent's: {0}")]
+    Refused(String),
+    /// The API server did not answer; the agent should try again.
+    #[error("the token could not be reviewed: {0}")]
+    Unavailable(String),
 }
 
 #[cfg(test)]

@@ -8,17 +8,48 @@ use std::time::Duration;
 use clap::Args;
 
 use crate::ca::GivenAuthority;
+use crate::kubernetes::roots::BundleScope;
 
 /// Options of `mesh-control run`.
 #[derive(Clone, Debug, Args)]
 pub struct Options {
-    /// Where the configuration comes from: `directory:PATH`, a directory of Kubernetes and Istio manifests
-    #[arg(long, env = "MESH_CONTROL_SOURCE", value_name = "directory:PATH")]
+    /// Where the configuration comes from: `kubernetes`, the API of the cluster, or `directory:PATH`, a directory of
+    /// Kubernetes and Istio manifests
+    #[arg(long, env = "MESH_CONTROL_SOURCE", value_name = "kubernetes|directory:PATH")]
     pub source: Source,
 
-    /// Directory for the root certificate with its key, the trust bundle (root-cert.pem) and the last good state
+    /// Directory for the root certificate with its key, the trust bundle (root-cert.pem) and the last good state; with
+    /// `--source kubernetes` a working copy of Secret nodemesh-ca, best in memory
     #[arg(long, env = "MESH_CONTROL_STATE_DIR", value_name = "PATH")]
     pub state_dir: PathBuf,
+
+    /// Namespace of the control plane itself: of its Secret, Lease and ConfigMap and of the agents [with `--source
+    /// kubernetes`]
+    #[arg(long, env = "MESH_CONTROL_NAMESPACE", default_value = "nodemesh-system", value_name = "NAME")]
+    pub namespace: String,
+
+    /// Name of the control plane's own pod, which tells replicas apart [with `--source kubernetes`]
+    #[arg(long, env = "POD_NAME", default_value = "mesh-control", value_name = "NAME")]
+    pub pod_name: String,
+
+    /// Service account of the agents, in the same namespace [with `--source kubernetes`]
+    #[arg(
+        long,
+        env = "MESH_CONTROL_AGENT_SERVICE_ACCOUNT",
+        default_value = "mesh-agent",
+        value_name = "NAME"
+    )]
+    pub agent_service_account: String,
+
+    /// Sign with the authority in this Secret (tls.crt, tls.key, ca.crt) instead of a root made here [with `--source
+    /// kubernetes`]
+    #[arg(long, env = "MESH_CONTROL_CA_SECRET", conflicts_with = "ca_cert", value_name = "NAME")]
+    pub ca_secret: Option<String>,
+
+    /// Where to publish what to trust, as ConfigMap nodemesh-root-cert: in our own namespace, or in all [with `--source
+    /// kubernetes`]
+    #[arg(long, env = "MESH_CONTROL_PUBLISH_TRUST_BUNDLE", default_value = "release")]
+    pub publish_trust_bundle: BundleScope,
 
     /// Address that agents connect to, for discovery and certificates
     #[arg(long, env = "MESH_CONTROL_LISTEN", default_value = "[::]:15012", value_name = "ADDRESS")]
@@ -44,9 +75,10 @@ pub struct Options {
     #[arg(long, env = "MESH_CONTROL_ROOT_NAMESPACE", default_value = "istio-system", value_name = "NAME")]
     pub root_namespace: String,
 
-    /// Directory of node tokens: the file NODE holds the token by which the agent of NODE is known
+    /// Directory of node tokens: the file NODE holds the token by which the agent of NODE is known. Needed with a
+    /// directory as source; on Kubernetes the API server knows the agents' tokens
     #[arg(long, env = "MESH_CONTROL_NODE_TOKENS", value_name = "PATH")]
-    pub node_tokens: PathBuf,
+    pub node_tokens: Option<PathBuf>,
 
     /// Longest life of a workload's certificate
     #[arg(long, env = "MESH_CONTROL_WORKLOAD_CERT_TTL", default_value = "24h", value_name = "DURATION",
@@ -56,6 +88,10 @@ pub struct Options {
     /// Unix socket of the admin endpoint (`/status`, `/errors`, `/rotate-root`); none if not given
     #[arg(long, env = "MESH_CONTROL_ADMIN_SOCKET", value_name = "PATH")]
     pub admin_socket: Option<PathBuf>,
+
+    /// Address of the admin endpoint on loopback; none if not given
+    #[arg(long, env = "MESH_CONTROL_ADMIN", value_name = "ADDRESS", value_parser = loopback)]
+    pub admin: Option<SocketAddr>,
 
     /// Sign with this certificate (PEM) instead of a root made here
     #[arg(long, env = "MESH_CONTROL_CA_CERT", requires = "ca_key", value_name = "FILE")]
@@ -83,6 +119,8 @@ impl Options {
 pub enum Source {
     /// A directory of manifests.
     Directory(PathBuf),
+    /// The API of the cluster.
+    Kubernetes,
 }
 
 impl FromStr for Source {
@@ -90,17 +128,26 @@ impl FromStr for Source {
 
     fn from_str(text: &str) -> Result<Self, String> {
         match text.split_once(':') {
+            None if text == "kubernetes" => Ok(Self::Kubernetes),
             Some(("directory", path)) if !path.is_empty() => Ok(Self::Directory(path.into())),
-            _ => Err("expected directory:PATH".to_owned()),
+            _ => Err("expected kubernetes or directory:PATH".to_owned()),
         }
     }
 }
 
 impl std::fmt::Display for Source {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self::Directory(path) = self;
-        write!(f, "directory:{}", path.display())
+        match self {
+            Self::Directory(path) => write!(f, "directory:{}", path.display()),
+            Self::Kubernetes => f.write_str("kubernetes"),
+        }
     }
+}
+
+/// The admin endpoint rotates roots and asks nobody who he is: only the node, or the pod, itself may reach it.
+fn loopback(text: &str) -> Result<SocketAddr, String> {
+    let address: SocketAddr = text.parse().map_err(|_| "expected ADDRESS:PORT".to_owned())?;
+    if address.ip().is_loopback() { Ok(address) } else { Err("must be a loopback address".to_owned()) }
 }
 
 /// Ten seconds at least, since agents renew at half of it; a year at most, since nobody can revoke.

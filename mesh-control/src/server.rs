@@ -2,11 +2,10 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use mesh_api::compile::MeshConfig;
 use mesh_api::wire::ca::istio_certificate_service_server::IstioCertificateServiceServer;
 use mesh_api::wire::xds::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer;
 use socket2::{Domain, Protocol, Socket, Type};
@@ -18,16 +17,14 @@ use tonic::transport::Server;
 use tracing::{error, info, warn};
 
 use crate::admin;
-use crate::ca::{Authority, AuthorityError, CertificateService};
-use crate::config::Configuration;
+use crate::ca::{AuthorityError, CertificateService};
+use crate::kubernetes::roots::RootsError;
 use crate::metrics::Metrics;
-use crate::nodes::NodeTokens;
-use crate::options::{Options, Source};
-use crate::source::{Findings, Publisher};
+use crate::options::Options;
+use crate::parts::{self, Parts, at};
+use crate::source::Findings;
 use crate::tls::{self, ServerTls, TlsError};
-use crate::watch::{Depth, DirectoryWatch};
 use crate::xds::DiscoveryService;
-use crate::xds::agents::Agents;
 
 /// Agents that are alive answer a ping within this.
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
@@ -47,6 +44,7 @@ pub struct ControlPlane {
     listen: SocketAddr,
     metrics: SocketAddr,
     stopping: watch::Sender<bool>,
+    ready: watch::Sender<bool>,
     /// What ends by itself once `stopping` is true.
     serving: JoinSet<()>,
     /// What is ended when nobody is served any more.
@@ -54,50 +52,25 @@ pub struct ControlPlane {
     admin_socket: Option<PathBuf>,
 }
 
-/// The parts that more than one service uses.
-struct Parts {
-    authority: Arc<Authority>,
-    tokens: Arc<NodeTokens>,
-    configuration: watch::Receiver<Arc<Configuration>>,
-    agents: Arc<Agents>,
-    metrics: Arc<Metrics>,
-}
-
 impl ControlPlane {
-    /// Reads everything and listens. Agents are served from here on, the whole configuration from the first moment.
-    ///
-    /// # Panics
-    /// Outside of a tokio runtime.
-    pub fn start(options: &Options) -> Result<Self, StartError> {
+    /// Reads everything and then listens: agents are served the whole configuration from the first moment. Metrics and
+    /// health are served at once.
+    pub async fn start(options: &Options) -> Result<Self, StartError> {
         let metrics = Arc::new(Metrics::default());
-        let authority = Arc::new(open_authority(options)?);
-        let tokens = NodeTokens::open(&options.node_tokens).map_err(at(&options.node_tokens))?;
-        let mut publisher = publisher(options, Arc::clone(&metrics));
-        let Source::Directory(source) = &options.source;
-        let changes = publisher.watch().map_err(at(source))?;
-        publisher.publish().map_err(at(source))?;
-        let findings = publisher.findings();
-        let parts = Parts {
-            authority,
-            tokens: Arc::new(tokens),
-            configuration: publisher.configuration(),
-            agents: Arc::new(Agents::new(Arc::clone(&metrics))),
-            metrics,
-        };
-        let stopping = watch::Sender::new(false);
+        let (stopping, ready) = (watch::Sender::new(false), watch::Sender::new(false));
         let (mut serving, mut background) = (JoinSet::new(), JoinSet::new());
-        parts.watch_files(&mut background)?;
+        let metrics_listener = bind(options.metrics)?;
+        let metrics_address = local_address(&metrics_listener, options.metrics)?;
+        let routes = admin::metrics(Arc::clone(&metrics), ready.subscribe());
+        serve_http(metrics_listener, routes, &stopping, &mut serving);
+        let (parts, publisher, changes) = parts::open(options, metrics, &mut background).await?;
         let listen = parts.serve_agents(options.listen, &stopping, &mut serving, &mut background)?;
-        let metrics = parts.serve_metrics(options.metrics, &stopping, &mut serving)?;
-        if let Some(path) = &options.admin_socket {
-            let listener = admin::bind(path).map_err(at(path))?;
-            let routes = admin::admin(parts.into_admin(options, findings));
-            serve_http(listener, routes, &stopping, &mut serving);
-        }
+        parts.serve_admin(options, publisher.findings(), &stopping, &mut serving)?;
         background.spawn(publisher.follow(changes));
-        info!(%listen, %metrics, source = %options.source, "mesh-control serves");
+        ready.send_replace(true);
+        info!(%listen, metrics = %metrics_address, source = %options.source, "mesh-control serves");
         let admin_socket = options.admin_socket.clone();
-        Ok(Self { listen, metrics, stopping, serving, background, admin_socket })
+        Ok(Self { listen, metrics: metrics_address, stopping, ready, serving, background, admin_socket })
     }
 
     /// The address that agents connect to.
@@ -112,6 +85,7 @@ impl ControlPlane {
 
     /// Stops accepting, tells agents to go, and waits for them until the deadline.
     pub async fn stop(mut self, deadline: Duration) {
+        self.ready.send_replace(false);
         self.stopping.send_replace(true);
         let served = async { while self.serving.join_next().await.is_some() {} };
         if tokio::time::timeout(deadline, served).await.is_err() {
@@ -127,35 +101,6 @@ impl ControlPlane {
 }
 
 impl Parts {
-    /// Follows the tokens and the roots.
-    fn watch_files(&self, tasks: &mut JoinSet<()>) -> Result<(), StartError> {
-        let tokens = Arc::clone(&self.tokens);
-        let directory = tokens.directory();
-        let mut changes = DirectoryWatch::new(directory, Depth::Flat).map_err(at(directory))?;
-        tasks.spawn(async move {
-            loop {
-                changes.changed().await;
-                if let Err(error) = tokens.reload() {
-                    error!(%error, "node tokens not read; the last ones stay in force");
-                }
-            }
-        });
-        let authority = Arc::clone(&self.authority);
-        let Some(directory) = authority.watched_directory() else { return Ok(()) };
-        let mut changes = DirectoryWatch::new(directory, Depth::Flat).map_err(at(directory))?;
-        tasks.spawn(async move {
-            loop {
-                changes.changed().await;
-                match authority.reload() {
-                    Ok(true) => info!("roots changed"),
-                    Ok(false) => {}
-                    Err(error) => error!(%error, "roots not read; the last ones stay in force"),
-                }
-            }
-        });
-        Ok(())
-    }
-
     fn serve_agents(
         &self,
         address: SocketAddr,
@@ -163,8 +108,8 @@ impl Parts {
         serving: &mut JoinSet<()>,
         background: &mut JoinSet<()>,
     ) -> Result<SocketAddr, StartError> {
-        let listener = listen(address).map_err(|error| StartError::Listen { address, error })?;
-        let bound = listener.local_addr().map_err(|error| StartError::Listen { address, error })?;
+        let listener = bind(address)?;
+        let bound = local_address(&listener, address)?;
         let tls = Arc::new(ServerTls::new(Arc::clone(&self.authority))?);
         let incoming = tls::incoming(listener, Arc::clone(&tls), Arc::clone(&self.metrics));
         background.spawn(async move { tls.keep_fresh().await });
@@ -190,22 +135,27 @@ impl Parts {
         Ok(bound)
     }
 
-    fn serve_metrics(
+    fn serve_admin(
         &self,
-        address: SocketAddr,
+        options: &Options,
+        findings: Arc<Mutex<Findings>>,
         stopping: &watch::Sender<bool>,
         serving: &mut JoinSet<()>,
-    ) -> Result<SocketAddr, StartError> {
-        let listener = listen(address).map_err(|error| StartError::Listen { address, error })?;
-        let bound = listener.local_addr().map_err(|error| StartError::Listen { address, error })?;
-        serve_http(listener, admin::metrics(Arc::clone(&self.metrics)), stopping, serving);
-        Ok(bound)
+    ) -> Result<(), StartError> {
+        let routes = admin::admin(self.admin(options, findings));
+        if let Some(path) = &options.admin_socket {
+            serve_http(admin::bind(path).map_err(at(path))?, routes.clone(), stopping, serving);
+        }
+        if let Some(address) = options.admin {
+            serve_http(bind(address)?, routes, stopping, serving);
+        }
+        Ok(())
     }
 
     fn discovery(&self, stopping: &watch::Sender<bool>) -> DiscoveryService {
         DiscoveryService {
             authority: Arc::clone(&self.authority),
-            tokens: Arc::clone(&self.tokens),
+            tokens: Arc::clone(&self.nodes),
             configuration: self.configuration.clone(),
             agents: Arc::clone(&self.agents),
             metrics: Arc::clone(&self.metrics),
@@ -216,40 +166,31 @@ impl Parts {
     fn certificates(&self) -> CertificateService {
         CertificateService {
             authority: Arc::clone(&self.authority),
-            tokens: Arc::clone(&self.tokens),
+            tokens: Arc::clone(&self.nodes),
             configuration: self.configuration.clone(),
             metrics: Arc::clone(&self.metrics),
         }
     }
 
-    fn into_admin(self, options: &Options, findings: Arc<Mutex<Findings>>) -> admin::Admin {
+    fn admin(&self, options: &Options, findings: Arc<Mutex<Findings>>) -> admin::Admin {
         admin::Admin {
             source: options.source.to_string(),
-            authority: self.authority,
-            configuration: self.configuration,
+            authority: Arc::clone(&self.authority),
+            shared_roots: self.shared_roots.clone(),
+            configuration: self.configuration.clone(),
             findings,
-            agents: self.agents,
+            agents: Arc::clone(&self.agents),
         }
     }
 }
 
-fn open_authority(options: &Options) -> Result<Authority, StartError> {
-    std::fs::create_dir_all(&options.state_dir).map_err(at(&options.state_dir))?;
-    let given = options.given_authority();
-    let (domain, longest) = (&options.trust_domain, options.workload_cert_ttl);
-    Ok(Authority::open(&options.state_dir, given.as_ref(), domain, longest)?)
+fn bind(address: SocketAddr) -> Result<TcpListener, StartError> {
+    listen(address).map_err(|error| StartError::Listen { address, error })
 }
 
-fn publisher(options: &Options, metrics: Arc<Metrics>) -> Publisher {
-    let mesh = MeshConfig {
-        trust_domain: options.trust_domain.clone(),
-        root_namespace: options.root_namespace.clone(),
-        cluster_domain: options.cluster_domain.clone(),
-        cluster_id: options.cluster_id.clone(),
-        ..MeshConfig::default()
-    };
-    let Source::Directory(path) = &options.source;
-    Publisher::new(path.clone(), options.state_dir.join("last-good.json"), mesh, metrics)
+/// The port that the kernel chose, where none was given.
+fn local_address(listener: &TcpListener, asked: SocketAddr) -> Result<SocketAddr, StartError> {
+    listener.local_addr().map_err(|error| StartError::Listen { address: asked, error })
 }
 
 /// Listens; on an IPv6 wildcard for IPv4 too, whatever the system's default is.
@@ -286,17 +227,21 @@ fn stopped(stopping: &watch::Sender<bool>) -> impl Future<Output = ()> + Send + 
     }
 }
 
-fn at(path: &Path) -> impl FnOnce(io::Error) -> StartError {
-    let path = path.to_owned();
-    move |error| StartError::Path { path, error }
-}
-
 /// Why the control plane does not start. The operator has to act.
 #[derive(Debug, Error)]
 pub enum StartError {
     /// No authority.
     #[error(transparent)]
     Authority(#[from] AuthorityError),
+    /// A directory knows no nodes by itself.
+    #[error("--node-tokens is needed with a directory as source: the directory of the nodes' tokens")]
+    NoNodeTokens,
+    /// The Kubernetes API can't be reached or refuses.
+    #[error("Kubernetes API: {0}")]
+    Kubernetes(#[from] kube::Error),
+    /// The roots in the cluster can't be used.
+    #[error(transparent)]
+    Roots(#[from] RootsError),
     /// No TLS.
     #[error(transparent)]
     Tls(#[from] TlsError),

@@ -19,7 +19,7 @@ fn der(pem: &str) -> CertificateDer<'static> {
 
 #[tokio::test]
 async fn a_token_leads_to_a_certificate_and_that_to_discovery() {
-    let mesh = Mesh::start();
+    let mesh = Mesh::start().await;
     let signed = mesh.sign("node1", None, 3600).await;
     assert_eq!(SpiffeId::from_certificate_der(&der(&signed.chain)).unwrap().to_string(), AGENT);
     assert_eq!(signed.roots, mesh.bundle());
@@ -33,7 +33,7 @@ async fn a_token_leads_to_a_certificate_and_that_to_discovery() {
 
 #[tokio::test]
 async fn a_node_gets_the_accounts_of_its_pods_and_no_others() {
-    let mesh = Mesh::start();
+    let mesh = Mesh::start().await;
     let signed = mesh.sign("node1", Some(WEB), 3600).await;
     assert_eq!(SpiffeId::from_certificate_der(&der(&signed.chain)).unwrap().to_string(), WEB);
 
@@ -45,7 +45,7 @@ async fn a_node_gets_the_accounts_of_its_pods_and_no_others() {
 
 #[tokio::test]
 async fn a_pod_that_appears_while_its_agent_asks_is_waited_for() {
-    let mesh = Mesh::start();
+    let mesh = Mesh::start().await;
     let identity = "spiffe://cluster.local/ns/shop/sa/cart";
     let (csr, _) = request_for(&[identity]);
     let token = token("node1");
@@ -59,7 +59,7 @@ async fn a_pod_that_appears_while_its_agent_asks_is_waited_for() {
 
 #[tokio::test]
 async fn an_ended_pod_gives_no_identity() {
-    let mesh = Mesh::start();
+    let mesh = Mesh::start().await;
     let ended = common::pod("shop", "web-1", "web", "node1", "10.244.1.2").replace("Running", "Succeeded");
     mesh.write("web.yaml", &ended);
     let (csr, _) = request_for(&[WEB]);
@@ -72,7 +72,7 @@ async fn an_ended_pod_gives_no_identity() {
 
 #[tokio::test]
 async fn callers_without_a_known_token_get_nothing() {
-    let mesh = Mesh::start();
+    let mesh = Mesh::start().await;
     let (csr, _) = request_for(&[AGENT]);
     for wrong in ["", "wrong", &token("node3"), &token("node1")[1..]] {
         let refused = mesh.create(wrong, None, &csr, 3600).await.unwrap_err();
@@ -83,7 +83,7 @@ async fn callers_without_a_known_token_get_nothing() {
 
 #[tokio::test]
 async fn requests_that_are_not_what_they_claim_are_refused() {
-    let mesh = Mesh::start();
+    let mesh = Mesh::start().await;
     let foreign = "spiffe://other.domain/ns/shop/sa/web";
     let cases = [
         (request_for(&[BANK]).0, WEB, Code::InvalidArgument),
@@ -110,7 +110,7 @@ fn forged() -> String {
 
 #[tokio::test]
 async fn no_certificate_lives_longer_than_asked_or_allowed() {
-    let mesh = Mesh::start_with(&["--workload-cert-ttl", "60s"]);
+    let mesh = Mesh::start_with(&["--workload-cert-ttl", "60s"]).await;
     for (asked, most) in [(20, 20), (3600, 60), (0, 60), (-5, 60), (i64::MAX, 60)] {
         let signed = mesh.sign("node1", Some(WEB), asked).await;
         let der = der(&signed.chain);
@@ -123,7 +123,7 @@ async fn no_certificate_lives_longer_than_asked_or_allowed() {
 
 #[tokio::test]
 async fn a_changed_token_counts_without_a_restart() {
-    let mesh = Mesh::start();
+    let mesh = Mesh::start().await;
     let fresh = "a fresh token that nobody had before";
     std::fs::write(mesh.path("tokens/node1"), fresh).unwrap();
     let (csr, _) = request_for(&[AGENT]);

@@ -16,7 +16,7 @@ use tonic::Code;
 
 #[tokio::test]
 async fn a_stream_needs_the_certificate_of_an_agent_and_a_token() {
-    let mesh = Mesh::start();
+    let mesh = Mesh::start().await;
     let open = async |identity: Option<&common::Signed>, node: &str| {
         let channel = mesh.channel(identity).await.unwrap();
         Agent::open(channel, node).await.map(|_| ()).map_err(|status| status.code())
@@ -31,7 +31,7 @@ async fn a_stream_needs_the_certificate_of_an_agent_and_a_token() {
 
 #[tokio::test]
 async fn an_expired_certificate_is_refused() {
-    let mesh = Mesh::start();
+    let mesh = Mesh::start().await;
     let signed = mesh.sign("node1", None, 2).await;
     eventually("the certificate expires", async || {
         // TLS 1.3 tells the client of a refusal only after its own handshake is done.
@@ -45,7 +45,7 @@ async fn an_expired_certificate_is_refused() {
 
 #[tokio::test]
 async fn another_authority_is_refused() {
-    let (mesh, other) = (Mesh::start(), Mesh::start());
+    let (mesh, other) = (Mesh::start().await, Mesh::start().await);
     let signed = other.sign("node1", None, 3600).await;
     let opened = match mesh.channel(Some(&signed)).await {
         Ok(channel) => Agent::open(channel, "node1").await.is_ok(),
@@ -56,7 +56,7 @@ async fn another_authority_is_refused() {
 
 #[tokio::test]
 async fn an_agent_must_say_who_it_is_and_not_be_someone_else() {
-    let mesh = Mesh::start();
+    let mesh = Mesh::start().await;
     let mut nameless = mesh.agent("node1").await;
     nameless.send(DeltaDiscoveryRequest { node: None, ..first_request() }).await;
     assert_eq!(nameless.end().await.code(), Code::InvalidArgument);
@@ -71,7 +71,7 @@ async fn an_agent_must_say_who_it_is_and_not_be_someone_else() {
 
 #[tokio::test]
 async fn a_change_reaches_every_agent_at_once() {
-    let mesh = Mesh::start();
+    let mesh = Mesh::start().await;
     let mut agents = [mesh.agent("node1").await, mesh.agent("node2").await];
     for agent in &mut agents {
         agent.subscribe(type_url::ADDRESS).await;
@@ -92,7 +92,7 @@ async fn a_change_reaches_every_agent_at_once() {
 
 #[tokio::test]
 async fn a_resumed_stream_is_sent_the_difference() {
-    let mesh = Mesh::start();
+    let mesh = Mesh::start().await;
     let mut agent = mesh.agent("node1").await;
     agent.subscribe(type_url::ADDRESS).await;
     let first = agent.next().await;
@@ -124,7 +124,7 @@ async fn a_resumed_stream_is_sent_the_difference() {
 
 #[tokio::test]
 async fn resuming_with_everything_is_answered_by_nothing() {
-    let mesh = Mesh::start();
+    let mesh = Mesh::start().await;
     let mut agent = mesh.agent("node1").await;
     agent.subscribe(type_url::ADDRESS).await;
     let held = agent.next().await.resources;
@@ -137,7 +137,7 @@ async fn resuming_with_everything_is_answered_by_nothing() {
 
 #[tokio::test]
 async fn a_policy_comes_before_its_workload_and_goes_after() {
-    let mesh = Mesh::start();
+    let mesh = Mesh::start().await;
     let mut agent = mesh.agent("node1").await;
     agent.subscribe(type_url::ADDRESS).await;
     agent.next().await;
@@ -157,7 +157,7 @@ async fn a_policy_comes_before_its_workload_and_goes_after() {
 
 #[tokio::test]
 async fn a_resumed_agent_is_not_shut_out_between_two_responses() {
-    let mesh = Mesh::start();
+    let mesh = Mesh::start().await;
     mesh.write("policy.yaml", &policy("shop", "new", "web"));
     eventually("the policy is in force", async || {
         let mut watcher = mesh.agent("node2").await;
@@ -184,7 +184,7 @@ const CHANGES: usize = 10;
 
 #[tokio::test]
 async fn an_agent_that_does_not_read_holds_nobody_up_and_catches_up_at_once() {
-    let mesh = Mesh::start();
+    let mesh = Mesh::start().await;
     let mut many = String::new();
     for number in 0..3000u32 {
         let ip = format!("10.245.{}.{}", number / 250, number % 250);
@@ -233,7 +233,7 @@ impl Agent {
 
 #[tokio::test]
 async fn a_rejection_is_noted_and_not_argued_with() {
-    let mesh = Mesh::start();
+    let mesh = Mesh::start().await;
     let mut agent = mesh.agent("node1").await;
     agent.subscribe(type_url::ADDRESS).await;
     let response = agent.responses.message().await.unwrap().unwrap();
@@ -255,7 +255,7 @@ async fn a_rejection_is_noted_and_not_argued_with() {
 
 #[tokio::test]
 async fn on_demand_names_are_answered() {
-    let mesh = Mesh::start();
+    let mesh = Mesh::start().await;
     let mut agent = mesh.agent("node1").await;
     let star = vec!["*".to_owned()];
     agent
@@ -280,7 +280,7 @@ async fn on_demand_names_are_answered() {
 
 #[tokio::test]
 async fn an_unknown_type_harms_nobody() {
-    let mesh = Mesh::start();
+    let mesh = Mesh::start().await;
     let mut agent = mesh.agent("node1").await;
     agent.subscribe("type.googleapis.com/envoy.config.cluster.v3.Cluster").await;
     agent.subscribe(type_url::ADDRESS).await;
@@ -289,7 +289,7 @@ async fn an_unknown_type_harms_nobody() {
 
 #[tokio::test]
 async fn a_withdrawn_token_ends_the_stream() {
-    let mesh = Mesh::start();
+    let mesh = Mesh::start().await;
     let mut agent = mesh.agent("node1").await;
     agent.subscribe(type_url::ADDRESS).await;
     agent.next().await;
@@ -299,7 +299,7 @@ async fn a_withdrawn_token_ends_the_stream() {
 
 #[tokio::test]
 async fn a_stop_tells_agents_to_go() {
-    let mut mesh = Mesh::start();
+    let mut mesh = Mesh::start().await;
     let mut agent = mesh.agent("node1").await;
     agent.subscribe(type_url::ADDRESS).await;
     agent.next().await;

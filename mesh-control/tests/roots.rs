@@ -24,18 +24,18 @@ async fn accepted(mesh: &Mesh, signed: &common::Signed) -> bool {
 
 #[tokio::test]
 async fn a_restart_keeps_the_root() {
-    let mut mesh = Mesh::start();
+    let mut mesh = Mesh::start().await;
     let before = mesh.bundle();
     let signed = mesh.sign("node1", None, 3600).await;
     mesh.stop().await;
-    mesh.begin();
+    mesh.begin().await;
     assert_eq!(mesh.bundle(), before);
     assert!(accepted(&mesh, &signed).await);
 }
 
 #[tokio::test]
 async fn keys_are_for_the_owner_only() {
-    let mesh = Mesh::start();
+    let mesh = Mesh::start().await;
     for entry in std::fs::read_dir(mesh.path("state/ca")).unwrap() {
         let mode = entry.unwrap().metadata().unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
@@ -44,7 +44,7 @@ async fn keys_are_for_the_owner_only() {
 
 #[tokio::test]
 async fn a_rotation_refuses_nobody_until_the_old_root_is_dropped() {
-    let mesh = Mesh::start();
+    let mesh = Mesh::start().await;
     let old = mesh.sign("node1", None, 3600).await;
 
     assert_eq!(mesh.admin("POST /rotate-root?step=sign").await.0, 409);
@@ -70,7 +70,7 @@ async fn a_rotation_refuses_nobody_until_the_old_root_is_dropped() {
 
 #[tokio::test]
 async fn the_running_server_follows_the_command_line() {
-    let mesh = Mesh::start();
+    let mesh = Mesh::start().await;
     let store = RootStore::at(&mesh.path("state"));
     store.rotate(None, false, "cluster.local", std::time::SystemTime::now()).unwrap();
     eventually("both roots are handed out", async || {
@@ -98,7 +98,7 @@ async fn a_given_intermediate_signs_and_its_root_is_trusted() {
     std::fs::write(path("chain"), root.pem()).unwrap();
 
     let (cert, key, chain) = (path("cert"), path("key"), path("chain"));
-    let mesh = Mesh::start_with(&["--ca-cert", &cert, "--ca-key", &key, "--ca-chain", &chain]);
+    let mesh = Mesh::start_with(&["--ca-cert", &cert, "--ca-key", &key, "--ca-chain", &chain]).await;
     let signed = mesh.sign("node1", None, 3600).await;
     assert_eq!((roots_in(&signed.chain), roots_in(&signed.roots)), (2, 1));
     assert!(accepted(&mesh, &signed).await);

@@ -13,7 +13,7 @@ async fn errors(mesh: &Mesh) -> Vec<ManifestError> {
 
 #[tokio::test]
 async fn a_broken_policy_stays_in_force_as_it_was_and_is_reported() {
-    let mut mesh = Mesh::start();
+    let mut mesh = Mesh::start().await;
     mesh.write("policy.yaml", &policy("shop", "only-bank", "web"));
     let mut agent = mesh.agent("node1").await;
     agent.subscribe(type_url::AUTHORIZATION).await;
@@ -33,7 +33,7 @@ async fn a_broken_policy_stays_in_force_as_it_was_and_is_reported() {
     // A restart on the broken file does not open the door either.
     drop(agent);
     mesh.stop().await;
-    mesh.begin();
+    mesh.begin().await;
     let mut agent = mesh.agent("node1").await;
     agent.subscribe(type_url::AUTHORIZATION).await;
     assert_eq!(names(&agent.next().await), ["shop/only-bank", "shop/second"]);
@@ -45,7 +45,7 @@ async fn a_broken_policy_stays_in_force_as_it_was_and_is_reported() {
 
 #[tokio::test]
 async fn status_and_metrics_tell_what_is_there() {
-    let mesh = Mesh::start();
+    let mesh = Mesh::start().await;
     let mut agent = mesh.agent("node1").await;
     agent.subscribe(type_url::ADDRESS).await;
     agent.next().await;

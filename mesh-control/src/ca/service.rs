@@ -20,7 +20,7 @@ use super::signer::{SignerError, Subject};
 use crate::ca::Authority;
 use crate::config::Configuration;
 use crate::metrics::Metrics;
-use crate::nodes::{AuthenticationError, NodeTokens};
+use crate::nodes::{AuthenticationError, Nodes};
 use crate::tls::Peer;
 
 /// How long a request waits for its pod to appear in the configuration: an agent may see a new pod before we do.
@@ -34,7 +34,7 @@ pub struct CertificateService {
     /// Signs.
     pub authority: Arc<Authority>,
     /// Say which node is calling.
-    pub tokens: Arc<NodeTokens>,
+    pub tokens: Arc<Nodes>,
     /// Says which accounts have a pod on that node.
     pub configuration: watch::Receiver<Arc<Configuration>>,
     /// Counts.
@@ -49,7 +49,7 @@ impl IstioCertificateService for CertificateService {
     ) -> Result<Response<IstioCertificateResponse>, Status> {
         let peer = Peer::of(&request);
         let asked = impersonated(request.get_ref()).unwrap_or_else(|| "the agent's own".to_owned());
-        let node = self.tokens.authenticate(request.metadata());
+        let node = self.tokens.authenticate(request.metadata()).await;
         let result = match &node {
             Ok(node) => self.sign(node, request.get_ref()).await,
             Err(error) => Err(Refusal::Node(error.clone())),

@@ -1,15 +1,15 @@
-//! Where the configuration comes from: a directory of manifests.
+//! Where the configuration comes from: a directory of manifests, or the Kubernetes API.
 //!
-//! [`directory`] reads it, keeping the last good state of what is broken now; `last_good` keeps that state across
-//! restarts. [`Publisher`] compiles the objects and publishes the result for everybody at once.
+//! [`directory`] reads the one, keeping the last good state of what is broken now; `last_good` keeps that state across
+//! restarts. The other is [`crate::kubernetes`]'s. [`Publisher`] compiles the objects and publishes the result for
+//! everybody at once.
 
 pub mod directory;
 mod last_good;
 
 use std::io;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use mesh_api::compile::{Condition, MeshConfig, World, compile};
 use mesh_api::manifest::{Located, ManifestError};
@@ -17,10 +17,57 @@ use mesh_api::resource::Object;
 use tokio::sync::watch;
 use tracing::{error, info, warn};
 
-use self::directory::{Directory, Loaded};
+pub use self::directory::Loaded;
+
+use self::directory::Directory;
 use crate::config::{Accounts, Configuration, Resources};
+use crate::kubernetes::objects::Objects;
 use crate::metrics::Metrics;
-use crate::watch::{Depth, DirectoryWatch};
+use crate::watch::DirectoryWatch;
+
+/// Changes of a cluster come in bursts (a roll-out): they are gathered for so long.
+const BURST: Duration = Duration::from_millis(50);
+
+/// Compiling takes at most this part of a core: in a mesh so large that it takes long it is done less often.
+const REST: u32 = 4;
+
+/// Reads all objects.
+pub enum Reader {
+    /// Manifests in a directory.
+    Directory(Directory),
+    /// What the watches of the Kubernetes API have told.
+    Kubernetes(Objects),
+}
+
+/// Tells when to read again.
+pub enum Changes {
+    /// A directory's files.
+    Directory(DirectoryWatch),
+    /// The cluster's objects.
+    Kubernetes(Objects),
+}
+
+impl Reader {
+    fn read(&mut self) -> io::Result<Loaded> {
+        match self {
+            Self::Directory(directory) => directory.read(),
+            Self::Kubernetes(objects) => Ok(objects.load()),
+        }
+    }
+}
+
+impl Changes {
+    /// Returns when something has changed since the last time. `cost` is what reading it took then.
+    async fn next(&mut self, cost: Duration) {
+        match self {
+            Self::Directory(watch) => watch.changed().await,
+            Self::Kubernetes(objects) => {
+                objects.changed().await;
+                tokio::time::sleep(BURST.max(cost * REST)).await;
+            }
+        }
+    }
+}
 
 /// What is wrong with the configuration now, for people.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -35,7 +82,7 @@ pub struct Findings {
 
 /// Reads, compiles and publishes.
 pub struct Publisher {
-    directory: Directory,
+    reader: Reader,
     mesh: MeshConfig,
     configuration: watch::Sender<Arc<Configuration>>,
     findings: Arc<Mutex<Findings>>,
@@ -43,13 +90,12 @@ pub struct Publisher {
 }
 
 impl Publisher {
-    /// A publisher of the empty configuration. `last_good` is the file that outlives restarts.
-    pub fn new(path: PathBuf, last_good: PathBuf, mesh: MeshConfig, metrics: Arc<Metrics>) -> Self {
-        let configuration = watch::Sender::new(Arc::default());
+    /// A publisher of the empty configuration.
+    pub fn new(reader: Reader, mesh: MeshConfig, metrics: Arc<Metrics>) -> Self {
         Self {
-            directory: Directory::new(path, last_good),
+            reader,
             mesh,
-            configuration,
+            configuration: watch::Sender::new(Arc::default()),
             findings: Arc::default(),
             metrics,
         }
@@ -66,33 +112,30 @@ impl Publisher {
     }
 
     /// Publishes whatever changes. Never returns.
-    pub async fn follow(mut self, mut watch: DirectoryWatch) {
+    pub async fn follow(mut self, mut changes: Changes) {
+        let mut cost = Duration::ZERO;
         loop {
-            watch.changed().await;
+            changes.next(cost).await;
             // Reading and compiling a large mesh takes milliseconds of a core: not on the threads that serve.
             let work = tokio::task::spawn_blocking(move || {
+                let start = Instant::now();
                 if let Err(error) = self.publish() {
                     error!(%error, "configuration not read; the last one stays in force");
                 }
-                self
+                (self, start.elapsed())
             });
             match work.await {
-                Ok(publisher) => self = publisher,
+                Ok((publisher, took)) => (self, cost) = (publisher, took),
                 // Only when the runtime shuts down.
                 Err(_) => return,
             }
         }
     }
 
-    /// Begins to watch, so that nothing is missed after the first [`Publisher::publish`].
-    pub fn watch(&self) -> io::Result<DirectoryWatch> {
-        DirectoryWatch::new(self.directory.path(), Depth::Recursive)
-    }
-
-    /// Reads the directory and publishes its content, all of it at once.
+    /// Reads everything and publishes it, all at once.
     pub fn publish(&mut self) -> io::Result<()> {
         let start = Instant::now();
-        let Loaded { objects, errors, warnings } = self.directory.read()?;
+        let Loaded { objects, errors, warnings } = self.reader.read()?;
         let world: World<'_> = objects.iter().map(|object| &object.value).collect();
         let compiled = compile(&world, &self.mesh);
         let generation = self.configuration.borrow().generation + 1;

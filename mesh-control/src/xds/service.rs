@@ -17,7 +17,7 @@ use super::stream::{Credentials, Stream, Types};
 use crate::ca::Authority;
 use crate::config::Configuration;
 use crate::metrics::Metrics;
-use crate::nodes::{AuthenticationError, NodeTokens};
+use crate::nodes::{AuthenticationError, Nodes};
 use crate::tls::Peer;
 
 /// The service.
@@ -25,7 +25,7 @@ pub struct DiscoveryService {
     /// Knows which identity agents have.
     pub authority: Arc<Authority>,
     /// Say which node is calling.
-    pub tokens: Arc<NodeTokens>,
+    pub tokens: Arc<Nodes>,
     /// What is served.
     pub configuration: watch::Receiver<Arc<Configuration>>,
     /// Who is connected.
@@ -45,7 +45,7 @@ impl AggregatedDiscoveryService for DiscoveryService {
         request: Request<Streaming<DeltaDiscoveryRequest>>,
     ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
         let peer = Peer::of(&request);
-        let node = self.authenticate(&peer, request.metadata()).map_err(|refusal| {
+        let node = self.authenticate(&peer, request.metadata()).await.map_err(|refusal| {
             warn!(%peer, identity = ?peer.identity, reason = %refusal, "discovery refused");
             Status::from(refusal)
         })?;
@@ -72,12 +72,12 @@ impl AggregatedDiscoveryService for DiscoveryService {
 
 impl DiscoveryService {
     /// The certificate proves that it is an agent, the token which node's.
-    fn authenticate(&self, peer: &Peer, metadata: &MetadataMap) -> Result<Arc<str>, Refusal> {
+    async fn authenticate(&self, peer: &Peer, metadata: &MetadataMap) -> Result<Arc<str>, Refusal> {
         let identity = peer.identity.as_ref().ok_or(Refusal::NoCertificate)?;
         if identity != self.authority.agent_identity() {
             return Err(Refusal::NotAgent { identity: identity.clone() });
         }
-        Ok(self.tokens.authenticate(metadata)?)
+        Ok(self.tokens.authenticate(metadata).await?)
     }
 }
 

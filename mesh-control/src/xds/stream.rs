@@ -16,7 +16,7 @@ use super::agents::Registration;
 use super::subscription::{Answer, Delta, Part, Subscription};
 use crate::config::{Configuration, Resources};
 use crate::metrics::{Metrics, TypeLabel};
-use crate::nodes::NodeTokens;
+use crate::nodes::Nodes;
 
 /// Of what an agent says about itself, this much is logged and shown.
 const LONGEST_TEXT: usize = 2000;
@@ -41,7 +41,7 @@ pub(super) struct Stream {
 /// What the agent showed to open the stream, to be looked at again when tokens change.
 pub(super) struct Credentials {
     pub metadata: MetadataMap,
-    pub tokens: Arc<NodeTokens>,
+    pub tokens: Arc<Nodes>,
     pub changed: watch::Receiver<()>,
 }
 
@@ -124,10 +124,12 @@ impl Stream {
                 Event::Request(Err(status)) => return status.message().to_owned(),
                 Event::Changed => pending = true,
                 Event::Stopping => return self.refuse(Status::unavailable("shutting down")),
-                Event::Tokens if self.credentials.are_stale(&self.registration.agent.node) => {
-                    return self.refuse(Status::unauthenticated("the node's token is not valid any more"));
+                Event::Tokens => {
+                    if self.credentials.are_stale(&self.registration.agent.node).await {
+                        return self
+                            .refuse(Status::unauthenticated("the node's token is not valid any more"));
+                    }
                 }
-                Event::Tokens => {}
                 Event::Ready(slot) => match self.respond() {
                     Some(response) => slot.send(Ok(response)),
                     None => pending = false,
@@ -209,8 +211,8 @@ impl Stream {
 }
 
 impl Credentials {
-    fn are_stale(&self, node: &str) -> bool {
-        self.tokens.authenticate(&self.metadata).as_deref() != Ok(node)
+    async fn are_stale(&self, node: &str) -> bool {
+        self.tokens.authenticate(&self.metadata).await.as_deref() != Ok(node)
     }
 }
 

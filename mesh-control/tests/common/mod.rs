@@ -43,11 +43,11 @@ pub struct Mesh {
 }
 
 impl Mesh {
-    pub fn start() -> Self {
-        Self::start_with(&[])
+    pub async fn start() -> Self {
+        Self::start_with(&[]).await
     }
 
-    pub fn start_with(extra: &[&str]) -> Self {
+    pub async fn start_with(extra: &[&str]) -> Self {
         let home = tempfile::tempdir().unwrap();
         for directory in ["config", "tokens"] {
             std::fs::create_dir(home.path().join(directory)).unwrap();
@@ -59,11 +59,11 @@ impl Mesh {
         }
         mesh.write("web.yaml", &pod("shop", "web-1", "web", "node1", "10.244.1.2"));
         mesh.write("teller.yaml", &pod("bank", "teller-1", "teller", "node2", "10.244.2.2"));
-        mesh.begin();
+        mesh.begin().await;
         mesh
     }
 
-    pub fn begin(&mut self) {
+    pub async fn begin(&mut self) {
         let path = |name: &str| self.path(name).to_string_lossy().into_owned();
         let source = format!("directory:{}", path("config"));
         let mut arguments = vec!["test".to_owned(), "--source".into(), source];
@@ -78,7 +78,7 @@ impl Mesh {
         }
         arguments.extend(self.extra.iter().cloned());
         let options = Arguments::parse_from(arguments).options;
-        self.control = Some(ControlPlane::start(&options).unwrap());
+        self.control = Some(ControlPlane::start(&options).await.unwrap());
     }
 
     pub async fn stop(&mut self) {

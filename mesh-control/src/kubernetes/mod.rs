@@ -1,0 +1,35 @@
+//! The Kubernetes API: where the configuration comes from, who agents are, where the roots are kept.
+//!
+//! Reading order: [`watch`] follows the kinds that the mesh reads and fills [`objects`], which the publisher compiles;
+//! [`review`] says which node a token is of; [`roots`] keeps the authority in a Secret and publishes what to trust.
+//! [`leader`] chooses the replica that writes [`status`] on resources.
+
+pub mod leader;
+pub mod objects;
+pub mod review;
+pub mod roots;
+pub mod status;
+pub mod watch;
+
+use kube::Client;
+
+/// Who this control plane is in the cluster.
+#[derive(Clone)]
+pub struct Cluster {
+    /// The API.
+    pub client: Client,
+    /// Namespace that it runs in: its Secret, Lease and ConfigMap are there.
+    pub namespace: String,
+    /// Name of this replica's pod.
+    pub pod: String,
+}
+
+impl Cluster {
+    /// Connects as the pod's service account, or as `KUBECONFIG` says outside of a cluster.
+    pub async fn connect(namespace: &str, pod: &str) -> Result<Self, kube::Error> {
+        // Whoever starts first has installed the same.
+        let _installed_already = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let client = Client::try_default().await?;
+        Ok(Self { client, namespace: namespace.to_owned(), pod: pod.to_owned() })
+    }
+}

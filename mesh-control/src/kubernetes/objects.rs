@@ -1,0 +1,307 @@
+//! The objects of the cluster, as the watches tell them, read by the same rules as manifests.
+//!
+//! A resource that is broken now stays in force as it last was: a slip in a policy must not switch the policy off.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use mesh_api::manifest::{Kind, Located, ManifestError, ObjectKey, parse};
+use mesh_api::resource::Object;
+use serde_json::{Value, json};
+use tokio::sync::Notify;
+
+use crate::source::Loaded;
+
+/// What errors name instead of a file.
+const ORIGIN: &str = "kubernetes";
+
+/// Namespace and name; the namespace is empty for kinds that have none.
+pub type Name = (String, String);
+
+/// All objects, shared by the watches and their readers.
+#[derive(Clone, Default)]
+pub struct Objects(Arc<Shared>);
+
+#[derive(Default)]
+struct Shared {
+    kinds: Mutex<BTreeMap<Kind, Kept>>,
+    changed: Notify,
+}
+
+/// The objects of one kind.
+#[derive(Default)]
+struct Kept {
+    entries: BTreeMap<Name, Entry>,
+    /// Seen since the list under way began.
+    listed: Option<BTreeSet<Name>>,
+    complete: bool,
+}
+
+/// One object.
+#[derive(Default)]
+struct Entry {
+    /// As it is, or as it was when it could last be read.
+    good: Option<Arc<Located<Object>>>,
+    errors: Vec<ManifestError>,
+    warnings: Vec<ManifestError>,
+    version: Version,
+}
+
+/// Which state of a resource this is, and what is said of it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Version {
+    /// `metadata.uid`.
+    pub uid: String,
+    /// `metadata.resourceVersion`.
+    pub resource: String,
+    /// `metadata.generation`.
+    pub generation: i64,
+    /// `status.conditions`, other controllers' too.
+    pub conditions: Vec<Value>,
+}
+
+/// What became of a resource that people wrote for the mesh.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Outcome {
+    /// Which.
+    pub key: ObjectKey,
+    /// Its state.
+    pub version: Version,
+    /// Why it was rejected; empty if it was not.
+    pub errors: Vec<ManifestError>,
+}
+
+impl Objects {
+    /// Objects of `kinds` are to come; until all of them are listed the cluster is not known.
+    pub fn expecting(kinds: &[Kind]) -> Self {
+        let objects = Self::default();
+        kinds.iter().for_each(|kind| objects.expect(*kind));
+        objects
+    }
+
+    /// From now on the kind counts as not known until it is listed.
+    pub fn expect(&self, kind: Kind) {
+        self.kinds().entry(kind).or_default();
+    }
+
+    /// The kind is gone from the cluster, and its objects with it.
+    pub fn forget(&self, kind: Kind) {
+        self.kinds().remove(&kind);
+        self.0.changed.notify_one();
+    }
+
+    /// A list of a kind begins.
+    pub fn begin_list(&self, kind: Kind) {
+        self.kinds().entry(kind).or_default().listed = Some(BTreeSet::new());
+    }
+
+    /// The list is complete: what was not in it is gone.
+    pub fn end_list(&self, kind: Kind) {
+        if let Some(kept) = self.kinds().get_mut(&kind) {
+            let listed = kept.listed.take().unwrap_or_default();
+            kept.entries.retain(|name, _| listed.contains(name));
+            kept.complete = true;
+        }
+        self.0.changed.notify_one();
+    }
+
+    /// An object is there, or changed.
+    pub fn put(&self, kind: Kind, raw: Value) {
+        let (name, entry) = read(kind, raw);
+        let mut kinds = self.kinds();
+        let kept = kinds.entry(kind).or_default();
+        if let Some(listed) = &mut kept.listed {
+            listed.insert(name.clone());
+        }
+        let before = kept.entries.remove(&name);
+        kept.entries.insert(name, entry.or_as_it_was(before));
+        drop(kinds);
+        self.0.changed.notify_one();
+    }
+
+    /// An object is gone.
+    pub fn remove(&self, kind: Kind, name: &Name) {
+        if let Some(kept) = self.kinds().get_mut(&kind) {
+            kept.entries.remove(name);
+        }
+        self.0.changed.notify_one();
+    }
+
+    /// Returns when something has changed.
+    pub async fn changed(&self) {
+        self.0.changed.notified().await;
+    }
+
+    /// Returns when every expected kind was listed once.
+    pub async fn complete(&self) {
+        while !self.is_complete() {
+            self.changed().await;
+        }
+        // Whoever follows the changes next must not miss the last one.
+        self.0.changed.notify_one();
+    }
+
+    /// Everything that is in force, and what is wrong.
+    pub fn load(&self) -> Loaded {
+        let kinds = self.kinds();
+        let entries = || kinds.values().flat_map(|kept| kept.entries.values());
+        Loaded {
+            objects: entries().filter_map(|entry| entry.good.clone()).collect(),
+            errors: entries().flat_map(|entry| entry.errors.clone()).collect(),
+            warnings: entries().flat_map(|entry| entry.warnings.clone()).collect(),
+        }
+    }
+
+    /// What became of each of the mesh's own resources.
+    pub fn outcomes(&self) -> Vec<Outcome> {
+        let kinds = self.kinds();
+        let own = kinds.iter().filter(|(kind, _)| is_policy(**kind));
+        own.flat_map(|(kind, kept)| {
+            kept.entries.iter().map(|((namespace, name), entry)| Outcome {
+                key: ObjectKey { kind: *kind, namespace: namespace.clone(), name: name.clone() },
+                version: entry.version.clone(),
+                errors: entry.errors.clone(),
+            })
+        })
+        .collect()
+    }
+
+    /// Whether an object is there.
+    pub fn has(&self, key: &ObjectKey) -> bool {
+        let name = (key.namespace.clone(), key.name.clone());
+        self.kinds().get(&key.kind).is_some_and(|kept| kept.entries.contains_key(&name))
+    }
+
+    /// The node that a pod is bound to.
+    pub fn node_of(&self, namespace: &str, pod: &str) -> Option<String> {
+        let kinds = self.kinds();
+        let entry = kinds.get(&Kind::Pod)?.entries.get(&(namespace.to_owned(), pod.to_owned()))?;
+        match &entry.good.as_ref()?.value {
+            Object::Pod(pod) if !pod.spec.node_name.is_empty() => Some(pod.spec.node_name.clone()),
+            _ => None,
+        }
+    }
+
+    /// Names of all namespaces.
+    pub fn namespaces(&self) -> Vec<String> {
+        let kinds = self.kinds();
+        let namespaces = kinds.get(&Kind::Namespace).into_iter().flat_map(|kept| kept.entries.keys());
+        namespaces.map(|(_, name)| name.clone()).collect()
+    }
+
+    fn is_complete(&self) -> bool {
+        self.kinds().values().all(|kept| kept.complete)
+    }
+
+    fn kinds(&self) -> MutexGuard<'_, BTreeMap<Kind, Kept>> {
+        self.0.kinds.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Entry {
+    fn or_as_it_was(mut self, before: Option<Self>) -> Self {
+        if self.good.is_none() {
+            self.good = before.and_then(|before| before.good);
+        }
+        self
+    }
+}
+
+/// Kinds that people write for the mesh, which are answered with a status.
+pub fn is_policy(kind: Kind) -> bool {
+    matches!(kind, Kind::AuthorizationPolicy | Kind::PeerAuthentication | Kind::DestinationRule)
+}
+
+fn read(kind: Kind, mut raw: Value) -> (Name, Entry) {
+    let text = |pointer| raw.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let name = (text("/metadata/namespace"), text("/metadata/name"));
+    let version = if is_policy(kind) { version(&raw) } else { Version::default() };
+    if let Some(object) = raw.as_object_mut() {
+        // Lists leave them out.
+        object.entry("apiVersion").or_insert_with(|| json!(kind.api_versions()[0]));
+        object.entry("kind").or_insert_with(|| json!(kind.as_str()));
+        if is_policy(kind) {
+            // Ours and other controllers' words about it, not its author's.
+            object.remove("status");
+        }
+    }
+    if let Some(metadata) = raw.pointer_mut("/metadata").and_then(Value::as_object_mut) {
+        metadata.remove("managedFields");
+    }
+    let parsed = parse(ORIGIN, &raw.to_string());
+    let good = parsed.objects.into_iter().next().map(|mut object| {
+        // Nobody reads it here, and it is the larger part of the memory.
+        object.raw = Value::Null;
+        Arc::new(object)
+    });
+    (name, Entry { good, errors: parsed.errors, warnings: parsed.warnings, version })
+}
+
+fn version(raw: &Value) -> Version {
+    let text = |pointer| raw.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
+    Version {
+        uid: text("/metadata/uid"),
+        resource: text("/metadata/resourceVersion"),
+        generation: raw.pointer("/metadata/generation").and_then(Value::as_i64).unwrap_or_default(),
+        conditions: raw.pointer("/status/conditions").and_then(Value::as_array).cloned().unwrap_or_default(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn policy(name: &str, action: &str) -> Value {
+        json!({
+            "apiVersion": "security.istio.io/v1", "kind": "AuthorizationPolicy",
+            "metadata": {"name": name, "namespace": "shop", "generation": 3, "managedFields": []},
+            "spec": {"action": action},
+            "status": {"conditions": []},
+        })
+    }
+
+    fn pod(name: &str) -> Value {
+        json!({
+            "metadata": {"name": name, "namespace": "shop", "uid": name},
+            "spec": {"nodeName": "node1", "containers": [{"name": "c", "image": "x"}]},
+        })
+    }
+
+    #[test]
+    fn a_broken_resource_stays_in_force_as_it_last_was_and_says_why() {
+        let objects = Objects::default();
+        objects.put(Kind::AuthorizationPolicy, policy("open", "ALLOW"));
+        objects.put(Kind::AuthorizationPolicy, policy("open", "PERHAPS"));
+        objects.put(Kind::AuthorizationPolicy, policy("new", "PERHAPS"));
+        assert_eq!(objects.load().objects.len(), 1, "the one that was good");
+        let outcomes = objects.outcomes();
+        assert!(outcomes.iter().all(|outcome| outcome.errors.len() == 1 && outcome.version.generation == 3));
+        objects.put(Kind::AuthorizationPolicy, policy("open", "ALLOW"));
+        assert!(objects.outcomes()[1].errors.is_empty());
+        objects.remove(Kind::AuthorizationPolicy, &("shop".into(), "open".into()));
+        assert!(objects.load().objects.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_list_replaces_what_was_there_and_completes_the_kind() {
+        let objects = Objects::expecting(&[Kind::Pod]);
+        objects.put(Kind::Pod, pod("old"));
+        objects.begin_list(Kind::Pod);
+        objects.put(Kind::Pod, pod("new"));
+        assert_eq!(objects.load().objects.len(), 2, "until the list is complete");
+        assert!(!objects.is_complete());
+        objects.end_list(Kind::Pod);
+        objects.complete().await;
+        assert_eq!(objects.load().objects.len(), 1);
+        assert_eq!(objects.node_of("shop", "new").as_deref(), Some("node1"));
+        assert_eq!(objects.node_of("shop", "old"), None);
+    }
+
+    #[test]
+    fn a_kind_that_is_gone_takes_its_objects_along() {
+        let objects = Objects::expecting(&[Kind::AuthorizationPolicy]);
+        objects.put(Kind::AuthorizationPolicy, policy("open", "ALLOW"));
+        objects.forget(Kind::AuthorizationPolicy);
+        assert!(objects.load().objects.is_empty() && objects.is_complete());
+    }
+}
