@@ -5,6 +5,7 @@
 
 mod bench;
 mod build;
+mod cache;
 mod cluster;
 mod command;
 mod demo;

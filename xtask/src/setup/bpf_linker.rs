@@ -2,12 +2,12 @@
 //!
 //! It must be built against the LLVM major version of the rustc that made the bitcode.
 
-use std::env;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 
+use crate::cache;
 use crate::command::{CommandExt, find_program};
 use crate::workspace::cargo_program;
 
@@ -55,10 +55,5 @@ pub fn install() -> Result<PathBuf> {
 }
 
 fn cache_directory() -> Result<PathBuf> {
-    let base = env::var_os("XDG_CACHE_HOME")
-        .map(PathBuf::from)
-        .filter(|path| path.is_absolute())
-        .or_else(|| Some(PathBuf::from(env::var_os("HOME")?).join(".cache")))
-        .context("neither XDG_CACHE_HOME nor HOME says where to keep bpf-linker")?;
-    Ok(base.join(format!("nodemesh/bpf-linker-{VERSION}")))
+    Ok(cache::root()?.join(format!("bpf-linker-{VERSION}")))
 }

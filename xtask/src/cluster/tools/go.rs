@@ -5,7 +5,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
-use super::cache;
+use crate::cache;
 use crate::command::{CommandExt, find_program};
 use crate::setup;
 

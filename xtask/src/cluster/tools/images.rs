@@ -6,7 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use super::cache;
+use crate::cache;
 use crate::command::CommandExt;
 use crate::oci::{self, Config, Digest, Layer};
 

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 
-use super::{cache, go};
+use super::go;
+use crate::cache;
 use crate::command::CommandExt;
 use crate::oci::Digest;
 

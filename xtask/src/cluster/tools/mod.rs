@@ -1,6 +1,5 @@
 //! The programs and images of a cluster, each built once and kept in the user's cache under its version.
 
-mod cache;
 mod go;
 mod images;
 mod kubernetes;

@@ -1,4 +1,4 @@
-//! A directory for each thing that is slow to make.
+//! The user's cache: a directory for each thing that is slow to make, outside of every checkout.
 
 use std::env;
 use std::fs::{self, File};
@@ -32,12 +32,13 @@ fn directory_in(root: &Path, name: &str, make: impl FnOnce(&Path) -> Result<()>)
     Ok(found)
 }
 
-fn root() -> Result<PathBuf> {
+/// Where all of them are.
+pub fn root() -> Result<PathBuf> {
     let base = env::var_os("XDG_CACHE_HOME")
         .map(PathBuf::from)
         .filter(|path| path.is_absolute())
         .or_else(|| Some(PathBuf::from(env::var_os("HOME")?).join(".cache")))
-        .context("neither XDG_CACHE_HOME nor HOME says where to keep the cluster's programs")?;
+        .context("neither XDG_CACHE_HOME nor HOME says where to keep what was built")?;
     Ok(base.join("nodemesh"))
 }
 
