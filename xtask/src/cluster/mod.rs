@@ -90,8 +90,8 @@ pub fn run(workspace: &Workspace, verb: Verb) -> Result<ExitCode> {
         Verb::Status => status::show(&state)?,
         Verb::Kubeconfig => println!("{}", kubeconfig(&state)?.display()),
         Verb::Env => {
-            println!("export KUBECONFIG='{}'", kubeconfig(&state)?.display());
-            println!("export PATH='{}'", Tools::ensure(workspace)?.search_path()?.display());
+            let (kubeconfig, path) = (kubeconfig(&state)?, Tools::ensure(workspace)?.search_path()?);
+            println!("export KUBECONFIG='{}'\nexport PATH='{}'", kubeconfig.display(), path.display());
         }
     }
     Ok(ExitCode::SUCCESS)
