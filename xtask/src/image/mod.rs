@@ -110,6 +110,15 @@ mod tests {
     use crate::oci::Config;
 
     #[test]
+    fn nothing_of_this_machine_comes_along_but_libraries() {
+        let mut tree = tree::Tree::new();
+        tree.take_stripped(&std::env::current_exe().unwrap(), "usr/bin/thing").unwrap();
+        let taken: Vec<_> = tree.taken().collect();
+        let is_library = |path: &Path| path.file_name().unwrap().to_string_lossy().contains(".so");
+        assert!(taken.len() >= 3 && taken.iter().all(|path| is_library(path)), "{taken:?}");
+    }
+
+    #[test]
     fn two_runs_give_the_same_digest() {
         let directory = tempfile::tempdir().unwrap();
         let digest = |name: &str| {

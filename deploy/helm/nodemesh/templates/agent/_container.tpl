@@ -35,6 +35,8 @@ securityContext:
   seLinuxOptions:
     {{- toYaml . | nindent 4 }}
   {{- end }}
+resources:
+  {{- toYaml .Values.agent.resources | nindent 2 }}
 volumeMounts:
   - name: cgroup
     mountPath: {{ include "nodemesh.fixedPart" .Values.agent.cgroupRoot }}
