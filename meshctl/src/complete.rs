@@ -1,10 +1,10 @@
 //! `meshctl completions`: a script that completes verbs and flags in a shell.
 
-use std::io::{self, Write};
-
 use anyhow::Result;
 use clap::{Args, Command, ValueEnum};
 use clap_complete::{Shell, generate};
+
+use crate::output::write;
 
 /// Which shell's.
 #[derive(Args)]
@@ -31,8 +31,7 @@ pub fn run(options: &Options, mut command: Command) -> Result<()> {
         Known::Zsh => Shell::Zsh,
         Known::Fish => Shell::Fish,
     };
-    // Written at once: a reader that closes early, such as `head`, is an error of ours and no panic.
     let mut script = Vec::new();
     generate(shell, &mut command, "meshctl", &mut script);
-    Ok(io::stdout().write_all(&script)?)
+    write(&String::from_utf8(script)?)
 }

@@ -1,5 +1,6 @@
 //! How answers look: a table for people, JSON and YAML for scripts.
 
+use std::io::{self, Write};
 use std::time::{Duration, SystemTime};
 
 use anyhow::Result;
@@ -22,11 +23,19 @@ impl Format {
     /// Prints `value`, or what `table` makes of it.
     pub fn print<T: Serialize>(self, value: &T, table: impl FnOnce(&T) -> String) -> Result<()> {
         match self {
-            Self::Table => print!("{}", table(value)),
-            Self::Json => println!("{}", serde_json::to_string_pretty(value)?),
-            Self::Yaml => print!("{}", serde_saphyr::to_string(value)?),
+            Self::Table => write(&table(value)),
+            Self::Json => write(&(serde_json::to_string_pretty(value)? + "\n")),
+            Self::Yaml => write(&serde_saphyr::to_string(value)?),
         }
-        Ok(())
+    }
+}
+
+/// Writes to standard output. A reader that has had enough, such as `head`, is no error.
+pub fn write(text: &str) -> Result<()> {
+    let mut output = io::stdout().lock();
+    match output.write_all(text.as_bytes()).and_then(|()| output.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
     }
 }
 

@@ -28,6 +28,12 @@ const LAG: usize = 100;
 pub async fn check(cluster: Cluster) -> Result<Vec<Finding>> {
     let mesh = Mesh::Cluster(cluster);
     let Mesh::Cluster(cluster) = &mesh else { return Ok(Vec::new()) };
+    if cluster.daemon_set().await?.is_none() && cluster.deployment().await?.is_none() {
+        let found = format!("there is no mesh in the namespace {}", cluster.namespace);
+        let fix =
+            "`meshctl check --pre` and `meshctl install` put one there; -n NAMESPACE says where another is";
+        return Ok(vec![Finding::fail("installation", found, fix)]);
+    }
     let status = status::gather(&mesh).await?;
     let mut findings = Vec::new();
     findings.push(kinds(cluster).await.unwrap_or_else(|error| Finding::unknown("kinds", &error)));

@@ -87,7 +87,7 @@ impl fmt::Display for Verdict {
 /// Checks. The exit status is 1 if something fails.
 pub async fn run(source: &Source, options: &Options, format: Format) -> Result<ExitCode> {
     let cluster = source.cluster().await?;
-    let findings = if options.pre { before::check(&cluster).await? } else { after::check(cluster).await? };
+    let findings = if options.pre { before::check(&cluster).await } else { after::check(cluster).await? };
     format.print(&findings, |findings| text(findings))?;
     let failed = findings.iter().any(|finding| finding.result == Verdict::Fail);
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })

@@ -5,14 +5,14 @@ mod names;
 mod pods;
 
 use std::env;
+use std::error::Error;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Node, Pod};
-use k8s_openapi::apimachinery::pkg::version::Info;
 use kube::api::ListParams;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config, Resource, ResourceExt};
@@ -47,6 +47,8 @@ pub struct Cluster {
     pub client: Client,
     /// Namespace of the mesh.
     pub namespace: String,
+    /// Version of the API server, such as `v1.34.2`.
+    pub version: String,
 }
 
 /// A pod of the mesh itself.
@@ -69,11 +71,15 @@ impl Access {
         variable || home || env::var_os(IN_CLUSTER).is_some()
     }
 
-    /// A client of the cluster.
-    pub async fn client(&self) -> Result<Client> {
+    /// The cluster, with a mesh in `namespace`. An error if its API server does not answer.
+    pub async fn cluster(&self, namespace: &str) -> Result<Cluster> {
         let config = self.config().await?;
         let url = config.cluster_url.clone();
-        Client::try_from(config).with_context(|| format!("can't make a client of the API server {url}"))
+        let client = Client::try_from(config)
+            .with_context(|| format!("can't make a client of the API server {url}"))?;
+        let version =
+            client.apiserver_version().await.map_err(|error| unreachable(&url.to_string(), &error))?;
+        Ok(Cluster { client, namespace: namespace.to_owned(), version: version.git_version })
     }
 
     async fn config(&self) -> Result<Config> {
@@ -88,6 +94,15 @@ impl Access {
     }
 }
 
+/// Says once what went wrong: each layer of a client repeats the one below.
+fn unreachable(url: &str, error: &kube::Error) -> anyhow::Error {
+    let mut cause: &dyn Error = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    anyhow!("the API server {url} does not answer: {cause}. --context or --kubeconfig lead to another")
+}
+
 async fn from_file(path: &Path, options: &KubeConfigOptions) -> Result<Config> {
     let using = || format!("can't use the kubeconfig {}", path.display());
     let file = Kubeconfig::read_from(path).with_context(using)?;
@@ -95,11 +110,6 @@ async fn from_file(path: &Path, options: &KubeConfigOptions) -> Result<Config> {
 }
 
 impl Cluster {
-    /// What the API server is. An error if it can't be reached, or does not know who asks.
-    pub async fn version(&self) -> Result<Info> {
-        self.client.apiserver_version().await.context("the API server does not answer")
-    }
-
     /// The pods of the agents, by node.
     pub async fn agents(&self) -> Result<Vec<MeshPod>> {
         self.mesh_pods(COMPONENT_AGENT).await

@@ -47,6 +47,8 @@ pub enum Outcome {
     Unchanged,
     /// It would be accepted.
     Accepted,
+    /// Nobody can say: its namespace is yet to be made.
+    Skipped,
 }
 
 impl fmt::Display for Outcome {
@@ -56,32 +58,41 @@ impl fmt::Display for Outcome {
             Self::Changed => "changed",
             Self::Unchanged => "unchanged",
             Self::Accepted => "accepted",
+            Self::Skipped => "skipped: its namespace is not there yet",
         })
     }
+}
+
+/// Nothing is kept.
+#[derive(Clone, Copy)]
+struct Rehearsal {
+    /// Whether the API server can look at what goes into the mesh's namespace.
+    has_namespace: bool,
 }
 
 /// Applies objects; learns each kind's resource once.
 pub struct Applier<'a> {
     cluster: &'a Cluster,
-    rehearsal: bool,
+    rehearsal: Option<Rehearsal>,
     resources: HashMap<TypeMeta, (ApiResource, Scope)>,
 }
 
 impl<'a> Applier<'a> {
     /// One that applies.
     pub fn new(cluster: &'a Cluster) -> Self {
-        Self { cluster, rehearsal: false, resources: HashMap::new() }
+        Self { cluster, rehearsal: None, resources: HashMap::new() }
     }
 
     /// One that has the API server look at objects and keep none.
-    pub fn rehearsing(cluster: &'a Cluster) -> Self {
-        Self { rehearsal: true, ..Self::new(cluster) }
+    pub async fn rehearsing(cluster: &'a Cluster) -> Result<Self> {
+        let has_namespace = has_namespace(cluster).await?;
+        Ok(Self { rehearsal: Some(Rehearsal { has_namespace }), ..Self::new(cluster) })
     }
 
     /// Applies one object. A definition of a kind is waited for until the kind is served.
     pub async fn apply(&mut self, object: &DynamicObject) -> Result<Applied> {
         let done = self.patch(object).await.with_context(|| format!("can't apply {}", title(object)))?;
-        if done.kind == "CustomResourceDefinition" && !self.rehearsal {
+        if done.kind == "CustomResourceDefinition" && self.rehearsal.is_none() {
             self.await_established(&done.name).await?;
         }
         Ok(done)
@@ -91,12 +102,16 @@ impl<'a> Applier<'a> {
         let types = object.types.clone().context("it has no kind")?;
         let api = self.api(&types, object.metadata.namespace.as_deref()).await?;
         let name = object.name_any();
+        if api.namespace().is_some() && self.rehearsal.is_some_and(|it| !it.has_namespace) {
+            let namespace = api.namespace().map(ToOwned::to_owned);
+            return Ok(Applied { kind: types.kind, namespace, name, result: Outcome::Skipped });
+        }
         let before = api.get_metadata_opt(&name).await?.and_then(|it| it.metadata.resource_version);
         let mut how = PatchParams::apply(FIELD_MANAGER).force();
-        how.dry_run = self.rehearsal;
+        how.dry_run = self.rehearsal.is_some();
         let after = api.patch(&name, &how, &Patch::Apply(object)).await?;
         let result = match before {
-            _ if self.rehearsal => Outcome::Accepted,
+            _ if self.rehearsal.is_some() => Outcome::Accepted,
             None => Outcome::Created,
             Some(before) if after.metadata.resource_version.as_ref() == Some(&before) => Outcome::Unchanged,
             Some(_) => Outcome::Changed,
@@ -176,7 +191,7 @@ fn is_unknown_kind(error: &anyhow::Error) -> bool {
 pub async fn ensure_namespace(cluster: &Cluster) -> Result<bool> {
     let namespaces: Api<Namespace> = Api::all(cluster.client.clone());
     let name = &cluster.namespace;
-    if namespaces.get_opt(name).await.with_context(|| format!("can't read the namespace {name}"))?.is_some() {
+    if has_namespace(cluster).await? {
         return Ok(false);
     }
     let mut namespace = Namespace::default();
@@ -189,4 +204,10 @@ pub async fn ensure_namespace(cluster: &Cluster) -> Result<bool> {
         .with_context(|| format!("can't create the namespace {name}"))?;
     eprintln!("created Namespace {name}");
     Ok(true)
+}
+
+async fn has_namespace(cluster: &Cluster) -> Result<bool> {
+    let (namespaces, name) = (Api::<Namespace>::all(cluster.client.clone()), &cluster.namespace);
+    let found = namespaces.get_opt(name).await;
+    Ok(found.with_context(|| format!("can't read the namespace {name}"))?.is_some())
 }

@@ -10,6 +10,9 @@ use tokio::process::Command;
 const HOW_TO_GET_IT: &str = "`helm`, which renders the chart, is not on PATH. Get version 3.14 or later from \
     https://helm.sh/docs/intro/install (`go install helm.sh/helm/v3/cmd/helm@v3.19.2` builds it)";
 
+/// What the API server is taken for where none is asked; helm's own guess depends on how it was built.
+const KUBERNETES: &str = "v1.34.0";
+
 /// What the chart is rendered with.
 pub struct Values<'a> {
     /// `KEY=VALUE`.
@@ -26,6 +29,7 @@ pub async fn template(
     version: Option<&str>,
     values: &Values<'_>,
 ) -> Result<String> {
+    let version = version.unwrap_or(KUBERNETES);
     let mut command = Command::new("helm");
     command.args(arguments(directory, release, namespace, version, values));
     // The answer depends on the arguments alone.
@@ -43,15 +47,13 @@ fn arguments<'a>(
     directory: &'a Path,
     release: &'a str,
     namespace: &'a str,
-    version: Option<&'a str>,
+    version: &'a str,
     values: &Values<'a>,
 ) -> Vec<&'a OsStr> {
     let mut all: Vec<&OsStr> = ["template".as_ref(), release.as_ref(), directory.as_ref()].into();
     // Hooks are for helm itself to run; the chart's tests are among them.
     all.extend(["--namespace", namespace, "--include-crds", "--no-hooks"].map(OsStr::new));
-    if let Some(version) = version {
-        all.extend(["--kube-version", version].map(OsStr::new));
-    }
+    all.extend(["--kube-version", version].map(OsStr::new));
     for file in values.files {
         all.extend(["--values".as_ref(), file.as_os_str()]);
     }
@@ -68,7 +70,7 @@ mod tests {
     #[test]
     fn values_pass_through_in_helms_order_of_precedence() {
         let values = Values { set: &["a=1".to_owned()], files: &["v.yaml".into()] };
-        let all = arguments(Path::new("/chart"), "r", "ns", Some("v1.34.2"), &values);
+        let all = arguments(Path::new("/chart"), "r", "ns", "v1.34.2", &values);
         let text: Vec<_> = all.iter().map(|word| word.to_str().unwrap()).collect();
         assert_eq!(text[..5], ["template", "r", "/chart", "--namespace", "ns"]);
         assert_eq!(text[7..], ["--kube-version", "v1.34.2", "--values", "v.yaml", "--set", "a=1"]);

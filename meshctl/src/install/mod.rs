@@ -18,7 +18,7 @@ use kube::ResourceExt;
 use kube::api::DynamicObject;
 
 use crate::cluster::Cluster;
-use crate::output::{Format, Table};
+use crate::output::{Format, Table, write};
 use crate::source::Source;
 use apply::{Applied, Applier};
 use inventory::Inventory;
@@ -62,17 +62,13 @@ enum DryRun {
 pub async fn run(source: &Source, options: &Options, format: Format) -> Result<ExitCode> {
     if options.dry_run == Some(DryRun::Client) {
         // The cluster's version decides what the chart may use; without a cluster, the one that helm assumes.
-        let version = match source.cluster().await {
-            Ok(cluster) => version(&cluster).await.ok(),
-            Err(_) => None,
-        };
-        print!("{}", render(options, source.mesh_namespace(), version.as_deref()).await?);
+        let version = source.cluster().await.ok().map(|cluster| cluster.version);
+        write(&render(options, source.mesh_namespace(), version.as_deref()).await?)?;
         return Ok(ExitCode::SUCCESS);
     }
     let cluster = source.cluster().await?;
     refuse_others_release(&cluster, &options.release).await?;
-    let version = version(&cluster).await?;
-    let text = render(options, &cluster.namespace, Some(&version)).await?;
+    let text = render(options, &cluster.namespace, Some(&cluster.version)).await?;
     let objects = manifests::parse(&text)?;
     if options.dry_run == Some(DryRun::Server) {
         return try_out(&cluster, objects, format).await;
@@ -91,10 +87,6 @@ async fn render(options: &Options, namespace: &str, version: Option<&str>) -> Re
     helm::template(chart.path(), &options.release, namespace, version, &values).await
 }
 
-async fn version(cluster: &Cluster) -> Result<String> {
-    Ok(cluster.version().await?.git_version)
-}
-
 async fn refuse_others_release(cluster: &Cluster, release: &str) -> Result<()> {
     if has_helm_release(cluster, release).await? {
         let namespace = &cluster.namespace;
@@ -108,7 +100,7 @@ async fn refuse_others_release(cluster: &Cluster, release: &str) -> Result<()> {
 
 /// Has the API server look at everything, each object for itself.
 async fn try_out(cluster: &Cluster, objects: Vec<DynamicObject>, format: Format) -> Result<ExitCode> {
-    let mut applier = Applier::rehearsing(cluster);
+    let mut applier = Applier::rehearsing(cluster).await?;
     let mut results = Vec::new();
     for object in &objects {
         results.push(applier.apply(object).await);

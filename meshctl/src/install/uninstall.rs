@@ -109,12 +109,12 @@ async fn take(applier: &mut Applier<'_>, entry: Entry, report: &mut Report) -> R
     Ok(())
 }
 
-/// A pod is gone when its program has ended, for an agent after it cleaned up its node.
+/// A pod is gone when its program has ended, for an agent after it cleaned up its node. Its owner goes last.
 async fn await_no_pods(cluster: &Cluster, component: &str, end: Instant) -> Result<()> {
-    let mut told = usize::MAX;
+    let mut told = 0;
     loop {
         let pods = cluster.pods(component).await?;
-        if pods.is_empty() {
+        if pods.is_empty() && !has_owner(cluster, component).await? {
             return Ok(());
         }
         if pods.len() != told {
@@ -131,6 +131,14 @@ async fn await_no_pods(cluster: &Cluster, component: &str, end: Instant) -> Resu
         }
         tokio::time::sleep(PAUSE).await;
     }
+}
+
+async fn has_owner(cluster: &Cluster, component: &str) -> Result<bool> {
+    Ok(if component == COMPONENT_AGENT {
+        cluster.daemon_set().await?.is_some()
+    } else {
+        cluster.deployment().await?.is_some()
+    })
 }
 
 async fn delete_what_the_control_plane_made(cluster: &Cluster) -> Result<()> {

@@ -127,7 +127,7 @@ impl Source {
 
     async fn connect(&self) -> Result<Cluster> {
         let access = Access { kubeconfig: self.kubeconfig.clone(), context: self.context.clone() };
-        Ok(Cluster { client: access.client().await?, namespace: self.mesh_namespace.clone() })
+        access.cluster(&self.mesh_namespace).await
     }
 }
 
