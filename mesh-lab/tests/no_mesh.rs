@@ -372,3 +372,18 @@ fn the_sample_shop_serves() {
     let pong = || text(&lab.exec("shop", "client", &["redis-cli", "-h", "store", "ping"]).unwrap()).ok();
     assert_eq!(poll(SOON, || pong().filter(|answer| answer == "PONG")).as_deref(), Some("PONG"));
 }
+
+#[test]
+fn the_sample_bookstore_serves() {
+    let lab = Lab::up("t-bookstore", &BARE).unwrap();
+    for part in ["bookstore", "bookstore-policies"] {
+        let sample = format!("{}/../deploy/samples/{part}", env!("CARGO_MANIFEST_DIR"));
+        let apply = lab.command(&["apply", "-f", &sample]).output().unwrap();
+        assert!(apply.status.success(), "{}", String::from_utf8_lossy(&apply.stderr));
+    }
+    lab.wait_ready(SOON).unwrap();
+    for version in ["api v1", "api v2"] {
+        let page = || text(&lab.exec("bookstore", "client", &["curl", "-s", "http://web"]).unwrap()).ok();
+        poll(SOON, || page().filter(|body| body.contains(version))).expect(version);
+    }
+}
