@@ -104,6 +104,10 @@ impl Session {
     async fn explained(&mut self, error: hyper::Error) -> Error {
         let Some(reason) = self.reason.take() else { return error.into() };
         match tokio::time::timeout(REASON_TIMEOUT, reason).await {
+            // The runtime's text names its sockets and sandboxes at length.
+            Ok(Some(reason)) if reason.contains("connection refused") => {
+                anyhow!("nothing listens there (connection refused)")
+            }
             Ok(Some(reason)) => anyhow!(reason.trim().to_owned()),
             _ => error.into(),
         }

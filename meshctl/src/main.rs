@@ -14,6 +14,7 @@ mod enrol;
 mod install;
 mod listing;
 mod output;
+mod reason;
 mod source;
 mod status;
 mod why;
@@ -26,6 +27,7 @@ use mesh_api::admin::{CertificateStatus, ConnectionStatus};
 
 use enrol::Way;
 use output::Format;
+use reason::reason;
 use source::{Answers, Nodes, Source};
 
 /// Installs a mesh, and asks its agents and its control plane what they know and what they would do.
@@ -134,7 +136,7 @@ async fn main() -> ExitCode {
     match cli.run().await {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            eprintln!("error: {}", reason(&error));
             ExitCode::FAILURE
         }
     }

@@ -53,15 +53,15 @@ pub async fn to_install(cluster: &Cluster) -> Result<Finding> {
 
 /// Whether the mesh's pods can be asked through the API server.
 pub async fn to_forward(cluster: &Cluster) -> Result<Finding> {
-    let allowed = is_allowed(cluster, ("create", "", "pods/portforward", true)).await?;
+    let allowed = is_allowed(cluster, ("get", "", "pods/portforward", true)).await?;
     Ok(if allowed {
         Finding::ok("port-forward", "you may ask agents and control plane")
     } else {
         let fix = format!(
-            "allow `create` on pods/portforward in {}; no other verb works without",
+            "allow `get` and `create` on pods/portforward in {}; no other verb works without",
             cluster.namespace
         );
-        Finding::warn("port-forward", "you may install, and not ask agents and control plane", fix)
+        Finding::warn("port-forward", "you may not ask agents and control plane", fix)
     })
 }
 

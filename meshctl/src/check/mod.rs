@@ -14,6 +14,7 @@ use clap::Args;
 use serde::Serialize;
 
 use crate::output::{Format, Table};
+use crate::reason::reason;
 use crate::source::Source;
 
 /// What to check.
@@ -70,7 +71,7 @@ impl Finding {
 
     /// It could not be looked at.
     pub fn unknown(check: &str, error: &anyhow::Error) -> Self {
-        Self::warn(check, format!("could not be looked at: {error:#}"), "look as somebody who may")
+        Self::warn(check, format!("could not be looked at: {}", reason(error)), "look as somebody who may")
     }
 }
 

@@ -30,7 +30,7 @@ impl PodPort {
     {
         let pods = Api::<Pod>::namespaced(self.client.clone(), &self.namespace);
         let mut forward = pods.portforward(&self.pod, &[self.port]).await.context(
-            "the API server does not forward; it needs the verb `create` on pods/portforward in the namespace",
+            "the API server does not forward; it takes the verbs `get` and `create` on pods/portforward",
         )?;
         let stream = forward.take_stream(self.port).context("the forwarded port has no stream")?;
         let reason = match forward.take_error(self.port) {

@@ -5,7 +5,6 @@ mod names;
 mod pods;
 
 use std::env;
-use std::error::Error;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow};
@@ -19,6 +18,7 @@ use kube::{Api, Client, Config, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 
 use crate::ask::Endpoint;
+use crate::reason::of_client;
 
 pub use forward::PodPort;
 pub use names::{COMPONENT_AGENT, COMPONENT_CONTROL, FIELD_MANAGER, INSTANCE_LABEL};
@@ -77,8 +77,10 @@ impl Access {
         let url = config.cluster_url.clone();
         let client = Client::try_from(config)
             .with_context(|| format!("can't make a client of the API server {url}"))?;
-        let version =
-            client.apiserver_version().await.map_err(|error| unreachable(&url.to_string(), &error))?;
+        let version = client.apiserver_version().await.map_err(|error| {
+            let error = of_client(&error);
+            anyhow!("can't use the API server {url}: {error}. --context or --kubeconfig lead to another")
+        })?;
         Ok(Cluster { client, namespace: namespace.to_owned(), version: version.git_version })
     }
 
@@ -92,15 +94,6 @@ impl Access {
             None => Config::infer().await.context("can't use the kubeconfig"),
         }
     }
-}
-
-/// Says once what went wrong: each layer of a client repeats the one below.
-fn unreachable(url: &str, error: &kube::Error) -> anyhow::Error {
-    let mut cause: &dyn Error = error;
-    while let Some(source) = cause.source() {
-        cause = source;
-    }
-    anyhow!("the API server {url} does not answer: {cause}. --context or --kubeconfig lead to another")
 }
 
 async fn from_file(path: &Path, options: &KubeConfigOptions) -> Result<Config> {

@@ -19,6 +19,7 @@ use kube::api::DynamicObject;
 
 use crate::cluster::Cluster;
 use crate::output::{Format, Table, write};
+use crate::reason::reason;
 use crate::source::Source;
 use apply::{Applied, Applier};
 use inventory::Inventory;
@@ -110,7 +111,7 @@ async fn try_out(cluster: &Cluster, objects: Vec<DynamicObject>, format: Format)
     for result in results {
         match result {
             Ok(accepted) => shown.push(accepted),
-            Err(error) => eprintln!("error: {error:#}"),
+            Err(error) => eprintln!("error: {}", reason(&error)),
         }
     }
     format.print(&shown, |shown| table(shown))?;

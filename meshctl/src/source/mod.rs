@@ -13,6 +13,7 @@ use serde::de::DeserializeOwned;
 
 use crate::ask::Endpoint;
 use crate::cluster::{Access, Cluster};
+use crate::reason::reason;
 use choice::{Choice, Surroundings};
 
 /// How many endpoints are asked at a time.
@@ -166,7 +167,7 @@ impl Mesh {
             match answer {
                 Ok((node, answer)) if nodes.has(&node.name) => answers.push((node, answer)),
                 Ok(_) => {}
-                Err(error) => eprintln!("warning: {error:#}"),
+                Err(error) => eprintln!("warning: {}", reason(&error)),
             }
         }
         if answers.is_empty() {

@@ -7,6 +7,7 @@ use mesh_api::admin::{AgentLink, AgentStatus, CertificateStatus, ControlStatus, 
 use super::{NodeState, PodCounts, Replica, Status};
 use crate::ask::Endpoint;
 use crate::cluster::{Cluster, MeshPod};
+use crate::reason::reason;
 use crate::source::{Agent, Mesh, each};
 
 /// The state of a mesh.
@@ -30,7 +31,7 @@ async fn of_cluster(cluster: &Cluster) -> Result<Status> {
     let mut status = Status { nodes: each(agents.collect(), node).await, ..Status::default() };
     status.control = each(cluster.control().await?, replica_of).await;
     if let Err(error) = mark_leader(cluster, &mut status.control).await {
-        status.problems.push(format!("{error:#}"));
+        status.problems.push(reason(&error));
     }
     status.problems.extend(missing(cluster, &status).await?);
     add_bare_nodes(cluster, &mut status).await;
@@ -64,7 +65,7 @@ async fn node(agent: Agent) -> NodeState {
         ask_agent(&endpoint, &mut state).await
     }
     .await;
-    state.error = asked.err().map(|error| format!("{error:#}"));
+    state.error = asked.err().map(|error| reason(&error));
     state
 }
 
@@ -125,7 +126,7 @@ async fn missing(cluster: &Cluster, status: &Status) -> Result<Vec<String>> {
 /// Nodes that no agent runs on, where nodes may be listed.
 async fn add_bare_nodes(cluster: &Cluster, status: &mut Status) {
     match cluster.nodes().await {
-        Err(error) => status.problems.push(format!("{error:#}")),
+        Err(error) => status.problems.push(reason(&error)),
         Ok(nodes) => {
             for name in nodes.iter().map(ResourceExt::name_any) {
                 if status.nodes.iter().all(|node| node.node != name) {
@@ -160,7 +161,7 @@ fn joined(mut status: Status) -> Status {
 fn split<T>(asked: Result<T>) -> (Option<T>, Option<String>) {
     match asked {
         Ok(answer) => (Some(answer), None),
-        Err(error) => (None, Some(format!("{error:#}"))),
+        Err(error) => (None, Some(reason(&error))),
     }
 }
 
