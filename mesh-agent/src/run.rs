@@ -7,22 +7,23 @@ use std::time::Instant;
 
 use mesh_common::maps::AgentProcess;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot, watch};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, reload};
 
 use crate::admin::{self, SetLogFilter};
 use crate::certs::{self, Certificates};
-use crate::config::{AccessLogFormat, Config, LogFormat};
+use crate::config::{AccessLogFormat, Config, LogFormat, PodSource};
 use crate::enrol::{Enroller, Setup, Statuses};
+use crate::pods::{NodePod, NodePods};
 use crate::proxy::balance::{Health, Limits};
 use crate::proxy::core::Shared;
 use crate::proxy::worker::{self, Command};
 use crate::sys::ebpf::{self, EventLog, Programs};
 use crate::telemetry::{AccessLog, AgentMetrics, Format, WorkerMetrics};
 use crate::xds::{self, Xds, XdsConfig};
-use crate::{pods, sys};
+use crate::{cluster, pods, sys};
 
 /// Descriptors that are not for connections: listeners, maps, logs, the control plane.
 const SPARE_DESCRIPTORS: u64 = 1000;
@@ -66,8 +67,8 @@ async fn serve(config: Config, set_log_filter: SetLogFilter) -> Result<(), Failu
         workers: u32::try_from(config.workers)?,
     })?;
 
-    let directory = config.pod_source.directory().to_path_buf();
-    let node_pods = pods::watch(directory, config.node_name.clone(), config.trust_domain.clone())?;
+    let pods = follow_pods(&config).await?;
+    let installed = pods.installed;
     let statuses = Statuses::default();
     let enroller = Enroller::new(Setup {
         programs,
@@ -76,16 +77,63 @@ async fn serve(config: Config, set_log_filter: SetLogFilter) -> Result<(), Failu
         cgroup: config.cgroup_root.clone(),
         metrics: Arc::clone(&metrics),
         statuses: Arc::clone(&statuses),
+        report: pods.report,
     })?;
-    let enrolling = tokio::spawn(enroller.run(node_pods, xds.updates.clone()));
+    let updates = xds.updates.clone();
+    let enrolling = tokio::spawn(async move {
+        // An error means that the source is gone, and then there is nothing to follow.
+        if pods.complete.await.is_ok() {
+            enroller.run(pods.told, updates).await;
+        }
+    });
 
+    let bpf_root = config.bpf_root.clone();
     let state = admin::State { config, started, xds, certificates, pods: statuses, metrics, set_log_filter };
     admin::serve(Arc::new(state)).await?;
     sys::give_back_start_up();
     stop_requested().await?;
     enrolling.abort();
     stop(workers).await;
+    if !*installed.borrow() {
+        tracing::info!("the mesh is uninstalled: cleaning up");
+        ebpf::unpin_all(&bpf_root)?;
+    }
     Ok(())
+}
+
+/// Where pods are told, and who hears of those that can't be enrolled.
+struct Pods {
+    told: watch::Receiver<Arc<NodePods>>,
+    /// What is told counts from here on.
+    complete: oneshot::Receiver<()>,
+    report: Box<dyn Fn(&NodePod, &str) + Send>,
+    /// Whether the mesh is there to stay.
+    installed: watch::Receiver<bool>,
+}
+
+async fn follow_pods(config: &Config) -> Result<Pods, Failure> {
+    let (node, domain) = (config.node_name.clone(), config.trust_domain.clone());
+    match &config.pod_source {
+        PodSource::Directory(path) => {
+            let (complete, completed) = oneshot::channel();
+            let told = pods::directory::watch(path.clone(), node, domain)?;
+            // It was read already.
+            let _received = complete.send(());
+            let installed = watch::channel(true).1;
+            Ok(Pods { told, complete: completed, report: Box::new(|_, _| ()), installed })
+        }
+        PodSource::Kubernetes => {
+            let client = cluster::connect().await?;
+            let report = cluster::report_to(client.clone(), &node);
+            let installed = match std::env::var("POD_NAMESPACE") {
+                Ok(namespace) => cluster::watch_installation(client.clone(), &namespace),
+                // Not in a pod: nobody uninstalls it.
+                Err(_) => watch::channel(true).1,
+            };
+            let (told, complete) = pods::kubernetes::watch(client, node, domain);
+            Ok(Pods { told, complete, report, installed })
+        }
+    }
 }
 
 /// What the workers share.
@@ -166,9 +214,14 @@ fn access_log(format: AccessLogFormat) -> std::io::Result<AccessLog> {
     }
 }
 
+/// The Kubernetes client's own lines say again, with less, what is logged where it matters.
+fn log_filter(text: &str) -> Result<EnvFilter, Failure> {
+    Ok(EnvFilter::try_new(text)?.add_directive("kube_client=off".parse()?))
+}
+
 /// Logs to standard error, leaving standard output to the access log.
 fn start_log(config: &Config) -> Result<SetLogFilter, Failure> {
-    let (filter, handle) = reload::Layer::new(EnvFilter::try_new(&config.log)?);
+    let (filter, handle) = reload::Layer::new(log_filter(&config.log)?);
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(false);
     let registry = tracing_subscriber::registry().with(filter);
     match config.log_format {
@@ -176,7 +229,7 @@ fn start_log(config: &Config) -> Result<SetLogFilter, Failure> {
         LogFormat::Json => registry.with(lines.json()).try_init()?,
     }
     Ok(Box::new(move |text| {
-        let filter = EnvFilter::try_new(text).map_err(|error| error.to_string())?;
+        let filter = log_filter(text).map_err(|error| error.to_string())?;
         handle.reload(filter).map_err(|error| error.to_string())
     }))
 }

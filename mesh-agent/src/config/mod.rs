@@ -16,7 +16,7 @@ use serde::Serialize;
 
 pub use file::FileError;
 pub use settings::Settings;
-pub use value::{AccessLogFormat, ControlAddress, LogFormat, PodSourcePath, Span};
+pub use value::{AccessLogFormat, ControlAddress, LogFormat, PodSource, Span};
 
 /// Workers beyond this gain little, and each costs three listeners for every pod.
 const MOST_WORKERS: usize = 4;
@@ -48,7 +48,7 @@ pub struct Config {
     /// Directory on a bpffs for pinned programs and maps.
     pub bpf_root: PathBuf,
     /// Where the node's pods are told.
-    pub pod_source: PodSourcePath,
+    pub pod_source: PodSource,
     /// Address of the control plane.
     pub control: ControlAddress,
     /// DNS name that the control plane's certificate must have.

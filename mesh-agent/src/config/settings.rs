@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::Args;
 use serde::{Deserialize, Serialize};
 
-use super::value::{AccessLogFormat, ControlAddress, LogFormat, PodSourcePath, Span};
+use super::value::{AccessLogFormat, ControlAddress, LogFormat, PodSource, Span};
 
 /// One field for each setting; none where nothing was said.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Args, Serialize, Deserialize)]
@@ -24,9 +24,10 @@ pub struct Settings {
     #[arg(long, env = "MESH_AGENT_BPF_ROOT", value_name = "DIR")]
     pub bpf_root: Option<PathBuf>,
 
-    /// Where the node's pods are told: `directory:PATH`, a directory of JSON files
-    #[arg(long, env = "MESH_AGENT_POD_SOURCE", value_name = "directory:PATH")]
-    pub pod_source: Option<PodSourcePath>,
+    /// Where the node's pods are told: `kubernetes`, the API of the cluster, or `directory:PATH`, a directory of JSON
+    /// files
+    #[arg(long, env = "MESH_AGENT_POD_SOURCE", value_name = "kubernetes|directory:PATH")]
+    pub pod_source: Option<PodSource>,
 
     /// Control plane [default: <https://mesh-control.nodemesh-system.svc:15012>]
     #[arg(long, env = "MESH_AGENT_CONTROL", value_name = "https://HOST:PORT")]

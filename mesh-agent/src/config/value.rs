@@ -1,7 +1,7 @@
 //! The types of single settings: each is parsed the same way from a flag, a variable and the file.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -52,36 +52,38 @@ macro_rules! as_text {
     };
 }
 
-/// Where the node's pods are told: `directory:PATH`.
+/// Where the node's pods are told.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct PodSourcePath(PathBuf);
-
-impl PodSourcePath {
-    /// The directory, of one JSON file for each pod and namespace.
-    pub fn directory(&self) -> &Path {
-        &self.0
-    }
+pub enum PodSource {
+    /// `kubernetes`: the API of the cluster.
+    Kubernetes,
+    /// `directory:PATH`: one JSON file for each pod and namespace.
+    Directory(PathBuf),
 }
 
-impl FromStr for PodSourcePath {
+impl FromStr for PodSource {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
         match text.split_once(':') {
-            Some(("directory", path)) if !path.is_empty() => Ok(Self(path.into())),
-            _ => Err(format!("`{text}` is not a pod source; write directory:PATH")),
+            None if text == "kubernetes" => Ok(Self::Kubernetes),
+            Some(("directory", path)) if !path.is_empty() => Ok(Self::Directory(path.into())),
+            _ => Err(format!("`{text}` is not a pod source; write kubernetes or directory:PATH")),
         }
     }
 }
 
-impl fmt::Display for PodSourcePath {
+impl fmt::Display for PodSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "directory:{}", self.0.display())
+        match self {
+            Self::Kubernetes => f.write_str("kubernetes"),
+            Self::Directory(path) => write!(f, "directory:{}", path.display()),
+        }
     }
 }
 
-as_text!(PodSourcePath);
+as_text!(PodSource);
 
 /// `https://HOST:PORT`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

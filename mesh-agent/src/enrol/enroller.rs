@@ -18,7 +18,7 @@ use crate::pods::{NodePod, NodePods};
 use crate::proxy::core::LocalPod;
 use crate::proxy::worker::Command;
 use crate::sys::ebpf::{self, PodKeys, Programs};
-use crate::sys::{Netns, find_pod_process, local_addresses};
+use crate::sys::{Netns, addresses_in, find_pod_process, local_addresses};
 use crate::telemetry::AgentMetrics;
 
 /// A pod whose processes are not there yet is looked for this often. Short, so that it is enrolled before its first
@@ -49,6 +49,8 @@ pub struct Setup {
     pub metrics: Arc<AgentMetrics>,
     /// Where the state of each pod is told.
     pub statuses: Statuses,
+    /// Told of each pod that could not be enrolled, and why, at each attempt.
+    pub report: Box<dyn Fn(&NodePod, &str) + Send>,
 }
 
 /// Keeps pods enrolled as they should be.
@@ -135,7 +137,9 @@ impl Enroller {
                 Ok(false) => drop(pending.insert(Arc::clone(&pod.uid))),
                 Err(error) => {
                     tracing::error!(namespace = %pod.namespace, pod = %pod.name, %error, "pod not enrolled");
-                    self.failed.insert(Arc::clone(&pod.uid), error.to_string());
+                    let reason = error.to_string();
+                    (self.setup.report)(pod, &reason);
+                    self.failed.insert(Arc::clone(&pod.uid), reason);
                 }
             }
         }
@@ -153,7 +157,7 @@ impl Enroller {
             .filter(|(uid, enrolled)| {
                 let now = wanted.get(*uid);
                 // A pod whose identity, addresses or probes changed is enrolled anew.
-                !now.is_some_and(|now| now.is_wanted() && *now == enrolled.pod)
+                !now.is_some_and(|now| now.is_wanted() && now.is_served_by(&enrolled.pod))
             })
             .map(|(uid, _)| Arc::clone(uid))
             .collect();
@@ -162,7 +166,10 @@ impl Enroller {
         }
     }
 
-    /// Enrols a pod; answers false if it has no process in a network namespace of its own yet.
+    /// Enrols a pod; answers false if it has no process in a network namespace of its own yet, or no address there.
+    ///
+    /// Its namespace is asked for addresses that nobody has told yet: Kubernetes tells them when containers may run
+    /// already, and the namespace has them before.
     fn enrol(&mut self, pod: &NodePod) -> Result<bool, Error> {
         let Some(process) = find_pod_process(&self.setup.cgroup, &pod.uid) else { return Ok(false) };
         let netns = match Netns::of_process(process) {
@@ -173,6 +180,13 @@ impl Enroller {
         let cookie = netns.cookie();
         if cookie == self.own_netns {
             // Runtimes put a process into its cgroup before its namespaces.
+            return Ok(false);
+        }
+        let mut pod = pod.clone();
+        if pod.addresses.is_empty() {
+            pod.addresses = addresses_in(&netns)?;
+        }
+        if pod.addresses.is_empty() {
             return Ok(false);
         }
         let keys = PodKeys { addresses: pod.addresses.clone(), probe_ports: pod.probe_ports.clone() };
@@ -191,12 +205,13 @@ impl Enroller {
             // A worker that is gone has been told to stop, and so are we.
             let _stopping = worker.send(Command::Add(Arc::clone(&local), listeners));
         }
-        let enrolled = Enrolled { pod: pod.clone(), cookie, keys };
+        let uid = Arc::clone(&pod.uid);
+        let enrolled = Enrolled { pod, cookie, keys };
         if let Err(error) = self.setup.programs.enrol(&local.netns, &enrolled.keys) {
-            self.withdraw(&pod.uid, &enrolled);
+            self.withdraw(&uid, &enrolled);
             return Err(error.into());
         }
-        self.enrolled.insert(Arc::clone(&pod.uid), enrolled);
+        self.enrolled.insert(uid, enrolled);
         Ok(true)
     }
 
@@ -261,6 +276,7 @@ impl Enroller {
         *self.setup.statuses.lock().unwrap_or_else(PoisonError::into_inner) = statuses.collect();
         let count = i64::try_from(self.enrolled.len()).unwrap_or(i64::MAX);
         self.setup.metrics.enrolled_pods.set(count);
+        self.setup.metrics.pods_not_enrolled.set(i64::try_from(self.failed.len()).unwrap_or(i64::MAX));
     }
 
     fn state_of(&self, pod: &NodePod, pending: &HashSet<Arc<str>>) -> (EnrolmentState, Option<String>) {
@@ -273,11 +289,8 @@ impl Enroller {
         if self.enrolled.contains_key(&pod.uid) {
             return (EnrolmentState::Enrolled, None);
         }
-        let reason = if pending.contains(&pod.uid) {
-            "no process in a network namespace of its own found yet"
-        } else {
-            "no address yet"
-        };
+        debug_assert!(pending.contains(&pod.uid), "wanted, not enrolled and not failed");
+        let reason = "no process in a network namespace of its own with an address found yet";
         (EnrolmentState::Pending, Some(reason.to_owned()))
     }
 }

@@ -1,6 +1,7 @@
 //! The pods of this node: where they are read from, and what the agent needs to know of each.
 
-mod directory;
+pub mod directory;
+pub mod kubernetes;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -9,8 +10,6 @@ use std::sync::Arc;
 use mesh_api::identity::{InvalidSpiffeId, SpiffeId};
 use mesh_api::resource::enrolment::{Enrolment, is_enrolled};
 use mesh_api::resource::{Labels, Pod};
-
-pub use directory::watch;
 
 /// All pods of the node, by uid.
 pub type NodePods = BTreeMap<Arc<str>, NodePod>;
@@ -26,7 +25,7 @@ pub struct NodePod {
     pub name: Arc<str>,
     /// Who its processes are.
     pub identity: SpiffeId,
-    /// Its addresses, canonical; none until it has a network.
+    /// Its addresses, canonical; none until somebody tells them.
     pub addresses: Vec<IpAddr>,
     /// Ports that it declares in its probes.
     pub probe_ports: Vec<u16>,
@@ -49,8 +48,19 @@ impl NodePod {
         })
     }
 
-    /// Whether the mesh should have it now: selected, and it has a network.
+    /// Whether the mesh should have it, as soon as it has a network.
     pub fn is_wanted(&self) -> bool {
-        self.enrolment.is_selected() && !self.addresses.is_empty()
+        self.enrolment.is_selected()
+    }
+
+    /// Whether `enrolled` still is as this one should be. Addresses that are not told yet were found in its namespace.
+    pub fn is_served_by(&self, enrolled: &Self) -> bool {
+        let sorted = |pod: &Self| {
+            let mut addresses = pod.addresses.clone();
+            addresses.sort_unstable();
+            addresses
+        };
+        let addresses_hold = self.addresses.is_empty() || sorted(self) == sorted(enrolled);
+        addresses_hold && Self { addresses: enrolled.addresses.clone(), ..self.clone() } == *enrolled
     }
 }

@@ -15,8 +15,31 @@ pub fn cgroup_id_of_self(mount: &Path) -> io::Result<u64> {
         .lines()
         .find_map(|line| line.strip_prefix("0::"))
         .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "/proc/self/cgroup has no cgroup v2 line"))?;
-    let path = mount_of(mount)?.join(relative.trim_start_matches('/'));
+    let mount = mount_of(mount)?;
+    let path = match relative {
+        // A cgroup namespace of our own hides the way to it, but not the process itself, which is in one list.
+        "/" => find_process(&mount, std::process::id()).ok_or_else(|| {
+            io::Error::new(
+                io::ErrorKind::NotFound,
+                "own cgroup not found: the agent needs the host's process ids (hostPID)",
+            )
+        })?,
+        path => mount.join(path.trim_start_matches('/')),
+    };
     Ok(fs::metadata(path)?.ino())
+}
+
+/// The cgroup that a process is in, below `root` or `root` itself.
+fn find_process(root: &Path, pid: u32) -> Option<PathBuf> {
+    let mut queue = VecDeque::from([root.to_path_buf()]);
+    while let Some(directory) = queue.pop_front() {
+        let processes = fs::read_to_string(directory.join("cgroup.procs")).unwrap_or_default();
+        if processes.lines().any(|line| line.parse() == Ok(pid)) {
+            return Some(directory);
+        }
+        queue.extend(subdirectories(&directory));
+    }
+    None
 }
 
 /// The mount point of cgroup v2 that `path` is below: the highest directory that still has `cgroup.controllers`.
@@ -93,6 +116,35 @@ mod tests {
             let (root, _) = layout(pod, "cri-containerd-77.scope");
             assert_eq!(find_pod_process(root.path(), uid), Some(4711), "{pod}");
         }
+    }
+
+    #[test]
+    fn finds_the_process_in_other_runtimes_layouts() {
+        let uid = "0a1b-22-33";
+        for (pod, container) in [
+            ("kubepods.slice/kubepods-pod0a1b_22_33.slice", "crio-77.scope"),
+            (
+                "kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-pod0a1b_22_33.slice",
+                "docker-77.scope",
+            ),
+            (
+                "kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-pod0a1b_22_33.slice",
+                "cri-containerd-77.scope",
+            ),
+            ("node1/kubepods/besteffort/pod0a1b-22-33", "77"),
+        ] {
+            let (root, _) = layout(pod, container);
+            assert_eq!(find_pod_process(root.path(), uid), Some(4711), "{pod}");
+        }
+    }
+
+    #[test]
+    fn a_process_is_found_in_its_own_cgroup() {
+        let (root, container) = layout("kubepods/podabc", "c1");
+        fs::write(root.path().join("cgroup.procs"), "1\n").unwrap();
+        assert_eq!(find_process(root.path(), 4712), Some(container));
+        assert_eq!(find_process(root.path(), 1).as_deref(), Some(root.path()));
+        assert_eq!(find_process(root.path(), 471), None);
     }
 
     #[test]

@@ -92,15 +92,25 @@ fn set_flag(socket: &Socket, level: libc::c_int, option: libc::c_int) -> io::Res
 
 /// The addresses of this (the node's) network namespace, loopback left out: where the kubelet probes from.
 pub fn local_addresses() -> io::Result<Vec<IpAddr>> {
-    let mut addresses = Vec::new();
-    let v4 = std::fs::read_to_string("/proc/net/fib_trie")?;
-    addresses.extend(local_v4(&v4).map(IpAddr::V4));
+    let v4 = std::fs::read_to_string("/proc/thread-self/net/fib_trie")?;
     // Absent where the kernel has no IPv6.
-    let v6 = std::fs::read_to_string("/proc/net/if_inet6").unwrap_or_default();
+    let v6 = std::fs::read_to_string("/proc/thread-self/net/if_inet6").unwrap_or_default();
+    let mut addresses: Vec<IpAddr> = local_v4(&v4).map(IpAddr::V4).collect();
     addresses.extend(local_v6(&v6).map(IpAddr::V6));
     addresses.retain(|address| !address.is_loopback());
     addresses.sort_unstable();
     addresses.dedup();
+    Ok(addresses)
+}
+
+/// The addresses by which others reach a pod, from its own namespace; none until its network is set up. A link-local
+/// address is no pod's: every interface has one.
+pub fn addresses_in(netns: &Netns) -> io::Result<Vec<IpAddr>> {
+    let mut addresses = netns.run(local_addresses)??;
+    addresses.retain(|address| match address {
+        IpAddr::V4(v4) => !v4.is_link_local(),
+        IpAddr::V6(v6) => !v6.is_unicast_link_local(),
+    });
     Ok(addresses)
 }
 

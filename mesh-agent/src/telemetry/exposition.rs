@@ -28,6 +28,8 @@ pub struct AgentMetrics {
     workers: Arc<Workers>,
     /// Pods enrolled now.
     pub enrolled_pods: Gauge<i64, AtomicI64>,
+    /// Pods that should be enrolled and could not be.
+    pub pods_not_enrolled: Gauge<i64, AtomicI64>,
     /// Whether the control plane is connected, 0 or 1.
     pub control_connected: Gauge<i64, AtomicI64>,
     /// Generation of the configuration in force.
@@ -52,6 +54,7 @@ impl AgentMetrics {
             registry: Registry::default(),
             workers: Arc::clone(&workers),
             enrolled_pods: Gauge::default(),
+            pods_not_enrolled: Gauge::default(),
             control_connected: Gauge::default(),
             generation: Gauge::default(),
             first_expiry: Gauge::default(),
@@ -64,6 +67,8 @@ impl AgentMetrics {
     fn register(&mut self, workers: Arc<Workers>) {
         let registry = &mut self.registry;
         registry.register("nodemesh_enrolled_pods", "Pods enrolled now", self.enrolled_pods.clone());
+        let failed = self.pods_not_enrolled.clone();
+        registry.register("nodemesh_pods_not_enrolled", "Pods whose enrolment fails", failed);
         registry.register(
             "nodemesh_control_connected",
             "Whether the control plane is connected",

@@ -1,0 +1,112 @@
+//! What the agent says to and asks of the Kubernetes API besides its pods: why a pod is not enrolled, and whether the
+//! mesh is being uninstalled.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use futures_util::{StreamExt, pin_mut};
+use k8s_openapi::api::apps::v1::DaemonSet;
+use k8s_openapi::api::core::v1::ObjectReference;
+use kube::core::PartialObjectMeta;
+use kube::runtime::WatchStreamExt;
+use kube::runtime::events::{Event as ClusterEvent, EventType, Recorder, Reporter};
+use kube::runtime::watcher::{Config, Event, watcher};
+use kube::{Api, Client, ResourceExt};
+use tokio::sync::{mpsc, watch};
+
+use crate::pods::NodePod;
+
+/// The agents' DaemonSet, in the agent's own namespace.
+const DAEMON_SET: &str = "mesh-agent";
+
+/// Longer notes are refused by the API server (1 KiB).
+const LONGEST_NOTE: usize = 1000;
+
+/// Connects as the pod's service account, or as `KUBECONFIG` says outside of a cluster. Errors: neither is there.
+pub async fn connect() -> Result<Client, kube::Error> {
+    // The control plane's client uses the same.
+    let _installed_already = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    Client::try_default().await
+}
+
+/// Makes an event of each reason why a pod is not enrolled: once for a reason, however often it is tried again.
+pub fn report_to(client: Client, node: &str) -> Box<dyn Fn(&NodePod, &str) + Send> {
+    let reporter = Reporter { controller: "nodemesh.io/mesh-agent".into(), instance: Some(node.to_owned()) };
+    let events = Recorder::new(client, reporter);
+    let (sender, mut reports) = mpsc::unbounded_channel::<(NodePod, String)>();
+    tokio::spawn(async move {
+        let mut said: HashMap<Arc<str>, String> = HashMap::new();
+        while let Some((pod, reason)) = reports.recv().await {
+            if said.get(&pod.uid) == Some(&reason) {
+                continue;
+            }
+            match events.publish(&not_enrolled(&reason), &reference(&pod)).await {
+                Ok(()) => drop(said.insert(Arc::clone(&pod.uid), reason)),
+                Err(error) => tracing::warn!(pod = %pod.name, %error, "event not written"),
+            }
+        }
+    });
+    Box::new(move |pod, reason| {
+        // Nobody reads any more when the agent stops.
+        let _stopping = sender.send((pod.clone(), reason.to_owned()));
+    })
+}
+
+fn not_enrolled(reason: &str) -> ClusterEvent {
+    ClusterEvent {
+        type_: EventType::Warning,
+        reason: "NotEnrolled".to_owned(),
+        note: Some(reason.chars().take(LONGEST_NOTE).collect()),
+        action: "Enrol".to_owned(),
+        secondary: None,
+    }
+}
+
+fn reference(pod: &NodePod) -> ObjectReference {
+    ObjectReference {
+        api_version: Some("v1".to_owned()),
+        kind: Some("Pod".to_owned()),
+        namespace: Some(pod.namespace.to_string()),
+        name: Some(pod.name.to_string()),
+        uid: Some(pod.uid.to_string()),
+        ..ObjectReference::default()
+    }
+}
+
+/// Whether the agents' DaemonSet is there. It is watched all the time, since an uninstallation takes the right to ask away
+/// together with it.
+pub fn watch_installation(client: Client, namespace: &str) -> watch::Receiver<bool> {
+    let (sender, installed) = watch::channel(true);
+    let api: Api<PartialObjectMeta<DaemonSet>> = Api::namespaced(client, namespace);
+    let own = Config::default().fields(&format!("metadata.name={DAEMON_SET}"));
+    tokio::spawn(async move {
+        let events = watcher(api, own).default_backoff();
+        pin_mut!(events);
+        let mut listed = false;
+        while let Some(event) = events.next().await {
+            let there = match event {
+                Ok(Event::Init) => {
+                    listed = false;
+                    continue;
+                }
+                Ok(Event::InitApply(set)) => {
+                    listed = true;
+                    stays(&set)
+                }
+                Ok(Event::InitDone) if listed => continue,
+                Ok(Event::InitDone | Event::Delete(_)) => false,
+                Ok(Event::Apply(set)) => stays(&set),
+                Err(error) => {
+                    tracing::debug!(%error, "own DaemonSet not watched; trying again");
+                    continue;
+                }
+            };
+            sender.send_replace(there);
+        }
+    });
+    installed
+}
+
+fn stays(set: &impl ResourceExt) -> bool {
+    set.meta().deletion_timestamp.is_none()
+}

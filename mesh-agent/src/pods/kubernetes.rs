@@ -1,0 +1,239 @@
+//! Pods from the Kubernetes API: those bound to this node, and the labels of all namespaces.
+//!
+//! The API server being away changes nothing: what was known last stays.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use futures_util::{Stream, StreamExt, pin_mut};
+use k8s_openapi::api::core::v1::{Namespace, Pod};
+use kube::core::PartialObjectMeta;
+use kube::runtime::WatchStreamExt;
+use kube::runtime::watcher::{self, Config, Event, watcher};
+use kube::{Api, Client, ResourceExt};
+use mesh_api::manifest::parse;
+use mesh_api::resource::{Labels, Object};
+use serde::Serialize;
+use serde_json::json;
+use tokio::sync::{oneshot, watch};
+
+use super::{NodePod, NodePods};
+
+/// Follows the pods of `node`. What the receiver has counts once everything was listed, which the other one tells: an
+/// agent that took an empty list for the truth would let go the pods that its predecessor enrolled.
+pub fn watch(
+    client: Client,
+    node: String,
+    trust_domain: String,
+) -> (watch::Receiver<Arc<NodePods>>, oneshot::Receiver<()>) {
+    let (sender, receiver) = watch::channel(Arc::default());
+    let (complete, completed) = oneshot::channel();
+    let mut view = View { node, trust_domain, sender, complete: Some(complete), ..View::default() };
+    tokio::spawn(async move {
+        let on_node = Config::default().fields(&format!("spec.nodeName={}", view.node));
+        let pods = watcher(Api::<Pod>::all(client.clone()), on_node).default_backoff();
+        let namespaces = Api::<PartialObjectMeta<Namespace>>::all(client);
+        let namespaces = watcher(namespaces, Config::default()).default_backoff();
+        view.follow(pods, namespaces).await;
+    });
+    (receiver, completed)
+}
+
+/// What the watches have told so far.
+#[derive(Default)]
+struct View {
+    node: String,
+    trust_domain: String,
+    pods: Kept<mesh_api::resource::Pod>,
+    namespaces: Kept<Labels>,
+    sender: watch::Sender<Arc<NodePods>>,
+    complete: Option<oneshot::Sender<()>>,
+}
+
+/// The objects of one kind.
+struct Kept<T> {
+    objects: BTreeMap<String, T>,
+    /// The list that is under way.
+    list: BTreeMap<String, T>,
+    complete: bool,
+}
+
+impl<T> Default for Kept<T> {
+    fn default() -> Self {
+        Self { objects: BTreeMap::new(), list: BTreeMap::new(), complete: false }
+    }
+}
+
+impl View {
+    async fn follow(
+        &mut self,
+        pods: impl Stream<Item = Result<Event<Pod>, watcher::Error>>,
+        namespaces: impl Stream<Item = Result<Event<PartialObjectMeta<Namespace>>, watcher::Error>>,
+    ) {
+        pin_mut!(pods, namespaces);
+        loop {
+            tokio::select! {
+                event = pods.next() => match event {
+                    Some(Ok(event)) => self.pods.apply(event, full_name, read),
+                    Some(Err(error)) => tracing::warn!(%error, "pods not watched; trying again"),
+                    None => return,
+                },
+                event = namespaces.next() => match event {
+                    Some(Ok(event)) => self.namespaces.apply(event, full_name, |it| Some(labels(it))),
+                    Some(Err(error)) => tracing::warn!(%error, "namespaces not watched; trying again"),
+                    None => return,
+                },
+            }
+            self.tell();
+        }
+    }
+
+    fn tell(&mut self) {
+        if !self.pods.complete || !self.namespaces.complete {
+            return;
+        }
+        let pods = self.node_pods();
+        self.sender.send_if_modified(|current| {
+            let changed = **current != pods;
+            if changed {
+                *current = Arc::new(pods);
+            }
+            changed
+        });
+        if let Some(complete) = self.complete.take() {
+            // Nobody waits any more when the agent stops.
+            let _stopping = complete.send(());
+        }
+    }
+
+    fn node_pods(&self) -> NodePods {
+        let none = Labels::default();
+        let mut all = NodePods::new();
+        for pod in self.pods.objects.values().filter(|pod| !pod.is_terminal()) {
+            let labels = self.namespaces.objects.get(&pod.metadata.namespace).unwrap_or(&none);
+            match NodePod::new(pod, labels, &self.trust_domain) {
+                Ok(pod) => drop(all.insert(Arc::clone(&pod.uid), pod)),
+                Err(error) => tracing::warn!(pod = %pod.metadata.full_name(), %error, "pod left out"),
+            }
+        }
+        all
+    }
+}
+
+impl<T> Kept<T> {
+    fn apply<K>(&mut self, event: Event<K>, name: impl Fn(&K) -> String, read: impl Fn(&K) -> Option<T>) {
+        match event {
+            Event::Init => self.list.clear(),
+            Event::InitApply(object) => self.list.extend(read(&object).map(|it| (name(&object), it))),
+            Event::InitDone => {
+                self.objects = std::mem::take(&mut self.list);
+                self.complete = true;
+            }
+            // One that can't be read stays as it was.
+            Event::Apply(object) => self.objects.extend(read(&object).map(|it| (name(&object), it))),
+            Event::Delete(object) => drop(self.objects.remove(&name(&object))),
+        }
+    }
+}
+
+fn full_name(object: &impl ResourceExt) -> String {
+    match object.namespace() {
+        Some(namespace) => format!("{namespace}/{}", object.name_any()),
+        None => object.name_any(),
+    }
+}
+
+fn labels(namespace: &impl ResourceExt) -> Labels {
+    namespace.labels().iter().map(|(key, value)| (key.clone(), value.clone())).collect()
+}
+
+/// By the rules by which manifests are read.
+fn read(pod: &(impl ResourceExt + Serialize)) -> Option<mesh_api::resource::Pod> {
+    let name = full_name(pod);
+    let mut raw = serde_json::to_value(pod).ok()?;
+    let object = raw.as_object_mut()?;
+    object.insert("apiVersion".to_owned(), json!("v1"));
+    object.insert("kind".to_owned(), json!("Pod"));
+    let parsed = parse("kubernetes", &raw.to_string());
+    for error in parsed.errors {
+        tracing::warn!(pod = name, %error, "pod not understood");
+    }
+    match parsed.objects.into_iter().next()?.value {
+        Object::Pod(pod) => Some(*pod),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::stream;
+    use k8s_openapi::api::core::v1::{PodSpec, PodStatus};
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+
+    use super::*;
+
+    fn pod(name: &str) -> Pod {
+        Pod {
+            metadata: ObjectMeta {
+                name: Some(name.to_owned()),
+                namespace: Some("shop".to_owned()),
+                uid: Some(format!("uid-{name}")),
+                ..ObjectMeta::default()
+            },
+            spec: Some(PodSpec { node_name: Some("node1".to_owned()), ..PodSpec::default() }),
+            status: Some(PodStatus { pod_ip: Some("10.244.1.5".to_owned()), ..PodStatus::default() }),
+        }
+    }
+
+    fn namespace(value: &str) -> PartialObjectMeta<Namespace> {
+        let labels = BTreeMap::from([("nodemesh.io/dataplane".to_owned(), value.to_owned())]);
+        let metadata =
+            ObjectMeta { name: Some("shop".to_owned()), labels: Some(labels), ..ObjectMeta::default() };
+        PartialObjectMeta { metadata, ..PartialObjectMeta::default() }
+    }
+
+    fn view() -> (View, watch::Receiver<Arc<NodePods>>, oneshot::Receiver<()>) {
+        let (sender, receiver) = watch::channel(Arc::default());
+        let (complete, completed) = oneshot::channel();
+        let view = View {
+            trust_domain: "cluster.local".into(),
+            sender,
+            complete: Some(complete),
+            ..View::default()
+        };
+        (view, receiver, completed)
+    }
+
+    #[tokio::test]
+    async fn pods_are_told_once_both_lists_are_complete() {
+        let (mut view, told, mut completed) = view();
+        let pods = [Event::Init, Event::InitApply(pod("web-1")), Event::InitDone];
+        view.follow(stream::iter(pods.map(Ok)), stream::pending()).await;
+        assert!(told.borrow().is_empty() && completed.try_recv().is_err(), "namespaces are not known yet");
+        let namespaces = [Event::Init, Event::InitApply(namespace("enabled")), Event::InitDone];
+        view.follow(stream::pending(), stream::iter(namespaces.map(Ok))).await;
+        assert!(completed.try_recv().is_ok());
+        let pods = told.borrow().clone();
+        assert!(pods["uid-web-1"].is_wanted());
+        assert_eq!(pods["uid-web-1"].identity.to_string(), "spiffe://cluster.local/ns/shop/sa/default");
+    }
+
+    #[tokio::test]
+    async fn a_new_list_replaces_what_was_known_and_labels_count_at_once() {
+        let (mut view, told, _completed) = view();
+        let pods = [Event::Init, Event::InitApply(pod("web-1")), Event::InitDone, Event::Apply(pod("web-2"))];
+        let namespaces = [Event::Init, Event::InitApply(namespace("enabled")), Event::InitDone];
+        view.follow(stream::pending(), stream::iter(namespaces.map(Ok))).await;
+        view.follow(stream::iter(pods.map(Ok)), stream::pending()).await;
+        assert_eq!(told.borrow().len(), 2);
+        let again = [Event::Init, Event::InitApply(pod("web-2")), Event::InitDone];
+        view.follow(stream::iter(again.map(Ok)), stream::pending()).await;
+        assert_eq!(told.borrow().keys().map(|uid| &**uid).collect::<Vec<_>>(), ["uid-web-2"]);
+        let label = [Event::Apply(namespace("disabled"))];
+        view.follow(stream::pending(), stream::iter(label.map(Ok))).await;
+        assert!(!told.borrow()["uid-web-2"].is_wanted());
+        let gone = [Event::Delete(pod("web-2"))];
+        view.follow(stream::iter(gone.map(Ok)), stream::pending()).await;
+        assert!(told.borrow().is_empty());
+    }
+}
