@@ -6,6 +6,7 @@ mod content;
 mod crates;
 mod debian;
 mod libraries;
+mod python;
 mod recipe;
 mod samples;
 mod spdx;

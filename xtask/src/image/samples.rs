@@ -1,12 +1,12 @@
 //! The image of what samples and end-to-end tests run: Debian's own programs, at Debian's paths.
 
 use std::collections::BTreeSet;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
+use super::python;
 use super::tree::Tree;
 use crate::command::CommandExt;
 use crate::oci::Config;
@@ -24,33 +24,6 @@ const PROGRAMS: &[(&str, &str)] = &[
 /// Shell and tools. It is static, and so resolves no names: that is curl's and Python's part.
 const BUSYBOX: &str = "/usr/bin/busybox";
 const PYTHON: &str = "/usr/bin/python3";
-
-/// Parts of Python's library that a small server or client has no use for, and that are most of its size.
-const NOT_OF_PYTHON: &[&str] = &[
-    "__pycache__",
-    "_curses",
-    "_dbm",
-    "_sqlite3",
-    "_test",
-    "_xx",
-    "config-",
-    "curses",
-    "dbm",
-    "distutils",
-    "ensurepip",
-    "idlelib",
-    "lib2to3",
-    "nis.",
-    "pydoc_data",
-    "readline.",
-    "sqlite3",
-    "test",
-    "tkinter",
-    "turtle",
-    "unittest",
-    "venv",
-    "xx",
-];
 
 /// More users and groups than other images have: those that nginx may take.
 const PASSWD: &str = "\
@@ -75,7 +48,7 @@ pub fn fill(tree: &mut Tree) -> Result<Config> {
         tree.take_program(Path::new(program))?;
     }
     applets(tree)?;
-    python(tree)?;
+    python::library(tree, Path::new(PYTHON))?;
     // nginx opens its log here before it reads a configuration; servers that are not root keep their files here.
     for directory in ["var/lib/nginx", "var/log/nginx", "var/tmp"] {
         tree.directory(directory, 0o1777)?;
@@ -109,36 +82,6 @@ fn in_usr(applet: &str) -> Option<String> {
     (path.starts_with("bin/") || path.starts_with("sbin/")).then(|| format!("usr/{path}"))
 }
 
-/// Python's own library, without what was compiled from it on this machine: that would not be reproducible.
-fn python(tree: &mut Tree) -> Result<()> {
-    let real = fs::canonicalize(PYTHON)?;
-    let version = real.file_name().context("python3 leads to a program")?;
-    library(tree, &Path::new("/usr/lib").join(version))
-}
-
-fn library(tree: &mut Tree, directory: &Path) -> Result<()> {
-    let entries = fs::read_dir(directory).with_context(|| format!("can't list {}", directory.display()))?;
-    for entry in entries {
-        let entry = entry?;
-        if !is_of_use(&entry.file_name().to_string_lossy()) {
-            continue;
-        }
-        let path = entry.path();
-        if entry.file_type()?.is_dir() {
-            library(tree, &path)?;
-        } else if path.extension().is_some_and(|extension| extension == "so") {
-            tree.take_program(&path)?;
-        } else if path.extension().is_some_and(|extension| extension == "py") && path.exists() {
-            tree.take(&path)?;
-        }
-    }
-    Ok(())
-}
-
-fn is_of_use(name: &str) -> bool {
-    NOT_OF_PYTHON.iter().all(|prefix| !name.starts_with(prefix))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -149,13 +92,5 @@ mod tests {
         assert_eq!(in_usr("usr/bin/wc").as_deref(), Some("usr/bin/wc"));
         assert_eq!(in_usr("sbin/ip").as_deref(), Some("usr/sbin/ip"));
         assert_eq!(in_usr("linuxrc"), None);
-    }
-
-    #[test]
-    fn what_a_server_in_python_imports_is_of_use() {
-        for name in ["http", "socketserver.py", "ssl.py", "_ssl.cpython-311-x86_64-linux-gnu.so", "asyncio"] {
-            assert!(is_of_use(name), "{name}");
-        }
-        assert!(!is_of_use("__pycache__"));
     }
 }

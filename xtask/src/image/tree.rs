@@ -44,6 +44,11 @@ impl Tree {
         self.layer.file(path, 0o644, text.as_bytes())
     }
 
+    /// Adds a file that was made for the image, which anybody may read.
+    pub fn put_made(&mut self, path: &str, content: &[u8]) -> Result<()> {
+        self.layer.file(path, 0o644, content)
+    }
+
     /// Adds a directory with these permission bits.
     pub fn directory(&mut self, path: &str, mode: u32) -> Result<()> {
         self.layer.directory(path, mode)
