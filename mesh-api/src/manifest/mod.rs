@@ -100,5 +100,14 @@ pub fn parse(file_name: &str, text: &str) -> Parsed {
     parsed
 }
 
+/// Reads an object that was parsed already, such as the Kubernetes API sends it. Every line is 1.
+///
+/// `origin` is only used to say where an error is.
+pub fn parse_value(origin: &str, value: serde_json::Value) -> Parsed {
+    let mut parsed = Parsed::default();
+    read::objects(&origin.into(), &tree::Node::from_json(value), &mut parsed);
+    parsed
+}
+
 #[cfg(test)]
 mod tests;

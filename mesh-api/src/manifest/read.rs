@@ -31,7 +31,7 @@ pub(super) fn document(file: &Arc<str>, document: &Document<'_>, parsed: &mut Pa
 }
 
 /// Reads an object, or each of a `List`'s.
-fn objects(file: &Arc<str>, root: &Node, parsed: &mut Parsed) {
+pub(super) fn objects(file: &Arc<str>, root: &Node, parsed: &mut Parsed) {
     let items = root.get("items").map(|entry| &entry.value.value);
     match (root.text("kind"), items) {
         (Some(kind), Some(Value::List(items))) if kind.ends_with("List") => {

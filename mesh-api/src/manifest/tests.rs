@@ -123,3 +123,29 @@ fn hostile_text_is_refused_not_fatal() {
     let deep = "[".repeat(100_000);
     assert_eq!(parse("deep.yaml", &deep).errors.len(), 1);
 }
+
+#[test]
+fn an_object_of_the_api_may_hold_what_no_yaml_may() {
+    let odd = "\u{7f} \u{85} \u{91} \u{fffe} \u{feff} \u{1} --- # {";
+    let value = serde_json::json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {"name": "web", "namespace": "shop", "annotations": {"note": odd}},
+        "spec": {"nodeName": "node1", "containers": [{"name": "main", "args": [odd]}]},
+    });
+    let parsed = parse_value("kubernetes", value.clone());
+    assert_eq!((parsed.errors.len(), parsed.objects.len()), (0, 1), "{:?}", parsed.errors);
+    assert_eq!(parsed.objects[0].raw, value);
+}
+
+#[test]
+fn an_object_of_the_api_is_held_to_the_same_rules() {
+    let value = serde_json::json!({
+        "apiVersion": "security.istio.io/v1", "kind": "AuthorizationPolicy",
+        "metadata": {"name": "web", "namespace": "shop"}, "spec": {"action": "PERHAPS"},
+    });
+    let by_text = parse("kubernetes", &value.to_string());
+    assert_eq!(parse_value("kubernetes", value).errors, by_text.errors);
+    assert_eq!(by_text.errors[0].field.as_deref(), Some("spec.action"));
+    let by_value = parse_value("kubernetes", serde_json::json!("nonsense"));
+    assert_eq!((by_value.objects.len(), by_value.errors.len()), (0, 1));
+}

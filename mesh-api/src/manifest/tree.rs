@@ -66,6 +66,20 @@ impl Value {
 }
 
 impl Node {
+    /// A value that was read already, all of it on line 1. JSON strings may hold characters that no YAML text may.
+    pub(super) fn from_json(value: serde_json::Value) -> Self {
+        let entry = |(key, value)| Entry { key, line: 1, value: Self::from_json(value) };
+        let value = match value {
+            serde_json::Value::Null => Value::Null,
+            serde_json::Value::Bool(value) => Value::Bool(value),
+            serde_json::Value::Number(value) => Value::Number(value),
+            serde_json::Value::String(value) => Value::String(value),
+            serde_json::Value::Array(items) => Value::List(items.into_iter().map(Self::from_json).collect()),
+            serde_json::Value::Object(entries) => Value::Map(entries.into_iter().map(entry).collect()),
+        };
+        Self { line: 1, value }
+    }
+
     /// The value of a key, unless it is absent or null.
     pub fn get(&self, key: &str) -> Option<&Entry> {
         let Value::Map(entries) = &self.value else { return None };
