@@ -14,9 +14,10 @@ use kube::runtime::watcher::{Config, Event, watcher};
 use kube::{Api, Client, ResourceExt};
 use tokio::sync::{mpsc, watch};
 
+use crate::enrol::Report;
 use crate::pods::NodePod;
 
-/// The agents' DaemonSet, in the agent's own namespace.
+/// The agents' `DaemonSet`, in the agent's own namespace.
 const DAEMON_SET: &str = "mesh-agent";
 
 /// Longer notes are refused by the API server (1 KiB).
@@ -30,7 +31,7 @@ pub async fn connect() -> Result<Client, kube::Error> {
 }
 
 /// Makes an event of each reason why a pod is not enrolled: once for a reason, however often it is tried again.
-pub fn report_to(client: Client, node: &str) -> Box<dyn Fn(&NodePod, &str) + Send> {
+pub fn report_to(client: Client, node: &str) -> Report {
     let reporter = Reporter { controller: "nodemesh.io/mesh-agent".into(), instance: Some(node.to_owned()) };
     let events = Recorder::new(client, reporter);
     let (sender, mut reports) = mpsc::unbounded_channel::<(NodePod, String)>();
@@ -73,7 +74,7 @@ fn reference(pod: &NodePod) -> ObjectReference {
     }
 }
 
-/// Whether the agents' DaemonSet is there. It is watched all the time, since an uninstallation takes the right to ask away
+/// Whether the agents' `DaemonSet` is there. It is watched all the time, since an uninstallation takes the right to ask away
 /// together with it.
 pub fn watch_installation(client: Client, namespace: &str) -> watch::Receiver<bool> {
     let (sender, installed) = watch::channel(true);

@@ -15,8 +15,8 @@ use tracing_subscriber::{EnvFilter, reload};
 use crate::admin::{self, SetLogFilter};
 use crate::certs::{self, Certificates};
 use crate::config::{AccessLogFormat, Config, LogFormat, PodSource};
-use crate::enrol::{Enroller, Setup, Statuses};
-use crate::pods::{NodePod, NodePods};
+use crate::enrol::{Enroller, Report, Setup, Statuses};
+use crate::pods::NodePods;
 use crate::proxy::balance::{Health, Limits};
 use crate::proxy::core::Shared;
 use crate::proxy::worker::{self, Command};
@@ -106,7 +106,7 @@ struct Pods {
     told: watch::Receiver<Arc<NodePods>>,
     /// What is told counts from here on.
     complete: oneshot::Receiver<()>,
-    report: Box<dyn Fn(&NodePod, &str) + Send>,
+    report: Report,
     /// Whether the mesh is there to stay.
     installed: watch::Receiver<bool>,
 }

@@ -40,7 +40,7 @@ async fn an_agent_gets_certificates_and_configuration() {
         ["--node-tokens", tokens.to_str().unwrap(), "--trust-domain=cluster.local"],
     ];
     let options = Arguments::parse_from(arguments.as_flattened()).options;
-    let control = ControlPlane::start(&options).unwrap();
+    let control = ControlPlane::start(&options).await.unwrap();
 
     let address = format!("https://{}", control.listen_address());
     let (root_cert, token_file) = (path("state").join("root-cert.pem"), path("tokens").join("node1"));

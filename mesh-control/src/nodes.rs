@@ -26,7 +26,7 @@ pub enum Nodes {
     /// A directory of tokens.
     Directory(NodeTokens),
     /// The API server.
-    Reviewed(TokenReviews),
+    Reviewed(Box<TokenReviews>),
 }
 
 impl Nodes {

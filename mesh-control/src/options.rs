@@ -23,7 +23,7 @@ pub struct Options {
     #[arg(long, env = "MESH_CONTROL_STATE_DIR", value_name = "PATH")]
     pub state_dir: PathBuf,
 
-    /// Namespace of the control plane itself: of its Secret, Lease and ConfigMap and of the agents [with `--source
+    /// Namespace of the control plane itself: of its Secret, Lease and `ConfigMap` and of the agents [with `--source
     /// kubernetes`]
     #[arg(long, env = "MESH_CONTROL_NAMESPACE", default_value = "nodemesh-system", value_name = "NAME")]
     pub namespace: String,
@@ -46,7 +46,7 @@ pub struct Options {
     #[arg(long, env = "MESH_CONTROL_CA_SECRET", conflicts_with = "ca_cert", value_name = "NAME")]
     pub ca_secret: Option<String>,
 
-    /// Where to publish what to trust, as ConfigMap nodemesh-root-cert: in our own namespace, or in all [with `--source
+    /// Where to publish what to trust, as `ConfigMap` nodemesh-root-cert: in our own namespace, or in all [with `--source
     /// kubernetes`]
     #[arg(long, env = "MESH_CONTROL_PUBLISH_TRUST_BUNDLE", default_value = "release")]
     pub publish_trust_bundle: BundleScope,

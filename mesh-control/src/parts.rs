@@ -108,7 +108,7 @@ async fn from_cluster(
     let parts = Parts {
         authority,
         shared_roots,
-        nodes: Arc::new(Nodes::Reviewed(reviews)),
+        nodes: Arc::new(Nodes::Reviewed(Box::new(reviews))),
         configuration,
         agents: Arc::new(Agents::new(Arc::clone(&metrics))),
         metrics,

@@ -35,6 +35,9 @@ const ADDRESSES_EVERY: Duration = Duration::from_secs(10);
 /// How far each pod is, for the admin endpoint.
 pub type Statuses = Arc<Mutex<Vec<PodStatus>>>;
 
+/// Hears of a pod that could not be enrolled, and why.
+pub type Report = Box<dyn Fn(&NodePod, &str) + Send>;
+
 /// What an enroller works with.
 pub struct Setup {
     /// The loaded programs.
@@ -50,7 +53,7 @@ pub struct Setup {
     /// Where the state of each pod is told.
     pub statuses: Statuses,
     /// Told of each pod that could not be enrolled, and why, at each attempt.
-    pub report: Box<dyn Fn(&NodePod, &str) + Send>,
+    pub report: Report,
 }
 
 /// Keeps pods enrolled as they should be.

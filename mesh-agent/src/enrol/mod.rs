@@ -3,4 +3,4 @@
 mod enroller;
 mod listeners;
 
-pub use enroller::{Enroller, Setup, Statuses};
+pub use enroller::{Enroller, Report, Setup, Statuses};

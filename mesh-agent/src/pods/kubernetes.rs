@@ -208,10 +208,10 @@ mod tests {
     async fn pods_are_told_once_both_lists_are_complete() {
         let (mut view, told, mut completed) = view();
         let pods = [Event::Init, Event::InitApply(pod("web-1")), Event::InitDone];
-        view.follow(stream::iter(pods.map(Ok)), stream::pending()).await;
+        Box::pin(view.follow(stream::iter(pods.map(Ok)), stream::pending())).await;
         assert!(told.borrow().is_empty() && completed.try_recv().is_err(), "namespaces are not known yet");
         let namespaces = [Event::Init, Event::InitApply(namespace("enabled")), Event::InitDone];
-        view.follow(stream::pending(), stream::iter(namespaces.map(Ok))).await;
+        Box::pin(view.follow(stream::pending(), stream::iter(namespaces.map(Ok)))).await;
         assert!(completed.try_recv().is_ok());
         let pods = told.borrow().clone();
         assert!(pods["uid-web-1"].is_wanted());
@@ -223,17 +223,17 @@ mod tests {
         let (mut view, told, _completed) = view();
         let pods = [Event::Init, Event::InitApply(pod("web-1")), Event::InitDone, Event::Apply(pod("web-2"))];
         let namespaces = [Event::Init, Event::InitApply(namespace("enabled")), Event::InitDone];
-        view.follow(stream::pending(), stream::iter(namespaces.map(Ok))).await;
-        view.follow(stream::iter(pods.map(Ok)), stream::pending()).await;
+        Box::pin(view.follow(stream::pending(), stream::iter(namespaces.map(Ok)))).await;
+        Box::pin(view.follow(stream::iter(pods.map(Ok)), stream::pending())).await;
         assert_eq!(told.borrow().len(), 2);
         let again = [Event::Init, Event::InitApply(pod("web-2")), Event::InitDone];
-        view.follow(stream::iter(again.map(Ok)), stream::pending()).await;
+        Box::pin(view.follow(stream::iter(again.map(Ok)), stream::pending())).await;
         assert_eq!(told.borrow().keys().map(|uid| &**uid).collect::<Vec<_>>(), ["uid-web-2"]);
         let label = [Event::Apply(namespace("disabled"))];
-        view.follow(stream::pending(), stream::iter(label.map(Ok))).await;
+        Box::pin(view.follow(stream::pending(), stream::iter(label.map(Ok)))).await;
         assert!(!told.borrow()["uid-web-2"].is_wanted());
         let gone = [Event::Delete(pod("web-2"))];
-        view.follow(stream::iter(gone.map(Ok)), stream::pending()).await;
+        Box::pin(view.follow(stream::iter(gone.map(Ok)), stream::pending())).await;
         assert!(told.borrow().is_empty());
     }
 }

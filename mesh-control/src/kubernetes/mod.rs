@@ -18,7 +18,7 @@ use kube::Client;
 pub struct Cluster {
     /// The API.
     pub client: Client,
-    /// Namespace that it runs in: its Secret, Lease and ConfigMap are there.
+    /// Namespace that it runs in: its Secret, Lease and `ConfigMap` are there.
     pub namespace: String,
     /// Name of this replica's pod.
     pub pod: String,

@@ -75,7 +75,9 @@ impl Objects {
     /// Objects of `kinds` are to come; until all of them are listed the cluster is not known.
     pub fn expecting(kinds: &[Kind]) -> Self {
         let objects = Self::default();
-        kinds.iter().for_each(|kind| objects.expect(*kind));
+        for kind in kinds {
+            objects.expect(*kind);
+        }
         objects
     }
 

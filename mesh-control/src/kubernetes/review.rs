@@ -21,7 +21,7 @@ use crate::nodes::{AuthenticationError, bearer_token};
 pub const AUDIENCE: &str = "nodemesh";
 
 /// How long an answer is used again. A pod that is gone has its token refused after this at the latest.
-const KEPT: Duration = Duration::from_secs(60);
+const KEPT: Duration = Duration::from_mins(1);
 
 /// What Kubernetes adds to a token that is bound to a pod (1.30 and later; the node's name).
 const NODE_NAME: &str = "authentication.kubernetes.io/node-name";

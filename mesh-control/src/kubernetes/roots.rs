@@ -29,12 +29,12 @@ use crate::durable;
 /// Name of the Secret.
 const SECRET: &str = "nodemesh-ca";
 
-/// Name of the ConfigMap that agents mount, and its key.
+/// Name of the `ConfigMap` that agents mount, and its key.
 const BUNDLE: &str = "nodemesh-root-cert";
 const BUNDLE_KEY: &str = "root-cert.pem";
 
 /// The bundle is put right this often, should somebody have changed it.
-const REPAIR: Duration = Duration::from_secs(60);
+const REPAIR: Duration = Duration::from_mins(1);
 
 /// In the state directory; it is written last, since it says which of the others count.
 const STATE: &str = "state.json";

@@ -69,7 +69,9 @@ impl Definitions {
                 Ok(Event::InitDone) => {
                     let gone: Vec<_> =
                         self.following.keys().filter(|kind| !listed.contains(kind)).copied().collect();
-                    gone.into_iter().for_each(|kind| self.end(kind));
+                    for kind in gone {
+                        self.end(kind);
+                    }
                     if let Some(known) = self.known.take() {
                         // Nobody waits any more when the control plane stops.
                         let _stopping = known.send(());

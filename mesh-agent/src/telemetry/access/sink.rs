@@ -142,7 +142,9 @@ mod tests {
             for worker in 0..2 {
                 let sink = &sink;
                 scope.spawn(move || {
-                    (0..1000).for_each(|line| assert!(sink.push(&format!("{worker}-{line}"))))
+                    for line in 0..1000 {
+                        assert!(sink.push(&format!("{worker}-{line}")));
+                    }
                 });
             }
         });
