@@ -11,6 +11,7 @@ use aws_lc_rs::constant_time::verify_slices_are_equal;
 use aws_lc_rs::digest::{SHA256, digest};
 use thiserror::Error;
 use tokio::sync::watch;
+use tonic::Status;
 use tonic::metadata::MetadataMap;
 use tracing::{error, warn};
 
@@ -149,6 +150,16 @@ fn sha256(bytes: &[u8]) -> Digest {
     let mut out = Digest::default();
     out.copy_from_slice(digest(&SHA256, bytes).as_ref());
     out
+}
+
+impl From<AuthenticationError> for Status {
+    fn from(error: AuthenticationError) -> Self {
+        let text = error.to_string();
+        match error {
+            AuthenticationError::Unavailable(_) => Self::unavailable(text),
+            _ => Self::unauthenticated(text),
+        }
+    }
 }
 
 /// Why a caller is not known. The node's operator has to act.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::Args;
 
 use crate::ca::GivenAuthority;
-use crate::kubernetes::roots::BundleScope;
+use crate::kubernetes::bundle::BundleScope;
 
 /// Options of `mesh-control run`.
 #[derive(Clone, Debug, Args)]

@@ -11,10 +11,11 @@ use tracing::{error, info};
 
 use crate::ca::Authority;
 use crate::config::Configuration;
+use crate::kubernetes::bundle::Publication;
 use crate::kubernetes::objects::Objects;
 use crate::kubernetes::review::TokenReviews;
 use crate::kubernetes::roots::SecretRoots;
-use crate::kubernetes::{Cluster, leader, roots, status, watch as cluster_watch};
+use crate::kubernetes::{Cluster, last_good, leader, roots, status, watch as cluster_watch};
 use crate::metrics::Metrics;
 use crate::nodes::{NodeTokens, Nodes};
 use crate::options::{Options, Source};
@@ -35,15 +36,25 @@ pub(crate) struct Parts {
     pub metrics: Arc<Metrics>,
 }
 
+/// What runs beside, and how it ends.
+#[derive(Default)]
+pub(crate) struct Tasks {
+    pub stopping: watch::Sender<bool>,
+    /// What ends by itself once `stopping` is true.
+    pub serving: JoinSet<()>,
+    /// What is ended when nobody is served any more.
+    pub background: JoinSet<()>,
+}
+
 /// Opens everything, and publishes the first configuration, whole.
 pub(crate) async fn open(
     options: &Options,
     metrics: Arc<Metrics>,
-    tasks: &mut JoinSet<()>,
+    tasks: &mut Tasks,
 ) -> Result<(Parts, Publisher, Changes), StartError> {
     std::fs::create_dir_all(&options.state_dir).map_err(at(&options.state_dir))?;
     match &options.source {
-        Source::Directory(path) => from_directory(options, path, metrics, tasks),
+        Source::Directory(path) => from_directory(options, path, metrics, &mut tasks.background),
         Source::Kubernetes => from_cluster(options, metrics, tasks).await,
     }
 }
@@ -88,22 +99,31 @@ fn from_directory(
 async fn from_cluster(
     options: &Options,
     metrics: Arc<Metrics>,
-    tasks: &mut JoinSet<()>,
+    tasks: &mut Tasks,
 ) -> Result<(Parts, Publisher, Changes), StartError> {
     let cluster = Cluster::connect(&options.namespace, &options.pod_name).await?;
+    let Tasks { stopping, serving, background: tasks } = tasks;
     let (authority, shared_roots) = cluster_authority(options, &cluster, tasks).await?;
     let objects = Objects::expecting(&cluster_watch::CORE);
+    last_good::recall(&cluster, &objects).await?;
     cluster_watch::start(&cluster.client, &objects, tasks).await;
     info!("waiting for the lists of all kinds");
     objects.complete().await;
     let reader = Reader::Kubernetes(objects.clone());
     let mut publisher = Publisher::new(reader, mesh(options), Arc::clone(&metrics));
     publisher.publish().map_err(at(&options.state_dir))?;
-    let leads = leader::take_part(&cluster, &metrics, tasks);
+    let leads = leader::take_part(&cluster, &metrics, stopping.subscribe(), serving);
     let configuration = publisher.configuration();
-    tasks.spawn(status::write(cluster.clone(), objects.clone(), leads, configuration.clone()));
-    let scope = options.publish_trust_bundle;
-    tasks.spawn(roots::publish_bundle(cluster.clone(), Arc::clone(&authority), objects.clone(), scope));
+    let kept = last_good::keep(cluster.clone(), objects.clone(), leads.clone(), configuration.clone());
+    tasks.spawn(kept);
+    tasks.spawn(status::write(cluster.clone(), objects.clone(), leads.clone(), configuration.clone()));
+    let bundle = Publication {
+        cluster: cluster.clone(),
+        authority: Arc::clone(&authority),
+        objects: objects.clone(),
+        scope: options.publish_trust_bundle,
+    };
+    tasks.spawn(bundle.keep(leads, configuration.clone()));
     let reviews = TokenReviews::new(&cluster, &options.agent_service_account, objects.clone());
     let parts = Parts {
         authority,

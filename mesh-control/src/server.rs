@@ -12,7 +12,6 @@ use socket2::{Domain, Protocol, Socket, Type};
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tokio::task::JoinSet;
 use tonic::transport::Server;
 use tracing::{error, info, warn};
 
@@ -21,7 +20,7 @@ use crate::ca::{AuthorityError, CertificateService};
 use crate::kubernetes::roots::RootsError;
 use crate::metrics::Metrics;
 use crate::options::Options;
-use crate::parts::{self, Parts, at};
+use crate::parts::{self, Parts, Tasks, at};
 use crate::source::Findings;
 use crate::tls::{self, ServerTls, TlsError};
 use crate::xds::DiscoveryService;
@@ -43,12 +42,8 @@ const BACKLOG: i32 = 1024;
 pub struct ControlPlane {
     listen: SocketAddr,
     metrics: SocketAddr,
-    stopping: watch::Sender<bool>,
     ready: watch::Sender<bool>,
-    /// What ends by itself once `stopping` is true.
-    serving: JoinSet<()>,
-    /// What is ended when nobody is served any more.
-    background: JoinSet<()>,
+    tasks: Tasks,
     admin_socket: Option<PathBuf>,
 }
 
@@ -57,20 +52,19 @@ impl ControlPlane {
     /// health are served at once.
     pub async fn start(options: &Options) -> Result<Self, StartError> {
         let metrics = Arc::new(Metrics::default());
-        let (stopping, ready) = (watch::Sender::new(false), watch::Sender::new(false));
-        let (mut serving, mut background) = (JoinSet::new(), JoinSet::new());
+        let (ready, mut tasks) = (watch::Sender::new(false), Tasks::default());
         let metrics_listener = bind(options.metrics)?;
         let metrics_address = local_address(&metrics_listener, options.metrics)?;
         let routes = admin::metrics(Arc::clone(&metrics), ready.subscribe());
-        serve_http(metrics_listener, routes, &stopping, &mut serving);
-        let (parts, publisher, changes) = parts::open(options, metrics, &mut background).await?;
-        let listen = parts.serve_agents(options.listen, &stopping, &mut serving, &mut background)?;
-        parts.serve_admin(options, publisher.findings(), &stopping, &mut serving)?;
-        background.spawn(publisher.follow(changes));
+        serve_http(metrics_listener, routes, &mut tasks);
+        let (parts, publisher, changes) = parts::open(options, metrics, &mut tasks).await?;
+        let listen = parts.serve_agents(options, &mut tasks)?;
+        parts.serve_admin(options, publisher.findings(), &mut tasks)?;
+        tasks.background.spawn(publisher.follow(changes));
         ready.send_replace(true);
         info!(%listen, metrics = %metrics_address, source = %options.source, "mesh-control serves");
         let admin_socket = options.admin_socket.clone();
-        Ok(Self { listen, metrics: metrics_address, stopping, ready, serving, background, admin_socket })
+        Ok(Self { listen, metrics: metrics_address, ready, tasks, admin_socket })
     }
 
     /// The address that agents connect to.
@@ -86,12 +80,12 @@ impl ControlPlane {
     /// Stops accepting, tells agents to go, and waits for them until the deadline.
     pub async fn stop(mut self, deadline: Duration) {
         self.ready.send_replace(false);
-        self.stopping.send_replace(true);
-        let served = async { while self.serving.join_next().await.is_some() {} };
+        self.tasks.stopping.send_replace(true);
+        let served = async { while self.tasks.serving.join_next().await.is_some() {} };
         if tokio::time::timeout(deadline, served).await.is_err() {
             warn!("connections were still open after {deadline:?}; closing them");
         }
-        self.background.shutdown().await;
+        self.tasks.background.shutdown().await;
         if let Some(path) = &self.admin_socket {
             // A socket file that stays is replaced at the next start.
             let _ = std::fs::remove_file(path);
@@ -101,24 +95,19 @@ impl ControlPlane {
 }
 
 impl Parts {
-    fn serve_agents(
-        &self,
-        address: SocketAddr,
-        stopping: &watch::Sender<bool>,
-        serving: &mut JoinSet<()>,
-        background: &mut JoinSet<()>,
-    ) -> Result<SocketAddr, StartError> {
-        let listener = bind(address)?;
-        let bound = local_address(&listener, address)?;
-        let tls = Arc::new(ServerTls::new(Arc::clone(&self.authority))?);
+    fn serve_agents(&self, options: &Options, tasks: &mut Tasks) -> Result<SocketAddr, StartError> {
+        let listener = bind(options.listen)?;
+        let bound = local_address(&listener, options.listen)?;
+        let names = tls::names(&options.namespace, &options.cluster_domain);
+        let tls = Arc::new(ServerTls::new(Arc::clone(&self.authority), names)?);
         let incoming = tls::incoming(listener, Arc::clone(&tls), Arc::clone(&self.metrics));
-        background.spawn(async move { tls.keep_fresh().await });
+        tasks.background.spawn(async move { tls.keep_fresh().await });
         let server = Server::builder()
             .http2_keepalive_interval(Some(PING_INTERVAL))
             .http2_keepalive_timeout(Some(PING_TIMEOUT))
             .max_concurrent_streams(STREAMS)
             .add_service(
-                AggregatedDiscoveryServiceServer::new(self.discovery(stopping))
+                AggregatedDiscoveryServiceServer::new(self.discovery(&tasks.stopping))
                     .max_decoding_message_size(LARGEST_DISCOVERY_REQUEST)
                     .max_encoding_message_size(usize::MAX),
             )
@@ -126,8 +115,8 @@ impl Parts {
                 IstioCertificateServiceServer::new(self.certificates())
                     .max_decoding_message_size(LARGEST_CERTIFICATE_REQUEST),
             );
-        let stop = stopped(stopping);
-        serving.spawn(async move {
+        let stop = stopped(&tasks.stopping);
+        tasks.serving.spawn(async move {
             if let Err(error) = server.serve_with_incoming_shutdown(incoming, stop).await {
                 error!(%error, "the xDS and CA server failed");
             }
@@ -139,15 +128,14 @@ impl Parts {
         &self,
         options: &Options,
         findings: Arc<Mutex<Findings>>,
-        stopping: &watch::Sender<bool>,
-        serving: &mut JoinSet<()>,
+        tasks: &mut Tasks,
     ) -> Result<(), StartError> {
         let routes = admin::admin(self.admin(options, findings));
         if let Some(path) = &options.admin_socket {
-            serve_http(admin::bind(path).map_err(at(path))?, routes.clone(), stopping, serving);
+            serve_http(admin::bind(path).map_err(at(path))?, routes.clone(), tasks);
         }
         if let Some(address) = options.admin {
-            serve_http(bind(address)?, routes, stopping, serving);
+            serve_http(bind(address)?, routes, tasks);
         }
         Ok(())
     }
@@ -206,13 +194,13 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
-fn serve_http<L>(listener: L, routes: axum::Router, stopping: &watch::Sender<bool>, tasks: &mut JoinSet<()>)
+fn serve_http<L>(listener: L, routes: axum::Router, tasks: &mut Tasks)
 where
     L: axum::serve::Listener,
     L::Addr: std::fmt::Debug,
 {
-    let stop = stopped(stopping);
-    tasks.spawn(async move {
+    let stop = stopped(&tasks.stopping);
+    tasks.serving.spawn(async move {
         if let Err(error) = axum::serve(listener, routes).with_graceful_shutdown(stop).await {
             error!(%error, "an HTTP endpoint failed");
         }

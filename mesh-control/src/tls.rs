@@ -6,4 +6,4 @@ mod credentials;
 
 pub use accept::incoming;
 pub use connection::{Connection, Peer};
-pub use credentials::{ServerTls, TlsError};
+pub use credentials::{ServerTls, TlsError, names};

@@ -161,7 +161,7 @@ impl From<Refusal> for Status {
     fn from(refusal: Refusal) -> Self {
         let text = refusal.to_string();
         match refusal {
-            Refusal::Node(_) => Self::unauthenticated(text),
+            Refusal::Node(error) => error.into(),
             Refusal::Csr(_) | Refusal::Identity(_) | Refusal::OtherIdentity { .. } => {
                 Self::invalid_argument(text)
             }

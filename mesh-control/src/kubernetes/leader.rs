@@ -12,6 +12,7 @@ use k8s_openapi::jiff::Timestamp;
 use kube::api::{Api, PostParams};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 use tracing::{info, warn};
 
 use super::Cluster;
@@ -26,13 +27,18 @@ const LASTS: Duration = Duration::from_secs(15);
 /// A holder that could not renew for so long stops to lead: before anybody else begins to.
 const GIVES_UP: Duration = Duration::from_secs(10);
 
+/// An answer that takes longer is none: a connection that hangs must not keep a leader from noticing that it is none.
+const PATIENCE: Duration = Duration::from_secs(3);
+
 /// How often the lease is looked at and renewed.
 const EVERY: Duration = Duration::from_secs(2);
 
-/// Takes part in the election for ever; the receiver says whether this replica leads.
+/// Takes part in the election until `stopping`, and gives the lease back then; the receiver says whether this replica
+/// leads.
 pub fn take_part(
     cluster: &Cluster,
     metrics: &Arc<Metrics>,
+    stopping: watch::Receiver<bool>,
     tasks: &mut JoinSet<()>,
 ) -> watch::Receiver<bool> {
     let (leads, receiver) = watch::channel(false);
@@ -40,7 +46,7 @@ pub fn take_part(
     let metrics = Arc::clone(metrics);
     let candidate =
         Candidate { leases, name: cluster.pod.clone(), metrics, seen: None, renewed: Instant::now() };
-    tasks.spawn(candidate.run(leads));
+    tasks.spawn(candidate.run(leads, stopping));
     receiver
 }
 
@@ -69,10 +75,12 @@ enum Turn {
 }
 
 impl Candidate {
-    async fn run(mut self, leads: watch::Sender<bool>) {
+    async fn run(mut self, leads: watch::Sender<bool>, mut stopping: watch::Receiver<bool>) {
         let mut failing = false;
         loop {
-            let turn = self.turn().await;
+            let began = Instant::now();
+            let turn = timeout(PATIENCE, self.turn(began)).await;
+            let turn = turn.unwrap_or_else(|elapsed| Err(kube::Error::Service(elapsed.into())));
             let held = match &turn {
                 Ok(held) => *held,
                 Err(error) => {
@@ -87,20 +95,49 @@ impl Candidate {
                 self.metrics.leader.set(i64::from(held));
                 info!(leads = held, replica = self.name, "leader election");
             }
-            tokio::time::sleep(EVERY).await;
+            // An error means that the control plane is gone, which is a stop as well.
+            let stop = async { drop(stopping.wait_for(|stopping| *stopping).await) };
+            if timeout(EVERY, stop).await.is_ok() {
+                break;
+            }
+        }
+        if leads.send_replace(false) {
+            self.metrics.leader.set(0);
+            self.step_down().await;
         }
     }
 
-    /// Looks at the lease and takes or renews it if that is due. Says whether it is ours.
-    async fn turn(&mut self) -> Result<bool, kube::Error> {
+    async fn step_down(&self) {
+        match timeout(PATIENCE, self.release()).await {
+            Ok(Ok(())) => info!(replica = self.name, "gave the lease back"),
+            // Others wait for as long as it lasts, then.
+            Ok(Err(error)) => warn!(%error, "lease not given back"),
+            Err(_) => warn!("lease not given back: no answer"),
+        }
+    }
+
+    /// Lets another replica lead at once.
+    async fn release(&self) -> Result<(), kube::Error> {
+        let mut lease = self.leases.get(NAME).await?;
+        if observed(&lease).holder != self.name {
+            return Ok(());
+        }
+        if let Some(spec) = &mut lease.spec {
+            spec.holder_identity = None;
+        }
+        self.leases.replace(NAME, &PostParams::default(), &lease).await.map(drop)
+    }
+
+    /// Looks at the lease and takes or renews it if that is due. Says whether it is ours, from `began` on.
+    async fn turn(&mut self, began: Instant) -> Result<bool, kube::Error> {
         let Some(lease) = self.leases.get_opt(NAME).await? else {
-            return self.won(self.leases.create(&PostParams::default(), &self.lease(None)).await);
+            return self.won(self.leases.create(&PostParams::default(), &self.lease(None)).await, began);
         };
         match self.judge(&observed(&lease), Instant::now()) {
             Turn::Wait => Ok(false),
             Turn::Renew | Turn::Take => {
                 let next = self.lease(Some(&lease));
-                self.won(self.leases.replace(NAME, &PostParams::default(), &next).await)
+                self.won(self.leases.replace(NAME, &PostParams::default(), &next).await, began)
             }
         }
     }
@@ -128,10 +165,11 @@ impl Candidate {
     }
 
     /// Another replica may have been faster, which is no error.
-    fn won(&mut self, written: Result<Lease, kube::Error>) -> Result<bool, kube::Error> {
+    fn won(&mut self, written: Result<Lease, kube::Error>, began: Instant) -> Result<bool, kube::Error> {
         match written {
             Ok(_) => {
-                self.renewed = Instant::now();
+                // Others may have seen it as early as that.
+                self.renewed = began;
                 Ok(true)
             }
             Err(kube::Error::Api(status)) if status.code == 409 => Ok(false),

@@ -1,9 +1,12 @@
 //! The Kubernetes API: where the configuration comes from, who agents are, where the roots are kept.
 //!
 //! Reading order: [`watch`] follows the kinds that the mesh reads and fills [`objects`], which the publisher compiles;
-//! [`review`] says which node a token is of; [`roots`] keeps the authority in a Secret and publishes what to trust.
-//! [`leader`] chooses the replica that writes [`status`] on resources.
+//! [`review`] says which node a token is of; [`roots`] keeps the authority in a Secret and [`bundle`] publishes what to trust.
+//! [`leader`] chooses the replica that writes [`status`] on resources and keeps the [`last_good`] state of broken ones.
 
+pub mod bundle;
+mod expiry;
+pub mod last_good;
 pub mod leader;
 pub mod objects;
 pub mod review;
@@ -18,7 +21,7 @@ use kube::Client;
 pub struct Cluster {
     /// The API.
     pub client: Client,
-    /// Namespace that it runs in: its Secret, Lease and `ConfigMap` are there.
+    /// Namespace that it runs in: its Secret, Lease and `ConfigMap`s are there.
     pub namespace: String,
     /// Name of this replica's pod.
     pub pod: String,

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use mesh_api::manifest::{Kind, Located, ManifestError, ObjectKey, parse};
+use mesh_api::manifest::{Kind, Located, ManifestError, ObjectKey, parse_value};
 use mesh_api::resource::Object;
 use serde_json::{Value, json};
 use tokio::sync::Notify;
@@ -129,6 +129,22 @@ impl Objects {
         self.0.changed.notify_one();
     }
 
+    /// A policy as it was before this replica started. It counts while the watches tell that it is there and broken.
+    pub fn recall(&self, raw: Value) {
+        let kind = Kind::ALL.into_iter().find(|kind| raw["kind"] == kind.as_str() && is_policy(*kind));
+        if let Some(kind) = kind {
+            self.put(kind, raw);
+        }
+    }
+
+    /// Policies that are broken now, as they last were.
+    pub fn kept(&self) -> Vec<Value> {
+        let kinds = self.kinds();
+        let own = kinds.iter().filter(|(kind, _)| is_policy(**kind));
+        let broken = own.flat_map(|(_, kept)| kept.entries.values()).filter(|entry| !entry.errors.is_empty());
+        broken.filter_map(|entry| Some(entry.good.as_ref()?.raw.clone())).collect()
+    }
+
     /// Returns when something has changed.
     pub async fn changed(&self) {
         self.0.changed.notified().await;
@@ -230,10 +246,12 @@ fn read(kind: Kind, mut raw: Value) -> (Name, Entry) {
     if let Some(metadata) = raw.pointer_mut("/metadata").and_then(Value::as_object_mut) {
         metadata.remove("managedFields");
     }
-    let parsed = parse(ORIGIN, &raw.to_string());
+    let parsed = parse_value(ORIGIN, raw);
     let good = parsed.objects.into_iter().next().map(|mut object| {
-        // Nobody reads it here, and it is the larger part of the memory.
-        object.raw = Value::Null;
+        if !is_policy(kind) {
+            // Nobody reads it, and it is the larger part of the memory.
+            object.raw = Value::Null;
+        }
         Arc::new(object)
     });
     (name, Entry { good, errors: parsed.errors, warnings: parsed.warnings, version })

@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use aws_lc_rs::digest::{SHA256, digest};
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, TokenReviewStatus};
@@ -13,14 +13,15 @@ use kube::api::{Api, PostParams};
 use tokio::sync::watch;
 use tonic::metadata::MetadataMap;
 
-use super::Cluster;
 use super::objects::Objects;
+use super::{Cluster, expiry};
 use crate::nodes::{AuthenticationError, bearer_token};
 
 /// Who the token has to be for.
 pub const AUDIENCE: &str = "nodemesh";
 
-/// How long an answer is used again. A pod that is gone has its token refused after this at the latest.
+/// How long an answer is used again, unless the token runs out before. A pod that is gone has its token refused after
+/// this at the latest.
 const KEPT: Duration = Duration::from_mins(1);
 
 /// What Kubernetes adds to a token that is bound to a pod (1.30 and later; the node's name).
@@ -36,6 +37,7 @@ pub struct TokenReviews {
     namespace: String,
     /// `system:serviceaccount:NAMESPACE:NAME`.
     user: String,
+    /// Nodes, and until when that is known.
     known: Mutex<HashMap<Digest, (Instant, Arc<str>)>>,
     never: watch::Sender<()>,
 }
@@ -67,15 +69,16 @@ impl TokenReviews {
             return Ok(node);
         }
         let node: Arc<str> = self.review(token).await?.into();
+        let (now, left) = (Instant::now(), expiry::left(token, SystemTime::now()));
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        known.retain(|_, (at, _)| at.elapsed() < KEPT);
-        known.insert(key, (Instant::now(), Arc::clone(&node)));
+        known.retain(|_, (until, _)| now < *until);
+        known.insert(key, (now + KEPT.min(left), Arc::clone(&node)));
         Ok(node)
     }
 
     fn remembered(&self, key: &Digest) -> Option<Arc<str>> {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        known.get(key).filter(|(at, _)| at.elapsed() < KEPT).map(|(_, node)| Arc::clone(node))
+        known.get(key).filter(|(until, _)| Instant::now() < *until).map(|(_, node)| Arc::clone(node))
     }
 
     async fn review(&self, token: &[u8]) -> Result<String, AuthenticationError> {

@@ -1,4 +1,4 @@
-//! The authority's roots, kept in a Secret; and what to trust, published for the agents.
+//! The authority's roots, kept in a Secret.
 //!
 //! The state directory is this replica's working copy of the Secret: what is in the Secret is written there, where the
 //! authority notices it, and a step of a rotation is written back. The API server lets only one of two writers through.
@@ -11,30 +11,21 @@ use std::time::Duration;
 
 use futures_util::{StreamExt as _, pin_mut};
 use k8s_openapi::ByteString;
-use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::api::{Api, Patch, PatchParams, PostParams};
+use kube::api::{Api, PostParams};
 use kube::runtime::{WatchStreamExt as _, watcher};
-use serde_json::json;
 use thiserror::Error;
 use tokio::sync::Mutex;
 use tracing::{error, info, warn};
 
 use super::Cluster;
-use super::objects::Objects;
 use crate::ca::rotation::{RootStore, RotationError, RotationState, Step};
-use crate::ca::{Authority, AuthorityError, GivenAuthority, pem};
+use crate::ca::{Authority, AuthorityError, GivenAuthority};
 use crate::durable;
 
 /// Name of the Secret.
 const SECRET: &str = "nodemesh-ca";
-
-/// Name of the `ConfigMap` that agents mount, and its key.
-const BUNDLE: &str = "nodemesh-root-cert";
-const BUNDLE_KEY: &str = "root-cert.pem";
-
-/// The bundle is put right this often, should somebody have changed it.
-const REPAIR: Duration = Duration::from_mins(1);
 
 /// In the state directory; it is written last, since it says which of the others count.
 const STATE: &str = "state.json";
@@ -45,15 +36,6 @@ pub struct SecretRoots {
     directory: PathBuf,
     /// Held while the one is brought in line with the other.
     busy: Mutex<()>,
-}
-
-/// Where the trust bundle is wanted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum BundleScope {
-    /// In the control plane's own namespace.
-    Release,
-    /// In every namespace.
-    All,
 }
 
 impl SecretRoots {
@@ -207,41 +189,6 @@ pub async fn given(cluster: &Cluster, name: &str, state_dir: &Path) -> Result<Gi
         key: write("tls.key")?,
         chain: Some(write("ca.crt")?),
     })
-}
-
-/// Keeps the trust bundle published. Never returns.
-pub async fn publish_bundle(
-    cluster: Cluster,
-    authority: Arc<Authority>,
-    objects: Objects,
-    scope: BundleScope,
-) {
-    let mut roots = authority.changes();
-    loop {
-        let namespaces = match scope {
-            BundleScope::Release => vec![cluster.namespace.clone()],
-            BundleScope::All => objects.namespaces(),
-        };
-        let bundle = pem::encode_all(&authority.roots());
-        for namespace in namespaces {
-            if let Err(error) = publish(&cluster, &namespace, &bundle).await {
-                warn!(namespace, %error, "trust bundle not published; trying again");
-            }
-        }
-        // Either way it is looked at anew.
-        let _changed_or_time = tokio::time::timeout(REPAIR, roots.changed()).await;
-    }
-}
-
-async fn publish(cluster: &Cluster, namespace: &str, bundle: &str) -> Result<(), kube::Error> {
-    let maps: Api<ConfigMap> = Api::namespaced(cluster.client.clone(), namespace);
-    let map = json!({
-        "apiVersion": "v1", "kind": "ConfigMap",
-        "metadata": {"name": BUNDLE, "labels": {"app.kubernetes.io/part-of": "nodemesh"}},
-        "data": {BUNDLE_KEY: bundle},
-    });
-    let ours = PatchParams::apply("mesh-control").force();
-    maps.patch(BUNDLE, &ours, &Patch::Apply(&map)).await.map(drop)
 }
 
 /// Why the roots are not to be had.

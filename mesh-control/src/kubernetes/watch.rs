@@ -67,11 +67,8 @@ impl Definitions {
                     self.begin(kind_of(&definition));
                 }
                 Ok(Event::InitDone) => {
-                    let gone: Vec<_> =
-                        self.following.keys().filter(|kind| !listed.contains(kind)).copied().collect();
-                    for kind in gone {
-                        self.end(kind);
-                    }
+                    let gone = OPTIONAL.iter().map(|(kind, _)| *kind).filter(|kind| !listed.contains(kind));
+                    gone.for_each(|kind| self.end(kind));
                     if let Some(known) = self.known.take() {
                         // Nobody waits any more when the control plane stops.
                         let _stopping = known.send(());
@@ -100,8 +97,9 @@ impl Definitions {
         if let Some(task) = self.following.remove(&kind) {
             info!(%kind, "the cluster has the kind no more");
             task.abort();
-            self.objects.forget(kind);
         }
+        // Also what was recalled of a kind that went while no replica ran.
+        self.objects.forget(kind);
     }
 }
 

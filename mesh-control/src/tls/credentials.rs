@@ -14,28 +14,37 @@ use tracing::{error, info};
 use crate::ca::Authority;
 use crate::ca::signer::{SignerError, Subject};
 
-/// Names under which agents may know the control plane; the Istio ones are what its agents are built to expect.
-const DNS_NAMES: [&str; 5] = [
-    "mesh-control",
-    "mesh-control.nodemesh-system.svc",
-    "istiod.istio-system.svc",
-    "istiod.istio-system.svc.cluster.local",
-    "localhost",
-];
+/// What Istio's agents are built to expect.
+const ISTIO: &str = "istiod.istio-system.svc";
 /// After a failure to renew.
 const RETRY: Duration = Duration::from_secs(10);
+
+/// Names under which agents may know a control plane that runs in `namespace`.
+pub fn names(namespace: &str, cluster_domain: &str) -> Vec<String> {
+    let service = format!("mesh-control.{namespace}.svc");
+    vec![
+        "mesh-control".to_owned(),
+        format!("mesh-control.{namespace}"),
+        format!("{service}.{cluster_domain}"),
+        service,
+        format!("{ISTIO}.{cluster_domain}"),
+        ISTIO.to_owned(),
+        "localhost".to_owned(),
+    ]
+}
 
 /// The TLS configuration for the next connection.
 pub struct ServerTls {
     authority: Arc<Authority>,
+    names: Vec<String>,
     current: ArcSwap<ServerConfig>,
 }
 
 impl ServerTls {
-    /// Makes the first certificate.
-    pub fn new(authority: Arc<Authority>) -> Result<Self, TlsError> {
-        let (config, _) = configure(&authority)?;
-        Ok(Self { authority, current: ArcSwap::from_pointee(config) })
+    /// Makes the first certificate, for `names`.
+    pub fn new(authority: Arc<Authority>, names: Vec<String>) -> Result<Self, TlsError> {
+        let (config, _) = configure(&authority, &names)?;
+        Ok(Self { authority, names, current: ArcSwap::from_pointee(config) })
     }
 
     /// What the next handshake is made with.
@@ -47,7 +56,7 @@ impl ServerTls {
     pub async fn keep_fresh(&self) {
         let mut roots = self.authority.changes();
         loop {
-            let wait = match configure(&self.authority) {
+            let wait = match configure(&self.authority, &self.names) {
                 Ok((config, expires)) => {
                     self.current.store(Arc::new(config));
                     info!(expires = %humantime::format_rfc3339_seconds(expires), "new serving certificate");
@@ -64,9 +73,10 @@ impl ServerTls {
     }
 }
 
-fn configure(authority: &Authority) -> Result<(ServerConfig, SystemTime), TlsError> {
+fn configure(authority: &Authority, names: &[String]) -> Result<(ServerConfig, SystemTime), TlsError> {
     let key = KeyPair::generate().map_err(SignerError::from)?;
-    let subject = Subject { identity: authority.control_identity(), dns_names: &DNS_NAMES, key: &key };
+    let dns_names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let subject = Subject { identity: authority.control_identity(), dns_names: &dns_names, key: &key };
     let issued = authority.issue(&subject, None)?;
 
     let mut trusted = RootCertStore::empty();

@@ -96,7 +96,8 @@ impl From<Refusal> for Status {
     fn from(refusal: Refusal) -> Self {
         let text = refusal.to_string();
         match refusal {
-            Refusal::NoCertificate | Refusal::Node(_) => Self::unauthenticated(text),
+            Refusal::NoCertificate => Self::unauthenticated(text),
+            Refusal::Node(error) => error.into(),
             Refusal::NotAgent { .. } => Self::permission_denied(text),
         }
     }
