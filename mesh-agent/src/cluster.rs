@@ -3,14 +3,16 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
+use backon::ExponentialBuilder;
 use futures_util::{StreamExt, pin_mut};
 use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::core::PartialObjectMeta;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::events::{Event as ClusterEvent, EventType, Recorder, Reporter};
-use kube::runtime::watcher::{Config, Event, watcher};
+use kube::runtime::watcher::{Config, Event, ExponentialBackoff, watcher};
 use kube::{Api, Client, ResourceExt};
 use tokio::sync::{mpsc, watch};
 
@@ -28,6 +30,18 @@ pub async fn connect() -> Result<Client, kube::Error> {
     // The control plane's client uses the same.
     let _installed_already = rustls::crypto::aws_lc_rs::default_provider().install_default();
     Client::try_default().await
+}
+
+/// The pauses after which a watch that was lost is tried again. Short, since a pod that starts meanwhile is not in the
+/// mesh, and with jitter, so that not all nodes ask the API server at once.
+pub fn pauses() -> ExponentialBackoff {
+    let (first, longest) = (Duration::from_millis(250), Duration::from_secs(5));
+    ExponentialBuilder::new()
+        .with_min_delay(first)
+        .with_max_delay(longest)
+        .with_jitter()
+        .without_max_times()
+        .into()
 }
 
 /// Makes an event of each reason why a pod is not enrolled: once for a reason, however often it is tried again.
@@ -81,7 +95,7 @@ pub fn watch_installation(client: Client, namespace: &str) -> watch::Receiver<bo
     let api: Api<PartialObjectMeta<DaemonSet>> = Api::namespaced(client, namespace);
     let own = Config::default().fields(&format!("metadata.name={DAEMON_SET}"));
     tokio::spawn(async move {
-        let events = watcher(api, own).default_backoff();
+        let events = watcher(api, own).backoff(pauses());
         pin_mut!(events);
         let mut listed = false;
         while let Some(event) = events.next().await {

@@ -11,13 +11,14 @@ use kube::core::PartialObjectMeta;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Config, Event, watcher};
 use kube::{Api, Client, ResourceExt};
-use mesh_api::manifest::parse;
+use mesh_api::manifest::parse_value;
 use mesh_api::resource::{Labels, Object};
 use serde::Serialize;
 use serde_json::json;
 use tokio::sync::{oneshot, watch};
 
 use super::{NodePod, NodePods};
+use crate::cluster::pauses;
 
 /// Follows the pods of `node`. What the receiver has counts once everything was listed, which the other one tells: an
 /// agent that took an empty list for the truth would let go the pods that its predecessor enrolled.
@@ -31,9 +32,9 @@ pub fn watch(
     let mut view = View { node, trust_domain, sender, complete: Some(complete), ..View::default() };
     tokio::spawn(async move {
         let on_node = Config::default().fields(&format!("spec.nodeName={}", view.node));
-        let pods = watcher(Api::<Pod>::all(client.clone()), on_node).default_backoff();
+        let pods = watcher(Api::<Pod>::all(client.clone()), on_node).backoff(pauses());
         let namespaces = Api::<PartialObjectMeta<Namespace>>::all(client);
-        let namespaces = watcher(namespaces, Config::default()).default_backoff();
+        let namespaces = watcher(namespaces, Config::default()).backoff(pauses());
         view.follow(pods, namespaces).await;
     });
     (receiver, completed)
@@ -154,7 +155,7 @@ fn read(pod: &(impl ResourceExt + Serialize)) -> Option<mesh_api::resource::Pod>
     let object = raw.as_object_mut()?;
     object.insert("apiVersion".to_owned(), json!("v1"));
     object.insert("kind".to_owned(), json!("Pod"));
-    let parsed = parse("kubernetes", &raw.to_string());
+    let parsed = parse_value("kubernetes", raw);
     for error in parsed.errors {
         tracing::warn!(pod = name, %error, "pod not understood");
     }

@@ -15,8 +15,8 @@ use serde_json::json;
 use tokio::sync::watch;
 use tracing::{info, warn};
 
-use super::Cluster;
 use super::objects::Objects;
+use super::{Cluster, pauses};
 use crate::ca::{Authority, pem};
 use crate::config::Configuration;
 
@@ -65,7 +65,7 @@ impl Publication {
         mut configuration: watch::Receiver<Arc<Configuration>>,
     ) {
         let config = watcher::Config::default().fields(&format!("metadata.name={NAME}"));
-        let events = watcher(self.watched(), config).default_backoff();
+        let events = watcher(self.watched(), config).backoff(pauses());
         pin_mut!(events);
         let mut roots = self.authority.changes();
         let mut published = Published::default();

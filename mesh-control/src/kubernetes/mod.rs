@@ -14,7 +14,11 @@ pub mod roots;
 pub mod status;
 pub mod watch;
 
+use std::time::Duration;
+
+use backon::ExponentialBuilder;
 use kube::Client;
+use kube::runtime::watcher::ExponentialBackoff;
 
 /// Who this control plane is in the cluster.
 #[derive(Clone)]
@@ -35,4 +39,16 @@ impl Cluster {
         let client = Client::try_default().await?;
         Ok(Self { client, namespace: namespace.to_owned(), pod: pod.to_owned() })
     }
+}
+
+/// The pauses after which a watch that was lost is tried again. Short enough that everything is known again soon after
+/// an outage of the API server, and with jitter, so that not everybody asks it at once.
+fn pauses() -> ExponentialBackoff {
+    let (first, longest) = (Duration::from_millis(250), Duration::from_secs(5));
+    ExponentialBuilder::new()
+        .with_min_delay(first)
+        .with_max_delay(longest)
+        .with_jitter()
+        .without_max_times()
+        .into()
 }

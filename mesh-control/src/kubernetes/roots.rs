@@ -19,7 +19,7 @@ use thiserror::Error;
 use tokio::sync::Mutex;
 use tracing::{error, info, warn};
 
-use super::Cluster;
+use super::{Cluster, pauses};
 use crate::ca::rotation::{RootStore, RotationError, RotationState, Step};
 use crate::ca::{Authority, AuthorityError, GivenAuthority};
 use crate::durable;
@@ -64,7 +64,7 @@ impl SecretRoots {
     /// Follows the Secret for ever.
     pub async fn follow(self: Arc<Self>) {
         let config = watcher::Config::default().fields(&format!("metadata.name={SECRET}"));
-        let events = watcher(self.secrets.clone(), config).default_backoff().applied_objects();
+        let events = watcher(self.secrets.clone(), config).backoff(pauses()).applied_objects();
         pin_mut!(events);
         while let Some(event) = events.next().await {
             match event {

@@ -16,6 +16,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use tracing::{info, warn};
 
 use super::objects::Objects;
+use super::pauses;
 
 /// Kinds that every cluster has.
 pub const CORE: [Kind; 5] = [Kind::Namespace, Kind::Node, Kind::Pod, Kind::Service, Kind::EndpointSlice];
@@ -56,7 +57,7 @@ impl Definitions {
     async fn follow(mut self) {
         // Their names are enough.
         let api: Api<PartialObjectMeta<CustomResourceDefinition>> = Api::all(self.client.clone());
-        let events = watcher(api, Config::default()).default_backoff();
+        let events = watcher(api, Config::default()).backoff(pauses());
         pin_mut!(events);
         let mut listed = Vec::new();
         while let Some(event) = events.next().await {
@@ -118,7 +119,7 @@ fn kind_of(definition: &PartialObjectMeta<CustomResourceDefinition>) -> Option<K
 async fn follow(client: Client, kind: Kind, objects: Objects) {
     let resource = served(&client, kind).await;
     let api: Api<DynamicObject> = Api::all_with(client, &resource);
-    apply(kind, &objects, watcher(api, Config::default()).default_backoff()).await;
+    apply(kind, &objects, watcher(api, Config::default()).backoff(pauses())).await;
 }
 
 async fn apply(
