@@ -78,9 +78,9 @@ impl Scope {
     pub fn ready(&self) -> Result<()> {
         for deployment in self.list(&["deployments"])? {
             let name = deployment["metadata"]["name"].as_str().context("objects have names")?;
-            self.kubectl(&["rollout", "status", "--timeout=90s", &format!("deployment/{name}")])?;
+            self.kubectl(&["rollout", "status", "--timeout=180s", &format!("deployment/{name}")])?;
         }
-        self.kubectl(&["wait", "pod", "--all", "--for=condition=Ready", "--timeout=90s"]).map(drop)
+        self.kubectl(&["wait", "pod", "--all", "--for=condition=Ready", "--timeout=180s"]).map(drop)
     }
 
     /// Runs a program in a pod.

@@ -1,5 +1,6 @@
 //! Requests that never stop, and what became of them.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use anyhow::{Context, Result};
@@ -34,7 +35,8 @@ def forever(kind, keep):
         if connection is not None and not (keep and outcome == "ok"):
             connection.close()
             connection = None
-        print(f"{kind} {(time.monotonic() - start) * 1000:.0f} {outcome}", flush=True)
+        # One write, so that the two threads' lines stay whole.
+        os.write(1, f"{kind} {(time.monotonic() - start) * 1000:.0f} {outcome}\n".encode())
         time.sleep(0.05)
 
 threading.Thread(target=forever, args=("kept", True), daemon=True).start()
@@ -112,13 +114,24 @@ impl Tally {
 impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { ok, failed, hung, slowest } = self;
-        write!(
-            f,
-            "{ok} answered, {} failed {failed:?}, {} hung {hung:?}, slowest {slowest} ms",
-            failed.len(),
-            hung.len()
-        )
+        let (failed, hung) = (causes(failed), causes(hung));
+        write!(f, "{ok} answered, slowest after {slowest} ms; failed: {failed}; hung: {hung}")
     }
+}
+
+/// How often each outcome was seen by each kind of connection.
+fn causes(lines: &[String]) -> String {
+    let mut causes = BTreeMap::<_, usize>::new();
+    for line in lines {
+        let mut words = line.splitn(3, ' ');
+        // The second word is a time.
+        *causes.entry((words.next(), words.nth(1))).or_default() += 1;
+    }
+    let told = causes.into_iter().map(|((kind, cause), count)| {
+        format!("{count} {} {}", kind.unwrap_or_default(), cause.unwrap_or_default())
+    });
+    let told = told.collect::<Vec<_>>().join(", ");
+    if told.is_empty() { "0".into() } else { told }
 }
 
 #[cfg(test)]
@@ -131,6 +144,7 @@ mod tests {
         let tally = Tally::of(log);
         assert_eq!((tally.ok, tally.slowest), (2, 12));
         assert_eq!(tally.hung, ["new 5001 hung"]);
+        assert!(tally.to_string().ends_with("failed: 1 new failed ConnectionRefusedError; hung: 1 new hung"));
         let later = Tally::of(&format!("{log}new 4 ok\nkept 1 failed ConnectionResetError\n"));
         let since = later.since(&tally).unwrap();
         assert_eq!((since.ok, since.failed.len(), since.hung.len()), (1, 1, 0));
