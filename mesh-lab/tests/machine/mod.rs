@@ -52,7 +52,9 @@ fn processes(name: &str) -> Vec<String> {
 /// Whether a link of the machine itself has a name that the lab gives. It should give them in its namespaces only.
 fn is_ours(link: &String) -> bool {
     let pod = link.strip_prefix("veth").is_some_and(|uid| uid.len() == 11);
-    pod || link == "pods" || link == "br0" || link.starts_with("node")
+    let is_number = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+    let node = link.strip_prefix("node").is_some_and(is_number);
+    pod || node || link == "pods" || link == "br0"
 }
 
 fn entries(path: &Path) -> Vec<String> {
