@@ -90,7 +90,6 @@ async fn serve(config: Config, set_log_filter: SetLogFilter) -> Result<(), Failu
     let bpf_root = config.bpf_root.clone();
     let state = admin::State { config, started, xds, certificates, pods: statuses, metrics, set_log_filter };
     admin::serve(Arc::new(state)).await?;
-    sys::give_back_start_up();
     stop_requested().await?;
     enrolling.abort();
     stop(workers).await;

@@ -18,7 +18,7 @@ use crate::pods::{NodePod, NodePods};
 use crate::proxy::core::LocalPod;
 use crate::proxy::worker::Command;
 use crate::sys::ebpf::{self, PodKeys, Programs};
-use crate::sys::{Netns, addresses_in, find_pod_process, local_addresses};
+use crate::sys::{self, Netns, addresses_in, find_pod_process, local_addresses};
 use crate::telemetry::AgentMetrics;
 
 /// A pod whose processes are not there yet is looked for this often. Short, so that it is enrolled before its first
@@ -29,8 +29,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(5);
 const PATIENCE: Duration = Duration::from_secs(10);
 const LOOK_SELDOM: Duration = Duration::from_millis(500);
 
-/// The node's own addresses are read again this often.
-const ADDRESSES_EVERY: Duration = Duration::from_secs(10);
+/// The node's own addresses are read again this often, and what changes left behind is cleared up.
+const TIDY_EVERY: Duration = Duration::from_secs(10);
 
 /// How far each pod is, for the admin endpoint.
 pub type Statuses = Arc<Mutex<Vec<PodStatus>>>;
@@ -63,6 +63,8 @@ pub struct Enroller {
     failed: BTreeMap<Arc<str>, String>,
     own_netns: u64,
     took_over: bool,
+    /// Something was enrolled or let go, or the agent has started, since memory was given back.
+    untidy: bool,
 }
 
 struct Enrolled {
@@ -87,7 +89,7 @@ impl Enroller {
     pub fn new(setup: Setup) -> io::Result<Self> {
         let own_netns = Netns::of_process(std::process::id())?.cookie();
         let (enrolled, failed) = (BTreeMap::new(), BTreeMap::new());
-        Ok(Self { setup, enrolled, failed, own_netns, took_over: false })
+        Ok(Self { setup, enrolled, failed, own_netns, took_over: false, untidy: true })
     }
 
     /// Follows pods and configuration until one of their sources ends.
@@ -97,13 +99,13 @@ impl Enroller {
         mut snapshots: watch::Receiver<Arc<Snapshot>>,
     ) {
         self.learn_own_addresses();
-        let mut own_addresses = tokio::time::interval(ADDRESSES_EVERY);
+        let mut tidy = tokio::time::interval_at(tokio::time::Instant::now() + TIDY_EVERY, TIDY_EVERY);
         let mut pending_since = tokio::time::Instant::now();
         loop {
             let wanted = pods.borrow_and_update().clone();
             let pending = self.reconcile(&wanted);
             let pause = match pending_since.elapsed() {
-                _ if pending == 0 => ADDRESSES_EVERY,
+                _ if pending == 0 => TIDY_EVERY,
                 passed if passed < PATIENCE => LOOK_EVERY,
                 _ => LOOK_SELDOM,
             };
@@ -116,13 +118,18 @@ impl Enroller {
                     Ok(()) => self.learn_destinations(&snapshots.borrow_and_update().clone()),
                     Err(_) => return,
                 },
-                _ = own_addresses.tick() => {
-                    self.learn_own_addresses();
-                    // What kept a pod out may be over: a program that had the port is gone, say.
-                    self.failed.clear();
-                }
+                _ = tidy.tick() => self.tidy(),
                 () = tokio::time::sleep(pause) => {}
             }
+        }
+    }
+
+    fn tidy(&mut self) {
+        self.learn_own_addresses();
+        // What kept a pod out may be over: a program that had the port is gone, say.
+        self.failed.clear();
+        if std::mem::take(&mut self.untidy) {
+            sys::give_back_unused();
         }
     }
 
@@ -215,6 +222,7 @@ impl Enroller {
             return Err(error.into());
         }
         self.enrolled.insert(uid, enrolled);
+        self.untidy = true;
         Ok(true)
     }
 
@@ -223,6 +231,7 @@ impl Enroller {
         let pod = &enrolled.pod;
         tracing::info!(namespace = %pod.namespace, pod = %pod.name, "no longer enrolled");
         self.withdraw(uid, &enrolled);
+        self.untidy = true;
     }
 
     fn withdraw(&mut self, uid: &Arc<str>, enrolled: &Enrolled) {

@@ -1,19 +1,20 @@
-//! Giving back what only starting needed.
+//! Giving back what is needed seldom.
 
 use std::fs;
 
 use rustix::mm::{Advice, madvise};
 
-/// Gives back the memory of start-up: pages of code that ran once (reading settings, loading eBPF, the tests that the
-/// cryptography runs of itself) and the allocator's free memory. Code that is needed again is mapped again from the page
-/// cache when it runs. On every node this is memory that pods can have.
-pub fn give_back_start_up() {
+/// Gives back memory that only what happens seldom needs: pages of code that ran once (reading settings, loading eBPF, the
+/// tests that the cryptography runs of itself, enrolling a pod) and the allocator's free memory. What is needed again is
+/// mapped again from the page cache when it is used. On every node this is memory that pods can have.
+pub fn give_back_unused() {
     let maps = fs::read_to_string("/proc/self/maps").unwrap_or_default();
-    for (start, length) in maps.lines().filter_map(code_of_a_file) {
-        // SAFETY: the range is a mapping of this process that is file-backed, private, executable and not writable, so
-        // its pages are as they are in the file: code has no relocations (`-z text` is the linker's default for our
-        // targets), and a page that is dropped is read again as it was. No thread unmaps code meanwhile. There is no
-        // safe way: `madvise` can drop data, too.
+    for (start, length) in maps.lines().filter_map(unchanged_part_of_a_file) {
+        // SAFETY: the range is a private mapping of a file by this process, and its pages are as they are in the file:
+        // it is not writable, and it is either code, which has no relocations (`-z text` is the linker's default for
+        // our targets), or the constants at the file's start, which the linker keeps apart from what is relocated. So a
+        // page that is dropped is read again as it was. No thread unmaps code meanwhile. There is no safe way:
+        // `madvise` can drop data, too.
         #[allow(unsafe_code)]
         let _kept = unsafe { madvise(start as *mut _, length, Advice::LinuxDontNeed) };
     }
@@ -24,11 +25,13 @@ pub fn give_back_start_up() {
     }
 }
 
-/// Start and length of a mapping of code (`proc_pid_maps(5)`).
-fn code_of_a_file(line: &str) -> Option<(usize, usize)> {
+/// Start and length of a mapping of code, or of the constants at the start of a file (`proc_pid_maps(5)`).
+fn unchanged_part_of_a_file(line: &str) -> Option<(usize, usize)> {
     let mut fields = line.split_whitespace();
-    let (range, permissions, path) = (fields.next()?, fields.next()?, fields.nth(3)?);
-    if permissions != "r-xp" || !path.starts_with('/') {
+    let (range, permissions, offset) = (fields.next()?, fields.next()?, fields.next()?);
+    let at_start = u64::from_str_radix(offset, 16).ok()? == 0;
+    let unchanged = permissions == "r-xp" || permissions == "r--p" && at_start;
+    if !unchanged || !fields.nth(2)?.starts_with('/') {
         return None;
     }
     let (start, end) = range.split_once('-')?;
@@ -41,9 +44,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_code_of_files_is_given_back() {
-        let of = |line| code_of_a_file(line);
+    fn only_what_is_as_in_its_file_is_given_back() {
+        let of = unchanged_part_of_a_file;
         assert_eq!(of("1000-3000 r-xp 00001000 fe:00 77 /usr/bin/mesh-agent"), Some((0x1000, 0x2000)));
+        assert_eq!(of("1000-3000 r--p 00000000 fe:00 77 /usr/bin/mesh-agent"), Some((0x1000, 0x2000)));
         assert_eq!(of("1000-3000 r--p 00001000 fe:00 77 /usr/bin/mesh-agent"), None, "may be relocated data");
         assert_eq!(of("1000-3000 rw-p 00001000 fe:00 77 /usr/bin/mesh-agent"), None);
         assert_eq!(of("1000-3000 r-xp 00000000 00:00 0 [vdso]"), None);
@@ -59,7 +63,7 @@ mod tests {
             line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap()
         };
         let before = resident();
-        give_back_start_up();
+        give_back_unused();
         assert!(resident() < before, "{before} kB before");
     }
 }

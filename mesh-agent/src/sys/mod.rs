@@ -11,7 +11,7 @@ mod netns;
 mod socket;
 
 pub use cgroup::{cgroup_id_of_self, find_pod_process};
-pub use memory::give_back_start_up;
+pub use memory::give_back_unused;
 pub use netns::Netns;
 pub use socket::{
     addresses_in, delivery_socket, listen, local_addresses, raise_open_file_limit, stream_socket,

@@ -14,6 +14,8 @@ mod report;
 
 use std::fs;
 use std::path::PathBuf;
+use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
@@ -25,6 +27,9 @@ use crate::workspace::Workspace;
 use paths::Paths;
 use plan::{Path, Plan};
 use report::Report;
+
+/// Between the last pod's start and the measurement of idle memory.
+const SETTLING: Duration = Duration::from_secs(25);
 
 /// What to measure and where to put it.
 #[derive(Args)]
@@ -54,6 +59,8 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     let paths = Paths::up(workspace, &options.agent_arg)?;
     let mut report = Report::default();
     if plan.wants(plan::RSS_IDLE) {
+        // Idle is what has had nothing to do for a while; the lab has just come up.
+        thread::sleep(SETTLING);
         paths.note_memory(&mut report, plan::RSS_IDLE)?;
     }
     for round in 0..options.rounds {

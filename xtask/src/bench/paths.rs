@@ -304,6 +304,7 @@ fn container(name: &str, program: &[&str], port: Option<u16>) -> Value {
 }
 
 /// A container that is ready once `port` is open, by a look from inside: a client's Envoy listens on loopback only.
+/// A startup probe, since it ends: one that goes on takes milliseconds of a processor, which show in the latencies.
 fn container_of(name: &str, program: &[String], port: Option<u16>) -> Value {
     let script = format!("{SET_CUBIC} && exec \"$@\"");
     let mut command = vec!["sh".to_owned(), "-c".to_owned(), script, name.to_owned()];
@@ -311,7 +312,11 @@ fn container_of(name: &str, program: &[String], port: Option<u16>) -> Value {
     let mut container = json!({"name": name, "command": command});
     if let Some(port) = port {
         let open = format!("ss -Hltn 'sport = :{port}' | grep -q .");
-        container["readinessProbe"] = json!({"exec": {"command": ["sh", "-c", open]}, "periodSeconds": 1});
+        container["startupProbe"] = json!({
+            "exec": {"command": ["sh", "-c", open]},
+            "periodSeconds": 1,
+            "failureThreshold": 60,
+        });
     }
     container
 }
