@@ -71,10 +71,15 @@ fn not_enrolled(reason: &str) -> ClusterEvent {
     ClusterEvent {
         type_: EventType::Warning,
         reason: "NotEnrolled".to_owned(),
-        note: Some(reason.chars().take(LONGEST_NOTE).collect()),
+        note: Some(note(reason)),
         action: "Enrol".to_owned(),
         secondary: None,
     }
+}
+
+/// A text as short as the API server wants it.
+pub fn note(text: &str) -> String {
+    text.chars().take(LONGEST_NOTE).collect()
 }
 
 fn reference(pod: &NodePod) -> ObjectReference {

@@ -29,6 +29,9 @@ enum Command {
         /// Form of the answer
         #[arg(short, long, value_name = "FORMAT", default_value = "table")]
         output: Format,
+        /// Make an event on this Kubernetes node if something that is required is missing
+        #[arg(long, value_name = "NODE")]
+        tell_node: Option<String>,
     },
     /// Detaches everything that an agent left in the kernel; pods then talk as without a mesh
     Cleanup {
@@ -51,7 +54,9 @@ fn main() -> ExitCode {
             }
             run::run(config).map_or_else(|error| fail(&*error), |()| ExitCode::SUCCESS)
         }
-        Command::Check { cgroup_root, output } => check::run(&cgroup_root, output),
+        Command::Check { cgroup_root, output, tell_node } => {
+            check::run(&cgroup_root, output, tell_node.as_deref())
+        }
         Command::Cleanup { bpf_root } => {
             sys::ebpf::unpin_all(&bpf_root).map_or_else(|error| fail(&error), |()| ExitCode::SUCCESS)
         }

@@ -4,10 +4,12 @@
 //! the tests are run.
 #![forbid(unsafe_code)]
 
+pub mod audit;
 mod capture;
 pub mod cluster;
 pub mod kubectl;
 pub mod mesh;
+pub mod meshctl;
 mod scope;
 mod traffic;
 mod wait;

@@ -1,5 +1,6 @@
 //! The mesh on the cluster, and its policies.
 
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -51,6 +52,36 @@ pub fn wait_ready() -> Result<()> {
 pub fn restart(part: &str) -> Result<()> {
     kubectl::run(&["--namespace", NAMESPACE, "rollout", "restart", part])?;
     kubectl::run(&["--namespace", NAMESPACE, "rollout", "status", "--timeout=180s", part]).map(drop)
+}
+
+/// Other values of the release while it lives, and those from before afterwards.
+pub struct Values(());
+
+/// The chart of this checkout.
+pub const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/helm/nodemesh");
+
+impl Values {
+    /// Sets values, `control.replicas=1`, and waits until what they change is rolled out.
+    pub fn set(values: &[&str]) -> Result<Self> {
+        let set = values.iter().map(|value| format!("--set={value}"));
+        kubectl::output(helm(&["upgrade", RELEASE, CHART, "--reuse-values", "--wait"]).args(set))?;
+        Ok(Self(()))
+    }
+}
+
+impl Drop for Values {
+    fn drop(&mut self) {
+        if let Err(error) = kubectl::output(&mut helm(&["rollback", RELEASE, "--wait"])) {
+            eprintln!("the mesh keeps the values of a test: {error:#}");
+        }
+    }
+}
+
+/// Helm in the mesh's namespace.
+pub fn helm(arguments: &[&str]) -> Command {
+    let mut helm = Command::new("helm");
+    helm.args(arguments).args(["--namespace", NAMESPACE]);
+    helm
 }
 
 /// Waits until there is no pod of the mesh any more.

@@ -81,9 +81,9 @@ pub fn server(name: &str, replicas: u32, node: Option<&str>) -> Value {
 pub fn deployment(name: &str, replicas: u32, node: Option<&str>) -> Value {
     let mut spec = pod_spec(name, node, &["python3", "-u", "-c", SERVER]);
     let probe = json!({"httpGet": {"path": "/", "port": 8080}, "periodSeconds": 1, "timeoutSeconds": 2});
-    // Twenty interpreters that start at a time on a small machine take a while.
+    // Fifty interpreters that start at a time on a small machine take a while.
     let mut patient = probe.clone();
-    patient["failureThreshold"] = json!(60);
+    patient["failureThreshold"] = json!(120);
     spec["containers"][0]["startupProbe"] = patient;
     spec["containers"][0]["readinessProbe"] = probe.clone();
     spec["containers"][0]["livenessProbe"] = probe;

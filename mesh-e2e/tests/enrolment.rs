@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
-use mesh_e2e::{Enrolled, SOON, Scope, cluster, eventually, mesh, never_within, workload};
+use anyhow::{Context, Result, ensure};
+use mesh_e2e::{Enrolled, SOON, Scope, cluster, eventually, kubectl, mesh, never_within, workload};
 use serde_json::json;
 
 /// A server that admits the mesh only.
@@ -129,4 +129,83 @@ fn a_job_that_talks_at_once_is_meshed() -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Holds a port of the mesh, so that the agent can't listen there, and another one when it is told to.
+const IN_THE_WAY: &str = "
+import os, socket, time
+def take(port):
+    return socket.create_server(('::', port), family=socket.AF_INET6, dualstack_ipv6=True)
+first = take(15008)
+while not os.path.exists('/tmp/more'):
+    time.sleep(0.1)
+second = take(15001)
+second.accept()
+";
+
+#[test]
+fn a_pod_that_cannot_be_enrolled_says_why_and_talks_as_before() -> Result<()> {
+    let [first, second] = cluster::nodes()?;
+    let scope = Scope::new("taken", Enrolled::No)?;
+    let spec = workload::pod_spec("default", Some(&first), &["python3", "-u", "-c", IN_THE_WAY]);
+    let server = workload::server("web", 1, Some(&second));
+    scope.apply(&workload::list(&[workload::pod("stubborn", &spec), server]))?;
+    scope.ready()?;
+    // 15008, as procfs writes it.
+    let listens = ["grep", "-q", ":3AA0", "/proc/net/tcp6"];
+    eventually("the program listens", SOON, || scope.exec("stubborn", &listens))?;
+    scope.enrol()?;
+    let event = || {
+        let selector = "--field-selector=reason=NotEnrolled,involvedObject.name=stubborn";
+        scope.list(&["events", selector])?.pop().context("there is no event")
+    };
+    let said = eventually("an event tells", SOON, event)?;
+    ensure!(
+        said["message"].as_str().is_some_and(|text| text.contains("15008")),
+        "it does not say why: {said}"
+    );
+    scope.fetch("stubborn", "http://web").context("a pod that is not enrolled")?;
+    // Another reason is told as well; Kubernetes counts it to the same event.
+    scope.exec("stubborn", &["touch", "/tmp/more"])?;
+    eventually("the event is counted", SOON, || {
+        let event = event()?;
+        ensure!(event["series"]["count"].as_u64() >= Some(2), "{event}");
+        Ok(())
+    })
+}
+
+#[test]
+fn a_node_that_cannot_run_the_agent_says_why_and_stays_out() -> Result<()> {
+    let [first, _] = cluster::nodes()?;
+    let set = kubectl::get(&["daemonset/mesh-agent", "--namespace", mesh::NAMESPACE])?;
+    let mut spec = set["spec"]["template"]["spec"].clone();
+    spec["restartPolicy"] = json!("Never");
+    spec["nodeSelector"] = json!({"kubernetes.io/hostname": first});
+    // The node's agent has the ports.
+    spec["containers"][0]["ports"] = json!([]);
+    // No cgroup v2 there.
+    spec["initContainers"][0]["args"] =
+        json!(["check", "--cgroup-root=/sys/fs/bpf", "--tell-node=$(NODE_NAME)"]);
+    let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "check-fails"}, "spec": spec});
+    kubectl::apply(mesh::NAMESPACE, &pod.to_string())?;
+    let result = says_why(&first);
+    kubectl::run(&["delete", "pod/check-fails", "--namespace", mesh::NAMESPACE, "--wait=false"])?;
+    result
+}
+
+fn says_why(node: &str) -> Result<()> {
+    eventually("the pod fails", SOON, || {
+        let pod = kubectl::get(&["pod/check-fails", "--namespace", mesh::NAMESPACE])?;
+        ensure!(pod["status"]["phase"] == "Failed", "{}", pod["status"]);
+        let message = &pod["status"]["initContainerStatuses"][0]["state"]["terminated"]["message"];
+        ensure!(message.as_str().is_some_and(|text| text.contains("MISSING")), "{message}");
+        Ok(())
+    })?;
+    eventually("the node has an event", SOON, || {
+        let selector = format!("--field-selector=reason=MeshAgentCannotRun,involvedObject.name={node}");
+        let events = kubectl::get(&["events", "--namespace=default", &selector])?;
+        let said = events["items"].as_array().and_then(|all| all.last()).context("there is none")?.clone();
+        ensure!(said["message"].as_str().is_some_and(|text| text.contains("cgroup")), "{said}");
+        Ok(())
+    })
 }

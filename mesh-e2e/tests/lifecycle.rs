@@ -6,8 +6,8 @@ use anyhow::{Context, Result, ensure};
 use mesh_e2e::{Enrolled, SOON, Scope, cluster, eventually, kubectl, mesh, workload};
 use serde_json::{Value, json};
 
-/// Long enough for twenty pods on a small machine.
-const TO_SCALE: Duration = Duration::from_mins(2);
+/// Long enough for fifty pods on a small machine.
+const TO_SCALE: Duration = Duration::from_mins(3);
 
 fn strict(subject: &str, replicas: u32) -> Result<Scope> {
     let [first, _] = cluster::nodes()?;
@@ -38,12 +38,12 @@ fn all_answer(scope: &Scope, count: usize) -> Result<()> {
 }
 
 #[test]
-fn a_deployment_goes_from_none_to_twenty_and_back() -> Result<()> {
+fn a_deployment_goes_from_none_to_fifty_and_back() -> Result<()> {
     let scope = strict("scale", 0)?;
     ensure!(scope.fetch("client", "http://web").is_err(), "a Service without pods answers");
-    scope.kubectl(&["scale", "--replicas=20", "deployment/web"])?;
-    scope.kubectl(&["rollout", "status", "--timeout=120s", "deployment/web"])?;
-    all_answer(&scope, 20)?;
+    scope.kubectl(&["scale", "--replicas=50", "deployment/web"])?;
+    scope.kubectl(&["rollout", "status", "--timeout=180s", "deployment/web"])?;
+    all_answer(&scope, 50)?;
     scope.ensure_no_restarts()?;
     let not_enrolled = scope.list(&["events", "--field-selector=reason=NotEnrolled"])?;
     ensure!(not_enrolled.is_empty(), "{not_enrolled:?}");

@@ -1,29 +1,15 @@
 //! What meshctl says of the mesh on a cluster, through the kubeconfig alone, and how it takes pods in and lets them go.
 #![expect(clippy::unwrap_used, reason = "what helps a test may panic as the test may")]
 
-use std::env;
-use std::path::PathBuf;
-use std::process::{Command, Output};
+use std::process::Output;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
+use mesh_e2e::meshctl::{answer, json, output};
 use mesh_e2e::{Enrolled, SOON, Scope, cluster, eventually, mesh, workload};
 use serde_json::{Value, json};
 
 fn meshctl(arguments: &[&str]) -> Output {
-    let built = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/release/meshctl");
-    let program = env::var_os("NODEMESH_MESHCTL").map_or_else(|| built.into(), PathBuf::from);
-    let mut command = Command::new(program);
-    command.args(["-n", mesh::NAMESPACE, "-o", "json"]).args(arguments).env_remove("NODEMESH_LAB");
-    command.output().unwrap()
-}
-
-fn answer(output: &Output) -> Result<Value> {
-    let said = String::from_utf8_lossy(&output.stderr);
-    serde_json::from_slice(&output.stdout).with_context(|| format!("{}: {said}", output.status))
-}
-
-fn json(arguments: &[&str]) -> Result<Value> {
-    answer(&meshctl(arguments))
+    output(arguments).unwrap()
 }
 
 fn items(list: &Value) -> &[Value] {

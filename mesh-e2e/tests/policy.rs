@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use mesh_e2e::{Enrolled, SOON, Scope, cluster, eventually, mesh, never_within, workload};
+use mesh_e2e::{Enrolled, SOON, Scope, cluster, eventually, kubectl, mesh, never_within, workload};
 use serde_json::json;
 
 const POLICY: &str = "authorizationpolicies.security.istio.io";
@@ -63,7 +63,12 @@ fn a_policy_in_force_says_so() -> Result<()> {
     let scope = shop("accepted")?;
     scope.apply(&mesh::authorization("friends", "web", "ALLOW", &from(&scope, "friend")))?;
     scope.apply(&mesh::strict())?;
-    for kind in [POLICY, "peerauthentications.security.istio.io"] {
+    scope.apply(&json!({
+        "apiVersion": "networking.istio.io/v1", "kind": "DestinationRule",
+        "metadata": {"name": "web"},
+        "spec": {"host": "web", "trafficPolicy": {"loadBalancer": {"simple": "RANDOM"}}},
+    }))?;
+    for kind in [POLICY, "peerauthentications.security.istio.io", "destinationrules.networking.istio.io"] {
         eventually("its condition is there", SOON, || {
             for object in scope.list(&[kind])? {
                 let condition = mesh::accepted(&object)?;
@@ -112,4 +117,38 @@ fn a_broken_policy_is_rejected_with_a_reason_and_the_rest_stays_in_force() -> Re
         ensure!(condition["status"] == "True", "{condition}");
         Ok(())
     })
+}
+
+/// A broken edit of a policy that was good is as if it had not been made, for a control plane that starts afterwards too.
+#[test]
+fn a_policy_that_is_broken_by_an_edit_stays_as_it_was_when_the_control_plane_is_replaced() -> Result<()> {
+    let scope = shop("edited")?;
+    scope.apply(&mesh::authorization("friends", "web", "ALLOW", &from(&scope, "friend")))?;
+    refused(&scope, "stranger")?;
+    for network in ["nowhere/99", "nowhere/98"] {
+        let broken = json!([{"from": [{"source": {"ipBlocks": [network]}}]}]);
+        scope.apply(&mesh::authorization("friends", "web", "ALLOW", &broken))?;
+        eventually("it is rejected", SOON, || {
+            let object = scope.get(&[POLICY, "friends"])?;
+            let message = mesh::accepted(&object)?["message"].as_str().unwrap_or_default().to_owned();
+            ensure!(message.contains(network), "{message}");
+            Ok(())
+        })?;
+    }
+    // One event for the two, with a count.
+    eventually("the event is counted", SOON, || {
+        let events =
+            scope.list(&["events", "--field-selector=reason=Rejected,involvedObject.name=friends"])?;
+        ensure!(events.iter().any(|event| event["series"]["count"].as_u64() >= Some(2)), "{events:?}");
+        Ok(())
+    })?;
+    let kept = ["get", "configmap/nodemesh-last-good", "--namespace", mesh::NAMESPACE, "--output=json"];
+    eventually("its last good state is kept", SOON, || {
+        let text = kubectl::run(&kept)?;
+        ensure!(text.contains(scope.name()), "{text}");
+        Ok(())
+    })?;
+    mesh::restart("deployment/mesh-control")?;
+    admitted(&scope, "friend")?;
+    refused(&scope, "stranger")
 }

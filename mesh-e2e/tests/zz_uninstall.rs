@@ -1,33 +1,53 @@
 //! The mesh goes without a trace, and comes again. Last by its name: other tests need the mesh.
 
+use std::collections::BTreeSet;
 use std::fs;
-use std::io::Write;
+use std::io::Write as _;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use anyhow::{Context, Result, ensure};
-use mesh_e2e::kubectl::output;
-use mesh_e2e::{Enrolled, SOON, Scope, cluster, eventually, mesh, workload};
+use aya::programs::loaded_programs;
+use mesh_e2e::kubectl::{self, output};
+use mesh_e2e::{Enrolled, SOON, Scope, cluster, eventually, mesh, meshctl, workload};
 
 const PINS: &str = "/sys/fs/bpf/nodemesh-cluster";
+/// The agent's eBPF programs, as the kernel names them.
+const PROGRAMS: [&str; 6] = ["connect4", "connect6", "getpeername4", "getpeername6", "socket_ops", "inbound"];
+/// What the chart or the control plane makes in the namespace of the mesh.
+const NAMESPACED: &str = "pods,services,deployments,daemonsets,roles,rolebindings,poddisruptionbudgets,networkpolicies,\
+    secrets,configmaps,leases,serviceaccounts";
+/// What the chart makes for the whole cluster.
+const CLUSTER_WIDE: &str = "clusterroles,clusterrolebindings,priorityclasses";
+/// Definitions of Istio's kinds hold policies of people's own, and stay.
+const STAYS: &str = "customresourcedefinitions";
 
-/// The mesh with the values that it had, also after a failure between the two.
+/// The mesh as helm had it, also after a failure in between.
 struct Reinstall {
     values: String,
 }
 
 impl Reinstall {
+    fn of_now() -> Result<Self> {
+        Ok(Self { values: output(&mut mesh::helm(&["get", "values", mesh::RELEASE, "--output=yaml"]))? })
+    }
+
     fn now(&self) -> Result<()> {
-        let chart = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/helm/nodemesh");
-        let mut helm = Command::new("helm")
-            .args(["upgrade", "--install", mesh::RELEASE, chart, "--namespace", mesh::NAMESPACE])
+        let mut helm = mesh::helm(&["upgrade", "--install", mesh::RELEASE, mesh::CHART])
             .args(["--create-namespace", "--values=-", "--wait", "--timeout=3m"])
             .stdin(Stdio::piped())
             .spawn()?;
         // Dropped at the end of the statement, which ends the input.
         helm.stdin.take().context("helm has no input")?.write_all(self.values.as_bytes())?;
         ensure!(helm.wait()?.success(), "helm can't install the mesh again");
-        Ok(())
+        mesh::wait_ready()
+    }
+
+    /// The values as a file, for meshctl.
+    fn file(&self) -> Result<tempfile::NamedTempFile> {
+        let mut file = tempfile::NamedTempFile::new()?;
+        file.write_all(self.values.as_bytes())?;
+        Ok(file)
     }
 }
 
@@ -37,25 +57,6 @@ impl Drop for Reinstall {
             eprintln!("the mesh stays away: {error:#}");
         }
     }
-}
-
-/// Every file below a directory; none where the directory is not.
-fn files(directory: &Path) -> Vec<String> {
-    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
-    let below = entries.flat_map(|entry| {
-        let path = entry.path();
-        if path.is_dir() { files(&path) } else { vec![path.display().to_string()] }
-    });
-    below.collect()
-}
-
-/// Routing rules and namespaces of the mesh that nodes and pods can have; text to compare.
-fn network_of(node: &str) -> Result<String> {
-    let mut found = String::new();
-    for arguments in [&["rule"][..], &["-6", "rule"], &["-o", "link", "show", "type", "dummy"]] {
-        found += &output(cluster::on_network_of(node)?.arg("ip").args(arguments))?;
-    }
-    Ok(found)
 }
 
 #[test]
@@ -70,35 +71,43 @@ fn uninstalling_leaves_nothing_and_pods_talk_as_before() -> Result<()> {
     scope.ready()?;
     eventually("the mesh works", SOON, || scope.fetch("client", "http://web"))?;
     let before = scope.incarnations()?;
+    ensure!(!cluster::is_local() || !own_programs().is_empty(), "no program to be missed afterwards");
 
-    let get = ["get", "values", mesh::RELEASE, "--namespace", mesh::NAMESPACE, "--output=yaml"];
-    let reinstall = Reinstall { values: output(Command::new("helm").args(get))? };
-    output(Command::new("helm").args([
-        "uninstall",
-        mesh::RELEASE,
-        "--namespace",
-        mesh::NAMESPACE,
-        "--wait",
-    ]))?;
-    mesh::wait_gone()?;
+    let reinstall = Reinstall::of_now()?;
+    output(mesh::helm(&["uninstall", mesh::RELEASE]).args(["--wait", "--cascade=foreground"]))?;
+    nothing_is_left(&[
+        // What the control plane made goes with the namespace, as docs/install.md says.
+        "secrets/nodemesh-ca",
+        "configmaps/nodemesh-root-cert",
+        "configmaps/nodemesh-last-good",
+        "leases.coordination.k8s.io/nodemesh-control",
+    ])?;
+    talk_as_before(&scope, &before).context("after helm uninstall")?;
 
-    if cluster::is_local() {
-        eventually("nothing is pinned", SOON, || {
-            let pins = files(Path::new(PINS));
-            ensure!(pins.is_empty(), "{pins:?}");
-            Ok(())
-        })?;
-    }
-    for node in [&first, &second] {
-        let network = network_of(node)?;
-        ensure!(!network.contains("nodemesh"), "{node} keeps {network}");
-    }
-    for family in ["-4", "-6"] {
-        scope.curl("client", &[family, "http://web"]).context("pods that were in the mesh")?;
-    }
-    ensure!(before == scope.incarnations()?, "a container was restarted");
+    kubectl::run(&["delete", "namespace", mesh::NAMESPACE])?;
+    let values = reinstall.file()?;
+    let values = values.path().to_str().context("a path of ASCII")?;
+    meshctl::run(&["install", "-f", values])?;
+    is_back(&scope)?;
+    meshctl::run(&["uninstall"])?;
+    nothing_is_left(&[])?;
+    talk_as_before(&scope, &before).context("after meshctl uninstall")?;
 
     drop(reinstall);
+    is_back(&scope)?;
+    ensure!(before == scope.incarnations()?, "a container was restarted");
+    Ok(())
+}
+
+fn talk_as_before(scope: &Scope, before: &[String]) -> Result<()> {
+    for family in ["-4", "-6"] {
+        scope.curl("client", &[family, "http://web"])?;
+    }
+    ensure!(before == scope.incarnations()?, "a container was restarted");
+    Ok(())
+}
+
+fn is_back(scope: &Scope) -> Result<()> {
     mesh::wait_ready()?;
     let outside = Scope::new("outside", Enrolled::No)?;
     outside.apply(&workload::client("client", None))?;
@@ -106,8 +115,84 @@ fn uninstalling_leaves_nothing_and_pods_talk_as_before() -> Result<()> {
     eventually("the mesh is back", SOON, || {
         let url = format!("http://web.{}", scope.name());
         ensure!(outside.fetch("client", &url).is_err(), "plaintext is answered under STRICT");
-        scope.fetch("client", "http://web")
+        scope.fetch("client", "http://web").map(drop)
+    })
+}
+
+/// No object but `kept`, and on the nodes nothing at all.
+fn nothing_is_left(kept: &[&str]) -> Result<()> {
+    mesh::wait_gone()?;
+    eventually("the objects of the mesh go", SOON, || {
+        let objects = objects()?;
+        let left: Vec<_> = objects.iter().filter(|object| !kept.contains(&object.as_str())).collect();
+        ensure!(left.is_empty(), "{left:?}");
+        Ok(())
     })?;
-    ensure!(before == scope.incarnations()?, "a container was restarted");
+    let definitions = kubectl::run(&["get", STAYS, "--output=name"])?;
+    ensure!(definitions.contains("security.istio.io"), "the definitions went: {definitions}");
+    for node in cluster::nodes()? {
+        // kube-proxy takes the mesh's own Service out of its rules in its own time.
+        eventually("the node's network forgets the mesh", SOON, || {
+            let network = network_of(&node)?;
+            let left: Vec<_> = network.lines().filter(|line| line.contains("mesh")).collect();
+            ensure!(left.is_empty(), "{node} keeps {left:#?}");
+            Ok(())
+        })?;
+    }
+    if cluster::is_local() {
+        let pins = files(Path::new(PINS));
+        ensure!(pins.is_empty(), "{pins:?}");
+        let programs = own_programs();
+        ensure!(programs.is_empty(), "the kernel still has {programs:?}");
+    }
     Ok(())
+}
+
+/// Objects of the mesh, as `resource/name`.
+fn objects() -> Result<BTreeSet<String>> {
+    let own = kubectl::run(&["get", NAMESPACED, "--namespace", mesh::NAMESPACE, "--output=name"])?;
+    let wide = kubectl::run(&["get", CLUSTER_WIDE, "--output=name"])?;
+    // The local cluster has a name server of its own, which is no part of the mesh.
+    let wide = wide.lines().filter(|name| name.contains("nodemesh") && !name.contains("nodemesh-cluster:"));
+    // Kubernetes makes these in every namespace.
+    let everywhere = ["/default", "/kube-root-ca.crt"];
+    let names = own.lines().filter(|name| !everywhere.iter().any(|end| name.ends_with(end))).chain(wide);
+    Ok(names
+        .map(|name| name.replacen("secret/", "secrets/", 1).replacen("configmap/", "configmaps/", 1))
+        .map(|name| name.replacen("lease.", "leases.", 1))
+        .collect())
+}
+
+/// Rules, routes, links, firewall and namespaces of a node, as text.
+fn network_of(node: &str) -> Result<String> {
+    let questions: [&[&str]; 6] = [
+        &["ip", "rule"],
+        &["ip", "-6", "rule"],
+        &["ip", "route", "show", "table", "all"],
+        &["ip", "-6", "route", "show", "table", "all"],
+        &["ip", "-o", "link", "show", "type", "dummy"],
+        &["sh", "-c", "command -v nft >/dev/null && nft list tables; iptables-save 2>/dev/null || true"],
+    ];
+    let mut found = String::new();
+    for question in questions {
+        found += &output(cluster::on_network_of(node)?.args(question))?;
+    }
+    Ok(found)
+}
+
+/// Those of the agents' programs that the kernel has.
+fn own_programs() -> Vec<String> {
+    // A program may be unloaded while it is looked at.
+    let names = loaded_programs().flatten().filter_map(|program| program.name_as_str().map(str::to_owned));
+    names.filter(|name| PROGRAMS.contains(&name.as_str())).collect()
+}
+
+/// Every file below a directory; none where the directory is not.
+fn files(directory: &Path) -> Vec<String> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    let below = entries.flat_map(|entry| {
+        let path = entry.path();
+        if path.is_dir() { files(&path) } else { vec![path.display().to_string()] }
+    });
+    below.collect()
 }

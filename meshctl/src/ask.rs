@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Error, Result, anyhow, ensure};
 use futures_util::future::BoxFuture;
-use http::{Request, header};
+use http::{Method, Request, header};
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Bytes;
 use hyper::client::conn::http1;
@@ -85,18 +85,27 @@ impl Session {
     /// `GET path`, as it came.
     pub async fn bytes(&mut self, path: &str) -> Result<Bytes> {
         let endpoint = self.endpoint.clone();
-        endpoint.in_time(self.exchange(path)).await
+        endpoint.in_time(self.exchange(Method::GET, path)).await
     }
 
-    async fn exchange(&mut self, path: &str) -> Result<Bytes> {
-        let request = Request::get(path).header(header::HOST, "nodemesh").body(Empty::<Bytes>::new())?;
+    /// `POST path`, which does something there; the answer as JSON.
+    pub async fn order<T: DeserializeOwned>(&mut self, path: &str) -> Result<T> {
+        let endpoint = self.endpoint.clone();
+        let bytes = endpoint.in_time(self.exchange(Method::POST, path)).await?;
+        serde_json::from_slice(&bytes)
+            .with_context(|| format!("{endpoint}{path} answered what is not of this version"))
+    }
+
+    async fn exchange(&mut self, method: Method, path: &str) -> Result<Bytes> {
+        let request = Request::builder().method(method.clone()).uri(path);
+        let request = request.header(header::HOST, "nodemesh").body(Empty::<Bytes>::new())?;
         let response = match self.sender.send_request(request).await {
             Ok(response) => response,
             Err(error) => return Err(self.explained(error).await),
         };
         let status = response.status();
         let body = response.into_body().collect().await?.to_bytes();
-        ensure!(status.is_success(), "GET {path}: {status}: {}", String::from_utf8_lossy(&body).trim());
+        ensure!(status.is_success(), "{method} {path}: {status}: {}", String::from_utf8_lossy(&body).trim());
         Ok(body)
     }
 

@@ -15,6 +15,7 @@ mod install;
 mod listing;
 mod output;
 mod reason;
+mod rotate;
 mod source;
 mod status;
 mod why;
@@ -91,6 +92,10 @@ enum Verb {
     /// Let namespaces or pods go, live, and wait until they are out
     #[command(after_help = UNENROLL_EXAMPLES)]
     Unenroll(enrol::Options),
+    /// Take a step towards a new root certificate for the mesh
+    ///
+    /// There are three, with one certificate lifetime between them: add, sign, drop. No connection is cut.
+    RotateRoot(rotate::Options),
     /// Print a script that completes meshctl's verbs and flags in a shell
     #[command(after_help = COMPLETIONS_EXAMPLES)]
     Completions(complete::Options),
@@ -153,6 +158,7 @@ impl Cli {
             Verb::Uninstall(options) => return install::uninstall(source, &options, format).await,
             Verb::Enroll(options) => return enrol::run(source, Way::In, &options, format).await,
             Verb::Unenroll(options) => return enrol::run(source, Way::Out, &options, format).await,
+            Verb::RotateRoot(options) => rotate::run(source, &options, format).await?,
             Verb::Completions(options) => complete::run(&options, Self::command())?,
             Verb::Workloads(on) => listing::workloads(list(source, &on, "/workloads").await?, format)?,
             Verb::Services(on) => listing::services(list(source, &on, "/services").await?, format)?,

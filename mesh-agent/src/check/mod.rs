@@ -1,5 +1,6 @@
 //! `mesh-agent check`: does this node have what the agent needs?
 
+mod event;
 mod needs;
 
 use std::path::Path;
@@ -33,15 +34,22 @@ pub struct Need {
     pub without: &'static str,
 }
 
-/// Checks and prints. Fails if something that is required lacks.
-pub fn run(cgroup_root: &Path, format: Format) -> ExitCode {
+/// Checks and prints. Fails if something that is required lacks, and says so in an event on the Kubernetes node, if there
+/// is one to tell.
+pub fn run(cgroup_root: &Path, format: Format, node: Option<&str>) -> ExitCode {
     let needs = needs::all(cgroup_root);
     match format {
         Format::Table => print_table(&needs),
         Format::Json => println!("{}", serde_json::json!(needs)),
     }
-    let lacking = needs.iter().any(|need| need.required && !need.found);
-    if lacking { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+    let missing: Vec<_> = needs.iter().filter(|need| need.required && !need.found).collect();
+    if missing.is_empty() {
+        return ExitCode::SUCCESS;
+    }
+    if let Some(node) = node {
+        event::tell(node, &missing);
+    }
+    ExitCode::FAILURE
 }
 
 fn print_table(needs: &[Need]) {

@@ -50,6 +50,8 @@ struct Entry {
 /// Which state of a resource this is, and what is said of it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Version {
+    /// `apiVersion` under which it was read, which the cluster serves.
+    pub api: String,
     /// `metadata.uid`.
     pub uid: String,
     /// `metadata.resourceVersion`.
@@ -233,15 +235,15 @@ pub fn is_policy(kind: Kind) -> bool {
 fn read(kind: Kind, mut raw: Value) -> (Name, Entry) {
     let text = |pointer| raw.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
     let name = (text("/metadata/namespace"), text("/metadata/name"));
-    let version = if is_policy(kind) { version(&raw) } else { Version::default() };
     if let Some(object) = raw.as_object_mut() {
         // Lists leave them out.
         object.entry("apiVersion").or_insert_with(|| json!(kind.api_versions()[0]));
         object.entry("kind").or_insert_with(|| json!(kind.as_str()));
-        if is_policy(kind) {
-            // Ours and other controllers' words about it, not its author's.
-            object.remove("status");
-        }
+    }
+    let version = if is_policy(kind) { version(&raw) } else { Version::default() };
+    if let Some(object) = raw.as_object_mut().filter(|_| is_policy(kind)) {
+        // Ours and other controllers' words about it, not its author's.
+        object.remove("status");
     }
     if let Some(metadata) = raw.pointer_mut("/metadata").and_then(Value::as_object_mut) {
         metadata.remove("managedFields");
@@ -260,6 +262,7 @@ fn read(kind: Kind, mut raw: Value) -> (Name, Entry) {
 fn version(raw: &Value) -> Version {
     let text = |pointer| raw.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
     Version {
+        api: text("/apiVersion"),
         uid: text("/metadata/uid"),
         resource: text("/metadata/resourceVersion"),
         generation: raw.pointer("/metadata/generation").and_then(Value::as_i64).unwrap_or_default(),

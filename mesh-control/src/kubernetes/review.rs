@@ -4,7 +4,7 @@
 //! node's token says of which node it is.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use aws_lc_rs::digest::{SHA256, digest};
@@ -20,9 +20,9 @@ use crate::nodes::{AuthenticationError, bearer_token};
 /// Who the token has to be for.
 pub const AUDIENCE: &str = "nodemesh";
 
-/// How long an answer is used again, unless the token runs out before. A pod that is gone has its token refused after
-/// this at the latest.
-const KEPT: Duration = Duration::from_mins(1);
+/// How long an answer is used again without asking, unless the token runs out before. A pod that is gone has its token
+/// refused after this at the latest.
+const FRESH: Duration = Duration::from_mins(1);
 
 /// What Kubernetes adds to a token that is bound to a pod (1.30 and later; the node's name).
 const NODE_NAME: &str = "authentication.kubernetes.io/node-name";
@@ -30,16 +30,24 @@ const POD_NAME: &str = "authentication.kubernetes.io/pod-name";
 
 type Digest = Vec<u8>;
 
-/// Asks the API server, and remembers its answer for a while.
+/// Asks the API server, and remembers its answer for a while. Where it can't be asked, what it last said of a token counts
+/// until the token runs out: without it no pod could have been deleted either, and certificates are renewed meanwhile.
 pub struct TokenReviews {
     reviews: Api<TokenReview>,
     objects: Objects,
     namespace: String,
     /// `system:serviceaccount:NAMESPACE:NAME`.
     user: String,
-    /// Nodes, and until when that is known.
-    known: Mutex<HashMap<Digest, (Instant, Arc<str>)>>,
+    known: Mutex<HashMap<Digest, Known>>,
     never: watch::Sender<()>,
+}
+
+/// What the API server said of a token.
+struct Known {
+    node: Arc<str>,
+    fresh_until: Instant,
+    /// The token's own end.
+    ends: Instant,
 }
 
 impl TokenReviews {
@@ -65,20 +73,39 @@ impl TokenReviews {
     pub async fn authenticate(&self, metadata: &MetadataMap) -> Result<Arc<str>, AuthenticationError> {
         let token = bearer_token(metadata)?;
         let key = digest(&SHA256, token).as_ref().to_vec();
-        if let Some(node) = self.remembered(&key) {
+        if let Some(node) = self.remembered(&key, |known| known.fresh_until) {
             return Ok(node);
         }
-        let node: Arc<str> = self.review(token).await?.into();
-        let (now, left) = (Instant::now(), expiry::left(token, SystemTime::now()));
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        known.retain(|_, (until, _)| now < *until);
-        known.insert(key, (now + KEPT.min(left), Arc::clone(&node)));
-        Ok(node)
+        match self.review(token).await {
+            Ok(node) => Ok(self.remember(key, token, node.into())),
+            Err(error @ AuthenticationError::Unavailable(_)) => {
+                self.remembered(&key, |known| known.ends).ok_or(error)
+            }
+            Err(refused) => {
+                self.lock().remove(&key);
+                Err(refused)
+            }
+        }
     }
 
-    fn remembered(&self, key: &Digest) -> Option<Arc<str>> {
-        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        known.get(key).filter(|(until, _)| Instant::now() < *until).map(|(_, node)| Arc::clone(node))
+    fn remember(&self, key: Digest, token: &[u8], node: Arc<str>) -> Arc<str> {
+        let (now, left) = (Instant::now(), expiry::left(token, SystemTime::now()));
+        let known = Known { node: Arc::clone(&node), fresh_until: now + FRESH.min(left), ends: now + left };
+        let mut all = self.lock();
+        all.retain(|_, known| now < known.ends);
+        all.insert(key, known);
+        node
+    }
+
+    fn remembered(&self, key: &Digest, until: impl Fn(&Known) -> Instant) -> Option<Arc<str>> {
+        self.lock()
+            .get(key)
+            .filter(|known| Instant::now() < until(known))
+            .map(|known| Arc::clone(&known.node))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Digest, Known>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn review(&self, token: &[u8]) -> Result<String, AuthenticationError> {

@@ -81,7 +81,7 @@ fn is_due(outcome: &Outcome) -> bool {
 
 async fn tell(cluster: &Cluster, events: &Recorder, outcome: &Outcome) -> Result<(), kube::Error> {
     let key = &outcome.key;
-    let (group, version) = key.kind.api_versions()[0].split_once('/').unwrap_or_default();
+    let (group, version) = outcome.version.api.split_once('/').unwrap_or_default();
     let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, key.kind.as_str()));
     let api: Api<DynamicObject> = Api::namespaced_with(cluster.client.clone(), &key.namespace, &resource);
     let patch = json!({
@@ -102,7 +102,7 @@ async fn tell(cluster: &Cluster, events: &Recorder, outcome: &Outcome) -> Result
         secondary: None,
     };
     let regarding = ObjectReference {
-        api_version: Some(key.kind.api_versions()[0].to_owned()),
+        api_version: Some(outcome.version.api.clone()),
         kind: Some(key.kind.as_str().to_owned()),
         namespace: Some(key.namespace.clone()),
         name: Some(key.name.clone()),
@@ -156,7 +156,13 @@ mod tests {
     fn outcome(errors: Vec<ManifestError>, conditions: Vec<Value>) -> Outcome {
         let key =
             ObjectKey { kind: Kind::AuthorizationPolicy, namespace: "shop".into(), name: "open".into() };
-        let version = Version { uid: "u".into(), resource: "7".into(), generation: 2, conditions };
+        let version = Version {
+            api: "security.istio.io/v1".into(),
+            uid: "u".into(),
+            resource: "7".into(),
+            generation: 2,
+            conditions,
+        };
         Outcome { key, version, errors }
     }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use super::access::{self, CERTIFICATE, PKI, TOKENS, kubeconfig_of};
+use super::audit;
 use super::cgroup::{Hierarchies, in_cgroup};
 use super::kubectl::Kubectl;
 use super::layout::{API_PORT, HOST, POD_CIDRS, SERVICE_CIDRS};
@@ -30,7 +31,9 @@ pub fn start(state: &State, cgroups: &Hierarchies, tools: &Tools, kubectl: &Kube
     };
     make_service_account_key(state, tools)?;
     let mut processes = Vec::new();
-    for (name, flags) in [("etcd", etcd(state)), ("kube-apiserver", api_server(state))] {
+    let mut api_server = api_server(state);
+    api_server.extend(audit::flags(state)?.map(|(name, value)| flag(name, value)));
+    for (name, flags) in [("etcd", etcd(state)), ("kube-apiserver", api_server)] {
         processes.push(state.spawn(name, &command(name, flags))?);
     }
     until("the API server to be ready", TO_SERVE, || ready(state, &processes, kubectl))

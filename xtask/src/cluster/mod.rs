@@ -3,6 +3,7 @@
 //! `docs/cluster.md` tells how it is built. Top down: `up` and `down`; then the parts in the order in which they start.
 
 mod access;
+mod audit;
 mod cgroup;
 mod control_plane;
 mod dns;

@@ -73,6 +73,8 @@ evictionHard: {{memory.available: 100Mi, nodefs.available: 0%, nodefs.inodesFree
 # What a machine without CAP_SYS_RESOURCE may have.
 oomScoreAdj: 0
 maxOpenFiles: 20000
+# A changed ConfigMap is in its pods' files soon.
+syncFrequency: 10s
 # Pods come and go by the dozen in tests.
 maxPods: 250
 registryPullQPS: 0

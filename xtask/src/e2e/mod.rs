@@ -4,13 +4,15 @@ mod kind;
 mod local;
 mod report;
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
 use clap::Args;
+use serde_json::Value;
 
 use crate::command::{CommandExt, find_program};
 use crate::workspace::Workspace;
@@ -58,6 +60,11 @@ struct Place {
     down: fn(&Workspace) -> Result<()>,
 }
 
+/// All of it on the cluster of this machine, which is removed afterwards.
+pub fn run_all(workspace: &Workspace) -> Result<()> {
+    run(workspace, &Options { kind: false, local: true, keep: false, filters: Vec::new() })
+}
+
 /// Makes the cluster, installs the mesh, runs the tests, and removes the cluster unless it is to be kept.
 pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     let kind = options.kind || (!options.local && find_program("kind").is_some());
@@ -84,13 +91,65 @@ fn install_and_test(workspace: &Workspace, place: &Place, filters: &[String]) ->
 
 /// One test at a time: some stop parts of the cluster that all others need.
 fn test(workspace: &Workspace, cluster: &Cluster, filters: &[String]) -> Result<()> {
-    let directory = workspace.root().join("mesh-e2e/tests");
+    let built = built(workspace)?;
     let (files, names): (Vec<_>, Vec<_>) =
-        filters.iter().partition(|filter| directory.join(filter).with_extension("rs").exists());
-    let mut cargo = cluster.command(workspace.cargo());
-    cargo.args(["test", "--release", "--package", "mesh-e2e", "--no-fail-fast"]);
-    cargo.args(files.iter().flat_map(|file| ["--test", file]));
-    cargo.args(["--", "--test-threads=1", "--nocapture"]).args(names);
-    cargo.env("NODEMESH_XTASK", std::env::current_exe()?);
-    cargo.checked()
+        filters.iter().partition(|filter| built.iter().any(|(file, _)| file == *filter));
+    let mut failed = Vec::new();
+    for (file, program) in built.iter().filter(|(file, _)| files.is_empty() || files.contains(file)) {
+        println!("-- {file}");
+        let mut tests = cluster.command(Command::new(program));
+        tests.args(["--test-threads=1", "--nocapture"]).args(&names);
+        tests
+            .env("NODEMESH_XTASK", std::env::current_exe()?)
+            .env("NODEMESH_MESHCTL", workspace.program("meshctl"));
+        if tests.checked().is_err() {
+            failed.push(file.as_str());
+        }
+    }
+    ensure!(failed.is_empty(), "end-to-end tests failed: {}", failed.join(", "));
+    Ok(())
+}
+
+/// The test programs of `mesh-e2e` by name, in the order in which they run. Built together with all others: by itself
+/// the package has other features of the same dependencies, which would be built again for it.
+fn built(workspace: &Workspace) -> Result<BTreeMap<String, PathBuf>> {
+    let mut cargo = workspace.cargo();
+    cargo.args(["test", "--release", "--workspace", "--no-run", "--message-format=json-render-diagnostics"]);
+    // It takes minutes and says so on standard error.
+    let output = cargo.stderr(Stdio::inherit()).output().context("can't start cargo")?;
+    ensure!(output.status.success(), "the tests can't be built ({})", output.status);
+    let messages = String::from_utf8(output.stdout).context("cargo's messages")?;
+    let programs: BTreeMap<_, _> = messages.lines().filter_map(test_program).collect();
+    ensure!(!programs.is_empty(), "cargo built no test of mesh-e2e");
+    Ok(programs)
+}
+
+/// Name and path of a test program that a line of cargo's tells of.
+fn test_program(message: &str) -> Option<(String, PathBuf)> {
+    let message: Value = serde_json::from_str(message).ok()?;
+    let of_package = message["manifest_path"].as_str()?.ends_with("mesh-e2e/Cargo.toml");
+    let is_test = message["profile"]["test"].as_bool()?;
+    let name = message["target"]["name"].as_str()?;
+    (of_package && is_test).then_some((name.to_owned(), message["executable"].as_str()?.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_test_programs_among_cargos_messages() {
+        let line = |package: &str, test: bool| {
+            format!(
+                r#"{{"reason":"compiler-artifact","manifest_path":"/x/{package}/Cargo.toml","profile":{{"test":{test}}},
+                "target":{{"name":"policy"}},"executable":"/t/policy-1"}}"#
+            )
+        };
+        let found = test_program(&line("mesh-e2e", true));
+        assert_eq!(found, Some(("policy".into(), "/t/policy-1".into())));
+        assert_eq!(test_program(&line("mesh-lab", true)), None);
+        assert_eq!(test_program(&line("mesh-e2e", false)), None);
+        assert_eq!(test_program(r#"{"reason":"build-finished","success":true}"#), None);
+        assert_eq!(test_program("no message"), None);
+    }
 }
