@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use mesh_api::plan::policy::Permit;
+use socket2::Socket;
 use tokio::net::{TcpSocket, TcpStream};
 
 use super::core::{Core, LocalPod};
@@ -13,6 +14,9 @@ use crate::sys;
 
 /// How long an application may take to accept (its queue may be full).
 const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// An application that listens is connected in microseconds; if it is not after this, it may not listen at all.
+const UNANSWERED: Duration = Duration::from_millis(200);
 
 /// Why an application could not be reached.
 #[derive(Debug, thiserror::Error)]
@@ -37,11 +41,39 @@ pub async fn deliver(
     _allowed: &Permit,
 ) -> Result<TcpStream, Error> {
     let socket = sys::delivery_socket(&pod.netns, to.ip()).map_err(Error::Socket)?;
-    socket.set_tcp_nodelay(true).map_err(Error::Socket)?;
-    core.flows.borrow_mut().deliver_as(&socket, client.address())?;
-    let connect = TcpSocket::from_std_stream(socket.into()).connect(to.address());
+    let connect = async {
+        tokio::select! {
+            connected = open(core, socket, client, to) => connected,
+            error = refusal(core, pod, client, to) => Err(error),
+        }
+    };
     tokio::time::timeout(TIMEOUT, connect)
         .await
-        .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
-        .map_err(Error::Connect)
+        .unwrap_or_else(|_| Err(Error::Connect(io::ErrorKind::TimedOut.into())))
+}
+
+async fn open(
+    core: &Rc<Core>,
+    socket: Socket,
+    client: ClientAddress,
+    to: UpstreamAddress,
+) -> Result<TcpStream, Error> {
+    socket.set_tcp_nodelay(true).map_err(Error::Socket)?;
+    core.flows.borrow_mut().deliver_as(&socket, client.address())?;
+    TcpSocket::from_std_stream(socket.into()).connect(to.address()).await.map_err(Error::Connect)
+}
+
+/// Completes if nothing listens there, over IPv6: the kernel has no route from the pod's interface to `::1`, where
+/// deliveries come from, for the reset that says so. It has one to the pod's own address. Asked only when there is no
+/// answer after a moment, as the application may just be slow to accept; if it does accept, nothing comes of this.
+async fn refusal(core: &Rc<Core>, pod: &LocalPod, client: ClientAddress, to: UpstreamAddress) -> Error {
+    if to.ip().is_ipv6() {
+        tokio::time::sleep(UNANSWERED).await;
+        if let Ok(socket) = sys::stream_socket(&pod.netns, to.ip())
+            && let Err(Error::Connect(error)) = open(core, socket, client, to).await
+        {
+            return Error::Connect(error);
+        }
+    }
+    std::future::pending().await
 }

@@ -31,6 +31,31 @@ fn half_close_reset_and_single_bytes_pass_both_ways() {
     });
 }
 
+/// In less than the time that the proxy gives to an application that does not accept.
+#[test]
+fn a_port_where_nothing_listens_is_refused_at_once() {
+    let world = World::new("closed");
+    for pod in BOTH {
+        for address in world.addresses("app", "server") {
+            let ran = world.exec("app", pod, &["python3", "-c", CLOSED, &address]);
+            assert_eq!(ran.text.trim(), "closed", "{pod} to {address}: {ran:?}");
+        }
+    }
+}
+
+/// Says how a connection to a port ends at which nothing listens, within five seconds.
+const CLOSED: &str = "
+import socket, sys
+try:
+    peer = socket.create_connection((sys.argv[1], 9999), timeout=5)
+    peer.settimeout(5)
+    print('data' if peer.recv(1) else 'closed')
+except TimeoutError:
+    print('nothing')
+except OSError:
+    print('closed')
+";
+
 #[test]
 fn a_gigabyte_each_way_arrives_unchanged() {
     let world = World::new("gigabyte");
