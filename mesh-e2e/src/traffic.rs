@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use crate::scope::Scope;
+use crate::wait::{SOON, eventually};
 use crate::workload;
 
 /// Asks the Service `web` by its address, every 50 ms on a new connection and every 50 ms on one that is kept, and
@@ -49,12 +50,19 @@ pub struct Traffic<'a> {
 }
 
 impl<'a> Traffic<'a> {
-    /// Starts them on `node`; the Service `web` must be there.
-    pub fn start(scope: &'a Scope, node: &str) -> Result<Self> {
+    /// Starts them on `node`, and waits until they are answered; what became of them by then comes along. The Service
+    /// `web` must be there.
+    pub fn start(scope: &'a Scope, node: &str) -> Result<(Self, Tally)> {
         let spec = workload::pod_spec("default", Some(node), &["python3", "-u", "-c", SCRIPT]);
         scope.apply(&workload::pod("traffic", &spec))?;
         scope.kubectl(&["wait", "pod/traffic", "--for=condition=Ready", "--timeout=60s"])?;
-        Ok(Self { scope })
+        let traffic = Self { scope };
+        let tally = eventually("traffic flows", SOON, || {
+            let tally = traffic.tally()?;
+            ensure!(tally.ok > 100, "{tally}");
+            Ok(tally)
+        })?;
+        Ok((traffic, tally))
     }
 
     /// What became of all requests so far.

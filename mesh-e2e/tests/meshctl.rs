@@ -3,7 +3,7 @@
 
 use std::process::Output;
 
-use anyhow::{Result, ensure};
+use anyhow::ensure;
 use mesh_e2e::meshctl::{answer, json, output};
 use mesh_e2e::{Enrolled, SOON, Scope, cluster, eventually, mesh, workload};
 use serde_json::{Value, json};

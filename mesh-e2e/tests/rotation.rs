@@ -5,8 +5,8 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use mesh_e2e::{Enrolled, SOON, Scope, Traffic, cluster, eventually, mesh, meshctl, workload};
 
-/// Seconds that certificates live, which pass between two steps. Longer than kubelets take to bring a changed ConfigMap
-/// to the agents.
+/// Seconds that certificates live, which pass between two steps. Longer than kubelets take to bring a changed
+/// `ConfigMap` to the agents.
 const LIFETIME: u64 = 30;
 
 #[test]
@@ -16,12 +16,7 @@ fn the_root_is_replaced_without_a_failed_request() -> Result<()> {
     let scope = Scope::new("rotation", Enrolled::Yes)?;
     scope.apply(&workload::list(&[mesh::strict(), workload::server("web", 2, Some(&second))]))?;
     scope.ready()?;
-    let traffic = Traffic::start(&scope, &first)?;
-    eventually("traffic flows", SOON, || {
-        let tally = traffic.tally()?;
-        ensure!(tally.ok > 100, "{tally}");
-        Ok(tally)
-    })?;
+    let (traffic, _) = Traffic::start(&scope, &first)?;
     let before = meshctl::json(&["status"])?;
     for step in ["add", "sign", "drop"] {
         // Refused until every certificate was renewed since the step before.

@@ -6,6 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use super::files::make_with_parents;
 use super::{During, HostError};
 
 /// How long killed processes may take to vanish. A process in an uninterruptible wait needs a moment.
@@ -15,7 +16,7 @@ const LOOK: Duration = Duration::from_millis(5);
 
 /// Makes a cgroup and those above it.
 pub fn create(path: &Path) -> Result<(), HostError> {
-    fs::create_dir_all(path).during(|| format!("make the cgroup {}", path.display()))
+    make_with_parents(path).during(|| format!("make the cgroup {}", path.display()))
 }
 
 /// Moves this process into a cgroup.

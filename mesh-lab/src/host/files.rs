@@ -9,9 +9,23 @@ use std::{
 
 use super::{During, HostError};
 
+/// Times that a directory is tried again. Each time some other lab has removed the shared parent within microseconds.
+const TRIES: usize = 100;
+
 /// Makes a directory and those above it.
 pub fn directory(path: &Path) -> Result<(), HostError> {
-    fs::create_dir_all(path).during(|| format!("make the directory {}", path.display()))
+    make_with_parents(path).during(|| format!("make the directory {}", path.display()))
+}
+
+/// `create_dir_all` fails when a parent vanishes after it was made, and the last lab that goes removes what labs share.
+pub(super) fn make_with_parents(path: &Path) -> io::Result<()> {
+    for _ in 0..TRIES {
+        match fs::create_dir_all(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            result => return result,
+        }
+    }
+    fs::create_dir_all(path)
 }
 
 /// Makes a directory in which anybody may make files, and remove their own.
@@ -67,4 +81,33 @@ pub fn tail(path: &Path, lines: usize) -> String {
     let text = String::from_utf8_lossy(&text);
     let all: Vec<&str> = text.lines().collect();
     all[all.len().saturating_sub(lines)..].join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::thread;
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_directory_is_made_though_its_parent_keeps_vanishing() {
+        let directory = tempfile::tempdir().unwrap();
+        let parent = directory.path().join("shared");
+        let child = parent.join("lab");
+        let done = AtomicBool::new(false);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    let _ = fs::remove_dir(&parent);
+                    thread::sleep(Duration::from_micros(1));
+                }
+            });
+            let made = (0..5000).map(|_| super::directory(&child).map(|()| fs::remove_dir(&child).unwrap()));
+            let made = made.collect::<Result<Vec<_>, _>>();
+            done.store(true, Ordering::Relaxed);
+            made.unwrap();
+        });
+    }
 }

@@ -100,7 +100,8 @@ fn test(workspace: &Workspace, cluster: &Cluster, filters: &[String]) -> Result<
         let mut tests = cluster.command(Command::new(program));
         tests.args(["--test-threads=1", "--nocapture"]).args(&names);
         tests
-            .env("NODEMESH_XTASK", std::env::current_exe()?)
+            // Not the path of this process's own file, which a build may have replaced since.
+            .env("NODEMESH_XTASK", workspace.program("xtask"))
             .env("NODEMESH_MESHCTL", workspace.program("meshctl"));
         if tests.checked().is_err() {
             failed.push(file.as_str());
