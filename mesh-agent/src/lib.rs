@@ -14,6 +14,7 @@ pub mod certs;
 pub mod check;
 pub mod cluster;
 pub mod config;
+pub mod direct;
 pub mod enrol;
 pub mod pods;
 pub mod proxy;

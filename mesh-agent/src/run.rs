@@ -14,13 +14,14 @@ use tracing_subscriber::{EnvFilter, reload};
 
 use crate::admin::{self, SetLogFilter};
 use crate::certs::{self, Certificates};
-use crate::config::{AccessLogFormat, Config, LogFormat, PodSource};
+use crate::config::{AccessLogFormat, Config, LogFormat, PodSource, SameNode};
+use crate::direct::{self, Direct};
 use crate::enrol::{Enroller, Report, Setup, Statuses};
 use crate::pods::NodePods;
 use crate::proxy::balance::{Health, Limits};
 use crate::proxy::core::Shared;
 use crate::proxy::worker::{self, Command};
-use crate::sys::ebpf::{self, EventLog, Programs};
+use crate::sys::ebpf::{self, DirectKernel, EventLog, Programs};
 use crate::telemetry::{AccessLog, AgentMetrics, Format, WorkerMetrics};
 use crate::xds::{self, Xds, XdsConfig};
 use crate::{cluster, pods, sys};
@@ -56,10 +57,19 @@ async fn serve(config: Config, set_log_filter: SetLogFilter) -> Result<(), Failu
     let access_log = access_log(config.access_log)?;
     let worker_metrics: Vec<_> =
         (0..config.workers).map(|_| WorkerMetrics::new(access_log.clone())).collect();
-    let metrics = Arc::new(AgentMetrics::new(worker_metrics.clone(), access_log));
+    let direct_metrics = WorkerMetrics::new(access_log.clone());
+    let mut all_metrics = worker_metrics.clone();
+    all_metrics.push(Arc::clone(&direct_metrics));
+    let metrics = Arc::new(AgentMetrics::new(all_metrics, access_log));
     watch_kernel(&mut programs, &metrics)?;
 
-    let shared = shared(&config, &xds, &certificates, open_files);
+    let (direct, heard) = direct::channel();
+    let shared = shared(&config, &xds, &certificates, &direct, open_files);
+    if config.same_node == SameNode::Direct {
+        let kernel = DirectKernel::new(&mut programs)?;
+        let work = direct::Work { kernel, shared: Arc::clone(&shared), metrics: direct_metrics };
+        tokio::spawn(direct::Task::new(work, heard).run());
+    }
     let workers = start_workers(&shared, &programs, worker_metrics)?;
     programs.announce(AgentProcess {
         cgroup: sys::cgroup_id_of_self(&config.cgroup_root)?,
@@ -74,6 +84,7 @@ async fn serve(config: Config, set_log_filter: SetLogFilter) -> Result<(), Failu
         programs,
         workers: workers.commands.clone(),
         certificates: certificates.clone(),
+        direct,
         cgroup: config.cgroup_root.clone(),
         metrics: Arc::clone(&metrics),
         statuses: Arc::clone(&statuses),
@@ -136,7 +147,13 @@ async fn follow_pods(config: &Config) -> Result<Pods, Failure> {
 }
 
 /// What the workers share.
-fn shared(config: &Config, xds: &Xds, certificates: &Certificates, open_files: u64) -> Arc<Shared> {
+fn shared(
+    config: &Config,
+    xds: &Xds,
+    certificates: &Certificates,
+    direct: &Direct,
+    open_files: u64,
+) -> Arc<Shared> {
     // Over HBONE a connection has one descriptor on each node, its socket in the pod. Plain ones have two: should these
     // use descriptors up, a new one is refused and `accept` pauses.
     let most = open_files.saturating_sub(SPARE_DESCRIPTORS) / config.workers as u64;
@@ -146,6 +163,8 @@ fn shared(config: &Config, xds: &Xds, certificates: &Certificates, open_files: u
         certificates: certificates.clone(),
         health: Health::default(),
         limits: Limits::default(),
+        direct: direct.clone(),
+        same_node: config.same_node,
         most_connections: usize::try_from(most).unwrap_or(usize::MAX).max(1),
         drain: config.drain_timeout,
     })

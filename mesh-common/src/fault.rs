@@ -18,6 +18,8 @@ pub enum Fault {
     ListenerRefused = 5,
     /// The real client's address could not be stored with an accepted socket.
     ClientStorage = 6,
+    /// A direct connection could not be announced to the other end or to the agent.
+    DirectFull = 7,
 }
 
 /// What becomes of the connection.
@@ -41,6 +43,8 @@ impl Fault {
             | Self::ListenerRefused => Verdict::Refuse,
             // The connection is made and was allowed; only what `getpeername` shows is the proxy's address.
             Self::ClientStorage => Verdict::GoOn,
+            // It arrives like one from outside the mesh, at the proxy, and the policy for those decides.
+            Self::DirectFull => Verdict::GoOn,
         }
     }
 
@@ -53,6 +57,7 @@ impl Fault {
             4 => Self::ListenerMissing,
             5 => Self::ListenerRefused,
             6 => Self::ClientStorage,
+            7 => Self::DirectFull,
             _ => return None,
         })
     }
@@ -66,6 +71,7 @@ impl Fault {
             Self::ListenerMissing => "the pod has no listener of the proxy",
             Self::ListenerRefused => "the kernel refused the proxy's listener",
             Self::ClientStorage => "no memory to remember the client's address",
+            Self::DirectFull => "no room to announce a direct connection",
         }
     }
 }
@@ -90,7 +96,7 @@ mod tests {
     #[test]
     fn numbers_and_faults_agree() {
         let all: Vec<Fault> = (0..100).filter_map(Fault::from_number).collect();
-        assert_eq!(all.len(), 6);
+        assert_eq!(all.len(), 7);
         for fault in all {
             assert_eq!(Fault::from_number(fault as u32), Some(fault));
         }

@@ -1,10 +1,11 @@
 //! What the eBPF programs and the agent say to each other: map keys and values, events, and the pure rules that
 //! both sides follow. No allocation, no logic with state.
 //!
-//! Reading order: [`address`], [`maps`], [`steer`], [`fault`].
+//! Reading order: [`address`], [`maps`], [`steer`], [`direct`], [`fault`].
 #![cfg_attr(target_arch = "bpf", no_std)]
 
 pub mod address;
+pub mod direct;
 pub mod fault;
 pub mod maps;
 pub mod steer;

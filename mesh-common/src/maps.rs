@@ -51,16 +51,16 @@ pub struct Endpoint {
     pub address: Address,
     /// Port in host order.
     pub port: u16,
-    /// Padding, zero.
-    pub zero: u16,
+    /// What else is to be known of a destination: a note of [`crate::direct`]; 0 in every key.
+    pub note: u16,
 }
 const _: () = assert!(size_of::<Endpoint>() == 20);
 
 impl Endpoint {
-    /// An endpoint with its padding cleared.
+    /// An endpoint without a note.
     #[inline(always)]
     pub const fn new(address: Address, port: u16) -> Self {
-        Self { address, port, zero: 0 }
+        Self { address, port, note: 0 }
     }
 }
 
@@ -116,6 +116,7 @@ impl Listener {
 mod user {
     use super::{AgentProcess, Endpoint, Handoff, Listener, Pod};
     use crate::address::Address;
+    use crate::direct::{DirectFlow, DirectSocket, Route, RouteKey};
     use crate::fault::Event;
 
     // SAFETY: `repr(C)`, made of integers only, no implicit padding (asserted by the sizes above), any bit pattern
@@ -133,4 +134,12 @@ mod user {
     unsafe impl aya::Pod for Listener {}
     // SAFETY: as above.
     unsafe impl aya::Pod for Event {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for RouteKey {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Route {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for DirectFlow {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for DirectSocket {}
 }

@@ -10,6 +10,7 @@ use mesh_common::maps::Endpoint;
 use mesh_common::steer::{self, Connect};
 
 use crate::context;
+use crate::direct;
 use crate::maps::{DESTINATIONS, PODS};
 use crate::report;
 
@@ -22,7 +23,7 @@ pub fn connect4(context: SockAddrContext) -> i32 {
     let to = context::user_endpoint_v4(&context);
     match steer(&context, to) {
         Step::Leave => 1,
-        Step::Redirect(address, port) => {
+        Step::Take(address, port) => {
             context::set_user_endpoint_v4(&context, address, port);
             1
         }
@@ -36,7 +37,7 @@ pub fn connect6(context: SockAddrContext) -> i32 {
     let to = context::user_endpoint_v6(&context);
     match steer(&context, to) {
         Step::Leave => 1,
-        Step::Redirect(address, port) => {
+        Step::Take(address, port) => {
             context::set_user_endpoint_v6(&context, address, port);
             1
         }
@@ -45,8 +46,10 @@ pub fn connect6(context: SockAddrContext) -> i32 {
 }
 
 enum Step {
+    /// Not the mesh's.
     Leave,
-    Redirect(Address, u16),
+    /// To another address: the proxy's, or an endpoint's.
+    Take(Address, u16),
     Fault(Fault, u64),
 }
 
@@ -56,8 +59,8 @@ fn steer(context: &SockAddrContext, to: Endpoint) -> Step {
         return Step::Leave;
     }
     let netns = context::netns_cookie(context::raw(context));
-    // SAFETY: the entry is copied at once; the agent replaces entries whole.
-    let Some(pod) = (unsafe { PODS.get(netns) }).copied() else {
+    // SAFETY: the entry is read in this call alone; the agent replaces entries whole.
+    let Some(pod) = (unsafe { PODS.get(netns) }) else {
         return leave(context);
     };
     match context::is_agent() {
@@ -66,22 +69,35 @@ fn steer(context: &SockAddrContext, to: Endpoint) -> Step {
         None => return Step::Fault(Fault::AgentUnknown, netns),
     }
     // SAFETY: only its presence is looked at.
-    if steer::connect(&pod, to.address) == Connect::Leave || unsafe { DESTINATIONS.get(to.address) }.is_none()
+    if steer::connect(pod, to.address) == Connect::Leave || unsafe { DESTINATIONS.get(to.address) }.is_none()
     {
         return leave(context);
     }
-    if !context::show_peer(context::socket_of(context), to) {
+    take(context, netns, to)
+}
+
+/// To an endpoint on this node, or to the proxy. The application goes on to see the address that it asked for.
+#[inline(always)]
+fn take(context: &SockAddrContext, netns: u64, to: Endpoint) -> Step {
+    let socket = context::socket_of(context);
+    let mut shown = to;
+    let endpoint = direct::endpoint(netns, socket, &mut shown);
+    if !context::show_peer(socket, shown) {
         return Step::Fault(Fault::SocketStorage, netns);
     }
-    debug!(context, "netns {} to port {}: to the proxy", netns, to.port);
-    let (address, port) = steer::outbound_listener(to.address);
-    Step::Redirect(address, port)
+    let (address, port) = match endpoint {
+        Some(endpoint) => (endpoint.address, endpoint.port),
+        None => steer::outbound_listener(to.address),
+    };
+    debug!(context, "netns {} to port {}: taken to port {}", netns, to.port, port);
+    Step::Take(address, port)
 }
 
 /// A socket that was redirected once and connects again elsewhere shows its true peer from now on.
 #[inline(always)]
 fn leave(context: &SockAddrContext) -> Step {
     context::forget_peer(context::socket_of(context));
+    context::forget_direct(context::socket_of(context));
     Step::Leave
 }
 

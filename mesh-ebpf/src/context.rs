@@ -2,15 +2,17 @@
 
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::{bpf_sock, bpf_sock_addr, bpf_sock_ops};
+use aya_ebpf::btf_maps::SkStorage;
 use aya_ebpf::helpers::generated::{bpf_get_netns_cookie, bpf_sk_storage_delete, bpf_sk_storage_get};
 use aya_ebpf::helpers::{bpf_get_current_cgroup_id, bpf_get_current_pid_tgid};
 use aya_ebpf::programs::SockAddrContext;
 use core::ffi::c_void;
 use core::ptr;
 use mesh_common::address::Address;
+use mesh_common::direct::DirectSocket;
 use mesh_common::maps::Endpoint;
 
-use crate::maps::{AGENT, PEER};
+use crate::maps::{AGENT, DIRECT, PEER};
 
 /// `BPF_SK_STORAGE_GET_F_CREATE` of `linux/bpf.h`.
 const CREATE: u64 = 1;
@@ -125,34 +127,29 @@ pub fn socket_of_ops(ops: *mut bpf_sock_ops) -> *mut bpf_sock {
     unsafe { (*ops).__bindgen_anon_2.sk }
 }
 
-/// `PEER` as the helpers want it. They are called directly because aya's wrapper takes `connect` contexts only.
+/// A socket's value in one of the maps of what is remembered with sockets, if there is one. The helpers are called
+/// directly because aya's wrapper takes `connect` contexts only.
 #[inline(always)]
-fn peer_map() -> *mut c_void {
-    ptr::from_ref(&PEER).cast_mut().cast()
-}
-
-/// What the owner of a socket is to see as its peer, if that was replaced.
-#[inline(always)]
-pub fn shown_peer(socket: *mut bpf_sock) -> Option<Endpoint> {
+fn stored<T: Copy>(map: &SkStorage<T>, socket: *mut bpf_sock) -> Option<T> {
     // SAFETY: `socket` comes from the context and was checked for null by the caller where it may be; the helper
     // answers null or a pointer to this map's value, which lives as long as the socket.
     unsafe {
-        let value = bpf_sk_storage_get(peer_map(), socket.cast(), ptr::null_mut(), 0);
-        value.cast::<Endpoint>().as_ref().copied()
+        let value = bpf_sk_storage_get(map_pointer(map), socket.cast(), ptr::null_mut(), 0);
+        value.cast::<T>().as_ref().copied()
     }
 }
 
-/// Replaces what the owner of a socket is to see as its peer. Answers false when there is no memory for it.
+/// Remembers a value with a socket. Answers false when there is no memory for it.
 #[inline(always)]
-#[must_use]
-pub fn show_peer(socket: *mut bpf_sock, mut peer: Endpoint) -> bool {
-    // SAFETY: as above; `peer` outlives the call, which copies it when it creates the value.
+fn store<T: Copy>(map: &SkStorage<T>, socket: *mut bpf_sock, mut value: T) -> bool {
+    // SAFETY: as above; `value` outlives the call, which copies it when it creates the entry.
     unsafe {
-        let value = bpf_sk_storage_get(peer_map(), socket.cast(), ptr::from_mut(&mut peer).cast(), CREATE);
-        match value.cast::<Endpoint>().as_mut() {
+        let slot =
+            bpf_sk_storage_get(map_pointer(map), socket.cast(), ptr::from_mut(&mut value).cast(), CREATE);
+        match slot.cast::<T>().as_mut() {
             // An older value is there when a socket connects again.
             Some(slot) => {
-                *slot = peer;
+                *slot = value;
                 true
             }
             None => false,
@@ -160,13 +157,55 @@ pub fn show_peer(socket: *mut bpf_sock, mut peer: Endpoint) -> bool {
     }
 }
 
+#[inline(always)]
+fn forget<T>(map: &SkStorage<T>, socket: *mut bpf_sock) {
+    // SAFETY: as above. The answer says only whether there was a value.
+    unsafe {
+        bpf_sk_storage_delete(map_pointer(map), socket.cast());
+    }
+}
+
+#[inline(always)]
+fn map_pointer<T>(map: &SkStorage<T>) -> *mut c_void {
+    ptr::from_ref(map).cast_mut().cast()
+}
+
+/// What the owner of a socket is to see as its peer, if that was replaced.
+#[inline(always)]
+pub fn shown_peer(socket: *mut bpf_sock) -> Option<Endpoint> {
+    stored(&PEER, socket)
+}
+
+/// Replaces what the owner of a socket is to see as its peer. Answers false when there is no memory for it.
+#[inline(always)]
+#[must_use]
+pub fn show_peer(socket: *mut bpf_sock, peer: Endpoint) -> bool {
+    store(&PEER, socket, peer)
+}
+
 /// Shows the owner of a socket its true peer again.
 #[inline(always)]
 pub fn forget_peer(socket: *mut bpf_sock) {
-    // SAFETY: as above. The answer says only whether there was a value.
-    unsafe {
-        bpf_sk_storage_delete(peer_map(), socket.cast());
-    }
+    forget(&PEER, socket);
+}
+
+/// What is remembered with the client's socket of a direct connection.
+#[inline(always)]
+pub fn direct_of(socket: *mut bpf_sock) -> Option<DirectSocket> {
+    stored(&DIRECT, socket)
+}
+
+/// Makes a socket's connection a direct one. Answers false when there is no memory for it.
+#[inline(always)]
+#[must_use]
+pub fn make_direct(socket: *mut bpf_sock, direct: DirectSocket) -> bool {
+    store(&DIRECT, socket, direct)
+}
+
+/// A socket that was a direct connection's connects again, some other way.
+#[inline(always)]
+pub fn forget_direct(socket: *mut bpf_sock) {
+    forget(&DIRECT, socket);
 }
 
 /// The raw pointer of a context, as helpers ask for it.

@@ -8,6 +8,7 @@
 
 mod connect;
 mod context;
+mod direct;
 mod getpeername;
 mod maps;
 mod report;

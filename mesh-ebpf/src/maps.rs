@@ -5,6 +5,7 @@ use aya_ebpf::btf_maps::SkStorage;
 use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, RingBuf, SockHash};
 use mesh_common::address::Address;
+use mesh_common::direct::{DirectFlow, DirectSocket, MAX_DIRECT_FLOWS, MAX_ROUTES, Route, RouteKey};
 use mesh_common::maps::{
     AgentProcess, Endpoint, Handoff, Listener, MAX_DESTINATIONS, MAX_HANDOFFS, MAX_LISTENERS,
     MAX_NODE_ADDRESSES, MAX_PODS, MAX_PROBE_PORTS, Pod,
@@ -34,6 +35,33 @@ pub static HANDOFFS: LruHashMap<Handoff, Endpoint> = LruHashMap::with_max_entrie
 /// delivers with and reads it from those that it accepts.
 #[btf_map]
 pub static PEER: SkStorage<Endpoint> = SkStorage::new();
+
+/// Where connections of this node's pods may go without the proxy. Written by the agent, read by `connect`, which counts
+/// the turns in it.
+#[map]
+pub static ROUTES: HashMap<RouteKey, Route> = HashMap::with_max_entries(MAX_ROUTES, BPF_F_NO_PREALLOC);
+
+/// The enrolled pod that owns an address now, by the cookie of its network namespace. Written by the agent, read by
+/// `connect` and `sk_lookup`.
+#[map]
+pub static OWNERS: HashMap<Address, u64> = HashMap::with_max_entries(2 * MAX_PODS, BPF_F_NO_PREALLOC);
+
+/// When the agent last said that it lives, in nanoseconds of `CLOCK_MONOTONIC`. Read by `connect`.
+#[map]
+pub static PULSE: Array<u64> = Array::with_max_entries(1, 0);
+
+/// Direct connections from their SYN to the end of their handshake, and the namespace that each may arrive in. Written
+/// by the connecting end in `sockops`, read by `sk_lookup`, taken by the accepting end.
+#[map]
+pub static DIRECT_FLOWS: LruHashMap<DirectFlow, u64> = LruHashMap::with_max_entries(MAX_DIRECT_FLOWS, 0);
+
+/// What is remembered with the client's socket of a direct connection. Written by `connect`, read by `sockops`.
+#[btf_map]
+pub static DIRECT: SkStorage<DirectSocket> = SkStorage::new();
+
+/// What becomes of direct connections, for the agent's records. Read some times a second, never waited for.
+#[map]
+pub static DIRECT_EVENTS: RingBuf = RingBuf::with_byte_size(4 * 1024 * 1024, 0);
 
 /// The proxy's inbound listeners. Written by the agent, read by `sk_lookup`.
 #[map]

@@ -10,7 +10,7 @@ use mesh_common::maps::{Endpoint, Listener};
 use mesh_common::steer;
 
 use crate::maps::{AGENT, LISTENERS, NODE_ADDRESSES, PROBE_PORTS};
-use crate::report;
+use crate::{direct, report};
 
 /// `IPPROTO_TCP`.
 const TCP: u32 = 6;
@@ -18,12 +18,15 @@ const TCP: u32 = 6;
 const INET: u32 = 2;
 
 /// Gives a new connection to the proxy's listener, except the pod's talk to itself (and the proxy's own delivery,
-/// which takes the same way) and node-local probes of declared probe ports.
+/// which takes the same way), node-local probes of declared probe ports, and direct connections of this node's pods.
 #[sk_lookup]
 pub fn inbound(context: SkLookupContext) -> u32 {
     let arrival = Arrival::of(context.lookup);
     let own = steer::is_own(arrival.local.address, arrival.remote.address, arrival.interface);
     if arrival.protocol != TCP || own || is_probe(&arrival) {
+        return sk_action::SK_PASS;
+    }
+    if direct::may_arrive(arrival.remote, arrival.local) {
         return sk_action::SK_PASS;
     }
     match assign(&context, &arrival) {

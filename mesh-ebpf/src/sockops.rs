@@ -1,16 +1,18 @@
 //! `sockops`: the moments in a connection's life when its ports are known.
 
-use aya_ebpf::bindings::{BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_TCP_CONNECT_CB, bpf_sock_ops};
+use aya_ebpf::bindings::{
+    BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_TCP_CONNECT_CB, bpf_sock_ops,
+};
 use aya_ebpf::macros::sock_ops;
 use aya_ebpf::programs::SockOpsContext;
 use core::ptr;
 use mesh_common::address::Address;
+use mesh_common::direct::DirectFlow;
 use mesh_common::fault::Fault;
 use mesh_common::maps::{Endpoint, Handoff};
 
-use crate::context;
 use crate::maps::HANDOFFS;
-use crate::report;
+use crate::{context, direct, report};
 
 /// `AF_INET6`.
 const INET6: u32 = 10;
@@ -21,6 +23,7 @@ pub fn socket_ops(context: SockOpsContext) -> u32 {
     match context.op() {
         BPF_SOCK_OPS_TCP_CONNECT_CB => opening(&context),
         BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => accepted(&context),
+        BPF_SOCK_OPS_STATE_CB => changed(&context),
         _ => {}
     }
     0
@@ -33,6 +36,9 @@ fn opening(context: &SockOpsContext) {
     let socket = context::socket_of_ops(context.ops);
     if socket.is_null() {
         return;
+    }
+    if let Some(direct) = context::direct_of(socket) {
+        return direct::opening(context, &direct, flow_of_client(context));
     }
     let Some(peer) = context::shown_peer(socket) else { return };
     let netns = context::netns_cookie(context.ops.cast());
@@ -48,7 +54,9 @@ fn opening(context: &SockOpsContext) {
 #[inline(always)]
 fn accepted(context: &SockOpsContext) {
     let netns = context::netns_cookie(context.ops.cast());
-    let handoff = Handoff { netns, client: remote(context), server: local(context) };
+    let (client, server) = (remote(context), local(context));
+    direct::accepted(context, netns, DirectFlow { client, server });
+    let handoff = Handoff { netns, client, server };
     // SAFETY: the entry is copied at once; nobody changes an entry in place.
     let Some(peer) = (unsafe { HANDOFFS.get(handoff) }).copied() else { return };
     // It may have been evicted meanwhile, which is all the same.
@@ -57,6 +65,23 @@ fn accepted(context: &SockOpsContext) {
     if socket.is_null() || !context::show_peer(socket, peer) {
         let _goes_on = report::fault(Fault::ClientStorage, netns, peer);
     }
+}
+
+/// Only sockets that asked for it come here: the client's of direct connections.
+#[inline(always)]
+fn changed(context: &SockOpsContext) {
+    let socket = context::socket_of_ops(context.ops);
+    if socket.is_null() {
+        return;
+    }
+    if let Some(direct) = context::direct_of(socket) {
+        direct::changed(context, &direct, flow_of_client(context));
+    }
+}
+
+#[inline(always)]
+fn flow_of_client(context: &SockOpsContext) -> DirectFlow {
+    DirectFlow { client: local(context), server: remote(context) }
 }
 
 #[inline(always)]

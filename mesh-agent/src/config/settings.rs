@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::Args;
 use serde::{Deserialize, Serialize};
 
-use super::value::{AccessLogFormat, ControlAddress, LogFormat, PodSource, Span};
+use super::value::{AccessLogFormat, ControlAddress, LogFormat, PodSource, SameNode, Span};
 
 /// One field for each setting; none where nothing was said.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Args, Serialize, Deserialize)]
@@ -74,6 +74,11 @@ pub struct Settings {
     #[arg(long, env = "MESH_AGENT_WORKERS", value_name = "N")]
     pub workers: Option<usize>,
 
+    /// How connections between meshed pods of one node go: `direct`, from socket to socket in the kernel where no rule
+    /// needs the proxy, or `mtls`, over mutual TLS as between nodes [default: direct]
+    #[arg(long, env = "MESH_AGENT_SAME_NODE", value_name = "direct|mtls")]
+    pub same_node: Option<SameNode>,
+
     /// Log filter: a level, or `target=level` pairs [default: info]
     #[arg(long, env = "MESH_AGENT_LOG", value_name = "FILTER")]
     pub log: Option<String>,
@@ -111,6 +116,7 @@ impl Settings {
             metrics: self.metrics.or(weaker.metrics),
             health: self.health.or(weaker.health),
             workers: self.workers.or(weaker.workers),
+            same_node: self.same_node.or(weaker.same_node),
             log: self.log.or(weaker.log),
             log_format: self.log_format.or(weaker.log_format),
             access_log: self.access_log.or(weaker.access_log),

@@ -33,6 +33,17 @@ pub enum AccessLogFormat {
     Json,
 }
 
+/// How connections between meshed pods of one node go.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SameNode {
+    /// From socket to socket in the kernel, where both pods' policies allow it and nothing needs the proxy.
+    #[default]
+    Direct,
+    /// Over mutual TLS, as between nodes.
+    Mtls,
+}
+
 /// Gives a type that is parsed from a text the serde form of that text.
 macro_rules! as_text {
     ($name:ident) => {

@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::listeners;
 use crate::certs::Certificates;
+use crate::direct::Direct;
 use crate::pods::{NodePod, NodePods};
 use crate::proxy::core::LocalPod;
 use crate::proxy::worker::Command;
@@ -46,6 +47,8 @@ pub struct Setup {
     pub workers: Vec<mpsc::UnboundedSender<Command>>,
     /// Certificates, asked for when a pod is enrolled.
     pub certificates: Certificates,
+    /// Told of each pod that is enrolled or let go.
+    pub direct: Direct,
     /// The node's cgroup.
     pub cgroup: PathBuf,
     /// Metrics.
@@ -221,6 +224,7 @@ impl Enroller {
             self.withdraw(&uid, &enrolled);
             return Err(error.into());
         }
+        self.setup.direct.enrolled(&local);
         self.enrolled.insert(uid, enrolled);
         self.untidy = true;
         Ok(true)
@@ -238,6 +242,7 @@ impl Enroller {
         if let Err(error) = self.setup.programs.dismiss(enrolled.cookie, &enrolled.keys) {
             tracing::error!(pod = %enrolled.pod.name, %error, "pod not let go completely");
         }
+        self.setup.direct.dismissed(uid);
         for worker in &self.setup.workers {
             let _stopping = worker.send(Command::Remove(Arc::clone(uid)));
         }

@@ -105,7 +105,8 @@ impl Admissions {
 }
 
 impl Request {
-    fn decide(&self, snapshot: &Snapshot) -> Decision {
+    /// Asks the policy.
+    pub fn decide(&self, snapshot: &Snapshot) -> Decision {
         let peer = Peer {
             identity: self.identity.as_ref(),
             source_ip: self.source,

@@ -17,6 +17,8 @@ use super::admission::Admissions;
 use super::balance::{Health, Limits, Turns};
 use super::pool::Pool;
 use crate::certs::{Certificates, Identity};
+use crate::config::SameNode;
+use crate::direct::Direct;
 use crate::sys::Netns;
 use crate::sys::ebpf::FlowMap;
 use crate::telemetry::WorkerMetrics;
@@ -37,6 +39,10 @@ pub struct Shared {
     pub health: Health<TargetKey>,
     /// Connections of services that limit them.
     pub limits: Limits<(Arc<str>, u16)>,
+    /// Asked for direct ways between pods of this node.
+    pub direct: Direct,
+    /// How connections between pods of this node go.
+    pub same_node: SameNode,
     /// Connections that a core may have open at once.
     pub most_connections: usize,
     /// How long connections may go on after the agent was told to stop.

@@ -16,6 +16,7 @@ use super::core::{Core, LocalPod};
 use super::flow::{ClientAddress, OriginalDestination, UpstreamAddress};
 use super::relay::{self, Meter, SocketIs, reset_on_drop};
 use super::upstream::{self, Options, Origin, Upstream};
+use crate::config::SameNode;
 use crate::telemetry::{Ended, Record, Reporter, Start};
 
 /// Endpoints that are tried before the client hears of a failure.
@@ -56,8 +57,9 @@ pub async fn serve(
     peer: SocketAddr,
     _place: Place,
 ) {
-    let original = match core.flows.borrow().original_destination(&socket) {
-        Ok(Some(original)) => OriginalDestination::new(original),
+    let asked = core.flows.borrow().original_destination(&socket);
+    let (original, not_direct) = match asked {
+        Ok(Some(asked)) => (OriginalDestination::new(asked.destination), asked.not_direct),
         Ok(None) => {
             tracing::warn!(%pod, %peer, "a program connected to the mesh's port 15001 itself: refused");
             return reset_on_drop(&socket);
@@ -72,7 +74,7 @@ pub async fn serve(
         Start { reporter: Reporter::Source, client: client.address(), destination: original.address() };
     let mut record = Record::new(&core.metrics, start);
     let meter = Meter::default();
-    let ended = match connect(&core, &pod, client, original, &mut record).await {
+    let ended = match connect(&core, &pod, client, original, not_direct, &mut record).await {
         Ok(connected) => {
             meter.report_to(record.open());
             carry(&mut socket, connected, &meter).await
@@ -91,6 +93,7 @@ async fn connect(
     pod: &Arc<LocalPod>,
     client: ClientAddress,
     original: OriginalDestination,
+    not_direct: bool,
     record: &mut Record,
 ) -> Result<Connected, Error> {
     let workload = core.workload_of(pod).await.ok_or(Error::UnknownPod)?;
@@ -101,13 +104,16 @@ async fn connect(
         Route::Reject(reject) => Err(Error::Rejected(reject)),
         Route::Passthrough => pass_through(pod, original, record).await,
         Route::Workload(target) => {
+            ask_for_direct_ways(core, pod, original, std::slice::from_ref(&target));
             let upstream = reach(&origin, &target, default_options(), record).await?;
             Ok(Connected { upstream, _slot: None, _active: None })
         }
         Route::Service { service, port, policy, endpoints } => {
             record.labels.service = Some(Arc::clone(&service));
             origin.service = Some(&service.hostname);
-            balance(&origin, &service, port, &policy, &endpoints, record).await
+            ask_for_direct_ways(core, pod, original, &endpoints);
+            let way = To { service: &service, port, policy: &policy, endpoints: &endpoints, not_direct };
+            balance(&origin, &way, record).await
         }
     }
 }
@@ -131,16 +137,20 @@ async fn pass_through(
     Ok(Connected { upstream: Upstream::Plain(socket), _slot: None, _active: None })
 }
 
-/// Tries endpoints, each at most once, until one takes the connection.
-async fn balance(
-    origin: &Origin<'_>,
-    service: &Arc<Service>,
+/// Where a connection to a service may go.
+struct To<'a> {
+    service: &'a Arc<Service>,
     port: u16,
-    policy: &PortPolicy,
-    endpoints: &[Target],
-    record: &mut Record,
-) -> Result<Connected, Error> {
+    policy: &'a PortPolicy,
+    endpoints: &'a [Target],
+    /// The kernel would have taken it to an endpoint on this node, had it been that one's turn.
+    not_direct: bool,
+}
+
+/// Tries endpoints, each at most once, until one takes the connection.
+async fn balance(origin: &Origin<'_>, to: &To<'_>, record: &mut Record) -> Result<Connected, Error> {
     let core = origin.core;
+    let To { service, port, policy, endpoints, .. } = *to;
     let slot = match policy.pool.max_connections {
         None => None,
         Some(limit) => {
@@ -153,6 +163,9 @@ async fn balance(
     let mut candidates: Vec<(TargetKey, u32)> =
         endpoints.iter().map(|target| (target.key(), target.weight)).collect();
     leave_out_ejected(core, policy, &mut candidates);
+    if to.not_direct {
+        leave_out_near(core, &mut candidates);
+    }
     let mut last = Error::AllEjected(Arc::clone(&service.hostname));
     for _ in 0..TRIES {
         let Some(chosen) = core.turns.choose(policy.lb, &candidates) else { break };
@@ -180,6 +193,25 @@ fn leave_out_ejected(core: &Core, policy: &PortPolicy, candidates: &mut [(Target
     let ejected = core.shared.health.ejected(&keys, limits, Instant::now());
     for ((_, weight), _) in candidates.iter_mut().zip(ejected).filter(|(_, ejected)| *ejected) {
         *weight = 0;
+    }
+}
+
+/// The kernel has given the endpoints on this node their share already. Where there are no others they are tried all the
+/// same: it may have left them out for a failure.
+fn leave_out_near(core: &Core, candidates: &mut [(TargetKey, u32)]) {
+    let is_near = |key: &TargetKey| core.local_pod(key.address.ip()).is_some();
+    if candidates.iter().any(|(key, weight)| *weight > 0 && !is_near(key)) {
+        for (_, weight) in candidates.iter_mut().filter(|(key, _)| is_near(key)) {
+            *weight = 0;
+        }
+    }
+}
+
+/// The next connection may not need the proxy.
+fn ask_for_direct_ways(core: &Core, pod: &LocalPod, original: OriginalDestination, endpoints: &[Target]) {
+    let is_near = |target: &Target| core.local_pod(target.address.ip()).is_some();
+    if core.shared.same_node == SameNode::Direct && endpoints.iter().any(is_near) {
+        core.shared.direct.ask(pod, original.address());
     }
 }
 

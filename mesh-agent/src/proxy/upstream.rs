@@ -20,6 +20,7 @@ use super::inbound::{self, Arrival, Delivered};
 use super::pool::Key;
 use super::tls;
 use crate::certs::{Identity, peer_id};
+use crate::config::SameNode;
 use crate::sys;
 
 /// A way to an endpoint, open.
@@ -106,7 +107,11 @@ pub struct Options {
 /// Opens the way to `target`.
 pub async fn open(origin: &Origin<'_>, target: &Target, options: Options) -> Result<Upstream, Error> {
     let opening = async {
-        if let Some(destination) = origin.core.local_pod(target.address.ip()) {
+        let destination = match origin.core.shared.same_node {
+            SameNode::Direct => origin.core.local_pod(target.address.ip()),
+            SameNode::Mtls => None,
+        };
+        if let Some(destination) = destination {
             return local(origin, &destination, target).await;
         }
         match target.tunnel {

@@ -5,12 +5,14 @@
 //! in the agent works with the descriptors that come from here.
 
 mod cgroup;
+mod diag;
 pub mod ebpf;
 mod memory;
 mod netns;
 mod socket;
 
 pub use cgroup::{cgroup_id_of_self, find_pod_process};
+pub use diag::{Connection, destroy};
 pub use memory::give_back_unused;
 pub use netns::Netns;
 pub use socket::{

@@ -17,6 +17,15 @@ pub enum Reporter {
     Destination,
 }
 
+/// Which way the bytes of a connection take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Path {
+    /// Through the proxy.
+    Proxy,
+    /// From socket to socket, inside the kernel.
+    Direct,
+}
+
 /// What is counted together. Cheap to make for each connection; the text is made when somebody reads the metrics.
 #[derive(Clone, Debug)]
 pub struct Labels {
@@ -34,6 +43,8 @@ pub struct Labels {
     pub destination_identity: Option<SpiffeId>,
     /// `-`, or why it failed.
     pub response_flags: &'static str,
+    /// Which way its bytes take.
+    pub path: Path,
 }
 
 impl Labels {
@@ -83,6 +94,7 @@ impl Labels {
             source_identity: self.source_identity.clone(),
             destination_identity: self.destination_identity.clone(),
             response_flags: self.response_flags,
+            path: self.path,
         }
     }
 }
@@ -97,6 +109,17 @@ pub(super) struct Key {
     source_identity: Option<SpiffeId>,
     destination_identity: Option<SpiffeId>,
     response_flags: &'static str,
+    path: Path,
+}
+
+impl Path {
+    /// The label's value.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Proxy => "proxy",
+            Self::Direct => "direct",
+        }
+    }
 }
 
 impl Reporter {

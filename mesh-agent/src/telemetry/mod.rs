@@ -12,7 +12,7 @@ mod worker;
 
 pub use access::{AccessLog, Format};
 pub use exposition::AgentMetrics;
-pub use labels::{Labels, Reporter};
+pub use labels::{Labels, Path, Reporter};
 pub use open::OpenConnection;
 pub use record::{Ended, Record, Start};
 pub use worker::{Traffic, WorkerMetrics};

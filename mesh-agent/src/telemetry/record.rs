@@ -3,12 +3,12 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use mesh_api::plan::Workload;
 
 use super::access::Entry;
-use super::labels::{Labels, Reporter};
+use super::labels::{Labels, Path, Reporter};
 use super::open::OpenConnection;
 use super::worker::{Traffic, WorkerMetrics};
 
@@ -24,6 +24,8 @@ pub struct Record {
     pub transport: &'static str,
     /// Policy that allowed it, if one had to.
     pub policy: Option<Arc<str>>,
+    /// Smoothed round-trip time to the server, where the kernel told it.
+    pub rtt: Option<Duration>,
     start: Start,
     since: Instant,
     opened: Option<(u64, Arc<Traffic>)>,
@@ -65,10 +67,12 @@ impl Record {
                 source_identity: None,
                 destination_identity: None,
                 response_flags: "-",
+                path: Path::Proxy,
             },
             upstream: None,
             transport: "plain",
             policy: None,
+            rtt: None,
             start,
             since: Instant::now(),
             opened: None,
@@ -95,10 +99,15 @@ impl Record {
 
     /// The one outcome, with the bytes from the client and to it.
     pub fn end(mut self, ended: &Ended, bytes: (u64, u64)) {
-        self.finish(ended, bytes);
+        self.finish(ended, bytes, self.since.elapsed());
     }
 
-    fn finish(&mut self, ended: &Ended, bytes: (u64, u64)) {
+    /// The same of a connection that lasted so long, of which the proxy heard later.
+    pub fn end_after(mut self, lasted: Duration, ended: &Ended, bytes: (u64, u64)) {
+        self.finish(ended, bytes, lasted);
+    }
+
+    fn finish(&mut self, ended: &Ended, bytes: (u64, u64), duration: Duration) {
         self.ended = true;
         if let Ended::Failed(flag, _) = ended {
             self.labels.response_flags = flag;
@@ -118,7 +127,8 @@ impl Record {
             ended,
             sent: bytes.0,
             received: bytes.1,
-            duration: self.since.elapsed(),
+            duration,
+            rtt: self.rtt,
         });
     }
 }
@@ -126,7 +136,8 @@ impl Record {
 impl Drop for Record {
     fn drop(&mut self) {
         if !self.ended {
-            self.finish(&Ended::Broken("abandoned: the proxy stopped".to_owned()), (0, 0));
+            let ended = Ended::Broken("abandoned: the proxy stopped".to_owned());
+            self.finish(&ended, (0, 0), self.since.elapsed());
         }
     }
 }

@@ -214,6 +214,7 @@ impl<'a> Fitting<'a> {
 
 fn port_policy(settings: &TrafficSettings) -> ext::PortPolicy {
     let lb = match settings.load_balancer.unwrap_or_default() {
+        LoadBalancer::Unspecified => ext::LoadBalancer::Unspecified,
         LoadBalancer::LeastRequest => ext::LoadBalancer::LeastRequest,
         LoadBalancer::RoundRobin => ext::LoadBalancer::RoundRobin,
         LoadBalancer::Random => ext::LoadBalancer::Random,

@@ -34,8 +34,10 @@ pub struct PortPolicy {
 /// How an endpoint is chosen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LoadBalancer {
-    /// The less loaded of two.
+    /// Nothing was said: any where the kernel chooses, the less loaded of two where the proxy does.
     #[default]
+    Unspecified,
+    /// The less loaded of two.
     LeastRequest,
     /// In turn.
     RoundRobin,
@@ -155,6 +157,7 @@ impl TryFrom<&wire::PortPolicy> for PortPolicy {
     fn try_from(from: &wire::PortPolicy) -> Result<Self, Invalid> {
         Ok(Self {
             lb: match decode::known("lb", from.lb)? {
+                wire::LoadBalancer::Unspecified => LoadBalancer::Unspecified,
                 wire::LoadBalancer::LeastRequest => LoadBalancer::LeastRequest,
                 wire::LoadBalancer::RoundRobin => LoadBalancer::RoundRobin,
                 wire::LoadBalancer::Random => LoadBalancer::Random,
@@ -216,6 +219,7 @@ fn percent(field: &'static str, value: u32) -> Result<u8, Invalid> {
 impl fmt::Display for LoadBalancer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::Unspecified => "default balancing",
             Self::LeastRequest => "LEAST_REQUEST",
             Self::RoundRobin => "ROUND_ROBIN",
             Self::Random => "RANDOM",
@@ -243,7 +247,7 @@ mod tests {
             ..Default::default()
         });
         let policy = policy.unwrap();
-        assert_eq!(policy.lb, LoadBalancer::LeastRequest);
+        assert_eq!(policy.lb, LoadBalancer::Unspecified);
         assert_eq!(policy.pool.connect_timeout, Duration::from_secs(10));
         assert_eq!((policy.pool.max_connections, policy.pool.idle_timeout), (None, None));
         assert_eq!(policy.pool.keepalive, Some(TcpKeepalive { probes: None, time: None, interval: None }));

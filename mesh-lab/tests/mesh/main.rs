@@ -7,5 +7,6 @@ mod plaintext;
 mod policy;
 mod programs;
 mod restarts;
+mod same_node;
 mod streams;
 mod world;

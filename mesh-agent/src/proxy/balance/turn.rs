@@ -37,7 +37,7 @@ impl<K: Hash + Eq + Clone> Turns<K> {
     /// Chooses one of `candidates` (key and weight; a weight of 0 is never chosen), by index.
     pub fn choose(&self, method: LoadBalancer, candidates: &[(K, u32)]) -> Option<usize> {
         match method {
-            LoadBalancer::LeastRequest => self.less_loaded(candidates),
+            LoadBalancer::Unspecified | LoadBalancer::LeastRequest => self.less_loaded(candidates),
             LoadBalancer::RoundRobin => self.next_in_turn(candidates),
             // A passthrough has one candidate, the address that the client used.
             LoadBalancer::Random | LoadBalancer::Passthrough => draw(candidates, None),

@@ -5,6 +5,7 @@ use std::os::fd::AsRawFd;
 use std::path::Path;
 
 use aya::maps::{Map, MapData, MapError, SkStorage};
+use mesh_common::direct::NOTE_NOT_DIRECT;
 use mesh_common::maps::Endpoint;
 
 use super::{Error, map_error};
@@ -16,6 +17,15 @@ pub struct FlowMap {
     peer: SkStorage<MapData, Endpoint>,
 }
 
+/// What the client of an accepted connection asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Asked {
+    /// Address and port.
+    pub destination: SocketAddr,
+    /// The kernel has direct ways to some of its endpoints, and the draw fell on another.
+    pub not_direct: bool,
+}
+
 impl FlowMap {
     pub(super) fn open(maps: &Path) -> Result<Self, Error> {
         let data = MapData::from_pin(maps.join(PEER)).map_err(map_error(PEER))?;
@@ -25,9 +35,12 @@ impl FlowMap {
 
     /// The destination that the client of an accepted connection asked for; `None` if it was not redirected but
     /// connected to the proxy by itself.
-    pub fn original_destination(&self, accepted: &impl AsRawFd) -> Result<Option<SocketAddr>, Error> {
+    pub fn original_destination(&self, accepted: &impl AsRawFd) -> Result<Option<Asked>, Error> {
         match self.peer.get(accepted, 0) {
-            Ok(endpoint) => Ok(Some((IpAddr::from(endpoint.address), endpoint.port).into())),
+            Ok(endpoint) => Ok(Some(Asked {
+                destination: (IpAddr::from(endpoint.address), endpoint.port).into(),
+                not_direct: endpoint.note == NOTE_NOT_DIRECT,
+            })),
             Err(MapError::KeyNotFound) => Ok(None),
             Err(error) => Err(map_error(PEER)(error)),
         }

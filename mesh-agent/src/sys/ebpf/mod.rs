@@ -7,13 +7,15 @@
 //! let out in plaintext) and the next agent takes over the same maps.
 
 mod attach;
+mod direct;
 mod events;
 mod flow;
 mod programs;
 
 pub use attach::unpin_all;
+pub use direct::{DirectEvent, DirectKernel, Totals};
 pub use events::{EventLog, Log, ebpf_log_level};
-pub use flow::FlowMap;
+pub use flow::{Asked, FlowMap};
 pub use programs::{PodKeys, Programs};
 
 use std::io;

@@ -20,8 +20,17 @@ use crate::sys::Netns;
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/mesh-ebpf.o"));
 
 /// Maps that outlive the agent. Those that are not here (log, events, listeners) are made anew each time.
-const PINNED: [&str; 7] =
-    ["AGENT", "PODS", "DESTINATIONS", "HANDOFFS", PEER, "PROBE_PORTS", "NODE_ADDRESSES"];
+const PINNED: [&str; 9] = [
+    "AGENT",
+    "PODS",
+    "DESTINATIONS",
+    "HANDOFFS",
+    PEER,
+    "PROBE_PORTS",
+    "NODE_ADDRESSES",
+    "DIRECT_FLOWS",
+    "DIRECT",
+];
 
 /// Changes with the layout of the maps, so that an agent never takes over maps that it would misread.
 const LAYOUT: &str = "v1";
@@ -46,6 +55,7 @@ pub struct Programs {
     probe_ports: HashMap<MapData, Endpoint, u32>,
     node_addresses: HashMap<MapData, Address, u32>,
     listeners: SockHash<MapData, Listener>,
+    owners: HashMap<MapData, Address, u64>,
 }
 
 impl Programs {
@@ -74,6 +84,7 @@ impl Programs {
             probe_ports: take(&mut ebpf, "PROBE_PORTS")?,
             node_addresses: take(&mut ebpf, "NODE_ADDRESSES")?,
             listeners: take(&mut ebpf, "LISTENERS")?,
+            owners: take(&mut ebpf, "OWNERS")?,
             ebpf,
             maps,
             pod_links,
@@ -117,6 +128,9 @@ impl Programs {
         }
         let link = self.link_of(netns.cookie());
         attach::attach_to_pod(&mut self.ebpf, netns.as_fd(), &link)?;
+        for &address in &keys.addresses {
+            self.owners.insert(Address::from(address), netns.cookie(), 0).map_err(map_error("OWNERS"))?;
+        }
         let pod = Pod { address_v4: first(keys, IpAddr::is_ipv4), address_v6: first(keys, IpAddr::is_ipv6) };
         self.pods.insert(netns.cookie(), pod, 0).map_err(map_error("PODS"))
     }
@@ -124,9 +138,21 @@ impl Programs {
     /// Takes a pod out, in the opposite order. What is not there is out already.
     pub fn dismiss(&mut self, cookie: u64, keys: &PodKeys) -> Result<(), Error> {
         absent_is_fine(self.pods.remove(&cookie)).map_err(map_error("PODS"))?;
+        self.disown(cookie, keys)?;
         attach::detach(&self.link_of(cookie))?;
         for endpoint in probe_endpoints(keys) {
             absent_is_fine(self.probe_ports.remove(&endpoint)).map_err(map_error("PROBE_PORTS"))?;
+        }
+        Ok(())
+    }
+
+    /// A pod that took an address over meanwhile keeps it.
+    fn disown(&mut self, cookie: u64, keys: &PodKeys) -> Result<(), Error> {
+        for &address in &keys.addresses {
+            let address = Address::from(address);
+            if self.owners.get(&address, 0).is_ok_and(|owner| owner == cookie) {
+                absent_is_fine(self.owners.remove(&address)).map_err(map_error("OWNERS"))?;
+            }
         }
         Ok(())
     }
@@ -166,7 +192,7 @@ fn directory(root: &Path, name: &str) -> Result<PathBuf, Error> {
     Ok(path)
 }
 
-fn take<M>(ebpf: &mut Ebpf, name: &'static str) -> Result<M, Error>
+pub(super) fn take<M>(ebpf: &mut Ebpf, name: &'static str) -> Result<M, Error>
 where
     M: TryFrom<aya::maps::Map, Error = aya::maps::MapError>,
 {
@@ -197,7 +223,7 @@ fn replace(
     Ok(())
 }
 
-fn absent_is_fine(result: Result<(), aya::maps::MapError>) -> Result<(), aya::maps::MapError> {
+pub(super) fn absent_is_fine(result: Result<(), aya::maps::MapError>) -> Result<(), aya::maps::MapError> {
     match result {
         Err(aya::maps::MapError::KeyNotFound) => Ok(()),
         Err(aya::maps::MapError::SyscallError(error))

@@ -40,6 +40,7 @@ pub(super) struct Entry<'a> {
     pub sent: u64,
     pub received: u64,
     pub duration: Duration,
+    pub rtt: Option<Duration>,
 }
 
 impl AccessLog {
@@ -74,12 +75,16 @@ impl Entry<'_> {
         line.plain("outcome", self.outcome());
         self.ends(&mut line);
         line.plain("transport", self.transport);
+        line.plain("path", self.labels.path.as_str());
         if let Some(policy) = self.policy {
             line.text("policy", policy);
         }
         line.number("bytes_sent", self.sent);
         line.number("bytes_recv", self.received);
         line.plain("duration", format_args!("{}ms", self.duration.as_millis()));
+        if let Some(rtt) = self.rtt {
+            line.plain("rtt", format_args!("{}us", rtt.as_micros()));
+        }
         match self.ended {
             Ended::Closed => {}
             Ended::Broken(reason) => line.text("error", reason),

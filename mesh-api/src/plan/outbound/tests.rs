@@ -369,7 +369,7 @@ fn routes_read_well() {
     let route = ask(web(&[VIP]), vec![serving(pod("a", &["10.244.1.1"]), 8080), plain], VIP);
     assert_eq!(
         route.to_string(),
-        "to service shop/web.shop.svc.cluster.local:80, LEAST_REQUEST over 2 endpoints: shop/a at 10.244.1.1:8080 \
+        "to service shop/web.shop.svc.cluster.local:80, default balancing over 2 endpoints: shop/a at 10.244.1.1:8080 \
          over mutual TLS with spiffe://cluster.local/ns/shop/sa/a; shop/b at 10.244.1.2:80 in plaintext"
     );
     assert_eq!(

@@ -58,8 +58,10 @@ pub struct TrafficSettings {
 /// `loadBalancer.simple`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LoadBalancer {
-    /// The endpoint of two random ones that has fewer connections.
+    /// Whatever is usual.
     #[default]
+    Unspecified,
+    /// The endpoint of two random ones that has fewer connections.
     LeastRequest,
     /// One after the other.
     RoundRobin,

@@ -161,7 +161,7 @@ fn load_balancer(at: &Cursor<'_>) -> Option<LoadBalancer> {
         ("PASSTHROUGH", LoadBalancer::Passthrough),
         // Istio's old name, and its way to say "whatever is usual".
         ("LEAST_CONN", LoadBalancer::LeastRequest),
-        ("UNSPECIFIED", LoadBalancer::LeastRequest),
+        ("UNSPECIFIED", LoadBalancer::Unspecified),
     ];
     let known: Vec<_> = LATER.into_iter().chain(["simple"]).collect();
     let fields = at.fields(&known);

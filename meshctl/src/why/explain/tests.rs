@@ -91,7 +91,7 @@ fn says_for_each_endpoint_how_it_is_reached_and_why_it_is_let_in() {
         show::text(&explanation),
         "\
 shop/client on node1, as spiffe://cluster.local/ns/shop/sa/client
-  to web:80 at 10.96.0.1:80, service shop/web.shop.svc.cluster.local, LEAST_REQUEST over 2 endpoints
+  to web:80 at 10.96.0.1:80, service shop/web.shop.svc.cluster.local, default balancing over 2 endpoints
     shop/web-1 at 10.244.1.2:8080 on node1, on the same node, within the agent
       allowed by policy shop/clients (ALLOW)
     shop/web-2 at 10.244.2.2:8080 on node2, over mutual TLS with spiffe://cluster.local/ns/shop/sa/web

@@ -1,0 +1,197 @@
+//! The direct connections that are open, and their records.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use mesh_api::plan::Snapshot;
+use mesh_api::plan::policy::Verdict;
+
+use super::plan::{Plan, Pod, Way};
+use crate::proxy::admission::Request;
+use crate::sys::ebpf::{DirectEvent, Totals};
+use crate::telemetry::{Ended, Path, Record, Reporter, Start, Traffic, WorkerMetrics};
+
+/// Direct connections by the cookie of the client's socket.
+pub(super) struct Flows {
+    open: HashMap<u64, Flow>,
+    metrics: Arc<WorkerMetrics>,
+}
+
+/// One connection.
+struct Flow {
+    record: Record,
+    /// Where its bytes are counted, once its handshake is over.
+    traffic: Option<Arc<Traffic>>,
+    /// What the server's policy is asked, as long as it is known.
+    request: Option<Request>,
+    ends: Ends,
+    /// The reason, if it is being closed on purpose.
+    revoked: Option<String>,
+}
+
+/// Where a connection is to be found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Ends {
+    /// The kernel's cookie of the client's socket.
+    pub socket: u64,
+    /// Cookie of the client's network namespace.
+    pub netns: u64,
+    /// The client's own address and port.
+    pub client: SocketAddr,
+    /// The server's own address and port.
+    pub server: SocketAddr,
+}
+
+/// Whose connection it is, as far as it is known.
+pub(super) struct Parties<'a> {
+    pub client: Option<&'a Arc<Pod>>,
+    pub server: Option<&'a Arc<Pod>>,
+    pub plan: Option<&'a Plan>,
+}
+
+impl Flows {
+    pub fn new(metrics: Arc<WorkerMetrics>) -> Self {
+        Self { open: HashMap::new(), metrics }
+    }
+
+    /// A connection is opening. Answers how to find it if it may not be: the policy changed meanwhile.
+    pub fn opening(
+        &mut self,
+        event: &DirectEvent,
+        parties: &Parties<'_>,
+        snapshot: &Snapshot,
+    ) -> Option<Ends> {
+        let mut flow = self.begin(event, parties, snapshot);
+        let revoked = flow.revoke_if_denied(snapshot);
+        let ends = flow.ends;
+        self.open.insert(event.socket, flow);
+        revoked.then_some(ends)
+    }
+
+    /// A connection's handshake is over.
+    pub fn established(&mut self, event: &DirectEvent) {
+        if let Some(flow) = self.open.get_mut(&event.socket) {
+            flow.traffic = Some(flow.record.open());
+        }
+    }
+
+    /// A connection is over. `parties` are for one that was opened before this agent ran.
+    pub fn closed(&mut self, event: &DirectEvent, parties: &Parties<'_>, snapshot: &Snapshot) {
+        let mut flow =
+            self.open.remove(&event.socket).unwrap_or_else(|| self.begin(event, parties, snapshot));
+        let traffic = flow.traffic.take().unwrap_or_else(|| flow.record.open());
+        let Totals { sent, received } = event.totals;
+        traffic.received.fetch_add(sent, Ordering::Relaxed);
+        traffic.sent.fetch_add(received, Ordering::Relaxed);
+        flow.record.rtt = Some(Duration::from_micros(event.rtt.into()));
+        let ended = match flow.revoked {
+            Some(reason) => Ended::Broken(reason),
+            None => Ended::Closed,
+        };
+        flow.record.end_after(event.lasted, &ended, (sent, received));
+    }
+
+    /// A connection was refused, or nobody answered.
+    pub fn failed(&mut self, event: &DirectEvent) {
+        if let Some(flow) = self.open.remove(&event.socket) {
+            let ended = match flow.revoked {
+                Some(reason) => Ended::Failed("DENY", reason),
+                None => Ended::Failed("CONNECT", "the endpoint refused or did not answer".to_owned()),
+            };
+            flow.record.end_after(event.lasted, &ended, (0, 0));
+        }
+    }
+
+    /// A connection arrived at another pod than the one that it was allowed to. Answers how to find it.
+    pub fn astray(&mut self, event: &DirectEvent) -> Option<Ends> {
+        let found = |flow: &&mut Flow| flow.ends.client == event.client && flow.ends.server == event.server;
+        let flow = self.open.values_mut().find(found)?;
+        flow.revoked = Some("the server's address has another owner".to_owned());
+        Some(flow.ends)
+    }
+
+    /// Asks the policy again for every connection. Answers how to find those that it now denies.
+    pub fn recheck(&mut self, snapshot: &Snapshot) -> Vec<Ends> {
+        let denied: Vec<_> = self
+            .open
+            .values_mut()
+            .filter_map(|flow| flow.revoke_if_denied(snapshot).then_some(flow.ends))
+            .collect();
+        self.metrics.revoked(denied.len());
+        denied
+    }
+
+    /// Forgets label sets that nothing used for so long.
+    pub fn sweep(&self, idle: Duration) {
+        self.metrics.forget_unused(idle);
+    }
+
+    fn begin(&self, event: &DirectEvent, parties: &Parties<'_>, snapshot: &Snapshot) -> Flow {
+        let start =
+            Start { reporter: Reporter::Source, client: event.client, destination: event.destination };
+        let mut record = Record::new(&self.metrics, start);
+        record.transport = "local";
+        record.upstream = Some(event.server);
+        record.labels.path = Path::Direct;
+        let way = parties.plan.and_then(|plan| plan.way_to(event.server_netns, event.server));
+        fill_in(&mut record, parties, way, event, snapshot);
+        let request =
+            parties.client.zip(way).and_then(|(client, way)| super::plan::request(client, &way.target));
+        let ends = Ends {
+            socket: event.socket,
+            netns: event.client_netns,
+            client: event.client,
+            server: event.server,
+        };
+        Flow {
+            record,
+            traffic: None,
+            request: request.or_else(|| parties.request(event, snapshot)),
+            ends,
+            revoked: None,
+        }
+    }
+}
+
+impl Parties<'_> {
+    /// What the server's policy is asked where there is no plan any more.
+    fn request(&self, event: &DirectEvent, snapshot: &Snapshot) -> Option<Request> {
+        Some(Request {
+            identity: Some(self.client?.identity.clone()),
+            source: event.client.ip(),
+            destination: event.server,
+            workload: Arc::clone(snapshot.workload_by_address(event.server.ip())?),
+        })
+    }
+}
+
+impl Flow {
+    /// Whether the policy denies it, for the first time.
+    fn revoke_if_denied(&mut self, snapshot: &Snapshot) -> bool {
+        let Some(request) = self.request.as_ref().filter(|_| self.revoked.is_none()) else { return false };
+        let Verdict::Deny(denial) = request.decide(snapshot).verdict else { return false };
+        self.revoked = Some(format!("policy changed: {denial}"));
+        true
+    }
+}
+
+fn fill_in(
+    record: &mut Record,
+    parties: &Parties<'_>,
+    way: Option<&Way>,
+    event: &DirectEvent,
+    snapshot: &Snapshot,
+) {
+    let by_address = |address: SocketAddr| snapshot.workload_by_address(address.ip()).cloned();
+    let labels = &mut record.labels;
+    labels.source = parties.plan.map(|plan| Arc::clone(&plan.source)).or_else(|| by_address(event.client));
+    labels.destination = way.map(|way| Arc::clone(&way.target.workload)).or_else(|| by_address(event.server));
+    labels.service =
+        parties.plan.and_then(|plan| plan.service.as_ref()).map(|(service, _)| Arc::clone(service));
+    labels.source_identity = parties.client.map(|pod| pod.identity.clone());
+    labels.destination_identity = parties.server.map(|pod| pod.identity.clone());
+    record.policy = way.and_then(|way| way.policy.clone());
+}

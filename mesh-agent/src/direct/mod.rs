@@ -1,0 +1,75 @@
+//! Connections between two pods of this node that go without the proxy.
+//!
+//! A connection that the proxy carried and that could have gone directly makes the worker [ask](Direct::ask). What comes
+//! of it is a [`plan`], decided with the full policy of both ends; the [`table`] keeps the plans in line with
+//! configuration and pods, and with what the kernel was told of them. [`flows`] are the connections that then go
+//! directly, known by the kernel's [`events`](crate::sys::ebpf::DirectKernel). [`task`] runs all of it.
+
+mod flows;
+mod plan;
+mod table;
+mod task;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+
+pub use task::{Task, Work};
+
+use crate::proxy::core::LocalPod;
+
+/// Asks that may wait. More are dropped: the next connection asks again.
+const MOST_ASKS: usize = 1024;
+
+/// Tells of pods and asks for direct ways.
+#[derive(Clone)]
+pub struct Direct {
+    pods: mpsc::UnboundedSender<News>,
+    asks: mpsc::Sender<Ask>,
+}
+
+/// What the enroller tells.
+enum News {
+    /// A pod is enrolled.
+    Enrolled(Arc<LocalPod>),
+    /// A pod, by its uid, is no longer enrolled.
+    Dismissed(Arc<str>),
+}
+
+/// A pod connected to a destination.
+struct Ask {
+    client: u64,
+    destination: SocketAddr,
+}
+
+/// What the task hears.
+pub struct Heard {
+    pods: mpsc::UnboundedReceiver<News>,
+    asks: mpsc::Receiver<Ask>,
+}
+
+/// A way to tell the task, and its end of it.
+pub fn channel() -> (Direct, Heard) {
+    let (pods, heard_pods) = mpsc::unbounded_channel();
+    let (asks, heard_asks) = mpsc::channel(MOST_ASKS);
+    (Direct { pods, asks }, Heard { pods: heard_pods, asks: heard_asks })
+}
+
+impl Direct {
+    /// A pod is enrolled.
+    pub fn enrolled(&self, pod: &Arc<LocalPod>) {
+        // Nobody listens where everything goes through the proxy.
+        let _unheard = self.pods.send(News::Enrolled(Arc::clone(pod)));
+    }
+
+    /// A pod is no longer enrolled.
+    pub fn dismissed(&self, uid: &Arc<str>) {
+        let _unheard = self.pods.send(News::Dismissed(Arc::clone(uid)));
+    }
+
+    /// A pod connected to a destination that has an endpoint on this node: could the next connection go directly?
+    pub fn ask(&self, client: &LocalPod, destination: SocketAddr) {
+        let _unheard = self.asks.try_send(Ask { client: client.netns.cookie(), destination });
+    }
+}

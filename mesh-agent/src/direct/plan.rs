@@ -1,0 +1,251 @@
+//! Where a pod's connections to a destination may go without the proxy: a pure function of what is known.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Instant;
+
+use mesh_api::identity::SpiffeId;
+use mesh_api::plan::outbound::{self, route};
+use mesh_api::plan::policy::Verdict;
+use mesh_api::plan::{LoadBalancer, PortPolicy, Service, Snapshot, Target, TargetKey, Workload};
+use mesh_common::address::Address;
+use mesh_common::direct::{Choice, MAX_CHOICES, Route};
+use mesh_common::is_mesh_port;
+use mesh_common::maps::Endpoint;
+
+use crate::proxy::admission::Request;
+use crate::proxy::balance::Health;
+use crate::proxy::core::LocalPod;
+
+/// An enrolled pod, as far as plans are concerned.
+#[derive(Clone, Debug)]
+pub(super) struct Pod {
+    pub uid: Arc<str>,
+    pub namespace: Arc<str>,
+    pub name: Arc<str>,
+    /// Cookie of its network namespace.
+    pub cookie: u64,
+    pub identity: SpiffeId,
+    pub addresses: Vec<IpAddr>,
+}
+
+/// The enrolled pods of this node.
+#[derive(Debug, Default)]
+pub(super) struct Pods {
+    by_cookie: HashMap<u64, Arc<Pod>>,
+    by_address: HashMap<IpAddr, Arc<Pod>>,
+}
+
+/// Everything that a plan depends on besides the pods.
+#[derive(Clone, Copy)]
+pub(super) struct View<'a> {
+    pub snapshot: &'a Snapshot,
+    pub health: &'a Health<TargetKey>,
+    /// Endpoints that refused a direct connection a moment ago. The proxy tries another in their place.
+    pub resting: &'a HashMap<TargetKey, Instant>,
+    pub now: Instant,
+}
+
+/// Where a pod's connections to a destination may go.
+#[derive(Debug)]
+pub(super) struct Plan {
+    /// The client, as the mesh knows it.
+    pub source: Arc<Workload>,
+    /// The service that was addressed, if one was, and how connections to it are treated.
+    pub service: Option<(Arc<Service>, Arc<PortPolicy>)>,
+    /// All endpoints, near and far.
+    pub endpoints: Arc<[TargetKey]>,
+    /// The endpoints that take connections directly, at least one.
+    pub ways: Vec<Way>,
+    /// Sum of the weights of all endpoints in question.
+    tickets: u64,
+}
+
+/// An endpoint on this node that takes the client's connections.
+#[derive(Clone, Debug)]
+pub(super) struct Way {
+    pub server: Arc<Pod>,
+    pub target: Target,
+    /// Policy that allowed it, if one had to.
+    pub policy: Option<Arc<str>>,
+}
+
+impl From<&LocalPod> for Pod {
+    fn from(pod: &LocalPod) -> Self {
+        Self {
+            uid: Arc::clone(&pod.uid),
+            namespace: Arc::clone(&pod.namespace),
+            name: Arc::clone(&pod.name),
+            cookie: pod.netns.cookie(),
+            identity: pod.identity.clone(),
+            addresses: pod.addresses.clone(),
+        }
+    }
+}
+
+impl Pod {
+    /// Its address of the same family as `other`.
+    fn address_like(&self, other: IpAddr) -> Option<IpAddr> {
+        self.addresses.iter().copied().find(|address| address.is_ipv4() == other.is_ipv4())
+    }
+
+    fn is(&self, workload: &Workload) -> bool {
+        workload.identity == self.identity
+            && workload.namespace == self.namespace
+            && workload.name == self.name
+    }
+}
+
+impl Pods {
+    /// A pod is there, and its addresses are its own from now on.
+    pub fn add(&mut self, pod: &Arc<Pod>) {
+        self.by_cookie.insert(pod.cookie, Arc::clone(pod));
+        self.by_address.extend(pod.addresses.iter().map(|address| (*address, Arc::clone(pod))));
+    }
+
+    /// A pod is gone. One that took an address over meanwhile keeps it.
+    pub fn remove(&mut self, uid: &str) -> Option<Arc<Pod>> {
+        let cookie = self.by_cookie.values().find(|pod| *pod.uid == *uid)?.cookie;
+        self.by_address.retain(|_, pod| pod.cookie != cookie);
+        self.by_cookie.remove(&cookie)
+    }
+
+    pub fn get(&self, cookie: u64) -> Option<&Arc<Pod>> {
+        self.by_cookie.get(&cookie)
+    }
+
+    fn at(&self, address: IpAddr) -> Option<&Arc<Pod>> {
+        self.by_address.get(&address)
+    }
+}
+
+/// Plans a client's connections to a destination; none if all of them are the proxy's.
+pub(super) fn plan(view: View<'_>, pods: &Pods, client: &Pod, destination: SocketAddr) -> Option<Plan> {
+    let source = workload_of(view.snapshot, client)?;
+    let (service, targets): (_, Arc<[Target]>) = match route(view.snapshot, &source, destination) {
+        outbound::Route::Workload(target) => (None, [target].into()),
+        outbound::Route::Service { service, policy, endpoints, .. } if suits(&policy, endpoints.len()) => {
+            (Some((service, policy)), endpoints)
+        }
+        _ => return None,
+    };
+    let endpoints: Arc<[TargetKey]> = targets.iter().map(Target::key).collect();
+    let out = left_out(view, service.as_ref().map(|(_, policy)| &**policy), &endpoints);
+    let in_question = || targets.iter().zip(&out).filter(|(_, out)| !**out).map(|(target, _)| target);
+    let tickets = in_question().map(|target| u64::from(target.weight)).sum();
+    let ways: Vec<_> = in_question()
+        .filter(|target| service.is_none() || !view.rests(&target.key()))
+        .filter_map(|target| way(view, pods, client, target, destination))
+        .take(MAX_CHOICES)
+        .collect();
+    (!ways.is_empty()).then_some(Plan { source, service, endpoints, ways, tickets })
+}
+
+/// A pod as the mesh knows it.
+fn workload_of(snapshot: &Snapshot, pod: &Pod) -> Option<Arc<Workload>> {
+    let mut found = pod.addresses.iter().filter_map(|address| snapshot.workload_by_address(*address));
+    found.find(|workload| pod.is(workload)).cloned()
+}
+
+/// Whether the kernel can do what a policy asks for. It counts no connections and ends none.
+fn suits(policy: &PortPolicy, endpoints: usize) -> bool {
+    let pool = &policy.pool;
+    let choice = match policy.lb {
+        LoadBalancer::Unspecified | LoadBalancer::RoundRobin | LoadBalancer::Random => true,
+        LoadBalancer::LeastRequest => endpoints == 1,
+        LoadBalancer::Passthrough => false,
+    };
+    choice
+        && pool.max_connections.is_none()
+        && pool.max_connection_duration.is_none()
+        && pool.idle_timeout.is_none()
+        && pool.keepalive.is_none()
+}
+
+/// Which endpoints are ejected.
+fn left_out(view: View<'_>, policy: Option<&PortPolicy>, endpoints: &[TargetKey]) -> Vec<bool> {
+    match policy.and_then(|policy| policy.outlier.as_ref()) {
+        Some(limits) => view.health.ejected(endpoints, limits, view.now),
+        None => vec![false; endpoints.len()],
+    }
+}
+
+/// The direct way to an endpoint, if there is one: a pod of this node that the endpoint's workload still is, and whose
+/// policy takes the client with nothing to note about it.
+fn way(view: View<'_>, pods: &Pods, client: &Pod, target: &Target, destination: SocketAddr) -> Option<Way> {
+    let server = pods.at(target.address.ip())?;
+    let same_family = target.address.is_ipv4() == destination.is_ipv4();
+    if server.cookie == client.cookie
+        || !server.is(&target.workload)
+        || !same_family
+        || is_mesh_port(target.address.port())
+    {
+        return None;
+    }
+    let decision = request(client, target)?.decide(view.snapshot);
+    match decision.verdict {
+        Verdict::Allow(permit) if decision.audited.is_empty() && decision.dry_run.is_empty() => {
+            Some(Way { server: Arc::clone(server), target: target.clone(), policy: permit.policy().cloned() })
+        }
+        _ => None,
+    }
+}
+
+/// What the server's policy is asked.
+pub(super) fn request(client: &Pod, target: &Target) -> Option<Request> {
+    Some(Request {
+        identity: Some(client.identity.clone()),
+        source: client.address_like(target.address.ip())?,
+        destination: target.address,
+        workload: Arc::clone(&target.workload),
+    })
+}
+
+impl View<'_> {
+    fn rests(&self, key: &TargetKey) -> bool {
+        self.resting.get(key).is_some_and(|until| *until > self.now)
+    }
+}
+
+impl Plan {
+    /// The same, as the kernel reads it.
+    pub fn to_route(&self) -> Route {
+        // Weights keep their proportions where their sum is more than the kernel counts to.
+        let shift = (u64::BITS - self.tickets.leading_zeros()).saturating_sub(u32::BITS);
+        let ticket = |sum: u64| u32::try_from(sum >> shift).unwrap_or(u32::MAX);
+        let mut choices = [Choice::NONE; MAX_CHOICES];
+        let mut below = 0;
+        for (choice, way) in choices.iter_mut().zip(&self.ways) {
+            below += u64::from(way.target.weight);
+            *choice = Choice {
+                server: way.server.cookie,
+                endpoint: endpoint(way.target.address),
+                below: ticket(below),
+            };
+        }
+        let in_turn = self.service.as_ref().is_some_and(|(_, policy)| policy.lb == LoadBalancer::RoundRobin);
+        Route {
+            tickets: ticket(self.tickets),
+            in_turn: u32::from(in_turn),
+            turn: 0,
+            count: u32::try_from(self.ways.len()).unwrap_or(0),
+            choices,
+        }
+    }
+
+    /// The way to a server's port.
+    pub fn way_to(&self, server: u64, address: SocketAddr) -> Option<&Way> {
+        self.ways.iter().find(|way| way.server.cookie == server && way.target.address == address)
+    }
+
+    /// Whether it changes with time alone: when an ejection or a rest is over.
+    pub fn watches_health(&self) -> bool {
+        self.service.as_ref().is_some_and(|(_, policy)| policy.outlier.is_some())
+    }
+}
+
+/// An address as the kernel's maps have it.
+pub(super) fn endpoint(address: SocketAddr) -> Endpoint {
+    Endpoint::new(Address::from(address.ip()), address.port())
+}

@@ -1,0 +1,163 @@
+//! Which plans there are, and what the kernel was told of them.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use mesh_api::plan::TargetKey;
+use mesh_common::direct::{Route, RouteKey};
+
+use super::plan::{Plan, Pod, Pods, View, endpoint, plan};
+
+/// Destinations of one pod that are kept in mind. A pod that connects to more goes through the proxy with them.
+const MOST_OF_A_POD: usize = 512;
+
+/// Destinations that nobody connected to for so long are forgotten.
+const KEPT: Duration = Duration::from_mins(10);
+
+/// What to tell the kernel.
+#[derive(Clone, Debug)]
+pub(super) enum Change {
+    /// From now on there is this route.
+    Put(RouteKey, Box<Route>),
+    /// There is none any more.
+    Remove(RouteKey),
+}
+
+/// The destinations that this node's pods asked for, and the plans for them.
+#[derive(Default)]
+pub(super) struct Table {
+    pods: Pods,
+    asked: HashMap<u64, HashMap<SocketAddr, Entry>>,
+}
+
+struct Entry {
+    plan: Option<Arc<Plan>>,
+    /// What the kernel knows.
+    told: Option<Box<Route>>,
+    used: Instant,
+}
+
+impl Table {
+    /// A pod is enrolled. Plans that may lead to it change with the next [`Self::plan_again`].
+    pub fn add(&mut self, pod: &Arc<Pod>) {
+        self.pods.add(pod);
+    }
+
+    /// A pod is no longer enrolled: no route may lead to it or from it any more.
+    pub fn remove(&mut self, uid: &str) -> Vec<Change> {
+        let Some(pod) = self.pods.remove(uid) else { return Vec::new() };
+        let own = self.asked.remove(&pod.cookie).into_iter().flatten();
+        let mut changes: Vec<_> =
+            own.filter(|(_, entry)| entry.told.is_some()).map(|(to, _)| remove(pod.cookie, to)).collect();
+        for (client, entries) in &mut self.asked {
+            for (destination, entry) in entries {
+                let leads_there =
+                    |plan: &Arc<Plan>| plan.ways.iter().any(|way| way.server.cookie == pod.cookie);
+                if entry.plan.as_ref().is_some_and(leads_there) {
+                    changes.extend(entry.set(*client, *destination, None));
+                }
+            }
+        }
+        changes
+    }
+
+    /// A pod, by its namespace's cookie.
+    pub fn pod(&self, cookie: u64) -> Option<&Arc<Pod>> {
+        self.pods.get(cookie)
+    }
+
+    /// A pod connected to a destination through the proxy.
+    pub fn ask(&mut self, view: View<'_>, client: u64, destination: SocketAddr) -> Option<Change> {
+        let pod = Arc::clone(self.pods.get(client)?);
+        let entries = self.asked.entry(client).or_default();
+        let known = entries.get(&destination).is_some();
+        if known || entries.len() >= MOST_OF_A_POD {
+            return None;
+        }
+        let mut entry = Entry { plan: None, told: None, used: view.now };
+        let plan = plan(view, &self.pods, &pod, destination);
+        let change = entry.set(client, destination, plan);
+        entries.insert(destination, entry);
+        change
+    }
+
+    /// Something that plans depend on has changed. With `timed` only those are planned again that change with time.
+    pub fn plan_again(&mut self, view: View<'_>, timed: bool) -> Vec<Change> {
+        let mut changes = Vec::new();
+        for (client, entries) in &mut self.asked {
+            let Some(pod) = self.pods.get(*client) else { continue };
+            for (destination, entry) in entries {
+                if !timed || entry.plan.as_ref().is_some_and(|plan| plan.watches_health()) {
+                    let plan = plan(view, &self.pods, pod, *destination);
+                    changes.extend(entry.set(*client, *destination, plan));
+                }
+            }
+        }
+        changes
+    }
+
+    /// An endpoint refused a connection: the plans that lead there are made again.
+    pub fn plan_around(&mut self, view: View<'_>, refused: &TargetKey) -> Vec<Change> {
+        let mut changes = Vec::new();
+        for (client, entries) in &mut self.asked {
+            let Some(pod) = self.pods.get(*client) else { continue };
+            for (destination, entry) in entries {
+                if entry.plan.as_ref().is_some_and(|plan| plan.endpoints.contains(refused)) {
+                    let plan = plan(view, &self.pods, pod, *destination);
+                    changes.extend(entry.set(*client, *destination, plan));
+                }
+            }
+        }
+        changes
+    }
+
+    /// The plan that a direct connection follows, which counts as a use of it.
+    pub fn follow(&mut self, client: u64, destination: SocketAddr, now: Instant) -> Option<Arc<Plan>> {
+        let entry = self.asked.get_mut(&client)?.get_mut(&destination)?;
+        entry.used = now;
+        entry.plan.clone()
+    }
+
+    /// Forgets what is not used.
+    pub fn sweep(&mut self, now: Instant) -> Vec<Change> {
+        let mut changes = Vec::new();
+        for (client, entries) in &mut self.asked {
+            entries.retain(|destination, entry| {
+                let keep = now.saturating_duration_since(entry.used) < KEPT;
+                if !keep {
+                    changes.extend(entry.set(*client, *destination, None));
+                }
+                keep
+            });
+        }
+        self.asked.retain(|_, entries| !entries.is_empty());
+        changes
+    }
+}
+
+impl Entry {
+    /// Takes a plan over; answers what the kernel has to be told.
+    fn set(&mut self, client: u64, destination: SocketAddr, plan: Option<Plan>) -> Option<Change> {
+        let route = plan.as_ref().map(|plan| Box::new(plan.to_route()));
+        self.plan = plan.map(Arc::new);
+        if route == self.told {
+            return None;
+        }
+        let change = match &route {
+            Some(route) => Change::Put(key(client, destination), route.clone()),
+            None => remove(client, destination),
+        };
+        self.told = route;
+        Some(change)
+    }
+}
+
+fn remove(client: u64, destination: SocketAddr) -> Change {
+    Change::Remove(key(client, destination))
+}
+
+fn key(client: u64, destination: SocketAddr) -> RouteKey {
+    RouteKey::new(client, endpoint(destination))
+}

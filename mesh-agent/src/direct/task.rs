@@ -1,0 +1,263 @@
+//! What runs: news of pods and configuration change the plans, the kernel is told, and what it says is recorded.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use mesh_api::plan::{Snapshot, TargetKey};
+use mesh_common::direct::Happened;
+use tokio::sync::watch;
+
+use super::flows::{Ends, Flows, Parties};
+use super::plan::{Plan, Pod, View};
+use super::table::{Change, Table};
+use super::{Ask, Heard, News};
+use crate::proxy::balance::Health;
+use crate::proxy::core::{LocalPod, Shared};
+use crate::sys::ebpf::{DirectEvent, DirectKernel};
+use crate::sys::{self, Connection};
+use crate::telemetry::WorkerMetrics;
+
+/// The kernel's events are read this often, and what changed meanwhile is planned again. A policy that changes is in
+/// force everywhere after at most this and what it takes to decide.
+const TICK: Duration = Duration::from_millis(100);
+
+/// Ticks between two signs of life, which last much longer, and looks at what changes with time alone.
+const BEAT: u32 = 10;
+
+/// Ticks between two looks at what is not used any more.
+const SWEEP: u32 = 300;
+
+/// An endpoint that refused a direct connection is the proxy's for so long: that one tries others.
+const REST: Duration = Duration::from_secs(5);
+
+/// Counters that nothing used for this long are forgotten.
+const COUNTERS_KEPT: Duration = Duration::from_hours(1);
+
+/// What the task works with.
+pub struct Work {
+    /// The kernel's maps.
+    pub kernel: DirectKernel,
+    /// What it shares with the workers.
+    pub shared: Arc<Shared>,
+    /// Counters of its own.
+    pub metrics: Arc<WorkerMetrics>,
+}
+
+/// Keeps direct connections going.
+pub struct Task {
+    kernel: DirectKernel,
+    shared: Arc<Shared>,
+    heard: Heard,
+    table: Table,
+    flows: Flows,
+    /// The pods whose connections may have to be closed, by their namespace's cookie.
+    pods: HashMap<u64, Arc<LocalPod>>,
+    resting: HashMap<TargetKey, Instant>,
+    /// Plans are behind.
+    stale: bool,
+}
+
+impl Task {
+    /// A task that knows nothing yet.
+    pub fn new(work: Work, heard: Heard) -> Self {
+        Self {
+            kernel: work.kernel,
+            shared: work.shared,
+            heard,
+            table: Table::default(),
+            flows: Flows::new(work.metrics),
+            pods: HashMap::new(),
+            resting: HashMap::new(),
+            stale: false,
+        }
+    }
+
+    /// Runs until there is nobody left who tells anything.
+    pub async fn run(mut self) {
+        let mut updates = self.shared.updates.clone();
+        let mut ticks = tokio::time::interval(TICK);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut tick = 0_u32;
+        loop {
+            tokio::select! {
+                // What a pod may do no longer comes before anything that it may still do.
+                biased;
+                news = self.heard.pods.recv() => match news {
+                    Some(news) => self.hear(news),
+                    None => return,
+                },
+                changed = changed(&mut updates) => match changed {
+                    Some(()) => self.stale = true,
+                    None => return,
+                },
+                _ = ticks.tick() => {
+                    tick = tick.wrapping_add(1);
+                    self.tick(tick);
+                },
+                Some(ask) = self.heard.asks.recv() => self.answer(&ask),
+            }
+        }
+    }
+
+    fn hear(&mut self, news: News) {
+        match news {
+            News::Enrolled(pod) => {
+                self.table.add(&Arc::new(Pod::from(&*pod)));
+                self.pods.insert(pod.netns.cookie(), pod);
+                self.stale = true;
+            }
+            News::Dismissed(uid) => {
+                self.pods.retain(|_, pod| pod.uid != uid);
+                let changes = self.table.remove(&uid);
+                self.tell(changes);
+            }
+        }
+    }
+
+    fn answer(&mut self, ask: &Ask) {
+        let snapshot = self.shared.snapshot.load_full();
+        let view = view(&snapshot, &self.shared.health, &self.resting);
+        let change = self.table.ask(view, ask.client, ask.destination);
+        self.tell(change);
+    }
+
+    fn tick(&mut self, tick: u32) {
+        let snapshot = self.shared.snapshot.load_full();
+        let timed = tick.is_multiple_of(BEAT);
+        if timed {
+            self.beat();
+        }
+        if self.stale || timed {
+            let view = view(&snapshot, &self.shared.health, &self.resting);
+            let changes = self.table.plan_again(view, !self.stale);
+            self.tell(changes);
+        }
+        self.read_events(&snapshot);
+        if std::mem::take(&mut self.stale) {
+            let denied = self.flows.recheck(&snapshot);
+            if !denied.is_empty() {
+                let (revoked, generation) = (denied.len(), snapshot.generation());
+                tracing::info!(revoked, generation, "policy changed: closing direct connections");
+            }
+            denied.iter().for_each(|ends| self.close(ends));
+        }
+        if tick.is_multiple_of(SWEEP) {
+            self.sweep();
+        }
+    }
+
+    fn beat(&mut self) {
+        if let Err(error) = self.kernel.beat() {
+            tracing::error!(%error, "direct connections pause");
+        }
+        let (before, now) = (self.resting.len(), Instant::now());
+        self.resting.retain(|_, until| *until > now);
+        self.stale |= self.resting.len() < before;
+    }
+
+    /// Reads what happened since the last tick, but no more than came until now: the kernel may write faster.
+    fn read_events(&mut self, snapshot: &Snapshot) {
+        /// More than a ring of 4 MiB holds.
+        const MOST: usize = 40_000;
+        for _ in 0..MOST {
+            let Some(event) = self.kernel.next_event() else { break };
+            self.record(&event, snapshot);
+        }
+    }
+
+    fn record(&mut self, event: &DirectEvent, snapshot: &Snapshot) {
+        let plan = self.table.follow(event.client_netns, event.destination, Instant::now());
+        let parties = Parties {
+            client: self.table.pod(event.client_netns),
+            server: self.table.pod(event.server_netns),
+            plan: plan.as_deref(),
+        };
+        let to_close = match event.happened {
+            Happened::Opening => self.flows.opening(event, &parties, snapshot),
+            Happened::Established => {
+                self.flows.established(event);
+                self.watch_health(plan.as_deref(), event, true);
+                None
+            }
+            Happened::Closed => {
+                self.flows.closed(event, &parties, snapshot);
+                None
+            }
+            Happened::Failed => {
+                self.flows.failed(event);
+                self.watch_health(plan.as_deref(), event, false);
+                None
+            }
+            Happened::Astray => self.flows.astray(event),
+        };
+        if let Some(ends) = to_close {
+            self.close(&ends);
+        }
+    }
+
+    fn watch_health(&mut self, plan: Option<&Plan>, event: &DirectEvent, success: bool) {
+        let Some(plan) = plan else { return };
+        let Some(key) = plan.way_to(event.server_netns, event.server).map(|way| way.target.key()) else {
+            return;
+        };
+        let limits = plan.service.as_ref().and_then(|(_, policy)| policy.outlier.as_ref());
+        if success {
+            if limits.is_some() {
+                self.shared.health.succeeded(&key);
+            }
+            return;
+        }
+        let now = Instant::now();
+        if limits.is_some_and(|limits| self.shared.health.failed(&key, &plan.endpoints, limits, now)) {
+            tracing::warn!(endpoint = %key.address, "endpoint ejected after failures");
+        }
+        self.resting.insert(key.clone(), now + REST);
+        let snapshot = self.shared.snapshot.load_full();
+        let view = view(&snapshot, &self.shared.health, &self.resting);
+        let changes = self.table.plan_around(view, &key);
+        self.tell(changes);
+    }
+
+    fn close(&self, ends: &Ends) {
+        let Some(pod) = self.pods.get(&ends.netns) else { return };
+        let connection = Connection { cookie: ends.socket, local: ends.client, remote: ends.server };
+        if let Err(error) = sys::destroy(&pod.netns, &connection) {
+            let (client, server) = (ends.client, ends.server);
+            tracing::error!(%pod, %client, %server, %error, "a connection that is denied could not be closed");
+        }
+    }
+
+    fn sweep(&mut self) {
+        let now = Instant::now();
+        let changes = self.table.sweep(now);
+        self.tell(changes);
+        self.flows.sweep(COUNTERS_KEPT);
+    }
+
+    fn tell(&mut self, changes: impl IntoIterator<Item = Change>) {
+        for change in changes {
+            let told = match &change {
+                Change::Put(key, route) => self.kernel.put(key, route),
+                Change::Remove(key) => self.kernel.remove(key),
+            };
+            if let Err(error) = told {
+                tracing::error!(%error, "the kernel does not take a change of a route");
+            }
+        }
+    }
+}
+
+fn view<'a>(
+    snapshot: &'a Snapshot,
+    health: &'a Health<TargetKey>,
+    resting: &'a HashMap<TargetKey, Instant>,
+) -> View<'a> {
+    View { snapshot, health, resting, now: Instant::now() }
+}
+
+async fn changed(updates: &mut watch::Receiver<Arc<Snapshot>>) -> Option<()> {
+    updates.changed().await.ok()?;
+    updates.mark_unchanged();
+    Some(())
+}

@@ -1,0 +1,197 @@
+//! The kernel's side of direct connections: routes go in, events come out.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use aya::maps::{Array, HashMap, MapData, RingBuf};
+use mesh_common::address::Address;
+use mesh_common::direct::{Happened, Route, RouteKey};
+use rustix::time::{ClockId, clock_gettime};
+
+use super::programs::{absent_is_fine, take};
+use super::{Error, Programs, map_error};
+
+/// TCP states of `include/net/tcp_states.h`, as which a connection may have ended.
+mod state {
+    pub(super) const FIN_WAIT2: u32 = 5;
+    pub(super) const TIME_WAIT: u32 = 6;
+    pub(super) const CLOSE_WAIT: u32 = 8;
+    pub(super) const LAST_ACK: u32 = 9;
+    pub(super) const CLOSING: u32 = 11;
+}
+
+/// The maps of direct connections.
+pub struct DirectKernel {
+    routes: HashMap<MapData, RouteKey, Route>,
+    pulse: Array<MapData, u64>,
+    events: RingBuf<MapData>,
+}
+
+/// Something that happened to a direct connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DirectEvent {
+    /// What.
+    pub happened: Happened,
+    /// Smoothed round-trip time in microseconds.
+    pub rtt: u32,
+    /// The kernel's cookie of the client's socket.
+    pub socket: u64,
+    /// Cookie of the client's network namespace.
+    pub client_netns: u64,
+    /// Cookie of the network namespace that it may arrive in.
+    pub server_netns: u64,
+    /// How long it has lasted.
+    pub lasted: Duration,
+    /// Bytes, when it is over.
+    pub totals: Totals,
+    /// The client's own address and port.
+    pub client: SocketAddr,
+    /// The server's own address and port.
+    pub server: SocketAddr,
+    /// Address and port that the application asked for.
+    pub destination: SocketAddr,
+}
+
+/// Bytes of a connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// From the client.
+    pub sent: u64,
+    /// To the client.
+    pub received: u64,
+}
+
+impl DirectKernel {
+    /// Takes the maps out of the loaded object.
+    pub fn new(programs: &mut Programs) -> Result<Self, Error> {
+        let object = programs.object();
+        Ok(Self {
+            routes: take(object, "ROUTES")?,
+            pulse: take(object, "PULSE")?,
+            events: take(object, "DIRECT_EVENTS")?,
+        })
+    }
+
+    /// From now on a client's connections may go this way.
+    pub fn put(&mut self, key: &RouteKey, route: &Route) -> Result<(), Error> {
+        self.routes.insert(key, route, 0).map_err(map_error("ROUTES"))
+    }
+
+    /// They go through the proxy again.
+    pub fn remove(&mut self, key: &RouteKey) -> Result<(), Error> {
+        absent_is_fine(self.routes.remove(key)).map_err(map_error("ROUTES"))
+    }
+
+    /// Says that the agent lives, which keeps the routes in force for a while.
+    pub fn beat(&mut self) -> Result<(), Error> {
+        let now = clock_gettime(ClockId::Monotonic);
+        let nanoseconds =
+            u64::try_from(now.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0);
+        self.pulse.set(0, nanoseconds, 0).map_err(map_error("PULSE"))
+    }
+
+    /// The next event that has not been read.
+    pub fn next_event(&mut self) -> Option<DirectEvent> {
+        loop {
+            let item = self.events.next()?;
+            if let Some(event) = decode(&item) {
+                return Some(event);
+            }
+        }
+    }
+}
+
+/// Reads a record of the ring, field by field as `mesh_common::direct::DirectEvent` lays them out.
+fn decode(item: &[u8]) -> Option<DirectEvent> {
+    let mut fields = Fields(item);
+    let happened = Happened::from_number(fields.u32()?)?;
+    let rtt = fields.u32()?;
+    let [socket, client_netns, server_netns, opened, now] =
+        [fields.u64()?, fields.u64()?, fields.u64()?, fields.u64()?, fields.u64()?];
+    let [acknowledged, received] = [fields.u64()?, fields.u64()?];
+    let (client, server, destination) = (fields.endpoint()?, fields.endpoint()?, fields.endpoint()?);
+    let totals = payload(acknowledged, received, fields.u32()?);
+    let lasted = Duration::from_nanos(now.saturating_sub(opened));
+    Some(DirectEvent {
+        happened,
+        rtt,
+        socket,
+        client_netns,
+        server_netns,
+        lasted,
+        totals,
+        client,
+        server,
+        destination,
+    })
+}
+
+/// The kernel counts sequence numbers (`tcp_snd_una_update`, `tcp_rcv_nxt_update`): SYN and FIN are among them. Whether a
+/// connection that ended in `FIN_WAIT2` has got the other end's FIN can't be told, so it may seem to have received a
+/// byte more than it did.
+fn payload(acknowledged: u64, received: u64, ended_in: u32) -> Totals {
+    let own_fin = matches!(ended_in, state::FIN_WAIT2 | state::TIME_WAIT | state::LAST_ACK | state::CLOSING);
+    let other_fin = matches!(ended_in, state::CLOSE_WAIT | state::LAST_ACK | state::CLOSING);
+    Totals {
+        sent: acknowledged.saturating_sub(1 + u64::from(own_fin)),
+        received: received.saturating_sub(u64::from(other_fin)),
+    }
+}
+
+struct Fields<'a>(&'a [u8]);
+
+impl Fields<'_> {
+    fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (field, rest) = self.0.split_first_chunk()?;
+        self.0 = rest;
+        Some(*field)
+    }
+
+    fn u16(&mut self) -> Option<u16> {
+        self.take().map(u16::from_ne_bytes)
+    }
+
+    fn u32(&mut self) -> Option<u32> {
+        self.take().map(u32::from_ne_bytes)
+    }
+
+    fn u64(&mut self) -> Option<u64> {
+        self.take().map(u64::from_ne_bytes)
+    }
+
+    fn endpoint(&mut self) -> Option<SocketAddr> {
+        let (address, port, _note) = (Address(self.take()?), self.u16()?, self.u16()?);
+        Some(SocketAddr::new(IpAddr::from(address), port))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_what_the_programs_write_and_survives_what_is_short() {
+        let mut bytes = Vec::new();
+        bytes.extend((Happened::Closed as u32).to_ne_bytes());
+        bytes.extend(250_u32.to_ne_bytes());
+        for number in [7_u64, 8, 9, 1_000, 5_000, 102, 201] {
+            bytes.extend(number.to_ne_bytes());
+        }
+        for (last, port) in [(1, 40_000_u16), (2, 8080), (3, 80)] {
+            bytes.extend(Address::v4([10, 0, 0, last]).0);
+            bytes.extend(port.to_ne_bytes());
+            bytes.extend([0; 2]);
+        }
+        bytes.extend(state::LAST_ACK.to_ne_bytes());
+        assert_eq!(bytes.len(), size_of::<mesh_common::direct::DirectEvent>());
+        let event = decode(&bytes).unwrap();
+        assert_eq!((event.happened, event.rtt, event.socket), (Happened::Closed, 250, 7));
+        assert_eq!(event.lasted, Duration::from_nanos(4_000));
+        assert_eq!(event.totals, Totals { sent: 100, received: 200 });
+        assert_eq!(event.server.to_string(), "10.0.0.2:8080");
+        for length in 0..bytes.len() {
+            assert_eq!(decode(&bytes[..length]), None, "{length} bytes");
+        }
+        assert_eq!(payload(0, 0, state::LAST_ACK), Totals::default(), "no number below zero");
+    }
+}

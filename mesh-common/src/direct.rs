@@ -1,0 +1,232 @@
+//! Connections between two pods of one node that need no proxy: what the agent decided about them beforehand, and what
+//! the programs tell of them.
+//!
+//! The agent decides each (client, destination) with the full policy and writes the yes as a [`Route`]; the programs
+//! choose among its endpoints and never match a rule. No route means: to the proxy. A pod is its network namespace's
+//! cookie on both ends, never its address, so that a pod that got a used address inherits nothing.
+
+use crate::maps::Endpoint;
+
+/// Most endpoints of one destination that the kernel chooses among. What is beyond is the proxy's.
+pub const MAX_CHOICES: usize = 16;
+/// Most routes of a node.
+pub const MAX_ROUTES: u32 = 16_384;
+/// Most direct connections between their SYN and the end of their handshake at one time.
+pub const MAX_DIRECT_FLOWS: u32 = 16_384;
+
+/// How long routes count after the agent last said that it lives, in nanoseconds. Without an agent nobody notices that
+/// a pod is gone and another has its address.
+pub const PULSE_LASTS: u64 = 5_000_000_000;
+
+/// [`Endpoint::note`] of a connection that the proxy gets because the kernel's draw fell on an endpoint that has no
+/// direct way: the proxy then chooses among those alone, so that weights come out as they should.
+pub const NOTE_NOT_DIRECT: u16 = 1;
+
+/// Key of `ROUTES`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct RouteKey {
+    /// Cookie of the client's network namespace.
+    pub client: u64,
+    /// Address and port that it asks for.
+    pub destination: Endpoint,
+    /// Padding, zero.
+    pub zero: u32,
+}
+const _: () = assert!(size_of::<RouteKey>() == 32);
+
+impl RouteKey {
+    /// A key with its padding cleared.
+    #[inline(always)]
+    pub const fn new(client: u64, destination: Endpoint) -> Self {
+        Self { client, destination, zero: 0 }
+    }
+}
+
+/// An endpoint that a route may lead to, and that takes the client's connections.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Choice {
+    /// Cookie of the server's network namespace.
+    pub server: u64,
+    /// The server's own address and port.
+    pub endpoint: Endpoint,
+    /// Tickets below this one, and not below the choice before, are this endpoint's.
+    pub below: u32,
+}
+const _: () = assert!(size_of::<Choice>() == 32);
+
+impl Choice {
+    /// What fills the places behind the last choice.
+    pub const NONE: Self =
+        Self { server: 0, endpoint: Endpoint::new(crate::address::Address::UNSPECIFIED, 0), below: 0 };
+}
+
+/// Value of `ROUTES`: where a client's connections to a destination may go directly.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// Tickets are drawn from 0 to below this; those that are no choice's mean: to the proxy, to another endpoint.
+    pub tickets: u32,
+    /// Not 0: tickets are drawn in turn and not at random.
+    pub in_turn: u32,
+    /// The next turn. Two cores may take the same one, which does no harm.
+    pub turn: u32,
+    /// Choices that count.
+    pub count: u32,
+    /// In ascending order of their tickets.
+    pub choices: [Choice; MAX_CHOICES],
+}
+const _: () = assert!(size_of::<Route>() == 16 + 32 * MAX_CHOICES);
+
+/// The choice that a ticket falls on.
+#[inline(always)]
+pub fn choose(route: &Route, ticket: u32) -> Option<&Choice> {
+    let mut index = 0;
+    while index < MAX_CHOICES {
+        let choice = &route.choices[index];
+        if index as u32 >= route.count {
+            return None;
+        }
+        if ticket < choice.below {
+            return Some(choice);
+        }
+        index += 1;
+    }
+    None
+}
+
+/// Key of `DIRECT_FLOWS`: a direct connection before its handshake is over, as both ends see it. The value is the cookie
+/// of the server's network namespace.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct DirectFlow {
+    /// The end that connects.
+    pub client: Endpoint,
+    /// The end that accepts.
+    pub server: Endpoint,
+}
+const _: () = assert!(size_of::<DirectFlow>() == 40);
+
+/// Value of `DIRECT`, kept with the client's socket.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DirectSocket {
+    /// Cookie of the server's network namespace.
+    pub server: u64,
+    /// When it was opened, in nanoseconds of `CLOCK_MONOTONIC`.
+    pub opened: u64,
+    /// Address and port that the application asked for.
+    pub destination: Endpoint,
+    /// Padding, zero.
+    pub zero: u32,
+}
+const _: () = assert!(size_of::<DirectSocket>() == 40);
+
+/// What happened to a direct connection.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Happened {
+    /// Its SYN is about to leave.
+    Opening = 1,
+    /// Its handshake is over.
+    Established = 2,
+    /// It is over; bytes and round-trip time are known.
+    Closed = 3,
+    /// It was refused, or nobody answered.
+    Failed = 4,
+    /// It arrived somewhere else than where it was allowed: the address has another owner. Told by the accepting end.
+    Astray = 5,
+}
+
+impl Happened {
+    /// What a number from the ring buffer stands for.
+    pub const fn from_number(number: u32) -> Option<Self> {
+        Some(match number {
+            1 => Self::Opening,
+            2 => Self::Established,
+            3 => Self::Closed,
+            4 => Self::Failed,
+            5 => Self::Astray,
+            _ => return None,
+        })
+    }
+}
+
+/// A record of the ring buffer `DIRECT_EVENTS`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DirectEvent {
+    /// A [`Happened`] as its number.
+    pub happened: u32,
+    /// Smoothed round-trip time in microseconds, when it is over.
+    pub rtt: u32,
+    /// The kernel's cookie of the client's socket.
+    pub socket: u64,
+    /// Cookie of the client's network namespace.
+    pub client_netns: u64,
+    /// Cookie of the server's network namespace.
+    pub server_netns: u64,
+    /// When it was opened, in nanoseconds of `CLOCK_MONOTONIC`.
+    pub opened: u64,
+    /// When this happened, on the same clock.
+    pub now: u64,
+    /// Sequence numbers of the client that were acknowledged, SYN and FIN among them, when it is over.
+    pub sent: u64,
+    /// Sequence numbers that the client received, FIN among them, when it is over.
+    pub received: u64,
+    /// The client's address and port.
+    pub client: Endpoint,
+    /// The server's own address and port.
+    pub server: Endpoint,
+    /// Address and port that the application asked for.
+    pub destination: Endpoint,
+    /// TCP state that it was in before it was over (`include/net/tcp_states.h`).
+    pub ended_in: u32,
+}
+const _: () = assert!(size_of::<DirectEvent>() == 128);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::address::Address;
+
+    fn route(below: &[u32], tickets: u32) -> Route {
+        let mut choices = [Choice::NONE; MAX_CHOICES];
+        for (index, &below) in below.iter().enumerate() {
+            let endpoint = Endpoint::new(Address::v4([10, 0, 0, index as u8]), 80);
+            choices[index] = Choice { server: index as u64 + 1, endpoint, below };
+        }
+        Route { tickets, in_turn: 0, turn: 0, count: below.len() as u32, choices }
+    }
+
+    #[test]
+    fn tickets_are_shared_out_by_weight_and_the_rest_is_the_proxys() {
+        let route = route(&[1, 4], 6);
+        let servers: Vec<_> =
+            (0..6).map(|ticket| choose(&route, ticket).map(|choice| choice.server)).collect();
+        assert_eq!(servers, [Some(1), Some(2), Some(2), Some(2), None, None]);
+    }
+
+    #[test]
+    fn what_does_not_count_is_never_chosen() {
+        let mut stale = route(&[1, 2, 3], 3);
+        stale.count = 1;
+        assert_eq!(choose(&stale, 2), None);
+        stale.count = 100;
+        assert_eq!(choose(&stale, 3), None, "a count that is too large");
+        let full: Vec<u32> = (1..=MAX_CHOICES as u32).collect();
+        let full = route(&full, MAX_CHOICES as u32);
+        assert!(
+            (0..MAX_CHOICES as u32)
+                .all(|ticket| choose(&full, ticket).unwrap().server == u64::from(ticket) + 1)
+        );
+    }
+
+    #[test]
+    fn numbers_and_what_happened_agree() {
+        let all: Vec<Happened> = (0..100).filter_map(Happened::from_number).collect();
+        assert_eq!(all.len(), 5);
+        assert!(all.into_iter().all(|it| Happened::from_number(it as u32) == Some(it)));
+    }
+}

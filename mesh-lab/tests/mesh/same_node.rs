@@ -1,0 +1,157 @@
+//! Connections between two pods of one node: directly, from the second on.
+
+use std::io::{BufRead, BufReader, Lines};
+use std::process::{Child, ChildStdout, Stdio};
+use std::time::{Duration, Instant};
+
+use mesh_api::manifest::Kind;
+use mesh_lab::Options;
+
+use crate::world::{PORT, World, eventually};
+
+const DIRECT: &str = "path=\"direct\"";
+const PROXY: &str = "path=\"proxy\"";
+
+/// A pod on the server's node with an account of its own.
+const STRANGER: &str = "apiVersion: v1
+kind: Pod
+metadata: {name: stranger, namespace: app, labels: {app: stranger}}
+spec:
+  nodeName: node2
+  serviceAccountName: stranger
+  containers: [{name: main, command: [sleep, infinity]}]
+";
+
+fn opened(world: &World, path: &str) -> f64 {
+    world.metric("node2", "istio_tcp_connections_opened_total", path)
+}
+
+/// Connects until the connection is a direct one.
+fn until_direct(world: &World, pod: &str, host: &str) {
+    eventually(&format!("{pod} reaches {host} directly"), || {
+        let before = opened(world, DIRECT);
+        assert!(world.client("app", pod, &["who", host, PORT]).ok);
+        // The agent reads what the kernel tells some times a second.
+        std::thread::sleep(Duration::from_millis(250));
+        opened(world, DIRECT) > before
+    });
+}
+
+fn deny(account: &str) -> String {
+    format!(
+        "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: deny, namespace: app}}\nspec:\n  selector: {{matchLabels: {{app: server}}}}\n  action: DENY\n  rules: [{{from: [{{source: {{principals: [cluster.local/ns/app/sa/{account}]}}}}]}}]\n"
+    )
+}
+
+/// A connection that is held open, and what its client prints.
+struct Held {
+    client: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+}
+
+impl Held {
+    fn open(world: &World, pod: &str, seconds: &str) -> Self {
+        let mut command = world.client_command("app", pod, &["hold", "server.app", PORT, seconds]);
+        let mut client = command.stdout(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(client.stdout.take().unwrap()).lines();
+        assert_eq!(lines.next().unwrap().unwrap(), "held");
+        Self { client, lines }
+    }
+
+    fn outcome(mut self) -> String {
+        let outcome = self.lines.next().unwrap().unwrap();
+        self.client.wait().unwrap();
+        outcome
+    }
+}
+
+#[test]
+fn both_ends_see_what_they_see_through_the_proxy_and_every_byte_is_counted() {
+    let world = World::new("direct");
+    let (own, server) = (world.addresses("app", "neighbour"), world.addresses("app", "server"));
+    let service = world.lab.object(Kind::Service, "app", "server").unwrap().unwrap();
+    let vip = service["spec"]["clusterIP"].as_str().unwrap().to_owned();
+    for (host, own) in [(&vip, &own[0]), (&server[0], &own[0]), (&server[1], &own[1])] {
+        until_direct(&world, "neighbour", host);
+        let before = (opened(&world, DIRECT), opened(&world, PROXY));
+        let ran = world.client("app", "neighbour", &["who", host, PORT]);
+        let words = ran.words();
+        assert_eq!((words[0], words[1], words[2], words[4]), (&**host, &**own, &**own, &**own), "{ran:?}");
+        eventually("it is counted", || opened(&world, DIRECT) > before.0);
+        assert!((opened(&world, PROXY) - before.1).abs() < 0.5, "the proxy has nothing to do with it");
+    }
+    let bytes = || {
+        let of = |name| world.metric("node2", name, DIRECT);
+        (of("istio_tcp_received_bytes_total"), of("istio_tcp_sent_bytes_total"))
+    };
+    let before = bytes();
+    assert_eq!(world.client("app", "neighbour", &["sink", "server.app", PORT, "1000000"]).text, "True");
+    let expected = (before.0 + 1_000_000.0 + "sink 1000000\n".len() as f64, before.1 + 64.0);
+    // Whether the last FIN was counted can't always be told.
+    eventually("its bytes are counted", || {
+        let now = bytes();
+        (now.0 - expected.0).abs() < 0.5 && (0.0..=1.0).contains(&(now.1 - expected.1))
+    });
+    let log = world.agent_log("node2");
+    let line = log.lines().rev().find(|line| line.contains("path=direct")).unwrap();
+    for part in ["outcome=closed", "src.workload=neighbour", "dst.workload=server", "rtt=", "sa/client"] {
+        assert!(line.contains(part), "{part}: {line}");
+    }
+}
+
+#[test]
+fn a_policy_closes_what_it_forbids_and_nothing_else() {
+    let world = World::new("directdeny");
+    world.apply(STRANGER);
+    world.lab.wait_ready(crate::world::SOON).unwrap();
+    for pod in ["neighbour", "stranger"] {
+        until_direct(&world, pod, "server.app");
+    }
+    let (forbidden, untouched) = (Held::open(&world, "neighbour", "20"), Held::open(&world, "stranger", "4"));
+    let proxied = opened(&world, PROXY);
+    let began = Instant::now();
+    world.apply(&deny("client"));
+    let outcome = forbidden.outcome();
+    let took = began.elapsed();
+    assert!(outcome.starts_with("reset"), "{outcome}");
+    assert!(took < Duration::from_secs(1), "after {took:?}");
+    assert!(untouched.outcome().starts_with("kept"));
+    assert!(opened(&world, PROXY) - proxied < 0.5, "both were direct");
+    assert!(!world.client("app", "neighbour", &["who", "server.app", PORT]).ok, "no new one either");
+    assert!(world.client("app", "stranger", &["who", "server.app", PORT]).ok);
+    assert!(world.agent_log("node2").contains("policy changed"));
+}
+
+#[test]
+fn direct_connections_notice_nothing_of_an_agents_death() {
+    let world = World::new("directkill");
+    until_direct(&world, "neighbour", "server.app");
+    let held = Held::open(&world, "neighbour", "8");
+    world.lab.agent("node2").kill().unwrap();
+    world.lab.agent("node2").start().unwrap();
+    eventually("the next agent serves", || world.client("app", "neighbour", &["who", "server.app", PORT]).ok);
+    assert!(held.outcome().starts_with("kept"));
+    until_direct(&world, "neighbour", "server.app");
+    // A connection that is older than the agent obeys it as well.
+    let held = Held::open(&world, "neighbour", "20");
+    world.lab.agent("node2").kill().unwrap();
+    world.lab.agent("node2").start().unwrap();
+    eventually("the next agent serves", || world.client("app", "neighbour", &["who", "server.app", PORT]).ok);
+    world.apply(&deny("client"));
+    assert!(held.outcome().starts_with("reset"));
+}
+
+#[test]
+fn mutual_tls_on_one_node_is_a_setting() {
+    let options = Options { agent_arguments: vec!["--same-node=mtls".to_owned()], ..Options::default() };
+    let world = World::with("directoff", &options);
+    let before = world.metric("node2", "istio_tcp_connections_opened_total", DIRECT);
+    for _ in 0..3 {
+        assert!(world.client("app", "neighbour", &["who", "server.app", PORT]).ok);
+    }
+    assert!(before < 0.5 && opened(&world, DIRECT) < 0.5);
+    let log = world.agent_log("node2");
+    assert!(
+        log.lines().any(|line| line.contains("src.workload=neighbour") && line.contains("transport=hbone"))
+    );
+}
