@@ -14,7 +14,7 @@ use tracing_subscriber::{EnvFilter, reload};
 
 use crate::admin::{self, SetLogFilter};
 use crate::certs::{self, Certificates};
-use crate::config::{AccessLogFormat, Config, LogFormat, PodSource, SameNode};
+use crate::config::{AccessLogFormat, Config, LogFormat, PodSource};
 use crate::direct::{self, Direct};
 use crate::enrol::{Enroller, Report, Setup, Statuses};
 use crate::pods::NodePods;
@@ -49,7 +49,8 @@ pub fn run(config: Config) -> Result<(), Failure> {
 async fn serve(config: Config, set_log_filter: SetLogFilter) -> Result<(), Failure> {
     let started = Instant::now();
     let open_files = sys::raise_open_file_limit();
-    let mut programs = Programs::load(&config.bpf_root, &config.cgroup_root, ebpf::ebpf_log_level())?;
+    let (level, count_untouched) = (ebpf::ebpf_log_level(), config.count_untouched);
+    let mut programs = Programs::load(&config.bpf_root, &config.cgroup_root, level, count_untouched)?;
     let certificates = Certificates::new(ca_client(&config), &config.trust_domain);
     let xds = xds::start(xds_config(&config), certificates.clone());
     certs::warm_up().await;
@@ -65,11 +66,9 @@ async fn serve(config: Config, set_log_filter: SetLogFilter) -> Result<(), Failu
 
     let (direct, heard) = direct::channel();
     let shared = shared(&config, &xds, &certificates, &direct, open_files);
-    if config.same_node == SameNode::Direct {
-        let kernel = DirectKernel::new(&mut programs)?;
-        let work = direct::Work { kernel, shared: Arc::clone(&shared), metrics: direct_metrics };
-        tokio::spawn(direct::Task::new(work, heard).run());
-    }
+    let kernel = DirectKernel::new(&mut programs)?;
+    let work = direct::Work { kernel, shared: Arc::clone(&shared), metrics: direct_metrics };
+    tokio::spawn(direct::Task::new(work, heard).run());
     let workers = start_workers(&shared, &programs, worker_metrics)?;
     programs.announce(AgentProcess {
         cgroup: sys::cgroup_id_of_self(&config.cgroup_root)?,
@@ -157,6 +156,7 @@ fn shared(
     // Over HBONE a connection has one descriptor on each node, its socket in the pod. Plain ones have two: should these
     // use descriptors up, a new one is refused and `accept` pauses.
     let most = open_files.saturating_sub(SPARE_DESCRIPTORS) / config.workers as u64;
+    let most = usize::try_from(most).unwrap_or(usize::MAX).max(1);
     Arc::new(Shared {
         snapshot: Arc::clone(&xds.snapshot),
         updates: xds.updates.clone(),
@@ -165,9 +165,18 @@ fn shared(
         limits: Limits::default(),
         direct: direct.clone(),
         same_node: config.same_node,
-        most_connections: usize::try_from(most).unwrap_or(usize::MAX).max(1),
+        most_connections: most,
+        most_of_pod: most_of_pod(config, most),
         drain: config.drain_timeout,
     })
+}
+
+/// Connections of one pod on one worker. Where nothing is said, one pod leaves a quarter to the others.
+fn most_of_pod(config: &Config, most: usize) -> usize {
+    match config.pod_connections {
+        Some(limit) => limit.get().div_ceil(config.workers).min(most),
+        None => most - most / 4,
+    }
 }
 
 fn start_workers(

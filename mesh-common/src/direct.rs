@@ -22,6 +22,10 @@ pub const PULSE_LASTS: u64 = 5_000_000_000;
 /// direct way: the proxy then chooses among those alone, so that weights come out as they should.
 pub const NOTE_NOT_DIRECT: u16 = 1;
 
+/// [`DirectSocket::server`] of a connection that the mesh leaves alone and that is only counted. No namespace has this
+/// cookie (kernel: `__net_gen_cookie` counts from 1).
+pub const NO_SERVER: u64 = 0;
+
 /// Key of `ROUTES`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -112,7 +116,7 @@ const _: () = assert!(size_of::<DirectFlow>() == 40);
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DirectSocket {
-    /// Cookie of the server's network namespace.
+    /// Cookie of the server's network namespace, or [`NO_SERVER`].
     pub server: u64,
     /// When it was opened, in nanoseconds of `CLOCK_MONOTONIC`.
     pub opened: u64,
@@ -165,7 +169,7 @@ pub struct DirectEvent {
     pub socket: u64,
     /// Cookie of the client's network namespace.
     pub client_netns: u64,
-    /// Cookie of the server's network namespace.
+    /// Cookie of the server's network namespace, or [`NO_SERVER`].
     pub server_netns: u64,
     /// When it was opened, in nanoseconds of `CLOCK_MONOTONIC`.
     pub opened: u64,

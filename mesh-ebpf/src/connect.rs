@@ -68,10 +68,14 @@ fn steer(context: &SockAddrContext, to: Endpoint) -> Step {
         Some(false) => {}
         None => return Step::Fault(Fault::AgentUnknown, netns),
     }
-    // SAFETY: only its presence is looked at.
-    if steer::connect(pod, to.address) == Connect::Leave || unsafe { DESTINATIONS.get(to.address) }.is_none()
-    {
+    if steer::connect(pod, to.address) == Connect::Leave {
         return leave(context);
+    }
+    // SAFETY: only its presence is looked at.
+    if unsafe { DESTINATIONS.get(to.address) }.is_none() {
+        context::forget_peer(context::socket_of(context));
+        direct::untouched(context::socket_of(context), to);
+        return Step::Leave;
     }
     take(context, netns, to)
 }

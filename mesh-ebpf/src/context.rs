@@ -127,15 +127,15 @@ pub fn socket_of_ops(ops: *mut bpf_sock_ops) -> *mut bpf_sock {
     unsafe { (*ops).__bindgen_anon_2.sk }
 }
 
-/// A socket's value in one of the maps of what is remembered with sockets, if there is one. The helpers are called
-/// directly because aya's wrapper takes `connect` contexts only.
+/// A socket's value in one of the maps of what is remembered with sockets, if there is one; to be used before the
+/// program ends. The helpers are called directly because aya's wrapper takes `connect` contexts only.
 #[inline(always)]
-fn stored<T: Copy>(map: &SkStorage<T>, socket: *mut bpf_sock) -> Option<T> {
+fn stored<T>(map: &SkStorage<T>, socket: *mut bpf_sock) -> Option<&'static T> {
     // SAFETY: `socket` comes from the context and was checked for null by the caller where it may be; the helper
     // answers null or a pointer to this map's value, which lives as long as the socket.
     unsafe {
         let value = bpf_sk_storage_get(map_pointer(map), socket.cast(), ptr::null_mut(), 0);
-        value.cast::<T>().as_ref().copied()
+        value.cast::<T>().as_ref()
     }
 }
 
@@ -173,7 +173,7 @@ fn map_pointer<T>(map: &SkStorage<T>) -> *mut c_void {
 /// What the owner of a socket is to see as its peer, if that was replaced.
 #[inline(always)]
 pub fn shown_peer(socket: *mut bpf_sock) -> Option<Endpoint> {
-    stored(&PEER, socket)
+    stored(&PEER, socket).copied()
 }
 
 /// Replaces what the owner of a socket is to see as its peer. Answers false when there is no memory for it.
@@ -191,7 +191,7 @@ pub fn forget_peer(socket: *mut bpf_sock) {
 
 /// What is remembered with the client's socket of a direct connection.
 #[inline(always)]
-pub fn direct_of(socket: *mut bpf_sock) -> Option<DirectSocket> {
+pub fn direct_of(socket: *mut bpf_sock) -> Option<&'static DirectSocket> {
     stored(&DIRECT, socket)
 }
 

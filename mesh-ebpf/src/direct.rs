@@ -8,15 +8,14 @@ use aya_ebpf::bindings::{
 use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_get_socket_cookie, bpf_ktime_get_ns};
 use aya_ebpf::programs::SockOpsContext;
 use mesh_common::direct::{
-    self, Choice, DirectEvent, DirectFlow, DirectSocket, Happened, NOTE_NOT_DIRECT, PULSE_LASTS, Route,
-    RouteKey,
+    self, Choice, DirectEvent, DirectFlow, DirectSocket, Happened, NO_SERVER, NOTE_NOT_DIRECT, PULSE_LASTS,
+    Route, RouteKey,
 };
 use mesh_common::fault::Fault;
 use mesh_common::maps::Endpoint;
 
-use crate::context;
-use crate::maps::{DIRECT_EVENTS, DIRECT_FLOWS, OWNERS, PULSE, ROUTES};
-use crate::report;
+use crate::maps::{COUNT_UNTOUCHED, DIRECT_EVENTS, DIRECT_FLOWS, OWNERS, PULSE, ROUTES};
+use crate::{context, report, sockops};
 
 /// Draws the endpoint of a connection that an enrolled pod opens; none if it is the proxy's, for which `to` then gets a
 /// note. The socket is a direct connection's from now on, or no longer. Not inlined: the programs that connect have
@@ -30,6 +29,18 @@ pub fn endpoint(client: u64, socket: *mut bpf_sock, to: &mut Endpoint) -> Option
     }
     context::forget_direct(socket);
     None
+}
+
+/// A connection of an enrolled pod that the mesh leaves alone: counted if the agent wants that.
+#[inline(always)]
+pub fn untouched(socket: *mut bpf_sock, to: Endpoint) {
+    // SAFETY: a byte of read-only data that is there as long as the program; volatile because the agent sets it after
+    // compilation.
+    let counted = unsafe { core::ptr::read_volatile(&raw const COUNT_UNTOUCHED) } != 0;
+    let alone = DirectSocket { server: NO_SERVER, opened: now(), destination: to, zero: 0 };
+    if !counted || !context::make_direct(socket, alone) {
+        context::forget_direct(socket);
+    }
 }
 
 #[inline(always)]
@@ -82,21 +93,27 @@ fn remembered(choice: &Choice, to: Endpoint) -> DirectSocket {
 }
 
 /// A SYN is about to leave: the other end is told where it may arrive, and the agent that it comes. Where that fails it
-/// arrives like any other, at the proxy.
-#[inline(always)]
-pub fn opening(context: &SockOpsContext, direct: &DirectSocket, flow: DirectFlow) {
+/// arrives like any other, at the proxy. (One that is only counted is then not counted.) Answers whether the socket is a
+/// direct connection's.
+#[inline(never)]
+pub fn opening(context: &SockOpsContext, socket: *mut bpf_sock) -> bool {
+    let Some(direct) = context::direct_of(socket) else { return false };
+    let flow = DirectFlow { client: sockops::local(context), server: sockops::remote(context) };
     let told = context.set_cb_flags(BPF_SOCK_OPS_STATE_CB_FLAG as i32).is_ok()
         && tell(context, Happened::Opening, direct, &flow, 0)
-        && DIRECT_FLOWS.insert(flow, direct.server, 0).is_ok();
+        && (direct.server == NO_SERVER || DIRECT_FLOWS.insert(flow, direct.server, 0).is_ok());
     if !told {
         let netns = context::netns_cookie(context.ops.cast());
         let _goes_on = report::fault(Fault::DirectFull, netns, flow.server);
     }
+    true
 }
 
-/// The client's socket of a direct connection changes its state.
-#[inline(always)]
-pub fn changed(context: &SockOpsContext, direct: &DirectSocket, flow: DirectFlow) {
+/// A socket changes its state.
+#[inline(never)]
+pub fn changed(context: &SockOpsContext, socket: *mut bpf_sock) {
+    let Some(direct) = context::direct_of(socket) else { return };
+    let flow = DirectFlow { client: sockops::local(context), server: sockops::remote(context) };
     let (from, to) = (context.arg(0), context.arg(1));
     if to == BPF_TCP_ESTABLISHED {
         tell(context, Happened::Established, direct, &flow, 0);
@@ -110,12 +127,13 @@ pub fn changed(context: &SockOpsContext, direct: &DirectSocket, flow: DirectFlow
 }
 
 /// The accepting end of a connection is complete.
-#[inline(always)]
-pub fn accepted(context: &SockOpsContext, netns: u64, flow: DirectFlow) {
+#[inline(never)]
+pub fn accepted(context: &SockOpsContext) {
+    let flow = DirectFlow { client: sockops::remote(context), server: sockops::local(context) };
     // SAFETY: the entry is copied at once; nobody changes an entry in place.
     let Some(server) = (unsafe { DIRECT_FLOWS.get(flow) }).copied() else { return };
     let _gone = DIRECT_FLOWS.remove(flow);
-    if server != netns {
+    if server != context::netns_cookie(context.ops.cast()) {
         let direct = DirectSocket { server, opened: 0, destination: flow.server, zero: 0 };
         tell(context, Happened::Astray, &direct, &flow, 0);
     }
@@ -133,8 +151,8 @@ pub fn may_arrive(client: Endpoint, server: Endpoint) -> bool {
     }
 }
 
-/// Tells the agent; false if it reads too slowly.
-#[inline(always)]
+/// Tells the agent; false if it reads too slowly. Not inlined: each caller would have the event on its own stack.
+#[inline(never)]
 fn tell(
     context: &SockOpsContext,
     happened: Happened,

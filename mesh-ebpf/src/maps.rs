@@ -59,6 +59,10 @@ pub static DIRECT_FLOWS: LruHashMap<DirectFlow, u64> = LruHashMap::with_max_entr
 #[btf_map]
 pub static DIRECT: SkStorage<DirectSocket> = SkStorage::new();
 
+/// Whether connections that the mesh leaves alone are counted. The agent sets it when it loads the programs.
+#[unsafe(no_mangle)]
+pub static COUNT_UNTOUCHED: u8 = 0;
+
 /// What becomes of direct connections, for the agent's records. Read some times a second, never waited for.
 #[map]
 pub static DIRECT_EVENTS: RingBuf = RingBuf::with_byte_size(4 * 1024 * 1024, 0);

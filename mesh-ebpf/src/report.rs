@@ -12,9 +12,16 @@ const CONNECTION_REFUSED: i32 = -111;
 /// Reports a fault and answers its verdict. A full ring loses the report, never the verdict.
 #[inline(always)]
 pub fn fault(fault: Fault, netns: u64, destination: Endpoint) -> Verdict {
+    report(fault, netns, &destination);
+    fault.verdict()
+}
+
+/// Not inlined, since it is seldom needed and stack is short.
+#[inline(never)]
+fn report(fault: Fault, netns: u64, destination: &Endpoint) {
+    let destination = *destination;
     let event = Event { netns, fault: fault as u32, destination };
     let _lost = EVENTS.output::<Event>(event, 0);
-    fault.verdict()
 }
 
 /// The return value of a `connect` program for a verdict: `connect()` fails with `ECONNREFUSED` rather than the

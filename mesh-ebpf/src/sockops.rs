@@ -7,7 +7,6 @@ use aya_ebpf::macros::sock_ops;
 use aya_ebpf::programs::SockOpsContext;
 use core::ptr;
 use mesh_common::address::Address;
-use mesh_common::direct::DirectFlow;
 use mesh_common::fault::Fault;
 use mesh_common::maps::{Endpoint, Handoff};
 
@@ -17,7 +16,8 @@ use crate::{context, direct, report};
 /// `AF_INET6`.
 const INET6: u32 = 10;
 
-/// Runs for every TCP socket below the cgroup; most have nothing filed and leave after one look-up.
+/// Runs for every TCP socket below the cgroup; most have nothing filed and leave after one look-up. What it calls is not
+/// inlined, since a function and all that it calls share a stack of 512 bytes.
 #[sock_ops]
 pub fn socket_ops(context: SockOpsContext) -> u32 {
     match context.op() {
@@ -37,10 +37,16 @@ fn opening(context: &SockOpsContext) {
     if socket.is_null() {
         return;
     }
-    if let Some(direct) = context::direct_of(socket) {
-        return direct::opening(context, &direct, flow_of_client(context));
+    if direct::opening(context, socket) {
+        return;
     }
-    let Some(peer) = context::shown_peer(socket) else { return };
+    if let Some(peer) = context::shown_peer(socket) {
+        file(context, peer);
+    }
+}
+
+#[inline(never)]
+fn file(context: &SockOpsContext, peer: Endpoint) {
     let netns = context::netns_cookie(context.ops.cast());
     let handoff = Handoff { netns, client: local(context), server: remote(context) };
     if HANDOFFS.insert(handoff, peer, 0).is_err() {
@@ -53,10 +59,14 @@ fn opening(context: &SockOpsContext) {
 /// `tcp_child_process`). What the connecting end filed is kept with the new socket from now on.
 #[inline(always)]
 fn accepted(context: &SockOpsContext) {
+    direct::accepted(context);
+    take(context);
+}
+
+#[inline(never)]
+fn take(context: &SockOpsContext) {
     let netns = context::netns_cookie(context.ops.cast());
-    let (client, server) = (remote(context), local(context));
-    direct::accepted(context, netns, DirectFlow { client, server });
-    let handoff = Handoff { netns, client, server };
+    let handoff = Handoff { netns, client: remote(context), server: local(context) };
     // SAFETY: the entry is copied at once; nobody changes an entry in place.
     let Some(peer) = (unsafe { HANDOFFS.get(handoff) }).copied() else { return };
     // It may have been evicted meanwhile, which is all the same.
@@ -74,18 +84,12 @@ fn changed(context: &SockOpsContext) {
     if socket.is_null() {
         return;
     }
-    if let Some(direct) = context::direct_of(socket) {
-        direct::changed(context, &direct, flow_of_client(context));
-    }
+    direct::changed(context, socket);
 }
 
-#[inline(always)]
-fn flow_of_client(context: &SockOpsContext) -> DirectFlow {
-    DirectFlow { client: local(context), server: remote(context) }
-}
-
-#[inline(always)]
-fn local(context: &SockOpsContext) -> Endpoint {
+/// The socket's own end.
+#[inline(never)]
+pub fn local(context: &SockOpsContext) -> Endpoint {
     // An IPv6 socket that is connected to an IPv4-mapped address has its local address in the IPv4 field for sure.
     let address = if is_v6(context) {
         Address::from_be32x4(words(context, |ops| {
@@ -98,8 +102,9 @@ fn local(context: &SockOpsContext) -> Endpoint {
     Endpoint::new(address, context.local_port() as u16)
 }
 
-#[inline(always)]
-fn remote(context: &SockOpsContext) -> Endpoint {
+/// The other end.
+#[inline(never)]
+pub fn remote(context: &SockOpsContext) -> Endpoint {
     let address = if is_v6(context) { remote_v6(context) } else { Address::from_be32(context.remote_ip4()) };
     Endpoint::new(address, remote_port(context))
 }

@@ -48,11 +48,6 @@ impl Endpoint {
         Ok(Session { endpoint: self.clone(), sender, reason })
     }
 
-    /// `GET path` on a connection of its own, as it came.
-    pub async fn bytes(&self, path: &str) -> Result<Bytes> {
-        self.open().await?.bytes(path).await
-    }
-
     async fn connect(
         &self,
     ) -> Result<(http1::SendRequest<Empty<Bytes>>, Option<BoxFuture<'static, Option<String>>>)> {
@@ -186,7 +181,7 @@ mod tests {
     #[tokio::test]
     async fn a_failure_names_the_endpoint() {
         let endpoint = Endpoint::Unix("/nonexistent/admin.sock".into());
-        let error = endpoint.bytes("/status").await.unwrap_err();
+        let error = endpoint.open().await.err().unwrap();
         assert_eq!(error.to_string(), "can't ask unix:/nonexistent/admin.sock");
     }
 }

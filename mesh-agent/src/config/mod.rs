@@ -8,6 +8,7 @@ mod settings;
 mod value;
 
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -73,6 +74,10 @@ pub struct Config {
     pub workers: usize,
     /// How connections between meshed pods of this node go.
     pub same_node: SameNode,
+    /// Connections that one pod may have open through the proxy; three quarters of what the agent may if none.
+    pub pod_connections: Option<NonZeroUsize>,
+    /// Whether connections that the mesh leaves alone are counted and logged too.
+    pub count_untouched: bool,
     /// Log filter, as `tracing-subscriber` reads it.
     pub log: String,
     /// How log lines look.
@@ -155,6 +160,8 @@ impl TryFrom<Settings> for Config {
             health: said.health.unwrap_or(SocketAddr::from(([0; 16], 15021))),
             workers: said.workers.unwrap_or_else(default_workers),
             same_node: said.same_node.unwrap_or_default(),
+            pod_connections: said.pod_connections,
+            count_untouched: said.count_untouched.unwrap_or_default(),
             log: said.log.unwrap_or_else(|| "info".to_owned()),
             log_format: said.log_format.unwrap_or_default(),
             access_log: said.access_log.unwrap_or_default(),

@@ -1,6 +1,7 @@
 //! The settings as they were said, in one place or several.
 
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -79,6 +80,15 @@ pub struct Settings {
     #[arg(long, env = "MESH_AGENT_SAME_NODE", value_name = "direct|mtls")]
     pub same_node: Option<SameNode>,
 
+    /// Connections that one pod may have open through the proxy; more are refused [default: three quarters of what the
+    /// open file limit allows]
+    #[arg(long, env = "MESH_AGENT_POD_CONNECTIONS", value_name = "N")]
+    pub pod_connections: Option<NonZeroUsize>,
+
+    /// Count and log connections of enrolled pods to where the mesh does not reach, too [default: false]
+    #[arg(long, env = "MESH_AGENT_COUNT_UNTOUCHED", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    pub count_untouched: Option<bool>,
+
     /// Log filter: a level, or `target=level` pairs [default: info]
     #[arg(long, env = "MESH_AGENT_LOG", value_name = "FILTER")]
     pub log: Option<String>,
@@ -117,6 +127,8 @@ impl Settings {
             health: self.health.or(weaker.health),
             workers: self.workers.or(weaker.workers),
             same_node: self.same_node.or(weaker.same_node),
+            pod_connections: self.pod_connections.or(weaker.pod_connections),
+            count_untouched: self.count_untouched.or(weaker.count_untouched),
             log: self.log.or(weaker.log),
             log_format: self.log_format.or(weaker.log_format),
             access_log: self.access_log.or(weaker.access_log),

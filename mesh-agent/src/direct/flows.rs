@@ -1,4 +1,4 @@
-//! The direct connections that are open, and their records.
+//! The direct connections that are open, and those that are only counted, with their records.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use mesh_api::plan::Snapshot;
 use mesh_api::plan::policy::Verdict;
+use mesh_common::direct::NO_SERVER;
 
 use super::plan::{Plan, Pod, Way};
 use crate::proxy::admission::Request;
@@ -136,23 +137,29 @@ impl Flows {
         record.transport = "local";
         record.upstream = Some(event.server);
         record.labels.path = Path::Direct;
+        if event.server_netns == NO_SERVER {
+            return untouched(record, event, snapshot);
+        }
         let way = parties.plan.and_then(|plan| plan.way_to(event.server_netns, event.server));
         fill_in(&mut record, parties, way, event, snapshot);
         let request =
             parties.client.zip(way).and_then(|(client, way)| super::plan::request(client, &way.target));
-        let ends = Ends {
-            socket: event.socket,
-            netns: event.client_netns,
-            client: event.client,
-            server: event.server,
-        };
-        Flow {
-            record,
-            traffic: None,
-            request: request.or_else(|| parties.request(event, snapshot)),
-            ends,
-            revoked: None,
-        }
+        let request = request.or_else(|| parties.request(event, snapshot));
+        Flow { record, traffic: None, request, ends: event.into(), revoked: None }
+    }
+}
+
+/// A connection that the mesh leaves alone, and that no policy is asked about.
+fn untouched(mut record: Record, event: &DirectEvent, snapshot: &Snapshot) -> Flow {
+    record.transport = "plain";
+    record.labels.path = Path::Untouched;
+    record.labels.source = snapshot.workload_by_address(event.client.ip()).cloned();
+    Flow { record, traffic: None, request: None, ends: event.into(), revoked: None }
+}
+
+impl From<&DirectEvent> for Ends {
+    fn from(event: &DirectEvent) -> Self {
+        Self { socket: event.socket, netns: event.client_netns, client: event.client, server: event.server }
     }
 }
 

@@ -1,4 +1,4 @@
-//! Room two: taking connections, with a cap and without spinning.
+//! Room two: taking connections, with caps and without spinning.
 
 use std::cell::Cell;
 use std::io;
@@ -13,14 +13,31 @@ use tokio::sync::Notify;
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
-/// Connections that a worker may have open at one time.
+/// Connections that may be open at one time.
 pub struct Cap {
     free: Cell<usize>,
     returned: Notify,
 }
 
-/// A place below the cap, given back when it is dropped.
-pub struct Place(Rc<Cap>);
+/// The caps that count for one pod's connections on one worker. The worker's lets connections wait in the listeners'
+/// queues; the pod's own refuses, so that one pod can't use up what there is for all.
+#[derive(Clone)]
+pub struct Caps {
+    /// All pods' connections together.
+    pub worker: Rc<Cap>,
+    /// This pod's.
+    pub pod: Rc<Cap>,
+}
+
+/// A place below both caps, given back when it is dropped.
+pub struct Place {
+    caps: Caps,
+    _worker: Held,
+    _pod: Held,
+}
+
+/// A place below one cap.
+struct Held(Rc<Cap>);
 
 impl Cap {
     /// A cap of so many connections.
@@ -28,13 +45,18 @@ impl Cap {
         Rc::new(Self { free: Cell::new(most), returned: Notify::new() })
     }
 
-    /// Waits for a place.
-    pub async fn place(self: &Rc<Self>) -> Place {
-        while self.free.get() == 0 {
-            self.returned.notified().await;
+    async fn place(self: &Rc<Self>) -> Held {
+        loop {
+            match self.try_place() {
+                Some(place) => return place,
+                None => self.returned.notified().await,
+            }
         }
-        self.free.set(self.free.get() - 1);
-        Place(Rc::clone(self))
+    }
+
+    fn try_place(self: &Rc<Self>) -> Option<Held> {
+        self.free.set(self.free.get().checked_sub(1)?);
+        Some(Held(Rc::clone(self)))
     }
 
     /// Waits until all of `most` places are free.
@@ -45,31 +67,50 @@ impl Cap {
     }
 }
 
-impl Drop for Place {
+impl Place {
+    /// One more, for a stream inside the connection that has this one; none if there are as many as may be.
+    pub fn another(&self) -> Option<Self> {
+        let (worker, pod) = (self.caps.worker.try_place()?, self.caps.pod.try_place()?);
+        Some(Self { caps: self.caps.clone(), _worker: worker, _pod: pod })
+    }
+}
+
+impl Drop for Held {
     fn drop(&mut self) {
         self.0.free.set(self.0.free.get() + 1);
         self.0.returned.notify_one();
     }
 }
 
-/// Accepts for ever. `refused` hears of failures that are the node's, not one connection's.
-pub async fn accept_loop(
-    listener: TcpListener,
-    cap: Rc<Cap>,
-    mut refused: impl FnMut(&io::Error),
-    mut serve: impl FnMut(TcpStream, SocketAddr, Place),
-) {
+/// What comes of a listener.
+pub enum Accepted {
+    /// A connection, and its place.
+    Connection(TcpStream, SocketAddr, Place),
+    /// A connection that the pod has no place for.
+    Crowded(TcpStream),
+    /// Nothing, for a reason that is the node's and not one connection's.
+    Failed(io::Error),
+}
+
+/// Accepts for ever.
+pub async fn accept_loop(listener: TcpListener, caps: Caps, mut handle: impl FnMut(Accepted)) {
     let mut pause = FIRST_PAUSE;
     loop {
-        let place = cap.place().await;
+        let worker = caps.worker.place().await;
         match listener.accept().await {
             Ok((socket, peer)) => {
                 pause = FIRST_PAUSE;
-                serve(socket, peer, place);
+                handle(match caps.pod.try_place() {
+                    Some(pod) => {
+                        let place = Place { caps: caps.clone(), _worker: worker, _pod: pod };
+                        Accepted::Connection(socket, peer, place)
+                    }
+                    None => Accepted::Crowded(socket),
+                });
             }
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
-                refused(&error);
+                handle(Accepted::Failed(error));
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(LONGEST_PAUSE);
             }
@@ -104,5 +145,42 @@ mod tests {
         tokio::time::timeout(Duration::from_secs(5), cap.place())
             .await
             .expect("a place after one was returned");
+    }
+
+    #[tokio::test]
+    async fn a_pod_that_has_its_connections_is_refused_and_others_are_not() {
+        let worker = Cap::new(100);
+        let heard = Rc::new(std::cell::RefCell::new(Vec::new()));
+        let mut clients = Vec::new();
+        let pods = [2, 2].map(|most| Caps { worker: Rc::clone(&worker), pod: Cap::new(most) });
+        tokio::task::LocalSet::new()
+            .run_until(async {
+                for (pod, caps) in pods.iter().enumerate() {
+                    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+                    let address = listener.local_addr().unwrap();
+                    let handled = Rc::clone(&heard);
+                    let accepting = accept_loop(listener, caps.clone(), move |accepted| {
+                        handled.borrow_mut().push((pod, accepted));
+                    });
+                    let _runs = tokio::task::spawn_local(accepting);
+                    for _ in 0..3 {
+                        clients.push(TcpStream::connect(address).await.unwrap());
+                    }
+                }
+                let all_came = async {
+                    while heard.borrow().len() < 6 {
+                        tokio::task::yield_now().await;
+                    }
+                };
+                tokio::time::timeout(Duration::from_secs(5), all_came).await.unwrap();
+            })
+            .await;
+        for pod in [0, 1] {
+            let crowded = |(of, it): &&(usize, Accepted)| *of == pod && matches!(it, Accepted::Crowded(_));
+            assert_eq!(heard.borrow().iter().filter(crowded).count(), 1, "pod {pod}");
+        }
+        let (_, first) = heard.borrow_mut().swap_remove(0);
+        let Accepted::Connection(_, _, place) = first else { panic!("the first has a place") };
+        assert!(place.another().is_none(), "a stream needs a place as well");
     }
 }

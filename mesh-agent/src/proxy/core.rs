@@ -1,12 +1,12 @@
 //! What a core knows: the pods that it serves and what it needs to carry their connections.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use mesh_api::identity::SpiffeId;
@@ -27,6 +27,9 @@ use crate::telemetry::WorkerMetrics;
 /// certificate.
 const NEWS_WAIT: Duration = Duration::from_secs(5);
 
+/// A pod that goes on connecting although it may not fills no log.
+const COMPLAIN_EVERY: Duration = Duration::from_secs(10);
+
 /// What all cores share.
 pub struct Shared {
     /// Configuration in force.
@@ -45,6 +48,8 @@ pub struct Shared {
     pub same_node: SameNode,
     /// Connections that a core may have open at once.
     pub most_connections: usize,
+    /// How many of these one pod may have.
+    pub most_of_pod: usize,
     /// How long connections may go on after the agent was told to stop.
     pub drain: Duration,
 }
@@ -81,6 +86,8 @@ pub struct Core {
     pub metrics: Arc<WorkerMetrics>,
     /// Tells HBONE connections to let go.
     pub draining: Rc<Notify>,
+    /// When it was last logged that a pod has too many connections.
+    complained: Cell<Option<Instant>>,
     by_address: RefCell<HashMap<IpAddr, Arc<LocalPod>>>,
 }
 
@@ -108,6 +115,7 @@ impl Core {
             admissions: Rc::default(),
             metrics,
             draining: Rc::default(),
+            complained: Cell::default(),
             by_address: RefCell::default(),
         })
     }
@@ -149,6 +157,16 @@ impl Core {
             }
         };
         tokio::time::timeout(NEWS_WAIT, wait).await.ok().flatten()
+    }
+
+    /// A connection of a pod was refused because the pod has as many as it may.
+    pub fn crowded(&self, pod: &LocalPod) {
+        self.metrics.crowded();
+        if self.complained.get().is_none_or(|last| last.elapsed() > COMPLAIN_EVERY) {
+            self.complained.set(Some(Instant::now()));
+            let most = self.shared.most_of_pod;
+            tracing::warn!(%pod, most, "the pod has its connections already: more are refused");
+        }
     }
 
     /// From now on the pod is one of this node.

@@ -46,6 +46,9 @@ pub enum Error {
         /// The pod that it asks.
         pod: String,
     },
+    /// The pod has as many connections as it may.
+    #[error("the pod has its connections already")]
+    Crowded,
     /// The application could not be reached.
     #[error(transparent)]
     Deliver(#[from] super::deliver::Error),
@@ -171,7 +174,7 @@ pub async fn serve_hbone(
     pod: Arc<LocalPod>,
     socket: TcpStream,
     peer: SocketAddr,
-    _place: Place,
+    place: Place,
 ) {
     let peer = ClientAddress::new(peer);
     if came_from_inside(&pod, peer) {
@@ -197,8 +200,10 @@ pub async fn serve_hbone(
         Err(error) => return tracing::warn!(%pod, %peer, %identity, %error, "HBONE connection refused"),
     };
     let drain = Rc::clone(&core.draining);
-    let handle =
-        move |request| serve_stream(Rc::clone(&core), Arc::clone(&pod), identity.clone(), peer, request);
+    let handle = move |request| {
+        let place = place.another();
+        serve_stream(Rc::clone(&core), Arc::clone(&pod), identity.clone(), peer, place, request)
+    };
     if let Err(error) = server.serve(drain, handle).await {
         tracing::debug!(%peer, %error, "HBONE connection ended");
     }
@@ -209,6 +214,7 @@ async fn serve_stream(
     pod: Arc<LocalPod>,
     identity: SpiffeId,
     peer: ClientAddress,
+    place: Option<Place>,
     request: hbone::Request,
 ) {
     // The client's port is only in the header; its address must be the one that connected, or the claim is ignored.
@@ -228,6 +234,10 @@ async fn serve_stream(
         core.snapshot().service_by_name(namespace, &host).cloned()
     });
     let result = match to {
+        Ok(_) if place.is_none() => {
+            core.crowded(&pod);
+            Err(Error::Crowded)
+        }
         Ok(to) => {
             record.upstream = Some(to.address());
             let arrival = Arrival { identity: Some(identity), client, to };
@@ -300,7 +310,7 @@ impl Error {
         match self {
             Self::Denied(_) => StatusCode::UNAUTHORIZED,
             Self::MeshPort(_) | Self::BadRequest(_) | Self::NotThisPod { .. } => StatusCode::BAD_REQUEST,
-            Self::UnknownPod | Self::Deliver(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::UnknownPod | Self::Crowded | Self::Deliver(_) => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 }
@@ -310,6 +320,7 @@ impl From<Error> for Ended {
         let flag = match error {
             Error::Denied(_) => "DENY",
             Error::UnknownPod => "IDENTITY_ERROR",
+            Error::Crowded => "UO",
             _ => "CONNECT",
         };
         if !matches!(error, Error::Denied(_)) {

@@ -13,8 +13,9 @@ use tokio::runtime::LocalOptions;
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, spawn_local};
 
-use super::accept::{Cap, Place, accept_loop};
+use super::accept::{Accepted, Cap, Caps, Place, accept_loop};
 use super::core::{Core, LocalPod, Shared};
+use super::relay::reset_on_drop;
 use super::{inbound, outbound};
 use crate::sys::ebpf::FlowMap;
 use crate::telemetry::WorkerMetrics;
@@ -90,10 +91,12 @@ impl Worker {
     }
 
     fn add(&self, pod: &Arc<LocalPod>, listeners: PodListeners) -> std::io::Result<()> {
+        let pod_cap = Cap::new(self.core.shared.most_of_pod);
+        let caps = Caps { worker: Rc::clone(&self.cap), pod: pod_cap };
         let accepting = vec![
-            self.accept(pod, listeners.outbound, outbound::serve)?,
-            self.accept(pod, listeners.inbound, inbound::serve_plaintext)?,
-            self.accept(pod, listeners.hbone, inbound::serve_hbone)?,
+            self.accept(pod, listeners.outbound, &caps, outbound::serve)?,
+            self.accept(pod, listeners.inbound, &caps, inbound::serve_plaintext)?,
+            self.accept(pod, listeners.hbone, &caps, inbound::serve_hbone)?,
         ];
         self.core.know(pod);
         self.accepting.borrow_mut().insert(Arc::clone(&pod.uid), accepting);
@@ -104,6 +107,7 @@ impl Worker {
         &self,
         pod: &Arc<LocalPod>,
         listener: std::net::TcpListener,
+        caps: &Caps,
         serve: impl Fn(Rc<Core>, Arc<LocalPod>, TcpStream, SocketAddr, Place) -> F + 'static,
     ) -> std::io::Result<AbortHandle>
     where
@@ -111,15 +115,20 @@ impl Worker {
     {
         let listener = TcpListener::from_std(listener)?;
         let (core, pod) = (Rc::clone(&self.core), Arc::clone(pod));
-        let (metrics, name) = (Arc::clone(&core.metrics), pod.to_string());
-        let refused = move |error: &std::io::Error| {
-            metrics.accept_failed();
-            tracing::warn!(pod = %name, %error, "can't accept; trying again after a pause");
+        let handle = move |accepted| match accepted {
+            Accepted::Connection(socket, peer, place) => {
+                spawn_local(serve(Rc::clone(&core), Arc::clone(&pod), socket, peer, place));
+            }
+            Accepted::Crowded(socket) => {
+                reset_on_drop(&socket);
+                core.crowded(&pod);
+            }
+            Accepted::Failed(error) => {
+                core.metrics.accept_failed();
+                tracing::warn!(%pod, %error, "can't accept; trying again after a pause");
+            }
         };
-        let handle = move |socket, peer, place| {
-            spawn_local(serve(Rc::clone(&core), Arc::clone(&pod), socket, peer, place));
-        };
-        Ok(spawn_local(accept_loop(listener, Rc::clone(&self.cap), refused, handle)).abort_handle())
+        Ok(spawn_local(accept_loop(listener, caps.clone(), handle)).abort_handle())
     }
 
     fn remove(&self, uid: &str) {

@@ -207,9 +207,11 @@ impl Collector for Workers {
         };
         let accept_errors = total(|worker| &worker.accept_errors);
         let revoked = total(|worker| &worker.revoked);
+        let crowded = total(|worker| &worker.crowded);
         for (name, help, value) in [
             ("nodemesh_accept_errors", "Accepts that failed for lack of something", accept_errors),
             ("nodemesh_connections_revoked", "Connections closed because a policy changed", revoked),
+            ("nodemesh_connections_over_limit", "Connections refused because of a pod's limit", crowded),
             (
                 "nodemesh_access_log_lost",
                 "Access log lines that were not written fast enough",

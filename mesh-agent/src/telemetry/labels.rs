@@ -24,6 +24,8 @@ pub enum Path {
     Proxy,
     /// From socket to socket, inside the kernel.
     Direct,
+    /// The mesh leaves it alone.
+    Untouched,
 }
 
 /// What is counted together. Cheap to make for each connection; the text is made when somebody reads the metrics.
@@ -78,6 +80,7 @@ impl Labels {
             ("request_protocol", Some("tcp".to_owned())),
             ("response_flags", Some(self.response_flags.to_owned())),
             ("connection_security_policy", mutual.then(|| "mutual_tls".to_owned())),
+            ("path", Some(self.path.as_str().to_owned())),
         ];
         let known =
             |value: Option<String>| value.filter(|it| !it.is_empty()).unwrap_or_else(|| UNKNOWN.to_owned());
@@ -118,6 +121,7 @@ impl Path {
         match self {
             Self::Proxy => "proxy",
             Self::Direct => "direct",
+            Self::Untouched => "untouched",
         }
     }
 }

@@ -42,6 +42,7 @@ pub struct WorkerMetrics {
     pub(super) handshakes: Durations,
     pub(super) accept_errors: AtomicU64,
     pub(super) revoked: AtomicU64,
+    pub(super) crowded: AtomicU64,
     pub(super) open: OpenConnections,
     pub(super) log: AccessLog,
 }
@@ -61,6 +62,7 @@ impl WorkerMetrics {
             handshakes: Durations::default(),
             accept_errors: AtomicU64::new(0),
             revoked: AtomicU64::new(0),
+            crowded: AtomicU64::new(0),
             open: OpenConnections::default(),
             log,
         })
@@ -91,6 +93,11 @@ impl WorkerMetrics {
     /// Notes that `accept` failed for lack of something.
     pub fn accept_failed(&self) {
         self.accept_errors.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Notes a connection that was refused because its pod has as many as it may.
+    pub fn crowded(&self) {
+        self.crowded.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Notes connections that were closed because a policy changed.

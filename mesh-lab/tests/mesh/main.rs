@@ -3,6 +3,7 @@
 
 mod certificates;
 mod garbage;
+mod limits;
 mod plaintext;
 mod policy;
 mod programs;

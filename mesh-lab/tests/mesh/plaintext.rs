@@ -1,6 +1,6 @@
 //! Where the mesh ends: un-enrolled clients and destinations, addresses outside, and enrolment itself.
 
-use crate::world::{PORT, World, eventually, mutual_tls};
+use crate::world::{Outside, PORT, World, eventually, mutual_tls};
 
 #[test]
 fn a_client_outside_is_served_by_permissive_and_refused_by_strict() {
@@ -35,19 +35,11 @@ fn a_destination_outside_is_reached_in_plaintext_and_its_server_sees_the_client(
 #[test]
 fn an_address_outside_is_untouched() {
     let world = World::new("outside");
-    let mut outside = world
-        .lab
-        .node_command("fabric", &["python3", "-c", "import http.server as h; h.HTTPServer(('172.30.0.1', 8099), h.SimpleHTTPRequestHandler).serve_forever()"])
-        .stderr(std::process::Stdio::null())
-        .spawn()
-        .unwrap();
+    let outside = Outside::new(&world);
     let opened = || world.metric("node1", "istio_tcp_connections_opened_total", "");
     let before = opened();
-    let curl = ["curl", "-sS", "-m", "5", "-o", "/dev/null", "http://172.30.0.1:8099/"];
-    eventually("the server outside", || world.exec("app", "client", &curl).ok);
+    eventually("the server outside", || outside.is_reached_from("client"));
     let after = opened();
-    outside.kill().unwrap();
-    outside.wait().unwrap();
     assert!((after - before).abs() < 0.5, "the proxy counted {} connections", after - before);
 }
 

@@ -1,7 +1,7 @@
 //! The lab that the tests share in shape: an enrolled namespace with a server on node2 and clients on both nodes, and a
 //! namespace outside the mesh with the same.
 
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use mesh_lab::{Lab, Options, poll};
@@ -23,6 +23,12 @@ pub struct World {
 /// Waits for a condition, and fails if it does not come.
 pub fn eventually(what: &str, mut check: impl FnMut() -> bool) {
     assert!(poll(SOON, || check().then_some(())).is_some(), "not in time: {what}");
+}
+
+/// A server that no node and no pod of the lab is.
+pub struct Outside<'a> {
+    world: &'a World,
+    server: Child,
 }
 
 /// What came of a program that ran in a pod.
@@ -109,6 +115,27 @@ impl World {
         let status = self.lab.status().unwrap();
         let node = status.nodes.iter().find(|it| it.name == node).unwrap();
         node.agent.as_ref().unwrap().pid.unwrap()
+    }
+}
+
+impl<'a> Outside<'a> {
+    pub fn new(world: &'a World) -> Self {
+        let program = "import http.server as h; h.HTTPServer(('172.30.0.1', 8099), h.SimpleHTTPRequestHandler).serve_forever()";
+        let mut command = world.lab.node_command("fabric", &["python3", "-c", program]);
+        Self { world, server: command.stderr(Stdio::null()).spawn().unwrap() }
+    }
+
+    /// Whether a pod of the enrolled namespace gets a page from it.
+    pub fn is_reached_from(&self, pod: &str) -> bool {
+        let curl = ["curl", "-sS", "-m", "5", "-o", "/dev/null", "http://172.30.0.1:8099/"];
+        self.world.exec("app", pod, &curl).ok
+    }
+}
+
+impl Drop for Outside<'_> {
+    fn drop(&mut self) {
+        // It ended by itself if this fails; then there is nothing to wait for either.
+        let _ended = self.server.kill().and_then(|()| self.server.wait());
     }
 }
 

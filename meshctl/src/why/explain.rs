@@ -80,22 +80,28 @@ impl Explanation {
     }
 }
 
-/// Explains a connection of `client`.
-pub fn explain(snapshot: &Snapshot, client: &Arc<Workload>, to: &Destination) -> Result<Explanation> {
+/// Explains a connection of `client`. With `tls_on_node` its agent speaks mutual TLS to pods of its own node too.
+pub fn explain(
+    snapshot: &Snapshot,
+    client: &Arc<Workload>,
+    to: &Destination,
+    tls_on_node: bool,
+) -> Result<Explanation> {
     let addresses = to.addresses(snapshot, &client.namespace)?;
+    let way = |address| way(snapshot, client, address, tls_on_node);
     Ok(Explanation {
         from: name(client),
         node: client.node.to_string(),
         identity: is_meshed(client).then(|| client.identity.to_string()),
         to: to.to_string(),
-        routes: addresses.into_iter().map(|address| way(snapshot, client, address)).collect(),
+        routes: addresses.into_iter().map(way).collect(),
     })
 }
 
-fn way(snapshot: &Snapshot, client: &Workload, address: SocketAddr) -> Way {
+fn way(snapshot: &Snapshot, client: &Workload, address: SocketAddr, tls_on_node: bool) -> Way {
     let mut way =
         Way { address, service: None, balancing: None, note: None, passes: false, endpoints: Vec::new() };
-    let end = |target: &Target| endpoint(snapshot, client, target);
+    let end = |target: &Target| endpoint(snapshot, client, target, tls_on_node);
     let route = route(snapshot, client, address);
     match &route {
         Route::Passthrough => {
@@ -113,8 +119,8 @@ fn way(snapshot: &Snapshot, client: &Workload, address: SocketAddr) -> Way {
     way
 }
 
-fn endpoint(snapshot: &Snapshot, client: &Workload, target: &Target) -> Endpoint {
-    let transport = transport(client, target);
+fn endpoint(snapshot: &Snapshot, client: &Workload, target: &Target, tls_on_node: bool) -> Endpoint {
+    let transport = transport(client, target, tls_on_node);
     let identity = (transport != "plain").then_some(&client.identity);
     let server = &target.workload;
     let (allowed, reason, policy) = if is_meshed(server) {
@@ -152,9 +158,9 @@ fn source_ip(client: &Workload, destination: IpAddr) -> IpAddr {
     same_family.or(client.addresses.first()).copied().unwrap_or(destination)
 }
 
-fn transport(client: &Workload, target: &Target) -> &'static str {
+fn transport(client: &Workload, target: &Target, tls_on_node: bool) -> &'static str {
     let both = is_meshed(client) && target.tunnel == Tunnel::Hbone;
-    match (both, client.node == target.workload.node) {
+    match (both, client.node == target.workload.node && !tls_on_node) {
         (true, true) => "local",
         (true, false) => "hbone",
         (false, _) => "plain",

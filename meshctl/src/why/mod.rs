@@ -13,6 +13,7 @@ use mesh_api::admin::PodStatus;
 use mesh_api::plan::{Snapshot, Store};
 use mesh_api::wire::xds::DeltaDiscoveryResponse;
 use prost::Message;
+use serde::Deserialize;
 
 use crate::output::Format;
 use crate::source::{Mesh, Node, Nodes, Source};
@@ -30,16 +31,25 @@ pub struct Question {
     to: Destination,
 }
 
+/// What the answer needs of an agent's settings.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Settings {
+    same_node: String,
+}
+
 /// Finds the pod's agent, takes its configuration, and explains.
 pub async fn answer(source: &Source, question: &Question, format: Format) -> Result<ExitCode> {
     let (namespace, name) = question.from.split_once('/').unwrap_or(("default", &question.from));
     let agent = agent_of(source, namespace, name).await?;
-    let snapshot = rebuild(agent.endpoint.bytes("/snapshot").await?)?;
+    let mut session = agent.endpoint.open().await?;
+    let snapshot = rebuild(session.bytes("/snapshot").await?)?;
+    let settings: Settings = session.json("/config").await?;
     let client = snapshot
         .workloads()
         .find(|workload| *workload.namespace == *namespace && *workload.name == *name)
         .with_context(|| format!("the control plane has not told of the pod {namespace}/{name}"))?;
-    let explanation = explain::explain(&snapshot, client, &question.to)?;
+    let explanation = explain::explain(&snapshot, client, &question.to, settings.same_node == "mtls")?;
     format.print(&explanation, show::text)?;
     Ok(if explanation.is_taken() { ExitCode::SUCCESS } else { ExitCode::from(3) })
 }

@@ -35,7 +35,7 @@ fn place(endpoint: &Endpoint) -> String {
     let Endpoint { workload, node, address, transport, .. } = endpoint;
     let how = match *transport {
         "hbone" => format!("over mutual TLS with {}", endpoint.server_identities.join(" or ")),
-        "local" => "on the same node, within the agent".to_owned(),
+        "local" => "on the same node, not encrypted".to_owned(),
         _ => "in plaintext".to_owned(),
     };
     format!("{workload} at {address} on {node}, {how}")

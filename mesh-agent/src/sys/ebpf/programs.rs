@@ -60,18 +60,20 @@ pub struct Programs {
 
 impl Programs {
     /// Loads the programs, takes over pinned maps of a predecessor, and attaches to the node's cgroup. `log` is the
-    /// most detailed level that the programs themselves log at. Until [`Self::announce`] they exempt the process that
+    /// most detailed level that the programs themselves log at; with `count_untouched` they tell of connections that the
+    /// mesh leaves alone. Until [`Self::announce`] they exempt the process that
     /// the predecessor announced.
-    pub fn load(root: &Path, cgroup: &Path, log: Level) -> Result<Self, Error> {
+    pub fn load(root: &Path, cgroup: &Path, log: Level, count_untouched: bool) -> Result<Self, Error> {
         if OBJECT.is_empty() {
             return Err(Error::NotEmbedded);
         }
         let maps = directory(root, "maps")?;
         let links = directory(root, "links")?;
         let pod_links = directory(root, "pods")?;
-        let level = log as u8;
+        let (level, count_untouched) = (log as u8, u8::from(count_untouched));
         let mut loader = EbpfLoader::new();
         loader.override_global(aya_log::LEVEL, &level, false);
+        loader.override_global("COUNT_UNTOUCHED", &count_untouched, true);
         for name in PINNED {
             loader.map_pin_path(name, maps.join(name));
         }

@@ -80,7 +80,7 @@ fn shop() -> Snapshot {
 fn asked(from: &str, to: &str) -> Explanation {
     let snapshot = shop();
     let client = snapshot.workloads().find(|workload| &*workload.name == from).unwrap();
-    explain(&snapshot, client, &to.parse().unwrap()).unwrap()
+    explain(&snapshot, client, &to.parse().unwrap(), false).unwrap()
 }
 
 #[test]
@@ -92,7 +92,7 @@ fn says_for_each_endpoint_how_it_is_reached_and_why_it_is_let_in() {
         "\
 shop/client on node1, as spiffe://cluster.local/ns/shop/sa/client
   to web:80 at 10.96.0.1:80, service shop/web.shop.svc.cluster.local, default balancing over 2 endpoints
-    shop/web-1 at 10.244.1.2:8080 on node1, on the same node, within the agent
+    shop/web-1 at 10.244.1.2:8080 on node1, on the same node, not encrypted
       allowed by policy shop/clients (ALLOW)
     shop/web-2 at 10.244.2.2:8080 on node2, over mutual TLS with spiffe://cluster.local/ns/shop/sa/web
       allowed by policy shop/clients (ALLOW)
@@ -139,6 +139,14 @@ fn what_leads_nowhere_is_not_taken_and_what_leads_outside_is() {
 fn an_unknown_name_is_an_error() {
     let snapshot = shop();
     let client = snapshot.workloads().next().unwrap();
-    let error = explain(&snapshot, client, &"nowhere:80".parse().unwrap()).unwrap_err();
+    let error = explain(&snapshot, client, &"nowhere:80".parse().unwrap(), false).unwrap_err();
     assert!(error.to_string().contains("no service"), "{error}");
+}
+
+#[test]
+fn a_node_that_encrypts_within_itself_says_so() {
+    let snapshot = shop();
+    let client = snapshot.workloads().find(|workload| &*workload.name == "client").unwrap();
+    let explanation = explain(&snapshot, client, &"web:80".parse().unwrap(), true).unwrap();
+    assert!(explanation.routes[0].endpoints.iter().all(|endpoint| endpoint.transport == "hbone"));
 }
