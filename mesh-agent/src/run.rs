@@ -50,7 +50,7 @@ async fn serve(config: Config, set_log_filter: SetLogFilter) -> Result<(), Failu
     let started = Instant::now();
     let open_files = sys::raise_open_file_limit();
     let mut programs = Programs::load(&config.bpf_root, &config.cgroup_root, ebpf::ebpf_log_level())?;
-    let certificates = Certificates::new(ca_client(&config), &config.trust_domain);
+    let certificates = Certificates::new(ca_client(&config), &config.trust_domain, config.tunnel);
     let xds = xds::start(xds_config(&config), certificates.clone());
     certs::warm_up().await;
 

@@ -16,7 +16,7 @@ use serde::Serialize;
 
 pub use file::FileError;
 pub use settings::Settings;
-pub use value::{AccessLogFormat, ControlAddress, LogFormat, PodSource, SameNode, Span};
+pub use value::{AccessLogFormat, ControlAddress, LogFormat, PodSource, SameNode, Span, Tunnel};
 
 /// Workers beyond this gain little, and each costs three listeners for every pod.
 const MOST_WORKERS: usize = 4;
@@ -73,6 +73,8 @@ pub struct Config {
     pub workers: usize,
     /// How connections between meshed pods of this node go.
     pub same_node: SameNode,
+    /// How connections between nodes are framed.
+    pub tunnel: Tunnel,
     /// Log filter, as `tracing-subscriber` reads it.
     pub log: String,
     /// How log lines look.
@@ -155,6 +157,7 @@ impl TryFrom<Settings> for Config {
             health: said.health.unwrap_or(SocketAddr::from(([0; 16], 15021))),
             workers: said.workers.unwrap_or_else(default_workers),
             same_node: said.same_node.unwrap_or_default(),
+            tunnel: said.tunnel.unwrap_or_default(),
             log: said.log.unwrap_or_else(|| "info".to_owned()),
             log_format: said.log_format.unwrap_or_default(),
             access_log: said.access_log.unwrap_or_default(),

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::Args;
 use serde::{Deserialize, Serialize};
 
-use super::value::{AccessLogFormat, ControlAddress, LogFormat, PodSource, SameNode, Span};
+use super::value::{AccessLogFormat, ControlAddress, LogFormat, PodSource, SameNode, Span, Tunnel};
 
 /// One field for each setting; none where nothing was said.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Args, Serialize, Deserialize)]
@@ -79,6 +79,11 @@ pub struct Settings {
     #[arg(long, env = "MESH_AGENT_SAME_NODE", value_name = "direct|mtls")]
     pub same_node: Option<SameNode>,
 
+    /// How connections between nodes are framed: `auto`, by the mesh's own protocol where the peer has it, or `hbone`,
+    /// as other meshes do it [default: auto]
+    #[arg(long, env = "MESH_AGENT_TUNNEL", value_name = "auto|hbone")]
+    pub tunnel: Option<Tunnel>,
+
     /// Log filter: a level, or `target=level` pairs [default: info]
     #[arg(long, env = "MESH_AGENT_LOG", value_name = "FILTER")]
     pub log: Option<String>,
@@ -117,6 +122,7 @@ impl Settings {
             health: self.health.or(weaker.health),
             workers: self.workers.or(weaker.workers),
             same_node: self.same_node.or(weaker.same_node),
+            tunnel: self.tunnel.or(weaker.tunnel),
             log: self.log.or(weaker.log),
             log_format: self.log_format.or(weaker.log_format),
             access_log: self.access_log.or(weaker.access_log),

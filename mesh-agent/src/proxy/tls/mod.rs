@@ -6,7 +6,7 @@
 
 mod handshake;
 mod records;
-mod scratch;
+pub mod scratch;
 mod stream;
 
 pub use handshake::{Error, accept, connect};

@@ -40,7 +40,7 @@ pub struct TlsStream<C> {
 
 /// What one step of the state machine gave.
 enum Step {
-    /// Bytes were put into the reader's buffer; what did not fit is in `plaintext`.
+    /// Plaintext was handed out.
     Read,
     Again,
     Starved,
@@ -70,6 +70,11 @@ impl<C: Records> TlsStream<C> {
         self.records.peer_certificates()
     }
 
+    /// The protocol that both sides chose (RFC 7301), if they did.
+    pub fn alpn_protocol(&self) -> Option<&[u8]> {
+        self.records.alpn_protocol()
+    }
+
     /// The socket below.
     pub fn tcp(&self) -> &TcpStream {
         &self.tcp
@@ -87,6 +92,44 @@ impl<C: Records> TlsStream<C> {
             scratch::give(std::mem::take(&mut self.outgoing));
         }
         Poll::Ready(Ok(()))
+    }
+
+    /// Encrypts `bytes` for the next [`Self::poll_send`], as a record or several of their own.
+    pub fn write_records(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.seal_gathered()?;
+        self.seal(bytes)
+    }
+
+    /// Hands what was received to `take`, from where it was decrypted: what is there already, and once what can be
+    /// received. Ready with false when the peer has said goodbye.
+    pub fn poll_read_in_place<E: From<io::Error>>(
+        &mut self,
+        context: &mut Context<'_>,
+        mut take: impl FnMut(&[u8]) -> Result<(), E>,
+    ) -> Poll<Result<bool, E>> {
+        let mut received = !self.plaintext.is_empty();
+        if received {
+            let plaintext = std::mem::take(&mut self.plaintext);
+            take(&plaintext[std::mem::take(&mut self.read)..])?;
+        }
+        loop {
+            match self.open_in_place(&mut take)? {
+                Step::Read => received = true,
+                Step::Again => {}
+                Step::Closed => return Poll::Ready(Ok(false)),
+                Step::Starved if received => return Poll::Ready(Ok(true)),
+                Step::Starved => {
+                    if !ready!(self.poll_receive(context)).map_err(E::from)? {
+                        return Poll::Ready(Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Whether there is something to read that nobody will be woken for: it was decrypted to let a write pass.
+    pub fn has_plaintext(&self) -> bool {
+        !self.plaintext.is_empty() || self.peer_closed
     }
 
     /// Takes `piece` for sending, whole.
@@ -171,6 +214,25 @@ impl<C: Records> TlsStream<C> {
 
     /// One step of decryption into `buffer`.
     fn open_one(&mut self, buffer: &mut ReadBuf<'_>) -> io::Result<Step> {
+        let mut plaintext = std::mem::take(&mut self.plaintext);
+        let step = self.open_in_place(|payload| {
+            let (fits, rest) = payload.split_at(payload.len().min(buffer.remaining()));
+            buffer.put_slice(fits);
+            plaintext.extend_from_slice(rest);
+            Ok::<_, io::Error>(())
+        });
+        self.plaintext = plaintext;
+        step
+    }
+
+    /// One step of decryption.
+    fn open_in_place<E: From<io::Error>>(
+        &mut self,
+        mut take: impl FnMut(&[u8]) -> Result<(), E>,
+    ) -> Result<Step, E> {
+        if self.peer_closed {
+            return Ok(Step::Closed);
+        }
         let UnbufferedStatus { discard, state, .. } =
             self.records.process(&mut self.incoming[self.start..self.end]);
         let mut extra = 0;
@@ -179,9 +241,7 @@ impl<C: Records> TlsStream<C> {
                 while let Some(record) = traffic.next_record() {
                     let record = record.map_err(invalid)?;
                     extra += record.discard;
-                    let fits = record.payload.len().min(buffer.remaining());
-                    buffer.put_slice(&record.payload[..fits]);
-                    self.plaintext.extend_from_slice(&record.payload[fits..]);
+                    take(record.payload)?;
                 }
                 Step::Read
             }
@@ -193,7 +253,10 @@ impl<C: Records> TlsStream<C> {
                 transmit.done();
                 Step::Again
             }
-            ConnectionState::PeerClosed | ConnectionState::Closed => Step::Closed,
+            ConnectionState::PeerClosed | ConnectionState::Closed => {
+                self.peer_closed = true;
+                Step::Closed
+            }
             _ => Step::Starved,
         };
         self.start += discard + extra;
@@ -284,7 +347,7 @@ impl<C: Records> AsyncRead for TlsStream<C> {
         while buffer.remaining() > 0 && !this.peer_closed {
             match this.open_one(buffer)? {
                 Step::Read | Step::Again => {}
-                Step::Closed => this.peer_closed = true,
+                Step::Closed => {}
                 Step::Starved if buffer.filled().len() > before => break,
                 Step::Starved => {
                     if !ready!(this.poll_receive(context))? {
