@@ -117,6 +117,7 @@ impl<C: Records> Driver<C> {
     fn turn(&mut self, context: &mut Context<'_>, opened: &mut impl FnMut(Request)) -> Result<(), Over> {
         self.receiver.link.drive(context);
         let closed = self.receive(context, opened)?;
+        self.receiver.link.driven();
         if let Poll::Ready(Err(error)) = self.send(context) {
             return Err(error.into());
         }

@@ -35,8 +35,8 @@ pub(super) struct Link {
     driver: RefCell<Option<Waker>>,
     /// Whether the driver will run anyway.
     driver_woken: Cell<bool>,
-    /// Tasks that wait for room in `gathered`.
-    waiting: RefCell<Vec<Waker>>,
+    /// Streams that wait for room in `gathered`, each once.
+    waiting: RefCell<Vec<Rc<Stream>>>,
     /// Handles of the client; a connection without any, and without streams, is closed.
     pub handles: Cell<usize>,
     /// The last stream that was opened.
@@ -48,13 +48,18 @@ pub(super) struct Link {
 }
 
 impl Link {
-    /// The driver is the task of `context`, and runs now.
+    /// The driver is the task of `context`, and runs now: what gathers until [`Self::driven`] it sends anyway.
     pub fn drive(&self, context: &Context<'_>) {
-        self.driver_woken.set(false);
+        self.driver_woken.set(true);
         let mut driver = self.driver.borrow_mut();
         if !driver.as_ref().is_some_and(|known| known.will_wake(context.waker())) {
             *driver = Some(context.waker().clone());
         }
+    }
+
+    /// From now on the driver has to be woken.
+    pub fn driven(&self) {
+        self.driver_woken.set(false);
     }
 
     /// Has the driver run, behind every task that is ready now.
@@ -91,33 +96,34 @@ impl Link {
         self.gathered.borrow().len()
     }
 
-    /// Room that is left for data; none if somebody else has to be served first, and then the task is woken later.
-    fn room(&self, context: &Context<'_>) -> Option<usize> {
-        let room = scratch::SIZE.saturating_sub(self.gathered() + HEADER);
-        if room < LEAST_ROOM {
-            self.waiting.borrow_mut().push(context.waker().clone());
-            return None;
-        }
-        Some(room)
+    /// Room that is left for data.
+    fn room(&self) -> usize {
+        scratch::SIZE.saturating_sub(self.gathered() + HEADER)
     }
 
     /// There is room again.
     pub fn make_room(&self) {
         // Drained in place, since the list keeps its memory; nobody is added meanwhile.
-        self.waiting.borrow_mut().drain(..).for_each(Waker::wake);
+        self.waiting.borrow_mut().drain(..).for_each(|stream| stream.there_is_room());
     }
 
     /// Reads from `socket` straight behind the header of a DATA frame, at most `limit` bytes. The first `skip` of them
-    /// were sent before.
+    /// were sent before. A stream that finds no room is woken when there is some.
     pub fn poll_gather(
         &self,
-        stream: u32,
+        stream: &Rc<Stream>,
         socket: &mut OwnedReadHalf,
         limit: usize,
         skip: usize,
         context: &mut Context<'_>,
     ) -> Poll<io::Result<usize>> {
-        let Some(room) = self.room(context) else { return Poll::Pending };
+        let room = self.room();
+        if room < LEAST_ROOM {
+            if !stream.waits_for_room.replace(true) {
+                self.waiting.borrow_mut().push(Rc::clone(stream));
+            }
+            return Poll::Pending;
+        }
         let read = ready!(self.with_gathered(|gathered| {
             let at = gathered.len();
             gathered.extend_from_slice(&[0; HEADER]);
@@ -131,7 +137,7 @@ impl Link {
                 gathered.truncate(at);
             } else {
                 gathered.drain(at + HEADER..at + HEADER + skip);
-                gathered[at..at + HEADER].copy_from_slice(&data_header(stream, bytes - skip));
+                gathered[at..at + HEADER].copy_from_slice(&data_header(stream.id, bytes - skip));
             }
             read
         }))?;
@@ -147,7 +153,7 @@ impl Link {
         limit: usize,
         context: &mut Context<'_>,
     ) -> Poll<io::Result<usize>> {
-        if self.room(context).is_none_or(|room| room < limit) {
+        if self.room() < limit {
             return Poll::Ready(Ok(0));
         }
         PEEKED.with_borrow_mut(|peeked| {

@@ -66,6 +66,8 @@ pub(super) struct Stream {
     /// What the application took and the peer has no credit for yet.
     due: Cell<usize>,
     peer_ended: Cell<bool>,
+    /// Whether it is among those that wait for the connection to send.
+    pub waits_for_room: Cell<bool>,
     /// The application, once it is there.
     application: RefCell<Option<Application>>,
     /// What the application did not take yet.
@@ -100,6 +102,7 @@ impl Stream {
             granted: Cell::new(granted),
             due: Cell::new(0),
             peer_ended: Cell::new(false),
+            waits_for_room: Cell::new(false),
             application: RefCell::default(),
             backlog: RefCell::default(),
         })
@@ -117,6 +120,12 @@ impl Stream {
         if let Some(task) = &*self.task.borrow() {
             task.wake_by_ref();
         }
+    }
+
+    /// The connection has sent what kept this stream waiting.
+    pub fn there_is_room(&self) {
+        self.waits_for_room.set(false);
+        self.wake();
     }
 
     /// The stream is over.
@@ -308,7 +317,7 @@ impl Tunnel {
             return Poll::Pending;
         }
         ready!(socket.as_ref().poll_read_ready(context))?;
-        let read = ready!(self.link.poll_gather(self.stream.id, socket, limit, self.early, context))?;
+        let read = ready!(self.link.poll_gather(&self.stream, socket, limit, self.early, context))?;
         if read == 0 {
             self.sent_end = true;
             self.link.send(&Frame::End(self.stream.id));
