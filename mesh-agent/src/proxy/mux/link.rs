@@ -18,6 +18,9 @@ use super::stream::{Broken, Stream};
 use super::EARLY;
 use crate::proxy::tls::scratch;
 
+/// Most bytes of data that gather for one sending, with their headers: encrypted they fit into one buffer.
+const MOST_GATHERED: usize = scratch::SIZE - 1024;
+
 /// Less room than this is not worth a read.
 const LEAST_ROOM: usize = 4 * 1024;
 
@@ -98,7 +101,7 @@ impl Link {
 
     /// Room that is left for data.
     fn room(&self) -> usize {
-        scratch::SIZE.saturating_sub(self.gathered() + HEADER)
+        MOST_GATHERED.saturating_sub(self.gathered() + HEADER)
     }
 
     /// There is room again.

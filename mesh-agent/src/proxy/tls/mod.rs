@@ -5,6 +5,7 @@
 //! one wakeup.
 
 mod handshake;
+mod outgoing;
 mod records;
 pub mod scratch;
 mod stream;

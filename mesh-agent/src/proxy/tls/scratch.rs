@@ -15,7 +15,7 @@ thread_local! {
     static ROOMS: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// A buffer of [`SIZE`] bytes to read into; what is in it is of no use.
+/// A buffer of [`SIZE`] bytes at least to read into; what is in it is of no use.
 pub(super) fn take_room() -> Vec<u8> {
     ROOMS.with_borrow_mut(Vec::pop).unwrap_or_else(|| vec![0; SIZE])
 }
@@ -23,7 +23,7 @@ pub(super) fn take_room() -> Vec<u8> {
 /// Gives such a buffer back.
 pub(super) fn give_room(room: Vec<u8>) {
     ROOMS.with_borrow_mut(|rooms| {
-        if room.len() == SIZE && rooms.len() < KEPT {
+        if (SIZE..=4 * SIZE).contains(&room.len()) && rooms.len() < KEPT {
             rooms.push(room);
         }
     });

@@ -5,10 +5,11 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use rustls::pki_types::CertificateDer;
-use rustls::unbuffered::{ConnectionState, EncryptError, UnbufferedStatus, WriteTraffic};
+use rustls::unbuffered::{ConnectionState, EncodeTlsData, EncryptError, UnbufferedStatus, WriteTraffic};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
+use super::outgoing::Outgoing;
 use super::records::{Records, append};
 use super::scratch;
 
@@ -31,9 +32,8 @@ pub struct TlsStream<C> {
     read: usize,
     /// Written and not yet encrypted; short pieces only.
     gathered: Vec<u8>,
-    /// Encrypted and not yet sent: `outgoing[sent..]`.
-    outgoing: Vec<u8>,
-    sent: usize,
+    /// Encrypted and not yet sent.
+    outgoing: Outgoing,
     peer_closed: bool,
     said_goodbye: bool,
 }
@@ -58,8 +58,7 @@ impl<C: Records> TlsStream<C> {
             plaintext,
             read: 0,
             gathered: Vec::new(),
-            outgoing: Vec::new(),
-            sent: 0,
+            outgoing: Outgoing::default(),
             peer_closed: false,
             said_goodbye: false,
         }
@@ -83,13 +82,9 @@ impl<C: Records> TlsStream<C> {
     /// Sends everything that was written. Until this is called nothing is sent, unless much has gathered.
     pub fn poll_send(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.seal_gathered()?;
-        while self.sent < self.outgoing.len() {
-            let written = ready!(Pin::new(&mut self.tcp).poll_write(context, &self.outgoing[self.sent..]))?;
-            self.sent += written;
-        }
-        if self.sent > 0 {
-            self.sent = 0;
-            scratch::give(std::mem::take(&mut self.outgoing));
+        while !self.outgoing.unsent().is_empty() {
+            let written = ready!(Pin::new(&mut self.tcp).poll_write(context, self.outgoing.unsent()))?;
+            self.outgoing.sent(written);
         }
         Poll::Ready(Ok(()))
     }
@@ -163,11 +158,8 @@ impl<C: Records> TlsStream<C> {
     /// Brings the state machine to where it may encrypt, and has `write` do so to the end of `outgoing`.
     fn write_traffic(
         &mut self,
-        mut write: impl FnMut(&mut WriteTraffic<'_, C::Side>, &mut Vec<u8>) -> io::Result<()>,
+        mut write: impl FnMut(&mut WriteTraffic<'_, C::Side>, &mut Outgoing) -> io::Result<()>,
     ) -> io::Result<()> {
-        if self.outgoing.capacity() == 0 {
-            self.outgoing = scratch::take();
-        }
         loop {
             // The received bytes have to be shown each time, because rustls keeps positions in them.
             let UnbufferedStatus { discard, state, .. } =
@@ -187,7 +179,7 @@ impl<C: Records> TlsStream<C> {
                         self.plaintext.extend_from_slice(record.payload);
                     }
                 }
-                ConnectionState::EncodeTlsData(encode) => append(encode, &mut self.outgoing),
+                ConnectionState::EncodeTlsData(encode) => queue_handshake(encode, &mut self.outgoing),
                 ConnectionState::TransmitTlsData(transmit) => transmit.done(),
                 ConnectionState::PeerClosed => self.peer_closed = true,
                 _ => return Err(io::ErrorKind::BrokenPipe.into()),
@@ -204,10 +196,8 @@ impl<C: Records> TlsStream<C> {
         self.write_traffic(|traffic, outgoing| {
             /// An alert record with its overhead, with room to spare.
             const ALERT: usize = 64;
-            let at = outgoing.len();
-            outgoing.resize(at + ALERT, 0);
-            let written = traffic.queue_close_notify(&mut outgoing[at..]).map_err(io::Error::other)?;
-            outgoing.truncate(at + written);
+            let written = traffic.queue_close_notify(outgoing.room(ALERT)).map_err(io::Error::other)?;
+            outgoing.filled(written);
             Ok(())
         })
     }
@@ -246,7 +236,7 @@ impl<C: Records> TlsStream<C> {
                 Step::Read
             }
             ConnectionState::EncodeTlsData(encode) => {
-                append(encode, &mut self.outgoing);
+                queue_handshake(encode, &mut self.outgoing);
                 Step::Again
             }
             ConnectionState::TransmitTlsData(transmit) => {
@@ -313,22 +303,27 @@ impl<C: Records> TlsStream<C> {
     }
 }
 
-fn encrypt<S>(traffic: &mut WriteTraffic<'_, S>, piece: &[u8], outgoing: &mut Vec<u8>) -> io::Result<()> {
+fn encrypt<S>(traffic: &mut WriteTraffic<'_, S>, piece: &[u8], outgoing: &mut Outgoing) -> io::Result<()> {
     /// Header, content type and tag of a TLS 1.3 record (RFC 8446, section 5.2), rounded up.
     const OVERHEAD: usize = 32;
     /// Most plaintext of a record.
     const RECORD: usize = 16 * 1024;
-    let at = outgoing.len();
     // One record more than needed, since a key update may come before the data.
-    outgoing.resize(at + piece.len() + (piece.len() / RECORD + 2) * OVERHEAD, 0);
-    let mut answer = traffic.encrypt(piece, &mut outgoing[at..]);
+    let likely = piece.len() + (piece.len() / RECORD + 2) * OVERHEAD;
+    let mut answer = traffic.encrypt(piece, outgoing.room(likely));
     if let Err(EncryptError::InsufficientSize(needed)) = answer {
-        outgoing.resize(at + needed.required_size, 0);
-        answer = traffic.encrypt(piece, &mut outgoing[at..]);
+        answer = traffic.encrypt(piece, outgoing.room(needed.required_size));
     }
-    let written = answer.map_err(io::Error::other)?;
-    outgoing.truncate(at + written);
+    outgoing.filled(answer.map_err(io::Error::other)?);
     Ok(())
+}
+
+/// A message of the handshake's protocol after the handshake, such as an answer to a key update.
+fn queue_handshake<S>(encode: EncodeTlsData<'_, S>, outgoing: &mut Outgoing) {
+    let mut message = Vec::new();
+    append(encode, &mut message);
+    outgoing.room(message.len())[..message.len()].copy_from_slice(&message);
+    outgoing.filled(message.len());
 }
 
 fn invalid(error: rustls::Error) -> io::Error {
@@ -371,7 +366,7 @@ impl<C: Records> AsyncWrite for TlsStream<C> {
         pieces: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        if this.outgoing.len() - this.sent + this.gathered.len() >= HIGH_WATER {
+        if this.outgoing.unsent().len() + this.gathered.len() >= HIGH_WATER {
             ready!(this.poll_send(context))?;
         }
         for piece in pieces {
