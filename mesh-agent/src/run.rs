@@ -51,7 +51,7 @@ async fn serve(config: Config, set_log_filter: SetLogFilter) -> Result<(), Failu
     let open_files = sys::raise_open_file_limit();
     let (level, count_untouched) = (ebpf::ebpf_log_level(), config.count_untouched);
     let mut programs = Programs::load(&config.bpf_root, &config.cgroup_root, level, count_untouched)?;
-    let certificates = Certificates::new(ca_client(&config), &config.trust_domain);
+    let certificates = Certificates::new(ca_client(&config), &config.trust_domain, config.tunnel);
     let xds = xds::start(xds_config(&config), certificates.clone());
     certs::warm_up().await;
 

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use mesh_agent::certs::{CaClient, Certificates};
+use mesh_agent::config::Tunnel;
 use mesh_agent::xds::{self, XdsConfig};
 use mesh_control::options::Options;
 use mesh_control::server::ControlPlane;
@@ -46,7 +47,7 @@ async fn an_agent_gets_certificates_and_configuration() {
     let (root_cert, token_file) = (path("state").join("root-cert.pem"), path("tokens").join("node1"));
     let name = "mesh-control".to_owned();
     let ca = CaClient::new(address.clone(), name.clone(), root_cert.clone(), token_file.clone());
-    let certificates = Certificates::new(ca, "cluster.local");
+    let certificates = Certificates::new(ca, "cluster.local", Tunnel::default());
     let config = XdsConfig {
         node_name: "node1".to_owned(),
         address,

@@ -18,6 +18,7 @@ use super::ca::{AnswerError, CaClient, CaError, Issued, Subject};
 use super::trust::{Roots, Trust};
 use super::verify::MeshVerifier;
 use super::{Identity, keeper, tls};
+use crate::config::Tunnel;
 
 /// Requests to the authority at a time. More would only wait there.
 const ASKED_AT_A_TIME: usize = 16;
@@ -33,6 +34,7 @@ pub(super) struct Shared {
     ca: CaClient,
     pub trust: Arc<Trust>,
     verifier: Arc<MeshVerifier>,
+    tunnel: Tunnel,
     runtime: Handle,
     current: ArcSwap<HashMap<SpiffeId, Arc<Identity>>>,
     wanted: Mutex<HashMap<SpiffeId, Wanted>>,
@@ -59,9 +61,9 @@ struct Wanted {
 }
 
 impl Certificates {
-    /// Certificates from an authority. To be called on the runtime that is to renew them; the agent's own is asked for
+    /// Certificates from an authority, for connections that are framed in a way. To be called on the runtime that is to renew them; the agent's own is asked for
     /// at once.
-    pub fn new(ca: CaClient, trust_domain: &str) -> Self {
+    pub fn new(ca: CaClient, trust_domain: &str, tunnel: Tunnel) -> Self {
         let provider = tls::provider();
         let trust = Arc::new(Trust::new(Arc::clone(&provider), &ca.endpoint.root_cert));
         let verifier =
@@ -70,6 +72,7 @@ impl Certificates {
             ca,
             trust,
             verifier: Arc::new(verifier),
+            tunnel,
             runtime: Handle::current(),
             current: ArcSwap::default(),
             wanted: Mutex::default(),
@@ -214,8 +217,8 @@ impl Shared {
     }
 
     fn install(&self, id: &SpiffeId, issued: Issued) -> Result<(), rustls::Error> {
-        let client = tls::client(&self.verifier, issued.chain.clone(), issued.private_key())?;
-        let server = tls::server(&self.verifier, issued.chain.clone(), issued.private_key())?;
+        let client = tls::client(&self.verifier, issued.chain.clone(), issued.private_key(), self.tunnel)?;
+        let server = tls::server(&self.verifier, issued.chain.clone(), issued.private_key(), self.tunnel)?;
         let identity = Arc::new(Identity {
             id: issued.id,
             client: Arc::new(client),

@@ -11,6 +11,7 @@ use super::fixture::{Authority, Running, root};
 use super::trust::Trust;
 use super::verify::MeshVerifier;
 use super::{Certificates, tls};
+use crate::config::Tunnel;
 
 const LONG: Duration = Duration::from_mins(10);
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -22,7 +23,7 @@ fn web() -> SpiffeId {
 async fn agent(lifetime: Duration) -> (Authority, Running, Certificates) {
     let authority = Authority::new(lifetime);
     let running = authority.serve("127.0.0.1:0").await;
-    let certificates = Certificates::new(authority.client(running.address), "cluster.local");
+    let certificates = Certificates::new(authority.client(running.address), "cluster.local", Tunnel::default());
     (authority, running, certificates)
 }
 
@@ -82,7 +83,7 @@ async fn an_answer_for_somebody_else_is_not_used() {
     let authority = Authority::new(LONG);
     let running = authority.serve("127.0.0.1:0").await;
     authority.set().identity = Some("spiffe://cluster.local/ns/shop/sa/other".to_owned());
-    let certificates = Certificates::new(authority.client(running.address), "cluster.local");
+    let certificates = Certificates::new(authority.client(running.address), "cluster.local", Tunnel::default());
     certificates.retain(&web());
     until("an error", || certificates.status()[0].error.is_some()).await;
     let error = certificates.status().remove(0).error.unwrap();

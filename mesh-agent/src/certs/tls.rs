@@ -11,8 +11,18 @@ use rustls::version::TLS13;
 use rustls::{ClientConfig, Error, ServerConfig};
 
 use super::verify::MeshVerifier;
+use crate::config::Tunnel;
+use crate::proxy::mux;
 
-const ALPN: &[u8] = b"h2";
+const HBONE: &[u8] = b"h2";
+
+/// The protocols that peers are offered or may choose from, the best first.
+fn alpn(tunnel: Tunnel) -> Vec<Vec<u8>> {
+    match tunnel {
+        Tunnel::Auto => vec![mux::ALPN.to_vec(), HBONE.to_vec()],
+        Tunnel::Hbone => vec![HBONE.to_vec()],
+    }
+}
 
 /// AES-128 first, since it is cheaper and either will do. The hybrid group protects what is recorded today from the
 /// quantum computers of tomorrow.
@@ -29,13 +39,14 @@ pub(super) fn client(
     verifier: &Arc<MeshVerifier>,
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
+    tunnel: Tunnel,
 ) -> Result<ClientConfig, Error> {
     let mut config = ClientConfig::builder_with_provider(Arc::clone(&verifier.provider))
         .with_protocol_versions(&[&TLS13])?
         .dangerous()
         .with_custom_certificate_verifier(Arc::clone(verifier) as _)
         .with_client_auth_cert(chain, key)?;
-    config.alpn_protocols = vec![ALPN.to_vec()];
+    config.alpn_protocols = alpn(tunnel);
     config.enable_sni = false;
     config.resumption = Resumption::disabled();
     Ok(config)
@@ -46,12 +57,13 @@ pub(super) fn server(
     verifier: &Arc<MeshVerifier>,
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
+    tunnel: Tunnel,
 ) -> Result<ServerConfig, Error> {
     let mut config = ServerConfig::builder_with_provider(Arc::clone(&verifier.provider))
         .with_protocol_versions(&[&TLS13])?
         .with_client_cert_verifier(Arc::clone(verifier) as _)
         .with_single_cert(chain, key)?;
-    config.alpn_protocols = vec![ALPN.to_vec()];
+    config.alpn_protocols = alpn(tunnel);
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     Ok(config)

@@ -9,6 +9,7 @@ use rustls::{ClientConnection, ServerConnection};
 use super::tls;
 use super::trust::Trust;
 use super::verify::MeshVerifier;
+use crate::config::Tunnel;
 
 const WHO: &str = "spiffe://warm.up/ns/a/sa/b";
 
@@ -38,8 +39,8 @@ fn handshake() -> Result<(), Box<dyn std::error::Error>> {
     trust.learn(vec![root.der().clone()])?;
     let verifier = Arc::new(MeshVerifier { trust, provider, trust_domain: "warm.up".into() });
     let key = || PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
-    let client = tls::client(&verifier, vec![leaf.clone()], key())?;
-    let server = tls::server(&verifier, vec![leaf], key())?;
+    let client = tls::client(&verifier, vec![leaf.clone()], key(), Tunnel::default())?;
+    let server = tls::server(&verifier, vec![leaf], key(), Tunnel::default())?;
     let name = ServerName::IpAddress(std::net::Ipv4Addr::LOCALHOST.into());
     talk(ClientConnection::new(client.into(), name)?, ServerConnection::new(server.into())?)
 }

@@ -17,7 +17,7 @@ use serde::Serialize;
 
 pub use file::FileError;
 pub use settings::Settings;
-pub use value::{AccessLogFormat, ControlAddress, LogFormat, PodSource, SameNode, Span};
+pub use value::{AccessLogFormat, ControlAddress, LogFormat, PodSource, SameNode, Span, Tunnel};
 
 /// Workers beyond this gain little, and each costs three listeners for every pod.
 const MOST_WORKERS: usize = 4;
@@ -78,6 +78,8 @@ pub struct Config {
     pub pod_connections: Option<NonZeroUsize>,
     /// Whether connections that the mesh leaves alone are counted and logged too.
     pub count_untouched: bool,
+    /// How connections between nodes are framed.
+    pub tunnel: Tunnel,
     /// Log filter, as `tracing-subscriber` reads it.
     pub log: String,
     /// How log lines look.
@@ -162,6 +164,7 @@ impl TryFrom<Settings> for Config {
             same_node: said.same_node.unwrap_or_default(),
             pod_connections: said.pod_connections,
             count_untouched: said.count_untouched.unwrap_or_default(),
+            tunnel: said.tunnel.unwrap_or_default(),
             log: said.log.unwrap_or_else(|| "info".to_owned()),
             log_format: said.log_format.unwrap_or_default(),
             access_log: said.access_log.unwrap_or_default(),

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use clap::Args;
 use serde::{Deserialize, Serialize};
 
-use super::value::{AccessLogFormat, ControlAddress, LogFormat, PodSource, SameNode, Span};
+use super::value::{AccessLogFormat, ControlAddress, LogFormat, PodSource, SameNode, Span, Tunnel};
 
 /// One field for each setting; none where nothing was said.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Args, Serialize, Deserialize)]
@@ -89,6 +89,11 @@ pub struct Settings {
     #[arg(long, env = "MESH_AGENT_COUNT_UNTOUCHED", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     pub count_untouched: Option<bool>,
 
+    /// How connections between nodes are framed: `auto`, by the mesh's own protocol where the peer has it, or `hbone`,
+    /// as other meshes do it [default: auto]
+    #[arg(long, env = "MESH_AGENT_TUNNEL", value_name = "auto|hbone")]
+    pub tunnel: Option<Tunnel>,
+
     /// Log filter: a level, or `target=level` pairs [default: info]
     #[arg(long, env = "MESH_AGENT_LOG", value_name = "FILTER")]
     pub log: Option<String>,
@@ -129,6 +134,7 @@ impl Settings {
             same_node: self.same_node.or(weaker.same_node),
             pod_connections: self.pod_connections.or(weaker.pod_connections),
             count_untouched: self.count_untouched.or(weaker.count_untouched),
+            tunnel: self.tunnel.or(weaker.tunnel),
             log: self.log.or(weaker.log),
             log_format: self.log_format.or(weaker.log_format),
             access_log: self.access_log.or(weaker.access_log),

@@ -44,6 +44,17 @@ pub enum SameNode {
     Mtls,
 }
 
+/// How connections between nodes are framed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Tunnel {
+    /// By the mesh's own protocol where the peer has it, and as HBONE otherwise.
+    #[default]
+    Auto,
+    /// As HBONE always.
+    Hbone,
+}
+
 /// Gives a type that is parsed from a text the serde form of that text.
 macro_rules! as_text {
     ($name:ident) => {

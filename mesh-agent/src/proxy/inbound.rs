@@ -5,8 +5,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
-use http::header::HeaderMap;
-use http::{Method, StatusCode};
 use mesh_api::identity::SpiffeId;
 use mesh_api::plan::Workload;
 use mesh_common::is_mesh_port;
@@ -17,9 +15,11 @@ use super::admission::{Admission, Request};
 use super::core::{Core, LocalPod};
 use super::deliver::deliver;
 use super::flow::{ClientAddress, UpstreamAddress};
-use super::hbone::{self, Server, headers};
+use super::hbone;
+use super::mux;
 use super::relay::{self, Meter, SocketIs, reset_on_drop};
 use super::tls;
+use super::tunnel::{self, Refusal, Tunnel};
 use crate::certs::peer_id;
 use crate::telemetry::{Ended, Record, Reporter, Start};
 
@@ -123,12 +123,12 @@ impl Delivered {
     }
 
     /// The same from and to a stream.
-    async fn carry_tunnel(mut self, mut tunnel: hbone::Tunnel, meter: &Meter) -> Ended {
+    async fn carry_tunnel(self, mut tunnel: Tunnel, meter: &Meter) -> Ended {
+        let Self { socket, admission } = self;
         tokio::select! {
-            result = relay::relay_tunnel(&mut self.socket, &mut tunnel, SocketIs::Server, meter) => result.into(),
-            denial = self.admission.revoked() => {
-                reset_on_drop(&self.socket);
-                // Dropping an unfinished stream resets it.
+            result = tunnel.carry(socket, SocketIs::Server, meter) => result.into(),
+            denial = admission.revoked() => {
+                tunnel.revoke();
                 Ended::Broken(format!("policy changed: {denial}"))
             }
         }
@@ -168,7 +168,7 @@ pub async fn serve_plaintext(
     record.end(&ended, meter.bytes());
 }
 
-/// Serves one HBONE connection: each of its streams becomes a task.
+/// Serves one connection over mutual TLS: each of its streams becomes a task.
 pub async fn serve_hbone(
     core: Rc<Core>,
     pod: Arc<LocalPod>,
@@ -195,17 +195,25 @@ pub async fn serve_hbone(
         Ok(identity) => identity,
         Err(error) => return tracing::warn!(%pod, %peer, %error, "HBONE connection refused"),
     };
-    let server = match Server::start(tls).await {
-        Ok(server) => server,
-        Err(error) => return tracing::warn!(%pod, %peer, %identity, %error, "HBONE connection refused"),
-    };
     let drain = Rc::clone(&core.draining);
     let handle = move |request| {
         let place = place.another();
         serve_stream(Rc::clone(&core), Arc::clone(&pod), identity.clone(), peer, place, request)
     };
-    if let Err(error) = server.serve(drain, handle).await {
-        tracing::debug!(%peer, %error, "HBONE connection ended");
+    let served = if tls.alpn_protocol() == Some(mux::ALPN) {
+        mux::Server::new(tls).serve(drain, |request| handle(tunnel::Request::Mesh(request))).await
+    } else {
+        match hbone::Server::start(tls).await {
+            Ok(server) => server.serve(drain, |request| handle(tunnel::Request::Hbone(request))).await,
+            Err(error) => return tracing::warn!(%peer, %error, "HBONE connection refused"),
+        }
+    };
+    match served {
+        Err(error) if error.kind() == std::io::ErrorKind::Other => {
+            tracing::warn!(%peer, %error, "connection over mutual TLS cut off");
+        }
+        Err(error) => tracing::debug!(%peer, %error, "connection over mutual TLS ended"),
+        Ok(()) => {}
     }
 }
 
@@ -215,39 +223,32 @@ async fn serve_stream(
     identity: SpiffeId,
     peer: ClientAddress,
     place: Option<Place>,
-    request: hbone::Request,
+    request: tunnel::Request,
 ) {
-    // The client's port is only in the header; its address must be the one that connected, or the claim is ignored.
-    let claimed = headers::forwarded_client(&request.headers).map(ClientAddress::new);
+    let destination = request.destination();
+    let to = destination.as_ref().map_or(peer.address(), |to| *to);
+    // The client's port is only in the request; its address must be the one that connected, or the claim is ignored.
+    let claimed = request.client().map(ClientAddress::new);
     let client = claimed.filter(|claimed| claimed.ip() == peer.ip()).unwrap_or(peer);
-    let to = target(&request, &pod);
-    let destination = to.as_ref().map_or(peer.address(), |to| to.address());
-    let start = Start { reporter: Reporter::Destination, client: client.address(), destination };
+    let start = Start {
+        reporter: Reporter::Destination,
+        client: client.address(),
+        destination: UpstreamAddress::new(to).address(),
+    };
     let mut record = Record::new(&core.metrics, start);
-    record.transport = "hbone";
+    record.transport = request.transport();
     record.labels.source_identity = Some(identity.clone());
     record.labels.destination_identity = Some(pod.identity.clone());
-    record.labels.source = core.snapshot().workload_by_address(client.ip()).cloned();
-    record.labels.service = headers::forwarded_host(&request.headers).and_then(|host| {
-        // Kubernetes host names have their namespace as second label.
-        let namespace = host.split('.').nth(1)?;
-        core.snapshot().service_by_name(namespace, &host).cloned()
-    });
-    let result = match to {
-        Ok(_) if place.is_none() => {
+    let meter = Meter::default();
+    let admitted = match &place {
+        Some(_) => Box::pin(admit_stream(&core, &pod, identity, client, &request, &mut record)).await,
+        None => {
             core.crowded(&pod);
             Err(Error::Crowded)
         }
-        Ok(to) => {
-            record.upstream = Some(to.address());
-            let arrival = Arrival { identity: Some(identity), client, to };
-            admit(&core, &pod, &arrival, &mut record).await
-        }
-        Err(error) => Err(error),
     };
-    let meter = Meter::default();
-    let ended = match result {
-        Ok(delivered) => match request.accept(answer_headers(record.labels.destination.as_deref())) {
+    let ended = match admitted {
+        Ok(delivered) => match request.accept(record.labels.destination.as_deref()) {
             Ok(tunnel) => {
                 meter.report_to(record.open());
                 delivered.carry_tunnel(tunnel, &meter).await
@@ -255,28 +256,34 @@ async fn serve_stream(
             Err(error) => Ended::Broken(format!("client: {error}")),
         },
         Err(error) => {
-            request.refuse(error.status());
+            request.refuse(error.refusal());
             error.into()
         }
     };
     record.end(&ended, meter.bytes());
 }
 
-/// The address and port that a request asks for, if it may be asked for here.
-fn target(request: &hbone::Request, pod: &LocalPod) -> Result<UpstreamAddress, Error> {
-    if request.method != Method::CONNECT {
-        return Err(Error::BadRequest(format!("method {} instead of CONNECT", request.method)));
+async fn admit_stream(
+    core: &Rc<Core>,
+    pod: &LocalPod,
+    identity: SpiffeId,
+    client: ClientAddress,
+    request: &tunnel::Request,
+    record: &mut Record,
+) -> Result<Delivered, Error> {
+    record.labels.source = core.snapshot().workload_by_address(client.ip()).cloned();
+    record.labels.service = request.host().and_then(|host| {
+        // Kubernetes host names have their namespace as second label.
+        let namespace = host.split('.').nth(1)?;
+        core.snapshot().service_by_name(namespace, &host).cloned()
+    });
+    let to = UpstreamAddress::new(request.destination().map_err(Error::BadRequest)?);
+    if !pod.addresses.contains(&to.ip()) {
+        return Err(Error::NotThisPod { asked: to.ip(), pod: pod.to_string() });
     }
-    let authority = request.authority.as_deref().unwrap_or_default();
-    let address: SocketAddr = authority
-        .parse()
-        .map_err(|_| Error::BadRequest(format!("authority {authority:?} is not an address and port")))?;
-    let to = UpstreamAddress::new(address);
-    if pod.addresses.contains(&to.ip()) {
-        Ok(to)
-    } else {
-        Err(Error::NotThisPod { asked: to.ip(), pod: pod.to_string() })
-    }
+    record.upstream = Some(to.address());
+    let arrival = Arrival { identity: Some(identity), client, to };
+    admit(core, pod, &arrival, record).await
 }
 
 async fn admit(
@@ -300,17 +307,13 @@ fn came_from_inside(pod: &LocalPod, client: ClientAddress) -> bool {
     client.ip().is_loopback() || pod.addresses.contains(&client.ip())
 }
 
-fn answer_headers(workload: Option<&Workload>) -> HeaderMap {
-    workload.map(headers::baggage).into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
-}
-
 impl Error {
-    /// The status that a peer gets (wire reference 6.3).
-    fn status(&self) -> StatusCode {
+    /// What a peer is told.
+    fn refusal(&self) -> Refusal {
         match self {
-            Self::Denied(_) => StatusCode::UNAUTHORIZED,
-            Self::MeshPort(_) | Self::BadRequest(_) | Self::NotThisPod { .. } => StatusCode::BAD_REQUEST,
-            Self::UnknownPod | Self::Crowded | Self::Deliver(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Denied(_) => Refusal::Denied,
+            Self::MeshPort(_) | Self::BadRequest(_) | Self::NotThisPod { .. } => Refusal::BadRequest,
+            Self::UnknownPod | Self::Crowded | Self::Deliver(_) => Refusal::Unavailable,
         }
     }
 }

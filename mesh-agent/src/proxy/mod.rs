@@ -3,7 +3,7 @@
 //! 1. [`worker`]: a thread that runs a [`core`](mod@core), with its pods' listeners.
 //! 2. [`accept`]: connections are taken.
 //! 3. [`outbound`]: one that a pod opened. Where does it go?
-//! 4. [`upstream`]: the way to one endpoint, through [`pool`], [`hbone`] and [`tls`].
+//! 4. [`upstream`]: the way to one endpoint, through [`pool`], [`tunnel`] ([`mux`] or [`hbone`]) and [`tls`].
 //! 5. [`inbound`]: one that arrives at a pod. Who is it, [`admission`], and [`deliver`].
 //!
 //! [`relay`] then moves the bytes; [`balance`] remembers what choosing needs; [`flow`] names the addresses.
@@ -13,12 +13,16 @@ pub mod admission;
 pub mod balance;
 pub mod core;
 pub mod deliver;
+#[cfg(test)]
+mod fixture;
 pub mod flow;
 pub mod hbone;
 pub mod inbound;
+pub mod mux;
 pub mod outbound;
 pub mod pool;
 pub mod relay;
 pub mod tls;
+pub mod tunnel;
 pub mod upstream;
 pub mod worker;

@@ -53,7 +53,7 @@ struct Connected {
 pub async fn serve(
     core: Rc<Core>,
     pod: Arc<LocalPod>,
-    mut socket: TcpStream,
+    socket: TcpStream,
     peer: SocketAddr,
     _place: Place,
 ) {
@@ -74,10 +74,12 @@ pub async fn serve(
         Start { reporter: Reporter::Source, client: client.address(), destination: original.address() };
     let mut record = Record::new(&core.metrics, start);
     let meter = Meter::default();
-    let ended = match connect(&core, &pod, client, original, not_direct, &mut record).await {
+    let arrived = Arrived { socket: &socket, client, original, not_direct };
+    // In a box, since it is needed no longer than it lasts: the connection may stay for days.
+    let ended = match Box::pin(connect(&core, &pod, &arrived, &mut record)).await {
         Ok(connected) => {
             meter.report_to(record.open());
-            carry(&mut socket, connected, &meter).await
+            carry(socket, connected, &meter).await
         }
         Err(error) => {
             reset_on_drop(&socket);
@@ -88,18 +90,26 @@ pub async fn serve(
     record.end(&ended, meter.bytes());
 }
 
+/// A connection that was accepted.
+struct Arrived<'a> {
+    socket: &'a TcpStream,
+    client: ClientAddress,
+    original: OriginalDestination,
+    /// See [`To::not_direct`].
+    not_direct: bool,
+}
+
 async fn connect(
     core: &Rc<Core>,
     pod: &Arc<LocalPod>,
-    client: ClientAddress,
-    original: OriginalDestination,
-    not_direct: bool,
+    arrived: &Arrived<'_>,
     record: &mut Record,
 ) -> Result<Connected, Error> {
+    let Arrived { socket, client, original, not_direct } = *arrived;
     let workload = core.workload_of(pod).await.ok_or(Error::UnknownPod)?;
     record.source(&workload);
     record.labels.source_identity = Some(pod.identity.clone());
-    let mut origin = Origin { core, pod, workload: &workload, client, service: None };
+    let mut origin = Origin { core, pod, workload: &workload, client, service: None, socket };
     match route(&core.snapshot(), &workload, original.address()) {
         Route::Reject(reject) => Err(Error::Rejected(reject)),
         Route::Passthrough => pass_through(pod, original, record).await,
@@ -254,7 +264,7 @@ async fn reach(
 fn note(upstream: &Upstream, workload: &Workload, record: &mut Record) {
     match upstream {
         Upstream::Plain(_) => record.transport = "plain",
-        Upstream::Hbone(_) => record.transport = "hbone",
+        Upstream::Tunnel(tunnel) => record.transport = tunnel.transport(),
         Upstream::Local(local) => {
             record.transport = "local";
             record.policy = local.policy();
@@ -265,13 +275,11 @@ fn note(upstream: &Upstream, workload: &Workload, record: &mut Record) {
     }
 }
 
-async fn carry(socket: &mut TcpStream, connected: Connected, meter: &Meter) -> Ended {
+async fn carry(mut socket: TcpStream, connected: Connected, meter: &Meter) -> Ended {
     let result = match connected.upstream {
-        Upstream::Plain(mut server) => relay::relay_plain(socket, &mut server, meter).await,
-        Upstream::Hbone(mut tunnel) => {
-            relay::relay_tunnel(socket, &mut tunnel, SocketIs::Client, meter).await
-        }
-        Upstream::Local(local) => return local.carry(socket, meter).await,
+        Upstream::Plain(mut server) => relay::relay_plain(&mut socket, &mut server, meter).await,
+        Upstream::Tunnel(mut tunnel) => tunnel.carry(socket, SocketIs::Client, meter).await,
+        Upstream::Local(local) => return local.carry(&mut socket, meter).await,
     };
     result.into()
 }

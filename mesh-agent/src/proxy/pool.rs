@@ -1,4 +1,4 @@
-//! One set of HBONE connections per source pod and destination, on each core.
+//! One set of connections per source pod and destination, on each core.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Mutex;
 
-use super::hbone::Connection;
+use super::tunnel::Connection;
 use crate::certs::Identity;
 
 /// A connection without streams is closed after this (wire reference 6.5).
@@ -22,13 +22,13 @@ const IDLE: Duration = Duration::from_mins(5);
 pub struct Key {
     /// Uid of the source pod; its identity and addresses go with it.
     pub source: Arc<str>,
-    /// Address of the destination's HBONE port.
+    /// Address of the destination's mesh port.
     pub destination: SocketAddr,
     /// Uid of the destination workload: an address that another workload took over is another destination.
     pub workload: Arc<str>,
 }
 
-/// The HBONE connections of one core.
+/// The connections of one core to other nodes' pods.
 #[derive(Default)]
 pub struct Pool {
     destinations: RefCell<HashMap<Key, Rc<Destination>>>,

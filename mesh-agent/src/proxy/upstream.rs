@@ -15,10 +15,12 @@ use tokio::net::{TcpSocket, TcpStream};
 
 use super::core::{Core, LocalPod};
 use super::flow::{ClientAddress, UpstreamAddress};
-use super::hbone::{self, Connection, OpenError, headers};
+use super::hbone::{self, headers};
 use super::inbound::{self, Arrival, Delivered};
-use super::pool::Key;
+use super::mux;
+use super::pool::{Ended, Key};
 use super::tls;
+use super::tunnel::{Connection, OpenError, Tunnel};
 use crate::certs::{Identity, peer_id};
 use crate::config::SameNode;
 use crate::sys;
@@ -28,7 +30,7 @@ pub enum Upstream {
     /// Plain TCP to a workload or address outside the mesh.
     Plain(TcpStream),
     /// A stream over mutual TLS.
-    Hbone(hbone::Tunnel),
+    Tunnel(Tunnel),
     /// The destination pod is on this node: its policy has allowed it, and this leads to its application.
     Local(Delivered),
 }
@@ -67,13 +69,18 @@ pub enum Error {
 impl Error {
     /// Whether another endpoint may do better: a policy's no is final.
     pub fn is_final(&self) -> bool {
-        matches!(self, Self::Denied(_) | Self::Open(OpenError::Denied) | Self::NoCertificate(_))
+        match self {
+            Self::Denied(_) | Self::NoCertificate(_) => true,
+            Self::Open(error) => error.is_denied(),
+            _ => false,
+        }
     }
 
     /// Istio's response flag for it (wire reference 8.1).
     pub fn response_flag(&self) -> &'static str {
         match self {
-            Self::Denied(_) | Self::Open(OpenError::Denied) => "DENY",
+            Self::Denied(_) => "DENY",
+            Self::Open(error) if error.is_denied() => "DENY",
             Self::Tls(_) => "TLS_FAILURE",
             Self::WrongPeer { .. } | Self::NoCertificate(_) => "IDENTITY_ERROR",
             Self::Connect(_) | Self::Timeout(_) | Self::Open(_) => "CONNECT",
@@ -93,6 +100,8 @@ pub struct Origin<'a> {
     pub client: ClientAddress,
     /// Host name of the service that it addressed, if it did.
     pub service: Option<&'a str>,
+    /// The application's connection.
+    pub socket: &'a TcpStream,
 }
 
 /// How to connect.
@@ -119,7 +128,7 @@ pub async fn open(origin: &Origin<'_>, target: &Target, options: Options) -> Res
                 let address = UpstreamAddress::new(target.address);
                 Ok(Upstream::Plain(plain(origin.pod, address, options.keepalive).await?))
             }
-            Protocol::Hbone => Ok(Upstream::Hbone(tunnel(origin, target).await?)),
+            Protocol::Hbone => Ok(Upstream::Tunnel(tunnel(origin, target).await?)),
         }
     };
     tokio::time::timeout(options.timeout, opening).await.map_err(|_| Error::Timeout(options.timeout))?
@@ -158,7 +167,9 @@ async fn local(origin: &Origin<'_>, destination: &LocalPod, target: &Target) -> 
     }
 }
 
-async fn tunnel(origin: &Origin<'_>, target: &Target) -> Result<hbone::Tunnel, Error> {
+/// Opens a stream on a pooled connection. One that proves to be over is replaced by a new one, once: nothing was
+/// delivered, then.
+async fn tunnel(origin: &Origin<'_>, target: &Target) -> Result<Tunnel, Error> {
     let identity = origin
         .core
         .identity(&origin.pod.identity)
@@ -167,16 +178,51 @@ async fn tunnel(origin: &Origin<'_>, target: &Target) -> Result<hbone::Tunnel, E
     let destination = SocketAddr::new(target.address.ip(), HBONE_PORT);
     let key =
         Key { source: Arc::clone(&origin.pod.uid), destination, workload: Arc::clone(&target.workload.uid) };
-    let make = |ended: super::pool::Ended| async {
-        let connection = connect(origin, target, destination, &identity).await?;
-        Ok::<_, Error>(Connection::start(connection, move || ended.mark()).await?)
-    };
-    let connection = origin.core.pool.connection(key.clone(), &identity, make).await?;
-    let result = connection.open(request(origin, target)?).await;
-    if matches!(result, Err(OpenError::Connection(_))) {
-        origin.core.pool.forget(&key);
+    let mut tried = false;
+    loop {
+        let make = |ended| start(origin, target, destination, &identity, ended);
+        let connection = origin.core.pool.connection(key.clone(), &identity, make).await?;
+        match open_on(&connection, origin, target).await {
+            Err(Error::Open(error)) if error.is_of_connection() => {
+                origin.core.pool.forget(&key);
+                if std::mem::replace(&mut tried, true) {
+                    return Err(error.into());
+                }
+            }
+            result => return result,
+        }
     }
-    Ok(result?)
+}
+
+async fn open_on(connection: &Connection, origin: &Origin<'_>, target: &Target) -> Result<Tunnel, Error> {
+    match connection {
+        Connection::Hbone(connection) => {
+            let opened = connection.clone().open(request(origin, target)?).await;
+            Ok(Tunnel::Hbone(opened.map_err(OpenError::from)?))
+        }
+        Connection::Mesh(connection) => {
+            let request = mux::request(origin.client.address(), target.address, origin.service);
+            let opened = connection.open(request, origin.socket).await;
+            Ok(Tunnel::Mesh(opened.map_err(OpenError::from)?))
+        }
+    }
+}
+
+/// A new connection, in the protocol that the peer has.
+async fn start(
+    origin: &Origin<'_>,
+    target: &Target,
+    destination: SocketAddr,
+    identity: &Identity,
+    ended: Ended,
+) -> Result<Connection, Error> {
+    let tls = connect(origin, target, destination, identity).await?;
+    let ended = move || ended.mark();
+    if tls.alpn_protocol() == Some(mux::ALPN) {
+        return Ok(Connection::Mesh(mux::Connection::start(tls, ended)));
+    }
+    let connection = hbone::Connection::start(tls, ended).await.map_err(OpenError::from)?;
+    Ok(Connection::Hbone(connection))
 }
 
 async fn connect(

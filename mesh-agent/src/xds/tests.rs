@@ -14,6 +14,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::*;
 use crate::certs::fixture::{Authority, Running};
+use crate::config::Tunnel;
 
 const PATIENCE: Duration = Duration::from_secs(15);
 
@@ -89,7 +90,7 @@ async fn plane() -> (Authority, mpsc::Receiver<Opened>, Running) {
 }
 
 fn agent(authority: &Authority, address: std::net::SocketAddr) -> Xds {
-    let certificates = Certificates::new(authority.client(address), "cluster.local");
+    let certificates = Certificates::new(authority.client(address), "cluster.local", Tunnel::default());
     let config = XdsConfig {
         node_name: "node1".to_owned(),
         address: format!("https://{address}"),

@@ -1,9 +1,10 @@
 """Sends what nobody should send to a pod's mesh ports, and tells how each ended.
 
   garbage.py HOST PORT KIND [CERTIFICATE KEY [AUTHORITY]]
+  garbage.py HOST PORT mesh CERTIFICATE KEY AUTHORITY WHAT      (docs/protocol.md)
   garbage.py :: PORT impostor CERTIFICATE KEY
 """
-import os, socket, ssl, struct, sys
+import ipaddress, os, socket, ssl, struct, sys
 
 
 def closed(sock):
@@ -65,10 +66,61 @@ def status_text(block):
     return text.decode() if not block[1] & 0x80 else {b"\x68\x01": "401"}.get(text[:2], "literal")
 
 
-def session(sock, certificate, key):
+def mesh_frame(kind, stream, payload=b""):
+    return bytes([kind]) + struct.pack(">I", len(payload))[1:] + struct.pack(">I", stream) + payload
+
+
+def mesh_address(authority):
+    host, _, port = authority.rpartition(":")
+    ip = ipaddress.ip_address(host.strip("[]"))
+    return bytes([ip.version]) + ip.packed + struct.pack(">H", int(port))
+
+
+def mesh_open(stream, authority):
+    return mesh_frame(1, stream, struct.pack(">I", 1 << 20) + mesh_address("10.9.9.9:9") + mesh_address(authority))
+
+
+def mesh_says(what, authority):
+    """What a peer sends that makes up its own frames."""
+    opened = mesh_open(1, authority)
+    return {
+        "open": opened,
+        "random": os.urandom(4096),
+        "http2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, 0, 0, b""),
+        "no-stream": mesh_frame(0, 7, b"x"),
+        "cut-short": mesh_frame(1, 1, b"\0\0\0\1\4"),
+        "no-credit": opened + mesh_frame(0, 1, bytes(16385)),
+        "streams": b"".join(mesh_open(stream, authority) for stream in range(1, 2001)),
+    }[what]
+
+
+def mesh_answers(sock, quiet):
+    """The answers that come until it has been quiet for a while, or the end."""
+    data, answers = b"", {}
+    sock.settimeout(15)
+    try:
+        while more := sock.recv(65536):
+            data += more
+            sock.settimeout(quiet)
+            while len(data) >= 8 and len(data) >= 8 + int.from_bytes(data[1:4], "big"):
+                length = int.from_bytes(data[1:4], "big")
+                kind, payload, data = data[0], data[8 : 8 + length], data[8 + length :]
+                code = f" {payload[0]}" if kind in (3, 6, 9) else ""
+                name = {2: "accept", 3: "refuse", 6: "reset", 9: "goaway"}.get(kind)
+                if name:
+                    answers[name + code] = answers.get(name + code, 0) + 1
+        answers["closed"] = 1
+    except TimeoutError:
+        answers["open"] = 1
+    except OSError:
+        answers["closed"] = 1
+    return ", ".join(f"{count} x {answer}" if count > 1 else answer for answer, count in sorted(answers.items()))
+
+
+def session(sock, certificate, key, protocol="h2"):
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    context.set_alpn_protocols(["h2"])
+    context.set_alpn_protocols([protocol])
     if certificate:
         context.load_cert_chain(certificate, key)
     return context.wrap_socket(sock)
@@ -103,6 +155,10 @@ def main():
     if kind == "plaintext":
         sock.sendall(b"who\n")
         return closed(sock)
+    if kind == "mesh":
+        tls = session(sock, certificate, key, "nodemesh/1")
+        tls.sendall(mesh_says(rest[3], authority))
+        return mesh_answers(tls, 2)
     tls = session(sock, certificate, key)
     if kind == "handshake":
         tls.sendall(b"x")

@@ -133,6 +133,43 @@ fn bad_requests_from_a_member_of_the_mesh_are_answered_and_refused() {
     std::fs::remove_dir_all(&directory).unwrap();
 }
 
+const DENY_ALL: &str = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: none, namespace: app}\nspec:\n  selector: {matchLabels: {app: server}}\n  action: DENY\n  rules: [{}]\n";
+
+/// The same in the mesh's own protocol: reasons 1 denied, 2 unavailable, 3 bad request, 4 busy; goodbye 1 violation.
+#[test]
+fn bad_frames_from_a_member_of_the_mesh_are_cut_off() {
+    let world = World::new("badframes");
+    let [server, server6] = world.addresses("app", "server");
+    let other = world.addresses("app", "neighbour")[0].clone();
+    let directory = std::env::temp_dir().join(format!("nodemesh-frames-{}", std::process::id()));
+    std::fs::create_dir_all(&directory).unwrap();
+    let (certificate, key) = member(&world, &directory, "spiffe://cluster.local/ns/app/sa/client", "1h");
+    let say = |what: &str, authority: &str| {
+        send(&world, ("out", "client"), &[&server, "15008", "mesh", &certificate, &key, authority, what])
+    };
+    let good = format!("{server}:{PORT}");
+    assert_eq!(say("open", &good), "accept, open", "the certificate and the frames are good");
+    assert_eq!(say("open", &format!("[{server6}]:{PORT}")), "accept, open", "its other address");
+    assert_eq!(say("open", &format!("{other}:{PORT}")), "open, refuse 3", "another pod's address");
+    assert_eq!(say("open", &format!("127.0.0.1:{PORT}")), "open, refuse 3", "loopback");
+    assert_eq!(say("open", &format!("{server}:15008")), "open, refuse 3", "the mesh's own port");
+    assert_eq!(say("open", &format!("{server}:9")), "open, refuse 2", "nothing listens there");
+    for bad in ["random", "http2", "no-stream", "cut-short"] {
+        assert_eq!(say(bad, &good), "closed, goaway 1", "{bad}");
+    }
+    let cut = say("no-credit", &good);
+    assert!(cut.ends_with("closed, goaway 1"), "more early data than there may be: {cut}");
+    let many = say("streams", &good);
+    assert!(many.contains("refuse 4") && many.contains("accept"), "more streams than there may be: {many}");
+    world.apply(DENY_ALL);
+    eventually("denied", || say("open", &good) == "open, refuse 1");
+    let log = world.agent_log("node2");
+    assert!(log.contains("the peer broke the protocol: frame of unknown kind"), "{log}");
+    assert!(log.contains("more data on stream 1 than it has credit for"), "{log}");
+    eventually("nothing stays open", || world.admin("node2", "/status")["openConnections"] == 0);
+    std::fs::remove_dir_all(&directory).unwrap();
+}
+
 /// Whoever answers at a pod's address has to be that pod: another account of the same mesh is not enough.
 #[test]
 fn a_server_with_another_accounts_certificate_gets_no_byte() {

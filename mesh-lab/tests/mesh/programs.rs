@@ -155,7 +155,7 @@ fn identities(world: &World) {
             let proved = |line: &str| {
                 line.contains("src.identity=spiffe://cluster.local/ns/real/sa/client")
                     && line.contains(&format!("dst.identity=spiffe://cluster.local/ns/real/sa/{account}"))
-                    && line.contains("transport=hbone")
+                    && line.contains("transport=mesh")
             };
             let what = format!("{node}: a connection of client to {account}");
             eventually(&what, || world.agent_log(node).lines().any(proved));

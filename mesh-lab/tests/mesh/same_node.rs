@@ -159,7 +159,7 @@ fn mutual_tls_on_one_node_is_a_setting() {
     assert!(before < 0.5 && opened(&world, DIRECT) < 0.5);
     let log = world.agent_log("node2");
     assert!(
-        log.lines().any(|line| line.contains("src.workload=neighbour") && line.contains("transport=hbone"))
+        log.lines().any(|line| line.contains("src.workload=neighbour") && line.contains("transport=mesh"))
     );
 }
 

@@ -1,9 +1,11 @@
 //! What the mesh is held to, by metric. A bar that is missed is shown and fails nothing: it depends on the machine.
 
-use super::plan::{RSS_IDLE, unit};
+use super::plan::{IDLE_CONNECTION, RSS_IDLE, unit};
 
 /// Resident memory that an idle agent may have, in megabytes.
-const IDLE_MEMORY: f64 = 15.0;
+const IDLE_MEMORY: f64 = 10.0;
+/// And for each idle connection, in kilobytes.
+const IDLE_CONNECTION_MEMORY: f64 = 6.0;
 
 /// One demand on the mesh.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -14,16 +16,43 @@ pub enum Bar {
     AtMost(f64),
     /// Its value itself, where less is better.
     Within(f64),
+    /// Its value itself, where more is better.
+    Reaches(f64),
 }
 
 impl Bar {
     /// The demand on a metric: never worse than Envoy, and clearly better where that is the point of the design.
     pub fn of(metric: &str) -> Self {
-        if metric == RSS_IDLE {
-            return Self::Within(IDLE_MEMORY);
+        match metric {
+            RSS_IDLE => return Self::Within(IDLE_MEMORY),
+            IDLE_CONNECTION => return Self::Within(IDLE_CONNECTION_MEMORY),
+            _ => {}
         }
+        let (place, name) = metric.split_once('.').unwrap_or(("", metric));
+        let own = match (place, name) {
+            ("cross", "throughput_1" | "throughput_8") => Some(Self::AtLeast(1.5)),
+            ("cross", "rps_16") => Some(Self::AtLeast(1.7)),
+            ("cross", "rps_128") => Some(Self::AtLeast(2.0)),
+            ("cross", "p99_128") => Some(Self::AtMost(0.15)),
+            ("cross", "p99_half") => Some(Self::AtMost(0.5)),
+            ("cross", "conn_rate") => Some(Self::AtLeast(5.0)),
+            ("cross", "cpu_s_per_gb") => Some(Self::AtMost(0.65)),
+            ("cross", "cpu_s_per_100k") => Some(Self::AtMost(0.5)),
+            ("cross", "cpu_s_per_100k_128") => Some(Self::AtMost(0.35)),
+            ("hbone", "throughput_1") => Some(Self::AtLeast(1.2)),
+            ("hbone", "rps_16") => Some(Self::AtLeast(1.5)),
+            ("hbone", "rps_128") => Some(Self::AtLeast(1.6)),
+            ("fair", "p99_beside") => Some(Self::AtMost(0.1)),
+            ("fair", "slowdown_p50") => Some(Self::Within(4.0)),
+            ("fair", "kept_throughput") => Some(Self::Reaches(0.8)),
+            _ => None,
+        };
+        own.unwrap_or_else(|| Self::usual(metric, name))
+    }
+
+    fn usual(metric: &str, name: &str) -> Self {
         let (_, more_is_better) = unit(metric);
-        match metric.rsplit_once('.').map_or(metric, |(_, name)| name) {
+        match name {
             "conn_rate" => Self::AtLeast(3.0),
             "cpu_s_per_100k" => Self::AtMost(0.7),
             // With one request under way at a time this is a latency, and its bar is a latency's: most of it is the
@@ -36,11 +65,12 @@ impl Bar {
     }
 
     /// The demand and whether it is met; nothing of the second where the value or ratio was not measured.
-    pub fn text(self, value: Option<f64>, ratio: Option<f64>) -> String {
+    pub fn text(self, unit: &str, value: Option<f64>, ratio: Option<f64>) -> String {
         let (demand, met) = match self {
             Self::AtLeast(bar) => (format!("≥ {bar:.1}"), ratio.map(|ratio| ratio >= bar)),
-            Self::AtMost(bar) => (format!("≤ {bar:.1}"), ratio.map(|ratio| ratio <= bar)),
-            Self::Within(bar) => (format!("≤ {bar:.0} MB"), value.map(|value| value <= bar)),
+            Self::AtMost(bar) => (format!("≤ {bar}"), ratio.map(|ratio| ratio <= bar)),
+            Self::Within(bar) => (format!("≤ {bar:.0} {unit}"), value.map(|value| value <= bar)),
+            Self::Reaches(bar) => (format!("≥ {bar} {unit}"), value.map(|value| value >= bar)),
         };
         match met {
             Some(true) => demand + " met",
@@ -56,21 +86,23 @@ mod tests {
 
     #[test]
     fn each_metric_has_its_bar() {
-        assert_eq!(Bar::of("cross.rps_16"), Bar::AtLeast(1.3));
+        assert_eq!(Bar::of("cross.rps_16"), Bar::AtLeast(1.7));
+        assert_eq!(Bar::of("hbone.rps_16"), Bar::AtLeast(1.5));
+        assert_eq!(Bar::of("same.rps_16"), Bar::AtLeast(1.3));
         assert_eq!(Bar::of("cross.rps_1"), Bar::AtLeast(1.0));
         assert_eq!(Bar::of("same.conn_rate"), Bar::AtLeast(3.0));
-        assert_eq!(Bar::of("cross.throughput_8"), Bar::AtLeast(1.0));
-        assert_eq!(Bar::of("cross.cpu_s_per_100k"), Bar::AtMost(0.7));
-        assert_eq!(Bar::of("cross.cpu_s_per_gb"), Bar::AtMost(1.0));
-        assert_eq!(Bar::of("cross.p99_128"), Bar::AtMost(1.0));
-        assert_eq!(Bar::of(RSS_IDLE), Bar::Within(15.0));
+        assert_eq!(Bar::of("same.throughput_8"), Bar::AtLeast(1.0));
+        assert_eq!(Bar::of("same.cpu_s_per_100k"), Bar::AtMost(0.7));
+        assert_eq!(Bar::of("same.cpu_s_per_gb"), Bar::AtMost(1.0));
+        assert_eq!(Bar::of("cross.p99_128"), Bar::AtMost(0.15));
+        assert_eq!(Bar::of(RSS_IDLE), Bar::Within(10.0));
     }
 
     #[test]
     fn tells_whether_it_is_met() {
-        assert_eq!(Bar::AtLeast(1.3).text(None, Some(1.3)), "≥ 1.3 met");
-        assert_eq!(Bar::AtMost(0.7).text(Some(0.1), Some(0.71)), "≤ 0.7 missed");
-        assert_eq!(Bar::Within(15.0).text(Some(16.0), Some(0.2)), "≤ 15 MB missed");
-        assert_eq!(Bar::AtLeast(1.0).text(Some(9.0), None), "≥ 1.0");
+        assert_eq!(Bar::AtLeast(1.3).text("ms", None, Some(1.3)), "≥ 1.3 met");
+        assert_eq!(Bar::AtMost(0.15).text("ms", Some(0.1), Some(0.71)), "≤ 0.15 missed");
+        assert_eq!(Bar::Within(15.0).text("MB", Some(16.0), Some(0.2)), "≤ 15 MB missed");
+        assert_eq!(Bar::AtLeast(1.0).text("ms", Some(9.0), None), "≥ 1.0");
     }
 }

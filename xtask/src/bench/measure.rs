@@ -1,12 +1,17 @@
 //! One measurement: a load in the client's pod, what it reports, and the CPU time that the proxies took meanwhile.
 
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use crate::command::CommandExt;
 
-use super::paths::{HTTP, Paths, STREAM};
-use super::plan::{Load, Path, Probe};
+use super::paths::{BULK, HTTP, Paths, STREAM};
+use super::plan::{FAIRNESS, Load, Path, Place, Probe, cpu_metric};
 use super::proc;
 
 /// Runs a probe over a path and answers metrics with their values.
@@ -14,7 +19,9 @@ pub fn run(paths: &Paths, path: Path, probe: Probe, seconds: u32) -> Result<Vec<
     let values = match probe.load {
         Load::Streams(count) => streams(paths, path, probe, count, seconds),
         Load::Requests(count) => requests(paths, path, probe, count, seconds),
+        Load::HalfOfEnvoy => half_of_envoy(paths, path, probe, seconds),
         Load::Connections => connections(paths, path, probe, seconds),
+        Load::Fairness => fairness(paths, path, probe, seconds),
     };
     let values = values.with_context(|| format!("{:?} over {}", probe, path.name()))?;
     Ok(values.into_iter().map(|(name, value)| (probe.metric(name), value)).collect())
@@ -59,10 +66,154 @@ fn requests(paths: &Paths, path: Path, probe: Probe, count: u32, seconds: u32) -
         (format!("p50_{count}"), report.p50),
         (format!("p99_{count}"), report.p99),
     ];
-    if count == 16 && path != Path::None {
-        values.push(("cpu_s_per_100k".into(), cpu / report.requests * 1e5));
+    if let Some(metric) = cpu_metric(count).filter(|_| path != Path::None) {
+        values.push((metric.into(), cpu / report.requests * 1e5));
     }
     Ok(values)
+}
+
+/// Connections of the paced load at half of Envoy's rate.
+const HALF_CONNECTIONS: u32 = 128;
+
+fn half_of_envoy(paths: &Paths, path: Path, probe: Probe, seconds: u32) -> Result<Values> {
+    let most = match paths.envoy_most.get() {
+        Some(most) => *most,
+        None => {
+            let report = wrk(paths, Path::Envoy, probe, HALF_CONNECTIONS, seconds, &[])?;
+            *paths.envoy_most.get_or_init(|| report.rate)
+        }
+    };
+    let each = most / 2.0 / f64::from(HALF_CONNECTIONS);
+    let latencies = paced(paths, path, probe, HALF_CONNECTIONS, each, seconds)?;
+    Ok(vec![("p99_half".into(), latencies.quantile(0.99))])
+}
+
+/// Connections of the few requests of the fairness test, and requests a second on each.
+const FEW: (u32, f64) = (4, 50.0);
+
+/// Seconds for a stream of bytes to be at its full rate before the requests begin.
+const LEAD: u32 = 1;
+
+fn fairness(paths: &Paths, path: Path, probe: Probe, seconds: u32) -> Result<Values> {
+    let few = || paced(paths, path, probe, FEW.0, FEW.1, seconds);
+    let alone = few()?;
+    let (throughput_alone, _) = received(&bulk(paths, path, probe, seconds)?.captured()?)?;
+    let stream = bulk(paths, path, probe, seconds + 2 * LEAD)?.stdout(Stdio::piped()).spawn()?;
+    std::thread::sleep(Duration::from_secs(LEAD.into()));
+    let beside = few();
+    let output = stream.wait_with_output().context("iperf3")?;
+    let beside = beside?;
+    let (throughput_beside, _) = received(&String::from_utf8_lossy(&output.stdout))?;
+    let (p50_alone, p50_beside) = (alone.quantile(0.5), beside.quantile(0.5));
+    let values = [
+        p50_alone,
+        alone.quantile(0.99),
+        throughput_alone / 1e9,
+        p50_beside,
+        beside.quantile(0.99),
+        throughput_beside / 1e9,
+        p50_beside / p50_alone,
+        throughput_beside / throughput_alone,
+    ];
+    Ok(FAIRNESS.map(str::to_owned).into_iter().zip(values).collect())
+}
+
+/// One stream of bytes from the second pod of the client's node.
+fn bulk(paths: &Paths, path: Path, probe: Probe, seconds: u32) -> Result<Command> {
+    let (host, port) = paths.target(path, probe.place, STREAM)?;
+    let (port, duration) = (port.to_string(), seconds.to_string());
+    let command = ["iperf3", "-c", &host, "-p", &port, "-t", &duration, "-J"];
+    Ok(paths.in_pod(path, BULK, seconds, &command))
+}
+
+/// What the largest proxy of a path grows by for each of so many connections that do nothing, in kilobytes.
+pub fn idle_connection(paths: &Paths, path: Path) -> Result<f64> {
+    const COUNT: u32 = 2000;
+    let largest = || -> Result<f64> {
+        let sizes: Vec<f64> = paths.proxies(path)?.into_iter().map(proc::resident).collect::<Result<_>>()?;
+        Ok(sizes.into_iter().fold(0.0, f64::max))
+    };
+    let (host, port) = paths.target(path, Place::Cross, HTTP)?;
+    let before = largest()?;
+    let (port, count) = (port.to_string(), COUNT.to_string());
+    let mut parked = paths
+        .in_client(path, 30, &["python3", "-c", PARK, &host, &port, &count])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let mut said = String::new();
+    BufReader::new(parked.stdout.take().context("no output")?).read_line(&mut said)?;
+    let after = largest();
+    drop(parked.stdin.take());
+    parked.wait()?;
+    ensure!(said.trim() == "parked", "the connections were not made: {said}");
+    Ok((after? - before) * 1e3 / f64::from(COUNT))
+}
+
+/// Opens connections that have carried one request, and holds them until its input ends.
+const PARK: &str = "
+import socket, sys
+host, port, count = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+held = []
+for _ in range(count):
+    held.append(socket.create_connection((host, port), timeout=10))
+    held[-1].sendall(b'GET / HTTP/1.1\r\nHost: idle\r\n\r\n')
+    held[-1].recv(4096)
+print('parked', flush=True)
+sys.stdin.read()
+";
+
+/// Latencies of requests at a fixed rate.
+struct Latencies {
+    /// In milliseconds, the least first.
+    sorted: Vec<f64>,
+}
+
+impl Latencies {
+    fn quantile(&self, quantile: f64) -> f64 {
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)]
+        let index = (self.sorted.len() as f64 * quantile) as usize;
+        self.sorted.get(index.min(self.sorted.len() - 1)).copied().unwrap_or_default()
+    }
+
+    /// h2load's log: start in microseconds, status, microseconds until the end of the response.
+    fn read(text: &str) -> Result<Self> {
+        let mut sorted = Vec::new();
+        for line in text.lines() {
+            let fields: Vec<_> = line.split('\t').collect();
+            let [_, status, duration, ..] = fields[..] else { anyhow::bail!("h2load's log: {line}") };
+            ensure!(status == "200", "a request was answered with {status}");
+            sorted.push(duration.parse::<f64>().context("h2load's log")? / 1e3);
+        }
+        ensure!(!sorted.is_empty(), "no request was answered");
+        sorted.sort_by(f64::total_cmp);
+        Ok(Self { sorted })
+    }
+}
+
+/// Requests at a fixed rate for each connection.
+fn paced(paths: &Paths, path: Path, probe: Probe, count: u32, each: f64, seconds: u32) -> Result<Latencies> {
+    let (host, port) = paths.target(path, probe.place, HTTP)?;
+    let log = paths.scratch(&format!("paced-{}.log", path.name()));
+    let log_name = log.display().to_string();
+    let (count, rate, duration) = (count.to_string(), each.to_string(), seconds.to_string());
+    let url = format!("http://{host}:{port}/");
+    let command = [
+        "h2load",
+        "--h1",
+        "-t1",
+        "-c",
+        &count,
+        "--rps",
+        &rate,
+        "-D",
+        &duration,
+        "--log-file",
+        &log_name,
+        &url,
+    ];
+    paths.in_client(path, seconds, &command).captured()?;
+    Latencies::read(&fs::read_to_string(&log).with_context(|| format!("can't read {log_name}"))?)
 }
 
 fn connections(paths: &Paths, path: Path, probe: Probe, seconds: u32) -> Result<Values> {
@@ -152,6 +303,15 @@ Transfer/sec:     24.30MB
         let broken = format!("{REPORT}  Socket errors: connect 0, read 3, write 0, timeout 0\n");
         assert!(Wrk::read(&broken).unwrap_err().to_string().contains("read 3"));
         assert!(Wrk::read("").is_err());
+    }
+
+    #[test]
+    fn reads_h2loads_log() {
+        let text: String = (1..=100).rev().map(|ms| format!("1764113\t200\t{}\n", ms * 1000)).collect();
+        let latencies = Latencies::read(&text).unwrap();
+        assert_eq!(latencies.quantile(0.5).round(), 51.0);
+        assert_eq!(latencies.quantile(0.99).round(), 100.0);
+        assert!(Latencies::read("1\t-1\t5\n").is_err() && Latencies::read("").is_err());
     }
 
     #[test]

@@ -25,7 +25,7 @@ use crate::setup::is_root;
 use crate::workspace::Workspace;
 
 use paths::Paths;
-use plan::{Path, Plan};
+use plan::{Path, Plan, Probe};
 use report::Report;
 
 /// Between the last pod's start and the measurement of idle memory.
@@ -56,32 +56,61 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     ensure!(is_root(), "a lab needs root");
     let plan = Plan::of(&options.only)?;
     build::everything(workspace)?;
-    let paths = Paths::up(workspace, &options.agent_arg)?;
     let mut report = Report::default();
+    if plan.wants_usual() {
+        usual(workspace, options, &plan, &mut report)?;
+    }
+    if !plan.probes(true).is_empty() {
+        let arguments = [&options.agent_arg[..], &["--tunnel=hbone".to_owned()]].concat();
+        let paths = Paths::up(workspace, &arguments)?;
+        rounds(&paths, options, &plan, &plan.probes(true), &mut report)?;
+    }
+    print!("{}", report.table());
+    if let Some(file) = &options.json {
+        let text = serde_json::to_string_pretty(&report.json()?)?;
+        fs::write(file, text + "\n").with_context(|| format!("can't write {}", file.display()))?;
+    }
+    Ok(())
+}
+
+/// Everything with agents as they are.
+fn usual(workspace: &Workspace, options: &Options, plan: &Plan, report: &mut Report) -> Result<()> {
+    let paths = Paths::up(workspace, &options.agent_arg)?;
     if plan.wants(plan::RSS_IDLE) {
         // Idle is what has had nothing to do for a while; the lab has just come up.
         thread::sleep(SETTLING);
-        paths.note_memory(&mut report, plan::RSS_IDLE)?;
+        paths.note_memory(report, plan::RSS_IDLE)?;
     }
+    if plan.wants(plan::IDLE_CONNECTION) {
+        for path in [Path::Mesh, Path::Envoy] {
+            report.add(plan::IDLE_CONNECTION, path, measure::idle_connection(&paths, path)?);
+        }
+    }
+    rounds(&paths, options, plan, &plan.probes(false), report)?;
+    if plan.wants(plan::RSS_LOADED) {
+        paths.note_memory(report, plan::RSS_LOADED)?;
+    }
+    Ok(())
+}
+
+fn rounds(
+    paths: &Paths,
+    options: &Options,
+    plan: &Plan,
+    probes: &[Probe],
+    report: &mut Report,
+) -> Result<()> {
     for round in 0..options.rounds {
         println!("round {} of {}", round + 1, options.rounds);
-        for probe in plan.probes() {
+        for &probe in probes {
             for path in Path::in_turn(round) {
-                for (metric, value) in measure::run(&paths, path, probe, options.seconds)? {
+                for (metric, value) in measure::run(paths, path, probe, options.seconds)? {
                     if plan.wants(&metric) {
                         report.add(&metric, path, value);
                     }
                 }
             }
         }
-    }
-    if plan.wants(plan::RSS_LOADED) {
-        paths.note_memory(&mut report, plan::RSS_LOADED)?;
-    }
-    print!("{}", report.table());
-    if let Some(file) = &options.json {
-        let text = serde_json::to_string_pretty(&report.json()?)?;
-        fs::write(file, text + "\n").with_context(|| format!("can't write {}", file.display()))?;
     }
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! The lab with the three paths: in each namespace a client on one node, a server there, and one on the other node.
 
+use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::PathBuf;
@@ -18,6 +19,8 @@ use super::report::Report;
 
 const NAME: &str = "bench";
 const CLIENT: &str = "client";
+/// A second client, on the same node.
+pub const BULK: &str = "bulk";
 const NODES: [&str; 2] = ["node1", "node2"];
 /// Seconds that a load may take beyond its own duration.
 const GRACE: u32 = 20;
@@ -34,6 +37,8 @@ pub struct Paths {
     directory: PathBuf,
     /// Address of a server by namespace and name.
     servers: BTreeMap<(String, String), String>,
+    /// Requests a second that Envoy can do at most, once measured.
+    pub envoy_most: OnceCell<f64>,
     _allowed: CubicAllowed,
 }
 
@@ -44,7 +49,13 @@ impl Paths {
         let directory = workspace.target().join("bench");
         let envoy = Envoy::prepare(&directory)?;
         let mesh_lab = workspace.program("mesh-lab");
-        let mut paths = Self { mesh_lab, directory, servers: BTreeMap::new(), _allowed: allowed };
+        let mut paths = Self {
+            mesh_lab,
+            directory,
+            servers: BTreeMap::new(),
+            envoy_most: OnceCell::new(),
+            _allowed: allowed,
+        };
         paths.lab(&["down"]).captured()?;
         let arguments = agent_arguments.iter().map(|argument| format!("--agent-arg={argument}"));
         paths.lab(&["up"]).args(arguments).checked()?;
@@ -61,16 +72,26 @@ impl Paths {
 
     /// A program in a path's client pod that should take so many seconds; one that hangs is stopped.
     pub fn in_client(&self, path: Path, seconds: u32, program: &[&str]) -> Command {
-        let mut command = self.lab(&["exec", "-n", path.name(), CLIENT, "--", "timeout", "--kill-after=1"]);
+        self.in_pod(path, CLIENT, seconds, program)
+    }
+
+    /// The same in another pod.
+    pub fn in_pod(&self, path: Path, pod: &str, seconds: u32, program: &[&str]) -> Command {
+        let mut command = self.lab(&["exec", "-n", path.name(), pod, "--", "timeout", "--kill-after=1"]);
         command.arg((seconds + GRACE).to_string()).args(program);
         command
+    }
+
+    /// A file for what a program in a pod writes.
+    pub fn scratch(&self, name: &str) -> PathBuf {
+        self.directory.join(name)
     }
 
     /// Where the client of a path finds a server's port.
     pub fn target(&self, path: Path, place: Place, port: u16) -> Result<(String, u16)> {
         match path {
             Path::None => Ok((self.server(path, place)?.to_owned(), port)),
-            Path::Mesh => Ok((format!("{}.{}", place.name(), path.name()), port)),
+            Path::Mesh => Ok((format!("{}.{}", place.server(), path.name()), port)),
             Path::Envoy => Ok(("127.0.0.1".into(), local_port(place, port))),
         }
     }
@@ -124,7 +145,7 @@ impl Paths {
                 if path == Path::Envoy {
                     containers.push(container_of("envoy", &envoy.command("server"), None));
                 }
-                objects.push(pod(path, place.name(), node, &containers));
+                objects.push(pod(path, place.server(), node, &containers));
                 objects.push(service(path, place));
             }
         }
@@ -145,13 +166,13 @@ impl Paths {
     }
 
     fn server(&self, path: Path, place: Place) -> Result<&str> {
-        let key = (path.name().to_owned(), place.name().to_owned());
+        let key = (path.name().to_owned(), place.server().to_owned());
         self.servers.get(&key).map(String::as_str).with_context(|| format!("no pod {}/{}", key.0, key.1))
     }
 
     fn envoy_ways(&self) -> Result<Vec<(u16, String, u16)>> {
         let mut ways = Vec::new();
-        for place in Place::ALL {
+        for place in Place::SERVERS {
             for port in [HTTP, STREAM] {
                 let server = self.server(Path::Envoy, place)?.to_owned();
                 ways.push((local_port(place, port), server, port));
@@ -173,7 +194,7 @@ impl Paths {
             ensure!(found.trim() == "cubic", "{node} has {}", found.trim());
         }
         for path in Path::ALL {
-            for pod in [CLIENT, Place::Cross.name(), Place::Same.name()] {
+            for pod in [CLIENT, BULK, Place::Cross.server(), Place::Same.server()] {
                 let read = ["exec", "-n", path.name(), pod, "--", "cat", CONGESTION_CONTROL];
                 let found = self.lab(&read).captured()?;
                 ensure!(found.trim() == "cubic", "pod {}/{pod} has {}", path.name(), found.trim());
@@ -246,7 +267,7 @@ http {
 ";
 
 fn clients_manifest(envoy: &Envoy) -> Vec<Value> {
-    let client = |path| {
+    let client = |path, name| {
         let mut containers = vec![container("wait", &["sleep", "infinity"], None)];
         if path == Path::Envoy {
             containers.push(container_of(
@@ -255,13 +276,14 @@ fn clients_manifest(envoy: &Envoy) -> Vec<Value> {
                 Some(local_port(Place::Cross, HTTP)),
             ));
         }
-        pod(path, CLIENT, "node1", &containers)
+        pod(path, name, "node1", &containers)
     };
-    Path::ALL.map(client).to_vec()
+    Path::ALL.into_iter().flat_map(|path| [client(path, CLIENT), client(path, BULK)]).collect()
 }
 
 fn local_port(place: Place, port: u16) -> u16 {
-    let base = LOCAL.iter().find(|(candidate, _)| *candidate == place).map_or(0, |(_, base)| *base);
+    let base =
+        LOCAL.iter().find(|(candidate, _)| candidate.server() == place.server()).map_or(0, |(_, base)| *base);
     base + port
 }
 
@@ -289,10 +311,10 @@ fn service(path: Path, place: Place) -> Value {
     json!({
         "apiVersion": "v1",
         "kind": "Service",
-        "metadata": {"name": place.name(), "namespace": path.name()},
+        "metadata": {"name": place.server(), "namespace": path.name()},
         "spec": {
             "ipFamilies": ["IPv4"],
-            "selector": {"app": place.name()},
+            "selector": {"app": place.server()},
             "ports": [port("http", HTTP), port("stream", STREAM)],
         },
     })

@@ -8,6 +8,10 @@ use anyhow::{Result, ensure};
 pub const RSS_IDLE: &str = "agent.rss_idle";
 /// The same after all of it.
 pub const RSS_LOADED: &str = "agent.rss_loaded";
+/// What the largest proxy grows by for each idle connection to another node.
+pub const IDLE_CONNECTION: &str = "agent.kb_per_idle_connection";
+/// Metrics that are not of a probe.
+const OF_THE_AGENT: [&str; 3] = [RSS_IDLE, IDLE_CONNECTION, RSS_LOADED];
 
 /// How the client's bytes get to the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -48,17 +52,53 @@ pub enum Place {
     Cross,
     /// On the same node.
     Same,
+    /// On another node, with agents that are held to HBONE.
+    Hbone,
 }
 
 impl Place {
-    /// Both.
-    pub const ALL: [Self; 2] = [Self::Cross, Self::Same];
+    /// Where there are servers.
+    pub const SERVERS: [Self; 2] = [Self::Cross, Self::Same];
 
-    /// Its name in metrics, and the name of the server's pod.
+    /// Its name in metrics.
     pub fn name(self) -> &'static str {
         match self {
             Self::Cross => "cross",
             Self::Same => "same",
+            Self::Hbone => "hbone",
+        }
+    }
+
+    /// Name of the server's pod.
+    pub fn server(self) -> &'static str {
+        match self {
+            Self::Cross | Self::Hbone => "cross",
+            Self::Same => "same",
+        }
+    }
+
+    /// What is measured there.
+    fn loads(self) -> &'static [Load] {
+        match self {
+            Self::Cross => &[
+                Load::Streams(1),
+                Load::Streams(8),
+                Load::Requests(1),
+                Load::Requests(16),
+                Load::Requests(128),
+                Load::HalfOfEnvoy,
+                Load::Connections,
+                Load::Fairness,
+            ],
+            Self::Same => &[
+                Load::Streams(1),
+                Load::Streams(8),
+                Load::Requests(1),
+                Load::Requests(16),
+                Load::Requests(128),
+                Load::Connections,
+            ],
+            Self::Hbone => &[Load::Streams(1), Load::Requests(16), Load::Requests(128)],
         }
     }
 }
@@ -70,34 +110,49 @@ pub enum Load {
     Streams(u32),
     /// Requests over that many kept connections, as fast as they are answered.
     Requests(u32),
+    /// Requests at half of the rate that Envoy can do at most.
+    HalfOfEnvoy,
     /// Requests on a connection each.
     Connections,
+    /// A few requests a second from one pod, alone and beside a stream of bytes from another pod of the same node.
+    Fairness,
 }
 
 impl Load {
-    /// All that are measured.
-    pub const ALL: [Self; 6] = [
-        Self::Streams(1),
-        Self::Streams(8),
-        Self::Requests(1),
-        Self::Requests(16),
-        Self::Requests(128),
-        Self::Connections,
-    ];
-
     fn metrics(self) -> Vec<String> {
         match self {
             Self::Streams(1) => vec!["throughput_1".into(), "cpu_s_per_gb".into()],
             Self::Streams(count) => vec![format!("throughput_{count}")],
             Self::Requests(count) => {
                 let mut metrics = ["rps", "p50", "p99"].map(|metric| format!("{metric}_{count}")).to_vec();
-                if count == 16 {
-                    metrics.push("cpu_s_per_100k".into());
-                }
+                metrics.extend(cpu_metric(count).map(str::to_owned));
                 metrics
             }
+            Self::HalfOfEnvoy => vec!["p99_half".into()],
             Self::Connections => vec!["conn_rate".into()],
+            Self::Fairness => FAIRNESS.map(str::to_owned).to_vec(),
         }
+    }
+}
+
+/// Metrics of [`Load::Fairness`].
+pub const FAIRNESS: [&str; 8] = [
+    "p50_alone",
+    "p99_alone",
+    "throughput_alone",
+    "p50_beside",
+    "p99_beside",
+    "throughput_beside",
+    "slowdown_p50",
+    "kept_throughput",
+];
+
+/// Name of the CPU time for 100,000 requests over so many connections, where it is measured.
+pub fn cpu_metric(connections: u32) -> Option<&'static str> {
+    match connections {
+        16 => Some("cpu_s_per_100k"),
+        128 => Some("cpu_s_per_100k_128"),
+        _ => None,
     }
 }
 
@@ -113,7 +168,10 @@ pub struct Probe {
 impl Probe {
     /// Full name of one of its metrics.
     pub fn metric(self, name: impl fmt::Display) -> String {
-        format!("{}.{name}", self.place.name())
+        match self.load {
+            Load::Fairness => format!("fair.{name}"),
+            _ => format!("{}.{name}", self.place.name()),
+        }
     }
 
     fn metrics(self) -> Vec<String> {
@@ -131,7 +189,7 @@ impl Plan {
     pub fn of(only: &[String]) -> Result<Self> {
         let plan = Self { only: only.to_vec() };
         let probes = every_probe().flat_map(Probe::metrics);
-        let all: Vec<_> = probes.chain([RSS_IDLE, RSS_LOADED].map(str::to_owned)).collect();
+        let all: Vec<_> = probes.chain(OF_THE_AGENT.map(str::to_owned)).collect();
         for wanted in only {
             let known = all.iter().any(|metric| metric.starts_with(wanted.as_str()));
             ensure!(known, "there is no metric {wanted}; there are {}", all.join(", "));
@@ -144,14 +202,23 @@ impl Plan {
         self.only.is_empty() || self.only.iter().any(|wanted| metric.starts_with(wanted.as_str()))
     }
 
-    /// The probes that it takes.
-    pub fn probes(&self) -> Vec<Probe> {
-        every_probe().filter(|probe| probe.metrics().iter().any(|metric| self.wants(metric))).collect()
+    /// The probes that it takes, with agents as they are or held to HBONE.
+    pub fn probes(&self, hbone: bool) -> Vec<Probe> {
+        every_probe()
+            .filter(|probe| (probe.place == Place::Hbone) == hbone)
+            .filter(|probe| probe.metrics().iter().any(|metric| self.wants(metric)))
+            .collect()
+    }
+
+    /// Whether anything is asked for that does not need agents held to HBONE.
+    pub fn wants_usual(&self) -> bool {
+        !self.probes(false).is_empty() || OF_THE_AGENT.iter().any(|metric| self.wants(metric))
     }
 }
 
 fn every_probe() -> impl Iterator<Item = Probe> {
-    Place::ALL.into_iter().flat_map(|place| Load::ALL.map(|load| Probe { place, load }))
+    let places = [Place::Cross, Place::Same, Place::Hbone];
+    places.into_iter().flat_map(|place| place.loads().iter().map(move |&load| Probe { place, load }))
 }
 
 /// Unit of a metric, and whether more of it is better.
@@ -163,6 +230,9 @@ pub fn unit(metric: &str) -> (&'static str, bool) {
         "conn" => ("connections/s", true),
         "p50" | "p99" => ("ms", false),
         "rss" => ("MB", false),
+        "kb" => ("kB", false),
+        "slowdown" => ("×", false),
+        "kept" => ("×", true),
         _ => ("CPU s", false),
     }
 }
@@ -174,10 +244,12 @@ mod tests {
     #[test]
     fn only_what_is_asked_for_is_measured() {
         let plan = Plan::of(&["cross.p99_16".into()]).unwrap();
-        let loads: Vec<_> = plan.probes().iter().map(|probe| probe.load).collect();
+        let loads: Vec<_> = plan.probes(false).iter().map(|probe| probe.load).collect();
         assert_eq!(loads, [Load::Requests(16)]);
         assert!(plan.wants("cross.p99_16") && !plan.wants("cross.rps_16") && !plan.wants(RSS_IDLE));
-        assert_eq!(Plan::of(&[]).unwrap().probes().len(), 12);
+        assert_eq!(Plan::of(&[]).unwrap().probes(false).len(), 14);
+        assert_eq!(Plan::of(&[]).unwrap().probes(true).len(), 3);
+        assert!(!Plan::of(&["hbone.rps_16".into()]).unwrap().wants_usual());
         assert!(Plan::of(&["cross.nothing".into()]).is_err());
     }
 

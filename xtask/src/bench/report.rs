@@ -86,7 +86,7 @@ impl Row {
             spread(Path::Envoy),
             ratio(Path::None),
             ratio(Path::Envoy),
-            Bar::of(&self.metric).text(mesh, self.ratio(Path::Envoy)),
+            Bar::of(&self.metric).text(unit(&self.metric).0, mesh, self.ratio(Path::Envoy)),
         ]
     }
 

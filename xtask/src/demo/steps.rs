@@ -87,7 +87,7 @@ fn prove_mutual_tls(cluster: &Cluster) -> Result<()> {
     heading("Between the nodes: mutual TLS, each end with its workload's certificate");
     let fields = [
         ("direction", "inbound"),
-        ("transport", "hbone"),
+        ("transport", "mesh"),
         ("outcome", "closed"),
         ("src.identity", CLIENT_IDENTITY),
         ("dst.identity", SERVER_IDENTITY),

@@ -1,19 +1,17 @@
 //! Two ends of an HBONE connection over real sockets, each with a relay to an application.
 
-use std::future::Future;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
 use http::StatusCode;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 use tokio::task::spawn_local;
 
 use super::{Connection, OpenError, Server};
-use crate::proxy::relay::{Meter, SocketIs, relay_tunnel, reset_on_drop};
+use crate::proxy::fixture::{configs, echo, run};
+use crate::proxy::relay::{Meter, SocketIs, relay_hbone, reset_on_drop};
 use crate::proxy::tls;
 
 /// What the server does with a request.
@@ -21,29 +19,6 @@ use crate::proxy::tls;
 enum Answer {
     Relay,
     Refuse(StatusCode),
-}
-
-fn configs() -> (Arc<rustls::ClientConfig>, Arc<rustls::ServerConfig>) {
-    let key = rcgen::KeyPair::generate().unwrap();
-    let certificate =
-        rcgen::CertificateParams::new(["0.0.0.0".to_owned()]).unwrap().self_signed(&key).unwrap();
-    let der: CertificateDer<'static> = certificate.der().clone();
-    let private = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add(der.clone()).unwrap();
-    let client = rustls::ClientConfig::builder_with_provider(Arc::clone(&provider))
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .unwrap()
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    let server = rustls::ServerConfig::builder_with_provider(provider)
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(vec![der], private)
-        .unwrap();
-    (Arc::new(client), Arc::new(server))
 }
 
 /// An HBONE server in front of `application`, and a connection to it.
@@ -59,10 +34,10 @@ async fn pair(application: std::net::SocketAddr, answer: Answer) -> Connection {
                 match answer {
                     Answer::Refuse(status) => request.refuse(status),
                     Answer::Relay => {
-                        let mut socket = TcpStream::connect(application).await.unwrap();
+                        let socket = TcpStream::connect(application).await.unwrap();
                         let mut tunnel = request.accept(http::HeaderMap::new()).unwrap();
                         let _end =
-                            relay_tunnel(&mut socket, &mut tunnel, SocketIs::Server, &Meter::default()).await;
+                            relay_hbone(socket, &mut tunnel, SocketIs::Server, &Meter::default()).await;
                     }
                 }
             })
@@ -80,37 +55,13 @@ fn request() -> http::Request<()> {
 async fn through(connection: &Connection) -> TcpStream {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let application = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-    let (mut accepted, _) = listener.accept().await.unwrap();
+    let (accepted, _) = listener.accept().await.unwrap();
     let connection = connection.clone();
     spawn_local(async move {
         let mut tunnel = connection.open(request()).await.unwrap();
-        let _end = relay_tunnel(&mut accepted, &mut tunnel, SocketIs::Client, &Meter::default()).await;
+        let _end = relay_hbone(accepted, &mut tunnel, SocketIs::Client, &Meter::default()).await;
     });
     application
-}
-
-fn run(test: impl Future<Output = ()>) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let local = tokio::task::LocalSet::new();
-    let limited = async { tokio::time::timeout(Duration::from_mins(1), test).await.expect("in time") };
-    local.block_on(&runtime, limited);
-}
-
-/// A server that echoes until its client is done, and then says so.
-async fn echo() -> std::net::SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    spawn_local(async move {
-        while let Ok((mut socket, _)) = listener.accept().await {
-            spawn_local(async move {
-                let (mut from, mut to) = socket.split();
-                let _end = tokio::io::copy(&mut from, &mut to).await;
-                let _end = to.write_all(b"<done>").await;
-                let _end = to.shutdown().await;
-            });
-        }
-    });
-    address
 }
 
 #[test]

@@ -1,24 +1,31 @@
 //! Moving bytes between two ends of a connection, faithfully: half-close stays half-close, a reset stays a reset, and
 //! a slow reader slows its writer down.
 
+mod hbone;
+mod mesh;
 mod plain;
-mod tunnel;
 
 use std::cell::{Cell, OnceCell};
 use std::io;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+pub use hbone::relay as relay_hbone;
+pub use mesh::relay as relay_mesh;
 pub use plain::relay as relay_plain;
-pub use tunnel::{SocketIs, relay as relay_tunnel};
 
 use tokio::net::TcpStream;
 
 use crate::telemetry::{Ended, Traffic};
 
-/// Bytes moved so far, seen from the proxy: read from the connection that it accepted, and written to it.
+/// Bytes moved so far, seen from the proxy: read from the connection that it accepted, and written to it. A clone counts
+/// to the same.
+#[derive(Clone, Debug, Default)]
+pub struct Meter(Rc<Counts>);
+
 #[derive(Debug, Default)]
-pub struct Meter {
+struct Counts {
     from_client: Cell<u64>,
     to_client: Cell<u64>,
     traffic: OnceCell<Arc<Traffic>>,
@@ -26,7 +33,7 @@ pub struct Meter {
 
 /// Which way bytes go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Way {
+pub(super) enum Way {
     /// From the end that opened the connection.
     FromClient,
     /// To the end that opened the connection.
@@ -37,23 +44,60 @@ impl Meter {
     /// Adds bytes to these counts too, as they are moved: a connection that stays open for days is seen all the while.
     pub fn report_to(&self, traffic: Arc<Traffic>) {
         // Set once, when the connection opens; nothing was moved before.
-        let _first = self.traffic.set(traffic);
+        let _first = self.0.traffic.set(traffic);
     }
 
     /// Bytes from the client and to it.
     pub fn bytes(&self) -> (u64, u64) {
-        (self.from_client.get(), self.to_client.get())
+        (self.0.from_client.get(), self.0.to_client.get())
     }
 
-    fn add(&self, way: Way, bytes: usize) {
+    pub(super) fn add(&self, way: Way, bytes: usize) {
         let bytes = bytes as u64;
+        let Counts { from_client, to_client, traffic } = &*self.0;
         let (own, shared) = match way {
-            Way::FromClient => (&self.from_client, self.traffic.get().map(|traffic| &traffic.received)),
-            Way::ToClient => (&self.to_client, self.traffic.get().map(|traffic| &traffic.sent)),
+            Way::FromClient => (from_client, traffic.get().map(|traffic| &traffic.received)),
+            Way::ToClient => (to_client, traffic.get().map(|traffic| &traffic.sent)),
         };
         own.set(own.get() + bytes);
         if let Some(shared) = shared {
             shared.fetch_add(bytes, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Which end of a relay between a socket and a stream the socket is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SocketIs {
+    /// The socket's peer opened the connection; the stream leads to the server.
+    Client,
+    /// The stream leads to the client; the socket's peer is the server.
+    Server,
+}
+
+/// What is counted where in such a relay, and whose fault an error is.
+struct Ends {
+    from_socket: Way,
+    to_socket: Way,
+    socket: fn(io::Error) -> Error,
+    stream: fn(io::Error) -> Error,
+}
+
+impl From<SocketIs> for Ends {
+    fn from(socket_is: SocketIs) -> Self {
+        match socket_is {
+            SocketIs::Client => Self {
+                from_socket: Way::FromClient,
+                to_socket: Way::ToClient,
+                socket: Error::Client,
+                stream: Error::Server,
+            },
+            SocketIs::Server => Self {
+                from_socket: Way::ToClient,
+                to_socket: Way::FromClient,
+                socket: Error::Server,
+                stream: Error::Client,
+            },
         }
     }
 }

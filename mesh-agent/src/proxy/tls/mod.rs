@@ -5,8 +5,9 @@
 //! one wakeup.
 
 mod handshake;
+mod outgoing;
 mod records;
-mod scratch;
+pub mod scratch;
 mod stream;
 
 pub use handshake::{Error, accept, connect};

@@ -15,6 +15,9 @@ pub trait Records: Unpin + 'static {
 
     /// The peer's certificates, leaf first, once it has shown them.
     fn peer_certificates(&self) -> Option<&[CertificateDer<'static>]>;
+
+    /// The protocol that both sides chose (RFC 7301), if they did.
+    fn alpn_protocol(&self) -> Option<&[u8]>;
 }
 
 impl Records for UnbufferedClientConnection {
@@ -27,6 +30,10 @@ impl Records for UnbufferedClientConnection {
     fn peer_certificates(&self) -> Option<&[CertificateDer<'static>]> {
         (**self).peer_certificates()
     }
+
+    fn alpn_protocol(&self) -> Option<&[u8]> {
+        (**self).alpn_protocol()
+    }
 }
 
 impl Records for UnbufferedServerConnection {
@@ -38,6 +45,10 @@ impl Records for UnbufferedServerConnection {
 
     fn peer_certificates(&self) -> Option<&[CertificateDer<'static>]> {
         (**self).peer_certificates()
+    }
+
+    fn alpn_protocol(&self) -> Option<&[u8]> {
+        (**self).alpn_protocol()
     }
 }
 

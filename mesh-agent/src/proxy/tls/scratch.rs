@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 
 /// Size of a buffer: several full records, so that one system call moves much.
-pub(super) const SIZE: usize = 128 * 1024;
+pub const SIZE: usize = 128 * 1024;
 
 /// Buffers kept for later use by one core; more are given back to the allocator.
 const KEPT: usize = 16;
@@ -15,7 +15,7 @@ thread_local! {
     static ROOMS: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// A buffer of [`SIZE`] bytes to read into; what is in it is of no use.
+/// A buffer of [`SIZE`] bytes at least to read into; what is in it is of no use.
 pub(super) fn take_room() -> Vec<u8> {
     ROOMS.with_borrow_mut(Vec::pop).unwrap_or_else(|| vec![0; SIZE])
 }
@@ -23,19 +23,19 @@ pub(super) fn take_room() -> Vec<u8> {
 /// Gives such a buffer back.
 pub(super) fn give_room(room: Vec<u8>) {
     ROOMS.with_borrow_mut(|rooms| {
-        if room.len() == SIZE && rooms.len() < KEPT {
+        if (SIZE..=4 * SIZE).contains(&room.len()) && rooms.len() < KEPT {
             rooms.push(room);
         }
     });
 }
 
 /// An empty buffer with room for [`SIZE`] bytes.
-pub(super) fn take() -> Vec<u8> {
+pub fn take() -> Vec<u8> {
     FREE.with_borrow_mut(Vec::pop).unwrap_or_else(|| Vec::with_capacity(SIZE))
 }
 
 /// Gives a buffer back.
-pub(super) fn give(mut buffer: Vec<u8>) {
+pub fn give(mut buffer: Vec<u8>) {
     // One that grew beyond its size, or that was never filled, is not worth keeping.
     if buffer.capacity() < SIZE || buffer.capacity() > 4 * SIZE {
         return;

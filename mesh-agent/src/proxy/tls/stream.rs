@@ -5,10 +5,11 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use rustls::pki_types::CertificateDer;
-use rustls::unbuffered::{ConnectionState, EncryptError, UnbufferedStatus, WriteTraffic};
+use rustls::unbuffered::{ConnectionState, EncodeTlsData, EncryptError, UnbufferedStatus, WriteTraffic};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
+use super::outgoing::Outgoing;
 use super::records::{Records, append};
 use super::scratch;
 
@@ -31,16 +32,15 @@ pub struct TlsStream<C> {
     read: usize,
     /// Written and not yet encrypted; short pieces only.
     gathered: Vec<u8>,
-    /// Encrypted and not yet sent: `outgoing[sent..]`.
-    outgoing: Vec<u8>,
-    sent: usize,
+    /// Encrypted and not yet sent.
+    outgoing: Outgoing,
     peer_closed: bool,
     said_goodbye: bool,
 }
 
 /// What one step of the state machine gave.
 enum Step {
-    /// Bytes were put into the reader's buffer; what did not fit is in `plaintext`.
+    /// Plaintext was handed out.
     Read,
     Again,
     Starved,
@@ -58,8 +58,7 @@ impl<C: Records> TlsStream<C> {
             plaintext,
             read: 0,
             gathered: Vec::new(),
-            outgoing: Vec::new(),
-            sent: 0,
+            outgoing: Outgoing::default(),
             peer_closed: false,
             said_goodbye: false,
         }
@@ -70,6 +69,11 @@ impl<C: Records> TlsStream<C> {
         self.records.peer_certificates()
     }
 
+    /// The protocol that both sides chose (RFC 7301), if they did.
+    pub fn alpn_protocol(&self) -> Option<&[u8]> {
+        self.records.alpn_protocol()
+    }
+
     /// The socket below.
     pub fn tcp(&self) -> &TcpStream {
         &self.tcp
@@ -78,15 +82,49 @@ impl<C: Records> TlsStream<C> {
     /// Sends everything that was written. Until this is called nothing is sent, unless much has gathered.
     pub fn poll_send(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.seal_gathered()?;
-        while self.sent < self.outgoing.len() {
-            let written = ready!(Pin::new(&mut self.tcp).poll_write(context, &self.outgoing[self.sent..]))?;
-            self.sent += written;
-        }
-        if self.sent > 0 {
-            self.sent = 0;
-            scratch::give(std::mem::take(&mut self.outgoing));
+        while !self.outgoing.unsent().is_empty() {
+            let written = ready!(Pin::new(&mut self.tcp).poll_write(context, self.outgoing.unsent()))?;
+            self.outgoing.sent(written);
         }
         Poll::Ready(Ok(()))
+    }
+
+    /// Encrypts `bytes` for the next [`Self::poll_send`], as a record or several of their own.
+    pub fn write_records(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.seal_gathered()?;
+        self.seal(bytes)
+    }
+
+    /// Hands what was received to `take`, from where it was decrypted: what is there already, and once what can be
+    /// received. Ready with false when the peer has said goodbye.
+    pub fn poll_read_in_place<E: From<io::Error>>(
+        &mut self,
+        context: &mut Context<'_>,
+        mut take: impl FnMut(&[u8]) -> Result<(), E>,
+    ) -> Poll<Result<bool, E>> {
+        let mut received = !self.plaintext.is_empty();
+        if received {
+            let plaintext = std::mem::take(&mut self.plaintext);
+            take(&plaintext[std::mem::take(&mut self.read)..])?;
+        }
+        loop {
+            match self.open_in_place(&mut take)? {
+                Step::Read => received = true,
+                Step::Again => {}
+                Step::Closed => return Poll::Ready(Ok(false)),
+                Step::Starved if received => return Poll::Ready(Ok(true)),
+                Step::Starved => {
+                    if !ready!(self.poll_receive(context)).map_err(E::from)? {
+                        return Poll::Ready(Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Whether there is something to read that nobody will be woken for: it was decrypted to let a write pass.
+    pub fn has_plaintext(&self) -> bool {
+        !self.plaintext.is_empty() || self.peer_closed
     }
 
     /// Takes `piece` for sending, whole.
@@ -120,11 +158,8 @@ impl<C: Records> TlsStream<C> {
     /// Brings the state machine to where it may encrypt, and has `write` do so to the end of `outgoing`.
     fn write_traffic(
         &mut self,
-        mut write: impl FnMut(&mut WriteTraffic<'_, C::Side>, &mut Vec<u8>) -> io::Result<()>,
+        mut write: impl FnMut(&mut WriteTraffic<'_, C::Side>, &mut Outgoing) -> io::Result<()>,
     ) -> io::Result<()> {
-        if self.outgoing.capacity() == 0 {
-            self.outgoing = scratch::take();
-        }
         loop {
             // The received bytes have to be shown each time, because rustls keeps positions in them.
             let UnbufferedStatus { discard, state, .. } =
@@ -144,7 +179,7 @@ impl<C: Records> TlsStream<C> {
                         self.plaintext.extend_from_slice(record.payload);
                     }
                 }
-                ConnectionState::EncodeTlsData(encode) => append(encode, &mut self.outgoing),
+                ConnectionState::EncodeTlsData(encode) => queue_handshake(encode, &mut self.outgoing),
                 ConnectionState::TransmitTlsData(transmit) => transmit.done(),
                 ConnectionState::PeerClosed => self.peer_closed = true,
                 _ => return Err(io::ErrorKind::BrokenPipe.into()),
@@ -161,16 +196,33 @@ impl<C: Records> TlsStream<C> {
         self.write_traffic(|traffic, outgoing| {
             /// An alert record with its overhead, with room to spare.
             const ALERT: usize = 64;
-            let at = outgoing.len();
-            outgoing.resize(at + ALERT, 0);
-            let written = traffic.queue_close_notify(&mut outgoing[at..]).map_err(io::Error::other)?;
-            outgoing.truncate(at + written);
+            let written = traffic.queue_close_notify(outgoing.room(ALERT)).map_err(io::Error::other)?;
+            outgoing.filled(written);
             Ok(())
         })
     }
 
     /// One step of decryption into `buffer`.
     fn open_one(&mut self, buffer: &mut ReadBuf<'_>) -> io::Result<Step> {
+        let mut plaintext = std::mem::take(&mut self.plaintext);
+        let step = self.open_in_place(|payload| {
+            let (fits, rest) = payload.split_at(payload.len().min(buffer.remaining()));
+            buffer.put_slice(fits);
+            plaintext.extend_from_slice(rest);
+            Ok::<_, io::Error>(())
+        });
+        self.plaintext = plaintext;
+        step
+    }
+
+    /// One step of decryption.
+    fn open_in_place<E: From<io::Error>>(
+        &mut self,
+        mut take: impl FnMut(&[u8]) -> Result<(), E>,
+    ) -> Result<Step, E> {
+        if self.peer_closed {
+            return Ok(Step::Closed);
+        }
         let UnbufferedStatus { discard, state, .. } =
             self.records.process(&mut self.incoming[self.start..self.end]);
         let mut extra = 0;
@@ -179,21 +231,22 @@ impl<C: Records> TlsStream<C> {
                 while let Some(record) = traffic.next_record() {
                     let record = record.map_err(invalid)?;
                     extra += record.discard;
-                    let fits = record.payload.len().min(buffer.remaining());
-                    buffer.put_slice(&record.payload[..fits]);
-                    self.plaintext.extend_from_slice(&record.payload[fits..]);
+                    take(record.payload)?;
                 }
                 Step::Read
             }
             ConnectionState::EncodeTlsData(encode) => {
-                append(encode, &mut self.outgoing);
+                queue_handshake(encode, &mut self.outgoing);
                 Step::Again
             }
             ConnectionState::TransmitTlsData(transmit) => {
                 transmit.done();
                 Step::Again
             }
-            ConnectionState::PeerClosed | ConnectionState::Closed => Step::Closed,
+            ConnectionState::PeerClosed | ConnectionState::Closed => {
+                self.peer_closed = true;
+                Step::Closed
+            }
             _ => Step::Starved,
         };
         self.start += discard + extra;
@@ -250,22 +303,27 @@ impl<C: Records> TlsStream<C> {
     }
 }
 
-fn encrypt<S>(traffic: &mut WriteTraffic<'_, S>, piece: &[u8], outgoing: &mut Vec<u8>) -> io::Result<()> {
+fn encrypt<S>(traffic: &mut WriteTraffic<'_, S>, piece: &[u8], outgoing: &mut Outgoing) -> io::Result<()> {
     /// Header, content type and tag of a TLS 1.3 record (RFC 8446, section 5.2), rounded up.
     const OVERHEAD: usize = 32;
     /// Most plaintext of a record.
     const RECORD: usize = 16 * 1024;
-    let at = outgoing.len();
     // One record more than needed, since a key update may come before the data.
-    outgoing.resize(at + piece.len() + (piece.len() / RECORD + 2) * OVERHEAD, 0);
-    let mut answer = traffic.encrypt(piece, &mut outgoing[at..]);
+    let likely = piece.len() + (piece.len() / RECORD + 2) * OVERHEAD;
+    let mut answer = traffic.encrypt(piece, outgoing.room(likely));
     if let Err(EncryptError::InsufficientSize(needed)) = answer {
-        outgoing.resize(at + needed.required_size, 0);
-        answer = traffic.encrypt(piece, &mut outgoing[at..]);
+        answer = traffic.encrypt(piece, outgoing.room(needed.required_size));
     }
-    let written = answer.map_err(io::Error::other)?;
-    outgoing.truncate(at + written);
+    outgoing.filled(answer.map_err(io::Error::other)?);
     Ok(())
+}
+
+/// A message of the handshake's protocol after the handshake, such as an answer to a key update.
+fn queue_handshake<S>(encode: EncodeTlsData<'_, S>, outgoing: &mut Outgoing) {
+    let mut message = Vec::new();
+    append(encode, &mut message);
+    outgoing.room(message.len())[..message.len()].copy_from_slice(&message);
+    outgoing.filled(message.len());
 }
 
 fn invalid(error: rustls::Error) -> io::Error {
@@ -284,7 +342,7 @@ impl<C: Records> AsyncRead for TlsStream<C> {
         while buffer.remaining() > 0 && !this.peer_closed {
             match this.open_one(buffer)? {
                 Step::Read | Step::Again => {}
-                Step::Closed => this.peer_closed = true,
+                Step::Closed => {}
                 Step::Starved if buffer.filled().len() > before => break,
                 Step::Starved => {
                     if !ready!(this.poll_receive(context))? {
@@ -308,7 +366,7 @@ impl<C: Records> AsyncWrite for TlsStream<C> {
         pieces: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        if this.outgoing.len() - this.sent + this.gathered.len() >= HIGH_WATER {
+        if this.outgoing.unsent().len() + this.gathered.len() >= HIGH_WATER {
             ready!(this.poll_send(context))?;
         }
         for piece in pieces {

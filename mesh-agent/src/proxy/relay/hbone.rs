@@ -13,7 +13,7 @@ use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::net::tcp::ReadHalf;
 
-use super::{Error, Meter, Way, reset_on_drop};
+use super::{Ends, Error, Meter, SocketIs, reset_on_drop};
 use crate::proxy::hbone::Tunnel;
 
 /// Most bytes of one DATA frame: bounds how long one stream keeps the others of its connection waiting.
@@ -30,55 +30,39 @@ thread_local! {
     static ARENA_OF_CORE: RefCell<BytesMut> = RefCell::new(BytesMut::with_capacity(ARENA));
 }
 
-/// Which end of the relay the socket is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SocketIs {
-    /// The socket's peer opened the connection; the stream leads to the server.
-    Client,
-    /// The stream leads to the client; the socket's peer is the server.
-    Server,
-}
-
-/// Relays until both directions are closed. On an error both ends are reset.
+/// Relays until both directions are closed. On an error, and when it is dropped before the end, both ends are reset.
 pub async fn relay(
-    socket: &mut TcpStream,
+    socket: TcpStream,
     tunnel: &mut Tunnel,
     socket_is: SocketIs,
     meter: &Meter,
 ) -> Result<(), Error> {
-    let ends = match socket_is {
-        SocketIs::Client => Ends {
-            from_socket: Way::FromClient,
-            to_socket: Way::ToClient,
-            socket: Error::Client,
-            stream: Error::Server,
-        },
-        SocketIs::Server => Ends {
-            from_socket: Way::ToClient,
-            to_socket: Way::FromClient,
-            socket: Error::Server,
-            stream: Error::Client,
-        },
-    };
+    let ends = Ends::from(socket_is);
+    let mut both = Both { socket, tunnel, finished: false };
     let result = {
-        let (mut from, to) = socket.split();
-        let outgoing = outgoing(&mut from, &mut tunnel.send, meter, &ends);
-        let incoming = incoming(&mut tunnel.receive, to.as_ref(), meter, &ends);
+        let (mut from, to) = both.socket.split();
+        let outgoing = outgoing(&mut from, &mut both.tunnel.send, meter, &ends);
+        let incoming = incoming(&mut both.tunnel.receive, to.as_ref(), meter, &ends);
         tokio::try_join!(outgoing, incoming).map(|((), ())| ())
     };
-    if result.is_err() {
-        reset_on_drop(socket);
-        tunnel.send.send_reset(Reason::CANCEL);
-    }
+    both.finished = result.is_ok();
     result
 }
 
-/// Which end is which.
-struct Ends {
-    from_socket: Way,
-    to_socket: Way,
-    socket: fn(io::Error) -> Error,
-    stream: fn(io::Error) -> Error,
+/// The two ends, which are reset if they are dropped before they have finished.
+struct Both<'a> {
+    socket: TcpStream,
+    tunnel: &'a mut Tunnel,
+    finished: bool,
+}
+
+impl Drop for Both<'_> {
+    fn drop(&mut self) {
+        if !self.finished {
+            reset_on_drop(&self.socket);
+            self.tunnel.send.send_reset(Reason::CANCEL);
+        }
+    }
 }
 
 /// From the socket to the stream. Reads only what the stream has credit for.

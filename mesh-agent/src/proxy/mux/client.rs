@@ -1,0 +1,133 @@
+//! The client's side of a connection.
+
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::task::Poll;
+
+use rustls::client::UnbufferedClientConnection;
+use tokio::net::TcpStream;
+use tokio::task::spawn_local;
+
+use super::driver::{Driver, Side};
+use super::frame::{Frame, Refusal};
+use super::link::Link;
+use super::open::{Open, Trace};
+use super::stream::{Answer, Broken, Stream, Tunnel};
+use super::{MAX_STREAMS, WINDOW};
+use crate::proxy::tls::TlsStream;
+
+/// Why a stream could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The connection is closed or closing; another one may do.
+    #[error("mesh connection: {0}")]
+    Connection(Rc<str>),
+    /// The destination's policy denies it.
+    #[error("denied by the destination's policy")]
+    Denied,
+    /// The destination could not reach its application.
+    #[error("destination unavailable")]
+    Unavailable,
+    /// The destination refused for another reason.
+    #[error("refused by the destination ({0:?})")]
+    Refused(Refusal),
+}
+
+/// A connection to one destination. It closes when the last handle and the last stream are gone.
+pub struct Connection {
+    link: Rc<Link>,
+}
+
+impl Clone for Connection {
+    fn clone(&self) -> Self {
+        Self::of(Rc::clone(&self.link))
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.link.handles.set(self.link.handles.get() - 1);
+        if self.link.handles.get() == 0 {
+            self.link.wake_driver();
+        }
+    }
+}
+
+impl Connection {
+    /// Starts a task that drives a TLS session; `ended` runs when the connection is over.
+    pub fn start(tls: TlsStream<UnbufferedClientConnection>, ended: impl FnOnce() + 'static) -> Self {
+        let connection = Self::of(Rc::default());
+        let driver = Driver::new(tls, &connection.link, Side::Client);
+        spawn_local(async move {
+            // A server opens no streams: the driver does not let it.
+            let over = driver.run(drop).await;
+            tracing::debug!(reason = %over, "mesh connection closed");
+            ended();
+        });
+        connection
+    }
+
+    fn of(link: Rc<Link>) -> Self {
+        link.handles.set(link.handles.get() + 1);
+        Self { link }
+    }
+
+    /// Whether another stream fits.
+    pub fn has_room(&self) -> bool {
+        !self.link.closing.get() && self.link.streams() < MAX_STREAMS
+    }
+
+    /// Streams open now.
+    pub fn streams(&self) -> usize {
+        self.link.streams()
+    }
+
+    /// Opens a stream and waits for the destination's answer. What `application` has written already goes along, and
+    /// stays in its socket until the stream is open.
+    pub async fn open(&self, mut open: Open, application: &TcpStream) -> Result<Tunnel, OpenError> {
+        let link = &self.link;
+        let next = link.last_stream.get().checked_add(1).filter(|_| !link.closing.get());
+        let id = next.ok_or_else(|| OpenError::Connection("closing".into()))?;
+        link.last_stream.set(id);
+        open.credit = u32::try_from(WINDOW).unwrap_or(u32::MAX);
+        let stream = Stream::opening(id);
+        link.add(&stream);
+        link.send(&Frame::Open(id, open));
+        let mut tunnel = Tunnel::new(stream, Rc::clone(link));
+        let mut early = true;
+        let answer = poll_fn(|context| {
+            if let Some(broken) = tunnel.poll_broken(context) {
+                return Poll::Ready(Err(broken));
+            }
+            if let Some(answer) = tunnel.stream.answer.get() {
+                return Poll::Ready(Ok(answer));
+            }
+            if early && tunnel.poll_send_early(application, context).is_ready() {
+                early = false;
+            }
+            Poll::Pending
+        });
+        let refusal = match answer.await {
+            Ok(Answer::Accepted) => return Ok(tunnel),
+            Ok(Answer::Refused(refusal)) => refusal,
+            Err(Broken::Lost(why)) => return Err(OpenError::Connection(why)),
+            Err(Broken::Reset(_) | Broken::Socket(_)) => return Err(OpenError::Unavailable),
+        };
+        tunnel.finish();
+        Err(match refusal {
+            Refusal::Denied => OpenError::Denied,
+            Refusal::Unavailable => OpenError::Unavailable,
+            Refusal::Busy | Refusal::GoingAway => {
+                link.closing.set(true);
+                OpenError::Connection(format!("{refusal:?}").into())
+            }
+            Refusal::BadRequest | Refusal::Other(_) => OpenError::Refused(refusal),
+        })
+    }
+}
+
+/// What a stream's opener says.
+pub fn request(source: SocketAddr, destination: SocketAddr, host: Option<&str>) -> Open {
+    Open { host: host.map(str::to_owned), trace: Some(Trace::start()), ..Open::new(source, destination) }
+}

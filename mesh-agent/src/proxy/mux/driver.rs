@@ -1,0 +1,310 @@
+//! The task that receives and sends for all streams of a connection.
+//!
+//! What arrives is decrypted in place and written to the applications' sockets straight away. What the streams' tasks
+//! have gathered goes out in one system call: a task that adds something wakes the driver, which so runs behind every
+//! task that was ready before it.
+
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::io::AsyncWrite;
+
+use super::frame::{Decoder, Error as FrameError, Event, Frame, Goodbye, Refusal};
+use super::link::Link;
+use super::open::Open;
+use super::stream::{Answer, Broken, Stream, Tunnel, Violation};
+use super::{MAX_PEER_STREAMS, Request};
+use crate::proxy::tls::{Records, TlsStream, scratch};
+
+/// A connection on which nothing was heard for this long is asked whether it is alive, and is given as long again to
+/// answer.
+const PING_EVERY: Duration = Duration::from_secs(10);
+
+/// Pieces that are received before others get their turn; each is as much as a buffer holds.
+const RECEIVES: usize = 2;
+
+/// More than this waits to be sent only if the peer does not read.
+const MOST_WAITING: usize = 1024 * 1024;
+
+/// Goodbyes are said in this time or not at all.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// Why a connection is over.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Over {
+    /// Nobody needs it any more, or the peer said so.
+    #[error("finished")]
+    Finished,
+    /// It broke.
+    #[error(transparent)]
+    Lost(#[from] io::Error),
+    /// The peer sent what is no frame.
+    #[error("the peer broke the protocol: {0}")]
+    Frame(#[from] FrameError),
+    /// The peer did on a stream what it may not do.
+    #[error("the peer broke the protocol: {0}")]
+    Stream(#[from] Violation),
+    /// The peer used a stream that it may not use.
+    #[error("the peer broke the protocol: stream {0} is not its to use")]
+    WrongStream(u32),
+    /// The peer does not take what it asks for.
+    #[error("the peer does not read")]
+    Backlog,
+    /// The peer is silent.
+    #[error("no answer to a ping")]
+    Silent,
+    /// The peer says that we are to blame.
+    #[error("the peer closed the connection: {0}")]
+    Dismissed(String),
+}
+
+/// Which end of the connection this is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Side {
+    Client,
+    Server,
+}
+
+pub(super) struct Driver<C> {
+    tls: TlsStream<C>,
+    receiver: Receiver,
+}
+
+/// Everything but the TLS session, which is borrowed while its records are looked at.
+struct Receiver {
+    link: Rc<Link>,
+    side: Side,
+    decoder: Decoder,
+    /// A DATA frame that came in several records: so the application gets it in one system call.
+    assembled: Vec<u8>,
+    /// Stream that it is of.
+    assembling: u32,
+}
+
+impl<C: Records> Driver<C> {
+    pub fn new(tls: TlsStream<C>, link: &Rc<Link>, side: Side) -> Self {
+        let receiver = Receiver {
+            link: Rc::clone(link),
+            side,
+            decoder: Decoder::default(),
+            assembled: Vec::new(),
+            assembling: 0,
+        };
+        Self { tls, receiver }
+    }
+
+    /// Drives the connection to its end; `opened` gets the streams that the peer opens.
+    pub async fn run(mut self, mut opened: impl FnMut(Request)) -> Over {
+        let link = Rc::clone(&self.receiver.link);
+        let over = tokio::select! {
+            biased;
+            over = poll_fn(|context| match self.turn(context, &mut opened) {
+                Ok(()) => Poll::Pending,
+                Err(over) => Poll::Ready(over),
+            }) => over,
+            () = silence(&link) => Over::Silent,
+        };
+        link.break_off(&over.to_string().into());
+        let _in_time = tokio::time::timeout(FAREWELL, self.farewell(&over)).await;
+        over
+    }
+
+    /// One turn. An error is the end of the connection.
+    fn turn(&mut self, context: &mut Context<'_>, opened: &mut impl FnMut(Request)) -> Result<(), Over> {
+        self.receiver.link.drive(context);
+        let closed = self.receive(context, opened)?;
+        self.receiver.link.driven();
+        if let Poll::Ready(Err(error)) = self.send(context) {
+            return Err(error.into());
+        }
+        if closed || self.receiver.link.is_done(self.receiver.side) {
+            return Err(Over::Finished);
+        }
+        if self.receiver.link.gathered() > MOST_WAITING {
+            return Err(Over::Backlog);
+        }
+        if self.tls.has_plaintext() {
+            context.waker().wake_by_ref();
+        }
+        Ok(())
+    }
+
+    /// Receives for one turn. Answers whether the peer has said goodbye.
+    fn receive(
+        &mut self,
+        context: &mut Context<'_>,
+        opened: &mut impl FnMut(Request),
+    ) -> Result<bool, Over> {
+        let Self { tls, receiver } = self;
+        for _ in 0..RECEIVES {
+            match tls.poll_read_in_place(context, |bytes| receiver.take(bytes, opened)) {
+                Poll::Ready(more) => {
+                    if !more? {
+                        return Ok(true);
+                    }
+                }
+                Poll::Pending => return Ok(false),
+            }
+            receiver.deliver_assembled()?;
+            receiver.link.heard.set(true);
+        }
+        // The others first.
+        context.waker().wake_by_ref();
+        Ok(false)
+    }
+
+    /// Sends what has gathered.
+    fn send(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        loop {
+            ready!(self.tls.poll_send(context))?;
+            let Some(gathered) = self.receiver.link.take_gathered() else { return Poll::Ready(Ok(())) };
+            self.tls.write_records(&gathered)?;
+            scratch::give(gathered);
+            self.receiver.link.make_room();
+        }
+    }
+
+    /// Tells the peer why, and says goodbye.
+    async fn farewell(&mut self, over: &Over) {
+        let goodbye = match over {
+            Over::Frame(_) | Over::Stream(_) | Over::WrongStream(_) => Some(Goodbye::Violation),
+            Over::Backlog => Some(Goodbye::Backlog),
+            Over::Finished | Over::Lost(_) | Over::Silent | Over::Dismissed(_) => None,
+        };
+        if let Some(goodbye) = goodbye {
+            self.receiver.link.send(&Frame::GoAway(goodbye, over.to_string()));
+        }
+        let _unheard = poll_fn(|context| {
+            ready!(self.send(context))?;
+            Pin::new(&mut self.tls).poll_shutdown(context)
+        })
+        .await;
+    }
+}
+
+impl Receiver {
+    fn take(&mut self, mut bytes: &[u8], opened: &mut impl FnMut(Request)) -> Result<(), Over> {
+        while let Some(event) = self.decoder.next(&mut bytes)? {
+            match event {
+                Event::Data { stream, piece, last } => self.data(stream, piece, last)?,
+                Event::Frame(frame) => self.frame(frame, opened)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn data(&mut self, stream: u32, piece: &[u8], last: bool) -> Result<(), Over> {
+        if last && self.assembled.is_empty() {
+            return self.deliver(stream, piece);
+        }
+        if self.assembled.capacity() == 0 {
+            self.assembled = scratch::take();
+        }
+        self.assembled.extend_from_slice(piece);
+        self.assembling = stream;
+        if last { self.deliver_assembled() } else { Ok(()) }
+    }
+
+    fn deliver_assembled(&mut self) -> Result<(), Over> {
+        if self.assembled.is_empty() {
+            return Ok(());
+        }
+        let assembled = std::mem::take(&mut self.assembled);
+        let result = self.deliver(self.assembling, &assembled);
+        scratch::give(assembled);
+        result
+    }
+
+    fn deliver(&self, stream: u32, bytes: &[u8]) -> Result<(), Over> {
+        match self.stream(stream)? {
+            Some(stream) => Ok(stream.received(bytes, &self.link)?),
+            None => Ok(()),
+        }
+    }
+
+    /// A stream that was opened; none if it is over by now, and then what still comes for it is of no interest.
+    fn stream(&self, id: u32) -> Result<Option<Rc<Stream>>, Over> {
+        if id > self.link.last_stream.get() {
+            return Err(Over::WrongStream(id));
+        }
+        Ok(self.link.stream(id))
+    }
+
+    fn frame(&mut self, frame: Frame, opened: &mut impl FnMut(Request)) -> Result<(), Over> {
+        match frame {
+            Frame::Open(id, open) => self.open(id, open, opened)?,
+            Frame::Accept(id, credit) => {
+                if let Some(stream) = self.stream(id)? {
+                    stream.answered(Answer::Accepted)?;
+                    stream.credited(credit)?;
+                }
+            }
+            Frame::Refuse(id, refusal) => {
+                if let Some(stream) = self.stream(id)? {
+                    stream.answered(Answer::Refused(refusal))?;
+                }
+            }
+            Frame::Credit(id, credit) => {
+                if let Some(stream) = self.stream(id)? {
+                    stream.credited(credit)?;
+                }
+            }
+            Frame::End(id) => {
+                if let Some(stream) = self.stream(id)? {
+                    stream.ended()?;
+                }
+            }
+            Frame::Reset(id, reason) => {
+                if let Some(stream) = self.stream(id)? {
+                    stream.break_off(Broken::Reset(reason));
+                }
+            }
+            Frame::Ping(opaque) => self.link.send(&Frame::Pong(opaque)),
+            Frame::Pong(_) => {}
+            Frame::GoAway(Goodbye::Draining, _) => self.link.closing.set(true),
+            Frame::GoAway(_, why) => return Err(Over::Dismissed(why)),
+        }
+        Ok(())
+    }
+
+    fn open(&self, id: u32, open: Open, opened: &mut impl FnMut(Request)) -> Result<(), Over> {
+        let link = &self.link;
+        if self.side == Side::Client || id <= link.last_stream.get() {
+            return Err(Over::WrongStream(id));
+        }
+        link.last_stream.set(id);
+        let refusal = if link.closing.get() {
+            Some(Refusal::GoingAway)
+        } else {
+            (link.streams() >= MAX_PEER_STREAMS).then_some(Refusal::Busy)
+        };
+        if let Some(refusal) = refusal {
+            link.send(&Frame::Refuse(id, refusal));
+            return Ok(());
+        }
+        let stream = Stream::opened(id, open.credit);
+        link.add(&stream);
+        opened(Request { open, tunnel: Tunnel::new(stream, Rc::clone(link)) });
+        Ok(())
+    }
+}
+
+/// Returns when the peer has been silent for too long.
+async fn silence(link: &Link) {
+    let mut asked = false;
+    loop {
+        tokio::time::sleep(PING_EVERY).await;
+        if link.heard.replace(false) {
+            asked = false;
+        } else if asked {
+            return;
+        } else {
+            asked = true;
+            link.send(&Frame::Ping(*b"nodemesh"));
+        }
+    }
+}

@@ -1,0 +1,439 @@
+//! The frames of the mesh's own protocol, version 1 (`docs/protocol.md`): pure functions of bytes, without I/O.
+//!
+//! A frame is a header of 8 bytes (kind, length of the payload in 24 bits, stream in 32, big-endian) and its payload.
+//! [`Decoder`] takes bytes as they come, in any pieces. It holds at most one frame that is not DATA, and so never more
+//! than [`MAX_CONTROL`] bytes and a header; DATA is handed on piece by piece, from where it lies.
+
+use super::open::Open;
+
+/// Bytes of a header.
+pub const HEADER: usize = 8;
+
+/// Most bytes of a DATA frame's payload.
+pub const MAX_DATA: usize = 256 * 1024;
+
+/// Most bytes of any other frame's payload.
+pub const MAX_CONTROL: usize = 1024;
+
+/// Kinds from here on are skipped by whoever does not know them.
+const FIRST_OPTIONAL: u8 = 0x80;
+
+const DATA: u8 = 0;
+const OPEN: u8 = 1;
+const ACCEPT: u8 = 2;
+const REFUSE: u8 = 3;
+const CREDIT: u8 = 4;
+const END: u8 = 5;
+const RESET: u8 = 6;
+const PING: u8 = 7;
+const PONG: u8 = 8;
+const GO_AWAY: u8 = 9;
+
+/// What was received.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event<'a> {
+    /// Part of a DATA frame.
+    Data {
+        /// Stream that it is of.
+        stream: u32,
+        /// The bytes; never empty.
+        piece: &'a [u8],
+        /// Whether the frame ends with it.
+        last: bool,
+    },
+    /// Any other frame, whole.
+    Frame(Frame),
+}
+
+/// A frame that is not DATA.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Frame {
+    /// Opens a stream.
+    Open(u32, Open),
+    /// Accepts it: from here on it carries bytes both ways, with so much credit more for the opener.
+    Accept(u32, u32),
+    /// Refuses it.
+    Refuse(u32, Refusal),
+    /// So many bytes more may be sent on a stream.
+    Credit(u32, u32),
+    /// The sender has sent its last byte on a stream.
+    End(u32),
+    /// The stream is over at once, in both directions.
+    Reset(u32, Reason),
+    /// Asks for a PONG with the same bytes.
+    Ping([u8; 8]),
+    /// The answer.
+    Pong([u8; 8]),
+    /// The sender takes no new streams.
+    GoAway(Goodbye, String),
+}
+
+macro_rules! codes {
+    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $code:literal,)* }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum $name {
+            $($(#[$variant_doc])* $variant,)*
+            /// A code that this version does not know.
+            Other(u8),
+        }
+
+        impl $name {
+            fn code(self) -> u8 {
+                match self {
+                    $(Self::$variant => $code,)*
+                    Self::Other(code) => code,
+                }
+            }
+
+            fn of(code: u8) -> Self {
+                match code {
+                    $($code => Self::$variant,)*
+                    other => Self::Other(other),
+                }
+            }
+        }
+    };
+}
+
+codes! {
+    /// Why a stream is refused.
+    Refusal {
+        /// The destination's policy denies it.
+        Denied = 1,
+        /// The destination's application can't be reached, or the node does not know the pod yet.
+        Unavailable = 2,
+        /// It asks for an address or port that is not to be asked for here.
+        BadRequest = 3,
+        /// The connection has as many streams as it may; another one may take it.
+        Busy = 4,
+        /// The node is about to stop; another connection or node may take it.
+        GoingAway = 5,
+    }
+}
+
+codes! {
+    /// Why a stream is reset.
+    Reason {
+        /// The application broke its connection, or the node gave it up.
+        Broken = 1,
+        /// The policy no longer allows it.
+        Revoked = 2,
+    }
+}
+
+codes! {
+    /// Why a connection takes no new streams.
+    Goodbye {
+        /// The node is about to stop; open streams go on.
+        Draining = 0,
+        /// The receiver did what the protocol does not allow; the connection is closed.
+        Violation = 1,
+        /// The receiver does not read; the connection is closed.
+        Backlog = 2,
+    }
+}
+
+/// What a peer did wrong. It is cut off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// A kind that this version does not have and may not skip.
+    #[error("frame of unknown kind {0}")]
+    UnknownKind(u8),
+    /// A payload longer than its kind may have.
+    #[error("frame of kind {kind} with {length} bytes")]
+    TooLong {
+        /// Kind of the frame.
+        kind: u8,
+        /// Its length.
+        length: usize,
+    },
+    /// A payload that is not of its kind's form.
+    #[error("malformed frame of kind {0}")]
+    Malformed(u8),
+    /// A frame of a stream on none, or the other way round.
+    #[error("frame of kind {kind} on stream {stream}")]
+    WrongStream {
+        /// Kind of the frame.
+        kind: u8,
+        /// Stream that it was sent on.
+        stream: u32,
+    },
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Header {
+    kind: u8,
+    length: usize,
+    stream: u32,
+}
+
+impl Header {
+    fn read(bytes: &[u8; HEADER]) -> Result<Self, Error> {
+        let [kind, l1, l2, l3, stream @ ..] = *bytes;
+        let length = usize::from(l1) << 16 | usize::from(l2) << 8 | usize::from(l3);
+        let stream = u32::from_be_bytes(stream);
+        let most = match kind {
+            DATA => MAX_DATA,
+            OPEN..=GO_AWAY => MAX_CONTROL,
+            FIRST_OPTIONAL.. => usize::MAX,
+            unknown => return Err(Error::UnknownKind(unknown)),
+        };
+        if length > most {
+            return Err(Error::TooLong { kind, length });
+        }
+        if kind == DATA && length == 0 {
+            return Err(Error::Malformed(kind));
+        }
+        let of_connection = (PING..=GO_AWAY).contains(&kind);
+        if kind < FIRST_OPTIONAL && of_connection != (stream == 0) {
+            return Err(Error::WrongStream { kind, stream });
+        }
+        Ok(Self { kind, length, stream })
+    }
+}
+
+/// The header of a frame.
+#[allow(clippy::cast_possible_truncation, reason = "24 bits hold the length of every frame that is made here")]
+fn header(kind: u8, stream: u32, length: usize) -> [u8; HEADER] {
+    let [s1, s2, s3, s4] = stream.to_be_bytes();
+    [kind, (length >> 16) as u8, (length >> 8) as u8, length as u8, s1, s2, s3, s4]
+}
+
+/// The header of a DATA frame of at most [`MAX_DATA`] bytes.
+pub fn data_header(stream: u32, length: usize) -> [u8; HEADER] {
+    debug_assert!(length <= MAX_DATA);
+    header(DATA, stream, length)
+}
+
+/// Turns bytes into frames.
+#[derive(Debug, Default)]
+pub struct Decoder {
+    /// Payload that is still to come and handed on or skipped as it does.
+    left: usize,
+    /// Stream of that payload; none if it is to be skipped.
+    stream: Option<u32>,
+    /// The beginning of a frame that is not whole yet.
+    held: Vec<u8>,
+}
+
+impl Decoder {
+    /// Takes the next event off the front of `bytes`; none when all of them are taken.
+    pub fn next<'a>(&mut self, bytes: &mut &'a [u8]) -> Result<Option<Event<'a>>, Error> {
+        loop {
+            if self.left > 0 {
+                match self.payload(bytes) {
+                    None if bytes.is_empty() => return Ok(None),
+                    None => continue,
+                    event => return Ok(event),
+                }
+            }
+            let header = match self.whole_header(bytes) {
+                None => return Ok(None),
+                Some(header) => Header::read(&header)?,
+            };
+            if header.kind == DATA || header.kind >= FIRST_OPTIONAL {
+                self.skip_header(bytes);
+                self.left = header.length;
+                self.stream = (header.kind == DATA).then_some(header.stream);
+                continue;
+            }
+            if let Some(frame) = self.whole_frame(header, bytes)? {
+                return Ok(Some(Event::Frame(frame)));
+            }
+            return Ok(None);
+        }
+    }
+
+    /// Hands on or skips a part of a payload.
+    fn payload<'a>(&mut self, bytes: &mut &'a [u8]) -> Option<Event<'a>> {
+        let (piece, rest) = bytes.split_at(self.left.min(bytes.len()));
+        *bytes = rest;
+        self.left -= piece.len();
+        let stream = self.stream?;
+        (!piece.is_empty()).then_some(Event::Data { stream, piece, last: self.left == 0 })
+    }
+
+    /// The header of the next frame, which stays where it is; none if it is not whole, and then it is held.
+    fn whole_header(&mut self, bytes: &mut &[u8]) -> Option<[u8; HEADER]> {
+        if self.held.is_empty()
+            && let Some(header) = bytes.first_chunk()
+        {
+            return Some(*header);
+        }
+        self.hold(HEADER, bytes);
+        self.held.first_chunk().copied()
+    }
+
+    fn skip_header(&mut self, bytes: &mut &[u8]) {
+        if self.held.is_empty() {
+            *bytes = &bytes[HEADER..];
+        }
+        self.held = Vec::new();
+    }
+
+    /// Moves bytes to the held ones until there are `wanted`.
+    fn hold(&mut self, wanted: usize, bytes: &mut &[u8]) {
+        let (more, rest) = bytes.split_at(wanted.saturating_sub(self.held.len()).min(bytes.len()));
+        self.held.extend_from_slice(more);
+        *bytes = rest;
+    }
+
+    fn whole_frame(&mut self, header: Header, bytes: &mut &[u8]) -> Result<Option<Frame>, Error> {
+        let length = HEADER + header.length;
+        if self.held.is_empty() && bytes.len() >= length {
+            let (frame, rest) = bytes.split_at(length);
+            *bytes = rest;
+            return Frame::read(header, &frame[HEADER..]).map(Some);
+        }
+        self.hold(length, bytes);
+        if self.held.len() < length {
+            return Ok(None);
+        }
+        let held = std::mem::take(&mut self.held);
+        Frame::read(header, &held[HEADER..]).map(Some)
+    }
+}
+
+impl Frame {
+    fn read(header: Header, payload: &[u8]) -> Result<Self, Error> {
+        let Header { kind, stream, .. } = header;
+        let frame = match (kind, payload) {
+            (OPEN, payload) => Open::read(payload).map(|open| Self::Open(stream, open)),
+            (ACCEPT, &[a, b, c, d]) => Some(Self::Accept(stream, u32::from_be_bytes([a, b, c, d]))),
+            (REFUSE, &[code]) => Some(Self::Refuse(stream, Refusal::of(code))),
+            (CREDIT, &[a, b, c, d]) => Some(Self::Credit(stream, u32::from_be_bytes([a, b, c, d]))),
+            (END, &[]) => Some(Self::End(stream)),
+            (RESET, &[code]) => Some(Self::Reset(stream, Reason::of(code))),
+            (PING, payload) => payload.try_into().ok().map(Self::Ping),
+            (PONG, payload) => payload.try_into().ok().map(Self::Pong),
+            (GO_AWAY, [code, text @ ..]) => {
+                Some(Self::GoAway(Goodbye::of(*code), String::from_utf8_lossy(text).into_owned()))
+            }
+            _ => None,
+        };
+        frame.ok_or(Error::Malformed(kind))
+    }
+
+    /// Appends the frame's bytes.
+    pub fn write(&self, out: &mut Vec<u8>) {
+        let (kind, stream) = match self {
+            Self::Open(stream, _) => (OPEN, *stream),
+            Self::Accept(stream, _) => (ACCEPT, *stream),
+            Self::Refuse(stream, _) => (REFUSE, *stream),
+            Self::Credit(stream, _) => (CREDIT, *stream),
+            Self::End(stream) => (END, *stream),
+            Self::Reset(stream, _) => (RESET, *stream),
+            Self::Ping(_) => (PING, 0),
+            Self::Pong(_) => (PONG, 0),
+            Self::GoAway(..) => (GO_AWAY, 0),
+        };
+        let at = out.len();
+        out.extend_from_slice(&header(kind, stream, 0));
+        match self {
+            Self::Open(_, open) => open.write(out),
+            Self::Accept(_, credit) | Self::Credit(_, credit) => {
+                out.extend_from_slice(&credit.to_be_bytes());
+            }
+            Self::Refuse(_, refusal) => out.push(refusal.code()),
+            Self::Reset(_, reason) => out.push(reason.code()),
+            Self::End(_) => {}
+            Self::Ping(opaque) | Self::Pong(opaque) => out.extend_from_slice(opaque),
+            Self::GoAway(goodbye, text) => {
+                out.push(goodbye.code());
+                out.extend_from_slice(&text.as_bytes()[..text.len().min(MAX_CONTROL - 1)]);
+            }
+        }
+        let length = out.len() - at - HEADER;
+        out[at..at + HEADER].copy_from_slice(&header(kind, stream, length));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frames() -> Vec<Frame> {
+        vec![
+            Frame::Open(7, Open::new("10.0.0.1:80".parse().unwrap(), "[fd00::1]:443".parse().unwrap())),
+            Frame::Accept(7, 1 << 20),
+            Frame::Refuse(8, Refusal::Denied),
+            Frame::Refuse(8, Refusal::Other(99)),
+            Frame::Credit(u32::MAX, 1),
+            Frame::End(1),
+            Frame::Reset(1, Reason::Revoked),
+            Frame::Ping(*b"12345678"),
+            Frame::Pong(*b"87654321"),
+            Frame::GoAway(Goodbye::Violation, "nonsense".to_owned()),
+        ]
+    }
+
+    /// All events of `bytes`, given to the decoder in pieces of `size`; DATA of one frame put together again.
+    fn decode(bytes: &[u8], size: usize) -> Result<(Vec<Frame>, Vec<u8>), Error> {
+        let (mut decoder, mut frames, mut data) = (Decoder::default(), Vec::new(), Vec::new());
+        for mut piece in bytes.chunks(size) {
+            while let Some(event) = decoder.next(&mut piece)? {
+                match event {
+                    Event::Data { piece, .. } => data.extend_from_slice(piece),
+                    Event::Frame(frame) => frames.push(frame),
+                }
+            }
+            assert!(piece.is_empty(), "the decoder takes everything");
+        }
+        Ok((frames, data))
+    }
+
+    #[test]
+    fn every_frame_survives_in_pieces_of_any_size() {
+        let mut bytes = Vec::new();
+        for frame in frames() {
+            frame.write(&mut bytes);
+            bytes.extend_from_slice(&data_header(3, 5));
+            bytes.extend_from_slice(b"hello");
+            // A frame of a later version.
+            bytes.extend_from_slice(&header(0x80, 0, 3));
+            bytes.extend_from_slice(b"new");
+        }
+        for size in 1..bytes.len() {
+            let (decoded, data) = decode(&bytes, size).unwrap();
+            assert_eq!(decoded, frames(), "in pieces of {size}");
+            assert_eq!(data, b"hello".repeat(frames().len()), "in pieces of {size}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_allowed_is_told_apart() {
+        let cases: [(&[u8], Error); 8] = [
+            (&[10, 0, 0, 0, 0, 0, 0, 1], Error::UnknownKind(10)),
+            (&[0, 4, 0, 1, 0, 0, 0, 1], Error::TooLong { kind: DATA, length: MAX_DATA + 1 }),
+            (&[1, 0, 4, 1, 0, 0, 0, 1], Error::TooLong { kind: OPEN, length: MAX_CONTROL + 1 }),
+            (&[0, 0, 0, 0, 0, 0, 0, 1], Error::Malformed(DATA)),
+            (&[4, 0, 0, 1, 0, 0, 0, 1, 9], Error::Malformed(CREDIT)),
+            (&[9, 0, 0, 0, 0, 0, 0, 0], Error::Malformed(GO_AWAY)),
+            (&[0, 0, 0, 1, 0, 0, 0, 0, 9], Error::WrongStream { kind: DATA, stream: 0 }),
+            (&[7, 0, 0, 8, 0, 0, 0, 1], Error::WrongStream { kind: PING, stream: 1 }),
+        ];
+        for (bytes, error) in cases {
+            for size in [1, 100] {
+                assert_eq!(decode(bytes, size), Err(error), "{bytes:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_piece_says_whether_its_frame_ends() {
+        let mut decoder = Decoder::default();
+        let mut bytes = data_header(9, 3).to_vec();
+        bytes.extend_from_slice(b"ab");
+        let mut rest = &bytes[..];
+        assert_eq!(
+            decoder.next(&mut rest),
+            Ok(Some(Event::Data { stream: 9, piece: b"ab", last: false }))
+        );
+        assert_eq!(decoder.next(&mut rest), Ok(None));
+        assert_eq!(
+            decoder.next(&mut &b"cd"[..]),
+            Ok(Some(Event::Data { stream: 9, piece: b"c", last: true }))
+        );
+    }
+}

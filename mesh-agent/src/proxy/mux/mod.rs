@@ -1,0 +1,37 @@
+//! The mesh's own protocol between nodes (`docs/protocol.md`): many streams on one TLS connection, with a few bytes of
+//! header. Chosen by ALPN; other peers get HBONE.
+//!
+//! Reading order: [`frame`] and [`open`] (bytes, without I/O), `link` (what the streams of a connection share),
+//! `stream` (one of them), `driver` (the task that receives and sends for all of them), [`Connection`] and [`Server`]
+//! (the two ends). `relay::mesh` joins a stream with an application's socket.
+
+mod client;
+mod driver;
+pub mod frame;
+mod link;
+pub mod open;
+mod server;
+mod stream;
+
+#[cfg(test)]
+mod tests;
+
+pub use client::{Connection, OpenError, request};
+pub use server::{Request, Server};
+pub use stream::{Broken, Tunnel};
+
+/// The protocol's name in ALPN.
+pub const ALPN: &[u8] = b"nodemesh/1";
+
+/// Bytes that may be under way on a stream: what a stopped reader can make its node hold.
+const WINDOW: usize = 1024 * 1024;
+
+/// Credit that every stream has before it is accepted (a constant of the protocol).
+const EARLY: usize = 16 * 1024;
+
+/// Streams that a client of ours puts on one connection.
+const MAX_STREAMS: usize = 256;
+
+/// Streams that a server of ours lets a peer have on one connection. More than our clients use, since a stream may be
+/// over for the client before it is for the server.
+const MAX_PEER_STREAMS: usize = 512;

@@ -1,0 +1,74 @@
+//! The server's side of a connection.
+
+use std::future::Future;
+use std::io;
+use std::rc::Rc;
+
+use rustls::server::UnbufferedServerConnection;
+use tokio::sync::Notify;
+use tokio::task::spawn_local;
+
+use super::driver::{Driver, Over, Side};
+use super::frame::{Frame, Goodbye, Refusal};
+use super::link::Link;
+use super::open::Open;
+use super::stream::Tunnel;
+use crate::proxy::tls::TlsStream;
+
+/// A connection that a peer opens streams on.
+pub struct Server {
+    tls: TlsStream<UnbufferedServerConnection>,
+}
+
+/// A request to open a stream, not answered yet.
+pub struct Request {
+    /// Who connects to where.
+    pub open: Open,
+    pub(super) tunnel: Tunnel,
+}
+
+impl Server {
+    /// A connection over a TLS session.
+    pub fn new(tls: TlsStream<UnbufferedServerConnection>) -> Self {
+        Self { tls }
+    }
+
+    /// Serves the connection: each request gets a task of its own from `handle`. After `drain` no new streams are
+    /// taken and the connection ends with the last one.
+    pub async fn serve<F>(self, drain: Rc<Notify>, handle: impl Fn(Request) -> F) -> io::Result<()>
+    where
+        F: Future<Output = ()> + 'static,
+    {
+        let link: Rc<Link> = Rc::default();
+        let driver = Driver::new(self.tls, &link, Side::Server);
+        let run = driver.run(|request| drop(spawn_local(handle(request))));
+        tokio::pin!(run);
+        let over = tokio::select! {
+            biased;
+            over = &mut run => over,
+            () = drain.notified() => {
+                link.closing.set(true);
+                link.send(&Frame::GoAway(Goodbye::Draining, String::new()));
+                run.await
+            }
+        };
+        match over {
+            Over::Finished => Ok(()),
+            Over::Lost(error) => Err(error),
+            other => Err(io::Error::other(other)),
+        }
+    }
+}
+
+impl Request {
+    /// Accepts: from here on the stream carries the raw bytes.
+    pub fn accept(self) -> Tunnel {
+        self.tunnel.accept();
+        self.tunnel
+    }
+
+    /// Refuses.
+    pub fn refuse(self, refusal: Refusal) {
+        self.tunnel.refuse(refusal);
+    }
+}

@@ -1,0 +1,351 @@
+//! One stream of a connection.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker, ready};
+
+use bytes::{Buf, BytesMut};
+use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+
+use super::frame::{Frame, Reason, Refusal};
+use super::link::Link;
+use super::{EARLY, WINDOW};
+use crate::proxy::relay::{Meter, Way};
+
+/// Credit is given back when this much of it is due, so that it costs few frames.
+const GIVE_BACK_AT: usize = WINDOW / 4;
+
+/// Most credit that a stream may have.
+const MOST_CREDIT: usize = i32::MAX as usize;
+
+/// Why a stream is over before both ends have finished.
+#[derive(Clone, Debug)]
+pub enum Broken {
+    /// The application's socket broke.
+    Socket(io::ErrorKind),
+    /// The peer reset it.
+    Reset(Reason),
+    /// The connection is lost.
+    Lost(Rc<str>),
+}
+
+/// What the other end answered to OPEN.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Answer {
+    Accepted,
+    Refused(Refusal),
+}
+
+/// What a peer did wrong on a stream.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+pub(super) enum Violation {
+    #[error("more data on stream {0} than it has credit for")]
+    Credit(u32),
+    #[error("data or END on stream {0} before it is accepted or after END")]
+    NotOpen(u32),
+    #[error("credit of stream {0} out of range")]
+    CreditRange(u32),
+    #[error("an answer for stream {0}, which waits for none")]
+    Answer(u32),
+}
+
+/// A stream, as its task and the connection's driver see it. Each waits for the other through `task`.
+pub(super) struct Stream {
+    pub id: u32,
+    /// The task that the stream belongs to.
+    task: RefCell<Option<Waker>>,
+    /// Whether and how the acceptor answered.
+    pub answer: Cell<Option<Answer>>,
+    broken: RefCell<Option<Broken>>,
+    /// What may be sent.
+    credit: Cell<usize>,
+    /// What the peer may send.
+    granted: Cell<usize>,
+    /// What the application took and the peer has no credit for yet.
+    due: Cell<usize>,
+    peer_ended: Cell<bool>,
+    /// Whether it is among those that wait for the connection to send.
+    pub waits_for_room: Cell<bool>,
+    /// The application, once it is there.
+    application: RefCell<Option<Application>>,
+    /// What the application did not take yet.
+    backlog: RefCell<BytesMut>,
+}
+
+/// Where a stream's bytes go.
+struct Application {
+    socket: OwnedWriteHalf,
+    meter: Meter,
+    way: Way,
+}
+
+impl Stream {
+    /// A stream that is being opened by this end.
+    pub fn opening(id: u32) -> Rc<Self> {
+        Self::new(id, None, EARLY, WINDOW)
+    }
+
+    /// A stream that the peer opens, with what it grants. Its data may come at once.
+    pub fn opened(id: u32, credit: u32) -> Rc<Self> {
+        Self::new(id, Some(Answer::Accepted), (credit as usize).min(MOST_CREDIT), EARLY)
+    }
+
+    fn new(id: u32, answer: Option<Answer>, credit: usize, granted: usize) -> Rc<Self> {
+        Rc::new(Self {
+            id,
+            task: RefCell::default(),
+            answer: Cell::new(answer),
+            broken: RefCell::default(),
+            credit: Cell::new(credit),
+            granted: Cell::new(granted),
+            due: Cell::new(0),
+            peer_ended: Cell::new(false),
+            waits_for_room: Cell::new(false),
+            application: RefCell::default(),
+            backlog: RefCell::default(),
+        })
+    }
+
+    /// The task of `context` hears of what happens from now on.
+    pub fn listen(&self, context: &Context<'_>) {
+        let mut task = self.task.borrow_mut();
+        if !task.as_ref().is_some_and(|known| known.will_wake(context.waker())) {
+            *task = Some(context.waker().clone());
+        }
+    }
+
+    fn wake(&self) {
+        if let Some(task) = &*self.task.borrow() {
+            task.wake_by_ref();
+        }
+    }
+
+    /// The connection has sent what kept this stream waiting.
+    pub fn there_is_room(&self) {
+        self.waits_for_room.set(false);
+        self.wake();
+    }
+
+    /// The stream is over.
+    pub fn break_off(&self, why: Broken) {
+        self.broken.borrow_mut().get_or_insert(why);
+        self.wake();
+    }
+
+    /// The peer answered OPEN.
+    pub fn answered(&self, answer: Answer) -> Result<(), Violation> {
+        if self.answer.replace(Some(answer)).is_some() {
+            return Err(Violation::Answer(self.id));
+        }
+        self.wake();
+        Ok(())
+    }
+
+    /// The peer takes more.
+    pub fn credited(&self, more: u32) -> Result<(), Violation> {
+        let credit = self.credit.get() + more as usize;
+        if more == 0 || credit > MOST_CREDIT {
+            return Err(Violation::CreditRange(self.id));
+        }
+        self.credit.set(credit);
+        self.wake();
+        Ok(())
+    }
+
+    /// The peer has sent its last byte.
+    pub fn ended(&self) -> Result<(), Violation> {
+        self.may_receive()?;
+        self.peer_ended.set(true);
+        self.wake();
+        Ok(())
+    }
+
+    fn may_receive(&self) -> Result<(), Violation> {
+        let open = matches!(self.answer.get(), Some(Answer::Accepted)) && !self.peer_ended.get();
+        open.then_some(()).ok_or(Violation::NotOpen(self.id))
+    }
+
+    /// Bytes from the peer: to the application at once, or as much as it takes, without a task in between.
+    pub fn received(&self, bytes: &[u8], link: &Link) -> Result<(), Violation> {
+        self.may_receive()?;
+        let left = self.granted.get().checked_sub(bytes.len()).ok_or(Violation::Credit(self.id))?;
+        self.granted.set(left);
+        if self.broken.borrow().is_some() {
+            return Ok(());
+        }
+        let mut backlog = self.backlog.borrow_mut();
+        let written = if backlog.is_empty() { self.write(bytes, link) } else { 0 };
+        if written < bytes.len() && self.broken.borrow().is_none() {
+            backlog.extend_from_slice(&bytes[written..]);
+            self.wake();
+        }
+        Ok(())
+    }
+
+    /// Writes what the application takes, and gives credit back for it.
+    fn write(&self, bytes: &[u8], link: &Link) -> usize {
+        let application = self.application.borrow();
+        let Some(Application { socket, meter, way }) = &*application else { return 0 };
+        match socket.try_write(bytes) {
+            Ok(written) => {
+                meter.add(*way, written);
+                self.give_back(written, link);
+                written
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+            Err(error) => {
+                self.break_off(Broken::Socket(error.kind()));
+                0
+            }
+        }
+    }
+
+    fn give_back(&self, written: usize, link: &Link) {
+        let due = self.due.get() + written;
+        if due < GIVE_BACK_AT || self.peer_ended.get() {
+            return self.due.set(due);
+        }
+        self.due.set(0);
+        self.grant(due, link, Frame::Credit);
+    }
+
+    #[allow(clippy::cast_possible_truncation, reason = "never more than a window")]
+    fn grant(&self, more: usize, link: &Link, frame: fn(u32, u32) -> Frame) {
+        self.granted.set(self.granted.get() + more);
+        link.send(&frame(self.id, more as u32));
+    }
+}
+
+/// A stream that is open, in the hands of the task that it belongs to. Dropping it before both directions have ended
+/// resets it.
+pub struct Tunnel {
+    pub(super) stream: Rc<Stream>,
+    pub(super) link: Rc<Link>,
+    /// Bytes at the front of the application's socket that were sent together with OPEN.
+    pub(super) early: usize,
+    sent_end: bool,
+    finished: bool,
+    reason: Reason,
+}
+
+impl Tunnel {
+    pub(super) fn new(stream: Rc<Stream>, link: Rc<Link>) -> Self {
+        Self { stream, link, early: 0, sent_end: false, finished: false, reason: Reason::Broken }
+    }
+
+    /// Tells the opener that its stream is open.
+    pub(super) fn accept(&self) {
+        self.stream.grant(WINDOW - EARLY, &self.link, Frame::Accept);
+    }
+
+    /// Tells the opener that it is not to be.
+    pub(super) fn refuse(mut self, refusal: Refusal) {
+        self.link.send(&Frame::Refuse(self.stream.id, refusal));
+        self.finished = true;
+    }
+
+    /// Nothing is to be said any more.
+    pub(super) fn finish(&mut self) {
+        self.finished = true;
+    }
+
+    /// Resets the stream.
+    pub fn reset(mut self, reason: Reason) {
+        self.reason = reason;
+    }
+
+    /// From now on what arrives goes to `socket`.
+    pub(in crate::proxy) fn attach(&self, socket: OwnedWriteHalf, meter: &Meter, way: Way) {
+        *self.stream.application.borrow_mut() = Some(Application { socket, meter: meter.clone(), way });
+    }
+
+    /// Takes the socket back, without closing it.
+    pub(in crate::proxy) fn detach(&self) {
+        if let Some(Application { socket, .. }) = self.stream.application.take() {
+            socket.forget();
+        }
+    }
+
+    /// Why the stream is over, if it is; and has `context`'s task hear of it, and of everything else.
+    pub(in crate::proxy) fn poll_broken(&self, context: &Context<'_>) -> Option<Broken> {
+        self.stream.listen(context);
+        self.stream.broken.borrow().clone()
+    }
+
+    /// Writes what the application did not take before. Ready when the peer has ended and everything is written; the
+    /// application has been told so, then.
+    pub(in crate::proxy) fn poll_deliver(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let stream = &self.stream;
+        let mut backlog = stream.backlog.borrow_mut();
+        while !backlog.is_empty() {
+            match &*stream.application.borrow() {
+                Some(Application { socket, .. }) => ready!(socket.as_ref().poll_write_ready(context))?,
+                None => return Poll::Pending,
+            }
+            let written = stream.write(&backlog, &self.link);
+            backlog.advance(written);
+            if let Some(Broken::Socket(kind)) = &*stream.broken.borrow() {
+                return Poll::Ready(Err((*kind).into()));
+            }
+        }
+        // A new allocation later costs less than memory that an idle stream holds.
+        *backlog = BytesMut::new();
+        if !stream.peer_ended.get() {
+            return Poll::Pending;
+        }
+        // Closes the socket's writing side. The application may have closed already; then there is nobody to tell.
+        drop(stream.application.take());
+        Poll::Ready(Ok(()))
+    }
+
+    /// Reads from the application's socket what the stream has credit for, and sends it. Ready with the number of bytes,
+    /// none of them when the application has sent its last one, which the peer has been told then.
+    ///
+    /// At most `most` bytes, so that no stream keeps the others waiting.
+    pub(in crate::proxy) fn poll_forward(
+        &mut self,
+        socket: &mut OwnedReadHalf,
+        most: usize,
+        context: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
+        let credit = self.stream.credit.get();
+        // Those bytes were paid for already.
+        let limit = most.min(credit + self.early);
+        if limit == 0 {
+            return Poll::Pending;
+        }
+        ready!(socket.as_ref().poll_read_ready(context))?;
+        let read = ready!(self.link.poll_gather(&self.stream, socket, limit, self.early, context))?;
+        if read == 0 {
+            self.sent_end = true;
+            self.link.send(&Frame::End(self.stream.id));
+        }
+        let sent_before = read.min(self.early);
+        self.early -= sent_before;
+        self.stream.credit.set(credit - (read - sent_before));
+        Poll::Ready(Ok(read))
+    }
+
+    /// Sends what the application has written already, which stays in its socket until the stream is accepted: so a
+    /// refusal does not lose it. Ready when that was done.
+    pub(super) fn poll_send_early(&mut self, socket: &TcpStream, context: &mut Context<'_>) -> Poll<()> {
+        let peeked = ready!(self.link.poll_peek(self.stream.id, socket, EARLY, context)).unwrap_or_default();
+        self.early = peeked;
+        self.stream.credit.set(self.stream.credit.get() - peeked);
+        Poll::Ready(())
+    }
+}
+
+impl Drop for Tunnel {
+    fn drop(&mut self) {
+        let ended = self.sent_end && self.stream.peer_ended.get() && self.stream.backlog.borrow().is_empty();
+        let over = self.finished || ended || matches!(*self.stream.broken.borrow(), Some(Broken::Reset(_) | Broken::Lost(_)));
+        if !over {
+            self.link.send(&Frame::Reset(self.stream.id, self.reason));
+        }
+        self.link.remove(self.stream.id);
+        self.detach();
+    }
+}

@@ -1,0 +1,362 @@
+//! Two ends of a connection over real sockets, each with a relay to an application; and peers that misbehave.
+
+use std::cell::RefCell;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
+use tokio::task::spawn_local;
+
+use super::frame::{Decoder, Event, Frame, Goodbye, Refusal, data_header};
+use super::open::Open;
+use super::{Connection, EARLY, MAX_PEER_STREAMS, OpenError, Request, Server, WINDOW};
+use crate::proxy::fixture::{configs, echo, run};
+use crate::proxy::relay::{Meter, SocketIs, relay_mesh, reset_on_drop};
+use crate::proxy::tls;
+
+/// Serves the first connection of a new listener, with `handle` for its streams.
+async fn serve<F: Future<Output = ()> + 'static>(
+    drain: Rc<Notify>,
+    handle: impl Fn(Request) -> F + 'static,
+) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (_, server) = configs();
+    spawn_local(async move {
+        let (tcp, _) = listener.accept().await.unwrap();
+        let _end = Server::new(tls::accept(tcp, server).await.unwrap()).serve(drain, handle).await;
+    });
+    address
+}
+
+/// What a server does with a stream: the application at `address` gets it.
+async fn deliver(request: Request, address: SocketAddr) {
+    let socket = TcpStream::connect(address).await.unwrap();
+    let mut tunnel = request.accept();
+    let _end = relay_mesh(socket, &mut tunnel, SocketIs::Server, &Meter::default()).await;
+}
+
+async fn connect(address: SocketAddr) -> Connection {
+    let tcp = TcpStream::connect(address).await.unwrap();
+    Connection::start(tls::connect(tcp, configs().0).await.unwrap(), || {})
+}
+
+/// A server in front of `application`, and a connection to it.
+async fn pair(application: SocketAddr) -> Connection {
+    connect(serve(Rc::default(), move |request| deliver(request, application)).await).await
+}
+
+fn open() -> Open {
+    Open::new("10.0.0.1:40000".parse().unwrap(), "10.0.0.2:80".parse().unwrap())
+}
+
+/// Two ends of a TCP connection.
+async fn sockets() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let one = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    (one, listener.accept().await.unwrap().0)
+}
+
+/// A client application's socket whose bytes go through `connection`.
+async fn through(connection: &Connection) -> TcpStream {
+    let (application, accepted) = sockets().await;
+    let connection = connection.clone();
+    spawn_local(async move {
+        let mut tunnel = connection.open(open(), &accepted).await.unwrap();
+        let _end = relay_mesh(accepted, &mut tunnel, SocketIs::Client, &Meter::default()).await;
+    });
+    application
+}
+
+#[test]
+fn half_close_reaches_the_server_and_its_answer_the_client() {
+    run(async {
+        let connection = pair(echo().await).await;
+        let mut application = through(&connection).await;
+        application.write_all(b"hello").await.unwrap();
+        application.shutdown().await.unwrap();
+        let mut answer = String::new();
+        application.read_to_string(&mut answer).await.unwrap();
+        assert_eq!(answer, "hello<done>");
+    });
+}
+
+#[test]
+fn many_megabytes_arrive_unchanged_both_ways_beside_small_ones() {
+    const SIZE: usize = 64 * 1024 * 1024;
+    #[allow(clippy::cast_possible_truncation)]
+    let byte = |index: usize| (index * 7 + index / 251) as u8;
+    run(async {
+        let connection = pair(echo().await).await;
+        let (mut from, mut to) = through(&connection).await.into_split();
+        let mut small = through(&connection).await;
+        let pattern: Vec<u8> = (0..SIZE).map(byte).collect();
+        let sent = pattern.clone();
+        spawn_local(async move {
+            to.write_all(&sent).await.unwrap();
+            to.shutdown().await.unwrap();
+        });
+        let mut back = Vec::with_capacity(SIZE + 6);
+        from.read_to_end(&mut back).await.unwrap();
+        assert!(back[..SIZE] == pattern[..] && &back[SIZE..] == b"<done>");
+        for _ in 0..100 {
+            small.write_all(b"x").await.unwrap();
+            assert_eq!(small.read_u8().await.unwrap(), b'x');
+        }
+    });
+}
+
+#[test]
+fn a_reset_of_either_application_reaches_the_other() {
+    run(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let connection = pair(listener.local_addr().unwrap()).await;
+        for client_resets in [true, false] {
+            let mut client = through(&connection).await;
+            client.write_all(b"x").await.unwrap();
+            let (mut server, _) = listener.accept().await.unwrap();
+            server.read_u8().await.unwrap();
+            let (resets, mut waits) = if client_resets { (client, server) } else { (server, client) };
+            reset_on_drop(&resets);
+            drop(resets);
+            let error = waits.read_u8().await.unwrap_err();
+            assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset, "client resets: {client_resets}");
+        }
+    });
+}
+
+#[test]
+fn a_reader_that_stops_holds_up_its_writer_and_nobody_else() {
+    run(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let connection = pair(listener.local_addr().unwrap()).await;
+        let mut writer = through(&connection).await;
+        writer.write_all(b"x").await.unwrap();
+        let (stopped, _) = listener.accept().await.unwrap();
+        let chunk = vec![0; 1 << 20];
+        let mut taken = 0;
+        while let Ok(Ok(written)) =
+            tokio::time::timeout(Duration::from_millis(500), writer.write(&chunk)).await
+        {
+            taken += written;
+            assert!(taken < 64 << 20, "the writer was never held up");
+        }
+        let mut other = through(&connection).await;
+        other.write_all(b"y").await.unwrap();
+        let (mut lively, _) = listener.accept().await.unwrap();
+        assert_eq!(lively.read_u8().await.unwrap(), b'y');
+        drop(stopped);
+    });
+}
+
+#[test]
+fn refusals_are_told_apart_and_leave_the_first_bytes_where_they_are() {
+    run(async {
+        for (refusal, denied) in [(Refusal::Denied, true), (Refusal::Unavailable, false)] {
+            let server = serve(Rc::default(), move |request| async move { request.refuse(refusal) }).await;
+            let (mut application, mut accepted) = sockets().await;
+            application.write_all(b"first").await.unwrap();
+            accepted.readable().await.unwrap();
+            match connect(server).await.open(open(), &accepted).await.map(drop).unwrap_err() {
+                OpenError::Denied => assert!(denied),
+                OpenError::Unavailable => assert!(!denied),
+                other => panic!("{other}"),
+            }
+            let mut first = [0; 5];
+            accepted.read_exact(&mut first).await.unwrap();
+            assert_eq!(&first, b"first");
+        }
+    });
+}
+
+/// Longer than what may go along with OPEN, and there before it.
+#[test]
+fn bytes_that_were_there_before_the_stream_arrive_once() {
+    run(async {
+        let text: Vec<u8> = (0..EARLY * 3).map(|index| b'a' + (index % 23) as u8).collect();
+        let connection = pair(echo().await).await;
+        let (mut application, accepted) = sockets().await;
+        application.write_all(&text).await.unwrap();
+        accepted.readable().await.unwrap();
+        spawn_local(async move {
+            let mut tunnel = connection.open(open(), &accepted).await.unwrap();
+            assert_eq!(tunnel.early, EARLY, "as much as may be went along");
+            let _end = relay_mesh(accepted, &mut tunnel, SocketIs::Client, &Meter::default()).await;
+        });
+        application.shutdown().await.unwrap();
+        let mut back = Vec::new();
+        application.read_to_end(&mut back).await.unwrap();
+        assert!(back.strip_suffix(b"<done>") == Some(&text), "{} bytes came back", back.len());
+    });
+}
+
+#[test]
+fn a_node_that_drains_finishes_what_is_open_and_takes_nothing_new() {
+    run(async {
+        let (drain, application) = (Rc::<Notify>::default(), echo().await);
+        let server = serve(Rc::clone(&drain), move |request| deliver(request, application)).await;
+        let connection = connect(server).await;
+        let mut open_before = through(&connection).await;
+        open_before.write_all(b"x").await.unwrap();
+        open_before.read_u8().await.unwrap();
+        drain.notify_waiters();
+        while connection.has_room() {
+            tokio::task::yield_now().await;
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let (_application, accepted) = sockets().await;
+        let refused = connection.open(open(), &accepted).await.map(drop).unwrap_err();
+        assert!(matches!(refused, OpenError::Connection(_)), "{refused}");
+        open_before.write_all(b"y").await.unwrap();
+        assert_eq!(open_before.read_u8().await.unwrap(), b'y', "open streams go on");
+        open_before.shutdown().await.unwrap();
+        let mut rest = String::new();
+        open_before.read_to_string(&mut rest).await.unwrap();
+        assert_eq!(rest, "<done>");
+    });
+}
+
+/// Sends `bytes` as a peer that makes up its own frames, and answers with the frames that come back.
+async fn say(bytes: Vec<u8>, server: SocketAddr) -> Vec<Frame> {
+    let tcp = TcpStream::connect(server).await.unwrap();
+    let mut tls = tls::connect(tcp, configs().0).await.unwrap();
+    let (mut decoder, mut frames, mut at) = (Decoder::default(), Vec::new(), 0);
+    let mut buffer = vec![0; 64 * 1024];
+    let mut silence = None;
+    loop {
+        let step = std::future::poll_fn(|context| {
+            if at < bytes.len() && tls.poll_send(context).is_ready() {
+                let to = (at + 64 * 1024).min(bytes.len());
+                tls.write_records(&bytes[at..to]).unwrap();
+                at = to;
+                context.waker().wake_by_ref();
+            }
+            let _later = tls.poll_send(context);
+            let mut room = tokio::io::ReadBuf::new(&mut buffer);
+            std::task::ready!(tokio::io::AsyncRead::poll_read(
+                std::pin::Pin::new(&mut tls),
+                context,
+                &mut room
+            ))?;
+            std::task::Poll::Ready(Ok::<_, std::io::Error>(room.filled().len()))
+        });
+        let wait = silence.unwrap_or(Duration::from_secs(20));
+        let Ok(Ok(read @ 1..)) = tokio::time::timeout(wait, step).await else { return frames };
+        let mut piece = &buffer[..read];
+        while let Some(event) = decoder.next(&mut piece).unwrap() {
+            if let Event::Frame(frame) = event {
+                frames.push(frame);
+            }
+        }
+        silence = Some(Duration::from_millis(300));
+    }
+}
+
+fn bytes(frames: &[Frame]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    frames.iter().for_each(|frame| frame.write(&mut bytes));
+    bytes
+}
+
+fn opened(id: u32) -> Frame {
+    Frame::Open(id, Open { credit: 1000, ..open() })
+}
+
+#[test]
+fn who_breaks_the_protocol_is_told_why_and_cut_off() {
+    let data = |id: u32, size: usize| [&data_header(id, size)[..], &vec![0; size]].concat();
+    let open_and = |more: Vec<u8>| [bytes(&[opened(1)]), more].concat();
+    let cases: Vec<(&str, Vec<u8>, &str)> = vec![
+        ("no frame", vec![0x55; 100], "unknown kind"),
+        ("another protocol", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(), "unknown kind"),
+        ("data without a stream", data(1, 1), "not its to use"),
+        ("the same stream twice", bytes(&[opened(2), opened(2)]), "not its to use"),
+        ("a stream before the last one", bytes(&[opened(2), opened(1)]), "not its to use"),
+        ("an answer of a client", bytes(&[opened(1), Frame::Accept(1, 5)]), "waits for none"),
+        ("no credit", bytes(&[opened(1), Frame::Credit(1, 0)]), "out of range"),
+        ("too much credit", bytes(&[opened(1), Frame::Credit(1, u32::MAX)]), "out of range"),
+        ("END twice", bytes(&[opened(1), Frame::End(1), Frame::End(1)]), "after END"),
+        ("data after END", open_and([bytes(&[Frame::End(1)]), data(1, 1)].concat()), "after END"),
+        ("early data beyond the limit", open_and([data(1, EARLY), data(1, 1)].concat()), "credit"),
+        ("a source that is none", open_and(vec![1, 0, 0, 4, 0, 0, 0, 3, 9, 9, 9, 9]), "malformed"),
+    ];
+    run(async move {
+        for (what, said, expected) in cases {
+            // The stream is held, not answered.
+            let held = Rc::new(RefCell::new(Vec::new()));
+            let hold = Rc::clone(&held);
+            let server = serve(Rc::default(), move |request| {
+                hold.borrow_mut().push(request);
+                async {}
+            });
+            let frames = say(said, server.await).await;
+            match frames.last() {
+                Some(Frame::GoAway(Goodbye::Violation, why)) => assert!(why.contains(expected), "{what}: {why}"),
+                other => panic!("{what}: {other:?}"),
+            }
+        }
+    });
+}
+
+#[test]
+fn more_data_than_an_application_takes_is_cut_off_at_the_window() {
+    run(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let application = listener.local_addr().unwrap();
+        let server = serve(Rc::default(), move |request| deliver(request, application)).await;
+        // The kernel takes a part of it, and an application that reads nothing the rest of the window.
+        let size = 256 * 1024;
+        let much = [&data_header(1, size)[..], &vec![0; size]].concat().repeat(64 * WINDOW / size);
+        let mut said = bytes(&[opened(1)]);
+        said.extend_from_slice(&data_header(1, EARLY));
+        said.extend_from_slice(&[0; EARLY]);
+        said.extend_from_slice(&much);
+        let frames = say(said, server).await;
+        let last = frames.last();
+        assert!(
+            matches!(last, Some(Frame::GoAway(Goodbye::Violation, why)) if why.contains("credit")),
+            "{last:?}"
+        );
+    });
+}
+
+#[test]
+fn streams_beyond_the_limit_are_refused() {
+    run(async {
+        let held = Rc::new(RefCell::new(Vec::new()));
+        let hold = Rc::clone(&held);
+        let server = serve(Rc::default(), move |request| {
+            hold.borrow_mut().push(request);
+            async {}
+        });
+        let count = u32::try_from(MAX_PEER_STREAMS).unwrap();
+        let opens: Vec<_> = (1..=count + 2).map(opened).collect();
+        let frames = say(bytes(&opens), server.await).await;
+        let refused = |id| Frame::Refuse(id, Refusal::Busy);
+        assert_eq!(frames, [refused(count + 1), refused(count + 2)]);
+    });
+}
+
+#[test]
+fn pings_are_answered_and_a_peer_that_reads_none_is_cut_off() {
+    run(async {
+        let server = serve(Rc::default(), |_| async {}).await;
+        assert_eq!(say(bytes(&[Frame::Ping(*b"12345678")]), server).await, [Frame::Pong(*b"12345678")]);
+        let server = serve(Rc::default(), |_| async {}).await;
+        let tcp = TcpStream::connect(server).await.unwrap();
+        let mut tls = tls::connect(tcp, configs().0).await.unwrap();
+        let pings = bytes(&vec![Frame::Ping(*b"12345678"); 4096]);
+        // Neither end would ever stop otherwise.
+        for _ in 0..10_000 {
+            tls.write_records(&pings).unwrap();
+            if std::future::poll_fn(|context| tls.poll_send(context)).await.is_err() {
+                return;
+            }
+        }
+        panic!("gigabytes of pings were taken");
+    });
+}
