@@ -13,6 +13,8 @@ pub const MAX_HANDOFFS: u32 = 65_536;
 pub const MAX_PROBE_PORTS: u32 = 16_384;
 /// Most addresses of the node itself.
 pub const MAX_NODE_ADDRESSES: u32 = 1024;
+/// Most proxies at one time: one that serves, and beside it one that an upgrade has replaced and that finishes.
+pub const MAX_PROXIES: u32 = 2;
 /// Most listeners: two a pod, address and worker.
 pub const MAX_LISTENERS: u32 = 65_536;
 
@@ -27,10 +29,10 @@ pub struct Pod {
 }
 const _: () = assert!(size_of::<Pod>() == 32);
 
-/// The one value of `AGENT`: who is exempt from redirection.
+/// A value of `AGENT`: a proxy, which is exempt from redirection.
 ///
-/// Both must match. A process id alone could be reused after the agent's death; a cgroup alone could be shared with
-/// other programs when the agent is started by hand.
+/// Both must match. A process id alone could be reused after the proxy's death, before the keeper clears it; a cgroup
+/// alone could be shared with other programs when the agent is started by hand.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AgentProcess {
@@ -38,10 +40,15 @@ pub struct AgentProcess {
     pub cgroup: u64,
     /// Process id in the initial namespace; 0 exempts nobody.
     pub tgid: u32,
-    /// Workers that have listeners in `LISTENERS`.
-    pub workers: u32,
+    /// Padding, zero.
+    pub zero: u32,
 }
 const _: () = assert!(size_of::<AgentProcess>() == 16);
+
+impl AgentProcess {
+    /// Exempts nobody.
+    pub const NOBODY: Self = Self { cgroup: 0, tgid: 0, zero: 0 };
+}
 
 /// An address and port.
 #[repr(C)]

@@ -17,16 +17,17 @@ use crate::maps::{AGENT, DIRECT, PEER};
 /// `BPF_SK_STORAGE_GET_F_CREATE` of `linux/bpf.h`.
 const CREATE: u64 = 1;
 
-/// Whether the current task is the agent, whose own sockets are never redirected.
+/// Whether the current task is a proxy, whose own sockets are never redirected.
 #[inline(always)]
-pub fn is_agent() -> Option<bool> {
-    let agent = AGENT.get(0)?;
+pub fn is_proxy() -> bool {
     // SAFETY: helpers without arguments; always callable.
     let (tgid, cgroup) = unsafe { ((bpf_get_current_pid_tgid() >> 32) as u32, bpf_get_current_cgroup_id()) };
-    if agent.workers == 0 {
-        return None;
-    }
-    Some(agent.tgid == tgid && agent.cgroup == cgroup)
+    is(0, tgid, cgroup) || is(1, tgid, cgroup)
+}
+
+#[inline(always)]
+fn is(place: u32, tgid: u32, cgroup: u64) -> bool {
+    AGENT.get(place).is_some_and(|proxy| proxy.tgid == tgid && proxy.cgroup == cgroup)
 }
 
 /// Cookie of the network namespace that the context's socket is in.

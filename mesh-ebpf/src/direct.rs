@@ -15,7 +15,7 @@ use mesh_common::fault::Fault;
 use mesh_common::maps::Endpoint;
 
 use crate::context;
-use crate::maps::{DIRECT_EVENTS, DIRECT_FLOWS, OWNERS, PULSE, ROUTES};
+use crate::maps::{DIRECT_EVENTS, DIRECT_FLOWS, DIRECT_OPEN, OWNERS, PULSE, ROUTES};
 use crate::report;
 
 /// Draws the endpoint of a connection that an enrolled pod opens; none if it is the proxy's, for which `to` then gets a
@@ -133,8 +133,8 @@ pub fn may_arrive(client: Endpoint, server: Endpoint) -> bool {
     }
 }
 
-/// Tells the agent; false if it reads too slowly.
-#[inline(always)]
+/// Tells the agent; false if it reads too slowly. Not inlined: an event is large, and there is one stack for all.
+#[inline(never)]
 fn tell(
     context: &SockOpsContext,
     happened: Happened,
@@ -162,5 +162,15 @@ fn tell(
         destination: direct.destination,
         ended_in,
     };
-    DIRECT_EVENTS.output::<DirectEvent>(event, u64::from(BPF_RB_NO_WAKEUP)).is_ok()
+    match happened {
+        Happened::Opening => {
+            // Where there is no room for it the next proxy does not know of it, if there is to be one before its end.
+            let _unknown = DIRECT_OPEN.insert(socket, &event, 0);
+        }
+        Happened::Closed | Happened::Failed => {
+            let _unknown = DIRECT_OPEN.remove(socket);
+        }
+        Happened::Established | Happened::Astray => {}
+    }
+    DIRECT_EVENTS.output::<DirectEvent>(&event, u64::from(BPF_RB_NO_WAKEUP)).is_ok()
 }

@@ -71,9 +71,14 @@ impl Flows {
         revoked.then_some(ends)
     }
 
+    /// Whether a connection, by the cookie of the client's socket, is recorded.
+    pub fn know(&self, socket: u64) -> bool {
+        self.open.contains_key(&socket)
+    }
+
     /// A connection's handshake is over.
     pub fn established(&mut self, event: &DirectEvent) {
-        if let Some(flow) = self.open.get_mut(&event.socket) {
+        if let Some(flow) = self.open.get_mut(&event.socket).filter(|flow| flow.traffic.is_none()) {
             flow.traffic = Some(flow.record.open());
         }
     }

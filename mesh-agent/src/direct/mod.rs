@@ -70,6 +70,6 @@ impl Direct {
 
     /// A pod connected to a destination that has an endpoint on this node: could the next connection go directly?
     pub fn ask(&self, client: &LocalPod, destination: SocketAddr) {
-        let _unheard = self.asks.try_send(Ask { client: client.netns.cookie(), destination });
+        let _unheard = self.asks.try_send(Ask { client: client.netns, destination });
     }
 }

@@ -1,6 +1,6 @@
 //! What a core knows: the pods that it serves and what it needs to carry their connections.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::fmt;
 use std::net::IpAddr;
@@ -19,7 +19,7 @@ use super::pool::Pool;
 use crate::certs::{Certificates, Identity};
 use crate::config::SameNode;
 use crate::direct::Direct;
-use crate::sys::Netns;
+use crate::kept::Sockets;
 use crate::sys::ebpf::FlowMap;
 use crate::telemetry::WorkerMetrics;
 
@@ -61,8 +61,8 @@ pub struct LocalPod {
     pub identity: SpiffeId,
     /// Addresses, canonical.
     pub addresses: Vec<IpAddr>,
-    /// Its network namespace.
-    pub netns: Netns,
+    /// The cookie of its network namespace, by which the keeper and the kernel know it.
+    pub netns: u64,
 }
 
 /// One core: everything in here is used by its thread alone, but for what is shared on purpose.
@@ -71,6 +71,8 @@ pub struct Core {
     pub shared: Arc<Shared>,
     /// What is remembered with sockets.
     pub flows: RefCell<FlowMap>,
+    /// Sockets in pods.
+    pub sockets: Sockets,
     /// HBONE connections.
     pub pool: Pool,
     /// Whose turn it is among endpoints.
@@ -80,8 +82,30 @@ pub struct Core {
     /// This core's counters.
     pub metrics: Arc<WorkerMetrics>,
     /// Tells HBONE connections to let go.
-    pub draining: Rc<Notify>,
+    pub draining: Rc<Draining>,
     by_address: RefCell<HashMap<IpAddr, Arc<LocalPod>>>,
+}
+
+/// Whether a core is to finish what it has and to take nothing new.
+#[derive(Default)]
+pub struct Draining {
+    begun: Cell<bool>,
+    told: Notify,
+}
+
+impl Draining {
+    /// From now on.
+    pub fn begin(&self) {
+        self.begun.set(true);
+        self.told.notify_waiters();
+    }
+
+    /// Returns when it has begun.
+    pub async fn has_begun(&self) {
+        while !self.begun.get() {
+            self.told.notified().await;
+        }
+    }
 }
 
 impl fmt::Display for LocalPod {
@@ -99,10 +123,12 @@ impl LocalPod {
 
 impl Core {
     /// A core without pods.
-    pub fn new(shared: Arc<Shared>, flows: FlowMap, metrics: Arc<WorkerMetrics>) -> Rc<Self> {
+    pub fn new(shared: Arc<Shared>, kernel: (FlowMap, Sockets), metrics: Arc<WorkerMetrics>) -> Rc<Self> {
+        let (flows, sockets) = kernel;
         Rc::new(Self {
             shared,
             flows: RefCell::new(flows),
+            sockets,
             pool: Pool::default(),
             turns: Turns::default(),
             admissions: Rc::default(),
@@ -157,8 +183,16 @@ impl Core {
         self.by_address.borrow_mut().extend(addresses);
     }
 
-    /// The pod is gone. A pod that took its address over meanwhile keeps it.
-    pub fn forget(&self, uid: &str) {
-        self.by_address.borrow_mut().retain(|_, pod| &*pod.uid != uid);
+    /// The pod is gone. A pod that took its address over meanwhile keeps it. Answers the cookie of its namespace.
+    pub fn forget(&self, uid: &str) -> Option<u64> {
+        let mut netns = None;
+        self.by_address.borrow_mut().retain(|_, pod| {
+            let gone = &*pod.uid == uid;
+            if gone {
+                netns = Some(pod.netns);
+            }
+            !gone
+        });
+        netns
     }
 }

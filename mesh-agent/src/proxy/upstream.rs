@@ -11,6 +11,7 @@ use http::{Method, Request, Uri};
 use mesh_api::identity::SpiffeId;
 use mesh_api::plan::{Target, TcpKeepalive, Tunnel as Protocol, Workload};
 use mesh_common::HBONE_PORT;
+use socket2::Socket;
 use tokio::net::{TcpSocket, TcpStream};
 
 use super::core::{Core, LocalPod};
@@ -18,10 +19,14 @@ use super::flow::{ClientAddress, UpstreamAddress};
 use super::hbone::{self, Connection, OpenError, headers};
 use super::inbound::{self, Arrival, Delivered};
 use super::pool::Key;
+use super::relay::reset_on_drop;
 use super::tls;
 use crate::certs::{Identity, peer_id};
 use crate::config::SameNode;
-use crate::sys;
+use crate::sys::SocketKind;
+
+/// How often a stream is opened whose connection breaks.
+const TRIES: usize = 4;
 
 /// A way to an endpoint, open.
 pub enum Upstream {
@@ -68,6 +73,11 @@ impl Error {
     /// Whether another endpoint may do better: a policy's no is final.
     pub fn is_final(&self) -> bool {
         matches!(self, Self::Denied(_) | Self::Open(OpenError::Denied) | Self::NoCertificate(_))
+    }
+
+    /// Whether the connection broke under it, which says nothing of the endpoint.
+    fn is_loss(&self) -> bool {
+        matches!(self, Self::Open(OpenError::Connection(_)) | Self::Tls(tls::Error::Lost(_)))
     }
 
     /// Istio's response flag for it (wire reference 8.1).
@@ -117,7 +127,10 @@ pub async fn open(origin: &Origin<'_>, target: &Target, options: Options) -> Res
         match target.tunnel {
             Protocol::Plain => {
                 let address = UpstreamAddress::new(target.address);
-                Ok(Upstream::Plain(plain(origin.pod, address, options.keepalive).await?))
+                let socket = plain(origin.core, origin.pod, address, options.keepalive).await?;
+                // Until it has ended well.
+                reset_on_drop(&socket);
+                Ok(Upstream::Plain(socket))
             }
             Protocol::Hbone => Ok(Upstream::Hbone(tunnel(origin, target).await?)),
         }
@@ -127,11 +140,12 @@ pub async fn open(origin: &Origin<'_>, target: &Target, options: Options) -> Res
 
 /// Connects from the pod's network namespace, so that the source address and network policy stay true.
 pub async fn plain(
+    core: &Core,
     pod: &LocalPod,
     address: UpstreamAddress,
     keepalive: Option<TcpKeepalive>,
 ) -> io::Result<TcpStream> {
-    let socket = sys::stream_socket(&pod.netns, address.ip())?;
+    let socket = Socket::from(core.sockets.take(pod.netns, SocketKind::stream(address.ip())).await?);
     socket.set_tcp_nodelay(true)?;
     if let Some(keepalive) = keepalive {
         let mut settings = socket2::TcpKeepalive::new();
@@ -158,7 +172,19 @@ async fn local(origin: &Origin<'_>, destination: &LocalPod, target: &Target) -> 
     }
 }
 
+/// Opens a stream. One that was lost with its connection is tried again: nothing was sent on it yet, and where the other
+/// node's proxy was stopped, replaced or killed, a new connection waits for its next one.
 async fn tunnel(origin: &Origin<'_>, target: &Target) -> Result<hbone::Tunnel, Error> {
+    for _ in 1..TRIES {
+        match tunnel_once(origin, target).await {
+            Err(error) if error.is_loss() => tracing::debug!(endpoint = %target, %error, "opening a stream again"),
+            result => return result,
+        }
+    }
+    tunnel_once(origin, target).await
+}
+
+async fn tunnel_once(origin: &Origin<'_>, target: &Target) -> Result<hbone::Tunnel, Error> {
     let identity = origin
         .core
         .identity(&origin.pod.identity)
@@ -185,7 +211,7 @@ async fn connect(
     destination: SocketAddr,
     identity: &Identity,
 ) -> Result<tls::TlsStream<rustls::client::UnbufferedClientConnection>, Error> {
-    let tcp = plain(origin.pod, UpstreamAddress::new(destination), Some(HBONE_KEEPALIVE)).await?;
+    let tcp = plain(origin.core, origin.pod, UpstreamAddress::new(destination), Some(HBONE_KEEPALIVE)).await?;
     let started = Instant::now();
     let tls = tls::connect(tcp, Arc::clone(&identity.client)).await?;
     origin.core.metrics.handshake(started.elapsed());

@@ -8,5 +8,6 @@ mod policy;
 mod programs;
 mod restarts;
 mod same_node;
+mod storm;
 mod streams;
 mod world;

@@ -9,7 +9,6 @@ use http::StatusCode;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Notify;
 use tokio::task::spawn_local;
 
 use super::{Connection, OpenError, Server};
@@ -55,7 +54,7 @@ async fn pair(application: std::net::SocketAddr, answer: Answer) -> Connection {
         let (tcp, _) = listener.accept().await.unwrap();
         let server = Server::start(tls::accept(tcp, server).await.unwrap()).await.unwrap();
         let _end = server
-            .serve(Rc::new(Notify::new()), move |request| async move {
+            .serve(Rc::default(), move |request| async move {
                 match answer {
                     Answer::Refuse(status) => request.refuse(status),
                     Answer::Relay => {

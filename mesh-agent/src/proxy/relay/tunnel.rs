@@ -13,7 +13,7 @@ use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::net::tcp::ReadHalf;
 
-use super::{Error, Meter, Way, reset_on_drop};
+use super::{Error, Meter, Way, close_in_order, reset_on_drop};
 use crate::proxy::hbone::Tunnel;
 
 /// Most bytes of one DATA frame: bounds how long one stream keeps the others of its connection waiting.
@@ -66,7 +66,9 @@ pub async fn relay(
         let incoming = incoming(&mut tunnel.receive, to.as_ref(), meter, &ends);
         tokio::try_join!(outgoing, incoming).map(|((), ())| ())
     };
-    if result.is_err() {
+    if result.is_ok() {
+        close_in_order(socket);
+    } else {
         reset_on_drop(socket);
         tunnel.send.send_reset(Reason::CANCEL);
     }
