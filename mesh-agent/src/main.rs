@@ -71,7 +71,7 @@ fn main() -> ExitCode {
 }
 
 fn keep(config: Config) -> Result<(), Failure> {
-    log::start(&config)?;
+    let _as_it_is_set = log::start(&config)?;
     keeper::run(config)
 }
 
@@ -86,7 +86,7 @@ fn finish(result: Result<(), Failure>) -> ExitCode {
     result.map_or_else(|error| fail(&*error), |()| ExitCode::SUCCESS)
 }
 
-fn fail(error: &dyn std::error::Error) -> ExitCode {
+fn fail(error: &dyn Error) -> ExitCode {
     eprintln!("mesh-agent: {error}");
     let mut cause = error.source();
     while let Some(error) = cause {

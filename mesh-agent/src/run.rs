@@ -4,7 +4,7 @@ use std::error::Error;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -18,16 +18,20 @@ use crate::keeper::RELIEVED;
 use crate::kept::{self, Keeper, Kept};
 use crate::pods::NodePods;
 use crate::proxy::balance::{Health, Limits};
-use crate::proxy::core::Shared;
+use crate::proxy::core::{NEWS_WAIT, Shared};
 use crate::proxy::worker::{self, Command};
 use crate::sys::ebpf::{EventLog, FlowMap};
+use crate::sys::seccomp;
 use crate::telemetry::{AccessLog, AgentMetrics, Format, WorkerMetrics};
 use crate::xds::{self, Xds, XdsConfig};
-use crate::sys::seccomp;
 use crate::{cluster, pods, sys};
 
 /// Descriptors that are not for connections: listeners, maps, logs, the control plane.
 const SPARE_DESCRIPTORS: u64 = 1000;
+
+/// How long certificates may take where another proxy serves meanwhile. An identity that nobody signs for holds no upgrade
+/// up for longer.
+const CERTIFICATES: Duration = Duration::from_secs(30);
 
 /// Why the proxy did not start or had to stop.
 pub type Failure = Box<dyn Error>;
@@ -51,7 +55,8 @@ async fn serve(mut config: Config, set_log_filter: SetLogFilter) -> Result<(), F
     let certificates = Certificates::new(ca_client(&config), &config.trust_domain);
     let xds = xds::start(xds_config(&config), certificates.clone());
     certs::warm_up().await;
-    let Kept { control, maps, doors, workers: channels } = kept::receive()?;
+    let Kept { control, maps, doors, workers: channels, beside } =
+        tokio::task::spawn_blocking(kept::receive).await??;
     // A predecessor's workers go on with its listeners.
     config.workers = channels.len();
     let keeper = Keeper::start(control)?;
@@ -65,7 +70,12 @@ async fn serve(mut config: Config, set_log_filter: SetLogFilter) -> Result<(), F
     let metrics = Arc::new(AgentMetrics::new(all_metrics, access_log));
 
     let (direct, heard) = direct::channel();
-    let shared = shared(&config, &xds, &certificates, &direct, open_files);
+    let (serving, served) = watch::channel(false);
+    let patience = if beside { CERTIFICATES } else { NEWS_WAIT };
+    if !beside {
+        serve_in_time(serving.clone());
+    }
+    let shared = shared(&config, &xds, &certificates, (&direct, served), open_files);
     let flow_maps = channels.iter().map(|_| maps.flow_map()).collect::<Result<Vec<_>, _>>()?;
     let (destinations, kernel, events) = maps.open()?;
     watch_kernel(events, &metrics);
@@ -86,6 +96,8 @@ async fn serve(mut config: Config, set_log_filter: SetLogFilter) -> Result<(), F
         workers: workers.commands.clone(),
         certificates: certificates.clone(),
         direct,
+        serving,
+        patience,
         metrics: Arc::clone(&metrics),
         statuses: Arc::clone(&statuses),
         report: pods.report,
@@ -149,12 +161,20 @@ async fn follow_pods(config: &Config) -> Result<Pods, Failure> {
     }
 }
 
+/// Connections do not wait for ever: without a configuration they are refused, with the reason.
+fn serve_in_time(serving: watch::Sender<bool>) {
+    tokio::spawn(async move {
+        tokio::time::sleep(NEWS_WAIT).await;
+        serving.send_replace(true);
+    });
+}
+
 /// What the workers share.
 fn shared(
     config: &Config,
     xds: &Xds,
     certificates: &Certificates,
-    direct: &Direct,
+    (direct, serving): (&Direct, watch::Receiver<bool>),
     open_files: u64,
 ) -> Arc<Shared> {
     // Over HBONE a connection has one descriptor on each node, its socket in the pod. Plain ones have two: should these
@@ -163,6 +183,7 @@ fn shared(
     Arc::new(Shared {
         snapshot: Arc::clone(&xds.snapshot),
         updates: xds.updates.clone(),
+        serving,
         certificates: certificates.clone(),
         health: Health::default(),
         limits: Limits::default(),

@@ -144,10 +144,15 @@ fn tell(
 ) -> bool {
     let ops = context.ops;
     // SAFETY: the kernel passes a valid context for the length of the program; the verifier checks each load.
-    let (rtt, sent, received, socket) = unsafe {
-        ((*ops).srtt_us >> 3, (*ops).bytes_acked, (*ops).bytes_received, bpf_get_socket_cookie(ops.cast()))
-    };
-    let event = DirectEvent {
+    let socket = unsafe { bpf_get_socket_cookie(ops.cast()) };
+    if matches!(happened, Happened::Closed | Happened::Failed) {
+        let _unknown = DIRECT_OPEN.remove(socket);
+    }
+    let Some(mut record) = DIRECT_EVENTS.reserve::<DirectEvent>(0) else { return false };
+    // SAFETY: as above.
+    let (rtt, sent, received) = unsafe { ((*ops).srtt_us >> 3, (*ops).bytes_acked, (*ops).bytes_received) };
+    // Written where it is read from: the stack has no room for it.
+    let event = record.write(DirectEvent {
         happened: happened as u32,
         rtt,
         socket,
@@ -161,16 +166,11 @@ fn tell(
         server: flow.server,
         destination: direct.destination,
         ended_in,
-    };
-    match happened {
-        Happened::Opening => {
-            // Where there is no room for it the next proxy does not know of it, if there is to be one before its end.
-            let _unknown = DIRECT_OPEN.insert(socket, &event, 0);
-        }
-        Happened::Closed | Happened::Failed => {
-            let _unknown = DIRECT_OPEN.remove(socket);
-        }
-        Happened::Established | Happened::Astray => {}
+    });
+    if happened == Happened::Opening {
+        // Where there is no room for it the next proxy does not know of it, if there is to be one before its end.
+        let _unknown = DIRECT_OPEN.insert(socket, &*event, 0);
     }
-    DIRECT_EVENTS.output::<DirectEvent>(&event, u64::from(BPF_RB_NO_WAKEUP)).is_ok()
+    record.submit(u64::from(BPF_RB_NO_WAKEUP));
+    true
 }

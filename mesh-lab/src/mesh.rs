@@ -280,6 +280,12 @@ fn children_of(pid: u32) -> Vec<u32> {
     list.split_whitespace().filter_map(|pid| pid.parse().ok()).collect()
 }
 
+/// Whether a process is there and has not ended (proc(5)).
+fn runs(pid: u32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    status.rsplit_once(") ").is_some_and(|(_, state)| !state.starts_with(['Z', 'X']))
+}
+
 fn kill_children(state: &State) -> Result<(), HostError> {
     let children = state.child.as_ref().and_then(Child::id).map(children_of).unwrap_or_default();
     if children.is_empty() {
@@ -292,7 +298,13 @@ fn kill_children(state: &State) -> Result<(), HostError> {
 
 async fn kill(state: &mut State) -> Result<(), HostError> {
     let Some(child) = &mut state.child else { return Ok(()) };
+    let children = child.id().map(children_of).unwrap_or_default();
     child.kill().await.during(|| "kill a program".to_owned())?;
+    // What it started ends with it, a moment later.
+    let deadline = Instant::now() + STOP;
+    while children.iter().any(|pid| runs(*pid)) && Instant::now() < deadline {
+        sleep(Duration::from_millis(1)).await;
+    }
     reap(state)
 }
 

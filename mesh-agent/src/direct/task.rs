@@ -15,8 +15,8 @@ use super::{Ask, Heard, News};
 use crate::kept::Keeper;
 use crate::proxy::balance::Health;
 use crate::proxy::core::{LocalPod, Shared};
-use crate::sys::ebpf::{DirectEvent, DirectKernel};
 use crate::sys::Connection;
+use crate::sys::ebpf::{DirectEvent, DirectKernel};
 use crate::telemetry::WorkerMetrics;
 
 /// The kernel's events are read this often, and what changed meanwhile is planned again. A policy that changes is in

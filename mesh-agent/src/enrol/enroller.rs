@@ -5,6 +5,7 @@ use std::net::TcpListener;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use mesh_api::admin::{EnrolmentState, PodStatus};
 use mesh_api::plan::Snapshot;
 use mesh_api::resource::enrolment::Enrolment;
@@ -51,6 +52,10 @@ pub struct Setup {
     pub certificates: Certificates,
     /// Told of each pod that is enrolled or let go.
     pub direct: Direct,
+    /// To be told when connections can be taken.
+    pub serving: watch::Sender<bool>,
+    /// How long they wait for certificates.
+    pub patience: Duration,
     /// Metrics.
     pub metrics: Arc<AgentMetrics>,
     /// Where the state of each pod is told.
@@ -98,7 +103,7 @@ impl Enroller {
             let pending = self.reconcile(&wanted).await;
             let (is_configured, newest) = (*configured.borrow_and_update(), snapshots.borrow().clone());
             if is_configured && self.took_over {
-                self.tell_ready(&newest).await;
+                self.tell_ready(&newest);
             }
             let pause = match pending_since.elapsed() {
                 _ if pending == 0 => TIDY_EVERY,
@@ -176,7 +181,8 @@ impl Enroller {
     /// Its namespace is asked for addresses that nobody has told yet: Kubernetes tells them when containers may run
     /// already, and the namespace has them before.
     async fn enrol(&mut self, pod: &NodePod) -> Result<bool, String> {
-        let claim = Claim::new(&pod.uid, &pod.addresses, &pod.probe_ports).map_err(|error| error.to_string())?;
+        let claim =
+            Claim::new(&pod.uid, &pod.addresses, &pod.probe_ports).map_err(|error| error.to_string())?;
         let Answer::Yes { netns, addresses, listeners } = self.setup.keeper.enrol(claim).await? else {
             return Ok(false);
         };
@@ -225,15 +231,22 @@ impl Enroller {
         }
     }
 
-    /// With its pods and a configuration this proxy serves.
-    async fn tell_ready(&mut self, snapshot: &Snapshot) {
+    /// With its pods, a configuration and certificates this proxy serves.
+    fn tell_ready(&mut self, snapshot: &Snapshot) {
         if std::mem::replace(&mut self.told_ready, true) {
             return;
         }
         self.learn_destinations(snapshot);
-        if let Err(error) = self.setup.keeper.ready().await {
-            tracing::error!(error, "the programs are not attached: nothing is taken into the mesh");
-        }
+        let identities: HashSet<_> = self.enrolled.values().map(|it| it.pod.identity.clone()).collect();
+        let (keeper, certificates) = (self.setup.keeper.clone(), self.setup.certificates.clone());
+        let (serving, patience) = (self.setup.serving.clone(), self.setup.patience);
+        tokio::spawn(async move {
+            join_all(identities.iter().map(|identity| certificates.ready(identity, patience))).await;
+            if let Err(error) = keeper.ready().await {
+                tracing::error!(error, "the programs are not attached: nothing is taken into the mesh");
+            }
+            serving.send_replace(true);
+        });
     }
 
     fn learn_destinations(&mut self, snapshot: &Snapshot) {
@@ -281,6 +294,10 @@ impl Enroller {
 fn by_worker(listeners: Vec<TcpListener>) -> impl Iterator<Item = PodListeners> {
     let mut listeners = listeners.into_iter();
     std::iter::from_fn(move || {
-        Some(PodListeners { outbound: listeners.next()?, inbound: listeners.next()?, hbone: listeners.next()? })
+        Some(PodListeners {
+            outbound: listeners.next()?,
+            inbound: listeners.next()?,
+            hbone: listeners.next()?,
+        })
     })
 }

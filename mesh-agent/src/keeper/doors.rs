@@ -47,7 +47,8 @@ impl Doors {
             None => None,
             Some(path) => {
                 let is_there = |at: &SockAddr| at.as_pathname() == Some(path);
-                let there = sockets.iter().position(|socket| socket.local_addr().is_ok_and(|at| is_there(&at)));
+                let there =
+                    sockets.iter().position(|socket| socket.local_addr().is_ok_and(|at| is_there(&at)));
                 Some(match there {
                     Some(index) => UnixListener::from(OwnedFd::from(sockets.swap_remove(index))),
                     None => bind_unix(path).map_err(|error| named(&error, path.display()))?,

@@ -131,7 +131,9 @@ impl Predecessor {
         let (offer, doors) = ask(&channel, &hello.record)?;
         let mut from = Reader::new(&offer).ok_or(io::ErrorKind::InvalidData)?;
         match (from.u8(), from.u8(), from.u8()) {
-            (Some(OFFER), Some(place), Some(workers)) if workers > 0 => Ok(Self { channel, place, workers, doors }),
+            (Some(OFFER), Some(place), Some(workers)) if workers > 0 => {
+                Ok(Self { channel, place, workers, doors })
+            }
             _ => Err(io::ErrorKind::InvalidData.into()),
         }
     }

@@ -47,7 +47,8 @@ pub fn run(config: Config) -> Result<(), Failure> {
     let doors = Doors::open(&config, inherited)?;
     // It gets itself ready while the programs are loaded.
     let process = Process::start()?;
-    let mut programs = Programs::load(&config.bpf_root, &config.cgroup_root, workers, ebpf::ebpf_log_level())?;
+    let mut programs =
+        Programs::load(&config.bpf_root, &config.cgroup_root, workers, ebpf::ebpf_log_level())?;
     let lines = programs.lines()?;
     if predecessor.is_none() {
         programs.exempt_nobody()?;

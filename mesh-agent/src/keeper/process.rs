@@ -126,7 +126,11 @@ mod tests {
     #[test]
     fn a_proxy_that_keeps_dying_is_started_ever_more_seldom() {
         let mut back_off = BackOff::default();
-        assert_eq!(back_off.after(Duration::from_mins(1)), Duration::ZERO, "one that lived is started at once");
+        assert_eq!(
+            back_off.after(Duration::from_mins(1)),
+            Duration::ZERO,
+            "one that lived is started at once"
+        );
         let pauses: Vec<_> = (0..9).map(|_| back_off.after(Duration::ZERO).as_millis()).collect();
         assert_eq!(pauses, [50, 100, 200, 400, 800, 1600, 3200, 5000, 5000]);
         assert_eq!(back_off.after(LIVED), Duration::ZERO);

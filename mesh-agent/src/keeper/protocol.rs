@@ -43,6 +43,8 @@ pub struct Greeting {
     pub workers: u8,
     /// Whether there is a Unix socket among the listeners, behind those for admin, metrics and health.
     pub admin_socket: bool,
+    /// Whether another proxy serves until this one says that it is [ready](Request::Ready).
+    pub beside: bool,
 }
 
 /// Why a pod can't be asked for.
@@ -154,13 +156,14 @@ impl Greeting {
         let mut to = Writer::new();
         to.u8(self.workers);
         to.u8(self.admin_socket.into());
+        to.u8(self.beside.into());
         to.record
     }
 
     /// What a record says.
     pub fn decode(record: &[u8]) -> Option<Self> {
         let mut from = Reader::new(record)?;
-        Some(Self { workers: from.u8()?, admin_socket: from.u8()? != 0 })
+        Some(Self { workers: from.u8()?, admin_socket: from.u8()? != 0, beside: from.u8()? != 0 })
     }
 }
 
@@ -423,7 +426,8 @@ mod tests {
 
     #[test]
     fn what_is_out_of_bounds_is_no_request() {
-        for uid in ["", "kubepods", "../../../../../../../../../../../etc", &"f".repeat(37), &"F".repeat(32)] {
+        for uid in ["", "kubepods", "../../../../../../../../../../../etc", &"f".repeat(37), &"F".repeat(32)]
+        {
             assert!(Claim::new(uid, &[], &[]).is_err(), "{uid}");
         }
         let address = IpAddr::from([10, 0, 0, 1]);

@@ -59,6 +59,8 @@ pub(super) struct Keeper {
     /// A proxy got as far as asking for something.
     worked_once: bool,
     uninstalled: bool,
+    /// Told to stop, which waits as long as a successor is taking over.
+    told_to_stop: bool,
     /// The programs decide. Not so at first where another agent's still do.
     pub attached: bool,
     /// The proxy's place among those that are exempt.
@@ -104,6 +106,7 @@ impl Keeper {
             untidy: true,
             worked_once: false,
             uninstalled: false,
+            told_to_stop: false,
             attached: false,
             place: 0,
             predecessor: None,
@@ -132,7 +135,7 @@ impl Keeper {
         match self.state {
             State::Serving | State::Relieved => false,
             State::Stopping => self.process.is_none(),
-            State::Idle(since) => since.elapsed() >= LINGER,
+            State::Idle(since) => self.told_to_stop || since.elapsed() >= LINGER,
         }
     }
 
@@ -145,7 +148,9 @@ impl Keeper {
         }
         if self.tidy_at <= now {
             self.tidy_at = now + TIDY_EVERY;
-            if let Err(error) = self.pods.learn_node_addresses() {
+            if self.state == State::Serving
+                && let Err(error) = self.pods.learn_node_addresses()
+            {
                 tracing::error!(%error, "the node's own addresses are not known: its probes are refused");
             }
             if std::mem::take(&mut self.untidy) {
@@ -157,8 +162,10 @@ impl Keeper {
 
     fn wait(&self) -> io::Result<Vec<Source>> {
         let sources = self.sources();
-        let mut polled: Vec<_> =
-            sources.iter().map(|(_, descriptor)| PollFd::from_borrowed_fd(*descriptor, PollFlags::IN)).collect();
+        let mut polled: Vec<_> = sources
+            .iter()
+            .map(|(_, descriptor)| PollFd::from_borrowed_fd(*descriptor, PollFlags::IN))
+            .collect();
         let next = self.start_at.map_or(self.tidy_at, |at| at.min(self.tidy_at));
         let pause = next.saturating_duration_since(Instant::now());
         let timeout = Timespec::try_from(pause).unwrap_or(Timespec { tv_sec: 1, tv_nsec: 0 });
@@ -175,7 +182,9 @@ impl Keeper {
         if let Some(process) = &self.process {
             sources.extend([(Source::Control, process.control.as_fd()), (Source::End, process.end())]);
             let workers = process.workers.iter().enumerate();
-            sources.extend(workers.filter_map(|(index, it)| Some((Source::Worker(index), it.as_ref()?.as_fd()))));
+            sources.extend(
+                workers.filter_map(|(index, it)| Some((Source::Worker(index), it.as_ref()?.as_fd()))),
+            );
         }
         sources.extend(self.threshold.iter().filter_map(|it| Some((Source::Threshold, it.descriptor()?))));
         sources.extend(self.successor.iter().map(|it| (Source::Successor, it.as_fd())));
@@ -184,7 +193,10 @@ impl Keeper {
 
     fn handle(&mut self, source: Source) -> Result<(), Failure> {
         match source {
-            Source::Signals if self.signals.have_come() => self.stop(),
+            Source::Signals if self.signals.have_come() => {
+                self.told_to_stop = true;
+                self.stop();
+            }
             Source::Signals => {}
             Source::Lines => self.lines.flush(),
             Source::Control => self.answer(None),
@@ -204,7 +216,11 @@ impl Keeper {
     pub fn greet(&mut self, mut process: Process) -> Result<(), Failure> {
         self.pods.unclaim();
         self.pods.exempt(self.place, Some(process.id()))?;
-        let words = Greeting { workers: self.workers, admin_socket: self.doors.admin_socket.is_some() };
+        let words = Greeting {
+            workers: self.workers,
+            admin_socket: self.doors.admin_socket.is_some(),
+            beside: self.predecessor.is_some(),
+        };
         let (maps, doors) = (self.pods.handed_over()?, self.doors.descriptors());
         if let Err(error) = process.greet(process::Greeting { words, maps, doors }) {
             // It has ended already, and will be seen off for that.
@@ -232,7 +248,12 @@ impl Keeper {
             return Err(format!("the proxy did not start ({how})").into());
         }
         let pause = self.back_off.after(age);
-        tracing::error!(how, ?age, ?pause, "the proxy is gone: its connections are reset, new ones wait for the next");
+        tracing::error!(
+            how,
+            ?age,
+            ?pause,
+            "the proxy is gone: its connections are reset, new ones wait for the next"
+        );
         self.start_at = Some(Instant::now() + pause);
         Ok(())
     }
@@ -240,13 +261,12 @@ impl Keeper {
     /// Told to stop. Pods stay enrolled in the kernel: until an agent is back their mesh traffic is refused and not let
     /// out in plaintext. `mesh-agent cleanup` lets them go.
     fn stop(&mut self) {
-        if self.state == State::Stopping {
+        if self.state != State::Serving || self.successor.is_some() {
+            // A proxy that was relieved is finishing already.
             return;
         }
         tracing::info!("told to stop: letting connections finish");
-        if self.state == State::Serving {
-            self.pods.close_listeners();
-        }
+        self.pods.close_listeners();
         self.state = State::Stopping;
         self.start_at = None;
         if let Some(process) = &self.process {
@@ -305,8 +325,12 @@ impl Keeper {
                     }
                 }
             }
-            _ if matches!(self.state, State::Relieved) => Answer::Refused("another keeper decides now".to_owned()),
-            Request::Dismiss(pod) => self.pods.dismiss(*pod).map_or_else(|it| refused(&it), |()| Answer::Done),
+            _ if matches!(self.state, State::Relieved) => {
+                Answer::Refused("another keeper decides now".to_owned())
+            }
+            Request::Dismiss(pod) => {
+                self.pods.dismiss(*pod).map_or_else(|it| refused(&it), |()| Answer::Done)
+            }
             Request::Retain => self.pods.retain().map_or_else(|it| refused(&it), |()| Answer::Done),
             Request::Destroy(pod, connection) => match self.pods.destroy(*pod, connection) {
                 Ok(true) => Answer::Done,
@@ -378,7 +402,12 @@ impl Keeper {
         match successor.answer(&self.pods, &self.doors, self.place, self.workers) {
             Ok(false) => self.successor = Some(successor),
             Ok(true) => self.be_relieved(),
-            Err(error) => tracing::warn!(%error, "a successor did not take over"),
+            Err(error) => {
+                tracing::warn!(%error, "a successor did not take over");
+                if self.told_to_stop {
+                    self.stop();
+                }
+            }
         }
     }
 

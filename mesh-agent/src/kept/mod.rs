@@ -32,6 +32,8 @@ pub struct Kept {
     pub doors: Doors,
     /// A channel for each worker that is to run.
     pub workers: Vec<OwnedFd>,
+    /// Whether another proxy serves until this one says that it is ready.
+    pub beside: bool,
 }
 
 /// The node's own listeners.
@@ -80,7 +82,8 @@ fn sort(control: OwnedFd, greeting: Greeting, descriptors: Vec<OwnedFd>) -> Opti
     };
     let workers: Vec<_> = all.collect();
     let complete = workers.len() == usize::from(greeting.workers);
-    complete.then_some(Kept { control, maps: Handed::new(maps.try_into().ok()?), doors, workers })
+    let maps = Handed::new(maps.try_into().ok()?);
+    complete.then_some(Kept { control, maps, doors, workers, beside: greeting.beside })
 }
 
 /// A channel that a runtime can wait for. To the runtime it is a datagram socket, which keeps records apart as well.

@@ -49,11 +49,8 @@ impl Sockets {
     /// Sockets that come through a channel. Follows it on the core's own runtime that this is called on.
     pub fn start(channel: OwnedFd) -> io::Result<Self> {
         let channel = asynchronous(channel)?;
-        let inner = Rc::new(Inner {
-            stocks: RefCell::default(),
-            asks: RefCell::default(),
-            asking: Notify::new(),
-        });
+        let inner =
+            Rc::new(Inner { stocks: RefCell::default(), asks: RefCell::default(), asking: Notify::new() });
         spawn_local(follow(channel, Rc::clone(&inner)));
         Ok(Self(inner))
     }
@@ -157,5 +154,81 @@ impl Inner {
             self.asks.borrow_mut().push_back((key, stock.batch));
             self.asking.notify_one();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+    use std::time::Duration;
+
+    use tokio::task::LocalSet;
+
+    use super::*;
+    use crate::keeper::channel;
+
+    /// A keeper that gives pipes for sockets, at most so many at a time, and none in pod 404.
+    async fn keep(channel: OwnedFd, most: u8, batches: Rc<RefCell<Vec<u8>>>) {
+        let channel = asynchronous(channel).unwrap();
+        while let Ok((record, _)) = receive(&channel).await {
+            let Some(Request::Sockets(pod, _, count)) = Request::decode(&record) else { panic!("not asked") };
+            let (pipe, _) = io::pipe().unwrap();
+            let given = vec![pipe.as_fd(); count.min(most).into()];
+            let answer = match pod {
+                404 => Answer::Refused("no such pod is in the mesh".to_owned()),
+                _ => Answer::Sockets(given.len() as u8),
+            };
+            let beside = if pod == 404 { &[][..] } else { &given };
+            channel::send(&channel, &answer.encode(), beside).unwrap();
+            batches.borrow_mut().push(count);
+        }
+    }
+
+    fn with_keeper<F: Future<Output = ()>>(most: u8, test: impl FnOnce(Sockets, Rc<RefCell<Vec<u8>>>) -> F) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        LocalSet::new().block_on(&runtime, async {
+            let (own, its) = channel::pair().unwrap();
+            let batches = Rc::default();
+            spawn_local(keep(its, most, Rc::clone(&batches)));
+            let test = test(Sockets::start(own).unwrap(), batches);
+            tokio::time::timeout(Duration::from_secs(10), test).await.expect("in time");
+        });
+    }
+
+    #[test]
+    fn batches_grow_with_use_and_go_without() {
+        with_keeper(MOST_SOCKETS, async |sockets, batches| {
+            for _ in 0..200 {
+                sockets.take(7, SocketKind::StreamV4).await.unwrap();
+            }
+            assert_eq!(batches.borrow()[0], FIRST, "the first one waits for few");
+            assert!(batches.borrow().len() < 40, "{batches:?}");
+            let left = || sockets.0.stocks.borrow().values().map(|stock| stock.ready.len()).sum::<usize>();
+            for _ in 0..8 {
+                sockets.sweep();
+            }
+            assert_eq!((left(), sockets.0.stocks.borrow().len()), (0, 0));
+        });
+    }
+
+    #[test]
+    fn many_at_once_all_get_one_though_few_come_at_a_time() {
+        with_keeper(1, async |sockets, _| {
+            let takes = (0..50).map(|_| sockets.take(7, SocketKind::DeliveryV6));
+            let taken = futures_util::future::join_all(takes).await;
+            assert!(taken.iter().all(Result::is_ok));
+        });
+    }
+
+    #[test]
+    fn a_refusal_reaches_everybody_who_waits() {
+        with_keeper(1, async |sockets, _| {
+            let (one, other) = tokio::join!(
+                sockets.take(404, SocketKind::StreamV4),
+                sockets.take(404, SocketKind::StreamV4)
+            );
+            assert!(one.unwrap_err().to_string().contains("no such pod") && other.is_err());
+            assert!(sockets.take(7, SocketKind::StreamV4).await.is_ok(), "others are served");
+        });
     }
 }

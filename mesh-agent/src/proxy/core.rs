@@ -25,7 +25,7 @@ use crate::telemetry::WorkerMetrics;
 
 /// How long a new pod's connections wait for the control plane to tell of the pod (wire reference 6.4) and to sign its
 /// certificate.
-const NEWS_WAIT: Duration = Duration::from_secs(5);
+pub const NEWS_WAIT: Duration = Duration::from_secs(5);
 
 /// What all cores share.
 pub struct Shared {
@@ -33,6 +33,8 @@ pub struct Shared {
     pub snapshot: Arc<ArcSwap<Snapshot>>,
     /// The same, for whoever waits for a change.
     pub updates: watch::Receiver<Arc<Snapshot>>,
+    /// Whether connections are taken. Until then they wait in the listeners' queues.
+    pub serving: watch::Receiver<bool>,
     /// Certificates of this node's identities.
     pub certificates: Certificates,
     /// Endpoints that fail.

@@ -177,7 +177,9 @@ async fn local(origin: &Origin<'_>, destination: &LocalPod, target: &Target) -> 
 async fn tunnel(origin: &Origin<'_>, target: &Target) -> Result<hbone::Tunnel, Error> {
     for _ in 1..TRIES {
         match tunnel_once(origin, target).await {
-            Err(error) if error.is_loss() => tracing::debug!(endpoint = %target, %error, "opening a stream again"),
+            Err(error) if error.is_loss() => {
+                tracing::debug!(endpoint = %target, %error, "opening a stream again")
+            }
             result => return result,
         }
     }
@@ -211,7 +213,8 @@ async fn connect(
     destination: SocketAddr,
     identity: &Identity,
 ) -> Result<tls::TlsStream<rustls::client::UnbufferedClientConnection>, Error> {
-    let tcp = plain(origin.core, origin.pod, UpstreamAddress::new(destination), Some(HBONE_KEEPALIVE)).await?;
+    let tcp =
+        plain(origin.core, origin.pod, UpstreamAddress::new(destination), Some(HBONE_KEEPALIVE)).await?;
     let started = Instant::now();
     let tls = tls::connect(tcp, Arc::clone(&identity.client)).await?;
     origin.core.metrics.handshake(started.elapsed());

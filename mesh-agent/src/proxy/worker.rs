@@ -124,7 +124,13 @@ impl Worker {
         let handle = move |socket, peer, place| {
             spawn_local(serve(Rc::clone(&core), Arc::clone(&pod), socket, peer, place));
         };
-        Ok(spawn_local(accept_loop(listener, Rc::clone(&self.cap), refused, handle)).abort_handle())
+        let (mut serving, cap) = (self.core.shared.serving.clone(), Rc::clone(&self.cap));
+        let accepting = async move {
+            if serving.wait_for(|serving| *serving).await.is_ok() {
+                accept_loop(listener, cap, refused, handle).await;
+            }
+        };
+        Ok(spawn_local(accepting).abort_handle())
     }
 
     fn remove(&self, uid: &str) {

@@ -19,6 +19,4 @@ pub use diag::{Connection, destroy};
 pub use memory::give_back_unused;
 pub use netns::Netns;
 pub use signals::Signals;
-pub use socket::{
-    SocketKind, addresses_in, listen, local_addresses, open_sockets, raise_open_file_limit,
-};
+pub use socket::{SocketKind, addresses_in, listen, local_addresses, open_sockets, raise_open_file_limit};

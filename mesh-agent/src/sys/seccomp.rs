@@ -36,9 +36,10 @@ const WRITING: u64 = (libc::O_WRONLY | libc::O_RDWR | libc::O_CREAT | libc::O_TR
 
 /// Leaves the calling process nothing but what a proxy that serves needs, for good. Errors: the filters are not in force.
 pub fn close_off() -> Result<(), Error> {
+    apply(hostile()?, SeccompAction::Allow, SeccompAction::KillProcess)?;
     apply(all(&[libc::SYS_clone3]), SeccompAction::Allow, SeccompAction::Errno(libc::ENOSYS as u32))?;
-    apply(needed()?, SeccompAction::Errno(libc::EPERM as u32), SeccompAction::Allow)?;
-    apply(hostile()?, SeccompAction::Allow, SeccompAction::KillProcess)
+    // The last one: to install another is not on the list.
+    apply(needed()?, SeccompAction::Errno(libc::EPERM as u32), SeccompAction::Allow)
 }
 
 fn apply(rules: Rules, otherwise: SeccompAction, matching: SeccompAction) -> Result<(), Error> {
@@ -102,12 +103,15 @@ fn needed() -> Result<Rules, Error> {
     rules.insert(libc::SYS_ioctl, one_of(1, &[libc::FIONBIO, libc::FIONREAD])?);
     rules.insert(libc::SYS_prctl, one_of(0, &[libc::PR_SET_NAME as u64, libc::PR_SET_VMA as u64])?);
     // Reading limits, not setting them.
-    rules.insert(libc::SYS_prlimit64, vec![SeccompRule::new(vec![SeccompCondition::new(
-        2,
-        SeccompCmpArgLen::Qword,
-        SeccompCmpOp::Eq,
-        0,
-    )?])?]);
+    rules.insert(
+        libc::SYS_prlimit64,
+        vec![SeccompRule::new(vec![SeccompCondition::new(
+            2,
+            SeccompCmpArgLen::Qword,
+            SeccompCmpOp::Eq,
+            0,
+        )?])?],
+    );
     Ok(rules)
 }
 

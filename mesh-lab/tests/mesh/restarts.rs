@@ -46,7 +46,8 @@ fn kill(pid: u32) -> Window {
 fn served_again(world: &World, node: &str, last: u32) -> Duration {
     let began = Instant::now();
     eventually("the next proxy serves", || {
-        proxy_of(world, node).is_some_and(|proxy| proxy != last) && world.admin(node, "/status")["ready"] == true
+        proxy_of(world, node).is_some_and(|proxy| proxy != last)
+            && world.admin(node, "/status")["ready"] == true
     });
     began.elapsed()
 }

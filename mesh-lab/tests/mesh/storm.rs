@@ -135,8 +135,16 @@ impl Running {
 fn program(world: &World, pod: &str, what: &str) -> Command {
     let own = std::env::current_exe().unwrap();
     let (what, own) = (format!("STORM={what}"), own.to_string_lossy().into_owned());
-    let words =
-        ["env", &what, &own, "--exact", "storm::what_runs_in_pods", "--ignored", "--nocapture", "--test-threads=1"];
+    let words = [
+        "env",
+        &what,
+        &own,
+        "--exact",
+        "storm::what_runs_in_pods",
+        "--ignored",
+        "--nocapture",
+        "--test-threads=1",
+    ];
     world.lab.exec_command("app", pod, &words)
 }
 
@@ -176,8 +184,7 @@ fn serve() {
     }
 }
 
-static STORM: Mutex<Storm> =
-    Mutex::new(Storm { done: 0, longest: Duration::ZERO, broken: Vec::new() });
+static STORM: Mutex<Storm> = Mutex::new(Storm { done: 0, longest: Duration::ZERO, broken: Vec::new() });
 static OPEN: AtomicU64 = AtomicU64::new(0);
 
 fn storm(server: SocketAddr, rate: u32) {

@@ -67,14 +67,20 @@ pub struct Totals {
 
 impl DirectKernel {
     /// These maps, without the routes that a predecessor left: who decided them is gone.
-    pub(super) fn new(routes: MapData, pulse: MapData, open: MapData, events: MapData) -> Result<Self, Error> {
+    pub(super) fn new(
+        routes: MapData,
+        pulse: MapData,
+        open: MapData,
+        events: MapData,
+    ) -> Result<Self, Error> {
         let mut kernel = Self {
             routes: Map::HashMap(routes).try_into().map_err(map_error("ROUTES"))?,
             pulse: Map::Array(pulse).try_into().map_err(map_error("PULSE"))?,
             open: Map::HashMap(open).try_into().map_err(map_error("DIRECT_OPEN"))?,
             events: Map::RingBuf(events).try_into().map_err(map_error("DIRECT_EVENTS"))?,
         };
-        let left: Vec<RouteKey> = kernel.routes.keys().collect::<Result<_, _>>().map_err(map_error("ROUTES"))?;
+        let left: Vec<RouteKey> =
+            kernel.routes.keys().collect::<Result<_, _>>().map_err(map_error("ROUTES"))?;
         left.iter().try_for_each(|key| kernel.remove(key))?;
         Ok(kernel)
     }

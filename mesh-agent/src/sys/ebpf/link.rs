@@ -55,6 +55,7 @@ fn bpf<T>(command: libc::c_int, attributes: &T) -> io::Result<RawFd> {
     // layout of the kernel's, and what they point at (a path that ends in zero, open descriptors) lives in the callers
     // until this returns. There is no safe way: no library that we have wraps these commands.
     #[allow(unsafe_code)]
-    let answer = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_ref(attributes), size_of::<T>()) };
+    let answer =
+        unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_ref(attributes), size_of::<T>()) };
     if answer < 0 { Err(io::Error::last_os_error()) } else { Ok(RawFd::try_from(answer).unwrap_or(-1)) }
 }

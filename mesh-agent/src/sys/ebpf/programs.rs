@@ -138,7 +138,10 @@ impl Programs {
 
     /// The maps that the proxy reads and writes, in the order of [`super::Handed`].
     pub fn handed_over(&self) -> Result<Vec<BorrowedFd<'_>>, Error> {
-        HANDED_OVER.iter().map(|name| self.ebpf.map(name).and_then(descriptor).ok_or(Error::Missing(name))).collect()
+        HANDED_OVER
+            .iter()
+            .map(|name| self.ebpf.map(name).and_then(descriptor).ok_or(Error::Missing(name)))
+            .collect()
     }
 
     /// Exempts a proxy from redirection, at one of the places that there are.
