@@ -95,7 +95,7 @@ async fn serve(mut config: Config, set_log_filter: SetLogFilter) -> Result<(), F
         destinations,
         workers: workers.commands.clone(),
         certificates: certificates.clone(),
-        direct,
+        direct: direct.clone(),
         serving,
         patience,
         metrics: Arc::clone(&metrics),
@@ -115,8 +115,9 @@ async fn serve(mut config: Config, set_log_filter: SetLogFilter) -> Result<(), F
     admin::serve(Arc::new(state), doors, leave)?;
     seccomp::close_off()?;
     if stop_requested().await? == Stop::Relieved {
-        // The node's own listeners are the next proxy's from here on.
+        // The node's own listeners and direct connections are the next proxy's from here on.
         relieved.send_replace(true);
+        direct.relieved();
     }
     enrolling.abort();
     stop(workers).await;

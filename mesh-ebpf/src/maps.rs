@@ -9,13 +9,13 @@ use mesh_common::direct::{
     DirectEvent, DirectFlow, DirectSocket, MAX_DIRECT_FLOWS, MAX_DIRECT_OPEN, MAX_ROUTES, Route, RouteKey,
 };
 use mesh_common::maps::{
-    AgentProcess, Endpoint, Handoff, Listener, MAX_DESTINATIONS, MAX_HANDOFFS, MAX_LISTENERS,
-    MAX_NODE_ADDRESSES, MAX_PODS, MAX_PROBE_PORTS, MAX_PROXIES, Pod,
+    Endpoint, Handoff, Listener, MAX_DESTINATIONS, MAX_HANDOFFS, MAX_LISTENERS,
+    MAX_NODE_ADDRESSES, MAX_PODS, MAX_PROBE_PORTS, MAX_PROXIES, Pod, Proxy,
 };
 
 /// The proxies, which are exempt. Written by the keeper when one starts and when it ends, read by every program.
 #[map]
-pub static AGENT: Array<AgentProcess> = Array::with_max_entries(MAX_PROXIES, 0);
+pub static PROXIES: HashMap<Proxy, u32> = HashMap::with_max_entries(MAX_PROXIES, 0);
 
 /// Workers that have listeners in `LISTENERS`. Written by the keeper, read by `sk_lookup`.
 #[map]

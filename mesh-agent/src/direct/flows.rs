@@ -118,6 +118,11 @@ impl Flows {
         Some(flow.ends)
     }
 
+    /// Another proxy records them from here on.
+    pub fn leave(&mut self) {
+        self.open.drain().for_each(|(_, flow)| flow.record.leave());
+    }
+
     /// Asks the policy again for every connection. Answers how to find those that it now denies.
     pub fn recheck(&mut self, snapshot: &Snapshot) -> Vec<Ends> {
         let denied: Vec<_> = self

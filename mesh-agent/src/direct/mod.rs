@@ -35,6 +35,8 @@ enum News {
     Enrolled(Arc<LocalPod>),
     /// A pod, by its uid, is no longer enrolled.
     Dismissed(Arc<str>),
+    /// Another proxy has taken over.
+    Relieved,
 }
 
 /// A pod connected to a destination.
@@ -66,6 +68,11 @@ impl Direct {
     /// A pod is no longer enrolled.
     pub fn dismissed(&self, uid: &Arc<str>) {
         let _unheard = self.pods.send(News::Dismissed(Arc::clone(uid)));
+    }
+
+    /// Another proxy has taken over: routes and records are its own from here on.
+    pub fn relieved(&self) {
+        let _unheard = self.pods.send(News::Relieved);
     }
 
     /// A pod connected to a destination that has an endpoint on this node: could the next connection go directly?

@@ -93,6 +93,7 @@ impl Task {
                 // What a pod may do no longer comes before anything that it may still do.
                 biased;
                 news = self.heard.pods.recv() => match news {
+                    Some(News::Relieved) => return self.flows.leave(),
                     Some(news) => self.hear(news),
                     None => return,
                 },
@@ -116,6 +117,7 @@ impl Task {
                 self.pods.insert(pod.netns, pod);
                 self.stale = true;
             }
+            News::Relieved => {}
             News::Dismissed(uid) => {
                 self.pods.retain(|_, pod| pod.uid != uid);
                 let changes = self.table.remove(&uid);

@@ -102,7 +102,7 @@ impl Enroller {
             let wanted = pods.borrow_and_update().clone();
             let pending = self.reconcile(&wanted).await;
             let (is_configured, newest) = (*configured.borrow_and_update(), snapshots.borrow().clone());
-            if is_configured && self.took_over {
+            if is_configured {
                 self.tell_ready(&newest);
             }
             let pause = match pending_since.elapsed() {

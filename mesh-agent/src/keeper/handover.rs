@@ -5,6 +5,7 @@
 //! The new one asks and the old one answers, in records of the [`protocol`](super::protocol)'s size. Until it is told that
 //! it is relieved the old one goes on; if the new one fails on the way, nothing has happened.
 
+use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -103,8 +104,6 @@ fn seqpacket() -> io::Result<OwnedFd> {
 /// The keeper that is to be taken over from, as its successor sees it.
 pub(super) struct Predecessor {
     channel: OwnedFd,
-    /// Its proxy's place among those that are exempt.
-    place: u8,
     /// Its workers.
     pub workers: u8,
     doors: Vec<OwnedFd>,
@@ -130,10 +129,8 @@ impl Predecessor {
         hello.u16(VERSION);
         let (offer, doors) = ask(&channel, &hello.record)?;
         let mut from = Reader::new(&offer).ok_or(io::ErrorKind::InvalidData)?;
-        match (from.u8(), from.u8(), from.u8()) {
-            (Some(OFFER), Some(place), Some(workers)) if workers > 0 => {
-                Ok(Self { channel, place, workers, doors })
-            }
+        match (from.u8(), from.u8()) {
+            (Some(OFFER), Some(workers)) if workers > 0 => Ok(Self { channel, workers, doors }),
             _ => Err(io::ErrorKind::InvalidData.into()),
         }
     }
@@ -143,12 +140,7 @@ impl Predecessor {
         std::mem::take(&mut self.doors)
     }
 
-    /// A place among those that are exempt that its proxy does not have.
-    pub fn other_place(&self) -> u32 {
-        u32::from(self.place == 0)
-    }
-
-    /// Gets its pods. One that can't be had is enrolled anew by the proxy.
+    /// Gets those of its pods that are not here yet. One that can't be had is enrolled anew by the proxy.
     pub fn hand_over_pods(&mut self, pods: &mut Pods) -> io::Result<()> {
         let mut next = Writer::new();
         next.u8(NEXT);
@@ -208,18 +200,18 @@ fn ask(channel: &OwnedFd, record: &Record) -> io::Result<Message> {
 /// The keeper that is taking over, as its predecessor sees it.
 pub(super) struct Successor {
     channel: OwnedFd,
-    /// Pods that it has not got yet.
-    left: Vec<u64>,
+    /// Pods that it has got. More may be enrolled while it gets itself ready.
+    got: BTreeSet<u64>,
 }
 
 impl Successor {
     /// One that has come in.
-    pub fn new(channel: OwnedFd, pods: &Pods) -> Self {
-        Self { channel, left: pods.iter().map(|(cookie, _)| cookie).collect() }
+    pub fn new(channel: OwnedFd) -> Self {
+        Self { channel, got: BTreeSet::new() }
     }
 
     /// Answers what it asks. Answers true if it has taken over. Errors: it is gone, or asks for what is nothing.
-    pub fn answer(&mut self, pods: &Pods, doors: &Doors, place: u32, workers: u8) -> io::Result<bool> {
+    pub fn answer(&mut self, pods: &Pods, doors: &Doors, workers: u8) -> io::Result<bool> {
         let record = match channel::receive(&self.channel) {
             Ok(Some((record, _))) => record,
             Ok(None) => return Err(io::ErrorKind::ConnectionReset.into()),
@@ -231,8 +223,6 @@ impl Successor {
             (Some(HELLO), Some(VERSION)) => {
                 let mut offer = Writer::new();
                 offer.u8(OFFER);
-                // There are two places.
-                offer.u8(place as u8);
                 offer.u8(workers);
                 channel::send(&self.channel, &offer.record, &doors.descriptors())?;
                 Ok(false)
@@ -245,11 +235,11 @@ impl Successor {
 
     fn give_next(&mut self, pods: &Pods) -> io::Result<()> {
         let mut answer = Writer::new();
-        let next = self.left.pop().and_then(|wanted| pods.iter().find(|(cookie, _)| *cookie == wanted));
-        let Some((_, pod)) = next else {
+        let Some((cookie, pod)) = pods.iter().find(|(cookie, _)| !self.got.contains(cookie)) else {
             answer.u8(END);
             return channel::send(&self.channel, &answer.record, &[]);
         };
+        self.got.insert(cookie);
         answer.u8(POD);
         // With the addresses that it has, told or found.
         let claim = Claim::new(pod.claim.uid(), &pod.addresses, pod.claim.probe_ports());

@@ -50,9 +50,7 @@ pub fn run(config: Config) -> Result<(), Failure> {
     let mut programs =
         Programs::load(&config.bpf_root, &config.cgroup_root, workers, ebpf::ebpf_log_level())?;
     let lines = programs.lines()?;
-    if predecessor.is_none() {
-        programs.exempt_nobody()?;
-    }
+    programs.forget_ended_proxies()?;
     let wait_for_proxy = predecessor.is_some() || programs.have_other_layouts();
     let mut pods = Pods::new(programs, config.cgroup_root.clone(), workers)?;
     if let Some(predecessor) = &mut predecessor {
@@ -63,7 +61,6 @@ pub fn run(config: Config) -> Result<(), Failure> {
     }
     let mut keeper = Keeper::new(config, workers, signals, doors, pods, lines);
     keeper.attached = !wait_for_proxy;
-    keeper.place = predecessor.as_ref().map_or(0, Predecessor::other_place);
     keeper.predecessor = predecessor;
     keeper.threshold = threshold;
     if keeper.predecessor.is_none() {

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use mesh_common::address::Address;
-use mesh_common::maps::{AgentProcess, ListenerKind, MAX_PODS};
+use mesh_common::maps::{ListenerKind, MAX_PODS, Proxy};
 use mesh_common::{HBONE_PORT, INBOUND_PORT, OUTBOUND_PORT};
 use socket2::{SockRef, Socket};
 
@@ -71,13 +71,16 @@ impl Pods {
         self.programs.handed_over()
     }
 
-    /// Exempts a proxy from redirection at a place, or nobody.
-    pub fn exempt(&mut self, place: u32, proxy: Option<u32>) -> Result<(), Error> {
-        let process = match proxy {
-            None => AgentProcess::NOBODY,
-            Some(tgid) => AgentProcess { cgroup: sys::cgroup_id_of_self(&self.cgroup)?, tgid, zero: 0 },
-        };
-        Ok(self.programs.exempt(place, process)?)
+    /// A proxy, by its process id, runs: it is exempt from redirection.
+    pub fn exempt(&mut self, proxy: u32) -> Result<(), Error> {
+        let cgroup = sys::cgroup_id_of_self(&self.cgroup)?;
+        Ok(self.programs.exempt(Proxy::new(cgroup, proxy))?)
+    }
+
+    /// It has ended: whoever gets its process id is not exempt.
+    pub fn forget_proxy(&mut self, proxy: u32) -> Result<(), Error> {
+        let cgroup = sys::cgroup_id_of_self(&self.cgroup)?;
+        Ok(self.programs.forget_proxy(Proxy::new(cgroup, proxy))?)
     }
 
     /// Lets the programs decide, in place of a predecessor's.
@@ -95,15 +98,14 @@ impl Pods {
         self.enrolled.values_mut().for_each(|pod| pod.claimed = false);
     }
 
-    /// Takes a pod into the mesh, or finds it there. The answer's listeners come with it.
-    pub fn enrol(&mut self, claim: &Claim) -> Result<(Answer, Vec<BorrowedFd<'_>>), Error> {
+    /// Takes a pod into the mesh, or finds it there; with `only_kept` no more than that. The answer's listeners come with
+    /// it.
+    pub fn enrol(&mut self, claim: &Claim, only_kept: bool) -> Result<(Answer, Vec<BorrowedFd<'_>>), Error> {
         let found = self.find(claim)?;
-        let cookie = match self.kept(claim, found.as_ref()) {
-            Some(cookie) => cookie,
-            None => match found {
-                Some((netns, addresses)) => self.take_in(claim, netns, addresses)?,
-                None => return Ok((Answer::NotYet, Vec::new())),
-            },
+        let cookie = match (self.kept(claim, found.as_ref()), found) {
+            (Some(cookie), _) => cookie,
+            (None, Some((netns, addresses))) if !only_kept => self.take_in(claim, netns, addresses)?,
+            (None, _) => return Ok((Answer::NotYet, Vec::new())),
         };
         let pod = self.enrolled.get_mut(&cookie).ok_or(Error::Unknown)?;
         pod.claimed = true;

@@ -13,8 +13,8 @@ use super::protocol;
 
 /// A proxy that lived for less is started again only after a pause, which doubles each time.
 const LIVED: Duration = Duration::from_secs(1);
-const FIRST_PAUSE: Duration = Duration::from_millis(50);
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// A proxy that runs.
 pub(super) struct Process {
@@ -132,7 +132,7 @@ mod tests {
             "one that lived is started at once"
         );
         let pauses: Vec<_> = (0..9).map(|_| back_off.after(Duration::ZERO).as_millis()).collect();
-        assert_eq!(pauses, [50, 100, 200, 400, 800, 1600, 3200, 5000, 5000]);
+        assert_eq!(pauses, [10, 20, 40, 80, 160, 320, 640, 1000, 1000]);
         assert_eq!(back_off.after(LIVED), Duration::ZERO);
     }
 }

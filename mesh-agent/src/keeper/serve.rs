@@ -63,8 +63,6 @@ pub(super) struct Keeper {
     told_to_stop: bool,
     /// The programs decide. Not so at first where another agent's still do.
     pub attached: bool,
-    /// The proxy's place among those that are exempt.
-    pub place: u32,
     pub predecessor: Option<Predecessor>,
     pub threshold: Option<Threshold>,
     successor: Option<Successor>,
@@ -108,7 +106,6 @@ impl Keeper {
             uninstalled: false,
             told_to_stop: false,
             attached: false,
-            place: 0,
             predecessor: None,
             threshold: None,
             successor: None,
@@ -215,7 +212,7 @@ impl Keeper {
     /// Hands a proxy what it needs, from when on it is exempt.
     pub fn greet(&mut self, mut process: Process) -> Result<(), Failure> {
         self.pods.unclaim();
-        self.pods.exempt(self.place, Some(process.id()))?;
+        self.pods.exempt(process.id())?;
         let words = Greeting {
             workers: self.workers,
             admin_socket: self.doors.admin_socket.is_some(),
@@ -233,7 +230,7 @@ impl Keeper {
     /// The proxy has ended, on purpose or not.
     fn bury(&mut self, status: ExitStatus) -> Result<(), Failure> {
         let Some(process) = self.process.take() else { return Ok(()) };
-        self.pods.exempt(self.place, None)?;
+        self.pods.forget_proxy(process.id())?;
         let (how, age) = (process::describe(status), process.age());
         match self.state {
             State::Serving => {}
@@ -311,22 +308,19 @@ impl Keeper {
         let refused = |error: &dyn std::error::Error| Answer::Refused(error.to_string());
         let answer = match request {
             Request::Sockets(pod, kind, count) => return self.give_sockets(*pod, *kind, *count, worker),
+            _ if self.state == State::Relieved => Answer::Refused("another keeper decides now".to_owned()),
+            // Nobody would take connections from its listeners.
+            Request::Enrol(_) if self.state != State::Serving => Answer::NotYet,
             Request::Enrol(claim) => {
                 self.untidy = true;
-                if self.state != State::Serving || self.successor.is_some() {
-                    // Whoever comes next does it.
-                    Answer::NotYet
-                } else {
-                    match self.pods.enrol(claim) {
-                        Err(error) => refused(&error),
-                        Ok((answer, listeners)) => {
-                            return reply(self.process.as_ref(), worker, &answer, &listeners);
-                        }
+                self.follow_predecessor();
+                // As long as another keeper decides, it is the one that takes pods in.
+                match self.pods.enrol(claim, self.predecessor.is_some()) {
+                    Err(error) => refused(&error),
+                    Ok((answer, listeners)) => {
+                        return reply(self.process.as_ref(), worker, &answer, &listeners);
                     }
                 }
-            }
-            _ if matches!(self.state, State::Relieved) => {
-                Answer::Refused("another keeper decides now".to_owned())
             }
             Request::Dismiss(pod) => {
                 self.pods.dismiss(*pod).map_or_else(|it| refused(&it), |()| Answer::Done)
@@ -364,8 +358,20 @@ impl Keeper {
         }
     }
 
+    /// Gets what the predecessor has enrolled meanwhile. One that has ended has nothing more to say.
+    fn follow_predecessor(&mut self) {
+        if let Some(predecessor) = &mut self.predecessor
+            && let Err(error) = predecessor.hand_over_pods(&mut self.pods)
+        {
+            tracing::warn!(%error, "the predecessor ended before it was relieved");
+            self.predecessor = None;
+            self.open_threshold();
+        }
+    }
+
     fn proxy_is_ready(&mut self) -> Answer {
         self.untidy = true;
+        self.follow_predecessor();
         if !self.attached {
             if let Err(error) = self.pods.attach() {
                 return Answer::Refused(error.to_string());
@@ -393,13 +399,13 @@ impl Keeper {
     fn receive_successor(&mut self) {
         let come = self.threshold.as_ref().and_then(Threshold::accept);
         if self.state == State::Serving && self.successor.is_none() && self.attached {
-            self.successor = come.map(|channel| Successor::new(channel, &self.pods));
+            self.successor = come.map(Successor::new);
         }
     }
 
     fn answer_successor(&mut self) {
         let Some(mut successor) = self.successor.take() else { return };
-        match successor.answer(&self.pods, &self.doors, self.place, self.workers) {
+        match successor.answer(&self.pods, &self.doors, self.workers) {
             Ok(false) => self.successor = Some(successor),
             Ok(true) => self.be_relieved(),
             Err(error) => {

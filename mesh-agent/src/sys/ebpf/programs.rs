@@ -11,7 +11,7 @@ use aya::maps::{Array, HashMap, Map, MapData, SockHash};
 use aya::{Ebpf, EbpfLoader};
 use aya_log::{EbpfLogger, Level};
 use mesh_common::address::Address;
-use mesh_common::maps::{AgentProcess, Endpoint, Listener, ListenerKind, MAX_PROXIES, Pod};
+use mesh_common::maps::{Endpoint, Listener, ListenerKind, Pod, Proxy};
 
 use super::{Error, HANDED_OVER, PEER, attach, map_error};
 use crate::sys::Netns;
@@ -21,7 +21,7 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/me
 
 /// Maps that outlive the keeper. Those that are not here (log, events, listeners, routes) are made anew each time.
 const PINNED: [&str; 10] = [
-    "AGENT",
+    "PROXIES",
     "PODS",
     "DESTINATIONS",
     "HANDOFFS",
@@ -56,7 +56,7 @@ pub struct Programs {
     cgroup_links: PathBuf,
     pod_links: PathBuf,
     attached: bool,
-    agent: Array<MapData, AgentProcess>,
+    proxies: HashMap<MapData, Proxy, u32>,
     pods: HashMap<MapData, u64, Pod>,
     probe_ports: HashMap<MapData, Endpoint, u32>,
     node_addresses: HashMap<MapData, Address, u32>,
@@ -87,7 +87,7 @@ impl Programs {
         let mut count: Array<_, u32> = take(&mut ebpf, "WORKERS")?;
         count.set(0, u32::from(workers), 0).map_err(map_error("WORKERS"))?;
         Ok(Self {
-            agent: take(&mut ebpf, "AGENT")?,
+            proxies: take(&mut ebpf, "PROXIES")?,
             pods: take(&mut ebpf, "PODS")?,
             probe_ports: take(&mut ebpf, "PROBE_PORTS")?,
             node_addresses: take(&mut ebpf, "NODE_ADDRESSES")?,
@@ -144,14 +144,21 @@ impl Programs {
             .collect()
     }
 
-    /// Exempts a proxy from redirection, at one of the places that there are.
-    pub fn exempt(&mut self, place: u32, proxy: AgentProcess) -> Result<(), Error> {
-        self.agent.set(place, proxy, 0).map_err(map_error("AGENT"))
+    /// Exempts a proxy from redirection.
+    pub fn exempt(&mut self, proxy: Proxy) -> Result<(), Error> {
+        self.proxies.insert(proxy, 1, 0).map_err(map_error("PROXIES"))
     }
 
-    /// Exempts nobody: there is no proxy but those that come.
-    pub fn exempt_nobody(&mut self) -> Result<(), Error> {
-        (0..MAX_PROXIES).try_for_each(|place| self.exempt(place, AgentProcess::NOBODY))
+    /// No longer: it has ended.
+    pub fn forget_proxy(&mut self, proxy: Proxy) -> Result<(), Error> {
+        absent_is_fine(self.proxies.remove(&proxy)).map_err(map_error("PROXIES"))
+    }
+
+    /// Forgets those that ended with their keepers, which could not say so.
+    pub fn forget_ended_proxies(&mut self) -> Result<(), Error> {
+        let all: Vec<Proxy> = self.proxies.keys().flatten().collect();
+        let ended = |proxy: &&Proxy| !Path::new(&format!("/proc/{}", proxy.tgid)).exists();
+        all.iter().filter(ended).try_for_each(|proxy| self.forget_proxy(*proxy))
     }
 
     /// Gives one of a pod's inbound listeners to `sk_lookup`, for each of the pod's addresses.
