@@ -1,8 +1,10 @@
 //! The node agent of nodemesh: takes the pods of its node into the mesh.
 //!
 //! Reading order:
-//! 1. [`run`]: how the rooms are put together, and [`config`], what can be set.
-//! 2. [`sys`]: the privileged seam. eBPF, network namespaces, sockets in them.
+//! 1. [`keeper`]: the privileged process. It loads eBPF, holds pods' namespaces and listeners, and keeps a proxy running.
+//!    [`sys`] is what it works with.
+//! 2. [`run`]: the proxy, how its rooms are put together, and [`config`], what can be set; [`kept`], what it has from the
+//!    keeper; [`log`](mod@log), which both write.
 //! 3. [`pods`] and [`enrol`]: which pods there are, and taking them in; [`cluster`], what Kubernetes is told and asked.
 //! 4. [`xds`] and [`certs`]: what the control plane tells, and who the pods are.
 //! 5. [`proxy`]: the data path, a room for each step of a connection.
@@ -16,6 +18,9 @@ pub mod cluster;
 pub mod config;
 pub mod direct;
 pub mod enrol;
+pub mod keeper;
+pub mod kept;
+pub mod log;
 pub mod pods;
 pub mod proxy;
 pub mod run;

@@ -1,13 +1,16 @@
 //! `mesh-agent`: the node agent of nodemesh.
 #![forbid(unsafe_code)]
 
+use std::error::Error;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use mesh_agent::check::Format;
-use mesh_agent::config::RunArgs;
-use mesh_agent::{check, run, sys};
+use mesh_agent::config::{Config, RunArgs};
+use mesh_agent::{check, keeper, log, run, sys};
+
+type Failure = Box<dyn Error>;
 
 /// The node agent of nodemesh: takes the pods of its node into the mesh.
 #[derive(Parser)]
@@ -21,6 +24,9 @@ struct Arguments {
 enum Command {
     /// Runs the agent
     Run(Box<RunArgs>),
+    /// What the agent starts as its proxy
+    #[command(hide = true)]
+    Proxy(Box<RunArgs>),
     /// Looks whether this node has what the agent needs
     Check {
         /// Cgroup v2 directory that the node's pods are below
@@ -52,8 +58,9 @@ fn main() -> ExitCode {
                 print!("{}", config.to_yaml());
                 return ExitCode::SUCCESS;
             }
-            run::run(config).map_or_else(|error| fail(&*error), |()| ExitCode::SUCCESS)
+            finish(keep(config))
         }
+        Command::Proxy(arguments) => finish(proxy(&arguments)),
         Command::Check { cgroup_root, output, tell_node } => {
             check::run(&cgroup_root, output, tell_node.as_deref())
         }
@@ -63,7 +70,23 @@ fn main() -> ExitCode {
     }
 }
 
-fn fail(error: &dyn std::error::Error) -> ExitCode {
+fn keep(config: Config) -> Result<(), Failure> {
+    let _as_it_is_set = log::start(&config)?;
+    keeper::run(config)
+}
+
+fn proxy(arguments: &RunArgs) -> Result<(), Failure> {
+    sys::confine::give_up_privileges()?;
+    let config = arguments.load()?;
+    let set_log_filter = log::start(&config)?;
+    run::run(config, set_log_filter)
+}
+
+fn finish(result: Result<(), Failure>) -> ExitCode {
+    result.map_or_else(|error| fail(&*error), |()| ExitCode::SUCCESS)
+}
+
+fn fail(error: &dyn Error) -> ExitCode {
     eprintln!("mesh-agent: {error}");
     let mut cause = error.source();
     while let Some(error) = cause {

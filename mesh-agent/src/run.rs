@@ -1,27 +1,27 @@
-//! `mesh-agent run`: puts the rooms together.
+//! The proxy: puts the rooms together.
 
 use std::error::Error;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use mesh_common::maps::AgentProcess;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
-use tracing_subscriber::layer::SubscriberExt;
-use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{EnvFilter, reload};
 
 use crate::admin::{self, SetLogFilter};
 use crate::certs::{self, Certificates};
-use crate::config::{AccessLogFormat, Config, LogFormat, PodSource};
+use crate::config::{AccessLogFormat, Config, PodSource};
 use crate::direct::{self, Direct};
 use crate::enrol::{Enroller, Report, Setup, Statuses};
+use crate::keeper::RELIEVED;
+use crate::kept::{self, Keeper, Kept};
 use crate::pods::NodePods;
 use crate::proxy::balance::{Health, Limits};
-use crate::proxy::core::Shared;
+use crate::proxy::core::{NEWS_WAIT, Shared};
 use crate::proxy::worker::{self, Command};
-use crate::sys::ebpf::{self, DirectKernel, EventLog, Programs};
+use crate::sys::ebpf::{EventLog, FlowMap};
+use crate::sys::seccomp;
 use crate::telemetry::{AccessLog, AgentMetrics, Format, WorkerMetrics};
 use crate::xds::{self, Xds, XdsConfig};
 use crate::{cluster, pods, sys};
@@ -29,7 +29,11 @@ use crate::{cluster, pods, sys};
 /// Descriptors that are not for connections: listeners, maps, logs, the control plane.
 const SPARE_DESCRIPTORS: u64 = 1000;
 
-/// Why the agent did not start or had to stop.
+/// How long certificates may take where another proxy serves meanwhile. An identity that nobody signs for holds no upgrade
+/// up for longer.
+const CERTIFICATES: Duration = Duration::from_secs(30);
+
+/// Why the proxy did not start or had to stop.
 pub type Failure = Box<dyn Error>;
 
 /// The workers: their threads, and how to talk to them.
@@ -38,22 +42,24 @@ struct Workers {
     commands: Vec<mpsc::UnboundedSender<Command>>,
 }
 
-/// Runs the agent until it is told to stop.
-pub fn run(config: Config) -> Result<(), Failure> {
-    let set_log_filter = start_log(&config)?;
-    tracing::info!(version = env!("CARGO_PKG_VERSION"), node = %config.node_name, "starting");
+/// Runs the proxy until it is told to stop.
+pub fn run(config: Config, set_log_filter: SetLogFilter) -> Result<(), Failure> {
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), node = %config.node_name, "proxy starting");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(serve(config, set_log_filter))
 }
 
-async fn serve(config: Config, set_log_filter: SetLogFilter) -> Result<(), Failure> {
+async fn serve(mut config: Config, set_log_filter: SetLogFilter) -> Result<(), Failure> {
     let started = Instant::now();
     let open_files = sys::raise_open_file_limit();
-    let (level, count_untouched) = (ebpf::ebpf_log_level(), config.count_untouched);
-    let mut programs = Programs::load(&config.bpf_root, &config.cgroup_root, level, count_untouched)?;
     let certificates = Certificates::new(ca_client(&config), &config.trust_domain, config.tunnel);
     let xds = xds::start(xds_config(&config), certificates.clone());
     certs::warm_up().await;
+    let Kept { control, maps, doors, workers: channels, beside } =
+        tokio::task::spawn_blocking(kept::receive).await??;
+    // A predecessor's workers go on with its listeners.
+    config.workers = channels.len();
+    let keeper = Keeper::start(control)?;
 
     let access_log = access_log(config.access_log)?;
     let worker_metrics: Vec<_> =
@@ -62,50 +68,59 @@ async fn serve(config: Config, set_log_filter: SetLogFilter) -> Result<(), Failu
     let mut all_metrics = worker_metrics.clone();
     all_metrics.push(Arc::clone(&direct_metrics));
     let metrics = Arc::new(AgentMetrics::new(all_metrics, access_log));
-    watch_kernel(&mut programs, &metrics)?;
 
     let (direct, heard) = direct::channel();
-    let shared = shared(&config, &xds, &certificates, &direct, open_files);
-    let kernel = DirectKernel::new(&mut programs)?;
-    let work = direct::Work { kernel, shared: Arc::clone(&shared), metrics: direct_metrics };
+    let (serving, served) = watch::channel(false);
+    let patience = if beside { CERTIFICATES } else { NEWS_WAIT };
+    if !beside {
+        serve_in_time(serving.clone());
+    }
+    let shared = shared(&config, &xds, &certificates, (&direct, served), open_files);
+    let flow_maps = channels.iter().map(|_| maps.flow_map()).collect::<Result<Vec<_>, _>>()?;
+    let (destinations, kernel, events) = maps.open()?;
+    watch_kernel(events, &metrics);
+    let work =
+        direct::Work { kernel, keeper: keeper.clone(), shared: Arc::clone(&shared), metrics: direct_metrics };
     tokio::spawn(direct::Task::new(work, heard).run());
-    let workers = start_workers(&shared, &programs, worker_metrics)?;
-    programs.announce(AgentProcess {
-        cgroup: sys::cgroup_id_of_self(&config.cgroup_root)?,
-        tgid: std::process::id(),
-        workers: u32::try_from(config.workers)?,
-    })?;
+    let kernel = flow_maps.into_iter().zip(channels);
+    let workers = start_workers(&shared, kernel, worker_metrics)?;
 
     let pods = follow_pods(&config).await?;
     let installed = pods.installed;
     let statuses = Statuses::default();
     let enroller = Enroller::new(Setup {
-        programs,
+        keeper: keeper.clone(),
+        destinations,
         workers: workers.commands.clone(),
         certificates: certificates.clone(),
-        direct,
-        cgroup: config.cgroup_root.clone(),
+        direct: direct.clone(),
+        serving,
+        patience,
         metrics: Arc::clone(&metrics),
         statuses: Arc::clone(&statuses),
         report: pods.report,
-    })?;
-    let updates = xds.updates.clone();
+    });
+    let (updates, configured) = (xds.updates.clone(), xds.ready.clone());
     let enrolling = tokio::spawn(async move {
         // An error means that the source is gone, and then there is nothing to follow.
         if pods.complete.await.is_ok() {
-            enroller.run(pods.told, updates).await;
+            enroller.run(pods.told, updates, configured).await;
         }
     });
 
-    let bpf_root = config.bpf_root.clone();
     let state = admin::State { config, started, xds, certificates, pods: statuses, metrics, set_log_filter };
-    admin::serve(Arc::new(state)).await?;
-    stop_requested().await?;
+    let (relieved, leave) = watch::channel(false);
+    admin::serve(Arc::new(state), doors, leave)?;
+    seccomp::close_off()?;
+    if stop_requested().await? == Stop::Relieved {
+        // The node's own listeners and direct connections are the next proxy's from here on.
+        relieved.send_replace(true);
+        direct.relieved();
+    }
     enrolling.abort();
     stop(workers).await;
     if !*installed.borrow() {
-        tracing::info!("the mesh is uninstalled: cleaning up");
-        ebpf::unpin_all(&bpf_root)?;
+        keeper.uninstalled().await?;
     }
     Ok(())
 }
@@ -145,12 +160,20 @@ async fn follow_pods(config: &Config) -> Result<Pods, Failure> {
     }
 }
 
+/// Connections do not wait for ever: without a configuration they are refused, with the reason.
+fn serve_in_time(serving: watch::Sender<bool>) {
+    tokio::spawn(async move {
+        tokio::time::sleep(NEWS_WAIT).await;
+        serving.send_replace(true);
+    });
+}
+
 /// What the workers share.
 fn shared(
     config: &Config,
     xds: &Xds,
     certificates: &Certificates,
-    direct: &Direct,
+    (direct, serving): (&Direct, watch::Receiver<bool>),
     open_files: u64,
 ) -> Arc<Shared> {
     // Over HBONE a connection has one descriptor on each node, its socket in the pod. Plain ones have two: should these
@@ -160,6 +183,7 @@ fn shared(
     Arc::new(Shared {
         snapshot: Arc::clone(&xds.snapshot),
         updates: xds.updates.clone(),
+        serving,
         certificates: certificates.clone(),
         health: Health::default(),
         limits: Limits::default(),
@@ -181,15 +205,15 @@ fn most_of_pod(config: &Config, most: usize) -> usize {
 
 fn start_workers(
     shared: &Arc<Shared>,
-    programs: &Programs,
+    kernel: impl Iterator<Item = (FlowMap, OwnedFd)>,
     metrics: Vec<Arc<WorkerMetrics>>,
 ) -> Result<Workers, Failure> {
     let mut workers = Workers { threads: Vec::new(), commands: Vec::new() };
-    for (index, metrics) in metrics.into_iter().enumerate() {
+    for (index, (metrics, (flows, sockets))) in metrics.into_iter().zip(kernel).enumerate() {
         let (sender, commands) = mpsc::unbounded_channel();
-        let (shared, flows) = (Arc::clone(shared), programs.flow_map()?);
+        let shared = Arc::clone(shared);
         let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
-            if let Err(error) = worker::run(shared, flows, metrics, commands) {
+            if let Err(error) = worker::run(shared, flows, sockets, metrics, commands) {
                 tracing::error!(%error, "worker could not start");
             }
         })?;
@@ -200,29 +224,35 @@ fn start_workers(
 }
 
 /// Logs what the eBPF programs report.
-fn watch_kernel(programs: &mut Programs, metrics: &Arc<AgentMetrics>) -> Result<(), Failure> {
-    let (events, log) = (EventLog::new(programs)?, ebpf::Log::new(programs)?);
+fn watch_kernel(events: EventLog, metrics: &Arc<AgentMetrics>) {
     let metrics = Arc::clone(metrics);
     tokio::spawn(events.run(move |fault| {
         metrics.ebpf_faults.get_or_create(&[("fault", format!("{fault:?}"))]).inc();
     }));
-    tokio::spawn(log.run());
-    Ok(())
 }
 
-async fn stop_requested() -> std::io::Result<()> {
+/// Why the proxy stops.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stop {
+    /// The agent is told to.
+    Asked,
+    /// Another one has taken over.
+    Relieved,
+}
+
+async fn stop_requested() -> std::io::Result<Stop> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
-    tracing::info!("told to stop: letting connections finish");
-    Ok(())
+    let mut relieved = signal(SignalKind::from_raw(RELIEVED.as_raw()))?;
+    let stop = tokio::select! {
+        _ = terminate.recv() => Stop::Asked,
+        _ = interrupt.recv() => Stop::Asked,
+        _ = relieved.recv() => Stop::Relieved,
+    };
+    tracing::info!(?stop, "told to stop: letting connections finish");
+    Ok(stop)
 }
 
-/// Pods stay enrolled in the kernel: until an agent is back their mesh traffic is refused and not let out in
-/// plaintext. `mesh-agent cleanup` lets them go.
 async fn stop(workers: Workers) {
     for worker in &workers.commands {
         let _gone_already = worker.send(Command::Drain);
@@ -230,7 +260,7 @@ async fn stop(workers: Workers) {
     for thread in workers.threads {
         let _panicked = tokio::task::spawn_blocking(move || thread.join()).await;
     }
-    tracing::info!("stopped");
+    tracing::info!("proxy stopped");
 }
 
 fn access_log(format: AccessLogFormat) -> std::io::Result<AccessLog> {
@@ -239,26 +269,6 @@ fn access_log(format: AccessLogFormat) -> std::io::Result<AccessLog> {
         AccessLogFormat::Text => AccessLog::start(Format::Text, std::io::stdout()),
         AccessLogFormat::Json => AccessLog::start(Format::Json, std::io::stdout()),
     }
-}
-
-/// The Kubernetes client's own lines say again, with less, what is logged where it matters.
-fn log_filter(text: &str) -> Result<EnvFilter, Failure> {
-    Ok(EnvFilter::try_new(text)?.add_directive("kube_client=off".parse()?))
-}
-
-/// Logs to standard error, leaving standard output to the access log.
-fn start_log(config: &Config) -> Result<SetLogFilter, Failure> {
-    let (filter, handle) = reload::Layer::new(log_filter(&config.log)?);
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(false);
-    let registry = tracing_subscriber::registry().with(filter);
-    match config.log_format {
-        LogFormat::Text => registry.with(lines).try_init()?,
-        LogFormat::Json => registry.with(lines.json()).try_init()?,
-    }
-    Ok(Box::new(move |text| {
-        let filter = log_filter(text).map_err(|error| error.to_string())?;
-        handle.reload(filter).map_err(|error| error.to_string())
-    }))
 }
 
 fn ca_client(config: &Config) -> certs::CaClient {

@@ -12,8 +12,14 @@ pub struct AgentStatus {
     pub node: String,
     /// Version of the agent.
     pub version: String,
-    /// Seconds since the agent started.
+    /// Seconds since the proxy started.
     pub uptime_seconds: u64,
+    /// Process id of the keeper, which has the privileges, as the proxy sees it.
+    #[serde(default)]
+    pub keeper: u32,
+    /// Process id of the proxy.
+    #[serde(default)]
+    pub proxy: u32,
     /// Ready to serve: first configuration applied, eBPF attached.
     pub ready: bool,
     /// State of the control-plane stream.

@@ -14,6 +14,10 @@ pub const MAX_ROUTES: u32 = 16_384;
 /// Most direct connections between their SYN and the end of their handshake at one time.
 pub const MAX_DIRECT_FLOWS: u32 = 16_384;
 
+/// Most direct connections that a proxy finds again after another one has died. It is told of more than these while it
+/// lives.
+pub const MAX_DIRECT_OPEN: u32 = 65_536;
+
 /// How long routes count after the agent last said that it lives, in nanoseconds. Without an agent nobody notices that
 /// a pod is gone and another has its address.
 pub const PULSE_LASTS: u64 = 5_000_000_000;

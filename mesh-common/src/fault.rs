@@ -10,7 +10,7 @@ pub enum Fault {
     SocketStorage = 1,
     /// The original destination could not be handed to the proxy.
     HandoffFull = 2,
-    /// The agent's process entry is missing: the agent never finished starting.
+    /// The number of workers is missing: the agent never finished starting.
     AgentUnknown = 3,
     /// No listener of the proxy for an enrolled pod: the agent is gone or starting.
     ListenerMissing = 4,
@@ -67,7 +67,7 @@ impl Fault {
         match self {
             Self::SocketStorage => "no memory to remember the connection's destination",
             Self::HandoffFull => "no room to hand the connection's destination to the proxy",
-            Self::AgentUnknown => "the agent has not said who it is",
+            Self::AgentUnknown => "the agent has not said how many workers listen",
             Self::ListenerMissing => "the pod has no listener of the proxy",
             Self::ListenerRefused => "the kernel refused the proxy's listener",
             Self::ClientStorage => "no memory to remember the client's address",

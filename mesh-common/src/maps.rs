@@ -13,6 +13,8 @@ pub const MAX_HANDOFFS: u32 = 65_536;
 pub const MAX_PROBE_PORTS: u32 = 16_384;
 /// Most addresses of the node itself.
 pub const MAX_NODE_ADDRESSES: u32 = 1024;
+/// Most proxies at one time: one that serves, and beside it those that upgrades have replaced and that finish.
+pub const MAX_PROXIES: u32 = 64;
 /// Most listeners: two a pod, address and worker.
 pub const MAX_LISTENERS: u32 = 65_536;
 
@@ -27,21 +29,29 @@ pub struct Pod {
 }
 const _: () = assert!(size_of::<Pod>() == 32);
 
-/// The one value of `AGENT`: who is exempt from redirection.
+/// Key of `PROXIES`: a proxy, which is exempt from redirection.
 ///
-/// Both must match. A process id alone could be reused after the agent's death; a cgroup alone could be shared with
-/// other programs when the agent is started by hand.
+/// Both must match. A process id alone could be reused after the proxy's death, before the keeper clears it; a cgroup
+/// alone could be shared with other programs when the agent is started by hand.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct AgentProcess {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Proxy {
     /// Id of the agent's cgroup v2 (its inode number, never reused).
     pub cgroup: u64,
-    /// Process id in the initial namespace; 0 exempts nobody.
+    /// Process id in the initial namespace.
     pub tgid: u32,
-    /// Workers that have listeners in `LISTENERS`.
-    pub workers: u32,
+    /// Padding, zero.
+    pub zero: u32,
 }
-const _: () = assert!(size_of::<AgentProcess>() == 16);
+const _: () = assert!(size_of::<Proxy>() == 16);
+
+impl Proxy {
+    /// A key with its padding cleared.
+    #[inline(always)]
+    pub const fn new(cgroup: u64, tgid: u32) -> Self {
+        Self { cgroup, tgid, zero: 0 }
+    }
+}
 
 /// An address and port.
 #[repr(C)]
@@ -114,7 +124,7 @@ impl Listener {
 
 #[cfg(feature = "user")]
 mod user {
-    use super::{AgentProcess, Endpoint, Handoff, Listener, Pod};
+    use super::{Endpoint, Handoff, Listener, Pod, Proxy};
     use crate::address::Address;
     use crate::direct::{DirectFlow, DirectSocket, Route, RouteKey};
     use crate::fault::Event;
@@ -125,7 +135,7 @@ mod user {
     // SAFETY: as above.
     unsafe impl aya::Pod for Pod {}
     // SAFETY: as above.
-    unsafe impl aya::Pod for AgentProcess {}
+    unsafe impl aya::Pod for Proxy {}
     // SAFETY: as above.
     unsafe impl aya::Pod for Endpoint {}
     // SAFETY: as above.

@@ -18,7 +18,7 @@ const SWITCHES: &[&[&str]] = &[
     &["caSecret=own-authority", "control.replicas=1"],
     &["image.registry=registry.example:5000/mesh", "image.tag=1.2.3", "image.pullSecrets[0].name=key"],
     &["agent.cgroupRoot=/sys/fs/cgroup/unified/$(NODE_NAME)", "agent.bpfRoot=/sys/fs/bpf/one/$(NODE_NAME)"],
-    &["agent.workers=2", "agent.extraArgs[0]=--metrics=[::]:15020", "agent.maxUnavailable=10%"],
+    &["agent.workers=2", "agent.extraArgs[0]=--metrics=[::]:15020", "agent.maxSurge=10%"],
     &["agent.appArmorProfile=null", "agent.seLinuxOptions=null", "agent.accessLog=off"],
 ];
 

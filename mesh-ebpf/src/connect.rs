@@ -63,10 +63,8 @@ fn steer(context: &SockAddrContext, to: Endpoint) -> Step {
     let Some(pod) = (unsafe { PODS.get(netns) }) else {
         return leave(context);
     };
-    match context::is_agent() {
-        Some(true) => return Step::Leave,
-        Some(false) => {}
-        None => return Step::Fault(Fault::AgentUnknown, netns),
+    if context::is_proxy() {
+        return Step::Leave;
     }
     if steer::connect(pod, to.address) == Connect::Leave {
         return leave(context);

@@ -10,23 +10,21 @@ use core::ffi::c_void;
 use core::ptr;
 use mesh_common::address::Address;
 use mesh_common::direct::DirectSocket;
-use mesh_common::maps::Endpoint;
+use mesh_common::maps::{Endpoint, Proxy};
 
-use crate::maps::{AGENT, DIRECT, PEER};
+use crate::maps::{DIRECT, PEER, PROXIES};
 
 /// `BPF_SK_STORAGE_GET_F_CREATE` of `linux/bpf.h`.
 const CREATE: u64 = 1;
 
-/// Whether the current task is the agent, whose own sockets are never redirected.
+/// Whether the current task is a proxy, whose own sockets are never redirected.
 #[inline(always)]
-pub fn is_agent() -> Option<bool> {
-    let agent = AGENT.get(0)?;
-    // SAFETY: helpers without arguments; always callable.
-    let (tgid, cgroup) = unsafe { ((bpf_get_current_pid_tgid() >> 32) as u32, bpf_get_current_cgroup_id()) };
-    if agent.workers == 0 {
-        return None;
+pub fn is_proxy() -> bool {
+    // SAFETY: helpers without arguments, always callable; of the entry only its presence is looked at.
+    unsafe {
+        let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
+        PROXIES.get(Proxy::new(bpf_get_current_cgroup_id(), tgid)).is_some()
     }
-    Some(agent.tgid == tgid && agent.cgroup == cgroup)
 }
 
 /// Cookie of the network namespace that the context's socket is in.

@@ -14,7 +14,7 @@ use mesh_common::direct::{
 use mesh_common::fault::Fault;
 use mesh_common::maps::Endpoint;
 
-use crate::maps::{COUNT_UNTOUCHED, DIRECT_EVENTS, DIRECT_FLOWS, OWNERS, PULSE, ROUTES};
+use crate::maps::{COUNT_UNTOUCHED, DIRECT_EVENTS, DIRECT_FLOWS, DIRECT_OPEN, OWNERS, PULSE, ROUTES};
 use crate::{context, report, sockops};
 
 /// Draws the endpoint of a connection that an enrolled pod opens; none if it is the proxy's, for which `to` then gets a
@@ -151,7 +151,7 @@ pub fn may_arrive(client: Endpoint, server: Endpoint) -> bool {
     }
 }
 
-/// Tells the agent; false if it reads too slowly. Not inlined: each caller would have the event on its own stack.
+/// Tells the agent; false if it reads too slowly. Not inlined: an event is large, and there is one stack for all.
 #[inline(never)]
 fn tell(
     context: &SockOpsContext,
@@ -162,10 +162,15 @@ fn tell(
 ) -> bool {
     let ops = context.ops;
     // SAFETY: the kernel passes a valid context for the length of the program; the verifier checks each load.
-    let (rtt, sent, received, socket) = unsafe {
-        ((*ops).srtt_us >> 3, (*ops).bytes_acked, (*ops).bytes_received, bpf_get_socket_cookie(ops.cast()))
-    };
-    let event = DirectEvent {
+    let socket = unsafe { bpf_get_socket_cookie(ops.cast()) };
+    if matches!(happened, Happened::Closed | Happened::Failed) {
+        let _unknown = DIRECT_OPEN.remove(socket);
+    }
+    let Some(mut record) = DIRECT_EVENTS.reserve::<DirectEvent>(0) else { return false };
+    // SAFETY: as above.
+    let (rtt, sent, received) = unsafe { ((*ops).srtt_us >> 3, (*ops).bytes_acked, (*ops).bytes_received) };
+    // Written where it is read from: the stack has no room for it.
+    let event = record.write(DirectEvent {
         happened: happened as u32,
         rtt,
         socket,
@@ -179,6 +184,11 @@ fn tell(
         server: flow.server,
         destination: direct.destination,
         ended_in,
-    };
-    DIRECT_EVENTS.output::<DirectEvent>(event, u64::from(BPF_RB_NO_WAKEUP)).is_ok()
+    });
+    if happened == Happened::Opening {
+        // Where there is no room for it the next proxy does not know of it, if there is to be one before its end.
+        let _unknown = DIRECT_OPEN.insert(socket, &*event, 0);
+    }
+    record.submit(u64::from(BPF_RB_NO_WAKEUP));
+    true
 }

@@ -35,11 +35,11 @@ pub fn getpeername6(context: SockAddrContext) -> i32 {
     1
 }
 
-/// What to show instead of the true peer; nothing for the agent itself, which reads what is remembered with a socket
+/// What to show instead of the true peer; nothing for the proxy itself, which reads what is remembered with a socket
 /// from the map.
 #[inline(always)]
 fn replaced(context: &SockAddrContext, peer: Endpoint, own: Address) -> Option<Endpoint> {
-    if context::is_agent() == Some(true) {
+    if context::is_proxy() {
         return None;
     }
     if let Some(shown) = context::shown_peer(context::socket_of(context)) {

@@ -5,21 +5,27 @@ use aya_ebpf::btf_maps::SkStorage;
 use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, RingBuf, SockHash};
 use mesh_common::address::Address;
-use mesh_common::direct::{DirectFlow, DirectSocket, MAX_DIRECT_FLOWS, MAX_ROUTES, Route, RouteKey};
+use mesh_common::direct::{
+    DirectEvent, DirectFlow, DirectSocket, MAX_DIRECT_FLOWS, MAX_DIRECT_OPEN, MAX_ROUTES, Route, RouteKey,
+};
 use mesh_common::maps::{
-    AgentProcess, Endpoint, Handoff, Listener, MAX_DESTINATIONS, MAX_HANDOFFS, MAX_LISTENERS,
-    MAX_NODE_ADDRESSES, MAX_PODS, MAX_PROBE_PORTS, Pod,
+    Endpoint, Handoff, Listener, MAX_DESTINATIONS, MAX_HANDOFFS, MAX_LISTENERS, MAX_NODE_ADDRESSES, MAX_PODS,
+    MAX_PROBE_PORTS, MAX_PROXIES, Pod, Proxy,
 };
 
-/// Who is exempt. Written by the agent when it starts, read by every program.
+/// The proxies, which are exempt. Written by the keeper when one starts and when it ends, read by every program.
 #[map]
-pub static AGENT: Array<AgentProcess> = Array::with_max_entries(1, 0);
+pub static PROXIES: HashMap<Proxy, u32> = HashMap::with_max_entries(MAX_PROXIES, 0);
 
-/// Enrolled pods by network namespace cookie. Written by the agent, read by `connect`.
+/// Workers that have listeners in `LISTENERS`. Written by the keeper, read by `sk_lookup`.
+#[map]
+pub static WORKERS: Array<u32> = Array::with_max_entries(1, 0);
+
+/// Enrolled pods by network namespace cookie. Written by the keeper, read by `connect`.
 #[map]
 pub static PODS: HashMap<u64, Pod> = HashMap::with_max_entries(MAX_PODS, 0);
 
-/// Addresses that the mesh knows. Written by the agent from each snapshot, read by `connect`.
+/// Addresses that the mesh knows. Written by the proxy from each snapshot, read by `connect`.
 #[map]
 pub static DESTINATIONS: HashMap<Address, u32> =
     HashMap::with_max_entries(MAX_DESTINATIONS, BPF_F_NO_PREALLOC);
@@ -31,22 +37,22 @@ pub static HANDOFFS: LruHashMap<Handoff, Endpoint> = LruHashMap::with_max_entrie
 
 /// What a socket's owner is to see as its peer: for a redirected client the address that it asked for; for the
 /// proxy's side of that connection the same; for an application's side of a delivered connection its real client.
-/// Goes away with the socket, so it needs no limit and no cleaning. The agent writes it for the sockets that it
+/// Goes away with the socket, so it needs no limit and no cleaning. The proxy writes it for the sockets that it
 /// delivers with and reads it from those that it accepts.
 #[btf_map]
 pub static PEER: SkStorage<Endpoint> = SkStorage::new();
 
-/// Where connections of this node's pods may go without the proxy. Written by the agent, read by `connect`, which counts
+/// Where connections of this node's pods may go without the proxy. Written by the proxy, read by `connect`, which counts
 /// the turns in it.
 #[map]
 pub static ROUTES: HashMap<RouteKey, Route> = HashMap::with_max_entries(MAX_ROUTES, BPF_F_NO_PREALLOC);
 
-/// The enrolled pod that owns an address now, by the cookie of its network namespace. Written by the agent, read by
+/// The enrolled pod that owns an address now, by the cookie of its network namespace. Written by the keeper, read by
 /// `connect` and `sk_lookup`.
 #[map]
 pub static OWNERS: HashMap<Address, u64> = HashMap::with_max_entries(2 * MAX_PODS, BPF_F_NO_PREALLOC);
 
-/// When the agent last said that it lives, in nanoseconds of `CLOCK_MONOTONIC`. Read by `connect`.
+/// When the proxy last said that it lives, in nanoseconds of `CLOCK_MONOTONIC`. Read by `connect`.
 #[map]
 pub static PULSE: Array<u64> = Array::with_max_entries(1, 0);
 
@@ -59,27 +65,33 @@ pub static DIRECT_FLOWS: LruHashMap<DirectFlow, u64> = LruHashMap::with_max_entr
 #[btf_map]
 pub static DIRECT: SkStorage<DirectSocket> = SkStorage::new();
 
-/// Whether connections that the mesh leaves alone are counted. The agent sets it when it loads the programs.
+/// Whether connections that the mesh leaves alone are counted. The keeper sets it when it loads the programs.
 #[unsafe(no_mangle)]
 pub static COUNT_UNTOUCHED: u8 = 0;
 
-/// What becomes of direct connections, for the agent's records. Read some times a second, never waited for.
+/// The direct connections that are open, by the cookie of the client's socket: the event by which each began, for a proxy
+/// that was not there then. Written by `sockops`, read by the proxy when it starts.
+#[map]
+pub static DIRECT_OPEN: HashMap<u64, DirectEvent> =
+    HashMap::with_max_entries(MAX_DIRECT_OPEN, BPF_F_NO_PREALLOC);
+
+/// What becomes of direct connections, for the proxy's records. Read some times a second, never waited for.
 #[map]
 pub static DIRECT_EVENTS: RingBuf = RingBuf::with_byte_size(4 * 1024 * 1024, 0);
 
-/// The proxy's inbound listeners. Written by the agent, read by `sk_lookup`.
+/// The inbound listeners. Written by the keeper, which holds them, read by `sk_lookup`.
 #[map]
 pub static LISTENERS: SockHash<Listener> = SockHash::with_max_entries(MAX_LISTENERS, 0);
 
-/// Ports that the node's pods declare in their probes, by pod address. Written by the agent, read by `sk_lookup`.
+/// Ports that the node's pods declare in their probes, by pod address. Written by the keeper, read by `sk_lookup`.
 #[map]
 pub static PROBE_PORTS: HashMap<Endpoint, u32> =
     HashMap::with_max_entries(MAX_PROBE_PORTS, BPF_F_NO_PREALLOC);
 
-/// Addresses of the node itself, from which the kubelet probes. Written by the agent, read by `sk_lookup`.
+/// Addresses of the node itself, from which the kubelet probes. Written by the keeper, read by `sk_lookup`.
 #[map]
 pub static NODE_ADDRESSES: HashMap<Address, u32> = HashMap::with_max_entries(MAX_NODE_ADDRESSES, 0);
 
-/// Faults, for the agent's log and metrics.
+/// Faults, for the proxy's log and metrics.
 #[map]
 pub static EVENTS: RingBuf = RingBuf::with_byte_size(64 * 1024, 0);

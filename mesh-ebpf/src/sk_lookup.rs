@@ -9,7 +9,7 @@ use mesh_common::fault::{Fault, Verdict};
 use mesh_common::maps::{Endpoint, Listener};
 use mesh_common::steer;
 
-use crate::maps::{AGENT, LISTENERS, NODE_ADDRESSES, PROBE_PORTS};
+use crate::maps::{LISTENERS, NODE_ADDRESSES, PROBE_PORTS, WORKERS};
 use crate::{direct, report};
 
 /// `IPPROTO_TCP`.
@@ -48,7 +48,7 @@ fn is_probe(arrival: &Arrival) -> bool {
 
 #[inline(always)]
 fn assign(context: &SkLookupContext, arrival: &Arrival) -> Result<(), Fault> {
-    let workers = AGENT.get(0).ok_or(Fault::AgentUnknown)?.workers;
+    let workers = *WORKERS.get(0).ok_or(Fault::AgentUnknown)?;
     let kind = steer::inbound_listener(arrival.local.port);
     let worker = steer::worker_of(arrival.remote.port, workers);
     let key = Listener::new(arrival.local.address, kind, worker);

@@ -142,6 +142,10 @@ pub enum Action {
     Kill,
     /// Stop and start.
     Restart,
+    /// Kill the agent's proxy alone (SIGKILL); its keeper starts the next.
+    KillProxy,
+    /// Start another agent beside the one that runs, which takes over from it; the old one is told to stop then.
+    Upgrade,
 }
 
 /// How a lab is.
@@ -184,6 +188,9 @@ pub struct NodeStatus {
 pub struct ProgramStatus {
     /// Its process id, if it runs.
     pub pid: Option<u32>,
+    /// Process ids of those that it started, such as an agent's proxy.
+    #[serde(default)]
+    pub children: Vec<u32>,
     /// How it ended, if it does not: `exit status: 1`, `signal: 9 (SIGKILL)`.
     pub ended: Option<String>,
     /// How often it was started.

@@ -216,6 +216,11 @@ impl NodeLayout {
         self.state.join("admin.sock")
     }
 
+    /// Where the agent's successor finds it.
+    pub fn run(&self) -> PathBuf {
+        self.state.join("run")
+    }
+
     /// What the agent logs.
     pub fn agent_log(&self) -> PathBuf {
         self.state.join("agent.log")

@@ -8,6 +8,7 @@ use std::{
 };
 
 use mesh_api::admin::AgentStatus;
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::{
     process::Child,
     sync::Mutex,
@@ -29,6 +30,8 @@ const STOP: Duration = Duration::from_secs(15);
 const READY: Duration = Duration::from_secs(20);
 /// Between two looks.
 const LOOK: Duration = Duration::from_millis(20);
+/// What an agent logs when it has taken over from another.
+const TOOK_OVER: &str = "took over from a predecessor";
 /// Lines of a log that an error shows.
 const SHOWN: usize = 15;
 
@@ -44,6 +47,8 @@ pub struct Program {
 #[derive(Debug, Default)]
 struct State {
     child: Option<Child>,
+    /// Agents that another one has taken over from and that let their connections finish.
+    replaced: Vec<Child>,
     ended: Option<String>,
     starts: u32,
 }
@@ -93,6 +98,7 @@ impl Program {
         flag(&mut command, "--node-name", node);
         flag(&mut command, "--cgroup-root", paths.cgroup());
         flag(&mut command, "--bpf-root", paths.bpf());
+        flag(&mut command, "--run-dir", paths.run());
         flag(&mut command, "--pod-source", prefixed("directory:", &paths.pods()));
         flag(&mut command, "--control", format!("https://{}:15012", FABRIC_ADDRESSES[0]));
         flag(&mut command, "--control-name", "mesh-control");
@@ -120,6 +126,8 @@ impl Program {
                 stop(&mut state).await?;
                 self.start(&mut state)?;
             }
+            Action::KillProxy => kill_children(&state)?,
+            Action::Upgrade => self.upgrade(&mut state).await?,
         }
         self.describe(&mut state)
     }
@@ -127,6 +135,24 @@ impl Program {
     /// How the program is.
     pub async fn status(&self) -> Result<ProgramStatus, HostError> {
         self.describe(&mut *self.state.lock().await)
+    }
+
+    /// Starts another beside the one that runs, which tells it to finish; it ends by itself or when it is asked.
+    async fn upgrade(&self, state: &mut State) -> Result<(), HostError> {
+        reap(state)?;
+        let Some(mut old) = state.child.take() else { return self.start(state) };
+        let log_length = std::fs::metadata(&self.log).map_or(0, |log| log.len());
+        self.start(state)?;
+        let deadline = Instant::now() + READY;
+        while !files::says_since(&self.log, log_length, TOOK_OVER) && Instant::now() < deadline {
+            sleep(LOOK).await;
+        }
+        terminate(&old);
+        state.replaced.retain_mut(|child| !matches!(child.try_wait(), Ok(Some(_))));
+        if !matches!(old.try_wait(), Ok(Some(_))) {
+            state.replaced.push(old);
+        }
+        Ok(())
     }
 
     fn start(&self, state: &mut State) -> Result<(), HostError> {
@@ -150,7 +176,9 @@ impl Program {
     fn describe(&self, state: &mut State) -> Result<ProgramStatus, HostError> {
         reap(state)?;
         let pid = state.child.as_ref().and_then(Child::id);
-        Ok(ProgramStatus { pid, ended: state.ended.clone(), starts: state.starts, log: self.log.clone() })
+        let children = pid.map(children_of).unwrap_or_default();
+        let (ended, starts, log) = (state.ended.clone(), state.starts, self.log.clone());
+        Ok(ProgramStatus { pid, children, ended, starts, log })
     }
 
     /// Waits until `check` is content, which tells what is missing otherwise.
@@ -222,11 +250,7 @@ fn reap(state: &mut State) -> Result<(), HostError> {
 
 async fn stop(state: &mut State) -> Result<(), HostError> {
     let Some(child) = &mut state.child else { return Ok(()) };
-    let pid = child.id().and_then(|pid| i32::try_from(pid).ok()).and_then(rustix::process::Pid::from_raw);
-    if let Some(pid) = pid {
-        // It may have ended on its own just now.
-        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
-    }
+    terminate(child);
     match timeout(STOP, child.wait()).await {
         Err(_) => kill(state).await,
         Ok(status) => {
@@ -237,9 +261,50 @@ async fn stop(state: &mut State) -> Result<(), HostError> {
     }
 }
 
+fn terminate(child: &Child) {
+    if let Some(pid) = child.id() {
+        signal(pid, Signal::TERM);
+    }
+}
+
+/// One that has ended does not hear it.
+fn signal(pid: u32, signal: Signal) {
+    if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
+        let _ended = kill_process(pid, signal);
+    }
+}
+
+/// The processes that a process started and that run (proc(5)).
+fn children_of(pid: u32) -> Vec<u32> {
+    let list = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    list.split_whitespace().filter_map(|pid| pid.parse().ok()).collect()
+}
+
+/// Whether a process is there and has not ended (proc(5)).
+fn runs(pid: u32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    status.rsplit_once(") ").is_some_and(|(_, state)| !state.starts_with(['Z', 'X']))
+}
+
+fn kill_children(state: &State) -> Result<(), HostError> {
+    let children = state.child.as_ref().and_then(Child::id).map(children_of).unwrap_or_default();
+    if children.is_empty() {
+        let nothing = std::io::Error::from(std::io::ErrorKind::NotFound);
+        return Err(nothing).during(|| "kill a proxy: none runs".to_owned());
+    }
+    children.into_iter().for_each(|child| signal(child, Signal::KILL));
+    Ok(())
+}
+
 async fn kill(state: &mut State) -> Result<(), HostError> {
     let Some(child) = &mut state.child else { return Ok(()) };
+    let children = child.id().map(children_of).unwrap_or_default();
     child.kill().await.during(|| "kill a program".to_owned())?;
+    // What it started ends with it, a moment later.
+    let deadline = Instant::now() + STOP;
+    while children.iter().any(|pid| runs(*pid)) && Instant::now() < deadline {
+        sleep(Duration::from_millis(1)).await;
+    }
     reap(state)
 }
 

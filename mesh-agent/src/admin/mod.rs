@@ -3,8 +3,6 @@
 mod views;
 
 use std::io;
-use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
@@ -15,10 +13,12 @@ use axum::routing::get;
 use axum::{Json, Router};
 use mesh_api::admin::{AgentStatus, CertificateStatus, ConnectionStatus, PodStatus};
 use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::watch;
 
 use crate::certs::Certificates;
 use crate::config::Config;
 use crate::enrol::Statuses;
+use crate::kept::Doors;
 use crate::telemetry::AgentMetrics;
 use crate::xds::Xds;
 
@@ -45,16 +45,16 @@ pub struct State {
 
 type Shared = Extract<Arc<State>>;
 
-/// Opens the sockets and serves until the runtime ends. Errors: an address is taken or not allowed.
-pub async fn serve(state: Arc<State>) -> io::Result<()> {
-    let config = &state.config;
+/// Serves until the runtime ends, or `leave` says that another proxy does. Errors: the runtime can't wait for a socket.
+pub fn serve(state: Arc<State>, doors: Doors, leave: watch::Receiver<bool>) -> io::Result<()> {
     let admin = admin_router(Arc::clone(&state));
-    serve_tcp(config.admin, admin.clone()).await?;
-    if let Some(path) = &config.admin_socket {
-        serve_unix(path, admin)?;
+    if let Some(socket) = doors.admin_socket {
+        start(UnixListener::from_std(socket)?, admin.clone(), leave.clone());
     }
-    serve_tcp(config.metrics, metrics_router(Arc::clone(&state))).await?;
-    serve_tcp(config.health, health_router(Arc::clone(&state))).await
+    start(TcpListener::from_std(doors.admin)?, admin, leave.clone());
+    start(TcpListener::from_std(doors.metrics)?, metrics_router(Arc::clone(&state)), leave.clone());
+    start(TcpListener::from_std(doors.health)?, health_router(state), leave);
+    Ok(())
 }
 
 fn admin_router(state: Arc<State>) -> Router {
@@ -83,23 +83,18 @@ fn health_router(state: Arc<State>) -> Router {
         .with_state(state)
 }
 
-async fn serve_tcp(address: SocketAddr, router: Router) -> io::Result<()> {
-    let listener = TcpListener::bind(address)
-        .await
-        .map_err(|error| io::Error::new(error.kind(), format!("listening on {address}: {error}")))?;
-    tokio::spawn(axum::serve(listener, router).into_future());
-    Ok(())
-}
-
-fn serve_unix(path: &Path, router: Router) -> io::Result<()> {
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let listener = UnixListener::bind(path)
-        .map_err(|error| io::Error::new(error.kind(), format!("listening on {}: {error}", path.display())))?;
-    tokio::spawn(axum::serve(listener, router).into_future());
-    Ok(())
+fn start<L>(listener: L, router: Router, mut leave: watch::Receiver<bool>)
+where
+    L: axum::serve::Listener,
+    L::Addr: std::fmt::Debug,
+{
+    let left = async move {
+        if leave.wait_for(|leave| *leave).await.is_err() {
+            // Nobody will say so any more.
+            std::future::pending::<()>().await;
+        }
+    };
+    tokio::spawn(axum::serve(listener, router).with_graceful_shutdown(left).into_future());
 }
 
 async fn status(state: Shared) -> Json<AgentStatus> {
@@ -114,6 +109,8 @@ async fn status(state: Shared) -> Json<AgentStatus> {
         node: state.config.node_name.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         uptime_seconds: state.started.elapsed().as_secs(),
+        keeper: std::os::unix::process::parent_id(),
+        proxy: std::process::id(),
         ready: *state.xds.ready.borrow(),
         control: state.xds.link_status(),
         generation: state.xds.snapshot.load().generation(),

@@ -23,7 +23,8 @@ fn web() -> SpiffeId {
 async fn agent(lifetime: Duration) -> (Authority, Running, Certificates) {
     let authority = Authority::new(lifetime);
     let running = authority.serve("127.0.0.1:0").await;
-    let certificates = Certificates::new(authority.client(running.address), "cluster.local", Tunnel::default());
+    let certificates =
+        Certificates::new(authority.client(running.address), "cluster.local", Tunnel::default());
     (authority, running, certificates)
 }
 
@@ -83,7 +84,8 @@ async fn an_answer_for_somebody_else_is_not_used() {
     let authority = Authority::new(LONG);
     let running = authority.serve("127.0.0.1:0").await;
     authority.set().identity = Some("spiffe://cluster.local/ns/shop/sa/other".to_owned());
-    let certificates = Certificates::new(authority.client(running.address), "cluster.local", Tunnel::default());
+    let certificates =
+        Certificates::new(authority.client(running.address), "cluster.local", Tunnel::default());
     certificates.retain(&web());
     until("an error", || certificates.status()[0].error.is_some()).await;
     let error = certificates.status().remove(0).error.unwrap();

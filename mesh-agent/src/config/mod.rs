@@ -15,12 +15,13 @@ use std::time::Duration;
 use clap::Args;
 use serde::Serialize;
 
+use crate::keeper::protocol::MOST_WORKERS;
 pub use file::FileError;
 pub use settings::Settings;
 pub use value::{AccessLogFormat, ControlAddress, LogFormat, PodSource, SameNode, Span, Tunnel};
 
 /// Workers beyond this gain little, and each costs three listeners for every pod.
-const MOST_WORKERS: usize = 4;
+const ENOUGH_WORKERS: usize = 4;
 
 /// Options of `mesh-agent run`.
 #[derive(Clone, Debug, Args)]
@@ -48,6 +49,8 @@ pub struct Config {
     pub cgroup_root: PathBuf,
     /// Directory on a bpffs for pinned programs and maps.
     pub bpf_root: PathBuf,
+    /// Directory of the socket by which a newer agent takes over.
+    pub run_dir: PathBuf,
     /// Where the node's pods are told.
     pub pod_source: PodSource,
     /// Address of the control plane.
@@ -143,6 +146,7 @@ impl TryFrom<Settings> for Config {
             node_name: said.node_name.ok_or(missing("--node-name", "MESH_AGENT_NODE_NAME", "nodeName"))?,
             cgroup_root: said.cgroup_root.unwrap_or_else(|| "/sys/fs/cgroup".into()),
             bpf_root: said.bpf_root.unwrap_or_else(|| "/sys/fs/bpf/nodemesh".into()),
+            run_dir: said.run_dir.unwrap_or_else(|| "/run/nodemesh".into()),
             pod_source: said.pod_source.ok_or(missing(
                 "--pod-source",
                 "MESH_AGENT_POD_SOURCE",
@@ -184,6 +188,9 @@ impl Config {
         if self.workers == 0 {
             return invalid("--workers", "the proxy needs at least one worker");
         }
+        if self.workers > usize::from(MOST_WORKERS) {
+            return invalid("--workers", "more than 64 are no use on any node");
+        }
         if !self.admin.ip().is_loopback() {
             return invalid(
                 "--admin",
@@ -202,7 +209,7 @@ fn missing(flag: &'static str, environment: &'static str, key: &'static str) -> 
 }
 
 fn default_workers() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from).min(MOST_WORKERS)
+    std::thread::available_parallelism().map_or(1, usize::from).min(ENOUGH_WORKERS)
 }
 
 #[cfg(test)]

@@ -25,6 +25,10 @@ pub struct Settings {
     #[arg(long, env = "MESH_AGENT_BPF_ROOT", value_name = "DIR")]
     pub bpf_root: Option<PathBuf>,
 
+    /// Directory of the socket by which a newer agent takes over from this one [default: /run/nodemesh]
+    #[arg(long, env = "MESH_AGENT_RUN_DIR", value_name = "DIR")]
+    pub run_dir: Option<PathBuf>,
+
     /// Where the node's pods are told: `kubernetes`, the API of the cluster, or `directory:PATH`, a directory of JSON
     /// files
     #[arg(long, env = "MESH_AGENT_POD_SOURCE", value_name = "kubernetes|directory:PATH")]
@@ -119,6 +123,7 @@ impl Settings {
             node_name: self.node_name.or(weaker.node_name),
             cgroup_root: self.cgroup_root.or(weaker.cgroup_root),
             bpf_root: self.bpf_root.or(weaker.bpf_root),
+            run_dir: self.run_dir.or(weaker.run_dir),
             pod_source: self.pod_source.or(weaker.pod_source),
             control: self.control.or(weaker.control),
             control_name: self.control_name.or(weaker.control_name),

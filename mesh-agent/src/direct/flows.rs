@@ -72,9 +72,14 @@ impl Flows {
         revoked.then_some(ends)
     }
 
+    /// Whether a connection, by the cookie of the client's socket, is recorded.
+    pub fn know(&self, socket: u64) -> bool {
+        self.open.contains_key(&socket)
+    }
+
     /// A connection's handshake is over.
     pub fn established(&mut self, event: &DirectEvent) {
-        if let Some(flow) = self.open.get_mut(&event.socket) {
+        if let Some(flow) = self.open.get_mut(&event.socket).filter(|flow| flow.traffic.is_none()) {
             flow.traffic = Some(flow.record.open());
         }
     }
@@ -112,6 +117,11 @@ impl Flows {
         let flow = self.open.values_mut().find(found)?;
         flow.revoked = Some("the server's address has another owner".to_owned());
         Some(flow.ends)
+    }
+
+    /// Another proxy records them from here on.
+    pub fn leave(&mut self) {
+        self.open.drain().for_each(|(_, flow)| flow.record.leave());
     }
 
     /// Asks the policy again for every connection. Answers how to find those that it now denies.

@@ -35,6 +35,8 @@ enum News {
     Enrolled(Arc<LocalPod>),
     /// A pod, by its uid, is no longer enrolled.
     Dismissed(Arc<str>),
+    /// Another proxy has taken over.
+    Relieved,
 }
 
 /// A pod connected to a destination.
@@ -68,8 +70,13 @@ impl Direct {
         let _unheard = self.pods.send(News::Dismissed(Arc::clone(uid)));
     }
 
+    /// Another proxy has taken over: routes and records are its own from here on.
+    pub fn relieved(&self) {
+        let _unheard = self.pods.send(News::Relieved);
+    }
+
     /// A pod connected to a destination that has an endpoint on this node: could the next connection go directly?
     pub fn ask(&self, client: &LocalPod, destination: SocketAddr) {
-        let _unheard = self.asks.try_send(Ask { client: client.netns.cookie(), destination });
+        let _unheard = self.asks.try_send(Ask { client: client.netns, destination });
     }
 }

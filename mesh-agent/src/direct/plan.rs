@@ -77,7 +77,7 @@ impl From<&LocalPod> for Pod {
             uid: Arc::clone(&pod.uid),
             namespace: Arc::clone(&pod.namespace),
             name: Arc::clone(&pod.name),
-            cookie: pod.netns.cookie(),
+            cookie: pod.netns,
             identity: pod.identity.clone(),
             addresses: pod.addresses.clone(),
         }

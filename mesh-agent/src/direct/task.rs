@@ -12,10 +12,11 @@ use super::flows::{Ends, Flows, Parties};
 use super::plan::{Plan, Pod, View};
 use super::table::{Change, Table};
 use super::{Ask, Heard, News};
+use crate::kept::Keeper;
 use crate::proxy::balance::Health;
 use crate::proxy::core::{LocalPod, Shared};
+use crate::sys::Connection;
 use crate::sys::ebpf::{DirectEvent, DirectKernel};
-use crate::sys::{self, Connection};
 use crate::telemetry::WorkerMetrics;
 
 /// The kernel's events are read this often, and what changed meanwhile is planned again. A policy that changes is in
@@ -38,6 +39,8 @@ const COUNTERS_KEPT: Duration = Duration::from_hours(1);
 pub struct Work {
     /// The kernel's maps.
     pub kernel: DirectKernel,
+    /// Who closes connections.
+    pub keeper: Keeper,
     /// What it shares with the workers.
     pub shared: Arc<Shared>,
     /// Counters of its own.
@@ -47,10 +50,13 @@ pub struct Work {
 /// Keeps direct connections going.
 pub struct Task {
     kernel: DirectKernel,
+    keeper: Keeper,
     shared: Arc<Shared>,
     heard: Heard,
     table: Table,
     flows: Flows,
+    /// Connections that began before this proxy did and are not recorded yet, by the cookie of the client's socket.
+    older: HashMap<u64, DirectEvent>,
     /// The pods whose connections may have to be closed, by their namespace's cookie.
     pods: HashMap<u64, Arc<LocalPod>>,
     resting: HashMap<TargetKey, Instant>,
@@ -61,8 +67,11 @@ pub struct Task {
 impl Task {
     /// A task that knows nothing yet.
     pub fn new(work: Work, heard: Heard) -> Self {
+        let older = work.kernel.open_connections().into_iter().map(|event| (event.socket, event)).collect();
         Self {
+            older,
             kernel: work.kernel,
+            keeper: work.keeper,
             shared: work.shared,
             heard,
             table: Table::default(),
@@ -84,6 +93,7 @@ impl Task {
                 // What a pod may do no longer comes before anything that it may still do.
                 biased;
                 news = self.heard.pods.recv() => match news {
+                    Some(News::Relieved) => return self.flows.leave(),
                     Some(news) => self.hear(news),
                     None => return,
                 },
@@ -104,9 +114,10 @@ impl Task {
         match news {
             News::Enrolled(pod) => {
                 self.table.add(&Arc::new(Pod::from(&*pod)));
-                self.pods.insert(pod.netns.cookie(), pod);
+                self.pods.insert(pod.netns, pod);
                 self.stale = true;
             }
+            News::Relieved => {}
             News::Dismissed(uid) => {
                 self.pods.retain(|_, pod| pod.uid != uid);
                 let changes = self.table.remove(&uid);
@@ -135,6 +146,7 @@ impl Task {
         }
         self.read_events(&snapshot);
         if std::mem::take(&mut self.stale) {
+            self.record_older(&snapshot);
             let denied = self.flows.recheck(&snapshot);
             if !denied.is_empty() {
                 let (revoked, generation) = (denied.len(), snapshot.generation());
@@ -166,7 +178,28 @@ impl Task {
         }
     }
 
+    /// Records connections that a predecessor let begin, as soon as both ends are known, so that policy holds for them too.
+    fn record_older(&mut self, snapshot: &Snapshot) {
+        let is_known = |event: &DirectEvent| {
+            self.table.pod(event.client_netns).is_some()
+                && snapshot.workload_by_address(event.server.ip()).is_some()
+        };
+        let (known, unknown) =
+            std::mem::take(&mut self.older).into_iter().partition(|(_, event)| is_known(event));
+        self.older = unknown;
+        let known: HashMap<u64, DirectEvent> = known;
+        for event in known.values().filter(|event| event.happened == Happened::Opening) {
+            if !self.flows.know(event.socket) {
+                self.record(event, snapshot);
+                self.flows.established(event);
+            }
+        }
+    }
+
     fn record(&mut self, event: &DirectEvent, snapshot: &Snapshot) {
+        if event.happened != Happened::Established {
+            self.older.remove(&event.socket);
+        }
         let plan = self.table.follow(event.client_netns, event.destination, Instant::now());
         let parties = Parties {
             client: self.table.pod(event.client_netns),
@@ -222,10 +255,12 @@ impl Task {
     fn close(&self, ends: &Ends) {
         let Some(pod) = self.pods.get(&ends.netns) else { return };
         let connection = Connection { cookie: ends.socket, local: ends.client, remote: ends.server };
-        if let Err(error) = sys::destroy(&pod.netns, &connection) {
-            let (client, server) = (ends.client, ends.server);
-            tracing::error!(%pod, %client, %server, %error, "a connection that is denied could not be closed");
-        }
+        let (keeper, pod, client, server) = (self.keeper.clone(), Arc::clone(pod), ends.client, ends.server);
+        tokio::spawn(async move {
+            if let Err(error) = keeper.destroy(pod.netns, connection).await {
+                tracing::error!(%pod, %client, %server, %error, "a connection that is denied could not be closed");
+            }
+        });
     }
 
     fn sweep(&mut self) {

@@ -1,25 +1,26 @@
 //! Brings what is enrolled in line with what is wanted.
 
 use std::collections::{BTreeMap, HashSet};
-use std::io;
-use std::path::PathBuf;
+use std::net::TcpListener;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use mesh_api::admin::{EnrolmentState, PodStatus};
 use mesh_api::plan::Snapshot;
 use mesh_api::resource::enrolment::Enrolment;
 use mesh_common::address::Address;
 use tokio::sync::{mpsc, watch};
 
-use super::listeners;
 use crate::certs::Certificates;
 use crate::direct::Direct;
+use crate::keeper::protocol::Claim;
+use crate::kept::{Enrolled as Answer, Keeper};
 use crate::pods::{NodePod, NodePods};
 use crate::proxy::core::LocalPod;
-use crate::proxy::worker::Command;
-use crate::sys::ebpf::{self, PodKeys, Programs};
-use crate::sys::{self, Netns, addresses_in, find_pod_process, local_addresses};
+use crate::proxy::worker::{Command, PodListeners};
+use crate::sys;
+use crate::sys::ebpf::Destinations;
 use crate::telemetry::AgentMetrics;
 
 /// A pod whose processes are not there yet is looked for this often. Short, so that it is enrolled before its first
@@ -30,7 +31,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(5);
 const PATIENCE: Duration = Duration::from_secs(10);
 const LOOK_SELDOM: Duration = Duration::from_millis(500);
 
-/// The node's own addresses are read again this often, and what changes left behind is cleared up.
+/// What changes left behind is cleared up this often.
 const TIDY_EVERY: Duration = Duration::from_secs(10);
 
 /// How far each pod is, for the admin endpoint.
@@ -41,16 +42,20 @@ pub type Report = Box<dyn Fn(&NodePod, &str) + Send>;
 
 /// What an enroller works with.
 pub struct Setup {
-    /// The loaded programs.
-    pub programs: Programs,
+    /// Who takes pods into the mesh.
+    pub keeper: Keeper,
+    /// The addresses that the mesh knows.
+    pub destinations: Destinations,
     /// The workers.
     pub workers: Vec<mpsc::UnboundedSender<Command>>,
     /// Certificates, asked for when a pod is enrolled.
     pub certificates: Certificates,
     /// Told of each pod that is enrolled or let go.
     pub direct: Direct,
-    /// The node's cgroup.
-    pub cgroup: PathBuf,
+    /// To be told when connections can be taken.
+    pub serving: watch::Sender<bool>,
+    /// How long they wait for certificates.
+    pub patience: Duration,
     /// Metrics.
     pub metrics: Arc<AgentMetrics>,
     /// Where the state of each pod is told.
@@ -64,35 +69,24 @@ pub struct Enroller {
     setup: Setup,
     enrolled: BTreeMap<Arc<str>, Enrolled>,
     failed: BTreeMap<Arc<str>, String>,
-    own_netns: u64,
     took_over: bool,
+    /// The keeper knows that this proxy serves.
+    told_ready: bool,
     /// Something was enrolled or let go, or the agent has started, since memory was given back.
     untidy: bool,
 }
 
 struct Enrolled {
+    /// With the addresses that it has.
     pod: NodePod,
-    cookie: u64,
-    keys: PodKeys,
-}
-
-/// Why a pod could not be enrolled.
-#[derive(Debug, thiserror::Error)]
-enum Error {
-    #[error("entering its network namespace: {0}")]
-    Netns(#[from] io::Error),
-    #[error(transparent)]
-    Listeners(#[from] listeners::Error),
-    #[error(transparent)]
-    Ebpf(#[from] ebpf::Error),
+    netns: u64,
 }
 
 impl Enroller {
     /// An enroller with nothing enrolled.
-    pub fn new(setup: Setup) -> io::Result<Self> {
-        let own_netns = Netns::of_process(std::process::id())?.cookie();
+    pub fn new(setup: Setup) -> Self {
         let (enrolled, failed) = (BTreeMap::new(), BTreeMap::new());
-        Ok(Self { setup, enrolled, failed, own_netns, took_over: false, untidy: true })
+        Self { setup, enrolled, failed, took_over: false, told_ready: false, untidy: true }
     }
 
     /// Follows pods and configuration until one of their sources ends.
@@ -100,13 +94,17 @@ impl Enroller {
         mut self,
         mut pods: watch::Receiver<Arc<NodePods>>,
         mut snapshots: watch::Receiver<Arc<Snapshot>>,
+        mut configured: watch::Receiver<bool>,
     ) {
-        self.learn_own_addresses();
         let mut tidy = tokio::time::interval_at(tokio::time::Instant::now() + TIDY_EVERY, TIDY_EVERY);
         let mut pending_since = tokio::time::Instant::now();
         loop {
             let wanted = pods.borrow_and_update().clone();
-            let pending = self.reconcile(&wanted);
+            let pending = self.reconcile(&wanted).await;
+            let (is_configured, newest) = (*configured.borrow_and_update(), snapshots.borrow().clone());
+            if is_configured {
+                self.tell_ready(&newest);
+            }
             let pause = match pending_since.elapsed() {
                 _ if pending == 0 => TIDY_EVERY,
                 passed if passed < PATIENCE => LOOK_EVERY,
@@ -121,6 +119,7 @@ impl Enroller {
                     Ok(()) => self.learn_destinations(&snapshots.borrow_and_update().clone()),
                     Err(_) => return,
                 },
+                Ok(()) = configured.changed(), if !self.told_ready => {}
                 _ = tidy.tick() => self.tidy(),
                 () = tokio::time::sleep(pause) => {}
             }
@@ -128,7 +127,6 @@ impl Enroller {
     }
 
     fn tidy(&mut self) {
-        self.learn_own_addresses();
         // What kept a pod out may be over: a program that had the port is gone, say.
         self.failed.clear();
         if std::mem::take(&mut self.untidy) {
@@ -137,33 +135,32 @@ impl Enroller {
     }
 
     /// Answers how many pods are wanted but have no processes yet.
-    fn reconcile(&mut self, wanted: &NodePods) -> usize {
-        self.dismiss_unwanted(wanted);
+    async fn reconcile(&mut self, wanted: &NodePods) -> usize {
+        self.dismiss_unwanted(wanted).await;
         self.failed.retain(|uid, _| wanted.get(uid).is_some_and(NodePod::is_wanted));
         let mut pending = HashSet::new();
         for pod in wanted.values().filter(|pod| pod.is_wanted()) {
             if self.enrolled.contains_key(&pod.uid) || self.failed.contains_key(&pod.uid) {
                 continue;
             }
-            match self.enrol(pod) {
+            match self.enrol(pod).await {
                 Ok(true) => tracing::info!(namespace = %pod.namespace, pod = %pod.name, "enrolled"),
                 Ok(false) => drop(pending.insert(Arc::clone(&pod.uid))),
-                Err(error) => {
-                    tracing::error!(namespace = %pod.namespace, pod = %pod.name, %error, "pod not enrolled");
-                    let reason = error.to_string();
+                Err(reason) => {
+                    tracing::error!(namespace = %pod.namespace, pod = %pod.name, error = reason, "pod not enrolled");
                     (self.setup.report)(pod, &reason);
                     self.failed.insert(Arc::clone(&pod.uid), reason);
                 }
             }
         }
         if pending.is_empty() {
-            self.take_over();
+            self.take_over().await;
         }
         self.tell(wanted, &pending);
         pending.len()
     }
 
-    fn dismiss_unwanted(&mut self, wanted: &NodePods) {
+    async fn dismiss_unwanted(&mut self, wanted: &NodePods) {
         let unwanted: Vec<_> = self
             .enrolled
             .iter()
@@ -175,7 +172,7 @@ impl Enroller {
             .map(|(uid, _)| Arc::clone(uid))
             .collect();
         for uid in unwanted {
-            self.dismiss(&uid);
+            self.dismiss(&uid).await;
         }
     }
 
@@ -183,100 +180,81 @@ impl Enroller {
     ///
     /// Its namespace is asked for addresses that nobody has told yet: Kubernetes tells them when containers may run
     /// already, and the namespace has them before.
-    fn enrol(&mut self, pod: &NodePod) -> Result<bool, Error> {
-        let Some(process) = find_pod_process(&self.setup.cgroup, &pod.uid) else { return Ok(false) };
-        let netns = match Netns::of_process(process) {
-            // It ended between being found and being looked at.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-            result => result?,
+    async fn enrol(&mut self, pod: &NodePod) -> Result<bool, String> {
+        let claim =
+            Claim::new(&pod.uid, &pod.addresses, &pod.probe_ports).map_err(|error| error.to_string())?;
+        let Answer::Yes { netns, addresses, listeners } = self.setup.keeper.enrol(claim).await? else {
+            return Ok(false);
         };
-        let cookie = netns.cookie();
-        if cookie == self.own_netns {
-            // Runtimes put a process into its cgroup before its namespaces.
-            return Ok(false);
-        }
-        let mut pod = pod.clone();
-        if pod.addresses.is_empty() {
-            pod.addresses = addresses_in(&netns)?;
-        }
-        if pod.addresses.is_empty() {
-            return Ok(false);
-        }
-        let keys = PodKeys { addresses: pod.addresses.clone(), probe_ports: pod.probe_ports.clone() };
-        let workers = u8::try_from(self.setup.workers.len()).unwrap_or(u8::MAX);
-        let opened = listeners::open(&mut self.setup.programs, &netns, &keys.addresses, workers)?;
         self.setup.certificates.retain(&pod.identity);
         let local = Arc::new(LocalPod {
             uid: Arc::clone(&pod.uid),
             namespace: Arc::clone(&pod.namespace),
             name: Arc::clone(&pod.name),
             identity: pod.identity.clone(),
-            addresses: keys.addresses.clone(),
+            addresses: addresses.clone(),
             netns,
         });
-        for (worker, listeners) in self.setup.workers.iter().zip(opened) {
+        for (worker, listeners) in self.setup.workers.iter().zip(by_worker(listeners)) {
             // A worker that is gone has been told to stop, and so are we.
             let _stopping = worker.send(Command::Add(Arc::clone(&local), listeners));
         }
-        let uid = Arc::clone(&pod.uid);
-        let enrolled = Enrolled { pod, cookie, keys };
-        if let Err(error) = self.setup.programs.enrol(&local.netns, &enrolled.keys) {
-            self.withdraw(&uid, &enrolled);
-            return Err(error.into());
-        }
         self.setup.direct.enrolled(&local);
-        self.enrolled.insert(uid, enrolled);
+        let pod = NodePod { addresses, ..pod.clone() };
+        self.enrolled.insert(Arc::clone(&pod.uid), Enrolled { pod, netns });
         self.untidy = true;
         Ok(true)
     }
 
-    fn dismiss(&mut self, uid: &Arc<str>) {
-        let Some(enrolled) = self.enrolled.remove(uid) else { return };
-        let pod = &enrolled.pod;
+    async fn dismiss(&mut self, uid: &Arc<str>) {
+        let Some(Enrolled { pod, netns }) = self.enrolled.remove(uid) else { return };
         tracing::info!(namespace = %pod.namespace, pod = %pod.name, "no longer enrolled");
-        self.withdraw(uid, &enrolled);
-        self.untidy = true;
-    }
-
-    fn withdraw(&mut self, uid: &Arc<str>, enrolled: &Enrolled) {
-        if let Err(error) = self.setup.programs.dismiss(enrolled.cookie, &enrolled.keys) {
-            tracing::error!(pod = %enrolled.pod.name, %error, "pod not let go completely");
+        if let Err(error) = self.setup.keeper.dismiss(netns).await {
+            tracing::error!(pod = %pod.name, error, "pod not let go completely");
         }
         self.setup.direct.dismissed(uid);
         for worker in &self.setup.workers {
             let _stopping = worker.send(Command::Remove(Arc::clone(uid)));
         }
-        self.setup.certificates.release(&enrolled.pod.identity);
+        self.setup.certificates.release(&pod.identity);
+        self.untidy = true;
     }
 
     /// Once every pod that is wanted is enrolled, what a predecessor left of others goes.
-    fn take_over(&mut self) {
+    async fn take_over(&mut self) {
         if self.took_over {
             return;
         }
         self.took_over = true;
-        let cookies = self.enrolled.values().map(|enrolled| enrolled.cookie).collect();
-        if let Err(error) = self.setup.programs.retain_pods(&cookies) {
-            tracing::error!(%error, "pods that a predecessor enrolled could not be let go");
+        if let Err(error) = self.setup.keeper.retain().await {
+            tracing::error!(error, "pods that a predecessor enrolled could not be let go");
         }
+    }
+
+    /// With its pods, a configuration and certificates this proxy serves.
+    fn tell_ready(&mut self, snapshot: &Snapshot) {
+        if std::mem::replace(&mut self.told_ready, true) {
+            return;
+        }
+        self.learn_destinations(snapshot);
+        let identities: HashSet<_> = self.enrolled.values().map(|it| it.pod.identity.clone()).collect();
+        let (keeper, certificates) = (self.setup.keeper.clone(), self.setup.certificates.clone());
+        let (serving, patience) = (self.setup.serving.clone(), self.setup.patience);
+        tokio::spawn(async move {
+            join_all(identities.iter().map(|identity| certificates.ready(identity, patience))).await;
+            if let Err(error) = keeper.ready().await {
+                tracing::error!(error, "the programs are not attached: nothing is taken into the mesh");
+            }
+            serving.send_replace(true);
+        });
     }
 
     fn learn_destinations(&mut self, snapshot: &Snapshot) {
         let wanted: HashSet<Address> = snapshot.addresses().map(Address::from).collect();
-        if let Err(error) = self.setup.programs.replace_destinations(&wanted) {
+        if let Err(error) = self.setup.destinations.replace(&wanted) {
             tracing::error!(%error, "not every destination of the mesh is known to the kernel");
         }
         self.setup.metrics.generation.set(i64::try_from(snapshot.generation()).unwrap_or(i64::MAX));
-    }
-
-    fn learn_own_addresses(&mut self) {
-        let result = local_addresses().map_err(|error| error.to_string()).and_then(|addresses| {
-            let wanted = addresses.into_iter().map(Address::from).collect();
-            self.setup.programs.replace_node_addresses(&wanted).map_err(|error| error.to_string())
-        });
-        if let Err(error) = result {
-            tracing::error!(%error, "the node's own addresses are not known: its probes are refused");
-        }
     }
 
     fn tell(&self, wanted: &NodePods, pending: &HashSet<Arc<str>>) {
@@ -310,4 +288,16 @@ impl Enroller {
         let reason = "no process in a network namespace of its own with an address found yet";
         (EnrolmentState::Pending, Some(reason.to_owned()))
     }
+}
+
+/// The listeners of each worker.
+fn by_worker(listeners: Vec<TcpListener>) -> impl Iterator<Item = PodListeners> {
+    let mut listeners = listeners.into_iter();
+    std::iter::from_fn(move || {
+        Some(PodListeners {
+            outbound: listeners.next()?,
+            inbound: listeners.next()?,
+            hbone: listeners.next()?,
+        })
+    })
 }

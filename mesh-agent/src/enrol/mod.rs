@@ -1,6 +1,5 @@
 //! Taking pods into the mesh and letting them go, as their labels say, without touching them.
 
 mod enroller;
-mod listeners;
 
 pub use enroller::{Enroller, Report, Setup, Statuses};

@@ -19,13 +19,13 @@ use super::pool::Pool;
 use crate::certs::{Certificates, Identity};
 use crate::config::SameNode;
 use crate::direct::Direct;
-use crate::sys::Netns;
+use crate::kept::Sockets;
 use crate::sys::ebpf::FlowMap;
 use crate::telemetry::WorkerMetrics;
 
 /// How long a new pod's connections wait for the control plane to tell of the pod (wire reference 6.4) and to sign its
 /// certificate.
-const NEWS_WAIT: Duration = Duration::from_secs(5);
+pub const NEWS_WAIT: Duration = Duration::from_secs(5);
 
 /// A pod that goes on connecting although it may not fills no log.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(10);
@@ -36,6 +36,8 @@ pub struct Shared {
     pub snapshot: Arc<ArcSwap<Snapshot>>,
     /// The same, for whoever waits for a change.
     pub updates: watch::Receiver<Arc<Snapshot>>,
+    /// Whether connections are taken. Until then they wait in the listeners' queues.
+    pub serving: watch::Receiver<bool>,
     /// Certificates of this node's identities.
     pub certificates: Certificates,
     /// Endpoints that fail.
@@ -66,8 +68,8 @@ pub struct LocalPod {
     pub identity: SpiffeId,
     /// Addresses, canonical.
     pub addresses: Vec<IpAddr>,
-    /// Its network namespace.
-    pub netns: Netns,
+    /// The cookie of its network namespace, by which the keeper and the kernel know it.
+    pub netns: u64,
 }
 
 /// One core: everything in here is used by its thread alone, but for what is shared on purpose.
@@ -76,6 +78,8 @@ pub struct Core {
     pub shared: Arc<Shared>,
     /// What is remembered with sockets.
     pub flows: RefCell<FlowMap>,
+    /// Sockets in pods.
+    pub sockets: Sockets,
     /// HBONE connections.
     pub pool: Pool,
     /// Whose turn it is among endpoints.
@@ -85,10 +89,32 @@ pub struct Core {
     /// This core's counters.
     pub metrics: Arc<WorkerMetrics>,
     /// Tells HBONE connections to let go.
-    pub draining: Rc<Notify>,
+    pub draining: Rc<Draining>,
     /// When it was last logged that a pod has too many connections.
     complained: Cell<Option<Instant>>,
     by_address: RefCell<HashMap<IpAddr, Arc<LocalPod>>>,
+}
+
+/// Whether a core is to finish what it has and to take nothing new.
+#[derive(Default)]
+pub struct Draining {
+    begun: Cell<bool>,
+    told: Notify,
+}
+
+impl Draining {
+    /// From now on.
+    pub fn begin(&self) {
+        self.begun.set(true);
+        self.told.notify_waiters();
+    }
+
+    /// Returns when it has begun.
+    pub async fn has_begun(&self) {
+        while !self.begun.get() {
+            self.told.notified().await;
+        }
+    }
 }
 
 impl fmt::Display for LocalPod {
@@ -106,10 +132,12 @@ impl LocalPod {
 
 impl Core {
     /// A core without pods.
-    pub fn new(shared: Arc<Shared>, flows: FlowMap, metrics: Arc<WorkerMetrics>) -> Rc<Self> {
+    pub fn new(shared: Arc<Shared>, kernel: (FlowMap, Sockets), metrics: Arc<WorkerMetrics>) -> Rc<Self> {
+        let (flows, sockets) = kernel;
         Rc::new(Self {
             shared,
             flows: RefCell::new(flows),
+            sockets,
             pool: Pool::default(),
             turns: Turns::default(),
             admissions: Rc::default(),
@@ -175,8 +203,16 @@ impl Core {
         self.by_address.borrow_mut().extend(addresses);
     }
 
-    /// The pod is gone. A pod that took its address over meanwhile keeps it.
-    pub fn forget(&self, uid: &str) {
-        self.by_address.borrow_mut().retain(|_, pod| &*pod.uid != uid);
+    /// The pod is gone. A pod that took its address over meanwhile keeps it. Answers the cookie of its namespace.
+    pub fn forget(&self, uid: &str) -> Option<u64> {
+        let mut netns = None;
+        self.by_address.borrow_mut().retain(|_, pod| {
+            let gone = &*pod.uid == uid;
+            if gone {
+                netns = Some(pod.netns);
+            }
+            !gone
+        });
+        netns
     }
 }

@@ -10,7 +10,7 @@ use tokio::net::{TcpSocket, TcpStream};
 
 use super::core::{Core, LocalPod};
 use super::flow::{ClientAddress, UpstreamAddress};
-use crate::sys;
+use crate::sys::{self, SocketKind};
 
 /// How long an application may take to accept (its queue may be full).
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -40,10 +40,10 @@ pub async fn deliver(
     to: UpstreamAddress,
     _allowed: &Permit,
 ) -> Result<TcpStream, Error> {
-    let socket = sys::delivery_socket(&pod.netns, to.ip()).map_err(Error::Socket)?;
+    let socket = core.sockets.take(pod.netns, SocketKind::delivery(to.ip())).await.map_err(Error::Socket)?;
     let connect = async {
         tokio::select! {
-            connected = open(core, socket, client, to) => connected,
+            connected = open(core, socket.into(), client, to) => connected,
             error = refusal(core, pod, client, to) => Err(error),
         }
     };
@@ -59,6 +59,8 @@ async fn open(
     to: UpstreamAddress,
 ) -> Result<TcpStream, Error> {
     socket.set_tcp_nodelay(true).map_err(Error::Socket)?;
+    // A reset, until it has ended well.
+    socket.set_linger(Some(Duration::ZERO)).map_err(Error::Socket)?;
     core.flows.borrow_mut().deliver_as(&socket, client.address())?;
     TcpSocket::from_std_stream(socket.into()).connect(to.address()).await.map_err(Error::Connect)
 }
@@ -69,8 +71,8 @@ async fn open(
 async fn refusal(core: &Rc<Core>, pod: &LocalPod, client: ClientAddress, to: UpstreamAddress) -> Error {
     if to.ip().is_ipv6() {
         tokio::time::sleep(UNANSWERED).await;
-        if let Ok(socket) = sys::stream_socket(&pod.netns, to.ip())
-            && let Err(Error::Connect(error)) = open(core, socket, client, to).await
+        if let Ok(socket) = core.sockets.take(pod.netns, SocketKind::stream(to.ip())).await
+            && let Err(Error::Connect(error)) = open(core, socket.into(), client, to).await
         {
             return Error::Connect(error);
         }

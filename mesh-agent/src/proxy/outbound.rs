@@ -50,13 +50,7 @@ struct Connected {
 }
 
 /// Serves one connection that was accepted on a pod's outbound listener.
-pub async fn serve(
-    core: Rc<Core>,
-    pod: Arc<LocalPod>,
-    socket: TcpStream,
-    peer: SocketAddr,
-    _place: Place,
-) {
+pub async fn serve(core: Rc<Core>, pod: Arc<LocalPod>, socket: TcpStream, peer: SocketAddr, _place: Place) {
     let asked = core.flows.borrow().original_destination(&socket);
     let (original, not_direct) = match asked {
         Ok(Some(asked)) => (OriginalDestination::new(asked.destination), asked.not_direct),
@@ -112,7 +106,7 @@ async fn connect(
     let mut origin = Origin { core, pod, workload: &workload, client, service: None, socket };
     match route(&core.snapshot(), &workload, original.address()) {
         Route::Reject(reject) => Err(Error::Rejected(reject)),
-        Route::Passthrough => pass_through(pod, original, record).await,
+        Route::Passthrough => pass_through(core, pod, original, record).await,
         Route::Workload(target) => {
             ask_for_direct_ways(core, pod, original, std::slice::from_ref(&target));
             let upstream = reach(&origin, &target, default_options(), record).await?;
@@ -130,6 +124,7 @@ async fn connect(
 
 /// The mesh knew the address when the kernel looked, and no longer does.
 async fn pass_through(
+    core: &Core,
     pod: &LocalPod,
     original: OriginalDestination,
     record: &mut Record,
@@ -139,11 +134,13 @@ async fn pass_through(
     }
     let to = UpstreamAddress::new(original.address());
     record.upstream = Some(to.address());
-    let connect = upstream::plain(pod, to, None);
+    let connect = upstream::plain(core, pod, to, None);
     let socket = tokio::time::timeout(CONNECT_TIMEOUT, connect)
         .await
         .map_err(|_| upstream::Error::Timeout(CONNECT_TIMEOUT))?
         .map_err(upstream::Error::Connect)?;
+    // Until it has ended well.
+    reset_on_drop(&socket);
     Ok(Connected { upstream: Upstream::Plain(socket), _slot: None, _active: None })
 }
 

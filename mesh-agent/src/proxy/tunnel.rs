@@ -66,7 +66,10 @@ impl OpenError {
 
     /// Whether the connection is to blame and not the destination: a new one may do.
     pub fn is_of_connection(&self) -> bool {
-        matches!(self, Self::Hbone(hbone::OpenError::Connection(_)) | Self::Mesh(mux::OpenError::Connection(_)))
+        matches!(
+            self,
+            Self::Hbone(hbone::OpenError::Connection(_)) | Self::Mesh(mux::OpenError::Connection(_))
+        )
     }
 }
 

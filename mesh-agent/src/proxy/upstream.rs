@@ -11,6 +11,7 @@ use http::{Method, Request, Uri};
 use mesh_api::identity::SpiffeId;
 use mesh_api::plan::{Target, TcpKeepalive, Tunnel as Protocol, Workload};
 use mesh_common::HBONE_PORT;
+use socket2::Socket;
 use tokio::net::{TcpSocket, TcpStream};
 
 use super::core::{Core, LocalPod};
@@ -19,11 +20,15 @@ use super::hbone::{self, headers};
 use super::inbound::{self, Arrival, Delivered};
 use super::mux;
 use super::pool::{Ended, Key};
+use super::relay::reset_on_drop;
 use super::tls;
 use super::tunnel::{Connection, OpenError, Tunnel};
 use crate::certs::{Identity, peer_id};
 use crate::config::SameNode;
-use crate::sys;
+use crate::sys::SocketKind;
+
+/// How often a stream is opened whose connection breaks.
+const TRIES: usize = 4;
 
 /// A way to an endpoint, open.
 pub enum Upstream {
@@ -72,6 +77,15 @@ impl Error {
         match self {
             Self::Denied(_) | Self::NoCertificate(_) => true,
             Self::Open(error) => error.is_denied(),
+            _ => false,
+        }
+    }
+
+    /// Whether the connection broke under it, which says nothing of the endpoint.
+    fn is_loss(&self) -> bool {
+        match self {
+            Self::Open(error) => error.is_of_connection(),
+            Self::Tls(error) => matches!(error, tls::Error::Lost(_)),
             _ => false,
         }
     }
@@ -126,7 +140,10 @@ pub async fn open(origin: &Origin<'_>, target: &Target, options: Options) -> Res
         match target.tunnel {
             Protocol::Plain => {
                 let address = UpstreamAddress::new(target.address);
-                Ok(Upstream::Plain(plain(origin.pod, address, options.keepalive).await?))
+                let socket = plain(origin.core, origin.pod, address, options.keepalive).await?;
+                // Until it has ended well.
+                reset_on_drop(&socket);
+                Ok(Upstream::Plain(socket))
             }
             Protocol::Hbone => Ok(Upstream::Tunnel(tunnel(origin, target).await?)),
         }
@@ -136,11 +153,12 @@ pub async fn open(origin: &Origin<'_>, target: &Target, options: Options) -> Res
 
 /// Connects from the pod's network namespace, so that the source address and network policy stay true.
 pub async fn plain(
+    core: &Core,
     pod: &LocalPod,
     address: UpstreamAddress,
     keepalive: Option<TcpKeepalive>,
 ) -> io::Result<TcpStream> {
-    let socket = sys::stream_socket(&pod.netns, address.ip())?;
+    let socket = Socket::from(core.sockets.take(pod.netns, SocketKind::stream(address.ip())).await?);
     socket.set_tcp_nodelay(true)?;
     if let Some(keepalive) = keepalive {
         let mut settings = socket2::TcpKeepalive::new();
@@ -167,9 +185,21 @@ async fn local(origin: &Origin<'_>, destination: &LocalPod, target: &Target) -> 
     }
 }
 
-/// Opens a stream on a pooled connection. One that proves to be over is replaced by a new one, once: nothing was
-/// delivered, then.
+/// Opens a stream. One that was lost with its connection is tried again: nothing was sent on it yet, and where the other
+/// node's proxy was stopped, replaced or killed, a new connection waits for its next one.
 async fn tunnel(origin: &Origin<'_>, target: &Target) -> Result<Tunnel, Error> {
+    for _ in 1..TRIES {
+        match tunnel_once(origin, target).await {
+            Err(error) if error.is_loss() => {
+                tracing::debug!(endpoint = %target, %error, "opening a stream again");
+            }
+            result => return result,
+        }
+    }
+    tunnel_once(origin, target).await
+}
+
+async fn tunnel_once(origin: &Origin<'_>, target: &Target) -> Result<Tunnel, Error> {
     let identity = origin
         .core
         .identity(&origin.pod.identity)
@@ -178,20 +208,13 @@ async fn tunnel(origin: &Origin<'_>, target: &Target) -> Result<Tunnel, Error> {
     let destination = SocketAddr::new(target.address.ip(), HBONE_PORT);
     let key =
         Key { source: Arc::clone(&origin.pod.uid), destination, workload: Arc::clone(&target.workload.uid) };
-    let mut tried = false;
-    loop {
-        let make = |ended| start(origin, target, destination, &identity, ended);
-        let connection = origin.core.pool.connection(key.clone(), &identity, make).await?;
-        match open_on(&connection, origin, target).await {
-            Err(Error::Open(error)) if error.is_of_connection() => {
-                origin.core.pool.forget(&key);
-                if std::mem::replace(&mut tried, true) {
-                    return Err(error.into());
-                }
-            }
-            result => return result,
-        }
+    let make = |ended| start(origin, target, destination, &identity, ended);
+    let connection = origin.core.pool.connection(key.clone(), &identity, make).await?;
+    let result = open_on(&connection, origin, target).await;
+    if matches!(&result, Err(Error::Open(error)) if error.is_of_connection()) {
+        origin.core.pool.forget(&key);
     }
+    result
 }
 
 async fn open_on(connection: &Connection, origin: &Origin<'_>, target: &Target) -> Result<Tunnel, Error> {
@@ -231,7 +254,8 @@ async fn connect(
     destination: SocketAddr,
     identity: &Identity,
 ) -> Result<tls::TlsStream<rustls::client::UnbufferedClientConnection>, Error> {
-    let tcp = plain(origin.pod, UpstreamAddress::new(destination), Some(HBONE_KEEPALIVE)).await?;
+    let tcp =
+        plain(origin.core, origin.pod, UpstreamAddress::new(destination), Some(HBONE_KEEPALIVE)).await?;
     let started = Instant::now();
     let tls = tls::connect(tcp, Arc::clone(&identity.client)).await?;
     origin.core.metrics.handshake(started.elapsed());

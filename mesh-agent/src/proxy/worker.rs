@@ -4,6 +4,7 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,6 +18,7 @@ use super::accept::{Accepted, Cap, Caps, Place, accept_loop};
 use super::core::{Core, LocalPod, Shared};
 use super::relay::reset_on_drop;
 use super::{inbound, outbound};
+use crate::kept::Sockets;
 use crate::sys::ebpf::FlowMap;
 use crate::telemetry::WorkerMetrics;
 
@@ -54,10 +56,11 @@ struct Worker {
     accepting: RefCell<HashMap<Arc<str>, Vec<AbortHandle>>>,
 }
 
-/// Runs a core until it is told to drain. To be called on the core's own thread.
+/// Runs a core, which gets sockets in pods through a channel, until it is told to drain. To be called on the core's own thread.
 pub fn run(
     shared: Arc<Shared>,
     flows: FlowMap,
+    sockets: OwnedFd,
     metrics: Arc<WorkerMetrics>,
     commands: mpsc::UnboundedReceiver<Command>,
 ) -> std::io::Result<()> {
@@ -67,9 +70,11 @@ pub fn run(
         .enable_time()
         .build_local(LocalOptions::default())?;
     let cap = Cap::new(shared.most_connections);
-    let core = Core::new(shared, flows, metrics);
-    runtime.block_on(Worker { core, cap, accepting: RefCell::default() }.serve(commands));
-    Ok(())
+    runtime.block_on(async {
+        let core = Core::new(shared, (flows, Sockets::start(sockets)?), metrics);
+        Worker { core, cap, accepting: RefCell::default() }.serve(commands).await;
+        Ok(())
+    })
 }
 
 impl Worker {
@@ -128,14 +133,22 @@ impl Worker {
                 tracing::warn!(%pod, %error, "can't accept; trying again after a pause");
             }
         };
-        Ok(spawn_local(accept_loop(listener, caps.clone(), handle)).abort_handle())
+        let (mut serving, caps) = (self.core.shared.serving.clone(), caps.clone());
+        let accepting = async move {
+            if serving.wait_for(|serving| *serving).await.is_ok() {
+                accept_loop(listener, caps, handle).await;
+            }
+        };
+        Ok(spawn_local(accepting).abort_handle())
     }
 
     fn remove(&self, uid: &str) {
         for accepting in self.accepting.borrow_mut().remove(uid).unwrap_or_default() {
             accepting.abort();
         }
-        self.core.forget(uid);
+        if let Some(netns) = self.core.forget(uid) {
+            self.core.sockets.forget(netns);
+        }
     }
 
     /// Stops accepting, lets go, and waits for what is left, up to the deadline.
@@ -143,7 +156,7 @@ impl Worker {
         for accepting in self.accepting.borrow_mut().drain().flat_map(|(_, accepting)| accepting) {
             accepting.abort();
         }
-        self.core.draining.notify_waiters();
+        self.core.draining.begin();
         let all_gone = self.cap.all_returned(self.core.shared.most_connections);
         if tokio::time::timeout(self.core.shared.drain, all_gone).await.is_err() {
             tracing::info!("deadline reached: closing the connections that are left");
@@ -172,6 +185,7 @@ async fn sweep(core: Rc<Core>) {
     loop {
         tokio::time::sleep(SWEEP_EVERY).await;
         core.pool.sweep(Instant::now());
+        core.sockets.sweep();
         core.metrics.forget_unused(COUNTERS_KEPT);
         let snapshot = core.snapshot();
         core.turns.retain(|key| snapshot.workload(&key.workload).is_some());

@@ -19,7 +19,7 @@ const NLMSG_ERROR: u16 = 2;
 const LENGTH: usize = 16 + 56;
 
 /// A TCP connection in one network namespace.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Connection {
     /// The kernel's cookie of the socket, so that a later connection between the same addresses is left alone.
     pub cookie: u64,

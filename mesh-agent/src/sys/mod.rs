@@ -1,20 +1,22 @@
-//! What needs privilege: loading eBPF, entering network namespaces, opening sockets in them. It never reads a byte
-//! from the network.
+//! What the kernel is asked for beyond a library's reach. It never reads a byte from the network.
 //!
-//! This is the seam along which the agent splits into a privileged keeper and an unprivileged proxy: everything else
-//! in the agent works with the descriptors that come from here.
+//! Of the keeper, which is privileged: loading eBPF, entering network namespaces, opening sockets in them, closing
+//! connections of others. Of the proxy, which is not: what it does with the eBPF maps that it was handed, and giving up
+//! what it may not have ([`confine`]).
 
 mod cgroup;
+pub mod confine;
 mod diag;
 pub mod ebpf;
 mod memory;
 mod netns;
+pub mod seccomp;
+mod signals;
 mod socket;
 
 pub use cgroup::{cgroup_id_of_self, find_pod_process};
 pub use diag::{Connection, destroy};
 pub use memory::give_back_unused;
 pub use netns::Netns;
-pub use socket::{
-    addresses_in, delivery_socket, listen, local_addresses, raise_open_file_limit, stream_socket,
-};
+pub use signals::Signals;
+pub use socket::{SocketKind, addresses_in, listen, local_addresses, open_sockets, raise_open_file_limit};

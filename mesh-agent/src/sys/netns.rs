@@ -21,7 +21,11 @@ impl Netns {
     /// The network namespace of a running process. Errors: the process is gone, or there is no permission
     /// (`CAP_SYS_PTRACE` to look, `CAP_SYS_ADMIN` to enter).
     pub fn of_process(pid: u32) -> io::Result<Self> {
-        let namespace = open(Path::new(&format!("/proc/{pid}/ns/net")))?;
+        Self::of_descriptor(open(Path::new(&format!("/proc/{pid}/ns/net")))?)
+    }
+
+    /// The namespace that a descriptor leads to. Errors: it leads elsewhere, or there is no permission.
+    pub fn of_descriptor(namespace: OwnedFd) -> io::Result<Self> {
         let cookie = inside(&namespace, netns_cookie)??;
         Ok(Self { namespace, cookie })
     }

@@ -1,7 +1,7 @@
 //! Sockets inside pods' network namespaces, and the few socket options that no library offers.
 
 use std::io;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsRawFd;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -17,7 +17,7 @@ const BACKLOG: i32 = 4096;
 pub fn listen(netns: &Netns, port: u16) -> io::Result<std::net::TcpListener> {
     netns.run(|| match listen_on((Ipv6Addr::UNSPECIFIED, port).into()) {
         Err(error) if error.raw_os_error() == Some(libc::EAFNOSUPPORT) => {
-            listen_on((std::net::Ipv4Addr::UNSPECIFIED, port).into())
+            listen_on((Ipv4Addr::UNSPECIFIED, port).into())
         }
         result => result,
     })?
@@ -38,17 +38,62 @@ fn listen_on(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     Ok(socket.into())
 }
 
-/// Opens an unconnected, non-blocking TCP socket for `family_of`'s address family inside a namespace.
-pub fn stream_socket(netns: &Netns, family_of: IpAddr) -> io::Result<Socket> {
-    let domain = if family_of.is_ipv4() { Domain::IPV4 } else { Domain::IPV6 };
-    netns.run(|| tcp(domain))?
+/// What a socket in a pod is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum SocketKind {
+    /// To connect from the pod, over IPv4.
+    StreamV4 = 1,
+    /// To connect from the pod, over IPv6.
+    StreamV6 = 2,
+    /// To connect to the pod's application, over IPv4: bound to the address that deliveries come from.
+    DeliveryV4 = 3,
+    /// The same over IPv6.
+    DeliveryV6 = 4,
 }
 
-/// Opens a socket as [`stream_socket`] does, bound to the address that deliveries to `application` come from. The port
-/// is chosen when it connects, so that ports are shared between destinations (`IP_BIND_ADDRESS_NO_PORT`).
-pub fn delivery_socket(netns: &Netns, application: IpAddr) -> io::Result<Socket> {
-    let source = IpAddr::from(mesh_common::steer::delivery_source(application.into()));
-    let socket = stream_socket(netns, application)?;
+impl SocketKind {
+    /// To connect from the pod to an address.
+    pub fn stream(to: IpAddr) -> Self {
+        if to.is_ipv4() { Self::StreamV4 } else { Self::StreamV6 }
+    }
+
+    /// To connect to the pod's application at an address.
+    pub fn delivery(to: IpAddr) -> Self {
+        if to.is_ipv4() { Self::DeliveryV4 } else { Self::DeliveryV6 }
+    }
+
+    /// What a number stands for.
+    pub fn from_number(number: u8) -> Option<Self> {
+        [Self::StreamV4, Self::StreamV6, Self::DeliveryV4, Self::DeliveryV6]
+            .into_iter()
+            .find(|kind| *kind as u8 == number)
+    }
+}
+
+/// Opens unconnected, non-blocking TCP sockets inside a namespace: fewer than `count` where there is no room for more.
+/// Errors: there is none for a single one.
+pub fn open_sockets(netns: &Netns, kind: SocketKind, count: usize) -> io::Result<Vec<Socket>> {
+    netns.run(|| {
+        let first = open(kind)?;
+        let more = (1..count).map_while(|_| open(kind).ok());
+        Ok(std::iter::once(first).chain(more).collect())
+    })?
+}
+
+fn open(kind: SocketKind) -> io::Result<Socket> {
+    match kind {
+        SocketKind::StreamV4 => tcp(Domain::IPV4),
+        SocketKind::StreamV6 => tcp(Domain::IPV6),
+        SocketKind::DeliveryV4 => delivery(Ipv4Addr::UNSPECIFIED.into()),
+        SocketKind::DeliveryV6 => delivery(Ipv6Addr::UNSPECIFIED.into()),
+    }
+}
+
+/// A socket bound to the address that deliveries come from. The port is chosen when it connects, so that ports are shared
+/// between destinations (`IP_BIND_ADDRESS_NO_PORT`).
+fn delivery(family_of: IpAddr) -> io::Result<Socket> {
+    let source = IpAddr::from(mesh_common::steer::delivery_source(family_of.into()));
+    let socket = tcp(if family_of.is_ipv4() { Domain::IPV4 } else { Domain::IPV6 })?;
     set_flag(&socket, libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT)?;
     socket.bind(&SocketAddr::new(source, 0).into())?;
     Ok(socket)
@@ -115,7 +160,7 @@ pub fn addresses_in(netns: &Netns) -> io::Result<Vec<IpAddr>> {
 }
 
 /// Every address that is followed by a `/32 host LOCAL` line (kernel: `fib_trie_seq_show`).
-fn local_v4(table: &str) -> impl Iterator<Item = std::net::Ipv4Addr> + '_ {
+fn local_v4(table: &str) -> impl Iterator<Item = Ipv4Addr> + '_ {
     let mut last = None;
     table.lines().filter_map(move |line| {
         let line = line.trim();
@@ -151,7 +196,7 @@ mod tests {
     #[test]
     fn reads_the_kernels_address_tables() {
         let trie = "Main:\n  +-- 0.0.0.0/0 3 0 5\n     |-- 10.244.1.0\n        /24 link UNICAST\n     |-- 10.244.1.1\n        /32 host LOCAL\n     |-- 10.244.1.255\n        /32 link BROADCAST\n";
-        assert_eq!(local_v4(trie).collect::<Vec<_>>(), ["10.244.1.1".parse::<std::net::Ipv4Addr>().unwrap()]);
+        assert_eq!(local_v4(trie).collect::<Vec<_>>(), ["10.244.1.1".parse::<Ipv4Addr>().unwrap()]);
         let six = "fd002440000100000000000000000001 05 40 00 80 br0\n";
         assert_eq!(local_v6(six).collect::<Vec<_>>(), ["fd00:2440:1::1".parse::<Ipv6Addr>().unwrap()]);
     }

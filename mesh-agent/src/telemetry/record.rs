@@ -107,6 +107,14 @@ impl Record {
         self.finish(ended, bytes, lasted);
     }
 
+    /// Another proxy records it from here on.
+    pub fn leave(mut self) {
+        self.ended = true;
+        if let Some((id, _)) = self.opened.take() {
+            self.metrics.open.remove(id);
+        }
+    }
+
     fn finish(&mut self, ended: &Ended, bytes: (u64, u64), duration: Duration) {
         self.ended = true;
         if let Ended::Failed(flag, _) = ended {

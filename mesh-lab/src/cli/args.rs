@@ -104,10 +104,13 @@ pub enum Command {
         #[arg(long, default_value = "60s", value_parser = humantime::parse_duration)]
         timeout: Duration,
     },
-    /// Start, stop, kill or restart a node's agent.
+    /// Start, stop, kill, restart or upgrade a node's agent.
     Agent {
         /// What to do.
-        action: ActionName,
+        action: AgentAction,
+        /// Kill the proxy alone; its keeper starts the next.
+        #[arg(long)]
+        proxy: bool,
         /// Node.
         node: String,
     },
@@ -189,6 +192,31 @@ pub enum ActionName {
     Stop,
     Kill,
     Restart,
+}
+
+/// What can be done to an agent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum AgentAction {
+    Start,
+    Stop,
+    Kill,
+    Restart,
+    Upgrade,
+}
+
+impl AgentAction {
+    /// The same for the daemon. Errors: nothing but a kill is for the proxy alone.
+    pub fn of(self, proxy: bool) -> Result<Action, String> {
+        match (self, proxy) {
+            (Self::Kill, true) => Ok(Action::KillProxy),
+            (_, true) => Err("--proxy goes with kill only".to_owned()),
+            (Self::Start, false) => Ok(Action::Start),
+            (Self::Stop, false) => Ok(Action::Stop),
+            (Self::Kill, false) => Ok(Action::Kill),
+            (Self::Restart, false) => Ok(Action::Restart),
+            (Self::Upgrade, false) => Ok(Action::Upgrade),
+        }
+    }
 }
 
 impl From<ActionName> for Action {

@@ -53,7 +53,10 @@ pub fn run(command: Command, layout: &Layout, client: &Client) -> anyhow::Result
             get::show(client, kind.0, object.as_deref(), namespace, output)?;
         }
         Command::Wait { namespace, timeout } => client.wait_ready(namespace.as_deref(), timeout)?,
-        Command::Agent { action, node } => show_program(&client.agent(&node, action.into())?),
+        Command::Agent { action, proxy, node } => {
+            let action = action.of(proxy).map_err(anyhow::Error::msg)?;
+            show_program(&client.agent(&node, action)?);
+        }
         Command::Control { action } => show_program(&client.control(action.into())?),
         Command::Status { output } => status(client, output)?,
         Command::Internal(_) => unreachable!("dealt with before"),

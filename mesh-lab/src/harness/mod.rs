@@ -249,6 +249,16 @@ impl Program<'_> {
         self.act(Action::Kill)
     }
 
+    /// Kills an agent's proxy alone.
+    pub fn kill_proxy(&self) -> Result<ProgramStatus, LabError> {
+        self.act(Action::KillProxy)
+    }
+
+    /// Lets another agent take over from the one that runs, and stops that.
+    pub fn upgrade(&self) -> Result<ProgramStatus, LabError> {
+        self.act(Action::Upgrade)
+    }
+
     /// Stops and starts it.
     pub fn restart(&self) -> Result<ProgramStatus, LabError> {
         self.act(Action::Restart)

@@ -75,6 +75,13 @@ pub fn log(path: &Path) -> Result<fs::File, HostError> {
     file.during(|| format!("open the log {}", path.display()))
 }
 
+/// Whether a log has a text in what was added to it since it was so long.
+pub fn says_since(path: &Path, length: u64, text: &str) -> bool {
+    let log = fs::read(path).unwrap_or_default();
+    let added = log.get(usize::try_from(length).unwrap_or(0)..).unwrap_or_default();
+    String::from_utf8_lossy(added).contains(text)
+}
+
 /// The last lines of a log, for an error message.
 pub fn tail(path: &Path, lines: usize) -> String {
     let text = fs::read(path).unwrap_or_default();

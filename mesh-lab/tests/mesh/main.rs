@@ -9,5 +9,6 @@ mod policy;
 mod programs;
 mod restarts;
 mod same_node;
+mod storm;
 mod streams;
 mod world;

@@ -264,6 +264,8 @@ mod tests {
             node: "n".into(),
             version: env!("CARGO_PKG_VERSION").into(),
             uptime_seconds: 1,
+            keeper: 1,
+            proxy: 2,
             ready: true,
             control,
             generation: 1,

@@ -98,18 +98,26 @@ impl Paths {
 
     /// Process ids of the proxies of a path.
     pub fn proxies(&self, path: Path) -> Result<Vec<u32>> {
+        Ok(self.instances(path)?.into_iter().flatten().collect())
+    }
+
+    /// The same, those of one instance together: an agent is two processes.
+    fn instances(&self, path: Path) -> Result<Vec<Vec<u32>>> {
         match path {
             Path::None => Ok(Vec::new()),
             Path::Mesh => self.agents(),
-            Path::Envoy => proc::with_argument(&self.directory.join("envoy-").display().to_string()),
+            Path::Envoy => {
+                let found = proc::with_argument(&self.directory.join("envoy-").display().to_string())?;
+                Ok(found.into_iter().map(|pid| vec![pid]).collect())
+            }
         }
     }
 
     /// Adds the resident memory of each path's largest proxy to the report.
     pub fn note_memory(&self, report: &mut Report, metric: &str) -> Result<()> {
         for path in [Path::Mesh, Path::Envoy] {
-            let sizes: Vec<f64> =
-                self.proxies(path)?.into_iter().map(proc::resident).collect::<Result<_>>()?;
+            let size = |pids: Vec<u32>| pids.into_iter().map(proc::resident).sum::<Result<f64>>();
+            let sizes: Vec<f64> = self.instances(path)?.into_iter().map(size).collect::<Result<_>>()?;
             report.add(metric, path, sizes.into_iter().fold(0.0, f64::max));
         }
         Ok(())
@@ -203,12 +211,18 @@ impl Paths {
         Ok(())
     }
 
-    fn agents(&self) -> Result<Vec<u32>> {
+    /// A keeper and its proxy on each node.
+    fn agents(&self) -> Result<Vec<Vec<u32>>> {
         let text = self.lab(&["status", "-o", "json"]).captured()?;
         let status: Value = serde_json::from_str(&text).context("mesh-lab status -o json")?;
         let nodes = status["nodes"].as_array().context("a lab without nodes")?;
-        let pid = |node: &Value| node["agent"]["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok());
-        nodes.iter().map(|node| pid(node).context("a node without an agent")).collect()
+        let pid = |value: &Value| value.as_u64().and_then(|pid| u32::try_from(pid).ok());
+        let processes = |node: &Value| {
+            let keeper = pid(&node["agent"]["pid"])?;
+            let proxies = node["agent"]["children"].as_array()?.iter().filter_map(pid);
+            Some(std::iter::once(keeper).chain(proxies).collect())
+        };
+        nodes.iter().map(|node| processes(node).context("a node without an agent")).collect()
     }
 }
 

@@ -11,11 +11,11 @@ use h2::{Reason, RecvStream};
 use http::header::HeaderMap;
 use http::{Method, Response, StatusCode};
 use rustls::server::UnbufferedServerConnection;
-use tokio::sync::Notify;
 use tokio::task::spawn_local;
 
 use super::session::SharedTls;
 use super::{CONNECTION_WINDOW, MAX_FRAME, MAX_STREAMS, SEND_BUFFER, SERVER_HEADERS, STREAM_WINDOW, Tunnel};
+use crate::proxy::core::Draining;
 use crate::proxy::tls::TlsStream;
 
 /// A peer may open more streams than our own clients do.
@@ -69,11 +69,11 @@ impl Server {
 
     /// Serves the connection: each request gets a task of its own from `handle`. After `drain` no new streams are
     /// taken and the connection ends with the last one.
-    pub async fn serve<F>(mut self, drain: Rc<Notify>, handle: impl Fn(Request) -> F) -> io::Result<()>
+    pub async fn serve<F>(mut self, drain: Rc<Draining>, handle: impl Fn(Request) -> F) -> io::Result<()>
     where
         F: Future<Output = ()> + 'static,
     {
-        let draining = drain.notified();
+        let draining = drain.has_begun();
         tokio::pin!(draining);
         let mut told = false;
         loop {

@@ -6,7 +6,6 @@ use std::time::Duration;
 use http::StatusCode;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Notify;
 use tokio::task::spawn_local;
 
 use super::{Connection, OpenError, Server};
@@ -30,7 +29,7 @@ async fn pair(application: std::net::SocketAddr, answer: Answer) -> Connection {
         let (tcp, _) = listener.accept().await.unwrap();
         let server = Server::start(tls::accept(tcp, server).await.unwrap()).await.unwrap();
         let _end = server
-            .serve(Rc::new(Notify::new()), move |request| async move {
+            .serve(Rc::default(), move |request| async move {
                 match answer {
                     Answer::Refuse(status) => request.refuse(status),
                     Answer::Relay => {

@@ -134,11 +134,7 @@ impl<C: Records> Driver<C> {
     }
 
     /// Receives for one turn. Answers whether the peer has said goodbye.
-    fn receive(
-        &mut self,
-        context: &mut Context<'_>,
-        opened: &mut impl FnMut(Request),
-    ) -> Result<bool, Over> {
+    fn receive(&mut self, context: &mut Context<'_>, opened: &mut impl FnMut(Request)) -> Result<bool, Over> {
         let Self { tls, receiver } = self;
         for _ in 0..RECEIVES {
             match tls.poll_read_in_place(context, |bytes| receiver.take(bytes, opened)) {

@@ -194,7 +194,10 @@ impl Header {
 }
 
 /// The header of a frame.
-#[allow(clippy::cast_possible_truncation, reason = "24 bits hold the length of every frame that is made here")]
+#[allow(
+    clippy::cast_possible_truncation,
+    reason = "24 bits hold the length of every frame that is made here"
+)]
 fn header(kind: u8, stream: u32, length: usize) -> [u8; HEADER] {
     let [s1, s2, s3, s4] = stream.to_be_bytes();
     [kind, (length >> 16) as u8, (length >> 8) as u8, length as u8, s1, s2, s3, s4]
@@ -426,10 +429,7 @@ mod tests {
         let mut bytes = data_header(9, 3).to_vec();
         bytes.extend_from_slice(b"ab");
         let mut rest = &bytes[..];
-        assert_eq!(
-            decoder.next(&mut rest),
-            Ok(Some(Event::Data { stream: 9, piece: b"ab", last: false }))
-        );
+        assert_eq!(decoder.next(&mut rest), Ok(Some(Event::Data { stream: 9, piece: b"ab", last: false })));
         assert_eq!(decoder.next(&mut rest), Ok(None));
         assert_eq!(
             decoder.next(&mut &b"cd"[..]),

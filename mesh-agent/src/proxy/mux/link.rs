@@ -12,10 +12,10 @@ use tokio::io::{AsyncReadExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::net::tcp::OwnedReadHalf;
 
+use super::EARLY;
 use super::driver::Side;
 use super::frame::{Frame, HEADER, data_header};
 use super::stream::{Broken, Stream};
-use super::EARLY;
 use crate::proxy::tls::scratch;
 
 /// Most bytes of data that gather for one sending, with their headers: encrypted they fit into one buffer.

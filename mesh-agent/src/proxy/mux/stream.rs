@@ -341,7 +341,9 @@ impl Tunnel {
 impl Drop for Tunnel {
     fn drop(&mut self) {
         let ended = self.sent_end && self.stream.peer_ended.get() && self.stream.backlog.borrow().is_empty();
-        let over = self.finished || ended || matches!(*self.stream.broken.borrow(), Some(Broken::Reset(_) | Broken::Lost(_)));
+        let over = self.finished
+            || ended
+            || matches!(*self.stream.broken.borrow(), Some(Broken::Reset(_) | Broken::Lost(_)));
         if !over {
             self.link.send(&Frame::Reset(self.stream.id, self.reason));
         }

@@ -295,7 +295,9 @@ fn who_breaks_the_protocol_is_told_why_and_cut_off() {
             });
             let frames = say(said, server.await).await;
             match frames.last() {
-                Some(Frame::GoAway(Goodbye::Violation, why)) => assert!(why.contains(expected), "{what}: {why}"),
+                Some(Frame::GoAway(Goodbye::Violation, why)) => {
+                    assert!(why.contains(expected), "{what}: {why}")
+                }
                 other => panic!("{what}: {other:?}"),
             }
         }

@@ -13,7 +13,7 @@ use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::net::tcp::ReadHalf;
 
-use super::{Ends, Error, Meter, SocketIs, reset_on_drop};
+use super::{Ends, Error, Meter, SocketIs, close_in_order, reset_on_drop};
 use crate::proxy::hbone::Tunnel;
 
 /// Most bytes of one DATA frame: bounds how long one stream keeps the others of its connection waiting.
@@ -58,7 +58,9 @@ struct Both<'a> {
 
 impl Drop for Both<'_> {
     fn drop(&mut self) {
-        if !self.finished {
+        if self.finished {
+            close_in_order(&self.socket);
+        } else {
             reset_on_drop(&self.socket);
             self.tunnel.send.send_reset(Reason::CANCEL);
         }

@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use tokio::net::TcpStream;
 use tokio::net::tcp::OwnedReadHalf;
 
-use super::{Ends, Error, Meter, SocketIs, reset_on_drop};
+use super::{Ends, Error, Meter, SocketIs, close_in_order, reset_on_drop};
 use crate::proxy::mux::{Broken, Tunnel};
 
 /// Most bytes that one turn reads: bounds how long one stream keeps the others of its connection waiting.
@@ -77,7 +77,9 @@ impl Relay<'_> {
 
 impl Drop for Relay<'_> {
     fn drop(&mut self) {
-        if !(self.delivered && self.forwarded) {
+        if self.delivered && self.forwarded {
+            close_in_order(self.socket.as_ref());
+        } else {
             reset_on_drop(self.socket.as_ref());
             self.tunnel.detach();
         }

@@ -10,7 +10,7 @@ use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::net::tcp::ReadHalf;
 
-use super::{Error, Meter, Way, reset_on_drop};
+use super::{Error, Meter, Way, close_in_order, reset_on_drop};
 
 /// Most bytes that one turn of one direction moves.
 const CHUNK: usize = 128 * 1024;
@@ -36,10 +36,9 @@ pub async fn relay(client: &mut TcpStream, server: &mut TcpStream, meter: &Meter
         };
         both.await.map(|((), ())| ())
     };
-    if result.is_err() {
-        reset_on_drop(client);
-        reset_on_drop(server);
-    }
+    let leave = if result.is_ok() { close_in_order } else { reset_on_drop };
+    leave(client);
+    leave(server);
     result
 }
 

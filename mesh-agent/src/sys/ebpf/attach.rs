@@ -1,4 +1,4 @@
-//! Attaching programs and keeping the attachments across the agent's restarts.
+//! Attaching programs and keeping the attachments across the keeper's restarts.
 
 use std::fs::{self, File};
 use std::io;
@@ -6,10 +6,10 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use aya::Ebpf;
-use aya::programs::links::{FdLink, LinkError, PinnedLink};
+use aya::programs::links::{FdLink, LinkError};
 use aya::programs::{CgroupAttachMode, CgroupSockAddr, Program, ProgramError, SkLookup, SockOps};
 
-use super::Error;
+use super::{Error, link};
 
 /// On kernels from 5.7 on links to one cgroup add up whatever the mode says, and any other mode is refused.
 const MODE: CgroupAttachMode = CgroupAttachMode::Single;
@@ -19,28 +19,33 @@ const SOCK_ADDR: [&str; 4] = ["connect4", "connect6", "getpeername4", "getpeerna
 const SOCK_OPS: &str = "socket_ops";
 const SK_LOOKUP: &str = "inbound";
 
-/// Loads all programs and attaches those that belong to the node's cgroup, each in place of its predecessor.
+/// Has the kernel check all programs.
+pub(super) fn load(ebpf: &mut Ebpf) -> Result<(), Error> {
+    typed::<SockOps>(ebpf, SOCK_OPS).and_then(SockOps::load).map_err(program_error(SOCK_OPS))?;
+    for name in SOCK_ADDR {
+        typed::<CgroupSockAddr>(ebpf, name).and_then(CgroupSockAddr::load).map_err(program_error(name))?;
+    }
+    typed::<SkLookup>(ebpf, SK_LOOKUP).and_then(SkLookup::load).map_err(program_error(SK_LOOKUP))
+}
+
+/// Attaches the programs that belong to the node's cgroup, each in place of its predecessor.
 pub(super) fn attach_to_cgroup(ebpf: &mut Ebpf, cgroup: &Path, links: &Path) -> Result<(), Error> {
     let directory = File::open(cgroup).map_err(|error| Error::Path { path: cgroup.into(), error })?;
     // What reads the hand-over comes before what starts it.
-    let link = sock_ops(ebpf, &directory).map_err(program_error(SOCK_OPS))?;
-    pin_over(link, &links.join(SOCK_OPS))?;
+    put(ebpf, SOCK_OPS, &links.join(SOCK_OPS), |ebpf| sock_ops(ebpf, &directory))?;
     for name in SOCK_ADDR.into_iter().rev() {
-        let link = sock_addr(ebpf, name, &directory).map_err(program_error(name))?;
-        pin_over(link, &links.join(name))?;
+        put(ebpf, name, &links.join(name), |ebpf| sock_addr(ebpf, name, &directory))?;
     }
-    let program = typed::<SkLookup>(ebpf, SK_LOOKUP).map_err(program_error(SK_LOOKUP))?;
-    program.load().map_err(program_error(SK_LOOKUP))
+    Ok(())
 }
 
 /// Attaches `sk_lookup` to a pod's namespace, in place of a predecessor's.
 pub(super) fn attach_to_pod(ebpf: &mut Ebpf, netns: impl AsFd, pin: &Path) -> Result<(), Error> {
-    let attach = || -> Result<FdLink, ProgramError> {
+    put(ebpf, SK_LOOKUP, pin, |ebpf| {
         let program = typed::<SkLookup>(ebpf, SK_LOOKUP)?;
         let id = program.attach(netns)?;
         Ok(program.take_link(id)?.into())
-    };
-    pin_over(attach().map_err(program_error(SK_LOOKUP))?, pin)
+    })
 }
 
 /// Takes a pinned attachment off. One that is not there is off already.
@@ -69,27 +74,37 @@ pub(super) fn pins(directory: &Path) -> Vec<(String, PathBuf)> {
         .collect()
 }
 
-/// Pins a new link where an older one may be: the new one is attached already, so there is no moment without one.
-fn pin_over(link: FdLink, path: &Path) -> Result<(), Error> {
-    let failed = |error| Error::Path { path: path.into(), error };
-    if path.exists() {
-        let predecessor = PinnedLink::from_pin(path).map_err(|error| failed(io::Error::other(error)))?;
-        drop(predecessor.unpin().map_err(failed)?);
+/// Puts a program where a predecessor's may be, and attaches it where there is none.
+fn put(
+    ebpf: &mut Ebpf,
+    name: &'static str,
+    pin: &Path,
+    attach: impl FnOnce(&mut Ebpf) -> Result<FdLink, ProgramError>,
+) -> Result<(), Error> {
+    let failed = |error| Error::Path { path: pin.into(), error };
+    if pin.exists() {
+        let program = ebpf.program(name).ok_or(ProgramError::NotLoaded).and_then(Program::fd);
+        let program = program.map_err(program_error(name))?;
+        match link::replace(pin, program.as_fd()) {
+            Ok(()) => return Ok(()),
+            // What it was attached to is gone, and so there is nothing that could be without a program now.
+            Err(error) if error.raw_os_error() == Some(libc::ENOLINK) => detach(pin)?,
+            Err(error) => return Err(failed(error)),
+        }
     }
-    link.pin(path).map_err(|error| failed(io::Error::other(error)))?;
+    let link = attach(ebpf).map_err(program_error(name))?;
+    link.pin(pin).map_err(|error| failed(io::Error::other(error)))?;
     Ok(())
 }
 
 fn sock_addr(ebpf: &mut Ebpf, name: &'static str, cgroup: &File) -> Result<FdLink, ProgramError> {
     let program = typed::<CgroupSockAddr>(ebpf, name)?;
-    program.load()?;
     let id = program.attach(cgroup, MODE)?;
     as_fd_link(program.take_link(id)?)
 }
 
 fn sock_ops(ebpf: &mut Ebpf, cgroup: &File) -> Result<FdLink, ProgramError> {
     let program = typed::<SockOps>(ebpf, SOCK_OPS)?;
-    program.load()?;
     let id = program.attach(cgroup, MODE)?;
     as_fd_link(program.take_link(id)?)
 }

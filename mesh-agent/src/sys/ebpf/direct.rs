@@ -3,13 +3,16 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use aya::maps::{Array, HashMap, MapData, RingBuf};
+use aya::maps::{Array, HashMap, Map, MapData, RingBuf};
 use mesh_common::address::Address;
 use mesh_common::direct::{Happened, Route, RouteKey};
 use rustix::time::{ClockId, clock_gettime};
 
-use super::programs::{absent_is_fine, take};
-use super::{Error, Programs, map_error};
+use super::programs::absent_is_fine;
+use super::{Error, map_error};
+
+/// Bytes of an event.
+const RECORD: usize = size_of::<mesh_common::direct::DirectEvent>();
 
 /// TCP states of `include/net/tcp_states.h`, as which a connection may have ended.
 mod state {
@@ -24,6 +27,7 @@ mod state {
 pub struct DirectKernel {
     routes: HashMap<MapData, RouteKey, Route>,
     pulse: Array<MapData, u64>,
+    open: HashMap<MapData, u64, [u8; RECORD]>,
     events: RingBuf<MapData>,
 }
 
@@ -62,14 +66,23 @@ pub struct Totals {
 }
 
 impl DirectKernel {
-    /// Takes the maps out of the loaded object.
-    pub fn new(programs: &mut Programs) -> Result<Self, Error> {
-        let object = programs.object();
-        Ok(Self {
-            routes: take(object, "ROUTES")?,
-            pulse: take(object, "PULSE")?,
-            events: take(object, "DIRECT_EVENTS")?,
-        })
+    /// These maps, without the routes that a predecessor left: who decided them is gone.
+    pub(super) fn new(
+        routes: MapData,
+        pulse: MapData,
+        open: MapData,
+        events: MapData,
+    ) -> Result<Self, Error> {
+        let mut kernel = Self {
+            routes: Map::HashMap(routes).try_into().map_err(map_error("ROUTES"))?,
+            pulse: Map::Array(pulse).try_into().map_err(map_error("PULSE"))?,
+            open: Map::HashMap(open).try_into().map_err(map_error("DIRECT_OPEN"))?,
+            events: Map::RingBuf(events).try_into().map_err(map_error("DIRECT_EVENTS"))?,
+        };
+        let left: Vec<RouteKey> =
+            kernel.routes.keys().collect::<Result<_, _>>().map_err(map_error("ROUTES"))?;
+        left.iter().try_for_each(|key| kernel.remove(key))?;
+        Ok(kernel)
     }
 
     /// From now on a client's connections may go this way.
@@ -88,6 +101,11 @@ impl DirectKernel {
         let nanoseconds =
             u64::try_from(now.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0);
         self.pulse.set(0, nanoseconds, 0).map_err(map_error("PULSE"))
+    }
+
+    /// The events by which those connections began that are open now.
+    pub fn open_connections(&self) -> Vec<DirectEvent> {
+        self.open.iter().filter_map(Result::ok).filter_map(|(_, record)| decode(&record)).collect()
     }
 
     /// The next event that has not been read.

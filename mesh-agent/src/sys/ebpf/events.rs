@@ -1,16 +1,16 @@
-//! What the programs report: faults through a ring buffer, and debug lines through aya-log.
+//! What the programs report: faults, through a ring buffer.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 
-use aya::maps::{MapData, RingBuf};
-use aya_log::{EbpfLogger, Level};
+use aya::maps::{Map, MapData, RingBuf};
+use aya_log::Level;
 use mesh_common::fault::{Event, Fault};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tracing::warn;
 
-use super::{Error, Programs, map_error};
+use super::{Error, map_error};
 
 /// The ring of faults. It is read on the runtime that it was made on.
 pub struct EventLog {
@@ -18,10 +18,9 @@ pub struct EventLog {
 }
 
 impl EventLog {
-    /// Takes the ring out of the loaded object. Must be called inside a tokio runtime.
-    pub fn new(programs: &mut Programs) -> Result<Self, Error> {
-        let map = programs.object().take_map("EVENTS").ok_or(Error::Missing("EVENTS"))?;
-        let ring = map.try_into().map_err(map_error("EVENTS"))?;
+    /// The ring of a map. Must be called inside a tokio runtime.
+    pub(super) fn new(map: MapData) -> Result<Self, Error> {
+        let ring = Map::RingBuf(map).try_into().map_err(map_error("EVENTS"))?;
         Ok(Self { ring: register(ring)? })
     }
 
@@ -58,34 +57,12 @@ fn report(fault: Fault, event: Event) {
     warn!(netns = event.netns, %destination, verdict = ?fault.verdict(), "eBPF: {}", fault.describe());
 }
 
-/// The debug lines of the programs, passed on to the agent's own log.
-pub struct Log {
-    logger: AsyncFd<EbpfLogger<&'static dyn log::Log>>,
-}
-
-impl Log {
-    /// Takes the log ring out of the loaded object. Must be called inside a tokio runtime.
-    pub fn new(programs: &mut Programs) -> Result<Self, Error> {
-        let logger = EbpfLogger::init(programs.object()).map_err(|_| Error::Missing("AYA_LOGS"))?;
-        Ok(Self { logger: register(logger)? })
-    }
-
-    /// Passes lines on as they come; ends only with an error of the runtime.
-    pub async fn run(mut self) -> io::Result<()> {
-        loop {
-            let mut ready = self.logger.readable_mut().await?;
-            ready.get_inner_mut().flush();
-            ready.clear_ready();
-        }
-    }
-}
-
-fn register<T: std::os::fd::AsRawFd>(source: T) -> Result<AsyncFd<T>, Error> {
-    // SAFETY: called for the two ring types above only; both own their descriptor, keep it open until they are
-    // dropped, always answer the same one, and are owned by the `AsyncFd` from here on. There is no safe way: the
-    // safe constructors are deprecated as unsound for types that could break this promise.
+fn register(ring: RingBuf<MapData>) -> Result<AsyncFd<RingBuf<MapData>>, Error> {
+    // SAFETY: the ring owns its descriptor, keeps it open until it is dropped, always answers the same one, and is owned
+    // by the `AsyncFd` from here on. There is no safe way: the safe constructors are deprecated as unsound for types that
+    // could break this promise.
     #[allow(unsafe_code)]
-    let registered = unsafe { AsyncFd::register_with_interest(source, Interest::READABLE) };
+    let registered = unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) };
     registered.map_err(|error| Error::Path { path: "epoll".into(), error: error.into() })
 }
 

@@ -1,16 +1,14 @@
 //! What is remembered with single sockets.
 
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::AsRawFd;
-use std::path::Path;
+use std::os::fd::{AsRawFd, OwnedFd};
 
 use aya::maps::{Map, MapData, MapError, SkStorage};
 use mesh_common::direct::NOTE_NOT_DIRECT;
 use mesh_common::maps::Endpoint;
 
-use super::{Error, map_error};
-
-pub(super) const PEER: &str = "PEER";
+use super::handed::map;
+use super::{Error, PEER, map_error};
 
 /// A worker's handle on the map `PEER`.
 pub struct FlowMap {
@@ -27,9 +25,8 @@ pub struct Asked {
 }
 
 impl FlowMap {
-    pub(super) fn open(maps: &Path) -> Result<Self, Error> {
-        let data = MapData::from_pin(maps.join(PEER)).map_err(map_error(PEER))?;
-        let peer = Map::SkStorage(data).try_into().map_err(map_error(PEER))?;
+    pub(super) fn new(peer: OwnedFd) -> Result<Self, Error> {
+        let peer = Map::SkStorage(map(PEER, peer)?).try_into().map_err(map_error(PEER))?;
         Ok(Self { peer })
     }
 

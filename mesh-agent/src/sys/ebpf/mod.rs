@@ -1,7 +1,8 @@
 //! The eBPF programs and maps, seen from user space.
 //!
-//! [`Programs::load`] loads, pins and attaches; [`Programs`] then keeps the maps that say who is enrolled and what is
-//! known. The workers get a [`FlowMap`] each, for what is remembered with single sockets.
+//! The keeper loads, pins and attaches ([`Programs`]) and writes the maps that say who is enrolled. The proxy gets the
+//! others by descriptor ([`Handed`]), which needs no privilege: the destinations, what is remembered with single sockets
+//! (a [`FlowMap`] for each worker), the routes of direct connections, and the events.
 //!
 //! Everything is pinned below one directory, so that after a crash enrolled pods stay enrolled (and are refused, not
 //! let out in plaintext) and the next agent takes over the same maps.
@@ -10,13 +11,18 @@ mod attach;
 mod direct;
 mod events;
 mod flow;
+mod handed;
+mod link;
 mod programs;
 
 pub use attach::unpin_all;
 pub use direct::{DirectEvent, DirectKernel, Totals};
-pub use events::{EventLog, Log, ebpf_log_level};
+pub use events::{EventLog, ebpf_log_level};
 pub use flow::{Asked, FlowMap};
-pub use programs::{PodKeys, Programs};
+pub use handed::{Destinations, HANDED_OVER, Handed};
+pub use programs::{Lines, PodKeys, Programs};
+
+pub(crate) const PEER: &str = "PEER";
 
 use std::io;
 use std::path::PathBuf;

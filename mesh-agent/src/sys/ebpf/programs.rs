@@ -1,27 +1,27 @@
-//! The loaded object and the maps that are written when pods or configuration change.
+//! The loaded object, and the maps that are written when pods come and go: the keeper's.
 
 use std::collections::HashSet;
 use std::fs;
 use std::net::IpAddr;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use aya::maps::{Array, HashMap, MapData, SockHash};
+use aya::maps::{Array, HashMap, Map, MapData, SockHash};
 use aya::{Ebpf, EbpfLoader};
-use aya_log::Level;
+use aya_log::{EbpfLogger, Level};
 use mesh_common::address::Address;
-use mesh_common::maps::{AgentProcess, Endpoint, Listener, ListenerKind, Pod};
+use mesh_common::maps::{Endpoint, Listener, ListenerKind, Pod, Proxy};
 
-use super::flow::PEER;
-use super::{Error, FlowMap, attach, map_error};
+use super::{Error, HANDED_OVER, PEER, attach, map_error};
 use crate::sys::Netns;
 
 /// The object that `cargo xtask build-ebpf` made.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/mesh-ebpf.o"));
 
-/// Maps that outlive the agent. Those that are not here (log, events, listeners) are made anew each time.
-const PINNED: [&str; 9] = [
-    "AGENT",
+/// Maps that outlive the keeper. Those that are not here (log, events, listeners, routes) are made anew each time.
+const PINNED: [&str; 10] = [
+    "PROXIES",
     "PODS",
     "DESTINATIONS",
     "HANDOFFS",
@@ -30,10 +30,14 @@ const PINNED: [&str; 9] = [
     "NODE_ADDRESSES",
     "DIRECT_FLOWS",
     "DIRECT",
+    "DIRECT_OPEN",
 ];
 
-/// Changes with the layout of the maps, so that an agent never takes over maps that it would misread.
-const LAYOUT: &str = "v1";
+/// Changes with the layout of the maps, so that a keeper never takes over maps that it would misread.
+const LAYOUT: &str = "v2";
+
+/// The debug lines of the programs, on their way to the log.
+pub type Lines = EbpfLogger<&'static dyn log::Log>;
 
 /// What the kernel is to know of an enrolled pod.
 #[derive(Clone, Debug)]
@@ -44,14 +48,16 @@ pub struct PodKeys {
     pub probe_ports: Vec<u16>,
 }
 
-/// The loaded programs and the maps that the enroller writes.
+/// The loaded programs and the maps that the keeper writes.
 pub struct Programs {
     ebpf: Ebpf,
-    maps: PathBuf,
+    root: PathBuf,
+    cgroup: PathBuf,
+    cgroup_links: PathBuf,
     pod_links: PathBuf,
-    agent: Array<MapData, AgentProcess>,
+    attached: bool,
+    proxies: HashMap<MapData, Proxy, u32>,
     pods: HashMap<MapData, u64, Pod>,
-    destinations: HashMap<MapData, Address, u32>,
     probe_ports: HashMap<MapData, Endpoint, u32>,
     node_addresses: HashMap<MapData, Address, u32>,
     listeners: SockHash<MapData, Listener>,
@@ -59,16 +65,23 @@ pub struct Programs {
 }
 
 impl Programs {
-    /// Loads the programs, takes over pinned maps of a predecessor, and attaches to the node's cgroup. `log` is the
-    /// most detailed level that the programs themselves log at; with `count_untouched` they tell of connections that the
-    /// mesh leaves alone. Until [`Self::announce`] they exempt the process that
-    /// the predecessor announced.
-    pub fn load(root: &Path, cgroup: &Path, log: Level, count_untouched: bool) -> Result<Self, Error> {
+    /// Loads the programs for `workers` workers and takes over pinned maps of a predecessor. `log` is the most detailed
+    /// level that the programs themselves log at; with `count_untouched` they tell of connections that the mesh leaves
+    /// alone. They do nothing until [`Self::attach`].
+    pub fn load(
+        root: &Path,
+        cgroup: &Path,
+        workers: u8,
+        log: Level,
+        count_untouched: bool,
+    ) -> Result<Self, Error> {
         if OBJECT.is_empty() {
             return Err(Error::NotEmbedded);
         }
+        let metadata = fs::metadata(cgroup).map_err(|error| Error::Path { path: cgroup.into(), error })?;
         let maps = directory(root, "maps")?;
-        let links = directory(root, "links")?;
+        // A link stays with the cgroup that it was made for; one of another setting is not to be taken for it.
+        let cgroup_links = directory(root, &format!("cgroups/{}", metadata.ino()))?;
         let pod_links = directory(root, "pods")?;
         let (level, count_untouched) = (log as u8, u8::from(count_untouched));
         let mut loader = EbpfLoader::new();
@@ -78,34 +91,82 @@ impl Programs {
             loader.map_pin_path(name, maps.join(name));
         }
         let mut ebpf = loader.load(OBJECT)?;
-        attach::attach_to_cgroup(&mut ebpf, cgroup, &links)?;
+        attach::load(&mut ebpf)?;
+        let mut count: Array<_, u32> = take(&mut ebpf, "WORKERS")?;
+        count.set(0, u32::from(workers), 0).map_err(map_error("WORKERS"))?;
         Ok(Self {
-            agent: take(&mut ebpf, "AGENT")?,
+            proxies: take(&mut ebpf, "PROXIES")?,
             pods: take(&mut ebpf, "PODS")?,
-            destinations: take(&mut ebpf, "DESTINATIONS")?,
             probe_ports: take(&mut ebpf, "PROBE_PORTS")?,
             node_addresses: take(&mut ebpf, "NODE_ADDRESSES")?,
             listeners: take(&mut ebpf, "LISTENERS")?,
             owners: take(&mut ebpf, "OWNERS")?,
             ebpf,
-            maps,
+            root: root.to_owned(),
+            cgroup: cgroup.to_owned(),
+            cgroup_links,
             pod_links,
+            attached: false,
         })
     }
 
-    /// The loaded object, for its log and event rings.
-    pub(super) fn object(&mut self) -> &mut Ebpf {
-        &mut self.ebpf
+    /// Whether an agent with maps of another layout left its programs attached.
+    pub fn have_other_layouts(&self) -> bool {
+        self.other_layouts().next().is_some()
     }
 
-    /// Tells the programs which process is exempt and how many workers listen.
-    pub fn announce(&mut self, process: AgentProcess) -> Result<(), Error> {
-        self.agent.set(0, process, 0).map_err(map_error("AGENT"))
+    fn other_layouts(&self) -> impl Iterator<Item = PathBuf> {
+        attach::pins(&self.root).into_iter().filter(|(name, _)| name != LAYOUT).map(|(_, path)| path)
     }
 
-    /// A handle for one worker.
-    pub fn flow_map(&self) -> Result<FlowMap, Error> {
-        FlowMap::open(&self.maps)
+    /// Lets these programs decide in place of a predecessor's, at the node and at the pods that are enrolled already.
+    pub fn attach<'a>(&mut self, enrolled: impl IntoIterator<Item = &'a Netns>) -> Result<(), Error> {
+        // What arrives before what leaves.
+        for netns in enrolled {
+            let link = self.link_of(netns.cookie());
+            attach::attach_to_pod(&mut self.ebpf, netns.as_fd(), &link)?;
+        }
+        attach::attach_to_cgroup(&mut self.ebpf, &self.cgroup, &self.cgroup_links)?;
+        self.attached = true;
+        for (_, path) in attach::pins(&self.root.join(LAYOUT).join("cgroups")) {
+            if path != self.cgroup_links {
+                attach::unpin_all(&path).map_err(|error| Error::Path { path, error })?;
+            }
+        }
+        for path in self.other_layouts() {
+            attach::unpin_all(&path).map_err(|error| Error::Path { path, error })?;
+        }
+        Ok(())
+    }
+
+    /// The programs' own debug lines.
+    pub fn lines(&mut self) -> Result<Lines, Error> {
+        EbpfLogger::init(&mut self.ebpf).map_err(|_| Error::Missing("AYA_LOGS"))
+    }
+
+    /// The maps that the proxy reads and writes, in the order of [`super::Handed`].
+    pub fn handed_over(&self) -> Result<Vec<BorrowedFd<'_>>, Error> {
+        HANDED_OVER
+            .iter()
+            .map(|name| self.ebpf.map(name).and_then(descriptor).ok_or(Error::Missing(name)))
+            .collect()
+    }
+
+    /// Exempts a proxy from redirection.
+    pub fn exempt(&mut self, proxy: Proxy) -> Result<(), Error> {
+        self.proxies.insert(proxy, 1, 0).map_err(map_error("PROXIES"))
+    }
+
+    /// No longer: it has ended.
+    pub fn forget_proxy(&mut self, proxy: Proxy) -> Result<(), Error> {
+        absent_is_fine(self.proxies.remove(&proxy)).map_err(map_error("PROXIES"))
+    }
+
+    /// Forgets those that ended with their keepers, which could not say so.
+    pub fn forget_ended_proxies(&mut self) -> Result<(), Error> {
+        let all: Vec<Proxy> = self.proxies.keys().flatten().collect();
+        let ended = |proxy: &&Proxy| !Path::new(&format!("/proc/{}", proxy.tgid)).exists();
+        all.iter().filter(ended).try_for_each(|proxy| self.forget_proxy(*proxy))
     }
 
     /// Gives one of a pod's inbound listeners to `sk_lookup`, for each of the pod's addresses.
@@ -114,7 +175,7 @@ impl Programs {
         addresses: &[IpAddr],
         kind: ListenerKind,
         worker: u8,
-        socket: &std::net::TcpListener,
+        socket: &impl AsRawFd,
     ) -> Result<(), Error> {
         for &address in addresses {
             let key = Listener::new(address.into(), kind, worker);
@@ -128,8 +189,10 @@ impl Programs {
         for endpoint in probe_endpoints(keys) {
             self.probe_ports.insert(endpoint, 1, 0).map_err(map_error("PROBE_PORTS"))?;
         }
-        let link = self.link_of(netns.cookie());
-        attach::attach_to_pod(&mut self.ebpf, netns.as_fd(), &link)?;
+        if self.attached {
+            let link = self.link_of(netns.cookie());
+            attach::attach_to_pod(&mut self.ebpf, netns.as_fd(), &link)?;
+        }
         for &address in &keys.addresses {
             self.owners.insert(Address::from(address), netns.cookie(), 0).map_err(map_error("OWNERS"))?;
         }
@@ -173,11 +236,6 @@ impl Programs {
         Ok(())
     }
 
-    /// Replaces the set of addresses that the mesh knows. Additions come first, so nothing that stays is ever missing.
-    pub fn replace_destinations(&mut self, wanted: &HashSet<Address>) -> Result<(), Error> {
-        replace(&mut self.destinations, wanted).map_err(map_error("DESTINATIONS"))
-    }
-
     /// Replaces the set of the node's own addresses.
     pub fn replace_node_addresses(&mut self, wanted: &HashSet<Address>) -> Result<(), Error> {
         replace(&mut self.node_addresses, wanted).map_err(map_error("NODE_ADDRESSES"))
@@ -194,9 +252,19 @@ fn directory(root: &Path, name: &str) -> Result<PathBuf, Error> {
     Ok(path)
 }
 
-pub(super) fn take<M>(ebpf: &mut Ebpf, name: &'static str) -> Result<M, Error>
+/// The descriptor of a map of one of the kinds that the proxy gets.
+fn descriptor(map: &Map) -> Option<BorrowedFd<'_>> {
+    match map {
+        Map::HashMap(data) | Map::Array(data) | Map::RingBuf(data) | Map::SkStorage(data) => {
+            Some(data.fd().as_fd())
+        }
+        _ => None,
+    }
+}
+
+fn take<M>(ebpf: &mut Ebpf, name: &'static str) -> Result<M, Error>
 where
-    M: TryFrom<aya::maps::Map, Error = aya::maps::MapError>,
+    M: TryFrom<Map, Error = aya::maps::MapError>,
 {
     ebpf.take_map(name).ok_or(Error::Missing(name))?.try_into().map_err(map_error(name))
 }
@@ -211,7 +279,8 @@ fn probe_endpoints(keys: &PodKeys) -> impl Iterator<Item = Endpoint> + '_ {
         .flat_map(|&address| keys.probe_ports.iter().map(move |&port| Endpoint::new(address.into(), port)))
 }
 
-fn replace(
+/// Makes a map hold these addresses and no others. Additions come first, so nothing that stays is ever missing.
+pub(super) fn replace(
     map: &mut HashMap<MapData, Address, u32>,
     wanted: &HashSet<Address>,
 ) -> Result<(), aya::maps::MapError> {

@@ -43,6 +43,8 @@ volumeMounts:
     readOnly: true
   - name: bpf
     mountPath: /sys/fs/bpf
+  - name: run
+    mountPath: /run/nodemesh
   - name: trust-bundle
     mountPath: /var/run/secrets/nodemesh
     readOnly: true

@@ -1,0 +1,92 @@
+//! Records and descriptors over a pair of Unix sockets that keep records apart (`SOCK_SEQPACKET`, unix(7)). Nothing here
+//! waits: who has nothing to read is told so, and who does not read is given up.
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
+};
+
+use super::protocol::{RECORD, Record};
+
+/// `SCM_MAX_FD` of the kernel: most descriptors beside one record.
+const MOST_DESCRIPTORS: usize = 253;
+const SPACE: usize = rustix::cmsg_space!(ScmRights(MOST_DESCRIPTORS));
+
+/// A record and the descriptors beside it.
+pub type Message = (Record, Vec<OwnedFd>);
+
+/// Two ends that are joined.
+pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    Ok(socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?)
+}
+
+/// Sends a record. Errors: the other end is gone, does not read (`WouldBlock`), or these are too many descriptors.
+pub fn send(channel: impl AsFd, record: &Record, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let mut space = [MaybeUninit::uninit(); SPACE];
+    let mut beside = SendAncillaryBuffer::new(&mut space);
+    if !descriptors.is_empty() && !beside.push(SendAncillaryMessage::ScmRights(descriptors)) {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+    sendmsg(channel, &[IoSlice::new(record)], &mut beside, flags)?;
+    Ok(())
+}
+
+/// Receives a record; `None` if the other end is closed. Errors: there is none now (`WouldBlock`), or it is of another
+/// size.
+pub fn receive(channel: impl AsFd) -> io::Result<Option<Message>> {
+    let (mut record, mut space) = ([0; RECORD], [MaybeUninit::uninit(); SPACE]);
+    let mut beside = RecvAncillaryBuffer::new(&mut space);
+    let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
+    let received = recvmsg(channel, &mut [IoSliceMut::new(&mut record)], &mut beside, flags)?;
+    let mut descriptors = Vec::new();
+    for message in beside.drain() {
+        if let RecvAncillaryMessage::ScmRights(rights) = message {
+            descriptors.extend(rights);
+        }
+    }
+    match received.bytes {
+        0 => Ok(None),
+        RECORD => Ok(Some((record, descriptors))),
+        _ => Err(io::ErrorKind::InvalidData.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+
+    use super::*;
+
+    #[test]
+    fn records_and_descriptors_arrive_together() {
+        let (one, other) = pair().unwrap();
+        let (mut read, write) = io::pipe().unwrap();
+        let many = vec![write.as_fd(); MOST_DESCRIPTORS];
+        send(&one, &[7; RECORD], &many).unwrap();
+        send(&one, &[8; RECORD], &[]).unwrap();
+        let (record, descriptors) = receive(&other).unwrap().unwrap();
+        assert_eq!((record, descriptors.len()), ([7; RECORD], MOST_DESCRIPTORS));
+        drop(write);
+        std::fs::File::from(descriptors.into_iter().next().unwrap()).write_all(b"x").unwrap();
+        let mut text = String::new();
+        read.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "x", "the other copies are closed");
+        assert_eq!(receive(&other).unwrap().unwrap().1.len(), 0);
+        assert_eq!(receive(&other).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        drop(one);
+        assert!(receive(&other).unwrap().is_none());
+    }
+
+    #[test]
+    fn nobody_waits_for_one_who_does_not_read() {
+        let (one, _other) = pair().unwrap();
+        let error = (0..100_000).find_map(|_| send(&one, &[0; RECORD], &[]).err()).unwrap();
+        assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+    }
+}

@@ -1,0 +1,257 @@
+//! One keeper takes over from another: the new version runs beside the old one, gets its pods and listeners by descriptor,
+//! starts a proxy of its own, and only when that serves replaces programs and links, each at once. So there is no moment
+//! without an agent, and none with two that decide.
+//!
+//! The new one asks and the old one answers, in records of the [`protocol`](super::protocol)'s size. Until it is told that
+//! it is relieved the old one goes on; if the new one fails on the way, nothing has happened.
+
+use std::collections::BTreeSet;
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::{
+    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, connect, listen, socket_with,
+    sockopt,
+};
+
+use super::channel::{self, Message};
+use super::doors::Doors;
+use super::pods::{self, Pods};
+use super::protocol::{Claim, Reader, Record, Writer};
+use crate::config::Config;
+use crate::sys::Netns;
+
+/// Changes with what is said here. A keeper that speaks otherwise is not taken over from.
+const VERSION: u16 = 1;
+
+/// How long an answer may take. The other one has nothing else to do.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+const HELLO: u8 = 1;
+const NEXT: u8 = 2;
+const RELIEVED: u8 = 3;
+const OFFER: u8 = 11;
+const POD: u8 = 12;
+const END: u8 = 13;
+
+/// Where a successor comes in: a Unix socket of the node's.
+pub(super) struct Threshold {
+    path: PathBuf,
+    listener: Option<OwnedFd>,
+}
+
+impl Threshold {
+    /// The place for these settings; none if there is no directory for it. It is named by what an agent is alone with: the
+    /// node's cgroup and the directory of pins.
+    pub fn of(config: &Config) -> Option<Self> {
+        let place = || -> io::Result<PathBuf> {
+            DirBuilder::new().recursive(true).mode(0o700).create(&config.run_dir)?;
+            fs::create_dir_all(&config.bpf_root)?;
+            let (cgroup, pins) = (fs::metadata(&config.cgroup_root)?, fs::metadata(&config.bpf_root)?);
+            Ok(config.run_dir.join(format!("{}-{}.sock", cgroup.ino(), pins.ino())))
+        };
+        match place() {
+            Ok(path) => Some(Self { path, listener: None }),
+            Err(error) => {
+                let directory = config.run_dir.display();
+                tracing::warn!(%directory, %error, "no agent can take over from another without a gap");
+                None
+            }
+        }
+    }
+
+    /// The socket's path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Opens it, in place of a predecessor's.
+    pub fn open(&mut self) -> io::Result<()> {
+        let fresh = self.path.with_extension(format!("{}", std::process::id()));
+        let _left_behind = fs::remove_file(&fresh);
+        let socket = seqpacket()?;
+        bind(&socket, &SocketAddrUnix::new(&fresh)?)?;
+        listen(&socket, 1)?;
+        fs::rename(&fresh, &self.path)?;
+        self.listener = Some(socket);
+        Ok(())
+    }
+
+    /// What to wait for.
+    pub fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        self.listener.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Lets one in, if it is this user's.
+    pub fn accept(&self) -> Option<OwnedFd> {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let channel = accept_with(self.listener.as_ref()?, flags).ok()?;
+        let theirs = sockopt::socket_peercred(&channel).ok()?.uid;
+        (theirs == rustix::process::geteuid()).then_some(channel)
+    }
+}
+
+fn seqpacket() -> io::Result<OwnedFd> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    Ok(socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?)
+}
+
+/// The keeper that is to be taken over from, as its successor sees it.
+pub(super) struct Predecessor {
+    channel: OwnedFd,
+    /// Its workers.
+    pub workers: u8,
+    doors: Vec<OwnedFd>,
+}
+
+impl Predecessor {
+    /// The one that serves now, if one does and speaks as we do.
+    pub fn find(threshold: &Threshold) -> Option<Self> {
+        let channel = seqpacket().ok()?;
+        connect(&channel, &SocketAddrUnix::new(&threshold.path).ok()?).ok()?;
+        match Self::greet(channel) {
+            Ok(predecessor) => Some(predecessor),
+            Err(error) => {
+                tracing::warn!(%error, "the agent that runs here is not taken over from");
+                None
+            }
+        }
+    }
+
+    fn greet(channel: OwnedFd) -> io::Result<Self> {
+        let mut hello = Writer::new();
+        hello.u8(HELLO);
+        hello.u16(VERSION);
+        let (offer, doors) = ask(&channel, &hello.record)?;
+        let mut from = Reader::new(&offer).ok_or(io::ErrorKind::InvalidData)?;
+        match (from.u8(), from.u8()) {
+            (Some(OFFER), Some(workers)) if workers > 0 => Ok(Self { channel, workers, doors }),
+            _ => Err(io::ErrorKind::InvalidData.into()),
+        }
+    }
+
+    /// The node's own listeners.
+    pub fn take_doors(&mut self) -> Vec<OwnedFd> {
+        std::mem::take(&mut self.doors)
+    }
+
+    /// Gets those of its pods that are not here yet. One that can't be had is enrolled anew by the proxy.
+    pub fn hand_over_pods(&mut self, pods: &mut Pods) -> io::Result<()> {
+        let mut next = Writer::new();
+        next.u8(NEXT);
+        loop {
+            let (record, descriptors) = ask(&self.channel, &next.record)?;
+            let mut from = Reader::new(&record).ok_or(io::ErrorKind::InvalidData)?;
+            if from.u8() != Some(POD) {
+                return Ok(());
+            }
+            let claim = from.claim().ok_or(io::ErrorKind::InvalidData)?;
+            if let Err(error) = self.adopt(claim, descriptors, pods) {
+                tracing::warn!(%error, "a pod is not taken over with its listeners");
+            }
+        }
+    }
+
+    fn adopt(&self, claim: Claim, mut descriptors: Vec<OwnedFd>, pods: &mut Pods) -> Result<(), pods::Error> {
+        if descriptors.len() != 1 + 3 * usize::from(self.workers) {
+            return Err(io::Error::from(io::ErrorKind::InvalidData).into());
+        }
+        let listeners = pods::listeners(descriptors.split_off(1));
+        // There is one left.
+        let Some(netns) = descriptors.pop() else { return Ok(()) };
+        let addresses = claim.addresses().to_vec();
+        pods.adopt(claim, Netns::of_descriptor(netns)?, addresses, listeners).map(drop)
+    }
+
+    /// Tells it that it is relieved.
+    pub fn relieve(&self) {
+        let mut relieved = Writer::new();
+        relieved.u8(RELIEVED);
+        if let Err(error) = channel::send(&self.channel, &relieved.record, &[]) {
+            tracing::warn!(%error, "the predecessor ended before it was relieved");
+        }
+    }
+}
+
+fn ask(channel: &OwnedFd, record: &Record) -> io::Result<Message> {
+    channel::send(channel, record, &[])?;
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match channel::receive(channel) {
+            Ok(Some(message)) => return Ok(message),
+            Ok(None) => return Err(io::ErrorKind::ConnectionReset.into()),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        let timeout = Timespec::try_from(left).unwrap_or(Timespec { tv_sec: 1, tv_nsec: 0 });
+        poll(&mut [PollFd::from_borrowed_fd(channel.as_fd(), PollFlags::IN)], Some(&timeout))?;
+    }
+}
+
+/// The keeper that is taking over, as its predecessor sees it.
+pub(super) struct Successor {
+    channel: OwnedFd,
+    /// Pods that it has got. More may be enrolled while it gets itself ready.
+    got: BTreeSet<u64>,
+}
+
+impl Successor {
+    /// One that has come in.
+    pub fn new(channel: OwnedFd) -> Self {
+        Self { channel, got: BTreeSet::new() }
+    }
+
+    /// Answers what it asks. Answers true if it has taken over. Errors: it is gone, or asks for what is nothing.
+    pub fn answer(&mut self, pods: &Pods, doors: &Doors, workers: u8) -> io::Result<bool> {
+        let record = match channel::receive(&self.channel) {
+            Ok(Some((record, _))) => record,
+            Ok(None) => return Err(io::ErrorKind::ConnectionReset.into()),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+            Err(error) => return Err(error),
+        };
+        let mut from = Reader::new(&record).ok_or(io::ErrorKind::InvalidData)?;
+        match (from.u8(), from.u16()) {
+            (Some(HELLO), Some(VERSION)) => {
+                let mut offer = Writer::new();
+                offer.u8(OFFER);
+                offer.u8(workers);
+                channel::send(&self.channel, &offer.record, &doors.descriptors())?;
+                Ok(false)
+            }
+            (Some(NEXT), _) => self.give_next(pods).map(|()| false),
+            (Some(RELIEVED), _) => Ok(true),
+            _ => Err(io::ErrorKind::InvalidData.into()),
+        }
+    }
+
+    fn give_next(&mut self, pods: &Pods) -> io::Result<()> {
+        let mut answer = Writer::new();
+        let Some((cookie, pod)) = pods.iter().find(|(cookie, _)| !self.got.contains(cookie)) else {
+            answer.u8(END);
+            return channel::send(&self.channel, &answer.record, &[]);
+        };
+        self.got.insert(cookie);
+        answer.u8(POD);
+        // With the addresses that it has, told or found.
+        let claim = Claim::new(pod.claim.uid(), &pod.addresses, pod.claim.probe_ports());
+        answer.claim(&claim.map_err(io::Error::other)?);
+        let mut descriptors = vec![pod.netns.as_fd()];
+        descriptors.extend(pod.listeners.iter().map(AsFd::as_fd));
+        channel::send(&self.channel, &answer.record, &descriptors)
+    }
+}
+
+impl AsFd for Successor {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.channel.as_fd()
+    }
+}

@@ -1,0 +1,249 @@
+//! The pods that are in the mesh: their namespaces, and the listeners that outlive every proxy.
+
+use std::collections::{BTreeMap, HashSet};
+use std::io;
+use std::net::{IpAddr, TcpListener};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use mesh_common::address::Address;
+use mesh_common::maps::{ListenerKind, MAX_PODS, Proxy};
+use mesh_common::{HBONE_PORT, INBOUND_PORT, OUTBOUND_PORT};
+use socket2::{SockRef, Socket};
+
+use super::protocol::{Answer, Claim, MOST_ADDRESSES};
+use crate::sys::ebpf::{self, PodKeys, Programs};
+use crate::sys::{self, Connection, Netns, SocketKind};
+
+/// The listeners that each worker has in a pod.
+const PORTS: [u16; 3] = [OUTBOUND_PORT, INBOUND_PORT, HBONE_PORT];
+
+/// The pods, and the programs that know them.
+pub(super) struct Pods {
+    programs: Programs,
+    cgroup: PathBuf,
+    workers: u8,
+    own_netns: u64,
+    /// By the cookie of their network namespace.
+    enrolled: BTreeMap<u64, Pod>,
+}
+
+/// A pod that is in the mesh.
+pub(super) struct Pod {
+    pub claim: Claim,
+    /// All that it was found to have or said to have.
+    pub addresses: Vec<IpAddr>,
+    pub netns: Netns,
+    /// For each worker: outbound, inbound, HBONE.
+    pub listeners: Vec<TcpListener>,
+    /// The proxy that runs now has asked for it.
+    claimed: bool,
+}
+
+/// Why something can't be done for a pod.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Error {
+    #[error("entering its network namespace: {0}")]
+    Netns(io::Error),
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// Usually: a program of the pod has the port.
+    #[error("port {port} of the pod: {error}")]
+    Listen { port: u16, error: io::Error },
+    #[error("{MAX_PODS} pods are in the mesh already")]
+    Full,
+    #[error("no such pod is in the mesh")]
+    Unknown,
+    #[error(transparent)]
+    Ebpf(#[from] ebpf::Error),
+}
+
+impl Pods {
+    /// None yet.
+    pub fn new(programs: Programs, cgroup: PathBuf, workers: u8) -> io::Result<Self> {
+        let own_netns = Netns::of_process(std::process::id())?.cookie();
+        Ok(Self { programs, cgroup, workers, own_netns, enrolled: BTreeMap::new() })
+    }
+
+    /// The maps that a proxy gets.
+    pub fn handed_over(&self) -> Result<Vec<BorrowedFd<'_>>, ebpf::Error> {
+        self.programs.handed_over()
+    }
+
+    /// A proxy, by its process id, runs: it is exempt from redirection.
+    pub fn exempt(&mut self, proxy: u32) -> Result<(), Error> {
+        let cgroup = sys::cgroup_id_of_self(&self.cgroup)?;
+        Ok(self.programs.exempt(Proxy::new(cgroup, proxy))?)
+    }
+
+    /// It has ended: whoever gets its process id is not exempt.
+    pub fn forget_proxy(&mut self, proxy: u32) -> Result<(), Error> {
+        let cgroup = sys::cgroup_id_of_self(&self.cgroup)?;
+        Ok(self.programs.forget_proxy(Proxy::new(cgroup, proxy))?)
+    }
+
+    /// Lets the programs decide, in place of a predecessor's.
+    pub fn attach(&mut self) -> Result<(), ebpf::Error> {
+        self.programs.attach(self.enrolled.values().map(|pod| &pod.netns))
+    }
+
+    /// Pods, by the cookie of their network namespace.
+    pub fn iter(&self) -> impl Iterator<Item = (u64, &Pod)> {
+        self.enrolled.iter().map(|(cookie, pod)| (*cookie, pod))
+    }
+
+    /// A new proxy has not asked for any pod yet.
+    pub fn unclaim(&mut self) {
+        self.enrolled.values_mut().for_each(|pod| pod.claimed = false);
+    }
+
+    /// Takes a pod into the mesh, or finds it there; with `only_kept` no more than that. The answer's listeners come with
+    /// it.
+    pub fn enrol(&mut self, claim: &Claim, only_kept: bool) -> Result<(Answer, Vec<BorrowedFd<'_>>), Error> {
+        let found = self.find(claim)?;
+        let cookie = match (self.kept(claim, found.as_ref()), found) {
+            (Some(cookie), _) => cookie,
+            (None, Some((netns, addresses))) if !only_kept => self.take_in(claim, netns, addresses)?,
+            (None, _) => return Ok((Answer::NotYet, Vec::new())),
+        };
+        let pod = self.enrolled.get_mut(&cookie).ok_or(Error::Unknown)?;
+        pod.claimed = true;
+        let answer = Answer::Enrolled(cookie, pod.addresses.clone());
+        Ok((answer, pod.listeners.iter().map(AsFd::as_fd).collect()))
+    }
+
+    /// The pod's namespace, and those of its addresses that are in the claim. None as long as it has no process in a
+    /// namespace of its own, or an address is missing there: nobody gets another's by claiming it.
+    fn find(&self, claim: &Claim) -> Result<Option<(Netns, Vec<IpAddr>)>, Error> {
+        let Some(process) = sys::find_pod_process(&self.cgroup, claim.uid()) else { return Ok(None) };
+        let netns = match Netns::of_process(process) {
+            // It ended between being found and being looked at.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            result => result.map_err(Error::Netns)?,
+        };
+        if netns.cookie() == self.own_netns {
+            // Runtimes put a process into its cgroup before its namespaces.
+            return Ok(None);
+        }
+        let there = sys::addresses_in(&netns)?;
+        let addresses = match claim.addresses() {
+            [] => there.iter().take(MOST_ADDRESSES).copied().collect(),
+            told => told.to_vec(),
+        };
+        let complete = !addresses.is_empty() && addresses.iter().all(|address| there.contains(address));
+        Ok(complete.then_some((netns, addresses)))
+    }
+
+    /// The pod, if it is in the mesh as it should be. One that is there otherwise is let go.
+    fn kept(&mut self, claim: &Claim, found: Option<&(Netns, Vec<IpAddr>)>) -> Option<u64> {
+        let (cookie, pod) = self.enrolled.iter().find(|(_, pod)| pod.claim.uid() == claim.uid())?;
+        let same = pod.claim.probe_ports() == claim.probe_ports()
+            && (claim.addresses().is_empty() || same_set(claim.addresses(), &pod.addresses))
+            && found.is_none_or(|(netns, _)| netns.cookie() == *cookie);
+        let cookie = *cookie;
+        if !same {
+            self.dismiss(cookie).unwrap_or_else(|error| tracing::error!(%error, "pod not let go completely"));
+        }
+        same.then_some(cookie)
+    }
+
+    fn take_in(&mut self, claim: &Claim, netns: Netns, addresses: Vec<IpAddr>) -> Result<u64, Error> {
+        let listeners = (0..self.workers).flat_map(|_| PORTS.map(|port| listen(&netns, port)));
+        let listeners = listeners.collect::<Result<Vec<_>, _>>()?;
+        self.adopt(claim.clone(), netns, addresses, listeners)
+    }
+
+    /// Takes a pod in with listeners that are there.
+    pub fn adopt(
+        &mut self,
+        claim: Claim,
+        netns: Netns,
+        addresses: Vec<IpAddr>,
+        listeners: Vec<TcpListener>,
+    ) -> Result<u64, Error> {
+        if self.enrolled.len() >= MAX_PODS as usize {
+            return Err(Error::Full);
+        }
+        let cookie = netns.cookie();
+        for (worker, of_worker) in (0_u8..).zip(listeners.chunks_exact(PORTS.len())) {
+            self.programs.add_listener(&addresses, ListenerKind::Plaintext, worker, &of_worker[1])?;
+            self.programs.add_listener(&addresses, ListenerKind::Hbone, worker, &of_worker[2])?;
+        }
+        let pod = Pod { claim, addresses, netns, listeners, claimed: false };
+        let keys = keys(&pod);
+        if let Err(error) = self.programs.enrol(&pod.netns, &keys) {
+            self.programs.dismiss(cookie, &keys)?;
+            return Err(error.into());
+        }
+        self.enrolled.insert(cookie, pod);
+        Ok(cookie)
+    }
+
+    /// Lets a pod go. One that is not there has gone.
+    pub fn dismiss(&mut self, cookie: u64) -> Result<(), ebpf::Error> {
+        match self.enrolled.remove(&cookie) {
+            Some(pod) => self.programs.dismiss(cookie, &keys(&pod)),
+            None => Ok(()),
+        }
+    }
+
+    /// Lets go what the proxy has not asked for, and what a predecessor left of others.
+    pub fn retain(&mut self) -> Result<(), ebpf::Error> {
+        let unclaimed: Vec<_> =
+            self.enrolled.iter().filter(|(_, pod)| !pod.claimed).map(|(cookie, _)| *cookie).collect();
+        unclaimed.into_iter().try_for_each(|cookie| self.dismiss(cookie))?;
+        let cookies: HashSet<_> = self.enrolled.keys().copied().collect();
+        self.programs.retain_pods(&cookies)
+    }
+
+    /// Opens sockets in a pod.
+    pub fn sockets(&self, cookie: u64, kind: SocketKind, count: u8) -> Result<Vec<Socket>, Error> {
+        let pod = self.enrolled.get(&cookie).ok_or(Error::Unknown)?;
+        Ok(sys::open_sockets(&pod.netns, kind, usize::from(count))?)
+    }
+
+    /// Closes a connection of a pod; answers false if it is closed already.
+    pub fn destroy(&self, cookie: u64, connection: &Connection) -> Result<bool, Error> {
+        let pod = self.enrolled.get(&cookie).ok_or(Error::Unknown)?;
+        Ok(sys::destroy(&pod.netns, connection)?)
+    }
+
+    /// Takes the listeners away: what connects is refused, as long as no other keeper holds them.
+    pub fn close_listeners(&mut self) {
+        self.enrolled.values_mut().for_each(|pod| pod.listeners.clear());
+    }
+
+    /// Reads the node's own addresses again, from which its kubelet probes.
+    pub fn learn_node_addresses(&mut self) -> Result<(), Error> {
+        let wanted = sys::local_addresses()?.into_iter().map(Address::from).collect();
+        Ok(self.programs.replace_node_addresses(&wanted)?)
+    }
+}
+
+/// Opens one of a pod's listeners. A connection that the proxy accepts from an application or from outside the mesh is
+/// reset, and not closed as if it had ended well, when the proxy goes without having said otherwise: what is accepted
+/// inherits this (kernel: `inet_csk_clone_lock`). HBONE has its own way of ending well.
+fn listen(netns: &Netns, port: u16) -> Result<TcpListener, Error> {
+    let open = || {
+        let listener = sys::listen(netns, port)?;
+        if port != HBONE_PORT {
+            SockRef::from(&listener).set_linger(Some(Duration::ZERO))?;
+        }
+        Ok(listener)
+    };
+    open().map_err(|error| Error::Listen { port, error })
+}
+
+/// Listeners from descriptors.
+pub(super) fn listeners(descriptors: Vec<OwnedFd>) -> Vec<TcpListener> {
+    descriptors.into_iter().map(TcpListener::from).collect()
+}
+
+fn keys(pod: &Pod) -> PodKeys {
+    PodKeys { addresses: pod.addresses.clone(), probe_ports: pod.claim.probe_ports().to_vec() }
+}
+
+fn same_set(one: &[IpAddr], other: &[IpAddr]) -> bool {
+    one.len() == other.len() && one.iter().all(|address| other.contains(address))
+}

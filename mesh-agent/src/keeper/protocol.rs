@@ -1,0 +1,467 @@
+//! What proxy and keeper say to each other: records of one size, so that there is nothing to put together and nothing to
+//! allocate for. The proxy is not trusted: whatever bytes come, [`Request::decode`] answers a request whose every part is
+//! within its bounds, or none.
+//!
+//! Descriptors travel beside a record (`SCM_RIGHTS`, unix(7)); how many is said by the answer.
+
+use std::net::{IpAddr, SocketAddr};
+
+use mesh_common::address::Address;
+
+use crate::sys::{Connection, SocketKind};
+
+/// Bytes of every record.
+pub const RECORD: usize = 384;
+/// Most addresses of a pod.
+pub const MOST_ADDRESSES: usize = 8;
+/// Most probe ports of a pod.
+pub const MOST_PROBE_PORTS: usize = 64;
+/// Most sockets of one answer.
+pub const MOST_SOCKETS: u8 = 32;
+/// Most workers, so that the listeners of a pod and its namespace fit beside one record (`SCM_MAX_FD` is 253).
+pub const MOST_WORKERS: u8 = 64;
+/// Bytes of a pod's uid: 36 of a UUID, or 32 of a static pod's hash.
+const UID: usize = 36;
+/// Most bytes of a reason.
+const REASON: usize = RECORD - 3;
+
+/// A record's bytes.
+pub type Record = [u8; RECORD];
+
+/// A pod that is to be in the mesh.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claim {
+    uid: String,
+    addresses: Vec<IpAddr>,
+    probe_ports: Vec<u16>,
+}
+
+/// What a proxy is told first. Beside it come the maps, the node's own listeners, and a channel for each worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Greeting {
+    /// Workers that it is to run.
+    pub workers: u8,
+    /// Whether there is a Unix socket among the listeners, behind those for admin, metrics and health.
+    pub admin_socket: bool,
+    /// Whether another proxy serves until this one says that it is [ready](Request::Ready).
+    pub beside: bool,
+}
+
+/// Why a pod can't be asked for.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum OutOfBounds {
+    /// Its uid is none.
+    #[error("{0:?} is not the uid of a pod")]
+    Uid(String),
+    /// It has more addresses than pods have.
+    #[error("more than {MOST_ADDRESSES} addresses")]
+    Addresses,
+    /// It declares more probes than can be let through.
+    #[error("more than {MOST_PROBE_PORTS} probe ports")]
+    ProbePorts,
+}
+
+/// What a proxy asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Request {
+    /// Take a pod into the mesh, or say again how it is. [`Answer::Enrolled`], with its listeners; [`Answer::NotYet`].
+    Enrol(Claim),
+    /// Let a pod go, by the cookie of its network namespace.
+    Dismiss(u64),
+    /// Let every pod go that this proxy has not asked for.
+    Retain,
+    /// Close a connection of a pod. [`Answer::Gone`] if it was closed already.
+    Destroy(u64, Connection),
+    /// Open sockets in a pod. [`Answer::Sockets`], with at least one.
+    Sockets(u64, SocketKind, u8),
+    /// It serves.
+    Ready,
+    /// The mesh is being uninstalled: nothing is to be left behind.
+    Uninstalled,
+}
+
+/// What the keeper answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// It is done.
+    Done,
+    /// The pod is in the mesh: the cookie of its network namespace, and its addresses. Beside it come its listeners, for
+    /// each worker: outbound, inbound, HBONE.
+    Enrolled(u64, Vec<IpAddr>),
+    /// The pod has no process in a network namespace of its own yet, or no address there.
+    NotYet,
+    /// There is no such connection any more.
+    Gone,
+    /// So many sockets come beside this.
+    Sockets(u8),
+    /// It can't be done, and why.
+    Refused(String),
+}
+
+impl Claim {
+    /// A pod by its uid, with the addresses that are known (none: those of its namespace) and the ports of its probes.
+    pub fn new(uid: &str, addresses: &[IpAddr], probe_ports: &[u16]) -> Result<Self, OutOfBounds> {
+        let is_uid = (32..=UID).contains(&uid.len())
+            && uid.bytes().all(|byte| byte == b'-' || byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte));
+        if !is_uid {
+            return Err(OutOfBounds::Uid(uid.to_owned()));
+        }
+        if addresses.len() > MOST_ADDRESSES {
+            return Err(OutOfBounds::Addresses);
+        }
+        if probe_ports.len() > MOST_PROBE_PORTS {
+            return Err(OutOfBounds::ProbePorts);
+        }
+        let addresses = addresses.iter().map(IpAddr::to_canonical).collect();
+        Ok(Self { uid: uid.to_owned(), addresses, probe_ports: probe_ports.to_vec() })
+    }
+
+    /// The pod's uid.
+    pub fn uid(&self) -> &str {
+        &self.uid
+    }
+
+    /// Its addresses, canonical, as far as they are known.
+    pub fn addresses(&self) -> &[IpAddr] {
+        &self.addresses
+    }
+
+    /// The ports of its probes.
+    pub fn probe_ports(&self) -> &[u16] {
+        &self.probe_ports
+    }
+
+    fn write(&self, to: &mut Writer) {
+        to.text(&self.uid);
+        to.addresses(&self.addresses);
+        to.u8(self.probe_ports.len() as u8);
+        self.probe_ports.iter().for_each(|port| to.u16(*port));
+    }
+
+    fn read(from: &mut Reader<'_>) -> Option<Self> {
+        let uid = from.text()?;
+        let addresses = from.addresses()?;
+        let count = usize::from(from.u8()?);
+        if count > MOST_PROBE_PORTS {
+            return None;
+        }
+        let probe_ports = (0..count).map(|_| from.u16()).collect::<Option<Vec<_>>>()?;
+        Self::new(&uid, &addresses, &probe_ports).ok()
+    }
+}
+
+impl Greeting {
+    /// The greeting as a record.
+    pub fn encode(self) -> Record {
+        let mut to = Writer::new();
+        to.u8(self.workers);
+        to.u8(self.admin_socket.into());
+        to.u8(self.beside.into());
+        to.record
+    }
+
+    /// What a record says.
+    pub fn decode(record: &[u8]) -> Option<Self> {
+        let mut from = Reader::new(record)?;
+        Some(Self { workers: from.u8()?, admin_socket: from.u8()? != 0, beside: from.u8()? != 0 })
+    }
+}
+
+impl Request {
+    /// The request as a record.
+    pub fn encode(&self) -> Record {
+        let mut to = Writer::new();
+        match self {
+            Self::Enrol(claim) => {
+                to.u8(1);
+                claim.write(&mut to);
+            }
+            Self::Dismiss(pod) => {
+                to.u8(2);
+                to.u64(*pod);
+            }
+            Self::Retain => to.u8(3),
+            Self::Destroy(pod, connection) => {
+                to.u8(4);
+                to.u64(*pod);
+                to.u64(connection.cookie);
+                to.endpoint(connection.local);
+                to.endpoint(connection.remote);
+            }
+            Self::Sockets(pod, kind, count) => {
+                to.u8(5);
+                to.u64(*pod);
+                to.u8(*kind as u8);
+                to.u8(*count);
+            }
+            Self::Ready => to.u8(6),
+            Self::Uninstalled => to.u8(7),
+        }
+        to.record
+    }
+
+    /// What a record asks for; `None` if it is no request, or one that is out of bounds.
+    pub fn decode(record: &[u8]) -> Option<Self> {
+        let mut from = Reader::new(record)?;
+        Some(match from.u8()? {
+            1 => Self::Enrol(Claim::read(&mut from)?),
+            2 => Self::Dismiss(from.u64()?),
+            3 => Self::Retain,
+            4 => {
+                let pod = from.u64()?;
+                let (cookie, local, remote) = (from.u64()?, from.endpoint()?, from.endpoint()?);
+                if local.is_ipv4() != remote.is_ipv4() {
+                    return None;
+                }
+                Self::Destroy(pod, Connection { cookie, local, remote })
+            }
+            5 => {
+                let (pod, kind, count) = (from.u64()?, SocketKind::from_number(from.u8()?)?, from.u8()?);
+                if count == 0 || count > MOST_SOCKETS {
+                    return None;
+                }
+                Self::Sockets(pod, kind, count)
+            }
+            6 => Self::Ready,
+            7 => Self::Uninstalled,
+            _ => return None,
+        })
+    }
+}
+
+impl Answer {
+    /// The answer as a record. A reason that is too long is cut.
+    pub fn encode(&self) -> Record {
+        let mut to = Writer::new();
+        match self {
+            Self::Done => to.u8(1),
+            Self::Enrolled(pod, addresses) => {
+                to.u8(2);
+                to.u64(*pod);
+                to.addresses(addresses.get(..MOST_ADDRESSES).unwrap_or(addresses));
+            }
+            Self::NotYet => to.u8(3),
+            Self::Gone => to.u8(4),
+            Self::Sockets(count) => {
+                to.u8(5);
+                to.u8(*count);
+            }
+            Self::Refused(reason) => {
+                to.u8(6);
+                to.text(&reason[..reason.floor_char_boundary(REASON)]);
+            }
+        }
+        to.record
+    }
+
+    /// What a record answers.
+    pub fn decode(record: &[u8]) -> Option<Self> {
+        let mut from = Reader::new(record)?;
+        Some(match from.u8()? {
+            1 => Self::Done,
+            2 => Self::Enrolled(from.u64()?, from.addresses()?),
+            3 => Self::NotYet,
+            4 => Self::Gone,
+            5 => Self::Sockets(from.u8()?),
+            6 => Self::Refused(from.text()?),
+            _ => return None,
+        })
+    }
+}
+
+/// Fills a record. What is written is bounded by the types above to less than a record; what were beyond would be cut.
+pub(super) struct Writer {
+    pub(super) record: Record,
+    at: usize,
+}
+
+impl Writer {
+    pub(super) fn new() -> Self {
+        Self { record: [0; RECORD], at: 0 }
+    }
+
+    fn bytes(&mut self, bytes: &[u8]) {
+        for (place, byte) in self.record.iter_mut().skip(self.at).zip(bytes) {
+            *place = *byte;
+        }
+        self.at += bytes.len();
+    }
+
+    pub(super) fn u8(&mut self, number: u8) {
+        self.bytes(&[number]);
+    }
+
+    pub(super) fn u16(&mut self, number: u16) {
+        self.bytes(&number.to_le_bytes());
+    }
+
+    pub(super) fn u64(&mut self, number: u64) {
+        self.bytes(&number.to_le_bytes());
+    }
+
+    fn text(&mut self, text: &str) {
+        // No text is longer than a record.
+        self.u16(text.len() as u16);
+        self.bytes(text.as_bytes());
+    }
+
+    fn address(&mut self, address: IpAddr) {
+        self.bytes(&Address::from(address).0);
+    }
+
+    fn addresses(&mut self, addresses: &[IpAddr]) {
+        self.u8(addresses.len() as u8);
+        addresses.iter().for_each(|address| self.address(*address));
+    }
+
+    fn endpoint(&mut self, endpoint: SocketAddr) {
+        self.address(endpoint.ip());
+        self.u16(endpoint.port());
+    }
+
+    pub(super) fn claim(&mut self, claim: &Claim) {
+        claim.write(self);
+    }
+}
+
+/// Reads a record.
+pub(super) struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    pub(super) fn new(record: &'a [u8]) -> Option<Self> {
+        (record.len() == RECORD).then_some(Self(record))
+    }
+
+    fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (field, rest) = self.0.split_first_chunk()?;
+        self.0 = rest;
+        Some(*field)
+    }
+
+    pub(super) fn u8(&mut self) -> Option<u8> {
+        self.take().map(u8::from_le_bytes)
+    }
+
+    pub(super) fn u16(&mut self) -> Option<u16> {
+        self.take().map(u16::from_le_bytes)
+    }
+
+    pub(super) fn u64(&mut self) -> Option<u64> {
+        self.take().map(u64::from_le_bytes)
+    }
+
+    fn text(&mut self) -> Option<String> {
+        let length = usize::from(self.u16()?);
+        let (text, rest) = self.0.split_at_checked(length)?;
+        self.0 = rest;
+        std::str::from_utf8(text).ok().map(ToOwned::to_owned)
+    }
+
+    fn address(&mut self) -> Option<IpAddr> {
+        Some(IpAddr::from(Address(self.take()?)))
+    }
+
+    fn addresses(&mut self) -> Option<Vec<IpAddr>> {
+        let count = usize::from(self.u8()?);
+        if count > MOST_ADDRESSES {
+            return None;
+        }
+        (0..count).map(|_| self.address()).collect()
+    }
+
+    fn endpoint(&mut self) -> Option<SocketAddr> {
+        Some(SocketAddr::new(self.address()?, self.u16()?))
+    }
+
+    pub(super) fn claim(&mut self) -> Option<Claim> {
+        Claim::read(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const POD: &str = "0a1b2c3d-0000-4000-8000-0123456789ab";
+
+    fn requests() -> Vec<Request> {
+        let addresses: Vec<IpAddr> =
+            (0..MOST_ADDRESSES as u8).map(|last| IpAddr::from([10, 0, 0, last])).collect();
+        let ports: Vec<u16> = (0..MOST_PROBE_PORTS as u16).collect();
+        let ends = |a: &str, b: &str| (a.parse().unwrap(), b.parse().unwrap());
+        let (local, remote) = ends("10.0.0.1:80", "10.0.0.2:4000");
+        let (local6, remote6) = ends("[fd00::1]:80", "[fd00::2]:4000");
+        vec![
+            Request::Enrol(Claim::new(POD, &addresses, &ports).unwrap()),
+            Request::Enrol(Claim::new(&"f".repeat(32), &[], &[]).unwrap()),
+            Request::Dismiss(u64::MAX),
+            Request::Retain,
+            Request::Destroy(7, Connection { cookie: 9, local, remote }),
+            Request::Destroy(7, Connection { cookie: 9, local: local6, remote: remote6 }),
+            Request::Sockets(7, SocketKind::DeliveryV6, MOST_SOCKETS),
+            Request::Ready,
+            Request::Uninstalled,
+        ]
+    }
+
+    #[test]
+    fn what_is_said_is_what_is_heard() {
+        for request in requests() {
+            assert_eq!(Request::decode(&request.encode()), Some(request));
+        }
+        let addresses = vec!["10.0.0.1".parse().unwrap(), "fd00::1".parse().unwrap()];
+        for answer in [
+            Answer::Done,
+            Answer::Enrolled(7, addresses),
+            Answer::NotYet,
+            Answer::Gone,
+            Answer::Sockets(3),
+            Answer::Refused("port 15001 of the pod: in use".to_owned()),
+        ] {
+            assert_eq!(Answer::decode(&answer.encode()), Some(answer));
+        }
+        let long = Answer::decode(&Answer::Refused("ä".repeat(RECORD)).encode());
+        assert!(matches!(long, Some(Answer::Refused(reason)) if reason.len() >= REASON - 1));
+    }
+
+    #[test]
+    fn what_is_out_of_bounds_is_no_request() {
+        for uid in ["", "kubepods", "../../../../../../../../../../../etc", &"f".repeat(37), &"F".repeat(32)]
+        {
+            assert!(Claim::new(uid, &[], &[]).is_err(), "{uid}");
+        }
+        let address = IpAddr::from([10, 0, 0, 1]);
+        assert_eq!(Claim::new(POD, &[address; 9], &[]), Err(OutOfBounds::Addresses));
+        assert_eq!(Claim::new(POD, &[], &[1; 65]), Err(OutOfBounds::ProbePorts));
+        for count in [0, MOST_SOCKETS + 1, 255] {
+            assert_eq!(Request::decode(&Request::Sockets(7, SocketKind::StreamV4, count).encode()), None);
+        }
+        let mixed = Connection {
+            cookie: 1,
+            local: "10.0.0.1:80".parse().unwrap(),
+            remote: "[fd00::2]:4000".parse().unwrap(),
+        };
+        assert_eq!(Request::decode(&Request::Destroy(7, mixed).encode()), None);
+    }
+
+    #[test]
+    fn no_bytes_are_too_strange() {
+        for request in requests() {
+            let record = request.encode();
+            for length in 0..RECORD {
+                assert_eq!(Request::decode(&record[..length]), None);
+            }
+            // Each byte in turn is everything it can be.
+            for place in 0..RECORD {
+                for value in [0, 1, 0x7f, 0x80, 0xff] {
+                    let mut strange = record;
+                    strange[place] = value;
+                    if let Some(understood) = Request::decode(&strange) {
+                        assert_eq!(Request::decode(&understood.encode()), Some(understood));
+                    }
+                    let _total = Answer::decode(&strange);
+                }
+            }
+        }
+    }
+}

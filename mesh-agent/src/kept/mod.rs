@@ -1,0 +1,94 @@
+//! What the proxy has from its keeper, and asks it for: [`Keeper`] takes pods in and lets them go, [`Sockets`] are opened in
+//! pods ahead of need, [`receive`] is what a proxy starts with.
+
+mod control;
+mod sockets;
+
+use std::io;
+use std::net::TcpListener;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::{UnixDatagram, UnixListener};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+pub use control::{Enrolled, Keeper};
+pub use sockets::Sockets;
+
+use crate::keeper::channel;
+use crate::keeper::protocol::Greeting;
+use crate::sys::ebpf::{HANDED_OVER, Handed};
+
+/// Longer than loading the programs takes on the slowest machine.
+const PATIENCE: Duration = Duration::from_mins(1);
+
+/// What a proxy starts with.
+pub struct Kept {
+    /// The channel of the one who takes pods in.
+    pub control: OwnedFd,
+    /// Maps.
+    pub maps: Handed,
+    /// The node's own listeners.
+    pub doors: Doors,
+    /// A channel for each worker that is to run.
+    pub workers: Vec<OwnedFd>,
+    /// Whether another proxy serves until this one says that it is ready.
+    pub beside: bool,
+}
+
+/// The node's own listeners.
+pub struct Doors {
+    /// For the admin endpoint.
+    pub admin: TcpListener,
+    /// For metrics.
+    pub metrics: TcpListener,
+    /// For health.
+    pub health: TcpListener,
+    /// For the admin endpoint, if there is to be a Unix socket too.
+    pub admin_socket: Option<UnixListener>,
+}
+
+/// Receives it, from the channel that is this process's standard input. Waits for it. Errors: there is no keeper at the
+/// other end.
+pub fn receive() -> io::Result<Kept> {
+    let control = io::stdin().as_fd().try_clone_to_owned()?;
+    let deadline = Instant::now() + PATIENCE;
+    let (record, descriptors) = loop {
+        match channel::receive(&control) {
+            Ok(Some(message)) => break message,
+            Ok(None) => return Err(io::ErrorKind::ConnectionReset.into()),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        let timeout = Timespec::try_from(left).unwrap_or(Timespec { tv_sec: 1, tv_nsec: 0 });
+        poll(&mut [PollFd::from_borrowed_fd(control.as_fd(), PollFlags::IN)], Some(&timeout))?;
+    };
+    let greeting = Greeting::decode(&record).ok_or(io::ErrorKind::InvalidData)?;
+    sort(control, greeting, descriptors).ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
+
+fn sort(control: OwnedFd, greeting: Greeting, descriptors: Vec<OwnedFd>) -> Option<Kept> {
+    let mut all = descriptors.into_iter();
+    let maps: Vec<_> = all.by_ref().take(HANDED_OVER.len()).collect();
+    let doors = Doors {
+        admin: all.next()?.into(),
+        metrics: all.next()?.into(),
+        health: all.next()?.into(),
+        admin_socket: if greeting.admin_socket { Some(all.next()?.into()) } else { None },
+    };
+    let workers: Vec<_> = all.collect();
+    let complete = workers.len() == usize::from(greeting.workers);
+    let maps = Handed::new(maps.try_into().ok()?);
+    complete.then_some(Kept { control, maps, doors, workers, beside: greeting.beside })
+}
+
+/// A channel that a runtime can wait for. To the runtime it is a datagram socket, which keeps records apart as well.
+fn asynchronous(channel: OwnedFd) -> io::Result<tokio::net::UnixDatagram> {
+    let socket = UnixDatagram::from(channel);
+    socket.set_nonblocking(true)?;
+    tokio::net::UnixDatagram::from_std(socket)
+}

@@ -1,0 +1,234 @@
+//! Sockets inside pods, opened ahead of need: no connection waits for the keeper but a pod's first, and a batch shares the
+//! cost of entering the namespace.
+
+use std::cell::RefCell;
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+
+use tokio::net::UnixDatagram;
+use tokio::sync::{Notify, oneshot};
+use tokio::task::spawn_local;
+
+use super::asynchronous;
+use super::control::{receive, send};
+use crate::keeper::protocol::{Answer, MOST_SOCKETS, Request};
+use crate::sys::SocketKind;
+
+/// How many the first batch has.
+const FIRST: u8 = 2;
+
+/// One core's sockets. Cheap to copy.
+#[derive(Clone)]
+pub struct Sockets(Rc<Inner>);
+
+struct Inner {
+    stocks: RefCell<HashMap<Key, Stock>>,
+    /// Batches to ask for.
+    asks: RefCell<VecDeque<(Key, u8)>>,
+    asking: Notify,
+}
+
+/// A pod, by the cookie of its network namespace, and what sockets of it.
+type Key = (u64, SocketKind);
+
+/// The sockets of one kind in one pod.
+#[derive(Default)]
+struct Stock {
+    ready: Vec<OwnedFd>,
+    waiting: VecDeque<oneshot::Sender<io::Result<OwnedFd>>>,
+    /// Sockets that were asked for and have not come.
+    coming: usize,
+    /// How many a batch has: it doubles while batches are used up, and halves while nothing is used.
+    batch: u8,
+    used: bool,
+}
+
+impl Sockets {
+    /// Sockets that come through a channel. Follows it on the core's own runtime that this is called on.
+    pub fn start(channel: OwnedFd) -> io::Result<Self> {
+        let channel = asynchronous(channel)?;
+        let inner =
+            Rc::new(Inner { stocks: RefCell::default(), asks: RefCell::default(), asking: Notify::new() });
+        spawn_local(follow(channel, Rc::clone(&inner)));
+        Ok(Self(inner))
+    }
+
+    /// A socket in a pod: at once if one is ready. Errors: the keeper can't open one, or does not have the pod.
+    pub async fn take(&self, pod: u64, kind: SocketKind) -> io::Result<OwnedFd> {
+        let key = (pod, kind);
+        let wait = {
+            let mut stocks = self.0.stocks.borrow_mut();
+            let stock = stocks.entry(key).or_default();
+            stock.used = true;
+            match stock.ready.pop() {
+                Some(socket) => {
+                    if stock.ready.len() + stock.coming < usize::from(stock.batch) / 2 {
+                        self.ask(key, stock);
+                    }
+                    return Ok(socket);
+                }
+                None => {
+                    let (sender, wait) = oneshot::channel();
+                    stock.waiting.push_back(sender);
+                    if stock.coming < stock.waiting.len() {
+                        stock.batch = (stock.batch * 2).clamp(FIRST, MOST_SOCKETS);
+                        self.ask(key, stock);
+                    }
+                    wait
+                }
+            }
+        };
+        wait.await.unwrap_or_else(|_| Err(io::ErrorKind::NotConnected.into()))
+    }
+
+    fn ask(&self, key: Key, stock: &mut Stock) {
+        stock.coming += usize::from(stock.batch);
+        self.0.asks.borrow_mut().push_back((key, stock.batch));
+        self.0.asking.notify_one();
+    }
+
+    /// Closes what is not used.
+    pub fn sweep(&self) {
+        self.0.stocks.borrow_mut().retain(|_, stock| {
+            if !std::mem::take(&mut stock.used) {
+                stock.batch /= 2;
+                stock.ready.truncate(stock.batch.into());
+                stock.ready.shrink_to_fit();
+            }
+            stock.batch > 0 || stock.coming > 0 || !stock.waiting.is_empty()
+        });
+    }
+
+    /// A pod is gone.
+    pub fn forget(&self, pod: u64) {
+        self.0.stocks.borrow_mut().retain(|(of, _), _| *of != pod);
+    }
+}
+
+/// One batch after another.
+async fn follow(channel: UnixDatagram, inner: Rc<Inner>) {
+    loop {
+        let next = inner.asks.borrow_mut().pop_front();
+        let Some((key, count)) = next else {
+            inner.asking.notified().await;
+            continue;
+        };
+        let answer = ask(&channel, key, count).await;
+        inner.deliver(key, count, answer);
+    }
+}
+
+async fn ask(channel: &UnixDatagram, (pod, kind): Key, count: u8) -> io::Result<Vec<OwnedFd>> {
+    send(channel, &Request::Sockets(pod, kind, count)).await?;
+    let (record, sockets) = receive(channel).await?;
+    match Answer::decode(&record) {
+        Some(Answer::Sockets(_)) => Ok(sockets),
+        Some(Answer::Refused(reason)) => Err(io::Error::other(reason)),
+        _ => Err(io::ErrorKind::InvalidData.into()),
+    }
+}
+
+impl Inner {
+    fn deliver(&self, key: Key, count: u8, answer: io::Result<Vec<OwnedFd>>) {
+        let mut stocks = self.stocks.borrow_mut();
+        let Some(stock) = stocks.get_mut(&key) else { return };
+        stock.coming = stock.coming.saturating_sub(count.into());
+        match answer {
+            Ok(sockets) => stock.ready.extend(sockets),
+            Err(error) => {
+                let again = || Err(io::Error::new(error.kind(), error.to_string()));
+                stock.waiting.drain(..).for_each(|one| drop(one.send(again())));
+            }
+        }
+        while !stock.waiting.is_empty() && !stock.ready.is_empty() {
+            if let (Some(one), Some(socket)) = (stock.waiting.pop_front(), stock.ready.pop()) {
+                // One that waits no longer gives it back.
+                stock.ready.extend(one.send(Ok(socket)).err().and_then(Result::ok));
+            }
+        }
+        // Fewer came than were asked for.
+        if stock.coming < stock.waiting.len() {
+            stock.coming += usize::from(stock.batch);
+            self.asks.borrow_mut().push_back((key, stock.batch));
+            self.asking.notify_one();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+    use std::time::Duration;
+
+    use tokio::task::LocalSet;
+
+    use super::*;
+    use crate::keeper::channel;
+
+    /// A keeper that gives pipes for sockets, at most so many at a time, and none in pod 404.
+    async fn keep(channel: OwnedFd, most: u8, batches: Rc<RefCell<Vec<u8>>>) {
+        let channel = asynchronous(channel).unwrap();
+        while let Ok((record, _)) = receive(&channel).await {
+            let Some(Request::Sockets(pod, _, count)) = Request::decode(&record) else { panic!("not asked") };
+            let (pipe, _) = io::pipe().unwrap();
+            let given = vec![pipe.as_fd(); count.min(most).into()];
+            let answer = match pod {
+                404 => Answer::Refused("no such pod is in the mesh".to_owned()),
+                _ => Answer::Sockets(given.len() as u8),
+            };
+            let beside = if pod == 404 { &[][..] } else { &given };
+            channel::send(&channel, &answer.encode(), beside).unwrap();
+            batches.borrow_mut().push(count);
+        }
+    }
+
+    fn with_keeper<F: Future<Output = ()>>(most: u8, test: impl FnOnce(Sockets, Rc<RefCell<Vec<u8>>>) -> F) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        LocalSet::new().block_on(&runtime, async {
+            let (own, its) = channel::pair().unwrap();
+            let batches = Rc::default();
+            spawn_local(keep(its, most, Rc::clone(&batches)));
+            let test = test(Sockets::start(own).unwrap(), batches);
+            tokio::time::timeout(Duration::from_secs(10), test).await.expect("in time");
+        });
+    }
+
+    #[test]
+    fn batches_grow_with_use_and_go_without() {
+        with_keeper(MOST_SOCKETS, async |sockets, batches| {
+            for _ in 0..200 {
+                sockets.take(7, SocketKind::StreamV4).await.unwrap();
+            }
+            assert_eq!(batches.borrow()[0], FIRST, "the first one waits for few");
+            assert!(batches.borrow().len() < 40, "{batches:?}");
+            let left = || sockets.0.stocks.borrow().values().map(|stock| stock.ready.len()).sum::<usize>();
+            for _ in 0..8 {
+                sockets.sweep();
+            }
+            assert_eq!((left(), sockets.0.stocks.borrow().len()), (0, 0));
+        });
+    }
+
+    #[test]
+    fn many_at_once_all_get_one_though_few_come_at_a_time() {
+        with_keeper(1, async |sockets, _| {
+            let takes = (0..50).map(|_| sockets.take(7, SocketKind::DeliveryV6));
+            let taken = futures_util::future::join_all(takes).await;
+            assert!(taken.iter().all(Result::is_ok));
+        });
+    }
+
+    #[test]
+    fn a_refusal_reaches_everybody_who_waits() {
+        with_keeper(1, async |sockets, _| {
+            let (one, other) = tokio::join!(
+                sockets.take(404, SocketKind::StreamV4),
+                sockets.take(404, SocketKind::StreamV4)
+            );
+            assert!(one.unwrap_err().to_string().contains("no such pod") && other.is_err());
+            assert!(sockets.take(7, SocketKind::StreamV4).await.is_ok(), "others are served");
+        });
+    }
+}

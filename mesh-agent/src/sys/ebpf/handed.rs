@@ -1,0 +1,68 @@
+//! The maps that the keeper hands to the proxy.
+
+use std::collections::HashSet;
+use std::os::fd::OwnedFd;
+
+use aya::maps::{HashMap, Map, MapData};
+use mesh_common::address::Address;
+
+use super::programs::replace;
+use super::{DirectKernel, Error, EventLog, FlowMap, PEER, map_error};
+
+/// What is handed over, in this order.
+pub const HANDED_OVER: [&str; 7] =
+    ["DESTINATIONS", PEER, "ROUTES", "PULSE", "DIRECT_OPEN", "DIRECT_EVENTS", "EVENTS"];
+
+/// The maps, by descriptor.
+pub struct Handed {
+    destinations: OwnedFd,
+    peer: OwnedFd,
+    routes: OwnedFd,
+    pulse: OwnedFd,
+    direct_open: OwnedFd,
+    direct_events: OwnedFd,
+    events: OwnedFd,
+}
+
+/// The addresses that the mesh knows.
+pub struct Destinations(HashMap<MapData, Address, u32>);
+
+impl Handed {
+    /// Maps in the order of [`HANDED_OVER`].
+    pub fn new(maps: [OwnedFd; HANDED_OVER.len()]) -> Self {
+        let [destinations, peer, routes, pulse, direct_open, direct_events, events] = maps;
+        Self { destinations, peer, routes, pulse, direct_open, direct_events, events }
+    }
+
+    /// A handle for one worker.
+    pub fn flow_map(&self) -> Result<FlowMap, Error> {
+        let copy = self.peer.try_clone().map_err(|error| Error::Path { path: PEER.into(), error })?;
+        FlowMap::new(copy)
+    }
+
+    /// What the rest is for, and the events of the programs. Must be called inside a tokio runtime.
+    pub fn open(self) -> Result<(Destinations, DirectKernel, EventLog), Error> {
+        let destinations = Map::HashMap(map("DESTINATIONS", self.destinations)?);
+        Ok((
+            Destinations(destinations.try_into().map_err(map_error("DESTINATIONS"))?),
+            DirectKernel::new(
+                map("ROUTES", self.routes)?,
+                map("PULSE", self.pulse)?,
+                map("DIRECT_OPEN", self.direct_open)?,
+                map("DIRECT_EVENTS", self.direct_events)?,
+            )?,
+            EventLog::new(map("EVENTS", self.events)?)?,
+        ))
+    }
+}
+
+impl Destinations {
+    /// Replaces the set of addresses that the mesh knows. Additions come first, so nothing that stays is ever missing.
+    pub fn replace(&mut self, wanted: &HashSet<Address>) -> Result<(), Error> {
+        replace(&mut self.0, wanted).map_err(map_error("DESTINATIONS"))
+    }
+}
+
+pub(super) fn map(name: &'static str, descriptor: OwnedFd) -> Result<MapData, Error> {
+    MapData::from_fd(descriptor).map_err(map_error(name))
+}

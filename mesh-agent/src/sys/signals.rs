@@ -1,0 +1,60 @@
+//! Signals as something to read, for a program that waits for other things as well.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
+
+/// `SIGTERM` and `SIGINT`, held back from now on and read from here (`signalfd(2)`).
+#[derive(Debug)]
+pub struct Signals(OwnedFd);
+
+impl Signals {
+    /// Holds the signals back on the calling thread, and on those that it starts.
+    pub fn hold_back() -> io::Result<Self> {
+        let mut set = MaybeUninit::<libc::sigset_t>::uninit();
+        // SAFETY: `sigemptyset` initialises the set before anything reads it, the signals are valid, and the pointers are
+        // to a local that outlives the calls. The descriptor is a new one that nobody else owns. There is no safe way: no
+        // library that we have wraps signalfd.
+        #[allow(unsafe_code)]
+        unsafe {
+            libc::sigemptyset(set.as_mut_ptr());
+            libc::sigaddset(set.as_mut_ptr(), libc::SIGTERM);
+            libc::sigaddset(set.as_mut_ptr(), libc::SIGINT);
+            let failed = libc::pthread_sigmask(libc::SIG_BLOCK, set.as_ptr(), std::ptr::null_mut());
+            if failed != 0 {
+                return Err(io::Error::from_raw_os_error(failed));
+            }
+            match libc::signalfd(-1, set.as_ptr(), libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) {
+                -1 => Err(io::Error::last_os_error()),
+                descriptor => Ok(Self(OwnedFd::from_raw_fd(descriptor))),
+            }
+        }
+    }
+
+    /// Whether one has come since the last time.
+    pub fn have_come(&self) -> bool {
+        /// Of `struct signalfd_siginfo`.
+        const LENGTH: usize = 128;
+        let mut information = [0; LENGTH];
+        rustix::io::read(&self.0, &mut information).is_ok_and(|length| length == LENGTH)
+    }
+}
+
+impl AsFd for Signals {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// Lets all signals through, which a program that a keeper started inherits as held back.
+pub(super) fn let_through() -> io::Result<()> {
+    let mut set = MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: `sigemptyset` initialises the set before anything reads it, and it outlives the calls. There is no safe way:
+    // no library that we have wraps it.
+    #[allow(unsafe_code)]
+    let failed = unsafe {
+        libc::sigemptyset(set.as_mut_ptr());
+        libc::pthread_sigmask(libc::SIG_SETMASK, set.as_ptr(), std::ptr::null_mut())
+    };
+    if failed == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(failed)) }
+}
