@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::io;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -10,6 +11,7 @@ use mesh_api::admin::{EnrolmentState, PodStatus};
 use mesh_api::plan::Snapshot;
 use mesh_api::resource::enrolment::Enrolment;
 use mesh_common::address::Address;
+use mesh_common::maps::MAX_DESTINATIONS;
 use tokio::sync::{mpsc, watch};
 
 use super::listeners;
@@ -66,6 +68,10 @@ pub struct Enroller {
     failed: BTreeMap<Arc<str>, String>,
     own_netns: u64,
     took_over: bool,
+    /// The configuration whose destinations the kernel knows, once it knows any.
+    learnt: Option<Arc<Snapshot>>,
+    /// When the kernel could not be told, say because there are more than it has room for.
+    not_learnt: Option<tokio::time::Instant>,
     /// Something was enrolled or let go, or the agent has started, since memory was given back.
     untidy: bool,
 }
@@ -92,7 +98,7 @@ impl Enroller {
     pub fn new(setup: Setup) -> io::Result<Self> {
         let own_netns = Netns::of_process(std::process::id())?.cookie();
         let (enrolled, failed) = (BTreeMap::new(), BTreeMap::new());
-        Ok(Self { setup, enrolled, failed, own_netns, took_over: false, untidy: true })
+        Ok(Self { setup, enrolled, failed, own_netns, took_over: false, learnt: None, not_learnt: None, untidy: true })
     }
 
     /// Follows pods and configuration until one of their sources ends.
@@ -118,10 +124,19 @@ impl Enroller {
                     Err(_) => return,
                 },
                 changed = snapshots.changed() => match changed {
-                    Ok(()) => self.learn_destinations(&snapshots.borrow_and_update().clone()),
+                    Ok(()) => {
+                        let snapshot = snapshots.borrow_and_update().clone();
+                        self.learn_destinations(&snapshot);
+                    }
                     Err(_) => return,
                 },
-                _ = tidy.tick() => self.tidy(),
+                _ = tidy.tick() => {
+                    self.tidy();
+                    if self.not_learnt.is_some() {
+                        let snapshot = snapshots.borrow_and_update().clone();
+                        self.learn_destinations(&snapshot);
+                    }
+                }
                 () = tokio::time::sleep(pause) => {}
             }
         }
@@ -261,10 +276,28 @@ impl Enroller {
         }
     }
 
-    fn learn_destinations(&mut self, snapshot: &Snapshot) {
-        let wanted: HashSet<Address> = snapshot.addresses().map(Address::from).collect();
-        if let Err(error) = self.setup.programs.replace_destinations(&wanted) {
-            tracing::error!(%error, "not every destination of the mesh is known to the kernel");
+    /// Tells the kernel what came and went since it was last told. The first time, and after a failure, that is found
+    /// out by reading what it knows, which takes a while in a large mesh.
+    fn learn_destinations(&mut self, snapshot: &Arc<Snapshot>) {
+        // To try again costs a look at all that the kernel knows: not for each change.
+        if self.not_learnt.is_some_and(|since| since.elapsed() < TIDY_EVERY) {
+            return;
+        }
+        let result = match &self.learnt {
+            Some(learnt) => {
+                let (come, gone) = snapshot.addresses_since(learnt);
+                let addresses = |set: HashSet<IpAddr>| set.into_iter().map(Address::from);
+                self.setup.programs.change_destinations(addresses(come), addresses(gone))
+            }
+            None => self.setup.programs.replace_destinations(snapshot.addresses().map(Address::from).collect()),
+        };
+        self.setup.metrics.destinations_incomplete.set(i64::from(result.is_err()));
+        self.learnt = result.is_ok().then(|| Arc::clone(snapshot));
+        self.not_learnt = result.is_err().then(tokio::time::Instant::now);
+        if let Err(error) = result {
+            let addresses = snapshot.addresses().count();
+            tracing::error!(%error, addresses, most = MAX_DESTINATIONS,
+                            "not every destination of the mesh is known to the kernel: connections to the rest pass it by");
         }
         self.setup.metrics.generation.set(i64::try_from(snapshot.generation()).unwrap_or(i64::MAX));
     }
@@ -272,7 +305,7 @@ impl Enroller {
     fn learn_own_addresses(&mut self) {
         let result = local_addresses().map_err(|error| error.to_string()).and_then(|addresses| {
             let wanted = addresses.into_iter().map(Address::from).collect();
-            self.setup.programs.replace_node_addresses(&wanted).map_err(|error| error.to_string())
+            self.setup.programs.replace_node_addresses(wanted).map_err(|error| error.to_string())
         });
         if let Err(error) = result {
             tracing::error!(%error, "the node's own addresses are not known: its probes are refused");

@@ -221,11 +221,11 @@ async fn serve_stream(
     record.transport = "hbone";
     record.labels.source_identity = Some(identity.clone());
     record.labels.destination_identity = Some(pod.identity.clone());
-    record.labels.source = core.snapshot().workload_by_address(client.ip()).cloned();
+    record.labels.source = core.snapshot().workload_by_address(client.ip());
     record.labels.service = headers::forwarded_host(&request.headers).and_then(|host| {
         // Kubernetes host names have their namespace as second label.
         let namespace = host.split('.').nth(1)?;
-        core.snapshot().service_by_name(namespace, &host).cloned()
+        core.snapshot().service_by_name(namespace, &host)
     });
     let result = match to {
         Ok(to) => {
@@ -276,7 +276,7 @@ async fn admit(
     record: &mut Record,
 ) -> Result<Delivered, Error> {
     if record.labels.source.is_none() {
-        record.labels.source = core.snapshot().workload_by_address(arrival.client.ip()).cloned();
+        record.labels.source = core.snapshot().workload_by_address(arrival.client.ip());
     }
     let workload = core.workload_of(pod).await.ok_or(Error::UnknownPod)?;
     record.destination(&workload);

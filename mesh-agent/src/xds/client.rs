@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use mesh_api::wire::xds::Node;
+use mesh_api::wire::xds::{Node, PARTS};
 use mesh_api::wire::xds::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 use prost_types::value::Kind;
 use prost_types::{Struct, Value};
@@ -20,7 +20,7 @@ use crate::certs::{Certificates, ConnectError, Endpoint};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
-/// The whole configuration of a large mesh comes as one message.
+/// From a control plane that does not send it in parts, the whole configuration of a large mesh comes as one message.
 const LARGEST_MESSAGE: usize = 200 << 20;
 /// Headers of the answer come at once, before any request was looked at.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -115,6 +115,7 @@ impl Client {
             ("NAMESPACE", NAMESPACE),
             ("INSTANCE_IPS", instance_ip),
             ("NODE_NAME", node_name),
+            (PARTS, "true"),
         ];
         let fields: BTreeMap<_, _> =
             facts.into_iter().map(|(key, value)| (key.to_owned(), text(value))).collect();

@@ -171,13 +171,22 @@ impl Programs {
         Ok(())
     }
 
-    /// Replaces the set of addresses that the mesh knows. Additions come first, so nothing that stays is ever missing.
-    pub fn replace_destinations(&mut self, wanted: &HashSet<Address>) -> Result<(), Error> {
+    /// Replaces the set of addresses that the mesh knows. What stays is never missing.
+    pub fn replace_destinations(&mut self, wanted: HashSet<Address>) -> Result<(), Error> {
         replace(&mut self.destinations, wanted).map_err(map_error("DESTINATIONS"))
     }
 
+    /// Changes that set: `gone` goes and `come` comes, in this order, so that a set which is nearly full has room.
+    pub fn change_destinations(
+        &mut self,
+        come: impl Iterator<Item = Address>,
+        gone: impl Iterator<Item = Address>,
+    ) -> Result<(), Error> {
+        change(&mut self.destinations, come, gone).map_err(map_error("DESTINATIONS"))
+    }
+
     /// Replaces the set of the node's own addresses.
-    pub fn replace_node_addresses(&mut self, wanted: &HashSet<Address>) -> Result<(), Error> {
+    pub fn replace_node_addresses(&mut self, wanted: HashSet<Address>) -> Result<(), Error> {
         replace(&mut self.node_addresses, wanted).map_err(map_error("NODE_ADDRESSES"))
     }
 
@@ -211,14 +220,28 @@ fn probe_endpoints(keys: &PodKeys) -> impl Iterator<Item = Endpoint> + '_ {
 
 fn replace(
     map: &mut HashMap<MapData, Address, u32>,
-    wanted: &HashSet<Address>,
+    mut wanted: HashSet<Address>,
 ) -> Result<(), aya::maps::MapError> {
-    let present: HashSet<Address> = map.keys().collect::<Result<_, _>>()?;
-    for address in wanted.difference(&present) {
-        map.insert(address, 1, 0)?;
+    let mut gone = Vec::new();
+    for present in map.keys() {
+        let present = present?;
+        if !wanted.remove(&present) {
+            gone.push(present);
+        }
     }
-    for address in present.difference(wanted) {
-        absent_is_fine(map.remove(address))?;
+    change(map, wanted.into_iter(), gone.into_iter())
+}
+
+fn change(
+    map: &mut HashMap<MapData, Address, u32>,
+    come: impl Iterator<Item = Address>,
+    gone: impl Iterator<Item = Address>,
+) -> Result<(), aya::maps::MapError> {
+    for address in gone {
+        absent_is_fine(map.remove(&address))?;
+    }
+    for address in come {
+        map.insert(address, 1, 0)?;
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-use mesh_api::compile::{self, MeshConfig, World};
+use mesh_api::compile::{self, MeshConfig};
 use mesh_api::manifest;
 use mesh_api::plan::Store;
 use mesh_api::wire::{type_url, xds::Resource};
@@ -66,8 +66,8 @@ fn resource(type_url: &str, name: &str, content: &impl Message) -> Resource {
 fn shop() -> Snapshot {
     let parsed = manifest::parse("shop.yaml", SHOP);
     assert!(parsed.errors.is_empty(), "{:#?}", parsed.errors);
-    let world: World<'_> = parsed.objects.iter().map(|object| &object.value).collect();
-    let compiled = compile::compile(&world, &MeshConfig::default());
+    let objects = parsed.objects.into_iter().map(Arc::new);
+    let compiled = compile::compile(objects, &MeshConfig::default());
     let mut store = Store::default();
     let addresses = compiled.addresses.iter().map(|(name, it)| resource(type_url::ADDRESS, name, it));
     assert_eq!(store.apply(type_url::ADDRESS, addresses.collect(), Vec::new()), []);
@@ -80,7 +80,7 @@ fn shop() -> Snapshot {
 fn asked(from: &str, to: &str) -> Explanation {
     let snapshot = shop();
     let client = snapshot.workloads().find(|workload| &*workload.name == from).unwrap();
-    explain(&snapshot, client, &to.parse().unwrap()).unwrap()
+    explain(&snapshot, &client, &to.parse().unwrap()).unwrap()
 }
 
 #[test]
