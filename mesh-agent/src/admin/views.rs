@@ -8,7 +8,6 @@ use axum::response::{IntoResponse, Response};
 use mesh_api::admin::{PolicyStatus, ServiceStatus, WorkloadStatus};
 use mesh_api::plan::policy::{Policy, Scope};
 use mesh_api::plan::{Health, Service, Snapshot, Tunnel, Workload};
-use prost::Message;
 
 use super::Shared;
 
@@ -34,11 +33,10 @@ pub(super) async fn policies(state: Shared) -> Json<Vec<PolicyStatus>> {
     Json(list)
 }
 
-/// The resources as they came, so that whoever reads them can rebuild the very state that decides here: one
-/// length-delimited `DeltaDiscoveryResponse` for each type.
+/// The resources, so that whoever reads them can rebuild the very state that decides here: length-delimited
+/// `DeltaDiscoveryResponse`s.
 pub(super) async fn snapshot(state: Shared) -> Response {
-    let bytes: Vec<u8> = state.xds.dump().iter().flat_map(Message::encode_length_delimited_to_vec).collect();
-    ([(header::CONTENT_TYPE, "application/x-protobuf")], bytes).into_response()
+    ([(header::CONTENT_TYPE, "application/x-protobuf")], state.xds.dump()).into_response()
 }
 
 fn workload(of: &Workload) -> WorkloadStatus {

@@ -17,6 +17,7 @@ use super::XdsConfig;
 use super::link::Link;
 use super::stream::{Publisher, Stream};
 use crate::certs::{Certificates, ConnectError, Endpoint};
+use crate::sys;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
@@ -96,9 +97,14 @@ impl Client {
         let mut responses = answer?.into_inner();
         self.link.connected();
         self.certificates.retry_now();
+        let mut resuming = true;
         while let Some(response) = responses.message().await? {
             if !stream.answer(&mut self.publisher, response).await {
                 break;
+            }
+            if std::mem::take(&mut resuming) {
+                // To list all that is held took as much room as to hold it.
+                sys::give_back_unused();
             }
         }
         Err(Ended::Closed)

@@ -119,11 +119,6 @@ impl World {
         self.authorization_policies.get(name).and_then(as_authorization_policy)
     }
 
-    /// The oldest first, as wherever one of several counts.
-    pub fn authorization_policies(&self) -> Vec<&AuthorizationPolicy> {
-        by_age(&self.authorization_policies, as_authorization_policy, |policy| &policy.metadata)
-    }
-
     /// Those of a namespace, the oldest first.
     pub fn authorization_policies_in(&self, namespace: &str) -> Vec<Shared> {
         let policies = self.authorization_policies.range((namespace.to_owned(), String::new())..);
@@ -133,7 +128,7 @@ impl World {
         policies
     }
 
-    /// The oldest first.
+    /// The oldest first, as wherever one of several counts.
     pub fn peer_authentications(&self) -> Vec<&PeerAuthentication> {
         by_age(&self.peer_authentications, as_peer_authentication, |policy| &policy.metadata)
     }

@@ -9,7 +9,7 @@ use std::sync::{Arc, OnceLock};
 
 use super::decode::Invalid;
 use super::endpoints::ServiceEndpoints;
-use super::record::{Record, ServiceRecord, Templates};
+use super::record::{Commons, Record, ServiceRecord};
 use super::text::Texts;
 use super::vips::Vips;
 use super::workload::{Health, Workload};
@@ -90,7 +90,7 @@ impl Directory {
 pub(super) struct Editor {
     directory: Directory,
     texts: Texts,
-    templates: Templates,
+    commons: Commons,
     /// Services that something has changed of, as they will be.
     touched: HashMap<Key, Touched>,
 }
@@ -105,7 +105,7 @@ struct Touched {
 impl Editor {
     /// Checks a workload and takes it in. Answers whether that changed anything.
     pub(super) fn insert_workload(&mut self, from: wire::Workload, version: &str) -> Result<bool, Invalid> {
-        let record = Arc::new(Record::new(from, version, &mut self.texts, &mut self.templates)?);
+        let record = Arc::new(Record::new(from, version, &mut self.texts, &mut self.commons)?);
         let uid = record.uid();
         let same = self.directory.record(&uid).filter(|old| old.says_the_same(&record));
         if same.is_some_and(|old| old.version() == record.version()) {
@@ -176,7 +176,7 @@ impl Editor {
             }
         }
         self.texts.sweep();
-        self.templates.sweep();
+        self.commons.sweep();
         self.directory.clone()
     }
 

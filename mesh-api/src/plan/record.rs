@@ -4,6 +4,7 @@
 //! share. What is left takes some 200 bytes. A [`Workload`] that somebody works with takes ten times as much, so it
 //! lives as long as somebody does.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -24,7 +25,7 @@ use crate::wire::xds::Resource;
 /// A workload.
 pub(super) struct Record {
     template: Arc<Template>,
-    node: Arc<str>,
+    spot: Arc<Spot>,
     /// The name; behind it the uid, if that does not end with the name.
     text: Box<str>,
     name_length: u32,
@@ -45,6 +46,14 @@ pub(super) struct Template {
     services: Box<[Arc<str>]>,
 }
 
+/// Where the workloads of one node are.
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Spot {
+    node: Box<str>,
+    /// A [`wire::Locality`]; empty if there is none.
+    locality: Box<[u8]>,
+}
+
 /// Nearly every workload has one address of each family, or one.
 #[derive(Debug, PartialEq, Eq)]
 enum Addresses {
@@ -55,15 +64,17 @@ enum Addresses {
     Other(Box<[IpAddr]>),
 }
 
-/// The templates in use.
+/// What workloads have in common, as far as it is in use.
 #[derive(Debug, Default)]
-pub(super) struct Templates {
-    held: Table<Arc<Template>>,
+pub(super) struct Commons {
+    templates: Table<Arc<Template>>,
     /// How many were in use when it was last looked.
-    in_use: usize,
+    templates_in_use: usize,
+    spots: HashSet<Arc<Spot>>,
+    spots_in_use: usize,
 }
 
-/// Unused templates that are not worth looking for.
+/// Unused ones that are not worth looking for.
 const SLACK: usize = 256;
 
 impl Record {
@@ -72,19 +83,22 @@ impl Record {
         mut from: wire::Workload,
         version: &str,
         texts: &mut Texts,
-        templates: &mut Templates,
+        commons: &mut Commons,
     ) -> Result<Self, Invalid> {
         let checked = Workload::try_from(from.clone())?;
         let (uid, name) = (std::mem::take(&mut from.uid), std::mem::take(&mut from.name));
         let uid_start = uid.strip_suffix(name.as_str()).map(Box::from);
         let text = if uid_start.is_some() { name.clone() } else { name.clone() + &uid };
-        let node = texts.intern(&std::mem::take(&mut from.node));
+        let spot = commons.spot(Spot {
+            node: std::mem::take(&mut from.node).into(),
+            locality: from.locality.take().unwrap_or_default().encode_to_vec().into(),
+        });
         from.addresses.clear();
         from.status = 0;
-        let template = templates.intern(from.encode_to_vec(), uid_start, &checked, texts);
+        let template = commons.template(from.encode_to_vec(), uid_start, &checked, texts);
         Ok(Self {
             template,
-            node,
+            spot,
             text: text.into(),
             name_length: u32::try_from(name.len()).unwrap_or(u32::MAX),
             health: checked.health,
@@ -127,7 +141,8 @@ impl Record {
         wire::Workload {
             uid: self.uid(),
             name: self.name().to_owned(),
-            node: self.node.to_string(),
+            node: self.spot.node.to_string(),
+            locality: self.spot.locality(),
             addresses: self.addresses().map(octets).collect(),
             status: match self.health {
                 Health::Healthy => wire::WorkloadStatus::Healthy,
@@ -158,7 +173,7 @@ impl Record {
     }
 
     pub(super) fn node(&self) -> &str {
-        &self.node
+        &self.spot.node
     }
 
     pub(super) fn health(&self) -> Health {
@@ -183,7 +198,7 @@ impl Record {
     pub(super) fn says_the_same(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.template, &other.template)
             && self.text == other.text
-            && self.node == other.node
+            && self.spot == other.spot
             && self.health == other.health
             && self.addresses == other.addresses
     }
@@ -229,8 +244,25 @@ impl From<&[IpAddr]> for Addresses {
     }
 }
 
-impl Templates {
-    fn intern(
+impl Spot {
+    fn locality(&self) -> Option<wire::Locality> {
+        // The very bytes were encoded here.
+        let decode = || wire::Locality::decode(&*self.locality).expect("a locality that was encoded");
+        (!self.locality.is_empty()).then(decode)
+    }
+}
+
+impl Commons {
+    fn spot(&mut self, spot: Spot) -> Arc<Spot> {
+        if let Some(held) = self.spots.get(&spot) {
+            return held.clone();
+        }
+        let spot = Arc::new(spot);
+        self.spots.insert(spot.clone());
+        spot
+    }
+
+    fn template(
         &mut self,
         encoded: Vec<u8>,
         uid_start: Option<Box<str>>,
@@ -239,7 +271,7 @@ impl Templates {
     ) -> Arc<Template> {
         let hash = hash_of(&(&encoded, &uid_start));
         let same = |held: &Arc<Template>| *held.encoded == *encoded && held.uid_start == uid_start;
-        if let Some(held) = self.held.find(hash, same) {
+        if let Some(held) = self.templates.find(hash, same) {
             return held.clone();
         }
         let template = Arc::new(Template {
@@ -248,15 +280,19 @@ impl Templates {
             owns_addresses: of.network_mode == NetworkMode::Standard,
             services: of.services.keys().map(|key| texts.intern(key)).collect(),
         });
-        self.held.insert(hash, template.clone());
+        self.templates.insert(hash, template.clone());
         template
     }
 
     /// Forgets what no workload has any more, once that may be the larger part.
     pub(super) fn sweep(&mut self) {
-        if self.held.len() > 2 * self.in_use + SLACK {
-            self.held.retain(|template| Arc::strong_count(template) > 1);
-            self.in_use = self.held.len();
+        if self.templates.len() > 2 * self.templates_in_use + SLACK {
+            self.templates.retain(|template| Arc::strong_count(template) > 1);
+            self.templates_in_use = self.templates.len();
+        }
+        if self.spots.len() > 2 * self.spots_in_use + SLACK {
+            self.spots.retain(|spot| Arc::strong_count(spot) > 1);
+            self.spots_in_use = self.spots.len();
         }
     }
 }
@@ -346,4 +382,4 @@ fn octets(address: IpAddr) -> Vec<u8> {
 }
 
 // What a mesh of 100,000 workloads fits into an agent with.
-const _: () = assert!(size_of::<Record>() <= 104);
+const _: () = assert!(size_of::<Record>() <= 96);

@@ -125,7 +125,7 @@ impl Snapshot {
 
     /// Every single address that the mesh knows: of workloads and services. May name one twice.
     pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
-        let workloads = self.directory.by_address.iter().flat_map(|record| record.claimed());
+        let workloads = self.directory.workloads.iter().flat_map(|record| record.claimed());
         workloads.chain(self.directory.vips.addresses())
     }
 

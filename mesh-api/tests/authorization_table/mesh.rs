@@ -109,7 +109,7 @@ impl Mesh {
             destination_ip: workload.addresses[0],
             destination_port: port.parse().expect("a number"),
         };
-        authorize(&self.snapshot, workload, &peer)
+        authorize(&self.snapshot, &workload, &peer)
     }
 }
 

@@ -30,6 +30,8 @@ pub struct Directory {
     last_good: PathBuf,
     files: BTreeMap<PathBuf, File>,
     claims: Claims,
+    /// What an earlier run kept, by file, until the directory is read.
+    remembered: BTreeMap<PathBuf, Vec<Held>>,
 }
 
 /// An object of a file.
@@ -57,9 +59,8 @@ impl Held {
 impl Directory {
     /// Nothing is read yet, except what `last_good` remembers from an earlier run.
     pub fn new(path: PathBuf, last_good: PathBuf) -> Self {
-        let files =
-            last_good::read(&last_good).into_iter().map(|(file, kept)| (file, File::remembered(kept)));
-        Self { files: files.collect(), path, last_good, claims: Claims::default() }
+        let remembered = last_good::read(&last_good);
+        Self { path, last_good, files: BTreeMap::new(), claims: Claims::default(), remembered }
     }
 
     /// The directory.
@@ -82,6 +83,8 @@ impl Directory {
         for path in paths {
             self.refresh(path, &mut changes);
         }
+        // Of a file that is not there any more.
+        self.remembered.clear();
         let kept = self.files.iter().filter(|(_, file)| !file.kept.is_empty());
         last_good::write(&self.last_good, kept.map(|(path, file)| (path.as_path(), file.kept.as_slice())));
         let changes = changes.into_iter().map(|key| Change { object: self.claims.winner(&key), key });
@@ -95,8 +98,9 @@ impl Directory {
 
     /// Reads a file again if it has changed, and notes which objects that may change.
     fn refresh(&mut self, path: PathBuf, changes: &mut BTreeSet<ObjectKey>) {
-        let old = self.files.remove(&path).unwrap_or_default();
+        let mut old = self.files.remove(&path).unwrap_or_default();
         let (before, was_kept) = (old.fresh.clone(), old.kept.clone());
+        old.kept.extend(self.remembered.remove(&path).unwrap_or_default());
         let new = old.refresh(&path);
         let (fresh, kept): (&[Held], &[Held]) =
             new.as_ref().map_or((&[], &[]), |file| (&file.fresh, &file.kept));
@@ -141,10 +145,6 @@ struct File {
 }
 
 impl File {
-    fn remembered(kept: Vec<Held>) -> Self {
-        Self { kept, ..Self::default() }
-    }
-
     /// The file as it is now; none if it has gone.
     fn refresh(self, path: &Path) -> Option<Self> {
         let metadata = match fs::metadata(path) {
@@ -175,7 +175,8 @@ impl File {
     }
 
     fn parsed(self, stamp: Option<Stamp>, parsed: Parsed) -> Self {
-        let fresh = parsed.objects.into_iter().map(|located| self.as_it_was_or(Held::new(located))).collect();
+        let fresh: Vec<Held> =
+            parsed.objects.into_iter().map(|located| self.as_it_was_or(Held::new(located))).collect();
         let kept = if parsed.errors.is_empty() { Vec::new() } else { self.missing_from(&fresh) };
         Self { stamp, fresh, kept, errors: parsed.errors, warnings: parsed.warnings }
     }

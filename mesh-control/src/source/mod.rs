@@ -185,6 +185,9 @@ impl Publisher {
     /// Says once what is wrong, when it is new.
     fn report(&self, now: Findings) {
         let mut before = self.findings.lock().unwrap_or_else(PoisonError::into_inner);
+        if *before == now {
+            return;
+        }
         for error in now.errors.iter().filter(|error| !before.errors.contains(error)) {
             error!("{error}");
         }

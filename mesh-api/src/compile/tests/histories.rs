@@ -56,7 +56,7 @@ fn random_object(dice: &mut Dice) -> String {
             let selector = random_selector(dice, "selector");
             let spec = dice.pick(&["{}", "{from: [{source: {namespaces: [bank]}}]}", "{to: [{operation: {methods: [GET]}}]}"]);
             head("security.istio.io/v1", "AuthorizationPolicy", &format!("p{number}"), "")
-                + &format!("spec: {{{selector}action: {}, rules: [{spec}]}}\n", dice.pick(&["ALLOW", "DENY", "CUSTOM"]))
+                + &format!("spec: {{{selector}action: {}, rules: [{spec}]}}\n", dice.pick(&["ALLOW", "DENY", "CUSTOM, provider: {name: x}"]))
         }
         14 => {
             let selector = random_selector(dice, "selector");

@@ -1,7 +1,7 @@
 use prost::Message;
 
 use super::*;
-use crate::plan::Tunnel;
+use crate::plan::{Tunnel, Workload};
 use crate::plan::fixture::{
     WEB, octets, of_pod, of_policy, of_service, pod, service, serving, store, web, with_traffic,
 };
@@ -126,7 +126,7 @@ fn bad_traffic_policies_are_rejected_with_a_reason() {
         ..Default::default()
     };
     let cases = [
-        (of(ext::PortPolicy { lb: 4, ..Default::default() }), "`lb` has the unknown value 4"),
+        (of(ext::PortPolicy { lb: 5, ..Default::default() }), "`lb` has the unknown value 5"),
         (
             of(pool(prost_types::Duration { seconds: -1, nanos: 0 })),
             "`connect_timeout` is not a span of time",
