@@ -2,7 +2,8 @@
 //!
 //! Reading order follows the data: [`manifest`] reads documents, [`resource`] gives them types and checks them,
 //! [`compile`] turns them into the [`wire`] types that the control plane serves, and [`plan`] is what the agent
-//! and `meshctl` hold and decide with. [`identity`] and [`admin`] are the small vocabularies used throughout.
+//! and `meshctl` hold and decide with. [`identity`] and [`admin`] are the small vocabularies used throughout,
+//! [`table`] what both sides keep many things in.
 //!
 //! Nothing in here opens a socket or reads a clock.
 #![forbid(unsafe_code)]
@@ -13,4 +14,5 @@ pub mod identity;
 pub mod manifest;
 pub mod plan;
 pub mod resource;
+pub mod table;
 pub mod wire;

@@ -1,9 +1,9 @@
 //! From manifests to where a connection goes: what the compiler says of services is what agents read from it.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, sync::Arc};
 
 use mesh_api::{
-    compile::{self, MeshConfig, World},
+    compile::{self, MeshConfig},
     manifest,
     plan::{
         LoadBalancer, Snapshot, Store,
@@ -55,8 +55,8 @@ spec:
 fn snapshot(more: &str) -> Snapshot {
     let parsed = manifest::parse("shop.yaml", &format!("{SHOP}{more}"));
     assert!(parsed.errors.is_empty(), "{:#?}", parsed.errors);
-    let world: World<'_> = parsed.objects.iter().map(|object| &object.value).collect();
-    let compiled = compile::compile(&world, &MeshConfig::default());
+    let objects = parsed.objects.into_iter().map(Arc::new);
+    let compiled = compile::compile(objects, &MeshConfig::default());
     let mut store = Store::default();
     let resources = compiled.addresses.iter().map(|(name, address)| Resource {
         version: String::new(),
@@ -70,7 +70,7 @@ fn snapshot(more: &str) -> Snapshot {
 
 fn ask(snapshot: &Snapshot, destination: &str) -> Route {
     let client = snapshot.workload("Kubernetes//Pod/shop/client").expect("is there");
-    route(snapshot, client, destination.parse::<SocketAddr>().expect("an address"))
+    route(snapshot, &client, destination.parse::<SocketAddr>().expect("an address"))
 }
 
 fn endpoints(snapshot: &Snapshot, destination: &str) -> Vec<String> {

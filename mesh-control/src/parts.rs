@@ -22,7 +22,7 @@ use crate::options::{Options, Source};
 use crate::server::StartError;
 use crate::source::directory::Directory;
 use crate::source::{Changes, Publisher, Reader};
-use crate::watch::{Depth, DirectoryWatch};
+use crate::watch::{Depth, DirectoryWatch, Touched};
 use crate::xds::agents::Agents;
 
 /// The parts that more than one service uses.
@@ -84,7 +84,7 @@ fn from_directory(
     // Watched before it is read, so that nothing is missed between.
     let changes = DirectoryWatch::new(path, Depth::Recursive).map_err(at(path))?;
     let mut publisher = Publisher::new(Reader::Directory(reader), mesh(options), Arc::clone(&metrics));
-    publisher.publish().map_err(at(path))?;
+    publisher.publish(&Touched::Anything).map_err(at(path))?;
     let parts = Parts {
         authority,
         shared_roots: None,
@@ -111,7 +111,7 @@ async fn from_cluster(
     objects.complete().await;
     let reader = Reader::Kubernetes(objects.clone());
     let mut publisher = Publisher::new(reader, mesh(options), Arc::clone(&metrics));
-    publisher.publish().map_err(at(&options.state_dir))?;
+    publisher.publish(&Touched::Anything).map_err(at(&options.state_dir))?;
     let leads = leader::take_part(&cluster, &metrics, stopping.subscribe(), serving);
     let configuration = publisher.configuration();
     let kept = last_good::keep(cluster.clone(), objects.clone(), leads.clone(), configuration.clone());

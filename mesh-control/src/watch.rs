@@ -1,11 +1,13 @@
 //! Waiting for a directory to change, with a burst of changes seen as one.
 
+use std::collections::{BTreeSet, HashMap};
+use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
-use inotify::{EventStream, Inotify, WatchMask};
+use inotify::{Event, EventMask, EventStream, Inotify, WatchDescriptor, WatchMask};
 use tokio::time::{Instant, timeout, timeout_at};
 use tracing::warn;
 
@@ -29,11 +31,28 @@ pub enum Depth {
     Recursive,
 }
 
+/// What may have changed of a directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Touched {
+    /// Anything.
+    Anything,
+    /// These files: they were written, made, renamed or removed.
+    Files(BTreeSet<PathBuf>),
+}
+
+impl Default for Touched {
+    /// Nothing.
+    fn default() -> Self {
+        Self::Files(BTreeSet::new())
+    }
+}
+
 /// Watches one directory.
 pub struct DirectoryWatch {
     root: PathBuf,
     depth: Depth,
     events: EventStream<Vec<u8>>,
+    directories: HashMap<WatchDescriptor, PathBuf>,
     /// The directory is gone or can't be watched: it is polled until it is back.
     blind: bool,
 }
@@ -42,29 +61,53 @@ impl DirectoryWatch {
     /// Begins to watch. What changes from now on is not missed.
     pub fn new(root: &Path, depth: Depth) -> io::Result<Self> {
         let events = Inotify::init()?.into_event_stream(vec![0; BUFFER])?;
-        let mut watch = Self { root: root.to_owned(), depth, events, blind: false };
+        let (root, directories) = (root.to_owned(), HashMap::new());
+        let mut watch = Self { root, depth, events, directories, blind: false };
         watch.cover()?;
         Ok(watch)
     }
 
-    /// Returns when something has changed. Read the directory then: new directories are watched already.
-    pub async fn changed(&mut self) {
-        let wait = if self.blind { POLL } else { FOREVER };
-        match timeout(wait, self.events.next()).await {
-            Ok(Some(Ok(_))) => self.drain().await,
+    /// Returns when something has changed, and what. Read it then: new directories are watched already.
+    pub async fn changed(&mut self) -> Touched {
+        let was_blind = self.blind;
+        let wait = if was_blind { POLL } else { FOREVER };
+        let mut touched = match timeout(wait, self.events.next()).await {
+            Ok(Some(Ok(event))) => self.drain(event).await,
             // Nothing more will be seen to happen; polling keeps the promise that changes are noticed.
-            Ok(_) => tokio::time::sleep(POLL).await,
-            Err(_) => {}
+            Ok(_) => {
+                tokio::time::sleep(POLL).await;
+                Touched::Anything
+            }
+            Err(_) => Touched::Anything,
+        };
+        if was_blind || touched == Touched::Anything {
+            self.look_again();
+            touched = Touched::Anything;
         }
-        self.look_again();
+        touched
     }
 
-    async fn drain(&mut self) {
+    async fn drain(&mut self, first: Event<OsString>) -> Touched {
         let end = Instant::now() + LONGEST;
-        while let Ok(Some(Ok(_))) = timeout_at(end.min(Instant::now() + QUIET), self.events.next()).await {
+        let mut touched = Touched::default();
+        self.add(&first, &mut touched);
+        while let Ok(Some(Ok(event))) = timeout_at(end.min(Instant::now() + QUIET), self.events.next()).await
+        {
+            self.add(&event, &mut touched);
             if Instant::now() >= end {
                 break;
             }
+        }
+        touched
+    }
+
+    fn add(&self, event: &Event<OsString>, touched: &mut Touched) {
+        // Of a directory, of the one that is watched, or of more than the queue holds: then anything may have changed.
+        let file = !event.mask.contains(EventMask::ISDIR);
+        let path = event.name.as_ref().zip(self.directories.get(&event.wd));
+        match (touched, path.filter(|_| file)) {
+            (Touched::Files(files), Some((name, directory))) => drop(files.insert(directory.join(name))),
+            (touched, _) => *touched = Touched::Anything,
         }
     }
 
@@ -88,14 +131,20 @@ impl DirectoryWatch {
             | WatchMask::ONLYDIR;
         let mut watches = self.events.watches();
         let mut pending = vec![self.root.clone()];
+        self.directories.clear();
         while let Some(directory) = pending.pop() {
             // Another directory may vanish at any time; that is an event of its parent.
             match watches.add(&directory, mask) {
                 Err(error) if directory == self.root || error.kind() != io::ErrorKind::NotFound => {
                     return Err(error);
                 }
-                _ if self.depth == Depth::Recursive => pending.extend(subdirectories(&directory)),
-                _ => {}
+                Err(_) => {}
+                Ok(watch) => {
+                    if self.depth == Depth::Recursive {
+                        pending.extend(subdirectories(&directory));
+                    }
+                    self.directories.insert(watch, directory);
+                }
             }
         }
         Ok(())
@@ -130,6 +179,23 @@ mod tests {
         assert!(notices(&mut watch).await);
         fs::write(directory.path().join("a/b/file"), "x").unwrap();
         assert!(notices(&mut watch).await);
+    }
+
+    #[tokio::test]
+    async fn says_which_files_of_known_directories() {
+        let directory = tempfile::tempdir().unwrap();
+        fs::create_dir(directory.path().join("a")).unwrap();
+        let mut watch = DirectoryWatch::new(directory.path(), Depth::Recursive).unwrap();
+        let file = directory.path().join("a/file");
+        fs::write(&file, "x").unwrap();
+        let mut seen = watch.changed().await;
+        assert_eq!(seen, Touched::Files([file].into()));
+        fs::create_dir(directory.path().join("b")).unwrap();
+        seen = watch.changed().await;
+        assert_eq!(seen, Touched::Anything);
+        let file = directory.path().join("b/file");
+        fs::write(&file, "x").unwrap();
+        assert_eq!(watch.changed().await, Touched::Files([file].into()));
     }
 
     #[tokio::test]

@@ -1,42 +1,42 @@
 //! The configuration in force, as the endpoints show it.
 
+use std::sync::Arc;
+
 use axum::Json;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use mesh_api::admin::{PolicyStatus, ServiceStatus, WorkloadStatus};
 use mesh_api::plan::policy::{Policy, Scope};
 use mesh_api::plan::{Health, Service, Snapshot, Tunnel, Workload};
-use prost::Message;
 
 use super::Shared;
 
 pub(super) async fn workloads(state: Shared) -> Json<Vec<WorkloadStatus>> {
     let snapshot = state.xds.snapshot.load();
-    let mut list: Vec<_> = snapshot.workloads().map(|it| workload(it)).collect();
+    let mut list: Vec<_> = snapshot.workloads().map(|it| workload(&it)).collect();
     list.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
     Json(list)
 }
 
 pub(super) async fn services(state: Shared) -> Json<Vec<ServiceStatus>> {
     let snapshot = state.xds.snapshot.load();
-    let mut list: Vec<_> = snapshot.services().map(|it| service(&snapshot, it)).collect();
+    let mut list: Vec<_> = snapshot.services().map(|it| service(&snapshot, &it)).collect();
     list.sort_by(|a, b| (&a.namespace, &a.hostname).cmp(&(&b.namespace, &b.hostname)));
     Json(list)
 }
 
 pub(super) async fn policies(state: Shared) -> Json<Vec<PolicyStatus>> {
     let snapshot = state.xds.snapshot.load();
-    let node = &state.config.node_name;
-    let mut list: Vec<_> = snapshot.policies().map(|it| policy(&snapshot, node, it)).collect();
+    let here: Vec<_> = snapshot.workloads_on(&state.config.node_name).collect();
+    let mut list: Vec<_> = snapshot.policies().map(|it| policy(&snapshot, &here, it)).collect();
     list.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
     Json(list)
 }
 
-/// The resources as they came, so that whoever reads them can rebuild the very state that decides here: one
-/// length-delimited `DeltaDiscoveryResponse` for each type.
+/// The resources, so that whoever reads them can rebuild the very state that decides here: length-delimited
+/// `DeltaDiscoveryResponse`s.
 pub(super) async fn snapshot(state: Shared) -> Response {
-    let bytes: Vec<u8> = state.xds.dump().iter().flat_map(Message::encode_length_delimited_to_vec).collect();
-    ([(header::CONTENT_TYPE, "application/x-protobuf")], bytes).into_response()
+    ([(header::CONTENT_TYPE, "application/x-protobuf")], state.xds.dump()).into_response()
 }
 
 fn workload(of: &Workload) -> WorkloadStatus {
@@ -57,7 +57,7 @@ fn workload(of: &Workload) -> WorkloadStatus {
 }
 
 fn service(snapshot: &Snapshot, of: &Service) -> ServiceStatus {
-    let members = snapshot.members(of);
+    let (endpoints, ready_endpoints) = snapshot.member_counts(of);
     ServiceStatus {
         namespace: of.namespace.to_string(),
         hostname: of.hostname.to_string(),
@@ -70,13 +70,12 @@ fn service(snapshot: &Snapshot, of: &Service) -> ServiceStatus {
                 _ => port.port.to_string(),
             })
             .collect(),
-        ready_endpoints: members.iter().filter(|member| member.health == Health::Healthy).count(),
-        endpoints: members.len(),
+        ready_endpoints,
+        endpoints,
     }
 }
 
-fn policy(snapshot: &Snapshot, node: &str, of: &Policy) -> PolicyStatus {
-    let here = snapshot.workloads().filter(|workload| &*workload.node == node);
+fn policy(snapshot: &Snapshot, here: &[Arc<Workload>], of: &Policy) -> PolicyStatus {
     let applies = |workload: &Workload| {
         snapshot
             .policies_of(workload)
@@ -93,7 +92,7 @@ fn policy(snapshot: &Snapshot, node: &str, of: &Policy) -> PolicyStatus {
         action: of.action().to_string(),
         dry_run: of.is_dry_run(),
         rules: of.rule_count(),
-        workloads: here.filter(|workload| applies(workload)).count(),
+        workloads: here.iter().filter(|workload| applies(workload)).count(),
     }
 }
 

@@ -124,11 +124,19 @@ impl Flows {
         self.open.drain().for_each(|(_, flow)| flow.record.leave());
     }
 
-    /// Asks the policy again for every connection. Answers how to find those that it now denies.
-    pub fn recheck(&mut self, snapshot: &Snapshot) -> Vec<Ends> {
+    /// Asks the policy again for every connection about which something may have changed since an earlier snapshot.
+    /// Answers how to find those that it now denies.
+    pub fn recheck(&mut self, snapshot: &Snapshot, since: &Snapshot) -> Vec<Ends> {
+        let same_policies = snapshot.has_policies_of(since);
+        let mut same = HashMap::new();
+        let mut is_same = |uid: &Arc<str>| {
+            same_policies
+                && *same.entry(Arc::clone(uid)).or_insert_with(|| snapshot.has_workload_of(since, uid))
+        };
         let denied: Vec<_> = self
             .open
             .values_mut()
+            .filter(|flow| flow.request.as_ref().is_some_and(|request| !is_same(&request.workload.uid)))
             .filter_map(|flow| flow.revoke_if_denied(snapshot).then_some(flow.ends))
             .collect();
         self.metrics.revoked(denied.len());
@@ -180,7 +188,7 @@ impl Parties<'_> {
             identity: Some(self.client?.identity.clone()),
             source: event.client.ip(),
             destination: event.server,
-            workload: Arc::clone(snapshot.workload_by_address(event.server.ip())?),
+            workload: snapshot.workload_by_address(event.server.ip())?,
         })
     }
 }
@@ -202,7 +210,7 @@ fn fill_in(
     event: &DirectEvent,
     snapshot: &Snapshot,
 ) {
-    let by_address = |address: SocketAddr| snapshot.workload_by_address(address.ip()).cloned();
+    let by_address = |address: SocketAddr| snapshot.workload_by_address(address.ip());
     let labels = &mut record.labels;
     labels.source = parties.plan.map(|plan| Arc::clone(&plan.source)).or_else(|| by_address(event.client));
     labels.destination = way.map(|way| Arc::clone(&way.target.workload)).or_else(|| by_address(event.server));

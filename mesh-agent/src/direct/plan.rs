@@ -145,7 +145,7 @@ pub(super) fn plan(view: View<'_>, pods: &Pods, client: &Pod, destination: Socke
 /// A pod as the mesh knows it.
 fn workload_of(snapshot: &Snapshot, pod: &Pod) -> Option<Arc<Workload>> {
     let mut found = pod.addresses.iter().filter_map(|address| snapshot.workload_by_address(*address));
-    found.find(|workload| pod.is(workload)).cloned()
+    found.find(|workload| pod.is(workload))
 }
 
 /// Whether the kernel can do what a policy asks for. It counts no connections and ends none.

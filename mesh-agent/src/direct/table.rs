@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use mesh_api::plan::TargetKey;
+use mesh_api::plan::{Basis, TargetKey};
 use mesh_common::direct::{Route, RouteKey};
 
 use super::plan::{Plan, Pod, Pods, View, endpoint, plan};
@@ -25,6 +25,17 @@ pub(super) enum Change {
     Remove(RouteKey),
 }
 
+/// Why plans are made again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Why {
+    /// Time has passed.
+    Time,
+    /// The configuration has changed.
+    Configuration,
+    /// The pods of this node have, or which endpoints rest: that may matter to any plan.
+    Node,
+}
+
 /// The destinations that this node's pods asked for, and the plans for them.
 #[derive(Default)]
 pub(super) struct Table {
@@ -34,6 +45,8 @@ pub(super) struct Table {
 
 struct Entry {
     plan: Option<Arc<Plan>>,
+    /// What the plan was made with.
+    basis: Basis,
     /// What the kernel knows.
     told: Option<Box<Route>>,
     used: Instant,
@@ -76,20 +89,30 @@ impl Table {
         if known || entries.len() >= MOST_OF_A_POD {
             return None;
         }
-        let mut entry = Entry { plan: None, told: None, used: view.now };
+        let basis = basis(view, &pod, destination);
+        let mut entry = Entry { plan: None, basis, told: None, used: view.now };
         let plan = plan(view, &self.pods, &pod, destination);
         let change = entry.set(client, destination, plan);
         entries.insert(destination, entry);
         change
     }
 
-    /// Something that plans depend on has changed. With `timed` only those are planned again that change with time.
-    pub fn plan_again(&mut self, view: View<'_>, timed: bool) -> Vec<Change> {
+    /// Something that plans depend on has changed: those are planned again for which it may matter.
+    pub fn plan_again(&mut self, view: View<'_>, why: Why) -> Vec<Change> {
         let mut changes = Vec::new();
         for (client, entries) in &mut self.asked {
             let Some(pod) = self.pods.get(*client) else { continue };
             for (destination, entry) in entries {
-                if !timed || entry.plan.as_ref().is_some_and(|plan| plan.watches_health()) {
+                let basis = basis(view, pod, *destination);
+                let due = match why {
+                    Why::Time => entry.plan.as_ref().is_some_and(|plan| plan.watches_health()),
+                    Why::Configuration => {
+                        basis != entry.basis || entry.plan.as_ref().is_some_and(|plan| plan.watches_health())
+                    }
+                    Why::Node => true,
+                };
+                if due {
+                    entry.basis = basis;
                     let plan = plan(view, &self.pods, pod, *destination);
                     changes.extend(entry.set(*client, *destination, plan));
                 }
@@ -152,6 +175,10 @@ impl Entry {
         self.told = route;
         Some(change)
     }
+}
+
+fn basis(view: View<'_>, pod: &Pod, destination: SocketAddr) -> Basis {
+    view.snapshot.basis(&pod.addresses, &pod.namespace, destination.ip())
 }
 
 fn remove(client: u64, destination: SocketAddr) -> Change {

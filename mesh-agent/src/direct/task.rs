@@ -10,7 +10,7 @@ use tokio::sync::watch;
 
 use super::flows::{Ends, Flows, Parties};
 use super::plan::{Plan, Pod, View};
-use super::table::{Change, Table};
+use super::table::{Change, Table, Why};
 use super::{Ask, Heard, News};
 use crate::kept::Keeper;
 use crate::proxy::balance::Health;
@@ -60,8 +60,10 @@ pub struct Task {
     /// The pods whose connections may have to be closed, by their namespace's cookie.
     pods: HashMap<u64, Arc<LocalPod>>,
     resting: HashMap<TargetKey, Instant>,
-    /// Plans are behind.
-    stale: bool,
+    /// Plans are behind, and why.
+    stale: Why,
+    /// The configuration by which the open connections were last judged.
+    judged: Arc<Snapshot>,
 }
 
 impl Task {
@@ -72,13 +74,14 @@ impl Task {
             older,
             kernel: work.kernel,
             keeper: work.keeper,
+            judged: work.shared.snapshot.load_full(),
             shared: work.shared,
             heard,
             table: Table::default(),
             flows: Flows::new(work.metrics),
             pods: HashMap::new(),
             resting: HashMap::new(),
-            stale: false,
+            stale: Why::Time,
         }
     }
 
@@ -98,7 +101,7 @@ impl Task {
                     None => return,
                 },
                 changed = changed(&mut updates) => match changed {
-                    Some(()) => self.stale = true,
+                    Some(()) => self.stale = self.stale.max(Why::Configuration),
                     None => return,
                 },
                 _ = ticks.tick() => {
@@ -115,7 +118,7 @@ impl Task {
             News::Enrolled(pod) => {
                 self.table.add(&Arc::new(Pod::from(&*pod)));
                 self.pods.insert(pod.netns, pod);
-                self.stale = true;
+                self.stale = Why::Node;
             }
             News::Relieved => {}
             News::Dismissed(uid) => {
@@ -139,15 +142,17 @@ impl Task {
         if timed {
             self.beat();
         }
-        if self.stale || timed {
+        let why = std::mem::replace(&mut self.stale, Why::Time);
+        if why > Why::Time || timed {
             let view = view(&snapshot, &self.shared.health, &self.resting);
-            let changes = self.table.plan_again(view, !self.stale);
+            let changes = self.table.plan_again(view, why);
             self.tell(changes);
         }
         self.read_events(&snapshot);
-        if std::mem::take(&mut self.stale) {
+        if why > Why::Time {
             self.record_older(&snapshot);
-            let denied = self.flows.recheck(&snapshot);
+            let denied = self.flows.recheck(&snapshot, &self.judged);
+            self.judged = Arc::clone(&snapshot);
             if !denied.is_empty() {
                 let (revoked, generation) = (denied.len(), snapshot.generation());
                 tracing::info!(revoked, generation, "policy changed: closing direct connections");
@@ -165,7 +170,9 @@ impl Task {
         }
         let (before, now) = (self.resting.len(), Instant::now());
         self.resting.retain(|_, until| *until > now);
-        self.stale |= self.resting.len() < before;
+        if self.resting.len() < before {
+            self.stale = Why::Node;
+        }
     }
 
     /// Reads what happened since the last tick, but no more than came until now: the kernel may write faster.

@@ -1,7 +1,7 @@
 //! Brings what is enrolled in line with what is wanted.
 
 use std::collections::{BTreeMap, HashSet};
-use std::net::TcpListener;
+use std::net::{IpAddr, TcpListener};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -10,6 +10,7 @@ use mesh_api::admin::{EnrolmentState, PodStatus};
 use mesh_api::plan::Snapshot;
 use mesh_api::resource::enrolment::Enrolment;
 use mesh_common::address::Address;
+use mesh_common::maps::MAX_DESTINATIONS;
 use tokio::sync::{mpsc, watch};
 
 use crate::certs::Certificates;
@@ -72,6 +73,10 @@ pub struct Enroller {
     took_over: bool,
     /// The keeper knows that this proxy serves.
     told_ready: bool,
+    /// The configuration whose destinations the kernel knows, once it knows any.
+    learnt: Option<Arc<Snapshot>>,
+    /// When the kernel could not be told, say because there are more than it has room for.
+    not_learnt: Option<tokio::time::Instant>,
     /// Something was enrolled or let go, or the agent has started, since memory was given back.
     untidy: bool,
 }
@@ -86,7 +91,16 @@ impl Enroller {
     /// An enroller with nothing enrolled.
     pub fn new(setup: Setup) -> Self {
         let (enrolled, failed) = (BTreeMap::new(), BTreeMap::new());
-        Self { setup, enrolled, failed, took_over: false, told_ready: false, untidy: true }
+        Self {
+            setup,
+            enrolled,
+            failed,
+            took_over: false,
+            told_ready: false,
+            learnt: None,
+            not_learnt: None,
+            untidy: true,
+        }
     }
 
     /// Follows pods and configuration until one of their sources ends.
@@ -116,11 +130,20 @@ impl Enroller {
                     Err(_) => return,
                 },
                 changed = snapshots.changed() => match changed {
-                    Ok(()) => self.learn_destinations(&snapshots.borrow_and_update().clone()),
+                    Ok(()) => {
+                        let snapshot = snapshots.borrow_and_update().clone();
+                        self.learn_destinations(&snapshot);
+                    }
                     Err(_) => return,
                 },
                 Ok(()) = configured.changed(), if !self.told_ready => {}
-                _ = tidy.tick() => self.tidy(),
+                _ = tidy.tick() => {
+                    self.tidy();
+                    if self.not_learnt.is_some() {
+                        let snapshot = snapshots.borrow_and_update().clone();
+                        self.learn_destinations(&snapshot);
+                    }
+                }
                 () = tokio::time::sleep(pause) => {}
             }
         }
@@ -232,7 +255,7 @@ impl Enroller {
     }
 
     /// With its pods, a configuration and certificates this proxy serves.
-    fn tell_ready(&mut self, snapshot: &Snapshot) {
+    fn tell_ready(&mut self, snapshot: &Arc<Snapshot>) {
         if std::mem::replace(&mut self.told_ready, true) {
             return;
         }
@@ -249,10 +272,28 @@ impl Enroller {
         });
     }
 
-    fn learn_destinations(&mut self, snapshot: &Snapshot) {
-        let wanted: HashSet<Address> = snapshot.addresses().map(Address::from).collect();
-        if let Err(error) = self.setup.destinations.replace(&wanted) {
-            tracing::error!(%error, "not every destination of the mesh is known to the kernel");
+    /// Tells the kernel what came and went since it was last told. The first time, and after a failure, that is found
+    /// out by reading what it knows, which takes a while in a large mesh.
+    fn learn_destinations(&mut self, snapshot: &Arc<Snapshot>) {
+        // To try again costs a look at all that the kernel knows: not for each change.
+        if self.not_learnt.is_some_and(|since| since.elapsed() < TIDY_EVERY) {
+            return;
+        }
+        let result = match &self.learnt {
+            Some(learnt) => {
+                let (come, gone) = snapshot.addresses_since(learnt);
+                let addresses = |set: HashSet<IpAddr>| set.into_iter().map(Address::from);
+                self.setup.destinations.change(addresses(come), addresses(gone))
+            }
+            None => self.setup.destinations.replace(snapshot.addresses().map(Address::from).collect()),
+        };
+        self.setup.metrics.destinations_incomplete.set(i64::from(result.is_err()));
+        self.learnt = result.is_ok().then(|| Arc::clone(snapshot));
+        self.not_learnt = result.is_err().then(tokio::time::Instant::now);
+        if let Err(error) = result {
+            let addresses = snapshot.addresses().count();
+            tracing::error!(%error, addresses, most = MAX_DESTINATIONS,
+                            "not every destination of the mesh is known to the kernel: connections to the rest pass it by");
         }
         self.setup.metrics.generation.set(i64::try_from(snapshot.generation()).unwrap_or(i64::MAX));
     }

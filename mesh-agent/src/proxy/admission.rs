@@ -2,7 +2,7 @@
 //! configuration changes.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -16,6 +16,8 @@ use tokio::sync::Notify;
 #[derive(Default)]
 pub struct Admissions {
     entries: RefCell<HashMap<u64, Rc<Entry>>>,
+    /// Connections of each pod, by its workload's uid.
+    pods: RefCell<HashMap<Arc<str>, usize>>,
     next: Cell<u64>,
 }
 
@@ -65,7 +67,7 @@ impl Admissions {
     ) -> Result<(Admission, Notes), Box<Decision>> {
         let id = self.next.replace(self.next.get() + 1);
         let entry = Rc::new(Entry { request, revoked: Notify::new(), denial: RefCell::default() });
-        self.entries.borrow_mut().insert(id, Rc::clone(&entry));
+        self.insert(id, &entry);
         let Decision { verdict, audited, dry_run } = entry.request.decide(&snapshot());
         match verdict {
             Verdict::Allow(permit) => {
@@ -73,15 +75,29 @@ impl Admissions {
                 Ok((admission, Notes { audited, dry_run }))
             }
             denied @ Verdict::Deny(_) => {
-                self.entries.borrow_mut().remove(&id);
+                self.remove(id, &entry);
                 Err(Box::new(Decision { verdict: denied, audited, dry_run }))
             }
         }
     }
 
-    /// Asks the policy again for every connection, and revokes those that it now denies. Answers how many.
-    pub fn recheck(&self, snapshot: &Snapshot) -> usize {
-        let entries: Vec<_> = self.entries.borrow().values().cloned().collect();
+    /// Asks the policy again for every connection about which something may have changed since an earlier snapshot, and
+    /// revokes those that it now denies. Answers how many.
+    ///
+    /// Most changes of a mesh are of other nodes' pods: they cost a look at each of this one's.
+    pub fn recheck(&self, snapshot: &Snapshot, since: &Snapshot) -> usize {
+        let same_policies = snapshot.has_policies_of(since);
+        let changed: HashSet<Arc<str>> = {
+            let pods = self.pods.borrow();
+            let changed = pods.keys().filter(|uid| !same_policies || !snapshot.has_workload_of(since, uid));
+            changed.cloned().collect()
+        };
+        if changed.is_empty() {
+            return 0;
+        }
+        let entries = self.entries.borrow();
+        let entries = entries.values().filter(|entry| changed.contains(&entry.request.workload.uid));
+        let entries: Vec<_> = entries.cloned().collect();
         let mut revoked = 0;
         for entry in entries {
             if let Verdict::Deny(denial) = entry.request.decide(snapshot).verdict {
@@ -91,6 +107,23 @@ impl Admissions {
             }
         }
         revoked
+    }
+
+    fn insert(&self, id: u64, entry: &Rc<Entry>) {
+        self.entries.borrow_mut().insert(id, Rc::clone(entry));
+        *self.pods.borrow_mut().entry(Arc::clone(&entry.request.workload.uid)).or_default() += 1;
+    }
+
+    fn remove(&self, id: u64, entry: &Entry) {
+        self.entries.borrow_mut().remove(&id);
+        let mut pods = self.pods.borrow_mut();
+        let uid = &entry.request.workload.uid;
+        if let Some(count) = pods.get_mut(uid) {
+            *count -= 1;
+            if *count == 0 {
+                pods.remove(uid);
+            }
+        }
     }
 
     /// Connections admitted now.
@@ -114,8 +147,8 @@ impl Request {
             destination_port: self.destination.port(),
         };
         // The workload may have new policies by now; one that is gone keeps its last ones until its pod is gone too.
-        let workload = snapshot.workload(&self.workload.uid).unwrap_or(&self.workload);
-        policy::authorize(snapshot, workload, &peer)
+        let now = snapshot.workload(&self.workload.uid);
+        policy::authorize(snapshot, now.as_ref().unwrap_or(&self.workload), &peer)
     }
 }
 
@@ -138,6 +171,6 @@ impl Admission {
 
 impl Drop for Admission {
     fn drop(&mut self) {
-        self.admissions.entries.borrow_mut().remove(&self.id);
+        self.admissions.remove(self.id, &self.entry);
     }
 }

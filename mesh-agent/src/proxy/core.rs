@@ -170,7 +170,7 @@ impl Core {
     pub async fn workload_of(&self, pod: &LocalPod) -> Option<Arc<Workload>> {
         let find = |snapshot: &Snapshot| {
             let mut found = pod.addresses.iter().filter_map(|address| snapshot.workload_by_address(*address));
-            found.find(|workload| workload.identity == pod.identity).cloned()
+            found.find(|workload| workload.identity == pod.identity)
         };
         if let Some(workload) = find(&self.shared.snapshot.load()) {
             return Some(workload);

@@ -293,7 +293,7 @@ async fn admit(
     record: &mut Record,
 ) -> Result<Delivered, Error> {
     if record.labels.source.is_none() {
-        record.labels.source = core.snapshot().workload_by_address(arrival.client.ip()).cloned();
+        record.labels.source = core.snapshot().workload_by_address(arrival.client.ip());
     }
     let workload = core.workload_of(pod).await.ok_or(Error::UnknownPod)?;
     record.destination(&workload);

@@ -167,9 +167,11 @@ impl Worker {
 /// A change of policy reaches open connections too.
 async fn follow_configuration(core: Rc<Core>) {
     let mut updates = core.shared.updates.clone();
+    let mut before = updates.borrow_and_update().clone();
     while updates.changed().await.is_ok() {
         let snapshot = updates.borrow_and_update().clone();
-        let revoked = core.admissions.recheck(&snapshot);
+        let revoked = core.admissions.recheck(&snapshot, &before);
+        before = Arc::clone(&snapshot);
         if revoked > 0 {
             core.metrics.revoked(revoked);
             tracing::info!(
@@ -188,7 +190,7 @@ async fn sweep(core: Rc<Core>) {
         core.sockets.sweep();
         core.metrics.forget_unused(COUNTERS_KEPT);
         let snapshot = core.snapshot();
-        core.turns.retain(|key| snapshot.workload(&key.workload).is_some());
-        core.shared.health.retain(|key| snapshot.workload(&key.workload).is_some());
+        core.turns.retain(|key| snapshot.knows_workload(&key.workload));
+        core.shared.health.retain(|key| snapshot.knows_workload(&key.workload));
     }
 }

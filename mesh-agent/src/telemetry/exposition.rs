@@ -34,6 +34,8 @@ pub struct AgentMetrics {
     pub control_connected: Gauge<i64, AtomicI64>,
     /// Generation of the configuration in force.
     pub generation: Gauge<i64, AtomicI64>,
+    /// Whether the kernel knows less than all addresses of the mesh, 0 or 1.
+    pub destinations_incomplete: Gauge<i64, AtomicI64>,
     /// Seconds until the first of the certificates in use expires.
     pub first_expiry: Gauge<i64, AtomicI64>,
     /// Faults that the eBPF programs reported, by kind.
@@ -57,6 +59,7 @@ impl AgentMetrics {
             pods_not_enrolled: Gauge::default(),
             control_connected: Gauge::default(),
             generation: Gauge::default(),
+            destinations_incomplete: Gauge::default(),
             first_expiry: Gauge::default(),
             ebpf_faults: Family::default(),
         };
@@ -78,6 +81,11 @@ impl AgentMetrics {
             "nodemesh_snapshot_generation",
             "Generation of the configuration in force",
             self.generation.clone(),
+        );
+        registry.register(
+            "nodemesh_destinations_incomplete",
+            "Whether the kernel knows less than all addresses of the mesh; connections to the rest pass it by",
+            self.destinations_incomplete.clone(),
         );
         registry.register(
             "nodemesh_certificate_expiry_seconds",

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use mesh_api::wire::xds::Node;
 use mesh_api::wire::xds::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
+use mesh_api::wire::xds::{Node, PARTS};
 use prost_types::value::Kind;
 use prost_types::{Struct, Value};
 use rand::Rng;
@@ -17,10 +17,11 @@ use super::XdsConfig;
 use super::link::Link;
 use super::stream::{Publisher, Stream};
 use crate::certs::{Certificates, ConnectError, Endpoint};
+use crate::sys;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
-/// The whole configuration of a large mesh comes as one message.
+/// From a control plane that does not send it in parts, the whole configuration of a large mesh comes as one message.
 const LARGEST_MESSAGE: usize = 200 << 20;
 /// Headers of the answer come at once, before any request was looked at.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -96,9 +97,14 @@ impl Client {
         let mut responses = answer?.into_inner();
         self.link.connected();
         self.certificates.retry_now();
+        let mut resuming = true;
         while let Some(response) = responses.message().await? {
             if !stream.answer(&mut self.publisher, response).await {
                 break;
+            }
+            if std::mem::take(&mut resuming) {
+                // To list all that is held took as much room as to hold it.
+                sys::give_back_unused();
             }
         }
         Err(Ended::Closed)
@@ -115,6 +121,7 @@ impl Client {
             ("NAMESPACE", NAMESPACE),
             ("INSTANCE_IPS", instance_ip),
             ("NODE_NAME", node_name),
+            (PARTS, "true"),
         ];
         let fields: BTreeMap<_, _> =
             facts.into_iter().map(|(key, value)| (key.to_owned(), text(value))).collect();

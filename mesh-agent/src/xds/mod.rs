@@ -17,6 +17,7 @@ use mesh_api::admin::ControlLink;
 use mesh_api::plan::{Snapshot, Store};
 use mesh_api::wire::type_url;
 use mesh_api::wire::xds::DeltaDiscoveryResponse;
+use prost::Message;
 use tokio::sync::watch;
 
 use self::client::Client;
@@ -88,16 +89,23 @@ impl Xds {
         self.link.status()
     }
 
-    /// Everything that was accepted, as it came: one response for each type.
-    pub fn dump(&self) -> Vec<DeltaDiscoveryResponse> {
+    /// Everything that was accepted: length-delimited responses, each of a part of one type.
+    pub fn dump(&self) -> Vec<u8> {
+        /// Resources of a part. Whole ones of a large mesh would take more memory than to hold it.
+        const PART: usize = 500;
         let store = self.store.lock().unwrap_or_else(PoisonError::into_inner);
-        TYPES
-            .iter()
-            .map(|type_url| DeltaDiscoveryResponse {
-                type_url: (*type_url).to_owned(),
-                resources: store.resources(type_url).collect(),
-                ..DeltaDiscoveryResponse::default()
-            })
-            .collect()
+        let mut bytes = Vec::new();
+        for type_url in TYPES {
+            let mut resources = store.resources(type_url).peekable();
+            while resources.peek().is_some() {
+                let part = DeltaDiscoveryResponse {
+                    type_url: type_url.to_owned(),
+                    resources: resources.by_ref().take(PART).collect(),
+                    ..DeltaDiscoveryResponse::default()
+                };
+                bytes.extend(part.encode_length_delimited_to_vec());
+            }
+        }
+        bytes
     }
 }

@@ -5,10 +5,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
 use mesh_api::plan::{Rejected, Snapshot, Store};
-use mesh_api::wire::xds::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node, Status};
+use mesh_api::wire::xds::{CONTINUES, DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node, Status};
 use tokio::sync::{mpsc, watch};
 
 use super::TYPES;
+use crate::sys;
 
 /// Requests that may wait to be sent: the first ones, and an answer for each response that came meanwhile.
 const QUEUE: usize = 16;
@@ -43,14 +44,19 @@ impl Publisher {
 
     fn take(&mut self, response: DeltaDiscoveryResponse) -> Vec<Rejected> {
         self.responses += 1;
+        let continues = response.system_version_info.ends_with(CONTINUES);
         let type_url = response.type_url;
         if !TYPES.contains(&type_url.as_str()) {
             tracing::warn!(type_url, "the control plane sent resources of a type that was not asked for");
             return Vec::new();
         }
         let rejected = self.store().apply(&type_url, response.resources, response.removed_resources);
+        if continues {
+            return rejected;
+        }
         self.missing.remove(type_url.as_str());
-        // Workloads without their policies would be open to everybody, so nothing counts before everything is there.
+        // Workloads without their policies would be open to everybody, and connections to those that are not known yet
+        // would pass the mesh by: so nothing counts before everything is there.
         if self.missing.is_empty() {
             self.publish();
         }
@@ -60,6 +66,10 @@ impl Publisher {
     fn publish(&self) {
         let snapshot = Arc::new(self.store().snapshot());
         let was_ready = self.ready.send_replace(true);
+        if !was_ready {
+            // What the whole of a mesh takes on its way in is many times what it takes to hold it.
+            sys::give_back_unused();
+        }
         if was_ready && snapshot.generation() == self.snapshot.load().generation() {
             return;
         }

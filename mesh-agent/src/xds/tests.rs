@@ -4,7 +4,7 @@ use mesh_api::wire::workload::{Address, Service, Workload, address};
 use mesh_api::wire::xds::aggregated_discovery_service_server::{
     AggregatedDiscoveryService, AggregatedDiscoveryServiceServer,
 };
-use mesh_api::wire::xds::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource};
+use mesh_api::wire::xds::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, PARTS, Resource};
 use prost::Message;
 use prost_types::Any;
 use tokio::sync::mpsc;
@@ -54,7 +54,12 @@ impl Opened {
     }
 
     async fn respond(&self, type_url: &str, nonce: &str, resources: Vec<Resource>) {
+        self.respond_at("1", type_url, nonce, resources).await;
+    }
+
+    async fn respond_at(&self, version: &str, type_url: &str, nonce: &str, resources: Vec<Resource>) {
         let response = DeltaDiscoveryResponse {
+            system_version_info: version.to_owned(),
             type_url: type_url.to_owned(),
             nonce: nonce.to_owned(),
             resources,
@@ -79,6 +84,17 @@ fn workload(uid: &str) -> Resource {
         ..Workload::default()
     };
     resource(uid, address::Type::Workload(workload))
+}
+
+/// Names of what a dump has.
+fn held(xds: &Xds) -> Vec<String> {
+    let bytes = xds.dump();
+    let (mut rest, mut names) = (&*bytes, Vec::new());
+    while !rest.is_empty() {
+        let response = DeltaDiscoveryResponse::decode_length_delimited(&mut rest).unwrap();
+        names.extend(response.resources.into_iter().map(|held| held.name));
+    }
+    names
 }
 
 async fn plane() -> (Authority, mpsc::Receiver<Opened>, Running) {
@@ -124,13 +140,30 @@ async fn nothing_counts_before_both_types_are_there() {
     let ack = stream.request().await;
     assert_eq!((ack.response_nonce.as_str(), ack.error_detail), ("n1", None));
     assert!(!*xds.ready.borrow());
-    assert_eq!(xds.snapshot.load().workloads().len(), 0, "workloads without policies are open to all");
+    assert_eq!(xds.snapshot.load().workload_count(), 0, "workloads without policies are open to all");
     stream.respond(type_url::AUTHORIZATION, "n2", Vec::new()).await;
     tokio::time::timeout(PATIENCE, xds.updates.changed()).await.unwrap().unwrap();
     assert!(*xds.ready.borrow());
-    assert_eq!(xds.snapshot.load().workloads().len(), 1);
+    assert_eq!(xds.snapshot.load().workload_count(), 1);
     assert!(xds.link_status().connected);
-    assert_eq!(xds.dump()[0].resources.len(), 1);
+    assert_eq!(held(&xds), ["a"]);
+}
+
+#[tokio::test]
+async fn a_state_counts_once_all_its_parts_are_there() {
+    let (authority, mut streams, running) = plane().await;
+    let mut xds = agent(&authority, running.address);
+    let mut stream = opened(&mut streams).await;
+    let (first, _) = (stream.request().await, stream.request().await);
+    assert!(first.node.unwrap().metadata.unwrap().fields.contains_key(PARTS), "it says that it takes parts");
+    stream.respond(type_url::AUTHORIZATION, "n1", Vec::new()).await;
+    stream.respond_at("1+", type_url::ADDRESS, "n2", vec![workload("a")]).await;
+    assert_eq!([stream.request().await, stream.request().await].map(|ack| ack.response_nonce), ["n1", "n2"]);
+    assert!(!*xds.ready.borrow() && xds.snapshot.load().workload_count() == 0);
+    stream.respond_at("1", type_url::ADDRESS, "n3", vec![workload("b")]).await;
+    tokio::time::timeout(PATIENCE, xds.updates.changed()).await.unwrap().unwrap();
+    assert!(*xds.ready.borrow());
+    assert_eq!(xds.snapshot.load().workload_count(), 2);
 }
 
 #[tokio::test]
@@ -146,8 +179,7 @@ async fn a_bad_resource_is_complained_of_and_the_good_ones_count() {
     let message = nack.error_detail.expect("a complaint").message;
     assert!(message.starts_with("not-its-name: "), "{message}");
     assert_eq!(nack.response_nonce, "n1");
-    let held: Vec<_> = xds.dump().swap_remove(0).resources.into_iter().map(|held| held.name).collect();
-    assert_eq!(held, ["a"], "the good one is taken");
+    assert_eq!(held(&xds), ["a"], "the good one is taken");
 }
 
 #[tokio::test]
@@ -160,7 +192,7 @@ async fn a_lost_link_leaves_the_snapshot_and_is_resumed() {
     tokio::time::timeout(PATIENCE, xds.updates.changed()).await.unwrap().unwrap();
     drop(stream);
     let mut again = opened(&mut streams).await;
-    assert_eq!(xds.snapshot.load().workloads().len(), 1, "what was there stays");
+    assert_eq!(xds.snapshot.load().workload_count(), 1, "what was there stays");
     assert!(*xds.ready.borrow());
     let first = again.request().await;
     assert!(first.node.is_some(), "a new stream");

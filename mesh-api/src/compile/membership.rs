@@ -3,12 +3,12 @@
 //! Where a service has endpoint slices, they decide, since whoever writes them knows best. Where it has none, its
 //! selector does. An endpoint that is no pod becomes a workload of its own.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    net::IpAddr,
-};
+use std::collections::BTreeMap;
+use std::net::IpAddr;
 
-use super::{MeshConfig, World, host, service};
+use super::index::{pod_named, service_of};
+use super::world::{Name, World, name_of};
+use super::{MeshConfig, host, service};
 use crate::{
     resource::{
         Endpoint, EndpointSlice, Pod, Service, ServicePort,
@@ -20,15 +20,6 @@ use crate::{
 /// By `namespace/hostname` of a service: the ports that a workload serves it on.
 pub(super) type Services = BTreeMap<String, PortList>;
 
-/// Who is behind what.
-#[derive(Default)]
-pub(super) struct Membership<'a> {
-    /// By namespace and name of the pod.
-    pub pods: HashMap<(&'a str, &'a str), Services>,
-    /// Endpoints that are no pods.
-    pub others: Vec<Other<'a>>,
-}
-
 /// An endpoint that is no pod.
 pub(super) struct Other<'a> {
     pub slice: &'a EndpointSlice,
@@ -37,118 +28,91 @@ pub(super) struct Other<'a> {
     pub services: Services,
 }
 
-/// Finds out for all services.
-pub(super) fn find<'a>(world: &World<'a>, mesh: &MeshConfig) -> Membership<'a> {
-    let mut slices: HashMap<(&str, &str), Vec<&'a EndpointSlice>> = HashMap::new();
-    for slice in &world.slices {
-        if let Some(service) = slice.service_name() {
-            slices.entry((&slice.metadata.namespace, service)).or_default().push(slice);
+/// The services that a live pod is behind.
+pub(super) fn of_pod(world: &World, mesh: &MeshConfig, pod: &Pod) -> Services {
+    let mut services = Services::new();
+    for service in world.index.services_selecting(&pod.metadata) {
+        if !service.is_external_name() && !world.index.has_slices(&name_of(&service.metadata)) {
+            add(&mut services, key(service, mesh), ports(service, |port| target_on(pod, port)));
         }
     }
-    let by_address = pods_by_address(world);
-    let mut membership = Membership::default();
-    for service in world.services.iter().copied().filter(|service| !service.is_external_name()) {
-        let metadata = &service.metadata;
-        let hostname = host::of_service(&metadata.name, &metadata.namespace, mesh);
-        let of = Of { service, key: format!("{}/{hostname}", metadata.namespace) };
-        match slices.get(&(metadata.namespace.as_str(), metadata.name.as_str())) {
-            Some(slices) => {
-                for slice in slices {
-                    membership.add_slice(&of, slice, world, &by_address);
-                }
+    for slice in slices_of(world, pod) {
+        let Some(service) = service_of_slice(world, slice) else { continue };
+        for endpoint in slice.endpoints.iter().filter(|endpoint| means(world, endpoint, pod)) {
+            if !is_held_back(service, endpoint, pod) {
+                add(&mut services, key(service, mesh), ports(service, |port| target_in(slice, &port.name)));
             }
-            None => membership.add_selected(&of, world),
         }
     }
-    membership
+    services
 }
 
-/// Addresses that belong to one pod alone.
-fn pods_by_address<'a>(world: &World<'a>) -> HashMap<IpAddr, &'a Pod> {
-    let own = world.live_pods().filter(|pod| !pod.spec.host_network);
-    own.flat_map(|pod| pod.addresses().into_iter().map(move |address| (address, pod))).collect()
+/// The endpoints of a slice that are no pods.
+pub(super) fn others_of<'a>(world: &World, mesh: &MeshConfig, slice: &'a EndpointSlice) -> Vec<Other<'a>> {
+    let Some(service) = service_of_slice(world, slice) else { return Vec::new() };
+    let unnamed = slice.endpoints.iter().filter(|endpoint| pod_named(endpoint).is_none());
+    let addresses = unnamed.flat_map(|it| it.ip_addresses().into_iter().map(move |address| (it, address)));
+    let others = addresses.filter(|(_, address)| world.pod_at(*address).is_none());
+    let other = |(endpoint, address): (&Endpoint, IpAddr)| {
+        let ports = ports(service, |port| target_in(slice, &port.name));
+        let services = Services::from([(key(service, mesh), PortList { ports })]);
+        Other { slice, address, ready: endpoint.is_ready(), services }
+    };
+    others.map(other).collect()
 }
 
-/// A service and its key.
-struct Of<'a> {
-    service: &'a Service,
-    key: String,
+/// The slices that have a pod, each once, the oldest first.
+fn slices_of<'a>(world: &'a World, pod: &Pod) -> Vec<&'a EndpointSlice> {
+    let mut slices: Vec<_> = world.index.slices_naming(&pod.metadata).collect();
+    if !pod.spec.host_network {
+        slices.extend(pod.addresses().into_iter().flat_map(|address| world.index.slices_with(address)));
+    }
+    slices.sort_by(|a, b| a.metadata.age_key().cmp(&b.metadata.age_key()));
+    slices.dedup_by(|a, b| std::ptr::eq(*a, *b));
+    slices
 }
 
-impl<'a> Membership<'a> {
-    fn add_selected(&mut self, of: &Of<'a>, world: &World<'a>) {
-        let spec = &of.service.spec;
-        if spec.selector.is_empty() {
-            return;
-        }
-        for pod in world.live_pods_in(&of.service.metadata.namespace) {
-            if spec.selector.iter().all(|(key, value)| pod.metadata.labels.get(key) == Some(value)) {
-                self.add_pod(of, pod, ports(of.service, |port| target_on(pod, port)));
-            }
-        }
-    }
+/// The service of a slice, unless it stands for a name elsewhere.
+fn service_of_slice<'a>(world: &'a World, slice: &EndpointSlice) -> Option<&'a Service> {
+    world.service(&service_of(slice)?).filter(|service| !service.is_external_name())
+}
 
-    fn add_slice(
-        &mut self,
-        of: &Of<'a>,
-        slice: &'a EndpointSlice,
-        world: &World<'a>,
-        by_address: &HashMap<IpAddr, &'a Pod>,
-    ) {
-        for endpoint in &slice.endpoints {
-            let ports = || ports(of.service, |port| target_in(slice, &port.name));
-            match &endpoint.target_ref {
-                Some(target) if target.kind == "Pod" => {
-                    // The slice's own namespace, whatever the reference says: a slice may only name its neighbours.
-                    let key = (slice.metadata.namespace.as_str(), target.name.as_str());
-                    if let Some(pod) = world.pods.get(&key).filter(|pod| !pod.is_terminal()) {
-                        self.add_endpoint_pod(of, endpoint, pod, ports());
-                    }
-                }
-                _ => {
-                    for address in endpoint.ip_addresses() {
-                        match by_address.get(&address) {
-                            Some(pod) => self.add_endpoint_pod(of, endpoint, pod, ports()),
-                            None => self.add_other(of, slice, endpoint, address, ports()),
-                        }
-                    }
-                }
-            }
+/// Whether an endpoint is the pod: named, in the slice's own namespace whatever the reference says, or by an address.
+fn means(world: &World, endpoint: &Endpoint, pod: &Pod) -> bool {
+    match pod_named(endpoint) {
+        Some(name) => name == pod.metadata.name,
+        None => endpoint.ip_addresses().into_iter().any(|address| {
+            let owner = world.pod_at(address).map(|owner| &owner.metadata);
+            owner.is_some_and(|owner| {
+                owner.namespace == pod.metadata.namespace && owner.name == pod.metadata.name
+            })
+        }),
+    }
+}
+
+/// A pod's readiness is its own, the same for all its services. A slice that holds back a pod that is ready means this
+/// one service, so the pod is no member of it.
+fn is_held_back(service: &Service, endpoint: &Endpoint, pod: &Pod) -> bool {
+    !endpoint.is_ready() && pod.is_ready() && !service.spec.publish_not_ready_addresses
+}
+
+fn add(services: &mut Services, key: String, ports: Vec<Port>) {
+    let list = services.entry(key).or_default();
+    // A pod of two families is in two slices of the service.
+    for port in ports {
+        if !list.ports.contains(&port) {
+            list.ports.push(port);
         }
     }
+}
 
-    /// A pod's readiness is its own, the same for all its services. A slice that holds back a pod that is ready
-    /// means this one service, so the pod is no member of it.
-    fn add_endpoint_pod(&mut self, of: &Of<'a>, endpoint: &Endpoint, pod: &'a Pod, ports: Vec<Port>) {
-        let held_back =
-            !endpoint.is_ready() && pod.is_ready() && !of.service.spec.publish_not_ready_addresses;
-        if !held_back {
-            self.add_pod(of, pod, ports);
-        }
-    }
+fn key(service: &Service, mesh: &MeshConfig) -> String {
+    key_of(&name_of(&service.metadata), mesh)
+}
 
-    fn add_pod(&mut self, of: &Of<'a>, pod: &'a Pod, ports: Vec<Port>) {
-        let key = (pod.metadata.namespace.as_str(), pod.metadata.name.as_str());
-        let list = self.pods.entry(key).or_default().entry(of.key.clone()).or_default();
-        // A pod of two families is in two slices of the service.
-        for port in ports {
-            if !list.ports.contains(&port) {
-                list.ports.push(port);
-            }
-        }
-    }
-
-    fn add_other(
-        &mut self,
-        of: &Of<'a>,
-        slice: &'a EndpointSlice,
-        endpoint: &Endpoint,
-        address: IpAddr,
-        ports: Vec<Port>,
-    ) {
-        let services = Services::from([(of.key.clone(), PortList { ports })]);
-        self.others.push(Other { slice, address, ready: endpoint.is_ready(), services });
-    }
+/// `namespace/hostname` of a service.
+pub(super) fn key_of((namespace, name): &Name, mesh: &MeshConfig) -> String {
+    format!("{namespace}/{}", host::of_service(name, namespace, mesh))
 }
 
 /// The service's TCP ports, each with what `target` gives; ports without a target are not served.

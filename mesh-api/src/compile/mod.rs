@@ -1,15 +1,19 @@
 //! From resources to what node agents are sent.
 //!
-//! [`compile`] is a pure function of the objects and the mesh's settings: the control plane runs it on every change
-//! and sends what differs. The result is in Istio's ambient types ([`wire::workload`], [`wire::security`]), filled
+//! The result is a pure function of the objects and the mesh's settings. A [`Compiler`] holds the objects and, on each
+//! change, makes again what the change affects; [`compile`] makes all of it. The result is in Istio's ambient types ([`wire::workload`], [`wire::security`]), filled
 //! as istiod fills them. What a policy says that these types cannot carry is reported as a [`Condition`], never
 //! dropped in silence.
 //!
-//! Reading order: `world` sorts the objects, `membership` finds which pods are behind which service, `workload` and
-//! `service` make the addresses, `policy` the authorizations, `traffic` the rules for clients.
+//! Reading order: `world` sorts the objects, `index` has the ways between them, `affected` says what a change affects
+//! and `compiler` makes that: `membership` finds which pods are behind which service, `workload` and `service` make the
+//! addresses, `policy` the authorizations, `traffic` the rules for clients.
 
+mod affected;
+mod compiler;
 mod condition;
 mod host;
+mod index;
 mod membership;
 mod naming;
 mod policy;
@@ -20,8 +24,9 @@ mod world;
 
 use std::{collections::BTreeMap, net::IpAddr};
 
+pub use compiler::{Change, Compiler, Output};
 pub use condition::{Condition, Effect};
-pub use world::World;
+pub use world::Shared;
 
 use crate::wire;
 
@@ -65,26 +70,17 @@ pub struct Compiled {
 }
 
 /// Compiles all objects of a mesh.
-pub fn compile(world: &World<'_>, mesh: &MeshConfig) -> Compiled {
-    let policies = policy::compile(world, mesh);
-    let (traffic, mut conditions) = traffic::compile(world, mesh);
-    let membership = membership::find(world, mesh);
-    let context =
-        workload::Context { world, mesh, policies: &policies, traffic: &traffic, membership: &membership };
-    let mut addresses = BTreeMap::new();
-    for workload in workload::all(&context) {
-        addresses.insert(workload.uid.clone(), address(wire::workload::address::Type::Workload(workload)));
-    }
-    for service in service::all(world, mesh, &traffic) {
-        let name = format!("{}/{}", service.namespace, service.hostname);
-        addresses.insert(name, address(wire::workload::address::Type::Service(service)));
-    }
-    conditions.splice(0..0, policies.conditions);
-    Compiled { addresses, authorizations: policies.authorizations, conditions }
-}
-
-fn address(of: wire::workload::address::Type) -> wire::workload::Address {
-    wire::workload::Address { r#type: Some(of) }
+pub fn compile(objects: impl IntoIterator<Item = Shared>, mesh: &MeshConfig) -> Compiled {
+    let mut compiler = Compiler::new(mesh.clone());
+    let mut compiled = Compiled::default();
+    let changes = objects.into_iter().map(|it| Change { key: it.value.key(), object: Some(it) });
+    compiler.apply(changes, |output| match output {
+        Output::Address(name, Some(address)) => drop(compiled.addresses.insert(name, *address)),
+        Output::Authorization(name, Some(policy)) => drop(compiled.authorizations.insert(name, policy)),
+        Output::Address(_, None) | Output::Authorization(_, None) => {}
+    });
+    compiled.conditions = compiler.conditions();
+    compiled
 }
 
 /// An address as the wire types carry it: 4 or 16 bytes.

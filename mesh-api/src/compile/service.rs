@@ -1,6 +1,6 @@
 //! Services as agents see them.
 
-use super::{MeshConfig, World, host, octets, traffic::Traffic};
+use super::{MeshConfig, host, octets, traffic::Traffic};
 use crate::{
     resource::{
         InternalTrafficPolicy, IpFamily, Service, ServicePort, TrafficDistribution,
@@ -12,14 +12,9 @@ use crate::{
     },
 };
 
-/// Every service but those that stand for names elsewhere.
-pub(super) fn all<'a>(
-    world: &'a World<'_>,
-    mesh: &'a MeshConfig,
-    traffic: &'a Traffic,
-) -> impl Iterator<Item = wire::Service> {
-    let services = world.services.iter().filter(|service| !service.is_external_name());
-    services.map(|service| one(service, mesh, traffic))
+/// A service; nothing if it stands for a name elsewhere.
+pub(super) fn compile(service: &Service, mesh: &MeshConfig, traffic: &Traffic) -> Option<wire::Service> {
+    (!service.is_external_name()).then(|| one(service, mesh, traffic))
 }
 
 fn one(service: &Service, mesh: &MeshConfig, traffic: &Traffic) -> wire::Service {
@@ -34,7 +29,7 @@ fn one(service: &Service, mesh: &MeshConfig, traffic: &Traffic) -> wire::Service
     wire::Service {
         name: metadata.name.clone(),
         namespace: metadata.namespace.clone(),
-        extensions: traffic.extension(&metadata.namespace, &hostname).into_iter().collect(),
+        extensions: traffic.extension(&metadata.namespace, &hostname, mesh).into_iter().collect(),
         hostname,
         addresses: addresses.into_iter().map(network_address).collect(),
         ports: service.spec.ports.iter().filter(|port| port.protocol == Protocol::Tcp).map(port).collect(),

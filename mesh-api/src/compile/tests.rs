@@ -1,3 +1,5 @@
+use std::sync::Arc;
+
 use prost::Message;
 
 use super::*;
@@ -15,6 +17,7 @@ use crate::{
 };
 
 mod authorization;
+mod histories;
 mod mutual_tls;
 mod traffic;
 mod workloads;
@@ -35,8 +38,7 @@ fn compiled(text: &str) -> Compiled {
 fn compiled_for(text: &str, mesh: &MeshConfig) -> Compiled {
     let parsed = manifest::parse("test.yaml", text);
     assert!(parsed.errors.is_empty(), "{:#?}", parsed.errors);
-    let world: World<'_> = parsed.objects.iter().map(|object| &object.value).collect();
-    compile(&world, mesh)
+    compile(parsed.objects.into_iter().map(Arc::new), mesh)
 }
 
 impl Compiled {

@@ -4,12 +4,13 @@
 //! that has a rule for the host; within it the exact host counts before wildcards, and rules for chosen clients
 //! before rules for all. The list has that order, so agents need none of these rules.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use prost::Message;
 use prost_types::{Any, Duration};
 
-use super::{Condition, Effect, MeshConfig, World, host};
+use super::world::World;
+use super::{Condition, Effect, MeshConfig, host};
 use crate::{
     manifest::Kind,
     resource::{
@@ -19,19 +20,29 @@ use crate::{
     wire::{ext, type_url, workload::Extension},
 };
 
-/// What the rules come to.
-#[derive(Default)]
+/// What the rules come to, for whatever service.
+#[derive(Debug, Default)]
 pub(super) struct Traffic {
-    /// By namespace and host name of the service.
-    services: BTreeMap<(String, String), Extension>,
+    groups: Vec<Group>,
+    /// By host: groups for one host, whose order is that of age.
+    exact: HashMap<String, Vec<usize>>,
+    /// Groups for several hosts.
+    wildcards: Vec<usize>,
     /// By namespace: labels of clients that some rule asks about.
     asked: BTreeMap<String, BTreeSet<String>>,
+    /// Rules that have no effect beside an older one.
+    conditions: Vec<Condition>,
 }
 
 impl Traffic {
     /// The extension of a service that rules apply to.
-    pub fn extension(&self, namespace: &str, hostname: &str) -> Option<Extension> {
-        self.services.get(&(namespace.to_owned(), hostname.to_owned())).cloned()
+    pub fn extension(&self, namespace: &str, hostname: &str, mesh: &MeshConfig) -> Option<Extension> {
+        let policies = self.fitting(hostname).policies(namespace, &mesh.root_namespace);
+        let has_any = !policies.is_empty();
+        has_any.then(|| {
+            let value = ext::TrafficPolicies { policies }.encode_to_vec();
+            extension(ext::TRAFFIC_POLICIES, type_url::TRAFFIC_POLICIES, value)
+        })
     }
 
     /// The extension of a workload that has labels which rules ask about.
@@ -48,80 +59,102 @@ impl Traffic {
     }
 }
 
-/// Resolves all rules.
-pub(super) fn compile(world: &World<'_>, mesh: &MeshConfig) -> (Traffic, Vec<Condition>) {
-    let (groups, mut conditions) = merge(world, mesh);
-    let mut traffic = Traffic::default();
-    for group in groups.iter().filter(|group| !group.client_labels.is_empty()) {
-        let asked = traffic.asked.entry(group.namespace.to_owned()).or_default();
-        asked.extend(group.client_labels.keys().cloned());
+impl Traffic {
+    /// Joins rules, the oldest first. Of several traffic policies the first that says anything counts, alone.
+    pub fn new(world: &World, mesh: &MeshConfig) -> Self {
+        let mut traffic = Self::default();
+        for rule in world.destination_rules() {
+            traffic.add(rule, mesh);
+        }
+        for group in traffic.groups.iter().filter(|group| !group.client_labels.is_empty()) {
+            let asked = traffic.asked.entry(group.namespace.clone()).or_default();
+            asked.extend(group.client_labels.keys().cloned());
+        }
+        traffic
     }
-    let mut used = BTreeSet::new();
-    for service in world.services.iter().filter(|service| !service.is_external_name()) {
-        let Metadata { namespace, name, .. } = &service.metadata;
-        let hostname = host::of_service(name, namespace, mesh);
-        let fitting = Fitting::new(&groups, &hostname);
-        used.extend(fitting.groups.iter().map(|group| (group.namespace, group.host.as_str())));
-        let policies = fitting.policies(namespace, &mesh.root_namespace);
-        if !policies.is_empty() {
-            let value = ext::TrafficPolicies { policies }.encode_to_vec();
-            let extension = extension(ext::TRAFFIC_POLICIES, type_url::TRAFFIC_POLICIES, value);
-            traffic.services.insert((namespace.clone(), hostname), extension);
+
+    fn add(&mut self, rule: &DestinationRule, mesh: &MeshConfig) {
+        let selector: Option<&LabelSelector> = rule.workload_selector.as_ref();
+        let group = Group {
+            namespace: rule.metadata.namespace.clone(),
+            host: host::resolve(&rule.host, &rule.metadata.namespace, mesh),
+            export_to: exported_to(rule),
+            client_labels: selector.map_or_else(Labels::new, |selector| selector.match_labels.clone()),
+            policy: rule.policy.clone(),
+        };
+        let beside = self.exact.entry(group.host.clone()).or_default();
+        let same = beside.iter().copied().find(|index| self.groups[*index].is_one_with(&group));
+        let Some(older) = same.map(|index| &mut self.groups[index]) else {
+            beside.push(self.groups.len());
+            if group.host.starts_with('*') {
+                self.wildcards.push(self.groups.len());
+            }
+            self.groups.push(group);
+            return;
+        };
+        if older.policy == TrafficPolicy::default() {
+            older.policy = group.policy;
+        } else if group.policy != TrafficPolicy::default() {
+            let reason = "an older rule for the host has a traffic policy, and only one counts";
+            self.conditions.push(condition(rule, "spec.trafficPolicy", reason));
         }
     }
-    for rule in &world.destination_rules {
-        let resolved = host::resolve(&rule.host, &rule.metadata.namespace, mesh);
-        if !used.contains(&(rule.metadata.namespace.as_str(), resolved.as_str())) {
-            conditions.push(condition(rule, "spec.host", &format!("{resolved} is no Service of the mesh")));
+
+    /// What of the rules has no effect.
+    pub fn conditions(&self, world: &World, mesh: &MeshConfig) -> Vec<Condition> {
+        let mut conditions = self.conditions.clone();
+        let rules = world.destination_rules();
+        if rules.is_empty() {
+            return conditions;
         }
+        let services = world.services().filter(|service| !service.is_external_name());
+        let hosts = services.map(|it| host::of_service(&it.metadata.name, &it.metadata.namespace, mesh));
+        let hosts: HashSet<String> = hosts.collect();
+        for rule in rules {
+            let wanted = host::resolve(&rule.host, &rule.metadata.namespace, mesh);
+            let fits = |host: &String| host::specificity(&wanted, host).is_some();
+            if !hosts.contains(&wanted) && !(wanted.starts_with('*') && hosts.iter().any(fits)) {
+                conditions.push(condition(rule, "spec.host", &format!("{wanted} is no Service of the mesh")));
+            }
+        }
+        conditions
     }
-    (traffic, conditions)
+
+    fn fitting(&self, hostname: &str) -> Fitting<'_> {
+        let exact = self.exact.get(hostname).into_iter().flatten();
+        let mut indices: Vec<usize> = exact.chain(&self.wildcards).copied().collect();
+        // By age, as the sort that follows keeps it.
+        indices.sort_unstable();
+        indices.dedup();
+        Fitting::new(indices.into_iter().map(|index| &self.groups[index]), hostname)
+    }
+}
+
+/// Whether a rule says anything about a service of that host name.
+pub(super) fn is_about(rule: &DestinationRule, hostname: &str, mesh: &MeshConfig) -> bool {
+    let wanted = host::resolve(&rule.host, &rule.metadata.namespace, mesh);
+    host::specificity(&wanted, hostname).is_some()
 }
 
 /// Rules that are one: the same host, clients and visibility in the same namespace.
-struct Group<'a> {
-    namespace: &'a str,
+#[derive(Debug)]
+struct Group {
+    namespace: String,
     host: String,
-    export_to: BTreeSet<&'a str>,
-    client_labels: &'a Labels,
-    policy: &'a TrafficPolicy,
-}
-
-/// Joins rules, the oldest first. Of several traffic policies the first that says anything counts, alone.
-fn merge<'a>(world: &World<'a>, mesh: &MeshConfig) -> (Vec<Group<'a>>, Vec<Condition>) {
-    static ANY_CLIENT: Labels = Labels::new();
-    let mut groups: Vec<Group<'a>> = Vec::new();
-    let mut conditions = Vec::new();
-    for rule in &world.destination_rules {
-        let selector: Option<&LabelSelector> = rule.workload_selector.as_ref();
-        let group = Group {
-            namespace: &rule.metadata.namespace,
-            host: host::resolve(&rule.host, &rule.metadata.namespace, mesh),
-            export_to: exported_to(rule),
-            client_labels: selector.map_or(&ANY_CLIENT, |selector| &selector.match_labels),
-            policy: &rule.policy,
-        };
-        let same = groups.iter_mut().find(|other| other.is_one_with(&group));
-        match same {
-            None => groups.push(group),
-            Some(older) if *older.policy == TrafficPolicy::default() => older.policy = &rule.policy,
-            Some(_) if rule.policy != TrafficPolicy::default() => {
-                let reason = "an older rule for the host has a traffic policy, and only one counts";
-                conditions.push(condition(rule, "spec.trafficPolicy", reason));
-            }
-            Some(_) => {}
-        }
-    }
-    (groups, conditions)
+    export_to: BTreeSet<String>,
+    client_labels: Labels,
+    policy: TrafficPolicy,
 }
 
 /// Namespaces that see a rule; none stands for all.
-fn exported_to(rule: &DestinationRule) -> BTreeSet<&str> {
-    let names = rule.export_to.iter().map(String::as_str);
-    if rule.export_to.iter().any(|name| name == "*") { BTreeSet::new() } else { names.collect() }
+fn exported_to(rule: &DestinationRule) -> BTreeSet<String> {
+    if rule.export_to.iter().any(|name| name == "*") {
+        return BTreeSet::new();
+    }
+    rule.export_to.iter().cloned().collect()
 }
 
-impl Group<'_> {
+impl Group {
     fn is_one_with(&self, other: &Self) -> bool {
         self.namespace == other.namespace
             && self.host == other.host
@@ -134,8 +167,8 @@ impl Group<'_> {
         if self.export_to.is_empty() {
             return None;
         }
-        let others = self.export_to.iter().filter(|name| **name != "." && **name != self.namespace);
-        Some(others.map(|name| (*name).to_owned()).collect())
+        let others = self.export_to.iter().filter(|name| *name != "." && **name != self.namespace);
+        Some(others.cloned().collect())
     }
 
     fn covering(&self, client_namespaces: Vec<String>) -> ext::TrafficPolicy {
@@ -150,13 +183,13 @@ impl Group<'_> {
 
 /// The groups whose host covers one service: the closest host first, then those for chosen clients, then by age.
 struct Fitting<'a> {
-    groups: Vec<&'a Group<'a>>,
+    groups: Vec<&'a Group>,
 }
 
 impl<'a> Fitting<'a> {
-    fn new(groups: &'a [Group<'a>], hostname: &str) -> Self {
+    fn new(groups: impl Iterator<Item = &'a Group>, hostname: &str) -> Self {
         let mut fitting: Vec<_> =
-            groups.iter().filter_map(|g| Some((host::specificity(&g.host, hostname)?, g))).collect();
+            groups.filter_map(|g| Some((host::specificity(&g.host, hostname)?, g))).collect();
         fitting.sort_by_key(|(closeness, group)| {
             (std::cmp::Reverse(*closeness), group.client_labels.is_empty())
         });
@@ -164,7 +197,7 @@ impl<'a> Fitting<'a> {
     }
 
     fn policies(&self, service_namespace: &str, root_namespace: &str) -> Vec<ext::TrafficPolicy> {
-        let namespaces: BTreeSet<&str> = self.groups.iter().map(|group| group.namespace).collect();
+        let namespaces: BTreeSet<&str> = self.groups.iter().map(|group| group.namespace.as_str()).collect();
         let mut policies = Vec::new();
         for namespace in namespaces.into_iter().filter(|namespace| *namespace != root_namespace) {
             policies.extend(self.own(namespace));
@@ -178,7 +211,7 @@ impl<'a> Fitting<'a> {
         policies
     }
 
-    fn of(&self, namespace: &str) -> impl Iterator<Item = &'a Group<'a>> {
+    fn of(&self, namespace: &str) -> impl Iterator<Item = &'a Group> {
         self.groups.iter().copied().filter(move |group| group.namespace == namespace)
     }
 

@@ -1,11 +1,12 @@
 //! Pods, and endpoints that are no pods, as agents see them.
 
 use super::{
-    MeshConfig, World,
-    membership::{Membership, Other},
+    MeshConfig,
+    membership::{self, Other},
     naming, octets,
     policy::Policies,
     traffic::Traffic,
+    world::{Name, World, name_of},
 };
 use crate::{
     resource::{Pod, enrolment},
@@ -14,31 +15,28 @@ use crate::{
 
 /// What workloads are made of.
 pub(super) struct Context<'a> {
-    pub world: &'a World<'a>,
+    pub world: &'a World,
     pub mesh: &'a MeshConfig,
     pub policies: &'a Policies<'a>,
     pub traffic: &'a Traffic,
-    pub membership: &'a Membership<'a>,
 }
 
-/// Every live pod that has an address, and every endpoint that is no pod.
-pub(super) fn all<'a>(context: &'a Context<'a>) -> impl Iterator<Item = Workload> {
-    let pods = context.world.live_pods().filter_map(|pod| context.pod(pod));
-    pods.chain(context.membership.others.iter().map(|other| context.other(other)))
+/// Name of a pod's workload.
+pub(super) fn uid_of_pod((namespace, name): &Name, mesh: &MeshConfig) -> String {
+    format!("{}//Pod/{namespace}/{name}", mesh.cluster_id)
 }
 
 impl Context<'_> {
-    fn pod(&self, pod: &Pod) -> Option<Workload> {
+    /// A live pod; nothing if it has no address.
+    pub fn pod(&self, pod: &Pod) -> Option<Workload> {
         let addresses = pod.addresses();
         if addresses.is_empty() {
             return None;
         }
         let metadata = &pod.metadata;
-        let (namespace, name) = (&metadata.namespace, &metadata.name);
         let healthy = pod.is_ready() && !pod.is_terminating();
-        let services = self.membership.pods.get(&(namespace.as_str(), name.as_str())).cloned();
         Some(Workload {
-            uid: format!("{}//Pod/{namespace}/{name}", self.mesh.cluster_id),
+            uid: uid_of_pod(&name_of(metadata), self.mesh),
             addresses: addresses.into_iter().map(octets).collect(),
             tunnel_protocol: self.tunnel(pod).into(),
             service_account: pod.service_account().to_owned(),
@@ -48,15 +46,16 @@ impl Context<'_> {
             workload_name: naming::workload_name(pod).to_owned(),
             authorization_policies: self.policies.of_pod(pod),
             status: status(healthy).into(),
-            services: services.unwrap_or_default(),
+            services: membership::of_pod(self.world, self.mesh, pod),
             locality: self.locality(&pod.spec.node_name),
             network_mode: network_mode(pod).into(),
             extensions: self.traffic.client_labels(metadata).into_iter().collect(),
-            ..self.anything(name.clone(), namespace.clone())
+            ..self.anything(metadata.name.clone(), metadata.namespace.clone())
         })
     }
 
-    fn other(&self, other: &Other<'_>) -> Workload {
+    /// An endpoint that is no pod.
+    pub fn other(&self, other: &Other<'_>) -> Workload {
         let metadata = &other.slice.metadata;
         let (namespace, slice, address) = (&metadata.namespace, &metadata.name, other.address);
         Workload {
@@ -92,7 +91,7 @@ impl Context<'_> {
     }
 
     fn locality(&self, node: &str) -> Option<Locality> {
-        let locality = self.world.nodes.get(node)?.locality();
+        let locality = self.world.node(node)?.locality();
         let known = !locality.region.is_empty() || !locality.zone.is_empty() || !locality.subzone.is_empty();
         known.then_some(Locality { region: locality.region, zone: locality.zone, subzone: locality.subzone })
     }

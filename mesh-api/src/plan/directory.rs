@@ -1,200 +1,202 @@
 //! Workloads and services with the ways to find them, kept up to date change by change.
 //!
-//! The tables are shared with the snapshots: an editor copies one only if a snapshot still holds it, so a change of
-//! one workload among ten thousand copies a table of pointers and rebuilds the endpoints of that workload's services.
+//! A directory shares with the one before all that did not change ([`Table`]). The endpoints of a service are worked
+//! out when somebody first connects to it: a node's pods talk to a few of the mesh's services.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
-use ipnet::IpNet;
-
+use super::decode::Invalid;
 use super::endpoints::ServiceEndpoints;
-use super::service::Service;
-use super::workload::{Health, NetworkMode, Workload};
+use super::record::{Commons, Record, ServiceRecord};
+use super::text::Texts;
+use super::vips::Vips;
+use super::workload::{Health, Workload};
+use crate::table::{Table, hash_of};
+use crate::wire::workload as wire;
 
 type Key = Arc<str>;
 
 /// All workloads and services.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Directory {
-    pub(super) workloads: Arc<HashMap<Key, Arc<Workload>>>,
-    pub(super) by_address: Arc<HashMap<IpAddr, Arc<Workload>>>,
-    pub(super) services: Arc<HashMap<Key, Arc<Service>>>,
-    pub(super) endpoints: Arc<HashMap<Key, Arc<ServiceEndpoints>>>,
-    pub(super) vips: Arc<Vips>,
+    /// By uid.
+    pub(super) workloads: Table<Arc<Record>>,
+    /// By each address of their own. For a moment two pods can have one: one ends, another has got its address.
+    pub(super) by_address: Table<Arc<Record>>,
+    /// By key; also those that only their workloads tell of.
+    pub(super) services: Table<Arc<Entry>>,
+    pub(super) vips: Vips,
+    /// Number of services that are known.
+    pub(super) service_count: usize,
+}
+
+/// A service and its workloads.
+#[derive(Debug)]
+pub(super) struct Entry {
+    key: Key,
+    pub(super) service: Option<Arc<ServiceRecord>>,
+    /// In the order of their uids.
+    members: Box<[Arc<Record>]>,
+    endpoints: OnceLock<Option<ServiceEndpoints>>,
+}
+
+impl Entry {
+    fn new(key: Key, service: Option<Arc<ServiceRecord>>, members: Box<[Arc<Record>]>) -> Self {
+        Self { key, service, members, endpoints: OnceLock::new() }
+    }
+
+    /// Its endpoints; none if nothing but its workloads tell of it.
+    pub(super) fn endpoints(&self) -> Option<&ServiceEndpoints> {
+        let build = || {
+            let members = self.members.iter().map(|member| member.workload()).collect();
+            self.service.as_ref().map(|service| ServiceEndpoints::build(service.service(), members))
+        };
+        self.endpoints.get_or_init(build).as_ref()
+    }
+
+    /// Its workloads, to look at.
+    pub(super) fn members(&self) -> Vec<Arc<Workload>> {
+        self.members.iter().map(|member| member.view()).collect()
+    }
+
+    /// How many workloads it has, and how many of them are ready.
+    pub(super) fn counts(&self) -> (usize, usize) {
+        let ready = self.members.iter().filter(|member| member.health() == Health::Healthy);
+        (self.members.len(), ready.count())
+    }
+}
+
+impl Directory {
+    pub(super) fn record(&self, uid: &str) -> Option<&Arc<Record>> {
+        self.workloads.find(hash_of(uid), |record| record.has_uid(uid))
+    }
+
+    pub(super) fn entry(&self, key: &str) -> Option<&Arc<Entry>> {
+        self.services.find(hash_of(key), |entry| *entry.key == *key)
+    }
+
+    /// Whose an address is: a healthy workload's before others', then the latest one's.
+    pub(super) fn owner(&self, ip: IpAddr) -> Option<&Arc<Record>> {
+        let claims = self.by_address.candidates(hash_of(&ip));
+        let claims = claims.filter(|record| record.claimed().any(|claimed| claimed == ip));
+        claims.max_by_key(|record| record.health() == Health::Healthy)
+    }
 }
 
 /// Changes a directory.
 #[derive(Debug, Default)]
 pub(super) struct Editor {
     directory: Directory,
-    /// Who claims an address, the latest last. For a moment two pods can: one ends, another has got its address.
-    claims: HashMap<IpAddr, Vec<Key>>,
-    /// Workloads by service, whether the service is known yet or not.
-    members: HashMap<Key, BTreeSet<Key>>,
-    /// Services whose endpoints have to be rebuilt.
-    stale_endpoints: HashSet<Key>,
-    stale_vips: bool,
+    texts: Texts,
+    commons: Commons,
+    /// Services that something has changed of, as they will be.
+    touched: HashMap<Key, Touched>,
+}
+
+#[derive(Debug)]
+struct Touched {
+    service: Option<Arc<ServiceRecord>>,
+    /// In no order.
+    members: Vec<Arc<Record>>,
 }
 
 impl Editor {
-    /// Whether that changed anything.
-    pub(super) fn insert_workload(&mut self, workload: Workload) -> bool {
-        let old = self.directory.workloads.get(&workload.uid);
-        if old.is_some_and(|old| **old == workload) {
-            return false;
+    /// Checks a workload and takes it in. Answers whether that changed anything.
+    pub(super) fn insert_workload(&mut self, from: wire::Workload, version: &str) -> Result<bool, Invalid> {
+        let record = Arc::new(Record::new(from, version, &mut self.texts, &mut self.commons)?);
+        let uid = record.uid();
+        let same = self.directory.record(&uid).filter(|old| old.says_the_same(&record));
+        if same.is_some_and(|old| old.version() == record.version()) {
+            return Ok(false);
         }
-        let uid = workload.uid.clone();
-        self.remove_workload(&uid);
-        for service in workload.services.keys() {
-            self.members.entry(service.clone()).or_default().insert(uid.clone());
-            self.stale_endpoints.insert(service.clone());
+        let changed = same.is_none();
+        self.take_out(&uid);
+        for service in record.services() {
+            self.touch(service).members.push(record.clone());
         }
-        let workload = Arc::new(workload);
-        Arc::make_mut(&mut self.directory.workloads).insert(uid.clone(), workload.clone());
-        for ip in claimed(&workload) {
-            self.claims.entry(*ip).or_default().push(uid.clone());
-            self.settle(*ip);
+        for ip in record.claimed() {
+            self.directory.by_address.insert(hash_of(&ip), record.clone());
         }
-        true
+        self.directory.workloads.insert(hash_of(uid.as_str()), record);
+        Ok(changed)
     }
 
     /// Whether there was one.
     pub(super) fn remove_workload(&mut self, uid: &str) -> bool {
-        if !self.directory.workloads.contains_key(uid) {
-            return false;
-        }
-        let Some(old) = Arc::make_mut(&mut self.directory.workloads).remove(uid) else { return false };
-        for service in old.services.keys() {
-            if let Some(members) = self.members.get_mut(service) {
-                members.remove(uid);
-                if members.is_empty() {
-                    self.members.remove(service);
-                }
-            }
-            self.stale_endpoints.insert(service.clone());
-        }
-        for ip in claimed(&old) {
-            if let Some(claims) = self.claims.get_mut(ip) {
-                claims.retain(|claim| **claim != *uid);
-            }
-            self.settle(*ip);
-        }
-        true
+        self.take_out(uid).is_some()
     }
 
-    /// Whether that changed anything.
-    pub(super) fn insert_service(&mut self, service: Service) -> bool {
-        if self.directory.services.get(&service.key).is_some_and(|old| **old == service) {
-            return false;
+    fn take_out(&mut self, uid: &str) -> Option<Arc<Record>> {
+        let old = self.directory.workloads.remove(hash_of(uid), |record| record.has_uid(uid))?;
+        for service in old.services() {
+            self.touch(service).members.retain(|member| !Arc::ptr_eq(member, &old));
         }
-        let key = service.key.clone();
-        Arc::make_mut(&mut self.directory.services).insert(key.clone(), Arc::new(service));
-        self.stale_endpoints.insert(key);
-        self.stale_vips = true;
-        true
+        for ip in old.claimed() {
+            self.directory.by_address.remove(hash_of(&ip), |record| Arc::ptr_eq(record, &old));
+        }
+        Some(old)
+    }
+
+    /// Checks a service and takes it in. Answers whether that changed anything.
+    pub(super) fn insert_service(&mut self, from: wire::Service, version: &str) -> Result<bool, Invalid> {
+        let record = Arc::new(ServiceRecord::new(from, version, &mut self.texts)?);
+        let key = record.key.clone();
+        let old = self.touch(&key).service.replace(record.clone());
+        if let Some(old) = &old {
+            self.directory.vips.remove(old);
+        } else {
+            self.directory.service_count += 1;
+        }
+        self.directory.vips.insert(&record);
+        Ok(!old.is_some_and(|old| old.says_the_same(&record)))
     }
 
     /// Whether there was one.
     pub(super) fn remove_service(&mut self, key: &str) -> bool {
-        if !self.directory.services.contains_key(key) {
+        if !self.touched.contains_key(key) && self.directory.entry(key).is_none() {
             return false;
         }
-        Arc::make_mut(&mut self.directory.services).remove(key);
-        self.stale_endpoints.insert(key.into());
-        self.stale_vips = true;
+        let Some(old) = self.touch(&key.into()).service.take() else { return false };
+        self.directory.vips.remove(&old);
+        self.directory.service_count -= 1;
         true
     }
 
     /// The directory as it is now.
     pub(super) fn freeze(&mut self) -> Directory {
-        if self.stale_vips {
-            self.directory.vips = Arc::new(Vips::build(self.directory.services.values()));
-            self.stale_vips = false;
+        for (key, Touched { service, mut members }) in std::mem::take(&mut self.touched) {
+            let hash = hash_of(&*key);
+            self.directory.services.remove(hash, |entry| entry.key == key);
+            if service.is_some() || !members.is_empty() {
+                members.sort_unstable_by(|a, b| a.cmp_uid(b));
+                let entry = Entry::new(key, service, members.into());
+                self.directory.services.insert(hash, Arc::new(entry));
+            }
         }
-        for key in std::mem::take(&mut self.stale_endpoints) {
-            let endpoints = Arc::make_mut(&mut self.directory.endpoints);
-            let Some(service) = self.directory.services.get(&key) else {
-                endpoints.remove(&key);
-                continue;
-            };
-            let members = self.members.get(&key).into_iter().flatten();
-            let members = members.filter_map(|uid| self.directory.workloads.get(uid)).cloned().collect();
-            endpoints.insert(key, Arc::new(ServiceEndpoints::build(service, members)));
-        }
+        self.texts.sweep();
+        self.commons.sweep();
         self.directory.clone()
     }
 
-    /// Decides whose an address is: a healthy workload's before others', then the latest one's.
-    fn settle(&mut self, ip: IpAddr) {
-        let claims = self.claims.get(&ip).into_iter().flatten();
-        let workloads = claims.filter_map(|uid| self.directory.workloads.get(uid));
-        let owner = workloads.max_by_key(|workload| workload.health == Health::Healthy).cloned();
-        let by_address = Arc::make_mut(&mut self.directory.by_address);
-        if let Some(owner) = owner {
-            by_address.insert(ip, owner);
-        } else {
-            by_address.remove(&ip);
-            self.claims.remove(&ip);
-        }
-    }
-}
-
-fn claimed(workload: &Workload) -> impl Iterator<Item = &IpAddr> {
-    workload.addresses.iter().filter(|_| workload.network_mode == NetworkMode::Standard)
-}
-
-/// Services by virtual address.
-#[derive(Debug, Default)]
-pub(super) struct Vips {
-    exact: HashMap<IpAddr, Vec<Arc<Service>>>,
-    ranges: Vec<(IpNet, Arc<Service>)>,
-}
-
-impl Vips {
-    fn build<'a>(services: impl Iterator<Item = &'a Arc<Service>>) -> Self {
-        // In the order of their keys, so that equal candidates rank alike on every node.
-        let mut services: Vec<_> = services.collect();
-        services.sort_unstable_by(|a, b| a.key.cmp(&b.key));
-        let mut vips = Self::default();
-        for service in services {
-            for network in &service.addresses {
-                if network.prefix_len() == network.max_prefix_len() {
-                    vips.exact.entry(network.addr()).or_default().push(service.clone());
-                } else {
-                    vips.ranges.push((*network, service.clone()));
-                }
-            }
-        }
-        vips
+    /// Every workload that is held.
+    pub(super) fn workloads(&self) -> impl Iterator<Item = &Arc<Record>> {
+        self.directory.workloads.iter()
     }
 
-    /// The service that a client in a namespace means by an address: one with just that address before one with a
-    /// range; the client's own namespace first; the longest prefix; the canonical one.
-    pub(super) fn find(&self, ip: IpAddr, namespace: &str) -> Option<&Arc<Service>> {
-        let foreign = |service: &Service| &*service.namespace != namespace;
-        let exact = self.exact.get(&ip).into_iter().flatten();
-        let exact = exact
-            .filter(|service| service.is_visible_to(namespace))
-            .min_by_key(|service| (foreign(service), !service.canonical));
-        let range = || {
-            let ranges = self.ranges.iter().filter(|(network, _)| network.contains(&ip));
-            ranges
-                .filter(|(_, service)| service.is_visible_to(namespace))
-                .min_by_key(|(network, service)| {
-                    (foreign(service), u8::MAX - network.prefix_len(), !service.canonical)
-                })
-                .map(|(_, service)| service)
-        };
-        exact.or_else(range)
+    /// Every service that is held.
+    pub(super) fn services(&self) -> impl Iterator<Item = &Arc<ServiceRecord>> {
+        let settled = self.directory.services.iter().filter(|entry| !self.touched.contains_key(&entry.key));
+        let settled = settled.filter_map(|entry| entry.service.as_ref());
+        settled.chain(self.touched.values().filter_map(|touched| touched.service.as_ref()))
     }
 
-    pub(super) fn addresses(&self) -> impl Iterator<Item = IpAddr> {
-        self.exact.keys().copied()
-    }
-
-    pub(super) fn ranges(&self) -> impl Iterator<Item = IpNet> {
-        self.ranges.iter().map(|(network, _)| *network)
+    fn touch(&mut self, key: &Key) -> &mut Touched {
+        let directory = &self.directory;
+        self.touched.entry(key.clone()).or_insert_with(|| match directory.entry(key) {
+            Some(entry) => Touched { service: entry.service.clone(), members: entry.members.to_vec() },
+            None => Touched { service: None, members: Vec::new() },
+        })
     }
 }

@@ -1,4 +1,4 @@
-//! The endpoints of services, made ready for choosing when the configuration changes, not when a connection comes.
+//! The endpoints of a service, made ready for choosing when a connection first asks after the service has changed.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -69,16 +69,18 @@ impl fmt::Display for Target {
 }
 
 /// The workloads of one service, and its ports' endpoints among them.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct ServiceEndpoints {
+    /// Kept alive as long as it is in use.
+    _service: Arc<Service>,
     members: Box<[Arc<Workload>]>,
     ports: Box<[PortEndpoints]>,
 }
 
 impl ServiceEndpoints {
-    pub(super) fn build(service: &Service, members: Box<[Arc<Workload>]>) -> Self {
-        let ports = service.ports.iter().map(|port| PortEndpoints::build(service, port, &members));
-        Self { ports: ports.collect(), members }
+    pub(super) fn build(service: Arc<Service>, members: Box<[Arc<Workload>]>) -> Self {
+        let ports = service.ports.iter().map(|port| PortEndpoints::build(&service, port, &members));
+        Self { ports: ports.collect(), members, _service: service }
     }
 
     pub(super) fn members(&self) -> &[Arc<Workload>] {

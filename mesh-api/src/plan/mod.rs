@@ -1,8 +1,8 @@
 //! What the agent and `meshctl` hold of the configuration, and decide with. No I/O, no clock, no randomness.
 //!
 //! Reading order follows a resource. [`Store`] takes what the control plane sent and keeps the good part of it:
-//! [`Workload`]s, [`Service`]s and policies, each checked once when it arrives. [`Snapshot`] is one immutable state
-//! of all that, to be shared between cores. On it, [`outbound::route`] says where a connection goes, and
+//! [`Workload`]s, [`Service`]s and policies, each checked once when it arrives, and held small (`record`) until it is
+//! asked for. [`Snapshot`] is one immutable state of all that, to be shared between cores. On it, [`outbound::route`] says where a connection goes, and
 //! [`policy::authorize`] whether a workload takes it.
 //!
 //! IPv4-mapped IPv6 addresses are the IPv4 addresses that they stand for, everywhere.
@@ -14,17 +14,20 @@ mod decode;
 mod directory;
 mod endpoints;
 mod preference;
+mod record;
 mod service;
 mod snapshot;
 mod store;
+mod text;
 mod traffic;
+mod vips;
 mod workload;
 
 pub use decode::Invalid;
 pub use endpoints::{Target, TargetKey};
 pub use preference::{Place, Preference};
 pub use service::{AppProtocol, Families, Service, ServicePort, Visibility};
-pub use snapshot::Snapshot;
+pub use snapshot::{Basis, Snapshot};
 pub use store::{Rejected, Store};
 pub use traffic::{ConnectionPool, LoadBalancer, OutlierDetection, PortPolicy, TcpKeepalive, TrafficRule};
 pub use workload::{Health, NetworkMode, PortMapping, Tunnel, Workload};

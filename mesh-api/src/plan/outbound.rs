@@ -71,7 +71,7 @@ pub enum Reject {
 pub fn route(snapshot: &Snapshot, source: &Workload, destination: SocketAddr) -> Route {
     let destination = SocketAddr::new(destination.ip().to_canonical(), destination.port());
     match snapshot.service_by_vip(destination.ip(), &source.namespace) {
-        Some(service) => to_service(snapshot, source, service, destination),
+        Some(service) => to_service(snapshot, source, &service, destination),
         None => to_address(snapshot, destination),
     }
 }
@@ -88,8 +88,8 @@ fn to_service(
         return to_address(snapshot, destination);
     }
     let family = Family::of(destination.ip());
-    let endpoints =
-        snapshot.endpoints(service).and_then(|all| all.select(service, port, family, &source.place));
+    let endpoints = snapshot.entry(service).and_then(|entry| entry.endpoints());
+    let endpoints = endpoints.and_then(|all| all.select(service, port, family, &source.place));
     let service = service.clone();
     match endpoints {
         None => Route::Reject(Reject::NoSuchPort { service, port }),
@@ -107,13 +107,14 @@ fn to_address(snapshot: &Snapshot, destination: SocketAddr) -> Route {
         Some(workload) if workload.tunnel == Tunnel::Hbone && is_mesh_port(destination.port()) => {
             Route::Reject(Reject::MeshPort { destination })
         }
-        Some(workload) => Route::Workload(Target::direct(workload, destination)),
+        Some(workload) => Route::Workload(Target::direct(&workload, destination)),
     }
 }
 
 fn obstacles(snapshot: &Snapshot, service: &Service, port: u16) -> BTreeMap<Obstacle, usize> {
     let mut counts = BTreeMap::new();
-    for workload in snapshot.members(service) {
+    let members = snapshot.entry(service).and_then(|entry| entry.endpoints()).map(|it| it.members());
+    for workload in members.into_iter().flatten() {
         // What is eligible by itself and yet not chosen was left out for where it runs.
         let obstacle = endpoints::obstacle(service, port, workload).unwrap_or(Obstacle::Place);
         *counts.entry(obstacle).or_default() += 1;

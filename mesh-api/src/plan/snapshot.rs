@@ -1,13 +1,14 @@
 //! One immutable state of the configuration.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use super::directory::Directory;
-use super::endpoints::ServiceEndpoints;
+use super::directory::{Directory, Entry};
 use super::policy::{Policy, PolicySet};
+use super::record::Record;
 use super::service::Service;
 use super::workload::Workload;
 
@@ -26,37 +27,43 @@ impl Snapshot {
     }
 
     /// The workload with that uid.
-    pub fn workload(&self, uid: &str) -> Option<&Arc<Workload>> {
-        self.directory.workloads.get(uid)
+    pub fn workload(&self, uid: &str) -> Option<Arc<Workload>> {
+        self.directory.record(uid).map(|record| record.workload())
+    }
+
+    /// Whether there is a workload with that uid.
+    pub fn knows_workload(&self, uid: &str) -> bool {
+        self.directory.record(uid).is_some()
     }
 
     /// The workload that owns an address. Workloads in their node's network own none.
-    pub fn workload_by_address(&self, ip: IpAddr) -> Option<&Arc<Workload>> {
-        self.directory.by_address.get(&ip.to_canonical())
+    pub fn workload_by_address(&self, ip: IpAddr) -> Option<Arc<Workload>> {
+        self.directory.owner(ip.to_canonical()).map(|record| record.workload())
     }
 
     /// The service that a client in a namespace means by a virtual address.
-    pub fn service_by_vip(&self, ip: IpAddr, client_namespace: &str) -> Option<&Arc<Service>> {
+    pub fn service_by_vip(&self, ip: IpAddr, client_namespace: &str) -> Option<Arc<Service>> {
         self.directory.vips.find(ip.to_canonical(), client_namespace)
     }
 
     /// The service with that namespace and fully qualified host name.
-    pub fn service_by_name(&self, namespace: &str, hostname: &str) -> Option<&Arc<Service>> {
-        self.directory.services.get(format!("{namespace}/{hostname}").as_str())
+    pub fn service_by_name(&self, namespace: &str, hostname: &str) -> Option<Arc<Service>> {
+        let entry = self.directory.entry(&format!("{namespace}/{hostname}"))?;
+        entry.service.as_ref().map(|record| record.service())
     }
 
     /// The service that a client in a namespace means by a name, as its resolver would find it: `web`, `web.shop`,
     /// `web.shop.svc` or a full name, with or without the last dot. Looks at every service, so it is not for the
     /// data path.
-    pub fn resolve_host(&self, name: &str, client_namespace: &str) -> Option<&Arc<Service>> {
+    pub fn resolve_host(&self, name: &str, client_namespace: &str) -> Option<Arc<Service>> {
         let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
         let visible = || self.services().filter(|service| service.is_visible_to(client_namespace));
-        let rank = |service: &&Arc<Service>| {
+        let rank = |service: &Arc<Service>| {
             (&*service.namespace != client_namespace, !service.canonical, service.key.clone())
         };
         let short = short_name(&name, client_namespace).and_then(|(host, namespace)| {
             let prefix = format!("{host}.{namespace}.svc.");
-            let fits = |service: &&Arc<Service>| {
+            let fits = |service: &Arc<Service>| {
                 *service.namespace == *namespace && service.hostname.starts_with(&prefix)
             };
             visible().filter(fits).min_by_key(rank)
@@ -70,13 +77,30 @@ impl Snapshot {
     }
 
     /// All workloads, in no order.
-    pub fn workloads(&self) -> impl ExactSizeIterator<Item = &Arc<Workload>> {
-        self.directory.workloads.values()
+    pub fn workloads(&self) -> impl Iterator<Item = Arc<Workload>> {
+        self.directory.workloads.iter().map(|record| record.view())
+    }
+
+    /// Number of workloads.
+    pub fn workload_count(&self) -> usize {
+        self.directory.workloads.len()
+    }
+
+    /// The workloads of one node, in no order.
+    pub fn workloads_on(&self, node: &str) -> impl Iterator<Item = Arc<Workload>> {
+        let there = self.directory.workloads.iter().filter(move |record| record.node() == node);
+        there.map(|record| record.view())
     }
 
     /// All services, in no order.
-    pub fn services(&self) -> impl ExactSizeIterator<Item = &Arc<Service>> {
-        self.directory.services.values()
+    pub fn services(&self) -> impl Iterator<Item = Arc<Service>> {
+        let known = self.directory.services.iter().filter_map(|entry| entry.service.as_ref());
+        known.map(|record| record.view())
+    }
+
+    /// Number of services.
+    pub fn service_count(&self) -> usize {
+        self.directory.service_count
     }
 
     /// All policies, in no order.
@@ -90,13 +114,36 @@ impl Snapshot {
     }
 
     /// The workloads of a service, ready or not, in the order of their uids.
-    pub fn members(&self, service: &Service) -> &[Arc<Workload>] {
-        self.endpoints(service).map_or(&[], ServiceEndpoints::members)
+    pub fn members(&self, service: &Service) -> Vec<Arc<Workload>> {
+        self.directory.entry(&service.key).map_or_else(Vec::new, |entry| entry.members())
+    }
+
+    /// How many workloads a service has, and how many of them are ready.
+    pub fn member_counts(&self, service: &Service) -> (usize, usize) {
+        self.directory.entry(&service.key).map_or((0, 0), |entry| entry.counts())
     }
 
     /// Every single address that the mesh knows: of workloads and services. May name one twice.
     pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
-        self.directory.by_address.keys().copied().chain(self.directory.vips.addresses())
+        let workloads = self.directory.workloads.iter().flat_map(|record| record.claimed());
+        workloads.chain(self.directory.vips.addresses())
+    }
+
+    /// Whether an address is some workload's or service's.
+    pub fn knows_address(&self, ip: IpAddr) -> bool {
+        let ip = ip.to_canonical();
+        self.directory.owner(ip).is_some() || self.directory.vips.knows(ip)
+    }
+
+    /// Addresses that came and that went since an older state. What both share is not looked at, so this costs what
+    /// changed.
+    pub fn addresses_since(&self, older: &Self) -> (HashSet<IpAddr>, HashSet<IpAddr>) {
+        let workloads = self.directory.by_address.changes_since(&older.directory.by_address, Arc::ptr_eq);
+        let mut touched: HashSet<IpAddr> =
+            workloads.gone.into_iter().chain(workloads.come).flat_map(|record| record.claimed()).collect();
+        touched.extend(self.directory.vips.touched_since(&older.directory.vips));
+        let moved = touched.into_iter().filter(|ip| self.knows_address(*ip) != older.knows_address(*ip));
+        moved.partition(|ip| self.knows_address(*ip))
     }
 
     /// Every range of addresses that is a service's.
@@ -104,8 +151,65 @@ impl Snapshot {
         self.directory.vips.ranges()
     }
 
-    pub(super) fn endpoints(&self, service: &Service) -> Option<&ServiceEndpoints> {
-        self.directory.endpoints.get(&service.key).map(Arc::as_ref)
+    /// Whether another state has the very policies of this one, so that they decide alike about a workload that is the
+    /// same in both.
+    pub fn has_policies_of(&self, other: &Self) -> bool {
+        self.policies.is_same(&other.policies)
+    }
+
+    /// Whether a workload is in both states the same, or in neither.
+    pub fn has_workload_of(&self, other: &Self, uid: &str) -> bool {
+        match (self.directory.record(uid), other.directory.record(uid)) {
+            (Some(ours), Some(theirs)) => Arc::ptr_eq(ours, theirs),
+            (None, None) => true,
+            _ => false,
+        }
+    }
+
+    /// What the route from a workload to an address depends on, and what is decided at its endpoints.
+    pub fn basis(&self, source: &[IpAddr], namespace: &str, destination: IpAddr) -> Basis {
+        let destination = destination.to_canonical();
+        let service = self.directory.vips.find(destination, namespace);
+        let entry = service.and_then(|service| self.directory.entry(&service.key)).cloned();
+        Basis {
+            source: source.iter().map(|ip| self.directory.owner(ip.to_canonical()).cloned()).collect(),
+            entry,
+            owner: self.directory.owner(destination).cloned(),
+            policies: self.policies.clone(),
+        }
+    }
+
+    pub(super) fn entry(&self, service: &Service) -> Option<&Arc<Entry>> {
+        self.directory.entry(&service.key)
+    }
+}
+
+/// What a route depends on. As long as it is equal, so is the route.
+#[derive(Debug)]
+pub struct Basis {
+    source: Box<[Option<Arc<Record>>]>,
+    entry: Option<Arc<Entry>>,
+    owner: Option<Arc<Record>>,
+    policies: PolicySet,
+}
+
+impl PartialEq for Basis {
+    /// Whether both are of the same things, not of alike ones.
+    fn eq(&self, other: &Self) -> bool {
+        let sources = || self.source.iter().zip(&other.source);
+        self.source.len() == other.source.len()
+            && sources().all(|(ours, theirs)| is_same(ours.as_ref(), theirs.as_ref()))
+            && is_same(self.entry.as_ref(), other.entry.as_ref())
+            && is_same(self.owner.as_ref(), other.owner.as_ref())
+            && self.policies.is_same(&other.policies)
+    }
+}
+
+fn is_same<T>(one: Option<&Arc<T>>, other: Option<&Arc<T>>) -> bool {
+    match (one, other) {
+        (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+        (None, None) => true,
+        _ => false,
     }
 }
 

@@ -8,9 +8,7 @@ use prost_types::Any;
 use super::decode::{self, Invalid};
 use super::directory::Editor;
 use super::policy::{Policy, PolicyEditor};
-use super::service::Service;
 use super::snapshot::Snapshot;
-use super::workload::Workload;
 use crate::wire::type_url;
 use crate::wire::workload::address::Type as AddressType;
 use crate::wire::xds::Resource;
@@ -23,11 +21,10 @@ pub struct Store {
     changed: bool,
     directory: Editor,
     policies: PolicyEditor,
-    addresses: BTreeMap<String, Held>,
     authorizations: BTreeMap<String, Held>,
 }
 
-/// A resource as it came.
+/// A policy as it came. There are few: what there is much of is held by the directory, smaller.
 #[derive(Debug)]
 struct Held {
     version: String,
@@ -78,17 +75,39 @@ impl Store {
 
     /// Name and version of everything held of a type: what to tell the control plane after a reconnect.
     pub fn versions(&self, type_url: &str) -> HashMap<String, String> {
-        self.held(type_url).map(|(name, held)| (name.clone(), held.version.clone())).collect()
+        match type_url {
+            type_url::ADDRESS => {
+                let workloads = self.directory.workloads().map(|it| (it.uid(), it.version().to_string()));
+                let services =
+                    self.directory.services().map(|it| (it.key.to_string(), it.version.to_string()));
+                workloads.chain(services).collect()
+            }
+            type_url::AUTHORIZATION => {
+                let held = self.authorizations.iter();
+                held.map(|(name, held)| (name.clone(), held.version.clone())).collect()
+            }
+            _ => HashMap::new(),
+        }
     }
 
-    /// Everything held of a type as it came, in the order of the names. Another store that applies it is equal.
-    pub fn resources(&self, type_url: &str) -> impl Iterator<Item = Resource> {
-        self.held(type_url).map(move |(name, held)| Resource {
-            version: held.version.clone(),
-            resource: Some(Any { type_url: type_url.to_owned(), value: held.bytes.to_vec() }),
-            name: name.clone(),
-            aliases: Vec::new(),
-        })
+    /// Everything held of a type, in no order, made one by one. Another store that applies it is equal.
+    pub fn resources(&self, type_url: &str) -> Box<dyn Iterator<Item = Resource> + '_> {
+        match type_url {
+            type_url::ADDRESS => {
+                let workloads = self.directory.workloads().map(|record| record.resource());
+                Box::new(workloads.chain(self.directory.services().map(|record| record.resource())))
+            }
+            type_url::AUTHORIZATION => Box::new(self.authorizations.iter().map(|(name, held)| Resource {
+                version: held.version.clone(),
+                resource: Some(Any {
+                    type_url: type_url::AUTHORIZATION.to_owned(),
+                    value: held.bytes.to_vec(),
+                }),
+                name: name.clone(),
+                aliases: Vec::new(),
+            })),
+            _ => Box::new(std::iter::empty()),
+        }
     }
 
     /// The present state; a new generation if anything changed since the last one.
@@ -103,37 +122,27 @@ impl Store {
         }
     }
 
-    fn held<'a>(&'a self, type_url: &str) -> impl Iterator<Item = (&'a String, &'a Held)> + use<'a> {
-        let table = match type_url {
-            type_url::ADDRESS => Some(&self.addresses),
-            type_url::AUTHORIZATION => Some(&self.authorizations),
-            _ => None,
-        };
-        table.into_iter().flatten()
-    }
-
     fn insert_address(&mut self, resource: &Resource) -> Result<(), Invalid> {
         let any = resource.resource.as_ref().ok_or(Invalid::NoContent)?;
         let address: workload::Address = decode::unpack(any, type_url::ADDRESS)?;
         self.changed |= match address.r#type.ok_or(Invalid::NoContent)? {
             AddressType::Workload(workload) => {
-                let workload = Workload::try_from(workload)?;
+                decode::present("uid", &workload.uid)?;
                 check_name(resource, &workload.uid)?;
-                self.directory.insert_workload(workload)
+                self.directory.insert_workload(workload, &resource.version)?
             }
             AddressType::Service(service) => {
-                let service = Service::try_from(service)?;
-                check_name(resource, &service.key)?;
-                self.directory.insert_service(service)
+                decode::present("namespace", &service.namespace)?;
+                decode::present("hostname", &service.hostname)?;
+                check_name(resource, &format!("{}/{}", service.namespace, service.hostname))?;
+                self.directory.insert_service(service, &resource.version)?
             }
         };
-        hold(&mut self.addresses, &resource.name, &resource.version, any);
         Ok(())
     }
 
     fn remove_address(&mut self, name: &str) {
         self.changed |= self.directory.remove_workload(name) || self.directory.remove_service(name);
-        self.addresses.remove(name);
     }
 
     fn insert_authorization(&mut self, resource: &Resource) -> Result<(), Invalid> {

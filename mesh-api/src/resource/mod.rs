@@ -101,6 +101,18 @@ impl Object {
         }
     }
 
+    /// Lets go what only whoever runs the object's programs needs and is the larger part of it: of a pod its images,
+    /// commands, environments and probes, of it and of services, slices and nodes the annotations.
+    pub fn forget_programs(&mut self) {
+        match self {
+            Self::Pod(pod) => pod.forget_programs(),
+            Self::Service(service) => service.metadata.annotations.clear(),
+            Self::EndpointSlice(slice) => slice.metadata.annotations.clear(),
+            Self::Node(node) => node.metadata.annotations.clear(),
+            _ => {}
+        }
+    }
+
     /// What tells the object from every other.
     pub fn key(&self) -> ObjectKey {
         let Metadata { name, namespace, .. } = self.metadata();

@@ -288,6 +288,20 @@ impl Pod {
         Some(Self { metadata, spec, status })
     }
 
+    /// Keeps of the containers their ports, and what others may know of the pod.
+    pub(super) fn forget_programs(&mut self) {
+        self.metadata.annotations.clear();
+        self.spec.init_containers = Vec::new();
+        for container in &mut self.spec.containers {
+            let ports = std::mem::take(&mut container.ports);
+            *container = Container { ports, ..Container::default() };
+        }
+        self.spec.containers.retain(|container| !container.ports.is_empty());
+        self.spec.containers.shrink_to_fit();
+        self.status.conditions.retain(|condition| condition.kind == "Ready");
+        self.status.conditions.shrink_to_fit();
+    }
+
     /// The service account; `default` if none is named.
     pub fn service_account(&self) -> &str {
         match self.spec.service_account_name.as_str() {

@@ -11,6 +11,12 @@ pub mod xds {
     pub use super::generated::envoy::config::core::v3::*;
     pub use super::generated::envoy::service::discovery::v3::*;
     pub use super::generated::google::rpc::*;
+
+    /// Field of a node's metadata, a text of any content, by which our agent says that it takes a state in several
+    /// responses: it waits for the last of them before it lets the state count.
+    pub const PARTS: &str = "NODEMESH_PARTS";
+    /// Last character of `system_version_info` of every part but the last.
+    pub const CONTINUES: char = '+';
 }
 
 /// Workloads and services (`istio.workload`).

@@ -3,10 +3,10 @@
 //! Its servers are the pods `web` and `db` of the namespace `shop` and `web` of the namespace `other`; its clients
 //! are in [`CLIENTS`].
 
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::Arc};
 
 use mesh_api::{
-    compile::{self, Compiled, MeshConfig, World},
+    compile::{self, Compiled, MeshConfig},
     identity::SpiffeId,
     manifest,
     plan::{
@@ -73,8 +73,8 @@ impl Mesh {
     pub fn with(policies: &[String]) -> Self {
         let parsed = manifest::parse("case.yaml", &(SERVERS.to_owned() + &policies.concat()));
         assert!(parsed.errors.is_empty(), "{:#?}", parsed.errors);
-        let world: World<'_> = parsed.objects.iter().map(|object| &object.value).collect();
-        let compiled = compile::compile(&world, &MeshConfig::default());
+        let objects = parsed.objects.into_iter().map(Arc::new);
+        let compiled = compile::compile(objects, &MeshConfig::default());
         let mut store = Store::default();
         let addresses = compiled.addresses.iter().map(|(name, of)| resource(type_url::ADDRESS, name, of));
         assert_eq!(store.apply(type_url::ADDRESS, addresses.collect(), Vec::new()), []);
@@ -109,7 +109,7 @@ impl Mesh {
             destination_ip: workload.addresses[0],
             destination_port: port.parse().expect("a number"),
         };
-        authorize(&self.snapshot, workload, &peer)
+        authorize(&self.snapshot, &workload, &peer)
     }
 }
 

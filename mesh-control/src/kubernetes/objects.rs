@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use mesh_api::compile::Change;
 use mesh_api::manifest::{Kind, Located, ManifestError, ObjectKey, parse_value};
 use mesh_api::resource::Object;
 use serde_json::{Value, json};
@@ -24,8 +25,17 @@ pub struct Objects(Arc<Shared>);
 
 #[derive(Default)]
 struct Shared {
-    kinds: Mutex<BTreeMap<Kind, Kept>>,
+    state: Mutex<State>,
     changed: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    kinds: BTreeMap<Kind, Kept>,
+    /// What has changed since it was last taken.
+    touched: BTreeSet<ObjectKey>,
+    /// Objects of which something is to be said.
+    flawed: BTreeSet<ObjectKey>,
 }
 
 /// The objects of one kind.
@@ -85,49 +95,59 @@ impl Objects {
 
     /// From now on the kind counts as not known until it is listed.
     pub fn expect(&self, kind: Kind) {
-        self.kinds().entry(kind).or_default();
+        self.state().kinds.entry(kind).or_default();
     }
 
     /// The kind is gone from the cluster, and its objects with it.
     pub fn forget(&self, kind: Kind) {
-        self.kinds().remove(&kind);
+        let mut state = self.state();
+        let kept = state.kinds.remove(&kind).unwrap_or_default();
+        kept.entries.into_keys().for_each(|name| state.touch(kind, &name, false));
+        drop(state);
         self.0.changed.notify_one();
     }
 
     /// A list of a kind begins.
     pub fn begin_list(&self, kind: Kind) {
-        self.kinds().entry(kind).or_default().listed = Some(BTreeSet::new());
+        self.state().kinds.entry(kind).or_default().listed = Some(BTreeSet::new());
     }
 
     /// The list is complete: what was not in it is gone.
     pub fn end_list(&self, kind: Kind) {
-        if let Some(kept) = self.kinds().get_mut(&kind) {
+        let mut state = self.state();
+        if let Some(kept) = state.kinds.get_mut(&kind) {
             let listed = kept.listed.take().unwrap_or_default();
-            kept.entries.retain(|name, _| listed.contains(name));
+            let gone: Vec<_> = kept.entries.extract_if(.., |name, _| !listed.contains(name)).collect();
             kept.complete = true;
+            gone.iter().for_each(|(name, _)| state.touch(kind, name, false));
         }
+        drop(state);
         self.0.changed.notify_one();
     }
 
     /// An object is there, or changed.
     pub fn put(&self, kind: Kind, raw: Value) {
         let (name, entry) = read(kind, raw);
-        let mut kinds = self.kinds();
-        let kept = kinds.entry(kind).or_default();
+        let flawed = !entry.errors.is_empty() || !entry.warnings.is_empty();
+        let mut state = self.state();
+        let kept = state.kinds.entry(kind).or_default();
         if let Some(listed) = &mut kept.listed {
             listed.insert(name.clone());
         }
         let before = kept.entries.remove(&name);
-        kept.entries.insert(name, entry.or_as_it_was(before));
-        drop(kinds);
+        kept.entries.insert(name.clone(), entry.or_as_it_was(before));
+        state.touch(kind, &name, flawed);
+        drop(state);
         self.0.changed.notify_one();
     }
 
     /// An object is gone.
     pub fn remove(&self, kind: Kind, name: &Name) {
-        if let Some(kept) = self.kinds().get_mut(&kind) {
-            kept.entries.remove(name);
+        let mut state = self.state();
+        if state.kinds.get_mut(&kind).is_some_and(|kept| kept.entries.remove(name).is_some()) {
+            state.touch(kind, name, false);
         }
+        drop(state);
         self.0.changed.notify_one();
     }
 
@@ -141,8 +161,8 @@ impl Objects {
 
     /// Policies that are broken now, as they last were.
     pub fn kept(&self) -> Vec<Value> {
-        let kinds = self.kinds();
-        let own = kinds.iter().filter(|(kind, _)| is_policy(**kind));
+        let state = self.state();
+        let own = state.kinds.iter().filter(|(kind, _)| is_policy(**kind));
         let broken = own.flat_map(|(_, kept)| kept.entries.values()).filter(|entry| !entry.errors.is_empty());
         broken.filter_map(|entry| Some(entry.good.as_ref()?.raw.clone())).collect()
     }
@@ -161,21 +181,26 @@ impl Objects {
         self.0.changed.notify_one();
     }
 
-    /// Everything that is in force, and what is wrong.
+    /// What has changed since the last time, as it is in force now, and what is wrong. There is one reader.
     pub fn load(&self) -> Loaded {
-        let kinds = self.kinds();
-        let entries = || kinds.values().flat_map(|kept| kept.entries.values());
+        let mut state = self.state();
+        let touched = std::mem::take(&mut state.touched);
+        let object = |key: &ObjectKey| state.entry(key).and_then(|entry| entry.good.clone());
+        let changes = touched.into_iter().map(|key| Change { object: object(&key), key }).collect();
+        let flawed = || state.flawed.iter().filter_map(|key| state.entry(key));
+        let held: usize = state.kinds.values().map(|kept| kept.entries.len()).sum();
         Loaded {
-            objects: entries().filter_map(|entry| entry.good.clone()).collect(),
-            errors: entries().flat_map(|entry| entry.errors.clone()).collect(),
-            warnings: entries().flat_map(|entry| entry.warnings.clone()).collect(),
+            changes,
+            objects: held - flawed().filter(|entry| entry.good.is_none()).count(),
+            errors: flawed().flat_map(|entry| entry.errors.clone()).collect(),
+            warnings: flawed().flat_map(|entry| entry.warnings.clone()).collect(),
         }
     }
 
     /// What became of each of the mesh's own resources.
     pub fn outcomes(&self) -> Vec<Outcome> {
-        let kinds = self.kinds();
-        let own = kinds.iter().filter(|(kind, _)| is_policy(**kind));
+        let state = self.state();
+        let own = state.kinds.iter().filter(|(kind, _)| is_policy(**kind));
         own.flat_map(|(kind, kept)| {
             kept.entries.iter().map(|((namespace, name), entry)| Outcome {
                 key: ObjectKey { kind: *kind, namespace: namespace.clone(), name: name.clone() },
@@ -189,13 +214,13 @@ impl Objects {
     /// Whether an object is there.
     pub fn has(&self, key: &ObjectKey) -> bool {
         let name = (key.namespace.clone(), key.name.clone());
-        self.kinds().get(&key.kind).is_some_and(|kept| kept.entries.contains_key(&name))
+        self.state().kinds.get(&key.kind).is_some_and(|kept| kept.entries.contains_key(&name))
     }
 
     /// The node that a pod is bound to.
     pub fn node_of(&self, namespace: &str, pod: &str) -> Option<String> {
-        let kinds = self.kinds();
-        let entry = kinds.get(&Kind::Pod)?.entries.get(&(namespace.to_owned(), pod.to_owned()))?;
+        let state = self.state();
+        let entry = state.kinds.get(&Kind::Pod)?.entries.get(&(namespace.to_owned(), pod.to_owned()))?;
         match &entry.good.as_ref()?.value {
             Object::Pod(pod) if !pod.spec.node_name.is_empty() => Some(pod.spec.node_name.clone()),
             _ => None,
@@ -204,17 +229,33 @@ impl Objects {
 
     /// Names of all namespaces.
     pub fn namespaces(&self) -> Vec<String> {
-        let kinds = self.kinds();
-        let namespaces = kinds.get(&Kind::Namespace).into_iter().flat_map(|kept| kept.entries.keys());
+        let state = self.state();
+        let namespaces = state.kinds.get(&Kind::Namespace).into_iter().flat_map(|kept| kept.entries.keys());
         namespaces.map(|(_, name)| name.clone()).collect()
     }
 
     fn is_complete(&self) -> bool {
-        self.kinds().values().all(|kept| kept.complete)
+        self.state().kinds.values().all(|kept| kept.complete)
     }
 
-    fn kinds(&self) -> MutexGuard<'_, BTreeMap<Kind, Kept>> {
-        self.0.kinds.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn touch(&mut self, kind: Kind, (namespace, name): &Name, flawed: bool) {
+        let key = ObjectKey { kind, namespace: namespace.clone(), name: name.clone() };
+        if flawed {
+            self.flawed.insert(key.clone());
+        } else {
+            self.flawed.remove(&key);
+        }
+        self.touched.insert(key);
+    }
+
+    fn entry(&self, key: &ObjectKey) -> Option<&Entry> {
+        self.kinds.get(&key.kind)?.entries.get(&(key.namespace.clone(), key.name.clone()))
     }
 }
 
@@ -254,6 +295,7 @@ fn read(kind: Kind, mut raw: Value) -> (Name, Entry) {
             // Nobody reads it, and it is the larger part of the memory.
             object.raw = Value::Null;
         }
+        object.value.forget_programs();
         Arc::new(object)
     });
     (name, Entry { good, errors: parsed.errors, warnings: parsed.warnings, version })
@@ -290,19 +332,32 @@ mod tests {
         })
     }
 
+    /// Names of what is in force. What changed is told once, and is that which changed.
+    fn in_force(objects: &Objects) -> Vec<String> {
+        let state = objects.state();
+        let entries = state.kinds.values().flat_map(|kept| &kept.entries);
+        let good: Vec<_> =
+            entries.filter(|(_, entry)| entry.good.is_some()).map(|((_, name), _)| name.clone()).collect();
+        let told = state.touched.len();
+        drop(state);
+        assert_eq!(objects.load().changes.len(), told);
+        assert!(objects.load().changes.is_empty());
+        good
+    }
+
     #[test]
     fn a_broken_resource_stays_in_force_as_it_last_was_and_says_why() {
         let objects = Objects::default();
         objects.put(Kind::AuthorizationPolicy, policy("open", "ALLOW"));
         objects.put(Kind::AuthorizationPolicy, policy("open", "PERHAPS"));
         objects.put(Kind::AuthorizationPolicy, policy("new", "PERHAPS"));
-        assert_eq!(objects.load().objects.len(), 1, "the one that was good");
+        assert_eq!(in_force(&objects), ["open"], "the one that was good");
         let outcomes = objects.outcomes();
         assert!(outcomes.iter().all(|outcome| outcome.errors.len() == 1 && outcome.version.generation == 3));
         objects.put(Kind::AuthorizationPolicy, policy("open", "ALLOW"));
         assert!(objects.outcomes()[1].errors.is_empty());
         objects.remove(Kind::AuthorizationPolicy, &("shop".into(), "open".into()));
-        assert!(objects.load().objects.is_empty());
+        assert!(in_force(&objects).is_empty());
     }
 
     #[tokio::test]
@@ -311,11 +366,11 @@ mod tests {
         objects.put(Kind::Pod, pod("old"));
         objects.begin_list(Kind::Pod);
         objects.put(Kind::Pod, pod("new"));
-        assert_eq!(objects.load().objects.len(), 2, "until the list is complete");
+        assert_eq!(in_force(&objects), ["new", "old"], "until the list is complete");
         assert!(!objects.is_complete());
         objects.end_list(Kind::Pod);
         objects.complete().await;
-        assert_eq!(objects.load().objects.len(), 1);
+        assert_eq!(in_force(&objects), ["new"]);
         assert_eq!(objects.node_of("shop", "new").as_deref(), Some("node1"));
         assert_eq!(objects.node_of("shop", "old"), None);
     }
@@ -325,6 +380,6 @@ mod tests {
         let objects = Objects::expecting(&[Kind::AuthorizationPolicy]);
         objects.put(Kind::AuthorizationPolicy, policy("open", "ALLOW"));
         objects.forget(Kind::AuthorizationPolicy);
-        assert!(objects.load().objects.is_empty() && objects.is_complete());
+        assert!(in_force(&objects).is_empty() && objects.is_complete());
     }
 }

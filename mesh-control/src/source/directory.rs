@@ -1,9 +1,9 @@
 //! Reading the directory: every `*.yaml`, `*.yml` and `*.json` below it.
 //!
-//! A file is parsed again only when it changed. While a file has mistakes, every object that it had before and that
+//! A file is parsed again only when it changed, and an object counts as changed only if its text did. While a file has mistakes, every object that it had before and that
 //! is missing now stays as it last was: a slip in a policy must not switch the policy off.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs::{self, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
@@ -11,42 +11,56 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use mesh_api::compile::{Change, Shared};
 use mesh_api::manifest::{Located, ManifestError, ObjectKey, Parsed, parse};
 use mesh_api::resource::Object;
 
-use super::last_good;
+use super::claims::{Claims, Rank};
+use super::{Loaded, last_good};
+use crate::watch::Touched;
 
 /// Nothing that people write is larger; it keeps a stray image or archive from being parsed.
 const LARGEST_FILE: u64 = 16 << 20;
 /// Two changes within this time may leave the same time stamp, so a file as young as that is always read.
 const STAMP_GRAIN: Duration = Duration::from_millis(100);
 
-type SharedObject = Arc<Located<Object>>;
-
 /// A directory of manifests.
 pub struct Directory {
     path: PathBuf,
     last_good: PathBuf,
     files: BTreeMap<PathBuf, File>,
+    claims: Claims,
+    /// What an earlier run kept, by file, until the directory is read.
+    remembered: BTreeMap<PathBuf, Vec<Held>>,
 }
 
-/// What the directory says.
-#[derive(Debug, Default)]
-pub struct Loaded {
-    /// The good objects, no two with the same key.
-    pub objects: Vec<SharedObject>,
-    /// Mistakes.
-    pub errors: Vec<ManifestError>,
-    /// What has no effect, or less than its author may think.
-    pub warnings: Vec<ManifestError>,
+/// An object of a file.
+#[derive(Clone, Debug)]
+pub(super) struct Held {
+    /// The object.
+    pub object: Shared,
+    /// As it was written, as JSON: to be kept for the next run, should the file break.
+    pub raw: Box<str>,
+}
+
+impl Held {
+    /// The part of it that is needed.
+    pub(super) fn new(mut located: Located<Object>) -> Self {
+        let raw = std::mem::take(&mut located.raw).to_string().into();
+        located.value.forget_programs();
+        Self { object: Arc::new(located), raw }
+    }
+
+    fn key(&self) -> ObjectKey {
+        self.object.value.key()
+    }
 }
 
 impl Directory {
     /// Nothing is read yet, except what `last_good` remembers from an earlier run.
     pub fn new(path: PathBuf, last_good: PathBuf) -> Self {
-        let files =
-            last_good::read(&last_good).into_iter().map(|(file, kept)| (file, File::remembered(kept)));
-        Self { files: files.collect(), path, last_good }
+        let remembered = last_good::read(&last_good);
+        Self { path, last_good, files: BTreeMap::new(), claims: Claims::default(), remembered }
     }
 
     /// The directory.
@@ -54,69 +68,83 @@ impl Directory {
         &self.path
     }
 
-    /// Reads what changed and puts everything together. Fails only if the directory itself can't be read.
-    pub fn read(&mut self) -> io::Result<Loaded> {
-        let mut before = std::mem::take(&mut self.files);
-        let mut paths = Vec::new();
-        let listed = list(&self.path, &mut paths);
-        if let Err(error) = listed {
-            self.files = before;
-            return Err(error);
-        }
-        for path in paths {
-            let old = before.remove(&path).unwrap_or_default();
-            if let Some(file) = old.refresh(&path) {
-                self.files.insert(path, file);
+    /// Reads what changed of what was touched. Fails only if the directory itself can't be read.
+    pub fn read(&mut self, touched: &Touched) -> io::Result<Loaded> {
+        let paths = match touched {
+            Touched::Anything => {
+                let mut paths = BTreeSet::new();
+                list(&self.path, &mut paths)?;
+                paths.extend(self.files.keys().cloned());
+                paths
             }
+            Touched::Files(files) => files.iter().filter(|path| is_manifest(path)).cloned().collect(),
+        };
+        let mut changes = BTreeSet::new();
+        for path in paths {
+            self.refresh(path, &mut changes);
         }
+        // Of a file that is not there any more.
+        self.remembered.clear();
         let kept = self.files.iter().filter(|(_, file)| !file.kept.is_empty());
         last_good::write(&self.last_good, kept.map(|(path, file)| (path.as_path(), file.kept.as_slice())));
-        Ok(self.merge())
+        let changes = changes.into_iter().map(|key| Change { object: self.claims.winner(&key), key });
+        Ok(Loaded {
+            changes: changes.collect(),
+            objects: self.claims.in_force,
+            errors: self.all(|file| &file.errors).chain(self.claims.duplicates()).cloned().collect(),
+            warnings: self.all(|file| &file.warnings).cloned().collect(),
+        })
     }
 
-    /// What is written now wins over what was kept; among equals, the file that sorts first.
-    fn merge(&self) -> Loaded {
-        let mut loaded = Loaded::default();
-        let mut seen: HashMap<ObjectKey, SharedObject> = HashMap::new();
-        for file in self.files.values() {
-            loaded.errors.extend_from_slice(&file.errors);
-            loaded.warnings.extend_from_slice(&file.warnings);
-            for object in &file.fresh {
-                let key = object.value.key();
-                if let Some(first) = seen.get(&key) {
-                    loaded.errors.push(duplicate(object, first, &key));
-                } else {
-                    seen.insert(key, Arc::clone(object));
-                    loaded.objects.push(Arc::clone(object));
-                }
+    /// Reads a file again if it has changed, and notes which objects that may change.
+    fn refresh(&mut self, path: PathBuf, changes: &mut BTreeSet<ObjectKey>) {
+        let mut old = self.files.remove(&path).unwrap_or_default();
+        let (before, was_kept) = (old.fresh.clone(), old.kept.clone());
+        old.kept.extend(self.remembered.remove(&path).unwrap_or_default());
+        let new = old.refresh(&path);
+        let (fresh, kept): (&[Held], &[Held]) =
+            new.as_ref().map_or((&[], &[]), |file| (&file.fresh, &file.kept));
+        for (rank, from, to) in [(Rank::Fresh, &*before, fresh), (Rank::Kept, &*was_kept, kept)] {
+            for gone in without(from, to) {
+                self.claims.remove(rank, gone);
+                changes.insert(gone.key());
+            }
+            for come in without(to, from) {
+                self.claims.add(rank, come);
+                changes.insert(come.key());
             }
         }
-        for object in self.files.values().flat_map(|file| &file.kept) {
-            if let std::collections::hash_map::Entry::Vacant(entry) = seen.entry(object.value.key()) {
-                entry.insert(Arc::clone(object));
-                loaded.objects.push(Arc::clone(object));
-            }
+        if let Some(file) = new {
+            self.files.insert(path, file);
         }
-        loaded
     }
+
+    fn all<'a>(
+        &'a self,
+        of: impl Fn(&'a File) -> &'a Vec<ManifestError>,
+    ) -> impl Iterator<Item = &'a ManifestError> {
+        self.files.values().flat_map(of)
+    }
+}
+
+/// What is in one list and not in the other. Lists that are the same cost nothing.
+fn without<'a>(list: &'a [Held], other: &[Held]) -> Vec<&'a Held> {
+    let there: HashSet<_> = other.iter().map(|held| Arc::as_ptr(&held.object)).collect();
+    list.iter().filter(|held| !there.contains(&Arc::as_ptr(&held.object))).collect()
 }
 
 /// One file as it was last read.
 #[derive(Default)]
 struct File {
     stamp: Option<Stamp>,
-    fresh: Vec<SharedObject>,
+    fresh: Vec<Held>,
     /// Objects that the file had before, and that its mistakes may hide now.
-    kept: Vec<SharedObject>,
+    kept: Vec<Held>,
     errors: Vec<ManifestError>,
     warnings: Vec<ManifestError>,
 }
 
 impl File {
-    fn remembered(kept: Vec<SharedObject>) -> Self {
-        Self { kept, ..Self::default() }
-    }
-
     /// The file as it is now; none if it has gone.
     fn refresh(self, path: &Path) -> Option<Self> {
         let metadata = match fs::metadata(path) {
@@ -147,17 +175,24 @@ impl File {
     }
 
     fn parsed(self, stamp: Option<Stamp>, parsed: Parsed) -> Self {
-        let fresh: Vec<SharedObject> = parsed.objects.into_iter().map(Arc::new).collect();
+        let fresh: Vec<Held> =
+            parsed.objects.into_iter().map(|located| self.as_it_was_or(Held::new(located))).collect();
         let kept = if parsed.errors.is_empty() { Vec::new() } else { self.missing_from(&fresh) };
         Self { stamp, fresh, kept, errors: parsed.errors, warnings: parsed.warnings }
     }
 
+    /// What was there before, if it is the same: then nothing has to be compiled again.
+    fn as_it_was_or(&self, now: Held) -> Held {
+        let same = |before: &&Held| before.raw == now.raw && before.object.line == now.object.line;
+        self.fresh.iter().find(same).cloned().unwrap_or(now)
+    }
+
     /// Objects that the file was good for until now, without those in `fresh`.
-    fn missing_from(self, fresh: &[SharedObject]) -> Vec<SharedObject> {
-        let present: Vec<ObjectKey> = fresh.iter().map(|object| object.value.key()).collect();
+    fn missing_from(self, fresh: &[Held]) -> Vec<Held> {
+        let present: HashSet<ObjectKey> = fresh.iter().map(Held::key).collect();
         let mut held = self.fresh;
         held.extend(self.kept);
-        held.retain(|object| !present.contains(&object.value.key()));
+        held.retain(|object| !present.contains(&object.key()));
         held
     }
 
@@ -196,12 +231,11 @@ impl Stamp {
     }
 }
 
-/// Files below `directory` in the order of their names. Names with a leading dot are passed over: editors, atomic
+/// Files below `directory`. Names with a leading dot are passed over: editors, atomic
 /// writers and Kubernetes' mounts keep their own files there.
-fn list(directory: &Path, paths: &mut Vec<PathBuf>) -> io::Result<()> {
-    let mut entries = fs::read_dir(directory)?.collect::<io::Result<Vec<_>>>()?;
-    entries.sort_by_key(fs::DirEntry::file_name);
-    for entry in entries {
+fn list(directory: &Path, paths: &mut BTreeSet<PathBuf>) -> io::Result<()> {
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
         let path = entry.path();
         if entry.file_name().as_encoded_bytes().starts_with(b".") {
             continue;
@@ -211,22 +245,17 @@ fn list(directory: &Path, paths: &mut Vec<PathBuf>) -> io::Result<()> {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 _ => {}
             }
-        } else if path.extension().is_some_and(|end| end == "yaml" || end == "yml" || end == "json") {
-            paths.push(path);
+        } else if is_manifest(&path) {
+            paths.insert(path);
         }
     }
     Ok(())
 }
 
-fn duplicate(object: &Located<Object>, first: &Located<Object>, key: &ObjectKey) -> ManifestError {
-    ManifestError {
-        file: object.file.to_string(),
-        line: object.line,
-        resource: Some(key.to_string()),
-        field: Some("metadata.name".to_owned()),
-        problem: format!("the same resource is already defined at {}:{}", first.file, first.line),
-        fix: "remove one of the two, or rename it".to_owned(),
-    }
+/// Whether a file is one that is read.
+fn is_manifest(path: &Path) -> bool {
+    let hidden = path.file_name().is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
+    !hidden && path.extension().is_some_and(|end| end == "yaml" || end == "yml" || end == "json")
 }
 
 #[cfg(test)]

@@ -3,18 +3,17 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::{fs, io};
 
-use mesh_api::manifest::{Located, parse};
-use mesh_api::resource::Object;
+use mesh_api::manifest::parse;
 use serde_json::Value;
 use tracing::warn;
 
+use super::directory::Held;
 use crate::durable;
 
 /// What was kept, by file. Nothing if there is no such file.
-pub(super) fn read(path: &Path) -> BTreeMap<PathBuf, Vec<Arc<Located<Object>>>> {
+pub(super) fn read(path: &Path) -> BTreeMap<PathBuf, Vec<Held>> {
     let text = match fs::read(path) {
         Ok(text) => text,
         Err(error) => {
@@ -31,15 +30,15 @@ pub(super) fn read(path: &Path) -> BTreeMap<PathBuf, Vec<Arc<Located<Object>>>> 
     kept.into_iter().map(|(file, raw)| (file.clone(), objects(&file, &raw))).collect()
 }
 
-fn objects(file: &Path, raw: &[Value]) -> Vec<Arc<Located<Object>>> {
+fn objects(file: &Path, raw: &[Value]) -> Vec<Held> {
     let parsed = raw.iter().map(|value| parse(&file.to_string_lossy(), &value.to_string()));
-    parsed.flat_map(|parsed| parsed.objects).map(Arc::new).collect()
+    parsed.flat_map(|parsed| parsed.objects).map(Held::new).collect()
 }
 
 /// Replaces what was kept. A failure costs the memory of it, not the service.
-pub(super) fn write<'a>(path: &Path, kept: impl Iterator<Item = (&'a Path, &'a [Arc<Located<Object>>])>) {
+pub(super) fn write<'a>(path: &Path, kept: impl Iterator<Item = (&'a Path, &'a [Held])>) {
     let kept: BTreeMap<_, Vec<_>> =
-        kept.map(|(file, objects)| (file, objects.iter().map(|object| &object.raw).collect())).collect();
+        kept.map(|(file, held)| (file, held.iter().filter_map(|held| value(&held.raw)).collect())).collect();
     let result = if kept.is_empty() {
         match fs::remove_file(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -53,7 +52,12 @@ pub(super) fn write<'a>(path: &Path, kept: impl Iterator<Item = (&'a Path, &'a [
     }
 }
 
-fn replace(path: &Path, kept: &BTreeMap<&Path, Vec<&Value>>) -> io::Result<()> {
+/// Never none: it was written from a value.
+fn value(raw: &str) -> Option<Value> {
+    serde_json::from_str(raw).ok()
+}
+
+fn replace(path: &Path, kept: &BTreeMap<&Path, Vec<Value>>) -> io::Result<()> {
     let text = serde_json::to_vec(kept)?;
     if fs::read(path).is_ok_and(|present| present == text) {
         return Ok(());

@@ -4,6 +4,7 @@
 //! restarts. The other is [`crate::kubernetes`]'s. [`Publisher`] compiles the objects and publishes the result for
 //! everybody at once.
 
+mod claims;
 pub mod directory;
 mod last_good;
 
@@ -11,24 +12,21 @@ use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use mesh_api::compile::{Condition, MeshConfig, World, compile};
-use mesh_api::manifest::{Located, ManifestError};
-use mesh_api::resource::Object;
+use mesh_api::compile::{Change, Compiler, Condition, MeshConfig, Output};
+use mesh_api::manifest::ManifestError;
 use tokio::sync::watch;
 use tracing::{error, info, warn};
 
-pub use self::directory::Loaded;
-
 use self::directory::Directory;
-use crate::config::{Accounts, Configuration, Resources};
+use crate::config::Configuration;
 use crate::kubernetes::objects::Objects;
 use crate::metrics::Metrics;
-use crate::watch::DirectoryWatch;
+use crate::watch::{DirectoryWatch, Touched};
 
 /// Changes of a cluster come in bursts (a roll-out): they are gathered for so long.
 const BURST: Duration = Duration::from_millis(50);
 
-/// Compiling takes at most this part of a core: in a mesh so large that it takes long it is done less often.
+/// Compiling takes at most this part of a core: after a change that takes long the next ones wait.
 const REST: u32 = 4;
 
 /// Reads all objects.
@@ -48,25 +46,39 @@ pub enum Changes {
 }
 
 impl Reader {
-    fn read(&mut self) -> io::Result<Loaded> {
+    fn read(&mut self, touched: &Touched) -> io::Result<Loaded> {
         match self {
-            Self::Directory(directory) => directory.read(),
+            Self::Directory(directory) => directory.read(touched),
             Self::Kubernetes(objects) => Ok(objects.load()),
         }
     }
 }
 
 impl Changes {
-    /// Returns when something has changed since the last time. `cost` is what reading it took then.
-    async fn next(&mut self, cost: Duration) {
+    /// Returns when something has changed since the last time, with the files. `cost` is what reading it took then.
+    async fn next(&mut self, cost: Duration) -> Touched {
         match self {
             Self::Directory(watch) => watch.changed().await,
             Self::Kubernetes(objects) => {
                 objects.changed().await;
                 tokio::time::sleep(BURST.max(cost * REST)).await;
+                Touched::default()
             }
         }
     }
+}
+
+/// What has changed since the last time, and what is wrong now.
+#[derive(Debug, Default)]
+pub struct Loaded {
+    /// Good objects that are there or gone, no two with the same key.
+    pub changes: Vec<Change>,
+    /// Objects that are in force now.
+    pub objects: usize,
+    /// Mistakes.
+    pub errors: Vec<ManifestError>,
+    /// What has no effect, or less than its author may think.
+    pub warnings: Vec<ManifestError>,
 }
 
 /// What is wrong with the configuration now, for people.
@@ -83,7 +95,9 @@ pub struct Findings {
 /// Reads, compiles and publishes.
 pub struct Publisher {
     reader: Reader,
-    mesh: MeshConfig,
+    compiler: Compiler,
+    /// The last state that was published, to be changed into the next.
+    present: Configuration,
     configuration: watch::Sender<Arc<Configuration>>,
     findings: Arc<Mutex<Findings>>,
     metrics: Arc<Metrics>,
@@ -94,7 +108,8 @@ impl Publisher {
     pub fn new(reader: Reader, mesh: MeshConfig, metrics: Arc<Metrics>) -> Self {
         Self {
             reader,
-            mesh,
+            compiler: Compiler::new(mesh),
+            present: Configuration::default(),
             configuration: watch::Sender::new(Arc::default()),
             findings: Arc::default(),
             metrics,
@@ -115,11 +130,11 @@ impl Publisher {
     pub async fn follow(mut self, mut changes: Changes) {
         let mut cost = Duration::ZERO;
         loop {
-            changes.next(cost).await;
+            let touched = changes.next(cost).await;
             // Reading and compiling a large mesh takes milliseconds of a core: not on the threads that serve.
             let work = tokio::task::spawn_blocking(move || {
                 let start = Instant::now();
-                if let Err(error) = self.publish() {
+                if let Err(error) = self.publish(&touched) {
                     error!(%error, "configuration not read; the last one stays in force");
                 }
                 (self, start.elapsed())
@@ -132,31 +147,49 @@ impl Publisher {
         }
     }
 
-    /// Reads everything and publishes it, all at once.
-    pub fn publish(&mut self) -> io::Result<()> {
+    /// Reads what was touched and publishes what that changes, all at once.
+    pub fn publish(&mut self, touched: &Touched) -> io::Result<()> {
         let start = Instant::now();
-        let Loaded { objects, errors, warnings } = self.reader.read()?;
-        let world: World<'_> = objects.iter().map(|object| &object.value).collect();
-        let compiled = compile(&world, &self.mesh);
-        let generation = self.configuration.borrow().generation + 1;
-        let configuration = Configuration {
-            generation,
-            addresses: Resources::of_addresses(&compiled.addresses),
-            authorizations: Resources::of_authorizations(&compiled.authorizations),
-            accounts: accounts(&objects),
-            objects: objects.len(),
-            built: Some(Instant::now()),
-        };
-        info!(generation, objects = objects.len(), errors = errors.len(), took = ?start.elapsed(), "configuration");
-        self.count(&configuration, errors.len(), start);
-        self.report(Findings { errors, warnings, conditions: compiled.conditions });
-        self.configuration.send_replace(Arc::new(configuration));
+        let Loaded { changes, objects, errors, warnings } = self.reader.read(touched)?;
+        let count = changes.len();
+        let changed = self.compile(changes);
+        self.present.generation += 1;
+        self.present.built = Some(Instant::now());
+        self.present.objects = objects;
+        let generation = self.present.generation;
+        info!(generation, objects, changes = count, resources = changed, errors = errors.len(), took = ?start.elapsed(),
+              "configuration");
+        self.count(errors.len(), start);
+        self.report(Findings { errors, warnings, conditions: self.compiler.conditions() });
+        self.configuration.send_replace(Arc::new(self.present.clone()));
         Ok(())
+    }
+
+    /// Answers how many resources changed.
+    fn compile(&mut self, changes: Vec<Change>) -> usize {
+        for Change { key, object } in &changes {
+            self.present.accounts.change(self.compiler.object(key), object.as_ref());
+        }
+        let Configuration { addresses, authorizations, .. } = &mut self.present;
+        let mut changed = 0;
+        self.compiler.apply(changes, |output| {
+            let did = match output {
+                Output::Address(name, address) => addresses.set_address(&name, address.as_deref()),
+                Output::Authorization(name, policy) => {
+                    authorizations.set_authorization(&name, policy.as_ref())
+                }
+            };
+            changed += usize::from(did);
+        });
+        changed
     }
 
     /// Says once what is wrong, when it is new.
     fn report(&self, now: Findings) {
         let mut before = self.findings.lock().unwrap_or_else(PoisonError::into_inner);
+        if *before == now {
+            return;
+        }
         for error in now.errors.iter().filter(|error| !before.errors.contains(error)) {
             error!("{error}");
         }
@@ -169,25 +202,12 @@ impl Publisher {
         *before = now;
     }
 
-    fn count(&self, configuration: &Configuration, errors: usize, start: Instant) {
+    fn count(&self, errors: usize, start: Instant) {
+        let configuration = &self.present;
         let gauge = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
         self.metrics.objects.set(gauge(configuration.objects));
         self.metrics.config_errors.set(gauge(errors));
         self.metrics.generation.set(i64::try_from(configuration.generation).unwrap_or(i64::MAX));
         self.metrics.load.observe(start.elapsed().as_secs_f64());
     }
-}
-
-/// Which accounts have a pod on which node. A pod that has ended does not count.
-fn accounts(objects: &[Arc<Located<Object>>]) -> Accounts {
-    let mut accounts = Accounts::new();
-    for object in objects {
-        let Object::Pod(pod) = &object.value else { continue };
-        if pod.is_terminal() || pod.spec.node_name.is_empty() {
-            continue;
-        }
-        let account = (pod.metadata.namespace.clone(), pod.service_account().to_owned());
-        accounts.entry(pod.spec.node_name.clone()).or_default().insert(account);
-    }
-    accounts
 }

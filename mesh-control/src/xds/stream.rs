@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mesh_api::wire::type_url;
-use mesh_api::wire::xds::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node};
+use mesh_api::wire::xds::{CONTINUES, DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node, PARTS};
 use prost_types::value;
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
@@ -38,6 +38,10 @@ pub(super) struct Stream {
     pub types: Types,
 }
 
+/// Bytes of resources that a response has at most, for agents that take a state in parts. It is what a slow agent costs
+/// while it gets the whole of a large mesh.
+const PART: usize = 256 << 10;
+
 /// What the agent showed to open the stream, to be looked at again when tokens change.
 pub(super) struct Credentials {
     pub metadata: MetadataMap,
@@ -51,6 +55,8 @@ pub(super) struct Types {
     addresses: Option<Subscription>,
     authorizations: Option<Subscription>,
     responses: u64,
+    /// The agent takes a state in parts.
+    in_parts: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -107,6 +113,8 @@ impl Stream {
         let first = first.ok_or_else(|| Status::cancelled("closed by the agent"))?;
         let agent = &self.registration.agent;
         let id = check_node(&agent.node, first.node.as_ref())?;
+        let metadata = first.node.as_ref().and_then(|node| node.metadata.as_ref());
+        self.types.in_parts = metadata.is_some_and(|metadata| metadata.fields.contains_key(PARTS));
         info!(node = %agent.node, address = %agent.address, id, "agent connected");
         self.take(first)
     }
@@ -228,12 +236,13 @@ impl Types {
     /// The first part of what the agent lacks.
     fn next(&mut self, configuration: &Configuration) -> Option<(Kind, Delta, String)> {
         let nonce = (self.responses + 1).to_string();
+        let most = if self.in_parts { PART } else { usize::MAX };
         let found = ORDER.into_iter().find_map(|(kind, part)| {
             let (slot, resources): (_, &Resources) = match kind {
                 Kind::Address => (&mut self.addresses, &configuration.addresses),
                 Kind::Authorization => (&mut self.authorizations, &configuration.authorizations),
             };
-            Some((kind, slot.as_mut()?.next(resources, part, &nonce)?))
+            Some((kind, slot.as_mut()?.next(resources, part, &nonce, most)?))
         });
         let (kind, delta) = found?;
         self.responses += 1;
@@ -265,13 +274,13 @@ impl Kind {
 }
 
 fn response(kind: Kind, delta: Delta, nonce: String, generation: u64) -> DeltaDiscoveryResponse {
-    let mut resources = delta.resources;
-    for any in resources.iter_mut().filter_map(|resource| resource.resource.as_mut()) {
-        kind.type_url().clone_into(&mut any.type_url);
+    let mut system_version_info = generation.to_string();
+    if delta.continues {
+        system_version_info.push(CONTINUES);
     }
     DeltaDiscoveryResponse {
-        system_version_info: generation.to_string(),
-        resources,
+        system_version_info,
+        resources: delta.resources,
         type_url: kind.type_url().to_owned(),
         nonce,
         removed_resources: delta.removed,

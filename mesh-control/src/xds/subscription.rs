@@ -2,14 +2,17 @@
 //!
 //! Follows Envoy's incremental xDS, as istiod and its agents use it: an empty first subscription, or `*`, means
 //! everything; any other name asks for that resource, and is answered even if there is nothing of the name.
+//!
+//! Of an agent that wants everything is remembered which state it was sent last. States share what they have in common,
+//! so that costs what changed since, however large the mesh is, and so does finding it out.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
+use mesh_api::table::Table;
 use mesh_api::wire::xds::{DeltaDiscoveryRequest, Resource};
-use prost_types::Any;
 
-use crate::config::Resources;
+use crate::config::{Entry, Resources};
 
 const EVERYTHING: &str = "*";
 /// Names that one agent may ask for; a mesh has fewer services.
@@ -20,14 +23,36 @@ const MOST_NAMES: usize = 100_000;
 pub struct Subscription {
     wildcard: bool,
     names: BTreeSet<String>,
-    /// Version of each resource that the agent holds.
-    held: BTreeMap<Arc<str>, Arc<str>>,
+    /// What the agent holds, or will when the rest was sent.
+    known: Known,
+    rest: Rest,
     /// Names whose subscription was not answered yet.
     unanswered: BTreeSet<String>,
     /// The agent waits for an answer, if only an empty one.
     owes_answer: bool,
     nonce: Option<String>,
     unacknowledged: usize,
+}
+
+/// Resources that an agent holds.
+enum Known {
+    /// By name, with the version; none if that is not known.
+    Listed(BTreeMap<Arc<str>, Option<u64>>),
+    /// All of some state.
+    State(Table<Arc<Entry>>),
+}
+
+impl Default for Known {
+    fn default() -> Self {
+        Self::Listed(BTreeMap::new())
+    }
+}
+
+/// What is still to be sent to an agent that wants everything.
+#[derive(Default)]
+struct Rest {
+    upserts: VecDeque<Arc<Entry>>,
+    removals: BTreeSet<Arc<str>>,
 }
 
 /// Which half of a difference is wanted.
@@ -48,6 +73,8 @@ pub struct Delta {
     pub removed: Vec<String>,
     /// It answers a question; otherwise it tells a change.
     pub asked: bool,
+    /// There is more of it.
+    pub continues: bool,
 }
 
 /// What a request was, besides a change of the subscription.
@@ -80,8 +107,9 @@ impl Subscription {
             subscription.names.extend(held.keys().cloned());
             subscription.check()?;
         }
-        let held = held.into_iter().filter(|(_, version)| !version.is_empty());
-        subscription.held = held.map(|(name, version)| (name.into(), version.into())).collect();
+        let held = held.into_iter().filter(|(_, version)| subscription.wildcard || !version.is_empty());
+        let held = held.map(|(name, version)| (name.into(), u64::from_str_radix(&version, 16).ok()));
+        subscription.known = Known::Listed(held.collect());
         Ok(subscription)
     }
 
@@ -100,11 +128,16 @@ impl Subscription {
         self.unacknowledged
     }
 
-    /// What to send now, if anything; it counts as sent under `nonce` when this returns.
-    pub fn next(&mut self, resources: &Resources, part: Part, nonce: &str) -> Option<Delta> {
+    /// What to send now, if anything; it counts as sent under `nonce` when this returns. More than `most` bytes are not
+    /// sent at once, if there is a choice.
+    pub fn next(&mut self, resources: &Resources, part: Part, nonce: &str, most: usize) -> Option<Delta> {
         // Whoever asks by name has to be told of what is not there as well.
         let part = if self.unanswered.is_empty() { part } else { Part::All };
-        let mut delta = self.difference(resources, part);
+        let mut delta = if self.wildcard {
+            self.next_of_all(resources, part, most)
+        } else {
+            self.next_of_names(resources, part)
+        };
         delta.asked = std::mem::take(&mut self.owes_answer);
         if delta.resources.is_empty() && delta.removed.is_empty() && !delta.asked {
             return None;
@@ -128,9 +161,12 @@ impl Subscription {
         for name in unsubscribe {
             if name == EVERYTHING {
                 self.wildcard = false;
+                for unsent in std::mem::take(&mut self.rest).upserts {
+                    self.known.listed().remove(&unsent.name);
+                }
             } else {
                 self.names.remove(&name);
-                self.held.remove(name.as_str());
+                self.known.listed().remove(name.as_str());
                 self.unanswered.remove(&name);
             }
         }
@@ -141,51 +177,59 @@ impl Subscription {
         if self.names.len() > MOST_NAMES { Err(TooManyNames) } else { Ok(()) }
     }
 
-    fn difference(&mut self, resources: &Resources, part: Part) -> Delta {
+    fn next_of_all(&mut self, resources: &Resources, part: Part, most: usize) -> Delta {
+        self.rest.add(&self.known, resources);
+        self.known = Known::State(resources.entries().clone());
         let mut delta = Delta::default();
-        if self.wildcard {
-            for (name, _) in resources.iter() {
-                self.offer(resources, name, false, &mut delta);
-            }
-        } else {
-            let asked = resolve(resources, &self.unanswered);
-            // What was told along is kept up to date too, even when it belongs to nothing asked for any more.
-            let mut wanted = resolve(resources, &self.names);
-            wanted.extend(self.held.keys().map(Arc::clone));
-            for name in wanted {
-                self.offer(resources, &name, asked.contains(&name), &mut delta);
+        let mut size = 0;
+        while size < most
+            && let Some(entry) = self.rest.upserts.pop_front()
+        {
+            // What has changed since is there once more, further behind, or among the removals.
+            if resources.get(&entry.name).is_some_and(|now| now.version == entry.version) {
+                size += entry.size();
+                delta.resources.push(entry.resource());
             }
         }
-        if part == Part::All {
-            self.take_away(resources, &mut delta);
+        delta.continues = !self.rest.upserts.is_empty();
+        if part == Part::All && !delta.continues {
+            let removals = std::mem::take(&mut self.rest.removals);
+            delta.removed.extend(removals.iter().map(ToString::to_string));
+            self.say_what_is_not_there(resources, &mut delta);
         }
         delta
     }
 
-    /// Adds a resource to `delta` unless the agent has it, or even so if it asked for it just now.
-    fn offer(&mut self, resources: &Resources, name: &Arc<str>, asked: bool, delta: &mut Delta) {
-        let Some(entry) = resources.get(name) else { return };
-        if !asked && self.held.get(name) == Some(&entry.version) {
-            return;
+    fn next_of_names(&mut self, resources: &Resources, part: Part) -> Delta {
+        let mut delta = Delta::default();
+        let asked = resolve(resources, &self.unanswered);
+        let held = self.known.listed();
+        // What was told along is kept up to date too, even when it belongs to nothing asked for any more.
+        let mut wanted = resolve(resources, &self.names);
+        wanted.extend(held.keys().cloned());
+        for name in wanted {
+            let Some(entry) = resources.get(&name) else { continue };
+            // What was asked for just now is sent even if the agent has it.
+            if asked.contains(&name) || held.get(&name) != Some(&Some(entry.version)) {
+                delta.resources.push(entry.resource());
+                held.insert(name, Some(entry.version));
+            }
         }
-        self.held.insert(Arc::clone(name), Arc::clone(&entry.version));
-        delta.resources.push(Resource {
-            version: entry.version.to_string(),
-            resource: Some(Any { type_url: String::new(), value: entry.encoded.clone() }),
-            name: name.to_string(),
-            aliases: entry.aliases.clone(),
-        });
+        if part == Part::All {
+            held.retain(|name, _| {
+                let stays = resources.get(name).is_some();
+                if !stays {
+                    delta.removed.push(name.to_string());
+                }
+                stays
+            });
+            self.say_what_is_not_there(resources, &mut delta);
+        }
+        delta
     }
 
-    /// Adds what the agent holds and no longer is, and what it asked for in vain.
-    fn take_away(&mut self, resources: &Resources, delta: &mut Delta) {
-        self.held.retain(|name, _| {
-            let stays = resources.get(name).is_some();
-            if !stays {
-                delta.removed.push(name.to_string());
-            }
-            stays
-        });
+    /// Adds what the agent asked for in vain.
+    fn say_what_is_not_there(&self, resources: &Resources, delta: &mut Delta) {
         for name in &self.unanswered {
             if resources.resolve(name).is_empty() && !delta.removed.contains(name) {
                 delta.removed.push(name.clone());
@@ -194,8 +238,47 @@ impl Subscription {
     }
 }
 
+impl Known {
+    /// Name by name.
+    fn listed(&mut self) -> &mut BTreeMap<Arc<str>, Option<u64>> {
+        loop {
+            match self {
+                Self::Listed(listed) => return listed,
+                Self::State(state) => {
+                    let all = state.iter().map(|entry| (entry.name.clone(), Some(entry.version)));
+                    *self = Self::Listed(all.collect());
+                }
+            }
+        }
+    }
+}
+
+impl Rest {
+    /// Adds what differs between what is known and what is.
+    fn add(&mut self, known: &Known, now: &Resources) {
+        match known {
+            Known::State(known) => {
+                let same = |a: &Arc<Entry>, b: &Arc<Entry>| a.version == b.version && a.name == b.name;
+                let changes = now.entries().changes_since(known, same);
+                for gone in changes.gone.into_iter().filter(|gone| now.get(&gone.name).is_none()) {
+                    self.removals.insert(gone.name.clone());
+                }
+                for come in changes.come {
+                    self.removals.remove(&come.name);
+                    self.upserts.push_back(come.clone());
+                }
+            }
+            Known::Listed(known) => {
+                let has = |entry: &Arc<Entry>| known.get(&entry.name) == Some(&Some(entry.version));
+                self.upserts = now.entries().iter().filter(|entry| !has(entry)).cloned().collect();
+                self.removals = known.keys().filter(|name| now.get(name).is_none()).cloned().collect();
+            }
+        }
+    }
+}
+
 fn resolve(resources: &Resources, names: &BTreeSet<String>) -> BTreeSet<Arc<str>> {
-    names.iter().flat_map(|name| resources.resolve(name)).map(Arc::clone).collect()
+    names.iter().flat_map(|name| resources.resolve(name)).collect()
 }
 
 #[cfg(test)]

@@ -235,7 +235,9 @@ pub fn first_request() -> DeltaDiscoveryRequest {
 }
 
 pub fn names(response: &DeltaDiscoveryResponse) -> Vec<&str> {
-    response.resources.iter().map(|resource| resource.name.as_str()).collect()
+    let mut names: Vec<_> = response.resources.iter().map(|resource| resource.name.as_str()).collect();
+    names.sort_unstable();
+    names
 }
 
 pub fn token(node: &str) -> String {

@@ -34,7 +34,7 @@ impl Destination {
                 "no service that a pod in {namespace} could see is called {name}; an address can be given instead"
             );
         };
-        let addresses = service_addresses(snapshot, service);
+        let addresses = service_addresses(snapshot, &service);
         if addresses.is_empty() {
             bail!("service {} is headless and has no workload: its name does not resolve", service.key);
         }

@@ -49,7 +49,7 @@ pub async fn answer(source: &Source, question: &Question, format: Format) -> Res
         .workloads()
         .find(|workload| *workload.namespace == *namespace && *workload.name == *name)
         .with_context(|| format!("the control plane has not told of the pod {namespace}/{name}"))?;
-    let explanation = explain::explain(&snapshot, client, &question.to, settings.same_node == "mtls")?;
+    let explanation = explain::explain(&snapshot, &client, &question.to, settings.same_node == "mtls")?;
     format.print(&explanation, show::text)?;
     Ok(if explanation.is_taken() { ExitCode::SUCCESS } else { ExitCode::from(3) })
 }
@@ -82,7 +82,7 @@ fn rebuild(mut dump: Bytes) -> Result<Snapshot> {
     }
     let snapshot = store.snapshot();
     ensure!(
-        snapshot.workloads().len() > 0,
+        snapshot.workload_count() > 0,
         "the agent has no configuration yet: it waits for the control plane"
     );
     Ok(snapshot)

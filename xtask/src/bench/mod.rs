@@ -3,6 +3,7 @@
 //! All three paths run at once in one lab, between pods on two nodes and on one, with the same servers and clients;
 //! only one is under load at a time. Reading order: [`plan`] (what is measured), [`paths`] (the lab), [`envoy`] (the
 //! comparison's proxies), [`measure`] and [`proc`] (one measurement), [`report`] and [`bars`] (the table and the file).
+//! [`scale`] is a section of its own: a large mesh that changes.
 
 mod bars;
 mod envoy;
@@ -11,6 +12,7 @@ mod paths;
 mod plan;
 mod proc;
 mod report;
+mod scale;
 
 use std::fs;
 use std::path::PathBuf;
@@ -19,6 +21,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
+use serde_json::{Value, json};
 
 use crate::build;
 use crate::setup::is_root;
@@ -54,23 +57,37 @@ pub struct Options {
 /// Builds, measures, reports.
 pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     ensure!(is_root(), "a lab needs root");
-    let plan = Plan::of(&options.only)?;
+    let others = scale::others(&options.only);
+    let plan = Plan::of(&others)?;
     build::everything(workspace)?;
+    let scale = if scale::is_wanted(&options.only) { scale::run(workspace)? } else { Value::Null };
+    let results = if !options.only.is_empty() && others.is_empty() {
+        json!({})
+    } else {
+        compare(workspace, options, &plan)?
+    };
+    if let Some(file) = &options.json {
+        let mut results = results;
+        results["scale"] = scale;
+        let text = serde_json::to_string_pretty(&results)?;
+        fs::write(file, text + "\n").with_context(|| format!("can't write {}", file.display()))?;
+    }
+    Ok(())
+}
+
+/// The three paths side by side.
+fn compare(workspace: &Workspace, options: &Options, plan: &Plan) -> Result<Value> {
     let mut report = Report::default();
     if plan.wants_usual() {
-        usual(workspace, options, &plan, &mut report)?;
+        usual(workspace, options, plan, &mut report)?;
     }
     if !plan.probes(true).is_empty() {
         let arguments = [&options.agent_arg[..], &["--tunnel=hbone".to_owned()]].concat();
         let paths = Paths::up(workspace, &arguments)?;
-        rounds(&paths, options, &plan, &plan.probes(true), &mut report)?;
+        rounds(&paths, options, plan, plan.probes(true), &mut report)?;
     }
     print!("{}", report.table());
-    if let Some(file) = &options.json {
-        let text = serde_json::to_string_pretty(&report.json()?)?;
-        fs::write(file, text + "\n").with_context(|| format!("can't write {}", file.display()))?;
-    }
-    Ok(())
+    report.json()
 }
 
 /// Everything with agents as they are.

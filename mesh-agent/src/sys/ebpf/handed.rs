@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use aya::maps::{HashMap, Map, MapData};
 use mesh_common::address::Address;
 
-use super::programs::replace;
+use super::programs::{change, replace};
 use super::{DirectKernel, Error, EventLog, FlowMap, PEER, map_error};
 
 /// What is handed over, in this order.
@@ -57,9 +57,18 @@ impl Handed {
 }
 
 impl Destinations {
-    /// Replaces the set of addresses that the mesh knows. Additions come first, so nothing that stays is ever missing.
-    pub fn replace(&mut self, wanted: &HashSet<Address>) -> Result<(), Error> {
+    /// Replaces the set of addresses that the mesh knows. What stays is never missing.
+    pub fn replace(&mut self, wanted: HashSet<Address>) -> Result<(), Error> {
         replace(&mut self.0, wanted).map_err(map_error("DESTINATIONS"))
+    }
+
+    /// Changes that set.
+    pub fn change(
+        &mut self,
+        come: impl Iterator<Item = Address>,
+        gone: impl Iterator<Item = Address>,
+    ) -> Result<(), Error> {
+        change(&mut self.0, come, gone).map_err(map_error("DESTINATIONS"))
     }
 }
 

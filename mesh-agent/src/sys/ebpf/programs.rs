@@ -237,7 +237,7 @@ impl Programs {
     }
 
     /// Replaces the set of the node's own addresses.
-    pub fn replace_node_addresses(&mut self, wanted: &HashSet<Address>) -> Result<(), Error> {
+    pub fn replace_node_addresses(&mut self, wanted: HashSet<Address>) -> Result<(), Error> {
         replace(&mut self.node_addresses, wanted).map_err(map_error("NODE_ADDRESSES"))
     }
 
@@ -279,17 +279,32 @@ fn probe_endpoints(keys: &PodKeys) -> impl Iterator<Item = Endpoint> + '_ {
         .flat_map(|&address| keys.probe_ports.iter().map(move |&port| Endpoint::new(address.into(), port)))
 }
 
-/// Makes a map hold these addresses and no others. Additions come first, so nothing that stays is ever missing.
+/// Makes a map hold these addresses and no others. What stays is never missing.
 pub(super) fn replace(
     map: &mut HashMap<MapData, Address, u32>,
-    wanted: &HashSet<Address>,
+    mut wanted: HashSet<Address>,
 ) -> Result<(), aya::maps::MapError> {
-    let present: HashSet<Address> = map.keys().collect::<Result<_, _>>()?;
-    for address in wanted.difference(&present) {
-        map.insert(address, 1, 0)?;
+    let mut gone = Vec::new();
+    for present in map.keys() {
+        let present = present?;
+        if !wanted.remove(&present) {
+            gone.push(present);
+        }
     }
-    for address in present.difference(wanted) {
-        absent_is_fine(map.remove(address))?;
+    change(map, wanted.into_iter(), gone.into_iter())
+}
+
+/// `gone` goes and `come` comes, in this order, so that a map that is nearly full has room.
+pub(super) fn change(
+    map: &mut HashMap<MapData, Address, u32>,
+    come: impl Iterator<Item = Address>,
+    gone: impl Iterator<Item = Address>,
+) -> Result<(), aya::maps::MapError> {
+    for address in gone {
+        absent_is_fine(map.remove(&address))?;
+    }
+    for address in come {
+        map.insert(address, 1, 0)?;
     }
     Ok(())
 }

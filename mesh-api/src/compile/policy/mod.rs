@@ -4,12 +4,13 @@ mod matches;
 mod mutual_tls;
 mod rules;
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 
-use super::{Condition, Effect, MeshConfig, World};
+use super::world::{Shared, World, as_authorization_policy};
+use super::{Condition, Effect, MeshConfig};
 use crate::{
     manifest::Kind,
-    resource::{Action, AuthorizationPolicy, Pod},
+    resource::{Action, AuthorizationPolicy, Metadata, Pod},
     wire::{
         ext,
         security::{self as wire, Authorization, Scope},
@@ -17,75 +18,90 @@ use crate::{
     },
 };
 
-/// All policies, ready to be sent, and what is needed to say which of them a pod has.
+pub(super) use mutual_tls::Modes;
+
+/// What is needed to say which policies a pod has.
 pub(super) struct Policies<'a> {
-    pub authorizations: BTreeMap<String, Authorization>,
-    pub conditions: Vec<Condition>,
     root_namespace: &'a str,
-    selecting: Vec<&'a AuthorizationPolicy>,
-    mutual_tls: mutual_tls::Modes<'a>,
+    selecting: &'a Selecting,
+    mutual_tls: &'a Modes<'a>,
 }
 
-/// Compiles all policies.
-pub(super) fn compile<'a>(world: &World<'a>, mesh: &'a MeshConfig) -> Policies<'a> {
-    let (mutual_tls, conditions) = mutual_tls::Modes::new(world, mesh);
-    let mut policies = Policies {
-        authorizations: mutual_tls.authorizations(),
-        conditions,
-        root_namespace: &mesh.root_namespace,
-        selecting: Vec::new(),
-        mutual_tls,
-    };
-    for policy in &world.authorization_policies {
-        policies.add(policy);
+/// The policies that select workloads, by namespace, the oldest first in each.
+#[derive(Debug, Default)]
+pub(super) struct Selecting(HashMap<String, Vec<Shared>>);
+
+impl Selecting {
+    /// Finds those of a namespace anew.
+    pub fn update(&mut self, world: &World, namespace: &str) {
+        let mut policies = world.authorization_policies_in(namespace);
+        policies.retain(|shared| as_authorization_policy(shared).is_some_and(selects));
+        if policies.is_empty() {
+            self.0.remove(namespace);
+        } else {
+            self.0.insert(namespace.to_owned(), policies);
+        }
     }
-    policies
+
+    fn of(&self, namespace: &str) -> impl Iterator<Item = &AuthorizationPolicy> {
+        self.0.get(namespace).into_iter().flatten().filter_map(as_authorization_policy)
+    }
 }
 
 impl<'a> Policies<'a> {
-    /// `namespace/name` of the policies that select a pod.
+    pub fn new(selecting: &'a Selecting, mutual_tls: &'a Modes<'a>, mesh: &'a MeshConfig) -> Self {
+        Self { root_namespace: &mesh.root_namespace, selecting, mutual_tls }
+    }
+
+    /// `namespace/name` of the policies that select a pod, the oldest first; that which requires mutual TLS last.
     pub fn of_pod(&self, pod: &Pod) -> Vec<String> {
-        let Pod { metadata, .. } = pod;
-        let selecting = self.selecting.iter().filter(|policy| {
-            let namespace = policy.metadata.namespace.as_str();
-            let in_scope = namespace == self.root_namespace || namespace == metadata.namespace;
-            in_scope && policy.selector.as_ref().is_some_and(|selector| selector.matches(&metadata.labels))
-        });
-        selecting.map(|policy| policy.metadata.full_name()).chain(self.mutual_tls.policy_of(pod)).collect()
+        let Metadata { namespace, labels, .. } = &pod.metadata;
+        let elsewhere = Some(self.root_namespace).filter(|root| root != namespace);
+        let in_scope =
+            self.selecting.of(namespace).chain(elsewhere.into_iter().flat_map(|it| self.selecting.of(it)));
+        let mut selecting: Vec<_> =
+            in_scope.filter(|policy| policy.selector.as_ref().is_some_and(|it| it.matches(labels))).collect();
+        selecting.sort_by(|a, b| a.metadata.age_key().cmp(&b.metadata.age_key()));
+        let names = selecting.into_iter().map(|policy| policy.metadata.full_name());
+        names.chain(self.mutual_tls.policy_of(pod)).collect()
     }
+}
 
-    fn add(&mut self, policy: &'a AuthorizationPolicy) {
-        if let Some((field, reason)) = not_ours(policy) {
-            let condition =
-                Condition::new(Kind::AuthorizationPolicy, &policy.metadata, field, Effect::Ignored, reason);
-            self.conditions.push(condition);
-            return;
-        }
-        let (rules, conditions) = rules::convert(policy);
-        self.conditions.extend(conditions);
-        let audit = policy.action == Action::Audit;
-        let authorization = Authorization {
-            name: policy.metadata.name.clone(),
-            namespace: policy.metadata.namespace.clone(),
-            scope: self.scope(policy).into(),
-            action: action(policy.action).into(),
-            rules,
-            // To an agent that does not know our extension, an AUDIT policy is a dry run: never enforced.
-            dry_run: audit || policy.is_dry_run(),
-            extensions: audit.then(audit_extension).into_iter().collect(),
-        };
-        self.authorizations.insert(policy.metadata.full_name(), authorization);
-        if policy.selector.is_some() {
-            self.selecting.push(policy);
-        }
+/// Whether a policy is one of those that workloads name.
+pub(super) fn selects(policy: &AuthorizationPolicy) -> bool {
+    not_ours(policy).is_none() && policy.selector.is_some()
+}
+
+/// A policy, ready to be sent, and what of it is not in force as written.
+pub(super) fn compile(
+    policy: &AuthorizationPolicy,
+    mesh: &MeshConfig,
+) -> (Option<Authorization>, Vec<Condition>) {
+    if let Some((field, reason)) = not_ours(policy) {
+        let condition =
+            Condition::new(Kind::AuthorizationPolicy, &policy.metadata, field, Effect::Ignored, reason);
+        return (None, vec![condition]);
     }
+    let (rules, conditions) = rules::convert(policy);
+    let audit = policy.action == Action::Audit;
+    let authorization = Authorization {
+        name: policy.metadata.name.clone(),
+        namespace: policy.metadata.namespace.clone(),
+        scope: scope(policy, mesh).into(),
+        action: action(policy.action).into(),
+        rules,
+        // To an agent that does not know our extension, an AUDIT policy is a dry run: never enforced.
+        dry_run: audit || policy.is_dry_run(),
+        extensions: audit.then(audit_extension).into_iter().collect(),
+    };
+    (Some(authorization), conditions)
+}
 
-    fn scope(&self, policy: &AuthorizationPolicy) -> Scope {
-        match policy.selector {
-            Some(_) => Scope::WorkloadSelector,
-            None if policy.metadata.namespace == self.root_namespace => Scope::Global,
-            None => Scope::Namespace,
-        }
+fn scope(policy: &AuthorizationPolicy, mesh: &MeshConfig) -> Scope {
+    match policy.selector {
+        Some(_) => Scope::WorkloadSelector,
+        None if policy.metadata.namespace == mesh.root_namespace => Scope::Global,
+        None => Scope::Namespace,
     }
 }
 

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use crate::{
-    compile::{Condition, Effect, MeshConfig, World},
+    compile::{Condition, Effect, MeshConfig, world::World},
     manifest::Kind,
     resource::{MtlsMode, PeerAuthentication, Pod},
     wire::security::{Action, Authorization, Clause, Match, PORT_LEVEL_STRICT, Rule, STRICT, Scope},
@@ -16,30 +16,33 @@ use crate::{
 use super::matches;
 
 /// The policies that count.
-pub(super) struct Modes<'a> {
+pub(in crate::compile) struct Modes<'a> {
     root_namespace: &'a str,
     any: bool,
+    /// What of the policies is not in force as written.
+    pub conditions: Vec<Condition>,
     /// Those without a selector; that of the root namespace is the mesh's.
     namespaces: BTreeMap<&'a str, &'a PeerAuthentication>,
-    /// Oldest first.
-    workloads: Vec<&'a PeerAuthentication>,
+    /// By namespace, the oldest first in each.
+    workloads: BTreeMap<&'a str, Vec<&'a PeerAuthentication>>,
 }
 
 impl<'a> Modes<'a> {
     /// Finds out which policies count, and says which do not.
-    pub fn new(world: &World<'a>, mesh: &'a MeshConfig) -> (Self, Vec<Condition>) {
+    pub fn new(world: &'a World, mesh: &'a MeshConfig) -> Self {
+        let policies = world.peer_authentications();
         let mut modes = Self {
             root_namespace: &mesh.root_namespace,
-            any: !world.peer_authentications.is_empty(),
+            any: !policies.is_empty(),
+            conditions: Vec::new(),
             namespaces: BTreeMap::new(),
-            workloads: Vec::new(),
+            workloads: BTreeMap::new(),
         };
-        let mut conditions = Vec::new();
-        for policy in &world.peer_authentications {
-            conditions.extend(modes.add(policy));
-            conditions.extend(disabled(policy));
+        for policy in policies {
+            let conditions = modes.add(policy).into_iter().chain(disabled(policy));
+            modes.conditions.extend(conditions);
         }
-        (modes, conditions)
+        modes
     }
 
     /// Takes the next younger policy.
@@ -53,13 +56,10 @@ impl<'a> Modes<'a> {
                 return Some(condition(policy, "spec.selector", Effect::Ignored, reason));
             }
             Some(_) => {
-                let older = self
-                    .workloads
-                    .iter()
-                    .find(|older| older.metadata.namespace == namespace && older.selector == policy.selector);
-                let older = older.copied();
+                let beside = self.workloads.entry(namespace).or_default();
+                let older = beside.iter().find(|older| older.selector == policy.selector).copied();
                 // Selectors may overlap without being the same: which policy counts is a matter of each workload.
-                self.workloads.push(policy);
+                beside.push(policy);
                 older
             }
             None => {
@@ -85,7 +85,7 @@ impl<'a> Modes<'a> {
             let policy = deny(self.root_namespace, STRICT.to_owned(), vec![rule]);
             authorizations.insert(self.strict_name(), policy);
         }
-        for policy in &self.workloads {
+        for policy in self.workloads.values().flatten() {
             let rules = self.port_rules(policy);
             if !rules.is_empty() {
                 let name = format!("{PORT_LEVEL_STRICT}{}", policy.metadata.name);
@@ -98,10 +98,10 @@ impl<'a> Modes<'a> {
 
     /// Name of the policy that a pod has, if it requires mutual TLS anywhere.
     pub fn policy_of(&self, pod: &Pod) -> Option<String> {
-        let policy = self.workloads.iter().find(|policy| {
-            let selected = policy.selector.as_ref().is_some_and(|s| s.matches(&pod.metadata.labels));
-            policy.metadata.namespace == pod.metadata.namespace && selected
-        });
+        let beside = self.workloads.get(pod.metadata.namespace.as_str()).into_iter().flatten();
+        let mut selecting =
+            beside.filter(|it| it.selector.as_ref().is_some_and(|s| s.matches(&pod.metadata.labels)));
+        let policy = selecting.next();
         let strict = match policy {
             Some(policy) if !self.port_rules(policy).is_empty() => return Some(port_policy_name(policy)),
             Some(policy) => self.base(policy) == Base::Strict,

@@ -19,7 +19,7 @@ fn route_of(source: wire::Workload, mut resources: Vec<Resource>, destination: &
     let uid = source.uid.clone();
     resources.push(of_pod(source));
     let snapshot = snapshot(resources);
-    route(&snapshot, snapshot.workload(&uid).unwrap(), destination.parse().unwrap())
+    route(&snapshot, &snapshot.workload(&uid).unwrap(), destination.parse().unwrap())
 }
 
 /// The endpoints' addresses, or what the route is instead.
@@ -258,7 +258,7 @@ fn places_of_several_clients() {
             ("b", VIP6, "[fd00::2]:80"),
         ] {
             let client = snapshot.workload(&format!("cluster//Pod/shop/{client}")).unwrap();
-            let route = route(&snapshot, client, SocketAddr::new(vip.parse().unwrap(), 80));
+            let route = route(&snapshot, &client, SocketAddr::new(vip.parse().unwrap(), 80));
             assert_eq!(addresses(&route), [expected]);
         }
     }

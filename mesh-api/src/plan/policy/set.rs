@@ -129,6 +129,11 @@ impl PolicySet {
         self.by_name.values()
     }
 
+    /// Whether both are one and the same state.
+    pub(in crate::plan) fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.by_name, &other.by_name)
+    }
+
     /// The policies that apply to a workload: of the mesh, of its namespace, then those that it names; the name
     /// alone of one that is missing.
     pub(in crate::plan) fn applying_to<'a>(

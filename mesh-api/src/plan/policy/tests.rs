@@ -133,7 +133,7 @@ fn decide(snapshot: &Snapshot, client: Client) -> Decision {
         destination_port: client.port,
     };
     let db = snapshot.workload("cluster//Pod/shop/db").unwrap();
-    authorize(snapshot, db, &peer)
+    authorize(snapshot, &db, &peer)
 }
 
 /// What a decision comes down to: `allow`, `allow by …`, `deny by …` or `deny`.

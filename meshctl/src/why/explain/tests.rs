@@ -1,4 +1,4 @@
-use mesh_api::compile::{self, MeshConfig, World};
+use mesh_api::compile::{self, MeshConfig};
 use mesh_api::manifest;
 use mesh_api::plan::Store;
 use mesh_api::wire::{type_url, xds::Resource};
@@ -66,8 +66,8 @@ fn resource(type_url: &str, name: &str, content: &impl Message) -> Resource {
 fn shop() -> Snapshot {
     let parsed = manifest::parse("shop.yaml", SHOP);
     assert!(parsed.errors.is_empty(), "{:#?}", parsed.errors);
-    let world: World<'_> = parsed.objects.iter().map(|object| &object.value).collect();
-    let compiled = compile::compile(&world, &MeshConfig::default());
+    let objects = parsed.objects.into_iter().map(Arc::new);
+    let compiled = compile::compile(objects, &MeshConfig::default());
     let mut store = Store::default();
     let addresses = compiled.addresses.iter().map(|(name, it)| resource(type_url::ADDRESS, name, it));
     assert_eq!(store.apply(type_url::ADDRESS, addresses.collect(), Vec::new()), []);
@@ -80,7 +80,7 @@ fn shop() -> Snapshot {
 fn asked(from: &str, to: &str) -> Explanation {
     let snapshot = shop();
     let client = snapshot.workloads().find(|workload| &*workload.name == from).unwrap();
-    explain(&snapshot, client, &to.parse().unwrap(), false).unwrap()
+    explain(&snapshot, &client, &to.parse().unwrap(), false).unwrap()
 }
 
 #[test]
@@ -139,7 +139,7 @@ fn what_leads_nowhere_is_not_taken_and_what_leads_outside_is() {
 fn an_unknown_name_is_an_error() {
     let snapshot = shop();
     let client = snapshot.workloads().next().unwrap();
-    let error = explain(&snapshot, client, &"nowhere:80".parse().unwrap(), false).unwrap_err();
+    let error = explain(&snapshot, &client, &"nowhere:80".parse().unwrap(), false).unwrap_err();
     assert!(error.to_string().contains("no service"), "{error}");
 }
 
@@ -147,6 +147,6 @@ fn an_unknown_name_is_an_error() {
 fn a_node_that_encrypts_within_itself_says_so() {
     let snapshot = shop();
     let client = snapshot.workloads().find(|workload| &*workload.name == "client").unwrap();
-    let explanation = explain(&snapshot, client, &"web:80".parse().unwrap(), true).unwrap();
+    let explanation = explain(&snapshot, &client, &"web:80".parse().unwrap(), true).unwrap();
     assert!(explanation.routes[0].endpoints.iter().all(|endpoint| endpoint.transport == "hbone"));
 }

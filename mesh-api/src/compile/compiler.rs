@@ -1,0 +1,196 @@
+//! The compiler: holds the objects, and makes again what a change affects.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use super::affected::Affected;
+use super::policy::{self, Modes, Policies, Selecting};
+use super::traffic::Traffic;
+use super::workload::{self, Context};
+use super::world::{Name, Shared, World};
+use super::{Condition, MeshConfig, membership, service};
+use crate::manifest::ObjectKey;
+use crate::wire::security::Authorization;
+use crate::wire::workload::{Address, address};
+
+/// An object that is there from now on, or gone.
+#[derive(Clone, Debug)]
+pub struct Change {
+    /// Which.
+    pub key: ObjectKey,
+    /// As it is now; none if it is gone.
+    pub object: Option<Shared>,
+}
+
+/// A resource that may have changed. None: there is no such resource any more, if there was one.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Output {
+    /// A workload by its uid, or a service by `namespace/hostname`.
+    Address(String, Option<Box<Address>>),
+    /// A policy by `namespace/name`.
+    Authorization(String, Option<Authorization>),
+}
+
+/// Compiles the objects of a mesh, change by change. What one change costs does not grow with the mesh, as long as it
+/// is of a pod, a service or a slice; what is for a whole namespace costs what is in it.
+#[derive(Debug)]
+pub struct Compiler {
+    mesh: MeshConfig,
+    world: World,
+    selecting: Selecting,
+    traffic: Traffic,
+    /// Names of the workloads that are no pods, by their slice.
+    others: HashMap<Name, BTreeSet<String>>,
+    /// Names of the policies that stand for `PeerAuthentication`s.
+    mutual_tls: BTreeSet<String>,
+    conditions: Conditions,
+}
+
+/// What is not in force as it was written, by what it is found with.
+#[derive(Debug, Default)]
+struct Conditions {
+    mutual_tls: Vec<Condition>,
+    policies: BTreeMap<Name, Vec<Condition>>,
+    traffic: Vec<Condition>,
+}
+
+impl Compiler {
+    /// A compiler without objects.
+    pub fn new(mesh: MeshConfig) -> Self {
+        Self {
+            mesh,
+            world: World::default(),
+            selecting: Selecting::default(),
+            traffic: Traffic::default(),
+            others: HashMap::new(),
+            mutual_tls: BTreeSet::new(),
+            conditions: Conditions::default(),
+        }
+    }
+
+    /// Takes changes over, all at once, and hands on what they may have changed of the result, one by one.
+    pub fn apply(&mut self, changes: impl IntoIterator<Item = Change>, mut hand_on: impl FnMut(Output)) {
+        let mut affected = Affected::default();
+        let changes: Vec<_> = changes
+            .into_iter()
+            .map(|Change { key, object }| {
+                affected.note_slices(&self.world, [self.world.object(&key), object.as_ref()]);
+                let old = self.world.set(&key, object.clone());
+                (key, [old, object])
+            })
+            .collect();
+        for (key, [old, new]) in &changes {
+            affected.add(&self.world, &self.mesh, key, [old.as_ref(), new.as_ref()]);
+        }
+        affected.add_turned(&self.world);
+        // Objects that are gone are let go before the result is made, which takes room.
+        drop(changes);
+        self.compile_policies(&affected, &mut hand_on);
+        self.compile_services(&affected, &mut hand_on);
+        self.compile_workloads(&affected, &mut hand_on);
+    }
+
+    /// The object that has a key.
+    pub fn object(&self, key: &ObjectKey) -> Option<&Shared> {
+        self.world.object(key)
+    }
+
+    /// What is not in force as it was written.
+    pub fn conditions(&self) -> Vec<Condition> {
+        let Conditions { mutual_tls, policies, traffic } = &self.conditions;
+        let mut policies: Vec<_> = policies
+            .iter()
+            .filter_map(|(name, found)| {
+                Some((self.world.authorization_policy(name)?.metadata.age_key(), found))
+            })
+            .collect();
+        policies.sort_by_key(|(age, _)| *age);
+        let policies = policies.into_iter().flat_map(|(_, found)| found);
+        mutual_tls.iter().chain(policies).chain(traffic).cloned().collect()
+    }
+
+    fn compile_policies(&mut self, affected: &Affected, hand_on: &mut impl FnMut(Output)) {
+        if affected.mutual_tls {
+            let modes = Modes::new(&self.world, &self.mesh);
+            let authorizations = modes.authorizations();
+            let names = authorizations.keys().cloned().collect();
+            let before = std::mem::replace(&mut self.mutual_tls, names);
+            self.conditions.mutual_tls = modes.conditions;
+            for gone in before.difference(&self.mutual_tls) {
+                hand_on(Output::Authorization(gone.clone(), None));
+            }
+            for (name, authorization) in authorizations {
+                hand_on(Output::Authorization(name, Some(authorization)));
+            }
+        }
+        for name in &affected.policies {
+            let compiled =
+                self.world.authorization_policy(name).map(|policy| policy::compile(policy, &self.mesh));
+            let (authorization, conditions) = compiled.unwrap_or_default();
+            if conditions.is_empty() {
+                self.conditions.policies.remove(name);
+            } else {
+                self.conditions.policies.insert(name.clone(), conditions);
+            }
+            // The names of those above have an underscore, which no written one has.
+            hand_on(Output::Authorization(format!("{}/{}", name.0, name.1), authorization));
+        }
+        let namespaces: BTreeSet<&String> =
+            affected.policies.iter().map(|(namespace, _)| namespace).collect();
+        for namespace in namespaces {
+            self.selecting.update(&self.world, namespace);
+        }
+    }
+
+    fn compile_services(&mut self, affected: &Affected, hand_on: &mut impl FnMut(Output)) {
+        if affected.traffic {
+            self.traffic = Traffic::new(&self.world, &self.mesh);
+        }
+        if affected.traffic || !affected.services.is_empty() {
+            self.conditions.traffic = self.traffic.conditions(&self.world, &self.mesh);
+        }
+        for name in &affected.services {
+            let compiled =
+                self.world.service(name).and_then(|it| service::compile(it, &self.mesh, &self.traffic));
+            let compiled = compiled.map(address::Type::Service);
+            hand_on(output(membership::key_of(name, &self.mesh), compiled));
+        }
+    }
+
+    fn compile_workloads(&mut self, affected: &Affected, hand_on: &mut impl FnMut(Output)) {
+        if affected.pods.is_empty() && affected.slices.is_empty() {
+            return;
+        }
+        let modes = Modes::new(&self.world, &self.mesh);
+        let policies = Policies::new(&self.selecting, &modes, &self.mesh);
+        let (world, mesh, traffic) = (&self.world, &self.mesh, &self.traffic);
+        let context = Context { world, mesh, policies: &policies, traffic };
+        for name in &affected.pods {
+            let compiled = world.live_pod(name).and_then(|pod| context.pod(pod)).map(address::Type::Workload);
+            hand_on(output(workload::uid_of_pod(name, mesh), compiled));
+        }
+        for name in &affected.slices {
+            let others = world.slice(name).map(|slice| membership::others_of(world, mesh, slice));
+            let workloads: BTreeMap<_, _> = others
+                .into_iter()
+                .flatten()
+                .map(|other| context.other(&other))
+                .map(|workload| (workload.uid.clone(), workload))
+                .collect();
+            let names: BTreeSet<String> = workloads.keys().cloned().collect();
+            let before = self.others.remove(name).unwrap_or_default();
+            for gone in before.difference(&names) {
+                hand_on(output(gone.clone(), None));
+            }
+            for (uid, workload) in workloads {
+                hand_on(output(uid, Some(address::Type::Workload(workload))));
+            }
+            if !names.is_empty() {
+                self.others.insert(name.clone(), names);
+            }
+        }
+    }
+}
+
+fn output(name: String, address: Option<address::Type>) -> Output {
+    Output::Address(name, address.map(|of| Box::new(Address { r#type: Some(of) })))
+}

@@ -1,0 +1,385 @@
+//! Workloads and services as they are held: small, and made into what the data path works with when it asks.
+//!
+//! Most of a workload is the same for all pods of its Deployment: that part, encoded, is a [`Template`] which they
+//! share. What is left takes some 200 bytes. A [`Workload`] that somebody works with takes ten times as much, so it
+//! lives as long as somebody does.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use ipnet::IpNet;
+use prost::Message;
+use prost_types::Any;
+
+use super::service::Service;
+use super::text::{Texts, Version};
+use super::workload::{Health, NetworkMode, Workload};
+use crate::plan::Invalid;
+use crate::table::{Table, hash_of};
+use crate::wire::type_url;
+use crate::wire::workload as wire;
+use crate::wire::xds::Resource;
+
+/// A workload.
+pub(super) struct Record {
+    template: Arc<Template>,
+    spot: Arc<Spot>,
+    /// The name; behind it the uid, if that does not end with the name.
+    text: Box<str>,
+    name_length: u32,
+    health: Health,
+    addresses: Addresses,
+    version: Version,
+    decoded: Mutex<Weak<Workload>>,
+}
+
+/// What many workloads have in common.
+#[derive(Debug)]
+pub(super) struct Template {
+    /// A [`wire::Workload`] without what differs.
+    encoded: Box<[u8]>,
+    /// What a uid begins with that ends with the name.
+    uid_start: Option<Box<str>>,
+    owns_addresses: bool,
+    services: Box<[Arc<str>]>,
+}
+
+/// Where the workloads of one node are.
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Spot {
+    node: Box<str>,
+    /// A [`wire::Locality`]; empty if there is none.
+    locality: Box<[u8]>,
+}
+
+/// Nearly every workload has one address of each family, or one.
+#[derive(Debug, PartialEq, Eq)]
+enum Addresses {
+    None,
+    V4(Ipv4Addr),
+    V6(Ipv6Addr),
+    Both(Ipv4Addr, Ipv6Addr),
+    Other(Box<[IpAddr]>),
+}
+
+/// What workloads have in common, as far as it is in use.
+#[derive(Debug, Default)]
+pub(super) struct Commons {
+    templates: Table<Arc<Template>>,
+    /// How many were in use when it was last looked.
+    templates_in_use: usize,
+    spots: HashSet<Arc<Spot>>,
+    spots_in_use: usize,
+}
+
+/// Unused ones that are not worth looking for.
+const SLACK: usize = 256;
+
+impl Record {
+    /// Checks a workload and takes it in.
+    pub(super) fn new(
+        mut from: wire::Workload,
+        version: &str,
+        texts: &mut Texts,
+        commons: &mut Commons,
+    ) -> Result<Self, Invalid> {
+        let checked = Workload::try_from(from.clone())?;
+        let (uid, name) = (std::mem::take(&mut from.uid), std::mem::take(&mut from.name));
+        let uid_start = uid.strip_suffix(name.as_str()).map(Box::from);
+        let text = if uid_start.is_some() { name.clone() } else { name.clone() + &uid };
+        let spot = commons.spot(Spot {
+            node: std::mem::take(&mut from.node).into(),
+            locality: from.locality.take().unwrap_or_default().encode_to_vec().into(),
+        });
+        from.addresses.clear();
+        from.status = 0;
+        let template = commons.template(from.encode_to_vec(), uid_start, &checked, texts);
+        Ok(Self {
+            template,
+            spot,
+            text: text.into(),
+            name_length: u32::try_from(name.len()).unwrap_or(u32::MAX),
+            health: checked.health,
+            addresses: Addresses::from(&*checked.addresses),
+            version: Version::new(version),
+            decoded: Mutex::default(),
+        })
+    }
+
+    /// The workload, to work with.
+    pub(super) fn workload(&self) -> Arc<Workload> {
+        let mut decoded = self.decoded.lock().unwrap_or_else(PoisonError::into_inner);
+        decoded.upgrade().unwrap_or_else(|| {
+            let workload = Arc::new(self.decode());
+            *decoded = Arc::downgrade(&workload);
+            workload
+        })
+    }
+
+    /// The workload, to look at. Nothing stays of it, not even the room that a weak reference takes: so all can be
+    /// looked at.
+    pub(super) fn view(&self) -> Arc<Workload> {
+        let decoded = self.decoded.lock().unwrap_or_else(PoisonError::into_inner).upgrade();
+        decoded.unwrap_or_else(|| Arc::new(self.decode()))
+    }
+
+    fn decode(&self) -> Workload {
+        // The very content was checked when it came in.
+        Workload::try_from(self.wire()).expect("a workload that was checked")
+    }
+
+    /// The resource that it came as.
+    pub(super) fn resource(&self) -> Resource {
+        resource(self.uid(), &self.version, wire::address::Type::Workload(self.wire()))
+    }
+
+    fn wire(&self) -> wire::Workload {
+        // The very bytes were encoded here.
+        let common = wire::Workload::decode(&*self.template.encoded).expect("a workload that was encoded");
+        wire::Workload {
+            uid: self.uid(),
+            name: self.name().to_owned(),
+            node: self.spot.node.to_string(),
+            locality: self.spot.locality(),
+            addresses: self.addresses().map(octets).collect(),
+            status: match self.health {
+                Health::Healthy => wire::WorkloadStatus::Healthy,
+                Health::Unhealthy => wire::WorkloadStatus::Unhealthy,
+            }
+            .into(),
+            ..common
+        }
+    }
+
+    pub(super) fn uid(&self) -> String {
+        let (start, end) = self.uid_parts();
+        [start, end].concat()
+    }
+
+    pub(super) fn has_uid(&self, uid: &str) -> bool {
+        let (start, end) = self.uid_parts();
+        uid.strip_prefix(start) == Some(end)
+    }
+
+    /// Order of the uids.
+    pub(super) fn cmp_uid(&self, other: &Self) -> std::cmp::Ordering {
+        let ((start, end), (their_start, their_end)) = (self.uid_parts(), other.uid_parts());
+        if start == their_start {
+            return end.cmp(their_end);
+        }
+        start.bytes().chain(end.bytes()).cmp(their_start.bytes().chain(their_end.bytes()))
+    }
+
+    pub(super) fn node(&self) -> &str {
+        &self.spot.node
+    }
+
+    pub(super) fn health(&self) -> Health {
+        self.health
+    }
+
+    pub(super) fn version(&self) -> &Version {
+        &self.version
+    }
+
+    /// Keys of the services that it belongs to.
+    pub(super) fn services(&self) -> &[Arc<str>] {
+        &self.template.services
+    }
+
+    /// Addresses that are its own alone.
+    pub(super) fn claimed(&self) -> impl Iterator<Item = IpAddr> {
+        self.addresses().filter(|_| self.template.owns_addresses)
+    }
+
+    /// Whether another one, but for its version, says the same.
+    pub(super) fn says_the_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.template, &other.template)
+            && self.text == other.text
+            && self.spot == other.spot
+            && self.health == other.health
+            && self.addresses == other.addresses
+    }
+
+    fn name(&self) -> &str {
+        &self.text[..self.name_length as usize]
+    }
+
+    fn uid_parts(&self) -> (&str, &str) {
+        match &self.template.uid_start {
+            Some(start) => (start, self.name()),
+            None => ("", &self.text[self.name_length as usize..]),
+        }
+    }
+
+    fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        let (v4, v6, other): (_, _, &[IpAddr]) = match &self.addresses {
+            Addresses::None => (None, None, &[]),
+            Addresses::V4(v4) => (Some(*v4), None, &[]),
+            Addresses::V6(v6) => (None, Some(*v6), &[]),
+            Addresses::Both(v4, v6) => (Some(*v4), Some(*v6), &[]),
+            Addresses::Other(other) => (None, None, other),
+        };
+        v4.into_iter().map(IpAddr::V4).chain(v6.into_iter().map(IpAddr::V6)).chain(other.iter().copied())
+    }
+}
+
+impl fmt::Debug for Record {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.uid())
+    }
+}
+
+impl From<&[IpAddr]> for Addresses {
+    fn from(list: &[IpAddr]) -> Self {
+        match *list {
+            [] => Self::None,
+            [IpAddr::V4(v4)] => Self::V4(v4),
+            [IpAddr::V6(v6)] => Self::V6(v6),
+            [IpAddr::V4(v4), IpAddr::V6(v6)] => Self::Both(v4, v6),
+            ref other => Self::Other(other.into()),
+        }
+    }
+}
+
+impl Spot {
+    fn locality(&self) -> Option<wire::Locality> {
+        // The very bytes were encoded here.
+        let decode = || wire::Locality::decode(&*self.locality).expect("a locality that was encoded");
+        (!self.locality.is_empty()).then(decode)
+    }
+}
+
+impl Commons {
+    fn spot(&mut self, spot: Spot) -> Arc<Spot> {
+        if let Some(held) = self.spots.get(&spot) {
+            return held.clone();
+        }
+        let spot = Arc::new(spot);
+        self.spots.insert(spot.clone());
+        spot
+    }
+
+    fn template(
+        &mut self,
+        encoded: Vec<u8>,
+        uid_start: Option<Box<str>>,
+        of: &Workload,
+        texts: &mut Texts,
+    ) -> Arc<Template> {
+        let hash = hash_of(&(&encoded, &uid_start));
+        let same = |held: &Arc<Template>| *held.encoded == *encoded && held.uid_start == uid_start;
+        if let Some(held) = self.templates.find(hash, same) {
+            return held.clone();
+        }
+        let template = Arc::new(Template {
+            encoded: encoded.into(),
+            uid_start,
+            owns_addresses: of.network_mode == NetworkMode::Standard,
+            services: of.services.keys().map(|key| texts.intern(key)).collect(),
+        });
+        self.templates.insert(hash, template.clone());
+        template
+    }
+
+    /// Forgets what no workload has any more, once that may be the larger part.
+    pub(super) fn sweep(&mut self) {
+        if self.templates.len() > 2 * self.templates_in_use + SLACK {
+            self.templates.retain(|template| Arc::strong_count(template) > 1);
+            self.templates_in_use = self.templates.len();
+        }
+        if self.spots.len() > 2 * self.spots_in_use + SLACK {
+            self.spots.retain(|spot| Arc::strong_count(spot) > 1);
+            self.spots_in_use = self.spots.len();
+        }
+    }
+}
+
+/// A service.
+pub(super) struct ServiceRecord {
+    pub(super) key: Arc<str>,
+    /// Its virtual addresses.
+    pub(super) addresses: Box<[IpNet]>,
+    pub(super) version: Version,
+    encoded: Box<[u8]>,
+    decoded: Mutex<Weak<Service>>,
+}
+
+impl ServiceRecord {
+    /// Checks a service and takes it in.
+    pub(super) fn new(from: wire::Service, version: &str, texts: &mut Texts) -> Result<Self, Invalid> {
+        let encoded = from.encode_to_vec().into();
+        let service = Service::try_from(from)?;
+        Ok(Self {
+            key: texts.intern(&service.key),
+            addresses: service.addresses,
+            encoded,
+            version: Version::new(version),
+            decoded: Mutex::default(),
+        })
+    }
+
+    /// The service, to work with.
+    pub(super) fn service(&self) -> Arc<Service> {
+        let mut decoded = self.decoded.lock().unwrap_or_else(PoisonError::into_inner);
+        decoded.upgrade().unwrap_or_else(|| {
+            let service = Arc::new(self.decode());
+            *decoded = Arc::downgrade(&service);
+            service
+        })
+    }
+
+    /// The service, to look at: nothing stays of it.
+    pub(super) fn view(&self) -> Arc<Service> {
+        let decoded = self.decoded.lock().unwrap_or_else(PoisonError::into_inner).upgrade();
+        decoded.unwrap_or_else(|| Arc::new(self.decode()))
+    }
+
+    fn decode(&self) -> Service {
+        // The very content was checked when it came in.
+        Service::try_from(self.wire()).expect("a service that was checked")
+    }
+
+    /// The resource that it came as.
+    pub(super) fn resource(&self) -> Resource {
+        resource(self.key.to_string(), &self.version, wire::address::Type::Service(self.wire()))
+    }
+
+    /// Whether another one, but for its version, says the same.
+    pub(super) fn says_the_same(&self, other: &Self) -> bool {
+        self.encoded == other.encoded
+    }
+
+    fn wire(&self) -> wire::Service {
+        // The very bytes were encoded here.
+        wire::Service::decode(&*self.encoded).expect("a service that was encoded")
+    }
+}
+
+impl fmt::Debug for ServiceRecord {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.key)
+    }
+}
+
+fn resource(name: String, version: &Version, of: wire::address::Type) -> Resource {
+    let value = wire::Address { r#type: Some(of) }.encode_to_vec();
+    Resource {
+        version: version.to_string(),
+        resource: Some(Any { type_url: type_url::ADDRESS.to_owned(), value }),
+        name,
+        aliases: Vec::new(),
+    }
+}
+
+fn octets(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(v4) => v4.octets().to_vec(),
+        IpAddr::V6(v6) => v6.octets().to_vec(),
+    }
+}
+
+// What a mesh of 100,000 workloads fits into an agent with.
+const _: () = assert!(size_of::<Record>() <= 96);

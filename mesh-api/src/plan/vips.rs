@@ -1,0 +1,94 @@
+//! Services by virtual address.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+
+use super::record::ServiceRecord;
+use super::service::Service;
+use crate::table::{Table, hash_of};
+
+/// Services by virtual address.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Vips {
+    exact: Table<Arc<ServiceRecord>>,
+    /// Few services have one, if any.
+    ranges: Arc<Vec<(IpNet, Arc<ServiceRecord>)>>,
+}
+
+impl Vips {
+    pub(super) fn insert(&mut self, record: &Arc<ServiceRecord>) {
+        for network in &record.addresses {
+            if is_single(network) {
+                self.exact.insert(hash_of(&network.addr()), record.clone());
+            } else {
+                Arc::make_mut(&mut self.ranges).push((*network, record.clone()));
+            }
+        }
+    }
+
+    pub(super) fn remove(&mut self, record: &Arc<ServiceRecord>) {
+        for network in &record.addresses {
+            if is_single(network) {
+                self.exact.remove(hash_of(&network.addr()), |held| Arc::ptr_eq(held, record));
+            }
+        }
+        if self.ranges.iter().any(|(_, held)| Arc::ptr_eq(held, record)) {
+            Arc::make_mut(&mut self.ranges).retain(|(_, held)| !Arc::ptr_eq(held, record));
+        }
+    }
+
+    /// The service that a client in a namespace means by an address: one with just that address before one with a
+    /// range; the client's own namespace first; the longest prefix; the canonical one. Among equals the first by its
+    /// key, so that they rank alike on every node.
+    pub(super) fn find(&self, ip: IpAddr, namespace: &str) -> Option<Arc<Service>> {
+        let rank =
+            |service: &Service| (&*service.namespace != namespace, !service.canonical, service.key.clone());
+        let exact = self.with(ip).map(|record| record.service());
+        let exact = exact.filter(|service| service.is_visible_to(namespace)).min_by_key(|it| rank(it));
+        exact.or_else(|| {
+            let ranges = self.ranges.iter().filter(|(network, _)| network.contains(&ip));
+            let services = ranges.map(|(network, record)| (network, record.service()));
+            let visible = services.filter(|(_, service)| service.is_visible_to(namespace));
+            let best = visible.min_by_key(|(network, service)| {
+                let (foreign, secondary, key) = rank(service);
+                (foreign, u8::MAX - network.prefix_len(), secondary, key)
+            });
+            best.map(|(_, service)| service)
+        })
+    }
+
+    /// Whether some service has just that address.
+    pub(super) fn knows(&self, ip: IpAddr) -> bool {
+        self.with(ip).next().is_some()
+    }
+
+    /// Every single address. May name one twice.
+    pub(super) fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.exact.iter().flat_map(|record| singles(record))
+    }
+
+    pub(super) fn ranges(&self) -> impl Iterator<Item = IpNet> {
+        self.ranges.iter().map(|(network, _)| *network)
+    }
+
+    /// Single addresses that may have come and gone since an older state.
+    pub(super) fn touched_since(&self, older: &Self) -> Vec<IpAddr> {
+        let changes = self.exact.changes_since(&older.exact, |a, b| Arc::ptr_eq(a, b));
+        changes.gone.into_iter().chain(changes.come).flat_map(|record| singles(record)).collect()
+    }
+
+    fn with(&self, ip: IpAddr) -> impl Iterator<Item = &Arc<ServiceRecord>> {
+        let candidates = self.exact.candidates(hash_of(&ip));
+        candidates.filter(move |record| singles(record).any(|single| single == ip))
+    }
+}
+
+fn singles(record: &ServiceRecord) -> impl Iterator<Item = IpAddr> {
+    record.addresses.iter().filter(|network| is_single(network)).map(IpNet::addr)
+}
+
+fn is_single(network: &IpNet) -> bool {
+    network.prefix_len() == network.max_prefix_len()
+}
