@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use http::header::HeaderMap;
-use http::{Method, StatusCode};
+use http::StatusCode;
 use mesh_api::identity::SpiffeId;
 use mesh_api::plan::Workload;
 use mesh_common::is_mesh_port;
@@ -37,7 +37,7 @@ pub enum Error {
     MeshPort(u16),
     /// Not a request to open a stream, or not one that can be understood.
     #[error("bad request: {0}")]
-    BadRequest(String),
+    BadRequest(#[from] headers::BadTarget),
     /// It asks for an address that is not the pod's.
     #[error("{asked} is not an address of {pod}")]
     NotThisPod {
@@ -211,9 +211,7 @@ async fn serve_stream(
     peer: ClientAddress,
     request: hbone::Request,
 ) {
-    // The client's port is only in the header; its address must be the one that connected, or the claim is ignored.
-    let claimed = headers::forwarded_client(&request.headers).map(ClientAddress::new);
-    let client = claimed.filter(|claimed| claimed.ip() == peer.ip()).unwrap_or(peer);
+    let client = ClientAddress::new(headers::client(&request.headers, peer.address()));
     let to = target(&request, &pod);
     let destination = to.as_ref().map_or(peer.address(), |to| to.address());
     let start = Start { reporter: Reporter::Destination, client: client.address(), destination };
@@ -222,11 +220,7 @@ async fn serve_stream(
     record.labels.source_identity = Some(identity.clone());
     record.labels.destination_identity = Some(pod.identity.clone());
     record.labels.source = core.snapshot().workload_by_address(client.ip()).cloned();
-    record.labels.service = headers::forwarded_host(&request.headers).and_then(|host| {
-        // Kubernetes host names have their namespace as second label.
-        let namespace = host.split('.').nth(1)?;
-        core.snapshot().service_by_name(namespace, &host).cloned()
-    });
+    record.labels.service = headers::service(&request.headers, &core.snapshot()).cloned();
     let result = match to {
         Ok(to) => {
             record.upstream = Some(to.address());
@@ -254,14 +248,7 @@ async fn serve_stream(
 
 /// The address and port that a request asks for, if it may be asked for here.
 fn target(request: &hbone::Request, pod: &LocalPod) -> Result<UpstreamAddress, Error> {
-    if request.method != Method::CONNECT {
-        return Err(Error::BadRequest(format!("method {} instead of CONNECT", request.method)));
-    }
-    let authority = request.authority.as_deref().unwrap_or_default();
-    let address: SocketAddr = authority
-        .parse()
-        .map_err(|_| Error::BadRequest(format!("authority {authority:?} is not an address and port")))?;
-    let to = UpstreamAddress::new(address);
+    let to = UpstreamAddress::new(headers::target(&request.method, request.authority.as_deref())?);
     if pod.addresses.contains(&to.ip()) {
         Ok(to)
     } else {

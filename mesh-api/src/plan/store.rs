@@ -115,16 +115,17 @@ impl Store {
     fn insert_address(&mut self, resource: &Resource) -> Result<(), Invalid> {
         let any = resource.resource.as_ref().ok_or(Invalid::NoContent)?;
         let address: workload::Address = decode::unpack(any, type_url::ADDRESS)?;
+        // A name that was a service's may become a workload's, and the other way round: the type has one space of names.
         self.changed |= match address.r#type.ok_or(Invalid::NoContent)? {
             AddressType::Workload(workload) => {
                 let workload = Workload::try_from(workload)?;
                 check_name(resource, &workload.uid)?;
-                self.directory.insert_workload(workload)
+                self.directory.remove_service(&resource.name) | self.directory.insert_workload(workload)
             }
             AddressType::Service(service) => {
                 let service = Service::try_from(service)?;
                 check_name(resource, &service.key)?;
-                self.directory.insert_service(service)
+                self.directory.remove_workload(&resource.name) | self.directory.insert_service(service)
             }
         };
         hold(&mut self.addresses, &resource.name, &resource.version, any);
