@@ -83,7 +83,8 @@ fn policy(spec: &Value) -> Value {
 /// What a policy says of a peer of a pod with a label; none if it may not be written.
 fn verdict(label: &str, policy: Value, peer: &Peer<'_>) -> Option<bool> {
     let enrolled = json!({"nodemesh.io/dataplane": "enabled"});
-    let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop", "labels": enrolled}});
+    let namespace =
+        json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop", "labels": enrolled}});
     let pod = json!({
         "apiVersion": "v1", "kind": "Pod",
         "metadata": {"name": "web", "namespace": "shop", "labels": {"app": label}},
@@ -119,10 +120,13 @@ fn within(block: &str, ip: IpAddr) -> bool {
     let (address, length) = block.split_once('/').unwrap_or((block, "128"));
     let (Ok(address), Ok(length)) = (address.parse::<IpAddr>(), length.parse::<u32>()) else { return false };
     let mapped = address.is_ipv6() && address.to_canonical().is_ipv4() && length >= 96;
-    let (network, asked) = if mapped { (address.to_canonical(), ip.to_canonical()) } else { (address, ip.to_canonical()) };
+    let (network, asked) =
+        if mapped { (address.to_canonical(), ip.to_canonical()) } else { (address, ip.to_canonical()) };
     let length = if mapped { length - 96 } else { length };
     match (network, asked) {
-        (IpAddr::V4(network), IpAddr::V4(asked)) => same(network.to_bits().into(), asked.to_bits().into(), 32, length),
+        (IpAddr::V4(network), IpAddr::V4(asked)) => {
+            same(network.to_bits().into(), asked.to_bits().into(), 32, length)
+        }
         (IpAddr::V6(network), IpAddr::V6(asked)) => same(network.to_bits(), asked.to_bits(), 128, length),
         _ => false,
     }

@@ -40,7 +40,8 @@ impl Mesh {
     /// What the second implementation says.
     pub fn allows(&self, uid: &str, peer: &Peer<'_>) -> bool {
         let workload = self.workloads.iter().find(|workload| workload.uid == uid).expect("it is held");
-        let parts = |id: &SpiffeId| [id.trust_domain(), id.namespace(), id.service_account()].map(str::to_owned);
+        let parts =
+            |id: &SpiffeId| [id.trust_domain(), id.namespace(), id.service_account()].map(str::to_owned);
         let question = Question {
             identity: peer.identity.map(parts),
             source: octets(peer.source_ip),
@@ -61,11 +62,13 @@ impl Mesh {
     /// Addresses and ports that conditions are about, so that some of them hold.
     fn matter(&self) -> (Vec<IpAddr>, Vec<u16>) {
         let rules = self.policies.iter().flat_map(|policy| &policy.rules);
-        let matches: Vec<_> = rules.flat_map(|rule| &rule.clauses).flat_map(|clause| &clause.matches).collect();
+        let matches: Vec<_> =
+            rules.flat_map(|rule| &rule.clauses).flat_map(|clause| &clause.matches).collect();
         let networks = matches.iter().flat_map(|of| of.source_ips.iter().chain(&of.not_source_ips));
         let known = ["10.244.1.1", "fd00::1", "::ffff:10.0.0.9"].map(|ip| ip.parse().expect("an address"));
         let ips = networks.filter_map(|network| ip(&network.address)).take(MOST).chain(known);
-        let ports = matches.iter().flat_map(|of| of.destination_ports.iter().chain(&of.not_destination_ports));
+        let ports =
+            matches.iter().flat_map(|of| of.destination_ports.iter().chain(&of.not_destination_ports));
         let ports = ports.filter_map(|port| u16::try_from(*port).ok()).take(MOST).chain([80, 8080]);
         (ips.collect(), ports.collect())
     }
@@ -145,7 +148,8 @@ pub fn send(compiled: &Compiled) -> (Store, Vec<Rejected>) {
     let mut store = Store::default();
     let addresses = compiled.addresses.iter().map(|(name, of)| resource(type_url::ADDRESS, name, of));
     let mut rejected = store.apply(type_url::ADDRESS, addresses.collect(), Vec::new());
-    let policies = compiled.authorizations.iter().map(|(name, of)| resource(type_url::AUTHORIZATION, name, of));
+    let policies =
+        compiled.authorizations.iter().map(|(name, of)| resource(type_url::AUTHORIZATION, name, of));
     rejected.extend(store.apply(type_url::AUTHORIZATION, policies.collect(), Vec::new()));
     (store, rejected)
 }
@@ -167,12 +171,15 @@ fn resource(type_url: &str, name: &str, content: &impl Message) -> Resource {
 
 fn contents<M: Message + Default>(store: &Store, type_url: &str) -> impl Iterator<Item = M> {
     let resources: Vec<_> = store.resources(type_url).collect();
-    resources.into_iter().map(|held| M::decode(&*held.resource.expect("held with content").value).expect("was decoded"))
+    resources
+        .into_iter()
+        .map(|held| M::decode(&*held.resource.expect("held with content").value).expect("was decoded"))
 }
 
 fn identity(of: &workload::Workload) -> Option<SpiffeId> {
     let or = |text: &str, default: &str| if text.is_empty() { default.to_owned() } else { text.to_owned() };
-    SpiffeId::new(&or(&of.trust_domain, "cluster.local"), &of.namespace, &or(&of.service_account, "default")).ok()
+    SpiffeId::new(&or(&of.trust_domain, "cluster.local"), &of.namespace, &or(&of.service_account, "default"))
+        .ok()
 }
 
 fn ip(bytes: &[u8]) -> Option<IpAddr> {

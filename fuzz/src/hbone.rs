@@ -39,7 +39,8 @@ fn request(method: &Method, authority: Option<&str>, peer: SocketAddr, headers: 
     let claimed = hbone::forwarded_client(headers);
     assert!(client.port() == peer.port() || claimed.is_some_and(|claimed| claimed.port() == client.port()));
     let (_, header) = hbone::forwarded(client, None);
-    let again = HeaderMap::from_iter([(HeaderName::from_static("forwarded"), header.expect("an address is text"))]);
+    let again =
+        HeaderMap::from_iter([(HeaderName::from_static("forwarded"), header.expect("an address is text"))]);
     assert_eq!(hbone::client(&again, SocketAddr::new(peer.ip(), 1)), client, "what we write we read");
     if let Some(service) = hbone::service(headers, snapshot) {
         assert_eq!(hbone::forwarded_host(headers).as_deref(), Some(&*service.hostname));

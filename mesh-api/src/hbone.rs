@@ -146,7 +146,8 @@ mod tests {
         let connect = |authority| target(&Method::CONNECT, authority);
         assert_eq!(connect(Some("[::ffff:10.0.0.1]:80")), Ok("10.0.0.1:80".parse().unwrap()));
         assert_eq!(connect(Some("[fd00::1]:80")), Ok("[fd00::1]:80".parse().unwrap()));
-        for odd in ["", "10.0.0.1", "web:80", "10.0.0.1:65536", "fd00::1:80", "u@10.0.0.1:80", "10.0.0.01:80"] {
+        for odd in ["", "10.0.0.1", "web:80", "10.0.0.1:65536", "fd00::1:80", "u@10.0.0.1:80", "10.0.0.01:80"]
+        {
             assert_eq!(connect(Some(odd)), Err(BadTarget::Authority(odd.to_owned())));
         }
         assert_eq!(connect(None), Err(BadTarget::Authority(String::new())));

@@ -63,8 +63,16 @@ fn manifests() {
             put("manifest", &name, fs::read(file.path()).expect("can be read"));
         }
     }
-    put("manifest", "broken", "apiVersion: v1\nkind: Pod\nmetadata: {name: &a x, labels: *a}\nspec: [\n---\n- 1\n");
-    put("manifest", "anchors", "a: &a [x, x]\nb: &b [*a, *a]\nc: !!str 1\nd: |\n  text\n  more\ne: \"\\u0041\"\n");
+    put(
+        "manifest",
+        "broken",
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: &a x, labels: *a}\nspec: [\n---\n- 1\n",
+    );
+    put(
+        "manifest",
+        "anchors",
+        "a: &a [x, x]\nb: &b [*a, *a]\nc: !!str 1\nd: |\n  text\n  more\ne: \"\\u0041\"\n",
+    );
 }
 
 /// What the control plane sends of the example: all of it, then a change, then the end of it.
@@ -83,7 +91,11 @@ fn discovery() {
     put("xds", "history", history);
     for (name, address) in &all.addresses {
         let name = resource(type_url::ADDRESS, name, address);
-        put("xds", &format!("one-{:x}", name.name.len()), response(type_url::ADDRESS, vec![name], Vec::new()));
+        put(
+            "xds",
+            &format!("one-{:x}", name.name.len()),
+            response(type_url::ADDRESS, vec![name], Vec::new()),
+        );
     }
 }
 
@@ -95,7 +107,8 @@ fn compiled(text: &str) -> Compiled {
 
 fn responses(compiled: &Compiled, removed: Vec<String>) -> Vec<u8> {
     let addresses = compiled.addresses.iter().map(|(name, of)| resource(type_url::ADDRESS, name, of));
-    let policies = compiled.authorizations.iter().map(|(name, of)| resource(type_url::AUTHORIZATION, name, of));
+    let policies =
+        compiled.authorizations.iter().map(|(name, of)| resource(type_url::AUTHORIZATION, name, of));
     let mut bytes = response(type_url::ADDRESS, addresses.collect(), removed);
     bytes.extend(response(type_url::AUTHORIZATION, policies.collect(), Vec::new()));
     bytes
@@ -149,13 +162,19 @@ fn requests() {
     for (name, text) in [
         ("own", format!("CONNECT\n10.244.1.2:8080\n10.244.1.1:5000\n{forwarded}\n")),
         ("six", format!("CONNECT\n[fd00:244:1::2]:9090\n[fd00:244:1::1]:5000\n{forwarded}\nbaggage: a=b\n")),
-        ("mapped", "CONNECT\n[::ffff:10.244.2.2]:22\n10.0.9.9:1\nForwarded: For=unknown, for=_x\n".to_owned()),
+        (
+            "mapped",
+            "CONNECT\n[::ffff:10.244.2.2]:22\n10.0.9.9:1\nForwarded: For=unknown, for=_x\n".to_owned(),
+        ),
         ("get", "GET\nweb:80\n\ntraceparent: 00-11-22-00\n".to_owned()),
     ] {
         put("hbone", name, text);
     }
     for (name, text) in [
-        ("exact", "spiffe://cluster.local/ns/shop/sa/web\n10.0.0.1:80\ncluster.local/ns/shop/sa/web\n10.0.0.0/8\n80\nweb"),
+        (
+            "exact",
+            "spiffe://cluster.local/ns/shop/sa/web\n10.0.0.1:80\ncluster.local/ns/shop/sa/web\n10.0.0.0/8\n80\nweb",
+        ),
         ("ends", "spiffe://td/ns/a/sa/b\n[fd00::1]:8080\n*/sa/b\nfd00::/7\n8080\nanother"),
         ("mapped", "spiffe://td/ns/a/sa/b\n[::ffff:10.0.0.1]:1\ntd/*\n::ffff:10.0.0.0/104\n01\nx-y.z_1"),
         ("odd", "spiffe://TD\n10.0.0.1\n*\n10.0.0.1\n*\n*"),

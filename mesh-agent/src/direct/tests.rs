@@ -174,12 +174,8 @@ impl Node {
     }
 
     fn with_view<T>(&mut self, work: impl FnOnce(&mut Table, View<'_>) -> T) -> T {
-        let view = View {
-            snapshot: &self.snapshot,
-            health: &self.health,
-            resting: &self.resting,
-            now: self.now,
-        };
+        let view =
+            View { snapshot: &self.snapshot, health: &self.health, resting: &self.resting, now: self.now };
         work(&mut self.table, view)
     }
 
@@ -222,12 +218,14 @@ impl Node {
         let Some(workload) = self.snapshot.workload_by_address(ip).filter(|known| is(server, known)) else {
             return Some("the mesh does not know the server at this address");
         };
-        let Some(source_ip) = client.addresses.iter().copied().find(|own| own.is_ipv4() == ip.is_ipv4()) else {
+        let Some(source_ip) = client.addresses.iter().copied().find(|own| own.is_ipv4() == ip.is_ipv4())
+        else {
             return Some("the client has no address to connect from");
         };
-        let known = client.addresses.iter().any(|own| {
-            self.snapshot.workload_by_address(*own).is_some_and(|workload| is(client, workload))
-        });
+        let known = client
+            .addresses
+            .iter()
+            .any(|own| self.snapshot.workload_by_address(*own).is_some_and(|workload| is(client, workload)));
         if !known {
             return Some("the mesh does not know the client");
         }
@@ -247,13 +245,17 @@ impl Node {
         let asked = IpAddr::from(key.destination.address);
         let client = self.pods.iter().find(|pod| pod.cookie == key.client)?;
         let Some(service) = self.snapshot.service_by_vip(asked, &client.namespace) else {
-            return (asked != ip || key.destination.port != port).then_some("another destination was asked for");
+            return (asked != ip || key.destination.port != port)
+                .then_some("another destination was asked for");
         };
         let endpoint = TargetKey { workload: workload.uid.clone(), address: (ip, port).into() };
         if !workload.services.contains_key(&service.key) || workload.capacity == 0 {
             return Some("the server is not of the service");
         }
-        self.resting.get(&endpoint).filter(|until| **until > self.now).map(|_| "the endpoint refused a moment ago")
+        self.resting
+            .get(&endpoint)
+            .filter(|until| **until > self.now)
+            .map(|_| "the endpoint refused a moment ago")
     }
 }
 

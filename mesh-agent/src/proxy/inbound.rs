@@ -5,8 +5,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
-use http::header::HeaderMap;
 use http::StatusCode;
+use http::header::HeaderMap;
 use mesh_api::identity::SpiffeId;
 use mesh_api::plan::Workload;
 use mesh_common::is_mesh_port;

@@ -148,7 +148,8 @@ impl<'a> Cursor<'a> {
                 return None;
             }
         };
-        let duration = parse_duration(text).filter(|duration| (Duration::from_millis(1)..=LONGEST_SPAN).contains(duration));
+        let duration = parse_duration(text)
+            .filter(|duration| (Duration::from_millis(1)..=LONGEST_SPAN).contains(duration));
         if duration.is_none() {
             self.error(format!("{text:?} is not a duration"), FIX);
         }

@@ -262,8 +262,11 @@ mod tests {
 
     #[test]
     fn a_span_is_not_negative_and_has_an_end() {
-        for (seconds, good) in [(315_576_000_000, true), (315_576_000_001, false), (i64::MAX, false), (-1, false)] {
-            let outlier = wire::OutlierDetection { base_ejection_time: Some(span(seconds)), ..Default::default() };
+        for (seconds, good) in
+            [(315_576_000_000, true), (315_576_000_001, false), (i64::MAX, false), (-1, false)]
+        {
+            let outlier =
+                wire::OutlierDetection { base_ejection_time: Some(span(seconds)), ..Default::default() };
             assert_eq!(OutlierDetection::try_from(&outlier).is_ok(), good, "{seconds}");
         }
     }

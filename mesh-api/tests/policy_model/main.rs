@@ -33,8 +33,7 @@ const QUESTIONS: usize = 20;
 const DOMAINS: [&str; 2] = ["cluster.local", "td"];
 const NAMESPACES: [&str; 3] = ["shop", "ops", "shop-2"];
 const ACCOUNTS: [&str; 3] = ["web", "client", "we"];
-const IPS: [&str; 6] =
-    ["10.0.0.1", "10.0.0.200", "10.1.0.1", "fd00::1", "fd00:0:0:1::1", "::ffff:10.0.0.1"];
+const IPS: [&str; 6] = ["10.0.0.1", "10.0.0.200", "10.1.0.1", "fd00::1", "fd00:0:0:1::1", "::ffff:10.0.0.1"];
 const PORTS: [u16; 3] = [80, 8080, 22];
 
 #[test]

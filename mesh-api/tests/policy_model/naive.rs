@@ -14,6 +14,7 @@ pub struct Question {
     pub source: Vec<u8>,
     /// Four bytes or sixteen.
     pub destination: Vec<u8>,
+    /// Port of the workload.
     pub port: u16,
 }
 

@@ -161,7 +161,10 @@ mod tests {
         let targets = targets(&workspace).unwrap();
         assert!(!targets.is_empty());
         for name in targets {
-            assert!(manifest.contains(&format!("path = \"targets/{name}.rs\"")), "{name} is not in fuzz/Cargo.toml");
+            assert!(
+                manifest.contains(&format!("path = \"targets/{name}.rs\"")),
+                "{name} is not in fuzz/Cargo.toml"
+            );
             assert!(workspace.root().join("fuzz/src").join(format!("{name}.rs")).exists(), "{name}");
             let corpus = workspace.root().join("fuzz/corpus").join(&name);
             assert!(corpus.read_dir().unwrap().next().is_some(), "{name} has no corpus");

@@ -6,7 +6,8 @@ use mesh_api::wire::security::{
     self, Authorization, Clause, Match, Rule, ServiceAccountMatch, StringMatch, string_match::MatchType,
 };
 use mesh_api::wire::workload::{
-    Address, Extension, NetworkAddress, NetworkMode, Port, PortList, Service, TunnelProtocol, Workload, address,
+    Address, Extension, NetworkAddress, NetworkMode, Port, PortList, Service, TunnelProtocol, Workload,
+    address,
 };
 use mesh_api::wire::xds::Resource;
 use mesh_api::wire::{ext, type_url};
@@ -34,8 +35,14 @@ pub const LIMITS: OutlierDetection = OutlierDetection {
 };
 
 /// Pods that may be, by their names. Several share an account.
-const PODS: [(&str, &str); 6] =
-    [("client", "client"), ("web-1", "web"), ("web-2", "web"), ("db", "db"), ("batch", "client"), ("far", "web")];
+const PODS: [(&str, &str); 6] = [
+    ("client", "client"),
+    ("web-1", "web"),
+    ("web-2", "web"),
+    ("db", "db"),
+    ("batch", "client"),
+    ("far", "web"),
+];
 /// Fewer than pods, so that they take them over from each other.
 const V4: [&str; 4] = ["10.244.1.1", "10.244.1.2", "10.244.1.3", "10.244.1.4"];
 const V6: [&str; 3] = ["fd00:244:1::1", "fd00:244:1::2", "fd00:244:1::3"];
