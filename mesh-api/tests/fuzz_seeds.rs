@@ -63,6 +63,9 @@ fn manifests() {
             put("manifest", &name, fs::read(file.path()).expect("can be read"));
         }
     }
+    for file in fs::read_dir(root().join("mesh-api/tests/broken")).expect("is there").flatten() {
+        put("manifest", &file.file_name().display().to_string(), fs::read(file.path()).expect("can be read"));
+    }
     put(
         "manifest",
         "broken",
