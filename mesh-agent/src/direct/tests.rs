@@ -139,7 +139,8 @@ impl Node {
 
     /// Endpoints fail until they are ejected, and rest a while.
     fn fail(&mut self, random: &mut StdRng) -> &'static str {
-        let services = self.snapshot.services().cloned().collect::<Vec<_>>();
+        let mut services: Vec<_> = self.snapshot.services().cloned().collect();
+        services.sort_unstable_by(|a, b| a.key.cmp(&b.key));
         let Some(service) = services.get(random.random_range(0..2)) else { return "nothing" };
         let keys = keys(&self.snapshot, service);
         if keys.is_empty() {

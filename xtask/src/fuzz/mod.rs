@@ -37,7 +37,7 @@ pub struct Options {
     /// Afterwards, put what reaches new code into the tree's corpus, which is then the smallest that reaches all of it
     #[arg(long)]
     keep: bool,
-    /// Targets, or an input of the last one that was found before, to be run again; all targets if absent
+    /// Targets, or one target and inputs that it is to read again; all targets if absent
     targets: Vec<String>,
 }
 

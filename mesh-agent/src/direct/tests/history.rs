@@ -86,8 +86,11 @@ impl Mesh {
 
     /// A pod of this node; often one that the mesh knows like this.
     pub fn pod(&mut self, random: &mut StdRng, cookie: u64) -> Pod {
-        let known = self.snapshot();
-        let known: Vec<_> = known.workloads().filter(|workload| !workload.addresses.is_empty()).collect();
+        let snapshot = self.snapshot();
+        let mut known: Vec<_> =
+            snapshot.workloads().filter(|workload| !workload.addresses.is_empty()).collect();
+        // The same in every run.
+        known.sort_unstable_by(|a, b| a.uid.cmp(&b.uid));
         let (name, account) = pick(random, &PODS);
         let mut pod = Pod {
             uid: format!("uid-{cookie}").into(),

@@ -124,7 +124,7 @@ fn bad_traffic_policies_are_rejected_with_a_reason() {
         ..Default::default()
     };
     let cases = [
-        (of(ext::PortPolicy { lb: 4, ..Default::default() }), "`lb` has the unknown value 4"),
+        (of(ext::PortPolicy { lb: 5, ..Default::default() }), "`lb` has the unknown value 5"),
         (
             of(pool(prost_types::Duration { seconds: -1, nanos: 0 })),
             "`connect_timeout` is not a span of time",
