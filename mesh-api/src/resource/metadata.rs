@@ -56,7 +56,8 @@ impl Metadata {
 }
 
 /// What to write for a name that is none.
-pub(super) const NAME_FIX: &str = "use lower-case letters, digits, `-` and `.`, with a letter or digit at both ends";
+pub(super) const NAME_FIX: &str =
+    "use lower-case letters, digits, `-` and `.`, with a letter or digit at both ends";
 const LABEL_FIX: &str =
     "use at most 63 lower-case letters, digits and `-`, with a letter or digit at both ends";
 
