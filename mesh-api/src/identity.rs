@@ -29,7 +29,8 @@ impl SpiffeId {
         format!("{SCHEME}{trust_domain}/ns/{namespace}/sa/{service_account}").parse()
     }
 
-    /// Identity of the holder of a certificate: its first URI SAN with the scheme `spiffe`.
+    /// Identity of the holder of a certificate: its first URI SAN with the scheme `spiffe`. Where one of the names can't
+    /// be read none of them counts: whoever checks the chain reads no further either.
     pub fn from_certificate_der(der: &[u8]) -> Result<Self, CertificateIdentityError> {
         let (_, certificate) =
             X509Certificate::from_der(der).map_err(|_| CertificateIdentityError::Malformed)?;
@@ -37,7 +38,11 @@ impl SpiffeId {
             .subject_alternative_name()
             .map_err(|_| CertificateIdentityError::Malformed)?
             .ok_or(CertificateIdentityError::Absent)?;
-        let uri = names.value.general_names.iter().find_map(|name| match name {
+        let names = &names.value.general_names;
+        if names.iter().any(|name| matches!(name, GeneralName::Invalid(..))) {
+            return Err(CertificateIdentityError::Malformed);
+        }
+        let uri = names.iter().find_map(|name| match name {
             GeneralName::URI(uri) if uri.starts_with(SCHEME) => Some(*uri),
             _ => None,
         });
@@ -237,6 +242,17 @@ mod tests {
             let cut = SpiffeId::from_certificate_der(&whole[..end]);
             assert_eq!(cut, Err(CertificateIdentityError::Malformed), "cut at {end}");
         }
+    }
+
+    /// A name of a kind that there is not (RFC 5280, section 4.2.1.6 ends at 8).
+    #[test]
+    fn names_behind_one_that_cannot_be_read_do_not_count() {
+        const URI: u8 = 0x86;
+        let mut der = certificate(&["https://example.org", "spiffe://td/ns/a/sa/b"]);
+        let first = der.windows(7).position(|bytes| bytes == b"https:/").unwrap() - 2;
+        assert_eq!(der[first], URI);
+        der[first] = 0x8b;
+        assert_eq!(SpiffeId::from_certificate_der(&der), Err(CertificateIdentityError::Malformed));
     }
 
     fn certificate(uris: &[&str]) -> Vec<u8> {

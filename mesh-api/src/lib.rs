@@ -2,7 +2,7 @@
 //!
 //! Reading order follows the data: [`manifest`] reads documents, [`resource`] gives them types and checks them,
 //! [`compile`] turns them into the [`wire`] types that the control plane serves, and [`plan`] is what the agent
-//! and `meshctl` hold and decide with. [`identity`] and [`admin`] are the small vocabularies used throughout,
+//! and `meshctl` hold and decide with. [`identity`], [`hbone`] and [`admin`] are the small vocabularies used throughout,
 //! [`table`] what both sides keep many things in.
 //!
 //! Nothing in here opens a socket or reads a clock.
@@ -10,6 +10,7 @@
 
 pub mod admin;
 pub mod compile;
+pub mod hbone;
 pub mod identity;
 pub mod manifest;
 pub mod plan;

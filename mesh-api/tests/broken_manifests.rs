@@ -27,7 +27,7 @@ const PEER: &str = "PeerAuthentication shop/web";
 const RULE: &str = "DestinationRule shop/web";
 const SERVICE: &str = "Service shop/web";
 
-const MISTAKES: [Mistake; 43] = mistakes! {
+const MISTAKES: [Mistake; 45] = mistakes! {
     "syntax", 9, POLICY, "spec.rules[0].from[0]", "not valid YAML" => "brackets";
     "tab", 7, PEER, "spec", "tab" => "indent with spaces";
     "duplicate-key", 9, POLICY, "spec.action", "already there, at line 7" => "keep one";
@@ -50,6 +50,8 @@ const MISTAKES: [Mistake; 43] = mistakes! {
     "port-too-large", 10, POLICY, "spec.rules[0].to[0].operation.ports[0]", "70000" => "1 to 65535";
     "port-zero", 9, SERVICE, "spec.ports[0].port", "0 is not a port" => "1 to 65535";
     "bad-duration", 11, RULE, "spec.trafficPolicy.connectionPool.tcp.connectTimeout", "must be a duration" => "`5s`";
+    "endless-duration", 10, RULE, "spec.trafficPolicy.outlierDetection.baseEjectionTime", "not a duration" => "at most 10,000 years";
+    "bad-account", 8, "Pod shop/web", "spec.serviceAccountName", "not a name" => "lower-case";
     "ports-without-selector", 7, PEER, "spec.portLevelMtls", "need a selector" => "add `selector";
     "deny-without-rules", 6, POLICY, "spec", "no effect" => "`rules: [{}]`";
     "empty-from", 8, POLICY, "spec.rules[0].from", "`from` is empty" => "remove `from` to match all";

@@ -1,13 +1,15 @@
 //! What the eBPF programs and the agent say to each other: map keys and values, events, and the pure rules that
 //! both sides follow. No allocation, no logic with state.
 //!
-//! Reading order: [`address`], [`maps`], [`steer`], [`direct`], [`fault`].
+//! Reading order: [`address`], [`maps`], [`steer`], [`direct`], [`fault`], and [`mod@record`], which user space reads with.
 #![cfg_attr(target_arch = "bpf", no_std)]
 
 pub mod address;
 pub mod direct;
 pub mod fault;
 pub mod maps;
+#[cfg(not(target_arch = "bpf"))]
+pub mod record;
 pub mod steer;
 
 /// Port of the outbound listener inside a pod's network namespace.

@@ -11,6 +11,7 @@ mod command;
 mod demo;
 mod e2e;
 mod ebpf;
+mod fuzz;
 mod image;
 mod lab;
 mod oci;
@@ -57,6 +58,8 @@ enum Verb {
     Cluster(cluster::Verb),
     /// Install the mesh on a real Kubernetes and run the end-to-end tests there
     E2e(e2e::Options),
+    /// Feed what the mesh reads from peers, users and the control plane with hostile input
+    Fuzz(fuzz::Options),
     /// Build container images, without a daemon
     Image(image::Options),
     /// Build and run mesh-lab with these arguments
@@ -89,6 +92,7 @@ impl Verb {
             Self::Bench(options) => bench::run(&workspace, &options)?,
             Self::Cluster(verb) => return cluster::run(&workspace, verb),
             Self::E2e(options) => e2e::run(&workspace, &options)?,
+            Self::Fuzz(options) => fuzz::run(&workspace, &options)?,
             Self::Image(options) => image::run(&workspace, &options)?,
             Self::Lab { arguments } => return lab::run(&workspace, &arguments),
         }

@@ -57,3 +57,8 @@ impl Workspace {
 pub fn cargo_program() -> PathBuf {
     env::var_os("CARGO").map_or_else(|| "cargo".into(), Into::into)
 }
+
+/// The compiler that this cargo runs.
+pub fn rustc() -> Command {
+    Command::new(env::var_os("RUSTC").map_or_else(|| "rustc".into(), PathBuf::from))
+}

@@ -10,6 +10,7 @@ fn every_direct_dependency_is_explained() {
     let explained = explained(&read("../docs/dependencies.md"));
     let mut all = declared(&read("../Cargo.toml"), "[workspace.dependencies]");
     all.extend(declared(&read("../mesh-ebpf/Cargo.toml"), "[dependencies]"));
+    all.extend(declared(&read("../fuzz/Cargo.toml"), "[dependencies]"));
     let missing: Vec<_> = all.difference(&explained).collect();
     let superfluous: Vec<_> = explained.difference(&all).collect();
     assert!(missing.is_empty(), "docs/dependencies.md does not explain {missing:?}");

@@ -9,6 +9,8 @@ mod flows;
 mod plan;
 mod table;
 mod task;
+#[cfg(test)]
+mod tests;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

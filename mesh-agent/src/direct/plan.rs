@@ -176,8 +176,11 @@ fn left_out(view: View<'_>, policy: Option<&PortPolicy>, endpoints: &[TargetKey]
 fn way(view: View<'_>, pods: &Pods, client: &Pod, target: &Target, destination: SocketAddr) -> Option<Way> {
     let server = pods.at(target.address.ip())?;
     let same_family = target.address.is_ipv4() == destination.is_ipv4();
+    // Where several workloads claim the address, the mesh has to think of this one: the proxy would ask that one's policy.
+    let owner = view.snapshot.workload_by_address(target.address.ip());
     if server.cookie == client.cookie
         || !server.is(&target.workload)
+        || owner.is_none_or(|owner| owner.uid != target.workload.uid)
         || !same_family
         || is_mesh_port(target.address.port())
     {

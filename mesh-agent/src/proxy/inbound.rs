@@ -15,7 +15,7 @@ use super::admission::{Admission, Request};
 use super::core::{Core, LocalPod};
 use super::deliver::deliver;
 use super::flow::{ClientAddress, UpstreamAddress};
-use super::hbone;
+use super::hbone::{self, headers};
 use super::mux;
 use super::relay::{self, Meter, SocketIs, reset_on_drop};
 use super::tls;
@@ -37,7 +37,7 @@ pub enum Error {
     MeshPort(u16),
     /// Not a request to open a stream, or not one that can be understood.
     #[error("bad request: {0}")]
-    BadRequest(String),
+    BadRequest(#[from] headers::BadTarget),
     /// It asks for an address that is not the pod's.
     #[error("{asked} is not an address of {pod}")]
     NotThisPod {
@@ -227,9 +227,7 @@ async fn serve_stream(
 ) {
     let destination = request.destination();
     let to = destination.as_ref().map_or(peer.address(), |to| *to);
-    // The client's port is only in the request; its address must be the one that connected, or the claim is ignored.
-    let claimed = request.client().map(ClientAddress::new);
-    let client = claimed.filter(|claimed| claimed.ip() == peer.ip()).unwrap_or(peer);
+    let client = ClientAddress::new(headers::client(request.client(), peer.address()));
     let start = Start {
         reporter: Reporter::Destination,
         client: client.address(),
@@ -271,13 +269,9 @@ async fn admit_stream(
     request: &tunnel::Request,
     record: &mut Record,
 ) -> Result<Delivered, Error> {
-    record.labels.source = core.snapshot().workload_by_address(client.ip()).cloned();
-    record.labels.service = request.host().and_then(|host| {
-        // Kubernetes host names have their namespace as second label.
-        let namespace = host.split('.').nth(1)?;
-        core.snapshot().service_by_name(namespace, &host).cloned()
-    });
-    let to = UpstreamAddress::new(request.destination().map_err(Error::BadRequest)?);
+    record.labels.source = core.snapshot().workload_by_address(client.ip());
+    record.labels.service = request.host().and_then(|host| headers::service(&host, &core.snapshot()));
+    let to = UpstreamAddress::new(request.destination()?);
     if !pod.addresses.contains(&to.ip()) {
         return Err(Error::NotThisPod { asked: to.ip(), pod: pod.to_string() });
     }

@@ -2,11 +2,12 @@
 
 use std::net::SocketAddr;
 
+use http::StatusCode;
 use http::header::HeaderMap;
-use http::{Method, StatusCode};
 use mesh_api::plan::Workload;
 use tokio::net::TcpStream;
 
+use super::hbone::headers::BadTarget;
 use super::hbone::{self, headers};
 use super::mux::{self, frame};
 use super::relay::{self, Meter, SocketIs};
@@ -109,16 +110,10 @@ impl Request {
     }
 
     /// The address and port that it asks for, or what is wrong with it.
-    pub fn destination(&self) -> Result<SocketAddr, String> {
+    pub fn destination(&self) -> Result<SocketAddr, BadTarget> {
         match self {
             Self::Mesh(request) => Ok(request.open.destination),
-            Self::Hbone(request) if request.method != Method::CONNECT => {
-                Err(format!("method {} instead of CONNECT", request.method))
-            }
-            Self::Hbone(request) => {
-                let authority = request.authority.as_deref().unwrap_or_default();
-                authority.parse().map_err(|_| format!("authority {authority:?} is not an address and port"))
-            }
+            Self::Hbone(request) => headers::target(&request.method, request.authority.as_deref()),
         }
     }
 

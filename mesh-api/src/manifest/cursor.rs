@@ -8,6 +8,7 @@ use super::{
     suggest::nearest,
     tree::{self, Entry, Node, Value},
 };
+use crate::plan::LONGEST_SPAN;
 
 /// Where a walk leaves what it found wrong.
 #[derive(Default)]
@@ -137,9 +138,9 @@ impl<'a> Cursor<'a> {
         Some(*value)
     }
 
-    /// A duration as Go writes it, at least a millisecond.
+    /// A duration as Go writes it, at least a millisecond and no longer than the wire types can say.
     pub fn duration(&self) -> Option<Duration> {
-        const FIX: &str = "write a number with a unit, such as `500ms`, `5s` or `1h30m`; at least `1ms`";
+        const FIX: &str = "write a number with a unit, such as `500ms`, `5s` or `1h30m`; at least `1ms`, and at most 10,000 years";
         let text = match &self.node.value {
             Value::String(text) => text,
             other => {
@@ -147,7 +148,8 @@ impl<'a> Cursor<'a> {
                 return None;
             }
         };
-        let duration = parse_duration(text).filter(|duration| *duration >= Duration::from_millis(1));
+        let duration = parse_duration(text)
+            .filter(|duration| (Duration::from_millis(1)..=LONGEST_SPAN).contains(duration));
         if duration.is_none() {
             self.error(format!("{text:?} is not a duration"), FIX);
         }

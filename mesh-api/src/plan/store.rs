@@ -125,17 +125,20 @@ impl Store {
     fn insert_address(&mut self, resource: &Resource) -> Result<(), Invalid> {
         let any = resource.resource.as_ref().ok_or(Invalid::NoContent)?;
         let address: workload::Address = decode::unpack(any, type_url::ADDRESS)?;
+        // A name that was a service's may become a workload's, and the other way round: the type has one space of names.
         self.changed |= match address.r#type.ok_or(Invalid::NoContent)? {
             AddressType::Workload(workload) => {
                 decode::present("uid", &workload.uid)?;
                 check_name(resource, &workload.uid)?;
-                self.directory.insert_workload(workload, &resource.version)?
+                let changed = self.directory.insert_workload(workload, &resource.version)?;
+                self.directory.remove_service(&resource.name) | changed
             }
             AddressType::Service(service) => {
                 decode::present("namespace", &service.namespace)?;
                 decode::present("hostname", &service.hostname)?;
                 check_name(resource, &format!("{}/{}", service.namespace, service.hostname))?;
-                self.directory.insert_service(service, &resource.version)?
+                let changed = self.directory.insert_service(service, &resource.version)?;
+                self.directory.remove_workload(&resource.name) | changed
             }
         };
         Ok(())

@@ -17,6 +17,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const OUTLIER_INTERVAL: Duration = Duration::from_secs(10);
 /// Istio's `outlierDetection.baseEjectionTime`.
 const BASE_EJECTION_TIME: Duration = Duration::from_secs(30);
+/// The longest span of time there is: 10,000 years, Protocol Buffers' own bound (`google.protobuf.Duration`). More would
+/// not fit into what adds it to the present.
+pub(crate) const LONGEST_SPAN: Duration = Duration::from_secs(315_576_000_000);
 
 static DEFAULT: LazyLock<Arc<PortPolicy>> = LazyLock::new(Arc::default);
 
@@ -208,7 +211,8 @@ impl TryFrom<&wire::OutlierDetection> for OutlierDetection {
 /// A span of time; none if it is absent or zero.
 fn span(field: &'static str, value: Option<prost_types::Duration>) -> Result<Option<Duration>, Invalid> {
     let Some(value) = value else { return Ok(None) };
-    let span = Duration::try_from(value).map_err(|_| Invalid::Span { field })?;
+    let span = Duration::try_from(value).ok().filter(|span| *span <= LONGEST_SPAN);
+    let span = span.ok_or(Invalid::Span { field })?;
     Ok((!span.is_zero()).then_some(span))
 }
 
@@ -254,6 +258,17 @@ mod tests {
         let outlier = policy.outlier.unwrap();
         assert_eq!((outlier.interval, outlier.base_ejection_time), (OUTLIER_INTERVAL, BASE_EJECTION_TIME));
         assert_eq!((outlier.consecutive_errors, outlier.max_ejection_percent), (None, 0));
+    }
+
+    #[test]
+    fn a_span_is_not_negative_and_has_an_end() {
+        for (seconds, good) in
+            [(315_576_000_000, true), (315_576_000_001, false), (i64::MAX, false), (-1, false)]
+        {
+            let outlier =
+                wire::OutlierDetection { base_ejection_time: Some(span(seconds)), ..Default::default() };
+            assert_eq!(OutlierDetection::try_from(&outlier).is_ok(), good, "{seconds}");
+        }
     }
 
     #[test]

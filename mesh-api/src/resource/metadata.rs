@@ -55,7 +55,9 @@ impl Metadata {
     }
 }
 
-const NAME_FIX: &str = "use lower-case letters, digits, `-` and `.`, with a letter or digit at both ends";
+/// What to write for a name that is none.
+pub(super) const NAME_FIX: &str =
+    "use lower-case letters, digits, `-` and `.`, with a letter or digit at both ends";
 const LABEL_FIX: &str =
     "use at most 63 lower-case letters, digits and `-`, with a letter or digit at both ends";
 
@@ -89,7 +91,7 @@ pub(super) fn is_label(text: &str) -> bool {
 }
 
 /// DNS subdomain as Kubernetes checks names: labels joined by dots, 253 characters at most.
-fn is_subdomain(text: &str) -> bool {
+pub(super) fn is_subdomain(text: &str) -> bool {
     text.len() <= 253 && text.split('.').all(is_label_of_any_length)
 }
 

@@ -4,7 +4,10 @@ use std::{collections::BTreeSet, net::IpAddr};
 
 use serde::Deserialize;
 
-use super::{Metadata, lenient};
+use super::{
+    Metadata, lenient,
+    metadata::{NAME_FIX, is_subdomain},
+};
 use crate::manifest::{cursor::Findings, tree};
 
 /// A pod.
@@ -283,8 +286,14 @@ pub struct PodCondition {
 
 impl Pod {
     pub(super) fn read(metadata: Metadata, root: &tree::Node, findings: &Findings) -> Option<Self> {
-        let spec = lenient::field(root, "spec", findings)?;
+        let spec: PodSpec = lenient::field(root, "spec", findings)?;
         let status = lenient::field(root, "status", findings)?;
+        let account = &spec.service_account_name;
+        if !account.is_empty() && !is_subdomain(account) {
+            let problem = format!("{account:?} is not a name");
+            lenient::report(root, &["spec", "serviceAccountName"], &problem, NAME_FIX, findings);
+            return None;
+        }
         Some(Self { metadata, spec, status })
     }
 

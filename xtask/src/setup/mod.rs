@@ -44,6 +44,15 @@ pub fn cluster() -> Result<()> {
     Missing { programs, bpf_toolchain: false, packages }.install_packages()
 }
 
+/// Finds or installs a C++ compiler; says nothing where there is one.
+pub fn cplusplus() -> Result<()> {
+    if programs::CPLUSPLUS.is_there() {
+        return Ok(());
+    }
+    let packages = programs::CPLUSPLUS.packages.iter().copied().collect();
+    Missing { programs: vec![&programs::CPLUSPLUS], bpf_toolchain: false, packages }.install_packages()
+}
+
 /// Finds or installs what makes Python environments, which Debian has apart from Python.
 pub fn python_venv() -> Result<()> {
     if Command::new("python3").args(["-c", "import ensurepip, venv"]).outcome().is_ok_and(|out| out.success) {

@@ -72,6 +72,9 @@ pub const CLUSTER: &[Program] = &[
     program("sysctl", &["sysctl"], &["procps"], "lets nodes forward what pods send"),
 ];
 
+/// What `cargo xtask fuzz` builds with beside that.
+pub const CPLUSPLUS: Program = program("C++ compiler", &["c++"], &["g++"], "builds libFuzzer");
+
 /// Where Go has to come from the Python package index.
 pub const PYTHON_VENV: Program =
     program("venv", &["python3"], &["python3-venv"], "environments for programs from Python's package index");

@@ -8,6 +8,9 @@ use std::time::{Duration, Instant};
 
 use mesh_api::plan::OutlierDetection;
 
+/// The longest that an endpoint is left out, however often it failed and whatever its policy says.
+const LONGEST_REST: Duration = Duration::from_hours(24 * 365);
+
 /// Health of endpoints, by key.
 pub struct Health<K> {
     endpoints: Mutex<HashMap<K, State>>,
@@ -76,7 +79,7 @@ impl<K: Hash + Eq + Clone> Health<K> {
         state.ejections = state.ejections.saturating_sub(rested).saturating_add(1);
         state.failures = 0;
         state.last_change = now;
-        state.until = Some(now + limits.base_ejection_time * state.ejections);
+        state.until = Some(now + limits.base_ejection_time.saturating_mul(state.ejections).min(LONGEST_REST));
         true
     }
 
@@ -139,6 +142,14 @@ mod tests {
         assert!(fail(&health, "a", 3, &limits, again));
         assert_eq!(health.ejected(&["a"], &LIMITS, again + Duration::from_secs(59)), [true]);
         assert_eq!(health.ejected(&["a"], &LIMITS, again + Duration::from_secs(61)), [false]);
+    }
+
+    #[test]
+    fn however_long_users_write_it_there_is_an_end() {
+        let (health, now) = (Health::default(), Instant::now());
+        let limits = OutlierDetection { base_ejection_time: Duration::MAX, ..LIMITS };
+        assert!(fail(&health, "a", 3, &limits, now));
+        assert_eq!(health.ejected(&["a"], &limits, now + LONGEST_REST), [false]);
     }
 
     #[test]

@@ -54,4 +54,31 @@ mod tests {
         drop(first);
         assert!(limits.take("web:80", 2).is_some());
     }
+
+    /// As the cores do it: none goes above the limit, however they meet, and nothing is left taken.
+    #[test]
+    fn cores_that_meet_never_exceed_the_limit() {
+        const MOST: u32 = 3;
+        let (limits, inside) = (Limits::default(), AtomicU32::new(0));
+        let core = || {
+            let mut taken = 0;
+            for _ in 0..20_000 {
+                let Some(slot) = limits.take("web:80", MOST) else { continue };
+                let now = inside.fetch_add(1, Ordering::SeqCst) + 1;
+                assert!(now <= MOST, "{now} at once");
+                taken += 1;
+                inside.fetch_sub(1, Ordering::SeqCst);
+                drop(slot);
+            }
+            taken
+        };
+        let taken: u32 = std::thread::scope(|scope| {
+            let cores: Vec<_> = (0..8).map(|_| scope.spawn(core)).collect();
+            cores.into_iter().map(|core| core.join().unwrap()).sum()
+        });
+        assert!(taken > 20_000, "the cores got {taken} slots");
+        let all: Vec<_> = (0..MOST).map(|_| limits.take("web:80", MOST)).collect();
+        assert!(all.iter().all(Option::is_some), "a slot was lost");
+        assert!(limits.take("web:80", MOST).is_none());
+    }
 }

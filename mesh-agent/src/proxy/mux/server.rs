@@ -5,7 +5,6 @@ use std::io;
 use std::rc::Rc;
 
 use rustls::server::UnbufferedServerConnection;
-use tokio::sync::Notify;
 use tokio::task::spawn_local;
 
 use super::driver::{Driver, Over, Side};
@@ -13,6 +12,7 @@ use super::frame::{Frame, Goodbye, Refusal};
 use super::link::Link;
 use super::open::Open;
 use super::stream::Tunnel;
+use crate::proxy::core::Draining;
 use crate::proxy::tls::TlsStream;
 
 /// A connection that a peer opens streams on.
@@ -35,7 +35,7 @@ impl Server {
 
     /// Serves the connection: each request gets a task of its own from `handle`. After `drain` no new streams are
     /// taken and the connection ends with the last one.
-    pub async fn serve<F>(self, drain: Rc<Notify>, handle: impl Fn(Request) -> F) -> io::Result<()>
+    pub async fn serve<F>(self, drain: Rc<Draining>, handle: impl Fn(Request) -> F) -> io::Result<()>
     where
         F: Future<Output = ()> + 'static,
     {
@@ -46,7 +46,7 @@ impl Server {
         let over = tokio::select! {
             biased;
             over = &mut run => over,
-            () = drain.notified() => {
+            () = drain.has_begun() => {
                 link.closing.set(true);
                 link.send(&Frame::GoAway(Goodbye::Draining, String::new()));
                 run.await

@@ -4,8 +4,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use aya::maps::{Array, HashMap, Map, MapData, RingBuf};
-use mesh_common::address::Address;
 use mesh_common::direct::{Happened, Route, RouteKey};
+use mesh_common::maps::Endpoint;
+use mesh_common::record;
 use rustix::time::{ClockId, clock_gettime};
 
 use super::programs::absent_is_fine;
@@ -119,29 +120,25 @@ impl DirectKernel {
     }
 }
 
-/// Reads a record of the ring, field by field as `mesh_common::direct::DirectEvent` lays them out.
+/// Reads a record of the ring.
 fn decode(item: &[u8]) -> Option<DirectEvent> {
-    let mut fields = Fields(item);
-    let happened = Happened::from_number(fields.u32()?)?;
-    let rtt = fields.u32()?;
-    let [socket, client_netns, server_netns, opened, now] =
-        [fields.u64()?, fields.u64()?, fields.u64()?, fields.u64()?, fields.u64()?];
-    let [acknowledged, received] = [fields.u64()?, fields.u64()?];
-    let (client, server, destination) = (fields.endpoint()?, fields.endpoint()?, fields.endpoint()?);
-    let totals = payload(acknowledged, received, fields.u32()?);
-    let lasted = Duration::from_nanos(now.saturating_sub(opened));
+    let (happened, event) = record::direct_event(item)?;
     Some(DirectEvent {
         happened,
-        rtt,
-        socket,
-        client_netns,
-        server_netns,
-        lasted,
-        totals,
-        client,
-        server,
-        destination,
+        rtt: event.rtt,
+        socket: event.socket,
+        client_netns: event.client_netns,
+        server_netns: event.server_netns,
+        lasted: Duration::from_nanos(event.now.saturating_sub(event.opened)),
+        totals: payload(event.sent, event.received, event.ended_in),
+        client: address(event.client),
+        server: address(event.server),
+        destination: address(event.destination),
     })
+}
+
+fn address(endpoint: Endpoint) -> SocketAddr {
+    SocketAddr::new(IpAddr::from(endpoint.address), endpoint.port)
 }
 
 /// The kernel counts sequence numbers (`tcp_snd_una_update`, `tcp_rcv_nxt_update`): SYN and FIN are among them. Whether a
@@ -156,35 +153,10 @@ fn payload(acknowledged: u64, received: u64, ended_in: u32) -> Totals {
     }
 }
 
-struct Fields<'a>(&'a [u8]);
-
-impl Fields<'_> {
-    fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
-        let (field, rest) = self.0.split_first_chunk()?;
-        self.0 = rest;
-        Some(*field)
-    }
-
-    fn u16(&mut self) -> Option<u16> {
-        self.take().map(u16::from_ne_bytes)
-    }
-
-    fn u32(&mut self) -> Option<u32> {
-        self.take().map(u32::from_ne_bytes)
-    }
-
-    fn u64(&mut self) -> Option<u64> {
-        self.take().map(u64::from_ne_bytes)
-    }
-
-    fn endpoint(&mut self) -> Option<SocketAddr> {
-        let (address, port, _note) = (Address(self.take()?), self.u16()?, self.u16()?);
-        Some(SocketAddr::new(IpAddr::from(address), port))
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use mesh_common::address::Address;
+
     use super::*;
 
     #[test]

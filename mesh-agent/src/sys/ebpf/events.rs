@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use aya::maps::{Map, MapData, RingBuf};
 use aya_log::Level;
 use mesh_common::fault::{Event, Fault};
+use mesh_common::record;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tracing::warn;
@@ -29,7 +30,7 @@ impl EventLog {
         loop {
             let mut ready = self.ring.readable_mut().await?;
             while let Some(item) = ready.get_inner_mut().next() {
-                if let Some((fault, event)) = decode(&item) {
+                if let Some((fault, event)) = record::event(&item) {
                     report(fault, event);
                     counted(fault);
                 }
@@ -37,19 +38,6 @@ impl EventLog {
             ready.clear_ready();
         }
     }
-}
-
-fn decode(item: &[u8]) -> Option<(Fault, Event)> {
-    let number = |at: usize, length: usize| item.get(at..at + length);
-    let event = Event {
-        netns: u64::from_ne_bytes(number(0, 8)?.try_into().ok()?),
-        fault: u32::from_ne_bytes(number(8, 4)?.try_into().ok()?),
-        destination: mesh_common::maps::Endpoint::new(
-            mesh_common::address::Address(number(12, 16)?.try_into().ok()?),
-            u16::from_ne_bytes(number(28, 2)?.try_into().ok()?),
-        ),
-    };
-    Some((Fault::from_number(event.fault)?, event))
 }
 
 fn report(fault: Fault, event: Event) {
@@ -72,26 +60,5 @@ pub fn ebpf_log_level() -> Level {
         Some(tracing::Level::TRACE) => Level::Trace,
         Some(tracing::Level::DEBUG) => Level::Debug,
         _ => Level::Warn,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn decodes_what_the_programs_write() {
-        let mut bytes = Vec::new();
-        bytes.extend(7_u64.to_ne_bytes());
-        bytes.extend((Fault::ListenerMissing as u32).to_ne_bytes());
-        bytes.extend(mesh_common::address::Address::v4([10, 0, 0, 1]).0);
-        bytes.extend(80_u16.to_ne_bytes());
-        bytes.extend([0; 2]);
-        let (fault, event) = decode(&bytes).unwrap();
-        assert_eq!(fault, Fault::ListenerMissing);
-        assert_eq!((event.netns, event.destination.port), (7, 80));
-        assert_eq!(IpAddr::from(event.destination.address).to_string(), "10.0.0.1");
-        assert!(decode(&bytes[..31]).is_some());
-        assert!(decode(&bytes[..29]).is_none(), "a short record is no panic");
     }
 }

@@ -403,3 +403,20 @@ fn known_addresses_are_listed() {
     let ranges: Vec<_> = snapshot.address_ranges().map(|range| range.to_string()).collect();
     assert_eq!(ranges, ["10.97.0.0/16"]);
 }
+
+/// Workloads and services share one space of names.
+#[test]
+fn a_name_is_a_workload_or_a_service_and_never_both() {
+    let mut both = pod("a", &["10.244.1.1"]);
+    both.uid = WEB.into();
+    let (workload, service) = (of_pod(both), of_service(web(&["10.96.0.1"])));
+    for (first, second) in [(&workload, &service), (&service, &workload)] {
+        let mut store = Store::default();
+        assert_eq!(apply(&mut store, vec![first.clone(), second.clone()]), []);
+        let snapshot = store.snapshot();
+        assert_eq!(snapshot.workloads().len() + snapshot.services().len(), 1);
+        remove(&mut store, WEB);
+        let snapshot = store.snapshot();
+        assert_eq!((snapshot.workloads().len(), snapshot.services().len()), (0, 0));
+    }
+}

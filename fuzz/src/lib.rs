@@ -1,0 +1,15 @@
+//! What each fuzz target checks, as a function of bytes. [`docs/fuzzing.md`](../../docs/fuzzing.md) says how to run them.
+//!
+//! A target asserts more than that nothing panics: what was read is written again, a second and simpler implementation
+//! comes to the same answer, an error says what it is about.
+
+pub mod addresses;
+pub mod hbone;
+pub mod identity;
+pub mod manifest;
+pub mod records;
+pub mod xds;
+
+mod agree;
+#[path = "../../mesh-api/tests/policy_model/naive.rs"]
+pub mod naive;

@@ -1,0 +1,278 @@
+//! The verdict cache against the evaluator, under random histories of pods, policies, services and health.
+//!
+//! The kernel is modelled as what the programs look at: the routes that the table told it, and the owners of addresses.
+//! Whatever it would send to a server then, for any ticket, has to be what the evaluator allows now.
+
+mod history;
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use mesh_api::plan::policy::{Peer, authorize};
+use mesh_api::plan::{Service, Snapshot, TargetKey, Workload};
+use mesh_common::address::Address;
+use mesh_common::direct::{Choice, Route, RouteKey, choose};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+use super::plan::{Pod, View};
+use super::table::{Change, Table};
+use crate::proxy::balance::Health;
+use history::{DESTINATIONS, Mesh, pick};
+
+const HISTORIES: u64 = 400;
+const STEPS: usize = 60;
+
+/// A node: the table under test, the model of the kernel, and the truth.
+struct Node {
+    mesh: Mesh,
+    snapshot: Snapshot,
+    table: Table,
+    health: Health<TargetKey>,
+    resting: HashMap<TargetKey, Instant>,
+    now: Instant,
+    /// The pods that are enrolled, the latest last.
+    pods: Vec<Arc<Pod>>,
+    cookies: u64,
+    owners: HashMap<Address, u64>,
+    routes: HashMap<RouteKey, Route>,
+    /// Connections that went directly: the test would prove nothing without them.
+    direct: usize,
+}
+
+#[test]
+fn the_kernel_never_says_yes_where_the_evaluator_says_no() {
+    let mut direct = 0;
+    for seed in 0..HISTORIES {
+        let mut random = StdRng::seed_from_u64(seed);
+        let mut node = Node::new(&mut random);
+        for step in 0..STEPS {
+            let what = node.step(&mut random);
+            node.check(&format!("seed {seed}, step {step}: {what}"));
+        }
+        direct += node.direct;
+    }
+    assert!(direct > 20_000, "only {direct} direct connections");
+}
+
+impl Node {
+    fn new(random: &mut StdRng) -> Self {
+        let mut mesh = Mesh::new(random);
+        let snapshot = mesh.snapshot();
+        let mut node = Self {
+            mesh,
+            snapshot,
+            table: Table::default(),
+            health: Health::default(),
+            resting: HashMap::new(),
+            now: Instant::now(),
+            pods: Vec::new(),
+            cookies: 100,
+            owners: HashMap::new(),
+            routes: HashMap::new(),
+            direct: 0,
+        };
+        for _ in 0..3 {
+            node.enrol(random);
+        }
+        node
+    }
+
+    /// Something happens; afterwards the table knows of it, as after a tick of the task.
+    fn step(&mut self, random: &mut StdRng) -> &'static str {
+        let what = match random.random_range(0..100) {
+            0..12 => self.enrol(random),
+            12..20 => self.dismiss(random),
+            20..45 => self.ask(random),
+            45..60 => self.mesh.change_policy(random),
+            60..75 => self.mesh.change_workload(random),
+            75..82 => self.mesh.change_service(random),
+            82..92 => self.fail(random),
+            92..97 => self.pass_time(random),
+            _ => self.sweep(),
+        };
+        self.snapshot = self.mesh.snapshot();
+        let changes = self.with_view(|table, view| table.plan_again(view, false));
+        self.tell(changes);
+        what
+    }
+
+    /// A pod is enrolled, maybe with the addresses of one that is not gone yet. The kernel hears of it first.
+    fn enrol(&mut self, random: &mut StdRng) -> &'static str {
+        self.cookies += 1;
+        let pod = Arc::new(self.mesh.pod(random, self.cookies));
+        for address in &pod.addresses {
+            self.owners.insert(Address::from(*address), pod.cookie);
+        }
+        self.table.add(&pod);
+        self.pods.push(pod);
+        "a pod is enrolled"
+    }
+
+    fn dismiss(&mut self, random: &mut StdRng) -> &'static str {
+        if self.pods.is_empty() {
+            return "nothing";
+        }
+        let pod = self.pods.remove(random.random_range(0..self.pods.len()));
+        self.owners.retain(|_, owner| *owner != pod.cookie);
+        let changes = self.table.remove(&pod.uid);
+        self.tell(changes);
+        for (key, route) in &self.routes {
+            let leads_there = route.choices.iter().any(|choice| choice.server == pod.cookie);
+            assert!(key.client != pod.cookie && !leads_there, "a route of a pod that is gone: {route:?}");
+        }
+        "a pod is dismissed"
+    }
+
+    fn ask(&mut self, random: &mut StdRng) -> &'static str {
+        for _ in 0..4 {
+            // Also for pods that are not there.
+            let client = 100 + random.random_range(0..=self.cookies - 99);
+            let destination = destination(random);
+            let change = self.with_view(|table, view| table.ask(view, client, destination));
+            self.tell(change);
+        }
+        "a pod asks"
+    }
+
+    /// Endpoints fail until they are ejected, and rest a while.
+    fn fail(&mut self, random: &mut StdRng) -> &'static str {
+        let mut services: Vec<_> = self.snapshot.services().cloned().collect();
+        services.sort_unstable_by(|a, b| a.key.cmp(&b.key));
+        let Some(service) = services.get(random.random_range(0..2)) else { return "nothing" };
+        let keys = keys(&self.snapshot, service);
+        if keys.is_empty() {
+            return "nothing";
+        }
+        let failing = &keys[random.random_range(0..keys.len())];
+        for _ in 0..3 {
+            self.health.failed(failing, &keys, &history::LIMITS, self.now);
+        }
+        self.resting.insert(failing.clone(), self.now + Duration::from_secs(5));
+        let failing = failing.clone();
+        let changes = self.with_view(|table, view| table.plan_around(view, &failing));
+        self.tell(changes);
+        "an endpoint fails"
+    }
+
+    /// What changes with time alone is planned again.
+    fn pass_time(&mut self, random: &mut StdRng) -> &'static str {
+        self.now += Duration::from_secs(random.random_range(1..40));
+        let now = self.now;
+        self.resting.retain(|_, until| *until > now);
+        let changes = self.with_view(|table, view| table.plan_again(view, true));
+        self.tell(changes);
+        "time passes"
+    }
+
+    fn sweep(&mut self) -> &'static str {
+        self.now += Duration::from_secs(400);
+        let changes = self.table.sweep(self.now);
+        self.tell(changes);
+        "what is not used is forgotten"
+    }
+
+    fn with_view<T>(&mut self, work: impl FnOnce(&mut Table, View<'_>) -> T) -> T {
+        let view =
+            View { snapshot: &self.snapshot, health: &self.health, resting: &self.resting, now: self.now };
+        work(&mut self.table, view)
+    }
+
+    fn tell(&mut self, changes: impl IntoIterator<Item = Change>) {
+        for change in changes {
+            match change {
+                Change::Put(key, route) => self.routes.insert(key, *route),
+                Change::Remove(key) => self.routes.remove(&key),
+            };
+        }
+    }
+
+    /// Every connection that the kernel would send to a server is looked at.
+    fn check(&mut self, context: &str) {
+        for (key, route) in &self.routes {
+            assert!(route.tickets > 0, "{context}: a route without tickets");
+            for ticket in (0..route.tickets.min(40)).chain([route.tickets - 1]) {
+                let Some(choice) = choose(route, ticket) else { continue };
+                let owned = self.owners.get(&choice.endpoint.address) == Some(&choice.server);
+                let same_family = choice.endpoint.address.is_v4() == key.destination.address.is_v4();
+                if owned && same_family {
+                    self.direct += 1;
+                    let problem = self.objection(key, choice);
+                    assert_eq!(problem, None, "{context}: {key:?} goes to {choice:?}");
+                }
+            }
+        }
+    }
+
+    /// What is wrong with a connection that goes directly.
+    fn objection(&self, key: &RouteKey, choice: &Choice) -> Option<&'static str> {
+        let pod = |cookie: u64| self.pods.iter().find(|pod| pod.cookie == cookie);
+        let (Some(client), Some(server)) = (pod(key.client), pod(choice.server)) else {
+            return Some("one of the pods is not there");
+        };
+        let (ip, port) = (IpAddr::from(choice.endpoint.address), choice.endpoint.port);
+        if !server.addresses.contains(&ip) {
+            return Some("the address is not the server's");
+        }
+        let Some(workload) = self.snapshot.workload_by_address(ip).filter(|known| is(server, known)) else {
+            return Some("the mesh does not know the server at this address");
+        };
+        let Some(source_ip) = client.addresses.iter().copied().find(|own| own.is_ipv4() == ip.is_ipv4())
+        else {
+            return Some("the client has no address to connect from");
+        };
+        let known = client
+            .addresses
+            .iter()
+            .any(|own| self.snapshot.workload_by_address(*own).is_some_and(|workload| is(client, workload)));
+        if !known {
+            return Some("the mesh does not know the client");
+        }
+        let identity = Some(&client.identity);
+        let peer = Peer { identity, source_ip, destination_ip: ip, destination_port: port };
+        let decision = authorize(&self.snapshot, workload, &peer);
+        let noted = !decision.audited.is_empty() || !decision.dry_run.is_empty();
+        match (decision.is_allowed(), noted) {
+            (false, _) => Some("the evaluator says no"),
+            (true, true) => Some("there is something to be noted, which only the proxy does"),
+            (true, false) => self.unfit(key, workload, ip, port),
+        }
+    }
+
+    /// Whether a service that was asked for has this endpoint, and it is not left out.
+    fn unfit(&self, key: &RouteKey, workload: &Workload, ip: IpAddr, port: u16) -> Option<&'static str> {
+        let asked = IpAddr::from(key.destination.address);
+        let client = self.pods.iter().find(|pod| pod.cookie == key.client)?;
+        let Some(service) = self.snapshot.service_by_vip(asked, &client.namespace) else {
+            return (asked != ip || key.destination.port != port)
+                .then_some("another destination was asked for");
+        };
+        let endpoint = TargetKey { workload: workload.uid.clone(), address: (ip, port).into() };
+        if !workload.services.contains_key(&service.key) || workload.capacity == 0 {
+            return Some("the server is not of the service");
+        }
+        self.resting
+            .get(&endpoint)
+            .filter(|until| **until > self.now)
+            .map(|_| "the endpoint refused a moment ago")
+    }
+}
+
+fn is(pod: &Pod, workload: &Workload) -> bool {
+    workload.identity == pod.identity && workload.name == pod.name && workload.namespace == pod.namespace
+}
+
+fn keys(snapshot: &Snapshot, service: &Service) -> Vec<TargetKey> {
+    let members = snapshot.members(service).iter();
+    let key = |workload: &Arc<Workload>| {
+        let ip = *workload.addresses.first()?;
+        Some(TargetKey { workload: workload.uid.clone(), address: (ip, history::TARGET_PORT).into() })
+    };
+    members.filter_map(key).collect()
+}
+
+fn destination(random: &mut StdRng) -> SocketAddr {
+    pick(random, &DESTINATIONS).parse().unwrap()
+}

@@ -1,0 +1,84 @@
+//! Reading the records of the ring buffers: bytes in, the structures of [`crate::fault`] and [`crate::direct`] out. A
+//! record that is too short, or of a kind that this version does not know, is none.
+
+use crate::address::Address;
+use crate::direct::{DirectEvent, Happened};
+use crate::fault::{Event, Fault};
+use crate::maps::Endpoint;
+
+/// Reads a record of `EVENTS`.
+pub fn event(record: &[u8]) -> Option<(Fault, Event)> {
+    let mut fields = Fields(record);
+    let event = Event { netns: fields.u64()?, fault: fields.u32()?, destination: fields.endpoint()? };
+    Some((Fault::from_number(event.fault)?, event))
+}
+
+/// Reads a record of `DIRECT_EVENTS`.
+pub fn direct_event(record: &[u8]) -> Option<(Happened, DirectEvent)> {
+    let mut fields = Fields(record);
+    let event = DirectEvent {
+        happened: fields.u32()?,
+        rtt: fields.u32()?,
+        socket: fields.u64()?,
+        client_netns: fields.u64()?,
+        server_netns: fields.u64()?,
+        opened: fields.u64()?,
+        now: fields.u64()?,
+        sent: fields.u64()?,
+        received: fields.u64()?,
+        client: fields.endpoint()?,
+        server: fields.endpoint()?,
+        destination: fields.endpoint()?,
+        ended_in: fields.u32()?,
+    };
+    Some((Happened::from_number(event.happened)?, event))
+}
+
+/// What is left of a record, field by field in the order of the structure, which has no hidden padding.
+struct Fields<'a>(&'a [u8]);
+
+impl Fields<'_> {
+    fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (field, rest) = self.0.split_first_chunk()?;
+        self.0 = rest;
+        Some(*field)
+    }
+
+    fn u16(&mut self) -> Option<u16> {
+        self.take().map(u16::from_ne_bytes)
+    }
+
+    fn u32(&mut self) -> Option<u32> {
+        self.take().map(u32::from_ne_bytes)
+    }
+
+    fn u64(&mut self) -> Option<u64> {
+        self.take().map(u64::from_ne_bytes)
+    }
+
+    fn endpoint(&mut self) -> Option<Endpoint> {
+        Some(Endpoint { address: Address(self.take()?), port: self.u16()?, note: self.u16()? })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn decodes_what_the_programs_write() {
+        let mut bytes = Vec::new();
+        bytes.extend(7_u64.to_ne_bytes());
+        bytes.extend((Fault::ListenerMissing as u32).to_ne_bytes());
+        bytes.extend(Address::v4([10, 0, 0, 1]).0);
+        bytes.extend(80_u16.to_ne_bytes());
+        bytes.extend([0; 2]);
+        assert_eq!(bytes.len(), size_of::<Event>());
+        let destination = Endpoint::new(Address::v4([10, 0, 0, 1]), 80);
+        let expected = Event { netns: 7, fault: Fault::ListenerMissing as u32, destination };
+        assert_eq!(event(&bytes), Some((Fault::ListenerMissing, expected)));
+        for length in 0..bytes.len() {
+            assert_eq!(event(&bytes[..length]), None, "{length} bytes");
+        }
+    }
+}
