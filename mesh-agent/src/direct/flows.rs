@@ -171,7 +171,7 @@ impl Flows {
 fn untouched(mut record: Record, event: &DirectEvent, snapshot: &Snapshot) -> Flow {
     record.transport = "plain";
     record.labels.path = Path::Untouched;
-    record.labels.source = snapshot.workload_by_address(event.client.ip()).cloned();
+    record.labels.source = snapshot.workload_by_address(event.client.ip());
     Flow { record, traffic: None, request: None, ends: event.into(), revoked: None }
 }
 

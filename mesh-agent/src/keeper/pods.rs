@@ -217,7 +217,7 @@ impl Pods {
     /// Reads the node's own addresses again, from which its kubelet probes.
     pub fn learn_node_addresses(&mut self) -> Result<(), Error> {
         let wanted = sys::local_addresses()?.into_iter().map(Address::from).collect();
-        Ok(self.programs.replace_node_addresses(&wanted)?)
+        Ok(self.programs.replace_node_addresses(wanted)?)
     }
 }
 

@@ -84,7 +84,7 @@ fn compare(workspace: &Workspace, options: &Options, plan: &Plan) -> Result<Valu
     if !plan.probes(true).is_empty() {
         let arguments = [&options.agent_arg[..], &["--tunnel=hbone".to_owned()]].concat();
         let paths = Paths::up(workspace, &arguments)?;
-        rounds(&paths, options, plan, plan.probes(true), &mut report)?;
+        rounds(&paths, options, plan, &plan.probes(true), &mut report)?;
     }
     print!("{}", report.table());
     report.json()
