@@ -3,6 +3,8 @@
 use std::io::{BufRead, BufReader, Write};
 use std::process::Stdio;
 
+use mesh_lab::Options;
+
 use crate::world::{PORT, World, eventually};
 
 const GIGABYTE: &str = "1000000000";
@@ -29,6 +31,19 @@ fn half_close_reset_and_single_bytes_pass_both_ways() {
         let log = world.lab.logs("app", "server", None).unwrap();
         log.matches("after-close still here").count() == 2 && log.matches("await-reset: reset").count() == 2
     });
+}
+
+#[test]
+fn hbone_alone_is_a_setting() {
+    let options = Options { agent_arguments: vec!["--tunnel=hbone".to_owned()], ..Options::default() };
+    let world = World::with("hboneonly", &options);
+    let run = |arguments: &[&str]| world.client("app", "client", arguments);
+    assert_eq!(run(&["echo", "server.app", PORT, "hello"]).text, "hello<done>");
+    assert_eq!(run(&["sink", "server.app", PORT, "10000000"]).text, "True");
+    for node in ["node1", "node2"] {
+        eventually(node, || world.agent_log(node).contains("transport=hbone"));
+        assert!(!world.agent_log(node).contains("transport=mesh"), "{node}");
+    }
 }
 
 /// In less than the time that the proxy gives to an application that does not accept.
