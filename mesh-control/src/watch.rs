@@ -91,7 +91,8 @@ impl DirectoryWatch {
         let end = Instant::now() + LONGEST;
         let mut touched = Touched::default();
         self.add(&first, &mut touched);
-        while let Ok(Some(Ok(event))) = timeout_at(end.min(Instant::now() + QUIET), self.events.next()).await {
+        while let Ok(Some(Ok(event))) = timeout_at(end.min(Instant::now() + QUIET), self.events.next()).await
+        {
             self.add(&event, &mut touched);
             if Instant::now() >= end {
                 break;

@@ -98,7 +98,16 @@ impl Enroller {
     pub fn new(setup: Setup) -> io::Result<Self> {
         let own_netns = Netns::of_process(std::process::id())?.cookie();
         let (enrolled, failed) = (BTreeMap::new(), BTreeMap::new());
-        Ok(Self { setup, enrolled, failed, own_netns, took_over: false, learnt: None, not_learnt: None, untidy: true })
+        Ok(Self {
+            setup,
+            enrolled,
+            failed,
+            own_netns,
+            took_over: false,
+            learnt: None,
+            not_learnt: None,
+            untidy: true,
+        })
     }
 
     /// Follows pods and configuration until one of their sources ends.
@@ -289,7 +298,9 @@ impl Enroller {
                 let addresses = |set: HashSet<IpAddr>| set.into_iter().map(Address::from);
                 self.setup.programs.change_destinations(addresses(come), addresses(gone))
             }
-            None => self.setup.programs.replace_destinations(snapshot.addresses().map(Address::from).collect()),
+            None => {
+                self.setup.programs.replace_destinations(snapshot.addresses().map(Address::from).collect())
+            }
         };
         self.setup.metrics.destinations_incomplete.set(i64::from(result.is_err()));
         self.learnt = result.is_ok().then(|| Arc::clone(snapshot));

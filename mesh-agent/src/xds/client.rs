@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use mesh_api::wire::xds::{Node, PARTS};
 use mesh_api::wire::xds::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
+use mesh_api::wire::xds::{Node, PARTS};
 use prost_types::value::Kind;
 use prost_types::{Struct, Value};
 use rand::Rng;

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::index::{pod_named, selects, service_of};
 use super::world::{
-    Name, Shared, World, as_authorization_policy, as_destination_rule, as_namespace, as_node, as_pod, as_service,
-    as_slice, name_of,
+    Name, Shared, World, as_authorization_policy, as_destination_rule, as_namespace, as_node, as_pod,
+    as_service, as_slice, name_of,
 };
 use super::{MeshConfig, host, traffic};
 use crate::manifest::{Kind, ObjectKey};
@@ -107,7 +107,8 @@ impl Affected {
             if let Some(pod) = pod_named(endpoint) {
                 self.pods.insert((slice.metadata.namespace.clone(), pod.to_owned()));
             } else {
-                let pods = endpoint.ip_addresses().into_iter().flat_map(|address| world.index.pods_at(address));
+                let pods =
+                    endpoint.ip_addresses().into_iter().flat_map(|address| world.index.pods_at(address));
                 self.pods.extend(pods.map(|pod| name_of(&pod.metadata)));
             }
         }

@@ -99,7 +99,9 @@ impl Compiler {
         let Conditions { mutual_tls, policies, traffic } = &self.conditions;
         let mut policies: Vec<_> = policies
             .iter()
-            .filter_map(|(name, found)| Some((self.world.authorization_policy(name)?.metadata.age_key(), found)))
+            .filter_map(|(name, found)| {
+                Some((self.world.authorization_policy(name)?.metadata.age_key(), found))
+            })
             .collect();
         policies.sort_by_key(|(age, _)| *age);
         let policies = policies.into_iter().flat_map(|(_, found)| found);
@@ -132,7 +134,8 @@ impl Compiler {
             // The names of those above have an underscore, which no written one has.
             hand_on(Output::Authorization(format!("{}/{}", name.0, name.1), authorization));
         }
-        let namespaces: BTreeSet<&String> = affected.policies.iter().map(|(namespace, _)| namespace).collect();
+        let namespaces: BTreeSet<&String> =
+            affected.policies.iter().map(|(namespace, _)| namespace).collect();
         for namespace in namespaces {
             self.selecting.update(&self.world, namespace);
         }
@@ -146,7 +149,8 @@ impl Compiler {
             self.conditions.traffic = self.traffic.conditions(&self.world, &self.mesh);
         }
         for name in &affected.services {
-            let compiled = self.world.service(name).and_then(|it| service::compile(it, &self.mesh, &self.traffic));
+            let compiled =
+                self.world.service(name).and_then(|it| service::compile(it, &self.mesh, &self.traffic));
             let compiled = compiled.map(address::Type::Service);
             hand_on(output(membership::key_of(name, &self.mesh), compiled));
         }

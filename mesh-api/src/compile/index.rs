@@ -46,7 +46,9 @@ impl Index {
                 }
                 for endpoint in &slice.endpoints {
                     match pod_named(endpoint) {
-                        Some(pod) => self.naming.insert(hash_of(&(&slice.metadata.namespace, pod)), object.clone()),
+                        Some(pod) => {
+                            self.naming.insert(hash_of(&(&slice.metadata.namespace, pod)), object.clone())
+                        }
                         None => {
                             for address in endpoint.ip_addresses() {
                                 self.addressing.insert(hash_of(&address), object.clone());
@@ -67,14 +69,18 @@ impl Index {
                     self.pods.remove(hash_of(&address), same);
                 }
             }
-            Object::Service(service) => labels_of(service).for_each(|key| take(&mut self.selecting, &key, same)),
+            Object::Service(service) => {
+                labels_of(service).for_each(|key| take(&mut self.selecting, &key, same))
+            }
             Object::EndpointSlice(slice) => {
                 if let Some(service) = service_of(slice) {
                     take(&mut self.slices, &service, same);
                 }
                 for endpoint in &slice.endpoints {
                     match pod_named(endpoint) {
-                        Some(pod) => drop(self.naming.remove(hash_of(&(&slice.metadata.namespace, pod)), same)),
+                        Some(pod) => {
+                            drop(self.naming.remove(hash_of(&(&slice.metadata.namespace, pod)), same))
+                        }
                         None => {
                             for address in endpoint.ip_addresses() {
                                 self.addressing.remove(hash_of(&address), same);
@@ -158,7 +164,11 @@ fn labels_of(service: &Service) -> impl Iterator<Item = (String, String, String)
     service.spec.selector.iter().map(|(key, value)| (namespace.clone(), key.clone(), value.clone()))
 }
 
-fn take<K: std::hash::Hash + Eq>(table: &mut HashMap<K, Vec<Shared>>, key: &K, same: impl Fn(&Shared) -> bool) {
+fn take<K: std::hash::Hash + Eq>(
+    table: &mut HashMap<K, Vec<Shared>>,
+    key: &K,
+    same: impl Fn(&Shared) -> bool,
+) {
     if let Some(list) = table.get_mut(key) {
         list.retain(|held| !same(held));
         if list.is_empty() {

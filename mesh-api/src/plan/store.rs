@@ -78,7 +78,8 @@ impl Store {
         match type_url {
             type_url::ADDRESS => {
                 let workloads = self.directory.workloads().map(|it| (it.uid(), it.version().to_string()));
-                let services = self.directory.services().map(|it| (it.key.to_string(), it.version.to_string()));
+                let services =
+                    self.directory.services().map(|it| (it.key.to_string(), it.version.to_string()));
                 workloads.chain(services).collect()
             }
             type_url::AUTHORIZATION => {

@@ -74,7 +74,8 @@ mod tests {
 
     #[test]
     fn a_version_is_told_as_it_came() {
-        for text in ["", "1", "0123456789abcdef", "0123456789ABCDEF", "+123456789abcdef", "0123456789abcdef0"] {
+        for text in ["", "1", "0123456789abcdef", "0123456789ABCDEF", "+123456789abcdef", "0123456789abcdef0"]
+        {
             assert_eq!(Version::new(text).to_string(), text);
         }
         assert!(size_of::<Version>() <= 16);

@@ -43,9 +43,8 @@ impl Vips {
     /// range; the client's own namespace first; the longest prefix; the canonical one. Among equals the first by its
     /// key, so that they rank alike on every node.
     pub(super) fn find(&self, ip: IpAddr, namespace: &str) -> Option<Arc<Service>> {
-        let rank = |service: &Service| {
-            (&*service.namespace != namespace, !service.canonical, service.key.clone())
-        };
+        let rank =
+            |service: &Service| (&*service.namespace != namespace, !service.canonical, service.key.clone());
         let exact = self.with(ip).map(|record| record.service());
         let exact = exact.filter(|service| service.is_visible_to(namespace)).min_by_key(|it| rank(it));
         exact.or_else(|| {

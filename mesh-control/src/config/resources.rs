@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use mesh_api::table::{Table, hash_of};
+use mesh_api::wire::security::Authorization;
 use mesh_api::wire::type_url;
 use mesh_api::wire::workload::address::Type;
 use mesh_api::wire::workload::{Address, NetworkAddress};
-use mesh_api::wire::security::Authorization;
 use mesh_api::wire::xds::Resource;
 use prost::Message;
 use prost_types::Any;

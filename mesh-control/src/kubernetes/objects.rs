@@ -336,7 +336,8 @@ mod tests {
     fn in_force(objects: &Objects) -> Vec<String> {
         let state = objects.state();
         let entries = state.kinds.values().flat_map(|kept| &kept.entries);
-        let good: Vec<_> = entries.filter(|(_, entry)| entry.good.is_some()).map(|((_, name), _)| name.clone()).collect();
+        let good: Vec<_> =
+            entries.filter(|(_, entry)| entry.good.is_some()).map(|((_, name), _)| name.clone()).collect();
         let told = state.touched.len();
         drop(state);
         assert_eq!(objects.load().changes.len(), told);

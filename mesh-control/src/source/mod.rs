@@ -175,7 +175,9 @@ impl Publisher {
         self.compiler.apply(changes, |output| {
             let did = match output {
                 Output::Address(name, address) => addresses.set_address(&name, address.as_deref()),
-                Output::Authorization(name, policy) => authorizations.set_authorization(&name, policy.as_ref()),
+                Output::Authorization(name, policy) => {
+                    authorizations.set_authorization(&name, policy.as_ref())
+                }
             };
             changed += usize::from(did);
         });

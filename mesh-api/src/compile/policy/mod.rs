@@ -57,7 +57,8 @@ impl<'a> Policies<'a> {
     pub fn of_pod(&self, pod: &Pod) -> Vec<String> {
         let Metadata { namespace, labels, .. } = &pod.metadata;
         let elsewhere = Some(self.root_namespace).filter(|root| root != namespace);
-        let in_scope = self.selecting.of(namespace).chain(elsewhere.into_iter().flat_map(|it| self.selecting.of(it)));
+        let in_scope =
+            self.selecting.of(namespace).chain(elsewhere.into_iter().flat_map(|it| self.selecting.of(it)));
         let mut selecting: Vec<_> =
             in_scope.filter(|policy| policy.selector.as_ref().is_some_and(|it| it.matches(labels))).collect();
         selecting.sort_by(|a, b| a.metadata.age_key().cmp(&b.metadata.age_key()));

@@ -54,22 +54,34 @@ fn random_object(dice: &mut Dice) -> String {
         }
         13 => {
             let selector = random_selector(dice, "selector");
-            let spec = dice.pick(&["{}", "{from: [{source: {namespaces: [bank]}}]}", "{to: [{operation: {methods: [GET]}}]}"]);
+            let spec = dice.pick(&[
+                "{}",
+                "{from: [{source: {namespaces: [bank]}}]}",
+                "{to: [{operation: {methods: [GET]}}]}",
+            ]);
             head("security.istio.io/v1", "AuthorizationPolicy", &format!("p{number}"), "")
-                + &format!("spec: {{{selector}action: {}, rules: [{spec}]}}\n", dice.pick(&["ALLOW", "DENY", "CUSTOM, provider: {name: x}"]))
+                + &format!(
+                    "spec: {{{selector}action: {}, rules: [{spec}]}}\n",
+                    dice.pick(&["ALLOW", "DENY", "CUSTOM, provider: {name: x}"])
+                )
         }
         14 => {
             let selector = random_selector(dice, "selector");
             let ports = dice.pick(&["", "portLevelMtls: {8080: {mode: STRICT}}, "]);
             let ports = if selector.is_empty() { "" } else { ports };
             head("security.istio.io/v1", "PeerAuthentication", &format!("m{number}"), "")
-                + &format!("spec: {{{selector}{ports}mtls: {{mode: {}}}}}\n", dice.pick(&["STRICT", "PERMISSIVE", "UNSET"]))
+                + &format!(
+                    "spec: {{{selector}{ports}mtls: {{mode: {}}}}}\n",
+                    dice.pick(&["STRICT", "PERMISSIVE", "UNSET"])
+                )
         }
         _ => {
-            let host = dice.pick(&["web", "web.shop.svc.cluster.local", "*.bank.svc.cluster.local", "*", "nowhere"]);
+            let host =
+                dice.pick(&["web", "web.shop.svc.cluster.local", "*.bank.svc.cluster.local", "*", "nowhere"]);
             let selector = random_selector(dice, "workloadSelector");
             let export = dice.pick(&["", "exportTo: [.], "]);
-            let policy = dice.pick(&["{loadBalancer: {simple: RANDOM}}", "{connectionPool: {tcp: {maxConnections: 7}}}"]);
+            let policy = dice
+                .pick(&["{loadBalancer: {simple: RANDOM}}", "{connectionPool: {tcp: {maxConnections: 7}}}"]);
             head("networking.istio.io/v1", "DestinationRule", &format!("d{number}"), "")
                 + &format!("spec: {{host: '{host}', {selector}{export}trafficPolicy: {policy}}}\n")
         }
@@ -121,15 +133,20 @@ fn random_slice(dice: &mut Dice, head: &Head<'_>, app: &str, number: u64) -> Str
         &format!("{app}-{number}"),
         &format!(", labels: {{kubernetes.io/service-name: {}}}", dice.pick(&APPS)),
     );
-    write!(text, "addressType: IPv4\nports: [{{name: http, port: {}, protocol: TCP}}]\nendpoints:\n", 8080 + dice.roll(2))
-        .unwrap();
+    write!(
+        text,
+        "addressType: IPv4\nports: [{{name: http, port: {}, protocol: TCP}}]\nendpoints:\n",
+        8080 + dice.roll(2)
+    )
+    .unwrap();
     for _ in 0..dice.roll(3) {
         let target = match dice.roll(2) {
             0 => String::new(),
             _ => format!(", targetRef: {{kind: Pod, name: {}-{}}}", dice.pick(&APPS), dice.roll(3)),
         };
         let ready = dice.pick(&["true", "false"]);
-        writeln!(text, "- {{addresses: [10.0.0.{}], conditions: {{ready: {ready}}}{target}}}", dice.roll(6)).unwrap();
+        writeln!(text, "- {{addresses: [10.0.0.{}], conditions: {{ready: {ready}}}{target}}}", dice.roll(6))
+            .unwrap();
     }
     if text.ends_with("endpoints:\n") {
         text.truncate(text.len() - "endpoints:\n".len());
@@ -159,7 +176,10 @@ fn every_history_comes_to_what_its_objects_come_to() {
                 }
                 changes.push(Change { key, object });
             }
-            let told = format!("seed {seed}, step {step}: {:#?}", changes.iter().map(|it| it.key.to_string()).collect::<Vec<_>>());
+            let told = format!(
+                "seed {seed}, step {step}: {:#?}",
+                changes.iter().map(|it| it.key.to_string()).collect::<Vec<_>>()
+            );
             compiler.apply(changes, |output| match output {
                 Output::Address(name, Some(address)) => drop(addresses.insert(name, *address)),
                 Output::Address(name, None) => drop(addresses.remove(&name)),

@@ -1,10 +1,10 @@
 use prost::Message;
 
 use super::*;
-use crate::plan::{Tunnel, Workload};
 use crate::plan::fixture::{
     WEB, octets, of_pod, of_policy, of_service, pod, service, serving, store, web, with_traffic,
 };
+use crate::plan::{Tunnel, Workload};
 use crate::wire::ext;
 use crate::wire::security::{Authorization, Clause, Match, Rule};
 use crate::wire::workload::{Extension, Locality, NetworkAddress, Port, TunnelProtocol};

@@ -106,7 +106,10 @@ fn answers_are_told_apart() {
     let nack = subscription.update(answer("7", Some("uid-1: no address"))).unwrap();
     assert_eq!(nack, Answer::Nack("uid-1: no address".to_owned()));
     assert_eq!(subscription.unacknowledged(), 0);
-    assert!(subscription.next(&web(), Part::All, "8", usize::MAX).is_none(), "what was rejected is not sent again");
+    assert!(
+        subscription.next(&web(), Part::All, "8", usize::MAX).is_none(),
+        "what was rejected is not sent again"
+    );
 }
 
 #[test]

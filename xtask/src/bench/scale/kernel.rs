@@ -34,6 +34,7 @@ pub fn count(path: &Path) -> Result<usize> {
 pub fn memory(path: &Path) -> Result<f64> {
     let data = MapData::from_pin(path).with_context(|| format!("can't open {}", path.display()))?;
     let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", data.fd().as_fd().as_raw_fd()))?;
-    let bytes = info.lines().find_map(|line| line.strip_prefix("memlock:")).context("no memlock in fdinfo")?;
+    let bytes =
+        info.lines().find_map(|line| line.strip_prefix("memlock:")).context("no memlock in fdinfo")?;
     Ok(bytes.trim().parse::<f64>()? / 1e6)
 }

@@ -78,7 +78,8 @@ impl Lab {
     pub fn destinations(&self, node: &str) -> Result<PathBuf> {
         let command = fs::read(format!("/proc/{}/cmdline", self.agent(node)?))?;
         let words: Vec<_> = command.split(|byte| *byte == 0).map(String::from_utf8_lossy).collect();
-        let place = words.iter().position(|word| word == "--bpf-root").context("an agent without --bpf-root")?;
+        let place =
+            words.iter().position(|word| word == "--bpf-root").context("an agent without --bpf-root")?;
         let root = words.get(place + 1).context("--bpf-root without a path")?;
         for layout in fs::read_dir(&**root).with_context(|| format!("can't read {root}"))?.flatten() {
             let map = layout.path().join("maps/DESTINATIONS");

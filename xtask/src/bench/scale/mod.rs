@@ -42,7 +42,8 @@ const PATIENCE: Duration = Duration::from_mins(3);
 
 /// Whether somebody who asks for these metrics asks for the section.
 pub fn is_wanted(only: &[String]) -> bool {
-    only.is_empty() || only.iter().any(|wanted| SECTION.starts_with(wanted.as_str()) || wanted.starts_with(SECTION))
+    only.is_empty()
+        || only.iter().any(|wanted| SECTION.starts_with(wanted.as_str()) || wanted.starts_with(SECTION))
 }
 
 /// The metrics that are of other sections.
@@ -54,7 +55,9 @@ pub fn others(only: &[String]) -> Vec<String> {
 pub fn run(workspace: &Workspace) -> Result<Value> {
     let mut rows = Rows::default();
     let lab = Lab::up(workspace)?;
-    for (name, pid) in [("scale.control_rss_idle", lab.control()?), ("scale.agent_rss_idle", lab.agent(NODES[0])?)] {
+    for (name, pid) in
+        [("scale.control_rss_idle", lab.control()?), ("scale.agent_rss_idle", lab.agent(NODES[0])?)]
+    {
         rows.add(name, "MB", proc::resident(pid)?);
     }
     let mut mesh = Mesh::new(SIZE.0, SIZE.1);

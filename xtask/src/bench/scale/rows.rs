@@ -36,7 +36,10 @@ impl Rows {
 
     /// For scripts.
     pub fn json(&self) -> Value {
-        self.0.iter().map(|(metric, unit, value)| json!({"metric": metric, "unit": unit, "value": value})).collect()
+        self.0
+            .iter()
+            .map(|(metric, unit, value)| json!({"metric": metric, "unit": unit, "value": value}))
+            .collect()
     }
 }
 
