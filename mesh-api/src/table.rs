@@ -102,14 +102,13 @@ impl<V: Clone> Table<V> {
     pub fn insert(&mut self, hash: u64, value: V) {
         let slot = Slot { hash, value };
         let shard = self.shard_mut(hash);
-        match Arc::get_mut(shard) {
-            Some(own) => own.push(slot),
-            None => {
-                let mut copy = Vec::with_capacity(shard.len() + 1);
-                copy.extend(shard.iter().cloned());
-                copy.push(slot);
-                *shard = Arc::new(copy);
-            }
+        if let Some(own) = Arc::get_mut(shard) {
+            own.push(slot);
+        } else {
+            let mut copy = Vec::with_capacity(shard.len() + 1);
+            copy.extend(shard.iter().cloned());
+            copy.push(slot);
+            *shard = Arc::new(copy);
         }
         self.len += 1;
         self.settle();

@@ -102,8 +102,10 @@ impl DirectoryWatch {
     }
 
     fn add(&self, event: &Event<OsString>, touched: &mut Touched) {
-        // Of a directory, of the one that is watched, or of more than the queue holds: then anything may have changed.
-        let file = !event.mask.contains(EventMask::ISDIR);
+        // Of a directory, of the one that is watched, or of more than the queue holds: then anything may have changed. So
+        // it may when Kubernetes swaps `..data`, the link that all files of a mounted `ConfigMap` lead through.
+        let linked = event.name.as_ref().is_some_and(|name| name.as_encoded_bytes().starts_with(b".."));
+        let file = !event.mask.contains(EventMask::ISDIR) && !linked;
         let path = event.name.as_ref().zip(self.directories.get(&event.wd));
         match (touched, path.filter(|_| file)) {
             (Touched::Files(files), Some((name, directory))) => drop(files.insert(directory.join(name))),
@@ -196,6 +198,18 @@ mod tests {
         let file = directory.path().join("b/file");
         fs::write(&file, "x").unwrap();
         assert_eq!(watch.changed().await, Touched::Files([file].into()));
+    }
+
+    #[tokio::test]
+    async fn a_mounted_config_map_that_is_swapped_may_have_changed_anywhere() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        std::os::unix::fs::symlink("..first", path("..data")).unwrap();
+        std::os::unix::fs::symlink("..data/policy.yaml", path("policy.yaml")).unwrap();
+        let mut watch = DirectoryWatch::new(directory.path(), Depth::Recursive).unwrap();
+        std::os::unix::fs::symlink("..second", path("..data_tmp")).unwrap();
+        fs::rename(path("..data_tmp"), path("..data")).unwrap();
+        assert_eq!(watch.changed().await, Touched::Anything);
     }
 
     #[tokio::test]

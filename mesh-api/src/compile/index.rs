@@ -44,17 +44,11 @@ impl Index {
                 if let Some(service) = service_of(slice) {
                     self.slices.entry(service).or_default().push(object.clone());
                 }
-                for endpoint in &slice.endpoints {
-                    match pod_named(endpoint) {
-                        Some(pod) => {
-                            self.naming.insert(hash_of(&(&slice.metadata.namespace, pod)), object.clone())
-                        }
-                        None => {
-                            for address in endpoint.ip_addresses() {
-                                self.addressing.insert(hash_of(&address), object.clone());
-                            }
-                        }
-                    }
+                for pod in pods_named(slice) {
+                    self.naming.insert(hash_of(&(&slice.metadata.namespace, pod)), object.clone());
+                }
+                for address in addresses_alone(slice) {
+                    self.addressing.insert(hash_of(&address), object.clone());
                 }
             }
             _ => {}
@@ -70,23 +64,17 @@ impl Index {
                 }
             }
             Object::Service(service) => {
-                labels_of(service).for_each(|key| take(&mut self.selecting, &key, same))
+                labels_of(service).for_each(|key| take(&mut self.selecting, &key, same));
             }
             Object::EndpointSlice(slice) => {
                 if let Some(service) = service_of(slice) {
                     take(&mut self.slices, &service, same);
                 }
-                for endpoint in &slice.endpoints {
-                    match pod_named(endpoint) {
-                        Some(pod) => {
-                            drop(self.naming.remove(hash_of(&(&slice.metadata.namespace, pod)), same))
-                        }
-                        None => {
-                            for address in endpoint.ip_addresses() {
-                                self.addressing.remove(hash_of(&address), same);
-                            }
-                        }
-                    }
+                for pod in pods_named(slice) {
+                    self.naming.remove(hash_of(&(&slice.metadata.namespace, pod)), same);
+                }
+                for address in addresses_alone(slice) {
+                    self.addressing.remove(hash_of(&address), same);
                 }
             }
             _ => {}
@@ -129,10 +117,7 @@ impl Index {
     /// Slices that have an address for which they name no pod. May name one twice.
     pub fn slices_with(&self, address: IpAddr) -> impl Iterator<Item = &EndpointSlice> {
         let candidates = self.addressing.candidates(hash_of(&address)).filter_map(as_slice);
-        candidates.filter(move |slice| {
-            let mut unnamed = slice.endpoints.iter().filter(|endpoint| pod_named(endpoint).is_none());
-            unnamed.any(|endpoint| endpoint.ip_addresses().contains(&address))
-        })
+        candidates.filter(move |slice| addresses_alone(slice).any(|alone| alone == address))
     }
 }
 
@@ -153,6 +138,16 @@ pub(super) fn pod_named(endpoint: &Endpoint) -> Option<&str> {
 /// The service of a slice.
 pub(super) fn service_of(slice: &EndpointSlice) -> Option<Name> {
     Some((slice.metadata.namespace.clone(), slice.service_name()?.to_owned()))
+}
+
+fn pods_named(slice: &EndpointSlice) -> impl Iterator<Item = &str> {
+    slice.endpoints.iter().filter_map(pod_named)
+}
+
+/// Addresses for which a slice names no pod.
+fn addresses_alone(slice: &EndpointSlice) -> impl Iterator<Item = IpAddr> {
+    let unnamed = slice.endpoints.iter().filter(|endpoint| pod_named(endpoint).is_none());
+    unnamed.flat_map(Endpoint::ip_addresses)
 }
 
 fn own_addresses(pod: &Pod) -> Vec<IpAddr> {

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use mesh_common::is_mesh_port;
 
 pub use super::endpoints::Obstacle;
-use super::endpoints::{self, Family, Target};
+use super::endpoints::{self, Family, ServiceEndpoints, Target};
 use super::preference::Preference;
 use super::service::Service;
 use super::snapshot::Snapshot;
@@ -113,7 +113,7 @@ fn to_address(snapshot: &Snapshot, destination: SocketAddr) -> Route {
 
 fn obstacles(snapshot: &Snapshot, service: &Service, port: u16) -> BTreeMap<Obstacle, usize> {
     let mut counts = BTreeMap::new();
-    let members = snapshot.entry(service).and_then(|entry| entry.endpoints()).map(|it| it.members());
+    let members = snapshot.entry(service).and_then(|entry| entry.endpoints()).map(ServiceEndpoints::members);
     for workload in members.into_iter().flatten() {
         // What is eligible by itself and yet not chosen was left out for where it runs.
         let obstacle = endpoints::obstacle(service, port, workload).unwrap_or(Obstacle::Place);

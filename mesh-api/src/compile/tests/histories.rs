@@ -16,8 +16,8 @@ impl Dice {
     }
 
     fn pick<'a>(&mut self, list: &[&'a str]) -> &'a str {
-        // Less than the length.
-        list[self.roll(list.len() as u64) as usize]
+        let index = self.roll(list.len() as u64);
+        list[usize::try_from(index).unwrap()]
     }
 }
 

@@ -1,12 +1,12 @@
 //! Pods that give way to others, at a steady rate, and how long it takes until each node's kernel knows the new one.
 
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::mpsc::{self, Receiver, TryRecvError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, bail};
 
 use crate::bench::proc;
 
@@ -37,7 +37,7 @@ pub fn run(lab: &Lab, mesh: &mut Mesh, rate: u32, long: Duration, rows: &mut Row
         let map = lab.destinations(node)?;
         let (teller, written) = mpsc::channel();
         tellers.push(teller);
-        watches.push(thread::spawn(move || watch(map, &written)));
+        watches.push(thread::spawn(move || watch(&map, &written)));
     }
     let start = Instant::now();
     let count = rate * u32::try_from(long.as_secs()).unwrap_or(u32::MAX);
@@ -57,7 +57,7 @@ pub fn run(lab: &Lab, mesh: &mut Mesh, rate: u32, long: Duration, rows: &mut Row
     let took = start.elapsed().as_secs_f64();
     let mut delays = Vec::new();
     for watch in watches {
-        delays.extend(watch.join().map_err(|_| anyhow::anyhow!("a watch panicked"))??);
+        delays.extend(watch.join().map_err(|_| anyhow!("a watch panicked"))??);
     }
     delays.sort_unstable();
     rows.add("scale.change_rate", "changes/s", f64::from(count) / took);
@@ -71,8 +71,8 @@ pub fn run(lab: &Lab, mesh: &mut Mesh, rate: u32, long: Duration, rows: &mut Row
 }
 
 /// Looks for each address until it is there; answers how long each took.
-fn watch(map: PathBuf, written: &Receiver<Written>) -> Result<Vec<Duration>> {
-    let known = Destinations::open(&map)?;
+fn watch(map: &Path, written: &Receiver<Written>) -> Result<Vec<Duration>> {
+    let known = Destinations::open(map)?;
     let (mut open, mut delays, mut more) = (Vec::<Written>::new(), Vec::new(), true);
     while more || !open.is_empty() {
         loop {
@@ -93,8 +93,9 @@ fn watch(map: PathBuf, written: &Receiver<Written>) -> Result<Vec<Duration>> {
             }
             !there
         });
-        let late = open.iter().find(|change| change.at.elapsed() > LOST);
-        ensure!(late.is_none(), "{} is not known after {} s", open[0].address, LOST.as_secs());
+        if let Some(late) = open.iter().find(|change| change.at.elapsed() > LOST) {
+            bail!("{} is not known after {} s", late.address, LOST.as_secs());
+        }
         thread::sleep(LOOK);
     }
     Ok(delays)

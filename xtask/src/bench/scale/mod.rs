@@ -10,6 +10,7 @@ mod lab;
 mod objects;
 mod rows;
 
+use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -82,7 +83,7 @@ pub fn run(workspace: &Workspace) -> Result<Value> {
 }
 
 /// All of it comes to a mesh that runs.
-fn load(lab: &Lab, mesh: &Mesh, written: &std::path::Path, rows: &mut Rows) -> Result<()> {
+fn load(lab: &Lab, mesh: &Mesh, written: &Path, rows: &mut Rows) -> Result<()> {
     let control = proc::cpu_seconds(lab.control()?)?;
     let agent = proc::cpu_seconds(lab.agent(NODES[0])?)?;
     let start = Instant::now();

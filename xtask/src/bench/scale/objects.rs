@@ -60,11 +60,11 @@ impl Mesh {
             fs::remove_dir_all(&root).context("can't clear the last mesh away")?;
         }
         fs::create_dir_all(&root)?;
-        put(&root.join("nodes.json"), (0..self.nodes).map(node).collect())?;
+        put(&root.join("nodes.json"), &(0..self.nodes).map(node).collect::<Vec<_>>())?;
         for number in 0..NAMESPACES {
             fs::create_dir(root.join(namespace_name(number)))?;
             let file = root.join(namespace_name(number)).join("namespace.json");
-            put(&file, vec![namespace(number), policy(number)])?;
+            put(&file, &[namespace(number), policy(number)])?;
         }
         for service in 0..self.services() {
             self.write_service(&root, service)?;
@@ -85,13 +85,13 @@ impl Mesh {
 
     fn write_service(&self, root: &Path, service: usize) -> Result<()> {
         let pods = self.pods[service].iter().map(|number| pod(service, *number, number % self.nodes));
-        let objects = std::iter::once(service_object(service)).chain(pods).collect();
-        put(&root.join(namespace_of(service)).join(format!("{}.json", name_of(service))), objects)
+        let objects: Vec<_> = std::iter::once(service_object(service)).chain(pods).collect();
+        put(&root.join(namespace_of(service)).join(format!("{}.json", name_of(service))), &objects)
     }
 }
 
 /// Renamed into place, as careful writers do.
-fn put(file: &Path, objects: Vec<Value>) -> Result<()> {
+fn put(file: &Path, objects: &[Value]) -> Result<()> {
     let text = json!({"apiVersion": "v1", "kind": "List", "items": objects}).to_string();
     let name = file.file_name().unwrap_or_default().to_string_lossy();
     let temporary = file.with_file_name(format!(".{name}"));
@@ -168,7 +168,7 @@ fn pod(service: usize, number: usize, node: usize) -> Value {
     let (v4, v6) = addresses(number);
     let app = name_of(service);
     let hash = format!("{:010x}", service * 7919);
-    let tier = if service % 10 == 0 { "guarded" } else { "open" };
+    let tier = if service.is_multiple_of(10) { "guarded" } else { "open" };
     json!({
         "apiVersion": "v1", "kind": "Pod",
         "metadata": {
