@@ -6,7 +6,8 @@
 mod build;
 mod corpus;
 
-use std::path::PathBuf;
+use std::io;
+use std::path::{self, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
@@ -47,7 +48,7 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     let all = targets(workspace)?;
     let (wanted, inputs): (Vec<_>, Vec<_>) =
         options.targets.iter().cloned().partition(|name| all.contains(name));
-    let inputs: Vec<PathBuf> = inputs.into_iter().map(PathBuf::from).collect();
+    let inputs: Vec<PathBuf> = inputs.iter().map(path::absolute).collect::<io::Result<_>>()?;
     for input in &inputs {
         ensure!(input.exists(), "{} is neither a target ({}) nor a file", input.display(), all.join(", "));
     }
