@@ -92,13 +92,9 @@ fn discovery() {
     history.extend(response(type_url::AUTHORIZATION, Vec::new(), policies));
     history.extend(response(type_url::ADDRESS, Vec::new(), names));
     put("xds", "history", history);
-    for (name, address) in &all.addresses {
-        let name = resource(type_url::ADDRESS, name, address);
-        put(
-            "xds",
-            &format!("one-{:x}", name.name.len()),
-            response(type_url::ADDRESS, vec![name], Vec::new()),
-        );
+    for (number, (name, address)) in all.addresses.iter().enumerate() {
+        let one = vec![resource(type_url::ADDRESS, name, address)];
+        put("xds", &format!("one-{number}"), response(type_url::ADDRESS, one, Vec::new()));
     }
 }
 

@@ -31,9 +31,8 @@ pub fn all(workspace: &Workspace) -> Result<()> {
 }
 
 /// The program of a target.
-pub fn program(workspace: &Workspace, target: &str) -> PathBuf {
-    // Known since it was built.
-    directory(workspace).join(host().unwrap_or_default()).join("release").join(target)
+pub fn program(workspace: &Workspace, target: &str) -> Result<PathBuf> {
+    Ok(directory(workspace).join(host()?).join("release").join(target))
 }
 
 /// Where everything goes that fuzzing makes.

@@ -6,7 +6,8 @@
 mod build;
 mod corpus;
 
-use std::path::PathBuf;
+use std::io;
+use std::path::{self, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
@@ -47,7 +48,7 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     let all = targets(workspace)?;
     let (wanted, inputs): (Vec<_>, Vec<_>) =
         options.targets.iter().cloned().partition(|name| all.contains(name));
-    let inputs: Vec<PathBuf> = inputs.into_iter().map(PathBuf::from).collect();
+    let inputs: Vec<PathBuf> = inputs.iter().map(path::absolute).collect::<io::Result<_>>()?;
     for input in &inputs {
         ensure!(input.exists(), "{} is neither a target ({}) nor a file", input.display(), all.join(", "));
     }
@@ -61,7 +62,7 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
         }
         target.explore(options.seconds)?;
         if options.keep {
-            target.corpus.keep(&target.command())?;
+            target.corpus.keep(&target.command()?)?;
         }
     }
     Ok(())
@@ -95,7 +96,7 @@ impl Target<'_> {
     /// Runs its corpus and then looks for more; an error tells where the input is that something is wrong with.
     fn explore(&self, seconds: u32) -> Result<()> {
         let start = Instant::now();
-        let mut command = self.command();
+        let mut command = self.command()?;
         command.arg(format!("-max_total_time={seconds}"));
         command.args(["-print_final_stats=1", "-verbosity=1"]).args(self.corpus.directories());
         let outcome = command.outcome()?;
@@ -113,12 +114,12 @@ impl Target<'_> {
 
     /// Runs single inputs.
     fn again(&self, inputs: &[PathBuf]) -> Result<()> {
-        self.command().args(inputs).checked()
+        self.command()?.args(inputs).checked()
     }
 
     /// Its program with the limits that are the same for every run.
-    fn command(&self) -> Command {
-        let mut command = Command::new(build::program(self.workspace, self.name));
+    fn command(&self) -> Result<Command> {
+        let mut command = Command::new(build::program(self.workspace, self.name)?);
         command.current_dir(self.workspace.root());
         command.arg(format!("-artifact_prefix={}/", self.corpus.artifacts().display()));
         command.args([
@@ -126,7 +127,7 @@ impl Target<'_> {
             format!("-rss_limit_mb={MEMORY}"),
             format!("-max_len={LONGEST}"),
         ]);
-        command
+        Ok(command)
     }
 }
 
