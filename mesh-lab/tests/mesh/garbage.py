@@ -85,7 +85,8 @@ def mesh_says(what, authority):
     opened = mesh_open(1, authority)
     return {
         "open": opened,
-        "random": os.urandom(4096),
+        # A kind that has to be known; what follows may be anything.
+        "random": b"\x7f" + os.urandom(4095),
         "http2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, 0, 0, b""),
         "no-stream": mesh_frame(0, 7, b"x"),
         "cut-short": mesh_frame(1, 1, b"\0\0\0\1\4"),

