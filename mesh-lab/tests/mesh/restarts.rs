@@ -220,8 +220,9 @@ fn an_upgrade_costs_no_connection_old_or_new() {
 fn maps_of_another_layout_are_replaced() {
     let world = World::new("layout");
     world.lab.agent("node1").kill().unwrap();
-    let pins = world.lab.layout().node("node1").bpf();
-    let current: Vec<_> = std::fs::read_dir(&pins).unwrap().map(|it| it.unwrap().path()).collect();
+    let node = world.lab.layout().node("node1");
+    let pins = node.bpf();
+    let current: Vec<_> = std::fs::read_dir(pins).unwrap().map(|it| it.unwrap().path()).collect();
     assert_eq!(current.len(), 1, "{current:?}");
     std::fs::rename(&current[0], pins.join("v0")).unwrap();
     world.lab.agent("node1").start().unwrap();
