@@ -90,10 +90,10 @@ const _: () = assert!(size_of::<Route>() == 16 + 32 * MAX_CHOICES);
 /// The choice that a ticket falls on.
 #[inline(always)]
 pub fn choose(route: &Route, ticket: u32) -> Option<&Choice> {
-    let mut index = 0;
-    while index < MAX_CHOICES {
-        let choice = &route.choices[index];
-        if index as u32 >= route.count {
+    let mut index = 0_u32;
+    while (index as usize) < MAX_CHOICES {
+        let choice = &route.choices[index as usize];
+        if index >= route.count {
             return None;
         }
         if ticket < choice.below {
@@ -195,6 +195,7 @@ pub struct DirectEvent {
 const _: () = assert!(size_of::<DirectEvent>() == 128);
 
 #[cfg(test)]
+#[allow(clippy::cast_possible_truncation, reason = "all numbers are small")]
 mod tests {
     use super::*;
     use crate::address::Address;

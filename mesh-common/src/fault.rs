@@ -41,10 +41,9 @@ impl Fault {
             | Self::AgentUnknown
             | Self::ListenerMissing
             | Self::ListenerRefused => Verdict::Refuse,
-            // The connection is made and was allowed; only what `getpeername` shows is the proxy's address.
-            Self::ClientStorage => Verdict::GoOn,
-            // It arrives like one from outside the mesh, at the proxy, and the policy for those decides.
-            Self::DirectFull => Verdict::GoOn,
+            // The first: the connection is made and was allowed; only what `getpeername` shows is the proxy's address. The
+            // second: it arrives like one from outside the mesh, at the proxy, and the policy for those decides.
+            Self::ClientStorage | Self::DirectFull => Verdict::GoOn,
         }
     }
 
