@@ -2,7 +2,9 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use mesh_api::compile::{self, MeshConfig, World};
+use std::sync::Arc;
+
+use mesh_api::compile::{self, MeshConfig};
 use mesh_api::identity::SpiffeId;
 use mesh_api::manifest;
 use mesh_api::plan::policy::{Peer, authorize};
@@ -95,12 +97,12 @@ fn verdict(label: &str, policy: Value, peer: &Peer<'_>) -> Option<bool> {
     if !parsed.errors.is_empty() {
         return None;
     }
-    let world: World<'_> = parsed.objects.iter().map(|object| &object.value).collect();
-    let (mut store, rejected) = agree::send(&compile::compile(&world, &MeshConfig::default()));
+    let objects = parsed.objects.into_iter().map(Arc::new);
+    let (mut store, rejected) = agree::send(&compile::compile(objects, &MeshConfig::default()));
     assert_eq!(rejected, []);
     let snapshot = store.snapshot();
     let workload = snapshot.workload_by_address(peer.destination_ip).expect("the pod is there");
-    Some(authorize(&snapshot, workload, peer).is_allowed())
+    Some(authorize(&snapshot, &workload, peer).is_allowed())
 }
 
 /// A pattern with at most one star, which stands for anything, at one of its ends.

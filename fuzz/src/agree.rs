@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use mesh_api::compile::{self, Compiled, MeshConfig, World};
+use mesh_api::compile::{self, Compiled, MeshConfig};
 use mesh_api::identity::SpiffeId;
 use mesh_api::manifest;
 use mesh_api::plan::outbound::{Route, route};
@@ -107,7 +107,8 @@ fn check_routes(snapshot: &Snapshot, source: &Workload) {
     addresses.sort_unstable();
     addresses.dedup();
     let ranges = snapshot.address_ranges().map(|network| network.addr());
-    let ports = snapshot.services().flat_map(|service| service.ports.iter().map(|port| port.port));
+    let services: Vec<_> = snapshot.services().collect();
+    let ports = services.iter().flat_map(|service| service.ports.iter().map(|port| port.port));
     let ports: Vec<_> = ports.take(MOST).chain([15_008]).collect();
     for ip in addresses.into_iter().take(MOST).chain(ranges.take(MOST)) {
         for port in &ports {
@@ -122,7 +123,7 @@ fn check_route(snapshot: &Snapshot, source: &Workload, destination: SocketAddr) 
     match way {
         Route::Workload(target) => {
             let owner = snapshot.workload_by_address(target.address.ip());
-            assert!(owner.is_some_and(|owner| Arc::ptr_eq(owner, &target.workload)));
+            assert!(owner.is_some_and(|owner| owner == target.workload));
             assert_eq!(target.address, destination);
         }
         Route::Service { service, port, endpoints, .. } => {
@@ -140,7 +141,7 @@ fn check_endpoint(snapshot: &Snapshot, target: &Target) {
     assert!(target.weight > 0);
     assert!(target.workload.addresses.contains(&target.address.ip()));
     assert!(target.expected_identities.contains(&target.workload.identity));
-    assert_eq!(snapshot.workload(&target.workload.uid), Some(&target.workload));
+    assert_eq!(snapshot.workload(&target.workload.uid).as_ref(), Some(&target.workload));
 }
 
 /// A store that is sent what the compiler made.
@@ -158,8 +159,8 @@ pub fn send(compiled: &Compiled) -> (Store, Vec<Rejected>) {
 pub fn example() -> (Snapshot, Mesh) {
     let parsed = manifest::parse("example.yaml", include_str!("example.yaml"));
     assert!(parsed.errors.is_empty(), "{:#?}", parsed.errors);
-    let world: World<'_> = parsed.objects.iter().map(|object| &object.value).collect();
-    let (mut store, rejected) = send(&compile::compile(&world, &MeshConfig::default()));
+    let objects = parsed.objects.into_iter().map(Arc::new);
+    let (mut store, rejected) = send(&compile::compile(objects, &MeshConfig::default()));
     assert_eq!(rejected, []);
     (store.snapshot(), Mesh::of(&store))
 }

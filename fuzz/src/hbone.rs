@@ -62,7 +62,7 @@ fn request(method: &Method, authority: Option<&str>, peer: SocketAddr, headers: 
             destination_ip: target.ip(),
             destination_port: target.port(),
         };
-        let decision = authorize(snapshot, workload, &asking);
+        let decision = authorize(snapshot, &workload, &asking);
         assert!(!decision.to_string().is_empty());
         assert_eq!(decision.is_allowed(), mesh.allows(&workload.uid, &asking), "{decision}");
     }

@@ -1,6 +1,8 @@
 //! Manifests: what users write, and what the Kubernetes API sends.
 
-use mesh_api::compile::{self, MeshConfig, World};
+use std::sync::Arc;
+
+use mesh_api::compile::{self, MeshConfig};
 use mesh_api::manifest::{self, ManifestError, Parsed};
 
 use crate::agree;
@@ -24,9 +26,9 @@ pub fn check(data: &[u8]) {
         let keys: Vec<_> = again.objects.iter().map(|object| object.value.key()).collect();
         assert_eq!(keys, [object.value.key()], "{:?}", again.errors);
     }
-    check_compiled(&parsed);
+    check_compiled(parsed);
     if let Ok(value) = serde_json::from_str(text) {
-        check_compiled(&manifest::parse_value(FILE, value));
+        check_compiled(manifest::parse_value(FILE, value));
     }
 }
 
@@ -37,9 +39,9 @@ fn check_error(error: &ManifestError, lines: u32) {
     assert_ne!(error.field.as_deref(), Some(""));
 }
 
-fn check_compiled(parsed: &Parsed) {
-    let world: World<'_> = parsed.objects.iter().map(|object| &object.value).collect();
-    let compiled = compile::compile(&world, &MeshConfig::default());
+fn check_compiled(parsed: Parsed) {
+    let objects = parsed.objects.into_iter().map(Arc::new);
+    let compiled = compile::compile(objects, &MeshConfig::default());
     let (mut store, rejected) = agree::send(&compiled);
     assert_eq!(rejected, [], "what the control plane makes an agent takes");
     let snapshot = store.snapshot();

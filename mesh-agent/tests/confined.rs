@@ -23,8 +23,10 @@ enum Outcome {
 
 use Outcome::{Killed, Refused, Works};
 
+type Attempt = fn() -> io::Result<()>;
+
 /// Attempts with what has to come of them: for one that has no privileges, and for one that is closed off as well.
-const ATTEMPTS: [(&str, fn() -> io::Result<()>, Outcome, Outcome); 14] = [
+const ATTEMPTS: [(&str, Attempt, Outcome, Outcome); 14] = [
     ("setns", setns, Refused, Killed),
     ("ptrace", ptrace, Refused, Killed),
     ("load eBPF", load_ebpf, Refused, Killed),
@@ -98,7 +100,7 @@ fn call(number: libc::c_long, arguments: [u64; 3]) -> io::Result<()> {
 fn setns() -> io::Result<()> {
     let own = fs::File::open("/proc/self/ns/net")?;
     let descriptor = std::os::fd::AsRawFd::as_raw_fd(&own);
-    call(libc::SYS_setns, [descriptor as u64, 0, 0])
+    call(libc::SYS_setns, [u64::try_from(descriptor).unwrap(), 0, 0])
 }
 
 fn ptrace() -> io::Result<()> {

@@ -3,10 +3,11 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use mesh_api::{
-    compile::{self, Compiled, MeshConfig, World},
+    compile::{self, Compiled, MeshConfig},
     manifest,
     wire::{
         type_url,
@@ -100,8 +101,8 @@ fn discovery() {
 
 fn compiled(text: &str) -> Compiled {
     let parsed = manifest::parse("example.yaml", text);
-    let world: World<'_> = parsed.objects.iter().map(|object| &object.value).collect();
-    compile::compile(&world, &MeshConfig::default())
+    let objects = parsed.objects.into_iter().map(Arc::new);
+    compile::compile(objects, &MeshConfig::default())
 }
 
 fn responses(compiled: &Compiled, removed: Vec<String>) -> Vec<u8> {

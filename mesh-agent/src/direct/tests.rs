@@ -18,7 +18,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use super::plan::{Pod, View};
-use super::table::{Change, Table};
+use super::table::{Change, Table, Why};
 use crate::proxy::balance::Health;
 use history::{DESTINATIONS, Mesh, pick};
 
@@ -32,6 +32,8 @@ struct Node {
     table: Table,
     health: Health<TargetKey>,
     resting: HashMap<TargetKey, Instant>,
+    /// An endpoint has rested enough since plans were last made.
+    rested: bool,
     now: Instant,
     /// The pods that are enrolled, the latest last.
     pods: Vec<Arc<Pod>>,
@@ -67,6 +69,7 @@ impl Node {
             table: Table::default(),
             health: Health::default(),
             resting: HashMap::new(),
+            rested: false,
             now: Instant::now(),
             pods: Vec::new(),
             cookies: 100,
@@ -94,7 +97,11 @@ impl Node {
             _ => self.sweep(),
         };
         self.snapshot = self.mesh.snapshot();
-        let changes = self.with_view(|table, view| table.plan_again(view, false));
+        // As the task does it.
+        let node_changed = what == "a pod is enrolled" || self.rested;
+        self.rested = false;
+        let why = if node_changed { Why::Node } else { Why::Configuration };
+        let changes = self.with_view(|table, view| table.plan_again(view, why));
         self.tell(changes);
         what
     }
@@ -139,7 +146,7 @@ impl Node {
 
     /// Endpoints fail until they are ejected, and rest a while.
     fn fail(&mut self, random: &mut StdRng) -> &'static str {
-        let mut services: Vec<_> = self.snapshot.services().cloned().collect();
+        let mut services: Vec<_> = self.snapshot.services().collect();
         services.sort_unstable_by(|a, b| a.key.cmp(&b.key));
         let Some(service) = services.get(random.random_range(0..2)) else { return "nothing" };
         let keys = keys(&self.snapshot, service);
@@ -161,8 +168,10 @@ impl Node {
     fn pass_time(&mut self, random: &mut StdRng) -> &'static str {
         self.now += Duration::from_secs(random.random_range(1..40));
         let now = self.now;
+        let before = self.resting.len();
         self.resting.retain(|_, until| *until > now);
-        let changes = self.with_view(|table, view| table.plan_again(view, true));
+        self.rested = self.resting.len() < before;
+        let changes = self.with_view(|table, view| table.plan_again(view, Why::Time));
         self.tell(changes);
         "time passes"
     }
@@ -226,18 +235,18 @@ impl Node {
         let known = client
             .addresses
             .iter()
-            .any(|own| self.snapshot.workload_by_address(*own).is_some_and(|workload| is(client, workload)));
+            .any(|own| self.snapshot.workload_by_address(*own).is_some_and(|workload| is(client, &workload)));
         if !known {
             return Some("the mesh does not know the client");
         }
         let identity = Some(&client.identity);
         let peer = Peer { identity, source_ip, destination_ip: ip, destination_port: port };
-        let decision = authorize(&self.snapshot, workload, &peer);
+        let decision = authorize(&self.snapshot, &workload, &peer);
         let noted = !decision.audited.is_empty() || !decision.dry_run.is_empty();
         match (decision.is_allowed(), noted) {
             (false, _) => Some("the evaluator says no"),
             (true, true) => Some("there is something to be noted, which only the proxy does"),
-            (true, false) => self.unfit(key, workload, ip, port),
+            (true, false) => self.unfit(key, &workload, ip, port),
         }
     }
 
@@ -265,8 +274,8 @@ fn is(pod: &Pod, workload: &Workload) -> bool {
 }
 
 fn keys(snapshot: &Snapshot, service: &Service) -> Vec<TargetKey> {
-    let members = snapshot.members(service).iter();
-    let key = |workload: &Arc<Workload>| {
+    let members = snapshot.members(service).into_iter();
+    let key = |workload: Arc<Workload>| {
         let ip = *workload.addresses.first()?;
         Some(TargetKey { workload: workload.uid.clone(), address: (ip, history::TARGET_PORT).into() })
     };

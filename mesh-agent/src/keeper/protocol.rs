@@ -134,7 +134,7 @@ impl Claim {
     fn write(&self, to: &mut Writer) {
         to.text(&self.uid);
         to.addresses(&self.addresses);
-        to.u8(self.probe_ports.len() as u8);
+        to.count(self.probe_ports.len());
         self.probe_ports.iter().for_each(|port| to.u16(*port));
     }
 
@@ -299,9 +299,14 @@ impl Writer {
         self.bytes(&number.to_le_bytes());
     }
 
+    /// All lists are short.
+    fn count(&mut self, count: usize) {
+        self.u8(u8::try_from(count).unwrap_or(u8::MAX));
+    }
+
     fn text(&mut self, text: &str) {
         // No text is longer than a record.
-        self.u16(text.len() as u16);
+        self.u16(u16::try_from(text.len()).unwrap_or(u16::MAX));
         self.bytes(text.as_bytes());
     }
 
@@ -310,7 +315,7 @@ impl Writer {
     }
 
     fn addresses(&mut self, addresses: &[IpAddr]) {
-        self.u8(addresses.len() as u8);
+        self.count(addresses.len());
         addresses.iter().for_each(|address| self.address(*address));
     }
 

@@ -42,6 +42,7 @@ enum State {
 }
 
 /// The keeper.
+#[allow(clippy::struct_excessive_bools, reason = "they are independent of each other")]
 pub(super) struct Keeper {
     config: Config,
     workers: u8,
@@ -233,9 +234,8 @@ impl Keeper {
         self.pods.forget_proxy(process.id())?;
         let (how, age) = (process::describe(status), process.age());
         match self.state {
-            State::Serving => {}
             State::Relieved => self.state = State::Idle(Instant::now()),
-            State::Stopping | State::Idle(_) => {}
+            State::Serving | State::Stopping | State::Idle(_) => {}
         }
         if self.state != State::Serving {
             tracing::info!(how, "the proxy has finished");
@@ -352,7 +352,7 @@ impl Keeper {
             Ok(sockets) => {
                 let descriptors: Vec<_> = sockets.iter().map(AsFd::as_fd).collect();
                 // No more than were asked for.
-                let answer = Answer::Sockets(sockets.len() as u8);
+                let answer = Answer::Sockets(u8::try_from(sockets.len()).unwrap_or(count));
                 reply(self.process.as_ref(), worker, &answer, &descriptors)
             }
         }

@@ -41,6 +41,10 @@ pub fn destroy(netns: &Netns, connection: &Connection) -> io::Result<bool> {
     outcome(answer.get(..length).unwrap_or_default())
 }
 
+#[allow(
+    clippy::cast_possible_truncation,
+    reason = "numbers of the kernel's headers, in fields that they fit into"
+)]
 fn request(connection: &Connection) -> Vec<u8> {
     let (local, remote) = (connection.local, connection.remote);
     let family = if local.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };

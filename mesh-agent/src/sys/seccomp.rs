@@ -92,7 +92,7 @@ fn needed() -> Result<Rules, Error> {
     let thread = libc::CLONE_THREAD as u64;
     rules.insert(libc::SYS_clone, vec![rule(0, SeccompCmpOp::MaskedEq(thread), thread)?]);
     // Names and addresses of the network, no raw packets.
-    let families = [libc::AF_INET, libc::AF_INET6, libc::AF_UNIX].map(|family| family as u64);
+    let families = [libc::AF_INET as u64, libc::AF_INET6 as u64, libc::AF_UNIX as u64];
     let mut sockets = one_of(0, &families)?;
     let netlink = condition(0, SeccompCmpOp::Eq, libc::AF_NETLINK as u64)?;
     let route = condition(2, SeccompCmpOp::Eq, libc::NETLINK_ROUTE as u64)?;

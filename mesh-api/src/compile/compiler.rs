@@ -74,7 +74,7 @@ impl Compiler {
             .into_iter()
             .map(|Change { key, object }| {
                 affected.note_slices(&self.world, [self.world.object(&key), object.as_ref()]);
-                let old = self.world.set(&key, object.clone());
+                let old = self.world.set(&key, object.as_ref());
                 (key, [old, object])
             })
             .collect();

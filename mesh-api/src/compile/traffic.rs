@@ -113,7 +113,8 @@ impl Traffic {
         for rule in rules {
             let wanted = host::resolve(&rule.host, &rule.metadata.namespace, mesh);
             let fits = |host: &String| host::specificity(&wanted, host).is_some();
-            if !hosts.contains(&wanted) && !(wanted.starts_with('*') && hosts.iter().any(fits)) {
+            let known = hosts.contains(&wanted) || wanted.starts_with('*') && hosts.iter().any(fits);
+            if !known {
                 conditions.push(condition(rule, "spec.host", &format!("{wanted} is no Service of the mesh")));
             }
         }

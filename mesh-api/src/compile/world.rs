@@ -33,24 +33,24 @@ pub(super) struct World {
 
 impl World {
     /// Puts an object in the place of whatever had its key, or takes that out. Answers what had it.
-    pub fn set(&mut self, key: &ObjectKey, object: Option<Shared>) -> Option<Shared> {
+    pub fn set(&mut self, key: &ObjectKey, object: Option<&Shared>) -> Option<Shared> {
         let name = (key.namespace.clone(), key.name.clone());
         let old = match key.kind {
-            Kind::Namespace => set(&mut self.namespaces, name.1, object.clone()),
-            Kind::Node => set(&mut self.nodes, name.1, object.clone()),
-            Kind::Pod => put(&mut self.pods, name, object.clone()),
-            Kind::Service => put(&mut self.services, name, object.clone()),
-            Kind::EndpointSlice => put(&mut self.slices, name, object.clone()),
-            Kind::AuthorizationPolicy => put(&mut self.authorization_policies, name, object.clone()),
-            Kind::PeerAuthentication => put(&mut self.peer_authentications, name, object.clone()),
-            Kind::DestinationRule => put(&mut self.destination_rules, name, object.clone()),
+            Kind::Namespace => set(&mut self.namespaces, name.1, object.cloned()),
+            Kind::Node => set(&mut self.nodes, name.1, object.cloned()),
+            Kind::Pod => put(&mut self.pods, name, object.cloned()),
+            Kind::Service => put(&mut self.services, name, object.cloned()),
+            Kind::EndpointSlice => put(&mut self.slices, name, object.cloned()),
+            Kind::AuthorizationPolicy => put(&mut self.authorization_policies, name, object.cloned()),
+            Kind::PeerAuthentication => put(&mut self.peer_authentications, name, object.cloned()),
+            Kind::DestinationRule => put(&mut self.destination_rules, name, object.cloned()),
             // Pods say all that matters of these.
             Kind::Deployment | Kind::ServiceAccount => None,
         };
         if let Some(old) = &old {
             self.index.remove(old);
         }
-        if let Some(new) = &object {
+        if let Some(new) = object {
             self.index.add(new);
         }
         old

@@ -19,7 +19,7 @@ const OUTLIER_INTERVAL: Duration = Duration::from_secs(10);
 const BASE_EJECTION_TIME: Duration = Duration::from_secs(30);
 /// The longest span of time there is: 10,000 years, Protocol Buffers' own bound (`google.protobuf.Duration`). More would
 /// not fit into what adds it to the present.
-pub(crate) const LONGEST_SPAN: Duration = Duration::from_secs(315_576_000_000);
+pub(crate) const LONGEST_SPAN: Duration = Duration::from_hours(87_660_000);
 
 static DEFAULT: LazyLock<Arc<PortPolicy>> = LazyLock::new(Arc::default);
 

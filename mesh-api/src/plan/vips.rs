@@ -75,7 +75,7 @@ impl Vips {
 
     /// Single addresses that may have come and gone since an older state.
     pub(super) fn touched_since(&self, older: &Self) -> Vec<IpAddr> {
-        let changes = self.exact.changes_since(&older.exact, |a, b| Arc::ptr_eq(a, b));
+        let changes = self.exact.changes_since(&older.exact, Arc::ptr_eq);
         changes.gone.into_iter().chain(changes.come).flat_map(|record| singles(record)).collect()
     }
 

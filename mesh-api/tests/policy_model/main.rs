@@ -56,7 +56,7 @@ fn the_agent_and_the_rules_as_they_are_written_agree() {
                 destination_ip: address_of(&question.destination),
                 destination_port: question.port,
             };
-            let decision = authorize(&snapshot, held, &peer);
+            let decision = authorize(&snapshot, &held, &peer);
             let context = format!("seed {seed}: {decision}\n{question:?}\n{workload:?}\n{policies:#?}");
             assert_eq!(decision.is_allowed(), expected, "{context}");
             verdicts[usize::from(expected)] += 1;

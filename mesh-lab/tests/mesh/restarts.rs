@@ -222,7 +222,7 @@ fn maps_of_another_layout_are_replaced() {
     world.lab.agent("node1").kill().unwrap();
     let node = world.lab.layout().node("node1");
     let pins = node.bpf();
-    let current: Vec<_> = std::fs::read_dir(&pins).unwrap().map(|it| it.unwrap().path()).collect();
+    let current: Vec<_> = std::fs::read_dir(pins).unwrap().map(|it| it.unwrap().path()).collect();
     assert_eq!(current.len(), 1, "{current:?}");
     std::fs::rename(&current[0], pins.join("v0")).unwrap();
     world.lab.agent("node1").start().unwrap();

@@ -30,17 +30,15 @@ impl Bar {
         }
         let (place, name) = metric.split_once('.').unwrap_or(("", metric));
         let own = match (place, name) {
-            ("cross", "throughput_1" | "throughput_8") => Some(Self::AtLeast(1.5)),
+            ("cross", "throughput_1" | "throughput_8") | ("hbone", "rps_16") => Some(Self::AtLeast(1.5)),
             ("cross", "rps_16") => Some(Self::AtLeast(1.7)),
             ("cross", "rps_128") => Some(Self::AtLeast(2.0)),
             ("cross", "p99_128") => Some(Self::AtMost(0.15)),
-            ("cross", "p99_half") => Some(Self::AtMost(0.5)),
+            ("cross", "p99_half" | "cpu_s_per_100k") => Some(Self::AtMost(0.5)),
             ("cross", "conn_rate") => Some(Self::AtLeast(5.0)),
             ("cross", "cpu_s_per_gb") => Some(Self::AtMost(0.65)),
-            ("cross", "cpu_s_per_100k") => Some(Self::AtMost(0.5)),
             ("cross", "cpu_s_per_100k_128") => Some(Self::AtMost(0.35)),
             ("hbone", "throughput_1") => Some(Self::AtLeast(1.2)),
-            ("hbone", "rps_16") => Some(Self::AtLeast(1.5)),
             ("hbone", "rps_128") => Some(Self::AtLeast(1.6)),
             ("fair", "p99_beside") => Some(Self::AtMost(0.1)),
             ("fair", "slowdown_p50") => Some(Self::Within(4.0)),

@@ -307,10 +307,11 @@ Transfer/sec:     24.30MB
 
     #[test]
     fn reads_h2loads_log() {
-        let text: String = (1..=100).rev().map(|ms| format!("1764113\t200\t{}\n", ms * 1000)).collect();
+        let lines: Vec<_> = (1..=100).rev().map(|ms| format!("1764113\t200\t{}\n", ms * 1000)).collect();
+        let text = lines.concat();
         let latencies = Latencies::read(&text).unwrap();
-        assert_eq!(latencies.quantile(0.5).round(), 51.0);
-        assert_eq!(latencies.quantile(0.99).round(), 100.0);
+        assert!((latencies.quantile(0.5) - 51.0).abs() < 0.5);
+        assert!((latencies.quantile(0.99) - 100.0).abs() < 0.5);
         assert!(Latencies::read("1\t-1\t5\n").is_err() && Latencies::read("").is_err());
     }
 

@@ -169,8 +169,8 @@ struct Header {
 }
 
 impl Header {
-    fn read(bytes: &[u8; HEADER]) -> Result<Self, Error> {
-        let [kind, l1, l2, l3, stream @ ..] = *bytes;
+    fn read(bytes: [u8; HEADER]) -> Result<Self, Error> {
+        let [kind, l1, l2, l3, stream @ ..] = bytes;
         let length = usize::from(l1) << 16 | usize::from(l2) << 8 | usize::from(l3);
         let stream = u32::from_be_bytes(stream);
         let most = match kind {
@@ -233,7 +233,7 @@ impl Decoder {
             }
             let header = match self.whole_header(bytes) {
                 None => return Ok(None),
-                Some(header) => Header::read(&header)?,
+                Some(header) => Header::read(header)?,
             };
             if header.kind == DATA || header.kind >= FIRST_OPTIONAL {
                 self.skip_header(bytes);

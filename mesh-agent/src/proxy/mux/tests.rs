@@ -8,19 +8,19 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Notify;
 use tokio::task::spawn_local;
 
 use super::frame::{Decoder, Event, Frame, Goodbye, Refusal, data_header};
 use super::open::Open;
 use super::{Connection, EARLY, MAX_PEER_STREAMS, OpenError, Request, Server, WINDOW};
+use crate::proxy::core::Draining;
 use crate::proxy::fixture::{configs, echo, run};
 use crate::proxy::relay::{Meter, SocketIs, relay_mesh, reset_on_drop};
 use crate::proxy::tls;
 
 /// Serves the first connection of a new listener, with `handle` for its streams.
 async fn serve<F: Future<Output = ()> + 'static>(
-    drain: Rc<Notify>,
+    drain: Rc<Draining>,
     handle: impl Fn(Request) -> F + 'static,
 ) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -197,13 +197,13 @@ fn bytes_that_were_there_before_the_stream_arrive_once() {
 #[test]
 fn a_node_that_drains_finishes_what_is_open_and_takes_nothing_new() {
     run(async {
-        let (drain, application) = (Rc::<Notify>::default(), echo().await);
+        let (drain, application) = (Rc::<Draining>::default(), echo().await);
         let server = serve(Rc::clone(&drain), move |request| deliver(request, application)).await;
         let connection = connect(server).await;
         let mut open_before = through(&connection).await;
         open_before.write_all(b"x").await.unwrap();
         open_before.read_u8().await.unwrap();
-        drain.notify_waiters();
+        drain.begin();
         while connection.has_room() {
             tokio::task::yield_now().await;
             tokio::time::sleep(Duration::from_millis(1)).await;

@@ -341,8 +341,7 @@ impl<C: Records> AsyncRead for TlsStream<C> {
         this.drain_plaintext(buffer);
         while buffer.remaining() > 0 && !this.peer_closed {
             match this.open_one(buffer)? {
-                Step::Read | Step::Again => {}
-                Step::Closed => {}
+                Step::Read | Step::Again | Step::Closed => {}
                 Step::Starved if buffer.filled().len() > before => break,
                 Step::Starved => {
                     if !ready!(this.poll_receive(context))? {

@@ -414,9 +414,9 @@ fn a_name_is_a_workload_or_a_service_and_never_both() {
         let mut store = Store::default();
         assert_eq!(apply(&mut store, vec![first.clone(), second.clone()]), []);
         let snapshot = store.snapshot();
-        assert_eq!(snapshot.workloads().len() + snapshot.services().len(), 1);
+        assert_eq!(snapshot.workload_count() + snapshot.service_count(), 1);
         remove(&mut store, WEB);
         let snapshot = store.snapshot();
-        assert_eq!((snapshot.workloads().len(), snapshot.services().len()), (0, 0));
+        assert_eq!((snapshot.workload_count(), snapshot.service_count()), (0, 0));
     }
 }

@@ -1,4 +1,4 @@
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use mesh_api::wire::xds::Status;
 
@@ -192,7 +192,7 @@ fn a_large_state_comes_in_parts_and_may_change_between_them() {
         state.set_address(&uid, Some(&workload(&uid, [10, 0, 0, number], "")));
     }
     let mut subscription = Subscription::first(request()).unwrap();
-    let mut held = std::collections::BTreeMap::new();
+    let mut held = BTreeMap::new();
     let mut parts = 0;
     while let Some(delta) = subscription.next(&state, Part::All, "1", 1000) {
         parts += 1;
@@ -213,7 +213,7 @@ fn a_large_state_comes_in_parts_and_may_change_between_them() {
             }
         }
     }
-    let expected: std::collections::BTreeMap<_, _> =
+    let expected: BTreeMap<_, _> =
         state.entries().iter().map(|it| (it.name.to_string(), format!("{:016x}", it.version))).collect();
     assert_eq!(held, expected);
     assert!(parts > 5);
