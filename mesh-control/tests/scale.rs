@@ -61,7 +61,7 @@ async fn a_large_state_comes_in_parts_and_a_change_alone() {
     subscribe(&agent, true).await;
     subscribe(&other, false).await;
     let parts = state(&mut agent).await;
-    assert!(parts.len() > 2, "{} part", parts.len());
+    assert!(parts.len() >= 2, "{} part", parts.len());
     let all: BTreeSet<_> = parts.iter().flat_map(names).map(ToOwned::to_owned).collect();
     assert_eq!(all.len(), FILES * PODS + 2, "with the two that every test's mesh has");
     let whole = other.next().await;

@@ -65,6 +65,7 @@ impl Sockets {
             match stock.ready.pop() {
                 Some(socket) => {
                     if stock.ready.len() + stock.coming < usize::from(stock.batch) / 2 {
+                        stock.batch = (stock.batch * 2).clamp(FIRST, MOST_SOCKETS);
                         self.ask(key, stock);
                     }
                     return Ok(socket);

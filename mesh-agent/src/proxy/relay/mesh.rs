@@ -39,9 +39,6 @@ struct Relay<'a> {
 
 impl Relay<'_> {
     fn poll(&mut self, context: &mut Context<'_>, meter: &Meter, ends: &Ends) -> Poll<Result<(), Error>> {
-        if let Some(broken) = self.tunnel.poll_broken(context) {
-            return Poll::Ready(Err(described(&broken, ends)));
-        }
         if !self.delivered
             && let Poll::Ready(result) = self.tunnel.poll_deliver(context)
         {
@@ -51,7 +48,14 @@ impl Relay<'_> {
         if !self.forwarded {
             self.forward(context, meter, ends)?;
         }
-        if self.delivered && self.forwarded { Poll::Ready(Ok(())) } else { Poll::Pending }
+        if self.delivered && self.forwarded {
+            return Poll::Ready(Ok(()));
+        }
+        // Last: a stream that has come to its end is not broken by the end of its connection.
+        match self.tunnel.poll_broken(context) {
+            Some(broken) => Poll::Ready(Err(described(&broken, ends))),
+            None => Poll::Pending,
+        }
     }
 
     fn forward(&mut self, context: &mut Context<'_>, meter: &Meter, ends: &Ends) -> Result<(), Error> {

@@ -226,12 +226,15 @@ impl<C: Records> TlsStream<C> {
         let UnbufferedStatus { discard, state, .. } =
             self.records.process(&mut self.incoming[self.start..self.end]);
         let mut extra = 0;
+        let mut taken = Ok(());
         let step = match state.map_err(invalid)? {
             ConnectionState::ReadTraffic(mut traffic) => {
-                while let Some(record) = traffic.next_record() {
+                while taken.is_ok()
+                    && let Some(record) = traffic.next_record()
+                {
                     let record = record.map_err(invalid)?;
                     extra += record.discard;
-                    take(record.payload)?;
+                    taken = take(record.payload);
                 }
                 Step::Read
             }
@@ -249,8 +252,9 @@ impl<C: Records> TlsStream<C> {
             }
             _ => Step::Starved,
         };
+        // Also of a record that was not liked: it is decrypted, and would not be understood again.
         self.start += discard + extra;
-        Ok(step)
+        taken.map(|()| step)
     }
 
     /// Hands out what was decrypted before.
