@@ -134,11 +134,18 @@ pub(super) fn plan(view: View<'_>, pods: &Pods, client: &Pod, destination: Socke
     let out = left_out(view, service.as_ref().map(|(_, policy)| &**policy), &endpoints);
     let in_question = || targets.iter().zip(&out).filter(|(_, out)| !**out).map(|(target, _)| target);
     let tickets = in_question().map(|target| u64::from(target.weight)).sum();
-    let ways: Vec<_> = in_question()
+    // The proxy leaves out all endpoints on this node when a draw did not fall on one of them: so either all of them have
+    // a direct way, or none.
+    let near: Vec<_> = in_question().filter(|target| pods.at(target.address.ip()).is_some()).collect();
+    if near.len() > MAX_CHOICES {
+        return None;
+    }
+    let ways: Option<Vec<_>> = near
+        .into_iter()
         .filter(|target| service.is_none() || !view.rests(&target.key()))
-        .filter_map(|target| way(view, pods, client, target, destination))
-        .take(MAX_CHOICES)
+        .map(|target| way(view, pods, client, target, destination))
         .collect();
+    let ways = ways?;
     (!ways.is_empty()).then_some(Plan { source, service, endpoints, ways, tickets })
 }
 

@@ -68,11 +68,6 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// Every target over its corpus and then for a short time.
-pub fn run_all(workspace: &Workspace) -> Result<()> {
-    run(workspace, &Options { seconds: SHORT, keep: false, targets: Vec::new() })
-}
-
 /// The names of the files in `fuzz/targets`, sorted.
 fn targets(workspace: &Workspace) -> Result<Vec<String>> {
     let directory = workspace.root().join("fuzz/targets");
