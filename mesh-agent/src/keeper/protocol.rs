@@ -391,8 +391,8 @@ mod tests {
 
     fn requests() -> Vec<Request> {
         let addresses: Vec<IpAddr> =
-            (0..MOST_ADDRESSES as u8).map(|last| IpAddr::from([10, 0, 0, last])).collect();
-        let ports: Vec<u16> = (0..MOST_PROBE_PORTS as u16).collect();
+            (0..u8::try_from(MOST_ADDRESSES).unwrap()).map(|last| IpAddr::from([10, 0, 0, last])).collect();
+        let ports: Vec<u16> = (0..u16::try_from(MOST_PROBE_PORTS).unwrap()).collect();
         let ends = |a: &str, b: &str| (a.parse().unwrap(), b.parse().unwrap());
         let (local, remote) = ends("10.0.0.1:80", "10.0.0.2:4000");
         let (local6, remote6) = ends("[fd00::1]:80", "[fd00::2]:4000");

@@ -177,7 +177,7 @@ mod tests {
             let given = vec![pipe.as_fd(); count.min(most).into()];
             let answer = match pod {
                 404 => Answer::Refused("no such pod is in the mesh".to_owned()),
-                _ => Answer::Sockets(given.len() as u8),
+                _ => Answer::Sockets(u8::try_from(given.len()).unwrap()),
             };
             let beside = if pod == 404 { &[][..] } else { &given };
             channel::send(&channel, &answer.encode(), beside).unwrap();

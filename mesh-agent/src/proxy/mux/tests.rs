@@ -177,7 +177,7 @@ fn refusals_are_told_apart_and_leave_the_first_bytes_where_they_are() {
 #[test]
 fn bytes_that_were_there_before_the_stream_arrive_once() {
     run(async {
-        let text: Vec<u8> = (0..EARLY * 3).map(|index| b'a' + (index % 23) as u8).collect();
+        let text: Vec<u8> = (0..EARLY * 3).map(|index| b'a' + u8::try_from(index % 23).unwrap()).collect();
         let connection = pair(echo().await).await;
         let (mut application, accepted) = sockets().await;
         application.write_all(&text).await.unwrap();
@@ -296,7 +296,7 @@ fn who_breaks_the_protocol_is_told_why_and_cut_off() {
             let frames = say(said, server.await).await;
             match frames.last() {
                 Some(Frame::GoAway(Goodbye::Violation, why)) => {
-                    assert!(why.contains(expected), "{what}: {why}")
+                    assert!(why.contains(expected), "{what}: {why}");
                 }
                 other => panic!("{what}: {other:?}"),
             }

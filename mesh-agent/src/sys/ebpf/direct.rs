@@ -176,7 +176,7 @@ mod tests {
         assert_eq!(bytes.len(), size_of::<mesh_common::direct::DirectEvent>());
         let event = decode(&bytes).unwrap();
         assert_eq!((event.happened, event.rtt, event.socket), (Happened::Closed, 250, 7));
-        assert_eq!(event.lasted, Duration::from_nanos(4_000));
+        assert_eq!(event.lasted, Duration::from_micros(4));
         assert_eq!(event.totals, Totals { sent: 100, received: 200 });
         assert_eq!(event.server.to_string(), "10.0.0.2:8080");
         for length in 0..bytes.len() {
