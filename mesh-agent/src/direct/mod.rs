@@ -1,9 +1,9 @@
 //! Connections between two pods of this node that go without the proxy.
 //!
 //! A connection that the proxy carried and that could have gone directly makes the worker [ask](Direct::ask). What comes
-//! of it is a [`plan`], decided with the full policy of both ends; the [`table`] keeps the plans in line with
-//! configuration and pods, and with what the kernel was told of them. [`flows`] are the connections that then go
-//! directly, known by the kernel's [`events`](crate::sys::ebpf::DirectKernel). [`task`] runs all of it.
+//! of it is a `plan`, decided with the full policy of both ends; the `table` keeps the plans in line with
+//! configuration and pods, and with what the kernel was told of them. `flows` are the connections that then go
+//! directly, known by the kernel's [`events`](crate::sys::ebpf::DirectKernel). `task` runs all of it.
 
 mod flows;
 mod plan;
