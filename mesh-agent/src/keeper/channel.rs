@@ -1,10 +1,12 @@
 //! Records and descriptors over a pair of Unix sockets that keep records apart (`SOCK_SEQPACKET`, unix(7)). Nothing here
-//! waits: who has nothing to read is told so, and who does not read is given up.
+//! waits but [`receive_in_time`]: who has nothing to read is told so, and who does not read is given up.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
@@ -54,6 +56,25 @@ pub fn receive(channel: impl AsFd) -> io::Result<Option<Message>> {
         0 => Ok(None),
         RECORD => Ok(Some((record, descriptors))),
         _ => Err(io::ErrorKind::InvalidData.into()),
+    }
+}
+
+/// Receives a record, and waits so long for it. Errors: none came in time (`TimedOut`), or the other end is closed.
+pub fn receive_in_time(channel: &OwnedFd, patience: Duration) -> io::Result<Message> {
+    let deadline = Instant::now() + patience;
+    loop {
+        match receive(channel) {
+            Ok(Some(message)) => return Ok(message),
+            Ok(None) => return Err(io::ErrorKind::ConnectionReset.into()),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        let timeout = Timespec::try_from(left).unwrap_or(Timespec { tv_sec: 1, tv_nsec: 0 });
+        poll(&mut [PollFd::from_borrowed_fd(channel.as_fd(), PollFlags::IN)], Some(&timeout))?;
     }
 }
 

@@ -11,9 +11,8 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{
     AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, connect, listen, socket_with,
     sockopt,
@@ -180,21 +179,7 @@ impl Predecessor {
 
 fn ask(channel: &OwnedFd, record: &Record) -> io::Result<Message> {
     channel::send(channel, record, &[])?;
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        match channel::receive(channel) {
-            Ok(Some(message)) => return Ok(message),
-            Ok(None) => return Err(io::ErrorKind::ConnectionReset.into()),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) => return Err(error),
-        }
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Err(io::ErrorKind::TimedOut.into());
-        }
-        let timeout = Timespec::try_from(left).unwrap_or(Timespec { tv_sec: 1, tv_nsec: 0 });
-        poll(&mut [PollFd::from_borrowed_fd(channel.as_fd(), PollFlags::IN)], Some(&timeout))?;
-    }
+    channel::receive_in_time(channel, PATIENCE)
 }
 
 /// The keeper that is taking over, as its predecessor sees it.

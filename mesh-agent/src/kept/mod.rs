@@ -8,9 +8,7 @@ use std::io;
 use std::net::TcpListener;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixDatagram, UnixListener};
-use std::time::{Duration, Instant};
-
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use std::time::Duration;
 
 pub use control::{Enrolled, Keeper};
 pub use sockets::Sockets;
@@ -52,21 +50,7 @@ pub struct Doors {
 /// other end.
 pub fn receive() -> io::Result<Kept> {
     let control = io::stdin().as_fd().try_clone_to_owned()?;
-    let deadline = Instant::now() + PATIENCE;
-    let (record, descriptors) = loop {
-        match channel::receive(&control) {
-            Ok(Some(message)) => break message,
-            Ok(None) => return Err(io::ErrorKind::ConnectionReset.into()),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) => return Err(error),
-        }
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Err(io::ErrorKind::TimedOut.into());
-        }
-        let timeout = Timespec::try_from(left).unwrap_or(Timespec { tv_sec: 1, tv_nsec: 0 });
-        poll(&mut [PollFd::from_borrowed_fd(control.as_fd(), PollFlags::IN)], Some(&timeout))?;
-    };
+    let (record, descriptors) = channel::receive_in_time(&control, PATIENCE)?;
     let greeting = Greeting::decode(&record).ok_or(io::ErrorKind::InvalidData)?;
     sort(control, greeting, descriptors).ok_or_else(|| io::ErrorKind::InvalidData.into())
 }

@@ -112,7 +112,7 @@ fn a_killed_proxy_costs_no_new_connection() {
     let server = Server::start(&world, "server");
     let storm = Running::connect(&world, "client", &server, RATE);
     let (mut ends, mut longest) = (Vec::new(), Duration::ZERO);
-    for round in 0..times(6, 100) {
+    for round in 0..times(20, 100) {
         let node = ["node1", "node2"][round % 2];
         let proxy = proxy_of(&world, node).unwrap();
         ends.push(kill(proxy));
