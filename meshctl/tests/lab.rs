@@ -110,7 +110,7 @@ fn a_connection_is_shown_while_it_is_open(lab: &Lab) {
     });
     let connections = connections.unwrap_or_else(|| panic!("{}", json(&["connections"])));
     let out = find(&connections, "direction", "outbound").unwrap();
-    assert_eq!((&out["node"], &out["transport"]), (&"node1".into(), &"hbone".into()), "{out}");
+    assert_eq!((&out["node"], &out["transport"]), (&"node1".into(), &"mesh".into()), "{out}");
     let inbound = find(&connections, "direction", "inbound").unwrap();
     assert_eq!(inbound["sourceIdentity"], "spiffe://cluster.local/ns/town/sa/guest", "{inbound}");
     assert_eq!(inbound["policy"], "town/guests-only", "{inbound}");

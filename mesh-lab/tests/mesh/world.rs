@@ -78,11 +78,15 @@ impl World {
         self.lab.apply(manifests).unwrap();
     }
 
+    /// A pod as `lab get pods -o json` shows it.
+    pub fn pod(&self, namespace: &str, pod: &str) -> Value {
+        self.lab.pods(namespace).unwrap().into_iter().find(|it| it["metadata"]["name"] == pod).unwrap()
+    }
+
     /// A pod's addresses, IPv4 first.
     pub fn addresses(&self, namespace: &str, pod: &str) -> [String; 2] {
-        let pods = self.lab.pods(namespace).unwrap();
-        let found = pods.iter().find(|it| it["metadata"]["name"] == pod).unwrap();
-        [0, 1].map(|index| found["status"]["podIPs"][index]["ip"].as_str().unwrap().to_owned())
+        let pod = self.pod(namespace, pod);
+        [0, 1].map(|index| pod["status"]["podIPs"][index]["ip"].as_str().unwrap().to_owned())
     }
 
     /// What an agent's admin endpoint answers.
