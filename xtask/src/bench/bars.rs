@@ -18,6 +18,21 @@ pub enum Bar {
     Within(f64),
     /// Its value itself, where more is better.
     Reaches(f64),
+    /// Its value over that of no mesh, where more is better.
+    KeepsOfNone(f64),
+    /// Its value over that of no mesh, where less is better.
+    WithinOfNone(f64),
+}
+
+/// What was measured of the mesh.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Measured {
+    /// The median.
+    pub value: Option<f64>,
+    /// The same over Envoy's.
+    pub to_envoy: Option<f64>,
+    /// The same over that of no mesh.
+    pub to_none: Option<f64>,
 }
 
 impl Bar {
@@ -38,6 +53,13 @@ impl Bar {
             ("cross", "conn_rate") => Some(Self::AtLeast(5.0)),
             ("cross", "cpu_s_per_gb") => Some(Self::AtMost(0.65)),
             ("cross", "cpu_s_per_100k_128") => Some(Self::AtMost(0.35)),
+            ("same", "throughput_1" | "throughput_8" | "rps_1" | "rps_16" | "rps_128") => {
+                Some(Self::KeepsOfNone(0.97))
+            }
+            ("same", "conn_rate") => Some(Self::KeepsOfNone(0.9)),
+            ("same", name) if name.starts_with("p50_") || name.starts_with("p99_") => {
+                Some(Self::WithinOfNone(1.03))
+            }
             ("hbone", "throughput_1") => Some(Self::AtLeast(1.2)),
             ("hbone", "rps_128") => Some(Self::AtLeast(1.6)),
             ("fair", "p99_beside") => Some(Self::AtMost(0.1)),
@@ -51,7 +73,6 @@ impl Bar {
     fn usual(metric: &str, name: &str) -> Self {
         let (_, more_is_better) = unit(metric);
         match name {
-            "conn_rate" => Self::AtLeast(3.0),
             "cpu_s_per_100k" => Self::AtMost(0.7),
             // With one request under way at a time this is a latency, and its bar is a latency's: most of it is the
             // kernel waking one process after the other, whoever they are.
@@ -62,13 +83,16 @@ impl Bar {
         }
     }
 
-    /// The demand and whether it is met; nothing of the second where the value or ratio was not measured.
-    pub fn text(self, unit: &str, value: Option<f64>, ratio: Option<f64>) -> String {
+    /// The demand and whether it is met; nothing of the second where what it is about was not measured.
+    pub fn text(self, unit: &str, measured: Measured) -> String {
+        let Measured { value, to_envoy, to_none } = measured;
         let (demand, met) = match self {
-            Self::AtLeast(bar) => (format!("≥ {bar:.1}"), ratio.map(|ratio| ratio >= bar)),
-            Self::AtMost(bar) => (format!("≤ {bar}"), ratio.map(|ratio| ratio <= bar)),
+            Self::AtLeast(bar) => (format!("≥ {bar:.1}"), to_envoy.map(|ratio| ratio >= bar)),
+            Self::AtMost(bar) => (format!("≤ {bar}"), to_envoy.map(|ratio| ratio <= bar)),
             Self::Within(bar) => (format!("≤ {bar:.0} {unit}"), value.map(|value| value <= bar)),
             Self::Reaches(bar) => (format!("≥ {bar} {unit}"), value.map(|value| value >= bar)),
+            Self::KeepsOfNone(bar) => (format!("≥ {bar} of none"), to_none.map(|ratio| ratio >= bar)),
+            Self::WithinOfNone(bar) => (format!("≤ {bar} of none"), to_none.map(|ratio| ratio <= bar)),
         };
         match met {
             Some(true) => demand + " met",
@@ -86,10 +110,11 @@ mod tests {
     fn each_metric_has_its_bar() {
         assert_eq!(Bar::of("cross.rps_16"), Bar::AtLeast(1.7));
         assert_eq!(Bar::of("hbone.rps_16"), Bar::AtLeast(1.5));
-        assert_eq!(Bar::of("same.rps_16"), Bar::AtLeast(1.3));
+        assert_eq!(Bar::of("same.rps_16"), Bar::KeepsOfNone(0.97));
+        assert_eq!(Bar::of("same.p99_1"), Bar::WithinOfNone(1.03));
         assert_eq!(Bar::of("cross.rps_1"), Bar::AtLeast(1.0));
-        assert_eq!(Bar::of("same.conn_rate"), Bar::AtLeast(3.0));
-        assert_eq!(Bar::of("same.throughput_8"), Bar::AtLeast(1.0));
+        assert_eq!(Bar::of("same.conn_rate"), Bar::KeepsOfNone(0.9));
+        assert_eq!(Bar::of("same.throughput_8"), Bar::KeepsOfNone(0.97));
         assert_eq!(Bar::of("same.cpu_s_per_100k"), Bar::AtMost(0.7));
         assert_eq!(Bar::of("same.cpu_s_per_gb"), Bar::AtMost(1.0));
         assert_eq!(Bar::of("cross.p99_128"), Bar::AtMost(0.15));
@@ -98,9 +123,12 @@ mod tests {
 
     #[test]
     fn tells_whether_it_is_met() {
-        assert_eq!(Bar::AtLeast(1.3).text("ms", None, Some(1.3)), "≥ 1.3 met");
-        assert_eq!(Bar::AtMost(0.15).text("ms", Some(0.1), Some(0.71)), "≤ 0.15 missed");
-        assert_eq!(Bar::Within(15.0).text("MB", Some(16.0), Some(0.2)), "≤ 15 MB missed");
-        assert_eq!(Bar::AtLeast(1.0).text("ms", Some(9.0), None), "≥ 1.0");
+        let of = |value, to_envoy, to_none| Measured { value, to_envoy, to_none };
+        assert_eq!(Bar::AtLeast(1.3).text("ms", of(None, Some(1.3), None)), "≥ 1.3 met");
+        assert_eq!(Bar::AtMost(0.15).text("ms", of(Some(0.1), Some(0.71), None)), "≤ 0.15 missed");
+        assert_eq!(Bar::Within(15.0).text("MB", of(Some(16.0), Some(0.2), None)), "≤ 15 MB missed");
+        assert_eq!(Bar::KeepsOfNone(0.97).text("ms", of(None, Some(2.0), Some(0.9))), "≥ 0.97 of none missed");
+        assert_eq!(Bar::WithinOfNone(1.03).text("ms", of(None, None, Some(1.02))), "≤ 1.03 of none met");
+        assert_eq!(Bar::AtLeast(1.0).text("ms", of(Some(9.0), None, None)), "≥ 1.0");
     }
 }

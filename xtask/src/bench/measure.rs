@@ -129,12 +129,8 @@ fn bulk(paths: &Paths, path: Path, probe: Probe, seconds: u32) -> Result<Command
 /// What the largest proxy of a path grows by for each of so many connections that do nothing, in kilobytes.
 pub fn idle_connection(paths: &Paths, path: Path) -> Result<f64> {
     const COUNT: u32 = 2000;
-    let largest = || -> Result<f64> {
-        let sizes: Vec<f64> = paths.proxies(path)?.into_iter().map(proc::resident).collect::<Result<_>>()?;
-        Ok(sizes.into_iter().fold(0.0, f64::max))
-    };
     let (host, port) = paths.target(path, Place::Cross, HTTP)?;
-    let before = largest()?;
+    let before = paths.largest(path)?;
     let (port, count) = (port.to_string(), COUNT.to_string());
     let mut parked = paths
         .in_client(path, 30, &["python3", "-c", PARK, &host, &port, &count])
@@ -143,7 +139,7 @@ pub fn idle_connection(paths: &Paths, path: Path) -> Result<f64> {
         .spawn()?;
     let mut said = String::new();
     BufReader::new(parked.stdout.take().context("no output")?).read_line(&mut said)?;
-    let after = largest();
+    let after = paths.largest(path);
     drop(parked.stdin.take());
     parked.wait()?;
     ensure!(said.trim() == "parked", "the connections were not made: {said}");
@@ -277,7 +273,7 @@ fn milliseconds(text: &str) -> Result<f64> {
 
 /// CPU time that the proxies of a path have used so far, in user and kernel mode.
 fn cpu_seconds(paths: &Paths, path: Path) -> Result<f64> {
-    paths.proxies(path)?.into_iter().map(proc::cpu_seconds).sum()
+    proc::cpu_seconds(&paths.proxies(path)?)
 }
 
 #[cfg(test)]

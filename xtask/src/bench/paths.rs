@@ -113,12 +113,16 @@ impl Paths {
         }
     }
 
+    /// Resident memory of a path's largest proxy, in megabytes.
+    pub fn largest(&self, path: Path) -> Result<f64> {
+        let sizes = self.instances(path)?.iter().map(|pids| proc::resident(pids)).collect::<Result<Vec<_>>>()?;
+        Ok(sizes.into_iter().fold(0.0, f64::max))
+    }
+
     /// Adds the resident memory of each path's largest proxy to the report.
     pub fn note_memory(&self, report: &mut Report, metric: &str) -> Result<()> {
         for path in [Path::Mesh, Path::Envoy] {
-            let size = |pids: Vec<u32>| pids.into_iter().map(proc::resident).sum::<Result<f64>>();
-            let sizes: Vec<f64> = self.instances(path)?.into_iter().map(size).collect::<Result<_>>()?;
-            report.add(metric, path, sizes.into_iter().fold(0.0, f64::max));
+            report.add(metric, path, self.largest(path)?);
         }
         Ok(())
     }

@@ -6,7 +6,7 @@ use std::fs;
 use anyhow::{Context, Result};
 use serde_json::{Map, Value, json};
 
-use super::bars::Bar;
+use super::bars::{Bar, Measured};
 use super::plan::{Path, unit};
 
 /// Values as they come in, each metric in the order in which it was first measured.
@@ -47,7 +47,7 @@ impl Report {
         let width =
             |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default();
         let mut text = String::from(
-            "\nMedians (least–greatest). CUBIC everywhere; bars are ratios to Envoy unless they name a unit.\n",
+            "\nMedians (least–greatest). CUBIC everywhere; bars are ratios to Envoy unless they say otherwise.\n",
         );
         for row in &rows {
             let cells: Vec<_> =
@@ -77,7 +77,11 @@ impl Row {
     fn cells(&self) -> [String; 8] {
         let spread = |path| self.spread(path).map_or_else(|| "-".into(), Spread::text);
         let ratio = |to| self.ratio(to).map_or_else(|| "-".into(), |ratio| format!("{ratio:.2}"));
-        let mesh = self.spread(Path::Mesh).map(|spread| spread.median);
+        let measured = Measured {
+            value: self.spread(Path::Mesh).map(|spread| spread.median),
+            to_envoy: self.ratio(Path::Envoy),
+            to_none: self.ratio(Path::None),
+        };
         [
             self.metric.clone(),
             unit(&self.metric).0.into(),
@@ -86,7 +90,7 @@ impl Row {
             spread(Path::Envoy),
             ratio(Path::None),
             ratio(Path::Envoy),
-            Bar::of(&self.metric).text(unit(&self.metric).0, mesh, self.ratio(Path::Envoy)),
+            Bar::of(&self.metric).text(unit(&self.metric).0, measured),
         ]
     }
 

@@ -29,8 +29,8 @@ struct Written {
 /// Makes changes for a while and adds what they took.
 pub fn run(lab: &Lab, mesh: &mut Mesh, rate: u32, long: Duration, rows: &mut Rows) -> Result<()> {
     println!("scale: {rate} changes/s for {} s", long.as_secs());
-    let pids = (lab.control()?, lab.agent(NODES[0])?);
-    let before = (proc::cpu_seconds(pids.0)?, proc::cpu_seconds(pids.1)?);
+    let (control, agent) = ([lab.control()?], lab.agent(NODES[0])?);
+    let before = (proc::cpu_seconds(&control)?, proc::cpu_seconds(&agent)?);
     let mut watches = Vec::new();
     let mut tellers = Vec::new();
     for node in NODES {
@@ -65,8 +65,8 @@ pub fn run(lab: &Lab, mesh: &mut Mesh, rate: u32, long: Duration, rows: &mut Row
         rows.add(&format!("scale.change_{name}_ms"), "ms", percentile(&delays, share)?.as_secs_f64() * 1e3);
     }
     let used = start.elapsed().as_secs_f64();
-    rows.add("scale.control_cpu", "% of a core", (proc::cpu_seconds(pids.0)? - before.0) / used * 100.0);
-    rows.add("scale.agent_cpu", "% of a core", (proc::cpu_seconds(pids.1)? - before.1) / used * 100.0);
+    rows.add("scale.control_cpu", "% of a core", (proc::cpu_seconds(&control)? - before.0) / used * 100.0);
+    rows.add("scale.agent_cpu", "% of a core", (proc::cpu_seconds(&agent)? - before.1) / used * 100.0);
     Ok(())
 }
 

@@ -53,15 +53,17 @@ impl Lab {
     /// Process id of the control plane.
     pub fn control(&self) -> Result<u32> {
         let status = self.status()?;
-        pid(&status["control"]).context("a lab without a control plane")
+        pid(&status["control"]["pid"]).context("a lab without a control plane")
     }
 
-    /// Process id of a node's agent.
-    pub fn agent(&self, node: &str) -> Result<u32> {
+    /// Process ids of a node's agent: its keeper, and the proxy if that runs.
+    pub fn agent(&self, node: &str) -> Result<Vec<u32>> {
         let status = self.status()?;
         let nodes = status["nodes"].as_array().context("a lab without nodes")?;
         let node = nodes.iter().find(|it| it["name"] == node).context("no such node")?;
-        pid(&node["agent"]).context("a node without an agent")
+        let keeper = pid(&node["agent"]["pid"]).context("a node without an agent")?;
+        let children = node["agent"]["children"].as_array().context("an agent without children")?;
+        Ok(std::iter::once(keeper).chain(children.iter().filter_map(pid)).collect())
     }
 
     /// Stops and starts a node's agent.
@@ -76,7 +78,8 @@ impl Lab {
 
     /// The map of the addresses that a node's kernel takes to the mesh.
     pub fn destinations(&self, node: &str) -> Result<PathBuf> {
-        let command = fs::read(format!("/proc/{}/cmdline", self.agent(node)?))?;
+        let keeper = self.agent(node)?.remove(0);
+        let command = fs::read(format!("/proc/{keeper}/cmdline"))?;
         let words: Vec<_> = command.split(|byte| *byte == 0).map(String::from_utf8_lossy).collect();
         let place =
             words.iter().position(|word| word == "--bpf-root").context("an agent without --bpf-root")?;
@@ -119,6 +122,6 @@ impl Drop for Lab {
     }
 }
 
-fn pid(program: &Value) -> Option<u32> {
-    program["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok())
+fn pid(value: &Value) -> Option<u32> {
+    value.as_u64().and_then(|pid| u32::try_from(pid).ok())
 }

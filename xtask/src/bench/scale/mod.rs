@@ -56,11 +56,8 @@ pub fn others(only: &[String]) -> Vec<String> {
 pub fn run(workspace: &Workspace) -> Result<Value> {
     let mut rows = Rows::default();
     let lab = Lab::up(workspace)?;
-    for (name, pid) in
-        [("scale.control_rss_idle", lab.control()?), ("scale.agent_rss_idle", lab.agent(NODES[0])?)]
-    {
-        rows.add(name, "MB", proc::resident(pid)?);
-    }
+    rows.add("scale.control_rss_idle", "MB", proc::resident(&[lab.control()?])?);
+    rows.add("scale.agent_rss_idle", "MB", proc::resident(&lab.agent(NODES[0])?)?);
     let mut mesh = Mesh::new(SIZE.0, SIZE.1);
     println!("scale: {} services, {} workloads", mesh.services(), mesh.workloads());
     let written = mesh.write(&lab.scratch())?;
@@ -68,8 +65,8 @@ pub fn run(workspace: &Workspace) -> Result<Value> {
     start_again(&lab, &mesh, &mut rows)?;
     let memory = |rows: &mut Rows, when: &str| -> Result<()> {
         thread::sleep(SETTLING);
-        rows.add(&format!("scale.control_rss{when}"), "MB", proc::resident(lab.control()?)?);
-        let agents = NODES.iter().map(|node| proc::resident(lab.agent(node)?));
+        rows.add(&format!("scale.control_rss{when}"), "MB", proc::resident(&[lab.control()?])?);
+        let agents = NODES.iter().map(|node| proc::resident(&lab.agent(node)?));
         let largest = agents.collect::<Result<Vec<_>>>()?.into_iter().fold(0.0, f64::max);
         rows.add(&format!("scale.agent_rss{when}"), "MB", largest);
         Ok(())
@@ -84,8 +81,8 @@ pub fn run(workspace: &Workspace) -> Result<Value> {
 
 /// All of it comes to a mesh that runs.
 fn load(lab: &Lab, mesh: &Mesh, written: &Path, rows: &mut Rows) -> Result<()> {
-    let control = proc::cpu_seconds(lab.control()?)?;
-    let agent = proc::cpu_seconds(lab.agent(NODES[0])?)?;
+    let control = proc::cpu_seconds(&[lab.control()?])?;
+    let agent = proc::cpu_seconds(&lab.agent(NODES[0])?)?;
     let start = Instant::now();
     lab.give(written)?;
     for node in NODES {
@@ -97,8 +94,8 @@ fn load(lab: &Lab, mesh: &Mesh, written: &Path, rows: &mut Rows) -> Result<()> {
         })?;
     }
     rows.add("scale.load_s", "s", start.elapsed().as_secs_f64());
-    rows.add("scale.load_control_cpu_s", "CPU s", proc::cpu_seconds(lab.control()?)? - control);
-    rows.add("scale.load_agent_cpu_s", "CPU s", proc::cpu_seconds(lab.agent(NODES[0])?)? - agent);
+    rows.add("scale.load_control_cpu_s", "CPU s", proc::cpu_seconds(&[lab.control()?])? - control);
+    rows.add("scale.load_agent_cpu_s", "CPU s", proc::cpu_seconds(&lab.agent(NODES[0])?)? - agent);
     Ok(())
 }
 
@@ -109,7 +106,7 @@ fn start_again(lab: &Lab, mesh: &Mesh, rows: &mut Rows) -> Result<()> {
     lab.restart_agent(node)?;
     wait("the agent to be ready", || Ok(lab.is_ready(node)))?;
     rows.add("scale.agent_full_s", "s", start.elapsed().as_secs_f64());
-    rows.add("scale.agent_full_cpu_s", "CPU s", proc::cpu_seconds(lab.agent(node)?)?);
+    rows.add("scale.agent_full_cpu_s", "CPU s", proc::cpu_seconds(&lab.agent(node)?)?);
     let known = kernel::count(&lab.destinations(node)?)?;
     ensure!(known >= mesh.addresses(), "the agent is ready and its kernel knows {known} addresses");
     Ok(())
