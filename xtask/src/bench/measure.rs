@@ -147,7 +147,7 @@ pub fn idle_connection(paths: &Paths, path: Path) -> Result<f64> {
 }
 
 /// Opens connections that have carried one request, and holds them until its input ends.
-const PARK: &str = "
+const PARK: &str = r"
 import socket, sys
 host, port, count = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 held = []
