@@ -179,7 +179,10 @@ fn shared(
     // Over HBONE a connection has one descriptor on each node, its socket in the pod. Plain ones have two: should these
     // use descriptors up, a new one is refused and `accept` pauses.
     let most = open_files.saturating_sub(SPARE_DESCRIPTORS) / config.workers as u64;
-    let most = usize::try_from(most).unwrap_or(usize::MAX).max(1);
+    let most = usize::try_from(most).unwrap_or(usize::MAX).max(4);
+    // The connections that streams come through have a descriptor, too.
+    let most_sessions = most / 4;
+    let most = most - most_sessions;
     Arc::new(Shared {
         snapshot: Arc::clone(&xds.snapshot),
         updates: xds.updates.clone(),
@@ -191,6 +194,8 @@ fn shared(
         same_node: config.same_node,
         most_connections: most,
         most_of_pod: most_of_pod(config, most),
+        most_sessions,
+        buffers_of_pod: config.pod_buffers.saturating_mul(1024 * 1024) / config.workers,
         drain: config.drain_timeout,
     })
 }

@@ -9,6 +9,7 @@ mod endpoint;
 #[cfg(test)]
 pub(crate) mod fixture;
 mod keeper;
+mod proof;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -26,6 +27,7 @@ use rustls::pki_types::CertificateDer;
 pub use ca::{AnswerError, CaClient, CaError};
 pub use endpoint::ConnectError;
 pub(crate) use endpoint::Endpoint;
+pub use proof::Proof;
 pub use store::Certificates;
 pub(crate) use store::OwnCertificate;
 pub use warm::warm_up;

@@ -26,7 +26,7 @@ const ASKED_AT_A_TIME: usize = 16;
 /// The certificates of this node. Cheap to clone; all clones are the same.
 #[derive(Clone)]
 pub struct Certificates {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
 }
 
 /// What the handle and the keepers share.
@@ -61,8 +61,8 @@ struct Wanted {
 }
 
 impl Certificates {
-    /// Certificates from an authority, for connections that are framed in a way. To be called on the runtime that is to renew them; the agent's own is asked for
-    /// at once.
+    /// Certificates from an authority, for connections that are framed in a way. To be called on the runtime that is to
+    /// renew them; the agent's own is asked for at once.
     pub fn new(ca: CaClient, trust_domain: &str, tunnel: Tunnel) -> Self {
         let provider = tls::provider();
         let trust = Arc::new(Trust::new(Arc::clone(&provider), &ca.endpoint.root_cert));

@@ -79,6 +79,8 @@ pub struct Config {
     pub same_node: SameNode,
     /// Connections that one pod may have open through the proxy; three quarters of what the agent may if none.
     pub pod_connections: Option<NonZeroUsize>,
+    /// Mebibytes that the streams of one pod may fill, beside the first 16 KiB of each.
+    pub pod_buffers: usize,
     /// Whether connections that the mesh leaves alone are counted and logged too.
     pub count_untouched: bool,
     /// How connections between nodes are framed.
@@ -93,6 +95,10 @@ pub struct Config {
     #[serde(serialize_with = "value::span")]
     pub drain_timeout: Duration,
 }
+
+/// Where nothing is said, in mebibytes: a few streams at the full speed of a fast network far away, or some thousand
+/// with a small window.
+const POD_BUFFERS: usize = 64;
 
 /// Why there is no configuration. The operator has to act.
 #[derive(Debug, thiserror::Error)]
@@ -167,6 +173,7 @@ impl TryFrom<Settings> for Config {
             workers: said.workers.unwrap_or_else(default_workers),
             same_node: said.same_node.unwrap_or_default(),
             pod_connections: said.pod_connections,
+            pod_buffers: said.pod_buffers.map_or(POD_BUFFERS, NonZeroUsize::get),
             count_untouched: said.count_untouched.unwrap_or_default(),
             tunnel: said.tunnel.unwrap_or_default(),
             log: said.log.unwrap_or_else(|| "info".to_owned()),

@@ -89,6 +89,11 @@ pub struct Settings {
     #[arg(long, env = "MESH_AGENT_POD_CONNECTIONS", value_name = "N")]
     pub pod_connections: Option<NonZeroUsize>,
 
+    /// Mebibytes that the streams of one pod to other nodes may fill while their readers do not read, beside 16 KiB of
+    /// each [default: 64]
+    #[arg(long, env = "MESH_AGENT_POD_BUFFERS", value_name = "MIB")]
+    pub pod_buffers: Option<NonZeroUsize>,
+
     /// Count and log connections of enrolled pods to where the mesh does not reach, too [default: false]
     #[arg(long, env = "MESH_AGENT_COUNT_UNTOUCHED", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     pub count_untouched: Option<bool>,
@@ -138,6 +143,7 @@ impl Settings {
             workers: self.workers.or(weaker.workers),
             same_node: self.same_node.or(weaker.same_node),
             pod_connections: self.pod_connections.or(weaker.pod_connections),
+            pod_buffers: self.pod_buffers.or(weaker.pod_buffers),
             count_untouched: self.count_untouched.or(weaker.count_untouched),
             tunnel: self.tunnel.or(weaker.tunnel),
             log: self.log.or(weaker.log),

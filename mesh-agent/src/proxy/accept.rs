@@ -31,7 +31,6 @@ pub struct Caps {
 
 /// A place below both caps, given back when it is dropped.
 pub struct Place {
-    caps: Caps,
     _worker: Held,
     _pod: Held,
 }
@@ -67,11 +66,10 @@ impl Cap {
     }
 }
 
-impl Place {
-    /// One more, for a stream inside the connection that has this one; none if there are as many as may be.
-    pub fn another(&self) -> Option<Self> {
-        let (worker, pod) = (self.caps.worker.try_place()?, self.caps.pod.try_place()?);
-        Some(Self { caps: self.caps.clone(), _worker: worker, _pod: pod })
+impl Caps {
+    /// A place; none if there are as many as may be.
+    pub fn try_place(&self) -> Option<Place> {
+        Some(Place { _worker: self.worker.try_place()?, _pod: self.pod.try_place()? })
     }
 }
 
@@ -101,10 +99,7 @@ pub async fn accept_loop(listener: TcpListener, caps: Caps, mut handle: impl FnM
             Ok((socket, peer)) => {
                 pause = FIRST_PAUSE;
                 handle(match caps.pod.try_place() {
-                    Some(pod) => {
-                        let place = Place { caps: caps.clone(), _worker: worker, _pod: pod };
-                        Accepted::Connection(socket, peer, place)
-                    }
+                    Some(pod) => Accepted::Connection(socket, peer, Place { _worker: worker, _pod: pod }),
                     None => Accepted::Crowded(socket),
                 });
             }
@@ -179,8 +174,8 @@ mod tests {
             let crowded = |(of, it): &&(usize, Accepted)| *of == pod && matches!(it, Accepted::Crowded(_));
             assert_eq!(heard.borrow().iter().filter(crowded).count(), 1, "pod {pod}");
         }
-        let (_, first) = heard.borrow_mut().swap_remove(0);
-        let Accepted::Connection(_, _, place) = first else { panic!("the first has a place") };
-        assert!(place.another().is_none(), "a stream needs a place as well");
+        assert!(pods[0].try_place().is_none(), "a stream needs a place as well");
+        heard.borrow_mut().clear();
+        assert!(pods[0].try_place().is_some(), "places are given back");
     }
 }

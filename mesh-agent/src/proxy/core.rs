@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::fmt;
 use std::net::IpAddr;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,6 +15,7 @@ use tokio::sync::{Notify, watch};
 
 use super::admission::Admissions;
 use super::balance::{Health, Limits, Turns};
+use super::mux::Budget;
 use super::pool::Pool;
 use crate::certs::{Certificates, Identity};
 use crate::config::SameNode;
@@ -52,6 +53,10 @@ pub struct Shared {
     pub most_connections: usize,
     /// How many of these one pod may have.
     pub most_of_pod: usize,
+    /// Connections of other nodes that a core may have open at once, each with many streams.
+    pub most_sessions: usize,
+    /// Bytes that one pod's streams may fill on a core, beside the first ones of each.
+    pub buffers_of_pod: usize,
     /// How long connections may go on after the agent was told to stop.
     pub drain: Duration,
 }
@@ -93,6 +98,8 @@ pub struct Core {
     /// When it was last logged that a pod has too many connections.
     complained: Cell<Option<Instant>>,
     by_address: RefCell<HashMap<IpAddr, Arc<LocalPod>>>,
+    /// Of each pod, by its uid, as long as one of its connections needs it.
+    budgets: RefCell<HashMap<Arc<str>, Weak<Budget>>>,
 }
 
 /// Whether a core is to finish what it has and to take nothing new.
@@ -145,6 +152,7 @@ impl Core {
             draining: Rc::default(),
             complained: Cell::default(),
             by_address: RefCell::default(),
+            budgets: RefCell::default(),
         })
     }
 
@@ -170,7 +178,10 @@ impl Core {
     pub async fn workload_of(&self, pod: &LocalPod) -> Option<Arc<Workload>> {
         let find = |snapshot: &Snapshot| {
             let mut found = pod.addresses.iter().filter_map(|address| snapshot.workload_by_address(*address));
-            found.find(|workload| workload.identity == pod.identity)
+            // An address that another pod had before may not be told anew yet.
+            found.find(|it| {
+                it.identity == pod.identity && (&it.namespace, &it.name) == (&pod.namespace, &pod.name)
+            })
         };
         if let Some(workload) = find(&self.shared.snapshot.load()) {
             return Some(workload);
@@ -185,6 +196,18 @@ impl Core {
             }
         };
         tokio::time::timeout(NEWS_WAIT, wait).await.ok().flatten()
+    }
+
+    /// What the streams of a pod may hold.
+    pub fn budget(&self, pod: &LocalPod) -> Rc<Budget> {
+        let mut budgets = self.budgets.borrow_mut();
+        if let Some(budget) = budgets.get(&pod.uid).and_then(Weak::upgrade) {
+            return budget;
+        }
+        let budget = Budget::new(self.shared.buffers_of_pod, Some(Arc::clone(&self.metrics)));
+        budgets.retain(|_, budget| budget.strong_count() > 0);
+        budgets.insert(Arc::clone(&pod.uid), Rc::downgrade(&budget));
+        budget
     }
 
     /// A connection of a pod was refused because the pod has as many as it may.

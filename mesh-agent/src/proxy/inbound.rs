@@ -10,7 +10,7 @@ use mesh_api::plan::Workload;
 use mesh_common::is_mesh_port;
 use tokio::net::TcpStream;
 
-use super::accept::Place;
+use super::accept::{Caps, Place};
 use super::admission::{Admission, Request};
 use super::core::{Core, LocalPod};
 use super::deliver::deliver;
@@ -20,7 +20,7 @@ use super::mux;
 use super::relay::{self, Meter, SocketIs, reset_on_drop};
 use super::tls;
 use super::tunnel::{self, Refusal, Tunnel};
-use crate::certs::peer_id;
+use crate::certs::Proof;
 use crate::telemetry::{Ended, Record, Reporter, Start};
 
 /// Why a connection was not taken.
@@ -168,19 +168,34 @@ pub async fn serve_plaintext(
     record.end(&ended, meter.bytes());
 }
 
+/// What a connection of another node needs places for.
+pub struct Places {
+    /// The connection itself.
+    pub session: Place,
+    /// Its handshake, until the peer has proved who it is.
+    pub handshakes: Caps,
+    /// Its streams.
+    pub streams: Caps,
+}
+
 /// Serves one connection over mutual TLS: each of its streams becomes a task.
 pub async fn serve_hbone(
     core: Rc<Core>,
     pod: Arc<LocalPod>,
     socket: TcpStream,
     peer: SocketAddr,
-    place: Place,
+    places: Places,
 ) {
+    let Places { session: _session, handshakes, streams } = places;
     let peer = ClientAddress::new(peer);
     if came_from_inside(&pod, peer) {
         tracing::warn!(%pod, %peer, "a program connected to the mesh's port 15008 itself: refused");
         return reset_on_drop(&socket);
     }
+    let Some(handshake) = handshakes.try_place() else {
+        core.crowded(&pod);
+        return reset_on_drop(&socket);
+    };
     let Some(own) = core.identity(&pod.identity).await else {
         tracing::warn!(%pod, %peer, identity = %pod.identity, "no valid certificate: HBONE connection refused");
         return reset_on_drop(&socket);
@@ -191,17 +206,26 @@ pub async fn serve_hbone(
         Err(error) => return tracing::warn!(%pod, %peer, %error, "HBONE connection refused"),
     };
     core.metrics.handshake(started.elapsed());
-    let identity = match peer_id(tls.peer_certificates().unwrap_or_default()) {
-        Ok(identity) => identity,
+    let proof = match Proof::new(&core.shared.certificates, tls.peer_certificates().unwrap_or_default()) {
+        Ok(proof) => proof,
         Err(error) => return tracing::warn!(%pod, %peer, %error, "HBONE connection refused"),
     };
-    let drain = Rc::clone(&core.draining);
+    drop(handshake);
+    let identity = proof.id().clone();
+    let (draining, budget) = (Rc::clone(&core.draining), core.budget(&pod));
+    // Whoever could not connect any more opens no streams either.
+    let drain = async move {
+        tokio::select! {
+            () = draining.has_begun() => {}
+            () = proof.over() => {}
+        }
+    };
     let handle = move |request| {
-        let place = place.another();
+        let place = streams.try_place();
         serve_stream(Rc::clone(&core), Arc::clone(&pod), identity.clone(), peer, place, request)
     };
     let served = if tls.alpn_protocol() == Some(mux::ALPN) {
-        mux::Server::new(tls).serve(drain, |request| handle(tunnel::Request::Mesh(request))).await
+        mux::Server::new(tls, &budget).serve(drain, |request| handle(tunnel::Request::Mesh(request))).await
     } else {
         match hbone::Server::start(tls).await {
             Ok(server) => server.serve(drain, |request| handle(tunnel::Request::Hbone(request))).await,

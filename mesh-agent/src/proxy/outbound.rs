@@ -1,5 +1,6 @@
 //! Room three: a connection that an enrolled pod opened. Decide, then act, then record.
 
+use std::cell::Cell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -103,7 +104,8 @@ async fn connect(
     let workload = core.workload_of(pod).await.ok_or(Error::UnknownPod)?;
     record.source(&workload);
     record.labels.source_identity = Some(pod.identity.clone());
-    let mut origin = Origin { core, pod, workload: &workload, client, service: None, socket };
+    let exposed = Cell::new(false);
+    let mut origin = Origin { core, pod, workload: &workload, client, service: None, socket, exposed };
     match route(&core.snapshot(), &workload, original.address()) {
         Route::Reject(reject) => Err(Error::Rejected(reject)),
         Route::Passthrough => pass_through(core, pod, original, record).await,
@@ -184,7 +186,7 @@ async fn balance(origin: &Origin<'_>, to: &To<'_>, record: &mut Record) -> Resul
         watch_health(core, policy, key, endpoints, &result);
         match result {
             Ok(upstream) => return Ok(Connected { upstream, _slot: slot, _active: Some(active) }),
-            Err(error) if error.is_final() => return Err(error.into()),
+            Err(error) if error.is_final() || origin.exposed.get() => return Err(error.into()),
             Err(error) => {
                 tracing::debug!(endpoint = %endpoints[chosen], %error, "trying another endpoint");
                 last = error.into();

@@ -10,8 +10,10 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Mutex;
 
+use mesh_api::identity::SpiffeId;
+
 use super::tunnel::Connection;
-use crate::certs::Identity;
+use crate::certs::{Identity, Proof};
 
 /// A connection without streams is closed after this (wire reference 6.5).
 const IDLE: Duration = Duration::from_mins(5);
@@ -41,8 +43,11 @@ struct Destination {
     opening: Mutex<()>,
 }
 
-struct Pooled {
-    connection: Connection,
+/// A connection to another node's pod.
+pub struct Pooled {
+    /// Itself.
+    pub connection: Connection,
+    peer: Proof,
     identity: Arc<Identity>,
     ended: Rc<Cell<bool>>,
     used: Cell<Instant>,
@@ -58,42 +63,45 @@ impl Ended {
     }
 }
 
+impl Pooled {
+    /// No new streams go on it, because one failed there. Open ones go on.
+    pub fn retire(&self) {
+        self.ended.set(true);
+    }
+
+    /// Whether a new connection would be as good. One that was made with another certificate than `identity` takes no
+    /// new streams: so the peer's view of us is renewed with our certificates.
+    fn counts(&self, identity: &Arc<Identity>) -> bool {
+        !self.ended.get() && Arc::ptr_eq(&self.identity, identity) && self.peer.counts()
+    }
+}
+
 impl Pool {
-    /// A connection with room for a stream: one that is there, or one that `open` makes.
-    ///
-    /// A connection that was made with another certificate than `identity`'s takes no new streams: so the peer's view
-    /// of us is renewed with our certificates.
+    /// A connection with room for a stream, to one of `expected`: one that is there, or one that `open` makes.
     pub async fn connection<E, F>(
         &self,
         key: Key,
         identity: &Arc<Identity>,
+        expected: &[SpiffeId],
         open: impl FnOnce(Ended) -> F,
-    ) -> Result<Connection, E>
+    ) -> Result<Rc<Pooled>, E>
     where
-        F: Future<Output = Result<Connection, E>>,
+        F: Future<Output = Result<(Connection, Proof), E>>,
     {
         let destination = Rc::clone(self.destinations.borrow_mut().entry(key).or_default());
-        if let Some(connection) = destination.usable(identity) {
-            return Ok(connection);
+        if let Some(pooled) = destination.usable(identity, expected) {
+            return Ok(pooled);
         }
         let _one_at_a_time = destination.opening.lock().await;
-        if let Some(connection) = destination.usable(identity) {
-            return Ok(connection);
+        if let Some(pooled) = destination.usable(identity, expected) {
+            return Ok(pooled);
         }
         let ended = Rc::new(Cell::new(false));
-        let connection = open(Ended(Rc::clone(&ended))).await?;
-        destination.connections.borrow_mut().push(Rc::new(Pooled {
-            connection: connection.clone(),
-            identity: Arc::clone(identity),
-            ended,
-            used: Cell::new(Instant::now()),
-        }));
-        Ok(connection)
-    }
-
-    /// Lets go of connections to a destination, because a new stream failed there. Open streams go on.
-    pub fn forget(&self, key: &Key) {
-        self.destinations.borrow_mut().remove(key);
+        let (connection, peer) = open(Ended(Rc::clone(&ended))).await?;
+        let identity = Arc::clone(identity);
+        let pooled = Rc::new(Pooled { connection, peer, identity, ended, used: Cell::new(Instant::now()) });
+        destination.connections.borrow_mut().push(Rc::clone(&pooled));
+        Ok(pooled)
     }
 
     /// Lets go of connections that are over, idle for long, or made with an older certificate and now empty.
@@ -122,12 +130,13 @@ impl Pool {
 }
 
 impl Destination {
-    fn usable(&self, identity: &Arc<Identity>) -> Option<Connection> {
+    fn usable(&self, identity: &Arc<Identity>, expected: &[SpiffeId]) -> Option<Rc<Pooled>> {
         let mut connections = self.connections.borrow_mut();
-        // A connection of an older certificate lives on as long as its streams hold it.
-        connections.retain(|pooled| !pooled.ended.get() && Arc::ptr_eq(&pooled.identity, identity));
-        let pooled = connections.iter().find(|pooled| pooled.connection.has_room())?;
+        // One that counts no more lives on as long as its streams hold it.
+        connections.retain(|pooled| pooled.counts(identity));
+        let fits = |pooled: &&Rc<Pooled>| pooled.connection.has_room() && expected.contains(pooled.peer.id());
+        let pooled = connections.iter().find(fits)?;
         pooled.used.set(Instant::now());
-        Some(pooled.connection.clone())
+        Some(Rc::clone(pooled))
     }
 }

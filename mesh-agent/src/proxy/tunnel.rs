@@ -48,6 +48,17 @@ pub enum OpenError {
     Mesh(#[from] mux::OpenError),
 }
 
+/// Why a stream can't be accepted any more.
+#[derive(Debug, thiserror::Error)]
+pub enum Gone {
+    /// Over HBONE.
+    #[error(transparent)]
+    Hbone(#[from] h2::Error),
+    /// Over the mesh's own protocol.
+    #[error("{0}")]
+    Mesh(mux::Broken),
+}
+
 /// Why a stream is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
@@ -126,10 +137,11 @@ impl Request {
     }
 
     /// Accepts: from here on the stream carries the raw bytes. An HBONE peer is told of `workload`.
-    pub fn accept(self, workload: Option<&Workload>) -> Result<Tunnel, h2::Error> {
+    /// An error if the stream is over by now.
+    pub fn accept(self, workload: Option<&Workload>) -> Result<Tunnel, Gone> {
         match self {
-            Self::Hbone(request) => request.accept(answer_headers(workload)).map(Tunnel::Hbone),
-            Self::Mesh(request) => Ok(Tunnel::Mesh(request.accept())),
+            Self::Hbone(request) => Ok(Tunnel::Hbone(request.accept(answer_headers(workload))?)),
+            Self::Mesh(request) => request.accept().map(Tunnel::Mesh).map_err(Gone::Mesh),
         }
     }
 

@@ -1,5 +1,6 @@
 //! Room four: opening the way to one endpoint, from the pod's own network namespace.
 
+use std::cell::Cell;
 use std::io;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
@@ -23,7 +24,7 @@ use super::pool::{Ended, Key};
 use super::relay::reset_on_drop;
 use super::tls;
 use super::tunnel::{Connection, OpenError, Tunnel};
-use crate::certs::{Identity, peer_id};
+use crate::certs::{Identity, Proof};
 use crate::config::SameNode;
 use crate::sys::SocketKind;
 
@@ -116,6 +117,8 @@ pub struct Origin<'a> {
     pub service: Option<&'a str>,
     /// The application's connection.
     pub socket: &'a TcpStream,
+    /// Whether an endpoint may have got what the application has sent: then no other may get it again.
+    pub exposed: Cell<bool>,
 }
 
 /// How to connect.
@@ -185,12 +188,13 @@ async fn local(origin: &Origin<'_>, destination: &LocalPod, target: &Target) -> 
     }
 }
 
-/// Opens a stream. One that was lost with its connection is tried again: nothing was sent on it yet, and where the other
-/// node's proxy was stopped, replaced or killed, a new connection waits for its next one.
+/// Opens a stream. One that was lost with its connection is tried again, unless the application at the other end may
+/// have got something of it: where the other node's proxy was stopped, replaced or killed, a new connection waits for its
+/// next one.
 async fn tunnel(origin: &Origin<'_>, target: &Target) -> Result<Tunnel, Error> {
     for _ in 1..TRIES {
         match tunnel_once(origin, target).await {
-            Err(error) if error.is_loss() => {
+            Err(error) if error.is_loss() && !origin.exposed.get() => {
                 tracing::debug!(endpoint = %target, %error, "opening a stream again");
             }
             result => return result,
@@ -209,10 +213,10 @@ async fn tunnel_once(origin: &Origin<'_>, target: &Target) -> Result<Tunnel, Err
     let key =
         Key { source: Arc::clone(&origin.pod.uid), destination, workload: Arc::clone(&target.workload.uid) };
     let make = |ended| start(origin, target, destination, &identity, ended);
-    let connection = origin.core.pool.connection(key.clone(), &identity, make).await?;
-    let result = open_on(&connection, origin, target).await;
+    let pooled = origin.core.pool.connection(key, &identity, &target.expected_identities, make).await?;
+    let result = open_on(&pooled.connection, origin, target).await;
     if matches!(&result, Err(Error::Open(error)) if error.is_of_connection()) {
-        origin.core.pool.forget(&key);
+        pooled.retire();
     }
     result
 }
@@ -225,7 +229,7 @@ async fn open_on(connection: &Connection, origin: &Origin<'_>, target: &Target) 
         }
         Connection::Mesh(connection) => {
             let request = mux::request(origin.client.address(), target.address, origin.service);
-            let opened = connection.open(request, origin.socket).await;
+            let opened = connection.open(request, origin.socket, &origin.exposed).await;
             Ok(Tunnel::Mesh(opened.map_err(OpenError::from)?))
         }
     }
@@ -238,14 +242,15 @@ async fn start(
     destination: SocketAddr,
     identity: &Identity,
     ended: Ended,
-) -> Result<Connection, Error> {
-    let tls = connect(origin, target, destination, identity).await?;
+) -> Result<(Connection, Proof), Error> {
+    let (tls, peer) = connect(origin, target, destination, identity).await?;
     let ended = move || ended.mark();
     if tls.alpn_protocol() == Some(mux::ALPN) {
-        return Ok(Connection::Mesh(mux::Connection::start(tls, ended)));
+        let budget = origin.core.budget(origin.pod);
+        return Ok((Connection::Mesh(mux::Connection::start(tls, &budget, ended)), peer));
     }
     let connection = hbone::Connection::start(tls, ended).await.map_err(OpenError::from)?;
-    Ok(Connection::Hbone(connection))
+    Ok((Connection::Hbone(connection), peer))
 }
 
 async fn connect(
@@ -253,19 +258,19 @@ async fn connect(
     target: &Target,
     destination: SocketAddr,
     identity: &Identity,
-) -> Result<tls::TlsStream<rustls::client::UnbufferedClientConnection>, Error> {
+) -> Result<(tls::TlsStream<rustls::client::UnbufferedClientConnection>, Proof), Error> {
     let tcp =
         plain(origin.core, origin.pod, UpstreamAddress::new(destination), Some(HBONE_KEEPALIVE)).await?;
     let started = Instant::now();
     let tls = tls::connect(tcp, Arc::clone(&identity.client)).await?;
     origin.core.metrics.handshake(started.elapsed());
     let expected = || target.workload.identity.clone();
-    let found = peer_id(tls.peer_certificates().unwrap_or_default())
+    let peer = Proof::new(&origin.core.shared.certificates, tls.peer_certificates().unwrap_or_default())
         .map_err(|error| Error::WrongPeer { found: error.to_string(), expected: expected() })?;
-    if target.expected_identities.contains(&found) {
-        Ok(tls)
+    if target.expected_identities.contains(peer.id()) {
+        Ok((tls, peer))
     } else {
-        Err(Error::WrongPeer { found: found.to_string(), expected: expected() })
+        Err(Error::WrongPeer { found: peer.id().to_string(), expected: expected() })
     }
 }
 

@@ -9,6 +9,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use socket2::TcpKeepalive;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::LocalOptions;
 use tokio::sync::mpsc;
@@ -17,7 +18,7 @@ use tokio::task::{AbortHandle, spawn_local};
 use super::accept::{Accepted, Cap, Caps, Place, accept_loop};
 use super::core::{Core, LocalPod, Shared};
 use super::relay::reset_on_drop;
-use super::{inbound, outbound};
+use super::{inbound, outbound, tls};
 use crate::kept::Sockets;
 use crate::sys::ebpf::FlowMap;
 use crate::telemetry::WorkerMetrics;
@@ -48,10 +49,26 @@ pub enum Command {
     Drain,
 }
 
+/// Handshakes under way at a time, of all pods and of one: whoever has not proved who it is holds little.
+const MOST_HANDSHAKES: usize = 1024;
+const MOST_HANDSHAKES_OF_POD: usize = 256;
+
+/// After so long without an answer, and so many tries at such a pace, a peer is taken for dead that owes us nothing: its
+/// node may have lost power.
+fn keepalive() -> TcpKeepalive {
+    TcpKeepalive::new()
+        .with_time(Duration::from_mins(1))
+        .with_interval(Duration::from_secs(15))
+        .with_retries(4)
+}
+
 /// The pods that a core serves, and how their connections are taken.
 struct Worker {
     core: Rc<Core>,
-    cap: Rc<Cap>,
+    /// The caps of all pods together: connections of applications, connections of other nodes, handshakes of these.
+    connections: Rc<Cap>,
+    sessions: Rc<Cap>,
+    handshakes: Rc<Cap>,
     /// What accepts for each pod, by uid.
     accepting: RefCell<HashMap<Arc<str>, Vec<AbortHandle>>>,
 }
@@ -69,10 +86,15 @@ pub fn run(
         .enable_io()
         .enable_time()
         .build_local(LocalOptions::default())?;
-    let cap = Cap::new(shared.most_connections);
     runtime.block_on(async {
-        let core = Core::new(shared, (flows, Sockets::start(sockets)?), metrics);
-        Worker { core, cap, accepting: RefCell::default() }.serve(commands).await;
+        let worker = Worker {
+            connections: Cap::new(shared.most_connections),
+            sessions: Cap::new(shared.most_sessions),
+            handshakes: Cap::new(MOST_HANDSHAKES),
+            core: Core::new(shared, (flows, Sockets::start(sockets)?), metrics),
+            accepting: RefCell::default(),
+        };
+        worker.serve(commands).await;
         Ok(())
     })
 }
@@ -96,12 +118,21 @@ impl Worker {
     }
 
     fn add(&self, pod: &Arc<LocalPod>, listeners: PodListeners) -> std::io::Result<()> {
-        let pod_cap = Cap::new(self.core.shared.most_of_pod);
-        let caps = Caps { worker: Rc::clone(&self.cap), pod: pod_cap };
+        let shared = &self.core.shared;
+        let caps = |worker: &Rc<Cap>, most| Caps { worker: Rc::clone(worker), pod: Cap::new(most) };
+        let connections = caps(&self.connections, shared.most_of_pod);
+        let sessions = caps(&self.sessions, shared.most_sessions.div_ceil(2));
+        let handshakes = caps(&self.handshakes, MOST_HANDSHAKES_OF_POD);
+        let streams = connections.clone();
+        let serve_hbone = move |core, pod, socket, peer, session| {
+            let places =
+                inbound::Places { session, handshakes: handshakes.clone(), streams: streams.clone() };
+            inbound::serve_hbone(core, pod, socket, peer, places)
+        };
         let accepting = vec![
-            self.accept(pod, listeners.outbound, &caps, outbound::serve)?,
-            self.accept(pod, listeners.inbound, &caps, inbound::serve_plaintext)?,
-            self.accept(pod, listeners.hbone, &caps, inbound::serve_hbone)?,
+            self.accept(pod, listeners.outbound, &connections, outbound::serve)?,
+            self.accept(pod, listeners.inbound, &connections, inbound::serve_plaintext)?,
+            self.accept(pod, listeners.hbone, &sessions, serve_hbone)?,
         ];
         self.core.know(pod);
         self.accepting.borrow_mut().insert(Arc::clone(&pod.uid), accepting);
@@ -118,6 +149,8 @@ impl Worker {
     where
         F: Future<Output = ()> + 'static,
     {
+        // What is accepted has it from its listener (tcp(7)).
+        socket2::SockRef::from(&listener).set_tcp_keepalive(&keepalive())?;
         let listener = TcpListener::from_std(listener)?;
         let (core, pod) = (Rc::clone(&self.core), Arc::clone(pod));
         let handle = move |accepted| match accepted {
@@ -157,8 +190,12 @@ impl Worker {
             accepting.abort();
         }
         self.core.draining.begin();
-        let all_gone = self.cap.all_returned(self.core.shared.most_connections);
-        if tokio::time::timeout(self.core.shared.drain, all_gone).await.is_err() {
+        let shared = &self.core.shared;
+        let all_gone = async {
+            self.connections.all_returned(shared.most_connections).await;
+            self.sessions.all_returned(shared.most_sessions).await;
+        };
+        if tokio::time::timeout(shared.drain, all_gone).await.is_err() {
             tracing::info!("deadline reached: closing the connections that are left");
         }
     }
@@ -187,6 +224,7 @@ async fn sweep(core: Rc<Core>) {
     loop {
         tokio::time::sleep(SWEEP_EVERY).await;
         core.pool.sweep(Instant::now());
+        tls::scratch::give_back();
         core.sockets.sweep();
         core.metrics.forget_unused(COUNTERS_KEPT);
         let snapshot = core.snapshot();

@@ -127,7 +127,10 @@ mod tests {
         assert_eq!(Bar::AtLeast(1.3).text("ms", of(None, Some(1.3), None)), "≥ 1.3 met");
         assert_eq!(Bar::AtMost(0.15).text("ms", of(Some(0.1), Some(0.71), None)), "≤ 0.15 missed");
         assert_eq!(Bar::Within(15.0).text("MB", of(Some(16.0), Some(0.2), None)), "≤ 15 MB missed");
-        assert_eq!(Bar::KeepsOfNone(0.97).text("ms", of(None, Some(2.0), Some(0.9))), "≥ 0.97 of none missed");
+        assert_eq!(
+            Bar::KeepsOfNone(0.97).text("ms", of(None, Some(2.0), Some(0.9))),
+            "≥ 0.97 of none missed"
+        );
         assert_eq!(Bar::WithinOfNone(1.03).text("ms", of(None, None, Some(1.02))), "≤ 1.03 of none met");
         assert_eq!(Bar::AtLeast(1.0).text("ms", of(Some(9.0), None, None)), "≥ 1.0");
     }

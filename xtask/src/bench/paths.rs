@@ -115,7 +115,8 @@ impl Paths {
 
     /// Resident memory of a path's largest proxy, in megabytes.
     pub fn largest(&self, path: Path) -> Result<f64> {
-        let sizes = self.instances(path)?.iter().map(|pids| proc::resident(pids)).collect::<Result<Vec<_>>>()?;
+        let sizes =
+            self.instances(path)?.iter().map(|pids| proc::resident(pids)).collect::<Result<Vec<_>>>()?;
         Ok(sizes.into_iter().fold(0.0, f64::max))
     }
 

@@ -16,7 +16,7 @@ pub use tunnel::Tunnel;
 /// Flow-control credit of a stream, bytes: what a stopped reader can make its node hold.
 const STREAM_WINDOW: u32 = 1024 * 1024;
 
-/// Streams that share one connection.
+/// Streams that share one connection, whoever opens them: their credit together is the connection's.
 const MAX_STREAMS: u32 = 64;
 
 /// Credit of a connection: all its streams' together, so that stopped readers never hold up the others.

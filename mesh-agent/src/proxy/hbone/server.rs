@@ -2,7 +2,6 @@
 
 use std::future::{Future, poll_fn};
 use std::io;
-use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,16 +14,10 @@ use tokio::task::spawn_local;
 
 use super::session::SharedTls;
 use super::{CONNECTION_WINDOW, MAX_FRAME, MAX_STREAMS, SEND_BUFFER, SERVER_HEADERS, STREAM_WINDOW, Tunnel};
-use crate::proxy::core::Draining;
 use crate::proxy::tls::TlsStream;
-
-/// A peer may open more streams than our own clients do.
-const MAX_PEER_STREAMS: u32 = 200;
 
 /// The HTTP/2 preface has to come this soon.
 const PREFACE_TIMEOUT: Duration = Duration::from_secs(5);
-
-const _: () = assert!(MAX_PEER_STREAMS >= MAX_STREAMS);
 
 /// An HBONE connection that peers open streams on.
 pub struct Server {
@@ -55,7 +48,7 @@ impl Server {
                 .max_frame_size(MAX_FRAME)
                 .max_header_list_size(SERVER_HEADERS)
                 .max_send_buffer_size(SEND_BUFFER)
-                .max_concurrent_streams(MAX_PEER_STREAMS)
+                .max_concurrent_streams(MAX_STREAMS)
                 .handshake::<_, Bytes>(tls.clone()),
         );
         let started =
@@ -67,18 +60,21 @@ impl Server {
         Ok(Self { tls, connection })
     }
 
-    /// Serves the connection: each request gets a task of its own from `handle`. After `drain` no new streams are
+    /// Serves the connection: each request gets a task of its own from `handle`. Once `drain` is over no new streams are
     /// taken and the connection ends with the last one.
-    pub async fn serve<F>(mut self, drain: Rc<Draining>, handle: impl Fn(Request) -> F) -> io::Result<()>
+    pub async fn serve<F>(
+        mut self,
+        drain: impl Future<Output = ()>,
+        handle: impl Fn(Request) -> F,
+    ) -> io::Result<()>
     where
         F: Future<Output = ()> + 'static,
     {
-        let draining = drain.has_begun();
-        tokio::pin!(draining);
+        tokio::pin!(drain);
         let mut told = false;
         loop {
             let next = poll_fn(|context| {
-                if !told && draining.as_mut().poll(context).is_ready() {
+                if !told && drain.as_mut().poll(context).is_ready() {
                     told = true;
                     self.connection.graceful_shutdown();
                 }

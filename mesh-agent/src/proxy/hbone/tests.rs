@@ -29,7 +29,7 @@ async fn pair(application: std::net::SocketAddr, answer: Answer) -> Connection {
         let (tcp, _) = listener.accept().await.unwrap();
         let server = Server::start(tls::accept(tcp, server).await.unwrap()).await.unwrap();
         let _end = server
-            .serve(Rc::default(), move |request| async move {
+            .serve(std::future::pending(), move |request| async move {
                 match answer {
                     Answer::Refuse(status) => request.refuse(status),
                     Answer::Relay => {

@@ -1,5 +1,6 @@
 //! The client's side of a connection.
 
+use std::cell::Cell;
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -9,12 +10,13 @@ use rustls::client::UnbufferedClientConnection;
 use tokio::net::TcpStream;
 use tokio::task::spawn_local;
 
+use super::MAX_STREAMS;
 use super::driver::{Driver, Side};
 use super::frame::{Frame, Refusal};
 use super::link::Link;
 use super::open::{Open, Trace};
 use super::stream::{Answer, Broken, Stream, Tunnel};
-use super::{MAX_STREAMS, WINDOW};
+use super::window::{Budget, Window};
 use crate::proxy::tls::TlsStream;
 
 /// Why a stream could not be opened.
@@ -55,9 +57,14 @@ impl Drop for Connection {
 }
 
 impl Connection {
-    /// Starts a task that drives a TLS session; `ended` runs when the connection is over.
-    pub fn start(tls: TlsStream<UnbufferedClientConnection>, ended: impl FnOnce() + 'static) -> Self {
-        let connection = Self::of(Rc::default());
+    /// Starts a task that drives a TLS session; `ended` runs when the connection is over. What its streams may hold is
+    /// taken from `budget`.
+    pub fn start(
+        tls: TlsStream<UnbufferedClientConnection>,
+        budget: &Rc<Budget>,
+        ended: impl FnOnce() + 'static,
+    ) -> Self {
+        let connection = Self::of(Link::new(budget));
         let driver = Driver::new(tls, &connection.link, Side::Client);
         spawn_local(async move {
             // A server opens no streams: the driver does not let it.
@@ -85,33 +92,53 @@ impl Connection {
 
     /// Opens a stream and waits for the destination's answer. What `application` has written already goes along, and
     /// stays in its socket until the stream is open.
-    pub async fn open(&self, mut open: Open, application: &TcpStream) -> Result<Tunnel, OpenError> {
+    ///
+    /// `exposed` is whether the application at the other end may have got those bytes, as long as it is not known what
+    /// became of the stream: then nobody may send them again.
+    pub async fn open(
+        &self,
+        mut open: Open,
+        application: &TcpStream,
+        exposed: &Cell<bool>,
+    ) -> Result<Tunnel, OpenError> {
         let link = &self.link;
         let next = link.last_stream.get().checked_add(1).filter(|_| !link.closing.get());
         let id = next.ok_or_else(|| OpenError::Connection("closing".into()))?;
         link.last_stream.set(id);
-        open.credit = u32::try_from(WINDOW).unwrap_or(u32::MAX);
-        let stream = Stream::opening(id);
+        let window = Window::opening(&link.budget);
+        open.credit = window.size();
+        let stream = Stream::opening(id, window);
         link.add(&stream);
         link.send(&Frame::Open(id, open));
+        let mut unanswered = Unanswered { link, heard: link.heard.get(), answered: false };
         let mut tunnel = Tunnel::new(stream, Rc::clone(link));
         let mut early = true;
         let answer = poll_fn(|context| {
-            if let Some(broken) = tunnel.poll_broken(context) {
-                return Poll::Ready(Err(broken));
-            }
+            let broken = tunnel.poll_broken(context);
+            // First: a stream that was accepted and then broke is no new one.
             if let Some(answer) = tunnel.stream.answer.get() {
                 return Poll::Ready(Ok(answer));
             }
+            if let Some(broken) = broken {
+                return Poll::Ready(Err(broken));
+            }
             if early && tunnel.poll_send_early(application, context).is_ready() {
                 early = false;
+                exposed.set(tunnel.early > 0);
             }
             Poll::Pending
         });
-        let refusal = match answer.await {
+        let answer = answer.await;
+        unanswered.answered = true;
+        if !matches!(answer, Err(Broken::Lost(_))) {
+            exposed.set(false);
+        }
+        let refusal = match answer {
             Ok(Answer::Accepted) => return Ok(tunnel),
             Ok(Answer::Refused(refusal)) => refusal,
-            Err(Broken::Lost(why)) => return Err(OpenError::Connection(why)),
+            Err(broken @ (Broken::Lost(_) | Broken::Closed)) => {
+                return Err(OpenError::Connection(broken.to_string().into()));
+            }
             Err(Broken::Reset(_) | Broken::Socket(_)) => return Err(OpenError::Unavailable),
         };
         tunnel.finish();
@@ -124,6 +151,22 @@ impl Connection {
             }
             Refusal::BadRequest | Refusal::Other(_) => OpenError::Refused(refusal),
         })
+    }
+}
+
+/// A stream that waits for its answer. If nobody waits for it any more and nothing at all was heard meanwhile, the
+/// connection is not to be trusted: new streams go to another one. If it lives, what is open on it goes on.
+struct Unanswered<'a> {
+    link: &'a Link,
+    heard: u32,
+    answered: bool,
+}
+
+impl Drop for Unanswered<'_> {
+    fn drop(&mut self) {
+        if !self.answered && self.link.heard.get() == self.heard {
+            self.link.closing.set(true);
+        }
     }
 }
 

@@ -17,6 +17,7 @@ use super::frame::{Decoder, Error as FrameError, Event, Frame, Goodbye, Refusal}
 use super::link::Link;
 use super::open::Open;
 use super::stream::{Answer, Broken, Stream, Tunnel, Violation};
+use super::window::Window;
 use super::{MAX_PEER_STREAMS, Request};
 use crate::proxy::tls::{Records, TlsStream, scratch};
 
@@ -108,7 +109,10 @@ impl<C: Records> Driver<C> {
             }) => over,
             () = silence(&link) => Over::Silent,
         };
-        link.break_off(&over.to_string().into());
+        link.break_off(&match over {
+            Over::Finished => Broken::Closed,
+            _ => Broken::Lost(over.to_string().into()),
+        });
         let _in_time = tokio::time::timeout(FAREWELL, self.farewell(&over)).await;
         over
     }
@@ -118,10 +122,8 @@ impl<C: Records> Driver<C> {
         self.receiver.link.drive(context);
         let closed = self.receive(context, opened)?;
         self.receiver.link.driven();
-        if let Poll::Ready(Err(error)) = self.send(context) {
-            return Err(error.into());
-        }
-        if closed || self.receiver.link.is_done(self.receiver.side) {
+        let sent = self.send(context)?.is_ready();
+        if closed || sent && self.receiver.link.is_done(self.receiver.side) {
             return Err(Over::Finished);
         }
         if self.receiver.link.gathered() > MOST_WAITING {
@@ -146,7 +148,7 @@ impl<C: Records> Driver<C> {
                 Poll::Pending => return Ok(false),
             }
             receiver.deliver_assembled()?;
-            receiver.link.heard.set(true);
+            receiver.link.heard.set(receiver.link.heard.get().wrapping_add(1));
         }
         // The others first.
         context.waker().wake_by_ref();
@@ -174,11 +176,20 @@ impl<C: Records> Driver<C> {
         if let Some(goodbye) = goodbye {
             self.receiver.link.send(&Frame::GoAway(goodbye, over.to_string()));
         }
-        let _unheard = poll_fn(|context| {
+        let said = poll_fn(|context| {
             ready!(self.send(context))?;
             Pin::new(&mut self.tls).poll_shutdown(context)
-        })
-        .await;
+        });
+        if said.await.is_ok() {
+            self.hear_out().await;
+        }
+    }
+
+    /// Takes what still comes until the peer has closed, too: a socket that is closed with something unread in it is
+    /// reset, and what is on its way to the peer is lost.
+    async fn hear_out(&mut self) {
+        let ignore = |_: &[u8]| Ok::<_, io::Error>(());
+        while let Ok(true) = poll_fn(|context| self.tls.poll_read_in_place(context, ignore)).await {}
     }
 }
 
@@ -282,7 +293,7 @@ impl Receiver {
             link.send(&Frame::Refuse(id, refusal));
             return Ok(());
         }
-        let stream = Stream::opened(id, open.credit);
+        let stream = Stream::opened(id, open.credit, Window::early(&link.budget));
         link.add(&stream);
         opened(Request { open, tunnel: Tunnel::new(stream, Rc::clone(link)) });
         Ok(())
@@ -292,10 +303,12 @@ impl Receiver {
 /// Returns when the peer has been silent for too long.
 async fn silence(link: &Link) {
     let mut asked = false;
+    let mut before = link.heard.get();
     loop {
         tokio::time::sleep(PING_EVERY).await;
-        if link.heard.replace(false) {
-            asked = false;
+        let now = link.heard.get();
+        if now != before {
+            (before, asked) = (now, false);
         } else if asked {
             return;
         } else {

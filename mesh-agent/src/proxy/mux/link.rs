@@ -16,6 +16,7 @@ use super::EARLY;
 use super::driver::Side;
 use super::frame::{Frame, HEADER, data_header};
 use super::stream::{Broken, Stream};
+use super::window::Budget;
 use crate::proxy::tls::scratch;
 
 /// Most bytes of data that gather for one sending, with their headers: encrypted they fit into one buffer.
@@ -30,8 +31,9 @@ thread_local! {
 }
 
 /// Shared by the streams of a connection and its driver.
-#[derive(Default)]
 pub(super) struct Link {
+    /// What the streams' windows are taken from.
+    pub budget: Rc<Budget>,
     streams: RefCell<HashMap<u32, Rc<Stream>>>,
     /// Frames that wait to be encrypted and sent.
     gathered: RefCell<Vec<u8>>,
@@ -46,11 +48,27 @@ pub(super) struct Link {
     pub last_stream: Cell<u32>,
     /// Whether new streams are out of the question.
     pub closing: Cell<bool>,
-    /// Whether anything was received since somebody looked last.
-    pub heard: Cell<bool>,
+    /// Counts what is received, over again from the start after the last number.
+    pub heard: Cell<u32>,
 }
 
 impl Link {
+    /// A connection without streams.
+    pub fn new(budget: &Rc<Budget>) -> Rc<Self> {
+        Rc::new(Self {
+            budget: Rc::clone(budget),
+            streams: RefCell::default(),
+            gathered: RefCell::default(),
+            driver: RefCell::default(),
+            driver_woken: Cell::default(),
+            waiting: RefCell::default(),
+            handles: Cell::default(),
+            last_stream: Cell::default(),
+            closing: Cell::default(),
+            heard: Cell::default(),
+        })
+    }
+
     /// The driver is the task of `context`, and runs now: what gathers until [`Self::driven`] it sends anyway.
     pub fn drive(&self, context: &Context<'_>) {
         self.driver_woken.set(true);
@@ -85,7 +103,11 @@ impl Link {
         if gathered.capacity() == 0 {
             *gathered = scratch::take();
         }
-        add(&mut gathered)
+        let added = add(&mut gathered);
+        if gathered.is_empty() {
+            scratch::give(std::mem::take(&mut *gathered));
+        }
+        added
     }
 
     /// What has gathered.
@@ -141,10 +163,10 @@ impl Link {
             } else {
                 gathered.drain(at + HEADER..at + HEADER + skip);
                 gathered[at..at + HEADER].copy_from_slice(&data_header(stream.id, bytes - skip));
+                self.wake_driver();
             }
             read
         }))?;
-        self.wake_driver();
         Poll::Ready(Ok(read))
     }
 
@@ -208,11 +230,11 @@ impl Link {
     }
 
     /// The connection is over, and so are its streams.
-    pub fn break_off(&self, why: &Rc<str>) {
+    pub fn break_off(&self, why: &Broken) {
         self.closing.set(true);
         let streams: Vec<_> = self.streams.borrow().values().cloned().collect();
         for stream in streams {
-            stream.break_off(Broken::Lost(Rc::clone(why)));
+            stream.break_off(why.clone());
         }
         self.make_room();
     }

@@ -2,7 +2,7 @@
 //! header. Chosen by ALPN; other peers get HBONE.
 //!
 //! Reading order: [`frame`] and [`open`] (bytes, without I/O), `link` (what the streams of a connection share),
-//! `stream` (one of them), `driver` (the task that receives and sends for all of them), [`Connection`] and [`Server`]
+//! `stream` (one of them), `window` (how much its peer may send), `driver` (the task that receives and sends for all of them), [`Connection`] and [`Server`]
 //! (the two ends). `relay::mesh` joins a stream with an application's socket.
 
 mod client;
@@ -12,6 +12,7 @@ mod link;
 pub mod open;
 mod server;
 mod stream;
+mod window;
 
 #[cfg(test)]
 mod tests;
@@ -19,12 +20,10 @@ mod tests;
 pub use client::{Connection, OpenError, request};
 pub use server::{Request, Server};
 pub use stream::{Broken, Tunnel};
+pub use window::Budget;
 
 /// The protocol's name in ALPN.
 pub const ALPN: &[u8] = b"nodemesh/1";
-
-/// Bytes that may be under way on a stream: what a stopped reader can make its node hold.
-const WINDOW: usize = 1024 * 1024;
 
 /// Credit that every stream has before it is accepted (a constant of the protocol).
 const EARLY: usize = 16 * 1024;

@@ -1,6 +1,7 @@
 //! One stream of a connection.
 
 use std::cell::{Cell, RefCell};
+use std::fmt;
 use std::io;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
@@ -9,13 +10,11 @@ use bytes::{Buf, BytesMut};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
+use super::EARLY;
 use super::frame::{Frame, Reason, Refusal};
 use super::link::Link;
-use super::{EARLY, WINDOW};
+use super::window::Window;
 use crate::proxy::relay::{Meter, Way};
-
-/// Credit is given back when this much of it is due, so that it costs few frames.
-const GIVE_BACK_AT: usize = WINDOW / 4;
 
 /// Most credit that a stream may have.
 const MOST_CREDIT: usize = i32::MAX as usize;
@@ -27,8 +26,21 @@ pub enum Broken {
     Socket(io::ErrorKind),
     /// The peer reset it.
     Reset(Reason),
+    /// The peer has closed the connection in order. What it did not answer it never took.
+    Closed,
     /// The connection is lost.
     Lost(Rc<str>),
+}
+
+impl fmt::Display for Broken {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Socket(kind) => write!(formatter, "{kind}"),
+            Self::Reset(reason) => write!(formatter, "stream reset: {reason:?}"),
+            Self::Closed => formatter.write_str("the connection was closed"),
+            Self::Lost(why) => formatter.write_str(why),
+        }
+    }
 }
 
 /// What the other end answered to OPEN.
@@ -62,9 +74,7 @@ pub(super) struct Stream {
     /// What may be sent.
     credit: Cell<usize>,
     /// What the peer may send.
-    granted: Cell<usize>,
-    /// What the application took and the peer has no credit for yet.
-    due: Cell<usize>,
+    window: RefCell<Window>,
     peer_ended: Cell<bool>,
     /// Whether it is among those that wait for the connection to send.
     pub waits_for_room: Cell<bool>,
@@ -83,24 +93,23 @@ struct Application {
 
 impl Stream {
     /// A stream that is being opened by this end.
-    pub fn opening(id: u32) -> Rc<Self> {
-        Self::new(id, None, EARLY, WINDOW)
+    pub fn opening(id: u32, window: Window) -> Rc<Self> {
+        Self::new(id, None, EARLY, window)
     }
 
     /// A stream that the peer opens, with what it grants. Its data may come at once.
-    pub fn opened(id: u32, credit: u32) -> Rc<Self> {
-        Self::new(id, Some(Answer::Accepted), (credit as usize).min(MOST_CREDIT), EARLY)
+    pub fn opened(id: u32, credit: u32, window: Window) -> Rc<Self> {
+        Self::new(id, Some(Answer::Accepted), (credit as usize).min(MOST_CREDIT), window)
     }
 
-    fn new(id: u32, answer: Option<Answer>, credit: usize, granted: usize) -> Rc<Self> {
+    fn new(id: u32, answer: Option<Answer>, credit: usize, window: Window) -> Rc<Self> {
         Rc::new(Self {
             id,
             task: RefCell::default(),
             answer: Cell::new(answer),
             broken: RefCell::default(),
             credit: Cell::new(credit),
-            granted: Cell::new(granted),
-            due: Cell::new(0),
+            window: RefCell::new(window),
             peer_ended: Cell::new(false),
             waits_for_room: Cell::new(false),
             application: RefCell::default(),
@@ -170,8 +179,9 @@ impl Stream {
     /// Bytes from the peer: to the application at once, or as much as it takes, without a task in between.
     pub fn received(&self, bytes: &[u8], link: &Link) -> Result<(), Violation> {
         self.may_receive()?;
-        let left = self.granted.get().checked_sub(bytes.len()).ok_or(Violation::Credit(self.id))?;
-        self.granted.set(left);
+        if !self.window.borrow_mut().receive(bytes.len()) {
+            return Err(Violation::Credit(self.id));
+        }
         if self.broken.borrow().is_some() {
             return Ok(());
         }
@@ -203,18 +213,10 @@ impl Stream {
     }
 
     fn give_back(&self, written: usize, link: &Link) {
-        let due = self.due.get() + written;
-        if due < GIVE_BACK_AT || self.peer_ended.get() {
-            return self.due.set(due);
+        let due = self.window.borrow_mut().taken(written);
+        if let Some(credit) = due.filter(|_| !self.peer_ended.get()) {
+            link.send(&Frame::Credit(self.id, credit));
         }
-        self.due.set(0);
-        self.grant(due, link, Frame::Credit);
-    }
-
-    #[allow(clippy::cast_possible_truncation, reason = "never more than a window")]
-    fn grant(&self, more: usize, link: &Link, frame: fn(u32, u32) -> Frame) {
-        self.granted.set(self.granted.get() + more);
-        link.send(&frame(self.id, more as u32));
     }
 }
 
@@ -235,9 +237,15 @@ impl Tunnel {
         Self { stream, link, early: 0, sent_end: false, finished: false, reason: Reason::Broken }
     }
 
-    /// Tells the opener that its stream is open.
-    pub(super) fn accept(&self) {
-        self.stream.grant(WINDOW - EARLY, &self.link, Frame::Accept);
+    /// Tells the opener that its stream is open. An error if it is over already: then the application must not see
+    /// anything of it, since the opener may try again.
+    pub(super) fn accept(&self) -> Result<(), Broken> {
+        if let Some(broken) = &*self.stream.broken.borrow() {
+            return Err(broken.clone());
+        }
+        let credit = self.stream.window.borrow_mut().open_wide();
+        self.link.send(&Frame::Accept(self.stream.id, credit));
+        Ok(())
     }
 
     /// Tells the opener that it is not to be.
@@ -266,6 +274,16 @@ impl Tunnel {
         if let Some(Application { socket, .. }) = self.stream.application.take() {
             socket.forget();
         }
+    }
+
+    /// Whether there is credit to send something.
+    pub(in crate::proxy) fn may_send(&self) -> bool {
+        self.stream.credit.get() + self.early > 0
+    }
+
+    /// Whether the peer has sent everything, and has been sent everything: nothing more comes over the connection.
+    pub(in crate::proxy) fn needs_no_connection(&self) -> bool {
+        self.sent_end && self.stream.peer_ended.get()
     }
 
     /// Why the stream is over, if it is; and has `context`'s task hear of it, and of everything else.
@@ -340,10 +358,9 @@ impl Tunnel {
 
 impl Drop for Tunnel {
     fn drop(&mut self) {
-        let ended = self.sent_end && self.stream.peer_ended.get() && self.stream.backlog.borrow().is_empty();
-        let over = self.finished
-            || ended
-            || matches!(*self.stream.broken.borrow(), Some(Broken::Reset(_) | Broken::Lost(_)));
+        let ended = self.needs_no_connection() && self.stream.backlog.borrow().is_empty();
+        let broken = matches!(*self.stream.broken.borrow(), Some(ref it) if !matches!(it, Broken::Socket(_)));
+        let over = self.finished || ended || broken;
         if !over {
             self.link.send(&Frame::Reset(self.stream.id, self.reason));
         }

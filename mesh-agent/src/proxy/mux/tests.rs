@@ -1,6 +1,6 @@
 //! Two ends of a connection over real sockets, each with a relay to an application; and peers that misbehave.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -12,7 +12,7 @@ use tokio::task::spawn_local;
 
 use super::frame::{Decoder, Event, Frame, Goodbye, Refusal, data_header};
 use super::open::Open;
-use super::{Connection, EARLY, MAX_PEER_STREAMS, OpenError, Request, Server, WINDOW};
+use super::{Budget, Connection, EARLY, MAX_PEER_STREAMS, OpenError, Request, Server};
 use crate::proxy::core::Draining;
 use crate::proxy::fixture::{configs, echo, run};
 use crate::proxy::relay::{Meter, SocketIs, relay_mesh, reset_on_drop};
@@ -28,7 +28,8 @@ async fn serve<F: Future<Output = ()> + 'static>(
     let (_, server) = configs();
     spawn_local(async move {
         let (tcp, _) = listener.accept().await.unwrap();
-        let _end = Server::new(tls::accept(tcp, server).await.unwrap()).serve(drain, handle).await;
+        let tls = tls::accept(tcp, server).await.unwrap();
+        let _end = Server::new(tls, &budget()).serve(async move { drain.has_begun().await }, handle).await;
     });
     address
 }
@@ -36,18 +37,23 @@ async fn serve<F: Future<Output = ()> + 'static>(
 /// What a server does with a stream: the application at `address` gets it.
 async fn deliver(request: Request, address: SocketAddr) {
     let socket = TcpStream::connect(address).await.unwrap();
-    let mut tunnel = request.accept();
+    let mut tunnel = request.accept().unwrap();
     let _end = relay_mesh(socket, &mut tunnel, SocketIs::Server, &Meter::default()).await;
 }
 
 async fn connect(address: SocketAddr) -> Connection {
     let tcp = TcpStream::connect(address).await.unwrap();
-    Connection::start(tls::connect(tcp, configs().0).await.unwrap(), || {})
+    Connection::start(tls::connect(tcp, configs().0).await.unwrap(), &budget(), || {})
 }
 
 /// A server in front of `application`, and a connection to it.
 async fn pair(application: SocketAddr) -> Connection {
     connect(serve(Rc::default(), move |request| deliver(request, application)).await).await
+}
+
+/// Of a pod that nobody narrows.
+fn budget() -> Rc<Budget> {
+    Budget::new(usize::MAX / 2, None)
 }
 
 fn open() -> Open {
@@ -66,7 +72,7 @@ async fn through(connection: &Connection) -> TcpStream {
     let (application, accepted) = sockets().await;
     let connection = connection.clone();
     spawn_local(async move {
-        let mut tunnel = connection.open(open(), &accepted).await.unwrap();
+        let mut tunnel = connection.open(open(), &accepted, &Cell::default()).await.unwrap();
         let _end = relay_mesh(accepted, &mut tunnel, SocketIs::Client, &Meter::default()).await;
     });
     application
@@ -161,7 +167,8 @@ fn refusals_are_told_apart_and_leave_the_first_bytes_where_they_are() {
             let (mut application, mut accepted) = sockets().await;
             application.write_all(b"first").await.unwrap();
             accepted.readable().await.unwrap();
-            match connect(server).await.open(open(), &accepted).await.map(drop).unwrap_err() {
+            match connect(server).await.open(open(), &accepted, &Cell::default()).await.map(drop).unwrap_err()
+            {
                 OpenError::Denied => assert!(denied),
                 OpenError::Unavailable => assert!(!denied),
                 other => panic!("{other}"),
@@ -183,7 +190,7 @@ fn bytes_that_were_there_before_the_stream_arrive_once() {
         application.write_all(&text).await.unwrap();
         accepted.readable().await.unwrap();
         spawn_local(async move {
-            let mut tunnel = connection.open(open(), &accepted).await.unwrap();
+            let mut tunnel = connection.open(open(), &accepted, &Cell::default()).await.unwrap();
             assert_eq!(tunnel.early, EARLY, "as much as may be went along");
             let _end = relay_mesh(accepted, &mut tunnel, SocketIs::Client, &Meter::default()).await;
         });
@@ -209,7 +216,7 @@ fn a_node_that_drains_finishes_what_is_open_and_takes_nothing_new() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         let (_application, accepted) = sockets().await;
-        let refused = connection.open(open(), &accepted).await.map(drop).unwrap_err();
+        let refused = connection.open(open(), &accepted, &Cell::default()).await.map(drop).unwrap_err();
         assert!(matches!(refused, OpenError::Connection(_)), "{refused}");
         open_before.write_all(b"y").await.unwrap();
         assert_eq!(open_before.read_u8().await.unwrap(), b'y', "open streams go on");
@@ -217,6 +224,116 @@ fn a_node_that_drains_finishes_what_is_open_and_takes_nothing_new() {
         let mut rest = String::new();
         open_before.read_to_string(&mut rest).await.unwrap();
         assert_eq!(rest, "<done>");
+    });
+}
+
+#[test]
+fn what_a_client_gave_up_reaches_no_application() {
+    run(async {
+        let held = Rc::new(RefCell::new(Vec::new()));
+        let hold = Rc::clone(&held);
+        let server = serve(Rc::default(), move |request| {
+            hold.borrow_mut().push(request);
+            async {}
+        });
+        let connection = connect(server.await).await;
+        let (mut application, accepted) = sockets().await;
+        application.write_all(b"POST").await.unwrap();
+        accepted.readable().await.unwrap();
+        let exposed = Cell::default();
+        let (open_first, open_second) = (
+            connection.open(open(), &accepted, &exposed),
+            connection.open(open(), &accepted, &Cell::default()),
+        );
+        let in_time = Duration::from_millis(100);
+        assert!(tokio::time::timeout(in_time, open_first).await.is_err(), "nobody answers");
+        assert!(exposed.get(), "it may have arrived");
+        // What arrives after it tells that the reset has arrived.
+        let _timeout = tokio::time::timeout(in_time, open_second).await;
+        while held.borrow().len() < 2 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let first = held.borrow_mut().remove(0);
+        assert!(first.accept().is_err(), "it was reset before it was accepted");
+    });
+}
+
+#[test]
+fn what_may_have_arrived_is_told() {
+    run(async {
+        let (mut application, accepted) = sockets().await;
+        application.write_all(b"POST").await.unwrap();
+        accepted.readable().await.unwrap();
+        let refuse = |request: Request| async { request.refuse(Refusal::GoingAway) };
+        // Forgotten, not dropped: that would reset the stream.
+        let cut = |request: Request| async { std::mem::forget(request) };
+        let exposed = Cell::default();
+        let refused = connect(serve(Rc::default(), refuse).await).await;
+        assert!(refused.open(open(), &accepted, &exposed).await.is_err());
+        assert!(!exposed.get(), "refused: another endpoint may have it");
+        let server = serve(Rc::default(), cut).await;
+        let tcp = TcpStream::connect(server).await.unwrap();
+        let socket = socket2::SockRef::from(&tcp).try_clone().unwrap();
+        let lost = Connection::start(tls::connect(tcp, configs().0).await.unwrap(), &budget(), || {});
+        let (result, ()) = tokio::join!(lost.open(open(), &accepted, &exposed), async {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            socket.shutdown(std::net::Shutdown::Both).unwrap();
+        });
+        assert!(matches!(result.map(drop).unwrap_err(), OpenError::Connection(_)));
+        assert!(exposed.get(), "lost: nobody knows");
+    });
+}
+
+#[test]
+fn the_tail_of_a_stream_outlives_its_connection() {
+    const TAIL: usize = 60 * 1024;
+    run(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let drain = Rc::<Draining>::default();
+        let server = serve(Rc::clone(&drain), move |request| deliver(request, address)).await;
+        let connection = connect(server).await;
+        let (mut application, accepted) = sockets().await;
+        for socket in [&application, &accepted] {
+            let socket = socket2::SockRef::from(socket);
+            socket.set_recv_buffer_size(4096).unwrap();
+            socket.set_send_buffer_size(4096).unwrap();
+        }
+        let opened = connection.clone();
+        spawn_local(async move {
+            let mut tunnel = opened.open(open(), &accepted, &Cell::default()).await.unwrap();
+            let _end = relay_mesh(accepted, &mut tunnel, SocketIs::Client, &Meter::default()).await;
+        });
+        application.shutdown().await.unwrap();
+        let (mut answering, _) = listener.accept().await.unwrap();
+        answering.write_all(&[7; TAIL]).await.unwrap();
+        drop(answering);
+        drain.begin();
+        while connection.has_room() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let mut all = Vec::new();
+        application.read_to_end(&mut all).await.unwrap();
+        assert_eq!(all.len(), TAIL, "nothing is missing, and it is no reset");
+    });
+}
+
+#[test]
+fn an_application_that_breaks_while_nobody_reads_it_is_noticed() {
+    run(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let connection = pair(listener.local_addr().unwrap()).await;
+        let mut writer = through(&connection).await;
+        writer.write_all(b"x").await.unwrap();
+        let (stopped, _) = listener.accept().await.unwrap();
+        let chunk = vec![0; 1 << 20];
+        while let Ok(Ok(_)) = tokio::time::timeout(Duration::from_millis(300), writer.write(&chunk)).await {}
+        reset_on_drop(&writer);
+        drop(writer);
+        while connection.streams() > 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        drop(stopped);
     });
 }
 
@@ -312,7 +429,7 @@ fn more_data_than_an_application_takes_is_cut_off_at_the_window() {
         let server = serve(Rc::default(), move |request| deliver(request, application)).await;
         // The kernel takes a part of it, and an application that reads nothing the rest of the window.
         let size = 256 * 1024;
-        let much = [&data_header(1, size)[..], &vec![0; size]].concat().repeat(64 * WINDOW / size);
+        let much = [&data_header(1, size)[..], &vec![0; size]].concat().repeat(64 * (1 << 20) / size);
         let mut said = bytes(&[opened(1)]);
         said.extend_from_slice(&data_header(1, EARLY));
         said.extend_from_slice(&[0; EARLY]);

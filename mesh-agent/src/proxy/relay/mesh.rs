@@ -1,18 +1,24 @@
 //! Between a socket and a stream of the mesh's own protocol. The way from the stream to the socket is the driver's
 //! (`mux`); this task only helps where the application is slower, and carries the other way.
 
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::io;
+use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use tokio::net::TcpStream;
 use tokio::net::tcp::OwnedReadHalf;
+use tokio::time::{Instant, Sleep};
 
 use super::{Ends, Error, Meter, SocketIs, close_in_order, reset_on_drop};
 use crate::proxy::mux::{Broken, Tunnel};
 
 /// Most bytes that one turn reads: bounds how long one stream keeps the others of its connection waiting.
 const CHUNK: usize = 64 * 1024;
+
+/// How often a socket is looked after that nobody reads.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Relays until both directions are closed. On an error, and when it is dropped before the end, the socket is reset; the
 /// tunnel is reset when it is dropped.
@@ -25,7 +31,7 @@ pub async fn relay(
     let ends = Ends::from(socket_is);
     let (read, write) = socket.into_split();
     tunnel.attach(write, meter, ends.to_socket);
-    let mut relay = Relay { socket: read, tunnel, delivered: false, forwarded: false };
+    let mut relay = Relay { socket: read, tunnel, delivered: false, forwarded: false, look: None };
     poll_fn(|context| relay.poll(context, meter, &ends)).await
 }
 
@@ -35,6 +41,8 @@ struct Relay<'a> {
     /// Whether everything went from the stream to the socket, and the other way.
     delivered: bool,
     forwarded: bool,
+    /// When to look after an application next that has no credit.
+    look: Option<Pin<Box<Sleep>>>,
 }
 
 impl Relay<'_> {
@@ -53,9 +61,27 @@ impl Relay<'_> {
         }
         // Last: a stream that has come to its end is not broken by the end of its connection.
         match self.tunnel.poll_broken(context) {
+            // Nor one of which everything is here, and the application just has not taken it yet.
+            Some(Broken::Lost(_) | Broken::Closed) if self.tunnel.needs_no_connection() => Poll::Pending,
             Some(broken) => Poll::Ready(Err(described(&broken, ends))),
-            None => Poll::Pending,
+            None => self.watch_application(context, ends),
         }
+    }
+
+    /// Without credit nobody reads the application's socket, and so nobody would notice that it broke.
+    fn watch_application(&mut self, context: &mut Context<'_>, ends: &Ends) -> Poll<Result<(), Error>> {
+        if self.forwarded || self.tunnel.may_send() {
+            self.look = None;
+            return Poll::Pending;
+        }
+        let look = self.look.get_or_insert_with(|| Box::pin(tokio::time::sleep(LOOK_EVERY)));
+        while look.as_mut().poll(context).is_ready() {
+            if let Ok(Some(error)) | Err(error) = self.socket.as_ref().take_error() {
+                return Poll::Ready(Err((ends.socket)(error)));
+            }
+            look.as_mut().reset(Instant::now() + LOOK_EVERY);
+        }
+        Poll::Pending
     }
 
     fn forward(&mut self, context: &mut Context<'_>, meter: &Meter, ends: &Ends) -> Result<(), Error> {
@@ -93,10 +119,9 @@ impl Drop for Relay<'_> {
 fn described(broken: &Broken, ends: &Ends) -> Error {
     match broken {
         Broken::Socket(kind) => (ends.socket)((*kind).into()),
-        Broken::Reset(reason) => {
-            let text = format!("stream reset: {reason:?}");
-            (ends.stream)(io::Error::new(io::ErrorKind::ConnectionReset, text))
+        Broken::Reset(_) => (ends.stream)(io::Error::new(io::ErrorKind::ConnectionReset, broken.to_string())),
+        Broken::Lost(_) | Broken::Closed => {
+            (ends.stream)(io::Error::new(io::ErrorKind::ConnectionAborted, broken.to_string()))
         }
-        Broken::Lost(why) => (ends.stream)(io::Error::new(io::ErrorKind::ConnectionAborted, why.to_string())),
     }
 }

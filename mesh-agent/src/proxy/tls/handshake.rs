@@ -19,7 +19,10 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Most bytes of a handshake that are kept for a peer: a post-quantum hello and a chain of several certificates fit
 /// many times over.
-const MOST_BYTES: usize = 64 * 1024;
+const MOST_BYTES: usize = 32 * 1024;
+
+/// What one side sends at a time, if its chain is short.
+const LIKELY: usize = 4 * 1024;
 
 /// Why a handshake failed.
 #[derive(Debug, thiserror::Error)]
@@ -59,7 +62,7 @@ pub async fn accept(
 async fn drive<C: Records>(tcp: TcpStream, records: C) -> Result<TlsStream<C>, Error> {
     tokio::time::timeout(
         TIMEOUT,
-        Handshake { tcp, records, incoming: Vec::new(), outgoing: Vec::new() }.run(),
+        Handshake { tcp, records, incoming: Vec::with_capacity(LIKELY), outgoing: Vec::new() }.run(),
     )
     .await
     .map_err(|_| Error::Timeout)?

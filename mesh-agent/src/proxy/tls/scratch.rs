@@ -15,6 +15,15 @@ thread_local! {
     static ROOMS: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
 }
 
+/// Buffers that stay with a core that does little.
+const LEAST_KEPT: usize = 2;
+
+/// Gives back to the allocator what a burst has left.
+pub fn give_back() {
+    ROOMS.with_borrow_mut(|rooms| rooms.truncate(LEAST_KEPT));
+    FREE.with_borrow_mut(|free| free.truncate(LEAST_KEPT));
+}
+
 /// A buffer of [`SIZE`] bytes at least to read into; what is in it is of no use.
 pub(super) fn take_room() -> Vec<u8> {
     ROOMS.with_borrow_mut(Vec::pop).unwrap_or_else(|| vec![0; SIZE])

@@ -1,0 +1,79 @@
+//! What a peer has proved in a handshake, and for how long it counts.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use mesh_api::identity::SpiffeId;
+use rustls::pki_types::CertificateDer;
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+use super::trust::{Bundle, Roots, Trust};
+use super::{Certificates, PeerError, peer_id};
+
+/// The clock is asked again this often: it may be set while somebody waits for a time.
+const ASK_CLOCK: Duration = Duration::from_mins(1);
+
+/// A peer of a session that goes on for longer than its handshake: who it is, and whether that still counts.
+pub struct Proof {
+    id: SpiffeId,
+    chain: Bundle,
+    not_after: SystemTime,
+    trust: Arc<Trust>,
+    /// Roots that the chain was found good with.
+    good_with: RefCell<Arc<Roots>>,
+}
+
+impl Proof {
+    /// Of the certificates of a handshake that has just succeeded, the leaf first.
+    pub fn new(certificates: &Certificates, chain: &[CertificateDer<'_>]) -> Result<Self, PeerError> {
+        let trust = Arc::clone(&certificates.shared.trust);
+        Ok(Self {
+            id: peer_id(chain)?,
+            not_after: chain.first().and_then(|leaf| not_after(leaf)).unwrap_or(UNIX_EPOCH),
+            chain: chain.iter().map(|certificate| certificate.clone().into_owned()).collect(),
+            good_with: RefCell::new(trust.roots()),
+            trust,
+        })
+    }
+
+    /// Who the peer is.
+    pub fn id(&self) -> &SpiffeId {
+        &self.id
+    }
+
+    /// Whether a handshake would succeed now, too: the certificate has not expired, and leads to a root in force.
+    pub fn counts(&self) -> bool {
+        if SystemTime::now() >= self.not_after {
+            return false;
+        }
+        let roots = self.trust.roots();
+        if Arc::ptr_eq(&roots, &self.good_with.borrow()) {
+            return true;
+        }
+        let good = roots.check(&self.chain).is_ok();
+        if good {
+            *self.good_with.borrow_mut() = roots;
+        }
+        good
+    }
+
+    /// Returns when it counts no more.
+    pub async fn over(&self) {
+        let mut changes = self.trust.changes();
+        while self.counts() {
+            let left = self.not_after.duration_since(SystemTime::now()).unwrap_or_default();
+            tokio::select! {
+                () = tokio::time::sleep(left.min(ASK_CLOCK)) => {}
+                // The sender lives as long as we do.
+                _ = changes.changed() => {}
+            }
+        }
+    }
+}
+
+fn not_after(leaf: &CertificateDer<'_>) -> Option<SystemTime> {
+    let (_, parsed) = X509Certificate::from_der(leaf).ok()?;
+    let seconds = u64::try_from(parsed.validity().not_after.timestamp()).ok()?;
+    UNIX_EPOCH.checked_add(Duration::from_secs(seconds))
+}
