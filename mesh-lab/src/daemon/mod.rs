@@ -13,7 +13,7 @@ use tokio::net::UnixListener;
 
 use crate::{
     cluster::{self, Placement, Store},
-    host::{During, HostError, cgroup, files, limits, mounts, netns, program},
+    host::{During, HostError, cgroup, files, limits, mounts, netns},
     launch::{LabOptions, READY},
     layout::{FABRIC, Layout, NodeNumber},
     mesh::{self, MeshError, Program},
@@ -145,7 +145,7 @@ fn make_fabric(layout: &Layout, nodes: &[NodeNumber], count: u8) -> Result<(), H
     let fabric = layout.netns(FABRIC);
     let thread = std::thread::spawn(move || {
         netns::enter(&fabric)?;
-        program::ip_batch(&script)
+        node::configure_fabric(&script)
     });
     thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }

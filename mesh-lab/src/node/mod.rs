@@ -27,7 +27,7 @@ use std::{
 
 pub use http::get_json;
 use mesh_api::resource::Pod;
-pub use network::{fabric_script, node_links_script};
+pub use network::{configure_fabric, fabric_script, node_links_script};
 use tokio::sync::{oneshot, watch};
 
 use crate::{

@@ -44,6 +44,13 @@ pub fn fabric_script(nodes: u8) -> String {
     script
 }
 
+/// Configures the network of the fabric, in whose namespace this thread is, by `ip` commands.
+pub fn configure_fabric(script: &str) -> Result<(), HostError> {
+    // It is a switch, and no firewall.
+    netns::set_parameters_if_there(BRIDGE_PARAMETERS)?;
+    program::ip_batch(script)
+}
+
 /// `ip` commands for the fabric's namespace that connect the nodes to the bridge.
 pub fn node_links_script(layout: &Layout, nodes: u8) -> String {
     let mut script = String::new();

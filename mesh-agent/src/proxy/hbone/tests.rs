@@ -1,6 +1,5 @@
 //! Two ends of an HBONE connection over real sockets, each with a relay to an application.
 
-use std::rc::Rc;
 use std::time::Duration;
 
 use http::StatusCode;

@@ -142,16 +142,20 @@ mod tests {
         let budget = Budget::new(usize::MAX / 2, None);
         let mut window = Window::early(&budget);
         assert_eq!(window.open_wide() as usize, FIRST - EARLY);
+        let passes = |window: &mut Window, bytes| {
+            assert!(window.receive(bytes));
+            window.taken(bytes).map(|credit| credit as usize)
+        };
         window.given = Instant::now().checked_sub(QUICK).unwrap();
-        assert_eq!(window.taken(FIRST / 4).map(|credit| credit as usize), Some(FIRST / 4), "slow: no more");
-        assert_eq!(window.taken(FIRST / 4 - 1), None);
-        assert_eq!(window.taken(1).map(|credit| credit as usize), Some(FIRST / 4 + FIRST));
-        let mut outstanding = window.granted;
-        while outstanding < MOST {
-            assert!(window.receive(1000));
-            window.taken(1000);
-            assert!(window.granted <= MOST + 1000, "{}", window.granted);
-            outstanding = window.granted;
+        assert_eq!(passes(&mut window, FIRST / 4), Some(FIRST / 4), "slow: no more");
+        assert_eq!(passes(&mut window, FIRST / 4 - 1), None);
+        assert_eq!(passes(&mut window, 1), Some(FIRST / 4 + FIRST), "quick: twice as much");
+        while window.size < MOST {
+            passes(&mut window, 1000);
+        }
+        for _ in 0..10_000 {
+            passes(&mut window, 1000);
+            assert!(window.granted <= MOST, "{}", window.granted);
         }
         assert!(!window.receive(window.granted + 1), "more than it has credit for");
     }
