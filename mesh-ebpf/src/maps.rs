@@ -75,9 +75,10 @@ pub static COUNT_UNTOUCHED: u8 = 0;
 pub static DIRECT_OPEN: HashMap<u64, DirectEvent> =
     HashMap::with_max_entries(MAX_DIRECT_OPEN, BPF_F_NO_PREALLOC);
 
-/// What becomes of direct connections, for the proxy's records. Read some times a second, never waited for.
+/// What becomes of direct connections, for the proxy's records. Read ten times a second, never waited for: there
+/// is room for some thousand, whose memory every node pays for.
 #[map]
-pub static DIRECT_EVENTS: RingBuf = RingBuf::with_byte_size(4 * 1024 * 1024, 0);
+pub static DIRECT_EVENTS: RingBuf = RingBuf::with_byte_size(1024 * 1024, 0);
 
 /// The inbound listeners. Written by the keeper, which holds them, read by `sk_lookup`.
 #[map]

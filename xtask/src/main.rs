@@ -62,6 +62,9 @@ enum Verb {
     Fuzz(fuzz::Options),
     /// Build container images, without a daemon
     Image(image::Options),
+    /// What a benchmark runs in a pod: requests at fixed moments
+    #[command(hide = true)]
+    Pace(bench::pace::Load),
     /// Build and run mesh-lab with these arguments
     #[command(disable_help_flag = true)]
     Lab {
@@ -94,6 +97,7 @@ impl Verb {
             Self::E2e(options) => e2e::run(&workspace, &options)?,
             Self::Fuzz(options) => fuzz::run(&workspace, &options)?,
             Self::Image(options) => image::run(&workspace, &options)?,
+            Self::Pace(load) => bench::pace::run(&load)?,
             Self::Lab { arguments } => return lab::run(&workspace, &arguments),
         }
         Ok(ExitCode::SUCCESS)

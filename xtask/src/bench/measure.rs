@@ -173,15 +173,10 @@ impl Latencies {
         self.sorted.get(index.min(self.sorted.len() - 1)).copied().unwrap_or_default()
     }
 
-    /// h2load's log: start in microseconds, status, microseconds until the end of the response.
+    /// What [`pace`](super::pace) prints.
     fn read(text: &str) -> Result<Self> {
-        let mut sorted = Vec::new();
-        for line in text.lines() {
-            let fields: Vec<_> = line.split('\t').collect();
-            let [_, status, duration, ..] = fields[..] else { anyhow::bail!("h2load's log: {line}") };
-            ensure!(status == "200", "a request was answered with {status}");
-            sorted.push(duration.parse::<f64>().context("h2load's log")? / 1e3);
-        }
+        let latencies = text.lines().map(|line| Ok(line.parse::<f64>()? / 1e3));
+        let mut sorted = latencies.collect::<Result<Vec<_>>>().context("what pace prints")?;
         ensure!(!sorted.is_empty(), "no request was answered");
         sorted.sort_by(f64::total_cmp);
         Ok(Self { sorted })
@@ -191,26 +186,12 @@ impl Latencies {
 /// Requests at a fixed rate for each connection.
 fn paced(paths: &Paths, path: Path, probe: Probe, count: u32, each: f64, seconds: u32) -> Result<Latencies> {
     let (host, port) = paths.target(path, probe.place, HTTP)?;
-    let log = paths.scratch(&format!("paced-{}.log", path.name()));
-    let log_name = log.display().to_string();
-    let (count, rate, duration) = (count.to_string(), each.to_string(), seconds.to_string());
-    let url = format!("http://{host}:{port}/");
-    let command = [
-        "h2load",
-        "--h1",
-        "-t1",
-        "-c",
-        &count,
-        "--rps",
-        &rate,
-        "-D",
-        &duration,
-        "--log-file",
-        &log_name,
-        &url,
-    ];
-    paths.in_client(path, seconds, &command).captured()?;
-    Latencies::read(&fs::read_to_string(&log).with_context(|| format!("can't read {log_name}"))?)
+    let own = std::env::current_exe().context("where this program is")?.display().to_string();
+    let (port, count, rate, duration) =
+        (port.to_string(), count.to_string(), each.to_string(), seconds.to_string());
+    let command =
+        [&own, "pace", &host, &port, "--connections", &count, "--rate", &rate, "--seconds", &duration];
+    Latencies::read(&paths.in_client(path, seconds, &command).captured()?)
 }
 
 fn connections(paths: &Paths, path: Path, probe: Probe, seconds: u32) -> Result<Values> {
@@ -303,13 +284,12 @@ Transfer/sec:     24.30MB
     }
 
     #[test]
-    fn reads_h2loads_log() {
-        let lines: Vec<_> = (1..=100).rev().map(|ms| format!("1764113\t200\t{}\n", ms * 1000)).collect();
-        let text = lines.concat();
-        let latencies = Latencies::read(&text).unwrap();
+    fn the_quantiles_are_of_what_pace_prints() {
+        let lines: Vec<_> = (1..=100).rev().map(|ms| format!("{}\n", ms * 1000)).collect();
+        let latencies = Latencies::read(&lines.concat()).unwrap();
         assert!((latencies.quantile(0.5) - 51.0).abs() < 0.5);
         assert!((latencies.quantile(0.99) - 100.0).abs() < 0.5);
-        assert!(Latencies::read("1\t-1\t5\n").is_err() && Latencies::read("").is_err());
+        assert!(Latencies::read("x\n").is_err() && Latencies::read("").is_err());
     }
 
     #[test]

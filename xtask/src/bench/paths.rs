@@ -82,11 +82,6 @@ impl Paths {
         command
     }
 
-    /// A file for what a program in a pod writes.
-    pub fn scratch(&self, name: &str) -> PathBuf {
-        self.directory.join(name)
-    }
-
     /// Where the client of a path finds a server's port.
     pub fn target(&self, path: Path, place: Place, port: u16) -> Result<(String, u16)> {
         match path {

@@ -48,7 +48,6 @@ pub const ALL: &[Program] = &[
     program("Python", &["python3"], &["python3"], "small servers and clients in tests"),
     program("iperf3", &["iperf3"], &["iperf3"], "throughput in tests and benchmarks"),
     program("wrk", &["wrk"], &["wrk"], "request rates in benchmarks"),
-    program("h2load", &["h2load"], &["nghttp2-client"], "requests at a fixed rate in benchmarks"),
     program("tshark", &["tshark"], &["tshark"], "proves from a capture that nodes speak TLS only"),
     program("tcpdump", &["tcpdump"], &["tcpdump"], "captures on the link between nodes"),
 ];

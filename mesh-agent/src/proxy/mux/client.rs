@@ -136,7 +136,7 @@ impl Connection {
         let refusal = match answer {
             Ok(Answer::Accepted) => return Ok(tunnel),
             Ok(Answer::Refused(refusal)) => refusal,
-            Err(broken @ (Broken::Lost(_) | Broken::Closed)) => {
+            Err(broken @ (Broken::Lost(_) | Broken::Gone(_))) => {
                 return Err(OpenError::Connection(broken.to_string().into()));
             }
             Err(Broken::Reset(_) | Broken::Socket(_)) => return Err(OpenError::Unavailable),

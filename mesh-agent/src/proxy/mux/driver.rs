@@ -63,6 +63,21 @@ pub(super) enum Over {
     Dismissed(String),
 }
 
+impl Over {
+    fn as_streams_see_it(&self) -> Broken {
+        use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+        let why = self.to_string().into();
+        match self {
+            Self::Finished => Broken::Gone(why),
+            // The peer's kernel has told, behind everything that the peer itself had sent.
+            Self::Lost(error) if matches!(error.kind(), BrokenPipe | ConnectionReset | UnexpectedEof) => {
+                Broken::Gone(why)
+            }
+            _ => Broken::Lost(why),
+        }
+    }
+}
+
 /// Which end of the connection this is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Side {
@@ -109,10 +124,7 @@ impl<C: Records> Driver<C> {
             }) => over,
             () = silence(&link) => Over::Silent,
         };
-        link.break_off(&match over {
-            Over::Finished => Broken::Closed,
-            _ => Broken::Lost(over.to_string().into()),
-        });
+        link.break_off(&over.as_streams_see_it());
         let _in_time = tokio::time::timeout(FAREWELL, self.farewell(&over)).await;
         over
     }
@@ -159,7 +171,10 @@ impl<C: Records> Driver<C> {
     fn send(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
             ready!(self.tls.poll_send(context))?;
-            let Some(gathered) = self.receiver.link.take_gathered() else { return Poll::Ready(Ok(())) };
+            let Some(gathered) = self.receiver.link.take_gathered() else {
+                self.receiver.link.all_sent();
+                return Poll::Ready(Ok(()));
+            };
             self.tls.write_records(&gathered)?;
             scratch::give(gathered);
             self.receiver.link.make_room();

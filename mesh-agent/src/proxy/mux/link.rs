@@ -42,6 +42,8 @@ pub(super) struct Link {
     driver_woken: Cell<bool>,
     /// Streams that wait for room in `gathered`, each once.
     waiting: RefCell<Vec<Rc<Stream>>>,
+    /// Streams whose answer to OPEN is not sent yet.
+    unannounced: RefCell<Vec<Rc<Stream>>>,
     /// Handles of the client; a connection without any, and without streams, is closed.
     pub handles: Cell<usize>,
     /// The last stream that was opened.
@@ -62,6 +64,7 @@ impl Link {
             driver: RefCell::default(),
             driver_woken: Cell::default(),
             waiting: RefCell::default(),
+            unannounced: RefCell::default(),
             handles: Cell::default(),
             last_stream: Cell::default(),
             closing: Cell::default(),
@@ -124,6 +127,16 @@ impl Link {
     /// Room that is left for data.
     fn room(&self) -> usize {
         MOST_GATHERED.saturating_sub(self.gathered() + HEADER)
+    }
+
+    /// A stream whose answer has gathered is to hear when that is sent.
+    pub fn announce_once_sent(&self, stream: &Rc<Stream>) {
+        self.unannounced.borrow_mut().push(Rc::clone(stream));
+    }
+
+    /// All that gathered is sent.
+    pub fn all_sent(&self) {
+        self.unannounced.borrow_mut().drain(..).for_each(|stream| stream.announce());
     }
 
     /// There is room again.

@@ -26,9 +26,10 @@ pub enum Broken {
     Socket(io::ErrorKind),
     /// The peer reset it.
     Reset(Reason),
-    /// The peer has closed the connection in order. What it did not answer it never took.
-    Closed,
-    /// The connection is lost.
+    /// The peer has closed the connection, or its end of it is gone. What it did not answer its application never got,
+    /// since an answer is on its way before that.
+    Gone(Rc<str>),
+    /// The connection is lost, with what was on its way.
     Lost(Rc<str>),
 }
 
@@ -37,8 +38,7 @@ impl fmt::Display for Broken {
         match self {
             Self::Socket(kind) => write!(formatter, "{kind}"),
             Self::Reset(reason) => write!(formatter, "stream reset: {reason:?}"),
-            Self::Closed => formatter.write_str("the connection was closed"),
-            Self::Lost(why) => formatter.write_str(why),
+            Self::Gone(why) | Self::Lost(why) => formatter.write_str(why),
         }
     }
 }
@@ -78,6 +78,9 @@ pub(super) struct Stream {
     peer_ended: Cell<bool>,
     /// Whether it is among those that wait for the connection to send.
     pub waits_for_room: Cell<bool>,
+    /// Whether the peer's kernel, or ours, has the answer to the peer's OPEN. Until then the application gets nothing, so
+    /// that a peer without an answer may try again.
+    pub announced: Cell<bool>,
     /// The application, once it is there.
     application: RefCell<Option<Application>>,
     /// What the application did not take yet.
@@ -110,6 +113,7 @@ impl Stream {
             broken: RefCell::default(),
             credit: Cell::new(credit),
             window: RefCell::new(window),
+            announced: Cell::new(answer.is_none()),
             peer_ended: Cell::new(false),
             waits_for_room: Cell::new(false),
             application: RefCell::default(),
@@ -134,6 +138,12 @@ impl Stream {
     /// The connection has sent what kept this stream waiting.
     pub fn there_is_room(&self) {
         self.waits_for_room.set(false);
+        self.wake();
+    }
+
+    /// The answer is on its way.
+    pub fn announce(&self) {
+        self.announced.set(true);
         self.wake();
     }
 
@@ -197,7 +207,10 @@ impl Stream {
     /// Writes what the application takes, and gives credit back for it.
     fn write(&self, bytes: &[u8], link: &Link) -> usize {
         let application = self.application.borrow();
-        let Some(Application { socket, meter, way }) = &*application else { return 0 };
+        let Some(Application { socket, meter, way }) = application.as_ref().filter(|_| self.announced.get())
+        else {
+            return 0;
+        };
         match socket.try_write(bytes) {
             Ok(written) => {
                 meter.add(*way, written);
@@ -245,6 +258,7 @@ impl Tunnel {
         }
         let credit = self.stream.window.borrow_mut().open_wide();
         self.link.send(&Frame::Accept(self.stream.id, credit));
+        self.link.announce_once_sent(&self.stream);
         Ok(())
     }
 
@@ -296,6 +310,9 @@ impl Tunnel {
     /// application has been told so, then.
     pub(in crate::proxy) fn poll_deliver(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let stream = &self.stream;
+        if !stream.announced.get() {
+            return Poll::Pending;
+        }
         let mut backlog = stream.backlog.borrow_mut();
         while !backlog.is_empty() {
             match &*stream.application.borrow() {

@@ -263,22 +263,55 @@ fn what_may_have_arrived_is_told() {
         application.write_all(b"POST").await.unwrap();
         accepted.readable().await.unwrap();
         let refuse = |request: Request| async { request.refuse(Refusal::GoingAway) };
-        // Forgotten, not dropped: that would reset the stream.
-        let cut = |request: Request| async { std::mem::forget(request) };
         let exposed = Cell::default();
         let refused = connect(serve(Rc::default(), refuse).await).await;
         assert!(refused.open(open(), &accepted, &exposed).await.is_err());
         assert!(!exposed.get(), "refused: another endpoint may have it");
-        let server = serve(Rc::default(), cut).await;
-        let tcp = TcpStream::connect(server).await.unwrap();
+        let held = Rc::new(RefCell::new(Vec::new()));
+        let hold = Rc::clone(&held);
+        let server = serve(Rc::default(), move |request| {
+            hold.borrow_mut().push(request);
+            async {}
+        });
+        let tcp = TcpStream::connect(server.await).await.unwrap();
         let socket = socket2::SockRef::from(&tcp).try_clone().unwrap();
         let lost = Connection::start(tls::connect(tcp, configs().0).await.unwrap(), &budget(), || {});
         let (result, ()) = tokio::join!(lost.open(open(), &accepted, &exposed), async {
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            while held.borrow().is_empty() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            assert!(exposed.get(), "nobody knows yet");
             socket.shutdown(std::net::Shutdown::Both).unwrap();
         });
         assert!(matches!(result.map(drop).unwrap_err(), OpenError::Connection(_)));
-        assert!(exposed.get(), "lost: nobody knows");
+        assert!(!exposed.get(), "the other end is gone, and had not answered");
+    });
+}
+
+#[test]
+fn an_application_gets_nothing_before_the_answer_is_sent() {
+    run(async {
+        let held = Rc::new(RefCell::new(Vec::new()));
+        let hold = Rc::clone(&held);
+        let server = serve(Rc::default(), move |request| {
+            hold.borrow_mut().push(request);
+            async {}
+        });
+        let connection = connect(server.await).await;
+        let mut client = through(&connection).await;
+        client.write_all(b"POST").await.unwrap();
+        while held.borrow().is_empty() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let (mut application, delivering) = sockets().await;
+        let mut tunnel = held.borrow_mut().remove(0).accept().unwrap();
+        assert!(!tunnel.stream.announced.get(), "the connection's task has not run since");
+        spawn_local(async move {
+            let _end = relay_mesh(delivering, &mut tunnel, SocketIs::Server, &Meter::default()).await;
+        });
+        let mut got = [0; 4];
+        application.read_exact(&mut got).await.unwrap();
+        assert_eq!(&got, b"POST");
     });
 }
 

@@ -62,7 +62,7 @@ impl Relay<'_> {
         // Last: a stream that has come to its end is not broken by the end of its connection.
         match self.tunnel.poll_broken(context) {
             // Nor one of which everything is here, and the application just has not taken it yet.
-            Some(Broken::Lost(_) | Broken::Closed) if self.tunnel.needs_no_connection() => Poll::Pending,
+            Some(Broken::Lost(_) | Broken::Gone(_)) if self.tunnel.needs_no_connection() => Poll::Pending,
             Some(broken) => Poll::Ready(Err(described(&broken, ends))),
             None => self.watch_application(context, ends),
         }
@@ -120,7 +120,7 @@ fn described(broken: &Broken, ends: &Ends) -> Error {
     match broken {
         Broken::Socket(kind) => (ends.socket)((*kind).into()),
         Broken::Reset(_) => (ends.stream)(io::Error::new(io::ErrorKind::ConnectionReset, broken.to_string())),
-        Broken::Lost(_) | Broken::Closed => {
+        Broken::Lost(_) | Broken::Gone(_) => {
             (ends.stream)(io::Error::new(io::ErrorKind::ConnectionAborted, broken.to_string()))
         }
     }
