@@ -24,6 +24,17 @@ pub fn start(config: &Config) -> Result<SetLogFilter, Box<dyn Error>> {
     }))
 }
 
+/// Has the first panic of any thread logged and end the process. A runtime goes on without a task that panicked: nobody
+/// would accept connections, or hold them to policy, and nobody would notice. The keeper starts another proxy.
+pub fn end_with_a_panic() {
+    std::panic::set_hook(Box::new(|panic| {
+        let thread = std::thread::current();
+        // Lines are written as they are logged: none is lost.
+        tracing::error!(thread = thread.name(), "{panic}");
+        std::process::abort();
+    }));
+}
+
 /// The Kubernetes client's own lines say again, with less, what is logged where it matters.
 fn filter(text: &str) -> Result<EnvFilter, Box<dyn Error>> {
     Ok(EnvFilter::try_new(text)?.add_directive("kube_client=off".parse()?))

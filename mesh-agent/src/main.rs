@@ -79,6 +79,7 @@ fn proxy(arguments: &RunArgs) -> Result<(), Failure> {
     sys::confine::give_up_privileges()?;
     let config = arguments.load()?;
     let set_log_filter = log::start(&config)?;
+    log::end_with_a_panic();
     run::run(config, set_log_filter)
 }
 

@@ -5,6 +5,7 @@
 use std::fs;
 use std::io;
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, ExitStatus};
 
@@ -26,7 +27,7 @@ use Outcome::{Killed, Refused, Works};
 type Attempt = fn() -> io::Result<()>;
 
 /// Attempts with what has to come of them: for one that has no privileges, and for one that is closed off as well.
-const ATTEMPTS: [(&str, Attempt, Outcome, Outcome); 14] = [
+const ATTEMPTS: [(&str, Attempt, Outcome, Outcome); 18] = [
     ("setns", setns, Refused, Killed),
     ("ptrace", ptrace, Refused, Killed),
     ("load eBPF", load_ebpf, Refused, Killed),
@@ -36,11 +37,15 @@ const ATTEMPTS: [(&str, Attempt, Outcome, Outcome); 14] = [
     ("run a program", run_program, Works, Killed),
     ("write a file", write_file, Works, Refused),
     ("signal another", signal_another, Works, Refused),
+    ("have the kernel signal another", have_another_signalled, Works, Refused),
     ("raw socket", raw_socket, Refused, Refused),
+    ("Unix socket", unix_socket, Works, Refused),
     ("low port", low_port, Refused, Refused),
     ("read a file", read_file, Works, Works),
     ("start a thread", start_thread, Works, Works),
     ("talk TCP", talk, Works, Works),
+    ("copy a descriptor", copy_descriptor, Works, Works),
+    ("talk to itself", talk_to_itself, Works, Works),
 ];
 
 #[test]
@@ -68,6 +73,23 @@ fn attempt() {
         Err(error) => panic!("{name}: {error}"),
     };
     std::process::exit(code);
+}
+
+#[test]
+fn a_panic_of_any_task_ends_a_proxy() {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    let output = command.args(["--exact", "panic_of_a_task", "--ignored", "--nocapture"]).output().unwrap();
+    assert_eq!(output.status.signal(), Some(libc::SIGABRT), "{}", output.status);
+}
+
+/// Not a test: what the one above starts.
+#[test]
+#[ignore = "the other test starts it"]
+fn panic_of_a_task() {
+    mesh_agent::log::end_with_a_panic();
+    seccomp::close_off().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let _goes_on_without = runtime.block_on(runtime.spawn(async { panic!("on purpose") }));
 }
 
 fn outcome(name: &str, closed: bool) -> Outcome {
@@ -144,6 +166,18 @@ fn signal_another() -> io::Result<()> {
     call(libc::SYS_kill, [u64::from(parent()), 0, 0])
 }
 
+/// The signal is sent when there is something to read, so not in this test.
+fn have_another_signalled() -> io::Result<()> {
+    let (reader, _writer) = io::pipe()?;
+    let descriptor = std::os::fd::AsRawFd::as_raw_fd(&reader);
+    let set_owner = u64::try_from(libc::F_SETOWN).unwrap();
+    call(libc::SYS_fcntl, [u64::try_from(descriptor).unwrap(), set_owner, parent().into()])
+}
+
+fn unix_socket() -> io::Result<()> {
+    UnixDatagram::unbound().map(drop)
+}
+
 fn raw_socket() -> io::Result<()> {
     call(libc::SYS_socket, [libc::AF_PACKET as u64, libc::SOCK_RAW as u64, 0])
 }
@@ -167,6 +201,15 @@ fn talk() -> io::Result<()> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let _client = TcpStream::connect(listener.local_addr()?)?;
     listener.accept().map(drop)
+}
+
+fn copy_descriptor() -> io::Result<()> {
+    fs::File::open("/proc/self/status")?.try_clone().map(drop)
+}
+
+fn talk_to_itself() -> io::Result<()> {
+    let (one, _other) = UnixDatagram::pair()?;
+    one.set_nonblocking(true)
 }
 
 fn parent() -> u32 {

@@ -15,7 +15,7 @@ pub const MAX_ROUTES: u32 = 16_384;
 pub const MAX_DIRECT_FLOWS: u32 = 16_384;
 
 /// Most direct connections that a proxy finds again after another one has died. It is told of more than these while it
-/// lives.
+/// lives, and that they are more ([`Happened::Unlisted`]).
 pub const MAX_DIRECT_OPEN: u32 = 65_536;
 
 /// How long routes count after the agent last said that it lives, in nanoseconds. Without an agent nobody notices that
@@ -145,6 +145,8 @@ pub enum Happened {
     Failed = 4,
     /// It arrived somewhere else than where it was allowed: the address has another owner. Told by the accepting end.
     Astray = 5,
+    /// Its SYN is about to leave, and there is no room for it in `DIRECT_OPEN`.
+    Unlisted = 6,
 }
 
 impl Happened {
@@ -156,8 +158,14 @@ impl Happened {
             3 => Self::Closed,
             4 => Self::Failed,
             5 => Self::Astray,
+            6 => Self::Unlisted,
             _ => return None,
         })
+    }
+
+    /// Whether it is a connection's beginning.
+    pub const fn begins(self) -> bool {
+        matches!(self, Self::Opening | Self::Unlisted)
     }
 }
 
@@ -235,7 +243,7 @@ mod tests {
     #[test]
     fn numbers_and_what_happened_agree() {
         let all: Vec<Happened> = (0..100).filter_map(Happened::from_number).collect();
-        assert_eq!(all.len(), 5);
+        assert_eq!(all.len(), 6);
         assert!(all.into_iter().all(|it| Happened::from_number(it as u32) == Some(it)));
     }
 }

@@ -20,6 +20,8 @@ pub enum Fault {
     ClientStorage = 6,
     /// A direct connection could not be announced to the other end or to the agent.
     DirectFull = 7,
+    /// A direct connection could not be remembered for the next proxy.
+    OpenFull = 8,
 }
 
 /// What becomes of the connection.
@@ -42,8 +44,9 @@ impl Fault {
             | Self::ListenerMissing
             | Self::ListenerRefused => Verdict::Refuse,
             // The first: the connection is made and was allowed; only what `getpeername` shows is the proxy's address. The
-            // second: it arrives like one from outside the mesh, at the proxy, and the policy for those decides.
-            Self::ClientStorage | Self::DirectFull => Verdict::GoOn,
+            // second: it arrives like one from outside the mesh, at the proxy, and the policy for those decides. The third:
+            // the proxy that runs was told of it and holds it to policy; only the next one will not know of it.
+            Self::ClientStorage | Self::DirectFull | Self::OpenFull => Verdict::GoOn,
         }
     }
 
@@ -57,6 +60,7 @@ impl Fault {
             5 => Self::ListenerRefused,
             6 => Self::ClientStorage,
             7 => Self::DirectFull,
+            8 => Self::OpenFull,
             _ => return None,
         })
     }
@@ -71,6 +75,7 @@ impl Fault {
             Self::ListenerRefused => "the kernel refused the proxy's listener",
             Self::ClientStorage => "no memory to remember the client's address",
             Self::DirectFull => "no room to announce a direct connection",
+            Self::OpenFull => "no room to remember a direct connection for the next proxy",
         }
     }
 }
@@ -95,7 +100,7 @@ mod tests {
     #[test]
     fn numbers_and_faults_agree() {
         let all: Vec<Fault> = (0..100).filter_map(Fault::from_number).collect();
-        assert_eq!(all.len(), 7);
+        assert_eq!(all.len(), 8);
         for fault in all {
             assert_eq!(Fault::from_number(fault as u32), Some(fault));
         }

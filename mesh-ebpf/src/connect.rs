@@ -4,12 +4,11 @@ use aya_ebpf::bindings::bpf_sock_addr;
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
 use aya_log_ebpf::debug;
-use mesh_common::address::Address;
 use mesh_common::fault::Fault;
 use mesh_common::maps::Endpoint;
 use mesh_common::steer::{self, Connect};
 
-use crate::context;
+use crate::context::{self, Place};
 use crate::direct;
 use crate::maps::{DESTINATIONS, PODS};
 use crate::report;
@@ -23,8 +22,8 @@ pub fn connect4(context: SockAddrContext) -> i32 {
     let to = context::user_endpoint_v4(&context);
     match steer(&context, to) {
         Step::Leave => 1,
-        Step::Take(address, port) => {
-            context::set_user_endpoint_v4(&context, address, port);
+        Step::Take(place) => {
+            context::set_user_place_v4(&context, place);
             1
         }
         Step::Fault(fault, netns) => report::connect_result(report::fault(fault, netns, to)),
@@ -37,8 +36,8 @@ pub fn connect6(context: SockAddrContext) -> i32 {
     let to = context::user_endpoint_v6(&context);
     match steer(&context, to) {
         Step::Leave => 1,
-        Step::Take(address, port) => {
-            context::set_user_endpoint_v6(&context, address, port);
+        Step::Take(place) => {
+            context::set_user_place_v6(&context, place);
             1
         }
         Step::Fault(fault, netns) => report::connect_result(report::fault(fault, netns, to)),
@@ -49,7 +48,7 @@ enum Step {
     /// Not the mesh's.
     Leave,
     /// To another address: the proxy's, or an endpoint's.
-    Take(Address, u16),
+    Take(Place),
     Fault(Fault, u64),
 }
 
@@ -82,17 +81,14 @@ fn steer(context: &SockAddrContext, to: Endpoint) -> Step {
 #[inline(always)]
 fn take(context: &SockAddrContext, netns: u64, to: Endpoint) -> Step {
     let socket = context::socket_of(context);
-    let mut shown = to;
-    let endpoint = direct::endpoint(netns, socket, &mut shown);
+    let (address, port) = steer::outbound_listener(to.address);
+    let (mut shown, mut place) = (to, Place::new(address, port));
+    direct::endpoint(netns, socket, &mut shown, &mut place);
     if !context::show_peer(socket, shown) {
         return Step::Fault(Fault::SocketStorage, netns);
     }
-    let (address, port) = match endpoint {
-        Some(endpoint) => (endpoint.address, endpoint.port),
-        None => steer::outbound_listener(to.address),
-    };
-    debug!(context, "netns {} to port {}: taken to port {}", netns, to.port, port);
-    Step::Take(address, port)
+    debug!(context, "netns {} to port {}: taken to port {}", netns, to.port, place.port);
+    Step::Take(place)
 }
 
 /// A socket that was redirected once and connects again elsewhere shows its true peer from now on.

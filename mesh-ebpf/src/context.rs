@@ -63,21 +63,51 @@ pub fn user_endpoint_v6(context: &SockAddrContext) -> Endpoint {
     Endpoint::new(Address::from_be32x4(words), u16::from_be(port as u16))
 }
 
+/// An address and port in words, which the compiler moves as such. An [`Endpoint`] it moves byte by byte, with a slot of the
+/// stack for each.
+#[derive(Clone, Copy)]
+pub struct Place {
+    /// The address, in network order.
+    pub words: [u32; 4],
+    /// The port, in host order.
+    pub port: u32,
+}
+
+impl Place {
+    /// An address and port.
+    #[inline(always)]
+    pub fn new(address: Address, port: u16) -> Self {
+        Self { words: address.to_be32x4(), port: u32::from(port) }
+    }
+}
+
 /// Replaces the address of an IPv4 socket's call.
 #[inline(always)]
 pub fn set_user_endpoint_v4(context: &SockAddrContext, address: Address, port: u16) {
+    set_user_place_v4(context, Place::new(address, port));
+}
+
+/// As [`set_user_endpoint_v4`].
+#[inline(always)]
+pub fn set_user_place_v4(context: &SockAddrContext, place: Place) {
     // SAFETY: as above; both fields are writable in these programs.
     unsafe {
-        (*context.sock_addr).user_ip4 = address.to_be32();
-        (*context.sock_addr).user_port = u32::from(port.to_be());
+        (*context.sock_addr).user_ip4 = place.words[3];
+        (*context.sock_addr).user_port = u32::from((place.port as u16).to_be());
     }
 }
 
 /// Replaces the address of an IPv6 socket's call.
 #[inline(always)]
 pub fn set_user_endpoint_v6(context: &SockAddrContext, address: Address, port: u16) {
+    set_user_place_v6(context, Place::new(address, port));
+}
+
+/// As [`set_user_endpoint_v6`].
+#[inline(always)]
+pub fn set_user_place_v6(context: &SockAddrContext, place: Place) {
     let raw: *mut bpf_sock_addr = context.sock_addr;
-    let words = address.to_be32x4();
+    let Place { words, port } = place;
     // SAFETY: as above.
     unsafe {
         let ip = ptr::addr_of_mut!((*raw).user_ip6).cast::<u32>();
@@ -85,7 +115,7 @@ pub fn set_user_endpoint_v6(context: &SockAddrContext, address: Address, port: u
         ptr::write_volatile(ip.add(1), words[1]);
         ptr::write_volatile(ip.add(2), words[2]);
         ptr::write_volatile(ip.add(3), words[3]);
-        (*raw).user_port = u32::from(port.to_be());
+        (*raw).user_port = u32::from((port as u16).to_be());
     }
 }
 

@@ -7,6 +7,8 @@ use aya_ebpf::bindings::{
 };
 use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_get_socket_cookie, bpf_ktime_get_ns};
 use aya_ebpf::programs::SockOpsContext;
+use core::ptr;
+use mesh_common::address::Address;
 use mesh_common::direct::{
     self, Choice, DirectEvent, DirectFlow, DirectSocket, Happened, NO_SERVER, NOTE_NOT_DIRECT, PULSE_LASTS,
     Route, RouteKey,
@@ -14,21 +16,22 @@ use mesh_common::direct::{
 use mesh_common::fault::Fault;
 use mesh_common::maps::Endpoint;
 
+use crate::context::{self, Place};
 use crate::maps::{COUNT_UNTOUCHED, DIRECT_EVENTS, DIRECT_FLOWS, DIRECT_OPEN, OWNERS, PULSE, ROUTES};
-use crate::{context, report, sockops};
+use crate::{report, sockops};
 
-/// Draws the endpoint of a connection that an enrolled pod opens; none if it is the proxy's, for which `to` then gets a
-/// note. The socket is a direct connection's from now on, or no longer. Not inlined: the programs that connect have
-/// little stack left.
+/// Draws the endpoint of a connection that an enrolled pod opens, and puts it in `place`. That stays as it is if the
+/// connection is the proxy's, for which `to` then gets a note. The socket is a direct connection's from now on, or no
+/// longer. Not inlined: the programs that connect have little stack left.
 #[inline(never)]
-pub fn endpoint(client: u64, socket: *mut bpf_sock, to: &mut Endpoint) -> Option<&'static Endpoint> {
-    if let Some(choice) = draw(client, to)
-        && context::make_direct(socket, remembered(choice, *to))
+pub fn endpoint(client: u64, socket: *mut bpf_sock, to: &mut Endpoint, place: &mut Place) {
+    if let Some((server, endpoint)) = draw(client, to)
+        && context::make_direct(socket, remembered(server, *to))
     {
-        return Some(&choice.endpoint);
+        *place = endpoint;
+        return;
     }
     context::forget_direct(socket);
-    None
 }
 
 /// A connection of an enrolled pod that the mesh leaves alone: counted if the agent wants that.
@@ -36,7 +39,7 @@ pub fn endpoint(client: u64, socket: *mut bpf_sock, to: &mut Endpoint) -> Option
 pub fn untouched(socket: *mut bpf_sock, to: Endpoint) {
     // SAFETY: a byte of read-only data that is there as long as the program; volatile because the agent sets it after
     // compilation.
-    let counted = unsafe { core::ptr::read_volatile(&raw const COUNT_UNTOUCHED) } != 0;
+    let counted = unsafe { ptr::read_volatile(&raw const COUNT_UNTOUCHED) } != 0;
     let alone = DirectSocket { server: NO_SERVER, opened: now(), destination: to, zero: 0 };
     if !counted || !context::make_direct(socket, alone) {
         context::forget_direct(socket);
@@ -44,10 +47,10 @@ pub fn untouched(socket: *mut bpf_sock, to: Endpoint) {
 }
 
 #[inline(always)]
-fn draw(client: u64, to: &mut Endpoint) -> Option<&'static Choice> {
+fn draw(client: u64, to: &mut Endpoint) -> Option<(u64, Place)> {
     let route = ROUTES.get_ptr_mut(RouteKey::new(client, *to))?;
-    // SAFETY: the map answers a valid entry, which stays one for the length of the program, and so for as long as
-    // anything of it is used.
+    // SAFETY: the map answers memory that holds an entry for the length of the program. It need not be this one all the
+    // time: the memory of an entry that is replaced may be another's at once.
     let route: &'static mut Route = unsafe { &mut *route };
     if !agent_lives() {
         return None;
@@ -57,10 +60,31 @@ fn draw(client: u64, to: &mut Endpoint) -> Option<&'static Choice> {
         to.note = NOTE_NOT_DIRECT;
         return None;
     };
+    // What is checked has to be what is used, so it is copied first. At worst it is another client's by now: the agent asks
+    // the policy about every direct connection when it reads of it, and closes one that is denied.
+    let (server, place) = copy(choice);
+    let address = Address::from_be32x4(place.words);
     // SAFETY: the entry is copied at once.
-    let owner = unsafe { OWNERS.get(choice.endpoint.address) }.copied();
-    let as_planned = owner == Some(choice.server) && choice.endpoint.address.is_v4() == to.address.is_v4();
-    as_planned.then_some(choice)
+    let owner = unsafe { OWNERS.get(address) }.copied();
+    let as_planned = owner == Some(server) && address.is_v4() == to.address.is_v4();
+    as_planned.then_some((server, place))
+}
+
+#[inline(always)]
+fn copy(choice: &Choice) -> (u64, Place) {
+    // SAFETY: all of it is inside the choice, where the address begins at a multiple of eight bytes; any bytes are valid.
+    // Volatile, so that nothing of it is read a second time.
+    unsafe {
+        let address = (&raw const choice.endpoint.address).cast::<u32>();
+        let words = [
+            ptr::read_volatile(address),
+            ptr::read_volatile(address.add(1)),
+            ptr::read_volatile(address.add(2)),
+            ptr::read_volatile(address.add(3)),
+        ];
+        let port = u32::from(ptr::read_volatile(&raw const choice.endpoint.port));
+        (ptr::read_volatile(&raw const choice.server), Place { words, port })
+    }
 }
 
 #[inline(always)]
@@ -88,21 +112,23 @@ fn now() -> u64 {
 }
 
 #[inline(always)]
-fn remembered(choice: &Choice, to: Endpoint) -> DirectSocket {
-    DirectSocket { server: choice.server, opened: now(), destination: to, zero: 0 }
+fn remembered(server: u64, to: Endpoint) -> DirectSocket {
+    DirectSocket { server, opened: now(), destination: to, zero: 0 }
 }
 
 /// A SYN is about to leave: the other end is told where it may arrive, and the agent that it comes. Where that fails it
-/// arrives like any other, at the proxy. (One that is only counted is then not counted.) Answers whether the socket is a
-/// direct connection's.
+/// arrives like any other, at the proxy, and nothing more is told of it. (One that is only counted is then not counted.)
+/// Answers whether the socket was a direct connection's.
 #[inline(never)]
 pub fn opening(context: &SockOpsContext, socket: *mut bpf_sock) -> bool {
     let Some(direct) = context::direct_of(socket) else { return false };
     let flow = DirectFlow { client: sockops::local(context), server: sockops::remote(context) };
     let told = context.set_cb_flags(BPF_SOCK_OPS_STATE_CB_FLAG as i32).is_ok()
-        && tell(context, Happened::Opening, direct, &flow, 0)
-        && (direct.server == NO_SERVER || DIRECT_FLOWS.insert(flow, direct.server, 0).is_ok());
+        && (direct.server == NO_SERVER || DIRECT_FLOWS.insert(flow, direct.server, 0).is_ok())
+        && tell(context, Happened::Opening, direct, &flow, 0);
     if !told {
+        let _gone = DIRECT_FLOWS.remove(flow);
+        context::forget_direct(socket);
         let netns = context::netns_cookie(context.ops.cast());
         let _goes_on = report::fault(Fault::DirectFull, netns, flow.server);
     }
@@ -117,12 +143,12 @@ pub fn changed(context: &SockOpsContext, socket: *mut bpf_sock) {
     let (from, to) = (context.arg(0), context.arg(1));
     if to == BPF_TCP_ESTABLISHED {
         tell(context, Happened::Established, direct, &flow, 0);
-    } else if to == BPF_TCP_CLOSE && from == BPF_TCP_SYN_SENT {
-        // Nobody took it; it may have been evicted meanwhile, which is all the same.
-        let _gone = DIRECT_FLOWS.remove(flow);
-        tell(context, Happened::Failed, direct, &flow, from);
     } else if to == BPF_TCP_CLOSE {
-        tell(context, Happened::Closed, direct, &flow, from);
+        // Usually the accepting end has taken it. Where nobody accepted, though the handshake was over for this end, it would
+        // go on letting a connection in when the policy has long changed.
+        let _gone = DIRECT_FLOWS.remove(flow);
+        let happened = if from == BPF_TCP_SYN_SENT { Happened::Failed } else { Happened::Closed };
+        tell(context, happened, direct, &flow, from);
     }
 }
 
@@ -185,9 +211,13 @@ fn tell(
         destination: direct.destination,
         ended_in,
     });
-    if happened == Happened::Opening {
-        // Where there is no room for it the next proxy does not know of it, if there is to be one before its end.
-        let _unknown = DIRECT_OPEN.insert(socket, &*event, 0);
+    // One that is only counted is none of the next proxy's business.
+    if happened == Happened::Opening
+        && direct.server != NO_SERVER
+        && DIRECT_OPEN.insert(socket, &*event, 0).is_err()
+    {
+        event.happened = Happened::Unlisted as u32;
+        let _goes_on = report::fault(Fault::OpenFull, event.client_netns, flow.server);
     }
     record.submit(u64::from(BPF_RB_NO_WAKEUP));
     true

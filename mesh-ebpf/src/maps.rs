@@ -57,7 +57,8 @@ pub static OWNERS: HashMap<Address, u64> = HashMap::with_max_entries(2 * MAX_POD
 pub static PULSE: Array<u64> = Array::with_max_entries(1, 0);
 
 /// Direct connections from their SYN to the end of their handshake, and the namespace that each may arrive in. Written
-/// by the connecting end in `sockops`, read by `sk_lookup`, taken by the accepting end.
+/// by the connecting end in `sockops`, read by `sk_lookup`, taken by the accepting end, or by the connecting one at its
+/// end.
 #[map]
 pub static DIRECT_FLOWS: LruHashMap<DirectFlow, u64> = LruHashMap::with_max_entries(MAX_DIRECT_FLOWS, 0);
 
@@ -70,7 +71,8 @@ pub static DIRECT: SkStorage<DirectSocket> = SkStorage::new();
 pub static COUNT_UNTOUCHED: u8 = 0;
 
 /// The direct connections that are open, by the cookie of the client's socket: the event by which each began, for a proxy
-/// that was not there then. Written by `sockops`, read by the proxy when it starts.
+/// that was not there then. Written by `sockops`; read by the proxy when it begins to serve, and to find out which
+/// connections ended without its hearing of it.
 #[map]
 pub static DIRECT_OPEN: HashMap<u64, DirectEvent> =
     HashMap::with_max_entries(MAX_DIRECT_OPEN, BPF_F_NO_PREALLOC);

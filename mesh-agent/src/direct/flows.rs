@@ -8,11 +8,12 @@ use std::time::Duration;
 
 use mesh_api::plan::Snapshot;
 use mesh_api::plan::policy::Verdict;
-use mesh_common::direct::NO_SERVER;
+use mesh_common::direct::{Happened, NO_SERVER};
 
 use super::plan::{Plan, Pod, Way};
 use crate::proxy::admission::Request;
 use crate::sys::ebpf::{DirectEvent, Totals};
+use crate::sys::{ANY_COOKIE, Connection};
 use crate::telemetry::{Ended, Path, Record, Reporter, Start, Traffic, WorkerMetrics};
 
 /// Direct connections by the cookie of the client's socket.
@@ -31,6 +32,17 @@ struct Flow {
     ends: Ends,
     /// The reason, if it is being closed on purpose.
     revoked: Option<String>,
+    listed: Listed,
+}
+
+/// Whether the kernel's list of open connections has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Listed {
+    /// There was no room for it, or it is one that is only counted.
+    Never,
+    Yes,
+    /// No longer when it was last looked at. Unless its end is read meanwhile, that was lost.
+    Gone,
 }
 
 /// Where a connection is to be found.
@@ -40,6 +52,8 @@ pub(super) struct Ends {
     pub socket: u64,
     /// Cookie of the client's network namespace.
     pub netns: u64,
+    /// Cookie of the network namespace that it may arrive in.
+    pub server_netns: u64,
     /// The client's own address and port.
     pub client: SocketAddr,
     /// The server's own address and port.
@@ -65,6 +79,13 @@ impl Flows {
         parties: &Parties<'_>,
         snapshot: &Snapshot,
     ) -> Option<Ends> {
+        match self.open.get(&event.socket) {
+            // A predecessor's connections are found in a list, where this one's own may be before they are told of.
+            Some(flow) if flow.ends == event.into() => return None,
+            // The socket connects again.
+            Some(_) => self.lose(event.socket),
+            None => {}
+        }
         let mut flow = self.begin(event, parties, snapshot);
         let revoked = flow.revoke_if_denied(snapshot);
         let ends = flow.ends;
@@ -84,7 +105,8 @@ impl Flows {
         }
     }
 
-    /// A connection is over. `parties` are for one that was opened before this agent ran.
+    /// A connection is over. `parties` are for one that is not recorded: it was opened before this agent ran, or its ends
+    /// were not known. (The kernel tells of no end where it could not tell of the beginning.)
     pub fn closed(&mut self, event: &DirectEvent, parties: &Parties<'_>, snapshot: &Snapshot) {
         let mut flow =
             self.open.remove(&event.socket).unwrap_or_else(|| self.begin(event, parties, snapshot));
@@ -144,8 +166,37 @@ impl Flows {
     }
 
     /// Forgets label sets that nothing used for so long.
-    pub fn sweep(&self, idle: Duration) {
+    pub fn forget_unused(&self, idle: Duration) {
         self.metrics.forget_unused(idle);
+    }
+
+    /// Makes up for what was not told because the kernel wrote faster than it was read: ends the connections that the
+    /// kernel's list did not have at the last look either. Answers how to find those that are still open though they are
+    /// denied.
+    pub fn sweep(&mut self, is_open: impl Fn(u64) -> bool) -> Vec<Ends> {
+        let (mut lost, mut denied) = (Vec::new(), Vec::new());
+        for (socket, flow) in &mut self.open {
+            let now = match flow.listed {
+                Listed::Never => Listed::Never,
+                _ if is_open(*socket) => Listed::Yes,
+                _ => Listed::Gone,
+            };
+            match (std::mem::replace(&mut flow.listed, now), now) {
+                (Listed::Gone, Listed::Gone) => lost.push(*socket),
+                (_, Listed::Yes | Listed::Never) if flow.revoked.is_some() => denied.push(flow.ends),
+                _ => {}
+            }
+        }
+        lost.into_iter().for_each(|socket| self.lose(socket));
+        denied
+    }
+
+    /// A connection is over, and nobody told when and how.
+    fn lose(&mut self, socket: u64) {
+        if let Some(flow) = self.open.remove(&socket) {
+            let ended = Ended::Broken("its end was not heard of".to_owned());
+            flow.record.end(&ended, (0, 0));
+        }
     }
 
     fn begin(&self, event: &DirectEvent, parties: &Parties<'_>, snapshot: &Snapshot) -> Flow {
@@ -163,7 +214,8 @@ impl Flows {
         let request =
             parties.client.zip(way).and_then(|(client, way)| super::plan::request(client, &way.target));
         let request = request.or_else(|| parties.request(event, snapshot));
-        Flow { record, traffic: None, request, ends: event.into(), revoked: None }
+        let listed = if event.happened == Happened::Opening { Listed::Yes } else { Listed::Never };
+        Flow { record, traffic: None, request, ends: event.into(), revoked: None, listed }
     }
 }
 
@@ -172,12 +224,30 @@ fn untouched(mut record: Record, event: &DirectEvent, snapshot: &Snapshot) -> Fl
     record.transport = "plain";
     record.labels.path = Path::Untouched;
     record.labels.source = snapshot.workload_by_address(event.client.ip());
-    Flow { record, traffic: None, request: None, ends: event.into(), revoked: None }
+    Flow { record, traffic: None, request: None, ends: event.into(), revoked: None, listed: Listed::Never }
 }
 
 impl From<&DirectEvent> for Ends {
     fn from(event: &DirectEvent) -> Self {
-        Self { socket: event.socket, netns: event.client_netns, client: event.client, server: event.server }
+        Self {
+            socket: event.socket,
+            netns: event.client_netns,
+            server_netns: event.server_netns,
+            client: event.client,
+            server: event.server,
+        }
+    }
+}
+
+impl Ends {
+    /// The client's socket.
+    pub fn of_client(&self) -> Connection {
+        Connection { cookie: self.socket, local: self.client, remote: self.server }
+    }
+
+    /// The server's, of which nobody told the cookie.
+    pub fn of_server(&self) -> Connection {
+        Connection { cookie: ANY_COOKIE, local: self.server, remote: self.client }
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mesh_api::plan::{Snapshot, TargetKey};
-use mesh_common::direct::Happened;
+use mesh_common::direct::{Happened, NO_SERVER};
 use tokio::sync::watch;
 
 use super::flows::{Ends, Flows, Parties};
@@ -14,8 +14,7 @@ use super::table::{Change, Table, Why};
 use super::{Ask, Heard, News};
 use crate::kept::Keeper;
 use crate::proxy::balance::Health;
-use crate::proxy::core::{LocalPod, Shared};
-use crate::sys::Connection;
+use crate::proxy::core::Shared;
 use crate::sys::ebpf::{DirectEvent, DirectKernel};
 use crate::telemetry::WorkerMetrics;
 
@@ -55,10 +54,11 @@ pub struct Task {
     heard: Heard,
     table: Table,
     flows: Flows,
-    /// Connections that began before this proxy did and are not recorded yet, by the cookie of the client's socket.
+    /// Connections whose ends are not known yet, by the cookie of the client's socket: they began before this proxy knew
+    /// its pods.
     older: HashMap<u64, DirectEvent>,
-    /// The pods whose connections may have to be closed, by their namespace's cookie.
-    pods: HashMap<u64, Arc<LocalPod>>,
+    /// A predecessor's connections are among these, or were.
+    found_older: bool,
     resting: HashMap<TargetKey, Instant>,
     /// Plans are behind, and why.
     stale: Why,
@@ -69,9 +69,9 @@ pub struct Task {
 impl Task {
     /// A task that knows nothing yet.
     pub fn new(work: Work, heard: Heard) -> Self {
-        let older = work.kernel.open_connections().into_iter().map(|event| (event.socket, event)).collect();
         Self {
-            older,
+            older: HashMap::new(),
+            found_older: false,
             kernel: work.kernel,
             keeper: work.keeper,
             judged: work.shared.snapshot.load_full(),
@@ -79,7 +79,6 @@ impl Task {
             heard,
             table: Table::default(),
             flows: Flows::new(work.metrics),
-            pods: HashMap::new(),
             resting: HashMap::new(),
             stale: Why::Time,
         }
@@ -117,12 +116,10 @@ impl Task {
         match news {
             News::Enrolled(pod) => {
                 self.table.add(&Arc::new(Pod::from(&*pod)));
-                self.pods.insert(pod.netns, pod);
                 self.stale = Why::Node;
             }
             News::Relieved => {}
             News::Dismissed(uid) => {
-                self.pods.retain(|_, pod| pod.uid != uid);
                 let changes = self.table.remove(&uid);
                 self.tell(changes);
             }
@@ -142,6 +139,7 @@ impl Task {
         if timed {
             self.beat();
         }
+        self.find_older();
         let why = std::mem::replace(&mut self.stale, Why::Time);
         if why > Why::Time || timed {
             let view = view(&snapshot, &self.shared.health, &self.resting);
@@ -185,17 +183,25 @@ impl Task {
         }
     }
 
-    /// Records connections that a predecessor let begin, as soon as both ends are known, so that policy holds for them too.
+    /// Finds the connections that predecessors let begin. Not before this proxy serves: until then it may be another's
+    /// programs that decide, and tell that one what comes and goes.
+    fn find_older(&mut self) {
+        if self.found_older || !*self.shared.serving.borrow() {
+            return;
+        }
+        self.found_older = true;
+        let found = self.kernel.open_connections().into_iter().filter(|event| !self.flows.know(event.socket));
+        self.older.extend(found.map(|event| (event.socket, event)));
+        self.stale = Why::Node;
+    }
+
+    /// Records those connections whose ends have become known, so that policy holds for them too.
     fn record_older(&mut self, snapshot: &Snapshot) {
-        let is_known = |event: &DirectEvent| {
-            self.table.pod(event.client_netns).is_some()
-                && snapshot.workload_by_address(event.server.ip()).is_some()
-        };
-        let (known, unknown) =
-            std::mem::take(&mut self.older).into_iter().partition(|(_, event)| is_known(event));
+        let (known, unknown): (HashMap<_, _>, _) = std::mem::take(&mut self.older)
+            .into_iter()
+            .partition(|(_, event)| self.knows_both_ends(event, snapshot));
         self.older = unknown;
-        let known: HashMap<u64, DirectEvent> = known;
-        for event in known.values().filter(|event| event.happened == Happened::Opening) {
+        for event in known.values().filter(|event| event.happened.begins()) {
             if !self.flows.know(event.socket) {
                 self.record(event, snapshot);
                 self.flows.established(event);
@@ -203,7 +209,18 @@ impl Task {
         }
     }
 
+    /// Whether there is enough to ask the policy about a connection. Otherwise it would never be asked.
+    fn knows_both_ends(&self, event: &DirectEvent, snapshot: &Snapshot) -> bool {
+        self.table.pod(event.client_netns).is_some()
+            && snapshot.workload_by_address(event.server.ip()).is_some()
+    }
+
     fn record(&mut self, event: &DirectEvent, snapshot: &Snapshot) {
+        let begins = event.happened.begins();
+        if begins && event.server_netns != NO_SERVER && !self.knows_both_ends(event, snapshot) {
+            self.older.insert(event.socket, *event);
+            return;
+        }
         if event.happened != Happened::Established {
             self.older.remove(&event.socket);
         }
@@ -214,7 +231,7 @@ impl Task {
             plan: plan.as_deref(),
         };
         let to_close = match event.happened {
-            Happened::Opening => self.flows.opening(event, &parties, snapshot),
+            Happened::Opening | Happened::Unlisted => self.flows.opening(event, &parties, snapshot),
             Happened::Established => {
                 self.flows.established(event);
                 self.watch_health(plan.as_deref(), event, true);
@@ -229,11 +246,17 @@ impl Task {
                 self.watch_health(plan.as_deref(), event, false);
                 None
             }
-            Happened::Astray => self.flows.astray(event),
+            Happened::Astray => self.flows.astray(event).or_else(|| self.older_like(event)),
         };
         if let Some(ends) = to_close {
             self.close(&ends);
         }
+    }
+
+    /// A connection between the same two ends that is not recorded yet.
+    fn older_like(&self, event: &DirectEvent) -> Option<Ends> {
+        let is_same = |older: &&DirectEvent| older.client == event.client && older.server == event.server;
+        self.older.values().find(is_same).map(Ends::from)
     }
 
     fn watch_health(&mut self, plan: Option<&Plan>, event: &DirectEvent, success: bool) {
@@ -259,13 +282,17 @@ impl Task {
         self.tell(changes);
     }
 
+    /// Has a connection closed: by the client's end, or by the server's if the client's pod is no longer enrolled or the
+    /// socket is not to be found there. If neither helps, what is still open is tried again with the next sweep.
     fn close(&self, ends: &Ends) {
-        let Some(pod) = self.pods.get(&ends.netns) else { return };
-        let connection = Connection { cookie: ends.socket, local: ends.client, remote: ends.server };
-        let (keeper, pod, client, server) = (self.keeper.clone(), Arc::clone(pod), ends.client, ends.server);
+        let (keeper, ends) = (self.keeper.clone(), *ends);
         tokio::spawn(async move {
-            if let Err(error) = keeper.destroy(pod.netns, connection).await {
-                tracing::error!(%pod, %client, %server, %error, "a connection that is denied could not be closed");
+            if keeper.destroy(ends.netns, ends.of_client()).await == Ok(true) {
+                return;
+            }
+            if let Err(error) = keeper.destroy(ends.server_netns, ends.of_server()).await {
+                let Ends { client, server, .. } = ends;
+                tracing::error!(%client, %server, %error, "a connection that is denied could not be closed");
             }
         });
     }
@@ -274,13 +301,22 @@ impl Task {
         let now = Instant::now();
         let changes = self.table.sweep(now);
         self.tell(changes);
-        self.flows.sweep(COUNTERS_KEPT);
+        let kernel = &self.kernel;
+        self.older.retain(|socket, event| event.happened == Happened::Unlisted || kernel.has_open(*socket));
+        let denied = self.flows.sweep(|socket| kernel.has_open(socket));
+        denied.iter().for_each(|ends| self.close(ends));
+        self.flows.forget_unused(COUNTERS_KEPT);
     }
 
     fn tell(&mut self, changes: impl IntoIterator<Item = Change>) {
         for change in changes {
             let told = match &change {
-                Change::Put(key, route) => self.kernel.put(key, route),
+                Change::Put(key, route) => self.kernel.put(key, route).or_else(|error| {
+                    // An older route, which a policy may have forbidden since, must not stay.
+                    self.table.not_taken(key);
+                    self.kernel.remove(key)?;
+                    Err(error)
+                }),
                 Change::Remove(key) => self.kernel.remove(key),
             };
             if let Err(error) = told {

@@ -3,6 +3,7 @@
 //! The kernel is modelled as what the programs look at: the routes that the table told it, and the owners of addresses.
 //! Whatever it would send to a server then, for any ticket, has to be what the evaluator allows now.
 
+mod flows;
 mod history;
 
 use std::collections::HashMap;
@@ -57,6 +58,22 @@ fn the_kernel_never_says_yes_where_the_evaluator_says_no() {
         direct += node.direct;
     }
     assert!(direct > 5_000, "only {direct} direct connections");
+}
+
+#[test]
+fn a_route_that_the_kernel_did_not_take_is_told_again() {
+    let mut random = StdRng::seed_from_u64(0);
+    let mut node = Node::new(&mut random);
+    while node.routes.is_empty() {
+        node.step(&mut random);
+    }
+    let keys: Vec<_> = node.routes.keys().copied().collect();
+    assert!(node.with_view(|table, view| table.plan_again(view, Why::Node)).is_empty(), "nothing changed");
+    for key in keys {
+        node.table.not_taken(&key);
+        let changes = node.with_view(|table, view| table.plan_again(view, Why::Node));
+        assert!(matches!(&changes[..], [Change::Put(told, _)] if *told == key), "{changes:?}");
+    }
 }
 
 impl Node {

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use mesh_common::address::Address;
-use mesh_common::maps::{ListenerKind, MAX_PODS, Proxy};
+use mesh_common::maps::{Endpoint, ListenerKind, MAX_PODS, Proxy};
 use mesh_common::{HBONE_PORT, INBOUND_PORT, OUTBOUND_PORT};
 use socket2::{SockRef, Socket};
 
@@ -173,7 +173,7 @@ impl Pods {
         let pod = Pod { claim, addresses, netns, listeners, claimed: false };
         let keys = keys(&pod);
         if let Err(error) = self.programs.enrol(&pod.netns, &keys) {
-            self.programs.dismiss(cookie, &keys)?;
+            self.programs.dismiss(cookie, &keys, &self.probes())?;
             return Err(error.into());
         }
         self.enrolled.insert(cookie, pod);
@@ -183,7 +183,7 @@ impl Pods {
     /// Lets a pod go. One that is not there has gone.
     pub fn dismiss(&mut self, cookie: u64) -> Result<(), ebpf::Error> {
         match self.enrolled.remove(&cookie) {
-            Some(pod) => self.programs.dismiss(cookie, &keys(&pod)),
+            Some(pod) => self.programs.dismiss(cookie, &keys(&pod), &self.probes()),
             None => Ok(()),
         }
     }
@@ -194,7 +194,13 @@ impl Pods {
             self.enrolled.iter().filter(|(_, pod)| !pod.claimed).map(|(cookie, _)| *cookie).collect();
         unclaimed.into_iter().try_for_each(|cookie| self.dismiss(cookie))?;
         let cookies: HashSet<_> = self.enrolled.keys().copied().collect();
-        self.programs.retain_pods(&cookies)
+        self.programs.retain_pods(&cookies, &self.probes())
+    }
+
+    /// Where the node's probes are let through.
+    fn probes(&self) -> HashSet<Endpoint> {
+        let of_each = self.enrolled.values().map(keys);
+        of_each.flat_map(|keys| keys.probe_endpoints().collect::<Vec<_>>()).collect()
     }
 
     /// Opens sockets in a pod.

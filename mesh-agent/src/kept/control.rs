@@ -85,14 +85,18 @@ impl Keeper {
         self.done(Request::Uninstalled).await
     }
 
-    /// Has a connection of a pod closed. One that is closed already is as good.
-    pub async fn destroy(&self, netns: u64, connection: Connection) -> Result<(), String> {
-        self.done(Request::Destroy(netns, connection)).await
+    /// Has a connection of a pod closed. Answers false if there is none.
+    pub async fn destroy(&self, netns: u64, connection: Connection) -> Result<bool, String> {
+        match self.ask(Request::Destroy(netns, connection)).await.0 {
+            Answer::Done => Ok(true),
+            Answer::Gone => Ok(false),
+            answer => Err(reason(answer)),
+        }
     }
 
     async fn done(&self, request: Request) -> Result<(), String> {
         match self.ask(request).await.0 {
-            Answer::Done | Answer::Gone => Ok(()),
+            Answer::Done => Ok(()),
             answer => Err(reason(answer)),
         }
     }

@@ -56,16 +56,16 @@ fn mount_of(path: &Path) -> io::Result<PathBuf> {
         })
 }
 
-/// Any process of a pod, found by the pod's uid below `root`. The cgroup's name contains the uid, with dashes
-/// (`cgroupfs` driver) or underscores (`systemd` driver) in it.
+/// Any process of a pod, found by the pod's uid below `root`. Its cgroup is called `pod<uid>` (`cgroupfs` driver) or ends in
+/// `-pod<uid>.slice` with underscores for dashes (`systemd` driver). The whole name counts: who asks is not trusted, and a
+/// part of a uid, or the id of a container, is no pod.
 pub fn find_pod_process(root: &Path, uid: &str) -> Option<u32> {
-    let underscored = uid.replace('-', "_");
-    let names = [uid, underscored.as_str()];
+    let (own, slice) = (format!("pod{uid}"), format!("-pod{}.slice", uid.replace('-', "_")));
     let mut queue = VecDeque::from([root.to_path_buf()]);
     while let Some(directory) = queue.pop_front() {
         for child in subdirectories(&directory) {
             let name = child.file_name().unwrap_or_default().to_string_lossy();
-            if names.iter().any(|wanted| name.contains(wanted)) {
+            if *name == *own || name.ends_with(&slice) {
                 return first_process(&child);
             }
             // Other pods' cgroups can be many and deep; this pod is not inside them.
@@ -135,6 +135,22 @@ mod tests {
         ] {
             let (root, _) = layout(pod, container);
             assert_eq!(find_pod_process(root.path(), uid), Some(4711), "{pod}");
+        }
+    }
+
+    #[test]
+    fn nothing_but_a_whole_pods_name_will_do() {
+        let container = "0123456789abcdef0123456789abcdef0123";
+        for (pod, uid) in [
+            ("kubepods/pod0a1b-22-33", "0a1b-22"),
+            ("kubepods/pod0a1b-22-33", "a1b-22-33"),
+            ("kubepods.slice/kubepods-pod0a1b_22_33.slice", "0a1b-22"),
+            ("kubepods.slice/kubepods-pod0a1b_22_33.slice", "22-33"),
+            ("system.slice/docker-0123456789abcdef0123456789abcdef0123456789abcdef.scope", container),
+            ("docker/0123456789abcdef0123456789abcdef0123", container),
+        ] {
+            let (root, _) = layout(pod, "77");
+            assert_eq!(find_pod_process(root.path(), uid), None, "{uid} in {pod}");
         }
     }
 

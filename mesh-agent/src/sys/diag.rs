@@ -2,7 +2,9 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
 
+use rustix::net::netdevice::name_to_index;
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, recv, send, socket_with,
 };
@@ -15,13 +17,18 @@ const SOCK_DESTROY: u16 = 21;
 const REQUEST_AND_ACK: u16 = 1 | 4;
 /// `NLMSG_ERROR`, which an acknowledgement is too.
 const NLMSG_ERROR: u16 = 2;
+/// `INET_DIAG_NOCOOKIE` of `linux/inet_diag.h`, as one number: whichever socket has the addresses.
+pub const ANY_COOKIE: u64 = u64::MAX;
+/// A socket that is bound to no interface.
+const UNBOUND: u32 = 0;
 /// A netlink header and `struct inet_diag_req_v2` of `linux/inet_diag.h`.
 const LENGTH: usize = 16 + 56;
 
 /// A TCP connection in one network namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Connection {
-    /// The kernel's cookie of the socket, so that a later connection between the same addresses is left alone.
+    /// The kernel's cookie of the socket, so that a later connection between the same addresses is left alone; or
+    /// [`ANY_COOKIE`].
     pub cookie: u64,
     /// The socket's own address and port.
     pub local: SocketAddr,
@@ -31,21 +38,47 @@ pub struct Connection {
 
 /// Closes a connection as if the other end had reset it; the other end is told the same. Answers false if it is gone
 /// already. Errors: there is no permission (`CAP_NET_ADMIN`), or the kernel can't (`CONFIG_INET_DIAG_DESTROY`).
+///
+/// A socket that its program has bound to an interface (`SO_BINDTODEVICE`, for which it needs no privilege) is found by
+/// that interface alone (kernel: `inet_bound_dev_eq`): each is tried, or a pod could keep its connections from being
+/// closed.
 pub fn destroy(netns: &Netns, connection: &Connection) -> io::Result<bool> {
-    let socket = netns.run(|| {
-        socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, Some(netlink::SOCK_DIAG))
-    })??;
-    send(&socket, &request(connection), SendFlags::empty())?;
+    netns.run(|| {
+        let kind = (SocketType::RAW, SocketFlags::CLOEXEC, Some(netlink::SOCK_DIAG));
+        let socket = socket_with(AddressFamily::NETLINK, kind.0, kind.1, kind.2)?;
+        if destroy_on(&socket, connection, UNBOUND)? {
+            return Ok(true);
+        }
+        for interface in interfaces(&socket)? {
+            if destroy_on(&socket, connection, interface)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    })?
+}
+
+fn destroy_on(socket: &OwnedFd, connection: &Connection, interface: u32) -> io::Result<bool> {
+    send(socket, &request(connection, interface), SendFlags::empty())?;
     let mut answer = [0; 512];
-    let (length, _) = recv(&socket, &mut answer, RecvFlags::empty())?;
+    let (length, _) = recv(socket, &mut answer, RecvFlags::empty())?;
     outcome(answer.get(..length).unwrap_or_default())
+}
+
+/// The interfaces of the namespace that this thread and the socket are in. One whose name is no text is left out: then the
+/// connection is found by its other end.
+fn interfaces(socket: &OwnedFd) -> io::Result<Vec<u32>> {
+    let table = std::fs::read("/proc/thread-self/net/dev")?;
+    let table = String::from_utf8_lossy(&table);
+    let names = table.lines().filter_map(|line| Some(line.split_once(':')?.0.trim()));
+    Ok(names.filter_map(|name| name_to_index(socket, name).ok()).collect())
 }
 
 #[allow(
     clippy::cast_possible_truncation,
     reason = "numbers of the kernel's headers, in fields that they fit into"
 )]
-fn request(connection: &Connection) -> Vec<u8> {
+fn request(connection: &Connection, interface: u32) -> Vec<u8> {
     let (local, remote) = (connection.local, connection.remote);
     let family = if local.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let mut bytes = Vec::with_capacity(LENGTH);
@@ -61,8 +94,7 @@ fn request(connection: &Connection) -> Vec<u8> {
     bytes.extend(remote.port().to_be_bytes());
     bytes.extend(words(local.ip()));
     bytes.extend(words(remote.ip()));
-    // On any interface.
-    bytes.extend([0; 4]);
+    bytes.extend(interface.to_ne_bytes());
     bytes.extend(((connection.cookie & u64::from(u32::MAX)) as u32).to_ne_bytes());
     bytes.extend(((connection.cookie >> 32) as u32).to_ne_bytes());
     bytes
@@ -125,6 +157,29 @@ mod tests {
             assert_eq!(other.read(&mut [0]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
             assert!(!destroy(&here, &connection).unwrap(), "it is gone");
         }
+    }
+
+    #[test]
+    fn one_that_is_bound_to_an_interface_is_found_too() {
+        let here = Netns::of_process(std::process::id()).unwrap();
+        for address in ["127.0.0.1:0", "[::1]:0"] {
+            let (client, mut server, connection) = pair(address);
+            // Possible at any time, for anybody.
+            socket2::SockRef::from(&client).bind_device(Some(b"lo")).unwrap();
+            assert!(destroy(&here, &connection).unwrap(), "{address}");
+            assert_eq!(server.read(&mut [0]).unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+            assert!(!destroy(&here, &connection).unwrap(), "it is gone");
+        }
+    }
+
+    #[test]
+    fn the_other_end_does_as_well() {
+        let here = Netns::of_process(std::process::id()).unwrap();
+        let (mut client, _server, Connection { local, remote, .. }) = pair("127.0.0.1:0");
+        let other = Connection { cookie: ANY_COOKIE, local: remote, remote: local };
+        assert!(destroy(&here, &other).unwrap());
+        assert_eq!(client.read(&mut [0]).unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+        assert!(!destroy(&here, &other).unwrap(), "it is gone");
     }
 
     #[test]

@@ -15,7 +15,7 @@ mod signals;
 mod socket;
 
 pub use cgroup::{cgroup_id_of_self, find_pod_process};
-pub use diag::{Connection, destroy};
+pub use diag::{ANY_COOKIE, Connection, destroy};
 pub use memory::give_back_unused;
 pub use netns::Netns;
 pub use signals::Signals;

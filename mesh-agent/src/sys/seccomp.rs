@@ -34,6 +34,16 @@ const LOADING_COMMANDS: [u64; 7] = [0, 5, 6, 8, 17, 18, 28];
 const WRITING: u64 = (libc::O_WRONLY | libc::O_RDWR | libc::O_CREAT | libc::O_TRUNC | libc::O_APPEND) as u64
     | (libc::O_TMPFILE & !libc::O_DIRECTORY) as u64;
 
+/// `fcntl(2)` commands on descriptors and their flags. Others (`F_SETOWN`, `F_SETSIG`, `F_NOTIFY`, `F_SETLEASE`) have the
+/// kernel signal whomever they name.
+const DESCRIPTOR_COMMANDS: [u64; 5] = [
+    libc::F_DUPFD_CLOEXEC as u64,
+    libc::F_GETFD as u64,
+    libc::F_SETFD as u64,
+    libc::F_GETFL as u64,
+    libc::F_SETFL as u64,
+];
+
 /// Leaves the calling process nothing but what a proxy that serves needs, for good. Errors: the filters are not in force.
 pub fn close_off() -> Result<(), Error> {
     apply(hostile()?, SeccompAction::Allow, SeccompAction::KillProcess)?;
@@ -91,8 +101,10 @@ fn needed() -> Result<Rules, Error> {
     // Threads, no processes.
     let thread = libc::CLONE_THREAD as u64;
     rules.insert(libc::SYS_clone, vec![rule(0, SeccompCmpOp::MaskedEq(thread), thread)?]);
-    // Names and addresses of the network, no raw packets.
-    let families = [libc::AF_INET as u64, libc::AF_INET6 as u64, libc::AF_UNIX as u64];
+    rules.insert(libc::SYS_fcntl, one_of(1, &DESCRIPTOR_COMMANDS)?);
+    // Names and addresses of the network, no raw packets. No Unix socket but pairs and what came from the keeper: a proxy
+    // has its keeper's user id, and could pass for a keeper where the next one comes in.
+    let families = [libc::AF_INET as u64, libc::AF_INET6 as u64];
     let mut sockets = one_of(0, &families)?;
     let netlink = condition(0, SeccompCmpOp::Eq, libc::AF_NETLINK as u64)?;
     let route = condition(2, SeccompCmpOp::Eq, libc::NETLINK_ROUTE as u64)?;
@@ -116,7 +128,7 @@ fn needed() -> Result<Rules, Error> {
 }
 
 /// Reading, and what was open for writing before.
-const FILES: [i64; 20] = [
+const FILES: [i64; 19] = [
     libc::SYS_read,
     libc::SYS_readv,
     libc::SYS_pread64,
@@ -124,7 +136,6 @@ const FILES: [i64; 20] = [
     libc::SYS_writev,
     libc::SYS_close,
     libc::SYS_dup,
-    libc::SYS_fcntl,
     libc::SYS_fstat,
     libc::SYS_newfstatat,
     libc::SYS_statx,

@@ -120,8 +120,10 @@ def quiet(sock, accepted):
         sock.close()
 
 
-def connect(host, port, order):
+def connect(host, port, order, interface=None):
     sock = socket.create_connection((host, int(port)), timeout=60)
+    if interface:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode())
     sock.sendall(f"{order}\n".encode())
     return sock
 
@@ -193,9 +195,9 @@ def stall(host, port, seconds):
     print(before, b"".join(received(sock)).decode())
 
 
-def hold(host, port, seconds):
-    """Keeps a connection, and tells how long it lasted."""
-    sock = connect(host, port, "hold")
+def hold(host, port, seconds, interface=None):
+    """Keeps a connection, bound to an interface if one is named, and tells how long it lasted."""
+    sock = connect(host, port, "hold", interface)
     assert sock.recv(5) == b"held\n"
     print("held", flush=True)
     began = time.monotonic()

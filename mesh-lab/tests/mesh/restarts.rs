@@ -3,6 +3,7 @@
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use aya::maps::{HashMap, Map, MapData};
 use mesh_lab::Options;
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -18,7 +19,7 @@ fn times(few: usize, many: usize) -> usize {
 }
 
 /// The proxy that a node's keeper runs.
-fn proxy_of(world: &World, node: &str) -> Option<u32> {
+pub fn proxy_of(world: &World, node: &str) -> Option<u32> {
     let status = world.lab.status().unwrap();
     let found = status.nodes.iter().find(|it| it.name == node).unwrap();
     found.agent.as_ref().unwrap().children.first().copied()
@@ -43,7 +44,7 @@ fn kill(pid: u32) -> Window {
 }
 
 /// Waits until a node's agent serves, in another proxy than `last`. Answers how long that took.
-fn served_again(world: &World, node: &str, last: u32) -> Duration {
+pub fn served_again(world: &World, node: &str, last: u32) -> Duration {
     let began = Instant::now();
     eventually("the next proxy serves", || {
         proxy_of(world, node).is_some_and(|proxy| proxy != last)
@@ -214,6 +215,25 @@ fn an_upgrade_costs_no_connection_old_or_new() {
     assert!(storm.broken.is_empty(), "{:#?}", storm.broken);
     assert!(held.broken.is_empty() && held.done >= 100, "{:#?}", held.broken);
     assert!(world.agent_log("node1").contains("took over from a predecessor"));
+}
+
+/// Otherwise a pod that gets the address has a port that every process of the node reaches past its policy.
+#[test]
+fn probes_of_pods_that_went_while_no_agent_ran_are_let_through_no_longer() {
+    let world = World::new("probesgone");
+    let node = world.lab.layout().node("node2");
+    let layout = std::fs::read_dir(node.bpf()).unwrap().next().unwrap().unwrap().path();
+    let probes = || {
+        let map = Map::HashMap(MapData::from_pin(layout.join("maps/PROBE_PORTS")).unwrap());
+        let map: HashMap<_, [u8; 20], u32> = map.try_into().unwrap();
+        map.keys().count()
+    };
+    assert_eq!(probes(), 2, "the server's port at its two addresses");
+    world.lab.agent("node2").kill().unwrap();
+    let server = "apiVersion: v1\nkind: Pod\nmetadata: {name: server, namespace: app}\n";
+    world.lab.delete(server).unwrap();
+    world.lab.agent("node2").start().unwrap();
+    eventually("they are gone", || probes() == 0);
 }
 
 #[test]

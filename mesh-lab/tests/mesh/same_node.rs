@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 
 use mesh_api::manifest::Kind;
 use mesh_lab::Options;
+use rustix::process::{Pid, Signal, kill_process};
 
+use crate::restarts::{proxy_of, served_again};
 use crate::world::{Outside, PORT, World, eventually};
 
 const DIRECT: &str = "path=\"direct\"";
@@ -43,6 +45,10 @@ fn deny(account: &str) -> String {
     )
 }
 
+fn signal(process: u32, signal: Signal) {
+    kill_process(Pid::from_raw(i32::try_from(process).unwrap()).unwrap(), signal).unwrap();
+}
+
 /// A connection that is held open, and what its client prints.
 struct Held {
     client: Child,
@@ -51,7 +57,12 @@ struct Held {
 
 impl Held {
     fn open(world: &World, pod: &str, seconds: &str) -> Self {
-        let mut command = world.client_command("app", pod, &["hold", "server.app", PORT, seconds]);
+        Self::with(world, pod, &[seconds])
+    }
+
+    fn with(world: &World, pod: &str, arguments: &[&str]) -> Self {
+        let arguments = [&["hold", "server.app", PORT], arguments].concat();
+        let mut command = world.client_command("app", pod, &arguments);
         let mut client = command.stdout(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(client.stdout.take().unwrap()).lines();
         assert_eq!(lines.next().unwrap().unwrap(), "held");
@@ -115,6 +126,8 @@ fn a_policy_closes_what_it_forbids_and_nothing_else() {
         until_direct(&world, pod, "server.app");
     }
     let (forbidden, untouched) = (Held::open(&world, "neighbour", "20"), Held::open(&world, "stranger", "4"));
+    // Its socket is found by the interface alone.
+    let bound = Held::with(&world, "neighbour", &["20", "eth0"]);
     let proxied = opened(&world, PROXY);
     let began = Instant::now();
     world.apply(&deny("client"));
@@ -122,6 +135,7 @@ fn a_policy_closes_what_it_forbids_and_nothing_else() {
     let took = began.elapsed();
     assert!(outcome.starts_with("reset"), "{outcome}");
     assert!(took < Duration::from_secs(1), "after {took:?}");
+    assert!(bound.outcome().starts_with("reset"));
     assert!(untouched.outcome().starts_with("kept"));
     assert!(opened(&world, PROXY) - proxied < 0.5, "both were direct");
     assert!(!world.client("app", "neighbour", &["who", "server.app", PORT]).ok, "no new one either");
@@ -144,6 +158,49 @@ fn direct_connections_notice_nothing_of_an_agents_death() {
     world.lab.agent("node2").kill().unwrap();
     world.lab.agent("node2").start().unwrap();
     eventually("the next agent serves", || world.client("app", "neighbour", &["who", "server.app", PORT]).ok);
+    world.apply(&deny("client"));
+    assert!(held.outcome().starts_with("reset"));
+}
+
+/// Opened when nobody reads of it any more: the next proxy reads of it before it knows any pod.
+#[test]
+fn a_connection_that_a_killed_proxy_has_not_heard_of_obeys_the_next() {
+    let world = World::new("directunread");
+    until_direct(&world, "neighbour", "server.app");
+    let proxy = proxy_of(&world, "node2").unwrap();
+    signal(proxy, Signal::STOP);
+    // Routes count for some seconds without a sign of life.
+    let held = Held::open(&world, "neighbour", "30");
+    signal(proxy, Signal::KILL);
+    served_again(&world, "node2", proxy);
+    world.apply(&deny("client"));
+    assert!(held.outcome().starts_with("reset"));
+}
+
+/// The new proxy gets itself ready for as long as there is no control plane; what opens and closes meanwhile is told to
+/// the old one.
+#[test]
+fn connections_that_open_during_an_upgrade_obey_the_new_agent() {
+    let world = World::new("directupgrade");
+    until_direct(&world, "neighbour", "server.app");
+    let log = world.lab.status().unwrap().nodes.into_iter().find(|it| it.name == "node2").unwrap();
+    let log = log.agent.unwrap().log;
+    let starts = || std::fs::read_to_string(&log).unwrap().matches("proxy starting").count();
+    let before = starts();
+    world.lab.control().stop().unwrap();
+    let held = std::thread::scope(|scope| {
+        let upgrade = scope.spawn(|| world.lab.agent("node2").upgrade());
+        eventually("the new proxy starts", || starts() > before);
+        std::thread::sleep(Duration::from_secs(3));
+        let held = Held::open(&world, "neighbour", "40");
+        world.lab.control().start().unwrap();
+        upgrade.join().unwrap().unwrap();
+        held
+    });
+    assert!(world.agent_log("node2").contains("took over from a predecessor"));
+    let open =
+        || opened(&world, DIRECT) - world.metric("node2", "istio_tcp_connections_closed_total", DIRECT);
+    eventually("it is the only one that is open", || (open() - 1.0).abs() < 0.5);
     world.apply(&deny("client"));
     assert!(held.outcome().starts_with("reset"));
 }

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use aya::maps::{Array, HashMap, Map, MapData, RingBuf};
+use aya::maps::{Array, HashMap, Map, MapData, MapError, RingBuf};
 use mesh_common::direct::{Happened, Route, RouteKey};
 use mesh_common::maps::Endpoint;
 use mesh_common::record;
@@ -107,6 +107,11 @@ impl DirectKernel {
     /// The events by which those connections began that are open now.
     pub fn open_connections(&self) -> Vec<DirectEvent> {
         self.open.iter().filter_map(Result::ok).filter_map(|(_, record)| decode(&record)).collect()
+    }
+
+    /// Whether a connection, by the cookie of the client's socket, is among these. Where that can't be told it counts as one.
+    pub fn has_open(&self, socket: u64) -> bool {
+        !matches!(self.open.get(&socket, 0), Err(MapError::KeyNotFound))
     }
 
     /// The next event that has not been read.

@@ -48,6 +48,16 @@ pub struct PodKeys {
     pub probe_ports: Vec<u16>,
 }
 
+impl PodKeys {
+    /// Where the node's probes are let through to the pod.
+    pub fn probe_endpoints(&self) -> impl Iterator<Item = Endpoint> + '_ {
+        let endpoint = |&address: &IpAddr, port: &u16| Endpoint::new(address.into(), *port);
+        self.addresses
+            .iter()
+            .flat_map(move |address| self.probe_ports.iter().map(move |port| endpoint(address, port)))
+    }
+}
+
 /// The loaded programs and the maps that the keeper writes.
 pub struct Programs {
     ebpf: Ebpf,
@@ -186,7 +196,7 @@ impl Programs {
 
     /// Enrols a pod whose listeners are in place: first what arrives, then what leaves.
     pub fn enrol(&mut self, netns: &Netns, keys: &PodKeys) -> Result<(), Error> {
-        for endpoint in probe_endpoints(keys) {
+        for endpoint in keys.probe_endpoints() {
             self.probe_ports.insert(endpoint, 1, 0).map_err(map_error("PROBE_PORTS"))?;
         }
         if self.attached {
@@ -200,12 +210,13 @@ impl Programs {
         self.pods.insert(netns.cookie(), pod, 0).map_err(map_error("PODS"))
     }
 
-    /// Takes a pod out, in the opposite order. What is not there is out already.
-    pub fn dismiss(&mut self, cookie: u64, keys: &PodKeys) -> Result<(), Error> {
+    /// Takes a pod out, in the opposite order. What is not there is out already. `kept` are the probes of all other pods: one
+    /// that took an address over meanwhile keeps its own, and gets none of this pod's.
+    pub fn dismiss(&mut self, cookie: u64, keys: &PodKeys, kept: &HashSet<Endpoint>) -> Result<(), Error> {
         absent_is_fine(self.pods.remove(&cookie)).map_err(map_error("PODS"))?;
         self.disown(cookie, keys)?;
         attach::detach(&self.link_of(cookie))?;
-        for endpoint in probe_endpoints(keys) {
+        for endpoint in keys.probe_endpoints().filter(|endpoint| !kept.contains(endpoint)) {
             absent_is_fine(self.probe_ports.remove(&endpoint)).map_err(map_error("PROBE_PORTS"))?;
         }
         Ok(())
@@ -222,8 +233,9 @@ impl Programs {
         Ok(())
     }
 
-    /// Takes out the pods that a predecessor enrolled and that are not among `cookies`.
-    pub fn retain_pods(&mut self, cookies: &HashSet<u64>) -> Result<(), Error> {
+    /// Takes out the pods that a predecessor enrolled and that are not among `cookies`, and their probes, which are not
+    /// among `kept`.
+    pub fn retain_pods(&mut self, cookies: &HashSet<u64>, kept: &HashSet<Endpoint>) -> Result<(), Error> {
         let stale: Vec<u64> = self.pods.keys().flatten().filter(|cookie| !cookies.contains(cookie)).collect();
         for cookie in stale {
             absent_is_fine(self.pods.remove(&cookie)).map_err(map_error("PODS"))?;
@@ -232,6 +244,11 @@ impl Programs {
             if !name.parse().is_ok_and(|cookie| cookies.contains(&cookie)) {
                 attach::detach(&path)?;
             }
+        }
+        let stale: Vec<Endpoint> =
+            self.probe_ports.keys().flatten().filter(|endpoint| !kept.contains(endpoint)).collect();
+        for endpoint in stale {
+            absent_is_fine(self.probe_ports.remove(&endpoint)).map_err(map_error("PROBE_PORTS"))?;
         }
         Ok(())
     }
@@ -271,12 +288,6 @@ where
 
 fn first(keys: &PodKeys, family: impl Fn(&IpAddr) -> bool) -> Address {
     keys.addresses.iter().copied().find(family).map_or(Address::UNSPECIFIED, Address::from)
-}
-
-fn probe_endpoints(keys: &PodKeys) -> impl Iterator<Item = Endpoint> + '_ {
-    keys.addresses
-        .iter()
-        .flat_map(|&address| keys.probe_ports.iter().map(move |&port| Endpoint::new(address.into(), port)))
 }
 
 /// Makes a map hold these addresses and no others. What stays is never missing.
