@@ -92,7 +92,7 @@ impl Keeper {
 
     async fn done(&self, request: Request) -> Result<(), String> {
         match self.ask(request).await.0 {
-            Answer::Done | Answer::Gone => Ok(()),
+            Answer::Done => Ok(()),
             answer => Err(reason(answer)),
         }
     }

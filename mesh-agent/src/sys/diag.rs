@@ -1,13 +1,13 @@
 //! Closing connections of others (`sock_diag`(7), `SOCK_DESTROY`).
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, recv, send, socket_with,
 };
 
-use super::Netns;
+use super::{Connection, Netns};
 
 /// `SOCK_DESTROY` of `linux/sock_diag.h`.
 const SOCK_DESTROY: u16 = 21;
@@ -17,17 +17,6 @@ const REQUEST_AND_ACK: u16 = 1 | 4;
 const NLMSG_ERROR: u16 = 2;
 /// A netlink header and `struct inet_diag_req_v2` of `linux/inet_diag.h`.
 const LENGTH: usize = 16 + 56;
-
-/// A TCP connection in one network namespace.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Connection {
-    /// The kernel's cookie of the socket, so that a later connection between the same addresses is left alone.
-    pub cookie: u64,
-    /// The socket's own address and port.
-    pub local: SocketAddr,
-    /// The other end's.
-    pub remote: SocketAddr,
-}
 
 /// Closes a connection as if the other end had reset it; the other end is told the same. Answers false if it is gone
 /// already. Errors: there is no permission (`CAP_NET_ADMIN`), or the kernel can't (`CONFIG_INET_DIAG_DESTROY`).
