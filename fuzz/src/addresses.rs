@@ -62,7 +62,7 @@ fn check_address(ip: IpAddr) {
 /// What a rule says of a peer is what it is expected to say, if it may be written at all.
 fn agrees(rule: &Value, peer: &Peer<'_>, expected: impl FnOnce() -> bool) {
     let policy = policy(&json!({"rules": [rule]}));
-    if let Some(allowed) = verdict("web", policy, peer) {
+    if let Some(allowed) = verdict("web", &policy, peer) {
         assert_eq!(allowed, expected(), "{rule} for {peer:?}");
     }
 }
@@ -71,7 +71,7 @@ fn agrees(rule: &Value, peer: &Peer<'_>, expected: impl FnOnce() -> bool) {
 fn check_selector(label: &str, peer: &Peer<'_>) {
     for (of_pod, applies) in [(label, true), ("another", label == "another")] {
         let nobody = policy(&json!({"selector": {"matchLabels": {"app": label}}}));
-        if let Some(allowed) = verdict(of_pod, nobody, peer) {
+        if let Some(allowed) = verdict(of_pod, &nobody, peer) {
             assert_eq!(allowed, !applies, "{label:?} for {of_pod:?}");
         }
     }
@@ -83,7 +83,7 @@ fn policy(spec: &Value) -> Value {
 }
 
 /// What a policy says of a peer of a pod with a label; none if it may not be written.
-fn verdict(label: &str, policy: Value, peer: &Peer<'_>) -> Option<bool> {
+fn verdict(label: &str, policy: &Value, peer: &Peer<'_>) -> Option<bool> {
     let enrolled = json!({"nodemesh.io/dataplane": "enabled"});
     let namespace =
         json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop", "labels": enrolled}});

@@ -4,8 +4,10 @@
 //! comes to the same answer, an error says what it is about.
 
 pub mod addresses;
+pub mod frames;
 pub mod hbone;
 pub mod identity;
+pub mod keeper;
 pub mod manifest;
 pub mod records;
 pub mod xds;
@@ -13,3 +15,6 @@ pub mod xds;
 mod agree;
 #[path = "../../mesh-api/tests/policy_model/naive.rs"]
 pub mod naive;
+/// What the keeper's protocol speaks of.
+#[path = "../../mesh-agent/src/sys/types.rs"]
+pub mod sys;

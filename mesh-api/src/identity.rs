@@ -5,9 +5,9 @@ use std::ops::Range;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use rustls_pki_types::CertificateDer;
 use thiserror::Error;
-use x509_parser::extensions::GeneralName;
-use x509_parser::prelude::{FromDer, X509Certificate};
+use webpki::EndEntityCert;
 
 const SCHEME: &str = "spiffe://";
 /// SPIFFE-ID, section 2.3.
@@ -29,23 +29,12 @@ impl SpiffeId {
         format!("{SCHEME}{trust_domain}/ns/{namespace}/sa/{service_account}").parse()
     }
 
-    /// Identity of the holder of a certificate: its first URI SAN with the scheme `spiffe`. Where one of the names can't
-    /// be read none of them counts: whoever checks the chain reads no further either.
+    /// Identity of the holder of a certificate: its first URI SAN with the scheme `spiffe`, as it is read by the parser that
+    /// checks the chain. Another one could be led to read another name. Behind a name that it can't read it sees none.
     pub fn from_certificate_der(der: &[u8]) -> Result<Self, CertificateIdentityError> {
-        let (_, certificate) =
-            X509Certificate::from_der(der).map_err(|_| CertificateIdentityError::Malformed)?;
-        let names = certificate
-            .subject_alternative_name()
-            .map_err(|_| CertificateIdentityError::Malformed)?
-            .ok_or(CertificateIdentityError::Absent)?;
-        let names = &names.value.general_names;
-        if names.iter().any(|name| matches!(name, GeneralName::Invalid(..))) {
-            return Err(CertificateIdentityError::Malformed);
-        }
-        let uri = names.iter().find_map(|name| match name {
-            GeneralName::URI(uri) if uri.starts_with(SCHEME) => Some(*uri),
-            _ => None,
-        });
+        let der = CertificateDer::from(der);
+        let certificate = EndEntityCert::try_from(&der).map_err(|_| CertificateIdentityError::Malformed)?;
+        let uri = certificate.valid_uri_names().find(|uri| uri.starts_with(SCHEME));
         Ok(uri.ok_or(CertificateIdentityError::Absent)?.parse()?)
     }
 
@@ -165,7 +154,7 @@ enum Problem {
 /// Why a certificate does not say who its holder is.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum CertificateIdentityError {
-    /// Not DER, or its names can't be read.
+    /// Not a certificate in DER.
     #[error("the certificate can't be parsed")]
     Malformed,
     /// No URI SAN with the scheme `spiffe`.
@@ -244,15 +233,17 @@ mod tests {
         }
     }
 
-    /// A name of a kind that there is not (RFC 5280, section 4.2.1.6 ends at 8).
+    /// Kinds of names that there are not (RFC 5280, section 4.2.1.6 ends at 8, and says which are constructed).
     #[test]
     fn names_behind_one_that_cannot_be_read_do_not_count() {
         const URI: u8 = 0x86;
         let mut der = certificate(&["https://example.org", "spiffe://td/ns/a/sa/b"]);
         let first = der.windows(7).position(|bytes| bytes == b"https:/").unwrap() - 2;
         assert_eq!(der[first], URI);
-        der[first] = 0x8b;
-        assert_eq!(SpiffeId::from_certificate_der(&der), Err(CertificateIdentityError::Malformed));
+        for kind in [0x8b, 0xa2, 0xa6] {
+            der[first] = kind;
+            assert_eq!(SpiffeId::from_certificate_der(&der), Err(CertificateIdentityError::Absent));
+        }
     }
 
     fn certificate(uris: &[&str]) -> Vec<u8> {

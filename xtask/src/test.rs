@@ -5,11 +5,12 @@ use anyhow::{Result, ensure};
 use crate::build;
 use crate::command::CommandExt;
 use crate::e2e;
+use crate::fuzz;
 use crate::setup::is_root;
 use crate::workspace::Workspace;
 
 /// Builds everything and runs the workspace's tests; those in `mesh-lab/tests` each make a lab of their own. Without
-/// filters the end-to-end tests follow, on a Kubernetes of this machine.
+/// filters the fuzz targets follow for a moment, and the end-to-end tests on a Kubernetes of this machine.
 pub fn run(workspace: &Workspace, filters: &[String]) -> Result<()> {
     ensure!(is_root(), "tests make namespaces and load eBPF programs: run as root");
     build::everything(workspace)?;
@@ -21,5 +22,9 @@ pub fn run(workspace: &Workspace, filters: &[String]) -> Result<()> {
         .arg("--test-threads=2")
         .args(filters)
         .checked()?;
-    if filters.is_empty() { e2e::run_all(workspace) } else { Ok(()) }
+    if !filters.is_empty() {
+        return Ok(());
+    }
+    fuzz::run(workspace, &fuzz::Options::among_tests())?;
+    e2e::run_all(workspace)
 }

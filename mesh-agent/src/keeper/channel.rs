@@ -1,5 +1,5 @@
 //! Records and descriptors over a pair of Unix sockets that keep records apart (`SOCK_SEQPACKET`, unix(7)). Nothing here
-//! waits but [`receive_in_time`]: who has nothing to read is told so, and who does not read is given up.
+//! waits but [`receive_in_time`] and [`wait`]: who has nothing to read is told so, and who does not read is given up.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
@@ -73,8 +74,16 @@ pub fn receive_in_time(channel: &OwnedFd, patience: Duration) -> io::Result<Mess
         if left.is_zero() {
             return Err(io::ErrorKind::TimedOut.into());
         }
-        let timeout = Timespec::try_from(left).unwrap_or(Timespec { tv_sec: 1, tv_nsec: 0 });
-        poll(&mut [PollFd::from_borrowed_fd(channel.as_fd(), PollFlags::IN)], Some(&timeout))?;
+        wait(&mut [PollFd::new(channel, PollFlags::IN)], left)?;
+    }
+}
+
+/// Waits until one of these can be read, a signal comes, or so much time has passed.
+pub(super) fn wait(polled: &mut [PollFd<'_>], patience: Duration) -> io::Result<()> {
+    let timeout = Timespec::try_from(patience).unwrap_or(Timespec { tv_sec: 1, tv_nsec: 0 });
+    match poll(polled, Some(&timeout)) {
+        Ok(_) | Err(Errno::INTR) => Ok(()),
+        Err(error) => Err(error.into()),
     }
 }
 

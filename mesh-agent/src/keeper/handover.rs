@@ -8,9 +8,10 @@
 use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder};
 use std::io;
+use std::net::TcpListener;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use rustix::net::{
@@ -54,31 +55,30 @@ impl Threshold {
             let (cgroup, pins) = (fs::metadata(&config.cgroup_root)?, fs::metadata(&config.bpf_root)?);
             Ok(config.run_dir.join(format!("{}-{}.sock", cgroup.ino(), pins.ino())))
         };
-        match place() {
-            Ok(path) => Some(Self { path, listener: None }),
-            Err(error) => {
-                let directory = config.run_dir.display();
-                tracing::warn!(%directory, %error, "no agent can take over from another without a gap");
-                None
-            }
-        }
+        let path = place().inspect_err(|error| {
+            let directory = config.run_dir.display();
+            tracing::warn!(%directory, %error, "no agent can take over from another without a gap");
+        });
+        path.ok().map(|path| Self { path, listener: None })
     }
 
-    /// The socket's path.
-    pub fn path(&self) -> &Path {
-        &self.path
+    /// Opens it, in place of a predecessor's: successors are let in from now on.
+    pub fn open(&mut self) {
+        let listener = self.listen().inspect_err(|error| {
+            let path = self.path.display();
+            tracing::warn!(%path, %error, "no successor can take over from this agent without a gap");
+        });
+        self.listener = listener.ok();
     }
 
-    /// Opens it, in place of a predecessor's.
-    pub fn open(&mut self) -> io::Result<()> {
+    fn listen(&self) -> io::Result<OwnedFd> {
         let fresh = self.path.with_extension(format!("{}", std::process::id()));
         let _left_behind = fs::remove_file(&fresh);
         let socket = seqpacket()?;
         bind(&socket, &SocketAddrUnix::new(&fresh)?)?;
         listen(&socket, 1)?;
         fs::rename(&fresh, &self.path)?;
-        self.listener = Some(socket);
-        Ok(())
+        Ok(socket)
     }
 
     /// What to wait for.
@@ -105,7 +105,8 @@ pub(super) struct Predecessor {
     channel: OwnedFd,
     /// Its workers.
     pub workers: u8,
-    doors: Vec<OwnedFd>,
+    /// The node's own listeners.
+    pub doors: Vec<OwnedFd>,
 }
 
 impl Predecessor {
@@ -113,65 +114,46 @@ impl Predecessor {
     pub fn find(threshold: &Threshold) -> Option<Self> {
         let channel = seqpacket().ok()?;
         connect(&channel, &SocketAddrUnix::new(&threshold.path).ok()?).ok()?;
-        match Self::greet(channel) {
-            Ok(predecessor) => Some(predecessor),
-            Err(error) => {
-                tracing::warn!(%error, "the agent that runs here is not taken over from");
-                None
-            }
-        }
+        Self::greet(channel)
+            .inspect_err(|error| tracing::warn!(%error, "the agent that runs here is not taken over from"))
+            .ok()
     }
 
     fn greet(channel: OwnedFd) -> io::Result<Self> {
-        let mut hello = Writer::new();
-        hello.u8(HELLO);
-        hello.u16(VERSION);
-        let (offer, doors) = ask(&channel, &hello.record)?;
-        let mut from = Reader::new(&offer).ok_or(io::ErrorKind::InvalidData)?;
+        let (offer, doors) = ask(&channel, &Writer::new(HELLO).u16(VERSION).record)?;
+        let mut from = Reader(&offer);
         match (from.u8(), from.u8()) {
             (Some(OFFER), Some(workers)) if workers > 0 => Ok(Self { channel, workers, doors }),
             _ => Err(io::ErrorKind::InvalidData.into()),
         }
     }
 
-    /// The node's own listeners.
-    pub fn take_doors(&mut self) -> Vec<OwnedFd> {
-        std::mem::take(&mut self.doors)
-    }
-
     /// Gets those of its pods that are not here yet. One that can't be had is enrolled anew by the proxy.
     pub fn hand_over_pods(&mut self, pods: &mut Pods) -> io::Result<()> {
-        let mut next = Writer::new();
-        next.u8(NEXT);
         loop {
-            let (record, descriptors) = ask(&self.channel, &next.record)?;
-            let mut from = Reader::new(&record).ok_or(io::ErrorKind::InvalidData)?;
+            let (record, descriptors) = ask(&self.channel, &Writer::new(NEXT).record)?;
+            let mut from = Reader(&record);
             if from.u8() != Some(POD) {
                 return Ok(());
             }
-            let claim = from.claim().ok_or(io::ErrorKind::InvalidData)?;
+            let claim = Claim::read(&mut from).ok_or(io::ErrorKind::InvalidData)?;
             if let Err(error) = self.adopt(claim, descriptors, pods) {
                 tracing::warn!(%error, "a pod is not taken over with its listeners");
             }
         }
     }
 
-    fn adopt(&self, claim: Claim, mut descriptors: Vec<OwnedFd>, pods: &mut Pods) -> Result<(), pods::Error> {
-        if descriptors.len() != 1 + 3 * usize::from(self.workers) {
-            return Err(io::Error::from(io::ErrorKind::InvalidData).into());
-        }
-        let listeners = pods::listeners(descriptors.split_off(1));
-        // There is one left.
-        let Some(netns) = descriptors.pop() else { return Ok(()) };
-        let addresses = claim.addresses().to_vec();
-        pods.adopt(claim, Netns::of_descriptor(netns)?, addresses, listeners).map(drop)
+    fn adopt(&self, claim: Claim, descriptors: Vec<OwnedFd>, pods: &mut Pods) -> Result<(), pods::Error> {
+        // The namespace and, for each worker, three listeners.
+        let mut descriptors = descriptors.into_iter();
+        let netns = descriptors.next().filter(|_| descriptors.len() == 3 * usize::from(self.workers));
+        let netns = Netns::of_descriptor(netns.ok_or(io::Error::from(io::ErrorKind::InvalidData))?)?;
+        pods.adopt(claim, netns, descriptors.map(TcpListener::from).collect()).map(drop)
     }
 
     /// Tells it that it is relieved.
     pub fn relieve(&self) {
-        let mut relieved = Writer::new();
-        relieved.u8(RELIEVED);
-        if let Err(error) = channel::send(&self.channel, &relieved.record, &[]) {
+        if let Err(error) = channel::send(&self.channel, &Writer::new(RELIEVED).record, &[]) {
             tracing::warn!(%error, "the predecessor ended before it was relieved");
         }
     }
@@ -196,21 +178,18 @@ impl Successor {
     }
 
     /// Answers what it asks. Answers true if it has taken over. Errors: it is gone, or asks for what is nothing.
-    pub fn answer(&mut self, pods: &Pods, doors: &Doors, workers: u8) -> io::Result<bool> {
+    pub fn answer(&mut self, pods: &Pods, doors: &Doors) -> io::Result<bool> {
         let record = match channel::receive(&self.channel) {
             Ok(Some((record, _))) => record,
             Ok(None) => return Err(io::ErrorKind::ConnectionReset.into()),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
             Err(error) => return Err(error),
         };
-        let mut from = Reader::new(&record).ok_or(io::ErrorKind::InvalidData)?;
+        let mut from = Reader(&record);
         match (from.u8(), from.u16()) {
             (Some(HELLO), Some(VERSION)) => {
-                let mut offer = Writer::new();
-                offer.u8(OFFER);
-                offer.u8(workers);
-                channel::send(&self.channel, &offer.record, &doors.descriptors())?;
-                Ok(false)
+                let offer = Writer::new(OFFER).u8(pods.workers).record;
+                channel::send(&self.channel, &offer, &doors.descriptors()).map(|()| false)
             }
             (Some(NEXT), _) => self.give_next(pods).map(|()| false),
             (Some(RELIEVED), _) => Ok(true),
@@ -219,19 +198,13 @@ impl Successor {
     }
 
     fn give_next(&mut self, pods: &Pods) -> io::Result<()> {
-        let mut answer = Writer::new();
         let Some((cookie, pod)) = pods.iter().find(|(cookie, _)| !self.got.contains(cookie)) else {
-            answer.u8(END);
-            return channel::send(&self.channel, &answer.record, &[]);
+            return channel::send(&self.channel, &Writer::new(END).record, &[]);
         };
         self.got.insert(cookie);
-        answer.u8(POD);
-        // With the addresses that it has, told or found.
-        let claim = Claim::new(pod.claim.uid(), &pod.addresses, pod.claim.probe_ports());
-        answer.claim(&claim.map_err(io::Error::other)?);
         let mut descriptors = vec![pod.netns.as_fd()];
         descriptors.extend(pod.listeners.iter().map(AsFd::as_fd));
-        channel::send(&self.channel, &answer.record, &descriptors)
+        channel::send(&self.channel, &pod.claim.write(Writer::new(POD)).record, &descriptors)
     }
 }
 

@@ -19,13 +19,7 @@ mod serve;
 use std::error::Error;
 
 use crate::config::Config;
-use crate::sys::ebpf::{self, Programs};
-use crate::sys::{self, Signals};
 
-use doors::{Doors, Inherited};
-use handover::{Predecessor, Threshold};
-use pods::Pods;
-use process::Process;
 use serve::Keeper;
 pub use serve::RELIEVED;
 
@@ -34,43 +28,22 @@ pub type Failure = Box<dyn Error>;
 
 /// Keeps the node's pods in the mesh until it is told to stop.
 pub fn run(config: Config) -> Result<(), Failure> {
-    let signals = Signals::hold_back()?;
-    sys::raise_open_file_limit();
-    let threshold = Threshold::of(&config);
-    let mut predecessor = threshold.as_ref().and_then(Predecessor::find);
-    let workers = match &predecessor {
-        // A listener that nobody serves would lose what waits in its queue.
-        Some(predecessor) => predecessor.workers,
-        None => u8::try_from(config.workers)?,
-    };
-    let inherited = predecessor.as_mut().map_or_else(Inherited::default, |it| Inherited(it.take_doors()));
-    let doors = Doors::open(&config, inherited)?;
-    // It gets itself ready while the programs are loaded.
-    let process = Process::start()?;
-    let mut programs = Programs::load(
-        &config.bpf_root,
-        &config.cgroup_root,
-        workers,
-        ebpf::ebpf_log_level(),
-        config.count_untouched,
-    )?;
-    let lines = programs.lines()?;
-    programs.forget_ended_proxies()?;
-    let wait_for_proxy = predecessor.is_some() || programs.have_other_layouts();
-    let mut pods = Pods::new(programs, config.cgroup_root.clone(), workers)?;
-    if let Some(predecessor) = &mut predecessor {
-        predecessor.hand_over_pods(&mut pods)?;
+    Keeper::start(config)?.run()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    /// What has the node's privileges is small enough to be read in one go.
+    #[test]
+    fn the_keeper_is_under_1500_lines() {
+        let here = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/keeper");
+        let files =
+            fs::read_dir(here).unwrap().map(|entry| fs::read_to_string(entry.unwrap().path()).unwrap());
+        let lines = files.map(|file| file.split("#[cfg(test)]\nmod tests").next().unwrap().lines().count());
+        let lines: usize = lines.sum();
+        assert!(lines < 1500, "{lines} lines without the tests");
     }
-    if !wait_for_proxy {
-        pods.attach()?;
-    }
-    let mut keeper = Keeper::new(config, workers, signals, doors, pods, lines);
-    keeper.attached = !wait_for_proxy;
-    keeper.predecessor = predecessor;
-    keeper.threshold = threshold;
-    if keeper.predecessor.is_none() {
-        keeper.open_threshold();
-    }
-    keeper.greet(process)?;
-    keeper.run()
 }

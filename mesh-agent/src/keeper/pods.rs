@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::io;
 use std::net::{IpAddr, TcpListener};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use mesh_common::{HBONE_PORT, INBOUND_PORT, OUTBOUND_PORT};
 use socket2::{SockRef, Socket};
 
 use super::protocol::{Answer, Claim, MOST_ADDRESSES};
-use crate::sys::ebpf::{self, PodKeys, Programs};
+use crate::sys::ebpf::{self, Programs};
 use crate::sys::{self, Connection, Netns, SocketKind};
 
 /// The listeners that each worker has in a pod.
@@ -21,9 +21,10 @@ const PORTS: [u16; 3] = [OUTBOUND_PORT, INBOUND_PORT, HBONE_PORT];
 
 /// The pods, and the programs that know them.
 pub(super) struct Pods {
-    programs: Programs,
+    pub programs: Programs,
     cgroup: PathBuf,
-    workers: u8,
+    /// How many there are listeners for.
+    pub workers: u8,
     own_netns: u64,
     /// By the cookie of their network namespace.
     enrolled: BTreeMap<u64, Pod>,
@@ -31,9 +32,8 @@ pub(super) struct Pods {
 
 /// A pod that is in the mesh.
 pub(super) struct Pod {
+    /// With the addresses that it was found to have or said to have.
     pub claim: Claim,
-    /// All that it was found to have or said to have.
-    pub addresses: Vec<IpAddr>,
     pub netns: Netns,
     /// For each worker: outbound, inbound, HBONE.
     pub listeners: Vec<TcpListener>,
@@ -66,11 +66,6 @@ impl Pods {
         Ok(Self { programs, cgroup, workers, own_netns, enrolled: BTreeMap::new() })
     }
 
-    /// The maps that a proxy gets.
-    pub fn handed_over(&self) -> Result<Vec<BorrowedFd<'_>>, ebpf::Error> {
-        self.programs.handed_over()
-    }
-
     /// A proxy, by its process id, runs: it is exempt from redirection.
     pub fn exempt(&mut self, proxy: u32) -> Result<(), Error> {
         let cgroup = sys::cgroup_id_of_self(&self.cgroup)?;
@@ -83,8 +78,11 @@ impl Pods {
         Ok(self.programs.forget_proxy(Proxy::new(cgroup, proxy))?)
     }
 
-    /// Lets the programs decide, in place of a predecessor's.
+    /// Lets the programs decide, in place of a predecessor's, if they do not yet.
     pub fn attach(&mut self) -> Result<(), ebpf::Error> {
+        if self.programs.are_attached() {
+            return Ok(());
+        }
         self.programs.attach(self.enrolled.values().map(|pod| &pod.netns))
     }
 
@@ -98,25 +96,32 @@ impl Pods {
         self.enrolled.values_mut().for_each(|pod| pod.claimed = false);
     }
 
-    /// Takes a pod into the mesh, or finds it there; with `only_kept` no more than that. The answer's listeners come with
-    /// it.
-    pub fn enrol(&mut self, claim: &Claim, only_kept: bool) -> Result<(Answer, Vec<BorrowedFd<'_>>), Error> {
+    /// Takes a pod into the mesh, or finds it there; with `only_kept` no more than that. Answers [`Answer::Enrolled`] or
+    /// [`Answer::NotYet`].
+    pub fn enrol(&mut self, claim: &Claim, only_kept: bool) -> Result<Answer, Error> {
         let found = self.find(claim)?;
         let cookie = match (self.kept(claim, found.as_ref()), found) {
             (Some(cookie), _) => cookie,
-            (None, Some((netns, addresses))) if !only_kept => self.take_in(claim, netns, addresses)?,
-            (None, _) => return Ok((Answer::NotYet, Vec::new())),
+            (None, Some((netns, addresses))) if !only_kept => {
+                let listeners = self.listen(&netns)?;
+                self.adopt(Claim { addresses, ..claim.clone() }, netns, listeners)?
+            }
+            (None, _) => return Ok(Answer::NotYet),
         };
         let pod = self.enrolled.get_mut(&cookie).ok_or(Error::Unknown)?;
         pod.claimed = true;
-        let answer = Answer::Enrolled(cookie, pod.addresses.clone());
-        Ok((answer, pod.listeners.iter().map(AsFd::as_fd).collect()))
+        Ok(Answer::Enrolled(cookie, pod.claim.addresses.clone()))
+    }
+
+    /// The listeners of a pod; none if it is not there.
+    pub fn listeners(&self, cookie: u64) -> Vec<BorrowedFd<'_>> {
+        self.enrolled.get(&cookie).into_iter().flat_map(|pod| pod.listeners.iter().map(AsFd::as_fd)).collect()
     }
 
     /// The pod's namespace, and those of its addresses that are in the claim. None as long as it has no process in a
     /// namespace of its own, or an address is missing there: nobody gets another's by claiming it.
     fn find(&self, claim: &Claim) -> Result<Option<(Netns, Vec<IpAddr>)>, Error> {
-        let Some(process) = sys::find_pod_process(&self.cgroup, claim.uid()) else { return Ok(None) };
+        let Some(process) = sys::find_pod_process(&self.cgroup, &claim.uid) else { return Ok(None) };
         let netns = match Netns::of_process(process) {
             // It ended between being found and being looked at.
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -127,7 +132,7 @@ impl Pods {
             return Ok(None);
         }
         let there = sys::addresses_in(&netns)?;
-        let addresses = match claim.addresses() {
+        let addresses = match &claim.addresses[..] {
             [] => there.iter().take(MOST_ADDRESSES).copied().collect(),
             told => told.to_vec(),
         };
@@ -137,9 +142,9 @@ impl Pods {
 
     /// The pod, if it is in the mesh as it should be. One that is there otherwise is let go.
     fn kept(&mut self, claim: &Claim, found: Option<&(Netns, Vec<IpAddr>)>) -> Option<u64> {
-        let (cookie, pod) = self.enrolled.iter().find(|(_, pod)| pod.claim.uid() == claim.uid())?;
-        let same = pod.claim.probe_ports() == claim.probe_ports()
-            && (claim.addresses().is_empty() || same_set(claim.addresses(), &pod.addresses))
+        let (cookie, pod) = self.enrolled.iter().find(|(_, pod)| pod.claim.uid == claim.uid)?;
+        let same = pod.claim.probe_ports == claim.probe_ports
+            && (claim.addresses.is_empty() || same_set(&claim.addresses, &pod.claim.addresses))
             && found.is_none_or(|(netns, _)| netns.cookie() == *cookie);
         let cookie = *cookie;
         if !same {
@@ -148,42 +153,36 @@ impl Pods {
         same.then_some(cookie)
     }
 
-    fn take_in(&mut self, claim: &Claim, netns: Netns, addresses: Vec<IpAddr>) -> Result<u64, Error> {
-        let listeners = (0..self.workers).flat_map(|_| PORTS.map(|port| listen(&netns, port)));
-        let listeners = listeners.collect::<Result<Vec<_>, _>>()?;
-        self.adopt(claim.clone(), netns, addresses, listeners)
+    /// Opens a pod's listeners, for each worker.
+    fn listen(&self, netns: &Netns) -> Result<Vec<TcpListener>, Error> {
+        (0..self.workers).flat_map(|_| PORTS.map(|port| listen(netns, port))).collect()
     }
 
-    /// Takes a pod in with listeners that are there.
-    pub fn adopt(
-        &mut self,
-        claim: Claim,
-        netns: Netns,
-        addresses: Vec<IpAddr>,
-        listeners: Vec<TcpListener>,
-    ) -> Result<u64, Error> {
+    /// Takes a pod in with listeners that are there, by the addresses of the claim.
+    pub fn adopt(&mut self, claim: Claim, netns: Netns, listeners: Vec<TcpListener>) -> Result<u64, Error> {
         if self.enrolled.len() >= MAX_PODS as usize {
             return Err(Error::Full);
         }
         let cookie = netns.cookie();
         for (worker, of_worker) in (0_u8..).zip(listeners.chunks_exact(PORTS.len())) {
-            self.programs.add_listener(&addresses, ListenerKind::Plaintext, worker, &of_worker[1])?;
-            self.programs.add_listener(&addresses, ListenerKind::Hbone, worker, &of_worker[2])?;
+            let addresses = &claim.addresses;
+            self.programs.add_listener(addresses, ListenerKind::Plaintext, worker, &of_worker[1])?;
+            self.programs.add_listener(addresses, ListenerKind::Hbone, worker, &of_worker[2])?;
         }
-        let pod = Pod { claim, addresses, netns, listeners, claimed: false };
-        let keys = keys(&pod);
-        if let Err(error) = self.programs.enrol(&pod.netns, &keys) {
-            self.programs.dismiss(cookie, &keys, &self.probes())?;
+        if let Err(error) = self.programs.enrol(&netns, &claim.addresses, &claim.probe_ports) {
+            self.programs.dismiss(cookie, &claim.addresses, &claim.probe_ports, &self.probes())?;
             return Err(error.into());
         }
-        self.enrolled.insert(cookie, pod);
+        self.enrolled.insert(cookie, Pod { claim, netns, listeners, claimed: false });
         Ok(cookie)
     }
 
     /// Lets a pod go. One that is not there has gone.
     pub fn dismiss(&mut self, cookie: u64) -> Result<(), ebpf::Error> {
         match self.enrolled.remove(&cookie) {
-            Some(pod) => self.programs.dismiss(cookie, &keys(&pod), &self.probes()),
+            Some(Pod { claim, .. }) => {
+                self.programs.dismiss(cookie, &claim.addresses, &claim.probe_ports, &self.probes())
+            }
             None => Ok(()),
         }
     }
@@ -199,8 +198,8 @@ impl Pods {
 
     /// Where the node's probes are let through.
     fn probes(&self) -> HashSet<Endpoint> {
-        let of_each = self.enrolled.values().map(keys);
-        of_each.flat_map(|keys| keys.probe_endpoints().collect::<Vec<_>>()).collect()
+        let claims = self.enrolled.values().map(|pod| &pod.claim);
+        claims.flat_map(|claim| ebpf::probe_endpoints(&claim.addresses, &claim.probe_ports)).collect()
     }
 
     /// Opens sockets in a pod.
@@ -209,10 +208,11 @@ impl Pods {
         Ok(sys::open_sockets(&pod.netns, kind, usize::from(count))?)
     }
 
-    /// Closes a connection of a pod; answers false if it is closed already.
-    pub fn destroy(&self, cookie: u64, connection: &Connection) -> Result<bool, Error> {
+    /// Closes a connection of a pod, if it is not closed already.
+    pub fn destroy(&self, cookie: u64, connection: &Connection) -> Result<(), Error> {
         let pod = self.enrolled.get(&cookie).ok_or(Error::Unknown)?;
-        Ok(sys::destroy(&pod.netns, connection)?)
+        let _was_open = sys::destroy(&pod.netns, connection)?;
+        Ok(())
     }
 
     /// Takes the listeners away: what connects is refused, as long as no other keeper holds them.
@@ -239,15 +239,6 @@ fn listen(netns: &Netns, port: u16) -> Result<TcpListener, Error> {
         Ok(listener)
     };
     open().map_err(|error| Error::Listen { port, error })
-}
-
-/// Listeners from descriptors.
-pub(super) fn listeners(descriptors: Vec<OwnedFd>) -> Vec<TcpListener> {
-    descriptors.into_iter().map(TcpListener::from).collect()
-}
-
-fn keys(pod: &Pod) -> PodKeys {
-    PodKeys { addresses: pod.addresses.clone(), probe_ports: pod.claim.probe_ports().to_vec() }
 }
 
 fn same_set(one: &[IpAddr], other: &[IpAddr]) -> bool {

@@ -1,21 +1,22 @@
 //! The keeper's loop: it waits for whatever comes, does it at once, and waits again.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags};
 use rustix::process::Signal;
+use socket2::Socket;
 
 use super::doors::Doors;
 use super::handover::{Predecessor, Successor, Threshold};
 use super::pods::Pods;
-use super::process::{self, BackOff, Process};
-use super::protocol::{Answer, Greeting, Request};
+use super::process::{BackOff, Process};
+use super::protocol::{Answer, Claim, Greeting, Request};
 use super::{Failure, channel};
 use crate::config::Config;
-use crate::sys::ebpf::{self, Lines};
+use crate::sys::ebpf::{self, Lines, Programs};
 use crate::sys::{self, Signals};
 
 /// The node's own addresses are read again this often, and memory is given back.
@@ -42,10 +43,8 @@ enum State {
 }
 
 /// The keeper.
-#[allow(clippy::struct_excessive_bools, reason = "they are independent of each other")]
 pub(super) struct Keeper {
     config: Config,
-    workers: u8,
     signals: Signals,
     doors: Doors,
     pods: Pods,
@@ -57,15 +56,11 @@ pub(super) struct Keeper {
     start_at: Option<Instant>,
     tidy_at: Instant,
     untidy: bool,
-    /// A proxy got as far as asking for something.
-    worked_once: bool,
     uninstalled: bool,
     /// Told to stop, which waits as long as a successor is taking over.
     told_to_stop: bool,
-    /// The programs decide. Not so at first where another agent's still do.
-    pub attached: bool,
-    pub predecessor: Option<Predecessor>,
-    pub threshold: Option<Threshold>,
+    predecessor: Option<Predecessor>,
+    threshold: Option<Threshold>,
     successor: Option<Successor>,
 }
 
@@ -75,24 +70,41 @@ enum Source {
     Signals,
     Lines,
     End,
-    Control,
-    Worker(usize),
+    Channel(usize),
     Threshold,
     Successor,
 }
 
 impl Keeper {
-    pub fn new(
-        config: Config,
-        workers: u8,
-        signals: Signals,
-        doors: Doors,
-        pods: Pods,
-        lines: Lines,
-    ) -> Self {
-        Self {
+    /// Loads the programs, takes over what an agent that runs here has, and starts a proxy.
+    pub fn start(config: Config) -> Result<Self, Failure> {
+        let signals = Signals::hold_back()?;
+        sys::raise_open_file_limit();
+        let threshold = Threshold::of(&config);
+        let mut predecessor = threshold.as_ref().and_then(Predecessor::find);
+        let workers = match &predecessor {
+            // A listener that nobody serves would lose what waits in its queue.
+            Some(predecessor) => predecessor.workers,
+            None => u8::try_from(config.workers)?,
+        };
+        let inherited = predecessor.as_mut().map(|it| std::mem::take(&mut it.doors)).unwrap_or_default();
+        let doors = Doors::open(&config, inherited)?;
+        // It gets itself ready while the programs are loaded.
+        let process = Process::start()?;
+        let (root, cgroup, log) = (&config.bpf_root, &config.cgroup_root, ebpf::ebpf_log_level());
+        let mut programs = Programs::load(root, cgroup, workers, log, config.count_untouched)?;
+        let lines = programs.lines()?;
+        programs.forget_ended_proxies()?;
+        let wait_for_proxy = predecessor.is_some() || programs.have_other_layouts();
+        let mut pods = Pods::new(programs, cgroup.clone(), workers)?;
+        if let Some(predecessor) = &mut predecessor {
+            predecessor.hand_over_pods(&mut pods)?;
+        }
+        if !wait_for_proxy {
+            pods.attach()?;
+        }
+        let mut keeper = Self {
             config,
-            workers,
             signals,
             doors,
             pods,
@@ -103,14 +115,17 @@ impl Keeper {
             start_at: None,
             tidy_at: Instant::now(),
             untidy: true,
-            worked_once: false,
             uninstalled: false,
             told_to_stop: false,
-            attached: false,
-            predecessor: None,
-            threshold: None,
+            predecessor,
+            threshold,
             successor: None,
+        };
+        if keeper.predecessor.is_none() {
+            keeper.threshold.iter_mut().for_each(Threshold::open);
         }
+        keeper.greet(process)?;
+        Ok(keeper)
     }
 
     /// Runs until there is nothing left to keep. Errors: no proxy ever started, or the kernel refuses.
@@ -160,17 +175,10 @@ impl Keeper {
 
     fn wait(&self) -> io::Result<Vec<Source>> {
         let sources = self.sources();
-        let mut polled: Vec<_> = sources
-            .iter()
-            .map(|(_, descriptor)| PollFd::from_borrowed_fd(*descriptor, PollFlags::IN))
-            .collect();
+        let mut polled: Vec<_> =
+            sources.iter().map(|(_, descriptor)| PollFd::new(descriptor, PollFlags::IN)).collect();
         let next = self.start_at.map_or(self.tidy_at, |at| at.min(self.tidy_at));
-        let pause = next.saturating_duration_since(Instant::now());
-        let timeout = Timespec::try_from(pause).unwrap_or(Timespec { tv_sec: 1, tv_nsec: 0 });
-        match poll(&mut polled, Some(&timeout)) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
+        channel::wait(&mut polled, next.saturating_duration_since(Instant::now()))?;
         let come = polled.iter().map(|polled| !polled.revents().is_empty());
         Ok(sources.iter().zip(come).filter(|(_, come)| *come).map(|((source, _), _)| *source).collect())
     }
@@ -178,11 +186,9 @@ impl Keeper {
     fn sources(&self) -> Vec<(Source, BorrowedFd<'_>)> {
         let mut sources = vec![(Source::Signals, self.signals.as_fd()), (Source::Lines, self.lines.as_fd())];
         if let Some(process) = &self.process {
-            sources.extend([(Source::Control, process.control.as_fd()), (Source::End, process.end())]);
-            let workers = process.workers.iter().enumerate();
-            sources.extend(
-                workers.filter_map(|(index, it)| Some((Source::Worker(index), it.as_ref()?.as_fd()))),
-            );
+            // Before its end: the last that it said counts.
+            sources.extend(process.channels().map(|(index, it)| (Source::Channel(index), it.as_fd())));
+            sources.push((Source::End, process.end()));
         }
         sources.extend(self.threshold.iter().filter_map(|it| Some((Source::Threshold, it.descriptor()?))));
         sources.extend(self.successor.iter().map(|it| (Source::Successor, it.as_fd())));
@@ -197,8 +203,7 @@ impl Keeper {
             }
             Source::Signals => {}
             Source::Lines => self.lines.flush(),
-            Source::Control => self.answer(None),
-            Source::Worker(index) => self.answer(Some(index)),
+            Source::Channel(index) => self.answer(index),
             Source::End => {
                 if let Some(status) = self.process.as_mut().and_then(Process::ended) {
                     return self.bury(status);
@@ -211,16 +216,17 @@ impl Keeper {
     }
 
     /// Hands a proxy what it needs, from when on it is exempt.
-    pub fn greet(&mut self, mut process: Process) -> Result<(), Failure> {
+    fn greet(&mut self, mut process: Process) -> Result<(), Failure> {
         self.pods.unclaim();
         self.pods.exempt(process.id())?;
         let words = Greeting {
-            workers: self.workers,
+            workers: self.pods.workers,
             admin_socket: self.doors.admin_socket.is_some(),
             beside: self.predecessor.is_some(),
         };
-        let (maps, doors) = (self.pods.handed_over()?, self.doors.descriptors());
-        if let Err(error) = process.greet(process::Greeting { words, maps, doors }) {
+        let mut handed_over = self.pods.programs.handed_over()?;
+        handed_over.extend(self.doors.descriptors());
+        if let Err(error) = process.greet(words, handed_over) {
             // It has ended already, and will be seen off for that.
             tracing::debug!(%error, "proxy not greeted");
         }
@@ -232,21 +238,19 @@ impl Keeper {
     fn bury(&mut self, status: ExitStatus) -> Result<(), Failure> {
         let Some(process) = self.process.take() else { return Ok(()) };
         self.pods.forget_proxy(process.id())?;
-        let (how, age) = (process::describe(status), process.age());
-        match self.state {
-            State::Relieved => self.state = State::Idle(Instant::now()),
-            State::Serving | State::Stopping | State::Idle(_) => {}
+        if self.state == State::Relieved {
+            self.state = State::Idle(Instant::now());
         }
         if self.state != State::Serving {
-            tracing::info!(how, "the proxy has finished");
+            tracing::info!(%status, "the proxy has finished");
             return Ok(());
         }
-        if !self.worked_once && status.code().is_some() {
-            return Err(format!("the proxy did not start ({how})").into());
-        }
-        let pause = self.back_off.after(age);
+        let age = process.age();
+        let Some(pause) = self.back_off.after(age, status) else {
+            return Err(format!("the proxy did not start ({status})").into());
+        };
         tracing::error!(
-            how,
+            %status,
             ?age,
             ?pause,
             "the proxy is gone: its connections are reset, new ones wait for the next"
@@ -273,89 +277,64 @@ impl Keeper {
 
     /// Answers one request of the proxy. One that asks for what is no request is not to be trusted with anything: it is
     /// ended, and another one is started.
-    fn answer(&mut self, worker: Option<usize>) {
-        let Some(process) = &self.process else { return };
-        let channel = match worker {
-            None => Some(&process.control),
-            Some(index) => process.workers.get(index).and_then(Option::as_ref),
-        };
-        let Some(channel) = channel else { return };
-        let request: io::Result<Request> = match channel::receive(channel) {
-            Ok(Some((record, _))) => Request::decode(&record).ok_or(io::ErrorKind::InvalidData.into()),
+    fn answer(&mut self, index: usize) {
+        let Some(process) = &mut self.process else { return };
+        let Some(received) = process.channel(index).map(channel::receive) else { return };
+        let request = match received {
             // It is ending; that is heard of elsewhere.
-            Ok(None) => return self.forget_channel(worker),
+            Ok(None) => return process.forget_channel(index),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+            Ok(Some((record, _))) => Request::decode(&record).ok_or(io::ErrorKind::InvalidData.into()),
             Err(error) => Err(error),
         };
-        let answered = request.and_then(|request| self.act(&request, worker));
+        let answered = request.and_then(|request| self.reply(&request, index));
         if let (Err(error), Some(process)) = (answered, &self.process) {
             tracing::error!(%error, "the proxy asks for what is no request, or hears no answers: ending it");
             process.signal(Signal::KILL);
         }
     }
 
-    /// Nothing more is heard on a channel. Without the enroller's a proxy is of no use.
-    fn forget_channel(&mut self, worker: Option<usize>) {
-        let Some(process) = &mut self.process else { return };
-        match worker {
-            Some(index) => process.workers[index] = None,
-            None => process.signal(Signal::KILL),
-        }
-    }
-
-    fn act(&mut self, request: &Request, worker: Option<usize>) -> io::Result<()> {
-        self.worked_once = true;
-        let refused = |error: &dyn std::error::Error| Answer::Refused(error.to_string());
-        let answer = match request {
-            Request::Sockets(pod, kind, count) => return self.give_sockets(*pod, *kind, *count, worker),
-            _ if self.state == State::Relieved => Answer::Refused("another keeper decides now".to_owned()),
-            // Nobody would take connections from its listeners.
-            Request::Enrol(_) if self.state != State::Serving => Answer::NotYet,
-            Request::Enrol(claim) => {
-                self.untidy = true;
-                self.follow_predecessor();
-                // As long as another keeper decides, it is the one that takes pods in.
-                match self.pods.enrol(claim, self.predecessor.is_some()) {
-                    Err(error) => refused(&error),
-                    Ok((answer, listeners)) => {
-                        return reply(self.process.as_ref(), worker, &answer, &listeners);
-                    }
-                }
-            }
-            Request::Dismiss(pod) => {
-                self.pods.dismiss(*pod).map_or_else(|it| refused(&it), |()| Answer::Done)
-            }
-            Request::Retain => self.pods.retain().map_or_else(|it| refused(&it), |()| Answer::Done),
-            Request::Destroy(pod, connection) => match self.pods.destroy(*pod, connection) {
-                Ok(true) => Answer::Done,
-                Ok(false) => Answer::Gone,
-                Err(error) => refused(&error),
-            },
-            Request::Ready => self.proxy_is_ready(),
-            Request::Uninstalled => {
-                self.uninstalled = true;
-                Answer::Done
-            }
+    fn reply(&mut self, request: &Request, index: usize) -> io::Result<()> {
+        let refused = |error: Failure| (Answer::Refused(error.to_string()), Vec::new());
+        let (answer, sockets) = self.act(request).unwrap_or_else(refused);
+        let beside = match &answer {
+            Answer::Enrolled(pod, _) => self.pods.listeners(*pod),
+            _ => sockets.iter().map(AsFd::as_fd).collect(),
         };
-        reply(self.process.as_ref(), worker, &answer, &[])
+        let channel = self.process.as_ref().and_then(|process| process.channel(index));
+        match channel::send(channel.ok_or(io::ErrorKind::NotConnected)?, &answer.encode(), &beside) {
+            // It has ended; that is heard of elsewhere.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            result => result,
+        }
     }
 
-    fn give_sockets(
-        &mut self,
-        pod: u64,
-        kind: sys::SocketKind,
-        count: u8,
-        worker: Option<usize>,
-    ) -> io::Result<()> {
-        match self.pods.sockets(pod, kind, count) {
-            Err(error) => reply(self.process.as_ref(), worker, &Answer::Refused(error.to_string()), &[]),
-            Ok(sockets) => {
-                let descriptors: Vec<_> = sockets.iter().map(AsFd::as_fd).collect();
-                // No more than were asked for.
-                let answer = Answer::Sockets(u8::try_from(sockets.len()).unwrap_or(count));
-                reply(self.process.as_ref(), worker, &answer, &descriptors)
-            }
+    /// Does what is asked for; sockets go beside the answer. Errors: why it can't be done, which the proxy is told.
+    fn act(&mut self, request: &Request) -> Result<(Answer, Vec<Socket>), Failure> {
+        self.back_off.worked_once = true;
+        let mut sockets = Vec::new();
+        match request {
+            Request::Sockets(pod, kind, count) => sockets = self.pods.sockets(*pod, *kind, *count)?,
+            _ if self.state == State::Relieved => return Err("another keeper decides now".into()),
+            Request::Enrol(claim) => return Ok((self.enrol(claim)?, sockets)),
+            Request::Dismiss(pod) => self.pods.dismiss(*pod)?,
+            Request::Retain => self.pods.retain()?,
+            Request::Destroy(pod, connection) => self.pods.destroy(*pod, connection)?,
+            Request::Ready => self.proxy_is_ready()?,
+            Request::Uninstalled => self.uninstalled = true,
         }
+        Ok((Answer::Done, sockets))
+    }
+
+    fn enrol(&mut self, claim: &Claim) -> Result<Answer, Failure> {
+        if self.state != State::Serving {
+            // Nobody would take connections from its listeners.
+            return Ok(Answer::NotYet);
+        }
+        self.untidy = true;
+        self.follow_predecessor();
+        // As long as another keeper decides, it is the one that takes pods in.
+        Ok(self.pods.enrol(claim, self.predecessor.is_some())?)
     }
 
     /// Gets what the predecessor has enrolled meanwhile. One that has ended has nothing more to say.
@@ -365,47 +344,32 @@ impl Keeper {
         {
             tracing::warn!(%error, "the predecessor ended before it was relieved");
             self.predecessor = None;
-            self.open_threshold();
+            self.threshold.iter_mut().for_each(Threshold::open);
         }
     }
 
-    fn proxy_is_ready(&mut self) -> Answer {
+    fn proxy_is_ready(&mut self) -> Result<(), Failure> {
         self.untidy = true;
         self.follow_predecessor();
-        if !self.attached {
-            if let Err(error) = self.pods.attach() {
-                return Answer::Refused(error.to_string());
-            }
-            self.attached = true;
-        }
+        self.pods.attach()?;
         if let Some(predecessor) = self.predecessor.take() {
             predecessor.relieve();
-            self.open_threshold();
+            self.threshold.iter_mut().for_each(Threshold::open);
             tracing::info!("took over from a predecessor");
         }
-        Answer::Done
-    }
-
-    /// Lets a successor in from now on.
-    pub fn open_threshold(&mut self) {
-        if let Some(threshold) = &mut self.threshold
-            && let Err(error) = threshold.open()
-        {
-            let path = threshold.path().display();
-            tracing::warn!(%path, %error, "no successor can take over from this agent without a gap");
-        }
+        Ok(())
     }
 
     fn receive_successor(&mut self) {
         let come = self.threshold.as_ref().and_then(Threshold::accept);
-        if self.state == State::Serving && self.successor.is_none() && self.attached {
+        if self.state == State::Serving && self.successor.is_none() && self.pods.programs.are_attached() {
             self.successor = come.map(Successor::new);
         }
     }
 
     fn answer_successor(&mut self) {
         let Some(mut successor) = self.successor.take() else { return };
-        match successor.answer(&self.pods, &self.doors, self.workers) {
+        match successor.answer(&self.pods, &self.doors) {
             Ok(false) => self.successor = Some(successor),
             Ok(true) => self.be_relieved(),
             Err(error) => {
@@ -427,24 +391,5 @@ impl Keeper {
             Some(process) => process.signal(RELIEVED),
             None => self.state = State::Idle(Instant::now()),
         }
-    }
-}
-
-fn reply(
-    process: Option<&Process>,
-    worker: Option<usize>,
-    answer: &Answer,
-    beside: &[BorrowedFd<'_>],
-) -> io::Result<()> {
-    let gone = || io::Error::from(io::ErrorKind::NotConnected);
-    let process = process.ok_or_else(gone)?;
-    let channel: &OwnedFd = match worker {
-        None => &process.control,
-        Some(index) => process.workers.get(index).and_then(Option::as_ref).ok_or_else(gone)?,
-    };
-    match channel::send(channel, &answer.encode(), beside) {
-        // It has ended; that is heard of elsewhere.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        result => result,
     }
 }

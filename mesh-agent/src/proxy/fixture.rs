@@ -6,9 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use tokio::io::AsyncWriteExt;
-use tokio::net::TcpListener;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::task::spawn_local;
+
+use crate::proxy::relay::reset_on_drop;
 
 /// TLS for both sides. Anybody's certificate is as good as another's.
 pub fn configs() -> (Arc<rustls::ClientConfig>, Arc<rustls::ServerConfig>) {
@@ -63,4 +65,97 @@ pub async fn echo() -> SocketAddr {
         }
     });
     address
+}
+
+/// A protocol between nodes, for the tests that both must pass.
+pub trait Protocol {
+    /// A client's end of a connection.
+    type Connection;
+
+    /// A server in front of `application`, and a connection to it.
+    fn pair(application: SocketAddr) -> impl Future<Output = Self::Connection>;
+
+    /// A client application's socket whose bytes go through `connection`.
+    fn through(connection: &Self::Connection) -> impl Future<Output = TcpStream>;
+}
+
+/// A FIN goes through, and what comes back after it.
+pub fn half_close_reaches_the_server_and_its_answer_the_client<P: Protocol>() {
+    run(async {
+        let connection = P::pair(echo().await).await;
+        let mut application = P::through(&connection).await;
+        application.write_all(b"hello").await.unwrap();
+        application.shutdown().await.unwrap();
+        let mut answer = String::new();
+        application.read_to_string(&mut answer).await.unwrap();
+        assert_eq!(answer, "hello<done>");
+    });
+}
+
+/// Bulk data in both directions on one stream, and a request at a time on another.
+pub fn many_megabytes_arrive_unchanged_both_ways_beside_small_ones<P: Protocol>() {
+    const SIZE: usize = 64 * 1024 * 1024;
+    #[allow(clippy::cast_possible_truncation)]
+    let byte = |index: usize| (index * 7 + index / 251) as u8;
+    run(async {
+        let connection = P::pair(echo().await).await;
+        let (mut from, mut to) = P::through(&connection).await.into_split();
+        let mut small = P::through(&connection).await;
+        let pattern: Vec<u8> = (0..SIZE).map(byte).collect();
+        let sent = pattern.clone();
+        spawn_local(async move {
+            to.write_all(&sent).await.unwrap();
+            to.shutdown().await.unwrap();
+        });
+        let mut back = Vec::with_capacity(SIZE + 6);
+        from.read_to_end(&mut back).await.unwrap();
+        assert!(back[..SIZE] == pattern[..] && &back[SIZE..] == b"<done>");
+        for _ in 0..100 {
+            small.write_all(b"x").await.unwrap();
+            assert_eq!(small.read_u8().await.unwrap(), b'x');
+        }
+    });
+}
+
+/// A RST goes through.
+pub fn a_reset_of_either_application_reaches_the_other<P: Protocol>() {
+    run(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let connection = P::pair(listener.local_addr().unwrap()).await;
+        for client_resets in [true, false] {
+            let mut client = P::through(&connection).await;
+            client.write_all(b"x").await.unwrap();
+            let (mut server, _) = listener.accept().await.unwrap();
+            server.read_u8().await.unwrap();
+            let (resets, mut waits) = if client_resets { (client, server) } else { (server, client) };
+            reset_on_drop(&resets);
+            drop(resets);
+            let error = waits.read_u8().await.unwrap_err();
+            assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset, "client resets: {client_resets}");
+        }
+    });
+}
+
+/// What a reader does not take fills buffers up to their limits, and no other stream waits for it.
+pub fn a_reader_that_stops_holds_up_its_writer_and_nobody_else<P: Protocol>() {
+    run(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let connection = P::pair(listener.local_addr().unwrap()).await;
+        let mut writer = P::through(&connection).await;
+        writer.write_all(b"x").await.unwrap();
+        let (stopped, _) = listener.accept().await.unwrap();
+        let chunk = vec![0; 1 << 20];
+        let mut taken = 0;
+        while let Ok(Ok(written)) =
+            tokio::time::timeout(Duration::from_millis(500), writer.write(&chunk)).await
+        {
+            taken += written;
+            assert!(taken < 64 << 20, "the writer was never held up");
+        }
+        let mut other = P::through(&connection).await;
+        other.write_all(b"y").await.unwrap();
+        let (mut lively, _) = listener.accept().await.unwrap();
+        assert_eq!(lively.read_u8().await.unwrap(), b'y');
+        drop(stopped);
+    });
 }

@@ -1,10 +1,13 @@
 //! Cgroups: which is the agent's, and where a pod's processes are.
 
 use std::collections::VecDeque;
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, BufRead, BufReader};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+
+/// How far below a pod's cgroup its processes are looked for. Runtimes use two; a pod may make as many as it likes.
+const DEPTH: usize = 8;
 
 /// Id of this process's cgroup v2, as `bpf_get_current_cgroup_id` gives it: the inode number of its directory.
 ///
@@ -66,7 +69,7 @@ pub fn find_pod_process(root: &Path, uid: &str) -> Option<u32> {
         for child in subdirectories(&directory) {
             let name = child.file_name().unwrap_or_default().to_string_lossy();
             if *name == *own || name.ends_with(&slice) {
-                return first_process(&child);
+                return first_process(&child, DEPTH);
             }
             // Other pods' cgroups can be many and deep; this pod is not inside them.
             if !name.starts_with("pod") && !name.contains("-pod") {
@@ -77,10 +80,13 @@ pub fn find_pod_process(root: &Path, uid: &str) -> Option<u32> {
     None
 }
 
-fn first_process(cgroup: &Path) -> Option<u32> {
-    let here = fs::read_to_string(cgroup.join("cgroup.procs")).unwrap_or_default();
-    let found = here.lines().find_map(|line| line.parse().ok());
-    found.or_else(|| subdirectories(cgroup).find_map(|child| first_process(&child)))
+/// The first process of a cgroup or of one so far below it.
+fn first_process(cgroup: &Path, depth: usize) -> Option<u32> {
+    let here = File::open(cgroup.join("cgroup.procs")).map(BufReader::new);
+    let found =
+        here.into_iter().flat_map(BufRead::lines).map_while(Result::ok).find_map(|line| line.parse().ok());
+    let below = || subdirectories(cgroup).find_map(|child| first_process(&child, depth - 1));
+    found.or_else(|| if depth > 0 { below() } else { None })
 }
 
 /// A directory that goes away while it is read has no children.
@@ -169,5 +175,9 @@ mod tests {
         fs::write(container.join("cgroup.procs"), "").unwrap();
         assert_eq!(find_pod_process(root.path(), "abc"), None);
         assert_eq!(find_pod_process(root.path(), "other"), None);
+        let (root, _) = layout("kubepods/podabc", &"x/".repeat(DEPTH));
+        assert_eq!(find_pod_process(root.path(), "abc"), Some(4711));
+        let (root, _) = layout("kubepods/podabc", &"x/".repeat(DEPTH + 1));
+        assert_eq!(find_pod_process(root.path(), "abc"), None);
     }
 }

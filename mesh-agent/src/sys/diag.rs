@@ -1,7 +1,7 @@
 //! Closing connections of others (`sock_diag`(7), `SOCK_DESTROY`).
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 
 use rustix::net::netdevice::name_to_index;
@@ -9,7 +9,7 @@ use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, recv, send, socket_with,
 };
 
-use super::Netns;
+use super::{Connection, Netns};
 
 /// `SOCK_DESTROY` of `linux/sock_diag.h`.
 const SOCK_DESTROY: u16 = 21;
@@ -17,24 +17,10 @@ const SOCK_DESTROY: u16 = 21;
 const REQUEST_AND_ACK: u16 = 1 | 4;
 /// `NLMSG_ERROR`, which an acknowledgement is too.
 const NLMSG_ERROR: u16 = 2;
-/// `INET_DIAG_NOCOOKIE` of `linux/inet_diag.h`, as one number: whichever socket has the addresses.
-pub const ANY_COOKIE: u64 = u64::MAX;
 /// A socket that is bound to no interface.
 const UNBOUND: u32 = 0;
 /// A netlink header and `struct inet_diag_req_v2` of `linux/inet_diag.h`.
 const LENGTH: usize = 16 + 56;
-
-/// A TCP connection in one network namespace.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Connection {
-    /// The kernel's cookie of the socket, so that a later connection between the same addresses is left alone; or
-    /// [`ANY_COOKIE`].
-    pub cookie: u64,
-    /// The socket's own address and port.
-    pub local: SocketAddr,
-    /// The other end's.
-    pub remote: SocketAddr,
-}
 
 /// Closes a connection as if the other end had reset it; the other end is told the same. Answers false if it is gone
 /// already. Errors: there is no permission (`CAP_NET_ADMIN`), or the kernel can't (`CONFIG_INET_DIAG_DESTROY`).
@@ -130,6 +116,7 @@ mod tests {
     use std::os::fd::AsFd;
 
     use super::*;
+    use crate::sys::ANY_COOKIE;
 
     fn pair(address: &str) -> (TcpStream, TcpStream, Connection) {
         let listener = TcpListener::bind(address).unwrap();

@@ -13,10 +13,12 @@ mod netns;
 pub mod seccomp;
 mod signals;
 mod socket;
+mod types;
 
 pub use cgroup::{cgroup_id_of_self, find_pod_process};
-pub use diag::{ANY_COOKIE, Connection, destroy};
+pub use diag::destroy;
 pub use memory::give_back_unused;
 pub use netns::Netns;
 pub use signals::Signals;
-pub use socket::{SocketKind, addresses_in, listen, local_addresses, open_sockets, raise_open_file_limit};
+pub use socket::{addresses_in, listen, local_addresses, open_sockets, raise_open_file_limit};
+pub use types::{ANY_COOKIE, Connection, SocketKind};

@@ -1,19 +1,25 @@
 //! Sockets inside pods' network namespaces, and the few socket options that no library offers.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsRawFd;
+use std::path::Path;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::Netns;
+use super::{Netns, SocketKind};
 
 /// Length of the accept queues: the kernel's own default for `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
 
+/// Bytes of a table of addresses and routes: a pod that may fill its own makes nobody hold or read more.
+const MOST_OF_A_PODS_TABLE: u64 = 4 << 20;
+
 /// Opens a listening socket for both address families on `port` inside a namespace; for IPv4 alone where the kernel
-/// has no IPv6. Every worker may open one on the same port (`SO_REUSEPORT`). Errors: the port is taken by a program of the pod, or descriptors have run out.
+/// has no IPv6. Every worker may open one on the same port (`SO_REUSEPORT`). Errors: the port is taken by a program of
+/// the pod, or descriptors have run out.
 pub fn listen(netns: &Netns, port: u16) -> io::Result<std::net::TcpListener> {
     netns.run(|| match listen_on((Ipv6Addr::UNSPECIFIED, port).into()) {
         Err(error) if error.raw_os_error() == Some(libc::EAFNOSUPPORT) => {
@@ -36,38 +42,6 @@ fn listen_on(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
-}
-
-/// What a socket in a pod is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum SocketKind {
-    /// To connect from the pod, over IPv4.
-    StreamV4 = 1,
-    /// To connect from the pod, over IPv6.
-    StreamV6 = 2,
-    /// To connect to the pod's application, over IPv4: bound to the address that deliveries come from.
-    DeliveryV4 = 3,
-    /// The same over IPv6.
-    DeliveryV6 = 4,
-}
-
-impl SocketKind {
-    /// To connect from the pod to an address.
-    pub fn stream(to: IpAddr) -> Self {
-        if to.is_ipv4() { Self::StreamV4 } else { Self::StreamV6 }
-    }
-
-    /// To connect to the pod's application at an address.
-    pub fn delivery(to: IpAddr) -> Self {
-        if to.is_ipv4() { Self::DeliveryV4 } else { Self::DeliveryV6 }
-    }
-
-    /// What a number stands for.
-    pub fn from_number(number: u8) -> Option<Self> {
-        [Self::StreamV4, Self::StreamV6, Self::DeliveryV4, Self::DeliveryV6]
-            .into_iter()
-            .find(|kind| *kind as u8 == number)
-    }
 }
 
 /// Opens unconnected, non-blocking TCP sockets inside a namespace: fewer than `count` where there is no room for more.
@@ -137,21 +111,13 @@ fn set_flag(socket: &Socket, level: libc::c_int, option: libc::c_int) -> io::Res
 
 /// The addresses of this (the node's) network namespace, loopback left out: where the kubelet probes from.
 pub fn local_addresses() -> io::Result<Vec<IpAddr>> {
-    let v4 = std::fs::read_to_string("/proc/thread-self/net/fib_trie")?;
-    // Absent where the kernel has no IPv6.
-    let v6 = std::fs::read_to_string("/proc/thread-self/net/if_inet6").unwrap_or_default();
-    let mut addresses: Vec<IpAddr> = local_v4(&v4).map(IpAddr::V4).collect();
-    addresses.extend(local_v6(&v6).map(IpAddr::V6));
-    addresses.retain(|address| !address.is_loopback());
-    addresses.sort_unstable();
-    addresses.dedup();
-    Ok(addresses)
+    addresses_here(u64::MAX)
 }
 
 /// The addresses by which others reach a pod, from its own namespace; none until its network is set up. A link-local
 /// address is no pod's: every interface has one.
 pub fn addresses_in(netns: &Netns) -> io::Result<Vec<IpAddr>> {
-    let mut addresses = netns.run(local_addresses)??;
+    let mut addresses = netns.run(|| addresses_here(MOST_OF_A_PODS_TABLE))??;
     addresses.retain(|address| match address {
         IpAddr::V4(v4) => !v4.is_link_local(),
         IpAddr::V6(v6) => !v6.is_unicast_link_local(),
@@ -159,10 +125,25 @@ pub fn addresses_in(netns: &Netns) -> io::Result<Vec<IpAddr>> {
     Ok(addresses)
 }
 
+/// What the thread's network namespace has, as far as it is in the first `most` bytes of the kernel's tables.
+fn addresses_here(most: u64) -> io::Result<Vec<IpAddr>> {
+    let lines = |table: &str| {
+        let file = File::open(Path::new("/proc/thread-self/net").join(table))?;
+        Ok::<_, io::Error>(BufReader::new(file.take(most)).lines().map_while(Result::ok))
+    };
+    let mut addresses: Vec<IpAddr> = local_v4(lines("fib_trie")?).map(IpAddr::V4).collect();
+    // Absent where the kernel has no IPv6.
+    addresses.extend(lines("if_inet6").into_iter().flat_map(local_v6).map(IpAddr::V6));
+    addresses.retain(|address| !address.is_loopback());
+    addresses.sort_unstable();
+    addresses.dedup();
+    Ok(addresses)
+}
+
 /// Every address that is followed by a `/32 host LOCAL` line (kernel: `fib_trie_seq_show`).
-fn local_v4(table: &str) -> impl Iterator<Item = Ipv4Addr> + '_ {
+fn local_v4(lines: impl Iterator<Item = String>) -> impl Iterator<Item = Ipv4Addr> {
     let mut last = None;
-    table.lines().filter_map(move |line| {
+    lines.filter_map(move |line| {
         let line = line.trim();
         if let Some(leaf) = line.strip_prefix("|-- ") {
             last = leaf.parse().ok();
@@ -172,9 +153,8 @@ fn local_v4(table: &str) -> impl Iterator<Item = Ipv4Addr> + '_ {
 }
 
 /// The first column of each line, 32 hexadecimal digits (kernel: `if6_seq_show`).
-fn local_v6(table: &str) -> impl Iterator<Item = Ipv6Addr> + '_ {
-    table
-        .lines()
+fn local_v6(lines: impl Iterator<Item = String>) -> impl Iterator<Item = Ipv6Addr> {
+    lines
         .filter_map(|line| u128::from_str_radix(line.split_whitespace().next()?, 16).ok())
         .map(Ipv6Addr::from)
 }
@@ -196,8 +176,14 @@ mod tests {
     #[test]
     fn reads_the_kernels_address_tables() {
         let trie = "Main:\n  +-- 0.0.0.0/0 3 0 5\n     |-- 10.244.1.0\n        /24 link UNICAST\n     |-- 10.244.1.1\n        /32 host LOCAL\n     |-- 10.244.1.255\n        /32 link BROADCAST\n";
-        assert_eq!(local_v4(trie).collect::<Vec<_>>(), ["10.244.1.1".parse::<Ipv4Addr>().unwrap()]);
+        let lines = |text: &'static str| text.lines().map(str::to_owned);
+        assert_eq!(local_v4(lines(trie)).collect::<Vec<_>>(), ["10.244.1.1".parse::<Ipv4Addr>().unwrap()]);
         let six = "fd002440000100000000000000000001 05 40 00 80 br0\n";
-        assert_eq!(local_v6(six).collect::<Vec<_>>(), ["fd00:2440:1::1".parse::<Ipv6Addr>().unwrap()]);
+        assert_eq!(local_v6(lines(six)).collect::<Vec<_>>(), ["fd00:2440:1::1".parse::<Ipv6Addr>().unwrap()]);
+    }
+    #[test]
+    fn a_table_is_read_no_further_than_is_said() {
+        assert!(!addresses_here(0).is_ok_and(|addresses| !addresses.is_empty()));
+        assert_eq!(addresses_here(u64::MAX).unwrap(), local_addresses().unwrap());
     }
 }

@@ -19,11 +19,15 @@ use crate::setup;
 use crate::workspace::Workspace;
 use corpus::Corpus;
 
-/// Seconds for each target where nothing is said, in `cargo xtask test` too.
+/// Seconds for each target where nothing is said.
 const SHORT: u32 = 10;
 
-/// A single input may take this many seconds and this many MB before it counts as found.
-const TIMEOUT: u32 = 10;
+/// Seconds for each target among the other tests: it reads its corpus, and a little more.
+const SHORTEST: u32 = 4;
+
+/// A single input may take this many seconds and this many MB before it counts as found. Seconds of the clock, of which a
+/// busy machine may give a run at idle priority none for a long while.
+const TIMEOUT: u32 = 120;
 const MEMORY: u32 = 2048;
 
 /// Longest input, bytes.
@@ -40,6 +44,13 @@ pub struct Options {
     keep: bool,
     /// Targets, or one target and inputs that it is to read again; all targets if absent
     targets: Vec<String>,
+}
+
+impl Options {
+    /// All targets, as a part of all tests.
+    pub fn among_tests() -> Self {
+        Self { seconds: SHORTEST, keep: false, targets: Vec::new() }
+    }
 }
 
 /// Builds all targets and runs those that are asked for.

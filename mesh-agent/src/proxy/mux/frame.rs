@@ -318,7 +318,7 @@ impl Frame {
         frame.ok_or(Error::Malformed(kind))
     }
 
-    /// Appends the frame's bytes.
+    /// Appends the frame's bytes. A text that is too long is cut.
     pub fn write(&self, out: &mut Vec<u8>) {
         let (kind, stream) = match self {
             Self::Open(stream, _) => (OPEN, *stream),
@@ -344,7 +344,7 @@ impl Frame {
             Self::Ping(opaque) | Self::Pong(opaque) => out.extend_from_slice(opaque),
             Self::GoAway(goodbye, text) => {
                 out.push(goodbye.code());
-                out.extend_from_slice(&text.as_bytes()[..text.len().min(MAX_CONTROL - 1)]);
+                out.extend_from_slice(&text.as_bytes()[..text.floor_char_boundary(MAX_CONTROL - 1)]);
             }
         }
         let length = out.len() - at - HEADER;
@@ -354,6 +354,9 @@ impl Frame {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
+    use super::super::open::Trace;
     use super::*;
 
     fn frames() -> Vec<Frame> {
@@ -384,6 +387,37 @@ mod tests {
             assert!(piece.is_empty(), "the decoder takes everything");
         }
         Ok((frames, data))
+    }
+
+    /// Two bytes in front say to the target where to split.
+    #[test]
+    #[ignore = "writes into the tree: the first inputs of the fuzz target `frames`"]
+    fn write_seeds() {
+        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus/frames");
+        std::fs::create_dir_all(&directory).unwrap();
+        let put = |name: &str, sent: &[u8]| {
+            std::fs::write(directory.join(name), [&[0, 9], sent].concat()).unwrap();
+        };
+        let mut conversation = Vec::new();
+        for frame in frames() {
+            let mut alone = Vec::new();
+            frame.write(&mut alone);
+            put(&format!("kind-{}-{}", alone[0], alone.len()), &alone);
+            conversation.extend(alone);
+        }
+        let mut open = Open::new("[fd00::1]:9".parse().unwrap(), "[fd00::2]:8080".parse().unwrap());
+        open.host = Some("web.shop.svc.cluster.local".to_owned());
+        open.trace = Some(Trace { id: [7; 16], parent: [8; 8], flags: 1 });
+        let mut full = Vec::new();
+        Frame::Open(9, open).write(&mut full);
+        full.extend_from_slice(&data_header(9, 5));
+        full.extend_from_slice(b"early");
+        put("open-with-everything", &full);
+        conversation.extend(full);
+        conversation.extend(header(FIRST_OPTIONAL, 0, 3));
+        conversation.extend(b"new");
+        put("conversation", &conversation);
+        put("another-protocol", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
     }
 
     #[test]
@@ -421,6 +455,16 @@ mod tests {
                 assert_eq!(decode(bytes, size), Err(error), "{bytes:?}");
             }
         }
+    }
+
+    #[test]
+    fn a_text_is_cut_between_two_characters() {
+        let text = "ä".repeat(MAX_CONTROL);
+        let mut bytes = Vec::new();
+        Frame::GoAway(Goodbye::Backlog, text.clone()).write(&mut bytes);
+        let (frames, _) = decode(&bytes, bytes.len()).unwrap();
+        let [Frame::GoAway(Goodbye::Backlog, cut)] = &frames[..] else { panic!("{frames:?}") };
+        assert!(text.starts_with(cut.as_str()) && cut.len() >= MAX_CONTROL - 2);
     }
 
     #[test]

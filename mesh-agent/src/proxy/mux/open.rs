@@ -72,14 +72,6 @@ impl Open {
 }
 
 impl Trace {
-    /// A new trace, not recorded.
-    pub fn start() -> Self {
-        let [id, parent] = [rand::random::<u128>().max(1), u128::from(rand::random::<u64>().max(1))];
-        let mut trace = Self { id: id.to_be_bytes(), parent: [0; 8], flags: 0 };
-        trace.parent.copy_from_slice(&parent.to_be_bytes()[8..]);
-        trace
-    }
-
     fn read(value: &[u8]) -> Option<Self> {
         let (id, rest) = value.split_first_chunk()?;
         let (parent, rest) = rest.split_first_chunk()?;
@@ -143,7 +135,7 @@ mod tests {
             source: "[fd00:244:1::5]:40000".parse().unwrap(),
             destination: "10.244.1.5:8080".parse().unwrap(),
             host: Some("web.shop.svc.cluster.local".to_owned()),
-            trace: Some(Trace::start()),
+            trace: Some(Trace { id: [7; 16], parent: [8; 8], flags: 1 }),
         }
     }
 

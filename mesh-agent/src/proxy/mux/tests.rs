@@ -14,8 +14,8 @@ use super::frame::{Decoder, Event, Frame, Goodbye, Refusal, data_header};
 use super::open::Open;
 use super::{Budget, Connection, EARLY, MAX_PEER_STREAMS, OpenError, Request, Server};
 use crate::proxy::core::Draining;
-use crate::proxy::fixture::{configs, echo, run};
-use crate::proxy::relay::{Meter, SocketIs, relay_mesh, reset_on_drop};
+use crate::proxy::fixture::{self, Protocol, configs, echo, run};
+use crate::proxy::relay::{Meter, SocketIs, relay_mesh};
 use crate::proxy::tls;
 
 /// Serves the first connection of a new listener, with `handle` for its streams.
@@ -78,85 +78,38 @@ async fn through(connection: &Connection) -> TcpStream {
     application
 }
 
+struct Mux;
+
+impl Protocol for Mux {
+    type Connection = Connection;
+
+    async fn pair(application: SocketAddr) -> Connection {
+        pair(application).await
+    }
+
+    async fn through(connection: &Connection) -> TcpStream {
+        through(connection).await
+    }
+}
+
 #[test]
 fn half_close_reaches_the_server_and_its_answer_the_client() {
-    run(async {
-        let connection = pair(echo().await).await;
-        let mut application = through(&connection).await;
-        application.write_all(b"hello").await.unwrap();
-        application.shutdown().await.unwrap();
-        let mut answer = String::new();
-        application.read_to_string(&mut answer).await.unwrap();
-        assert_eq!(answer, "hello<done>");
-    });
+    fixture::half_close_reaches_the_server_and_its_answer_the_client::<Mux>();
 }
 
 #[test]
 fn many_megabytes_arrive_unchanged_both_ways_beside_small_ones() {
-    const SIZE: usize = 64 * 1024 * 1024;
-    #[allow(clippy::cast_possible_truncation)]
-    let byte = |index: usize| (index * 7 + index / 251) as u8;
-    run(async {
-        let connection = pair(echo().await).await;
-        let (mut from, mut to) = through(&connection).await.into_split();
-        let mut small = through(&connection).await;
-        let pattern: Vec<u8> = (0..SIZE).map(byte).collect();
-        let sent = pattern.clone();
-        spawn_local(async move {
-            to.write_all(&sent).await.unwrap();
-            to.shutdown().await.unwrap();
-        });
-        let mut back = Vec::with_capacity(SIZE + 6);
-        from.read_to_end(&mut back).await.unwrap();
-        assert!(back[..SIZE] == pattern[..] && &back[SIZE..] == b"<done>");
-        for _ in 0..100 {
-            small.write_all(b"x").await.unwrap();
-            assert_eq!(small.read_u8().await.unwrap(), b'x');
-        }
-    });
+    fixture::many_megabytes_arrive_unchanged_both_ways_beside_small_ones::<Mux>();
 }
 
 #[test]
 fn a_reset_of_either_application_reaches_the_other() {
-    run(async {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let connection = pair(listener.local_addr().unwrap()).await;
-        for client_resets in [true, false] {
-            let mut client = through(&connection).await;
-            client.write_all(b"x").await.unwrap();
-            let (mut server, _) = listener.accept().await.unwrap();
-            server.read_u8().await.unwrap();
-            let (resets, mut waits) = if client_resets { (client, server) } else { (server, client) };
-            reset_on_drop(&resets);
-            drop(resets);
-            let error = waits.read_u8().await.unwrap_err();
-            assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset, "client resets: {client_resets}");
-        }
-    });
+    fixture::a_reset_of_either_application_reaches_the_other::<Mux>();
 }
 
 #[test]
 fn a_reader_that_stops_holds_up_its_writer_and_nobody_else() {
-    run(async {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let connection = pair(listener.local_addr().unwrap()).await;
-        let mut writer = through(&connection).await;
-        writer.write_all(b"x").await.unwrap();
-        let (stopped, _) = listener.accept().await.unwrap();
-        let chunk = vec![0; 1 << 20];
-        let mut taken = 0;
-        while let Ok(Ok(written)) =
-            tokio::time::timeout(Duration::from_millis(500), writer.write(&chunk)).await
-        {
-            taken += written;
-            assert!(taken < 64 << 20, "the writer was never held up");
-        }
-        let mut other = through(&connection).await;
-        other.write_all(b"y").await.unwrap();
-        let (mut lively, _) = listener.accept().await.unwrap();
-        assert_eq!(lively.read_u8().await.unwrap(), b'y');
-        drop(stopped);
-    });
+    fixture::a_reader_that_stops_holds_up_its_writer_and_nobody_else::<Mux>();
 }
 
 #[test]

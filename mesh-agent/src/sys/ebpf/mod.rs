@@ -20,7 +20,7 @@ pub use direct::{DirectEvent, DirectKernel, Totals};
 pub use events::{EventLog, ebpf_log_level};
 pub use flow::{Asked, FlowMap};
 pub use handed::{Destinations, HANDED_OVER, Handed};
-pub use programs::{Lines, PodKeys, Programs};
+pub use programs::{Lines, Programs, probe_endpoints};
 
 pub(crate) const PEER: &str = "PEER";
 

@@ -39,25 +39,6 @@ const LAYOUT: &str = "v2";
 /// The debug lines of the programs, on their way to the log.
 pub type Lines = EbpfLogger<&'static dyn log::Log>;
 
-/// What the kernel is to know of an enrolled pod.
-#[derive(Clone, Debug)]
-pub struct PodKeys {
-    /// Addresses of the pod.
-    pub addresses: Vec<IpAddr>,
-    /// Ports that it declares in its probes.
-    pub probe_ports: Vec<u16>,
-}
-
-impl PodKeys {
-    /// Where the node's probes are let through to the pod.
-    pub fn probe_endpoints(&self) -> impl Iterator<Item = Endpoint> + '_ {
-        let endpoint = |&address: &IpAddr, port: &u16| Endpoint::new(address.into(), *port);
-        self.addresses
-            .iter()
-            .flat_map(move |address| self.probe_ports.iter().map(move |port| endpoint(address, port)))
-    }
-}
-
 /// The loaded programs and the maps that the keeper writes.
 pub struct Programs {
     ebpf: Ebpf,
@@ -137,7 +118,6 @@ impl Programs {
             attach::attach_to_pod(&mut self.ebpf, netns.as_fd(), &link)?;
         }
         attach::attach_to_cgroup(&mut self.ebpf, &self.cgroup, &self.cgroup_links)?;
-        self.attached = true;
         for (_, path) in attach::pins(&self.root.join(LAYOUT).join("cgroups")) {
             if path != self.cgroup_links {
                 attach::unpin_all(&path).map_err(|error| Error::Path { path, error })?;
@@ -146,7 +126,13 @@ impl Programs {
         for path in self.other_layouts() {
             attach::unpin_all(&path).map_err(|error| Error::Path { path, error })?;
         }
+        self.attached = true;
         Ok(())
+    }
+
+    /// Whether these programs decide, and no others.
+    pub fn are_attached(&self) -> bool {
+        self.attached
     }
 
     /// The programs' own debug lines.
@@ -195,36 +181,45 @@ impl Programs {
     }
 
     /// Enrols a pod whose listeners are in place: first what arrives, then what leaves.
-    pub fn enrol(&mut self, netns: &Netns, keys: &PodKeys) -> Result<(), Error> {
-        for endpoint in keys.probe_endpoints() {
+    pub fn enrol(&mut self, netns: &Netns, addresses: &[IpAddr], probe_ports: &[u16]) -> Result<(), Error> {
+        for endpoint in probe_endpoints(addresses, probe_ports) {
             self.probe_ports.insert(endpoint, 1, 0).map_err(map_error("PROBE_PORTS"))?;
         }
         if self.attached {
             let link = self.link_of(netns.cookie());
             attach::attach_to_pod(&mut self.ebpf, netns.as_fd(), &link)?;
         }
-        for &address in &keys.addresses {
+        for &address in addresses {
             self.owners.insert(Address::from(address), netns.cookie(), 0).map_err(map_error("OWNERS"))?;
         }
-        let pod = Pod { address_v4: first(keys, IpAddr::is_ipv4), address_v6: first(keys, IpAddr::is_ipv6) };
+        let pod = Pod {
+            address_v4: first(addresses, IpAddr::is_ipv4),
+            address_v6: first(addresses, IpAddr::is_ipv6),
+        };
         self.pods.insert(netns.cookie(), pod, 0).map_err(map_error("PODS"))
     }
 
     /// Takes a pod out, in the opposite order. What is not there is out already. `kept` are the probes of all other pods: one
     /// that took an address over meanwhile keeps its own, and gets none of this pod's.
-    pub fn dismiss(&mut self, cookie: u64, keys: &PodKeys, kept: &HashSet<Endpoint>) -> Result<(), Error> {
+    pub fn dismiss(
+        &mut self,
+        cookie: u64,
+        addresses: &[IpAddr],
+        probe_ports: &[u16],
+        kept: &HashSet<Endpoint>,
+    ) -> Result<(), Error> {
         absent_is_fine(self.pods.remove(&cookie)).map_err(map_error("PODS"))?;
-        self.disown(cookie, keys)?;
+        self.disown(cookie, addresses)?;
         attach::detach(&self.link_of(cookie))?;
-        for endpoint in keys.probe_endpoints().filter(|endpoint| !kept.contains(endpoint)) {
+        for endpoint in probe_endpoints(addresses, probe_ports).filter(|endpoint| !kept.contains(endpoint)) {
             absent_is_fine(self.probe_ports.remove(&endpoint)).map_err(map_error("PROBE_PORTS"))?;
         }
         Ok(())
     }
 
     /// A pod that took an address over meanwhile keeps it.
-    fn disown(&mut self, cookie: u64, keys: &PodKeys) -> Result<(), Error> {
-        for &address in &keys.addresses {
+    fn disown(&mut self, cookie: u64, addresses: &[IpAddr]) -> Result<(), Error> {
+        for &address in addresses {
             let address = Address::from(address);
             if self.owners.get(&address, 0).is_ok_and(|owner| owner == cookie) {
                 absent_is_fine(self.owners.remove(&address)).map_err(map_error("OWNERS"))?;
@@ -286,8 +281,15 @@ where
     ebpf.take_map(name).ok_or(Error::Missing(name))?.try_into().map_err(map_error(name))
 }
 
-fn first(keys: &PodKeys, family: impl Fn(&IpAddr) -> bool) -> Address {
-    keys.addresses.iter().copied().find(family).map_or(Address::UNSPECIFIED, Address::from)
+fn first(addresses: &[IpAddr], family: impl Fn(&IpAddr) -> bool) -> Address {
+    addresses.iter().copied().find(family).map_or(Address::UNSPECIFIED, Address::from)
+}
+
+/// Where the node's probes are let through to a pod.
+pub fn probe_endpoints(addresses: &[IpAddr], ports: &[u16]) -> impl Iterator<Item = Endpoint> {
+    addresses
+        .iter()
+        .flat_map(move |&address| ports.iter().map(move |&port| Endpoint::new(address.into(), port)))
 }
 
 /// Makes a map hold these addresses and no others. What stays is never missing.

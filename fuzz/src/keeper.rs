@@ -1,0 +1,77 @@
+//! What a proxy asks its keeper for: the keeper has privileges, and does not trust the proxy.
+
+#[path = "../../mesh-agent/src/keeper/protocol.rs"]
+pub mod protocol;
+
+use std::net::IpAddr;
+
+use protocol::{
+    Answer, Claim, Greeting, MOST_ADDRESSES, MOST_PROBE_PORTS, MOST_SOCKETS, RECORD, Record, Request,
+};
+
+/// A record's bytes, without the zeros at its end.
+pub fn check(data: &[u8]) {
+    if data.len() > RECORD {
+        return;
+    }
+    let mut record = [0; RECORD];
+    record[..data.len()].copy_from_slice(data);
+    let request = Request::decode(&record);
+    assert_eq!(request.is_some(), is_request(&record), "{request:?}");
+    if let Some(request) = request {
+        check_bounds(&request);
+        assert_eq!(Request::decode(&request.encode()), Some(request), "what is said is what is heard");
+    }
+    if let Some(answer) = Answer::decode(&record) {
+        assert_eq!(Answer::decode(&answer.encode()), Some(answer), "what is answered is what is heard");
+    }
+    if let Some(greeting) = Greeting::decode(&record) {
+        assert_eq!(Greeting::decode(&greeting.encode()), Some(greeting));
+    }
+}
+
+/// What the keeper relies on.
+fn check_bounds(request: &Request) {
+    match request {
+        Request::Enrol(claim) => {
+            // It becomes a part of a path.
+            assert!((32..=36).contains(&claim.uid.len()));
+            assert!(claim.uid.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f' | b'-')));
+            assert!(claim.addresses.len() <= MOST_ADDRESSES && claim.probe_ports.len() <= MOST_PROBE_PORTS);
+            assert!(claim.addresses.iter().all(|address| *address == address.to_canonical()));
+            let Claim { uid, addresses, probe_ports } = claim;
+            assert_eq!(Claim::new(uid, addresses, probe_ports).as_ref(), Ok(claim));
+        }
+        Request::Destroy(_, of) => assert_eq!(of.local.is_ipv4(), of.remote.is_ipv4()),
+        Request::Sockets(_, _, count) => assert!((1..=MOST_SOCKETS).contains(count)),
+        Request::Dismiss(_) | Request::Retain | Request::Ready | Request::Uninstalled => {}
+    }
+}
+
+/// Whether a record is a request, by where its bytes are.
+fn is_request(record: &Record) -> bool {
+    match record[0] {
+        1 => is_claim(&record[1..]),
+        4 => {
+            let v4 = |at: usize| {
+                let address = <[u8; 16]>::try_from(&record[at..at + 16]).expect("sixteen bytes");
+                IpAddr::from(address).to_canonical().is_ipv4()
+            };
+            v4(17) == v4(35)
+        }
+        5 => (1..=4).contains(&record[9]) && (1..=32).contains(&record[10]),
+        2 | 3 | 6 | 7 => true,
+        _ => false,
+    }
+}
+
+fn is_claim(bytes: &[u8]) -> bool {
+    let length = usize::from(u16::from_le_bytes([bytes[0], bytes[1]]));
+    let hexadecimal = |byte: &u8| b"-0123456789abcdef".contains(byte);
+    if !(32..=36).contains(&length) || !bytes[2..2 + length].iter().all(hexadecimal) {
+        return false;
+    }
+    let addresses = usize::from(bytes[2 + length]);
+    let ports = |addresses: usize| usize::from(bytes[3 + length + 16 * addresses]);
+    addresses <= 8 && ports(addresses) <= 64
+}

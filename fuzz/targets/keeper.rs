@@ -1,0 +1,4 @@
+//! See [`fuzz::keeper`].
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| fuzz::keeper::check(data));

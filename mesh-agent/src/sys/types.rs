@@ -1,0 +1,50 @@
+//! What sockets of pods are asked for by: plain values, which the keeper's protocol carries.
+
+use std::net::{IpAddr, SocketAddr};
+
+/// A TCP connection in one network namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Connection {
+    /// The kernel's cookie of the socket, so that a later connection between the same addresses is left alone; or
+    /// [`ANY_COOKIE`].
+    pub cookie: u64,
+    /// The socket's own address and port.
+    pub local: SocketAddr,
+    /// The other end's.
+    pub remote: SocketAddr,
+}
+
+/// `INET_DIAG_NOCOOKIE` of `linux/inet_diag.h`, as one number: whichever socket has the addresses.
+pub const ANY_COOKIE: u64 = u64::MAX;
+
+/// What a socket in a pod is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum SocketKind {
+    /// To connect from the pod, over IPv4.
+    StreamV4 = 1,
+    /// To connect from the pod, over IPv6.
+    StreamV6 = 2,
+    /// To connect to the pod's application, over IPv4: bound to the address that deliveries come from.
+    DeliveryV4 = 3,
+    /// The same over IPv6.
+    DeliveryV6 = 4,
+}
+
+impl SocketKind {
+    /// To connect from the pod to an address.
+    pub fn stream(to: IpAddr) -> Self {
+        if to.is_ipv4() { Self::StreamV4 } else { Self::StreamV6 }
+    }
+
+    /// To connect to the pod's application at an address.
+    pub fn delivery(to: IpAddr) -> Self {
+        if to.is_ipv4() { Self::DeliveryV4 } else { Self::DeliveryV6 }
+    }
+
+    /// What a number stands for.
+    pub fn from_number(number: u8) -> Option<Self> {
+        [Self::StreamV4, Self::StreamV6, Self::DeliveryV4, Self::DeliveryV6]
+            .into_iter()
+            .find(|kind| *kind as u8 == number)
+    }
+}
