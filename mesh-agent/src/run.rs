@@ -30,8 +30,8 @@ use crate::{cluster, pods, sys};
 const SPARE_DESCRIPTORS: u64 = 1000;
 
 /// How long certificates may take where another proxy serves meanwhile. An identity that nobody signs for holds no upgrade
-/// up for longer.
-const CERTIFICATES: Duration = Duration::from_secs(30);
+/// up for longer; whoever supervises the other one does not wait much longer for its end either.
+const CERTIFICATES: Duration = Duration::from_secs(10);
 
 /// Why the proxy did not start or had to stop.
 pub type Failure = Box<dyn Error>;

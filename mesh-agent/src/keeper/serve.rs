@@ -22,6 +22,9 @@ use crate::sys::{self, Signals};
 /// The node's own addresses are read again this often, and memory is given back.
 const TIDY_EVERY: Duration = Duration::from_secs(10);
 
+/// Between two tries to start a proxy that can't be started at all.
+const START_AGAIN: Duration = Duration::from_millis(200);
+
 /// One that was replaced and has nothing to do any more waits so long to be told to stop, so that whoever supervises it
 /// does not start it again.
 const LINGER: Duration = Duration::from_mins(1);
@@ -155,9 +158,13 @@ impl Keeper {
     fn do_what_is_due(&mut self) -> Result<(), Failure> {
         let now = Instant::now();
         if self.start_at.is_some_and(|at| at <= now) {
-            self.start_at = None;
-            let process = Process::start()?;
-            self.greet(process)?;
+            // What waits in the queues goes on waiting: a proxy that died for want of memory, or of process ids, may have
+            // left none for the next one yet.
+            let started = Process::start().map_err(Failure::from).and_then(|process| self.greet(process));
+            self.start_at = started.is_err().then(|| now + START_AGAIN);
+            if let Err(error) = started {
+                tracing::error!(%error, "the next proxy could not be started; trying again");
+            }
         }
         if self.tidy_at <= now {
             self.tidy_at = now + TIDY_EVERY;

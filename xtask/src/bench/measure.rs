@@ -1,6 +1,5 @@
 //! One measurement: a load in the client's pod, what it reports, and the CPU time that the proxies took meanwhile.
 
-use std::fs;
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 use std::time::Duration;
