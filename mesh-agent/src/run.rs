@@ -180,9 +180,9 @@ fn shared(
     // use descriptors up, a new one is refused and `accept` pauses.
     let most = open_files.saturating_sub(SPARE_DESCRIPTORS) / config.workers as u64;
     let most = usize::try_from(most).unwrap_or(usize::MAX).max(4);
-    // The connections that streams come through have a descriptor, too.
-    let most_sessions = most / 4;
-    let most = most - most_sessions;
+    let most_of_pod = most_of_pod(config, most);
+    // The connections that streams come through have a descriptor, too, and many streams each.
+    let most_sessions = (most / 16).max(2);
     Arc::new(Shared {
         snapshot: Arc::clone(&xds.snapshot),
         updates: xds.updates.clone(),
@@ -192,8 +192,8 @@ fn shared(
         limits: Limits::default(),
         direct: direct.clone(),
         same_node: config.same_node,
-        most_connections: most,
-        most_of_pod: most_of_pod(config, most),
+        most_connections: most - most_sessions,
+        most_of_pod,
         most_sessions,
         buffers_of_pod: config.pod_buffers.saturating_mul(1024 * 1024) / config.workers,
         drain: config.drain_timeout,

@@ -208,11 +208,10 @@ impl Pods {
         Ok(sys::open_sockets(&pod.netns, kind, usize::from(count))?)
     }
 
-    /// Closes a connection of a pod, if it is not closed already.
-    pub fn destroy(&self, cookie: u64, connection: &Connection) -> Result<(), Error> {
+    /// Closes a connection of a pod; answers false if it is closed already.
+    pub fn destroy(&self, cookie: u64, connection: &Connection) -> Result<bool, Error> {
         let pod = self.enrolled.get(&cookie).ok_or(Error::Unknown)?;
-        let _was_open = sys::destroy(&pod.netns, connection)?;
-        Ok(())
+        Ok(sys::destroy(&pod.netns, connection)?)
     }
 
     /// Takes the listeners away: what connects is refused, as long as no other keeper holds them.

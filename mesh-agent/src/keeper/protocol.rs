@@ -72,7 +72,7 @@ pub enum Request {
     Dismiss(u64),
     /// Let every pod go that this proxy has not asked for.
     Retain,
-    /// Close a connection of a pod, if it is not closed already.
+    /// Close a connection of a pod. [`Answer::Gone`] if it was closed already.
     Destroy(u64, Connection),
     /// Open sockets in a pod: so many, or as many as there is room for. Those come beside [`Answer::Done`].
     Sockets(u64, SocketKind, u8),
@@ -92,6 +92,8 @@ pub enum Answer {
     Enrolled(u64, Vec<IpAddr>),
     /// The pod has no process in a network namespace of its own yet, or no address there.
     NotYet,
+    /// It was done before.
+    Gone,
     /// It can't be done, and why.
     Refused(String),
 }
@@ -191,6 +193,7 @@ impl Answer {
                 Writer::new(2).u64(*pod).addresses(addresses.get(..MOST_ADDRESSES).unwrap_or(addresses))
             }
             Self::NotYet => Writer::new(3),
+            Self::Gone => Writer::new(5),
             Self::Refused(reason) => Writer::new(4).text(&reason[..reason.floor_char_boundary(REASON)]),
         }
         .record
@@ -204,6 +207,7 @@ impl Answer {
             2 => Self::Enrolled(from.u64()?, from.addresses()?),
             3 => Self::NotYet,
             4 => Self::Refused(from.text()?),
+            5 => Self::Gone,
             _ => return None,
         })
     }
@@ -344,6 +348,7 @@ mod tests {
             Answer::Done,
             Answer::Enrolled(7, addresses),
             Answer::NotYet,
+            Answer::Gone,
             Answer::Refused("port 15001 of the pod: in use".to_owned()),
         ]
     }

@@ -326,7 +326,10 @@ impl Keeper {
             Request::Enrol(claim) => return Ok((self.enrol(claim)?, sockets)),
             Request::Dismiss(pod) => self.pods.dismiss(*pod)?,
             Request::Retain => self.pods.retain()?,
-            Request::Destroy(pod, connection) => self.pods.destroy(*pod, connection)?,
+            Request::Destroy(pod, connection) => {
+                let was_open = self.pods.destroy(*pod, connection)?;
+                return Ok((if was_open { Answer::Done } else { Answer::Gone }, sockets));
+            }
             Request::Ready => self.proxy_is_ready()?,
             Request::Uninstalled => self.uninstalled = true,
         }

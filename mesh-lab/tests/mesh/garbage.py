@@ -90,7 +90,8 @@ def mesh_says(what, authority):
         "http2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, 0, 0, b""),
         "no-stream": mesh_frame(0, 7, b"x"),
         "cut-short": mesh_frame(1, 1, b"\0\0\0\1\4"),
-        "no-credit": opened + mesh_frame(0, 1, bytes(16385)),
+        # Much more, as the stream may be accepted while it comes.
+        "no-credit": opened + mesh_frame(0, 1, bytes(200_000)),
         "streams": b"".join(mesh_open(stream, authority) for stream in range(1, 2001)),
     }[what]
 

@@ -15,7 +15,7 @@ use super::open::Open;
 use super::{Budget, Connection, EARLY, MAX_PEER_STREAMS, OpenError, Request, Server};
 use crate::proxy::core::Draining;
 use crate::proxy::fixture::{self, Protocol, configs, echo, run};
-use crate::proxy::relay::{Meter, SocketIs, relay_mesh};
+use crate::proxy::relay::{Meter, SocketIs, relay_mesh, reset_on_drop};
 use crate::proxy::tls;
 
 /// Serves the first connection of a new listener, with `handle` for its streams.
