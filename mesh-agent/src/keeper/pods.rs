@@ -66,16 +66,10 @@ impl Pods {
         Ok(Self { programs, cgroup, workers, own_netns, enrolled: BTreeMap::new() })
     }
 
-    /// A proxy, by its process id, runs: it is exempt from redirection.
-    pub fn exempt(&mut self, proxy: u32) -> Result<(), Error> {
-        let cgroup = sys::cgroup_id_of_self(&self.cgroup)?;
-        Ok(self.programs.exempt(Proxy::new(cgroup, proxy))?)
-    }
-
-    /// It has ended: whoever gets its process id is not exempt.
-    pub fn forget_proxy(&mut self, proxy: u32) -> Result<(), Error> {
-        let cgroup = sys::cgroup_id_of_self(&self.cgroup)?;
-        Ok(self.programs.forget_proxy(Proxy::new(cgroup, proxy))?)
+    /// A proxy, by its process id, is exempt from redirection as long as it runs. Whoever gets its id after that is not.
+    pub fn exempt(&mut self, proxy: u32, runs: bool) -> Result<(), Error> {
+        let proxy = Proxy::new(sys::cgroup_id_of_self(&self.cgroup)?, proxy);
+        Ok(if runs { self.programs.exempt(proxy)? } else { self.programs.forget_proxy(proxy)? })
     }
 
     /// Lets the programs decide, in place of a predecessor's, if they do not yet.
@@ -103,7 +97,8 @@ impl Pods {
         let cookie = match (self.kept(claim, found.as_ref()), found) {
             (Some(cookie), _) => cookie,
             (None, Some((netns, addresses))) if !only_kept => {
-                let listeners = self.listen(&netns)?;
+                let of_a_worker = |_| PORTS.map(|port| listen(&netns, port));
+                let listeners = (0..self.workers).flat_map(of_a_worker).collect::<Result<_, _>>()?;
                 self.adopt(Claim { addresses, ..claim.clone() }, netns, listeners)?
             }
             (None, _) => return Ok(Answer::NotYet),
@@ -143,19 +138,15 @@ impl Pods {
     /// The pod, if it is in the mesh as it should be. One that is there otherwise is let go.
     fn kept(&mut self, claim: &Claim, found: Option<&(Netns, Vec<IpAddr>)>) -> Option<u64> {
         let (cookie, pod) = self.enrolled.iter().find(|(_, pod)| pod.claim.uid == claim.uid)?;
+        let (told, has) = (&claim.addresses, &pod.claim.addresses);
         let same = pod.claim.probe_ports == claim.probe_ports
-            && (claim.addresses.is_empty() || same_set(&claim.addresses, &pod.claim.addresses))
+            && (told.is_empty() || told.len() == has.len() && told.iter().all(|it| has.contains(it)))
             && found.is_none_or(|(netns, _)| netns.cookie() == *cookie);
         let cookie = *cookie;
         if !same {
             self.dismiss(cookie).unwrap_or_else(|error| tracing::error!(%error, "pod not let go completely"));
         }
         same.then_some(cookie)
-    }
-
-    /// Opens a pod's listeners, for each worker.
-    fn listen(&self, netns: &Netns) -> Result<Vec<TcpListener>, Error> {
-        (0..self.workers).flat_map(|_| PORTS.map(|port| listen(netns, port))).collect()
     }
 
     /// Takes a pod in with listeners that are there, by the addresses of the claim.
@@ -165,9 +156,11 @@ impl Pods {
         }
         let cookie = netns.cookie();
         for (worker, of_worker) in (0_u8..).zip(listeners.chunks_exact(PORTS.len())) {
-            let addresses = &claim.addresses;
-            self.programs.add_listener(addresses, ListenerKind::Plaintext, worker, &of_worker[1])?;
-            self.programs.add_listener(addresses, ListenerKind::Hbone, worker, &of_worker[2])?;
+            for (kind, listener) in
+                [(ListenerKind::Plaintext, &of_worker[1]), (ListenerKind::Hbone, &of_worker[2])]
+            {
+                self.programs.add_listener(&claim.addresses, kind, worker, listener)?;
+            }
         }
         if let Err(error) = self.programs.enrol(&netns, &claim.addresses, &claim.probe_ports) {
             self.programs.dismiss(cookie, &claim.addresses, &claim.probe_ports, &self.probes())?;
@@ -179,12 +172,8 @@ impl Pods {
 
     /// Lets a pod go. One that is not there has gone.
     pub fn dismiss(&mut self, cookie: u64) -> Result<(), ebpf::Error> {
-        match self.enrolled.remove(&cookie) {
-            Some(Pod { claim, .. }) => {
-                self.programs.dismiss(cookie, &claim.addresses, &claim.probe_ports, &self.probes())
-            }
-            None => Ok(()),
-        }
+        let Some(Pod { claim, .. }) = self.enrolled.remove(&cookie) else { return Ok(()) };
+        self.programs.dismiss(cookie, &claim.addresses, &claim.probe_ports, &self.probes())
     }
 
     /// Lets go what the proxy has not asked for, and what a predecessor left of others.
@@ -208,10 +197,10 @@ impl Pods {
         Ok(sys::open_sockets(&pod.netns, kind, usize::from(count))?)
     }
 
-    /// Closes a connection of a pod; answers false if it is closed already.
-    pub fn destroy(&self, cookie: u64, connection: &Connection) -> Result<bool, Error> {
+    /// Closes a connection of a pod. Answers [`Answer::Done`] or [`Answer::Gone`].
+    pub fn destroy(&self, cookie: u64, connection: &Connection) -> Result<Answer, Error> {
         let pod = self.enrolled.get(&cookie).ok_or(Error::Unknown)?;
-        Ok(sys::destroy(&pod.netns, connection)?)
+        Ok(if sys::destroy(&pod.netns, connection)? { Answer::Done } else { Answer::Gone })
     }
 
     /// Takes the listeners away: what connects is refused, as long as no other keeper holds them.
@@ -221,8 +210,8 @@ impl Pods {
 
     /// Reads the node's own addresses again, from which its kubelet probes.
     pub fn learn_node_addresses(&mut self) -> Result<(), Error> {
-        let wanted = sys::local_addresses()?.into_iter().map(Address::from).collect();
-        Ok(self.programs.replace_node_addresses(wanted)?)
+        let own = sys::local_addresses()?.into_iter().map(Address::from);
+        Ok(self.programs.replace_node_addresses(own.collect())?)
     }
 }
 
@@ -238,8 +227,4 @@ fn listen(netns: &Netns, port: u16) -> Result<TcpListener, Error> {
         Ok(listener)
     };
     open().map_err(|error| Error::Listen { port, error })
-}
-
-fn same_set(one: &[IpAddr], other: &[IpAddr]) -> bool {
-    one.len() == other.len() && one.iter().all(|address| other.contains(address))
 }

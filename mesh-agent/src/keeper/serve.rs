@@ -22,7 +22,6 @@ use crate::sys::{self, Signals};
 /// The node's own addresses are read again this often, and memory is given back.
 const TIDY_EVERY: Duration = Duration::from_secs(10);
 
-/// Between two tries to start a proxy that can't be started at all.
 const START_AGAIN: Duration = Duration::from_millis(200);
 
 /// One that was replaced and has nothing to do any more waits so long to be told to stop, so that whoever supervises it
@@ -204,11 +203,10 @@ impl Keeper {
 
     fn handle(&mut self, source: Source) -> Result<(), Failure> {
         match source {
-            Source::Signals if self.signals.have_come() => {
-                self.told_to_stop = true;
+            Source::Signals => {
+                self.told_to_stop |= self.signals.have_come();
                 self.stop();
             }
-            Source::Signals => {}
             Source::Lines => self.lines.flush(),
             Source::Channel(index) => self.answer(index),
             Source::End => {
@@ -225,7 +223,7 @@ impl Keeper {
     /// Hands a proxy what it needs, from when on it is exempt.
     fn greet(&mut self, mut process: Process) -> Result<(), Failure> {
         self.pods.unclaim();
-        self.pods.exempt(process.id())?;
+        self.pods.exempt(process.id(), true)?;
         let words = Greeting {
             workers: self.pods.workers,
             admin_socket: self.doors.admin_socket.is_some(),
@@ -244,7 +242,7 @@ impl Keeper {
     /// The proxy has ended, on purpose or not.
     fn bury(&mut self, status: ExitStatus) -> Result<(), Failure> {
         let Some(process) = self.process.take() else { return Ok(()) };
-        self.pods.forget_proxy(process.id())?;
+        self.pods.exempt(process.id(), false)?;
         if self.state == State::Relieved {
             self.state = State::Idle(Instant::now());
         }
@@ -266,10 +264,10 @@ impl Keeper {
         Ok(())
     }
 
-    /// Told to stop. Pods stay enrolled in the kernel: until an agent is back their mesh traffic is refused and not let
+    /// Stops, if it was told to. Pods stay enrolled in the kernel: until an agent is back their mesh traffic is refused and not let
     /// out in plaintext. `mesh-agent cleanup` lets them go.
     fn stop(&mut self) {
-        if self.state != State::Serving || self.successor.is_some() {
+        if !self.told_to_stop || self.state != State::Serving || self.successor.is_some() {
             // A proxy that was relieved is finishing already.
             return;
         }
@@ -326,10 +324,7 @@ impl Keeper {
             Request::Enrol(claim) => return Ok((self.enrol(claim)?, sockets)),
             Request::Dismiss(pod) => self.pods.dismiss(*pod)?,
             Request::Retain => self.pods.retain()?,
-            Request::Destroy(pod, connection) => {
-                let was_open = self.pods.destroy(*pod, connection)?;
-                return Ok((if was_open { Answer::Done } else { Answer::Gone }, sockets));
-            }
+            Request::Destroy(pod, connection) => return Ok((self.pods.destroy(*pod, connection)?, sockets)),
             Request::Ready => self.proxy_is_ready()?,
             Request::Uninstalled => self.uninstalled = true,
         }
@@ -384,9 +379,7 @@ impl Keeper {
             Ok(true) => self.be_relieved(),
             Err(error) => {
                 tracing::warn!(%error, "a successor did not take over");
-                if self.told_to_stop {
-                    self.stop();
-                }
+                self.stop();
             }
         }
     }
