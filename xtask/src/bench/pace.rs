@@ -52,13 +52,12 @@ pub fn run(load: &Load) -> Result<()> {
             thread::Builder::new().stack_size(128 * 1024).spawn(move || one(&load, first, interval))
         })
         .collect::<std::io::Result<_>>()?;
-    let mut text = String::new();
+    let mut latencies = Vec::new();
     for thread in threads {
-        for latency in thread.join().map_err(|_| anyhow!("a connection's thread panicked"))?? {
-            text += &format!("{}\n", latency.as_micros());
-        }
+        latencies.extend(thread.join().map_err(|_| anyhow!("a connection's thread panicked"))??);
     }
-    print!("{text}");
+    let lines: Vec<_> = latencies.iter().map(|latency| latency.as_micros().to_string()).collect();
+    println!("{}", lines.join("\n"));
     Ok(())
 }
 
