@@ -69,7 +69,7 @@ impl Pods {
     /// A proxy, by its process id, is exempt from redirection as long as it runs. Whoever gets its id after that is not.
     pub fn exempt(&mut self, proxy: u32, runs: bool) -> Result<(), Error> {
         let proxy = Proxy::new(sys::cgroup_id_of_self(&self.cgroup)?, proxy);
-        Ok(if runs { self.programs.exempt(proxy)? } else { self.programs.forget_proxy(proxy)? })
+        Ok(if runs { self.programs.exempt(proxy) } else { self.programs.forget_proxy(proxy) }?)
     }
 
     /// Lets the programs decide, in place of a predecessor's, if they do not yet.

@@ -133,7 +133,7 @@ impl Keeper {
     /// Runs until there is nothing left to keep. Errors: no proxy ever started, or the kernel refuses.
     pub fn run(mut self) -> Result<(), Failure> {
         while !self.is_over() {
-            self.do_what_is_due()?;
+            self.do_what_is_due();
             for source in self.wait()? {
                 self.handle(source)?;
             }
@@ -154,7 +154,7 @@ impl Keeper {
         }
     }
 
-    fn do_what_is_due(&mut self) -> Result<(), Failure> {
+    fn do_what_is_due(&mut self) {
         let now = Instant::now();
         if self.start_at.is_some_and(|at| at <= now) {
             // What waits in the queues goes on waiting: a proxy that died for want of memory, or of process ids, may have
@@ -176,7 +176,6 @@ impl Keeper {
                 sys::give_back_unused();
             }
         }
-        Ok(())
     }
 
     fn wait(&self) -> io::Result<Vec<Source>> {
