@@ -290,7 +290,7 @@ fn the_tail_of_a_stream_outlives_its_connection() {
         });
         application.shutdown().await.unwrap();
         let (mut answering, _) = listener.accept().await.unwrap();
-        answering.write_all(&[7; TAIL]).await.unwrap();
+        answering.write_all(&vec![7; TAIL]).await.unwrap();
         drop(answering);
         drain.begin();
         while connection.has_room() {
