@@ -1,5 +1,5 @@
 //! Records and descriptors over a pair of Unix sockets that keep records apart (`SOCK_SEQPACKET`, unix(7)). Nothing here
-//! waits but [`receive_in_time`] and [`wait`]: who has nothing to read is told so, and who does not read is given up.
+//! waits but [`receive_in_time`] and `wait`: who has nothing to read is told so, and who does not read is given up.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;

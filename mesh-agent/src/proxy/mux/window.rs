@@ -23,7 +23,7 @@ const MOST: usize = 4 * 1024 * 1024;
 /// away. A slower one has enough.
 const QUICK: Duration = Duration::from_millis(100);
 
-/// Bytes that the streams of a pod may hold on a core, beside the [`EARLY`] ones of each.
+/// Bytes that the streams of a pod may hold on a core, beside the `EARLY` ones of each.
 pub struct Budget {
     free: Cell<usize>,
     metrics: Option<Arc<WorkerMetrics>>,
