@@ -263,8 +263,8 @@ impl Keeper {
         Ok(())
     }
 
-    /// Stops, if it was told to. Pods stay enrolled in the kernel: until an agent is back their mesh traffic is refused and not let
-    /// out in plaintext. `mesh-agent cleanup` lets them go.
+    /// Stops, if it was told to. Pods stay enrolled in the kernel: until an agent is back their mesh traffic is refused
+    /// and not let out in plaintext. `mesh-agent cleanup` lets them go.
     fn stop(&mut self) {
         if !self.told_to_stop || self.state != State::Serving || self.successor.is_some() {
             // A proxy that was relieved is finishing already.

@@ -5,12 +5,17 @@ use std::{
     io::{self, Write},
     os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::Path,
+    thread,
+    time::Duration,
 };
 
 use super::{During, HostError};
 
 /// Times that a directory is tried again. Each time some other lab has removed the shared parent within microseconds.
-const TRIES: usize = 100;
+const TRIES: u32 = 100;
+
+/// Between two of these, a little more each time: who makes and who removes could otherwise keep in step.
+const PAUSE: Duration = Duration::from_micros(10);
 
 /// Makes a directory and those above it.
 pub fn directory(path: &Path) -> Result<(), HostError> {
@@ -19,9 +24,9 @@ pub fn directory(path: &Path) -> Result<(), HostError> {
 
 /// `create_dir_all` fails when a parent vanishes after it was made, and the last lab that goes removes what labs share.
 pub(super) fn make_with_parents(path: &Path) -> io::Result<()> {
-    for _ in 0..TRIES {
+    for tried in 1..=TRIES {
         match fs::create_dir_all(path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => thread::sleep(PAUSE * tried),
             result => return result,
         }
     }
@@ -93,8 +98,6 @@ pub fn tail(path: &Path, lines: usize) -> String {
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
-    use std::thread;
-    use std::time::Duration;
 
     use super::*;
 
