@@ -206,7 +206,8 @@ fn pem_head(answer: &[String], count: usize) -> String {
     answer.join("\n").split_inclusive(END).take(count).collect()
 }
 
-fn time(seconds: i64) -> SystemTime {
+/// A certificate's time, which is in seconds since 1970 and before the year 10,000.
+pub(super) fn time(seconds: i64) -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
 }
 

@@ -9,7 +9,7 @@ use rustls::pki_types::CertificateDer;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::trust::{Bundle, Roots, Trust};
-use super::{Certificates, PeerError, peer_id};
+use super::{Certificates, PeerError, ca, peer_id};
 
 /// The clock is asked again this often: it may be set while somebody waits for a time.
 const ASK_CLOCK: Duration = Duration::from_mins(1);
@@ -74,6 +74,5 @@ impl Proof {
 
 fn not_after(leaf: &CertificateDer<'_>) -> Option<SystemTime> {
     let (_, parsed) = X509Certificate::from_der(leaf).ok()?;
-    let seconds = u64::try_from(parsed.validity().not_after.timestamp()).ok()?;
-    UNIX_EPOCH.checked_add(Duration::from_secs(seconds))
+    Some(ca::time(parsed.validity().not_after.timestamp()))
 }

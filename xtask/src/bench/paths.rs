@@ -216,13 +216,7 @@ impl Paths {
         let text = self.lab(&["status", "-o", "json"]).captured()?;
         let status: Value = serde_json::from_str(&text).context("mesh-lab status -o json")?;
         let nodes = status["nodes"].as_array().context("a lab without nodes")?;
-        let pid = |value: &Value| value.as_u64().and_then(|pid| u32::try_from(pid).ok());
-        let processes = |node: &Value| {
-            let keeper = pid(&node["agent"]["pid"])?;
-            let proxies = node["agent"]["children"].as_array()?.iter().filter_map(pid);
-            Some(std::iter::once(keeper).chain(proxies).collect())
-        };
-        nodes.iter().map(|node| processes(node).context("a node without an agent")).collect()
+        nodes.iter().map(|node| proc::of_agent(node).context("a node without an agent")).collect()
     }
 }
 

@@ -5,6 +5,7 @@ use std::fs;
 use std::os::unix::fs::FileExt;
 
 use anyhow::{Context, Result, ensure};
+use serde_json::Value;
 
 /// Clock ticks of /proc in a second: fixed for programs, whatever the kernel's own clock (`USER_HZ`).
 const TICKS: f64 = 100.0;
@@ -22,6 +23,19 @@ pub fn with_argument(argument: &str) -> Result<Vec<u32>> {
     }
     ensure!(!found.is_empty(), "no process runs with {argument}");
     Ok(found)
+}
+
+/// Processes of the agent of a node, as `mesh-lab status -o json` shows the node: its keeper, and the proxy if that runs.
+/// None if the node has no agent.
+pub fn of_agent(node: &Value) -> Option<Vec<u32>> {
+    let keeper = id(&node["agent"]["pid"])?;
+    let proxies = node["agent"]["children"].as_array()?.iter().filter_map(id);
+    Some(std::iter::once(keeper).chain(proxies).collect())
+}
+
+/// A process id.
+pub fn id(value: &Value) -> Option<u32> {
+    value.as_u64().and_then(|pid| u32::try_from(pid).ok())
 }
 
 /// CPU time that processes have used so far, in user and kernel mode, in seconds.

@@ -295,7 +295,7 @@ impl Tunnel {
         self.stream.credit.get() + self.early > 0
     }
 
-    /// Whether the peer has sent everything, and has been sent everything: nothing more comes over the connection.
+    /// Whether both ends have sent their last byte: nothing that matters comes over the connection any more.
     pub(in crate::proxy) fn needs_no_connection(&self) -> bool {
         self.sent_end && self.stream.peer_ended.get()
     }
@@ -376,7 +376,11 @@ impl Tunnel {
 impl Drop for Tunnel {
     fn drop(&mut self) {
         let ended = self.needs_no_connection() && self.stream.backlog.borrow().is_empty();
-        let broken = matches!(*self.stream.broken.borrow(), Some(ref it) if !matches!(it, Broken::Socket(_)));
+        // The peer knows, or there is no way to tell it.
+        let broken = matches!(
+            *self.stream.broken.borrow(),
+            Some(Broken::Reset(_) | Broken::Gone(_) | Broken::Lost(_))
+        );
         let over = self.finished || ended || broken;
         if !over {
             self.link.send(&Frame::Reset(self.stream.id, self.reason));

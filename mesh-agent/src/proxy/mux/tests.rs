@@ -34,6 +34,20 @@ async fn serve<F: Future<Output = ()> + 'static>(
     address
 }
 
+/// Requests that are held and not answered.
+type Held = Rc<RefCell<Vec<Request>>>;
+
+/// Serves a connection whose requests are held.
+async fn serve_and_hold() -> (SocketAddr, Held) {
+    let held = Held::default();
+    let hold = Rc::clone(&held);
+    let server = serve(Rc::default(), move |request| {
+        hold.borrow_mut().push(request);
+        async {}
+    });
+    (server.await, held)
+}
+
 /// What a server does with a stream: the application at `address` gets it.
 async fn deliver(request: Request, address: SocketAddr) {
     let socket = TcpStream::connect(address).await.unwrap();
@@ -183,13 +197,8 @@ fn a_node_that_drains_finishes_what_is_open_and_takes_nothing_new() {
 #[test]
 fn what_a_client_gave_up_reaches_no_application() {
     run(async {
-        let held = Rc::new(RefCell::new(Vec::new()));
-        let hold = Rc::clone(&held);
-        let server = serve(Rc::default(), move |request| {
-            hold.borrow_mut().push(request);
-            async {}
-        });
-        let connection = connect(server.await).await;
+        let (server, held) = serve_and_hold().await;
+        let connection = connect(server).await;
         let (mut application, accepted) = sockets().await;
         application.write_all(b"POST").await.unwrap();
         accepted.readable().await.unwrap();
@@ -220,13 +229,8 @@ fn what_may_have_arrived_is_told() {
         let refused = connect(serve(Rc::default(), refuse).await).await;
         assert!(refused.open(open(), &accepted, &exposed).await.is_err());
         assert!(!exposed.get(), "refused: another endpoint may have it");
-        let held = Rc::new(RefCell::new(Vec::new()));
-        let hold = Rc::clone(&held);
-        let server = serve(Rc::default(), move |request| {
-            hold.borrow_mut().push(request);
-            async {}
-        });
-        let tcp = TcpStream::connect(server.await).await.unwrap();
+        let (server, held) = serve_and_hold().await;
+        let tcp = TcpStream::connect(server).await.unwrap();
         let socket = socket2::SockRef::from(&tcp).try_clone().unwrap();
         let lost = Connection::start(tls::connect(tcp, configs().0).await.unwrap(), &budget(), || {});
         let (result, ()) = tokio::join!(lost.open(open(), &accepted, &exposed), async {
@@ -244,13 +248,8 @@ fn what_may_have_arrived_is_told() {
 #[test]
 fn an_application_gets_nothing_before_the_answer_is_sent() {
     run(async {
-        let held = Rc::new(RefCell::new(Vec::new()));
-        let hold = Rc::clone(&held);
-        let server = serve(Rc::default(), move |request| {
-            hold.borrow_mut().push(request);
-            async {}
-        });
-        let connection = connect(server.await).await;
+        let (server, held) = serve_and_hold().await;
+        let connection = connect(server).await;
         let mut client = through(&connection).await;
         client.write_all(b"POST").await.unwrap();
         while held.borrow().is_empty() {
@@ -387,14 +386,8 @@ fn who_breaks_the_protocol_is_told_why_and_cut_off() {
     ];
     run(async move {
         for (what, said, expected) in cases {
-            // The stream is held, not answered.
-            let held = Rc::new(RefCell::new(Vec::new()));
-            let hold = Rc::clone(&held);
-            let server = serve(Rc::default(), move |request| {
-                hold.borrow_mut().push(request);
-                async {}
-            });
-            let frames = say(said, server.await).await;
+            let (server, _held) = serve_and_hold().await;
+            let frames = say(said, server).await;
             match frames.last() {
                 Some(Frame::GoAway(Goodbye::Violation, why)) => {
                     assert!(why.contains(expected), "{what}: {why}");
@@ -430,15 +423,10 @@ fn more_data_than_an_application_takes_is_cut_off_at_the_window() {
 #[test]
 fn streams_beyond_the_limit_are_refused() {
     run(async {
-        let held = Rc::new(RefCell::new(Vec::new()));
-        let hold = Rc::clone(&held);
-        let server = serve(Rc::default(), move |request| {
-            hold.borrow_mut().push(request);
-            async {}
-        });
+        let (server, _held) = serve_and_hold().await;
         let count = u32::try_from(MAX_PEER_STREAMS).unwrap();
         let opens: Vec<_> = (1..=count + 2).map(opened).collect();
-        let frames = say(bytes(&opens), server.await).await;
+        let frames = say(bytes(&opens), server).await;
         let refused = |id| Frame::Refuse(id, Refusal::Busy);
         assert_eq!(frames, [refused(count + 1), refused(count + 2)]);
     });

@@ -71,7 +71,7 @@ impl Relay<'_> {
     /// Without credit nobody reads the application's socket, and so nobody would notice that it broke.
     fn watch_application(&mut self, context: &mut Context<'_>, ends: &Ends) -> Poll<Result<(), Error>> {
         if self.forwarded || self.tunnel.may_send() {
-            self.look = None;
+            // The timer stays for the next time: a fast stream is without credit often.
             return Poll::Pending;
         }
         let look = self.look.get_or_insert_with(|| Box::pin(tokio::time::sleep(LOOK_EVERY)));

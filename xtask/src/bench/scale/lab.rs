@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use serde_json::Value;
 
+use crate::bench::proc;
 use crate::command::CommandExt;
 use crate::workspace::Workspace;
 
@@ -53,7 +54,7 @@ impl Lab {
     /// Process id of the control plane.
     pub fn control(&self) -> Result<u32> {
         let status = self.status()?;
-        pid(&status["control"]["pid"]).context("a lab without a control plane")
+        proc::id(&status["control"]["pid"]).context("a lab without a control plane")
     }
 
     /// Process ids of a node's agent: its keeper, and the proxy if that runs.
@@ -61,9 +62,7 @@ impl Lab {
         let status = self.status()?;
         let nodes = status["nodes"].as_array().context("a lab without nodes")?;
         let node = nodes.iter().find(|it| it["name"] == node).context("no such node")?;
-        let keeper = pid(&node["agent"]["pid"]).context("a node without an agent")?;
-        let children = node["agent"]["children"].as_array().context("an agent without children")?;
-        Ok(std::iter::once(keeper).chain(children.iter().filter_map(pid)).collect())
+        proc::of_agent(node).context("a node without an agent")
     }
 
     /// Stops and starts a node's agent.
@@ -120,8 +119,4 @@ impl Drop for Lab {
             eprintln!("warning: the lab was not taken down: {error:#}");
         }
     }
-}
-
-fn pid(value: &Value) -> Option<u32> {
-    value.as_u64().and_then(|pid| u32::try_from(pid).ok())
 }
