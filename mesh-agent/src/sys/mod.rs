@@ -20,5 +20,7 @@ pub use diag::destroy;
 pub use memory::give_back_unused;
 pub use netns::Netns;
 pub use signals::Signals;
-pub use socket::{addresses_in, listen, local_addresses, open_sockets, raise_open_file_limit};
+pub use socket::{
+    addresses_in, listen, local_addresses, open_sockets, raise_open_file_limit, shortest_round_trip,
+};
 pub use types::{ANY_COOKIE, Connection, SocketKind};

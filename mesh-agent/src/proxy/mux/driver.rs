@@ -20,6 +20,7 @@ use super::stream::{Answer, Broken, Stream, Tunnel, Violation};
 use super::window::Window;
 use super::{MAX_PEER_STREAMS, Request};
 use crate::proxy::tls::{Records, TlsStream, scratch};
+use crate::sys;
 
 /// A connection on which nothing was heard for this long is asked whether it is alive, and is given as long again to
 /// answer.
@@ -103,6 +104,7 @@ struct Receiver {
 
 impl<C: Records> Driver<C> {
     pub fn new(tls: TlsStream<C>, link: &Rc<Link>, side: Side) -> Self {
+        link.round_trip.set(sys::shortest_round_trip(tls.tcp()));
         let receiver = Receiver {
             link: Rc::clone(link),
             side,

@@ -6,21 +6,22 @@ use std::io;
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
 
 use bytes::BufMut;
 use tokio::io::{AsyncReadExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::net::tcp::OwnedReadHalf;
 
-use super::EARLY;
 use super::driver::Side;
 use super::frame::{Frame, HEADER, data_header};
 use super::stream::{Broken, Stream};
 use super::window::Budget;
+use super::{EARLY, TURN};
 use crate::proxy::tls::scratch;
 
-/// Most bytes of data that gather for one sending, with their headers: encrypted they fit into one buffer.
-const MOST_GATHERED: usize = scratch::SIZE - 1024;
+/// Most bytes of data that gather for one sending: one stream's turn, or several that do less, with their headers.
+const MOST_GATHERED: usize = TURN + 512;
 
 /// Less room than this is not worth a read.
 const LEAST_ROOM: usize = 4 * 1024;
@@ -52,6 +53,8 @@ pub(super) struct Link {
     pub closing: Cell<bool>,
     /// Counts what is received, over again from the start after the last number.
     pub heard: Cell<u32>,
+    /// The way to the peer and back, without what waits on it.
+    pub round_trip: Cell<Duration>,
 }
 
 impl Link {
@@ -69,6 +72,7 @@ impl Link {
             last_stream: Cell::default(),
             closing: Cell::default(),
             heard: Cell::default(),
+            round_trip: Cell::default(),
         })
     }
 

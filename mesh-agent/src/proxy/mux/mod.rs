@@ -28,6 +28,12 @@ pub const ALPN: &[u8] = b"nodemesh/1";
 /// Credit that every stream has before it is accepted (a constant of the protocol).
 const EARLY: usize = 16 * 1024;
 
+/// Most bytes that a stream sends in one turn: bounds how long it keeps the others of its core waiting.
+///
+/// Encrypted they are two packets as the kernel hands them to a device (64 KiB with all headers, in whole segments,
+/// whatever usual size those have). A little more would be a third, small one, and that costs what a large one does.
+pub(in crate::proxy) const TURN: usize = 120 * 1024;
+
 /// Streams that a client of ours puts on one connection.
 const MAX_STREAMS: usize = 256;
 

@@ -226,7 +226,7 @@ impl Stream {
     }
 
     fn give_back(&self, written: usize, link: &Link) {
-        let due = self.window.borrow_mut().taken(written);
+        let due = self.window.borrow_mut().taken(written, link.round_trip.get());
         if let Some(credit) = due.filter(|_| !self.peer_ended.get()) {
             link.send(&Frame::Credit(self.id, credit));
         }

@@ -1,7 +1,8 @@
 //! What a stream's peer may send: credit, and how much of it there is at most.
 //!
-//! A window begins small and doubles as long as the application takes what comes, and that quickly: so a stream gets what
-//! the product of bandwidth and delay asks for (as TCP's receive buffer does), and a stopped reader holds little. What
+//! A window begins small and doubles as long as the application takes what comes, and that quickly; beyond what a near
+//! peer needs, only while it is credit that the peer waits for. So a stream gets what the product of bandwidth and delay
+//! asks for (as TCP's receive buffer does) and not more, and a stopped reader holds little. What
 //! goes beyond the least is taken from a [`Budget`], which the streams of a pod share: so a pod whose readers all stop
 //! makes its node hold that much and no more.
 
@@ -16,11 +17,13 @@ use crate::telemetry::WorkerMetrics;
 /// With which a stream begins, where the budget allows.
 const FIRST: usize = 64 * 1024;
 
+/// As much as a stream needs whose other end is near: what is more only waits in queues, and makes others wait there.
+const NEAR: usize = 768 * 1024;
+
 /// Most of it.
 const MOST: usize = 4 * 1024 * 1024;
 
-/// A window grows whose quarter was used up sooner than this: the stream may be waiting for credit that comes from far
-/// away. A slower one has enough.
+/// A window grows whose quarter was used up sooner than this, up to [`NEAR`]. A slower stream has enough.
 const QUICK: Duration = Duration::from_millis(100);
 
 /// Bytes that the streams of a pod may hold on a core, beside the `EARLY` ones of each.
@@ -100,14 +103,17 @@ impl Window {
 
     /// The application took so many bytes. Answers what credit to give for it now: a quarter of the window at a time, so
     /// that it costs few frames, and as much again while the window grows.
-    pub fn taken(&mut self, bytes: usize) -> Option<u32> {
+    pub fn taken(&mut self, bytes: usize, round_trip: Duration) -> Option<u32> {
         self.due += bytes;
         if self.due < self.size / 4 {
             return None;
         }
         let before = self.size;
-        if self.given.elapsed() < QUICK {
-            self.widen((self.size * 2).min(MOST));
+        let took = self.given.elapsed();
+        // Four quarters take a stream that waits for credit one round trip; some more allows for a late measurement.
+        let most = if took * 3 < round_trip { MOST } else { NEAR };
+        if took < QUICK {
+            self.widen((self.size * 2).min(most));
         }
         self.given = Instant::now();
         let more = std::mem::take(&mut self.due) + (self.size - before);
@@ -142,9 +148,10 @@ mod tests {
         let budget = Budget::new(usize::MAX / 2, None);
         let mut window = Window::early(&budget);
         assert_eq!(window.open_wide() as usize, FIRST - EARLY);
+        let far = Duration::from_mins(1);
         let passes = |window: &mut Window, bytes| {
             assert!(window.receive(bytes));
-            window.taken(bytes).map(|credit| credit as usize)
+            window.taken(bytes, far).map(|credit| credit as usize)
         };
         window.given = Instant::now().checked_sub(QUICK).unwrap();
         assert_eq!(passes(&mut window, FIRST / 4), Some(FIRST / 4), "slow: no more");
@@ -161,6 +168,18 @@ mod tests {
     }
 
     #[test]
+    fn a_near_peer_gets_no_more_than_it_needs() {
+        let budget = Budget::new(usize::MAX / 2, None);
+        let mut window = Window::early(&budget);
+        window.open_wide();
+        for _ in 0..10_000 {
+            assert!(window.receive(1000));
+            window.taken(1000, Duration::ZERO);
+        }
+        assert_eq!(window.size, NEAR);
+    }
+
+    #[test]
     fn what_all_streams_of_a_pod_hold_is_bounded() {
         let budget = Budget::new(FIRST, None);
         let mut windows: Vec<_> = (0..100).map(|_| Window::early(&budget)).collect();
@@ -172,7 +191,7 @@ mod tests {
         );
         for window in &mut windows {
             assert!(window.receive(EARLY));
-            window.taken(EARLY);
+            window.taken(EARLY, Duration::ZERO);
         }
         let held: usize = windows.iter().map(|window| window.granted).sum();
         assert!(held <= FIRST + 100 * (EARLY + 1), "{held}");

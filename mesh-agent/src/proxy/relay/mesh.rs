@@ -12,10 +12,7 @@ use tokio::net::tcp::OwnedReadHalf;
 use tokio::time::{Instant, Sleep};
 
 use super::{Ends, Error, Meter, SocketIs, close_in_order, reset_on_drop};
-use crate::proxy::mux::{Broken, Tunnel};
-
-/// Most bytes that one turn reads: bounds how long one stream keeps the others of its connection waiting.
-const CHUNK: usize = 64 * 1024;
+use crate::proxy::mux::{Broken, TURN, Tunnel};
 
 /// How often a socket is looked after that nobody reads.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -85,7 +82,7 @@ impl Relay<'_> {
     }
 
     fn forward(&mut self, context: &mut Context<'_>, meter: &Meter, ends: &Ends) -> Result<(), Error> {
-        let mut left = CHUNK;
+        let mut left = TURN;
         // After a short read there is nothing more, which costs no system call to find out.
         while let Poll::Ready(read) = self.tunnel.poll_forward(&mut self.socket, left, context) {
             let bytes = read.map_err(ends.socket)?;
