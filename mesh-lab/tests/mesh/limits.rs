@@ -34,3 +34,44 @@ fn a_pod_has_so_many_connections_and_others_have_theirs() {
     world.lab.command(&["delete", "pod", "server", "-n", "out"]).status().unwrap();
     eventually("it has room again", || world.client("app", "client", &["who", "server.app", PORT]).ok);
 }
+
+#[test]
+fn strangers_that_prove_nothing_take_no_place_of_a_pods_own() {
+    let world = World::new("strangers");
+    let silent = format!(
+        "import socket, sys; s = [socket.create_connection(('{}', 15008)) for _ in range(600)]; print('open', flush=True); sys.stdin.read()",
+        world.addresses("app", "server")[0],
+    );
+    let mut strangers = world
+        .lab
+        .exec_command("out", "client", &["python3", "-c", &silent])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let told = BufReader::new(strangers.stdout.take().unwrap()).lines().next().unwrap().unwrap();
+    assert_eq!(told, "open");
+    let refused = || world.metric("node2", "nodemesh_connections_over_limit_total", "");
+    eventually("those beyond the limit of handshakes are refused", || refused() > 0.5);
+    assert!(world.client("app", "client", &["who", "server.app", PORT]).ok, "who is in stays in");
+    eventually("they have had their time", || world.client("app", "other", &["who", "server.app", PORT]).ok);
+    drop(strangers.stdin.take());
+    strangers.wait().unwrap();
+}
+
+#[test]
+fn an_endpoint_that_does_not_answer_is_passed_over() {
+    let world = World::new("dead");
+    world.apply(
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: dead, namespace: app, labels: {app: server}}\nspec:\n  nodeName: node2\n  serviceAccountName: server\n  containers: [{name: main, command: [sleep, infinity]}]\n",
+    );
+    eventually("the service has two endpoints that are ready", || {
+        let services = world.admin("node1", "/services");
+        let mut all = services.as_array().into_iter().flatten();
+        all.any(|it| it["namespace"] == "app" && it["readyEndpoints"] == 2)
+    });
+    for _ in 0..20 {
+        let ran = world.client("app", "client", &["who", "server.app", PORT]);
+        assert!(ran.ok, "{ran:?}");
+    }
+}

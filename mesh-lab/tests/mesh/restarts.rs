@@ -3,10 +3,10 @@
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use aya::maps::{HashMap, Map, MapData};
 use mesh_lab::Options;
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::full::pinned;
 use crate::storm::{Running, Server, Window, now};
 use crate::world::{PORT, World, eventually};
 
@@ -233,13 +233,7 @@ fn an_upgrade_costs_no_connection_old_or_new() {
 #[test]
 fn probes_of_pods_that_went_while_no_agent_ran_are_let_through_no_longer() {
     let world = World::new("probesgone");
-    let node = world.lab.layout().node("node2");
-    let layout = std::fs::read_dir(node.bpf()).unwrap().next().unwrap().unwrap().path();
-    let probes = || {
-        let map = Map::HashMap(MapData::from_pin(layout.join("maps/PROBE_PORTS")).unwrap());
-        let map: HashMap<_, [u8; 20], u32> = map.try_into().unwrap();
-        map.keys().count()
-    };
+    let probes = || pinned::<20, 4>(&world, "node2", "PROBE_PORTS").keys().count();
     assert_eq!(probes(), 2, "the server's port at its two addresses");
     world.lab.agent("node2").kill().unwrap();
     let server = "apiVersion: v1\nkind: Pod\nmetadata: {name: server, namespace: app}\n";

@@ -11,7 +11,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::restarts::{proxy_of, served_again};
 use crate::world::{Outside, PORT, World, eventually};
 
-const DIRECT: &str = "path=\"direct\"";
+pub const DIRECT: &str = "path=\"direct\"";
 const PROXY: &str = "path=\"proxy\"";
 
 /// A pod on the server's node with an account of its own.
@@ -24,12 +24,12 @@ spec:
   containers: [{name: main, command: [sleep, infinity]}]
 ";
 
-fn opened(world: &World, path: &str) -> f64 {
+pub fn opened(world: &World, path: &str) -> f64 {
     world.metric("node2", "istio_tcp_connections_opened_total", path)
 }
 
 /// Connects until the connection is a direct one.
-fn until_direct(world: &World, pod: &str, host: &str) {
+pub fn until_direct(world: &World, pod: &str, host: &str) {
     eventually(&format!("{pod} reaches {host} directly"), || {
         let before = opened(world, DIRECT);
         assert!(world.client("app", pod, &["who", host, PORT]).ok);
