@@ -12,7 +12,7 @@ pub fn check(data: &[u8]) {
         number.is_some_and(|number| (1..=most).contains(&number))
     };
     let read = record::event(data);
-    assert_eq!(read.is_some(), data.len() >= size_of::<Event>() && known(8, 7));
+    assert_eq!(read.is_some(), data.len() >= size_of::<Event>() && known(8, 8));
     if let Some((fault, event)) = read {
         assert_eq!(fault as u32, event.fault);
         let mut written = [&event.netns.to_ne_bytes()[..], &event.fault.to_ne_bytes()].concat();
@@ -21,7 +21,7 @@ pub fn check(data: &[u8]) {
         assert!(!fault.describe().is_empty());
     }
     let read = record::direct_event(data);
-    assert_eq!(read.is_some(), data.len() >= size_of::<DirectEvent>() && known(0, 5));
+    assert_eq!(read.is_some(), data.len() >= size_of::<DirectEvent>() && known(0, 6));
     if let Some((happened, event)) = read {
         assert_eq!(happened as u32, event.happened);
         assert_eq!(direct(&event), data[..size_of::<DirectEvent>()]);
