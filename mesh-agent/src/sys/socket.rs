@@ -93,16 +93,15 @@ pub(super) fn netns_cookie() -> io::Result<u64> {
 pub fn shortest_round_trip(connection: &impl AsRawFd) -> Duration {
     /// Where `struct tcp_info` of `linux/tcp.h` has it, in microseconds; the libraries' ends before.
     const MIN_RTT: usize = 148;
+    /// Nothing was acknowledged yet.
+    const NONE: u32 = u32::MAX;
     let mut info = [0; MIN_RTT + 4];
-    match read_option(connection, libc::IPPROTO_TCP, libc::TCP_INFO, &mut info) {
-        Ok(()) => {
-            let [.., a, b, c, d] = info;
-            Some(u32::from_ne_bytes([a, b, c, d]))
-                .filter(|it| *it != u32::MAX)
-                .map_or(Duration::ZERO, |it| Duration::from_micros(it.into()))
-        }
-        Err(_) => Duration::ZERO,
+    if read_option(connection, libc::IPPROTO_TCP, libc::TCP_INFO, &mut info).is_err() {
+        return Duration::ZERO;
     }
+    let [.., a, b, c, d] = info;
+    let known = Some(u32::from_ne_bytes([a, b, c, d])).filter(|shortest| *shortest != NONE);
+    known.map_or(Duration::ZERO, |shortest| Duration::from_micros(shortest.into()))
 }
 
 /// Reads a socket option that no library names.
@@ -204,6 +203,16 @@ mod tests {
         let six = "fd002440000100000000000000000001 05 40 00 80 br0\n";
         assert_eq!(local_v6(lines(six)).collect::<Vec<_>>(), ["fd00:2440:1::1".parse::<Ipv6Addr>().unwrap()]);
     }
+
+    #[test]
+    fn the_kernel_tells_how_far_a_peer_is() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let round_trip = shortest_round_trip(&client);
+        assert!(!round_trip.is_zero() && round_trip < Duration::from_secs(1), "{round_trip:?}");
+        assert_eq!(shortest_round_trip(&listener), Duration::ZERO, "no connection");
+    }
+
     #[test]
     fn a_table_is_read_no_further_than_is_said() {
         assert!(!addresses_here(0).is_ok_and(|addresses| !addresses.is_empty()));
