@@ -15,6 +15,7 @@ use super::admission::{Admission, Request};
 use super::core::{Core, LocalPod};
 use super::deliver::deliver;
 use super::flow::{ClientAddress, UpstreamAddress};
+use super::handshakes::Handshakes;
 use super::hbone::{self, headers};
 use super::mux;
 use super::relay::{self, Meter, SocketIs, reset_on_drop};
@@ -173,7 +174,7 @@ pub struct Places {
     /// The connection itself.
     pub session: Place,
     /// Its handshake, until the peer has proved who it is.
-    pub handshakes: Caps,
+    pub handshakes: Handshakes,
     /// Its streams.
     pub streams: Caps,
 }
@@ -192,8 +193,9 @@ pub async fn serve_hbone(
         tracing::warn!(%pod, %peer, "a program connected to the mesh's port 15008 itself: refused");
         return reset_on_drop(&socket);
     }
-    let Some(handshake) = handshakes.try_place() else {
-        core.crowded(&pod);
+    let Some(handshake) = handshakes.try_place(peer.ip()) else {
+        core.metrics.unproven();
+        tracing::debug!(%pod, %peer, "too many handshakes under way: HBONE connection refused");
         return reset_on_drop(&socket);
     };
     let Some(own) = core.identity(&pod.identity).await else {

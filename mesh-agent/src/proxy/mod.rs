@@ -4,7 +4,8 @@
 //! 2. [`accept`]: connections are taken.
 //! 3. [`outbound`]: one that a pod opened. Where does it go?
 //! 4. [`upstream`]: the way to one endpoint, through [`pool`], [`tunnel`] ([`mux`] or [`hbone`]) and [`tls`].
-//! 5. [`inbound`]: one that arrives at a pod. Who is it, [`admission`], and [`deliver`].
+//! 5. [`inbound`]: one that arrives at a pod. Has it a place for its [handshake](handshakes), who is it, [`admission`],
+//!    and [`deliver`].
 //!
 //! [`relay`] then moves the bytes; [`balance`] remembers what choosing needs; [`flow`] names the addresses.
 
@@ -16,6 +17,7 @@ pub mod deliver;
 #[cfg(test)]
 mod fixture;
 pub mod flow;
+pub mod handshakes;
 pub mod hbone;
 pub mod inbound;
 pub mod mux;

@@ -17,6 +17,7 @@ use tokio::task::{AbortHandle, spawn_local};
 
 use super::accept::{Accepted, Cap, Caps, Place, accept_loop};
 use super::core::{Core, LocalPod, Shared};
+use super::handshakes::Handshakes;
 use super::relay::reset_on_drop;
 use super::{inbound, outbound, tls};
 use crate::kept::Sockets;
@@ -49,10 +50,6 @@ pub enum Command {
     Drain,
 }
 
-/// Handshakes under way at a time, of all pods and of one: whoever has not proved who it is holds little.
-const MOST_HANDSHAKES: usize = 1024;
-const MOST_HANDSHAKES_OF_POD: usize = 256;
-
 /// After so long without an answer, and so many tries at such a pace, a peer is taken for dead that owes us nothing: its
 /// node may have lost power.
 fn keepalive() -> TcpKeepalive {
@@ -68,7 +65,7 @@ struct Worker {
     /// The caps of all pods together: connections of applications, connections of other nodes, handshakes of these.
     connections: Rc<Cap>,
     sessions: Rc<Cap>,
-    handshakes: Rc<Cap>,
+    handshakes: Handshakes,
     /// What accepts for each pod, by uid.
     accepting: RefCell<HashMap<Arc<str>, Vec<AbortHandle>>>,
 }
@@ -90,7 +87,7 @@ pub fn run(
         let worker = Worker {
             connections: Cap::new(shared.most_connections),
             sessions: Cap::new(shared.most_sessions),
-            handshakes: Cap::new(MOST_HANDSHAKES),
+            handshakes: Handshakes::new(),
             core: Core::new(shared, (flows, Sockets::start(sockets)?), metrics),
             accepting: RefCell::default(),
         };
@@ -122,7 +119,7 @@ impl Worker {
         let caps = |worker: &Rc<Cap>, most| Caps { worker: Rc::clone(worker), pod: Cap::new(most) };
         let connections = caps(&self.connections, shared.most_of_pod);
         let sessions = caps(&self.sessions, shared.most_sessions.div_ceil(2));
-        let handshakes = caps(&self.handshakes, MOST_HANDSHAKES_OF_POD);
+        let handshakes = self.handshakes.of_another_pod();
         let streams = connections.clone();
         let serve_hbone = move |core, pod, socket, peer, session| {
             let places =

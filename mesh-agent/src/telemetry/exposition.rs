@@ -216,11 +216,17 @@ impl Collector for Workers {
         let accept_errors = total(|worker| &worker.accept_errors);
         let revoked = total(|worker| &worker.revoked);
         let crowded = total(|worker| &worker.crowded);
+        let unproven = total(|worker| &worker.unproven);
         let narrowed = total(|worker| &worker.narrowed);
         for (name, help, value) in [
             ("nodemesh_accept_errors", "Accepts that failed for lack of something", accept_errors),
             ("nodemesh_connections_revoked", "Connections closed because a policy changed", revoked),
             ("nodemesh_connections_over_limit", "Connections refused because of a pod's limit", crowded),
+            (
+                "nodemesh_handshakes_over_limit",
+                "Connections refused because too many had not proved yet who they are",
+                unproven,
+            ),
             ("nodemesh_windows_over_limit", "Windows of streams kept small by a pod's limit", narrowed),
             (
                 "nodemesh_access_log_lost",

@@ -43,6 +43,7 @@ pub struct WorkerMetrics {
     pub(super) accept_errors: AtomicU64,
     pub(super) revoked: AtomicU64,
     pub(super) crowded: AtomicU64,
+    pub(super) unproven: AtomicU64,
     pub(super) narrowed: AtomicU64,
     pub(super) open: OpenConnections,
     pub(super) log: AccessLog,
@@ -64,6 +65,7 @@ impl WorkerMetrics {
             accept_errors: AtomicU64::new(0),
             revoked: AtomicU64::new(0),
             crowded: AtomicU64::new(0),
+            unproven: AtomicU64::new(0),
             narrowed: AtomicU64::new(0),
             open: OpenConnections::default(),
             log,
@@ -100,6 +102,11 @@ impl WorkerMetrics {
     /// Notes a connection that was refused because its pod has as many as it may.
     pub fn crowded(&self) {
         self.crowded.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Notes a connection that was refused because too many had not proved yet who they are.
+    pub fn unproven(&self) {
+        self.unproven.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Notes that a stream's window stayed smaller than it would be, because its pod's streams hold as much as they may.
