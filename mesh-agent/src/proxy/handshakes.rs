@@ -41,11 +41,13 @@ struct Held(Rc<Counts>, IpAddr);
 
 impl Handshakes {
     /// Those of a first pod.
-    pub fn new() -> Self {
+    #[must_use]
+    pub fn of_first_pod() -> Self {
         Self { all: Counts::new(MOST), of_pod: Counts::new(MOST_OF_POD) }
     }
 
     /// Those of a further pod of the same core.
+    #[must_use]
     pub fn of_another_pod(&self) -> Self {
         Self { all: Rc::clone(&self.all), of_pod: Counts::new(MOST_OF_POD) }
     }
@@ -98,7 +100,7 @@ mod tests {
 
     #[test]
     fn one_address_has_its_share_and_leaves_the_rest_to_others() {
-        let handshakes = Handshakes::new();
+        let handshakes = Handshakes::of_first_pod();
         let first = taken(&handshakes, address(1));
         assert_eq!(first.len(), MOST_OF_POD / SHARE);
         let others: Vec<_> = (2..100).flat_map(|last| taken(&handshakes, address(last))).collect();
@@ -112,7 +114,7 @@ mod tests {
 
     #[test]
     fn one_address_has_no_more_of_all_pods_together() {
-        let first = Handshakes::new();
+        let first = Handshakes::of_first_pod();
         let pods: Vec<_> = (0..20).map(|_| first.of_another_pod()).collect();
         let held: Vec<_> = pods.iter().flat_map(|pod| taken(pod, address(1))).collect();
         assert_eq!(held.len(), MOST / SHARE);

@@ -87,7 +87,7 @@ pub fn run(
         let worker = Worker {
             connections: Cap::new(shared.most_connections),
             sessions: Cap::new(shared.most_sessions),
-            handshakes: Handshakes::new(),
+            handshakes: Handshakes::of_first_pod(),
             core: Core::new(shared, (flows, Sockets::start(sockets)?), metrics),
             accepting: RefCell::default(),
         };

@@ -1,25 +1,10 @@
 //! Maps of the kernel that have no room left: what then becomes of a connection is in docs/fail-modes.md.
 
-use aya::maps::{HashMap, Map, MapData};
 use mesh_common::direct::DirectEvent;
 use mesh_common::maps::Pod;
 
 use crate::same_node::{DIRECT, opened, until_direct};
-use crate::world::{PORT, World, eventually};
-
-type Bytes<const KEY: usize, const VALUE: usize> = HashMap<MapData, [u8; KEY], [u8; VALUE]>;
-
-/// A map of a node's agent, by its name.
-pub fn pinned<const KEY: usize, const VALUE: usize>(
-    world: &World,
-    node: &str,
-    name: &str,
-) -> Bytes<KEY, VALUE> {
-    let node = world.lab.layout().node(node);
-    let layout = std::fs::read_dir(node.bpf()).unwrap().next().unwrap().unwrap().path();
-    let map = Map::HashMap(MapData::from_pin(layout.join("maps").join(name)).unwrap());
-    map.try_into().unwrap()
-}
+use crate::world::{Bytes, PORT, World, eventually};
 
 /// Takes all room that is left, with keys that mean nothing. Answers them.
 fn fill<const KEY: usize, const VALUE: usize>(map: &mut Bytes<KEY, VALUE>) -> Vec<[u8; KEY]> {
@@ -34,7 +19,7 @@ fn fill<const KEY: usize, const VALUE: usize>(map: &mut Bytes<KEY, VALUE>) -> Ve
 #[test]
 fn a_pod_that_finds_no_room_is_not_half_enrolled_and_has_its_turn_later() {
     let world = World::new("fullpods");
-    let mut pods = pinned::<8, { size_of::<Pod>() }>(&world, "node1", "PODS");
+    let mut pods = world.pinned::<8, { size_of::<Pod>() }>("node1", "PODS");
     let junk = fill(&mut pods);
     world.apply(
         "apiVersion: v1\nkind: Pod\nmetadata: {name: late, namespace: app, labels: {app: late}}\nspec:\n  nodeName: node1\n  serviceAccountName: late\n  containers: [{name: main, command: [sleep, infinity]}]\n",
@@ -45,7 +30,7 @@ fn a_pod_that_finds_no_room_is_not_half_enrolled_and_has_its_turn_later() {
         late.map(|pod| pod["state"].as_str().unwrap_or_default().to_lowercase()).unwrap_or_default()
     };
     eventually("the agent says that it is not enrolled", || late() == "failed");
-    assert!(world.client("app", "late", &["who", "server.out", PORT]).ok, "it talks as before");
+    eventually("it talks as before", || world.client("app", "late", &["who", "server.out", PORT]).ok);
     assert!(world.client("app", "client", &["who", "server.app", PORT]).ok, "those that are in stay in");
     junk.iter().for_each(|key| pods.remove(key).unwrap());
     eventually("it is enrolled once there is room", || late() == "enrolled");
@@ -56,7 +41,7 @@ fn a_pod_that_finds_no_room_is_not_half_enrolled_and_has_its_turn_later() {
 fn a_direct_connection_that_can_not_be_remembered_goes_on() {
     let world = World::new("fullopen");
     until_direct(&world, "neighbour", "server.app");
-    fill(&mut pinned::<8, { size_of::<DirectEvent>() }>(&world, "node2", "DIRECT_OPEN"));
+    fill(&mut world.pinned::<8, { size_of::<DirectEvent>() }>("node2", "DIRECT_OPEN"));
     let before = opened(&world, DIRECT);
     assert!(world.client("app", "neighbour", &["who", "server.app", PORT]).ok);
     eventually("it was a direct one", || opened(&world, DIRECT) > before);

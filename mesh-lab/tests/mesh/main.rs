@@ -4,6 +4,7 @@
 mod certificates;
 mod full;
 mod garbage;
+mod held;
 mod limits;
 mod plaintext;
 mod policy;

@@ -1,9 +1,8 @@
 //! A representative set of policies on live traffic; the semantics case by case are mesh-api's authorization table.
 
-use std::io::{BufRead, BufReader};
-use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use crate::held::Held;
 use crate::world::{PORT, World, eventually};
 
 fn policy(name: &str, action: &str, rules: &str) -> String {
@@ -54,20 +53,13 @@ fn allow_and_deny_by_account_namespace_port_and_address() {
 fn a_change_closes_established_connections_within_a_second() {
     let world = World::new("revoke");
     for pod in ["client", "neighbour"] {
-        let mut held = world
-            .client_command("app", pod, &["hold", "server.app", PORT, "20"])
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(held.stdout.take().unwrap()).lines();
-        assert_eq!(lines.next().unwrap().unwrap(), "held");
+        let held = Held::open(&world, pod, "20");
         let began = Instant::now();
         let deny =
             policy("late", "DENY", "[{from: [{source: {principals: [cluster.local/ns/app/sa/client]}}]}]");
         world.apply(&deny);
-        let outcome = lines.next().unwrap().unwrap();
+        let outcome = held.outcome();
         let took = began.elapsed();
-        held.wait().unwrap();
         assert!(outcome.starts_with("reset") || outcome.starts_with("closed"), "{pod}: {outcome}");
         assert!(took < Duration::from_secs(1), "{pod}: after {took:?}");
         world.lab.delete(&deny).unwrap();

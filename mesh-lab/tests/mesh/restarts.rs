@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use mesh_lab::Options;
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::full::pinned;
+use crate::held::Held;
 use crate::storm::{Running, Server, Window, now};
 use crate::world::{PORT, World, eventually};
 
@@ -103,14 +103,15 @@ fn a_killed_agent_fails_closed_and_the_next_takes_over() {
 #[test]
 fn a_stop_lets_open_connections_finish() {
     let world = World::new("drain");
-    let mut slow = world
-        .client_command("app", "client", &["stall", "server.app", PORT, "2"])
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    eventually("open", || open(&world, "node1") >= Some(1));
+    eventually("nothing is open yet", || open(&world, "node1") == Some(0));
+    let mut slow = world.client_command("app", "client", &["stall", "server.app", PORT, "2"]);
+    let slow = slow.stdout(Stdio::piped()).spawn().unwrap();
+    eventually("open", || open(&world, "node1") == Some(1));
     world.lab.agent("node1").stop().unwrap();
-    assert!(slow.wait().unwrap().success() || slow.stdout.is_some());
+    let output = slow.wait_with_output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    let (sent, received) = text.trim().split_once(' ').expect("it got to its end");
+    assert_eq!(sent, received);
     assert!(world.agent_log("node1").contains("told to stop"));
 }
 
@@ -148,15 +149,12 @@ fn a_killed_proxy_costs_no_new_connection() {
 #[test]
 fn a_killed_proxys_connections_are_reset_at_once() {
     let world = World::new("proxyreset");
-    let mut held = world.client_command("app", "client", &["hold", "server.app", PORT, "20"]);
-    let held = held.stdout(Stdio::piped()).spawn().unwrap();
-    eventually("open", || open(&world, "node1") >= Some(1));
+    let held = Held::open(&world, "client", "20");
     kill(proxy_of(&world, "node1").unwrap());
-    let output = held.wait_with_output().unwrap();
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let words: Vec<&str> = text.split_whitespace().collect();
-    assert_eq!(words[..2], ["held", "reset"], "not closed as if it had ended: {text}");
-    assert!(words[2].parse::<f64>().unwrap() < 2.0, "{text}");
+    let outcome = held.outcome();
+    let (how, seconds) = outcome.split_once(' ').unwrap();
+    assert_eq!(how, "reset", "not closed as if it had ended");
+    assert!(seconds.parse::<f64>().unwrap() < 2.0, "{outcome}");
 }
 
 #[test]
@@ -233,7 +231,7 @@ fn an_upgrade_costs_no_connection_old_or_new() {
 #[test]
 fn probes_of_pods_that_went_while_no_agent_ran_are_let_through_no_longer() {
     let world = World::new("probesgone");
-    let probes = || pinned::<20, 4>(&world, "node2", "PROBE_PORTS").keys().count();
+    let probes = || world.pinned::<20, 4>("node2", "PROBE_PORTS").keys().count();
     assert_eq!(probes(), 2, "the server's port at its two addresses");
     world.lab.agent("node2").kill().unwrap();
     let server = "apiVersion: v1\nkind: Pod\nmetadata: {name: server, namespace: app}\n";

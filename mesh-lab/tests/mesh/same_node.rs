@@ -1,13 +1,12 @@
 //! Connections between two pods of one node: directly, from the second on.
 
-use std::io::{BufRead, BufReader, Lines};
-use std::process::{Child, ChildStdout, Stdio};
 use std::time::{Duration, Instant};
 
 use mesh_api::manifest::Kind;
 use mesh_lab::Options;
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::held::Held;
 use crate::restarts::{proxy_of, served_again};
 use crate::world::{Outside, PORT, World, eventually};
 
@@ -47,33 +46,6 @@ fn deny(account: &str) -> String {
 
 fn signal(process: u32, signal: Signal) {
     kill_process(Pid::from_raw(i32::try_from(process).unwrap()).unwrap(), signal).unwrap();
-}
-
-/// A connection that is held open, and what its client prints.
-struct Held {
-    client: Child,
-    lines: Lines<BufReader<ChildStdout>>,
-}
-
-impl Held {
-    fn open(world: &World, pod: &str, seconds: &str) -> Self {
-        Self::with(world, pod, &[seconds])
-    }
-
-    fn with(world: &World, pod: &str, arguments: &[&str]) -> Self {
-        let arguments = [&["hold", "server.app", PORT], arguments].concat();
-        let mut command = world.client_command("app", pod, &arguments);
-        let mut client = command.stdout(Stdio::piped()).spawn().unwrap();
-        let mut lines = BufReader::new(client.stdout.take().unwrap()).lines();
-        assert_eq!(lines.next().unwrap().unwrap(), "held");
-        Self { client, lines }
-    }
-
-    fn outcome(mut self) -> String {
-        let outcome = self.lines.next().unwrap().unwrap();
-        self.client.wait().unwrap();
-        outcome
-    }
 }
 
 #[test]

@@ -4,6 +4,7 @@
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use aya::maps::{HashMap, Map, MapData};
 use mesh_lab::{Lab, Options, poll};
 use serde_json::Value;
 
@@ -14,6 +15,9 @@ pub const SOON: Duration = Duration::from_secs(30);
 pub const PORT: &str = "7000";
 
 const PEER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/mesh/peer.py");
+
+/// A map of the kernel by the sizes of its keys and values alone.
+pub type Bytes<const KEY: usize, const VALUE: usize> = HashMap<MapData, [u8; KEY], [u8; VALUE]>;
 
 /// A lab in that shape.
 pub struct World {
@@ -105,6 +109,14 @@ impl World {
             .filter(|line| line.starts_with(name) && line.contains(with))
             .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
             .sum()
+    }
+
+    /// A map of a node's agent, by its name.
+    pub fn pinned<const KEY: usize, const VALUE: usize>(&self, node: &str, name: &str) -> Bytes<KEY, VALUE> {
+        let node = self.lab.layout().node(node);
+        let layout = std::fs::read_dir(node.bpf()).unwrap().next().unwrap().unwrap().path();
+        let map = Map::HashMap(MapData::from_pin(layout.join("maps").join(name)).unwrap());
+        map.try_into().unwrap()
     }
 
     /// What an agent logged so far.
