@@ -94,8 +94,9 @@ fn a_drained_node_loses_its_pods_and_the_others_answer() -> Result<()> {
     eventually("it answers", SOON, || scope.fetch("client", "http://web"))?;
     let drained = Drained(second.clone());
     kubectl::run(&["cordon", &second])?;
-    // The web servers only: the cluster's own may have nowhere to go.
-    let only = "--pod-selector=app=web";
+    // These pods only: the cluster's own may have nowhere to go, and other tests have theirs.
+    scope.kubectl(&["label", "pods", "--selector=app=web", "drained=yes"])?;
+    let only = "--pod-selector=drained=yes";
     kubectl::run(&[
         "drain",
         &second,

@@ -156,7 +156,7 @@ pub async fn serve_plaintext(
     record.upstream = Some(to.address());
     let meter = Meter::default();
     let arrival = Arrival { identity: None, client, to };
-    let ended = match admit(&core, &pod, &arrival, &mut record).await {
+    let ended = match Box::pin(admit(&core, &pod, &arrival, &mut record)).await {
         Ok(delivered) => {
             meter.report_to(record.open());
             delivered.carry(&mut socket, &meter).await

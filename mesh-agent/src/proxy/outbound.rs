@@ -278,7 +278,8 @@ async fn carry(mut socket: TcpStream, connected: Connected, meter: &Meter) -> En
     let result = match connected.upstream {
         Upstream::Plain(mut server) => relay::relay_plain(&mut socket, &mut server, meter).await,
         Upstream::Tunnel(mut tunnel) => tunnel.carry(socket, SocketIs::Client, meter).await,
-        Upstream::Local(local) => return local.carry(&mut socket, meter).await,
+        // In a box, like the relay of plaintext: few connections need it.
+        Upstream::Local(local) => return Box::pin(local.carry(&mut socket, meter)).await,
     };
     result.into()
 }

@@ -1,5 +1,6 @@
-//! Memory and CPU time of the mesh's processes on this machine, by `proc(5)`.
+//! Memory and CPU time of the mesh's pods on this machine, by `proc(5)`.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
 use std::path::Path;
@@ -11,11 +12,13 @@ const TICKS: f64 = 100.0;
 
 /// What replicas and agents use.
 pub struct Cost {
-    control: Vec<Process>,
-    agents: Vec<Process>,
+    control: Vec<Used>,
+    agents: Vec<Used>,
 }
 
-struct Process {
+/// What the processes of one container use together.
+#[derive(Clone, Copy, Default)]
+struct Used {
     megabytes: f64,
     cpu_seconds: f64,
 }
@@ -23,7 +26,7 @@ struct Process {
 impl Cost {
     /// As it is now.
     pub fn now() -> Result<Self> {
-        let cost = Self { control: named("mesh-control")?, agents: named("mesh-agent")? };
+        let cost = Self { control: named(&["mesh-control"])?, agents: named(&["mesh-agent", "mesh-proxy"])? };
         ensure!(cost.control.len() >= 2 && cost.agents.len() >= 2, "the mesh does not run: {cost}");
         Ok(cost)
     }
@@ -48,36 +51,39 @@ impl Cost {
 
 impl fmt::Display for Cost {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let list = |all: &[Process]| {
-            all.iter().map(|process| format!("{:.0}", process.megabytes)).collect::<Vec<_>>().join(" and ")
+        let list = |all: &[Used]| {
+            all.iter().map(|used| format!("{:.0}", used.megabytes)).collect::<Vec<_>>().join(" and ")
         };
         write!(f, "control plane {} MB, agents {} MB", list(&self.control), list(&self.agents))
     }
 }
 
-fn most(all: &[Process]) -> f64 {
-    all.iter().map(|process| process.megabytes).fold(0.0, f64::max)
+fn most(all: &[Used]) -> f64 {
+    all.iter().map(|used| used.megabytes).fold(0.0, f64::max)
 }
 
-fn seconds(all: &[Process]) -> f64 {
-    all.iter().map(|process| process.cpu_seconds).sum()
+fn seconds(all: &[Used]) -> f64 {
+    all.iter().map(|used| used.cpu_seconds).sum()
 }
 
-/// Those that run in a pod, which a lab's do not.
-fn named(name: &str) -> Result<Vec<Process>> {
-    let mut found = Vec::new();
+/// Containers with processes of these names; a lab's have none.
+fn named(names: &[&str]) -> Result<Vec<Used>> {
+    let mut found = BTreeMap::<String, Used>::new();
     for entry in fs::read_dir("/proc")? {
         let directory = entry?.path();
         // A process may end while it is looked at.
         let read = |file: &str| fs::read_to_string(directory.join(file)).unwrap_or_default();
-        if read("comm").trim() == name && read("cgroup").contains("kubepods") {
-            found.push(process(&directory)?);
+        let container = read("cgroup");
+        if names.contains(&read("comm").trim()) && container.contains("kubepods") {
+            let (process, all) = (used_by(&directory)?, found.entry(container).or_default());
+            all.megabytes += process.megabytes;
+            all.cpu_seconds += process.cpu_seconds;
         }
     }
-    Ok(found)
+    Ok(found.into_values().collect())
 }
 
-fn process(directory: &Path) -> Result<Process> {
+fn used_by(directory: &Path) -> Result<Used> {
     let status = fs::read_to_string(directory.join("status"))?;
     let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
     let kilobytes: f64 = resident.trim().trim_end_matches(" kB").parse()?;
@@ -86,5 +92,5 @@ fn process(directory: &Path) -> Result<Process> {
     let (_, fields) = stat.rsplit_once(')').context("no name")?;
     let ticks = fields.split_whitespace().skip(11).take(2).map(str::parse::<f64>);
     let ticks = ticks.sum::<Result<f64, _>>()?;
-    Ok(Process { megabytes: kilobytes * 1024.0 / 1e6, cpu_seconds: ticks / TICKS })
+    Ok(Used { megabytes: kilobytes * 1024.0 / 1e6, cpu_seconds: ticks / TICKS })
 }

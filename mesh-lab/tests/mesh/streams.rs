@@ -5,6 +5,7 @@ use std::process::Stdio;
 
 use mesh_lab::Options;
 
+use crate::restarts::proxy_of;
 use crate::world::{PORT, World, eventually};
 
 const GIGABYTE: &str = "1000000000";
@@ -149,7 +150,7 @@ fn ten_thousand_idle_connections_fit() {
 #[test]
 fn descriptors_run_out_and_the_agent_recovers() {
     let world = World::new("files");
-    let pid = world.agent_pid("node1").to_string();
+    let pid = proxy_of(&world, "node1").unwrap().to_string();
     let limit = |soft: &str| {
         let status = std::process::Command::new("prlimit")
             .args(["--pid", &pid, &format!("--nofile={soft}:20000")])
@@ -158,21 +159,33 @@ fn descriptors_run_out_and_the_agent_recovers() {
     };
     let open = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count();
     limit(&(open + 4).to_string());
-    for _ in 0..20 {
-        let _refused = world.client("app", "client", &["who", "server.app", PORT]);
-    }
-    limit("20000");
-    eventually("recovered", || world.client("app", "client", &["who", "server.app", PORT]).ok);
+    let mut parked = world
+        .client_command("app", "client", &["park", "server.app", PORT, "20"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    eventually("they run out", || world.agent_log("node1").contains("can't accept; trying again"));
     let busy = cpu_ticks(&pid);
     std::thread::sleep(std::time::Duration::from_secs(1));
     assert!(cpu_ticks(&pid) - busy < 30, "it does not spin");
+    limit("20000");
+    let told = BufReader::new(parked.stdout.take().unwrap()).lines().next().unwrap().unwrap();
+    assert_eq!(told, "parked 20 failed 0", "those that waited are served");
+    drop(parked.stdin.take());
+    parked.wait().unwrap();
+    assert!(world.metric("node1", "nodemesh_accept_errors_total", "") > 0.5);
+    eventually("recovered", || world.client("app", "client", &["who", "server.app", PORT]).ok);
 }
 
 /// Resident memory of a node's agent in kB.
 fn resident(world: &World, node: &str) -> i64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", world.agent_pid(node))).unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    let of = |pid: u32| -> i64 {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    };
+    of(world.agent_pid(node)) + of(proxy_of(world, node).unwrap())
 }
 
 /// Time on the processor, in hundredths of a second.

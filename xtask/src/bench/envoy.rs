@@ -127,6 +127,8 @@ fn cluster(name: &str, address: &str, port: u16, tls: Option<Value>) -> Value {
         "name": name,
         "type": "STATIC",
         "connect_timeout": "5s",
+        // 1,024 where nothing is said.
+        "circuit_breakers": {"thresholds": [{"max_connections": 20_000}]},
         "load_assignment": {"cluster_name": name, "endpoints": [{"lb_endpoints": [endpoint]}]},
     });
     if let Some(tls) = tls {

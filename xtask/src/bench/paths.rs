@@ -266,7 +266,7 @@ worker_processes 1;
 daemon off;
 pid /dev/null;
 error_log stderr error;
-events { worker_connections 4096; }
+events { worker_connections 16384; }
 http {
   access_log off;
   keepalive_requests 100000000;

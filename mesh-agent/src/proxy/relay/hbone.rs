@@ -43,7 +43,8 @@ pub async fn relay(
         let (mut from, to) = both.socket.split();
         let outgoing = outgoing(&mut from, &mut both.tunnel.send, meter, &ends);
         let incoming = incoming(&mut both.tunnel.receive, to.as_ref(), meter, &ends);
-        tokio::try_join!(outgoing, incoming).map(|((), ())| ())
+        // In a box: most connections are not relayed like this, and their tasks are to be no larger for it.
+        Box::pin(async { tokio::try_join!(outgoing, incoming) }).await.map(|((), ())| ())
     };
     both.finished = result.is_ok();
     result

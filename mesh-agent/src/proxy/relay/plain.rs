@@ -28,12 +28,13 @@ pub async fn relay(client: &mut TcpStream, server: &mut TcpStream, meter: &Meter
         let (to_client, to_server) = (to_client.as_ref(), to_server.as_ref());
         let up = Ends { meter, way: Way::FromClient, read: Error::Client, write: Error::Server };
         let down = Ends { meter, way: Way::ToClient, read: Error::Server, write: Error::Client };
-        let both = async {
+        // In a box: most connections are not relayed like this, and their tasks are to be no larger for it.
+        let both = Box::pin(async {
             tokio::try_join!(
                 direction(&mut from_client, to_server, &up),
                 direction(&mut from_server, to_client, &down),
             )
-        };
+        });
         both.await.map(|((), ())| ())
     };
     let leave = if result.is_ok() { close_in_order } else { reset_on_drop };

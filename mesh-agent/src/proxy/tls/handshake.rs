@@ -48,7 +48,7 @@ pub async fn connect(
     config: Arc<rustls::ClientConfig>,
 ) -> Result<TlsStream<UnbufferedClientConnection>, Error> {
     let name = ServerName::IpAddress(std::net::Ipv4Addr::UNSPECIFIED.into());
-    drive(tcp, UnbufferedClientConnection::new(config, name)?).await
+    drive(tcp, Box::new(UnbufferedClientConnection::new(config, name)?)).await
 }
 
 /// Accepts a TLS session as server.
@@ -56,10 +56,10 @@ pub async fn accept(
     tcp: TcpStream,
     config: Arc<rustls::ServerConfig>,
 ) -> Result<TlsStream<UnbufferedServerConnection>, Error> {
-    drive(tcp, UnbufferedServerConnection::new(config)?).await
+    drive(tcp, Box::new(UnbufferedServerConnection::new(config)?)).await
 }
 
-async fn drive<C: Records>(tcp: TcpStream, records: C) -> Result<TlsStream<C>, Error> {
+async fn drive<C: Records>(tcp: TcpStream, records: Box<C>) -> Result<TlsStream<C>, Error> {
     tokio::time::timeout(
         TIMEOUT,
         Handshake { tcp, records, incoming: Vec::with_capacity(LIKELY), outgoing: Vec::new() }.run(),
@@ -70,7 +70,7 @@ async fn drive<C: Records>(tcp: TcpStream, records: C) -> Result<TlsStream<C>, E
 
 struct Handshake<C> {
     tcp: TcpStream,
-    records: C,
+    records: Box<C>,
     incoming: Vec<u8>,
     outgoing: Vec<u8>,
 }

@@ -22,7 +22,8 @@ const GATHER_BELOW: usize = 8 * 1024;
 /// A TLS session over TCP.
 pub struct TlsStream<C> {
     tcp: TcpStream,
-    records: C,
+    /// In a box: kilobytes, which every task that hands the session on would else have room for twice.
+    records: Box<C>,
     /// Received and not yet decrypted: `incoming[start..end]`. The rest of the buffer is room.
     incoming: Vec<u8>,
     start: usize,
@@ -48,7 +49,7 @@ enum Step {
 }
 
 impl<C: Records> TlsStream<C> {
-    pub(super) fn new(tcp: TcpStream, records: C, incoming: Vec<u8>, plaintext: Vec<u8>) -> Self {
+    pub(super) fn new(tcp: TcpStream, records: Box<C>, incoming: Vec<u8>, plaintext: Vec<u8>) -> Self {
         Self {
             tcp,
             records,
