@@ -15,9 +15,10 @@ use tokio::net::tcp::ReadHalf;
 
 use super::{Ends, Error, Meter, SocketIs, close_in_order, reset_on_drop};
 use crate::proxy::hbone::Tunnel;
+use crate::proxy::mux::TURN;
 
 /// Most bytes of one DATA frame: bounds how long one stream keeps the others of its connection waiting.
-const CHUNK: usize = 64 * 1024;
+const CHUNK: usize = TURN;
 
 /// Memory that reads are cut from.
 const ARENA: usize = 512 * 1024;

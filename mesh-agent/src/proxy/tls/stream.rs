@@ -13,8 +13,9 @@ use super::outgoing::Outgoing;
 use super::records::{Records, append};
 use super::scratch;
 
-/// Unsent bytes from which on a writer has to wait for the peer.
-const HIGH_WATER: usize = 256 * 1024;
+/// Unsent bytes from which on a writer has to wait until they are sent: less than a stream's turn, which so goes out by
+/// itself, in packets that are full.
+const HIGH_WATER: usize = 96 * 1024;
 
 /// A piece at least this long is encrypted from where it lies; shorter ones are gathered into one record first.
 const GATHER_BELOW: usize = 8 * 1024;
