@@ -78,6 +78,8 @@ fn keep(config: Config) -> Result<(), Failure> {
 fn proxy(arguments: &RunArgs) -> Result<(), Failure> {
     // By itself `ps` would call it by the link that it was started from: "exe".
     rustix::thread::set_name(c"mesh-proxy")?;
+    // Refused, it serves all the same.
+    let _usual_turns = sys::ask_for_short_turns();
     sys::confine::give_up_privileges()?;
     let config = arguments.load()?;
     let set_log_filter = log::start(&config)?;

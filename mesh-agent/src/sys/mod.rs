@@ -2,7 +2,7 @@
 //!
 //! Of the keeper, which is privileged: loading eBPF, entering network namespaces, opening sockets in them, closing
 //! connections of others. Of the proxy, which is not: what it does with the eBPF maps that it was handed, and giving up
-//! what it may not have ([`confine`]).
+//! what it may not have ([`confine`]), and how it is scheduled.
 
 mod cgroup;
 pub mod confine;
@@ -10,6 +10,7 @@ mod diag;
 pub mod ebpf;
 mod memory;
 mod netns;
+mod scheduling;
 pub mod seccomp;
 mod signals;
 mod socket;
@@ -19,6 +20,7 @@ pub use cgroup::{cgroup_id_of_self, find_pod_process};
 pub use diag::destroy;
 pub use memory::give_back_unused;
 pub use netns::Netns;
+pub use scheduling::ask_for_short_turns;
 pub use signals::Signals;
 pub use socket::{
     addresses_in, listen, local_addresses, open_sockets, raise_open_file_limit, shortest_round_trip,
