@@ -68,13 +68,14 @@ fn traffic_goes_on_without_the_api_server_and_changes_take_effect_after_it() -> 
     no_storm(&audit::requests()?[asked..])?;
     mesh::wait_ready()?;
     println!("all of the mesh is ready {:.0} s after its return", back.elapsed().as_secs_f64());
-    wake_controllers()
+    wake_cluster(&[first, second])
 }
 
-/// The cluster's own controllers wait a minute or more before they ask an API server again that was away for long, and
-/// whatever comes after this test would wait for them. Started anew they ask at once.
-fn wake_controllers() -> Result<()> {
-    for process in ["kube-controller-manager", "kube-scheduler"] {
+/// The cluster's own controllers and its kubelets wait up to a minute and a half before they ask an API server again that
+/// was away for long, and whatever comes after this test would wait for them. Started anew they ask at once.
+fn wake_cluster(nodes: &[String; 2]) -> Result<()> {
+    let kubelets = nodes.each_ref().map(|node| format!("{node}-kubelet"));
+    for process in ["kube-controller-manager", "kube-scheduler", &kubelets[0], &kubelets[1]] {
         drop(Stopped::stop(process)?);
     }
     Ok(())

@@ -57,3 +57,14 @@ fn a_root_rotation_under_load_fails_no_connection() {
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(text.contains("failed 0"), "{text}");
 }
+
+#[test]
+fn without_a_control_plane_for_longer_than_certificates_live_nothing_gets_out_in_plaintext() {
+    let world = World::with("expiry", &certificates_of("10s"));
+    world.lab.control().stop().unwrap();
+    eventually("certificates run out", || !world.client("app", "client", &["who", "server.app", PORT]).ok);
+    eventually("the log says so", || world.agent_log("node1").contains("no valid certificate"));
+    assert!(world.client("out", "client", &["who", "server.out", PORT]).ok, "others are left alone");
+    world.lab.control().start().unwrap();
+    eventually("recovered", || world.client("app", "client", &["who", "server.app", PORT]).ok);
+}

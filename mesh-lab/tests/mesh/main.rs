@@ -7,6 +7,7 @@ mod garbage;
 mod held;
 mod limits;
 mod plaintext;
+mod pods;
 mod policy;
 mod programs;
 mod restarts;

@@ -14,7 +14,7 @@ use crate::world::{PORT, World, eventually};
 const RATE: u32 = 1000;
 
 /// `few` times, or as often as the figures in docs/performance/restarts.md are for.
-fn times(few: usize, many: usize) -> usize {
+pub fn times(few: usize, many: usize) -> usize {
     if std::env::var_os("NODEMESH_LONG").is_some() { many } else { few }
 }
 
