@@ -68,17 +68,32 @@ fn traffic_goes_on_without_the_api_server_and_changes_take_effect_after_it() -> 
     no_storm(&audit::requests()?[asked..])?;
     mesh::wait_ready()?;
     println!("all of the mesh is ready {:.0} s after its return", back.elapsed().as_secs_f64());
-    wake_cluster(&[first, second])
+    wake_cluster(&[first, second])?;
+    cluster_follows(&scope)
 }
 
-/// The cluster's own controllers and its kubelets wait up to a minute and a half before they ask an API server again that
-/// was away for long, and whatever comes after this test would wait for them. Started anew they ask at once.
+/// The cluster's own parts wait up to a minute and a half before they ask an API server again that was away for long, and
+/// whatever comes after this test would wait for them. Started anew they ask at once.
 fn wake_cluster(nodes: &[String; 2]) -> Result<()> {
-    let kubelets = nodes.each_ref().map(|node| format!("{node}-kubelet"));
-    for process in ["kube-controller-manager", "kube-scheduler", &kubelets[0], &kubelets[1]] {
+    let mut processes = vec!["kube-controller-manager".to_owned(), "kube-scheduler".to_owned()];
+    processes
+        .extend(nodes.iter().flat_map(|node| ["kubelet", "kube-proxy"].map(|it| format!("{node}-{it}"))));
+    for process in &processes {
         drop(Stopped::stop(process)?);
     }
+    for step in [&["restart"][..], &["status", "--timeout=180s"]] {
+        let coredns = ["deployment/coredns", "--namespace", "kube-system"];
+        kubectl::run(&[&["rollout"], step, &coredns].concat())?;
+    }
     Ok(())
+}
+
+/// Waits until a pod and a Service that are new are found by name.
+fn cluster_follows(scope: &Scope) -> Result<()> {
+    scope.kubectl(&["delete", "authorizationpolicies.security.istio.io", "--all"])?;
+    scope.apply(&workload::list(&[workload::server("new", 1, None), workload::client("asker", None)]))?;
+    scope.ready()?;
+    eventually("a new Service is found", 2 * SOON, || scope.fetch("asker", "http://new")).map(drop)
 }
 
 fn now() -> Result<i64> {

@@ -5,7 +5,7 @@ use std::process::Stdio;
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, SanType};
 
-use crate::world::{PORT, World, control_binary, eventually, mutual_tls};
+use crate::world::{PORT, World, eventually, mutual_tls};
 
 const GARBAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/mesh/garbage.py");
 
@@ -175,11 +175,7 @@ fn bad_frames_from_a_member_of_the_mesh_are_cut_off() {
 fn a_server_with_another_accounts_certificate_gets_no_byte() {
     let world = World::new("impostor");
     world.lab.agent("node2").stop().unwrap();
-    let node = world.lab.layout().node("node2");
-    let pins = node.bpf().to_string_lossy();
-    let agent = control_binary().with_file_name("mesh-agent");
-    let cleanup = [agent.to_str().unwrap(), "cleanup", "--bpf-root", &pins];
-    assert!(world.lab.node_exec("node2", &cleanup).unwrap().status.success());
+    world.clean_up("node2");
     let directory = std::env::temp_dir().join(format!("nodemesh-impostor-{}", std::process::id()));
     std::fs::create_dir_all(&directory).unwrap();
     for (account, answer) in [("other", "closed"), ("server", "trusted")] {

@@ -95,11 +95,7 @@ fn many_pods_come_and_go_and_nothing_is_left_of_them() {
 fn an_agent_that_finds_nothing_pinned_starts_anew() {
     let world = World::new("anew");
     world.lab.agent("node1").kill().unwrap();
-    let node = world.lab.layout().node("node1");
-    let pins = node.bpf().to_string_lossy();
-    let agent = crate::world::control_binary().with_file_name("mesh-agent");
-    let cleanup = [agent.to_str().unwrap(), "cleanup", "--bpf-root", &pins];
-    assert!(world.lab.node_exec("node1", &cleanup).unwrap().status.success());
+    world.clean_up("node1");
     assert!(world.client("out", "client", &["who", "server.out", PORT]).ok, "the node is without the mesh");
     world.lab.agent("node1").start().unwrap();
     eventually("it serves", || world.client("app", "client", &["who", "server.app", PORT]).ok);

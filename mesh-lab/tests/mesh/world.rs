@@ -119,6 +119,14 @@ impl World {
         map.try_into().unwrap()
     }
 
+    /// Removes what a node's agent has pinned, as `mesh-agent cleanup` does for a user.
+    pub fn clean_up(&self, node: &str) {
+        let layout = self.lab.layout().node(node);
+        let (agent, pins) = (control_binary().with_file_name("mesh-agent"), layout.bpf().to_string_lossy());
+        let cleanup = [agent.to_str().unwrap(), "cleanup", "--bpf-root", &pins];
+        assert!(self.lab.node_exec(node, &cleanup).unwrap().status.success());
+    }
+
     /// What an agent logged so far.
     pub fn agent_log(&self, node: &str) -> String {
         let status = self.lab.status().unwrap();
