@@ -17,8 +17,9 @@ use serde_json::Value;
 use crate::command::{CommandExt, find_program};
 use crate::workspace::Workspace;
 
-/// Files whose tests keep to namespaces of their own. All others stop or replace what their neighbours need.
-const SIDE_BY_SIDE: [&str; 5] = ["enrolment", "lifecycle", "meshctl", "mtls", "policy"];
+/// Files whose tests keep to namespaces of their own. All others stop or replace what their neighbours need, or look at all
+/// that passes between the nodes.
+const SIDE_BY_SIDE: [&str; 4] = ["enrolment", "lifecycle", "meshctl", "policy"];
 
 /// Most of a test's time is the cluster's own.
 const AT_ONCE: usize = 4;
