@@ -8,6 +8,7 @@ use aya::sys::is_program_supported;
 use rustix::process::{Resource, getrlimit};
 
 use super::Need;
+use crate::sys::ebpf::Trial;
 use crate::sys::{Netns, cgroup_id_of_self};
 
 /// Open files below which a busy node runs out.
@@ -17,6 +18,7 @@ const ENOUGH_FILES: u64 = 10_000;
 type Found = Result<String, String>;
 
 pub(super) fn all(cgroup_root: &Path) -> Vec<Need> {
+    let (loaded, unprivileged) = trial();
     vec![
         need("kernel", true, kernel(), "netns cookies and sk_lookup need Linux 5.14 or later"),
         need("BTF", true, exists("/sys/kernel/btf/vmlinux"), "socket storage can't be created"),
@@ -45,6 +47,13 @@ pub(super) fn all(cgroup_root: &Path) -> Vec<Need> {
             "arriving connections can't be taken",
         ),
         need("netns cookie", true, netns_cookie(), "pods can't be told apart"),
+        need("all programs", true, loaded, "no pod can be enrolled"),
+        need(
+            "maps without privilege",
+            true,
+            unprivileged,
+            "the proxy, which has none, can't work: that needs Linux 5.19, a distribution's kernel that has it from there, or kernel.unprivileged_bpf_disabled=0",
+        ),
         need(
             "open files",
             false,
@@ -106,6 +115,19 @@ fn program(kind: ProgramType) -> Found {
         Ok(true) => Ok("supported".to_owned()),
         Ok(false) => Err("not supported by this kernel".to_owned()),
         Err(error) => Err(error.to_string()),
+    }
+}
+
+/// Whether the kernel takes the agent's programs, and whether their maps can be read without a privilege. What a kernel
+/// does counts more than its version: distributions take much from later ones.
+fn trial() -> (Found, Found) {
+    match Trial::load() {
+        Ok(mut trial) => {
+            let read = trial.read_unprivileged();
+            let read = read.map(|()| "granted".to_owned()).map_err(|error| error.to_string());
+            (Ok("taken by the kernel".to_owned()), read)
+        }
+        Err(error) => (Err(error.to_string()), Err("the programs were not taken".to_owned())),
     }
 }
 

@@ -9,8 +9,11 @@ use std::rc::Rc;
 const MOST: usize = 1024;
 const MOST_OF_POD: usize = 256;
 
-/// What one address may have of either.
-const SHARE: usize = 4;
+/// One address has at most a quarter of either.
+const SHARES: usize = 4;
+
+/// The handshakes of one core.
+pub struct CoreHandshakes(Rc<Counts>);
 
 /// The handshakes of one pod's port 15008 on one core.
 #[derive(Clone)]
@@ -39,19 +42,22 @@ struct Sources {
 
 struct Held(Rc<Counts>, IpAddr);
 
+impl Default for CoreHandshakes {
+    /// None yet.
+    fn default() -> Self {
+        Self(Counts::new(MOST))
+    }
+}
+
+impl CoreHandshakes {
+    /// Those of one more pod.
+    #[must_use]
+    pub fn of_pod(&self) -> Handshakes {
+        Handshakes { all: Rc::clone(&self.0), of_pod: Counts::new(MOST_OF_POD) }
+    }
+}
+
 impl Handshakes {
-    /// Those of a first pod.
-    #[must_use]
-    pub fn of_first_pod() -> Self {
-        Self { all: Counts::new(MOST), of_pod: Counts::new(MOST_OF_POD) }
-    }
-
-    /// Those of a further pod of the same core.
-    #[must_use]
-    pub fn of_another_pod(&self) -> Self {
-        Self { all: Rc::clone(&self.all), of_pod: Counts::new(MOST_OF_POD) }
-    }
-
     /// A place; none if the core, the pod or the source has as many as may be.
     pub fn try_place(&self, source: IpAddr) -> Option<Handshake> {
         Some(Handshake { _all: self.all.try_place(source)?, _of_pod: self.of_pod.try_place(source)? })
@@ -66,7 +72,7 @@ impl Counts {
     fn try_place(self: &Rc<Self>, source: IpAddr) -> Option<Held> {
         let Sources { held, by_address } = &mut *self.sources.borrow_mut();
         let of_source = by_address.get(&source).copied().unwrap_or_default();
-        if *held == self.most || of_source == self.most / SHARE {
+        if *held == self.most || of_source == self.most / SHARES {
             return None;
         }
         *held += 1;
@@ -100,13 +106,13 @@ mod tests {
 
     #[test]
     fn one_address_has_its_share_and_leaves_the_rest_to_others() {
-        let handshakes = Handshakes::of_first_pod();
+        let handshakes = CoreHandshakes::default().of_pod();
         let first = taken(&handshakes, address(1));
-        assert_eq!(first.len(), MOST_OF_POD / SHARE);
+        assert_eq!(first.len(), MOST_OF_POD / SHARES);
         let others: Vec<_> = (2..100).flat_map(|last| taken(&handshakes, address(last))).collect();
         assert_eq!(first.len() + others.len(), MOST_OF_POD);
         drop(first);
-        assert_eq!(taken(&handshakes, address(100)).len(), MOST_OF_POD / SHARE);
+        assert_eq!(taken(&handshakes, address(100)).len(), MOST_OF_POD / SHARES);
         drop(others);
         assert!(handshakes.all.sources.borrow().by_address.is_empty());
         assert_eq!(handshakes.all.sources.borrow().held, 0);
@@ -114,10 +120,10 @@ mod tests {
 
     #[test]
     fn one_address_has_no_more_of_all_pods_together() {
-        let first = Handshakes::of_first_pod();
-        let pods: Vec<_> = (0..20).map(|_| first.of_another_pod()).collect();
+        let core = CoreHandshakes::default();
+        let pods: Vec<_> = (0..20).map(|_| core.of_pod()).collect();
         let held: Vec<_> = pods.iter().flat_map(|pod| taken(pod, address(1))).collect();
-        assert_eq!(held.len(), MOST / SHARE);
+        assert_eq!(held.len(), MOST / SHARES);
         assert!(pods[0].try_place(address(2)).is_some());
     }
 }

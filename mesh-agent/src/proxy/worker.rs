@@ -17,7 +17,7 @@ use tokio::task::{AbortHandle, spawn_local};
 
 use super::accept::{Accepted, Cap, Caps, Place, accept_loop};
 use super::core::{Core, LocalPod, Shared};
-use super::handshakes::Handshakes;
+use super::handshakes::CoreHandshakes;
 use super::relay::reset_on_drop;
 use super::{inbound, outbound, tls};
 use crate::kept::Sockets;
@@ -65,7 +65,7 @@ struct Worker {
     /// The caps of all pods together: connections of applications, connections of other nodes, handshakes of these.
     connections: Rc<Cap>,
     sessions: Rc<Cap>,
-    handshakes: Handshakes,
+    handshakes: CoreHandshakes,
     /// What accepts for each pod, by uid.
     accepting: RefCell<HashMap<Arc<str>, Vec<AbortHandle>>>,
 }
@@ -87,7 +87,7 @@ pub fn run(
         let worker = Worker {
             connections: Cap::new(shared.most_connections),
             sessions: Cap::new(shared.most_sessions),
-            handshakes: Handshakes::of_first_pod(),
+            handshakes: CoreHandshakes::default(),
             core: Core::new(shared, (flows, Sockets::start(sockets)?), metrics),
             accepting: RefCell::default(),
         };
@@ -119,7 +119,7 @@ impl Worker {
         let caps = |worker: &Rc<Cap>, most| Caps { worker: Rc::clone(worker), pod: Cap::new(most) };
         let connections = caps(&self.connections, shared.most_of_pod);
         let sessions = caps(&self.sessions, shared.most_sessions.div_ceil(2));
-        let handshakes = self.handshakes.of_another_pod();
+        let handshakes = self.handshakes.of_pod();
         let streams = connections.clone();
         let serve_hbone = move |core, pod, socket, peer, session| {
             let places =

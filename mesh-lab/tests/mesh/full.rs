@@ -1,10 +1,15 @@
-//! Maps of the kernel that have no room left: what then becomes of a connection is in docs/fail-modes.md.
+//! The kernel has no room or no memory left: what then becomes of a connection is in docs/fail-modes.md.
+
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
 
 use mesh_common::direct::DirectEvent;
 use mesh_common::maps::Pod;
+use rustix::process::Signal;
 
+use crate::restarts::{proxy_of, signal};
 use crate::same_node::{DIRECT, opened, until_direct};
-use crate::world::{Bytes, PORT, World, eventually};
+use crate::world::{Bytes, PORT, World, eventually, idle_pod};
 
 /// Takes all room that is left, with keys that mean nothing. Answers them.
 fn fill<const KEY: usize, const VALUE: usize>(map: &mut Bytes<KEY, VALUE>) -> Vec<[u8; KEY]> {
@@ -21,9 +26,7 @@ fn a_pod_that_finds_no_room_is_not_half_enrolled_and_has_its_turn_later() {
     let world = World::new("fullpods");
     let mut pods = world.pinned::<8, { size_of::<Pod>() }>("node1", "PODS");
     let junk = fill(&mut pods);
-    world.apply(
-        "apiVersion: v1\nkind: Pod\nmetadata: {name: late, namespace: app, labels: {app: late}}\nspec:\n  nodeName: node1\n  serviceAccountName: late\n  containers: [{name: main, command: [sleep, infinity]}]\n",
-    );
+    world.apply(&idle_pod("late", "node1", "late"));
     let late = || {
         let pods = world.admin("node1", "/pods");
         let late = pods.as_array().into_iter().flatten().find(|pod| pod["name"] == "late");
@@ -47,4 +50,63 @@ fn a_direct_connection_that_can_not_be_remembered_goes_on() {
     eventually("it was a direct one", || opened(&world, DIRECT) > before);
     let told = || world.metric("node2", "nodemesh_ebpf_faults_total", "OpenFull");
     eventually("the fault is counted", || told() > 0.5);
+}
+
+/// How much memory the kernel spends on options of a socket in a pod. What programs remember with a socket is among them
+/// (kernel: `bpf_sk_storage_charge`).
+fn option_memory(world: &World, pod: &str, bytes: u32) {
+    let set = format!("echo {bytes} > /proc/sys/net/core/optmem_max");
+    let ran = world.exec("app", pod, &["sh", "-c", &set]);
+    assert!(ran.ok, "{ran:?}");
+}
+
+#[test]
+fn a_connection_whose_destination_can_not_be_remembered_is_refused() {
+    let world = World::new("nomemory");
+    option_memory(&world, "client", 0);
+    let ran = world.client("app", "client", &["who", "server.app", PORT]);
+    assert!(!ran.ok && ran.error.contains("refused"), "{ran:?}");
+    let told = || world.metric("node1", "nodemesh_ebpf_faults_total", "SocketStorage");
+    eventually("the fault is counted", || told() > 0.5);
+    assert!(world.client("app", "other", &["who", "server.app", PORT]).ok, "the other pods' go on");
+    option_memory(&world, "client", 131_072);
+    assert!(world.client("app", "client", &["who", "server.app", PORT]).ok);
+}
+
+/// The application would take the proxy for its client, and may decide by that whom it serves.
+#[test]
+fn a_connection_whose_client_can_not_be_shown_is_refused() {
+    let world = World::new("noclient");
+    option_memory(&world, "server", 0);
+    let ran = world.client("app", "client", &["who", "server.app", PORT]);
+    assert!(!ran.ok && ran.text.is_empty(), "{ran:?}");
+    eventually("the log says why", || world.agent_log("node2").contains("filing the client's address"));
+    option_memory(&world, "server", 131_072);
+    assert!(world.client("app", "client", &["who", "server.app", PORT]).ok);
+}
+
+/// A proxy that does not read what is told of direct connections.
+#[test]
+fn a_direct_connection_that_can_not_be_announced_is_the_proxys() {
+    let world = World::new("untold-direct");
+    until_direct(&world, "neighbour", "server.app");
+    let proxy = proxy_of(&world, "node2").unwrap();
+    signal(proxy, Signal::STOP);
+    // Otherwise nothing would go directly for want of a sign of life, long before the ring is full.
+    World::held(proxy, "PULSE").set(0, (u64::MAX / 2).to_ne_bytes(), 0).unwrap();
+    let arguments = ["until-stuck", "server.app", PORT];
+    let mut client =
+        world.client_command("app", "neighbour", &arguments).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(client.stdout.take().unwrap()).lines();
+    let stuck = lines.next().unwrap().unwrap();
+    assert!(stuck.starts_with("stuck"), "{stuck}");
+    signal(proxy, Signal::CONT);
+    let answer = lines.next().unwrap().unwrap();
+    client.wait().unwrap();
+    let own = world.addresses("app", "neighbour");
+    let from_it = own.iter().any(|address| answer.starts_with(&**address));
+    assert!(from_it, "in plaintext, which is allowed, from one of {own:?}: {answer:?}");
+    let told = || world.metric("node2", "nodemesh_ebpf_faults_total", "DirectFull");
+    eventually("the fault is counted", || told() > 0.5);
+    until_direct(&world, "neighbour", "server.app");
 }

@@ -244,12 +244,29 @@ def load(host, port, seconds):
     print("done", done, "failed", len(failed), failed[:3], flush=True)
 
 
+def until_stuck(host, port):
+    """One connection after another, until one is not answered. Tells how many were, and what that one gets in the end."""
+    answered = 0
+    while True:
+        sock = connect(host, port, "who")
+        sock.settimeout(3)
+        try:
+            sock.recv(1, socket.MSG_PEEK)
+        except TimeoutError:
+            break
+        sock.close()
+        answered += 1
+    print("stuck", answered, flush=True)
+    sock.settimeout(60)
+    print(b"".join(received(sock)).decode().strip(), flush=True)
+
+
 def main():
     what, *arguments = sys.argv[1:]
     if what == "serve":
         serve(int(arguments[0]))
     clients = {f.__name__.replace("_", "-"): f for f in (who, echo, bytewise, sink, source, close_first,
-               expect_reset, send_reset, stall, hold, park, load)}
+               expect_reset, send_reset, stall, hold, park, load, until_stuck)}
     try:
         clients[what](*arguments)
     except OSError as error:

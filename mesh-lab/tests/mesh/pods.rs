@@ -7,19 +7,10 @@ use mesh_common::maps::Pod;
 
 use crate::held::Held;
 use crate::restarts::times;
-use crate::world::{PORT, World, eventually};
+use crate::world::{PORT, World, eventually, idle_pod};
 
 /// More than five hundred pods take to start, and to go.
 const LONG: Duration = Duration::from_mins(3);
-
-const LATE: &str = "apiVersion: v1
-kind: Pod
-metadata: {name: late, namespace: app, labels: {app: late}}
-spec:
-  nodeName: node1
-  serviceAccountName: client
-  containers: [{name: main, command: [sleep, infinity]}]
-";
 
 fn state_of(world: &World, pod: &str) -> String {
     let pods = world.admin("node1", "/pods");
@@ -31,7 +22,7 @@ fn state_of(world: &World, pod: &str) -> String {
 fn a_pod_that_the_control_plane_has_not_told_of_is_refused_until_it_has() {
     let world = World::new("untold");
     world.lab.control().stop().unwrap();
-    world.apply(LATE);
+    world.apply(&idle_pod("late", "node1", "client"));
     eventually("it is enrolled", || state_of(&world, "late") == "enrolled");
     eventually("it runs", || world.exec("app", "late", &["true"]).ok);
     let began = Instant::now();

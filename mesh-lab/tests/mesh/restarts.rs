@@ -25,6 +25,10 @@ pub fn proxy_of(world: &World, node: &str) -> Option<u32> {
     found.agent.as_ref().unwrap().children.first().copied()
 }
 
+pub fn signal(process: u32, signal: Signal) {
+    kill_process(Pid::from_raw(i32::try_from(process).unwrap()).unwrap(), signal).unwrap();
+}
+
 /// Whether a process has ended with all of its threads: it is gone, or its keeper has not looked after it yet. The first
 /// thread alone may be over while another, which has yet to get a core, still holds every socket open.
 fn has_ended(pid: u32) -> bool {
@@ -36,7 +40,7 @@ fn has_ended(pid: u32) -> bool {
 /// Kills a process and waits for its end.
 fn kill(pid: u32) -> Window {
     let from = now();
-    kill_process(Pid::from_raw(i32::try_from(pid).unwrap()).unwrap(), Signal::KILL).unwrap();
+    signal(pid, Signal::KILL);
     let deadline = Instant::now() + Duration::from_secs(5);
     while !has_ended(pid) {
         assert!(Instant::now() < deadline, "process {pid} does not end");

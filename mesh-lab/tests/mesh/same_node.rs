@@ -4,24 +4,14 @@ use std::time::{Duration, Instant};
 
 use mesh_api::manifest::Kind;
 use mesh_lab::Options;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 
 use crate::held::Held;
-use crate::restarts::{proxy_of, served_again};
-use crate::world::{Outside, PORT, World, eventually};
+use crate::restarts::{proxy_of, served_again, signal};
+use crate::world::{Outside, PORT, World, eventually, idle_pod};
 
 pub const DIRECT: &str = "path=\"direct\"";
 const PROXY: &str = "path=\"proxy\"";
-
-/// A pod on the server's node with an account of its own.
-const STRANGER: &str = "apiVersion: v1
-kind: Pod
-metadata: {name: stranger, namespace: app, labels: {app: stranger}}
-spec:
-  nodeName: node2
-  serviceAccountName: stranger
-  containers: [{name: main, command: [sleep, infinity]}]
-";
 
 pub fn opened(world: &World, path: &str) -> f64 {
     world.metric("node2", "istio_tcp_connections_opened_total", path)
@@ -42,10 +32,6 @@ fn deny(account: &str) -> String {
     format!(
         "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: deny, namespace: app}}\nspec:\n  selector: {{matchLabels: {{app: server}}}}\n  action: DENY\n  rules: [{{from: [{{source: {{principals: [cluster.local/ns/app/sa/{account}]}}}}]}}]\n"
     )
-}
-
-fn signal(process: u32, signal: Signal) {
-    kill_process(Pid::from_raw(i32::try_from(process).unwrap()).unwrap(), signal).unwrap();
 }
 
 #[test]
@@ -92,7 +78,7 @@ fn both_ends_see_what_they_see_through_the_proxy_and_every_byte_is_counted() {
 #[test]
 fn a_policy_closes_what_it_forbids_and_nothing_else() {
     let world = World::new("directdeny");
-    world.apply(STRANGER);
+    world.apply(&idle_pod("stranger", "node2", "stranger"));
     world.lab.wait_ready(crate::world::SOON).unwrap();
     for pod in ["neighbour", "stranger"] {
         until_direct(&world, pod, "server.app");

@@ -4,7 +4,7 @@
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use aya::maps::{HashMap, Map, MapData};
+use aya::maps::{Array, HashMap, Map, MapData, MapInfo};
 use mesh_lab::{Lab, Options, poll};
 use serde_json::Value;
 
@@ -119,6 +119,18 @@ impl World {
         map.try_into().unwrap()
     }
 
+    /// An array that a process holds and nobody has pinned, by its name.
+    pub fn held<const VALUE: usize>(process: u32, name: &str) -> Array<MapData, [u8; VALUE]> {
+        let descriptors = std::fs::read_dir(format!("/proc/{process}/fdinfo")).unwrap();
+        let ids = descriptors.filter_map(|it| {
+            let text = std::fs::read_to_string(it.unwrap().path()).ok()?;
+            text.lines().find_map(|line| line.strip_prefix("map_id:")?.trim().parse().ok())
+        });
+        let named = |id: &u32| MapInfo::from_id(*id).unwrap().name_as_str() == Some(name);
+        let id = ids.into_iter().find(named).unwrap();
+        Map::Array(MapData::from_id(id).unwrap()).try_into().unwrap()
+    }
+
     /// Removes what a node's agent has pinned, as `mesh-agent cleanup` does for a user.
     pub fn clean_up(&self, node: &str) {
         let layout = self.lab.layout().node(node);
@@ -220,6 +232,11 @@ spec:
 ---
 "
     )
+}
+
+/// One more pod of the enrolled namespace, which does nothing by itself.
+pub fn idle_pod(pod: &str, node: &str, account: &str) -> String {
+    pod_manifest("app", pod, node, account)
 }
 
 /// The control plane's program, beside the lab's.

@@ -14,6 +14,7 @@ mod flow;
 mod handed;
 mod link;
 mod programs;
+mod trial;
 
 pub use attach::unpin_all;
 pub use direct::{DirectEvent, DirectKernel, Totals};
@@ -21,6 +22,7 @@ pub use events::{EventLog, ebpf_log_level};
 pub use flow::{Asked, FlowMap};
 pub use handed::{Destinations, HANDED_OVER, Handed};
 pub use programs::{Lines, Programs, probe_endpoints};
+pub use trial::Trial;
 
 pub(crate) const PEER: &str = "PEER";
 

@@ -17,7 +17,7 @@ use super::{Error, HANDED_OVER, PEER, attach, map_error};
 use crate::sys::Netns;
 
 /// The object that `cargo xtask build-ebpf` made.
-static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/mesh-ebpf.o"));
+pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/mesh-ebpf.o"));
 
 /// Maps that outlive the keeper. Those that are not here (log, events, listeners, routes) are made anew each time.
 const PINNED: [&str; 10] = [
@@ -274,7 +274,7 @@ fn descriptor(map: &Map) -> Option<BorrowedFd<'_>> {
     }
 }
 
-fn take<M>(ebpf: &mut Ebpf, name: &'static str) -> Result<M, Error>
+pub(super) fn take<M>(ebpf: &mut Ebpf, name: &'static str) -> Result<M, Error>
 where
     M: TryFrom<Map, Error = aya::maps::MapError>,
 {

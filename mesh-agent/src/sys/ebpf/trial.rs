@@ -1,0 +1,43 @@
+//! The programs on trial: loaded as a keeper does, but neither pinned nor attached, and gone when this is.
+
+use aya::maps::{Array, MapData, MapError};
+use aya::{Ebpf, EbpfLoader};
+use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
+
+use super::programs::{OBJECT, take};
+use super::{Error, attach, map_error};
+
+/// The programs, which this kernel took.
+pub struct Trial {
+    ebpf: Ebpf,
+}
+
+impl Trial {
+    /// Has the kernel check all programs. Errors: it refuses one, or does not know what one needs.
+    pub fn load() -> Result<Self, Error> {
+        if OBJECT.is_empty() {
+            return Err(Error::NotEmbedded);
+        }
+        let mut ebpf = EbpfLoader::new().load(OBJECT)?;
+        attach::load(&mut ebpf)?;
+        Ok(Self { ebpf })
+    }
+
+    /// Reads a map on a thread without any capability, as a proxy does all the time. Errors: the kernel refuses that, as
+    /// those before 5.19 do where `kernel.unprivileged_bpf_disabled` is set (kernel: `__sys_bpf`).
+    pub fn read_unprivileged(&mut self) -> Result<(), Error> {
+        const MAP: &str = "WORKERS";
+        let map: Array<MapData, u32> = take(&mut self.ebpf, MAP)?;
+        let read = move || {
+            let none = CapabilitySet::empty();
+            // Of this thread alone, which ends here.
+            set_capabilities(None, CapabilitySets { effective: none, permitted: none, inheritable: none })
+                .map_err(|error| MapError::IoError(error.into()))?;
+            map.get(&0, 0)
+        };
+        let read = std::thread::spawn(read).join();
+        // A panic on that thread is as good as a refusal.
+        let read = read.unwrap_or(Err(MapError::ElementNotFound));
+        read.map(drop).map_err(map_error(MAP))
+    }
+}
