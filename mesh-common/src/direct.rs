@@ -18,6 +18,17 @@ pub const MAX_DIRECT_FLOWS: u32 = 16_384;
 /// lives, and that they are more ([`Happened::Unlisted`]).
 pub const MAX_DIRECT_OPEN: u32 = 65_536;
 
+/// Bytes of the ring buffer `DIRECT_EVENTS`. The agent maps all of it, so its size is part of what an idle agent takes.
+pub const DIRECT_RING: u32 = 512 * 1024;
+
+/// Whether the agent is to read the ring now and not when it is about to anyway, with so many bytes waiting there: when a
+/// quarter of it has filled up, and at each further one. A few events long, since several cores write at a time.
+pub const fn is_urgent(waiting: u64) -> bool {
+    const QUARTER: u64 = DIRECT_RING as u64 / 4;
+    const A_FEW: u64 = 16 * size_of::<DirectEvent>() as u64;
+    waiting >= QUARTER && waiting % QUARTER < A_FEW
+}
+
 /// How long routes count after the agent last said that it lives, in nanoseconds. Without an agent nobody notices that
 /// a pod is gone and another has its address.
 pub const PULSE_LASTS: u64 = 5_000_000_000;
@@ -207,6 +218,15 @@ const _: () = assert!(size_of::<DirectEvent>() == 128);
 mod tests {
     use super::*;
     use crate::address::Address;
+
+    #[test]
+    fn a_ring_that_fills_up_is_urgent_at_each_quarter_and_not_between() {
+        let quarter = u64::from(DIRECT_RING) / 4;
+        let urgent = [quarter, quarter + 500, 2 * quarter, 3 * quarter];
+        assert!(urgent.into_iter().all(is_urgent));
+        let between = [0, 500, quarter - 1, quarter + 10_000, 2 * quarter - 1, 4 * quarter - 1];
+        assert!(!between.into_iter().any(is_urgent));
+    }
 
     fn route(below: &[u32], tickets: u32) -> Route {
         let mut choices = [Choice::NONE; MAX_CHOICES];

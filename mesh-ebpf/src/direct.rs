@@ -2,8 +2,8 @@
 //! of a connection while it lives.
 
 use aya_ebpf::bindings::{
-    BPF_RB_NO_WAKEUP, BPF_SOCK_OPS_STATE_CB_FLAG, BPF_TCP_CLOSE, BPF_TCP_ESTABLISHED, BPF_TCP_SYN_SENT,
-    bpf_sock,
+    BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP, BPF_SOCK_OPS_STATE_CB_FLAG, BPF_TCP_CLOSE,
+    BPF_TCP_ESTABLISHED, BPF_TCP_SYN_SENT, bpf_sock,
 };
 use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_get_socket_cookie, bpf_ktime_get_ns};
 use aya_ebpf::programs::SockOpsContext;
@@ -182,7 +182,7 @@ pub fn may_arrive(client: Endpoint, server: Endpoint) -> bool {
 fn tell(
     context: &SockOpsContext,
     happened: Happened,
-    direct: &DirectSocket,
+    remembered: &DirectSocket,
     flow: &DirectFlow,
     ended_in: u32,
 ) -> bool {
@@ -201,24 +201,26 @@ fn tell(
         rtt,
         socket,
         client_netns: context::netns_cookie(ops.cast()),
-        server_netns: direct.server,
-        opened: direct.opened,
+        server_netns: remembered.server,
+        opened: remembered.opened,
         now: now(),
         sent,
         received,
         client: flow.client,
         server: flow.server,
-        destination: direct.destination,
+        destination: remembered.destination,
         ended_in,
     });
     // One that is only counted is none of the next proxy's business.
     if happened == Happened::Opening
-        && direct.server != NO_SERVER
+        && remembered.server != NO_SERVER
         && DIRECT_OPEN.insert(socket, &*event, 0).is_err()
     {
         event.happened = Happened::Unlisted as u32;
         let _goes_on = report::fault(Fault::OpenFull, event.client_netns, flow.server);
     }
-    record.submit(u64::from(BPF_RB_NO_WAKEUP));
+    // A ring that is full has connections go through the proxy.
+    let urgent = direct::is_urgent(DIRECT_EVENTS.query(u64::from(BPF_RB_AVAIL_DATA)));
+    record.submit(u64::from(if urgent { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP }));
     true
 }

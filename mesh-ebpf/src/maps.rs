@@ -6,7 +6,8 @@ use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, RingBuf, SockHash};
 use mesh_common::address::Address;
 use mesh_common::direct::{
-    DirectEvent, DirectFlow, DirectSocket, MAX_DIRECT_FLOWS, MAX_DIRECT_OPEN, MAX_ROUTES, Route, RouteKey,
+    DIRECT_RING, DirectEvent, DirectFlow, DirectSocket, MAX_DIRECT_FLOWS, MAX_DIRECT_OPEN, MAX_ROUTES, Route,
+    RouteKey,
 };
 use mesh_common::maps::{
     Endpoint, Handoff, Listener, MAX_DESTINATIONS, MAX_HANDOFFS, MAX_LISTENERS, MAX_NODE_ADDRESSES, MAX_PODS,
@@ -80,7 +81,7 @@ pub static DIRECT_OPEN: HashMap<u64, DirectEvent> =
 /// What becomes of direct connections, for the proxy's records. Read ten times a second, never waited for: there
 /// is room for some thousand, whose memory every node pays for.
 #[map]
-pub static DIRECT_EVENTS: RingBuf = RingBuf::with_byte_size(1024 * 1024, 0);
+pub static DIRECT_EVENTS: RingBuf = RingBuf::with_byte_size(DIRECT_RING, 0);
 
 /// The inbound listeners. Written by the keeper, which holds them, read by `sk_lookup`.
 #[map]

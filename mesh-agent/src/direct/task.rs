@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mesh_api::plan::{Snapshot, TargetKey};
-use mesh_common::direct::{Happened, NO_SERVER};
+use mesh_common::direct::{DIRECT_RING, Happened, NO_SERVER};
 use tokio::sync::watch;
 
 use super::flows::{Ends, Flows, Parties};
@@ -18,7 +18,7 @@ use crate::proxy::core::Shared;
 use crate::sys::ebpf::{DirectEvent, DirectKernel};
 use crate::telemetry::WorkerMetrics;
 
-/// The kernel's events are read this often, and what changed meanwhile is planned again. A policy that changes is in
+/// The kernel's events are read this often and when they are many, and what changed meanwhile is planned again. A policy that changes is in
 /// force everywhere after at most this and what it takes to decide.
 const TICK: Duration = Duration::from_millis(100);
 
@@ -107,6 +107,10 @@ impl Task {
                     tick = tick.wrapping_add(1);
                     self.tick(tick);
                 },
+                Ok(()) = self.kernel.fills_up() => {
+                    let snapshot = self.shared.snapshot.load_full();
+                    self.read_events(&snapshot);
+                }
                 Some(ask) = self.heard.asks.recv() => self.answer(&ask),
             }
         }
@@ -173,10 +177,10 @@ impl Task {
         }
     }
 
-    /// Reads what happened since the last tick, but no more than came until now: the kernel may write faster.
+    /// Reads what happened since the last time, but no more than came until now: the kernel may write faster.
     fn read_events(&mut self, snapshot: &Snapshot) {
-        /// More than a ring of 4 MiB holds.
-        const MOST: usize = 40_000;
+        /// What the ring holds.
+        const MOST: usize = DIRECT_RING as usize / size_of::<mesh_common::direct::DirectEvent>();
         for _ in 0..MOST {
             let Some(event) = self.kernel.next_event() else { break };
             self.record(&event, snapshot);

@@ -154,6 +154,8 @@ impl Enroller {
         self.failed.clear();
         if std::mem::take(&mut self.untidy) {
             sys::give_back_unused();
+        } else {
+            sys::give_back_code();
         }
     }
 

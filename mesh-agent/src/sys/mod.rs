@@ -18,7 +18,7 @@ mod types;
 
 pub use cgroup::{cgroup_id_of_self, find_pod_process};
 pub use diag::destroy;
-pub use memory::give_back_unused;
+pub use memory::{give_back_code, give_back_unused};
 pub use netns::Netns;
 pub use scheduling::ask_for_short_turns;
 pub use signals::Signals;

@@ -180,13 +180,13 @@ def send_reset(host, port):
     reset(sock)
 
 
-def stall(host, port, seconds):
-    """Writes until it is held up, and tells how much was taken before and in all."""
+def stall(host, port, seconds, most=1 << 30):
+    """Writes until it is held up or `most` is written, and tells how much was taken before and in all."""
     sock = connect(host, port, f"stall {seconds}")
     sock.settimeout(3)
     before = 0
     try:
-        while before < 1 << 30:
+        while before < int(most):
             before += sock.send(b"y" * CHUNK)
     except TimeoutError:
         pass

@@ -108,7 +108,7 @@ fn a_killed_agent_fails_closed_and_the_next_takes_over() {
 fn a_stop_lets_open_connections_finish() {
     let world = World::new("drain");
     eventually("nothing is open yet", || open(&world, "node1") == Some(0));
-    let mut slow = world.client_command("app", "client", &["stall", "server.app", PORT, "2"]);
+    let mut slow = world.client_command("app", "client", &["stall", "server.app", PORT, "2", "50000000"]);
     let slow = slow.stdout(Stdio::piped()).spawn().unwrap();
     eventually("open", || open(&world, "node1") == Some(1));
     world.lab.agent("node1").stop().unwrap();

@@ -1,5 +1,6 @@
 //! The kernel's side of direct connections: routes go in, events come out.
 
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -8,7 +9,9 @@ use mesh_common::direct::{Happened, Route, RouteKey};
 use mesh_common::maps::Endpoint;
 use mesh_common::record;
 use rustix::time::{ClockId, clock_gettime};
+use tokio::io::unix::AsyncFd;
 
+use super::events::register;
 use super::programs::absent_is_fine;
 use super::{Error, map_error};
 
@@ -29,7 +32,7 @@ pub struct DirectKernel {
     routes: HashMap<MapData, RouteKey, Route>,
     pulse: Array<MapData, u64>,
     open: HashMap<MapData, u64, [u8; RECORD]>,
-    events: RingBuf<MapData>,
+    events: AsyncFd<RingBuf<MapData>>,
 }
 
 /// Something that happened to a direct connection.
@@ -67,7 +70,8 @@ pub struct Totals {
 }
 
 impl DirectKernel {
-    /// These maps, without the routes that a predecessor left: who decided them is gone.
+    /// These maps, without the routes that a predecessor left: who decided them is gone. Must be called inside a tokio
+    /// runtime.
     pub(super) fn new(
         routes: MapData,
         pulse: MapData,
@@ -78,7 +82,7 @@ impl DirectKernel {
             routes: Map::HashMap(routes).try_into().map_err(map_error("ROUTES"))?,
             pulse: Map::Array(pulse).try_into().map_err(map_error("PULSE"))?,
             open: Map::HashMap(open).try_into().map_err(map_error("DIRECT_OPEN"))?,
-            events: Map::RingBuf(events).try_into().map_err(map_error("DIRECT_EVENTS"))?,
+            events: register(Map::RingBuf(events).try_into().map_err(map_error("DIRECT_EVENTS"))?)?,
         };
         let left: Vec<RouteKey> =
             kernel.routes.keys().collect::<Result<_, _>>().map_err(map_error("ROUTES"))?;
@@ -114,10 +118,16 @@ impl DirectKernel {
         !matches!(self.open.get(&socket, 0), Err(MapError::KeyNotFound))
     }
 
+    /// Waits until so many events have come that they should be read before the ring is full. Errors: the runtime's.
+    pub async fn fills_up(&mut self) -> io::Result<()> {
+        self.events.readable_mut().await?.clear_ready();
+        Ok(())
+    }
+
     /// The next event that has not been read.
     pub fn next_event(&mut self) -> Option<DirectEvent> {
         loop {
-            let item = self.events.next()?;
+            let item = self.events.get_mut().next()?;
             if let Some(event) = decode(&item) {
                 return Some(event);
             }

@@ -45,7 +45,7 @@ fn report(fault: Fault, event: Event) {
     warn!(netns = event.netns, %destination, verdict = ?fault.verdict(), "eBPF: {}", fault.describe());
 }
 
-fn register(ring: RingBuf<MapData>) -> Result<AsyncFd<RingBuf<MapData>>, Error> {
+pub(super) fn register(ring: RingBuf<MapData>) -> Result<AsyncFd<RingBuf<MapData>>, Error> {
     // SAFETY: the ring owns its descriptor, keeps it open until it is dropped, always answers the same one, and is owned
     // by the `AsyncFd` from here on. There is no safe way: the safe constructors are deprecated as unsound for types that
     // could break this promise.
