@@ -78,9 +78,13 @@ fn workloads_and_services_are_listed_once() {
     assert_eq!((&guest["node"], &guest["tunnel"]), (&"node1".into(), &"hbone".into()));
     let guests = workloads.as_array().unwrap().iter().filter(|it| it["name"] == "guest").count();
     assert_eq!(guests, 1, "two agents know it");
-    let services = json(&["services", "--node", "node2"]);
-    let inn = find(&services, "hostname", "inn.town.svc.cluster.local").unwrap();
-    assert_eq!((&inn["readyEndpoints"], &inn["endpoints"]), (&1.into(), &1.into()), "{services}");
+    // Readiness goes the way through the control plane.
+    let is_ready = || {
+        let services = json(&["services", "--node", "node2"]);
+        let inn = find(&services, "hostname", "inn.town.svc.cluster.local")?;
+        (inn["readyEndpoints"] == 1 && inn["endpoints"] == 1).then_some(())
+    };
+    poll(SOON, is_ready).unwrap_or_else(|| panic!("{}", json(&["services"])));
 }
 
 fn a_policy_has_its_namespace_and_its_name() {

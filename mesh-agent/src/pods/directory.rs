@@ -89,7 +89,7 @@ impl Reader {
             .values()
             .filter_map(|object| match object {
                 Object::Namespace(namespace) => {
-                    Some((namespace.metadata.name.as_str(), &namespace.metadata.labels))
+                    Some((namespace.metadata.name.as_str(), &*namespace.metadata.labels))
                 }
                 _ => None,
             })

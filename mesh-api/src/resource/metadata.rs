@@ -1,5 +1,6 @@
 //! What every object has: a name, and what others know it by.
 
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use serde::{Deserialize, Deserializer};
@@ -18,7 +19,7 @@ pub struct Metadata {
     /// Kubernetes' unique id of the object's life, if it has been given one.
     pub uid: String,
     /// Labels.
-    pub labels: Labels,
+    pub labels: Arc<Labels>,
     /// Annotations.
     pub annotations: Labels,
     /// When it was made. Objects without a time count as older than all that have one.

@@ -17,6 +17,7 @@ mod peer_authentication;
 pub mod pod;
 mod selector;
 mod service;
+mod shared_labels;
 
 pub use authorization_policy::{
     Action, AuthorizationPolicy, Operation, Rule, ServiceAccountRef, Source, TargetRef, When, WhenValue,
@@ -37,6 +38,7 @@ pub use selector::{LabelSelector, Labels};
 pub use service::{
     InternalTrafficPolicy, IpFamily, IpFamilyPolicy, Service, ServicePort, ServiceSpec, TrafficDistribution,
 };
+pub use shared_labels::SharedLabels;
 
 use crate::manifest::{Kind, ObjectKey, cursor::Findings, tree};
 
@@ -47,11 +49,11 @@ pub const DEFAULT_NAMESPACE: &str = "default";
 #[derive(Clone, Debug)]
 pub enum Object {
     /// A namespace.
-    Namespace(Namespace),
+    Namespace(Box<Namespace>),
     /// A node.
-    Node(Node),
+    Node(Box<Node>),
     /// A service account.
-    ServiceAccount(ServiceAccount),
+    ServiceAccount(Box<ServiceAccount>),
     /// A pod.
     Pod(Box<Pod>),
     /// A deployment.
@@ -59,11 +61,11 @@ pub enum Object {
     /// A service.
     Service(Box<Service>),
     /// A part of a service's endpoints.
-    EndpointSlice(EndpointSlice),
+    EndpointSlice(Box<EndpointSlice>),
     /// Who may talk to whom.
-    AuthorizationPolicy(AuthorizationPolicy),
+    AuthorizationPolicy(Box<AuthorizationPolicy>),
     /// Whether mutual TLS is required.
-    PeerAuthentication(PeerAuthentication),
+    PeerAuthentication(Box<PeerAuthentication>),
     /// How clients connect to a service.
     DestinationRule(Box<DestinationRule>),
 }
@@ -102,10 +104,14 @@ impl Object {
     }
 
     /// Lets go what only whoever runs the object's programs needs and is the larger part of it: of a pod its images,
-    /// commands, environments and probes, of it and of services, slices and nodes the annotations.
-    pub fn forget_programs(&mut self) {
+    /// commands, environments and probes, of it and of services, slices and nodes the annotations. A pod's labels are
+    /// `shared` with those of others.
+    pub fn forget_programs(&mut self, shared: &mut SharedLabels) {
         match self {
-            Self::Pod(pod) => pod.forget_programs(),
+            Self::Pod(pod) => {
+                pod.forget_programs();
+                shared.share(&mut pod.metadata.labels);
+            }
             Self::Service(service) => service.metadata.annotations.clear(),
             Self::EndpointSlice(slice) => slice.metadata.annotations.clear(),
             Self::Node(node) => node.metadata.annotations.clear(),
@@ -124,21 +130,23 @@ impl Object {
 pub(crate) fn read(kind: Kind, root: &tree::Node, findings: &Findings) -> Option<Object> {
     let metadata = metadata::read(kind, root, findings)?;
     Some(match kind {
-        Kind::Namespace => Object::Namespace(Namespace { metadata }),
-        Kind::ServiceAccount => Object::ServiceAccount(ServiceAccount { metadata }),
+        Kind::Namespace => Object::Namespace(Box::new(Namespace { metadata })),
+        Kind::ServiceAccount => Object::ServiceAccount(Box::new(ServiceAccount { metadata })),
         Kind::Node => {
             let status = lenient::field(root, "status", findings)?;
-            Object::Node(Node { metadata, status })
+            Object::Node(Box::new(Node { metadata, status }))
         }
         Kind::Pod => Object::Pod(Box::new(Pod::read(metadata, root, findings)?)),
         Kind::Deployment => Object::Deployment(Box::new(Deployment::read(metadata, root, findings)?)),
         Kind::Service => Object::Service(Box::new(Service::read(metadata, root, findings)?)),
-        Kind::EndpointSlice => Object::EndpointSlice(EndpointSlice::read(metadata, root, findings)?),
+        Kind::EndpointSlice => {
+            Object::EndpointSlice(Box::new(EndpointSlice::read(metadata, root, findings)?))
+        }
         Kind::AuthorizationPolicy => {
-            Object::AuthorizationPolicy(AuthorizationPolicy::read(metadata, root, findings)?)
+            Object::AuthorizationPolicy(Box::new(AuthorizationPolicy::read(metadata, root, findings)?))
         }
         Kind::PeerAuthentication => {
-            Object::PeerAuthentication(PeerAuthentication::read(metadata, root, findings))
+            Object::PeerAuthentication(Box::new(PeerAuthentication::read(metadata, root, findings)))
         }
         Kind::DestinationRule => {
             Object::DestinationRule(Box::new(DestinationRule::read(metadata, root, findings)?))

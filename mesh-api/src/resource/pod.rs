@@ -62,11 +62,11 @@ pub struct Container {
     /// Declared ports.
     pub ports: Vec<ContainerPort>,
     /// Holds the other probes back until it first succeeds.
-    pub startup_probe: Option<Probe>,
+    pub startup_probe: Option<Box<Probe>>,
     /// Decides whether the container is restarted.
-    pub liveness_probe: Option<Probe>,
+    pub liveness_probe: Option<Box<Probe>>,
     /// Decides whether the pod gets traffic.
-    pub readiness_probe: Option<Probe>,
+    pub readiness_probe: Option<Box<Probe>>,
 }
 
 /// One environment variable.
@@ -302,13 +302,16 @@ impl Pod {
         self.metadata.annotations.clear();
         self.spec.init_containers = Vec::new();
         for container in &mut self.spec.containers {
-            let ports = std::mem::take(&mut container.ports);
+            let mut ports = std::mem::take(&mut container.ports);
+            ports.shrink_to_fit();
             *container = Container { ports, ..Container::default() };
         }
         self.spec.containers.retain(|container| !container.ports.is_empty());
         self.spec.containers.shrink_to_fit();
         self.status.conditions.retain(|condition| condition.kind == "Ready");
         self.status.conditions.shrink_to_fit();
+        self.status.pod_ips.shrink_to_fit();
+        self.metadata.owner_references.shrink_to_fit();
     }
 
     /// The service account; `default` if none is named.

@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use mesh_api::compile::Change;
-use mesh_api::manifest::{Kind, Located, ManifestError, ObjectKey, parse_value};
-use mesh_api::resource::Object;
+use mesh_api::manifest::{Kind, Located, ManifestError, ObjectKey, Parsed, parse_value};
+use mesh_api::resource::{Object, SharedLabels};
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 
@@ -36,6 +36,7 @@ struct State {
     touched: BTreeSet<ObjectKey>,
     /// Objects of which something is to be said.
     flawed: BTreeSet<ObjectKey>,
+    labels: SharedLabels,
 }
 
 /// The objects of one kind.
@@ -127,9 +128,14 @@ impl Objects {
 
     /// An object is there, or changed.
     pub fn put(&self, kind: Kind, raw: Value) {
-        let (name, entry) = read(kind, raw);
-        let flawed = !entry.errors.is_empty() || !entry.warnings.is_empty();
+        let (name, Parsed { objects, errors, warnings, .. }, version) = read(kind, raw);
+        let flawed = !errors.is_empty() || !warnings.is_empty();
         let mut state = self.state();
+        let good = objects.into_iter().next().map(|mut object| {
+            object.value.forget_programs(&mut state.labels);
+            Arc::new(object)
+        });
+        let entry = Entry { good, errors, warnings, version };
         let kept = state.kinds.entry(kind).or_default();
         if let Some(listed) = &mut kept.listed {
             listed.insert(name.clone());
@@ -273,7 +279,7 @@ pub fn is_policy(kind: Kind) -> bool {
     matches!(kind, Kind::AuthorizationPolicy | Kind::PeerAuthentication | Kind::DestinationRule)
 }
 
-fn read(kind: Kind, mut raw: Value) -> (Name, Entry) {
+fn read(kind: Kind, mut raw: Value) -> (Name, Parsed, Version) {
     let text = |pointer| raw.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
     let name = (text("/metadata/namespace"), text("/metadata/name"));
     if let Some(object) = raw.as_object_mut() {
@@ -289,16 +295,12 @@ fn read(kind: Kind, mut raw: Value) -> (Name, Entry) {
     if let Some(metadata) = raw.pointer_mut("/metadata").and_then(Value::as_object_mut) {
         metadata.remove("managedFields");
     }
-    let parsed = parse_value(ORIGIN, raw);
-    let good = parsed.objects.into_iter().next().map(|mut object| {
-        if !is_policy(kind) {
-            // Nobody reads it, and it is the larger part of the memory.
-            object.raw = Value::Null;
-        }
-        object.value.forget_programs();
-        Arc::new(object)
-    });
-    (name, Entry { good, errors: parsed.errors, warnings: parsed.warnings, version })
+    let mut parsed = parse_value(ORIGIN, raw);
+    if !is_policy(kind) {
+        // Nobody reads it, and it is the larger part of the memory.
+        parsed.objects.iter_mut().for_each(|object| object.raw = Value::Null);
+    }
+    (name, parsed, version)
 }
 
 fn version(raw: &Value) -> Version {

@@ -13,7 +13,7 @@ use std::time::{Duration, SystemTime};
 
 use mesh_api::compile::{Change, Shared};
 use mesh_api::manifest::{Located, ManifestError, ObjectKey, Parsed, parse};
-use mesh_api::resource::Object;
+use mesh_api::resource::{Object, SharedLabels};
 
 use super::claims::{Claims, Rank};
 use super::{Loaded, last_good};
@@ -30,6 +30,7 @@ pub struct Directory {
     last_good: PathBuf,
     files: BTreeMap<PathBuf, File>,
     claims: Claims,
+    labels: SharedLabels,
     /// What an earlier run kept, by file, until the directory is read.
     remembered: BTreeMap<PathBuf, Vec<Held>>,
 }
@@ -45,9 +46,9 @@ pub(super) struct Held {
 
 impl Held {
     /// The part of it that is needed.
-    pub(super) fn new(mut located: Located<Object>) -> Self {
+    pub(super) fn new(mut located: Located<Object>, labels: &mut SharedLabels) -> Self {
         let raw = std::mem::take(&mut located.raw).to_string().into();
-        located.value.forget_programs();
+        located.value.forget_programs(labels);
         Self { object: Arc::new(located), raw }
     }
 
@@ -59,8 +60,9 @@ impl Held {
 impl Directory {
     /// Nothing is read yet, except what `last_good` remembers from an earlier run.
     pub fn new(path: PathBuf, last_good: PathBuf) -> Self {
-        let remembered = last_good::read(&last_good);
-        Self { path, last_good, files: BTreeMap::new(), claims: Claims::default(), remembered }
+        let mut labels = SharedLabels::default();
+        let remembered = last_good::read(&last_good, &mut labels);
+        Self { path, last_good, files: BTreeMap::new(), claims: Claims::default(), labels, remembered }
     }
 
     /// The directory.
@@ -101,7 +103,7 @@ impl Directory {
         let mut old = self.files.remove(&path).unwrap_or_default();
         let (before, was_kept) = (old.fresh.clone(), old.kept.clone());
         old.kept.extend(self.remembered.remove(&path).unwrap_or_default());
-        let new = old.refresh(&path);
+        let new = old.refresh(&path, &mut self.labels);
         let (fresh, kept): (&[Held], &[Held]) =
             new.as_ref().map_or((&[], &[]), |file| (&file.fresh, &file.kept));
         for (rank, from, to) in [(Rank::Fresh, &*before, fresh), (Rank::Kept, &*was_kept, kept)] {
@@ -146,7 +148,7 @@ struct File {
 
 impl File {
     /// The file as it is now; none if it has gone.
-    fn refresh(self, path: &Path) -> Option<Self> {
+    fn refresh(self, path: &Path, labels: &mut SharedLabels) -> Option<Self> {
         let metadata = match fs::metadata(path) {
             Ok(metadata) => metadata,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
@@ -168,15 +170,15 @@ impl File {
                 let problem = "the file is empty, which may be half of a change; what it said stays in force";
                 Some(self.unreadable(path, problem))
             }
-            Ok(text) => Some(self.parsed(stamp, parse(&path.to_string_lossy(), &text))),
+            Ok(text) => Some(self.parsed(stamp, parse(&path.to_string_lossy(), &text), labels)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => Some(self.unreadable(path, &error.to_string())),
         }
     }
 
-    fn parsed(self, stamp: Option<Stamp>, parsed: Parsed) -> Self {
-        let fresh: Vec<Held> =
-            parsed.objects.into_iter().map(|located| self.as_it_was_or(Held::new(located))).collect();
+    fn parsed(self, stamp: Option<Stamp>, parsed: Parsed, labels: &mut SharedLabels) -> Self {
+        let held = parsed.objects.into_iter().map(|located| Held::new(located, labels));
+        let fresh: Vec<Held> = held.map(|held| self.as_it_was_or(held)).collect();
         let kept = if parsed.errors.is_empty() { Vec::new() } else { self.missing_from(&fresh) };
         Self { stamp, fresh, kept, errors: parsed.errors, warnings: parsed.warnings }
     }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::{fs, io};
 
 use mesh_api::manifest::parse;
+use mesh_api::resource::SharedLabels;
 use serde_json::Value;
 use tracing::warn;
 
@@ -13,7 +14,7 @@ use super::directory::Held;
 use crate::durable;
 
 /// What was kept, by file. Nothing if there is no such file.
-pub(super) fn read(path: &Path) -> BTreeMap<PathBuf, Vec<Held>> {
+pub(super) fn read(path: &Path, labels: &mut SharedLabels) -> BTreeMap<PathBuf, Vec<Held>> {
     let text = match fs::read(path) {
         Ok(text) => text,
         Err(error) => {
@@ -27,12 +28,12 @@ pub(super) fn read(path: &Path) -> BTreeMap<PathBuf, Vec<Held>> {
         warn!(path = %path.display(), %error, "last good state not read");
         BTreeMap::new()
     });
-    kept.into_iter().map(|(file, raw)| (file.clone(), objects(&file, &raw))).collect()
+    kept.into_iter().map(|(file, raw)| (file.clone(), objects(&file, &raw, labels))).collect()
 }
 
-fn objects(file: &Path, raw: &[Value]) -> Vec<Held> {
+fn objects(file: &Path, raw: &[Value], labels: &mut SharedLabels) -> Vec<Held> {
     let parsed = raw.iter().map(|value| parse(&file.to_string_lossy(), &value.to_string()));
-    parsed.flat_map(|parsed| parsed.objects).map(Held::new).collect()
+    parsed.flat_map(|parsed| parsed.objects).map(|located| Held::new(located, labels)).collect()
 }
 
 /// Replaces what was kept. A failure costs the memory of it, not the service.

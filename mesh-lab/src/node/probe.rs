@@ -48,8 +48,8 @@ pub async fn supervise(target: &Target<'_>, board: &Board) -> String {
     }
     board.update(|state| state.container(&container.name).started(container.readiness_probe.is_none()));
     tokio::select! {
-        reason = liveness(container.liveness_probe.as_ref(), target) => format!("liveness probe failed: {reason}"),
-        never = readiness(container.readiness_probe.as_ref(), target, board) => match never {},
+        reason = liveness(container.liveness_probe.as_deref(), target) => format!("liveness probe failed: {reason}"),
+        never = readiness(container.readiness_probe.as_deref(), target, board) => match never {},
     }
 }
 

@@ -56,7 +56,7 @@ fn table(store: &Store) -> Table {
     let slices: Vec<&EndpointSlice> = slices
         .iter()
         .filter_map(
-            |stored| if let Object::EndpointSlice(slice) = &stored.object { Some(slice) } else { None },
+            |stored| if let Object::EndpointSlice(slice) = &stored.object { Some(&**slice) } else { None },
         )
         .collect();
     let mut table = Table::new();
