@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use crate::kubectl;
+use crate::{cluster, kubectl, workload};
 
 /// Whether a namespace's pods are in the mesh.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,6 +35,18 @@ impl Scope {
         if enrolled == Enrolled::Yes {
             scope.enrol()?;
         }
+        Ok(scope)
+    }
+
+    /// One with a client on the first node and a web server on the second, which are ready.
+    pub fn across_nodes(subject: &str, enrolled: Enrolled) -> Result<Self> {
+        let [first, second] = cluster::nodes()?;
+        let scope = Self::new(subject, enrolled)?;
+        scope.apply(&workload::list(&[
+            workload::server("web", 1, Some(&second)),
+            workload::client("client", Some(&first)),
+        ]))?;
+        scope.ready()?;
         Ok(scope)
     }
 
