@@ -83,7 +83,8 @@ fn from_directory(
     let reader = Directory::new(path.to_owned(), options.state_dir.join("last-good.json"));
     // Watched before it is read, so that nothing is missed between.
     let changes = DirectoryWatch::new(path, Depth::Recursive).map_err(at(path))?;
-    let mut publisher = Publisher::new(Reader::Directory(reader), mesh(options), Arc::clone(&metrics));
+    let mut publisher =
+        Publisher::new(Reader::Directory(Box::new(reader)), mesh(options), Arc::clone(&metrics));
     publisher.publish(&Touched::Anything).map_err(at(path))?;
     let parts = Parts {
         authority,

@@ -32,7 +32,7 @@ const REST: u32 = 4;
 /// Reads all objects.
 pub enum Reader {
     /// Manifests in a directory.
-    Directory(Directory),
+    Directory(Box<Directory>),
     /// What the watches of the Kubernetes API have told.
     Kubernetes(Objects),
 }
