@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use aya::maps::MapError;
 use mesh_common::maps::Pod;
+use mesh_lab::Options;
 
 use crate::held::Held;
 use crate::restarts::times;
@@ -54,9 +55,10 @@ fn a_pod_that_goes_takes_its_connections_with_it() {
 #[test]
 fn many_pods_come_and_go_and_nothing_is_left_of_them() {
     let count = times(30, 500);
-    let world = World::new("churn");
+    // A node of the lab has 253 addresses.
+    let world = World::with("churn", &Options { nodes: 3, ..Options::default() });
     let enrolled = || {
-        ["node1", "node2"].map(|node| {
+        ["node1", "node2", "node3"].map(|node| {
             let pods = world.pinned::<8, { size_of::<Pod>() }>(node, "PODS");
             pods.keys().collect::<Result<Vec<_>, MapError>>().map_or(0, |keys| keys.len())
         })
