@@ -78,8 +78,8 @@ pub static COUNT_UNTOUCHED: u8 = 0;
 pub static DIRECT_OPEN: HashMap<u64, DirectEvent> =
     HashMap::with_max_entries(MAX_DIRECT_OPEN, BPF_F_NO_PREALLOC);
 
-/// What becomes of direct connections, for the proxy's records. Read ten times a second, never waited for: there
-/// is room for some thousand, whose memory every node pays for.
+/// What becomes of direct connections, for the proxy's records. Read ten times a second, and when it fills up: there is
+/// room for some thousand, whose memory every node pays for.
 #[map]
 pub static DIRECT_EVENTS: RingBuf = RingBuf::with_byte_size(DIRECT_RING, 0);
 

@@ -18,8 +18,8 @@ use crate::proxy::core::Shared;
 use crate::sys::ebpf::{DirectEvent, DirectKernel};
 use crate::telemetry::WorkerMetrics;
 
-/// The kernel's events are read this often and when they are many, and what changed meanwhile is planned again. A policy that changes is in
-/// force everywhere after at most this and what it takes to decide.
+/// The kernel's events are read this often, and when they are many; what changed meanwhile is planned again. A policy that
+/// changes is in force everywhere after at most this and what it takes to decide.
 const TICK: Duration = Duration::from_millis(100);
 
 /// Ticks between two signs of life, which last much longer, and looks at what changes with time alone.

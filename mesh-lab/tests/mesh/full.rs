@@ -7,6 +7,7 @@ use mesh_common::direct::DirectEvent;
 use mesh_common::maps::Pod;
 use rustix::process::Signal;
 
+use crate::pods::state_of;
 use crate::restarts::{proxy_of, signal};
 use crate::same_node::{DIRECT, opened, until_direct};
 use crate::world::{Bytes, PORT, World, eventually, idle_pod};
@@ -27,11 +28,7 @@ fn a_pod_that_finds_no_room_is_not_half_enrolled_and_has_its_turn_later() {
     let mut pods = world.pinned::<8, { size_of::<Pod>() }>("node1", "PODS");
     let junk = fill(&mut pods);
     world.apply(&idle_pod("late", "node1", "late"));
-    let late = || {
-        let pods = world.admin("node1", "/pods");
-        let late = pods.as_array().into_iter().flatten().find(|pod| pod["name"] == "late");
-        late.map(|pod| pod["state"].as_str().unwrap_or_default().to_lowercase()).unwrap_or_default()
-    };
+    let late = || state_of(&world, "late");
     eventually("the agent says that it is not enrolled", || late() == "failed");
     eventually("it talks as before", || world.client("app", "late", &["who", "server.out", PORT]).ok);
     assert!(world.client("app", "client", &["who", "server.app", PORT]).ok, "those that are in stay in");

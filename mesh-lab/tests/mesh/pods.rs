@@ -13,7 +13,8 @@ use crate::world::{PORT, World, eventually, idle_pod};
 /// More than five hundred pods take to start, and to go.
 const LONG: Duration = Duration::from_mins(3);
 
-fn state_of(world: &World, pod: &str) -> String {
+/// How the agent of `node1` says that a pod is, in small letters; nothing if it does not know it.
+pub fn state_of(world: &World, pod: &str) -> String {
     let pods = world.admin("node1", "/pods");
     let found = pods.as_array().into_iter().flatten().find(|it| it["name"] == pod);
     found.map(|it| it["state"].as_str().unwrap_or_default().to_lowercase()).unwrap_or_default()
