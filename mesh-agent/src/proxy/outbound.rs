@@ -46,7 +46,7 @@ enum Error {
 /// A way to the destination, and what has to be held while it is used.
 struct Connected {
     upstream: Upstream,
-    _slot: Option<Slot>,
+    _slot: Option<Slot<(Arc<str>, u16)>>,
     _active: Option<Active<TargetKey>>,
 }
 

@@ -3,56 +3,74 @@
 
 use std::collections::HashMap;
 use std::hash::Hash;
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Open connections by key.
-pub struct Limits<K> {
-    open: Mutex<HashMap<K, Arc<AtomicU32>>>,
-}
+/// Open connections by key. A key with none has no entry: services come and go for as long as the agent runs.
+#[derive(Debug)]
+pub struct Limits<K: Hash + Eq>(Arc<Mutex<HashMap<K, u32>>>);
 
 /// A connection below the limit, counted until it is dropped.
 #[derive(Debug)]
-pub struct Slot(Arc<AtomicU32>);
+pub struct Slot<K: Hash + Eq> {
+    limits: Limits<K>,
+    key: K,
+}
 
-impl<K> Default for Limits<K> {
+impl<K: Hash + Eq> Default for Limits<K> {
     fn default() -> Self {
-        Self { open: Mutex::default() }
+        Self(Arc::default())
+    }
+}
+
+impl<K: Hash + Eq + Clone> Limits<K> {
+    /// Takes a slot, unless `most` are taken.
+    pub fn take(&self, key: K, most: u32) -> Option<Slot<K>> {
+        let mut counts = self.counts();
+        let open = counts.get(&key).copied().unwrap_or(0);
+        if open >= most {
+            return None;
+        }
+        counts.insert(key.clone(), open + 1);
+        drop(counts);
+        Some(Slot { limits: Self(Arc::clone(&self.0)), key })
     }
 }
 
 impl<K: Hash + Eq> Limits<K> {
-    /// Takes a slot, unless `most` are taken.
-    pub fn take(&self, key: K, most: u32) -> Option<Slot> {
-        let counter = {
-            let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-            Arc::clone(open.entry(key).or_default())
-        };
-        let more = |open: u32| (open < most).then_some(open + 1);
-        counter.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).ok()?;
-        Some(Slot(counter))
+    fn counts(&self) -> MutexGuard<'_, HashMap<K, u32>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Drop for Slot {
+impl<K: Hash + Eq> Drop for Slot<K> {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::AcqRel);
+        let mut counts = self.limits.counts();
+        if let Some(open) = counts.get_mut(&self.key) {
+            *open -= 1;
+            if *open == 0 {
+                counts.remove(&self.key);
+            }
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
     use super::*;
 
     #[test]
     fn no_more_than_the_limit_and_again_after_a_drop() {
         let limits = Limits::default();
         let first = limits.take("web:80", 2).unwrap();
-        let _second = limits.take("web:80", 2).unwrap();
+        let second = limits.take("web:80", 2).unwrap();
         assert!(limits.take("web:80", 2).is_none());
         assert!(limits.take("web:81", 2).is_some(), "another port has its own");
         drop(first);
         assert!(limits.take("web:80", 2).is_some());
+        drop(second);
+        assert!(limits.counts().is_empty(), "nothing is kept of a service without connections");
     }
 
     /// As the cores do it: none goes above the limit, however they meet, and nothing is left taken.
