@@ -21,6 +21,7 @@ const BARE: Options = Options {
     workload_cert_ttl: None,
     agent_arguments: Vec::new(),
     control_arguments: Vec::new(),
+    programs: None,
 };
 
 /// A deployment of two web servers on node2 behind a Service, and a client on node1.

@@ -7,6 +7,7 @@ use rand::Rng;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::ca::{CaError, Subject};
+use super::clock::Clock;
 use super::store::Shared;
 
 /// Back-off after failures (wire reference 5).
@@ -18,14 +19,12 @@ const LONGEST_RETRY_WITHOUT: Duration = Duration::from_secs(5);
 const SHORTEST_RETRY: Duration = Duration::from_millis(200);
 /// Certificates that live for seconds (in tests) are renewed no faster than this.
 const SHORTEST_LIFE: Duration = Duration::from_millis(500);
-/// The wall clock may be set while one waits, so nobody waits for longer than this without looking at it.
-const LOOK_AT_CLOCK: Duration = Duration::from_secs(30);
 
 /// Certificates that are replaced because of their root are asked for within this time, not all at once.
 const SPREAD: Duration = Duration::from_secs(1);
 
-/// The file of roots is read this often. It is small.
-const READ_FILE: Duration = Duration::from_secs(1);
+/// The file of roots is read this often, and the clock looked at. It is small.
+const LOOK: Duration = Duration::from_secs(1);
 /// Where the file does not tell of new roots, the authority is asked this often.
 const ASK_FOR_ROOTS: Duration = Duration::from_secs(15);
 
@@ -61,23 +60,37 @@ pub(super) async fn keep(shared: Arc<Shared>, subject: Subject) {
     }
 }
 
-/// Notices new roots between renewals, and has the authority asked for them.
-pub(super) async fn follow_roots(shared: Arc<Shared>) {
+/// Notices new roots between renewals, and has the authority asked for them; and that the clock was set, by which
+/// certificates may have begun or ended.
+pub(super) async fn follow(shared: Arc<Shared>) {
     let mut asked = Instant::now();
+    let mut clock = Clock::now();
     loop {
-        sleep(READ_FILE).await;
+        sleep(LOOK).await;
+        let set = clock.was_set();
+        if set {
+            tracing::warn!(
+                "the clock was set, or the machine was suspended: certificates are looked at again"
+            );
+            shared.trust.look_again();
+        }
         let due = !shared.trust.file_is_bundle() && asked.elapsed() >= ASK_FOR_ROOTS;
-        if shared.trust.read_file() || due {
+        if shared.trust.read_file() || due || set {
             shared.refresh.notify_one();
             asked = Instant::now();
         }
     }
 }
 
+/// Returns at a time of the wall clock, or when the certificate is to be replaced before.
 async fn wait_until(shared: &Shared, subject: &Subject, when: SystemTime) {
+    let mut changes = shared.trust.changes();
     while let Ok(left) = when.duration_since(SystemTime::now()) {
-        if timeout(left.min(LOOK_AT_CLOCK), outdated(shared, subject)).await.is_ok() {
-            return;
+        tokio::select! {
+            () = outdated(shared, subject) => return,
+            () = sleep(left) => {}
+            // The clock may have been set. The sender lives as long as we do.
+            _ = changes.changed() => {}
         }
     }
 }
@@ -85,7 +98,7 @@ async fn wait_until(shared: &Shared, subject: &Subject, when: SystemTime) {
 /// Returns when a certificate is to be replaced before half of its life.
 async fn outdated(shared: &Shared, subject: &Subject) {
     if let Subject::Workload(id) = subject {
-        shared.orphaned(id).await;
+        shared.refused(id).await;
         return sleep(SPREAD.mul_f64(random())).await;
     }
     refresh(shared, subject).await;
@@ -140,6 +153,8 @@ impl Failures {
             Some(_) => "the old one stays in use",
         };
         let text = format!("{consequence}: {error}");
+        // A certificate that is too old, or not valid yet, is so by other seconds each time.
+        let text = text.replace(|letter: char| letter.is_ascii_digit(), "");
         if text != self.said {
             tracing::warn!(identity = subject.as_str(), reason = %error, "no certificate from the authority; {consequence}");
             self.said = text;

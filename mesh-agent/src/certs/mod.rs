@@ -5,6 +5,7 @@
 //! make of both what rustls needs.
 
 mod ca;
+mod clock;
 mod endpoint;
 #[cfg(test)]
 pub(crate) mod fixture;

@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use mesh_api::identity::SpiffeId;
 use rustls::pki_types::CertificateDer;
@@ -10,9 +10,6 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::trust::{Bundle, Roots, Trust};
 use super::{Certificates, PeerError, ca, peer_id};
-
-/// The clock is asked again this often: it may be set while somebody waits for a time.
-const ASK_CLOCK: Duration = Duration::from_mins(1);
 
 /// A peer of a session that goes on for longer than its handshake: who it is, and whether that still counts.
 pub struct Proof {
@@ -64,7 +61,7 @@ impl Proof {
         while self.counts() {
             let left = self.not_after.duration_since(SystemTime::now()).unwrap_or_default();
             tokio::select! {
-                () = tokio::time::sleep(left.min(ASK_CLOCK)) => {}
+                () = tokio::time::sleep(left) => {}
                 // The sender lives as long as we do.
                 _ = changes.changed() => {}
             }

@@ -84,7 +84,7 @@ impl Certificates {
         });
         let uri = format!("spiffe://{trust_domain}/ns/nodemesh-system/sa/mesh-agent");
         tokio::spawn(keeper::keep(Arc::clone(&shared), Subject::Agent { uri }));
-        tokio::spawn(keeper::follow_roots(Arc::clone(&shared)));
+        tokio::spawn(keeper::follow(Arc::clone(&shared)));
         Self { shared }
     }
 
@@ -189,14 +189,15 @@ impl Shared {
         Ok(not_after)
     }
 
-    /// Returns once the certificate of an identity leads to no root in force any more: peers refuse it.
-    pub async fn orphaned(&self, id: &SpiffeId) {
+    /// Returns once peers refuse the certificate of an identity: it leads to no root in force any more, or is not valid by
+    /// a clock that was set.
+    pub async fn refused(&self, id: &SpiffeId) {
         let mut changes = self.trust.changes();
-        let refused = || {
+        let is_refused = || {
             let current = self.current.load();
             current.get(id).is_some_and(|identity| self.trust.roots().check(&identity.chain).is_err())
         };
-        while !refused() {
+        while !is_refused() {
             // The sender lives as long as we do.
             let _ = changes.changed().await;
         }

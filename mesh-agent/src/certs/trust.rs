@@ -58,7 +58,8 @@ impl Trust {
         self.roots.load_full()
     }
 
-    /// Told whenever there are other roots.
+    /// Told whenever certificates may count that did not, or the other way round: there are other roots, or the clock was
+    /// set.
     pub fn changes(&self) -> watch::Receiver<()> {
         self.changes.subscribe()
     }
@@ -103,6 +104,11 @@ impl Trust {
         self.roots.store(Arc::new(roots));
         self.changes.send_replace(());
         Ok(())
+    }
+
+    /// The clock was set: whoever waits for a change is to check what it holds.
+    pub fn look_again(&self) {
+        self.changes.send_replace(());
     }
 
     fn known(&self) -> std::sync::MutexGuard<'_, Bundle> {

@@ -18,6 +18,8 @@ use crate::ca::signer::{SignerError, Subject};
 const ISTIO: &str = "istiod.istio-system.svc";
 /// After a failure to renew.
 const RETRY: Duration = Duration::from_secs(10);
+/// The clock may be set, and the machine suspended, while one waits; so nobody waits for longer without looking at it.
+const LOOK_AT_CLOCK: Duration = Duration::from_secs(5);
 
 /// Names under which agents may know a control plane that runs in `namespace`.
 pub fn names(namespace: &str, cluster_domain: &str) -> Vec<String> {
@@ -52,23 +54,38 @@ impl ServerTls {
         self.current.load_full()
     }
 
-    /// Renews at half of the certificate's life, and whenever the roots change. Never returns.
+    /// Renews at half of the certificate's life, when the clock was set back to before it was made, and whenever the roots
+    /// change. Never returns.
     pub async fn keep_fresh(&self) {
         let mut roots = self.authority.changes();
         loop {
-            let wait = match configure(&self.authority, &self.names) {
+            let made = SystemTime::now();
+            match configure(&self.authority, &self.names) {
                 Ok((config, expires)) => {
                     self.current.store(Arc::new(config));
                     info!(expires = %humantime::format_rfc3339_seconds(expires), "new serving certificate");
-                    expires.duration_since(SystemTime::now()).unwrap_or_default() / 2
+                    // Either leads to the same: make it anew.
+                    tokio::select! { _ = roots.changed() => {}, () = half_over(made, expires) => {} }
                 }
                 Err(error) => {
                     error!(%error, "serving certificate not renewed; the old one stays");
-                    RETRY
+                    let _ = tokio::time::timeout(RETRY, roots.changed()).await;
                 }
-            };
-            // A wait that ends for either reason leads to the same: make it anew.
-            let _ = tokio::time::timeout(wait.max(Duration::from_secs(1)), roots.changed()).await;
+            }
+        }
+    }
+}
+
+/// Returns when the clock shows half of a certificate's life, or a time before it was made. A second passes in any case.
+async fn half_over(made: SystemTime, expires: SystemTime) {
+    let renewal = made + expires.duration_since(made).unwrap_or_default() / 2;
+    let mut wait = Duration::from_secs(1);
+    loop {
+        tokio::time::sleep(wait).await;
+        let now = SystemTime::now();
+        match renewal.duration_since(now) {
+            Ok(left) if now >= made => wait = left.min(LOOK_AT_CLOCK),
+            _ => return,
         }
     }
 }

@@ -34,6 +34,8 @@ pub struct Options {
     pub agent_arguments: Vec<String>,
     /// More arguments for the control plane.
     pub control_arguments: Vec<String>,
+    /// Directory of another `mesh-agent` and `mesh-control` than those beside `mesh-lab`.
+    pub programs: Option<PathBuf>,
 }
 
 impl Default for Options {
@@ -44,6 +46,7 @@ impl Default for Options {
             workload_cert_ttl: None,
             agent_arguments: Vec::new(),
             control_arguments: Vec::new(),
+            programs: None,
         }
     }
 }
@@ -99,6 +102,9 @@ impl Lab {
         }
         command.args(options.agent_arguments.iter().map(|argument| format!("--agent-arg={argument}")));
         command.args(options.control_arguments.iter().map(|argument| format!("--control-arg={argument}")));
+        for (option, program) in [("--agent", "mesh-agent"), ("--control", "mesh-control")] {
+            command.args(options.programs.iter().flat_map(|it| [option.into(), it.join(program)]));
+        }
         run(&mut command)?;
         Ok(lab)
     }

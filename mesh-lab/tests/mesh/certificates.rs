@@ -20,7 +20,8 @@ fn certificates_of(lifetime: &str) -> Options {
     Options { workload_cert_ttl: Some(lifetime.to_owned()), ..Options::default() }
 }
 
-fn serial(world: &World) -> String {
+/// Of the client's certificate.
+pub fn serial(world: &World) -> String {
     let list = world.admin("node1", "/certs");
     let found =
         list.as_array().unwrap().iter().find(|it| it["identity"].as_str().unwrap().ends_with("/sa/client"));

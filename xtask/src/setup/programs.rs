@@ -46,6 +46,7 @@ pub const ALL: &[Program] = &[
     program("mariadb", &["mariadb"], &["mariadb-client"], "its client"),
     program("JDK", &["java", "javac"], &["default-jdk-headless"], "Java's HTTP server and client in tests"),
     program("Python", &["python3"], &["python3"], "small servers and clients in tests"),
+    program("faketime", &["faketime"], &["faketime"], "sets the clock of the mesh's programs in tests"),
     program("iperf3", &["iperf3"], &["iperf3"], "throughput in tests and benchmarks"),
     program("wrk", &["wrk"], &["wrk"], "request rates in benchmarks"),
     program("tshark", &["tshark"], &["tshark"], "proves from a capture that nodes speak TLS only"),
