@@ -152,4 +152,36 @@ mod user {
     unsafe impl aya::Pod for DirectFlow {}
     // SAFETY: as above.
     unsafe impl aya::Pod for DirectSocket {}
+
+    #[cfg(test)]
+    mod tests {
+        use super::*;
+
+        /// Any bytes are a value, and each byte of a value is one: under Miri this fails where there is padding, or a
+        /// pattern that is no value.
+        fn is_its_bytes<T: aya::Pod>() {
+            let bytes = vec![0xa5_u8; size_of::<T>()];
+            // SAFETY: as many bytes as the type has; that they are a value is what is tested.
+            let value: T = unsafe { bytes.as_ptr().cast::<T>().read_unaligned() };
+            // SAFETY: the value lives as long, and has as many bytes; that all are set is what is tested.
+            let again =
+                unsafe { core::slice::from_raw_parts((&raw const value).cast::<u8>(), size_of::<T>()) };
+            assert_eq!(again, bytes);
+        }
+
+        #[test]
+        fn what_is_plain_data_is_its_bytes() {
+            is_its_bytes::<Address>();
+            is_its_bytes::<Pod>();
+            is_its_bytes::<Proxy>();
+            is_its_bytes::<Endpoint>();
+            is_its_bytes::<Handoff>();
+            is_its_bytes::<Listener>();
+            is_its_bytes::<Event>();
+            is_its_bytes::<RouteKey>();
+            is_its_bytes::<Route>();
+            is_its_bytes::<DirectFlow>();
+            is_its_bytes::<DirectSocket>();
+        }
+    }
 }

@@ -47,7 +47,8 @@ impl Corpus {
         [&self.found, &self.tree]
     }
 
-    /// Makes the corpus in the tree the smallest inputs that reach everything that both reach. `program` is the target's.
+    /// Makes the corpus in the tree the smallest inputs that reach everything that both reach, beside those that a person
+    /// has named. `program` is the target's.
     pub fn keep(&self, program: &Command) -> Result<()> {
         let fresh = self.found.with_extension("kept");
         // Left by a command that was killed.
@@ -58,7 +59,7 @@ impl Corpus {
         merge.captured()?;
         let size = size(&fresh)?;
         ensure!(size <= MOST, "{} would be {size} bytes, more than {MOST}", self.tree.display());
-        for old in files(&self.tree)? {
+        for old in files(&self.tree)?.into_iter().filter(|file| is_digest(file)) {
             fs::remove_file(&old).with_context(|| format!("can't remove {}", old.display()))?;
         }
         for new in files(&fresh)? {
@@ -68,6 +69,12 @@ impl Corpus {
         println!("{}: {size} bytes", self.tree.display());
         fs::remove_dir_all(&fresh).context("can't remove what is in the tree now")
     }
+}
+
+/// libFuzzer names inputs by their SHA-1.
+fn is_digest(file: &Path) -> bool {
+    file.file_name()
+        .is_some_and(|name| name.len() == 40 && name.as_encoded_bytes().iter().all(u8::is_ascii_hexdigit))
 }
 
 fn files(directory: &Path) -> Result<Vec<PathBuf>> {
