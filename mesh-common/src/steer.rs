@@ -79,7 +79,31 @@ pub const fn inbound_listener(port: u16) -> ListenerKind {
     if port == HBONE_PORT { ListenerKind::Hbone } else { ListenerKind::Plaintext }
 }
 
-/// The worker that gets a new connection, spread by the client's port.
+/// Entries that pods share to count the connections of other nodes in. Two pods that share one disturb each other's
+/// turns, and nothing else.
+pub const TURNS: u32 = 256;
+
+/// The entry of a pod: addresses of one node differ at their ends.
+#[inline(always)]
+pub const fn turns_of(pod: Address) -> u32 {
+    pod.0[15] as u32
+}
+
+/// The worker that gets a pod's next connection from another node. A peer keeps one for each of its workers, and all that
+/// the two pods have to do with each other goes over these few, so they are dealt out and not left to chance.
+#[inline(always)]
+pub const fn worker_of_turn(turn: u32, workers: u32) -> u8 {
+    if workers <= 1 {
+        return 0;
+    }
+    // There are at most 64 workers (the agent's settings).
+    #[allow(clippy::cast_possible_truncation)]
+    let worker = (turn % workers) as u8;
+    worker
+}
+
+/// The worker that gets a new plaintext connection, spread by the client's port: the same for the packets of one
+/// handshake, which may be looked up more than once (`tcp_syncookies`).
 #[inline(always)]
 pub const fn worker_of(client_port: u16, workers: u32) -> u8 {
     if workers <= 1 {
@@ -161,6 +185,17 @@ mod tests {
         for port in [1, 80, 15001, 15006, 65535] {
             assert_eq!(inbound_listener(port), ListenerKind::Plaintext);
         }
+    }
+
+    #[test]
+    fn connections_of_one_peer_are_dealt_out_to_all_workers() {
+        for workers in 1..=8_u32 {
+            let mut got: Vec<u8> = (7..7 + workers).map(|turn| worker_of_turn(turn, workers)).collect();
+            got.sort_unstable();
+            let all: Vec<u8> = (0..8).take(workers as usize).collect();
+            assert_eq!(got, all);
+        }
+        assert!(turns_of(Address([0xff; 16])) < TURNS);
     }
 
     #[test]

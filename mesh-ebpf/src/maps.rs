@@ -13,6 +13,7 @@ use mesh_common::maps::{
     Endpoint, Handoff, Listener, MAX_DESTINATIONS, MAX_HANDOFFS, MAX_LISTENERS, MAX_NODE_ADDRESSES, MAX_PODS,
     MAX_PROBE_PORTS, MAX_PROXIES, Pod, Proxy,
 };
+use mesh_common::steer;
 
 /// The proxies, which are exempt. Written by the keeper when one starts and when it ends, read by every program.
 #[map]
@@ -21,6 +22,11 @@ pub static PROXIES: HashMap<Proxy, u32> = HashMap::with_max_entries(MAX_PROXIES,
 /// Workers that have listeners in `LISTENERS`. Written by the keeper, read by `sk_lookup`.
 #[map]
 pub static WORKERS: Array<u32> = Array::with_max_entries(1, 0);
+
+/// How many connections of other nodes have arrived at the pods that share an entry ([`steer::turns_of`]). Written by
+/// `sk_lookup`.
+#[map]
+pub static TURNS: Array<u32> = Array::with_max_entries(steer::TURNS, 0);
 
 /// Enrolled pods by network namespace cookie. Written by the keeper, read by `connect`.
 #[map]

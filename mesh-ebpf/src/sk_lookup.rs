@@ -1,15 +1,15 @@
 //! `sk_lookup`, attached to each enrolled pod's network namespace: a connection arrives.
 
-use aya_ebpf::bindings::{bpf_sk_lookup, sk_action};
+use aya_ebpf::bindings::{BPF_SK_LOOKUP_F_NO_REUSEPORT, bpf_sk_lookup, sk_action};
 use aya_ebpf::macros::sk_lookup;
 use aya_ebpf::programs::SkLookupContext;
 use core::ptr;
 use mesh_common::address::Address;
 use mesh_common::fault::{Fault, Verdict};
-use mesh_common::maps::{Endpoint, Listener};
+use mesh_common::maps::{Endpoint, Listener, ListenerKind};
 use mesh_common::steer;
 
-use crate::maps::{LISTENERS, NODE_ADDRESSES, PROBE_PORTS, WORKERS};
+use crate::maps::{LISTENERS, NODE_ADDRESSES, PROBE_PORTS, TURNS, WORKERS};
 use crate::{direct, report};
 
 /// `IPPROTO_TCP`.
@@ -50,13 +50,31 @@ fn is_probe(arrival: &Arrival) -> bool {
 fn assign(context: &SkLookupContext, arrival: &Arrival) -> Result<(), Fault> {
     let workers = *WORKERS.get(0).ok_or(Fault::AgentUnknown)?;
     let kind = steer::inbound_listener(arrival.local.port);
-    let worker = steer::worker_of(arrival.remote.port, workers);
+    let worker = match kind {
+        ListenerKind::Hbone => steer::worker_of_turn(turn(arrival.local.address), workers),
+        ListenerKind::Plaintext => steer::worker_of(arrival.remote.port, workers),
+    };
     let key = Listener::new(arrival.local.address, kind, worker);
-    LISTENERS.redirect_sk_lookup(context, key, 0).map_err(|error| match error {
+    // The workers' listeners share their port: without the flag the kernel would choose among them anew, by a hash.
+    let exactly = u64::from(BPF_SK_LOOKUP_F_NO_REUSEPORT);
+    LISTENERS.redirect_sk_lookup(context, key, exactly).map_err(|error| match error {
         // `-ENOENT`
         -2 => Fault::ListenerMissing,
         _ => Fault::ListenerRefused,
     })
+}
+
+/// The turn of a connection from another node. Two that arrive within nanoseconds, on two cores, may have the same; the
+/// target has no atomic that tells its former value.
+#[inline(always)]
+fn turn(pod: Address) -> u32 {
+    let Some(turns) = TURNS.get_ptr_mut(steer::turns_of(pod)) else { return 0 };
+    // SAFETY: the map's values live as long as the program and are aligned; torn reads of four bytes do not happen.
+    unsafe {
+        let turn = ptr::read_volatile(turns);
+        ptr::write_volatile(turns, turn.wrapping_add(1));
+        turn
+    }
 }
 
 /// What the kernel says of a connection that arrives.

@@ -4,8 +4,9 @@ use std::io::{BufRead, BufReader, Write};
 use std::process::Stdio;
 
 use mesh_lab::Options;
+use rustix::process::Signal;
 
-use crate::restarts::proxy_of;
+use crate::restarts::{proxy_of, signal};
 use crate::world::{PORT, World, eventually};
 
 const GIGABYTE: &str = "1000000000";
@@ -46,6 +47,40 @@ fn hbone_alone_is_a_setting() {
         assert!(!world.agent_log(node).contains("transport=mesh"), "{node}");
     }
 }
+
+/// All that two pods have to do with each other goes over a few connections, so each worker has to get its share of them.
+#[test]
+fn connections_of_one_peer_are_dealt_out_to_all_workers() {
+    let options = Options { agent_arguments: vec!["--workers=4".to_owned()], ..Options::default() };
+    let world = World::with("dealt", &options);
+    let [address, _] = world.addresses("app", "server");
+    let proxy = proxy_of(&world, "node2").unwrap();
+    signal(proxy, Signal::STOP);
+    // They stay where they are: in the queues of the listeners.
+    let mut peer = world
+        .lab
+        .exec_command("out", "client", &["python3", "-c", OPEN, &address, "8"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = String::new();
+    BufReader::new(peer.stdout.take().unwrap()).read_line(&mut said).unwrap();
+    let listeners = world.exec("app", "server", &["ss", "-Hltn", "sport = :15008"]).text;
+    signal(proxy, Signal::CONT);
+    drop(peer.stdin.take());
+    peer.wait().unwrap();
+    assert_eq!(said.trim(), "open");
+    let waiting: Vec<_> = listeners.lines().map(|line| line.split_whitespace().nth(1).unwrap()).collect();
+    assert_eq!(waiting, ["2"; 4], "{listeners}");
+}
+
+const OPEN: &str = "
+import socket, sys
+open = [socket.create_connection((sys.argv[1], 15008), timeout=10) for _ in range(int(sys.argv[2]))]
+print('open', flush=True)
+sys.stdin.read()
+";
 
 /// In less than the time that the proxy gives to an application that does not accept.
 #[test]
