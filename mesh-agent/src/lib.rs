@@ -24,6 +24,7 @@ pub mod log;
 pub mod pods;
 pub mod proxy;
 pub mod run;
+mod stamp;
 pub mod sys;
 pub mod telemetry;
 pub mod xds;

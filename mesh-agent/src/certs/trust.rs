@@ -15,6 +15,8 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
 use tokio::sync::watch;
 
+use crate::stamp::Stamp;
+
 /// Several certificates.
 pub(super) type Bundle = Vec<CertificateDer<'static>>;
 
@@ -23,9 +25,16 @@ pub(super) type Bundle = Vec<CertificateDer<'static>>;
 pub(super) struct Trust {
     provider: Arc<CryptoProvider>,
     file: PathBuf,
-    from_file: Mutex<Bundle>,
+    from_file: Mutex<FromFile>,
     roots: ArcSwap<Roots>,
     changes: watch::Sender<()>,
+}
+
+/// What the file said when it could last be read.
+#[derive(Debug, Default)]
+struct FromFile {
+    roots: Bundle,
+    stamp: Option<Stamp>,
 }
 
 /// One state of the roots.
@@ -67,7 +76,7 @@ impl Trust {
     /// What the control plane is checked with: the file's roots, and those that the authority told.
     pub fn for_control(&self) -> RootCertStore {
         let mut store = RootCertStore::empty();
-        store.add_parsable_certificates(self.known().clone());
+        store.add_parsable_certificates(self.known().roots.clone());
         store.add_parsable_certificates(self.roots().certificates.clone());
         store
     }
@@ -75,22 +84,27 @@ impl Trust {
     /// Reads the file again; answers whether it says something else than before. One that can't be read changes
     /// nothing.
     pub fn read_file(&self) -> bool {
+        let mut known = self.known();
+        let Ok(stamp) = Stamp::of(&self.file) else { return false };
+        if known.stamp == Some(stamp) {
+            return false;
+        }
         let Ok(text) = std::fs::read(&self.file) else { return false };
-        let Ok(bundle) = CertificateDer::pem_slice_iter(&text).collect::<Result<Bundle, _>>() else {
+        known.stamp = Some(stamp);
+        let Ok(roots) = CertificateDer::pem_slice_iter(&text).collect::<Result<Bundle, _>>() else {
             return false;
         };
-        let bundle = sorted(bundle);
-        let mut known = self.known();
-        let changed = !bundle.is_empty() && *known != bundle;
+        let roots = sorted(roots);
+        let changed = !roots.is_empty() && known.roots != roots;
         if changed {
-            *known = bundle;
+            known.roots = roots;
         }
         changed
     }
 
     /// Whether the file is the authority's bundle, so that it tells of a change by itself.
     pub fn file_is_bundle(&self) -> bool {
-        *self.known() == self.roots().certificates
+        self.known().roots == self.roots().certificates
     }
 
     /// Takes over what the authority listed.
@@ -111,7 +125,7 @@ impl Trust {
         self.changes.send_replace(());
     }
 
-    fn known(&self) -> std::sync::MutexGuard<'_, Bundle> {
+    fn known(&self) -> std::sync::MutexGuard<'_, FromFile> {
         self.from_file.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

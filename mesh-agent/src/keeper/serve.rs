@@ -174,6 +174,8 @@ impl Keeper {
             }
             if std::mem::take(&mut self.untidy) {
                 sys::give_back_unused();
+            } else {
+                sys::give_back_code();
             }
         }
     }

@@ -13,6 +13,7 @@ use mesh_api::resource::{Labels, Object};
 use tokio::sync::watch;
 
 use super::{NodePod, NodePods};
+use crate::stamp::Stamp;
 
 /// The directory is read this often even without a notice, in case one was lost (inotify(7), `IN_Q_OVERFLOW`).
 const REREAD_EVERY: Duration = Duration::from_secs(10);
@@ -27,19 +28,22 @@ pub fn watch(
     let mask = WatchMask::CLOSE_WRITE | WatchMask::MOVED_TO | WatchMask::MOVED_FROM | WatchMask::DELETE;
     inotify.watches().add(&directory, mask)?;
     let mut notices = inotify.into_event_stream(vec![0; 16 * 1024])?;
-    let mut reader = Reader { directory, node, trust_domain, good: HashMap::new() };
-    let (sender, receiver) = watch::channel(Arc::new(reader.read()));
+    let mut reader = Reader { directory, node, trust_domain, files: HashMap::new() };
+    reader.read();
+    let (sender, receiver) = watch::channel(Arc::new(reader.pods()));
     tokio::spawn(async move {
         loop {
             let _notice_or_time = tokio::time::timeout(REREAD_EVERY, notices.next()).await;
-            let pods = reader.read();
-            sender.send_if_modified(|current| {
-                let changed = **current != pods;
-                if changed {
-                    *current = Arc::new(pods);
-                }
-                changed
-            });
+            if reader.read() {
+                let pods = reader.pods();
+                sender.send_if_modified(|current| {
+                    let changed = **current != pods;
+                    if changed {
+                        *current = Arc::new(pods);
+                    }
+                    changed
+                });
+            }
             if sender.is_closed() {
                 return;
             }
@@ -52,41 +56,64 @@ struct Reader {
     directory: PathBuf,
     node: String,
     trust_domain: String,
-    /// The last good content of each file.
-    good: HashMap<PathBuf, Object>,
+    files: HashMap<PathBuf, Known>,
+}
+
+/// A file as it was last read.
+struct Known {
+    stamp: Stamp,
+    /// Its last good content.
+    good: Option<Object>,
 }
 
 impl Reader {
-    fn read(&mut self) -> NodePods {
+    /// Reads what has changed; answers whether anything has.
+    fn read(&mut self) -> bool {
         let files = list(&self.directory);
-        self.good.retain(|path, _| files.contains(path));
+        let before = self.files.len();
+        self.files.retain(|path, _| files.contains(path));
+        let mut changed = self.files.len() < before;
         for path in files {
-            self.read_file(&path);
+            changed |= self.read_file(&path);
         }
-        self.pods()
+        changed
     }
 
-    /// A file that can't be read or understood leaves its last good content in force.
-    fn read_file(&mut self, path: &Path) {
-        let text = match std::fs::read_to_string(path) {
-            Ok(text) => text,
+    /// Reads a file that has changed. One that can't be read or understood leaves its last good content in force.
+    fn read_file(&mut self, path: &Path) -> bool {
+        let (stamp, text) = match self.text_if_new(path) {
+            Ok(Some(new)) => new,
+            Ok(None) => return false,
             // Removed between the listing and here: the next notice is on its way.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return,
-            Err(error) => return tracing::warn!(path = %path.display(), %error, "pod file not readable"),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return false,
+            Err(error) => {
+                tracing::warn!(path = %path.display(), %error, "pod file not readable");
+                return false;
+            }
         };
         let parsed = parse(&path.to_string_lossy(), &text);
         for error in &parsed.errors {
             tracing::warn!(%error, "pod file not understood; its last good content stays in force");
         }
+        let known = self.files.entry(path.to_path_buf()).or_insert(Known { stamp, good: None });
+        known.stamp = stamp;
         if let Some(object) = parsed.objects.into_iter().next() {
-            self.good.insert(path.to_path_buf(), object.value);
+            known.good = Some(object.value);
         }
+        true
+    }
+
+    fn text_if_new(&self, path: &Path) -> io::Result<Option<(Stamp, String)>> {
+        let stamp = Stamp::of(path)?;
+        if self.files.get(path).is_some_and(|known| known.stamp == stamp) {
+            return Ok(None);
+        }
+        Ok(Some((stamp, std::fs::read_to_string(path)?)))
     }
 
     fn pods(&self) -> NodePods {
-        let namespaces: HashMap<&str, &Labels> = self
-            .good
-            .values()
+        let objects = || self.files.values().filter_map(|known| known.good.as_ref());
+        let namespaces: HashMap<&str, &Labels> = objects()
             .filter_map(|object| match object {
                 Object::Namespace(namespace) => {
                     Some((namespace.metadata.name.as_str(), &*namespace.metadata.labels))
@@ -96,7 +123,7 @@ impl Reader {
             .collect();
         let none = Labels::default();
         let mut pods = NodePods::new();
-        for object in self.good.values() {
+        for object in objects() {
             let Object::Pod(pod) = object else { continue };
             if pod.spec.node_name != self.node || pod.is_terminal() || pod.metadata.uid.is_empty() {
                 continue;
