@@ -149,10 +149,67 @@ impl<C: Records> Handshake<C> {
 
     /// After a failure rustls has an alert for the peer, which makes its error message useful. Best effort.
     async fn say_why(&mut self) {
-        while let Ok(ConnectionState::EncodeTlsData(encode)) = self.records.process(&mut []).state {
+        // What was received is shown once more: rustls may know of messages in it that it did not come to.
+        loop {
+            let UnbufferedStatus { discard, state, .. } = self.records.process(&mut self.incoming);
+            let Ok(ConnectionState::EncodeTlsData(encode)) = state else { break };
             append(encode, &mut self.outgoing);
+            self.incoming.drain(..discard);
         }
         let _unheard = self.send().await;
         let _unheard = self.tcp.shutdown().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+    use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+    use rustls::{ClientConfig, RootCertStore, ServerConfig};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    fn root() -> CertifiedIssuer<'static, KeyPair> {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
+    }
+
+    fn server(root: &CertifiedIssuer<'static, KeyPair>) -> ServerConfig {
+        let key = KeyPair::generate().unwrap();
+        let leaf = CertificateParams::new(["0.0.0.0".to_owned()]).unwrap().signed_by(&key, root).unwrap();
+        let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
+        ServerConfig::builder().with_no_client_auth().with_single_cert(vec![leaf.der().clone()], key).unwrap()
+    }
+
+    fn client(root: &CertifiedIssuer<'static, KeyPair>) -> ClientConfig {
+        let mut roots = RootCertStore::empty();
+        roots.add(root.der().clone()).unwrap();
+        ClientConfig::builder().with_root_certificates(roots).with_no_client_auth()
+    }
+
+    /// A server's messages come in one record, and the one that is refused is not the last of them.
+    #[tokio::test]
+    async fn a_server_that_is_refused_hears_why() {
+        let _installed_once = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let (trusted, other) = (root(), root());
+        for (signer, good) in [(&trusted, true), (&other, false)] {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = listener.local_addr().unwrap();
+            let config = Arc::new(server(signer));
+            let accepted = tokio::spawn(async move {
+                let (tcp, _) = listener.accept().await.unwrap();
+                let mut session = accept(tcp, config).await?;
+                // In TLS 1.3 a server is done before it has heard of its client's verdict.
+                session.read_u8().await.map(drop).map_err(Error::from)
+            });
+            let tcp = TcpStream::connect(address).await.unwrap();
+            let connected = connect(tcp, Arc::new(client(&trusted))).await;
+            assert_eq!(connected.is_ok(), good);
+            drop(connected);
+            let heard = accepted.await.unwrap().unwrap_err().to_string();
+            assert_eq!(heard.contains("received fatal alert"), !good, "{heard}");
+        }
     }
 }

@@ -166,9 +166,10 @@ impl<C: Records> TlsStream<C> {
             // The received bytes have to be shown each time, because rustls keeps positions in them.
             let UnbufferedStatus { discard, state, .. } =
                 self.records.process(&mut self.incoming[self.start..self.end]);
+            let state = state.inspect_err(|_| self.start += discard).map_err(invalid)?;
             let mut extra = 0;
             let mut done = false;
-            match state.map_err(invalid)? {
+            match state {
                 ConnectionState::WriteTraffic(mut traffic) => {
                     write(&mut traffic, &mut self.outgoing)?;
                     done = true;
@@ -227,9 +228,10 @@ impl<C: Records> TlsStream<C> {
         }
         let UnbufferedStatus { discard, state, .. } =
             self.records.process(&mut self.incoming[self.start..self.end]);
+        let state = state.inspect_err(|_| self.start += discard).map_err(invalid)?;
         let mut extra = 0;
         let mut taken = Ok(());
-        let step = match state.map_err(invalid)? {
+        let step = match state {
             ConnectionState::ReadTraffic(mut traffic) => {
                 while taken.is_ok()
                     && let Some(record) = traffic.next_record()
