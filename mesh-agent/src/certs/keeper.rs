@@ -20,6 +20,10 @@ const SHORTEST_RETRY: Duration = Duration::from_millis(200);
 /// Certificates that live for seconds (in tests) are renewed no faster than this.
 const SHORTEST_LIFE: Duration = Duration::from_millis(500);
 
+/// A clock that is set twice within a second looks as if it had not been, so nobody waits for longer than this without
+/// looking at it.
+const LOOK_AT_CLOCK: Duration = Duration::from_secs(30);
+
 /// Certificates that are replaced because of their root are asked for within this time, not all at once.
 const SPREAD: Duration = Duration::from_secs(1);
 
@@ -88,7 +92,7 @@ async fn wait_until(shared: &Shared, subject: &Subject, when: SystemTime) {
     while let Ok(left) = when.duration_since(SystemTime::now()) {
         tokio::select! {
             () = outdated(shared, subject) => return,
-            () = sleep(left) => {}
+            () = sleep(left.min(LOOK_AT_CLOCK)) => {}
             // The clock may have been set. The sender lives as long as we do.
             _ = changes.changed() => {}
         }
