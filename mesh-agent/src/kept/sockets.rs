@@ -6,6 +6,7 @@ use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
+use std::time::Duration;
 
 use tokio::net::UnixDatagram;
 use tokio::sync::{Notify, oneshot};
@@ -18,6 +19,10 @@ use crate::sys::SocketKind;
 
 /// How many the first batch has.
 const FIRST: u8 = 2;
+
+/// First and longest pause after none came, as when this process has as many files open as it may.
+const FIRST_PAUSE: Duration = Duration::from_millis(5);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// One core's sockets. Cheap to copy.
 #[derive(Clone)]
@@ -110,6 +115,7 @@ impl Sockets {
 
 /// One batch after another.
 async fn follow(channel: UnixDatagram, inner: Rc<Inner>) {
+    let mut pause = FIRST_PAUSE;
     loop {
         let next = inner.asks.borrow_mut().pop_front();
         let Some((key, count)) = next else {
@@ -117,7 +123,15 @@ async fn follow(channel: UnixDatagram, inner: Rc<Inner>) {
             continue;
         };
         let answer = ask(&channel, key, count).await;
+        let none = answer.as_ref().is_ok_and(Vec::is_empty);
         inner.deliver(key, count, answer);
+        if none {
+            tracing::warn!("no room for the sockets that the keeper opened; trying again after a pause");
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        } else {
+            pause = FIRST_PAUSE;
+        }
     }
 }
 
@@ -168,12 +182,14 @@ mod tests {
     use super::*;
     use crate::keeper::channel;
 
-    /// A keeper that gives pipes for sockets, at most so many at a time, and none in pod 404.
+    /// A keeper that gives pipes for sockets, at most so many at a time, none in pod 404, and in pod 503 none to the first
+    /// [`WITHOUT`] that ask.
     async fn keep(channel: OwnedFd, most: u8, batches: Rc<RefCell<Vec<u8>>>) {
         let channel = asynchronous(channel).unwrap();
         while let Ok((record, _)) = receive(&channel).await {
             let Some(Request::Sockets(pod, _, count)) = Request::decode(&record) else { panic!("not asked") };
             let (pipe, _) = io::pipe().unwrap();
+            let most = if pod == 503 && batches.borrow().len() < WITHOUT { 0 } else { most };
             let given = vec![pipe.as_fd(); count.min(most).into()];
             let answer = match pod {
                 404 => Answer::Refused("no such pod is in the mesh".to_owned()),
@@ -184,6 +200,8 @@ mod tests {
             batches.borrow_mut().push(count);
         }
     }
+
+    const WITHOUT: usize = 5;
 
     fn with_keeper<F: Future<Output = ()>>(most: u8, test: impl FnOnce(Sockets, Rc<RefCell<Vec<u8>>>) -> F) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -230,6 +248,16 @@ mod tests {
             );
             assert!(one.unwrap_err().to_string().contains("no such pod") && other.is_err());
             assert!(sockets.take(7, SocketKind::StreamV4).await.is_ok(), "others are served");
+        });
+    }
+
+    #[test]
+    fn where_there_is_no_room_it_is_not_asked_over_and_over() {
+        with_keeper(1, async |sockets, batches| {
+            let began = std::time::Instant::now();
+            assert!(sockets.take(503, SocketKind::StreamV4).await.is_ok(), "served once there is room");
+            assert_eq!(batches.borrow().len(), WITHOUT + 1);
+            assert!(began.elapsed() >= FIRST_PAUSE * 31, "each pause is twice the one before");
         });
     }
 }

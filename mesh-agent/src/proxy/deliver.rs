@@ -12,7 +12,7 @@ use super::core::{Core, LocalPod};
 use super::flow::{ClientAddress, UpstreamAddress};
 use crate::sys::{self, SocketKind};
 
-/// How long an application may take to accept (its queue may be full).
+/// How long a socket may take to come, and an application to accept (its queue may be full).
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// An application that listens is connected in microseconds; if it is not after this, it may not listen at all.
@@ -40,7 +40,9 @@ pub async fn deliver(
     to: UpstreamAddress,
     _allowed: &Permit,
 ) -> Result<TcpStream, Error> {
-    let socket = core.sockets.take(pod.netns, SocketKind::delivery(to.ip())).await.map_err(Error::Socket)?;
+    let taking = core.sockets.take(pod.netns, SocketKind::delivery(to.ip()));
+    let taken = tokio::time::timeout(TIMEOUT, taking).await;
+    let socket = taken.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).map_err(Error::Socket)?;
     let connect = async {
         tokio::select! {
             connected = open(core, socket.into(), client, to) => connected,
