@@ -23,6 +23,10 @@ pub use value::{AccessLogFormat, ControlAddress, LogFormat, PodSource, SameNode,
 /// Workers beyond this gain little, and each costs three listeners for every pod.
 const ENOUGH_WORKERS: usize = 4;
 
+/// Cores for each worker. The others are for the applications, and few workers cost less than many: what one of them has
+/// to send for several connections goes out together.
+const CORES_FOR_EACH: usize = 2;
+
 /// Options of `mesh-agent run`.
 #[derive(Clone, Debug, Args)]
 pub struct RunArgs {
@@ -216,7 +220,11 @@ fn missing(flag: &'static str, environment: &'static str, key: &'static str) -> 
 }
 
 fn default_workers() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from).min(ENOUGH_WORKERS)
+    workers_for(std::thread::available_parallelism().map_or(1, usize::from))
+}
+
+fn workers_for(cores: usize) -> usize {
+    (cores / CORES_FOR_EACH).clamp(1, ENOUGH_WORKERS)
 }
 
 #[cfg(test)]

@@ -75,7 +75,7 @@ pub struct Settings {
     #[arg(long, env = "MESH_AGENT_HEALTH", value_name = "ADDRESS")]
     pub health: Option<SocketAddr>,
 
-    /// Worker cores of the proxy [default: as many as there are, at most 4]
+    /// Workers of the proxy, a thread each [default: one for every two cores, at least 1 and at most 4]
     #[arg(long, env = "MESH_AGENT_WORKERS", value_name = "N")]
     pub workers: Option<usize>,
 

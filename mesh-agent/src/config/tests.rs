@@ -86,3 +86,11 @@ fn what_can_not_be_meant_is_refused() {
     assert!(with("--admin", "0.0.0.0:15000").contains("loopback"));
     assert!(with("--trust-domain", "Not A Domain").starts_with("--trust-domain:"));
 }
+
+#[test]
+fn workers_leave_the_applications_their_cores() {
+    let expected = [(1, 1), (2, 1), (3, 1), (4, 2), (6, 3), (8, 4), (64, 4)];
+    for (cores, workers) in expected {
+        assert_eq!(workers_for(cores), workers, "{cores} cores");
+    }
+}

@@ -212,8 +212,8 @@ fn both_killed_hang_nothing_and_are_back_within_a_second() {
 
 #[test]
 fn an_upgrade_costs_no_connection_old_or_new() {
-    let drain = "--drain-timeout=1h".to_owned();
-    let world = World::with("upgrade", &Options { agent_arguments: vec![drain], ..Options::default() });
+    let arguments = ["--drain-timeout=1h", "--workers=2"].map(str::to_owned).to_vec();
+    let world = World::with("upgrade", &Options { agent_arguments: arguments, ..Options::default() });
     let server = Server::start(&world, "server");
     let held = Running::hold(&world, "client", &server, u32::try_from(times(100, 1000)).unwrap());
     let storm = Running::connect(&world, "client", &server, RATE / 2);

@@ -44,8 +44,10 @@ pub struct Ran {
 }
 
 impl World {
+    /// With several workers, whatever the machine's cores are.
     pub fn new(name: &str) -> Self {
-        Self::with(name, &Options::default())
+        let workers = "--workers=2".to_owned();
+        Self::with(name, &Options { agent_arguments: vec![workers], ..Options::default() })
     }
 
     pub fn with(name: &str, options: &Options) -> Self {
