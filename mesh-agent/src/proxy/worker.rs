@@ -61,7 +61,7 @@ fn keepalive() -> TcpKeepalive {
 
 /// So many tasks run before the sockets are looked at again. A bulk stream's tasks always have something to do and take
 /// a tenth of a millisecond each: with the runtime's own 61, everybody else's bytes would lie there for six.
-const LOOK_AT_SOCKETS: u32 = 4;
+const LOOK_AT_SOCKETS: u32 = 2;
 
 /// So many sockets are served of a look at them. What they have to say to a peer is sent behind the last of them: with all
 /// that are ready, which may be a hundred, the peer's node would have nothing to do meanwhile.
