@@ -5,7 +5,7 @@
 //! sleep more exactly than what shares a timer.
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -41,15 +41,18 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Asks, and prints a line for each answer: microseconds since it was due.
 pub fn run(load: &Load) -> Result<()> {
     ensure!(load.rate > 0.0, "a rate above nothing");
+    // Once, and before the clock runs: of so many questions at once a name server may lose one, for five seconds.
+    let server = (load.host.as_str(), load.port).to_socket_addrs();
+    let server: Vec<_> = server.with_context(|| format!("resolving {}", load.host))?.collect();
     // All are connected before the first is due.
     let start = Instant::now() + Duration::from_millis(500);
     let interval = Duration::from_secs_f64(1.0 / load.rate);
     let threads: Vec<_> = (0..load.connections)
         .map(|number| {
-            let load = load.clone();
+            let (load, server) = (load.clone(), server.clone());
             // Spread over an interval, so that they do not all come at once.
             let first = start + interval * number / load.connections;
-            thread::Builder::new().stack_size(128 * 1024).spawn(move || one(&load, first, interval))
+            thread::Builder::new().stack_size(128 * 1024).spawn(move || one(&load, &server, first, interval))
         })
         .collect::<std::io::Result<_>>()?;
     let mut latencies = Vec::new();
@@ -61,9 +64,9 @@ pub fn run(load: &Load) -> Result<()> {
     Ok(())
 }
 
-fn one(load: &Load, first: Instant, interval: Duration) -> Result<Vec<Duration>> {
-    let mut socket = TcpStream::connect((load.host.as_str(), load.port))
-        .with_context(|| format!("connecting to {}:{}", load.host, load.port))?;
+fn one(load: &Load, server: &[SocketAddr], first: Instant, interval: Duration) -> Result<Vec<Duration>> {
+    let mut socket =
+        TcpStream::connect(server).with_context(|| format!("connecting to {}:{}", load.host, load.port))?;
     socket.set_nodelay(true)?;
     socket.set_read_timeout(Some(PATIENCE))?;
     let end = first + Duration::from_secs(load.seconds.into());
@@ -97,13 +100,9 @@ mod tests {
     #[test]
     fn a_stall_counts_for_all_that_were_due_meanwhile() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let load = Load {
-            host: "127.0.0.1".into(),
-            port: listener.local_addr().unwrap().port(),
-            connections: 1,
-            rate: 100.0,
-            seconds: 1,
-        };
+        let address = listener.local_addr().unwrap();
+        let load =
+            Load { host: "127.0.0.1".into(), port: address.port(), connections: 1, rate: 100.0, seconds: 1 };
         let server = thread::spawn(move || {
             let (mut socket, _) = listener.accept().unwrap();
             let mut buffer = [0; 1024];
@@ -118,7 +117,7 @@ mod tests {
             }
             0
         });
-        let latencies = one(&load, Instant::now(), Duration::from_millis(10)).unwrap();
+        let latencies = one(&load, &[address], Instant::now(), Duration::from_millis(10)).unwrap();
         assert_eq!(latencies.len(), 100);
         let late = latencies.iter().filter(|latency| **latency > Duration::from_millis(50)).count();
         assert!(late >= 15, "one stalled, and {late} were late");
