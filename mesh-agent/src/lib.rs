@@ -21,6 +21,7 @@ pub mod enrol;
 pub mod keeper;
 pub mod kept;
 pub mod log;
+mod pause;
 pub mod pods;
 pub mod proxy;
 pub mod run;

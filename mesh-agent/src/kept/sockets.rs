@@ -6,7 +6,6 @@ use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
-use std::time::Duration;
 
 use tokio::net::UnixDatagram;
 use tokio::sync::{Notify, oneshot};
@@ -15,14 +14,11 @@ use tokio::task::spawn_local;
 use super::asynchronous;
 use super::control::{receive, send};
 use crate::keeper::protocol::{Answer, MOST_SOCKETS, Request};
+use crate::pause::Pause;
 use crate::sys::SocketKind;
 
 /// How many the first batch has.
 const FIRST: u8 = 2;
-
-/// First and longest pause after none came, as when this process has as many files open as it may.
-const FIRST_PAUSE: Duration = Duration::from_millis(5);
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// One core's sockets. Cheap to copy.
 #[derive(Clone)]
@@ -115,7 +111,7 @@ impl Sockets {
 
 /// One batch after another.
 async fn follow(channel: UnixDatagram, inner: Rc<Inner>) {
-    let mut pause = FIRST_PAUSE;
+    let mut pause = Pause::default();
     loop {
         let next = inner.asks.borrow_mut().pop_front();
         let Some((key, count)) = next else {
@@ -125,12 +121,12 @@ async fn follow(channel: UnixDatagram, inner: Rc<Inner>) {
         let answer = ask(&channel, key, count).await;
         let none = answer.as_ref().is_ok_and(Vec::is_empty);
         inner.deliver(key, count, answer);
+        // As when this process has as many files open as it may.
         if none {
             tracing::warn!("no room for the sockets that the keeper opened; trying again after a pause");
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
+            pause.pass().await;
         } else {
-            pause = FIRST_PAUSE;
+            pause = Pause::default();
         }
     }
 }
@@ -257,7 +253,7 @@ mod tests {
             let began = std::time::Instant::now();
             assert!(sockets.take(503, SocketKind::StreamV4).await.is_ok(), "served once there is room");
             assert_eq!(batches.borrow().len(), WITHOUT + 1);
-            assert!(began.elapsed() >= FIRST_PAUSE * 31, "each pause is twice the one before");
+            assert!(began.elapsed() >= crate::pause::FIRST * 31, "each pause is twice the one before");
         });
     }
 }

@@ -4,14 +4,11 @@ use std::cell::Cell;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 
-/// First and longest pause after `accept` failed for lack of something (descriptors, memory).
-const FIRST_PAUSE: Duration = Duration::from_millis(5);
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+use crate::pause::Pause;
 
 /// Connections that may be open at one time.
 pub struct Cap {
@@ -92,12 +89,12 @@ pub enum Accepted {
 
 /// Accepts for ever.
 pub async fn accept_loop(listener: TcpListener, caps: Caps, mut handle: impl FnMut(Accepted)) {
-    let mut pause = FIRST_PAUSE;
+    let mut pause = Pause::default();
     loop {
         let worker = caps.worker.place().await;
         match listener.accept().await {
             Ok((socket, peer)) => {
-                pause = FIRST_PAUSE;
+                pause = Pause::default();
                 handle(match caps.pod.try_place() {
                     Some(pod) => Accepted::Connection(socket, peer, Place { _worker: worker, _pod: pod }),
                     None => Accepted::Crowded(socket),
@@ -106,8 +103,7 @@ pub async fn accept_loop(listener: TcpListener, caps: Caps, mut handle: impl FnM
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
                 handle(Accepted::Failed(error));
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(LONGEST_PAUSE);
+                pause.pass().await;
             }
         }
     }
@@ -128,6 +124,8 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[tokio::test]
