@@ -153,10 +153,12 @@ impl Inner {
                 stock.waiting.drain(..).for_each(|one| drop(one.send(again())));
             }
         }
+        // For those that wait no longer none is asked for again.
+        stock.waiting.retain(|one| !one.is_closed());
         while !stock.waiting.is_empty() && !stock.ready.is_empty() {
             if let (Some(one), Some(socket)) = (stock.waiting.pop_front(), stock.ready.pop()) {
-                // One that waits no longer gives it back.
-                stock.ready.extend(one.send(Ok(socket)).err().and_then(Result::ok));
+                // All that are left still wait.
+                drop(one.send(Ok(socket)));
             }
         }
         // Fewer came than were asked for.
@@ -254,6 +256,19 @@ mod tests {
             assert!(sockets.take(503, SocketKind::StreamV4).await.is_ok(), "served once there is room");
             assert_eq!(batches.borrow().len(), WITHOUT + 1);
             assert!(began.elapsed() >= crate::pause::FIRST * 31, "each pause is twice the one before");
+        });
+    }
+
+    #[test]
+    fn for_one_that_waits_no_longer_it_is_not_asked_again() {
+        with_keeper(1, async |sockets, batches| {
+            let taking = sockets.take(503, SocketKind::StreamV4);
+            assert!(tokio::time::timeout(Duration::from_millis(1), taking).await.is_err(), "there is none");
+            let waits = || sockets.0.stocks.borrow().values().any(|stock| !stock.waiting.is_empty());
+            while waits() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            assert!(batches.borrow().len() < WITHOUT, "{batches:?}");
         });
     }
 }
