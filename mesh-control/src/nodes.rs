@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::fs;
 use std::io;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -31,11 +32,15 @@ pub enum Nodes {
 }
 
 impl Nodes {
-    /// Name of the node whose token the caller sent as `authorization: Bearer TOKEN`.
-    pub async fn authenticate(&self, metadata: &MetadataMap) -> Result<Arc<str>, AuthenticationError> {
+    /// Name of the node whose token the caller sent as `authorization: Bearer TOKEN`, from an address.
+    pub async fn authenticate(
+        &self,
+        sender: IpAddr,
+        metadata: &MetadataMap,
+    ) -> Result<Arc<str>, AuthenticationError> {
         match self {
             Self::Directory(tokens) => tokens.authenticate(metadata),
-            Self::Reviewed(reviews) => reviews.authenticate(metadata).await,
+            Self::Reviewed(reviews) => reviews.authenticate(sender, metadata).await,
         }
     }
 
@@ -156,7 +161,7 @@ impl From<AuthenticationError> for Status {
     fn from(error: AuthenticationError) -> Self {
         let text = error.to_string();
         match error {
-            AuthenticationError::Unavailable(_) => Self::unavailable(text),
+            AuthenticationError::Unavailable(_) | AuthenticationError::Busy(_) => Self::unavailable(text),
             _ => Self::unauthenticated(text),
         }
     }
@@ -174,6 +179,12 @@ pub enum AuthenticationError {
     /// The API server's review came to another end.
     #[error("the token that was sent is not an agent's: {0}")]
     Refused(String),
+    /// The same, a moment ago.
+    #[error("{0} (found a moment ago)")]
+    RefusedLately(String),
+    /// Others have sent too many; the agent should try again.
+    #[error("the token was not reviewed: {0}")]
+    Busy(&'static str),
     /// The API server did not answer; the agent should try again.
     #[error("the token could not be reviewed: {0}")]
     Unavailable(String),

@@ -49,7 +49,7 @@ impl IstioCertificateService for CertificateService {
     ) -> Result<Response<IstioCertificateResponse>, Status> {
         let peer = Peer::of(&request);
         let asked = impersonated(request.get_ref()).unwrap_or_else(|| "the agent's own".to_owned());
-        let node = self.tokens.authenticate(request.metadata()).await;
+        let node = self.tokens.authenticate(peer.address.ip(), request.metadata()).await;
         let result = match &node {
             Ok(node) => self.sign(node, request.get_ref()).await,
             Err(error) => Err(Refusal::Node(error.clone())),

@@ -6,6 +6,7 @@
 
 pub mod bundle;
 mod expiry;
+mod gate;
 pub mod last_good;
 pub mod leader;
 pub mod objects;

@@ -4,15 +4,16 @@
 //! node's token says of which node it is.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use aws_lc_rs::digest::{SHA256, digest};
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, TokenReviewStatus};
 use kube::api::{Api, PostParams};
 use tokio::sync::watch;
 use tonic::metadata::MetadataMap;
 
+use super::gate::{Digest, Gate, Wait};
 use super::objects::Objects;
 use super::{Cluster, expiry};
 use crate::nodes::{AuthenticationError, bearer_token};
@@ -28,10 +29,9 @@ const FRESH: Duration = Duration::from_mins(1);
 const NODE_NAME: &str = "authentication.kubernetes.io/node-name";
 const POD_NAME: &str = "authentication.kubernetes.io/pod-name";
 
-type Digest = Vec<u8>;
-
 /// Asks the API server, and remembers its answer for a while. Where it can't be asked, what it last said of a token counts
 /// until the token runs out: without it no pod could have been deleted either, and certificates are renewed meanwhile.
+/// What strangers send costs it little (`gate`).
 pub struct TokenReviews {
     reviews: Api<TokenReview>,
     objects: Objects,
@@ -39,6 +39,7 @@ pub struct TokenReviews {
     /// `system:serviceaccount:NAMESPACE:NAME`.
     user: String,
     known: Mutex<HashMap<Digest, Known>>,
+    gate: Gate,
     never: watch::Sender<()>,
 }
 
@@ -60,6 +61,7 @@ impl TokenReviews {
             namespace: cluster.namespace.clone(),
             user: format!("system:serviceaccount:{}:{account}", cluster.namespace),
             known: Mutex::default(),
+            gate: Gate::new(),
             never: watch::Sender::new(()),
         }
     }
@@ -69,23 +71,48 @@ impl TokenReviews {
         self.never.subscribe()
     }
 
-    /// Name of the node whose agent sent the token.
-    pub async fn authenticate(&self, metadata: &MetadataMap) -> Result<Arc<str>, AuthenticationError> {
+    /// Name of the node whose agent sent the token, from an address.
+    pub async fn authenticate(
+        &self,
+        sender: IpAddr,
+        metadata: &MetadataMap,
+    ) -> Result<Arc<str>, AuthenticationError> {
         let token = bearer_token(metadata)?;
-        let key = digest(&SHA256, token).as_ref().to_vec();
+        let key = self.gate.digest(token);
         if let Some(node) = self.remembered(&key, |known| known.fresh_until) {
             return Ok(node);
         }
-        match self.review(token).await {
+        let known = self.remembered(&key, |known| known.ends);
+        if known.is_none() {
+            expiry::plausible(token, &self.user, AUDIENCE, SystemTime::now())
+                .map_err(|reason| AuthenticationError::Refused(reason.to_owned()))?;
+            self.not_refused_lately(&key)?;
+        }
+        let turn = self.gate.turn(sender, known.is_some()).await.map_err(AuthenticationError::from)?;
+        // What came at the same time may have been asked about while this one waited.
+        if let Some(node) = self.remembered(&key, |known| known.fresh_until) {
+            turn.is_not_charged();
+            return Ok(node);
+        }
+        self.not_refused_lately(&key)?;
+        let reviewed = self.review(token).await;
+        if matches!(reviewed, Ok(_) | Err(AuthenticationError::Unavailable(_))) {
+            turn.is_not_charged();
+        }
+        match reviewed {
             Ok(node) => Ok(self.remember(key, token, node.into())),
-            Err(error @ AuthenticationError::Unavailable(_)) => {
-                self.remembered(&key, |known| known.ends).ok_or(error)
-            }
+            // Nobody else's fault, and nothing that a sender could bring about.
+            Err(error @ AuthenticationError::Unavailable(_)) => known.ok_or(error),
             Err(refused) => {
                 self.lock().remove(&key);
+                self.gate.was_refused(key, &refused.to_string());
                 Err(refused)
             }
         }
+    }
+
+    fn not_refused_lately(&self, key: &Digest) -> Result<(), AuthenticationError> {
+        self.gate.refused(key).map_or(Ok(()), |reason| Err(AuthenticationError::RefusedLately(reason)))
     }
 
     fn remember(&self, key: Digest, token: &[u8], node: Arc<str>) -> Arc<str> {
@@ -126,6 +153,17 @@ impl TokenReviews {
                 AuthenticationError::Refused(format!("pod {pod}, which it is bound to, is on no node"))
             }),
         }
+    }
+}
+
+/// Never [`AuthenticationError::Unavailable`]: with that a token counts that was good before, and whoever holds one whose pod
+/// is gone could keep it so.
+impl From<Wait> for AuthenticationError {
+    fn from(wait: Wait) -> Self {
+        Self::Busy(match wait {
+            Wait::Address => "too many tokens from this address were refused",
+            Wait::Turn => "too many tokens are waiting to be reviewed",
+        })
     }
 }
 
@@ -193,5 +231,101 @@ mod tests {
         }
         let error = judge(&good, "system:serviceaccount:nodemesh-system:other").unwrap_err();
         assert!(error.contains("mesh-agent's and not"), "{error}");
+    }
+
+    /// An API server that knows one token, and counts what it is asked.
+    struct Server {
+        asked: Arc<Mutex<Vec<String>>>,
+        reviews: Arc<TokenReviews>,
+    }
+
+    const PEER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 1));
+
+    fn claims(number: u32) -> String {
+        let end = SystemTime::now() + Duration::from_hours(1);
+        let end = end.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+        let claims = format!(r#"{{"exp":{end},"aud":["nodemesh"],"sub":"{USER}","number":{number}}}"#);
+        String::from_utf8(expiry::token(&claims)).unwrap()
+    }
+
+    async fn server(good: String) -> Server {
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let log = Arc::clone(&asked);
+        let answer = move |axum::Json(mut review): axum::Json<TokenReview>| async move {
+            let token = review.spec.token.clone().unwrap_or_default();
+            review.status = Some(if token == good {
+                status(&[(NODE_NAME, "node1")])
+            } else {
+                TokenReviewStatus::default()
+            });
+            log.lock().unwrap().push(token);
+            // Those that come at the same time are there before the first is answered.
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            axum::Json(review)
+        };
+        let path = "/apis/authentication.k8s.io/v1/tokenreviews";
+        let routes = axum::Router::new().route(path, axum::routing::post(answer));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let uri = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(async move { axum::serve(listener, routes).await });
+        let _installed_already = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let client = kube::Client::try_from(kube::Config::new(uri.parse().unwrap())).unwrap();
+        let (namespace, pod) = ("nodemesh-system".to_owned(), "mesh-control-x".to_owned());
+        let cluster = Cluster { client, namespace, pod };
+        Server { asked, reviews: Arc::new(TokenReviews::new(&cluster, "mesh-agent", Objects::default())) }
+    }
+
+    impl Server {
+        async fn ask(&self, sender: IpAddr, token: &str) -> Result<Arc<str>, AuthenticationError> {
+            let mut metadata = MetadataMap::new();
+            metadata.insert("authorization", format!("Bearer {token}").parse().unwrap());
+            self.reviews.authenticate(sender, &metadata).await
+        }
+
+        fn asked(&self) -> usize {
+            self.asked.lock().unwrap().len()
+        }
+    }
+
+    #[tokio::test]
+    async fn a_bad_token_that_comes_again_costs_the_api_server_nothing() {
+        let server = server(claims(0)).await;
+        let bad = claims(1);
+        for _ in 0..100 {
+            let error = server.ask(PEER, &bad).await.unwrap_err();
+            assert!(error.to_string().contains("does not know it"), "{error}");
+        }
+        assert_eq!(server.asked(), 1);
+        for obvious in ["opaque", "a.b.c", &"A".repeat(100_000)] {
+            assert!(server.ask(PEER, obvious).await.is_err());
+        }
+        assert_eq!(server.asked(), 1, "what can't be an agent's is not asked about");
+    }
+
+    #[tokio::test]
+    async fn a_flood_of_bad_tokens_is_bounded_and_keeps_no_agent_away() {
+        let good = claims(0);
+        let server = Arc::new(server(good.clone()).await);
+        let mut flood = tokio::task::JoinSet::new();
+        for number in 1..=500 {
+            let server = Arc::clone(&server);
+            flood.spawn(async move { server.ask(PEER, &claims(number)).await });
+        }
+        let agent = IpAddr::from([10, 0, 0, 2]);
+        let began = Instant::now();
+        let mut agents = tokio::task::JoinSet::new();
+        for _ in 0..16 {
+            let (server, good) = (Arc::clone(&server), good.clone());
+            agents.spawn(async move { server.ask(agent, &good).await });
+        }
+        assert!(agents.join_all().await.into_iter().all(|node| node.as_deref() == Ok("node1")));
+        assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+        let refused = flood.join_all().await;
+        let busy = refused.iter().filter(|it| matches!(it, Err(AuthenticationError::Busy(_)))).count();
+        assert!(refused.iter().all(Result::is_err));
+        let asked = server.asked.lock().unwrap().iter().filter(|token| **token != good).count();
+        assert!(asked < 500 / 10 && busy > 500 / 2, "{asked} asked about, {busy} put off");
+        // An agent at the same address goes on with the token that it has, and is not charged for it.
+        assert!(server.ask(PEER, &good).await.is_ok());
     }
 }

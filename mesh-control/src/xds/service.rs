@@ -53,6 +53,7 @@ impl AggregatedDiscoveryService for DiscoveryService {
         let (outbound, responses) = mpsc::channel(1);
         let stream = Stream {
             credentials: Credentials {
+                sender: peer.address.ip(),
                 metadata: request.metadata().clone(),
                 changed: self.tokens.changes(),
                 tokens: Arc::clone(&self.tokens),
@@ -77,7 +78,7 @@ impl DiscoveryService {
         if identity != self.authority.agent_identity() {
             return Err(Refusal::NotAgent { identity: identity.clone() });
         }
-        Ok(self.tokens.authenticate(metadata).await?)
+        Ok(self.tokens.authenticate(peer.address.ip(), metadata).await?)
     }
 }
 

@@ -1,5 +1,6 @@
 //! One agent's stream, from its first request to its end.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -44,6 +45,8 @@ const PART: usize = 256 << 10;
 
 /// What the agent showed to open the stream, to be looked at again when tokens change.
 pub(super) struct Credentials {
+    /// Address that they came from.
+    pub sender: IpAddr,
     pub metadata: MetadataMap,
     pub tokens: Arc<Nodes>,
     pub changed: watch::Receiver<()>,
@@ -220,7 +223,7 @@ impl Stream {
 
 impl Credentials {
     async fn are_stale(&self, node: &str) -> bool {
-        self.tokens.authenticate(&self.metadata).await.as_deref() != Ok(node)
+        self.tokens.authenticate(self.sender, &self.metadata).await.as_deref() != Ok(node)
     }
 }
 
