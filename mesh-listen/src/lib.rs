@@ -1,0 +1,49 @@
+//! What listens, bounded: in count, time, bytes, and share of each address.
+//!
+//! - [`Places`] is the accounting alone, without sockets: who may come in, and who has to go for it.
+//! - [`Gate`] is the same for tasks: a [`Place`] for each connection, given back when it is dropped, which says when it is
+//!   to end.
+//! - [`http`] serves HTTP/1 within a gate: heads, idle connections and readers have their time, and answers that nobody
+//!   reads hold a bounded amount of memory.
+//! - [`apart`] runs a server in a thread and a runtime of its own.
+//!
+//! A listener that speaks something else takes the first two:
+//!
+//! ```
+//! # use mesh_listen::{Bounds, Gate, Group, Standing};
+//! # async fn handshake(_: tokio::net::TcpStream) -> Option<()> { None }
+//! # async fn serve(_: ()) {}
+//! # async fn example(listener: tokio::net::TcpListener) -> std::io::Result<()> {
+//! let gate = Gate::new(Bounds { total: 1024, each: 64 });
+//! loop {
+//!     let (socket, address) = listener.accept().await?;
+//!     // Full of connections that have proved who they are: the newcomer is refused.
+//!     let Some(place) = gate.enter(Group::of(address.ip())) else { continue };
+//!     tokio::spawn(async move {
+//!         let proved = tokio::select! {
+//!             proved = handshake(socket) => proved,
+//!             // A newcomer needs the place. (A time for the handshake belongs here as well.)
+//!             () = place.evicted() => None,
+//!         };
+//!         let Some(peer) = proved else { return };
+//!         place.stand(Standing::Proven);
+//!         // The place is held as long as the connection is.
+//!         serve(peer).await;
+//!     });
+//! }
+//! # }
+//! ```
+#![forbid(unsafe_code)]
+
+mod accept;
+mod apart;
+mod gate;
+pub mod http;
+mod peer;
+mod places;
+
+pub use accept::Accept;
+pub use apart::apart;
+pub use gate::{Counts, Gate, Place};
+pub use peer::{Group, Peer};
+pub use places::{Bounds, Entry, PlaceId, Places, Standing};
