@@ -12,7 +12,7 @@ pub const MAX_CHOICES: usize = 16;
 /// Most routes of a node.
 pub const MAX_ROUTES: u32 = 16_384;
 /// Most direct connections between their SYN and the end of their handshake at one time.
-pub const MAX_DIRECT_FLOWS: u32 = 16_384;
+pub const MAX_DIRECT_FLOWS: u32 = 65_536;
 
 /// Most direct connections that a proxy finds again after another one has died. It is told of more than these while it
 /// lives, and that they are more ([`Happened::Unlisted`]).
@@ -33,11 +33,25 @@ pub const fn is_urgent(waiting: u64) -> bool {
 /// a pod is gone and another has its address.
 pub const PULSE_LASTS: u64 = 5_000_000_000;
 
+/// How long after `connect()` a yes counts at the SYN by itself, in nanoseconds: as long as one system call takes that the
+/// scheduler interrupts once. An older one, which only a program that delays its SYN has (`TCP_FASTOPEN_CONNECT`), has to
+/// be found in its route again. Whoever takes a yes back waits for this long before saying that it is no more.
+pub const YES_LASTS: u64 = 5_000_000;
+
+/// How long a connection may arrive after its SYN was filed where nobody can take that back, in nanoseconds: long enough
+/// for a SYN that is sent again after one second and after three.
+pub const FILED_ALONE: u64 = 4_000_000_000;
+
+/// The same under an agent that lives, which takes back what policy forbids: as long as a SYN is sent again by default
+/// (`net.ipv4.tcp_syn_retries`: 127 s).
+pub const FILED_LASTS: u64 = 130_000_000_000;
+
 /// [`Endpoint::note`] of a connection that the proxy gets because the kernel's draw fell on an endpoint that has no
 /// direct way: the proxy then chooses among those alone, so that weights come out as they should.
 pub const NOTE_NOT_DIRECT: u16 = 1;
 
-/// [`DirectSocket::server`] of a connection that the mesh leaves alone and that is only counted. No namespace has this
+/// [`DirectSocket::server`] of a connection that the mesh leaves alone and that is only counted, or of one that was to be
+/// direct and is refused. No namespace has this
 /// cookie (kernel: `__net_gen_cookie` counts from 1).
 pub const NO_SERVER: u64 = 0;
 
@@ -85,6 +99,9 @@ impl Choice {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Route {
+    /// Its own key. The memory of an entry that is replaced may be another's at once, and whoever still reads it sees that
+    /// here.
+    pub key: RouteKey,
     /// Tickets are drawn from 0 to below this; those that are no choice's mean: to the proxy, to another endpoint.
     pub tickets: u32,
     /// Not 0: tickets are drawn in turn and not at random.
@@ -96,7 +113,7 @@ pub struct Route {
     /// In ascending order of their tickets.
     pub choices: [Choice; MAX_CHOICES],
 }
-const _: () = assert!(size_of::<Route>() == 16 + 32 * MAX_CHOICES);
+const _: () = assert!(size_of::<Route>() == 48 + 32 * MAX_CHOICES);
 
 /// The choice that a ticket falls on.
 #[inline(always)]
@@ -115,8 +132,27 @@ pub fn choose(route: &Route, ticket: u32) -> Option<&Choice> {
     None
 }
 
-/// Key of `DIRECT_FLOWS`: a direct connection before its handshake is over, as both ends see it. The value is the cookie
-/// of the server's network namespace.
+/// Whether a route leads to a server at an endpoint: a yes that was drawn from it earlier still counts.
+#[inline(always)]
+pub fn leads_to(route: &Route, server: u64, endpoint: &Endpoint) -> bool {
+    let mut index = 0_u32;
+    while (index as usize) < MAX_CHOICES {
+        let choice = &route.choices[index as usize];
+        if index >= route.count {
+            return false;
+        }
+        if choice.server == server
+            && choice.endpoint.port == endpoint.port
+            && choice.endpoint.address == endpoint.address
+        {
+            return true;
+        }
+        index += 1;
+    }
+    false
+}
+
+/// Key of `DIRECT_FLOWS`: a direct connection before its handshake is over, as both ends see it.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct DirectFlow {
@@ -126,6 +162,45 @@ pub struct DirectFlow {
     pub server: Endpoint,
 }
 const _: () = assert!(size_of::<DirectFlow>() == 40);
+
+/// Value of `DIRECT_FLOWS`: where the connection may arrive.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Filed {
+    /// Cookie of the server's network namespace, or [`NO_SERVER`]: nowhere, it is refused.
+    pub server: u64,
+    /// Cookie of the client's network namespace.
+    pub client: u64,
+    /// When its SYN left, in nanoseconds of `CLOCK_MONOTONIC`.
+    pub at: u64,
+}
+const _: () = assert!(size_of::<Filed>() == 24);
+
+/// What becomes of a connection that arrives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arrival {
+    /// It is a direct one, and may.
+    Direct,
+    /// It was to be one, and the yes was taken back.
+    Refused,
+    /// It is like any other.
+    Other,
+}
+
+impl Filed {
+    /// What becomes of the connection where it arrives: at the address that `owner` has, if anybody has it.
+    #[inline(always)]
+    pub fn arrives(&self, owner: Option<u64>, now: u64, agent_lives: bool) -> Arrival {
+        if self.server == NO_SERVER {
+            return Arrival::Refused;
+        }
+        let lasts = if agent_lives { FILED_LASTS } else { FILED_ALONE };
+        match owner {
+            Some(owner) if owner == self.server && now < self.at.wrapping_add(lasts) => Arrival::Direct,
+            _ => Arrival::Other,
+        }
+    }
+}
 
 /// Value of `DIRECT`, kept with the client's socket.
 #[repr(C)]
@@ -234,7 +309,8 @@ mod tests {
             let endpoint = Endpoint::new(Address::v4([10, 0, 0, index as u8]), 80);
             choices[index] = Choice { server: index as u64 + 1, endpoint, below };
         }
-        Route { tickets, in_turn: 0, turn: 0, count: below.len() as u32, choices }
+        let key = RouteKey::new(7, Endpoint::new(Address::v4([10, 96, 0, 1]), 80));
+        Route { key, tickets, in_turn: 0, turn: 0, count: below.len() as u32, choices }
     }
 
     #[test]
@@ -258,6 +334,36 @@ mod tests {
             (0..MAX_CHOICES as u32)
                 .all(|ticket| choose(&full, ticket).unwrap().server == u64::from(ticket) + 1)
         );
+    }
+
+    #[test]
+    fn a_yes_counts_as_long_as_its_route_leads_there() {
+        let mut route = route(&[1, 1, 4], 6);
+        let at = |last| Endpoint::new(Address::v4([10, 0, 0, last]), 80);
+        assert!(leads_to(&route, 3, &at(2)) && leads_to(&route, 2, &at(1)), "drawn or not");
+        assert!(!leads_to(&route, 2, &at(2)), "another pod has the address");
+        assert!(!leads_to(&route, 3, &Endpoint::new(at(2).address, 81)));
+        assert!(!leads_to(&route, 0, &Choice::NONE.endpoint), "what does not count");
+        route.count = 2;
+        assert!(!leads_to(&route, 3, &at(2)));
+    }
+
+    #[test]
+    fn what_was_filed_has_an_age_and_an_owner() {
+        let filed = Filed { server: 8, client: 7, at: 1_000 };
+        let arrives = |owner, age, lives| filed.arrives(owner, filed.at + age, lives);
+        assert_eq!(arrives(Some(8), 0, false), Arrival::Direct);
+        assert_eq!(arrives(Some(8), FILED_ALONE - 1, false), Arrival::Direct);
+        assert_eq!(arrives(Some(8), FILED_ALONE, false), Arrival::Other);
+        assert_eq!(arrives(Some(8), FILED_LASTS - 1, true), Arrival::Direct);
+        assert_eq!(arrives(Some(8), FILED_LASTS, true), Arrival::Other);
+        for owner in [None, Some(7), Some(NO_SERVER)] {
+            assert_eq!(arrives(owner, 0, true), Arrival::Other);
+        }
+        let refused = Filed { server: NO_SERVER, ..filed };
+        for owner in [None, Some(8), Some(NO_SERVER)] {
+            assert_eq!(refused.arrives(owner, filed.at + 10 * FILED_LASTS, false), Arrival::Refused);
+        }
     }
 
     #[test]

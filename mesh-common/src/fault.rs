@@ -22,6 +22,8 @@ pub enum Fault {
     DirectFull = 7,
     /// A direct connection could not be remembered for the next proxy.
     OpenFull = 8,
+    /// A direct connection's SYN left when the yes that `connect()` got was no more.
+    Withdrawn = 9,
 }
 
 /// What becomes of the connection.
@@ -42,7 +44,8 @@ impl Fault {
             | Self::HandoffFull
             | Self::AgentUnknown
             | Self::ListenerMissing
-            | Self::ListenerRefused => Verdict::Refuse,
+            | Self::ListenerRefused
+            | Self::Withdrawn => Verdict::Refuse,
             // The first: the connection is made and was allowed; only what `getpeername` shows is the proxy's address. The
             // second: it arrives like one from outside the mesh, at the proxy, and the policy for those decides. The third:
             // the proxy that runs was told of it and holds it to policy; only the next one will not know of it.
@@ -61,6 +64,7 @@ impl Fault {
             6 => Self::ClientStorage,
             7 => Self::DirectFull,
             8 => Self::OpenFull,
+            9 => Self::Withdrawn,
             _ => return None,
         })
     }
@@ -76,6 +80,7 @@ impl Fault {
             Self::ClientStorage => "no memory to remember the client's address",
             Self::DirectFull => "no room to announce a direct connection",
             Self::OpenFull => "no room to remember a direct connection for the next proxy",
+            Self::Withdrawn => "a direct connection was no longer allowed when its first packet left",
         }
     }
 }
@@ -100,7 +105,7 @@ mod tests {
     #[test]
     fn numbers_and_faults_agree() {
         let all: Vec<Fault> = (0..100).filter_map(Fault::from_number).collect();
-        assert_eq!(all.len(), 8);
+        assert_eq!(all.len(), 9);
         for fault in all {
             assert_eq!(Fault::from_number(fault as u32), Some(fault));
         }

@@ -126,7 +126,7 @@ impl Listener {
 mod user {
     use super::{Endpoint, Handoff, Listener, Pod, Proxy};
     use crate::address::Address;
-    use crate::direct::{DirectFlow, DirectSocket, Route, RouteKey};
+    use crate::direct::{DirectFlow, DirectSocket, Filed, Route, RouteKey};
     use crate::fault::Event;
 
     // SAFETY: `repr(C)`, made of integers only, no implicit padding (asserted by the sizes above), any bit pattern
@@ -150,6 +150,8 @@ mod user {
     unsafe impl aya::Pod for Route {}
     // SAFETY: as above.
     unsafe impl aya::Pod for DirectFlow {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Filed {}
     // SAFETY: as above.
     unsafe impl aya::Pod for DirectSocket {}
 
@@ -181,6 +183,7 @@ mod user {
             is_its_bytes::<RouteKey>();
             is_its_bytes::<Route>();
             is_its_bytes::<DirectFlow>();
+            is_its_bytes::<Filed>();
             is_its_bytes::<DirectSocket>();
         }
     }

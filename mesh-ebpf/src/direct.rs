@@ -10,8 +10,8 @@ use aya_ebpf::programs::SockOpsContext;
 use core::ptr;
 use mesh_common::address::Address;
 use mesh_common::direct::{
-    self, Choice, DirectEvent, DirectFlow, DirectSocket, Happened, NO_SERVER, NOTE_NOT_DIRECT, PULSE_LASTS,
-    Route, RouteKey,
+    self, Arrival, Choice, DirectEvent, DirectFlow, DirectSocket, Filed, Happened, NO_SERVER, NOTE_NOT_DIRECT,
+    PULSE_LASTS, Route, RouteKey, YES_LASTS,
 };
 use mesh_common::fault::Fault;
 use mesh_common::maps::Endpoint;
@@ -60,9 +60,11 @@ fn draw(client: u64, to: &mut Endpoint) -> Option<(u64, Place)> {
         to.note = NOTE_NOT_DIRECT;
         return None;
     };
-    // What is checked has to be what is used, so it is copied first. At worst it is another client's by now: the agent asks
-    // the policy about every direct connection when it reads of it, and closes one that is denied.
+    // What is checked has to be what is used, so it is copied first.
     let (server, place) = copy(choice);
+    if !is_still(route, client, to) {
+        return None;
+    }
     let address = Address::from_be32x4(place.words);
     // SAFETY: the entry is copied at once.
     let owner = unsafe { OWNERS.get(address) }.copied();
@@ -85,6 +87,16 @@ fn copy(choice: &Choice) -> (u64, Place) {
         let port = u32::from(ptr::read_volatile(&raw const choice.endpoint.port));
         (ptr::read_volatile(&raw const choice.server), Place { words, port })
     }
+}
+
+/// Whether the memory of a route is that of this one still. A new owner writes the key first.
+#[inline(always)]
+fn is_still(route: &Route, client: u64, destination: &Endpoint) -> bool {
+    // SAFETY: both are inside the route; any bytes are valid. Volatile, so that they are read now.
+    let (owner, asked) = unsafe {
+        (ptr::read_volatile(&raw const route.key.client), ptr::read_volatile(&raw const route.key.destination))
+    };
+    owner == client && asked.address == destination.address && asked.port == destination.port
 }
 
 #[inline(always)]
@@ -118,21 +130,74 @@ fn remembered(server: u64, to: Endpoint) -> DirectSocket {
 
 /// A SYN is about to leave: the other end is told where it may arrive, and the agent that it comes. Where that fails it
 /// arrives like any other, at the proxy, and nothing more is told of it. (One that is only counted is then not counted.)
-/// Answers whether the socket was a direct connection's.
+/// Where the yes of `connect` is no more, it is refused. Returns whether the socket was a direct connection's.
 #[inline(never)]
 pub fn opening(context: &SockOpsContext, socket: *mut bpf_sock) -> bool {
     let Some(direct) = context::direct_of(socket) else { return false };
     let flow = DirectFlow { client: sockops::local(context), server: sockops::remote(context) };
+    if direct.server != NO_SERVER && !file(context, socket, direct, &flow) {
+        return true;
+    }
     let told = context.set_cb_flags(BPF_SOCK_OPS_STATE_CB_FLAG as i32).is_ok()
-        && (direct.server == NO_SERVER || DIRECT_FLOWS.insert(flow, direct.server, 0).is_ok())
         && tell(context, Happened::Opening, direct, &flow, 0);
     if !told {
-        let _gone = DIRECT_FLOWS.remove(flow);
-        context::forget_direct(socket);
-        let netns = context::netns_cookie(context.ops.cast());
-        let _goes_on = report::fault(Fault::DirectFull, netns, flow.server);
+        not_announced(context, socket, &flow);
     }
     true
+}
+
+/// Files where a connection may arrive, and then looks whether it still may: whoever takes the yes back meanwhile either
+/// finds what is filed, or has taken it back before this looks.
+#[inline(never)]
+fn file(context: &SockOpsContext, socket: *mut bpf_sock, direct: &DirectSocket, flow: &DirectFlow) -> bool {
+    let client = context::netns_cookie(context.ops.cast());
+    let mut filed = Filed { server: direct.server, client, at: now() };
+    if DIRECT_FLOWS.insert(flow, filed, 0).is_err() {
+        not_announced(context, socket, flow);
+        return false;
+    }
+    if still_holds(client, direct, &flow.server) {
+        return true;
+    }
+    filed.server = NO_SERVER;
+    // It replaces the entry, for which there is room. The socket's end takes it away.
+    let refused = context.set_cb_flags(BPF_SOCK_OPS_STATE_CB_FLAG as i32).is_ok()
+        && DIRECT_FLOWS.insert(flow, filed, 0).is_ok()
+        && context::make_direct(socket, DirectSocket { server: NO_SERVER, ..*direct });
+    if !refused {
+        let _gone = DIRECT_FLOWS.remove(flow);
+        context::forget_direct(socket);
+    }
+    let _refused = report::fault(Fault::Withdrawn, client, flow.server);
+    false
+}
+
+#[inline(never)]
+fn not_announced(context: &SockOpsContext, socket: *mut bpf_sock, flow: &DirectFlow) {
+    let _gone = DIRECT_FLOWS.remove(flow);
+    context::forget_direct(socket);
+    let netns = context::netns_cookie(context.ops.cast());
+    let _goes_on = report::fault(Fault::DirectFull, netns, flow.server);
+}
+
+/// Whether the yes that `connect` drew may be used now: a program can put time between the two
+/// (`TCP_FASTOPEN_CONNECT`).
+#[inline(never)]
+fn still_holds(client: u64, direct: &DirectSocket, server: &Endpoint) -> bool {
+    // SAFETY: the entry is copied at once.
+    let owner = unsafe { OWNERS.get(server.address) }.copied();
+    if owner != Some(direct.server) {
+        return false;
+    }
+    if now() < direct.opened.wrapping_add(YES_LASTS) {
+        return true;
+    }
+    // SAFETY: any bytes are valid, and what was read is used only if the memory is this route's afterwards.
+    let route = unsafe { ROUTES.get(RouteKey::new(client, direct.destination)) };
+    agent_lives()
+        && route.is_some_and(|route| {
+            direct::leads_to(route, direct.server, server) && is_still(route, client, &direct.destination)
+        })
 }
 
 /// A socket changes its state.
@@ -156,25 +221,25 @@ pub fn changed(context: &SockOpsContext, socket: *mut bpf_sock) {
 #[inline(never)]
 pub fn accepted(context: &SockOpsContext) {
     let flow = DirectFlow { client: sockops::remote(context), server: sockops::local(context) };
-    // SAFETY: the entry is copied at once; nobody changes an entry in place.
-    let Some(server) = (unsafe { DIRECT_FLOWS.get(flow) }).copied() else { return };
+    // SAFETY: the entry is copied at once.
+    let Some(filed) = (unsafe { DIRECT_FLOWS.get(flow) }).copied() else { return };
     let _gone = DIRECT_FLOWS.remove(flow);
-    if server != context::netns_cookie(context.ops.cast()) {
-        let direct = DirectSocket { server, opened: 0, destination: flow.server, zero: 0 };
+    if filed.server != context::netns_cookie(context.ops.cast()) {
+        let direct = DirectSocket { server: filed.server, opened: 0, destination: flow.server, zero: 0 };
         tell(context, Happened::Astray, &direct, &flow, 0);
     }
 }
 
-/// Whether a connection that arrives is a direct one that may arrive here.
+/// What becomes of a connection that arrives, if it was to be a direct one.
 #[inline(always)]
-pub fn may_arrive(client: Endpoint, server: Endpoint) -> bool {
-    // SAFETY: both entries are copied at once.
-    let (expected, owner) =
-        unsafe { (DIRECT_FLOWS.get(DirectFlow { client, server }), OWNERS.get(server.address)) };
-    match (expected, owner) {
-        (Some(expected), Some(owner)) => *expected == *owner,
-        _ => false,
-    }
+pub fn arrival(client: Endpoint, server: Endpoint) -> Arrival {
+    // SAFETY: the entry is copied at once.
+    let Some(filed) = (unsafe { DIRECT_FLOWS.get(DirectFlow { client, server }) }).copied() else {
+        return Arrival::Other;
+    };
+    // SAFETY: the entry is copied at once.
+    let owner = unsafe { OWNERS.get(server.address) }.copied();
+    filed.arrives(owner, now(), agent_lives())
 }
 
 /// Tells the agent; false if it reads too slowly. Not inlined: an event is large, and there is one stack for all.

@@ -6,8 +6,8 @@ use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, RingBuf, SockHash};
 use mesh_common::address::Address;
 use mesh_common::direct::{
-    DIRECT_RING, DirectEvent, DirectFlow, DirectSocket, MAX_DIRECT_FLOWS, MAX_DIRECT_OPEN, MAX_ROUTES, Route,
-    RouteKey,
+    DIRECT_RING, DirectEvent, DirectFlow, DirectSocket, Filed, MAX_DIRECT_FLOWS, MAX_DIRECT_OPEN, MAX_ROUTES,
+    Route, RouteKey,
 };
 use mesh_common::maps::{
     Endpoint, Handoff, Listener, MAX_DESTINATIONS, MAX_HANDOFFS, MAX_LISTENERS, MAX_NODE_ADDRESSES, MAX_PODS,
@@ -50,24 +50,27 @@ pub static HANDOFFS: LruHashMap<Handoff, Endpoint> = LruHashMap::with_max_entrie
 pub static PEER: SkStorage<Endpoint> = SkStorage::new();
 
 /// Where connections of this node's pods may go without the proxy. Written by the proxy, read by `connect`, which counts
-/// the turns in it.
+/// the turns in it, and again by `sockops` when the SYN leaves.
 #[map]
 pub static ROUTES: HashMap<RouteKey, Route> = HashMap::with_max_entries(MAX_ROUTES, BPF_F_NO_PREALLOC);
 
 /// The enrolled pod that owns an address now, by the cookie of its network namespace. Written by the keeper, read by
-/// `connect` and `sk_lookup`.
+/// `connect`, `sockops` and `sk_lookup`.
 #[map]
 pub static OWNERS: HashMap<Address, u64> = HashMap::with_max_entries(2 * MAX_PODS, BPF_F_NO_PREALLOC);
 
-/// When the proxy last said that it lives, in nanoseconds of `CLOCK_MONOTONIC`. Read by `connect`.
+/// When the proxy last said that it lives, in nanoseconds of `CLOCK_MONOTONIC`. Read by `connect`, `sockops`
+/// and `sk_lookup`.
 #[map]
 pub static PULSE: Array<u64> = Array::with_max_entries(1, 0);
 
 /// Direct connections from their SYN to the end of their handshake, and the namespace that each may arrive in. Written
 /// by the connecting end in `sockops`, read by `sk_lookup`, taken by the accepting end, or by the connecting one at its
-/// end.
+/// end; the proxy takes back what policy forbids meanwhile, and what is left behind. What grants something is never
+/// forgotten to make room: where there is none, the connection is not direct.
 #[map]
-pub static DIRECT_FLOWS: LruHashMap<DirectFlow, u64> = LruHashMap::with_max_entries(MAX_DIRECT_FLOWS, 0);
+pub static DIRECT_FLOWS: HashMap<DirectFlow, Filed> =
+    HashMap::with_max_entries(MAX_DIRECT_FLOWS, BPF_F_NO_PREALLOC);
 
 /// What is remembered with the client's socket of a direct connection. Written by `connect`, read by `sockops`.
 #[btf_map]

@@ -5,6 +5,7 @@ use aya_ebpf::macros::sk_lookup;
 use aya_ebpf::programs::SkLookupContext;
 use core::ptr;
 use mesh_common::address::Address;
+use mesh_common::direct as rules;
 use mesh_common::fault::{Fault, Verdict};
 use mesh_common::maps::{Endpoint, Listener, ListenerKind};
 use mesh_common::steer;
@@ -26,8 +27,11 @@ pub fn inbound(context: SkLookupContext) -> u32 {
     if arrival.protocol != TCP || own || is_probe(&arrival) {
         return sk_action::SK_PASS;
     }
-    if direct::may_arrive(arrival.remote, arrival.local) {
-        return sk_action::SK_PASS;
+    match direct::arrival(arrival.remote, arrival.local) {
+        rules::Arrival::Direct => return sk_action::SK_PASS,
+        // No socket is found for it, so the client gets a reset.
+        rules::Arrival::Refused => return sk_action::SK_DROP,
+        rules::Arrival::Other => {}
     }
     match assign(&context, &arrival) {
         Ok(()) => sk_action::SK_PASS,

@@ -1,7 +1,7 @@
 //! The direct connections that are open, and those that are only counted, with their records.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -213,7 +213,7 @@ impl Flows {
         fill_in(&mut record, parties, way, event, snapshot);
         let request =
             parties.client.zip(way).and_then(|(client, way)| super::plan::request(client, &way.target));
-        let request = request.or_else(|| parties.request(event, snapshot));
+        let request = request.or_else(|| parties.request(event.client.ip(), event.server, snapshot));
         let listed = if event.happened == Happened::Opening { Listed::Yes } else { Listed::Never };
         Flow { record, traffic: None, request, ends: event.into(), revoked: None, listed }
     }
@@ -253,12 +253,12 @@ impl Ends {
 
 impl Parties<'_> {
     /// What the server's policy is asked where there is no plan any more.
-    fn request(&self, event: &DirectEvent, snapshot: &Snapshot) -> Option<Request> {
+    pub fn request(&self, source: IpAddr, destination: SocketAddr, snapshot: &Snapshot) -> Option<Request> {
         Some(Request {
             identity: Some(self.client?.identity.clone()),
-            source: event.client.ip(),
-            destination: event.server,
-            workload: snapshot.workload_by_address(event.server.ip())?,
+            source,
+            destination,
+            workload: snapshot.workload_by_address(destination.ip())?,
         })
     }
 }

@@ -10,7 +10,7 @@ use mesh_api::plan::outbound::{self, route};
 use mesh_api::plan::policy::Verdict;
 use mesh_api::plan::{LoadBalancer, PortPolicy, Service, Snapshot, Target, TargetKey, Workload};
 use mesh_common::address::Address;
-use mesh_common::direct::{Choice, MAX_CHOICES, Route};
+use mesh_common::direct::{Choice, MAX_CHOICES, Route, RouteKey};
 use mesh_common::is_mesh_port;
 use mesh_common::maps::Endpoint;
 
@@ -86,7 +86,7 @@ impl From<&LocalPod> for Pod {
 
 impl Pod {
     /// Its address of the same family as `other`.
-    fn address_like(&self, other: IpAddr) -> Option<IpAddr> {
+    pub fn address_like(&self, other: IpAddr) -> Option<IpAddr> {
         self.addresses.iter().copied().find(|address| address.is_ipv4() == other.is_ipv4())
     }
 
@@ -220,7 +220,7 @@ impl View<'_> {
 
 impl Plan {
     /// The same, as the kernel reads it.
-    pub fn to_route(&self) -> Route {
+    pub fn to_route(&self, key: RouteKey) -> Route {
         // Weights keep their proportions where their sum is more than the kernel counts to.
         let shift = (u64::BITS - self.tickets.leading_zeros()).saturating_sub(u32::BITS);
         let ticket = |sum: u64| u32::try_from(sum >> shift).unwrap_or(u32::MAX);
@@ -236,6 +236,7 @@ impl Plan {
         }
         let in_turn = self.service.as_ref().is_some_and(|(_, policy)| policy.lb == LoadBalancer::RoundRobin);
         Route {
+            key,
             tickets: ticket(self.tickets),
             in_turn: u32::from(in_turn),
             turn: 0,

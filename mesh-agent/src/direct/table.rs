@@ -172,14 +172,15 @@ impl Table {
 impl Entry {
     /// Takes a plan over; answers what the kernel has to be told.
     fn set(&mut self, client: u64, destination: SocketAddr, plan: Option<Plan>) -> Option<Change> {
-        let route = plan.as_ref().map(|plan| Box::new(plan.to_route()));
+        let key = key(client, destination);
+        let route = plan.as_ref().map(|plan| Box::new(plan.to_route(key)));
         self.plan = plan.map(Arc::new);
         if route == self.told {
             return None;
         }
         let change = match &route {
-            Some(route) => Change::Put(key(client, destination), route.clone()),
-            None => remove(client, destination),
+            Some(route) => Change::Put(key, route.clone()),
+            None => Change::Remove(key),
         };
         self.told = route;
         Some(change)

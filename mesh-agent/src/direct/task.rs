@@ -4,8 +4,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use mesh_api::plan::policy::Verdict;
 use mesh_api::plan::{Snapshot, TargetKey};
-use mesh_common::direct::{DIRECT_RING, Happened, NO_SERVER};
+use mesh_common::direct::{DIRECT_RING, Happened, NO_SERVER, YES_LASTS};
 use tokio::sync::watch;
 
 use super::flows::{Ends, Flows, Parties};
@@ -15,7 +16,7 @@ use super::{Ask, Heard, News};
 use crate::kept::Keeper;
 use crate::proxy::balance::Health;
 use crate::proxy::core::Shared;
-use crate::sys::ebpf::{DirectEvent, DirectKernel};
+use crate::sys::ebpf::{DirectEvent, DirectKernel, UnderWay};
 use crate::telemetry::WorkerMetrics;
 
 /// The kernel's events are read this often, and when they are many; what changed meanwhile is planned again. A policy that
@@ -62,6 +63,8 @@ pub struct Task {
     resting: HashMap<TargetKey, Instant>,
     /// Plans are behind, and why.
     stale: Why,
+    /// A route has changed, or a pod is gone: connections may be under way by a yes that is no more.
+    taken_back: bool,
     /// The configuration by which the open connections were last judged.
     judged: Arc<Snapshot>,
 }
@@ -81,6 +84,7 @@ impl Task {
             flows: Flows::new(work.metrics),
             resting: HashMap::new(),
             stale: Why::Time,
+            taken_back: false,
         }
     }
 
@@ -105,7 +109,7 @@ impl Task {
                 },
                 _ = ticks.tick() => {
                     tick = tick.wrapping_add(1);
-                    self.tick(tick);
+                    self.tick(tick).await;
                 },
                 Ok(()) = self.kernel.fills_up() => {
                     let snapshot = self.shared.snapshot.load_full();
@@ -126,6 +130,7 @@ impl Task {
             News::Dismissed(uid) => {
                 let changes = self.table.remove(&uid);
                 self.tell(changes);
+                self.taken_back = true;
             }
         }
     }
@@ -137,7 +142,7 @@ impl Task {
         self.tell(change);
     }
 
-    fn tick(&mut self, tick: u32) {
+    async fn tick(&mut self, tick: u32) {
         let snapshot = self.shared.snapshot.load_full();
         let timed = tick.is_multiple_of(BEAT);
         if timed {
@@ -150,6 +155,7 @@ impl Task {
             let changes = self.table.plan_again(view, why);
             self.tell(changes);
         }
+        self.withdraw(&snapshot).await;
         self.read_events(&snapshot);
         if why > Why::Time {
             self.record_older(&snapshot);
@@ -163,6 +169,25 @@ impl Task {
         }
         if tick.is_multiple_of(SWEEP) {
             self.sweep();
+        }
+    }
+
+    /// Makes sure that no connection arrives any more by a yes that is no more. Each one that did arrive has been told of
+    /// afterwards, so reading of it and asking again about it misses none.
+    async fn withdraw(&mut self, snapshot: &Snapshot) {
+        // Until this proxy serves it is another's to say what may arrive.
+        if !self.found_older || !std::mem::take(&mut self.taken_back) {
+            return;
+        }
+        tokio::time::sleep(Duration::from_nanos(YES_LASTS)).await;
+        let table = &self.table;
+        match self.kernel.withdraw(|flow| may_arrive(table, flow, snapshot)) {
+            Ok(0) => {}
+            Ok(count) => tracing::info!(count, "direct connections that were under way are refused"),
+            Err(error) => {
+                self.taken_back = true;
+                tracing::error!(%error, "direct connections that are under way can't be taken back");
+            }
         }
     }
 
@@ -305,6 +330,9 @@ impl Task {
         let now = Instant::now();
         let changes = self.table.sweep(now);
         self.tell(changes);
+        if let Err(error) = self.kernel.sweep() {
+            tracing::error!(%error, "what failed handshakes of direct connections left stays");
+        }
         let kernel = &self.kernel;
         self.older.retain(|socket, event| event.happened == Happened::Unlisted || kernel.has_open(*socket));
         let denied = self.flows.sweep(|socket| kernel.has_open(socket));
@@ -314,6 +342,7 @@ impl Task {
 
     fn tell(&mut self, changes: impl IntoIterator<Item = Change>) {
         for change in changes {
+            self.taken_back = true;
             let told = match &change {
                 Change::Put(key, route) => self.kernel.put(key, route).or_else(|error| {
                     // An older route, which a policy may have forbidden since, must not stay.
@@ -328,6 +357,16 @@ impl Task {
             }
         }
     }
+}
+
+/// Whether a connection that is under way may arrive: both pods are still here, and the policy takes it.
+pub(super) fn may_arrive(table: &Table, flow: &UnderWay, snapshot: &Snapshot) -> bool {
+    let parties =
+        Parties { client: table.pod(flow.client_netns), server: table.pod(flow.server_netns), plan: None };
+    parties.server.is_some()
+        && parties
+            .request(flow.client.ip(), flow.server, snapshot)
+            .is_some_and(|request| matches!(request.decide(snapshot).verdict, Verdict::Allow(_)))
 }
 
 fn view<'a>(

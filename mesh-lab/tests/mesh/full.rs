@@ -13,7 +13,7 @@ use crate::same_node::{DIRECT, opened, until_direct};
 use crate::world::{Bytes, PORT, World, eventually, idle_pod};
 
 /// Takes all room that is left, with keys that mean nothing. Answers them.
-fn fill<const KEY: usize, const VALUE: usize>(map: &mut Bytes<KEY, VALUE>) -> Vec<[u8; KEY]> {
+pub fn fill<const KEY: usize, const VALUE: usize>(map: &mut Bytes<KEY, VALUE>) -> Vec<[u8; KEY]> {
     let keys = (0_u32..).map(|number| {
         let mut key = [0xff; KEY];
         key[..4].copy_from_slice(&number.to_ne_bytes());

@@ -28,7 +28,7 @@ pub fn until_direct(world: &World, pod: &str, host: &str) {
     });
 }
 
-fn deny(account: &str) -> String {
+pub fn deny(account: &str) -> String {
     format!(
         "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: deny, namespace: app}}\nspec:\n  selector: {{matchLabels: {{app: server}}}}\n  action: DENY\n  rules: [{{from: [{{source: {{principals: [cluster.local/ns/app/sa/{account}]}}}}]}}]\n"
     )

@@ -5,7 +5,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use aya::maps::{Array, HashMap, Map, MapData, MapError, RingBuf};
-use mesh_common::direct::{Happened, Route, RouteKey};
+use mesh_common::direct::{
+    DirectFlow, FILED_LASTS, Filed, Happened, MAX_DIRECT_FLOWS, NO_SERVER, Route, RouteKey,
+};
 use mesh_common::maps::Endpoint;
 use mesh_common::record;
 use rustix::time::{ClockId, clock_gettime};
@@ -14,6 +16,9 @@ use tokio::io::unix::AsyncFd;
 use super::events::register;
 use super::programs::absent_is_fine;
 use super::{Error, map_error};
+
+/// `BPF_EXIST` of `linux/bpf.h`: the entry must be there already.
+const BPF_EXIST: u64 = 2;
 
 /// Bytes of an event.
 const RECORD: usize = size_of::<mesh_common::direct::DirectEvent>();
@@ -31,8 +36,22 @@ mod state {
 pub struct DirectKernel {
     routes: HashMap<MapData, RouteKey, Route>,
     pulse: Array<MapData, u64>,
+    flows: HashMap<MapData, DirectFlow, Filed>,
     open: HashMap<MapData, u64, [u8; RECORD]>,
     events: AsyncFd<RingBuf<MapData>>,
+}
+
+/// A direct connection whose SYN has left and whose handshake is not over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UnderWay {
+    /// Cookie of the client's network namespace.
+    pub client_netns: u64,
+    /// Cookie of the network namespace that it may arrive in.
+    pub server_netns: u64,
+    /// The client's own address and port.
+    pub client: SocketAddr,
+    /// The server's own address and port.
+    pub server: SocketAddr,
 }
 
 /// Something that happened to a direct connection.
@@ -75,12 +94,14 @@ impl DirectKernel {
     pub(super) fn new(
         routes: MapData,
         pulse: MapData,
+        flows: MapData,
         open: MapData,
         events: MapData,
     ) -> Result<Self, Error> {
         let mut kernel = Self {
             routes: Map::HashMap(routes).try_into().map_err(map_error("ROUTES"))?,
             pulse: Map::Array(pulse).try_into().map_err(map_error("PULSE"))?,
+            flows: Map::HashMap(flows).try_into().map_err(map_error("DIRECT_FLOWS"))?,
             open: Map::HashMap(open).try_into().map_err(map_error("DIRECT_OPEN"))?,
             events: register(Map::RingBuf(events).try_into().map_err(map_error("DIRECT_EVENTS"))?)?,
         };
@@ -102,10 +123,37 @@ impl DirectKernel {
 
     /// Says that the agent lives, which keeps the routes in force for a while.
     pub fn beat(&mut self) -> Result<(), Error> {
-        let now = clock_gettime(ClockId::Monotonic);
-        let nanoseconds =
-            u64::try_from(now.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0);
-        self.pulse.set(0, nanoseconds, 0).map_err(map_error("PULSE"))
+        self.pulse.set(0, now(), 0).map_err(map_error("PULSE"))
+    }
+
+    /// Refuses those connections that are under way and may not arrive. Returns how many.
+    pub fn withdraw(&mut self, may_arrive: impl Fn(&UnderWay) -> bool) -> Result<usize, Error> {
+        let is_taken_back = |flow: &DirectFlow, filed: &Filed| {
+            filed.server != NO_SERVER && !may_arrive(&UnderWay::new(flow, filed))
+        };
+        let taken_back: Vec<_> = self.filed(is_taken_back)?;
+        for (flow, filed) in &taken_back {
+            // Only in place of what is there: by now it may have arrived, and be gone from here.
+            let refused = Filed { server: NO_SERVER, ..*filed };
+            absent_is_fine(self.flows.insert(flow, refused, BPF_EXIST)).map_err(map_error("DIRECT_FLOWS"))?;
+        }
+        Ok(taken_back.len())
+    }
+
+    /// Forgets what handshakes have left behind whose end was not heard of.
+    pub fn sweep(&mut self) -> Result<(), Error> {
+        let now = now();
+        for (flow, _) in self.filed(|_, filed| filed.at.saturating_add(FILED_LASTS) < now)? {
+            absent_is_fine(self.flows.remove(&flow)).map_err(map_error("DIRECT_FLOWS"))?;
+        }
+        Ok(())
+    }
+
+    fn filed(&self, which: impl Fn(&DirectFlow, &Filed) -> bool) -> Result<Vec<(DirectFlow, Filed)>, Error> {
+        // The kernel begins again where an entry goes that it has just told of.
+        let entries = self.flows.iter().take(2 * MAX_DIRECT_FLOWS as usize);
+        let chosen = entries.filter(|entry| entry.as_ref().map_or(true, |(flow, filed)| which(flow, filed)));
+        chosen.collect::<Result<_, _>>().map_err(map_error("DIRECT_FLOWS"))
     }
 
     /// The events by which those connections began that are open now.
@@ -133,6 +181,23 @@ impl DirectKernel {
             }
         }
     }
+}
+
+impl UnderWay {
+    fn new(flow: &DirectFlow, filed: &Filed) -> Self {
+        Self {
+            client_netns: filed.client,
+            server_netns: filed.server,
+            client: address(flow.client),
+            server: address(flow.server),
+        }
+    }
+}
+
+/// Nanoseconds of the clock that the programs read.
+fn now() -> u64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    u64::try_from(now.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0)
 }
 
 /// Reads a record of the ring.

@@ -10,8 +10,8 @@ use super::programs::{change, replace};
 use super::{DirectKernel, Error, EventLog, FlowMap, PEER, map_error};
 
 /// What is handed over, in this order.
-pub const HANDED_OVER: [&str; 7] =
-    ["DESTINATIONS", PEER, "ROUTES", "PULSE", "DIRECT_OPEN", "DIRECT_EVENTS", "EVENTS"];
+pub const HANDED_OVER: [&str; 8] =
+    ["DESTINATIONS", PEER, "ROUTES", "PULSE", "DIRECT_FLOWS", "DIRECT_OPEN", "DIRECT_EVENTS", "EVENTS"];
 
 /// The maps, by descriptor.
 pub struct Handed {
@@ -19,6 +19,7 @@ pub struct Handed {
     peer: OwnedFd,
     routes: OwnedFd,
     pulse: OwnedFd,
+    direct_flows: OwnedFd,
     direct_open: OwnedFd,
     direct_events: OwnedFd,
     events: OwnedFd,
@@ -30,8 +31,8 @@ pub struct Destinations(HashMap<MapData, Address, u32>);
 impl Handed {
     /// Maps in the order of [`HANDED_OVER`].
     pub fn new(maps: [OwnedFd; HANDED_OVER.len()]) -> Self {
-        let [destinations, peer, routes, pulse, direct_open, direct_events, events] = maps;
-        Self { destinations, peer, routes, pulse, direct_open, direct_events, events }
+        let [destinations, peer, routes, pulse, direct_flows, direct_open, direct_events, events] = maps;
+        Self { destinations, peer, routes, pulse, direct_flows, direct_open, direct_events, events }
     }
 
     /// A handle for one worker.
@@ -48,6 +49,7 @@ impl Handed {
             DirectKernel::new(
                 map("ROUTES", self.routes)?,
                 map("PULSE", self.pulse)?,
+                map("DIRECT_FLOWS", self.direct_flows)?,
                 map("DIRECT_OPEN", self.direct_open)?,
                 map("DIRECT_EVENTS", self.direct_events)?,
             )?,

@@ -17,7 +17,7 @@ mod programs;
 mod trial;
 
 pub use attach::unpin_all;
-pub use direct::{DirectEvent, DirectKernel, Totals};
+pub use direct::{DirectEvent, DirectKernel, Totals, UnderWay};
 pub use events::{EventLog, ebpf_log_level};
 pub use flow::{Asked, FlowMap};
 pub use handed::{Destinations, HANDED_OVER, Handed};

@@ -34,7 +34,7 @@ const PINNED: [&str; 10] = [
 ];
 
 /// Changes with the layout of the maps, so that a keeper never takes over maps that it would misread.
-const LAYOUT: &str = "v2";
+const LAYOUT: &str = "v3";
 
 /// The debug lines of the programs, on their way to the log.
 pub type Lines = EbpfLogger<&'static dyn log::Log>;

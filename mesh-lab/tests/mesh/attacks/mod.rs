@@ -1,0 +1,3 @@
+//! What pods and strangers try in order to get around the mesh, or to use it up.
+
+mod delayed;
