@@ -92,11 +92,26 @@ fn copy(choice: &Choice) -> (u64, Place) {
 /// Whether the memory of a route is that of this one still. A new owner writes the key first.
 #[inline(always)]
 fn is_still(route: &Route, client: u64, destination: &Endpoint) -> bool {
-    // SAFETY: both are inside the route; any bytes are valid. Volatile, so that they are read now.
-    let (owner, asked) = unsafe {
-        (ptr::read_volatile(&raw const route.key.client), ptr::read_volatile(&raw const route.key.destination))
-    };
-    owner == client && asked.address == destination.address && asked.port == destination.port
+    // SAFETY: all of it is inside the route, where the address begins at a multiple of eight bytes; any bytes are valid.
+    // Volatile, so that it is read now.
+    unsafe {
+        let key = &raw const route.key;
+        let address = (&raw const (*key).destination.address).cast::<u32>();
+        ptr::read_volatile(&raw const (*key).client) == client
+            && ptr::read_volatile(&raw const (*key).destination.port) == destination.port
+            && ptr::read_volatile(address) == word(destination, 0)
+            && ptr::read_volatile(address.add(1)) == word(destination, 1)
+            && ptr::read_volatile(address.add(2)) == word(destination, 2)
+            && ptr::read_volatile(address.add(3)) == word(destination, 3)
+    }
+}
+
+/// A word of an address, in network order as it is in memory.
+#[inline(always)]
+fn word(endpoint: &Endpoint, index: usize) -> u32 {
+    let at = 4 * index;
+    let octets = &endpoint.address.0;
+    u32::from_ne_bytes([octets[at], octets[at + 1], octets[at + 2], octets[at + 3]])
 }
 
 #[inline(always)]
