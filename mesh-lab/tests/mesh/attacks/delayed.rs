@@ -19,8 +19,12 @@ struct Delayed {
 }
 
 impl Delayed {
+    /// To a server that connections go to directly.
     fn connect(world: &World) -> Self {
-        let program = ["python3", PROGRAM, "server.app", PORT, "6"];
+        // The service has addresses of both families, and each is drawn from for itself.
+        let server = &world.addresses("app", "server")[0];
+        until_direct(world, "neighbour", server);
+        let program = ["python3", PROGRAM, server, PORT, "6"];
         let mut command = world.lab.exec_command("app", "neighbour", &program);
         let mut client = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(client.stdout.take().unwrap()).lines();
@@ -44,7 +48,6 @@ fn withdrawn(world: &World) -> f64 {
 #[test]
 fn a_yes_that_still_holds_is_used_later() {
     let world = World::new("delayed-yes");
-    until_direct(&world, "neighbour", "server.app");
     let delayed = Delayed::connect(&world);
     let before = opened(&world, DIRECT);
     // Much longer than a yes counts without being looked at again.
@@ -59,7 +62,6 @@ fn a_yes_from_before_a_policy_is_of_no_use_after_it() {
     // In plaintext a client has no name that a policy could deny: refused altogether, it does not lose it.
     for mode in ["PERMISSIVE", "STRICT"] {
         world.apply(&mutual_tls("app", mode));
-        until_direct(&world, "neighbour", "server.app");
         let delayed = Delayed::connect(&world);
         let before = withdrawn(&world);
         world.apply(&deny("client"));
@@ -76,7 +78,6 @@ fn a_yes_from_before_a_policy_is_of_no_use_after_it() {
 #[test]
 fn a_yes_is_of_no_use_when_its_agent_is_long_gone() {
     let world = World::new("delayed-alone");
-    until_direct(&world, "neighbour", "server.app");
     let delayed = Delayed::connect(&world);
     world.lab.agent("node2").kill().unwrap();
     eventually("routes no longer count", || {
