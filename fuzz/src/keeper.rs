@@ -39,8 +39,9 @@ fn check_bounds(request: &Request) {
             assert!(claim.uid.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f' | b'-')));
             assert!(claim.addresses.len() <= MOST_ADDRESSES && claim.probe_ports.len() <= MOST_PROBE_PORTS);
             assert!(claim.addresses.iter().all(|address| *address == address.to_canonical()));
-            let Claim { uid, addresses, probe_ports } = claim;
-            assert_eq!(Claim::new(uid, addresses, probe_ports).as_ref(), Ok(claim));
+            let Claim { uid, addresses, probe_ports, own_users } = claim;
+            let again = Claim::new(uid, addresses, probe_ports).map(|it| it.with_own_users(*own_users));
+            assert_eq!(again.as_ref(), Ok(claim));
         }
         Request::Destroy(_, of) => assert_eq!(of.local.is_ipv4(), of.remote.is_ipv4()),
         Request::Sockets(_, _, count) => assert!((1..=MOST_SOCKETS).contains(count)),

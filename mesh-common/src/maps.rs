@@ -29,6 +29,16 @@ pub struct Pod {
 }
 const _: () = assert!(size_of::<Pod>() == 32);
 
+/// Value of `SANDBOXES`, keyed by the cookie of a network namespace: the pod that it was found to be the sandbox of. The
+/// keeper's memory of what a pod may change afterwards; no program reads it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sandbox {
+    /// The pod's uid in ASCII, and zeroes behind it.
+    pub uid: [u8; 40],
+}
+const _: () = assert!(size_of::<Sandbox>() == 40);
+
 /// Key of `PROXIES`: a proxy, which is exempt from redirection.
 ///
 /// Both must match. A process id alone could be reused after the proxy's death, before the keeper clears it; a cgroup
@@ -124,7 +134,7 @@ impl Listener {
 
 #[cfg(feature = "user")]
 mod user {
-    use super::{Endpoint, Handoff, Listener, Pod, Proxy};
+    use super::{Endpoint, Handoff, Listener, Pod, Proxy, Sandbox};
     use crate::address::Address;
     use crate::direct::{DirectFlow, DirectSocket, Filed, Route, RouteKey};
     use crate::fault::Event;
@@ -136,6 +146,8 @@ mod user {
     unsafe impl aya::Pod for Pod {}
     // SAFETY: as above.
     unsafe impl aya::Pod for Proxy {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Sandbox {}
     // SAFETY: as above.
     unsafe impl aya::Pod for Endpoint {}
     // SAFETY: as above.
@@ -176,6 +188,7 @@ mod user {
             is_its_bytes::<Address>();
             is_its_bytes::<Pod>();
             is_its_bytes::<Proxy>();
+            is_its_bytes::<Sandbox>();
             is_its_bytes::<Endpoint>();
             is_its_bytes::<Handoff>();
             is_its_bytes::<Listener>();

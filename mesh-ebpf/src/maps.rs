@@ -11,7 +11,7 @@ use mesh_common::direct::{
 };
 use mesh_common::maps::{
     Endpoint, Handoff, Listener, MAX_DESTINATIONS, MAX_HANDOFFS, MAX_LISTENERS, MAX_NODE_ADDRESSES, MAX_PODS,
-    MAX_PROBE_PORTS, MAX_PROXIES, Pod, Proxy,
+    MAX_PROBE_PORTS, MAX_PROXIES, Pod, Proxy, Sandbox,
 };
 use mesh_common::steer;
 
@@ -31,6 +31,11 @@ pub static TURNS: Array<u32> = Array::with_max_entries(steer::TURNS, 0);
 /// Enrolled pods by network namespace cookie. Written by the keeper, read by `connect`.
 #[map]
 pub static PODS: HashMap<u64, Pod> = HashMap::with_max_entries(MAX_PODS, 0);
+
+/// Which pod a network namespace was found to be the sandbox of, by its cookie. Written and read by keepers alone, so that
+/// the next one need not ask the pod again.
+#[map]
+pub static SANDBOXES: HashMap<u64, Sandbox> = HashMap::with_max_entries(MAX_PODS, 0);
 
 /// Addresses that the mesh knows. Written by the proxy from each snapshot, read by `connect`.
 #[map]

@@ -208,6 +208,7 @@ impl Enroller {
     async fn enrol(&mut self, pod: &NodePod) -> Result<bool, String> {
         let claim =
             Claim::new(&pod.uid, &pod.addresses, &pod.probe_ports).map_err(|error| error.to_string())?;
+        let claim = claim.with_own_users(pod.own_users);
         let Answer::Yes { netns, addresses, listeners } = self.setup.keeper.enrol(claim).await? else {
             return Ok(false);
         };

@@ -38,12 +38,12 @@ mod tests {
 
     /// What has the node's privileges is small enough to be read in one go.
     #[test]
-    fn the_keeper_is_under_1500_lines() {
+    fn the_keeper_is_under_2000_lines() {
         let here = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/keeper");
         let files =
             fs::read_dir(here).unwrap().map(|entry| fs::read_to_string(entry.unwrap().path()).unwrap());
         let lines = files.map(|file| file.split("#[cfg(test)]\nmod tests").next().unwrap().lines().count());
         let lines: usize = lines.sum();
-        assert!(lines < 1500, "{lines} lines without the tests");
+        assert!(lines < 2000, "{lines} lines without the tests");
     }
 }

@@ -5,7 +5,7 @@ use std::io;
 use std::net::{IpAddr, TcpListener};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mesh_common::address::Address;
 use mesh_common::maps::{Endpoint, ListenerKind, MAX_PODS, Proxy};
@@ -14,10 +14,13 @@ use socket2::{SockRef, Socket};
 
 use super::protocol::{Answer, Claim, MOST_ADDRESSES};
 use crate::sys::ebpf::{self, Programs};
-use crate::sys::{self, Connection, Netns, SocketKind};
+use crate::sys::{self, Connection, Netns, NoSandbox, SocketKind};
 
 /// The listeners that each worker has in a pod.
 const PORTS: [u16; 3] = [OUTBOUND_PORT, INBOUND_PORT, HBONE_PORT];
+
+/// A pod that nobody has asked for so long is in doubt no longer: the proxy does not want it.
+const DOUBTED: Duration = Duration::from_mins(1);
 
 /// The pods, and the programs that know them.
 pub(super) struct Pods {
@@ -25,9 +28,13 @@ pub(super) struct Pods {
     cgroup: PathBuf,
     /// How many there are listeners for.
     pub workers: u8,
-    own_netns: u64,
     /// By the cookie of their network namespace.
     enrolled: BTreeMap<u64, Pod>,
+    /// Namespaces that are held in the mesh for pods that this proxy asks for in vain, and since when it did last: what was
+    /// enrolled before stays, and is refused, until it is known what has become of the pod.
+    in_doubt: BTreeMap<u64, Instant>,
+    /// This proxy has said that it has asked for all of its pods.
+    complete: bool,
 }
 
 /// A pod that is in the mesh.
@@ -44,10 +51,12 @@ pub(super) struct Pod {
 /// Why something can't be done for a pod.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Error {
-    #[error("entering its network namespace: {0}")]
-    Netns(io::Error),
     #[error(transparent)]
     Io(#[from] io::Error),
+    #[error(transparent)]
+    NoSandbox(#[from] NoSandbox),
+    #[error("its network namespace is that of pod {0}")]
+    Another(String),
     /// Usually: a program of the pod has the port.
     #[error("port {port} of the pod: {error}")]
     Listen { port: u16, error: io::Error },
@@ -61,9 +70,9 @@ pub(super) enum Error {
 
 impl Pods {
     /// None yet.
-    pub fn new(programs: Programs, cgroup: PathBuf, workers: u8) -> io::Result<Self> {
-        let own_netns = Netns::of_process(std::process::id())?.cookie();
-        Ok(Self { programs, cgroup, workers, own_netns, enrolled: BTreeMap::new() })
+    pub fn new(programs: Programs, cgroup: PathBuf, workers: u8) -> Self {
+        let (enrolled, in_doubt) = (BTreeMap::new(), BTreeMap::new());
+        Self { programs, cgroup, workers, enrolled, in_doubt, complete: false }
     }
 
     /// A proxy, by its process id, is exempt from redirection as long as it runs. Whoever gets its id after that is not.
@@ -88,15 +97,24 @@ impl Pods {
     /// A new proxy has not asked for any pod yet.
     pub fn unclaim(&mut self) {
         self.enrolled.values_mut().for_each(|pod| pod.claimed = false);
+        self.in_doubt.clear();
+        self.complete = false;
     }
 
     /// Takes a pod into the mesh, or finds it there; with `only_kept` no more than that. Answers [`Answer::Enrolled`] or
     /// [`Answer::NotYet`].
     pub fn enrol(&mut self, claim: &Claim, only_kept: bool) -> Result<Answer, Error> {
-        let found = self.find(claim)?;
+        let held = self.programs.sandbox_of(&claim.uid);
+        self.in_doubt.extend(held.map(|held| (held, Instant::now())));
+        let found = self.find(claim, held)?;
         let cookie = match (self.kept(claim, found.as_ref()), found) {
             (Some(cookie), _) => cookie,
             (None, Some((netns, addresses))) if !only_kept => {
+                if let Some(held) = held.filter(|held| *held != netns.cookie()) {
+                    // The runtime has made the pod a new one.
+                    self.programs.dismiss(held, &[], &[], &self.probes())?;
+                    self.in_doubt.remove(&held);
+                }
                 let of_a_worker = |_| PORTS.map(|port| listen(&netns, port));
                 let listeners = (0..self.workers).flat_map(of_a_worker).collect::<Result<_, _>>()?;
                 self.adopt(Claim { addresses, ..claim.clone() }, netns, listeners)?
@@ -105,6 +123,7 @@ impl Pods {
         };
         let pod = self.enrolled.get_mut(&cookie).ok_or(Error::Unknown)?;
         pod.claimed = true;
+        self.in_doubt.remove(&cookie);
         Ok(Answer::Enrolled(cookie, pod.claim.addresses.clone()))
     }
 
@@ -113,18 +132,14 @@ impl Pods {
         self.enrolled.get(&cookie).into_iter().flat_map(|pod| pod.listeners.iter().map(AsFd::as_fd)).collect()
     }
 
-    /// The pod's namespace, and those of its addresses that are in the claim. None as long as it has no process in a
-    /// namespace of its own, or an address is missing there: nobody gets another's by claiming it.
-    fn find(&self, claim: &Claim) -> Result<Option<(Netns, Vec<IpAddr>)>, Error> {
-        let Some(process) = sys::find_pod_process(&self.cgroup, &claim.uid) else { return Ok(None) };
-        let netns = match Netns::of_process(process) {
-            // It ended between being found and being looked at.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            result => result.map_err(Error::Netns)?,
-        };
-        if netns.cookie() == self.own_netns {
-            // Runtimes put a process into its cgroup before its namespaces.
-            return Ok(None);
+    /// The pod's namespace, the one that it is `held` in before any other, and those of its addresses that are in the claim.
+    /// None as long as it has no process in a namespace of its own, or an address is missing there: nobody gets another's
+    /// by claiming it.
+    fn find(&self, claim: &Claim, held: Option<u64>) -> Result<Option<(Netns, Vec<IpAddr>)>, Error> {
+        let found = sys::find_sandbox(&self.cgroup, &claim.uid, claim.own_users, held)?;
+        let Some(netns) = found else { return Ok(None) };
+        if let Some(other) = self.programs.pod_of(netns.cookie()).filter(|uid| *uid != claim.uid) {
+            return Err(Error::Another(other.to_owned()));
         }
         let there = sys::addresses_in(&netns)?;
         let addresses = match &claim.addresses[..] {
@@ -162,7 +177,7 @@ impl Pods {
                 self.programs.add_listener(&claim.addresses, kind, worker, listener)?;
             }
         }
-        if let Err(error) = self.programs.enrol(&netns, &claim.addresses, &claim.probe_ports) {
+        if let Err(error) = self.programs.enrol(&claim.uid, &netns, &claim.addresses, &claim.probe_ports) {
             self.programs.dismiss(cookie, &claim.addresses, &claim.probe_ports, &self.probes())?;
             return Err(error.into());
         }
@@ -172,17 +187,27 @@ impl Pods {
 
     /// Lets a pod go. One that is not there has gone.
     pub fn dismiss(&mut self, cookie: u64) -> Result<(), ebpf::Error> {
+        self.in_doubt.remove(&cookie);
         let Some(Pod { claim, .. }) = self.enrolled.remove(&cookie) else { return Ok(()) };
         self.programs.dismiss(cookie, &claim.addresses, &claim.probe_ports, &self.probes())
     }
 
     /// Lets go what the proxy has not asked for, and what a predecessor left of others.
     pub fn retain(&mut self) -> Result<(), ebpf::Error> {
-        let unclaimed: Vec<_> =
-            self.enrolled.iter().filter(|(_, pod)| !pod.claimed).map(|(cookie, _)| *cookie).collect();
+        self.complete = true;
+        let unclaimed =
+            self.enrolled.iter().filter(|(cookie, pod)| !pod.claimed && !self.in_doubt.contains_key(cookie));
+        let unclaimed: Vec<_> = unclaimed.map(|(cookie, _)| *cookie).collect();
         unclaimed.into_iter().try_for_each(|cookie| self.dismiss(cookie))?;
-        let cookies: HashSet<_> = self.enrolled.keys().copied().collect();
+        let cookies: HashSet<_> = self.enrolled.keys().chain(self.in_doubt.keys()).copied().collect();
         self.programs.retain_pods(&cookies, &self.probes())
+    }
+
+    /// Lets go what was in doubt, and is not asked for any more.
+    pub fn forget_doubts(&mut self) -> Result<(), ebpf::Error> {
+        let before = self.in_doubt.len();
+        self.in_doubt.retain(|_, since| !self.complete || since.elapsed() < DOUBTED);
+        if self.in_doubt.len() < before { self.retain() } else { Ok(()) }
     }
 
     /// Where the node's probes are let through.

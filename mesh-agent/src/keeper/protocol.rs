@@ -36,6 +36,7 @@ pub struct Claim {
     /// Canonical, as far as they are known.
     pub(super) addresses: Vec<IpAddr>,
     pub(super) probe_ports: Vec<u16>,
+    pub(super) own_users: bool,
 }
 
 /// What a proxy is told first. Beside it come the maps, the node's own listeners, and a channel for each worker.
@@ -113,12 +114,18 @@ impl Claim {
             return Err(OutOfBounds::ProbePorts);
         }
         let addresses = addresses.iter().map(IpAddr::to_canonical).collect();
-        Ok(Self { uid: uid.to_owned(), addresses, probe_ports: probe_ports.to_vec() })
+        let (uid, probe_ports) = (uid.to_owned(), probe_ports.to_vec());
+        Ok(Self { uid, addresses, probe_ports, own_users: false })
+    }
+
+    /// Says whether the runtime makes the pod a user namespace of its own.
+    pub fn with_own_users(self, own_users: bool) -> Self {
+        Self { own_users, ..self }
     }
 
     pub(super) fn write(&self, to: Writer) -> Writer {
         let to = to.text(&self.uid).addresses(&self.addresses).count(self.probe_ports.len());
-        self.probe_ports.iter().fold(to, |to, port| to.u16(*port))
+        self.probe_ports.iter().fold(to, |to, port| to.u16(*port)).u8(self.own_users.into())
     }
 
     pub(super) fn read(from: &mut Reader<'_>) -> Option<Self> {
@@ -126,7 +133,8 @@ impl Claim {
         let addresses = from.addresses()?;
         let count = from.u8()?;
         let probe_ports = (0..count).map(|_| from.u16()).collect::<Option<Vec<_>>>()?;
-        Self::new(&uid, &addresses, &probe_ports).ok()
+        let own_users = from.u8()? != 0;
+        Some(Self::new(&uid, &addresses, &probe_ports).ok()?.with_own_users(own_users))
     }
 }
 
@@ -331,7 +339,7 @@ mod tests {
         let (local6, remote6) = ends("[fd00::1]:80", "[fd00::2]:4000");
         vec![
             Request::Enrol(Claim::new(POD, &addresses, &ports).unwrap()),
-            Request::Enrol(Claim::new(&"f".repeat(32), &[], &[]).unwrap()),
+            Request::Enrol(Claim::new(&"f".repeat(32), &[], &[]).unwrap().with_own_users(true)),
             Request::Dismiss(u64::MAX),
             Request::Retain,
             Request::Destroy(7, Connection { cookie: 9, local, remote }),

@@ -98,7 +98,7 @@ impl Keeper {
         let lines = programs.lines()?;
         programs.forget_ended_proxies()?;
         let wait_for_proxy = predecessor.is_some() || programs.have_other_layouts();
-        let mut pods = Pods::new(programs, cgroup.clone(), workers)?;
+        let mut pods = Pods::new(programs, cgroup.clone(), workers);
         if let Some(predecessor) = &mut predecessor {
             predecessor.hand_over_pods(&mut pods)?;
         }
@@ -171,6 +171,9 @@ impl Keeper {
                 && let Err(error) = self.pods.learn_node_addresses()
             {
                 tracing::error!(%error, "the node's own addresses are not known: its probes are refused");
+            }
+            if let Err(error) = self.pods.forget_doubts() {
+                tracing::error!(%error, "pods that nobody asks for could not be let go");
             }
             if std::mem::take(&mut self.untidy) {
                 sys::give_back_unused();

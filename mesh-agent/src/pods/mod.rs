@@ -29,6 +29,8 @@ pub struct NodePod {
     pub addresses: Vec<IpAddr>,
     /// Ports that it declares in its probes.
     pub probe_ports: Vec<u16>,
+    /// Whether the runtime makes it a user namespace of its own (`hostUsers: false`).
+    pub own_users: bool,
     /// Whether it is to be in the mesh, and why not.
     pub enrolment: Enrolment,
 }
@@ -44,6 +46,7 @@ impl NodePod {
             identity: SpiffeId::new(trust_domain, &metadata.namespace, pod.service_account())?,
             addresses: pod.addresses().iter().map(IpAddr::to_canonical).collect(),
             probe_ports: pod.probe_ports().into_iter().collect(),
+            own_users: pod.spec.host_users == Some(false),
             enrolment: is_enrolled(namespace, &metadata.labels, pod.spec.host_network),
         })
     }

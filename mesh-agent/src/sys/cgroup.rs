@@ -1,13 +1,17 @@
 //! Cgroups: which is the agent's, and where a pod's processes are.
 
 use std::collections::VecDeque;
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-/// How far below a pod's cgroup its processes are looked for. Runtimes use two; a pod may make as many as it likes.
+/// How far below a pod's cgroup its processes are looked for, in how many cgroups, and how many in each. Runtimes use two
+/// levels and a cgroup for each container; a pod may make as many as it likes.
 const DEPTH: usize = 8;
+const MOST_CGROUPS: usize = 256;
+const MOST_PROCESSES: usize = 8;
 
 /// Id of this process's cgroup v2, as `bpf_get_current_cgroup_id` gives it: the inode number of its directory.
 ///
@@ -59,34 +63,62 @@ fn mount_of(path: &Path) -> io::Result<PathBuf> {
         })
 }
 
-/// Any process of a pod, found by the pod's uid below `root`. Its cgroup is called `pod<uid>` (`cgroupfs` driver) or ends in
+/// The cgroup of a pod, found by the pod's uid below `root`. It is called `pod<uid>` (`cgroupfs` driver) or ends in
 /// `-pod<uid>.slice` with underscores for dashes (`systemd` driver). The whole name counts: who asks is not trusted, and a
-/// part of a uid, or the id of a container, is no pod.
-pub fn find_pod_process(root: &Path, uid: &str) -> Option<u32> {
+/// part of a uid, or the id of a container, is no pod. So does the place: the kubelet makes all pods' below one that is
+/// called after it, and what a pod or a user of the node made is not looked at, whatever its name.
+pub(super) fn find_pod(root: &Path, uid: &str) -> Option<PathBuf> {
     let (own, slice) = (format!("pod{uid}"), format!("-pod{}.slice", uid.replace('-', "_")));
-    let mut queue = VecDeque::from([root.to_path_buf()]);
-    while let Some(directory) = queue.pop_front() {
+    let mut queue = VecDeque::from([(root.to_path_buf(), root.iter().any(is_for_pods))]);
+    while let Some((directory, for_pods)) = queue.pop_front() {
         for child in subdirectories(&directory) {
-            let name = child.file_name().unwrap_or_default().to_string_lossy();
-            if *name == *own || name.ends_with(&slice) {
-                return first_process(&child, DEPTH);
+            let name = child.file_name().unwrap_or_default();
+            let for_pods = for_pods || is_for_pods(name);
+            let name = name.to_string_lossy();
+            if for_pods && (*name == *own || name.ends_with(&slice)) && is_the_nodes(&child) {
+                return Some(child);
             }
             // Other pods' cgroups can be many and deep; this pod is not inside them.
             if !name.starts_with("pod") && !name.contains("-pod") {
-                queue.push_back(child);
+                queue.push_back((child, for_pods));
             }
         }
     }
     None
 }
 
-/// The first process of a cgroup or of one so far below it.
-fn first_process(cgroup: &Path, depth: usize) -> Option<u32> {
+/// Whether the kubelet keeps pods in a cgroup of that name.
+fn is_for_pods(name: &OsStr) -> bool {
+    name == "kubepods" || name.to_string_lossy().ends_with("kubepods.slice")
+}
+
+/// Whether a cgroup was made by who runs the node, and not by a user whom one was given to.
+fn is_the_nodes(cgroup: &Path) -> bool {
+    fs::metadata(cgroup).is_ok_and(|metadata| metadata.uid() == rustix::process::geteuid().as_raw())
+}
+
+/// Processes of a pod, with the cgroup that each is in: the first few of the first many cgroups, those that are nearest to
+/// the pod's own first. The runtime's are the nearest, and the sandbox's process has one of them to itself; what else is
+/// there is the pod's to make, as much as it likes.
+pub(super) fn members(pod: &Path) -> Vec<(PathBuf, u32)> {
+    let (mut queue, mut members) = (VecDeque::from([(pod.to_path_buf(), 0)]), Vec::new());
+    let mut left = MOST_CGROUPS;
+    while let Some((cgroup, depth)) = queue.pop_front() {
+        members.extend(first_processes(&cgroup).into_iter().map(|pid| (cgroup.clone(), pid)));
+        if depth < DEPTH {
+            let before = queue.len();
+            queue.extend(subdirectories(&cgroup).take(left).map(|child| (child, depth + 1)));
+            left -= queue.len() - before;
+        }
+    }
+    members
+}
+
+/// The first processes of a cgroup: the oldest that have not moved. Those of other namespaces of process ids are 0.
+pub(super) fn first_processes(cgroup: &Path) -> Vec<u32> {
     let here = File::open(cgroup.join("cgroup.procs")).map(BufReader::new);
-    let found =
-        here.into_iter().flat_map(BufRead::lines).map_while(Result::ok).find_map(|line| line.parse().ok());
-    let below = || subdirectories(cgroup).find_map(|child| first_process(&child, depth - 1));
-    found.or_else(|| if depth > 0 { below() } else { None })
+    let lines = here.into_iter().flat_map(BufRead::lines).map_while(Result::ok).take(MOST_PROCESSES);
+    lines.filter_map(|line| line.parse().ok()).filter(|pid| *pid != 0).collect()
 }
 
 /// A directory that goes away while it is read has no children.
@@ -111,6 +143,11 @@ mod tests {
         (root, path)
     }
 
+    /// The first process that is found of a pod.
+    fn find_process_of(root: &Path, uid: &str) -> Option<u32> {
+        members(&find_pod(root, uid)?).first().map(|(_, pid)| *pid)
+    }
+
     #[test]
     fn finds_the_process_in_both_drivers_layouts() {
         let uid = "0a1b-22-33";
@@ -120,7 +157,7 @@ mod tests {
             "kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod0a1b_22_33.slice",
         ] {
             let (root, _) = layout(pod, "cri-containerd-77.scope");
-            assert_eq!(find_pod_process(root.path(), uid), Some(4711), "{pod}");
+            assert_eq!(find_process_of(root.path(), uid), Some(4711), "{pod}");
         }
     }
 
@@ -140,7 +177,7 @@ mod tests {
             ("node1/kubepods/besteffort/pod0a1b-22-33", "77"),
         ] {
             let (root, _) = layout(pod, container);
-            assert_eq!(find_pod_process(root.path(), uid), Some(4711), "{pod}");
+            assert_eq!(find_process_of(root.path(), uid), Some(4711), "{pod}");
         }
     }
 
@@ -156,7 +193,7 @@ mod tests {
             ("docker/0123456789abcdef0123456789abcdef0123", container),
         ] {
             let (root, _) = layout(pod, "77");
-            assert_eq!(find_pod_process(root.path(), uid), None, "{uid} in {pod}");
+            assert_eq!(find_process_of(root.path(), uid), None, "{uid} in {pod}");
         }
     }
 
@@ -170,14 +207,47 @@ mod tests {
     }
 
     #[test]
-    fn a_pod_without_processes_is_not_found() {
+    fn a_pod_without_processes_has_none() {
         let (root, container) = layout("kubepods/podabc", "c1");
         fs::write(container.join("cgroup.procs"), "").unwrap();
-        assert_eq!(find_pod_process(root.path(), "abc"), None);
-        assert_eq!(find_pod_process(root.path(), "other"), None);
+        assert_eq!(find_process_of(root.path(), "abc"), None);
+        assert_eq!(find_process_of(root.path(), "other"), None);
+    }
+
+    #[test]
+    fn what_is_called_like_a_pod_is_none_where_pods_and_users_make_it() {
+        for path in [
+            "kubepods/podother/c1/podabc",
+            "kubepods/podother/kubepods/podabc",
+            "user.slice/podabc",
+            "docker/77/podabc",
+        ] {
+            let (root, _) = layout(path, "c");
+            assert_eq!(find_pod(root.path(), "abc"), None, "{path}");
+        }
+        let (root, _) = layout("kubepods/podabc", "c");
+        let pod = root.path().join("kubepods/podabc");
+        assert_eq!(find_pod(root.path(), "abc"), Some(pod.clone()));
+        assert_eq!(find_pod(&root.path().join("kubepods"), "abc"), Some(pod.clone()), "a root below");
+        std::os::unix::fs::chown(&pod, Some(1000), None).unwrap();
+        assert_eq!(find_pod(root.path(), "abc"), None, "a user of the node made it");
+    }
+
+    #[test]
+    fn however_much_a_pod_makes_the_runtimes_are_looked_at() {
         let (root, _) = layout("kubepods/podabc", &"x/".repeat(DEPTH));
-        assert_eq!(find_pod_process(root.path(), "abc"), Some(4711));
+        assert_eq!(find_process_of(root.path(), "abc"), Some(4711));
         let (root, _) = layout("kubepods/podabc", &"x/".repeat(DEPTH + 1));
-        assert_eq!(find_pod_process(root.path(), "abc"), None);
+        assert_eq!(find_process_of(root.path(), "abc"), None, "too deep");
+        let (root, pause) = layout("kubepods/podabc", "pause");
+        let own = root.path().join("kubepods/podabc/container");
+        for number in 0..2 * MOST_CGROUPS {
+            fs::create_dir_all(own.join(number.to_string())).unwrap();
+        }
+        let many: String = (1..10_000).map(|pid| format!("{pid}\n")).collect();
+        fs::write(own.join("cgroup.procs"), many).unwrap();
+        let found = members(&root.path().join("kubepods/podabc"));
+        assert!(found.contains(&(pause, 4711)));
+        assert!(found.len() <= 2 + MOST_PROCESSES, "{found:?}");
     }
 }

@@ -10,16 +10,18 @@ mod diag;
 pub mod ebpf;
 mod memory;
 mod netns;
+mod sandbox;
 mod scheduling;
 pub mod seccomp;
 mod signals;
 mod socket;
 mod types;
 
-pub use cgroup::{cgroup_id_of_self, find_pod_process};
+pub use cgroup::cgroup_id_of_self;
 pub use diag::destroy;
 pub use memory::{give_back_code, give_back_unused};
 pub use netns::Netns;
+pub use sandbox::{NoSandbox, find_sandbox};
 pub use scheduling::ask_for_short_turns;
 pub use signals::Signals;
 pub use socket::{

@@ -35,6 +35,8 @@ pub struct PodSpec {
     pub service_account_name: String,
     /// Uses the node's own network.
     pub host_network: bool,
+    /// Uses the node's own user namespace; if not said, it does.
+    pub host_users: Option<bool>,
     /// `Always`, `OnFailure` or `Never`; empty means `Always`.
     pub restart_policy: String,
     /// Seconds between the request to stop and the kill.

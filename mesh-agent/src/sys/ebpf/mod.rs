@@ -14,6 +14,7 @@ mod flow;
 mod handed;
 mod link;
 mod programs;
+mod sandboxes;
 mod trial;
 
 pub use attach::unpin_all;

@@ -13,6 +13,7 @@ use aya_log::{EbpfLogger, Level};
 use mesh_common::address::Address;
 use mesh_common::maps::{Endpoint, Listener, ListenerKind, Pod, Proxy};
 
+use super::sandboxes::Sandboxes;
 use super::{Error, HANDED_OVER, PEER, attach, map_error};
 use crate::sys::Netns;
 
@@ -20,9 +21,10 @@ use crate::sys::Netns;
 pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/mesh-ebpf.o"));
 
 /// Maps that outlive the keeper. Those that are not here (log, events, listeners, routes) are made anew each time.
-const PINNED: [&str; 10] = [
+const PINNED: [&str; 11] = [
     "PROXIES",
     "PODS",
+    "SANDBOXES",
     "DESTINATIONS",
     "HANDOFFS",
     PEER,
@@ -53,6 +55,7 @@ pub struct Programs {
     node_addresses: HashMap<MapData, Address, u32>,
     listeners: SockHash<MapData, Listener>,
     owners: HashMap<MapData, Address, u64>,
+    sandboxes: Sandboxes,
 }
 
 impl Programs {
@@ -92,6 +95,7 @@ impl Programs {
             node_addresses: take(&mut ebpf, "NODE_ADDRESSES")?,
             listeners: take(&mut ebpf, "LISTENERS")?,
             owners: take(&mut ebpf, "OWNERS")?,
+            sandboxes: Sandboxes::new(take(&mut ebpf, "SANDBOXES")?),
             ebpf,
             root: root.to_owned(),
             cgroup: cgroup.to_owned(),
@@ -180,8 +184,25 @@ impl Programs {
         Ok(())
     }
 
+    /// The namespace in which a pod is enrolled, or was by a predecessor, and is held until somebody lets it go.
+    pub fn sandbox_of(&self, uid: &str) -> Option<u64> {
+        self.sandboxes.of(uid)
+    }
+
+    /// The pod that a namespace is held for.
+    pub fn pod_of(&self, cookie: u64) -> Option<&str> {
+        self.sandboxes.pod(cookie)
+    }
+
     /// Enrols a pod whose listeners are in place: first what arrives, then what leaves.
-    pub fn enrol(&mut self, netns: &Netns, addresses: &[IpAddr], probe_ports: &[u16]) -> Result<(), Error> {
+    pub fn enrol(
+        &mut self,
+        uid: &str,
+        netns: &Netns,
+        addresses: &[IpAddr],
+        probe_ports: &[u16],
+    ) -> Result<(), Error> {
+        self.sandboxes.put(netns.cookie(), uid)?;
         for endpoint in probe_endpoints(addresses, probe_ports) {
             self.probe_ports.insert(endpoint, 1, 0).map_err(map_error("PROBE_PORTS"))?;
         }
@@ -214,7 +235,7 @@ impl Programs {
         for endpoint in probe_endpoints(addresses, probe_ports).filter(|endpoint| !kept.contains(endpoint)) {
             absent_is_fine(self.probe_ports.remove(&endpoint)).map_err(map_error("PROBE_PORTS"))?;
         }
-        Ok(())
+        self.sandboxes.remove(cookie)
     }
 
     /// A pod that took an address over meanwhile keeps it.
@@ -245,7 +266,7 @@ impl Programs {
         for endpoint in stale {
             absent_is_fine(self.probe_ports.remove(&endpoint)).map_err(map_error("PROBE_PORTS"))?;
         }
-        Ok(())
+        self.sandboxes.retain(cookies)
     }
 
     /// Replaces the set of the node's own addresses.

@@ -1,0 +1,58 @@
+//! Which pod each namespace was found to be the sandbox of: pinned, so that a keeper knows what its predecessor found.
+
+use std::collections::{BTreeMap, HashSet};
+
+use aya::maps::{HashMap, MapData};
+use mesh_common::maps::Sandbox;
+
+use super::programs::absent_is_fine;
+use super::{Error, map_error};
+
+const MAP: &str = "SANDBOXES";
+
+/// What the map has, and a copy to look things up in.
+pub(super) struct Sandboxes {
+    map: HashMap<MapData, u64, Sandbox>,
+    /// Uids, by the cookie of their network namespace.
+    known: BTreeMap<u64, String>,
+}
+
+impl Sandboxes {
+    /// What a predecessor wrote.
+    pub fn new(map: HashMap<MapData, u64, Sandbox>) -> Self {
+        let known = map.iter().flatten().map(|(cookie, sandbox)| (cookie, uid(&sandbox))).collect();
+        Self { map, known }
+    }
+
+    /// The namespace that was found to be a pod's.
+    pub fn of(&self, uid: &str) -> Option<u64> {
+        self.known.iter().find(|(_, known)| *known == uid).map(|(cookie, _)| *cookie)
+    }
+
+    /// The pod that a namespace was found to be of.
+    pub fn pod(&self, cookie: u64) -> Option<&str> {
+        self.known.get(&cookie).map(String::as_str)
+    }
+
+    pub fn put(&mut self, cookie: u64, uid: &str) -> Result<(), Error> {
+        let mut sandbox = Sandbox { uid: [0; 40] };
+        sandbox.uid.iter_mut().zip(uid.bytes()).for_each(|(place, byte)| *place = byte);
+        self.map.insert(cookie, sandbox, 0).map_err(map_error(MAP))?;
+        self.known.insert(cookie, uid.to_owned());
+        Ok(())
+    }
+
+    pub fn remove(&mut self, cookie: u64) -> Result<(), Error> {
+        self.known.remove(&cookie);
+        absent_is_fine(self.map.remove(&cookie)).map_err(map_error(MAP))
+    }
+
+    pub fn retain(&mut self, cookies: &HashSet<u64>) -> Result<(), Error> {
+        let stale: Vec<u64> = self.known.keys().filter(|cookie| !cookies.contains(cookie)).copied().collect();
+        stale.into_iter().try_for_each(|cookie| self.remove(cookie))
+    }
+}
+
+fn uid(sandbox: &Sandbox) -> String {
+    String::from_utf8_lossy(&sandbox.uid).trim_end_matches('\0').to_owned()
+}
