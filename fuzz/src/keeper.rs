@@ -45,7 +45,12 @@ fn check_bounds(request: &Request) {
         }
         Request::Destroy(_, of) => assert_eq!(of.local.is_ipv4(), of.remote.is_ipv4()),
         Request::Sockets(_, _, count) => assert!((1..=MOST_SOCKETS).contains(count)),
-        Request::Dismiss(_) | Request::Retain | Request::Ready | Request::Uninstalled => {}
+        Request::Dismiss(_)
+        | Request::Retain
+        | Request::Ready
+        | Request::Uninstalled
+        | Request::List(_)
+        | Request::Settled(_) => {}
     }
 }
 
@@ -61,7 +66,7 @@ fn is_request(record: &Record) -> bool {
             v4(17) == v4(35)
         }
         5 => (1..=4).contains(&record[9]) && (1..=32).contains(&record[10]),
-        2 | 3 | 6 | 7 => true,
+        2 | 3 | 6..=9 => true,
         _ => false,
     }
 }

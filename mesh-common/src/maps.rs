@@ -36,8 +36,10 @@ const _: () = assert!(size_of::<Pod>() == 32);
 pub struct Sandbox {
     /// The pod's uid in ASCII, and zeroes behind it.
     pub uid: [u8; 40],
+    /// 1 once what was open before the mesh took the pod in has been seen to.
+    pub settled: u32,
 }
-const _: () = assert!(size_of::<Sandbox>() == 40);
+const _: () = assert!(size_of::<Sandbox>() == 44);
 
 /// Key of `PROXIES`: a proxy, which is exempt from redirection.
 ///

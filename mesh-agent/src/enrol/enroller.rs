@@ -12,7 +12,10 @@ use mesh_api::resource::enrolment::Enrolment;
 use mesh_common::address::Address;
 use mesh_common::maps::MAX_DESTINATIONS;
 use tokio::sync::{mpsc, watch};
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::Instant;
 
+use super::leftovers::{self, Leftovers};
 use crate::certs::Certificates;
 use crate::direct::Direct;
 use crate::keeper::protocol::Claim;
@@ -20,8 +23,8 @@ use crate::kept::{Enrolled as Answer, Keeper};
 use crate::pods::{NodePod, NodePods};
 use crate::proxy::core::LocalPod;
 use crate::proxy::worker::{Command, PodListeners};
-use crate::sys;
 use crate::sys::ebpf::Destinations;
+use crate::sys::{self, Leftover};
 use crate::telemetry::AgentMetrics;
 
 /// A pod whose processes are not there yet is looked for this often. Short, so that it is enrolled before its first
@@ -69,22 +72,34 @@ pub struct Setup {
 pub struct Enroller {
     setup: Setup,
     enrolled: BTreeMap<Arc<str>, Enrolled>,
+    /// The configuration, for those who see to what was open in pods before.
+    snapshots: Option<watch::Receiver<Arc<Snapshot>>>,
     failed: BTreeMap<Arc<str>, String>,
+    /// What the keeper is being asked for, pod by pod: one that takes long keeps no other waiting.
+    asking: JoinSet<Asked>,
+    asked: HashSet<Arc<str>>,
+    /// Asked for in vain since they were last looked for.
+    resting: HashSet<Arc<str>>,
     took_over: bool,
     /// The keeper knows that this proxy serves.
     told_ready: bool,
     /// The configuration whose destinations the kernel knows, once it knows any.
     learnt: Option<Arc<Snapshot>>,
     /// When the kernel could not be told, say because there are more than it has room for.
-    not_learnt: Option<tokio::time::Instant>,
+    not_learnt: Option<Instant>,
     /// Something was enrolled or let go, or the agent has started, since memory was given back.
     untidy: bool,
 }
+
+/// What came of asking the keeper for a pod, with what was open in it before if nobody has seen to that.
+type Asked = (NodePod, Result<(Answer, Option<Vec<Leftover>>), String>);
 
 struct Enrolled {
     /// With the addresses that it has.
     pod: NodePod,
     netns: u64,
+    /// Sees to what was open before.
+    settling: Option<AbortHandle>,
 }
 
 impl Enroller {
@@ -94,7 +109,11 @@ impl Enroller {
         Self {
             setup,
             enrolled,
+            snapshots: None,
             failed,
+            asking: JoinSet::new(),
+            asked: HashSet::new(),
+            resting: HashSet::new(),
             took_over: false,
             told_ready: false,
             learnt: None,
@@ -110,25 +129,38 @@ impl Enroller {
         mut snapshots: watch::Receiver<Arc<Snapshot>>,
         mut configured: watch::Receiver<bool>,
     ) {
-        let mut tidy = tokio::time::interval_at(tokio::time::Instant::now() + TIDY_EVERY, TIDY_EVERY);
-        let mut pending_since = tokio::time::Instant::now();
+        self.snapshots = Some(snapshots.clone());
+        let mut tidy = tokio::time::interval_at(Instant::now() + TIDY_EVERY, TIDY_EVERY);
+        let mut pending_since = Instant::now();
+        let mut look_at = Instant::now();
         loop {
             let wanted = pods.borrow_and_update().clone();
+            if look_at <= Instant::now() {
+                self.resting.clear();
+            }
             let pending = self.reconcile(&wanted).await;
             let (is_configured, newest) = (*configured.borrow_and_update(), snapshots.borrow().clone());
-            if is_configured {
+            if is_configured && self.asked.is_empty() {
                 self.tell_ready(&newest);
             }
-            let pause = match pending_since.elapsed() {
-                _ if pending == 0 => TIDY_EVERY,
-                passed if passed < PATIENCE => LOOK_EVERY,
-                _ => LOOK_SELDOM,
-            };
+            if look_at <= Instant::now() {
+                look_at = Instant::now() + pause(pending, pending_since);
+            }
             tokio::select! {
                 changed = pods.changed() => match changed {
-                    Ok(()) => pending_since = tokio::time::Instant::now(),
+                    Ok(()) => {
+                        pending_since = Instant::now();
+                        look_at = pending_since;
+                    }
                     Err(_) => return,
                 },
+                Some(asked) = self.asking.join_next() => {
+                    let Ok(asked) = asked else { return };
+                    let wanted = pods.borrow().clone();
+                    if self.take(&wanted, asked).await {
+                        look_at = look_at.min(Instant::now() + pause(1, pending_since));
+                    }
+                }
                 changed = snapshots.changed() => match changed {
                     Ok(()) => {
                         let snapshot = snapshots.borrow_and_update().clone();
@@ -144,7 +176,7 @@ impl Enroller {
                         self.learn_destinations(&snapshot);
                     }
                 }
-                () = tokio::time::sleep(pause) => {}
+                () = tokio::time::sleep_until(look_at) => {}
             }
         }
     }
@@ -159,7 +191,7 @@ impl Enroller {
         }
     }
 
-    /// Answers how many pods are wanted but have no processes yet.
+    /// Has every pod looked for that is wanted and not there. Returns how many are pending.
     async fn reconcile(&mut self, wanted: &NodePods) -> usize {
         self.dismiss_unwanted(wanted).await;
         self.failed.retain(|uid, _| wanted.get(uid).is_some_and(NodePod::is_wanted));
@@ -168,14 +200,9 @@ impl Enroller {
             if self.enrolled.contains_key(&pod.uid) || self.failed.contains_key(&pod.uid) {
                 continue;
             }
-            match self.enrol(pod).await {
-                Ok(true) => tracing::info!(namespace = %pod.namespace, pod = %pod.name, "enrolled"),
-                Ok(false) => drop(pending.insert(Arc::clone(&pod.uid))),
-                Err(reason) => {
-                    tracing::error!(namespace = %pod.namespace, pod = %pod.name, error = reason, "pod not enrolled");
-                    (self.setup.report)(pod, &reason);
-                    self.failed.insert(Arc::clone(&pod.uid), reason);
-                }
+            pending.insert(Arc::clone(&pod.uid));
+            if !self.asked.contains(&pod.uid) && !self.resting.contains(&pod.uid) {
+                self.ask(pod);
             }
         }
         if pending.is_empty() {
@@ -183,6 +210,44 @@ impl Enroller {
         }
         self.tell(wanted, &pending);
         pending.len()
+    }
+
+    /// Asks the keeper for a pod.
+    ///
+    /// Its namespace is asked for addresses that nobody has told yet: Kubernetes tells them when containers may run
+    /// already, and the namespace has them before.
+    fn ask(&mut self, pod: &NodePod) {
+        let (keeper, pod) = (self.setup.keeper.clone(), pod.clone());
+        self.asked.insert(Arc::clone(&pod.uid));
+        self.asking.spawn(async move {
+            let answer = enrol(&keeper, &pod).await;
+            (pod, answer)
+        });
+    }
+
+    /// Takes what the keeper answered about a pod. Returns whether it is pending: it has no process in a network namespace
+    /// of its own yet, or no address there.
+    async fn take(&mut self, wanted: &NodePods, (pod, answer): Asked) -> bool {
+        self.asked.remove(&pod.uid);
+        let as_asked = wanted.get(&pod.uid) == Some(&pod) && pod.is_wanted();
+        match answer {
+            Ok((Answer::NotYet, _)) => {
+                self.resting.insert(pod.uid);
+                return true;
+            }
+            Ok((Answer::Yes { netns, .. }, _)) if !as_asked => let_go(&self.setup.keeper, &pod, netns).await,
+            Ok((Answer::Yes { netns, addresses, listeners, .. }, leftovers)) => {
+                tracing::info!(namespace = %pod.namespace, pod = %pod.name, "enrolled");
+                self.serve(NodePod { addresses, ..pod }, netns, listeners, leftovers);
+            }
+            Err(_) if !as_asked => {}
+            Err(reason) => {
+                tracing::error!(namespace = %pod.namespace, pod = %pod.name, error = reason, "pod not enrolled");
+                (self.setup.report)(&pod, &reason);
+                self.failed.insert(pod.uid, reason);
+            }
+        }
+        false
     }
 
     async fn dismiss_unwanted(&mut self, wanted: &NodePods) {
@@ -201,24 +266,21 @@ impl Enroller {
         }
     }
 
-    /// Enrols a pod; answers false if it has no process in a network namespace of its own yet, or no address there.
-    ///
-    /// Its namespace is asked for addresses that nobody has told yet: Kubernetes tells them when containers may run
-    /// already, and the namespace has them before.
-    async fn enrol(&mut self, pod: &NodePod) -> Result<bool, String> {
-        let claim =
-            Claim::new(&pod.uid, &pod.addresses, &pod.probe_ports).map_err(|error| error.to_string())?;
-        let claim = claim.with_own_users(pod.own_users);
-        let Answer::Yes { netns, addresses, listeners } = self.setup.keeper.enrol(claim).await? else {
-            return Ok(false);
-        };
+    /// Serves a pod that is in the mesh.
+    fn serve(
+        &mut self,
+        pod: NodePod,
+        netns: u64,
+        listeners: Vec<TcpListener>,
+        leftovers: Option<Vec<Leftover>>,
+    ) {
         self.setup.certificates.retain(&pod.identity);
         let local = Arc::new(LocalPod {
             uid: Arc::clone(&pod.uid),
             namespace: Arc::clone(&pod.namespace),
             name: Arc::clone(&pod.name),
             identity: pod.identity.clone(),
-            addresses: addresses.clone(),
+            addresses: pod.addresses.clone(),
             netns,
         });
         for (worker, listeners) in self.setup.workers.iter().zip(by_worker(listeners)) {
@@ -226,18 +288,19 @@ impl Enroller {
             let _stopping = worker.send(Command::Add(Arc::clone(&local), listeners));
         }
         self.setup.direct.enrolled(&local);
-        let pod = NodePod { addresses, ..pod.clone() };
-        self.enrolled.insert(Arc::clone(&pod.uid), Enrolled { pod, netns });
+        let settling = leftovers.zip(self.snapshots.clone()).map(|(found, snapshots)| {
+            let leftovers = Leftovers::new(local, self.setup.keeper.clone(), found);
+            tokio::spawn(leftovers.run(snapshots)).abort_handle()
+        });
+        self.enrolled.insert(Arc::clone(&pod.uid), Enrolled { pod, netns, settling });
         self.untidy = true;
-        Ok(true)
     }
 
     async fn dismiss(&mut self, uid: &Arc<str>) {
-        let Some(Enrolled { pod, netns }) = self.enrolled.remove(uid) else { return };
+        let Some(Enrolled { pod, netns, settling }) = self.enrolled.remove(uid) else { return };
+        settling.inspect(AbortHandle::abort);
         tracing::info!(namespace = %pod.namespace, pod = %pod.name, "no longer enrolled");
-        if let Err(error) = self.setup.keeper.dismiss(netns).await {
-            tracing::error!(pod = %pod.name, error, "pod not let go completely");
-        }
+        let_go(&self.setup.keeper, &pod, netns).await;
         self.setup.direct.dismissed(uid);
         for worker in &self.setup.workers {
             let _stopping = worker.send(Command::Remove(Arc::clone(uid)));
@@ -292,7 +355,7 @@ impl Enroller {
         };
         self.setup.metrics.destinations_incomplete.set(i64::from(result.is_err()));
         self.learnt = result.is_ok().then(|| Arc::clone(snapshot));
-        self.not_learnt = result.is_err().then(tokio::time::Instant::now);
+        self.not_learnt = result.is_err().then(Instant::now);
         if let Err(error) = result {
             let addresses = snapshot.addresses().count();
             tracing::error!(%error, addresses, most = MAX_DESTINATIONS,
@@ -331,6 +394,34 @@ impl Enroller {
         debug_assert!(pending.contains(&pod.uid), "wanted, not enrolled and not failed");
         let reason = "no process in a network namespace of its own with an address found yet";
         (EnrolmentState::Pending, Some(reason.to_owned()))
+    }
+}
+
+/// Has the keeper take a pod into the mesh, and tell what is open in it, if it is there for the first time. The list is made
+/// before anything is served, or the mesh's own doing would be on it, and after the programs decide, or something could
+/// still slip through.
+async fn enrol(keeper: &Keeper, pod: &NodePod) -> Result<(Answer, Option<Vec<Leftover>>), String> {
+    let claim = Claim::new(&pod.uid, &pod.addresses, &pod.probe_ports).map_err(|error| error.to_string())?;
+    let answer = keeper.enrol(claim.with_own_users(pod.own_users)).await?;
+    let found = match &answer {
+        Answer::Yes { netns, settled: false, .. } => Some(leftovers::find(keeper, *netns).await?),
+        _ => None,
+    };
+    Ok((answer, found))
+}
+
+async fn let_go(keeper: &Keeper, pod: &NodePod, netns: u64) {
+    if let Err(error) = keeper.dismiss(netns).await {
+        tracing::error!(pod = %pod.name, error, "pod not let go completely");
+    }
+}
+
+/// How long until those that are pending are looked for again.
+fn pause(pending: usize, since: Instant) -> Duration {
+    match since.elapsed() {
+        _ if pending == 0 => TIDY_EVERY,
+        passed if passed < PATIENCE => LOOK_EVERY,
+        _ => LOOK_SELDOM,
     }
 }
 

@@ -1,5 +1,6 @@
 //! Taking pods into the mesh and letting them go, as their labels say, without touching them.
 
 mod enroller;
+mod leftovers;
 
 pub use enroller::{Enroller, Report, Setup, Statuses};

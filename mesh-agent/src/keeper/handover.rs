@@ -39,6 +39,9 @@ const OFFER: u8 = 11;
 const POD: u8 = 12;
 const END: u8 = 13;
 
+/// Behind a pod's claim if it is not [settled](super::protocol::Request::Settled). Older keepers say 0.
+const UNSETTLED: u8 = 1;
+
 /// Where a successor comes in: a Unix socket of the node's.
 pub(super) struct Threshold {
     path: PathBuf,
@@ -137,18 +140,27 @@ impl Predecessor {
                 return Ok(());
             }
             let claim = Claim::read(&mut from).ok_or(io::ErrorKind::InvalidData)?;
-            if let Err(error) = self.adopt(claim, descriptors, pods) {
+            let settled = from.u8() != Some(UNSETTLED);
+            if let Err(error) = self.adopt(claim, settled, descriptors, pods) {
                 tracing::warn!(%error, "a pod is not taken over with its listeners");
             }
         }
     }
 
-    fn adopt(&self, claim: Claim, descriptors: Vec<OwnedFd>, pods: &mut Pods) -> Result<(), pods::Error> {
+    fn adopt(
+        &self,
+        claim: Claim,
+        settled: bool,
+        descriptors: Vec<OwnedFd>,
+        pods: &mut Pods,
+    ) -> Result<(), pods::Error> {
         // The namespace and, for each worker, three listeners.
         let mut descriptors = descriptors.into_iter();
         let netns = descriptors.next().filter(|_| descriptors.len() == 3 * usize::from(self.workers));
         let netns = Netns::of_descriptor(netns.ok_or(io::Error::from(io::ErrorKind::InvalidData))?)?;
-        pods.adopt(claim, netns, descriptors.map(TcpListener::from).collect()).map(drop)
+        let cookie = pods.adopt(claim, netns, descriptors.map(TcpListener::from).collect())?;
+        // What its proxies have open there is not to be taken for what was there before.
+        if settled { pods.settle(cookie) } else { Ok(()) }
     }
 
     /// Tells it that it is relieved.
@@ -204,7 +216,8 @@ impl Successor {
         self.got.insert(cookie);
         let mut descriptors = vec![pod.netns.as_fd()];
         descriptors.extend(pod.listeners.iter().map(AsFd::as_fd));
-        channel::send(&self.channel, &pod.claim.write(Writer::new(POD)).record, &descriptors)
+        let unsettled = if pods.is_settled(cookie) { 0 } else { UNSETTLED };
+        channel::send(&self.channel, &pod.claim.write(Writer::new(POD)).u8(unsettled).record, &descriptors)
     }
 }
 

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, HashSet};
 use std::io;
 use std::net::{IpAddr, TcpListener};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mesh_common::address::Address;
@@ -14,7 +15,7 @@ use socket2::{SockRef, Socket};
 
 use super::protocol::{Answer, Claim, MOST_ADDRESSES};
 use crate::sys::ebpf::{self, Programs};
-use crate::sys::{self, Connection, Netns, NoSandbox, SocketKind};
+use crate::sys::{self, Netns, NoSandbox, SocketKind};
 
 /// The listeners that each worker has in a pod.
 const PORTS: [u16; 3] = [OUTBOUND_PORT, INBOUND_PORT, HBONE_PORT];
@@ -41,12 +42,15 @@ pub(super) struct Pods {
 pub(super) struct Pod {
     /// With the addresses that it was found to have or said to have.
     pub claim: Claim,
-    pub netns: Netns,
+    pub netns: Arc<Netns>,
     /// For each worker: outbound, inbound, HBONE.
     pub listeners: Vec<TcpListener>,
     /// The proxy that runs now has asked for it.
     claimed: bool,
 }
+
+/// What came of looking for a pod: its namespace, and its addresses.
+pub(super) type Found = Result<Option<(Netns, Vec<IpAddr>)>, Error>;
 
 /// Why something can't be done for a pod.
 #[derive(Debug, thiserror::Error)]
@@ -75,9 +79,14 @@ impl Pods {
         Self { programs, cgroup, workers, enrolled, in_doubt, complete: false }
     }
 
+    /// The cgroup that this agent is in, with all that it opens.
+    pub fn own_cgroup(&self) -> io::Result<u64> {
+        sys::cgroup_id_of_self(&self.cgroup)
+    }
+
     /// A proxy, by its process id, is exempt from redirection as long as it runs. Whoever gets its id after that is not.
     pub fn exempt(&mut self, proxy: u32, runs: bool) -> Result<(), Error> {
-        let proxy = Proxy::new(sys::cgroup_id_of_self(&self.cgroup)?, proxy);
+        let proxy = Proxy::new(self.own_cgroup()?, proxy);
         Ok(if runs { self.programs.exempt(proxy) } else { self.programs.forget_proxy(proxy) }?)
     }
 
@@ -86,7 +95,7 @@ impl Pods {
         if self.programs.are_attached() {
             return Ok(());
         }
-        self.programs.attach(self.enrolled.values().map(|pod| &pod.netns))
+        self.programs.attach(self.enrolled.values().map(|pod| &*pod.netns))
     }
 
     /// Pods, by the cookie of their network namespace.
@@ -101,20 +110,22 @@ impl Pods {
         self.complete = false;
     }
 
-    /// Takes a pod into the mesh, or finds it there; with `only_kept` no more than that. Answers [`Answer::Enrolled`] or
-    /// [`Answer::NotYet`].
-    pub fn enrol(&mut self, claim: &Claim, only_kept: bool) -> Result<Answer, Error> {
+    /// How to look for a pod, as an errand: what it has made can be much. Until that is done it is in doubt.
+    pub fn search(&mut self, claim: &Claim) -> impl FnOnce() -> Found + Send + 'static + use<> {
         let held = self.programs.sandbox_of(&claim.uid);
         self.in_doubt.extend(held.map(|held| (held, Instant::now())));
-        let found = self.find(claim, held)?;
+        let (cgroup, claim) = (self.cgroup.clone(), claim.clone());
+        move || find(&cgroup, &claim, held)
+    }
+
+    /// Takes a pod that was looked for into the mesh, or finds it there; with `only_kept` no more than that. Returns
+    /// [`Answer::Enrolled`] or [`Answer::NotYet`].
+    pub fn enrol(&mut self, claim: &Claim, found: Found, only_kept: bool) -> Result<Answer, Error> {
+        let found = found?;
         let cookie = match (self.kept(claim, found.as_ref()), found) {
             (Some(cookie), _) => cookie,
             (None, Some((netns, addresses))) if !only_kept => {
-                if let Some(held) = held.filter(|held| *held != netns.cookie()) {
-                    // The runtime has made the pod a new one.
-                    self.programs.dismiss(held, &[], &[], &self.probes())?;
-                    self.in_doubt.remove(&held);
-                }
+                self.make_way(claim, netns.cookie())?;
                 let of_a_worker = |_| PORTS.map(|port| listen(&netns, port));
                 let listeners = (0..self.workers).flat_map(of_a_worker).collect::<Result<_, _>>()?;
                 self.adopt(Claim { addresses, ..claim.clone() }, netns, listeners)?
@@ -124,30 +135,25 @@ impl Pods {
         let pod = self.enrolled.get_mut(&cookie).ok_or(Error::Unknown)?;
         pod.claimed = true;
         self.in_doubt.remove(&cookie);
-        Ok(Answer::Enrolled(cookie, pod.claim.addresses.clone()))
+        Ok(Answer::Enrolled(cookie, pod.claim.addresses.clone(), self.programs.is_settled(cookie)))
+    }
+
+    /// A namespace is one pod's, and a pod has one.
+    fn make_way(&mut self, claim: &Claim, cookie: u64) -> Result<(), Error> {
+        if let Some(other) = self.programs.pod_of(cookie).filter(|uid| *uid != claim.uid) {
+            return Err(Error::Another(other.to_owned()));
+        }
+        if let Some(held) = self.programs.sandbox_of(&claim.uid).filter(|held| *held != cookie) {
+            // The runtime has made the pod a new one.
+            self.programs.dismiss(held, &[], &[], &self.probes())?;
+            self.in_doubt.remove(&held);
+        }
+        Ok(())
     }
 
     /// The listeners of a pod; none if it is not there.
     pub fn listeners(&self, cookie: u64) -> Vec<BorrowedFd<'_>> {
         self.enrolled.get(&cookie).into_iter().flat_map(|pod| pod.listeners.iter().map(AsFd::as_fd)).collect()
-    }
-
-    /// The pod's namespace, the one that it is `held` in before any other, and those of its addresses that are in the claim.
-    /// None as long as it has no process in a namespace of its own, or an address is missing there: nobody gets another's
-    /// by claiming it.
-    fn find(&self, claim: &Claim, held: Option<u64>) -> Result<Option<(Netns, Vec<IpAddr>)>, Error> {
-        let found = sys::find_sandbox(&self.cgroup, &claim.uid, claim.own_users, held)?;
-        let Some(netns) = found else { return Ok(None) };
-        if let Some(other) = self.programs.pod_of(netns.cookie()).filter(|uid| *uid != claim.uid) {
-            return Err(Error::Another(other.to_owned()));
-        }
-        let there = sys::addresses_in(&netns)?;
-        let addresses = match &claim.addresses[..] {
-            [] => there.iter().take(MOST_ADDRESSES).copied().collect(),
-            told => told.to_vec(),
-        };
-        let complete = !addresses.is_empty() && addresses.iter().all(|address| there.contains(address));
-        Ok(complete.then_some((netns, addresses)))
     }
 
     /// The pod, if it is in the mesh as it should be. One that is there otherwise is let go.
@@ -181,7 +187,7 @@ impl Pods {
             self.programs.dismiss(cookie, &claim.addresses, &claim.probe_ports, &self.probes())?;
             return Err(error.into());
         }
-        self.enrolled.insert(cookie, Pod { claim, netns, listeners, claimed: false });
+        self.enrolled.insert(cookie, Pod { claim, netns: Arc::new(netns), listeners, claimed: false });
         Ok(cookie)
     }
 
@@ -222,10 +228,21 @@ impl Pods {
         Ok(sys::open_sockets(&pod.netns, kind, usize::from(count))?)
     }
 
-    /// Closes a connection of a pod. Answers [`Answer::Done`] or [`Answer::Gone`].
-    pub fn destroy(&self, cookie: u64, connection: &Connection) -> Result<Answer, Error> {
+    /// A pod's uid, and its namespace for an errand there.
+    pub fn place(&self, cookie: u64) -> Result<(&str, Arc<Netns>), Error> {
         let pod = self.enrolled.get(&cookie).ok_or(Error::Unknown)?;
-        Ok(if sys::destroy(&pod.netns, connection)? { Answer::Done } else { Answer::Gone })
+        Ok((&pod.claim.uid, Arc::clone(&pod.netns)))
+    }
+
+    /// Whether what was open in a pod before it was in the mesh has been seen to.
+    pub fn is_settled(&self, cookie: u64) -> bool {
+        self.programs.is_settled(cookie)
+    }
+
+    /// It has.
+    pub fn settle(&mut self, cookie: u64) -> Result<(), Error> {
+        let known = self.enrolled.contains_key(&cookie);
+        if known { Ok(self.programs.settle(cookie)?) } else { Err(Error::Unknown) }
     }
 
     /// Takes the listeners away: what connects is refused, as long as no other keeper holds them.
@@ -238,6 +255,20 @@ impl Pods {
         let own = sys::local_addresses()?.into_iter().map(Address::from);
         Ok(self.programs.replace_node_addresses(own.collect())?)
     }
+}
+
+/// The pod's namespace, the one that it is `held` in before any other, and those of its addresses that are in the claim.
+/// None as long as it has no process in a namespace of its own, or an address is missing there: nobody gets another's by
+/// claiming it.
+fn find(cgroup: &Path, claim: &Claim, held: Option<u64>) -> Found {
+    let Some(netns) = sys::find_sandbox(cgroup, &claim.uid, claim.own_users, held)? else { return Ok(None) };
+    let there = sys::addresses_in(&netns)?;
+    let addresses = match &claim.addresses[..] {
+        [] => there.iter().take(MOST_ADDRESSES).copied().collect(),
+        told => told.to_vec(),
+    };
+    let complete = !addresses.is_empty() && addresses.iter().all(|address| there.contains(address));
+    Ok(complete.then_some((netns, addresses)))
 }
 
 /// Opens one of a pod's listeners. A connection that the proxy accepts from an application or from outside the mesh is

@@ -9,7 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use mesh_common::address::Address;
 
-use crate::sys::{Connection, SocketKind};
+use crate::sys::{Connection, Leftover, SocketKind};
 
 /// Bytes of every record.
 pub const RECORD: usize = 384;
@@ -23,8 +23,12 @@ pub const MOST_SOCKETS: u8 = 32;
 pub const MOST_WORKERS: u8 = 64;
 /// Bytes of a pod's uid: 36 of a UUID, or 32 of a static pod's hash.
 const UID: usize = 36;
+/// Where a record has the ticket of its request: at its end.
+const TICKET: usize = RECORD - 4;
 /// Most bytes of a reason.
-const REASON: usize = RECORD - 3;
+const REASON: usize = TICKET - 3;
+/// Bytes of a connection in a list.
+const LEFTOVER: usize = 1 + 8 + 2 * 18;
 
 /// A record's bytes.
 pub type Record = [u8; RECORD];
@@ -75,6 +79,10 @@ pub enum Request {
     Retain,
     /// Close a connection of a pod. [`Answer::Gone`] if it was closed already.
     Destroy(u64, Connection),
+    /// List the connections of a pod. [`Answer::Listed`], with a file.
+    List(u64),
+    /// What was open in a pod before it was in the mesh has been seen to.
+    Settled(u64),
     /// Open sockets in a pod: so many, or as many as there is room for. Those come beside [`Answer::Done`].
     Sockets(u64, SocketKind, u8),
     /// It serves.
@@ -88,13 +96,15 @@ pub enum Request {
 pub enum Answer {
     /// It is done.
     Done,
-    /// The pod is in the mesh: the cookie of its network namespace, and its addresses. Beside it come its listeners, for
-    /// each worker: outbound, inbound, HBONE.
-    Enrolled(u64, Vec<IpAddr>),
+    /// The pod is in the mesh: the cookie of its network namespace, its addresses, and whether it is
+    /// [settled](Request::Settled). Beside it come its listeners, for each worker: outbound, inbound, HBONE.
+    Enrolled(u64, Vec<IpAddr>, bool),
     /// The pod has no process in a network namespace of its own yet, or no address there.
     NotYet,
     /// It was done before.
     Gone,
+    /// So many connections are in the file beside it, for [`read_leftovers`], and whether there are more.
+    Listed(u32, bool),
     /// It can't be done, and why.
     Refused(String),
 }
@@ -119,8 +129,14 @@ impl Claim {
     }
 
     /// Says whether the runtime makes the pod a user namespace of its own.
+    #[must_use]
     pub fn with_own_users(self, own_users: bool) -> Self {
         Self { own_users, ..self }
+    }
+
+    /// The pod's uid.
+    pub fn uid(&self) -> &str {
+        &self.uid
     }
 
     pub(super) fn write(&self, to: Writer) -> Writer {
@@ -164,6 +180,8 @@ impl Request {
             Self::Sockets(pod, kind, count) => Writer::new(5).u64(*pod).u8(*kind as u8).u8(*count),
             Self::Ready => Writer::new(6),
             Self::Uninstalled => Writer::new(7),
+            Self::List(pod) => Writer::new(8).u64(*pod),
+            Self::Settled(pod) => Writer::new(9).u64(*pod),
         }
         .record
     }
@@ -187,6 +205,8 @@ impl Request {
             }
             6 => Self::Ready,
             7 => Self::Uninstalled,
+            8 => Self::List(from.u64()?),
+            9 => Self::Settled(from.u64()?),
             _ => return None,
         })
     }
@@ -197,11 +217,13 @@ impl Answer {
     pub fn encode(&self) -> Record {
         match self {
             Self::Done => Writer::new(1),
-            Self::Enrolled(pod, addresses) => {
-                Writer::new(2).u64(*pod).addresses(addresses.get(..MOST_ADDRESSES).unwrap_or(addresses))
+            Self::Enrolled(pod, addresses, settled) => {
+                let addresses = addresses.get(..MOST_ADDRESSES).unwrap_or(addresses);
+                Writer::new(2).u64(*pod).addresses(addresses).u8((*settled).into())
             }
             Self::NotYet => Writer::new(3),
             Self::Gone => Writer::new(5),
+            Self::Listed(count, more) => Writer::new(6).u32(*count).u8((*more).into()),
             Self::Refused(reason) => Writer::new(4).text(&reason[..reason.floor_char_boundary(REASON)]),
         }
         .record
@@ -212,13 +234,54 @@ impl Answer {
         let mut from = Reader(record);
         Some(match from.u8()? {
             1 => Self::Done,
-            2 => Self::Enrolled(from.u64()?, from.addresses()?),
+            2 => Self::Enrolled(from.u64()?, from.addresses()?, from.u8()? != 0),
             3 => Self::NotYet,
             4 => Self::Refused(from.text()?),
             5 => Self::Gone,
+            6 => Self::Listed(from.u32()?, from.u8()? != 0),
             _ => return None,
         })
     }
+}
+
+/// The ticket of a request, or of the request that an answer is to. Answers come in the order in which things are done.
+pub fn ticket(record: &Record) -> u32 {
+    let ticket = record.last_chunk().copied();
+    ticket.map_or(0, u32::from_le_bytes)
+}
+
+/// The record with a ticket.
+pub fn with_ticket(mut record: Record, ticket: u32) -> Record {
+    record[TICKET..].copy_from_slice(&ticket.to_le_bytes());
+    record
+}
+
+/// Connections as they are in a file.
+pub fn write_leftovers(leftovers: &[Leftover]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(leftovers.len() * LEFTOVER);
+    for Leftover { connection: Connection { cookie, local, remote }, taken } in leftovers {
+        let to = Writer::new((*taken).into()).u64(*cookie).endpoint(*local).endpoint(*remote);
+        bytes.extend_from_slice(&to.record[..LEFTOVER]);
+    }
+    bytes
+}
+
+/// The bytes of so many connections.
+pub fn leftovers_length(count: u32) -> usize {
+    usize::try_from(count).unwrap_or(usize::MAX).saturating_mul(LEFTOVER)
+}
+
+/// Connections from the bytes of a file.
+pub fn read_leftovers(bytes: &[u8]) -> Vec<Leftover> {
+    let read = |bytes: &[u8]| {
+        let mut from = Reader(bytes);
+        let (taken, cookie) = (from.u8()? != 0, from.u64()?);
+        Some(Leftover {
+            connection: Connection { cookie, local: from.endpoint()?, remote: from.endpoint()? },
+            taken,
+        })
+    };
+    bytes.chunks_exact(LEFTOVER).filter_map(read).collect()
 }
 
 /// Fills a record. What is written is bounded by the types above to less than a record; what were beyond would be cut.
@@ -246,6 +309,10 @@ impl Writer {
     }
 
     pub(super) fn u16(self, number: u16) -> Self {
+        self.bytes(&number.to_le_bytes())
+    }
+
+    fn u32(self, number: u32) -> Self {
         self.bytes(&number.to_le_bytes())
     }
 
@@ -292,6 +359,10 @@ impl Reader<'_> {
 
     pub(super) fn u16(&mut self) -> Option<u16> {
         self.take().map(u16::from_le_bytes)
+    }
+
+    fn u32(&mut self) -> Option<u32> {
+        self.take().map(u32::from_le_bytes)
     }
 
     fn u64(&mut self) -> Option<u64> {
@@ -347,6 +418,8 @@ mod tests {
             Request::Sockets(7, SocketKind::DeliveryV6, MOST_SOCKETS),
             Request::Ready,
             Request::Uninstalled,
+            Request::List(7),
+            Request::Settled(7),
         ]
     }
 
@@ -354,7 +427,8 @@ mod tests {
         let addresses = vec!["10.0.0.1".parse().unwrap(), "fd00::1".parse().unwrap()];
         vec![
             Answer::Done,
-            Answer::Enrolled(7, addresses),
+            Answer::Enrolled(7, addresses, true),
+            Answer::Listed(3, true),
             Answer::NotYet,
             Answer::Gone,
             Answer::Refused("port 15001 of the pod: in use".to_owned()),
@@ -377,13 +451,33 @@ mod tests {
     #[test]
     fn what_is_said_is_what_is_heard() {
         for request in requests() {
-            assert_eq!(Request::decode(&request.encode()), Some(request));
+            let record = with_ticket(request.encode(), u32::MAX - 1);
+            assert_eq!((Request::decode(&record), ticket(&record)), (Some(request), u32::MAX - 1));
         }
         for answer in answers() {
             assert_eq!(Answer::decode(&answer.encode()), Some(answer));
         }
         let long = Answer::decode(&Answer::Refused("ä".repeat(RECORD)).encode());
         assert!(matches!(long, Some(Answer::Refused(reason)) if reason.len() >= REASON - 1));
+    }
+
+    #[test]
+    fn what_is_listed_is_what_is_read() {
+        let leftover = |taken, local: &str, remote: &str| Leftover {
+            connection: Connection {
+                cookie: 1 << 40 | 7,
+                local: local.parse().unwrap(),
+                remote: remote.parse().unwrap(),
+            },
+            taken,
+        };
+        let all = vec![
+            leftover(true, "10.0.0.1:80", "10.0.0.2:4000"),
+            leftover(false, "[fd00::1]:80", "[fd00::2]:4000"),
+        ];
+        let bytes = write_leftovers(&all);
+        assert_eq!((bytes.len(), read_leftovers(&bytes)), (leftovers_length(2), all.clone()));
+        assert_eq!(read_leftovers(&bytes[..bytes.len() - 1]), all[..1]);
     }
 
     #[test]

@@ -7,13 +7,14 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags};
 use rustix::process::Signal;
-use socket2::Socket;
 
+use super::answers::Done;
 use super::doors::Doors;
+use super::errands::Errands;
 use super::handover::{Predecessor, Successor, Threshold};
 use super::pods::Pods;
 use super::process::{BackOff, Process};
-use super::protocol::{Answer, Claim, Greeting, Request};
+use super::protocol::Greeting;
 use super::{Failure, channel};
 use crate::config::Config;
 use crate::sys::ebpf::{self, Lines, Programs};
@@ -33,7 +34,7 @@ pub const RELIEVED: Signal = Signal::USR2;
 
 /// What the keeper is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+pub(super) enum State {
     /// Keeping a proxy running.
     Serving,
     /// Told to stop: the proxy finishes, and no other is started.
@@ -49,19 +50,20 @@ pub(super) struct Keeper {
     config: Config,
     signals: Signals,
     doors: Doors,
-    pods: Pods,
+    pub(super) pods: Pods,
+    pub(super) errands: Errands<Done>,
     lines: Lines,
-    state: State,
-    process: Option<Process>,
-    back_off: BackOff,
+    pub(super) state: State,
+    pub(super) process: Option<Process>,
+    pub(super) back_off: BackOff,
     /// When the next proxy is started.
     start_at: Option<Instant>,
     tidy_at: Instant,
-    untidy: bool,
-    uninstalled: bool,
+    pub(super) untidy: bool,
+    pub(super) uninstalled: bool,
     /// Told to stop, which waits as long as a successor is taking over.
     told_to_stop: bool,
-    predecessor: Option<Predecessor>,
+    pub(super) predecessor: Option<Predecessor>,
     threshold: Option<Threshold>,
     successor: Option<Successor>,
 }
@@ -73,6 +75,7 @@ enum Source {
     Lines,
     End,
     Channel(usize),
+    Errands,
     Threshold,
     Successor,
 }
@@ -110,6 +113,7 @@ impl Keeper {
             signals,
             doors,
             pods,
+            errands: Errands::start()?,
             lines,
             state: State::Serving,
             process: None,
@@ -194,7 +198,11 @@ impl Keeper {
     }
 
     fn sources(&self) -> Vec<(Source, BorrowedFd<'_>)> {
-        let mut sources = vec![(Source::Signals, self.signals.as_fd()), (Source::Lines, self.lines.as_fd())];
+        let mut sources = vec![
+            (Source::Signals, self.signals.as_fd()),
+            (Source::Lines, self.lines.as_fd()),
+            (Source::Errands, self.errands.as_fd()),
+        ];
         if let Some(process) = &self.process {
             // Before its end: the last that it said counts.
             sources.extend(process.channels().map(|(index, it)| (Source::Channel(index), it.as_fd())));
@@ -213,6 +221,7 @@ impl Keeper {
             }
             Source::Lines => self.lines.flush(),
             Source::Channel(index) => self.answer(index),
+            Source::Errands => self.answer_errands(),
             Source::End => {
                 if let Some(status) = self.process.as_mut().and_then(Process::ended) {
                     return self.bury(status);
@@ -284,70 +293,8 @@ impl Keeper {
         }
     }
 
-    /// Answers one request of the proxy. One that asks for what is no request is not to be trusted with anything: it is
-    /// ended, and another one is started.
-    fn answer(&mut self, index: usize) {
-        let Some(process) = &mut self.process else { return };
-        let Some(received) = process.channel(index).map(channel::receive) else { return };
-        let request = match received {
-            // It is ending; that is heard of elsewhere.
-            Ok(None) => return process.forget_channel(index),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-            Ok(Some((record, _))) => Request::decode(&record).ok_or(io::ErrorKind::InvalidData.into()),
-            Err(error) => Err(error),
-        };
-        let answered = request.and_then(|request| self.reply(&request, index));
-        if let (Err(error), Some(process)) = (answered, &self.process) {
-            tracing::error!(%error, "the proxy asks for what is no request, or hears no answers: ending it");
-            process.signal(Signal::KILL);
-        }
-    }
-
-    fn reply(&mut self, request: &Request, index: usize) -> io::Result<()> {
-        let refused = |error: Failure| (Answer::Refused(error.to_string()), Vec::new());
-        let (answer, sockets) = self.act(request).unwrap_or_else(refused);
-        let beside = match &answer {
-            Answer::Enrolled(pod, _) => self.pods.listeners(*pod),
-            _ => sockets.iter().map(AsFd::as_fd).collect(),
-        };
-        let channel = self.process.as_ref().and_then(|process| process.channel(index));
-        match channel::send(channel.ok_or(io::ErrorKind::NotConnected)?, &answer.encode(), &beside) {
-            // It has ended; that is heard of elsewhere.
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-            result => result,
-        }
-    }
-
-    /// Does what is asked for; sockets go beside the answer. Errors: why it can't be done, which the proxy is told.
-    fn act(&mut self, request: &Request) -> Result<(Answer, Vec<Socket>), Failure> {
-        self.back_off.worked_once = true;
-        let mut sockets = Vec::new();
-        match request {
-            Request::Sockets(pod, kind, count) => sockets = self.pods.sockets(*pod, *kind, *count)?,
-            _ if self.state == State::Relieved => return Err("another keeper decides now".into()),
-            Request::Enrol(claim) => return Ok((self.enrol(claim)?, sockets)),
-            Request::Dismiss(pod) => self.pods.dismiss(*pod)?,
-            Request::Retain => self.pods.retain()?,
-            Request::Destroy(pod, connection) => return Ok((self.pods.destroy(*pod, connection)?, sockets)),
-            Request::Ready => self.proxy_is_ready()?,
-            Request::Uninstalled => self.uninstalled = true,
-        }
-        Ok((Answer::Done, sockets))
-    }
-
-    fn enrol(&mut self, claim: &Claim) -> Result<Answer, Failure> {
-        if self.state != State::Serving {
-            // Nobody would take connections from its listeners.
-            return Ok(Answer::NotYet);
-        }
-        self.untidy = true;
-        self.follow_predecessor();
-        // As long as another keeper decides, it is the one that takes pods in.
-        Ok(self.pods.enrol(claim, self.predecessor.is_some())?)
-    }
-
     /// Gets what the predecessor has enrolled meanwhile. One that has ended has nothing more to say.
-    fn follow_predecessor(&mut self) {
+    pub(super) fn follow_predecessor(&mut self) {
         if let Some(predecessor) = &mut self.predecessor
             && let Err(error) = predecessor.hand_over_pods(&mut self.pods)
         {
@@ -357,7 +304,7 @@ impl Keeper {
         }
     }
 
-    fn proxy_is_ready(&mut self) -> Result<(), Failure> {
+    pub(super) fn proxy_is_ready(&mut self) -> Result<(), Failure> {
         self.untidy = true;
         self.follow_predecessor();
         self.pods.attach()?;

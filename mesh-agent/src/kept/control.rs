@@ -1,6 +1,7 @@
 //! Asking the keeper for what is about pods as a whole.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 use std::net::{IpAddr, TcpListener};
 use std::os::fd::OwnedFd;
 
@@ -9,9 +10,10 @@ use tokio::net::UnixDatagram;
 use tokio::sync::{mpsc, oneshot};
 
 use super::asynchronous;
+use super::desk::{Desk, Key};
 use crate::keeper::channel::{self, Message};
-use crate::keeper::protocol::{Answer, Claim, Request};
-use crate::sys::Connection;
+use crate::keeper::protocol::{self, Answer, Claim, Record, Request};
+use crate::sys::{Connection, Leftovers};
 
 /// The keeper, as the proxy sees it. Cheap to copy.
 #[derive(Clone)]
@@ -19,10 +21,13 @@ pub struct Keeper {
     calls: mpsc::UnboundedSender<Call>,
 }
 
-struct Call {
-    request: Request,
-    answer: oneshot::Sender<(Answer, Vec<OwnedFd>)>,
+pub(super) struct Call {
+    pub request: Request,
+    pub answer: oneshot::Sender<Answered>,
 }
+
+/// An answer and what came beside it.
+pub(super) type Answered = (Answer, Vec<OwnedFd>);
 
 /// What came of asking for a pod.
 pub enum Enrolled {
@@ -32,6 +37,8 @@ pub enum Enrolled {
         netns: u64,
         /// Its addresses.
         addresses: Vec<IpAddr>,
+        /// What was open before it was in the mesh has been seen to.
+        settled: bool,
         /// For each worker: outbound, inbound, HBONE.
         listeners: Vec<TcpListener>,
     },
@@ -56,9 +63,9 @@ impl Keeper {
     /// Has a pod taken into the mesh. Errors: the reason why it can't be.
     pub async fn enrol(&self, claim: Claim) -> Result<Enrolled, String> {
         match self.ask(Request::Enrol(claim)).await {
-            (Answer::Enrolled(netns, addresses), descriptors) => {
+            (Answer::Enrolled(netns, addresses, settled), descriptors) => {
                 let listeners = descriptors.into_iter().map(TcpListener::from).collect();
-                Ok(Enrolled::Yes { netns, addresses, listeners })
+                Ok(Enrolled::Yes { netns, addresses, settled, listeners })
             }
             (Answer::NotYet, _) => Ok(Enrolled::NotYet),
             (answer, _) => Err(reason(answer)),
@@ -94,6 +101,24 @@ impl Keeper {
         }
     }
 
+    /// Lists the connections of a pod that the mesh did not open.
+    pub async fn list(&self, netns: u64) -> Result<Leftovers, String> {
+        let (answer, descriptors) = self.ask(Request::List(netns)).await;
+        match (answer, descriptors.into_iter().next()) {
+            (Answer::Listed(count, more), Some(file)) => {
+                let mut bytes = vec![0; protocol::leftovers_length(count)];
+                File::from(file).read_exact(&mut bytes).map_err(|error| error.to_string())?;
+                Ok(Leftovers { found: protocol::read_leftovers(&bytes), more })
+            }
+            (answer, _) => Err(reason(answer)),
+        }
+    }
+
+    /// Says that what was open in a pod before it was in the mesh has been seen to.
+    pub async fn settled(&self, netns: u64) -> Result<(), String> {
+        self.done(Request::Settled(netns)).await
+    }
+
     async fn done(&self, request: Request) -> Result<(), String> {
         match self.ask(request).await.0 {
             Answer::Done => Ok(()),
@@ -101,7 +126,7 @@ impl Keeper {
         }
     }
 
-    async fn ask(&self, request: Request) -> (Answer, Vec<OwnedFd>) {
+    async fn ask(&self, request: Request) -> Answered {
         let (answer, answered) = oneshot::channel();
         // The other end lives as long as the runtime.
         let _stopping = self.calls.send(Call { request, answer });
@@ -116,29 +141,35 @@ fn reason(answer: Answer) -> String {
     }
 }
 
-/// One call after another. Between them nothing comes but the end.
+/// Asks for what is called for, and hands out the answers, in whatever order they come.
 async fn follow(channel: &UnixDatagram, mut calls: mpsc::UnboundedReceiver<Call>) -> io::Result<()> {
+    let mut desk = Desk::default();
     loop {
-        let call = tokio::select! {
+        while let Some((ticket, request)) = desk.next() {
+            send_record(channel, &protocol::with_ticket(request.encode(), ticket)).await?;
+        }
+        tokio::select! {
             call = calls.recv() => match call {
-                Some(call) => call,
+                Some(call) => desk.put(Key::of(&call.request), call),
                 None => return Ok(()),
             },
-            unasked = receive(channel) => {
-                unasked?;
-                return Err(io::ErrorKind::InvalidData.into());
+            received = receive(channel) => {
+                let (record, descriptors) = received?;
+                let answer = Answer::decode(&record).ok_or(io::ErrorKind::InvalidData)?;
+                let wait = desk.done(protocol::ticket(&record)).ok_or(io::ErrorKind::InvalidData)?;
+                // Who asked may have stopped waiting.
+                let _unheard = wait.send((answer, descriptors));
             }
-        };
-        send(channel, &call.request).await?;
-        let (record, descriptors) = receive(channel).await?;
-        let answer = Answer::decode(&record).ok_or(io::ErrorKind::InvalidData)?;
-        // Who asked may have stopped waiting.
-        let _unheard = call.answer.send((answer, descriptors));
+        }
     }
 }
 
 pub(super) async fn send(channel: &UnixDatagram, request: &Request) -> io::Result<()> {
-    channel.async_io(Interest::WRITABLE, || channel::send(channel, &request.encode(), &[])).await
+    send_record(channel, &request.encode()).await
+}
+
+async fn send_record(channel: &UnixDatagram, record: &Record) -> io::Result<()> {
+    channel.async_io(Interest::WRITABLE, || channel::send(channel, record, &[])).await
 }
 
 pub(super) async fn receive(channel: &UnixDatagram) -> io::Result<Message> {

@@ -2,6 +2,7 @@
 //! pods ahead of need, [`receive`] is what a proxy starts with.
 
 mod control;
+mod desk;
 mod sockets;
 
 use std::io;

@@ -131,6 +131,15 @@ impl fmt::Display for LocalPod {
 }
 
 impl LocalPod {
+    /// The pod as the mesh knows it, if it does.
+    pub fn workload_in(&self, snapshot: &Snapshot) -> Option<Arc<Workload>> {
+        let mut found = self.addresses.iter().filter_map(|address| snapshot.workload_by_address(*address));
+        // An address that another pod had before may not be told anew yet.
+        found.find(|it| {
+            it.identity == self.identity && (&it.namespace, &it.name) == (&self.namespace, &self.name)
+        })
+    }
+
     /// The pod's address of the same family as `other`, or `other` if it has none.
     pub fn address_like(&self, other: IpAddr) -> IpAddr {
         self.addresses.iter().copied().find(|address| address.is_ipv4() == other.is_ipv4()).unwrap_or(other)
@@ -176,21 +185,14 @@ impl Core {
 
     /// A pod as the mesh knows it. A pod that just started may be a moment ahead of the control plane's news.
     pub async fn workload_of(&self, pod: &LocalPod) -> Option<Arc<Workload>> {
-        let find = |snapshot: &Snapshot| {
-            let mut found = pod.addresses.iter().filter_map(|address| snapshot.workload_by_address(*address));
-            // An address that another pod had before may not be told anew yet.
-            found.find(|it| {
-                it.identity == pod.identity && (&it.namespace, &it.name) == (&pod.namespace, &pod.name)
-            })
-        };
-        if let Some(workload) = find(&self.shared.snapshot.load()) {
+        if let Some(workload) = pod.workload_in(&self.shared.snapshot.load()) {
             return Some(workload);
         }
         let mut updates = self.shared.updates.clone();
         let wait = async {
             loop {
                 updates.changed().await.ok()?;
-                if let Some(workload) = find(&updates.borrow_and_update()) {
+                if let Some(workload) = pod.workload_in(&updates.borrow_and_update()) {
                     return Some(workload);
                 }
             }

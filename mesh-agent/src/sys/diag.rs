@@ -1,88 +1,263 @@
-//! Closing connections of others (`sock_diag`(7), `SOCK_DESTROY`).
+//! Connections of others, listed and closed (`sock_diag`(7), `SOCK_DESTROY`).
+//!
+//! What this takes is bounded, whatever a pod has made: a look through the kernel's one table of connections takes as long
+//! for each pod, and of what it finds no more than [`MOST_LISTED`] are kept.
 
+use std::collections::HashSet;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 
-use rustix::net::netdevice::name_to_index;
+use mesh_common::HBONE_PORT;
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, recv, send, socket_with,
 };
 
-use super::{Connection, Netns};
+use super::{ANY_COOKIE, Connection, Leftover, Netns};
 
-/// `SOCK_DESTROY` of `linux/sock_diag.h`.
+/// Most connections of one pod that are listed.
+pub const MOST_LISTED: usize = 65_536;
+
+/// `SOCK_DIAG_BY_FAMILY` and `SOCK_DESTROY` of `linux/sock_diag.h`.
+const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const SOCK_DESTROY: u16 = 21;
-/// `NLM_F_REQUEST | NLM_F_ACK` of `linux/netlink.h`.
+/// `NLM_F_REQUEST | NLM_F_ACK`, and `NLM_F_REQUEST | NLM_F_DUMP` of `linux/netlink.h`.
 const REQUEST_AND_ACK: u16 = 1 | 4;
-/// `NLMSG_ERROR`, which an acknowledgement is too.
+const REQUEST_AND_DUMP: u16 = 1 | 0x300;
+/// `NLMSG_ERROR`, which an acknowledgement is too, and `NLMSG_DONE`.
 const NLMSG_ERROR: u16 = 2;
+const NLMSG_DONE: u16 = 3;
 /// A socket that is bound to no interface.
 const UNBOUND: u32 = 0;
-/// A netlink header and `struct inet_diag_req_v2` of `linux/inet_diag.h`.
-const LENGTH: usize = 16 + 56;
+/// A netlink header, `struct inet_diag_req_v2`, and `struct inet_diag_msg` of `linux/inet_diag.h`.
+const HEADER: usize = 16;
+const REQUEST: usize = HEADER + 56;
+const MESSAGE: usize = 72;
+/// `INET_DIAG_CGROUP_ID` of `linux/inet_diag.h`: the cgroup v2 of who opened the socket, or its listener. Linux 5.8.
+const INET_DIAG_CGROUP_ID: u16 = 21;
 
-/// Closes a connection as if the other end had reset it; the other end is told the same. Answers false if it is gone
-/// already. Errors: there is no permission (`CAP_NET_ADMIN`), or the kernel can't (`CONFIG_INET_DIAG_DESTROY`).
+/// Sets of TCP states (`include/net/tcp_states.h`): all but the first that have another end and may carry anything, which
+/// leaves out `TIME_WAIT`, `CLOSE` and `LISTEN`.
+mod states {
+    pub(super) const ANY: u32 = u32::MAX;
+    pub(super) const LISTENING: u32 = 1 << 10;
+    /// `ESTABLISHED` to `FIN_WAIT2`, `CLOSE_WAIT`, `LAST_ACK`, `CLOSING`; the kernel takes handshakes whose socket is not
+    /// made yet for `SYN_RECV`.
+    pub(super) const CONNECTED: u32 = 1 << 1 | 1 << 2 | 1 << 3 | 1 << 4 | 1 << 5 | 1 << 8 | 1 << 9 | 1 << 11;
+}
+
+/// What a pod has open.
+#[derive(Debug, Default)]
+pub struct Leftovers {
+    /// Connections.
+    pub found: Vec<Leftover>,
+    /// There are more than [`MOST_LISTED`].
+    pub more: bool,
+}
+
+/// Closes a connection as if the other end had reset it; the other end is told the same. Returns false if it is gone
+/// already. Errors: there is no permission (`CAP_NET_ADMIN`), the kernel can't (`CONFIG_INET_DIAG_DESTROY`), or its program
+/// binds it to another interface as fast as it is looked for.
 ///
-/// A socket that its program has bound to an interface (`SO_BINDTODEVICE`, for which it needs no privilege) is found by
-/// that interface alone (kernel: `inet_bound_dev_eq`): each is tried, or a pod could keep its connections from being
-/// closed.
+/// The kernel finds a socket that its program has bound to an interface (`SO_BINDTODEVICE`, for which it needs no privilege)
+/// by that interface alone (`inet_bound_dev_eq`), of which a pod may have thousands: so the socket is asked for it. And
+/// where there is no such connection it finds the listener of the port (`inet_lookup`): so it is told the cookie, always.
 pub fn destroy(netns: &Netns, connection: &Connection) -> io::Result<bool> {
+    /// Whoever may bind a socket twice needs `CAP_NET_RAW`, and luck.
+    const TRIES: usize = 8;
     netns.run(|| {
-        let kind = (SocketType::RAW, SocketFlags::CLOEXEC, Some(netlink::SOCK_DIAG));
-        let socket = socket_with(AddressFamily::NETLINK, kind.0, kind.1, kind.2)?;
-        if destroy_on(&socket, connection, UNBOUND)? {
+        let socket = open()?;
+        if connection.cookie != ANY_COOKIE && destroy_on(&socket, connection, UNBOUND)? {
             return Ok(true);
         }
-        for interface in interfaces(&socket)? {
-            if destroy_on(&socket, connection, interface)? {
+        for _ in 0..TRIES {
+            let Some((cookie, interface)) = find(&socket, connection)? else { return Ok(false) };
+            if destroy_on(&socket, &Connection { cookie, ..*connection }, interface)? {
                 return Ok(true);
             }
         }
-        Ok(false)
+        Err(io::Error::other("the connection is bound to ever other interfaces"))
     })?
 }
 
+/// The connections of a namespace, but for its talk to itself and the sockets of the cgroup `ours`, which the mesh opened.
+pub fn leftovers(netns: &Netns, ours: u64) -> io::Result<Leftovers> {
+    netns.run(|| {
+        let (mut listening, mut left) = (HashSet::new(), Leftovers::default());
+        for family in [AddressFamily::INET, AddressFamily::INET6] {
+            dump(&open()?, &request_for(family, states::LISTENING), |found| {
+                if found.cgroup != Some(ours) {
+                    listening.insert(found.connection.local.port());
+                }
+                true
+            })?;
+        }
+        for family in [AddressFamily::INET, AddressFamily::INET6] {
+            dump(&open()?, &request_for(family, states::CONNECTED), |found| {
+                let Connection { local, remote, .. } = found.connection;
+                let itself = local.ip() == remote.ip() || remote.ip().is_loopback();
+                // A handshake has no cgroup yet; at this port it can be with the mesh's own listener only.
+                let meshs =
+                    found.cgroup == Some(ours) || found.cgroup.is_none() && local.port() == HBONE_PORT;
+                if itself || meshs {
+                    return true;
+                }
+                left.more |= left.found.len() >= MOST_LISTED;
+                if !left.more {
+                    let taken = listening.contains(&local.port());
+                    left.found.push(Leftover { connection: found.connection, taken });
+                }
+                !left.more
+            })?;
+        }
+        Ok(left)
+    })?
+}
+
+fn open() -> io::Result<OwnedFd> {
+    let kind = (SocketType::RAW, SocketFlags::CLOEXEC, Some(netlink::SOCK_DIAG));
+    Ok(socket_with(AddressFamily::NETLINK, kind.0, kind.1, kind.2)?)
+}
+
 fn destroy_on(socket: &OwnedFd, connection: &Connection, interface: u32) -> io::Result<bool> {
-    send(socket, &request(connection, interface), SendFlags::empty())?;
+    let family = family_of(connection.local.ip());
+    let kind = (SOCK_DESTROY, REQUEST_AND_ACK);
+    send(socket, &request(kind, family, states::ANY, Some((connection, interface))), SendFlags::empty())?;
     let mut answer = [0; 512];
     let (length, _) = recv(socket, &mut answer, RecvFlags::empty())?;
     outcome(answer.get(..length).unwrap_or_default())
 }
 
-/// The interfaces of the namespace that this thread and the socket are in. One whose name is no text is left out: then the
-/// connection is found by its other end.
-fn interfaces(socket: &OwnedFd) -> io::Result<Vec<u32>> {
-    let table = std::fs::read("/proc/thread-self/net/dev")?;
-    let table = String::from_utf8_lossy(&table);
-    let names = table.lines().filter_map(|line| Some(line.split_once(':')?.0.trim()));
-    Ok(names.filter_map(|name| name_to_index(socket, name).ok()).collect())
+/// The cookie of a connection and the interface that it is bound to, if it is there. A socket for IPv6 may have
+/// a connection over IPv4.
+fn find(socket: &OwnedFd, connection: &Connection) -> io::Result<Option<(u64, u32)>> {
+    let wanted = |found: &Connection| {
+        let same_cookie = connection.cookie == ANY_COOKIE || connection.cookie == found.cookie;
+        same_cookie && (found.local, found.remote) == (connection.local, connection.remote)
+    };
+    let mut place = None;
+    for family in [AddressFamily::INET, AddressFamily::INET6] {
+        let kind = (SOCK_DIAG_BY_FAMILY, REQUEST_AND_DUMP);
+        // In a dump only the ports count.
+        let request = request(kind, family, states::CONNECTED, Some((connection, UNBOUND)));
+        dump(socket, &request, |found| {
+            if wanted(&found.connection) {
+                place = Some((found.connection.cookie, found.interface));
+            }
+            true
+        })?;
+    }
+    Ok(place)
+}
+
+/// A socket that a dump tells of.
+struct Found {
+    connection: Connection,
+    interface: u32,
+    cgroup: Option<u64>,
+}
+
+/// Asks for sockets and hears of each, until `each` has heard enough. Then nothing more can be asked on the socket.
+fn dump(socket: &OwnedFd, request: &[u8], mut each: impl FnMut(Found) -> bool) -> io::Result<()> {
+    send(socket, request, SendFlags::empty())?;
+    let mut answer = vec![0; 64 * 1024];
+    loop {
+        let (length, _) = recv(socket, &mut answer, RecvFlags::empty())?;
+        let mut rest = answer.get(..length).unwrap_or_default();
+        if rest.is_empty() {
+            return Err(invalid());
+        }
+        while let Some((kind, body)) = next_message(&mut rest) {
+            match kind {
+                NLMSG_DONE => return Ok(()),
+                NLMSG_ERROR => return Err(errno(body).unwrap_or_else(invalid)),
+                _ if read(body).is_some_and(|found| !each(found)) => return Ok(()),
+                _ => {}
+            }
+        }
+    }
+}
+
+/// The kind and the body of the next message, of which each begins at a multiple of four bytes.
+fn next_message<'a>(rest: &mut &'a [u8]) -> Option<(u16, &'a [u8])> {
+    let length = usize::try_from(u32::from_ne_bytes(field(rest, 0)?)).ok()?;
+    let kind = u16::from_ne_bytes(field(rest, 4)?);
+    let body = rest.get(HEADER..length)?;
+    *rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+    Some((kind, body))
+}
+
+/// Reads a `struct inet_diag_msg` and the attribute that counts.
+fn read(message: &[u8]) -> Option<Found> {
+    let port = |at| Some(u16::from_be_bytes(field(message, at)?));
+    let address = |at: usize| {
+        let words: [u8; 16] = field(message, at)?;
+        Some(match i32::from(*message.first()?) {
+            libc::AF_INET => Ipv4Addr::from(<[u8; 4]>::try_from(words.get(..4)?).ok()?).into(),
+            _ => IpAddr::from(Ipv6Addr::from(words)).to_canonical(),
+        })
+    };
+    let local = SocketAddr::new(address(8)?, port(4)?);
+    let remote = SocketAddr::new(address(24)?, port(6)?);
+    let (low, high) = (u32::from_ne_bytes(field(message, 44)?), u32::from_ne_bytes(field(message, 48)?));
+    let cookie = u64::from(low) | u64::from(high) << 32;
+    let interface = u32::from_ne_bytes(field(message, 40)?);
+    let cgroup = attribute(message.get(MESSAGE..)?, INET_DIAG_CGROUP_ID);
+    let cgroup = cgroup.and_then(|value| field(value, 0)).map(u64::from_ne_bytes);
+    Some(Found { connection: Connection { cookie, local, remote }, interface, cgroup })
+}
+
+fn attribute(mut rest: &[u8], wanted: u16) -> Option<&[u8]> {
+    loop {
+        let (length, kind) = (u16::from_ne_bytes(field(rest, 0)?), u16::from_ne_bytes(field(rest, 2)?));
+        let value = rest.get(4..length.into())?;
+        if kind == wanted {
+            return Some(value);
+        }
+        rest = rest.get(usize::from(length).next_multiple_of(4)..)?;
+    }
+}
+
+fn field<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
+    bytes.get(at..at + N)?.try_into().ok()
+}
+
+fn family_of(address: IpAddr) -> AddressFamily {
+    if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 }
+}
+
+fn request_for(family: AddressFamily, states: u32) -> Vec<u8> {
+    request((SOCK_DIAG_BY_FAMILY, REQUEST_AND_DUMP), family, states, None)
 }
 
 #[allow(
     clippy::cast_possible_truncation,
     reason = "numbers of the kernel's headers, in fields that they fit into"
 )]
-fn request(connection: &Connection, interface: u32) -> Vec<u8> {
-    let (local, remote) = (connection.local, connection.remote);
-    let family = if local.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-    let mut bytes = Vec::with_capacity(LENGTH);
-    bytes.extend((LENGTH as u32).to_ne_bytes());
-    bytes.extend(SOCK_DESTROY.to_ne_bytes());
-    bytes.extend(REQUEST_AND_ACK.to_ne_bytes());
+fn request(
+    (kind, flags): (u16, u16),
+    family: AddressFamily,
+    states: u32,
+    of: Option<(&Connection, u32)>,
+) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(REQUEST);
+    bytes.extend((REQUEST as u32).to_ne_bytes());
+    bytes.extend(kind.to_ne_bytes());
+    bytes.extend(flags.to_ne_bytes());
     // Sequence and sender: there is one request on the socket, and the kernel knows who asks.
     bytes.extend([0; 8]);
     bytes.extend([family.as_raw() as u8, libc::IPPROTO_TCP as u8, 0, 0]);
-    // In any state.
-    bytes.extend(u32::MAX.to_ne_bytes());
-    bytes.extend(local.port().to_be_bytes());
-    bytes.extend(remote.port().to_be_bytes());
-    bytes.extend(words(local.ip()));
-    bytes.extend(words(remote.ip()));
-    bytes.extend(interface.to_ne_bytes());
-    bytes.extend(((connection.cookie & u64::from(u32::MAX)) as u32).to_ne_bytes());
-    bytes.extend(((connection.cookie >> 32) as u32).to_ne_bytes());
+    bytes.extend(states.to_ne_bytes());
+    if let Some((Connection { cookie, local, remote }, interface)) = of {
+        bytes.extend(local.port().to_be_bytes());
+        bytes.extend(remote.port().to_be_bytes());
+        bytes.extend(words(local.ip()));
+        bytes.extend(words(remote.ip()));
+        bytes.extend(interface.to_ne_bytes());
+        bytes.extend(((cookie & u64::from(u32::MAX)) as u32).to_ne_bytes());
+        bytes.extend(((cookie >> 32) as u32).to_ne_bytes());
+    }
+    bytes.resize(REQUEST, 0);
     bytes
 }
 
@@ -98,15 +273,25 @@ fn words(address: IpAddr) -> [u8; 16] {
     }
 }
 
-fn outcome(answer: &[u8]) -> io::Result<bool> {
-    let field = |at: usize| answer.get(at..at + 4)?.try_into().ok().map(i32::from_ne_bytes);
-    let kind = answer.get(4..6).and_then(|kind| kind.try_into().ok()).map(u16::from_ne_bytes);
-    match (kind, field(16)) {
-        (Some(NLMSG_ERROR), Some(0)) => Ok(true),
-        (Some(NLMSG_ERROR), Some(error)) if error == -libc::ENOENT => Ok(false),
-        (Some(NLMSG_ERROR), Some(error)) => Err(io::Error::from_raw_os_error(error.saturating_neg())),
-        _ => Err(io::Error::new(io::ErrorKind::InvalidData, "sock_diag gave no acknowledgement")),
+fn outcome(mut answer: &[u8]) -> io::Result<bool> {
+    match next_message(&mut answer) {
+        Some((NLMSG_ERROR, body)) => match errno(body) {
+            None if body.len() >= 4 => Ok(true),
+            Some(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
+            error => Err(error.unwrap_or_else(invalid)),
+        },
+        _ => Err(invalid()),
     }
+}
+
+/// The error of a `NLMSG_ERROR`, or of a dump that ends with one.
+fn errno(body: &[u8]) -> Option<io::Error> {
+    let error = i32::from_ne_bytes(field(body, 0)?);
+    (error != 0).then(|| io::Error::from_raw_os_error(error.saturating_neg()))
+}
+
+fn invalid() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "sock_diag gave no answer that can be read")
 }
 
 #[cfg(test)]
@@ -170,9 +355,72 @@ mod tests {
     }
 
     #[test]
+    fn the_listener_is_never_taken_for_a_connection() {
+        let here = Netns::of_process(std::process::id()).unwrap();
+        for address in ["127.0.0.1:0", "[::1]:0", "[::]:0"] {
+            let listener = TcpListener::bind(address).unwrap();
+            let mut at = listener.local_addr().unwrap();
+            if at.ip().is_unspecified() {
+                at.set_ip(Ipv4Addr::LOCALHOST.into());
+            }
+            let (client, server) = (TcpStream::connect(at).unwrap(), listener.accept().unwrap().0);
+            let of_server =
+                Connection { cookie: ANY_COOKIE, local: at, remote: client.local_addr().unwrap() };
+            assert!(destroy(&here, &of_server).unwrap(), "{address}");
+            drop((client, server));
+            assert!(!destroy(&here, &of_server).unwrap(), "it is gone");
+            TcpStream::connect(at).expect("the listener is not");
+        }
+    }
+
+    #[test]
+    fn what_a_pod_has_open_is_found_and_how_it_came_to_be() {
+        let here = Netns::of_process(std::process::id()).unwrap();
+        let own = cgroup_of_sockets();
+        // Loopback is the pod's talk to itself, so these are told apart by what is left out.
+        let (_client, _server, _) = pair("127.0.0.1:0");
+        let all = leftovers(&here, u64::MAX).unwrap();
+        assert!(all.found.iter().all(|it| !it.connection.remote.ip().is_loopback()), "{all:?}");
+        let mut cgroups = Vec::new();
+        let listener = TcpListener::bind("[::]:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let waiting = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        for states in [states::LISTENING, states::CONNECTED] {
+            for family in [AddressFamily::INET, AddressFamily::INET6] {
+                dump(&open().unwrap(), &request_for(family, states), |found| {
+                    if [found.connection.local.port(), found.connection.remote.port()].contains(&port) {
+                        cgroups.push((found.cgroup, found.connection.cookie));
+                    }
+                    true
+                })
+                .unwrap();
+            }
+        }
+        // The listener, the client, and the one that nobody has accepted yet.
+        assert_eq!(cgroups.len(), 3, "{cgroups:?}");
+        assert!(cgroups.iter().all(|(cgroup, cookie)| *cgroup == own && *cookie != 0), "{cgroups:?} {own:?}");
+        let cookie = rustix::net::sockopt::socket_cookie(waiting.as_fd()).unwrap();
+        assert!(cgroups.iter().any(|(_, it)| *it == cookie));
+    }
+
+    /// The cgroup v2 that this test runs in.
+    fn cgroup_of_sockets() -> Option<u64> {
+        let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
+        let mount = mounts.lines().find(|line| line.split(' ').nth(2) == Some("cgroup2")).unwrap();
+        crate::sys::cgroup_id_of_self(std::path::Path::new(mount.split(' ').nth(1).unwrap())).ok()
+    }
+
+    #[test]
     fn an_answer_that_is_none_is_an_error() {
         for answer in [&[][..], &[0; 4], &[0; 36]] {
             assert!(outcome(answer).is_err());
+        }
+        for length in 0..MESSAGE {
+            assert!(read(&vec![2; length]).is_none(), "{length} bytes");
+        }
+        for strange in [vec![0; 200], vec![255; 200]] {
+            assert!(next_message(&mut &strange[..]).is_none());
+            let _total = read(&strange);
         }
     }
 }

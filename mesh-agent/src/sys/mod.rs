@@ -18,7 +18,7 @@ mod socket;
 mod types;
 
 pub use cgroup::cgroup_id_of_self;
-pub use diag::destroy;
+pub use diag::{Leftovers, MOST_LISTED, destroy, leftovers};
 pub use memory::{give_back_code, give_back_unused};
 pub use netns::Netns;
 pub use sandbox::{NoSandbox, find_sandbox};
@@ -27,4 +27,4 @@ pub use signals::Signals;
 pub use socket::{
     addresses_in, listen, local_addresses, open_sockets, raise_open_file_limit, shortest_round_trip,
 };
-pub use types::{ANY_COOKIE, Connection, SocketKind};
+pub use types::{ANY_COOKIE, Connection, Leftover, SocketKind};

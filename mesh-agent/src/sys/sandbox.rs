@@ -217,15 +217,15 @@ mod tests {
 
         /// Starts a program that is in other namespaces than this one soon, in a container of that name.
         fn start(&mut self, container: &str, unshare: &[&str]) -> u32 {
-            let unshare =
-                Command::new("unshare").args(unshare).args(["sleep", "60"]).stdin(Stdio::null()).spawn();
-            let child = unshare.unwrap();
+            let mut command = Command::new("unshare");
+            command.args(unshare).args(["sleep", "60"]).stdin(Stdio::null());
+            let child = command.spawn().unwrap();
             let (pid, deadline) = (child.id(), Instant::now() + Duration::from_secs(10));
             self.processes.push(child);
             let has_become =
                 || fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|it| it == "sleep\n");
             while !has_become() {
-                assert!(Instant::now() < deadline, "unshare {unshare:?}");
+                assert!(Instant::now() < deadline, "{command:?}");
                 std::thread::sleep(Duration::from_millis(2));
             }
             self.put(container, pid);

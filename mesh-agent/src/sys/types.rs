@@ -14,6 +14,15 @@ pub struct Connection {
     pub remote: SocketAddr,
 }
 
+/// A connection that was open in a pod before the mesh took the pod in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Leftover {
+    /// The pod's end.
+    pub connection: Connection,
+    /// The pod listens on its port, so the other end may have opened it.
+    pub taken: bool,
+}
+
 /// `INET_DIAG_NOCOOKIE` of `linux/inet_diag.h`, as one number: whichever socket has the addresses.
 pub const ANY_COOKIE: u64 = u64::MAX;
 

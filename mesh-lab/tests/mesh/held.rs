@@ -19,8 +19,13 @@ impl Held {
 
     /// The same with further arguments.
     pub fn with(world: &World, pod: &str, arguments: &[&str]) -> Self {
-        let arguments = [&["hold", "server.app", PORT], arguments].concat();
-        let mut command = world.client_command("app", pod, &arguments);
+        Self::between(world, ("app", pod), ("server.app", PORT), arguments)
+    }
+
+    /// One from a pod of a namespace to a host's port, with what `hold` is to be told.
+    pub fn between(world: &World, pod: (&str, &str), to: (&str, &str), arguments: &[&str]) -> Self {
+        let arguments = [&["hold", to.0, to.1], arguments].concat();
+        let mut command = world.client_command(pod.0, pod.1, &arguments);
         let mut client = command.stdout(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(client.stdout.take().unwrap()).lines();
         assert_eq!(lines.next().unwrap().unwrap(), "held");

@@ -120,10 +120,8 @@ def quiet(sock, accepted):
         sock.close()
 
 
-def connect(host, port, order, interface=None):
+def connect(host, port, order):
     sock = socket.create_connection((host, int(port)), timeout=60)
-    if interface:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode())
     sock.sendall(f"{order}\n".encode())
     return sock
 
@@ -197,8 +195,10 @@ def stall(host, port, seconds, most=1 << 30):
 
 def hold(host, port, seconds, interface=None):
     """Keeps a connection, bound to an interface if one is named, and tells how long it lasted."""
-    sock = connect(host, port, "hold", interface)
+    sock = connect(host, port, "hold")
     assert sock.recv(5) == b"held\n"
+    if interface:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode())
     print("held", flush=True)
     began = time.monotonic()
     sock.settimeout(float(seconds))

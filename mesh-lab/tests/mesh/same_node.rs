@@ -101,6 +101,33 @@ fn a_policy_closes_what_it_forbids_and_nothing_else() {
     assert!(world.agent_log("node2").contains("policy changed"));
 }
 
+/// Each of the bound connections is found by its interface alone, of which the pod has a thousand.
+#[test]
+fn a_pod_with_a_thousand_interfaces_holds_nobody_up() {
+    let world = World::new("directmany");
+    world.apply(&idle_pod("stranger", "node2", "stranger"));
+    world.lab.wait_ready(crate::world::SOON).unwrap();
+    for pod in ["neighbour", "stranger"] {
+        until_direct(&world, pod, "server.app");
+    }
+    let interfaces = "for i in $(seq 1000); do echo link add d$i type bridge; done | ip -batch -";
+    assert!(world.exec("app", "neighbour", &["sh", "-c", interfaces]).ok);
+    let bound: Vec<_> = (0..20).map(|_| Held::with(&world, "neighbour", &["60", "d1000"])).collect();
+    // Of another pod, asked for behind them.
+    let other = Held::open(&world, "stranger", "60");
+    let began = Instant::now();
+    world.apply(&(deny("client") + "---\n" + &deny("stranger").replace("name: deny,", "name: deny-too,")));
+    assert!(other.outcome().starts_with("reset"));
+    let others = began.elapsed();
+    for held in bound {
+        assert!(held.outcome().starts_with("reset"));
+    }
+    let all = began.elapsed();
+    println!("the other pod's connection was closed after {others:?}, all 20 after {all:?}");
+    assert!(others < Duration::from_secs(1), "{others:?}");
+    assert!(all < Duration::from_secs(3), "{all:?}");
+}
+
 #[test]
 fn direct_connections_notice_nothing_of_an_agents_death() {
     let world = World::new("directkill");

@@ -189,6 +189,16 @@ impl Programs {
         self.sandboxes.of(uid)
     }
 
+    /// Whether what was open in a namespace before it was enrolled has been seen to.
+    pub fn is_settled(&self, cookie: u64) -> bool {
+        self.sandboxes.is_settled(cookie)
+    }
+
+    /// It has.
+    pub fn settle(&mut self, cookie: u64) -> Result<(), Error> {
+        self.sandboxes.settle(cookie)
+    }
+
     /// The pod that a namespace is held for.
     pub fn pod_of(&self, cookie: u64) -> Option<&str> {
         self.sandboxes.pod(cookie)
@@ -202,7 +212,9 @@ impl Programs {
         addresses: &[IpAddr],
         probe_ports: &[u16],
     ) -> Result<(), Error> {
-        self.sandboxes.put(netns.cookie(), uid)?;
+        // Where a keeper that made no such notes has enrolled it, nothing slipped through since.
+        let enrolled = self.pods.get(&netns.cookie(), 0).is_ok();
+        self.sandboxes.put(netns.cookie(), uid, enrolled)?;
         for endpoint in probe_endpoints(addresses, probe_ports) {
             self.probe_ports.insert(endpoint, 1, 0).map_err(map_error("PROBE_PORTS"))?;
         }

@@ -34,12 +34,28 @@ impl Sandboxes {
         self.known.get(&cookie).map(String::as_str)
     }
 
-    pub fn put(&mut self, cookie: u64, uid: &str) -> Result<(), Error> {
-        let mut sandbox = Sandbox { uid: [0; 40] };
-        sandbox.uid.iter_mut().zip(uid.bytes()).for_each(|(place, byte)| *place = byte);
+    /// One that is there already stays as settled as it was: a predecessor may have written it since this keeper began.
+    pub fn put(&mut self, cookie: u64, pod: &str, settled: bool) -> Result<(), Error> {
+        if self.map.get(&cookie, 0).is_ok_and(|there| uid(&there) == pod) {
+            self.known.insert(cookie, pod.to_owned());
+            return Ok(());
+        }
+        let mut sandbox = Sandbox { uid: [0; 40], settled: settled.into() };
+        sandbox.uid.iter_mut().zip(pod.bytes()).for_each(|(place, byte)| *place = byte);
         self.map.insert(cookie, sandbox, 0).map_err(map_error(MAP))?;
-        self.known.insert(cookie, uid.to_owned());
+        self.known.insert(cookie, pod.to_owned());
         Ok(())
+    }
+
+    /// Whether what was open before has been seen to.
+    pub fn is_settled(&self, cookie: u64) -> bool {
+        self.map.get(&cookie, 0).is_ok_and(|sandbox| sandbox.settled != 0)
+    }
+
+    /// It has.
+    pub fn settle(&mut self, cookie: u64) -> Result<(), Error> {
+        let sandbox = self.map.get(&cookie, 0).map_err(map_error(MAP))?;
+        self.map.insert(cookie, Sandbox { settled: 1, ..sandbox }, 0).map_err(map_error(MAP))
     }
 
     pub fn remove(&mut self, cookie: u64) -> Result<(), Error> {

@@ -1,0 +1,171 @@
+//! What the proxy asks for: done at once, or as an errand where a pod has a say in how much it is.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+
+use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::process::Signal;
+
+use super::pods::{Error, Found};
+use super::protocol::{self, Answer, Claim, Request};
+use super::serve::{Keeper, State};
+use super::{Failure, channel};
+use crate::sys::{self, Leftovers};
+
+/// Who asked: a proxy, by its process id, on one of its channels, with a ticket.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Asked {
+    proxy: u32,
+    channel: usize,
+    ticket: u32,
+}
+
+/// An errand that is done, and who waits for that.
+pub(super) type Done = (Asked, End);
+
+/// What came of an errand.
+pub(super) enum End {
+    Found(Claim, Found),
+    Closed(Result<bool, Error>),
+    Listed(Result<Leftovers, Error>),
+}
+
+/// An answer and what goes beside it.
+type Reply = (Answer, Vec<OwnedFd>);
+
+impl Keeper {
+    /// Answers one request of the proxy. One that asks for what is no request is not to be trusted with anything: it is
+    /// ended, and another one is started.
+    pub(super) fn answer(&mut self, index: usize) {
+        let Some(process) = &mut self.process else { return };
+        let Some(received) = process.channel(index).map(channel::receive) else { return };
+        let proxy = process.id();
+        let request = match received {
+            // It is ending; that is heard of elsewhere.
+            Ok(None) => return process.forget_channel(index),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+            Ok(Some((record, _))) => {
+                let asked = Asked { proxy, channel: index, ticket: protocol::ticket(&record) };
+                Request::decode(&record)
+                    .map(|request| (asked, request))
+                    .ok_or(io::ErrorKind::InvalidData.into())
+            }
+            Err(error) => Err(error),
+        };
+        let answered = request.and_then(|(asked, request)| match self.act(request, asked).transpose() {
+            Some(reply) => self.reply(asked, reply),
+            None => Ok(()),
+        });
+        self.end_unless(answered);
+    }
+
+    /// Answers what the errands that are done were for.
+    pub(super) fn answer_errands(&mut self) {
+        for (asked, end) in self.errands.done() {
+            if self.process.as_ref().is_some_and(|process| process.id() == asked.proxy) {
+                let reply = self.conclude(end);
+                let answered = self.reply(asked, reply);
+                self.end_unless(answered);
+            }
+        }
+    }
+
+    fn end_unless(&self, answered: io::Result<()>) {
+        if let (Err(error), Some(process)) = (answered, &self.process) {
+            tracing::error!(%error, "the proxy asks for what is no request, or hears no answers: ending it");
+            process.signal(Signal::KILL);
+        }
+    }
+
+    fn reply(&self, asked: Asked, reply: Result<Reply, Failure>) -> io::Result<()> {
+        let refused = |error: Failure| (Answer::Refused(error.to_string()), Vec::new());
+        let (answer, descriptors) = reply.unwrap_or_else(refused);
+        let beside = match &answer {
+            Answer::Enrolled(pod, ..) => self.pods.listeners(*pod),
+            _ => descriptors.iter().map(AsFd::as_fd).collect(),
+        };
+        let record = protocol::with_ticket(answer.encode(), asked.ticket);
+        let channel = self.process.as_ref().and_then(|process| process.channel(asked.channel));
+        match channel::send(channel.ok_or(io::ErrorKind::NotConnected)?, &record, &beside) {
+            // It has ended; that is heard of elsewhere.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            result => result,
+        }
+    }
+
+    /// Does what is asked for, or has it done as an errand: then there is no reply yet. Errors: why it can't be done, which
+    /// the proxy is told.
+    fn act(&mut self, request: Request, asked: Asked) -> Result<Option<Reply>, Failure> {
+        self.back_off.worked_once = true;
+        let mut sockets = Vec::new();
+        match request {
+            Request::Sockets(pod, kind, count) => {
+                sockets = self.pods.sockets(pod, kind, count)?.into_iter().map(OwnedFd::from).collect();
+            }
+            _ if self.state == State::Relieved => return Err("another keeper decides now".into()),
+            Request::Enrol(claim) => {
+                let search = self.pods.search(&claim);
+                let uid = claim.uid.clone();
+                return self.run_errand(&uid, asked, move || End::Found(claim, search()));
+            }
+            Request::Destroy(pod, connection) => {
+                let (uid, netns) = self.pods.place(pod)?;
+                let close = move || sys::destroy(&netns, &connection);
+                return self.run_errand(uid, asked, move || End::Closed(close().map_err(Error::from)));
+            }
+            Request::List(pod) => {
+                let ((uid, netns), ours) = (self.pods.place(pod)?, self.pods.own_cgroup()?);
+                let list = move || sys::leftovers(&netns, ours);
+                return self.run_errand(uid, asked, move || End::Listed(list().map_err(Error::from)));
+            }
+            Request::Settled(pod) => self.pods.settle(pod)?,
+            Request::Dismiss(pod) => self.pods.dismiss(pod)?,
+            Request::Retain => self.pods.retain()?,
+            Request::Ready => self.proxy_is_ready()?,
+            Request::Uninstalled => self.uninstalled = true,
+        }
+        Ok(Some((Answer::Done, sockets)))
+    }
+
+    fn run_errand(
+        &self,
+        uid: &str,
+        asked: Asked,
+        work: impl FnOnce() -> End + Send + 'static,
+    ) -> Result<Option<Reply>, Failure> {
+        self.errands.put(uid, move || (asked, work()))?;
+        Ok(None)
+    }
+
+    fn conclude(&mut self, end: End) -> Result<Reply, Failure> {
+        let answer = match end {
+            End::Found(claim, found) => self.enrol(&claim, found)?,
+            End::Closed(Ok(true)) => Answer::Done,
+            End::Closed(Ok(false)) => Answer::Gone,
+            End::Closed(Err(error)) => return Err(error.into()),
+            End::Listed(left) => return list(&left?),
+        };
+        Ok((answer, Vec::new()))
+    }
+
+    fn enrol(&mut self, claim: &Claim, found: Found) -> Result<Answer, Failure> {
+        if self.state != State::Serving {
+            // Nobody would take connections from its listeners.
+            return Ok(Answer::NotYet);
+        }
+        self.untidy = true;
+        self.follow_predecessor();
+        // As long as another keeper decides, it is the one that takes pods in.
+        Ok(self.pods.enrol(claim, found, self.predecessor.is_some())?)
+    }
+}
+
+/// A list is longer than a record: it goes into a file of memory, which is the proxy's from then on.
+fn list(left: &Leftovers) -> Result<Reply, Failure> {
+    let file = File::from(memfd_create("leftovers", MemfdFlags::CLOEXEC)?);
+    file.write_all_at(&protocol::write_leftovers(&left.found), 0)?;
+    let count = u32::try_from(left.found.len())?;
+    Ok((Answer::Listed(count, left.more), vec![file.into()]))
+}

@@ -1,0 +1,152 @@
+//! What is asked of the keeper, in an order in which no pod keeps others waiting: a few things of each at a time, by turns.
+
+use std::collections::{HashMap, VecDeque};
+
+use tokio::sync::oneshot;
+
+use super::control::{Answered, Call};
+use crate::keeper::protocol::Request;
+
+/// Most requests without an answer, so that all answers have room in the channel; and most of these for one pod.
+const MOST: usize = 64;
+const MOST_OF_A_POD: usize = 4;
+
+/// What a request is about.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Key {
+    /// A pod that may not be in the mesh yet.
+    Uid(String),
+    /// A pod by its network namespace.
+    Netns(u64),
+    /// All of them.
+    All,
+}
+
+/// Requests that wait to be sent, and those that wait for their answers.
+#[derive(Default)]
+pub(super) struct Desk {
+    lines: HashMap<Key, Line>,
+    /// Lines that have something to send, and may.
+    turns: VecDeque<Key>,
+    asked: HashMap<u32, (Key, oneshot::Sender<Answered>)>,
+    last: u32,
+}
+
+#[derive(Default)]
+struct Line {
+    waiting: VecDeque<Call>,
+    asked: usize,
+    has_turn: bool,
+}
+
+impl Key {
+    /// What a request is about.
+    pub fn of(request: &Request) -> Self {
+        match request {
+            Request::Enrol(claim) => Self::Uid(claim.uid().to_owned()),
+            Request::Dismiss(netns)
+            | Request::Destroy(netns, _)
+            | Request::List(netns)
+            | Request::Settled(netns)
+            | Request::Sockets(netns, ..) => Self::Netns(*netns),
+            Request::Retain | Request::Ready | Request::Uninstalled => Self::All,
+        }
+    }
+}
+
+impl Desk {
+    /// Takes a call.
+    pub fn put(&mut self, key: Key, call: Call) {
+        let line = self.lines.entry(key.clone()).or_default();
+        line.waiting.push_back(call);
+        Self::give_turn(&mut self.turns, line, key);
+    }
+
+    /// The next request to send, with its ticket, if one may be sent now.
+    pub fn next(&mut self) -> Option<(u32, Request)> {
+        if self.asked.len() >= MOST {
+            return None;
+        }
+        let key = self.turns.pop_front()?;
+        let line = self.lines.get_mut(&key)?;
+        line.has_turn = false;
+        let Call { request, answer } = line.waiting.pop_front()?;
+        line.asked += 1;
+        Self::give_turn(&mut self.turns, line, key.clone());
+        self.last = self.last.wrapping_add(1);
+        self.asked.insert(self.last, (key, answer));
+        Some((self.last, request))
+    }
+
+    /// Who waits for the answer with a ticket; none if nobody has it.
+    pub fn done(&mut self, ticket: u32) -> Option<oneshot::Sender<Answered>> {
+        let (key, answer) = self.asked.remove(&ticket)?;
+        if let Some(line) = self.lines.get_mut(&key) {
+            line.asked -= 1;
+            Self::give_turn(&mut self.turns, line, key.clone());
+            if line.asked == 0 && line.waiting.is_empty() {
+                self.lines.remove(&key);
+            }
+        }
+        Some(answer)
+    }
+
+    fn give_turn(turns: &mut VecDeque<Key>, line: &mut Line, key: Key) {
+        if !line.has_turn && !line.waiting.is_empty() && line.asked < MOST_OF_A_POD {
+            line.has_turn = true;
+            turns.push_back(key);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn put(desk: &mut Desk, pod: u64) {
+        let (answer, _) = oneshot::channel();
+        let call = Call { request: Request::List(pod), answer };
+        desk.put(Key::of(&call.request), call);
+    }
+
+    fn sent(desk: &mut Desk) -> Vec<(u32, u64)> {
+        let mut all = Vec::new();
+        while let Some((ticket, Request::List(pod))) = desk.next() {
+            all.push((ticket, pod));
+        }
+        all
+    }
+
+    #[test]
+    fn a_pod_with_much_to_ask_keeps_no_other_waiting() {
+        let mut desk = Desk::default();
+        (0..1000).for_each(|_| put(&mut desk, 7));
+        put(&mut desk, 8);
+        let first = sent(&mut desk);
+        let pods: Vec<_> = first.iter().map(|(_, pod)| *pod).collect();
+        assert_eq!(pods, [7, 8, 7, 7, 7], "by turns, and no more than so many");
+        assert!(sent(&mut desk).is_empty());
+        assert!(desk.done(first[0].0).is_some() && desk.done(first[0].0).is_none(), "one answer each");
+        assert_eq!(sent(&mut desk).len(), 1);
+        (100..300).for_each(|pod| put(&mut desk, pod));
+        assert_eq!(sent(&mut desk).len(), MOST - 5);
+    }
+
+    #[test]
+    fn nothing_is_left_of_what_is_done() {
+        let mut desk = Desk::default();
+        for pod in 0..100 {
+            (0..9).for_each(|_| put(&mut desk, pod));
+        }
+        let mut done = 0;
+        loop {
+            let sent = sent(&mut desk);
+            if sent.is_empty() {
+                break;
+            }
+            done += sent.len();
+            assert!(sent.iter().all(|(ticket, _)| desk.done(*ticket).is_some()));
+        }
+        assert_eq!((done, desk.lines.len(), desk.turns.len(), desk.asked.len()), (900, 0, 0, 0));
+    }
+}
