@@ -171,7 +171,7 @@ fn resource(type_url: &str, name: &str, content: &impl Message) -> Resource {
 }
 
 fn contents<M: Message + Default>(store: &Store, type_url: &str) -> impl Iterator<Item = M> {
-    let resources: Vec<_> = store.resources(type_url).collect();
+    let resources: Vec<_> = store.contents().resources(type_url).collect();
     resources
         .into_iter()
         .map(|held| M::decode(&*held.resource.expect("held with content").value).expect("was decoded"))

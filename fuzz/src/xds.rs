@@ -39,7 +39,7 @@ pub fn check(mut data: &[u8]) {
 fn check_copy(store: &Store, snapshot: &Snapshot) {
     let mut copy = Store::default();
     for type_url in TYPES {
-        let rejected = copy.apply(type_url, store.resources(type_url).collect(), Vec::new());
+        let rejected = copy.apply(type_url, store.contents().resources(type_url).collect(), Vec::new());
         assert!(rejected.is_empty() || type_url == type_url::AUTHORIZATION, "{rejected:?}");
         assert_eq!(copy.versions(type_url), store.versions(type_url));
     }

@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use std::error::Error;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -27,6 +27,19 @@ enum Command {
     /// What the agent starts as its proxy
     #[command(hide = true)]
     Proxy(Box<RunArgs>),
+    /// Shows what a running agent logs, or changes it
+    LogLevel {
+        /// A level, or a filter such as `info,mesh_agent=debug`
+        filter: Option<String>,
+        /// Unix socket of its admin endpoint
+        #[arg(
+            long,
+            env = "MESH_AGENT_ADMIN_SOCKET",
+            value_name = "PATH",
+            default_value = "/run/nodemesh/admin.sock"
+        )]
+        admin_socket: PathBuf,
+    },
     /// Looks whether this node has what the agent needs
     Check {
         /// Cgroup v2 directory that the node's pods are below
@@ -61,6 +74,7 @@ fn main() -> ExitCode {
             finish(keep(config))
         }
         Command::Proxy(arguments) => finish(proxy(&arguments)),
+        Command::LogLevel { filter, admin_socket } => finish(log_level(&admin_socket, filter.as_deref())),
         Command::Check { cgroup_root, output, tell_node } => {
             check::run(&cgroup_root, output, tell_node.as_deref())
         }
@@ -85,6 +99,17 @@ fn proxy(arguments: &RunArgs) -> Result<(), Failure> {
     let set_log_filter = log::start(&config)?;
     log::end_with_a_panic();
     run::run(config, set_log_filter)
+}
+
+fn log_level(socket: &Path, filter: Option<&str>) -> Result<(), Failure> {
+    let method = if filter.is_some() { "PUT" } else { "GET" };
+    let said = mesh_listen::http::order(socket, method, "/log-level", filter.unwrap_or_default())
+        .map_err(|error| format!("can't ask {}: {error}", socket.display()))?;
+    if !said.is_success() {
+        return Err(said.text.trim().to_owned().into());
+    }
+    print!("{}", said.text);
+    Ok(())
 }
 
 fn finish(result: Result<(), Failure>) -> ExitCode {

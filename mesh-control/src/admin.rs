@@ -1,9 +1,6 @@
-//! Two HTTP endpoints: the admin one on a Unix socket, and metrics on TCP.
+//! Two HTTP endpoints: the admin one, and metrics with health. [`doors`](crate::doors) serves them.
 
-use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
-use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::{fs, io};
 
 use axum::Router;
 use axum::extract::{Query, State};
@@ -14,7 +11,6 @@ use mesh_api::admin::ControlStatus;
 use mesh_api::compile::Condition;
 use mesh_api::manifest::ManifestError;
 use serde::Deserialize;
-use tokio::net::UnixListener;
 use tokio::sync::watch;
 use tracing::info;
 
@@ -42,15 +38,19 @@ pub struct Admin {
     pub agents: Arc<Agents>,
 }
 
-/// Routes of the admin socket.
-pub fn admin(admin: Admin) -> Router {
+/// What the admin endpoint shows.
+pub fn reading(admin: &Arc<Admin>) -> Router {
     Router::new()
         .route("/status", get(status))
         .route("/errors", get(errors))
         .route("/warnings", get(warnings))
         .route("/conditions", get(conditions))
-        .route("/rotate-root", post(rotate_root))
-        .with_state(Arc::new(admin))
+        .with_state(Arc::clone(admin))
+}
+
+/// What it does: by the Unix socket alone.
+pub fn changing(admin: &Arc<Admin>) -> Router {
+    Router::new().route("/rotate-root", post(rotate_root)).with_state(Arc::clone(admin))
 }
 
 /// Routes of the metrics port. Live is who answers; ready is who serves agents and was not told to stop.
@@ -68,16 +68,6 @@ pub fn metrics(metrics: Arc<Metrics>, ready: watch::Receiver<bool>) -> Router {
         .route("/metrics", get(text))
         .route("/healthz/live", get(|| async { "live\n" }))
         .route("/healthz/ready", get(readiness))
-}
-
-/// Binds the admin socket, for our own user only; one that a dead process left behind is replaced.
-pub fn bind(path: &Path) -> io::Result<UnixListener> {
-    if fs::symlink_metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket()) {
-        fs::remove_file(path)?;
-    }
-    let listener = UnixListener::bind(path)?;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
-    Ok(listener)
 }
 
 async fn status(State(admin): State<Arc<Admin>>) -> Json<ControlStatus> {

@@ -9,7 +9,8 @@
 pub mod admin;
 pub mod ca;
 pub mod config;
-pub mod durable;
+mod doors;
+mod durable;
 pub mod kubernetes;
 pub mod metrics;
 pub mod nodes;

@@ -2,15 +2,16 @@
 #![forbid(unsafe_code)]
 
 use std::io::IsTerminal as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use mesh_control::ca::rotation::{Phase, RootStore, Step};
+use mesh_control::ca::rotation::{Phase, RootStore, RotationState, Step};
 use mesh_control::options::Options;
 use mesh_control::server::ControlPlane;
+use mesh_listen::http::order;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -36,15 +37,29 @@ struct Cli {
 enum Command {
     /// Serve agents
     Run(Box<Options>),
-    /// Take a step towards a new root certificate; a running server follows at once
+    /// Take a step towards a new root certificate, in a state directory, whose server follows at once, or by asking a
+    /// server
     RotateRoot(RotateRoot),
 }
 
 #[derive(Args)]
 struct RotateRoot {
     /// State directory of the control plane
-    #[arg(long, env = "MESH_CONTROL_STATE_DIR", value_name = "PATH")]
-    state_dir: PathBuf,
+    #[arg(
+        long,
+        env = "MESH_CONTROL_STATE_DIR",
+        value_name = "PATH",
+        required_unless_present = "admin_socket"
+    )]
+    state_dir: Option<PathBuf>,
+
+    /// Unix socket of a running server's admin endpoint: it takes the step, for all replicas on Kubernetes
+    #[arg(long, value_name = "PATH", conflicts_with = "state_dir")]
+    admin_socket: Option<PathBuf>,
+
+    /// Print where the rotation is as JSON
+    #[arg(long)]
+    json: bool,
 
     /// Trust domain, for the name of a new root
     #[arg(long, env = "MESH_CONTROL_TRUST_DOMAIN", default_value = "cluster.local", value_name = "NAME")]
@@ -101,8 +116,20 @@ async fn run(options: &Options) -> anyhow::Result<()> {
 }
 
 fn rotate_root(rotation: &RotateRoot) -> anyhow::Result<()> {
-    let store = RootStore::at(&rotation.state_dir);
-    let state = store.rotate(rotation.step, rotation.force, &rotation.trust_domain, SystemTime::now())?;
+    let state = match (&rotation.admin_socket, &rotation.state_dir) {
+        (Some(socket), _) => ask_to_rotate(socket, rotation)?,
+        (None, Some(directory)) => RootStore::at(directory).rotate(
+            rotation.step,
+            rotation.force,
+            &rotation.trust_domain,
+            SystemTime::now(),
+        )?,
+        (None, None) => anyhow::bail!("--state-dir or --admin-socket is needed"),
+    };
+    if rotation.json {
+        println!("{}", serde_json::to_string(&state)?);
+        return Ok(());
+    }
     let wait = humantime::format_duration(Duration::from_secs(state.leaf_lifetime));
     match &state.phase {
         Phase::Added { next } => println!(
@@ -116,6 +143,15 @@ fn rotate_root(rotation: &RotateRoot) -> anyhow::Result<()> {
         Phase::Steady => println!("root {} is the only one; the rotation is complete", state.signing),
     }
     Ok(())
+}
+
+fn ask_to_rotate(socket: &Path, rotation: &RotateRoot) -> anyhow::Result<RotationState> {
+    let step = rotation.step.as_ref().and_then(Step::to_possible_value);
+    let step = step.map(|step| format!("&step={}", step.get_name())).unwrap_or_default();
+    let path = format!("/rotate-root?force={}{step}", rotation.force);
+    let said = order(socket, "POST", &path, "").with_context(|| format!("can't ask {}", socket.display()))?;
+    anyhow::ensure!(said.is_success(), "{}", said.text.trim());
+    serde_json::from_str(&said.text).context("the server is of another version")
 }
 
 fn start_log(filter: &str, format: LogFormat) -> anyhow::Result<()> {

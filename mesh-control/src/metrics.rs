@@ -1,5 +1,6 @@
 //! What the control plane counts, served in the `OpenMetrics` text format on port 15014.
 
+use mesh_listen::Listeners;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -53,6 +54,8 @@ pub struct Metrics {
     pub load: Histogram,
     /// Whether this replica leads: 1 or 0.
     pub leader: Gauge,
+    /// What became of connections at the HTTP endpoints.
+    pub listeners: Listeners,
 }
 
 impl Default for Metrics {
@@ -74,7 +77,9 @@ impl Default for Metrics {
             generation: Gauge::default(),
             load: Histogram::new(exponential_buckets(0.0005, 2.0, 14)),
             leader: Gauge::default(),
+            listeners: Listeners::new("listener_"),
         };
+        metrics.registry.register_collector(Box::new(metrics.listeners.clone()));
         metrics.register_connections();
         metrics.register_discovery();
         metrics.register_configuration();

@@ -6,6 +6,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use clap::Args;
+use mesh_listen::Readers;
 
 use crate::ca::GivenAuthority;
 use crate::kubernetes::bundle::BundleScope;
@@ -59,6 +60,16 @@ pub struct Options {
     #[arg(long, env = "MESH_CONTROL_METRICS", default_value = "[::]:15014", value_name = "ADDRESS")]
     pub metrics: SocketAddr,
 
+    /// Who may read metrics beside the control plane's own host: addresses, blocks such as `10.0.0.0/8`, and namespaces,
+    /// whose pods may; none if empty
+    #[arg(
+        long,
+        env = "MESH_CONTROL_METRICS_ALLOW",
+        default_value = "nodemesh-system,monitoring",
+        value_name = "LIST"
+    )]
+    pub metrics_allow: Readers,
+
     /// Trust domain of every identity
     #[arg(long, env = "MESH_CONTROL_TRUST_DOMAIN", default_value = "cluster.local", value_name = "NAME")]
     pub trust_domain: String,
@@ -89,7 +100,7 @@ pub struct Options {
     #[arg(long, env = "MESH_CONTROL_ADMIN_SOCKET", value_name = "PATH")]
     pub admin_socket: Option<PathBuf>,
 
-    /// Address of the admin endpoint on loopback; none if not given
+    /// Address of the admin endpoint on loopback, for reading only; none if not given
     #[arg(long, env = "MESH_CONTROL_ADMIN", value_name = "ADDRESS", value_parser = loopback)]
     pub admin: Option<SocketAddr>,
 

@@ -1,7 +1,7 @@
 //! Putting the parts together, and taking them apart in order.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{self, SocketAddr};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -17,10 +17,11 @@ use tracing::{error, info, warn};
 
 use crate::admin;
 use crate::ca::{AuthorityError, CertificateService};
+use crate::doors::{self, Known};
 use crate::kubernetes::roots::RootsError;
 use crate::metrics::Metrics;
 use crate::options::Options;
-use crate::parts::{self, Parts, Tasks, at};
+use crate::parts::{self, Parts, Tasks};
 use crate::source::Findings;
 use crate::tls::{self, ServerTls, TlsError};
 use crate::xds::DiscoveryService;
@@ -53,11 +54,11 @@ impl ControlPlane {
     pub async fn start(options: &Options) -> Result<Self, StartError> {
         let metrics = Arc::new(Metrics::default());
         let (ready, mut tasks) = (watch::Sender::new(false), Tasks::default());
-        let metrics_listener = bind(options.metrics)?;
-        let metrics_address = local_address(&metrics_listener, options.metrics)?;
+        let known = Known::default();
         let routes = admin::metrics(Arc::clone(&metrics), ready.subscribe());
-        serve_http(metrics_listener, routes, &mut tasks);
+        let metrics_address = doors::serve_metrics(options, routes, (known.clone(), &metrics), &mut tasks)?;
         let (parts, publisher, changes) = parts::open(options, metrics, &mut tasks).await?;
+        known.tell(parts.configuration.clone());
         let listen = parts.serve_agents(options, &mut tasks)?;
         parts.serve_admin(options, publisher.findings(), &mut tasks)?;
         tasks.background.spawn(publisher.follow(changes));
@@ -130,14 +131,7 @@ impl Parts {
         findings: Arc<Mutex<Findings>>,
         tasks: &mut Tasks,
     ) -> Result<(), StartError> {
-        let routes = admin::admin(self.admin(options, findings));
-        if let Some(path) = &options.admin_socket {
-            serve_http(admin::bind(path).map_err(at(path))?, routes.clone(), tasks);
-        }
-        if let Some(address) = options.admin {
-            serve_http(bind(address)?, routes, tasks);
-        }
-        Ok(())
+        doors::serve_admin(options, &Arc::new(self.admin(options, findings)), &self.metrics, tasks)
     }
 
     fn discovery(&self, stopping: &watch::Sender<bool>) -> DiscoveryService {
@@ -173,7 +167,13 @@ impl Parts {
 }
 
 fn bind(address: SocketAddr) -> Result<TcpListener, StartError> {
-    listen(address).map_err(|error| StartError::Listen { address, error })
+    let listener = listen(address)?;
+    TcpListener::from_std(listener).map_err(|error| StartError::Listen { address, error })
+}
+
+/// Listens, for whichever runtime. Errors: the address is taken or not ours.
+pub(crate) fn listen(address: SocketAddr) -> Result<net::TcpListener, StartError> {
+    listen_once(address).map_err(|error| StartError::Listen { address, error })
 }
 
 /// The port that the kernel chose, where none was given.
@@ -182,7 +182,7 @@ fn local_address(listener: &TcpListener, asked: SocketAddr) -> Result<SocketAddr
 }
 
 /// Listens; on an IPv6 wildcard for IPv4 too, whatever the system's default is.
-fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+fn listen_once(address: SocketAddr) -> io::Result<net::TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     if address.is_ipv6() {
         socket.set_only_v6(false)?;
@@ -191,20 +191,7 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
-    TcpListener::from_std(socket.into())
-}
-
-fn serve_http<L>(listener: L, routes: axum::Router, tasks: &mut Tasks)
-where
-    L: axum::serve::Listener,
-    L::Addr: std::fmt::Debug,
-{
-    let stop = stopped(&tasks.stopping);
-    tasks.serving.spawn(async move {
-        if let Err(error) = axum::serve(listener, routes).with_graceful_shutdown(stop).await {
-            error!(%error, "an HTTP endpoint failed");
-        }
-    });
+    Ok(socket.into())
 }
 
 fn stopped(stopping: &watch::Sender<bool>) -> impl Future<Output = ()> + Send + 'static {

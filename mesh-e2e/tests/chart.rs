@@ -19,6 +19,7 @@ const SWITCHES: &[&[&str]] = &[
     &["image.registry=registry.example:5000/mesh", "image.tag=1.2.3", "image.pullSecrets[0].name=key"],
     &["agent.cgroupRoot=/sys/fs/cgroup/unified/$(NODE_NAME)", "agent.bpfRoot=/sys/fs/bpf/one/$(NODE_NAME)"],
     &["agent.workers=2", "agent.extraArgs[0]=--metrics=[::]:15020", "agent.maxSurge=10%"],
+    &["monitoringNamespace=", "agent.metrics.allow[0]=10.0.0.0/8", "control.metrics.allow[0]=observers"],
     &["agent.appArmorProfile=null", "agent.seLinuxOptions=null", "agent.accessLog=off"],
 ];
 
@@ -57,6 +58,7 @@ fn values_that_are_none_are_refused() {
         ("agent.logLevl=debug", "logLevl"),
         ("control.replicas=0", "/control/replicas"),
         ("agent.accessLog=yes", "/agent/accessLog"),
+        ("agent.metrics.allow[0]=10_0", "/agent/metrics/allow/0"),
         ("image.pullPolicy=Sometimes", "/image/pullPolicy"),
         ("agent.cgroupRoot=/proc", "/agent/cgroupRoot"),
         ("agent.bpfRoot=/tmp/bpf", "/agent/bpfRoot"),

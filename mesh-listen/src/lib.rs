@@ -5,6 +5,8 @@
 //!   to end.
 //! - [`http`] serves HTTP/1 within a gate: heads, idle connections and readers have their time, and answers that nobody
 //!   reads hold a bounded amount of memory.
+//! - [`Readers`] says who may read metrics.
+//! - [`Listeners`] tells Prometheus what became of connections.
 //! - [`apart`] runs a server in a thread and a runtime of its own.
 //!
 //! A listener that speaks something else takes the first two:
@@ -39,11 +41,15 @@ mod accept;
 mod apart;
 mod gate;
 pub mod http;
+mod listeners;
 mod peer;
 mod places;
+mod readers;
 
 pub use accept::Accept;
 pub use apart::apart;
 pub use gate::{Counts, Gate, Place};
+pub use listeners::Listeners;
 pub use peer::{Group, Peer};
 pub use places::{Bounds, Entry, PlaceId, Places, Standing};
+pub use readers::Readers;

@@ -4,9 +4,13 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
 
-use crate::ask::Endpoint;
+use crate::cluster::Cluster;
 use crate::output::Format;
 use crate::source::{Mesh, Source};
+
+/// The control plane's program in its image, and the socket that the chart gives it.
+const PROGRAM: &str = "/usr/bin/mesh-control";
+const ADMIN_SOCKET: &str = "/var/lib/nodemesh/admin.sock";
 
 /// Which step, and how sure.
 #[derive(Args)]
@@ -50,25 +54,34 @@ enum Phase {
 
 /// Takes a step at one replica; the others follow.
 pub async fn run(source: &Source, options: &Options, format: Format) -> Result<()> {
-    let control = one_replica(&source.mesh().await?).await?;
-    let state: State = control.open().await?.order(&options.path()).await?;
+    let state: State = match source.mesh().await? {
+        Mesh::Local { control, .. } => {
+            let control = control.context("--control says where the control plane is")?;
+            control.open().await?.order(&options.path()).await?
+        }
+        Mesh::Cluster(cluster) => options.in_a_replica(&cluster).await?,
+    };
     format.print(&state, State::in_words)
 }
 
-async fn one_replica(mesh: &Mesh) -> Result<Endpoint> {
-    match mesh {
-        Mesh::Local { control, .. } => control.clone().context("--control says where the control plane is"),
-        Mesh::Cluster(cluster) => {
-            let replicas = cluster.control().await?;
-            match replicas.into_iter().find_map(|replica| replica.endpoint.ok()) {
-                Some(endpoint) => Ok(endpoint),
-                None => bail!("no replica of the control plane can be asked; `meshctl status` says why"),
-            }
-        }
-    }
-}
-
 impl Options {
+    /// Changes are made through the Unix socket in the pod, so a replica's own program asks it.
+    async fn in_a_replica(&self, cluster: &Cluster) -> Result<State> {
+        let replicas = cluster.control().await?;
+        let Some(replica) = replicas.into_iter().find(|replica| replica.endpoint.is_ok()) else {
+            bail!("no replica of the control plane can be asked; `meshctl status` says why");
+        };
+        let socket = format!("--admin-socket={ADMIN_SOCKET}");
+        let step = self.step.as_ref().and_then(Step::to_possible_value);
+        let step = step.map(|step| format!("--step={}", step.get_name()));
+        let force = self.force.then(|| "--force".to_owned());
+        let mut command = vec![PROGRAM.to_owned(), "rotate-root".to_owned(), "--json".to_owned(), socket];
+        command.extend(step.into_iter().chain(force));
+        let said = cluster.run_in(&replica.name, &command).await?;
+        serde_json::from_str(&said)
+            .with_context(|| format!("pod {} answered what is not of this version", replica.name))
+    }
+
     fn path(&self) -> String {
         let step = self.step.as_ref().and_then(Step::to_possible_value);
         let step = step.map(|step| format!("&step={}", step.get_name())).unwrap_or_default();

@@ -1,26 +1,25 @@
 //! The agent's HTTP endpoints: admin (loopback and a Unix socket), metrics, health.
 
+mod serve;
 mod views;
 
-use std::io;
 use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
 use axum::extract::State as Extract;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, put};
 use axum::{Json, Router};
 use mesh_api::admin::{AgentStatus, CertificateStatus, ConnectionStatus, PodStatus};
-use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::watch;
 
 use crate::certs::Certificates;
 use crate::config::Config;
 use crate::enrol::Statuses;
-use crate::kept::Doors;
 use crate::telemetry::AgentMetrics;
 use crate::xds::Xds;
+
+pub use serve::serve;
 
 /// Changes what is logged; answers why not, if not.
 pub type SetLogFilter = Box<dyn Fn(&str) -> Result<(), String> + Send + Sync>;
@@ -45,19 +44,8 @@ pub struct State {
 
 type Shared = Extract<Arc<State>>;
 
-/// Serves until the runtime ends, or `leave` says that another proxy does. Errors: the runtime can't wait for a socket.
-pub fn serve(state: Arc<State>, doors: Doors, leave: watch::Receiver<bool>) -> io::Result<()> {
-    let admin = admin_router(Arc::clone(&state));
-    if let Some(socket) = doors.admin_socket {
-        start(UnixListener::from_std(socket)?, admin.clone(), leave.clone());
-    }
-    start(TcpListener::from_std(doors.admin)?, admin, leave.clone());
-    start(TcpListener::from_std(doors.metrics)?, metrics_router(Arc::clone(&state)), leave.clone());
-    start(TcpListener::from_std(doors.health)?, health_router(state), leave);
-    Ok(())
-}
-
-fn admin_router(state: Arc<State>) -> Router {
+/// What the admin endpoint shows. No key and no token is in it.
+fn reading(state: &Arc<State>) -> Router {
     Router::new()
         .route("/status", get(status))
         .route("/pods", get(pods))
@@ -68,33 +56,25 @@ fn admin_router(state: Arc<State>) -> Router {
         .route("/policies", get(views::policies))
         .route("/config", get(config))
         .route("/snapshot", get(views::snapshot))
-        .route("/log-level", get(log_level).put(set_log_level))
-        .with_state(state)
+        .route("/log-level", get(log_level))
+        .with_state(Arc::clone(state))
 }
 
-fn metrics_router(state: Arc<State>) -> Router {
-    Router::new().route("/metrics", get(metrics)).route("/stats/prometheus", get(metrics)).with_state(state)
+/// What changes something: by the Unix socket alone.
+fn changing(state: &Arc<State>) -> Router {
+    Router::new().route("/log-level", put(set_log_level)).with_state(Arc::clone(state))
 }
 
-fn health_router(state: Arc<State>) -> Router {
+fn scraping(state: &Arc<State>) -> Router {
+    let router = Router::new().route("/metrics", get(metrics)).route("/stats/prometheus", get(metrics));
+    router.with_state(Arc::clone(state))
+}
+
+fn health(state: &Arc<State>) -> Router {
     Router::new()
         .route("/healthz/ready", get(ready))
         .route("/healthz/live", get(|| async { "alive\n" }))
-        .with_state(state)
-}
-
-fn start<L>(listener: L, router: Router, mut leave: watch::Receiver<bool>)
-where
-    L: axum::serve::Listener,
-    L::Addr: std::fmt::Debug,
-{
-    let left = async move {
-        if leave.wait_for(|leave| *leave).await.is_err() {
-            // Nobody will say so any more.
-            std::future::pending::<()>().await;
-        }
-    };
-    tokio::spawn(axum::serve(listener, router).with_graceful_shutdown(left).into_future());
+        .with_state(Arc::clone(state))
 }
 
 async fn status(state: Shared) -> Json<AgentStatus> {

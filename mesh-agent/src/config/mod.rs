@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
+use mesh_listen::Readers;
 use serde::Serialize;
 
 use crate::keeper::protocol::MOST_WORKERS;
@@ -75,6 +76,8 @@ pub struct Config {
     pub admin_socket: Option<PathBuf>,
     /// Address of the metrics endpoint.
     pub metrics: SocketAddr,
+    /// Who may read metrics, beside processes of the node.
+    pub metrics_allow: Readers,
     /// Address of the health endpoint.
     pub health: SocketAddr,
     /// Worker cores of the proxy.
@@ -103,6 +106,9 @@ pub struct Config {
 /// Where nothing is said, in mebibytes: a few streams at the full speed of a fast network far away, or some thousand
 /// with a small window.
 const POD_BUFFERS: usize = 64;
+
+/// Namespaces whose pods may read metrics where nothing is said: the mesh's own, and where Prometheus usually is.
+const READERS: [&str; 2] = ["nodemesh-system", "monitoring"];
 
 /// Why there is no configuration. The operator has to act.
 #[derive(Debug, thiserror::Error)]
@@ -173,6 +179,7 @@ impl TryFrom<Settings> for Config {
             admin: said.admin.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 15000))),
             admin_socket: said.admin_socket,
             metrics: said.metrics.unwrap_or(SocketAddr::from(([0; 16], 15020))),
+            metrics_allow: said.metrics_allow.unwrap_or_else(|| Readers::of_namespaces(&READERS)),
             health: said.health.unwrap_or(SocketAddr::from(([0; 16], 15021))),
             workers: said.workers.unwrap_or_else(default_workers),
             same_node: said.same_node.unwrap_or_default(),

@@ -5,6 +5,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::Args;
+use mesh_listen::Readers;
 use serde::{Deserialize, Serialize};
 
 use super::value::{AccessLogFormat, ControlAddress, LogFormat, PodSource, SameNode, Span, Tunnel};
@@ -70,6 +71,11 @@ pub struct Settings {
     /// Address of the metrics endpoint (default: `[::]:15020`)
     #[arg(long, env = "MESH_AGENT_METRICS", value_name = "ADDRESS")]
     pub metrics: Option<SocketAddr>,
+
+    /// Who may read metrics beside processes of the node itself: addresses, blocks such as `10.0.0.0/8`, and namespaces,
+    /// whose pods may; none if empty [default: nodemesh-system,monitoring]
+    #[arg(long, env = "MESH_AGENT_METRICS_ALLOW", value_name = "LIST")]
+    pub metrics_allow: Option<Readers>,
 
     /// Address of the health endpoint (default: `[::]:15021`)
     #[arg(long, env = "MESH_AGENT_HEALTH", value_name = "ADDRESS")]
@@ -139,6 +145,7 @@ impl Settings {
             admin: self.admin.or(weaker.admin),
             admin_socket: self.admin_socket.or(weaker.admin_socket),
             metrics: self.metrics.or(weaker.metrics),
+            metrics_allow: self.metrics_allow.or(weaker.metrics_allow),
             health: self.health.or(weaker.health),
             workers: self.workers.or(weaker.workers),
             same_node: self.same_node.or(weaker.same_node),

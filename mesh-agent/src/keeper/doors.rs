@@ -5,6 +5,7 @@ use std::fs;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::time::{Duration, Instant};
 
@@ -78,6 +79,10 @@ fn bind_once(address: &SockAddr) -> io::Result<Socket> {
     let socket = Socket::new(address.domain(), Type::STREAM.nonblocking(), None)?;
     socket.set_reuse_address(true)?;
     socket.bind(address)?;
+    if let Some(path) = address.as_pathname() {
+        // Before anybody can connect.
+        fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+    }
     socket.listen(BACKLOG)?;
     Ok(socket)
 }

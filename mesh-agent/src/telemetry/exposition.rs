@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use mesh_api::admin::ConnectionStatus;
+use mesh_listen::Listeners;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::DescriptorEncoder;
 use prometheus_client::encoding::NoLabelSet;
@@ -40,6 +41,8 @@ pub struct AgentMetrics {
     pub first_expiry: Gauge<i64, AtomicI64>,
     /// Faults that the eBPF programs reported, by kind.
     pub ebpf_faults: Family<[(&'static str, String); 1], Counter>,
+    /// What became of connections at the node's own listeners.
+    pub listeners: Listeners,
 }
 
 /// The workers' metrics, summed at each scrape.
@@ -62,6 +65,7 @@ impl AgentMetrics {
             destinations_incomplete: Gauge::default(),
             first_expiry: Gauge::default(),
             ebpf_faults: Family::default(),
+            listeners: Listeners::new("nodemesh_listener_"),
         };
         metrics.register(workers);
         metrics
@@ -97,6 +101,7 @@ impl AgentMetrics {
             "Faults that the eBPF programs reported",
             self.ebpf_faults.clone(),
         );
+        registry.register_collector(Box::new(self.listeners.clone()));
         registry.register_collector(Box::new(workers));
     }
 
@@ -146,7 +151,7 @@ impl Workers {
             sum.sent += traffic.sent.load(Ordering::Relaxed);
         };
         for worker in &self.all {
-            worker.each_traffic(&mut add);
+            worker.all_traffic().iter().for_each(|(labels, traffic)| add(labels, traffic));
         }
         sums
     }

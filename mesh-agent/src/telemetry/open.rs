@@ -12,7 +12,7 @@ use mesh_api::plan::Workload;
 use super::labels::{Labels, Reporter};
 
 /// An open connection.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct OpenConnection {
     /// Who is at its ends.
     pub labels: Labels,
@@ -57,8 +57,12 @@ impl OpenConnections {
         self.connections.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 
+    /// The worker waits only while they are copied, not for the texts that are made of them.
     pub(super) fn list(&self) -> Vec<ConnectionStatus> {
-        self.connections.lock().unwrap_or_else(PoisonError::into_inner).values().map(status).collect()
+        let copies = || -> Vec<_> {
+            self.connections.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+        };
+        copies().iter().map(status).collect()
     }
 }
 

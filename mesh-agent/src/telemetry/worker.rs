@@ -128,11 +128,10 @@ impl WorkerMetrics {
         });
     }
 
-    /// Every label set and its counts.
-    pub(super) fn each_traffic(&self, mut each: impl FnMut(&Labels, &Traffic)) {
-        for counted in self.traffic.lock().unwrap_or_else(PoisonError::into_inner).values() {
-            each(&counted.labels, &counted.traffic);
-        }
+    /// Every label set and its counts. The worker waits only while they are listed, not for what is made of them.
+    pub(super) fn all_traffic(&self) -> Vec<(Labels, Arc<Traffic>)> {
+        let traffic = self.traffic.lock().unwrap_or_else(PoisonError::into_inner);
+        traffic.values().map(|counted| (counted.labels.clone(), Arc::clone(&counted.traffic))).collect()
     }
 }
 

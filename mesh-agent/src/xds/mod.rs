@@ -93,10 +93,11 @@ impl Xds {
     pub fn dump(&self) -> Vec<u8> {
         /// Resources of a part. Whole ones of a large mesh would take more memory than to hold it.
         const PART: usize = 500;
-        let store = self.store.lock().unwrap_or_else(PoisonError::into_inner);
+        // Encoding takes its time, and whoever takes in what the control plane sends is not to wait for it.
+        let contents = self.store.lock().unwrap_or_else(PoisonError::into_inner).contents();
         let mut bytes = Vec::new();
         for type_url in TYPES {
-            let mut resources = store.resources(type_url).peekable();
+            let mut resources = contents.resources(type_url).peekable();
             while resources.peek().is_some() {
                 let part = DeltaDiscoveryResponse {
                     type_url: type_url.to_owned(),

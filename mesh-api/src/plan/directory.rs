@@ -185,6 +185,11 @@ impl Editor {
         self.directory.workloads.iter()
     }
 
+    /// The same, to be kept.
+    pub(super) fn all_workloads(&self) -> Table<Arc<Record>> {
+        self.directory.workloads.clone()
+    }
+
     /// Every service that is held.
     pub(super) fn services(&self) -> impl Iterator<Item = &Arc<ServiceRecord>> {
         let settled = self.directory.services.iter().filter(|entry| !self.touched.contains_key(&entry.key));

@@ -28,7 +28,7 @@ pub use endpoints::{Target, TargetKey};
 pub use preference::{Place, Preference};
 pub use service::{AppProtocol, Families, Service, ServicePort, Visibility};
 pub use snapshot::{Basis, Snapshot};
-pub use store::{Rejected, Store};
+pub use store::{Contents, Rejected, Store};
 pub(crate) use traffic::LONGEST_SPAN;
 pub use traffic::{ConnectionPool, LoadBalancer, OutlierDetection, PortPolicy, TcpKeepalive, TrafficRule};
 pub use workload::{Health, NetworkMode, PortMapping, Tunnel, Workload};

@@ -2,13 +2,16 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
+use std::sync::Arc;
 
 use prost_types::Any;
 
 use super::decode::{self, Invalid};
 use super::directory::Editor;
 use super::policy::{Policy, PolicyEditor};
+use super::record::{Record, ServiceRecord};
 use super::snapshot::Snapshot;
+use crate::table::Table;
 use crate::wire::type_url;
 use crate::wire::workload::address::Type as AddressType;
 use crate::wire::xds::Resource;
@@ -21,14 +24,24 @@ pub struct Store {
     changed: bool,
     directory: Editor,
     policies: PolicyEditor,
-    authorizations: BTreeMap<String, Held>,
+    authorizations: Authorizations,
+}
+
+type Authorizations = BTreeMap<String, Held>;
+
+/// What a [`Store`] held at a moment. It shares with the store what did not change since.
+#[derive(Clone, Debug)]
+pub struct Contents {
+    workloads: Table<Arc<Record>>,
+    services: Vec<Arc<ServiceRecord>>,
+    authorizations: Authorizations,
 }
 
 /// A policy as it came. There are few: what there is much of is held by the directory, smaller.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Held {
     version: String,
-    bytes: Box<[u8]>,
+    bytes: Arc<[u8]>,
 }
 
 /// A resource that was not taken.
@@ -43,6 +56,28 @@ pub struct Rejected {
 impl fmt::Display for Rejected {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.name, self.reason)
+    }
+}
+
+impl Contents {
+    /// Everything of a type, in no order, made one by one. Another store that applies it is equal.
+    pub fn resources(&self, type_url: &str) -> Box<dyn Iterator<Item = Resource> + '_> {
+        match type_url {
+            type_url::ADDRESS => {
+                let workloads = self.workloads.iter().map(|record| record.resource());
+                Box::new(workloads.chain(self.services.iter().map(|record| record.resource())))
+            }
+            type_url::AUTHORIZATION => Box::new(self.authorizations.iter().map(|(name, held)| Resource {
+                version: held.version.clone(),
+                resource: Some(Any {
+                    type_url: type_url::AUTHORIZATION.to_owned(),
+                    value: held.bytes.to_vec(),
+                }),
+                name: name.clone(),
+                aliases: Vec::new(),
+            })),
+            _ => Box::new(std::iter::empty()),
+        }
     }
 }
 
@@ -90,23 +125,12 @@ impl Store {
         }
     }
 
-    /// Everything held of a type, in no order, made one by one. Another store that applies it is equal.
-    pub fn resources(&self, type_url: &str) -> Box<dyn Iterator<Item = Resource> + '_> {
-        match type_url {
-            type_url::ADDRESS => {
-                let workloads = self.directory.workloads().map(|record| record.resource());
-                Box::new(workloads.chain(self.directory.services().map(|record| record.resource())))
-            }
-            type_url::AUTHORIZATION => Box::new(self.authorizations.iter().map(|(name, held)| Resource {
-                version: held.version.clone(),
-                resource: Some(Any {
-                    type_url: type_url::AUTHORIZATION.to_owned(),
-                    value: held.bytes.to_vec(),
-                }),
-                name: name.clone(),
-                aliases: Vec::new(),
-            })),
-            _ => Box::new(std::iter::empty()),
+    /// Everything held, for whoever takes his time to read it.
+    pub fn contents(&self) -> Contents {
+        Contents {
+            workloads: self.directory.all_workloads(),
+            services: self.directory.services().cloned().collect(),
+            authorizations: self.authorizations.clone(),
         }
     }
 

@@ -9,7 +9,7 @@ use mesh_api::table::{Table, hash_of};
 use mesh_api::wire::security::Authorization;
 use mesh_api::wire::type_url;
 use mesh_api::wire::workload::address::Type;
-use mesh_api::wire::workload::{Address, NetworkAddress};
+use mesh_api::wire::workload::{Address, NetworkAddress, NetworkMode};
 use mesh_api::wire::xds::Resource;
 use prost::Message;
 use prost_types::Any;
@@ -106,6 +106,26 @@ impl Resources {
             names.extend(services.iter().filter_map(|service| Some(self.get(service)?.name.clone())));
         }
         names
+    }
+
+    /// The namespace of the workload that has an address of its own; none where two of different namespaces have it, as
+    /// for a moment when one ends and another has got its address.
+    pub fn namespace_of(&self, ip: IpAddr) -> Option<String> {
+        let alias = format!("/{}", ip.to_canonical());
+        let mut namespaces = self.aliases.candidates(hash_of(alias.as_str())).filter_map(|entry| {
+            let resource = entry.resource();
+            if !resource.aliases.contains(&alias) {
+                return None;
+            }
+            let content = Address::decode(&*resource.resource?.value).ok()?;
+            match content.r#type? {
+                // A node's address is every process's there.
+                Type::Workload(it) if it.network_mode() == NetworkMode::Standard => Some(it.namespace),
+                _ => None,
+            }
+        });
+        let first = namespaces.next()?;
+        namespaces.all(|other| other == first).then_some(first)
     }
 
     fn set(&mut self, name: &str, new: Option<Entry>) -> bool {
@@ -211,6 +231,34 @@ pub(crate) mod tests {
         assert_eq!(names(&resources, "/10.96.0.1"), ["shop/web"]);
         assert_eq!(names(&resources, "/10.244.1.7"), ["uid-1"]);
         assert!(names(&resources, "/10.244.1.1").is_empty());
+    }
+
+    #[test]
+    fn an_address_is_of_a_namespace_if_it_is_of_one_alone() {
+        let pod = |uid: &str, namespace: &str, ip: [u8; 4], mode: NetworkMode| {
+            let mut address = workload(uid, ip, "");
+            if let Some(Type::Workload(workload)) = &mut address.r#type {
+                namespace.clone_into(&mut workload.namespace);
+                workload.set_network_mode(mode);
+            }
+            address
+        };
+        let standard = NetworkMode::Standard;
+        let mut resources = addresses([
+            ("a", pod("a", "monitoring", [10, 244, 1, 1], standard)),
+            ("b", pod("b", "shop", [10, 244, 1, 2], standard)),
+            ("c", pod("c", "monitoring", [10, 0, 0, 1], NetworkMode::HostNetwork)),
+            ("s", service("web", [10, 96, 0, 1])),
+        ]);
+        let of = |resources: &Resources, ip: [u8; 4]| resources.namespace_of(ip.into());
+        assert_eq!(of(&resources, [10, 244, 1, 1]).as_deref(), Some("monitoring"));
+        assert_eq!(of(&resources, [10, 244, 1, 2]).as_deref(), Some("shop"));
+        assert_eq!(resources.namespace_of("::ffff:10.244.1.2".parse().unwrap()).as_deref(), Some("shop"));
+        for other in [[10, 0, 0, 1], [10, 96, 0, 1], [10, 244, 1, 3]] {
+            assert_eq!(of(&resources, other), None);
+        }
+        assert!(resources.set_address("b", Some(&pod("b", "shop", [10, 244, 1, 1], standard))));
+        assert_eq!(of(&resources, [10, 244, 1, 1]), None);
     }
 
     #[test]

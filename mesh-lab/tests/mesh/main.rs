@@ -9,6 +9,7 @@ mod garbage;
 mod held;
 mod leftovers;
 mod limits;
+mod listeners;
 mod plaintext;
 mod pods;
 mod policy;

@@ -14,6 +14,8 @@
 
 mod body;
 mod copies;
+pub mod guard;
+mod order;
 mod progress;
 mod watched;
 
@@ -39,6 +41,8 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tower::Service as _;
 use tracing::debug;
+
+pub use self::order::{Said, order};
 
 use self::body::Pieces;
 use self::copies::Copies;
@@ -89,6 +93,7 @@ pub struct Site {
     routes: Router,
     guard: Guard,
     limits: Limits,
+    gate: Gate,
     copies: Copies,
 }
 
@@ -96,7 +101,13 @@ impl Site {
     /// These routes, to those whom `guard` lets in. A `GET` of a path must not depend on anything but the path: where
     /// answers are not read, one may be given twice.
     pub fn new(routes: Router, limits: Limits, guard: Guard) -> Arc<Self> {
-        Arc::new(Self { routes, guard, limits, copies: Copies::default() })
+        let gate = Gate::new(limits.bounds);
+        Arc::new(Self { routes, guard, limits, gate, copies: Copies::default() })
+    }
+
+    /// Who is inside.
+    pub fn gate(&self) -> &Gate {
+        &self.gate
     }
 
     async fn answer(&self, peer: &Peer, request: Request<Incoming>) -> Response<Bytes> {
@@ -134,13 +145,12 @@ fn text(status: StatusCode, text: String) -> Response<Bytes> {
 
 /// Serves until `stop` is true or nobody can say so any more, and then until every request that was begun has its answer.
 pub async fn serve<L: Accept>(listener: L, site: Arc<Site>, mut stop: watch::Receiver<bool>) {
-    let gate = Gate::new(site.limits.bounds);
     let mut connections = JoinSet::new();
     listener.bound_buffers();
     loop {
         tokio::select! {
             (stream, peer) = accept::next(&listener) => {
-                if let Some(place) = gate.enter_peer(&peer) {
+                if let Some(place) = site.gate.enter_peer(&peer) {
                     connections.spawn(connection(stream, peer, place, Arc::clone(&site), stop.clone()));
                 }
                 // Who lost his place is to go before the next one comes.

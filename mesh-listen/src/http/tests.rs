@@ -2,13 +2,13 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use axum::routing::{get, put};
 use tokio::net::{TcpListener, UnixListener};
 
+use super::guard::{everybody, owner, readers_only};
 use super::*;
 use crate::apart;
 
@@ -33,10 +33,6 @@ fn routes(made: &Arc<AtomicUsize>) -> Router {
         .route("/small", get(|| async { "small\n" }))
         .route("/echo", put(|text: String| async { text }))
         .route("/large", get(large))
-}
-
-fn everybody() -> Guard {
-    Box::new(|_, _| Ok(()))
 }
 
 fn server(limits: Limits, guard: Guard) -> Server {
@@ -221,6 +217,21 @@ fn a_guard_says_who_and_why_not() {
 }
 
 #[test]
+fn who_may_read_changes_nothing_and_the_owner_comes_by_unix_socket() {
+    let put = "PUT /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nConnection: close\r\n\r\nabc";
+    let reading = server(Limits::default(), readers_only());
+    assert!(reading.ask(put).starts_with("HTTP/1.1 403") && reading.get("/small").ends_with("small\n"));
+    let owned = server(Limits::default(), owner());
+    assert!(owned.ask(put).starts_with("HTTP/1.1 403") && owned.get("/small").starts_with("HTTP/1.1 403"));
+    let head = Request::new(()).into_parts().0;
+    let (own, stranger) = (rustix::process::geteuid().as_raw(), 12345);
+    assert!(
+        owner()(&Peer::User { uid: own }, &head).is_ok() && owner()(&Peer::User { uid: 0 }, &head).is_ok()
+    );
+    assert!(owner()(&Peer::User { uid: stranger }, &head).is_err());
+}
+
+#[test]
 fn without_a_second_request_a_connection_ends_with_its_answer() {
     let server = server(Limits { idle: None, ..Limits::default() }, everybody());
     let begun = Instant::now();
@@ -247,16 +258,13 @@ fn a_stop_ends_what_is_silent_and_finishes_what_is_not() {
 fn a_unix_socket_names_its_user() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("admin.sock");
-    let guard: Guard = Box::new(|peer, _| {
-        let own = rustix::process::geteuid().as_raw();
-        if *peer == (Peer::User { uid: own }) { Ok(()) } else { Err("who?".to_owned()) }
-    });
     let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
     listener.set_nonblocking(true).unwrap();
-    let site = Site::new(routes(&Arc::default()), Limits::default(), guard);
+    let site = Site::new(routes(&Arc::default()), Limits::default(), owner());
     let (_stop, stopping) = watch::channel(false);
     apart("http", 1, move || Ok(serve(UnixListener::from_std(listener)?, site, stopping))).unwrap();
-    let mut stream = UnixStream::connect(&path).unwrap();
-    stream.write_all(b"GET /small HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
-    assert!(rest(&mut stream).ends_with("small\n"));
+    let said = |status, text: &str| Said { status, text: text.to_owned() };
+    assert_eq!(order(&path, "GET", "/small", "").unwrap(), said(200, "small\n"));
+    assert_eq!(order(&path, "PUT", "/echo", "what").unwrap(), said(200, "what"));
+    assert!(!order(&path, "GET", "/nothing", "").unwrap().is_success());
 }

@@ -1,5 +1,6 @@
 //! A Kubernetes cluster, as the kubeconfig leads to it: its client, and the mesh's own pods in it.
 
+mod exec;
 mod forward;
 mod names;
 mod pods;

@@ -36,3 +36,10 @@ nodemesh.io/dataplane: disabled
 {{- define "nodemesh.fixedPart" -}}
 {{- regexReplaceAll "/[^/]*[$][(].*$" . "" -}}
 {{- end }}
+
+{{- /* Who may read metrics of a component, beside processes of its own host. Takes [context, component]. */ -}}
+{{- define "nodemesh.metricsReaders" -}}
+{{- $root := index . 0 -}}
+{{- $more := (index $root.Values (index . 1)).metrics.allow -}}
+{{- concat (list $root.Release.Namespace $root.Values.monitoringNamespace) $more | compact | uniq | join "," -}}
+{{- end }}

@@ -173,7 +173,7 @@ fn expect_rejection(bad: &Resource, reason: &str) {
     let rejected = apply(&mut store, vec![bad.clone(), of_pod(pod("good", &["10.0.0.1"]))]);
     let [only] = &*rejected else { panic!("{reason}: {rejected:?}") };
     assert_eq!((&*only.name, &*only.reason.to_string()), (&*bad.name, reason));
-    assert_eq!(names(store.resources(type_url::ADDRESS)), ["cluster//Pod/shop/good"], "{reason}");
+    assert_eq!(names(store.contents().resources(type_url::ADDRESS)), ["cluster//Pod/shop/good"], "{reason}");
     assert_eq!(store.snapshot().workload_count(), 1, "{reason}");
 }
 
@@ -282,7 +282,7 @@ fn a_store_can_be_rebuilt_from_its_resources() {
     assert_eq!(original.versions(type_url::AUTHORIZATION)["shop/q"], "", "held, but no version was accepted");
     let mut copy = Store::default();
     for url in [type_url::ADDRESS, type_url::AUTHORIZATION] {
-        copy.apply(url, original.resources(url).collect(), Vec::new());
+        copy.apply(url, original.contents().resources(url).collect(), Vec::new());
         assert_eq!(copy.versions(url), original.versions(url));
     }
     let (original, copy) = (original.snapshot(), copy.snapshot());
