@@ -191,12 +191,16 @@ fn traffic_does_not_notice_a_flood_of_the_metrics() {
         let figures: Vec<f64> = ran.words().iter().map(|word| word.parse().unwrap()).collect();
         (figures[0], figures[1])
     };
-    let alone = times();
-    let _flood = Flood::from_pod(&world, "client", &["half", NODE1, "15020", FLOOD, "8000"]);
-    let beside = times();
-    println!("median and 99th percentile: alone {alone:?} ms, beside the flood {beside:?} ms");
-    // The flood itself has a core of a machine that may have two; on its own core a worker notices nothing.
-    assert!(beside.0 < 2.0 * alone.0 + 2.0 && beside.1 < 2.0 * alone.1 + 20.0, "{alone:?} {beside:?}");
+    // The flood itself has a core of a machine that may have two, and something else the other one for a while: what it
+    // does to traffic it does in every round.
+    let unnoticed = (0..5).any(|_| {
+        let alone = times();
+        let _flood = Flood::from_pod(&world, "client", &["half", NODE1, "15020", FLOOD, "8000"]);
+        let beside = times();
+        println!("median and 99th percentile: alone {alone:?} ms, beside the flood {beside:?} ms");
+        beside.0 < 2.0 * alone.0 + 1.0 && beside.1 < 2.0 * alone.1 + 5.0
+    });
+    assert!(unnoticed);
 }
 
 #[test]
