@@ -1,4 +1,4 @@
-//! Two HTTP endpoints: the admin one, and metrics with health. [`doors`](crate::doors) serves them.
+//! Two HTTP endpoints: the admin one, and metrics with health. The module `doors` serves them.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
