@@ -50,7 +50,8 @@ fn check_bounds(request: &Request) {
         | Request::Ready
         | Request::Uninstalled
         | Request::List(_)
-        | Request::Settled(_) => {}
+        | Request::Settled(_)
+        | Request::Remember(_) => {}
     }
 }
 
@@ -66,7 +67,7 @@ fn is_request(record: &Record) -> bool {
             v4(17) == v4(35)
         }
         5 => (1..=4).contains(&record[9]) && (1..=32).contains(&record[10]),
-        2 | 3 | 6..=9 => true,
+        2 | 3 | 6..=10 => true,
         _ => false,
     }
 }

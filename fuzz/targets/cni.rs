@@ -1,0 +1,4 @@
+//! See [`fuzz::cni`].
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| fuzz::cni::check(data));
