@@ -5,7 +5,8 @@
 //!    [`sys`] is what it works with.
 //! 2. [`run`]: the proxy, how its rooms are put together, and [`config`], what can be set; [`kept`], what it has from the
 //!    keeper; [`log`](mod@log), which both write.
-//! 3. [`pods`] and [`enrol`]: which pods there are, and taking them in; [`cluster`], what Kubernetes is told and asked.
+//! 3. [`pods`] and [`enrol`]: which pods there are, and taking them in; [`cni`], the plugin that has them wait for it;
+//!    [`cluster`], what Kubernetes is told and asked.
 //! 4. [`xds`] and [`certs`]: what the control plane tells, and who the pods are.
 //! 5. [`proxy`]: the data path, a room for each step of a connection.
 //! 6. [`telemetry`], [`admin`], [`check`]: what the agent tells.
@@ -15,6 +16,7 @@ pub mod admin;
 pub mod certs;
 pub mod check;
 pub mod cluster;
+pub mod cni;
 pub mod config;
 pub mod direct;
 pub mod enrol;

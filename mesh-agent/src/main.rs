@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use mesh_agent::check::Format;
 use mesh_agent::config::{Config, RunArgs};
-use mesh_agent::{check, keeper, log, run, sys};
+use mesh_agent::{check, cni, keeper, log, run, sys};
 
 type Failure = Box<dyn Error>;
 
@@ -57,6 +57,27 @@ enum Command {
         /// Directory that the agent pinned below
         #[arg(long, env = "MESH_AGENT_BPF_ROOT", value_name = "DIR", default_value = "/sys/fs/bpf/nodemesh")]
         bpf_root: PathBuf,
+        /// Directory that says where the CNI plugin was installed
+        #[arg(
+            long,
+            env = "MESH_AGENT_CNI_STATE_DIR",
+            value_name = "DIR",
+            default_value = "/var/lib/nodemesh"
+        )]
+        cni_state_dir: PathBuf,
+    },
+    /// Puts the CNI plugin onto this node, so that no pod of the mesh starts before it is enrolled
+    InstallCni(cni::Install),
+    /// Takes the CNI plugin off this node
+    RemoveCni {
+        /// Directory that says where it was installed
+        #[arg(
+            long,
+            env = "MESH_AGENT_CNI_STATE_DIR",
+            value_name = "DIR",
+            default_value = "/var/lib/nodemesh"
+        )]
+        cni_state_dir: PathBuf,
     },
 }
 
@@ -78,10 +99,17 @@ fn main() -> ExitCode {
         Command::Check { cgroup_root, output, tell_node } => {
             check::run(&cgroup_root, output, tell_node.as_deref())
         }
-        Command::Cleanup { bpf_root } => {
-            sys::ebpf::unpin_all(&bpf_root).map_or_else(|error| fail(&error), |()| ExitCode::SUCCESS)
-        }
+        Command::Cleanup { bpf_root, cni_state_dir } => finish(clean_up(&bpf_root, &cni_state_dir)),
+        Command::InstallCni(install) => finish(install.run().map_err(Failure::from)),
+        Command::RemoveCni { cni_state_dir } => finish(cni::remove(&cni_state_dir).map_err(Failure::from)),
     }
+}
+
+/// The plugin goes first: a pod that it holds up starts then, and is enrolled as long as the programs are there.
+fn clean_up(bpf_root: &Path, cni_state_dir: &Path) -> Result<(), Failure> {
+    let removed = cni::remove(cni_state_dir);
+    sys::ebpf::unpin_all(bpf_root)?;
+    Ok(removed?)
 }
 
 fn keep(config: Config) -> Result<(), Failure> {

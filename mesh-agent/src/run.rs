@@ -1,5 +1,6 @@
 //! The proxy: puts the rooms together.
 
+use std::collections::BTreeSet;
 use std::error::Error;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -24,7 +25,7 @@ use crate::sys::ebpf::{EventLog, FlowMap};
 use crate::sys::seccomp;
 use crate::telemetry::{AccessLog, AgentMetrics, Format, WorkerMetrics};
 use crate::xds::{self, Xds, XdsConfig};
-use crate::{cluster, pods, sys};
+use crate::{cluster, cni, pods, sys};
 
 /// Descriptors that are not for connections: listeners, maps, logs, the control plane.
 const SPARE_DESCRIPTORS: u64 = 1000;
@@ -59,7 +60,7 @@ async fn serve(mut config: Config, set_log_filter: SetLogFilter) -> Result<(), F
         tokio::task::spawn_blocking(kept::receive).await??;
     // A predecessor's workers go on with its listeners.
     config.workers = channels.len();
-    let keeper = Keeper::start(control)?;
+    let (keeper, moved) = Keeper::start(control)?;
 
     let access_log = access_log(config.access_log)?;
     let worker_metrics: Vec<_> =
@@ -90,6 +91,7 @@ async fn serve(mut config: Config, set_log_filter: SetLogFilter) -> Result<(), F
     let statuses = Statuses::default();
     let enroller = Enroller::new(Setup {
         keeper: keeper.clone(),
+        moved,
         destinations,
         workers: workers.commands.clone(),
         certificates: certificates.clone(),
@@ -101,9 +103,14 @@ async fn serve(mut config: Config, set_log_filter: SetLogFilter) -> Result<(), F
         report: pods.report,
     });
     let (updates, configured) = (xds.updates.clone(), xds.ready.clone());
+    let telling = match pods.namespaces.filter(|_| config.cni_state_dir.is_some()) {
+        Some(namespaces) => Some(cni::tell(keeper.clone(), pods.told.clone(), namespaces)?),
+        None => None,
+    };
     let enrolling = tokio::spawn(async move {
         // An error means that the source is gone, and then there is nothing to follow.
         if pods.complete.await.is_ok() {
+            telling.map(tokio::spawn);
             enroller.run(pods.told, updates, configured).await;
         }
     });
@@ -128,6 +135,8 @@ async fn serve(mut config: Config, set_log_filter: SetLogFilter) -> Result<(), F
 /// Where pods are told, and who hears of those that can't be enrolled.
 struct Pods {
     told: watch::Receiver<Arc<NodePods>>,
+    /// Namespaces whose pods are to be in the mesh, if that is told.
+    namespaces: Option<watch::Receiver<Arc<BTreeSet<String>>>>,
     /// What is told counts from here on.
     complete: oneshot::Receiver<()>,
     report: Report,
@@ -144,7 +153,8 @@ async fn follow_pods(config: &Config) -> Result<Pods, Failure> {
             // It was read already.
             let _received = complete.send(());
             let installed = watch::channel(true).1;
-            Ok(Pods { told, complete: completed, report: Box::new(|_, _| ()), installed })
+            let report: Report = Box::new(|_, _| ());
+            Ok(Pods { told, namespaces: None, complete: completed, report, installed })
         }
         PodSource::Kubernetes => {
             let client = cluster::connect().await?;
@@ -154,8 +164,9 @@ async fn follow_pods(config: &Config) -> Result<Pods, Failure> {
                 // Not in a pod: nobody uninstalls it.
                 Err(_) => watch::channel(true).1,
             };
-            let (told, complete) = pods::kubernetes::watch(client, node, domain);
-            Ok(Pods { told, complete, report, installed })
+            let told = pods::kubernetes::watch(client, node, domain);
+            let (complete, namespaces) = (told.complete, Some(told.namespaces));
+            Ok(Pods { told: told.pods, namespaces, complete, report, installed })
         }
     }
 }

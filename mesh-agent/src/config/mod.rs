@@ -54,8 +54,10 @@ pub struct Config {
     pub cgroup_root: PathBuf,
     /// Directory on a bpffs for pinned programs and maps.
     pub bpf_root: PathBuf,
-    /// Directory of the socket by which a newer agent takes over.
+    /// Directory of the socket by which a newer agent takes over, and of that at which the CNI plugin asks.
     pub run_dir: PathBuf,
+    /// Directory of what the CNI plugin decides by, if there is one on this node.
+    pub cni_state_dir: Option<PathBuf>,
     /// Where the node's pods are told.
     pub pod_source: PodSource,
     /// Address of the control plane.
@@ -163,6 +165,7 @@ impl TryFrom<Settings> for Config {
             cgroup_root: said.cgroup_root.unwrap_or_else(|| "/sys/fs/cgroup".into()),
             bpf_root: said.bpf_root.unwrap_or_else(|| "/sys/fs/bpf/nodemesh".into()),
             run_dir: said.run_dir.unwrap_or_else(|| "/run/nodemesh".into()),
+            cni_state_dir: said.cni_state_dir,
             pod_source: said.pod_source.ok_or(missing(
                 "--pod-source",
                 "MESH_AGENT_POD_SOURCE",

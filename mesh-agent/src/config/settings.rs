@@ -30,6 +30,10 @@ pub struct Settings {
     #[arg(long, env = "MESH_AGENT_RUN_DIR", value_name = "DIR")]
     pub run_dir: Option<PathBuf>,
 
+    /// Directory of what the CNI plugin decides by; without one there is no plugin on this node
+    #[arg(long, env = "MESH_AGENT_CNI_STATE_DIR", value_name = "DIR")]
+    pub cni_state_dir: Option<PathBuf>,
+
     /// Where the node's pods are told: `kubernetes`, the API of the cluster, or `directory:PATH`, a directory of JSON
     /// files
     #[arg(long, env = "MESH_AGENT_POD_SOURCE", value_name = "kubernetes|directory:PATH")]
@@ -135,6 +139,7 @@ impl Settings {
             cgroup_root: self.cgroup_root.or(weaker.cgroup_root),
             bpf_root: self.bpf_root.or(weaker.bpf_root),
             run_dir: self.run_dir.or(weaker.run_dir),
+            cni_state_dir: self.cni_state_dir.or(weaker.cni_state_dir),
             pod_source: self.pod_source.or(weaker.pod_source),
             control: self.control.or(weaker.control),
             control_name: self.control_name.or(weaker.control_name),

@@ -48,6 +48,8 @@ pub type Report = Box<dyn Fn(&NodePod, &str) + Send>;
 pub struct Setup {
     /// Who takes pods into the mesh.
     pub keeper: Keeper,
+    /// Told, by uid, of pods that got a new network namespace: a sandbox that was made again.
+    pub moved: mpsc::UnboundedReceiver<String>,
     /// The addresses that the mesh knows.
     pub destinations: Destinations,
     /// The workers.
@@ -97,6 +99,8 @@ type Asked = (NodePod, Result<(Answer, Option<Vec<Leftover>>), String>);
 struct Enrolled {
     /// With the addresses that it has.
     pod: NodePod,
+    /// The addresses that it was said to have then.
+    told: Vec<IpAddr>,
     netns: u64,
     /// Sees to what was open before.
     settling: Option<AbortHandle>,
@@ -169,6 +173,11 @@ impl Enroller {
                     Err(_) => return,
                 },
                 Ok(()) = configured.changed(), if !self.told_ready => {}
+                Some(uid) = self.setup.moved.recv() => {
+                    self.dismiss(&uid.into()).await;
+                    pending_since = Instant::now();
+                    look_at = pending_since;
+                }
                 _ = tidy.tick() => {
                     self.tidy();
                     if self.not_learnt.is_some() {
@@ -238,7 +247,8 @@ impl Enroller {
             Ok((Answer::Yes { netns, .. }, _)) if !as_asked => let_go(&self.setup.keeper, &pod, netns).await,
             Ok((Answer::Yes { netns, addresses, listeners, .. }, leftovers)) => {
                 tracing::info!(namespace = %pod.namespace, pod = %pod.name, "enrolled");
-                self.serve(NodePod { addresses, ..pod }, netns, listeners, leftovers);
+                let told = pod.addresses.clone();
+                self.serve(NodePod { addresses, ..pod }, told, netns, listeners, leftovers);
             }
             Err(_) if !as_asked => {}
             Err(reason) => {
@@ -257,7 +267,7 @@ impl Enroller {
             .filter(|(uid, enrolled)| {
                 let now = wanted.get(*uid);
                 // A pod whose identity, addresses or probes changed is enrolled anew.
-                !now.is_some_and(|now| now.is_wanted() && now.is_served_by(&enrolled.pod))
+                !now.is_some_and(|now| now.is_wanted() && now.is_served_by(&enrolled.pod, &enrolled.told))
             })
             .map(|(uid, _)| Arc::clone(uid))
             .collect();
@@ -266,10 +276,11 @@ impl Enroller {
         }
     }
 
-    /// Serves a pod that is in the mesh.
+    /// Serves a pod that is in the mesh, and was `told` to have certain addresses when it was asked for.
     fn serve(
         &mut self,
         pod: NodePod,
+        told: Vec<IpAddr>,
         netns: u64,
         listeners: Vec<TcpListener>,
         leftovers: Option<Vec<Leftover>>,
@@ -292,12 +303,12 @@ impl Enroller {
             let leftovers = Leftovers::new(local, self.setup.keeper.clone(), found);
             tokio::spawn(leftovers.run(snapshots)).abort_handle()
         });
-        self.enrolled.insert(Arc::clone(&pod.uid), Enrolled { pod, netns, settling });
+        self.enrolled.insert(Arc::clone(&pod.uid), Enrolled { pod, told, netns, settling });
         self.untidy = true;
     }
 
     async fn dismiss(&mut self, uid: &Arc<str>) {
-        let Some(Enrolled { pod, netns, settling }) = self.enrolled.remove(uid) else { return };
+        let Some(Enrolled { pod, netns, settling, .. }) = self.enrolled.remove(uid) else { return };
         settling.inspect(AbortHandle::abort);
         tracing::info!(namespace = %pod.namespace, pod = %pod.name, "no longer enrolled");
         let_go(&self.setup.keeper, &pod, netns).await;

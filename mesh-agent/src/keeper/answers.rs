@@ -8,6 +8,7 @@ use std::os::unix::fs::FileExt;
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::process::Signal;
 
+use super::gate;
 use super::pods::{Error, Found};
 use super::protocol::{self, Answer, Claim, Request};
 use super::serve::{Keeper, State};
@@ -46,17 +47,16 @@ impl Keeper {
             // It is ending; that is heard of elsewhere.
             Ok(None) => return process.forget_channel(index),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-            Ok(Some((record, _))) => {
+            Ok(Some((record, beside))) => {
                 let asked = Asked { proxy, channel: index, ticket: protocol::ticket(&record) };
                 Request::decode(&record)
-                    .map(|request| (asked, request))
+                    .map(|request| (asked, request, beside))
                     .ok_or(io::ErrorKind::InvalidData.into())
             }
             Err(error) => Err(error),
         };
-        let answered = request.and_then(|(asked, request)| match self.act(request, asked).transpose() {
-            Some(reply) => self.reply(asked, reply),
-            None => Ok(()),
+        let answered = request.and_then(|(asked, request, beside)| {
+            self.act(request, &beside, asked).transpose().map_or(Ok(()), |reply| self.reply(asked, reply))
         });
         self.end_unless(answered);
     }
@@ -97,7 +97,7 @@ impl Keeper {
 
     /// Does what is asked for, or has it done as an errand: then there is no reply yet. Errors: why it can't be done, which
     /// the proxy is told.
-    fn act(&mut self, request: Request, asked: Asked) -> Result<Option<Reply>, Failure> {
+    fn act(&mut self, request: Request, given: &[OwnedFd], asked: Asked) -> Result<Option<Reply>, Failure> {
         self.back_off.worked_once = true;
         let mut sockets = Vec::new();
         match request {
@@ -106,7 +106,7 @@ impl Keeper {
             }
             _ if self.state == State::Relieved => return Err("another keeper decides now".into()),
             Request::Enrol(claim) => {
-                let search = self.pods.search(&claim);
+                let search = self.pods.search(&claim, self.gate.netns_of(&claim.uid));
                 let uid = claim.uid.clone();
                 return self.run_errand(&uid, asked, move || End::Found(claim, search()));
             }
@@ -125,6 +125,11 @@ impl Keeper {
             Request::Retain => self.pods.retain()?,
             Request::Ready => self.proxy_is_ready()?,
             Request::Uninstalled => self.uninstalled = true,
+            Request::Remember(length) => {
+                if let (Some(directory), Some(memory)) = (&self.config.cni_state_dir, given.first()) {
+                    gate::remember(directory, memory, length)?;
+                }
+            }
         }
         Ok(Some((Answer::Done, sockets)))
     }
@@ -158,7 +163,12 @@ impl Keeper {
         self.untidy = true;
         self.follow_predecessor();
         // As long as another keeper decides, it is the one that takes pods in.
-        Ok(self.pods.enrol(claim, found, self.predecessor.is_some())?)
+        let enrolled = self.pods.enrol(claim, found, self.predecessor.is_some());
+        match &enrolled {
+            Ok(_) => self.let_in(),
+            Err(error) => self.gate.refuse(&claim.uid, &error.to_string()),
+        }
+        Ok(enrolled?)
     }
 }
 

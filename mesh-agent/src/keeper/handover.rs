@@ -11,7 +11,7 @@ use std::io;
 use std::net::TcpListener;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::net::{
@@ -67,21 +67,11 @@ impl Threshold {
 
     /// Opens it, in place of a predecessor's: successors are let in from now on.
     pub fn open(&mut self) {
-        let listener = self.listen().inspect_err(|error| {
+        let listener = listen_at(&self.path, 1).inspect_err(|error| {
             let path = self.path.display();
             tracing::warn!(%path, %error, "no successor can take over from this agent without a gap");
         });
         self.listener = listener.ok();
-    }
-
-    fn listen(&self) -> io::Result<OwnedFd> {
-        let fresh = self.path.with_extension(format!("{}", std::process::id()));
-        let _left_behind = fs::remove_file(&fresh);
-        let socket = seqpacket()?;
-        bind(&socket, &SocketAddrUnix::new(&fresh)?)?;
-        listen(&socket, 1)?;
-        fs::rename(&fresh, &self.path)?;
-        Ok(socket)
     }
 
     /// What to wait for.
@@ -96,6 +86,17 @@ impl Threshold {
         let theirs = sockopt::socket_peercred(&channel).ok()?.uid;
         (theirs == rustix::process::geteuid()).then_some(channel)
     }
+}
+
+/// Listens at a path, in place of whoever does. So many may wait to be let in.
+pub(super) fn listen_at(path: &Path, backlog: i32) -> io::Result<OwnedFd> {
+    let fresh = path.with_extension(format!("{}", std::process::id()));
+    let _left_behind = fs::remove_file(&fresh);
+    let socket = seqpacket()?;
+    bind(&socket, &SocketAddrUnix::new(&fresh)?)?;
+    listen(&socket, backlog)?;
+    fs::rename(&fresh, path)?;
+    Ok(socket)
 }
 
 fn seqpacket() -> io::Result<OwnedFd> {

@@ -103,6 +103,16 @@ impl Pods {
         self.enrolled.iter().map(|(cookie, pod)| (*cookie, pod))
     }
 
+    /// Whether a pod is in the mesh with that network namespace, and the programs decide.
+    pub fn is_enrolled(&self, uid: &str, cookie: u64) -> bool {
+        self.programs.are_attached() && self.enrolled.get(&cookie).is_some_and(|pod| pod.claim.uid == uid)
+    }
+
+    /// Whether a pod is in the mesh with another network namespace than that.
+    pub fn is_elsewhere(&self, uid: &str, cookie: u64) -> bool {
+        self.enrolled.iter().any(|(its, pod)| pod.claim.uid == uid && *its != cookie)
+    }
+
     /// A new proxy has not asked for any pod yet.
     pub fn unclaim(&mut self) {
         self.enrolled.values_mut().for_each(|pod| pod.claimed = false);
@@ -111,11 +121,16 @@ impl Pods {
     }
 
     /// How to look for a pod, as an errand: what it has made can be much. Until that is done it is in doubt.
-    pub fn search(&mut self, claim: &Claim) -> impl FnOnce() -> Found + Send + 'static + use<> {
+    /// Where the runtime has said which namespace is the pod's, it is that one.
+    pub fn search(
+        &mut self,
+        claim: &Claim,
+        said: Option<Netns>,
+    ) -> impl FnOnce() -> Found + Send + 'static + use<> {
         let held = self.programs.sandbox_of(&claim.uid);
         self.in_doubt.extend(held.map(|held| (held, Instant::now())));
         let (cgroup, claim) = (self.cgroup.clone(), claim.clone());
-        move || find(&cgroup, &claim, held)
+        move || find(&cgroup, &claim, held, said)
     }
 
     /// Takes a pod that was looked for into the mesh, or finds it there; with `only_kept` no more than that. Returns
@@ -260,10 +275,16 @@ impl Pods {
 /// The pod's namespace, the one that it is `held` in before any other, and those of its addresses that are in the claim.
 /// None as long as it has no process in a namespace of its own, or an address is missing there: nobody gets another's by
 /// claiming it.
-fn find(cgroup: &Path, claim: &Claim, held: Option<u64>) -> Found {
-    let Some(netns) = sys::find_sandbox(cgroup, &claim.uid, claim.own_users, held)? else { return Ok(None) };
+fn find(cgroup: &Path, claim: &Claim, held: Option<u64>, said: Option<Netns>) -> Found {
+    // Nothing has run there yet: what it has is what the runtime gave it, and the API may tell of the sandbox before.
+    let told = if said.is_some() { &[] } else { &claim.addresses[..] };
+    let found = match said {
+        Some(netns) => Some(netns),
+        None => sys::find_sandbox(cgroup, &claim.uid, claim.own_users, held)?,
+    };
+    let Some(netns) = found else { return Ok(None) };
     let there = sys::addresses_in(&netns)?;
-    let addresses = match &claim.addresses[..] {
+    let addresses = match told {
         [] => there.iter().take(MOST_ADDRESSES).copied().collect(),
         told => told.to_vec(),
     };

@@ -63,6 +63,11 @@ impl Process {
         self.channels.get(index)?.as_ref()
     }
 
+    /// The enroller's.
+    pub fn enroller(&self) -> Option<&OwnedFd> {
+        self.channel(ENROLLER)
+    }
+
     /// All of its channels that have another end, by their index.
     pub fn channels(&self) -> impl Iterator<Item = (usize, &OwnedFd)> {
         self.channels.iter().enumerate().filter_map(|(index, channel)| Some((index, channel.as_ref()?)))

@@ -89,6 +89,8 @@ pub enum Request {
     Ready,
     /// The mesh is being uninstalled: nothing is to be left behind.
     Uninstalled,
+    /// Write for the CNI plugin so many bytes of the memory (`memfd_create(2)`) that is beside this.
+    Remember(u32),
 }
 
 /// What the keeper answers.
@@ -105,6 +107,9 @@ pub enum Answer {
     Gone,
     /// So many connections are in the file beside it, for [`read_leftovers`], and whether there are more.
     Listed(u32, bool),
+    /// No answer, but told unasked: the runtime has made a new network namespace for a pod, by its uid, that is enrolled with
+    /// another one.
+    Moved(String),
     /// It can't be done, and why.
     Refused(String),
 }
@@ -182,6 +187,7 @@ impl Request {
             Self::Uninstalled => Writer::new(7),
             Self::List(pod) => Writer::new(8).u64(*pod),
             Self::Settled(pod) => Writer::new(9).u64(*pod),
+            Self::Remember(length) => Writer::new(10).u32(*length),
         }
         .record
     }
@@ -207,6 +213,7 @@ impl Request {
             7 => Self::Uninstalled,
             8 => Self::List(from.u64()?),
             9 => Self::Settled(from.u64()?),
+            10 => Self::Remember(from.u32()?),
             _ => return None,
         })
     }
@@ -224,6 +231,7 @@ impl Answer {
             Self::NotYet => Writer::new(3),
             Self::Gone => Writer::new(5),
             Self::Listed(count, more) => Writer::new(6).u32(*count).u8((*more).into()),
+            Self::Moved(uid) => Writer::new(7).text(uid),
             Self::Refused(reason) => Writer::new(4).text(&reason[..reason.floor_char_boundary(REASON)]),
         }
         .record
@@ -239,6 +247,7 @@ impl Answer {
             4 => Self::Refused(from.text()?),
             5 => Self::Gone,
             6 => Self::Listed(from.u32()?, from.u8()? != 0),
+            7 => Self::Moved(from.text()?),
             _ => return None,
         })
     }
@@ -420,6 +429,7 @@ mod tests {
             Request::Uninstalled,
             Request::List(7),
             Request::Settled(7),
+            Request::Remember(u32::MAX),
         ]
     }
 
@@ -431,6 +441,7 @@ mod tests {
             Answer::Listed(3, true),
             Answer::NotYet,
             Answer::Gone,
+            Answer::Moved(POD.to_owned()),
             Answer::Refused("port 15001 of the pod: in use".to_owned()),
         ]
     }

@@ -11,11 +11,13 @@ use rustix::process::Signal;
 use super::answers::Done;
 use super::doors::Doors;
 use super::errands::Errands;
+use super::gate::Gate;
 use super::handover::{Predecessor, Successor, Threshold};
 use super::pods::Pods;
 use super::process::{BackOff, Process};
-use super::protocol::Greeting;
+use super::protocol::{Answer, Greeting};
 use super::{Failure, channel};
+use crate::cni::{self, Follower};
 use crate::config::Config;
 use crate::sys::ebpf::{self, Lines, Programs};
 use crate::sys::{self, Signals};
@@ -47,7 +49,7 @@ pub(super) enum State {
 
 /// The keeper.
 pub(super) struct Keeper {
-    config: Config,
+    pub(super) config: Config,
     signals: Signals,
     doors: Doors,
     pub(super) pods: Pods,
@@ -66,6 +68,9 @@ pub(super) struct Keeper {
     pub(super) predecessor: Option<Predecessor>,
     threshold: Option<Threshold>,
     successor: Option<Successor>,
+    pub(super) gate: Gate,
+    /// Keeps the CNI plugin in its place, if there is one on this node.
+    plugin: Option<Follower>,
 }
 
 /// What can be waited for.
@@ -78,6 +83,8 @@ enum Source {
     Errands,
     Threshold,
     Successor,
+    Gate,
+    Plugin,
 }
 
 impl Keeper {
@@ -108,6 +115,8 @@ impl Keeper {
         if !wait_for_proxy {
             pods.attach()?;
         }
+        let gate = Gate::new(&config);
+        let plugin = config.cni_state_dir.as_deref().map(Follower::new);
         let mut keeper = Self {
             config,
             signals,
@@ -126,9 +135,11 @@ impl Keeper {
             predecessor,
             threshold,
             successor: None,
+            gate,
+            plugin,
         };
         if keeper.predecessor.is_none() {
-            keeper.threshold.iter_mut().for_each(Threshold::open);
+            keeper.open_to_others();
         }
         keeper.greet(process)?;
         Ok(keeper)
@@ -144,7 +155,9 @@ impl Keeper {
         }
         if self.uninstalled {
             tracing::info!("the mesh is uninstalled: cleaning up");
+            let removed = self.config.cni_state_dir.as_deref().map_or(Ok(()), cni::remove);
             ebpf::unpin_all(&self.config.bpf_root)?;
+            removed?;
         }
         tracing::info!("stopped");
         Ok(())
@@ -171,6 +184,7 @@ impl Keeper {
         }
         if self.tidy_at <= now {
             self.tidy_at = now + TIDY_EVERY;
+            self.plugin.iter_mut().for_each(Follower::look);
             if self.state == State::Serving
                 && let Err(error) = self.pods.learn_node_addresses()
             {
@@ -210,6 +224,8 @@ impl Keeper {
         }
         sources.extend(self.threshold.iter().filter_map(|it| Some((Source::Threshold, it.descriptor()?))));
         sources.extend(self.successor.iter().map(|it| (Source::Successor, it.as_fd())));
+        sources.extend(self.gate.descriptors().map(|it| (Source::Gate, it)));
+        sources.extend(self.plugin.iter().filter_map(|it| Some((Source::Plugin, it.descriptor()?))));
         sources
     }
 
@@ -229,6 +245,8 @@ impl Keeper {
             }
             Source::Threshold => self.receive_successor(),
             Source::Successor => self.answer_successor(),
+            Source::Gate => self.answer_gate(),
+            Source::Plugin => self.plugin.iter_mut().for_each(Follower::look),
         }
         Ok(())
     }
@@ -286,10 +304,37 @@ impl Keeper {
         }
         tracing::info!("told to stop: letting connections finish");
         self.pods.close_listeners();
+        self.gate.close();
+        self.plugin = None;
         self.state = State::Stopping;
         self.start_at = None;
         if let Some(process) = &self.process {
             process.signal(Signal::TERM);
+        }
+    }
+
+    /// Answers the plugins whose pods are in the mesh.
+    pub(super) fn let_in(&mut self) {
+        self.gate.let_in(|uid, cookie| self.pods.is_enrolled(uid, cookie));
+    }
+
+    /// A pod is about to start. Its proxy asks for it by and by; of a namespace that takes another's place it is told.
+    fn answer_gate(&mut self) {
+        for (uid, cookie) in self.gate.hear() {
+            let channel = self.process.as_ref().and_then(Process::enroller);
+            if let Some(channel) = channel.filter(|_| self.pods.is_elsewhere(&uid, cookie)) {
+                // One that does not read is ended when it asks for something.
+                let _unheard = channel::send(channel, &Answer::Moved(uid).encode(), &[]);
+            }
+        }
+        self.let_in();
+    }
+
+    /// From here on this keeper decides.
+    fn open_to_others(&mut self) {
+        self.threshold.iter_mut().for_each(Threshold::open);
+        if self.config.cni_state_dir.is_some() {
+            self.gate.open();
         }
     }
 
@@ -300,7 +345,7 @@ impl Keeper {
         {
             tracing::warn!(%error, "the predecessor ended before it was relieved");
             self.predecessor = None;
-            self.threshold.iter_mut().for_each(Threshold::open);
+            self.open_to_others();
         }
     }
 
@@ -310,9 +355,10 @@ impl Keeper {
         self.pods.attach()?;
         if let Some(predecessor) = self.predecessor.take() {
             predecessor.relieve();
-            self.threshold.iter_mut().for_each(Threshold::open);
+            self.open_to_others();
             tracing::info!("took over from a predecessor");
         }
+        self.let_in();
         Ok(())
     }
 
@@ -339,6 +385,8 @@ impl Keeper {
         tracing::info!("another agent has taken over: letting connections finish");
         self.state = State::Relieved;
         self.pods.close_listeners();
+        self.gate.close();
+        self.plugin = None;
         self.start_at = None;
         self.threshold = None;
         match &self.process {

@@ -3,7 +3,8 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::net::{IpAddr, TcpListener};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 
 use tokio::io::Interest;
 use tokio::net::UnixDatagram;
@@ -23,6 +24,8 @@ pub struct Keeper {
 
 pub(super) struct Call {
     pub request: Request,
+    /// What goes beside it.
+    pub beside: Option<Arc<OwnedFd>>,
     pub answer: oneshot::Sender<Answered>,
 }
 
@@ -47,17 +50,19 @@ pub enum Enrolled {
 }
 
 impl Keeper {
-    /// Follows a channel on the runtime that this is called on. When the keeper is gone the process ends.
-    pub fn start(channel: OwnedFd) -> io::Result<Self> {
+    /// Follows a channel on the runtime that this is called on. When the keeper is gone the process ends. The receiver is
+    /// told of each pod, by uid, that is enrolled and got a new network namespace from its runtime.
+    pub fn start(channel: OwnedFd) -> io::Result<(Self, mpsc::UnboundedReceiver<String>)> {
         let channel = asynchronous(channel)?;
         let (calls, asked) = mpsc::unbounded_channel();
+        let (tell, moved) = mpsc::unbounded_channel();
         tokio::spawn(async move {
-            if let Err(error) = follow(&channel, asked).await {
+            if let Err(error) = follow(&channel, asked, &tell).await {
                 tracing::error!(%error, "the keeper is gone");
                 std::process::exit(1);
             }
         });
-        Ok(Self { calls })
+        Ok((Self { calls }, moved))
     }
 
     /// Has a pod taken into the mesh. Errors: the reason why it can't be.
@@ -90,6 +95,14 @@ impl Keeper {
     /// Says that nothing is to be left behind.
     pub async fn uninstalled(&self) -> Result<(), String> {
         self.done(Request::Uninstalled).await
+    }
+
+    /// Has so many bytes of a memory written for the CNI plugin.
+    pub async fn remember(&self, memory: Arc<OwnedFd>, length: u32) -> Result<(), String> {
+        match self.ask_with(Request::Remember(length), Some(memory)).await.0 {
+            Answer::Done => Ok(()),
+            answer => Err(reason(answer)),
+        }
     }
 
     /// Has a connection of a pod closed. Answers false if there is none.
@@ -127,9 +140,13 @@ impl Keeper {
     }
 
     async fn ask(&self, request: Request) -> Answered {
+        self.ask_with(request, None).await
+    }
+
+    async fn ask_with(&self, request: Request, beside: Option<Arc<OwnedFd>>) -> Answered {
         let (answer, answered) = oneshot::channel();
         // The other end lives as long as the runtime.
-        let _stopping = self.calls.send(Call { request, answer });
+        let _stopping = self.calls.send(Call { request, beside, answer });
         answered.await.unwrap_or_else(|_| (Answer::Refused("stopping".to_owned()), Vec::new()))
     }
 }
@@ -141,12 +158,17 @@ fn reason(answer: Answer) -> String {
     }
 }
 
-/// Asks for what is called for, and hands out the answers, in whatever order they come.
-async fn follow(channel: &UnixDatagram, mut calls: mpsc::UnboundedReceiver<Call>) -> io::Result<()> {
+/// Asks for what is called for, and hands out the answers, in whatever order they come, and news of pods that moved.
+async fn follow(
+    channel: &UnixDatagram,
+    mut calls: mpsc::UnboundedReceiver<Call>,
+    moved: &mpsc::UnboundedSender<String>,
+) -> io::Result<()> {
     let mut desk = Desk::default();
     loop {
-        while let Some((ticket, request)) = desk.next() {
-            send_record(channel, &protocol::with_ticket(request.encode(), ticket)).await?;
+        while let Some((ticket, request, beside)) = desk.next() {
+            let record = protocol::with_ticket(request.encode(), ticket);
+            send_record(channel, &record, beside.as_deref()).await?;
         }
         tokio::select! {
             call = calls.recv() => match call {
@@ -155,21 +177,27 @@ async fn follow(channel: &UnixDatagram, mut calls: mpsc::UnboundedReceiver<Call>
             },
             received = receive(channel) => {
                 let (record, descriptors) = received?;
-                let answer = Answer::decode(&record).ok_or(io::ErrorKind::InvalidData)?;
-                let wait = desk.done(protocol::ticket(&record)).ok_or(io::ErrorKind::InvalidData)?;
-                // Who asked may have stopped waiting.
-                let _unheard = wait.send((answer, descriptors));
+                match Answer::decode(&record).ok_or(io::ErrorKind::InvalidData)? {
+                    // The enroller may have stopped.
+                    Answer::Moved(uid) => drop(moved.send(uid)),
+                    answer => {
+                        let wait = desk.done(protocol::ticket(&record)).ok_or(io::ErrorKind::InvalidData)?;
+                        // Who asked may have stopped waiting.
+                        let _unheard = wait.send((answer, descriptors));
+                    }
+                }
             }
         }
     }
 }
 
 pub(super) async fn send(channel: &UnixDatagram, request: &Request) -> io::Result<()> {
-    send_record(channel, &request.encode()).await
+    send_record(channel, &request.encode(), None).await
 }
 
-async fn send_record(channel: &UnixDatagram, record: &Record) -> io::Result<()> {
-    channel.async_io(Interest::WRITABLE, || channel::send(channel, record, &[])).await
+async fn send_record(channel: &UnixDatagram, record: &Record, beside: Option<&OwnedFd>) -> io::Result<()> {
+    let beside: Vec<_> = beside.into_iter().map(AsFd::as_fd).collect();
+    channel.async_io(Interest::WRITABLE, || channel::send(channel, record, &beside)).await
 }
 
 pub(super) async fn receive(channel: &UnixDatagram) -> io::Result<Message> {

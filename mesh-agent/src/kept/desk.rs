@@ -1,6 +1,8 @@
 //! What is asked of the keeper, in an order in which no pod keeps others waiting: a few things of each at a time, by turns.
 
 use std::collections::{HashMap, VecDeque};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
@@ -49,7 +51,7 @@ impl Key {
             | Request::List(netns)
             | Request::Settled(netns)
             | Request::Sockets(netns, ..) => Self::Netns(*netns),
-            Request::Retain | Request::Ready | Request::Uninstalled => Self::All,
+            Request::Retain | Request::Ready | Request::Uninstalled | Request::Remember(_) => Self::All,
         }
     }
 }
@@ -62,20 +64,20 @@ impl Desk {
         Self::give_turn(&mut self.turns, line, key);
     }
 
-    /// The next request to send, with its ticket, if one may be sent now.
-    pub fn next(&mut self) -> Option<(u32, Request)> {
+    /// The next request to send, with its ticket and what goes beside it, if one may be sent now.
+    pub fn next(&mut self) -> Option<(u32, Request, Option<Arc<OwnedFd>>)> {
         if self.asked.len() >= MOST {
             return None;
         }
         let key = self.turns.pop_front()?;
         let line = self.lines.get_mut(&key)?;
         line.has_turn = false;
-        let Call { request, answer } = line.waiting.pop_front()?;
+        let Call { request, beside, answer } = line.waiting.pop_front()?;
         line.asked += 1;
         Self::give_turn(&mut self.turns, line, key.clone());
         self.last = self.last.wrapping_add(1);
         self.asked.insert(self.last, (key, answer));
-        Some((self.last, request))
+        Some((self.last, request, beside))
     }
 
     /// Who waits for the answer with a ticket; none if nobody has it.
@@ -105,13 +107,13 @@ mod tests {
 
     fn put(desk: &mut Desk, pod: u64) {
         let (answer, _) = oneshot::channel();
-        let call = Call { request: Request::List(pod), answer };
+        let call = Call { request: Request::List(pod), beside: None, answer };
         desk.put(Key::of(&call.request), call);
     }
 
     fn sent(desk: &mut Desk) -> Vec<(u32, u64)> {
         let mut all = Vec::new();
-        while let Some((ticket, Request::List(pod))) = desk.next() {
+        while let Some((ticket, Request::List(pod), _)) = desk.next() {
             all.push((ticket, pod));
         }
         all

@@ -2,7 +2,7 @@
 //!
 //! The API server being away changes nothing: what was known last stays.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use futures_util::{Stream, StreamExt, pin_mut};
@@ -12,6 +12,7 @@ use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Config, Event, watcher};
 use kube::{Api, Client, ResourceExt};
 use mesh_api::manifest::parse_value;
+use mesh_api::resource::enrolment::is_enrolled;
 use mesh_api::resource::{Labels, Object};
 use serde::Serialize;
 use serde_json::json;
@@ -20,16 +21,24 @@ use tokio::sync::{oneshot, watch};
 use super::{NodePod, NodePods};
 use crate::cluster::pauses;
 
-/// Follows the pods of `node`. What the receiver has counts once everything was listed, which the other one tells: an
-/// agent that took an empty list for the truth would let go the pods that its predecessor enrolled.
-pub fn watch(
-    client: Client,
-    node: String,
-    trust_domain: String,
-) -> (watch::Receiver<Arc<NodePods>>, oneshot::Receiver<()>) {
-    let (sender, receiver) = watch::channel(Arc::default());
+/// What is told of a node.
+pub struct Told {
+    /// Its pods.
+    pub pods: watch::Receiver<Arc<NodePods>>,
+    /// The namespaces whose label says that their pods are to be in the mesh.
+    pub namespaces: watch::Receiver<Arc<BTreeSet<String>>>,
+    /// Both count once everything was listed, which this tells: an agent that took an empty list for the truth would let go
+    /// the pods that its predecessor enrolled.
+    pub complete: oneshot::Receiver<()>,
+}
+
+/// Follows the pods of `node`.
+pub fn watch(client: Client, node: String, trust_domain: String) -> Told {
+    let (sender, pods) = watch::channel(Arc::default());
+    let (enrolled, namespaces) = watch::channel(Arc::default());
     let (complete, completed) = oneshot::channel();
-    let mut view = View { node, trust_domain, sender, complete: Some(complete), ..View::default() };
+    let mut view = View { node, trust_domain, sender, enrolled, complete: Some(complete), ..View::default() };
+    let told = Told { pods, namespaces, complete: completed };
     tokio::spawn(async move {
         let on_node = Config::default().fields(&format!("spec.nodeName={}", view.node));
         let pods = watcher(Api::<Pod>::all(client.clone()), on_node).backoff(pauses());
@@ -37,7 +46,7 @@ pub fn watch(
         let namespaces = watcher(namespaces, Config::default()).backoff(pauses());
         view.follow(pods, namespaces).await;
     });
-    (receiver, completed)
+    told
 }
 
 /// What the watches have told so far.
@@ -48,6 +57,7 @@ struct View {
     pods: Kept<mesh_api::resource::Pod>,
     namespaces: Kept<Labels>,
     sender: watch::Sender<Arc<NodePods>>,
+    enrolled: watch::Sender<Arc<BTreeSet<String>>>,
     complete: Option<oneshot::Sender<()>>,
 }
 
@@ -93,18 +103,20 @@ impl View {
         if !self.pods.complete || !self.namespaces.complete {
             return;
         }
-        let pods = self.node_pods();
-        self.sender.send_if_modified(|current| {
-            let changed = **current != pods;
-            if changed {
-                *current = Arc::new(pods);
-            }
-            changed
-        });
+        // Of a pod that is told, its own word counts: so it is never one step behind its namespace.
+        replace(&self.sender, self.node_pods());
+        replace(&self.enrolled, self.enrolled_namespaces());
         if let Some(complete) = self.complete.take() {
             // Nobody waits any more when the agent stops.
             let _stopping = complete.send(());
         }
+    }
+
+    fn enrolled_namespaces(&self) -> BTreeSet<String> {
+        let none = Labels::default();
+        let objects = self.namespaces.objects.iter();
+        let enrolled = objects.filter(|(_, labels)| is_enrolled(labels, &none, false).is_selected());
+        enrolled.map(|(name, _)| name.clone()).collect()
     }
 
     fn node_pods(&self) -> NodePods {
@@ -119,6 +131,16 @@ impl View {
         }
         all
     }
+}
+
+fn replace<T: PartialEq>(sender: &watch::Sender<Arc<T>>, new: T) {
+    sender.send_if_modified(|current| {
+        let changed = **current != new;
+        if changed {
+            *current = Arc::new(new);
+        }
+        changed
+    });
 }
 
 impl<T> Kept<T> {
@@ -216,6 +238,7 @@ mod tests {
         assert!(completed.try_recv().is_ok());
         let pods = told.borrow().clone();
         assert!(pods["uid-web-1"].is_wanted());
+        assert!(view.enrolled.borrow().contains("shop"));
         assert_eq!(pods["uid-web-1"].identity.to_string(), "spiffe://cluster.local/ns/shop/sa/default");
     }
 
@@ -233,6 +256,7 @@ mod tests {
         let label = [Event::Apply(namespace("disabled"))];
         Box::pin(view.follow(stream::pending(), stream::iter(label.map(Ok)))).await;
         assert!(!told.borrow()["uid-web-2"].is_wanted());
+        assert!(view.enrolled.borrow().is_empty());
         let gone = [Event::Delete(pod("web-2"))];
         Box::pin(view.follow(stream::iter(gone.map(Ok)), stream::pending())).await;
         assert!(told.borrow().is_empty());

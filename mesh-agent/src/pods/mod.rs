@@ -56,14 +56,49 @@ impl NodePod {
         self.enrolment.is_selected()
     }
 
-    /// Whether `enrolled` still is as this one should be. Addresses that are not told yet were found in its namespace.
-    pub fn is_served_by(&self, enrolled: &Self) -> bool {
+    /// Whether `enrolled` still is as this one should be. Addresses that are not told yet were found in its namespace, and so
+    /// were those of a sandbox that was made again, as long as what is told is what was `told` when it was enrolled.
+    pub fn is_served_by(&self, enrolled: &Self, told: &[IpAddr]) -> bool {
         let sorted = |pod: &Self| {
             let mut addresses = pod.addresses.clone();
             addresses.sort_unstable();
             addresses
         };
-        let addresses_hold = self.addresses.is_empty() || sorted(self) == sorted(enrolled);
+        let addresses_hold =
+            self.addresses.is_empty() || self.addresses == told || sorted(self) == sorted(enrolled);
         addresses_hold && Self { addresses: enrolled.addresses.clone(), ..self.clone() } == *enrolled
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_api_has_not_told_yet_of_a_new_sandbox_does_not_count() {
+        let [old, new, other] = ["10.0.0.1", "10.0.0.2", "10.0.0.3"].map(|it| it.parse::<IpAddr>().unwrap());
+        let pod = |addresses: &[IpAddr]| NodePod {
+            uid: "uid".into(),
+            namespace: "shop".into(),
+            name: "web".into(),
+            identity: SpiffeId::new("cluster.local", "shop", "web").unwrap(),
+            addresses: addresses.to_vec(),
+            probe_ports: Vec::new(),
+            enrolment: Enrolment::Selected,
+            own_users: false,
+        };
+        let enrolled = pod(&[new]);
+        for (told, now, served) in [
+            (&[][..], &[][..], true),
+            (&[], &[new], true),
+            (&[], &[old], false),
+            (&[old], &[old], true),
+            (&[old], &[new], true),
+            (&[old], &[other], false),
+        ] {
+            assert_eq!(pod(now).is_served_by(&enrolled, told), served, "{told:?} {now:?}");
+        }
+        let probed = NodePod { probe_ports: vec![80], ..pod(&[old]) };
+        assert!(!probed.is_served_by(&enrolled, &[old]), "what else changed counts");
     }
 }

@@ -1,0 +1,130 @@
+//! Keeping the plugin in the network list: the primary CNI plugin may write that anew at any time.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use inotify::{Inotify, WatchMask};
+use mesh_cni::install::Record;
+
+/// Somebody who keeps taking it out is answered so often in so long. What was put off is done at a later look.
+const MOST: u32 = 10;
+const WHILE: Duration = Duration::from_secs(10);
+
+/// Looks after the plugin of one state directory. It never waits.
+pub struct Follower {
+    state_dir: PathBuf,
+    changes: Option<Inotify>,
+    /// How often it was put in since when.
+    times: u32,
+    since: Instant,
+    /// What kept it out, so that it is said once.
+    problem: String,
+}
+
+impl Follower {
+    /// One for the plugin that is installed with this state directory.
+    pub fn new(state_dir: &Path) -> Self {
+        let (state_dir, since, problem) = (state_dir.to_owned(), Instant::now(), String::new());
+        let mut follower = Self { state_dir, changes: None, times: 0, since, problem };
+        follower.look();
+        follower
+    }
+
+    /// Readable when there is something to look at.
+    pub fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        self.changes.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Puts the plugin into the list again, if it is not there and is to be.
+    pub fn look(&mut self) {
+        self.forget_changes();
+        if self.since.elapsed() >= WHILE {
+            (self.times, self.since) = (0, Instant::now());
+        }
+        if self.times >= MOST {
+            return;
+        }
+        let Some(record) = Record::read(&self.state_dir) else {
+            self.changes = None;
+            return;
+        };
+        if self.changes.is_none() {
+            self.changes = watch(&record.conf_dir).ok();
+        }
+        match record.chain() {
+            Ok(false) => self.problem.clear(),
+            Ok(true) => {
+                tracing::info!(directory = %record.conf_dir.display(), "CNI plugin put into the network list again");
+                self.times += 1;
+                self.problem.clear();
+            }
+            Err(error) => {
+                let problem = error.to_string();
+                if self.problem != problem {
+                    tracing::error!(
+                        problem,
+                        "CNI plugin not in the network list: pods start before they are enrolled"
+                    );
+                    self.problem = problem;
+                }
+            }
+        }
+    }
+
+    /// The list says nothing of how it is read but that it was written.
+    fn forget_changes(&mut self) {
+        let mut buffer = [0; 4096];
+        if let Some(changes) = &mut self.changes {
+            while changes.read_events(&mut buffer).is_ok_and(|mut events| events.next().is_some()) {}
+        }
+    }
+}
+
+fn watch(directory: &Path) -> io::Result<Inotify> {
+    let changes = Inotify::init()?;
+    let mask = WatchMask::CLOSE_WRITE | WatchMask::MOVED_TO | WatchMask::MOVED_FROM | WatchMask::DELETE;
+    changes.watches().add(directory, mask)?;
+    Ok(changes)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    const LIST: &str = r#"{"cniVersion": "0.4.0", "name": "net", "plugins": [{"type": "bridge"}]}"#;
+
+    #[test]
+    fn a_list_that_is_written_anew_is_noticed_and_gets_the_plugin_again() {
+        let root = tempfile::tempdir().unwrap();
+        let at = |name: &str| root.path().join(name);
+        for name in ["bin", "net.d", "state"] {
+            fs::create_dir(at(name)).unwrap();
+        }
+        fs::write(at("program"), "").unwrap();
+        let list = at("net.d").join("10-net.conflist");
+        fs::write(&list, LIST).unwrap();
+        let mut follower = Follower::new(&at("state"));
+        assert!(follower.descriptor().is_none(), "nothing is installed");
+        let record = Record::new(&at("bin"), &at("net.d"), &at("state"), Path::new("/run"));
+        record.install(&at("state"), &at("program")).unwrap();
+        follower.look();
+        let with = fs::read_to_string(&list).unwrap();
+        assert!(with.contains(mesh_cni::TYPE) && follower.descriptor().is_some());
+        for time in 0..2 * MOST {
+            fs::write(&list, LIST).unwrap();
+            follower.look();
+            let put_in = fs::read_to_string(&list).unwrap() == with;
+            assert_eq!(put_in, time + 1 < MOST, "not for ever at once");
+        }
+        follower.times = 0;
+        follower.look();
+        assert_eq!(fs::read_to_string(&list).unwrap(), with);
+        mesh_cni::install::remove(&at("state")).unwrap();
+        follower.look();
+        assert_eq!(fs::read_to_string(&list).unwrap(), LIST, "what was removed stays so");
+    }
+}
