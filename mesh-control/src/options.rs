@@ -42,6 +42,18 @@ pub struct Options {
     )]
     pub agent_service_account: String,
 
+    /// Take the taint nodemesh.io/agent-not-ready off nodes whose agent is ready [with `--source kubernetes`]
+    #[arg(
+        long,
+        env = "MESH_CONTROL_REMOVE_STARTUP_TAINT",
+        num_args = 0..=1,
+        default_value = "false",
+        default_missing_value = "true",
+        action = clap::ArgAction::Set,
+        value_name = "BOOL"
+    )]
+    pub remove_startup_taint: bool,
+
     /// Sign with the authority in this Secret (tls.crt, tls.key, ca.crt) instead of a root made here [with `--source
     /// kubernetes`]
     #[arg(long, env = "MESH_CONTROL_CA_SECRET", conflicts_with = "ca_cert", value_name = "NAME")]

@@ -15,7 +15,7 @@ use crate::kubernetes::bundle::Publication;
 use crate::kubernetes::objects::Objects;
 use crate::kubernetes::review::TokenReviews;
 use crate::kubernetes::roots::SecretRoots;
-use crate::kubernetes::{Cluster, last_good, leader, roots, status, watch as cluster_watch};
+use crate::kubernetes::{Cluster, last_good, leader, roots, status, taint, watch as cluster_watch};
 use crate::metrics::Metrics;
 use crate::nodes::{NodeTokens, Nodes};
 use crate::options::{Options, Source};
@@ -124,6 +124,10 @@ async fn from_cluster(
         objects: objects.clone(),
         scope: options.publish_trust_bundle,
     };
+    if options.remove_startup_taint {
+        let account = options.agent_service_account.clone();
+        tasks.spawn(taint::remove(cluster.clone(), account, leads.clone()));
+    }
     tasks.spawn(bundle.keep(leads, configuration.clone()));
     let reviews = TokenReviews::new(&cluster, &options.agent_service_account, objects.clone());
     let parts = Parts {
