@@ -20,6 +20,12 @@ const SWITCHES: &[&[&str]] = &[
     &["agent.cgroupRoot=/sys/fs/cgroup/unified/$(NODE_NAME)", "agent.bpfRoot=/sys/fs/bpf/one/$(NODE_NAME)"],
     &["agent.workers=2", "agent.extraArgs[0]=--metrics=[::]:15020", "agent.maxSurge=10%"],
     &["monitoringNamespace=", "agent.metrics.allow[0]=10.0.0.0/8", "control.metrics.allow[0]=observers"],
+    &[
+        "agent.cni.enabled=false",
+        "control.removeStartupTaint=false",
+        "control.tolerations[0].operator=Exists",
+    ],
+    &["agent.cni.binDir=/home/kubernetes/bin", "agent.cni.confDir=/var/lib/cni/net.d"],
     &["agent.appArmorProfile=null", "agent.seLinuxOptions=null", "agent.accessLog=off"],
 ];
 
@@ -62,6 +68,8 @@ fn values_that_are_none_are_refused() {
         ("image.pullPolicy=Sometimes", "/image/pullPolicy"),
         ("agent.cgroupRoot=/proc", "/agent/cgroupRoot"),
         ("agent.bpfRoot=/tmp/bpf", "/agent/bpfRoot"),
+        ("agent.cni.binDir=opt", "/agent/cni/binDir"),
+        ("agent.cni.enabled=maybe", "/agent/cni/enabled"),
         ("trustBundle.scope=some", "/trustBundle/scope"),
         ("unheard.of=1", "unheard"),
     ] {
@@ -89,6 +97,36 @@ fn the_agent_has_four_capabilities_and_is_not_privileged() {
     let dropped = manifests.matches("drop: [ALL]").count();
     assert_eq!(dropped, manifests.matches("\n          image: ").count(), "a container keeps capabilities");
     assert_eq!(dropped, manifests.matches("readOnlyRootFilesystem: true").count());
+}
+
+#[test]
+fn the_cni_plugin_is_installed_before_the_agent_starts_and_taken_away_by_its_switch() {
+    let on = render("elsewhere", &["agent.cni.binDir=/home/kubernetes/bin"]).unwrap();
+    let (before, agent) = on.split_once("\n      containers:\n        - name: mesh-agent\n").unwrap();
+    assert!(before.contains("- install-cni\n") && before.contains("--cni-bin-dir=/home/kubernetes/bin\n"));
+    assert!(agent.contains("--cni-state-dir=/var/lib/nodemesh\n"));
+    assert!(on.contains("path: /home/kubernetes/bin\n") && on.contains("path: /etc/cni/net.d\n"));
+    let off = render("elsewhere", &["agent.cni.enabled=false"]).unwrap();
+    assert!(
+        off.contains("args: [remove-cni]")
+            && !off.contains("install-cni")
+            && !off.contains("--cni-state-dir")
+    );
+}
+
+#[test]
+fn the_startup_taint_keeps_no_part_of_the_mesh_away_and_may_be_left_to_others() {
+    let on = render("elsewhere", &[]).unwrap();
+    assert!(
+        on.contains("- key: nodemesh.io/agent-not-ready\n          operator: Exists"),
+        "the control plane"
+    );
+    assert!(on.contains("tolerations:\n        - operator: Exists"), "the agent");
+    assert!(on.contains("--remove-startup-taint=true"));
+    let may_patch = |manifests: &str| manifests.contains("resources: [nodes]\n    verbs: [patch]");
+    assert!(may_patch(&on));
+    let off = render("elsewhere", &["control.removeStartupTaint=false"]).unwrap();
+    assert!(!may_patch(&off) && off.contains("--remove-startup-taint=false"));
 }
 
 #[test]

@@ -72,6 +72,7 @@ fn uninstalling_leaves_nothing_and_pods_talk_as_before() -> Result<()> {
     eventually("the mesh works", SOON, || scope.fetch("client", "http://web"))?;
     let before = scope.incarnations()?;
     ensure!(!cluster::is_local() || !own_programs().is_empty(), "no program to be missed afterwards");
+    ensure!(!cluster::is_local() || !plugins()?.is_empty(), "no CNI plugin to be missed afterwards");
 
     let reinstall = Reinstall::of_now()?;
     output(mesh::helm(&["uninstall", mesh::RELEASE]).args(["--wait", "--cascade=foreground"]))?;
@@ -144,6 +145,8 @@ fn nothing_is_left(kept: &[&str]) -> Result<()> {
         ensure!(pins.is_empty(), "{pins:?}");
         let programs = own_programs();
         ensure!(programs.is_empty(), "the kernel still has {programs:?}");
+        let plugins = plugins()?;
+        ensure!(plugins.is_empty(), "the CNI plugin left {plugins:?}");
     }
     Ok(())
 }
@@ -185,6 +188,27 @@ fn own_programs() -> Vec<String> {
     // A program may be unloaded while it is looked at.
     let names = loaded_programs().flatten().filter_map(|program| program.name_as_str().map(str::to_owned));
     names.filter(|name| PROGRAMS.contains(&name.as_str())).collect()
+}
+
+/// What there is of the CNI plugin on the nodes. Network lists are as they were before.
+fn plugins() -> Result<Vec<String>> {
+    let mut found = Vec::new();
+    for node in cluster::nodes()? {
+        let root = Path::new("/run/nodemesh-cluster").join(&node);
+        found.extend(files(&root.join("var-lib-nodemesh")));
+        found.extend(
+            files(&root.join("opt-cni/bin")).into_iter().filter(|path| path.ends_with("/nodemesh-cni")),
+        );
+        for list in files(&root.join("etc-cni/net.d")) {
+            let text = fs::read_to_string(&list)?;
+            let whole: serde_json::Value = serde_json::from_str(&text).context(list.clone())?;
+            // As the local cluster writes it.
+            if text.contains("nodemesh-cni") || text != format!("{whole:#}\n") {
+                found.push(list);
+            }
+        }
+    }
+    Ok(found)
 }
 
 /// Every file below a directory; none where the directory is not.

@@ -24,3 +24,17 @@ pub fn programs(workspace: &Workspace) -> Result<()> {
     }
     cargo.checked()
 }
+
+/// Builds the CNI plugin: static, since it runs on nodes with whatever C library, and of few pages, since it is started for
+/// each pod. Other flags than everything else has mean a target directory of its own.
+pub fn plugin(workspace: &Workspace) -> Result<()> {
+    workspace
+        .cargo()
+        .args(["build", "--release", "--package", "mesh-cni", "--bin", "mesh-cni"])
+        .args(["--target", &Workspace::target_triple()])
+        // It looks up no names, the one thing for which glibc would load libraries.
+        .env("RUSTFLAGS", "-Ctarget-feature=+crt-static")
+        .env("CARGO_PROFILE_RELEASE_LTO", "fat")
+        .env("CARGO_PROFILE_RELEASE_PANIC", "abort")
+        .checked()
+}

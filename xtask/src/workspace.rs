@@ -44,6 +44,16 @@ impl Workspace {
         self.target.join("release").join(name)
     }
 
+    /// The CNI plugin, as [`crate::build::plugin`] builds it.
+    pub fn plugin(&self) -> PathBuf {
+        self.target.join(Self::target_triple()).join("release/mesh-cni")
+    }
+
+    /// What programs of this machine are compiled for.
+    pub fn target_triple() -> String {
+        format!("{}-unknown-linux-gnu", env::consts::ARCH)
+    }
+
     /// Cargo at the workspace's root, building into the target directory that was found.
     pub fn cargo(&self) -> Command {
         let mut command = Command::new(cargo_program());

@@ -9,7 +9,17 @@ fn every_fail_mode_names_tests_that_there_are() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
     let document = fs::read_to_string(root.join("docs/fail-modes.md")).unwrap();
     let mut sources = Vec::new();
-    for part in ["mesh-agent", "mesh-api", "mesh-common", "mesh-control", "mesh-lab", "mesh-listen"] {
+    let parts = [
+        "mesh-agent",
+        "mesh-api",
+        "mesh-cni",
+        "mesh-common",
+        "mesh-control",
+        "mesh-e2e",
+        "mesh-lab",
+        "mesh-listen",
+    ];
+    for part in parts {
         for folder in ["src", "tests"] {
             read(&root.join(part).join(folder), &mut sources);
         }

@@ -3,7 +3,9 @@
 //! 1. [`Install`] puts it onto the node before the agent starts, and [`Follower`] keeps it there when the primary CNI plugin
 //!    writes its network list anew. [`remove`] takes it away.
 //! 2. [`tell`] has on disk, for the plugin, who is to be in the mesh.
-//! 3. The keeper answers the plugin (`keeper/gate.rs`).
+//! 3. [`gate`] is where the plugin asks the keeper.
+
+pub(crate) mod gate;
 
 mod follow;
 mod install;

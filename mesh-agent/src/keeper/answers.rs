@@ -8,11 +8,11 @@ use std::os::unix::fs::FileExt;
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::process::Signal;
 
-use super::gate;
 use super::pods::{Error, Found};
 use super::protocol::{self, Answer, Claim, Request};
 use super::serve::{Keeper, State};
 use super::{Failure, channel};
+use crate::cni::gate;
 use crate::sys::{self, Leftovers};
 
 /// Who asked: a proxy, by its process id, on one of its channels, with a ticket.

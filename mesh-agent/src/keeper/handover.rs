@@ -89,7 +89,7 @@ impl Threshold {
 }
 
 /// Listens at a path, in place of whoever does. So many may wait to be let in.
-pub(super) fn listen_at(path: &Path, backlog: i32) -> io::Result<OwnedFd> {
+pub(crate) fn listen_at(path: &Path, backlog: i32) -> io::Result<OwnedFd> {
     let fresh = path.with_extension(format!("{}", std::process::id()));
     let _left_behind = fs::remove_file(&fresh);
     let socket = seqpacket()?;

@@ -6,13 +6,12 @@
 //! 1. [`protocol`]: what the two say to each other, and [`channel`], how.
 //! 2. `serve`: the loop; `answers`: what the proxy asks for; `errands`: what of that is done outside of the loop.
 //! 3. `process`: the proxy's life; `pods`: namespaces and listeners; `doors`: the node's own listeners.
-//! 4. `handover`: one keeper takes over from another, for an upgrade. `gate`: where the CNI plugin asks.
+//! 4. `handover`: one keeper takes over from another, for an upgrade. Where the CNI plugin asks is `cni::gate`.
 
 mod answers;
 pub mod channel;
 mod doors;
 mod errands;
-mod gate;
 mod handover;
 mod pods;
 mod process;
@@ -23,6 +22,7 @@ use std::error::Error;
 
 use crate::config::Config;
 
+pub(crate) use handover::listen_at;
 use serve::Keeper;
 pub use serve::RELIEVED;
 

@@ -21,6 +21,7 @@ const RELEASE: [&str; 2] = ["nodemesh", "nodemesh-system"];
 /// Builds the images of this checkout, those of the samples included; the paths of their files.
 pub fn images(workspace: &Workspace) -> Result<Vec<PathBuf>> {
     build::everything(workspace)?;
+    build::plugin(workspace)?;
     image::write(workspace, image::Name::ALL, &workspace.target().join("images"))
 }
 

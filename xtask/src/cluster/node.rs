@@ -27,11 +27,13 @@ const TO_SERVE: Duration = Duration::from_secs(20);
 /// Shims, CNI results and container logs have no option that would move them elsewhere.
 const DIRECTORIES: &[(&str, &str)] = &[
     ("etc-cni", "/etc/cni"),
+    ("opt-cni", "/opt/cni"),
     ("run-containerd", "/run/containerd"),
     ("run-nodemesh", "/run/nodemesh"),
     ("var-lib-cni", "/var/lib/cni"),
     ("var-lib-containerd", "/var/lib/containerd"),
     ("var-lib-kubelet", "/var/lib/kubelet"),
+    ("var-lib-nodemesh", "/var/lib/nodemesh"),
     ("var-log", "/var/log"),
 ];
 
@@ -99,14 +101,26 @@ pub fn write_cni(node: Node, cidrs: &[String]) -> Result<()> {
 
 fn write_files(state: &State, node: Node) -> Result<()> {
     let file = |name: &str| node.directory().join(name);
-    state.write(
-        file("var-lib-containerd/config.toml"),
-        &node_config::containerd_config(&tools::cni_directory()?),
-    )?;
+    copy_plugins(&file("opt-cni/bin"))?;
+    state.write(file("var-lib-containerd/config.toml"), &node_config::containerd_config())?;
     state.write(file("var-lib-kubelet/config.yaml"), &node_config::kubelet_config(node))?;
     // No name server: pods that do without the cluster's names have none.
     state.write(file("var-lib-kubelet/resolv.conf"), "")?;
     Ok(())
+}
+
+/// The standard CNI plugins, in a directory of the node's own: what is installed on one node is not on another.
+fn copy_plugins(target: &Path) -> Result<()> {
+    let source = tools::cni_directory()?;
+    let copy = || -> std::io::Result<()> {
+        fs::create_dir_all(target)?;
+        for entry in fs::read_dir(&source)? {
+            let entry = entry?;
+            fs::copy(entry.path(), target.join(entry.file_name()))?;
+        }
+        Ok(())
+    };
+    copy().with_context(|| format!("can't copy {} to {}", source.display(), target.display()))
 }
 
 /// The process that holds the node's namespaces.

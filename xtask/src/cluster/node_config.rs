@@ -1,14 +1,12 @@
 //! The configuration of what runs a node.
 
-use std::path::Path;
-
 use super::access::kubeconfig_of;
 use super::layout::{DNS, DOMAIN, Node, POD_CIDRS};
 use super::state::State;
 use super::tools;
 
 /// containerd's configuration file.
-pub fn containerd_config(cni_directory: &Path) -> String {
+pub fn containerd_config() -> String {
     format!(
         r#"version = 2
 root = "/var/lib/containerd"
@@ -35,11 +33,10 @@ disabled_plugins = ["io.containerd.snapshotter.v1.aufs", "io.containerd.snapshot
     [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
       SystemdCgroup = false
   [plugins."io.containerd.grpc.v1.cri".cni]
-    bin_dir = "{cni}"
+    bin_dir = "/opt/cni/bin"
     conf_dir = "/etc/cni/net.d"
 "#,
         pause = tools::PAUSE_IMAGE,
-        cni = cni_directory.display(),
     )
 }
 
@@ -156,10 +153,10 @@ mod tests {
 
     #[test]
     fn containerd_uses_the_pause_image_and_leaves_scores_alone() {
-        let config = containerd_config(Path::new("/usr/lib/cni"));
+        let config = containerd_config();
         assert!(config.contains("sandbox_image = \"nodemesh.io/pause:1\""));
         assert!(config.contains("restrict_oom_score_adj = true"));
-        assert!(config.contains("bin_dir = \"/usr/lib/cni\""));
+        assert!(config.contains("bin_dir = \"/opt/cni/bin\""));
     }
 
     #[test]

@@ -72,6 +72,9 @@ fn compile(workspace: &Workspace, names: &[Name]) -> Result<()> {
         return Ok(());
     }
     ebpf::build(workspace)?;
+    if names.contains(&Name::MeshAgent) {
+        build::plugin(workspace)?;
+    }
     build::programs(workspace)
 }
 

@@ -9,7 +9,7 @@ use clap::ValueEnum;
 
 use super::spdx::Material;
 use super::tree::Tree;
-use super::{content, crates, debian, samples};
+use super::{content, crates, debian, libraries, samples};
 use crate::oci::Config;
 use crate::workspace::Workspace;
 
@@ -58,6 +58,9 @@ impl Name {
                 let built = workspace.program(program);
                 ensure!(built.exists(), "{} is not built", built.display());
                 tree.take_stripped(&built, &format!("usr/bin/{program}"))?;
+                if self == Self::MeshAgent {
+                    take_plugin(workspace, &mut tree)?;
+                }
                 self.start_of(program)
             }
             None => samples::fill(&mut tree)?,
@@ -85,6 +88,14 @@ impl fmt::Display for Name {
             Self::Samples => "samples",
         })
     }
+}
+
+/// The CNI plugin, which the agent's image brings to the node. What it would need of an image it can't have there.
+fn take_plugin(workspace: &Workspace, tree: &mut Tree) -> Result<()> {
+    let plugin = workspace.plugin();
+    ensure!(plugin.exists(), "{} is not built", plugin.display());
+    ensure!(libraries::of(&plugin)?.is_empty(), "{} is not static", plugin.display());
+    tree.take_stripped(&plugin, "usr/bin/mesh-cni")
 }
 
 fn labels(name: Name) -> BTreeMap<String, String> {

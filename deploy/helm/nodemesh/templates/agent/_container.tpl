@@ -45,6 +45,12 @@ volumeMounts:
     mountPath: /sys/fs/bpf
   - name: run
     mountPath: /run/nodemesh
+  - name: state
+    mountPath: /var/lib/nodemesh
+  - name: cni-bin
+    mountPath: {{ .Values.agent.cni.binDir }}
+  - name: cni-conf
+    mountPath: {{ .Values.agent.cni.confDir }}
   - name: trust-bundle
     mountPath: /var/run/secrets/nodemesh
     readOnly: true

@@ -15,9 +15,8 @@ use rustix::fs::{FileType, fcntl_get_seals, fstat};
 use rustix::io::pread;
 use rustix::net::{SocketFlags, accept_with, sockopt};
 
-use super::channel;
-use super::handover::listen_at;
 use crate::config::Config;
+use crate::keeper::{channel, listen_at};
 use crate::sys::Netns;
 
 /// Plugins that wait at a time: as many as a node may have pods start at once. Others wait to be let in.
@@ -27,7 +26,7 @@ const MOST: usize = 128;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The socket, and who waits there. Without a plugin on this node there is none.
-pub(super) struct Gate {
+pub(crate) struct Gate {
     path: PathBuf,
     listener: Option<OwnedFd>,
     waiting: Vec<Waiting>,
@@ -126,7 +125,7 @@ impl Gate {
 
 /// Writes what the plugin decides by. It is the proxy's to say, as is who is enrolled, and it comes in memory that nobody
 /// can make this wait for. Errors: it is no such memory, or too much; the file can't be written.
-pub(super) fn remember(directory: &Path, memory: &OwnedFd, length: u32) -> io::Result<()> {
+pub(crate) fn remember(directory: &Path, memory: &OwnedFd, length: u32) -> io::Result<()> {
     let is_memory = FileType::from_raw_mode(fstat(memory)?.st_mode) == FileType::RegularFile
         && fcntl_get_seals(memory).is_ok();
     if !is_memory || u64::from(length) > state::LONGEST {
