@@ -50,6 +50,13 @@ pub const FILED_LASTS: u64 = 130_000_000_000;
 /// direct way: the proxy then chooses among those alone, so that weights come out as they should.
 pub const NOTE_NOT_DIRECT: u16 = 1;
 
+/// [`Endpoint::note`] of a probe's destination: a connection that the node's own processes open to a port which a pod
+/// declares for that.
+pub const NOTE_PROBE: u16 = 2;
+
+/// Most probes that are under way at one time.
+pub const MAX_PROBES: u32 = 8192;
+
 /// [`DirectSocket::server`] of a connection that the mesh leaves alone and that is only counted, or of one that was to be
 /// direct and is refused. No namespace has this
 /// cookie (kernel: `__net_gen_cookie` counts from 1).

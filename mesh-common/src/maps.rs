@@ -11,8 +11,8 @@ pub const MAX_DESTINATIONS: u32 = 262_144;
 pub const MAX_HANDOFFS: u32 = 65_536;
 /// Most probe ports of the node's pods.
 pub const MAX_PROBE_PORTS: u32 = 16_384;
-/// Most addresses of the node itself.
-pub const MAX_NODE_ADDRESSES: u32 = 1024;
+/// Most cgroups that the node's own processes are below.
+pub const MAX_NODE_CGROUPS: u32 = 4096;
 /// Most proxies at one time: one that serves, and beside it those that upgrades have replaced and that finish.
 pub const MAX_PROXIES: u32 = 64;
 /// Most listeners: two a pod, address and worker.

@@ -9,9 +9,8 @@ use mesh_common::maps::Endpoint;
 use mesh_common::steer::{self, Connect};
 
 use crate::context::{self, Place};
-use crate::direct;
 use crate::maps::{DESTINATIONS, PODS};
-use crate::report;
+use crate::{direct, probe, report};
 
 /// `IPPROTO_TCP`.
 const TCP: u32 = 6;
@@ -60,7 +59,7 @@ fn steer(context: &SockAddrContext, to: Endpoint) -> Step {
     let netns = context::netns_cookie(context::raw(context));
     // SAFETY: the entry is read in this call alone; the agent replaces entries whole.
     let Some(pod) = (unsafe { PODS.get(netns) }) else {
-        return leave(context);
+        return outside(context, netns, to);
     };
     if context::is_proxy() {
         return Step::Leave;
@@ -89,6 +88,17 @@ fn take(context: &SockAddrContext, netns: u64, to: Endpoint) -> Step {
     }
     debug!(context, "netns {} to port {}: taken to port {}", netns, to.port, place.port);
     Step::Take(place)
+}
+
+/// Of a process that is in no enrolled pod: nothing to do with it, unless it is a probe.
+#[inline(always)]
+fn outside(context: &SockAddrContext, netns: u64, to: Endpoint) -> Step {
+    let socket = context::socket_of(context);
+    if probe::remember(netns, socket, &to) {
+        context::forget_peer(socket);
+        return Step::Leave;
+    }
+    leave(context)
 }
 
 /// A socket that was redirected once and connects again elsewhere shows its true peer from now on.

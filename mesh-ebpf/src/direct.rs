@@ -11,14 +11,14 @@ use core::ptr;
 use mesh_common::address::Address;
 use mesh_common::direct::{
     self, Arrival, Choice, DirectEvent, DirectFlow, DirectSocket, Filed, Happened, NO_SERVER, NOTE_NOT_DIRECT,
-    PULSE_LASTS, Route, RouteKey, YES_LASTS,
+    NOTE_PROBE, PULSE_LASTS, Route, RouteKey, YES_LASTS,
 };
 use mesh_common::fault::Fault;
 use mesh_common::maps::Endpoint;
 
 use crate::context::{self, Place};
-use crate::maps::{COUNT_UNTOUCHED, DIRECT_EVENTS, DIRECT_FLOWS, DIRECT_OPEN, OWNERS, PULSE, ROUTES};
-use crate::{report, sockops};
+use crate::maps::{COUNT_UNTOUCHED, DIRECT_EVENTS, DIRECT_FLOWS, DIRECT_OPEN, OWNERS, PROBES, PULSE, ROUTES};
+use crate::{probe, report, sockops};
 
 /// Draws the endpoint of a connection that an enrolled pod opens, and puts it in `place`. That stays as it is if the
 /// connection is the proxy's, for which `to` then gets a note. The socket is a direct connection's from now on, or no
@@ -132,8 +132,9 @@ fn agent_lives() -> bool {
     PULSE.get(0).is_some_and(|beat| now() < beat.wrapping_add(PULSE_LASTS))
 }
 
+/// The time, in nanoseconds of `CLOCK_MONOTONIC`.
 #[inline(always)]
-fn now() -> u64 {
+pub fn now() -> u64 {
     // SAFETY: a helper without arguments; always callable.
     unsafe { bpf_ktime_get_ns() }
 }
@@ -149,6 +150,10 @@ fn remembered(server: u64, to: Endpoint) -> DirectSocket {
 #[inline(never)]
 pub fn opening(context: &SockOpsContext, socket: *mut bpf_sock) -> bool {
     let Some(direct) = context::direct_of(socket) else { return false };
+    if direct.destination.note == NOTE_PROBE {
+        probe::opening(context, socket, direct);
+        return true;
+    }
     let flow = DirectFlow { client: sockops::local(context), server: sockops::remote(context) };
     if direct.server != NO_SERVER && !file(context, socket, direct, &flow) {
         return true;
@@ -226,7 +231,11 @@ pub fn changed(context: &SockOpsContext, socket: *mut bpf_sock) {
     } else if to == BPF_TCP_CLOSE {
         // Usually the accepting end has taken it. Where nobody accepted, though the handshake was over for this end, it would
         // go on letting a connection in when the policy has long changed.
-        let _gone = DIRECT_FLOWS.remove(flow);
+        let _gone = if direct.destination.note == NOTE_PROBE {
+            PROBES.remove(flow)
+        } else {
+            DIRECT_FLOWS.remove(flow)
+        };
         let happened = if from == BPF_TCP_SYN_SENT { Happened::Failed } else { Happened::Closed };
         tell(context, happened, direct, &flow, from);
     }
@@ -259,7 +268,7 @@ pub fn arrival(client: Endpoint, server: Endpoint) -> Arrival {
 
 /// Tells the agent; false if it reads too slowly. Not inlined: an event is large, and there is one stack for all.
 #[inline(never)]
-fn tell(
+pub fn tell(
     context: &SockOpsContext,
     happened: Happened,
     remembered: &DirectSocket,

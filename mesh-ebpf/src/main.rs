@@ -11,6 +11,7 @@ mod context;
 mod direct;
 mod getpeername;
 mod maps;
+mod probe;
 mod report;
 mod sk_lookup;
 mod sockops;

@@ -6,11 +6,11 @@ use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, RingBuf, SockHash};
 use mesh_common::address::Address;
 use mesh_common::direct::{
-    DIRECT_RING, DirectEvent, DirectFlow, DirectSocket, Filed, MAX_DIRECT_FLOWS, MAX_DIRECT_OPEN, MAX_ROUTES,
-    Route, RouteKey,
+    DIRECT_RING, DirectEvent, DirectFlow, DirectSocket, Filed, MAX_DIRECT_FLOWS, MAX_DIRECT_OPEN, MAX_PROBES,
+    MAX_ROUTES, Route, RouteKey,
 };
 use mesh_common::maps::{
-    Endpoint, Handoff, Listener, MAX_DESTINATIONS, MAX_HANDOFFS, MAX_LISTENERS, MAX_NODE_ADDRESSES, MAX_PODS,
+    Endpoint, Handoff, Listener, MAX_DESTINATIONS, MAX_HANDOFFS, MAX_LISTENERS, MAX_NODE_CGROUPS, MAX_PODS,
     MAX_PROBE_PORTS, MAX_PROXIES, Pod, Proxy, Sandbox,
 };
 use mesh_common::steer;
@@ -101,14 +101,26 @@ pub static DIRECT_EVENTS: RingBuf = RingBuf::with_byte_size(DIRECT_RING, 0);
 #[map]
 pub static LISTENERS: SockHash<Listener> = SockHash::with_max_entries(MAX_LISTENERS, 0);
 
-/// Ports that the node's pods declare in their probes, by pod address. Written by the keeper, read by `sk_lookup`.
+/// Ports that the node's pods declare in their probes, by pod address. Written by the keeper, read by
+/// `connect`, `sockops` and `sk_lookup`.
 #[map]
 pub static PROBE_PORTS: HashMap<Endpoint, u32> =
     HashMap::with_max_entries(MAX_PROBE_PORTS, BPF_F_NO_PREALLOC);
 
-/// Addresses of the node itself, from which the kubelet probes. Written by the keeper, read by `sk_lookup`.
+/// The node's own network namespace, by its cookie. Written by the keeper, read by `connect`.
 #[map]
-pub static NODE_ADDRESSES: HashMap<Address, u32> = HashMap::with_max_entries(MAX_NODE_ADDRESSES, 0);
+pub static HOME: Array<u64> = Array::with_max_entries(1, 0);
+
+/// Cgroups outside of all pods', by their ids; each stands for all that is below it. Written by the keeper, read by
+/// `connect`.
+#[map]
+pub static NODE_CGROUPS: HashMap<u64, u32> =
+    HashMap::with_max_entries(MAX_NODE_CGROUPS, BPF_F_NO_PREALLOC);
+
+/// The node's probes from their SYN to their end, and the namespace that each may arrive in. Written by `sockops`, read by
+/// `sk_lookup`; the proxy sweeps up what is left behind. Not among `DIRECT_FLOWS`, which pods can fill up.
+#[map]
+pub static PROBES: HashMap<DirectFlow, Filed> = HashMap::with_max_entries(MAX_PROBES, BPF_F_NO_PREALLOC);
 
 /// Faults, for the proxy's log and metrics.
 #[map]

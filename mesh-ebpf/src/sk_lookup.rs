@@ -10,8 +10,8 @@ use mesh_common::fault::{Fault, Verdict};
 use mesh_common::maps::{Endpoint, Listener, ListenerKind};
 use mesh_common::steer;
 
-use crate::maps::{LISTENERS, NODE_ADDRESSES, PROBE_PORTS, TURNS, WORKERS};
-use crate::{direct, report};
+use crate::maps::{LISTENERS, TURNS, WORKERS};
+use crate::{direct, probe, report};
 
 /// `IPPROTO_TCP`.
 const TCP: u32 = 6;
@@ -19,12 +19,12 @@ const TCP: u32 = 6;
 const INET: u32 = 2;
 
 /// Gives a new connection to the proxy's listener, except the pod's talk to itself (and the proxy's own delivery,
-/// which takes the same way), node-local probes of declared probe ports, and direct connections of this node's pods.
+/// which takes the same way), the node's probes of declared probe ports, and direct connections of this node's pods.
 #[sk_lookup]
 pub fn inbound(context: SkLookupContext) -> u32 {
     let arrival = Arrival::of(context.lookup);
     let own = steer::is_own(arrival.local.address, arrival.remote.address, arrival.interface);
-    if arrival.protocol != TCP || own || is_probe(&arrival) {
+    if arrival.protocol != TCP || own || probe::may_arrive(arrival.remote, arrival.local) {
         return sk_action::SK_PASS;
     }
     match direct::arrival(arrival.remote, arrival.local) {
@@ -39,14 +39,6 @@ pub fn inbound(context: SkLookupContext) -> u32 {
             Verdict::Refuse => sk_action::SK_DROP,
             Verdict::GoOn => sk_action::SK_PASS,
         },
-    }
-}
-
-#[inline(always)]
-fn is_probe(arrival: &Arrival) -> bool {
-    // SAFETY: only their presence is looked at.
-    unsafe {
-        PROBE_PORTS.get(arrival.local).is_some() && NODE_ADDRESSES.get(arrival.remote.address).is_some()
     }
 }
 

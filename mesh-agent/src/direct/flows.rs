@@ -200,12 +200,15 @@ impl Flows {
     }
 
     fn begin(&self, event: &DirectEvent, parties: &Parties<'_>, snapshot: &Snapshot) -> Flow {
-        let start =
-            Start { reporter: Reporter::Source, client: event.client, destination: event.destination };
+        let reporter = if event.probe { Reporter::Destination } else { Reporter::Source };
+        let start = Start { reporter, client: event.client, destination: event.destination };
         let mut record = Record::new(&self.metrics, start);
         record.transport = "local";
         record.upstream = Some(event.server);
         record.labels.path = Path::Direct;
+        if event.probe {
+            return probe(record, event, parties, snapshot);
+        }
         if event.server_netns == NO_SERVER {
             return untouched(record, event, snapshot);
         }
@@ -214,7 +217,7 @@ impl Flows {
         let request =
             parties.client.zip(way).and_then(|(client, way)| super::plan::request(client, &way.target));
         let request = request.or_else(|| parties.request(event.client.ip(), event.server, snapshot));
-        let listed = if event.happened == Happened::Opening { Listed::Yes } else { Listed::Never };
+        let listed = Listed::of(event);
         Flow { record, traffic: None, request, ends: event.into(), revoked: None, listed }
     }
 }
@@ -225,6 +228,20 @@ fn untouched(mut record: Record, event: &DirectEvent, snapshot: &Snapshot) -> Fl
     record.labels.path = Path::Untouched;
     record.labels.source = snapshot.workload_by_address(event.client.ip());
     Flow { record, traffic: None, request: None, ends: event.into(), revoked: None, listed: Listed::Never }
+}
+
+/// A probe of the node, which no policy is asked about: the kubelet's word keeps a pod alive.
+fn probe(mut record: Record, event: &DirectEvent, parties: &Parties<'_>, snapshot: &Snapshot) -> Flow {
+    record.labels.path = Path::Probe;
+    record.labels.destination = parties.server.and_then(|_| snapshot.workload_by_address(event.server.ip()));
+    let listed = Listed::of(event);
+    Flow { record, traffic: None, request: None, ends: event.into(), revoked: None, listed }
+}
+
+impl Listed {
+    fn of(event: &DirectEvent) -> Self {
+        if event.happened == Happened::Opening { Self::Yes } else { Self::Never }
+    }
 }
 
 impl From<&DirectEvent> for Ends {

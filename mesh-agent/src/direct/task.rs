@@ -238,10 +238,11 @@ impl Task {
         }
     }
 
-    /// Whether there is enough to ask the policy about a connection. Otherwise it would never be asked.
+    /// Whether there is enough to ask the policy about a connection, or nothing to ask. Otherwise it would never be asked.
     fn knows_both_ends(&self, event: &DirectEvent, snapshot: &Snapshot) -> bool {
-        self.table.pod(event.client_netns).is_some()
-            && snapshot.workload_by_address(event.server.ip()).is_some()
+        event.probe
+            || self.table.pod(event.client_netns).is_some()
+                && snapshot.workload_by_address(event.server.ip()).is_some()
     }
 
     fn record(&mut self, event: &DirectEvent, snapshot: &Snapshot) {

@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use mesh_common::address::Address;
 use mesh_common::maps::{Endpoint, ListenerKind, MAX_PODS, Proxy};
 use mesh_common::{HBONE_PORT, INBOUND_PORT, OUTBOUND_PORT};
 use socket2::{SockRef, Socket};
@@ -74,9 +73,11 @@ pub(super) enum Error {
 
 impl Pods {
     /// None yet.
-    pub fn new(programs: Programs, cgroup: PathBuf, workers: u8) -> Self {
+    pub fn new(programs: Programs, cgroup: PathBuf, workers: u8) -> Result<Self, ebpf::Error> {
         let (enrolled, in_doubt) = (BTreeMap::new(), BTreeMap::new());
-        Self { programs, cgroup, workers, enrolled, in_doubt, complete: false }
+        let mut pods = Self { programs, cgroup, workers, enrolled, in_doubt, complete: false };
+        pods.learn_node_cgroups()?;
+        Ok(pods)
     }
 
     /// The cgroup that this agent is in, with all that it opens.
@@ -265,10 +266,9 @@ impl Pods {
         self.enrolled.values_mut().for_each(|pod| pod.listeners.clear());
     }
 
-    /// Reads the node's own addresses again, from which its kubelet probes.
-    pub fn learn_node_addresses(&mut self) -> Result<(), Error> {
-        let own = sys::local_addresses()?.into_iter().map(Address::from);
-        Ok(self.programs.replace_node_addresses(own.collect())?)
+    /// Looks again for the cgroups that the node's own processes are in, from which its kubelet probes.
+    pub fn learn_node_cgroups(&mut self) -> Result<(), ebpf::Error> {
+        self.programs.replace_node_cgroups(sys::cgroups_outside_of_pods(&self.cgroup))
     }
 }
 

@@ -20,7 +20,7 @@ use crate::cni::gate::Gate;
 use crate::cni::{self, Follower};
 use crate::config::Config;
 use crate::sys::ebpf::{self, Lines, Programs};
-use crate::sys::{self, Signals};
+use crate::sys::{self, Netns, Signals};
 
 /// The node's own addresses are read again this often, and memory is given back.
 const TIDY_EVERY: Duration = Duration::from_secs(10);
@@ -104,11 +104,12 @@ impl Keeper {
         // It gets itself ready while the programs are loaded.
         let process = Process::start()?;
         let (root, cgroup, log) = (&config.bpf_root, &config.cgroup_root, ebpf::ebpf_log_level());
-        let mut programs = Programs::load(root, cgroup, workers, log, config.count_untouched)?;
+        let home = Netns::of_process(std::process::id())?.cookie();
+        let mut programs = Programs::load(root, cgroup, home, workers, log, config.count_untouched)?;
         let lines = programs.lines()?;
         programs.forget_ended_proxies()?;
         let wait_for_proxy = predecessor.is_some() || programs.have_other_layouts();
-        let mut pods = Pods::new(programs, cgroup.clone(), workers);
+        let mut pods = Pods::new(programs, cgroup.clone(), workers)?;
         if let Some(predecessor) = &mut predecessor {
             predecessor.hand_over_pods(&mut pods)?;
         }
@@ -186,9 +187,9 @@ impl Keeper {
             self.tidy_at = now + TIDY_EVERY;
             self.plugin.iter_mut().for_each(Follower::look);
             if self.state == State::Serving
-                && let Err(error) = self.pods.learn_node_addresses()
+                && let Err(error) = self.pods.learn_node_cgroups()
             {
-                tracing::error!(%error, "the node's own addresses are not known: its probes are refused");
+                tracing::error!(%error, "the node's own cgroups are not known: its probes are refused");
             }
             if let Err(error) = self.pods.forget_doubts() {
                 tracing::error!(%error, "pods that nobody asks for could not be let go");

@@ -1,6 +1,6 @@
 //! Cgroups: which is the agent's, and where a pod's processes are.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader};
@@ -12,6 +12,9 @@ use std::path::{Path, PathBuf};
 const DEPTH: usize = 8;
 const MOST_CGROUPS: usize = 256;
 const MOST_PROCESSES: usize = 8;
+
+/// How far below the root the directory is looked for that all pods are below: kind has it in the second level.
+const LEVELS_ABOVE_PODS: usize = 3;
 
 /// Id of this process's cgroup v2, as `bpf_get_current_cgroup_id` gives it: the inode number of its directory.
 ///
@@ -121,6 +124,39 @@ pub(super) fn first_processes(cgroup: &Path) -> Vec<u32> {
     lines.filter_map(|line| line.parse().ok()).filter(|pid| *pid != 0).collect()
 }
 
+/// Cgroups below `root` that no pod is in, by their ids: each stands for all that is below it. Pods are below directories
+/// that the kubelet calls `kubepods` (`cgroupfs` driver), or `kubepods.slice` with what it is below in front (`systemd`
+/// driver); what is beside these is the node's own. A process that is in none of them, for instance one that sits above
+/// the pods, is not known to be.
+pub fn cgroups_outside_of_pods(root: &Path) -> HashSet<u64> {
+    let mut outside = HashSet::new();
+    let (_, beside) = split(root, LEVELS_ABOVE_PODS, &mut outside);
+    outside.extend(beside);
+    outside
+}
+
+/// Whether pods are below a directory, and the ids of its children that none are below. The same of children that pods
+/// are below goes into `outside`.
+fn split(directory: &Path, depth: usize, outside: &mut HashSet<u64>) -> (bool, Vec<u64>) {
+    let (mut has_pods, mut without) = (false, Vec::new());
+    for child in subdirectories(directory) {
+        let (is_of_pods, beside) = if child.file_name().is_some_and(is_for_pods) {
+            (true, Vec::new())
+        } else if depth > 0 {
+            split(&child, depth - 1, outside)
+        } else {
+            (false, Vec::new())
+        };
+        has_pods |= is_of_pods;
+        if is_of_pods {
+            outside.extend(beside);
+        } else if let Ok(metadata) = fs::metadata(&child) {
+            without.push(metadata.ino());
+        }
+    }
+    (has_pods, without)
+}
+
 /// A directory that goes away while it is read has no children.
 fn subdirectories(directory: &Path) -> impl Iterator<Item = PathBuf> {
     fs::read_dir(directory)
@@ -134,6 +170,29 @@ fn subdirectories(directory: &Path) -> impl Iterator<Item = PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_beside_the_pods_is_the_nodes() {
+        let root = tempfile::tempdir().unwrap();
+        let path = |path: &str| root.path().join(path);
+        for directory in [
+            "system.slice/kubelet.service",
+            "user.slice/user-0.slice",
+            "kubepods.slice/kubepods-burstable.slice/x.scope",
+            "kubelet.slice/kubelet.service",
+            "kubelet.slice/kubelet-kubepods.slice/y.scope",
+            "machines/node1/system",
+            "machines/node1/kubepods/podx/kubepods/z",
+        ] {
+            fs::create_dir_all(path(directory)).unwrap();
+        }
+        let expected =
+            ["system.slice", "user.slice", "kubelet.slice/kubelet.service", "machines/node1/system"];
+        let ids: HashSet<u64> = expected.iter().map(|it| fs::metadata(path(it)).unwrap().ino()).collect();
+        assert_eq!(cgroups_outside_of_pods(root.path()), ids);
+        fs::create_dir_all(path("machines/node2/kubepods")).unwrap();
+        assert_eq!(cgroups_outside_of_pods(&path("machines/node2")), HashSet::new(), "none is known");
+    }
 
     fn layout(pod: &str, container: &str) -> (tempfile::TempDir, PathBuf) {
         let root = tempfile::tempdir().unwrap();

@@ -17,7 +17,7 @@ mod signals;
 mod socket;
 mod types;
 
-pub use cgroup::cgroup_id_of_self;
+pub use cgroup::{cgroup_id_of_self, cgroups_outside_of_pods};
 pub use diag::{Leftovers, MOST_LISTED, destroy, leftovers};
 pub use memory::{give_back_code, give_back_unused};
 pub use netns::Netns;

@@ -131,7 +131,7 @@ fn set_flag(socket: &Socket, level: libc::c_int, option: libc::c_int) -> io::Res
     if answer == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// The addresses of this (the node's) network namespace, loopback left out: where the kubelet probes from.
+/// The addresses of this (the node's) network namespace, loopback left out.
 pub fn local_addresses() -> io::Result<Vec<IpAddr>> {
     addresses_here(u64::MAX)
 }

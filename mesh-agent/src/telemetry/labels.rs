@@ -26,6 +26,8 @@ pub enum Path {
     Direct,
     /// The mesh leaves it alone.
     Untouched,
+    /// A probe of the node, which no policy is asked about.
+    Probe,
 }
 
 /// What is counted together. Cheap to make for each connection; the text is made when somebody reads the metrics.
@@ -122,6 +124,7 @@ impl Path {
             Self::Proxy => "proxy",
             Self::Direct => "direct",
             Self::Untouched => "untouched",
+            Self::Probe => "probe",
         }
     }
 }

@@ -69,6 +69,26 @@ pub struct Container {
     pub liveness_probe: Option<Box<Probe>>,
     /// Decides whether the pod gets traffic.
     pub readiness_probe: Option<Box<Probe>>,
+    /// What the kubelet does when it has started and before it is stopped.
+    pub lifecycle: Option<Box<Lifecycle>>,
+}
+
+/// What the kubelet does at a container's beginning and end.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Lifecycle {
+    /// After it has started.
+    pub post_start: Option<LifecycleHandler>,
+    /// Before it is stopped.
+    pub pre_stop: Option<LifecycleHandler>,
+}
+
+/// A lifecycle hook, as far as it goes over the network.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct LifecycleHandler {
+    /// An HTTP GET.
+    pub http_get: Option<HttpGet>,
 }
 
 /// One environment variable.
@@ -356,7 +376,7 @@ impl Pod {
         self.spec.containers.iter().find_map(|container| container.named_port(name))
     }
 
-    /// The pod's own ports that its network probes connect to.
+    /// The pod's own ports that its network probes and lifecycle hooks connect to.
     pub fn probe_ports(&self) -> BTreeSet<u16> {
         let containers = self.spec.init_containers.iter().chain(&self.spec.containers);
         containers.flat_map(Container::probe_ports).collect()
@@ -380,18 +400,20 @@ impl Container {
 
     fn probe_ports(&self) -> impl Iterator<Item = u16> {
         let probes = [&self.startup_probe, &self.liveness_probe, &self.readiness_probe];
-        probes.into_iter().flatten().filter_map(|probe| match &probe.action {
-            // A probe of another host is no access to this pod.
-            ProbeAction::HttpGet(HttpGet { host, .. }) | ProbeAction::TcpSocket(TcpSocket { host, .. })
-                if !host.is_empty() =>
-            {
-                None
-            }
-            ProbeAction::HttpGet(get) => self.resolve_port(&get.port),
-            ProbeAction::TcpSocket(socket) => self.resolve_port(&socket.port),
+        let probed = probes.into_iter().flatten().filter_map(|probe| match &probe.action {
+            ProbeAction::HttpGet(get) => self.own_port(&get.host, &get.port),
+            ProbeAction::TcpSocket(socket) => self.own_port(&socket.host, &socket.port),
             ProbeAction::Grpc(check) => Some(check.port),
             ProbeAction::Exec(_) => None,
-        })
+        });
+        let hooks = self.lifecycle.iter().flat_map(|it| [&it.post_start, &it.pre_stop]).flatten();
+        let gets = hooks.filter_map(|hook| hook.http_get.as_ref());
+        probed.chain(gets.filter_map(|get| self.own_port(&get.host, &get.port)))
+    }
+
+    /// A request to another host is no access to this pod.
+    fn own_port(&self, host: &str, port: &PortRef) -> Option<u16> {
+        if host.is_empty() { self.resolve_port(port) } else { None }
     }
 }
 

@@ -33,8 +33,9 @@ fn probes_have_kubernetes_defaults_and_name_ports() {
          readinessProbe: {httpGet: {port: http, path: /ready}}\n    \
          livenessProbe: {tcpSocket: {port: 9090}, periodSeconds: 3}\n    \
          startupProbe: {exec: {command: ['true']}}\n  - name: d\n    readinessProbe: {grpc: {port: 50051}}\n    \
-         livenessProbe: {httpGet: {port: 7070, host: example.org}}\n");
-    assert_eq!(pod.probe_ports().into_iter().collect::<Vec<_>>(), [8080, 9090, 50051]);
+         livenessProbe: {httpGet: {port: 7070, host: example.org}}\n    \
+         lifecycle: {postStart: {sleep: {seconds: 1}}, preStop: {httpGet: {port: 6060, path: /stop}}}\n");
+    assert_eq!(pod.probe_ports().into_iter().collect::<Vec<_>>(), [6060, 8080, 9090, 50051]);
     let container = &pod.spec.containers[0];
     let readiness = container.readiness_probe.as_ref().expect("was given");
     let defaults = (readiness.period_seconds, readiness.timeout_seconds, readiness.failure_threshold);

@@ -146,6 +146,9 @@ pub enum Internal {
     /// Become a lab's daemon.
     #[command(name = "internal-daemon", hide = true)]
     Daemon { options: String },
+    /// Become a node's prober.
+    #[command(name = "internal-prober", hide = true)]
+    Prober,
 }
 
 #[derive(Debug, Args)]

@@ -15,6 +15,7 @@ use crate::{
     daemon, enter,
     host::{During, HostError},
     layout::Layout,
+    node,
 };
 
 /// Runs the command line of this process.
@@ -41,6 +42,10 @@ fn dispatch(arguments: Arguments) -> anyhow::Result<ExitCode> {
             let layout = Layout::new(arguments.name)?;
             return run_daemon(layout, &options);
         }
+        Command::Internal(Internal::Prober) => {
+            runtime()?.block_on(node::serve_probes())?;
+            return Ok(ExitCode::SUCCESS);
+        }
         command => command,
     };
     anyhow::ensure!(rustix::process::geteuid().is_root(), "only root can make namespaces; run it with sudo");
@@ -52,10 +57,13 @@ fn dispatch(arguments: Arguments) -> anyhow::Result<ExitCode> {
 fn run_daemon(layout: Layout, options: &str) -> anyhow::Result<ExitCode> {
     let options = serde_json::from_str(options)?;
     tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false).with_target(false).init();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.during(|| "start the daemon's runtime".to_owned())?;
-    runtime.block_on(daemon::run(layout, options))?;
+    runtime()?.block_on(daemon::run(layout, options))?;
     Ok(ExitCode::SUCCESS)
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, HostError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.during(|| "start a runtime".to_owned())
 }
 
 /// Becomes a program somewhere else. A failure is told as a shell tells it: 127 not found, 126 not startable.

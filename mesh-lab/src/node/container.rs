@@ -114,6 +114,7 @@ impl Supervised<'_> {
             container: self.container,
             pid: self.sandbox.pid(),
             cgroup: &cgroup,
+            prober: &self.node.prober,
         };
         let (status, why) = tokio::select! {
             status = child.wait() => (status.ok(), None),

@@ -1,10 +1,10 @@
 //! A node: a thread in the node's network namespace, with a runtime of its own.
 //!
-//! Every socket that the thread opens and every program that it starts is on the node, so probes come from where a
-//! kubelet's do and names are served where pods look for them, with no switching to and fro.
+//! Every socket that the thread opens and every program that it starts is in the node's namespace, so names are served
+//! where pods look for them, with no switching to and fro.
 //!
 //! Reading order: `network` (addresses and routes), `kubelet` (which pods), `pod` (one pod's life), `sandbox`,
-//! `container`, `probe`, `status`; beside them `services` (packet rules), `dns`, `pod_source` (what the agent reads).
+//! `container`, `probe`, `prober`, `status`; beside them `services` (packet rules), `dns`, `pod_source` (what the agent reads).
 
 mod container;
 mod dns;
@@ -15,6 +15,7 @@ mod network;
 mod pod;
 mod pod_source;
 mod probe;
+mod prober;
 mod sandbox;
 mod services;
 mod status;
@@ -28,6 +29,7 @@ use std::{
 pub use http::get_json;
 use mesh_api::resource::Pod;
 pub use network::{configure_fabric, fabric_script, node_links_script};
+pub use prober::serve as serve_probes;
 use tokio::sync::{oneshot, watch};
 
 use crate::{
@@ -54,6 +56,8 @@ pub struct Node {
     pub nodes: u8,
     /// Whether an agent runs here, for which a pod's first program waits.
     pub has_agent: bool,
+    prober: prober::Prober,
+    asked: Mutex<Option<prober::Asked>>,
     entries: Mutex<HashMap<String, Vec<(String, PodEntry)>>>,
 }
 
@@ -62,7 +66,9 @@ impl Node {
     pub fn new(number: NodeNumber, layout: Layout, store: Arc<Store>, nodes: u8, has_agent: bool) -> Self {
         let name = number.name();
         let paths = layout.node(&name);
-        Self { number, name, paths, layout, store, nodes, has_agent, entries: Mutex::default() }
+        let (prober, asked) = prober::Prober::new();
+        let (asked, entries) = (Mutex::new(Some(asked)), Mutex::default());
+        Self { number, name, paths, layout, store, nodes, has_agent, prober, asked, entries }
     }
 
     /// How to enter a container (the first, if none is named) of the pod with that uid, if its sandbox is up.
@@ -123,7 +129,13 @@ fn runtime() -> Result<tokio::runtime::Runtime, HostError> {
 
 async fn run(node: Arc<Node>, names: dns::Sockets) {
     names.serve(&node.store);
-    tokio::join!(kubelet::run(node.clone()), services::run(&node), pod_source::run(&node));
+    let asked = node.asked.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let probe = async {
+        if let Some(asked) = asked {
+            prober::keep(&node, asked).await;
+        }
+    };
+    tokio::join!(kubelet::run(node.clone()), services::run(&node), pod_source::run(&node), probe);
 }
 
 /// Returns when a pod is to end.

@@ -1,4 +1,4 @@
-//! Probes: startup, then liveness and readiness side by side, from the node's own namespace as a kubelet does.
+//! Probes: startup, then liveness and readiness side by side, as a kubelet does.
 
 use std::{
     future::pending,
@@ -8,18 +8,16 @@ use std::{
     time::Duration,
 };
 
-use http_body_util::Empty;
-use hyper::Request;
 use mesh_api::resource::{
     Pod,
     pod::{Container, ExecCommand, HttpGet, PortRef, Probe, ProbeAction, TcpSocket},
 };
-use tokio::{
-    net::TcpStream,
-    time::{sleep, timeout},
-};
+use tokio::time::{sleep, timeout};
 
-use super::{http, status::Board};
+use super::{
+    prober::{self, Prober},
+    status::Board,
+};
 use crate::enter::Place;
 
 /// A container that has never been ready is asked this often, however long the probe's period: a lab should be up
@@ -35,6 +33,8 @@ pub struct Target<'a> {
     pub pid: u32,
     /// The container's cgroup.
     pub cgroup: &'a Path,
+    /// What opens the node's connections to it.
+    pub prober: &'a Prober,
 }
 
 /// Probes a running container and keeps its readiness on the board. Returns only when the container is to be
@@ -121,8 +121,8 @@ async fn attempt(probe: &Probe, target: &Target<'_>) -> Result<(), String> {
     let limit = seconds(probe.timeout_seconds.max(1));
     let attempt = async {
         match &probe.action {
-            ProbeAction::HttpGet(get) => http_get(get, target).await,
-            ProbeAction::TcpSocket(socket) => tcp(socket, target).await,
+            ProbeAction::HttpGet(get) => http_get(get, target, limit).await,
+            ProbeAction::TcpSocket(socket) => tcp(socket, target, limit).await,
             ProbeAction::Exec(exec) => run(exec, target).await,
             ProbeAction::Grpc(_) => {
                 Err("the lab has no gRPC probes; use httpGet, tcpSocket or exec".to_owned())
@@ -132,33 +132,17 @@ async fn attempt(probe: &Probe, target: &Target<'_>) -> Result<(), String> {
     timeout(limit, attempt).await.unwrap_or_else(|_| Err(format!("no answer within {} s", limit.as_secs())))
 }
 
-async fn http_get(get: &HttpGet, target: &Target<'_>) -> Result<(), String> {
+async fn http_get(get: &HttpGet, target: &Target<'_>, limit: Duration) -> Result<(), String> {
     if get.scheme.eq_ignore_ascii_case("https") {
         return Err("the lab has no HTTPS probes; use tcpSocket or exec".to_owned());
     }
     let address = address(&get.host, &get.port, target)?;
-    let path = if get.path.starts_with('/') { get.path.clone() } else { format!("/{}", get.path) };
-    let mut request = Request::get(path).header("user-agent", "kube-probe/lab").header("connection", "close");
-    if !get.http_headers.iter().any(|header| header.name.eq_ignore_ascii_case("host")) {
-        request = request.header("host", address.to_string());
-    }
-    for header in &get.http_headers {
-        request = request.header(header.name.to_ascii_lowercase(), &header.value);
-    }
-    let request = request.body(Empty::new()).map_err(|error| error.to_string())?;
-    let response = http::send(connect(address).await?, request).await?;
-    match response.status().as_u16() {
-        200..400 => Ok(()),
-        status => Err(format!("{address} answered {status}")),
-    }
+    target.prober.ask(prober::get(address, &get.path, &get.http_headers), limit).await
 }
 
-async fn tcp(socket: &TcpSocket, target: &Target<'_>) -> Result<(), String> {
-    connect(address(&socket.host, &socket.port, target)?).await.map(drop)
-}
-
-async fn connect(address: SocketAddr) -> Result<TcpStream, String> {
-    TcpStream::connect(address).await.map_err(|error| format!("{address}: {error}"))
+async fn tcp(socket: &TcpSocket, target: &Target<'_>, limit: Duration) -> Result<(), String> {
+    let address = address(&socket.host, &socket.port, target)?;
+    target.prober.ask(prober::Probe::Connect(address), limit).await
 }
 
 async fn run(exec: &ExecCommand, target: &Target<'_>) -> Result<(), String> {

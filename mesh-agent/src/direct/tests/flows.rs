@@ -30,6 +30,7 @@ fn event(happened: Happened, socket: u64) -> DirectEvent {
         client: SocketAddr::from(([10, 0, 0, 1], port)),
         server: SocketAddr::from(([10, 0, 0, 2], 8080)),
         destination: SocketAddr::from(([10, 96, 0, 1], 80)),
+        probe: false,
     }
 }
 

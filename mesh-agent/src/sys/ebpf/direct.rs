@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use aya::maps::{Array, HashMap, Map, MapData, MapError, RingBuf};
 use mesh_common::direct::{
-    DirectFlow, FILED_LASTS, Filed, Happened, MAX_DIRECT_FLOWS, NO_SERVER, Route, RouteKey,
+    DirectFlow, FILED_LASTS, Filed, Happened, MAX_DIRECT_FLOWS, NO_SERVER, NOTE_PROBE, Route, RouteKey,
 };
 use mesh_common::maps::Endpoint;
 use mesh_common::record;
@@ -32,11 +32,15 @@ mod state {
     pub(super) const CLOSING: u32 = 11;
 }
 
+/// Connections whose SYN has left, and where they may arrive.
+type Filings = HashMap<MapData, DirectFlow, Filed>;
+
 /// The maps of direct connections.
 pub struct DirectKernel {
     routes: HashMap<MapData, RouteKey, Route>,
     pulse: Array<MapData, u64>,
-    flows: HashMap<MapData, DirectFlow, Filed>,
+    flows: Filings,
+    probes: Filings,
     open: HashMap<MapData, u64, [u8; RECORD]>,
     events: AsyncFd<RingBuf<MapData>>,
 }
@@ -77,6 +81,8 @@ pub struct DirectEvent {
     pub server: SocketAddr,
     /// Address and port that the application asked for.
     pub destination: SocketAddr,
+    /// It is one of the node's probes.
+    pub probe: bool,
 }
 
 /// Bytes of a connection.
@@ -95,6 +101,7 @@ impl DirectKernel {
         routes: MapData,
         pulse: MapData,
         flows: MapData,
+        probes: MapData,
         open: MapData,
         events: MapData,
     ) -> Result<Self, Error> {
@@ -102,6 +109,7 @@ impl DirectKernel {
             routes: Map::HashMap(routes).try_into().map_err(map_error("ROUTES"))?,
             pulse: Map::Array(pulse).try_into().map_err(map_error("PULSE"))?,
             flows: Map::HashMap(flows).try_into().map_err(map_error("DIRECT_FLOWS"))?,
+            probes: Map::HashMap(probes).try_into().map_err(map_error("PROBES"))?,
             open: Map::HashMap(open).try_into().map_err(map_error("DIRECT_OPEN"))?,
             events: register(Map::RingBuf(events).try_into().map_err(map_error("DIRECT_EVENTS"))?)?,
         };
@@ -131,7 +139,7 @@ impl DirectKernel {
         let is_taken_back = |flow: &DirectFlow, filed: &Filed| {
             filed.server != NO_SERVER && !may_arrive(&UnderWay::new(flow, filed))
         };
-        let taken_back: Vec<_> = self.filed(is_taken_back)?;
+        let taken_back = filed(&self.flows, is_taken_back).map_err(map_error("DIRECT_FLOWS"))?;
         for (flow, filed) in &taken_back {
             // Only in place of what is there: by now it may have arrived, and be gone from here.
             let refused = Filed { server: NO_SERVER, ..*filed };
@@ -143,17 +151,13 @@ impl DirectKernel {
     /// Forgets what handshakes have left behind whose end was not heard of.
     pub fn sweep(&mut self) -> Result<(), Error> {
         let now = now();
-        for (flow, _) in self.filed(|_, filed| filed.at.saturating_add(FILED_LASTS) < now)? {
-            absent_is_fine(self.flows.remove(&flow)).map_err(map_error("DIRECT_FLOWS"))?;
+        for (name, filings) in [("DIRECT_FLOWS", &mut self.flows), ("PROBES", &mut self.probes)] {
+            let is_left = |_: &DirectFlow, filed: &Filed| filed.at.saturating_add(FILED_LASTS) < now;
+            for (flow, _) in filed(filings, is_left).map_err(map_error(name))? {
+                absent_is_fine(filings.remove(&flow)).map_err(map_error(name))?;
+            }
         }
         Ok(())
-    }
-
-    fn filed(&self, which: impl Fn(&DirectFlow, &Filed) -> bool) -> Result<Vec<(DirectFlow, Filed)>, Error> {
-        // The kernel begins again where an entry goes that it has just told of.
-        let entries = self.flows.iter().take(2 * MAX_DIRECT_FLOWS as usize);
-        let chosen = entries.filter(|entry| entry.as_ref().map_or(true, |(flow, filed)| which(flow, filed)));
-        chosen.collect::<Result<_, _>>().map_err(map_error("DIRECT_FLOWS"))
     }
 
     /// The events by which those connections began that are open now.
@@ -181,6 +185,15 @@ impl DirectKernel {
             }
         }
     }
+}
+
+fn filed(
+    filings: &Filings,
+    which: impl Fn(&DirectFlow, &Filed) -> bool,
+) -> Result<Vec<(DirectFlow, Filed)>, MapError> {
+    // The kernel begins again where an entry goes that it has just told of.
+    let entries = filings.iter().take(2 * MAX_DIRECT_FLOWS as usize);
+    entries.filter(|entry| entry.as_ref().map_or(true, |(flow, filed)| which(flow, filed))).collect()
 }
 
 impl UnderWay {
@@ -214,6 +227,7 @@ fn decode(item: &[u8]) -> Option<DirectEvent> {
         client: address(event.client),
         server: address(event.server),
         destination: address(event.destination),
+        probe: event.destination.note == NOTE_PROBE,
     })
 }
 

@@ -10,8 +10,17 @@ use super::programs::{change, replace};
 use super::{DirectKernel, Error, EventLog, FlowMap, PEER, map_error};
 
 /// What is handed over, in this order.
-pub const HANDED_OVER: [&str; 8] =
-    ["DESTINATIONS", PEER, "ROUTES", "PULSE", "DIRECT_FLOWS", "DIRECT_OPEN", "DIRECT_EVENTS", "EVENTS"];
+pub const HANDED_OVER: [&str; 9] = [
+    "DESTINATIONS",
+    PEER,
+    "ROUTES",
+    "PULSE",
+    "DIRECT_FLOWS",
+    "PROBES",
+    "DIRECT_OPEN",
+    "DIRECT_EVENTS",
+    "EVENTS",
+];
 
 /// The maps, by descriptor.
 pub struct Handed {
@@ -20,6 +29,7 @@ pub struct Handed {
     routes: OwnedFd,
     pulse: OwnedFd,
     direct_flows: OwnedFd,
+    probes: OwnedFd,
     direct_open: OwnedFd,
     direct_events: OwnedFd,
     events: OwnedFd,
@@ -31,8 +41,9 @@ pub struct Destinations(HashMap<MapData, Address, u32>);
 impl Handed {
     /// Maps in the order of [`HANDED_OVER`].
     pub fn new(maps: [OwnedFd; HANDED_OVER.len()]) -> Self {
-        let [destinations, peer, routes, pulse, direct_flows, direct_open, direct_events, events] = maps;
-        Self { destinations, peer, routes, pulse, direct_flows, direct_open, direct_events, events }
+        let [destinations, peer, routes, pulse, direct_flows, probes, direct_open, direct_events, events] =
+            maps;
+        Self { destinations, peer, routes, pulse, direct_flows, probes, direct_open, direct_events, events }
     }
 
     /// A handle for one worker.
@@ -50,6 +61,7 @@ impl Handed {
                 map("ROUTES", self.routes)?,
                 map("PULSE", self.pulse)?,
                 map("DIRECT_FLOWS", self.direct_flows)?,
+                map("PROBES", self.probes)?,
                 map("DIRECT_OPEN", self.direct_open)?,
                 map("DIRECT_EVENTS", self.direct_events)?,
             )?,

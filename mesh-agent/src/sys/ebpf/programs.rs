@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::fs;
+use std::hash::Hash;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
@@ -29,7 +30,7 @@ const PINNED: [&str; 11] = [
     "HANDOFFS",
     PEER,
     "PROBE_PORTS",
-    "NODE_ADDRESSES",
+    "PROBES",
     "DIRECT_FLOWS",
     "DIRECT",
     "DIRECT_OPEN",
@@ -52,19 +53,20 @@ pub struct Programs {
     proxies: HashMap<MapData, Proxy, u32>,
     pods: HashMap<MapData, u64, Pod>,
     probe_ports: HashMap<MapData, Endpoint, u32>,
-    node_addresses: HashMap<MapData, Address, u32>,
+    node_cgroups: HashMap<MapData, u64, u32>,
     listeners: SockHash<MapData, Listener>,
     owners: HashMap<MapData, Address, u64>,
     sandboxes: Sandboxes,
 }
 
 impl Programs {
-    /// Loads the programs for `workers` workers and takes over pinned maps of a predecessor. `log` is the most detailed
+    /// Loads the programs for `workers` workers of the node whose network namespace has the cookie `home`, and takes over pinned maps of a predecessor. `log` is the most detailed
     /// level that the programs themselves log at; with `count_untouched` they tell of connections that the mesh leaves
     /// alone. They do nothing until [`Self::attach`].
     pub fn load(
         root: &Path,
         cgroup: &Path,
+        home: u64,
         workers: u8,
         log: Level,
         count_untouched: bool,
@@ -88,11 +90,13 @@ impl Programs {
         attach::load(&mut ebpf)?;
         let mut count: Array<_, u32> = take(&mut ebpf, "WORKERS")?;
         count.set(0, u32::from(workers), 0).map_err(map_error("WORKERS"))?;
+        let mut namespace: Array<_, u64> = take(&mut ebpf, "HOME")?;
+        namespace.set(0, home, 0).map_err(map_error("HOME"))?;
         Ok(Self {
             proxies: take(&mut ebpf, "PROXIES")?,
             pods: take(&mut ebpf, "PODS")?,
             probe_ports: take(&mut ebpf, "PROBE_PORTS")?,
-            node_addresses: take(&mut ebpf, "NODE_ADDRESSES")?,
+            node_cgroups: take(&mut ebpf, "NODE_CGROUPS")?,
             listeners: take(&mut ebpf, "LISTENERS")?,
             owners: take(&mut ebpf, "OWNERS")?,
             sandboxes: Sandboxes::new(take(&mut ebpf, "SANDBOXES")?),
@@ -281,9 +285,9 @@ impl Programs {
         self.sandboxes.retain(cookies)
     }
 
-    /// Replaces the set of the node's own addresses.
-    pub fn replace_node_addresses(&mut self, wanted: HashSet<Address>) -> Result<(), Error> {
-        replace(&mut self.node_addresses, wanted).map_err(map_error("NODE_ADDRESSES"))
+    /// Says which cgroups the node's own processes are below, and no pod's: their probes are let through.
+    pub fn replace_node_cgroups(&mut self, wanted: HashSet<u64>) -> Result<(), Error> {
+        replace(&mut self.node_cgroups, wanted).map_err(map_error("NODE_CGROUPS"))
     }
 
     fn link_of(&self, cookie: u64) -> PathBuf {
@@ -325,10 +329,10 @@ pub fn probe_endpoints(addresses: &[IpAddr], ports: &[u16]) -> impl Iterator<Ite
         .flat_map(move |&address| ports.iter().map(move |&port| Endpoint::new(address.into(), port)))
 }
 
-/// Makes a map hold these addresses and no others. What stays is never missing.
-pub(super) fn replace(
-    map: &mut HashMap<MapData, Address, u32>,
-    mut wanted: HashSet<Address>,
+/// Makes a map hold these keys and no others. What stays is never missing.
+pub(super) fn replace<K: aya::Pod + Eq + Hash>(
+    map: &mut HashMap<MapData, K, u32>,
+    mut wanted: HashSet<K>,
 ) -> Result<(), aya::maps::MapError> {
     let mut gone = Vec::new();
     for present in map.keys() {
@@ -341,16 +345,16 @@ pub(super) fn replace(
 }
 
 /// `gone` goes and `come` comes, in this order, so that a map that is nearly full has room.
-pub(super) fn change(
-    map: &mut HashMap<MapData, Address, u32>,
-    come: impl Iterator<Item = Address>,
-    gone: impl Iterator<Item = Address>,
+pub(super) fn change<K: aya::Pod>(
+    map: &mut HashMap<MapData, K, u32>,
+    come: impl Iterator<Item = K>,
+    gone: impl Iterator<Item = K>,
 ) -> Result<(), aya::maps::MapError> {
-    for address in gone {
-        absent_is_fine(map.remove(&address))?;
+    for key in gone {
+        absent_is_fine(map.remove(&key))?;
     }
-    for address in come {
-        map.insert(address, 1, 0)?;
+    for key in come {
+        map.insert(key, 1, 0)?;
     }
     Ok(())
 }

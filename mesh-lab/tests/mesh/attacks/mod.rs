@@ -1,3 +1,4 @@
 //! What pods and strangers try in order to get around the mesh, or to use it up.
 
 mod delayed;
+mod probes;
