@@ -195,17 +195,14 @@ pub enum Arrival {
 }
 
 impl Filed {
-    /// What becomes of the connection where it arrives: at the address that `owner` has, if anybody has it.
+    /// What becomes of the connection where it arrives: at a pod, by the cookie of its network namespace.
     #[inline(always)]
-    pub fn arrives(&self, owner: Option<u64>, now: u64, agent_lives: bool) -> Arrival {
+    pub fn arrives(&self, pod: u64, now: u64, agent_lives: bool) -> Arrival {
         if self.server == NO_SERVER {
             return Arrival::Refused;
         }
         let lasts = if agent_lives { FILED_LASTS } else { FILED_ALONE };
-        match owner {
-            Some(owner) if owner == self.server && now < self.at.wrapping_add(lasts) => Arrival::Direct,
-            _ => Arrival::Other,
-        }
+        if pod == self.server && now < self.at.wrapping_add(lasts) { Arrival::Direct } else { Arrival::Other }
     }
 }
 
@@ -356,20 +353,20 @@ mod tests {
     }
 
     #[test]
-    fn what_was_filed_has_an_age_and_an_owner() {
+    fn what_was_filed_has_an_age_and_a_pod() {
         let filed = Filed { server: 8, client: 7, at: 1_000 };
-        let arrives = |owner, age, lives| filed.arrives(owner, filed.at + age, lives);
-        assert_eq!(arrives(Some(8), 0, false), Arrival::Direct);
-        assert_eq!(arrives(Some(8), FILED_ALONE - 1, false), Arrival::Direct);
-        assert_eq!(arrives(Some(8), FILED_ALONE, false), Arrival::Other);
-        assert_eq!(arrives(Some(8), FILED_LASTS - 1, true), Arrival::Direct);
-        assert_eq!(arrives(Some(8), FILED_LASTS, true), Arrival::Other);
-        for owner in [None, Some(7), Some(NO_SERVER)] {
-            assert_eq!(arrives(owner, 0, true), Arrival::Other);
+        let arrives = |pod, age, lives| filed.arrives(pod, filed.at + age, lives);
+        assert_eq!(arrives(8, 0, false), Arrival::Direct);
+        assert_eq!(arrives(8, FILED_ALONE - 1, false), Arrival::Direct);
+        assert_eq!(arrives(8, FILED_ALONE, false), Arrival::Other);
+        assert_eq!(arrives(8, FILED_LASTS - 1, true), Arrival::Direct);
+        assert_eq!(arrives(8, FILED_LASTS, true), Arrival::Other);
+        for pod in [7, NO_SERVER] {
+            assert_eq!(arrives(pod, 0, true), Arrival::Other);
         }
         let refused = Filed { server: NO_SERVER, ..filed };
-        for owner in [None, Some(8), Some(NO_SERVER)] {
-            assert_eq!(refused.arrives(owner, filed.at + 10 * FILED_LASTS, false), Arrival::Refused);
+        for pod in [8, NO_SERVER] {
+            assert_eq!(refused.arrives(pod, filed.at + 10 * FILED_LASTS, false), Arrival::Refused);
         }
     }
 

@@ -15,7 +15,7 @@ pub const MAX_PROBE_PORTS: u32 = 16_384;
 pub const MAX_NODE_CGROUPS: u32 = 4096;
 /// Most proxies at one time: one that serves, and beside it those that upgrades have replaced and that finish.
 pub const MAX_PROXIES: u32 = 64;
-/// Most listeners: two a pod, address and worker.
+/// Most listeners: two a pod and worker.
 pub const MAX_LISTENERS: u32 = 65_536;
 
 /// Value of `PODS`, keyed by the pod's network namespace cookie: an enrolled pod.
@@ -109,28 +109,27 @@ pub enum ListenerKind {
     Plaintext = 2,
 }
 
-/// Key of `LISTENERS`, the socket map that `sk_lookup` picks from.
-///
-/// By address and not by namespace, because `bpf_get_netns_cookie` is not offered to `sk_lookup` programs.
+/// Key of `LISTENERS`, the socket map that `sk_lookup` picks from: by the pod and not by an address, since a pod may have
+/// more of these than the mesh knows.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Listener {
-    /// The pod's address.
-    pub address: Address,
+    /// Cookie of the pod's network namespace.
+    pub netns: u64,
     /// A [`ListenerKind`] as its number.
     pub kind: u8,
     /// Index of the worker that owns the listener.
     pub worker: u8,
     /// Padding, zero.
-    pub zero: u16,
+    pub zero: [u8; 6],
 }
-const _: () = assert!(size_of::<Listener>() == 20);
+const _: () = assert!(size_of::<Listener>() == 16);
 
 impl Listener {
     /// A key with its padding cleared.
     #[inline(always)]
-    pub const fn new(address: Address, kind: ListenerKind, worker: u8) -> Self {
-        Self { address, kind: kind as u8, worker, zero: 0 }
+    pub const fn new(netns: u64, kind: ListenerKind, worker: u8) -> Self {
+        Self { netns, kind: kind as u8, worker, zero: [0; 6] }
     }
 }
 

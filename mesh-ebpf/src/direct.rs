@@ -254,16 +254,14 @@ pub fn accepted(context: &SockOpsContext) {
     }
 }
 
-/// What becomes of a connection that arrives, if it was to be a direct one.
+/// What becomes of a connection that arrives at a pod, if it was to be a direct one.
 #[inline(always)]
-pub fn arrival(client: Endpoint, server: Endpoint) -> Arrival {
+pub fn arrival(pod: u64, client: Endpoint, server: Endpoint) -> Arrival {
     // SAFETY: the entry is copied at once.
-    let Some(filed) = (unsafe { DIRECT_FLOWS.get(DirectFlow { client, server }) }).copied() else {
-        return Arrival::Other;
-    };
-    // SAFETY: the entry is copied at once.
-    let owner = unsafe { OWNERS.get(server.address) }.copied();
-    filed.arrives(owner, now(), agent_lives())
+    match unsafe { DIRECT_FLOWS.get(DirectFlow { client, server }) }.copied() {
+        Some(filed) => filed.arrives(pod, now(), agent_lives()),
+        None => Arrival::Other,
+    }
 }
 
 /// Tells the agent; false if it reads too slowly. Not inlined: an event is large, and there is one stack for all.

@@ -3,7 +3,7 @@
 use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::btf_maps::SkStorage;
 use aya_ebpf::macros::{btf_map, map};
-use aya_ebpf::maps::{Array, HashMap, LruHashMap, RingBuf, SockHash};
+use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, ProgramArray, RingBuf, SockHash};
 use mesh_common::address::Address;
 use mesh_common::direct::{
     DIRECT_RING, DirectEvent, DirectFlow, DirectSocket, Filed, MAX_DIRECT_FLOWS, MAX_DIRECT_OPEN, MAX_PROBES,
@@ -96,6 +96,16 @@ pub static DIRECT_OPEN: HashMap<u64, DirectEvent> =
 /// room for some thousand, whose memory every node pays for.
 #[map]
 pub static DIRECT_EVENTS: RingBuf = RingBuf::with_byte_size(DIRECT_RING, 0);
+
+/// The pod that something arrives at, by the cookie of its network namespace, which `sk_lookup` programs can't ask for: a
+/// few instructions at each pod's namespace write it and go on with the program in `INBOUND`, on the same processor and
+/// without being interrupted by another packet.
+#[map]
+pub static HERE: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+
+/// The program that decides for all pods what becomes of a connection that arrives. Written by the keeper.
+#[map]
+pub static INBOUND: ProgramArray = ProgramArray::with_max_entries(1, 0);
 
 /// The inbound listeners. Written by the keeper, which holds them, read by `sk_lookup`.
 #[map]

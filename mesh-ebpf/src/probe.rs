@@ -72,17 +72,13 @@ pub fn opening(context: &SockOpsContext, socket: *mut bpf_sock, probe: &DirectSo
     let _recorded = tell(context, Happened::Opening, probe, &flow, 0);
 }
 
-/// Whether a connection that arrives is a probe that may.
+/// Whether a connection that arrives at a pod is a probe that may.
 #[inline(always)]
-pub fn may_arrive(client: Endpoint, server: Endpoint) -> bool {
-    // SAFETY: only their presence is looked at, or the entries are copied at once.
-    let (declared, filed, owner) = unsafe {
-        (
-            PROBE_PORTS.get(server).is_some(),
-            PROBES.get(DirectFlow { client, server }).copied(),
-            OWNERS.get(server.address).copied(),
-        )
+pub fn may_arrive(pod: u64, client: Endpoint, server: Endpoint) -> bool {
+    // SAFETY: only its presence is looked at, or the entry is copied at once.
+    let (declared, filed) = unsafe {
+        (PROBE_PORTS.get(server).is_some(), PROBES.get(DirectFlow { client, server }).copied())
     };
     // As if nobody could take it back: a kubelet that had no answer for some seconds has given up.
-    declared && filed.is_some_and(|filed| filed.arrives(owner, now(), false) == Arrival::Direct)
+    declared && filed.is_some_and(|filed| filed.arrives(pod, now(), false) == Arrival::Direct)
 }

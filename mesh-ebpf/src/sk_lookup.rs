@@ -1,4 +1,5 @@
-//! `sk_lookup`, attached to each enrolled pod's network namespace: a connection arrives.
+//! `sk_lookup`, at each enrolled pod's network namespace: a connection arrives. Attached there is what says which pod it is
+//! (`mesh-agent/src/sys/ebpf/gate.rs`), and then comes here.
 
 use aya_ebpf::bindings::{BPF_SK_LOOKUP_F_NO_REUSEPORT, bpf_sk_lookup, sk_action};
 use aya_ebpf::macros::sk_lookup;
@@ -10,7 +11,7 @@ use mesh_common::fault::{Fault, Verdict};
 use mesh_common::maps::{Endpoint, Listener, ListenerKind};
 use mesh_common::steer;
 
-use crate::maps::{LISTENERS, TURNS, WORKERS};
+use crate::maps::{HERE, LISTENERS, TURNS, WORKERS};
 use crate::{direct, probe, report};
 
 /// `IPPROTO_TCP`.
@@ -24,18 +25,22 @@ const INET: u32 = 2;
 pub fn inbound(context: SkLookupContext) -> u32 {
     let arrival = Arrival::of(context.lookup);
     let own = steer::is_own(arrival.local.address, arrival.remote.address, arrival.interface);
-    if arrival.protocol != TCP || own || probe::may_arrive(arrival.remote, arrival.local) {
+    if arrival.protocol != TCP || own {
         return sk_action::SK_PASS;
     }
-    match direct::arrival(arrival.remote, arrival.local) {
+    let pod = HERE.get(0).copied().unwrap_or(0);
+    if probe::may_arrive(pod, arrival.remote, arrival.local) {
+        return sk_action::SK_PASS;
+    }
+    match direct::arrival(pod, arrival.remote, arrival.local) {
         rules::Arrival::Direct => return sk_action::SK_PASS,
         // No socket is found for it, so the client gets a reset.
         rules::Arrival::Refused => return sk_action::SK_DROP,
         rules::Arrival::Other => {}
     }
-    match assign(&context, &arrival) {
+    match assign(&context, pod, &arrival) {
         Ok(()) => sk_action::SK_PASS,
-        Err(fault) => match report::fault(fault, 0, arrival.local) {
+        Err(fault) => match report::fault(fault, pod, arrival.local) {
             Verdict::Refuse => sk_action::SK_DROP,
             Verdict::GoOn => sk_action::SK_PASS,
         },
@@ -43,14 +48,14 @@ pub fn inbound(context: SkLookupContext) -> u32 {
 }
 
 #[inline(always)]
-fn assign(context: &SkLookupContext, arrival: &Arrival) -> Result<(), Fault> {
+fn assign(context: &SkLookupContext, pod: u64, arrival: &Arrival) -> Result<(), Fault> {
     let workers = *WORKERS.get(0).ok_or(Fault::AgentUnknown)?;
     let kind = steer::inbound_listener(arrival.local.port);
     let worker = match kind {
         ListenerKind::Hbone => steer::worker_of_turn(turn(arrival.local.address), workers),
         ListenerKind::Plaintext => steer::worker_of(arrival.remote.port, workers),
     };
-    let key = Listener::new(arrival.local.address, kind, worker);
+    let key = Listener::new(pod, kind, worker);
     // The workers' listeners share their port: without the flag the kernel would choose among them anew, by a hash.
     let exactly = u64::from(BPF_SK_LOOKUP_F_NO_REUSEPORT);
     LISTENERS.redirect_sk_lookup(context, key, exactly).map_err(|error| match error {

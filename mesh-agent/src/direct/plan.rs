@@ -90,7 +90,8 @@ impl Pod {
         self.addresses.iter().copied().find(|address| address.is_ipv4() == other.is_ipv4())
     }
 
-    fn is(&self, workload: &Workload) -> bool {
+    /// Whether it is what the mesh calls that.
+    pub fn is(&self, workload: &Workload) -> bool {
         workload.identity == self.identity
             && workload.namespace == self.namespace
             && workload.name == self.name

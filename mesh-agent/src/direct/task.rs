@@ -364,10 +364,10 @@ impl Task {
 pub(super) fn may_arrive(table: &Table, flow: &UnderWay, snapshot: &Snapshot) -> bool {
     let parties =
         Parties { client: table.pod(flow.client_netns), server: table.pod(flow.server_netns), plan: None };
-    parties.server.is_some()
-        && parties
-            .request(flow.client.ip(), flow.server, snapshot)
-            .is_some_and(|request| matches!(request.decide(snapshot).verdict, Verdict::Allow(_)))
+    let request = parties.request(flow.client.ip(), flow.server, snapshot);
+    parties.server.zip(request).is_some_and(|(server, request)| {
+        server.is(&request.workload) && matches!(request.decide(snapshot).verdict, Verdict::Allow(_))
+    })
 }
 
 fn view<'a>(

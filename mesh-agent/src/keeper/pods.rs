@@ -12,7 +12,7 @@ use mesh_common::maps::{Endpoint, ListenerKind, MAX_PODS, Proxy};
 use mesh_common::{HBONE_PORT, INBOUND_PORT, OUTBOUND_PORT};
 use socket2::{SockRef, Socket};
 
-use super::protocol::{Answer, Claim, MOST_ADDRESSES};
+use super::protocol::{Answer, Claim};
 use crate::sys::ebpf::{self, Programs};
 use crate::sys::{self, Netns, NoSandbox, SocketKind};
 
@@ -177,8 +177,10 @@ impl Pods {
         let (cookie, pod) = self.enrolled.iter().find(|(_, pod)| pod.claim.uid == claim.uid)?;
         let (told, has) = (&claim.addresses, &pod.claim.addresses);
         let same = pod.claim.probe_ports == claim.probe_ports
-            && (told.is_empty() || told.len() == has.len() && told.iter().all(|it| has.contains(it)))
-            && found.is_none_or(|(netns, _)| netns.cookie() == *cookie);
+            && (told.is_empty() || has.iter().all(|it| told.contains(it)))
+            && found.is_none_or(|(netns, now)| {
+                netns.cookie() == *cookie && (told.is_empty() || now.iter().all(|it| has.contains(it)))
+            });
         let cookie = *cookie;
         if !same {
             self.dismiss(cookie).unwrap_or_else(|error| tracing::error!(%error, "pod not let go completely"));
@@ -196,7 +198,7 @@ impl Pods {
             for (kind, listener) in
                 [(ListenerKind::Plaintext, &of_worker[1]), (ListenerKind::Hbone, &of_worker[2])]
             {
-                self.programs.add_listener(&claim.addresses, kind, worker, listener)?;
+                self.programs.add_listener(cookie, kind, worker, listener)?;
             }
         }
         if let Err(error) = self.programs.enrol(&claim.uid, &netns, &claim.addresses, &claim.probe_ports) {
@@ -285,8 +287,12 @@ fn find(cgroup: &Path, claim: &Claim, held: Option<u64>, said: Option<Netns>) ->
     let Some(netns) = found else { return Ok(None) };
     let there = sys::addresses_in(&netns)?;
     let addresses = match told {
-        [] => there.iter().take(MOST_ADDRESSES).copied().collect(),
-        told => told.to_vec(),
+        [] => sys::primary_addresses_in(&netns)?,
+        // A family that the pod has switched off must not keep it out.
+        told => {
+            let off = sys::has_no_ipv6(&netns)?;
+            told.iter().copied().filter(|it| there.contains(it) || !(off && it.is_ipv6())).collect()
+        }
     };
     let complete = !addresses.is_empty() && addresses.iter().all(|address| there.contains(address));
     Ok(complete.then_some((netns, addresses)))

@@ -57,15 +57,21 @@ impl NodePod {
     }
 
     /// Whether `enrolled` still is as this one should be. Addresses that are not told yet were found in its namespace, and so
-    /// were those of a sandbox that was made again, as long as what is told is what was `told` when it was enrolled.
+    /// were those of a sandbox that was made again, as long as what is told is what was `told` when it was enrolled. Of
+    /// those that are told, the ones of a family that it has switched off are not there.
     pub fn is_served_by(&self, enrolled: &Self, told: &[IpAddr]) -> bool {
-        let sorted = |pod: &Self| {
-            let mut addresses = pod.addresses.clone();
-            addresses.sort_unstable();
-            addresses
+        let holds = |family: fn(&IpAddr) -> bool| {
+            let of = |pod: &Self| {
+                let mut addresses: Vec<_> = pod.addresses.iter().copied().filter(family).collect();
+                addresses.sort_unstable();
+                addresses
+            };
+            of(self) == of(enrolled)
         };
-        let addresses_hold =
-            self.addresses.is_empty() || self.addresses == told || sorted(self) == sorted(enrolled);
+        let without_ipv6 = !enrolled.addresses.is_empty() && enrolled.addresses.iter().all(IpAddr::is_ipv4);
+        let addresses_hold = self.addresses.is_empty()
+            || self.addresses == told
+            || holds(IpAddr::is_ipv4) && (without_ipv6 || holds(IpAddr::is_ipv6));
         addresses_hold && Self { addresses: enrolled.addresses.clone(), ..self.clone() } == *enrolled
     }
 }

@@ -298,7 +298,7 @@ async fn admit_stream(
     record.labels.source = core.snapshot().workload_by_address(client.ip());
     record.labels.service = request.host().and_then(|host| headers::service(&host, &core.snapshot()));
     let to = UpstreamAddress::new(request.destination()?);
-    if !pod.addresses.contains(&to.ip()) {
+    if !is_of_this_pod(core, pod, to.ip()).await {
         return Err(Error::NotThisPod { asked: to.ip(), pod: pod.to_string() });
     }
     record.upstream = Some(to.address());
@@ -320,6 +320,13 @@ async fn admit(
     let delivered = take(core, pod, &workload, arrival).await?;
     record.policy = delivered.policy();
     Ok(delivered)
+}
+
+/// Whether the mesh knows a pod by an address. Not all of those that it has need have been there when it was enrolled.
+async fn is_of_this_pod(core: &Rc<Core>, pod: &LocalPod, address: IpAddr) -> bool {
+    let told =
+        async { core.workload_of(pod).await.is_some_and(|workload| workload.addresses.contains(&address)) };
+    pod.addresses.contains(&address) || told.await
 }
 
 /// Whether a connection came from the pod's own programs and not over its network.

@@ -1,8 +1,8 @@
 //! Sockets inside pods' network namespaces, and the few socket options that no library offers.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::time::Duration;
@@ -145,6 +145,31 @@ pub fn addresses_in(netns: &Netns) -> io::Result<Vec<IpAddr>> {
         IpAddr::V6(v6) => !v6.is_unicast_link_local(),
     });
     Ok(addresses)
+}
+
+/// Those of a pod's addresses that its connections leave with, from its own namespace: the sandbox's, and not those of
+/// further interfaces. None of a family that has no way out.
+pub fn primary_addresses_in(netns: &Netns) -> io::Result<Vec<IpAddr>> {
+    /// Addresses for documentation (RFC 5737, RFC 3849), which are behind the default route.
+    const ELSEWHERE: [&str; 2] = ["192.0.2.1:9", "[2001:db8::1]:9"];
+    let source_to = |elsewhere: &str| {
+        let unspecified = if elsewhere.starts_with('[') { "[::]:0" } else { "0.0.0.0:0" };
+        let socket = UdpSocket::bind(unspecified)?;
+        // Sends nothing.
+        socket.connect(elsewhere)?;
+        Ok::<_, io::Error>(socket.local_addr()?.ip())
+    };
+    netns.run(|| ELSEWHERE.into_iter().flat_map(source_to).collect())
+}
+
+/// Whether a pod has IPv6 switched off.
+pub fn has_no_ipv6(netns: &Netns) -> io::Result<bool> {
+    let says = |interface: &str, what| {
+        let path = format!("/proc/sys/net/ipv6/conf/{interface}/disable_ipv6");
+        fs::read_to_string(path).is_ok_and(|text| text.trim() == what)
+    };
+    // What counts is the interface's. A kernel without IPv6 says nothing.
+    netns.run(|| says("eth0", "1") || !says("eth0", "0") && !says("all", "0"))
 }
 
 /// What the thread's network namespace has, as far as it is in the first `most` bytes of the kernel's tables.

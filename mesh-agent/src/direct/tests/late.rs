@@ -69,8 +69,8 @@ impl Node {
             }
         }
         for (under_way, filed) in filed {
-            let owner = self.owners.get(&under_way.server.ip().into()).copied();
-            if filed.arrives(owner, 1, true) == Arrival::Direct {
+            let arrives_at = self.owners.get(&under_way.server.ip().into()).copied().unwrap_or(NO_SERVER);
+            if filed.arrives(arrives_at, 1, true) == Arrival::Direct {
                 self.late.used += 1;
                 assert!(self.is_allowed(&under_way), "{context}: {under_way:?} arrives");
             } else {

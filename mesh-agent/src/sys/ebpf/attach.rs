@@ -2,14 +2,20 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use aya::Ebpf;
+use aya::maps::ProgramArray;
 use aya::programs::links::{FdLink, LinkError};
 use aya::programs::{CgroupAttachMode, CgroupSockAddr, Program, ProgramError, SkLookup, SockOps};
 
-use super::{Error, link};
+use super::programs::descriptor;
+use super::{Error, gate, link, map_error};
+use crate::sys::Netns;
+
+/// Where the attachments to pods' namespaces are pinned.
+pub(super) const PODS: &str = "pods";
 
 /// On kernels from 5.7 on links to one cgroup add up whatever the mode says, and any other mode is refused.
 const MODE: CgroupAttachMode = CgroupAttachMode::Single;
@@ -18,6 +24,9 @@ const MODE: CgroupAttachMode = CgroupAttachMode::Single;
 const SOCK_ADDR: [&str; 4] = ["connect4", "connect6", "getpeername4", "getpeername6"];
 const SOCK_OPS: &str = "socket_ops";
 const SK_LOOKUP: &str = "inbound";
+/// The maps that lead there from a pod's namespace.
+const HERE: &str = "HERE";
+const INBOUND: &str = "INBOUND";
 
 /// Has the kernel check all programs.
 pub(super) fn load(ebpf: &mut Ebpf) -> Result<(), Error> {
@@ -39,13 +48,35 @@ pub(super) fn attach_to_cgroup(ebpf: &mut Ebpf, cgroup: &Path, links: &Path) -> 
     Ok(())
 }
 
-/// Attaches `sk_lookup` to a pod's namespace, in place of a predecessor's.
-pub(super) fn attach_to_pod(ebpf: &mut Ebpf, netns: impl AsFd, pin: &Path) -> Result<(), Error> {
-    put(ebpf, SK_LOOKUP, pin, |ebpf| {
-        let program = typed::<SkLookup>(ebpf, SK_LOOKUP)?;
-        let id = program.attach(netns)?;
-        Ok(program.take_link(id)?.into())
-    })
+/// Lets the program decide what becomes of connections that arrive at pods, in place of a predecessor's.
+pub(super) fn decide_for_pods(ebpf: &mut Ebpf) -> Result<(), Error> {
+    let program = ebpf.program(SK_LOOKUP).ok_or(ProgramError::NotLoaded).and_then(Program::fd);
+    let program = program.and_then(|it| Ok(it.try_clone()?)).map_err(program_error(SK_LOOKUP))?;
+    let map = ebpf.map_mut(INBOUND).ok_or(Error::Missing(INBOUND))?;
+    let mut inbound = ProgramArray::try_from(map).map_err(map_error(INBOUND))?;
+    inbound.set(0, &program, 0).map_err(map_error(INBOUND))
+}
+
+/// Has connections that arrive at a pod decided about, by what says which pod it is, in place of a predecessor's.
+pub(super) fn attach_to_pod(ebpf: &Ebpf, netns: &Netns, pin: &Path) -> Result<(), Error> {
+    let failed = |error| Error::Path { path: pin.into(), error };
+    let gate = load_gate(ebpf, netns.cookie())?;
+    if pin.exists() {
+        match link::replace(pin, gate.as_fd()) {
+            Ok(()) => return Ok(()),
+            // Its namespace is gone.
+            Err(error) if error.raw_os_error() == Some(libc::ENOLINK) => detach(pin)?,
+            Err(error) => return Err(failed(error)),
+        }
+    }
+    gate::attach(gate.as_fd(), netns.as_fd(), pin).map_err(failed)
+}
+
+/// Has the kernel take what is attached to a pod's namespace, by the cookie of that.
+pub(super) fn load_gate(ebpf: &Ebpf, cookie: u64) -> Result<OwnedFd, Error> {
+    let descriptor = |name| ebpf.map(name).and_then(descriptor).ok_or(Error::Missing(name));
+    gate::load_for(cookie, descriptor(HERE)?, descriptor(INBOUND)?)
+        .map_err(|error| program_error("gate")(ProgramError::IOError(error)))
 }
 
 /// Takes a pinned attachment off. One that is not there is off already.
@@ -58,7 +89,14 @@ pub(super) fn detach(pin: &Path) -> Result<(), Error> {
 
 /// Removes everything that an agent pinned below `root`: its programs are detached, pods talk as without a mesh.
 pub fn unpin_all(root: &Path) -> io::Result<()> {
-    match fs::remove_dir_all(root) {
+    // Before the maps: without the last pin of the one that leads to the program, a pod's gate leads nowhere.
+    let layouts = pins(root).into_iter().map(|(_, path)| path).chain([root.to_owned()]);
+    layouts.map(|layout| layout.join(PODS)).try_for_each(|pods| remove_all(&pods))?;
+    remove_all(root)
+}
+
+fn remove_all(directory: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(directory) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         result => result,
     }

@@ -50,9 +50,9 @@ fn open(pin: &Path) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
 }
 
-fn bpf<T>(command: libc::c_int, attributes: &T) -> io::Result<RawFd> {
-    // SAFETY: the kernel reads as many bytes as it is told, which are those of `attributes`; both structs above have the
-    // layout of the kernel's, and what they point at (a path that ends in zero, open descriptors) lives in the callers
+pub(super) fn bpf<T>(command: libc::c_int, attributes: &T) -> io::Result<RawFd> {
+    // SAFETY: the kernel reads as many bytes as it is told, which are those of `attributes`; all structs that come here have
+    // the layout of the kernel's, and what they point at (text that ends in zero, instructions, open descriptors) lives in the callers
     // until this returns. There is no safe way: no library that we have wraps these commands.
     #[allow(unsafe_code)]
     let answer =

@@ -11,6 +11,7 @@ mod attach;
 mod direct;
 mod events;
 mod flow;
+mod gate;
 mod handed;
 mod link;
 mod programs;

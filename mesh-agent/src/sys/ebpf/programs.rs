@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::fs;
 use std::hash::Hash;
 use std::net::IpAddr;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd as _, AsRawFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -22,7 +22,7 @@ use crate::sys::Netns;
 pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/mesh-ebpf.o"));
 
 /// Maps that outlive the keeper. Those that are not here (log, events, listeners, routes) are made anew each time.
-const PINNED: [&str; 11] = [
+const PINNED: [&str; 13] = [
     "PROXIES",
     "PODS",
     "SANDBOXES",
@@ -31,6 +31,8 @@ const PINNED: [&str; 11] = [
     PEER,
     "PROBE_PORTS",
     "PROBES",
+    "HERE",
+    "INBOUND",
     "DIRECT_FLOWS",
     "DIRECT",
     "DIRECT_OPEN",
@@ -78,7 +80,7 @@ impl Programs {
         let maps = directory(root, "maps")?;
         // A link stays with the cgroup that it was made for; one of another setting is not to be taken for it.
         let cgroup_links = directory(root, &format!("cgroups/{}", metadata.ino()))?;
-        let pod_links = directory(root, "pods")?;
+        let pod_links = directory(root, attach::PODS)?;
         let (level, count_untouched) = (log as u8, u8::from(count_untouched));
         let mut loader = EbpfLoader::new();
         loader.override_global(aya_log::LEVEL, &level, false);
@@ -121,9 +123,9 @@ impl Programs {
     /// Lets these programs decide in place of a predecessor's, at the node and at the pods that are enrolled already.
     pub fn attach<'a>(&mut self, enrolled: impl IntoIterator<Item = &'a Netns>) -> Result<(), Error> {
         // What arrives before what leaves.
+        attach::decide_for_pods(&mut self.ebpf)?;
         for netns in enrolled {
-            let link = self.link_of(netns.cookie());
-            attach::attach_to_pod(&mut self.ebpf, netns.as_fd(), &link)?;
+            attach::attach_to_pod(&self.ebpf, netns, &self.link_of(netns.cookie()))?;
         }
         attach::attach_to_cgroup(&mut self.ebpf, &self.cgroup, &self.cgroup_links)?;
         for (_, path) in attach::pins(&self.root.join(LAYOUT).join("cgroups")) {
@@ -173,19 +175,16 @@ impl Programs {
         all.iter().filter(ended).try_for_each(|proxy| self.forget_proxy(*proxy))
     }
 
-    /// Gives one of a pod's inbound listeners to `sk_lookup`, for each of the pod's addresses.
+    /// Gives one of a pod's inbound listeners to `sk_lookup`.
     pub fn add_listener(
         &mut self,
-        addresses: &[IpAddr],
+        cookie: u64,
         kind: ListenerKind,
         worker: u8,
         socket: &impl AsRawFd,
     ) -> Result<(), Error> {
-        for &address in addresses {
-            let key = Listener::new(address.into(), kind, worker);
-            self.listeners.insert(key, socket.as_raw_fd(), 0).map_err(map_error("LISTENERS"))?;
-        }
-        Ok(())
+        let key = Listener::new(cookie, kind, worker);
+        self.listeners.insert(key, socket.as_raw_fd(), 0).map_err(map_error("LISTENERS"))
     }
 
     /// The namespace in which a pod is enrolled, or was by a predecessor, and is held until somebody lets it go.
@@ -223,8 +222,7 @@ impl Programs {
             self.probe_ports.insert(endpoint, 1, 0).map_err(map_error("PROBE_PORTS"))?;
         }
         if self.attached {
-            let link = self.link_of(netns.cookie());
-            attach::attach_to_pod(&mut self.ebpf, netns.as_fd(), &link)?;
+            attach::attach_to_pod(&self.ebpf, netns, &self.link_of(netns.cookie()))?;
         }
         for &address in addresses {
             self.owners.insert(Address::from(address), netns.cookie(), 0).map_err(map_error("OWNERS"))?;
@@ -301,12 +299,15 @@ fn directory(root: &Path, name: &str) -> Result<PathBuf, Error> {
     Ok(path)
 }
 
-/// The descriptor of a map of one of the kinds that the proxy gets.
-fn descriptor(map: &Map) -> Option<BorrowedFd<'_>> {
+/// The descriptor of a map of one of the kinds that are asked for.
+pub(super) fn descriptor(map: &Map) -> Option<BorrowedFd<'_>> {
     match map {
-        Map::HashMap(data) | Map::Array(data) | Map::RingBuf(data) | Map::SkStorage(data) => {
-            Some(data.fd().as_fd())
-        }
+        Map::HashMap(data)
+        | Map::Array(data)
+        | Map::PerCpuArray(data)
+        | Map::ProgramArray(data)
+        | Map::RingBuf(data)
+        | Map::SkStorage(data) => Some(data.fd().as_fd()),
         _ => None,
     }
 }

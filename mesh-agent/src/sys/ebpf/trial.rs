@@ -20,6 +20,7 @@ impl Trial {
         }
         let mut ebpf = EbpfLoader::new().load(OBJECT)?;
         attach::load(&mut ebpf)?;
+        attach::load_gate(&ebpf, 1)?;
         Ok(Self { ebpf })
     }
 
