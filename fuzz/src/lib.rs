@@ -10,6 +10,7 @@ pub mod hbone;
 pub mod identity;
 pub mod keeper;
 pub mod manifest;
+pub mod packets;
 pub mod records;
 pub mod xds;
 

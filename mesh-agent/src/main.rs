@@ -108,7 +108,7 @@ fn main() -> ExitCode {
 /// The plugin goes first: a pod that it holds up starts then, and is enrolled as long as the programs are there.
 fn clean_up(bpf_root: &Path, cni_state_dir: &Path) -> Result<(), Failure> {
     let removed = cni::remove(cni_state_dir);
-    sys::ebpf::unpin_all(bpf_root)?;
+    keeper::cleanup(bpf_root)?;
     Ok(removed?)
 }
 

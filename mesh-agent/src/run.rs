@@ -21,7 +21,7 @@ use crate::pods::NodePods;
 use crate::proxy::balance::{Health, Limits};
 use crate::proxy::core::{NEWS_WAIT, Shared};
 use crate::proxy::worker::{self, Command};
-use crate::sys::ebpf::{EventLog, FlowMap};
+use crate::sys::ebpf::{EventLog, FlowMap, Links};
 use crate::sys::seccomp;
 use crate::telemetry::{AccessLog, AgentMetrics, Format, WorkerMetrics};
 use crate::xds::{self, Xds, XdsConfig};
@@ -76,7 +76,8 @@ async fn serve(mut config: Config, set_log_filter: SetLogFilter) -> Result<(), F
     if !beside {
         serve_in_time(serving.clone());
     }
-    let shared = shared(&config, &xds, &certificates, (&direct, served), open_files);
+    let (links, shown_links) = (maps.links()?, maps.links()?);
+    let shared = shared(&config, &xds, &certificates, (&direct, served), (links, open_files));
     let flow_maps = channels.iter().map(|_| maps.flow_map()).collect::<Result<Vec<_>, _>>()?;
     let (destinations, kernel, events) = maps.open()?;
     watch_kernel(events, &metrics);
@@ -115,7 +116,16 @@ async fn serve(mut config: Config, set_log_filter: SetLogFilter) -> Result<(), F
         }
     });
 
-    let state = admin::State { config, started, xds, certificates, pods: statuses, metrics, set_log_filter };
+    let state = admin::State {
+        config,
+        started,
+        xds,
+        certificates,
+        pods: statuses,
+        links: shown_links,
+        metrics,
+        set_log_filter,
+    };
     let (relieved, leave) = watch::channel(false);
     admin::serve(Arc::new(state), doors, leave)?;
     seccomp::close_off()?;
@@ -185,7 +195,7 @@ fn shared(
     xds: &Xds,
     certificates: &Certificates,
     (direct, serving): (&Direct, watch::Receiver<bool>),
-    open_files: u64,
+    (links, open_files): (Links, u64),
 ) -> Arc<Shared> {
     // Over HBONE a connection has one descriptor on each node, its socket in the pod. Plain ones have two: should these
     // use descriptors up, a new one is refused and `accept` pauses.
@@ -203,6 +213,7 @@ fn shared(
         limits: Limits::default(),
         direct: direct.clone(),
         same_node: config.same_node,
+        links,
         most_connections: most - most_sessions,
         most_of_pod,
         most_sessions,

@@ -83,6 +83,23 @@ pub struct PodStatus {
     pub state: EnrolmentState,
     /// Why, where there is something to say.
     pub reason: Option<String>,
+    /// The kernel's cookie of its network namespace, if it is enrolled.
+    #[serde(default)]
+    pub netns: Option<u64>,
+    /// How it is connected to its node, if that is known.
+    #[serde(default)]
+    pub link: Option<PodLink>,
+}
+
+/// How a pod is connected to its node, which decides how connections to other pods of the node go.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PodLink {
+    /// `veth`: what it sends directly goes from veth to veth. `routed`: over the node's routing alone. `shared`: over
+    /// something that other pods may be at too.
+    pub way: String,
+    /// Why not from veth to veth.
+    pub obstacle: Option<String>,
 }
 
 /// One item of `GET /certs`: the certificate of one identity.

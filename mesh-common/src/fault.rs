@@ -24,6 +24,8 @@ pub enum Fault {
     OpenFull = 8,
     /// A direct connection's SYN left when the yes that `connect()` got was no more.
     Withdrawn = 9,
+    /// A direct connection found no way that nobody else is on, when its SYN was about to leave.
+    NoWay = 10,
 }
 
 /// What becomes of the connection.
@@ -45,7 +47,8 @@ impl Fault {
             | Self::AgentUnknown
             | Self::ListenerMissing
             | Self::ListenerRefused
-            | Self::Withdrawn => Verdict::Refuse,
+            | Self::Withdrawn
+            | Self::NoWay => Verdict::Refuse,
             // The first: the connection is made and was allowed; only what `getpeername` shows is the proxy's address. The
             // second: it arrives like one from outside the mesh, at the proxy, and the policy for those decides. The third:
             // the proxy that runs was told of it and holds it to policy; only the next one will not know of it.
@@ -65,6 +68,7 @@ impl Fault {
             7 => Self::DirectFull,
             8 => Self::OpenFull,
             9 => Self::Withdrawn,
+            10 => Self::NoWay,
             _ => return None,
         })
     }
@@ -81,6 +85,9 @@ impl Fault {
             Self::DirectFull => "no room to announce a direct connection",
             Self::OpenFull => "no room to remember a direct connection for the next proxy",
             Self::Withdrawn => "a direct connection was no longer allowed when its first packet left",
+            Self::NoWay => {
+                "a direct connection found no way from veth to veth when its first packet was to leave"
+            }
         }
     }
 }
@@ -105,7 +112,7 @@ mod tests {
     #[test]
     fn numbers_and_faults_agree() {
         let all: Vec<Fault> = (0..100).filter_map(Fault::from_number).collect();
-        assert_eq!(all.len(), 9);
+        assert_eq!(all.len(), 10);
         for fault in all {
             assert_eq!(Fault::from_number(fault as u32), Some(fault));
         }

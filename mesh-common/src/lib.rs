@@ -1,7 +1,7 @@
 //! What the eBPF programs and the agent say to each other: map keys and values, events, and the pure rules that
 //! both sides follow. No allocation, no logic with state.
 //!
-//! Reading order: [`address`], [`maps`], [`steer`], [`direct`], [`fault`], and [`mod@record`], which user space reads with.
+//! Reading order: [`address`], [`maps`], [`steer`], [`direct`], [`veth`], [`fault`], and [`mod@record`], which user space reads with.
 #![cfg_attr(target_arch = "bpf", no_std)]
 
 pub mod address;
@@ -11,6 +11,7 @@ pub mod maps;
 #[cfg(not(target_arch = "bpf"))]
 pub mod record;
 pub mod steer;
+pub mod veth;
 
 /// Port of the outbound listener inside a pod's network namespace.
 pub const OUTBOUND_PORT: u16 = 15001;

@@ -139,6 +139,7 @@ mod user {
     use crate::address::Address;
     use crate::direct::{DirectFlow, DirectSocket, Filed, Route, RouteKey};
     use crate::fault::Event;
+    use crate::veth::{Direction, Veth, VethEnd, VethFlow};
 
     // SAFETY: `repr(C)`, made of integers only, no implicit padding (asserted by the sizes above), any bit pattern
     // is valid. There is no safe way: `aya::Pod` is an unsafe trait.
@@ -167,6 +168,14 @@ mod user {
     unsafe impl aya::Pod for Filed {}
     // SAFETY: as above.
     unsafe impl aya::Pod for DirectSocket {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Veth {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Direction {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for VethFlow {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for VethEnd {}
 
     #[cfg(test)]
     mod tests {
@@ -199,6 +208,10 @@ mod user {
             is_its_bytes::<DirectFlow>();
             is_its_bytes::<Filed>();
             is_its_bytes::<DirectSocket>();
+            is_its_bytes::<Veth>();
+            is_its_bytes::<Direction>();
+            is_its_bytes::<VethFlow>();
+            is_its_bytes::<VethEnd>();
         }
     }
 }

@@ -11,8 +11,9 @@ use core::ptr;
 use mesh_common::address::Address;
 use mesh_common::direct::DirectSocket;
 use mesh_common::maps::{Endpoint, Proxy};
+use mesh_common::veth::VethEnd;
 
-use crate::maps::{DIRECT, PEER, PROXIES};
+use crate::maps::{DIRECT, PEER, PROXIES, VETH_ENDS};
 
 /// `BPF_SK_STORAGE_GET_F_CREATE` of `linux/bpf.h`.
 const CREATE: u64 = 1;
@@ -234,6 +235,25 @@ pub fn make_direct(socket: *mut bpf_sock, direct: DirectSocket) -> bool {
 #[inline(always)]
 pub fn forget_direct(socket: *mut bpf_sock) {
     forget(&DIRECT, socket);
+}
+
+/// What is remembered with either socket of a connection that goes from veth to veth.
+#[inline(always)]
+pub fn veth_end_of(socket: *mut bpf_sock) -> Option<&'static VethEnd> {
+    stored(&VETH_ENDS, socket)
+}
+
+/// Makes a socket one of a connection that goes from veth to veth. Returns false when there is no memory for it.
+#[inline(always)]
+#[must_use]
+pub fn make_veth_end(socket: *mut bpf_sock, end: VethEnd) -> bool {
+    store(&VETH_ENDS, socket, end)
+}
+
+/// A socket that was one connects again, some other way.
+#[inline(always)]
+pub fn forget_veth_end(socket: *mut bpf_sock) {
+    forget(&VETH_ENDS, socket);
 }
 
 /// The raw pointer of a context, as helpers ask for it.

@@ -10,15 +10,16 @@ use aya_ebpf::programs::SockOpsContext;
 use core::ptr;
 use mesh_common::address::Address;
 use mesh_common::direct::{
-    self, Arrival, Choice, DirectEvent, DirectFlow, DirectSocket, Filed, Happened, NO_SERVER, NOTE_NOT_DIRECT,
-    NOTE_PROBE, PULSE_LASTS, Route, RouteKey, YES_LASTS,
+    self, Arrival, Choice, DIRECT_RING, DirectEvent, DirectFlow, DirectSocket, Filed, Happened, NO_SERVER,
+    NOTE_NOT_DIRECT, NOTE_PROBE, PULSE_LASTS, Route, RouteKey, YES_LASTS,
 };
 use mesh_common::fault::Fault;
 use mesh_common::maps::Endpoint;
+use mesh_common::veth::Way;
 
 use crate::context::{self, Place};
 use crate::maps::{COUNT_UNTOUCHED, DIRECT_EVENTS, DIRECT_FLOWS, DIRECT_OPEN, OWNERS, PROBES, PULSE, ROUTES};
-use crate::{probe, report, sockops};
+use crate::{probe, report, sockops, veth};
 
 /// Draws the endpoint of a connection that an enrolled pod opens, and puts it in `place`. That stays as it is if the
 /// connection is the proxy's, for which `to` then gets a note. The socket is a direct connection's from now on, or no
@@ -69,7 +70,25 @@ fn draw(client: u64, to: &mut Endpoint) -> Option<(u64, Place)> {
     // SAFETY: the entry is copied at once.
     let owner = unsafe { OWNERS.get(address) }.copied();
     let as_planned = owner == Some(server) && address.is_v4() == to.address.is_v4();
-    as_planned.then_some((server, place))
+    (as_planned && has_way(client, server)).then_some((server, place))
+}
+
+/// Whether there is a way to a server that nobody else is on, and room to file and to announce what takes it.
+#[inline(never)]
+fn has_way(client: u64, server: u64) -> bool {
+    /// Bytes that are kept for those that have been promised a way already.
+    const SPARE: u64 = 64 * size_of::<DirectEvent>() as u64;
+    let way = match veth::way(client, server) {
+        Way::Veth => veth::has_room(client),
+        Way::Plain => true,
+        Way::Proxy => false,
+    };
+    let told = DIRECT_EVENTS.query(u64::from(BPF_RB_AVAIL_DATA)) < u64::from(DIRECT_RING) - SPARE;
+    if way && !told {
+        let nowhere = Endpoint::new(Address::UNSPECIFIED, 0);
+        let _the_proxys = report::fault(Fault::DirectFull, client, nowhere);
+    }
+    way && told
 }
 
 #[inline(always)]
@@ -155,7 +174,9 @@ pub fn opening(context: &SockOpsContext, socket: *mut bpf_sock) -> bool {
         return true;
     }
     let flow = DirectFlow { client: sockops::local(context), server: sockops::remote(context) };
-    if direct.server != NO_SERVER && !file(context, socket, direct, &flow) {
+    let goes = direct.server == NO_SERVER
+        || take_way(context, socket, direct.server, &flow) && file(context, socket, direct, &flow);
+    if !goes {
         return true;
     }
     let told = context.set_cb_flags(BPF_SOCK_OPS_STATE_CB_FLAG as i32).is_ok()
@@ -220,12 +241,35 @@ fn still_holds(client: u64, direct: &DirectSocket, server: &Endpoint) -> bool {
         })
 }
 
+/// Files the connection if it goes from veth to veth. One that was to and can't fails: it would be seen on the way.
+#[inline(never)]
+fn take_way(context: &SockOpsContext, socket: *mut bpf_sock, server: u64, flow: &DirectFlow) -> bool {
+    let client = context::netns_cookie(context.ops.cast());
+    veth::forget(socket);
+    let taken = match veth::way(client, server) {
+        Way::Veth => veth::file(context, socket, server, flow),
+        Way::Plain => true,
+        Way::Proxy => false,
+    };
+    if !taken {
+        context::forget_direct(socket);
+        let _unbound_never = context.set_cb_flags(BPF_SOCK_OPS_STATE_CB_FLAG as i32);
+        veth::refuse(context);
+        let _refused = report::fault(Fault::NoWay, client, flow.server);
+    }
+    taken
+}
+
 /// A socket changes its state.
 #[inline(never)]
 pub fn changed(context: &SockOpsContext, socket: *mut bpf_sock) {
+    let (from, to) = (context.arg(0), context.arg(1));
+    if to == BPF_TCP_CLOSE {
+        veth::closed(socket, from);
+        veth::unbind(context, socket);
+    }
     let Some(direct) = context::direct_of(socket) else { return };
     let flow = DirectFlow { client: sockops::local(context), server: sockops::remote(context) };
-    let (from, to) = (context.arg(0), context.arg(1));
     if to == BPF_TCP_ESTABLISHED {
         tell(context, Happened::Established, direct, &flow, 0);
     } else if to == BPF_TCP_CLOSE {
@@ -245,10 +289,11 @@ pub fn changed(context: &SockOpsContext, socket: *mut bpf_sock) {
 #[inline(never)]
 pub fn accepted(context: &SockOpsContext) {
     let flow = DirectFlow { client: sockops::remote(context), server: sockops::local(context) };
+    let guarded = veth::accepted(context, &flow);
     // SAFETY: the entry is copied at once.
     let Some(filed) = (unsafe { DIRECT_FLOWS.get(flow) }).copied() else { return };
     let _gone = DIRECT_FLOWS.remove(flow);
-    if filed.server != context::netns_cookie(context.ops.cast()) {
+    if !guarded || filed.server != context::netns_cookie(context.ops.cast()) {
         let direct = DirectSocket { server: filed.server, opened: 0, destination: flow.server, zero: 0 };
         tell(context, Happened::Astray, &direct, &flow, 0);
     }

@@ -15,6 +15,7 @@ mod probe;
 mod report;
 mod sk_lookup;
 mod sockops;
+mod veth;
 
 #[cfg(not(test))]
 #[panic_handler]

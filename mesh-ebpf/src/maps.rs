@@ -14,6 +14,7 @@ use mesh_common::maps::{
     MAX_PROBE_PORTS, MAX_PROXIES, Pod, Proxy, Sandbox,
 };
 use mesh_common::steer;
+use mesh_common::veth::{Direction, MAX_VETH_FLOWS, NEIGHBOUR_SLOTS, Veth, VethEnd, VethFlow};
 
 /// The proxies, which are exempt. Written by the keeper when one starts and when it ends, read by every program.
 #[map]
@@ -106,6 +107,34 @@ pub static HERE: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 /// The program that decides for all pods what becomes of a connection that arrives. Written by the keeper.
 #[map]
 pub static INBOUND: ProgramArray = ProgramArray::with_max_entries(1, 0);
+/// How pods are connected to the node, by the cookie of their network namespace. Written by the keeper; read by `connect`
+/// and `sockops`, and by the proxy.
+#[map]
+pub static VETHS: HashMap<u64, Veth> = HashMap::with_max_entries(MAX_PODS, BPF_F_NO_PREALLOC);
+
+/// A bit for the slot of each address of a pod of this node ([`mesh_common::veth::slot_of`]): a cheap first look, since
+/// most packets go elsewhere. Written by the keeper.
+#[map]
+pub static NEIGHBOURS: Array<u64> = Array::with_max_entries(NEIGHBOUR_SLOTS / 64, 0);
+
+/// Both directions of the connections that go from veth to veth. Written by `sockops`, read and written by the programs
+/// at the veths, read by the guard; the proxy removes what is left behind. Never forgotten to make room.
+#[map]
+pub static VETH_FLOWS: HashMap<Direction, VethFlow> =
+    HashMap::with_max_entries(MAX_VETH_FLOWS, BPF_F_NO_PREALLOC);
+
+/// Clients, by the cookie of their network namespace, that have as many direct connections as they may; or all of them
+/// ([`mesh_common::veth::EVERYBODY`]). Written by the proxy, read by `connect`.
+#[map]
+pub static CROWDED: HashMap<u64, u32> = HashMap::with_max_entries(MAX_PODS, BPF_F_NO_PREALLOC);
+
+/// The sockets of these connections. Written by `sockops`, read by it and by the guard.
+#[btf_map]
+pub static VETH_ENDS: SkStorage<VethEnd> = SkStorage::new();
+
+/// A [`mesh_common::veth::Wanted`] as its number. The keeper sets it when it loads the programs.
+#[unsafe(no_mangle)]
+pub static SAME_NODE: u8 = 0;
 
 /// The inbound listeners. Written by the keeper, which holds them, read by `sk_lookup`.
 #[map]

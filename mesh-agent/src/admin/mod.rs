@@ -16,6 +16,7 @@ use mesh_api::admin::{AgentStatus, CertificateStatus, ConnectionStatus, PodStatu
 use crate::certs::Certificates;
 use crate::config::Config;
 use crate::enrol::Statuses;
+use crate::sys::ebpf::Links;
 use crate::telemetry::AgentMetrics;
 use crate::xds::Xds;
 
@@ -36,6 +37,8 @@ pub struct State {
     pub certificates: Certificates,
     /// Pods.
     pub pods: Statuses,
+    /// How they are connected.
+    pub links: Links,
     /// Metrics and connections.
     pub metrics: Arc<AgentMetrics>,
     /// What is logged.
@@ -105,7 +108,11 @@ fn is_enrolled(pod: &PodStatus) -> bool {
 }
 
 async fn pods(state: Shared) -> Json<Vec<PodStatus>> {
-    Json(state.pods.lock().unwrap_or_else(PoisonError::into_inner).clone())
+    let mut pods = state.pods.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    for pod in &mut pods {
+        pod.link = pod.netns.and_then(|netns| state.links.of(netns)).map(views::link);
+    }
+    Json(pods)
 }
 
 async fn certificates(state: Shared) -> Json<Vec<CertificateStatus>> {

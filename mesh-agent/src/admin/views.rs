@@ -5,9 +5,10 @@ use std::sync::Arc;
 use axum::Json;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
-use mesh_api::admin::{PolicyStatus, ServiceStatus, WorkloadStatus};
+use mesh_api::admin::{PodLink, PolicyStatus, ServiceStatus, WorkloadStatus};
 use mesh_api::plan::policy::{Policy, Scope};
 use mesh_api::plan::{Health, Service, Snapshot, Tunnel, Workload};
+use mesh_common::veth::{Link, Obstacle, Veth};
 
 use super::Shared;
 
@@ -31,6 +32,17 @@ pub(super) async fn policies(state: Shared) -> Json<Vec<PolicyStatus>> {
     let mut list: Vec<_> = snapshot.policies().map(|it| policy(&snapshot, &here, it)).collect();
     list.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
     Json(list)
+}
+
+/// How a pod is connected.
+pub(super) fn link(veth: Veth) -> PodLink {
+    let way = match Link::from_number(veth.link) {
+        Link::Guarded => "veth",
+        Link::Routed => "routed",
+        Link::Shared => "shared",
+    };
+    let obstacle = Obstacle::from_number(veth.obstacle).describe();
+    PodLink { way: way.to_owned(), obstacle: obstacle.map(ToOwned::to_owned) }
 }
 
 /// The resources, so that whoever reads them can rebuild the very state that decides here: length-delimited

@@ -3,7 +3,8 @@
 use std::fs;
 use std::path::Path;
 
-use aya::programs::ProgramType;
+use aya::programs::tc::TcAttachType;
+use aya::programs::{ProgramType, SchedClassifier};
 use aya::sys::is_program_supported;
 use rustix::process::{Resource, getrlimit};
 
@@ -46,6 +47,12 @@ pub(super) fn all(cgroup_root: &Path) -> Vec<Need> {
             program(ProgramType::SkLookup),
             "arriving connections can't be taken",
         ),
+        need(
+            "programs at veths",
+            false,
+            tcx(),
+            "connections between pods of one node are encrypted where pods share a bridge",
+        ),
         need("netns cookie", true, netns_cookie(), "pods can't be told apart"),
         need("all programs", true, loaded, "no pod can be enrolled"),
         need(
@@ -78,6 +85,14 @@ fn kernel() -> Found {
     let mut numbers = release.split(['.', '-']).map(|part| part.parse::<u32>().unwrap_or(0));
     let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
     if version >= (5, 14) { Ok(release) } else { Err(format!("{release} is older than 5.14")) }
+}
+
+/// Programs that are attached by links to interfaces (TCX): what a kernel does counts, and this one can be asked.
+fn tcx() -> Found {
+    match SchedClassifier::query_tcx("lo", TcAttachType::Ingress) {
+        Ok(_) => Ok("connections between pods of one node go from veth to veth".to_owned()),
+        Err(error) => Err(format!("not supported by this kernel, Linux 6.6 does: {error}")),
+    }
 }
 
 fn exists(path: &str) -> Found {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 use http::Uri;
+use mesh_common::veth::Wanted;
 use serde::{Deserialize, Serialize, Serializer};
 
 /// How log lines look.
@@ -37,11 +38,24 @@ pub enum AccessLogFormat {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SameNode {
-    /// From socket to socket in the kernel, where both pods' policies allow it and nothing needs the proxy.
+    /// From veth to veth, where nobody else reads or writes, if both pods' policies allow it and nothing needs the proxy;
+    /// else over mutual TLS where other pods are on the way, and directly where none is.
     #[default]
+    Auto,
+    /// The same, but directly even where other pods are on the way.
     Direct,
     /// Over mutual TLS, as between nodes.
     Mtls,
+}
+
+impl SameNode {
+    /// The same for the kernel.
+    pub fn wanted(self) -> Wanted {
+        match self {
+            Self::Direct => Wanted::Direct,
+            Self::Auto | Self::Mtls => Wanted::Auto,
+        }
+    }
 }
 
 /// How connections between nodes are framed.

@@ -1,6 +1,6 @@
 //! The direct connections that are open, and those that are only counted, with their records.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -9,6 +9,7 @@ use std::time::Duration;
 use mesh_api::plan::Snapshot;
 use mesh_api::plan::policy::Verdict;
 use mesh_common::direct::{Happened, NO_SERVER};
+use mesh_common::veth::{EVERYBODY, MOST_OF_CLIENT, MOST_OF_NODE};
 
 use super::plan::{Plan, Pod, Way};
 use crate::proxy::admission::Request;
@@ -163,6 +164,21 @@ impl Flows {
             .collect();
         self.metrics.revoked(denied.len());
         denied
+    }
+
+    /// The clients that have as many direct connections as they may; or all of them, if the node has.
+    pub fn crowd(&self) -> HashSet<u64> {
+        let direct = self.open.values().filter(|flow| flow.ends.server_netns != NO_SERVER);
+        let mut of_client: HashMap<u64, usize> = HashMap::new();
+        direct.for_each(|flow| *of_client.entry(flow.ends.netns).or_default() += 1);
+        if of_client.values().sum::<usize>() >= MOST_OF_NODE {
+            return HashSet::from([EVERYBODY]);
+        }
+        of_client
+            .into_iter()
+            .filter(|(_, count)| *count >= MOST_OF_CLIENT)
+            .map(|(client, _)| client)
+            .collect()
     }
 
     /// Forgets label sets that nothing used for so long.

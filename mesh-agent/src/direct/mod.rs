@@ -6,6 +6,7 @@
 //! directly, known by the kernel's [`events`](crate::sys::ebpf::DirectKernel). `task` runs all of it.
 
 mod flows;
+mod links;
 mod plan;
 mod table;
 mod task;

@@ -14,6 +14,7 @@ use mesh_common::direct::{Choice, MAX_CHOICES, Route, RouteKey};
 use mesh_common::is_mesh_port;
 use mesh_common::maps::Endpoint;
 
+use super::links::Links;
 use crate::proxy::admission::Request;
 use crate::proxy::balance::Health;
 use crate::proxy::core::LocalPod;
@@ -45,6 +46,8 @@ pub(super) struct View<'a> {
     /// Endpoints that refused a direct connection a moment ago. The proxy tries another in their place.
     pub resting: &'a HashMap<TargetKey, Instant>,
     pub now: Instant,
+    /// How the pods are connected.
+    pub links: &'a Links,
 }
 
 /// Where a pod's connections to a destination may go.
@@ -110,6 +113,11 @@ impl Pods {
         let cookie = self.by_cookie.values().find(|pod| *pod.uid == *uid)?.cookie;
         self.by_address.retain(|_, pod| pod.cookie != cookie);
         self.by_cookie.remove(&cookie)
+    }
+
+    /// The cookies of all.
+    pub fn cookies(&self) -> impl Iterator<Item = u64> {
+        self.by_cookie.keys().copied()
     }
 
     pub fn get(&self, cookie: u64) -> Option<&Arc<Pod>> {
@@ -187,6 +195,7 @@ fn way(view: View<'_>, pods: &Pods, client: &Pod, target: &Target, destination: 
     // Where several workloads claim the address, the mesh has to think of this one: the proxy would ask that one's policy.
     let owner = view.snapshot.workload_by_address(target.address.ip());
     if server.cookie == client.cookie
+        || !view.links.is_direct(client.cookie, server.cookie)
         || !server.is(&target.workload)
         || owner.is_none_or(|owner| owner.uid != target.workload.uid)
         || !same_family

@@ -76,6 +76,11 @@ impl Table {
         changes
     }
 
+    /// The pods, by their namespaces' cookies.
+    pub fn cookies(&self) -> impl Iterator<Item = u64> {
+        self.pods.cookies()
+    }
+
     /// A pod, by its namespace's cookie.
     pub fn pod(&self, cookie: u64) -> Option<&Arc<Pod>> {
         self.pods.get(cookie)

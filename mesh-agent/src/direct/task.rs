@@ -10,6 +10,7 @@ use mesh_common::direct::{DIRECT_RING, Happened, NO_SERVER, YES_LASTS};
 use tokio::sync::watch;
 
 use super::flows::{Ends, Flows, Parties};
+use super::links::Links;
 use super::plan::{Plan, Pod, View};
 use super::table::{Change, Table, Why};
 use super::{Ask, Heard, News};
@@ -61,6 +62,7 @@ pub struct Task {
     /// A predecessor's connections are among these, or were.
     found_older: bool,
     resting: HashMap<TargetKey, Instant>,
+    links: Links,
     /// Plans are behind, and why.
     stale: Why,
     /// A route has changed, or a pod is gone: connections may be under way by a yes that is no more.
@@ -78,6 +80,7 @@ impl Task {
             kernel: work.kernel,
             keeper: work.keeper,
             judged: work.shared.snapshot.load_full(),
+            links: Links::new(work.shared.same_node_wanted()),
             shared: work.shared,
             heard,
             table: Table::default(),
@@ -124,6 +127,7 @@ impl Task {
         match news {
             News::Enrolled(pod) => {
                 self.table.add(&Arc::new(Pod::from(&*pod)));
+                self.look_at_links();
                 self.stale = Why::Node;
             }
             News::Relieved => {}
@@ -137,7 +141,7 @@ impl Task {
 
     fn answer(&mut self, ask: &Ask) {
         let snapshot = self.shared.snapshot.load_full();
-        let view = view(&snapshot, &self.shared.health, &self.resting);
+        let view = view(&snapshot, &self.shared.health, &self.resting, &self.links);
         let change = self.table.ask(view, ask.client, ask.destination);
         self.tell(change);
     }
@@ -151,7 +155,7 @@ impl Task {
         self.find_older();
         let why = std::mem::replace(&mut self.stale, Why::Time);
         if why > Why::Time || timed {
-            let view = view(&snapshot, &self.shared.health, &self.resting);
+            let view = view(&snapshot, &self.shared.health, &self.resting, &self.links);
             let changes = self.table.plan_again(view, why);
             self.tell(changes);
         }
@@ -195,9 +199,20 @@ impl Task {
         if let Err(error) = self.kernel.beat() {
             tracing::error!(%error, "direct connections pause");
         }
+        self.look_at_links();
+        if let Err(error) = self.kernel.crowd(self.flows.crowd()) {
+            tracing::error!(%error, "who has too many direct connections is not told");
+        }
         let (before, now) = (self.resting.len(), Instant::now());
         self.resting.retain(|_, until| *until > now);
         if self.resting.len() < before {
+            self.stale = Why::Node;
+        }
+    }
+
+    /// How pods are connected may change: somebody shapes their traffic, or no longer.
+    fn look_at_links(&mut self) {
+        if self.links.look(self.table.cookies(), |pod| self.shared.links.of(pod)) {
             self.stale = Why::Node;
         }
     }
@@ -307,7 +322,7 @@ impl Task {
         }
         self.resting.insert(key.clone(), now + REST);
         let snapshot = self.shared.snapshot.load_full();
-        let view = view(&snapshot, &self.shared.health, &self.resting);
+        let view = view(&snapshot, &self.shared.health, &self.resting, &self.links);
         let changes = self.table.plan_around(view, &key);
         self.tell(changes);
     }
@@ -334,6 +349,7 @@ impl Task {
         if let Err(error) = self.kernel.sweep() {
             tracing::error!(%error, "what failed handshakes of direct connections left stays");
         }
+        self.kernel.sweep_veths();
         let kernel = &self.kernel;
         self.older.retain(|socket, event| event.happened == Happened::Unlisted || kernel.has_open(*socket));
         let denied = self.flows.sweep(|socket| kernel.has_open(socket));
@@ -374,8 +390,9 @@ fn view<'a>(
     snapshot: &'a Snapshot,
     health: &'a Health<TargetKey>,
     resting: &'a HashMap<TargetKey, Instant>,
+    links: &'a Links,
 ) -> View<'a> {
-    View { snapshot, health, resting, now: Instant::now() }
+    View { snapshot, health, resting, now: Instant::now(), links }
 }
 
 async fn changed(updates: &mut watch::Receiver<Arc<Snapshot>>) -> Option<()> {

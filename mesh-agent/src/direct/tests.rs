@@ -17,9 +17,11 @@ use mesh_api::plan::policy::{Peer, authorize};
 use mesh_api::plan::{Service, Snapshot, TargetKey, Workload};
 use mesh_common::address::Address;
 use mesh_common::direct::{Choice, Route, RouteKey, choose};
+use mesh_common::veth::Wanted;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
+use super::links::Links;
 use super::plan::{Pod, View};
 use super::table::{Change, Table, Why};
 use crate::proxy::balance::Health;
@@ -35,6 +37,7 @@ struct Node {
     table: Table,
     health: Health<TargetKey>,
     resting: HashMap<TargetKey, Instant>,
+    links: Links,
     /// An endpoint has rested enough since plans were last made.
     rested: bool,
     now: Instant,
@@ -96,6 +99,7 @@ impl Node {
             table: Table::default(),
             health: Health::default(),
             resting: HashMap::new(),
+            links: Links::new(Some(Wanted::Direct)),
             rested: false,
             now: Instant::now(),
             pods: Vec::new(),
@@ -214,8 +218,13 @@ impl Node {
     }
 
     fn with_view<T>(&mut self, work: impl FnOnce(&mut Table, View<'_>) -> T) -> T {
-        let view =
-            View { snapshot: &self.snapshot, health: &self.health, resting: &self.resting, now: self.now };
+        let view = View {
+            snapshot: &self.snapshot,
+            health: &self.health,
+            resting: &self.resting,
+            now: self.now,
+            links: &self.links,
+        };
         work(&mut self.table, view)
     }
 

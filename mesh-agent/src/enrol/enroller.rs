@@ -384,6 +384,8 @@ impl Enroller {
                 name: pod.name.to_string(),
                 state,
                 reason,
+                netns: self.enrolled.get(&pod.uid).map(|enrolled| enrolled.netns),
+                link: None,
             }
         });
         *self.setup.statuses.lock().unwrap_or_else(PoisonError::into_inner) = statuses.collect();

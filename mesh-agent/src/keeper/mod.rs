@@ -5,7 +5,7 @@
 //! Reading order:
 //! 1. [`protocol`]: what the two say to each other, and [`channel`], how.
 //! 2. `serve`: the loop; `answers`: what the proxy asks for; `errands`: what of that is done outside of the loop.
-//! 3. `process`: the proxy's life; `pods`: namespaces and listeners; `doors`: the node's own listeners.
+//! 3. `process`: the proxy's life; `pods`: namespaces and listeners; `veths`: their links; `doors`: the node's own listeners.
 //! 4. `handover`: one keeper takes over from another, for an upgrade. Where the CNI plugin asks is `cni::gate`.
 
 mod answers;
@@ -17,6 +17,7 @@ mod pods;
 mod process;
 pub mod protocol;
 mod serve;
+mod veths;
 
 use std::error::Error;
 
@@ -25,6 +26,7 @@ use crate::config::Config;
 pub(crate) use handover::listen_at;
 use serve::Keeper;
 pub use serve::RELIEVED;
+pub use veths::cleanup;
 
 /// Why the keeper did not start or had to stop.
 pub type Failure = Box<dyn Error>;

@@ -13,6 +13,7 @@ use mesh_common::{HBONE_PORT, INBOUND_PORT, OUTBOUND_PORT};
 use socket2::{SockRef, Socket};
 
 use super::protocol::{Answer, Claim};
+use super::veths::{self, Leaving, Parting, Places};
 use crate::sys::ebpf::{self, Programs};
 use crate::sys::{self, Netns, NoSandbox, SocketKind};
 
@@ -35,7 +36,13 @@ pub(super) struct Pods {
     in_doubt: BTreeMap<u64, Instant>,
     /// This proxy has said that it has asked for all of its pods.
     complete: bool,
+    leaving: Leaving,
+    /// The last pod that was looked at again.
+    looked_at: u64,
 }
+
+/// Pods that are looked at again in one go.
+const LOOK_AT: usize = 128;
 
 /// A pod that is in the mesh.
 pub(super) struct Pod {
@@ -75,7 +82,16 @@ impl Pods {
     /// None yet.
     pub fn new(programs: Programs, cgroup: PathBuf, workers: u8) -> Result<Self, ebpf::Error> {
         let (enrolled, in_doubt) = (BTreeMap::new(), BTreeMap::new());
-        let mut pods = Self { programs, cgroup, workers, enrolled, in_doubt, complete: false };
+        let mut pods = Self {
+            programs,
+            cgroup,
+            workers,
+            enrolled,
+            in_doubt,
+            complete: false,
+            leaving: Leaving::default(),
+            looked_at: 0,
+        };
         pods.learn_node_cgroups()?;
         Ok(pods)
     }
@@ -96,7 +112,55 @@ impl Pods {
         if self.programs.are_attached() {
             return Ok(());
         }
-        self.programs.attach(self.enrolled.values().map(|pod| &*pod.netns))
+        self.programs.attach(self.enrolled.values().map(|pod| &*pod.netns))?;
+        for pod in self.enrolled.values() {
+            veths::connect(&mut self.programs, &pod.netns, &pod.claim.addresses);
+        }
+        veths::reset_all(&self.programs.other_veth_flows(), || self.places());
+        self.programs.remove_other_layouts()
+    }
+
+    /// Looks again how pods are connected, some at a time.
+    pub fn look_at_veths(&mut self) -> Result<(), ebpf::Error> {
+        use std::ops::Bound::{Excluded, Unbounded};
+        if !self.programs.are_attached() {
+            return Ok(());
+        }
+        let next: Vec<_> = self
+            .enrolled
+            .range((Excluded(self.looked_at), Unbounded))
+            .take(LOOK_AT)
+            .map(|(it, _)| *it)
+            .collect();
+        for pod in next.iter().filter_map(|cookie| self.enrolled.get(cookie)) {
+            veths::connect(&mut self.programs, &pod.netns, &pod.claim.addresses);
+        }
+        self.looked_at = if next.len() < LOOK_AT { 0 } else { next.last().copied().unwrap_or(0) };
+        if self.complete && self.leaving.is_empty() {
+            let addresses = self.enrolled.values().flat_map(|pod| pod.claim.addresses.iter().copied());
+            self.programs.replace_neighbours(addresses)?;
+        }
+        Ok(())
+    }
+
+    /// Waits for what is done for pods that were let go.
+    pub fn finish(&mut self) {
+        self.leaving.finish();
+    }
+
+    fn places(&self) -> Places {
+        let mut places = Places::new();
+        for Pod { claim, netns, .. } in self.enrolled.values() {
+            claim.addresses.iter().for_each(|it| places.entry(*it).or_default().push(Arc::clone(netns)));
+        }
+        places
+    }
+
+    /// The connections of a pod that go from veth to veth end, and then the program at its veth goes.
+    fn cut_off(&mut self, cookie: u64, places: Places) -> Result<(), Error> {
+        let link = self.programs.veth_link_of(cookie);
+        let flows = self.programs.disconnect(cookie)?.zip(self.programs.veth_flows());
+        Ok(self.leaving.add(Parting { cookie, flows, places, link })?)
     }
 
     /// Pods, by the cookie of their network namespace.
@@ -140,6 +204,7 @@ impl Pods {
         let found = found?;
         let cookie = match (self.kept(claim, found.as_ref()), found) {
             (Some(cookie), _) => cookie,
+            (None, Some((netns, _))) if self.leaving.has(netns.cookie()) => return Ok(Answer::NotYet),
             (None, Some((netns, addresses))) if !only_kept => {
                 self.make_way(claim, netns.cookie())?;
                 let of_a_worker = |_| PORTS.map(|port| listen(&netns, port));
@@ -205,30 +270,40 @@ impl Pods {
             self.programs.dismiss(cookie, &claim.addresses, &claim.probe_ports, &self.probes())?;
             return Err(error.into());
         }
+        if self.programs.are_attached() {
+            veths::connect(&mut self.programs, &netns, &claim.addresses);
+        }
         self.enrolled.insert(cookie, Pod { claim, netns: Arc::new(netns), listeners, claimed: false });
         Ok(cookie)
     }
 
     /// Lets a pod go. One that is not there has gone.
-    pub fn dismiss(&mut self, cookie: u64) -> Result<(), ebpf::Error> {
+    pub fn dismiss(&mut self, cookie: u64) -> Result<(), Error> {
         self.in_doubt.remove(&cookie);
+        let places = self.places();
         let Some(Pod { claim, .. }) = self.enrolled.remove(&cookie) else { return Ok(()) };
-        self.programs.dismiss(cookie, &claim.addresses, &claim.probe_ports, &self.probes())
+        self.programs.dismiss(cookie, &claim.addresses, &claim.probe_ports, &self.probes())?;
+        self.cut_off(cookie, places)
     }
 
     /// Lets go what the proxy has not asked for, and what a predecessor left of others.
-    pub fn retain(&mut self) -> Result<(), ebpf::Error> {
+    pub fn retain(&mut self) -> Result<(), Error> {
         self.complete = true;
         let unclaimed =
             self.enrolled.iter().filter(|(cookie, pod)| !pod.claimed && !self.in_doubt.contains_key(cookie));
         let unclaimed: Vec<_> = unclaimed.map(|(cookie, _)| *cookie).collect();
         unclaimed.into_iter().try_for_each(|cookie| self.dismiss(cookie))?;
         let cookies: HashSet<_> = self.enrolled.keys().chain(self.in_doubt.keys()).copied().collect();
-        self.programs.retain_pods(&cookies, &self.probes())
+        for cookie in self.programs.connected_besides(&cookies) {
+            if !self.leaving.has(cookie) {
+                self.cut_off(cookie, self.places())?;
+            }
+        }
+        Ok(self.programs.retain_pods(&cookies, &self.probes())?)
     }
 
     /// Lets go what was in doubt, and is not asked for any more.
-    pub fn forget_doubts(&mut self) -> Result<(), ebpf::Error> {
+    pub fn forget_doubts(&mut self) -> Result<(), Error> {
         let before = self.in_doubt.len();
         self.in_doubt.retain(|_, since| !self.complete || since.elapsed() < DOUBTED);
         if self.in_doubt.len() < before { self.retain() } else { Ok(()) }

@@ -15,6 +15,7 @@ use super::handover::{Predecessor, Successor, Threshold};
 use super::pods::Pods;
 use super::process::{BackOff, Process};
 use super::protocol::{Answer, Greeting};
+use super::veths::cleanup;
 use super::{Failure, channel};
 use crate::cni::gate::Gate;
 use crate::cni::{self, Follower};
@@ -105,7 +106,9 @@ impl Keeper {
         let process = Process::start()?;
         let (root, cgroup, log) = (&config.bpf_root, &config.cgroup_root, ebpf::ebpf_log_level());
         let home = Netns::of_process(std::process::id())?.cookie();
-        let mut programs = Programs::load(root, cgroup, home, workers, log, config.count_untouched)?;
+        let (count_untouched, wanted) = (config.count_untouched, config.same_node.wanted());
+        let settings = ebpf::Settings { home, workers, log, count_untouched, wanted };
+        let mut programs = Programs::load(root, cgroup, &settings)?;
         let lines = programs.lines()?;
         programs.forget_ended_proxies()?;
         let wait_for_proxy = predecessor.is_some() || programs.have_other_layouts();
@@ -154,10 +157,11 @@ impl Keeper {
                 self.handle(source)?;
             }
         }
+        self.pods.finish();
         if self.uninstalled {
             tracing::info!("the mesh is uninstalled: cleaning up");
             let removed = self.config.cni_state_dir.as_deref().map_or(Ok(()), cni::remove);
-            ebpf::unpin_all(&self.config.bpf_root)?;
+            cleanup(&self.config.bpf_root)?;
             removed?;
         }
         tracing::info!("stopped");
@@ -193,6 +197,9 @@ impl Keeper {
             }
             if let Err(error) = self.pods.forget_doubts() {
                 tracing::error!(%error, "pods that nobody asks for could not be let go");
+            }
+            if let Err(error) = self.pods.look_at_veths() {
+                tracing::error!(%error, "how pods are connected is not told");
             }
             if std::mem::take(&mut self.untidy) {
                 sys::give_back_unused();

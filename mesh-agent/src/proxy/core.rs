@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use mesh_api::identity::SpiffeId;
 use mesh_api::plan::{Snapshot, TargetKey, Workload};
+use mesh_common::veth::{self, Wanted, Way};
 use tokio::sync::{Notify, watch};
 
 use super::admission::Admissions;
@@ -21,7 +22,7 @@ use crate::certs::{Certificates, Identity};
 use crate::config::SameNode;
 use crate::direct::Direct;
 use crate::kept::Sockets;
-use crate::sys::ebpf::FlowMap;
+use crate::sys::ebpf::{FlowMap, Links};
 use crate::telemetry::WorkerMetrics;
 
 /// How long a new pod's connections wait for the control plane to tell of the pod (wire reference 6.4) and to sign its
@@ -49,6 +50,8 @@ pub struct Shared {
     pub direct: Direct,
     /// How connections between pods of this node go.
     pub same_node: SameNode,
+    /// How these pods are connected.
+    pub links: Links,
     /// Connections that a core may have open at once.
     pub most_connections: usize,
     /// How many of these one pod may have.
@@ -59,6 +62,19 @@ pub struct Shared {
     pub buffers_of_pod: usize,
     /// How long connections may go on after the agent was told to stop.
     pub drain: Duration,
+}
+
+impl Shared {
+    /// How direct connections are wanted, if they are.
+    pub fn same_node_wanted(&self) -> Option<Wanted> {
+        (self.same_node != SameNode::Mtls).then(|| self.same_node.wanted())
+    }
+
+    /// Whether a connection between two pods of this node goes over mutual TLS, as between nodes.
+    pub fn is_encrypted(&self, client: u64, server: u64) -> bool {
+        let way = |wanted| veth::way(wanted, self.links.of(client), self.links.of(server));
+        self.same_node_wanted().is_none_or(|wanted| way(wanted) == Way::Proxy)
+    }
 }
 
 /// An enrolled pod, as a core knows it.

@@ -219,7 +219,7 @@ fn leave_out_near(core: &Core, candidates: &mut [(TargetKey, u32)]) {
 /// The next connection may not need the proxy.
 fn ask_for_direct_ways(core: &Core, pod: &LocalPod, original: OriginalDestination, endpoints: &[Target]) {
     let is_near = |target: &Target| core.local_pod(target.address.ip()).is_some();
-    if core.shared.same_node == SameNode::Direct && endpoints.iter().any(is_near) {
+    if core.shared.same_node != SameNode::Mtls && endpoints.iter().any(is_near) {
         core.shared.direct.ask(pod, original.address());
     }
 }

@@ -25,7 +25,6 @@ use super::relay::reset_on_drop;
 use super::tls;
 use super::tunnel::{Connection, OpenError, Tunnel};
 use crate::certs::{Identity, Proof};
-use crate::config::SameNode;
 use crate::sys::SocketKind;
 
 /// How often a stream is opened whose connection breaks.
@@ -133,10 +132,9 @@ pub struct Options {
 /// Opens the way to `target`.
 pub async fn open(origin: &Origin<'_>, target: &Target, options: Options) -> Result<Upstream, Error> {
     let opening = async {
-        let destination = match origin.core.shared.same_node {
-            SameNode::Direct => origin.core.local_pod(target.address.ip()),
-            SameNode::Mtls => None,
-        };
+        let shared = &origin.core.shared;
+        let destination = origin.core.local_pod(target.address.ip());
+        let destination = destination.filter(|pod| !shared.is_encrypted(origin.pod.netns, pod.netns));
         if let Some(destination) = destination {
             return local(origin, &destination, target).await;
         }

@@ -16,6 +16,7 @@ pub mod seccomp;
 mod signals;
 mod socket;
 mod types;
+mod veth;
 
 pub use cgroup::{cgroup_id_of_self, cgroups_outside_of_pods};
 pub use diag::{Leftovers, MOST_LISTED, destroy, leftovers};
@@ -29,3 +30,4 @@ pub use socket::{
     raise_open_file_limit, shortest_round_trip,
 };
 pub use types::{ANY_COOKIE, Connection, Leftover, SocketKind};
+pub use veth::{HostEnd, host_end};

@@ -19,4 +19,5 @@ mod same_node;
 mod sandboxes;
 mod storm;
 mod streams;
+mod veth;
 mod world;

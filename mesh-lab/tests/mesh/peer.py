@@ -138,6 +138,18 @@ def echo(host, port, text="hello"):
     print(b"".join(received(sock)).decode())
 
 
+def slowly(host, port, pieces):
+    """Ten bytes at a time, and what came back."""
+    sock = connect(host, port, "echo")
+    for number in range(int(pieces)):
+        sock.sendall(b"SECRET%04d" % number)
+        time.sleep(0.1)
+    sock.shutdown(socket.SHUT_WR)
+    expected = b"".join(b"SECRET%04d" % number for number in range(int(pieces))) + b"<done>"
+    came = b"".join(received(sock))
+    print("whole" if came == expected else came)
+
+
 def bytewise(host, port, count):
     sock = connect(host, port, "echo")
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -265,7 +277,7 @@ def main():
     what, *arguments = sys.argv[1:]
     if what == "serve":
         serve(int(arguments[0]))
-    clients = {f.__name__.replace("_", "-"): f for f in (who, echo, bytewise, sink, source, close_first,
+    clients = {f.__name__.replace("_", "-"): f for f in (who, echo, slowly, bytewise, sink, source, close_first,
                expect_reset, send_reset, stall, hold, park, load, until_stuck)}
     try:
         clients[what](*arguments)

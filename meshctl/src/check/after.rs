@@ -201,7 +201,19 @@ async fn pods(mesh: &Mesh) -> Vec<Finding> {
     if findings.is_empty() {
         findings.push(Finding::ok("pods", format!("{enrolled} are in the mesh, none failed to be taken in")));
     }
+    findings.extend(same_node(&all));
     findings
+}
+
+/// How connections between pods of one node go, which depends on how these are connected.
+fn same_node(pods: &[PodStatus]) -> Option<Finding> {
+    let links: Vec<_> = pods.iter().filter_map(|pod| pod.link.as_ref()).collect();
+    let count = |way: &str| links.iter().filter(|link| link.way == way).count();
+    let (veth, routed, shared) = (count("veth"), count("routed"), count("shared"));
+    let obstacle = links.iter().find(|link| link.way == "shared").and_then(|link| link.obstacle.as_deref());
+    let found = format!("{veth} pods send from veth to veth, {routed} over routes, {shared} encrypted");
+    let why = obstacle.map(|obstacle| format!(": {obstacle}")).unwrap_or_default();
+    (!links.is_empty()).then(|| Finding::ok("same node", format!("{found}{why}")))
 }
 
 fn not_enrolled(pod: &PodStatus) -> Option<Finding> {

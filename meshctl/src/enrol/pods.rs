@@ -119,7 +119,15 @@ mod tests {
 
     fn said(state: EnrolmentState) -> Vec<PodStatus> {
         let text = |text: &str| text.to_owned();
-        vec![PodStatus { uid: text("u"), namespace: text("n"), name: text("p"), state, reason: None }]
+        vec![PodStatus {
+            uid: text("u"),
+            namespace: text("n"),
+            name: text("p"),
+            state,
+            reason: None,
+            netns: None,
+            link: None,
+        }]
     }
 
     #[test]

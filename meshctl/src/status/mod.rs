@@ -135,6 +135,8 @@ mod tests {
             name: String::new(),
             state,
             reason: None,
+            netns: None,
+            link: None,
         };
         let pods = [EnrolmentState::Enrolled, EnrolmentState::NotSelected, EnrolmentState::Failed].map(pod);
         assert_eq!(PodCounts::of(&pods), PodCounts { enrolled: 1, pending: 0, failed: 1 });

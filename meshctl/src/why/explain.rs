@@ -11,6 +11,7 @@ use mesh_api::plan::{Snapshot, Target, Tunnel, Workload};
 use serde::Serialize;
 
 use super::destination::Destination;
+use super::same_node::{self, SameNode};
 
 /// What would become of a connection.
 #[derive(Debug, Serialize)]
@@ -59,6 +60,8 @@ pub struct Endpoint {
     pub address: SocketAddr,
     /// `hbone`, `local` or `plain`, as in `meshctl connections`.
     pub transport: &'static str,
+    /// Which way on the node, or why not directly.
+    pub note: Option<String>,
     /// Identity that the endpoint would see.
     pub client_identity: Option<String>,
     /// Identities of which the endpoint must prove one.
@@ -80,15 +83,15 @@ impl Explanation {
     }
 }
 
-/// Explains a connection of `client`. With `tls_on_node` its agent speaks mutual TLS to pods of its own node too.
+/// Explains a connection of `client`. `same_node` is what its agent says of its node.
 pub fn explain(
     snapshot: &Snapshot,
     client: &Arc<Workload>,
     to: &Destination,
-    tls_on_node: bool,
+    same_node: &SameNode,
 ) -> Result<Explanation> {
     let addresses = to.addresses(snapshot, &client.namespace)?;
-    let way = |address| way(snapshot, client, address, tls_on_node);
+    let way = |address| way(snapshot, client, address, same_node);
     Ok(Explanation {
         from: name(client),
         node: client.node.to_string(),
@@ -98,10 +101,10 @@ pub fn explain(
     })
 }
 
-fn way(snapshot: &Snapshot, client: &Workload, address: SocketAddr, tls_on_node: bool) -> Way {
+fn way(snapshot: &Snapshot, client: &Workload, address: SocketAddr, same_node: &SameNode) -> Way {
     let mut way =
         Way { address, service: None, balancing: None, note: None, passes: false, endpoints: Vec::new() };
-    let end = |target: &Target| endpoint(snapshot, client, target, tls_on_node);
+    let end = |target: &Target| endpoint(snapshot, client, target, same_node);
     let route = route(snapshot, client, address);
     match &route {
         Route::Passthrough => {
@@ -119,8 +122,8 @@ fn way(snapshot: &Snapshot, client: &Workload, address: SocketAddr, tls_on_node:
     way
 }
 
-fn endpoint(snapshot: &Snapshot, client: &Workload, target: &Target, tls_on_node: bool) -> Endpoint {
-    let transport = transport(client, target, tls_on_node);
+fn endpoint(snapshot: &Snapshot, client: &Workload, target: &Target, same_node: &SameNode) -> Endpoint {
+    let (transport, note) = transport(client, target, same_node);
     let identity = (transport != "plain").then_some(&client.identity);
     let server = &target.workload;
     let (allowed, reason, policy) = if is_meshed(server) {
@@ -134,6 +137,7 @@ fn endpoint(snapshot: &Snapshot, client: &Workload, target: &Target, tls_on_node
         node: server.node.to_string(),
         address: target.address,
         transport,
+        note,
         client_identity: identity.map(ToString::to_string),
         server_identities: if identity.is_some() { strings(&target.expected_identities) } else { Vec::new() },
         allowed,
@@ -158,12 +162,18 @@ fn source_ip(client: &Workload, destination: IpAddr) -> IpAddr {
     same_family.or(client.addresses.first()).copied().unwrap_or(destination)
 }
 
-fn transport(client: &Workload, target: &Target, tls_on_node: bool) -> &'static str {
-    let both = is_meshed(client) && target.tunnel == Tunnel::Hbone;
-    match (both, client.node == target.workload.node && !tls_on_node) {
-        (true, true) => "local",
-        (true, false) => "hbone",
-        (false, _) => "plain",
+/// How the connection goes, and what there is to say about that.
+fn transport(client: &Workload, target: &Target, same_node: &SameNode) -> (&'static str, Option<String>) {
+    if !is_meshed(client) || target.tunnel != Tunnel::Hbone {
+        return ("plain", None);
+    }
+    if client.node != target.workload.node {
+        return ("hbone", None);
+    }
+    match same_node.way(client, &target.workload) {
+        same_node::Way::Veth => ("local", Some("from veth to veth".to_owned())),
+        same_node::Way::Direct => ("local", Some("directly".to_owned())),
+        same_node::Way::Mtls(why) => ("hbone", why),
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod destination;
 mod explain;
+mod same_node;
 mod show;
 
 use std::process::ExitCode;
@@ -19,6 +20,7 @@ use crate::output::Format;
 use crate::source::{Mesh, Node, Nodes, Source};
 
 use destination::Destination;
+use same_node::SameNode;
 
 /// The connection that is asked about.
 #[derive(Args)]
@@ -49,7 +51,9 @@ pub async fn answer(source: &Source, question: &Question, format: Format) -> Res
         .workloads()
         .find(|workload| *workload.namespace == *namespace && *workload.name == *name)
         .with_context(|| format!("the control plane has not told of the pod {namespace}/{name}"))?;
-    let explanation = explain::explain(&snapshot, &client, &question.to, settings.same_node == "mtls")?;
+    let pods = session.json::<Vec<PodStatus>>("/pods").await?;
+    let same_node = SameNode::new(settings.same_node, pods);
+    let explanation = explain::explain(&snapshot, &client, &question.to, &same_node)?;
     format.print(&explanation, show::text)?;
     Ok(if explanation.is_taken() { ExitCode::SUCCESS } else { ExitCode::from(3) })
 }

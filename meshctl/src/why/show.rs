@@ -33,9 +33,10 @@ fn heading(to: &str, way: &Way) -> String {
 
 fn place(endpoint: &Endpoint) -> String {
     let Endpoint { workload, node, address, transport, .. } = endpoint;
+    let note = endpoint.note.as_ref().map(|note| format!(", {note}")).unwrap_or_default();
     let how = match *transport {
-        "hbone" => format!("over mutual TLS with {}", endpoint.server_identities.join(" or ")),
-        "local" => "on the same node, not encrypted".to_owned(),
+        "hbone" => format!("over mutual TLS with {}{note}", endpoint.server_identities.join(" or ")),
+        "local" => format!("on the same node{note}, not encrypted"),
         _ => "in plaintext".to_owned(),
     };
     format!("{workload} at {address} on {node}, {how}")

@@ -53,12 +53,16 @@ impl Bar {
             ("cross", "conn_rate") => Some(Self::AtLeast(5.0)),
             ("cross", "cpu_s_per_gb") => Some(Self::AtMost(0.65)),
             ("cross", "cpu_s_per_100k_128") => Some(Self::AtMost(0.35)),
-            ("same", "throughput_1" | "throughput_8" | "rps_1" | "rps_16" | "rps_128") => {
-                Some(Self::KeepsOfNone(0.97))
-            }
-            ("same", "conn_rate") => Some(Self::KeepsOfNone(0.9)),
+            // Past bridge, routing and firewall it is faster than without a mesh.
+            ("same", "throughput_1" | "throughput_8") => Some(Self::KeepsOfNone(1.1)),
+            ("same", "rps_1" | "rps_16" | "rps_128") => Some(Self::KeepsOfNone(1.05)),
+            ("same", "conn_rate") => Some(Self::KeepsOfNone(1.0)),
             ("same", name) if name.starts_with("p50_") || name.starts_with("p99_") => {
-                Some(Self::WithinOfNone(1.03))
+                Some(Self::WithinOfNone(1.05))
+            }
+            ("unfiled", _) if unit(metric).1 => Some(Self::KeepsOfNone(0.97)),
+            ("unfiled", name) if name.starts_with("p50_") || name.starts_with("p99_") => {
+                Some(Self::WithinOfNone(1.05))
             }
             ("hbone", "throughput_1") => Some(Self::AtLeast(1.2)),
             ("hbone", "rps_128") => Some(Self::AtLeast(1.6)),
@@ -110,11 +114,12 @@ mod tests {
     fn each_metric_has_its_bar() {
         assert_eq!(Bar::of("cross.rps_16"), Bar::AtLeast(1.7));
         assert_eq!(Bar::of("hbone.rps_16"), Bar::AtLeast(1.5));
-        assert_eq!(Bar::of("same.rps_16"), Bar::KeepsOfNone(0.97));
-        assert_eq!(Bar::of("same.p99_1"), Bar::WithinOfNone(1.03));
+        assert_eq!(Bar::of("same.rps_16"), Bar::KeepsOfNone(1.05));
+        assert_eq!(Bar::of("same.p99_1"), Bar::WithinOfNone(1.05));
         assert_eq!(Bar::of("cross.rps_1"), Bar::AtLeast(1.0));
-        assert_eq!(Bar::of("same.conn_rate"), Bar::KeepsOfNone(0.9));
-        assert_eq!(Bar::of("same.throughput_8"), Bar::KeepsOfNone(0.97));
+        assert_eq!(Bar::of("same.conn_rate"), Bar::KeepsOfNone(1.0));
+        assert_eq!(Bar::of("same.throughput_8"), Bar::KeepsOfNone(1.1));
+        assert_eq!(Bar::of("unfiled.rps_16"), Bar::KeepsOfNone(0.97));
         assert_eq!(Bar::of("same.cpu_s_per_100k"), Bar::AtMost(0.7));
         assert_eq!(Bar::of("same.cpu_s_per_gb"), Bar::AtMost(1.0));
         assert_eq!(Bar::of("cross.p99_128"), Bar::AtMost(0.15));

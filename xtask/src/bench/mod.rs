@@ -29,7 +29,7 @@ use crate::setup::is_root;
 use crate::workspace::Workspace;
 
 use paths::Paths;
-use plan::{Path, Plan, Probe};
+use plan::{Agents, Path, Plan, Probe};
 use report::Report;
 
 /// Between the last pod's start and the measurement of idle memory.
@@ -82,10 +82,13 @@ fn compare(workspace: &Workspace, options: &Options, plan: &Plan) -> Result<Valu
     if plan.wants_usual() {
         usual(workspace, options, plan, &mut report)?;
     }
-    if !plan.probes(true).is_empty() {
-        let arguments = [&options.agent_arg[..], &["--tunnel=hbone".to_owned()]].concat();
-        let paths = Paths::up(workspace, &arguments)?;
-        rounds(&paths, options, plan, &plan.probes(true), &mut report)?;
+    for agents in Agents::UNUSUAL {
+        let probes = plan.probes(agents);
+        if !probes.is_empty() {
+            let own = agents.argument().map(ToOwned::to_owned);
+            let arguments: Vec<_> = options.agent_arg.iter().cloned().chain(own).collect();
+            rounds(&Paths::up(workspace, &arguments)?, options, plan, &probes, &mut report)?;
+        }
     }
     print!("{}", report.table());
     report.json()
@@ -104,7 +107,7 @@ fn usual(workspace: &Workspace, options: &Options, plan: &Plan, report: &mut Rep
             report.add(plan::IDLE_CONNECTION, path, measure::idle_connection(&paths, path)?);
         }
     }
-    rounds(&paths, options, plan, &plan.probes(false), report)?;
+    rounds(&paths, options, plan, &plan.probes(Agents::Usual), report)?;
     if plan.wants(plan::RSS_LOADED) {
         paths.note_memory(report, plan::RSS_LOADED)?;
     }

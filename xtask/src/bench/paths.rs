@@ -85,6 +85,7 @@ impl Paths {
     /// Where the client of a path finds a server's port.
     pub fn target(&self, path: Path, place: Place, port: u16) -> Result<(String, u16)> {
         match path {
+            _ if place == Place::Unfiled => Ok((self.server(Path::None, place)?.to_owned(), port)),
             Path::None => Ok((self.server(path, place)?.to_owned(), port)),
             Path::Mesh => Ok((format!("{}.{}", place.server(), path.name()), port)),
             Path::Envoy => Ok(("127.0.0.1".into(), local_port(place, port))),
@@ -157,7 +158,19 @@ impl Paths {
                 objects.push(service(path, place));
             }
         }
+        objects.push(Self::server_on_a_node(&nginx));
         objects
+    }
+
+    /// A server that no path has to itself, and that is in no mesh.
+    fn server_on_a_node(nginx: &str) -> Value {
+        let containers = [
+            container("nginx", &["nginx", "-c", nginx], None),
+            container("iperf3", &["iperf3", "-s", "-p", &STREAM.to_string()], None),
+        ];
+        let mut server = pod(Path::None, Place::Unfiled.server(), "node2", &containers);
+        server["spec"]["hostNetwork"] = true.into();
+        server
     }
 
     fn find_servers(&mut self) -> Result<()> {

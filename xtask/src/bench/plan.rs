@@ -54,6 +54,35 @@ pub enum Place {
     Same,
     /// On another node, with agents that are held to HBONE.
     Hbone,
+    /// On the same node, with agents that encrypt there too.
+    Mtls,
+    /// On the network of another node: the mesh leaves such connections alone, and each packet is looked at.
+    Unfiled,
+}
+
+/// How agents are set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Agents {
+    /// As they are by themselves.
+    Usual,
+    /// Held to HBONE.
+    Hbone,
+    /// To encrypt between pods of one node.
+    Mtls,
+}
+
+impl Agents {
+    /// Those that need a lab of their own.
+    pub const UNUSUAL: [Self; 2] = [Self::Hbone, Self::Mtls];
+
+    /// Their argument, if they need one.
+    pub fn argument(self) -> Option<&'static str> {
+        match self {
+            Self::Usual => None,
+            Self::Hbone => Some("--tunnel=hbone"),
+            Self::Mtls => Some("--same-node=mtls"),
+        }
+    }
 }
 
 impl Place {
@@ -66,6 +95,17 @@ impl Place {
             Self::Cross => "cross",
             Self::Same => "same",
             Self::Hbone => "hbone",
+            Self::Mtls => "mtls",
+            Self::Unfiled => "unfiled",
+        }
+    }
+
+    /// The agents that it is measured with.
+    fn agents(self) -> Agents {
+        match self {
+            Self::Cross | Self::Same | Self::Unfiled => Agents::Usual,
+            Self::Hbone => Agents::Hbone,
+            Self::Mtls => Agents::Mtls,
         }
     }
 
@@ -73,7 +113,8 @@ impl Place {
     pub fn server(self) -> &'static str {
         match self {
             Self::Cross | Self::Hbone => "cross",
-            Self::Same => "same",
+            Self::Same | Self::Mtls => "same",
+            Self::Unfiled => "unfiled",
         }
     }
 
@@ -99,6 +140,8 @@ impl Place {
                 Load::Connections,
             ],
             Self::Hbone => &[Load::Streams(1), Load::Requests(16), Load::Requests(128)],
+            Self::Mtls => &[Load::Streams(1), Load::Requests(16), Load::Connections],
+            Self::Unfiled => &[Load::Streams(1), Load::Requests(16), Load::Requests(128)],
         }
     }
 }
@@ -202,22 +245,22 @@ impl Plan {
         self.only.is_empty() || self.only.iter().any(|wanted| metric.starts_with(wanted.as_str()))
     }
 
-    /// The probes that it takes, with agents as they are or held to HBONE.
-    pub fn probes(&self, hbone: bool) -> Vec<Probe> {
+    /// The probes that it takes with some agents.
+    pub fn probes(&self, agents: Agents) -> Vec<Probe> {
         every_probe()
-            .filter(|probe| (probe.place == Place::Hbone) == hbone)
+            .filter(|probe| probe.place.agents() == agents)
             .filter(|probe| probe.metrics().iter().any(|metric| self.wants(metric)))
             .collect()
     }
 
-    /// Whether anything is asked for that does not need agents held to HBONE.
+    /// Whether anything is asked for that needs agents as they are.
     pub fn wants_usual(&self) -> bool {
-        !self.probes(false).is_empty() || OF_THE_AGENT.iter().any(|metric| self.wants(metric))
+        !self.probes(Agents::Usual).is_empty() || OF_THE_AGENT.iter().any(|metric| self.wants(metric))
     }
 }
 
 fn every_probe() -> impl Iterator<Item = Probe> {
-    let places = [Place::Cross, Place::Same, Place::Hbone];
+    let places = [Place::Cross, Place::Same, Place::Unfiled, Place::Hbone, Place::Mtls];
     places.into_iter().flat_map(|place| place.loads().iter().map(move |&load| Probe { place, load }))
 }
 
@@ -244,11 +287,11 @@ mod tests {
     #[test]
     fn only_what_is_asked_for_is_measured() {
         let plan = Plan::of(&["cross.p99_16".into()]).unwrap();
-        let loads: Vec<_> = plan.probes(false).iter().map(|probe| probe.load).collect();
+        let loads: Vec<_> = plan.probes(Agents::Usual).iter().map(|probe| probe.load).collect();
         assert_eq!(loads, [Load::Requests(16)]);
         assert!(plan.wants("cross.p99_16") && !plan.wants("cross.rps_16") && !plan.wants(RSS_IDLE));
-        assert_eq!(Plan::of(&[]).unwrap().probes(false).len(), 14);
-        assert_eq!(Plan::of(&[]).unwrap().probes(true).len(), 3);
+        assert_eq!(Plan::of(&[]).unwrap().probes(Agents::Usual).len(), 17);
+        assert!(Agents::UNUSUAL.iter().all(|agents| Plan::of(&[]).unwrap().probes(*agents).len() == 3));
         assert!(!Plan::of(&["hbone.rps_16".into()]).unwrap().wants_usual());
         assert!(Plan::of(&["cross.nothing".into()]).is_err());
     }

@@ -1,10 +1,12 @@
 //! The connections that are open, where the kernel's word of them comes twice or not at all.
 
+use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use mesh_api::plan::Snapshot;
 use mesh_common::direct::Happened;
+use mesh_common::veth::{EVERYBODY, MOST_OF_CLIENT, MOST_OF_NODE};
 
 use crate::direct::flows::{Ends, Flows, Parties};
 use crate::sys::ANY_COOKIE;
@@ -52,6 +54,24 @@ fn what_ended_unheard_is_ended_at_the_second_look() {
     assert!(flows.know(3), "it never was in the list, so nothing follows from that");
     flows.closed(&event(Happened::Closed, 3), &NOBODY, &Snapshot::default());
     assert!(!flows.know(3));
+}
+
+#[test]
+fn who_has_as_many_as_it_may_is_the_proxys() {
+    let mut flows = flows();
+    let of = |client_netns, socket| DirectEvent { client_netns, socket, ..event(Happened::Opening, 1) };
+    let most = u64::try_from(MOST_OF_CLIENT).unwrap();
+    (1..most).for_each(|socket| open(&mut flows, &of(7, socket)));
+    assert_eq!(flows.crowd(), HashSet::new());
+    open(&mut flows, &of(7, most));
+    assert_eq!(flows.crowd(), HashSet::from([7]));
+    let clients = u64::try_from(MOST_OF_NODE / MOST_OF_CLIENT).unwrap();
+    for client in 1..clients {
+        (1..=most).for_each(|socket| open(&mut flows, &of(7 + client, client << 32 | socket)));
+    }
+    assert_eq!(flows.crowd(), HashSet::from([EVERYBODY]));
+    flows.closed(&of(7, 1), &NOBODY, &Snapshot::default());
+    assert_eq!(flows.crowd(), (8..7 + clients).collect());
 }
 
 #[test]

@@ -8,9 +8,13 @@ use std::path::{Path, PathBuf};
 use aya::Ebpf;
 use aya::maps::ProgramArray;
 use aya::programs::links::{FdLink, LinkError};
-use aya::programs::{CgroupAttachMode, CgroupSockAddr, Program, ProgramError, SkLookup, SockOps};
+use aya::programs::{
+    CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSockAddr, Program, ProgramError, SchedClassifier,
+    SkLookup, SockOps,
+};
 
 use super::programs::descriptor;
+use super::veth::FROM_POD;
 use super::{Error, gate, link, map_error};
 use crate::sys::Netns;
 
@@ -27,6 +31,7 @@ const SK_LOOKUP: &str = "inbound";
 /// The maps that lead there from a pod's namespace.
 const HERE: &str = "HERE";
 const INBOUND: &str = "INBOUND";
+const GUARD: &str = "guard";
 
 /// Has the kernel check all programs.
 pub(super) fn load(ebpf: &mut Ebpf) -> Result<(), Error> {
@@ -34,13 +39,18 @@ pub(super) fn load(ebpf: &mut Ebpf) -> Result<(), Error> {
     for name in SOCK_ADDR {
         typed::<CgroupSockAddr>(ebpf, name).and_then(CgroupSockAddr::load).map_err(program_error(name))?;
     }
+    typed::<CgroupSkb>(ebpf, GUARD).and_then(CgroupSkb::load).map_err(program_error(GUARD))?;
+    typed::<SchedClassifier>(ebpf, FROM_POD)
+        .and_then(SchedClassifier::load)
+        .map_err(program_error(FROM_POD))?;
     typed::<SkLookup>(ebpf, SK_LOOKUP).and_then(SkLookup::load).map_err(program_error(SK_LOOKUP))
 }
 
 /// Attaches the programs that belong to the node's cgroup, each in place of its predecessor.
 pub(super) fn attach_to_cgroup(ebpf: &mut Ebpf, cgroup: &Path, links: &Path) -> Result<(), Error> {
     let directory = File::open(cgroup).map_err(|error| Error::Path { path: cgroup.into(), error })?;
-    // What reads the hand-over comes before what starts it.
+    // What guards a flow, and what reads the hand-over, comes before what starts it.
+    put(ebpf, GUARD, &links.join(GUARD), |ebpf| guard(ebpf, &directory))?;
     put(ebpf, SOCK_OPS, &links.join(SOCK_OPS), |ebpf| sock_ops(ebpf, &directory))?;
     for name in SOCK_ADDR.into_iter().rev() {
         put(ebpf, name, &links.join(name), |ebpf| sock_addr(ebpf, name, &directory))?;
@@ -113,7 +123,7 @@ pub(super) fn pins(directory: &Path) -> Vec<(String, PathBuf)> {
 }
 
 /// Puts a program where a predecessor's may be, and attaches it where there is none.
-fn put(
+pub(super) fn put(
     ebpf: &mut Ebpf,
     name: &'static str,
     pin: &Path,
@@ -147,12 +157,18 @@ fn sock_ops(ebpf: &mut Ebpf, cgroup: &File) -> Result<FdLink, ProgramError> {
     as_fd_link(program.take_link(id)?)
 }
 
+fn guard(ebpf: &mut Ebpf, cgroup: &File) -> Result<FdLink, ProgramError> {
+    let program = typed::<CgroupSkb>(ebpf, GUARD)?;
+    let id = program.attach(cgroup, CgroupSkbAttachType::Ingress, MODE)?;
+    as_fd_link(program.take_link(id)?)
+}
+
 /// Only kernels before 5.7 attach without a link of this kind.
 fn as_fd_link(link: impl TryInto<FdLink, Error = LinkError>) -> Result<FdLink, ProgramError> {
     link.try_into().map_err(|error| ProgramError::IOError(io::Error::other(error)))
 }
 
-fn typed<'a, P>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut P, ProgramError>
+pub(super) fn typed<'a, P>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut P, ProgramError>
 where
     &'a mut P: TryFrom<&'a mut Program, Error = ProgramError>,
 {

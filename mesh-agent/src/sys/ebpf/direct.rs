@@ -1,5 +1,6 @@
 //! The kernel's side of direct connections: routes go in, events come out.
 
+use std::collections::HashSet;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -15,6 +16,7 @@ use tokio::io::unix::AsyncFd;
 
 use super::events::register;
 use super::programs::absent_is_fine;
+use super::veth::DirectVeths;
 use super::{Error, map_error};
 
 /// `BPF_EXIST` of `linux/bpf.h`: the entry must be there already.
@@ -43,6 +45,7 @@ pub struct DirectKernel {
     probes: Filings,
     open: HashMap<MapData, u64, [u8; RECORD]>,
     events: AsyncFd<RingBuf<MapData>>,
+    veths: DirectVeths,
 }
 
 /// A direct connection whose SYN has left and whose handshake is not over.
@@ -104,6 +107,7 @@ impl DirectKernel {
         probes: MapData,
         open: MapData,
         events: MapData,
+        veths: DirectVeths,
     ) -> Result<Self, Error> {
         let mut kernel = Self {
             routes: Map::HashMap(routes).try_into().map_err(map_error("ROUTES"))?,
@@ -112,6 +116,7 @@ impl DirectKernel {
             probes: Map::HashMap(probes).try_into().map_err(map_error("PROBES"))?,
             open: Map::HashMap(open).try_into().map_err(map_error("DIRECT_OPEN"))?,
             events: register(Map::RingBuf(events).try_into().map_err(map_error("DIRECT_EVENTS"))?)?,
+            veths,
         };
         let left: Vec<RouteKey> =
             kernel.routes.keys().collect::<Result<_, _>>().map_err(map_error("ROUTES"))?;
@@ -158,6 +163,17 @@ impl DirectKernel {
             }
         }
         Ok(())
+    }
+
+    /// Forgets what connections that went from veth to veth left behind.
+    pub fn sweep_veths(&mut self) {
+        self.veths.sweep(now());
+    }
+
+    /// The connections of these clients, by the cookies of their namespaces, go through the proxy from now on, and those of no
+    /// others for that reason.
+    pub fn crowd(&mut self, clients: HashSet<u64>) -> Result<(), Error> {
+        self.veths.crowd(clients)
     }
 
     /// The events by which those connections began that are open now.

@@ -7,10 +7,11 @@ use aya::maps::{HashMap, Map, MapData};
 use mesh_common::address::Address;
 
 use super::programs::{change, replace};
+use super::veth::{CROWDED, DirectVeths, Links, VETH_FLOWS, VETHS};
 use super::{DirectKernel, Error, EventLog, FlowMap, PEER, map_error};
 
 /// What is handed over, in this order.
-pub const HANDED_OVER: [&str; 9] = [
+pub const HANDED_OVER: [&str; 12] = [
     "DESTINATIONS",
     PEER,
     "ROUTES",
@@ -20,6 +21,9 @@ pub const HANDED_OVER: [&str; 9] = [
     "DIRECT_OPEN",
     "DIRECT_EVENTS",
     "EVENTS",
+    VETHS,
+    VETH_FLOWS,
+    CROWDED,
 ];
 
 /// The maps, by descriptor.
@@ -33,6 +37,9 @@ pub struct Handed {
     direct_open: OwnedFd,
     direct_events: OwnedFd,
     events: OwnedFd,
+    veths: OwnedFd,
+    veth_flows: OwnedFd,
+    crowded: OwnedFd,
 }
 
 /// The addresses that the mesh knows.
@@ -41,15 +48,46 @@ pub struct Destinations(HashMap<MapData, Address, u32>);
 impl Handed {
     /// Maps in the order of [`HANDED_OVER`].
     pub fn new(maps: [OwnedFd; HANDED_OVER.len()]) -> Self {
-        let [destinations, peer, routes, pulse, direct_flows, probes, direct_open, direct_events, events] =
-            maps;
-        Self { destinations, peer, routes, pulse, direct_flows, probes, direct_open, direct_events, events }
+        let [
+            destinations,
+            peer,
+            routes,
+            pulse,
+            direct_flows,
+            probes,
+            direct_open,
+            direct_events,
+            events,
+            veths,
+            veth_flows,
+            crowded,
+        ] = maps;
+        Self {
+            destinations,
+            peer,
+            routes,
+            pulse,
+            direct_flows,
+            probes,
+            direct_open,
+            direct_events,
+            events,
+            veths,
+            veth_flows,
+            crowded,
+        }
     }
 
     /// A handle for one worker.
     pub fn flow_map(&self) -> Result<FlowMap, Error> {
         let copy = self.peer.try_clone().map_err(|error| Error::Path { path: PEER.into(), error })?;
         FlowMap::new(copy)
+    }
+
+    /// How this node's pods are connected.
+    pub fn links(&self) -> Result<Links, Error> {
+        let copy = self.veths.try_clone().map_err(|error| Error::Path { path: VETHS.into(), error })?;
+        Links::new(map(VETHS, copy)?)
     }
 
     /// What the rest is for, and the events of the programs. Must be called inside a tokio runtime.
@@ -64,6 +102,7 @@ impl Handed {
                 map("PROBES", self.probes)?,
                 map("DIRECT_OPEN", self.direct_open)?,
                 map("DIRECT_EVENTS", self.direct_events)?,
+                DirectVeths::new(map(VETH_FLOWS, self.veth_flows)?, map(CROWDED, self.crowded)?)?,
             )?,
             EventLog::new(map("EVENTS", self.events)?)?,
         ))

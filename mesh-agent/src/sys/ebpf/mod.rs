@@ -17,14 +17,16 @@ mod link;
 mod programs;
 mod sandboxes;
 mod trial;
+mod veth;
 
 pub use attach::unpin_all;
 pub use direct::{DirectEvent, DirectKernel, Totals, UnderWay};
 pub use events::{EventLog, ebpf_log_level};
 pub use flow::{Asked, FlowMap};
 pub use handed::{Destinations, HANDED_OVER, Handed};
-pub use programs::{Lines, Programs, probe_endpoints};
+pub use programs::{Lines, Programs, Settings, probe_endpoints};
 pub use trial::Trial;
+pub use veth::{Links, VethFlows};
 
 pub(crate) const PEER: &str = "PEER";
 

@@ -13,16 +13,18 @@ use aya::{Ebpf, EbpfLoader};
 use aya_log::{EbpfLogger, Level};
 use mesh_common::address::Address;
 use mesh_common::maps::{Endpoint, Listener, ListenerKind, Pod, Proxy};
+use mesh_common::veth::{Link, Obstacle, Wanted};
 
 use super::sandboxes::Sandboxes;
+use super::veth::{self, VETH_FLOWS, VethFlows, Veths};
 use super::{Error, HANDED_OVER, PEER, attach, map_error};
-use crate::sys::Netns;
+use crate::sys::{HostEnd, Netns};
 
 /// The object that `cargo xtask build-ebpf` made.
 pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/mesh-ebpf.o"));
 
 /// Maps that outlive the keeper. Those that are not here (log, events, listeners, routes) are made anew each time.
-const PINNED: [&str; 13] = [
+const PINNED: [&str; 17] = [
     "PROXIES",
     "PODS",
     "SANDBOXES",
@@ -36,6 +38,10 @@ const PINNED: [&str; 13] = [
     "DIRECT_FLOWS",
     "DIRECT",
     "DIRECT_OPEN",
+    "VETHS",
+    "NEIGHBOURS",
+    VETH_FLOWS,
+    "VETH_ENDS",
 ];
 
 /// Changes with the layout of the maps, so that a keeper never takes over maps that it would misread.
@@ -51,6 +57,7 @@ pub struct Programs {
     cgroup: PathBuf,
     cgroup_links: PathBuf,
     pod_links: PathBuf,
+    veth_links: PathBuf,
     attached: bool,
     proxies: HashMap<MapData, Proxy, u32>,
     pods: HashMap<MapData, u64, Pod>,
@@ -59,20 +66,26 @@ pub struct Programs {
     listeners: SockHash<MapData, Listener>,
     owners: HashMap<MapData, Address, u64>,
     sandboxes: Sandboxes,
+    veths: Veths,
+}
+
+/// What the programs are loaded with.
+pub struct Settings {
+    /// Cookie of the node's network namespace.
+    pub home: u64,
+    /// Workers that have listeners.
+    pub workers: u8,
+    /// The most detailed level that the programs themselves log at.
+    pub log: Level,
+    /// They tell of connections that the mesh leaves alone.
+    pub count_untouched: bool,
+    /// How connections between pods of the node go.
+    pub wanted: Wanted,
 }
 
 impl Programs {
-    /// Loads the programs for `workers` workers of the node whose network namespace has the cookie `home`, and takes over pinned maps of a predecessor. `log` is the most detailed
-    /// level that the programs themselves log at; with `count_untouched` they tell of connections that the mesh leaves
-    /// alone. They do nothing until [`Self::attach`].
-    pub fn load(
-        root: &Path,
-        cgroup: &Path,
-        home: u64,
-        workers: u8,
-        log: Level,
-        count_untouched: bool,
-    ) -> Result<Self, Error> {
+    /// Loads the programs, and takes over pinned maps of a predecessor. They do nothing until [`Self::attach`].
+    pub fn load(root: &Path, cgroup: &Path, settings: &Settings) -> Result<Self, Error> {
         if OBJECT.is_empty() {
             return Err(Error::NotEmbedded);
         }
@@ -80,20 +93,22 @@ impl Programs {
         let maps = directory(root, "maps")?;
         // A link stays with the cgroup that it was made for; one of another setting is not to be taken for it.
         let cgroup_links = directory(root, &format!("cgroups/{}", metadata.ino()))?;
-        let pod_links = directory(root, attach::PODS)?;
-        let (level, count_untouched) = (log as u8, u8::from(count_untouched));
+        let (pod_links, veth_links) = (directory(root, attach::PODS)?, directory(root, "veths")?);
+        let (level, wanted) = (settings.log as u8, settings.wanted as u8);
+        let count_untouched = u8::from(settings.count_untouched);
         let mut loader = EbpfLoader::new();
         loader.override_global(aya_log::LEVEL, &level, false);
         loader.override_global("COUNT_UNTOUCHED", &count_untouched, true);
+        loader.override_global("SAME_NODE", &wanted, true);
         for name in PINNED {
             loader.map_pin_path(name, maps.join(name));
         }
         let mut ebpf = loader.load(OBJECT)?;
         attach::load(&mut ebpf)?;
         let mut count: Array<_, u32> = take(&mut ebpf, "WORKERS")?;
-        count.set(0, u32::from(workers), 0).map_err(map_error("WORKERS"))?;
+        count.set(0, u32::from(settings.workers), 0).map_err(map_error("WORKERS"))?;
         let mut namespace: Array<_, u64> = take(&mut ebpf, "HOME")?;
-        namespace.set(0, home, 0).map_err(map_error("HOME"))?;
+        namespace.set(0, settings.home, 0).map_err(map_error("HOME"))?;
         Ok(Self {
             proxies: take(&mut ebpf, "PROXIES")?,
             pods: take(&mut ebpf, "PODS")?,
@@ -102,11 +117,13 @@ impl Programs {
             listeners: take(&mut ebpf, "LISTENERS")?,
             owners: take(&mut ebpf, "OWNERS")?,
             sandboxes: Sandboxes::new(take(&mut ebpf, "SANDBOXES")?),
+            veths: Veths::take(&mut ebpf)?,
             ebpf,
             root: root.to_owned(),
             cgroup: cgroup.to_owned(),
             cgroup_links,
             pod_links,
+            veth_links,
             attached: false,
         })
     }
@@ -133,11 +150,82 @@ impl Programs {
                 attach::unpin_all(&path).map_err(|error| Error::Path { path, error })?;
             }
         }
-        for path in self.other_layouts() {
-            attach::unpin_all(&path).map_err(|error| Error::Path { path, error })?;
-        }
         self.attached = true;
         Ok(())
+    }
+
+    /// The connections that go from veth to veth.
+    pub fn veth_flows(&self) -> Option<VethFlows> {
+        VethFlows::copy_of(&self.ebpf)
+    }
+
+    /// Those that other layouts have.
+    pub fn other_veth_flows(&self) -> Vec<VethFlows> {
+        self.other_layouts().filter_map(|path| VethFlows::pinned_in(&path)).collect()
+    }
+
+    /// Takes off what agents with other layouts left.
+    pub fn remove_other_layouts(&self) -> Result<(), Error> {
+        let mut others = self.other_layouts();
+        others.try_for_each(|path| attach::unpin_all(&path).map_err(|error| Error::Path { path, error }))
+    }
+
+    /// Looks how a pod is connected, with the node's end of its veth if it has one: attaches the program there if nothing
+    /// would be passed by, and has connections filed from then on. Returns how, and why not better.
+    pub fn connect(
+        &mut self,
+        cookie: u64,
+        addresses: &[IpAddr],
+        end: Option<&HostEnd>,
+    ) -> Result<(Link, Obstacle), Error> {
+        let (link, obstacle) = match end {
+            None => (Link::Shared, Obstacle::NoVeth),
+            Some(end) => match (self.obstacle(cookie, end), end.is_port) {
+                (Obstacle::None, _) => (Link::Guarded, Obstacle::None),
+                (obstacle, true) => (Link::Shared, obstacle),
+                (obstacle, false) => (Link::Routed, obstacle),
+            },
+        };
+        self.veths.add_neighbours(addresses)?;
+        self.veths.set(cookie, end.map(|end| end.ifindex), link, obstacle)?;
+        Ok((link, obstacle))
+    }
+
+    /// What stands in the way of a program at a pod's veth. Where nothing does it is there afterwards.
+    fn obstacle(&mut self, cookie: u64, end: &HostEnd) -> Obstacle {
+        let pin = self.veth_link_of(cookie);
+        if end.is_shaped {
+            return Obstacle::Shaped;
+        }
+        match veth::attach_to_veth(&mut self.ebpf, end, &pin) {
+            Ok(true) => Obstacle::None,
+            Ok(false) => Obstacle::OtherProgram,
+            Err(error) => {
+                tracing::debug!(veth = end.name, %error, "no program at a veth");
+                Obstacle::NoProgram
+            }
+        }
+    }
+
+    /// No connection of a pod is filed from now on. Returns the index of the node's end of its veth.
+    pub fn disconnect(&mut self, cookie: u64) -> Result<Option<u32>, Error> {
+        self.veths.forget(cookie)
+    }
+
+    /// Pods that a predecessor connected and that are not among `cookies`.
+    pub fn connected_besides(&self, cookies: &HashSet<u64>) -> HashSet<u64> {
+        let pinned = attach::pins(&self.veth_links).into_iter().filter_map(|(name, _)| name.parse().ok());
+        self.veths.cookies().into_iter().chain(pinned).filter(|cookie| !cookies.contains(cookie)).collect()
+    }
+
+    /// Where the program at a pod's veth is pinned.
+    pub fn veth_link_of(&self, cookie: u64) -> PathBuf {
+        self.veth_links.join(cookie.to_string())
+    }
+
+    /// Packets to these addresses, and to no other, may be part of filed flows.
+    pub fn replace_neighbours(&mut self, addresses: impl Iterator<Item = IpAddr>) -> Result<(), Error> {
+        self.veths.replace_neighbours(addresses)
     }
 
     /// Whether these programs decide, and no others.

@@ -1,3 +1,4 @@
+use mesh_api::admin::{EnrolmentState, PodLink, PodStatus};
 use mesh_api::compile::{self, MeshConfig};
 use mesh_api::manifest;
 use mesh_api::plan::Store;
@@ -77,10 +78,27 @@ fn shop() -> Snapshot {
     store.snapshot()
 }
 
+/// A node with this setting, where the pod `client` has a link of its own.
+fn node(setting: &str, client: &str) -> SameNode {
+    let pod = |name: &str, way: &str| PodStatus {
+        uid: String::new(),
+        namespace: "shop".to_owned(),
+        name: name.to_owned(),
+        state: EnrolmentState::Enrolled,
+        reason: None,
+        netns: Some(7),
+        link: Some(PodLink {
+            way: way.to_owned(),
+            obstacle: (way != "veth").then(|| "its traffic is shaped".to_owned()),
+        }),
+    };
+    SameNode::new(setting.to_owned(), vec![pod("client", client), pod("web-1", "veth")])
+}
+
 fn asked(from: &str, to: &str) -> Explanation {
     let snapshot = shop();
     let client = snapshot.workloads().find(|workload| &*workload.name == from).unwrap();
-    explain(&snapshot, &client, &to.parse().unwrap(), false).unwrap()
+    explain(&snapshot, &client, &to.parse().unwrap(), &node("auto", "veth")).unwrap()
 }
 
 #[test]
@@ -92,7 +110,7 @@ fn says_for_each_endpoint_how_it_is_reached_and_why_it_is_let_in() {
         "\
 shop/client on node1, as spiffe://cluster.local/ns/shop/sa/client
   to web:80 at 10.96.0.1:80, service shop/web.shop.svc.cluster.local, default balancing over 2 endpoints
-    shop/web-1 at 10.244.1.2:8080 on node1, on the same node, not encrypted
+    shop/web-1 at 10.244.1.2:8080 on node1, on the same node, from veth to veth, not encrypted
       allowed by policy shop/clients (ALLOW)
     shop/web-2 at 10.244.2.2:8080 on node2, over mutual TLS with spiffe://cluster.local/ns/shop/sa/web
       allowed by policy shop/clients (ALLOW)
@@ -139,7 +157,8 @@ fn what_leads_nowhere_is_not_taken_and_what_leads_outside_is() {
 fn an_unknown_name_is_an_error() {
     let snapshot = shop();
     let client = snapshot.workloads().next().unwrap();
-    let error = explain(&snapshot, &client, &"nowhere:80".parse().unwrap(), false).unwrap_err();
+    let error =
+        explain(&snapshot, &client, &"nowhere:80".parse().unwrap(), &SameNode::default()).unwrap_err();
     assert!(error.to_string().contains("no service"), "{error}");
 }
 
@@ -147,6 +166,24 @@ fn an_unknown_name_is_an_error() {
 fn a_node_that_encrypts_within_itself_says_so() {
     let snapshot = shop();
     let client = snapshot.workloads().find(|workload| &*workload.name == "client").unwrap();
-    let explanation = explain(&snapshot, &client, &"web:80".parse().unwrap(), true).unwrap();
+    let explanation = explain(&snapshot, &client, &"web:80".parse().unwrap(), &node("mtls", "veth")).unwrap();
     assert!(explanation.routes[0].endpoints.iter().all(|endpoint| endpoint.transport == "hbone"));
+}
+
+#[test]
+fn says_why_a_connection_on_one_node_is_encrypted() {
+    let snapshot = shop();
+    let client = snapshot.workloads().find(|workload| &*workload.name == "client").unwrap();
+    let of = |setting: &str, link: &str| {
+        let same_node = node(setting, link);
+        let explained = explain(&snapshot, &client, &"web:80".parse().unwrap(), &same_node).unwrap();
+        let endpoint = explained.routes[0].endpoints.iter().find(|it| it.workload == "shop/web-1").unwrap();
+        (endpoint.transport, endpoint.note.clone())
+    };
+    let why = "other pods may be on the way: of shop/client, its traffic is shaped";
+    assert_eq!(of("auto", "shared"), ("hbone", Some(why.to_owned())));
+    assert_eq!(of("auto", "routed").0, "hbone", "the other one is not");
+    assert_eq!(of("direct", "shared"), ("local", Some("directly".to_owned())));
+    assert_eq!(of("direct", "veth"), ("local", Some("from veth to veth".to_owned())));
+    assert_eq!(of("mtls", "veth"), ("hbone", None));
 }

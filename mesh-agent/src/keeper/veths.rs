@@ -1,0 +1,157 @@
+//! Pods' veths: how they are connected, and the end of connections that go from veth to veth before their programs go.
+
+use std::collections::{HashMap, HashSet};
+use std::fs;
+use std::io;
+use std::net::IpAddr;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::thread::JoinHandle;
+
+use crate::sys::ebpf::{self, Programs, VethFlows};
+use crate::sys::{self, Connection, Netns};
+
+/// Where addresses are. On a machine with several nodes one address may be in several places.
+pub(super) type Places = HashMap<IpAddr, Vec<Arc<Netns>>>;
+
+/// Looks how a pod is connected, and tells the programs. Where that fails none of its connections is direct.
+pub(super) fn connect(programs: &mut Programs, netns: &Netns, addresses: &[IpAddr]) {
+    let cookie = netns.cookie();
+    let end = sys::host_end(netns, addresses).unwrap_or_else(|error| {
+        tracing::warn!(netns = cookie, %error, "how a pod is connected is not known");
+        None
+    });
+    match programs.connect(cookie, addresses, end.as_ref()) {
+        Ok((link, obstacle)) => tracing::debug!(netns = cookie, ?link, ?obstacle, "how a pod is connected"),
+        Err(error) => tracing::error!(netns = cookie, %error, "how a pod is connected is not told"),
+    }
+}
+
+/// Resets connections, each by one of its sockets; the other is told by that one.
+fn reset(sockets: &[Connection], places: &Places) {
+    for socket in sockets {
+        for netns in places.get(&socket.local.ip()).into_iter().flatten() {
+            if let Err(error) = sys::destroy(netns, socket) {
+                let Connection { local, remote, .. } = socket;
+                tracing::warn!(%local, %remote, %error, "a connection is not reset");
+            }
+        }
+    }
+}
+
+/// Resets all connections that go from veth to veth, of agents whose programs are about to go.
+pub(super) fn reset_all(flows: &[VethFlows], places: impl FnOnce() -> Places) {
+    let sockets: Vec<_> = flows.iter().flat_map(|flows| flows.sockets(None)).collect();
+    if !sockets.is_empty() {
+        tracing::info!(connections = sockets.len(), "resetting direct connections");
+        reset(&sockets, &places());
+    }
+}
+
+/// What is to be done for a pod that was let go.
+pub(super) struct Parting {
+    /// The cookie of its network namespace.
+    pub cookie: u64,
+    /// The node's end of its veth, and the flows of which it may have some.
+    pub flows: Option<(u32, VethFlows)>,
+    /// Where the sockets of these may be.
+    pub places: Places,
+    /// Where the program at its veth is pinned.
+    pub link: PathBuf,
+}
+
+impl Parting {
+    /// Resets what goes over the pod's veth, and then takes the program off. Nothing is filed for it any more.
+    fn work(self) {
+        if let Some((ifindex, flows)) = self.flows {
+            reset(&flows.sockets(Some(ifindex)), &self.places);
+        }
+        match fs::remove_file(&self.link) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::error!(link = %self.link.display(), %error, "a program stays at a veth");
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Pods that are leaving. A pod chooses how many connections it has, so they are reset beside the keeper's loop, by one
+/// thread, one pod after the other.
+#[derive(Default)]
+pub(super) struct Leaving {
+    pods: Arc<Mutex<HashSet<u64>>>,
+    thread: Option<(mpsc::Sender<Parting>, JoinHandle<()>)>,
+}
+
+impl Leaving {
+    /// One more. Errors: there is no thread for it.
+    pub fn add(&mut self, parting: Parting) -> io::Result<()> {
+        let (sender, _) = match &mut self.thread {
+            Some(thread) => thread,
+            none => none.insert(start(Arc::clone(&self.pods))?),
+        };
+        lock(&self.pods).insert(parting.cookie);
+        // The thread ends when the sender goes, and not before.
+        sender.send(parting).map_err(io::Error::other)
+    }
+
+    /// Whether a pod is leaving still.
+    pub fn has(&self, cookie: u64) -> bool {
+        lock(&self.pods).contains(&cookie)
+    }
+
+    /// Whether none is.
+    pub fn is_empty(&self) -> bool {
+        lock(&self.pods).is_empty()
+    }
+
+    /// Waits for all of them.
+    pub fn finish(&mut self) {
+        if let Some((sender, thread)) = self.thread.take() {
+            drop(sender);
+            // A panic there leaves no more behind than an error.
+            let _ended = thread.join();
+        }
+    }
+}
+
+fn start(pods: Arc<Mutex<HashSet<u64>>>) -> io::Result<(mpsc::Sender<Parting>, JoinHandle<()>)> {
+    let (sender, partings) = mpsc::channel::<Parting>();
+    let work = move || {
+        for parting in partings {
+            let cookie = parting.cookie;
+            parting.work();
+            lock(&pods).remove(&cookie);
+        }
+    };
+    Ok((sender, std::thread::Builder::new().name("leaving".to_owned()).spawn(work)?))
+}
+
+fn lock(pods: &Mutex<HashSet<u64>>) -> MutexGuard<'_, HashSet<u64>> {
+    pods.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Detaches everything that agents left below a directory. Connections that go from veth to veth are reset first: without
+/// the programs the rest of them would cross the bridge that pods share.
+pub fn cleanup(root: &Path) -> io::Result<()> {
+    reset_all(&VethFlows::pinned_below(root), every_place);
+    ebpf::unpin_all(root)
+}
+
+/// The addresses of all network namespaces that have a process.
+fn every_place() -> Places {
+    let mut places = Places::new();
+    let mut seen = HashSet::new();
+    let processes = fs::read_dir("/proc").into_iter().flatten().filter_map(Result::ok);
+    for pid in processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok()) {
+        let is_new =
+            fs::metadata(format!("/proc/{pid}/ns/net")).is_ok_and(|it| seen.insert((it.dev(), it.ino())));
+        let Some(netns) = is_new.then(|| Netns::of_process(pid).ok()).flatten() else { continue };
+        let netns = Arc::new(netns);
+        for address in sys::addresses_in(&netns).unwrap_or_default() {
+            places.entry(address).or_default().push(Arc::clone(&netns));
+        }
+    }
+    places
+}

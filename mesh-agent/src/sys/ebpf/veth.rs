@@ -1,0 +1,239 @@
+//! The veths of pods: the program at the node's end, and what the other programs know of it.
+
+use std::collections::HashSet;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsFd;
+use std::path::Path;
+
+use aya::Ebpf;
+use aya::maps::{Array, HashMap, Map, MapData, MapError};
+use aya::programs::links::LinkError;
+use aya::programs::tc::{TcAttachOptions, TcAttachType};
+use aya::programs::{LinkOrder, ProgramError, SchedClassifier};
+use mesh_common::address::Address;
+use mesh_common::maps::Endpoint;
+use mesh_common::veth::{Direction, FOR_NOW, Link, NEIGHBOUR_SLOTS, Obstacle, Veth, VethFlow, slot_of};
+
+use super::attach::{self, put, typed};
+use super::programs::{absent_is_fine, take};
+use super::{Error, map_error};
+use crate::sys::{Connection, HostEnd};
+
+/// Name of the program, and of the map of flows.
+pub(super) const FROM_POD: &str = "from_pod";
+pub(super) const VETH_FLOWS: &str = "VETH_FLOWS";
+pub(super) const VETHS: &str = "VETHS";
+pub(super) const CROWDED: &str = "CROWDED";
+
+/// What the keeper writes.
+pub(super) struct Veths {
+    veths: HashMap<MapData, u64, Veth>,
+    neighbours: Array<MapData, u64>,
+}
+
+impl Veths {
+    pub fn take(ebpf: &mut Ebpf) -> Result<Self, Error> {
+        // The proxy gets the first as well.
+        let veths = Map::HashMap(copy(ebpf, VETHS).ok_or(Error::Missing(VETHS))?);
+        Ok(Self { veths: veths.try_into().map_err(map_error(VETHS))?, neighbours: take(ebpf, "NEIGHBOURS")? })
+    }
+
+    /// From now on a pod is connected like this.
+    pub fn set(
+        &mut self,
+        cookie: u64,
+        ifindex: Option<u32>,
+        link: Link,
+        obstacle: Obstacle,
+    ) -> Result<(), Error> {
+        // Where its veth is not to be seen any more, that is where its connections went.
+        let last = || self.veths.get(&cookie, 0).map_or(0, |veth| veth.ifindex);
+        let ifindex = ifindex.unwrap_or_else(last);
+        let veth = Veth { ifindex, link: link as u16, obstacle: obstacle as u16 };
+        self.veths.insert(cookie, veth, 0).map_err(map_error("VETHS"))
+    }
+
+    /// No connection of a pod is filed from now on. Returns the index of the node's end of its veth.
+    pub fn forget(&mut self, cookie: u64) -> Result<Option<u32>, Error> {
+        let veth = self.veths.get(&cookie, 0).ok();
+        absent_is_fine(self.veths.remove(&cookie)).map_err(map_error("VETHS"))?;
+        Ok(veth.map(|veth| veth.ifindex))
+    }
+
+    /// The pods that are connected.
+    pub fn cookies(&self) -> Vec<u64> {
+        self.veths.keys().flatten().collect()
+    }
+
+    /// Packets to an address may be part of a filed flow.
+    pub fn add_neighbours(&mut self, addresses: &[IpAddr]) -> Result<(), Error> {
+        addresses.iter().try_for_each(|address| {
+            let (entry, bit) = entry_of(*address);
+            let slots = self.neighbours.get(&entry, 0).map_err(map_error("NEIGHBOURS"))?;
+            self.neighbours.set(entry, slots | bit, 0).map_err(map_error("NEIGHBOURS"))
+        })
+    }
+
+    /// Those to these and to no other.
+    pub fn replace_neighbours(&mut self, addresses: impl Iterator<Item = IpAddr>) -> Result<(), Error> {
+        let mut wanted = vec![0_u64; NEIGHBOUR_SLOTS as usize / 64];
+        for address in addresses {
+            let (entry, bit) = entry_of(address);
+            wanted[entry as usize] |= bit;
+        }
+        for (entry, slots) in (0..).zip(wanted) {
+            if self.neighbours.get(&entry, 0).map_err(map_error("NEIGHBOURS"))? != slots {
+                self.neighbours.set(entry, slots, 0).map_err(map_error("NEIGHBOURS"))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn entry_of(address: IpAddr) -> (u32, u64) {
+    let slot = slot_of(&Address::from(address));
+    (slot >> 6, 1 << (slot & 63))
+}
+
+/// Attaches the program at the node's end of a pod's veth, before all others, in place of a predecessor's. Returns
+/// whether it is the only one there. Errors: the kernel is older than 6.6, for one.
+pub(super) fn attach_to_veth(ebpf: &mut Ebpf, end: &HostEnd, pin: &Path) -> Result<bool, Error> {
+    put(ebpf, FROM_POD, pin, |ebpf| {
+        let program = typed::<SchedClassifier>(ebpf, FROM_POD)?;
+        let first = TcAttachOptions::TcxOrder(LinkOrder::first());
+        let id = program.attach_with_options(&end.name, TcAttachType::Ingress, first)?;
+        let link = program.take_link(id)?;
+        link.try_into().map_err(|error: LinkError| ProgramError::IOError(std::io::Error::other(error)))
+    })?;
+    is_alone(ebpf, end).map_err(|error| Error::Program { name: FROM_POD, error })
+}
+
+/// Whether our program is at the node's end of a veth and no other, in either direction.
+pub(super) fn is_alone(ebpf: &mut Ebpf, end: &HostEnd) -> Result<bool, ProgramError> {
+    let own = typed::<SchedClassifier>(ebpf, FROM_POD)?.info()?.id();
+    let (_, leaving) = SchedClassifier::query_tcx(&end.name, TcAttachType::Ingress)?;
+    let (_, arriving) = SchedClassifier::query_tcx(&end.name, TcAttachType::Egress)?;
+    Ok(leaving.iter().map(|it| it.id()).eq([own]) && arriving.is_empty())
+}
+
+/// How this node's pods are connected: the proxy's view.
+pub struct Links(HashMap<MapData, u64, Veth>);
+
+impl Links {
+    pub(super) fn new(map: MapData) -> Result<Self, Error> {
+        Ok(Self(Map::HashMap(map).try_into().map_err(map_error(VETHS))?))
+    }
+
+    /// A pod's link, by the cookie of its network namespace, if it is connected.
+    pub fn of(&self, pod: u64) -> Option<Veth> {
+        self.0.get(&pod, 0).ok()
+    }
+}
+
+/// What the proxy does for flows: it removes what was left behind, and says who has as many as it may.
+pub(super) struct DirectVeths {
+    flows: VethFlows,
+    crowded: HashMap<MapData, u64, u32>,
+    told: HashSet<u64>,
+}
+
+impl DirectVeths {
+    pub fn new(flows: MapData, crowded: MapData) -> Result<Self, Error> {
+        let flows: HashMap<_, Direction, VethFlow> =
+            Map::HashMap(flows).try_into().map_err(map_error(VETH_FLOWS))?;
+        let crowded: HashMap<_, u64, u32> = Map::HashMap(crowded).try_into().map_err(map_error(CROWDED))?;
+        let told = crowded.keys().flatten().collect();
+        Ok(Self { flows: VethFlows(flows), crowded, told })
+    }
+
+    /// See [`VethFlows::sweep`]. Clients that found no room are let try again.
+    pub fn sweep(&mut self, now: u64) {
+        self.flows.sweep(now);
+        let over = |(client, value): &(u64, u32)| *value == FOR_NOW && !self.told.contains(client);
+        let over: Vec<_> = self.crowded.iter().flatten().filter(over).collect();
+        for (client, _) in over {
+            // If it stays the client's connections go on through the proxy.
+            let _tried_again = self.crowded.remove(&client);
+        }
+    }
+
+    /// The connections of these clients, and no others, go through the proxy from now on.
+    pub fn crowd(&mut self, clients: HashSet<u64>) -> Result<(), Error> {
+        for client in self.told.difference(&clients) {
+            absent_is_fine(self.crowded.remove(client)).map_err(map_error(CROWDED))?;
+        }
+        for client in clients.difference(&self.told) {
+            self.crowded.insert(client, FOR_NOW, 0).map_err(map_error(CROWDED))?;
+        }
+        self.told = clients;
+        Ok(())
+    }
+}
+
+/// The connections that go from veth to veth, as the map of one agent has them.
+pub struct VethFlows(HashMap<MapData, Direction, VethFlow>);
+
+impl VethFlows {
+    /// Those of each agent that pinned below a directory, whatever its layout of other maps.
+    pub fn pinned_below(root: &Path) -> Vec<Self> {
+        attach::pins(root).iter().filter_map(|(_, layout)| Self::pinned_in(layout)).collect()
+    }
+
+    pub(super) fn pinned_in(layout: &Path) -> Option<Self> {
+        Self::of(MapData::from_pin(layout.join("maps").join(VETH_FLOWS)).ok()?)
+    }
+
+    pub(super) fn of(map: MapData) -> Option<Self> {
+        Map::HashMap(map).try_into().ok().map(Self)
+    }
+
+    pub(super) fn copy_of(ebpf: &Ebpf) -> Option<Self> {
+        Self::of(copy(ebpf, VETH_FLOWS)?)
+    }
+
+    /// The sockets of those that go over an interface; of all, if none is given.
+    pub fn sockets(&self, interface: Option<u32>) -> Vec<Connection> {
+        let is_its = |flow: &VethFlow| interface.is_none_or(|it| flow.in_if == it || flow.out_if == it);
+        let all = self.0.iter().filter_map(Result::ok);
+        all.filter(|(direction, flow)| !direction.is_note() && is_its(flow))
+            .flat_map(|(Direction { from, to }, flow)| {
+                let (from, to) = (socket_address(from), socket_address(to));
+                // In the server's direction the first is nobody's, and the second not known.
+                let client = Connection { cookie: flow.client, local: from, remote: to };
+                let server = Connection { cookie: flow.server, local: to, remote: from };
+                [Some(client), (flow.server != 0).then_some(server)]
+            })
+            .flatten()
+            .collect()
+    }
+
+    /// Removes what was left behind: what nothing can be sent on any more. `now` is `CLOCK_MONOTONIC`, in nanoseconds.
+    pub fn sweep(&mut self, now: u64) {
+        let half_closed: Vec<Direction> =
+            self.0.keys().filter_map(Result::ok).filter(Direction::is_note).collect();
+        for note in half_closed {
+            let direction = Direction { from: Endpoint { note: 0, ..note.from }, to: note.to };
+            let gone = match self.0.get(&direction, 0) {
+                Ok(flow) => flow.is_left_behind(true, now),
+                Err(MapError::KeyNotFound) => true,
+                Err(_) => false,
+            };
+            if gone {
+                for key in [direction, direction.reversed(), note] {
+                    // It may have been removed meanwhile, which is all the same.
+                    let _gone = self.0.remove(&key);
+                }
+            }
+        }
+    }
+}
+
+/// A map by a descriptor of its own.
+fn copy(ebpf: &Ebpf, name: &str) -> Option<MapData> {
+    let Map::HashMap(data) = ebpf.map(name)? else { return None };
+    MapData::from_fd(data.fd().as_fd().try_clone_to_owned().ok()?).ok()
+}
+
+fn socket_address(endpoint: Endpoint) -> SocketAddr {
+    SocketAddr::new(IpAddr::from(endpoint.address), endpoint.port)
+}

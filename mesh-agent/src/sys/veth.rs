@@ -1,0 +1,279 @@
+//! Where a pod's network interface leads to (`rtnetlink`(7)).
+//!
+//! What the pod says of itself is only a hint: the node's end has to lead back to it.
+
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socket_with};
+
+use super::Netns;
+
+/// Messages and attributes of `linux/rtnetlink.h`, `linux/if_link.h` and `linux/net_namespace.h`.
+mod raw {
+    pub(super) const NLMSG_ERROR: u16 = 2;
+    pub(super) const RTM_GETLINK: u16 = 18;
+    pub(super) const RTM_GETROUTE: u16 = 26;
+    pub(super) const RTM_GETQDISC: u16 = 38;
+    pub(super) const RTM_GETNSID: u16 = 90;
+    pub(super) const IFLA_IFNAME: u16 = 3;
+    pub(super) const IFLA_LINK: u16 = 5;
+    pub(super) const IFLA_QDISC: u16 = 6;
+    pub(super) const IFLA_MASTER: u16 = 10;
+    pub(super) const IFLA_LINKINFO: u16 = 18;
+    pub(super) const IFLA_INFO_KIND: u16 = 1;
+    pub(super) const IFLA_LINK_NETNSID: u16 = 37;
+    pub(super) const RTA_DST: u16 = 1;
+    pub(super) const RTA_OIF: u16 = 4;
+    pub(super) const NETNSA_NSID: u16 = 1;
+    pub(super) const NETNSA_FD: u16 = 3;
+    /// Without the flags for nested attributes and byte order.
+    pub(super) const TYPE: u16 = 0x3fff;
+    /// Parent of the qdiscs `ingress` and `clsact`.
+    pub(super) const TC_H_INGRESS: u32 = 0xffff_fff1;
+    /// Bytes of `nlmsghdr`, and of the structures that follow it.
+    pub(super) const HEADER: usize = 16;
+    pub(super) const IFINFOMSG: usize = 16;
+    pub(super) const RTMSG: usize = 12;
+    pub(super) const RTGENMSG: usize = 4;
+}
+
+/// The node's end of a pod's veth.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostEnd {
+    /// Its index.
+    pub ifindex: u32,
+    /// Its name.
+    pub name: String,
+    /// Whether it is a port of a bridge, or of something else that joins links.
+    pub is_port: bool,
+    /// Whether traffic is shaped or classified there.
+    pub is_shaped: bool,
+}
+
+/// One interface, as the kernel tells of it.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Interface {
+    name: String,
+    kind: String,
+    qdisc: String,
+    peer: Option<u32>,
+    peer_netns: Option<i32>,
+    master: bool,
+}
+
+/// The node's end of the veth over which a pod with these addresses reaches its neighbours, in this thread's network
+/// namespace. `None` if it reaches them some other way. Errors: the kernel's.
+pub fn host_end(netns: &Netns, addresses: &[IpAddr]) -> io::Result<Option<HostEnd>> {
+    let Some((inner, outer)) = netns.run(|| inner_end(addresses))?? else { return Ok(None) };
+    let socket = open()?;
+    let Some(interface) = interface(&socket, outer)? else { return Ok(None) };
+    let leads_back = interface.kind == "veth"
+        && interface.peer == Some(inner)
+        && interface.peer_netns.is_some()
+        && interface.peer_netns == namespace_id(&socket, netns)?;
+    if !leads_back {
+        return Ok(None);
+    }
+    // A veth has no queue of its own, unless somebody gave it one.
+    let is_shaped = interface.qdisc != "noqueue" || has_ingress_qdisc(&socket, outer)?;
+    Ok(Some(HostEnd { ifindex: outer, name: interface.name, is_port: interface.master, is_shaped }))
+}
+
+/// In a pod's namespace: the interface that leads to its neighbours, and the index of its other end. For all of its
+/// addresses that has to be the same one.
+fn inner_end(addresses: &[IpAddr]) -> io::Result<Option<(u32, u32)>> {
+    let socket = open()?;
+    let mut ways = Vec::new();
+    for address in addresses {
+        ways.push(route(&socket, neighbour(*address))?);
+    }
+    let Some(&Some(inner)) = ways.first() else { return Ok(None) };
+    if ways.iter().any(|way| *way != Some(inner)) {
+        return Ok(None);
+    }
+    let interface = interface(&socket, inner)?.filter(|interface| interface.kind == "veth");
+    // What is a port leads on to something else behind it: a guest, for one.
+    Ok(interface.filter(|it| !it.master).and_then(|it| it.peer).map(|outer| (inner, outer)))
+}
+
+/// An address beside this one.
+fn neighbour(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(v4) => IpAddr::from((u32::from(v4) ^ 1).to_be_bytes()),
+        IpAddr::V6(v6) => IpAddr::from((u128::from(v6) ^ 1).to_be_bytes()),
+    }
+}
+
+fn open() -> io::Result<OwnedFd> {
+    // Without a protocol it is `NETLINK_ROUTE`, the first one.
+    Ok(socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, None)?)
+}
+
+/// The interface by which an address is reached, if any is.
+fn route(socket: &OwnedFd, to: IpAddr) -> io::Result<Option<u32>> {
+    let (family, address) = match to {
+        IpAddr::V4(v4) => (AddressFamily::INET, v4.octets().to_vec()),
+        IpAddr::V6(v6) => (AddressFamily::INET6, v6.octets().to_vec()),
+    };
+    let length = u8::try_from(address.len() * 8).unwrap_or(0);
+    let mut body = vec![u8::try_from(family.as_raw()).unwrap_or(0), length];
+    body.resize(raw::RTMSG, 0);
+    attribute(&mut body, raw::RTA_DST, &address);
+    let answer = ask(socket, raw::RTM_GETROUTE, &body)?;
+    Ok(answer.and_then(|answer| {
+        attributes(answer.get(raw::RTMSG..)?)
+            .find(|(kind, _)| *kind == raw::RTA_OIF)
+            .and_then(|(_, value)| word(value))
+    }))
+}
+
+fn interface(socket: &OwnedFd, index: u32) -> io::Result<Option<Interface>> {
+    let mut body = vec![0; 4];
+    body.extend(index.to_ne_bytes());
+    body.resize(raw::IFINFOMSG, 0);
+    Ok(ask(socket, raw::RTM_GETLINK, &body)?.map(|answer| read_interface(&answer)))
+}
+
+fn read_interface(answer: &[u8]) -> Interface {
+    let mut interface = Interface::default();
+    for (kind, value) in attributes(answer.get(raw::IFINFOMSG..).unwrap_or_default()) {
+        match kind {
+            raw::IFLA_IFNAME => interface.name = text(value),
+            raw::IFLA_QDISC => interface.qdisc = text(value),
+            raw::IFLA_LINK => interface.peer = word(value),
+            raw::IFLA_LINK_NETNSID => interface.peer_netns = word(value).map(u32::cast_signed),
+            raw::IFLA_MASTER => interface.master = true,
+            raw::IFLA_LINKINFO => {
+                let kind = attributes(value).find(|(kind, _)| *kind == raw::IFLA_INFO_KIND);
+                interface.kind = kind.map(|(_, value)| text(value)).unwrap_or_default();
+            }
+            _ => {}
+        }
+    }
+    interface
+}
+
+/// The number by which this namespace knows another, if it does.
+fn namespace_id(socket: &OwnedFd, netns: &Netns) -> io::Result<Option<i32>> {
+    let mut body = vec![0; raw::RTGENMSG];
+    attribute(&mut body, raw::NETNSA_FD, &netns.as_fd().as_raw_fd().to_ne_bytes());
+    let answer = ask(socket, raw::RTM_GETNSID, &body)?;
+    let id = answer.and_then(|answer| {
+        let id = attributes(answer.get(raw::RTGENMSG..)?).find(|(kind, _)| *kind == raw::NETNSA_NSID);
+        id.and_then(|(_, value)| word(value)).map(u32::cast_signed)
+    });
+    // Below zero: it does not know it.
+    Ok(id.filter(|id| *id >= 0))
+}
+
+fn has_ingress_qdisc(socket: &OwnedFd, index: u32) -> io::Result<bool> {
+    let mut body = vec![0; 4];
+    body.extend(index.to_ne_bytes());
+    body.extend(0_u32.to_ne_bytes());
+    body.extend(raw::TC_H_INGRESS.to_ne_bytes());
+    body.extend(0_u32.to_ne_bytes());
+    Ok(ask(socket, raw::RTM_GETQDISC, &body)?.is_some())
+}
+
+/// Asks for one thing; `None` if there is no such thing.
+fn ask(socket: &OwnedFd, kind: u16, body: &[u8]) -> io::Result<Option<Vec<u8>>> {
+    let length = u32::try_from(raw::HEADER + body.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
+    let mut request = Vec::with_capacity(raw::HEADER + body.len());
+    request.extend(length.to_ne_bytes());
+    request.extend(kind.to_ne_bytes());
+    // `NLM_F_REQUEST`; sequence and sender: there is one request on the socket, and the kernel knows who asks.
+    request.extend(1_u16.to_ne_bytes());
+    request.extend([0; 8]);
+    request.extend(body);
+    send(socket, &request, SendFlags::empty())?;
+    let mut answer = vec![0; 32 * 1024];
+    let (length, _) = recv(socket, &mut answer[..], RecvFlags::empty())?;
+    answer.truncate(length);
+    read_answer(&answer)
+}
+
+fn read_answer(answer: &[u8]) -> io::Result<Option<Vec<u8>>> {
+    let kind = answer.get(4..6).and_then(|kind| kind.try_into().ok()).map(u16::from_ne_bytes);
+    let body = answer.get(raw::HEADER..);
+    let (Some(kind), Some(body)) = (kind, body) else { return Err(io::ErrorKind::InvalidData.into()) };
+    if kind != raw::NLMSG_ERROR {
+        return Ok(Some(body.to_vec()));
+    }
+    let error = word(body).map_or(libc::EIO, |error| error.cast_signed().saturating_neg());
+    match error {
+        libc::ENOENT | libc::ENODEV | libc::ENETUNREACH | libc::EHOSTUNREACH | libc::EINVAL => Ok(None),
+        _ => Err(io::Error::from_raw_os_error(error)),
+    }
+}
+
+fn attribute(to: &mut Vec<u8>, kind: u16, value: &[u8]) {
+    let length = u16::try_from(4 + value.len()).unwrap_or(u16::MAX);
+    to.extend(length.to_ne_bytes());
+    to.extend(kind.to_ne_bytes());
+    to.extend(value);
+    to.resize(to.len().next_multiple_of(4), 0);
+}
+
+/// The attributes of a message, as far as they can be read.
+fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    std::iter::from_fn(move || {
+        let length = usize::from(u16::from_ne_bytes(bytes.get(..2)?.try_into().ok()?));
+        let kind = u16::from_ne_bytes(bytes.get(2..4)?.try_into().ok()?) & raw::TYPE;
+        let value = bytes.get(4..length)?;
+        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
+        Some((kind, value))
+    })
+}
+
+fn word(value: &[u8]) -> Option<u32> {
+    value.get(..4)?.try_into().ok().map(u32::from_ne_bytes)
+}
+
+fn text(value: &[u8]) -> String {
+    let end = value.iter().position(|byte| *byte == 0).unwrap_or(value.len());
+    String::from_utf8_lossy(&value[..end]).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_cut_short_is_not_read() {
+        let mut message = vec![0; raw::IFINFOMSG];
+        attribute(&mut message, raw::IFLA_IFNAME, b"veth1\0");
+        attribute(&mut message, raw::IFLA_LINK, &7_u32.to_ne_bytes());
+        attribute(&mut message, raw::IFLA_LINK_NETNSID, &3_u32.to_ne_bytes());
+        let mut kind = Vec::new();
+        attribute(&mut kind, raw::IFLA_INFO_KIND, b"veth\0");
+        attribute(&mut message, raw::IFLA_LINKINFO, &kind);
+        let whole = read_interface(&message);
+        let expected = Interface {
+            name: "veth1".to_owned(),
+            kind: "veth".to_owned(),
+            peer: Some(7),
+            peer_netns: Some(3),
+            ..Interface::default()
+        };
+        assert_eq!(whole, expected);
+        for length in 0..message.len() - 4 {
+            assert_ne!(read_interface(&message[..length]), expected, "{length} bytes");
+        }
+        assert_eq!(attributes(&[3, 0, 1, 0, 0, 0, 0, 0]).count(), 0, "shorter than its own head");
+        assert!(read_answer(&[0; 15]).is_err());
+    }
+
+    #[test]
+    fn loopback_is_no_veth() {
+        let socket = open().unwrap();
+        let lo = interface(&socket, 1).unwrap().unwrap();
+        assert_eq!((&*lo.name, &*lo.kind, lo.peer), ("lo", "", None));
+        assert_eq!(interface(&socket, i32::MAX as u32).unwrap(), None);
+        assert_eq!(route(&socket, "127.0.0.9".parse().unwrap()).unwrap(), Some(1));
+        assert!(!has_ingress_qdisc(&socket, 1).unwrap());
+        let here = Netns::of_process(std::process::id()).unwrap();
+        assert_eq!(host_end(&here, &["127.0.0.1".parse().unwrap()]).unwrap(), None);
+    }
+}

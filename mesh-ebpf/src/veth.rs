@@ -1,0 +1,379 @@
+//! Direct connections that go from veth to veth: filed by `sockops` as long as they live, redirected at the sender's veth
+//! ([`from_pod`]), and guarded where a socket takes packets ([`guard`]).
+
+use aya_ebpf::bindings::{
+    __sk_buff, BPF_SOCK_OPS_STATE_CB_FLAG, BPF_TCP_LISTEN, BPF_TCP_NEW_SYN_RECV, BPF_TCP_SYN_RECV,
+    BPF_TCP_SYN_SENT, bpf_sock,
+};
+use aya_ebpf::helpers::generated::{
+    bpf_get_socket_cookie, bpf_ktime_get_ns, bpf_redirect_peer, bpf_setsockopt, bpf_sk_fullsock,
+    bpf_skb_change_type, bpf_skb_load_bytes,
+};
+use aya_ebpf::macros::{cgroup_skb, classifier};
+use aya_ebpf::programs::{SkBuffContext, SockOpsContext, TcContext};
+use core::ptr;
+use mesh_common::address::Address;
+use mesh_common::direct::DirectFlow;
+use mesh_common::veth::{
+    self, Bytes, Departure, Direction, EVERYBODY, FOR_GOOD, FOR_NOW, MARK, Packet, VethEnd, VethFlow, Wanted, Way,
+};
+
+use crate::context;
+use crate::maps::{CROWDED, NEIGHBOURS, OWNERS, SAME_NODE, VETH_FLOWS, VETHS};
+
+/// `TCX_NEXT` and `TCX_DROP` of `linux/bpf.h`.
+const NEXT: i32 = -1;
+const DROP: i32 = 2;
+/// `ETH_P_IP` and `ETH_P_IPV6` of `linux/if_ether.h`, in network order.
+const IPV4: u32 = 0x0800_u16.to_be() as u32;
+const IPV6: u32 = 0x86dd_u16.to_be() as u32;
+/// Bytes of an Ethernet header.
+const ETHERNET: u32 = 14;
+/// `PACKET_HOST` of `linux/if_packet.h`.
+const PACKET_HOST: u32 = 0;
+/// `IPPROTO_TCP`.
+const TCP: u32 = 6;
+
+/// What a pod sends, at the host's end of its veth: segments of filed flows go to the receiver's veth.
+#[classifier]
+pub fn from_pod(context: TcContext) -> i32 {
+    let skb = Skb(context.skb.skb);
+    if !skb.goes_to_neighbour() {
+        return NEXT;
+    }
+    let mut direction = Direction::NONE;
+    match veth::read(&skb, ETHERNET, &mut direction) {
+        Packet::Tcp(segment) => {
+            let Some(flow) = VETH_FLOWS.get_ptr_mut(&direction) else { return NEXT };
+            // SAFETY: the map's memory is there as long as the program; its words are written one by one.
+            let flow = unsafe { &mut *flow };
+            match veth::departure(flow, segment, skb.ifindex(), skb.is_tagged()) {
+                Departure::Ordinary => NEXT,
+                Departure::Noted => {
+                    flow.isn = segment.seq;
+                    flow.seen = 1;
+                    NEXT
+                }
+                Departure::Redirected => skb.redirect(flow.out_if),
+                Departure::Dropped => DROP,
+            }
+        }
+        Packet::Unreadable if are_neighbours(&direction) => DROP,
+        Packet::Unreadable | Packet::Other => NEXT,
+    }
+}
+
+/// What a socket is about to take: of a filed flow only what was redirected, and the handshake. Runs for every packet of
+/// every socket below the cgroup; nearly all of them are let in after one look at what is remembered with the socket.
+#[cgroup_skb(ingress)]
+pub fn guard(context: SkBuffContext) -> i32 {
+    let skb = Skb(context.skb.skb);
+    if skb.mark() == MARK {
+        return 1;
+    }
+    let Some(socket) = skb.socket() else { return 1 };
+    let state = socket.state();
+    // Which connection it is the packet alone says. A new socket of a connection is in the second of these states until it
+    // is remembered whose it is (kernel: `tcp_rcv_state_process`).
+    let is_new = matches!(state, BPF_TCP_LISTEN | BPF_TCP_SYN_RECV | BPF_TCP_NEW_SYN_RECV);
+    if !is_new && context::veth_end_of(socket.0).is_none() {
+        return 1;
+    }
+    let connecting = state == BPF_TCP_SYN_SENT;
+    i32::from((is_new || connecting) && skb.may_arrive(connecting))
+}
+
+/// The way between two pods, when a connection is about to be drawn or opened.
+#[inline(always)]
+pub fn way(client: u64, server: u64) -> Way {
+    // SAFETY: a byte of read-only data that is there as long as the program; volatile because the keeper sets it after
+    // compilation.
+    let direct = unsafe { ptr::read_volatile(&raw const SAME_NODE) } == Wanted::Direct as u8;
+    let wanted = if direct { Wanted::Direct } else { Wanted::Auto };
+    // SAFETY: both entries are copied at once.
+    let (client, server) = unsafe { (VETHS.get(client).copied(), VETHS.get(server).copied()) };
+    veth::way(wanted, client, server)
+}
+
+/// Whether a client may have another direct connection.
+#[inline(always)]
+pub fn has_room(client: u64) -> bool {
+    // SAFETY: only their presence is looked at.
+    unsafe { CROWDED.get(client).is_none() && CROWDED.get(EVERYBODY).is_none() }
+}
+
+/// Files a connection whose SYN is about to leave. Returns false, with nothing left of it, if that is not possible.
+#[inline(never)]
+pub fn file(context: &SockOpsContext, socket: *mut bpf_sock, server: u64, flow: &DirectFlow) -> bool {
+    let client = context::netns_cookie(context.ops.cast());
+    // SAFETY: both entries are copied at once.
+    let (from, to) = unsafe { (VETHS.get(client), VETHS.get(server)) };
+    let (Some(from), Some(to)) = (from, to) else { return false };
+    let (from, to) = (from.ifindex, to.ifindex);
+    // SAFETY: as above.
+    let is_own = unsafe { OWNERS.get(&flow.client.address) }.is_some_and(|owner| *owner == client);
+    // A socket can have any address that its program likes (`IPV6_FREEBIND`); and a pod may have some that the mesh does not
+    // know, whose packets nobody would look at.
+    if !is_own || !veth::can_be_filed(&flow.client, &flow.server) {
+        keep_off(client, FOR_GOOD);
+        return false;
+    }
+    let direction = Direction { from: flow.client, to: flow.server };
+    let cookie = cookie(context);
+    let end = VethEnd { flow: direction, socket: cookie, is_server: 0 };
+    // What is left of a connection of the same addresses and ports.
+    let _gone = VETH_FLOWS.remove(direction.half_closed());
+    let filed = context.set_cb_flags(BPF_SOCK_OPS_STATE_CB_FLAG as i32).is_ok()
+        && insert(&direction, cookie, from, to)
+        && insert(&direction.reversed(), cookie, to, from)
+        && context::make_veth_end(socket, end);
+    if !filed {
+        remove(&direction);
+        keep_off(client, FOR_NOW);
+    }
+    filed
+}
+
+/// The further connections of a client are the proxy's.
+#[inline(never)]
+pub fn keep_off(client: u64, how_long: u32) {
+    let _full = CROWDED.insert(client, how_long, 0);
+}
+
+/// A socket connects some other way than before.
+#[inline(always)]
+pub fn forget(socket: *mut bpf_sock) {
+    context::forget_veth_end(socket);
+}
+
+#[inline(never)]
+fn insert(direction: &Direction, client: u64, in_if: u32, out_if: u32) -> bool {
+    // SAFETY: a helper without arguments; always callable.
+    let filed = unsafe { bpf_ktime_get_ns() };
+    let flow = VethFlow { client, filed, in_if, out_if, ..VethFlow::NONE };
+    VETH_FLOWS.insert(direction, flow, 0).is_ok()
+}
+
+#[inline(never)]
+fn remove(direction: &Direction) {
+    let _gone = VETH_FLOWS.remove(direction);
+    let _gone = VETH_FLOWS.remove(direction.reversed());
+    let _gone = VETH_FLOWS.remove(direction.half_closed());
+}
+
+/// The accepting end of a connection is complete. From here on its socket is guarded by what is remembered with it. Where
+/// that fails nothing is sent any more, by either end, and the agent is to close it: answers false.
+#[inline(never)]
+pub fn accepted(context: &SockOpsContext, flow: &DirectFlow) -> bool {
+    let direction = Direction { from: flow.client, to: flow.server };
+    let Some(entry) = VETH_FLOWS.get_ptr_mut(direction) else { return true };
+    let socket = context::socket_of_ops(context.ops);
+    let cookie = cookie(context);
+    let end = VethEnd { flow: direction, socket: cookie, is_server: 1 };
+    // SAFETY: eight aligned bytes of the map that are there as long as the program.
+    unsafe { ptr::write_volatile(&raw mut (*entry).server, cookie) };
+    let guarded = !socket.is_null()
+        && context.set_cb_flags(BPF_SOCK_OPS_STATE_CB_FLAG as i32).is_ok()
+        && context::make_veth_end(socket, end);
+    if !guarded {
+        block(&direction);
+        block(&direction.reversed());
+    }
+    guarded
+}
+
+#[inline(never)]
+fn block(direction: &Direction) {
+    if let Some(flow) = VETH_FLOWS.get_ptr_mut(direction) {
+        // SAFETY: four aligned bytes of the map that are there as long as the program.
+        unsafe { ptr::write_volatile(&raw mut (*flow).out_if, 0) };
+    }
+}
+
+/// A socket has closed. An entry lives as long as either socket: what one sends last is payload too. One of the same
+/// addresses and ports that was filed meanwhile is another connection's.
+#[inline(never)]
+pub fn closed(socket: *mut bpf_sock, from: u32) {
+    let Some(end) = context::veth_end_of(socket).copied() else { return };
+    forget(socket);
+    let Some(flow) = VETH_FLOWS.get_ptr_mut(end.flow) else { return };
+    // SAFETY: aligned words of the map that are there as long as the program.
+    let (client, server) =
+        unsafe { (ptr::read_volatile(&raw const (*flow).client), ptr::read_volatile(&raw const (*flow).server)) };
+    let is_server = end.is_server != 0;
+    if end.socket != (if is_server { server } else { client }) {
+        return;
+    }
+    let never_was = !is_server && from == BPF_TCP_SYN_SENT;
+    if never_was || !is_first(&end.flow) {
+        remove(&end.flow);
+    }
+}
+
+/// Whether it is the first of the two ends that says so: of two at the same time one is.
+#[inline(never)]
+fn is_first(direction: &Direction) -> bool {
+    /// `BPF_NOEXIST` of `linux/bpf.h`, and `-EEXIST` of `asm-generic/errno-base.h`.
+    const NOEXIST: u64 = 1;
+    const EXISTS: i32 = -17;
+    VETH_FLOWS.insert(direction.half_closed(), VethFlow::NONE, NOEXIST) != Err(EXISTS)
+}
+
+/// Has a connection fail whose SYN is about to leave: it was to be direct, and must not go in plaintext over what is
+/// between the two. The socket is bound to an interface that does not exist, so that it finds no route (kernel:
+/// `tcp_connect`, `rebuild_header`); [`unbind`] takes that back.
+#[inline(never)]
+pub fn refuse(context: &SockOpsContext) {
+    bind(context, NO_INTERFACE);
+}
+
+/// Takes back what [`refuse`] did, when the connection has failed.
+#[inline(never)]
+pub fn unbind(context: &SockOpsContext, socket: *mut bpf_sock) {
+    // SAFETY: not null by the caller's check; the verifier checks the load.
+    if unsafe { (*socket).bound_dev_if } == NO_INTERFACE as u32 {
+        bind(context, 0);
+    }
+}
+
+/// Index of no interface: they are counted up from 1.
+const NO_INTERFACE: i32 = i32::MAX;
+
+#[inline(always)]
+fn bind(context: &SockOpsContext, mut interface: i32) {
+    /// `SOL_SOCKET` and `SO_BINDTOIFINDEX` of `asm-generic/socket.h`.
+    const SOL_SOCKET: i32 = 1;
+    const SO_BINDTOIFINDEX: i32 = 62;
+    // SAFETY: the context is the program's own, and the value lives until the call is over.
+    let _refused_by_the_other_end = unsafe {
+        bpf_setsockopt(
+            context.ops.cast(),
+            SOL_SOCKET,
+            SO_BINDTOIFINDEX,
+            (&raw mut interface).cast(),
+            size_of::<i32>() as i32,
+        )
+    };
+}
+
+#[inline(always)]
+fn cookie(context: &SockOpsContext) -> u64 {
+    // SAFETY: the context is the program's own, which this helper asks for.
+    unsafe { bpf_get_socket_cookie(context.ops.cast()) }
+}
+
+#[inline(always)]
+fn may_be_neighbour(address: &Address) -> bool {
+    let slot = veth::slot_of(address);
+    NEIGHBOURS.get(slot >> 6).is_some_and(|slots| slots >> (slot & 63) & 1 != 0)
+}
+
+/// Whether there may be a filed flow between two addresses.
+#[inline(always)]
+fn are_neighbours(direction: &Direction) -> bool {
+    may_be_neighbour(&direction.from.address) && may_be_neighbour(&direction.to.address)
+}
+
+/// A packet.
+struct Skb(*mut __sk_buff);
+
+/// A full socket: neither one that waits for the end of its handshake nor one in `TIME_WAIT`.
+struct Socket(*mut bpf_sock);
+
+impl Bytes for Skb {
+    #[inline(always)]
+    fn load<const N: usize>(&self, at: u32, to: &mut [u8; N]) -> bool {
+        // SAFETY: the context is the program's own; the helper writes so many bytes, whether it finds them or not.
+        unsafe { bpf_skb_load_bytes(self.0.cast(), at, to.as_mut_ptr().cast(), N as u32) == 0 }
+    }
+}
+
+impl Skb {
+    #[inline(always)]
+    fn mark(&self) -> u32 {
+        // SAFETY: the kernel passes a valid context for the length of the program; the verifier checks each load.
+        unsafe { (*self.0).mark }
+    }
+
+    #[inline(always)]
+    fn ifindex(&self) -> u32 {
+        // SAFETY: as above.
+        unsafe { (*self.0).ifindex }
+    }
+
+    #[inline(always)]
+    fn is_tagged(&self) -> bool {
+        // SAFETY: as above.
+        unsafe { (*self.0).vlan_present != 0 }
+    }
+
+    /// The first look at what a pod sends.
+    #[inline(always)]
+    fn goes_to_neighbour(&self) -> bool {
+        let mut to = Address::UNSPECIFIED;
+        // SAFETY: as above.
+        let read = match unsafe { (*self.0).protocol } {
+            IPV4 => {
+                let mut last = [0; 4];
+                let read = self.load(ETHERNET + 16, &mut last);
+                to = Address::v4(last);
+                read
+            }
+            IPV6 => self.load(ETHERNET + 24, &mut to.0),
+            _ => false,
+        };
+        read && may_be_neighbour(&to)
+    }
+
+    #[inline(always)]
+    fn redirect(&self, interface: u32) -> i32 {
+        // SAFETY: the context is the program's own. Before Linux 6.15 the receiver would take the packet for somebody
+        // else's without the second.
+        unsafe {
+            (*self.0).mark = MARK;
+            bpf_skb_change_type(self.0.cast(), PACKET_HOST);
+            bpf_redirect_peer(interface, 0) as i32
+        }
+    }
+
+    /// The TCP socket that takes it, if it is one.
+    #[inline(always)]
+    fn socket(&self) -> Option<Socket> {
+        // SAFETY: as above; the helper answers null or a socket that is there as long as the program.
+        unsafe {
+            let socket = (*self.0).__bindgen_anon_2.sk;
+            if socket.is_null() {
+                return None;
+            }
+            let socket = bpf_sk_fullsock(socket);
+            (!socket.is_null() && (*socket).protocol == TCP).then_some(Socket(socket))
+        }
+    }
+
+    /// Whether a packet that was not redirected may be part of what it says to be part of.
+    #[inline(always)]
+    fn may_arrive(&self, connecting: bool) -> bool {
+        let mut direction = Direction::NONE;
+        match veth::read(self, 0, &mut direction) {
+            Packet::Tcp(segment) => {
+                if !may_be_neighbour(&direction.from.address) {
+                    return true;
+                }
+                // SAFETY: the map's memory is there as long as the program; a word at a time is read.
+                unsafe { VETH_FLOWS.get(&direction) }
+                    .is_none_or(|flow| veth::may_arrive(flow, segment, connecting))
+            }
+            Packet::Unreadable => !are_neighbours(&direction),
+            // A TCP socket gets nothing else.
+            Packet::Other => false,
+        }
+    }
+}
+
+impl Socket {
+    #[inline(always)]
+    fn state(&self) -> u32 {
+        // SAFETY: not null; the verifier checks the load.
+        unsafe { (*self.0).state }
+    }
+}

@@ -1,0 +1,355 @@
+//! Direct connections go from veth to veth: a pod with `NET_RAW` on the bridge that they share reads nothing of them and
+//! writes nothing into them.
+
+use std::io::{BufRead, BufReader, Lines, Write};
+use std::os::fd::AsFd;
+use std::process::{Child, ChildStdout, Stdio};
+use std::time::Duration;
+
+use aya::programs::SchedClassifier;
+use aya::programs::tc::TcAttachType;
+use mesh_lab::Options;
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+use crate::held::Held;
+use crate::same_node::{DIRECT, opened, until_direct};
+use crate::world::{PORT, SOON, World, eventually, idle_pod};
+
+const WIRE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/mesh/wire.py");
+
+/// Addresses of pods' gateway on node2.
+const GATEWAY: [&str; 2] = ["10.244.2.1", "fd00:244:2::1"];
+
+/// A third pod between two others.
+struct Wire {
+    child: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+}
+
+impl Wire {
+    /// Between two pods of a namespace. It is a pod outside of the mesh: one that is enrolled is stopped at its own veth.
+    fn between(world: &World, namespace: &str, family: usize, more: &[&str]) -> Self {
+        let at = |pod: &str| world.addresses(namespace, pod)[family].clone();
+        let (client, server) = (at("neighbour"), at("server"));
+        let number = ["4", "6"][family];
+        let arguments = ["python3", "-u", WIRE, number, "12", PORT, GATEWAY[family], &client, &server];
+        let mut command = world.lab.exec_command("out", "wire", &[&arguments[..], more].concat());
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        assert_eq!(lines.next().unwrap().unwrap(), "there");
+        // Both believe it from now on.
+        std::thread::sleep(Duration::from_millis(600));
+        Self { child, lines }
+    }
+
+    /// What it saw, when it has given up.
+    fn saw(mut self) -> Vec<String> {
+        let lines = self.lines.map_while(Result::ok).collect();
+        self.child.wait().unwrap();
+        lines
+    }
+}
+
+fn world(name: &str, arguments: &[&str]) -> World {
+    let agent_arguments = arguments.iter().map(|&it| it.to_owned()).collect();
+    let world = World::with(name, &Options { agent_arguments, ..Options::default() });
+    let wire = idle_pod("wire", "node2", "stranger");
+    world.apply(&wire.replace("namespace: app", "namespace: out"));
+    world.lab.wait_ready(SOON).unwrap();
+    world
+}
+
+/// Packets of a connection that the third pod saw, by their flags.
+fn flags(saw: &[String]) -> Vec<&str> {
+    saw.iter().filter_map(|line| line.strip_prefix("saw ")?.split(' ').next()).collect()
+}
+
+#[test]
+fn who_steps_between_two_pods_sees_their_handshake_and_changes_nothing() {
+    let world = world("vethwire", &[]);
+    for family in [0, 1] {
+        let server = world.addresses("app", "server")[family].clone();
+        until_direct(&world, "neighbour", &server);
+        let before = opened(&world, DIRECT);
+        let wire = Wire::between(&world, "app", family, &[]);
+        let ran = world.client("app", "neighbour", &["slowly", &server, PORT, "140"]);
+        let saw = wire.saw();
+        assert_eq!(ran.text, "whole", "{ran:?} {saw:?}");
+        eventually("it was direct", || opened(&world, DIRECT) > before);
+        let flags = flags(&saw);
+        assert!(flags.contains(&"S") && flags.contains(&"SA"), "it was on the way: {saw:?}");
+        // It outlived who wrote into it.
+        assert!(flags.iter().all(|it| ["S", "SA"].contains(it)), "and saw no more: {saw:?}");
+
+        // The same where there is no mesh: it reads and writes.
+        let server = world.addresses("out", "server")[family].clone();
+        let wire = Wire::between(&world, "out", family, &[]);
+        let ran = world.client("out", "neighbour", &["slowly", &server, PORT, "140"]);
+        let saw = wire.saw();
+        assert!(saw.iter().any(|line| line.contains("SECRET0001")), "{saw:?}");
+        assert_ne!(ran.text, "whole", "{ran:?}");
+    }
+}
+
+#[test]
+fn who_shifts_the_handshake_prevents_a_connection_and_takes_nothing_off_one() {
+    let world = world("vethshift", &[]);
+    for family in [0, 1] {
+        let server = world.addresses("app", "server")[family].clone();
+        until_direct(&world, "neighbour", &server);
+        let wire = Wire::between(&world, "app", family, &["shift", "5"]);
+        let ran = world.client("app", "neighbour", &["slowly", &server, PORT, "2"]);
+        let saw = wire.saw();
+        assert_eq!(ran.text, "whole", "as soon as the way is free again: {ran:?} {saw:?}");
+        let flags = flags(&saw);
+        assert!(flags.contains(&"S"), "it was on the way: {saw:?}");
+        assert!(flags.iter().all(|it| ["S", "SA"].contains(it)), "nothing came of what it shifted: {saw:?}");
+    }
+}
+
+#[test]
+fn all_that_connections_do_they_do_from_veth_to_veth() {
+    let world = world("vethdata", &[]);
+    let capture = Capture::start(&world);
+    for family in [0, 1] {
+        let server = world.addresses("app", "server")[family].clone();
+        until_direct(&world, "neighbour", &server);
+        let before = opened(&world, DIRECT);
+        for (what, expected) in [
+            (&["sink", &*server, PORT, "50000000"][..], "True"),
+            (&["source", &server, PORT, "50000000"], "True"),
+            (&["bytewise", &server, PORT, "2000"], "2000"),
+            (&["echo", &server, PORT, "word"], "word<done>"),
+            (&["close-first", &server, PORT], "bye"),
+            (&["expect-reset", &server, PORT], "reset"),
+        ] {
+            let ran = world.client("app", "neighbour", what);
+            assert_eq!(ran.text, expected, "{what:?}: {ran:?}");
+        }
+        eventually("all were direct", || opened(&world, DIRECT) - before > 5.5);
+    }
+    eventually("what the server got after its own end", || {
+        world.lab.logs("app", "server", None).unwrap().matches("after-close still here").count() >= 2
+    });
+    let flows = || world.pinned::<40, 40>("node2", "VETH_FLOWS").keys().count();
+    eventually("no flow is filed any more", || flows() == 0);
+    let payload = capture.payload();
+    assert!(payload.is_empty(), "on the bridge: {payload:?}");
+}
+
+/// What passes the bridge of node2 to or from the server's port.
+struct Capture(Child);
+
+impl Capture {
+    fn start(world: &World) -> Self {
+        let filter = format!("tcp port {PORT}");
+        let program = ["tcpdump", "-lnni", "pods", "-s", "200", &filter];
+        let mut command = world.lab.node_command("node2", &program);
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut said = BufReader::new(child.stderr.as_mut().unwrap()).lines();
+        assert!(said.any(|line| line.unwrap().contains("listening on")));
+        Self(child)
+    }
+
+    /// The packets that carried something, so far.
+    fn payload(mut self) -> Vec<String> {
+        // `tcpdump` prints a packet up to a second after it has passed.
+        std::thread::sleep(Duration::from_millis(1500));
+        crate::restarts::signal(self.0.id(), rustix::process::Signal::TERM);
+        let lines = BufReader::new(self.0.stdout.take().unwrap()).lines().map_while(Result::ok);
+        let lines: Vec<_> = lines.filter(|line| line.contains(" IP") && !line.contains("length 0")).collect();
+        self.0.wait().unwrap();
+        lines
+    }
+}
+
+/// Name of the node's end of a pod's veth.
+fn host_end(world: &World, pod: &str) -> String {
+    let uid = world.pod("app", pod)["metadata"]["uid"].as_str().unwrap().replace('-', "");
+    format!("veth{}", &uid[..11])
+}
+
+fn on_node(world: &World, program: &[&str]) {
+    let output = world.lab.node_exec("node2", program).unwrap();
+    assert!(output.status.success(), "{program:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+fn is_encrypted(world: &World) -> bool {
+    assert!(world.client("app", "neighbour", &["who", "server.app", PORT]).ok);
+    let log = world.agent_log("node2");
+    let last = log.lines().rfind(|line| line.contains("src.workload=neighbour"));
+    last.is_some_and(|line| line.contains("transport=mesh"))
+}
+
+#[test]
+fn where_traffic_is_shaped_connections_are_encrypted_and_keep_to_it() {
+    let world = world("vethshaped", &[]);
+    until_direct(&world, "neighbour", "server.app");
+    let veth = host_end(&world, "server");
+    on_node(
+        &world,
+        &[
+            "tc", "qdisc", "add", "dev", &veth, "root", "tbf", "rate", "100mbit", "burst", "1mb", "latency",
+            "50ms",
+        ],
+    );
+    eventually("it is mutual TLS", || is_encrypted(&world));
+    let capture = Capture::start(&world);
+    let began = std::time::Instant::now();
+    assert_eq!(world.client("app", "neighbour", &["sink", "server.app", PORT, "10000000"]).text, "True");
+    assert!(began.elapsed() > Duration::from_millis(500), "shaped: {:?}", began.elapsed());
+    assert!(capture.payload().is_empty());
+    on_node(&world, &["tc", "qdisc", "del", "dev", &veth, "root"]);
+    until_direct(&world, "neighbour", "server.app");
+}
+
+#[test]
+fn a_firewall_of_the_node_judges_new_connections() {
+    let world = world("vethfirewall", &[]);
+    let server = world.addresses("app", "server")[0].clone();
+    until_direct(&world, "neighbour", &server);
+    let held = Held::open(&world, "neighbour", "6");
+    let reject = "reject with tcp reset";
+    for how in ["drop", reject] {
+        let rules = format!(
+            "table ip wall {{ chain forward {{ type filter hook forward priority 0; ip daddr {server} tcp dport {PORT} {how}; }}; }}"
+        );
+        on_node(&world, &["nft", &rules]);
+        let connect = format!("import socket; socket.create_connection(('{server}', {PORT}), 2)");
+        let ran = world.exec("app", "neighbour", &["python3", "-c", &connect]);
+        let expected = if how == reject { "ConnectionRefusedError" } else { "TimeoutError" };
+        on_node(&world, &["nft", "delete", "table", "ip", "wall"]);
+        assert!(ran.error.contains(expected), "{how}: {ran:?}");
+    }
+    assert!(held.outcome().starts_with("kept"), "one that was there before is not asked about");
+}
+
+#[test]
+fn agents_come_and_go_and_direct_connections_stay_from_veth_to_veth() {
+    let world = world("vethagent", &[]);
+    until_direct(&world, "neighbour", "server.app");
+    let capture = Capture::start(&world);
+    let slowly = |pieces: &str| {
+        let mut command = world.client_command("app", "neighbour", &["slowly", "server.app", PORT, pieces]);
+        command.stdout(Stdio::piped()).spawn().unwrap()
+    };
+    let whole =
+        |child: Child| String::from_utf8_lossy(&child.wait_with_output().unwrap().stdout).trim().to_owned();
+    let over_a_kill = slowly("60");
+    std::thread::sleep(Duration::from_millis(500));
+    world.lab.agent("node2").kill().unwrap();
+    world.lab.agent("node2").start().unwrap();
+    assert_eq!(whole(over_a_kill), "whole");
+    until_direct(&world, "neighbour", "server.app");
+    let over_an_upgrade = slowly("100");
+    std::thread::sleep(Duration::from_millis(500));
+    world.lab.agent("node2").upgrade().unwrap();
+    assert_eq!(whole(over_an_upgrade), "whole");
+    until_direct(&world, "neighbour", "server.app");
+    assert!(capture.payload().is_empty());
+}
+
+/// Its way is taken away between `connect()` and its first packet, which would carry payload.
+#[test]
+fn a_connection_without_a_way_fails_and_does_not_go_in_plaintext() {
+    const LATE: &str = "\
+import socket, sys
+s = socket.socket()
+s.setsockopt(socket.IPPROTO_TCP, 34, 1)  # TCP_FASTOPEN_NO_COOKIE
+s.setsockopt(socket.IPPROTO_TCP, 30, 1)  # TCP_FASTOPEN_CONNECT
+s.connect((sys.argv[1], int(sys.argv[2])))
+print('connected', flush=True)
+sys.stdin.readline()
+try:
+    s.sendall(b'who\\n')
+    print('answered', s.recv(100))
+except OSError as error:
+    print(error)
+";
+    let world = world("vethnoway", &[]);
+    let server = world.addresses("app", "server")[0].clone();
+    until_direct(&world, "neighbour", &server);
+    let mut veths = world.pinned::<8, 8>("node2", "VETHS");
+    let before: Vec<_> = veths.iter().map(Result::unwrap).collect();
+    let capture = Capture::start(&world);
+    let mut late = world.lab.exec_command("app", "neighbour", &["python3", "-c", LATE, &server, PORT]);
+    let mut late = late.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(late.stdout.take().unwrap()).lines();
+    assert_eq!(lines.next().unwrap().unwrap(), "connected");
+    for (cookie, _) in &before {
+        veths.remove(cookie).unwrap();
+    }
+    late.stdin.take().unwrap().write_all(b"\n").unwrap();
+    let outcome = lines.next().unwrap().unwrap();
+    late.wait().unwrap();
+    // What `connect()` would say (`EHOSTUNREACH`) is not handed on by the call that sends (kernel: `__inet_stream_connect`).
+    assert!(outcome.contains("connection abort") || outcome.contains("No route to host"), "{outcome}");
+    let told = || world.metric("node2", "nodemesh_ebpf_faults_total", "NoWay");
+    eventually("the fault is counted", || told() > 0.5);
+    for (cookie, veth) in &before {
+        veths.insert(cookie, veth, 0).unwrap();
+    }
+    until_direct(&world, "neighbour", &server);
+    let payload = capture.payload();
+    assert!(payload.iter().all(|line| !line.contains("who")), "{payload:?}");
+    assert!(payload.is_empty(), "{payload:?}");
+}
+
+/// How many directories are pinned for node2, and how many programs are at the veth of a pod.
+fn left(world: &World, pod: &str) -> (usize, usize) {
+    let node = world.lab.layout().node("node2");
+    let pins = std::fs::read_dir(node.bpf()).map_or(0, Iterator::count);
+    let veth = host_end(world, pod);
+    let netns = std::fs::File::open(node.netns()).unwrap();
+    let there = move || {
+        move_into_link_name_space(netns.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
+        SchedClassifier::query_tcx(&veth, TcAttachType::Ingress).unwrap().1.len()
+    };
+    // Of this thread alone, which ends here.
+    (pins, std::thread::spawn(there).join().unwrap())
+}
+
+#[test]
+fn a_removal_resets_them_before_the_programs_go() {
+    let world = world("vethremoved", &[]);
+    until_direct(&world, "neighbour", "server.app");
+    assert_eq!(left(&world, "neighbour"), (1, 1));
+    let held = Held::open(&world, "neighbour", "30");
+    let slowly = world
+        .client_command("app", "neighbour", &["slowly", "server.app", PORT, "200"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    std::thread::sleep(Duration::from_millis(500));
+    let capture = Capture::start(&world);
+    world.lab.agent("node2").stop().unwrap();
+    world.clean_up("node2");
+    assert!(held.outcome().starts_with("reset"));
+    assert!(!slowly.wait_with_output().unwrap().status.success());
+    let payload = capture.payload();
+    assert!(payload.is_empty(), "{payload:?}");
+    assert_eq!(left(&world, "neighbour"), (0, 0));
+    assert_eq!(left(&world, "server"), (0, 0));
+    // As without a mesh.
+    assert!(world.client("app", "neighbour", &["who", "server.app", PORT]).ok);
+}
+
+#[test]
+fn a_pod_that_is_let_go_has_its_direct_connections_reset_and_others_keep_theirs() {
+    let world = world("vethletgo", &[]);
+    world.apply(&idle_pod("second", "node2", "client"));
+    world.lab.wait_ready(SOON).unwrap();
+    for pod in ["neighbour", "second"] {
+        until_direct(&world, pod, "server.app");
+    }
+    let (gone, kept) = (Held::open(&world, "neighbour", "30"), Held::open(&world, "second", "10"));
+    let pod = idle_pod("neighbour", "node2", "client")
+        .replace("labels: {app", "labels: {nodemesh.io/dataplane: disabled, app");
+    world.apply(&pod);
+    assert!(gone.outcome().starts_with("reset"));
+    assert!(kept.outcome().starts_with("kept"));
+    eventually("its program is gone", || left(&world, "neighbour").1 == 0);
+    world.apply(&idle_pod("neighbour", "node2", "client"));
+    until_direct(&world, "neighbour", "server.app");
+}
