@@ -151,6 +151,7 @@ fn goodbye(code: u8) -> Goodbye {
         0 => Goodbye::Draining,
         1 => Goodbye::Violation,
         2 => Goodbye::Backlog,
+        3 => Goodbye::Flood,
         other => Goodbye::Other(other),
     }
 }

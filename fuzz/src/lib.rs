@@ -4,6 +4,7 @@
 //! comes to the same answer, an error says what it is about.
 
 pub mod addresses;
+pub mod calm;
 pub mod cni;
 pub mod frames;
 pub mod hbone;

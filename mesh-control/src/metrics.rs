@@ -31,6 +31,8 @@ pub struct Metrics {
     pub connections: Gauge,
     /// TLS handshakes that failed.
     pub handshake_failures: Counter,
+    /// Connections ended that had not proved which node's they are.
+    pub strangers_ended: Counter,
     /// Responses sent.
     pub responses: Family<TypeLabel, Counter>,
     /// Resources sent, removals included.
@@ -65,6 +67,7 @@ impl Default for Metrics {
             agents: Gauge::default(),
             connections: Gauge::default(),
             handshake_failures: Counter::default(),
+            strangers_ended: Counter::default(),
             responses: Family::default(),
             resources: Family::default(),
             acks: Family::default(),
@@ -107,6 +110,8 @@ impl Metrics {
         r.register("connections", "Open connections of the xDS and CA port", self.connections.clone());
         let failures = self.handshake_failures.clone();
         r.register("tls_handshake_failures", "TLS handshakes that failed", failures);
+        let help = "Connections ended that had not shown a node's token: in time, or when a newcomer needed their place";
+        r.register("unproven_connections_ended", help, self.strangers_ended.clone());
         let signed = self.certificates_signed.clone();
         r.register("certificates_signed", "Certificates signed", signed);
         r.register("leader", "Whether this replica leads (on Kubernetes)", self.leader.clone());

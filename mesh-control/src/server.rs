@@ -30,8 +30,17 @@ use crate::xds::DiscoveryService;
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
 /// Silence after which an agent is pinged.
 const PING_INTERVAL: Duration = Duration::from_secs(30);
-/// An agent asks for as many certificates at a time as it has accounts; the rest waits its turn.
-const STREAMS: u32 = 128;
+/// Calls at a time of one connection. An agent asks for sixteen certificates at a time.
+const STREAMS: u32 = 32;
+/// Bytes of a call, and of all calls of a connection, that are taken before anybody reads them.
+const WINDOW: u32 = 64 << 10;
+/// Bytes of a call's headers; a token has about a thousand.
+const HEADERS: u32 = 8 << 10;
+/// Calls that a peer takes back before they are looked at.
+const TAKEN_BACK: usize = 20;
+/// A call is answered within this: the API server is asked whose the token is, and a pod waited for. A stream of discovery
+/// is answered when it begins.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(20);
 /// A resumed stream names every resource that it holds.
 const LARGEST_DISCOVERY_REQUEST: usize = 64 << 20;
 /// A signing request has about 500 bytes.
@@ -107,6 +116,11 @@ impl Parts {
             .http2_keepalive_interval(Some(PING_INTERVAL))
             .http2_keepalive_timeout(Some(PING_TIMEOUT))
             .max_concurrent_streams(STREAMS)
+            .initial_stream_window_size(WINDOW)
+            .initial_connection_window_size(WINDOW)
+            .http2_max_header_list_size(HEADERS)
+            .http2_max_pending_accept_reset_streams(Some(TAKEN_BACK))
+            .timeout(ANSWERED_WITHIN)
             .add_service(
                 AggregatedDiscoveryServiceServer::new(self.discovery(&tasks.stopping))
                     .max_decoding_message_size(LARGEST_DISCOVERY_REQUEST)

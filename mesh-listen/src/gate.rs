@@ -78,6 +78,12 @@ impl Gate {
         self.inside().counts
     }
 
+    fn leave(&self, id: PlaceId) {
+        let mut inside = self.inside();
+        inside.places.leave(id);
+        inside.leave.remove(&id);
+    }
+
     fn inside(&self) -> MutexGuard<'_, Inside> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -87,6 +93,11 @@ impl Place {
     /// Notes what is known of the connection from now on.
     pub fn stand(&self, standing: Standing) {
         self.gate.inside().places.stand(self.id, standing);
+    }
+
+    /// Gives the place back before it is dropped: the connection counts elsewhere from now on. It is not evicted any more.
+    pub fn leave(&self) {
+        self.gate.leave(self.id);
     }
 
     /// Returns when the place went to another: the connection is to be dropped at once.
@@ -99,9 +110,7 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut inside = self.gate.inside();
-        inside.places.leave(self.id);
-        inside.leave.remove(&self.id);
+        self.gate.leave(self.id);
     }
 }
 

@@ -12,6 +12,8 @@ pub enum Group {
     Address(IpAddr),
     /// A user, over a Unix socket.
     User(u32),
+    /// Somebody else who is known, by a number that stands for him: an identity, for one.
+    Other(u64),
 }
 
 impl Group {

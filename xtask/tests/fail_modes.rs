@@ -12,6 +12,7 @@ fn every_fail_mode_names_tests_that_there_are() {
     let parts = [
         "mesh-agent",
         "mesh-api",
+        "mesh-calm",
         "mesh-cni",
         "mesh-common",
         "mesh-control",

@@ -12,8 +12,13 @@ use crate::pause::Pause;
 
 /// Connections that may be open at one time.
 pub struct Cap {
+    most: usize,
     free: Cell<usize>,
+    /// Places that are kept for pods that have few.
+    reserve: usize,
     returned: Notify,
+    /// One was returned beyond the reserve.
+    plenty: Notify,
 }
 
 /// The caps that count for one pod's connections on one worker. The worker's lets connections wait in the listeners'
@@ -24,12 +29,20 @@ pub struct Caps {
     pub worker: Rc<Cap>,
     /// This pod's.
     pub pod: Rc<Cap>,
+    /// Those of them that come from elsewhere, so that others can't use up what the pod has for its own.
+    pub from_elsewhere: Option<Rc<Cap>>,
 }
 
-/// A place below both caps, given back when it is dropped.
+/// A place below all caps, given back when it is dropped.
 pub struct Place {
     _worker: Held,
+    _of_pod: OfPod,
+}
+
+/// A place below the pod's own caps.
+struct OfPod {
     _pod: Held,
+    _from_elsewhere: Option<Held>,
 }
 
 /// A place below one cap.
@@ -38,16 +51,16 @@ struct Held(Rc<Cap>);
 impl Cap {
     /// A cap of so many connections.
     pub fn new(most: usize) -> Rc<Self> {
-        Rc::new(Self { free: Cell::new(most), returned: Notify::new() })
+        Self::with_reserve(most, 0)
     }
 
-    async fn place(self: &Rc<Self>) -> Held {
-        loop {
-            match self.try_place() {
-                Some(place) => return place,
-                None => self.returned.notified().await,
-            }
-        }
+    /// A cap of so many connections, some of which only pods get that have few.
+    pub fn with_reserve(most: usize, reserve: usize) -> Rc<Self> {
+        Rc::new(Self { most, free: Cell::new(most), reserve, returned: Notify::new(), plenty: Notify::new() })
+    }
+
+    fn taken(&self) -> usize {
+        self.most - self.free.get()
     }
 
     fn try_place(self: &Rc<Self>) -> Option<Held> {
@@ -66,14 +79,50 @@ impl Cap {
 impl Caps {
     /// A place; none if there are as many as may be.
     pub fn try_place(&self) -> Option<Place> {
-        Some(Place { _worker: self.worker.try_place()?, _pod: self.pod.try_place()? })
+        Some(Place { _worker: self.try_place_of_worker()?, _of_pod: self.try_place_of_pod()? })
+    }
+
+    /// Waits until the worker has a place for this pod.
+    async fn place_of_worker(&self) -> Held {
+        loop {
+            let place = self.try_place_of_worker();
+            match place {
+                Some(place) => return place,
+                None if self.has_few() => self.worker.returned.notified().await,
+                None => self.worker.plenty.notified().await,
+            }
+        }
+    }
+
+    fn try_place_of_worker(&self) -> Option<Held> {
+        let may = self.has_few() || self.worker.free.get() > self.worker.reserve;
+        may.then(|| self.worker.try_place())?
+    }
+
+    fn try_place_of_pod(&self) -> Option<OfPod> {
+        let from_elsewhere = match &self.from_elsewhere {
+            Some(cap) => Some(cap.try_place()?),
+            None => None,
+        };
+        Some(OfPod { _pod: self.pod.try_place()?, _from_elsewhere: from_elsewhere })
+    }
+
+    /// Whether the pod may have of the reserve: so many pods find a place in it.
+    fn has_few(&self) -> bool {
+        /// Pods that the reserve is for, whatever the others do.
+        const PODS: usize = 32;
+        self.pod.taken() < (self.worker.reserve / PODS).max(1)
     }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.0.free.set(self.0.free.get() + 1);
-        self.0.returned.notify_one();
+        let Cap { free, reserve, returned, plenty, .. } = &*self.0;
+        free.set(free.get() + 1);
+        returned.notify_one();
+        if free.get() > *reserve {
+            plenty.notify_one();
+        }
     }
 }
 
@@ -91,12 +140,14 @@ pub enum Accepted {
 pub async fn accept_loop(listener: TcpListener, caps: Caps, mut handle: impl FnMut(Accepted)) {
     let mut pause = Pause::default();
     loop {
-        let worker = caps.worker.place().await;
+        let worker = caps.place_of_worker().await;
         match listener.accept().await {
             Ok((socket, peer)) => {
                 pause = Pause::default();
-                handle(match caps.pod.try_place() {
-                    Some(pod) => Accepted::Connection(socket, peer, Place { _worker: worker, _pod: pod }),
+                handle(match caps.try_place_of_pod() {
+                    Some(of_pod) => {
+                        Accepted::Connection(socket, peer, Place { _worker: worker, _of_pod: of_pod })
+                    }
                     None => Accepted::Crowded(socket),
                 });
             }
@@ -128,16 +179,51 @@ mod tests {
 
     use super::*;
 
+    fn caps(worker: &Rc<Cap>, most: usize) -> Caps {
+        Caps { worker: Rc::clone(worker), pod: Cap::new(most), from_elsewhere: None }
+    }
+
     #[tokio::test]
     async fn the_cap_holds_back_and_lets_on() {
-        let cap = Cap::new(1);
-        let first = cap.place().await;
-        let waits = tokio::time::timeout(Duration::from_millis(20), cap.place()).await;
+        let caps = caps(&Cap::new(1), 10);
+        let first = caps.place_of_worker().await;
+        let waits = tokio::time::timeout(Duration::from_millis(20), caps.place_of_worker()).await;
         assert!(waits.is_err(), "a second place below a cap of one");
         drop(first);
-        tokio::time::timeout(Duration::from_secs(5), cap.place())
+        tokio::time::timeout(Duration::from_secs(5), caps.place_of_worker())
             .await
             .expect("a place after one was returned");
+    }
+
+    #[tokio::test]
+    async fn greedy_pods_leave_a_reserve_to_those_that_have_few() {
+        let worker = Cap::with_reserve(640, 64);
+        let greedy = [480; 2].map(|most| caps(&worker, most));
+        let mut held: Vec<_> =
+            greedy.iter().flat_map(|caps| std::iter::from_fn(|| caps.try_place())).collect();
+        assert_eq!(held.len(), 640 - 64, "the reserve is left");
+        let modest: Vec<_> = (0..32).map(|_| caps(&worker, 480)).collect();
+        for pod in &modest {
+            held.extend([
+                pod.try_place().expect("a place of the reserve"),
+                pod.try_place().expect("another"),
+            ]);
+        }
+        assert_eq!(worker.free.get(), 0);
+        let waiting = tokio::time::timeout(Duration::from_millis(20), greedy[0].place_of_worker()).await;
+        assert!(waiting.is_err());
+        held.drain(..65);
+        let waiting = tokio::time::timeout(Duration::from_secs(5), greedy[1].place_of_worker()).await;
+        assert!(waiting.is_ok(), "there is more than the reserve");
+    }
+
+    #[test]
+    fn what_comes_from_elsewhere_leaves_a_pod_some_for_its_own() {
+        let own = caps(&Cap::new(100), 8);
+        let inbound = Caps { from_elsewhere: Some(Cap::new(6)), ..own.clone() };
+        let held: Vec<_> = std::iter::from_fn(|| inbound.try_place()).collect();
+        assert_eq!(held.len(), 6);
+        assert!(own.try_place().is_some());
     }
 
     #[tokio::test]
@@ -145,7 +231,7 @@ mod tests {
         let worker = Cap::new(100);
         let heard = Rc::new(std::cell::RefCell::new(Vec::new()));
         let mut clients = Vec::new();
-        let pods = [2, 2].map(|most| Caps { worker: Rc::clone(&worker), pod: Cap::new(most) });
+        let pods = [2, 2].map(|most| caps(&worker, most));
         tokio::task::LocalSet::new()
             .run_until(async {
                 for (pod, caps) in pods.iter().enumerate() {

@@ -1,51 +1,35 @@
-//! Places for handshakes: whoever has not proved who it is holds little, and no one address holds most of it.
+//! Places for handshakes: whoever has not proved who it is holds little, no one address holds most of it, and a newcomer
+//! gets the place of the oldest of the address that holds most.
 
-use std::cell::RefCell;
-use std::collections::HashMap;
 use std::net::IpAddr;
-use std::rc::Rc;
 
-/// Handshakes under way at a time on one core, of all pods and of one.
-const MOST: usize = 1024;
-const MOST_OF_POD: usize = 256;
+use mesh_listen::{Bounds, Gate, Group, Place};
 
-/// One address has at most a quarter of either.
-const SHARES: usize = 4;
+/// Handshakes under way at a time on one core, of all pods and of one. One address (or IPv6 network of 64 bits) has at
+/// most a quarter of either. Each holds 40 kB at most.
+const ALL: Bounds = Bounds { total: 1024, each: 256 };
+const OF_POD: Bounds = Bounds { total: 256, each: 64 };
 
 /// The handshakes of one core.
-pub struct CoreHandshakes(Rc<Counts>);
+pub struct CoreHandshakes(Gate);
 
 /// The handshakes of one pod's port 15008 on one core.
 #[derive(Clone)]
 pub struct Handshakes {
-    all: Rc<Counts>,
-    of_pod: Rc<Counts>,
+    all: Gate,
+    of_pod: Gate,
 }
 
 /// A place for one handshake, given back when it is dropped.
 pub struct Handshake {
-    _all: Held,
-    _of_pod: Held,
+    all: Place,
+    of_pod: Place,
 }
-
-/// Handshakes by the address that they come from.
-struct Counts {
-    most: usize,
-    sources: RefCell<Sources>,
-}
-
-#[derive(Default)]
-struct Sources {
-    held: usize,
-    by_address: HashMap<IpAddr, usize>,
-}
-
-struct Held(Rc<Counts>, IpAddr);
 
 impl Default for CoreHandshakes {
     /// None yet.
     fn default() -> Self {
-        Self(Counts::new(MOST))
+        Self(Gate::new(ALL))
     }
 }
 
@@ -53,77 +37,71 @@ impl CoreHandshakes {
     /// Those of one more pod.
     #[must_use]
     pub fn of_pod(&self) -> Handshakes {
-        Handshakes { all: Rc::clone(&self.0), of_pod: Counts::new(MOST_OF_POD) }
+        Handshakes { all: self.0.clone(), of_pod: Gate::new(OF_POD) }
     }
 }
 
 impl Handshakes {
-    /// A place; none if the core, the pod or the source has as many as may be.
-    pub fn try_place(&self, source: IpAddr) -> Option<Handshake> {
-        Some(Handshake { _all: self.all.try_place(source)?, _of_pod: self.of_pod.try_place(source)? })
+    /// A place; another handshake may be told to end for it.
+    pub fn enter(&self, source: IpAddr) -> Option<Handshake> {
+        let source = Group::of(source);
+        let of_pod = self.of_pod.enter(source)?;
+        Some(Handshake { all: self.all.enter(source)?, of_pod })
     }
 }
 
-impl Counts {
-    fn new(most: usize) -> Rc<Self> {
-        Rc::new(Self { most, sources: RefCell::default() })
-    }
-
-    fn try_place(self: &Rc<Self>, source: IpAddr) -> Option<Held> {
-        let Sources { held, by_address } = &mut *self.sources.borrow_mut();
-        let of_source = by_address.get(&source).copied().unwrap_or_default();
-        if *held == self.most || of_source == self.most / SHARES {
-            return None;
-        }
-        *held += 1;
-        by_address.insert(source, of_source + 1);
-        Some(Held(Rc::clone(self), source))
-    }
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        let Sources { held, by_address } = &mut *self.0.sources.borrow_mut();
-        *held -= 1;
-        let of_source = by_address.remove(&self.1).unwrap_or_default();
-        if of_source > 1 {
-            by_address.insert(self.1, of_source - 1);
+impl Handshake {
+    /// Returns when a newcomer has the place.
+    pub async fn evicted(&self) {
+        tokio::select! {
+            () = self.all.evicted() => {}
+            () = self.of_pod.evicted() => {}
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt as _;
+
     use super::*;
 
     fn address(last: u8) -> IpAddr {
         [10, 0, 0, last].into()
     }
 
-    fn taken(handshakes: &Handshakes, source: IpAddr) -> Vec<Handshake> {
-        std::iter::from_fn(|| handshakes.try_place(source)).collect()
+    fn alive(held: &[Handshake]) -> usize {
+        held.iter().filter(|handshake| handshake.evicted().now_or_never().is_none()).count()
     }
 
     #[test]
-    fn one_address_has_its_share_and_leaves_the_rest_to_others() {
+    fn one_address_pushes_out_itself_and_many_leave_room_for_one_more() {
         let handshakes = CoreHandshakes::default().of_pod();
-        let first = taken(&handshakes, address(1));
-        assert_eq!(first.len(), MOST_OF_POD / SHARES);
-        let others: Vec<_> = (2..100).flat_map(|last| taken(&handshakes, address(last))).collect();
-        assert_eq!(first.len() + others.len(), MOST_OF_POD);
-        drop(first);
-        assert_eq!(taken(&handshakes, address(100)).len(), MOST_OF_POD / SHARES);
-        drop(others);
-        assert!(handshakes.all.sources.borrow().by_address.is_empty());
-        assert_eq!(handshakes.all.sources.borrow().held, 0);
+        let honest = [handshakes.enter(address(250)).unwrap()];
+        let first: Vec<_> = (0..1000).filter_map(|_| handshakes.enter(address(1))).collect();
+        assert_eq!(alive(&first), OF_POD.each);
+        let others: Vec<_> = (0..2000).filter_map(|n| handshakes.enter(address((2 + n % 8) as u8))).collect();
+        let newcomer = [handshakes.enter(address(251)).unwrap()];
+        assert_eq!(alive(&first) + alive(&others) + 2, OF_POD.total);
+        assert_eq!((alive(&honest), alive(&newcomer)), (1, 1));
+        drop((first, others, honest, newcomer));
+        assert_eq!((handshakes.all.held(), handshakes.of_pod.held()), (0, 0));
+    }
+
+    #[test]
+    fn as_many_ipv6_addresses_as_a_host_likes_count_as_one() {
+        let handshakes = CoreHandshakes::default().of_pod();
+        let network = |host: u128| IpAddr::from((0xfd00_u128 << 112 | host).to_be_bytes());
+        let held: Vec<_> = (1..1000).filter_map(|host| handshakes.enter(network(host))).collect();
+        assert_eq!(alive(&held), OF_POD.each);
     }
 
     #[test]
     fn one_address_has_no_more_of_all_pods_together() {
         let core = CoreHandshakes::default();
         let pods: Vec<_> = (0..20).map(|_| core.of_pod()).collect();
-        let held: Vec<_> = pods.iter().flat_map(|pod| taken(pod, address(1))).collect();
-        assert_eq!(held.len(), MOST / SHARES);
-        assert!(pods[0].try_place(address(2)).is_some());
+        let enter = |pod: &Handshakes| pod.enter(address(1));
+        let held: Vec<_> = (0..100).flat_map(|_| pods.iter().filter_map(enter).collect::<Vec<_>>()).collect();
+        assert_eq!(alive(&held), ALL.each);
     }
 }

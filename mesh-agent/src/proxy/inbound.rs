@@ -1,25 +1,30 @@
 //! Room five: a connection that arrives at an enrolled pod. Who is it, may it, then deliver.
 
+use std::fmt::Display;
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use mesh_api::identity::SpiffeId;
 use mesh_api::plan::Workload;
 use mesh_common::is_mesh_port;
+use mesh_listen::{Gate, Group, Standing};
+use rustls::server::UnbufferedServerConnection;
 use tokio::net::TcpStream;
 
 use super::accept::{Caps, Place};
 use super::admission::{Admission, Request};
-use super::core::{Core, LocalPod};
+use super::core::{Core, Draining, LocalPod};
 use super::deliver::deliver;
 use super::flow::{ClientAddress, UpstreamAddress};
-use super::handshakes::Handshakes;
+use super::handshakes::{Handshake, Handshakes};
 use super::hbone::{self, headers};
 use super::mux;
 use super::relay::{self, Meter, SocketIs, reset_on_drop};
-use super::tls;
+use super::sessions::{OpenStream, Session, Sessions};
+use super::tls::{self, TlsStream};
 use super::tunnel::{self, Refusal, Tunnel};
 use crate::certs::Proof;
 use crate::telemetry::{Ended, Record, Reporter, Start};
@@ -142,7 +147,7 @@ pub async fn serve_plaintext(
     pod: Arc<LocalPod>,
     mut socket: TcpStream,
     peer: SocketAddr,
-    _place: Place,
+    places: (Place, Gate),
 ) {
     let Ok(local) = socket.local_addr() else { return };
     let (client, to) = (ClientAddress::new(peer), UpstreamAddress::new(local));
@@ -150,14 +155,26 @@ pub async fn serve_plaintext(
         tracing::warn!(%pod, %client, "a program connected to the mesh's port 15006 itself: refused");
         return reset_on_drop(&socket);
     }
+    let (_place, strangers) = places;
+    let Some(share) = strangers.enter(Group::of(client.ip())) else {
+        reset_on_drop(&socket);
+        return core.crowded(&pod);
+    };
     let start =
         Start { reporter: Reporter::Destination, client: client.address(), destination: to.address() };
     let mut record = Record::new(&core.metrics, start);
     record.upstream = Some(to.address());
     let meter = Meter::default();
     let arrival = Arrival { identity: None, client, to };
-    let ended = match Box::pin(admit(&core, &pod, &arrival, &mut record)).await {
+    let admitting = Box::pin(admit(&core, &pod, &arrival, &mut record));
+    let admitted = tokio::select! {
+        biased;
+        admitted = admitting => admitted,
+        () = share.evicted() => Err(Error::Crowded),
+    };
+    let ended = match admitted {
         Ok(delivered) => {
+            share.stand(Standing::Proven);
             meter.report_to(record.open());
             delivered.carry(&mut socket, &meter).await
         }
@@ -175,6 +192,8 @@ pub struct Places {
     pub session: Place,
     /// Its handshake, until the peer has proved who it is.
     pub handshakes: Handshakes,
+    /// The peer's share of the pod's connections.
+    pub shares: Sessions,
     /// Its streams.
     pub streams: Caps,
 }
@@ -187,59 +206,116 @@ pub async fn serve_hbone(
     peer: SocketAddr,
     places: Places,
 ) {
-    let Places { session: _session, handshakes, streams } = places;
+    let Places { session: _session, handshakes, shares, streams } = places;
     let peer = ClientAddress::new(peer);
     if came_from_inside(&pod, peer) {
         tracing::warn!(%pod, %peer, "a program connected to the mesh's port 15008 itself: refused");
         return reset_on_drop(&socket);
     }
-    let Some(handshake) = handshakes.try_place(peer.ip()) else {
+    let Some(handshake) = handshakes.enter(peer.ip()) else {
         core.metrics.unproven();
-        tracing::debug!(%pod, %peer, "too many handshakes under way: HBONE connection refused");
         return reset_on_drop(&socket);
     };
-    let Some(own) = core.identity(&pod.identity).await else {
-        tracing::warn!(%pod, %peer, identity = %pod.identity, "no valid certificate: HBONE connection refused");
-        return reset_on_drop(&socket);
+    let Some((tls, proof)) = Box::pin(shake_hands(&core, &pod, socket, peer, handshake)).await else {
+        return;
     };
-    let started = Instant::now();
-    let tls = match tls::accept(socket, Arc::clone(&own.server)).await {
-        Ok(tls) => tls,
-        Err(error) => return tracing::warn!(%pod, %peer, %error, "HBONE connection refused"),
-    };
-    core.metrics.handshake(started.elapsed());
-    let proof = match Proof::new(&core.shared.certificates, tls.peer_certificates().unwrap_or_default()) {
-        Ok(proof) => proof,
-        Err(error) => return tracing::warn!(%pod, %peer, %error, "HBONE connection refused"),
-    };
-    drop(handshake);
     let identity = proof.id().clone();
+    let Some(session) = shares.enter(peer.ip(), &identity) else { return core.crowded(&pod) };
     let (draining, budget) = (Rc::clone(&core.draining), core.budget(&pod));
+    let leaving = Rc::<Draining>::default();
+    let told = Rc::clone(&leaving);
     // Whoever could not connect any more opens no streams either.
     let drain = async move {
         tokio::select! {
             () = draining.has_begun() => {}
             () = proof.over() => {}
+            () = told.has_begun() => {}
         }
     };
+    let asking = Rc::clone(&session);
     let handle = move |request| {
-        let place = streams.try_place();
-        serve_stream(Rc::clone(&core), Arc::clone(&pod), identity.clone(), peer, place, request)
+        let places = (streams.try_place(), asking.stream());
+        serve_stream(Rc::clone(&core), Arc::clone(&pod), identity.clone(), peer, places, request)
     };
-    let served = if tls.alpn_protocol() == Some(mux::ALPN) {
-        mux::Server::new(tls, &budget).serve(drain, |request| handle(tunnel::Request::Mesh(request))).await
-    } else {
-        match hbone::Server::start(tls).await {
-            Ok(server) => server.serve(drain, |request| handle(tunnel::Request::Hbone(request))).await,
-            Err(error) => return tracing::warn!(%peer, %error, "HBONE connection refused"),
-        }
+    let served = tokio::select! {
+        served = serve_session(tls, &budget, drain, handle) => served,
+        reason = end_of(&session, &leaving) => Err(io::Error::new(io::ErrorKind::TimedOut, reason)),
     };
     match served {
-        Err(error) if error.kind() == std::io::ErrorKind::Other => {
+        Err(error) if error.kind() == io::ErrorKind::Other => {
             tracing::warn!(%peer, %error, "connection over mutual TLS cut off");
         }
         Err(error) => tracing::debug!(%peer, %error, "connection over mutual TLS ended"),
         Ok(()) => {}
+    }
+}
+
+/// In the protocol that both ends have.
+async fn serve_session<F: Future<Output = ()> + 'static>(
+    tls: TlsStream<UnbufferedServerConnection>,
+    budget: &Rc<mux::Budget>,
+    drain: impl Future<Output = ()>,
+    handle: impl Fn(tunnel::Request) -> F,
+) -> io::Result<()> {
+    if tls.alpn_protocol() == Some(mux::ALPN) {
+        let server = mux::Server::new(tls, budget);
+        return server.serve(drain, |request| handle(tunnel::Request::Mesh(request))).await;
+    }
+    let server = hbone::Server::start(tls).await?;
+    server.serve(drain, |request| handle(tunnel::Request::Hbone(request))).await
+}
+
+/// Asks a peer to go when its session is over, and returns when it has had the time to.
+async fn end_of(session: &Session, leaving: &Draining) -> &'static str {
+    /// For goodbyes.
+    const TIME_TO_GO: Duration = Duration::from_secs(2);
+    let reason = session.over().await;
+    leaving.begin();
+    tokio::time::sleep(TIME_TO_GO).await;
+    reason
+}
+
+/// The handshake: none if it came to nothing, or a newcomer got its place.
+async fn shake_hands(
+    core: &Rc<Core>,
+    pod: &LocalPod,
+    socket: TcpStream,
+    peer: ClientAddress,
+    place: Handshake,
+) -> Option<(TlsStream<UnbufferedServerConnection>, Proof)> {
+    let handshake = async {
+        let Some(own) = core.identity(&pod.identity).await else {
+            tracing::warn!(%pod, %peer, identity = %pod.identity, "no valid certificate: HBONE connection refused");
+            reset_on_drop(&socket);
+            return None;
+        };
+        let started = Instant::now();
+        let refused = |error: &dyn Display| tracing::warn!(%pod, %peer, %error, "HBONE connection refused");
+        let tls = match tls::accept(socket, Arc::clone(&own.server)).await {
+            Ok(tls) => tls,
+            // Anybody can connect and go, as often as it likes.
+            Err(error @ tls::Error::Lost(_)) => {
+                tracing::debug!(%pod, %peer, %error, "HBONE connection refused");
+                return None;
+            }
+            Err(error) => {
+                refused(&error);
+                return None;
+            }
+        };
+        core.metrics.handshake(started.elapsed());
+        let certificates = tls.peer_certificates().unwrap_or_default();
+        let proof = Proof::new(&core.shared.certificates, certificates);
+        Some((tls, proof.inspect_err(|error| refused(error)).ok()?))
+    };
+    tokio::select! {
+        biased;
+        done = handshake => done,
+        () = place.evicted() => {
+            core.metrics.unproven();
+            tracing::debug!(%pod, %peer, "a newcomer has the handshake's place: HBONE connection refused");
+            None
+        }
     }
 }
 
@@ -248,7 +324,7 @@ async fn serve_stream(
     pod: Arc<LocalPod>,
     identity: SpiffeId,
     peer: ClientAddress,
-    place: Option<Place>,
+    (place, stream): (Option<Place>, OpenStream),
     request: tunnel::Request,
 ) {
     let destination = request.destination();
@@ -271,6 +347,9 @@ async fn serve_stream(
             Err(Error::Crowded)
         }
     };
+    if admitted.is_ok() {
+        stream.admitted();
+    }
     let ended = match admitted {
         Ok(delivered) => match request.accept(record.labels.destination.as_deref()) {
             Ok(tunnel) => {

@@ -4,8 +4,8 @@
 //! 2. [`accept`]: connections are taken.
 //! 3. [`outbound`]: one that a pod opened. Where does it go?
 //! 4. [`upstream`]: the way to one endpoint, through [`pool`], [`tunnel`] ([`mux`] or [`hbone`]) and [`tls`].
-//! 5. [`inbound`]: one that arrives at a pod. Has it a place for its [handshake](handshakes), who is it, [`admission`],
-//!    and [`deliver`].
+//! 5. [`inbound`]: one that arrives at a pod. Has it a place for its [handshake](handshakes), who is it, has that one a
+//!    place for its [session](sessions), [`admission`], and [`deliver`].
 //!
 //! [`relay`] then moves the bytes; [`balance`] remembers what choosing needs; [`flow`] names the addresses.
 
@@ -24,6 +24,7 @@ pub mod mux;
 pub mod outbound;
 pub mod pool;
 pub mod relay;
+pub mod sessions;
 pub mod tls;
 pub mod tunnel;
 pub mod upstream;

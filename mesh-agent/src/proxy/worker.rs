@@ -9,6 +9,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use mesh_listen::{Bounds, Gate};
 use socket2::TcpKeepalive;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::LocalOptions;
@@ -19,6 +20,7 @@ use super::accept::{Accepted, Cap, Caps, Place, accept_loop};
 use super::core::{Core, LocalPod, Shared};
 use super::handshakes::CoreHandshakes;
 use super::relay::reset_on_drop;
+use super::sessions::Sessions;
 use super::{inbound, outbound, tls};
 use crate::kept::Sockets;
 use crate::sys::ebpf::FlowMap;
@@ -29,6 +31,9 @@ const SWEEP_EVERY: Duration = Duration::from_secs(30);
 
 /// Counters that nothing used for this long are forgotten.
 const COUNTERS_KEPT: Duration = Duration::from_hours(1);
+
+/// Such a part of a worker's connections is kept for pods that have few, whatever others do.
+const RESERVED_PART: usize = 8;
 
 /// A pod's listeners of one core.
 pub struct PodListeners {
@@ -95,8 +100,8 @@ pub fn run(
         .build_local(LocalOptions::default())?;
     runtime.block_on(async {
         let worker = Worker {
-            connections: Cap::new(shared.most_connections),
-            sessions: Cap::new(shared.most_sessions),
+            connections: Cap::with_reserve(shared.most_connections, shared.most_connections / RESERVED_PART),
+            sessions: Cap::with_reserve(shared.most_sessions, shared.most_sessions / RESERVED_PART),
             handshakes: CoreHandshakes::default(),
             core: Core::new(shared, (flows, Sockets::start(sockets)?), metrics),
             accepting: RefCell::default(),
@@ -126,19 +131,35 @@ impl Worker {
 
     fn add(&self, pod: &Arc<LocalPod>, listeners: PodListeners) -> std::io::Result<()> {
         let shared = &self.core.shared;
-        let caps = |worker: &Rc<Cap>, most| Caps { worker: Rc::clone(worker), pod: Cap::new(most) };
-        let connections = caps(&self.connections, shared.most_of_pod);
-        let sessions = caps(&self.sessions, shared.most_sessions.div_ceil(2));
-        let handshakes = self.handshakes.of_pod();
-        let streams = connections.clone();
+        let connections = Caps {
+            worker: Rc::clone(&self.connections),
+            pod: Cap::new(shared.most_of_pod),
+            from_elsewhere: None,
+        };
+        // A quarter is left for what the pod itself opens.
+        let others = shared.most_of_pod.div_ceil(4) * 3;
+        let inbound = Caps { from_elsewhere: Some(Cap::new(others)), ..connections.clone() };
+        let sessions = Caps {
+            worker: Rc::clone(&self.sessions),
+            pod: Cap::new(shared.most_sessions),
+            from_elsewhere: None,
+        };
+        let (handshakes, shares) =
+            (self.handshakes.of_pod(), Sessions::new(shared.most_sessions.div_ceil(2)));
+        let streams = inbound.clone();
         let serve_hbone = move |core, pod, socket, peer, session| {
-            let places =
-                inbound::Places { session, handshakes: handshakes.clone(), streams: streams.clone() };
+            let (handshakes, shares) = (handshakes.clone(), shares.clone());
+            let places = inbound::Places { session, handshakes, shares, streams: streams.clone() };
             inbound::serve_hbone(core, pod, socket, peer, places)
+        };
+        // One address has half of what others have.
+        let strangers = Gate::new(Bounds { total: others, each: others.div_ceil(2) });
+        let serve_plaintext = move |core, pod, socket, peer, place| {
+            inbound::serve_plaintext(core, pod, socket, peer, (place, strangers.clone()))
         };
         let accepting = vec![
             self.accept(pod, listeners.outbound, &connections, outbound::serve)?,
-            self.accept(pod, listeners.inbound, &connections, inbound::serve_plaintext)?,
+            self.accept(pod, listeners.inbound, &inbound, serve_plaintext)?,
             self.accept(pod, listeners.hbone, &sessions, serve_hbone)?,
         ];
         self.core.know(pod);

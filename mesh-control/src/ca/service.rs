@@ -51,7 +51,10 @@ impl IstioCertificateService for CertificateService {
         let asked = impersonated(request.get_ref()).unwrap_or_else(|| "the agent's own".to_owned());
         let node = self.tokens.authenticate(peer.address.ip(), request.metadata()).await;
         let result = match &node {
-            Ok(node) => self.sign(node, request.get_ref()).await,
+            Ok(node) => {
+                peer.prove(node)?;
+                self.sign(node, request.get_ref()).await
+            }
             Err(error) => Err(Refusal::Node(error.clone())),
         };
         let node = node.as_deref().unwrap_or("unknown");

@@ -1,26 +1,27 @@
-//! The accept loop: caps, back-off, and handshakes that hold nobody up.
+//! The accept loop: places, back-off, and handshakes that hold nobody up.
 
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use mesh_listen::Group;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
-use tokio::time::{sleep, timeout};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep, timeout_at};
 use tokio_rustls::TlsAcceptor;
 use tokio_stream::wrappers::ReceiverStream;
 use tracing::{debug, warn};
 
+use super::session::Paced;
+use super::standing::{Places, Standing};
 use super::{Connection, ServerTls};
 use crate::metrics::Metrics;
 
-/// Connections at a time: some thousand nodes, each with one for discovery and one for certificates.
-const CONNECTIONS: usize = 16 * 1024;
-/// Handshakes at a time; more wait in the kernel's queue.
-const HANDSHAKES: usize = 256;
 /// A handshake takes two round trips; whoever needs longer than this is not trying.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Whoever has not proved by then which node's agent it is will not: the API server says whose token it is within that.
+const PROOF_TIMEOUT: Duration = Duration::from_secs(20);
 /// Finished handshakes that the server has not taken over yet.
 const READY: usize = 16;
 /// Back-off while the kernel refuses to accept (no descriptors, no memory).
@@ -49,23 +50,19 @@ async fn accept(
     metrics: Arc<Metrics>,
     ready: mpsc::Sender<io::Result<Connection>>,
 ) {
-    let connections = Arc::new(Semaphore::new(CONNECTIONS));
-    let handshakes = Arc::new(Semaphore::new(HANDSHAKES));
+    let places = Places::default();
     let mut backoff = *BACKOFF.start();
     loop {
-        let slots =
-            tokio::join!(Arc::clone(&connections).acquire_owned(), Arc::clone(&handshakes).acquire_owned());
-        // Neither semaphore is ever closed.
-        let (Ok(connection), Ok(handshake)) = slots else { return };
         match listener.accept().await {
             Ok((socket, address)) => {
                 backoff = *BACKOFF.start();
-                let newcomer = Newcomer { socket, address, connection, metrics: Arc::clone(&metrics) };
+                // Strangers make room for it: there always is a place.
+                let Some(place) = places.strangers.enter(Group::of(address.ip())) else { continue };
+                let standing = Arc::new(Standing::new(place, &places));
+                let newcomer = Newcomer { socket, address, standing, metrics: Arc::clone(&metrics) };
                 let (acceptor, ready) = (TlsAcceptor::from(tls.current()), ready.clone());
                 tokio::spawn(async move {
-                    let done = newcomer.shake_hands(acceptor).await;
-                    drop(handshake);
-                    if let Some(connection) = done {
+                    if let Some(connection) = newcomer.shake_hands(acceptor).await {
                         // Fails only if the server has stopped.
                         let _ = ready.send(Ok(connection)).await;
                     }
@@ -83,18 +80,28 @@ async fn accept(
 struct Newcomer {
     socket: TcpStream,
     address: SocketAddr,
-    connection: OwnedSemaphorePermit,
+    standing: Arc<Standing>,
     metrics: Arc<Metrics>,
 }
 
 impl Newcomer {
     async fn shake_hands(self, acceptor: TlsAcceptor) -> Option<Connection> {
-        let address = self.address;
+        let Self { socket, address, standing, metrics } = self;
+        let accepted = Instant::now();
         // Small answers must not wait for the peer's acknowledgement; if the kernel says no, they merely do.
-        let _ = self.socket.set_nodelay(true);
-        let reason = match timeout(HANDSHAKE_TIMEOUT, acceptor.accept(self.socket)).await {
+        let _ = socket.set_nodelay(true);
+        let shaking = timeout_at(accepted + HANDSHAKE_TIMEOUT, acceptor.accept(Paced::new(socket)));
+        let shaken = tokio::select! {
+            shaken = shaking => shaken,
+            () = standing.evicted() => {
+                metrics.strangers_ended.inc();
+                return None;
+            }
+        };
+        let reason = match shaken {
             Ok(Ok(stream)) => {
-                return Some(Connection::new(stream, address, self.metrics, self.connection));
+                let until = accepted + PROOF_TIMEOUT;
+                return Some(Connection::new(stream, address, metrics, standing, until));
             }
             // Health checks of load balancers connect and go.
             Ok(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
@@ -104,7 +111,7 @@ impl Newcomer {
             Ok(Err(error)) => error.to_string(),
             Err(_) => format!("not finished after {HANDSHAKE_TIMEOUT:?}"),
         };
-        self.metrics.handshake_failures.inc();
+        metrics.handshake_failures.inc();
         warn!(%address, reason, "TLS handshake refused");
         None
     }

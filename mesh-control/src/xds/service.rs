@@ -49,6 +49,7 @@ impl AggregatedDiscoveryService for DiscoveryService {
             warn!(%peer, identity = ?peer.identity, reason = %refusal, "discovery refused");
             Status::from(refusal)
         })?;
+        peer.prove(&node)?;
         // One response in the making; the next is made when this one was taken.
         let (outbound, responses) = mpsc::channel(1);
         let stream = Stream {

@@ -176,7 +176,8 @@ def main():
     return status_of(tls)
 
 
-try:
-    print(main())
-except (OSError, ssl.SSLError):
-    print("closed")
+if __name__ == "__main__":
+    try:
+        print(main())
+    except (OSError, ssl.SSLError):
+        print("closed")

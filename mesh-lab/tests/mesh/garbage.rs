@@ -198,7 +198,7 @@ fn a_server_with_another_accounts_certificate_gets_no_byte() {
 }
 
 /// A certificate under the mesh's own root, made with its key, as only a thief could.
-fn member(world: &World, directory: &Path, uri: &str, lifetime: &str) -> (String, String) {
+pub fn member(world: &World, directory: &Path, uri: &str, lifetime: &str) -> (String, String) {
     let authority = world.lab.layout().control().state().join("ca");
     let pem = std::fs::read_dir(authority)
         .unwrap()

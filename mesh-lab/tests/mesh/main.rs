@@ -4,6 +4,7 @@
 mod attacks;
 mod certificates;
 mod clock;
+mod floods;
 mod full;
 mod garbage;
 mod held;

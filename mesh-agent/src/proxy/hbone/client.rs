@@ -8,12 +8,16 @@ use std::time::Duration;
 use bytes::Bytes;
 use h2::client::{self, SendRequest};
 use http::{Request, StatusCode};
+use mesh_calm::{Guarded, Role};
 use rustls::client::UnbufferedClientConnection;
 use tokio::task::spawn_local;
 
 use super::session::SharedTls;
 use super::tunnel::Streams;
-use super::{CLIENT_HEADERS, CONNECTION_WINDOW, MAX_FRAME, MAX_STREAMS, SEND_BUFFER, STREAM_WINDOW, Tunnel};
+use super::{
+    CLIENT_HEADERS, CONNECTION_WINDOW, DATA_OVERHEAD, MAX_FRAME, MAX_STREAMS, SEND_BUFFER, STREAM_WINDOW,
+    Tunnel,
+};
 use crate::proxy::tls::TlsStream;
 
 /// How often a connection proves that its peer is alive, and how long it waits for the answer (wire reference 6.5).
@@ -59,7 +63,8 @@ impl Connection {
             .max_send_buffer_size(SEND_BUFFER)
             .initial_max_send_streams(MAX_STREAMS as usize)
             .enable_push(false)
-            .handshake::<_, Bytes>(tls.clone());
+            .data_frame_budget(DATA_OVERHEAD)
+            .handshake::<_, Bytes>(Guarded::new(tls.clone(), Role::Client));
         let (requests, mut connection) = handshake.await?;
         let pings = connection.ping_pong();
         spawn_local(async move {

@@ -25,6 +25,9 @@ const CONNECTION_WINDOW: u32 = STREAM_WINDOW * MAX_STREAMS;
 /// Largest frame that we take. Ours are smaller; ztunnel sends up to 1 MiB where it may.
 const MAX_FRAME: u32 = 1024 * 1024;
 
+/// What frames of little data may hold beside it while nobody takes them: 256 bytes each, so some 16,000 of them.
+const DATA_OVERHEAD: usize = 4 * 1024 * 1024;
+
 /// Bytes of one stream that wait to be sent.
 const SEND_BUFFER: usize = 256 * 1024;
 

@@ -9,11 +9,15 @@ use h2::server::{self, SendResponse};
 use h2::{Reason, RecvStream};
 use http::header::HeaderMap;
 use http::{Method, Response, StatusCode};
+use mesh_calm::{Guarded, Role};
 use rustls::server::UnbufferedServerConnection;
 use tokio::task::spawn_local;
 
 use super::session::SharedTls;
-use super::{CONNECTION_WINDOW, MAX_FRAME, MAX_STREAMS, SEND_BUFFER, SERVER_HEADERS, STREAM_WINDOW, Tunnel};
+use super::{
+    CONNECTION_WINDOW, DATA_OVERHEAD, MAX_FRAME, MAX_STREAMS, SEND_BUFFER, SERVER_HEADERS, STREAM_WINDOW,
+    Tunnel,
+};
 use crate::proxy::tls::TlsStream;
 
 /// The HTTP/2 preface has to come this soon.
@@ -22,7 +26,7 @@ const PREFACE_TIMEOUT: Duration = Duration::from_secs(5);
 /// An HBONE connection that peers open streams on.
 pub struct Server {
     tls: SharedTls<UnbufferedServerConnection>,
-    connection: server::Connection<SharedTls<UnbufferedServerConnection>, Bytes>,
+    connection: server::Connection<Guarded<SharedTls<UnbufferedServerConnection>>, Bytes>,
 }
 
 /// A request to open a stream, not answered yet.
@@ -49,7 +53,8 @@ impl Server {
                 .max_header_list_size(SERVER_HEADERS)
                 .max_send_buffer_size(SEND_BUFFER)
                 .max_concurrent_streams(MAX_STREAMS)
-                .handshake::<_, Bytes>(tls.clone()),
+                .data_frame_budget(DATA_OVERHEAD)
+                .handshake::<_, Bytes>(Guarded::new(tls.clone(), Role::Server)),
         );
         let started =
             poll_fn(|context| tls.poll_then_send(context, |context| handshake.as_mut().poll(context)));

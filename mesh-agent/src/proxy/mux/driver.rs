@@ -11,6 +11,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use mesh_calm::turn::Turn;
 use tokio::io::AsyncWrite;
 
 use super::frame::{Decoder, Error as FrameError, Event, Frame, Goodbye, Refusal};
@@ -18,7 +19,7 @@ use super::link::Link;
 use super::open::Open;
 use super::stream::{Answer, Broken, Stream, Tunnel, Violation};
 use super::window::Window;
-use super::{MAX_PEER_STREAMS, Request};
+use super::{EARLY, MAX_PEER_STREAMS, Request, price};
 use crate::proxy::tls::{Records, TlsStream, scratch};
 use crate::sys;
 
@@ -34,6 +35,9 @@ const MOST_WAITING: usize = 1024 * 1024;
 
 /// Goodbyes are said in this time or not at all.
 const FAREWELL: Duration = Duration::from_secs(1);
+
+/// More than this is not on its way to who has said goodbye.
+const MOST_HEARD_OUT: usize = 8 * 1024 * 1024;
 
 /// Why a connection is over.
 #[derive(Debug, thiserror::Error)]
@@ -53,6 +57,12 @@ pub(super) enum Over {
     /// The peer used a stream that it may not use.
     #[error("the peer broke the protocol: stream {0} is not its to use")]
     WrongStream(u32),
+    /// The peer sends more for streams that are over than can have been on its way.
+    #[error("the peer broke the protocol: more data for streams that are over than they had credit for")]
+    Late,
+    /// The peer asks for too much that is of no use.
+    #[error("the peer sends too much beside data")]
+    Flood,
     /// The peer does not take what it asks for.
     #[error("the peer does not read")]
     Backlog,
@@ -96,6 +106,8 @@ struct Receiver {
     link: Rc<Link>,
     side: Side,
     decoder: Decoder,
+    /// What is left to do before others get their turn.
+    turn: Turn,
     /// A DATA frame that came in several records: so the application gets it in one system call.
     assembled: Vec<u8>,
     /// Stream that it is of.
@@ -109,6 +121,7 @@ impl<C: Records> Driver<C> {
             link: Rc::clone(link),
             side,
             decoder: Decoder::default(),
+            turn: Turn::default(),
             assembled: Vec::new(),
             assembling: 0,
         };
@@ -152,6 +165,7 @@ impl<C: Records> Driver<C> {
     /// Receives for one turn. Answers whether the peer has said goodbye.
     fn receive(&mut self, context: &mut Context<'_>, opened: &mut impl FnMut(Request)) -> Result<bool, Over> {
         let Self { tls, receiver } = self;
+        receiver.turn = Turn::default();
         for _ in 0..RECEIVES {
             match tls.poll_read_in_place(context, |bytes| receiver.take(bytes, opened)) {
                 Poll::Ready(more) => {
@@ -163,6 +177,9 @@ impl<C: Records> Driver<C> {
             }
             receiver.deliver_assembled()?;
             receiver.link.heard.set(receiver.link.heard.get().wrapping_add(1));
+            if receiver.turn.is_over() {
+                break;
+            }
         }
         // The others first.
         context.waker().wake_by_ref();
@@ -186,7 +203,8 @@ impl<C: Records> Driver<C> {
     /// Tells the peer why, and says goodbye.
     async fn farewell(&mut self, over: &Over) {
         let goodbye = match over {
-            Over::Frame(_) | Over::Stream(_) | Over::WrongStream(_) => Some(Goodbye::Violation),
+            Over::Frame(_) | Over::Stream(_) | Over::WrongStream(_) | Over::Late => Some(Goodbye::Violation),
+            Over::Flood => Some(Goodbye::Flood),
             Over::Backlog => Some(Goodbye::Backlog),
             Over::Finished | Over::Lost(_) | Over::Silent | Over::Dismissed(_) => None,
         };
@@ -203,22 +221,49 @@ impl<C: Records> Driver<C> {
     }
 
     /// Takes what still comes until the peer has closed, too: a socket that is closed with something unread in it is
-    /// reset, and what is on its way to the peer is lost.
+    /// reset, and what is on its way to the peer is lost. It is not even decrypted.
     async fn hear_out(&mut self) {
-        let ignore = |_: &[u8]| Ok::<_, io::Error>(());
-        while let Ok(true) = poll_fn(|context| self.tls.poll_read_in_place(context, ignore)).await {}
+        let (tcp, mut left) = (self.tls.tcp(), MOST_HEARD_OUT);
+        let mut unheard = scratch::take_room();
+        while left > 0 && tcp.readable().await.is_ok() {
+            match tcp.try_read(&mut unheard) {
+                Ok(0) => break,
+                Ok(more) => left = left.saturating_sub(more),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(_) => break,
+            }
+        }
+        scratch::give_room(unheard);
     }
 }
 
 impl Receiver {
-    fn take(&mut self, mut bytes: &[u8], opened: &mut impl FnMut(Request)) -> Result<(), Over> {
-        while let Some(event) = self.decoder.next(&mut bytes)? {
+    /// Takes what a turn has room for. Returns how much that is.
+    fn take(&mut self, bytes: &[u8], opened: &mut impl FnMut(Request)) -> Result<usize, Over> {
+        let mut rest = bytes;
+        while !self.turn.is_over() {
+            let Some(event) = self.decoder.next(&mut rest)? else { break };
             match event {
-                Event::Data { stream, piece, last } => self.data(stream, piece, last)?,
-                Event::Frame(frame) => self.frame(frame, opened)?,
+                Event::Data { stream, piece, last } => {
+                    self.turn.spend(price::WORK_OF_DATA, piece.len());
+                    self.link.patience.borrow_mut().earn(price::of_data(piece.len()));
+                    self.data(stream, piece, last)?;
+                }
+                Event::Frame(frame) => {
+                    let (cost, work) = price::received(&frame);
+                    self.turn.spend(work, 0);
+                    self.pay(cost)?;
+                    self.frame(frame, opened)?;
+                }
             }
         }
-        Ok(())
+        let skipped = self.decoder.take_skipped();
+        self.pay(price::of_skipped(skipped))?;
+        Ok(bytes.len() - rest.len())
+    }
+
+    fn pay(&self, cost: u32) -> Result<(), Over> {
+        if self.link.patience.borrow_mut().spend(cost) { Ok(()) } else { Err(Over::Flood) }
     }
 
     fn data(&mut self, stream: u32, piece: &[u8], last: bool) -> Result<(), Over> {
@@ -246,7 +291,8 @@ impl Receiver {
     fn deliver(&self, stream: u32, bytes: &[u8]) -> Result<(), Over> {
         match self.stream(stream)? {
             Some(stream) => Ok(stream.received(bytes, &self.link)?),
-            None => Ok(()),
+            None if self.link.late(bytes.len()) => Ok(()),
+            None => Err(Over::Late),
         }
     }
 
@@ -307,6 +353,7 @@ impl Receiver {
             (link.streams() >= MAX_PEER_STREAMS).then_some(Refusal::Busy)
         };
         if let Some(refusal) = refusal {
+            link.expect_late(EARLY);
             link.send(&Frame::Refuse(id, refusal));
             return Ok(());
         }

@@ -131,6 +131,8 @@ codes! {
         Violation = 1,
         /// The receiver does not read; the connection is closed.
         Backlog = 2,
+        /// The receiver sends too much that is of no use; the connection is closed.
+        Flood = 3,
     }
 }
 
@@ -216,6 +218,8 @@ pub struct Decoder {
     left: usize,
     /// Stream of that payload; none if it is to be skipped.
     stream: Option<u32>,
+    /// Bytes of frames that were skipped, with their headers, since somebody asked.
+    skipped: usize,
     /// The beginning of a frame that is not whole yet.
     held: Vec<u8>,
 }
@@ -239,6 +243,9 @@ impl Decoder {
                 self.skip_header(bytes);
                 self.left = header.length;
                 self.stream = (header.kind == DATA).then_some(header.stream);
+                if self.stream.is_none() {
+                    self.skipped = self.skipped.saturating_add(HEADER + header.length);
+                }
                 continue;
             }
             if let Some(frame) = self.whole_frame(header, bytes)? {
@@ -246,6 +253,11 @@ impl Decoder {
             }
             return Ok(None);
         }
+    }
+
+    /// Bytes of frames of unknown kinds since this was called last: what is not there yet counts as well.
+    pub fn take_skipped(&mut self) -> usize {
+        std::mem::take(&mut self.skipped)
     }
 
     /// Hands on or skips a part of a payload.

@@ -9,6 +9,7 @@ use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::BufMut;
+use mesh_calm::Patience;
 use tokio::io::{AsyncReadExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::net::tcp::OwnedReadHalf;
@@ -17,7 +18,7 @@ use super::driver::Side;
 use super::frame::{Frame, HEADER, data_header};
 use super::stream::{Broken, Stream};
 use super::window::Budget;
-use super::{EARLY, TURN};
+use super::{EARLY, TURN, price};
 use crate::proxy::tls::scratch;
 
 /// Most bytes of data that gather for one sending: one stream's turn, or several that do less, with their headers.
@@ -55,6 +56,10 @@ pub(super) struct Link {
     pub heard: Cell<u32>,
     /// The way to the peer and back, without what waits on it.
     pub round_trip: Cell<Duration>,
+    /// What the peer may still send without data.
+    pub patience: RefCell<Patience>,
+    /// Bytes that the peer had credit for on streams that are over: they may be on their way.
+    overdue: Cell<usize>,
 }
 
 impl Link {
@@ -73,6 +78,8 @@ impl Link {
             closing: Cell::default(),
             heard: Cell::default(),
             round_trip: Cell::default(),
+            patience: RefCell::new(price::patience()),
+            overdue: Cell::default(),
         })
     }
 
@@ -101,6 +108,7 @@ impl Link {
 
     /// Adds a frame to what is sent next.
     pub fn send(&self, frame: &Frame) {
+        self.patience.borrow_mut().earn(price::sent(frame));
         self.with_gathered(|gathered| frame.write(gathered));
         self.wake_driver();
     }
@@ -180,6 +188,7 @@ impl Link {
             } else {
                 gathered.drain(at + HEADER..at + HEADER + skip);
                 gathered[at..at + HEADER].copy_from_slice(&data_header(stream.id, bytes - skip));
+                self.patience.borrow_mut().earn(price::sent_data(bytes - skip));
                 self.wake_driver();
             }
             read
@@ -206,6 +215,7 @@ impl Link {
                     gathered.extend_from_slice(&data_header(stream, bytes));
                     gathered.extend_from_slice(buffer.filled());
                 });
+                self.patience.borrow_mut().earn(price::sent_data(bytes));
                 self.wake_driver();
             }
             Poll::Ready(Ok(bytes))
@@ -229,11 +239,24 @@ impl Link {
 
     /// A stream is over.
     pub fn remove(&self, id: u32) {
-        self.streams.borrow_mut().remove(&id);
+        if let Some(stream) = self.streams.borrow_mut().remove(&id) {
+            self.expect_late(stream.may_still_come());
+        }
         if self.streams() == 0 {
             // It may have been the last.
             self.wake_driver();
         }
+    }
+
+    /// So many bytes may still come for a stream that is over.
+    pub fn expect_late(&self, bytes: usize) {
+        self.overdue.set(self.overdue.get().saturating_add(bytes));
+    }
+
+    /// Data of a stream that is over. Returns whether it may have been on its way.
+    pub fn late(&self, bytes: usize) -> bool {
+        let left = self.overdue.get().checked_sub(bytes);
+        left.inspect(|left| self.overdue.set(*left)).is_some()
     }
 
     /// Whether nobody needs the connection any more: without streams, a client's when no handle is left, a server's when

@@ -2,7 +2,8 @@
 //! header. Chosen by ALPN; other peers get HBONE.
 //!
 //! Reading order: [`frame`] and [`open`] (bytes, without I/O), `link` (what the streams of a connection share),
-//! `stream` (one of them), `window` (how much its peer may send), `driver` (the task that receives and sends for all of them), [`Connection`] and [`Server`]
+//! `stream` (one of them), `window` (how much its peer may send),
+//! `price` (and how much beside data), `driver` (the task that receives and sends for all of them), [`Connection`] and [`Server`]
 //! (the two ends). `relay::mesh` joins a stream with an application's socket.
 
 mod client;
@@ -10,6 +11,7 @@ mod driver;
 pub mod frame;
 mod link;
 pub mod open;
+mod price;
 mod server;
 mod stream;
 mod window;

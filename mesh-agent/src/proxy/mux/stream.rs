@@ -181,6 +181,11 @@ impl Stream {
         Ok(())
     }
 
+    /// Bytes that the peer may still send, if it has not ended.
+    pub fn may_still_come(&self) -> usize {
+        if self.peer_ended.get() { 0 } else { self.window.borrow().granted() }
+    }
+
     fn may_receive(&self) -> Result<(), Violation> {
         let open = matches!(self.answer.get(), Some(Answer::Accepted)) && !self.peer_ended.get();
         open.then_some(()).ok_or(Violation::NotOpen(self.id))
@@ -264,7 +269,10 @@ impl Tunnel {
 
     /// Tells the opener that it is not to be.
     pub(super) fn refuse(mut self, refusal: Refusal) {
-        self.link.send(&Frame::Refuse(self.stream.id, refusal));
+        // Of what was reset already nobody wants to hear.
+        if self.stream.broken.borrow().is_none() {
+            self.link.send(&Frame::Refuse(self.stream.id, refusal));
+        }
         self.finished = true;
     }
 

@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::spawn_local;
 
-use super::frame::{Decoder, Event, Frame, Goodbye, Refusal, data_header};
+use super::frame::{Decoder, Event, Frame, Goodbye, Reason, Refusal, data_header};
 use super::open::Open;
 use super::{Budget, Connection, EARLY, MAX_PEER_STREAMS, OpenError, Request, Server};
 use crate::proxy::core::Draining;
@@ -394,6 +394,80 @@ fn who_breaks_the_protocol_is_told_why_and_cut_off() {
                 }
                 other => panic!("{what}: {other:?}"),
             }
+        }
+    });
+}
+
+#[test]
+fn floods_of_what_is_no_data_are_cut_off() {
+    let many = |frames: &[Frame]| bytes(frames).repeat(20_000 / frames.len());
+    let pairs: Vec<_> = (1..2000).flat_map(|id| [opened(id), Frame::Reset(id, Reason::Broken)]).collect();
+    let credit = [bytes(&[opened(1)]), many(&[Frame::Credit(1, 1)])].concat();
+    let over = bytes(&[opened(1), Frame::Reset(1, Reason::Broken)]);
+    let cases: Vec<(&str, Vec<u8>)> = vec![
+        ("credit", credit),
+        ("answers to no ping", many(&[Frame::Pong(*b"12345678")])),
+        ("pings", many(&[Frame::Ping(*b"12345678")])),
+        ("streams that are reset at once", bytes(&pairs)),
+        ("resets of what is over", [over, many(&[Frame::Reset(1, Reason::Broken)])].concat()),
+        ("goodbyes", many(&[Frame::GoAway(Goodbye::Draining, "again".to_owned())])),
+        ("kinds that nobody knows", [200, 0, 0, 0, 0, 0, 0, 7].repeat(20_000)),
+        (
+            "much of a kind that nobody knows",
+            [[200, 0, 64, 0, 0, 0, 0, 7].to_vec(), vec![7; 16384]].concat().repeat(200),
+        ),
+    ];
+    run(async move {
+        for (what, said) in cases {
+            let (server, _held) = serve_and_hold().await;
+            let frames = say(said, server).await;
+            assert!(
+                matches!(frames.last(), Some(Frame::GoAway(Goodbye::Flood, _))),
+                "{what}: {:?}",
+                frames.last()
+            );
+        }
+    });
+}
+
+#[test]
+fn data_for_streams_that_are_over_is_taken_as_far_as_they_had_credit() {
+    run(async {
+        for (size, taken) in [(EARLY, true), (EARLY + 1, false)] {
+            // Refused at once, and dropped.
+            let server = serve(Rc::default(), |request| async { request.refuse(Refusal::Denied) }).await;
+            let client = Rc::new(RefCell::new(
+                tls::connect(TcpStream::connect(server).await.unwrap(), configs().0).await.unwrap(),
+            ));
+            let send = |bytes: Vec<u8>| {
+                let client = Rc::clone(&client);
+                async move {
+                    client.borrow_mut().write_records(&bytes).unwrap();
+                    std::future::poll_fn(|context| client.borrow_mut().poll_send(context)).await.unwrap();
+                }
+            };
+            let hear = || async {
+                let mut heard = vec![0; 4096];
+                let read = std::future::poll_fn(|context| {
+                    let mut room = tokio::io::ReadBuf::new(&mut heard);
+                    let mut client = client.borrow_mut();
+                    let polled =
+                        tokio::io::AsyncRead::poll_read(std::pin::Pin::new(&mut *client), context, &mut room);
+                    polled.map(|read| read.map(|()| room.filled().len()))
+                });
+                let read = read.await.unwrap();
+                Decoder::default().next(&mut &heard[..read]).unwrap().map(|event| match event {
+                    Event::Frame(frame) => frame,
+                    Event::Data { .. } => panic!("no data"),
+                })
+            };
+            send(bytes(&[opened(1)])).await;
+            assert_eq!(hear().await, Some(Frame::Refuse(1, Refusal::Denied)));
+            send([&data_header(1, size)[..], &vec![0; size]].concat()).await;
+            send(bytes(&[Frame::Ping(*b"12345678")])).await;
+            let answer = hear().await.unwrap();
+            assert_eq!(answer == Frame::Pong(*b"12345678"), taken, "{answer:?}");
+            assert_eq!(matches!(answer, Frame::GoAway(Goodbye::Violation, _)), !taken, "{answer:?}");
         }
     });
 }

@@ -101,6 +101,11 @@ impl Window {
         left.inspect(|left| self.granted = *left).is_some()
     }
 
+    /// Bytes that the peer may still send.
+    pub fn granted(&self) -> usize {
+        self.granted
+    }
+
     /// The application took so many bytes. Answers what credit to give for it now: a quarter of the window at a time, so
     /// that it costs few frames, and as much again while the window grows.
     pub fn taken(&mut self, bytes: usize, round_trip: Duration) -> Option<u32> {

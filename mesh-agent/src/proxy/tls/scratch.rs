@@ -25,12 +25,12 @@ pub fn give_back() {
 }
 
 /// A buffer of [`SIZE`] bytes at least to read into; what is in it is of no use.
-pub(super) fn take_room() -> Vec<u8> {
+pub(in crate::proxy) fn take_room() -> Vec<u8> {
     ROOMS.with_borrow_mut(Vec::pop).unwrap_or_else(|| vec![0; SIZE])
 }
 
 /// Gives such a buffer back.
-pub(super) fn give_room(room: Vec<u8>) {
+pub(in crate::proxy) fn give_room(room: Vec<u8>) {
     ROOMS.with_borrow_mut(|rooms| {
         if (SIZE..=4 * SIZE).contains(&room.len()) && rooms.len() < KEPT {
             rooms.push(room);

@@ -17,6 +17,13 @@ use super::scratch;
 /// itself, in packets that are full.
 const HIGH_WATER: usize = 96 * 1024;
 
+/// Bytes that rustls is shown at a time: the largest record (RFC 8446, section 5.2). It would go through all that there are
+/// and look up only where there is data among them.
+const SHOWN: usize = 5 + 16 * 1024 + 256;
+
+/// Records that are opened before others get their turn. Full ones fill all buffers long before.
+const RECORDS: usize = 32;
+
 /// A piece at least this long is encrypted from where it lies; shorter ones are gathered into one record first.
 const GATHER_BELOW: usize = 8 * 1024;
 
@@ -36,9 +43,14 @@ pub struct TlsStream<C> {
     gathered: Vec<u8>,
     /// Encrypted and not yet sent.
     outgoing: Outgoing,
+    barren: Barren,
     peer_closed: bool,
     said_goodbye: bool,
 }
+
+/// Bytes received beyond those that carried data: empty records, key updates and other messages after the handshake.
+#[derive(Default)]
+struct Barren(usize);
 
 /// What one step of the state machine gave.
 enum Step {
@@ -61,6 +73,7 @@ impl<C: Records> TlsStream<C> {
             read: 0,
             gathered: Vec::new(),
             outgoing: Outgoing::default(),
+            barren: Barren::default(),
             peer_closed: false,
             said_goodbye: false,
         }
@@ -98,23 +111,26 @@ impl<C: Records> TlsStream<C> {
     }
 
     /// Hands what was received to `take`, from where it was decrypted: what is there already, and once what can be
-    /// received. Ready with false when the peer has said goodbye.
+    /// received. `take` returns how much it took; when that is not all, or after some records, the rest is left for the
+    /// next call, of which nobody will be woken. Ready with false when the peer has said goodbye.
     pub fn poll_read_in_place<E: From<io::Error>>(
         &mut self,
         context: &mut Context<'_>,
-        mut take: impl FnMut(&[u8]) -> Result<(), E>,
+        mut take: impl FnMut(&[u8]) -> Result<usize, E>,
     ) -> Poll<Result<bool, E>> {
         let mut received = !self.plaintext.is_empty();
         if received {
-            let plaintext = std::mem::take(&mut self.plaintext);
-            take(&plaintext[std::mem::take(&mut self.read)..])?;
+            self.take_plaintext(&mut take)?;
         }
-        loop {
+        for _ in 0..RECORDS {
+            if !self.plaintext.is_empty() {
+                break;
+            }
             match self.open_in_place(&mut take)? {
                 Step::Read => received = true,
                 Step::Again => {}
                 Step::Closed => return Poll::Ready(Ok(false)),
-                Step::Starved if received => return Poll::Ready(Ok(true)),
+                Step::Starved if received => break,
                 Step::Starved => {
                     if !ready!(self.poll_receive(context)).map_err(E::from)? {
                         return Poll::Ready(Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()));
@@ -122,6 +138,19 @@ impl<C: Records> TlsStream<C> {
                 }
             }
         }
+        Poll::Ready(Ok(true))
+    }
+
+    /// Hands out what was decrypted before.
+    fn take_plaintext<E>(&mut self, take: &mut impl FnMut(&[u8]) -> Result<usize, E>) -> Result<(), E> {
+        let plaintext = std::mem::take(&mut self.plaintext);
+        self.read += take(&plaintext[self.read..])?;
+        if self.read < plaintext.len() {
+            self.plaintext = plaintext;
+        } else {
+            self.read = 0;
+        }
+        Ok(())
     }
 
     /// Whether there is something to read that nobody will be woken for: it was decrypted to let a write pass.
@@ -162,13 +191,14 @@ impl<C: Records> TlsStream<C> {
         &mut self,
         mut write: impl FnMut(&mut WriteTraffic<'_, C::Side>, &mut Outgoing) -> io::Result<()>,
     ) -> io::Result<()> {
+        // The received bytes have to be shown each time, because rustls keeps positions in them.
+        let shown = self.end.min(self.start + SHOWN);
         loop {
-            // The received bytes have to be shown each time, because rustls keeps positions in them.
             let UnbufferedStatus { discard, state, .. } =
-                self.records.process(&mut self.incoming[self.start..self.end]);
+                self.records.process(&mut self.incoming[self.start..shown]);
             let state = state.inspect_err(|_| self.start += discard).map_err(invalid)?;
             let mut extra = 0;
-            let mut done = false;
+            let (mut done, before) = (false, self.plaintext.len());
             match state {
                 ConnectionState::WriteTraffic(mut traffic) => {
                     write(&mut traffic, &mut self.outgoing)?;
@@ -188,6 +218,7 @@ impl<C: Records> TlsStream<C> {
                 _ => return Err(io::ErrorKind::BrokenPipe.into()),
             }
             self.start += discard + extra;
+            self.barren.count(discard + extra, self.plaintext.len() - before)?;
             if done {
                 return Ok(());
             }
@@ -207,30 +238,27 @@ impl<C: Records> TlsStream<C> {
 
     /// One step of decryption into `buffer`.
     fn open_one(&mut self, buffer: &mut ReadBuf<'_>) -> io::Result<Step> {
-        let mut plaintext = std::mem::take(&mut self.plaintext);
-        let step = self.open_in_place(|payload| {
-            let (fits, rest) = payload.split_at(payload.len().min(buffer.remaining()));
-            buffer.put_slice(fits);
-            plaintext.extend_from_slice(rest);
-            Ok::<_, io::Error>(())
-        });
-        self.plaintext = plaintext;
-        step
+        self.open_in_place(|payload| {
+            let fits = payload.len().min(buffer.remaining());
+            buffer.put_slice(&payload[..fits]);
+            Ok::<_, io::Error>(fits)
+        })
     }
 
-    /// One step of decryption.
+    /// One step of decryption. What `take` does not take is kept for later.
     fn open_in_place<E: From<io::Error>>(
         &mut self,
-        mut take: impl FnMut(&[u8]) -> Result<(), E>,
+        mut take: impl FnMut(&[u8]) -> Result<usize, E>,
     ) -> Result<Step, E> {
         if self.peer_closed {
             return Ok(Step::Closed);
         }
+        let shown = self.end.min(self.start + SHOWN);
         let UnbufferedStatus { discard, state, .. } =
-            self.records.process(&mut self.incoming[self.start..self.end]);
+            self.records.process(&mut self.incoming[self.start..shown]);
         let state = state.inspect_err(|_| self.start += discard).map_err(invalid)?;
-        let mut extra = 0;
-        let mut taken = Ok(());
+        let (mut extra, mut data) = (0, 0);
+        let mut taken = Ok(0);
         let step = match state {
             ConnectionState::ReadTraffic(mut traffic) => {
                 while taken.is_ok()
@@ -238,7 +266,11 @@ impl<C: Records> TlsStream<C> {
                 {
                     let record = record.map_err(invalid)?;
                     extra += record.discard;
-                    taken = take(record.payload);
+                    data += record.payload.len();
+                    taken = if self.plaintext.is_empty() { take(record.payload) } else { Ok(0) };
+                    if let Ok(taken) = taken {
+                        self.plaintext.extend_from_slice(&record.payload[taken..]);
+                    }
                 }
                 Step::Read
             }
@@ -254,11 +286,16 @@ impl<C: Records> TlsStream<C> {
                 self.peer_closed = true;
                 Step::Closed
             }
+            // A message in several records, larger than any that there is.
+            _ if discard == 0 && shown - self.start == SHOWN => return Err(too_large().into()),
+            // All that was shown is gone, but not all that there is.
+            _ if shown < self.end => Step::Again,
             _ => Step::Starved,
         };
         // Also of a record that was not liked: it is decrypted, and would not be understood again.
         self.start += discard + extra;
-        taken.map(|()| step)
+        self.barren.count(discard + extra, data)?;
+        taken.map(|_| step)
     }
 
     /// Hands out what was decrypted before.
@@ -338,6 +375,27 @@ fn invalid(error: rustls::Error) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, error)
 }
 
+fn too_large() -> io::Error {
+    io::Error::other("a message of TLS that is larger than a record")
+}
+
+impl Barren {
+    /// So many of them without a single byte of data: a thousand key updates or empty records.
+    const MOST: usize = 32 * 1024;
+
+    /// What a byte of data makes up for: more than a record has beside it, even if that is the only byte.
+    const FOR_EACH: usize = 32;
+
+    /// So many bytes were received, with so many bytes of data in them.
+    fn count(&mut self, received: usize, data: usize) -> io::Result<()> {
+        self.0 = (self.0 + received).saturating_sub(data.saturating_mul(Self::FOR_EACH));
+        if self.0 > Self::MOST {
+            return Err(io::Error::other("too many TLS records without data"));
+        }
+        Ok(())
+    }
+}
+
 impl<C: Records> AsyncRead for TlsStream<C> {
     fn poll_read(
         self: Pin<&mut Self>,
@@ -347,7 +405,10 @@ impl<C: Records> AsyncRead for TlsStream<C> {
         let this = self.get_mut();
         let before = buffer.filled().len();
         this.drain_plaintext(buffer);
-        while buffer.remaining() > 0 && !this.peer_closed {
+        for _ in 0..RECORDS {
+            if buffer.remaining() == 0 || this.peer_closed {
+                break;
+            }
             match this.open_one(buffer)? {
                 Step::Read | Step::Again | Step::Closed => {}
                 Step::Starved if buffer.filled().len() > before => break,
@@ -357,6 +418,11 @@ impl<C: Records> AsyncRead for TlsStream<C> {
                     }
                 }
             }
+        }
+        if buffer.filled().len() == before && buffer.remaining() > 0 && !this.peer_closed {
+            // Records without data. The others first.
+            context.waker().wake_by_ref();
+            return Poll::Pending;
         }
         Poll::Ready(Ok(()))
     }
@@ -401,5 +467,61 @@ impl<C: Records> AsyncWrite for TlsStream<C> {
         }
         ready!(this.poll_send(context))?;
         Pin::new(&mut this.tcp).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read as _, Write as _};
+    use std::sync::Arc;
+
+    use tokio::io::AsyncReadExt as _;
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::proxy::fixture::configs;
+    use crate::proxy::tls;
+
+    /// A client that updates its keys `updates` times for each byte of data, until it is cut off or has done so `times`.
+    fn update_keys(address: std::net::SocketAddr, updates: usize, times: usize) -> io::Result<()> {
+        let name = "0.0.0.0".try_into().unwrap();
+        let mut session = rustls::ClientConnection::new(Arc::clone(&configs().0), name).unwrap();
+        let mut tcp = std::net::TcpStream::connect(address)?;
+        session.complete_io(&mut tcp)?;
+        for _ in 0..times {
+            for _ in 0..updates {
+                session.refresh_traffic_keys().map_err(io::Error::other)?;
+            }
+            session.writer().write_all(b"x")?;
+            while session.wants_write() {
+                session.write_tls(&mut tcp)?;
+            }
+        }
+        session.send_close_notify();
+        session.write_tls(&mut tcp)?;
+        // Closed with something unread in it the socket would be reset.
+        let _until_the_end = tcp.read_to_end(&mut Vec::new());
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn key_updates_are_taken_and_a_flood_of_them_is_not() {
+        for (updates, times, good) in [(1, 500, true), (30, 5000, false)] {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = listener.local_addr().unwrap();
+            let client = std::thread::spawn(move || update_keys(address, updates, times));
+            let (tcp, _) = listener.accept().await.unwrap();
+            let mut session = tls::accept(tcp, configs().1).await.unwrap();
+            let mut data = Vec::new();
+            let read = session.read_to_end(&mut data).await;
+            if good {
+                assert_eq!(read.unwrap(), times);
+            } else {
+                assert!(read.unwrap_err().to_string().contains("without data"));
+                assert!(data.len() < 100, "{}", data.len());
+            }
+            drop(session);
+            assert_eq!(client.join().unwrap().is_ok(), good);
+        }
     }
 }
