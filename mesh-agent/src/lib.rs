@@ -9,7 +9,7 @@
 //!    [`cluster`], what Kubernetes is told and asked.
 //! 4. [`xds`] and [`certs`]: what the control plane tells, and who the pods are.
 //! 5. [`proxy`]: the data path, a room for each step of a connection.
-//! 6. [`telemetry`], [`admin`], [`check`]: what the agent tells.
+//! 6. [`telemetry`], [`admin`], [`check`], [`liveness`]: what the agent tells.
 #![deny(unsafe_code)]
 
 pub mod admin;
@@ -22,6 +22,7 @@ pub mod direct;
 pub mod enrol;
 pub mod keeper;
 pub mod kept;
+pub mod liveness;
 pub mod log;
 mod pause;
 pub mod pods;

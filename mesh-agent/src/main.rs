@@ -113,8 +113,11 @@ fn clean_up(bpf_root: &Path, cni_state_dir: &Path) -> Result<(), Failure> {
 }
 
 fn keep(config: Config) -> Result<(), Failure> {
+    // Before there is a second thread, which would have them delivered.
+    let signals = sys::Signals::hold_back()?;
     let _as_it_is_set = log::start(&config)?;
-    keeper::run(config)
+    mesh_log::log_panics(|| ());
+    keeper::run(config, signals)
 }
 
 fn proxy(arguments: &RunArgs) -> Result<(), Failure> {
@@ -122,6 +125,7 @@ fn proxy(arguments: &RunArgs) -> Result<(), Failure> {
     rustix::thread::set_name(c"mesh-proxy")?;
     // Refused, it serves all the same.
     let _usual_turns = sys::ask_for_short_turns();
+    // Before there is a second thread: each has its own.
     sys::confine::give_up_privileges()?;
     let config = arguments.load()?;
     let set_log_filter = log::start(&config)?;
@@ -141,15 +145,18 @@ fn log_level(socket: &Path, filter: Option<&str>) -> Result<(), Failure> {
 }
 
 fn finish(result: Result<(), Failure>) -> ExitCode {
-    result.map_or_else(|error| fail(&*error), |()| ExitCode::SUCCESS)
+    let code = result.map_or_else(|error| fail(&*error), |()| ExitCode::SUCCESS);
+    mesh_log::flush();
+    code
 }
 
 fn fail(error: &dyn Error) -> ExitCode {
-    eprintln!("mesh-agent: {error}");
+    let mut lines = vec![format!("mesh-agent: {error}")];
     let mut cause = error.source();
     while let Some(error) = cause {
-        eprintln!("  because {error}");
+        lines.push(format!("  because {error}"));
         cause = error.source();
     }
+    mesh_log::call_out(&lines);
     ExitCode::FAILURE
 }

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 use std::error::Error;
-use std::os::fd::OwnedFd;
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -17,6 +18,7 @@ use crate::direct::{self, Direct};
 use crate::enrol::{Enroller, Report, Setup, Statuses};
 use crate::keeper::RELIEVED;
 use crate::kept::{self, Keeper, Kept};
+use crate::liveness::Liveness;
 use crate::pods::NodePods;
 use crate::proxy::balance::{Health, Limits};
 use crate::proxy::core::{NEWS_WAIT, Shared};
@@ -85,7 +87,11 @@ async fn serve(mut config: Config, set_log_filter: SetLogFilter) -> Result<(), F
         direct::Work { kernel, keeper: keeper.clone(), shared: Arc::clone(&shared), metrics: direct_metrics };
     tokio::spawn(direct::Task::new(work, heard).run());
     let kernel = flow_maps.into_iter().zip(channels);
-    let workers = start_workers(&shared, kernel, worker_metrics)?;
+    let liveness = Liveness::default();
+    let workers = start_workers(&shared, kernel, worker_metrics, &liveness)?;
+    // This runtime's own.
+    let beat = liveness.of_loop("control");
+    tokio::spawn(async move { beat.keep().await });
 
     let pods = follow_pods(&config).await?;
     let installed = pods.installed;
@@ -125,6 +131,7 @@ async fn serve(mut config: Config, set_log_filter: SetLogFilter) -> Result<(), F
         links: shown_links,
         metrics,
         set_log_filter,
+        liveness,
     };
     let (relieved, leave) = watch::channel(false);
     admin::serve(Arc::new(state), doors, leave)?;
@@ -234,14 +241,18 @@ fn start_workers(
     shared: &Arc<Shared>,
     kernel: impl Iterator<Item = (FlowMap, OwnedFd)>,
     metrics: Vec<Arc<WorkerMetrics>>,
+    liveness: &Liveness,
 ) -> Result<Workers, Failure> {
     let mut workers = Workers { threads: Vec::new(), commands: Vec::new() };
     for (index, (metrics, (flows, sockets))) in metrics.into_iter().zip(kernel).enumerate() {
         let (sender, commands) = mpsc::unbounded_channel();
         let shared = Arc::clone(shared);
-        let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
-            if let Err(error) = worker::run(shared, flows, sockets, metrics, commands) {
-                tracing::error!(%error, "worker could not start");
+        let name = format!("worker-{index}");
+        let beat = liveness.of_loop(&name);
+        let thread = std::thread::Builder::new().name(name).spawn(move || {
+            match worker::run(shared, flows, sockets, metrics, commands, &beat) {
+                Ok(()) => beat.leave(),
+                Err(error) => tracing::error!(%error, "worker could not start"),
             }
         })?;
         workers.threads.push(thread);
@@ -293,9 +304,14 @@ async fn stop(workers: Workers) {
 fn access_log(format: AccessLogFormat) -> std::io::Result<AccessLog> {
     match format {
         AccessLogFormat::Off => Ok(AccessLog::off()),
-        AccessLogFormat::Text => AccessLog::start(Format::Text, std::io::stdout()),
-        AccessLogFormat::Json => AccessLog::start(Format::Json, std::io::stdout()),
+        AccessLogFormat::Text => AccessLog::start(Format::Text, standard_output()?),
+        AccessLogFormat::Json => AccessLog::start(Format::Json, standard_output()?),
     }
+}
+
+/// Without the library's lock and buffer, which another thread would wait for.
+fn standard_output() -> std::io::Result<File> {
+    Ok(File::from(std::io::stdout().as_fd().try_clone_to_owned()?))
 }
 
 fn ca_client(config: &Config) -> certs::CaClient {

@@ -1,7 +1,6 @@
 //! The control plane: configuration sources, certificate authority and xDS server.
 #![forbid(unsafe_code)]
 
-use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
@@ -13,7 +12,6 @@ use mesh_control::options::Options;
 use mesh_control::server::ControlPlane;
 use mesh_listen::http::order;
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::EnvFilter;
 
 /// After this, what has not ended is cut off.
 const STOP_DEADLINE: Duration = Duration::from_secs(5);
@@ -82,10 +80,12 @@ enum LogFormat {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    if let Err(error) = start_log(&cli.log, cli.log_format).and_then(|()| dispatch(cli.command)) {
-        eprintln!("mesh-control: {error:#}");
+    let done = start_log(&cli.log, cli.log_format).and_then(|()| dispatch(cli.command));
+    if let Err(error) = done {
+        mesh_log::call_out(&[format!("mesh-control: {error:#}")]);
         return ExitCode::FAILURE;
     }
+    mesh_log::flush();
     ExitCode::SUCCESS
 }
 
@@ -155,16 +155,11 @@ fn ask_to_rotate(socket: &Path, rotation: &RotateRoot) -> anyhow::Result<Rotatio
 }
 
 fn start_log(filter: &str, format: LogFormat) -> anyhow::Result<()> {
-    // The client's own lines say again, with less, what is logged where it matters.
-    let filter = EnvFilter::try_new(filter).context("--log")?.add_directive("kube_client=off".parse()?);
-    let stderr = std::io::stderr;
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(stderr)
-        .with_ansi(stderr().is_terminal());
-    match format {
-        LogFormat::Text => log.init(),
-        LogFormat::Json => log.json().init(),
-    }
+    let format = match format {
+        LogFormat::Text => mesh_log::Format::Text,
+        LogFormat::Json => mesh_log::Format::Json,
+    };
+    let _as_it_is_set = mesh_log::start(filter, format).context("--log")?;
+    mesh_log::log_panics(|| ());
     Ok(())
 }

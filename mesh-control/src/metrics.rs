@@ -1,7 +1,11 @@
 //! What the control plane counts, served in the `OpenMetrics` text format on port 15014.
 
+use std::fmt;
+
 use mesh_listen::Listeners;
-use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, NoLabelSet};
+use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -86,7 +90,21 @@ impl Default for Metrics {
         metrics.register_connections();
         metrics.register_discovery();
         metrics.register_configuration();
+        metrics.registry.register_collector(Box::new(LogLines));
         metrics
+    }
+}
+
+/// What the log counts by itself.
+#[derive(Debug)]
+struct LogLines;
+
+impl Collector for LogLines {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
+        let help = "Log lines that were not written fast enough";
+        encoder
+            .encode_descriptor("log_lines_lost", help, None, MetricType::Counter)?
+            .encode_counter::<NoLabelSet, u64, u64>(&mesh_log::lost(), None)
     }
 }
 

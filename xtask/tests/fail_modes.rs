@@ -19,6 +19,7 @@ fn every_fail_mode_names_tests_that_there_are() {
         "mesh-e2e",
         "mesh-lab",
         "mesh-listen",
+        "mesh-log",
     ];
     for part in parts {
         for folder in ["src", "tests"] {

@@ -16,6 +16,7 @@ use mesh_api::admin::{AgentStatus, CertificateStatus, ConnectionStatus, PodStatu
 use crate::certs::Certificates;
 use crate::config::Config;
 use crate::enrol::Statuses;
+use crate::liveness::Liveness;
 use crate::sys::ebpf::Links;
 use crate::telemetry::AgentMetrics;
 use crate::xds::Xds;
@@ -43,6 +44,8 @@ pub struct State {
     pub metrics: Arc<AgentMetrics>,
     /// What is logged.
     pub set_log_filter: SetLogFilter,
+    /// Whether the workers work.
+    pub liveness: Liveness,
 }
 
 type Shared = Extract<Arc<State>>;
@@ -76,7 +79,7 @@ fn scraping(state: &Arc<State>) -> Router {
 fn health(state: &Arc<State>) -> Router {
     Router::new()
         .route("/healthz/ready", get(ready))
-        .route("/healthz/live", get(|| async { "alive\n" }))
+        .route("/healthz/live", get(live))
         .with_state(Arc::clone(state))
 }
 
@@ -152,7 +155,17 @@ async fn metrics(state: Shared) -> Response {
     }
 }
 
+async fn live(state: Shared) -> Response {
+    match state.liveness.check() {
+        Ok(()) => "alive\n".into_response(),
+        Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("not alive: {reason}\n")).into_response(),
+    }
+}
+
 async fn ready(state: Shared) -> Response {
+    if let Err(reason) = state.liveness.check() {
+        return (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {reason}\n")).into_response();
+    }
     if *state.xds.ready.borrow() {
         return "ready\n".into_response();
     }

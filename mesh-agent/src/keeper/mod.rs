@@ -22,6 +22,7 @@ mod veths;
 use std::error::Error;
 
 use crate::config::Config;
+use crate::sys::Signals;
 
 pub(crate) use handover::listen_at;
 use serve::Keeper;
@@ -31,9 +32,9 @@ pub use veths::cleanup;
 /// Why the keeper did not start or had to stop.
 pub type Failure = Box<dyn Error>;
 
-/// Keeps the node's pods in the mesh until it is told to stop.
-pub fn run(config: Config) -> Result<(), Failure> {
-    Keeper::start(config)?.run()
+/// Keeps the node's pods in the mesh until one of `signals` tells it to stop.
+pub fn run(config: Config, signals: Signals) -> Result<(), Failure> {
+    Keeper::start(config, signals)?.run()
 }
 
 #[cfg(test)]

@@ -90,8 +90,7 @@ enum Source {
 
 impl Keeper {
     /// Loads the programs, takes over what an agent that runs here has, and starts a proxy.
-    pub fn start(config: Config) -> Result<Self, Failure> {
-        let signals = Signals::hold_back()?;
+    pub fn start(config: Config, signals: Signals) -> Result<Self, Failure> {
         sys::raise_open_file_limit();
         let threshold = Threshold::of(&config);
         let mut predecessor = threshold.as_ref().and_then(Predecessor::find);

@@ -180,6 +180,7 @@ pub async fn serve_plaintext(
         }
         Err(error) => {
             reset_on_drop(&socket);
+            error.log(&pod, client, to.port());
             error.into()
         }
     };
@@ -232,10 +233,11 @@ pub async fn serve_hbone(
             () = told.has_begun() => {}
         }
     };
+    let own_pod = Arc::clone(&pod);
     let asking = Rc::clone(&session);
     let handle = move |request| {
         let places = (streams.try_place(), asking.stream());
-        serve_stream(Rc::clone(&core), Arc::clone(&pod), identity.clone(), peer, places, request)
+        serve_stream(Rc::clone(&core), Arc::clone(&own_pod), identity.clone(), peer, places, request)
     };
     let served = tokio::select! {
         served = serve_session(tls, &budget, drain, handle) => served,
@@ -243,7 +245,7 @@ pub async fn serve_hbone(
     };
     match served {
         Err(error) if error.kind() == io::ErrorKind::Other => {
-            tracing::warn!(%peer, %error, "connection over mutual TLS cut off");
+            tracing::warn!(%pod, %peer, %error, "connection over mutual TLS cut off");
         }
         Err(error) => tracing::debug!(%peer, %error, "connection over mutual TLS ended"),
         Ok(()) => {}
@@ -360,6 +362,7 @@ async fn serve_stream(
         },
         Err(error) => {
             request.refuse(error.refusal());
+            error.log(&pod, peer, to.port());
             error.into()
         }
     };
@@ -414,6 +417,13 @@ fn came_from_inside(pod: &LocalPod, client: ClientAddress) -> bool {
 }
 
 impl Error {
+    /// Logs it; who was denied was logged with the decision.
+    fn log(&self, pod: &LocalPod, peer: ClientAddress, port: u16) {
+        if !matches!(self, Self::Denied(_)) {
+            tracing::warn!(%pod, %peer, port, error = %self, "inbound connection refused");
+        }
+    }
+
     /// What a peer is told.
     fn refusal(&self) -> Refusal {
         match self {
@@ -432,9 +442,6 @@ impl From<Error> for Ended {
             Error::Crowded => "UO",
             _ => "CONNECT",
         };
-        if !matches!(error, Error::Denied(_)) {
-            tracing::warn!(%error, "inbound connection refused");
-        }
         Self::Failed(flag, error.to_string())
     }
 }

@@ -60,7 +60,7 @@ pub async fn serve(core: Rc<Core>, pod: Arc<LocalPod>, socket: TcpStream, peer: 
             return reset_on_drop(&socket);
         }
         Err(error) => {
-            tracing::error!(%pod, %error, "can't read a connection's destination: refused");
+            tracing::error!(%pod, %peer, %error, "can't read a connection's destination: refused");
             return reset_on_drop(&socket);
         }
     };

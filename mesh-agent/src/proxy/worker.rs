@@ -23,6 +23,7 @@ use super::relay::reset_on_drop;
 use super::sessions::Sessions;
 use super::{inbound, outbound, tls};
 use crate::kept::Sockets;
+use crate::liveness::Beat;
 use crate::sys::ebpf::FlowMap;
 use crate::telemetry::WorkerMetrics;
 
@@ -83,13 +84,15 @@ struct Worker {
     accepting: RefCell<HashMap<Arc<str>, Vec<AbortHandle>>>,
 }
 
-/// Runs a core, which gets sockets in pods through a channel, until it is told to drain. To be called on the core's own thread.
+/// Runs a core, which gets sockets in pods through a channel, until it is told to drain, and has it say that its loop turns.
+/// To be called on the core's own thread.
 pub fn run(
     shared: Arc<Shared>,
     flows: FlowMap,
     sockets: OwnedFd,
     metrics: Arc<WorkerMetrics>,
     commands: mpsc::UnboundedReceiver<Command>,
+    beat: &Beat,
 ) -> std::io::Result<()> {
     // No signals and no child processes here: their bookkeeping would cost something in every wakeup.
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -106,7 +109,10 @@ pub fn run(
             core: Core::new(shared, (flows, Sockets::start(sockets)?), metrics),
             accepting: RefCell::default(),
         };
-        worker.serve(commands).await;
+        tokio::select! {
+            () = worker.serve(commands) => {}
+            () = beat.keep() => {}
+        }
         Ok(())
     })
 }

@@ -238,6 +238,7 @@ impl Collector for Workers {
                 "Access log lines that were not written fast enough",
                 self.log.lost(),
             ),
+            ("nodemesh_log_lines_lost", "Log lines that were not written fast enough", mesh_log::lost()),
         ] {
             encoder
                 .encode_descriptor(name, help, None, MetricType::Counter)?

@@ -105,14 +105,14 @@ impl Newcomer {
             }
             // Health checks of load balancers connect and go.
             Ok(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
-                debug!(%address, "connection closed before the handshake");
+                debug!(peer = %address, "connection closed before the handshake");
                 return None;
             }
             Ok(Err(error)) => error.to_string(),
             Err(_) => format!("not finished after {HANDSHAKE_TIMEOUT:?}"),
         };
         metrics.handshake_failures.inc();
-        warn!(%address, reason, "TLS handshake refused");
+        warn!(peer = %address, reason, "TLS handshake refused");
         None
     }
 }

@@ -79,9 +79,9 @@ impl Agent {
         self.unacknowledged.store(count, Ordering::Relaxed);
     }
 
-    /// Notes what the agent rejected.
+    /// Notes what the agent rejected, in its words, which are shown on a terminal.
     pub fn note_nack(&self, text: &str) {
-        *self.last_nack.lock().unwrap_or_else(PoisonError::into_inner) = Some(text.to_owned());
+        *self.last_nack.lock().unwrap_or_else(PoisonError::into_inner) = Some(mesh_log::escaped(text));
     }
 
     fn link(&self) -> AgentLink {

@@ -94,15 +94,15 @@ impl Stream {
     /// Serves until either side ends it.
     pub async fn serve(mut self, mut inbound: Streaming<DeltaDiscoveryRequest>) {
         let node = Arc::clone(&self.registration.agent.node);
+        let peer = self.registration.agent.address;
         let reason = match self.open(&mut inbound).await {
             Ok(()) => self.exchange(&mut inbound).await,
             Err(status) => {
-                let address = self.registration.agent.address;
-                warn!(%node, %address, reason = status.message(), "discovery refused");
+                warn!(%node, %peer, reason = status.message(), "discovery refused");
                 self.refuse(status)
             }
         };
-        info!(%node, reason, "agent disconnected");
+        info!(%node, %peer, reason, "agent disconnected");
     }
 
     async fn open(&mut self, inbound: &mut Streaming<DeltaDiscoveryRequest>) -> Result<(), Status> {
@@ -118,7 +118,7 @@ impl Stream {
         let id = check_node(&agent.node, first.node.as_ref())?;
         let metadata = first.node.as_ref().and_then(|node| node.metadata.as_ref());
         self.types.in_parts = metadata.is_some_and(|metadata| metadata.fields.contains_key(PARTS));
-        info!(node = %agent.node, address = %agent.address, id, "agent connected");
+        info!(node = %agent.node, peer = %agent.address, id, "agent connected");
         self.take(first)
     }
 
@@ -177,9 +177,9 @@ impl Stream {
     }
 
     fn take(&mut self, request: DeltaDiscoveryRequest) -> Result<(), Status> {
-        let node = &self.registration.agent.node;
+        let (node, peer) = (&self.registration.agent.node, self.registration.agent.address);
         let Some((slot, label)) = self.types.of(&request.type_url) else {
-            warn!(%node, type_url = request.type_url, "an unknown resource type was asked for");
+            warn!(%node, %peer, type_url = request.type_url, "an unknown resource type was asked for");
             return Ok(());
         };
         let answer = if let Some(subscription) = slot {
@@ -196,7 +196,7 @@ impl Stream {
             Answer::Nack(text) => {
                 let text: String = text.chars().take(LONGEST_TEXT).collect();
                 self.metrics.nacks.get_or_create(&label).inc();
-                warn!(%node, r#type = label.r#type, reason = text, "the agent rejected resources");
+                warn!(%node, %peer, r#type = label.r#type, reason = text, "the agent rejected resources");
                 self.registration.agent.note_nack(&text);
             }
         }

@@ -92,6 +92,8 @@ def mesh_says(what, authority):
         "cut-short": mesh_frame(1, 1, b"\0\0\0\1\4"),
         # Much more than any window, as the stream may be accepted and given credit while it comes.
         "no-credit": opened + mesh_frame(0, 1, bytes(200_000)) * 80,
+        # Words that would be a line of our own, in a denial's form.
+        "goodbye": mesh_frame(9, 0, b"\1bye\n2026-11-29T00:00:00.000000Z  WARN mesh_agent: FORGED policy=app/none\x1b[2K"),
         "streams": b"".join(mesh_open(stream, authority) for stream in range(1, 2001)),
     }[what]
 

@@ -27,7 +27,7 @@ fn a_pod_has_so_many_connections_and_others_have_theirs() {
         "another pod of the node is served"
     );
     assert!(world.metric("node1", "nodemesh_connections_over_limit_total", "") > 39.0);
-    assert!(world.agent_log("node1").contains("the pod has its connections already"));
+    world.logged("node1", "the pod has its connections already");
     drop(greedy.stdin.take());
     greedy.wait().unwrap();
     // The server keeps its ends open until it goes.

@@ -11,6 +11,7 @@ mod held;
 mod leftovers;
 mod limits;
 mod listeners;
+mod logs;
 mod plaintext;
 mod pods;
 mod policy;

@@ -46,7 +46,7 @@ fn allow_and_deny_by_account_namespace_port_and_address() {
         world.lab.delete(&manifest).unwrap();
         eventually("open again", || reaches(&world, "other") && reaches(&world, "neighbour"));
     }
-    assert!(world.agent_log("node2").contains("app/case"), "denials name the policy");
+    world.logged("node2", "app/case");
 }
 
 #[test]
@@ -65,6 +65,6 @@ fn a_change_closes_established_connections_within_a_second() {
         world.lab.delete(&deny).unwrap();
         eventually("open again", || reaches(&world, pod));
     }
-    assert!(world.agent_log("node2").contains("policy changed"));
+    world.logged("node2", "policy changed");
     assert!(world.metric("node2", "nodemesh_connections_revoked_total", "") > 1.5);
 }

@@ -116,7 +116,7 @@ fn a_stop_lets_open_connections_finish() {
     let text = String::from_utf8_lossy(&output.stdout);
     let (sent, received) = text.trim().split_once(' ').expect("it got to its end");
     assert_eq!(sent, received);
-    assert!(world.agent_log("node1").contains("told to stop"));
+    world.logged("node1", "told to stop");
 }
 
 #[test]
@@ -147,7 +147,7 @@ fn a_killed_proxy_costs_no_new_connection() {
     let logs = || ["node1", "node2"].map(|node| world.agent_log(node)).concat();
     assert!(failed.is_empty(), "{failed:#?}, though these ended: {ends:?}\n{}", logs());
     assert!(storm.done > 1000, "{} connections", storm.done);
-    assert!(world.agent_log("node1").contains("the proxy is gone"));
+    world.logged("node1", "the proxy is gone");
 }
 
 #[test]
@@ -228,7 +228,7 @@ fn an_upgrade_costs_no_connection_old_or_new() {
     println!("{} connections, longest {:?}; {} held", storm.done, storm.longest, held.done);
     assert!(storm.broken.is_empty(), "{:#?}", storm.broken);
     assert!(held.broken.is_empty() && held.done >= 100, "{:#?}", held.broken);
-    assert!(world.agent_log("node1").contains("took over from a predecessor"));
+    world.logged("node1", "took over from a predecessor");
 }
 
 /// Otherwise a pod that gets the address has a port that every process of the node reaches past its policy.

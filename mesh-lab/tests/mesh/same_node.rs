@@ -100,7 +100,7 @@ fn a_policy_closes_what_it_forbids_and_nothing_else() {
     assert!(opened(&world, PROXY) - proxied < 0.5, "both were direct");
     assert!(!world.client("app", "neighbour", &["who", "server.app", PORT]).ok, "no new one either");
     assert!(world.client("app", "stranger", &["who", "server.app", PORT]).ok);
-    assert!(world.agent_log("node2").contains("policy changed"));
+    world.logged("node2", "policy changed");
 }
 
 /// Opens connections, binds each to the last of the pod's interfaces, and tells when all are closed.
@@ -200,7 +200,7 @@ fn connections_that_open_during_an_upgrade_obey_the_new_agent() {
         upgrade.join().unwrap().unwrap();
         held
     });
-    assert!(world.agent_log("node2").contains("took over from a predecessor"));
+    world.logged("node2", "took over from a predecessor");
     let open =
         || opened(&world, DIRECT) - world.metric("node2", "istio_tcp_connections_closed_total", DIRECT);
     eventually("it is the only one that is open", || (open() - 1.0).abs() < 0.5);
@@ -217,10 +217,8 @@ fn mutual_tls_on_one_node_is_a_setting() {
         assert!(world.client("app", "neighbour", &["who", "server.app", PORT]).ok);
     }
     assert!(before < 0.5 && opened(&world, DIRECT) < 0.5);
-    let log = world.agent_log("node2");
-    assert!(
-        log.lines().any(|line| line.contains("src.workload=neighbour") && line.contains("transport=mesh"))
-    );
+    let is_its_line = |line: &str| line.contains("src.workload=neighbour") && line.contains("transport=mesh");
+    eventually("it is logged", || world.agent_log("node2").lines().any(is_its_line));
 }
 
 #[test]

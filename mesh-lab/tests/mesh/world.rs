@@ -148,6 +148,11 @@ impl World {
         std::fs::read_to_string(&node.agent.as_ref().unwrap().log).unwrap()
     }
 
+    /// Waits for an agent to log a text: lines are written by a thread of their own, soon after what they tell of.
+    pub fn logged(&self, node: &str, text: &str) {
+        eventually(&format!("{node} logs {text}"), || self.agent_log(node).contains(text));
+    }
+
     /// Process id of a node's agent.
     pub fn agent_pid(&self, node: &str) -> u32 {
         let status = self.lab.status().unwrap();

@@ -1,0 +1,200 @@
+//! The access log: one line for each connection, when it ends (wire reference 8.2).
+//!
+//! Lines are formatted by the worker and written by a thread of their own. A log that nobody reads fast enough loses
+//! lines, which are counted; it never holds up a worker. Of connections that were refused there is one line for each
+//! client, destination and second, with a count: a client makes as many as it likes.
+
+use std::io::Write;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use mesh_api::plan::Workload;
+use mesh_log::{Line, Sink, Source};
+
+pub use mesh_log::Format;
+
+use super::labels::{Labels, Reporter};
+use super::record::Ended;
+
+/// The writer gathers lines for so long: there may be one for each connection.
+const GATHER: Duration = Duration::from_millis(50);
+
+/// Where the workers' lines go.
+#[derive(Clone)]
+pub struct AccessLog {
+    lines: Option<(Format, Arc<Sink>)>,
+}
+
+/// One connection that ended.
+pub(super) struct Entry<'a> {
+    pub labels: &'a Labels,
+    pub client: SocketAddr,
+    pub destination: SocketAddr,
+    pub upstream: Option<SocketAddr>,
+    pub transport: &'static str,
+    pub policy: Option<&'a str>,
+    pub ended: &'a Ended,
+    pub sent: u64,
+    pub received: u64,
+    pub duration: Duration,
+    pub rtt: Option<Duration>,
+}
+
+impl AccessLog {
+    /// A log that writes to `output`.
+    pub fn start(format: Format, output: impl Write + Send + 'static) -> std::io::Result<Self> {
+        let sink = Sink::start("access-log", output, GATHER, move |lines| {
+            let mut line = begin(format);
+            line.number("lost", lines);
+            line
+        })?;
+        Ok(Self { lines: Some((format, Arc::new(sink))) })
+    }
+
+    /// No log.
+    pub fn off() -> Self {
+        Self { lines: None }
+    }
+
+    /// Lines lost because they were not written fast enough.
+    pub fn lost(&self) -> u64 {
+        self.lines.as_ref().map_or(0, |(_, sink)| sink.lost())
+    }
+
+    pub(super) fn write<'a>(&self, entry: impl FnOnce() -> Entry<'a>) {
+        let Some((format, sink)) = &self.lines else { return };
+        let entry = entry();
+        match entry.refused() {
+            Some(source) => sink.push_of(source, || entry.line(*format)),
+            None => sink.push(entry.line(*format)),
+        }
+    }
+}
+
+fn begin(format: Format) -> Line {
+    let mut line = Line::of_fields(format);
+    line.show("time", humantime::format_rfc3339_millis(SystemTime::now()));
+    line
+}
+
+impl Entry<'_> {
+    /// What lines of refused connections have in common; none if it was not refused.
+    fn refused(&self) -> Option<Source> {
+        let Ended::Failed(flag, _) = self.ended else { return None };
+        Some(Source::new((self.direction(), flag), &self.client.to_string(), self.destination))
+    }
+
+    fn line(&self, format: Format) -> Line {
+        let mut line = begin(format);
+        line.show("direction", self.direction());
+        line.show("outcome", self.outcome());
+        self.ends(&mut line);
+        line.show("transport", self.transport);
+        line.show("path", self.labels.path.as_str());
+        if let Some(policy) = self.policy {
+            line.text("policy", policy);
+        }
+        line.number("bytes_sent", self.sent);
+        line.number("bytes_recv", self.received);
+        line.show("duration", format_args!("{}ms", self.duration.as_millis()));
+        if let Some(rtt) = self.rtt {
+            line.show("rtt", format_args!("{}us", rtt.as_micros()));
+        }
+        match self.ended {
+            Ended::Closed => {}
+            Ended::Broken(reason) => line.text("error", reason),
+            Ended::Failed(flag, reason) => {
+                line.show("response_flags", flag);
+                line.text("error", reason);
+            }
+        }
+        line
+    }
+
+    fn direction(&self) -> &'static str {
+        match self.labels.reporter {
+            Reporter::Source => "outbound",
+            Reporter::Destination => "inbound",
+        }
+    }
+
+    fn outcome(&self) -> &'static str {
+        match self.ended {
+            Ended::Closed => "closed",
+            Ended::Broken(_) => "broken",
+            Ended::Failed("DENY", _) => "denied",
+            Ended::Failed(..) => "failed",
+        }
+    }
+
+    fn ends(&self, line: &mut Line) {
+        let labels = self.labels;
+        line.show("src.addr", self.client);
+        workload(line, ["src.workload", "src.namespace"], labels.source.as_deref());
+        if let Some(identity) = &labels.source_identity {
+            line.text("src.identity", identity.as_str());
+        }
+        line.show("dst.addr", self.destination);
+        if let Some(upstream) = self.upstream {
+            line.show("dst.upstream", upstream);
+        }
+        if let Some(service) = &labels.service {
+            line.text("dst.service", &service.hostname);
+        }
+        workload(line, ["dst.workload", "dst.namespace"], labels.destination.as_deref());
+        if let Some(identity) = &labels.destination_identity {
+            line.text("dst.identity", identity.as_str());
+        }
+    }
+}
+
+fn workload(line: &mut Line, [name, namespace]: [&str; 2], workload: Option<&Workload>) {
+    if let Some(workload) = workload {
+        line.text(name, &workload.name);
+        line.text(namespace, &workload.namespace);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::sync::{Mutex, PoisonError};
+
+    use super::super::record::{Record, Start};
+    use super::super::worker::WorkerMetrics;
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Written(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Written {
+        fn write(&mut self, piece: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(piece);
+            Ok(piece.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn refused_connections_are_counted_and_others_have_a_line_each() {
+        let written = Written::default();
+        let worker = WorkerMetrics::new(AccessLog::start(Format::Text, written.clone()).unwrap());
+        for port in 1..=100 {
+            let client = SocketAddr::new("10.0.0.1".parse().unwrap(), port);
+            let destination = "10.0.0.2:80".parse().unwrap();
+            let start = Start { reporter: Reporter::Destination, client, destination };
+            Record::new(&worker, start).end(&Ended::Failed("DENY", "by\npolicy".to_owned()), (0, 0));
+            Record::new(&worker, start).end(&Ended::Closed, (1, 1));
+        }
+        drop(worker);
+        let text = String::from_utf8(written.0.lock().unwrap().clone()).unwrap();
+        let lines = |outcome: &str| text.lines().filter(|line| line.contains(outcome)).collect::<Vec<_>>();
+        assert_eq!(lines("outcome=closed").len(), 100);
+        let denied = lines("outcome=denied");
+        assert!(denied.len() == 2 && denied[1].ends_with(r#" error="by\npolicy" count=99"#), "{denied:?}");
+    }
+}
