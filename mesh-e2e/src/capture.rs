@@ -1,4 +1,4 @@
-//! Packets on the link between nodes.
+//! Packets on a link of a node.
 
 use std::fs;
 use std::path::PathBuf;
@@ -11,19 +11,25 @@ use anyhow::{Context, Result, ensure};
 use crate::cluster;
 use crate::wait::{SOON, eventually};
 
-/// tcpdump on a node's link to the others, until the value goes.
+/// tcpdump on an interface of a node, until the value goes.
 pub struct Capture {
     tcpdump: Child,
     file: PathBuf,
 }
 
 impl Capture {
-    /// Starts on `node`; returns when packets are recorded.
+    /// Starts on the link of `node` to the other nodes; returns when packets are recorded.
     pub fn start(node: &str) -> Result<Self> {
-        let file = std::env::temp_dir().join(format!("nodemesh-e2e-{}-{node}.pcap", std::process::id()));
+        Self::start_on(node, "eth0")
+    }
+
+    /// Starts on an interface of `node`, such as the bridge of its pods; returns when packets are recorded.
+    pub fn start_on(node: &str, interface: &str) -> Result<Self> {
+        let name = format!("nodemesh-e2e-{}-{node}-{interface}.pcap", std::process::id());
+        let file = std::env::temp_dir().join(name);
         let _ = fs::remove_file(&file);
         let tcpdump = cluster::on_network_of(node)?
-            .args(["tcpdump", "-i", "eth0", "--immediate-mode", "-U", "-s", "0", "-Z", "root", "-w"])
+            .args(["tcpdump", "-i", interface, "--immediate-mode", "-U", "-s", "0", "-Z", "root", "-w"])
             .arg(&file)
             .arg("tcp")
             .spawn()

@@ -50,6 +50,18 @@ impl Scope {
         Ok(scope)
     }
 
+    /// One with a client and a web server on the first node, which are ready.
+    pub fn on_one_node(subject: &str, enrolled: Enrolled) -> Result<Self> {
+        let [first, _] = cluster::nodes()?;
+        let scope = Self::new(subject, enrolled)?;
+        scope.apply(&workload::list(&[
+            workload::server("web", 1, Some(&first)),
+            workload::client("client", Some(&first)),
+        ]))?;
+        scope.ready()?;
+        Ok(scope)
+    }
+
     /// Its name.
     pub fn name(&self) -> &str {
         &self.name

@@ -1,4 +1,5 @@
-//! What can be read on the link between nodes. The capture is of all that passes there, so this file's test runs by itself.
+//! What can be read on the link between nodes, and on the bridge of a node's pods. A capture is of all that passes there,
+//! so this file's tests run by themselves.
 
 use anyhow::{Result, ensure};
 use mesh_e2e::{Capture, Enrolled, SOON, Scope, cluster, eventually, mesh};
@@ -6,14 +7,17 @@ use mesh_e2e::{Capture, Enrolled, SOON, Scope, cluster, eventually, mesh};
 const FAMILIES: [&str; 2] = ["-4", "-6"];
 const SECRET: &str = "a secret that nobody between the nodes may read";
 
-/// Sends `SECRET` from the first node to the second by both families, and returns what passed between them.
-fn captured(scope: &Scope) -> Result<Vec<u8>> {
+/// The bridge of the local cluster's pods, on each node.
+const BRIDGE: &str = "cni0";
+
+/// Sends `SECRET` from the client to the server by both families, and returns what passed on an interface of a node
+/// meanwhile.
+fn captured(scope: &Scope, node: &str, interface: &str) -> Result<Vec<u8>> {
     for family in FAMILIES {
         let post = || scope.curl("client", &[family, "-d", SECRET, "http://web"]);
         eventually("the Service answers", SOON, post)?;
     }
-    let [_, second] = cluster::nodes()?;
-    let capture = Capture::start(&second)?;
+    let capture = Capture::start_on(node, interface)?;
     for family in FAMILIES {
         for _ in 0..5 {
             let answer = scope.curl("client", &[family, "-d", SECRET, "http://web"])?;
@@ -30,15 +34,34 @@ fn holds(packets: &[u8], text: &str) -> bool {
 /// The first half shows that the capture would find plaintext.
 #[test]
 fn nothing_between_nodes_is_readable() -> Result<()> {
-    let packets = captured(&Scope::across_nodes("plaintext", Enrolled::No)?)?;
+    let [_, second] = cluster::nodes()?;
+    let packets = captured(&Scope::across_nodes("plaintext", Enrolled::No)?, &second, "eth0")?;
     ensure!(holds(&packets, SECRET) && holds(&packets, "POST / HTTP"), "the capture misses what was sent");
 
     let scope = Scope::across_nodes("mtls", Enrolled::Yes)?;
     scope.apply(&mesh::strict())?;
-    let packets = captured(&scope)?;
+    let packets = captured(&scope, &second, "eth0")?;
     ensure!(packets.len() > 5000, "{} bytes are too few for ten requests", packets.len());
+    unreadable(&packets)
+}
+
+/// Pods of one node talk from veth to veth: their bridge, where a pod with `NET_RAW` could listen, carries handshakes
+/// alone. The first half shows that the capture would find the rest.
+#[test]
+fn nothing_between_pods_of_a_node_is_readable_on_their_bridge() -> Result<()> {
+    let [first, _] = cluster::nodes()?;
+    let packets = captured(&Scope::on_one_node("bridge-plain", Enrolled::No)?, &first, BRIDGE)?;
+    ensure!(holds(&packets, SECRET) && holds(&packets, "POST / HTTP"), "the capture misses what was sent");
+
+    let scope = Scope::on_one_node("bridge", Enrolled::Yes)?;
+    scope.apply(&mesh::strict())?;
+    let packets = captured(&scope, &first, BRIDGE)?;
+    unreadable(&packets)
+}
+
+fn unreadable(packets: &[u8]) -> Result<()> {
     for text in [SECRET, "POST / HTTP", "Content-Length"] {
-        ensure!(!holds(&packets, text), "`{text}` was readable between the nodes");
+        ensure!(!holds(packets, text), "`{text}` was readable");
     }
     Ok(())
 }
