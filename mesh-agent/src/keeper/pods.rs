@@ -356,7 +356,8 @@ fn find(cgroup: &Path, claim: &Claim, held: Option<u64>, said: Option<Netns>) ->
     // Nothing has run there yet: what it has is what the runtime gave it, and the API may tell of the sandbox before.
     let told = if said.is_some() { &[] } else { &claim.addresses[..] };
     let found = match said {
-        Some(netns) => Some(netns),
+        // The node's own network is no pod's, whoever says so.
+        Some(netns) => Some(netns).filter(|it| !is_own(it)),
         None => sys::find_sandbox(cgroup, &claim.uid, claim.own_users, held)?,
     };
     let Some(netns) = found else { return Ok(None) };
@@ -371,6 +372,11 @@ fn find(cgroup: &Path, claim: &Claim, held: Option<u64>, said: Option<Netns>) ->
     };
     let complete = !addresses.is_empty() && addresses.iter().all(|address| there.contains(address));
     Ok(complete.then_some((netns, addresses)))
+}
+
+/// Whether this is the node's own network namespace, the agent's; one that can't be told apart counts as that.
+fn is_own(netns: &Netns) -> bool {
+    Netns::of_process(std::process::id()).map_or(true, |own| own.cookie() == netns.cookie())
 }
 
 /// Opens one of a pod's listeners. A connection that the proxy accepts from an application or from outside the mesh is
