@@ -42,14 +42,19 @@ mod tests {
     use std::fs;
     use std::path::Path;
 
-    /// What has the node's privileges is small enough to be read in one go.
+    /// What has the node's privileges is small enough to be read in one go: this folder, and what the keeper runs of the CNI
+    /// plugin's side. Tests, comments and blank lines do not count.
     #[test]
     fn the_keeper_is_under_2000_lines() {
-        let here = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/keeper");
-        let files =
-            fs::read_dir(here).unwrap().map(|entry| fs::read_to_string(entry.unwrap().path()).unwrap());
-        let lines = files.map(|file| file.split("#[cfg(test)]\nmod tests").next().unwrap().lines().count());
-        let lines: usize = lines.sum();
-        assert!(lines < 2000, "{lines} lines without the tests");
+        let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+        let own = fs::read_dir(sources.join("keeper")).unwrap().map(|entry| entry.unwrap().path());
+        let files = own.chain(["gate.rs", "follow.rs"].map(|name| sources.join("cni").join(name)));
+        let lines: usize = files.map(|file| lines_of_code(&fs::read_to_string(file).unwrap())).sum();
+        assert!(lines < 2000, "{lines} lines of code");
+    }
+
+    fn lines_of_code(file: &str) -> usize {
+        let code = file.split("#[cfg(test)]\nmod tests").next().unwrap();
+        code.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with("//")).count()
     }
 }
