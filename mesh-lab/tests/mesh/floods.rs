@@ -218,7 +218,9 @@ fn unfinished_handshakes_from_many_addresses_and_silent_sessions_hold_no_place()
             world.client("app", "client", &["who", "server.app", PORT]).ok
         });
     }
-    holders.into_iter().for_each(|holder| drop(let_go(holder)));
+    holders.into_iter().for_each(|holder| {
+        let_go(holder);
+    });
     let scratch = Scratch::new("unfinished");
     let (certificate, key) = member(&world, &scratch.0, "spiffe://cluster.local/ns/app/sa/other", "1h");
     let output = stranger(&world, &["idle", &server, "15008", "40", &certificate, &key]).output().unwrap();

@@ -79,7 +79,6 @@ fn a_yes_from_before_a_policy_is_of_no_use_after_it() {
 fn a_yes_is_of_no_use_when_its_agent_is_long_gone() {
     let world = World::new("delayed-alone");
     let delayed = Delayed::connect(&world);
-    let server = &world.addresses("app", "server")[0];
     world.lab.agent("node2").kill().unwrap();
     // As long as they do, what goes directly goes on.
     let server = &world.addresses("app", "server")[0];
