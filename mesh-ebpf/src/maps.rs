@@ -153,8 +153,7 @@ pub static HOME: Array<u64> = Array::with_max_entries(1, 0);
 /// Cgroups outside of all pods', by their ids; each stands for all that is below it. Written by the keeper, read by
 /// `connect`.
 #[map]
-pub static NODE_CGROUPS: HashMap<u64, u32> =
-    HashMap::with_max_entries(MAX_NODE_CGROUPS, BPF_F_NO_PREALLOC);
+pub static NODE_CGROUPS: HashMap<u64, u32> = HashMap::with_max_entries(MAX_NODE_CGROUPS, BPF_F_NO_PREALLOC);
 
 /// The node's probes from their SYN to their end, and the namespace that each may arrive in. Written by `sockops`, read by
 /// `sk_lookup`; the proxy sweeps up what is left behind. Not among `DIRECT_FLOWS`, which pods can fill up.

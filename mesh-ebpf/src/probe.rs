@@ -76,9 +76,8 @@ pub fn opening(context: &SockOpsContext, socket: *mut bpf_sock, probe: &DirectSo
 #[inline(always)]
 pub fn may_arrive(pod: u64, client: Endpoint, server: Endpoint) -> bool {
     // SAFETY: only its presence is looked at, or the entry is copied at once.
-    let (declared, filed) = unsafe {
-        (PROBE_PORTS.get(server).is_some(), PROBES.get(DirectFlow { client, server }).copied())
-    };
+    let (declared, filed) =
+        unsafe { (PROBE_PORTS.get(server).is_some(), PROBES.get(DirectFlow { client, server }).copied()) };
     // As if nobody could take it back: a kubelet that had no answer for some seconds has given up.
     declared && filed.is_some_and(|filed| filed.arrives(pod, now(), false) == Arrival::Direct)
 }

@@ -15,7 +15,8 @@ use core::ptr;
 use mesh_common::address::Address;
 use mesh_common::direct::DirectFlow;
 use mesh_common::veth::{
-    self, Bytes, Departure, Direction, EVERYBODY, FOR_GOOD, FOR_NOW, MARK, Packet, VethEnd, VethFlow, Wanted, Way,
+    self, Bytes, Departure, Direction, EVERYBODY, FOR_GOOD, FOR_NOW, MARK, Packet, VethEnd, VethFlow, Wanted,
+    Way,
 };
 
 use crate::context;
@@ -198,8 +199,9 @@ pub fn closed(socket: *mut bpf_sock, from: u32) {
     forget(socket);
     let Some(flow) = VETH_FLOWS.get_ptr_mut(end.flow) else { return };
     // SAFETY: aligned words of the map that are there as long as the program.
-    let (client, server) =
-        unsafe { (ptr::read_volatile(&raw const (*flow).client), ptr::read_volatile(&raw const (*flow).server)) };
+    let (client, server) = unsafe {
+        (ptr::read_volatile(&raw const (*flow).client), ptr::read_volatile(&raw const (*flow).server))
+    };
     let is_server = end.is_server != 0;
     if end.socket != (if is_server { server } else { client }) {
         return;
