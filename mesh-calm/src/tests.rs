@@ -88,16 +88,19 @@ fn goaway(heard: &[u8]) -> Option<u32> {
     code
 }
 
+/// What it is, what comes before it, and its frames by their number.
+type Flood = (&'static str, Vec<u8>, fn(u32) -> Vec<u8>);
+
 #[tokio::test]
 async fn floods_without_data_end_in_enhance_your_calm() {
     let settings = || frame(4, 0, 0, &[]);
-    let floods: [(&str, Vec<u8>, fn(u32) -> Vec<u8>); 12] = [
+    let floods: [Flood; 12] = [
         ("PRIORITY", settings(), |n| frame(2, 0, 2 * n + 1, &[0, 0, 0, 0, 1])),
         ("WINDOW_UPDATE", settings(), |_| frame(8, 0, 0, &[0, 0, 0, 1])),
         ("PING", settings(), |_| frame(6, 0, 0, b"12345678")),
         ("answers to PING", settings(), |_| frame(6, 1, 0, b"12345678")),
         ("SETTINGS", vec![], |_| frame(4, 0, 0, &[])),
-        ("windows by SETTINGS", vec![], |n| frame(4, 0, 0, &[0, 4, 0, 1, 0, (n % 256) as u8])),
+        ("windows by SETTINGS", vec![], |n| frame(4, 0, 0, &[0, 4, 0, 1, 0, n.to_le_bytes()[0]])),
         ("unknown", settings(), |_| frame(99, 0, 0, &[])),
         ("large unknown", settings(), |_| frame(99, 0, 0, &[7; 16384])),
         ("padding", [settings(), connect(1)].concat(), |_| frame(0, 8, 1, &[3, 0, 0, 0])),
@@ -171,7 +174,7 @@ async fn who_has_not_proved_anything_has_so_many_frames() {
     }
 }
 
-/// A thousand messages on each of sixteen streams, each acknowledged with its own WINDOW_UPDATEs.
+/// A thousand messages on each of sixteen streams, each acknowledged with its own `WINDOW_UPDATE`s.
 #[tokio::test]
 async fn many_small_messages_are_no_flood() {
     let (ours, theirs) = duplex(ROOM);

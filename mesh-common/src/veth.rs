@@ -351,13 +351,13 @@ fn read_v4(packet: &impl Bytes, at: u32, direction: &mut Direction) -> Packet {
     }
     direction.from = Endpoint::new(Address::v4([ip[12], ip[13], ip[14], ip[15]]), 0);
     direction.to = Endpoint::new(Address::v4([ip[16], ip[17], ip[18], ip[19]]), 0);
-    let header = ((ip[0] & 0xf) as u32) * 4;
+    let header = u32::from(ip[0] & 0xf) * 4;
     // More fragments, or not the first.
     let fragment = ip[6] & 0x3f != 0 || ip[7] != 0;
     if fragment || header < 20 {
         return Packet::Unreadable;
     }
-    let total = u16::from_be_bytes([ip[2], ip[3]]) as u32;
+    let total = u32::from(u16::from_be_bytes([ip[2], ip[3]]));
     tcp(packet, at + header, total.wrapping_sub(header), direction)
 }
 
@@ -370,7 +370,7 @@ fn read_v6(packet: &impl Bytes, at: u32, direction: &mut Direction) -> Packet {
     if !read {
         return Packet::Other;
     }
-    let (mut next, mut length) = (ip[6], u16::from_be_bytes([ip[4], ip[5]]) as u32);
+    let (mut next, mut length) = (ip[6], u32::from(u16::from_be_bytes([ip[4], ip[5]])));
     let mut at = at + 40;
     let mut followed = 0;
     while followed < MOST_EXTENSIONS {
@@ -390,7 +390,7 @@ fn read_v6(packet: &impl Bytes, at: u32, direction: &mut Direction) -> Packet {
         if !packet.load(at, &mut header) {
             return Packet::Unreadable;
         }
-        let bytes = (header[1] as u32 + 1) * 8;
+        let bytes = (u32::from(header[1]) + 1) * 8;
         (next, length) = (header[0], length.wrapping_sub(bytes));
         at += bytes;
         followed += 1;
@@ -411,7 +411,7 @@ fn tcp(packet: &impl Bytes, at: u32, length: u32, direction: &mut Direction) -> 
     if !packet.load(at, &mut tcp) {
         return Packet::Unreadable;
     }
-    let header = ((tcp[12] >> 4) as u32) * 4;
+    let header = u32::from(tcp[12] >> 4) * 4;
     if header < 20 {
         return Packet::Unreadable;
     }

@@ -3,7 +3,6 @@
 use aya_ebpf::bindings::bpf_sock_addr;
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
-use aya_log_ebpf::debug;
 use mesh_common::fault::Fault;
 use mesh_common::maps::Endpoint;
 use mesh_common::steer::{self, Connect};
@@ -86,7 +85,6 @@ fn take(context: &SockAddrContext, netns: u64, to: Endpoint) -> Step {
     if !context::show_peer(socket, shown) {
         return Step::Fault(Fault::SocketStorage, netns);
     }
-    debug!(context, "netns {} to port {}: taken to port {}", netns, to.port, place.port);
     Step::Take(place)
 }
 

@@ -289,9 +289,9 @@ mod tests {
     fn fields(line: &str) -> Vec<(String, String)> {
         let (mut rest, mut fields) = (line.strip_suffix('\n').unwrap(), Vec::new());
         while let Some((name, after)) = rest.split_once('=') {
-            let length = if after.starts_with('"') {
+            let length = if let Some(quoted) = after.strip_prefix('"') {
                 let mut escaped = false;
-                let end = after[1..].find(|it| {
+                let end = quoted.find(|it| {
                     let ends = it == '"' && !escaped;
                     escaped = it == '\\' && !escaped;
                     ends

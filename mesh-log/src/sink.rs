@@ -37,6 +37,10 @@ struct Queue {
 }
 
 #[derive(Default)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is said by another side, and any may be with any other"
+)]
 struct Waiting {
     text: String,
     lines: u64,
@@ -235,7 +239,7 @@ impl Writer {
         while !rest.is_empty() {
             let (piece, after) = rest.split_at(whole_lines(rest));
             if write_all(&mut self.output, piece).and_then(|()| self.output.flush()).is_err() {
-                failed += piece.iter().filter(|byte| **byte == b'\n').count() as u64;
+                failed += piece.iter().map(|byte| u64::from(*byte == b'\n')).sum::<u64>();
             }
             rest = after;
         }

@@ -80,7 +80,8 @@ mod tests {
         let honest = [handshakes.enter(address(250)).unwrap()];
         let first: Vec<_> = (0..1000).filter_map(|_| handshakes.enter(address(1))).collect();
         assert_eq!(alive(&first), OF_POD.each);
-        let others: Vec<_> = (0..2000).filter_map(|n| handshakes.enter(address((2 + n % 8) as u8))).collect();
+        let others: Vec<_> =
+            (2..10_u8).cycle().take(2000).filter_map(|n| handshakes.enter(address(n))).collect();
         let newcomer = [handshakes.enter(address(251)).unwrap()];
         assert_eq!(alive(&first) + alive(&others) + 2, OF_POD.total);
         assert_eq!((alive(&honest), alive(&newcomer)), (1, 1));

@@ -71,7 +71,7 @@ impl Unread {
     fn read_until(&mut self, text: &str) -> String {
         let mut all = Vec::new();
         eventually(text, || {
-            let mut piece = [0; 65536];
+            let mut piece = vec![0; 65536];
             while let Ok(length) = self.pipe.read(&mut piece) {
                 all.extend_from_slice(&piece[..length]);
             }

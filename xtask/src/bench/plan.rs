@@ -139,9 +139,8 @@ impl Place {
                 Load::Requests(128),
                 Load::Connections,
             ],
-            Self::Hbone => &[Load::Streams(1), Load::Requests(16), Load::Requests(128)],
+            Self::Hbone | Self::Unfiled => &[Load::Streams(1), Load::Requests(16), Load::Requests(128)],
             Self::Mtls => &[Load::Streams(1), Load::Requests(16), Load::Connections],
-            Self::Unfiled => &[Load::Streams(1), Load::Requests(16), Load::Requests(128)],
         }
     }
 }

@@ -59,7 +59,7 @@ fn what_ended_unheard_is_ended_at_the_second_look() {
 #[test]
 fn who_has_as_many_as_it_may_is_the_proxys() {
     let mut flows = flows();
-    let of = |client_netns, socket| DirectEvent { client_netns, socket, ..event(Happened::Opening, 1) };
+    let of = |client_netns, socket| DirectEvent { socket, client_netns, ..event(Happened::Opening, 1) };
     let most = u64::try_from(MOST_OF_CLIENT).unwrap();
     (1..most).for_each(|socket| open(&mut flows, &of(7, socket)));
     assert_eq!(flows.crowd(), HashSet::new());

@@ -153,7 +153,7 @@ mod tests {
     #[test]
     fn the_pod_is_in_the_instructions_and_failures_drop() {
         let all = program(0x1234_5678_9abc_def0, 7, 9);
-        assert_eq!((all[8].immediate, all[9].immediate), (0x9abc_def0_u32 as i32, 0x1234_5678));
+        assert_eq!((all[8].immediate, all[9].immediate), (0x9abc_def0_u32.cast_signed(), 0x1234_5678));
         assert_eq!((all[2].immediate, all[12].immediate), (7, 9));
         let (at, failed) = (7, all[7]);
         let target = at + 1 + usize::try_from(failed.offset).unwrap();

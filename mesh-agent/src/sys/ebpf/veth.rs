@@ -113,7 +113,7 @@ pub(super) fn is_alone(ebpf: &mut Ebpf, end: &HostEnd) -> Result<bool, ProgramEr
     let own = typed::<SchedClassifier>(ebpf, FROM_POD)?.info()?.id();
     let (_, leaving) = SchedClassifier::query_tcx(&end.name, TcAttachType::Ingress)?;
     let (_, arriving) = SchedClassifier::query_tcx(&end.name, TcAttachType::Egress)?;
-    Ok(leaving.iter().map(|it| it.id()).eq([own]) && arriving.is_empty())
+    Ok(leaving.iter().map(aya::programs::ProgramInfo::id).eq([own]) && arriving.is_empty())
 }
 
 /// How this node's pods are connected: the proxy's view.

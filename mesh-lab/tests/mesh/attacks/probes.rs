@@ -53,7 +53,7 @@ fn the_nodes_probes_pass_strict_and_are_recorded() {
     assert!(on_node(&world.lab, "node2", &server));
 }
 
-/// What `externalTrafficPolicy: Cluster` does, which is the default of NodePort and LoadBalancer.
+/// What `externalTrafficPolicy: Cluster` does, which is the default of `NodePort` and `LoadBalancer`.
 #[test]
 fn what_is_masqueraded_to_the_nodes_address_is_no_probe() {
     let (world, server) = strict("probes-nat");
