@@ -3,7 +3,7 @@
 //! 1. [`Install`] puts it onto the node before the agent starts, and [`Follower`] keeps it there when the primary CNI plugin
 //!    writes its network list anew. [`remove`] takes it away.
 //! 2. [`tell`] has on disk, for the plugin, who is to be in the mesh.
-//! 3. [`gate`] is where the plugin asks the keeper.
+//! 3. `gate` is where the plugin asks the keeper.
 
 pub(crate) mod gate;
 
