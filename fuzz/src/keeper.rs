@@ -51,7 +51,8 @@ fn check_bounds(request: &Request) {
         | Request::Uninstalled
         | Request::List(_)
         | Request::Settled(_)
-        | Request::Remember(_) => {}
+        | Request::Remember(_)
+        | Request::Leave(_) => {}
     }
 }
 
@@ -68,6 +69,7 @@ fn is_request(record: &Record) -> bool {
         }
         5 => (1..=4).contains(&record[9]) && (1..=32).contains(&record[10]),
         2 | 3 | 6..=10 => true,
+        11 => (1..=2).contains(&record[1]),
         _ => false,
     }
 }

@@ -10,6 +10,7 @@ pub mod frames;
 pub mod hbone;
 pub mod identity;
 pub mod keeper;
+pub mod legacy;
 pub mod manifest;
 pub mod packets;
 pub mod records;

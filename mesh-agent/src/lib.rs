@@ -6,8 +6,9 @@
 //! 2. [`run`]: the proxy, how its rooms are put together, and [`config`], what can be set; [`kept`], what it has from the
 //!    keeper; [`log`](mod@log), which both write.
 //! 3. [`pods`] and [`enrol`]: which pods there are, and taking them in; [`cni`], the plugin that has them wait for it;
+//!    [`egress`], which of them may not leave the mesh;
 //!    [`cluster`], what Kubernetes is told and asked.
-//! 4. [`xds`] and [`certs`]: what the control plane tells, and who the pods are.
+//! 4. [`xds`] and [`certs`]: what the control plane tells, and who the pods are; [`legacy`], what of it a next proxy gets.
 //! 5. [`proxy`]: the data path, a room for each step of a connection.
 //! 6. [`telemetry`], [`admin`], [`check`], [`liveness`]: what the agent tells.
 #![deny(unsafe_code)]
@@ -19,9 +20,11 @@ pub mod cluster;
 pub mod cni;
 pub mod config;
 pub mod direct;
+pub mod egress;
 pub mod enrol;
 pub mod keeper;
 pub mod kept;
+pub mod legacy;
 pub mod liveness;
 pub mod log;
 mod pause;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use mesh_common::fault::Fault;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -15,9 +16,11 @@ use crate::admin::{self, SetLogFilter};
 use crate::certs::{self, Certificates};
 use crate::config::{AccessLogFormat, Config, PodSource};
 use crate::direct::{self, Direct};
+use crate::egress::{self, Egress, Strict};
 use crate::enrol::{Enroller, Report, Setup, Statuses};
 use crate::keeper::RELIEVED;
 use crate::kept::{self, Keeper, Kept};
+use crate::legacy::{Left, Legacy};
 use crate::liveness::Liveness;
 use crate::pods::NodePods;
 use crate::proxy::balance::{Health, Limits};
@@ -26,7 +29,7 @@ use crate::proxy::worker::{self, Command};
 use crate::sys::ebpf::{EventLog, FlowMap, Links};
 use crate::sys::seccomp;
 use crate::telemetry::{AccessLog, AgentMetrics, Format, WorkerMetrics};
-use crate::xds::{self, Xds, XdsConfig};
+use crate::xds::{self, ToldBefore, Xds, XdsConfig};
 use crate::{cluster, cni, pods, sys};
 
 /// Descriptors that are not for connections: listeners, maps, logs, the control plane.
@@ -55,14 +58,19 @@ pub fn run(config: Config, set_log_filter: SetLogFilter) -> Result<(), Failure> 
 async fn serve(mut config: Config, set_log_filter: SetLogFilter) -> Result<(), Failure> {
     let started = Instant::now();
     let open_files = sys::raise_open_file_limit();
-    let certificates = Certificates::new(ca_client(&config), &config.trust_domain, config.tunnel);
-    let xds = xds::start(xds_config(&config), certificates.clone());
+    let (legacy, left) = Legacy::new();
+    let (told_before, inherited) = oneshot::channel();
+    let certificates =
+        Certificates::new(ca_client(&config), &config.trust_domain, config.tunnel, legacy.clone());
+    let xds = xds::start(xds_config(&config), certificates.clone(), legacy, inherited);
     certs::warm_up().await;
-    let Kept { control, maps, doors, workers: channels, beside } =
-        tokio::task::spawn_blocking(kept::receive).await??;
+    let kept = tokio::task::spawn_blocking(kept::receive).await??;
+    inherit(&kept, &certificates, told_before);
+    let Kept { control, maps, doors, workers: channels, beside, .. } = kept;
     // A predecessor's workers go on with its listeners.
     config.workers = channels.len();
     let (keeper, moved) = Keeper::start(control)?;
+    leave_to_keeper(left, &keeper);
 
     let access_log = access_log(config.access_log)?;
     let worker_metrics: Vec<_> =
@@ -81,8 +89,9 @@ async fn serve(mut config: Config, set_log_filter: SetLogFilter) -> Result<(), F
     let (links, shown_links) = (maps.links()?, maps.links()?);
     let shared = shared(&config, &xds, &certificates, (&direct, served), (links, open_files));
     let flow_maps = channels.iter().map(|_| maps.flow_map()).collect::<Result<Vec<_>, _>>()?;
-    let (destinations, kernel, events) = maps.open()?;
-    watch_kernel(events, &metrics);
+    let (destinations, kernel, events, egress) = maps.open()?;
+    let egress = Egress::open(egress, shared.strict_egress.clone())?;
+    watch_kernel(events, &metrics, shared.strict_egress.clone());
     let work =
         direct::Work { kernel, keeper: keeper.clone(), shared: Arc::clone(&shared), metrics: direct_metrics };
     tokio::spawn(direct::Task::new(work, heard).run());
@@ -103,6 +112,7 @@ async fn serve(mut config: Config, set_log_filter: SetLogFilter) -> Result<(), F
         workers: workers.commands.clone(),
         certificates: certificates.clone(),
         direct: direct.clone(),
+        egress,
         serving,
         patience,
         metrics: Arc::clone(&metrics),
@@ -188,6 +198,29 @@ async fn follow_pods(config: &Config) -> Result<Pods, Failure> {
     }
 }
 
+/// Takes over what a proxy before this one has left.
+fn inherit(kept: &Kept, certificates: &Certificates, told_before: oneshot::Sender<ToldBefore>) {
+    if let Some(file) = &kept.certificates {
+        certificates.inherit(file);
+    }
+    if let Some(file) = kept.configuration.as_ref().and_then(|file| file.try_clone().ok()) {
+        // Who takes it lives as long as the runtime.
+        let _stopping = told_before.send(ToldBefore { file, beside: kept.beside });
+    }
+}
+
+/// Hands over what this proxy leaves, as it comes.
+fn leave_to_keeper(mut left: mpsc::UnboundedReceiver<Left>, keeper: &Keeper) {
+    let keeper = keeper.clone();
+    tokio::spawn(async move {
+        while let Some(left) = left.recv().await {
+            if let Err(error) = keeper.leave(left).await {
+                tracing::debug!(error, "not held for a next proxy");
+            }
+        }
+    });
+}
+
 /// Connections do not wait for ever: without a configuration they are refused, with the reason.
 fn serve_in_time(serving: watch::Sender<bool>) {
     tokio::spawn(async move {
@@ -219,6 +252,7 @@ fn shared(
         health: Health::default(),
         limits: Limits::default(),
         direct: direct.clone(),
+        strict_egress: Strict::default(),
         same_node: config.same_node,
         links,
         most_connections: most - most_sessions,
@@ -262,10 +296,14 @@ fn start_workers(
 }
 
 /// Logs what the eBPF programs report.
-fn watch_kernel(events: EventLog, metrics: &Arc<AgentMetrics>) {
+fn watch_kernel(events: EventLog, metrics: &Arc<AgentMetrics>, strict: Strict) {
     let metrics = Arc::clone(metrics);
-    tokio::spawn(events.run(move |fault| {
+    let mut refusals = egress::Refusals::new(strict);
+    tokio::spawn(events.run(move |fault, event| {
         metrics.ebpf_faults.get_or_create(&[("fault", format!("{fault:?}"))]).inc();
+        if fault == Fault::EgressRefused {
+            refusals.say(event);
+        }
     }));
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 use clap::Parser;
 use mesh_agent::certs::{CaClient, Certificates};
 use mesh_agent::config::Tunnel;
+use mesh_agent::legacy::Legacy;
 use mesh_agent::xds::{self, XdsConfig};
 use mesh_control::options::Options;
 use mesh_control::server::ControlPlane;
@@ -47,7 +48,7 @@ async fn an_agent_gets_certificates_and_configuration() {
     let (root_cert, token_file) = (path("state").join("root-cert.pem"), path("tokens").join("node1"));
     let name = "mesh-control".to_owned();
     let ca = CaClient::new(address.clone(), name.clone(), root_cert.clone(), token_file.clone());
-    let certificates = Certificates::new(ca, "cluster.local", Tunnel::default());
+    let certificates = Certificates::new(ca, "cluster.local", Tunnel::default(), Legacy::nobody());
     let config = XdsConfig {
         node_name: "node1".to_owned(),
         address,
@@ -57,7 +58,8 @@ async fn an_agent_gets_certificates_and_configuration() {
         cluster_id: "Kubernetes".to_owned(),
         instance_ip: "10.0.0.1".to_owned(),
     };
-    let mut xds = xds::start(config, certificates.clone());
+    let mut xds =
+        xds::start(config, certificates.clone(), Legacy::nobody(), tokio::sync::oneshot::channel().1);
     let ready = tokio::time::timeout(PATIENCE, xds.ready.wait_for(|ready| *ready)).await.is_ok();
     assert!(ready, "not ready: {:?}", xds.link_status());
     let snapshot = xds.snapshot.load();

@@ -89,6 +89,9 @@ pub struct PodStatus {
     /// How it is connected to its node, if that is known.
     #[serde(default)]
     pub link: Option<PodLink>,
+    /// If its egress is strict: why, and what it may go to all the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub strict_egress: Option<StrictEgressStatus>,
 }
 
 /// How a pod is connected to its node, which decides how connections to other pods of the node go.
@@ -100,6 +103,20 @@ pub struct PodLink {
     pub way: String,
     /// Why not from veth to veth.
     pub obstacle: Option<String>,
+}
+
+/// The strict egress of a pod in `GET /pods`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StrictEgressStatus {
+    /// `namespace` or `pod`: whose label it is.
+    pub by: String,
+    /// Networks outside of the mesh that its namespace names, with a port or without.
+    pub allowed: Vec<String>,
+    /// What is wrong with what the namespace names, if something is; then nothing is allowed.
+    pub problem: Option<String>,
+    /// Why the kernel does not know of it, or not of all that is allowed.
+    pub not_in_force: Option<String>,
 }
 
 /// One item of `GET /certs`: the certificate of one identity.

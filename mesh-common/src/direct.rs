@@ -29,6 +29,23 @@ pub const fn is_urgent(waiting: u64) -> bool {
     waiting >= QUARTER && waiting % QUARTER < A_FEW
 }
 
+/// Bytes of the ring that are not for connections that are about to be drawn: for what other cores open at this moment, and
+/// for what connections that are open already have to say.
+const SPARE: u64 = DIRECT_RING as u64 / 8;
+
+/// Whether a connection may go directly with so many bytes waiting in the ring: it will be told of when its SYN leaves,
+/// which is too late to go another way.
+pub const fn has_room(waiting: u64) -> bool {
+    waiting <= DIRECT_RING as u64 - SPARE
+}
+
+/// How long connections are the proxy's after the ring was found full, in nanoseconds: until the agent reads it next.
+pub const RING_IS_FULL_FOR: u64 = 100_000_000;
+
+/// The same after one could not be filed or told of when its SYN left: that one is refused where plaintext is, so there
+/// are to be few of them.
+pub const TABLE_IS_FULL_FOR: u64 = 1_000_000_000;
+
 /// How long routes count after the agent last said that it lives, in nanoseconds. Without an agent nobody notices that
 /// a pod is gone and another has its address.
 pub const PULSE_LASTS: u64 = 5_000_000_000;

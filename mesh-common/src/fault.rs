@@ -18,7 +18,7 @@ pub enum Fault {
     ListenerRefused = 5,
     /// The real client's address could not be stored with an accepted socket.
     ClientStorage = 6,
-    /// A direct connection could not be announced to the other end or to the agent.
+    /// A connection could not go directly, or could not be announced to the other end or to the agent when it did.
     DirectFull = 7,
     /// A direct connection could not be remembered for the next proxy.
     OpenFull = 8,
@@ -26,6 +26,8 @@ pub enum Fault {
     Withdrawn = 9,
     /// A direct connection found no way that nobody else is on, when its SYN was about to leave.
     NoWay = 10,
+    /// Not a failure: the pod may not go to destinations that the mesh does not know, and this is none that is named.
+    EgressRefused = 11,
 }
 
 /// What becomes of the connection.
@@ -48,10 +50,12 @@ impl Fault {
             | Self::ListenerMissing
             | Self::ListenerRefused
             | Self::Withdrawn
-            | Self::NoWay => Verdict::Refuse,
+            | Self::NoWay
+            | Self::EgressRefused => Verdict::Refuse,
             // The first: the connection is made and was allowed; only what `getpeername` shows is the proxy's address. The
-            // second: it arrives like one from outside the mesh, at the proxy, and the policy for those decides. The third:
-            // the proxy that runs was told of it and holds it to policy; only the next one will not know of it.
+            // second: it is the proxy's; one that was announced in vain arrives like one from outside the mesh, and the policy
+            // for those decides. The third: the proxy that runs was told of it and holds it to policy; only the next one will
+            // not know of it.
             Self::ClientStorage | Self::DirectFull | Self::OpenFull => Verdict::GoOn,
         }
     }
@@ -69,6 +73,7 @@ impl Fault {
             8 => Self::OpenFull,
             9 => Self::Withdrawn,
             10 => Self::NoWay,
+            11 => Self::EgressRefused,
             _ => return None,
         })
     }
@@ -87,6 +92,9 @@ impl Fault {
             Self::Withdrawn => "a direct connection was no longer allowed when its first packet left",
             Self::NoWay => {
                 "a direct connection found no way from veth to veth when its first packet was to leave"
+            }
+            Self::EgressRefused => {
+                "strict egress: the mesh does not know the destination, and no rule names it"
             }
         }
     }
@@ -112,7 +120,7 @@ mod tests {
     #[test]
     fn numbers_and_faults_agree() {
         let all: Vec<Fault> = (0..100).filter_map(Fault::from_number).collect();
-        assert_eq!(all.len(), 10);
+        assert_eq!(all.len(), 11);
         for fault in all {
             assert_eq!(Fault::from_number(fault as u32), Some(fault));
         }

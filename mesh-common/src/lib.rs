@@ -6,6 +6,7 @@
 
 pub mod address;
 pub mod direct;
+pub mod egress;
 pub mod fault;
 pub mod maps;
 #[cfg(not(target_arch = "bpf"))]

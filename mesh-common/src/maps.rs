@@ -138,6 +138,7 @@ mod user {
     use super::{Endpoint, Handoff, Listener, Pod, Proxy, Sandbox};
     use crate::address::Address;
     use crate::direct::{DirectFlow, DirectSocket, Filed, Route, RouteKey};
+    use crate::egress::EgressKey;
     use crate::fault::Event;
     use crate::veth::{Direction, Veth, VethEnd, VethFlow};
 
@@ -176,6 +177,8 @@ mod user {
     unsafe impl aya::Pod for VethFlow {}
     // SAFETY: as above.
     unsafe impl aya::Pod for VethEnd {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for EgressKey {}
 
     #[cfg(test)]
     mod tests {
@@ -212,6 +215,7 @@ mod user {
             is_its_bytes::<Direction>();
             is_its_bytes::<VethFlow>();
             is_its_bytes::<VethEnd>();
+            is_its_bytes::<EgressKey>();
         }
     }
 }

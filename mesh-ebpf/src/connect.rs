@@ -9,7 +9,7 @@ use mesh_common::steer::{self, Connect};
 
 use crate::context::{self, Place};
 use crate::maps::{DESTINATIONS, PODS};
-use crate::{direct, probe, report};
+use crate::{direct, egress, probe, report};
 
 /// `IPPROTO_TCP`.
 const TCP: u32 = 6;
@@ -69,6 +69,10 @@ fn steer(context: &SockAddrContext, to: Endpoint) -> Step {
     // SAFETY: only its presence is looked at.
     if unsafe { DESTINATIONS.get(to.address) }.is_none() {
         context::forget_peer(context::socket_of(context));
+        if egress::is_refused(netns, &to) {
+            context::forget_direct(context::socket_of(context));
+            return Step::Fault(Fault::EgressRefused, netns);
+        }
         direct::untouched(context::socket_of(context), to);
         return Step::Leave;
     }

@@ -10,15 +10,17 @@ use aya_ebpf::programs::SockOpsContext;
 use core::ptr;
 use mesh_common::address::Address;
 use mesh_common::direct::{
-    self, Arrival, Choice, DIRECT_RING, DirectEvent, DirectFlow, DirectSocket, Filed, Happened, NO_SERVER,
-    NOTE_NOT_DIRECT, NOTE_PROBE, PULSE_LASTS, Route, RouteKey, YES_LASTS,
+    self, Arrival, Choice, DirectEvent, DirectFlow, DirectSocket, Filed, Happened, NO_SERVER,
+    NOTE_NOT_DIRECT, NOTE_PROBE, PULSE_LASTS, RING_IS_FULL_FOR, Route, RouteKey, TABLE_IS_FULL_FOR, YES_LASTS,
 };
 use mesh_common::fault::Fault;
 use mesh_common::maps::Endpoint;
 use mesh_common::veth::Way;
 
 use crate::context::{self, Place};
-use crate::maps::{COUNT_UNTOUCHED, DIRECT_EVENTS, DIRECT_FLOWS, DIRECT_OPEN, OWNERS, PROBES, PULSE, ROUTES};
+use crate::maps::{
+    COUNT_UNTOUCHED, DIRECT_EVENTS, DIRECT_FLOWS, DIRECT_OPEN, NO_ROOM, OWNERS, PROBES, PULSE, ROUTES,
+};
 use crate::{probe, report, sockops, veth};
 
 /// Draws the endpoint of a connection that an enrolled pod opens, and puts it in `place`. That stays as it is if the
@@ -53,7 +55,7 @@ fn draw(client: u64, to: &mut Endpoint) -> Option<(u64, Place)> {
     // SAFETY: the map answers memory that holds an entry for the length of the program. It need not be this one all the
     // time: the memory of an entry that is replaced may be another's at once.
     let route: &'static mut Route = unsafe { &mut *route };
-    if !agent_lives() {
+    if !agent_lives() || !is_room(client, to) {
         return None;
     }
     let ticket = ticket(route)?;
@@ -73,22 +75,33 @@ fn draw(client: u64, to: &mut Endpoint) -> Option<(u64, Place)> {
     (as_planned && has_way(client, server)).then_some((server, place))
 }
 
-/// Whether there is a way to a server that nobody else is on, and room to file and to announce what takes it.
+/// Whether there is a way to a server that nobody else is on, and room to file what takes it.
 #[inline(never)]
 fn has_way(client: u64, server: u64) -> bool {
-    /// Bytes that are kept for those that have been promised a way already.
-    const SPARE: u64 = 64 * size_of::<DirectEvent>() as u64;
-    let way = match veth::way(client, server) {
+    match veth::way(client, server) {
         Way::Veth => veth::has_room(client),
         Way::Plain => true,
         Way::Proxy => false,
-    };
-    let told = DIRECT_EVENTS.query(u64::from(BPF_RB_AVAIL_DATA)) < u64::from(DIRECT_RING) - SPARE;
-    if way && !told {
-        let nowhere = Endpoint::new(Address::UNSPECIFIED, 0);
-        let _the_proxys = report::fault(Fault::DirectFull, client, nowhere);
     }
-    way && told
+}
+
+/// Whether a connection that goes directly can be filed and told of, as far as can be known now: when its SYN leaves it is
+/// too late to go another way. Not inlined: there is one stack for all.
+#[inline(never)]
+fn is_room(client: u64, to: &Endpoint) -> bool {
+    let Some(until) = NO_ROOM.get_ptr_mut(0) else { return false };
+    let now = now();
+    // SAFETY: a word of an array, which is there as long as the program; volatile, since other cores write it.
+    if now < unsafe { ptr::read_volatile(until) } {
+        return false;
+    }
+    if direct::has_room(DIRECT_EVENTS.query(u64::from(BPF_RB_AVAIL_DATA))) {
+        return true;
+    }
+    // SAFETY: as above.
+    unsafe { ptr::write_volatile(until, now.wrapping_add(RING_IS_FULL_FOR)) };
+    let _the_proxys = report::fault(Fault::DirectFull, client, *to);
+    false
 }
 
 #[inline(always)]
@@ -217,6 +230,10 @@ fn file(context: &SockOpsContext, socket: *mut bpf_sock, direct: &DirectSocket, 
 fn not_announced(context: &SockOpsContext, socket: *mut bpf_sock, flow: &DirectFlow) {
     let _gone = DIRECT_FLOWS.remove(flow);
     context::forget_direct(socket);
+    if let Some(until) = NO_ROOM.get_ptr_mut(0) {
+        // SAFETY: as in `is_room`.
+        unsafe { ptr::write_volatile(until, now().wrapping_add(TABLE_IS_FULL_FOR)) };
+    }
     let netns = context::netns_cookie(context.ops.cast());
     let _goes_on = report::fault(Fault::DirectFull, netns, flow.server);
 }

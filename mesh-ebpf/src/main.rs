@@ -9,6 +9,7 @@
 mod connect;
 mod context;
 mod direct;
+mod egress;
 mod getpeername;
 mod maps;
 mod probe;

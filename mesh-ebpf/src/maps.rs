@@ -3,12 +3,13 @@
 use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::btf_maps::SkStorage;
 use aya_ebpf::macros::{btf_map, map};
-use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, ProgramArray, RingBuf, SockHash};
+use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, RingBuf, SockHash};
 use mesh_common::address::Address;
 use mesh_common::direct::{
     DIRECT_RING, DirectEvent, DirectFlow, DirectSocket, Filed, MAX_DIRECT_FLOWS, MAX_DIRECT_OPEN, MAX_PROBES,
     MAX_ROUTES, Route, RouteKey,
 };
+use mesh_common::egress::{EgressKey, MAX_EGRESS};
 use mesh_common::maps::{
     Endpoint, Handoff, Listener, MAX_DESTINATIONS, MAX_HANDOFFS, MAX_LISTENERS, MAX_NODE_CGROUPS, MAX_PODS,
     MAX_PROBE_PORTS, MAX_PROXIES, Pod, Proxy, Sandbox,
@@ -42,6 +43,11 @@ pub static SANDBOXES: HashMap<u64, Sandbox> = HashMap::with_max_entries(MAX_PODS
 #[map]
 pub static DESTINATIONS: HashMap<Address, u32> =
     HashMap::with_max_entries(MAX_DESTINATIONS, BPF_F_NO_PREALLOC);
+
+/// Pods that may not go to destinations which the mesh does not know, and what is excepted. Written by the proxy, read by
+/// `connect`.
+#[map]
+pub static EGRESS: LpmTrie<EgressKey, u32> = LpmTrie::with_max_entries(MAX_EGRESS, BPF_F_NO_PREALLOC);
 
 /// What the end that accepts a connection is to see as its peer, from its SYN to the end of its handshake. Written
 /// and taken by `sockops`. Least recently used entries go first, so what a failed handshake left does not fill it.
@@ -77,6 +83,11 @@ pub static PULSE: Array<u64> = Array::with_max_entries(1, 0);
 #[map]
 pub static DIRECT_FLOWS: HashMap<DirectFlow, Filed> =
     HashMap::with_max_entries(MAX_DIRECT_FLOWS, BPF_F_NO_PREALLOC);
+
+/// Until when no connection goes directly for want of room, in nanoseconds of `CLOCK_MONOTONIC`. Written by `connect` and
+/// `sockops`, read by `connect`.
+#[map]
+pub static NO_ROOM: Array<u64> = Array::with_max_entries(1, 0);
 
 /// What is remembered with the client's socket of a direct connection. Written by `connect`, read by `sockops`.
 #[btf_map]

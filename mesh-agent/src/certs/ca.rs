@@ -172,7 +172,16 @@ impl Issued {
         let count = chain.len();
         let roots = chain.iter().rev().take_while(|certificate| is_self_signed(certificate)).count();
         let roots = chain.split_off(count - roots);
-        let leaf = chain.first().filter(|_| !roots.is_empty()).ok_or(AnswerError::TooFew(count))?;
+        if roots.is_empty() {
+            return Err(AnswerError::TooFew(count));
+        }
+        Self::of(pem_head(answer, chain.len()), roots, key)
+    }
+
+    /// Of a chain without a root, the leaf first, and the roots that it is to lead to.
+    pub fn of(chain_pem: String, roots: Bundle, key: KeyPair) -> Result<Self, AnswerError> {
+        let chain = certificates(&chain_pem)?;
+        let leaf = chain.first().ok_or(AnswerError::TooFew(roots.len()))?;
         let (_, parsed) = X509Certificate::from_der(leaf).map_err(|_| AnswerError::Leaf)?;
         let (not_before, not_after) = (parsed.validity().not_before, parsed.validity().not_after);
         Ok(Self {
@@ -180,7 +189,7 @@ impl Issued {
             not_before: time(not_before.timestamp()),
             not_after: time(not_after.timestamp()),
             serial: parsed.raw_serial_as_string().replace(':', ""),
-            chain_pem: pem_head(answer, chain.len()),
+            chain_pem,
             chain,
             roots,
             key,

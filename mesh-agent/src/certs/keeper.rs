@@ -34,7 +34,7 @@ const ASK_FOR_ROOTS: Duration = Duration::from_secs(15);
 
 /// Keeps a certificate fresh until it is aborted.
 pub(super) async fn keep(shared: Arc<Shared>, subject: Subject) {
-    let mut expires = None;
+    let mut expires = shared.expires(&subject);
     let mut failures = Failures::default();
     loop {
         let now = SystemTime::now();
@@ -48,6 +48,8 @@ pub(super) async fn keep(shared: Arc<Shared>, subject: Subject) {
                 wait_until(&shared, &subject, now + half_life(life, random())).await;
             }
             Err(error) => {
+                // It may have been inherited since.
+                expires = expires.or_else(|| shared.expires(&subject));
                 let left = expires.map(|expires| expires.duration_since(now).unwrap_or_default());
                 failures.add(&subject, &error, left);
                 let pause = retry_after(failures.count, left, &subject, random());

@@ -2,13 +2,14 @@
 //!
 //! Keys are made here and never leave. [`Certificates`] holds a certificate for each identity that somebody retains,
 //! and renews it at half of its life. [`CaClient`] asks the authority, `trust` knows the roots, `verify` and `tls`
-//! make of both what rustls needs.
+//! make of both what rustls needs. `inherited` has certificates outlive the proxy.
 
 mod ca;
 mod clock;
 mod endpoint;
 #[cfg(test)]
 pub(crate) mod fixture;
+mod inherited;
 mod keeper;
 mod proof;
 mod store;

@@ -15,10 +15,12 @@ use tokio::task::AbortHandle;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::ca::{AnswerError, CaClient, CaError, Issued, Subject};
+use super::inherited::{self, Kept, Written};
 use super::trust::{Roots, Trust};
 use super::verify::MeshVerifier;
 use super::{Identity, keeper, tls};
 use crate::config::Tunnel;
+use crate::legacy::Legacy;
 
 /// Requests to the authority at a time. More would only wait there.
 const ASKED_AT_A_TIME: usize = 16;
@@ -35,11 +37,19 @@ pub(super) struct Shared {
     pub trust: Arc<Trust>,
     verifier: Arc<MeshVerifier>,
     tunnel: Tunnel,
-    runtime: Handle,
-    current: ArcSwap<HashMap<SpiffeId, Arc<Identity>>>,
+    pub runtime: Handle,
+    pub current: ArcSwap<HashMap<SpiffeId, Arc<Identity>>>,
+    /// What a proxy before this one has left, until somebody wants it.
+    inherited: Mutex<HashMap<SpiffeId, Arc<Identity>>>,
+    /// What there is, as a next proxy will get it.
+    kept: Mutex<Written>,
+    /// That is another than it was.
+    pub changed: Notify,
+    /// URI of the agent's own identity.
+    pub own_uri: String,
     wanted: Mutex<HashMap<SpiffeId, Wanted>>,
     own: watch::Sender<Option<OwnCertificate>>,
-    installed: watch::Sender<()>,
+    pub installed: watch::Sender<()>,
     asking: Semaphore,
     /// Whoever failed may try again: the authority is back.
     pub retry: Notify,
@@ -54,20 +64,21 @@ pub(crate) struct OwnCertificate {
     pub not_after: SystemTime,
 }
 
-struct Wanted {
+pub(super) struct Wanted {
     holders: usize,
     keeper: AbortHandle,
     error: Option<String>,
 }
 
 impl Certificates {
-    /// Certificates from an authority, for connections that are framed in a way. To be called on the runtime that is to
-    /// renew them; the agent's own is asked for at once.
-    pub fn new(ca: CaClient, trust_domain: &str, tunnel: Tunnel) -> Self {
+    /// Certificates from an authority, for connections that are framed in a way, which are left to a next proxy. To be called
+    /// on the runtime that is to renew them; the agent's own is asked for at once.
+    pub fn new(ca: CaClient, trust_domain: &str, tunnel: Tunnel, legacy: Legacy) -> Self {
         let provider = tls::provider();
         let trust = Arc::new(Trust::new(Arc::clone(&provider), &ca.endpoint.root_cert));
         let verifier =
             MeshVerifier { trust: Arc::clone(&trust), provider, trust_domain: trust_domain.into() };
+        let uri = format!("spiffe://{trust_domain}/ns/nodemesh-system/sa/mesh-agent");
         let shared = Arc::new(Shared {
             ca,
             trust,
@@ -75,6 +86,10 @@ impl Certificates {
             tunnel,
             runtime: Handle::current(),
             current: ArcSwap::default(),
+            inherited: Mutex::default(),
+            kept: Mutex::default(),
+            changed: Notify::new(),
+            own_uri: uri.clone(),
             wanted: Mutex::default(),
             own: watch::Sender::new(None),
             installed: watch::Sender::new(()),
@@ -82,9 +97,9 @@ impl Certificates {
             retry: Notify::new(),
             refresh: Notify::new(),
         });
-        let uri = format!("spiffe://{trust_domain}/ns/nodemesh-system/sa/mesh-agent");
         tokio::spawn(keeper::keep(Arc::clone(&shared), Subject::Agent { uri }));
         tokio::spawn(keeper::follow(Arc::clone(&shared)));
+        tokio::spawn(inherited::leave(Arc::clone(&shared), legacy));
         Self { shared }
     }
 
@@ -118,6 +133,8 @@ impl Certificates {
         let keeper = keeper::keep(Arc::clone(&self.shared), Subject::Workload(id.clone()));
         let keeper = self.shared.runtime.spawn(keeper).abort_handle();
         wanted.insert(id.clone(), Wanted { holders: 1, keeper, error: None });
+        drop(wanted);
+        self.shared.use_inherited(id);
     }
 
     /// Wants it no more. With the last call certificate and key are dropped.
@@ -129,6 +146,8 @@ impl Certificates {
             wanted.keeper.abort();
             all.remove(id);
             self.shared.replace(|current| drop(current.remove(id)));
+            self.shared.kept().remove(id.as_str());
+            self.shared.changed.notify_one();
         }
     }
 
@@ -184,7 +203,7 @@ impl Shared {
         self.trust.learn(issued.roots.clone()).map_err(AnswerError::from)?;
         match subject {
             Subject::Agent { .. } => self.install_own(&issued),
-            Subject::Workload(id) => self.install(id, issued).map_err(AnswerError::from)?,
+            Subject::Workload(id) => self.install(id, &issued).map_err(AnswerError::from)?,
         }
         Ok(not_after)
     }
@@ -213,45 +232,70 @@ impl Shared {
     }
 
     /// A certificate that our own peers would refuse is not worth having.
-    fn check(&self, issued: &Issued) -> Result<(), rustls::Error> {
+    pub fn check(&self, issued: &Issued) -> Result<(), rustls::Error> {
         Roots::new(issued.roots.clone(), &self.verifier.provider)?.check(&issued.chain)
     }
 
-    fn install(&self, id: &SpiffeId, issued: Issued) -> Result<(), rustls::Error> {
+    /// What handshakes need of a certificate. Errors: its key is another's.
+    pub fn identity(&self, issued: &Issued) -> Result<Identity, rustls::Error> {
         let client = tls::client(&self.verifier, issued.chain.clone(), issued.private_key(), self.tunnel)?;
         let server = tls::server(&self.verifier, issued.chain.clone(), issued.private_key(), self.tunnel)?;
-        let identity = Arc::new(Identity {
-            id: issued.id,
+        Ok(Identity {
+            id: issued.id.clone(),
             client: Arc::new(client),
             server: Arc::new(server),
             not_before: issued.not_before,
             not_after: issued.not_after,
-            serial: issued.serial,
-            chain: issued.chain,
-        });
+            serial: issued.serial.clone(),
+            chain: issued.chain.clone(),
+        })
+    }
+
+    fn install(&self, id: &SpiffeId, issued: &Issued) -> Result<(), rustls::Error> {
+        let identity = Arc::new(self.identity(issued)?);
         let wanted = self.wanted();
         // It may have been released while the answer was on its way.
         if wanted.contains_key(id) {
             self.replace(|current| drop(current.insert(id.clone(), Arc::clone(&identity))));
+            self.keep(issued);
         }
         drop(wanted);
         self.installed.send_replace(());
         Ok(())
     }
 
-    fn install_own(&self, issued: &Issued) {
+    fn keep(&self, issued: &Issued) {
+        self.kept().insert(issued.id.as_str().to_owned(), Kept::of(issued));
+        self.changed.notify_one();
+    }
+
+    pub fn kept(&self) -> MutexGuard<'_, Written> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn inherited(&self) -> MutexGuard<'_, HashMap<SpiffeId, Arc<Identity>>> {
+        self.inherited.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The agent's own certificate.
+    pub fn own(&self) -> Option<OwnCertificate> {
+        self.own.borrow().clone()
+    }
+
+    pub fn install_own(&self, issued: &Issued) {
+        self.keep(issued);
         let identity = tonic::transport::Identity::from_pem(&issued.chain_pem, issued.key.serialize_pem());
         self.own.send_replace(Some(OwnCertificate { identity, not_after: issued.not_after }));
     }
 
     /// Writers hold the lock of `wanted`, so no change gets lost.
-    fn replace(&self, change: impl FnOnce(&mut HashMap<SpiffeId, Arc<Identity>>)) {
+    pub fn replace(&self, change: impl FnOnce(&mut HashMap<SpiffeId, Arc<Identity>>)) {
         let mut next = HashMap::clone(&self.current.load());
         change(&mut next);
         self.current.store(Arc::new(next));
     }
 
-    fn wanted(&self) -> MutexGuard<'_, HashMap<SpiffeId, Wanted>> {
+    pub(super) fn wanted(&self) -> MutexGuard<'_, HashMap<SpiffeId, Wanted>> {
         self.wanted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

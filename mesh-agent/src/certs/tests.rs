@@ -1,3 +1,4 @@
+use std::fs::File;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -12,6 +13,8 @@ use super::trust::Trust;
 use super::verify::MeshVerifier;
 use super::{Certificates, tls};
 use crate::config::Tunnel;
+use crate::legacy::certificates::{Contents, Entry, MOST_BYTES, read, write};
+use crate::legacy::{self, Legacy};
 
 const LONG: Duration = Duration::from_mins(10);
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -23,8 +26,12 @@ fn web() -> SpiffeId {
 async fn agent(lifetime: Duration) -> (Authority, Running, Certificates) {
     let authority = Authority::new(lifetime);
     let running = authority.serve("127.0.0.1:0").await;
-    let certificates =
-        Certificates::new(authority.client(running.address), "cluster.local", Tunnel::default());
+    let certificates = Certificates::new(
+        authority.client(running.address),
+        "cluster.local",
+        Tunnel::default(),
+        Legacy::nobody(),
+    );
     (authority, running, certificates)
 }
 
@@ -84,8 +91,12 @@ async fn an_answer_for_somebody_else_is_not_used() {
     let authority = Authority::new(LONG);
     let running = authority.serve("127.0.0.1:0").await;
     authority.set().identity = Some("spiffe://cluster.local/ns/shop/sa/other".to_owned());
-    let certificates =
-        Certificates::new(authority.client(running.address), "cluster.local", Tunnel::default());
+    let certificates = Certificates::new(
+        authority.client(running.address),
+        "cluster.local",
+        Tunnel::default(),
+        Legacy::nobody(),
+    );
     certificates.retain(&web());
     until("an error", || certificates.status()[0].error.is_some()).await;
     let error = certificates.status().remove(0).error.unwrap();
@@ -142,6 +153,106 @@ async fn a_certificate_whose_root_is_gone_is_replaced_at_once() {
         certificates.current(&web()).is_some_and(|now| now.serial != before.serial)
     })
     .await;
+}
+
+/// Those of the agent and of `web`, as they are left to a next proxy.
+async fn left_behind(authority: &Authority, running: &Running) -> (Certificates, Vec<u8>) {
+    let (legacy, mut left) = Legacy::new();
+    let client = authority.client(running.address);
+    let certificates = Certificates::new(client, "cluster.local", Tunnel::default(), legacy);
+    certificates.retain(&web());
+    let both = async {
+        loop {
+            let (_, file) = left.recv().await.expect("certificates are left");
+            let bytes = legacy::read(&File::from(file.unwrap()), MOST_BYTES).unwrap();
+            if read(&bytes).unwrap().entries.len() == 2 {
+                return bytes;
+            }
+        }
+    };
+    let bytes = tokio::time::timeout(PATIENCE, both).await.expect("in time");
+    (certificates, bytes)
+}
+
+/// Another proxy, which finds these bytes and no authority.
+fn heir(authority: &Authority, bytes: &[u8]) -> Certificates {
+    let nobody = std::net::SocketAddr::from(([127, 0, 0, 1], 1));
+    let heir =
+        Certificates::new(authority.client(nobody), "cluster.local", Tunnel::default(), Legacy::nobody());
+    let mut file = legacy::create(c"test").unwrap();
+    std::io::Write::write_all(&mut file, bytes).unwrap();
+    heir.inherit(&file);
+    heir.retain(&web());
+    heir
+}
+
+#[tokio::test]
+async fn certificates_outlive_the_proxy_that_asked_for_them() {
+    let authority = Authority::new(LONG);
+    let running = authority.serve("127.0.0.1:0").await;
+    let (first, bytes) = left_behind(&authority, &running).await;
+    let before = first.current(&web()).unwrap();
+    drop(first);
+    let address = running.address;
+    running.stop().await;
+    let heir =
+        Certificates::new(authority.client(address), "cluster.local", Tunnel::default(), Legacy::nobody());
+    let mut file = legacy::create(c"test").unwrap();
+    std::io::Write::write_all(&mut file, &bytes).unwrap();
+    heir.inherit(&file);
+    heir.retain(&web());
+    assert_eq!(heir.current(&web()).expect("at once").serial, before.serial);
+    assert!(heir.own().borrow().is_some(), "nor does the agent wait for its own");
+    until("a failed renewal", || heir.status()[0].state == "renewing").await;
+    let _running = authority.serve(&address.to_string()).await;
+    until("a certificate of its own", || heir.current(&web()).unwrap().serial != before.serial).await;
+}
+
+#[tokio::test]
+async fn what_a_proxy_left_counts_only_as_far_as_it_can_be_checked() {
+    let authority = Authority::new(LONG);
+    let running = authority.serve("127.0.0.1:0").await;
+    let (_first, bytes) = left_behind(&authority, &running).await;
+    let good = read(&bytes).unwrap();
+    let of = |uri: &str| good.entries.iter().find(|entry| entry.uri == uri).unwrap();
+    let (web_entry, own_entry) =
+        (of(web().as_str()), of("spiffe://cluster.local/ns/nodemesh-system/sa/mesh-agent"));
+    let with = |roots: Vec<&[u8]>, uri, chain, key| {
+        let mut bytes = Vec::new();
+        let contents = Contents { roots, entries: vec![Entry { uri, chain, key }] };
+        write(&contents, &mut bytes).unwrap();
+        heir(&authority, &bytes).current(&web()).is_some()
+    };
+    let (uri, chain, key) = (web_entry.uri, web_entry.chain, web_entry.key);
+    assert!(with(good.roots.clone(), uri, chain, key), "this one is good");
+    assert!(!with(good.roots.clone(), uri, chain, own_entry.key), "the key is another's");
+    assert!(!with(good.roots.clone(), uri, own_entry.chain, own_entry.key), "the certificate is another's");
+    assert!(!with(good.roots.clone(), uri, "", key));
+    assert!(!with(good.roots.clone(), uri, chain, b"no key"));
+    assert!(!with(vec![], uri, chain, key), "it leads to no root");
+    // Whoever took the proxy over has a root of his own, and a certificate under it.
+    let (theirs, own_key) = (root("theirs"), KeyPair::generate().unwrap());
+    let own_der = own_key.serialize_der();
+    let mut params = CertificateParams::default();
+    params.subject_alt_names = vec![SanType::URI(uri.try_into().unwrap())];
+    let forged = params.signed_by(&own_key, &*theirs).unwrap().pem();
+    let both = vec![good.roots[0], theirs.der().as_ref()];
+    assert!(!with(both.clone(), uri, &forged, &own_der), "the file names no such root");
+    assert!(with(both, uri, chain, key));
+    for length in 0..bytes.len() {
+        assert!(read(&bytes[..length]).is_none(), "cut at {length}");
+    }
+}
+
+#[tokio::test]
+async fn an_inherited_certificate_that_has_expired_is_none() {
+    let authority = Authority::new(Duration::from_secs(3));
+    let running = authority.serve("127.0.0.1:0").await;
+    let (first, bytes) = left_behind(&authority, &running).await;
+    drop(first);
+    assert!(heir(&authority, &bytes).current(&web()).is_some());
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    assert!(heir(&authority, &bytes).current(&web()).is_none());
 }
 
 struct Mesh {

@@ -102,6 +102,14 @@ impl Trust {
         changed
     }
 
+    /// Those roots that the file names, too. Nobody but the node's operator and the control plane writes it.
+    pub fn of_file(&self, mut roots: Bundle) -> Bundle {
+        self.read_file();
+        let known = self.known();
+        roots.retain(|root| known.roots.contains(root));
+        roots
+    }
+
     /// Whether the file is the authority's bundle, so that it tells of a change by itself.
     pub fn file_is_bundle(&self) -> bool {
         self.known().roots == self.roots().certificates

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use mesh_api::admin::{EnrolmentState, PodStatus};
+use mesh_api::admin::{EnrolmentState, PodStatus, StrictEgressStatus};
 use mesh_api::plan::Snapshot;
 use mesh_api::resource::enrolment::Enrolment;
 use mesh_common::address::Address;
@@ -18,6 +18,7 @@ use tokio::time::Instant;
 use super::leftovers::{self, Leftovers};
 use crate::certs::Certificates;
 use crate::direct::Direct;
+use crate::egress::Egress;
 use crate::keeper::protocol::Claim;
 use crate::kept::{Enrolled as Answer, Keeper};
 use crate::pods::{NodePod, NodePods};
@@ -58,6 +59,8 @@ pub struct Setup {
     pub certificates: Certificates,
     /// Told of each pod that is enrolled or let go.
     pub direct: Direct,
+    /// Where pods may not go.
+    pub egress: Egress,
     /// To be told when connections can be taken.
     pub serving: watch::Sender<bool>,
     /// How long they wait for certificates.
@@ -104,6 +107,8 @@ struct Enrolled {
     netns: u64,
     /// Sees to what was open before.
     settling: Option<AbortHandle>,
+    /// Why its strict egress is not in force, or not as it should be.
+    egress_not_in_force: Option<String>,
 }
 
 impl Enroller {
@@ -203,6 +208,7 @@ impl Enroller {
     /// Has every pod looked for that is wanted and not there. Returns how many are pending.
     async fn reconcile(&mut self, wanted: &NodePods) -> usize {
         self.dismiss_unwanted(wanted).await;
+        self.restrict(wanted);
         self.failed.retain(|uid, _| wanted.get(uid).is_some_and(NodePod::is_wanted));
         let mut pending = HashSet::new();
         for pod in wanted.values().filter(|pod| pod.is_wanted()) {
@@ -276,6 +282,17 @@ impl Enroller {
         }
     }
 
+    /// Brings the egress of pods that are enrolled in line.
+    fn restrict(&mut self, wanted: &NodePods) {
+        for (uid, enrolled) in &mut self.enrolled {
+            let Some(now) = wanted.get(uid) else { continue };
+            if now.egress != enrolled.pod.egress || enrolled.egress_not_in_force.is_some() {
+                enrolled.pod.egress.clone_from(&now.egress);
+                enrolled.restrict(&mut self.setup.egress);
+            }
+        }
+    }
+
     /// Serves a pod that is in the mesh, and was `told` to have certain addresses when it was asked for.
     fn serve(
         &mut self,
@@ -285,6 +302,10 @@ impl Enroller {
         listeners: Vec<TcpListener>,
         leftovers: Option<Vec<Leftover>>,
     ) {
+        let mut enrolled =
+            Enrolled { pod: pod.clone(), told, netns, settling: None, egress_not_in_force: None };
+        // Before anything else: its first program may be about to run.
+        enrolled.restrict(&mut self.setup.egress);
         self.setup.certificates.retain(&pod.identity);
         let local = Arc::new(LocalPod {
             uid: Arc::clone(&pod.uid),
@@ -299,11 +320,11 @@ impl Enroller {
             let _stopping = worker.send(Command::Add(Arc::clone(&local), listeners));
         }
         self.setup.direct.enrolled(&local);
-        let settling = leftovers.zip(self.snapshots.clone()).map(|(found, snapshots)| {
+        enrolled.settling = leftovers.zip(self.snapshots.clone()).map(|(found, snapshots)| {
             let leftovers = Leftovers::new(local, self.setup.keeper.clone(), found);
             tokio::spawn(leftovers.run(snapshots)).abort_handle()
         });
-        self.enrolled.insert(Arc::clone(&pod.uid), Enrolled { pod, told, netns, settling });
+        self.enrolled.insert(Arc::clone(&pod.uid), enrolled);
         self.untidy = true;
     }
 
@@ -312,6 +333,9 @@ impl Enroller {
         settling.inspect(AbortHandle::abort);
         tracing::info!(namespace = %pod.namespace, pod = %pod.name, "no longer enrolled");
         let_go(&self.setup.keeper, &pod, netns).await;
+        if let Err(error) = self.setup.egress.set(netns, "", None) {
+            tracing::error!(pod = %pod.name, %error, "its strict egress stays in force");
+        }
         self.setup.direct.dismissed(uid);
         for worker in &self.setup.workers {
             let _stopping = worker.send(Command::Remove(Arc::clone(uid)));
@@ -328,6 +352,10 @@ impl Enroller {
         self.took_over = true;
         if let Err(error) = self.setup.keeper.retain().await {
             tracing::error!(error, "pods that a predecessor enrolled could not be let go");
+        }
+        let enrolled = self.enrolled.values().map(|enrolled| enrolled.netns).collect();
+        if let Err(error) = self.setup.egress.retain(&enrolled) {
+            tracing::warn!(%error, "what is gone still takes room among strict egress");
         }
     }
 
@@ -386,12 +414,25 @@ impl Enroller {
                 reason,
                 netns: self.enrolled.get(&pod.uid).map(|enrolled| enrolled.netns),
                 link: None,
+                strict_egress: self.strict_egress(pod),
             }
         });
         *self.setup.statuses.lock().unwrap_or_else(PoisonError::into_inner) = statuses.collect();
         let count = i64::try_from(self.enrolled.len()).unwrap_or(i64::MAX);
         self.setup.metrics.enrolled_pods.set(count);
         self.setup.metrics.pods_not_enrolled.set(i64::try_from(self.failed.len()).unwrap_or(i64::MAX));
+    }
+
+    fn strict_egress(&self, pod: &NodePod) -> Option<StrictEgressStatus> {
+        // Of one that is not in the mesh nothing is refused.
+        let enrolled = self.enrolled.get(&pod.uid)?;
+        let egress = pod.egress.as_ref()?;
+        Some(StrictEgressStatus {
+            by: egress.by.to_string(),
+            allowed: egress.allowed.iter().map(ToString::to_string).collect(),
+            problem: egress.problem.clone(),
+            not_in_force: enrolled.egress_not_in_force.clone(),
+        })
     }
 
     fn state_of(&self, pod: &NodePod, pending: &HashSet<Arc<str>>) -> (EnrolmentState, Option<String>) {
@@ -407,6 +448,24 @@ impl Enroller {
         debug_assert!(pending.contains(&pod.uid), "wanted, not enrolled and not failed");
         let reason = "no process in a network namespace of its own with an address found yet";
         (EnrolmentState::Pending, Some(reason.to_owned()))
+    }
+}
+
+impl Enrolled {
+    /// Tells the kernel where the pod may not go, and says what is wrong once.
+    fn restrict(&mut self, egress: &mut Egress) {
+        let name = format!("{}/{}", self.pod.namespace, self.pod.name);
+        let strict = self.pod.egress.as_ref();
+        if let Some(problem) = strict.and_then(|strict| strict.problem.as_ref()) {
+            tracing::warn!(pod = name, problem, "strict egress: nothing outside of the mesh is excepted");
+        }
+        let failed = egress.set(self.netns, &name, strict).err().map(|error| error.to_string());
+        if let Some(error) = &failed
+            && self.egress_not_in_force != failed
+        {
+            tracing::error!(pod = name, error, "strict egress is not as it should be");
+        }
+        self.egress_not_in_force = failed;
     }
 }
 

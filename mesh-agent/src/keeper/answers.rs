@@ -56,7 +56,7 @@ impl Keeper {
             Err(error) => Err(error),
         };
         let answered = request.and_then(|(asked, request, beside)| {
-            self.act(request, &beside, asked).transpose().map_or(Ok(()), |reply| self.reply(asked, reply))
+            self.act(request, beside, asked).transpose().map_or(Ok(()), |reply| self.reply(asked, reply))
         });
         self.end_unless(answered);
     }
@@ -97,7 +97,7 @@ impl Keeper {
 
     /// Does what is asked for, or has it done as an errand: then there is no reply yet. Errors: why it can't be done, which
     /// the proxy is told.
-    fn act(&mut self, request: Request, given: &[OwnedFd], asked: Asked) -> Result<Option<Reply>, Failure> {
+    fn act(&mut self, request: Request, given: Vec<OwnedFd>, asked: Asked) -> Result<Option<Reply>, Failure> {
         self.back_off.worked_once = true;
         let mut sockets = Vec::new();
         match request {
@@ -125,6 +125,7 @@ impl Keeper {
             Request::Retain => self.pods.retain()?,
             Request::Ready => self.proxy_is_ready()?,
             Request::Uninstalled => self.uninstalled = true,
+            Request::Leave(what) => self.estate.hold(what, given.into_iter().next())?,
             Request::Remember(length) => {
                 if let (Some(directory), Some(memory)) = (&self.config.cni_state_dir, given.first()) {
                     gate::remember(directory, memory, length)?;

@@ -21,6 +21,7 @@ use rustix::net::{
 
 use super::channel::{self, Message};
 use super::doors::Doors;
+use super::estate::Estate;
 use super::pods::{self, Pods};
 use super::protocol::{Claim, Reader, Record, Writer};
 use crate::config::Config;
@@ -111,6 +112,8 @@ pub(super) struct Predecessor {
     pub workers: u8,
     /// The node's own listeners.
     pub doors: Vec<OwnedFd>,
+    /// What its proxy has left.
+    pub estate: Estate,
 }
 
 impl Predecessor {
@@ -124,10 +127,15 @@ impl Predecessor {
     }
 
     fn greet(channel: OwnedFd) -> io::Result<Self> {
-        let (offer, doors) = ask(&channel, &Writer::new(HELLO).u16(VERSION).record)?;
+        let (offer, mut doors) = ask(&channel, &Writer::new(HELLO).u16(VERSION).record)?;
         let mut from = Reader(&offer);
         match (from.u8(), from.u8()) {
-            (Some(OFFER), Some(workers)) if workers > 0 => Ok(Self { channel, workers, doors }),
+            (Some(OFFER), Some(workers)) if workers > 0 => {
+                // Behind the listeners, the last one last. An older one has none.
+                let mut left = || from.u8().filter(|there| *there != 0).and_then(|_| doors.pop());
+                let (configuration, certificates) = (left(), left());
+                Ok(Self { channel, workers, doors, estate: Estate::new(certificates, configuration) })
+            }
             _ => Err(io::ErrorKind::InvalidData.into()),
         }
     }
@@ -191,7 +199,7 @@ impl Successor {
     }
 
     /// Answers what it asks. Answers true if it has taken over. Errors: it is gone, or asks for what is nothing.
-    pub fn answer(&mut self, pods: &Pods, doors: &Doors) -> io::Result<bool> {
+    pub fn answer(&mut self, pods: &Pods, doors: &Doors, estate: &Estate) -> io::Result<bool> {
         let record = match channel::receive(&self.channel) {
             Ok(Some((record, _))) => record,
             Ok(None) => return Err(io::ErrorKind::ConnectionReset.into()),
@@ -201,8 +209,12 @@ impl Successor {
         let mut from = Reader(&record);
         match (from.u8(), from.u16()) {
             (Some(HELLO), Some(VERSION)) => {
-                let offer = Writer::new(OFFER).u8(pods.workers).record;
-                channel::send(&self.channel, &offer, &doors.descriptors()).map(|()| false)
+                let left = estate.descriptors();
+                let offer = Writer::new(OFFER).u8(pods.workers);
+                let offer = left.iter().rev().fold(offer, |to, file| to.u8(file.is_some().into()));
+                let mut descriptors = doors.descriptors();
+                descriptors.extend(left.into_iter().flatten());
+                channel::send(&self.channel, &offer.record, &descriptors).map(|()| false)
             }
             (Some(NEXT), _) => self.give_next(pods).map(|()| false),
             (Some(RELIEVED), _) => Ok(true),

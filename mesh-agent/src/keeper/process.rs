@@ -14,6 +14,8 @@ use super::protocol::Greeting;
 const LIVED: Duration = Duration::from_secs(1);
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// After this pause several have died.
+const MANY_PAUSE: Duration = Duration::from_millis(80);
 
 /// Index of the enroller's channel.
 const ENROLLER: usize = 0;
@@ -119,6 +121,11 @@ pub(super) struct BackOff {
 }
 
 impl BackOff {
+    /// Whether several have died soon after each other.
+    pub fn keep_dying(&self) -> bool {
+        self.last >= MANY_PAUSE
+    }
+
     /// The pause after one that lived so long and ended so; none if there is no point in another: none ever worked, and
     /// this one ended by itself.
     pub fn after(&mut self, age: Duration, status: ExitStatus) -> Option<Duration> {

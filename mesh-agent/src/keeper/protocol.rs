@@ -43,7 +43,24 @@ pub struct Claim {
     pub(super) own_users: bool,
 }
 
-/// What a proxy is told first. Beside it come the maps, the node's own listeners, and a channel for each worker.
+/// What a proxy may leave to the next one. The keeper holds it, and never reads it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Heritage {
+    /// Certificates and their keys, in a sealed file.
+    Certificates = 1,
+    /// What the control plane told, in a file that grows.
+    Configuration = 2,
+}
+
+impl Heritage {
+    fn from_number(number: u8) -> Option<Self> {
+        [Self::Certificates, Self::Configuration].into_iter().find(|it| *it as u8 == number)
+    }
+}
+
+/// What a proxy is told first. Beside it come the maps, the node's own listeners, what a proxy before it has left, and a
+/// channel for each worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Greeting {
     /// Workers that it is to run.
@@ -52,6 +69,8 @@ pub struct Greeting {
     pub admin_socket: bool,
     /// Whether another proxy serves until this one says that it is [ready](Request::Ready).
     pub beside: bool,
+    /// Whether there is what a proxy before it has left: [`Heritage::Certificates`], [`Heritage::Configuration`].
+    pub left: [bool; 2],
 }
 
 /// Why a pod can't be asked for.
@@ -91,6 +110,8 @@ pub enum Request {
     Uninstalled,
     /// Write for the CNI plugin so many bytes of the memory (`memfd_create(2)`) that is beside this.
     Remember(u32),
+    /// Hold what comes beside this for the next proxy, in place of what was held; nothing beside it: hold it no longer.
+    Leave(Heritage),
 }
 
 /// What the keeper answers.
@@ -162,13 +183,16 @@ impl Claim {
 impl Greeting {
     /// The greeting as a record.
     pub fn encode(self) -> Record {
-        Writer::new(self.workers).u8(self.admin_socket.into()).u8(self.beside.into()).record
+        let to = Writer::new(self.workers).u8(self.admin_socket.into()).u8(self.beside.into());
+        self.left.into_iter().fold(to, |to, left| to.u8(left.into())).record
     }
 
     /// What a record says.
     pub fn decode(record: &Record) -> Option<Self> {
         let mut from = Reader(record);
-        Some(Self { workers: from.u8()?, admin_socket: from.u8()? != 0, beside: from.u8()? != 0 })
+        let workers = from.u8()?;
+        let mut flag = || from.u8().map(|flag| flag != 0);
+        Some(Self { workers, admin_socket: flag()?, beside: flag()?, left: [flag()?, flag()?] })
     }
 }
 
@@ -188,6 +212,7 @@ impl Request {
             Self::List(pod) => Writer::new(8).u64(*pod),
             Self::Settled(pod) => Writer::new(9).u64(*pod),
             Self::Remember(length) => Writer::new(10).u32(*length),
+            Self::Leave(what) => Writer::new(11).u8(*what as u8),
         }
         .record
     }
@@ -214,6 +239,7 @@ impl Request {
             8 => Self::List(from.u64()?),
             9 => Self::Settled(from.u64()?),
             10 => Self::Remember(from.u32()?),
+            11 => Self::Leave(Heritage::from_number(from.u8()?)?),
             _ => return None,
         })
     }
@@ -430,6 +456,8 @@ mod tests {
             Request::List(7),
             Request::Settled(7),
             Request::Remember(u32::MAX),
+            Request::Leave(Heritage::Certificates),
+            Request::Leave(Heritage::Configuration),
         ]
     }
 

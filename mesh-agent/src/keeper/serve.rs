@@ -11,6 +11,7 @@ use rustix::process::Signal;
 use super::answers::Done;
 use super::doors::Doors;
 use super::errands::Errands;
+use super::estate::Estate;
 use super::handover::{Predecessor, Successor, Threshold};
 use super::pods::Pods;
 use super::process::{BackOff, Process};
@@ -56,6 +57,7 @@ pub(super) struct Keeper {
     pub(super) pods: Pods,
     pub(super) errands: Errands<Done>,
     lines: Lines,
+    pub(super) estate: Estate,
     pub(super) state: State,
     pub(super) process: Option<Process>,
     pub(super) back_off: BackOff,
@@ -101,6 +103,7 @@ impl Keeper {
         };
         let inherited = predecessor.as_mut().map(|it| std::mem::take(&mut it.doors)).unwrap_or_default();
         let doors = Doors::open(&config, inherited)?;
+        let estate = predecessor.as_mut().map(|it| std::mem::take(&mut it.estate)).unwrap_or_default();
         // It gets itself ready while the programs are loaded.
         let process = Process::start()?;
         let (root, cgroup, log) = (&config.bpf_root, &config.cgroup_root, ebpf::ebpf_log_level());
@@ -127,6 +130,7 @@ impl Keeper {
             pods,
             errands: Errands::start()?,
             lines,
+            estate,
             state: State::Serving,
             process: None,
             back_off: BackOff::default(),
@@ -262,13 +266,16 @@ impl Keeper {
     fn greet(&mut self, mut process: Process) -> Result<(), Failure> {
         self.pods.unclaim();
         self.pods.exempt(process.id(), true)?;
+        let left = self.estate.descriptors();
         let words = Greeting {
             workers: self.pods.workers,
             admin_socket: self.doors.admin_socket.is_some(),
             beside: self.predecessor.is_some(),
+            left: left.map(|file| file.is_some()),
         };
         let mut handed_over = self.pods.programs.handed_over()?;
         handed_over.extend(self.doors.descriptors());
+        handed_over.extend(left.into_iter().flatten());
         if let Err(error) = process.greet(words, handed_over) {
             // It has ended already, and will be seen off for that.
             tracing::debug!(%error, "proxy not greeted");
@@ -289,6 +296,10 @@ impl Keeper {
             return Ok(());
         }
         let age = process.age();
+        if self.back_off.keep_dying() {
+            // It may be what they find.
+            self.estate = Estate::default();
+        }
         let Some(pause) = self.back_off.after(age, status) else {
             return Err(format!("the proxy did not start ({status})").into());
         };
@@ -378,7 +389,7 @@ impl Keeper {
 
     fn answer_successor(&mut self) {
         let Some(mut successor) = self.successor.take() else { return };
-        match successor.answer(&self.pods, &self.doors) {
+        match successor.answer(&self.pods, &self.doors, &self.estate) {
             Ok(false) => self.successor = Some(successor),
             Ok(true) => self.be_relieved(),
             Err(error) => {

@@ -14,6 +14,7 @@ use super::asynchronous;
 use super::desk::{Desk, Key};
 use crate::keeper::channel::{self, Message};
 use crate::keeper::protocol::{self, Answer, Claim, Record, Request};
+use crate::legacy::Left;
 use crate::sys::{Connection, Leftovers};
 
 /// The keeper, as the proxy sees it. Cheap to copy.
@@ -130,6 +131,14 @@ impl Keeper {
     /// Says that what was open in a pod before it was in the mesh has been seen to.
     pub async fn settled(&self, netns: u64) -> Result<(), String> {
         self.done(Request::Settled(netns)).await
+    }
+
+    /// Leaves something to the next proxy.
+    pub async fn leave(&self, (what, file): Left) -> Result<(), String> {
+        match self.ask_with(Request::Leave(what), file.map(Arc::new)).await.0 {
+            Answer::Done => Ok(()),
+            answer => Err(reason(answer)),
+        }
     }
 
     async fn done(&self, request: Request) -> Result<(), String> {

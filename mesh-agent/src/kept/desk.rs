@@ -51,7 +51,11 @@ impl Key {
             | Request::List(netns)
             | Request::Settled(netns)
             | Request::Sockets(netns, ..) => Self::Netns(*netns),
-            Request::Retain | Request::Ready | Request::Uninstalled | Request::Remember(_) => Self::All,
+            Request::Retain
+            | Request::Ready
+            | Request::Uninstalled
+            | Request::Remember(_)
+            | Request::Leave(_) => Self::All,
         }
     }
 }

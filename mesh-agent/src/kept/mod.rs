@@ -5,6 +5,7 @@ mod control;
 mod desk;
 mod sockets;
 
+use std::fs::File;
 use std::io;
 use std::net::TcpListener;
 use std::os::fd::{AsFd, OwnedFd};
@@ -29,6 +30,10 @@ pub struct Kept {
     pub maps: Handed,
     /// The node's own listeners.
     pub doors: Doors,
+    /// Certificates that a proxy before this one has left.
+    pub certificates: Option<File>,
+    /// What a proxy before this one was told by the control plane.
+    pub configuration: Option<File>,
     /// A channel for each worker that is to run.
     pub workers: Vec<OwnedFd>,
     /// Whether another proxy serves until this one says that it is ready.
@@ -65,10 +70,13 @@ fn sort(control: OwnedFd, greeting: Greeting, descriptors: Vec<OwnedFd>) -> Opti
         health: all.next()?.into(),
         admin_socket: if greeting.admin_socket { Some(all.next()?.into()) } else { None },
     };
+    let mut left = |there: bool| if there { all.next().map(|file| Some(file.into())) } else { Some(None) };
+    let (certificates, configuration) = (left(greeting.left[0])?, left(greeting.left[1])?);
     let workers: Vec<_> = all.collect();
     let complete = workers.len() == usize::from(greeting.workers);
     let maps = Handed::new(maps.try_into().ok()?);
-    complete.then_some(Kept { control, maps, doors, workers, beside: greeting.beside })
+    let beside = greeting.beside;
+    complete.then_some(Kept { control, maps, doors, certificates, configuration, workers, beside })
 }
 
 /// A channel that a runtime can wait for. To the runtime it is a datagram socket, which keeps records apart as well.

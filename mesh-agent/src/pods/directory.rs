@@ -9,7 +9,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use inotify::{Inotify, WatchMask};
 use mesh_api::manifest::parse;
-use mesh_api::resource::{Labels, Object};
+use mesh_api::resource::{Metadata, Object};
 use tokio::sync::watch;
 
 use super::{NodePod, NodePods};
@@ -113,23 +113,21 @@ impl Reader {
 
     fn pods(&self) -> NodePods {
         let objects = || self.files.values().filter_map(|known| known.good.as_ref());
-        let namespaces: HashMap<&str, &Labels> = objects()
+        let namespaces: HashMap<&str, &Metadata> = objects()
             .filter_map(|object| match object {
-                Object::Namespace(namespace) => {
-                    Some((namespace.metadata.name.as_str(), &*namespace.metadata.labels))
-                }
+                Object::Namespace(namespace) => Some((namespace.metadata.name.as_str(), &namespace.metadata)),
                 _ => None,
             })
             .collect();
-        let none = Labels::default();
+        let none = Metadata::default();
         let mut pods = NodePods::new();
         for object in objects() {
             let Object::Pod(pod) = object else { continue };
             if pod.spec.node_name != self.node || pod.is_terminal() || pod.metadata.uid.is_empty() {
                 continue;
             }
-            let labels = namespaces.get(pod.metadata.namespace.as_str()).copied().unwrap_or(&none);
-            match NodePod::new(pod, labels, &self.trust_domain) {
+            let namespace = namespaces.get(pod.metadata.namespace.as_str()).copied().unwrap_or(&none);
+            match NodePod::new(pod, namespace, &self.trust_domain) {
                 Ok(pod) => drop(pods.insert(Arc::clone(&pod.uid), pod)),
                 Err(error) => tracing::warn!(pod = %pod.metadata.full_name(), %error, "pod left out"),
             }

@@ -13,7 +13,7 @@ use kube::runtime::watcher::{self, Config, Event, watcher};
 use kube::{Api, Client, ResourceExt};
 use mesh_api::manifest::parse_value;
 use mesh_api::resource::enrolment::is_enrolled;
-use mesh_api::resource::{Labels, Object};
+use mesh_api::resource::{Labels, Metadata, Object};
 use serde::Serialize;
 use serde_json::json;
 use tokio::sync::{oneshot, watch};
@@ -55,7 +55,7 @@ struct View {
     node: String,
     trust_domain: String,
     pods: Kept<mesh_api::resource::Pod>,
-    namespaces: Kept<Labels>,
+    namespaces: Kept<Metadata>,
     sender: watch::Sender<Arc<NodePods>>,
     enrolled: watch::Sender<Arc<BTreeSet<String>>>,
     complete: Option<oneshot::Sender<()>>,
@@ -90,7 +90,7 @@ impl View {
                     None => return,
                 },
                 event = namespaces.next() => match event {
-                    Some(Ok(event)) => self.namespaces.apply(event, full_name, |it| Some(labels(it))),
+                    Some(Ok(event)) => self.namespaces.apply(event, full_name, |it| Some(metadata(it))),
                     Some(Err(error)) => tracing::warn!(%error, "namespaces not watched; trying again"),
                     None => return,
                 },
@@ -115,16 +115,17 @@ impl View {
     fn enrolled_namespaces(&self) -> BTreeSet<String> {
         let none = Labels::default();
         let objects = self.namespaces.objects.iter();
-        let enrolled = objects.filter(|(_, labels)| is_enrolled(labels, &none, false).is_selected());
+        let enrolled =
+            objects.filter(|(_, namespace)| is_enrolled(&namespace.labels, &none, false).is_selected());
         enrolled.map(|(name, _)| name.clone()).collect()
     }
 
     fn node_pods(&self) -> NodePods {
-        let none = Labels::default();
+        let none = Metadata::default();
         let mut all = NodePods::new();
         for pod in self.pods.objects.values().filter(|pod| !pod.is_terminal()) {
-            let labels = self.namespaces.objects.get(&pod.metadata.namespace).unwrap_or(&none);
-            match NodePod::new(pod, labels, &self.trust_domain) {
+            let namespace = self.namespaces.objects.get(&pod.metadata.namespace).unwrap_or(&none);
+            match NodePod::new(pod, namespace, &self.trust_domain) {
                 Ok(pod) => drop(all.insert(Arc::clone(&pod.uid), pod)),
                 Err(error) => tracing::warn!(pod = %pod.metadata.full_name(), %error, "pod left out"),
             }
@@ -166,8 +167,13 @@ fn full_name(object: &impl ResourceExt) -> String {
     }
 }
 
-fn labels(namespace: &impl ResourceExt) -> Labels {
-    namespace.labels().iter().map(|(key, value)| (key.clone(), value.clone())).collect()
+/// What counts of a namespace: labels and annotations.
+fn metadata(namespace: &impl ResourceExt) -> Metadata {
+    let copy = |map: &BTreeMap<String, String>| {
+        map.iter().map(|(key, value)| (key.clone(), value.clone())).collect()
+    };
+    let (labels, annotations) = (copy(namespace.labels()), copy(namespace.annotations()));
+    Metadata { labels: Arc::new(labels), annotations, ..Metadata::default() }
 }
 
 /// By the rules by which manifests are read.

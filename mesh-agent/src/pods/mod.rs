@@ -8,8 +8,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use mesh_api::identity::{InvalidSpiffeId, SpiffeId};
+use mesh_api::resource::egress::StrictEgress;
 use mesh_api::resource::enrolment::{Enrolment, is_enrolled};
-use mesh_api::resource::{Labels, Pod};
+use mesh_api::resource::{Metadata, Pod};
 
 /// All pods of the node, by uid.
 pub type NodePods = BTreeMap<Arc<str>, NodePod>;
@@ -33,11 +34,13 @@ pub struct NodePod {
     pub own_users: bool,
     /// Whether it is to be in the mesh, and why not.
     pub enrolment: Enrolment,
+    /// Whether it may go only where the mesh knows the way, or where its namespace names a network.
+    pub egress: Option<StrictEgress>,
 }
 
 impl NodePod {
     /// What the agent needs of a pod object. Errors: its names can't be part of an identity.
-    fn new(pod: &Pod, namespace: &Labels, trust_domain: &str) -> Result<Self, InvalidSpiffeId> {
+    fn new(pod: &Pod, namespace: &Metadata, trust_domain: &str) -> Result<Self, InvalidSpiffeId> {
         let metadata = &pod.metadata;
         Ok(Self {
             uid: metadata.uid.as_str().into(),
@@ -47,7 +50,8 @@ impl NodePod {
             addresses: pod.addresses().iter().map(IpAddr::to_canonical).collect(),
             probe_ports: pod.probe_ports().into_iter().collect(),
             own_users: pod.spec.host_users == Some(false),
-            enrolment: is_enrolled(namespace, &metadata.labels, pod.spec.host_network),
+            enrolment: is_enrolled(&namespace.labels, &metadata.labels, pod.spec.host_network),
+            egress: StrictEgress::of(namespace, &metadata.labels),
         })
     }
 
@@ -58,7 +62,8 @@ impl NodePod {
 
     /// Whether `enrolled` still is as this one should be. Addresses that are not told yet were found in its namespace, and so
     /// were those of a sandbox that was made again, as long as what is told is what was `told` when it was enrolled. Of
-    /// those that are told, the ones of a family that it has switched off are not there.
+    /// those that are told, the ones of a family that it has switched off are not there. Its egress is
+    /// changed in place.
     pub fn is_served_by(&self, enrolled: &Self, told: &[IpAddr]) -> bool {
         let holds = |family: fn(&IpAddr) -> bool| {
             let of = |pod: &Self| {
@@ -72,7 +77,9 @@ impl NodePod {
         let addresses_hold = self.addresses.is_empty()
             || self.addresses == told
             || holds(IpAddr::is_ipv4) && (without_ipv6 || holds(IpAddr::is_ipv6));
-        addresses_hold && Self { addresses: enrolled.addresses.clone(), ..self.clone() } == *enrolled
+        addresses_hold
+            && Self { addresses: enrolled.addresses.clone(), egress: enrolled.egress.clone(), ..self.clone() }
+                == *enrolled
     }
 }
 
@@ -92,6 +99,7 @@ mod tests {
             probe_ports: Vec::new(),
             enrolment: Enrolment::Selected,
             own_users: false,
+            egress: None,
         };
         let enrolled = pod(&[new]);
         for (told, now, served) in [

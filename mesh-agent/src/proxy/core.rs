@@ -21,6 +21,7 @@ use super::pool::Pool;
 use crate::certs::{Certificates, Identity};
 use crate::config::SameNode;
 use crate::direct::Direct;
+use crate::egress::Strict;
 use crate::kept::Sockets;
 use crate::sys::ebpf::{FlowMap, Links};
 use crate::telemetry::WorkerMetrics;
@@ -48,6 +49,8 @@ pub struct Shared {
     pub limits: Limits<(Arc<str>, u16)>,
     /// Asked for direct ways between pods of this node.
     pub direct: Direct,
+    /// Pods that may go only where the mesh knows the way.
+    pub strict_egress: Strict,
     /// How connections between pods of this node go.
     pub same_node: SameNode,
     /// How these pods are connected.

@@ -33,6 +33,8 @@ enum Error {
     UnknownPod,
     #[error("{0}")]
     Rejected(Reject),
+    #[error("strict egress: the mesh no longer knows {0}, and no rule names it")]
+    StrictEgress(SocketAddr),
     #[error("port {0} is the mesh's own")]
     MeshPort(u16),
     #[error("{service} port {port} has its {limit} connections already")]
@@ -133,6 +135,10 @@ async fn pass_through(
 ) -> Result<Connected, Error> {
     if is_mesh_port(original.port()) {
         return Err(Error::MeshPort(original.port()));
+    }
+    let known = core.snapshot().knows_address(original.ip());
+    if !known && core.shared.strict_egress.refuses(pod.netns, original.address()) {
+        return Err(Error::StrictEgress(original.address()));
     }
     let to = UpstreamAddress::new(original.address());
     record.upstream = Some(to.address());
@@ -293,7 +299,11 @@ impl Error {
         match self {
             Self::Upstream(error) => error.response_flag(),
             Self::UnknownPod => "IDENTITY_ERROR",
-            Self::Rejected(_) | Self::MeshPort(_) | Self::TooMany { .. } | Self::AllEjected(_) => "CONNECT",
+            Self::Rejected(_)
+            | Self::StrictEgress(_)
+            | Self::MeshPort(_)
+            | Self::TooMany { .. }
+            | Self::AllEjected(_) => "CONNECT",
         }
     }
 }

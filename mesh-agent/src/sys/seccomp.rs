@@ -36,12 +36,13 @@ const WRITING: u64 = (libc::O_WRONLY | libc::O_RDWR | libc::O_CREAT | libc::O_TR
 
 /// `fcntl(2)` commands on descriptors and their flags. Others (`F_SETOWN`, `F_SETSIG`, `F_NOTIFY`, `F_SETLEASE`) have the
 /// kernel signal whomever they name.
-const DESCRIPTOR_COMMANDS: [u64; 5] = [
+const DESCRIPTOR_COMMANDS: [u64; 6] = [
     libc::F_DUPFD_CLOEXEC as u64,
     libc::F_GETFD as u64,
     libc::F_SETFD as u64,
     libc::F_GETFL as u64,
     libc::F_SETFL as u64,
+    libc::F_ADD_SEALS as u64,
 ];
 
 /// Leaves the calling process nothing but what a proxy that serves needs, for good. Errors: the filters are not in force.
@@ -102,6 +103,10 @@ fn needed() -> Result<Rules, Error> {
     let thread = libc::CLONE_THREAD as u64;
     rules.insert(libc::SYS_clone, vec![rule(0, SeccompCmpOp::MaskedEq(thread), thread)?]);
     rules.insert(libc::SYS_fcntl, one_of(1, &DESCRIPTOR_COMMANDS)?);
+    // Files in memory, for the next proxy.
+    let sealable = u64::from(libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING);
+    let flags = [sealable, sealable | u64::from(libc::MFD_NOEXEC_SEAL)];
+    rules.insert(libc::SYS_memfd_create, one_of(1, &flags)?);
     // Names and addresses of the network, no raw packets. No Unix socket but pairs and what came from the keeper: a proxy
     // has its keeper's user id, and could pass for a keeper where the next one comes in.
     let families = [libc::AF_INET as u64, libc::AF_INET6 as u64];
@@ -128,10 +133,11 @@ fn needed() -> Result<Rules, Error> {
 }
 
 /// Reading, and what was open for writing before.
-const FILES: [i64; 19] = [
+const FILES: [i64; 20] = [
     libc::SYS_read,
     libc::SYS_readv,
     libc::SYS_pread64,
+    libc::SYS_pwrite64,
     libc::SYS_write,
     libc::SYS_writev,
     libc::SYS_close,

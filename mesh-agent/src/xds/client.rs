@@ -9,6 +9,7 @@ use mesh_api::wire::xds::{Node, PARTS};
 use prost_types::value::Kind;
 use prost_types::{Struct, Value};
 use rand::Rng;
+use tokio::sync::Notify;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::metadata::MetadataValue;
 use tonic::{Request, Status};
@@ -35,6 +36,8 @@ pub(super) struct Client {
     pub certificates: Certificates,
     pub link: Arc<Link>,
     pub publisher: Publisher,
+    /// Told when the control plane could not be reached.
+    pub unreachable: Arc<Notify>,
 }
 
 /// Why a stream ended or could not be opened.
@@ -60,6 +63,7 @@ impl Client {
             let responses_before = self.publisher.responses;
             let Err(ended) = self.follow().await;
             self.link.down(&ended.to_string());
+            self.unreachable.notify_one();
             if self.publisher.responses > responses_before {
                 pause = FIRST_PAUSE;
             }

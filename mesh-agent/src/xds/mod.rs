@@ -4,6 +4,7 @@
 //! [`Snapshot`]. A lost link changes nothing but [`Xds::link_status`]: the last snapshot stays in force.
 
 mod client;
+mod inherited;
 mod link;
 mod stream;
 #[cfg(test)]
@@ -18,12 +19,16 @@ use mesh_api::plan::{Snapshot, Store};
 use mesh_api::wire::type_url;
 use mesh_api::wire::xds::DeltaDiscoveryResponse;
 use prost::Message;
-use tokio::sync::watch;
+use tokio::sync::{Notify, oneshot, watch};
 
 use self::client::Client;
+use self::inherited::Inherited;
+pub use self::inherited::ToldBefore;
 use self::link::Link;
 use self::stream::Publisher;
 use crate::certs::{Certificates, Endpoint};
+use crate::legacy::Legacy;
+use crate::legacy::journal::Journal;
 
 /// The types that are subscribed to, in the order of the requests.
 const TYPES: [&str; 2] = [type_url::ADDRESS, type_url::AUTHORIZATION];
@@ -60,13 +65,27 @@ pub struct Xds {
     store: Arc<Mutex<Store>>,
 }
 
-/// Starts to follow the control plane, on the runtime that this is called on, for as long as it runs.
-pub fn start(config: XdsConfig, certificates: Certificates) -> Xds {
+/// Starts to follow the control plane, on the runtime that this is called on, for as long as it runs. What it tells is left
+/// to a next proxy; `inherited` is to be sent what one before this has left, if there was one.
+pub fn start(
+    config: XdsConfig,
+    certificates: Certificates,
+    legacy: Legacy,
+    inherited: oneshot::Receiver<ToldBefore>,
+) -> Xds {
     let store = Arc::new(Mutex::new(Store::default()));
     let link = Arc::new(Link::new(config.address.clone()));
-    let publisher = Publisher::new(Arc::clone(&store));
+    let publisher = Publisher::new(Arc::clone(&store), Journal::new(legacy));
     let snapshot = Arc::clone(&publisher.snapshot);
     let (updates, ready) = (publisher.updates.subscribe(), publisher.ready.subscribe());
+    let unreachable = Arc::new(Notify::new());
+    let heir = Inherited {
+        snapshot: Arc::clone(&snapshot),
+        updates: publisher.updates.clone(),
+        ready: publisher.ready.clone(),
+        unreachable: Arc::clone(&unreachable),
+    };
+    tokio::spawn(heir.use_if_needed(inherited));
     let client = Client {
         endpoint: Endpoint {
             address: config.address.clone(),
@@ -78,6 +97,7 @@ pub fn start(config: XdsConfig, certificates: Certificates) -> Xds {
         certificates,
         link: Arc::clone(&link),
         publisher,
+        unreachable,
     };
     tokio::spawn(client.run());
     Xds { snapshot, updates, ready, link, store }

@@ -9,6 +9,7 @@ use mesh_api::wire::xds::{CONTINUES, DeltaDiscoveryRequest, DeltaDiscoveryRespon
 use tokio::sync::{mpsc, watch};
 
 use super::TYPES;
+use crate::legacy::journal::Journal;
 use crate::sys;
 
 /// Requests that may wait to be sent: the first ones, and an answer for each response that came meanwhile.
@@ -24,13 +25,14 @@ pub(super) struct Publisher {
     /// Whether there has been a first response of every type.
     pub ready: watch::Sender<bool>,
     missing: HashSet<&'static str>,
+    journal: Journal,
     /// Responses taken since the start.
     pub responses: u64,
 }
 
 impl Publisher {
     /// With an empty snapshot to begin with.
-    pub fn new(store: Arc<Mutex<Store>>) -> Self {
+    pub fn new(store: Arc<Mutex<Store>>, journal: Journal) -> Self {
         let empty = Arc::new(Snapshot::default());
         Self {
             store,
@@ -38,6 +40,7 @@ impl Publisher {
             updates: watch::Sender::new(empty),
             ready: watch::Sender::new(false),
             missing: TYPES.into(),
+            journal,
             responses: 0,
         }
     }
@@ -45,21 +48,25 @@ impl Publisher {
     fn take(&mut self, response: DeltaDiscoveryResponse) -> Vec<Rejected> {
         self.responses += 1;
         let continues = response.system_version_info.ends_with(CONTINUES);
+        let entry = self.journal.entry(&response);
         let type_url = response.type_url;
         if !TYPES.contains(&type_url.as_str()) {
             tracing::warn!(type_url, "the control plane sent resources of a type that was not asked for");
             return Vec::new();
         }
         let rejected = self.store().apply(&type_url, response.resources, response.removed_resources);
-        if continues {
-            return rejected;
+        if !continues {
+            self.missing.remove(type_url.as_str());
         }
-        self.missing.remove(type_url.as_str());
         // Workloads without their policies would be open to everybody, and connections to those that are not known yet
         // would pass the mesh by: so nothing counts before everything is there.
-        if self.missing.is_empty() {
+        let complete = !continues && self.missing.is_empty();
+        if complete {
             self.publish();
         }
+        let store = Arc::clone(&self.store);
+        let whole = || store.lock().unwrap_or_else(PoisonError::into_inner).contents();
+        self.journal.append(entry, complete, whole);
         rejected
     }
 

@@ -15,6 +15,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::*;
 use crate::certs::fixture::{Authority, Running};
 use crate::config::Tunnel;
+use crate::keeper::protocol::Heritage;
 
 const PATIENCE: Duration = Duration::from_secs(15);
 
@@ -106,7 +107,22 @@ async fn plane() -> (Authority, mpsc::Receiver<Opened>, Running) {
 }
 
 fn agent(authority: &Authority, address: std::net::SocketAddr) -> Xds {
-    let certificates = Certificates::new(authority.client(address), "cluster.local", Tunnel::default());
+    agent_after(authority, address, Legacy::nobody(), oneshot::channel().1)
+}
+
+fn told_before(file: std::os::fd::OwnedFd) -> ToldBefore {
+    ToldBefore { file: file.into(), beside: false }
+}
+
+/// One that comes after another.
+fn agent_after(
+    authority: &Authority,
+    address: std::net::SocketAddr,
+    legacy: Legacy,
+    inherited: oneshot::Receiver<ToldBefore>,
+) -> Xds {
+    let certificates =
+        Certificates::new(authority.client(address), "cluster.local", Tunnel::default(), Legacy::nobody());
     let config = XdsConfig {
         node_name: "node1".to_owned(),
         address: format!("https://{address}"),
@@ -116,7 +132,7 @@ fn agent(authority: &Authority, address: std::net::SocketAddr) -> Xds {
         cluster_id: "Kubernetes".to_owned(),
         instance_ip: "10.0.0.7".to_owned(),
     };
-    start(config, certificates)
+    start(config, certificates, legacy, inherited)
 }
 
 async fn opened(streams: &mut mpsc::Receiver<Opened>) -> Opened {
@@ -216,4 +232,71 @@ async fn without_a_control_plane_the_agent_waits() {
     let routes = Routes::new(AggregatedDiscoveryServiceServer::new(Server(sender)));
     let _running = authority.serve_with(&address.to_string(), routes).await;
     opened(&mut streams).await;
+}
+
+/// The control plane is away when a proxy starts, and back later.
+#[tokio::test]
+async fn what_a_proxy_was_told_outlives_it_until_the_control_plane_is_back() {
+    let (authority, mut streams, running) = plane().await;
+    let (legacy, mut left) = Legacy::new();
+    let first = agent_after(&authority, running.address, legacy, oneshot::channel().1);
+    let opened = streams.recv().await.unwrap();
+    opened.respond(type_url::ADDRESS, "1", vec![workload("a"), workload("b")]).await;
+    opened.respond(type_url::AUTHORIZATION, "2", Vec::new()).await;
+    let (what, file) = tokio::time::timeout(PATIENCE, left.recv()).await.unwrap().unwrap();
+    assert_eq!(what, Heritage::Configuration);
+    // A change that comes later is in the same file.
+    opened.respond_at("2", type_url::ADDRESS, "3", vec![workload("c")]).await;
+    let mut updates = first.updates.clone();
+    updates.wait_for(|now| now.knows_workload("c")).await.unwrap();
+
+    // The first one's runtime goes on, so the heir's control plane is at an address of its own.
+    let away = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let (send, inherited) = oneshot::channel();
+    assert!(send.send(told_before(file.unwrap())).is_ok());
+    let heir = agent_after(&authority, away, Legacy::nobody(), inherited);
+    let mut ready = heir.ready.clone();
+    tokio::time::timeout(PATIENCE, ready.wait_for(|ready| *ready)).await.unwrap().unwrap();
+    let now = heir.snapshot.load_full();
+    assert!(["a", "b", "c"].into_iter().all(|uid| now.knows_workload(uid)));
+    assert_eq!(now.generation(), 0, "older than whatever is told");
+
+    let (sender, mut streams) = mpsc::channel(4);
+    let routes = Routes::new(AggregatedDiscoveryServiceServer::new(Server(sender)));
+    let _running = authority.serve_with(&away.to_string(), routes).await;
+    let mut opened = tokio::time::timeout(PATIENCE, streams.recv()).await.unwrap().unwrap();
+    for _ in TYPES {
+        let held = opened.request().await.initial_resource_versions;
+        assert!(held.is_empty(), "what was inherited is listed anew, since nobody vouches for it");
+    }
+    opened.respond(type_url::ADDRESS, "1", vec![workload("a")]).await;
+    opened.respond(type_url::AUTHORIZATION, "2", Vec::new()).await;
+    let mut updates = heir.updates.clone();
+    let told = tokio::time::timeout(PATIENCE, updates.wait_for(|now| !now.knows_workload("b"))).await;
+    assert!(told.unwrap().unwrap().knows_workload("a"));
+}
+
+#[tokio::test]
+async fn what_the_control_plane_tells_in_time_goes_before_what_was_inherited() {
+    let (authority, mut streams, running) = plane().await;
+    let (legacy, mut left) = Legacy::new();
+    let _first = agent_after(&authority, running.address, legacy, oneshot::channel().1);
+    let opened = streams.recv().await.unwrap();
+    opened.respond(type_url::ADDRESS, "1", vec![workload("old")]).await;
+    opened.respond(type_url::AUTHORIZATION, "2", Vec::new()).await;
+    let (_, file) = tokio::time::timeout(PATIENCE, left.recv()).await.unwrap().unwrap();
+    let (sender, mut streams) = mpsc::channel(4);
+    let routes = Routes::new(AggregatedDiscoveryServiceServer::new(Server(sender)));
+    let running = authority.serve_with("127.0.0.1:0", routes).await;
+    let (send, inherited) = oneshot::channel();
+    let heir = agent_after(&authority, running.address, Legacy::nobody(), inherited);
+    let opened = tokio::time::timeout(PATIENCE, streams.recv()).await.unwrap().unwrap();
+    opened.respond(type_url::ADDRESS, "1", vec![workload("new")]).await;
+    opened.respond(type_url::AUTHORIZATION, "2", Vec::new()).await;
+    let mut ready = heir.ready.clone();
+    ready.wait_for(|ready| *ready).await.unwrap();
+    assert!(send.send(told_before(file.unwrap())).is_ok());
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    let now = heir.snapshot.load_full();
+    assert!(now.knows_workload("new") && !now.knows_workload("old"));
 }

@@ -139,11 +139,16 @@ impl Store {
         if std::mem::take(&mut self.changed) || self.generation == 0 {
             self.generation += 1;
         }
-        Snapshot {
-            generation: self.generation,
-            directory: self.directory.freeze(),
-            policies: self.policies.freeze(),
-        }
+        self.snapshot_of(self.generation)
+    }
+
+    /// The state as generation 0: whatever another store makes is newer.
+    pub fn oldest_snapshot(&mut self) -> Snapshot {
+        self.snapshot_of(0)
+    }
+
+    fn snapshot_of(&mut self, generation: u64) -> Snapshot {
+        Snapshot { generation, directory: self.directory.freeze(), policies: self.policies.freeze() }
     }
 
     fn insert_address(&mut self, resource: &Resource) -> Result<(), Invalid> {

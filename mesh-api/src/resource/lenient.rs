@@ -37,6 +37,13 @@ pub(super) fn report(root: &Node, path: &[&str], problem: &str, fix: &str, findi
     findings.errors.borrow_mut().push(fault);
 }
 
+/// The same for what has not the effect that one may expect, while the object counts.
+pub(super) fn warn(root: &Node, path: &[&str], problem: &str, fix: &str, findings: &Findings) {
+    let (line, field) = locate(root, path.iter().copied());
+    let fault = Fault { line, field: Some(field), problem: problem.to_owned(), fix: fix.to_owned() };
+    findings.warnings.borrow_mut().push(fault);
+}
+
 fn fault(root: &Node, key: &str, path: &Path, message: &str) -> Fault {
     let segments: Vec<String> = path
         .iter()

@@ -6,6 +6,7 @@
 mod authorization_policy;
 mod deployment;
 mod destination_rule;
+pub mod egress;
 mod endpoint_slice;
 pub mod enrolment;
 mod lenient;
@@ -130,7 +131,7 @@ impl Object {
 pub(crate) fn read(kind: Kind, root: &tree::Node, findings: &Findings) -> Option<Object> {
     let metadata = metadata::read(kind, root, findings)?;
     Some(match kind {
-        Kind::Namespace => Object::Namespace(Box::new(Namespace { metadata })),
+        Kind::Namespace => Object::Namespace(Box::new(Namespace::read(metadata, root, findings))),
         Kind::ServiceAccount => Object::ServiceAccount(Box::new(ServiceAccount { metadata })),
         Kind::Node => {
             let status = lenient::field(root, "status", findings)?;

@@ -1,12 +1,30 @@
 //! Namespaces and service accounts: nothing but metadata matters here.
 
-use super::Metadata;
+use super::{Metadata, egress, lenient};
+use crate::manifest::cursor::Findings;
+use crate::manifest::tree;
 
 /// A namespace.
 #[derive(Clone, Debug)]
 pub struct Namespace {
     /// Name and labels.
     pub metadata: Metadata,
+}
+
+impl Namespace {
+    /// Reports what is wrong with what it says of egress, which then counts for the stricter.
+    pub(super) fn read(metadata: Metadata, root: &tree::Node, findings: &Findings) -> Self {
+        let report = |part: &str, name: &str, wrong: egress::Wrong| {
+            lenient::warn(root, &["metadata", part, name], &wrong.problem, &wrong.fix, findings);
+        };
+        if let Err(wrong) = egress::check_label(&metadata.labels) {
+            report("labels", egress::LABEL, wrong);
+        }
+        if let Err(wrong) = egress::allowed(&metadata) {
+            report("annotations", egress::ALLOW, wrong);
+        }
+        Self { metadata }
+    }
 }
 
 /// A service account: the part of a pod's identity that its author chooses.

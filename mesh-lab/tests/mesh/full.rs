@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
+use std::time::Duration;
 
 use mesh_common::direct::DirectEvent;
 use mesh_common::maps::Pod;
@@ -10,7 +11,7 @@ use rustix::process::Signal;
 use crate::pods::state_of;
 use crate::restarts::{proxy_of, signal};
 use crate::same_node::{DIRECT, opened, until_direct};
-use crate::world::{Bytes, PORT, World, eventually, idle_pod};
+use crate::world::{Bytes, PORT, World, eventually, idle_pod, mutual_tls};
 
 /// Takes all room that is left, with keys that mean nothing. Answers them.
 pub fn fill<const KEY: usize, const VALUE: usize>(map: &mut Bytes<KEY, VALUE>) -> Vec<[u8; KEY]> {
@@ -82,10 +83,13 @@ fn a_connection_whose_client_can_not_be_shown_is_refused() {
     assert!(world.client("app", "client", &["who", "server.app", PORT]).ok);
 }
 
-/// A proxy that does not read what is told of direct connections.
+/// A proxy that does not read what is told of direct connections. Under STRICT one that arrived at the proxy's listener for
+/// plaintext would be refused.
 #[test]
 fn a_direct_connection_that_can_not_be_announced_is_the_proxys() {
     let world = World::new("untold-direct");
+    world.apply(&mutual_tls("app", "STRICT"));
+    eventually("it is strict", || !world.client("out", "client", &["who", "server.app", PORT]).ok);
     until_direct(&world, "neighbour", "server.app");
     let proxy = proxy_of(&world, "node2").unwrap();
     signal(proxy, Signal::STOP);
@@ -97,12 +101,23 @@ fn a_direct_connection_that_can_not_be_announced_is_the_proxys() {
     let mut lines = BufReader::new(client.stdout.take().unwrap()).lines();
     let stuck = lines.next().unwrap().unwrap();
     assert!(stuck.starts_with("stuck"), "{stuck}");
+    let burst: Vec<_> = (0..20)
+        .map(|_| {
+            let mut client = world.client_command("app", "neighbour", &["who", "server.app", PORT]);
+            client.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+        })
+        .collect();
+    std::thread::sleep(Duration::from_secs(1));
     signal(proxy, Signal::CONT);
     let answer = lines.next().unwrap().unwrap();
     client.wait().unwrap();
     let own = world.addresses("app", "neighbour");
     let from_it = own.iter().any(|address| answer.starts_with(&**address));
-    assert!(from_it, "in plaintext, which is allowed, from one of {own:?}: {answer:?}");
+    assert!(from_it, "through the proxy, from one of {own:?}: {answer:?}");
+    for client in burst {
+        let output = client.wait_with_output().unwrap();
+        assert!(output.status.success(), "none is refused: {output:?}");
+    }
     let told = || world.metric("node2", "nodemesh_ebpf_faults_total", "DirectFull");
     eventually("the fault is counted", || told() > 0.5);
     until_direct(&world, "neighbour", "server.app");

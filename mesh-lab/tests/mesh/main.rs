@@ -4,10 +4,12 @@
 mod attacks;
 mod certificates;
 mod clock;
+mod egress;
 mod floods;
 mod full;
 mod garbage;
 mod held;
+mod inheritance;
 mod leftovers;
 mod limits;
 mod listeners;

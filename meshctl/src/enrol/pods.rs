@@ -127,6 +127,7 @@ mod tests {
             reason: None,
             netns: None,
             link: None,
+            strict_egress: None,
         }]
     }
 

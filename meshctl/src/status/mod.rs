@@ -137,6 +137,7 @@ mod tests {
             reason: None,
             netns: None,
             link: None,
+            strict_egress: None,
         };
         let pods = [EnrolmentState::Enrolled, EnrolmentState::NotSelected, EnrolmentState::Failed].map(pod);
         assert_eq!(PodCounts::of(&pods), PodCounts { enrolled: 1, pending: 0, failed: 1 });

@@ -4,10 +4,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use anyhow::Result;
+use mesh_api::admin::StrictEgressStatus;
 use mesh_api::identity::SpiffeId;
 use mesh_api::plan::outbound::{Route, route};
 use mesh_api::plan::policy::{Decision, Peer, authorize};
 use mesh_api::plan::{Snapshot, Target, Tunnel, Workload};
+use mesh_api::resource::egress::Allowed;
 use serde::Serialize;
 
 use super::destination::Destination;
@@ -83,15 +85,24 @@ impl Explanation {
     }
 }
 
-/// Explains a connection of `client`. `same_node` is what its agent says of its node.
+/// What counts of the client's agent.
+#[derive(Default)]
+pub struct Agent {
+    /// What it says of its node.
+    pub same_node: SameNode,
+    /// The client's egress, if it is strict.
+    pub strict_egress: Option<StrictEgressStatus>,
+}
+
+/// Explains a connection of `client`.
 pub fn explain(
     snapshot: &Snapshot,
     client: &Arc<Workload>,
     to: &Destination,
-    same_node: &SameNode,
+    agent: &Agent,
 ) -> Result<Explanation> {
     let addresses = to.addresses(snapshot, &client.namespace)?;
-    let way = |address| way(snapshot, client, address, same_node);
+    let way = |address| way(snapshot, client, address, agent);
     Ok(Explanation {
         from: name(client),
         node: client.node.to_string(),
@@ -101,15 +112,18 @@ pub fn explain(
     })
 }
 
-fn way(snapshot: &Snapshot, client: &Workload, address: SocketAddr, same_node: &SameNode) -> Way {
+fn way(snapshot: &Snapshot, client: &Workload, address: SocketAddr, agent: &Agent) -> Way {
     let mut way =
         Way { address, service: None, balancing: None, note: None, passes: false, endpoints: Vec::new() };
-    let end = |target: &Target| endpoint(snapshot, client, target, same_node);
+    let end = |target: &Target| endpoint(snapshot, client, target, &agent.same_node);
     let route = route(snapshot, client, address);
     match &route {
         Route::Passthrough => {
-            way.passes = true;
-            way.note = Some(route.to_string());
+            let strict = agent.strict_egress.as_ref().filter(|_| !snapshot.knows_address(address.ip()));
+            let (passes, note) =
+                strict.map_or((true, String::new()), |strict| outside(strict, client, address));
+            way.passes = passes;
+            way.note = Some(if passes { format!("{route}{note}") } else { note });
         }
         Route::Reject(reject) => way.note = Some(reject.to_string()),
         Route::Workload(target) => way.endpoints.push(end(target)),
@@ -120,6 +134,23 @@ fn way(snapshot: &Snapshot, client: &Workload, address: SocketAddr, same_node: &
         }
     }
     way
+}
+
+/// Whether a pod whose egress is strict may go to an address that the mesh does not know, and what is to be said of it.
+fn outside(strict: &StrictEgressStatus, client: &Workload, address: SocketAddr) -> (bool, String) {
+    let ip = address.ip().to_canonical();
+    let names = |text: &&String| {
+        let allowed = text.parse::<Allowed>();
+        allowed.is_ok_and(|it| it.net.contains(&ip) && it.port.is_none_or(|port| port == address.port()))
+    };
+    let whose = if strict.by == "pod" { name(client) } else { client.namespace.to_string() };
+    let who = format!("strict egress of {} {whose}", strict.by);
+    if let Some(rule) = strict.allowed.iter().find(names) {
+        return (true, format!("; excepted from {who} by {rule}"));
+    }
+    let problem = strict.problem.as_ref().or(strict.not_in_force.as_ref());
+    let problem = problem.map(|problem| format!(" ({problem})")).unwrap_or_default();
+    (false, format!("refused: {who}, no rule names {address}{problem}"))
 }
 
 fn endpoint(snapshot: &Snapshot, client: &Workload, target: &Target, same_node: &SameNode) -> Endpoint {

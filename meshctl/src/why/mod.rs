@@ -20,6 +20,7 @@ use crate::output::Format;
 use crate::source::{Mesh, Node, Nodes, Source};
 
 use destination::Destination;
+use explain::Agent;
 use same_node::SameNode;
 
 /// The connection that is asked about.
@@ -43,7 +44,7 @@ struct Settings {
 /// Finds the pod's agent, takes its configuration, and explains.
 pub async fn answer(source: &Source, question: &Question, format: Format) -> Result<ExitCode> {
     let (namespace, name) = question.from.split_once('/').unwrap_or(("default", &question.from));
-    let agent = agent_of(source, namespace, name).await?;
+    let (agent, pod) = agent_of(source, namespace, name).await?;
     let mut session = agent.endpoint.open().await?;
     let snapshot = rebuild(session.bytes("/snapshot").await?)?;
     let settings: Settings = session.json("/config").await?;
@@ -53,23 +54,25 @@ pub async fn answer(source: &Source, question: &Question, format: Format) -> Res
         .with_context(|| format!("the control plane has not told of the pod {namespace}/{name}"))?;
     let pods = session.json::<Vec<PodStatus>>("/pods").await?;
     let same_node = SameNode::new(settings.same_node, pods);
-    let explanation = explain::explain(&snapshot, &client, &question.to, &same_node)?;
+    let agent = Agent { same_node, strict_egress: pod.strict_egress };
+    let explanation = explain::explain(&snapshot, &client, &question.to, &agent)?;
     format.print(&explanation, show::text)?;
     Ok(if explanation.is_taken() { ExitCode::SUCCESS } else { ExitCode::from(3) })
 }
 
-async fn agent_of(source: &Source, namespace: &str, name: &str) -> Result<Node> {
+async fn agent_of(source: &Source, namespace: &str, name: &str) -> Result<(Node, PodStatus)> {
     let mesh = source.mesh().await?;
     let nodes = match &mesh {
         Mesh::Cluster(cluster) => Nodes::only(&cluster.node_of(namespace, name).await?),
         Mesh::Local { .. } => Nodes::default(),
     };
     let answers = mesh.ask::<Vec<PodStatus>>(&nodes, "/pods").await?;
-    let has = |pods: &[PodStatus]| pods.iter().any(|pod| pod.namespace == namespace && pod.name == name);
-    let Some((agent, _)) = answers.into_iter().find(|(_, pods)| has(pods)) else {
+    let mut all =
+        answers.into_iter().flat_map(|(node, pods)| pods.into_iter().map(move |pod| (node.clone(), pod)));
+    let Some(found) = all.find(|(_, pod)| pod.namespace == namespace && pod.name == name) else {
         bail!("no agent knows a pod {namespace}/{name}; pods on the host's network have none");
     };
-    Ok(agent)
+    Ok(found)
 }
 
 /// The agent's configuration as it decides with it.

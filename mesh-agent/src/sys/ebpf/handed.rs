@@ -8,10 +8,10 @@ use mesh_common::address::Address;
 
 use super::programs::{change, replace};
 use super::veth::{CROWDED, DirectVeths, Links, VETH_FLOWS, VETHS};
-use super::{DirectKernel, Error, EventLog, FlowMap, PEER, map_error};
+use super::{DirectKernel, EgressMap, Error, EventLog, FlowMap, PEER, map_error};
 
 /// What is handed over, in this order.
-pub const HANDED_OVER: [&str; 12] = [
+pub const HANDED_OVER: [&str; 13] = [
     "DESTINATIONS",
     PEER,
     "ROUTES",
@@ -24,6 +24,7 @@ pub const HANDED_OVER: [&str; 12] = [
     VETHS,
     VETH_FLOWS,
     CROWDED,
+    "EGRESS",
 ];
 
 /// The maps, by descriptor.
@@ -40,6 +41,7 @@ pub struct Handed {
     veths: OwnedFd,
     veth_flows: OwnedFd,
     crowded: OwnedFd,
+    egress: OwnedFd,
 }
 
 /// The addresses that the mesh knows.
@@ -61,6 +63,7 @@ impl Handed {
             veths,
             veth_flows,
             crowded,
+            egress,
         ] = maps;
         Self {
             destinations,
@@ -75,6 +78,7 @@ impl Handed {
             veths,
             veth_flows,
             crowded,
+            egress,
         }
     }
 
@@ -91,7 +95,7 @@ impl Handed {
     }
 
     /// What the rest is for, and the events of the programs. Must be called inside a tokio runtime.
-    pub fn open(self) -> Result<(Destinations, DirectKernel, EventLog), Error> {
+    pub fn open(self) -> Result<(Destinations, DirectKernel, EventLog, EgressMap), Error> {
         let destinations = Map::HashMap(map("DESTINATIONS", self.destinations)?);
         Ok((
             Destinations(destinations.try_into().map_err(map_error("DESTINATIONS"))?),
@@ -105,6 +109,7 @@ impl Handed {
                 DirectVeths::new(map(VETH_FLOWS, self.veth_flows)?, map(CROWDED, self.crowded)?)?,
             )?,
             EventLog::new(map("EVENTS", self.events)?)?,
+            EgressMap::new(map("EGRESS", self.egress)?)?,
         ))
     }
 }

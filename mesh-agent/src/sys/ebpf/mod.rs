@@ -9,6 +9,7 @@
 
 mod attach;
 mod direct;
+mod egress;
 mod events;
 mod flow;
 mod gate;
@@ -21,6 +22,7 @@ mod veth;
 
 pub use attach::unpin_all;
 pub use direct::{DirectEvent, DirectKernel, Totals, UnderWay};
+pub use egress::{EgressEntry, EgressMap};
 pub use events::{EventLog, ebpf_log_level};
 pub use flow::{Asked, FlowMap};
 pub use handed::{Destinations, HANDED_OVER, Handed};

@@ -24,11 +24,12 @@ use crate::sys::{HostEnd, Netns};
 pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/mesh-ebpf.o"));
 
 /// Maps that outlive the keeper. Those that are not here (log, events, listeners, routes) are made anew each time.
-const PINNED: [&str; 17] = [
+const PINNED: [&str; 18] = [
     "PROXIES",
     "PODS",
     "SANDBOXES",
     "DESTINATIONS",
+    "EGRESS",
     "HANDOFFS",
     PEER,
     "PROBE_PORTS",
@@ -392,6 +393,7 @@ pub(super) fn descriptor(map: &Map) -> Option<BorrowedFd<'_>> {
     match map {
         Map::HashMap(data)
         | Map::Array(data)
+        | Map::LpmTrie(data)
         | Map::PerCpuArray(data)
         | Map::ProgramArray(data)
         | Map::RingBuf(data)

@@ -79,7 +79,7 @@ fn shop() -> Snapshot {
 }
 
 /// A node with this setting, where the pod `client` has a link of its own.
-fn node(setting: &str, client: &str) -> SameNode {
+fn node(setting: &str, client: &str) -> Agent {
     let pod = |name: &str, way: &str| PodStatus {
         uid: String::new(),
         namespace: "shop".to_owned(),
@@ -91,8 +91,10 @@ fn node(setting: &str, client: &str) -> SameNode {
             way: way.to_owned(),
             obstacle: (way != "veth").then(|| "its traffic is shaped".to_owned()),
         }),
+        strict_egress: None,
     };
-    SameNode::new(setting.to_owned(), vec![pod("client", client), pod("web-1", "veth")])
+    let same_node = SameNode::new(setting.to_owned(), vec![pod("client", client), pod("web-1", "veth")]);
+    Agent { same_node, strict_egress: None }
 }
 
 fn asked(from: &str, to: &str) -> Explanation {
@@ -157,8 +159,7 @@ fn what_leads_nowhere_is_not_taken_and_what_leads_outside_is() {
 fn an_unknown_name_is_an_error() {
     let snapshot = shop();
     let client = snapshot.workloads().next().unwrap();
-    let error =
-        explain(&snapshot, &client, &"nowhere:80".parse().unwrap(), &SameNode::default()).unwrap_err();
+    let error = explain(&snapshot, &client, &"nowhere:80".parse().unwrap(), &Agent::default()).unwrap_err();
     assert!(error.to_string().contains("no service"), "{error}");
 }
 
@@ -186,4 +187,27 @@ fn says_why_a_connection_on_one_node_is_encrypted() {
     assert_eq!(of("direct", "shared"), ("local", Some("directly".to_owned())));
     assert_eq!(of("direct", "veth"), ("local", Some("from veth to veth".to_owned())));
     assert_eq!(of("mtls", "veth"), ("hbone", None));
+}
+
+#[test]
+fn strict_egress_is_told_with_whose_it_is_and_what_it_leaves() {
+    let snapshot = shop();
+    let client = snapshot.workloads().find(|workload| &*workload.name == "client").unwrap();
+    let strict = StrictEgressStatus {
+        by: "namespace".to_owned(),
+        allowed: vec!["192.0.2.0/24:443".to_owned()],
+        problem: None,
+        not_in_force: None,
+    };
+    let agent = Agent { strict_egress: Some(strict), ..Agent::default() };
+    let ask = |to: &str| explain(&snapshot, &client, &to.parse().unwrap(), &agent).unwrap();
+    let refused = ask("192.0.2.1:80");
+    assert!(!refused.is_taken());
+    let note = "refused: strict egress of namespace shop, no rule names 192.0.2.1:80";
+    assert_eq!(refused.routes[0].note.as_deref(), Some(note));
+    let excepted = ask("192.0.2.1:443");
+    assert!(excepted.is_taken());
+    let note = excepted.routes[0].note.as_deref().unwrap();
+    assert!(note.ends_with("excepted from strict egress of namespace shop by 192.0.2.0/24:443"), "{note}");
+    assert!(ask("10.244.1.9:80").is_taken(), "the mesh knows it");
 }

@@ -1,0 +1,92 @@
+//! What a proxy has left to the next one: files in memory, which the keeper holds and never reads.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{SealFlags, fcntl_get_seals, fstat};
+
+use super::protocol::Heritage;
+
+/// Most bytes of a file. What is longer is not handed on.
+const MOST_BYTES: i64 = 128 << 20;
+
+/// The files.
+#[derive(Default)]
+pub(super) struct Estate {
+    certificates: Option<OwnedFd>,
+    configuration: Option<OwnedFd>,
+}
+
+impl Estate {
+    /// Of the files that a predecessor handed over, in the order of [`Self::descriptors`].
+    pub fn new(certificates: Option<OwnedFd>, configuration: Option<OwnedFd>) -> Self {
+        Self { certificates, configuration }
+    }
+
+    /// Holds a file in place of another. Errors: it is not one that is in memory alone and can't be cut.
+    pub fn hold(&mut self, what: Heritage, file: Option<OwnedFd>) -> io::Result<()> {
+        if let Some(file) = &file
+            && !fcntl_get_seals(file)?.contains(seals(what))
+        {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        match what {
+            Heritage::Certificates => self.certificates = file,
+            Heritage::Configuration => self.configuration = file,
+        }
+        Ok(())
+    }
+
+    /// The files that are handed on: certificates, configuration.
+    pub fn descriptors(&self) -> [Option<BorrowedFd<'_>>; 2] {
+        [&self.certificates, &self.configuration]
+            .map(|file| file.as_ref().map(AsFd::as_fd).filter(|file| is_short(*file)))
+    }
+}
+
+/// Whoever reads it relies on these.
+fn seals(what: Heritage) -> SealFlags {
+    match what {
+        Heritage::Certificates => SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL,
+        Heritage::Configuration => SealFlags::SHRINK,
+    }
+}
+
+fn is_short(file: BorrowedFd<'_>) -> bool {
+    fstat(file).is_ok_and(|status| status.st_size <= MOST_BYTES)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::io::Write;
+
+    use super::*;
+    use crate::legacy::{append_only, create, seal};
+
+    #[test]
+    fn only_memory_that_can_not_be_cut_is_held() {
+        let mut estate = Estate::default();
+        let disk: OwnedFd = tempfile::tempfile().unwrap().into();
+        assert!(estate.hold(Heritage::Configuration, Some(disk)).is_err());
+        let (pipe, _other) = io::pipe().unwrap();
+        assert!(estate.hold(Heritage::Configuration, Some(pipe.into())).is_err());
+        let file = || create(c"test").unwrap();
+        assert!(estate.hold(Heritage::Configuration, Some(file().into())).is_err(), "it could be cut");
+        let grows = file();
+        append_only(&grows).unwrap();
+        let copy = grows.try_clone().unwrap();
+        assert!(estate.hold(Heritage::Certificates, Some(copy.into())).is_err(), "it could be changed");
+        assert!(estate.descriptors().iter().all(Option::is_none));
+        let sealed: File = file();
+        seal(&sealed).unwrap();
+        estate.hold(Heritage::Certificates, Some(sealed.into())).unwrap();
+        estate.hold(Heritage::Configuration, Some(grows.try_clone().unwrap().into())).unwrap();
+        assert!(estate.descriptors().iter().all(Option::is_some));
+        (&grows).write_all(b"x").unwrap();
+        grows.set_len(MOST_BYTES.unsigned_abs() + 1).unwrap();
+        assert!(estate.descriptors()[1].is_none(), "what has become too long is not handed on");
+        estate.hold(Heritage::Certificates, None).unwrap();
+        assert!(estate.descriptors()[0].is_none());
+    }
+}

@@ -1,0 +1,147 @@
+//! Certificates and their keys as bytes. Whoever wrote them is not trusted: every length is looked at before it is used, and
+//! whether what is read is good for anything is another's to say. This file uses nothing but plain types: the fuzz target
+//! `legacy` includes it.
+
+use std::io::{self, Write};
+
+/// Says what it is; another layout has another one.
+const MAGIC: &[u8; 8] = b"nm-cert\x01";
+/// Most bytes of all.
+pub const MOST_BYTES: u64 = 16 << 20;
+/// Most roots of a mesh.
+pub const MOST_ROOTS: usize = 64;
+/// Most identities: one for each pod of a node, and the agent's own.
+pub const MOST_ENTRIES: usize = 4097;
+
+/// What there is.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Contents<'a> {
+    /// The roots in force (DER).
+    pub roots: Vec<&'a [u8]>,
+    /// The certificates.
+    pub entries: Vec<Entry<'a>>,
+}
+
+/// An identity's certificate.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Entry<'a> {
+    /// URI of the identity.
+    pub uri: &'a str,
+    /// The chain without a root, the leaf first (PEM).
+    pub chain: &'a str,
+    /// The private key (PKCS #8, DER).
+    pub key: &'a [u8],
+}
+
+/// Writes it piece by piece, so that keys are copied to nowhere else. What is beyond the bounds is left out.
+pub fn write(contents: &Contents<'_>, to: &mut impl Write) -> io::Result<()> {
+    let roots = &contents.roots[..contents.roots.len().min(MOST_ROOTS)];
+    let entries = &contents.entries[..contents.entries.len().min(MOST_ENTRIES)];
+    to.write_all(MAGIC)?;
+    number(roots.len(), to)?;
+    roots.iter().try_for_each(|root| field(root, to))?;
+    number(entries.len(), to)?;
+    entries.iter().try_for_each(|entry| {
+        field(entry.uri.as_bytes(), to)?;
+        field(entry.chain.as_bytes(), to)?;
+        field(entry.key, to)
+    })
+}
+
+/// Reads it; none if it is anything else.
+pub fn read(bytes: &[u8]) -> Option<Contents<'_>> {
+    let mut from = Reader(bytes.strip_prefix(MAGIC)?);
+    let roots = from.number(MOST_ROOTS)?;
+    let roots = (0..roots).map(|_| from.field()).collect::<Option<_>>()?;
+    let entries = from.number(MOST_ENTRIES)?;
+    let entries = (0..entries).map(|_| from.entry()).collect::<Option<_>>()?;
+    from.0.is_empty().then_some(Contents { roots, entries })
+}
+
+fn number(number: usize, to: &mut impl Write) -> io::Result<()> {
+    let number = u32::try_from(number).map_err(|_| io::ErrorKind::FileTooLarge)?;
+    to.write_all(&number.to_le_bytes())
+}
+
+fn field(bytes: &[u8], to: &mut impl Write) -> io::Result<()> {
+    number(bytes.len(), to)?;
+    to.write_all(bytes)
+}
+
+struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    fn number(&mut self, most: usize) -> Option<usize> {
+        let (number, rest) = self.0.split_first_chunk()?;
+        self.0 = rest;
+        usize::try_from(u32::from_le_bytes(*number)).ok().filter(|number| *number <= most)
+    }
+
+    fn field(&mut self) -> Option<&'a [u8]> {
+        let length = self.number(self.0.len())?;
+        let (field, rest) = self.0.split_at_checked(length)?;
+        self.0 = rest;
+        Some(field)
+    }
+
+    fn text(&mut self) -> Option<&'a str> {
+        std::str::from_utf8(self.field()?).ok()
+    }
+
+    fn entry(&mut self) -> Option<Entry<'a>> {
+        Some(Entry { uri: self.text()?, chain: self.text()?, key: self.field()? })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    fn example() -> Vec<u8> {
+        let entry = |uri| Entry { uri, chain: "-----BEGIN CERTIFICATE-----", key: b"\x30\x00" };
+        let entries = vec![entry("spiffe://td/ns/a/sa/b"), entry("spiffe://td/ns/a/sa/c")];
+        let mut bytes = Vec::new();
+        write(&Contents { roots: vec![b"one", b""], entries }, &mut bytes).unwrap();
+        bytes
+    }
+
+    #[test]
+    #[ignore = "writes into the tree: the first inputs of the fuzz target `legacy`"]
+    fn write_seeds() {
+        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus/legacy");
+        std::fs::create_dir_all(&directory).unwrap();
+        std::fs::write(directory.join("two"), example()).unwrap();
+        std::fs::write(directory.join("none"), [&MAGIC[..], &[0; 8]].concat()).unwrap();
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        let bytes = example();
+        let contents = read(&bytes).unwrap();
+        assert_eq!(contents.roots, [&b"one"[..], b""]);
+        assert_eq!(contents.entries[1].uri, "spiffe://td/ns/a/sa/c");
+        let mut again = Vec::new();
+        write(&contents, &mut again).unwrap();
+        assert_eq!(again, bytes);
+    }
+
+    #[test]
+    fn no_bytes_are_too_strange() {
+        let bytes = example();
+        for length in 0..bytes.len() {
+            assert_eq!(read(&bytes[..length]), None, "cut at {length}");
+        }
+        for place in 0..bytes.len() {
+            for value in [0, 1, 0x7f, 0x80, 0xff] {
+                let mut strange = bytes.clone();
+                strange[place] = value;
+                let _total = read(&strange);
+            }
+        }
+        assert_eq!(read(&[&bytes[..], b"x"].concat()), None, "nothing may follow");
+        let many = u32::try_from(MOST_ENTRIES + 1).unwrap().to_le_bytes();
+        assert_eq!(read(&[&MAGIC[..], &[0; 4], &many, &vec![0; 1 << 16]].concat()), None);
+    }
+}

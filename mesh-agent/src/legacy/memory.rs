@@ -1,0 +1,70 @@
+//! Files that are in memory alone.
+
+use std::ffi::CStr;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
+use rustix::io::Errno;
+
+/// A new one, which `/proc` shows by this name to who may look. Errors: no memory, or no descriptor.
+pub fn create(name: &CStr) -> io::Result<File> {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let file = match memfd_create(name, flags | MemfdFlags::NOEXEC_SEAL) {
+        // Older than Linux 6.3.
+        Err(Errno::INVAL) => memfd_create(name, flags),
+        made => made,
+    };
+    Ok(file?.into())
+}
+
+/// From now on nobody changes it, who made it included.
+pub fn seal(file: &File) -> io::Result<()> {
+    Ok(fcntl_add_seals(file, SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL)?)
+}
+
+/// From now on it only grows.
+pub fn append_only(file: &File) -> io::Result<()> {
+    Ok(fcntl_add_seals(file, SealFlags::SHRINK | SealFlags::SEAL)?)
+}
+
+/// All of it. The descriptor shares its offset with whoever else has one, so that is not used. Errors: it is longer than
+/// `most`, or shorter than it says.
+pub fn read(file: &File, most: u64) -> io::Result<Vec<u8>> {
+    let length = file.metadata()?.len();
+    if length > most {
+        return Err(io::ErrorKind::FileTooLarge.into());
+    }
+    let mut bytes = vec![0; usize::try_from(length).map_err(|_| io::ErrorKind::FileTooLarge)?];
+    file.read_exact_at(&mut bytes, 0)?;
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    #[test]
+    fn what_is_sealed_is_read_and_never_changed() {
+        let mut file = create(c"test").unwrap();
+        file.write_all(b"a key").unwrap();
+        seal(&file).unwrap();
+        assert!(file.write_all(b"another").is_err());
+        assert!(file.set_len(0).is_err() && file.set_len(100).is_err());
+        assert_eq!(read(&file, 5).unwrap(), b"a key");
+        assert_eq!(read(&file, 4).unwrap_err().kind(), io::ErrorKind::FileTooLarge);
+    }
+
+    #[test]
+    fn what_grows_does_not_shrink() {
+        let mut file = create(c"test").unwrap();
+        append_only(&file).unwrap();
+        file.write_all(b"one").unwrap();
+        assert!(file.set_len(0).is_err());
+        file.write_all(b"two").unwrap();
+        assert_eq!(read(&file, 100).unwrap(), b"onetwo");
+    }
+}

@@ -1,0 +1,75 @@
+//! The map of pods that may go only where the mesh knows the way, or where it is named.
+
+use aya::maps::lpm_trie::{Key, LpmTrie};
+use aya::maps::{Map, MapData};
+use ipnet::IpNet;
+use mesh_common::egress::{ANY_PORT, BEFORE_ADDRESS, EXCEPTED, EgressKey, OF_POD, REFUSED, refusal};
+
+use super::programs::absent_is_fine;
+use super::{Error, map_error};
+
+const NAME: &str = "EGRESS";
+
+/// What the kernel knows of it.
+pub struct EgressMap(LpmTrie<MapData, EgressKey, u32>);
+
+/// One entry: a pod's refusal, or one of its exceptions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct EgressEntry {
+    prefix: u32,
+    key: EgressKey,
+}
+
+impl EgressEntry {
+    /// Refuses what the pod with this namespace has no exception for.
+    pub fn refusal(netns: u64) -> Self {
+        Self { prefix: OF_POD, key: refusal(netns) }
+    }
+
+    /// Excepts a network, on one port or all.
+    pub fn exception(netns: u64, net: IpNet, port: Option<u16>) -> Self {
+        let length = u32::from(net.prefix_len()) + if net.addr().is_ipv4() { 96 } else { 0 };
+        let key = EgressKey::new(netns, net.network().into(), port.unwrap_or(ANY_PORT));
+        Self { prefix: BEFORE_ADDRESS + length, key }
+    }
+
+    /// Cookie of the pod's namespace.
+    pub fn pod(self) -> u64 {
+        self.key.pod()
+    }
+
+    /// Whether it refuses.
+    pub fn refuses(self) -> bool {
+        self.prefix == OF_POD
+    }
+
+    fn key(self) -> Key<EgressKey> {
+        Key::new(self.prefix, self.key)
+    }
+}
+
+impl EgressMap {
+    pub(super) fn new(map: MapData) -> Result<Self, Error> {
+        Ok(Self(Map::LpmTrie(map).try_into().map_err(map_error(NAME))?))
+    }
+
+    /// All entries.
+    pub fn entries(&self) -> Result<Vec<EgressEntry>, Error> {
+        let entry = |key: Result<Key<EgressKey>, _>| {
+            let key = key.map_err(map_error(NAME))?;
+            Ok(EgressEntry { prefix: key.prefix_len(), key: key.data() })
+        };
+        self.0.keys().map(entry).collect()
+    }
+
+    /// Adds an entry. Errors: there is no room or memory.
+    pub fn insert(&mut self, entry: EgressEntry) -> Result<(), Error> {
+        let value = if entry.refuses() { REFUSED } else { EXCEPTED };
+        self.0.insert(&entry.key(), value, 0).map_err(map_error(NAME))
+    }
+
+    /// Takes an entry out. One that is not there is out already.
+    pub fn remove(&mut self, entry: EgressEntry) -> Result<(), Error> {
+        absent_is_fine(self.0.remove(&entry.key())).map_err(map_error(NAME))
+    }
+}

@@ -1,0 +1,71 @@
+//! What a proxy before this one was told, for as long as the control plane can't be reached.
+
+use std::fs::File;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use mesh_api::plan::Snapshot;
+use tokio::sync::{Notify, oneshot, watch};
+
+use crate::legacy::journal;
+
+/// How long the control plane is waited for first: what it says is newer, and nobody but it has written it.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// The same where another proxy serves meanwhile, so that nothing is lost by waiting. Whoever supervises that one does not
+/// wait for its end much longer.
+const PATIENCE_BESIDE: Duration = Duration::from_secs(10);
+
+/// What a proxy before this one was told.
+pub struct ToldBefore {
+    /// Its journal.
+    pub file: File,
+    /// Whether that proxy, or another, serves until this one does.
+    pub beside: bool,
+}
+
+/// Where it is put in force.
+pub(super) struct Inherited {
+    pub snapshot: Arc<ArcSwap<Snapshot>>,
+    pub updates: watch::Sender<Arc<Snapshot>>,
+    pub ready: watch::Sender<bool>,
+    /// Told when the control plane could not be reached.
+    pub unreachable: Arc<Notify>,
+}
+
+impl Inherited {
+    /// Puts it in force when the control plane can't be reached or takes long, unless that has told something by then.
+    pub async fn use_if_needed(self, told_before: oneshot::Receiver<ToldBefore>) {
+        let Ok(ToldBefore { file, beside }) = told_before.await else { return };
+        let patience = if beside { PATIENCE_BESIDE } else { PATIENCE };
+        let mut ready = self.ready.subscribe();
+        tokio::select! {
+            _ = ready.wait_for(|ready| *ready) => return,
+            () = self.unreachable.notified(), if !beside => {}
+            () = tokio::time::sleep(patience) => {}
+        }
+        match tokio::task::spawn_blocking(move || journal::replay(&file)).await {
+            Ok(Some(mut store)) => self.put_in_force(Arc::new(store.oldest_snapshot())),
+            Ok(None) | Err(_) => tracing::warn!("what the proxy before this one was told can't be read"),
+        }
+    }
+
+    /// The control plane is told nothing of it: it lists everything anew, and what it says replaces this as a whole.
+    fn put_in_force(&self, snapshot: Arc<Snapshot>) {
+        self.ready.send_if_modified(|ready| {
+            if *ready {
+                return false;
+            }
+            let workloads = snapshot.workload_count();
+            tracing::warn!(
+                workloads,
+                "the control plane can't be reached: what the proxy before this one was told is in force"
+            );
+            self.snapshot.store(Arc::clone(&snapshot));
+            self.updates.send_replace(snapshot);
+            *ready = true;
+            true
+        });
+    }
+}

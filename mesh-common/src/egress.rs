@@ -1,0 +1,78 @@
+//! Strict egress: pods that may not go to destinations which the mesh does not know, but for those that are named.
+//!
+//! One trie of prefixes holds both: for each such pod an entry of its namespace's cookie alone, which refuses, and behind
+//! the cookie, and so more exact, what is excepted. A pod without an entry goes where it likes. An exception that is
+//! missing, because there was no room for it, refuses too much and never too little.
+
+use crate::address::Address;
+
+/// Most entries of `EGRESS`.
+pub const MAX_EGRESS: u32 = 65_536;
+
+/// Value of an entry that refuses.
+pub const REFUSED: u32 = 1;
+/// Value of an entry that excepts.
+pub const EXCEPTED: u32 = 2;
+
+/// Length in bits of the prefix of an entry that refuses.
+pub const OF_POD: u32 = 64;
+/// Length in bits of what goes before the address.
+pub const BEFORE_ADDRESS: u32 = OF_POD + 32;
+/// Length in bits of a whole key.
+pub const WHOLE: u32 = BEFORE_ADDRESS + 128;
+
+/// A port of [`EgressKey::port`] that stands for all: no connection has it.
+pub const ANY_PORT: u16 = 0;
+
+/// Key of `EGRESS`, behind the length of its prefix.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct EgressKey {
+    /// Cookie of the pod's network namespace, the lower half first.
+    pub netns: [u32; 2],
+    /// The port, and the family above it: a prefix of IPv6 does not stand for IPv4, whose addresses are held as some of it.
+    pub port: u32,
+    /// The address in words, in network order: the compiler moves single bytes with a slot of the stack for each.
+    pub address: [u32; 4],
+}
+const _: () = assert!(size_of::<EgressKey>() == 28 && size_of::<EgressKey>() * 8 == WHOLE as usize);
+
+impl EgressKey {
+    /// The key of a pod's way to a destination.
+    #[inline(always)]
+    pub const fn new(netns: u64, address: Address, port: u16) -> Self {
+        /// Above all ports.
+        const V6: u32 = 1 << 16;
+        let family = if address.is_v4() { 0 } else { V6 };
+        #[allow(clippy::cast_possible_truncation)]
+        let halves = [netns as u32, (netns >> 32) as u32];
+        Self { netns: halves, port: family | port as u32, address: address.to_be32x4() }
+    }
+
+    /// Cookie of the pod's network namespace.
+    pub const fn pod(self) -> u64 {
+        (self.netns[1] as u64) << 32 | self.netns[0] as u64
+    }
+}
+
+/// The key of the entry that refuses a pod's connections; its prefix is [`OF_POD`].
+pub const fn refusal(netns: u64) -> EgressKey {
+    EgressKey { port: 0, ..EgressKey::new(netns, Address::UNSPECIFIED, 0) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use super::*;
+
+    #[test]
+    fn a_key_has_its_pod_and_families_apart() {
+        let of =
+            |text: &str| EgressKey::new(0x1234_5678_9abc_def0, text.parse::<IpAddr>().unwrap().into(), 443);
+        assert_eq!(of("10.0.0.1").pod(), 0x1234_5678_9abc_def0);
+        assert_eq!(of("10.0.0.1"), of("::ffff:10.0.0.1"), "an IPv4-mapped address is the IPv4 one");
+        assert_ne!(of("fd00::1").port, of("10.0.0.1").port);
+        assert_eq!(refusal(7).pod(), 7);
+    }
+}
