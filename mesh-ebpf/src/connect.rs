@@ -4,7 +4,7 @@ use aya_ebpf::bindings::bpf_sock_addr;
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
 use mesh_common::fault::Fault;
-use mesh_common::maps::Endpoint;
+use mesh_common::maps::{Endpoint, Pod};
 use mesh_common::steer::{self, Connect};
 
 use crate::context::{self, Place};
@@ -63,7 +63,7 @@ fn steer(context: &SockAddrContext, to: Endpoint) -> Step {
     if context::is_proxy() {
         return Step::Leave;
     }
-    if steer::connect(pod, to.address) == Connect::Leave {
+    if talks_to_itself(pod, &to) {
         return leave(context);
     }
     // SAFETY: only its presence is looked at.
@@ -79,13 +79,23 @@ fn steer(context: &SockAddrContext, to: Endpoint) -> Step {
     take(context, netns, to)
 }
 
+/// Not inlined: comparing addresses takes much of the stack, which what comes later needs.
+#[inline(never)]
+fn talks_to_itself(pod: &Pod, to: &Endpoint) -> bool {
+    steer::connect(pod, to.address) == Connect::Leave
+}
+
 /// To an endpoint on this node, or to the proxy. The application goes on to see the address that it asked for.
 #[inline(always)]
 fn take(context: &SockAddrContext, netns: u64, to: Endpoint) -> Step {
     let socket = context::socket_of(context);
     let (address, port) = steer::outbound_listener(to.address);
     let (mut shown, mut place) = (to, Place::new(address, port));
-    direct::endpoint(netns, socket, &mut shown, &mut place);
+    if direct::is_room(netns, &to) {
+        direct::endpoint(netns, socket, &mut shown, &mut place);
+    } else {
+        context::forget_direct(socket);
+    }
     if !context::show_peer(socket, shown) {
         return Step::Fault(Fault::SocketStorage, netns);
     }

@@ -11,7 +11,8 @@ use core::ptr;
 use mesh_common::address::Address;
 use mesh_common::direct::{
     self, Arrival, Choice, DirectEvent, DirectFlow, DirectSocket, Filed, Happened, NO_SERVER,
-    NOTE_NOT_DIRECT, NOTE_PROBE, PULSE_LASTS, RING_IS_FULL_FOR, Route, RouteKey, TABLE_IS_FULL_FOR, YES_LASTS,
+    NOTE_NOT_DIRECT, NOTE_PROBE, PULSE_LASTS, RING_IS_FULL_FOR, Route, RouteKey, TABLE_IS_FULL_FOR,
+    YES_LASTS,
 };
 use mesh_common::fault::Fault;
 use mesh_common::maps::Endpoint;
@@ -55,7 +56,7 @@ fn draw(client: u64, to: &mut Endpoint) -> Option<(u64, Place)> {
     // SAFETY: the map answers memory that holds an entry for the length of the program. It need not be this one all the
     // time: the memory of an entry that is replaced may be another's at once.
     let route: &'static mut Route = unsafe { &mut *route };
-    if !agent_lives() || !is_room(client, to) {
+    if !agent_lives() {
         return None;
     }
     let ticket = ticket(route)?;
@@ -86,9 +87,9 @@ fn has_way(client: u64, server: u64) -> bool {
 }
 
 /// Whether a connection that goes directly can be filed and told of, as far as can be known now: when its SYN leaves it is
-/// too late to go another way. Not inlined: there is one stack for all.
+/// too late to go another way. Not inlined, and asked before [`endpoint`] is: there is one stack for all.
 #[inline(never)]
-fn is_room(client: u64, to: &Endpoint) -> bool {
+pub fn is_room(client: u64, to: &Endpoint) -> bool {
     let Some(until) = NO_ROOM.get_ptr_mut(0) else { return false };
     let now = now();
     // SAFETY: a word of an array, which is there as long as the program; volatile, since other cores write it.
