@@ -86,7 +86,7 @@ fn who_steps_between_two_pods_sees_their_handshake_and_changes_nothing() {
         let wire = Wire::between(&world, "out", family, &[]);
         let ran = world.client("out", "neighbour", &["slowly", &server, PORT, "140"]);
         let saw = wire.saw();
-        assert!(saw.iter().any(|line| line.contains("SECRET0001")), "{saw:?}");
+        assert!(saw.iter().any(|line| line.contains("SECRET")), "{saw:?}");
         assert_ne!(ran.text, "whole", "{ran:?}");
     }
 }
