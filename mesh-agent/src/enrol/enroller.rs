@@ -254,7 +254,7 @@ impl Enroller {
             Ok((Answer::Yes { netns, addresses, listeners, .. }, leftovers)) => {
                 tracing::info!(namespace = %pod.namespace, pod = %pod.name, "enrolled");
                 let told = pod.addresses.clone();
-                self.serve(NodePod { addresses, ..pod }, told, netns, listeners, leftovers);
+                self.serve(&NodePod { addresses, ..pod }, told, netns, listeners, leftovers);
             }
             Err(_) if !as_asked => {}
             Err(reason) => {
@@ -296,7 +296,7 @@ impl Enroller {
     /// Serves a pod that is in the mesh, and was `told` to have certain addresses when it was asked for.
     fn serve(
         &mut self,
-        pod: NodePod,
+        pod: &NodePod,
         told: Vec<IpAddr>,
         netns: u64,
         listeners: Vec<TcpListener>,
