@@ -24,22 +24,21 @@ const KEY: &str = "nodemesh.io/agent-not-ready";
 /// What could not be written is tried again after this.
 const RETRY: Duration = Duration::from_secs(5);
 
-/// Takes the taint off nodes, as long as this replica leads. Agents are the pods of `account` in the own namespace.
+/// Takes the taint off nodes while this replica leads. Agents are the pods of `account` in the own namespace. All replicas
+/// watch, so that a new leader has nothing to list.
 pub async fn remove(cluster: Cluster, account: String, mut leads: watch::Receiver<bool>) {
-    while leads.wait_for(|leads| *leads).await.is_ok() {
-        let (nodes, agents) = (Api::<Node>::all(cluster.client.clone()), agents(&cluster));
-        let account = format!("spec.serviceAccountName={account}");
-        let nodes = watcher(nodes, watcher::Config::default()).backoff(pauses());
-        let agents = watcher(agents, watcher::Config::default().fields(&account)).backoff(pauses());
-        follow(&cluster.client, nodes, agents, &mut leads).await;
-    }
+    let (nodes, agents) = (Api::<Node>::all(cluster.client.clone()), agents(&cluster));
+    let account = format!("spec.serviceAccountName={account}");
+    let nodes = watcher(nodes, watcher::Config::default()).backoff(pauses());
+    let agents = watcher(agents, watcher::Config::default().fields(&account)).backoff(pauses());
+    follow(&cluster.client, nodes, agents, &mut leads).await;
 }
 
 fn agents(cluster: &Cluster) -> Api<Pod> {
     Api::namespaced(cluster.client.clone(), &cluster.namespace)
 }
 
-/// Until this replica leads no more.
+/// Until nobody can say any more who leads.
 async fn follow(
     client: &Client,
     nodes: impl Stream<Item = Result<Event<Node>, watcher::Error>>,
@@ -54,9 +53,12 @@ async fn follow(
             Some(event) = nodes.next() => view.note_node(event),
             Some(event) = agents.next() => view.note_agent(event),
             () = tokio::time::sleep(RETRY), if failed => {}
-            _ = leads.wait_for(|leads| !*leads) => return,
+            changed = leads.changed() => if changed.is_err() { return },
         }
         failed = false;
+        if !*leads.borrow() {
+            continue;
+        }
         for node in view.due() {
             match take_off(client, &view.tainted[&node], &node).await {
                 Ok(()) => {
