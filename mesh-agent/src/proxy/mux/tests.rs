@@ -410,7 +410,6 @@ fn floods_of_what_is_no_data_are_cut_off() {
         ("pings", many(&[Frame::Ping(*b"12345678")])),
         ("streams that are reset at once", bytes(&pairs)),
         ("resets of what is over", [over, many(&[Frame::Reset(1, Reason::Broken)])].concat()),
-        ("kinds that nobody knows", [200, 0, 0, 0, 0, 0, 0, 7].repeat(20_000)),
         (
             "much of a kind that nobody knows",
             [[200, 0, 64, 0, 0, 0, 0, 7].to_vec(), vec![7; 16384]].concat().repeat(200),
@@ -419,24 +418,13 @@ fn floods_of_what_is_no_data_are_cut_off() {
     run(async move {
         for (what, said) in cases {
             let (server, _held) = serve_and_hold().await;
-            // Returns when the connection is over. What still comes when it is closed makes the kernel reset it, and what
-            // was said may be lost with that.
             let frames = say(said, server).await;
-            let last = frames.last();
-            let is_told = matches!(last, None | Some(Frame::GoAway(Goodbye::Flood, _)));
-            assert!(is_told, "{what}: {last:?}");
+            assert!(
+                matches!(frames.last(), Some(Frame::GoAway(Goodbye::Flood, _))),
+                "{what}: {:?}",
+                frames.last()
+            );
         }
-    });
-}
-
-/// Who says goodbye is heard no more, so that there is nothing to flood with.
-#[test]
-fn goodbyes_without_number_end_their_connection() {
-    let goodbyes = bytes(&[Frame::GoAway(Goodbye::Draining, "again".to_owned())]).repeat(20_000);
-    run(async move {
-        let (server, _held) = serve_and_hold().await;
-        let frames = say(goodbyes, server).await;
-        assert!(!frames.iter().any(|it| matches!(it, Frame::GoAway(Goodbye::Violation, _))), "{frames:?}");
     });
 }
 
