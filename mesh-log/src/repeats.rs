@@ -122,7 +122,9 @@ impl Repeats {
         let mut due = Vec::new();
         let shares = &mut self.shares;
         self.entries.retain(|_, entry| {
-            if !all && now.duration_since(entry.since) < PERIOD {
+            let is_over = now.duration_since(entry.since) >= PERIOD;
+            let is_asked_for = all && entry.count > 0;
+            if !is_over && !is_asked_for {
                 return true;
             }
             if entry.count > 0 && entry.kept.is_none() {
@@ -229,6 +231,19 @@ mod tests {
         log.pass(PERIOD);
         assert_eq!(log.written, ["x=0\n", "x=1 count=499\n", "x=500 count=500\n"]);
         assert!(log.repeats.is_empty() && log.repeats.shares.is_empty(), "nothing is left of it");
+    }
+
+    #[test]
+    fn telling_everything_now_begins_no_new_second() {
+        let mut log = Log::new();
+        let source = Source::new("denied", "10.0.0.1:1", "web");
+        for text in ["first", "second"] {
+            log.say(source, text);
+        }
+        let all: Vec<_> = (0..2).flat_map(|_| log.repeats.due(log.now, true)).collect();
+        assert_eq!(all.len(), 1);
+        log.say(source, "third");
+        assert_eq!(log.written, ["x=first\n"], "the third is counted");
     }
 
     #[test]

@@ -37,10 +37,6 @@ struct Queue {
 }
 
 #[derive(Default)]
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "each is said by another side, and any may be with any other"
-)]
 struct Waiting {
     text: String,
     lines: u64,
@@ -49,16 +45,25 @@ struct Waiting {
     lost: u64,
     /// Those of them that no line has told of.
     untold: u64,
-    /// The writer waits for a line, and nothing but a line wakes it.
-    idle: bool,
-    /// The writer is at work with what it has taken.
-    writing: bool,
+    writer: State,
     /// What is counted is to be told at once.
     flushing: bool,
     /// No more lines come.
     closed: bool,
-    /// The writer is gone.
-    done: bool,
+}
+
+/// What the writer is at.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum State {
+    /// It looks what there is to write, or was told to.
+    #[default]
+    Looking,
+    /// It waits for a line, and has to be woken for it.
+    Idle,
+    /// It writes what it has taken.
+    Writing,
+    /// It is gone.
+    Gone,
 }
 
 impl Sink {
@@ -109,7 +114,11 @@ impl Sink {
         let mut waiting = self.0.lock();
         waiting.flushing = true;
         self.0.come.notify_one();
-        let unwritten = |it: &mut Waiting| !it.done && (it.flushing || it.writing || it.lines > 0);
+        let unwritten = |it: &mut Waiting| match it.writer {
+            State::Gone => false,
+            State::Writing => true,
+            State::Looking | State::Idle => it.flushing || it.lines > 0,
+        };
         let left = self.0.gone.wait_timeout_while(waiting, within, unwritten);
         !left.unwrap_or_else(PoisonError::into_inner).1.timed_out()
     }
@@ -120,7 +129,8 @@ impl Drop for Sink {
         let mut waiting = self.0.lock();
         waiting.closed = true;
         self.0.come.notify_one();
-        let _in_time = self.0.gone.wait_timeout_while(waiting, LAST_WRITE, |waiting| !waiting.done);
+        let _in_time =
+            self.0.gone.wait_timeout_while(waiting, LAST_WRITE, |waiting| waiting.writer != State::Gone);
     }
 }
 
@@ -133,9 +143,12 @@ impl Queue {
     fn lock_and_push(&self, line: &str) {
         let mut waiting = self.lock();
         waiting.push(line, 1);
-        let idle = std::mem::take(&mut waiting.idle);
+        let is_idle = waiting.writer == State::Idle;
+        if is_idle {
+            waiting.writer = State::Looking;
+        }
         drop(waiting);
-        if idle {
+        if is_idle {
             self.come.notify_one();
         }
     }
@@ -143,14 +156,14 @@ impl Queue {
     /// Waits for something to write.
     fn wait(&self, gather: Duration) -> MutexGuard<'_, Waiting> {
         let mut waiting = self.lock();
-        while waiting.is_idle() {
-            waiting.idle = true;
+        while waiting.has_nothing() {
+            waiting.writer = State::Idle;
             waiting = if waiting.repeats.is_empty() {
                 self.come.wait(waiting).unwrap_or_else(PoisonError::into_inner)
             } else {
                 self.come.wait_timeout(waiting, LOOK).unwrap_or_else(PoisonError::into_inner).0
             };
-            waiting.idle = false;
+            waiting.writer = State::Looking;
             waiting.collect_counted();
         }
         if gather.is_zero() {
@@ -162,7 +175,7 @@ impl Queue {
 }
 
 impl Waiting {
-    fn is_idle(&self) -> bool {
+    fn has_nothing(&self) -> bool {
         self.lines == 0 && !self.closed && !self.flushing
     }
 
@@ -208,13 +221,13 @@ impl Writer {
             let mut waiting = self.queue.lock();
             waiting.lose(failed);
             waiting.untold += if told { 0 } else { untold };
-            waiting.writing = false;
+            waiting.writer = State::Looking;
             drop(waiting);
             self.queue.gone.notify_all();
             batch.clear();
             batch.shrink_to(KEPT);
         }
-        self.queue.lock().done = true;
+        self.queue.lock().writer = State::Gone;
         self.queue.gone.notify_all();
     }
 
@@ -227,19 +240,19 @@ impl Writer {
             return None;
         }
         std::mem::swap(&mut waiting.text, batch);
-        (waiting.lines, waiting.writing, waiting.flushing) = (0, true, false);
+        (waiting.lines, waiting.writer, waiting.flushing) = (0, State::Writing, false);
         Some(std::mem::take(&mut waiting.untold))
     }
 
     /// Writes whole lines, as many at a time as a pipe takes at once (pipe(7)). Returns how many the output did not take: it
     /// is gone, or full as a disk is.
     fn write(&mut self, text: &str) -> u64 {
-        let mut rest = text.as_bytes();
+        let mut rest = text;
         let mut failed = 0;
         while !rest.is_empty() {
             let (piece, after) = rest.split_at(whole_lines(rest));
-            if write_all(&mut self.output, piece).and_then(|()| self.output.flush()).is_err() {
-                failed += piece.iter().map(|byte| u64::from(*byte == b'\n')).sum::<u64>();
+            if write_all(&mut self.output, piece.as_bytes()).and_then(|()| self.output.flush()).is_err() {
+                failed += piece.lines().count() as u64;
             }
             rest = after;
         }
@@ -248,9 +261,9 @@ impl Writer {
 }
 
 /// Length of the lines that fit into one write; at least one, and all lines do.
-fn whole_lines(text: &[u8]) -> usize {
-    let end = |text: &[u8]| text.iter().rposition(|byte| *byte == b'\n').map(|at| at + 1);
-    end(&text[..text.len().min(LONGEST_LINE)]).unwrap_or(text.len())
+fn whole_lines(text: &str) -> usize {
+    let first = &text.as_bytes()[..text.len().min(LONGEST_LINE)];
+    first.iter().rposition(|byte| *byte == b'\n').map_or(text.len(), |at| at + 1)
 }
 
 /// Like the library's, but patient with an output that somebody else who has it made non-blocking.
