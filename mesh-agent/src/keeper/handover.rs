@@ -128,7 +128,7 @@ impl Predecessor {
 
     fn greet(channel: OwnedFd) -> io::Result<Self> {
         let (offer, mut doors) = ask(&channel, &Writer::new(HELLO).u16(VERSION).record)?;
-        let mut from = Reader(&offer);
+        let mut from = Reader::of(&offer);
         match (from.u8(), from.u8()) {
             (Some(OFFER), Some(workers)) if workers > 0 => {
                 // Behind the listeners, the last one last. An older one has none.
@@ -144,7 +144,7 @@ impl Predecessor {
     pub fn hand_over_pods(&mut self, pods: &mut Pods) -> io::Result<()> {
         loop {
             let (record, descriptors) = ask(&self.channel, &Writer::new(NEXT).record)?;
-            let mut from = Reader(&record);
+            let mut from = Reader::of(&record);
             if from.u8() != Some(POD) {
                 return Ok(());
             }
@@ -206,7 +206,7 @@ impl Successor {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
             Err(error) => return Err(error),
         };
-        let mut from = Reader(&record);
+        let mut from = Reader::of(&record);
         match (from.u8(), from.u16()) {
             (Some(HELLO), Some(VERSION)) => {
                 let left = estate.descriptors();

@@ -189,7 +189,7 @@ impl Greeting {
 
     /// What a record says.
     pub fn decode(record: &Record) -> Option<Self> {
-        let mut from = Reader(record);
+        let mut from = Reader::of(record);
         let workers = from.u8()?;
         let mut flag = || from.u8().map(|flag| flag != 0);
         Some(Self { workers, admin_socket: flag()?, beside: flag()?, left: [flag()?, flag()?] })
@@ -219,7 +219,7 @@ impl Request {
 
     /// What a record asks for; `None` if it is no request, or one that is out of bounds.
     pub fn decode(record: &Record) -> Option<Self> {
-        let mut from = Reader(record);
+        let mut from = Reader::of(record);
         Some(match from.u8()? {
             1 => Self::Enrol(Claim::read(&mut from)?),
             2 => Self::Dismiss(from.u64()?),
@@ -265,7 +265,7 @@ impl Answer {
 
     /// What a record answers.
     pub fn decode(record: &Record) -> Option<Self> {
-        let mut from = Reader(record);
+        let mut from = Reader::of(record);
         Some(match from.u8()? {
             1 => Self::Done,
             2 => Self::Enrolled(from.u64()?, from.addresses()?, from.u8()? != 0),
@@ -379,9 +379,14 @@ impl Writer {
 }
 
 /// Reads a record.
-pub(super) struct Reader<'a>(pub(super) &'a [u8]);
+pub(super) struct Reader<'a>(&'a [u8]);
 
-impl Reader<'_> {
+impl<'a> Reader<'a> {
+    /// All of a record but its ticket.
+    pub(super) fn of(record: &'a Record) -> Self {
+        Self(&record[..TICKET])
+    }
+
     fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
         let (field, rest) = self.0.split_first_chunk()?;
         self.0 = rest;
@@ -498,6 +503,9 @@ mod tests {
         }
         let long = Answer::decode(&Answer::Refused("ä".repeat(RECORD)).encode());
         assert!(matches!(long, Some(Answer::Refused(reason)) if reason.len() >= REASON - 1));
+        let mut into_the_ticket = Answer::Refused("a".repeat(REASON)).encode();
+        into_the_ticket[1..3].copy_from_slice(&u16::try_from(REASON + 1).unwrap().to_le_bytes());
+        assert_eq!(Answer::decode(&into_the_ticket), None);
     }
 
     #[test]
