@@ -211,6 +211,15 @@ pub fn data_header(stream: u32, length: usize) -> [u8; HEADER] {
     header(DATA, stream, length)
 }
 
+/// Frames of unknown kinds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Skipped {
+    /// How many.
+    pub frames: usize,
+    /// Bytes of their payloads.
+    pub bytes: usize,
+}
+
 /// Turns bytes into frames.
 #[derive(Debug, Default)]
 pub struct Decoder {
@@ -218,8 +227,8 @@ pub struct Decoder {
     left: usize,
     /// Stream of that payload; none if it is to be skipped.
     stream: Option<u32>,
-    /// Bytes of frames that were skipped, with their headers, since somebody asked.
-    skipped: usize,
+    /// What was skipped since somebody asked.
+    skipped: Skipped,
     /// The beginning of a frame that is not whole yet.
     held: Vec<u8>,
 }
@@ -244,7 +253,8 @@ impl Decoder {
                 self.left = header.length;
                 self.stream = (header.kind == DATA).then_some(header.stream);
                 if self.stream.is_none() {
-                    self.skipped = self.skipped.saturating_add(HEADER + header.length);
+                    self.skipped.frames += 1;
+                    self.skipped.bytes = self.skipped.bytes.saturating_add(header.length);
                 }
                 continue;
             }
@@ -255,8 +265,8 @@ impl Decoder {
         }
     }
 
-    /// Bytes of frames of unknown kinds since this was called last: what is not there yet counts as well.
-    pub fn take_skipped(&mut self) -> usize {
+    /// Frames of unknown kinds since this was called last: what is not there yet counts as well.
+    pub fn take_skipped(&mut self) -> Skipped {
         std::mem::take(&mut self.skipped)
     }
 

@@ -5,7 +5,7 @@
 
 use mesh_calm::Patience;
 
-use super::frame::Frame;
+use super::frame::{Frame, Skipped};
 
 /// What a connection begins with and has at most: some hundred streams that are given up before they are answered.
 const MOST: u32 = 4000;
@@ -39,8 +39,8 @@ pub fn of_data(bytes: usize) -> u32 {
 }
 
 /// What frames of unknown kinds cost.
-pub fn of_skipped(bytes: usize) -> u32 {
-    u32::try_from(bytes.div_ceil(128)).unwrap_or(u32::MAX)
+pub fn of_skipped(Skipped { frames, bytes }: Skipped) -> u32 {
+    u32::try_from(bytes.div_ceil(128).saturating_add(frames)).unwrap_or(u32::MAX)
 }
 
 /// What a frame that is sent gives the peer.

@@ -404,12 +404,16 @@ fn floods_of_what_is_no_data_are_cut_off() {
     let pairs: Vec<_> = (1..2000).flat_map(|id| [opened(id), Frame::Reset(id, Reason::Broken)]).collect();
     let credit = [bytes(&[opened(1)]), many(&[Frame::Credit(1, 1)])].concat();
     let over = bytes(&[opened(1), Frame::Reset(1, Reason::Broken)]);
+    // The first ends a connection that has no stream.
+    let goodbyes = many(&[Frame::GoAway(Goodbye::Draining, "again".to_owned())]);
     let cases: Vec<(&str, Vec<u8>)> = vec![
         ("credit", credit),
         ("answers to no ping", many(&[Frame::Pong(*b"12345678")])),
         ("pings", many(&[Frame::Ping(*b"12345678")])),
         ("streams that are reset at once", bytes(&pairs)),
         ("resets of what is over", [over, many(&[Frame::Reset(1, Reason::Broken)])].concat()),
+        ("goodbyes", [bytes(&[opened(1)]), goodbyes].concat()),
+        ("kinds that nobody knows", [200, 0, 0, 0, 0, 0, 0, 7].repeat(20_000)),
         (
             "much of a kind that nobody knows",
             [[200, 0, 64, 0, 0, 0, 0, 7].to_vec(), vec![7; 16384]].concat().repeat(200),
