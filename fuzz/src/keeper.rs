@@ -51,6 +51,7 @@ fn check_bounds(request: &Request) {
         | Request::Uninstalled
         | Request::List(_)
         | Request::Settled(_)
+        | Request::Admit(_)
         | Request::Remember(_)
         | Request::Leave(_) => {}
     }
@@ -68,7 +69,7 @@ fn is_request(record: &Record) -> bool {
             v4(17) == v4(35)
         }
         5 => (1..=4).contains(&record[9]) && (1..=32).contains(&record[10]),
-        2 | 3 | 6..=10 => true,
+        2 | 3 | 6..=10 | 12 => true,
         11 => (1..=2).contains(&record[1]),
         _ => false,
     }

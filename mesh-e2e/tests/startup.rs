@@ -162,22 +162,59 @@ fn a_pod_starts_in_the_mesh_while_its_agent_crashes() -> Result<()> {
 
 /// A pod whose first program asks `web` at once.
 fn eager(name: &str, node: &str) -> Value {
-    let ask = "curl -sS -f -m 10 http://web >/tmp/first 2>&1; exec sleep infinity";
-    let spec = workload::pod_spec(name, Some(node), &["sh", "-c", ask]);
+    first_program(name, node, "curl -sS -f -m 10 http://web")
+}
+
+/// A pod whose first program is this one.
+fn first_program(name: &str, node: &str, program: &str) -> Value {
+    let command = format!("{program} >/tmp/first 2>&1; echo exit $? >>/tmp/first; exec sleep infinity");
+    let spec = workload::pod_spec(name, Some(node), &["sh", "-c", &command]);
     workload::list(&[workload::account(name), workload::pod(name, &spec)])
 }
 
 /// What the first program of such a pod got.
-fn first_answer(scope: &Scope, pod: &str) -> Result<()> {
+fn said_first(scope: &Scope, pod: &str) -> Result<String> {
     eventually("its first program has asked", SOON, || {
         let answer = scope.exec(pod, &["cat", "/tmp/first"])?;
-        ensure!(!answer.is_empty(), "not yet");
+        ensure!(answer.contains("exit "), "not yet");
         Ok(answer)
     })
-    .and_then(|answer| {
-        ensure!(answer.contains(" sees "), "{answer}");
-        Ok(())
-    })
+}
+
+fn first_answer(scope: &Scope, pod: &str) -> Result<()> {
+    let answer = said_first(scope, pod)?;
+    ensure!(answer.contains(" sees "), "{answer}");
+    Ok(())
+}
+
+/// The first connection of all: strict egress is in force before a program runs.
+#[test]
+fn a_first_program_meets_strict_egress() -> Result<()> {
+    ensure_local()?;
+    let [node, _] = cluster::nodes()?;
+    let (scope, outside) = (Scope::new("strict", Enrolled::Yes)?, Scope::new("lax", Enrolled::Yes)?);
+    kubectl::run(&["label", "namespace", scope.name(), "nodemesh.io/strict-egress=enabled"])?;
+    known_on(&node, &scope)?;
+    // Not a workload of the mesh, though the service that stands for it is known.
+    let server = kubectl::get(&["endpoints", "kubernetes"])?;
+    let subset = &server["subsets"][0];
+    let (ip, port) = (subset["addresses"][0]["ip"].as_str(), subset["ports"][0]["port"].as_u64());
+    let (ip, port) = ip.zip(port).context("the API server has an address")?;
+    let ask = format!("curl -sS -k -m 5 -o /dev/null https://{ip}:{port}/");
+    outside.apply(&first_program("lax", &node, &ask))?;
+    let pods: Vec<_> = (0..5).map(|number| format!("strict-{number}")).collect();
+    for pod in &pods {
+        scope.apply(&first_program(pod, &node, &ask))?;
+    }
+    outside.ready()?;
+    let answer = said_first(&outside, "lax")?;
+    ensure!(answer.contains("exit 0"), "it can be reached: {answer}");
+    scope.ready()?;
+    for pod in &pods {
+        let answer = said_first(&scope, pod)?;
+        ensure!(answer.contains("exit 7"), "{pod}: {answer}");
+    }
+    Ok(())
 }
 
 #[test]

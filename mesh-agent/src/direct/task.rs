@@ -237,6 +237,8 @@ impl Task {
         let found = self.kernel.open_connections().into_iter().filter(|event| !self.flows.know(event.socket));
         self.older.extend(found.map(|event| (event.socket, event)));
         self.stale = Why::Node;
+        // Nobody took anything back while no proxy ran.
+        self.taken_back = true;
     }
 
     /// Records those connections whose ends have become known, so that policy holds for them too.

@@ -119,9 +119,11 @@ impl Node {
     /// Something happens; afterwards the table knows of it, as after a tick of the task.
     fn step(&mut self, random: &mut StdRng) -> &'static str {
         let what = match random.random_range(0..100) {
-            0..12 => self.enrol(random),
-            12..20 => self.dismiss(random),
-            20..45 => self.ask(random),
+            0..10 => self.enrol(random),
+            10..17 => self.dismiss(random),
+            17..20 => self.make_again(random),
+            20..22 => self.restart(random),
+            22..45 => self.ask(random),
             45..60 => self.mesh.change_policy(random),
             60..75 => self.mesh.change_workload(random),
             75..82 => self.mesh.change_service(random),
@@ -131,7 +133,8 @@ impl Node {
         };
         self.snapshot = self.mesh.snapshot();
         // As the task does it.
-        let node_changed = what == "a pod is enrolled" || self.rested;
+        let enrols = ["a pod is enrolled", "a sandbox is made again", "a proxy is followed by another"];
+        let node_changed = enrols.contains(&what) || self.rested;
         self.rested = false;
         let why = if node_changed { Why::Node } else { Why::Configuration };
         let changes = self.with_view(|table, view| table.plan_again(view, why));
@@ -142,18 +145,38 @@ impl Node {
     /// A pod is enrolled, maybe with the addresses of one that is not gone yet. The kernel hears of it first.
     fn enrol(&mut self, random: &mut StdRng) -> &'static str {
         self.cookies += 1;
-        let pod = Arc::new(self.mesh.pod(random, self.cookies));
+        let pod = self.mesh.pod(random, self.cookies);
+        self.take_in(pod);
+        "a pod is enrolled"
+    }
+
+    fn take_in(&mut self, pod: Pod) {
+        let pod = Arc::new(pod);
         for address in &pod.addresses {
             self.owners.insert(Address::from(*address), pod.cookie);
         }
         self.table.add(&pod);
         self.pods.push(pod);
-        "a pod is enrolled"
     }
 
     fn dismiss(&mut self, random: &mut StdRng) -> &'static str {
+        match self.let_go(random) {
+            Some(_) => "a pod is dismissed",
+            None => "nothing",
+        }
+    }
+
+    /// The runtime makes a pod's network namespace anew: the same pod, with its addresses.
+    fn make_again(&mut self, random: &mut StdRng) -> &'static str {
+        let Some(pod) = self.let_go(random) else { return "nothing" };
+        self.cookies += 1;
+        self.take_in(Pod { cookie: self.cookies, ..Pod::clone(&pod) });
+        "a sandbox is made again"
+    }
+
+    fn let_go(&mut self, random: &mut StdRng) -> Option<Arc<Pod>> {
         if self.pods.is_empty() {
-            return "nothing";
+            return None;
         }
         let pod = self.pods.remove(random.random_range(0..self.pods.len()));
         self.owners.retain(|_, owner| *owner != pod.cookie);
@@ -164,7 +187,28 @@ impl Node {
             let leads_there = route.choices.iter().any(|choice| choice.server == pod.cookie);
             assert!(key.client != pod.cookie && !leads_there, "a route of a pod that is gone: {route:?}");
         }
-        "a pod is dismissed"
+        Some(pod)
+    }
+
+    /// A proxy ends, much changes, and another one finds what the kernel holds: all but the routes, and of its pods those
+    /// that are still there.
+    fn restart(&mut self, random: &mut StdRng) -> &'static str {
+        self.table = Table::default();
+        self.routes.clear();
+        self.health = Health::default();
+        self.resting.clear();
+        for _ in 0..random.random_range(0..4) {
+            self.mesh.change_policy(random);
+            self.mesh.change_workload(random);
+        }
+        if random.random_bool(0.5) {
+            self.make_again(random);
+        }
+        // As `Task::find_older` does.
+        self.taken_back = true;
+        self.table = Table::default();
+        self.pods.iter().for_each(|pod| self.table.add(pod));
+        "a proxy is followed by another"
     }
 
     fn ask(&mut self, random: &mut StdRng) -> &'static str {

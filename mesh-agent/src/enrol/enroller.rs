@@ -304,7 +304,6 @@ impl Enroller {
     ) {
         let mut enrolled =
             Enrolled { pod: pod.clone(), told, netns, settling: None, egress_not_in_force: None };
-        // Before anything else: its first program may be about to run.
         enrolled.restrict(&mut self.setup.egress);
         self.setup.certificates.retain(&pod.identity);
         let local = Arc::new(LocalPod {
@@ -320,6 +319,7 @@ impl Enroller {
             let _stopping = worker.send(Command::Add(Arc::clone(&local), listeners));
         }
         self.setup.direct.enrolled(&local);
+        tokio::spawn(admit(self.setup.keeper.clone(), Arc::clone(&pod.name), netns));
         enrolled.settling = leftovers.zip(self.snapshots.clone()).map(|(found, snapshots)| {
             let leftovers = Leftovers::new(local, self.setup.keeper.clone(), found);
             tokio::spawn(leftovers.run(snapshots)).abort_handle()
@@ -480,6 +480,13 @@ async fn enrol(keeper: &Keeper, pod: &NodePod) -> Result<(Answer, Option<Vec<Lef
         _ => None,
     };
     Ok((answer, found))
+}
+
+/// Only now its first program may run, where the CNI plugin has that wait.
+async fn admit(keeper: Keeper, pod: Arc<str>, netns: u64) {
+    if let Err(error) = keeper.admit(netns).await {
+        tracing::error!(%pod, error, "its programs are not let run");
+    }
 }
 
 async fn let_go(keeper: &Keeper, pod: &NodePod, netns: u64) {

@@ -121,6 +121,10 @@ impl Keeper {
                 return self.run_errand(uid, asked, move || End::Listed(list().map_err(Error::from)));
             }
             Request::Settled(pod) => self.pods.settle(pod)?,
+            Request::Admit(pod) => {
+                self.pods.admit(pod)?;
+                self.let_in();
+            }
             Request::Dismiss(pod) => self.pods.dismiss(pod)?,
             Request::Retain => self.pods.retain()?,
             Request::Ready => self.proxy_is_ready()?,
@@ -165,9 +169,8 @@ impl Keeper {
         self.follow_predecessor();
         // As long as another keeper decides, it is the one that takes pods in.
         let enrolled = self.pods.enrol(claim, found, self.predecessor.is_some());
-        match &enrolled {
-            Ok(_) => self.let_in(),
-            Err(error) => self.gate.refuse(&claim.uid, &error.to_string()),
+        if let Err(error) = &enrolled {
+            self.gate.refuse(&claim.uid, &error.to_string());
         }
         Ok(enrolled?)
     }

@@ -53,6 +53,8 @@ pub(super) struct Pod {
     pub listeners: Vec<TcpListener>,
     /// The proxy that runs now has asked for it.
     claimed: bool,
+    /// A proxy has put in place all that is to hold for it.
+    admitted: bool,
 }
 
 /// What came of looking for a pod: its namespace, and its addresses.
@@ -168,9 +170,10 @@ impl Pods {
         self.enrolled.iter().map(|(cookie, pod)| (*cookie, pod))
     }
 
-    /// Whether a pod is in the mesh with that network namespace, and the programs decide.
-    pub fn is_enrolled(&self, uid: &str, cookie: u64) -> bool {
-        self.programs.are_attached() && self.enrolled.get(&cookie).is_some_and(|pod| pod.claim.uid == uid)
+    /// Whether a pod's first program may run with that network namespace: it is in the mesh, and the programs decide.
+    pub fn is_admitted(&self, uid: &str, cookie: u64) -> bool {
+        let pod = self.enrolled.get(&cookie).filter(|pod| pod.claim.uid == uid);
+        self.programs.are_attached() && pod.is_some_and(|pod| pod.admitted)
     }
 
     /// Whether a pod is in the mesh with another network namespace than that.
@@ -273,7 +276,8 @@ impl Pods {
         if self.programs.are_attached() {
             veths::connect(&mut self.programs, &netns, &claim.addresses);
         }
-        self.enrolled.insert(cookie, Pod { claim, netns: Arc::new(netns), listeners, claimed: false });
+        let netns = Arc::new(netns);
+        self.enrolled.insert(cookie, Pod { claim, netns, listeners, claimed: false, admitted: false });
         Ok(cookie)
     }
 
@@ -325,6 +329,12 @@ impl Pods {
     pub fn place(&self, cookie: u64) -> Result<(&str, Arc<Netns>), Error> {
         let pod = self.enrolled.get(&cookie).ok_or(Error::Unknown)?;
         Ok((&pod.claim.uid, Arc::clone(&pod.netns)))
+    }
+
+    /// It may.
+    pub fn admit(&mut self, cookie: u64) -> Result<(), Error> {
+        self.enrolled.get_mut(&cookie).ok_or(Error::Unknown)?.admitted = true;
+        Ok(())
     }
 
     /// Whether what was open in a pod before it was in the mesh has been seen to.

@@ -100,6 +100,8 @@ pub enum Request {
     Destroy(u64, Connection),
     /// List the connections of a pod. [`Answer::Listed`], with a file.
     List(u64),
+    /// All that is to hold for a pod is in place: its first program may run.
+    Admit(u64),
     /// What was open in a pod before it was in the mesh has been seen to.
     Settled(u64),
     /// Open sockets in a pod: so many, or as many as there is room for. Those come beside [`Answer::Done`].
@@ -213,6 +215,7 @@ impl Request {
             Self::Settled(pod) => Writer::new(9).u64(*pod),
             Self::Remember(length) => Writer::new(10).u32(*length),
             Self::Leave(what) => Writer::new(11).u8(*what as u8),
+            Self::Admit(pod) => Writer::new(12).u64(*pod),
         }
         .record
     }
@@ -240,6 +243,7 @@ impl Request {
             9 => Self::Settled(from.u64()?),
             10 => Self::Remember(from.u32()?),
             11 => Self::Leave(Heritage::from_number(from.u8()?)?),
+            12 => Self::Admit(from.u64()?),
             _ => return None,
         })
     }
@@ -463,6 +467,7 @@ mod tests {
             Request::Remember(u32::MAX),
             Request::Leave(Heritage::Certificates),
             Request::Leave(Heritage::Configuration),
+            Request::Admit(7),
         ]
     }
 

@@ -128,6 +128,11 @@ impl Keeper {
         }
     }
 
+    /// Lets a pod's first program run.
+    pub async fn admit(&self, netns: u64) -> Result<(), String> {
+        self.done(Request::Admit(netns)).await
+    }
+
     /// Says that what was open in a pod before it was in the mesh has been seen to.
     pub async fn settled(&self, netns: u64) -> Result<(), String> {
         self.done(Request::Settled(netns)).await

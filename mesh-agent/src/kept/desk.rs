@@ -50,6 +50,7 @@ impl Key {
             | Request::Destroy(netns, _)
             | Request::List(netns)
             | Request::Settled(netns)
+            | Request::Admit(netns)
             | Request::Sockets(netns, ..) => Self::Netns(*netns),
             Request::Retain
             | Request::Ready
