@@ -27,7 +27,7 @@ use super::table::{Change, Table, Why};
 use crate::proxy::balance::Health;
 use history::{DESTINATIONS, Mesh, pick};
 
-const HISTORIES: u64 = 400;
+const HISTORIES: u64 = 1000;
 const STEPS: usize = 60;
 
 /// A node: the table under test, the model of the kernel, and the truth.
@@ -122,8 +122,8 @@ impl Node {
             0..10 => self.enrol(random),
             10..17 => self.dismiss(random),
             17..20 => self.make_again(random),
-            20..22 => self.restart(random),
-            22..45 => self.ask(random),
+            20..21 => self.restart(random),
+            21..45 => self.ask(random),
             45..60 => self.mesh.change_policy(random),
             60..75 => self.mesh.change_workload(random),
             75..82 => self.mesh.change_service(random),
