@@ -9,15 +9,17 @@ use crate::address::Address;
 use crate::is_mesh_port;
 use crate::maps::Endpoint;
 
-/// Most entries of `VETH_FLOWS`, two for each connection.
-pub const MAX_VETH_FLOWS: u32 = 131_072;
-/// With so many direct connections on the node, or of one client, further ones are the proxy's: those that are made before
-/// the proxy has counted find room.
-pub const MOST_OF_NODE: usize = MAX_VETH_FLOWS as usize / 2 * 3 / 4;
+/// Most entries of `VETH_FLOWS`: for each connection two, and a third once one of its ends is closed.
+pub const MAX_VETH_FLOWS: u32 = 196_608;
+/// With so many direct connections on the node, or of one client, further ones are the proxy's: those that are drawn
+/// already find room.
+pub const MOST_OF_NODE: usize = MAX_VETH_FLOWS as usize / 3 * 3 / 4;
 /// See [`MOST_OF_NODE`].
 pub const MOST_OF_CLIENT: usize = MOST_OF_NODE / 4;
 /// Key of `CROWDED` for all clients. No namespace has this cookie.
 pub const EVERYBODY: u64 = 0;
+/// Key of `VETH_COUNTS` for all clients together. No interface has this index.
+pub const ALL_CLIENTS: u32 = 0;
 /// Value of `CROWDED`: until the proxy says otherwise.
 pub const FOR_NOW: u32 = 1;
 /// Value of `CROWDED`: as long as the agent runs.
@@ -186,14 +188,16 @@ pub struct VethFlow {
     pub server: u64,
     /// When it was filed, in nanoseconds of `CLOCK_MONOTONIC`.
     pub filed: u64,
-    /// Index of the host's end of the sender's veth.
+    /// Index of the host's end of the sender's veth; 0 if nothing may be sent.
     pub in_if: u32,
     /// That of the receiver's; 0 if nothing may be sent any more.
     pub out_if: u32,
     /// Sequence number of the sender's SYN, if that was seen.
     pub isn: u32,
     /// Not 0: it was.
-    pub seen: u32,
+    pub seen: u16,
+    /// Not 0: the sender is the client.
+    pub of_client: u16,
 }
 const _: () = assert!(size_of::<VethFlow>() == 40);
 
@@ -203,7 +207,8 @@ impl VethFlow {
     pub const HANDSHAKE: u64 = 180_000_000_000;
 
     /// Nothing.
-    pub const NONE: Self = Self { client: 0, server: 0, filed: 0, in_if: 0, out_if: 0, isn: 0, seen: 0 };
+    pub const NONE: Self =
+        Self { client: 0, server: 0, filed: 0, in_if: 0, out_if: 0, isn: 0, seen: 0, of_client: 0 };
 
     /// Whether nothing can be sent any more though the entry is there, at a time of the same clock: the client's socket is
     /// closed, and the server's never came to be.

@@ -80,8 +80,7 @@ fn draw(client: u64, to: &mut Endpoint) -> Option<(u64, Place)> {
 #[inline(never)]
 fn has_way(client: u64, server: u64) -> bool {
     match veth::way(client, server) {
-        Way::Veth => veth::has_room(client),
-        Way::Plain => true,
+        Way::Veth | Way::Plain => veth::has_room(client),
         Way::Proxy => false,
     }
 }
@@ -272,7 +271,7 @@ fn take_way(context: &SockOpsContext, socket: *mut bpf_sock, server: u64, flow: 
     if !taken {
         context::forget_direct(socket);
         let _unbound_never = context.set_cb_flags(BPF_SOCK_OPS_STATE_CB_FLAG as i32);
-        veth::refuse(context);
+        veth::refuse(context, socket, flow);
         let _refused = report::fault(Fault::NoWay, client, flow.server);
     }
     taken

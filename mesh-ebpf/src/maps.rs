@@ -135,9 +135,14 @@ pub static VETH_FLOWS: HashMap<Direction, VethFlow> =
     HashMap::with_max_entries(MAX_VETH_FLOWS, BPF_F_NO_PREALLOC);
 
 /// Clients, by the cookie of their network namespace, that have as many direct connections as they may; or all of them
-/// ([`mesh_common::veth::EVERYBODY`]). Written by the proxy, read by `connect`.
+/// ([`mesh_common::veth::EVERYBODY`]). Written by `sockops` and the proxy, read by `connect`.
 #[map]
 pub static CROWDED: HashMap<u64, u32> = HashMap::with_max_entries(MAX_PODS, BPF_F_NO_PREALLOC);
+
+/// How many of these connections there are, by the index of the host's end of the client's veth, and in all
+/// ([`mesh_common::veth::ALL_CLIENTS`]). Written by `sockops`; the proxy puts right what two processors counted at once.
+#[map]
+pub static VETH_COUNTS: HashMap<u32, u32> = HashMap::with_max_entries(MAX_PODS + 1, BPF_F_NO_PREALLOC);
 
 /// The sockets of these connections. Written by `sockops`, read by it and by the guard.
 #[btf_map]

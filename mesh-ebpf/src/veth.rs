@@ -15,12 +15,12 @@ use core::ptr;
 use mesh_common::address::Address;
 use mesh_common::direct::DirectFlow;
 use mesh_common::veth::{
-    self, Bytes, Departure, Direction, EVERYBODY, FOR_GOOD, FOR_NOW, MARK, Packet, VethEnd, VethFlow, Wanted,
-    Way,
+    self, ALL_CLIENTS, Bytes, Departure, Direction, EVERYBODY, FOR_GOOD, FOR_NOW, MARK, MOST_OF_CLIENT,
+    MOST_OF_NODE, Packet, VethEnd, VethFlow, Wanted, Way,
 };
 
 use crate::context;
-use crate::maps::{CROWDED, NEIGHBOURS, OWNERS, SAME_NODE, VETH_FLOWS, VETHS};
+use crate::maps::{CROWDED, NEIGHBOURS, OWNERS, SAME_NODE, VETH_COUNTS, VETH_FLOWS, VETHS};
 
 /// `TCX_NEXT` and `TCX_DROP` of `linux/bpf.h`.
 const NEXT: i32 = -1;
@@ -81,7 +81,7 @@ pub fn guard(context: SkBuffContext) -> i32 {
         return 1;
     }
     let connecting = state == BPF_TCP_SYN_SENT;
-    i32::from((is_new || connecting) && skb.may_arrive(connecting))
+    i32::from(if is_new || connecting { skb.may_arrive(connecting) } else { skb.begins() })
 }
 
 /// The way between two pods, when a connection is about to be drawn or opened.
@@ -125,14 +125,44 @@ pub fn file(context: &SockOpsContext, socket: *mut bpf_sock, server: u64, flow: 
     // What is left of a connection of the same addresses and ports.
     let _gone = VETH_FLOWS.remove(direction.half_closed());
     let filed = context.set_cb_flags(BPF_SOCK_OPS_STATE_CB_FLAG as i32).is_ok()
-        && insert(&direction, cookie, from, to)
-        && insert(&direction.reversed(), cookie, to, from)
+        && insert(&direction, cookie, [from, to], 1)
+        && insert(&direction.reversed(), cookie, [to, from], 0)
         && context::make_veth_end(socket, end);
     if !filed {
         remove(&direction);
         keep_off(client, FOR_NOW);
+        return false;
     }
-    filed
+    if count_one_more(from) >= MOST_OF_CLIENT as u32 {
+        keep_off(client, FOR_NOW);
+    }
+    if count_one_more(ALL_CLIENTS) >= MOST_OF_NODE as u32 {
+        keep_off(EVERYBODY, FOR_NOW);
+    }
+    true
+}
+
+/// Counts a connection, and returns how many there are. Where that can't be known they are too many.
+#[inline(never)]
+fn count_one_more(client: u32) -> u32 {
+    match VETH_COUNTS.get_ptr_mut(client) {
+        // SAFETY: four aligned bytes of the map that are there as long as the program.
+        Some(count) => unsafe {
+            let more = ptr::read_volatile(count).saturating_add(1);
+            ptr::write_volatile(count, more);
+            more
+        },
+        None if VETH_COUNTS.insert(client, 1, 0).is_ok() => 1,
+        None => u32::MAX,
+    }
+}
+
+#[inline(never)]
+fn count_one_less(client: u32) {
+    if let Some(count) = VETH_COUNTS.get_ptr_mut(client) {
+        // SAFETY: as above.
+        unsafe { ptr::write_volatile(count, ptr::read_volatile(count).saturating_sub(1)) };
+    }
 }
 
 /// The further connections of a client are the proxy's.
@@ -148,10 +178,10 @@ pub fn forget(socket: *mut bpf_sock) {
 }
 
 #[inline(never)]
-fn insert(direction: &Direction, client: u64, in_if: u32, out_if: u32) -> bool {
+fn insert(direction: &Direction, client: u64, [in_if, out_if]: [u32; 2], of_client: u16) -> bool {
     // SAFETY: a helper without arguments; always callable.
     let filed = unsafe { bpf_ktime_get_ns() };
-    let flow = VethFlow { client, filed, in_if, out_if, ..VethFlow::NONE };
+    let flow = VethFlow { client, filed, in_if, out_if, of_client, ..VethFlow::NONE };
     VETH_FLOWS.insert(direction, flow, 0).is_ok()
 }
 
@@ -199,8 +229,12 @@ pub fn closed(socket: *mut bpf_sock, from: u32) {
     forget(socket);
     let Some(flow) = VETH_FLOWS.get_ptr_mut(end.flow) else { return };
     // SAFETY: aligned words of the map that are there as long as the program.
-    let (client, server) = unsafe {
-        (ptr::read_volatile(&raw const (*flow).client), ptr::read_volatile(&raw const (*flow).server))
+    let (client, server, interface) = unsafe {
+        (
+            ptr::read_volatile(&raw const (*flow).client),
+            ptr::read_volatile(&raw const (*flow).server),
+            ptr::read_volatile(&raw const (*flow).in_if),
+        )
     };
     let is_server = end.is_server != 0;
     if end.socket != (if is_server { server } else { client }) {
@@ -209,6 +243,10 @@ pub fn closed(socket: *mut bpf_sock, from: u32) {
     let never_was = !is_server && from == BPF_TCP_SYN_SENT;
     if never_was || !is_first(&end.flow) {
         remove(&end.flow);
+        if interface != NOWHERE {
+            count_one_less(interface);
+            count_one_less(ALL_CLIENTS);
+        }
     }
 }
 
@@ -224,9 +262,20 @@ fn is_first(direction: &Direction) -> bool {
 /// Has a connection fail whose SYN is about to leave: it was to be direct, and must not go in plaintext over what is
 /// between the two. The socket is bound to an interface that does not exist, so that it finds no route (kernel:
 /// `tcp_connect`, `rebuild_header`); [`unbind`] takes that back.
+///
+/// A program that has bound its socket to an interface by itself, and has no `CAP_NET_RAW`, would have to be asked (kernel:
+/// `sock_bindtoindex_locked`): there a flow is filed that leads nowhere, and what is sent is dropped at the pod's veth.
 #[inline(never)]
-pub fn refuse(context: &SockOpsContext) {
-    bind(context, NO_INTERFACE);
+pub fn refuse(context: &SockOpsContext, socket: *mut bpf_sock, flow: &DirectFlow) {
+    if bind(context, NO_INTERFACE) {
+        return;
+    }
+    let direction = Direction { from: flow.client, to: flow.server };
+    let cookie = cookie(context);
+    let end = VethEnd { flow: direction, socket: cookie, is_server: 0 };
+    let _dropped = context::make_veth_end(socket, end)
+        && insert(&direction, cookie, [NOWHERE; 2], 0)
+        && insert(&direction.reversed(), cookie, [NOWHERE; 2], 0);
 }
 
 /// Takes back what [`refuse`] did, when the connection has failed.
@@ -234,20 +283,21 @@ pub fn refuse(context: &SockOpsContext) {
 pub fn unbind(context: &SockOpsContext, socket: *mut bpf_sock) {
     // SAFETY: not null by the caller's check; the verifier checks the load.
     if unsafe { (*socket).bound_dev_if } == NO_INTERFACE as u32 {
-        bind(context, 0);
+        let _stays_bound = bind(context, 0);
     }
 }
 
-/// Index of no interface: they are counted up from 1.
+/// Indices of no interface: they are counted up from 1.
 const NO_INTERFACE: i32 = i32::MAX;
+const NOWHERE: u32 = 0;
 
 #[inline(always)]
-fn bind(context: &SockOpsContext, mut interface: i32) {
+fn bind(context: &SockOpsContext, mut interface: i32) -> bool {
     /// `SOL_SOCKET` and `SO_BINDTOIFINDEX` of `asm-generic/socket.h`.
     const SOL_SOCKET: i32 = 1;
     const SO_BINDTOIFINDEX: i32 = 62;
     // SAFETY: the context is the program's own, and the value lives until the call is over.
-    let _refused_by_the_other_end = unsafe {
+    let result = unsafe {
         bpf_setsockopt(
             context.ops.cast(),
             SOL_SOCKET,
@@ -256,6 +306,7 @@ fn bind(context: &SockOpsContext, mut interface: i32) {
             size_of::<i32>() as i32,
         )
     };
+    result == 0
 }
 
 #[inline(always)]
@@ -350,6 +401,16 @@ impl Skb {
             let socket = bpf_sk_fullsock(socket);
             (!socket.is_null() && (*socket).protocol == TCP).then_some(Socket(socket))
         }
+    }
+
+    /// Whether a packet that was not redirected begins another connection of the same addresses and ports as the one that
+    /// its socket has still: the kernel asks the client about it, and then lets it in.
+    #[inline(always)]
+    fn begins(&self) -> bool {
+        let mut direction = Direction::NONE;
+        let Packet::Tcp(segment) = veth::read(self, 0, &mut direction) else { return false };
+        // SAFETY: as in `may_arrive`.
+        unsafe { VETH_FLOWS.get(&direction) }.is_some_and(|flow| veth::may_arrive(flow, segment, false))
     }
 
     /// Whether a packet that was not redirected may be part of what it says to be part of.

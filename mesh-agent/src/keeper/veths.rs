@@ -28,16 +28,28 @@ pub(super) fn connect(programs: &mut Programs, netns: &Netns, addresses: &[IpAdd
     }
 }
 
-/// Resets connections, each by one of its sockets; the other is told by that one.
-fn reset(sockets: &[Connection], places: &Places) {
-    for socket in sockets {
-        for netns in places.get(&socket.local.ip()).into_iter().flatten() {
-            if let Err(error) = sys::destroy(netns, socket) {
-                let Connection { local, remote, .. } = socket;
-                tracing::warn!(%local, %remote, %error, "a connection is not reset");
-            }
+/// Resets connections, each by its client's socket, which tells the server's; by that one if the client's is closed.
+fn reset(connections: &[(Connection, Option<Connection>)], places: &Places) {
+    for (client, server) in connections {
+        if !close(client, places) {
+            server.iter().for_each(|server| {
+                close(server, places);
+            });
         }
     }
+}
+
+/// Closes a socket wherever it may be. Returns whether it was found.
+fn close(socket: &Connection, places: &Places) -> bool {
+    let mut places = places.get(&socket.local.ip()).into_iter().flatten();
+    places.any(|netns| {
+        let closed = sys::destroy(netns, socket);
+        if let Err(error) = &closed {
+            let Connection { local, remote, .. } = socket;
+            tracing::warn!(%local, %remote, %error, "a connection is not reset");
+        }
+        closed.unwrap_or(false)
+    })
 }
 
 /// Resets all connections that go from veth to veth, of agents whose programs are about to go.
@@ -135,6 +147,7 @@ fn lock(pods: &Mutex<HashSet<u64>>) -> MutexGuard<'_, HashSet<u64>> {
 /// Detaches everything that agents left below a directory. Connections that go from veth to veth are reset first: without
 /// the programs the rest of them would cross the bridge that pods share.
 pub fn cleanup(root: &Path) -> io::Result<()> {
+    ebpf::disconnect_all(root);
     reset_all(&VethFlows::pinned_below(root), every_place);
     ebpf::unpin_all(root)
 }

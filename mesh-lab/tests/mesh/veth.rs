@@ -4,6 +4,7 @@
 use std::io::{BufRead, BufReader, Lines, Write};
 use std::os::fd::AsFd;
 use std::process::{Child, ChildStdout, Stdio};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use aya::programs::SchedClassifier;
@@ -138,7 +139,10 @@ fn all_that_connections_do_they_do_from_veth_to_veth() {
 }
 
 /// What passes the bridge of node2 to or from the server's port.
-struct Capture(Child);
+struct Capture {
+    child: Child,
+    lines: JoinHandle<Vec<String>>,
+}
 
 impl Capture {
     fn start(world: &World) -> Self {
@@ -148,17 +152,21 @@ impl Capture {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let mut said = BufReader::new(child.stderr.as_mut().unwrap()).lines();
         assert!(said.any(|line| line.unwrap().contains("listening on")));
-        Self(child)
+        // Read as they come: it prints no more than a pipe holds.
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+        let lines = lines.filter(|line| line.contains(" IP"));
+        let lines = std::thread::spawn(|| lines.collect());
+        Self { child, lines }
     }
 
     /// The packets that carried something, so far.
     fn payload(mut self) -> Vec<String> {
         // `tcpdump` prints a packet up to a second after it has passed.
         std::thread::sleep(Duration::from_millis(1500));
-        crate::restarts::signal(self.0.id(), rustix::process::Signal::TERM);
-        let lines = BufReader::new(self.0.stdout.take().unwrap()).lines().map_while(Result::ok);
-        let lines: Vec<_> = lines.filter(|line| line.contains(" IP") && !line.contains("length 0")).collect();
-        self.0.wait().unwrap();
+        crate::restarts::signal(self.child.id(), rustix::process::Signal::TERM);
+        self.child.wait().unwrap();
+        let mut lines = self.lines.join().unwrap();
+        lines.retain(|line| !line.contains("length 0"));
         lines
     }
 }
@@ -249,17 +257,25 @@ fn agents_come_and_go_and_direct_connections_stay_from_veth_to_veth() {
     assert!(capture.payload().is_empty());
 }
 
-/// Its way is taken away between `connect()` and its first packet, which would carry payload.
+/// Its way is taken away between `connect()` and its first packet, which would carry payload. One that is bound to an
+/// interface, by a program that may not undo that, is as any other.
 #[test]
 fn a_connection_without_a_way_fails_and_does_not_go_in_plaintext() {
     const LATE: &str = "\
-import socket, sys
+import os, signal, socket, sys
 s = socket.socket()
+if sys.argv[3] == 'bound':
+    s.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b'eth0')
+    os.setresuid(65534, 65534, 65534)
+def give_up(*_):
+    raise OSError('given up')
+signal.signal(signal.SIGALRM, give_up)
 s.setsockopt(socket.IPPROTO_TCP, 34, 1)  # TCP_FASTOPEN_NO_COOKIE
 s.setsockopt(socket.IPPROTO_TCP, 30, 1)  # TCP_FASTOPEN_CONNECT
 s.connect((sys.argv[1], int(sys.argv[2])))
 print('connected', flush=True)
 sys.stdin.readline()
+signal.alarm(3)
 try:
     s.sendall(b'who\\n')
     print('answered', s.recv(100))
@@ -272,24 +288,29 @@ except OSError as error:
     let mut veths = world.pinned::<8, 8>("node2", "VETHS");
     let before: Vec<_> = veths.iter().map(Result::unwrap).collect();
     let capture = Capture::start(&world);
-    let mut late = world.lab.exec_command("app", "neighbour", &["python3", "-c", LATE, &server, PORT]);
-    let mut late = late.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-    let mut lines = BufReader::new(late.stdout.take().unwrap()).lines();
-    assert_eq!(lines.next().unwrap().unwrap(), "connected");
-    for (cookie, _) in &before {
-        veths.remove(cookie).unwrap();
-    }
-    late.stdin.take().unwrap().write_all(b"\n").unwrap();
-    let outcome = lines.next().unwrap().unwrap();
-    late.wait().unwrap();
-    // What `connect()` would say (`EHOSTUNREACH`) is not handed on by the call that sends (kernel: `__inet_stream_connect`).
-    assert!(outcome.contains("connection abort") || outcome.contains("No route to host"), "{outcome}");
     let told = || world.metric("node2", "nodemesh_ebpf_faults_total", "NoWay");
-    eventually("the fault is counted", || told() > 0.5);
-    for (cookie, veth) in &before {
-        veths.insert(cookie, veth, 0).unwrap();
+    // What `connect()` would say (`EHOSTUNREACH`) is not handed on by the call that sends (kernel: `__inet_stream_connect`).
+    let fails = ["connection abort", "No route to host"];
+    for (how, outcomes) in [("free", &fails[..]), ("bound", &["given up"])] {
+        let mut late =
+            world.lab.exec_command("app", "neighbour", &["python3", "-c", LATE, &server, PORT, how]);
+        let mut late = late.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(late.stdout.take().unwrap()).lines();
+        assert_eq!(lines.next().unwrap().unwrap(), "connected");
+        for (cookie, _) in &before {
+            veths.remove(cookie).unwrap();
+        }
+        let told_before = told();
+        late.stdin.take().unwrap().write_all(b"\n").unwrap();
+        let outcome = lines.next().unwrap().unwrap();
+        late.wait().unwrap();
+        assert!(outcomes.iter().any(|it| outcome.contains(it)), "{how}: {outcome}");
+        eventually("the fault is counted", || told() > told_before + 0.5);
+        for (cookie, veth) in &before {
+            veths.insert(cookie, veth, 0).unwrap();
+        }
+        until_direct(&world, "neighbour", &server);
     }
-    until_direct(&world, "neighbour", &server);
     let payload = capture.payload();
     assert!(payload.iter().all(|line| !line.contains("who")), "{payload:?}");
     assert!(payload.is_empty(), "{payload:?}");
@@ -333,6 +354,102 @@ fn a_removal_resets_them_before_the_programs_go() {
     assert_eq!(left(&world, "server"), (0, 0));
     // As without a mesh.
     assert!(world.client("app", "neighbour", &["who", "server.app", PORT]).ok);
+}
+
+/// Opens connections until its input ends, keeps the last three hundred, and says something on each of them all the time.
+const BUSY: &str = "\
+import collections, socket, sys, threading, time
+held, listens = collections.deque(maxlen=300), threading.Thread(target=sys.stdin.read)
+listens.start()
+while listens.is_alive():
+    time.sleep(0.002)
+    try:
+        s = socket.create_connection((sys.argv[1], int(sys.argv[2])), 1)
+        s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        s.sendall(b'echo\\n')
+        held.append(s)
+    except OSError:
+        pass
+    for s in held:
+        try:
+            s.send(b'x', socket.MSG_DONTWAIT)
+        except OSError:
+            pass
+";
+
+/// What is on the bridge after it are connections that were made after it, from their first byte.
+#[test]
+fn what_is_opened_while_a_removal_is_under_way_is_reset_too() {
+    let world = world("vethremoval", &[]);
+    until_direct(&world, "neighbour", "server.app");
+    let server = world.addresses("app", "server")[0].clone();
+    let before = opened(&world, DIRECT);
+    let capture = Capture::start(&world);
+    let mut busy = world.lab.exec_command("app", "neighbour", &["python3", "-c", BUSY, &server, PORT]);
+    let mut busy = busy.stdin(Stdio::piped()).spawn().unwrap();
+    eventually("many are open", || opened(&world, DIRECT) - before > 200.0);
+    world.lab.agent("node2").stop().unwrap();
+    world.clean_up("node2");
+    std::thread::sleep(Duration::from_secs(1));
+    drop(busy.stdin.take());
+    busy.wait().unwrap();
+    let payload = capture.payload();
+    let mut begun = std::collections::HashSet::new();
+    for line in &payload {
+        let connection = line.split(": Flags").next().unwrap().split(" IP").nth(1).unwrap();
+        assert!(
+            line.contains("seq 1:") || begun.contains(connection),
+            "it was under way before the programs went: {line}"
+        );
+        begun.insert(connection);
+    }
+    assert!(!begun.is_empty(), "as without a mesh");
+}
+
+/// A server that keeps its ends of connections whose clients are gone keeps them filed.
+#[test]
+fn connections_that_a_server_keeps_half_open_count_as_their_clients() {
+    const KEEPS: &str = "\
+import resource, socket, sys, threading
+most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+listener, kept = socket.create_server(('', 9999), backlog=4096), []
+def accept():
+    while True:
+        kept.append(listener.accept())
+threading.Thread(target=accept, daemon=True).start()
+print('there', flush=True)
+sys.stdin.read()
+";
+    const LEAVES: &str = "\
+import socket, sys
+for _ in range(int(sys.argv[2])):
+    socket.create_connection((sys.argv[1], 9999), 30).close()
+print('done')
+";
+    /// As many as a client may have (`mesh_common::veth::MOST_OF_CLIENT`), and more.
+    const MOST: usize = 12_288;
+    let world = world("vethhalf", &[]);
+    let server = world.addresses("app", "server")[0].clone();
+    let mut keeps = world.lab.exec_command("app", "server", &["python3", "-c", KEEPS]);
+    let mut keeps = keeps.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(keeps.stdout.take().unwrap()).lines();
+    assert_eq!(lines.next().unwrap().unwrap(), "there");
+    let leaves = |count: &str| world.exec("app", "neighbour", &["python3", "-c", LEAVES, &server, count]);
+    let filed = || world.pinned::<40, 40>("node2", "VETH_FLOWS").keys().count();
+    eventually("it goes directly", || leaves("1").ok && filed() > 0);
+    let ran = leaves("14000");
+    assert_eq!(ran.text, "done", "{ran:?}");
+    let filed = filed();
+    assert!((3 * (MOST - 500)..3 * (MOST + 500)).contains(&filed), "{filed} entries");
+    // The others notice nothing; it itself goes through the proxy.
+    let before = opened(&world, DIRECT);
+    assert!(world.client("app", "neighbour", &["who", &server, PORT]).ok);
+    assert!((opened(&world, DIRECT) - before).abs() < 0.5, "through the proxy");
+    drop(keeps.stdin.take());
+    keeps.wait().unwrap();
+    let flows = || world.pinned::<40, 40>("node2", "VETH_FLOWS").keys().count();
+    eventually("nothing is left of them", || flows() == 0);
 }
 
 #[test]

@@ -7,11 +7,11 @@ use aya::maps::{HashMap, Map, MapData};
 use mesh_common::address::Address;
 
 use super::programs::{change, replace};
-use super::veth::{CROWDED, DirectVeths, Links, VETH_FLOWS, VETHS};
+use super::veth::{CROWDED, DirectVeths, Links, VETH_COUNTS, VETH_FLOWS, VETHS};
 use super::{DirectKernel, EgressMap, Error, EventLog, FlowMap, PEER, map_error};
 
 /// What is handed over, in this order.
-pub const HANDED_OVER: [&str; 13] = [
+pub const HANDED_OVER: [&str; 14] = [
     "DESTINATIONS",
     PEER,
     "ROUTES",
@@ -24,6 +24,7 @@ pub const HANDED_OVER: [&str; 13] = [
     VETHS,
     VETH_FLOWS,
     CROWDED,
+    VETH_COUNTS,
     "EGRESS",
 ];
 
@@ -41,6 +42,7 @@ pub struct Handed {
     veths: OwnedFd,
     veth_flows: OwnedFd,
     crowded: OwnedFd,
+    veth_counts: OwnedFd,
     egress: OwnedFd,
 }
 
@@ -63,6 +65,7 @@ impl Handed {
             veths,
             veth_flows,
             crowded,
+            veth_counts,
             egress,
         ] = maps;
         Self {
@@ -78,6 +81,7 @@ impl Handed {
             veths,
             veth_flows,
             crowded,
+            veth_counts,
             egress,
         }
     }
@@ -106,7 +110,11 @@ impl Handed {
                 map("PROBES", self.probes)?,
                 map("DIRECT_OPEN", self.direct_open)?,
                 map("DIRECT_EVENTS", self.direct_events)?,
-                DirectVeths::new(map(VETH_FLOWS, self.veth_flows)?, map(CROWDED, self.crowded)?)?,
+                DirectVeths::new(
+                    map(VETH_FLOWS, self.veth_flows)?,
+                    map(CROWDED, self.crowded)?,
+                    map(VETH_COUNTS, self.veth_counts)?,
+                )?,
             )?,
             EventLog::new(map("EVENTS", self.events)?)?,
             EgressMap::new(map("EGRESS", self.egress)?)?,

@@ -28,7 +28,7 @@ pub use flow::{Asked, FlowMap};
 pub use handed::{Destinations, HANDED_OVER, Handed};
 pub use programs::{Lines, Programs, Settings, probe_endpoints};
 pub use trial::Trial;
-pub use veth::{Links, VethFlows};
+pub use veth::{Links, VethFlows, disconnect_all};
 
 pub(crate) const PEER: &str = "PEER";
 

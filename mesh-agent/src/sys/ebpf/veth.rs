@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
 use std::path::Path;
+use std::time::Duration;
 
 use aya::Ebpf;
 use aya::maps::{Array, HashMap, Map, MapData, MapError};
@@ -12,7 +13,9 @@ use aya::programs::tc::{TcAttachOptions, TcAttachType};
 use aya::programs::{LinkOrder, ProgramError, SchedClassifier};
 use mesh_common::address::Address;
 use mesh_common::maps::Endpoint;
-use mesh_common::veth::{Direction, FOR_NOW, Link, NEIGHBOUR_SLOTS, Obstacle, Veth, VethFlow, slot_of};
+use mesh_common::veth::{
+    ALL_CLIENTS, Direction, FOR_NOW, Link, NEIGHBOUR_SLOTS, Obstacle, Veth, VethFlow, slot_of,
+};
 
 use super::attach::{self, put, typed};
 use super::programs::{absent_is_fine, take};
@@ -24,6 +27,7 @@ pub(super) const FROM_POD: &str = "from_pod";
 pub(super) const VETH_FLOWS: &str = "VETH_FLOWS";
 pub(super) const VETHS: &str = "VETHS";
 pub(super) const CROWDED: &str = "CROWDED";
+pub(super) const VETH_COUNTS: &str = "VETH_COUNTS";
 
 /// What the keeper writes.
 pub(super) struct Veths {
@@ -90,6 +94,25 @@ impl Veths {
     }
 }
 
+/// Has no connection filed any more by the programs of any agent that pinned below a directory.
+pub fn disconnect_all(root: &Path) {
+    /// A program that has looked just before is done with it.
+    const DONE: Duration = Duration::from_millis(5);
+    for (_, layout) in attach::pins(root) {
+        let map = MapData::from_pin(layout.join("maps").join(VETHS)).ok().map(Map::HashMap);
+        let Some(mut veths) = map.and_then(|map| HashMap::<_, u64, Veth>::try_from(map).ok()) else {
+            continue;
+        };
+        let cookies: Vec<u64> = veths.keys().flatten().collect();
+        for cookie in cookies {
+            if let Err(error) = absent_is_fine(veths.remove(&cookie)) {
+                tracing::warn!(netns = cookie, %error, "direct connections of a pod go on being made");
+            }
+        }
+    }
+    std::thread::sleep(DONE);
+}
+
 fn entry_of(address: IpAddr) -> (u32, u64) {
     let slot = slot_of(&Address::from(address));
     (slot >> 6, 1 << (slot & 63))
@@ -134,27 +157,52 @@ impl Links {
 pub(super) struct DirectVeths {
     flows: VethFlows,
     crowded: HashMap<MapData, u64, u32>,
+    counts: HashMap<MapData, u32, u32>,
     told: HashSet<u64>,
 }
 
 impl DirectVeths {
-    pub fn new(flows: MapData, crowded: MapData) -> Result<Self, Error> {
+    pub fn new(flows: MapData, crowded: MapData, counts: MapData) -> Result<Self, Error> {
         let flows: HashMap<_, Direction, VethFlow> =
             Map::HashMap(flows).try_into().map_err(map_error(VETH_FLOWS))?;
         let crowded: HashMap<_, u64, u32> = Map::HashMap(crowded).try_into().map_err(map_error(CROWDED))?;
+        let counts: HashMap<_, u32, u32> = Map::HashMap(counts).try_into().map_err(map_error(VETH_COUNTS))?;
         let told = crowded.keys().flatten().collect();
-        Ok(Self { flows: VethFlows(flows), crowded, told })
+        let mut veths = Self { flows: VethFlows(flows), crowded, counts, told };
+        veths.count_again()?;
+        Ok(veths)
     }
 
     /// See [`VethFlows::sweep`]. Clients that found no room are let try again.
     pub fn sweep(&mut self, now: u64) {
         self.flows.sweep(now);
+        if let Err(error) = self.count_again() {
+            tracing::error!(%error, "direct connections of clients are not counted");
+        }
         let over = |(client, value): &(u64, u32)| *value == FOR_NOW && !self.told.contains(client);
         let over: Vec<_> = self.crowded.iter().flatten().filter(over).collect();
         for (client, _) in over {
             // If it stays the client's connections go on through the proxy.
             let _tried_again = self.crowded.remove(&client);
         }
+    }
+
+    /// Puts the programs' count right.
+    fn count_again(&mut self) -> Result<(), Error> {
+        let mut wanted = std::collections::HashMap::from([(ALL_CLIENTS, 0_u32)]);
+        for interface in self.flows.of_clients() {
+            for of in [interface, ALL_CLIENTS] {
+                *wanted.entry(of).or_default() += 1;
+            }
+        }
+        let gone: Vec<_> = self.counts.keys().flatten().filter(|it| !wanted.contains_key(it)).collect();
+        for interface in gone {
+            absent_is_fine(self.counts.remove(&interface)).map_err(map_error(VETH_COUNTS))?;
+        }
+        for (interface, count) in wanted {
+            self.counts.insert(interface, count, 0).map_err(map_error(VETH_COUNTS))?;
+        }
+        Ok(())
     }
 
     /// The connections of these clients, and no others, go through the proxy from now on.
@@ -191,20 +239,28 @@ impl VethFlows {
         Self::of(copy(ebpf, VETH_FLOWS)?)
     }
 
-    /// The sockets of those that go over an interface; of all, if none is given.
-    pub fn sockets(&self, interface: Option<u32>) -> Vec<Connection> {
+    /// The two sockets of each that goes over an interface, of all if none is given: the client's, and the server's if
+    /// there is one already.
+    pub fn sockets(&self, interface: Option<u32>) -> Vec<(Connection, Option<Connection>)> {
         let is_its = |flow: &VethFlow| interface.is_none_or(|it| flow.in_if == it || flow.out_if == it);
+        let ends = |(Direction { from, to }, flow): (Direction, VethFlow)| {
+            let (from, to) = (socket_address(from), socket_address(to));
+            let client = Connection { cookie: flow.client, local: from, remote: to };
+            let server = Connection { cookie: flow.server, local: to, remote: from };
+            (client, (flow.server != 0).then_some(server))
+        };
+        self.clients().filter(|(_, flow)| is_its(flow)).map(ends).collect()
+    }
+
+    /// The veth of the client of each, by the index of the host's end.
+    fn of_clients(&self) -> impl Iterator<Item = u32> {
+        self.clients().map(|(_, flow)| flow.in_if)
+    }
+
+    /// Each connection once, by its client's direction.
+    fn clients(&self) -> impl Iterator<Item = (Direction, VethFlow)> {
         let all = self.0.iter().filter_map(Result::ok);
-        all.filter(|(direction, flow)| !direction.is_note() && is_its(flow))
-            .flat_map(|(Direction { from, to }, flow)| {
-                let (from, to) = (socket_address(from), socket_address(to));
-                // In the server's direction the first is nobody's, and the second not known.
-                let client = Connection { cookie: flow.client, local: from, remote: to };
-                let server = Connection { cookie: flow.server, local: to, remote: from };
-                [Some(client), (flow.server != 0).then_some(server)]
-            })
-            .flatten()
-            .collect()
+        all.filter(|(direction, flow)| flow.of_client != 0 && !direction.is_note())
     }
 
     /// Removes what was left behind: what nothing can be sent on any more. `now` is `CLOCK_MONOTONIC`, in nanoseconds.
