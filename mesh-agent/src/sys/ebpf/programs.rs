@@ -24,10 +24,11 @@ use crate::sys::{HostEnd, Netns};
 pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/mesh-ebpf.o"));
 
 /// Maps that outlive the keeper. Those that are not here (log, events, listeners, routes) are made anew each time.
-const PINNED: [&str; 18] = [
+const PINNED: [&str; 19] = [
     "PROXIES",
     "PODS",
     "SANDBOXES",
+    "OWNERS",
     "DESTINATIONS",
     "EGRESS",
     "HANDOFFS",
@@ -368,6 +369,11 @@ impl Programs {
             self.probe_ports.keys().flatten().filter(|endpoint| !kept.contains(endpoint)).collect();
         for endpoint in stale {
             absent_is_fine(self.probe_ports.remove(&endpoint)).map_err(map_error("PROBE_PORTS"))?;
+        }
+        let stale = self.owners.iter().flatten().filter(|(_, owner)| !cookies.contains(owner));
+        let stale: Vec<Address> = stale.map(|(address, _)| address).collect();
+        for address in stale {
+            absent_is_fine(self.owners.remove(&address)).map_err(map_error("OWNERS"))?;
         }
         self.sandboxes.retain(cookies)
     }

@@ -48,9 +48,14 @@ fn the_nodes_probes_pass_strict_and_are_recorded() {
     // Whoever is root on the node and outside of all pods is the node; another node is not.
     assert!(on_node(&world.lab, "node2", &server));
     assert!(!on_node(&world.lab, "node1", &server));
-    // While no agent runs there are probes all the same.
+    // While no agent runs there are probes all the same, and none fails when one comes that has yet to find its pods.
+    let mut asks = world.lab.node_command("node2", &["python3", "-u", PEER, "load", &server, PORT, "6"]);
+    let asks = asks.stdout(Stdio::piped()).spawn().unwrap();
     world.lab.agent("node2").kill().unwrap();
     assert!(on_node(&world.lab, "node2", &server));
+    world.lab.agent("node2").start().unwrap();
+    let came = String::from_utf8(asks.wait_with_output().unwrap().stdout).unwrap();
+    assert!(came.contains(" failed 0 "), "{came}");
 }
 
 /// What `externalTrafficPolicy: Cluster` does, which is the default of `NodePort` and `LoadBalancer`.
