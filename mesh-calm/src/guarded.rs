@@ -8,7 +8,7 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::head::Scanner;
+use crate::head::{Head, Scanner};
 use crate::patience::Patience;
 use crate::price::{self, Role};
 use crate::turn::Turn;
@@ -23,7 +23,7 @@ pub enum Flood {
     #[error("too many frames without data (ENHANCE_YOUR_CALM)")]
     Useless,
     /// Beyond what one may who has not proved who it is.
-    #[error("too many frames before it was known who sends them (ENHANCE_YOUR_CALM)")]
+    #[error("too much before it was known who sends them (ENHANCE_YOUR_CALM)")]
     Unproven,
 }
 
@@ -32,6 +32,8 @@ pub enum Flood {
 pub struct Trial {
     /// So many frames, and no more.
     pub frames: u32,
+    /// Bytes of their payloads, and no more.
+    pub bytes: u32,
     /// Whether it has proved it.
     pub proven: Arc<AtomicBool>,
 }
@@ -93,7 +95,7 @@ impl<S> Guarded<S> {
             if !self.patience.spend(price.cost) {
                 return Err(Flood::Useless);
             }
-            self.count_trial()?;
+            self.count_trial(head)?;
             self.turn.spend(price.work, 0);
             if self.turn.is_over() {
                 break;
@@ -104,13 +106,14 @@ impl<S> Guarded<S> {
         Ok(taken)
     }
 
-    fn count_trial(&mut self) -> Result<(), Flood> {
+    fn count_trial(&mut self, head: Head) -> Result<(), Flood> {
         let Some(trial) = &mut self.trial else { return Ok(()) };
         if trial.proven.load(Ordering::Relaxed) {
             self.trial = None;
             return Ok(());
         }
         trial.frames = trial.frames.checked_sub(1).ok_or(Flood::Unproven)?;
+        trial.bytes = trial.bytes.checked_sub(head.length).ok_or(Flood::Unproven)?;
         Ok(())
     }
 

@@ -26,6 +26,9 @@ pub mod kind {
 /// ACK of SETTINGS and PING.
 pub const ACK: u8 = 0x1;
 
+/// `END_STREAM` of HEADERS and DATA.
+pub const END_STREAM: u8 = 0x1;
+
 /// PADDED of DATA.
 pub const PADDED: u8 = 0x8;
 

@@ -3,9 +3,10 @@
 //! *Work* counts for the turn: about a microsecond a point. *Cost* counts for the peer's patience. Honest peers are far
 //! from the bounds: data costs nothing; each frame of data that we send pays for the `WINDOW_UPDATE`s and the PINGs that
 //! come for it (two of the first, of a peer that measures the bandwidth one of the second each round trip), each answer
-//! for its request and for the `RST_STREAM` with which a client ends it. Time pays for the rest.
+//! for its request and for the `RST_STREAM` with which a client ends it, an answer that refuses (it has `END_STREAM`) for no
+//! more than these. Time pays for the rest.
 
-use crate::head::{ACK, Head, PADDED, kind};
+use crate::head::{ACK, END_STREAM, Head, PADDED, kind};
 use crate::patience::Patience;
 
 /// What a connection begins with and has at most: a client may open a hundred streams before it has seen our SETTINGS, and
@@ -67,6 +68,8 @@ pub fn received(head: Head) -> Price {
 pub fn sent(head: Head) -> u32 {
     match head.kind {
         kind::DATA => 2 + head.length / 1024,
+        // A refusal, or trailers: what a peer asks for without end must not pay for a flood beside.
+        kind::HEADERS if head.flags & END_STREAM != 0 => 12,
         // A request, or its answer.
         kind::HEADERS => 24,
         // To be acknowledged; what acknowledges is none of its merits.

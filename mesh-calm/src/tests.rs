@@ -156,15 +156,15 @@ async fn a_server_that_floods_its_client_is_cut_off() {
 }
 
 #[tokio::test]
-async fn who_has_not_proved_anything_has_so_many_frames() {
-    for proven in [false, true] {
+async fn who_has_not_proved_anything_has_so_many_frames_and_bytes() {
+    for (frames, bytes, proven) in [(10, 1 << 20, false), (300, 100, false), (10, 100, true)] {
         let (ours, mut theirs) = duplex(ROOM);
-        let trial = Trial { frames: 10, proven: Arc::new(AtomicBool::new(proven)) };
+        let trial = Trial { frames, bytes, proven: Arc::new(AtomicBool::new(proven)) };
         let served = tokio::spawn(serve(Guarded::new(ours, Role::Server).on_trial(trial)));
         let opening = [PREFACE, &frame(4, 0, 0, &[]), &connect(1)].concat();
         theirs.write_all(&opening).await.unwrap();
         for _ in 0..9 {
-            let _may_be_cut_off = theirs.write_all(&frame(0, 0, 1, b"x")).await;
+            let _may_be_cut_off = theirs.write_all(&frame(0, 0, 1, b"a piece of what may be data")).await;
         }
         let _may_be_cut_off = theirs.shutdown().await;
         let mut heard = Vec::new();

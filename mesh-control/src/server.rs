@@ -43,8 +43,8 @@ const TAKEN_BACK: usize = 20;
 const ANSWERED_WITHIN: Duration = Duration::from_secs(20);
 /// A resumed stream names every resource that it holds.
 const LARGEST_DISCOVERY_REQUEST: usize = 64 << 20;
-/// A signing request has about 500 bytes.
-const LARGEST_CERTIFICATE_REQUEST: usize = 64 << 10;
+/// A signing request has about 500 bytes, with RSA up to 2,000. It is read before anybody looks whose it is.
+const LARGEST_CERTIFICATE_REQUEST: usize = 8 << 10;
 /// Connections that wait in the kernel.
 const BACKLOG: i32 = 1024;
 

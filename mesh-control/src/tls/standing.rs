@@ -12,7 +12,7 @@ use thiserror::Error;
 use tonic::Status;
 
 /// Connections of whoever has not proved anything, handshakes included: in all, and of one address or IPv6 network. Each
-/// holds some 60 kB, and half a megabyte at most.
+/// holds some 60 kB, and a quarter of a megabyte at most.
 const STRANGERS: Bounds = Bounds { total: 512, each: 128 };
 
 /// Connections of a node: one for discovery, one for certificates, and those of predecessors that nobody has missed yet.

@@ -48,7 +48,9 @@ pub fn sent(frame: &Frame) -> u32 {
     match frame {
         // To be answered, and then ended or reset.
         Frame::Open(..) => 24,
-        Frame::Accept(..) | Frame::Refuse(..) => 16,
+        Frame::Accept(..) => 16,
+        // What it cost: who asks without end for what is refused must not have a flood beside for nothing.
+        Frame::Refuse(..) => 4,
         Frame::End(_) | Frame::Ping(_) => 2,
         _ => 0,
     }
