@@ -160,6 +160,7 @@ fn start_log(filter: &str, format: LogFormat) -> anyhow::Result<()> {
         LogFormat::Json => mesh_log::Format::Json,
     };
     let _as_it_is_set = mesh_log::start(filter, format).context("--log")?;
-    mesh_log::log_panics(|| ());
+    // A runtime goes on without a task that panicked: nothing would be compiled or signed, and nobody would notice.
+    mesh_log::log_panics(|| std::process::abort());
     Ok(())
 }

@@ -25,6 +25,9 @@ pub const AUDIENCE: &str = "nodemesh";
 /// refused after this at the latest.
 const FRESH: Duration = Duration::from_mins(1);
 
+/// An API server that has not answered by then is one that can't be asked: agents do not wait for much longer.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(2);
+
 /// What Kubernetes adds to a token that is bound to a pod (1.30 and later; the node's name).
 const NODE_NAME: &str = "authentication.kubernetes.io/node-name";
 const POD_NAME: &str = "authentication.kubernetes.io/pod-name";
@@ -140,10 +143,10 @@ impl TokenReviews {
             .map_err(|_| AuthenticationError::Refused("it is not text".to_owned()))?;
         let spec = TokenReviewSpec { audiences: Some(vec![AUDIENCE.to_owned()]), token: Some(token) };
         let review = TokenReview { spec, ..TokenReview::default() };
-        let answer = self
-            .reviews
-            .create(&PostParams::default(), &review)
+        let asked = PostParams::default();
+        let answer = tokio::time::timeout(ANSWERED_WITHIN, self.reviews.create(&asked, &review))
             .await
+            .map_err(|_| AuthenticationError::Unavailable("the API server does not answer".to_owned()))?
             .map_err(|error| AuthenticationError::Unavailable(error.to_string()))?;
         let status = answer.status.unwrap_or_default();
         let pod_or_node = judge(&status, &self.user).map_err(AuthenticationError::Refused)?;
