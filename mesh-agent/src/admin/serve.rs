@@ -60,7 +60,8 @@ fn scrapers(state: Arc<State>) -> Guard {
     Box::new(move |peer, _| {
         state.config.metrics_allow.admit(peer, |address| {
             let workload = state.xds.snapshot.load().workload_by_address(address)?;
-            Some(workload.namespace.to_string())
+            // What is on no node is no pod: a Service without selector may list any address.
+            (!workload.node.is_empty()).then(|| workload.namespace.to_string())
         })
     })
 }

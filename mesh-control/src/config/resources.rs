@@ -119,8 +119,10 @@ impl Resources {
             }
             let content = Address::decode(&*resource.resource?.value).ok()?;
             match content.r#type? {
-                // A node's address is every process's there.
-                Type::Workload(it) if it.network_mode() == NetworkMode::Standard => Some(it.namespace),
+                // A node's address is every process's there, and what is no pod may be anything.
+                Type::Workload(it) if it.network_mode() == NetworkMode::Standard && !it.node.is_empty() => {
+                    Some(it.namespace)
+                }
                 _ => None,
             }
         });
