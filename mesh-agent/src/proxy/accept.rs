@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
@@ -76,6 +77,9 @@ impl Cap {
     }
 }
 
+/// How often a pod that waits for what is beyond the reserve looks whether it may have of the reserve by now.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
 impl Caps {
     /// A place; none if there are as many as may be.
     pub fn try_place(&self) -> Option<Place> {
@@ -89,7 +93,11 @@ impl Caps {
             match place {
                 Some(place) => return place,
                 None if self.has_few() => self.worker.returned.notified().await,
-                None => self.worker.plenty.notified().await,
+                // The pod itself may come to have few.
+                None => {
+                    let _plenty_or_not =
+                        tokio::time::timeout(LOOK_AGAIN, self.worker.plenty.notified()).await;
+                }
             }
         }
     }
@@ -175,8 +183,6 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     fn caps(worker: &Rc<Cap>, most: usize) -> Caps {
