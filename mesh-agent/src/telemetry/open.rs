@@ -57,12 +57,17 @@ impl OpenConnections {
         self.connections.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 
-    /// The worker waits only while they are copied, not for the texts that are made of them.
+    /// The worker waits only while a few of them are copied, not for the texts that are made of them.
     pub(super) fn list(&self) -> Vec<ConnectionStatus> {
-        let copies = || -> Vec<_> {
-            self.connections.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+        /// Copied at a time.
+        const FEW: usize = 128;
+        let lock = || self.connections.lock().unwrap_or_else(PoisonError::into_inner);
+        let all: Vec<u64> = lock().keys().copied().collect();
+        let copies = |few: &[u64]| -> Vec<OpenConnection> {
+            let open = lock();
+            few.iter().filter_map(|id| open.get(id).cloned()).collect()
         };
-        copies().iter().map(status).collect()
+        all.chunks(FEW).flat_map(copies).map(|open| status(&open)).collect()
     }
 }
 
