@@ -89,9 +89,10 @@ pub struct Settings {
     #[arg(long, env = "MESH_AGENT_WORKERS", value_name = "N")]
     pub workers: Option<usize>,
 
-    /// How connections between meshed pods of one node go: `direct`, from socket to socket in the kernel where no rule
-    /// needs the proxy, or `mtls`, over mutual TLS as between nodes [default: direct]
-    #[arg(long, env = "MESH_AGENT_SAME_NODE", value_name = "direct|mtls")]
+    /// How connections between meshed pods of one node go where no rule needs the proxy: `auto`, within the kernel from
+    /// veth to veth, and over mutual TLS where other pods are on the way; `direct`, within the kernel whoever is on the
+    /// way; `mtls`, over mutual TLS as between nodes [default: auto]
+    #[arg(long, env = "MESH_AGENT_SAME_NODE", value_name = "auto|direct|mtls")]
     pub same_node: Option<SameNode>,
 
     /// Connections that one pod may have open through the proxy; more are refused [default: three quarters of what the
