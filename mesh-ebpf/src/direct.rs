@@ -22,7 +22,7 @@ use crate::context::{self, Place};
 use crate::maps::{
     COUNT_UNTOUCHED, DIRECT_EVENTS, DIRECT_FLOWS, DIRECT_OPEN, NO_ROOM, OWNERS, PROBES, PULSE, ROUTES,
 };
-use crate::{probe, report, sockops, veth};
+use crate::{filing, probe, report, sockops};
 
 /// Draws the endpoint of a connection that an enrolled pod opens, and puts it in `place`. That stays as it is if the
 /// connection is the proxy's, for which `to` then gets a note. The socket is a direct connection's from now on, or no
@@ -79,8 +79,8 @@ fn draw(client: u64, to: &mut Endpoint) -> Option<(u64, Place)> {
 /// Whether there is a way to a server that nobody else is on, and room to file what takes it.
 #[inline(never)]
 fn has_way(client: u64, server: u64) -> bool {
-    match veth::way(client, server) {
-        Way::Veth | Way::Plain => veth::has_room(client),
+    match filing::way(client, server) {
+        Way::Veth | Way::Plain => filing::has_room(client),
         Way::Proxy => false,
     }
 }
@@ -262,16 +262,16 @@ fn still_holds(client: u64, direct: &DirectSocket, server: &Endpoint) -> bool {
 #[inline(never)]
 fn take_way(context: &SockOpsContext, socket: *mut bpf_sock, server: u64, flow: &DirectFlow) -> bool {
     let client = context::netns_cookie(context.ops.cast());
-    veth::forget(socket);
-    let taken = match veth::way(client, server) {
-        Way::Veth => veth::file(context, socket, server, flow),
+    filing::forget(socket);
+    let taken = match filing::way(client, server) {
+        Way::Veth => filing::file(context, socket, server, flow),
         Way::Plain => true,
         Way::Proxy => false,
     };
     if !taken {
         context::forget_direct(socket);
         let _unbound_never = context.set_cb_flags(BPF_SOCK_OPS_STATE_CB_FLAG as i32);
-        veth::refuse(context, socket, flow);
+        filing::refuse(context, socket, flow);
         let _refused = report::fault(Fault::NoWay, client, flow.server);
     }
     taken
@@ -282,8 +282,8 @@ fn take_way(context: &SockOpsContext, socket: *mut bpf_sock, server: u64, flow: 
 pub fn changed(context: &SockOpsContext, socket: *mut bpf_sock) {
     let (from, to) = (context.arg(0), context.arg(1));
     if to == BPF_TCP_CLOSE {
-        veth::closed(socket, from);
-        veth::unbind(context, socket);
+        filing::closed(socket, from);
+        filing::unbind(context, socket);
     }
     let Some(direct) = context::direct_of(socket) else { return };
     let flow = DirectFlow { client: sockops::local(context), server: sockops::remote(context) };
@@ -306,7 +306,7 @@ pub fn changed(context: &SockOpsContext, socket: *mut bpf_sock) {
 #[inline(never)]
 pub fn accepted(context: &SockOpsContext) {
     let flow = DirectFlow { client: sockops::remote(context), server: sockops::local(context) };
-    let guarded = veth::accepted(context, &flow);
+    let guarded = filing::accepted(context, &flow);
     // SAFETY: the entry is copied at once.
     let Some(filed) = (unsafe { DIRECT_FLOWS.get(flow) }).copied() else { return };
     let _gone = DIRECT_FLOWS.remove(flow);

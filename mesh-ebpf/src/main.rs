@@ -10,6 +10,7 @@ mod connect;
 mod context;
 mod direct;
 mod egress;
+mod filing;
 mod getpeername;
 mod maps;
 mod probe;

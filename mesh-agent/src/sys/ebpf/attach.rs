@@ -13,7 +13,7 @@ use aya::programs::{
     SkLookup, SockOps,
 };
 
-use super::programs::descriptor;
+use super::map::descriptor;
 use super::veth::FROM_POD;
 use super::{Error, gate, link, map_error};
 use crate::sys::Netns;

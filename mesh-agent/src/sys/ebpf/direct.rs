@@ -15,7 +15,7 @@ use rustix::time::{ClockId, clock_gettime};
 use tokio::io::unix::AsyncFd;
 
 use super::events::register;
-use super::programs::absent_is_fine;
+use super::map::absent_is_fine;
 use super::veth::DirectVeths;
 use super::{Error, map_error};
 

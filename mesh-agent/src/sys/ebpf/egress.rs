@@ -5,7 +5,7 @@ use aya::maps::{Map, MapData};
 use ipnet::IpNet;
 use mesh_common::egress::{ANY_PORT, BEFORE_ADDRESS, EXCEPTED, EgressKey, OF_POD, REFUSED, refusal};
 
-use super::programs::absent_is_fine;
+use super::map::absent_is_fine;
 use super::{Error, map_error};
 
 const NAME: &str = "EGRESS";

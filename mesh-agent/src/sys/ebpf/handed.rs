@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use aya::maps::{HashMap, Map, MapData};
 use mesh_common::address::Address;
 
-use super::programs::{change, replace};
+use super::map::{change, replace};
 use super::veth::{CROWDED, DirectVeths, Links, VETH_COUNTS, VETH_FLOWS, VETHS};
 use super::{DirectKernel, EgressMap, Error, EventLog, FlowMap, PEER, map_error};
 

@@ -15,6 +15,7 @@ mod flow;
 mod gate;
 mod handed;
 mod link;
+mod map;
 mod programs;
 mod sandboxes;
 mod trial;

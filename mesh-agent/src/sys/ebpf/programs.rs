@@ -2,19 +2,19 @@
 
 use std::collections::HashSet;
 use std::fs;
-use std::hash::Hash;
 use std::net::IpAddr;
-use std::os::fd::{AsFd as _, AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use aya::maps::{Array, HashMap, Map, MapData, SockHash};
+use aya::maps::{Array, HashMap, MapData, SockHash};
 use aya::{Ebpf, EbpfLoader};
 use aya_log::{EbpfLogger, Level};
 use mesh_common::address::Address;
 use mesh_common::maps::{Endpoint, Listener, ListenerKind, Pod, Proxy};
 use mesh_common::veth::{Link, Obstacle, Wanted};
 
+use super::map::{absent_is_fine, descriptor, replace, take};
 use super::sandboxes::Sandboxes;
 use super::veth::{self, VETH_FLOWS, VethFlows, Veths};
 use super::{Error, HANDED_OVER, PEER, attach, map_error};
@@ -394,27 +394,6 @@ fn directory(root: &Path, name: &str) -> Result<PathBuf, Error> {
     Ok(path)
 }
 
-/// The descriptor of a map of one of the kinds that are asked for.
-pub(super) fn descriptor(map: &Map) -> Option<BorrowedFd<'_>> {
-    match map {
-        Map::HashMap(data)
-        | Map::Array(data)
-        | Map::LpmTrie(data)
-        | Map::PerCpuArray(data)
-        | Map::ProgramArray(data)
-        | Map::RingBuf(data)
-        | Map::SkStorage(data) => Some(data.fd().as_fd()),
-        _ => None,
-    }
-}
-
-pub(super) fn take<M>(ebpf: &mut Ebpf, name: &'static str) -> Result<M, Error>
-where
-    M: TryFrom<Map, Error = aya::maps::MapError>,
-{
-    ebpf.take_map(name).ok_or(Error::Missing(name))?.try_into().map_err(map_error(name))
-}
-
 fn first(addresses: &[IpAddr], family: impl Fn(&IpAddr) -> bool) -> Address {
     addresses.iter().copied().find(family).map_or(Address::UNSPECIFIED, Address::from)
 }
@@ -424,46 +403,4 @@ pub fn probe_endpoints(addresses: &[IpAddr], ports: &[u16]) -> impl Iterator<Ite
     addresses
         .iter()
         .flat_map(move |&address| ports.iter().map(move |&port| Endpoint::new(address.into(), port)))
-}
-
-/// Makes a map hold these keys and no others. What stays is never missing.
-pub(super) fn replace<K: aya::Pod + Eq + Hash>(
-    map: &mut HashMap<MapData, K, u32>,
-    mut wanted: HashSet<K>,
-) -> Result<(), aya::maps::MapError> {
-    let mut gone = Vec::new();
-    for present in map.keys() {
-        let present = present?;
-        if !wanted.remove(&present) {
-            gone.push(present);
-        }
-    }
-    change(map, wanted.into_iter(), gone.into_iter())
-}
-
-/// `gone` goes and `come` comes, in this order, so that a map that is nearly full has room.
-pub(super) fn change<K: aya::Pod>(
-    map: &mut HashMap<MapData, K, u32>,
-    come: impl Iterator<Item = K>,
-    gone: impl Iterator<Item = K>,
-) -> Result<(), aya::maps::MapError> {
-    for key in gone {
-        absent_is_fine(map.remove(&key))?;
-    }
-    for key in come {
-        map.insert(key, 1, 0)?;
-    }
-    Ok(())
-}
-
-pub(super) fn absent_is_fine(result: Result<(), aya::maps::MapError>) -> Result<(), aya::maps::MapError> {
-    match result {
-        Err(aya::maps::MapError::KeyNotFound) => Ok(()),
-        Err(aya::maps::MapError::SyscallError(error))
-            if error.io_error.kind() == std::io::ErrorKind::NotFound =>
-        {
-            Ok(())
-        }
-        result => result,
-    }
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashSet};
 use aya::maps::{HashMap, MapData};
 use mesh_common::maps::Sandbox;
 
-use super::programs::absent_is_fine;
+use super::map::absent_is_fine;
 use super::{Error, map_error};
 
 const MAP: &str = "SANDBOXES";

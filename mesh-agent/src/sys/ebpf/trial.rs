@@ -4,7 +4,8 @@ use aya::maps::{Array, MapData, MapError};
 use aya::{Ebpf, EbpfLoader};
 use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
 
-use super::programs::{OBJECT, take};
+use super::map::take;
+use super::programs::OBJECT;
 use super::{Error, attach, map_error};
 
 /// The programs, which this kernel took.

@@ -18,7 +18,7 @@ use mesh_common::veth::{
 };
 
 use super::attach::{self, put, typed};
-use super::programs::{absent_is_fine, take};
+use super::map::{absent_is_fine, take};
 use super::{Error, map_error};
 use crate::sys::{Connection, HostEnd};
 

@@ -1,0 +1,71 @@
+//! What is done with maps, whichever they are.
+
+use std::collections::HashSet;
+use std::hash::Hash;
+use std::os::fd::{AsFd as _, BorrowedFd};
+
+use aya::Ebpf;
+use aya::maps::{HashMap, Map, MapData, MapError};
+
+use super::{Error, map_error};
+
+/// The descriptor of a map of one of the kinds that are asked for.
+pub(super) fn descriptor(map: &Map) -> Option<BorrowedFd<'_>> {
+    match map {
+        Map::HashMap(data)
+        | Map::Array(data)
+        | Map::LpmTrie(data)
+        | Map::PerCpuArray(data)
+        | Map::ProgramArray(data)
+        | Map::RingBuf(data)
+        | Map::SkStorage(data) => Some(data.fd().as_fd()),
+        _ => None,
+    }
+}
+
+/// A map that the object has, as the type that it is used as.
+pub(super) fn take<M>(ebpf: &mut Ebpf, name: &'static str) -> Result<M, Error>
+where
+    M: TryFrom<Map, Error = MapError>,
+{
+    ebpf.take_map(name).ok_or(Error::Missing(name))?.try_into().map_err(map_error(name))
+}
+
+/// Makes a map hold these keys and no others. What stays is never missing.
+pub(super) fn replace<K: aya::Pod + Eq + Hash>(
+    map: &mut HashMap<MapData, K, u32>,
+    mut wanted: HashSet<K>,
+) -> Result<(), MapError> {
+    let mut gone = Vec::new();
+    for present in map.keys() {
+        let present = present?;
+        if !wanted.remove(&present) {
+            gone.push(present);
+        }
+    }
+    change(map, wanted.into_iter(), gone.into_iter())
+}
+
+/// `gone` goes and `come` comes, in this order, so that a map that is nearly full has room.
+pub(super) fn change<K: aya::Pod>(
+    map: &mut HashMap<MapData, K, u32>,
+    come: impl Iterator<Item = K>,
+    gone: impl Iterator<Item = K>,
+) -> Result<(), MapError> {
+    for key in gone {
+        absent_is_fine(map.remove(&key))?;
+    }
+    for key in come {
+        map.insert(key, 1, 0)?;
+    }
+    Ok(())
+}
+
+/// What is to go may be gone.
+pub(super) fn absent_is_fine(result: Result<(), MapError>) -> Result<(), MapError> {
+    match result {
+        Err(MapError::KeyNotFound) => Ok(()),
+        Err(MapError::SyscallError(error)) if error.io_error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        result => result,
+    }
+}
