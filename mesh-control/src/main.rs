@@ -102,7 +102,7 @@ fn dispatch(command: Command) -> anyhow::Result<()> {
 async fn run(options: &Options) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let control = tokio::select! {
+    let mut control = tokio::select! {
         started = ControlPlane::start(options) => started?,
         _ = terminate.recv() => return Ok(()),
         _ = interrupt.recv() => return Ok(()),
@@ -110,6 +110,8 @@ async fn run(options: &Options) -> anyhow::Result<()> {
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
+        // A runtime goes on without a task that panicked, and nobody would notice.
+        () = control.breaks() => anyhow::bail!("a part of the control plane has panicked; the log says where"),
     }
     control.stop(STOP_DEADLINE).await;
     Ok(())
@@ -160,7 +162,6 @@ fn start_log(filter: &str, format: LogFormat) -> anyhow::Result<()> {
         LogFormat::Json => mesh_log::Format::Json,
     };
     let _as_it_is_set = mesh_log::start(filter, format).context("--log")?;
-    // A runtime goes on without a task that panicked: nothing would be compiled or signed, and nobody would notice.
-    mesh_log::log_panics(|| std::process::abort());
+    mesh_log::log_panics(|| ());
     Ok(())
 }

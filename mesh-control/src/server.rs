@@ -12,6 +12,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tonic::transport::Server;
 use tracing::{error, info, warn};
 
@@ -30,7 +31,7 @@ use crate::xds::DiscoveryService;
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
 /// Silence after which an agent is pinged.
 const PING_INTERVAL: Duration = Duration::from_secs(30);
-/// Calls at a time of one connection. An agent asks for sixteen certificates at a time.
+/// Calls at a time of one connection. An agent has one or two.
 const STREAMS: u32 = 32;
 /// Bytes of a call, and of all calls of a connection, that are taken before anybody reads them.
 const WINDOW: u32 = 64 << 10;
@@ -87,6 +88,15 @@ impl ControlPlane {
         self.metrics
     }
 
+    /// Returns when one of its tasks has panicked: the others can't do without it.
+    pub async fn breaks(&mut self) {
+        let Tasks { serving, background, .. } = &mut self.tasks;
+        tokio::select! {
+            () = panicked(serving) => {}
+            () = panicked(background) => {}
+        }
+    }
+
     /// Stops accepting, tells agents to go, and waits for them until the deadline.
     pub async fn stop(mut self, deadline: Duration) {
         self.ready.send_replace(false);
@@ -102,6 +112,15 @@ impl ControlPlane {
         }
         info!("mesh-control stopped");
     }
+}
+
+async fn panicked(tasks: &mut JoinSet<()>) {
+    while let Some(ended) = tasks.join_next().await {
+        if ended.is_err_and(|error| error.is_panic()) {
+            return;
+        }
+    }
+    std::future::pending::<()>().await;
 }
 
 impl Parts {
@@ -250,4 +269,19 @@ pub enum StartError {
         /// What the kernel said.
         error: io::Error,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_task_that_panics_is_noticed_and_one_that_ends_is_not() {
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async {});
+        let ended = tokio::time::timeout(Duration::from_millis(50), panicked(&mut tasks)).await;
+        assert!(ended.is_err());
+        tasks.spawn(async { panic!("it has broken off") });
+        tokio::time::timeout(Duration::from_secs(5), panicked(&mut tasks)).await.unwrap();
+    }
 }

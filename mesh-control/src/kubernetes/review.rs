@@ -25,8 +25,11 @@ pub const AUDIENCE: &str = "nodemesh";
 /// refused after this at the latest.
 const FRESH: Duration = Duration::from_mins(1);
 
-/// An API server that has not answered by then is one that can't be asked: agents do not wait for much longer.
-const ANSWERED_WITHIN: Duration = Duration::from_secs(2);
+/// An API server that has not answered by then is one that can't be asked. Agents wait for 10 s in all.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(4);
+
+/// One that could not be asked is not asked again for so long about tokens that it knew: eight at a time would wait for it.
+const NOT_ASKED_FOR: Duration = Duration::from_secs(5);
 
 /// What Kubernetes adds to a token that is bound to a pod (1.30 and later; the node's name).
 const NODE_NAME: &str = "authentication.kubernetes.io/node-name";
@@ -43,6 +46,8 @@ pub struct TokenReviews {
     user: String,
     known: Mutex<HashMap<Digest, Known>>,
     gate: Gate,
+    /// Until when it is not asked about tokens that it knew.
+    away_until: Mutex<Option<Instant>>,
     never: watch::Sender<()>,
 }
 
@@ -65,6 +70,7 @@ impl TokenReviews {
             user: format!("system:serviceaccount:{}:{account}", cluster.namespace),
             known: Mutex::default(),
             gate: Gate::new(),
+            away_until: Mutex::default(),
             never: watch::Sender::new(()),
         }
     }
@@ -86,6 +92,9 @@ impl TokenReviews {
             return Ok(node);
         }
         let known = self.remembered(&key, |known| known.ends);
+        if let Some(node) = known.as_ref().filter(|_| self.is_away()) {
+            return Ok(Arc::clone(node));
+        }
         if known.is_none() {
             expiry::plausible(token, &self.user, AUDIENCE, SystemTime::now())
                 .map_err(|reason| AuthenticationError::Refused(reason.to_owned()))?;
@@ -105,13 +114,24 @@ impl TokenReviews {
         match reviewed {
             Ok(node) => Ok(self.remember(key, token, node.into())),
             // Nobody else's fault, and nothing that a sender could bring about.
-            Err(error @ AuthenticationError::Unavailable(_)) => known.ok_or(error),
+            Err(error @ AuthenticationError::Unavailable(_)) => {
+                *self.away() = Some(Instant::now() + NOT_ASKED_FOR);
+                known.ok_or(error)
+            }
             Err(refused) => {
                 self.lock().remove(&key);
                 self.gate.was_refused(key, &refused.to_string());
                 Err(refused)
             }
         }
+    }
+
+    fn is_away(&self) -> bool {
+        self.away().is_some_and(|until| Instant::now() < until)
+    }
+
+    fn away(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.away_until.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn not_refused_lately(&self, key: &Digest) -> Result<(), AuthenticationError> {

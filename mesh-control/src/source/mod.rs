@@ -9,6 +9,7 @@ pub mod directory;
 mod last_good;
 
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -134,17 +135,36 @@ impl Publisher {
             // Reading and compiling a large mesh takes milliseconds of a core: not on the threads that serve.
             let work = tokio::task::spawn_blocking(move || {
                 let start = Instant::now();
-                if let Err(error) = self.publish(&touched) {
-                    error!(%error, "configuration not read; the last one stays in force");
-                }
-                (self, start.elapsed())
+                let panicked = self.attempt(|it| it.publish(&touched));
+                (self, start.elapsed(), panicked)
             });
-            match work.await {
-                Ok((publisher, took)) => (self, cost) = (publisher, took),
-                // Only when the runtime shuts down.
-                Err(_) => return,
+            // An error only when the runtime shuts down.
+            let Ok((publisher, took, panicked)) = work.await else { return };
+            (self, cost) = (publisher, took);
+            if panicked {
+                return self.stay().await;
             }
         }
+    }
+
+    /// Returns whether it panicked.
+    fn attempt(&mut self, work: impl FnOnce(&mut Self) -> io::Result<()>) -> bool {
+        // What it has left half done nobody uses any more.
+        let done = catch_unwind(AssertUnwindSafe(|| work(self)));
+        if let Ok(Err(error)) = &done {
+            error!(%error, "configuration not read; the last one stays in force");
+        }
+        done.is_err()
+    }
+
+    /// Publishes no more: what a panic has left half done is not to be gone on with. What was published stays in force, and
+    /// certificates are signed; a control plane that starts anew would most likely get no further.
+    async fn stay(self) {
+        error!(
+            "compiling panicked; the last configuration stays in force until the control plane starts anew"
+        );
+        self.metrics.config_errors.set(1);
+        std::future::pending::<()>().await;
     }
 
     /// Reads what was touched and publishes what that changes, all at once.
@@ -209,5 +229,27 @@ impl Publisher {
         self.metrics.config_errors.set(gauge(errors));
         self.metrics.generation.set(i64::try_from(configuration.generation).unwrap_or(i64::MAX));
         self.metrics.load.observe(start.elapsed().as_secs_f64());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_was_published_stays_in_force_when_compiling_panics() {
+        let reader = Reader::Kubernetes(Objects::default());
+        let mut publisher = Publisher::new(reader, MeshConfig::default(), Arc::new(Metrics::default()));
+        assert!(!publisher.attempt(|it| it.publish(&Touched::default())));
+        let configuration = publisher.configuration();
+        assert!(publisher.attempt(|_| panic!("a resource that nobody thought of")));
+        let stays = tokio::spawn(publisher.stay());
+        tokio::task::yield_now().await;
+        assert!(
+            !stays.is_finished() && configuration.has_changed().is_ok(),
+            "who follows it is not sent away"
+        );
+        assert_eq!(configuration.borrow().generation, 1);
+        stays.abort();
     }
 }

@@ -29,10 +29,10 @@ pub struct Peer {
     standing: Option<Arc<Standing>>,
 }
 
-/// Frames that are taken of whoever has not proved who it is: an agent asks for sixteen certificates at a time.
+/// Frames that are taken of whoever has not proved who it is: an agent's first call has some ten.
 const STRANGERS_FRAMES: u32 = 300;
-/// Bytes of them. With sixteen signing requests and their tokens come 35,000; a resumed stream of discovery waits with all
-/// but its window until it is known whose it is.
+/// Bytes of them. A signing request has some thousand with its token; a resumed stream of discovery waits with all but its
+/// window until it is known whose it is.
 const STRANGERS_BYTES: u32 = 128 << 10;
 
 impl Peer {
