@@ -16,6 +16,9 @@ pub const MAX_VETH_FLOWS: u32 = 196_608;
 pub const MOST_OF_NODE: usize = MAX_VETH_FLOWS as usize / 3 * 3 / 4;
 /// See [`MOST_OF_NODE`].
 pub const MOST_OF_CLIENT: usize = MOST_OF_NODE / 4;
+/// So many direct connections find no room, however long ago they were drawn: three entries of each and a few thousand more
+/// that could not be counted fit.
+pub const NO_MORE_OF_NODE: usize = MOST_OF_NODE + MOST_OF_NODE / 4;
 /// Key of `CROWDED` for all clients. No namespace has this cookie.
 pub const EVERYBODY: u64 = 0;
 /// Key of `VETH_COUNTS` for all clients together. No interface has this index.
@@ -196,7 +199,8 @@ pub struct VethFlow {
     pub isn: u32,
     /// Not 0: it was.
     pub seen: u16,
-    /// Not 0: the sender is the client.
+    /// Not 0: the sender is the client. [`Self::HALF_CLOSED`] where there was no room to note elsewhere that one of the two
+    /// sockets is closed.
     pub of_client: u16,
 }
 const _: () = assert!(size_of::<VethFlow>() == 40);
@@ -205,6 +209,9 @@ impl VethFlow {
     /// How long a handshake may take, in nanoseconds: until then what seems left behind may be only late
     /// (`net.ipv4.tcp_syn_retries`, `tcp_synack_retries`).
     pub const HANDSHAKE: u64 = 180_000_000_000;
+
+    /// See [`Self::of_client`].
+    pub const HALF_CLOSED: u16 = 2;
 
     /// Nothing.
     pub const NONE: Self =

@@ -7,8 +7,8 @@ use aya_ebpf::programs::SockOpsContext;
 use core::ptr;
 use mesh_common::direct::DirectFlow;
 use mesh_common::veth::{
-    self, ALL_CLIENTS, Direction, EVERYBODY, FOR_GOOD, FOR_NOW, MOST_OF_CLIENT, MOST_OF_NODE, VethEnd,
-    VethFlow, Wanted, Way,
+    self, ALL_CLIENTS, Direction, EVERYBODY, FOR_GOOD, FOR_NOW, MOST_OF_CLIENT, MOST_OF_NODE,
+    NO_MORE_OF_NODE, VethEnd, VethFlow, Wanted, Way,
 };
 
 use crate::context;
@@ -49,11 +49,17 @@ pub fn file(context: &SockOpsContext, socket: *mut bpf_sock, server: u64, flow: 
         keep_off(client, FOR_GOOD);
         return false;
     }
+    if count_of(ALL_CLIENTS) >= NO_MORE_OF_NODE as u32 {
+        keep_off(EVERYBODY, FOR_NOW);
+        return false;
+    }
     let direction = Direction { from: flow.client, to: flow.server };
     let cookie = cookie(context);
     let end = VethEnd { flow: direction, socket: cookie, is_server: 0 };
-    // What is left of a connection of the same addresses and ports.
+    // What is left of a connection of the same addresses and ports, which is counted already.
     let _gone = VETH_FLOWS.remove(direction.half_closed());
+    // SAFETY: only its presence is looked at.
+    let follows = unsafe { VETH_FLOWS.get(&direction) }.is_some();
     let filed = context.set_cb_flags(BPF_SOCK_OPS_STATE_CB_FLAG as i32).is_ok()
         && insert(&direction, cookie, [from, to], 1)
         && insert(&direction.reversed(), cookie, [to, from], 0)
@@ -63,6 +69,9 @@ pub fn file(context: &SockOpsContext, socket: *mut bpf_sock, server: u64, flow: 
         keep_off(client, FOR_NOW);
         return false;
     }
+    if follows {
+        return true;
+    }
     if count_one_more(from) >= MOST_OF_CLIENT as u32 {
         keep_off(client, FOR_NOW);
     }
@@ -70,6 +79,12 @@ pub fn file(context: &SockOpsContext, socket: *mut bpf_sock, server: u64, flow: 
         keep_off(EVERYBODY, FOR_NOW);
     }
     true
+}
+
+#[inline(never)]
+fn count_of(client: u32) -> u32 {
+    // SAFETY: four bytes that are copied at once.
+    unsafe { VETH_COUNTS.get(client) }.copied().unwrap_or(0)
 }
 
 /// Counts a connection, and returns how many there are. Where that can't be known they are too many.
@@ -171,22 +186,30 @@ pub fn closed(socket: *mut bpf_sock, from: u32) {
         return;
     }
     let never_was = !is_server && from == BPF_TCP_SYN_SENT;
-    if never_was || !is_first(&end.flow) {
+    if never_was || !is_first(&end.flow, flow) {
         remove(&end.flow);
         if interface != NOWHERE {
             count_one_less(interface);
-            count_one_less(ALL_CLIENTS);
         }
+        count_one_less(ALL_CLIENTS);
     }
 }
 
-/// Whether it is the first of the two ends that says so: of two at the same time one is.
+/// Whether it is the first of the two ends that says so: of two at the same time one is, unless there is no room to note it.
 #[inline(never)]
-fn is_first(direction: &Direction) -> bool {
+fn is_first(direction: &Direction, flow: *mut VethFlow) -> bool {
     /// `BPF_NOEXIST` of `linux/bpf.h`, and `-EEXIST` of `asm-generic/errno-base.h`.
     const NOEXIST: u64 = 1;
     const EXISTS: i32 = -17;
-    VETH_FLOWS.insert(direction.half_closed(), VethFlow::NONE, NOEXIST) != Err(EXISTS)
+    // As a number: the verifier refuses to compare what a success has none of.
+    let failed = VETH_FLOWS.insert(direction.half_closed(), VethFlow::NONE, NOEXIST).err().unwrap_or(0);
+    // SAFETY: two aligned bytes of the map that are there as long as the program.
+    let before = unsafe { ptr::read_volatile(&raw const (*flow).of_client) };
+    if failed != 0 && failed != EXISTS {
+        // SAFETY: as above.
+        unsafe { ptr::write_volatile(&raw mut (*flow).of_client, VethFlow::HALF_CLOSED) };
+    }
+    failed != EXISTS && before != VethFlow::HALF_CLOSED
 }
 
 /// Has a connection fail whose SYN is about to leave: it was to be direct, and must not go in plaintext over what is
@@ -203,9 +226,13 @@ pub fn refuse(context: &SockOpsContext, socket: *mut bpf_sock, flow: &DirectFlow
     let direction = Direction { from: flow.client, to: flow.server };
     let cookie = cookie(context);
     let end = VethEnd { flow: direction, socket: cookie, is_server: 0 };
-    let _dropped = context::make_veth_end(socket, end)
-        && insert(&direction, cookie, [NOWHERE; 2], 0)
+    let dropped = context.set_cb_flags(BPF_SOCK_OPS_STATE_CB_FLAG as i32).is_ok()
+        && context::make_veth_end(socket, end)
+        && insert(&direction, cookie, [NOWHERE; 2], 1)
         && insert(&direction.reversed(), cookie, [NOWHERE; 2], 0);
+    if dropped {
+        let _counted = count_one_more(ALL_CLIENTS);
+    }
 }
 
 /// Takes back what [`refuse`] did, when the connection has failed.

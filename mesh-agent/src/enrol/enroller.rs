@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use super::leftovers::{self, Leftovers};
 use crate::certs::Certificates;
 use crate::direct::Direct;
-use crate::egress::Egress;
+use crate::egress::{Egress, NotInForce};
 use crate::keeper::protocol::Claim;
 use crate::kept::{Enrolled as Answer, Keeper};
 use crate::pods::{NodePod, NodePods};
@@ -288,7 +288,11 @@ impl Enroller {
             let Some(now) = wanted.get(uid) else { continue };
             if now.egress != enrolled.pod.egress || enrolled.egress_not_in_force.is_some() {
                 enrolled.pod.egress.clone_from(&now.egress);
-                enrolled.restrict(&mut self.setup.egress);
+                if enrolled.restrict(&mut self.setup.egress) {
+                    // It may have had to wait for that.
+                    let (keeper, name) = (self.setup.keeper.clone(), Arc::clone(&enrolled.pod.name));
+                    tokio::spawn(admit(keeper, name, enrolled.netns));
+                }
             }
         }
     }
@@ -304,7 +308,7 @@ impl Enroller {
     ) {
         let mut enrolled =
             Enrolled { pod: pod.clone(), told, netns, settling: None, egress_not_in_force: None };
-        enrolled.restrict(&mut self.setup.egress);
+        let restricted = enrolled.restrict(&mut self.setup.egress);
         self.setup.certificates.retain(&pod.identity);
         let local = Arc::new(LocalPod {
             uid: Arc::clone(&pod.uid),
@@ -319,7 +323,9 @@ impl Enroller {
             let _stopping = worker.send(Command::Add(Arc::clone(&local), listeners));
         }
         self.setup.direct.enrolled(&local);
-        tokio::spawn(admit(self.setup.keeper.clone(), Arc::clone(&pod.name), netns));
+        if restricted {
+            tokio::spawn(admit(self.setup.keeper.clone(), Arc::clone(&pod.name), netns));
+        }
         enrolled.settling = leftovers.zip(self.snapshots.clone()).map(|(found, snapshots)| {
             let leftovers = Leftovers::new(local, self.setup.keeper.clone(), found);
             tokio::spawn(leftovers.run(snapshots)).abort_handle()
@@ -452,20 +458,24 @@ impl Enroller {
 }
 
 impl Enrolled {
-    /// Tells the kernel where the pod may not go, and says what is wrong once.
-    fn restrict(&mut self, egress: &mut Egress) {
+    /// Tells the kernel where the pod may not go, and says what is wrong once. Returns whether the kernel refuses all that it
+    /// should.
+    fn restrict(&mut self, egress: &mut Egress) -> bool {
         let name = format!("{}/{}", self.pod.namespace, self.pod.name);
         let strict = self.pod.egress.as_ref();
         if let Some(problem) = strict.and_then(|strict| strict.problem.as_ref()) {
             tracing::warn!(pod = name, problem, "strict egress: nothing outside of the mesh is excepted");
         }
-        let failed = egress.set(self.netns, &name, strict).err().map(|error| error.to_string());
+        let result = egress.set(self.netns, &name, strict);
+        let refuses = !matches!(result, Err(NotInForce::Kernel(_)));
+        let failed = result.err().map(|error| error.to_string());
         if let Some(error) = &failed
             && self.egress_not_in_force != failed
         {
             tracing::error!(pod = name, error, "strict egress is not as it should be");
         }
         self.egress_not_in_force = failed;
+        refuses
     }
 }
 

@@ -28,22 +28,20 @@ pub(super) fn connect(programs: &mut Programs, netns: &Netns, addresses: &[IpAdd
     }
 }
 
-/// Resets connections, each by its client's socket, which tells the server's; by that one if the client's is closed.
+/// Resets connections, each by its client's socket, which usually tells the server's.
 fn reset(connections: &[(Connection, Option<Connection>)], places: &Places) {
     for (client, server) in connections {
-        if !close(client, places) {
-            server.iter().for_each(|server| {
-                close(server, places);
-            });
-        }
+        let told = close(client, places, sys::destroy);
+        let destroy = if told { sys::destroy_what_is_left } else { sys::destroy };
+        server.iter().for_each(|server| _ = close(server, places, destroy));
     }
 }
 
 /// Closes a socket wherever it may be. Returns whether it was found.
-fn close(socket: &Connection, places: &Places) -> bool {
+fn close(socket: &Connection, places: &Places, destroy: fn(&Netns, &Connection) -> io::Result<bool>) -> bool {
     let mut places = places.get(&socket.local.ip()).into_iter().flatten();
     places.any(|netns| {
-        let closed = sys::destroy(netns, socket);
+        let closed = destroy(netns, socket);
         if let Err(error) = &closed {
             let Connection { local, remote, .. } = socket;
             tracing::warn!(%local, %remote, %error, "a connection is not reset");

@@ -80,6 +80,12 @@ pub fn destroy(netns: &Netns, connection: &Connection) -> io::Result<bool> {
     })?
 }
 
+/// The same for one that has most likely been closed already: a socket that its program has bound to an interface is not
+/// looked for.
+pub fn destroy_what_is_left(netns: &Netns, connection: &Connection) -> io::Result<bool> {
+    netns.run(|| destroy_on(&open()?, connection, UNBOUND))?
+}
+
 /// The connections of a namespace, but for its talk to itself and the sockets of the cgroup `ours`, which the mesh opened.
 pub fn leftovers(netns: &Netns, ours: u64) -> io::Result<Leftovers> {
     netns.run(|| {

@@ -47,7 +47,7 @@ const PINNED: [&str; 19] = [
 ];
 
 /// Changes with the layout of the maps, so that a keeper never takes over maps that it would misread.
-const LAYOUT: &str = "v3";
+const LAYOUT: &str = "v4";
 
 /// The debug lines of the programs, on their way to the log.
 pub type Lines = EbpfLogger<&'static dyn log::Log>;
@@ -344,8 +344,13 @@ impl Programs {
 
     /// A pod that took an address over meanwhile keeps it.
     fn disown(&mut self, cookie: u64, addresses: &[IpAddr]) -> Result<(), Error> {
-        for &address in addresses {
-            let address = Address::from(address);
+        let known = addresses.iter().copied().map(Address::from);
+        let all: Vec<Address> = match addresses {
+            // Of one that a predecessor enrolled it is to be found out.
+            [] => self.owners.keys().flatten().collect(),
+            _ => known.collect(),
+        };
+        for address in all {
             if self.owners.get(&address, 0).is_ok_and(|owner| owner == cookie) {
                 absent_is_fine(self.owners.remove(&address)).map_err(map_error("OWNERS"))?;
             }

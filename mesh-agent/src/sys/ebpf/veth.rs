@@ -14,7 +14,7 @@ use aya::programs::{LinkOrder, ProgramError, SchedClassifier};
 use mesh_common::address::Address;
 use mesh_common::maps::Endpoint;
 use mesh_common::veth::{
-    ALL_CLIENTS, Direction, FOR_NOW, Link, NEIGHBOUR_SLOTS, Obstacle, Veth, VethFlow, slot_of,
+    ALL_CLIENTS, Direction, FOR_NOW, Link, MAX_VETH_FLOWS, NEIGHBOUR_SLOTS, Obstacle, Veth, VethFlow, slot_of,
 };
 
 use super::attach::{self, put, typed};
@@ -169,16 +169,14 @@ impl DirectVeths {
         let counts: HashMap<_, u32, u32> = Map::HashMap(counts).try_into().map_err(map_error(VETH_COUNTS))?;
         let told = crowded.keys().flatten().collect();
         let mut veths = Self { flows: VethFlows(flows), crowded, counts, told };
-        veths.count_again()?;
+        veths.put_counts_right();
         Ok(veths)
     }
 
     /// See [`VethFlows::sweep`]. Clients that found no room are let try again.
     pub fn sweep(&mut self, now: u64) {
         self.flows.sweep(now);
-        if let Err(error) = self.count_again() {
-            tracing::error!(%error, "direct connections of clients are not counted");
-        }
+        self.put_counts_right();
         let over = |(client, value): &(u64, u32)| *value == FOR_NOW && !self.told.contains(client);
         let over: Vec<_> = self.crowded.iter().flatten().filter(over).collect();
         for (client, _) in over {
@@ -187,11 +185,18 @@ impl DirectVeths {
         }
     }
 
-    /// Puts the programs' count right.
+    fn put_counts_right(&mut self) {
+        if let Err(error) = self.count_again() {
+            tracing::error!(%error, "direct connections of clients are not counted");
+        }
+    }
+
+    /// What two processors counted at once, and what a predecessor left.
     fn count_again(&mut self) -> Result<(), Error> {
         let mut wanted = std::collections::HashMap::from([(ALL_CLIENTS, 0_u32)]);
         for interface in self.flows.of_clients() {
-            for of in [interface, ALL_CLIENTS] {
+            // What goes nowhere has none.
+            for of in HashSet::from([interface, ALL_CLIENTS]) {
                 *wanted.entry(of).or_default() += 1;
             }
         }
@@ -249,24 +254,25 @@ impl VethFlows {
             let server = Connection { cookie: flow.server, local: to, remote: from };
             (client, (flow.server != 0).then_some(server))
         };
-        self.clients().filter(|(_, flow)| is_its(flow)).map(ends).collect()
+        self.clients().into_iter().filter(|(_, flow)| is_its(flow)).map(ends).collect()
     }
 
     /// The veth of the client of each, by the index of the host's end.
     fn of_clients(&self) -> impl Iterator<Item = u32> {
-        self.clients().map(|(_, flow)| flow.in_if)
+        self.clients().into_values().map(|flow| flow.in_if)
     }
 
-    /// Each connection once, by its client's direction.
-    fn clients(&self) -> impl Iterator<Item = (Direction, VethFlow)> {
-        let all = self.0.iter().filter_map(Result::ok);
-        all.filter(|(direction, flow)| flow.of_client != 0 && !direction.is_note())
+    /// Each connection, by its client's direction.
+    fn clients(&self) -> std::collections::HashMap<Direction, VethFlow> {
+        // The kernel begins again where an entry goes that it has just told of.
+        let all = self.0.iter().take(2 * MAX_VETH_FLOWS as usize).filter_map(Result::ok);
+        all.filter(|(direction, flow)| flow.of_client != 0 && !direction.is_note()).collect()
     }
 
     /// Removes what was left behind: what nothing can be sent on any more. `now` is `CLOCK_MONOTONIC`, in nanoseconds.
     pub fn sweep(&mut self, now: u64) {
-        let half_closed: Vec<Direction> =
-            self.0.keys().filter_map(Result::ok).filter(Direction::is_note).collect();
+        let all = self.0.keys().take(2 * MAX_VETH_FLOWS as usize).filter_map(Result::ok);
+        let half_closed: HashSet<Direction> = all.filter(Direction::is_note).collect();
         for note in half_closed {
             let direction = Direction { from: Endpoint { note: 0, ..note.from }, to: note.to };
             let gone = match self.0.get(&direction, 0) {
