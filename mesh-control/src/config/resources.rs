@@ -242,6 +242,7 @@ pub(crate) mod tests {
             if let Some(Type::Workload(workload)) = &mut address.r#type {
                 namespace.clone_into(&mut workload.namespace);
                 workload.set_network_mode(mode);
+                workload.node = "node1".to_owned();
             }
             address
         };
@@ -250,13 +251,14 @@ pub(crate) mod tests {
             ("a", pod("a", "monitoring", [10, 244, 1, 1], standard)),
             ("b", pod("b", "shop", [10, 244, 1, 2], standard)),
             ("c", pod("c", "monitoring", [10, 0, 0, 1], NetworkMode::HostNetwork)),
+            ("listed", workload("listed", [10, 0, 0, 2], "")),
             ("s", service("web", [10, 96, 0, 1])),
         ]);
         let of = |resources: &Resources, ip: [u8; 4]| resources.namespace_of(ip.into());
         assert_eq!(of(&resources, [10, 244, 1, 1]).as_deref(), Some("monitoring"));
         assert_eq!(of(&resources, [10, 244, 1, 2]).as_deref(), Some("shop"));
         assert_eq!(resources.namespace_of("::ffff:10.244.1.2".parse().unwrap()).as_deref(), Some("shop"));
-        for other in [[10, 0, 0, 1], [10, 96, 0, 1], [10, 244, 1, 3]] {
+        for other in [[10, 0, 0, 1], [10, 0, 0, 2], [10, 96, 0, 1], [10, 244, 1, 3]] {
             assert_eq!(of(&resources, other), None);
         }
         assert!(resources.set_address("b", Some(&pod("b", "shop", [10, 244, 1, 1], standard))));
