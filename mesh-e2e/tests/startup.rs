@@ -195,11 +195,12 @@ fn a_first_program_meets_strict_egress() -> Result<()> {
     let (scope, outside) = (Scope::new("strict", Enrolled::Yes)?, Scope::new("lax", Enrolled::Yes)?);
     kubectl::run(&["label", "namespace", scope.name(), "nodemesh.io/strict-egress=enabled"])?;
     known_on(&node, &scope)?;
-    // Not a workload of the mesh, though the service that stands for it is known.
-    let server = kubectl::get(&["endpoints", "kubernetes"])?;
-    let subset = &server["subsets"][0];
-    let (ip, port) = (subset["addresses"][0]["ip"].as_str(), subset["ports"][0]["port"].as_u64());
-    let (ip, port) = ip.zip(port).context("the API server has an address")?;
+    // The mesh knows a node's address only as an endpoint of services.
+    let there = kubectl::get(&["node", &node])?;
+    let addresses = there["status"]["addresses"].as_array().context("a node has addresses")?;
+    let own = addresses.iter().find(|it| it["type"] == "InternalIP").and_then(|it| it["address"].as_str());
+    let kubelet = there["status"]["daemonEndpoints"]["kubeletEndpoint"]["Port"].as_u64();
+    let (ip, port) = own.zip(kubelet).context("a node's kubelet has an address")?;
     let ask = format!("curl -sS -k -m 5 -o /dev/null https://{ip}:{port}/");
     outside.apply(&first_program("lax", &node, &ask))?;
     let pods: Vec<_> = (0..5).map(|number| format!("strict-{number}")).collect();
