@@ -53,7 +53,8 @@ pub(super) enum State {
 pub(super) struct Keeper {
     pub(super) config: Config,
     signals: Signals,
-    doors: Doors,
+    /// None once it is relieved: a successor that starts again is to find the addresses free.
+    doors: Option<Doors>,
     pub(super) pods: Pods,
     pub(super) errands: Errands<Done>,
     lines: Lines,
@@ -126,7 +127,7 @@ impl Keeper {
         let mut keeper = Self {
             config,
             signals,
-            doors,
+            doors: Some(doors),
             pods,
             errands: Errands::start()?,
             lines,
@@ -264,17 +265,18 @@ impl Keeper {
 
     /// Hands a proxy what it needs, from when on it is exempt.
     fn greet(&mut self, mut process: Process) -> Result<(), Failure> {
+        let Some(doors) = &self.doors else { return Ok(()) };
         self.pods.unclaim();
         self.pods.exempt(process.id(), true)?;
         let left = self.estate.descriptors();
         let words = Greeting {
             workers: self.pods.workers,
-            admin_socket: self.doors.admin_socket.is_some(),
+            admin_socket: doors.admin_socket.is_some(),
             beside: self.predecessor.is_some(),
             left: left.map(|file| file.is_some()),
         };
         let mut handed_over = self.pods.programs.handed_over()?;
-        handed_over.extend(self.doors.descriptors());
+        handed_over.extend(doors.descriptors());
         handed_over.extend(left.into_iter().flatten());
         if let Err(error) = process.greet(words, handed_over) {
             // It has ended already, and will be seen off for that.
@@ -388,8 +390,8 @@ impl Keeper {
     }
 
     fn answer_successor(&mut self) {
-        let Some(mut successor) = self.successor.take() else { return };
-        match successor.answer(&self.pods, &self.doors, &self.estate) {
+        let (Some(mut successor), Some(doors)) = (self.successor.take(), &self.doors) else { return };
+        match successor.answer(&self.pods, doors, &self.estate) {
             Ok(false) => self.successor = Some(successor),
             Ok(true) => self.be_relieved(),
             Err(error) => {
@@ -407,6 +409,7 @@ impl Keeper {
         self.plugin = None;
         self.start_at = None;
         self.threshold = None;
+        self.doors = None;
         match &self.process {
             Some(process) => process.signal(RELIEVED),
             None => self.state = State::Idle(Instant::now()),

@@ -13,7 +13,9 @@ use mesh_lab::Options;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::held::Held;
+use crate::restarts::times;
 use crate::same_node::{DIRECT, opened, until_direct};
+use crate::storm::{Running, Server, Window, now};
 use crate::world::{PORT, SOON, World, eventually, idle_pod};
 
 const WIRE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/mesh/wire.py");
@@ -138,7 +140,7 @@ fn all_that_connections_do_they_do_from_veth_to_veth() {
     assert!(payload.is_empty(), "on the bridge: {payload:?}");
 }
 
-/// What passes the bridge of node2 to or from the server's port.
+/// What passes the bridge of node2, by default to or from the server's port.
 struct Capture {
     child: Child,
     lines: JoinHandle<Vec<String>>,
@@ -146,8 +148,11 @@ struct Capture {
 
 impl Capture {
     fn start(world: &World) -> Self {
-        let filter = format!("tcp port {PORT}");
-        let program = ["tcpdump", "-lnni", "pods", "-s", "200", &filter];
+        Self::of(world, &format!("tcp port {PORT}"))
+    }
+
+    fn of(world: &World, filter: &str) -> Self {
+        let program = ["tcpdump", "-lnni", "pods", "-s", "200", filter];
         let mut command = world.lab.node_command("node2", &program);
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let mut said = BufReader::new(child.stderr.as_mut().unwrap()).lines();
@@ -232,29 +237,44 @@ fn a_firewall_of_the_node_judges_new_connections() {
     assert!(held.outcome().starts_with("kept"), "one that was there before is not asked about");
 }
 
+/// New connections each second, many that are used all the time and one that is full, while agents come and go.
 #[test]
 fn agents_come_and_go_and_direct_connections_stay_from_veth_to_veth() {
+    const RATE: u32 = 1000;
+    const HELD: u32 = 200;
     let world = world("vethagent", &[]);
+    let server = Server::start(&world, "server");
     until_direct(&world, "neighbour", "server.app");
-    let capture = Capture::start(&world);
-    let slowly = |pieces: &str| {
-        let mut command = world.client_command("app", "neighbour", &["slowly", "server.app", PORT, pieces]);
-        command.stdout(Stdio::piped()).spawn().unwrap()
-    };
-    let whole =
-        |child: Child| String::from_utf8_lossy(&child.wait_with_output().unwrap().stdout).trim().to_owned();
-    let over_a_kill = slowly("60");
-    std::thread::sleep(Duration::from_millis(500));
-    world.lab.agent("node2").kill().unwrap();
-    world.lab.agent("node2").start().unwrap();
-    assert_eq!(whole(over_a_kill), "whole");
-    until_direct(&world, "neighbour", "server.app");
-    let over_an_upgrade = slowly("100");
-    std::thread::sleep(Duration::from_millis(500));
-    world.lab.agent("node2").upgrade().unwrap();
-    assert_eq!(whole(over_an_upgrade), "whole");
-    until_direct(&world, "neighbour", "server.app");
-    assert!(capture.payload().is_empty());
+    let capture = Capture::of(&world, &format!("tcp port {PORT} or tcp port {}", server.address.port()));
+    let before = opened(&world, DIRECT);
+    let held = Running::hold(&world, "neighbour", &server, HELD);
+    let storm = Running::connect(&world, "neighbour", &server, RATE);
+    let mut full = world.client_command("app", "neighbour", &["sink", "server.app", PORT, "4000000000"]);
+    let full = full.stdout(Stdio::piped()).spawn().unwrap();
+    eventually("all are direct", || opened(&world, DIRECT) - before > 2.0 * f64::from(HELD));
+    let mut killed = Vec::new();
+    for _ in 0..times(2, 20) {
+        world.lab.agent("node2").upgrade().unwrap();
+        let from = now();
+        world.lab.agent("node2").kill().unwrap();
+        world.lab.agent("node2").start().unwrap();
+        eventually("it serves", || world.client("app", "neighbour", &["who", "server.app", PORT]).ok);
+        eventually("they are direct again", || opened(&world, DIRECT) > f64::from(HELD));
+        killed.push(Window { from, to: now() });
+    }
+    let (storm, held) = (storm.end(), held.end());
+    let full = String::from_utf8_lossy(&full.wait_with_output().unwrap().stdout).trim().to_owned();
+    println!(
+        "{} connections, {} broken while no agent ran; {} held",
+        storm.done,
+        storm.broken.len(),
+        held.done
+    );
+    assert!(storm.failed(&killed).is_empty(), "{:#?}, no agent ran in {killed:?}", storm.failed(&killed));
+    assert!(held.broken.is_empty() && held.done == u64::from(HELD), "{:#?}", held.broken);
+    assert_eq!(full, "True", "what is full arrives as it was sent");
+    let payload = capture.payload();
+    assert!(payload.is_empty(), "on the bridge: {payload:?}");
 }
 
 /// Its way is taken away between `connect()` and its first packet, which would carry payload. One that is bound to an
