@@ -26,7 +26,7 @@ use crate::pods::NodePods;
 use crate::proxy::balance::{Health, Limits};
 use crate::proxy::core::{NEWS_WAIT, Shared};
 use crate::proxy::worker::{self, Command};
-use crate::sys::ebpf::{EventLog, FlowMap, Links};
+use crate::sys::ebpf::{EventLog, FlowMap, Links, Refused};
 use crate::sys::seccomp;
 use crate::telemetry::{AccessLog, AgentMetrics, Format, WorkerMetrics};
 use crate::xds::{self, ToldBefore, Xds, XdsConfig};
@@ -87,11 +87,12 @@ async fn serve(mut config: Config, set_log_filter: SetLogFilter) -> Result<(), F
         serve_in_time(serving.clone());
     }
     let (links, shown_links) = (maps.links()?, maps.links()?);
-    let shared = shared(&config, &xds, &certificates, (&direct, served), (links, open_files));
+    let kernel = (links, maps.refused()?);
+    let shared = shared(&config, &xds, &certificates, (&direct, served), kernel, open_files);
     let flow_maps = channels.iter().map(|_| maps.flow_map()).collect::<Result<Vec<_>, _>>()?;
     let (destinations, kernel, events, egress) = maps.open()?;
     let egress = Egress::open(egress, shared.strict_egress.clone())?;
-    watch_kernel(events, &metrics, shared.strict_egress.clone());
+    watch_kernel(events, &metrics, shared.strict_egress.clone(), direct.clone());
     let work =
         direct::Work { kernel, keeper: keeper.clone(), shared: Arc::clone(&shared), metrics: direct_metrics };
     tokio::spawn(direct::Task::new(work, heard).run());
@@ -109,6 +110,7 @@ async fn serve(mut config: Config, set_log_filter: SetLogFilter) -> Result<(), F
         keeper: keeper.clone(),
         moved,
         destinations,
+        node: config.node_name.as_str().into(),
         workers: workers.commands.clone(),
         certificates: certificates.clone(),
         direct: direct.clone(),
@@ -235,7 +237,8 @@ fn shared(
     xds: &Xds,
     certificates: &Certificates,
     (direct, serving): (&Direct, watch::Receiver<bool>),
-    (links, open_files): (Links, u64),
+    (links, refused): (Links, Refused),
+    open_files: u64,
 ) -> Arc<Shared> {
     // Over HBONE a connection has one descriptor on each node, its socket in the pod. Plain ones have two: should these
     // use descriptors up, a new one is refused and `accept` pauses.
@@ -253,6 +256,7 @@ fn shared(
         limits: Limits::default(),
         direct: direct.clone(),
         strict_egress: Strict::default(),
+        refused,
         same_node: config.same_node,
         links,
         most_connections: most - most_sessions,
@@ -296,13 +300,15 @@ fn start_workers(
 }
 
 /// Logs what the eBPF programs report.
-fn watch_kernel(events: EventLog, metrics: &Arc<AgentMetrics>, strict: Strict) {
+fn watch_kernel(events: EventLog, metrics: &Arc<AgentMetrics>, strict: Strict, direct: Direct) {
     let metrics = Arc::clone(metrics);
     let mut refusals = egress::Refusals::new(strict);
     tokio::spawn(events.run(move |fault, event| {
         metrics.ebpf_faults.get_or_create(&[("fault", format!("{fault:?}"))]).inc();
-        if fault == Fault::EgressRefused {
-            refusals.say(event);
+        match fault {
+            Fault::EgressRefused => refusals.say(event),
+            Fault::NobodyThere | Fault::RefusedLately => direct.refused(fault, event),
+            _ => {}
         }
     }));
 }

@@ -28,6 +28,10 @@ pub enum Fault {
     NoWay = 10,
     /// Not a failure: the pod may not go to destinations that the mesh does not know, and this is none that is named.
     EgressRefused = 11,
+    /// Not a failure: the service has no such port, or nobody behind it.
+    NobodyThere = 12,
+    /// Not a failure: the destination has refused a connection a moment ago.
+    RefusedLately = 13,
 }
 
 /// What becomes of the connection.
@@ -51,7 +55,9 @@ impl Fault {
             | Self::ListenerRefused
             | Self::Withdrawn
             | Self::NoWay
-            | Self::EgressRefused => Verdict::Refuse,
+            | Self::EgressRefused
+            | Self::NobodyThere
+            | Self::RefusedLately => Verdict::Refuse,
             // The first: the connection is made and was allowed; only what `getpeername` shows is the proxy's address. The
             // second: it is the proxy's; one that was announced in vain arrives like one from outside the mesh, and the policy
             // for those decides. The third: the proxy that runs was told of it and holds it to policy; only the next one will
@@ -74,6 +80,8 @@ impl Fault {
             9 => Self::Withdrawn,
             10 => Self::NoWay,
             11 => Self::EgressRefused,
+            12 => Self::NobodyThere,
+            13 => Self::RefusedLately,
             _ => return None,
         })
     }
@@ -96,6 +104,8 @@ impl Fault {
             Self::EgressRefused => {
                 "strict egress: the mesh does not know the destination, and no rule names it"
             }
+            Self::NobodyThere => "the service has no such port, or nobody behind it",
+            Self::RefusedLately => "the destination has refused a connection a moment ago",
         }
     }
 }
@@ -120,7 +130,7 @@ mod tests {
     #[test]
     fn numbers_and_faults_agree() {
         let all: Vec<Fault> = (0..100).filter_map(Fault::from_number).collect();
-        assert_eq!(all.len(), 11);
+        assert_eq!(all.len(), 13);
         for fault in all {
             assert_eq!(Fault::from_number(fault as u32), Some(fault));
         }

@@ -7,6 +7,16 @@ use crate::address::Address;
 pub const MAX_PODS: u32 = 4096;
 /// Most addresses (of workloads and services) that the mesh can know.
 pub const MAX_DESTINATIONS: u32 = 262_144;
+/// Value of `DESTINATIONS`: whether somebody is there only trying tells.
+pub const TO_BE_TRIED: u32 = 1;
+/// Value of `DESTINATIONS`: nobody is there but behind the ports that are in `OPEN_PORTS`.
+pub const BY_PORT: u32 = 2;
+/// Most ports of services behind which there is somebody. Addresses whose ports find no room are [`TO_BE_TRIED`].
+pub const MAX_OPEN_PORTS: u32 = 262_144;
+/// Destinations that nobody was behind a moment ago; more of them are forgotten.
+pub const MAX_REFUSED: u32 = 4096;
+/// How long they are refused, in nanoseconds, before one is tried again.
+pub const REFUSED_FOR: u64 = 1_000_000_000;
 /// Most connections between their SYN and the end of their handshake at one time.
 pub const MAX_HANDOFFS: u32 = 65_536;
 /// Most probe ports of the node's pods.

@@ -8,8 +8,8 @@ use mesh_common::maps::{Endpoint, Pod};
 use mesh_common::steer::{self, Connect};
 
 use crate::context::{self, Place};
-use crate::maps::{DESTINATIONS, PODS};
-use crate::{direct, egress, probe, report};
+use crate::maps::PODS;
+use crate::{direct, egress, nobody, probe, report};
 
 /// `IPPROTO_TCP`.
 const TCP: u32 = 6;
@@ -66,8 +66,8 @@ fn steer(context: &SockAddrContext, to: Endpoint) -> Step {
     if talks_to_itself(pod, &to) {
         return leave(context);
     }
-    // SAFETY: only its presence is looked at.
-    if unsafe { DESTINATIONS.get(to.address) }.is_none() {
+    let known = nobody::known(&to);
+    if known == 0 {
         context::forget_peer(context::socket_of(context));
         if egress::is_refused(netns, &to) {
             context::forget_direct(context::socket_of(context));
@@ -75,6 +75,10 @@ fn steer(context: &SockAddrContext, to: Endpoint) -> Step {
         }
         direct::untouched(context::socket_of(context), to);
         return Step::Leave;
+    }
+    if let Some(fault) = nobody::refusal(known, &to) {
+        let _as_before = leave(context);
+        return Step::Fault(fault, netns);
     }
     take(context, netns, to)
 }

@@ -11,7 +11,7 @@ use mesh_common::direct::{
 };
 use mesh_common::egress::{EgressKey, MAX_EGRESS};
 use mesh_common::maps::{
-    Endpoint, Handoff, Listener, MAX_DESTINATIONS, MAX_HANDOFFS, MAX_LISTENERS, MAX_NODE_CGROUPS, MAX_PODS,
+    Endpoint, Handoff, Listener, MAX_DESTINATIONS, MAX_HANDOFFS, MAX_LISTENERS, MAX_NODE_CGROUPS, MAX_OPEN_PORTS, MAX_PODS, MAX_REFUSED,
     MAX_PROBE_PORTS, MAX_PROXIES, Pod, Proxy, Sandbox,
 };
 use mesh_common::steer;
@@ -39,10 +39,20 @@ pub static PODS: HashMap<u64, Pod> = HashMap::with_max_entries(MAX_PODS, 0);
 #[map]
 pub static SANDBOXES: HashMap<u64, Sandbox> = HashMap::with_max_entries(MAX_PODS, 0);
 
-/// Addresses that the mesh knows. Written by the proxy from each snapshot, read by `connect`.
+/// Addresses that the mesh knows, and how it is told whether somebody is there ([`mesh_common::maps::BY_PORT`]). Written by
+/// the proxy from each snapshot, read by `connect`.
 #[map]
 pub static DESTINATIONS: HashMap<Address, u32> =
     HashMap::with_max_entries(MAX_DESTINATIONS, BPF_F_NO_PREALLOC);
+
+/// Ports of services behind which there is somebody. Written by the proxy from each snapshot, read by `connect`.
+#[map]
+pub static OPEN_PORTS: HashMap<Endpoint, u32> = HashMap::with_max_entries(MAX_OPEN_PORTS, BPF_F_NO_PREALLOC);
+
+/// Destinations that have just refused a connection, and until when they are not tried again, in nanoseconds of
+/// `CLOCK_MONOTONIC`. Written by the proxy, read by `connect`.
+#[map]
+pub static REFUSED: LruHashMap<Endpoint, u64> = LruHashMap::with_max_entries(MAX_REFUSED, 0);
 
 /// Pods that may not go to destinations which the mesh does not know, and what is excepted. Written by the proxy, read by
 /// `connect`.

@@ -7,10 +7,12 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use mesh_api::plan::Snapshot;
+use mesh_api::plan::outbound::{Route, route};
 use mesh_api::plan::policy::Verdict;
 use mesh_common::direct::{Happened, NO_SERVER};
 use mesh_common::veth::{EVERYBODY, MOST_OF_CLIENT, MOST_OF_NODE};
 
+use super::Refusal;
 use super::plan::{Plan, Pod, Way};
 use crate::proxy::admission::Request;
 use crate::sys::ebpf::{DirectEvent, Totals};
@@ -132,6 +134,26 @@ impl Flows {
             };
             flow.record.end_after(event.lasted, &ended, (0, 0));
         }
+    }
+
+    /// A connection was refused before it began: nobody is at its destination. Its port was never drawn.
+    pub fn refused(&self, refusal: &Refusal, client: Option<&Arc<Pod>>, snapshot: &Snapshot) {
+        let Refusal { destination, why, .. } = *refusal;
+        let Some(pod) = client else { return };
+        let is_like = |address: &&IpAddr| address.is_ipv4() == destination.is_ipv4();
+        let Some(own) = pod.addresses.iter().find(is_like).or(pod.addresses.first()) else { return };
+        let start = Start { reporter: Reporter::Source, client: SocketAddr::new(*own, 0), destination };
+        let mut record = Record::new(&self.metrics, start);
+        record.labels.path = Path::Direct;
+        record.labels.source = snapshot.workload_by_address(*own);
+        record.labels.source_identity = Some(pod.identity.clone());
+        record.labels.service = snapshot.service_by_vip(destination.ip(), &pod.namespace);
+        let route = record.labels.source.as_ref().map(|source| route(snapshot, source, destination));
+        let reason = match route {
+            Some(Route::Reject(reject)) => reject.to_string(),
+            _ => why.describe().to_owned(),
+        };
+        record.end(&Ended::Failed("CONNECT", reason), (0, 0));
     }
 
     /// A connection arrived at another pod than the one that it was allowed to. Answers how to find it.

@@ -13,9 +13,10 @@ mod task;
 #[cfg(test)]
 mod tests;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use mesh_common::fault::{Event, Fault};
 use tokio::sync::mpsc;
 
 pub use task::{Task, Work};
@@ -25,11 +26,15 @@ use crate::proxy::core::LocalPod;
 /// Asks that may wait. More are dropped: the next connection asks again.
 const MOST_ASKS: usize = 1024;
 
+/// Refusals that may wait to be recorded. More are only counted (`nodemesh_ebpf_faults_total`).
+const MOST_REFUSALS: usize = 1024;
+
 /// Tells of pods and asks for direct ways.
 #[derive(Clone)]
 pub struct Direct {
     pods: mpsc::UnboundedSender<News>,
     asks: mpsc::Sender<Ask>,
+    refusals: mpsc::Sender<Refusal>,
 }
 
 /// What the enroller tells.
@@ -48,17 +53,27 @@ struct Ask {
     destination: SocketAddr,
 }
 
+/// A pod's connection that the kernel refused, since nobody is there.
+struct Refusal {
+    client: u64,
+    destination: SocketAddr,
+    why: Fault,
+}
+
 /// What the task hears.
 pub struct Heard {
     pods: mpsc::UnboundedReceiver<News>,
     asks: mpsc::Receiver<Ask>,
+    refusals: mpsc::Receiver<Refusal>,
 }
 
 /// A way to tell the task, and its end of it.
 pub fn channel() -> (Direct, Heard) {
     let (pods, heard_pods) = mpsc::unbounded_channel();
     let (asks, heard_asks) = mpsc::channel(MOST_ASKS);
-    (Direct { pods, asks }, Heard { pods: heard_pods, asks: heard_asks })
+    let (refusals, heard_refusals) = mpsc::channel(MOST_REFUSALS);
+    let heard = Heard { pods: heard_pods, asks: heard_asks, refusals: heard_refusals };
+    (Direct { pods, asks, refusals }, heard)
 }
 
 impl Direct {
@@ -81,5 +96,11 @@ impl Direct {
     /// A pod connected to a destination that has an endpoint on this node: could the next connection go directly?
     pub fn ask(&self, client: &LocalPod, destination: SocketAddr) {
         let _unheard = self.asks.try_send(Ask { client: client.netns, destination });
+    }
+
+    /// The kernel refused a connection of a pod, since nobody is at its destination.
+    pub fn refused(&self, why: Fault, event: Event) {
+        let destination = SocketAddr::new(IpAddr::from(event.destination.address), event.destination.port);
+        let _counted = self.refusals.try_send(Refusal { client: event.netns, destination, why });
     }
 }

@@ -119,6 +119,10 @@ impl Task {
                     self.read_events(&snapshot);
                 }
                 Some(ask) = self.heard.asks.recv() => self.answer(&ask),
+                Some(refusal) = self.heard.refusals.recv() => {
+                    let pod = self.table.pod(refusal.client);
+                    self.flows.refused(&refusal, pod, &self.shared.snapshot.load());
+                }
             }
         }
     }

@@ -9,7 +9,6 @@ use futures_util::future::join_all;
 use mesh_api::admin::{EnrolmentState, PodStatus, StrictEgressStatus};
 use mesh_api::plan::Snapshot;
 use mesh_api::resource::enrolment::Enrolment;
-use mesh_common::address::Address;
 use mesh_common::maps::MAX_DESTINATIONS;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
@@ -53,6 +52,8 @@ pub struct Setup {
     pub moved: mpsc::UnboundedReceiver<String>,
     /// The addresses that the mesh knows.
     pub destinations: Destinations,
+    /// This node's name.
+    pub node: Arc<str>,
     /// The workers.
     pub workers: Vec<mpsc::UnboundedSender<Command>>,
     /// Certificates, asked for when a pod is enrolled.
@@ -390,13 +391,17 @@ impl Enroller {
         if self.not_learnt.is_some_and(|since| since.elapsed() < TIDY_EVERY) {
             return;
         }
+        let node = &*self.setup.node;
         let result = match &self.learnt {
             Some(learnt) => {
-                let (come, gone) = snapshot.addresses_since(learnt);
-                let addresses = |set: HashSet<IpAddr>| set.into_iter().map(Address::from);
-                self.setup.destinations.change(addresses(come), addresses(gone))
+                let touched = snapshot.touched_since(learnt).into_iter();
+                let changes = touched.map(|ip| (ip, learnt.reach(ip, node), snapshot.reach(ip, node)));
+                self.setup.destinations.change(changes.filter(|(_, was, is)| was != is).collect())
             }
-            None => self.setup.destinations.replace(snapshot.addresses().map(Address::from).collect()),
+            None => {
+                let all = snapshot.addresses().filter_map(|ip| Some((ip, snapshot.reach(ip, node)?)));
+                self.setup.destinations.replace(all)
+            }
         };
         self.setup.metrics.destinations_incomplete.set(i64::from(result.is_err()));
         self.learnt = result.is_ok().then(|| Arc::clone(snapshot));

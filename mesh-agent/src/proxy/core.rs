@@ -23,7 +23,7 @@ use crate::config::SameNode;
 use crate::direct::Direct;
 use crate::egress::Strict;
 use crate::kept::Sockets;
-use crate::sys::ebpf::{FlowMap, Links};
+use crate::sys::ebpf::{FlowMap, Links, Refused};
 use crate::telemetry::WorkerMetrics;
 
 /// How long a new pod's connections wait for the control plane to tell of the pod (wire reference 6.4) and to sign its
@@ -51,6 +51,8 @@ pub struct Shared {
     pub direct: Direct,
     /// Pods that may go only where the mesh knows the way.
     pub strict_egress: Strict,
+    /// Told of destinations that refuse connections.
+    pub refused: Refused,
     /// How connections between pods of this node go.
     pub same_node: SameNode,
     /// How these pods are connected.

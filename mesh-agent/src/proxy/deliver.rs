@@ -15,8 +15,8 @@ use crate::sys::{self, SocketKind};
 /// How long a socket may take to come, and an application to accept (its queue may be full).
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// An application that listens is connected in microseconds; if it is not after this, it may not listen at all.
-const UNANSWERED: Duration = Duration::from_millis(200);
+/// An application that listens is connected before `connect()` returns; if it is not after this, it may not listen at all.
+const UNANSWERED: Duration = Duration::from_millis(5);
 
 /// Why an application could not be reached.
 #[derive(Debug, thiserror::Error)]

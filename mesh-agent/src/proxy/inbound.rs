@@ -75,10 +75,45 @@ pub struct Arrival {
     pub client: ClientAddress,
     /// The pod's address and port.
     pub to: UpstreamAddress,
+    /// The client asked for a service and not for this address.
+    pub by_service: bool,
 }
 
-/// Admits a connection and reaches the application: the one way to it, whatever it came through.
+impl Arrival {
+    /// The same between the other addresses of both ends, if they have some.
+    fn in_other_family(&self, core: &Core, pod: &LocalPod) -> Option<Self> {
+        let is_other = |address: &&IpAddr| address.is_ipv4() != self.to.ip().is_ipv4();
+        let to = pod.addresses.iter().find(is_other)?;
+        let source = core.snapshot().workload_by_address(self.client.ip())?;
+        let client = source.addresses.iter().find(is_other)?;
+        Some(Self {
+            client: ClientAddress::new(SocketAddr::new(*client, self.client.address().port())),
+            to: UpstreamAddress::new(SocketAddr::new(*to, self.to.port())),
+            ..self.clone()
+        })
+    }
+}
+
+/// Admits a connection and reaches the application: the one way to it, whatever it came through. Behind a service of both
+/// families a server may listen on one alone. Without a mesh its clients would be refused on the other and take this one;
+/// here they are connected already, so both are tried.
 pub async fn take(
+    core: &Rc<Core>,
+    pod: &LocalPod,
+    workload: &Arc<Workload>,
+    arrival: &Arrival,
+) -> Result<Delivered, Error> {
+    let refused = match take_at(core, pod, workload, arrival).await {
+        Err(error) if arrival.by_service && error.kind() == io::ErrorKind::ConnectionRefused => error,
+        taken => return taken,
+    };
+    match arrival.in_other_family(core, pod) {
+        Some(other) => take_at(core, pod, workload, &other).await,
+        None => Err(refused),
+    }
+}
+
+async fn take_at(
     core: &Rc<Core>,
     pod: &LocalPod,
     workload: &Arc<Workload>,
@@ -165,7 +200,7 @@ pub async fn serve_plaintext(
     let mut record = Record::new(&core.metrics, start);
     record.upstream = Some(to.address());
     let meter = Meter::default();
-    let arrival = Arrival { identity: None, client, to };
+    let arrival = Arrival { identity: None, client, to, by_service: false };
     let admitting = Box::pin(admit(&core, &pod, &arrival, &mut record));
     let admitted = tokio::select! {
         biased;
@@ -384,7 +419,8 @@ async fn admit_stream(
         return Err(Error::NotThisPod { asked: to.ip(), pod: pod.to_string() });
     }
     record.upstream = Some(to.address());
-    let arrival = Arrival { identity: Some(identity), client, to };
+    let by_service = record.labels.service.is_some();
+    let arrival = Arrival { identity: Some(identity), client, to, by_service };
     admit(core, pod, &arrival, record).await
 }
 
@@ -421,6 +457,14 @@ impl Error {
     fn log(&self, pod: &LocalPod, peer: ClientAddress, port: u16) {
         if !matches!(self, Self::Denied(_)) {
             tracing::warn!(%pod, %peer, port, error = %self, "inbound connection refused");
+        }
+    }
+
+    /// What the client would have seen of it without a mesh.
+    pub fn kind(&self) -> io::ErrorKind {
+        match self {
+            Self::Deliver(super::deliver::Error::Connect(error)) => error.kind(),
+            _ => io::ErrorKind::Other,
         }
     }
 

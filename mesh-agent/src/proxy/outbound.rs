@@ -41,6 +41,8 @@ enum Error {
     TooMany { service: Arc<str>, port: u16, limit: u32 },
     #[error("every endpoint of {0} is ejected after failures")]
     AllEjected(Arc<str>),
+    #[error("nobody takes connections: {0}")]
+    Refused(upstream::Error),
     #[error(transparent)]
     Upstream(#[from] upstream::Error),
 }
@@ -80,6 +82,10 @@ pub async fn serve(core: Rc<Core>, pod: Arc<LocalPod>, socket: TcpStream, peer: 
         }
         Err(error) => {
             reset_on_drop(&socket);
+            if matches!(error, Error::Refused(_)) {
+                // The next one hears of it where this one should have, in `connect()`.
+                core.shared.refused.note(original.address());
+            }
             tracing::debug!(%pod, %client, %original, %error, "outbound connection not made");
             Ended::Failed(error.response_flag(), error.to_string())
         }
@@ -113,7 +119,8 @@ async fn connect(
         Route::Passthrough => pass_through(core, pod, original, record).await,
         Route::Workload(target) => {
             ask_for_direct_ways(core, pod, original, std::slice::from_ref(&target));
-            let upstream = reach(&origin, &target, default_options(), record).await?;
+            let reached = reach(&origin, &target, default_options(), record).await;
+            let upstream = reached.map_err(|error| Error::of_all(error, true))?;
             Ok(Connected { upstream, _slot: None, _active: None })
         }
         Route::Service { service, port, policy, endpoints } => {
@@ -182,6 +189,7 @@ async fn balance(origin: &Origin<'_>, to: &To<'_>, record: &mut Record) -> Resul
         leave_out_near(core, &mut candidates);
     }
     let mut last = Error::AllEjected(Arc::clone(&service.hostname));
+    let mut refused = 0;
     for _ in 0..TRIES {
         let Some(chosen) = core.turns.choose(policy.lb, &candidates) else { break };
         // Chosen once is enough: a weight of 0 takes it out of the next draw.
@@ -195,7 +203,8 @@ async fn balance(origin: &Origin<'_>, to: &To<'_>, record: &mut Record) -> Resul
             Err(error) if error.is_final() || origin.exposed.get() => return Err(error.into()),
             Err(error) => {
                 tracing::debug!(endpoint = %endpoints[chosen], %error, "trying another endpoint");
-                last = error.into();
+                refused += usize::from(error.is_refusal());
+                last = Error::of_all(error, refused == endpoints.len());
             }
         }
     }
@@ -295,9 +304,14 @@ fn default_options() -> Options {
 }
 
 impl Error {
+    /// Why the last endpoint could not be reached, and whether all have refused.
+    fn of_all(error: upstream::Error, refused: bool) -> Self {
+        if refused && error.is_refusal() { Self::Refused(error) } else { Self::Upstream(error) }
+    }
+
     fn response_flag(&self) -> &'static str {
         match self {
-            Self::Upstream(error) => error.response_flag(),
+            Self::Upstream(error) | Self::Refused(error) => error.response_flag(),
             Self::UnknownPod => "IDENTITY_ERROR",
             Self::Rejected(_)
             | Self::StrictEgress(_)

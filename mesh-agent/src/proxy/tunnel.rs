@@ -76,6 +76,11 @@ impl OpenError {
         matches!(self, Self::Hbone(hbone::OpenError::Denied) | Self::Mesh(mux::OpenError::Denied))
     }
 
+    /// Whether the application can't be reached now.
+    pub fn is_unavailable(&self) -> bool {
+        matches!(self, Self::Hbone(hbone::OpenError::Unavailable) | Self::Mesh(mux::OpenError::Unavailable))
+    }
+
     /// Whether the connection is to blame and not the destination: a new one may do.
     pub fn is_of_connection(&self) -> bool {
         matches!(

@@ -81,6 +81,15 @@ impl Error {
         }
     }
 
+    /// Whether the endpoint said that nobody takes connections there.
+    pub fn is_refusal(&self) -> bool {
+        match self {
+            Self::Connect(error) => error.kind() == io::ErrorKind::ConnectionRefused,
+            Self::Open(error) => error.is_unavailable(),
+            _ => false,
+        }
+    }
+
     /// Whether the connection broke under it, which says nothing of the endpoint.
     fn is_loss(&self) -> bool {
         match self {
@@ -178,11 +187,12 @@ async fn local(origin: &Origin<'_>, destination: &LocalPod, target: &Target) -> 
         identity: Some(origin.pod.identity.clone()),
         client: origin.client,
         to: UpstreamAddress::new(target.address),
+        by_service: origin.service.is_some(),
     };
     match inbound::take(origin.core, destination, &target.workload, &arrival).await {
         Ok(delivered) => Ok(Upstream::Local(delivered)),
         Err(inbound::Error::Denied(reason)) => Err(Error::Denied(reason)),
-        Err(error) => Err(Error::Connect(io::Error::other(error))),
+        Err(error) => Err(Error::Connect(io::Error::new(error.kind(), error))),
     }
 }
 

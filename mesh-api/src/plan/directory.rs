@@ -56,6 +56,11 @@ impl Entry {
         self.endpoints.get_or_init(build).as_ref()
     }
 
+    /// Whether one of its workloads is such a one. They are looked at one by one, and nothing stays of them.
+    pub(super) fn any_member(&self, is_one: impl Fn(&Workload) -> bool) -> bool {
+        self.members.iter().any(|member| is_one(&member.view()))
+    }
+
     /// Its workloads, to look at.
     pub(super) fn members(&self) -> Vec<Arc<Workload>> {
         self.members.iter().map(|member| member.view()).collect()

@@ -119,6 +119,11 @@ impl TrafficRule {
         rule.ports.get(&port).unwrap_or(&rule.default)
     }
 
+    /// The policies of all clients and ports.
+    pub(super) fn policies(rules: &[Self]) -> impl Iterator<Item = &Arc<PortPolicy>> {
+        rules.iter().flat_map(|rule| rule.ports.values().chain([&rule.default]))
+    }
+
     /// The rules in a service's extensions.
     pub(super) fn decode(extensions: &[workload::Extension]) -> Result<Box<[Self]>, Invalid> {
         let Some(extension) = extensions.iter().find(|extension| extension.name == wire::TRAFFIC_POLICIES)

@@ -64,6 +64,11 @@ impl Vips {
         self.with(ip).next().is_some()
     }
 
+    /// The services that have just that address, to look at.
+    pub(super) fn services(&self, ip: IpAddr) -> impl Iterator<Item = Arc<Service>> {
+        self.with(ip).map(|record| record.view())
+    }
+
     /// Every single address. May name one twice.
     pub(super) fn addresses(&self) -> impl Iterator<Item = IpAddr> {
         self.exact.iter().flat_map(|record| singles(record))

@@ -21,6 +21,7 @@ mod programs;
 mod restarts;
 mod same_node;
 mod sandboxes;
+mod sockets;
 mod storm;
 mod streams;
 mod veth;

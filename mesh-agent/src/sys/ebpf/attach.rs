@@ -25,7 +25,8 @@ pub(super) const PODS: &str = "pods";
 const MODE: CgroupAttachMode = CgroupAttachMode::Single;
 
 /// The socket-address programs, by name.
-const SOCK_ADDR: [&str; 4] = ["connect4", "connect6", "getpeername4", "getpeername6"];
+const SOCK_ADDR: [&str; 6] =
+    ["connect4", "connect6", "getpeername4", "getpeername6", "getsockname4", "getsockname6"];
 const SOCK_OPS: &str = "socket_ops";
 const SK_LOOKUP: &str = "inbound";
 /// The maps that lead there from a pod's namespace.

@@ -25,14 +25,14 @@ impl EventLog {
         Ok(Self { ring: register(ring)? })
     }
 
-    /// Logs faults as they come and tells `counted` of each, which says itself what was refused on purpose; ends only with an
-    /// error of the runtime.
+    /// Logs faults as they come and tells `counted` of each; ends only with an error of the runtime.
     pub async fn run(mut self, mut counted: impl FnMut(Fault, Event)) -> io::Result<()> {
         loop {
             let mut ready = self.ring.readable_mut().await?;
             while let Some(item) = ready.get_inner_mut().next() {
                 if let Some((fault, event)) = record::event(&item) {
-                    if fault != Fault::EgressRefused {
+                    // Others say themselves what was refused on purpose.
+                    if !matches!(fault, Fault::EgressRefused | Fault::NobodyThere | Fault::RefusedLately) {
                         report(fault, event);
                     }
                     counted(fault, event);

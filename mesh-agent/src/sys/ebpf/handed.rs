@@ -1,18 +1,18 @@
 //! The maps that the keeper hands to the proxy.
 
-use std::collections::HashSet;
 use std::os::fd::OwnedFd;
 
-use aya::maps::{HashMap, Map, MapData};
-use mesh_common::address::Address;
+use aya::maps::MapData;
 
-use super::map::{change, replace};
+use super::destinations::{Destinations, Refused};
 use super::veth::{CROWDED, DirectVeths, Links, VETH_COUNTS, VETH_FLOWS, VETHS};
 use super::{DirectKernel, EgressMap, Error, EventLog, FlowMap, PEER, map_error};
 
 /// What is handed over, in this order.
-pub const HANDED_OVER: [&str; 14] = [
+pub const HANDED_OVER: [&str; 16] = [
     "DESTINATIONS",
+    "OPEN_PORTS",
+    "REFUSED",
     PEER,
     "ROUTES",
     "PULSE",
@@ -31,6 +31,8 @@ pub const HANDED_OVER: [&str; 14] = [
 /// The maps, by descriptor.
 pub struct Handed {
     destinations: OwnedFd,
+    open_ports: OwnedFd,
+    refused: OwnedFd,
     peer: OwnedFd,
     routes: OwnedFd,
     pulse: OwnedFd,
@@ -46,14 +48,13 @@ pub struct Handed {
     egress: OwnedFd,
 }
 
-/// The addresses that the mesh knows.
-pub struct Destinations(HashMap<MapData, Address, u32>);
-
 impl Handed {
     /// Maps in the order of [`HANDED_OVER`].
     pub fn new(maps: [OwnedFd; HANDED_OVER.len()]) -> Self {
         let [
             destinations,
+            open_ports,
+            refused,
             peer,
             routes,
             pulse,
@@ -70,6 +71,8 @@ impl Handed {
         ] = maps;
         Self {
             destinations,
+            open_ports,
+            refused,
             peer,
             routes,
             pulse,
@@ -98,11 +101,17 @@ impl Handed {
         Links::new(map(VETHS, copy)?)
     }
 
+    /// Where refusals are noted.
+    pub fn refused(&self) -> Result<Refused, Error> {
+        let copy = self.refused.try_clone().map_err(|error| Error::Path { path: "REFUSED".into(), error })?;
+        Refused::new(map("REFUSED", copy)?)
+    }
+
     /// What the rest is for, and the events of the programs. Must be called inside a tokio runtime.
     pub fn open(self) -> Result<(Destinations, DirectKernel, EventLog, EgressMap), Error> {
-        let destinations = Map::HashMap(map("DESTINATIONS", self.destinations)?);
+        let open_ports = map("OPEN_PORTS", self.open_ports)?;
         Ok((
-            Destinations(destinations.try_into().map_err(map_error("DESTINATIONS"))?),
+            Destinations::new(map("DESTINATIONS", self.destinations)?, open_ports)?,
             DirectKernel::new(
                 map("ROUTES", self.routes)?,
                 map("PULSE", self.pulse)?,
@@ -119,22 +128,6 @@ impl Handed {
             EventLog::new(map("EVENTS", self.events)?)?,
             EgressMap::new(map("EGRESS", self.egress)?)?,
         ))
-    }
-}
-
-impl Destinations {
-    /// Replaces the set of addresses that the mesh knows. What stays is never missing.
-    pub fn replace(&mut self, wanted: HashSet<Address>) -> Result<(), Error> {
-        replace(&mut self.0, wanted).map_err(map_error("DESTINATIONS"))
-    }
-
-    /// Changes that set.
-    pub fn change(
-        &mut self,
-        come: impl Iterator<Item = Address>,
-        gone: impl Iterator<Item = Address>,
-    ) -> Result<(), Error> {
-        change(&mut self.0, come, gone).map_err(map_error("DESTINATIONS"))
     }
 }
 

@@ -13,6 +13,7 @@ use super::{Error, map_error};
 pub(super) fn descriptor(map: &Map) -> Option<BorrowedFd<'_>> {
     match map {
         Map::HashMap(data)
+        | Map::LruHashMap(data)
         | Map::Array(data)
         | Map::LpmTrie(data)
         | Map::PerCpuArray(data)

@@ -8,6 +8,7 @@
 //! let out in plaintext) and the next agent takes over the same maps.
 
 mod attach;
+mod destinations;
 mod direct;
 mod egress;
 mod events;
@@ -22,11 +23,12 @@ mod trial;
 mod veth;
 
 pub use attach::unpin_all;
+pub use destinations::{Destinations, Refused};
 pub use direct::{DirectEvent, DirectKernel, Totals, UnderWay};
 pub use egress::{EgressEntry, EgressMap};
 pub use events::{EventLog, ebpf_log_level};
 pub use flow::{Asked, FlowMap};
-pub use handed::{Destinations, HANDED_OVER, Handed};
+pub use handed::{HANDED_OVER, Handed};
 pub use programs::{Lines, Programs, Settings, probe_endpoints};
 pub use trial::Trial;
 pub use veth::{Links, VethFlows, disconnect_all};

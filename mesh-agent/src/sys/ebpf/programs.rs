@@ -24,12 +24,13 @@ use crate::sys::{HostEnd, Netns};
 pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/mesh-ebpf.o"));
 
 /// Maps that outlive the keeper. Those that are not here (log, events, listeners, routes) are made anew each time.
-const PINNED: [&str; 19] = [
+const PINNED: [&str; 20] = [
     "PROXIES",
     "PODS",
     "SANDBOXES",
     "OWNERS",
     "DESTINATIONS",
+    "OPEN_PORTS",
     "EGRESS",
     "HANDOFFS",
     PEER,

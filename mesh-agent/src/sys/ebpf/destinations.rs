@@ -1,0 +1,119 @@
+//! Where enrolled pods' connections may lead, as the kernel is told: the addresses that the mesh knows, and where nobody is.
+
+use std::collections::{BTreeSet, HashMap as StdHashMap, HashSet};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Mutex, PoisonError};
+
+use aya::maps::{HashMap, Map, MapData, MapError};
+use mesh_api::plan::Reach;
+use mesh_common::address::Address;
+use mesh_common::maps::{BY_PORT, Endpoint, REFUSED_FOR, TO_BE_TRIED};
+
+use super::direct::now;
+use super::map::absent_is_fine;
+use super::{Error, map_error};
+
+/// The addresses that the mesh knows, and the ports of services behind which there is somebody.
+pub struct Destinations {
+    known: HashMap<MapData, Address, u32>,
+    ports: HashMap<MapData, Endpoint, u32>,
+}
+
+impl Destinations {
+    pub(super) fn new(known: MapData, ports: MapData) -> Result<Self, Error> {
+        Ok(Self {
+            known: Map::HashMap(known).try_into().map_err(map_error("DESTINATIONS"))?,
+            ports: Map::HashMap(ports).try_into().map_err(map_error("OPEN_PORTS"))?,
+        })
+    }
+
+    /// Has the kernel know these addresses and no others. What stays is never missing. Errors: not all are known, for want of
+    /// room.
+    pub fn replace(&mut self, wanted: impl Iterator<Item = (IpAddr, Reach)>) -> Result<(), Error> {
+        let mut stale: StdHashMap<Address, u32> =
+            self.known.iter().collect::<Result<_, _>>().map_err(map_error("DESTINATIONS"))?;
+        let mut stale_ports: HashSet<Endpoint> =
+            self.ports.keys().collect::<Result<_, _>>().map_err(map_error("OPEN_PORTS"))?;
+        let mut told = Ok(());
+        for (ip, reach) in wanted {
+            let was = stale.remove(&Address::from(ip));
+            if let Reach::Ports(ports) = &reach {
+                endpoints(ip, ports).for_each(|port| {
+                    stale_ports.remove(&port);
+                });
+            }
+            if (was, &reach) != (Some(TO_BE_TRIED), &Reach::Unknown) {
+                told = told.and(self.set(ip, &reach));
+            }
+        }
+        // What is of no use any more goes in any case: it makes room for the next attempt.
+        let gone = stale.keys().try_for_each(|address| absent_is_fine(self.known.remove(address)));
+        gone.map_err(map_error("DESTINATIONS"))?;
+        self.close(stale_ports.into_iter())?;
+        told
+    }
+
+    /// Tells of addresses whose reach was another: what each was, and is; none if it was not known, or is no longer. Errors:
+    /// not all are known, for want of room.
+    pub fn change(&mut self, mut changes: Vec<(IpAddr, Option<Reach>, Option<Reach>)>) -> Result<(), Error> {
+        // What goes makes room for what comes.
+        changes.sort_by_key(|(_, _, is)| is.is_some());
+        for (ip, was, is) in &changes {
+            match is {
+                Some(reach) => self.set(*ip, reach)?,
+                None => absent_is_fine(self.known.remove(&Address::from(*ip)))
+                    .map_err(map_error("DESTINATIONS"))?,
+            }
+            let (before, after) = (ports_of(was.as_ref()), ports_of(is.as_ref()));
+            self.close(endpoints(*ip, &before.difference(&after).copied().collect()))?;
+        }
+        Ok(())
+    }
+
+    fn set(&mut self, ip: IpAddr, reach: &Reach) -> Result<(), Error> {
+        let value = match reach {
+            Reach::Unknown => TO_BE_TRIED,
+            // All of them each time: some may have found no room before.
+            Reach::Ports(ports) => {
+                let open = endpoints(ip, ports).try_for_each(|port| self.ports.insert(port, 1, 0));
+                if open.is_ok() { BY_PORT } else { TO_BE_TRIED }
+            }
+        };
+        self.known.insert(Address::from(ip), value, 0).map_err(map_error("DESTINATIONS"))
+    }
+
+    fn close(&mut self, mut ports: impl Iterator<Item = Endpoint>) -> Result<(), Error> {
+        let closed: Result<(), MapError> =
+            ports.try_for_each(|port| absent_is_fine(self.ports.remove(&port)));
+        closed.map_err(map_error("OPEN_PORTS"))
+    }
+}
+
+fn endpoints(ip: IpAddr, ports: &BTreeSet<u16>) -> impl Iterator<Item = Endpoint> {
+    ports.iter().copied().collect::<Vec<_>>().into_iter().map(move |port| Endpoint::new(ip.into(), port))
+}
+
+fn ports_of(reach: Option<&Reach>) -> BTreeSet<u16> {
+    match reach {
+        Some(Reach::Ports(ports)) => ports.clone(),
+        Some(Reach::Unknown) | None => BTreeSet::new(),
+    }
+}
+
+/// Destinations that have just refused a connection: for a moment the kernel refuses others in their place.
+pub struct Refused(Mutex<HashMap<MapData, Endpoint, u64>>);
+
+impl Refused {
+    pub(super) fn new(map: MapData) -> Result<Self, Error> {
+        Ok(Self(Mutex::new(Map::LruHashMap(map).try_into().map_err(map_error("REFUSED"))?)))
+    }
+
+    /// A destination has refused, whoever of its endpoints was asked.
+    pub fn note(&self, destination: SocketAddr) {
+        let endpoint = Endpoint::new(destination.ip().to_canonical().into(), destination.port());
+        let mut refused = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Err(error) = refused.insert(endpoint, now() + REFUSED_FOR, 0) {
+            tracing::debug!(%destination, %error, "a refusal is not remembered");
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! What there is at an address, seen from a node: whether a connection there can come to somebody at all. The kernel is told,
+//! and refuses the others at once, as it would without a mesh.
+
+use std::collections::{BTreeSet, HashSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+
+use super::endpoints;
+use super::preference::Preference;
+use super::service::{Service, Visibility};
+use super::snapshot::Snapshot;
+use super::traffic::{LoadBalancer, TrafficRule};
+use super::workload::Workload;
+use crate::wire::workload::load_balancing::Scope;
+
+/// What there is at an address that the mesh knows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// Only trying tells: a workload, or an address that means different things to different clients.
+    Unknown,
+    /// A service: somebody is behind these of its ports, and nobody behind any other.
+    Ports(BTreeSet<u16>),
+}
+
+impl Snapshot {
+    /// What there is at an address for the pods of a node; none if the mesh does not know it.
+    pub fn reach(&self, ip: IpAddr, node: &str) -> Option<Reach> {
+        let ip = ip.to_canonical();
+        let mut services = self.directory.vips.services(ip);
+        match (services.next(), services.next(), self.directory.owner(ip)) {
+            (None, _, None) => None,
+            (Some(service), None, None) => Some(self.reach_of(&service, node)),
+            _ => Some(Reach::Unknown),
+        }
+    }
+
+    fn reach_of(&self, service: &Service, node: &str) -> Reach {
+        let passes = TrafficRule::policies(&service.traffic).any(|it| it.lb == LoadBalancer::Passthrough);
+        if passes || service.preference == Preference::Passthrough || service.visibility != Visibility::Public
+        {
+            return Reach::Unknown;
+        }
+        let entry = self.entry(service);
+        let somebody = |port: &u16| {
+            entry.is_some_and(|entry| entry.any_member(|member| takes(service, *port, member, node)))
+        };
+        Reach::Ports(service.ports.iter().map(|port| port.port).filter(somebody).collect())
+    }
+
+    /// Addresses whose [`Self::reach`] may be another than in an older state. What both share is not looked at.
+    pub fn touched_since(&self, older: &Self) -> HashSet<IpAddr> {
+        let (come, gone) = self.addresses_since(older);
+        let entries = self.directory.services.changes_since(&older.directory.services, Arc::ptr_eq);
+        let services = entries.come.into_iter().chain(entries.gone).filter_map(|it| it.service.as_ref());
+        let addresses = services.flat_map(|record| record.addresses.iter().map(IpNet::addr));
+        come.into_iter().chain(gone).chain(addresses).collect()
+    }
+}
+
+/// Whether a workload takes connections to a port of a service from some pod of a node.
+fn takes(service: &Service, port: u16, member: &Workload, node: &str) -> bool {
+    let in_place = match &service.preference {
+        // Whether other scopes are shared is the proxy's to find out.
+        Preference::Strict(scopes) if scopes.contains(&Scope::Node) => *member.place.node == *node,
+        _ => true,
+    };
+    in_place && endpoints::obstacle(service, port, member).is_none()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::fixture::{of_pod, of_service, pod, serving, snapshot, store, web, with_traffic};
+    use crate::wire::workload::load_balancing::Mode;
+    use crate::wire::workload::{self as wire, LoadBalancing};
+    use crate::wire::{ext, type_url};
+
+    const VIP: &str = "10.96.0.1";
+
+    fn at(snapshot: &Snapshot, ip: &str) -> Option<Reach> {
+        snapshot.reach(ip.parse().unwrap(), "node1")
+    }
+
+    fn ports(ports: &[u16]) -> Option<Reach> {
+        Some(Reach::Ports(ports.iter().copied().collect()))
+    }
+
+    /// What there is at the service, given it and its pods.
+    fn of(service: wire::Service, pods: Vec<wire::Workload>) -> Option<Reach> {
+        at(&snapshot(pods.into_iter().map(of_pod).chain([of_service(service)]).collect()), VIP)
+    }
+
+    fn local(service: wire::Service) -> wire::Service {
+        let scopes = vec![Scope::Node.into()];
+        let balancing = LoadBalancing {
+            routing_preference: scopes,
+            mode: Mode::Strict.into(),
+            ..LoadBalancing::default()
+        };
+        wire::Service { load_balancing: Some(balancing), ..service }
+    }
+
+    #[test]
+    fn services_have_the_ports_behind_which_somebody_is() {
+        let ready = || serving(pod("web", &["10.244.1.1"]), 8080);
+        let unready = || wire::Workload {
+            status: wire::WorkloadStatus::Unhealthy.into(),
+            ..serving(pod("web", &["10.244.1.1"]), 80)
+        };
+        let far = || serving(pod("far", &["10.244.2.1"]), 8080);
+        let elsewhere = || wire::Workload { node: "node2".into(), ..far() };
+        assert_eq!(of(web(&[VIP]), vec![]), ports(&[]), "no workload at all");
+        assert_eq!(of(web(&[VIP]), vec![unready()]), ports(&[]), "none that is ready");
+        assert_eq!(of(web(&[VIP]), vec![pod("web", &["10.244.1.1"])]), ports(&[]), "none with the port");
+        assert_eq!(of(web(&[VIP]), vec![ready()]), ports(&[80]));
+        assert_eq!(of(web(&[VIP]), vec![elsewhere()]), ports(&[80]));
+        assert_eq!(of(local(web(&[VIP])), vec![elsewhere()]), ports(&[]), "none on this node");
+        assert_eq!(of(local(web(&[VIP])), vec![ready(), elsewhere()]), ports(&[80]));
+    }
+
+    #[test]
+    fn what_clients_may_mean_differently_has_to_be_tried() {
+        let snapshot_of = |services: Vec<wire::Service>| {
+            snapshot(
+                services.into_iter().map(of_service).chain([of_pod(pod("db", &["10.244.1.2"]))]).collect(),
+            )
+        };
+        assert_eq!(at(&snapshot_of(vec![]), "192.0.2.1"), None);
+        assert_eq!(at(&snapshot_of(vec![]), "10.244.1.2"), Some(Reach::Unknown), "a pod");
+        assert_eq!(at(&snapshot_of(vec![web(&["10.244.1.2"])]), "10.244.1.2"), Some(Reach::Unknown), "both");
+        let other = wire::Service { hostname: "other.shop.svc.cluster.local".into(), ..web(&[VIP]) };
+        assert_eq!(at(&snapshot_of(vec![web(&[VIP]), other]), VIP), Some(Reach::Unknown), "two services");
+        let hidden = wire::Service { visibility: wire::service::Visibility::Namespace.into(), ..web(&[VIP]) };
+        assert_eq!(at(&snapshot_of(vec![hidden]), VIP), Some(Reach::Unknown));
+        let passes = LoadBalancing { mode: Mode::Passthrough.into(), ..LoadBalancing::default() };
+        let passing = wire::Service { load_balancing: Some(passes), ..web(&[VIP]) };
+        assert_eq!(at(&snapshot_of(vec![passing]), VIP), Some(Reach::Unknown));
+        let lb = ext::PortPolicy { lb: ext::LoadBalancer::Passthrough.into(), ..ext::PortPolicy::default() };
+        let policy = ext::TrafficPolicy { default: Some(lb), ..ext::TrafficPolicy::default() };
+        let ruled = with_traffic(web(&[VIP]), vec![policy]);
+        assert_eq!(at(&snapshot_of(vec![ruled]), VIP), Some(Reach::Unknown));
+    }
+
+    #[test]
+    fn a_change_touches_the_services_that_it_is_about() {
+        let mut store = store(vec![of_service(web(&[VIP])), of_pod(pod("db", &["10.244.1.2"]))], &[]);
+        let before = store.snapshot();
+        assert_eq!(at(&before, VIP), ports(&[]));
+        let ready = serving(pod("web", &["10.244.1.1"]), 8080);
+        store.apply(type_url::ADDRESS, vec![of_pod(ready)], vec![]);
+        let after = store.snapshot();
+        let touched: BTreeSet<_> = after.touched_since(&before).into_iter().collect();
+        let expected: [IpAddr; 2] = ["10.96.0.1".parse().unwrap(), "10.244.1.1".parse().unwrap()];
+        assert_eq!(touched, expected.into(), "the service, and the pod that came");
+        assert_eq!(at(&after, VIP), ports(&[80]));
+        assert_eq!(after.touched_since(&after), HashSet::new());
+    }
+}

@@ -1,0 +1,173 @@
+"""What programs see of their sockets, each told by its name, to be compared with and without the mesh.
+
+  sockets.py serve4 PORT                             a server that listens on IPv4 alone
+  sockets.py tell NAMESPACE SERVER4 SERVER6 OWN4 OWN6   runs them all against the namespace's services, and prints JSON
+"""
+import errno, json, os, select, socket, sys, threading, time
+
+PORT = 7000
+
+
+def serve4(port):
+    import http.server
+    class Plain(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200), self.end_headers(), self.wfile.write(b"served")
+        def log_message(self, *_):
+            pass
+    http.server.ThreadingHTTPServer(("0.0.0.0", int(port)), Plain).serve_forever()
+
+
+def name_of(error):
+    return errno.errorcode.get(error.errno, type(error).__name__) if error.errno else type(error).__name__
+
+
+def attempt(work):
+    try:
+        return work()
+    except OSError as error:
+        return name_of(error)
+
+
+def address_of(host, family):
+    return socket.getaddrinfo(host, PORT, family, socket.SOCK_STREAM)[0][4][0]
+
+
+def connects(address, port, blocking=True):
+    """What `connect()` says, and how long it takes: at once or not."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as sock:
+        began = time.monotonic()
+        sock.settimeout(5)
+        if not blocking:
+            sock.setblocking(False)
+            result = sock.connect_ex((address, port))
+            if result == errno.EINPROGRESS:
+                select.select([], [sock], [], 5)
+                result = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            outcome = errno.errorcode.get(result, result) if result else "connected"
+        else:
+            try:
+                sock.connect((address, port))
+                outcome = "connected"
+            except OSError as error:
+                outcome = name_of(error)
+        return f"{outcome} {'at once' if time.monotonic() - began < 0.5 else 'late'}"
+
+
+def names(address):
+    """Whom both ends of a connection name."""
+    sock = socket.create_connection((address, PORT), 5)
+    sock.sendall(b"who\n")
+    seen = sock.recv(200).decode().split()
+    own, peer = sock.getsockname()[0], sock.getpeername()[0]
+    sock.close()
+    return {"own": own, "peer": peer, "accepted": seen[0]}
+
+
+def names_mapped(address):
+    sock = socket.socket(socket.AF_INET6, socket.SOCK_STREAM)
+    sock.settimeout(5)
+    sock.connect(("::ffff:" + address, PORT))
+    own, peer = sock.getsockname()[0], sock.getpeername()[0]
+    sock.close()
+    return {"own": own, "peer": peer}
+
+
+def fetches(host):
+    """Happy eyeballs by hand: each address in turn, as curl and browsers do."""
+    import urllib.request
+    return urllib.request.urlopen(f"http://{host}:{PORT}/", timeout=5).read().decode()
+
+
+def half_closes(address):
+    sock = socket.create_connection((address, PORT), 5)
+    sock.sendall(b"echo\nsome words")
+    sock.shutdown(socket.SHUT_WR)
+    said = b""
+    while piece := sock.recv(100):
+        said += piece
+    return said.decode()
+
+
+def is_reset(address):
+    sock = socket.create_connection((address, PORT), 5)
+    sock.sendall(b"reset\n")
+    return attempt(lambda: sock.recv(1).decode() or "closed")
+
+
+def closes_first(address):
+    sock = socket.create_connection((address, PORT), 5)
+    sock.sendall(b"close-first\n")
+    said = sock.recv(10).decode() + "," + (sock.recv(10).decode() or "end")
+    sock.sendall(b"still here")
+    sock.close()
+    return said
+
+
+def connects_twice(address):
+    sock = socket.create_connection((address, PORT), 5)
+    return attempt(lambda: sock.connect((address, PORT)) or "connected")
+
+
+def from_a_port(address):
+    """A fixed source port, and the address that it is shown with."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock.bind(("", 23456))
+    sock.settimeout(5)
+    sock.connect((address, PORT))
+    said = sock.getsockname()
+    sock.close()
+    return list(said[:2])
+
+
+def waits(address):
+    """Readiness as `poll` tells it while a connection is idle, and at its end."""
+    sock = socket.create_connection((address, PORT), 5)
+    poll = select.poll()
+    poll.register(sock, select.POLLIN | select.POLLOUT | select.POLLRDHUP)
+    idle = poll.poll(200)[0][1]
+    sock.sendall(b"who\n")
+    poll.modify(sock, select.POLLIN | select.POLLRDHUP)
+    told, deadline = 0, time.monotonic() + 5
+    while not told & select.POLLRDHUP and time.monotonic() < deadline:
+        for _, event in poll.poll(100):
+            told |= event
+            time.sleep(0.01)
+    return [idle, told]
+
+
+def tell(namespace, server4, server6, own4, own6):
+    service4, service6 = (address_of(f"server.{namespace}", f) for f in (socket.AF_INET, socket.AF_INET6))
+    said, own = {}, {own4: "OWN4", own6: "OWN6", server4: "SERVER4", server6: "SERVER6", service4: "SERVICE4", service6: "SERVICE6"}
+
+    def add(name, work, *arguments):
+        text = json.dumps(attempt(lambda: work(*arguments)))
+        for address in sorted(own, key=len, reverse=True):
+            text = text.replace(f'"{address}"', f'"{own[address]}"').replace(f'"::ffff:{address}"', f'"mapped {own[address]}"')
+        said[name] = json.loads(text)
+
+    for family, number in ((socket.AF_INET, 4), (socket.AF_INET6, 6)):
+        for service in ("nothing", "unready"):
+            address = address_of(f"{service}.{namespace}", family)
+            for blocking in (True, False):
+                add(f"{service} by IPv{number} {'' if blocking else 'not '}blocking", connects, address, PORT, blocking)
+        for what, address in (("pod", (server4, server6)[number == 6]), ("service", (service4, service6)[number == 6])):
+            add(f"{what} by IPv{number}", connects, address, PORT)
+            add(f"{what} by IPv{number} not blocking", connects, address, PORT, False)
+            add(f"names of a {what} by IPv{number}", names, address)
+            add(f"half close of a {what} by IPv{number}", half_closes, address)
+            add(f"reset of a {what} by IPv{number}", is_reset, address)
+            add(f"a {what} that closes first by IPv{number}", closes_first, address)
+            add(f"a second connect to a {what} by IPv{number}", connects_twice, address)
+            add(f"a fixed port to a {what} by IPv{number}", from_a_port, address)
+            add(f"poll on a {what} by IPv{number}", waits, address)
+    add("names by a mapped address", names_mapped, service4)
+    add("a server of one family", fetches, f"ipv4.{namespace}")
+    print(json.dumps(said))
+
+
+if __name__ == "__main__":
+    {"serve4": serve4, "tell": tell}[sys.argv[1]](*sys.argv[2:])

@@ -1,0 +1,120 @@
+//! Programs see the same of their sockets with and without the mesh: each runs in a namespace that is enrolled and in one that
+//! is not.
+
+use serde_json::{Map, Value};
+
+use crate::world::{PORT, World, eventually};
+
+const PROGRAMS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/mesh/sockets.py");
+
+/// In a namespace: services that nobody is behind, each in its way, and servers that listen on one family.
+const NOBODY: &str = "\
+apiVersion: v1
+kind: Service
+metadata: {name: nothing, namespace: NS}
+spec: {ipFamilyPolicy: PreferDualStack, selector: {app: nothing}, ports: [{port: 7000}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: unready, namespace: NS, labels: {app: unready}}
+spec:
+  nodeName: node2
+  containers: [{name: main, command: [python3, PEER, serve, \"7000\"], readinessProbe: {exec: {command: [\"false\"]}}}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: unready, namespace: NS}
+spec: {ipFamilyPolicy: PreferDualStack, selector: {app: unready}, ports: [{port: 7000}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: elsewhere, namespace: NS}
+spec: {ipFamilyPolicy: PreferDualStack, internalTrafficPolicy: Local, selector: {app: server}, ports: [{port: 7000}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: ipv4, namespace: NS, labels: {app: ipv4}}
+spec:
+  nodeName: node2
+  containers:
+  - {name: main, command: [python3, SOCKETS, serve4, \"7000\"], readinessProbe: {tcpSocket: {port: 7000}, periodSeconds: 1}}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: ipv4, namespace: NS}
+spec: {ipFamilyPolicy: PreferDualStack, selector: {app: ipv4}, ports: [{port: 7000}]}
+";
+
+/// Has a world of both namespaces with these beside what it has.
+fn world(name: &str) -> World {
+    let world = World::new(name);
+    let peer = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/mesh/peer.py");
+    for namespace in ["app", "out"] {
+        let manifests = NOBODY.replace("NS", namespace).replace("PEER", peer);
+        world.apply(&manifests.replace("SOCKETS", PROGRAMS));
+    }
+    eventually("servers are ready", || {
+        ["app", "out"].iter().all(|namespace| {
+            world.client(namespace, "client", &["who", &format!("ipv4.{namespace}"), PORT]).ok
+        })
+    });
+    world
+}
+
+/// What the programs say in a pod, each by its name.
+fn told(world: &World, namespace: &str, pod: &str) -> Map<String, Value> {
+    let server = world.addresses(namespace, "server");
+    let own = world.addresses(namespace, pod);
+    let arguments = ["python3", PROGRAMS, "tell", namespace, &server[0], &server[1], &own[0], &own[1]];
+    let ran = world.exec(namespace, pod, &arguments);
+    assert!(ran.ok, "{ran:?}");
+    serde_json::from_str(&ran.text).unwrap_or_else(|error| panic!("{error}: {ran:?}"))
+}
+
+#[test]
+fn programs_see_of_their_sockets_what_they_see_without_a_mesh() {
+    let world = world("sockets");
+    // From the other node, and from the server's own, where connections go directly from the second on.
+    for pod in ["client", "neighbour"] {
+        let without = told(&world, "out", pod);
+        assert!(without.len() >= 20, "{without:#?}");
+        for round in 0..2 {
+            let with = told(&world, "app", pod);
+            let differ: Vec<_> =
+                without.iter().filter(|(name, said)| with.get(*name) != Some(said)).collect();
+            let found: Vec<_> = differ.iter().map(|(name, _)| (name, with.get(*name))).collect();
+            assert!(differ.is_empty(), "{pod}, round {round}: without {differ:#?}, with {found:#?}");
+        }
+    }
+}
+
+#[test]
+fn nobody_there_is_refused_at_once_recorded_and_reached_when_somebody_comes() {
+    let world = world("nobody");
+    let refused = || {
+        let ran = world.client("app", "client", &["who", "nothing.app", PORT]);
+        assert!(!ran.ok && ran.error.contains("ConnectionRefusedError"), "{ran:?}");
+    };
+    refused();
+    world.logged("node1", "service app/nothing.app.svc.cluster.local:7000 has no workload");
+    assert!(world.metric("node1", "nodemesh_ebpf_faults_total", "NobodyThere") > 0.5);
+    let elsewhere = |pod| world.client("app", pod, &["who", "elsewhere.app", PORT]);
+    assert!(elsewhere("client").error.contains("ConnectionRefusedError"), "none on its node");
+    assert!(elsewhere("neighbour").ok);
+    // Somebody comes, and goes.
+    let somebody = "apiVersion: v1\nkind: Pod\nmetadata: {name: somebody, namespace: app, labels: {app: nothing}}\nspec:\n  nodeName: node2\n  containers: [{name: main, command: [python3, PEER, serve, \"7000\"], readinessProbe: {tcpSocket: {port: 7000}, periodSeconds: 1}}]\n";
+    let somebody = somebody.replace("PEER", concat!(env!("CARGO_MANIFEST_DIR"), "/tests/mesh/peer.py"));
+    world.apply(&somebody);
+    eventually("somebody is there", || world.client("app", "client", &["who", "nothing.app", PORT]).ok);
+    world.lab.delete(&somebody).unwrap();
+    eventually("nobody is there", || {
+        world.client("app", "client", &["who", "nothing.app", PORT]).error.contains("ConnectionRefusedError")
+    });
+    // What the kernel was told outlives the agent that told it, and is put right by the next.
+    world.lab.agent("node1").kill().unwrap();
+    world.apply(&somebody);
+    world.lab.agent("node1").start().unwrap();
+    eventually("somebody is there for the next agent", || {
+        world.client("app", "client", &["who", "nothing.app", PORT]).ok
+    });
+}
