@@ -118,3 +118,25 @@ fn nobody_there_is_refused_at_once_recorded_and_reached_when_somebody_comes() {
         world.client("app", "client", &["who", "nothing.app", PORT]).ok
     });
 }
+
+/// The first connection can't know; those that come within a moment are told by `connect()`, and then one is tried anew.
+#[test]
+fn what_has_just_refused_is_refused_in_connect_for_a_moment() {
+    const CLOSED: &str = "7999";
+    let world = World::new("refusedlately");
+    let server = world.addresses("app", "server");
+    for family in [0, 1] {
+        let ask = || world.client("app", "client", &["who", &server[family], CLOSED]);
+        let told = || world.metric("node1", "nodemesh_ebpf_faults_total", "RefusedLately");
+        let before = told();
+        assert!(!ask().ok, "nobody listens");
+        eventually("connect() says so", || {
+            ask().error.contains("ConnectionRefusedError") && told() > before + 0.5
+        });
+        let mut listens = world.client_command("app", "server", &["serve", CLOSED]).spawn().unwrap();
+        eventually("it is tried anew", || ask().ok);
+        crate::restarts::signal(listens.id(), rustix::process::Signal::TERM);
+        listens.wait().unwrap();
+        eventually("nobody listens again", || !ask().ok);
+    }
+}
