@@ -140,3 +140,22 @@ fn what_has_just_refused_is_refused_in_connect_for_a_moment() {
         eventually("nobody listens again", || !ask().ok);
     }
 }
+
+#[test]
+fn services_that_find_no_room_in_the_kernel_are_the_proxys() {
+    let world = World::new("portsfull");
+    let mut ports = world.pinned::<20, 4>("node1", "OPEN_PORTS");
+    let filled = (0..u32::MAX).find(|number| {
+        let mut key = [0xfd; 20];
+        key[..4].copy_from_slice(&number.to_be_bytes());
+        ports.insert(key, [1, 0, 0, 0], 0).is_err()
+    });
+    assert!(filled.is_some_and(|filled| filled > 100_000), "{filled:?}");
+    let late = "apiVersion: v1\nkind: Service\nmetadata: {name: late, namespace: app}\nspec: {selector: {app: server}, ports: [{port: 7000}]}\n";
+    world.apply(late);
+    eventually("it is reached", || world.client("app", "client", &["who", "late.app", PORT]).ok);
+    world.apply(&late.replace("{app: server}", "{app: nobody}"));
+    eventually("the proxy says no", || !world.client("app", "client", &["who", "late.app", PORT]).ok);
+    world.apply(late);
+    eventually("it is reached again", || world.client("app", "client", &["who", "late.app", PORT]).ok);
+}
