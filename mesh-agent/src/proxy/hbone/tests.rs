@@ -13,7 +13,7 @@ use tokio::task::spawn_local;
 use super::session::SharedTls;
 use super::{Connection, OpenError, Server, Tunnel};
 use crate::proxy::fixture::{self, Protocol, configs, run};
-use crate::proxy::relay::{Meter, SocketIs, relay_hbone};
+use crate::proxy::relay::{self, Meter, SocketIs, relay_hbone};
 use crate::proxy::tls;
 
 /// What the server does with a request.
@@ -77,16 +77,9 @@ impl Protocol for Hbone {
         pair(application, Answer::Relay).await
     }
 
-    async fn through(connection: &Connection) -> TcpStream {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let application = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let (accepted, _) = listener.accept().await.unwrap();
-        let connection = connection.clone();
-        spawn_local(async move {
-            let mut tunnel = connection.open(request()).await.unwrap();
-            let _end = relay_hbone(accepted, &mut tunnel, SocketIs::Client, &Meter::default()).await;
-        });
-        application
+    async fn carry(connection: Connection, socket: TcpStream, meter: Meter) -> Result<(), relay::Error> {
+        let mut tunnel = connection.open(request()).await.unwrap();
+        relay_hbone(socket, &mut tunnel, SocketIs::Client, &meter).await
     }
 }
 
@@ -162,4 +155,14 @@ fn a_peer_that_opens_a_hundred_streams_before_it_knows_how_many_it_may_is_served
             says_and_hears(send, receive).await;
         }
     });
+}
+
+#[test]
+fn a_connection_whose_time_is_over_ends_in_order() {
+    fixture::a_connection_whose_time_is_over_ends_in_order::<Hbone>();
+}
+
+#[test]
+fn a_server_that_goes_on_beyond_the_time_is_reset() {
+    fixture::a_server_that_goes_on_beyond_the_time_is_reset::<Hbone>();
 }
