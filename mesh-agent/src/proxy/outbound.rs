@@ -72,6 +72,8 @@ pub async fn serve(core: Rc<Core>, pod: Arc<LocalPod>, socket: TcpStream, peer: 
     let start =
         Start { reporter: Reporter::Source, client: client.address(), destination: original.address() };
     let mut record = Record::new(&core.metrics, start);
+    // Until there is an endpoint to try.
+    record.transport = "none";
     let meter = Meter::default();
     let arrived = Arrived { socket: &socket, client, original, not_direct };
     // In a box, since it is needed no longer than it lasts: the connection may stay for days.
@@ -144,6 +146,7 @@ async fn pass_through(
     }
     let to = UpstreamAddress::new(original.address());
     record.upstream = Some(to.address());
+    record.transport = "plain";
     let connect = upstream::plain(core, pod, to, None);
     let socket = tokio::time::timeout(CONNECT_TIMEOUT, connect)
         .await
@@ -265,7 +268,11 @@ async fn reach(
     let started = Instant::now();
     record.destination(&target.workload);
     record.upstream = Some(target.address);
-    let upstream = upstream::open(origin, target, options).await?;
+    record.transport = upstream::attempt(origin, target);
+    let opened = upstream::open(origin, target, options).await;
+    let upstream = opened.inspect_err(|error| {
+        record.transport = error.transport().unwrap_or(record.transport);
+    })?;
     origin.core.metrics.connected(started.elapsed());
     note(&upstream, &target.workload, record);
     Ok(upstream)

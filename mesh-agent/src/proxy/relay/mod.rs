@@ -138,7 +138,7 @@ pub fn reset_on_drop(socket: &TcpStream) {
 
 /// Makes the kernel end the connection as usual when the socket is dropped. Without that a proxy that dies resets the
 /// connections that it carries, so that nobody takes half of what was sent for all of it.
-fn close_in_order(socket: &TcpStream) {
+pub(super) fn close_in_order(socket: &TcpStream) {
     // On failure the other end may lose what it has not read yet, and sees a reset.
     let _reset_instead = socket2::SockRef::from(socket).set_linger(None);
 }
