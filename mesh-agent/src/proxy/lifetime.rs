@@ -10,11 +10,11 @@ use std::pin::pin;
 use std::time::Duration;
 
 use mesh_api::plan::ConnectionPool;
-use socket2::{SockRef, Socket};
+use socket2::Socket;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep};
 
-use super::relay::Meter;
+use super::relay::{Meter, reset_on_drop};
 use crate::telemetry::{Ended, Expiry};
 
 /// A server that has been told that its client has finished is taken to have said all when it says nothing for so long.
@@ -52,7 +52,7 @@ impl Lifetime {
         let handle = match client.as_fd().try_clone_to_owned() {
             Ok(handle) => Socket::from(handle),
             Err(error) => {
-                super::relay::reset_on_drop(&client);
+                reset_on_drop(&client);
                 return Ended::Broken(format!("no descriptor to end it by: {error}"));
             }
         };
@@ -107,12 +107,12 @@ async fn silence(limit: Duration, meter: &Meter) {
 async fn wind_down(client: &Socket, meter: &Meter) {
     let deadline = Instant::now() + TIME_TO_END;
     // Whoever reads it comes to the end of what the client has sent. A client that is gone already needs none of this.
-    let _gone = SockRef::from(client).shutdown(Shutdown::Read);
-    let mut answered = meter.bytes().1;
+    let _gone = client.shutdown(Shutdown::Read);
     while Instant::now() + QUIET < deadline {
+        let answered = meter.bytes().1;
         sleep(QUIET).await;
-        if std::mem::replace(&mut answered, meter.bytes().1) == answered {
-            let _gone = SockRef::from(client).shutdown(Shutdown::Write);
+        if meter.bytes().1 == answered {
+            let _gone = client.shutdown(Shutdown::Write);
             break;
         }
     }
