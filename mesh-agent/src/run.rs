@@ -376,6 +376,7 @@ fn xds_config(config: &Config) -> XdsConfig {
         token_file: config.token_file.clone(),
         cluster_id: config.cluster_id.clone(),
         instance_ip: instance_ip(),
+        waypoints: config.waypoints.into(),
     }
 }
 

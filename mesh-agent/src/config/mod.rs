@@ -19,7 +19,7 @@ use serde::Serialize;
 use crate::keeper::protocol::MOST_WORKERS;
 pub use file::FileError;
 pub use settings::Settings;
-pub use value::{AccessLogFormat, ControlAddress, LogFormat, PodSource, SameNode, Span, Tunnel};
+pub use value::{AccessLogFormat, ControlAddress, LogFormat, PodSource, SameNode, Span, Tunnel, Waypoints};
 
 /// Workers beyond this gain little, and each costs three listeners for every pod.
 const ENOUGH_WORKERS: usize = 4;
@@ -94,6 +94,8 @@ pub struct Config {
     pub count_untouched: bool,
     /// How connections between nodes are framed.
     pub tunnel: Tunnel,
+    /// What becomes of connections to what is behind a waypoint.
+    pub waypoints: Waypoints,
     /// Log filter, as `tracing-subscriber` reads it.
     pub log: String,
     /// How log lines look.
@@ -190,6 +192,7 @@ impl TryFrom<Settings> for Config {
             pod_buffers: said.pod_buffers.map_or(POD_BUFFERS, NonZeroUsize::get),
             count_untouched: said.count_untouched.unwrap_or_default(),
             tunnel: said.tunnel.unwrap_or_default(),
+            waypoints: said.waypoints.unwrap_or_default(),
             log: said.log.unwrap_or_else(|| "info".to_owned()),
             log_format: said.log_format.unwrap_or_default(),
             access_log: said.access_log.unwrap_or_default(),

@@ -8,7 +8,9 @@ use clap::Args;
 use mesh_listen::Readers;
 use serde::{Deserialize, Serialize};
 
-use super::value::{AccessLogFormat, ControlAddress, LogFormat, PodSource, SameNode, Span, Tunnel};
+use super::value::{
+    AccessLogFormat, ControlAddress, LogFormat, PodSource, SameNode, Span, Tunnel, Waypoints,
+};
 
 /// One field for each setting; none where nothing was said.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Args, Serialize, Deserialize)]
@@ -114,6 +116,11 @@ pub struct Settings {
     #[arg(long, env = "MESH_AGENT_TUNNEL", value_name = "auto|hbone")]
     pub tunnel: Option<Tunnel>,
 
+    /// What becomes of connections to services and workloads behind a waypoint, which they can't go through yet: `refuse`,
+    /// or `ignore`, past it and its policy [default: refuse]
+    #[arg(long, env = "MESH_AGENT_WAYPOINTS", value_name = "refuse|ignore")]
+    pub waypoints: Option<Waypoints>,
+
     /// Log filter: a level, or `target=level` pairs [default: info]
     #[arg(long, env = "MESH_AGENT_LOG", value_name = "FILTER")]
     pub log: Option<String>,
@@ -159,6 +166,7 @@ impl Settings {
             pod_buffers: self.pod_buffers.or(weaker.pod_buffers),
             count_untouched: self.count_untouched.or(weaker.count_untouched),
             tunnel: self.tunnel.or(weaker.tunnel),
+            waypoints: self.waypoints.or(weaker.waypoints),
             log: self.log.or(weaker.log),
             log_format: self.log_format.or(weaker.log_format),
             access_log: self.access_log.or(weaker.access_log),

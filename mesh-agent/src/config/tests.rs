@@ -49,6 +49,13 @@ fn every_setting_has_its_variable() {
 }
 
 #[test]
+fn waypoints_are_refused_where_nothing_is_said() {
+    let of = |flags: &[&str]| load(&[&LEAST[..], flags].concat()).unwrap().waypoints;
+    assert_eq!((of(&[]), of(&["--waypoints", "ignore"])), (Waypoints::Refuse, Waypoints::Ignore));
+    assert_eq!(mesh_api::plan::Waypoints::from(of(&[])), mesh_api::plan::Waypoints::Refuse);
+}
+
+#[test]
 fn what_is_printed_reads_back_the_same() {
     let flags =
         ["--admin-socket", "/run/x.sock", "--control", "https://[fd00::1]:15012", "--log", "info,h2=warn"];

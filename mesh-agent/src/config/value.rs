@@ -69,6 +69,26 @@ pub enum Tunnel {
     Hbone,
 }
 
+/// What becomes of connections to what is behind a waypoint, which the mesh leads no connection through.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Waypoints {
+    /// They are refused, since the waypoint's policy would not count.
+    #[default]
+    Refuse,
+    /// They go past it.
+    Ignore,
+}
+
+impl From<Waypoints> for mesh_api::plan::Waypoints {
+    fn from(setting: Waypoints) -> Self {
+        match setting {
+            Waypoints::Refuse => Self::Refuse,
+            Waypoints::Ignore => Self::Ignore,
+        }
+    }
+}
+
 /// Gives a type that is parsed from a text the serde form of that text.
 macro_rules! as_text {
     ($name:ident) => {

@@ -13,6 +13,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use mesh_api::plan::outbound;
 use mesh_api::plan::policy::{Peer, authorize};
 use mesh_api::plan::{Service, Snapshot, TargetKey, Workload};
 use mesh_common::address::Address;
@@ -339,10 +340,26 @@ impl Node {
         let asked = IpAddr::from(key.destination.address);
         let client = self.pods.iter().find(|pod| pod.cookie == key.client)?;
         let Some(service) = self.snapshot.service_by_vip(asked, &client.namespace) else {
+            if !workload.waypoints.is_empty() {
+                return Some("the server is behind a waypoint");
+            }
             return (asked != ip || key.destination.port != port)
                 .then_some("another destination was asked for");
         };
+        let of = |ip: &IpAddr| self.snapshot.workload_by_address(*ip).filter(|known| is(client, known));
+        let source = client.addresses.iter().find_map(of)?;
+        let outbound::Route::Service { policy, .. } =
+            outbound::route(&self.snapshot, &source, (asked, key.destination.port).into())
+        else {
+            return Some("the service is not to be reached, or not as a service");
+        };
+        if policy.pool.idle_timeout.is_some() || policy.pool.max_connection_duration.is_some() {
+            return Some("its time is limited, which only the proxy sees to");
+        }
         let endpoint = TargetKey { workload: workload.uid.clone(), address: (ip, port).into() };
+        if !service.waypoints.is_empty() {
+            return Some("the service is behind a waypoint");
+        }
         if !workload.services.contains_key(&service.key) || workload.capacity == 0 {
             return Some("the server is not of the service");
         }

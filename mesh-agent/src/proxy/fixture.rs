@@ -1,16 +1,20 @@
 //! For tests of both protocols between nodes.
 
 use std::future::Future;
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use mesh_api::plan::ConnectionPool;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::spawn_local;
+use tokio::task::{JoinHandle, spawn_local};
 
-use crate::proxy::relay::reset_on_drop;
+use crate::proxy::lifetime::Lifetime;
+use crate::proxy::relay::{self, Meter, reset_on_drop};
+use crate::telemetry::{Ended, Expiry};
 
 /// TLS for both sides. Anybody's certificate is as good as another's.
 pub fn configs() -> (Arc<rustls::ClientConfig>, Arc<rustls::ServerConfig>) {
@@ -70,13 +74,34 @@ pub async fn echo() -> SocketAddr {
 /// A protocol between nodes, for the tests that both must pass.
 pub trait Protocol {
     /// A client's end of a connection.
-    type Connection;
+    type Connection: Clone + 'static;
 
     /// A server in front of `application`, and a connection to it.
     fn pair(application: SocketAddr) -> impl Future<Output = Self::Connection>;
 
+    /// Carries the bytes of a client application through `connection`, from and to the proxy's end of its socket.
+    fn carry(
+        connection: Self::Connection,
+        socket: TcpStream,
+        meter: Meter,
+    ) -> impl Future<Output = Result<(), relay::Error>>;
+
     /// A client application's socket whose bytes go through `connection`.
-    fn through(connection: &Self::Connection) -> impl Future<Output = TcpStream>;
+    fn through(connection: &Self::Connection) -> impl Future<Output = TcpStream> {
+        let connection = connection.clone();
+        async {
+            let (application, socket) = sockets().await;
+            spawn_local(async move { Self::carry(connection, socket, Meter::default()).await });
+            application
+        }
+    }
+}
+
+/// Two ends of a TCP connection.
+pub async fn sockets() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let one = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    (one, listener.accept().await.unwrap().0)
 }
 
 /// A FIN goes through, and what comes back after it.
@@ -131,7 +156,7 @@ pub fn a_reset_of_either_application_reaches_the_other<P: Protocol>() {
             reset_on_drop(&resets);
             drop(resets);
             let error = waits.read_u8().await.unwrap_err();
-            assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset, "client resets: {client_resets}");
+            assert_eq!(error.kind(), ErrorKind::ConnectionReset, "client resets: {client_resets}");
         }
     });
 }
@@ -157,5 +182,78 @@ pub fn a_reader_that_stops_holds_up_its_writer_and_nobody_else<P: Protocol>() {
         let (mut lively, _) = listener.accept().await.unwrap();
         assert_eq!(lively.read_u8().await.unwrap(), b'y');
         drop(stopped);
+    });
+}
+
+/// A connection that has a `lifetime`: the client application's socket, and how it ended.
+async fn bound<P: Protocol>(
+    connection: &P::Connection,
+    pool: ConnectionPool,
+) -> (TcpStream, JoinHandle<Ended>) {
+    let (application, socket) = sockets().await;
+    let (lifetime, meter) = (Lifetime::of(&pool).unwrap(), Meter::default());
+    let connection = connection.clone();
+    let ended = spawn_local(async move {
+        let carry = |socket| async { P::carry(connection, socket, meter.clone()).await.into() };
+        lifetime.bound(socket, &meter, carry).await
+    });
+    (application, ended)
+}
+
+/// Silence and age end a connection, as the FIN of either end would: nothing that was said is lost.
+pub fn a_connection_whose_time_is_over_ends_in_order<P: Protocol>() {
+    const TIME: Duration = Duration::from_millis(1500);
+    run(async {
+        let connection = P::pair(echo().await).await;
+        let idle = ConnectionPool { idle_timeout: Some(TIME), ..ConnectionPool::default() };
+        let aged = ConnectionPool { max_connection_duration: Some(TIME), ..ConnectionPool::default() };
+        for (pool, expiry) in [(idle, Expiry::Idle(TIME)), (aged, Expiry::Age(TIME))] {
+            let (mut application, ended) = bound::<P>(&connection, pool).await;
+            let began = Instant::now();
+            let mut last = began;
+            // For longer than the time itself, where it is silence that ends it.
+            while let Expiry::Idle(_) = expiry
+                && began.elapsed() < TIME * 2
+            {
+                application.write_all(b"x").await.unwrap();
+                assert_eq!(application.read_u8().await.unwrap(), b'x');
+                last = Instant::now();
+                tokio::time::sleep(TIME / 10).await;
+            }
+            let mut rest = String::new();
+            application.read_to_string(&mut rest).await.unwrap();
+            assert_eq!(rest, "<done>", "the server has heard a FIN, and its last words arrive");
+            assert!(last.elapsed() >= TIME - Duration::from_millis(50), "{:?}", last.elapsed());
+            drop(application);
+            assert!(matches!(ended.await.unwrap(), Ended::Expired(it) if it == expiry));
+        }
+    });
+}
+
+/// A server that neither ends nor falls silent does not get its client to take half of an answer for all of it.
+pub fn a_server_that_goes_on_beyond_the_time_is_reset<P: Protocol>() {
+    run(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let connection = P::pair(listener.local_addr().unwrap()).await;
+        let pool = ConnectionPool {
+            max_connection_duration: Some(Duration::from_millis(100)),
+            ..ConnectionPool::default()
+        };
+        let (mut application, ended) = bound::<P>(&connection, pool).await;
+        application.write_all(b"x").await.unwrap();
+        let (mut server, _) = listener.accept().await.unwrap();
+        let writing = spawn_local(async move {
+            let mut wrote = Ok(());
+            while wrote.is_ok() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                wrote = server.write_all(b"y").await;
+            }
+            wrote.unwrap_err().kind()
+        });
+        let mut answer = Vec::new();
+        let error = application.read_to_end(&mut answer).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+        assert!(matches!(ended.await.unwrap(), Ended::Expired(Expiry::Age(_))));
+        assert!(matches!(writing.await.unwrap(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe));
     });
 }

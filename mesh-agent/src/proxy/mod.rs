@@ -7,7 +7,7 @@
 //! 5. [`inbound`]: one that arrives at a pod. Has it a place for its [handshake](handshakes), who is it, has that one a
 //!    place for its [session](sessions), [`admission`], and [`deliver`].
 //!
-//! [`relay`] then moves the bytes; [`balance`] remembers what choosing needs; [`flow`] names the addresses.
+//! [`relay`] then moves the bytes, for as long as a [`lifetime`] allows it; [`balance`] remembers what choosing needs; [`flow`] names the addresses.
 
 pub mod accept;
 pub mod admission;
@@ -20,6 +20,7 @@ pub mod flow;
 pub mod handshakes;
 pub mod hbone;
 pub mod inbound;
+pub mod lifetime;
 pub mod mux;
 pub mod outbound;
 pub mod pool;

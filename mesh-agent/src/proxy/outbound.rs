@@ -15,6 +15,7 @@ use super::accept::Place;
 use super::balance::{Active, Slot};
 use super::core::{Core, LocalPod};
 use super::flow::{ClientAddress, OriginalDestination, UpstreamAddress};
+use super::lifetime::Lifetime;
 use super::relay::{self, Meter, SocketIs, reset_on_drop};
 use super::upstream::{self, Options, Origin, Upstream};
 use crate::config::SameNode;
@@ -50,6 +51,7 @@ enum Error {
 /// A way to the destination, and what has to be held while it is used.
 struct Connected {
     upstream: Upstream,
+    lifetime: Option<Lifetime>,
     _slot: Option<Slot<(Arc<str>, u16)>>,
     _active: Option<Active<TargetKey>>,
 }
@@ -72,6 +74,8 @@ pub async fn serve(core: Rc<Core>, pod: Arc<LocalPod>, socket: TcpStream, peer: 
     let start =
         Start { reporter: Reporter::Source, client: client.address(), destination: original.address() };
     let mut record = Record::new(&core.metrics, start);
+    // Until there is an endpoint to try.
+    record.transport = "none";
     let meter = Meter::default();
     let arrived = Arrived { socket: &socket, client, original, not_direct };
     // In a box, since it is needed no longer than it lasts: the connection may stay for days.
@@ -121,7 +125,7 @@ async fn connect(
             ask_for_direct_ways(core, pod, original, std::slice::from_ref(&target));
             let reached = reach(&origin, &target, default_options(), record).await;
             let upstream = reached.map_err(|error| Error::of_all(error, true))?;
-            Ok(Connected { upstream, _slot: None, _active: None })
+            Ok(Connected { upstream, lifetime: None, _slot: None, _active: None })
         }
         Route::Service { service, port, policy, endpoints } => {
             record.labels.service = Some(Arc::clone(&service));
@@ -149,6 +153,7 @@ async fn pass_through(
     }
     let to = UpstreamAddress::new(original.address());
     record.upstream = Some(to.address());
+    record.transport = "plain";
     let connect = upstream::plain(core, pod, to, None);
     let socket = tokio::time::timeout(CONNECT_TIMEOUT, connect)
         .await
@@ -156,7 +161,7 @@ async fn pass_through(
         .map_err(upstream::Error::Connect)?;
     // Until it has ended well.
     reset_on_drop(&socket);
-    Ok(Connected { upstream: Upstream::Plain(socket), _slot: None, _active: None })
+    Ok(Connected { upstream: Upstream::Plain(socket), lifetime: None, _slot: None, _active: None })
 }
 
 /// Where a connection to a service may go.
@@ -199,7 +204,10 @@ async fn balance(origin: &Origin<'_>, to: &To<'_>, record: &mut Record) -> Resul
         let result = reach(origin, &endpoints[chosen], options, record).await;
         watch_health(core, policy, key, endpoints, &result);
         match result {
-            Ok(upstream) => return Ok(Connected { upstream, _slot: slot, _active: Some(active) }),
+            Ok(upstream) => {
+                let lifetime = Lifetime::of(&policy.pool);
+                return Ok(Connected { upstream, lifetime, _slot: slot, _active: Some(active) });
+            }
             Err(error) if error.is_final() || origin.exposed.get() => return Err(error.into()),
             Err(error) => {
                 tracing::debug!(endpoint = %endpoints[chosen], %error, "trying another endpoint");
@@ -269,7 +277,11 @@ async fn reach(
     let started = Instant::now();
     record.destination(&target.workload);
     record.upstream = Some(target.address);
-    let upstream = upstream::open(origin, target, options).await?;
+    record.transport = upstream::attempt(origin, target);
+    let opened = upstream::open(origin, target, options).await;
+    let upstream = opened.inspect_err(|error| {
+        record.transport = error.transport().unwrap_or(record.transport);
+    })?;
     origin.core.metrics.connected(started.elapsed());
     note(&upstream, &target.workload, record);
     Ok(upstream)
@@ -289,8 +301,19 @@ fn note(upstream: &Upstream, workload: &Workload, record: &mut Record) {
     }
 }
 
-async fn carry(mut socket: TcpStream, connected: Connected, meter: &Meter) -> Ended {
-    let result = match connected.upstream {
+async fn carry(socket: TcpStream, connected: Connected, meter: &Meter) -> Ended {
+    let Connected { upstream, lifetime, _slot, _active } = connected;
+    match lifetime {
+        None => join(socket, upstream, meter).await,
+        // In a box: few connections have one.
+        Some(lifetime) => {
+            Box::pin(lifetime.bound(socket, meter, |socket| join(socket, upstream, meter))).await
+        }
+    }
+}
+
+async fn join(mut socket: TcpStream, upstream: Upstream, meter: &Meter) -> Ended {
+    let result = match upstream {
         Upstream::Plain(mut server) => relay::relay_plain(&mut socket, &mut server, meter).await,
         Upstream::Tunnel(mut tunnel) => tunnel.carry(socket, SocketIs::Client, meter).await,
         // In a box, like the relay of plaintext: few connections need it.

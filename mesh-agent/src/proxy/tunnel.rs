@@ -81,6 +81,14 @@ impl OpenError {
         matches!(self, Self::Hbone(hbone::OpenError::Unavailable) | Self::Mesh(mux::OpenError::Unavailable))
     }
 
+    /// How the access log calls it.
+    pub fn transport(&self) -> &'static str {
+        match self {
+            Self::Hbone(_) => HBONE,
+            Self::Mesh(_) => MESH,
+        }
+    }
+
     /// Whether the connection is to blame and not the destination: a new one may do.
     pub fn is_of_connection(&self) -> bool {
         matches!(
@@ -167,7 +175,8 @@ impl Request {
     }
 }
 
-const HBONE: &str = "hbone";
+/// What the access log calls HBONE.
+pub const HBONE: &str = "hbone";
 const MESH: &str = "mesh";
 
 impl Tunnel {

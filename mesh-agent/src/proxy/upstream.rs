@@ -23,7 +23,7 @@ use super::mux;
 use super::pool::{Ended, Key};
 use super::relay::reset_on_drop;
 use super::tls;
-use super::tunnel::{Connection, OpenError, Tunnel};
+use super::tunnel::{self, Connection, OpenError, Tunnel};
 use crate::certs::{Identity, Proof};
 use crate::sys::SocketKind;
 
@@ -99,6 +99,14 @@ impl Error {
         }
     }
 
+    /// How the access log calls a tunnel that was refused by whoever had one to refuse it on.
+    pub fn transport(&self) -> Option<&'static str> {
+        match self {
+            Self::Open(error) => Some(error.transport()),
+            _ => None,
+        }
+    }
+
     /// Istio's response flag for it (wire reference 8.1).
     pub fn response_flag(&self) -> &'static str {
         match self {
@@ -138,13 +146,26 @@ pub struct Options {
     pub keepalive: Option<TcpKeepalive>,
 }
 
+/// The pod that `target` is, if it is one of this node and reached without encryption.
+fn near(origin: &Origin<'_>, target: &Target) -> Option<Arc<LocalPod>> {
+    let destination = origin.core.local_pod(target.address.ip())?;
+    (!origin.core.shared.is_encrypted(origin.pod.netns, destination.netns)).then_some(destination)
+}
+
+/// How the access log calls the way to `target` before it is open. Which protocol a tunnel has its handshake tells; until
+/// then it has the name of the port, which is HBONE's.
+pub fn attempt(origin: &Origin<'_>, target: &Target) -> &'static str {
+    match target.tunnel {
+        _ if near(origin, target).is_some() => "local",
+        Protocol::Plain => "plain",
+        Protocol::Hbone => tunnel::HBONE,
+    }
+}
+
 /// Opens the way to `target`.
 pub async fn open(origin: &Origin<'_>, target: &Target, options: Options) -> Result<Upstream, Error> {
     let opening = async {
-        let shared = &origin.core.shared;
-        let destination = origin.core.local_pod(target.address.ip());
-        let destination = destination.filter(|pod| !shared.is_encrypted(origin.pod.netns, pod.netns));
-        if let Some(destination) = destination {
+        if let Some(destination) = near(origin, target) {
             return local(origin, &destination, target).await;
         }
         match target.tunnel {

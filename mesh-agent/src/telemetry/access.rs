@@ -104,6 +104,7 @@ impl Entry<'_> {
         match self.ended {
             Ended::Closed => {}
             Ended::Broken(reason) => line.text("error", reason),
+            Ended::Expired(expiry) => line.text("error", &expiry.to_string()),
             Ended::Failed(flag, reason) => {
                 line.show("response_flags", flag);
                 line.text("error", reason);
@@ -123,6 +124,7 @@ impl Entry<'_> {
         match self.ended {
             Ended::Closed => "closed",
             Ended::Broken(_) => "broken",
+            Ended::Expired(_) => "expired",
             Ended::Failed("DENY", _) => "denied",
             Ended::Failed(..) => "failed",
         }

@@ -221,12 +221,15 @@ impl Collector for Workers {
         let accept_errors = total(|worker| &worker.accept_errors);
         let revoked = total(|worker| &worker.revoked);
         let crowded = total(|worker| &worker.crowded);
+        let (idle, aged) = (total(|worker| &worker.idle), total(|worker| &worker.aged));
         let unproven = total(|worker| &worker.unproven);
         let narrowed = total(|worker| &worker.narrowed);
         for (name, help, value) in [
             ("nodemesh_accept_errors", "Accepts that failed for lack of something", accept_errors),
             ("nodemesh_connections_revoked", "Connections closed because a policy changed", revoked),
             ("nodemesh_connections_over_limit", "Connections refused because of a pod's limit", crowded),
+            ("nodemesh_connections_over_idle_timeout", "Connections ended by an idleTimeout", idle),
+            ("nodemesh_connections_over_duration", "Connections ended by a maxConnectionDuration", aged),
             (
                 "nodemesh_handshakes_over_limit",
                 "Connections refused because too many had not proved yet who they are",
@@ -254,7 +257,7 @@ impl Collector for Workers {
 #[cfg(test)]
 mod tests {
     use super::super::labels::Reporter;
-    use super::super::record::{Ended, Record, Start};
+    use super::super::record::{Ended, Expiry, Record, Start};
     use super::*;
 
     fn start() -> Start {
@@ -275,6 +278,8 @@ mod tests {
             record.end(&Ended::Closed, (5, 0));
             Record::new(worker, start()).end(&Ended::Failed("DENY", "no".to_owned()), (0, 0));
             worker.handshake(std::time::Duration::from_millis(2));
+            let idle = Expiry::Idle(std::time::Duration::from_millis(1500));
+            Record::new(worker, start()).end(&Ended::Expired(idle), (1, 1));
         }
         let text = metrics.render().unwrap();
         let value = |start: &str, with: &str| -> String {
@@ -284,6 +289,8 @@ mod tests {
         assert_eq!(value("istio_tcp_received_bytes_total", "response_flags=\"-\""), "10");
         assert_eq!(value("istio_tcp_connections_opened_total", "reporter=\"source\""), "2");
         assert_eq!(value("istio_tcp_connections_failed_total", "response_flags=\"DENY\""), "2");
+        assert_eq!(value("nodemesh_connections_over_idle_timeout_total", ""), "2");
+        assert_eq!(value("nodemesh_connections_over_duration_total", ""), "0");
         assert_eq!(value("nodemesh_tls_handshake_duration_seconds_count", ""), "2");
         assert_eq!(value("nodemesh_tls_handshake_duration_seconds_bucket", "le=\"0.001\""), "0");
     }

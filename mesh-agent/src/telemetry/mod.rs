@@ -14,5 +14,5 @@ pub use access::{AccessLog, Format};
 pub use exposition::AgentMetrics;
 pub use labels::{Labels, Path, Reporter};
 pub use open::OpenConnection;
-pub use record::{Ended, Record, Start};
+pub use record::{Ended, Expiry, Record, Start};
 pub use worker::{Traffic, WorkerMetrics};

@@ -50,8 +50,21 @@ pub enum Ended {
     Closed,
     /// One side broke it after it was open, or it was ended on purpose.
     Broken(String),
+    /// It had its time, and was ended on purpose.
+    Expired(Expiry),
     /// It was refused or could not be made: Istio's response flag and the reason.
     Failed(&'static str, String),
+}
+
+/// Which of a `DestinationRule`'s bounds a connection has come to, and what it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Expiry {
+    /// No bytes either way for so long.
+    #[error("idleTimeout of DestinationRule: no bytes for {}", humantime::format_duration(*.0))]
+    Idle(Duration),
+    /// It was open for so long.
+    #[error("maxConnectionDuration of DestinationRule: open for {}", humantime::format_duration(*.0))]
+    Age(Duration),
 }
 
 impl Record {
@@ -120,6 +133,9 @@ impl Record {
         if let Ended::Failed(flag, _) = ended {
             self.labels.response_flags = flag;
             self.metrics.traffic(&self.labels).failed.fetch_add(1, Ordering::Relaxed);
+        }
+        if let Ended::Expired(expiry) = ended {
+            self.metrics.expired(*expiry);
         }
         if let Some((id, traffic)) = self.opened.take() {
             traffic.closed.fetch_add(1, Ordering::Relaxed);

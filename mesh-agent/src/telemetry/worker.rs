@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use super::access::AccessLog;
 use super::labels::{Key, Labels};
 use super::open::OpenConnections;
+use super::record::Expiry;
 
 /// Upper bounds of the duration histograms, in seconds: from the loopback of one node to a lost network.
 pub(super) const BOUNDS: [f64; 14] =
@@ -43,6 +44,8 @@ pub struct WorkerMetrics {
     pub(super) accept_errors: AtomicU64,
     pub(super) revoked: AtomicU64,
     pub(super) crowded: AtomicU64,
+    pub(super) idle: AtomicU64,
+    pub(super) aged: AtomicU64,
     pub(super) unproven: AtomicU64,
     pub(super) narrowed: AtomicU64,
     pub(super) open: OpenConnections,
@@ -65,6 +68,8 @@ impl WorkerMetrics {
             accept_errors: AtomicU64::new(0),
             revoked: AtomicU64::new(0),
             crowded: AtomicU64::new(0),
+            idle: AtomicU64::new(0),
+            aged: AtomicU64::new(0),
             unproven: AtomicU64::new(0),
             narrowed: AtomicU64::new(0),
             open: OpenConnections::default(),
@@ -112,6 +117,15 @@ impl WorkerMetrics {
     /// Notes that a stream's window stayed smaller than it would be, because its pod's streams hold as much as they may.
     pub fn narrowed(&self) {
         self.narrowed.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Notes a connection that had its time.
+    pub(super) fn expired(&self, expiry: Expiry) {
+        let counter = match expiry {
+            Expiry::Idle(_) => &self.idle,
+            Expiry::Age(_) => &self.aged,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Notes connections that were closed because a policy changed.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use mesh_api::plan::Snapshot;
+use mesh_api::plan::{Snapshot, Waypoints};
 use tokio::sync::{Notify, oneshot, watch};
 
 use crate::legacy::journal;
@@ -32,6 +32,8 @@ pub(super) struct Inherited {
     pub ready: watch::Sender<bool>,
     /// Told when the control plane could not be reached.
     pub unreachable: Arc<Notify>,
+    /// How what is told of waypoints is taken, which is this proxy's own affair.
+    pub waypoints: Waypoints,
 }
 
 impl Inherited {
@@ -46,7 +48,10 @@ impl Inherited {
             () = tokio::time::sleep(patience) => {}
         }
         match tokio::task::spawn_blocking(move || journal::replay(&file)).await {
-            Ok(Some(mut store)) => self.put_in_force(Arc::new(store.oldest_snapshot())),
+            Ok(Some(store)) => {
+                let mut store = store.with_waypoints(self.waypoints);
+                self.put_in_force(Arc::new(store.oldest_snapshot()));
+            }
             Ok(None) | Err(_) => tracing::warn!("what the proxy before this one was told can't be read"),
         }
     }

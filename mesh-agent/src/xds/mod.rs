@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 use mesh_api::admin::ControlLink;
-use mesh_api::plan::{Snapshot, Store};
+use mesh_api::plan::{Snapshot, Store, Waypoints};
 use mesh_api::wire::type_url;
 use mesh_api::wire::xds::DeltaDiscoveryResponse;
 use prost::Message;
@@ -50,6 +50,8 @@ pub struct XdsConfig {
     pub cluster_id: String,
     /// An address of the node.
     pub instance_ip: String,
+    /// How what is told of waypoints is taken.
+    pub waypoints: Waypoints,
 }
 
 /// The configuration as it comes in.
@@ -73,7 +75,7 @@ pub fn start(
     legacy: Legacy,
     inherited: oneshot::Receiver<ToldBefore>,
 ) -> Xds {
-    let store = Arc::new(Mutex::new(Store::default()));
+    let store = Arc::new(Mutex::new(Store::default().with_waypoints(config.waypoints)));
     let link = Arc::new(Link::new(config.address.clone()));
     let publisher = Publisher::new(Arc::clone(&store), Journal::new(legacy));
     let snapshot = Arc::clone(&publisher.snapshot);
@@ -84,6 +86,7 @@ pub fn start(
         updates: publisher.updates.clone(),
         ready: publisher.ready.clone(),
         unreachable: Arc::clone(&unreachable),
+        waypoints: config.waypoints,
     };
     tokio::spawn(heir.use_if_needed(inherited));
     let client = Client {

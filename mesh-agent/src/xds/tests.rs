@@ -1,5 +1,6 @@
 use std::time::Duration;
 
+use mesh_api::plan::Waypoints;
 use mesh_api::wire::workload::{Address, Service, Workload, address};
 use mesh_api::wire::xds::aggregated_discovery_service_server::{
     AggregatedDiscoveryService, AggregatedDiscoveryServiceServer,
@@ -131,6 +132,7 @@ fn agent_after(
         token_file: authority.token_file(),
         cluster_id: "Kubernetes".to_owned(),
         instance_ip: "10.0.0.7".to_owned(),
+        waypoints: Waypoints::default(),
     };
     start(config, certificates, legacy, inherited)
 }

@@ -10,6 +10,9 @@ use super::{
 };
 use crate::plan::LONGEST_SPAN;
 
+/// The shortest span of time that a field may name.
+const SHORTEST_SPAN: Duration = Duration::from_millis(1);
+
 /// Where a walk leaves what it found wrong.
 #[derive(Default)]
 pub(crate) struct Findings {
@@ -140,18 +143,29 @@ impl<'a> Cursor<'a> {
 
     /// A duration as Go writes it, at least a millisecond and no longer than the wire types can say.
     pub fn duration(&self) -> Option<Duration> {
-        const FIX: &str = "write a number with a unit, such as `500ms`, `5s` or `1h30m`; at least `1ms`, and at most 10,000 years";
+        self.duration_of(|duration| *duration >= SHORTEST_SPAN, "at least `1ms`")
+    }
+
+    /// The same where `0s` stands for none.
+    pub fn duration_or_zero(&self) -> Option<Duration> {
+        let allowed = |duration: &Duration| duration.is_zero() || *duration >= SHORTEST_SPAN;
+        self.duration_of(allowed, "`0s` for none, or at least `1ms`")
+    }
+
+    fn duration_of(&self, allowed: impl Fn(&Duration) -> bool, least: &str) -> Option<Duration> {
+        let fix = format!(
+            "write a number with a unit, such as `500ms`, `5s` or `1h30m`; {least}, and at most 10,000 years"
+        );
         let text = match &self.node.value {
             Value::String(text) => text,
             other => {
-                self.error(format!("must be a duration, but is {}", other.describe()), FIX);
+                self.error(format!("must be a duration, but is {}", other.describe()), fix);
                 return None;
             }
         };
-        let duration = parse_duration(text)
-            .filter(|duration| (Duration::from_millis(1)..=LONGEST_SPAN).contains(duration));
+        let duration = parse_duration(text).filter(|duration| allowed(duration) && *duration <= LONGEST_SPAN);
         if duration.is_none() {
-            self.error(format!("{text:?} is not a duration"), FIX);
+            self.error(format!("{text:?} is not a duration"), fix);
         }
         duration
     }

@@ -22,6 +22,7 @@ mod store;
 mod text;
 mod traffic;
 mod vips;
+mod waypoint;
 mod workload;
 
 pub use decode::Invalid;
@@ -33,6 +34,7 @@ pub use snapshot::{Basis, Snapshot};
 pub use store::{Contents, Rejected, Store};
 pub(crate) use traffic::LONGEST_SPAN;
 pub use traffic::{ConnectionPool, LoadBalancer, OutlierDetection, PortPolicy, TcpKeepalive, TrafficRule};
+pub use waypoint::{Waypoint, Waypoints};
 pub use workload::{Health, NetworkMode, PortMapping, Tunnel, Workload};
 
 #[cfg(test)]

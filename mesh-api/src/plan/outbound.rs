@@ -17,6 +17,7 @@ use super::preference::Preference;
 use super::service::Service;
 use super::snapshot::Snapshot;
 use super::traffic::{LoadBalancer, PortPolicy, TrafficRule};
+use super::waypoint::{self, Waypoint};
 use super::workload::{Tunnel, Workload};
 
 /// Where a connection goes.
@@ -60,6 +61,13 @@ pub enum Reject {
         /// What kept its workloads from being endpoints, and how many.
         obstacles: BTreeMap<Obstacle, usize>,
     },
+    /// What was asked for is behind a waypoint, and to go past it would be to go past its policy.
+    Waypoint {
+        /// The service or workload.
+        of: String,
+        /// Its waypoint.
+        waypoint: Waypoint,
+    },
     /// One of the mesh's own ports in a pod: the way there is through the mesh, never to it.
     MeshPort {
         /// Destination as asked for.
@@ -72,7 +80,7 @@ pub fn route(snapshot: &Snapshot, source: &Workload, destination: SocketAddr) ->
     let destination = SocketAddr::new(destination.ip().to_canonical(), destination.port());
     match snapshot.service_by_vip(destination.ip(), &source.namespace) {
         Some(service) => to_service(snapshot, source, &service, destination),
-        None => to_address(snapshot, destination),
+        None => to_address(snapshot, source, destination),
     }
 }
 
@@ -82,10 +90,13 @@ fn to_service(
     service: &Arc<Service>,
     destination: SocketAddr,
 ) -> Route {
+    if let Some(waypoint) = waypoint::in_the_way(snapshot, source, &service.waypoints) {
+        return behind(format!("service {}", service.key), waypoint);
+    }
     let port = destination.port();
     let policy = TrafficRule::policy(&service.traffic, source, port);
     if service.preference == Preference::Passthrough || policy.lb == LoadBalancer::Passthrough {
-        return to_address(snapshot, destination);
+        return to_address(snapshot, source, destination);
     }
     let family = Family::of(destination.ip());
     let endpoints = snapshot.entry(service).and_then(|entry| entry.endpoints());
@@ -101,14 +112,19 @@ fn to_service(
     }
 }
 
-fn to_address(snapshot: &Snapshot, destination: SocketAddr) -> Route {
-    match snapshot.workload_by_address(destination.ip()) {
-        None => Route::Passthrough,
-        Some(workload) if workload.tunnel == Tunnel::Hbone && is_mesh_port(destination.port()) => {
-            Route::Reject(Reject::MeshPort { destination })
-        }
-        Some(workload) => Route::Workload(Target::direct(&workload, destination)),
+fn to_address(snapshot: &Snapshot, source: &Workload, destination: SocketAddr) -> Route {
+    let Some(workload) = snapshot.workload_by_address(destination.ip()) else { return Route::Passthrough };
+    if let Some(waypoint) = waypoint::in_the_way(snapshot, source, &workload.waypoints) {
+        return behind(format!("workload {}/{}", workload.namespace, workload.name), waypoint);
     }
+    if workload.tunnel == Tunnel::Hbone && is_mesh_port(destination.port()) {
+        return Route::Reject(Reject::MeshPort { destination });
+    }
+    Route::Workload(Target::direct(&workload, destination))
+}
+
+fn behind(of: String, waypoint: &Waypoint) -> Route {
+    Route::Reject(Reject::Waypoint { of, waypoint: waypoint.clone() })
 }
 
 fn obstacles(snapshot: &Snapshot, service: &Service, port: u16) -> BTreeMap<Obstacle, usize> {
@@ -155,6 +171,11 @@ impl fmt::Display for Reject {
                 }
                 Ok(())
             }
+            Self::Waypoint { of, waypoint } => write!(
+                f,
+                "{of} is behind waypoint {waypoint}, whose policy would not count: the mesh leads no connection through \
+                 waypoints yet, and past them only with --waypoints ignore"
+            ),
             Self::MeshPort { destination } => write!(f, "{destination} is a port of the mesh itself"),
         }
     }

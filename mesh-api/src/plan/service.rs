@@ -8,6 +8,7 @@ use ipnet::IpNet;
 use super::decode::{self, Invalid};
 use super::preference::Preference;
 use super::traffic::TrafficRule;
+use super::waypoint::Waypoint;
 use crate::identity::SpiffeId;
 use crate::wire::workload as wire;
 pub use crate::wire::workload::AppProtocol;
@@ -40,6 +41,8 @@ pub struct Service {
     pub canonical: bool,
     /// Who may resolve it.
     pub visibility: Visibility,
+    /// What connections to it are to go through.
+    pub waypoints: Box<[Waypoint]>,
     /// How clients treat connections, most specific first.
     pub traffic: Box<[TrafficRule]>,
 }
@@ -106,6 +109,7 @@ impl TryFrom<wire::Service> for Service {
         let hostname = decode::present("hostname", &from.hostname)?;
         let addresses =
             from.addresses.iter().map(|vip| decode::network("addresses", &vip.address, vip.length));
+        let waypoints = Waypoint::of_service(&from);
         let balancing = from.load_balancing.unwrap_or_default();
         let health: HealthPolicy = decode::known("load_balancing.health_policy", balancing.health_policy)?;
         Ok(Self {
@@ -122,6 +126,7 @@ impl TryFrom<wire::Service> for Service {
             families: families(from.ip_families)?,
             canonical: from.canonical,
             visibility: visibility(from.visibility)?,
+            waypoints,
             traffic: TrafficRule::decode(&from.extensions)?,
         })
     }

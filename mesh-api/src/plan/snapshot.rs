@@ -10,6 +10,7 @@ use super::directory::{Directory, Entry};
 use super::policy::{Policy, PolicySet};
 use super::record::Record;
 use super::service::Service;
+use super::waypoint::Waypoints;
 use super::workload::Workload;
 
 /// One state of the configuration. Cheap to clone, free to share.
@@ -18,6 +19,7 @@ pub struct Snapshot {
     pub(super) generation: u64,
     pub(super) directory: Directory,
     pub(super) policies: PolicySet,
+    pub(super) waypoints: Waypoints,
 }
 
 impl Snapshot {

@@ -11,6 +11,7 @@ use super::directory::Editor;
 use super::policy::{Policy, PolicyEditor};
 use super::record::{Record, ServiceRecord};
 use super::snapshot::Snapshot;
+use super::waypoint::Waypoints;
 use crate::table::Table;
 use crate::wire::type_url;
 use crate::wire::workload::address::Type as AddressType;
@@ -25,6 +26,7 @@ pub struct Store {
     directory: Editor,
     policies: PolicyEditor,
     authorizations: Authorizations,
+    waypoints: Waypoints,
 }
 
 type Authorizations = BTreeMap<String, Held>;
@@ -82,6 +84,12 @@ impl Contents {
 }
 
 impl Store {
+    /// The same, whose snapshots treat waypoints like that.
+    #[must_use]
+    pub fn with_waypoints(self, waypoints: Waypoints) -> Self {
+        Self { waypoints, ..self }
+    }
+
     /// Takes over one response. Bad resources are reported; whatever was held under their names stays in force.
     ///
     /// A policy that can't be understood is the exception, if nothing was held under its name: to go on without it
@@ -148,7 +156,12 @@ impl Store {
     }
 
     fn snapshot_of(&mut self, generation: u64) -> Snapshot {
-        Snapshot { generation, directory: self.directory.freeze(), policies: self.policies.freeze() }
+        Snapshot {
+            generation,
+            directory: self.directory.freeze(),
+            policies: self.policies.freeze(),
+            waypoints: self.waypoints,
+        }
     }
 
     fn insert_address(&mut self, resource: &Resource) -> Result<(), Invalid> {

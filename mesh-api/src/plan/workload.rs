@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::decode::{self, Invalid};
 use super::preference::Place;
+use super::waypoint::Waypoint;
 use crate::identity::SpiffeId;
 use crate::wire::{ext, type_url, workload as wire};
 
@@ -51,6 +52,8 @@ pub struct Workload {
     pub policies: Box<[Arc<str>]>,
     /// `namespace/hostname` of the services that it belongs to, and its ports there.
     pub services: BTreeMap<Arc<str>, Box<[PortMapping]>>,
+    /// What connections to its own addresses are to go through.
+    pub waypoints: Box<[Waypoint]>,
     /// The labels that some traffic policy asks about.
     pub labels: BTreeMap<String, String>,
 }
@@ -124,6 +127,7 @@ impl TryFrom<wire::Workload> for Workload {
             capacity: from.capacity.unwrap_or(1),
             policies: from.authorization_policies.iter().map(|name| name.as_str().into()).collect(),
             services: services(&from.services)?,
+            waypoints: Waypoint::of_workload(&from),
             labels: labels(&from.extensions)?,
             name: from.name.into(),
             canonical_name: from.canonical_name.into(),

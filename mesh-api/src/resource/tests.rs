@@ -87,6 +87,18 @@ fn what_a_rule_says_of_connections_is_read() {
 }
 
 #[test]
+fn an_idle_timeout_of_zero_is_none_and_other_spans_have_a_least() {
+    let pool = |tcp: &str| rule(&format!("trafficPolicy: {{connectionPool: {{tcp: {{{tcp}}}}}}}")).0.policy;
+    let idle = |tcp: &str| pool(tcp).settings.pool.expect("was given").idle_timeout;
+    assert_eq!(idle("idleTimeout: 0s"), None);
+    assert_eq!(idle("idleTimeout: 1ms"), Some(Duration::from_millis(1)));
+    let text = "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: a}\nspec: {host: a, \
+                trafficPolicy: {connectionPool: {tcp: {maxConnectionDuration: 0s}}}}";
+    let parsed = manifest::parse("test.yaml", text);
+    assert_eq!(parsed.errors.len(), 1, "{:?}", parsed.errors);
+}
+
+#[test]
 fn what_a_rule_says_of_more_is_ignored_with_a_warning_each() {
     let (_, warned) = rule(
         "trafficPolicy: {tls: {mode: SIMPLE}, connectionPool: {http: {maxRetries: 3}}, \

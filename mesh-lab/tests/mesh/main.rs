@@ -11,6 +11,7 @@ mod garbage;
 mod held;
 mod inheritance;
 mod leftovers;
+mod lifetimes;
 mod limits;
 mod listeners;
 mod logs;

@@ -92,6 +92,15 @@ fn a_port_where_nothing_listens_is_refused_at_once() {
             assert_eq!(ran.text.trim(), "closed", "{pod} to {address}: {ran:?}");
         }
     }
+    let ways = || -> Vec<String> {
+        let log = world.agent_log("node1");
+        let lines = log.lines().filter(|it| it.contains("direction=outbound outcome=failed"));
+        let way =
+            |line: &str| line.split_whitespace().find(|it| it.starts_with("transport=")).map(str::to_owned);
+        lines.filter_map(way).collect()
+    };
+    eventually("node1 logs what was not made", || !ways().is_empty());
+    assert!(ways().iter().all(|way| way == "transport=mesh"), "{:?}", ways());
 }
 
 /// Says how a connection to a port ends at which nothing listens, within five seconds.

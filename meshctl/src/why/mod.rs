@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use hyper::body::Bytes;
 use mesh_api::admin::PodStatus;
-use mesh_api::plan::{Snapshot, Store};
+use mesh_api::plan::{Snapshot, Store, Waypoints};
 use mesh_api::wire::xds::DeltaDiscoveryResponse;
 use prost::Message;
 use serde::Deserialize;
@@ -39,6 +39,8 @@ pub struct Question {
 #[serde(rename_all = "camelCase")]
 struct Settings {
     same_node: String,
+    /// None of an agent that does not know waypoints.
+    waypoints: Option<String>,
 }
 
 /// Finds the pod's agent, takes its configuration, and explains.
@@ -46,8 +48,9 @@ pub async fn answer(source: &Source, question: &Question, format: Format) -> Res
     let (namespace, name) = question.from.split_once('/').unwrap_or(("default", &question.from));
     let (agent, pod) = agent_of(source, namespace, name).await?;
     let mut session = agent.endpoint.open().await?;
-    let snapshot = rebuild(session.bytes("/snapshot").await?)?;
     let settings: Settings = session.json("/config").await?;
+    let waypoints = waypoints(settings.waypoints.as_deref());
+    let snapshot = rebuild(session.bytes("/snapshot").await?, waypoints)?;
     let client = snapshot
         .workloads()
         .find(|workload| *workload.namespace == *namespace && *workload.name == *name)
@@ -75,9 +78,17 @@ async fn agent_of(source: &Source, namespace: &str, name: &str) -> Result<(Node,
     Ok(found)
 }
 
+/// What `--waypoints` of an agent comes to.
+fn waypoints(setting: Option<&str>) -> Waypoints {
+    match setting {
+        Some("refuse") => Waypoints::Refuse,
+        _ => Waypoints::Ignore,
+    }
+}
+
 /// The agent's configuration as it decides with it.
-fn rebuild(mut dump: Bytes) -> Result<Snapshot> {
-    let mut store = Store::default();
+fn rebuild(mut dump: Bytes, waypoints: Waypoints) -> Result<Snapshot> {
+    let mut store = Store::default().with_waypoints(waypoints);
     while !dump.is_empty() {
         let response = DeltaDiscoveryResponse::decode_length_delimited(&mut dump)
             .context("the agent's configuration is not of this version")?;

@@ -6,8 +6,8 @@ use mesh_api::wire::security::{
     self, Authorization, Clause, Match, Rule, ServiceAccountMatch, StringMatch, string_match::MatchType,
 };
 use mesh_api::wire::workload::{
-    Address, Extension, NetworkAddress, NetworkMode, Port, PortList, Service, TunnelProtocol, Workload,
-    address,
+    Address, Extension, GatewayAddress, NamespacedHostname, NetworkAddress, NetworkMode, Port, PortList,
+    Service, TunnelProtocol, Workload, address, gateway_address,
 };
 use mesh_api::wire::xds::Resource;
 use mesh_api::wire::{ext, type_url};
@@ -132,6 +132,9 @@ impl Mesh {
         if random.random_bool(0.05) {
             workload.network_mode = NetworkMode::HostNetwork.into();
         }
+        if random.random_bool(0.05) {
+            workload.waypoint = Some(waypoint());
+        }
         for (service, _) in SERVICES {
             if random.random_bool(0.6) {
                 let port = Port { service_port: 80, target_port: TARGET_PORT.into(), app_protocol: 0 };
@@ -186,6 +189,9 @@ impl Mesh {
             ports: vec![Port { service_port: 80, target_port: TARGET_PORT.into(), app_protocol: 0 }],
             ..Service::default()
         };
+        if random.random_bool(0.1) {
+            service.waypoint = Some(waypoint());
+        }
         if random.random_bool(0.7) {
             let policies = ext::TrafficPolicies { policies: vec![traffic(random)] };
             let config = Some(any(type_url::TRAFFIC_POLICIES, &policies));
@@ -210,10 +216,22 @@ impl Mesh {
     }
 }
 
+/// A waypoint that no pod here is.
+fn waypoint() -> GatewayAddress {
+    let name =
+        NamespacedHostname { namespace: "shop".into(), hostname: "gate.shop.svc.cluster.local".into() };
+    GatewayAddress { destination: Some(gateway_address::Destination::Hostname(name)), hbone_mtls_port: 15008 }
+}
+
 fn traffic(random: &mut StdRng) -> ext::TrafficPolicy {
-    let limited = random.random_bool(0.1);
-    let pool = ext::ConnectionPool { max_connections: u32::from(limited), ..ext::ConnectionPool::default() };
     let seconds = |seconds| Some(prost_types::Duration { seconds, nanos: 0 });
+    let mut pool = ext::ConnectionPool::default();
+    match random.random_range(0..20) {
+        0 | 1 => pool.max_connections = 1,
+        2 => pool.idle_timeout = seconds(60),
+        3 => pool.max_connection_duration = seconds(60),
+        _ => {}
+    }
     let outlier = ext::OutlierDetection {
         consecutive_errors: 2,
         interval: seconds(10),

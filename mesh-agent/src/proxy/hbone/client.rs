@@ -15,8 +15,8 @@ use tokio::task::spawn_local;
 use super::session::SharedTls;
 use super::tunnel::Streams;
 use super::{
-    CLIENT_HEADERS, CONNECTION_WINDOW, DATA_OVERHEAD, MAX_FRAME, MAX_STREAMS, SEND_BUFFER, STREAM_WINDOW,
-    Tunnel,
+    CLIENT_HEADERS, DATA_OVERHEAD, MAX_FRAME, OWN_STREAMS, SEND_BUFFER, STREAM_WINDOW, Tunnel,
+    connection_window,
 };
 use crate::proxy::tls::TlsStream;
 
@@ -57,11 +57,11 @@ impl Connection {
         let tls = SharedTls::new(tls);
         let handshake = client::Builder::new()
             .initial_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
+            .initial_connection_window_size(connection_window(OWN_STREAMS))
             .max_frame_size(MAX_FRAME)
             .max_header_list_size(CLIENT_HEADERS)
             .max_send_buffer_size(SEND_BUFFER)
-            .initial_max_send_streams(MAX_STREAMS as usize)
+            .initial_max_send_streams(OWN_STREAMS as usize)
             .enable_push(false)
             .data_frame_budget(DATA_OVERHEAD)
             .handshake::<_, Bytes>(Guarded::new(tls.clone(), Role::Client));
@@ -83,9 +83,9 @@ impl Connection {
         Ok(Self { requests, streams: Streams::default() })
     }
 
-    /// Whether another stream fits. `MAX_STREAMS` of ours and the peer's own limit both count.
+    /// Whether another stream fits. `OWN_STREAMS` of ours and the peer's own limit both count.
     pub fn has_room(&self) -> bool {
-        let limit = self.requests.current_max_send_streams().min(MAX_STREAMS as usize);
+        let limit = self.requests.current_max_send_streams().min(OWN_STREAMS as usize);
         self.streams.open() < limit
     }
 

@@ -15,8 +15,8 @@ use tokio::task::spawn_local;
 
 use super::session::SharedTls;
 use super::{
-    CONNECTION_WINDOW, DATA_OVERHEAD, MAX_FRAME, MAX_STREAMS, SEND_BUFFER, SERVER_HEADERS, STREAM_WINDOW,
-    Tunnel,
+    DATA_OVERHEAD, MAX_FRAME, PEER_STREAMS, SEND_BUFFER, SERVER_HEADERS, STREAM_WINDOW, Tunnel,
+    connection_window,
 };
 use crate::proxy::tls::TlsStream;
 
@@ -48,11 +48,11 @@ impl Server {
         let mut handshake = Box::pin(
             server::Builder::new()
                 .initial_window_size(STREAM_WINDOW)
-                .initial_connection_window_size(CONNECTION_WINDOW)
+                .initial_connection_window_size(connection_window(PEER_STREAMS))
                 .max_frame_size(MAX_FRAME)
                 .max_header_list_size(SERVER_HEADERS)
                 .max_send_buffer_size(SEND_BUFFER)
-                .max_concurrent_streams(MAX_STREAMS)
+                .max_concurrent_streams(PEER_STREAMS)
                 .data_frame_budget(DATA_OVERHEAD)
                 .handshake::<_, Bytes>(Guarded::new(tls.clone(), Role::Server)),
         );

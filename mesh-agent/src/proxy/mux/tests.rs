@@ -14,8 +14,8 @@ use super::frame::{Decoder, Event, Frame, Goodbye, Reason, Refusal, data_header}
 use super::open::Open;
 use super::{Budget, Connection, EARLY, MAX_PEER_STREAMS, OpenError, Request, Server};
 use crate::proxy::core::Draining;
-use crate::proxy::fixture::{self, Protocol, configs, echo, run};
-use crate::proxy::relay::{Meter, SocketIs, relay_mesh, reset_on_drop};
+use crate::proxy::fixture::{self, Protocol, configs, echo, run, sockets};
+use crate::proxy::relay::{self, Meter, SocketIs, relay_mesh, reset_on_drop};
 use crate::proxy::tls;
 
 /// Serves the first connection of a new listener, with `handle` for its streams.
@@ -74,22 +74,9 @@ fn open() -> Open {
     Open::new("10.0.0.1:40000".parse().unwrap(), "10.0.0.2:80".parse().unwrap())
 }
 
-/// Two ends of a TCP connection.
-async fn sockets() -> (TcpStream, TcpStream) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let one = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-    (one, listener.accept().await.unwrap().0)
-}
-
 /// A client application's socket whose bytes go through `connection`.
 async fn through(connection: &Connection) -> TcpStream {
-    let (application, accepted) = sockets().await;
-    let connection = connection.clone();
-    spawn_local(async move {
-        let mut tunnel = connection.open(open(), &accepted, &Cell::default()).await.unwrap();
-        let _end = relay_mesh(accepted, &mut tunnel, SocketIs::Client, &Meter::default()).await;
-    });
-    application
+    Mux::through(connection).await
 }
 
 struct Mux;
@@ -101,8 +88,9 @@ impl Protocol for Mux {
         pair(application).await
     }
 
-    async fn through(connection: &Connection) -> TcpStream {
-        through(connection).await
+    async fn carry(connection: Connection, socket: TcpStream, meter: Meter) -> Result<(), relay::Error> {
+        let mut tunnel = connection.open(open(), &socket, &Cell::default()).await.unwrap();
+        relay_mesh(socket, &mut tunnel, SocketIs::Client, &meter).await
     }
 }
 
@@ -526,4 +514,14 @@ fn pings_are_answered_and_a_peer_that_reads_none_is_cut_off() {
         }
         panic!("gigabytes of pings were taken");
     });
+}
+
+#[test]
+fn a_connection_whose_time_is_over_ends_in_order() {
+    fixture::a_connection_whose_time_is_over_ends_in_order::<Mux>();
+}
+
+#[test]
+fn a_server_that_goes_on_beyond_the_time_is_reset() {
+    fixture::a_server_that_goes_on_beyond_the_time_is_reset::<Mux>();
 }

@@ -10,6 +10,7 @@ use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 pub use hbone::relay as relay_hbone;
 pub use mesh::relay as relay_mesh;
@@ -29,6 +30,8 @@ struct Counts {
     from_client: Cell<u64>,
     to_client: Cell<u64>,
     traffic: OnceCell<Arc<Traffic>>,
+    /// When the last bytes moved, where somebody asks.
+    moved: Cell<Option<Instant>>,
 }
 
 /// Which way bytes go.
@@ -52,9 +55,23 @@ impl Meter {
         (self.0.from_client.get(), self.0.to_client.get())
     }
 
+    /// From now on it is noted when bytes move. That costs a look at the clock each time, so it is done only where a
+    /// silence is to be noticed.
+    pub fn note_time(&self) {
+        self.0.moved.set(Some(Instant::now()));
+    }
+
+    /// When the last bytes moved, or [`Meter::note_time`] was called; now, if it was not.
+    pub fn last_moved(&self) -> Instant {
+        self.0.moved.get().unwrap_or_else(Instant::now)
+    }
+
     pub(super) fn add(&self, way: Way, bytes: usize) {
         let bytes = bytes as u64;
-        let Counts { from_client, to_client, traffic } = &*self.0;
+        let Counts { from_client, to_client, traffic, moved } = &*self.0;
+        if moved.get().is_some() {
+            moved.set(Some(Instant::now()));
+        }
         let (own, shared) = match way {
             Way::FromClient => (from_client, traffic.get().map(|traffic| &traffic.received)),
             Way::ToClient => (to_client, traffic.get().map(|traffic| &traffic.sent)),
@@ -121,7 +138,7 @@ pub fn reset_on_drop(socket: &TcpStream) {
 
 /// Makes the kernel end the connection as usual when the socket is dropped. Without that a proxy that dies resets the
 /// connections that it carries, so that nobody takes half of what was sent for all of it.
-fn close_in_order(socket: &TcpStream) {
+pub(super) fn close_in_order(socket: &TcpStream) {
     // On failure the other end may lose what it has not read yet, and sees a reset.
     let _reset_instead = socket2::SockRef::from(socket).set_linger(None);
 }

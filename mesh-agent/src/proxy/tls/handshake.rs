@@ -13,6 +13,7 @@ use tokio::net::TcpStream;
 
 use super::records::{Records, append};
 use super::stream::TlsStream;
+use crate::proxy::relay::close_in_order;
 
 /// A peer that takes longer than this has gone away or wants to hold resources.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -20,6 +21,10 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 /// Most bytes of a handshake that are kept for a peer: a post-quantum hello and a chain of several certificates fit
 /// many times over.
 const MOST_BYTES: usize = 32 * 1024;
+
+/// A peer that was refused gets so long to read why, and may send so much more meanwhile.
+const TIME_TO_READ: Duration = Duration::from_secs(1);
+const MOST_UNHEARD: usize = 64 * 1024;
 
 /// What one side sends at a time, if its chain is short.
 const LIKELY: usize = 4 * 1024;
@@ -157,14 +162,31 @@ impl<C: Records> Handshake<C> {
             self.incoming.drain(..discard);
         }
         let _unheard = self.send().await;
-        let _unheard = self.tcp.shutdown().await;
+        let _unheard = tokio::time::timeout(TIME_TO_READ, self.part()).await;
+    }
+
+    /// Closes so that the alert arrives. What is accepted in pods is reset when it is closed, and so is any connection of
+    /// which something was not read; to a peer that is still writing (in TLS 1.3 a client is done before it is refused)
+    /// a reset says that the network failed, and not that its certificate did.
+    async fn part(&mut self) -> io::Result<()> {
+        close_in_order(&self.tcp);
+        self.tcp.shutdown().await?;
+        let mut unheard = 0;
+        while unheard < MOST_UNHEARD {
+            self.incoming.clear();
+            match self.tcp.read_buf(&mut self.incoming).await? {
+                0 => break,
+                read => unheard += read,
+            }
+        }
+        Ok(())
     }
 }
 
 #[cfg(test)]
 mod tests {
     use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
-    use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
     use rustls::{ClientConfig, RootCertStore, ServerConfig};
     use tokio::net::TcpListener;
 
@@ -176,17 +198,63 @@ mod tests {
         CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
     }
 
-    fn server(root: &CertifiedIssuer<'static, KeyPair>) -> ServerConfig {
+    /// A certificate and its key.
+    fn leaf(
+        root: &CertifiedIssuer<'static, KeyPair>,
+    ) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
         let key = KeyPair::generate().unwrap();
         let leaf = CertificateParams::new(["0.0.0.0".to_owned()]).unwrap().signed_by(&key, root).unwrap();
-        let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
-        ServerConfig::builder().with_no_client_auth().with_single_cert(vec![leaf.der().clone()], key).unwrap()
+        (vec![leaf.der().clone()], PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der())))
+    }
+
+    fn server(root: &CertifiedIssuer<'static, KeyPair>) -> ServerConfig {
+        let (chain, key) = leaf(root);
+        ServerConfig::builder().with_no_client_auth().with_single_cert(chain, key).unwrap()
     }
 
     fn client(root: &CertifiedIssuer<'static, KeyPair>) -> ClientConfig {
         let mut roots = RootCertStore::empty();
         roots.add(root.der().clone()).unwrap();
         ClientConfig::builder().with_root_certificates(roots).with_no_client_auth()
+    }
+
+    /// A client's certificate is refused when the client is done already, and maybe writing.
+    #[tokio::test]
+    async fn a_client_that_is_refused_hears_why_while_it_writes() {
+        let _installed_once = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let (trusted, other) = (root(), root());
+        let mut roots = RootCertStore::empty();
+        roots.add(trusted.der().clone()).unwrap();
+        let verifier = rustls::server::WebPkiClientVerifier::builder(roots.clone().into()).build().unwrap();
+        let (chain, key) = leaf(&trusted);
+        let server = ServerConfig::builder().with_client_cert_verifier(verifier).with_single_cert(chain, key);
+        let (chain, key) = leaf(&other);
+        let strange =
+            ClientConfig::builder().with_root_certificates(roots.clone()).with_client_auth_cert(chain, key);
+        let nobody = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+        let server = Arc::new(server.unwrap());
+        for (client, why) in [(strange.unwrap(), "UnknownCA"), (nobody, "CertificateRequired")] {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            // As in a pod.
+            socket2::SockRef::from(&listener).set_linger(Some(Duration::ZERO)).unwrap();
+            let address = listener.local_addr().unwrap();
+            let config = Arc::clone(&server);
+            let mut accepted = tokio::spawn(async move {
+                let (tcp, _) = listener.accept().await.unwrap();
+                accept(tcp, config).await.map(drop)
+            });
+            let mut session =
+                connect(TcpStream::connect(address).await.unwrap(), Arc::new(client)).await.unwrap();
+            // By then the server has refused, and closed unless it waits for us.
+            let waits = tokio::time::timeout(TIME_TO_READ / 2, &mut accepted).await;
+            assert!(waits.is_err(), "{waits:?}");
+            session.write_all(b"x").await.unwrap();
+            std::future::poll_fn(|context| session.poll_send(context)).await.expect("nobody has reset it");
+            let heard = session.read_u8().await.unwrap_err().to_string();
+            assert!(heard.contains("received fatal alert") && heard.contains(why), "{heard}");
+            drop(session);
+            assert!(matches!(accepted.await.unwrap(), Err(Error::Peer(_))));
+        }
     }
 
     /// A server's messages come in one record, and the one that is refused is not the last of them.

@@ -1,11 +1,12 @@
 use super::*;
-use crate::plan::TargetKey;
-use crate::plan::fixture::{of_pod, of_service, pod, service, serving, snapshot, web, with_traffic};
-use crate::wire::ext;
+use crate::plan::fixture::{octets, of_pod, of_service, pod, service, serving, snapshot, web, with_traffic};
+use crate::plan::{Store, TargetKey, Waypoints};
 use crate::wire::workload as wire;
+use crate::wire::workload::gateway_address::Destination;
 use crate::wire::workload::load_balancing::{HealthPolicy, Mode, Scope};
 use crate::wire::workload::{LoadBalancing, Port};
 use crate::wire::xds::Resource;
+use crate::wire::{ext, type_url};
 
 const VIP: &str = "10.96.0.1";
 const VIP6: &str = "fd00:96::1";
@@ -376,4 +377,87 @@ fn routes_read_well() {
         route_of(client(), vec![], "192.0.2.1:1").to_string(),
         "past the mesh, to the address that the client used"
     );
+}
+
+/// A gateway's address: of a service `NAMESPACE/NAME`, or an IP address.
+fn waypoint(at: &str) -> wire::GatewayAddress {
+    let destination = match at.split_once('/') {
+        Some((namespace, name)) => Destination::Hostname(wire::NamespacedHostname {
+            namespace: namespace.into(),
+            hostname: format!("{name}.{namespace}.svc.cluster.local"),
+        }),
+        None => {
+            let address = octets(at);
+            Destination::Address(wire::NetworkAddress { address, ..wire::NetworkAddress::default() })
+        }
+    };
+    wire::GatewayAddress { destination: Some(destination), hbone_mtls_port: 15008 }
+}
+
+/// A service and a workload behind waypoints, with a plain one beside them.
+fn behind_waypoints(of_the_service: wire::Service) -> Vec<Resource> {
+    let mut db = pod("db", &["10.244.2.3"]);
+    db.waypoint = Some(waypoint("shop/gate"));
+    let server = serving(pod("a", &["10.244.2.1"]), 8080);
+    vec![of_service(of_the_service), of_pod(db), of_pod(server), of_service(service("shop", "gate", &[]))]
+}
+
+#[test]
+fn what_is_behind_a_waypoint_is_not_reached_past_it() {
+    let one = || wire::Service { waypoint: Some(waypoint("shop/gate")), ..web(&[VIP]) };
+    let share = |at: &str| wire::WeightedWaypoint { destination: Some(waypoint(at)), weight: 1 };
+    let shares =
+        || wire::Service { weighted_waypoints: vec![share("10.96.0.7"), share("shop/gate")], ..web(&[VIP]) };
+    let unreadable = || wire::Service { waypoint: Some(wire::GatewayAddress::default()), ..web(&[VIP]) };
+    for (service, destination, said) in [
+        (one(), "10.96.0.1:80", "service shop/web.shop.svc.cluster.local is behind waypoint shop/gate.shop"),
+        (one(), "10.96.0.1:81", "is behind waypoint"),
+        (shares(), "10.96.0.1:80", "is behind waypoint 10.96.0.7, "),
+        (unreadable(), "10.96.0.1:80", "is behind waypoint of an unknown kind"),
+        (one(), "10.244.2.3:5432", "workload shop/db is behind waypoint shop/gate.shop.svc.cluster.local, "),
+    ] {
+        let route = route_of(client(), behind_waypoints(service), destination);
+        let Route::Reject(reject @ Reject::Waypoint { .. }) = &route else {
+            panic!("{destination}: {route}")
+        };
+        let text = reject.to_string();
+        assert!(text.contains(said) && text.ends_with("only with --waypoints ignore"), "{text}");
+    }
+}
+
+/// A waypoint of a service is for connections to that, not for those to its pods, and the other way round.
+#[test]
+fn a_waypoint_is_in_the_way_of_what_has_it_and_of_nothing_else() {
+    let service = || wire::Service { waypoint: Some(waypoint("shop/gate")), ..web(&[VIP]) };
+    let to_a_pod_of_it = route_of(client(), behind_waypoints(service()), "10.244.2.1:8080");
+    assert!(matches!(to_a_pod_of_it, Route::Workload(_)), "{to_a_pod_of_it}");
+    let mut server = serving(pod("a", &["10.244.2.1"]), 8080);
+    server.waypoint = Some(waypoint("shop/gate"));
+    assert_eq!(addresses(&ask(web(&[VIP]), vec![server], VIP)), ["10.244.2.1:8080"]);
+}
+
+#[test]
+fn a_waypoint_itself_connects_on() {
+    let mut gate = pod("gate", &["10.244.1.8"]);
+    gate.services.insert("shop/gate.shop.svc.cluster.local".into(), wire::PortList::default());
+    for at in ["shop/gate", "10.244.1.8", "10.96.0.7"] {
+        let mut resources = behind_waypoints(wire::Service { waypoint: Some(waypoint(at)), ..web(&[VIP]) });
+        resources.push(of_service(service("shop", "gate", &["10.96.0.7"])));
+        let route = route_of(gate.clone(), resources, "10.96.0.1:80");
+        assert_eq!(addresses(&route), ["10.244.2.1:8080"], "{at}");
+    }
+}
+
+#[test]
+fn waypoints_that_are_ignored_are_gone_past() {
+    let service = wire::Service { waypoint: Some(waypoint("shop/gate")), ..web(&[VIP]) };
+    let mut resources = behind_waypoints(service);
+    resources.push(of_pod(client()));
+    let mut store = Store::default().with_waypoints(Waypoints::Ignore);
+    assert_eq!(store.apply(type_url::ADDRESS, resources, Vec::new()), []);
+    let snapshot = store.snapshot();
+    let source = snapshot.workload(&client().uid).unwrap();
+    let to = |destination: &str| route(&snapshot, &source, destination.parse().unwrap());
+    assert_eq!(addresses(&to("10.96.0.1:80")), ["10.244.2.1:8080"]);
+    assert!(matches!(to("10.244.2.3:5432"), Route::Workload(_)));
 }

@@ -82,7 +82,7 @@ pub struct ConnectionPool {
     pub keepalive: Option<TcpKeepalive>,
     /// Age at which a connection is closed.
     pub max_connection_duration: Option<Duration>,
-    /// Silence after which a connection is closed.
+    /// Silence after which a connection is closed. Unset: none does.
     pub idle_timeout: Option<Duration>,
 }
 

@@ -190,7 +190,11 @@ fn connection_pool(at: &Cursor<'_>) -> Option<ConnectionPool> {
         connect_timeout: duration("connectTimeout"),
         keepalive: tcp.get("tcpKeepalive").map(|at| keepalive(&at)),
         max_connection_duration: duration("maxConnectionDuration"),
-        idle_timeout: duration("idleTimeout"),
+        // Zero switches it off, which is what nothing said means here.
+        idle_timeout: tcp
+            .get("idleTimeout")
+            .and_then(|at| at.duration_or_zero())
+            .filter(|timeout| !timeout.is_zero()),
     })
 }
 

@@ -2,6 +2,7 @@ use mesh_api::admin::{EnrolmentState, PodLink, PodStatus};
 use mesh_api::compile::{self, MeshConfig};
 use mesh_api::manifest;
 use mesh_api::plan::Store;
+use mesh_api::wire::workload::{GatewayAddress, address};
 use mesh_api::wire::{type_url, xds::Resource};
 use prost::Message;
 use prost_types::Any;
@@ -64,11 +65,14 @@ fn resource(type_url: &str, name: &str, content: &impl Message) -> Resource {
     }
 }
 
-fn shop() -> Snapshot {
+fn shop_compiled() -> compile::Compiled {
     let parsed = manifest::parse("shop.yaml", SHOP);
     assert!(parsed.errors.is_empty(), "{:#?}", parsed.errors);
-    let objects = parsed.objects.into_iter().map(Arc::new);
-    let compiled = compile::compile(objects, &MeshConfig::default());
+    compile::compile(parsed.objects.into_iter().map(Arc::new), &MeshConfig::default())
+}
+
+fn shop() -> Snapshot {
+    let compiled = shop_compiled();
     let mut store = Store::default();
     let addresses = compiled.addresses.iter().map(|(name, it)| resource(type_url::ADDRESS, name, it));
     assert_eq!(store.apply(type_url::ADDRESS, addresses.collect(), Vec::new()), []);
@@ -210,4 +214,27 @@ fn strict_egress_is_told_with_whose_it_is_and_what_it_leaves() {
     let note = excepted.routes[0].note.as_deref().unwrap();
     assert!(note.ends_with("excepted from strict egress of namespace shop by 192.0.2.0/24:443"), "{note}");
     assert!(ask("10.244.1.9:80").is_taken(), "the mesh knows it");
+}
+
+#[test]
+fn what_is_behind_a_waypoint_is_refused_unless_the_agent_ignores_them() {
+    for (setting, taken) in [(Some("refuse"), false), (Some("ignore"), true), (None, true)] {
+        let mut store = Store::default().with_waypoints(crate::why::waypoints(setting));
+        let mut addresses: Vec<_> =
+            shop_compiled().addresses.into_iter().map(|(name, it)| (name.to_string(), it)).collect();
+        for (_, address) in &mut addresses {
+            if let Some(address::Type::Service(service)) = &mut address.r#type {
+                service.waypoint = Some(GatewayAddress::default());
+            }
+        }
+        let addresses = addresses.iter().map(|(name, it)| resource(type_url::ADDRESS, name, it)).collect();
+        assert_eq!(store.apply(type_url::ADDRESS, addresses, Vec::new()), []);
+        let snapshot = store.snapshot();
+        let client = snapshot.workloads().find(|workload| &*workload.name == "client").unwrap();
+        let explained =
+            explain(&snapshot, &client, &"web:80".parse().unwrap(), &node("auto", "veth")).unwrap();
+        assert_eq!(explained.is_taken(), taken, "{setting:?}");
+        let note = explained.routes[0].note.as_deref().unwrap_or_default();
+        assert_eq!(note.contains("is behind waypoint"), !taken, "{note}");
+    }
 }

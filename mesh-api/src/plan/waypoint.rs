@@ -1,0 +1,99 @@
+//! Waypoints: proxies that connections to a service or workload are to go through, where part of its policy is enforced.
+//!
+//! The mesh does not lead connections through them yet. To go past one would be to go past its policy, so such connections
+//! are refused unless [`Waypoints::Ignore`] is chosen.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::decode;
+use super::snapshot::Snapshot;
+use super::workload::Workload;
+use crate::wire::workload as wire;
+use crate::wire::workload::gateway_address::Destination;
+
+/// Where a waypoint is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Waypoint {
+    /// Behind a service, whose key is `namespace/hostname`.
+    Service(Arc<str>),
+    /// At an address: its own, or a virtual one of its service.
+    Address(IpAddr),
+    /// Where this version can't tell. It is in the way all the same.
+    Unknown,
+}
+
+/// What becomes of connections to what has a waypoint. (One that the waypoint itself makes is like any other.)
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Waypoints {
+    /// They are refused.
+    #[default]
+    Refuse,
+    /// They go past it.
+    Ignore,
+}
+
+impl Waypoint {
+    /// The waypoints of a workload, one or none.
+    pub(super) fn of_workload(from: &wire::Workload) -> Box<[Self]> {
+        from.waypoint.iter().map(Self::from).collect()
+    }
+
+    /// The waypoints of a service: those that have a share of its traffic, or the one that has all.
+    pub(super) fn of_service(from: &wire::Service) -> Box<[Self]> {
+        if from.weighted_waypoints.is_empty() {
+            return from.waypoint.iter().map(Self::from).collect();
+        }
+        let place =
+            |share: &wire::WeightedWaypoint| share.destination.as_ref().map_or(Self::Unknown, Self::from);
+        from.weighted_waypoints.iter().map(place).collect()
+    }
+
+    fn is(&self, snapshot: &Snapshot, workload: &Workload) -> bool {
+        match self {
+            Self::Service(key) => workload.services.contains_key(key),
+            Self::Address(ip) => {
+                let service = || snapshot.service_by_vip(*ip, &workload.namespace);
+                workload.addresses.contains(ip)
+                    || service().is_some_and(|service| workload.services.contains_key(&service.key))
+            }
+            Self::Unknown => false,
+        }
+    }
+}
+
+/// The waypoint that keeps `source` from what has `waypoints`, if one does.
+pub(super) fn in_the_way<'a>(
+    snapshot: &Snapshot,
+    source: &Workload,
+    waypoints: &'a [Waypoint],
+) -> Option<&'a Waypoint> {
+    let passes = snapshot.waypoints == Waypoints::Ignore
+        || waypoints.iter().any(|waypoint| waypoint.is(snapshot, source));
+    waypoints.first().filter(|_| !passes)
+}
+
+impl From<&wire::GatewayAddress> for Waypoint {
+    fn from(from: &wire::GatewayAddress) -> Self {
+        match &from.destination {
+            Some(Destination::Hostname(name)) => {
+                Self::Service(format!("{}/{}", name.namespace, name.hostname).into())
+            }
+            Some(Destination::Address(at)) => {
+                decode::address("waypoint", &at.address).map_or(Self::Unknown, Self::Address)
+            }
+            None => Self::Unknown,
+        }
+    }
+}
+
+impl fmt::Display for Waypoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Service(key) => f.write_str(key),
+            Self::Address(ip) => write!(f, "{ip}"),
+            Self::Unknown => f.write_str("of an unknown kind"),
+        }
+    }
+}
