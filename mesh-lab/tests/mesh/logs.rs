@@ -111,8 +111,8 @@ fn a_log_that_nobody_reads_holds_nobody_up() {
     let [server, _] = world.addresses("app", "server");
     eventually("lines are lost, and counted", || {
         assert!(who("client").ok && who("neighbour").ok, "connections of both nodes go on");
-        // Where nobody listens, each is over at once.
-        assert!(world.exec("app", "other", &["python3", "-c", CONNECT, &server, "9", "1"]).ok);
+        // To a port of the mesh itself: each is the proxy's to refuse, and over at once.
+        assert!(world.exec("app", "other", &["python3", "-c", CONNECT, &server, "15006", "1"]).ok);
         lost()
     });
     for _ in 0..20 {
