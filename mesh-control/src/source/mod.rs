@@ -6,6 +6,7 @@
 
 mod claims;
 pub mod directory;
+mod judgement;
 mod last_good;
 
 use std::io;
@@ -13,6 +14,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use mesh_api::admin::ResourceStatus;
 use mesh_api::compile::{Change, Compiler, Condition, MeshConfig, Output};
 use mesh_api::manifest::ManifestError;
 use tokio::sync::watch;
@@ -53,6 +55,13 @@ impl Reader {
             Self::Kubernetes(objects) => Ok(objects.load()),
         }
     }
+
+    /// What was read last is published.
+    fn is_published(&self) {
+        if let Self::Kubernetes(objects) = self {
+            objects.settle();
+        }
+    }
 }
 
 impl Changes {
@@ -91,6 +100,8 @@ pub struct Findings {
     pub warnings: Vec<ManifestError>,
     /// What is not in force as it was written.
     pub conditions: Vec<Condition>,
+    /// What became of each resource that people wrote for the mesh.
+    pub resources: Vec<ResourceStatus>,
 }
 
 /// Reads, compiles and publishes.
@@ -180,7 +191,10 @@ impl Publisher {
         info!(generation, objects, changes = count, resources = changed, errors = errors.len(), took = ?start.elapsed(),
               "configuration");
         self.count(errors.len(), start);
-        self.report(Findings { errors, warnings, conditions: self.compiler.conditions() });
+        let conditions = self.compiler.conditions();
+        let resources = judgement::judge(self.compiler.policies(), &errors, &warnings, &conditions);
+        self.report(Findings { errors, warnings, conditions, resources });
+        self.reader.is_published();
         self.configuration.send_replace(Arc::new(self.present.clone()));
         Ok(())
     }
