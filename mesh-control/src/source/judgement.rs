@@ -229,6 +229,7 @@ spec: RULE
         for (spec, in_force, field) in [
             ("{host: web, trafficPolicy: {loadBalancer: {simple: RANDOM}}}", InForce::AsWritten, ""),
             ("{host: web}", InForce::AsWritten, ""),
+            ("{host: web, trafficPolicy: {tls: {mode: ISTIO_MUTUAL}}}", InForce::AsWritten, ""),
             ("{host: nobody, trafficPolicy: {loadBalancer: {simple: RANDOM}}}", InForce::No, "spec.host"),
             (
                 "{host: web, trafficPolicy: {loadBalancer: {consistentHash: {useSourceIp: true}}}}",
