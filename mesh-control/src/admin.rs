@@ -101,7 +101,8 @@ async fn conditions(State(admin): State<Arc<Admin>>) -> Json<Vec<Condition>> {
 
 async fn resources(State(admin): State<Arc<Admin>>) -> Json<Resources> {
     let unread = admin.unread.kinds();
-    Json(Resources { resources: admin.findings().resources, unread })
+    let resources = admin.findings().resources;
+    Json(Resources { resources: Vec::clone(&resources), unread })
 }
 
 #[derive(Deserialize)]

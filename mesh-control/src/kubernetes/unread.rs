@@ -36,6 +36,9 @@ const MOST_AT_ONCE: usize = 20;
 /// Between two rounds, and before what could not be told is tried again.
 const PAUSE: Duration = Duration::from_secs(5);
 
+/// Between two looks for the version of a kind, which may be one that nobody knew.
+const LONGEST_PAUSE: Duration = Duration::from_mins(1);
+
 /// Objects that are named where a kind is shown.
 const EXAMPLES: usize = 3;
 
@@ -78,12 +81,6 @@ const fn foreign(definition: &'static str, kind: &'static str, versions: &'stati
 impl Foreign {
     fn group(&self) -> &'static str {
         self.definition.split_once('.').map_or("", |(_, group)| group)
-    }
-
-    fn resource(&self, version: &str) -> ApiResource {
-        let gvk = GroupVersionKind::gvk(self.group(), version, self.kind);
-        let plural = self.definition.split('.').next().unwrap_or_default();
-        ApiResource::from_gvk_with_plural(&gvk, plural)
     }
 }
 
@@ -131,10 +128,10 @@ impl Unread {
                 Ok(watcher::Event::Init) => listed.clear(),
                 Ok(watcher::Event::InitApply(object)) => {
                     listed.insert(name_of(&object.metadata));
-                    self.put(kind, &object.metadata, &resource);
+                    self.put(kind, &object.metadata, &resource.api_version);
                 }
                 Ok(watcher::Event::InitDone) => self.keep(kind, &listed),
-                Ok(watcher::Event::Apply(object)) => self.put(kind, &object.metadata, &resource),
+                Ok(watcher::Event::Apply(object)) => self.put(kind, &object.metadata, &resource.api_version),
                 Ok(watcher::Event::Delete(object)) => self.remove(kind, &name_of(&object.metadata)),
                 Err(error) => warn!(kind = kind.definition, %error, "not watched; trying again"),
             }
@@ -147,9 +144,9 @@ impl Unread {
         self.state().remove(kind);
     }
 
-    fn put(&self, kind: &'static Foreign, metadata: &ObjectMeta, resource: &ApiResource) {
+    fn put(&self, kind: &'static Foreign, metadata: &ObjectMeta, api_version: &str) {
         let seen = Seen {
-            api_version: resource.api_version.clone(),
+            api_version: api_version.to_owned(),
             uid: metadata.uid.clone().unwrap_or_default(),
             generation: metadata.generation.unwrap_or_default(),
         };
@@ -260,16 +257,19 @@ fn event(cluster: &Cluster, kind: &Foreign, (namespace, name): &Name, seen: &See
     }
 }
 
-/// The version under which the cluster serves a kind.
+/// The version under which the cluster serves a kind. A definition that was just made is served in a moment.
 async fn served(client: &Client, kind: &Foreign) -> ApiResource {
-    for version in kind.versions {
-        let gvk = GroupVersionKind::gvk(kind.group(), version, kind.kind);
-        if let Ok((resource, _)) = pinned_kind(client, &gvk).await {
-            return resource;
+    let mut pause = Duration::from_millis(500);
+    loop {
+        for version in kind.versions {
+            let gvk = GroupVersionKind::gvk(kind.group(), version, kind.kind);
+            if let Ok((resource, _)) = pinned_kind(client, &gvk).await {
+                return resource;
+            }
         }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
     }
-    // A definition that was just made is served in a moment; the watch tries again until then.
-    kind.resource(kind.versions[0])
 }
 
 fn name_of(metadata: &ObjectMeta) -> Name {
@@ -292,7 +292,7 @@ mod tests {
             generation: Some(generation),
             ..ObjectMeta::default()
         };
-        unread.put(&FOREIGN[0], &metadata, &FOREIGN[0].resource("v1"));
+        unread.put(&FOREIGN[0], &metadata, "networking.istio.io/v1");
     }
 
     fn tell(unread: &Unread, told: &mut HashMap<String, Seen>) -> Vec<String> {
@@ -325,13 +325,5 @@ mod tests {
         let kind = unread.kinds().remove(0);
         assert_eq!((kind.kind.as_str(), kind.group.as_str()), ("VirtualService", "networking.istio.io"));
         assert_eq!((kind.objects, kind.examples.len()), (1000, EXAMPLES));
-    }
-
-    #[test]
-    fn plurals_are_those_of_the_definitions() {
-        for kind in &FOREIGN {
-            let resource = kind.resource(kind.versions[0]);
-            assert_eq!(format!("{}.{}", resource.plural, resource.group), kind.definition);
-        }
     }
 }

@@ -22,7 +22,7 @@ use tracing::{error, info, warn};
 
 use self::directory::Directory;
 use crate::config::Configuration;
-use crate::kubernetes::objects::Objects;
+use crate::kubernetes::objects::{Objects, is_policy};
 use crate::metrics::Metrics;
 use crate::watch::{DirectoryWatch, Touched};
 
@@ -101,7 +101,7 @@ pub struct Findings {
     /// What is not in force as it was written.
     pub conditions: Vec<Condition>,
     /// What became of each resource that people wrote for the mesh.
-    pub resources: Vec<ResourceStatus>,
+    pub resources: Arc<Vec<ResourceStatus>>,
 }
 
 /// Reads, compiles and publishes.
@@ -183,6 +183,7 @@ impl Publisher {
         let start = Instant::now();
         let Loaded { changes, objects, errors, warnings } = self.reader.read(touched)?;
         let count = changes.len();
+        let policies_changed = changes.iter().any(|change| is_policy(change.key.kind));
         let changed = self.compile(changes);
         self.present.generation += 1;
         self.present.built = Some(Instant::now());
@@ -192,8 +193,7 @@ impl Publisher {
               "configuration");
         self.count(errors.len(), start);
         let conditions = self.compiler.conditions();
-        let resources = judgement::judge(self.compiler.policies(), &errors, &warnings, &conditions);
-        self.report(Findings { errors, warnings, conditions, resources });
+        self.report(errors, warnings, conditions, policies_changed);
         self.reader.is_published();
         self.configuration.send_replace(Arc::new(self.present.clone()));
         Ok(())
@@ -218,12 +218,21 @@ impl Publisher {
         changed
     }
 
-    /// Says once what is wrong, when it is new.
-    fn report(&self, now: Findings) {
+    /// Says once what is wrong, when it is new. Most changes are of pods: they cost no look at every policy.
+    fn report(
+        &self,
+        errors: Vec<ManifestError>,
+        warnings: Vec<ManifestError>,
+        conditions: Vec<Condition>,
+        policies_changed: bool,
+    ) {
         let mut before = self.findings.lock().unwrap_or_else(PoisonError::into_inner);
-        if *before == now {
+        let same = before.errors == errors && before.warnings == warnings && before.conditions == conditions;
+        if same && !policies_changed {
             return;
         }
+        let resources = judgement::judge(self.compiler.policies(), &errors, &warnings, &conditions);
+        let now = Findings { errors, warnings, conditions, resources: Arc::new(resources) };
         for error in now.errors.iter().filter(|error| !before.errors.contains(error)) {
             error!("{error}");
         }
