@@ -41,13 +41,11 @@ pub fn join(held: Vec<PolicyStatus>, written: Option<&Resources>) -> Vec<Policy>
     let mut all: BTreeMap<ObjectKey, Policy> =
         resources.map(|resource| (resource.key(), Policy::written(resource))).collect();
     for policy in held {
-        match (written, policy.name.as_str()) {
-            (Some(written), STRICT) => share(&mut all, &policy, written),
-            _ => {
-                let key = owner(&policy);
-                let row = all.entry(key.clone()).or_insert_with(|| Policy::unknown(key, &policy));
-                row.take(&policy);
-            }
+        if let (Some(written), STRICT) = (written, policy.name.as_str()) {
+            share(&mut all, &policy, written);
+        } else {
+            let key = owner(&policy);
+            all.entry(key.clone()).or_insert_with(|| Policy::unknown(key, &policy)).take(&policy);
         }
     }
     all.into_values().collect()

@@ -182,14 +182,13 @@ impl Unread {
                 return;
             }
             let due = self.due(&told);
-            let mut waits = due.is_empty();
+            let waits = due.is_empty();
             for (kind, name, seen) in due {
                 match create(&cluster, kind, &name, &seen).await {
                     Ok(()) => drop(told.insert(seen.uid.clone(), seen)),
+                    // The next ones are tried all the same: it may be this one alone that is refused.
                     Err(error) => {
                         warn!(kind = kind.definition, name = full_name(&name), %error, "not told; trying again");
-                        waits = false;
-                        break;
                     }
                 }
             }
