@@ -2,7 +2,12 @@
 //!
 //! Every type is plain data with stable JSON names (camelCase), so scripts may read the endpoints directly.
 
+use std::collections::BTreeMap;
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
+
+use crate::manifest::{Kind, ObjectKey};
 
 /// `GET /status` of an agent.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -225,8 +230,104 @@ pub struct PolicyStatus {
     pub dry_run: bool,
     /// Number of rules.
     pub rules: usize,
-    /// Workloads of this node (agent) or of the mesh (control plane) that it applies to.
+    /// Workloads of this node that it applies to.
     pub workloads: usize,
+    /// The same by namespace, where there is any.
+    #[serde(default)]
+    pub by_namespace: BTreeMap<String, usize>,
+}
+
+/// `GET /resources` of the control plane: what became of what people wrote for the mesh.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Resources {
+    /// Every resource of the kinds that the mesh reads.
+    pub resources: Vec<ResourceStatus>,
+    /// Kinds for a mesh that the cluster has and this one does not read, if there is any object of them.
+    pub unread: Vec<UnreadKind>,
+}
+
+/// A resource that somebody wrote for the mesh.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ResourceStatus {
+    /// `AuthorizationPolicy`, `PeerAuthentication` or `DestinationRule`.
+    pub kind: Kind,
+    /// Namespace.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+    /// What it says in a word: the action, the mode of mutual TLS, the host.
+    pub says: String,
+    /// How much of it is in force.
+    pub in_force: InForce,
+    /// What is not, or not as written.
+    pub parts: Vec<Part>,
+}
+
+/// How much of a resource is in force.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum InForce {
+    /// All of it, as it was written.
+    AsWritten,
+    /// Something has no effect, or another one than was written.
+    Partly,
+    /// Nothing.
+    No,
+    /// It can't be read; what it said before that is.
+    Earlier,
+}
+
+/// Something that a resource says and the mesh does not do, or does otherwise.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Part {
+    /// Path of the field.
+    pub field: String,
+    /// What it comes to, and why.
+    pub meaning: String,
+    /// What to write instead.
+    pub fix: String,
+}
+
+/// A kind of objects that the mesh does not read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct UnreadKind {
+    /// The kind.
+    pub kind: String,
+    /// Its API group.
+    pub group: String,
+    /// Objects of it.
+    pub objects: usize,
+    /// `namespace/name` of some of them.
+    pub examples: Vec<String>,
+}
+
+impl ResourceStatus {
+    /// Which resource it is of.
+    pub fn key(&self) -> ObjectKey {
+        ObjectKey { kind: self.kind, namespace: self.namespace.clone(), name: self.name.clone() }
+    }
+}
+
+impl fmt::Display for InForce {
+    /// In a word, as the lists have it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::AsWritten => "yes",
+            Self::Partly => "partly",
+            Self::No => "no",
+            Self::Earlier => "as before",
+        })
+    }
+}
+
+impl fmt::Display for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}; fix: {}", self.field, self.meaning, self.fix)
+    }
 }
 
 /// `GET /status` of the control plane.

@@ -7,7 +7,7 @@ use axum::extract::{Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::{get, post};
-use mesh_api::admin::ControlStatus;
+use mesh_api::admin::{ControlStatus, Resources};
 use mesh_api::compile::Condition;
 use mesh_api::manifest::ManifestError;
 use serde::Deserialize;
@@ -18,6 +18,7 @@ use crate::ca::rotation::{RotationState, Step};
 use crate::ca::{Authority, root};
 use crate::config::Configuration;
 use crate::kubernetes::roots::{RotateError, SecretRoots};
+use crate::kubernetes::unread::Unread;
 use crate::metrics::Metrics;
 use crate::source::Findings;
 use crate::xds::agents::Agents;
@@ -34,6 +35,8 @@ pub struct Admin {
     pub configuration: watch::Receiver<Arc<Configuration>>,
     /// What is wrong with it.
     pub findings: Arc<Mutex<Findings>>,
+    /// Objects of kinds that the mesh does not read.
+    pub unread: Unread,
     /// Who is connected.
     pub agents: Arc<Agents>,
 }
@@ -45,6 +48,7 @@ pub fn reading(admin: &Arc<Admin>) -> Router {
         .route("/errors", get(errors))
         .route("/warnings", get(warnings))
         .route("/conditions", get(conditions))
+        .route("/resources", get(resources))
         .with_state(Arc::clone(admin))
 }
 
@@ -93,6 +97,12 @@ async fn warnings(State(admin): State<Arc<Admin>>) -> Json<Vec<ManifestError>> {
 
 async fn conditions(State(admin): State<Arc<Admin>>) -> Json<Vec<Condition>> {
     Json(admin.findings().conditions)
+}
+
+async fn resources(State(admin): State<Arc<Admin>>) -> Json<Resources> {
+    let unread = admin.unread.kinds();
+    let resources = admin.findings().resources;
+    Json(Resources { resources: Vec::clone(&resources), unread })
 }
 
 #[derive(Deserialize)]

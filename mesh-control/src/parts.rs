@@ -15,6 +15,7 @@ use crate::kubernetes::bundle::Publication;
 use crate::kubernetes::objects::Objects;
 use crate::kubernetes::review::TokenReviews;
 use crate::kubernetes::roots::SecretRoots;
+use crate::kubernetes::unread::Unread;
 use crate::kubernetes::{Cluster, last_good, leader, roots, status, taint, watch as cluster_watch};
 use crate::metrics::Metrics;
 use crate::nodes::{NodeTokens, Nodes};
@@ -32,6 +33,8 @@ pub(crate) struct Parts {
     pub shared_roots: Option<Arc<SecretRoots>>,
     pub nodes: Arc<Nodes>,
     pub configuration: watch::Receiver<Arc<Configuration>>,
+    /// Objects of kinds that the mesh does not read.
+    pub unread: Unread,
     pub agents: Arc<Agents>,
     pub metrics: Arc<Metrics>,
 }
@@ -91,6 +94,7 @@ fn from_directory(
         shared_roots: None,
         nodes,
         configuration: publisher.configuration(),
+        unread: Unread::default(),
         agents: Arc::new(Agents::new(Arc::clone(&metrics))),
         metrics,
     };
@@ -107,7 +111,8 @@ async fn from_cluster(
     let (authority, shared_roots) = cluster_authority(options, &cluster, tasks).await?;
     let objects = Objects::expecting(&cluster_watch::CORE);
     last_good::recall(&cluster, &objects).await?;
-    cluster_watch::start(&cluster.client, &objects, tasks).await;
+    let unread = Unread::default();
+    cluster_watch::start(&cluster.client, &objects, &unread, tasks).await;
     info!("waiting for the lists of all kinds");
     objects.complete().await;
     let reader = Reader::Kubernetes(objects.clone());
@@ -117,7 +122,10 @@ async fn from_cluster(
     let configuration = publisher.configuration();
     let kept = last_good::keep(cluster.clone(), objects.clone(), leads.clone(), configuration.clone());
     tasks.spawn(kept);
-    tasks.spawn(status::write(cluster.clone(), objects.clone(), leads.clone(), configuration.clone()));
+    let writer =
+        status::Writer { cluster: cluster.clone(), objects: objects.clone(), findings: publisher.findings() };
+    tasks.spawn(writer.run(leads.clone(), configuration.clone()));
+    tasks.spawn(unread.clone().tell(cluster.clone(), leads.clone()));
     let bundle = Publication {
         cluster: cluster.clone(),
         authority: Arc::clone(&authority),
@@ -135,6 +143,7 @@ async fn from_cluster(
         shared_roots,
         nodes: Arc::new(Nodes::Reviewed(Box::new(reviews))),
         configuration,
+        unread,
         agents: Arc::new(Agents::new(Arc::clone(&metrics))),
         metrics,
     };

@@ -194,6 +194,7 @@ impl Parts {
             shared_roots: self.shared_roots.clone(),
             configuration: self.configuration.clone(),
             findings,
+            unread: self.unread.clone(),
             agents: Arc::clone(&self.agents),
         }
     }

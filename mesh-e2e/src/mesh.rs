@@ -32,12 +32,21 @@ pub fn authorization(name: &str, app: &str, action: &str, rules: &Value) -> Valu
     })
 }
 
-/// The condition that the control plane wrote on a resource.
+/// The condition by which the control plane says whether a resource could be read.
 pub fn accepted(object: &Value) -> Result<&Value> {
+    condition(object, "nodemesh.io/Accepted")
+}
+
+/// The condition by which it says how much of it is in force.
+pub fn in_force(object: &Value) -> Result<&Value> {
+    condition(object, "nodemesh.io/InForce")
+}
+
+fn condition<'a>(object: &'a Value, name: &str) -> Result<&'a Value> {
     let conditions = object["status"]["conditions"].as_array();
     conditions
-        .and_then(|all| all.iter().find(|condition| condition["type"] == "nodemesh.io/Accepted"))
-        .with_context(|| format!("no condition nodemesh.io/Accepted in {}", object["status"]))
+        .and_then(|all| all.iter().find(|condition| condition["type"] == name))
+        .with_context(|| format!("no condition {name} in {}", object["status"]))
 }
 
 /// Waits until both parts of the mesh are rolled out.

@@ -74,6 +74,8 @@ fn a_policy_in_force_says_so() -> Result<()> {
                 let condition = mesh::accepted(&object)?;
                 ensure!(condition["status"] == "True" && condition["reason"] == "Accepted", "{condition}");
                 ensure!(condition["observedGeneration"] == object["metadata"]["generation"], "{condition}");
+                let condition = mesh::in_force(&object)?;
+                ensure!(condition["status"] == "True" && condition["reason"] == "AsWritten", "{condition}");
             }
             Ok(())
         })?;

@@ -3,10 +3,13 @@
 use std::collections::BTreeMap;
 
 use anyhow::Result;
-use mesh_api::admin::{CertificateStatus, ConnectionStatus, PolicyStatus, ServiceStatus, WorkloadStatus};
+use mesh_api::admin::{
+    CertificateStatus, ConnectionStatus, PolicyStatus, Resources, ServiceStatus, WorkloadStatus,
+};
 use serde::Serialize;
 
 use crate::output::{Format, Table, age, until};
+use crate::policies;
 use crate::source::Answers;
 
 /// Every workload once.
@@ -45,25 +48,20 @@ pub fn services(answers: Answers<Vec<ServiceStatus>>, format: Format) -> Result<
     })
 }
 
-/// Every policy once; an agent counts the workloads of its own node, so the counts are added.
-pub fn policies(answers: Answers<Vec<PolicyStatus>>, format: Format) -> Result<()> {
+/// Every policy as it was `written`; an agent counts the workloads of its own node, so the counts are added.
+pub fn policies(
+    answers: Answers<Vec<PolicyStatus>>,
+    written: Option<&Resources>,
+    format: Format,
+) -> Result<()> {
     let key = |it: &PolicyStatus| (it.namespace.clone(), it.name.clone());
-    let all = once(answers, key, |held, other| held.workloads += other.workloads);
-    format.print(&all, |all| {
-        let mut table = Table::new(&["NAMESPACE", "NAME", "SCOPE", "ACTION", "RULES", "WORKLOADS"]);
-        for it in all {
-            let action = if it.dry_run { format!("{} (dry run)", it.action) } else { it.action.clone() };
-            table.row([
-                it.namespace.clone(),
-                it.name.clone(),
-                it.scope.clone(),
-                action,
-                it.rules.to_string(),
-                it.workloads.to_string(),
-            ]);
+    let held = once(answers, key, |held, other| {
+        held.workloads += other.workloads;
+        for (namespace, count) in other.by_namespace {
+            *held.by_namespace.entry(namespace).or_default() += count;
         }
-        table.render()
-    })
+    });
+    format.print(&policies::join(held, written), |all| policies::table(all))
 }
 
 /// What belongs to nodes: each item with the name of its node.

@@ -14,7 +14,9 @@ mod enrol;
 mod install;
 mod listing;
 mod output;
+mod policies;
 mod reason;
+mod resources;
 mod rotate;
 mod source;
 mod status;
@@ -60,7 +62,7 @@ enum Verb {
     Workloads(Nodes),
     /// Every service, with its addresses and how many endpoints are ready
     Services(Nodes),
-    /// Every policy in force, and how many workloads it applies to
+    /// Every policy as it was written, how much of it is in force, and how many workloads it applies to
     Policies(Nodes),
     /// Every certificate that an agent holds for its pods
     Certs(Nodes),
@@ -162,7 +164,10 @@ impl Cli {
             Verb::Completions(options) => complete::run(&options, Self::command())?,
             Verb::Workloads(on) => listing::workloads(list(source, &on, "/workloads").await?, format)?,
             Verb::Services(on) => listing::services(list(source, &on, "/services").await?, format)?,
-            Verb::Policies(on) => listing::policies(list(source, &on, "/policies").await?, format)?,
+            Verb::Policies(on) => {
+                let written = resources::if_known(&source.mesh().await?).await;
+                listing::policies(list(source, &on, "/policies").await?, written.as_ref(), format)?;
+            }
             Verb::Certs(on) => {
                 listing::of_nodes::<CertificateStatus>(list(source, &on, "/certs").await?, format)?;
             }

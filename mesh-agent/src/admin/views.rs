@@ -1,5 +1,6 @@
 //! The configuration in force, as the endpoints show it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::Json;
@@ -93,6 +94,10 @@ fn policy(snapshot: &Snapshot, here: &[Arc<Workload>], of: &Policy) -> PolicySta
             .policies_of(workload)
             .any(|policy| policy.name() == of.name() && policy.namespace() == of.namespace())
     };
+    let mut by_namespace = BTreeMap::new();
+    for workload in here.iter().filter(|workload| applies(workload)) {
+        *by_namespace.entry(workload.namespace.to_string()).or_default() += 1;
+    }
     PolicyStatus {
         namespace: of.namespace().to_owned(),
         name: bare_name(of).to_owned(),
@@ -104,7 +109,8 @@ fn policy(snapshot: &Snapshot, here: &[Arc<Workload>], of: &Policy) -> PolicySta
         action: of.action().to_string(),
         dry_run: of.is_dry_run(),
         rules: of.rule_count(),
-        workloads: here.iter().filter(|workload| applies(workload)).count(),
+        workloads: by_namespace.values().sum(),
+        by_namespace,
     }
 }
 

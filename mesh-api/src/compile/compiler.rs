@@ -94,6 +94,11 @@ impl Compiler {
         self.world.object(key)
     }
 
+    /// The objects that people wrote for the mesh: `AuthorizationPolicy`, `PeerAuthentication`, `DestinationRule`.
+    pub fn policies(&self) -> impl Iterator<Item = &Shared> {
+        self.world.policies()
+    }
+
     /// What is not in force as it was written.
     pub fn conditions(&self) -> Vec<Condition> {
         let Conditions { mutual_tls, policies, traffic } = &self.conditions;

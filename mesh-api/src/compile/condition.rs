@@ -25,6 +25,12 @@ pub struct Condition {
     pub effect: Effect,
     /// Why, in a sentence.
     pub reason: String,
+    /// What to write instead.
+    #[serde(default)]
+    pub fix: String,
+    /// Whether it leaves nothing of the resource in force.
+    #[serde(default)]
+    pub is_whole: bool,
 }
 
 /// What the difference between text and deed comes to.
@@ -45,7 +51,7 @@ impl Condition {
         metadata: &Metadata,
         field: impl Into<String>,
         effect: Effect,
-        reason: impl Into<String>,
+        (reason, fix): (impl Into<String>, impl Into<String>),
     ) -> Self {
         Self {
             kind,
@@ -54,7 +60,14 @@ impl Condition {
             field: field.into(),
             effect,
             reason: reason.into(),
+            fix: fix.into(),
+            is_whole: false,
         }
+    }
+
+    /// The same, and with it nothing of the resource is in force.
+    pub(super) fn whole(self) -> Self {
+        Self { is_whole: true, ..self }
     }
 
     /// What the condition is about.

@@ -96,7 +96,8 @@ impl Traffic {
             older.policy = group.policy;
         } else if group.policy != TrafficPolicy::default() {
             let reason = "an older rule for the host has a traffic policy, and only one counts";
-            self.conditions.push(condition(rule, "spec.trafficPolicy", reason));
+            let fix = "write both into the older rule, and delete this one";
+            self.conditions.push(condition(rule, "spec.trafficPolicy", (reason, fix)).whole());
         }
     }
 
@@ -115,7 +116,16 @@ impl Traffic {
             let fits = |host: &String| host::specificity(&wanted, host).is_some();
             let known = hosts.contains(&wanted) || wanted.starts_with('*') && hosts.iter().any(fits);
             if !known {
-                conditions.push(condition(rule, "spec.host", &format!("{wanted} is no Service of the mesh")));
+                let reason = format!("{wanted} is no Service of the mesh");
+                let fix =
+                    "write the name of a Service of this namespace, or NAME.NAMESPACE.svc and the domain";
+                conditions.push(condition(rule, "spec.host", (&reason, fix)).whole());
+            }
+            if !rule.subsets.is_empty() {
+                let reason = "only routes choose a subset, and routes are not read";
+                let fix =
+                    "write what is for all endpoints into `trafficPolicy`, or make a Service for the subset";
+                conditions.push(condition(rule, "spec.subsets", (reason, fix)));
             }
         }
         conditions
@@ -298,6 +308,6 @@ fn extension(name: &str, type_url: &str, value: Vec<u8>) -> Extension {
     Extension { name: name.to_owned(), config: Some(Any { type_url: type_url.to_owned(), value }) }
 }
 
-fn condition(rule: &DestinationRule, field: &str, reason: &str) -> Condition {
-    Condition::new(Kind::DestinationRule, &rule.metadata, field, Effect::Ignored, reason)
+fn condition(rule: &DestinationRule, field: &str, words: (&str, &str)) -> Condition {
+    Condition::new(Kind::DestinationRule, &rule.metadata, field, Effect::Ignored, words)
 }

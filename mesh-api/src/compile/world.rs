@@ -128,6 +128,12 @@ impl World {
         policies
     }
 
+    /// What people write for the mesh, kind by kind.
+    pub fn policies(&self) -> impl Iterator<Item = &Shared> {
+        let kinds = [&self.authorization_policies, &self.peer_authentications, &self.destination_rules];
+        kinds.into_iter().flat_map(BTreeMap::values)
+    }
+
     /// The oldest first, as wherever one of several counts.
     pub fn peer_authentications(&self) -> Vec<&PeerAuthentication> {
         by_age(&self.peer_authentications, as_peer_authentication, |policy| &policy.metadata)

@@ -47,7 +47,10 @@ impl<'a> Cursor<'a> {
 
     /// Says that a valid field is not acted upon yet.
     pub fn ignored(&self) {
-        self.warn("not supported yet, ignored", "nothing to change; the rest of the resource is in force");
+        self.warn(
+            "not supported yet, ignored",
+            "remove it, or leave it for a mesh that has it; the rest of the resource counts",
+        );
     }
 
     /// The value as a map whose keys must be among `known`.

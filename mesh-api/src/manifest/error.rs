@@ -11,7 +11,7 @@ use crate::resource::Object;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ManifestError {
-    /// File, as given to [`parse`](super::parse).
+    /// File, as given to [`parse`](super::parse); empty if it was not read from one.
     pub file: String,
     /// Line in the file, from 1.
     pub line: u32,
@@ -27,7 +27,9 @@ pub struct ManifestError {
 
 impl fmt::Display for ManifestError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}: ", self.file, self.line)?;
+        if !self.file.is_empty() {
+            write!(f, "{}:{}: ", self.file, self.line)?;
+        }
         for part in [&self.resource, &self.field].into_iter().flatten() {
             write!(f, "{part}: ")?;
         }

@@ -102,7 +102,7 @@ pub fn parse(file_name: &str, text: &str) -> Parsed {
 
 /// Reads an object that was parsed already, such as the Kubernetes API sends it. Every line is 1.
 ///
-/// `origin` is only used to say where an error is.
+/// `origin` is only used to say where an error is; nothing is said if it is empty.
 pub fn parse_value(origin: &str, value: serde_json::Value) -> Parsed {
     let mut parsed = Parsed::default();
     read::objects(&origin.into(), &tree::Node::from_json(value), &mut parsed);

@@ -131,7 +131,8 @@ fn unknown_kind(name: &str, api_version: &str, line: u32) -> Result<Kind, Uniden
         kind::is_istio(api_version) || Kind::ALL.iter().any(|k| k.api_versions().contains(&api_version));
     if kind::is_istio(api_version) && kind::ISTIO_NOT_YET.contains(&name) {
         let problem = format!("{name} is not supported yet, ignored");
-        let fix = "nothing to change; the mesh behaves as if it were not there".to_owned();
+        let fix = "remove it, or leave it for a mesh that reads it; this one behaves as if it were not there"
+            .to_owned();
         return Err(Unidentified::NotOurs(Fault { line, field, problem, fix }));
     }
     if let Some(near) = near.filter(|_| ours) {
@@ -150,7 +151,7 @@ fn unknown_kind(name: &str, api_version: &str, line: u32) -> Result<Kind, Uniden
         return Err(Unidentified::Broken(Fault { line, field, problem, fix }));
     }
     let problem = format!("the mesh does not use the kind {name}, ignored");
-    let fix = "nothing to change".to_owned();
+    let fix = "leave it out of what the mesh is given; it behaves as if it were not there".to_owned();
     Err(Unidentified::NotOurs(Fault { line, field, problem, fix }))
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Reading order: [`watch`] follows the kinds that the mesh reads and fills [`objects`], which the publisher compiles;
 //! [`review`] says which node a token is of; [`roots`] keeps the authority in a Secret and [`bundle`] publishes what to trust.
-//! [`leader`] chooses the replica that writes [`status`] on resources and keeps the [`last_good`] state of broken ones,
+//! [`leader`] chooses the replica that writes [`status`] on resources, tells those that are [`unread`], and keeps the [`last_good`] state of broken ones,
 //! and takes the startup [`taint`] off nodes.
 
 pub mod bundle;
@@ -15,6 +15,7 @@ pub mod review;
 pub mod roots;
 pub mod status;
 pub mod taint;
+pub mod unread;
 pub mod watch;
 
 use std::time::Duration;

@@ -13,8 +13,8 @@ use tokio::sync::Notify;
 
 use crate::source::Loaded;
 
-/// What errors name instead of a file.
-const ORIGIN: &str = "kubernetes";
+/// Errors name no place: there is no file, and the API server has no lines.
+const ORIGIN: &str = "";
 
 /// Namespace and name; the namespace is empty for kinds that have none.
 pub type Name = (String, String);
@@ -34,6 +34,8 @@ struct State {
     kinds: BTreeMap<Kind, Kept>,
     /// What has changed since it was last taken.
     touched: BTreeSet<ObjectKey>,
+    /// What was taken and is not published yet.
+    under_way: BTreeSet<ObjectKey>,
     /// Objects of which something is to be said.
     flawed: BTreeSet<ObjectKey>,
     labels: SharedLabels,
@@ -191,6 +193,7 @@ impl Objects {
     pub fn load(&self) -> Loaded {
         let mut state = self.state();
         let touched = std::mem::take(&mut state.touched);
+        state.under_way.extend(touched.iter().filter(|key| is_policy(key.kind)).cloned());
         let object = |key: &ObjectKey| state.entry(key).and_then(|entry| entry.good.clone());
         let changes = touched.into_iter().map(|key| Change { object: object(&key), key }).collect();
         let flawed = || state.flawed.iter().filter_map(|key| state.entry(key));
@@ -203,18 +206,23 @@ impl Objects {
         }
     }
 
-    /// What became of each of the mesh's own resources.
+    /// What was loaded is published, so that what is said of it is known.
+    pub fn settle(&self) {
+        self.state().under_way.clear();
+    }
+
+    /// What became of each of the mesh's own resources, but for those of which it is not known yet.
     pub fn outcomes(&self) -> Vec<Outcome> {
         let state = self.state();
         let own = state.kinds.iter().filter(|(kind, _)| is_policy(**kind));
-        own.flat_map(|(kind, kept)| {
+        let all = own.flat_map(|(kind, kept)| {
             kept.entries.iter().map(|((namespace, name), entry)| Outcome {
                 key: ObjectKey { kind: *kind, namespace: namespace.clone(), name: name.clone() },
                 version: entry.version.clone(),
                 errors: entry.errors.clone(),
             })
-        })
-        .collect()
+        });
+        all.filter(|it| !state.touched.contains(&it.key) && !state.under_way.contains(&it.key)).collect()
     }
 
     /// Whether an object is there.
@@ -354,9 +362,14 @@ mod tests {
         objects.put(Kind::AuthorizationPolicy, policy("open", "PERHAPS"));
         objects.put(Kind::AuthorizationPolicy, policy("new", "PERHAPS"));
         assert_eq!(in_force(&objects), ["open"], "the one that was good");
+        assert!(objects.outcomes().is_empty(), "nothing is published yet");
+        objects.settle();
         let outcomes = objects.outcomes();
+        assert_eq!(outcomes.len(), 2);
         assert!(outcomes.iter().all(|outcome| outcome.errors.len() == 1 && outcome.version.generation == 3));
         objects.put(Kind::AuthorizationPolicy, policy("open", "ALLOW"));
+        objects.load();
+        objects.settle();
         assert!(objects.outcomes()[1].errors.is_empty());
         objects.remove(Kind::AuthorizationPolicy, &("shop".into(), "open".into()));
         assert!(in_force(&objects).is_empty());

@@ -1,15 +1,17 @@
-//! What became of each policy, written on it: a condition, and an event when it was rejected.
+//! What became of each policy, written on it: two conditions, and an event when one of them is not as it should be.
 //!
-//! The resource itself says what was written last, so nothing is remembered here and nothing is written twice.
+//! `nodemesh.io/Accepted` says whether it could be read, `nodemesh.io/InForce` how much of it counts. The resource itself
+//! says what was written last, so nothing is remembered here and nothing is written or told twice.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind, Patch, PatchParams};
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
+use mesh_api::admin::{InForce, ResourceStatus};
 use mesh_api::manifest::ObjectKey;
 use serde_json::{Value, json};
 use tokio::sync::watch;
@@ -18,9 +20,11 @@ use tracing::warn;
 use super::Cluster;
 use super::objects::{Objects, Outcome, Version};
 use crate::config::Configuration;
+use crate::source::Findings;
 
-/// Type of the condition.
+/// Types of the conditions.
 const ACCEPTED: &str = "nodemesh.io/Accepted";
+const IN_FORCE: &str = "nodemesh.io/InForce";
 
 /// What could not be written is tried again after this.
 const RETRY: Duration = Duration::from_secs(10);
@@ -28,134 +32,211 @@ const RETRY: Duration = Duration::from_secs(10);
 /// Writes of one round; the rest waits for the next, so that a thousand broken policies are no storm.
 const MOST_AT_ONCE: usize = 50;
 
+/// Between two rounds that write: a Service that comes and goes takes the state of its rules along.
+const PAUSE: Duration = Duration::from_millis(500);
+
 /// Longer messages help nobody, and the API server has a limit for events (1 KiB).
 const LONGEST: usize = 1000;
 
-/// Writes what changes for ever, while this replica leads.
-pub async fn write(
-    cluster: Cluster,
-    objects: Objects,
-    mut leads: watch::Receiver<bool>,
-    mut configuration: watch::Receiver<Arc<Configuration>>,
-) {
-    let reporter =
-        Reporter { controller: "nodemesh.io/mesh-control".into(), instance: Some(cluster.pod.clone()) };
-    let events = Recorder::new(cluster.client.clone(), reporter);
-    let mut written: HashMap<ObjectKey, Version> = HashMap::new();
-    loop {
-        if leads.wait_for(|leads| *leads).await.is_err() {
-            return;
-        }
-        let due: Vec<_> = objects
-            .outcomes()
-            .into_iter()
+/// What is known of the resources.
+pub struct Writer {
+    /// Where they are.
+    pub cluster: Cluster,
+    /// What they are.
+    pub objects: Objects,
+    /// What is wrong with them.
+    pub findings: Arc<Mutex<Findings>>,
+}
+
+impl Writer {
+    /// Writes what changes for ever, while this replica leads.
+    pub async fn run(
+        self,
+        mut leads: watch::Receiver<bool>,
+        mut configuration: watch::Receiver<Arc<Configuration>>,
+    ) {
+        let reporter = Reporter {
+            controller: "nodemesh.io/mesh-control".into(),
+            instance: Some(self.cluster.pod.clone()),
+        };
+        let events = Recorder::new(self.cluster.client.clone(), reporter);
+        let mut written: HashMap<ObjectKey, Version> = HashMap::new();
+        loop {
+            if leads.wait_for(|leads| *leads).await.is_err() {
+                return;
+            }
+            let mut due = self.due();
             // The watch may be a moment behind what was just written.
-            .filter(|outcome| is_due(outcome) && written.get(&outcome.key) != Some(&outcome.version))
-            .take(MOST_AT_ONCE)
-            .collect();
-        for outcome in due {
-            match tell(&cluster, &events, &outcome).await {
-                Ok(()) => drop(written.insert(outcome.key, outcome.version)),
-                Err(error) => warn!(resource = %outcome.key, %error, "status not written; trying again"),
+            due.retain(|due| written.get(&due.outcome.key) != Some(&due.outcome.version));
+            due.truncate(MOST_AT_ONCE);
+            let pause = if due.is_empty() { Duration::ZERO } else { PAUSE };
+            for due in due {
+                match due.tell(&self.cluster, &events).await {
+                    Ok(()) => drop(written.insert(due.outcome.key, due.outcome.version)),
+                    Err(error) => {
+                        warn!(resource = %due.outcome.key, %error, "status not written; trying again")
+                    }
+                }
+            }
+            written.retain(|key, _| self.objects.has(key));
+            tokio::time::sleep(pause).await;
+            tokio::select! {
+                changed = configuration.changed() => if changed.is_err() { return },
+                () = tokio::time::sleep(RETRY) => {}
             }
         }
-        written.retain(|key, _| objects.has(key));
-        tokio::select! {
-            changed = configuration.changed() => if changed.is_err() { return },
-            () = tokio::time::sleep(RETRY) => {}
+    }
+
+    /// Resources that do not say yet what became of them.
+    fn due(&self) -> Vec<Due> {
+        let outcomes = self.objects.outcomes();
+        let findings = self.findings.lock().unwrap_or_else(PoisonError::into_inner);
+        let judged: HashMap<_, _> = findings.resources.iter().map(|it| (it.key(), it)).collect();
+        let all = outcomes.into_iter().filter_map(|outcome| {
+            let judgements = judgements(&outcome, judged.get(&outcome.key)?);
+            Some(Due { outcome, judgements })
+        });
+        all.filter(Due::is_due).collect()
+    }
+}
+
+/// A resource, and what it is to say.
+struct Due {
+    outcome: Outcome,
+    judgements: [Judgement; 2],
+}
+
+/// A condition without its times.
+struct Judgement {
+    condition: &'static str,
+    status: &'static str,
+    reason: &'static str,
+    message: String,
+    /// Reason of the event that goes with it, if one does.
+    event: Option<&'static str>,
+}
+
+fn judgements(outcome: &Outcome, judged: &ResourceStatus) -> [Judgement; 2] {
+    let all = judged.parts.iter().map(ToString::to_string).collect::<Vec<_>>().join(" | ");
+    let accepted = if outcome.errors.is_empty() {
+        let message = "it has no mistakes; nodemesh.io/InForce says how much of it counts".to_owned();
+        Judgement { condition: ACCEPTED, status: "True", reason: "Accepted", message, event: None }
+    } else {
+        let (reason, event) = ("Invalid", Some("Rejected"));
+        Judgement { condition: ACCEPTED, status: "False", reason, message: cut(&all), event }
+    };
+    let (reason, message, event) = match judged.in_force {
+        InForce::AsWritten => ("AsWritten", "in force as it is written".to_owned(), None),
+        InForce::Partly => ("Partly", all, Some("PartlyInForce")),
+        // The other condition tells.
+        InForce::No if !outcome.errors.is_empty() => {
+            ("No", "rejected, and nothing of it is in force".to_owned(), None)
+        }
+        InForce::No => ("No", format!("nothing of it is in force: {all}"), Some("NotInForce")),
+        InForce::Earlier => ("Earlier", "rejected; what it said before is in force".to_owned(), None),
+    };
+    let status = if judged.in_force == InForce::AsWritten { "True" } else { "False" };
+    [accepted, Judgement { condition: IN_FORCE, status, reason, message: cut(&message), event }]
+}
+
+fn cut(message: &str) -> String {
+    message.chars().take(LONGEST).collect()
+}
+
+impl Due {
+    fn is_due(&self) -> bool {
+        self.judgements.iter().any(|judgement| !judgement.stands_on(&self.outcome.version))
+    }
+
+    async fn tell(&self, cluster: &Cluster, events: &Recorder) -> Result<(), kube::Error> {
+        let Outcome { key, version: of, .. } = &self.outcome;
+        let (group, version) = of.api.split_once('/').unwrap_or_default();
+        let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, key.kind.as_str()));
+        let api: Api<DynamicObject> = Api::namespaced_with(cluster.client.clone(), &key.namespace, &resource);
+        let patch = json!({
+            // Refused if somebody else wrote meanwhile: then the watch brings the new state, and it is done anew.
+            "metadata": {"resourceVersion": of.resource},
+            "status": {"conditions": self.conditions(Timestamp::now())},
+        });
+        api.patch_status(&key.name, &PatchParams::default(), &Patch::Merge(&patch)).await?;
+        for event in self.judgements.iter().filter(|it| !it.stands_on(of)).filter_map(Judgement::event) {
+            events.publish(&event, &self.regarding()).await?;
+        }
+        Ok(())
+    }
+
+    fn regarding(&self) -> ObjectReference {
+        let Outcome { key, version, .. } = &self.outcome;
+        ObjectReference {
+            api_version: Some(version.api.clone()),
+            kind: Some(key.kind.as_str().to_owned()),
+            namespace: Some(key.namespace.clone()),
+            name: Some(key.name.clone()),
+            uid: Some(version.uid.clone()),
+            ..ObjectReference::default()
         }
     }
-}
 
-/// Whether the resource does not say yet what became of it.
-fn is_due(outcome: &Outcome) -> bool {
-    let (status, reason, message) = judgement(outcome);
-    !outcome.version.conditions.iter().any(|condition| {
-        condition["type"] == ACCEPTED
-            && condition["status"] == status
-            && condition["reason"] == reason
-            && condition["message"] == message
-            && condition["observedGeneration"] == outcome.version.generation
-    })
-}
-
-async fn tell(cluster: &Cluster, events: &Recorder, outcome: &Outcome) -> Result<(), kube::Error> {
-    let key = &outcome.key;
-    let (group, version) = outcome.version.api.split_once('/').unwrap_or_default();
-    let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, key.kind.as_str()));
-    let api: Api<DynamicObject> = Api::namespaced_with(cluster.client.clone(), &key.namespace, &resource);
-    let patch = json!({
-        // Refused if somebody else wrote meanwhile: then the watch brings the new state, and it is done anew.
-        "metadata": {"resourceVersion": outcome.version.resource},
-        "status": {"conditions": conditions(outcome, Timestamp::now())},
-    });
-    api.patch_status(&key.name, &PatchParams::default(), &Patch::Merge(&patch)).await?;
-    let (status, reason, message) = judgement(outcome);
-    if status == "True" {
-        return Ok(());
+    /// The conditions with ours put right; other controllers' stay.
+    fn conditions(&self, now: Timestamp) -> Vec<Value> {
+        let version = &self.outcome.version;
+        let is_ours = |it: &&Value| self.judgements.iter().any(|judgement| it["type"] == judgement.condition);
+        let others = version.conditions.iter().filter(|it| !is_ours(it)).cloned();
+        others.chain(self.judgements.iter().map(|judgement| judgement.condition(version, now))).collect()
     }
-    let event = Event {
-        type_: EventType::Warning,
-        reason: "Rejected".to_owned(),
-        note: Some(message),
-        action: reason.to_owned(),
-        secondary: None,
-    };
-    let regarding = ObjectReference {
-        api_version: Some(outcome.version.api.clone()),
-        kind: Some(key.kind.as_str().to_owned()),
-        namespace: Some(key.namespace.clone()),
-        name: Some(key.name.clone()),
-        uid: Some(outcome.version.uid.clone()),
-        ..ObjectReference::default()
-    };
-    events.publish(&event, &regarding).await
 }
 
-/// The conditions with ours put right; other controllers' stay.
-fn conditions(outcome: &Outcome, now: Timestamp) -> Vec<Value> {
-    let (status, reason, message) = judgement(outcome);
-    let ours = |condition: &&Value| condition["type"] == ACCEPTED;
-    let before = outcome.version.conditions.iter().find(ours);
-    let since = before
-        .filter(|condition| condition["status"] == status)
-        .and_then(|condition| condition["lastTransitionTime"].as_str())
-        .map_or_else(|| format!("{now:.0}"), str::to_owned);
-    let mut all: Vec<Value> =
-        outcome.version.conditions.iter().filter(|condition| !ours(condition)).cloned().collect();
-    all.push(json!({
-        "type": ACCEPTED,
-        "status": status,
-        "reason": reason,
-        "message": message,
-        "lastTransitionTime": since,
-        "observedGeneration": outcome.version.generation,
-    }));
-    all
-}
-
-/// Status, reason and message of the condition.
-fn judgement(outcome: &Outcome) -> (&'static str, &'static str, String) {
-    if outcome.errors.is_empty() {
-        return ("True", "Accepted", "in force".to_owned());
+impl Judgement {
+    fn before<'a>(&self, version: &'a Version) -> Option<&'a Value> {
+        version.conditions.iter().find(|condition| condition["type"] == self.condition)
     }
-    let each = outcome.errors.iter().map(|error| {
-        let field = error.field.as_deref().unwrap_or("resource");
-        format!("{field}: {}; fix: {}", error.problem, error.fix)
-    });
-    let all = each.collect::<Vec<_>>().join(" | ");
-    ("False", "Invalid", all.chars().take(LONGEST).collect())
+
+    /// Whether the resource says so already.
+    fn stands_on(&self, version: &Version) -> bool {
+        self.before(version).is_some_and(|condition| {
+            condition["status"] == self.status
+                && condition["reason"] == self.reason
+                && condition["message"] == self.message
+                && condition["observedGeneration"] == version.generation
+        })
+    }
+
+    fn condition(&self, version: &Version, now: Timestamp) -> Value {
+        let same = self.before(version).filter(|condition| condition["status"] == self.status);
+        let since = same
+            .and_then(|condition| condition["lastTransitionTime"].as_str())
+            .map_or_else(|| format!("{now:.0}"), str::to_owned);
+        json!({
+            "type": self.condition,
+            "status": self.status,
+            "reason": self.reason,
+            "message": self.message,
+            "lastTransitionTime": since,
+            "observedGeneration": version.generation,
+        })
+    }
+
+    fn event(&self) -> Option<Event> {
+        Some(Event {
+            type_: EventType::Warning,
+            reason: self.event?.to_owned(),
+            note: Some(self.message.clone()),
+            action: self.reason.to_owned(),
+            secondary: None,
+        })
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use mesh_api::admin::Part;
     use mesh_api::manifest::{Kind, ManifestError};
 
     use super::*;
 
-    fn outcome(errors: Vec<ManifestError>, conditions: Vec<Value>) -> Outcome {
-        let key =
-            ObjectKey { kind: Kind::AuthorizationPolicy, namespace: "shop".into(), name: "open".into() };
+    fn due(errors: Vec<ManifestError>, in_force: InForce, parts: Vec<Part>, conditions: Vec<Value>) -> Due {
+        let (kind, namespace, name) = (Kind::AuthorizationPolicy, "shop".to_owned(), "open".to_owned());
+        let key = ObjectKey { kind, namespace: namespace.clone(), name: name.clone() };
         let version = Version {
             api: "security.istio.io/v1".into(),
             uid: "u".into(),
@@ -163,32 +244,82 @@ mod tests {
             generation: 2,
             conditions,
         };
-        Outcome { key, version, errors }
+        let outcome = Outcome { key, version, errors };
+        let judged = ResourceStatus { kind, namespace, name, says: "DENY".into(), in_force, parts };
+        let judgements = judgements(&outcome, &judged);
+        Due { outcome, judgements }
     }
 
-    fn mistake() -> ManifestError {
-        ManifestError {
-            file: "kubernetes".into(),
+    fn part(field: &str, meaning: &str, fix: &str) -> Part {
+        Part { field: field.into(), meaning: meaning.into(), fix: fix.into() }
+    }
+
+    fn rejected(conditions: Vec<Value>) -> Due {
+        let error = ManifestError {
+            file: String::new(),
             line: 1,
             resource: None,
             field: Some("spec.action".into()),
             problem: "unknown action".into(),
             fix: "write ALLOW".into(),
-        }
+        };
+        due(vec![error], InForce::No, vec![part("spec.action", "unknown action", "write ALLOW")], conditions)
+    }
+
+    fn without_effect(conditions: Vec<Value>) -> Due {
+        due(
+            Vec::new(),
+            InForce::No,
+            vec![part("spec.action", "CUSTOM is not supported", "write DENY")],
+            conditions,
+        )
+    }
+
+    fn told(due: &Due) -> Vec<String> {
+        let new = due.judgements.iter().filter(|it| !it.stands_on(&due.outcome.version));
+        new.filter_map(Judgement::event).map(|event| event.reason).collect()
     }
 
     #[test]
     fn a_condition_is_written_once_and_others_stay() {
         let others = json!({"type": "Reconciled", "status": "True"});
-        let first = outcome(vec![mistake()], vec![others.clone()]);
-        assert!(is_due(&first));
-        let written = conditions(&first, Timestamp::UNIX_EPOCH);
+        let first = rejected(vec![others.clone()]);
+        assert!(first.is_due());
+        let written = first.conditions(Timestamp::UNIX_EPOCH);
         assert_eq!(written[0], others);
         assert_eq!(written[1]["message"], "spec.action: unknown action; fix: write ALLOW");
         assert_eq!(written[1]["lastTransitionTime"], "1970-01-01T00:00:00Z");
-        assert!(!is_due(&outcome(vec![mistake()], written.clone())));
-        let mended = outcome(Vec::new(), written);
-        assert!(is_due(&mended));
-        assert_eq!(conditions(&mended, Timestamp::UNIX_EPOCH).len(), 2);
+        assert_eq!((&written[2]["type"], &written[2]["status"]), (&json!(IN_FORCE), &json!("False")));
+        assert!(!rejected(written.clone()).is_due());
+        let mended = due(Vec::new(), InForce::AsWritten, Vec::new(), written);
+        assert!(mended.is_due());
+        let conditions = mended.conditions(Timestamp::UNIX_EPOCH);
+        assert_eq!(conditions.len(), 3);
+        assert!(conditions.iter().all(|condition| condition["status"] == "True"), "{conditions:?}");
+    }
+
+    #[test]
+    fn a_policy_without_effect_is_accepted_and_not_in_force() {
+        let first = without_effect(Vec::new());
+        let written = first.conditions(Timestamp::UNIX_EPOCH);
+        assert_eq!(written[0]["status"], "True");
+        assert_eq!((&written[1]["status"], &written[1]["reason"]), (&json!("False"), &json!("No")));
+        let message = "nothing of it is in force: spec.action: CUSTOM is not supported; fix: write DENY";
+        assert_eq!(written[1]["message"], message);
+        let nothing_is_said_to_be = |it: &Value| !it["message"].as_str().unwrap().contains("in force as");
+        assert!(written.iter().all(nothing_is_said_to_be), "{written:?}");
+    }
+
+    #[test]
+    fn each_change_is_told_once() {
+        let first = without_effect(Vec::new());
+        assert_eq!(told(&first), ["NotInForce"]);
+        let written = first.conditions(Timestamp::UNIX_EPOCH);
+        assert!(told(&without_effect(written.clone())).is_empty());
+        let partly =
+            due(Vec::new(), InForce::Partly, vec![part("spec.rules[0]", "left out", "x")], written.clone());
+        assert_eq!(told(&partly), ["PartlyInForce"]);
+        assert_eq!(told(&rejected(written)), ["Rejected"], "one event for a rejection, not two");
+        assert!(told(&due(Vec::new(), InForce::AsWritten, Vec::new(), Vec::new())).is_empty());
     }
 }

@@ -17,6 +17,7 @@ use tracing::{info, warn};
 
 use super::objects::Objects;
 use super::pauses;
+use super::unread::{FOREIGN, Foreign, Unread};
 
 /// Kinds that every cluster has.
 pub const CORE: [Kind; 5] = [Kind::Namespace, Kind::Node, Kind::Pod, Kind::Service, Kind::EndpointSlice];
@@ -29,7 +30,7 @@ const OPTIONAL: [(Kind, &str); 3] = [
 ];
 
 /// Fills `objects` for ever. Returns once it is known which kinds there are, so that [`Objects::complete`] means all.
-pub async fn start(client: &Client, objects: &Objects, tasks: &mut JoinSet<()>) {
+pub async fn start(client: &Client, objects: &Objects, unread: &Unread, tasks: &mut JoinSet<()>) {
     for kind in CORE {
         tasks.spawn(follow(client.clone(), kind, objects.clone()));
     }
@@ -37,6 +38,7 @@ pub async fn start(client: &Client, objects: &Objects, tasks: &mut JoinSet<()>) 
     let definitions = Definitions {
         client: client.clone(),
         objects: objects.clone(),
+        unread: unread.clone(),
         following: HashMap::new(),
         known: Some(known),
     };
@@ -45,11 +47,13 @@ pub async fn start(client: &Client, objects: &Objects, tasks: &mut JoinSet<()>) 
     let _ended = definitions_known.await;
 }
 
-/// Follows which of Istio's kinds the cluster has.
+/// Follows which of Istio's kinds the cluster has, and which that the mesh does not read.
 struct Definitions {
     client: Client,
     objects: Objects,
-    following: HashMap<Kind, AbortHandle>,
+    unread: Unread,
+    /// By the names of the definitions.
+    following: HashMap<&'static str, AbortHandle>,
     known: Option<tokio::sync::oneshot::Sender<()>>,
 }
 
@@ -64,43 +68,52 @@ impl Definitions {
             match event {
                 Ok(Event::Init) => listed.clear(),
                 Ok(Event::InitApply(definition)) => {
-                    listed.extend(kind_of(&definition));
-                    self.begin(kind_of(&definition));
+                    let name = definition.name_any();
+                    self.begin(&name);
+                    listed.push(name);
                 }
                 Ok(Event::InitDone) => {
-                    let gone = OPTIONAL.iter().map(|(kind, _)| *kind).filter(|kind| !listed.contains(kind));
-                    gone.for_each(|kind| self.end(kind));
+                    let gone = names().filter(|name| !listed.iter().any(|listed| listed == name));
+                    gone.for_each(|name| self.end(name));
                     if let Some(known) = self.known.take() {
                         // Nobody waits any more when the control plane stops.
                         let _stopping = known.send(());
                     }
                 }
-                Ok(Event::Apply(definition)) => self.begin(kind_of(&definition)),
-                Ok(Event::Delete(definition)) => {
-                    if let Some(kind) = kind_of(&definition) {
-                        self.end(kind);
-                    }
-                }
+                Ok(Event::Apply(definition)) => self.begin(&definition.name_any()),
+                Ok(Event::Delete(definition)) => self.end(&definition.name_any()),
                 Err(error) => warn!(%error, "custom resource definitions not watched; trying again"),
             }
         }
     }
 
-    fn begin(&mut self, kind: Option<Kind>) {
-        let Some(kind) = kind.filter(|kind| !self.following.contains_key(kind)) else { return };
-        info!(%kind, "the cluster has the kind");
-        self.objects.expect(kind);
-        let task = tokio::spawn(follow(self.client.clone(), kind, self.objects.clone()));
-        self.following.insert(kind, task.abort_handle());
+    fn begin(&mut self, definition: &str) {
+        if self.following.contains_key(definition) {
+            return;
+        }
+        let (name, task) = if let Some((kind, name)) = read(definition) {
+            self.objects.expect(kind);
+            (name, tokio::spawn(follow(self.client.clone(), kind, self.objects.clone())))
+        } else if let Some(kind) = foreign(definition) {
+            (kind.definition, tokio::spawn(self.unread.clone().follow(self.client.clone(), kind)))
+        } else {
+            return;
+        };
+        info!(definition, "the cluster has the kind");
+        self.following.insert(name, task.abort_handle());
     }
 
-    fn end(&mut self, kind: Kind) {
-        if let Some(task) = self.following.remove(&kind) {
-            info!(%kind, "the cluster has the kind no more");
+    fn end(&mut self, definition: &str) {
+        if let Some(task) = self.following.remove(definition) {
+            info!(definition, "the cluster has the kind no more");
             task.abort();
         }
-        // Also what was recalled of a kind that went while no replica ran.
-        self.objects.forget(kind);
+        if let Some((kind, _)) = read(definition) {
+            // Also what was recalled of a kind that went while no replica ran.
+            self.objects.forget(kind);
+        } else if let Some(kind) = foreign(definition) {
+            self.unread.forget(kind);
+        }
     }
 }
 
@@ -110,9 +123,19 @@ impl Drop for Definitions {
     }
 }
 
-fn kind_of(definition: &PartialObjectMeta<CustomResourceDefinition>) -> Option<Kind> {
-    let name = definition.name_any();
-    OPTIONAL.iter().find(|(_, known)| *known == name).map(|(kind, _)| *kind)
+/// Names of all definitions that matter.
+fn names() -> impl Iterator<Item = &'static str> {
+    OPTIONAL.iter().map(|(_, name)| *name).chain(FOREIGN.iter().map(|kind| kind.definition))
+}
+
+/// The kind that a definition is of, if the mesh reads it.
+fn read(definition: &str) -> Option<(Kind, &'static str)> {
+    OPTIONAL.into_iter().find(|(_, name)| *name == definition)
+}
+
+/// The kind that a definition is of, if the mesh knows not to read it.
+fn foreign(definition: &str) -> Option<&'static Foreign> {
+    FOREIGN.iter().find(|kind| kind.definition == definition)
 }
 
 /// Follows one kind for ever.

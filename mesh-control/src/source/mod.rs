@@ -6,6 +6,7 @@
 
 mod claims;
 pub mod directory;
+mod judgement;
 mod last_good;
 
 use std::io;
@@ -13,6 +14,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use mesh_api::admin::ResourceStatus;
 use mesh_api::compile::{Change, Compiler, Condition, MeshConfig, Output};
 use mesh_api::manifest::ManifestError;
 use tokio::sync::watch;
@@ -20,7 +22,7 @@ use tracing::{error, info, warn};
 
 use self::directory::Directory;
 use crate::config::Configuration;
-use crate::kubernetes::objects::Objects;
+use crate::kubernetes::objects::{Objects, is_policy};
 use crate::metrics::Metrics;
 use crate::watch::{DirectoryWatch, Touched};
 
@@ -51,6 +53,13 @@ impl Reader {
         match self {
             Self::Directory(directory) => directory.read(touched),
             Self::Kubernetes(objects) => Ok(objects.load()),
+        }
+    }
+
+    /// What was read last is published.
+    fn is_published(&self) {
+        if let Self::Kubernetes(objects) = self {
+            objects.settle();
         }
     }
 }
@@ -91,6 +100,8 @@ pub struct Findings {
     pub warnings: Vec<ManifestError>,
     /// What is not in force as it was written.
     pub conditions: Vec<Condition>,
+    /// What became of each resource that people wrote for the mesh.
+    pub resources: Arc<Vec<ResourceStatus>>,
 }
 
 /// Reads, compiles and publishes.
@@ -172,6 +183,7 @@ impl Publisher {
         let start = Instant::now();
         let Loaded { changes, objects, errors, warnings } = self.reader.read(touched)?;
         let count = changes.len();
+        let policies_changed = changes.iter().any(|change| is_policy(change.key.kind));
         let changed = self.compile(changes);
         self.present.generation += 1;
         self.present.built = Some(Instant::now());
@@ -180,7 +192,9 @@ impl Publisher {
         info!(generation, objects, changes = count, resources = changed, errors = errors.len(), took = ?start.elapsed(),
               "configuration");
         self.count(errors.len(), start);
-        self.report(Findings { errors, warnings, conditions: self.compiler.conditions() });
+        let conditions = self.compiler.conditions();
+        self.report(errors, warnings, conditions, policies_changed);
+        self.reader.is_published();
         self.configuration.send_replace(Arc::new(self.present.clone()));
         Ok(())
     }
@@ -204,12 +218,21 @@ impl Publisher {
         changed
     }
 
-    /// Says once what is wrong, when it is new.
-    fn report(&self, now: Findings) {
+    /// Says once what is wrong, when it is new. Most changes are of pods: they cost no look at every policy.
+    fn report(
+        &self,
+        errors: Vec<ManifestError>,
+        warnings: Vec<ManifestError>,
+        conditions: Vec<Condition>,
+        policies_changed: bool,
+    ) {
         let mut before = self.findings.lock().unwrap_or_else(PoisonError::into_inner);
-        if *before == now {
+        let same = before.errors == errors && before.warnings == warnings && before.conditions == conditions;
+        if same && !policies_changed {
             return;
         }
+        let resources = judgement::judge(self.compiler.policies(), &errors, &warnings, &conditions);
+        let now = Findings { errors, warnings, conditions, resources: Arc::new(resources) };
         for error in now.errors.iter().filter(|error| !before.errors.contains(error)) {
             error!("{error}");
         }

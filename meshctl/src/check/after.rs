@@ -8,11 +8,11 @@ use kube::runtime::conditions::is_crd_established;
 use kube::runtime::wait::Condition;
 use mesh_api::admin::{AgentStatus, CertificateStatus, EnrolmentState, PodStatus};
 
-use super::Finding;
+use super::{Finding, resources};
 use crate::cluster::Cluster;
 use crate::output::until;
 use crate::source::{Mesh, Nodes};
-use crate::status::{self, NodeState, Replica, Status};
+use crate::status::{self, NodeState, Status};
 
 /// Kinds that the control plane reads.
 const KINDS: &[&str] = &[
@@ -40,6 +40,10 @@ pub async fn check(cluster: Cluster) -> Result<Vec<Finding>> {
     findings
         .push(trust_bundle(cluster).await.unwrap_or_else(|error| Finding::unknown("trust bundle", &error)));
     findings.extend(control(&status));
+    findings.extend(match crate::resources::of(&mesh).await {
+        Ok(of) => resources::findings(&of),
+        Err(error) => vec![Finding::unknown("configuration", &error)],
+    });
     findings.extend(agents(&status));
     findings.push(versions(&status));
     findings.extend(
@@ -112,17 +116,7 @@ fn control(status: &Status) -> Vec<Finding> {
         let error = replica.error.as_ref()?;
         Some(Finding::warn("control plane", error, "see the log of this pod"))
     }));
-    findings.extend(rejected(&status.control));
     findings
-}
-
-/// Resources that are rejected are the same for every replica.
-fn rejected(replicas: &[Replica]) -> Option<Finding> {
-    let errors = replicas.iter().filter_map(|it| it.status.as_ref()).map(|it| it.errors).max()?;
-    (errors > 0).then(|| {
-        let fix = "the condition nodemesh.io/Accepted of each resource says why";
-        Finding::warn("configuration", format!("{errors} resources are rejected"), fix)
-    })
 }
 
 fn agents(status: &Status) -> Vec<Finding> {

@@ -4,6 +4,7 @@ mod access;
 mod after;
 mod before;
 mod kernel;
+mod resources;
 mod strangers;
 
 use std::fmt;

@@ -72,8 +72,10 @@ pub struct Endpoint {
     pub allowed: bool,
     /// Why, in the words of the agent's log.
     pub reason: String,
-    /// `namespace/name` of the policy that decides, if one does.
+    /// `namespace/name` of the policy that decides, if one does; with its kind before, if that is no `AuthorizationPolicy`.
     pub policy: Option<String>,
+    /// What of the policies for the endpoint is not in force as written, as far as the control plane says so.
+    pub not_in_force: Vec<String>,
 }
 
 impl Explanation {
@@ -174,6 +176,7 @@ fn endpoint(snapshot: &Snapshot, client: &Workload, target: &Target, same_node: 
         allowed,
         reason,
         policy,
+        not_in_force: Vec::new(),
     }
 }
 

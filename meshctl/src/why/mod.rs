@@ -2,6 +2,7 @@
 
 mod destination;
 mod explain;
+mod remarks;
 mod same_node;
 mod show;
 
@@ -17,6 +18,7 @@ use prost::Message;
 use serde::Deserialize;
 
 use crate::output::Format;
+use crate::resources;
 use crate::source::{Mesh, Node, Nodes, Source};
 
 use destination::Destination;
@@ -58,7 +60,10 @@ pub async fn answer(source: &Source, question: &Question, format: Format) -> Res
     let pods = session.json::<Vec<PodStatus>>("/pods").await?;
     let same_node = SameNode::new(settings.same_node, pods);
     let agent = Agent { same_node, strict_egress: pod.strict_egress };
-    let explanation = explain::explain(&snapshot, &client, &question.to, &agent)?;
+    let mut explanation = explain::explain(&snapshot, &client, &question.to, &agent)?;
+    if let Some(written) = resources::if_known(&source.mesh().await?).await {
+        remarks::add(&mut explanation, &snapshot, &written);
+    }
     format.print(&explanation, show::text)?;
     Ok(if explanation.is_taken() { ExitCode::SUCCESS } else { ExitCode::from(3) })
 }

@@ -14,6 +14,7 @@ pub fn text(of: &Explanation) -> String {
         for endpoint in &way.endpoints {
             lines.push(format!("    {}", place(endpoint)));
             lines.push(format!("      {}", endpoint.reason));
+            lines.extend(endpoint.not_in_force.iter().map(|it| format!("      not in force: {it}")));
         }
     }
     lines.join("\n") + "\n"

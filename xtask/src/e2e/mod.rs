@@ -19,7 +19,7 @@ use crate::workspace::Workspace;
 
 /// Files whose tests keep to namespaces of their own. All others stop or replace what their neighbours need, or look at all
 /// that passes between the nodes.
-const SIDE_BY_SIDE: [&str; 5] = ["enrolment", "lifecycle", "meshctl", "mtls", "policy"];
+const SIDE_BY_SIDE: [&str; 6] = ["effect", "enrolment", "lifecycle", "meshctl", "mtls", "policy"];
 
 /// Most of a test's time is the cluster's own.
 const AT_ONCE: usize = 4;

@@ -77,10 +77,10 @@ pub(super) fn compile(
     policy: &AuthorizationPolicy,
     mesh: &MeshConfig,
 ) -> (Option<Authorization>, Vec<Condition>) {
-    if let Some((field, reason)) = not_ours(policy) {
+    if let Some((field, words)) = not_ours(policy) {
         let condition =
-            Condition::new(Kind::AuthorizationPolicy, &policy.metadata, field, Effect::Ignored, reason);
-        return (None, vec![condition]);
+            Condition::new(Kind::AuthorizationPolicy, &policy.metadata, field, Effect::Ignored, words);
+        return (None, vec![condition.whole()]);
     }
     let (rules, conditions) = rules::convert(policy);
     let audit = policy.action == Action::Audit;
@@ -105,16 +105,15 @@ fn scope(policy: &AuthorizationPolicy, mesh: &MeshConfig) -> Scope {
     }
 }
 
-/// Why the policy is not for node agents, and the field that says so.
-fn not_ours(policy: &AuthorizationPolicy) -> Option<(&'static str, &'static str)> {
+/// Why the policy is not for node agents and what to write instead, after the field that says so.
+fn not_ours(policy: &AuthorizationPolicy) -> Option<(&'static str, (&'static str, &'static str))> {
     if !policy.target_refs.is_empty() {
-        return Some(("spec.targetRefs", "policies are enforced at workloads; choose them with `selector`"));
+        let reason = "policies are enforced at workloads, so this one is asked about no connection";
+        return Some(("spec.targetRefs", (reason, "choose the workloads with `selector`")));
     }
     if policy.action == Action::Custom {
-        return Some((
-            "spec.action",
-            "the action CUSTOM is not supported; connections are decided without it",
-        ));
+        let reason = "the action CUSTOM is not supported; connections are decided without it";
+        return Some(("spec.action", (reason, "write ALLOW or DENY, with rules about connections")));
     }
     None
 }

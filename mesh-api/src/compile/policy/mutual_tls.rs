@@ -51,9 +51,11 @@ impl<'a> Modes<'a> {
         let in_root = namespace == self.root_namespace;
         let older = match &policy.selector {
             Some(_) if in_root => {
-                let reason =
-                    "a selector has no effect in the root namespace; put the policy beside its workloads";
-                return Some(condition(policy, "spec.selector", Effect::Ignored, reason));
+                let words = (
+                    "a policy with a selector has no effect in the root namespace",
+                    "put the policy into the namespace of its workloads",
+                );
+                return Some(condition(policy, "spec.selector", Effect::Ignored, words).whole());
             }
             Some(_) => {
                 let beside = self.workloads.entry(namespace).or_default();
@@ -69,12 +71,9 @@ impl<'a> Modes<'a> {
             }
         };
         let older = older?.metadata.full_name();
-        Some(condition(
-            policy,
-            "spec",
-            Effect::Ignored,
-            &format!("{older} is older, and only the oldest counts"),
-        ))
+        let reason = format!("{older} is older, and only the oldest counts");
+        let fix = format!("change {older} instead, and delete this one");
+        Some(condition(policy, "spec", Effect::Ignored, (&reason, &fix)).whole())
     }
 
     /// The policies to be sent.
@@ -171,12 +170,15 @@ fn disabled(policy: &PeerAuthentication) -> Option<Condition> {
         (_, Some((port, _))) => format!("spec.portLevelMtls.{port}.mode"),
         _ => return None,
     };
-    let reason = "DISABLE is taken for PERMISSIVE: the transport between nodes stays encrypted";
-    Some(condition(policy, &field, Effect::Weaker, reason))
+    let words = (
+        "DISABLE is taken for PERMISSIVE: the transport between nodes stays encrypted",
+        "write PERMISSIVE, which means the same here",
+    );
+    Some(condition(policy, &field, Effect::Weaker, words))
 }
 
-fn condition(policy: &PeerAuthentication, field: &str, effect: Effect, reason: &str) -> Condition {
-    Condition::new(Kind::PeerAuthentication, &policy.metadata, field, effect, reason)
+fn condition(policy: &PeerAuthentication, field: &str, effect: Effect, words: (&str, &str)) -> Condition {
+    Condition::new(Kind::PeerAuthentication, &policy.metadata, field, effect, words)
 }
 
 fn port_policy_name(policy: &PeerAuthentication) -> String {

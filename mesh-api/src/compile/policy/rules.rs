@@ -23,7 +23,10 @@ use super::matches::{self, Bound};
 pub(super) fn convert(policy: &AuthorizationPolicy) -> (Vec<wire::Rule>, Vec<Condition>) {
     let mut converter = Converter { policy, conditions: Vec::new() };
     let rules = policy.rules.iter().enumerate();
-    let rules = rules.filter_map(|(index, rule)| converter.rule(index, rule)).collect();
+    let rules: Vec<_> = rules.filter_map(|(index, rule)| converter.rule(index, rule)).collect();
+    if rules.is_empty() {
+        converter.say_that_none_is_left();
+    }
     (rules, converter.conditions)
 }
 
@@ -37,9 +40,8 @@ impl Converter<'_> {
         let path = format!("spec.rules[{index}]");
         let dropped = unjudgeable(rule, self.bound());
         if self.policy.action == Action::Allow && !dropped.is_empty() {
-            let reason =
-                format!("{}: a connection does not show this, so the rule is left out", dropped.join(", "));
-            self.report(path, Effect::Stricter, reason);
+            let reason = format!("rule {} left out: {}", index + 1, unseen(&dropped));
+            self.report(path, Effect::Stricter, reason, BY_CONNECTION);
             return None;
         }
         self.report_globs(&path, rule);
@@ -47,19 +49,15 @@ impl Converter<'_> {
         let clauses: Vec<Clause> = clauses.chain(rule.when.iter().map(|when| self.when(when))).collect();
         let judged: Vec<Clause> = clauses.into_iter().map(without_empty).collect();
         if judged.iter().any(|clause| clause.matches.is_empty()) {
-            let reason = format!(
-                "{}: a connection does not show this, so the rule matches nothing",
-                dropped.join(", ")
-            );
-            self.report(path, Effect::Ignored, reason);
+            let reason = format!("rule {} left out, it matches nothing: {}", index + 1, unseen(&dropped));
+            self.report(path, Effect::Ignored, reason, BY_CONNECTION);
             return None;
         }
         if !dropped.is_empty() {
-            let reason =
-                format!("{}: a connection does not show this, so it is not asked for", dropped.join(", "));
+            let reason = format!("rule {} without a part of it: {}", index + 1, unseen(&dropped));
             // An alternative that asked for nothing else is gone; otherwise the rule has become wider.
             let effect = if lost_alternative(rule) { Effect::Weaker } else { Effect::Stricter };
-            self.report(path, effect, reason);
+            self.report(path, effect, reason, BY_CONNECTION);
         }
         Some(wire::Rule { clauses: judged })
     }
@@ -135,13 +133,26 @@ impl Converter<'_> {
             .collect();
         if !globs.is_empty() {
             let reason = format!("{}: a `*` within a name is matched on the safe side", globs.join(", "));
-            self.report(path.to_owned(), Effect::Stricter, reason);
+            let fix = "write the names out, or a `*` at the beginning or end alone";
+            self.report(path.to_owned(), Effect::Stricter, reason, fix);
         }
     }
 
-    fn report(&mut self, field: String, effect: Effect, reason: String) {
+    /// A policy that has lost all its rules allows nothing, or denies nothing: its last condition says which.
+    fn say_that_none_is_left(&mut self) {
+        let Some(last) = self.conditions.pop() else { return };
+        let (comes_to, is_whole) = match self.policy.action {
+            Action::Allow => ("so it allows nothing, and what no other policy allows is refused", false),
+            Action::Audit => ("so it reports nothing", true),
+            Action::Deny | Action::Custom => ("so it denies nothing", true),
+        };
+        let reason = format!("{}; no rule is left, {comes_to}", last.reason);
+        self.conditions.push(Condition { reason, is_whole, ..last });
+    }
+
+    fn report(&mut self, field: String, effect: Effect, reason: String, fix: &str) {
         let kind = Kind::AuthorizationPolicy;
-        self.conditions.push(Condition::new(kind, &self.policy.metadata, field, effect, reason));
+        self.conditions.push(Condition::new(kind, &self.policy.metadata, field, effect, (reason, fix)));
     }
 
     /// An ALLOW must not match more than it says, a DENY not less.
@@ -180,6 +191,27 @@ fn stripped(source: &Source) -> Source {
         not_remote_ip_blocks: Vec::new(),
         ..source.clone()
     }
+}
+
+/// What to write instead of what a connection does not show.
+const BY_CONNECTION: &str = "ask by principals, serviceAccounts, namespaces, ipBlocks and ports";
+
+/// Attributes that do not show in a connection at any layer, but have no form on the wire.
+const NO_FORM: [&str; 2] = ["trustDomains", "notTrustDomains"];
+
+/// Why these attributes are not asked for.
+fn unseen(names: &[String]) -> String {
+    let are = |names: &[&str]| if names.len() == 1 { "is" } else { "are" };
+    let (no_form, layer_7): (Vec<&str>, Vec<&str>) =
+        names.iter().map(String::as_str).partition(|name| NO_FORM.contains(name));
+    let mut parts = Vec::new();
+    if !layer_7.is_empty() {
+        parts.push(format!("{} {} layer 7, which is not read", layer_7.join(", "), are(&layer_7)));
+    }
+    if !no_form.is_empty() {
+        parts.push(format!("{} can't be asked for here", no_form.join(", ")));
+    }
+    parts.join("; ")
 }
 
 /// Names of the attributes in a rule that a connection does not show.

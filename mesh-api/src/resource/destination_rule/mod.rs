@@ -44,6 +44,20 @@ pub struct TrafficPolicy {
     pub ports: BTreeMap<u16, TrafficSettings>,
 }
 
+impl TrafficPolicy {
+    /// Whether it asks for nothing but what is the default: all that it says may be of what is not acted upon.
+    pub fn is_nothing(&self) -> bool {
+        self.settings.is_nothing() && self.ports.values().all(TrafficSettings::is_nothing)
+    }
+}
+
+impl TrafficSettings {
+    fn is_nothing(&self) -> bool {
+        let pool = self.pool.as_ref().is_none_or(|pool| *pool == ConnectionPool::default());
+        self.load_balancer.is_none() && pool && self.outlier.is_none()
+    }
+}
+
 /// The blocks of a traffic policy.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct TrafficSettings {

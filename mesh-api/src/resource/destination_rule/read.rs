@@ -137,12 +137,21 @@ fn port_settings(at: &Cursor<'_>) -> BTreeMap<u16, TrafficSettings> {
 }
 
 fn settings(fields: &Fields<'_>) -> TrafficSettings {
-    fields.ignore(&["tls"]);
+    if let Some(tls) = fields.get("tls").filter(|at| !is_of_the_mesh(at)) {
+        tls.ignored();
+    }
     TrafficSettings {
         load_balancer: fields.get("loadBalancer").and_then(|at| load_balancer(&at)),
         pool: fields.get("connectionPool").and_then(|at| connection_pool(&at)),
         outlier: fields.get("outlierDetection").map(|at| outlier_detection(&at)),
     }
+}
+
+/// Whether `tls` asks for the mesh's own mutual TLS and nothing besides, which is had without asking.
+fn is_of_the_mesh(tls: &Cursor<'_>) -> bool {
+    let fields = tls.open_fields();
+    let alone = fields.all().all(|(key, _)| key == "mode");
+    alone && fields.get("mode").and_then(|at| at.filled()) == Some("ISTIO_MUTUAL")
 }
 
 fn load_balancer(at: &Cursor<'_>) -> Option<LoadBalancer> {

@@ -1,4 +1,4 @@
-use mesh_api::admin::{EnrolmentState, PodLink, PodStatus};
+use mesh_api::admin::{EnrolmentState, InForce, Part, PodLink, PodStatus, ResourceStatus, Resources};
 use mesh_api::compile::{self, MeshConfig};
 use mesh_api::manifest;
 use mesh_api::plan::Store;
@@ -8,7 +8,7 @@ use prost::Message;
 use prost_types::Any;
 
 use super::*;
-use crate::why::show;
+use crate::why::{remarks, show};
 
 const SHOP: &str = "\
 apiVersion: v1
@@ -65,14 +65,18 @@ fn resource(type_url: &str, name: &str, content: &impl Message) -> Resource {
     }
 }
 
-fn shop_compiled() -> compile::Compiled {
-    let parsed = manifest::parse("shop.yaml", SHOP);
+fn compiled(text: &str) -> compile::Compiled {
+    let parsed = manifest::parse("shop.yaml", text);
     assert!(parsed.errors.is_empty(), "{:#?}", parsed.errors);
     compile::compile(parsed.objects.into_iter().map(Arc::new), &MeshConfig::default())
 }
 
 fn shop() -> Snapshot {
-    let compiled = shop_compiled();
+    snapshot(SHOP)
+}
+
+fn snapshot(text: &str) -> Snapshot {
+    let compiled = compiled(text);
     let mut store = Store::default();
     let addresses = compiled.addresses.iter().map(|(name, it)| resource(type_url::ADDRESS, name, it));
     assert_eq!(store.apply(type_url::ADDRESS, addresses.collect(), Vec::new()), []);
@@ -221,7 +225,7 @@ fn what_is_behind_a_waypoint_is_refused_unless_the_agent_ignores_them() {
     for (setting, taken) in [(Some("refuse"), false), (Some("ignore"), true), (None, true)] {
         let mut store = Store::default().with_waypoints(crate::why::waypoints(setting));
         let mut addresses: Vec<_> =
-            shop_compiled().addresses.into_iter().map(|(name, it)| (name.to_string(), it)).collect();
+            compiled(SHOP).addresses.into_iter().map(|(name, it)| (name.to_string(), it)).collect();
         for (_, address) in &mut addresses {
             if let Some(address::Type::Service(service)) = &mut address.r#type {
                 service.waypoint = Some(GatewayAddress::default());
@@ -237,4 +241,58 @@ fn what_is_behind_a_waypoint_is_refused_unless_the_agent_ignores_them() {
         let note = explained.routes[0].note.as_deref().unwrap_or_default();
         assert_eq!(note.contains("is behind waypoint"), !taken, "{note}");
     }
+}
+
+#[test]
+fn says_what_of_the_policies_is_not_in_force_and_who_wrote_strict() {
+    let policies = "\
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: methods, namespace: shop}
+spec: {action: DENY, rules: [{to: [{operation: {methods: [GET], paths: [/]}}]}]}
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: elsewhere, namespace: shop}
+spec: {selector: {matchLabels: {app: other}}, action: DENY, rules: [{to: [{operation: {methods: [GET]}}]}]}
+---
+apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: {name: default, namespace: shop}
+spec: {mtls: {mode: STRICT}}
+";
+    let snapshot = snapshot(&format!("{SHOP}{policies}"));
+    let client = snapshot.workloads().find(|workload| &*workload.name == "outsider").unwrap();
+    let mut explained =
+        explain(&snapshot, &client, &"web:80".parse().unwrap(), &node("auto", "veth")).unwrap();
+    let resource = |kind, name: &str, says: &str, in_force, parts| ResourceStatus {
+        kind,
+        namespace: "shop".to_owned(),
+        name: name.to_owned(),
+        says: says.to_owned(),
+        in_force,
+        parts,
+    };
+    let part = |meaning: &str| {
+        vec![Part { field: "spec.rules[0]".to_owned(), meaning: meaning.to_owned(), fix: String::new() }]
+    };
+    let (policy, peer) = (manifest::Kind::AuthorizationPolicy, manifest::Kind::PeerAuthentication);
+    let resources = vec![
+        resource(policy, "methods", "DENY", InForce::No, part("rule 1 left out: methods, paths are layer 7")),
+        resource(policy, "elsewhere", "DENY", InForce::No, part("rule 1 left out: methods is layer 7")),
+        resource(peer, "default", "STRICT", InForce::AsWritten, Vec::new()),
+    ];
+    remarks::add(&mut explained, &snapshot, &Resources { resources, unread: Vec::new() });
+    let endpoint = &explained.routes[0].endpoints[0];
+    assert_eq!(
+        endpoint.not_in_force,
+        ["AuthorizationPolicy shop/methods: spec.rules[0]: rule 1 left out: methods, paths are layer 7"]
+    );
+    assert_eq!(endpoint.policy.as_deref(), Some("PeerAuthentication shop/default"));
+    assert!(
+        endpoint.reason.starts_with("denied by PeerAuthentication shop/default: plaintext"),
+        "{endpoint:?}"
+    );
+    assert!(show::text(&explained).contains("not in force: AuthorizationPolicy shop/methods"));
 }

@@ -41,12 +41,20 @@ spec:
         {{- end }}
         - name: Accepted
           type: string
-          description: Whether the mesh has it in force
+          description: Whether it could be read
           jsonPath: .status.conditions[?(@.type=="nodemesh.io/Accepted")].status
-        - name: Reason
+        - name: In Force
+          type: string
+          description: How much of it is in force. AsWritten, Partly, No, or what it said Earlier
+          jsonPath: .status.conditions[?(@.type=="nodemesh.io/InForce")].reason
+        - name: Mistakes
           type: string
           priority: 1
           jsonPath: .status.conditions[?(@.type=="nodemesh.io/Accepted")].message
+        - name: Effect
+          type: string
+          priority: 1
+          jsonPath: .status.conditions[?(@.type=="nodemesh.io/InForce")].message
         - name: Age
           type: date
           jsonPath: .metadata.creationTimestamp

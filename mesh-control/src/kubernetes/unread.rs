@@ -1,0 +1,328 @@
+//! Objects that somebody wrote for a mesh and this one does not read: each is told so by an event, and how many there are
+//! of a kind is shown.
+//!
+//! An event and no condition: these kinds may be another controller's, and their status is its own. Only names are
+//! kept, and only of kinds that the cluster has.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures_util::{StreamExt as _, pin_mut};
+use k8s_openapi::api::core::v1::ObjectReference;
+use k8s_openapi::api::events::v1::Event;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
+use k8s_openapi::jiff::Timestamp;
+use kube::Client;
+use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind, PostParams};
+use kube::core::PartialObjectMeta;
+use kube::discovery::pinned_kind;
+use kube::runtime::WatchStreamExt as _;
+use kube::runtime::watcher::{self, Config, watcher};
+use mesh_api::admin::UnreadKind;
+use tokio::sync::{Notify, watch};
+use tracing::warn;
+
+use super::objects::Name;
+use super::{Cluster, pauses};
+
+/// Events for objects of one kind; who has more of them has understood.
+const MOST_OF_A_KIND: usize = 100;
+
+/// Events of one round; the rest waits for the next.
+const MOST_AT_ONCE: usize = 20;
+
+/// Between two rounds, and before what could not be told is tried again.
+const PAUSE: Duration = Duration::from_secs(5);
+
+/// Between two looks for the version of a kind, which may be one that nobody knew.
+const LONGEST_PAUSE: Duration = Duration::from_mins(1);
+
+/// Objects that are named where a kind is shown.
+const EXAMPLES: usize = 3;
+
+/// A kind that the mesh does not read.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Foreign {
+    /// Name of its definition.
+    pub definition: &'static str,
+    kind: &'static str,
+    /// Versions under which it may be served, the preferred one first.
+    versions: &'static [&'static str],
+}
+
+const NETWORKING: &[&str] = &["v1", "v1beta1", "v1alpha3"];
+const GATEWAY: &[&str] = &["v1", "v1beta1", "v1alpha3", "v1alpha2"];
+
+/// Istio's kinds and the Gateway API's routes, as far as they say something about a mesh's connections.
+pub const FOREIGN: [Foreign; 15] = [
+    foreign("virtualservices.networking.istio.io", "VirtualService", NETWORKING),
+    foreign("gateways.networking.istio.io", "Gateway", NETWORKING),
+    foreign("serviceentries.networking.istio.io", "ServiceEntry", NETWORKING),
+    foreign("workloadentries.networking.istio.io", "WorkloadEntry", NETWORKING),
+    foreign("workloadgroups.networking.istio.io", "WorkloadGroup", NETWORKING),
+    foreign("sidecars.networking.istio.io", "Sidecar", NETWORKING),
+    foreign("envoyfilters.networking.istio.io", "EnvoyFilter", &["v1alpha3"]),
+    foreign("proxyconfigs.networking.istio.io", "ProxyConfig", &["v1beta1"]),
+    foreign("requestauthentications.security.istio.io", "RequestAuthentication", &["v1", "v1beta1"]),
+    foreign("telemetries.telemetry.istio.io", "Telemetry", &["v1", "v1alpha1"]),
+    foreign("wasmplugins.extensions.istio.io", "WasmPlugin", &["v1alpha1"]),
+    foreign("gateways.gateway.networking.k8s.io", "Gateway", GATEWAY),
+    foreign("httproutes.gateway.networking.k8s.io", "HTTPRoute", GATEWAY),
+    foreign("grpcroutes.gateway.networking.k8s.io", "GRPCRoute", GATEWAY),
+    foreign("tcproutes.gateway.networking.k8s.io", "TCPRoute", GATEWAY),
+];
+
+const fn foreign(definition: &'static str, kind: &'static str, versions: &'static [&'static str]) -> Foreign {
+    Foreign { definition, kind, versions }
+}
+
+impl Foreign {
+    fn group(&self) -> &'static str {
+        self.definition.split_once('.').map_or("", |(_, group)| group)
+    }
+}
+
+/// The objects, shared by the watches and who tells of them.
+#[derive(Clone, Default)]
+pub struct Unread(Arc<Shared>);
+
+#[derive(Default)]
+struct Shared {
+    kinds: Mutex<BTreeMap<&'static Foreign, BTreeMap<Name, Seen>>>,
+    changed: Notify,
+}
+
+/// One object, as far as it matters.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Seen {
+    api_version: String,
+    uid: String,
+    generation: i64,
+}
+
+impl Unread {
+    /// Kinds of which there are objects.
+    pub fn kinds(&self) -> Vec<UnreadKind> {
+        let kinds = self.state();
+        let held = kinds.iter().filter(|(_, objects)| !objects.is_empty());
+        held.map(|(kind, objects)| UnreadKind {
+            kind: kind.kind.to_owned(),
+            group: kind.group().to_owned(),
+            objects: objects.len(),
+            examples: objects.keys().take(EXAMPLES).map(full_name).collect(),
+        })
+        .collect()
+    }
+
+    /// Follows one kind for ever.
+    pub async fn follow(self, client: Client, kind: &'static Foreign) {
+        let resource = served(&client, kind).await;
+        let api: Api<PartialObjectMeta<DynamicObject>> = Api::all_with(client, &resource);
+        let events = watcher(api, Config::default()).backoff(pauses());
+        pin_mut!(events);
+        let mut listed = BTreeSet::new();
+        while let Some(event) = events.next().await {
+            match event {
+                Ok(watcher::Event::Init) => listed.clear(),
+                Ok(watcher::Event::InitApply(object)) => {
+                    listed.insert(name_of(&object.metadata));
+                    self.put(kind, &object.metadata, &resource.api_version);
+                }
+                Ok(watcher::Event::InitDone) => self.keep(kind, &listed),
+                Ok(watcher::Event::Apply(object)) => self.put(kind, &object.metadata, &resource.api_version),
+                Ok(watcher::Event::Delete(object)) => self.remove(kind, &name_of(&object.metadata)),
+                Err(error) => warn!(kind = kind.definition, %error, "not watched; trying again"),
+            }
+            self.0.changed.notify_one();
+        }
+    }
+
+    /// The kind is gone from the cluster, and its objects with it.
+    pub fn forget(&self, kind: &'static Foreign) {
+        self.state().remove(kind);
+    }
+
+    fn put(&self, kind: &'static Foreign, metadata: &ObjectMeta, api_version: &str) {
+        let seen = Seen {
+            api_version: api_version.to_owned(),
+            uid: metadata.uid.clone().unwrap_or_default(),
+            generation: metadata.generation.unwrap_or_default(),
+        };
+        self.state().entry(kind).or_default().insert(name_of(metadata), seen);
+    }
+
+    fn keep(&self, kind: &'static Foreign, listed: &BTreeSet<Name>) {
+        self.state().entry(kind).or_default().retain(|name, _| listed.contains(name));
+    }
+
+    fn remove(&self, kind: &'static Foreign, name: &Name) {
+        self.state().entry(kind).or_default().remove(name);
+    }
+
+    fn state(&self) -> MutexGuard<'_, BTreeMap<&'static Foreign, BTreeMap<Name, Seen>>> {
+        self.0.kinds.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Objects that have not been told yet in the state that they are in.
+    fn due(&self, told: &HashMap<String, Seen>) -> Vec<(&'static Foreign, Name, Seen)> {
+        let kinds = self.state();
+        let all = kinds.iter().flat_map(|(kind, objects)| {
+            objects.iter().take(MOST_OF_A_KIND).map(|(name, seen)| (*kind, name.clone(), seen.clone()))
+        });
+        all.filter(|(_, _, seen)| told.get(&seen.uid) != Some(seen)).take(MOST_AT_ONCE).collect()
+    }
+
+    /// Tells each object for ever, while this replica leads.
+    pub async fn tell(self, cluster: Cluster, mut leads: watch::Receiver<bool>) {
+        let mut told: HashMap<String, Seen> = HashMap::new();
+        loop {
+            if leads.wait_for(|leads| *leads).await.is_err() {
+                return;
+            }
+            let due = self.due(&told);
+            let waits = due.is_empty();
+            for (kind, name, seen) in due {
+                match create(&cluster, kind, &name, &seen).await {
+                    Ok(()) => drop(told.insert(seen.uid.clone(), seen)),
+                    // The next ones are tried all the same: it may be this one alone that is refused.
+                    Err(error) => {
+                        warn!(kind = kind.definition, name = full_name(&name), %error, "not told; trying again");
+                    }
+                }
+            }
+            if waits {
+                let there: BTreeSet<String> =
+                    self.state().values().flat_map(BTreeMap::values).map(|seen| seen.uid.clone()).collect();
+                told.retain(|uid, _| there.contains(uid));
+                self.0.changed.notified().await;
+            } else {
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+    }
+}
+
+/// The event has a name that goes with the object's state, so the next leader's is the same and is not made again.
+async fn create(cluster: &Cluster, kind: &Foreign, name: &Name, seen: &Seen) -> Result<(), kube::Error> {
+    let api: Api<Event> = Api::namespaced(cluster.client.clone(), &name.0);
+    match api.create(&PostParams::default(), &event(cluster, kind, name, seen)).await {
+        Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
+        // The namespace ends, and the object with it.
+        Err(kube::Error::Api(status))
+            if status.code == 404 || status.code == 403 && is_ending(&status.message) =>
+        {
+            Ok(())
+        }
+        made => made.map(drop),
+    }
+}
+
+fn is_ending(message: &str) -> bool {
+    message.contains("being terminated")
+}
+
+fn event(cluster: &Cluster, kind: &Foreign, (namespace, name): &Name, seen: &Seen) -> Event {
+    let mut hasher = DefaultHasher::new();
+    seen.hash(&mut hasher);
+    // A name of the API's own length, however long the object's is.
+    let stem: String = name.chars().take(200).collect();
+    let kind = kind.kind;
+    Event {
+        metadata: ObjectMeta {
+            name: Some(format!("{}.{:016x}", stem.trim_end_matches(['.', '-']), hasher.finish())),
+            namespace: Some(namespace.clone()),
+            ..ObjectMeta::default()
+        },
+        event_time: Some(MicroTime(Timestamp::now())),
+        type_: Some("Warning".to_owned()),
+        reason: Some("NotRead".to_owned()),
+        action: Some("Ignored".to_owned()),
+        note: Some(format!(
+            "nodemesh reads no {kind}: it changes nothing about the connections of pods in the mesh"
+        )),
+        regarding: Some(ObjectReference {
+            api_version: Some(seen.api_version.clone()),
+            kind: Some(kind.to_owned()),
+            namespace: Some(namespace.clone()),
+            name: Some(name.clone()),
+            uid: Some(seen.uid.clone()),
+            ..ObjectReference::default()
+        }),
+        reporting_controller: Some("nodemesh.io/mesh-control".to_owned()),
+        reporting_instance: Some(cluster.pod.clone()),
+        ..Event::default()
+    }
+}
+
+/// The version under which the cluster serves a kind. A definition that was just made is served in a moment.
+async fn served(client: &Client, kind: &Foreign) -> ApiResource {
+    let mut pause = Duration::from_millis(500);
+    loop {
+        for version in kind.versions {
+            let gvk = GroupVersionKind::gvk(kind.group(), version, kind.kind);
+            if let Ok((resource, _)) = pinned_kind(client, &gvk).await {
+                return resource;
+            }
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+fn name_of(metadata: &ObjectMeta) -> Name {
+    (metadata.namespace.clone().unwrap_or_default(), metadata.name.clone().unwrap_or_default())
+}
+
+fn full_name((namespace, name): &Name) -> String {
+    format!("{namespace}/{name}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn put(unread: &Unread, name: &str, generation: i64) {
+        let metadata = ObjectMeta {
+            name: Some(name.to_owned()),
+            namespace: Some("shop".to_owned()),
+            uid: Some(name.to_owned()),
+            generation: Some(generation),
+            ..ObjectMeta::default()
+        };
+        unread.put(&FOREIGN[0], &metadata, "networking.istio.io/v1");
+    }
+
+    fn tell(unread: &Unread, told: &mut HashMap<String, Seen>) -> Vec<String> {
+        let due = unread.due(told);
+        due.iter().for_each(|(_, _, seen)| drop(told.insert(seen.uid.clone(), seen.clone())));
+        due.into_iter().map(|(_, (_, name), _)| name).collect()
+    }
+
+    #[test]
+    fn each_object_is_told_once_for_each_change() {
+        let (unread, mut told) = (Unread::default(), HashMap::new());
+        put(&unread, "web", 1);
+        assert_eq!(tell(&unread, &mut told), ["web"]);
+        put(&unread, "web", 1);
+        assert!(tell(&unread, &mut told).is_empty(), "only its status changed");
+        put(&unread, "web", 2);
+        assert_eq!(tell(&unread, &mut told), ["web"]);
+        unread.keep(&FOREIGN[0], &BTreeSet::new());
+        assert!(unread.kinds().is_empty());
+    }
+
+    #[test]
+    fn many_are_counted_and_some_are_told() {
+        let (unread, mut told) = (Unread::default(), HashMap::new());
+        (0..1000).for_each(|number| put(&unread, &format!("web-{number}"), 1));
+        let rounds = std::iter::from_fn(|| Some(tell(&unread, &mut told).len()).filter(|count| *count > 0));
+        let rounds: Vec<_> = rounds.collect();
+        assert!(rounds.iter().all(|count| *count <= MOST_AT_ONCE), "{rounds:?}");
+        assert_eq!(rounds.iter().sum::<usize>(), MOST_OF_A_KIND);
+        let kind = unread.kinds().remove(0);
+        assert_eq!((kind.kind.as_str(), kind.group.as_str()), ("VirtualService", "networking.istio.io"));
+        assert_eq!((kind.objects, kind.examples.len()), (1000, EXAMPLES));
+    }
+}

@@ -1,0 +1,275 @@
+//! What became of each resource that people wrote for the mesh: how much of it is in force, and why not all.
+//!
+//! Three know a part of it: who reads it (mistakes, and fields that are not acted upon yet), the compiler (what has no
+//! effect beside all else), and the resource itself (whether it says anything beyond that).
+
+use std::collections::{BTreeMap, HashMap};
+
+use mesh_api::admin::{InForce, Part, ResourceStatus};
+use mesh_api::compile::{Condition, Effect, Shared};
+use mesh_api::manifest::{Kind, ManifestError, ObjectKey};
+use mesh_api::resource::{Action, MtlsMode, Object};
+
+use crate::kubernetes::objects::is_policy;
+
+/// What was found, by `Kind namespace/name` as messages have it.
+#[derive(Default)]
+struct Found<'a> {
+    errors: Vec<&'a ManifestError>,
+    warnings: Vec<&'a ManifestError>,
+    conditions: Vec<&'a Condition>,
+}
+
+/// Judges the policies in force, and those that never were.
+pub(super) fn judge<'a>(
+    policies: impl Iterator<Item = &'a Shared>,
+    errors: &[ManifestError],
+    warnings: &[ManifestError],
+    conditions: &[Condition],
+) -> Vec<ResourceStatus> {
+    let mut found = sorted(errors, warnings, conditions);
+    let mut judged = BTreeMap::new();
+    for policy in policies {
+        let key = policy.value.key();
+        let found = found.remove(&key.to_string()).unwrap_or_default();
+        judged.insert(key.clone(), status(key, Some(&policy.value), &found));
+    }
+    for (name, found) in found.into_iter().filter(|(_, found)| !found.errors.is_empty()) {
+        if let Some(key) = policy_named(&name) {
+            judged.insert(key.clone(), status(key, None, &found));
+        }
+    }
+    judged.into_values().collect()
+}
+
+fn sorted<'a>(
+    errors: &'a [ManifestError],
+    warnings: &'a [ManifestError],
+    conditions: &'a [Condition],
+) -> HashMap<String, Found<'a>> {
+    let mut found: HashMap<String, Found<'a>> = HashMap::new();
+    for error in errors {
+        found.entry(error.resource.clone().unwrap_or_default()).or_default().errors.push(error);
+    }
+    for warning in warnings {
+        found.entry(warning.resource.clone().unwrap_or_default()).or_default().warnings.push(warning);
+    }
+    for condition in conditions {
+        found.entry(condition.key().to_string()).or_default().conditions.push(condition);
+    }
+    found
+}
+
+/// The key of which a message has this text, if it is a policy's.
+fn policy_named(text: &str) -> Option<ObjectKey> {
+    let (kind, name) = text.split_once(' ')?;
+    let kind = Kind::ALL.into_iter().find(|known| known.as_str() == kind && is_policy(*known))?;
+    let (namespace, name) = name.split_once('/')?;
+    Some(ObjectKey { kind, namespace: namespace.to_owned(), name: name.to_owned() })
+}
+
+fn status(key: ObjectKey, object: Option<&Object>, found: &Found<'_>) -> ResourceStatus {
+    let ObjectKey { kind, namespace, name } = key;
+    let says = object.map(says).unwrap_or_default();
+    ResourceStatus { kind, namespace, name, says, in_force: in_force(object, found), parts: parts(found) }
+}
+
+fn in_force(object: Option<&Object>, found: &Found<'_>) -> InForce {
+    let Some(object) = object else { return InForce::No };
+    if !found.errors.is_empty() {
+        return InForce::Earlier;
+    }
+    if found.warnings.is_empty() && found.conditions.is_empty() {
+        return InForce::AsWritten;
+    }
+    let is_empty = matches!(object, Object::DestinationRule(rule) if rule.policy.is_nothing());
+    if is_empty || found.conditions.iter().any(|condition| condition.is_whole) {
+        return InForce::No;
+    }
+    InForce::Partly
+}
+
+fn parts(found: &Found<'_>) -> Vec<Part> {
+    let read = found.errors.iter().chain(&found.warnings).map(|error| Part {
+        field: error.field.clone().unwrap_or_else(|| "resource".to_owned()),
+        meaning: error.problem.clone(),
+        fix: error.fix.clone(),
+    });
+    let compiled = found.conditions.iter().map(|condition| Part {
+        field: condition.field.clone(),
+        meaning: match condition.effect {
+            Effect::Ignored => condition.reason.clone(),
+            Effect::Stricter => format!("{} (stricter than written)", condition.reason),
+            Effect::Weaker => format!("{} (weaker than written)", condition.reason),
+        },
+        fix: condition.fix.clone(),
+    });
+    read.chain(compiled).collect()
+}
+
+/// What a policy says, in a word.
+fn says(object: &Object) -> String {
+    match object {
+        Object::AuthorizationPolicy(policy) => {
+            let action = match policy.action {
+                Action::Allow => "ALLOW",
+                Action::Deny => "DENY",
+                Action::Audit => "AUDIT",
+                Action::Custom => "CUSTOM",
+            };
+            if policy.is_dry_run() { format!("{action} (dry run)") } else { action.to_owned() }
+        }
+        Object::PeerAuthentication(policy) => {
+            let mode = match policy.mode {
+                MtlsMode::Unset => "UNSET",
+                MtlsMode::Disable => "DISABLE",
+                MtlsMode::Permissive => "PERMISSIVE",
+                MtlsMode::Strict => "STRICT",
+            };
+            let ports = if policy.port_modes.is_empty() { "" } else { " (some ports differ)" };
+            format!("{mode}{ports}")
+        }
+        Object::DestinationRule(rule) => rule.host.clone(),
+        _ => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use mesh_api::compile::{MeshConfig, compile};
+    use mesh_api::manifest::parse;
+
+    use super::*;
+
+    const KINDS: &str = "
+apiVersion: v1
+kind: Service
+metadata: {name: web, namespace: shop}
+spec: {ports: [{port: 80}]}
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: NAME, namespace: shop}
+spec: SPEC
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: NAME, namespace: shop}
+spec: RULE
+";
+
+    fn of(policy: &str, rule: &str) -> [ResourceStatus; 2] {
+        let text = KINDS.replace("NAME", "it").replace("SPEC", policy).replace("RULE", rule);
+        let parsed = parse("", &text);
+        let shared: Vec<_> = parsed.objects.into_iter().map(Arc::new).collect();
+        let conditions = compile(shared.iter().cloned(), &MeshConfig::default()).conditions;
+        let policies = shared.iter().filter(|it| is_policy(it.value.kind()));
+        judge(policies, &parsed.errors, &parsed.warnings, &conditions).try_into().unwrap()
+    }
+
+    fn policy(spec: &str) -> ResourceStatus {
+        of(spec, "{host: web}")[0].clone()
+    }
+
+    fn rule(spec: &str) -> ResourceStatus {
+        of("{}", spec)[1].clone()
+    }
+
+    #[test]
+    fn a_policy_without_effect_is_not_in_force() {
+        let principal = "from: [{source: {principals: [a]}}]";
+        for (spec, in_force, field) in [
+            (format!("{{rules: [{{{principal}}}]}}"), InForce::AsWritten, ""),
+            ("{}".to_owned(), InForce::AsWritten, ""),
+            ("{action: CUSTOM, provider: {name: x}, rules: [{}]}".to_owned(), InForce::No, "spec.action"),
+            ("{targetRefs: [{kind: Service, name: web}]}".to_owned(), InForce::No, "spec.targetRefs"),
+            (
+                "{action: DENY, rules: [{to: [{operation: {methods: [GET]}}]}]}".to_owned(),
+                InForce::No,
+                "spec.rules[0]",
+            ),
+            (
+                format!(
+                    "{{action: DENY, rules: [{{{principal}}}, {{to: [{{operation: {{paths: [/]}}}}]}}]}}"
+                ),
+                InForce::Partly,
+                "spec.rules[1]",
+            ),
+            (
+                "{rules: [{to: [{operation: {methods: [GET], paths: [/]}}]}]}".to_owned(),
+                InForce::Partly,
+                "spec.rules[0]",
+            ),
+            (
+                "{rules: [{from: [{source: {ipBlocks: [nowhere/99]}}]}]}".to_owned(),
+                InForce::No,
+                "spec.rules[0].from[0].source.ipBlocks[0]",
+            ),
+        ] {
+            let judged = policy(&spec);
+            assert_eq!(judged.in_force, in_force, "{spec}: {judged:?}");
+            assert_eq!(judged.parts.first().map_or("", |part| part.field.as_str()), field, "{spec}");
+            assert!(
+                judged.parts.iter().all(|part| !part.fix.is_empty() && !part.meaning.is_empty()),
+                "{judged:?}"
+            );
+        }
+        let nothing_left = policy("{rules: [{to: [{operation: {methods: [GET], paths: [/]}}]}]}");
+        assert_eq!(
+            nothing_left.parts[0].meaning,
+            "rule 1 left out: methods, paths are layer 7, which is not read; no rule is left, so it allows nothing, and \
+             what no other policy allows is refused (stricter than written)"
+        );
+    }
+
+    #[test]
+    fn a_rule_for_clients_without_effect_is_not_in_force() {
+        for (spec, in_force, field) in [
+            ("{host: web, trafficPolicy: {loadBalancer: {simple: RANDOM}}}", InForce::AsWritten, ""),
+            ("{host: web}", InForce::AsWritten, ""),
+            ("{host: web, trafficPolicy: {tls: {mode: ISTIO_MUTUAL}}}", InForce::AsWritten, ""),
+            ("{host: nobody, trafficPolicy: {loadBalancer: {simple: RANDOM}}}", InForce::No, "spec.host"),
+            (
+                "{host: web, trafficPolicy: {loadBalancer: {consistentHash: {useSourceIp: true}}}}",
+                InForce::No,
+                "spec.trafficPolicy.loadBalancer.consistentHash",
+            ),
+            ("{host: web, trafficPolicy: {tls: {mode: SIMPLE}}}", InForce::No, "spec.trafficPolicy.tls"),
+            (
+                "{host: web, trafficPolicy: {connectionPool: {http: {maxRetries: 1}, tcp: {maxConnections: 5}}}}",
+                InForce::Partly,
+                "spec.trafficPolicy.connectionPool.http",
+            ),
+            ("{host: web, subsets: [{name: v1, labels: {version: v1}}]}", InForce::No, "spec.subsets"),
+        ] {
+            let judged = rule(spec);
+            assert_eq!(judged.in_force, in_force, "{spec}: {judged:?}");
+            assert_eq!(judged.parts.first().map_or("", |part| part.field.as_str()), field, "{spec}");
+            assert!(judged.parts.iter().all(|part| !part.fix.contains("nothing to change")), "{judged:?}");
+        }
+    }
+
+    #[test]
+    fn what_was_broken_by_an_edit_is_in_force_as_it_was() {
+        let good =
+            parse("", &KINDS.replace("NAME", "it").replace("SPEC", "{}").replace("RULE", "{host: web}"));
+        let shared: Vec<_> = good.objects.into_iter().map(Arc::new).collect();
+        let error = ManifestError {
+            file: String::new(),
+            line: 1,
+            resource: Some("AuthorizationPolicy shop/it".into()),
+            field: None,
+            problem: "broken".into(),
+            fix: "mend it".into(),
+        };
+        let policies = shared.iter().filter(|it| is_policy(it.value.kind()));
+        let judged = judge(policies, &[error], &[], &[]);
+        assert_eq!(
+            judged.iter().map(|it| it.in_force).collect::<Vec<_>>(),
+            [InForce::Earlier, InForce::AsWritten]
+        );
+        assert_eq!((judged[0].says.as_str(), judged[1].says.as_str()), ("ALLOW", "web"));
+    }
+}

@@ -1,0 +1,213 @@
+//! What is written for the mesh and has no effect is said to have none: on the resource, by events, and by meshctl.
+
+use anyhow::{Context, Result, ensure};
+use mesh_e2e::meshctl::json;
+use mesh_e2e::{Enrolled, SOON, Scope, eventually, kubectl, mesh, never_within};
+use serde_json::{Value, json};
+
+const POLICY: &str = "authorizationpolicies.security.istio.io";
+const RULE: &str = "destinationrules.networking.istio.io";
+
+fn rule(name: &str, host: &str, policy: &Value) -> Value {
+    json!({
+        "apiVersion": "networking.istio.io/v1", "kind": "DestinationRule",
+        "metadata": {"name": name}, "spec": {"host": host, "trafficPolicy": policy},
+    })
+}
+
+/// Waits until a resource says that of it only so much is in force, and returns why.
+fn told(scope: &Scope, kind: &str, name: &str, reason: &str) -> Result<String> {
+    eventually(&format!("{kind} {name} says that it is in force: {reason}"), SOON, || {
+        let object = scope.get(&[kind, name])?;
+        let condition = mesh::in_force(&object)?;
+        ensure!(condition["status"] == "False" && condition["reason"] == reason, "{condition}");
+        ensure!(mesh::accepted(&object)?["status"] == "True", "{object}");
+        condition["message"].as_str().map(str::to_owned).context("it has no message")
+    })
+}
+
+fn events(scope: &Scope, reason: &str, name: &str) -> Result<Vec<Value>> {
+    scope.list(&["events", &format!("--field-selector=reason={reason},involvedObject.name={name}")])
+}
+
+#[test]
+fn what_has_no_effect_is_not_said_to_be_in_force() -> Result<()> {
+    let scope = Scope::new("effect", Enrolled::Yes)?;
+    let everybody = json!([{}]);
+    let mut custom = mesh::authorization("custom", "web", "CUSTOM", &everybody);
+    custom["spec"]["provider"] = json!({"name": "elsewhere"});
+    let mut target = mesh::authorization("target", "web", "DENY", &everybody);
+    target["spec"] = json!({"targetRefs": [{"kind": "Service", "group": "", "name": "web"}], "rules": [{}]});
+    let methods = json!([{"to": [{"operation": {"methods": ["DELETE"]}}]}]);
+    let half =
+        json!([{"to": [{"operation": {"ports": ["80"]}}]}, {"to": [{"operation": {"paths": ["/admin"]}}]}]);
+    let claims = json!([{"when": [{"key": "request.auth.claims[iss]", "values": ["x"]}]}]);
+    for policy in [
+        &custom,
+        &target,
+        &mesh::authorization("methods", "web", "DENY", &methods),
+        &mesh::authorization("half", "web", "DENY", &half),
+        &mesh::authorization("claims", "web", "ALLOW", &claims),
+        &rule("nobody", "nobody", &json!({"loadBalancer": {"simple": "RANDOM"}})),
+        &rule("hash", "nobody", &json!({"loadBalancer": {"consistentHash": {"useSourceIp": true}}})),
+    ] {
+        scope.apply(policy)?;
+    }
+    for (kind, name, reason, named) in [
+        (POLICY, "custom", "No", "spec.action"),
+        (POLICY, "target", "No", "spec.targetRefs"),
+        (POLICY, "methods", "No", "methods is layer 7"),
+        (POLICY, "half", "Partly", "rule 2 left out"),
+        (POLICY, "claims", "Partly", "it allows nothing"),
+        (RULE, "nobody", "No", "is no Service of the mesh"),
+        (RULE, "hash", "No", "consistentHash"),
+    ] {
+        let message = told(&scope, kind, name, reason)?;
+        ensure!(message.contains(named), "{name}: {message}");
+        ensure!(message.contains("fix: "), "{name}: {message}");
+    }
+    let printed = scope.kubectl(&["get", POLICY])?;
+    ensure!(printed.lines().any(|line| line.starts_with("methods ") && line.contains(" No ")), "{printed}");
+    meshctl_says_so(&scope)?;
+    one_event_for_each_change(&scope)?;
+
+    // A Service that comes makes the rule count.
+    let service = json!({
+        "apiVersion": "v1", "kind": "Service", "metadata": {"name": "nobody"}, "spec": {"ports": [{"port": 80}]},
+    });
+    scope.apply(&service)?;
+    eventually("the rule is in force", SOON, || {
+        let object = scope.get(&[RULE, "nobody"])?;
+        ensure!(mesh::in_force(&object)?["status"] == "True", "{object}");
+        Ok(())
+    })
+}
+
+fn meshctl_says_so(scope: &Scope) -> Result<()> {
+    let policies = json(&["policies"])?;
+    let own = |name: &str| {
+        let all = policies.as_array().into_iter().flatten();
+        all.clone()
+            .find(|it| it["namespace"] == scope.name() && it["name"] == name)
+            .with_context(|| name.to_owned())
+    };
+    ensure!(own("custom")?["inForce"] == "no" && own("half")?["inForce"] == "partly", "{policies}");
+    let findings = json(&["check"])?;
+    let all = findings.as_array().context("check lists")?;
+    // Others' resources may be among the twenty that are named.
+    let told = all.iter().any(|it| {
+        let check = it["check"].as_str().unwrap_or_default();
+        it["result"] == "warn" && check.contains(&format!("{}/", scope.name())) && it["fix"].is_string()
+    });
+    ensure!(told, "{findings}");
+    Ok(())
+}
+
+fn one_event_for_each_change(scope: &Scope) -> Result<()> {
+    eventually("an event tells", SOON, || {
+        ensure!(events(scope, "NotInForce", "methods")?.len() == 1, "there is none");
+        Ok(())
+    })?;
+    never_within("it is told again", std::time::Duration::from_secs(3), || {
+        let again = events(scope, "NotInForce", "methods")?;
+        ensure!(again.len() > 1 || again.iter().any(|event| event["series"]["count"].is_u64()), "{again:?}");
+        Ok(())
+    })
+}
+
+/// The kinds that are not read, with their definitions' versions.
+const UNREAD: [(&str, &str, &str, &str); 15] = [
+    ("networking.istio.io", "v1", "VirtualService", "virtualservices"),
+    ("networking.istio.io", "v1", "Gateway", "gateways"),
+    ("networking.istio.io", "v1", "ServiceEntry", "serviceentries"),
+    ("networking.istio.io", "v1", "WorkloadEntry", "workloadentries"),
+    ("networking.istio.io", "v1", "WorkloadGroup", "workloadgroups"),
+    ("networking.istio.io", "v1", "Sidecar", "sidecars"),
+    ("networking.istio.io", "v1alpha3", "EnvoyFilter", "envoyfilters"),
+    ("networking.istio.io", "v1beta1", "ProxyConfig", "proxyconfigs"),
+    ("security.istio.io", "v1", "RequestAuthentication", "requestauthentications"),
+    ("telemetry.istio.io", "v1", "Telemetry", "telemetries"),
+    ("extensions.istio.io", "v1alpha1", "WasmPlugin", "wasmplugins"),
+    ("gateway.networking.k8s.io", "v1", "Gateway", "gateways"),
+    ("gateway.networking.k8s.io", "v1", "HTTPRoute", "httproutes"),
+    ("gateway.networking.k8s.io", "v1", "GRPCRoute", "grpcroutes"),
+    ("gateway.networking.k8s.io", "v1alpha2", "TCPRoute", "tcproutes"),
+];
+
+/// Their definitions, without a schema. They go with the value.
+struct Definitions;
+
+impl Definitions {
+    fn new() -> Result<Self> {
+        let all = UNREAD.map(|(group, version, kind, plural)| {
+            json!({
+                "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+                "metadata": {
+                    "name": format!("{plural}.{group}"),
+                    "annotations": {"api-approved.kubernetes.io": "unapproved, for a test"},
+                },
+                "spec": {
+                    "group": group, "scope": "Namespaced",
+                    "names": {"kind": kind, "plural": plural, "singular": kind.to_lowercase()},
+                    "versions": [{
+                        "name": version, "served": true, "storage": true,
+                        "schema": {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}},
+                    }],
+                },
+            })
+        });
+        kubectl::apply("default", &json!({"apiVersion": "v1", "kind": "List", "items": all}).to_string())?;
+        let made = Self;
+        let names = Self::names();
+        let wait = ["wait", "--for=condition=Established", "--timeout=60s", "customresourcedefinition"];
+        kubectl::run(&[&wait[..], &names.iter().map(String::as_str).collect::<Vec<_>>()].concat())?;
+        Ok(made)
+    }
+
+    fn names() -> Vec<String> {
+        UNREAD.iter().map(|(group, _, _, plural)| format!("{plural}.{group}")).collect()
+    }
+}
+
+impl Drop for Definitions {
+    fn drop(&mut self) {
+        let names = Self::names();
+        let delete = ["delete", "--ignore-not-found", "customresourcedefinition"];
+        let deleted =
+            kubectl::run(&[&delete[..], &names.iter().map(String::as_str).collect::<Vec<_>>()].concat());
+        if let Err(error) = deleted {
+            eprintln!("definitions of a test stay: {error:#}");
+        }
+    }
+}
+
+#[test]
+fn objects_of_kinds_that_are_not_read_are_told_so() -> Result<()> {
+    let scope = Scope::new("unread", Enrolled::No)?;
+    let _definitions = Definitions::new()?;
+    for (group, version, kind, _) in UNREAD {
+        let name = format!("{}-{}", kind.to_lowercase(), group.split('.').next().unwrap_or_default());
+        let object =
+            json!({"apiVersion": format!("{group}/{version}"), "kind": kind, "metadata": {"name": name}});
+        eventually("the API server serves the kind", SOON, || scope.apply(&object))?;
+    }
+    for (group, _, kind, _) in UNREAD {
+        let name = format!("{}-{}", kind.to_lowercase(), group.split('.').next().unwrap_or_default());
+        eventually(&format!("{name} is told"), SOON * 2, || {
+            let told = events(&scope, "NotRead", &name)?;
+            ensure!(told.len() == 1, "{told:?}");
+            let note = told[0]["message"].as_str().unwrap_or_default();
+            ensure!(note.contains(&format!("nodemesh reads no {kind}")), "{note}");
+            Ok(())
+        })?;
+    }
+    let findings = json(&["check"])?;
+    let lines: Vec<_> =
+        findings.as_array().into_iter().flatten().filter(|it| it["check"] == "other kinds").collect();
+    let [line] = lines[..] else { anyhow::bail!("not one line: {findings}") };
+    let detail = line["detail"].as_str().unwrap_or_default();
+    for (group, _, kind, _) in UNREAD {
+        ensure!(detail.contains(&format!("{kind}.{group}")), "{detail}");
+    }
+    Ok(())
+}

@@ -1,0 +1,105 @@
+//! What people wrote for the mesh and it does not do.
+
+use mesh_api::admin::{InForce, Part, ResourceStatus, Resources, UnreadKind};
+
+use super::Finding;
+
+/// Resources that are named; the rest are counted.
+const MOST: usize = 20;
+
+/// A finding for each resource that is not in force as it was written, and one for the kinds that are not read.
+pub fn findings(of: &Resources) -> Vec<Finding> {
+    let amiss: Vec<_> = of.resources.iter().filter(|it| it.in_force != InForce::AsWritten).collect();
+    let mut findings: Vec<_> = amiss.iter().take(MOST).map(|it| finding(it)).collect();
+    if amiss.is_empty() {
+        let found = format!("{} policies and rules are in force as written", of.resources.len());
+        findings.push(Finding::ok("configuration", found));
+    }
+    if amiss.len() > MOST {
+        let found = format!("{} more are not in force as written", amiss.len() - MOST);
+        findings.push(Finding::warn("configuration", found, "`meshctl policies` lists them all"));
+    }
+    findings.extend(unread(&of.unread));
+    findings
+}
+
+fn finding(of: &ResourceStatus) -> Finding {
+    let state = match of.in_force {
+        InForce::AsWritten | InForce::Partly => "not all of it is in force as written",
+        InForce::No => "nothing of it is in force",
+        InForce::Earlier => "rejected; what it said before is in force",
+    };
+    let meaning = |part: &Part| format!("{}: {}", part.field, part.meaning);
+    let found = format!("{state}: {}", joined(of.parts.iter().map(meaning)));
+    Finding::warn(&of.key().to_string(), found, joined(of.parts.iter().map(|part| part.fix.clone())))
+}
+
+/// Each once, in order.
+fn joined(texts: impl Iterator<Item = String>) -> String {
+    let mut all: Vec<String> = Vec::new();
+    for text in texts {
+        if !all.contains(&text) {
+            all.push(text);
+        }
+    }
+    all.join(" | ")
+}
+
+fn unread(kinds: &[UnreadKind]) -> Option<Finding> {
+    let one = |it: &UnreadKind| {
+        let more = if it.objects > it.examples.len() { ", …" } else { "" };
+        format!("{} {}.{} ({}{more})", it.objects, it.kind, it.group, it.examples.join(", "))
+    };
+    let all = kinds.iter().map(one).collect::<Vec<_>>().join("; ");
+    (!kinds.is_empty()).then(|| {
+        let found = format!("not read, they change nothing about connections in the mesh: {all}");
+        let fix = "say what is about connections in AuthorizationPolicy, PeerAuthentication and DestinationRule; leave \
+                   the rest to those whose they are, or remove it";
+        Finding::warn("other kinds", found, fix)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use mesh_api::manifest::Kind;
+
+    use super::*;
+    use crate::check::Verdict;
+
+    fn resource(name: &str, in_force: InForce) -> ResourceStatus {
+        let part =
+            Part { field: "spec.host".into(), meaning: "is no Service".into(), fix: "name one".into() };
+        let parts = if in_force == InForce::AsWritten { Vec::new() } else { vec![part] };
+        let (kind, namespace, says) = (Kind::DestinationRule, "shop".into(), "nobody".into());
+        ResourceStatus { kind, namespace, name: name.into(), says, in_force, parts }
+    }
+
+    #[test]
+    fn what_is_not_in_force_is_named_with_field_meaning_and_fix() {
+        let resources = vec![resource("good", InForce::AsWritten), resource("bad", InForce::No)];
+        let found = findings(&Resources { resources, unread: Vec::new() });
+        let fix = "name one";
+        let detail = "nothing of it is in force: spec.host: is no Service";
+        assert_eq!(found, [Finding::warn("DestinationRule shop/bad", detail, fix)]);
+        let resources = vec![resource("good", InForce::AsWritten)];
+        assert_eq!(findings(&Resources { resources, unread: Vec::new() })[0].result, Verdict::Ok);
+    }
+
+    #[test]
+    fn many_are_counted_and_kinds_that_are_not_read_are_one_line() {
+        let resources = (0..MOST + 5).map(|number| resource(&number.to_string(), InForce::Partly)).collect();
+        let kind = |kind: &str, objects, examples: &[&str]| UnreadKind {
+            kind: kind.into(),
+            group: "networking.istio.io".into(),
+            objects,
+            examples: examples.iter().map(|it| (*it).to_owned()).collect(),
+        };
+        let unread = vec![kind("VirtualService", 9, &["shop/a", "shop/b"]), kind("Sidecar", 1, &["shop/c"])];
+        let found = findings(&Resources { resources, unread });
+        assert_eq!(found.len(), MOST + 2);
+        assert!(found[MOST].detail.starts_with("5 more"), "{:?}", found[MOST]);
+        let last = &found[MOST + 1].detail;
+        let both = "9 VirtualService.networking.istio.io (shop/a, shop/b, …); 1 Sidecar.networking.istio.io (shop/c)";
+        assert!(last.ends_with(both), "{last}");
+    }
+}
