@@ -69,7 +69,8 @@ kind: AuthorizationPolicyList
 items: [{metadata: {name: d, namespace: shop}, spec: {}}]
 ";
     let parsed = parse("list.yaml", text);
-    let expected = ["ServiceAccount shop/a", "ServiceAccount shop/b", "Pod shop/c", "AuthorizationPolicy shop/d"];
+    let expected =
+        ["ServiceAccount shop/a", "ServiceAccount shop/b", "Pod shop/c", "AuthorizationPolicy shop/d"];
     assert_eq!(names(&parsed), expected);
     let raw = serde_json::json!({
         "apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "a", "namespace": "shop"},
