@@ -89,15 +89,14 @@ fn main() -> ExitCode {
                 Err(error) => return fail(&error),
             };
             if arguments.print_config {
-                print!("{}", config.to_yaml());
-                return ExitCode::SUCCESS;
+                return finish(mesh_log::write(&config.to_yaml()).map_err(Failure::from));
             }
             finish(keep(config))
         }
         Command::Proxy(arguments) => finish(proxy(&arguments)),
         Command::LogLevel { filter, admin_socket } => finish(log_level(&admin_socket, filter.as_deref())),
         Command::Check { cgroup_root, output, tell_node } => {
-            check::run(&cgroup_root, output, tell_node.as_deref())
+            check::run(&cgroup_root, output, tell_node.as_deref()).unwrap_or_else(|error| fail(&error))
         }
         Command::Cleanup { bpf_root, cni_state_dir } => finish(clean_up(&bpf_root, &cni_state_dir)),
         Command::InstallCni(install) => finish(install.run().map_err(Failure::from)),
@@ -140,8 +139,7 @@ fn log_level(socket: &Path, filter: Option<&str>) -> Result<(), Failure> {
     if !said.is_success() {
         return Err(said.text.trim().to_owned().into());
     }
-    print!("{}", said.text);
-    Ok(())
+    Ok(mesh_log::write(&said.text)?)
 }
 
 fn finish(result: Result<(), Failure>) -> ExitCode {

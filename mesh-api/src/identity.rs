@@ -117,7 +117,7 @@ impl fmt::Debug for SpiffeId {
 }
 
 /// SPIFFE-ID, section 2.1: lower case only.
-fn is_trust_domain(text: &str) -> bool {
+pub(crate) fn is_trust_domain(text: &str) -> bool {
     let allowed =
         |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'.' | b'-' | b'_');
     !text.is_empty() && text.bytes().all(allowed)

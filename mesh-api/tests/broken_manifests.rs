@@ -27,7 +27,7 @@ const PEER: &str = "PeerAuthentication shop/web";
 const RULE: &str = "DestinationRule shop/web";
 const SERVICE: &str = "Service shop/web";
 
-const MISTAKES: [Mistake; 45] = mistakes! {
+const MISTAKES: [Mistake; 44] = mistakes! {
     "syntax", 9, POLICY, "spec.rules[0].from[0]", "not valid YAML" => "brackets";
     "tab", 7, PEER, "spec", "tab" => "indent with spaces";
     "duplicate-key", 9, POLICY, "spec.action", "already there, at line 7" => "keep one";
@@ -58,7 +58,6 @@ const MISTAKES: [Mistake; 45] = mistakes! {
     "empty-source", 9, POLICY, "spec.rules[0].from[0].source", "`source` is empty" => "remove `from` to match all";
     "empty-string", 11, POLICY, "spec.rules[0].from[0].source.namespaces[0]", "empty" => "write a value";
     "star-within", 10, POLICY, "spec.rules[0].from[0].source.principals[0]", "`*` in the middle" => "the beginning or the end";
-    "principal-with-scheme", 10, POLICY, "spec.rules[0].when[0].values[0]", "scheme" => "\"cluster.local/ns/shop/sa/web\"";
     "unknown-condition", 9, POLICY, "spec.rules[0].when[0].key", "not an attribute" => "did you mean `source.principal`?";
     "condition-without-values", 9, POLICY, "spec.rules[0].when[0]", "`values`" => "add `values`";
     "accounts-and-principals", 11, POLICY, "spec.rules[0].from[0].source.serviceAccounts", "exclude each other" => "remove `principals`";

@@ -129,22 +129,21 @@ fn rotate_root(rotation: &RotateRoot) -> anyhow::Result<()> {
         (None, None) => anyhow::bail!("--state-dir or --admin-socket is needed"),
     };
     if rotation.json {
-        println!("{}", serde_json::to_string(&state)?);
-        return Ok(());
+        return Ok(mesh_log::write(&(serde_json::to_string(&state)? + "\n"))?);
     }
     let wait = humantime::format_duration(Duration::from_secs(state.leaf_lifetime));
-    match &state.phase {
-        Phase::Added { next } => println!(
-            "added root {next}; {} still signs.\nWhen all certificates were renewed, in {wait}: mesh-control rotate-root --step sign",
+    let text = match &state.phase {
+        Phase::Added { next } => format!(
+            "added root {next}; {} still signs.\nWhen all certificates were renewed, in {wait}: mesh-control rotate-root --step sign\n",
             state.signing
         ),
-        Phase::Signing { previous } => println!(
-            "root {} signs; {previous} is still trusted.\nWhen all certificates were renewed, in {wait}: mesh-control rotate-root --step drop",
+        Phase::Signing { previous } => format!(
+            "root {} signs; {previous} is still trusted.\nWhen all certificates were renewed, in {wait}: mesh-control rotate-root --step drop\n",
             state.signing
         ),
-        Phase::Steady => println!("root {} is the only one; the rotation is complete", state.signing),
-    }
-    Ok(())
+        Phase::Steady => format!("root {} is the only one; the rotation is complete\n", state.signing),
+    };
+    Ok(mesh_log::write(&text)?)
 }
 
 fn ask_to_rotate(socket: &Path, rotation: &RotateRoot) -> anyhow::Result<RotationState> {

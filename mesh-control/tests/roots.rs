@@ -3,7 +3,10 @@
 
 mod common;
 
+use std::io::pipe;
 use std::os::unix::fs::PermissionsExt as _;
+use std::process::Command;
+use std::time::Duration;
 
 use common::{Agent, Mesh, WEB, eventually};
 use mesh_control::ca::rotation::RootStore;
@@ -105,4 +108,19 @@ async fn a_given_intermediate_signs_and_its_root_is_trusted() {
     let (status, text) = mesh.admin("POST /rotate-root").await;
     assert_eq!(status, 409, "{text}");
     assert!(text.contains("--ca-cert"));
+}
+
+#[test]
+fn a_rotation_whose_reader_has_gone_ends_quietly() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = RootStore::at(directory.path());
+    store.prepare("cluster.local", Duration::from_hours(1)).unwrap();
+    for form in [&["--json"][..], &["--force"]] {
+        let (read, write) = pipe().unwrap();
+        drop(read);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_mesh-control"));
+        command.args(["rotate-root", "--state-dir"]).arg(directory.path()).args(form).stdout(write);
+        let output = command.output().unwrap();
+        assert!(output.status.success() && output.stderr.is_empty(), "{form:?}: {output:?}");
+    }
 }

@@ -14,7 +14,7 @@ pub fn output(arguments: &[&str]) -> Result<Output> {
     let built = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/release/meshctl");
     let program = env::var_os("NODEMESH_MESHCTL").map_or_else(|| built.into(), PathBuf::from);
     let mut command = Command::new(program);
-    command.args(["-n", NAMESPACE, "-o", "json"]).args(arguments).env_remove("NODEMESH_LAB");
+    command.args(["--mesh-namespace", NAMESPACE, "-o", "json"]).args(arguments).env_remove("NODEMESH_LAB");
     command.output().context("can't start meshctl")
 }
 

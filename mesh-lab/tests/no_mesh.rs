@@ -312,6 +312,12 @@ fn broken_manifests_are_named_and_the_rest_takes_effect() {
     let text = "apiVersion: v1\nkind: Pod\nmetadata: {name: lost}\nspec: {nodeName: node9, containers: [{name: c, command: [sleep, infinity]}]}\n\
                 ---\napiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: typo}\nspec: {acton: DENY}\n\
                 ---\napiVersion: v1\nkind: ServiceAccount\nmetadata: {name: good}\n";
+    // Good for Kubernetes; as part of a file's name it is too long.
+    let long = format!(
+        "---\napiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: {}}}\n",
+        "a".repeat(230)
+    );
+    let text = format!("{text}{long}");
     let mut apply = lab.command(&["apply", "-f", "-"]);
     let mut apply =
         apply.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
@@ -325,6 +331,8 @@ fn broken_manifests_are_named_and_the_rest_takes_effect() {
         "use one of node1, node2",
         "AuthorizationPolicy default/typo",
         "acton",
+        "metadata.name: the name has 230 characters, and the lab keeps each AuthorizationPolicy in a file named after it",
+        "fix: give it a name of at most 225 characters",
     ] {
         assert!(errors.contains(part), "{part} not in\n{errors}");
     }

@@ -49,11 +49,7 @@ pub fn services(answers: Answers<Vec<ServiceStatus>>, format: Format) -> Result<
 }
 
 /// Every policy as it was `written`; an agent counts the workloads of its own node, so the counts are added.
-pub fn policies(
-    answers: Answers<Vec<PolicyStatus>>,
-    written: Option<&Resources>,
-    format: Format,
-) -> Result<()> {
+pub fn policies(answers: Answers<Vec<PolicyStatus>>, written: Option<&Resources>) -> Vec<Policy> {
     let key = |it: &PolicyStatus| (it.namespace.clone(), it.name.clone());
     let held = once(answers, key, |held, other| {
         held.workloads += other.workloads;
@@ -61,7 +57,7 @@ pub fn policies(
             *held.by_namespace.entry(namespace).or_default() += count;
         }
     });
-    format.print(&policies::join(held, written), |all| policies::table(all))
+    policies::join(held, written)
 }
 
 /// What belongs to nodes: each item with the name of its node.

@@ -18,6 +18,7 @@ mod policies;
 mod reason;
 mod resources;
 mod rotate;
+mod selection;
 mod source;
 mod status;
 mod why;
@@ -31,7 +32,8 @@ use mesh_api::admin::{CertificateStatus, ConnectionStatus};
 use enrol::Way;
 use output::Format;
 use reason::reason;
-use source::{Answers, Nodes, Source};
+use selection::{Named, Selection};
+use source::{Answers, Source};
 
 /// Installs a mesh, and asks its agents and its control plane what they know and what they would do.
 #[derive(Parser)]
@@ -57,17 +59,23 @@ const EXAMPLES: &str = "Examples:
 #[derive(Subcommand)]
 enum Verb {
     /// The control plane and every agent: ready, connected, how much of what
+    #[command(after_help = STATUS_EXAMPLES)]
     Status,
     /// Every workload that the mesh knows, with its identity and how it is reached
-    Workloads(Nodes),
+    #[command(after_help = WORKLOADS_EXAMPLES)]
+    Workloads(Selection),
     /// Every service, with its addresses and how many endpoints are ready
-    Services(Nodes),
+    #[command(after_help = SERVICES_EXAMPLES)]
+    Services(Selection),
     /// Every policy as it was written, how much of it is in force, and how many workloads it applies to
-    Policies(Nodes),
+    #[command(after_help = POLICIES_EXAMPLES)]
+    Policies(Selection),
     /// Every certificate that an agent holds for its pods
-    Certs(Nodes),
+    #[command(after_help = CERTS_EXAMPLES)]
+    Certs(Selection),
     /// Every connection that is open through the mesh now
-    Connections(Nodes),
+    #[command(after_help = CONNECTIONS_EXAMPLES)]
+    Connections(Selection),
     /// Where a connection would go, with which identity, and which policy would let it in or not
     ///
     /// Nothing is sent. The configuration of the pod's own agent is evaluated with the agent's own code. The exit
@@ -97,11 +105,49 @@ enum Verb {
     /// Take a step towards a new root certificate for the mesh
     ///
     /// There are three, with one certificate lifetime between them: add, sign, drop. No connection is cut.
+    #[command(after_help = ROTATE_ROOT_EXAMPLES)]
     RotateRoot(rotate::Options),
     /// Print a script that completes meshctl's verbs and flags in a shell
     #[command(after_help = COMPLETIONS_EXAMPLES)]
     Completions(complete::Options),
+    /// The version of this program
+    #[command(after_help = VERSION_EXAMPLES)]
+    Version,
 }
+
+const STATUS_EXAMPLES: &str = "Examples:
+  meshctl status                                      exit status 1 if something is missing or not ready
+  meshctl status -o json | jq '.nodes[].status.ready'";
+
+const WORKLOADS_EXAMPLES: &str = "Examples:
+  meshctl workloads                                   of every namespace
+  meshctl workloads -n shop
+  meshctl workloads shop/web-1 client                 these alone";
+
+const SERVICES_EXAMPLES: &str = "Examples:
+  meshctl services -n shop
+  meshctl services web store.shop.svc.cluster.local   by name or host";
+
+const POLICIES_EXAMPLES: &str = "Examples:
+  meshctl policies -n shop
+  meshctl policies shop/frontend -o yaml";
+
+const CERTS_EXAMPLES: &str = "Examples:
+  meshctl certs -n shop                               of the namespace's service accounts
+  meshctl certs shop/web --node node1";
+
+const CONNECTIONS_EXAMPLES: &str = "Examples:
+  meshctl connections -n shop                         at one end or both
+  meshctl connections shop/web-1                      those of a pod
+  meshctl connections --node node1 -o json";
+
+const ROTATE_ROOT_EXAMPLES: &str = "Examples:
+  meshctl rotate-root                                 the step that is due
+  meshctl rotate-root --step add";
+
+const VERSION_EXAMPLES: &str = "Examples:
+  meshctl version
+  meshctl version -o json";
 
 const WHY_EXAMPLES: &str = "Examples:
   meshctl why shop/client web:80                      a service's name, as a pod of the namespace would say it
@@ -162,11 +208,14 @@ impl Cli {
             Verb::Unenroll(options) => return enrol::run(source, Way::Out, &options, format).await,
             Verb::RotateRoot(options) => rotate::run(source, &options, format).await?,
             Verb::Completions(options) => complete::run(&options, Self::command())?,
+            Verb::Version => version(format)?,
             Verb::Workloads(on) => listing::workloads(list(source, &on, "/workloads").await?, format)?,
             Verb::Services(on) => listing::services(list(source, &on, "/services").await?, format)?,
             Verb::Policies(on) => {
-                let written = resources::if_known(&source.mesh().await?).await;
-                listing::policies(list(source, &on, "/policies").await?, written.as_ref(), format)?;
+                let mesh = source.mesh().await?;
+                let written = resources::if_known(&mesh).await;
+                let joined = listing::policies(mesh.ask(&on.nodes, "/policies").await?, written.as_ref());
+                format.print(&on.among(joined)?, |all| policies::table(all))?;
             }
             Verb::Certs(on) => {
                 listing::of_nodes::<CertificateStatus>(list(source, &on, "/certs").await?, format)?;
@@ -179,10 +228,48 @@ impl Cli {
     }
 }
 
-async fn list<T: serde::de::DeserializeOwned>(
+fn version(format: Format) -> Result<()> {
+    let version = serde_json::json!({"version": env!("CARGO_PKG_VERSION")});
+    format.print(&version, |_| format!("meshctl {}\n", env!("CARGO_PKG_VERSION")))
+}
+
+async fn list<T: Named + serde::de::DeserializeOwned>(
     source: &Source,
-    nodes: &Nodes,
+    of: &Selection,
     path: &str,
 ) -> Result<Answers<Vec<T>>> {
-    source.mesh().await?.ask(nodes, path).await
+    of.choose(source.mesh().await?.ask(&of.nodes, path).await?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent_and_every_verb_has_examples() {
+        let mut command = Cli::command();
+        command.clone().debug_assert();
+        for verb in command.get_subcommands_mut() {
+            let help = verb.render_long_help().to_string();
+            assert!(help.contains("Examples:"), "{help}");
+        }
+    }
+
+    #[test]
+    fn a_list_takes_a_namespace_as_kubectl_does() {
+        for verb in ["workloads", "services", "policies", "certs", "connections"] {
+            for rest in [
+                &["-n", "shop"][..],
+                &["--namespace=shop", "web"],
+                &["-A"],
+                &["--all-namespaces"],
+                &["a", "b/c"],
+            ] {
+                let arguments = [&["meshctl", "--mesh-namespace", "mesh", verb][..], rest].concat();
+                let cli = Cli::try_parse_from(&arguments).unwrap();
+                assert_eq!(cli.source.mesh_namespace(), "mesh", "{arguments:?}");
+            }
+            assert!(Cli::try_parse_from(["meshctl", verb, "-A", "-n", "shop"]).is_err(), "{verb}");
+        }
+    }
 }

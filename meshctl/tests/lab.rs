@@ -78,6 +78,8 @@ fn workloads_and_services_are_listed_once() {
     assert_eq!((&guest["node"], &guest["tunnel"]), (&"node1".into(), &"hbone".into()));
     let guests = workloads.as_array().unwrap().iter().filter(|it| it["name"] == "guest").count();
     assert_eq!(guests, 1, "two agents know it");
+    assert_eq!(json(&["workloads", "-n", "town", "guest"]).as_array().unwrap().len(), 1);
+    assert!(!ask(&["workloads", "-n", "elsewhere", "guest"]).status.success());
     // Readiness goes the way through the control plane.
     let is_ready = || {
         let services = json(&["services", "--node", "node2"]);

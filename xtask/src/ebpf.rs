@@ -19,10 +19,10 @@ pub fn build(workspace: &Workspace) -> Result<()> {
     let output = Output::of(workspace);
     let stamp = stamp(workspace, &toolchain, &linker)?;
     if output.is_made_from(&stamp) {
-        println!("eBPF object up to date, built with {toolchain}");
+        remark!("eBPF object up to date, built with {toolchain}");
         return Ok(());
     }
-    println!("building the eBPF object with {toolchain}");
+    remark!("building the eBPF object with {toolchain}");
     compile(workspace, &toolchain, &linker, &output)?;
     output.publish(&stamp)
 }
@@ -74,7 +74,7 @@ impl Output {
             write_atomically(&self.object, &bytes)?;
         }
         write_atomically(&self.stamp, stamp.as_bytes())?;
-        println!("eBPF object: {} ({} kB)", self.object.display(), bytes.len() / 1000);
+        remark!("eBPF object: {} ({} kB)", self.object.display(), bytes.len() / 1000);
         Ok(())
     }
 }

@@ -3,6 +3,9 @@
 //! Each verb reads as the list of commands that a person would type; nothing here is needed to run a mesh.
 #![forbid(unsafe_code)]
 
+#[macro_use]
+mod say;
+
 mod bench;
 mod build;
 mod cache;
@@ -78,7 +81,7 @@ fn main() -> ExitCode {
     match Cli::parse().verb.run() {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            remark!("error: {error:#}");
             ExitCode::FAILURE
         }
     }

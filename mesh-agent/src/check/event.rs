@@ -22,7 +22,7 @@ pub fn tell(node: &str, missing: &[&Need]) {
         }
     });
     if let Err(error) = told {
-        eprintln!("mesh-agent: no event on the node: {error}");
+        mesh_log::remark(format_args!("mesh-agent: no event on the node: {error}"));
     }
 }
 

@@ -3,6 +3,8 @@
 mod event;
 mod needs;
 
+use std::fmt::Write;
+use std::io;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -36,33 +38,36 @@ pub struct Need {
 
 /// Checks and prints. Fails if something that is required lacks, and says so in an event on the Kubernetes node, if there
 /// is one to tell.
-pub fn run(cgroup_root: &Path, format: Format, node: Option<&str>) -> ExitCode {
+pub fn run(cgroup_root: &Path, format: Format, node: Option<&str>) -> io::Result<ExitCode> {
     let needs = needs::all(cgroup_root);
-    match format {
-        Format::Table => print_table(&needs),
-        Format::Json => println!("{}", serde_json::json!(needs)),
-    }
+    let said = mesh_log::write(&match format {
+        Format::Table => table(&needs),
+        Format::Json => serde_json::json!(needs).to_string() + "\n",
+    });
     let missing: Vec<_> = needs.iter().filter(|need| need.required && !need.found).collect();
     if missing.is_empty() {
-        return ExitCode::SUCCESS;
+        return said.map(|()| ExitCode::SUCCESS);
     }
     if let Some(node) = node {
         event::tell(node, &missing);
     }
-    ExitCode::FAILURE
+    said.map(|()| ExitCode::FAILURE)
 }
 
-fn print_table(needs: &[Need]) {
+fn table(needs: &[Need]) -> String {
     let width = needs.iter().map(|need| need.name.len()).max().unwrap_or(0);
+    let mut text = String::new();
     for need in needs {
         let state = match (need.found, need.required) {
             (true, _) => "found",
             (false, true) => "MISSING",
             (false, false) => "missing",
         };
-        println!("{:width$}  {state:7}  {}", need.name, need.detail);
+        // Writing to a String can't fail.
+        let _ = writeln!(text, "{:width$}  {state:7}  {}", need.name, need.detail);
         if !need.found {
-            println!("{:width$}           without it: {}", "", need.without);
+            let _ = writeln!(text, "{:width$}           without it: {}", "", need.without);
         }
     }
+    text
 }

@@ -7,7 +7,7 @@ use super::{
     cursor::{Cursor, Findings, quoted},
     document::Document,
     error::Fault,
-    kind,
+    kind, list,
     suggest::nearest,
     tree::{self, Node, Value},
 };
@@ -32,21 +32,19 @@ pub(super) fn document(file: &Arc<str>, document: &Document<'_>, parsed: &mut Pa
 
 /// Reads an object, or each of a `List`'s.
 pub(super) fn objects(file: &Arc<str>, root: &Node, parsed: &mut Parsed) {
-    let items = root.get("items").map(|entry| &entry.value.value);
-    match (root.text("kind"), items) {
-        (Some(kind), Some(Value::List(items))) if kind.ends_with("List") => {
-            for item in items {
-                objects(file, item, parsed);
-            }
+    if let Some(items) = list::items(root) {
+        for item in items {
+            objects(file, &item, parsed);
         }
-        _ => match object(file, root) {
-            Ok((object, warnings)) => {
-                parsed.warnings.extend(warnings);
-                parsed.push(object);
-            }
-            Err(Refusal::Broken(errors)) => parsed.errors.extend(errors),
-            Err(Refusal::NotOurs(warning)) => parsed.warnings.push(*warning),
-        },
+        return;
+    }
+    match object(file, root) {
+        Ok((object, warnings)) => {
+            parsed.warnings.extend(warnings);
+            parsed.push(object);
+        }
+        Err(Refusal::Broken(errors)) => parsed.errors.extend(errors),
+        Err(Refusal::NotOurs(warning)) => parsed.warnings.push(*warning),
     }
 }
 

@@ -54,6 +54,81 @@ items:
 }
 
 #[test]
+fn items_of_a_typed_list_need_no_kind() {
+    let text = "\
+apiVersion: v1
+kind: ServiceAccountList
+items:
+- metadata: {name: a, namespace: shop}
+- {kind: ServiceAccount, apiVersion: null, metadata: {name: b, namespace: shop}}
+- {kind: Pod, apiVersion: v1, metadata: {name: c, namespace: shop}}
+- nonsense
+---
+apiVersion: security.istio.io/v1beta1
+kind: AuthorizationPolicyList
+items: [{metadata: {name: d, namespace: shop}, spec: {}}]
+";
+    let parsed = parse("list.yaml", text);
+    let expected =
+        ["ServiceAccount shop/a", "ServiceAccount shop/b", "Pod shop/c", "AuthorizationPolicy shop/d"];
+    assert_eq!(names(&parsed), expected);
+    let raw = serde_json::json!({
+        "apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "a", "namespace": "shop"},
+    });
+    assert_eq!(parsed.objects[0].raw, raw, "what is stored and sent on says what it is");
+    assert_eq!((parsed.errors.len(), parsed.errors[0].line), (1, 7), "{:?}", parsed.errors);
+    let untyped = parse("list.yaml", "apiVersion: v1\nkind: List\nitems: [{metadata: {name: a}}]\n");
+    assert_eq!(untyped.errors[0].field.as_deref(), Some("kind"));
+}
+
+/// The labels of a service account whose `metadata` is written as `labels`, behind the anchors `a` and `b`.
+fn labels(labels: &str) -> Result<Vec<(String, String)>, String> {
+    let text = format!(
+        "x: [&a {{app: a, from: a}}, &b {{app: b, tier: b}}, &no [1]]\nkind: ServiceAccount\napiVersion: v1\n\
+         metadata:\n  name: x\n  labels: {labels}\n"
+    );
+    let parsed = parse("merge.yaml", &text);
+    if let Some(error) = parsed.errors.first() {
+        return Err(error.to_string());
+    }
+    let labels = parsed.objects[0].value.metadata().labels.iter();
+    Ok(labels.map(|(key, value)| (key.clone(), value.clone())).collect())
+}
+
+#[test]
+fn merge_keys_take_fields_over_and_what_is_written_wins() {
+    for (written, expected) in [
+        ("{<<: *a}", "app=a from=a"),
+        ("{<<: *a, app: own}", "app=own from=a"),
+        ("{app: own, <<: *a}", "app=own from=a"),
+        ("{<<: [*a, *b], from: own}", "app=a from=own tier=b"),
+        ("{<<: [*b, {more: in place}, *a]}", "app=b from=a more=in place tier=b"),
+        ("{<<: {<<: *a, app: inner}}", "app=inner from=a"),
+        ("{<<: []}", ""),
+        ("{'<<': text}", "<<=text"),
+    ] {
+        let labels = labels(written).unwrap();
+        let labels: Vec<_> = labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        assert_eq!(labels.join(" "), expected, "{written}");
+    }
+}
+
+#[test]
+fn merge_keys_that_name_no_map_are_refused() {
+    for (written, problem) in [
+        ("{<<: text}", "neither a map nor a list of maps"),
+        ("{<<: }", "neither a map nor a list of maps"),
+        ("{<<: [*a, text]}", "neither a map nor a list of maps"),
+        ("{<<: *no}", "neither a map nor a list of maps"),
+        ("{<<: *a, <<: *b}", "already there, at line 6"),
+        ("&self {<<: *self}", "inside what it names"),
+    ] {
+        let error = labels(written).unwrap_err();
+        assert!(error.contains(problem) && error.contains("merge.yaml:6:"), "{written}: {error}");
+    }
+}
+
+#[test]
 fn anchors_are_put_in_place_within_bounds() {
     let good = "apiVersion: v1\nkind: Pod\nmetadata: {name: &n a, labels: {app: *n}}\n";
     let parsed = parse("pod.yaml", good);
@@ -63,6 +138,15 @@ fn anchors_are_put_in_place_within_bounds() {
     for level in 1..9 {
         let items = vec![format!("*a{}", level - 1); 10].join(", ");
         let line = format!("a{level}: &a{level} [{items}]\n");
+        bomb.push_str(&line);
+    }
+    let parsed = parse("bomb.yaml", &bomb);
+    assert!(parsed.errors[0].problem.contains("too large"), "{}", parsed.errors[0]);
+
+    let mut bomb = String::from("a0: &a0 {k: [x, x, x, x, x, x, x, x, x, x]}\n");
+    for level in 1..9 {
+        let merged: Vec<_> = (0..10).map(|key| format!("k{level}{key}: {{<<: *a{}}}", level - 1)).collect();
+        let line = format!("a{level}: &a{level} {{{}}}\n", merged.join(", "));
         bomb.push_str(&line);
     }
     let parsed = parse("bomb.yaml", &bomb);

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use granit_parser::{Event, Parser, ScalarStyle, Span, StrInput};
 use serde_json::Number;
 
-use super::{document::Document, error::Fault, scalar};
+use super::{document::Document, error::Fault, merge, scalar};
 
 /// Most nodes that a document may have after aliases are put in place: a few lines of nested aliases can
 /// otherwise ask for any amount of memory.
@@ -210,6 +210,7 @@ impl<'a> Loader<'a> {
 
     fn map(&mut self) -> Result<Vec<Entry>, Fault> {
         let mut entries = Vec::new();
+        let mut merged = Vec::new();
         let mut lines: HashMap<String, u32> = HashMap::new();
         let outer = self.path.len();
         self.depth += 1;
@@ -218,15 +219,15 @@ impl<'a> Loader<'a> {
             let (event, span) = self.next()?;
             if matches!(event, Event::MappingEnd) {
                 self.depth -= 1;
+                merge::into(&mut entries, merged);
                 return Ok(entries);
             }
-            let Event::Scalar(key, ..) = event else {
+            let Event::Scalar(key, style, ..) = event else {
                 return Err(self.fault(span, "a key must be plain text", "write `key: value`"));
             };
+            // In quotes, as in JSON, it is a key like any other.
+            let merges = key == merge::KEY && style == ScalarStyle::Plain;
             self.path = child(&self.path, &key);
-            if key == "<<" {
-                return Err(self.fault(span, "merge keys (`<<`) are not supported", "write the fields out"));
-            }
             let line = self.line(span);
             if let Some(first) = lines.insert(key.to_string(), line) {
                 let problem = format!("the key `{key}` is already there, at line {first}");
@@ -235,6 +236,14 @@ impl<'a> Loader<'a> {
             }
             let (event, span) = self.next()?;
             let value = self.node(event, span)?;
+            if merges {
+                let Some(found) = merge::maps(value) else {
+                    let problem = "`<<` merges maps, and this is neither a map nor a list of maps";
+                    return Err(self.fault(span, problem, "write `<<: *anchor`, or `<<: [*one, *other]`"));
+                };
+                merged = found;
+                continue;
+            }
             entries.push(Entry { key: key.into_owned(), line, value });
         }
     }

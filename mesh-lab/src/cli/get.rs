@@ -22,18 +22,17 @@ pub fn show(
             bail!("there is no {kind} {name:?} in the namespace {}", namespace.unwrap_or("(any)"))
         };
         if output == Output::Json {
-            println!("{}", serde_json::to_string_pretty(found)?);
-            return Ok(());
+            return Ok(mesh_log::write(&(serde_json::to_string_pretty(found)? + "\n"))?);
         }
     }
-    match output {
+    let text = match output {
         Output::Json => {
             let list = json!({"apiVersion": "v1", "kind": "List", "metadata": {}, "items": items});
-            println!("{}", serde_json::to_string_pretty(&list)?);
+            serde_json::to_string_pretty(&list)? + "\n"
         }
         Output::Table => table(columns(kind), items.iter().map(|item| row(kind, item))),
-    }
-    Ok(())
+    };
+    Ok(mesh_log::write(&text)?)
 }
 
 fn columns(kind: Kind) -> &'static [&'static str] {
@@ -116,16 +115,17 @@ fn text(value: &Value) -> String {
     }
 }
 
-/// Prints rows in columns.
-pub fn table(columns: &[&str], rows: impl Iterator<Item = Vec<String>>) {
+/// Rows in columns, each a line.
+pub fn table(columns: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
     let header: Vec<String> = columns.iter().map(|column| (*column).to_owned()).collect();
     let rows: Vec<Vec<String>> = std::iter::once(header).chain(rows).collect();
     let width =
         |column: usize| rows.iter().filter_map(|row| row.get(column)).map(String::len).max().unwrap_or(0);
     let widths: Vec<usize> = (0..columns.len()).map(width).collect();
-    for row in &rows {
+    let line = |row: &Vec<String>| {
         let cells: Vec<String> =
             row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
-        println!("{}", cells.join("  ").trim_end());
-    }
+        cells.join("  ").trim_end().to_owned() + "\n"
+    };
+    rows.iter().map(line).collect()
 }

@@ -44,7 +44,11 @@ pub fn show(
     };
     loop {
         let there = !follow || find()?.is_some();
-        io::copy(&mut file, &mut io::stdout()).context("show the log")?;
+        match io::copy(&mut file, &mut io::stdout()) {
+            // As `head` does when it has had enough.
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => return Ok(()),
+            copied => copied.context("show the log")?,
+        };
         if !follow || !there {
             return Ok(());
         }

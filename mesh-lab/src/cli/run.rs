@@ -26,10 +26,10 @@ pub fn run(command: Command, layout: &Layout, client: &Client) -> anyhow::Result
     match command {
         Command::Up(up) => bring_up(up, layout, client)?,
         Command::Down => match launch::down(layout)? {
-            Swept::Removed => println!("lab {} is down", layout.name()),
-            Swept::Nothing => println!("lab {} was not up", layout.name()),
+            Swept::Removed => mesh_log::write(&format!("lab {} is down\n", layout.name()))?,
+            Swept::Nothing => mesh_log::write(&format!("lab {} was not up\n", layout.name()))?,
         },
-        Command::Apply { file } => return Ok(report(&client.apply(documents(&file)?)?)),
+        Command::Apply { file } => return report(&client.apply(documents(&file)?)?),
         Command::Delete { file, kind, object, namespace } => {
             let reported = match kind.zip(object) {
                 Some((kind, object)) => {
@@ -38,7 +38,7 @@ pub fn run(command: Command, layout: &Layout, client: &Client) -> anyhow::Result
                 }
                 None => client.delete(documents(&file)?)?,
             };
-            return Ok(report(&reported));
+            return report(&reported);
         }
         Command::Exec { namespace, container, pod, program } => {
             let entry = client.enter(&namespace.namespace, &pod, container.as_deref())?;
@@ -55,9 +55,9 @@ pub fn run(command: Command, layout: &Layout, client: &Client) -> anyhow::Result
         Command::Wait { namespace, timeout } => client.wait_ready(namespace.as_deref(), timeout)?,
         Command::Agent { action, proxy, node } => {
             let action = action.of(proxy).map_err(anyhow::Error::msg)?;
-            show_program(&client.agent(&node, action)?);
+            show_program(&client.agent(&node, action)?)?;
         }
-        Command::Control { action } => show_program(&client.control(action.into())?),
+        Command::Control { action } => show_program(&client.control(action.into())?)?,
         Command::Status { output } => status(client, output)?,
         Command::Internal(_) => unreachable!("dealt with before"),
     }
@@ -149,28 +149,27 @@ fn read(path: &Path) -> anyhow::Result<Document> {
 }
 
 /// Tells what was done; the status is 1 if something was left out.
-fn report(report: &Report) -> ExitCode {
-    for change in &report.changes {
-        println!("{} {}", change.resource, change.outcome.as_str());
-    }
+fn report(report: &Report) -> anyhow::Result<ExitCode> {
+    let lines = report.changes.iter().map(|it| format!("{} {}\n", it.resource, it.outcome.as_str()));
+    mesh_log::write(&lines.collect::<String>())?;
     for warning in &report.warnings {
-        eprintln!("warning: {warning}");
+        mesh_log::remark(format_args!("warning: {warning}"));
     }
     for error in &report.errors {
-        eprintln!("error: {error}");
+        mesh_log::remark(format_args!("error: {error}"));
     }
-    if report.errors.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    Ok(if report.errors.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn status(client: &Client, output: Output) -> anyhow::Result<()> {
     let status = client.status()?;
     if output == Output::Json {
-        println!("{}", serde_json::to_string_pretty(&status)?);
-        return Ok(());
+        return Ok(mesh_log::write(&(serde_json::to_string_pretty(&status)? + "\n"))?);
     }
-    println!("lab {}  state {}  daemon {}", status.name, status.state.display(), status.daemon);
+    let mut text =
+        format!("lab {}  state {}  daemon {}\n", status.name, status.state.display(), status.daemon);
     if let Some(control) = &status.control {
-        println!("control plane: {}", describe(control));
+        text += &format!("control plane: {}\n", describe(control));
     }
     let rows = status.nodes.iter().map(|node| {
         vec![
@@ -181,12 +180,12 @@ fn status(client: &Client, output: Output) -> anyhow::Result<()> {
             node.agent.as_ref().map_or_else(|| "none".to_owned(), describe),
         ]
     });
-    get::table(&["NODE", "ADDRESSES", "POD NETWORKS", "READY", "AGENT"], rows);
-    Ok(())
+    text += &get::table(&["NODE", "ADDRESSES", "POD NETWORKS", "READY", "AGENT"], rows);
+    Ok(mesh_log::write(&text)?)
 }
 
-fn show_program(program: &ProgramStatus) {
-    println!("{}", describe(program));
+fn show_program(program: &ProgramStatus) -> std::io::Result<()> {
+    mesh_log::write(&(describe(program) + "\n"))
 }
 
 fn describe(program: &ProgramStatus) -> String {

@@ -80,6 +80,11 @@ impl Fault {
                 "the lab has no node of that name, and makes its nodes itself".into(),
                 "label one of the lab's own, or start the lab with more".into(),
             ),
+            Self::Store(error @ StoreError::NameTooLong { most, .. }) => (
+                Some("metadata.name"),
+                error.to_string(),
+                format!("give it a name of at most {most} characters"),
+            ),
             Self::Store(error) => (None, error.to_string(), "see the daemon's log".into()),
         };
         ManifestError {

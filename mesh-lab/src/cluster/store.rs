@@ -100,6 +100,10 @@ impl Store {
         let object = typed(&raw)?;
         let key = object.key();
         let path = self.path(&key);
+        let most = longest_name(key.kind);
+        if key.name.len() > most {
+            return Err(StoreError::NameTooLong { kind: key.kind, length: key.name.len(), most });
+        }
         if let Some(directory) = path.parent() {
             files::directory(directory)?;
         }
@@ -137,9 +141,29 @@ pub enum StoreError {
     /// The lab made an object that the mesh does not read.
     #[error("the lab completed an object wrongly: {0}")]
     Malformed(String),
+    /// It has a name that Kubernetes takes and a file can't have.
+    #[error(
+        "the name has {length} characters, and the lab keeps each {kind} in a file named after it, which leaves {most}"
+    )]
+    NameTooLong {
+        /// Kind of the object.
+        kind: Kind,
+        /// Bytes of its name.
+        length: usize,
+        /// Bytes that it may have.
+        most: usize,
+    },
     /// It could not be mirrored.
     #[error(transparent)]
     Host(#[from] HostError),
+}
+
+/// Most bytes that the name of a `kind` may have: the name of its file has 255, of which some are for the kind, the ending
+/// and the intermediate file's own.
+fn longest_name(kind: Kind) -> usize {
+    const LONGEST_FILE: usize = 255;
+    const OTHERS: usize = ".-.json.new".len();
+    LONGEST_FILE - OTHERS - kind.as_str().len()
 }
 
 fn typed(raw: &Value) -> Result<Object, StoreError> {

@@ -30,8 +30,7 @@ pub async fn check(cluster: Cluster) -> Result<Vec<Finding>> {
     let Mesh::Cluster(cluster) = &mesh else { return Ok(Vec::new()) };
     if cluster.daemon_set().await?.is_none() && cluster.deployment().await?.is_none() {
         let found = format!("there is no mesh in the namespace {}", cluster.namespace);
-        let fix =
-            "`meshctl check --pre` and `meshctl install` put one there; -n NAMESPACE says where another is";
+        let fix = "`meshctl check --pre` and `meshctl install` put one there; --mesh-namespace NAME says where another is";
         return Ok(vec![Finding::fail("installation", found, fix)]);
     }
     let status = status::gather(&mesh).await?;

@@ -97,7 +97,7 @@ async fn installed(cluster: &Cluster, release: &str) -> Result<Inventory> {
         );
     }
     bail!(
-        "meshctl has installed no {release} in the namespace {namespace}; -n NAMESPACE and --release NAME name another"
+        "meshctl has installed no {release} in the namespace {namespace}; --mesh-namespace and --release NAME name another"
     )
 }
 

@@ -31,7 +31,6 @@ pub struct Source {
     context: Option<String>,
     /// Namespace that the mesh is installed in
     #[arg(
-        short = 'n',
         long,
         global = true,
         value_name = "NAMESPACE",
@@ -147,7 +146,7 @@ impl Mesh {
                 let pods = cluster.agents().await?;
                 ensure!(
                     !pods.is_empty(),
-                    "the namespace {0} has no agent. `meshctl install -n {0}` installs the mesh; -n NAMESPACE says where it \
+                    "the namespace {0} has no agent. `meshctl install --mesh-namespace {0}` installs the mesh; --mesh-namespace NAME says where it \
                      is, if it is elsewhere",
                     cluster.namespace
                 );

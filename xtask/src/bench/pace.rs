@@ -60,7 +60,7 @@ pub fn run(load: &Load) -> Result<()> {
         latencies.extend(thread.join().map_err(|_| anyhow!("a connection's thread panicked"))??);
     }
     let lines: Vec<_> = latencies.iter().map(|latency| latency.as_micros().to_string()).collect();
-    println!("{}", lines.join("\n"));
+    say!("{}", lines.join("\n"));
     Ok(())
 }
 

@@ -236,7 +236,7 @@ impl Paths {
 impl Drop for Paths {
     fn drop(&mut self) {
         if let Err(error) = self.lab(&["down"]).captured() {
-            eprintln!("warning: the lab was not taken down: {error:#}");
+            remark!("warning: the lab was not taken down: {error:#}");
         }
     }
 }
@@ -266,7 +266,7 @@ impl CubicAllowed {
 impl Drop for CubicAllowed {
     fn drop(&mut self) {
         if let Err(error) = fs::write(Self::LIST, &self.before) {
-            eprintln!("warning: {} is not as it was ({}): {error}", Self::LIST, self.before.trim());
+            remark!("warning: {} is not as it was ({}): {error}", Self::LIST, self.before.trim());
         }
     }
 }

@@ -89,10 +89,10 @@ pub fn run(workspace: &Workspace, verb: Verb) -> Result<ExitCode> {
         Verb::Start { process } => alone(&state, || status::start(&state, &process))?,
         Verb::Node { node, command } => return node::run_inside(&state, &node, &command),
         Verb::Status => status::show(&state)?,
-        Verb::Kubeconfig => println!("{}", kubeconfig(&state)?.display()),
+        Verb::Kubeconfig => say!("{}", kubeconfig(&state)?.display()),
         Verb::Env => {
             let (kubeconfig, path) = (kubeconfig(&state)?, Tools::ensure(workspace)?.search_path()?);
-            println!("export KUBECONFIG='{}'\nexport PATH='{}'", kubeconfig.display(), path.display());
+            say!("export KUBECONFIG='{}'\nexport PATH='{}'", kubeconfig.display(), path.display());
         }
     }
     Ok(ExitCode::SUCCESS)

@@ -17,14 +17,14 @@ pub fn show(state: &State) -> Result<()> {
     ensure!(!processes.is_empty(), "there is no cluster. Run: cargo xtask cluster up");
     for process in processes.values() {
         let condition = if process.is_alive() { "running" } else { "ended" };
-        println!(
+        say!(
             "{:<24} {condition:<8} pid {:<8} {}",
             process.name,
             process.pid,
             state.log(&process.name).display()
         );
     }
-    println!("kubeconfig: {}", super::kubeconfig(state)?.display());
+    say!("kubeconfig: {}", super::kubeconfig(state)?.display());
     Ok(())
 }
 

@@ -43,8 +43,8 @@ pub fn run(workspace: &Workspace, state: &State, options: &Options) -> Result<()
     let result = start_cluster(workspace, state, &tools, &nodes);
     result.context(format!("the cluster is not up; its logs are in {}", state.path("log").display()))?;
     let names: Vec<_> = nodes.iter().map(Node::to_string).collect();
-    println!("ready: {}, after {:.1} s", names.join(", "), start.elapsed().as_secs_f64());
-    println!("kubeconfig: {}", state.path(access::KUBECONFIG).display());
+    say!("ready: {}, after {:.1} s", names.join(", "), start.elapsed().as_secs_f64());
+    say!("kubeconfig: {}", state.path(access::KUBECONFIG).display());
     if let Some(images) = images {
         mesh::install(workspace, state, &tools, &images)?;
     }

@@ -119,7 +119,7 @@ impl Drop for Cluster {
             return;
         }
         if let Err(error) = self.lab(&["down"]).captured() {
-            eprintln!("warning: the lab was not taken down: {error:#}");
+            remark!("warning: the lab was not taken down: {error:#}");
         }
     }
 }

@@ -22,9 +22,9 @@ pub fn run(workspace: &Workspace, keep: bool) -> Result<()> {
     let start = Instant::now();
     let cluster = Cluster::up(workspace, keep)?;
     steps::all(&cluster)?;
-    println!("\nAll of it held, in {:.0} s from nothing to here.", start.elapsed().as_secs_f32());
+    say!("\nAll of it held, in {:.0} s from nothing to here.", start.elapsed().as_secs_f32());
     if keep {
-        println!("{}", cluster.how_to_look_around());
+        say!("{}", cluster.how_to_look_around());
     }
     Ok(())
 }

@@ -47,9 +47,9 @@ fn show_nodes_and_pods(cluster: &Cluster) -> Result<()> {
 fn cross_the_nodes(cluster: &Cluster) -> Result<usize> {
     heading("Requests to a Service, over IPv4 and IPv6, answered by pods of both nodes");
     let answers = fetch(cluster)?;
-    println!("$ curl {URL}     (in pod {CLIENT}, {REQUESTS} times)");
+    say!("$ curl {URL}     (in pod {CLIENT}, {REQUESTS} times)");
     for answer in answers.chunk_by(|one, other| one == other) {
-        println!("{:>3} × {}", answer.len(), answer[0]);
+        say!("{:>3} × {}", answer.len(), answer[0]);
     }
     let pods = cluster.pods()?;
     let client = named(&pods, CLIENT)?;
@@ -67,7 +67,7 @@ fn cross_the_nodes(cluster: &Cluster) -> Result<usize> {
         crossed += usize::from(named(&pods, server)?["spec"]["nodeName"] != client["spec"]["nodeName"]);
     }
     ensure!(crossed > 0, "no request left the client's node");
-    println!("{crossed} of them crossed to the other node; each server saw the client's own address.");
+    say!("{crossed} of them crossed to the other node; each server saw the client's own address.");
     Ok(crossed)
 }
 
@@ -93,12 +93,12 @@ fn prove_mutual_tls(cluster: &Cluster) -> Result<()> {
         ("dst.identity", SERVER_IDENTITY),
     ];
     let line = access_line(cluster, "the access log's line of a request under mutual TLS", &fields)?;
-    println!("access log of the server's agent:\n{line}\n");
+    say!("access log of the server's agent:\n{line}\n");
     let certificates = cluster.meshctl(&["certs"]).captured()?;
     for identity in [CLIENT_IDENTITY, SERVER_IDENTITY] {
         ensure!(certificates.contains(identity), "no agent holds a certificate of {identity}");
     }
-    println!("$ meshctl certs");
+    say!("$ meshctl certs");
     show(&certificates);
     Ok(())
 }
@@ -107,11 +107,11 @@ fn deny_a_stranger(cluster: &Cluster) -> Result<()> {
     heading("A pod that policy does not name is refused");
     let refused = cluster.exec(STRANGER, &["curl", "-sS", "--max-time", "5", URL])?;
     ensure!(!refused.success, "the stranger was served: {}", refused.stdout.trim());
-    println!("$ curl {URL}     (in pod {STRANGER})\n{}\n", refused.stderr.trim());
+    say!("$ curl {URL}     (in pod {STRANGER})\n{}\n", refused.stderr.trim());
     // The server's agent refuses it; on a node with both pods that is the client's agent too.
     let fields = [("outcome", "denied"), ("src.workload", STRANGER)];
     let line = access_line(cluster, "the access log's line of the denied connection", &fields)?;
-    println!("access log of the agent that refused it:\n{line}");
+    say!("access log of the agent that refused it:\n{line}");
     Ok(())
 }
 
@@ -130,7 +130,7 @@ fn read_the_metrics(cluster: &Cluster, crossed: usize) -> Result<()> {
     for sample in served.iter().chain(&denied) {
         let keys =
             ["source_workload", "destination_workload", "connection_security_policy", "response_flags"];
-        println!("{}", sample.shown_with(&keys));
+        say!("{}", sample.shown_with(&keys));
     }
     let counted: u64 = served.iter().map(|sample| sample.value).sum();
     ensure!(
@@ -146,7 +146,7 @@ fn ask_why(cluster: &Cluster) -> Result<()> {
     for (pod, word) in [(CLIENT, "allowed"), (STRANGER, "denied")] {
         let from = format!("{NAMESPACE}/{pod}");
         let answer = cluster.meshctl(&["why", &from, DESTINATION]).outcome()?;
-        println!("$ meshctl why {from} {DESTINATION}");
+        say!("$ meshctl why {from} {DESTINATION}");
         show(&answer.stdout);
         ensure!(
             answer.stdout.contains(word) && answer.stdout.contains(POLICY),
@@ -173,9 +173,9 @@ fn named<'a>(pods: &'a [Value], name: &str) -> Result<&'a Value> {
 }
 
 fn heading(text: &str) {
-    println!("\n── {text} ──");
+    say!("\n── {text} ──");
 }
 
 fn show(text: &str) {
-    println!("{}", text.trim_end());
+    say!("{}", text.trim_end());
 }

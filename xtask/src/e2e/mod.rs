@@ -78,7 +78,7 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     let place = if kind { kind::PLACE } else { local::PLACE };
     let start = Instant::now();
     let result = install_and_test(workspace, &place, &options.filters);
-    println!("end-to-end tests took {:.0} s with all that they need", start.elapsed().as_secs_f64());
+    say!("end-to-end tests took {:.0} s with all that they need", start.elapsed().as_secs_f64());
     if options.keep {
         return result;
     }
@@ -103,7 +103,7 @@ fn test(workspace: &Workspace, cluster: &Cluster, filters: &[String]) -> Result<
         filters.iter().partition(|filter| built.iter().any(|(file, _)| file == *filter));
     let mut failed = Vec::new();
     for (file, program) in built.iter().filter(|(file, _)| files.is_empty() || files.contains(file)) {
-        println!("-- {file}");
+        say!("-- {file}");
         let start = Instant::now();
         let at_once = if SIDE_BY_SIDE.contains(&file.as_str()) { AT_ONCE } else { 1 };
         let mut tests = cluster.command(Command::new(program));
@@ -117,7 +117,7 @@ fn test(workspace: &Workspace, cluster: &Cluster, filters: &[String]) -> Result<
         if tests.checked().is_err() {
             failed.push(file.as_str());
         }
-        println!("-- {file} took {:.0} s", start.elapsed().as_secs_f64());
+        say!("-- {file} took {:.0} s", start.elapsed().as_secs_f64());
     }
     ensure!(failed.is_empty(), "end-to-end tests failed: {}", failed.join(", "));
     Ok(())

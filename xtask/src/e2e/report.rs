@@ -24,9 +24,9 @@ pub fn print(cluster: &Cluster) {
     for look in LOOKS {
         let mut kubectl = cluster.command(Command::new("kubectl"));
         kubectl.args(*look).env_remove("LD_LIBRARY_PATH");
-        println!("\n== {}", kubectl.line());
+        say!("\n== {}", kubectl.line());
         if let Err(error) = kubectl.checked() {
-            println!("{error:#}");
+            say!("{error:#}");
         }
     }
 }

@@ -66,7 +66,7 @@ impl Corpus {
             let name = new.file_name().context("a file has a name")?;
             fs::copy(&new, self.tree.join(name)).with_context(|| format!("can't copy {}", new.display()))?;
         }
-        println!("{}: {size} bytes", self.tree.display());
+        say!("{}: {size} bytes", self.tree.display());
         fs::remove_dir_all(&fresh).context("can't remove what is in the tree now")
     }
 }

@@ -114,7 +114,7 @@ impl Target<'_> {
             name = self.name,
         );
         let runs = statistic(&outcome.stderr, "stat::number_of_executed_units:").unwrap_or("no");
-        println!("fuzz {:<10} {runs} inputs in {} s", self.name, start.elapsed().as_secs());
+        say!("fuzz {:<10} {runs} inputs in {} s", self.name, start.elapsed().as_secs());
         Ok(())
     }
 

@@ -87,7 +87,7 @@ fn write_one(workspace: &Workspace, name: Name, output: &Path) -> Result<PathBuf
     let document = spdx::document(&reference, &digest, &image.materials(workspace)?)?;
     let sbom = output.join(format!("{name}.spdx.json"));
     fs::write(&sbom, document).with_context(|| format!("can't write {}", sbom.display()))?;
-    println!("{reference}  {digest}  {}", tar.display());
+    say!("{reference}  {digest}  {}", tar.display());
     Ok(tar)
 }
 

@@ -84,7 +84,7 @@ impl Drop for ServicePolicy {
         let Some(path) = &self.ours else { return };
         match fs::remove_file(path) {
             Err(error) if error.kind() != ErrorKind::NotFound => {
-                eprintln!(
+                remark!(
                     "warning: remove {} by hand, services do not start while it is there: {error}",
                     path.display()
                 );

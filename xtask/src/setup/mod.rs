@@ -167,7 +167,7 @@ fn install_bpf_linker(toolchain: &BpfToolchain) -> Result<()> {
 }
 
 fn report(state: &str, name: &str, purpose: &str) {
-    println!("{state:<9}  {name:<14}  {purpose}");
+    say!("{state:<9}  {name:<14}  {purpose}");
 }
 
 fn is_debian_like() -> bool {

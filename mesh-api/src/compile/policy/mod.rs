@@ -82,7 +82,8 @@ pub(super) fn compile(
             Condition::new(Kind::AuthorizationPolicy, &policy.metadata, field, Effect::Ignored, words);
         return (None, vec![condition.whole()]);
     }
-    let (rules, conditions) = rules::convert(policy);
+    let (rules, mut conditions) = rules::convert(policy);
+    conditions.extend(for_nobody(policy));
     let audit = policy.action == Action::Audit;
     let authorization = Authorization {
         name: policy.metadata.name.clone(),
@@ -95,6 +96,14 @@ pub(super) fn compile(
         extensions: audit.then(audit_extension).into_iter().collect(),
     };
     (Some(authorization), conditions)
+}
+
+/// What of the policy can match nobody.
+fn for_nobody(policy: &AuthorizationPolicy) -> impl Iterator<Item = Condition> {
+    policy.values_for_nobody().into_iter().map(|(field, found)| {
+        let reason = format!("{}; {}: {}", found.problem, policy.without_effect(), found.fix);
+        Condition::new(Kind::AuthorizationPolicy, &policy.metadata, field, Effect::Ignored, reason)
+    })
 }
 
 fn scope(policy: &AuthorizationPolicy, mesh: &MeshConfig) -> Scope {

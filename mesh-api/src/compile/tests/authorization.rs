@@ -84,7 +84,9 @@ fn every_attribute_of_a_connection_has_its_place() {
          {key: destination.port, values: ['82'], notValues: ['83']}, {key: source.namespace, values: [m]}, \
          {key: source.principal, notValues: ['*']}]}]",
     ));
-    assert_eq!(compiled.reasons(), []);
+    let reasons = compiled.reasons();
+    let odd = "spec.rules[0].from[0].source.principals[0]: \"a\" can match nobody";
+    assert!(reasons.len() == 1 && reasons[0].1.starts_with(odd), "{reasons:?}");
     let [from, accounts, to, source_ip, destination_ip, port, namespace, principal] =
         matches(&compiled).try_into().unwrap();
     assert_eq!(from.principals, [exact("a"), prefix("b")]);
@@ -181,8 +183,8 @@ fn trust_domains_deny_by_the_beginning_of_principals() {
     let ending = deny("trustDomains: ['*.org']");
     assert_eq!(matches(&ending)[0].principals[0].match_type, Some(MatchType::Presence(())));
     assert_eq!(ending.reasons()[0].0, Effect::Stricter);
-    let beside = deny("trustDomains: [a], principals: [b]");
-    assert_eq!(matches(&beside)[0].principals, [exact("b")]);
+    let beside = deny("trustDomains: [a], principals: [a/ns/b/sa/c]");
+    assert_eq!(matches(&beside)[0].principals, [exact("a/ns/b/sa/c")]);
     assert_eq!(beside.reasons()[0].0, Effect::Stricter);
 }
 
@@ -199,4 +201,38 @@ fn a_star_within_a_namespace_errs_on_the_safe_side() {
     assert_eq!(of("ALLOW", "notNamespaces").not_namespaces, [prefix("a")]);
     assert_eq!(of("DENY", "namespaces").namespaces, [prefix("a")]);
     assert_eq!(of("DENY", "notNamespaces").not_namespaces, [exact("")]);
+}
+
+#[test]
+fn values_that_can_match_nobody_are_conditions_and_warnings() {
+    let text = policy(
+        "action: DENY, rules: [{}, {from: [{source: {ipBlocks: [10.0.0.1]}}, {source: {principals: \
+         [cluster.local/ns/a/sa/b, 'SPIFFE://cluster.local/ns/a/sa/b'], notNamespaces: ['front ']}}, \
+         {source: {serviceAccounts: [Web]}}], when: [{key: source.principal, notValues: [td/sa/x]}, \
+         {key: source.namespace, values: [Front]}, {key: source.serviceAccount, values: [a/B]}]}]",
+    );
+    let expected = [
+        ("spec.rules[1].from[1].source.principals[1]", "\"cluster.local/ns/a/sa/b\""),
+        ("spec.rules[1].from[1].source.notNamespaces[0]", "\"front\""),
+        ("spec.rules[1].from[2].source.serviceAccounts[0]", "\"web\""),
+        ("spec.rules[1].when[0].notValues[0]", "\"td/ns/NAMESPACE/sa/x\""),
+        ("spec.rules[1].when[1].values[0]", "\"front\""),
+        ("spec.rules[1].when[2].values[0]", "\"b\""),
+    ];
+    let parsed = manifest::parse("test.yaml", &text);
+    let warnings: Vec<_> = parsed.warnings.iter().map(|it| (it.field.as_deref().unwrap(), &it.fix)).collect();
+    let compiled = compiled(&text);
+    // The rule itself is left out for its `source.serviceAccount`, which is a condition too.
+    let of_values = compiled.conditions.iter().filter(|it| it.reason.contains("can match nobody"));
+    assert!(of_values.clone().all(|it| it.effect == Effect::Ignored));
+    let conditions: Vec<_> = of_values.map(|it| (it.field.as_str(), &it.reason)).collect();
+    for (who, found) in [("warnings", warnings), ("conditions", conditions)] {
+        assert_eq!(found.len(), expected.len(), "{who}: {found:#?}");
+        for ((field, words), (expected, meant)) in found.into_iter().zip(expected) {
+            assert_eq!(field, expected, "{who}");
+            assert!(words.contains(meant), "{who}: {field}: {words}");
+        }
+    }
+    let reason = &compiled.conditions.last().unwrap().reason;
+    assert!(reason.contains("this value denies nobody"), "{reason}");
 }

@@ -1,5 +1,6 @@
 //! `AuthorizationPolicy`: who may talk to whom (Istio's `security.istio.io`).
 
+mod nobody;
 mod read;
 mod when;
 

@@ -6,6 +6,7 @@ use ipnet::IpNet;
 
 use super::{
     Action, AuthorizationPolicy, Operation, Pattern, Rule, ServiceAccountRef, Source, TargetRef,
+    nobody::{self, Nobody},
     when::{Attribute, NAMES, When, WhenValue},
 };
 use crate::{
@@ -170,17 +171,19 @@ fn source(at: &Cursor<'_>, namespace: &str) -> Source {
     refuse_mixture(&fields);
     let accounts = |key: &str| list(&fields, key, |at, text| service_account(at, text, namespace));
     let patterns = |key: &str| list(&fields, key, pattern);
-    let globs = |key: &str| list(&fields, key, |_, text| Some(Pattern::from(text)));
+    let principals = |key: &str| list(&fields, key, |at, text| pattern_of(at, text, nobody::principal));
+    let domains = |key: &str| list(&fields, key, |at, text| pattern_of(at, text, nobody::trust_domain));
+    let namespaces = |key: &str| list(&fields, key, |at, text| Some(namespace_glob(at, text)));
     let blocks = |key: &str| list(&fields, key, ip_block);
     Source {
-        principals: list(&fields, "principals", principal),
-        not_principals: list(&fields, "notPrincipals", principal),
+        principals: principals("principals"),
+        not_principals: principals("notPrincipals"),
         service_accounts: accounts("serviceAccounts"),
         not_service_accounts: accounts("notServiceAccounts"),
-        namespaces: globs("namespaces"),
-        not_namespaces: globs("notNamespaces"),
-        trust_domains: patterns("trustDomains"),
-        not_trust_domains: patterns("notTrustDomains"),
+        namespaces: namespaces("namespaces"),
+        not_namespaces: namespaces("notNamespaces"),
+        trust_domains: domains("trustDomains"),
+        not_trust_domains: domains("notTrustDomains"),
         ip_blocks: blocks("ipBlocks"),
         not_ip_blocks: blocks("notIpBlocks"),
         remote_ip_blocks: blocks("remoteIpBlocks"),
@@ -237,9 +240,10 @@ fn condition(at: &Cursor<'_>, namespace: &str) -> Option<When> {
         Attribute::Address => ip_block(at, text).map(WhenValue::Address),
         Attribute::Port => port(at, text).map(WhenValue::Port),
         Attribute::ServiceAccount => service_account(at, text, namespace).map(WhenValue::ServiceAccount),
-        Attribute::Text if key == "source.namespace" => Some(WhenValue::Text(Pattern::from(text))),
-        Attribute::Text if key == "source.principal" => principal(at, text).map(WhenValue::Text),
-        Attribute::Text => pattern(at, text).map(WhenValue::Text),
+        Attribute::Text if key == "source.namespace" => Some(WhenValue::Text(namespace_glob(at, text))),
+        Attribute::Text => {
+            pattern_of(at, text, |pattern| nobody::of_attribute(key, pattern)).map(WhenValue::Text)
+        }
     };
     let values = list(&fields, "values", value);
     let not_values = list(&fields, "notValues", value);
@@ -283,12 +287,24 @@ fn pattern(at: &Cursor<'_>, text: &str) -> Option<Pattern> {
     }
 }
 
-fn principal(at: &Cursor<'_>, text: &str) -> Option<Pattern> {
-    if let Some(rest) = text.strip_prefix("spiffe://") {
-        at.error("a principal is written without its scheme", format!("write {rest:?}"));
-        return None;
+/// A pattern; if it can match nobody, as `judge` finds, that is said.
+fn pattern_of(at: &Cursor<'_>, text: &str, judge: impl Fn(&Pattern) -> Option<Nobody>) -> Option<Pattern> {
+    let pattern = pattern(at, text)?;
+    warn(at, judge(&pattern));
+    Some(pattern)
+}
+
+/// The same for a namespace, which may have a star within.
+fn namespace_glob(at: &Cursor<'_>, text: &str) -> Pattern {
+    let pattern = Pattern::from(text);
+    warn(at, nobody::namespace(&pattern));
+    pattern
+}
+
+fn warn(at: &Cursor<'_>, found: Option<Nobody>) {
+    if let Some(Nobody { problem, fix }) = found {
+        at.warn(problem, fix);
     }
-    pattern(at, text)
 }
 
 fn service_account(at: &Cursor<'_>, text: &str, namespace: &str) -> Option<ServiceAccountRef> {
@@ -300,7 +316,9 @@ fn service_account(at: &Cursor<'_>, text: &str, namespace: &str) -> Option<Servi
         );
         return None;
     }
-    Some(ServiceAccountRef { namespace: namespace.to_owned(), name: name.to_owned() })
+    let account = ServiceAccountRef { namespace: namespace.to_owned(), name: name.to_owned() };
+    warn(at, nobody::service_account(&account));
+    Some(account)
 }
 
 fn ip_block(at: &Cursor<'_>, text: &str) -> Option<IpNet> {

@@ -28,7 +28,7 @@ struct Written {
 
 /// Makes changes for a while and adds what they took.
 pub fn run(lab: &Lab, mesh: &mut Mesh, rate: u32, long: Duration, rows: &mut Rows) -> Result<()> {
-    println!("scale: {rate} changes/s for {} s", long.as_secs());
+    say!("scale: {rate} changes/s for {} s", long.as_secs());
     let (control, agent) = ([lab.control()?], lab.agent(NODES[0])?);
     let before = (proc::cpu_seconds(&control)?, proc::cpu_seconds(&agent)?);
     let mut watches = Vec::new();

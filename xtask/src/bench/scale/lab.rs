@@ -116,7 +116,7 @@ impl Lab {
 impl Drop for Lab {
     fn drop(&mut self) {
         if let Err(error) = self.command(&["down"]).captured() {
-            eprintln!("warning: the lab was not taken down: {error:#}");
+            remark!("warning: the lab was not taken down: {error:#}");
         }
     }
 }

@@ -59,7 +59,7 @@ pub fn run(workspace: &Workspace) -> Result<Value> {
     rows.add("scale.control_rss_idle", "MB", proc::resident(&[lab.control()?])?);
     rows.add("scale.agent_rss_idle", "MB", proc::resident(&lab.agent(NODES[0])?)?);
     let mut mesh = Mesh::new(SIZE.0, SIZE.1);
-    println!("scale: {} services, {} workloads", mesh.services(), mesh.workloads());
+    say!("scale: {} services, {} workloads", mesh.services(), mesh.workloads());
     let written = mesh.write(&lab.scratch())?;
     load(&lab, &mesh, &written, &mut rows)?;
     start_again(&lab, &mesh, &mut rows)?;
@@ -75,7 +75,7 @@ pub fn run(workspace: &Workspace) -> Result<Value> {
     rows.add("scale.agent_map_memory", "MB", kernel::memory(&lab.destinations(NODES[0])?)?);
     churn::run(&lab, &mut mesh, RATE, CHURN, &mut rows)?;
     memory(&mut rows, "_churned")?;
-    print!("{}", rows.table());
+    crate::say::text(&rows.table());
     Ok(rows.json())
 }
 

@@ -17,7 +17,7 @@ pub struct Rows(Vec<(String, &'static str, f64)>);
 impl Rows {
     /// Adds a value with its unit.
     pub fn add(&mut self, metric: &str, unit: &'static str, value: f64) {
-        println!("{metric} {value:.1} {unit}");
+        say!("{metric} {value:.1} {unit}");
         self.0.push((metric.to_owned(), unit, value));
     }
 

