@@ -12,7 +12,7 @@ pub fn check(data: &[u8]) {
         number.is_some_and(|number| (1..=most).contains(&number))
     };
     let read = record::event(data);
-    assert_eq!(read.is_some(), data.len() >= size_of::<Event>() && known(8, 11));
+    assert_eq!(read.is_some(), data.len() >= size_of::<Event>() && known(8, 13));
     if let Some((fault, event)) = read {
         assert_eq!(fault as u32, event.fault);
         let mut written = [&event.netns.to_ne_bytes()[..], &event.fault.to_ne_bytes()].concat();

@@ -57,6 +57,7 @@ async fn an_agent_gets_certificates_and_configuration() {
         token_file,
         cluster_id: "Kubernetes".to_owned(),
         instance_ip: "10.0.0.1".to_owned(),
+        waypoints: mesh_api::plan::Waypoints::default(),
     };
     let mut xds =
         xds::start(config, certificates.clone(), Legacy::nobody(), tokio::sync::oneshot::channel().1);

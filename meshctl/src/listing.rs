@@ -9,7 +9,7 @@ use mesh_api::admin::{
 use serde::Serialize;
 
 use crate::output::{Format, Table, age, until};
-use crate::policies;
+use crate::policies::{self, Policy};
 use crate::source::Answers;
 
 /// Every workload once.

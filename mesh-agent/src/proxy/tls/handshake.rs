@@ -185,15 +185,16 @@ impl<C: Records> Handshake<C> {
 
 #[cfg(test)]
 mod tests {
-    use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+    use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
     use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
     use rustls::{ClientConfig, RootCertStore, ServerConfig};
     use tokio::net::TcpListener;
 
     use super::*;
 
-    fn root() -> CertifiedIssuer<'static, KeyPair> {
+    fn root(name: &str) -> CertifiedIssuer<'static, KeyPair> {
         let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
     }
@@ -222,7 +223,7 @@ mod tests {
     #[tokio::test]
     async fn a_client_that_is_refused_hears_why_while_it_writes() {
         let _installed_once = rustls::crypto::aws_lc_rs::default_provider().install_default();
-        let (trusted, other) = (root(), root());
+        let (trusted, other) = (root("trusted"), root("other"));
         let mut roots = RootCertStore::empty();
         roots.add(trusted.der().clone()).unwrap();
         let verifier = rustls::server::WebPkiClientVerifier::builder(roots.clone().into()).build().unwrap();
@@ -261,7 +262,7 @@ mod tests {
     #[tokio::test]
     async fn a_server_that_is_refused_hears_why() {
         let _installed_once = rustls::crypto::aws_lc_rs::default_provider().install_default();
-        let (trusted, other) = (root(), root());
+        let (trusted, other) = (root("trusted"), root("other"));
         for (signer, good) in [(&trusted, true), (&other, false)] {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let address = listener.local_addr().unwrap();

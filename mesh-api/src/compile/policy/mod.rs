@@ -101,8 +101,14 @@ pub(super) fn compile(
 /// What of the policy can match nobody.
 fn for_nobody(policy: &AuthorizationPolicy) -> impl Iterator<Item = Condition> {
     policy.values_for_nobody().into_iter().map(|(field, found)| {
-        let reason = format!("{}; {}: {}", found.problem, policy.without_effect(), found.fix);
-        Condition::new(Kind::AuthorizationPolicy, &policy.metadata, field, Effect::Ignored, reason)
+        let reason = format!("{}; {}", found.problem, policy.without_effect());
+        Condition::new(
+            Kind::AuthorizationPolicy,
+            &policy.metadata,
+            field,
+            Effect::Ignored,
+            (reason, found.fix),
+        )
     })
 }
 

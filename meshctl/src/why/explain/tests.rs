@@ -1,7 +1,7 @@
 use mesh_api::admin::{EnrolmentState, InForce, Part, PodLink, PodStatus, ResourceStatus, Resources};
 use mesh_api::compile::{self, MeshConfig};
 use mesh_api::manifest;
-use mesh_api::plan::Store;
+use mesh_api::plan::{Store, Waypoints};
 use mesh_api::wire::workload::{GatewayAddress, address};
 use mesh_api::wire::{type_url, xds::Resource};
 use prost::Message;
@@ -76,8 +76,12 @@ fn shop() -> Snapshot {
 }
 
 fn snapshot(text: &str) -> Snapshot {
-    let compiled = compiled(text);
-    let mut store = Store::default();
+    taken(&compiled(text), Waypoints::default())
+}
+
+/// What an agent makes of it.
+fn taken(compiled: &compile::Compiled, waypoints: Waypoints) -> Snapshot {
+    let mut store = Store::default().with_waypoints(waypoints);
     let addresses = compiled.addresses.iter().map(|(name, it)| resource(type_url::ADDRESS, name, it));
     assert_eq!(store.apply(type_url::ADDRESS, addresses.collect(), Vec::new()), []);
     let policies =
@@ -222,24 +226,20 @@ fn strict_egress_is_told_with_whose_it_is_and_what_it_leaves() {
 
 #[test]
 fn what_is_behind_a_waypoint_is_refused_unless_the_agent_ignores_them() {
-    for (setting, taken) in [(Some("refuse"), false), (Some("ignore"), true), (None, true)] {
-        let mut store = Store::default().with_waypoints(crate::why::waypoints(setting));
-        let mut addresses: Vec<_> =
-            compiled(SHOP).addresses.into_iter().map(|(name, it)| (name.to_string(), it)).collect();
-        for (_, address) in &mut addresses {
-            if let Some(address::Type::Service(service)) = &mut address.r#type {
-                service.waypoint = Some(GatewayAddress::default());
-            }
+    let mut compiled = compiled(SHOP);
+    for address in compiled.addresses.values_mut() {
+        if let Some(address::Type::Service(service)) = &mut address.r#type {
+            service.waypoint = Some(GatewayAddress::default());
         }
-        let addresses = addresses.iter().map(|(name, it)| resource(type_url::ADDRESS, name, it)).collect();
-        assert_eq!(store.apply(type_url::ADDRESS, addresses, Vec::new()), []);
-        let snapshot = store.snapshot();
+    }
+    for (setting, goes) in [(Some("refuse"), false), (Some("ignore"), true), (None, true)] {
+        let snapshot = taken(&compiled, crate::why::waypoints(setting));
         let client = snapshot.workloads().find(|workload| &*workload.name == "client").unwrap();
         let explained =
             explain(&snapshot, &client, &"web:80".parse().unwrap(), &node("auto", "veth")).unwrap();
-        assert_eq!(explained.is_taken(), taken, "{setting:?}");
+        assert_eq!(explained.is_taken(), goes, "{setting:?}");
         let note = explained.routes[0].note.as_deref().unwrap_or_default();
-        assert_eq!(note.contains("is behind waypoint"), !taken, "{note}");
+        assert_eq!(note.contains("is behind waypoint"), !goes, "{note}");
     }
 }
 
