@@ -13,7 +13,8 @@ use crate::source::{Answers, Nodes};
 #[derive(Args, Clone, Debug, Default)]
 pub struct Selection {
     /// Only these, each NAME or NAMESPACE/NAME
-    #[arg(value_name = "NAME")]
+    // Nodes have names, too, and each argument needs an id of its own.
+    #[arg(id = "asked", value_name = "NAME")]
     names: Vec<String>,
     /// Only what is in this namespace
     #[arg(short, long, value_name = "NAMESPACE")]

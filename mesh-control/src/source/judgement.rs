@@ -90,7 +90,11 @@ fn in_force(object: Option<&Object>, found: &Found<'_>) -> InForce {
 }
 
 fn parts(found: &Found<'_>) -> Vec<Part> {
-    let read = found.errors.iter().chain(&found.warnings).map(|error| Part {
+    // The reader warns of some things that the compiler knows more of.
+    let is_compiled =
+        |field: Option<&str>| found.conditions.iter().any(|it| Some(it.field.as_str()) == field);
+    let warnings = found.warnings.iter().filter(|warning| !is_compiled(warning.field.as_deref()));
+    let read = found.errors.iter().chain(warnings).map(|error| Part {
         field: error.field.clone().unwrap_or_else(|| "resource".to_owned()),
         meaning: error.problem.clone(),
         fix: error.fix.clone(),
@@ -179,7 +183,7 @@ spec: RULE
 
     #[test]
     fn a_policy_without_effect_is_not_in_force() {
-        let principal = "from: [{source: {principals: [a]}}]";
+        let principal = "from: [{source: {principals: [cluster.local/ns/a/sa/b]}}]";
         for (spec, in_force, field) in [
             (format!("{{rules: [{{{principal}}}]}}"), InForce::AsWritten, ""),
             ("{}".to_owned(), InForce::AsWritten, ""),
@@ -216,6 +220,8 @@ spec: RULE
                 "{judged:?}"
             );
         }
+        let nobody = policy("{action: DENY, rules: [{from: [{source: {principals: [frontend]}}]}]}");
+        assert_eq!((nobody.in_force, nobody.parts.len()), (InForce::Partly, 1), "said once: {nobody:?}");
         let nothing_left = policy("{rules: [{to: [{operation: {methods: [GET], paths: [/]}}]}]}");
         assert_eq!(
             nothing_left.parts[0].meaning,

@@ -225,7 +225,7 @@ fn values_that_can_match_nobody_are_conditions_and_warnings() {
     // The rule itself is left out for its `source.serviceAccount`, which is a condition too.
     let of_values = compiled.conditions.iter().filter(|it| it.reason.contains("can match nobody"));
     assert!(of_values.clone().all(|it| it.effect == Effect::Ignored));
-    let conditions: Vec<_> = of_values.map(|it| (it.field.as_str(), &it.reason)).collect();
+    let conditions: Vec<_> = of_values.map(|it| (it.field.as_str(), &it.fix)).collect();
     for (who, found) in [("warnings", warnings), ("conditions", conditions)] {
         assert_eq!(found.len(), expected.len(), "{who}: {found:#?}");
         for ((field, words), (expected, meant)) in found.into_iter().zip(expected) {
