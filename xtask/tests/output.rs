@@ -1,5 +1,4 @@
 //! What tasks say, and where.
-#![expect(clippy::unwrap_used, reason = "what helps a test may panic as the test may")]
 
 use std::io::pipe;
 use std::process::Command;

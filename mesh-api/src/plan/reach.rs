@@ -83,8 +83,8 @@ mod tests {
         snapshot.reach(ip.parse().unwrap(), "node1")
     }
 
-    fn ports(ports: &[u16]) -> Option<Reach> {
-        Some(Reach::Ports(ports.iter().copied().collect()))
+    fn ports(ports: &[u16]) -> Reach {
+        Reach::Ports(ports.iter().copied().collect())
     }
 
     /// What there is at the service, given it and its pods.
@@ -111,13 +111,17 @@ mod tests {
         };
         let far = || serving(pod("far", &["10.244.2.1"]), 8080);
         let elsewhere = || wire::Workload { node: "node2".into(), ..far() };
-        assert_eq!(of(web(&[VIP]), vec![]), ports(&[]), "no workload at all");
-        assert_eq!(of(web(&[VIP]), vec![unready()]), ports(&[]), "none that is ready");
-        assert_eq!(of(web(&[VIP]), vec![pod("web", &["10.244.1.1"])]), ports(&[]), "none with the port");
-        assert_eq!(of(web(&[VIP]), vec![ready()]), ports(&[80]));
-        assert_eq!(of(web(&[VIP]), vec![elsewhere()]), ports(&[80]));
-        assert_eq!(of(local(web(&[VIP])), vec![elsewhere()]), ports(&[]), "none on this node");
-        assert_eq!(of(local(web(&[VIP])), vec![ready(), elsewhere()]), ports(&[80]));
+        assert_eq!(of(web(&[VIP]), vec![]), Some(ports(&[])), "no workload at all");
+        assert_eq!(of(web(&[VIP]), vec![unready()]), Some(ports(&[])), "none that is ready");
+        assert_eq!(
+            of(web(&[VIP]), vec![pod("web", &["10.244.1.1"])]),
+            Some(ports(&[])),
+            "none with the port"
+        );
+        assert_eq!(of(web(&[VIP]), vec![ready()]), Some(ports(&[80])));
+        assert_eq!(of(web(&[VIP]), vec![elsewhere()]), Some(ports(&[80])));
+        assert_eq!(of(local(web(&[VIP])), vec![elsewhere()]), Some(ports(&[])), "none on this node");
+        assert_eq!(of(local(web(&[VIP])), vec![ready(), elsewhere()]), Some(ports(&[80])));
     }
 
     #[test]
@@ -147,14 +151,14 @@ mod tests {
     fn a_change_touches_the_services_that_it_is_about() {
         let mut store = store(vec![of_service(web(&[VIP])), of_pod(pod("db", &["10.244.1.2"]))], &[]);
         let before = store.snapshot();
-        assert_eq!(at(&before, VIP), ports(&[]));
+        assert_eq!(at(&before, VIP), Some(ports(&[])));
         let ready = serving(pod("web", &["10.244.1.1"]), 8080);
         store.apply(type_url::ADDRESS, vec![of_pod(ready)], vec![]);
         let after = store.snapshot();
         let touched: BTreeSet<_> = after.touched_since(&before).into_iter().collect();
         let expected: [IpAddr; 2] = ["10.96.0.1".parse().unwrap(), "10.244.1.1".parse().unwrap()];
         assert_eq!(touched, expected.into(), "the service, and the pod that came");
-        assert_eq!(at(&after, VIP), ports(&[80]));
+        assert_eq!(at(&after, VIP), Some(ports(&[80])));
         assert_eq!(after.touched_since(&after), HashSet::new());
     }
 }

@@ -74,7 +74,7 @@ impl Writer {
                 match due.tell(&self.cluster, &events).await {
                     Ok(()) => drop(written.insert(due.outcome.key, due.outcome.version)),
                     Err(error) => {
-                        warn!(resource = %due.outcome.key, %error, "status not written; trying again")
+                        warn!(resource = %due.outcome.key, %error, "status not written; trying again");
                     }
                 }
             }

@@ -166,11 +166,8 @@ fn status(client: &Client, output: Output) -> anyhow::Result<()> {
     if output == Output::Json {
         return Ok(mesh_log::write(&(serde_json::to_string_pretty(&status)? + "\n"))?);
     }
-    let mut text =
-        format!("lab {}  state {}  daemon {}\n", status.name, status.state.display(), status.daemon);
-    if let Some(control) = &status.control {
-        text += &format!("control plane: {}\n", describe(control));
-    }
+    let head = format!("lab {}  state {}  daemon {}\n", status.name, status.state.display(), status.daemon);
+    let control = status.control.as_ref().map(|control| format!("control plane: {}\n", describe(control)));
     let rows = status.nodes.iter().map(|node| {
         vec![
             node.name.clone(),
@@ -180,8 +177,8 @@ fn status(client: &Client, output: Output) -> anyhow::Result<()> {
             node.agent.as_ref().map_or_else(|| "none".to_owned(), describe),
         ]
     });
-    text += &get::table(&["NODE", "ADDRESSES", "POD NETWORKS", "READY", "AGENT"], rows);
-    Ok(mesh_log::write(&text)?)
+    let table = get::table(&["NODE", "ADDRESSES", "POD NETWORKS", "READY", "AGENT"], rows);
+    Ok(mesh_log::write(&(head + &control.unwrap_or_default() + &table))?)
 }
 
 fn show_program(program: &ProgramStatus) -> std::io::Result<()> {

@@ -245,7 +245,16 @@ fn agents_come_and_go_and_direct_connections_stay_from_veth_to_veth() {
     let world = world("vethagent", &[]);
     let server = Server::start(&world, "server");
     until_direct(&world, "neighbour", "server.app");
-    let capture = Capture::of(&world, &format!("tcp port {PORT} or tcp port {}", server.address.port()));
+    let (ip, port) = (server.address.ip(), server.address.port());
+    let once =
+        format!("import socket; s = socket.create_connection(('{ip}', {port}), 5); s.send(b'x'); s.recv(1)");
+    eventually("its other port is reached directly", || {
+        let before = opened(&world, DIRECT);
+        assert!(world.exec("app", "neighbour", &["python3", "-c", &once]).ok);
+        std::thread::sleep(Duration::from_millis(250));
+        opened(&world, DIRECT) > before
+    });
+    let capture = Capture::of(&world, &format!("tcp port {PORT} or tcp port {port}"));
     let before = opened(&world, DIRECT);
     let held = Running::hold(&world, "neighbour", &server, HELD);
     let storm = Running::connect(&world, "neighbour", &server, RATE);
