@@ -31,7 +31,8 @@ pub fn getsockname6(context: SockAddrContext) -> i32 {
 /// The pod's address of the same family, for a socket that was redirected.
 #[inline(always)]
 fn replaced(context: &SockAddrContext, own: Address) -> Option<Address> {
-    if !own.is_loopback() || context::is_proxy() || context::shown_peer(context::socket_of(context)).is_none() {
+    if !own.is_loopback() || context::is_proxy() || context::shown_peer(context::socket_of(context)).is_none()
+    {
         return None;
     }
     let netns = context::netns_cookie(context::raw(context));

@@ -11,8 +11,8 @@ use mesh_common::direct::{
 };
 use mesh_common::egress::{EgressKey, MAX_EGRESS};
 use mesh_common::maps::{
-    Endpoint, Handoff, Listener, MAX_DESTINATIONS, MAX_HANDOFFS, MAX_LISTENERS, MAX_NODE_CGROUPS, MAX_OPEN_PORTS, MAX_PODS, MAX_REFUSED,
-    MAX_PROBE_PORTS, MAX_PROXIES, Pod, Proxy, Sandbox,
+    Endpoint, Handoff, Listener, MAX_DESTINATIONS, MAX_HANDOFFS, MAX_LISTENERS, MAX_NODE_CGROUPS,
+    MAX_OPEN_PORTS, MAX_PODS, MAX_PROBE_PORTS, MAX_PROXIES, MAX_REFUSED, Pod, Proxy, Sandbox,
 };
 use mesh_common::steer;
 use mesh_common::veth::{Direction, MAX_VETH_FLOWS, NEIGHBOUR_SLOTS, Veth, VethEnd, VethFlow};
