@@ -144,6 +144,7 @@ impl Flows {
         let Some(own) = pod.addresses.iter().find(is_like).or(pod.addresses.first()) else { return };
         let start = Start { reporter: Reporter::Source, client: SocketAddr::new(*own, 0), destination };
         let mut record = Record::new(&self.metrics, start);
+        record.transport = "none";
         record.labels.path = Path::Direct;
         record.labels.source = snapshot.workload_by_address(*own);
         record.labels.source_identity = Some(pod.identity.clone());

@@ -97,6 +97,9 @@ fn nobody_there_is_refused_at_once_recorded_and_reached_when_somebody_comes() {
     };
     refused();
     world.logged("node1", "service app/nothing.app.svc.cluster.local:7000 has no workload");
+    let log = world.agent_log("node1");
+    let line = log.lines().find(|line| line.contains("has no workload")).unwrap();
+    assert!(line.contains("transport=none") && line.contains("outcome=failed"), "{line}");
     assert!(world.metric("node1", "nodemesh_ebpf_faults_total", "NobodyThere") > 0.5);
     let elsewhere = |pod| world.client("app", pod, &["who", "elsewhere.app", PORT]);
     assert!(elsewhere("client").error.contains("ConnectionRefusedError"), "none on its node");

@@ -65,7 +65,7 @@ impl Destinations {
                     .map_err(map_error("DESTINATIONS"))?,
             }
             let (before, after) = (ports_of(was.as_ref()), ports_of(is.as_ref()));
-            self.close(endpoints(*ip, &before.difference(&after).copied().collect()))?;
+            self.close(endpoints(*ip, &before.difference(after).copied().collect()))?;
         }
         Ok(())
     }
@@ -90,13 +90,14 @@ impl Destinations {
 }
 
 fn endpoints(ip: IpAddr, ports: &BTreeSet<u16>) -> impl Iterator<Item = Endpoint> {
-    ports.iter().copied().collect::<Vec<_>>().into_iter().map(move |port| Endpoint::new(ip.into(), port))
+    ports.iter().map(move |port| Endpoint::new(ip.into(), *port))
 }
 
-fn ports_of(reach: Option<&Reach>) -> BTreeSet<u16> {
+fn ports_of(reach: Option<&Reach>) -> &BTreeSet<u16> {
+    static NONE: BTreeSet<u16> = BTreeSet::new();
     match reach {
-        Some(Reach::Ports(ports)) => ports.clone(),
-        Some(Reach::Unknown) | None => BTreeSet::new(),
+        Some(Reach::Ports(ports)) => ports,
+        Some(Reach::Unknown) | None => &NONE,
     }
 }
 
