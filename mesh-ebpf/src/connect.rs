@@ -76,7 +76,7 @@ fn steer(context: &SockAddrContext, to: Endpoint) -> Step {
         direct::untouched(context::socket_of(context), to);
         return Step::Leave;
     }
-    if let Some(fault) = nobody::refusal(known, &to) {
+    if let Some(fault) = nobody::refusal(netns, known, &to) {
         let _as_before = leave(context);
         return Step::Fault(fault, netns);
     }

@@ -49,10 +49,10 @@ pub static DESTINATIONS: HashMap<Address, u32> =
 #[map]
 pub static OPEN_PORTS: HashMap<Endpoint, u32> = HashMap::with_max_entries(MAX_OPEN_PORTS, BPF_F_NO_PREALLOC);
 
-/// Destinations that have just refused a connection, and until when they are not tried again, in nanoseconds of
-/// `CLOCK_MONOTONIC`. Written by the proxy, read by `connect`.
+/// Destinations that have just refused a connection of a pod, and until when that pod does not try them again, in
+/// nanoseconds of `CLOCK_MONOTONIC`. By the pod, so that none has others refused. Written by the proxy, read by `connect`.
 #[map]
-pub static REFUSED: LruHashMap<Endpoint, u64> = LruHashMap::with_max_entries(MAX_REFUSED, 0);
+pub static REFUSED: LruHashMap<RouteKey, u64> = LruHashMap::with_max_entries(MAX_REFUSED, 0);
 
 /// Pods that may not go to destinations which the mesh does not know, and what is excepted. Written by the proxy, read by
 /// `connect`.

@@ -1,6 +1,7 @@
 //! Destinations behind which there is nobody: `connect()` says so at once, as it does without a mesh. A proxy that took the
 //! connection first could only break it again.
 
+use mesh_common::direct::RouteKey;
 use mesh_common::fault::Fault;
 use mesh_common::maps::{BY_PORT, Endpoint};
 
@@ -16,8 +17,8 @@ pub fn known(to: &Endpoint) -> u32 {
 
 /// Why a connection to an address that is known so is refused, if it is.
 #[inline(always)]
-pub fn refusal(known: u32, to: &Endpoint) -> Option<Fault> {
-    match reason(known, to) {
+pub fn refusal(client: u64, known: u32, to: &Endpoint) -> Option<Fault> {
+    match reason(client, known, to) {
         0 => None,
         number if number == Fault::NobodyThere as u32 => Some(Fault::NobodyThere),
         _ => Some(Fault::RefusedLately),
@@ -26,12 +27,12 @@ pub fn refusal(known: u32, to: &Endpoint) -> Option<Fault> {
 
 /// The same as a number; 0 if it is not refused. Not inlined: there is one stack for all.
 #[inline(never)]
-fn reason(known: u32, to: &Endpoint) -> u32 {
+fn reason(client: u64, known: u32, to: &Endpoint) -> u32 {
     // SAFETY: only its presence is looked at.
     if known == BY_PORT && unsafe { OPEN_PORTS.get(to) }.is_none() {
         return Fault::NobodyThere as u32;
     }
     // SAFETY: the value is copied at once.
-    let until = unsafe { REFUSED.get(to) }.copied().unwrap_or(0);
+    let until = unsafe { REFUSED.get(RouteKey::new(client, *to)) }.copied().unwrap_or(0);
     if until != 0 && now() < until { Fault::RefusedLately as u32 } else { 0 }
 }

@@ -88,7 +88,7 @@ pub async fn serve(core: Rc<Core>, pod: Arc<LocalPod>, socket: TcpStream, peer: 
             reset_on_drop(&socket);
             if matches!(error, Error::Refused(_)) {
                 // The next one hears of it where this one should have, in `connect()`.
-                core.shared.refused.note(original.address());
+                core.shared.refused.note(pod.netns, original.address());
             }
             tracing::debug!(%pod, %client, %original, %error, "outbound connection not made");
             Ended::Failed(error.response_flag(), error.to_string())

@@ -136,6 +136,10 @@ fn what_has_just_refused_is_refused_in_connect_for_a_moment() {
         eventually("connect() says so", || {
             ask().error.contains("ConnectionRefusedError") && told() > before + 0.5
         });
+        // Whatever one pod is told, another of its node finds out by itself.
+        ask();
+        let other = world.client("app", "other", &["who", &server[family], CLOSED]);
+        assert!(!other.error.contains("ConnectionRefusedError"), "{other:?}");
         let mut listens = world.client_command("app", "server", &["serve", CLOSED]).spawn().unwrap();
         eventually("it is tried anew", || ask().ok);
         crate::restarts::signal(listens.id(), rustix::process::Signal::TERM);

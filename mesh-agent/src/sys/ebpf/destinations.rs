@@ -7,6 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use aya::maps::{HashMap, Map, MapData, MapError};
 use mesh_api::plan::Reach;
 use mesh_common::address::Address;
+use mesh_common::direct::RouteKey;
 use mesh_common::maps::{BY_PORT, Endpoint, REFUSED_FOR, TO_BE_TRIED};
 
 use super::direct::now;
@@ -101,19 +102,19 @@ fn ports_of(reach: Option<&Reach>) -> &BTreeSet<u16> {
     }
 }
 
-/// Destinations that have just refused a connection: for a moment the kernel refuses others in their place.
-pub struct Refused(Mutex<HashMap<MapData, Endpoint, u64>>);
+/// Destinations that have just refused a pod's connection: for a moment the kernel refuses its others in their place.
+pub struct Refused(Mutex<HashMap<MapData, RouteKey, u64>>);
 
 impl Refused {
     pub(super) fn new(map: MapData) -> Result<Self, Error> {
         Ok(Self(Mutex::new(Map::LruHashMap(map).try_into().map_err(map_error("REFUSED"))?)))
     }
 
-    /// A destination has refused, whoever of its endpoints was asked.
-    pub fn note(&self, destination: SocketAddr) {
+    /// A destination has refused the pod with this network namespace, whoever of its endpoints was asked.
+    pub fn note(&self, client: u64, destination: SocketAddr) {
         let endpoint = Endpoint::new(destination.ip().to_canonical().into(), destination.port());
         let mut refused = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Err(error) = refused.insert(endpoint, now() + REFUSED_FOR, 0) {
+        if let Err(error) = refused.insert(RouteKey::new(client, endpoint), now() + REFUSED_FOR, 0) {
             tracing::debug!(%destination, %error, "a refusal is not remembered");
         }
     }
