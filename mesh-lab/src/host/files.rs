@@ -6,16 +6,21 @@ use std::{
     os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::Path,
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use super::{During, HostError};
 
-/// Times that a directory is tried again. Each time some other lab has removed the shared parent within microseconds.
-const TRIES: u32 = 100;
+/// How long a directory is tried. Each time some other lab has removed the shared parent within microseconds; a count
+/// of tries instead ran out on a machine with other work, where each of them met the one who removes.
+const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Between two of these, a little more each time: who makes and who removes could otherwise keep in step.
+/// Between two tries, one of these more each time up to [`STEPS`]: who makes and who removes could otherwise keep in
+/// step.
 const PAUSE: Duration = Duration::from_micros(10);
+
+/// The pauses' longest, in [`PAUSE`]s; a prime, so that no other period fits.
+const STEPS: u32 = 97;
 
 /// Makes a directory and those above it.
 pub fn directory(path: &Path) -> Result<(), HostError> {
@@ -24,13 +29,17 @@ pub fn directory(path: &Path) -> Result<(), HostError> {
 
 /// `create_dir_all` fails when a parent vanishes after it was made, and the last lab that goes removes what labs share.
 pub(super) fn make_with_parents(path: &Path) -> io::Result<()> {
-    for tried in 1..=TRIES {
+    let deadline = Instant::now() + PATIENCE;
+    let mut tried = 0;
+    loop {
         match fs::create_dir_all(path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => thread::sleep(PAUSE * tried),
+            Err(error) if error.kind() == io::ErrorKind::NotFound && Instant::now() < deadline => {
+                tried += 1;
+                thread::sleep(PAUSE * (tried % STEPS));
+            }
             result => return result,
         }
     }
-    fs::create_dir_all(path)
 }
 
 /// Makes a directory in which anybody may make files, and remove their own.
