@@ -23,7 +23,7 @@ use crate::kept::{self, Keeper, Kept};
 use crate::legacy::{Left, Legacy};
 use crate::liveness::Liveness;
 use crate::pods::NodePods;
-use crate::proxy::balance::{Health, Limits};
+use crate::proxy::balance::{Affinity, Health, Limits};
 use crate::proxy::core::{NEWS_WAIT, Shared};
 use crate::proxy::worker::{self, Command};
 use crate::sys::ebpf::{EventLog, FlowMap, Links, Refused};
@@ -253,6 +253,7 @@ fn shared(
         serving,
         certificates: certificates.clone(),
         health: Health::default(),
+        affinity: Affinity::default(),
         limits: Limits::default(),
         direct: direct.clone(),
         strict_egress: Strict::default(),

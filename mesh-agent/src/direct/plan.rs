@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use mesh_api::identity::SpiffeId;
 use mesh_api::plan::outbound::{self, route};
@@ -16,7 +16,7 @@ use mesh_common::maps::Endpoint;
 
 use super::links::Links;
 use crate::proxy::admission::Request;
-use crate::proxy::balance::Health;
+use crate::proxy::balance::{Affinity, AffinityClient, Health};
 use crate::proxy::core::LocalPod;
 
 /// An enrolled pod, as far as plans are concerned.
@@ -43,6 +43,8 @@ pub(super) struct Pods {
 pub(super) struct View<'a> {
     pub snapshot: &'a Snapshot,
     pub health: &'a Health<TargetKey>,
+    /// Clients that always get the same endpoint of a service.
+    pub affinity: &'a Affinity,
     /// Endpoints that refused a direct connection a moment ago. The proxy tries another in their place.
     pub resting: &'a HashMap<TargetKey, Instant>,
     pub now: Instant,
@@ -140,7 +142,10 @@ pub(super) fn plan(view: View<'_>, pods: &Pods, client: &Pod, destination: Socke
         _ => return None,
     };
     let endpoints: Arc<[TargetKey]> = targets.iter().map(Target::key).collect();
-    let out = left_out(view, service.as_ref().map(|(_, policy)| &**policy), &endpoints);
+    let mut out = left_out(view, service.as_ref().map(|(_, policy)| &**policy), &endpoints);
+    if let Some((own, _)) = service.as_ref().and_then(|to| own(&source, to, destination)) {
+        leave_out_others(view, &own, &targets, &mut out);
+    }
     let in_question = || targets.iter().zip(&out).filter(|(_, out)| !**out).map(|(target, _)| target);
     let tickets = in_question().map(|target| u64::from(target.weight)).sum();
     // The proxy leaves out all endpoints on this node when a draw did not fall on one of them: so either all of them have
@@ -187,17 +192,36 @@ fn left_out(view: View<'_>, policy: Option<&PortPolicy>, endpoints: &[TargetKey]
     }
 }
 
+/// A client that has an endpoint of its own, and how long it keeps it.
+fn own(
+    client: &Workload,
+    (service, policy): &(Arc<Service>, Arc<PortPolicy>),
+    destination: SocketAddr,
+) -> Option<(AffinityClient, Duration)> {
+    let timeout = service.affinity_under(policy)?;
+    let (workload, service) = (Arc::clone(&client.uid), Arc::clone(&service.key));
+    Some((AffinityClient { workload, service, port: destination.port() }, timeout))
+}
+
+/// Leaves out all but the client's own endpoint.
+fn leave_out_others(view: View<'_>, own: &AffinityClient, targets: &[Target], out: &mut [bool]) {
+    let weight = |(target, out): (&Target, &bool)| (target.key(), if *out { 0 } else { target.weight });
+    let candidates: Vec<_> = targets.iter().zip(&*out).map(weight).collect();
+    let chosen = view.affinity.choose(own, &candidates, view.now);
+    for (index, out) in out.iter_mut().enumerate() {
+        *out = Some(index) != chosen;
+    }
+}
+
 /// The direct way to an endpoint, if there is one: a pod of this node that the endpoint's workload still is, and whose
 /// policy takes the client with nothing to note about it.
 fn way(view: View<'_>, pods: &Pods, client: &Pod, target: &Target, destination: SocketAddr) -> Option<Way> {
     let server = pods.at(target.address.ip())?;
     let same_family = target.address.is_ipv4() == destination.is_ipv4();
-    // Where several workloads claim the address, the mesh has to think of this one: the proxy would ask that one's policy.
-    let owner = view.snapshot.workload_by_address(target.address.ip());
     if server.cookie == client.cookie
         || !view.links.is_direct(client.cookie, server.cookie)
         || !server.is(&target.workload)
-        || owner.is_none_or(|owner| owner.uid != target.workload.uid)
+        || !owns(view.snapshot, target)
         || !same_family
         || is_mesh_port(target.address.port())
     {
@@ -210,6 +234,12 @@ fn way(view: View<'_>, pods: &Pods, client: &Pod, target: &Target, destination: 
         }
         _ => None,
     }
+}
+
+/// Whether the mesh thinks of this workload at its address, where several claim it: the proxy asks the policy of the one that
+/// it thinks of.
+fn owns(snapshot: &Snapshot, target: &Target) -> bool {
+    snapshot.workload_by_address(target.address.ip()).is_some_and(|owner| owner.uid == target.workload.uid)
 }
 
 /// What the server's policy is asked.
@@ -258,6 +288,20 @@ impl Plan {
     /// The way to a server's port.
     pub fn way_to(&self, server: u64, address: SocketAddr) -> Option<&Way> {
         self.ways.iter().find(|way| way.server.cookie == server && way.target.address == address)
+    }
+
+    /// A connection to an endpoint has come about: the client keeps it, where the service says so.
+    pub fn keep(&self, affinity: &Affinity, endpoint: &TargetKey, destination: SocketAddr, now: Instant) {
+        let own = self.service.as_ref().and_then(|service| own(&self.source, service, destination));
+        if let Some((client, timeout)) = own {
+            affinity.keep(client, endpoint, timeout, now);
+        }
+    }
+
+    /// Whether the addresses that it leads to are still those workloads' that it was made for. Another one may have come
+    /// to one of them, which is none of the service's and so changes nothing of what the plan was made with.
+    pub fn leads_to_owners(&self, snapshot: &Snapshot) -> bool {
+        self.ways.iter().all(|way| owns(snapshot, &way.target))
     }
 
     /// Whether it changes with time alone: when an ejection or a rest is over.

@@ -112,7 +112,10 @@ impl Table {
                 let due = match why {
                     Why::Time => entry.plan.as_ref().is_some_and(|plan| plan.watches_health()),
                     Why::Configuration => {
-                        basis != entry.basis || entry.plan.as_ref().is_some_and(|plan| plan.watches_health())
+                        let plan = entry.plan.as_ref();
+                        basis != entry.basis
+                            || plan
+                                .is_some_and(|it| it.watches_health() || !it.leads_to_owners(view.snapshot))
                     }
                     Why::Node => true,
                 };

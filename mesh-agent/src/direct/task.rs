@@ -15,7 +15,6 @@ use super::plan::{Plan, Pod, View};
 use super::table::{Change, Table, Why};
 use super::{Ask, Heard, News};
 use crate::kept::Keeper;
-use crate::proxy::balance::Health;
 use crate::proxy::core::Shared;
 use crate::sys::ebpf::{DirectEvent, DirectKernel, UnderWay};
 use crate::telemetry::WorkerMetrics;
@@ -145,7 +144,7 @@ impl Task {
 
     fn answer(&mut self, ask: &Ask) {
         let snapshot = self.shared.snapshot.load_full();
-        let view = view(&snapshot, &self.shared.health, &self.resting, &self.links);
+        let view = view(&snapshot, &self.shared, &self.resting, &self.links);
         let change = self.table.ask(view, ask.client, ask.destination);
         self.tell(change);
     }
@@ -159,7 +158,7 @@ impl Task {
         self.find_older();
         let why = std::mem::replace(&mut self.stale, Why::Time);
         if why > Why::Time || timed {
-            let view = view(&snapshot, &self.shared.health, &self.resting, &self.links);
+            let view = view(&snapshot, &self.shared, &self.resting, &self.links);
             let changes = self.table.plan_again(view, why);
             self.tell(changes);
         }
@@ -320,6 +319,7 @@ impl Task {
             if limits.is_some() {
                 self.shared.health.succeeded(&key);
             }
+            plan.keep(&self.shared.affinity, &key, event.destination, Instant::now());
             return;
         }
         let now = Instant::now();
@@ -328,7 +328,7 @@ impl Task {
         }
         self.resting.insert(key.clone(), now + REST);
         let snapshot = self.shared.snapshot.load_full();
-        let view = view(&snapshot, &self.shared.health, &self.resting, &self.links);
+        let view = view(&snapshot, &self.shared, &self.resting, &self.links);
         let changes = self.table.plan_around(view, &key);
         self.tell(changes);
     }
@@ -394,11 +394,12 @@ pub(super) fn may_arrive(table: &Table, flow: &UnderWay, snapshot: &Snapshot) ->
 
 fn view<'a>(
     snapshot: &'a Snapshot,
-    health: &'a Health<TargetKey>,
+    shared: &'a Shared,
     resting: &'a HashMap<TargetKey, Instant>,
     links: &'a Links,
 ) -> View<'a> {
-    View { snapshot, health, resting, now: Instant::now(), links }
+    let Shared { health, affinity, .. } = shared;
+    View { snapshot, health, affinity, resting, now: Instant::now(), links }
 }
 
 async fn changed(updates: &mut watch::Receiver<Arc<Snapshot>>) -> Option<()> {

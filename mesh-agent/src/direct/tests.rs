@@ -25,7 +25,7 @@ use rand::{Rng, SeedableRng};
 use super::links::Links;
 use super::plan::{Pod, View};
 use super::table::{Change, Table, Why};
-use crate::proxy::balance::Health;
+use crate::proxy::balance::{Affinity, Health};
 use history::{DESTINATIONS, Mesh, pick};
 
 const HISTORIES: u64 = 1000;
@@ -37,6 +37,7 @@ struct Node {
     snapshot: Snapshot,
     table: Table,
     health: Health<TargetKey>,
+    affinity: Affinity,
     resting: HashMap<TargetKey, Instant>,
     links: Links,
     /// An endpoint has rested enough since plans were last made.
@@ -99,6 +100,7 @@ impl Node {
             snapshot,
             table: Table::default(),
             health: Health::default(),
+            affinity: Affinity::default(),
             resting: HashMap::new(),
             links: Links::new(Some(Wanted::Direct)),
             rested: false,
@@ -266,6 +268,7 @@ impl Node {
         let view = View {
             snapshot: &self.snapshot,
             health: &self.health,
+            affinity: &self.affinity,
             resting: &self.resting,
             now: self.now,
             links: &self.links,
@@ -293,7 +296,7 @@ impl Node {
                 let same_family = choice.endpoint.address.is_v4() == key.destination.address.is_v4();
                 if owned && same_family {
                     self.direct += 1;
-                    let problem = self.objection(key, choice);
+                    let problem = self.objection(key, choice).or_else(|| self.unfaithful(key, route));
                     assert_eq!(problem, None, "{context}: {key:?} goes to {choice:?}");
                 }
             }
@@ -333,6 +336,23 @@ impl Node {
             (true, true) => Some("there is something to be noted, which only the proxy does"),
             (true, false) => self.unfit(key, &workload, ip, port),
         }
+    }
+
+    /// A client that has an endpoint of its own goes to that one alone.
+    fn unfaithful(&self, key: &RouteKey, route: &Route) -> Option<&'static str> {
+        let client = self.pods.iter().find(|pod| pod.cookie == key.client)?;
+        let asked = IpAddr::from(key.destination.address);
+        let service = self.snapshot.service_by_vip(asked, &client.namespace)?;
+        let is_own = route.count == 1 && route.choices[0].below == route.tickets;
+        let of = |ip: &IpAddr| self.snapshot.workload_by_address(*ip).filter(|known| is(client, known));
+        let source = client.addresses.iter().find_map(of)?;
+        let outbound::Route::Service { policy, .. } =
+            outbound::route(&self.snapshot, &source, (asked, key.destination.port).into())
+        else {
+            return None;
+        };
+        (service.affinity_under(&policy).is_some() && !is_own)
+            .then_some("the client has an endpoint of its own")
     }
 
     /// Whether a service that was asked for has this endpoint, and it is not left out.

@@ -15,7 +15,7 @@ use mesh_common::veth::{self, Wanted, Way};
 use tokio::sync::{Notify, watch};
 
 use super::admission::Admissions;
-use super::balance::{Health, Limits, Turns};
+use super::balance::{Affinity, Health, Limits, Turns};
 use super::mux::Budget;
 use super::pool::Pool;
 use crate::certs::{Certificates, Identity};
@@ -45,6 +45,8 @@ pub struct Shared {
     pub certificates: Certificates,
     /// Endpoints that fail.
     pub health: Health<TargetKey>,
+    /// Clients that always get the same endpoint of a service.
+    pub affinity: Affinity,
     /// Connections of services that limit them.
     pub limits: Limits<(Arc<str>, u16)>,
     /// Asked for direct ways between pods of this node.

@@ -12,7 +12,7 @@ use mesh_common::is_mesh_port;
 use tokio::net::TcpStream;
 
 use super::accept::Place;
-use super::balance::{Active, Slot};
+use super::balance::{Active, AffinityClient, Slot};
 use super::core::{Core, LocalPod};
 use super::flow::{ClientAddress, OriginalDestination, UpstreamAddress};
 use super::lifetime::Lifetime;
@@ -190,13 +190,15 @@ async fn balance(origin: &Origin<'_>, to: &To<'_>, record: &mut Record) -> Resul
     let mut candidates: Vec<(TargetKey, u32)> =
         endpoints.iter().map(|target| (target.key(), target.weight)).collect();
     leave_out_ejected(core, policy, &mut candidates);
-    if to.not_direct {
+    let own = Own::of(origin.workload, to);
+    if to.not_direct && own.is_none() {
         leave_out_near(core, &mut candidates);
     }
+    let mut first = own.as_ref().and_then(|own| own.choose(core, &candidates));
     let mut last = Error::AllEjected(Arc::clone(&service.hostname));
     let mut refused = 0;
     for _ in 0..TRIES {
-        let Some(chosen) = core.turns.choose(policy.lb, &candidates) else { break };
+        let Some(chosen) = first.take().or_else(|| core.turns.choose(policy.lb, &candidates)) else { break };
         // Chosen once is enough: a weight of 0 takes it out of the next draw.
         candidates[chosen].1 = 0;
         let key = &candidates[chosen].0;
@@ -205,6 +207,9 @@ async fn balance(origin: &Origin<'_>, to: &To<'_>, record: &mut Record) -> Resul
         watch_health(core, policy, key, endpoints, &result);
         match result {
             Ok(upstream) => {
+                if let Some(own) = own {
+                    own.keep(core, key);
+                }
                 let lifetime = Lifetime::of(&policy.pool);
                 return Ok(Connected { upstream, lifetime, _slot: slot, _active: Some(active) });
             }
@@ -217,6 +222,31 @@ async fn balance(origin: &Origin<'_>, to: &To<'_>, record: &mut Record) -> Resul
         }
     }
     Err(last)
+}
+
+/// A client that has an endpoint of its own.
+struct Own {
+    client: AffinityClient,
+    timeout: Duration,
+}
+
+impl Own {
+    fn of(client: &Workload, to: &To<'_>) -> Option<Self> {
+        let timeout = to.service.affinity_under(to.policy)?;
+        let workload = Arc::clone(&client.uid);
+        Some(Self {
+            client: AffinityClient { workload, service: Arc::clone(&to.service.key), port: to.port },
+            timeout,
+        })
+    }
+
+    fn choose(&self, core: &Core, candidates: &[(TargetKey, u32)]) -> Option<usize> {
+        core.shared.affinity.choose(&self.client, candidates, Instant::now())
+    }
+
+    fn keep(self, core: &Core, endpoint: &TargetKey) {
+        core.shared.affinity.keep(self.client, endpoint, self.timeout, Instant::now());
+    }
 }
 
 fn leave_out_ejected(core: &Core, policy: &PortPolicy, candidates: &mut [(TargetKey, u32)]) {

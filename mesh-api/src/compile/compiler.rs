@@ -51,6 +51,7 @@ struct Conditions {
     mutual_tls: Vec<Condition>,
     policies: BTreeMap<Name, Vec<Condition>>,
     traffic: Vec<Condition>,
+    services: BTreeMap<Name, Vec<Condition>>,
 }
 
 impl Compiler {
@@ -101,7 +102,7 @@ impl Compiler {
 
     /// What is not in force as it was written.
     pub fn conditions(&self) -> Vec<Condition> {
-        let Conditions { mutual_tls, policies, traffic } = &self.conditions;
+        let Conditions { mutual_tls, policies, traffic, services } = &self.conditions;
         let mut policies: Vec<_> = policies
             .iter()
             .filter_map(|(name, found)| {
@@ -110,7 +111,8 @@ impl Compiler {
             .collect();
         policies.sort_by_key(|(age, _)| *age);
         let policies = policies.into_iter().flat_map(|(_, found)| found);
-        mutual_tls.iter().chain(policies).chain(traffic).cloned().collect()
+        let services = services.values().flatten();
+        mutual_tls.iter().chain(policies).chain(traffic).chain(services).cloned().collect()
     }
 
     fn compile_policies(&mut self, affected: &Affected, hand_on: &mut impl FnMut(Output)) {
@@ -154,6 +156,10 @@ impl Compiler {
             self.conditions.traffic = self.traffic.conditions(&self.world, &self.mesh);
         }
         for name in &affected.services {
+            match self.world.service(name).map(service::conditions).filter(|found| !found.is_empty()) {
+                Some(found) => drop(self.conditions.services.insert(name.clone(), found)),
+                None => drop(self.conditions.services.remove(name)),
+            }
             let compiled =
                 self.world.service(name).and_then(|it| service::compile(it, &self.mesh, &self.traffic));
             let compiled = compiled.map(address::Type::Service);

@@ -25,6 +25,8 @@ pub(super) struct Other<'a> {
     pub slice: &'a EndpointSlice,
     pub address: IpAddr,
     pub ready: bool,
+    /// See [`Endpoint::is_last_resort`].
+    pub terminating: bool,
     pub services: Services,
 }
 
@@ -56,7 +58,8 @@ pub(super) fn others_of<'a>(world: &World, mesh: &MeshConfig, slice: &'a Endpoin
     let other = |(endpoint, address): (&Endpoint, IpAddr)| {
         let ports = ports(service, |port| target_in(slice, &port.name));
         let services = Services::from([(key(service, mesh), PortList { ports })]);
-        Other { slice, address, ready: endpoint.is_ready(), services }
+        let (ready, terminating) = (endpoint.is_ready(), endpoint.is_last_resort());
+        Other { slice, address, ready, terminating, services }
     };
     others.map(other).collect()
 }
@@ -91,9 +94,9 @@ fn means(world: &World, endpoint: &Endpoint, pod: &Pod) -> bool {
 }
 
 /// A pod's readiness is its own, the same for all its services. A slice that holds back a pod that is ready means this
-/// one service, so the pod is no member of it.
+/// one service, so the pod is no member of it. One that is about to end is held back from all of them, and serving still.
 fn is_held_back(service: &Service, endpoint: &Endpoint, pod: &Pod) -> bool {
-    !endpoint.is_ready() && pod.is_ready() && !service.spec.publish_not_ready_addresses
+    !endpoint.is_serving() && pod.is_ready() && !service.spec.publish_not_ready_addresses
 }
 
 fn add(services: &mut Services, key: String, ports: Vec<Port>) {

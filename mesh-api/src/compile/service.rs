@@ -1,20 +1,37 @@
 //! Services as agents see them.
 
-use super::{MeshConfig, host, octets, traffic::Traffic};
+use prost::Message;
+
+use super::traffic::{Traffic, extension};
+use super::{Condition, Effect, MeshConfig, host, octets};
 use crate::{
+    manifest::Kind,
     resource::{
-        InternalTrafficPolicy, IpFamily, Service, ServicePort, TrafficDistribution,
+        InternalTrafficPolicy, IpFamily, Service, ServicePort, SessionAffinity, TrafficDistribution,
         pod::{PortRef, Protocol},
     },
     wire::workload::{
         self as wire, AppProtocol, IpFamilies, LoadBalancing,
         load_balancing::{HealthPolicy, Mode, Scope},
     },
+    wire::{ext, type_url},
 };
 
 /// A service; nothing if it stands for a name elsewhere.
 pub(super) fn compile(service: &Service, mesh: &MeshConfig, traffic: &Traffic) -> Option<wire::Service> {
     (!service.is_external_name()).then(|| one(service, mesh, traffic))
+}
+
+/// What of a service has no effect.
+pub(super) fn conditions(service: &Service) -> Vec<Condition> {
+    if service.spec.external_ips.is_empty() {
+        return Vec::new();
+    }
+    let words = (
+        "pods of the mesh that connect to these addresses go past the mesh, in plaintext",
+        "let pods use the Service's name",
+    );
+    vec![Condition::new(Kind::Service, &service.metadata, "spec.externalIPs", Effect::Ignored, words)]
 }
 
 fn one(service: &Service, mesh: &MeshConfig, traffic: &Traffic) -> wire::Service {
@@ -29,7 +46,11 @@ fn one(service: &Service, mesh: &MeshConfig, traffic: &Traffic) -> wire::Service
     wire::Service {
         name: metadata.name.clone(),
         namespace: metadata.namespace.clone(),
-        extensions: traffic.extension(&metadata.namespace, &hostname, mesh).into_iter().collect(),
+        extensions: traffic
+            .extension(&metadata.namespace, &hostname, mesh)
+            .into_iter()
+            .chain(session_affinity(service))
+            .collect(),
         hostname,
         addresses: addresses.into_iter().map(network_address).collect(),
         ports: service.spec.ports.iter().filter(|port| port.protocol == Protocol::Tcp).map(port).collect(),
@@ -75,6 +96,16 @@ fn ip_families(families: &[IpFamily]) -> IpFamilies {
         (false, true) => IpFamilies::Ipv6Only,
         (false, false) => IpFamilies::Automatic,
     }
+}
+
+fn session_affinity(service: &Service) -> Option<wire::Extension> {
+    let spec = &service.spec;
+    (spec.session_affinity == SessionAffinity::ClientIP).then(|| {
+        let seconds = spec.session_affinity_config.client_ip.timeout_seconds;
+        let timeout = seconds.map(|seconds| prost_types::Duration { seconds: seconds.into(), nanos: 0 });
+        let value = ext::SessionAffinity { timeout }.encode_to_vec();
+        extension(ext::SESSION_AFFINITY, type_url::SESSION_AFFINITY, value)
+    })
 }
 
 fn load_balancing(service: &Service) -> Option<LoadBalancing> {

@@ -304,7 +304,7 @@ fn duration(duration: std::time::Duration) -> Option<Duration> {
     duration.try_into().ok()
 }
 
-fn extension(name: &str, type_url: &str, value: Vec<u8>) -> Extension {
+pub(super) fn extension(name: &str, type_url: &str, value: Vec<u8>) -> Extension {
     Extension { name: name.to_owned(), config: Some(Any { type_url: type_url.to_owned(), value }) }
 }
 

@@ -9,8 +9,12 @@ use super::{
     world::{Name, World, name_of},
 };
 use crate::{
+    plan::Health,
     resource::{Pod, enrolment},
-    wire::workload::{Locality, NetworkMode, TunnelProtocol, Workload, WorkloadStatus, WorkloadType},
+    wire::ext,
+    wire::workload::{
+        Extension, Locality, NetworkMode, TunnelProtocol, Workload, WorkloadStatus, WorkloadType,
+    },
 };
 
 /// What workloads are made of.
@@ -34,7 +38,11 @@ impl Context<'_> {
             return None;
         }
         let metadata = &pod.metadata;
-        let healthy = pod.is_ready() && !pod.is_terminating();
+        let health = match (pod.is_ready(), pod.is_terminating()) {
+            (true, false) => Health::Healthy,
+            (true, true) => Health::Terminating,
+            (false, _) => Health::Unhealthy,
+        };
         Some(Workload {
             uid: uid_of_pod(&name_of(metadata), self.mesh),
             addresses: addresses.into_iter().map(octets).collect(),
@@ -45,11 +53,11 @@ impl Context<'_> {
             canonical_revision: naming::canonical_revision(pod).to_owned(),
             workload_name: naming::workload_name(pod).to_owned(),
             authorization_policies: self.policies.of_pod(pod),
-            status: status(healthy).into(),
+            status: status(health).into(),
             services: membership::of_pod(self.world, self.mesh, pod),
             locality: self.locality(&pod.spec.node_name),
             network_mode: network_mode(pod).into(),
-            extensions: self.traffic.client_labels(metadata).into_iter().collect(),
+            extensions: self.traffic.client_labels(metadata).into_iter().chain(terminating(health)).collect(),
             ..self.anything(metadata.name.clone(), metadata.namespace.clone())
         })
     }
@@ -58,13 +66,19 @@ impl Context<'_> {
     pub fn other(&self, other: &Other<'_>) -> Workload {
         let metadata = &other.slice.metadata;
         let (namespace, slice, address) = (&metadata.namespace, &metadata.name, other.address);
+        let health = match (other.ready, other.terminating) {
+            (true, _) => Health::Healthy,
+            (false, true) => Health::Terminating,
+            (false, false) => Health::Unhealthy,
+        };
         Workload {
             uid: format!(
                 "{}/discovery.k8s.io/EndpointSlice/{namespace}/{slice}/{address}",
                 self.mesh.cluster_id
             ),
             addresses: vec![octets(address)],
-            status: status(other.ready).into(),
+            status: status(health).into(),
+            extensions: terminating(health).into_iter().collect(),
             services: other.services.clone(),
             ..self.anything(format!("{slice}/{address}"), namespace.clone())
         }
@@ -97,8 +111,16 @@ impl Context<'_> {
     }
 }
 
-fn status(healthy: bool) -> WorkloadStatus {
-    if healthy { WorkloadStatus::Healthy } else { WorkloadStatus::Unhealthy }
+fn status(health: Health) -> WorkloadStatus {
+    match health {
+        Health::Healthy => WorkloadStatus::Healthy,
+        Health::Terminating | Health::Unhealthy => WorkloadStatus::Unhealthy,
+    }
+}
+
+/// Istio has no word for it.
+fn terminating(health: Health) -> Option<Extension> {
+    (health == Health::Terminating).then(|| Extension { name: ext::TERMINATING.to_owned(), config: None })
 }
 
 fn network_mode(pod: &Pod) -> NetworkMode {

@@ -125,10 +125,18 @@ impl Family {
 #[derive(Debug)]
 struct PortEndpoints {
     port: u16,
-    v4: Arc<[Target]>,
-    v6: Arc<[Target]>,
+    ready: ByFamily,
+    /// Those that count where none is ready.
+    terminating: ByFamily,
     /// What clients at some place prefer. An agent's clients share one place or few, so this stays short.
     preferred: RwLock<Vec<Choice>>,
+}
+
+/// Endpoints as clients of either family see them.
+#[derive(Debug)]
+struct ByFamily {
+    v4: Arc<[Target]>,
+    v6: Arc<[Target]>,
 }
 
 #[derive(Debug)]
@@ -140,19 +148,19 @@ struct Choice {
 
 impl PortEndpoints {
     fn build(service: &Service, port: &ServicePort, members: &[Arc<Workload>]) -> Self {
-        let targets = |family: Family| -> Arc<[Target]> {
-            members.iter().filter_map(|workload| candidate(service, port, workload, family)).collect()
-        };
-        let v4 = targets(Family::V4);
-        let v6 = Some(targets(Family::V6)).filter(|v6| *v6 != v4).unwrap_or_else(|| v4.clone());
-        Self { port: port.port, v4, v6, preferred: RwLock::default() }
+        let (terminating, ready): (Vec<_>, Vec<_>) =
+            members.iter().partition(|member| member.health == Health::Terminating && !service.unready_too);
+        Self {
+            port: port.port,
+            ready: ByFamily::build(service, port, &ready),
+            terminating: ByFamily::build(service, port, &terminating),
+            preferred: RwLock::default(),
+        }
     }
 
     fn all(&self, family: Family) -> &Arc<[Target]> {
-        match family {
-            Family::V4 => &self.v4,
-            Family::V6 => &self.v6,
-        }
+        let ready = self.ready.of(family);
+        if ready.is_empty() { self.terminating.of(family) } else { ready }
     }
 
     fn preferred(&self, service: &Service, family: Family, client: &Place) -> Arc<[Target]> {
@@ -162,12 +170,33 @@ impl PortEndpoints {
             return choice.targets.clone();
         }
         drop(known);
-        let all = self.all(family).to_vec();
-        let targets: Arc<[Target]> =
-            service.preference.select(client, all, |target| &target.workload.place).into();
+        let select = |among: &ByFamily| {
+            let all = among.of(family).to_vec();
+            service.preference.select(client, all, |target| &target.workload.place)
+        };
+        let ready = select(&self.ready);
+        let targets: Arc<[Target]> = if ready.is_empty() { select(&self.terminating) } else { ready }.into();
         let choice = Choice { client: client.clone(), family, targets: targets.clone() };
         self.preferred.write().unwrap_or_else(PoisonError::into_inner).push(choice);
         targets
+    }
+}
+
+impl ByFamily {
+    fn build(service: &Service, port: &ServicePort, members: &[&Arc<Workload>]) -> Self {
+        let targets = |family: Family| -> Arc<[Target]> {
+            members.iter().filter_map(|workload| candidate(service, port, workload, family)).collect()
+        };
+        let v4 = targets(Family::V4);
+        let v6 = Some(targets(Family::V6)).filter(|v6| *v6 != v4).unwrap_or_else(|| v4.clone());
+        Self { v4, v6 }
+    }
+
+    fn of(&self, family: Family) -> &Arc<[Target]> {
+        match family {
+            Family::V4 => &self.v4,
+            Family::V6 => &self.v6,
+        }
     }
 }
 

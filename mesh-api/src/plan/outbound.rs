@@ -144,9 +144,13 @@ impl fmt::Display for Route {
             Self::Passthrough => f.write_str("past the mesh, to the address that the client used"),
             Self::Workload(target) => write!(f, "to workload {target}"),
             Self::Service { service, port, policy, endpoints } => {
-                let (count, lb) = (endpoints.len(), policy.lb);
+                let count = endpoints.len();
                 let noun = if count == 1 { "endpoint" } else { "endpoints" };
-                write!(f, "to service {}:{port}, {lb} over {count} {noun}: ", service.key)?;
+                write!(f, "to service {}:{port}, ", service.key)?;
+                match service.affinity_under(policy) {
+                    None => write!(f, "{} over {count} {noun}: ", policy.lb)?,
+                    Some(_) => write!(f, "always one (sessionAffinity) of {count} {noun}: ")?,
+                }
                 for (index, target) in endpoints.iter().enumerate() {
                     write!(f, "{}{target}", if index > 0 { "; " } else { "" })?;
                 }

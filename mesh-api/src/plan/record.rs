@@ -146,7 +146,8 @@ impl Record {
             addresses: self.addresses().map(octets).collect(),
             status: match self.health {
                 Health::Healthy => wire::WorkloadStatus::Healthy,
-                Health::Unhealthy => wire::WorkloadStatus::Unhealthy,
+                // Which of the two is among the extensions.
+                Health::Terminating | Health::Unhealthy => wire::WorkloadStatus::Unhealthy,
             }
             .into(),
             ..common

@@ -2,17 +2,22 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ipnet::IpNet;
 
 use super::decode::{self, Invalid};
 use super::preference::Preference;
-use super::traffic::TrafficRule;
+use super::traffic::{self, LoadBalancer, PortPolicy, TrafficRule};
 use super::waypoint::Waypoint;
 use crate::identity::SpiffeId;
 use crate::wire::workload as wire;
 pub use crate::wire::workload::AppProtocol;
 use crate::wire::workload::load_balancing::HealthPolicy;
+use crate::wire::{ext, type_url};
+
+/// Kubernetes' `sessionAffinityConfig.clientIP.timeoutSeconds`.
+const AFFINITY_TIMEOUT: Duration = Duration::from_hours(3);
 
 /// A service, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,6 +38,9 @@ pub struct Service {
     pub identities: Box<[SpiffeId]>,
     /// Which endpoints a client prefers.
     pub preference: Preference,
+    /// A client's connections go to the same endpoint, until it has made none for so long (Kubernetes'
+    /// `sessionAffinity: ClientIP`); absent: any of them may go to any.
+    pub affinity: Option<Duration>,
     /// Endpoints that are not ready count too.
     pub unready_too: bool,
     /// Families that it is served on.
@@ -95,6 +103,12 @@ impl Service {
         self.ports.iter().find(|candidate| candidate.port == port)
     }
 
+    /// How long a client keeps its endpoint under a policy, if it keeps one. A balancer that a `DestinationRule` names
+    /// counts more than what the service says.
+    pub fn affinity_under(&self, policy: &PortPolicy) -> Option<Duration> {
+        self.affinity.filter(|_| policy.lb == LoadBalancer::Unspecified)
+    }
+
     /// Whether clients in a namespace may resolve it.
     pub fn is_visible_to(&self, namespace: &str) -> bool {
         self.visibility == Visibility::Public || &*self.namespace == namespace
@@ -122,6 +136,7 @@ impl TryFrom<wire::Service> for Service {
             // Others can't be the identity of a workload, so to leave them out only ever accepts less.
             identities: from.subject_alt_names.iter().filter_map(|name| name.parse().ok()).collect(),
             preference: Preference::of(&balancing)?,
+            affinity: affinity(&from.extensions)?,
             unready_too: health == HealthPolicy::AllowAll,
             families: families(from.ip_families)?,
             canonical: from.canonical,
@@ -152,6 +167,15 @@ fn families(value: i32) -> Result<Families, Invalid> {
         wire::IpFamilies::Ipv4Only => Families::V4,
         wire::IpFamilies::Ipv6Only => Families::V6,
     })
+}
+
+fn affinity(extensions: &[wire::Extension]) -> Result<Option<Duration>, Invalid> {
+    let Some(extension) = extensions.iter().find(|extension| extension.name == ext::SESSION_AFFINITY) else {
+        return Ok(None);
+    };
+    let config = extension.config.as_ref().ok_or(Invalid::NoContent)?;
+    let affinity: ext::SessionAffinity = decode::unpack(config, type_url::SESSION_AFFINITY)?;
+    Ok(Some(traffic::span("timeout", affinity.timeout)?.unwrap_or(AFFINITY_TIMEOUT)))
 }
 
 fn visibility(value: i32) -> Result<Visibility, Invalid> {

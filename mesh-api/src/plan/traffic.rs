@@ -214,7 +214,10 @@ impl TryFrom<&wire::OutlierDetection> for OutlierDetection {
 }
 
 /// A span of time; none if it is absent or zero.
-fn span(field: &'static str, value: Option<prost_types::Duration>) -> Result<Option<Duration>, Invalid> {
+pub(super) fn span(
+    field: &'static str,
+    value: Option<prost_types::Duration>,
+) -> Result<Option<Duration>, Invalid> {
     let Some(value) = value else { return Ok(None) };
     let span = Duration::try_from(value).ok().filter(|span| *span <= LONGEST_SPAN);
     let span = span.ok_or(Invalid::Span { field })?;

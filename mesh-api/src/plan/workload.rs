@@ -72,7 +72,9 @@ pub enum Tunnel {
 pub enum Health {
     /// Ready.
     Healthy,
-    /// Not ready, or about to end.
+    /// About to end, and serving still: an endpoint where there is no other (Kubernetes' KEP-1669).
+    Terminating,
+    /// Not ready.
     Unhealthy,
 }
 
@@ -122,7 +124,7 @@ impl TryFrom<wire::Workload> for Workload {
             cluster: place.cluster.clone(),
             place,
             tunnel: tunnel(from.tunnel_protocol)?,
-            health: health(from.status)?,
+            health: health(from.status, &from.extensions)?,
             network_mode: network_mode(from.network_mode)?,
             capacity: from.capacity.unwrap_or(1),
             policies: from.authorization_policies.iter().map(|name| name.as_str().into()).collect(),
@@ -149,9 +151,11 @@ fn tunnel(value: i32) -> Result<Tunnel, Invalid> {
     }
 }
 
-fn health(value: i32) -> Result<Health, Invalid> {
+fn health(value: i32, extensions: &[wire::Extension]) -> Result<Health, Invalid> {
+    let terminates = || extensions.iter().any(|extension| extension.name == ext::TERMINATING);
     Ok(match decode::known("status", value)? {
         wire::WorkloadStatus::Healthy => Health::Healthy,
+        wire::WorkloadStatus::Unhealthy if terminates() => Health::Terminating,
         wire::WorkloadStatus::Unhealthy => Health::Unhealthy,
     })
 }

@@ -98,4 +98,14 @@ impl Endpoint {
     pub fn is_ready(&self) -> bool {
         self.conditions.ready.unwrap_or(true)
     }
+
+    /// Whether it could serve, termination or not.
+    pub fn is_serving(&self) -> bool {
+        self.conditions.serving.unwrap_or_else(|| self.is_ready())
+    }
+
+    /// Whether it serves for the last time: it gets traffic where nobody is ready.
+    pub fn is_last_resort(&self) -> bool {
+        !self.is_ready() && self.is_serving() && self.conditions.terminating == Some(true)
+    }
 }

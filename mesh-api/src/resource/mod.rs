@@ -37,7 +37,8 @@ pub use peer_authentication::{MtlsMode, PeerAuthentication};
 pub use pod::Pod;
 pub use selector::{LabelSelector, Labels};
 pub use service::{
-    InternalTrafficPolicy, IpFamily, IpFamilyPolicy, Service, ServicePort, ServiceSpec, TrafficDistribution,
+    InternalTrafficPolicy, IpFamily, IpFamilyPolicy, Service, ServicePort, ServiceSpec, SessionAffinity,
+    TrafficDistribution,
 };
 pub use shared_labels::SharedLabels;
 

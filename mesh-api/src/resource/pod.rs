@@ -89,6 +89,8 @@ pub struct Lifecycle {
 pub struct LifecycleHandler {
     /// An HTTP GET.
     pub http_get: Option<HttpGet>,
+    /// A TCP connection.
+    pub tcp_socket: Option<TcpSocket>,
 }
 
 /// One environment variable.
@@ -407,8 +409,12 @@ impl Container {
             ProbeAction::Exec(_) => None,
         });
         let hooks = self.lifecycle.iter().flat_map(|it| [&it.post_start, &it.pre_stop]).flatten();
-        let gets = hooks.filter_map(|hook| hook.http_get.as_ref());
-        probed.chain(gets.filter_map(|get| self.own_port(&get.host, &get.port)))
+        let hooked = hooks.filter_map(|hook| match (&hook.http_get, &hook.tcp_socket) {
+            (Some(get), _) => self.own_port(&get.host, &get.port),
+            (None, Some(socket)) => self.own_port(&socket.host, &socket.port),
+            (None, None) => None,
+        });
+        probed.chain(hooked)
     }
 
     /// A request to another host is no access to this pod.

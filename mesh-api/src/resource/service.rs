@@ -42,6 +42,13 @@ pub struct ServiceSpec {
     pub internal_traffic_policy: InternalTrafficPolicy,
     /// Which endpoints clients should prefer.
     pub traffic_distribution: Option<TrafficDistribution>,
+    /// Whether a client's connections go to the same endpoint.
+    pub session_affinity: SessionAffinity,
+    /// For how long.
+    pub session_affinity_config: SessionAffinityConfig,
+    /// Addresses outside of the cluster's own ranges that lead to it.
+    #[serde(rename = "externalIPs")]
+    pub external_ips: Vec<String>,
     /// Address families, in order of preference.
     pub ip_families: Vec<IpFamily>,
     /// Whether addresses of both families are wanted.
@@ -66,6 +73,33 @@ pub struct ServicePort {
     /// What is spoken.
     #[serde(default)]
     pub app_protocol: String,
+}
+
+/// `sessionAffinity`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+pub enum SessionAffinity {
+    /// Any endpoint for each connection.
+    #[default]
+    None,
+    /// One endpoint for each client.
+    ClientIP,
+}
+
+/// `sessionAffinityConfig`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct SessionAffinityConfig {
+    /// What goes with `ClientIP`.
+    #[serde(rename = "clientIP")]
+    pub client_ip: ClientIpConfig,
+}
+
+/// `clientIP` of `sessionAffinityConfig`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ClientIpConfig {
+    /// Seconds without a connection until the client may get another endpoint; absent: 10,800.
+    pub timeout_seconds: Option<u32>,
 }
 
 /// `internalTrafficPolicy`.

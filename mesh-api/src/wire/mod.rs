@@ -53,6 +53,11 @@ pub mod ext {
 
     /// Name of the service extension that holds [`TrafficPolicies`].
     pub const TRAFFIC_POLICIES: &str = "nodemesh.io/traffic-policies";
+    /// Name of the service extension that holds [`SessionAffinity`].
+    pub const SESSION_AFFINITY: &str = "nodemesh.io/session-affinity";
+    /// Name of the workload extension, without content, of a pod that is about to end and still serves. Its status is
+    /// unhealthy for whoever does not know the extension.
+    pub const TERMINATING: &str = "nodemesh.io/terminating";
     /// Name of the workload extension that holds [`Labels`].
     pub const LABELS: &str = "nodemesh.io/labels";
     /// Name of the policy extension, without content, that makes a dry-run policy an AUDIT policy.

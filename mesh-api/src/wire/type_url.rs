@@ -8,5 +8,7 @@ pub const WORKLOAD: &str = "type.googleapis.com/istio.workload.Workload";
 pub const AUTHORIZATION: &str = "type.googleapis.com/istio.security.Authorization";
 /// Our [`TrafficPolicies`](super::ext::TrafficPolicies).
 pub const TRAFFIC_POLICIES: &str = "type.googleapis.com/nodemesh.v1.TrafficPolicies";
+/// Our [`SessionAffinity`](super::ext::SessionAffinity).
+pub const SESSION_AFFINITY: &str = "type.googleapis.com/nodemesh.v1.SessionAffinity";
 /// Our [`Labels`](super::ext::Labels).
 pub const LABELS: &str = "type.googleapis.com/nodemesh.v1.Labels";

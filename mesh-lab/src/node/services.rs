@@ -10,7 +10,7 @@ use std::{
 
 use mesh_api::{
     manifest::Kind,
-    resource::{EndpointSlice, Object, Service, pod::Protocol},
+    resource::{Endpoint, EndpointSlice, Object, Service, pod::Protocol},
 };
 
 use super::{Node, inside};
@@ -81,13 +81,28 @@ fn belongs(slice: &EndpointSlice, service: &Service) -> bool {
         && slice.service_name() == Some(service.metadata.name.as_str())
 }
 
+/// The ready ones; where there is none, those that are about to end and serve still.
 fn endpoints(slices: &[&EndpointSlice], name: &str, protocol: Protocol, address: IpAddr) -> Vec<SocketAddr> {
+    let ready = endpoints_that(slices, name, protocol, address, Endpoint::is_ready);
+    if ready.is_empty() {
+        return endpoints_that(slices, name, protocol, address, Endpoint::is_last_resort);
+    }
+    ready
+}
+
+fn endpoints_that(
+    slices: &[&EndpointSlice],
+    name: &str,
+    protocol: Protocol,
+    address: IpAddr,
+    wanted: fn(&Endpoint) -> bool,
+) -> Vec<SocketAddr> {
     let mut found = Vec::new();
     for slice in slices {
         let ports = slice.ports.iter().filter(|port| port.name == name && port.protocol == protocol);
         for port in ports.filter_map(|port| port.port) {
-            let ready = slice.endpoints.iter().filter(|endpoint| endpoint.is_ready());
-            let first = ready.filter_map(|endpoint| endpoint.ip_addresses().into_iter().next());
+            let fits = slice.endpoints.iter().filter(|endpoint| wanted(endpoint));
+            let first = fits.filter_map(|endpoint| endpoint.ip_addresses().into_iter().next());
             let same_family = first.filter(|ip| ip.is_ipv4() == address.is_ipv4());
             found.extend(same_family.map(|ip| SocketAddr::new(ip, port)));
         }

@@ -22,6 +22,7 @@ mod programs;
 mod restarts;
 mod same_node;
 mod sandboxes;
+mod services;
 mod sockets;
 mod storm;
 mod streams;

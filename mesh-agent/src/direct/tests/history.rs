@@ -192,6 +192,10 @@ impl Mesh {
         if random.random_bool(0.1) {
             service.waypoint = Some(waypoint());
         }
+        if random.random_bool(0.3) {
+            let config = Some(any(type_url::SESSION_AFFINITY, &ext::SessionAffinity { timeout: None }));
+            service.extensions.push(Extension { name: ext::SESSION_AFFINITY.to_owned(), config });
+        }
         if random.random_bool(0.7) {
             let policies = ext::TrafficPolicies { policies: vec![traffic(random)] };
             let config = Some(any(type_url::TRAFFIC_POLICIES, &policies));

@@ -174,10 +174,35 @@ fn a_slice_can_hold_back_a_pod_that_is_ready() {
     assert_eq!(ports(compiled(&text(&all)).pod("shop", "web-1")), [(80, 8080)]);
 }
 
+/// As the endpoint slice controller writes of a pod that was told to end.
+const ENDING: &str = "conditions: {ready: false, serving: true, terminating: true}";
+
+#[test]
+fn a_pod_that_ends_stays_a_member_and_is_told_as_such() {
+    let ending =
+        slice(&format!("{{addresses: [10.0.0.1], {ENDING}, targetRef: {{kind: Pod, name: web-1}}}}"));
+    let web = pod("shop", "web", "10.0.0.1").replacen(
+        "metadata: {",
+        "metadata: {deletionTimestamp: '2026-01-01T00:00:00Z', ",
+        1,
+    );
+    for slices in [&*ending, ""] {
+        let compiled = compiled(&(service(SELECTING) + &web + slices));
+        let workload = compiled.pod("shop", "web-1");
+        assert_eq!(ports(workload).len(), 1);
+        assert_eq!(workload.status(), WorkloadStatus::Unhealthy);
+        let names: Vec<_> = workload.extensions.iter().map(|extension| &*extension.name).collect();
+        assert_eq!(names, [ext::TERMINATING]);
+    }
+}
+
 #[test]
 fn an_endpoint_that_is_no_pod_becomes_a_workload() {
     let text = service("ports: [{name: http, port: 80}]")
-        + &slice("{addresses: [192.0.2.1]}, {addresses: [192.0.2.2], conditions: {ready: false}}");
+        + &slice(&format!(
+            "{{addresses: [192.0.2.1]}}, {{addresses: [192.0.2.2], conditions: {{ready: false}}}}, \
+             {{addresses: [192.0.2.3], {ENDING}}}"
+        ));
     let compiled = compiled(&text);
     let workload = |address: &str| {
         compiled.workload(&format!("Kubernetes/discovery.k8s.io/EndpointSlice/shop/web-x/{address}"))
@@ -185,6 +210,8 @@ fn an_endpoint_that_is_no_pod_becomes_a_workload() {
     assert_eq!(ports(workload("192.0.2.1")), [(80, 8080)]);
     assert_eq!(workload("192.0.2.1").status(), WorkloadStatus::Healthy);
     assert_eq!(workload("192.0.2.2").status(), WorkloadStatus::Unhealthy);
+    assert_eq!(workload("192.0.2.2").extensions, []);
+    assert_eq!(workload("192.0.2.3").extensions[0].name, ext::TERMINATING);
     let Workload { node, service_account, .. } = workload("192.0.2.1");
     assert_eq!((node.as_str(), service_account.as_str()), ("", ""));
 }
@@ -198,6 +225,31 @@ fn an_address_written_by_hand_that_is_a_pods_means_the_pod() {
     );
     assert_eq!(ports(compiled.pod("shop", "web-1")), [(80, 8080)]);
     assert_eq!(compiled.addresses.len(), 2);
+}
+
+#[test]
+fn what_a_service_says_of_its_clients() {
+    let of = |spec: &str| compiled(&service(&format!("ports: [{{port: 80}}]{spec}")));
+    let affinity = |spec: &str| {
+        let compiled = of(spec);
+        let extensions = &compiled.service("shop/web.shop.svc.cluster.local").extensions;
+        let found = extensions.iter().find(|extension| extension.name == ext::SESSION_AFFINITY)?;
+        let config = found.config.as_ref().expect("a timeout");
+        let decoded: ext::SessionAffinity = Message::decode(&*config.value).expect("a timeout");
+        Some(decoded.timeout.map(|timeout| timeout.seconds))
+    };
+    assert_eq!(affinity(""), None);
+    assert_eq!(affinity(", sessionAffinity: None"), None);
+    assert_eq!(affinity(", sessionAffinity: ClientIP"), Some(None));
+    let config = ", sessionAffinity: ClientIP, sessionAffinityConfig: {clientIP: {timeoutSeconds: 60}}";
+    assert_eq!(affinity(config), Some(Some(60)));
+    let outside = of(", externalIPs: [192.0.2.1]").conditions;
+    assert_eq!(
+        outside.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        [
+            "Service shop/web: spec.externalIPs: ignored: pods of the mesh that connect to these addresses go past the mesh, in plaintext"
+        ]
+    );
 }
 
 #[test]

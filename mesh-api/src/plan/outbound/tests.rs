@@ -142,6 +142,63 @@ fn workloads_that_are_no_endpoints() {
     assert_eq!(addresses(&ask(tolerant, vec![unready()], VIP)), ["10.244.1.1:80"]);
 }
 
+/// Kubernetes' KEP-1669: what ends is for those who would find nobody else.
+#[test]
+fn who_is_about_to_end_serves_where_there_is_no_other() {
+    let last = |name: &str, ip: &str| {
+        let mut pod = serving(pod(name, &[ip]), 80);
+        pod.status = wire::WorkloadStatus::Unhealthy.into();
+        pod.extensions.push(wire::Extension { name: ext::TERMINATING.into(), config: None });
+        pod
+    };
+    let unready = wire::Workload { extensions: Vec::new(), ..last("unready", "10.244.1.3") };
+    let ready = serving(pod("ready", &["10.244.2.1"]), 80);
+    let ending = || vec![last("ending", "10.244.1.1"), unready.clone()];
+    assert_eq!(addresses(&ask(web(&[VIP]), ending(), VIP)), ["10.244.1.1:80"]);
+    assert_eq!(
+        addresses(&ask(web(&[VIP]), [ending(), vec![ready.clone()]].concat(), VIP)),
+        ["10.244.2.1:80"]
+    );
+    let on_the_node = LoadBalancing {
+        routing_preference: vec![Scope::Node.into()],
+        mode: Mode::Strict.into(),
+        ..LoadBalancing::default()
+    };
+    let local = || wire::Service { load_balancing: Some(on_the_node.clone()), ..web(&[VIP]) };
+    let elsewhere = wire::Workload { node: "node2".into(), ..ready };
+    let pods = [ending(), vec![elsewhere]].concat();
+    assert_eq!(addresses(&ask(local(), pods, VIP)), ["10.244.1.1:80"], "none is ready on this node");
+    let all = LoadBalancing { health_policy: HealthPolicy::AllowAll.into(), ..LoadBalancing::default() };
+    let tolerant = wire::Service { load_balancing: Some(all), ..web(&[VIP]) };
+    assert_eq!(addresses(&ask(tolerant, ending(), VIP)), ["10.244.1.1:80", "10.244.1.3:80"]);
+}
+
+#[test]
+fn a_client_keeps_its_endpoint_unless_a_rule_names_a_balancer() {
+    let sticky = || {
+        let mut service = web(&[VIP]);
+        let value = prost::Message::encode_to_vec(&ext::SessionAffinity { timeout: None });
+        let config = Some(prost_types::Any { type_url: type_url::SESSION_AFFINITY.into(), value });
+        service.extensions.push(wire::Extension { name: ext::SESSION_AFFINITY.into(), config });
+        service
+    };
+    let kept = |service| {
+        let route = ask(service, vec![serving(pod("a", &["10.244.1.1"]), 80)], VIP);
+        let Route::Service { service, policy, .. } = &route else { panic!("{route}") };
+        (service.affinity_under(policy).map(|timeout| timeout.as_secs()), route.to_string())
+    };
+    let (timeout, said) = kept(sticky());
+    assert_eq!(timeout, Some(10_800));
+    assert!(said.contains("always one (sessionAffinity) of 1 endpoint"), "{said}");
+    let rule = |lb: ext::LoadBalancer| ext::TrafficPolicy {
+        default: Some(ext::PortPolicy { lb: lb.into(), ..ext::PortPolicy::default() }),
+        ..ext::TrafficPolicy::default()
+    };
+    assert_eq!(kept(with_traffic(sticky(), vec![rule(ext::LoadBalancer::RoundRobin)])).0, None);
+    assert_eq!(kept(with_traffic(sticky(), vec![rule(ext::LoadBalancer::Unspecified)])).0, Some(10_800));
+    assert_eq!(kept(web(&[VIP])).0, None);
+}
+
 #[test]
 fn target_ports() {
     let cases = [
