@@ -9,7 +9,7 @@ use mesh_api::identity::SpiffeId;
 use mesh_api::manifest;
 use mesh_api::plan::policy::{Peer, authorize};
 use mesh_common::address::Address;
-use mesh_common::maps::Pod;
+use mesh_common::maps::{Endpoint, Pod};
 use mesh_common::steer;
 use serde_json::{Value, json};
 
@@ -51,11 +51,12 @@ fn check_address(ip: IpAddr) {
     if address.is_v4() {
         assert_eq!(Address::from_be32(address.to_be32()), address);
     }
-    let pod = Pod { address_v4: address, address_v6: Address::UNSPECIFIED };
+    let pod = Pod { address_v4: address, address_v6: Address::UNSPECIFIED, loopback_v6: 0 };
     assert_eq!(steer::connect(&pod, address), steer::Connect::Leave, "a pod's talk to itself");
-    let (listener, _) = steer::outbound_listener(address);
+    let to = Endpoint::new(address, 80);
+    let (listener, _) = steer::outbound_listener(&pod, &to);
     assert!(listener.is_loopback() && listener.is_v4() == address.is_v4());
-    let shown = steer::peer_or_nobody(address, steer::delivery_source(address));
+    let shown = steer::peer_or_nobody(address, steer::delivery_source(address, &to));
     assert!(address.is_loopback() || !shown.is_loopback(), "a lost client is never localhost");
 }
 

@@ -36,8 +36,10 @@ pub struct Pod {
     pub address_v4: Address,
     /// The pod's IPv6 address, or [`Address::UNSPECIFIED`].
     pub address_v6: Address,
+    /// 1 if [`crate::steer::LOOPBACK_V6`] is local to the pod.
+    pub loopback_v6: u32,
 }
-const _: () = assert!(size_of::<Pod>() == 32);
+const _: () = assert!(size_of::<Pod>() == 36);
 
 /// Value of `SANDBOXES`, keyed by the cookie of a network namespace: the pod that it was found to be the sandbox of. The
 /// keeper's memory of what a pod may change afterwards; no program reads it.

@@ -2,7 +2,7 @@
 //! with a packet that opens a connection to one.
 
 use crate::address::Address;
-use crate::maps::{ListenerKind, Pod};
+use crate::maps::{Endpoint, ListenerKind, Pod};
 use crate::{HBONE_PORT, OUTBOUND_PORT};
 
 /// What to do with a `connect()`.
@@ -29,15 +29,58 @@ pub fn connect(pod: &Pod, destination: Address) -> Connect {
     }
 }
 
-/// Where a redirected connection goes: the proxy's listener on the pod's own loopback, in the family of the socket.
+/// What IPv6 has no equal of: a whole network of loopback addresses, like IPv4's 127/8. The keeper gives each pod a route
+/// that makes the addresses of this one local to it (a unique local prefix, RFC 4193, with a global id drawn by lot).
+pub const LOOPBACK_V6: [u8; 8] = [0xfd, 0x5a, 0xe1, 0xc7, 0x9d, 0x02, 0x00, 0x15];
+
+/// `::1`.
+const LOCALHOST_V6: Address = Address([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
+
+/// Where a redirected connection goes: the proxy's listener on the pod's own loopback, in the family of the socket, at an
+/// address for each destination. So a pod has as many connections to each as there are ephemeral ports, and not to all
+/// together, and may use one port for several.
 #[inline(always)]
-pub const fn outbound_listener(destination: Address) -> (Address, u16) {
-    let loopback = if destination.is_v4() {
-        Address::v4([127, 0, 0, 1])
+pub const fn outbound_listener(pod: &Pod, to: &Endpoint) -> (Address, u16) {
+    let spread = spread(to);
+    let loopback = if to.address.is_v4() {
+        loopback_v4(0x40, spread)
+    } else if pod.loopback_v6 == 0 {
+        LOCALHOST_V6
     } else {
-        Address([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1])
+        let [a, b, c, d, e, f, g, h] = LOOPBACK_V6;
+        let [i, j, k, l] = spread.to_be_bytes();
+        Address([a, b, c, d, e, f, g, h, 0, 0, 0, 1, i, j, k, l])
     };
     (loopback, OUTBOUND_PORT)
+}
+
+/// The same for a socket that its program has bound to an interface, by which loopback is not to be reached. The pod's own
+/// address is: it belongs to that interface. Another interface's sockets find no way to it, and fail.
+#[inline(always)]
+pub const fn outbound_listener_at(pod: &Pod, to: &Endpoint) -> (Address, u16) {
+    (if to.address.is_v4() { pod.address_v4 } else { pod.address_v6 }, OUTBOUND_PORT)
+}
+
+/// An address of 127/8, of a quarter of it that nobody else uses.
+#[inline(always)]
+const fn loopback_v4(quarter: u8, spread: u32) -> Address {
+    let [_, a, b, c] = spread.to_be_bytes();
+    Address::v4([127, quarter | (a & 0x3f), b, c])
+}
+
+/// An address and port, mixed so that those which differ a little differ in the last bits.
+#[inline(always)]
+const fn spread(of: &Endpoint) -> u32 {
+    let [a, b, c, d] = of.address.to_be32x4();
+    // The finalizer of MurmurHash3, over the port and each word in turn.
+    mixed(mixed(mixed(mixed(mixed(of.port as u32) ^ a) ^ b) ^ c) ^ d)
+}
+
+#[inline(always)]
+const fn mixed(word: u32) -> u32 {
+    let word = (word ^ (word >> 16)).wrapping_mul(0x85eb_ca6b);
+    let word = (word ^ (word >> 13)).wrapping_mul(0xc2b2_ae35);
+    word ^ (word >> 16)
 }
 
 /// Whether a connection that arrives comes from the pod itself. It is not enough to look at the interface: for a pod's
@@ -51,22 +94,27 @@ pub fn is_own(local: Address, remote: Address, interface: u32) -> bool {
 }
 
 /// Address that the proxy delivers from. On loopback, because ports in `TIME_WAIT` can be used again after a second
-/// there (`tcp_tw_reuse`), so that the rate of connections to one port has no bound of its own. For IPv4 the one that
-/// Istio's sidecars use, which nobody trusts by name as they do 127.0.0.1; for IPv6 there is no other than `::1`.
+/// there (`tcp_tw_reuse`), so that the rate of connections to one port has no bound of its own. For IPv4 one for each
+/// client, of addresses which nobody trusts by name as they do 127.0.0.1: an application has as many clients as without a
+/// mesh. For IPv6 there is no other than `::1` that the kernel lets nobody outside pass for.
 #[inline(always)]
-pub const fn delivery_source(application: Address) -> Address {
-    if application.is_v4() {
-        Address::v4([127, 0, 0, 6])
-    } else {
-        Address([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1])
-    }
+pub const fn delivery_source(application: Address, client: &Endpoint) -> Address {
+    if application.is_v4() { loopback_v4(0x80, spread(client)) } else { LOCALHOST_V6 }
+}
+
+/// Whether it is one that the proxy delivers from.
+#[inline(always)]
+const fn is_delivery_source(address: Address) -> bool {
+    let is_v6 =
+        matches!(address.to_be32x4(), [0, 0, 0, last] if last == u32::from_be_bytes([0, 0, 0, 1]).to_be());
+    is_v6 || address.is_v4() && address.0[12] == 127 && address.0[13] & 0xc0 == 0x80
 }
 
 /// What an application may see as its peer where nothing was remembered. A delivery whose client was lost (no memory)
 /// must not look like a connection from the pod itself, which applications trust: it shows no address at all.
 #[inline(always)]
 pub fn peer_or_nobody(local: Address, peer: Address) -> Address {
-    if peer == delivery_source(local) && !local.is_loopback() {
+    if is_delivery_source(peer) && !local.is_loopback() {
         if local.is_v4() { Address::v4([0; 4]) } else { Address::UNSPECIFIED }
     } else {
         peer
@@ -126,9 +174,13 @@ mod tests {
         Address::from(text.parse::<IpAddr>().unwrap())
     }
 
+    fn pod(v4: &str, v6: &str) -> Pod {
+        Pod { address_v4: address(v4), address_v6: address(v6), loopback_v6: 1 }
+    }
+
     #[test]
     fn talk_to_itself_is_left_alone() {
-        let pod = Pod { address_v4: address("10.244.1.5"), address_v6: address("fd00:244:1::5") };
+        let pod = pod("10.244.1.5", "fd00:244:1::5");
         for (text, expected) in [
             ("127.0.0.1", Connect::Leave),
             ("::1", Connect::Leave),
@@ -147,14 +199,49 @@ mod tests {
 
     #[test]
     fn a_pod_without_ipv6_does_not_claim_the_unspecified_address() {
-        let pod = Pod { address_v4: address("10.244.1.5"), address_v6: Address::UNSPECIFIED };
+        let pod = pod("10.244.1.5", "::");
         assert_eq!(connect(&pod, address("fd00::1")), Connect::AskDestination);
     }
 
     #[test]
-    fn redirection_keeps_the_family() {
-        assert_eq!(outbound_listener(address("10.0.0.1")), (address("127.0.0.1"), 15001));
-        assert_eq!(outbound_listener(address("fd00::1")), (address("::1"), 15001));
+    fn redirection_keeps_the_family_and_spreads_by_destination() {
+        let pod = pod("10.244.1.5", "fd00:244:1::5");
+        let at = |text: &str, port| outbound_listener(&pod, &Endpoint::new(address(text), port));
+        let mut seen = std::collections::HashSet::new();
+        for (ip, v4) in [("10.0.0", true), ("fd00:", false)] {
+            for last in 0..100 {
+                for port in [80, 81, 8080] {
+                    let to = format!("{ip}{}{last}", if v4 { "." } else { ":" });
+                    let (listener, listens) = at(&to, port);
+                    assert_eq!((listener.is_v4(), listens), (v4, 15001), "{to}");
+                    let range = if v4 {
+                        listener.0[12] == 127 && listener.0[13] >> 6 == 1
+                    } else {
+                        listener.0[..8] == LOOPBACK_V6
+                    };
+                    assert!(range && seen.insert(listener), "{to} port {port}: {:?}", IpAddr::from(listener));
+                }
+            }
+        }
+        assert_eq!(at("10.0.0.1", 80), at("10.0.0.1", 80));
+        let narrow = Pod { loopback_v6: 0, ..pod };
+        assert_eq!(outbound_listener(&narrow, &Endpoint::new(address("fd00::1"), 80)).0, address("::1"));
+        let bound = |to: &str| outbound_listener_at(&pod, &Endpoint::new(address(to), 80)).0;
+        assert_eq!((bound("10.0.0.1"), bound("fd00::1")), (pod.address_v4, pod.address_v6));
+    }
+
+    #[test]
+    fn deliveries_come_from_an_address_for_each_client() {
+        let source = |client: &str, port| {
+            delivery_source(address("10.244.1.5"), &Endpoint::new(address(client), port))
+        };
+        let mut seen = std::collections::HashSet::new();
+        for port in 30_000..30_100 {
+            for client in ["10.244.1.6", "10.244.2.6"] {
+                let from = source(client, port);
+                assert!(from.0[12] == 127 && from.0[13] >> 6 == 2 && seen.insert(from), "{client}:{port}");
+            }
+        }
     }
 
     #[test]
@@ -168,11 +255,12 @@ mod tests {
 
     #[test]
     fn a_lost_client_is_nobody_and_not_localhost() {
-        for (local, source, nobody) in
-            [("10.244.1.5", "127.0.0.6", "0.0.0.0"), ("fd00:244:1::5", "::1", "::")]
+        for (local, client, nobody) in
+            [("10.244.1.5", "10.244.1.9", "0.0.0.0"), ("fd00:244:1::5", "fd00:244:1::9", "::")]
         {
-            assert_eq!(delivery_source(address(local)), address(source));
-            assert_eq!(peer_or_nobody(address(local), address(source)), address(nobody));
+            let source = delivery_source(address(local), &Endpoint::new(address(client), 40_000));
+            assert_eq!(peer_or_nobody(address(local), source), address(nobody));
+            assert_eq!(peer_or_nobody(address("127.0.0.1"), source), source, "talk over loopback");
         }
         for (local, peer) in [("127.0.0.1", "127.0.0.1"), ("::1", "::1"), ("10.244.1.5", "10.244.1.9")] {
             assert_eq!(peer_or_nobody(address(local), address(peer)), address(peer), "others stay");

@@ -80,7 +80,7 @@ fn steer(context: &SockAddrContext, to: Endpoint) -> Step {
         let _as_before = leave(context);
         return Step::Fault(fault, netns);
     }
-    take(context, netns, to)
+    take(context, netns, pod, to)
 }
 
 /// Not inlined: comparing addresses takes much of the stack, which what comes later needs.
@@ -91,10 +91,9 @@ fn talks_to_itself(pod: &Pod, to: &Endpoint) -> bool {
 
 /// To an endpoint on this node, or to the proxy. The application goes on to see the address that it asked for.
 #[inline(always)]
-fn take(context: &SockAddrContext, netns: u64, to: Endpoint) -> Step {
+fn take(context: &SockAddrContext, netns: u64, pod: &Pod, to: Endpoint) -> Step {
     let socket = context::socket_of(context);
-    let (address, port) = steer::outbound_listener(to.address);
-    let (mut shown, mut place) = (to, Place::new(address, port));
+    let (mut shown, mut place) = (to, listener(context, pod, &to));
     if direct::is_room(netns, &to) {
         direct::endpoint(netns, socket, &mut shown, &mut place);
     } else {
@@ -104,6 +103,17 @@ fn take(context: &SockAddrContext, netns: u64, to: Endpoint) -> Step {
         return Step::Fault(Fault::SocketStorage, netns);
     }
     Step::Take(place)
+}
+
+/// Not inlined, like what compares addresses.
+#[inline(never)]
+fn listener(context: &SockAddrContext, pod: &Pod, to: &Endpoint) -> Place {
+    let (address, port) = if context::is_bound_to_interface(context::socket_of(context)) {
+        steer::outbound_listener_at(pod, to)
+    } else {
+        steer::outbound_listener(pod, to)
+    };
+    Place::new(address, port)
 }
 
 /// Of a process that is in no enrolled pod: nothing to do with it, unless it is a probe.

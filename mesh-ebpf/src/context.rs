@@ -127,6 +127,13 @@ pub fn socket_of(context: &SockAddrContext) -> *mut bpf_sock {
     unsafe { (*context.sock_addr).__bindgen_anon_1.sk }
 }
 
+/// Whether a socket's program has bound it to an interface (`SO_BINDTODEVICE`).
+#[inline(always)]
+pub fn is_bound_to_interface(socket: *mut bpf_sock) -> bool {
+    // SAFETY: as above; the verifier checks reads through the socket pointer too.
+    unsafe { (*socket).bound_dev_if != 0 }
+}
+
 /// The socket's own address, for IPv4 connections.
 #[inline(always)]
 pub fn own_address_v4(context: &SockAddrContext) -> Address {

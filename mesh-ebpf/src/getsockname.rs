@@ -31,10 +31,10 @@ pub fn getsockname6(context: SockAddrContext) -> i32 {
 /// The pod's address of the same family, for a socket that was redirected.
 #[inline(always)]
 fn replaced(context: &SockAddrContext, own: Address) -> Option<Address> {
-    if !own.is_loopback() || context::is_proxy() || context::shown_peer(context::socket_of(context)).is_none()
-    {
+    if !own.is_loopback() || context::is_proxy() {
         return None;
     }
+    let _redirected = context::shown_peer(context::socket_of(context))?;
     let netns = context::netns_cookie(context::raw(context));
     // SAFETY: the entry is read in this call alone; the keeper replaces entries whole.
     let pod = unsafe { PODS.get(netns) }?;

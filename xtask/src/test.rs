@@ -3,6 +3,7 @@
 use anyhow::{Result, ensure};
 
 use crate::build;
+use crate::cluster::go_program;
 use crate::command::CommandExt;
 use crate::e2e;
 use crate::fuzz;
@@ -16,6 +17,7 @@ pub fn run(workspace: &Workspace, filters: &[String]) -> Result<()> {
     build::everything(workspace)?;
     workspace
         .cargo()
+        .env("NODEMESH_GO", go_program()?)
         // End-to-end tests want a cluster; they come after these.
         .args(["test", "--release", "--workspace", "--exclude", "mesh-e2e", "--no-fail-fast", "--"])
         // Labs run side by side, but what they measure against deadlines suffers when there are many.

@@ -1,10 +1,13 @@
 //! The last step to an application: a connection inside its pod, over loopback, that shows the real client.
 
 use std::io;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
 use mesh_api::plan::policy::Permit;
+use mesh_common::maps::Endpoint;
+use mesh_common::steer;
 use socket2::Socket;
 use tokio::net::{TcpSocket, TcpStream};
 
@@ -45,13 +48,25 @@ pub async fn deliver(
     let socket = taken.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).map_err(Error::Socket)?;
     let connect = async {
         tokio::select! {
-            connected = open(core, socket.into(), client, to) => connected,
+            connected = from_loopback(core, socket.into(), client, to) => connected,
             error = refusal(core, pod, client, to) => Err(error),
         }
     };
     tokio::time::timeout(TIMEOUT, connect)
         .await
         .unwrap_or_else(|_| Err(Error::Connect(io::ErrorKind::TimedOut.into())))
+}
+
+async fn from_loopback(
+    core: &Rc<Core>,
+    socket: Socket,
+    client: ClientAddress,
+    to: UpstreamAddress,
+) -> Result<TcpStream, Error> {
+    let shown = Endpoint::new(client.ip().into(), client.address().port());
+    let source = steer::delivery_source(to.ip().into(), &shown);
+    socket.bind(&SocketAddr::new(source.into(), 0).into()).map_err(Error::Connect)?;
+    open(core, socket, client, to).await
 }
 
 async fn open(

@@ -96,7 +96,8 @@ impl Arrival {
 
 /// Admits a connection and reaches the application: the one way to it, whatever it came through. Behind a service of both
 /// families a server may listen on one alone. Without a mesh its clients would be refused on the other and take this one;
-/// here they are connected already, so both are tried.
+/// here they are connected already, so both are tried. So they are where `::1`, which deliveries over IPv6 come from, has
+/// no port left for the server's: there are more addresses for IPv4.
 pub async fn take(
     core: &Rc<Core>,
     pod: &LocalPod,
@@ -105,6 +106,7 @@ pub async fn take(
 ) -> Result<Delivered, Error> {
     let refused = match take_at(core, pod, workload, arrival).await {
         Err(error) if arrival.by_service && error.kind() == io::ErrorKind::ConnectionRefused => error,
+        Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => error,
         taken => return taken,
     };
     match arrival.in_other_family(core, pod) {

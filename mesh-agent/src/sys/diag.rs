@@ -9,6 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 
 use mesh_common::HBONE_PORT;
+use mesh_common::steer::LOOPBACK_V6;
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, recv, send, socket_with,
 };
@@ -101,7 +102,7 @@ pub fn leftovers(netns: &Netns, ours: u64) -> io::Result<Leftovers> {
         for family in [AddressFamily::INET, AddressFamily::INET6] {
             dump(&open()?, &request_for(family, states::CONNECTED), |found| {
                 let Connection { local, remote, .. } = found.connection;
-                let itself = local.ip() == remote.ip() || remote.ip().is_loopback();
+                let itself = local.ip() == remote.ip() || is_loopback(remote.ip());
                 // A handshake has no cgroup yet; at this port it can be with the mesh's own listener only.
                 let meshs =
                     found.cgroup == Some(ours) || found.cgroup.is_none() && local.port() == HBONE_PORT;
@@ -118,6 +119,14 @@ pub fn leftovers(netns: &Netns, ours: u64) -> io::Result<Leftovers> {
         }
         Ok(left)
     })?
+}
+
+/// Whether it is one of a pod's addresses for itself: the proxy's listener is at one of them.
+fn is_loopback(ip: IpAddr) -> bool {
+    match ip.to_canonical() {
+        IpAddr::V4(v4) => v4.is_loopback(),
+        IpAddr::V6(v6) => v6.is_loopback() || v6.octets().starts_with(&LOOPBACK_V6),
+    }
 }
 
 fn open() -> io::Result<OwnedFd> {

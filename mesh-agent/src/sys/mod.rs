@@ -8,8 +8,10 @@ mod cgroup;
 pub mod confine;
 mod diag;
 pub mod ebpf;
+mod loopback;
 mod memory;
 mod netns;
+mod rtnetlink;
 mod sandbox;
 mod scheduling;
 pub mod seccomp;
@@ -20,6 +22,7 @@ mod veth;
 
 pub use cgroup::{cgroup_id_of_self, cgroups_outside_of_pods};
 pub use diag::{Leftovers, MOST_LISTED, destroy, destroy_what_is_left, leftovers};
+pub use loopback::widen as widen_loopback;
 pub use memory::{give_back_code, give_back_unused};
 pub use netns::Netns;
 pub use sandbox::{NoSandbox, find_sandbox};

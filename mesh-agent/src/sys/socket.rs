@@ -59,23 +59,25 @@ fn open(kind: SocketKind) -> io::Result<Socket> {
     match kind {
         SocketKind::StreamV4 => tcp(Domain::IPV4),
         SocketKind::StreamV6 => tcp(Domain::IPV6),
-        SocketKind::DeliveryV4 => delivery(Ipv4Addr::UNSPECIFIED.into()),
-        SocketKind::DeliveryV6 => delivery(Ipv6Addr::UNSPECIFIED.into()),
+        SocketKind::DeliveryV4 => delivery(Domain::IPV4),
+        SocketKind::DeliveryV6 => delivery(Domain::IPV6),
     }
 }
 
-/// A socket bound to the address that deliveries come from. The port is chosen when it connects, so that ports are shared
-/// between destinations (`IP_BIND_ADDRESS_NO_PORT`).
-fn delivery(family_of: IpAddr) -> io::Result<Socket> {
-    let source = IpAddr::from(mesh_common::steer::delivery_source(family_of.into()));
-    let socket = tcp(if family_of.is_ipv4() { Domain::IPV4 } else { Domain::IPV6 })?;
+/// A socket that can be bound to the address that a delivery comes from. The port is chosen when it connects, so that ports
+/// are shared between destinations (`IP_BIND_ADDRESS_NO_PORT`).
+fn delivery(domain: Domain) -> io::Result<Socket> {
+    let socket = tcp(domain)?;
     set_flag(&socket, libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT)?;
-    socket.bind(&SocketAddr::new(source, 0).into())?;
     Ok(socket)
 }
 
+/// A socket of the data path. Urgent data stays where it is in the stream: a byte that is taken out of it could not be
+/// handed on, and would be lost.
 fn tcp(domain: Domain) -> io::Result<Socket> {
-    Socket::new(domain, Type::STREAM.nonblocking(), Some(Protocol::TCP))
+    let socket = Socket::new(domain, Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
+    socket.set_out_of_band_inline(true)?;
+    Ok(socket)
 }
 
 /// The cookie of the network namespace that the calling thread is in: `SO_NETNS_COOKIE`, Linux 5.14.

@@ -33,7 +33,7 @@ pub enum SocketKind {
     StreamV4 = 1,
     /// To connect from the pod, over IPv6.
     StreamV6 = 2,
-    /// To connect to the pod's application, over IPv4: bound to the address that deliveries come from.
+    /// To connect to the pod's application, over IPv4, from an address of loopback.
     DeliveryV4 = 3,
     /// The same over IPv6.
     DeliveryV6 = 4,

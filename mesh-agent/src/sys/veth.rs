@@ -6,13 +6,13 @@ use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socket_with};
+use rustix::net::AddressFamily;
 
 use super::Netns;
+use super::rtnetlink::{ask, attribute, attributes, open, text, word};
 
 /// Messages and attributes of `linux/rtnetlink.h`, `linux/if_link.h` and `linux/net_namespace.h`.
 mod raw {
-    pub(super) const NLMSG_ERROR: u16 = 2;
     pub(super) const RTM_GETLINK: u16 = 18;
     pub(super) const RTM_GETROUTE: u16 = 26;
     pub(super) const RTM_GETQDISC: u16 = 38;
@@ -28,12 +28,9 @@ mod raw {
     pub(super) const RTA_OIF: u16 = 4;
     pub(super) const NETNSA_NSID: u16 = 1;
     pub(super) const NETNSA_FD: u16 = 3;
-    /// Without the flags for nested attributes and byte order.
-    pub(super) const TYPE: u16 = 0x3fff;
     /// Parent of the qdiscs `ingress` and `clsact`.
     pub(super) const TC_H_INGRESS: u32 = 0xffff_fff1;
-    /// Bytes of `nlmsghdr`, and of the structures that follow it.
-    pub(super) const HEADER: usize = 16;
+    /// Bytes of the structures that follow `nlmsghdr`.
     pub(super) const IFINFOMSG: usize = 16;
     pub(super) const RTMSG: usize = 12;
     pub(super) const RTGENMSG: usize = 4;
@@ -106,11 +103,6 @@ fn neighbour(address: IpAddr) -> IpAddr {
     }
 }
 
-fn open() -> io::Result<OwnedFd> {
-    // Without a protocol it is `NETLINK_ROUTE`, the first one.
-    Ok(socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, None)?)
-}
-
 /// The interface by which an address is reached, if any is.
 fn route(socket: &OwnedFd, to: IpAddr) -> io::Result<Option<u32>> {
     let (family, address) = match to {
@@ -177,65 +169,6 @@ fn has_ingress_qdisc(socket: &OwnedFd, index: u32) -> io::Result<bool> {
     Ok(ask(socket, raw::RTM_GETQDISC, &body)?.is_some())
 }
 
-/// Asks for one thing; `None` if there is no such thing.
-fn ask(socket: &OwnedFd, kind: u16, body: &[u8]) -> io::Result<Option<Vec<u8>>> {
-    let length = u32::try_from(raw::HEADER + body.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
-    let mut request = Vec::with_capacity(raw::HEADER + body.len());
-    request.extend(length.to_ne_bytes());
-    request.extend(kind.to_ne_bytes());
-    // `NLM_F_REQUEST`; sequence and sender: there is one request on the socket, and the kernel knows who asks.
-    request.extend(1_u16.to_ne_bytes());
-    request.extend([0; 8]);
-    request.extend(body);
-    send(socket, &request, SendFlags::empty())?;
-    let mut answer = vec![0; 32 * 1024];
-    let (length, _) = recv(socket, &mut answer[..], RecvFlags::empty())?;
-    answer.truncate(length);
-    read_answer(&answer)
-}
-
-fn read_answer(answer: &[u8]) -> io::Result<Option<Vec<u8>>> {
-    let kind = answer.get(4..6).and_then(|kind| kind.try_into().ok()).map(u16::from_ne_bytes);
-    let body = answer.get(raw::HEADER..);
-    let (Some(kind), Some(body)) = (kind, body) else { return Err(io::ErrorKind::InvalidData.into()) };
-    if kind != raw::NLMSG_ERROR {
-        return Ok(Some(body.to_vec()));
-    }
-    let error = word(body).map_or(libc::EIO, |error| error.cast_signed().saturating_neg());
-    match error {
-        libc::ENOENT | libc::ENODEV | libc::ENETUNREACH | libc::EHOSTUNREACH | libc::EINVAL => Ok(None),
-        _ => Err(io::Error::from_raw_os_error(error)),
-    }
-}
-
-fn attribute(to: &mut Vec<u8>, kind: u16, value: &[u8]) {
-    let length = u16::try_from(4 + value.len()).unwrap_or(u16::MAX);
-    to.extend(length.to_ne_bytes());
-    to.extend(kind.to_ne_bytes());
-    to.extend(value);
-    to.resize(to.len().next_multiple_of(4), 0);
-}
-
-/// The attributes of a message, as far as they can be read.
-fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
-    std::iter::from_fn(move || {
-        let length = usize::from(u16::from_ne_bytes(bytes.get(..2)?.try_into().ok()?));
-        let kind = u16::from_ne_bytes(bytes.get(2..4)?.try_into().ok()?) & raw::TYPE;
-        let value = bytes.get(4..length)?;
-        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
-        Some((kind, value))
-    })
-}
-
-fn word(value: &[u8]) -> Option<u32> {
-    value.get(..4)?.try_into().ok().map(u32::from_ne_bytes)
-}
-
-fn text(value: &[u8]) -> String {
-    let end = value.iter().position(|byte| *byte == 0).unwrap_or(value.len());
-    String::from_utf8_lossy(&value[..end]).into_owned()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -261,8 +194,6 @@ mod tests {
         for length in 0..message.len() - 4 {
             assert_ne!(read_interface(&message[..length]), expected, "{length} bytes");
         }
-        assert_eq!(attributes(&[3, 0, 1, 0, 0, 0, 0, 0]).count(), 0, "shorter than its own head");
-        assert!(read_answer(&[0; 15]).is_err());
     }
 
     #[test]

@@ -65,6 +65,9 @@ def serve_one(sock, accepted):
         for chunk in received(sock):
             sock.sendall(chunk)
         sock.sendall(b"<done>")
+    elif what == "inline":  # as echo, with urgent bytes in their place
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
+        sock.sendall(b"".join(received(sock)))
     elif what == "sink":
         sock.sendall(digest(received(sock, count)).encode())
     elif what == "source":

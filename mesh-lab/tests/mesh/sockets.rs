@@ -1,11 +1,17 @@
 //! Programs see the same of their sockets with and without the mesh: each runs in a namespace that is enrolled and in one that
 //! is not.
 
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::Command;
+
+use mesh_api::manifest::Kind;
 use serde_json::{Map, Value};
 
 use crate::world::{PORT, World, eventually};
 
-const PROGRAMS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/mesh/sockets.py");
+const PROGRAMS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/mesh/sockets/sockets.py");
+const SOURCES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/mesh/sockets");
 
 /// In a namespace: services that nobody is behind, each in its way, and servers that listen on one family.
 const NOBODY: &str = "\
@@ -78,13 +84,159 @@ fn programs_see_of_their_sockets_what_they_see_without_a_mesh() {
     for pod in ["client", "neighbour"] {
         let without = told(&world, "out", pod);
         assert!(without.len() >= 20, "{without:#?}");
-        for round in 0..2 {
+        for round in 0..3 {
+            // The last one with an interface and addresses more, which go again.
+            let extra = (round == 2).then(|| Extra::add(&world, pod));
             let with = told(&world, "app", pod);
+            drop(extra);
             let differ: Vec<_> =
                 without.iter().filter(|(name, said)| with.get(*name) != Some(said)).collect();
             let found: Vec<_> = differ.iter().map(|(name, _)| (name, with.get(*name))).collect();
             assert!(differ.is_empty(), "{pod}, round {round}: without {differ:#?}, with {found:#?}");
         }
+    }
+}
+
+/// A second interface of a pod, as long as it lives.
+struct Extra<'a>(&'a World, &'a str);
+
+impl<'a> Extra<'a> {
+    fn add(world: &'a World, pod: &'a str) -> Self {
+        let steps = "ip link add extra type dummy && ip address add 10.98.7.6/24 dev extra && \
+            ip address add fd98::6/64 dev extra nodad && ip link set extra up";
+        let ran = world.exec("app", pod, &["sh", "-c", steps]);
+        assert!(ran.ok, "{ran:?}");
+        Self(world, pod)
+    }
+}
+
+impl Drop for Extra<'_> {
+    fn drop(&mut self) {
+        self.0.exec("app", self.1, &["ip", "link", "delete", "extra"]);
+    }
+}
+
+/// How to run a program of each language, built into a directory.
+fn languages(directory: &Path) -> [(&'static str, Vec<String>); 3] {
+    let at = |name: &str| directory.join(name).to_str().unwrap().to_owned();
+    let source = |name: &str| format!("{SOURCES}/{name}");
+    let build = |command: &mut Command| {
+        let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    };
+    build(Command::new("cc").args(["-O1", "-o", &at("in-c"), &source("sockets.c")]));
+    build(Command::new("javac").args(["-d", directory.to_str().unwrap(), &source("Sockets.java")]));
+    // What `cargo xtask test` has found or installed.
+    let go = std::env::var("NODEMESH_GO").unwrap_or_else(|_| "go".to_owned());
+    let go_build = ["build", "-o", &at("in-go"), &source("sockets.go")];
+    build(Command::new(go).args(go_build).env("CGO_ENABLED", "0").env("GOFLAGS", "-buildvcs=false"));
+    let java = ["java", "-Xmx64m", "-cp", directory.to_str().unwrap(), "Sockets"];
+    [("C", vec![at("in-c")]), ("Go", vec![at("in-go")]), ("Java", java.map(str::to_owned).to_vec())]
+}
+
+/// A service's addresses, IPv4 first.
+fn service(world: &World, namespace: &str, name: &str) -> [String; 2] {
+    let object = world.lab.object(Kind::Service, namespace, name).unwrap().unwrap();
+    [0, 1].map(|index| object["spec"]["clusterIPs"][index].as_str().unwrap().to_owned())
+}
+
+/// What a program says of its connections to a namespace's pods and services, with words for their addresses.
+fn connections(world: &World, namespace: &str, pod: &str, program: &[String]) -> String {
+    let named = [
+        ("SERVER", world.addresses(namespace, "server")),
+        ("SERVICE", service(world, namespace, "server")),
+        ("NOTHING", service(world, namespace, "nothing")),
+        ("IPV4ONLY", service(world, namespace, "ipv4")),
+    ];
+    let mut arguments: Vec<&str> = program.iter().map(String::as_str).collect();
+    for (name, addresses) in named[..3].iter().flat_map(|(name, both)| both.iter().map(move |it| (name, it)))
+    {
+        arguments.extend([name, addresses, PORT]);
+    }
+    // Whose other family nobody serves, by the service and the pod.
+    arguments.extend(["other", &named[3].1[0], PORT]);
+    arguments.extend(["no port", &named[1].1[0], "7998", "no port", &named[1].1[1], "7998"]);
+    let ran = world.exec(namespace, pod, &arguments);
+    assert!(ran.ok, "{program:?}: {ran:?}");
+    let own = world.addresses(namespace, pod);
+    let mut words: BTreeMap<&str, &str> = BTreeMap::new();
+    words.extend([(&*own[0], "own4"), (&*own[1], "own6")]);
+    words.extend(named.iter().flat_map(|(name, both)| both.iter().map(move |it| (&**it, *name))));
+    words_for(&ran.text, &words)
+}
+
+/// A text with words for addresses, which programs write in more than one form.
+fn words_for(text: &str, words: &BTreeMap<&str, &str>) -> String {
+    let word = |token: &str| {
+        let ip = token.parse::<std::net::IpAddr>().ok()?;
+        words.iter().find(|(address, _)| address.parse() == Ok(ip.to_canonical())).map(|(_, word)| *word)
+    };
+    text.split(' ').map(|token| word(token).unwrap_or(token)).collect::<Vec<_>>().join(" ")
+}
+
+#[test]
+fn programs_in_other_languages_see_the_same() {
+    let world = world("languages");
+    let directory = tempfile::tempdir().unwrap();
+    for (language, program) in languages(directory.path()) {
+        for pod in ["client", "neighbour"] {
+            let without = connections(&world, "out", pod, &program);
+            assert!(without.contains("refused") && without.contains("hello<done>"), "{language}: {without}");
+            for _near_ones_are_direct_now in 0..2 {
+                let with = connections(&world, "app", pod, &program);
+                assert_eq!(with, without, "{language}, from {pod}: with and without");
+            }
+        }
+    }
+}
+
+/// A server that keeps what connects, at three ports.
+const KEEPER: &str = "\
+apiVersion: v1
+kind: Pod
+metadata: {name: keeper, namespace: app, labels: {app: keeper}}
+spec:
+  nodeName: node2
+  containers:
+  - {name: main, command: [python3, SOCKETS, keep, \"7001\", \"7002\", \"7003\"], readinessProbe: {tcpSocket: {port: 7003}, periodSeconds: 1}}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: keeper, namespace: app}
+spec:
+  ipFamilyPolicy: PreferDualStack
+  selector: {app: keeper}
+  ports: [{name: one, port: 7001}, {name: two, port: 7002}, {name: three, port: 7003}]
+";
+
+/// So many ephemeral ports are all that a pod has from now on.
+fn few_ports(world: &World, pod: &str) {
+    let set = "echo 40000 40099 > /proc/sys/net/ipv4/ip_local_port_range";
+    assert!(world.exec("app", pod, &["sh", "-c", set]).ok);
+}
+
+#[test]
+fn a_pod_has_as_many_connections_to_each_destination_as_it_has_ports() {
+    let world = World::new("manyports");
+    world.apply(&KEEPER.replace("SOCKETS", PROGRAMS));
+    eventually("the keeper is ready", || world.client("app", "client", &["who", "keeper.app", "7003"]).ok);
+    few_ports(&world, "client");
+    for family in ["4", "6"] {
+        for pod in ["client", "other"] {
+            let out =
+                world.exec("app", pod, &["python3", PROGRAMS, "many", family, "80", "7001", "7002", "7003"]);
+            assert_eq!(out.text, "80 80 80", "{pod}, IPv{family}: {out:?}");
+        }
+    }
+    // The server's own ports are as few: what it takes is none of them.
+    few_ports(&world, "keeper");
+    for family in ["4", "6"] {
+        let ask = || world.exec("app", "other", &["python3", PROGRAMS, "many", family, "240", "7001"]);
+        assert_eq!(ask().text, "240", "in, IPv{family}: {:?}", ask());
+    }
+    for pod in ["client", "other"] {
+        let ran = world.exec("app", pod, &["python3", PROGRAMS, "one_port", "23457", "7001", "7002", "7003"]);
+        assert_eq!(ran.text, "shared shared", "{pod}: {ran:?}");
     }
 }
 

@@ -48,7 +48,7 @@ const PINNED: [&str; 20] = [
 ];
 
 /// Changes with the layout of the maps, so that a keeper never takes over maps that it would misread.
-const LAYOUT: &str = "v4";
+const LAYOUT: &str = "v5";
 
 /// The debug lines of the programs, on their way to the log.
 pub type Lines = EbpfLogger<&'static dyn log::Log>;
@@ -321,6 +321,7 @@ impl Programs {
         let pod = Pod {
             address_v4: first(addresses, IpAddr::is_ipv4),
             address_v6: first(addresses, IpAddr::is_ipv6),
+            loopback_v6: widen_loopback(uid, netns),
         };
         self.pods.insert(netns.cookie(), pod, 0).map_err(map_error("PODS"))
     }
@@ -398,6 +399,16 @@ fn directory(root: &Path, name: &str) -> Result<PathBuf, Error> {
     let path = root.join(LAYOUT).join(name);
     fs::create_dir_all(&path).map_err(|error| Error::Path { path: path.clone(), error })?;
     Ok(path)
+}
+
+/// 1 if a pod has many IPv6 addresses for itself from now on, and 0 if it stays at one: then all its connections over IPv6
+/// through the proxy share one set of ports.
+fn widen_loopback(uid: &str, netns: &Netns) -> u32 {
+    let widened = crate::sys::widen_loopback(netns);
+    if let Err(error) = &widened {
+        tracing::debug!(uid, %error, "no more loopback addresses for IPv6");
+    }
+    u32::from(widened.is_ok())
 }
 
 fn first(addresses: &[IpAddr], family: impl Fn(&IpAddr) -> bool) -> Address {

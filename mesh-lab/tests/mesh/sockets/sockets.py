@@ -1,6 +1,9 @@
 """What programs see of their sockets, each told by its name, to be compared with and without the mesh.
 
   sockets.py serve4 PORT                             a server that listens on IPv4 alone
+  sockets.py keep PORT...                            a server that keeps all that connect, and echoes
+  sockets.py many FAMILY COUNT PORT...               so many connections to each port of `keeper` at once, and how many worked
+  sockets.py one_port SOURCE PORT...                 connections to the ports of `keeper` from one source port at once
   sockets.py tell NAMESPACE SERVER4 SERVER6 OWN4 OWN6   runs them all against the namespace's services, and prints JSON
 """
 import errno, json, os, select, socket, sys, threading, time
@@ -16,6 +19,54 @@ def serve4(port):
         def log_message(self, *_):
             pass
     http.server.ThreadingHTTPServer(("0.0.0.0", int(port)), Plain).serve_forever()
+
+
+def keep(*ports):
+    import selectors
+    ready = selectors.DefaultSelector()
+    for port in map(int, ports):
+        server = socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=512)
+        ready.register(server, selectors.EVENT_READ, True)
+    while True:
+        for key, _ in ready.select():
+            if key.data:
+                ready.register(key.fileobj.accept()[0], selectors.EVENT_READ, False)
+                continue
+            try:
+                heard = key.fileobj.recv(1000)
+                key.fileobj.sendall(heard)
+            except OSError:
+                heard = b""
+            if not heard:
+                ready.unregister(key.fileobj)
+                key.fileobj.close()
+
+
+def works(sock):
+    sock.settimeout(10)
+    sock.sendall(b"x")
+    return sock.recv(1) == b"x"
+
+
+def many(family, count, *ports):
+    family = socket.AF_INET6 if family == "6" else socket.AF_INET
+    address, held = address_of("keeper.app", family), []
+
+    def another(port):
+        held.append(socket.create_connection((address, int(port)), 10))
+        return works(held[-1])
+    print(*(sum(attempt(lambda: another(port)) is True for _ in range(int(count))) for port in ports))
+
+
+def one_port(source, *ports):
+    for family in (socket.AF_INET, socket.AF_INET6):
+        address, held = address_of("keeper.app", family), []
+        for port in map(int, ports):
+            held.append(socket.socket(family, socket.SOCK_STREAM))
+            held[-1].setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            held[-1].bind(("", int(source)))
+            held[-1].connect((address, port))
+        print("shared" if all(map(works, held)) else "broken", end=" ")
 
 
 def name_of(error):
@@ -123,6 +174,34 @@ def from_a_port(address):
     return list(said[:2])
 
 
+def bound_to_interface(address):
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"eth0")
+    sock.settimeout(5)
+    sock.connect((address, PORT))
+    sock.sendall(b"echo\nbound")
+    sock.shutdown(socket.SHUT_WR)
+    said = b""
+    while piece := sock.recv(100):
+        said += piece
+    return [said.decode(), sock.getsockname()[0], sock.getpeername()[0], sock.getsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, 16).decode()]
+
+
+def urgent(address):
+    """Urgent bytes in their place, for a server that takes them in line: the one that is here answers only with what it has read."""
+    sock = socket.create_connection((address, PORT), 5)
+    sock.sendall(b"inline\nab")
+    time.sleep(0.05)
+    sock.send(b"c", socket.MSG_OOB)
+    sock.sendall(b"d")
+    sock.shutdown(socket.SHUT_WR)
+    said = b""
+    while piece := sock.recv(100):
+        said += piece
+    return said.decode()
+
+
 def waits(address):
     """Readiness as `poll` tells it while a connection is idle, and at its end."""
     sock = socket.create_connection((address, PORT), 5)
@@ -164,10 +243,12 @@ def tell(namespace, server4, server6, own4, own6):
             add(f"a second connect to a {what} by IPv{number}", connects_twice, address)
             add(f"a fixed port to a {what} by IPv{number}", from_a_port, address)
             add(f"poll on a {what} by IPv{number}", waits, address)
+            add(f"bound to an interface to a {what} by IPv{number}", bound_to_interface, address)
+            add(f"urgent data to a {what} by IPv{number}", urgent, address)
     add("names by a mapped address", names_mapped, service4)
     add("a server of one family", fetches, f"ipv4.{namespace}")
     print(json.dumps(said))
 
 
 if __name__ == "__main__":
-    {"serve4": serve4, "tell": tell}[sys.argv[1]](*sys.argv[2:])
+    {"serve4": serve4, "keep": keep, "many": many, "one_port": one_port, "tell": tell}[sys.argv[1]](*sys.argv[2:])
