@@ -364,6 +364,7 @@ fn ca_client(config: &Config) -> certs::CaClient {
         config.control_name.clone(),
         config.control_root_cert.clone(),
         config.token_file.clone(),
+        config.cluster_id.clone(),
     )
 }
 
