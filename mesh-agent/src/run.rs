@@ -26,6 +26,7 @@ use crate::pods::NodePods;
 use crate::proxy::balance::{Health, Limits};
 use crate::proxy::core::{NEWS_WAIT, Shared};
 use crate::proxy::worker::{self, Command};
+use crate::redirection::{Failures, Notes, Writer};
 use crate::sys::ebpf::{EventLog, FlowMap, Links, Refused};
 use crate::sys::seccomp;
 use crate::telemetry::{AccessLog, AgentMetrics, Format, WorkerMetrics};
@@ -38,6 +39,9 @@ const SPARE_DESCRIPTORS: u64 = 1000;
 /// How long certificates may take where another proxy serves meanwhile. An identity that nobody signs for holds no upgrade
 /// up for longer; whoever supervises the other one does not wait much longer for its end either.
 const CERTIFICATES: Duration = Duration::from_secs(10);
+
+/// How long the end of an agent whose mesh is removed waits for the API server.
+const LAST_WORDS: Duration = Duration::from_secs(10);
 
 /// Why the proxy did not start or had to stop.
 pub type Failure = Box<dyn Error>;
@@ -106,6 +110,12 @@ async fn serve(mut config: Config, set_log_filter: SetLogFilter) -> Result<(), F
     let pods = follow_pods(&config).await?;
     let installed = pods.installed;
     let statuses = Statuses::default();
+    let not_annotated = Failures::default();
+    let annotating = pods.annotate.map(|annotate| {
+        let Annotate { client, notes } = annotate;
+        let (statuses, installed) = (statuses.subscribe(), installed.clone());
+        tokio::spawn(Writer::new(client, statuses, notes, installed, not_annotated.clone()).run())
+    });
     let enroller = Enroller::new(Setup {
         keeper: keeper.clone(),
         moved,
@@ -118,7 +128,7 @@ async fn serve(mut config: Config, set_log_filter: SetLogFilter) -> Result<(), F
         serving,
         patience,
         metrics: Arc::clone(&metrics),
-        statuses: Arc::clone(&statuses),
+        statuses: statuses.clone(),
         report: pods.report,
     });
     let (updates, configured) = (xds.updates.clone(), xds.ready.clone());
@@ -140,6 +150,7 @@ async fn serve(mut config: Config, set_log_filter: SetLogFilter) -> Result<(), F
         xds,
         certificates,
         pods: statuses,
+        not_annotated,
         links: shown_links,
         metrics,
         set_log_filter,
@@ -156,6 +167,9 @@ async fn serve(mut config: Config, set_log_filter: SetLogFilter) -> Result<(), F
     enrolling.abort();
     stop(workers).await;
     if !*installed.borrow() {
+        if let Some(annotating) = annotating {
+            let _in_time = tokio::time::timeout(LAST_WORDS, annotating).await;
+        }
         keeper.uninstalled().await?;
     }
     Ok(())
@@ -171,6 +185,14 @@ struct Pods {
     report: Report,
     /// Whether the mesh is there to stay.
     installed: watch::Receiver<bool>,
+    /// How Istio hears of pods that are enrolled, where there is an API to write that to.
+    annotate: Option<Annotate>,
+}
+
+/// How Istio hears of pods that are enrolled.
+struct Annotate {
+    client: kube::Client,
+    notes: watch::Receiver<Arc<Notes>>,
 }
 
 async fn follow_pods(config: &Config) -> Result<Pods, Failure> {
@@ -183,7 +205,7 @@ async fn follow_pods(config: &Config) -> Result<Pods, Failure> {
             let _received = complete.send(());
             let installed = watch::channel(true).1;
             let report: Report = Box::new(|_, _| ());
-            Ok(Pods { told, namespaces: None, complete: completed, report, installed })
+            Ok(Pods { told, namespaces: None, complete: completed, report, installed, annotate: None })
         }
         PodSource::Kubernetes => {
             let client = cluster::connect().await?;
@@ -193,9 +215,10 @@ async fn follow_pods(config: &Config) -> Result<Pods, Failure> {
                 // Not in a pod: nobody uninstalls it.
                 Err(_) => watch::channel(true).1,
             };
-            let told = pods::kubernetes::watch(client, node, domain);
+            let told = pods::kubernetes::watch(client.clone(), node, domain);
             let (complete, namespaces) = (told.complete, Some(told.namespaces));
-            Ok(Pods { told: told.pods, namespaces, complete, report, installed })
+            let annotate = Some(Annotate { client, notes: told.notes });
+            Ok(Pods { told: told.pods, namespaces, complete, report, installed, annotate })
         }
     }
 }

@@ -135,6 +135,15 @@ fn agents_without_a_control_plane_they_can_have_are_no_release() {
     assert!(error.contains("install the release there"), "{error}");
 }
 
+/// RBAC alone would let it write any pod's status.
+#[test]
+fn what_an_agent_writes_of_pods_is_held_to_one_annotation_in_its_releases_namespace() {
+    let manifests = render("elsewhere", &[]).unwrap();
+    assert!(manifests.contains("resources: [pods/status]\n    verbs: [patch]"));
+    assert!(manifests.contains(r#"== "system:serviceaccount:elsewhere:mesh-agent""#));
+    assert_eq!(manifests.matches("policyName: nodemesh-agent").count(), 1);
+}
+
 #[test]
 fn the_agent_has_four_capabilities_and_is_not_privileged() {
     let manifests = render("elsewhere", &[]).unwrap();
