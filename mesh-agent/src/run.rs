@@ -160,9 +160,10 @@ async fn serve(mut config: Config, set_log_filter: SetLogFilter) -> Result<(), F
     admin::serve(Arc::new(state), doors, leave)?;
     seccomp::close_off()?;
     if stop_requested().await? == Stop::Relieved {
-        // The node's own listeners and direct connections are the next proxy's from here on.
+        // The node's own listeners, direct connections and annotations are the next proxy's from here on.
         relieved.send_replace(true);
         direct.relieved();
+        annotating.as_ref().inspect(|annotating| annotating.abort());
     }
     enrolling.abort();
     stop(workers).await;

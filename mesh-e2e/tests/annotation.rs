@@ -1,5 +1,7 @@
 //! What a pod of the mesh says to Istio's own parts, and what agents may write to say it.
 
+use std::process::Command;
+
 use anyhow::{Result, bail, ensure};
 use mesh_e2e::{Enrolled, SOON, Scope, cluster, eventually, kubectl, mesh, workload};
 use serde_json::Value;
@@ -37,16 +39,23 @@ fn a_pod_says_that_it_is_in_the_mesh_for_as_long_as_it_is() -> Result<()> {
 fn an_agent_writes_nothing_else_of_a_pod_and_nothing_of_pods_elsewhere() -> Result<()> {
     let [first, second] = cluster::nodes()?;
     let scope = Scope::new("writes", Enrolled::No)?;
-    scope.apply(&workload::list(&[
-        workload::client("near", Some(&first)),
-        workload::client("far", Some(&second)),
-    ]))?;
+    let mut near = workload::client("near", Some(&first));
+    // After its account.
+    near["items"][1]["metadata"]["annotations"]["other"] = "kept".into();
+    scope.apply(&workload::list(&[near, workload::client("far", Some(&second))]))?;
     scope.ready()?;
-    let token = token_of_agent(&first)?;
+    let server =
+        kubectl::run(&["config", "view", "--minify", "--output=jsonpath={.clusters[0].cluster.server}"])?;
+    let authorization = format!("Authorization: Bearer {}", token_of_agent(&first)?);
+    // kubectl would look at the pod first, which an agent may not in this way.
     let write = |pod: &str, metadata: &str| {
-        let patch = format!(r#"{{"metadata": {{{metadata}}}}}"#);
-        let (token, patch) = (format!("--token={token}"), format!("--patch={patch}"));
-        scope.kubectl(&[&token, "patch", "pod", pod, "--subresource=status", "--type=merge", &patch])
+        let url = format!("{server}/api/v1/namespaces/{}/pods/{pod}/status", scope.name());
+        kubectl::output(
+            Command::new("curl")
+                .args(["--silent", "--insecure", "--fail-with-body", "--request", "PATCH", &url])
+                .args(["--header", &authorization, "--header", "Content-Type: application/merge-patch+json"])
+                .args(["--data", &format!(r#"{{"metadata": {{{metadata}}}}}"#)]),
+        )
     };
     let redirection = format!(r#""annotations": {{"{ANNOTATION}": "enabled"}}"#);
     write("near", &redirection)?;

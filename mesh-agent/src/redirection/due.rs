@@ -1,5 +1,6 @@
 //! What is to be written, decided without a word to the API.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use mesh_api::admin::{EnrolmentState, PodStatus};
@@ -20,9 +21,9 @@ pub struct Errand {
 /// What is to be written. A pod that is to be in the mesh and is not, or not yet, keeps what it has: after a restart of the
 /// agent it is about to be, and where it can't be it is refused, which peers that speak plaintext to it would not notice.
 pub fn due(pods: &[PodStatus], notes: &Notes, installed: bool) -> Vec<Errand> {
-    let state_of = |uid: &str| pods.iter().find(|pod| pod.uid == uid).map(|pod| pod.state);
+    let states: HashMap<_, _> = pods.iter().map(|pod| (&*pod.uid, pod.state)).collect();
     let errand = |(uid, note): (&Arc<str>, &Note)| {
-        let enabled = match state_of(uid) {
+        let enabled = match states.get(&**uid) {
             _ if !installed => false,
             Some(EnrolmentState::Enrolled) => true,
             Some(EnrolmentState::NotSelected) => false,
