@@ -110,12 +110,7 @@ async fn serve(mut config: Config, set_log_filter: SetLogFilter) -> Result<(), F
     let pods = follow_pods(&config).await?;
     let installed = pods.installed;
     let statuses = Statuses::default();
-    let not_annotated = Failures::default();
-    let annotating = pods.annotate.map(|annotate| {
-        let Annotate { client, notes } = annotate;
-        let (statuses, installed) = (statuses.subscribe(), installed.clone());
-        tokio::spawn(Writer::new(client, statuses, notes, installed, not_annotated.clone()).run())
-    });
+    let (annotating, not_annotated) = annotate(pods.annotate, &statuses, &installed);
     let enroller = Enroller::new(Setup {
         keeper: keeper.clone(),
         moved,
@@ -167,13 +162,7 @@ async fn serve(mut config: Config, set_log_filter: SetLogFilter) -> Result<(), F
     }
     enrolling.abort();
     stop(workers).await;
-    if !*installed.borrow() {
-        if let Some(annotating) = annotating {
-            let _in_time = tokio::time::timeout(LAST_WORDS, annotating).await;
-        }
-        keeper.uninstalled().await?;
-    }
-    Ok(())
+    if *installed.borrow() { Ok(()) } else { uninstall(annotating, &keeper).await }
 }
 
 /// Where pods are told, and who hears of those that can't be enrolled.
@@ -222,6 +211,28 @@ async fn follow_pods(config: &Config) -> Result<Pods, Failure> {
             Ok(Pods { told: told.pods, namespaces, complete, report, installed, annotate })
         }
     }
+}
+
+/// Has Istio hear of pods as they are enrolled and let go, if there is a way, and notes of which pods it could not be told.
+fn annotate(
+    how: Option<Annotate>,
+    statuses: &Statuses,
+    installed: &watch::Receiver<bool>,
+) -> (Option<tokio::task::JoinHandle<()>>, Failures) {
+    let failures = Failures::default();
+    let writing = how.map(|Annotate { client, notes }| {
+        let writer = Writer::new(client, statuses.subscribe(), notes, installed.clone(), failures.clone());
+        tokio::spawn(writer.run())
+    });
+    (writing, failures)
+}
+
+/// Takes along what the mesh has on this node's pods, and has the keeper take what it has on the node.
+async fn uninstall(annotating: Option<tokio::task::JoinHandle<()>>, keeper: &Keeper) -> Result<(), Failure> {
+    if let Some(annotating) = annotating {
+        let _in_time = tokio::time::timeout(LAST_WORDS, annotating).await;
+    }
+    Ok(keeper.uninstalled().await?)
 }
 
 /// Takes over what a proxy before this one has left.

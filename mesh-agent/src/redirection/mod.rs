@@ -67,18 +67,18 @@ impl Failures {
 mod tests {
     use super::*;
 
-    fn note(metadata: serde_json::Value) -> Note {
+    fn note(metadata: &serde_json::Value) -> Note {
         Note::of(&serde_json::from_value(serde_json::json!({"metadata": metadata})).unwrap())
     }
 
     #[test]
     fn istios_word_and_who_wrote_it_are_read() {
         let by = |manager: &str| serde_json::json!([{"manager": "kubelet"}, {"manager": manager}]);
-        let ours = note(serde_json::json!({"name": "web", "namespace": "shop",
+        let ours = note(&serde_json::json!({"name": "web", "namespace": "shop",
             "annotations": {"ambient.istio.io/redirection": "enabled"}, "managedFields": by("mesh-agent")}));
         let expected = Note { namespace: "shop".into(), name: "web".into(), enabled: true, ours: true };
         assert_eq!(ours, expected);
-        let istios = note(serde_json::json!({"name": "web", "namespace": "shop",
+        let istios = note(&serde_json::json!({"name": "web", "namespace": "shop",
             "annotations": {"ambient.istio.io/redirection": "pending"}, "managedFields": by("istio-cni")}));
         assert_eq!(istios, Note { enabled: false, ours: false, ..expected });
     }

@@ -113,7 +113,7 @@ fn chain() -> io::Result<Option<Sign>> {
     let mut found = None;
     let look = open(Some(netlink::NETFILTER)).and_then(|socket| {
         dump(&socket, raw::GETCHAIN, &[0; raw::NFGENMSG], |chain| {
-            found = found.take().or(chain_in_use(chain))
+            found = found.take().or(chain_in_use(chain));
         })
     });
     match look {
