@@ -7,7 +7,7 @@
 //!    keeper; [`log`](mod@log), which both write.
 //! 3. [`pods`] and [`enrol`]: which pods there are, and taking them in; [`cni`], the plugin that has them wait for it;
 //!    [`egress`], which of them may not leave the mesh;
-//!    [`cluster`], what Kubernetes is told and asked.
+//!    [`cluster`], what Kubernetes is told and asked; [`redirection`], what Istio is.
 //! 4. [`xds`] and [`certs`]: what the control plane tells, and who the pods are; [`legacy`], what of it a next proxy gets.
 //! 5. [`proxy`]: the data path, a room for each step of a connection.
 //! 6. [`telemetry`], [`admin`], [`check`], [`liveness`]: what the agent tells.
@@ -30,6 +30,7 @@ pub mod log;
 mod pause;
 pub mod pods;
 pub mod proxy;
+pub mod redirection;
 pub mod run;
 mod stamp;
 pub mod sys;

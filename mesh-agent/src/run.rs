@@ -26,6 +26,7 @@ use crate::pods::NodePods;
 use crate::proxy::balance::{Affinity, Health, Limits};
 use crate::proxy::core::{NEWS_WAIT, Shared};
 use crate::proxy::worker::{self, Command};
+use crate::redirection::{Failures, Notes, Writer};
 use crate::sys::ebpf::{EventLog, FlowMap, Links, Refused};
 use crate::sys::seccomp;
 use crate::telemetry::{AccessLog, AgentMetrics, Format, WorkerMetrics};
@@ -38,6 +39,9 @@ const SPARE_DESCRIPTORS: u64 = 1000;
 /// How long certificates may take where another proxy serves meanwhile. An identity that nobody signs for holds no upgrade
 /// up for longer; whoever supervises the other one does not wait much longer for its end either.
 const CERTIFICATES: Duration = Duration::from_secs(10);
+
+/// How long the end of an agent whose mesh is removed waits for the API server.
+const LAST_WORDS: Duration = Duration::from_secs(10);
 
 /// Why the proxy did not start or had to stop.
 pub type Failure = Box<dyn Error>;
@@ -106,6 +110,7 @@ async fn serve(mut config: Config, set_log_filter: SetLogFilter) -> Result<(), F
     let pods = follow_pods(&config).await?;
     let installed = pods.installed;
     let statuses = Statuses::default();
+    let (annotating, not_annotated) = annotate(pods.annotate, &statuses, &installed);
     let enroller = Enroller::new(Setup {
         keeper: keeper.clone(),
         moved,
@@ -118,7 +123,7 @@ async fn serve(mut config: Config, set_log_filter: SetLogFilter) -> Result<(), F
         serving,
         patience,
         metrics: Arc::clone(&metrics),
-        statuses: Arc::clone(&statuses),
+        statuses: statuses.clone(),
         report: pods.report,
     });
     let (updates, configured) = (xds.updates.clone(), xds.ready.clone());
@@ -140,6 +145,7 @@ async fn serve(mut config: Config, set_log_filter: SetLogFilter) -> Result<(), F
         xds,
         certificates,
         pods: statuses,
+        not_annotated,
         links: shown_links,
         metrics,
         set_log_filter,
@@ -149,16 +155,14 @@ async fn serve(mut config: Config, set_log_filter: SetLogFilter) -> Result<(), F
     admin::serve(Arc::new(state), doors, leave)?;
     seccomp::close_off()?;
     if stop_requested().await? == Stop::Relieved {
-        // The node's own listeners and direct connections are the next proxy's from here on.
+        // The node's own listeners, direct connections and annotations are the next proxy's from here on.
         relieved.send_replace(true);
         direct.relieved();
+        annotating.as_ref().inspect(|annotating| annotating.abort());
     }
     enrolling.abort();
     stop(workers).await;
-    if !*installed.borrow() {
-        keeper.uninstalled().await?;
-    }
-    Ok(())
+    if *installed.borrow() { Ok(()) } else { uninstall(annotating, &keeper).await }
 }
 
 /// Where pods are told, and who hears of those that can't be enrolled.
@@ -171,6 +175,14 @@ struct Pods {
     report: Report,
     /// Whether the mesh is there to stay.
     installed: watch::Receiver<bool>,
+    /// How Istio hears of pods that are enrolled, where there is an API to write that to.
+    annotate: Option<Annotate>,
+}
+
+/// How Istio hears of pods that are enrolled.
+struct Annotate {
+    client: kube::Client,
+    notes: watch::Receiver<Arc<Notes>>,
 }
 
 async fn follow_pods(config: &Config) -> Result<Pods, Failure> {
@@ -183,7 +195,7 @@ async fn follow_pods(config: &Config) -> Result<Pods, Failure> {
             let _received = complete.send(());
             let installed = watch::channel(true).1;
             let report: Report = Box::new(|_, _| ());
-            Ok(Pods { told, namespaces: None, complete: completed, report, installed })
+            Ok(Pods { told, namespaces: None, complete: completed, report, installed, annotate: None })
         }
         PodSource::Kubernetes => {
             let client = cluster::connect().await?;
@@ -193,11 +205,34 @@ async fn follow_pods(config: &Config) -> Result<Pods, Failure> {
                 // Not in a pod: nobody uninstalls it.
                 Err(_) => watch::channel(true).1,
             };
-            let told = pods::kubernetes::watch(client, node, domain);
+            let told = pods::kubernetes::watch(client.clone(), node, domain);
             let (complete, namespaces) = (told.complete, Some(told.namespaces));
-            Ok(Pods { told: told.pods, namespaces, complete, report, installed })
+            let annotate = Some(Annotate { client, notes: told.notes });
+            Ok(Pods { told: told.pods, namespaces, complete, report, installed, annotate })
         }
     }
+}
+
+/// Has Istio hear of pods as they are enrolled and let go, if there is a way, and notes of which pods it could not be told.
+fn annotate(
+    how: Option<Annotate>,
+    statuses: &Statuses,
+    installed: &watch::Receiver<bool>,
+) -> (Option<tokio::task::JoinHandle<()>>, Failures) {
+    let failures = Failures::default();
+    let writing = how.map(|Annotate { client, notes }| {
+        let writer = Writer::new(client, statuses.subscribe(), notes, installed.clone(), failures.clone());
+        tokio::spawn(writer.run())
+    });
+    (writing, failures)
+}
+
+/// Takes along what the mesh has on this node's pods, and has the keeper take what it has on the node.
+async fn uninstall(annotating: Option<tokio::task::JoinHandle<()>>, keeper: &Keeper) -> Result<(), Failure> {
+    if let Some(annotating) = annotating {
+        let _in_time = tokio::time::timeout(LAST_WORDS, annotating).await;
+    }
+    Ok(keeper.uninstalled().await?)
 }
 
 /// Takes over what a proxy before this one has left.
@@ -365,6 +400,7 @@ fn ca_client(config: &Config) -> certs::CaClient {
         config.control_name.clone(),
         config.control_root_cert.clone(),
         config.token_file.clone(),
+        config.cluster_id.clone(),
     )
 }
 

@@ -47,7 +47,13 @@ async fn an_agent_gets_certificates_and_configuration() {
     let address = format!("https://{}", control.listen_address());
     let (root_cert, token_file) = (path("state").join("root-cert.pem"), path("tokens").join("node1"));
     let name = "mesh-control".to_owned();
-    let ca = CaClient::new(address.clone(), name.clone(), root_cert.clone(), token_file.clone());
+    let ca = CaClient::new(
+        address.clone(),
+        name.clone(),
+        root_cert.clone(),
+        token_file.clone(),
+        "Kubernetes".to_owned(),
+    );
     let certificates = Certificates::new(ca, "cluster.local", Tunnel::default(), Legacy::nobody());
     let config = XdsConfig {
         node_name: "node1".to_owned(),

@@ -75,7 +75,7 @@ impl EnrolmentState {
 }
 
 /// One item of `GET /pods`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PodStatus {
     /// Kubernetes uid of the pod.

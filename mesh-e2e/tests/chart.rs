@@ -29,6 +29,17 @@ const SWITCHES: &[&[&str]] = &[
     &["agent.appArmorProfile=null", "agent.seLinuxOptions=null", "agent.accessLog=off"],
 ];
 
+/// Agents under istiod, without a control plane of ours.
+const ISTIOD: &[&str] = &[
+    "control.enabled=false",
+    "agent.controlPlane.address=https://istiod.istio-system.svc:15012",
+    "agent.controlPlane.name=istiod.istio-system.svc",
+    "agent.controlPlane.rootConfigMap=istio-ca-root-cert",
+    "agent.controlPlane.tokenAudience=istio-ca",
+    "clusterId=cluster-1",
+    "trustDomain=td.example",
+];
+
 #[test]
 fn the_chart_has_no_lint() {
     for values in SWITCHES {
@@ -69,6 +80,7 @@ fn values_that_are_none_are_refused() {
         ("agent.cgroupRoot=/proc", "/agent/cgroupRoot"),
         ("agent.bpfRoot=/tmp/bpf", "/agent/bpfRoot"),
         ("agent.cni.binDir=opt", "/agent/cni/binDir"),
+        ("agent.controlPlane.address=http://istiod:15012", "/agent/controlPlane/address"),
         ("agent.cni.enabled=maybe", "/agent/cni/enabled"),
         ("trustBundle.scope=some", "/trustBundle/scope"),
         ("unheard.of=1", "unheard"),
@@ -86,6 +98,50 @@ fn the_chart_goes_to_the_namespace_of_its_release() {
     assert!(manifests.contains("https://mesh-control.elsewhere.svc:15012"));
     let elsewhere = manifests.matches("\n  namespace: elsewhere\n").count();
     assert!(elsewhere > 10, "only {elsewhere} objects are in the release's namespace");
+}
+
+#[test]
+fn agents_may_have_istiod_for_their_control_plane() {
+    helm(&["lint", "--strict", "--namespace", "nodemesh-system"], ISTIOD).unwrap();
+    let manifests = render("nodemesh-system", ISTIOD).unwrap();
+    for said in [
+        "--control=https://istiod.istio-system.svc:15012\n",
+        "--control-name=istiod.istio-system.svc\n",
+        "--cluster-id=cluster-1\n",
+        "--trust-domain=td.example\n",
+        "name: istio-ca-root-cert\n",
+        "audience: istio-ca\n",
+    ] {
+        assert_eq!(manifests.matches(said).count(), 1, "{said}");
+    }
+    assert!(!manifests.contains("mesh-control\n"), "a control plane of ours is left");
+    let ours = render("nodemesh-system", &[]).unwrap();
+    for said in [
+        "--control=https://mesh-control.nodemesh-system.svc:15012\n",
+        "--control-name=mesh-control\n",
+        "name: nodemesh-root-cert\n",
+        "audience: nodemesh\n",
+    ] {
+        assert_eq!(ours.matches(said).count(), 1, "{said}");
+    }
+}
+
+/// istiod takes an agent for one of the namespace of its token.
+#[test]
+fn agents_without_a_control_plane_they_can_have_are_no_release() {
+    let error = render("nodemesh-system", &["control.enabled=false"]).unwrap_err();
+    assert!(error.contains("agent.controlPlane.address: control.enabled is false"), "{error}");
+    let error = render("elsewhere", ISTIOD).unwrap_err();
+    assert!(error.contains("install the release there"), "{error}");
+}
+
+/// RBAC alone would let it write any pod's status.
+#[test]
+fn what_an_agent_writes_of_pods_is_held_to_one_annotation_in_its_releases_namespace() {
+    let manifests = render("elsewhere", &[]).unwrap();
+    assert!(manifests.contains("resources: [pods/status]\n    verbs: [patch]"));
+    assert!(manifests.contains(r#"== "system:serviceaccount:elsewhere:mesh-agent""#));
+    assert_eq!(manifests.matches("policyName: nodemesh-agent").count(), 1);
 }
 
 #[test]

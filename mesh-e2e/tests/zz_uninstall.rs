@@ -18,7 +18,8 @@ const PROGRAMS: [&str; 6] = ["connect4", "connect6", "getpeername4", "getpeernam
 const NAMESPACED: &str = "pods,services,deployments,daemonsets,roles,rolebindings,poddisruptionbudgets,networkpolicies,\
     secrets,configmaps,leases,serviceaccounts";
 /// What the chart makes for the whole cluster.
-const CLUSTER_WIDE: &str = "clusterroles,clusterrolebindings,priorityclasses";
+const CLUSTER_WIDE: &str = "clusterroles,clusterrolebindings,priorityclasses,\
+    validatingadmissionpolicies,validatingadmissionpolicybindings";
 /// Definitions of Istio's kinds hold policies of people's own, and stay.
 const STAYS: &str = "customresourcedefinitions";
 

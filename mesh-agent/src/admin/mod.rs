@@ -3,7 +3,7 @@
 mod serve;
 mod views;
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Instant;
 
 use axum::extract::State as Extract;
@@ -17,6 +17,7 @@ use crate::certs::Certificates;
 use crate::config::Config;
 use crate::enrol::Statuses;
 use crate::liveness::Liveness;
+use crate::redirection::Failures;
 use crate::sys::ebpf::Links;
 use crate::telemetry::AgentMetrics;
 use crate::xds::Xds;
@@ -38,6 +39,8 @@ pub struct State {
     pub certificates: Certificates,
     /// Pods.
     pub pods: Statuses,
+    /// Those whose annotation for Istio could not be written.
+    pub not_annotated: Failures,
     /// How they are connected.
     pub links: Links,
     /// Metrics and connections.
@@ -84,13 +87,7 @@ fn health(state: &Arc<State>) -> Router {
 }
 
 async fn status(state: Shared) -> Json<AgentStatus> {
-    let enrolled = state
-        .pods
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .iter()
-        .filter(|pod| is_enrolled(pod))
-        .count();
+    let enrolled = state.pods.borrow().iter().filter(|pod| is_enrolled(pod)).count();
     Json(AgentStatus {
         node: state.config.node_name.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -111,8 +108,11 @@ fn is_enrolled(pod: &PodStatus) -> bool {
 }
 
 async fn pods(state: Shared) -> Json<Vec<PodStatus>> {
-    let mut pods = state.pods.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let mut pods = state.pods.borrow().clone();
     for pod in &mut pods {
+        if pod.reason.is_none() {
+            pod.reason = state.not_annotated.of(&pod.uid).map(|error| views::not_annotated(&error));
+        }
         pod.link = pod.netns.and_then(|netns| state.links.of(netns)).map(views::link);
     }
     Json(pods)

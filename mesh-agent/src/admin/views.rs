@@ -9,6 +9,7 @@ use axum::response::{IntoResponse, Response};
 use mesh_api::admin::{PodLink, PolicyStatus, ServiceStatus, WorkloadStatus};
 use mesh_api::plan::policy::{Policy, Scope};
 use mesh_api::plan::{Health, Service, Snapshot, Tunnel, Workload};
+use mesh_api::resource::enrolment::REDIRECTION;
 use mesh_common::veth::{Link, Obstacle, Veth};
 
 use super::Shared;
@@ -44,6 +45,13 @@ pub(super) fn link(veth: Veth) -> PodLink {
     };
     let obstacle = Obstacle::from_number(veth.obstacle).describe();
     PodLink { way: way.to_owned(), obstacle: obstacle.map(ToOwned::to_owned) }
+}
+
+/// What is said of a pod whose annotation for Istio could not be written.
+pub(super) fn not_annotated(error: &str) -> String {
+    format!(
+        "annotation {REDIRECTION} not written, so Istio's own parts take the pod for one outside of the mesh: {error}"
+    )
 }
 
 /// The resources, so that whoever reads them can rebuild the very state that decides here: length-delimited

@@ -109,8 +109,14 @@ pub enum AnswerError {
 
 impl CaClient {
     /// An authority at `https://HOST:PORT`.
-    pub fn new(address: String, name: String, root_cert: PathBuf, token_file: PathBuf) -> Self {
-        Self { endpoint: Endpoint { address, name, root_cert, token_file } }
+    pub fn new(
+        address: String,
+        name: String,
+        root_cert: PathBuf,
+        token_file: PathBuf,
+        cluster_id: String,
+    ) -> Self {
+        Self { endpoint: Endpoint { address, name, root_cert, token_file, cluster_id } }
     }
 
     /// Makes a key and has it certified.
@@ -121,7 +127,7 @@ impl CaClient {
     ) -> Result<Issued, CaError> {
         let key = KeyPair::generate()?;
         let mut request = Request::new(request(subject, &key)?);
-        request.metadata_mut().insert("authorization", self.endpoint.authorization()?);
+        self.endpoint.sign(&mut request)?;
         let answer = async {
             let channel = self.endpoint.connect(trusted, None).await?;
             let mut client = IstioCertificateServiceClient::new(channel);

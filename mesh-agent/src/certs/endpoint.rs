@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use rustls::RootCertStore;
+use tonic::Request;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::{Channel, ClientTlsConfig};
 
@@ -25,6 +26,8 @@ pub(crate) struct Endpoint {
     pub root_cert: PathBuf,
     /// The node's token.
     pub token_file: PathBuf,
+    /// Name of the cluster, which istiod wants to know before it signs for others.
+    pub cluster_id: String,
 }
 
 /// Why the control plane can't be reached.
@@ -55,6 +58,9 @@ pub enum ConnectError {
     /// The token has bytes that no header may have. The operator has to act.
     #[error("token {}: it is not a token", .0.display())]
     BadToken(PathBuf),
+    /// The cluster's name has characters that no header may have. The operator has to act.
+    #[error("--cluster-id {0:?} can't be sent: give one of visible ASCII characters")]
+    BadClusterId(String),
 }
 
 impl Endpoint {
@@ -87,8 +93,19 @@ impl Endpoint {
             .map_err(ConnectError::Unreachable)
     }
 
+    /// Has a request say who is asking, and of which cluster.
+    pub fn sign<T>(&self, request: &mut Request<T>) -> Result<(), ConnectError> {
+        let bad = || ConnectError::BadClusterId(self.cluster_id.clone());
+        // The library would send other bytes too, which the control plane can't read.
+        let sendable = self.cluster_id.bytes().all(|byte| byte.is_ascii_graphic());
+        let cluster = self.cluster_id.parse().ok().filter(|_| sendable).ok_or_else(bad)?;
+        request.metadata_mut().insert("authorization", self.authorization()?);
+        request.metadata_mut().insert("clusterid", cluster);
+        Ok(())
+    }
+
     /// `Bearer TOKEN`, from the file as it is now.
-    pub fn authorization(&self) -> Result<MetadataValue<Ascii>, ConnectError> {
+    fn authorization(&self) -> Result<MetadataValue<Ascii>, ConnectError> {
         let token = std::fs::read_to_string(&self.token_file)
             .map_err(|error| ConnectError::Token { path: self.token_file.clone(), error })?;
         let bad = |_| ConnectError::BadToken(self.token_file.clone());

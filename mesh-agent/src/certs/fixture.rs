@@ -24,6 +24,7 @@ use tonic::{Request, Response, Status};
 use super::CaClient;
 
 pub(crate) const TOKEN: &str = "the-token";
+const CLUSTER: &str = "cluster-1";
 
 type Root = CertifiedIssuer<'static, KeyPair>;
 
@@ -34,6 +35,8 @@ pub(crate) struct Behaviour {
     pub lifetime: Duration,
     /// Signs for this one, whoever asks.
     pub identity: Option<String>,
+    /// Signs for others, as istiod does, where this is the cluster that they say they are of alone.
+    pub cluster: Option<String>,
     /// Certificates signed so far.
     pub signed: usize,
 }
@@ -60,7 +63,8 @@ pub(crate) fn root(name: &str) -> Arc<Root> {
 
 impl Authority {
     pub fn new(lifetime: Duration) -> Self {
-        let behaviour = Behaviour { roots: vec![root("first")], lifetime, identity: None, signed: 0 };
+        let (roots, identity, cluster) = (vec![root("first")], None, Some(CLUSTER.to_owned()));
+        let behaviour = Behaviour { roots, lifetime, identity, cluster, signed: 0 };
         let files = tempfile::tempdir().unwrap();
         std::fs::write(files.path().join("token"), format!("{TOKEN}\n")).unwrap();
         let authority = Self { behaviour: Arc::new(Mutex::new(behaviour)), files: Arc::new(files) };
@@ -91,7 +95,8 @@ impl Authority {
 
     pub fn client(&self, address: SocketAddr) -> CaClient {
         let url = format!("https://{address}");
-        CaClient::new(url, "mesh-control".to_owned(), self.root_cert(), self.token_file())
+        let (name, cluster) = ("mesh-control".to_owned(), CLUSTER.to_owned());
+        CaClient::new(url, name, self.root_cert(), self.token_file(), cluster)
     }
 
     pub async fn serve(&self, address: &str) -> Running {
@@ -153,9 +158,13 @@ impl IstioCertificateService for Authority {
         &self,
         request: Request<IstioCertificateRequest>,
     ) -> Result<Response<IstioCertificateResponse>, Status> {
-        let token = request.metadata().get("authorization").and_then(|value| value.to_str().ok());
-        if token != Some(&format!("Bearer {TOKEN}")) {
+        let said = |key| request.metadata().get(key).and_then(|value| value.to_str().ok());
+        if said("authorization") != Some(&format!("Bearer {TOKEN}")) {
             return Err(Status::unauthenticated("who are you?"));
+        }
+        let for_another = request.get_ref().metadata.is_some();
+        if for_another && said("clusterid") != self.set().cluster.as_deref() {
+            return Err(Status::unauthenticated("no node authorizer for that cluster"));
         }
         Ok(Response::new(self.sign(&request.get_ref().csr)))
     }

@@ -108,6 +108,32 @@ async fn an_answer_for_somebody_else_is_not_used() {
     assert!(used.is_err(), "nor does the agent use one of somebody else");
 }
 
+/// istiod signs for workloads only where it is told the cluster; for the agent itself it wants a token alone.
+#[tokio::test]
+async fn an_authority_is_told_of_which_cluster_the_agent_is() {
+    let (authority, _running, certificates) = agent(LONG).await;
+    authority.set().cluster = Some("another".to_owned());
+    certificates.retain(&web());
+    until("a refusal", || certificates.status()[0].error.is_some()).await;
+    let error = certificates.status().remove(0).error.unwrap();
+    assert!(error.contains("no node authorizer"), "{error}");
+    authority.set().cluster = Some("cluster-1".to_owned());
+    certificates.ready(&web(), PATIENCE).await.expect("signed for the cluster that the agent is of");
+}
+
+#[tokio::test]
+async fn a_cluster_that_no_header_can_name_is_told_with_its_setting() {
+    let authority = Authority::new(LONG);
+    let running = authority.serve("127.0.0.1:0").await;
+    let mut client = authority.client(running.address);
+    client.endpoint.cluster_id = "München".to_owned();
+    let certificates = Certificates::new(client, "cluster.local", Tunnel::default(), Legacy::nobody());
+    certificates.retain(&web());
+    until("an error", || certificates.status()[0].error.is_some()).await;
+    let error = certificates.status().remove(0).error.unwrap();
+    assert!(error.contains("--cluster-id"), "{error}");
+}
+
 #[tokio::test]
 async fn a_refusal_is_told() {
     let (authority, _running, certificates) = agent(LONG).await;

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::net::{IpAddr, TcpListener};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -15,6 +15,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 
 use super::leftovers::{self, Leftovers};
+use super::plain::{Plain, is_plain};
 use crate::certs::Certificates;
 use crate::direct::Direct;
 use crate::egress::{Egress, NotInForce};
@@ -39,7 +40,7 @@ const LOOK_SELDOM: Duration = Duration::from_millis(500);
 const TIDY_EVERY: Duration = Duration::from_secs(10);
 
 /// How far each pod is, for the admin endpoint.
-pub type Statuses = Arc<Mutex<Vec<PodStatus>>>;
+pub type Statuses = watch::Sender<Vec<PodStatus>>;
 
 /// Hears of a pod that could not be enrolled, and why.
 pub type Report = Box<dyn Fn(&NodePod, &str) + Send>;
@@ -110,6 +111,8 @@ struct Enrolled {
     settling: Option<AbortHandle>,
     /// Why its strict egress is not in force, or not as it should be.
     egress_not_in_force: Option<String>,
+    /// Whether peers speak plaintext to it.
+    plain: Plain,
 }
 
 impl Enroller {
@@ -199,10 +202,24 @@ impl Enroller {
     fn tidy(&mut self) {
         // What kept a pod out may be over: a program that had the port is gone, say.
         self.failed.clear();
+        self.look_for_plain();
         if std::mem::take(&mut self.untidy) {
             sys::give_back_unused();
         } else {
             sys::give_back_code();
+        }
+    }
+
+    /// Looks which pods others take for plain ones.
+    fn look_for_plain(&mut self) {
+        let Some(snapshot) = self.snapshots.as_ref().map(|snapshots| Arc::clone(&snapshots.borrow())) else {
+            return;
+        };
+        for Enrolled { pod, plain, .. } in self.enrolled.values_mut() {
+            let told = plain.look(is_plain(&snapshot, pod)).then(|| plain.reason()).flatten();
+            if let Some(reason) = told {
+                tracing::warn!(namespace = %pod.namespace, pod = %pod.name, reason, "served as plain");
+            }
         }
     }
 
@@ -307,8 +324,14 @@ impl Enroller {
         listeners: Vec<TcpListener>,
         leftovers: Option<Vec<Leftover>>,
     ) {
-        let mut enrolled =
-            Enrolled { pod: pod.clone(), told, netns, settling: None, egress_not_in_force: None };
+        let mut enrolled = Enrolled {
+            pod: pod.clone(),
+            told,
+            netns,
+            settling: None,
+            egress_not_in_force: None,
+            plain: Plain::default(),
+        };
         let restricted = enrolled.restrict(&mut self.setup.egress);
         self.setup.certificates.retain(&pod.identity);
         let local = Arc::new(LocalPod {
@@ -428,7 +451,14 @@ impl Enroller {
                 strict_egress: self.strict_egress(pod),
             }
         });
-        *self.setup.statuses.lock().unwrap_or_else(PoisonError::into_inner) = statuses.collect();
+        let statuses: Vec<_> = statuses.collect();
+        self.setup.statuses.send_if_modified(|told| {
+            let changed = *told != statuses;
+            if changed {
+                *told = statuses;
+            }
+            changed
+        });
         let count = i64::try_from(self.enrolled.len()).unwrap_or(i64::MAX);
         self.setup.metrics.enrolled_pods.set(count);
         self.setup.metrics.pods_not_enrolled.set(i64::try_from(self.failed.len()).unwrap_or(i64::MAX));
@@ -453,8 +483,8 @@ impl Enroller {
         if let Some(reason) = self.failed.get(&pod.uid) {
             return (EnrolmentState::Failed, Some(reason.clone()));
         }
-        if self.enrolled.contains_key(&pod.uid) {
-            return (EnrolmentState::Enrolled, None);
+        if let Some(enrolled) = self.enrolled.get(&pod.uid) {
+            return (EnrolmentState::Enrolled, enrolled.plain.reason());
         }
         debug_assert!(pending.contains(&pod.uid), "wanted, not enrolled and not failed");
         let reason = "no process in a network namespace of its own with an address found yet";

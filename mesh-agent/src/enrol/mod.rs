@@ -2,5 +2,6 @@
 
 mod enroller;
 mod leftovers;
+mod plain;
 
 pub use enroller::{Enroller, Report, Setup, Statuses};

@@ -67,6 +67,8 @@ pub(super) enum Error {
     Io(#[from] io::Error),
     #[error(transparent)]
     NoSandbox(#[from] NoSandbox),
+    #[error(transparent)]
+    Redirected(#[from] sys::Redirected),
     #[error("its network namespace is that of pod {0}")]
     Another(String),
     /// Usually: a program of the pod has the port.
@@ -381,6 +383,10 @@ fn find(cgroup: &Path, claim: &Claim, held: Option<u64>, said: Option<Netns>) ->
         }
     };
     let complete = !addresses.is_empty() && addresses.iter().all(|address| there.contains(address));
+    // One that is held is in the mesh already: what it has come to since does not put it out.
+    if complete && held != Some(netns.cookie()) {
+        sys::look_for_redirects(&netns)?;
+    }
     Ok(complete.then_some((netns, addresses)))
 }
 

@@ -20,6 +20,7 @@ use tokio::sync::{oneshot, watch};
 
 use super::{NodePod, NodePods};
 use crate::cluster::pauses;
+use crate::redirection::{Note, Notes};
 
 /// What is told of a node.
 pub struct Told {
@@ -27,7 +28,9 @@ pub struct Told {
     pub pods: watch::Receiver<Arc<NodePods>>,
     /// The namespaces whose label says that their pods are to be in the mesh.
     pub namespaces: watch::Receiver<Arc<BTreeSet<String>>>,
-    /// Both count once everything was listed, which this tells: an agent that took an empty list for the truth would let go
+    /// What its pods say of being in a mesh.
+    pub notes: watch::Receiver<Arc<Notes>>,
+    /// All count once everything was listed, which this tells: an agent that took an empty list for the truth would let go
     /// the pods that its predecessor enrolled.
     pub complete: oneshot::Receiver<()>,
 }
@@ -36,9 +39,11 @@ pub struct Told {
 pub fn watch(client: Client, node: String, trust_domain: String) -> Told {
     let (sender, pods) = watch::channel(Arc::default());
     let (enrolled, namespaces) = watch::channel(Arc::default());
+    let (noted, notes) = watch::channel(Arc::default());
     let (complete, completed) = oneshot::channel();
-    let mut view = View { node, trust_domain, sender, enrolled, complete: Some(complete), ..View::default() };
-    let told = Told { pods, namespaces, complete: completed };
+    let complete = Some(complete);
+    let mut view = View { node, trust_domain, sender, enrolled, noted, complete, ..View::default() };
+    let told = Told { pods, namespaces, notes, complete: completed };
     tokio::spawn(async move {
         let on_node = Config::default().fields(&format!("spec.nodeName={}", view.node));
         let pods = watcher(Api::<Pod>::all(client.clone()), on_node).backoff(pauses());
@@ -54,10 +59,11 @@ pub fn watch(client: Client, node: String, trust_domain: String) -> Told {
 struct View {
     node: String,
     trust_domain: String,
-    pods: Kept<mesh_api::resource::Pod>,
+    pods: Kept<(mesh_api::resource::Pod, Note)>,
     namespaces: Kept<Metadata>,
     sender: watch::Sender<Arc<NodePods>>,
     enrolled: watch::Sender<Arc<BTreeSet<String>>>,
+    noted: watch::Sender<Arc<Notes>>,
     complete: Option<oneshot::Sender<()>>,
 }
 
@@ -85,7 +91,7 @@ impl View {
         loop {
             tokio::select! {
                 event = pods.next() => match event {
-                    Some(Ok(event)) => self.pods.apply(event, full_name, read),
+                    Some(Ok(event)) => self.pods.apply(event, full_name, |it| Some((read(it)?, Note::of(it)))),
                     Some(Err(error)) => tracing::warn!(%error, "pods not watched; trying again"),
                     None => return,
                 },
@@ -104,6 +110,7 @@ impl View {
             return;
         }
         // Of a pod that is told, its own word counts: so it is never one step behind its namespace.
+        replace(&self.noted, self.notes());
         replace(&self.sender, self.node_pods());
         replace(&self.enrolled, self.enrolled_namespaces());
         if let Some(complete) = self.complete.take() {
@@ -120,10 +127,15 @@ impl View {
         enrolled.map(|(name, _)| name.clone()).collect()
     }
 
+    fn notes(&self) -> Notes {
+        let objects = self.pods.objects.values();
+        objects.map(|(pod, note)| (pod.metadata.uid.as_str().into(), note.clone())).collect()
+    }
+
     fn node_pods(&self) -> NodePods {
         let none = Metadata::default();
         let mut all = NodePods::new();
-        for pod in self.pods.objects.values().filter(|pod| !pod.is_terminal()) {
+        for (pod, _) in self.pods.objects.values().filter(|(pod, _)| !pod.is_terminal()) {
             let namespace = self.namespaces.objects.get(&pod.metadata.namespace).unwrap_or(&none);
             match NodePod::new(pod, namespace, &self.trust_domain) {
                 Ok(pod) => drop(all.insert(Arc::clone(&pod.uid), pod)),

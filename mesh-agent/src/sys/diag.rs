@@ -24,10 +24,10 @@ const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const SOCK_DESTROY: u16 = 21;
 /// `NLM_F_REQUEST | NLM_F_ACK`, and `NLM_F_REQUEST | NLM_F_DUMP` of `linux/netlink.h`.
 const REQUEST_AND_ACK: u16 = 1 | 4;
-const REQUEST_AND_DUMP: u16 = 1 | 0x300;
+pub(super) const REQUEST_AND_DUMP: u16 = 1 | 0x300;
 /// `NLMSG_ERROR`, which an acknowledgement is too, and `NLMSG_DONE`.
-const NLMSG_ERROR: u16 = 2;
-const NLMSG_DONE: u16 = 3;
+pub(super) const NLMSG_ERROR: u16 = 2;
+pub(super) const NLMSG_DONE: u16 = 3;
 /// A socket that is bound to no interface.
 const UNBOUND: u32 = 0;
 /// A netlink header, `struct inet_diag_req_v2`, and `struct inet_diag_msg` of `linux/inet_diag.h`.
@@ -194,7 +194,7 @@ fn dump(socket: &OwnedFd, request: &[u8], mut each: impl FnMut(Found) -> bool) -
 }
 
 /// The kind and the body of the next message, of which each begins at a multiple of four bytes.
-fn next_message<'a>(rest: &mut &'a [u8]) -> Option<(u16, &'a [u8])> {
+pub(super) fn next_message<'a>(rest: &mut &'a [u8]) -> Option<(u16, &'a [u8])> {
     let length = usize::try_from(u32::from_ne_bytes(field(rest, 0)?)).ok()?;
     let kind = u16::from_ne_bytes(field(rest, 4)?);
     let body = rest.get(HEADER..length)?;
@@ -300,7 +300,7 @@ fn outcome(mut answer: &[u8]) -> io::Result<bool> {
 }
 
 /// The error of a `NLMSG_ERROR`, or of a dump that ends with one.
-fn errno(body: &[u8]) -> Option<io::Error> {
+pub(super) fn errno(body: &[u8]) -> Option<io::Error> {
     let error = i32::from_ne_bytes(field(body, 0)?);
     (error != 0).then(|| io::Error::from_raw_os_error(error.saturating_neg()))
 }

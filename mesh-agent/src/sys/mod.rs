@@ -11,6 +11,7 @@ pub mod ebpf;
 mod loopback;
 mod memory;
 mod netns;
+mod redirects;
 mod rtnetlink;
 mod sandbox;
 mod scheduling;
@@ -25,6 +26,7 @@ pub use diag::{Leftovers, MOST_LISTED, destroy, destroy_what_is_left, leftovers}
 pub use loopback::widen as widen_loopback;
 pub use memory::{give_back_code, give_back_unused};
 pub use netns::Netns;
+pub use redirects::{Redirected, look_for_redirects};
 pub use sandbox::{NoSandbox, find_sandbox};
 pub use scheduling::ask_for_short_turns;
 pub use signals::Signals;

@@ -11,7 +11,6 @@ use prost_types::{Struct, Value};
 use rand::Rng;
 use tokio::sync::Notify;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::metadata::MetadataValue;
 use tonic::{Request, Status};
 
 use super::XdsConfig;
@@ -51,8 +50,6 @@ enum Ended {
     Silent,
     #[error("the control plane closed the stream")]
     Closed,
-    #[error("the cluster id can't be sent: it is not ASCII")]
-    ClusterId,
 }
 
 impl Client {
@@ -93,9 +90,7 @@ impl Client {
             AggregatedDiscoveryServiceClient::new(channel).max_decoding_message_size(LARGEST_MESSAGE);
         let (stream, requests) = Stream::open(&self.node(), &self.publisher);
         let mut request = Request::new(ReceiverStream::new(requests));
-        let cluster = MetadataValue::try_from(&self.config.cluster_id).map_err(|_| Ended::ClusterId)?;
-        request.metadata_mut().insert("authorization", self.endpoint.authorization()?);
-        request.metadata_mut().insert("clusterid", cluster);
+        self.endpoint.sign(&mut request)?;
         let answer = client.delta_aggregated_resources(request);
         let answer = tokio::time::timeout(ANSWER_TIMEOUT, answer).await.map_err(|_| Ended::Silent)?;
         let mut responses = answer?.into_inner();

@@ -95,6 +95,7 @@ pub fn start(
             name: config.control_name.clone(),
             root_cert: config.root_cert.clone(),
             token_file: config.token_file.clone(),
+            cluster_id: config.cluster_id.clone(),
         },
         config,
         certificates,

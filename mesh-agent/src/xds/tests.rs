@@ -39,6 +39,9 @@ impl AggregatedDiscoveryService for Server {
         &self,
         request: Request<Streaming<DeltaDiscoveryRequest>>,
     ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
+        if request.metadata().get("clusterid").is_none_or(|cluster| cluster != "Kubernetes") {
+            return Err(Status::unauthenticated("of which cluster?"));
+        }
         if request.peer_certs().is_none_or(|certificates| certificates.is_empty()) {
             return Err(Status::unauthenticated("no certificate"));
         }

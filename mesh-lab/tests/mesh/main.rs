@@ -19,6 +19,7 @@ mod plaintext;
 mod pods;
 mod policy;
 mod programs;
+mod redirects;
 mod restarts;
 mod same_node;
 mod sandboxes;

@@ -21,6 +21,8 @@ const DEEDS: &[Deed] = &[
     ("patch", "apiextensions.k8s.io", "customresourcedefinitions", false),
     ("patch", "rbac.authorization.k8s.io", "clusterroles", false),
     ("patch", "rbac.authorization.k8s.io", "clusterrolebindings", false),
+    ("patch", "admissionregistration.k8s.io", "validatingadmissionpolicies", false),
+    ("patch", "admissionregistration.k8s.io", "validatingadmissionpolicybindings", false),
     ("patch", "rbac.authorization.k8s.io", "roles", true),
     ("patch", "rbac.authorization.k8s.io", "rolebindings", true),
     ("patch", "", "serviceaccounts", true),

@@ -194,6 +194,7 @@ async fn pods(mesh: &Mesh) -> Vec<Finding> {
     if findings.is_empty() {
         findings.push(Finding::ok("pods", format!("{enrolled} are in the mesh, none failed to be taken in")));
     }
+    findings.extend(all.iter().filter_map(served_as_plain));
     findings.extend(same_node(&all));
     findings
 }
@@ -207,6 +208,13 @@ fn same_node(pods: &[PodStatus]) -> Option<Finding> {
     let found = format!("{veth} pods send from veth to veth, {routed} over routes, {shared} encrypted");
     let why = obstacle.map(|obstacle| format!(": {obstacle}")).unwrap_or_default();
     (!links.is_empty()).then(|| Finding::ok("same node", format!("{found}{why}")))
+}
+
+/// Of a pod that is in the mesh there is a reason where others may not know it.
+fn served_as_plain(pod: &PodStatus) -> Option<Finding> {
+    let reason = pod.reason.as_deref().filter(|_| pod.state == EnrolmentState::Enrolled)?;
+    let check = format!("pod {}/{}", pod.namespace, pod.name);
+    Some(Finding::warn(&check, format!("in the mesh, and {reason}"), "see the log of its node's agent"))
 }
 
 fn not_enrolled(pod: &PodStatus) -> Option<Finding> {

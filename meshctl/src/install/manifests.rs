@@ -16,6 +16,8 @@ const ORDER: &[&str] = &[
     "ClusterRoleBinding",
     "Role",
     "RoleBinding",
+    "ValidatingAdmissionPolicy",
+    "ValidatingAdmissionPolicyBinding",
     "Service",
     "PodDisruptionBudget",
     "Deployment",

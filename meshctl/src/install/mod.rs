@@ -1,5 +1,6 @@
 //! `meshctl install`: renders the embedded chart, applies it in an order that works, and waits until it serves.
 
+mod annotations;
 mod apply;
 mod chart;
 mod helm;

@@ -9,9 +9,10 @@ use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Secret};
 use kube::api::{DeleteParams, ListParams};
 use kube::{Api, ResourceExt};
-use mesh_api::resource::enrolment::LABEL;
+use mesh_api::resource::enrolment::{LABEL, REDIRECTION};
 use serde::Serialize;
 
+use super::annotations;
 use super::apply::Applier;
 use super::inventory::{self, Entry, Inventory};
 use crate::cluster::{COMPONENT_AGENT, COMPONENT_CONTROL, Cluster};
@@ -66,6 +67,12 @@ pub async fn run(source: &Source, options: &Options, format: Format) -> Result<E
         take(&mut applier, entry, &mut report).await?;
     }
     await_no_pods(&cluster, COMPONENT_AGENT, end).await?;
+    match annotations::take_off(&cluster).await {
+        Ok(0) => {}
+        Ok(pods) => eprintln!("took the annotation {REDIRECTION} off {pods} pods"),
+        // Only Istio's own parts read it: all else is to go all the same.
+        Err(error) => eprintln!("{error:#}; Istio's own parts take such pods for pods of a mesh"),
+    }
     for entry in rest {
         if entry.is_definition() && !options.crds {
             report.kept.push(entry);

@@ -43,3 +43,16 @@ nodemesh.io/dataplane: disabled
 {{- $more := (index $root.Values (index . 1)).metrics.allow -}}
 {{- concat (list $root.Release.Namespace $root.Values.monitoringNamespace) $more | compact | uniq | join "," -}}
 {{- end }}
+
+{{- /* Where agents get configuration and certificates. istiod takes an agent for one of the namespace of its token, and agents
+       say that theirs is nodemesh-system. Takes the context. */ -}}
+{{- define "nodemesh.controlAddress" -}}
+{{- $address := .Values.agent.controlPlane.address -}}
+{{- if and (not $address) (not .Values.control.enabled) -}}
+{{- fail "agent.controlPlane.address: control.enabled is false, so agents need another control plane's address, such as https://istiod.istio-system.svc:15012" -}}
+{{- end -}}
+{{- if and $address (ne .Release.Namespace "nodemesh-system") -}}
+{{- fail "agent.controlPlane.address: another control plane knows the agents of the namespace nodemesh-system alone: install the release there" -}}
+{{- end -}}
+{{- $address | default (printf "https://mesh-control.%s.svc:15012" .Release.Namespace) -}}
+{{- end }}

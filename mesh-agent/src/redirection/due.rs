@@ -1,0 +1,98 @@
+//! What is to be written, decided without a word to the API.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use mesh_api::admin::{EnrolmentState, PodStatus};
+
+use super::{Note, Notes};
+
+/// One write.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Errand {
+    /// Uid of the pod.
+    pub uid: Arc<str>,
+    /// What was read of it.
+    pub note: Note,
+    /// Whether the annotation is to be there.
+    pub enabled: bool,
+}
+
+/// What is to be written. A pod that is to be in the mesh and is not, or not yet, keeps what it has: after a restart of the
+/// agent it is about to be, and where it can't be it is refused, which peers that speak plaintext to it would not notice.
+pub fn due(pods: &[PodStatus], notes: &Notes, installed: bool) -> Vec<Errand> {
+    let states: HashMap<_, _> = pods.iter().map(|pod| (&*pod.uid, pod.state)).collect();
+    let errand = |(uid, note): (&Arc<str>, &Note)| {
+        let enabled = match states.get(&**uid) {
+            _ if !installed => false,
+            Some(EnrolmentState::Enrolled) => true,
+            Some(EnrolmentState::NotSelected) => false,
+            Some(EnrolmentState::Pending | EnrolmentState::Failed) | None => return None,
+        };
+        let done = if enabled { note.ours && note.enabled } else { !note.ours };
+        (!done).then(|| Errand { uid: Arc::clone(uid), note: note.clone(), enabled })
+    };
+    notes.iter().filter_map(errand).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pod(state: EnrolmentState) -> PodStatus {
+        PodStatus {
+            uid: "u".to_owned(),
+            namespace: "shop".to_owned(),
+            name: "web".to_owned(),
+            state,
+            reason: None,
+            netns: None,
+            link: None,
+            strict_egress: None,
+        }
+    }
+
+    /// What is written of a pod in that state, if anything is.
+    fn written(state: EnrolmentState, (enabled, ours): (bool, bool), installed: bool) -> Option<bool> {
+        let note = Note { namespace: "shop".into(), name: "web".into(), enabled, ours };
+        let errands = due(&[pod(state)], &[("u".into(), note)].into(), installed);
+        assert!(errands.len() < 2);
+        errands.first().map(|errand| errand.enabled)
+    }
+
+    #[test]
+    fn it_is_there_while_a_pod_is_in_the_mesh_and_goes_with_that() {
+        use EnrolmentState::{Enrolled, Failed, NotSelected, Pending};
+        let (none, ours, istios, changed) = ((false, false), (true, true), (true, false), (false, true));
+        for (state, note, expected) in [
+            (Enrolled, none, Some(true)),
+            (Enrolled, ours, None),
+            (Enrolled, istios, Some(true)),
+            (Enrolled, changed, Some(true)),
+            (NotSelected, none, None),
+            (NotSelected, ours, Some(false)),
+            (NotSelected, istios, None),
+            (NotSelected, changed, Some(false)),
+            (Pending, none, None),
+            (Pending, ours, None),
+            (Failed, ours, None),
+        ] {
+            assert_eq!(written(state, note, true), expected, "{state:?} {note:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_ours_goes_with_the_mesh_and_nothing_is_written_any_more() {
+        for state in [EnrolmentState::Enrolled, EnrolmentState::Pending, EnrolmentState::NotSelected] {
+            assert_eq!(written(state, (true, true), false), Some(false));
+            assert_eq!(written(state, (true, false), false), None);
+            assert_eq!(written(state, (false, false), false), None);
+        }
+    }
+
+    #[test]
+    fn pods_that_the_agent_has_not_looked_at_are_left_alone() {
+        let note = Note { namespace: "shop".into(), name: "web".into(), enabled: true, ours: true };
+        assert_eq!(due(&[], &[("u".into(), note)].into(), true), []);
+    }
+}
