@@ -12,6 +12,7 @@ mod cluster;
 mod complete;
 mod enrol;
 mod install;
+mod labels;
 mod listing;
 mod output;
 mod policies;
@@ -122,7 +123,8 @@ const STATUS_EXAMPLES: &str = "Examples:
 const WORKLOADS_EXAMPLES: &str = "Examples:
   meshctl workloads                                   of every namespace
   meshctl workloads -n shop
-  meshctl workloads shop/web-1 client                 these alone";
+  meshctl workloads shop/web-1 client                 these alone
+  meshctl workloads -l 'app=web,!canary'              of pods with these labels";
 
 const SERVICES_EXAMPLES: &str = "Examples:
   meshctl services -n shop
@@ -130,7 +132,8 @@ const SERVICES_EXAMPLES: &str = "Examples:
 
 const POLICIES_EXAMPLES: &str = "Examples:
   meshctl policies -n shop
-  meshctl policies shop/frontend -o yaml";
+  meshctl policies shop/frontend -o yaml
+  meshctl policies -A -l team=payments                those that have the label themselves";
 
 const CERTS_EXAMPLES: &str = "Examples:
   meshctl certs -n shop                               of the namespace's service accounts
@@ -139,6 +142,7 @@ const CERTS_EXAMPLES: &str = "Examples:
 const CONNECTIONS_EXAMPLES: &str = "Examples:
   meshctl connections -n shop                         at one end or both
   meshctl connections shop/web-1                      those of a pod
+  meshctl connections -l app=web                      those of pods with this label
   meshctl connections --node node1 -o json";
 
 const ROTATE_ROOT_EXAMPLES: &str = "Examples:
@@ -213,9 +217,10 @@ impl Cli {
             Verb::Services(on) => listing::services(list(source, &on, "/services").await?, format)?,
             Verb::Policies(on) => {
                 let mesh = source.mesh().await?;
+                let bearers = on.bearers::<policies::Policy>(&mesh).await?;
                 let written = resources::if_known(&mesh).await;
                 let joined = listing::policies(mesh.ask(&on.nodes, "/policies").await?, written.as_ref());
-                format.print(&on.among(joined)?, |all| policies::table(all))?;
+                format.print(&on.among(joined, bearers.as_ref())?, |all| policies::table(all))?;
             }
             Verb::Certs(on) => {
                 listing::of_nodes::<CertificateStatus>(list(source, &on, "/certs").await?, format)?;
@@ -238,7 +243,9 @@ async fn list<T: Named + serde::de::DeserializeOwned>(
     of: &Selection,
     path: &str,
 ) -> Result<Answers<Vec<T>>> {
-    of.choose(source.mesh().await?.ask(&of.nodes, path).await?)
+    let mesh = source.mesh().await?;
+    let bearers = of.bearers::<T>(&mesh).await?;
+    of.choose(mesh.ask(&of.nodes, path).await?, bearers.as_ref())
 }
 
 #[cfg(test)]
@@ -264,12 +271,15 @@ mod tests {
                 &["-A"],
                 &["--all-namespaces"],
                 &["a", "b/c"],
+                &["-l", "app=x,tier!=y,env in (a,b),!z"],
+                &["--selector=app", "-n", "shop", "web"],
             ] {
                 let arguments = [&["meshctl", "--mesh-namespace", "mesh", verb][..], rest].concat();
                 let cli = Cli::try_parse_from(&arguments).unwrap();
                 assert_eq!(cli.source.mesh_namespace(), "mesh", "{arguments:?}");
             }
             assert!(Cli::try_parse_from(["meshctl", verb, "-A", "-n", "shop"]).is_err(), "{verb}");
+            assert!(Cli::try_parse_from(["meshctl", verb, "-l", "app in a"]).is_err(), "{verb}");
         }
     }
 }

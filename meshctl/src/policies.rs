@@ -17,7 +17,8 @@ use crate::resources::strict_in;
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Policy {
-    kind: Kind,
+    /// Kind.
+    pub kind: Kind,
     /// Namespace.
     pub namespace: String,
     /// Name.

@@ -13,7 +13,7 @@ use crate::source::{Agent, Mesh, each};
 /// The state of a mesh.
 pub async fn gather(mesh: &Mesh) -> Result<Status> {
     match mesh {
-        Mesh::Local { agents, control } => {
+        Mesh::Local { agents, control, .. } => {
             let mut status = Status { nodes: each(agents.clone(), node).await, ..Status::default() };
             if let Some(endpoint) = control {
                 let name = endpoint.to_string();
