@@ -189,6 +189,7 @@ impl Parts {
 
     fn admin(&self, options: &Options, findings: Arc<Mutex<Findings>>) -> admin::Admin {
         admin::Admin {
+            root_namespace: options.root_namespace.clone(),
             source: options.source.to_string(),
             authority: Arc::clone(&self.authority),
             shared_roots: self.shared_roots.clone(),

@@ -6,6 +6,11 @@
 //! answers look).
 #![forbid(unsafe_code)]
 
+/// Writes a line to standard error. `eprintln!` would panic when nobody reads any more.
+macro_rules! remark {
+    ($($words:tt)*) => { mesh_log::remark(format_args!($($words)*)) };
+}
+
 mod ask;
 mod check;
 mod cluster;
@@ -21,6 +26,7 @@ mod resources;
 mod rotate;
 mod selection;
 mod source;
+mod standing;
 mod status;
 mod why;
 
@@ -79,8 +85,9 @@ enum Verb {
     Connections(Selection),
     /// Where a connection would go, with which identity, and which policy would let it in or not
     ///
-    /// Nothing is sent. The configuration of the pod's own agent is evaluated with the agent's own code. The exit
-    /// status is 0 if every endpoint would take the connection, 3 if not, 1 if the question can't be answered.
+    /// Nothing is sent. The configuration of the pod's own agent is evaluated with the agent's own code. Pods that should be
+    /// in the mesh and are not come first. The exit status is 0 if every endpoint would take the connection, 3 if not, 1 if
+    /// the question can't be answered.
     #[command(after_help = WHY_EXAMPLES)]
     Why(why::Question),
     /// What keeps a mesh from being installed, or an installed one from working, and what to do about it
@@ -117,7 +124,8 @@ enum Verb {
 }
 
 const STATUS_EXAMPLES: &str = "Examples:
-  meshctl status                                      exit status 1 if something is missing or not ready
+  meshctl status                                      exit status 1 if something is missing or not ready,
+                                                      3 if a pod that should be in the mesh is not
   meshctl status -o json | jq '.nodes[].status.ready'";
 
 const WORKLOADS_EXAMPLES: &str = "Examples:
@@ -193,7 +201,7 @@ async fn main() -> ExitCode {
     match cli.run().await {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("error: {}", reason(&error));
+            remark!("error: {}", reason(&error));
             ExitCode::FAILURE
         }
     }

@@ -145,13 +145,11 @@ impl Cluster {
         self.of_component::<Pod>(component).await
     }
 
-    /// The node that a pod runs on. An error if there is no such pod, or if it was not scheduled yet.
-    pub async fn node_of(&self, namespace: &str, name: &str) -> Result<String> {
+    /// Anybody's pod. An error if there is none.
+    pub async fn pod(&self, namespace: &str, name: &str) -> Result<Pod> {
         let pods = Api::<Pod>::namespaced(self.client.clone(), namespace);
         let pod = pods.get_opt(name).await.context("can't read the pod")?;
-        let pod = pod.with_context(|| format!("there is no pod {namespace}/{name}"))?;
-        let node = pod.spec.and_then(|spec| spec.node_name);
-        node.with_context(|| format!("the pod {namespace}/{name} was not scheduled to a node yet"))
+        pod.with_context(|| format!("there is no pod {namespace}/{name}"))
     }
 
     /// Objects of a kind in the mesh's namespace.

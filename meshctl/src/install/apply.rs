@@ -131,7 +131,7 @@ impl<'a> Applier<'a> {
     /// Deletes what `before` has and `now` has not, except definitions of kinds: people's resources go with those.
     pub async fn prune(&mut self, before: &Inventory, now: &Inventory) -> Result<()> {
         for entry in before.without(now).filter(|entry| !entry.is_definition()) {
-            eprintln!("deleting {entry}, which is not part of it any more");
+            remark!("deleting {entry}, which is not part of it any more");
             self.delete(entry).await?;
         }
         Ok(())
@@ -202,7 +202,7 @@ pub async fn ensure_namespace(cluster: &Cluster) -> Result<bool> {
         .create(&how, &namespace)
         .await
         .with_context(|| format!("can't create the namespace {name}"))?;
-    eprintln!("created Namespace {name}");
+    remark!("created Namespace {name}");
     Ok(true)
 }
 

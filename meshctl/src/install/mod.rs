@@ -111,7 +111,7 @@ async fn try_out(cluster: &Cluster, objects: Vec<DynamicObject>, format: Format)
     for result in results {
         match result {
             Ok(accepted) => shown.push(accepted),
-            Err(error) => eprintln!("error: {}", reason(&error)),
+            Err(error) => remark!("error: {}", reason(&error)),
         }
     }
     format.print(&shown, |shown| table(shown))?;
@@ -129,7 +129,7 @@ async fn change(cluster: &Cluster, release: &str, objects: Vec<DynamicObject>) -
     let mut done = Vec::new();
     for object in &objects {
         let it = applier.apply(object).await?;
-        eprintln!("{} {} {}", it.result, it.kind, it.name);
+        remark!("{} {} {}", it.result, it.kind, it.name);
         done.push(it);
     }
     applier.prune(&before, &inventory).await?;

@@ -30,7 +30,7 @@ pub async fn wait(cluster: &Cluster, timeout: Duration) -> Result<()> {
         let all = look(cluster).await?;
         let line = all.iter().map(Progress::to_string).collect::<Vec<_>>().join(", ");
         if line != told {
-            eprintln!("{line}");
+            remark!("{line}");
             told = line;
         }
         if all.iter().all(Progress::is_done) {

@@ -103,7 +103,7 @@ async fn installed(cluster: &Cluster, release: &str) -> Result<Inventory> {
 
 async fn take(applier: &mut Applier<'_>, entry: Entry, report: &mut Report) -> Result<()> {
     if applier.delete(&entry).await? {
-        eprintln!("deleted {entry}");
+        remark!("deleted {entry}");
         report.deleted.push(entry);
     }
     Ok(())
@@ -119,7 +119,7 @@ async fn await_no_pods(cluster: &Cluster, component: &str, end: Instant) -> Resu
         }
         if pods.len() != told {
             told = pods.len();
-            eprintln!("waiting for {told} pods of {component} to end");
+            remark!("waiting for {told} pods of {component} to end");
         }
         if Instant::now() > end {
             let names: Vec<_> = pods.iter().map(ResourceExt::name_any).collect();
@@ -166,7 +166,7 @@ async fn delete_namespace(cluster: &Cluster, end: Instant) -> Result<()> {
         }
         tokio::time::sleep(PAUSE).await;
     }
-    eprintln!("deleted Namespace {}", cluster.namespace);
+    remark!("deleted Namespace {}", cluster.namespace);
     Ok(())
 }
 
@@ -204,10 +204,10 @@ fn table(report: &Report) -> String {
 
 fn tell_what_stays(report: &Report) {
     if !report.kept.is_empty() {
-        eprintln!("the definitions of Istio's kinds stay, and the policies with them; --crds deletes both");
+        remark!("the definitions of Istio's kinds stay, and the policies with them; --crds deletes both");
     }
     if !report.still_labelled.is_empty() {
         let names = report.still_labelled.join(", ");
-        eprintln!("these namespaces keep the label {LABEL}=enabled: {names}");
+        remark!("these namespaces keep the label {LABEL}=enabled: {names}");
     }
 }

@@ -45,7 +45,7 @@ fn requirement(part: &str) -> Result<Expression, String> {
     }
     match part.strip_prefix('!') {
         Some(key) => Ok(Expression::DoesNotExist(self::key(key)?)),
-        None => Ok(Expression::Exists(self::key(part)?)),
+        None => Ok(Expression::Exists(key(part)?)),
     }
 }
 

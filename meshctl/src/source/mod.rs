@@ -170,7 +170,7 @@ impl Mesh {
             match answer {
                 Ok((node, answer)) if nodes.has(&node.name) => answers.push((node, answer)),
                 Ok(_) => {}
-                Err(error) => eprintln!("warning: {}", reason(&error)),
+                Err(error) => remark!("warning: {}", reason(&error)),
             }
         }
         if answers.is_empty() {
