@@ -22,8 +22,8 @@ use crate::ask::Endpoint;
 use crate::reason::of_client;
 
 pub use forward::PodPort;
-pub use names::{COMPONENT_AGENT, COMPONENT_CONTROL, FIELD_MANAGER, INSTANCE_LABEL};
-pub use pods::{is_ready, trouble};
+pub use names::{COMPONENT_AGENT, COMPONENT_CONTROL, FIELD_MANAGER, INSTANCE_LABEL, selector};
+pub use pods::{is_ready, refused, trouble};
 
 /// Port of the admin endpoints on the pods' loopback.
 const ADMIN_PORT: u16 = 15000;
@@ -189,8 +189,8 @@ impl Cluster {
         K: Resource<Scope = NamespaceResourceScope> + Clone + DeserializeOwned + std::fmt::Debug,
         K::DynamicType: Default,
     {
-        let selector = ListParams::default().labels(&names::selector(component));
-        let listed = self.api::<K>().list(&selector).await;
+        let labelled = ListParams::default().labels(&selector(component));
+        let listed = self.api::<K>().list(&labelled).await;
         let kind = K::kind(&K::DynamicType::default()).into_owned();
         Ok(listed
             .with_context(|| format!("can't list the {kind}s of {component} in {}", self.namespace))?

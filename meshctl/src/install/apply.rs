@@ -49,6 +49,8 @@ pub enum Outcome {
     Accepted,
     /// Nobody can say: its namespace is yet to be made.
     Skipped,
+    /// It is somebody else's.
+    LeftAlone,
 }
 
 impl fmt::Display for Outcome {
@@ -59,6 +61,7 @@ impl fmt::Display for Outcome {
             Self::Unchanged => "unchanged",
             Self::Accepted => "accepted",
             Self::Skipped => "skipped: its namespace is not there yet",
+            Self::LeftAlone => "left alone: it is somebody else's",
         })
     }
 }

@@ -14,6 +14,7 @@ use serde::Serialize;
 
 use super::apply::Applier;
 use super::inventory::{self, Entry, Inventory};
+use super::others;
 use crate::cluster::{COMPONENT_AGENT, COMPONENT_CONTROL, Cluster};
 use crate::output::{Format, Table};
 use crate::source::Source;
@@ -93,7 +94,8 @@ async fn installed(cluster: &Cluster, release: &str) -> Result<Inventory> {
     let namespace = &cluster.namespace;
     if inventory::has_helm_release(cluster, release).await? {
         bail!(
-            "{release} in {namespace} was installed by helm: use `helm uninstall -n {namespace} {release} --wait`"
+            "{release} in {namespace} was installed by helm: use {}",
+            others::helm_uninstall(release, namespace)
         );
     }
     bail!(
@@ -103,7 +105,6 @@ async fn installed(cluster: &Cluster, release: &str) -> Result<Inventory> {
 
 async fn take(applier: &mut Applier<'_>, entry: Entry, report: &mut Report) -> Result<()> {
     if applier.delete(&entry).await? {
-        remark!("deleted {entry}");
         report.deleted.push(entry);
     }
     Ok(())
