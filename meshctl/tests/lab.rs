@@ -57,6 +57,7 @@ fn scripts_learn_all_that_the_mesh_knows() {
     a_connection_is_shown_while_it_is_open(&lab);
     why_says_who_may_come_in();
     errors_name_the_fix();
+    every_verb_answers_in_json();
     a_lost_agent_keeps_its_row(&lab);
 }
 
@@ -153,6 +154,24 @@ fn errors_name_the_fix() {
     assert!(said(&["--lab", "no-such-lab", "status"]).contains("mesh-lab --name no-such-lab up"));
     assert!(said(&["--lab", LAB, "check"]).contains("leave out --lab"), "a lab is no cluster");
     assert!(said(&["--lab", LAB, "certs", "--node", "node9"]).contains("no agent answered on node9"));
+}
+
+/// Of a lab; the others need a cluster.
+fn every_verb_answers_in_json() {
+    for verb in [
+        &["status"][..],
+        &["workloads", "-A"],
+        &["services"],
+        &["policies"],
+        &["certs"],
+        &["connections"],
+        &["why", "town/guest", "inn:80"],
+        &["rotate-root"],
+        &["version"],
+    ] {
+        let answer = json(verb);
+        assert!(answer.is_array() || answer.is_object(), "{verb:?}: {answer}");
+    }
 }
 
 fn a_lost_agent_keeps_its_row(lab: &Lab) {
