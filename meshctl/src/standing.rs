@@ -106,9 +106,9 @@ pub async fn of_service(cluster: &Cluster, service: &str) -> Result<Vec<NotEnrol
     let name = host.split('.').next().unwrap_or_default();
     let services: Api<Service> = Api::namespaced(cluster.client.clone(), namespace);
     let service = services.get_opt(name).await.context("can't read the service")?;
-    let Some(selector) = service.and_then(|it| it.spec).and_then(|spec| spec.selector) else {
-        return Ok(Vec::new());
-    };
+    let selector = service.and_then(|it| it.spec).and_then(|spec| spec.selector);
+    // One that is empty chooses nothing of a service, and would choose everything in a list.
+    let Some(selector) = selector.filter(|it| !it.is_empty()) else { return Ok(Vec::new()) };
     let selector = selector.into_iter().collect();
     let pods: Api<Pod> = Api::namespaced(cluster.client.clone(), namespace);
     let pods = pods.list(&ListParams::default().labels_from(&selector)).await;
