@@ -156,18 +156,30 @@ fn install_beside_istio(values: &str) -> Result<()> {
     let istio = all.iter().find(|it| it["detail"].as_str().is_some_and(|it| it.starts_with("Istio: ")));
     ensure!(istio.is_some() && all.iter().all(|it| it["result"] != "fail"), "{findings}");
 
-    let start = Instant::now();
-    let bad =
-        meshctl::output(&["install", "-f", values, "--set", "agent.cgroupRoot=/usr/share", "--timeout=10m"])?;
-    let said = String::from_utf8_lossy(&bad.stderr);
-    ensure!(!bad.status.success() && said.contains("set agent.cgroupRoot"), "{said}");
-    ensure!(start.elapsed() < Duration::from_mins(3), "it waited for what would not come");
-
+    if cluster::is_local() {
+        nodes_that_lack_something_end_it(values)?;
+    }
     let installed = meshctl::json(&["install", "-f", values])?;
     let left: Vec<_> =
         installed.as_array().into_iter().flatten().filter(|it| it["result"] == "leftAlone").collect();
     ensure!(left.len() == 1 && left[0]["name"] == Istios::NAME, "{installed}");
     ensure!(Istios::content()? == before, "Istio's definition was changed");
+    Ok(())
+}
+
+/// With a directory that is no cgroup v2, or one that has no pod, `install` ends at once and says what to set.
+fn nodes_that_lack_something_end_it(values: &str) -> Result<()> {
+    let mut root = "/sys/fs/cgroup";
+    if Path::new("/sys/fs/cgroup/cgroup.controllers").exists() {
+        root = "/sys/fs/cgroup/nodemesh-e2e-empty";
+        fs::create_dir_all(root)?;
+    }
+    let root = format!("agent.cgroupRoot={root}");
+    let start = Instant::now();
+    let bad = meshctl::output(&["install", "-f", values, "--set", &root, "--timeout=10m"])?;
+    let said = String::from_utf8_lossy(&bad.stderr);
+    ensure!(!bad.status.success() && said.contains("set agent.cgroupRoot"), "{said}");
+    ensure!(start.elapsed() < Duration::from_mins(3), "it waited for what would not come");
     Ok(())
 }
 
