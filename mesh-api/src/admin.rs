@@ -245,6 +245,9 @@ pub struct Resources {
     pub resources: Vec<ResourceStatus>,
     /// Kinds for a mesh that the cluster has and this one does not read, if there is any object of them.
     pub unread: Vec<UnreadKind>,
+    /// Namespace whose policies apply to the whole mesh.
+    #[serde(default)]
+    pub root_namespace: String,
 }
 
 /// A resource that somebody wrote for the mesh.

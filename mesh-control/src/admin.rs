@@ -31,6 +31,8 @@ pub struct Admin {
     pub authority: Arc<Authority>,
     /// Rotates for all replicas, where the roots are in a Secret.
     pub shared_roots: Option<Arc<SecretRoots>>,
+    /// Namespace whose policies apply to the whole mesh.
+    pub root_namespace: String,
     /// In force.
     pub configuration: watch::Receiver<Arc<Configuration>>,
     /// What is wrong with it.
@@ -102,7 +104,8 @@ async fn conditions(State(admin): State<Arc<Admin>>) -> Json<Vec<Condition>> {
 async fn resources(State(admin): State<Arc<Admin>>) -> Json<Resources> {
     let unread = admin.unread.kinds();
     let resources = admin.findings().resources;
-    Json(Resources { resources: Vec::clone(&resources), unread })
+    let root_namespace = admin.root_namespace.clone();
+    Json(Resources { resources: Vec::clone(&resources), unread, root_namespace })
 }
 
 #[derive(Deserialize)]

@@ -108,6 +108,11 @@ pub struct Options {
           value_parser = lifetime)]
     pub workload_cert_ttl: Duration,
 
+    /// How long an agent stays with a replica, a fifth more or less; then it connects again, so that agents spread over the
+    /// replicas
+    #[arg(long, env = "MESH_CONTROL_AGENT_STAY", default_value = "30m", value_name = "DURATION", value_parser = stay)]
+    pub agent_stay: Duration,
+
     /// Unix socket of the admin endpoint (`/status`, `/errors`, `/rotate-root`); none if not given
     #[arg(long, env = "MESH_CONTROL_ADMIN_SOCKET", value_name = "PATH")]
     pub admin_socket: Option<PathBuf>,
@@ -171,6 +176,13 @@ impl std::fmt::Display for Source {
 fn loopback(text: &str) -> Result<SocketAddr, String> {
     let address: SocketAddr = text.parse().map_err(|_| "expected ADDRESS:PORT".to_owned())?;
     if address.ip().is_loopback() { Ok(address) } else { Err("must be a loopback address".to_owned()) }
+}
+
+/// A second at least: an agent that connects again says what it holds.
+fn stay(text: &str) -> Result<Duration, String> {
+    let stay = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    let sensible = Duration::from_secs(1)..=Duration::from_hours(365 * 24);
+    if sensible.contains(&stay) { Ok(stay) } else { Err("must be 1s to 365days".to_owned()) }
 }
 
 /// Ten seconds at least, since agents renew at half of it; a year at most, since nobody can revoke.

@@ -141,7 +141,7 @@ impl Parts {
             .http2_max_pending_accept_reset_streams(Some(TAKEN_BACK))
             .timeout(ANSWERED_WITHIN)
             .add_service(
-                AggregatedDiscoveryServiceServer::new(self.discovery(&tasks.stopping))
+                AggregatedDiscoveryServiceServer::new(self.discovery(options, &tasks.stopping))
                     .max_decoding_message_size(LARGEST_DISCOVERY_REQUEST)
                     .max_encoding_message_size(usize::MAX),
             )
@@ -167,7 +167,7 @@ impl Parts {
         doors::serve_admin(options, &Arc::new(self.admin(options, findings)), &self.metrics, tasks)
     }
 
-    fn discovery(&self, stopping: &watch::Sender<bool>) -> DiscoveryService {
+    fn discovery(&self, options: &Options, stopping: &watch::Sender<bool>) -> DiscoveryService {
         DiscoveryService {
             authority: Arc::clone(&self.authority),
             tokens: Arc::clone(&self.nodes),
@@ -175,6 +175,7 @@ impl Parts {
             agents: Arc::clone(&self.agents),
             metrics: Arc::clone(&self.metrics),
             stopping: stopping.subscribe(),
+            stay: options.agent_stay,
         }
     }
 
@@ -189,6 +190,7 @@ impl Parts {
 
     fn admin(&self, options: &Options, findings: Arc<Mutex<Findings>>) -> admin::Admin {
         admin::Admin {
+            root_namespace: options.root_namespace.clone(),
             source: options.source.to_string(),
             authority: Arc::clone(&self.authority),
             shared_roots: self.shared_roots.clone(),

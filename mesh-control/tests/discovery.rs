@@ -70,6 +70,18 @@ async fn an_agent_must_say_who_it_is_and_not_be_someone_else() {
 }
 
 #[tokio::test]
+async fn an_agent_that_has_stayed_is_let_go_without_an_error_and_comes_again() {
+    let mesh = Mesh::start_with(&["--agent-stay", "1s"]).await;
+    for _ in 0..2 {
+        let mut agent = mesh.agent("node1").await;
+        agent.subscribe(type_url::ADDRESS).await;
+        assert_eq!(agent.next().await.resources.len(), 2);
+        let end = tokio::time::timeout(common::DEADLINE, agent.responses.message()).await;
+        assert!(matches!(end, Ok(Ok(None))), "{end:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_change_reaches_every_agent_at_once() {
     let mesh = Mesh::start().await;
     let mut agents = [mesh.agent("node1").await, mesh.agent("node2").await];

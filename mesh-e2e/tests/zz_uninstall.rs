@@ -5,11 +5,13 @@ use std::fs;
 use std::io::Write as _;
 use std::path::Path;
 use std::process::Stdio;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use aya::programs::loaded_programs;
 use mesh_e2e::kubectl::{self, output};
 use mesh_e2e::{Enrolled, SOON, Scope, cluster, eventually, mesh, meshctl, workload};
+use serde_json::Value;
 
 const PINS: &str = "/sys/fs/bpf/nodemesh-cluster";
 /// The agent's eBPF programs, as the kernel names them.
@@ -89,15 +91,104 @@ fn uninstalling_leaves_nothing_and_pods_talk_as_before() -> Result<()> {
     kubectl::run(&["delete", "namespace", mesh::NAMESPACE])?;
     let values = reinstall.file()?;
     let values = values.path().to_str().context("a path of ASCII")?;
-    meshctl::run(&["install", "-f", values])?;
+    install_beside_istio(values)?;
+    helm_is_refused()?;
     is_back(&scope)?;
-    meshctl::run(&["uninstall"])?;
+    let gone = meshctl::json(&["uninstall"])?;
+    ensure!(gone["deleted"].as_array().is_some_and(|all| all.len() > 5), "{gone}");
     nothing_is_left(&[])?;
     talk_as_before(&scope, &before).context("after meshctl uninstall")?;
 
     drop(reinstall);
     is_back(&scope)?;
     ensure!(before == scope.incarnations()?, "a container was restarted");
+    Ok(())
+}
+
+/// A definition that Istio's chart owns, until the value goes.
+struct Istios;
+
+impl Istios {
+    const NAME: &str = "authorizationpolicies.security.istio.io";
+
+    fn new() -> Result<Self> {
+        let made = Self;
+        Self::mark(
+            &["app.kubernetes.io/part-of-", "app.kubernetes.io/name-", "chart=istio"],
+            "istio-base",
+            "istio-system",
+        )?;
+        Ok(made)
+    }
+
+    fn mark(labels: &[&str], release: &str, namespace: &str) -> Result<()> {
+        let of = ["--overwrite", "customresourcedefinition", Self::NAME];
+        kubectl::run(&[&["label"][..], &of, &["app.kubernetes.io/managed-by=Helm"], labels].concat())?;
+        let (release, namespace) = (
+            format!("meta.helm.sh/release-name={release}"),
+            format!("meta.helm.sh/release-namespace={namespace}"),
+        );
+        kubectl::run(&[&["annotate"][..], &of, &[&release, &namespace]].concat()).map(drop)
+    }
+
+    /// All that an installation could change.
+    fn content() -> Result<(Value, Value, Value)> {
+        let definition = kubectl::get(&["customresourcedefinition", Self::NAME])?;
+        let metadata = &definition["metadata"];
+        Ok((metadata["labels"].clone(), metadata["annotations"].clone(), definition["spec"].clone()))
+    }
+}
+
+impl Drop for Istios {
+    fn drop(&mut self) {
+        let ours = ["app.kubernetes.io/part-of=nodemesh", "app.kubernetes.io/name=nodemesh", "chart-"];
+        if let Err(error) = Self::mark(&ours, mesh::RELEASE, mesh::NAMESPACE) {
+            eprintln!("a definition stays marked as Istio's: {error:#}");
+        }
+    }
+}
+
+/// meshctl stops where no agent can run, leaves Istio's definition as it is, and says so.
+fn install_beside_istio(values: &str) -> Result<()> {
+    let _istios = Istios::new()?;
+    let before = Istios::content()?;
+    let findings = meshctl::json(&["check", "--pre"])?;
+    let all = findings.as_array().context("check lists")?;
+    let istio = all.iter().find(|it| it["detail"].as_str().is_some_and(|it| it.starts_with("Istio: ")));
+    ensure!(istio.is_some() && all.iter().all(|it| it["result"] != "fail"), "{findings}");
+
+    if cluster::is_local() {
+        nodes_that_lack_something_end_it(values)?;
+    }
+    let installed = meshctl::json(&["install", "-f", values])?;
+    let left: Vec<_> =
+        installed.as_array().into_iter().flatten().filter(|it| it["result"] == "leftAlone").collect();
+    ensure!(left.len() == 1 && left[0]["name"] == Istios::NAME, "{installed}");
+    ensure!(Istios::content()? == before, "Istio's definition was changed");
+    Ok(())
+}
+
+/// With a directory that is no cgroup v2, or one that has no pod, `install` ends at once and says what to set.
+fn nodes_that_lack_something_end_it(values: &str) -> Result<()> {
+    let mut root = "/sys/fs/cgroup";
+    if Path::new("/sys/fs/cgroup/cgroup.controllers").exists() {
+        root = "/sys/fs/cgroup/nodemesh-e2e-empty";
+        fs::create_dir_all(root)?;
+    }
+    let root = format!("agent.cgroupRoot={root}");
+    let start = Instant::now();
+    let bad = meshctl::output(&["install", "-f", values, "--set", &root, "--timeout=10m"])?;
+    let said = String::from_utf8_lossy(&bad.stderr);
+    ensure!(!bad.status.success() && said.contains("set agent.cgroupRoot"), "{said}");
+    ensure!(start.elapsed() < Duration::from_mins(3), "it waited for what would not come");
+    Ok(())
+}
+
+/// What meshctl installed is not helm's to change.
+fn helm_is_refused() -> Result<()> {
+    let over = mesh::helm(&["upgrade", "--install", mesh::RELEASE, mesh::CHART]).output()?;
+    let said = String::from_utf8_lossy(&over.stderr);
+    ensure!(!over.status.success() && said.contains("was installed by meshctl"), "{said}");
     Ok(())
 }
 
@@ -202,7 +293,7 @@ fn plugins() -> Result<Vec<String>> {
         );
         for list in files(&root.join("etc-cni/net.d")) {
             let text = fs::read_to_string(&list)?;
-            let whole: serde_json::Value = serde_json::from_str(&text).context(list.clone())?;
+            let whole: Value = serde_json::from_str(&text).context(list.clone())?;
             // As the local cluster writes it.
             if text.contains("nodemesh-cni") || text != format!("{whole:#}\n") {
                 found.push(list);

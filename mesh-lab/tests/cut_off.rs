@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 /// The programs, each with arguments that make it say something and need neither lab nor cluster. The control
 /// plane's own tests have it rotate a root, those of xtask run tasks.
-const PROGRAMS: [(&str, &[&str]); 7] = [
+const PROGRAMS: [(&str, &[&str]); 9] = [
     ("mesh-lab", &["--name", "t-cut-off", "down"]),
     ("mesh-lab", &["--help"]),
     ("mesh-agent", &["check"]),
@@ -15,6 +15,8 @@ const PROGRAMS: [(&str, &[&str]); 7] = [
     ("mesh-control", &["--help"]),
     ("meshctl", &["completions", "bash"]),
     ("meshctl", &["--help"]),
+    ("meshctl", &["version", "-o", "json"]),
+    ("meshctl", &["--agent", "unix:/nonexistent/admin.sock", "workloads"]),
 ];
 
 /// What reads one of a program's outputs.

@@ -6,12 +6,18 @@
 //! answers look).
 #![forbid(unsafe_code)]
 
+/// Writes a line to standard error. `eprintln!` would panic when nobody reads any more.
+macro_rules! remark {
+    ($($words:tt)*) => { mesh_log::remark(format_args!($($words)*)) };
+}
+
 mod ask;
 mod check;
 mod cluster;
 mod complete;
 mod enrol;
 mod install;
+mod labels;
 mod listing;
 mod output;
 mod policies;
@@ -20,6 +26,7 @@ mod resources;
 mod rotate;
 mod selection;
 mod source;
+mod standing;
 mod status;
 mod why;
 
@@ -78,8 +85,9 @@ enum Verb {
     Connections(Selection),
     /// Where a connection would go, with which identity, and which policy would let it in or not
     ///
-    /// Nothing is sent. The configuration of the pod's own agent is evaluated with the agent's own code. The exit
-    /// status is 0 if every endpoint would take the connection, 3 if not, 1 if the question can't be answered.
+    /// Nothing is sent. The configuration of the pod's own agent is evaluated with the agent's own code. Pods that should be
+    /// in the mesh and are not come first. The exit status is 0 if every endpoint would take the connection, 3 if not, 1 if
+    /// the question can't be answered.
     #[command(after_help = WHY_EXAMPLES)]
     Why(why::Question),
     /// What keeps a mesh from being installed, or an installed one from working, and what to do about it
@@ -116,13 +124,15 @@ enum Verb {
 }
 
 const STATUS_EXAMPLES: &str = "Examples:
-  meshctl status                                      exit status 1 if something is missing or not ready
+  meshctl status                                      exit status 1 if something is missing or not ready,
+                                                      3 if a pod that should be in the mesh is not
   meshctl status -o json | jq '.nodes[].status.ready'";
 
 const WORKLOADS_EXAMPLES: &str = "Examples:
   meshctl workloads                                   of every namespace
   meshctl workloads -n shop
-  meshctl workloads shop/web-1 client                 these alone";
+  meshctl workloads shop/web-1 client                 these alone
+  meshctl workloads -l 'app=web,!canary'              of pods with these labels";
 
 const SERVICES_EXAMPLES: &str = "Examples:
   meshctl services -n shop
@@ -130,7 +140,8 @@ const SERVICES_EXAMPLES: &str = "Examples:
 
 const POLICIES_EXAMPLES: &str = "Examples:
   meshctl policies -n shop
-  meshctl policies shop/frontend -o yaml";
+  meshctl policies shop/frontend -o yaml
+  meshctl policies -A -l team=payments                those that have the label themselves";
 
 const CERTS_EXAMPLES: &str = "Examples:
   meshctl certs -n shop                               of the namespace's service accounts
@@ -139,6 +150,7 @@ const CERTS_EXAMPLES: &str = "Examples:
 const CONNECTIONS_EXAMPLES: &str = "Examples:
   meshctl connections -n shop                         at one end or both
   meshctl connections shop/web-1                      those of a pod
+  meshctl connections -l app=web                      those of pods with this label
   meshctl connections --node node1 -o json";
 
 const ROTATE_ROOT_EXAMPLES: &str = "Examples:
@@ -189,7 +201,7 @@ async fn main() -> ExitCode {
     match cli.run().await {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("error: {}", reason(&error));
+            remark!("error: {}", reason(&error));
             ExitCode::FAILURE
         }
     }
@@ -213,9 +225,10 @@ impl Cli {
             Verb::Services(on) => listing::services(list(source, &on, "/services").await?, format)?,
             Verb::Policies(on) => {
                 let mesh = source.mesh().await?;
+                let bearers = on.bearers::<policies::Policy>(&mesh).await?;
                 let written = resources::if_known(&mesh).await;
                 let joined = listing::policies(mesh.ask(&on.nodes, "/policies").await?, written.as_ref());
-                format.print(&on.among(joined)?, |all| policies::table(all))?;
+                format.print(&on.among(joined, bearers.as_ref())?, |all| policies::table(all))?;
             }
             Verb::Certs(on) => {
                 listing::of_nodes::<CertificateStatus>(list(source, &on, "/certs").await?, format)?;
@@ -238,7 +251,9 @@ async fn list<T: Named + serde::de::DeserializeOwned>(
     of: &Selection,
     path: &str,
 ) -> Result<Answers<Vec<T>>> {
-    of.choose(source.mesh().await?.ask(&of.nodes, path).await?)
+    let mesh = source.mesh().await?;
+    let bearers = of.bearers::<T>(&mesh).await?;
+    of.choose(mesh.ask(&of.nodes, path).await?, bearers.as_ref())
 }
 
 #[cfg(test)]
@@ -264,12 +279,15 @@ mod tests {
                 &["-A"],
                 &["--all-namespaces"],
                 &["a", "b/c"],
+                &["-l", "app=x,tier!=y,env in (a,b),!z"],
+                &["--selector=app", "-n", "shop", "web"],
             ] {
                 let arguments = [&["meshctl", "--mesh-namespace", "mesh", verb][..], rest].concat();
                 let cli = Cli::try_parse_from(&arguments).unwrap();
                 assert_eq!(cli.source.mesh_namespace(), "mesh", "{arguments:?}");
             }
             assert!(Cli::try_parse_from(["meshctl", verb, "-A", "-n", "shop"]).is_err(), "{verb}");
+            assert!(Cli::try_parse_from(["meshctl", verb, "-l", "app in a"]).is_err(), "{verb}");
         }
     }
 }

@@ -1,6 +1,5 @@
 //! How answers look: a table for people, JSON and YAML for scripts.
 
-use std::io::{self, Write};
 use std::time::{Duration, SystemTime};
 
 use anyhow::Result;
@@ -32,11 +31,7 @@ impl Format {
 
 /// Writes to standard output. A reader that has had enough, such as `head`, is no error.
 pub fn write(text: &str) -> Result<()> {
-    let mut output = io::stdout().lock();
-    match output.write_all(text.as_bytes()).and_then(|()| output.flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
-        _ => Ok(()),
-    }
+    Ok(mesh_log::write(text)?)
 }
 
 /// Rows under a heading, each column as wide as its widest cell. An empty cell shows as `-`.

@@ -17,7 +17,8 @@ use crate::resources::strict_in;
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Policy {
-    kind: Kind,
+    /// Kind.
+    pub kind: Kind,
     /// Namespace.
     pub namespace: String,
     /// Name.
@@ -181,7 +182,7 @@ mod tests {
             resource(peer, "two", "web", "STRICT"),
             resource(peer, "shop", "ports", "PERMISSIVE (some ports differ)"),
         ];
-        let written = Resources { resources, unread: Vec::new() };
+        let written = Resources { resources, ..Resources::default() };
         let all = join(vec![strict.clone(), port.clone()], Some(&written));
         let name = |name: &str| format!("PeerAuthentication {name}");
         assert_eq!(
@@ -205,7 +206,7 @@ mod tests {
         custom.parts =
             vec![Part { field: "spec.action".into(), meaning: "not supported".into(), fix: "x".into() }];
         let resources = vec![custom, resource(Kind::AuthorizationPolicy, "shop", "web", "ALLOW")];
-        let written = Resources { resources, unread: Vec::new() };
+        let written = Resources { resources, ..Resources::default() };
         let shown = table(&join(vec![held("shop", "web", &[("shop", 2)])], Some(&written)));
         let lines: Vec<Vec<&str>> = shown.lines().map(|line| line.split_whitespace().collect()).collect();
         assert_eq!(lines[1][..5], ["AuthorizationPolicy", "shop", "ask", "no", "CUSTOM"]);

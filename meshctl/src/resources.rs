@@ -37,7 +37,7 @@ pub async fn if_known(mesh: &Mesh) -> Option<Resources> {
     match of(mesh).await {
         Ok(resources) => Some(resources),
         Err(error) => {
-            eprintln!("warning: which policies are in force as written is not known: {}", reason(&error));
+            remark!("warning: which policies are in force as written is not known: {}", reason(&error));
             None
         }
     }

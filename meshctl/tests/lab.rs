@@ -57,6 +57,7 @@ fn scripts_learn_all_that_the_mesh_knows() {
     a_connection_is_shown_while_it_is_open(&lab);
     why_says_who_may_come_in();
     errors_name_the_fix();
+    every_verb_answers_in_json();
     a_lost_agent_keeps_its_row(&lab);
 }
 
@@ -80,6 +81,12 @@ fn workloads_and_services_are_listed_once() {
     assert_eq!(guests, 1, "two agents know it");
     assert_eq!(json(&["workloads", "-n", "town", "guest"]).as_array().unwrap().len(), 1);
     assert!(!ask(&["workloads", "-n", "elsewhere", "guest"]).status.success());
+    let names = |list: Value| -> Vec<_> {
+        list.as_array().unwrap().iter().map(|it| it["name"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(names(json(&["workloads", "-l", "app in (inn,stranger)"])), ["inn", "stranger"]);
+    assert_eq!(names(json(&["workloads", "-n", "town", "-l", "app,app!=guest"])), ["inn", "stranger"]);
+    assert_eq!(json(&["services", "-l", "app=inn"]).as_array().unwrap().len(), 0, "the pod has it");
     // Readiness goes the way through the control plane.
     let is_ready = || {
         let services = json(&["services", "--node", "node2"]);
@@ -103,6 +110,9 @@ fn every_account_has_a_certificate() {
         (inn["state"] == "valid" && inn["node"] == "node2").then_some(())
     };
     poll(SOON, is_valid).unwrap_or_else(|| panic!("{}", json(&["certs"])));
+    let of_label = json(&["certs", "-l", "app=inn"]);
+    assert!(of_label.as_array().unwrap().iter().all(|it| it["node"] == "node2"), "{of_label}");
+    assert_eq!(of_label.as_array().unwrap().len(), 1, "{of_label}");
     let of_node1 = json(&["certs", "--node", "node1"]);
     assert!(of_node1.as_array().unwrap().iter().all(|it| it["node"] == "node1"), "{of_node1}");
 }
@@ -115,6 +125,11 @@ fn a_connection_is_shown_while_it_is_open(lab: &Lab) {
         (connections.as_array()?.len() == 2).then_some(connections)
     });
     let connections = connections.unwrap_or_else(|| panic!("{}", json(&["connections"])));
+    let shown = |verb: &[&str]| json(&[&["connections"], verb].concat()).as_array().unwrap().len();
+    assert_eq!(
+        (shown(&["town/guest"]), shown(&["-l", "app=inn"]), shown(&["-l", "app=stranger"])),
+        (2, 2, 0)
+    );
     let out = find(&connections, "direction", "outbound").unwrap();
     assert_eq!((&out["node"], &out["transport"]), (&"node1".into(), &"mesh".into()), "{out}");
     let inbound = find(&connections, "direction", "inbound").unwrap();
@@ -139,6 +154,24 @@ fn errors_name_the_fix() {
     assert!(said(&["--lab", "no-such-lab", "status"]).contains("mesh-lab --name no-such-lab up"));
     assert!(said(&["--lab", LAB, "check"]).contains("leave out --lab"), "a lab is no cluster");
     assert!(said(&["--lab", LAB, "certs", "--node", "node9"]).contains("no agent answered on node9"));
+}
+
+/// Of a lab; the others need a cluster.
+fn every_verb_answers_in_json() {
+    for verb in [
+        &["status"][..],
+        &["workloads", "-A"],
+        &["services"],
+        &["policies"],
+        &["certs"],
+        &["connections"],
+        &["why", "town/guest", "inn:80"],
+        &["rotate-root"],
+        &["version"],
+    ] {
+        let answer = json(verb);
+        assert!(answer.is_array() || answer.is_object(), "{verb:?}: {answer}");
+    }
 }
 
 fn a_lost_agent_keeps_its_row(lab: &Lab) {

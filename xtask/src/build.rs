@@ -17,6 +17,7 @@ pub fn everything(workspace: &Workspace) -> Result<()> {
 
 /// Builds the programs alone, in the profile that tests, demo and benchmarks share.
 pub fn programs(workspace: &Workspace) -> Result<()> {
+    remark!("building {} (minutes, the first time)", PROGRAMS.join(", "));
     let mut cargo = workspace.cargo();
     cargo.args(["build", "--release"]);
     for program in PROGRAMS {
@@ -28,6 +29,7 @@ pub fn programs(workspace: &Workspace) -> Result<()> {
 /// Builds the CNI plugin: static, since it runs on nodes with whatever C library, and of few pages, since it is started for
 /// each pod. Other flags than everything else has mean a target directory of its own.
 pub fn plugin(workspace: &Workspace) -> Result<()> {
+    remark!("building mesh-cni, the CNI plugin, which is static");
     workspace
         .cargo()
         .args(["build", "--release", "--package", "mesh-cni", "--bin", "mesh-cni"])

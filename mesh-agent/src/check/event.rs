@@ -1,17 +1,29 @@
 //! Telling people who look at the node in Kubernetes what it lacks.
+//!
+//! The check runs anew for as long as something is missing. It is told once and then counted, which the kube client can do
+//! only within one process: so the event's name is made of what it says, and who finds it there counts it up.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::ObjectReference;
-use kube::runtime::events::{Event, EventType, Recorder, Reporter};
+use k8s_openapi::api::events::v1::Event;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
+use k8s_openapi::jiff::Timestamp;
+use kube::Api;
+use kube::api::{ObjectMeta, Patch, PatchParams, PostParams};
+use serde_json::{Value, json};
 
 use super::Need;
 use crate::cluster;
 
 /// The answer of the check is in its output and exit status; nobody waits longer for more.
 const TIMEOUT: Duration = Duration::from_secs(5);
+/// Events about what has no namespace are in this one.
+const NAMESPACE: &str = "default";
 
-/// Makes an event of what is missing on `node`. A failure is told on standard error and changes nothing.
+/// Makes an event of what is missing on `node`, or counts up the one that says so. A failure is told on standard error and
+/// changes nothing.
 pub fn tell(node: &str, missing: &[&Need]) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let told = runtime.map_err(|error| error.to_string()).and_then(|runtime| {
@@ -27,26 +39,59 @@ pub fn tell(node: &str, missing: &[&Need]) {
 }
 
 async fn publish(node: &str, missing: &[&Need]) -> Result<(), kube::Error> {
-    let reporter = Reporter { controller: "nodemesh.io/mesh-agent".into(), instance: Some(node.to_owned()) };
-    let event = Event {
-        type_: EventType::Warning,
-        reason: "MeshAgentCannotRun".to_owned(),
-        note: Some(cluster::note(&in_words(missing))),
-        action: "Check".to_owned(),
-        secondary: None,
-    };
-    let regarding = ObjectReference {
-        api_version: Some("v1".to_owned()),
-        kind: Some("Node".to_owned()),
-        name: Some(node.to_owned()),
-        // As kubelets refer to their nodes, by which `kubectl describe` finds the event.
-        uid: Some(node.to_owned()),
-        ..ObjectReference::default()
-    };
-    Recorder::new(cluster::connect().await?, reporter).publish(&event, &regarding).await
+    let event = event(node, &in_words(missing));
+    let name = event.metadata.name.clone().unwrap_or_default();
+    let events: Api<Event> = Api::namespaced(cluster::connect().await?, NAMESPACE);
+    match events.create(&PostParams::default(), &event).await {
+        Err(kube::Error::Api(status)) if status.is_already_exists() => count(&events, &name).await,
+        made => made.map(drop),
+    }
 }
 
-fn in_words(missing: &[&Need]) -> String {
+/// An agent may change events and not read them: a change of nothing answers with what is there.
+async fn count(events: &Api<Event>, name: &str) -> Result<(), kube::Error> {
+    let how = PatchParams::default();
+    let there = events.patch(name, &how, &Patch::Merge(json!({}))).await?;
+    events.patch(name, &how, &Patch::Merge(once_more(&there))).await.map(drop)
+}
+
+/// What counts an event up.
+fn once_more(event: &Event) -> Value {
+    let count = event.series.as_ref().map_or(1, |series| series.count) + 1;
+    json!({"series": {"count": count, "lastObservedTime": MicroTime(Timestamp::now())}})
+}
+
+fn event(node: &str, words: &str) -> Event {
+    let note = cluster::note(words);
+    let mut hash = DefaultHasher::new();
+    note.hash(&mut hash);
+    Event {
+        metadata: ObjectMeta {
+            name: Some(format!("{node}.mesh-agent.{:016x}", hash.finish())),
+            namespace: Some(NAMESPACE.to_owned()),
+            ..ObjectMeta::default()
+        },
+        type_: Some("Warning".to_owned()),
+        reason: Some("MeshAgentCannotRun".to_owned()),
+        note: Some(note),
+        action: Some("Check".to_owned()),
+        event_time: Some(MicroTime(Timestamp::now())),
+        reporting_controller: Some("nodemesh.io/mesh-agent".to_owned()),
+        reporting_instance: Some(node.to_owned()),
+        regarding: Some(ObjectReference {
+            api_version: Some("v1".to_owned()),
+            kind: Some("Node".to_owned()),
+            name: Some(node.to_owned()),
+            // As kubelets refer to their nodes, by which `kubectl describe` finds the event.
+            uid: Some(node.to_owned()),
+            ..ObjectReference::default()
+        }),
+        ..Event::default()
+    }
+}
+
+/// What is missing, in one line.
+pub fn in_words(missing: &[&Need]) -> String {
     let each = missing.iter().map(|need| format!("{}: {}", need.name, need.detail));
     each.collect::<Vec<_>>().join("; ")
 }
@@ -66,5 +111,19 @@ mod tests {
         };
         let (first, second) = (need("kernel", "4.19 is too old"), need("BTF", "no file"));
         assert_eq!(in_words(&[&first, &second]), "kernel: 4.19 is too old; BTF: no file");
+    }
+
+    #[test]
+    fn the_same_words_are_the_same_event_and_are_counted() {
+        let name = |node: &str, words: &str| event(node, words).metadata.name.unwrap();
+        assert_eq!(name("node1", "no BTF"), name("node1", "no BTF"));
+        assert_ne!(name("node1", "no BTF"), name("node1", "no cgroup"));
+        assert_ne!(name("node1", "no BTF"), name("node2", "no BTF"));
+        let mut there = event("node1", "no BTF");
+        for expected in 2..4 {
+            let patch = once_more(&there);
+            assert_eq!(patch["series"]["count"], expected);
+            there.series = serde_json::from_value(patch["series"].clone()).unwrap();
+        }
     }
 }

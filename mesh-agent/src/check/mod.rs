@@ -39,7 +39,7 @@ pub struct Need {
 /// Checks and prints. Fails if something that is required lacks, and says so in an event on the Kubernetes node, if there
 /// is one to tell.
 pub fn run(cgroup_root: &Path, format: Format, node: Option<&str>) -> io::Result<ExitCode> {
-    let needs = needs::all(cgroup_root);
+    let needs = needs::all(cgroup_root, node.is_some());
     let said = mesh_log::write(&match format {
         Format::Table => table(&needs),
         Format::Json => serde_json::json!(needs).to_string() + "\n",
@@ -49,9 +49,18 @@ pub fn run(cgroup_root: &Path, format: Format, node: Option<&str>) -> io::Result
         return said.map(|()| ExitCode::SUCCESS);
     }
     if let Some(node) = node {
+        leave_last_words(&event::in_words(&missing));
         event::tell(node, &missing);
     }
     said.map(|()| ExitCode::FAILURE)
+}
+
+/// What Kubernetes shows of a container that ended: what is missing, instead of all that was looked for.
+fn leave_last_words(text: &str) {
+    const TERMINATION_LOG: &str = "/dev/termination-log";
+    // Not there outside of Kubernetes; the whole answer is on standard output.
+    let file = std::fs::OpenOptions::new().write(true).truncate(true).open(TERMINATION_LOG);
+    let _not_in_a_pod = file.and_then(|mut file| io::Write::write_all(&mut file, text.as_bytes()));
 }
 
 fn table(needs: &[Need]) -> String {

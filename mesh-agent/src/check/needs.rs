@@ -10,7 +10,7 @@ use rustix::process::{Resource, getrlimit};
 
 use super::Need;
 use crate::sys::ebpf::Trial;
-use crate::sys::{Netns, cgroup_id_of_self};
+use crate::sys::{Netns, cgroup_id_of_self, is_below};
 
 /// Open files below which a busy node runs out.
 const ENOUGH_FILES: u64 = 10_000;
@@ -18,12 +18,14 @@ const ENOUGH_FILES: u64 = 10_000;
 /// What a look gave: what was found, or why nothing was.
 type Found = Result<String, String>;
 
-pub(super) fn all(cgroup_root: &Path) -> Vec<Need> {
+/// `in_pod`: whether this is a pod of the node, which has to be where the agent looks for pods.
+pub(super) fn all(cgroup_root: &Path, in_pod: bool) -> Vec<Need> {
     let (loaded, unprivileged) = trial();
+    let own_cgroup = if in_pod { below(cgroup_root) } else { cgroup(cgroup_root) };
     vec![
         need("kernel", true, kernel(), "netns cookies and sk_lookup need Linux 5.14 or later"),
         need("BTF", true, exists("/sys/kernel/btf/vmlinux"), "socket storage can't be created"),
-        need("cgroup v2", true, cgroup(cgroup_root), "there is nothing to attach the programs to"),
+        need("cgroup v2", true, own_cgroup, "there is nothing to attach the programs to"),
         need(
             "BPF file system",
             true,
@@ -100,8 +102,39 @@ fn exists(path: &str) -> Found {
 }
 
 fn cgroup(root: &Path) -> Found {
-    let id = cgroup_id_of_self(root).map_err(|error| error.to_string())?;
+    let id = cgroup_id_of_self(root).map_err(|error| {
+        let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+        format!("{error}; {}", advice(&mounts))
+    })?;
     Ok(format!("{}, own cgroup {id}", root.display()))
+}
+
+/// The same, where this process is one of a pod: programs that are attached at `root` see what is below it alone.
+fn below(root: &Path) -> Found {
+    let found = cgroup(root)?;
+    if is_below(root, std::process::id()) {
+        return Ok(found);
+    }
+    Err(format!(
+        "the node's pods are not below {}: set agent.cgroupRoot (--cgroup-root) to the cgroup v2 directory above them, such \
+         as /sys/fs/cgroup, or /sys/fs/cgroup/unified where v1 is mounted too",
+        root.display()
+    ))
+}
+
+/// What to set, by the mounts that are to be seen.
+fn advice(mounts: &str) -> String {
+    let v2 = mounts.lines().find_map(|line| {
+        let mut fields = line.split(' ').skip(1);
+        let (path, kind) = (fields.next()?, fields.next()?);
+        (kind == "cgroup2").then_some(path)
+    });
+    match v2 {
+        Some(path) => format!("set agent.cgroupRoot={path} (--cgroup-root)"),
+        None => "set agent.cgroupRoot (--cgroup-root) to where cgroup v2 is mounted; none is to be seen here, and \
+                 systemd.unified_cgroup_hierarchy=1 on the kernel's command line has it mounted at /sys/fs/cgroup"
+            .to_owned(),
+    }
 }
 
 fn bpffs() -> Found {
@@ -162,4 +195,27 @@ fn clock() -> Found {
     let now =
         std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_secs();
     if now > BEFORE_RELEASE { Ok("set".to_owned()) } else { Err("never set".to_owned()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cgroup_root_that_does_not_work_is_told_with_the_value_that_does() {
+        let hybrid =
+            "cgroup /sys/fs/cgroup/cpu cgroup rw 0 0\ncgroup2 /sys/fs/cgroup/unified cgroup2 rw 0 0\n";
+        assert_eq!(advice(hybrid), "set agent.cgroupRoot=/sys/fs/cgroup/unified (--cgroup-root)");
+        let v1 = "cgroup /sys/fs/cgroup/cpu cgroup rw 0 0\n";
+        assert!(advice(v1).contains("systemd.unified_cgroup_hierarchy=1"));
+    }
+
+    #[test]
+    fn a_root_that_is_no_cgroup_or_has_no_pod_below_it_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let error = cgroup(directory.path()).unwrap_err();
+        assert!(error.contains("agent.cgroupRoot"), "{error}");
+        fs::write(directory.path().join("cgroup.procs"), "1\n").unwrap();
+        assert!(is_below(directory.path(), 1) && !is_below(directory.path(), 2));
+    }
 }

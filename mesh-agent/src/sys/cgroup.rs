@@ -39,6 +39,11 @@ pub fn cgroup_id_of_self(mount: &Path) -> io::Result<u64> {
     Ok(fs::metadata(path)?.ino())
 }
 
+/// Whether a process is in a cgroup below `root`, or in `root` itself.
+pub fn is_below(root: &Path, pid: u32) -> bool {
+    find_process(root, pid).is_some()
+}
+
 /// The cgroup that a process is in, below `root` or `root` itself.
 fn find_process(root: &Path, pid: u32) -> Option<PathBuf> {
     let mut queue = VecDeque::from([root.to_path_buf()]);

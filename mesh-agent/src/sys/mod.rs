@@ -21,7 +21,7 @@ mod socket;
 mod types;
 mod veth;
 
-pub use cgroup::{cgroup_id_of_self, cgroups_outside_of_pods};
+pub use cgroup::{cgroup_id_of_self, cgroups_outside_of_pods, is_below};
 pub use diag::{Leftovers, MOST_LISTED, destroy, destroy_what_is_left, leftovers};
 pub use loopback::widen as widen_loopback;
 pub use memory::{give_back_code, give_back_unused};

@@ -59,8 +59,13 @@ impl Client {
             self.wait_for_certificate().await;
             let responses_before = self.publisher.responses;
             let Err(ended) = self.follow().await;
-            self.link.down(&ended.to_string());
-            self.unreachable.notify_one();
+            if matches!(ended, Ended::Closed) && self.publisher.responses > responses_before {
+                // As it does from time to time, so that agents spread over its replicas.
+                self.link.leaving();
+            } else {
+                self.link.down(&ended.to_string());
+                self.unreachable.notify_one();
+            }
             if self.publisher.responses > responses_before {
                 pause = FIRST_PAUSE;
             }

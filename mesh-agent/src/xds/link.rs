@@ -55,6 +55,13 @@ impl Link {
         *state = State { connected: false, since, error: Some(reason.to_owned()) };
     }
 
+    /// The control plane has let the agent go, which connects again: no news for anybody.
+    pub fn leaving(&self) {
+        let reason = "the control plane closed the stream";
+        tracing::debug!(address = self.address, reason, "connecting again");
+        *self.state() = State { connected: false, since: Instant::now(), error: Some(reason.to_owned()) };
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

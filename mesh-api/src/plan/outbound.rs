@@ -75,6 +75,16 @@ pub enum Reject {
     },
 }
 
+impl Reject {
+    /// The service that was asked for, if one was.
+    pub fn service(&self) -> Option<&Service> {
+        match self {
+            Self::NoSuchPort { service, .. } | Self::NoEndpoint { service, .. } => Some(service),
+            Self::Waypoint { .. } | Self::MeshPort { .. } => None,
+        }
+    }
+}
+
 /// Says where a connection of a workload goes.
 pub fn route(snapshot: &Snapshot, source: &Workload, destination: SocketAddr) -> Route {
     let destination = SocketAddr::new(destination.ip().to_canonical(), destination.port());

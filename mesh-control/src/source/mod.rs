@@ -18,7 +18,7 @@ use mesh_api::admin::ResourceStatus;
 use mesh_api::compile::{Change, Compiler, Condition, MeshConfig, Output};
 use mesh_api::manifest::ManifestError;
 use tokio::sync::watch;
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use self::directory::Directory;
 use crate::config::Configuration;
@@ -189,8 +189,28 @@ impl Publisher {
         self.present.built = Some(Instant::now());
         self.present.objects = objects;
         let generation = self.present.generation;
-        info!(generation, objects, changes = count, resources = changed, errors = errors.len(), took = ?start.elapsed(),
-              "configuration");
+        let (errors_now, took) = (errors.len(), start.elapsed());
+        // What changes nothing that agents get is mostly a heartbeat: every node and lease has one.
+        if changed > 0 || generation == 1 {
+            info!(
+                generation,
+                objects,
+                changes = count,
+                resources = changed,
+                errors = errors_now,
+                ?took,
+                "configuration"
+            );
+        } else {
+            debug!(
+                generation,
+                objects,
+                changes = count,
+                errors = errors_now,
+                ?took,
+                "configuration, nothing new in it"
+            );
+        }
         self.count(errors.len(), start);
         let conditions = self.compiler.conditions();
         self.report(errors, warnings, conditions, policies_changed);

@@ -1,6 +1,7 @@
 //! `envoy.service.discovery.v3.AggregatedDiscoveryService`: who may open a stream.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use mesh_api::identity::SpiffeId;
 use mesh_api::wire::xds::aggregated_discovery_service_server::AggregatedDiscoveryService;
@@ -13,7 +14,7 @@ use tonic::{Request, Response, Status, Streaming};
 use tracing::warn;
 
 use super::agents::Agents;
-use super::stream::{Credentials, Stream, Types};
+use super::stream::{Credentials, Stream, Types, stay};
 use crate::ca::Authority;
 use crate::config::Configuration;
 use crate::metrics::Metrics;
@@ -34,6 +35,8 @@ pub struct DiscoveryService {
     pub metrics: Arc<Metrics>,
     /// Turns to true when the server stops.
     pub stopping: watch::Receiver<bool>,
+    /// How long an agent stays, about.
+    pub stay: Duration,
 }
 
 #[tonic::async_trait]
@@ -65,6 +68,7 @@ impl AggregatedDiscoveryService for DiscoveryService {
             metrics: Arc::clone(&self.metrics),
             outbound,
             types: Types::default(),
+            stay: stay(self.stay),
         };
         // The answer's headers must not wait for the first request, so that is read by the task.
         tokio::spawn(stream.serve(request.into_inner()));

@@ -1,14 +1,16 @@
 //! One agent's stream, from its first request to its end.
 
 use std::net::IpAddr;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
 use mesh_api::wire::type_url;
 use mesh_api::wire::xds::{CONTINUES, DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node, PARTS};
 use prost_types::value;
+use rand::Rng;
 use tokio::sync::{mpsc, watch};
-use tokio::time::timeout;
+use tokio::time::{Sleep, sleep, timeout};
 use tonic::metadata::MetadataMap;
 use tonic::{Status, Streaming};
 use tracing::{debug, info, warn};
@@ -37,6 +39,16 @@ pub(super) struct Stream {
     pub metrics: Arc<Metrics>,
     pub outbound: mpsc::Sender<Outgoing>,
     pub types: Types,
+    /// How long it lasts at most.
+    pub stay: Duration,
+}
+
+/// So long a stream lasts: `about` that, and another time for each.
+///
+/// After a roll-out of the control plane all agents would be with the replica that was there first, for good; whoever
+/// connects again is dealt out by the Service. That they came together shall not have them come together again.
+pub(super) fn stay(about: Duration) -> Duration {
+    about.mul_f64(rand::rng().random_range(0.8..1.2))
 }
 
 /// Bytes of resources that a response has at most, for agents that take a state in parts. It is what a slow agent costs
@@ -83,6 +95,8 @@ enum Event<'a> {
     Ready(mpsc::Permit<'a, Outgoing>),
     /// The agent's connection has ended.
     Gone,
+    /// The agent is to find itself a replica again.
+    Stayed,
 }
 
 /// Order of what is sent for one change. A policy is there before the first workload that names it, and goes after
@@ -125,8 +139,9 @@ impl Stream {
     async fn exchange(&mut self, inbound: &mut Streaming<DeltaDiscoveryRequest>) -> String {
         let outbound = self.outbound.clone();
         let mut pending = true;
+        let mut end = pin!(sleep(self.stay));
         loop {
-            match self.event(inbound, &outbound, pending).await {
+            match self.event(inbound, &outbound, pending, end.as_mut()).await {
                 Event::Request(Ok(Some(request))) => match self.take(request) {
                     Ok(()) => pending = true,
                     Err(status) => return self.refuse(status),
@@ -146,6 +161,8 @@ impl Stream {
                     None => pending = false,
                 },
                 Event::Gone => return "the connection is gone".to_owned(),
+                // The agent sees an end without an error.
+                Event::Stayed => return "it is to choose a replica again".to_owned(),
             }
         }
     }
@@ -155,6 +172,7 @@ impl Stream {
         inbound: &mut Streaming<DeltaDiscoveryRequest>,
         outbound: &'a mpsc::Sender<Outgoing>,
         pending: bool,
+        end: Pin<&mut Sleep>,
     ) -> Event<'a> {
         // In this order, so that a type that was asked for by now is seen before the next answer is chosen.
         tokio::select! {
@@ -165,6 +183,8 @@ impl Stream {
             changed = self.configuration.changed() => changed.map_or(Event::Stopping, |()| Event::Changed),
             // Only when the agent's connection has taken the last response is the next one made.
             slot = outbound.reserve(), if pending => slot.map_or(Event::Gone, Event::Ready),
+            // Last, and only between two changes: nobody is sent away with half a state.
+            () = end, if !pending => Event::Stayed,
         }
     }
 
@@ -307,5 +327,19 @@ fn check_node<'a>(node: &str, described: Option<&'a Node>) -> Result<&'a str, St
             Err(Status::permission_denied(text))
         }
         _ => Ok(&described.id),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn agents_that_came_together_do_not_leave_together() {
+        let one = || stay(Duration::from_mins(10));
+        let stays: std::collections::BTreeSet<_> = std::iter::repeat_with(one).take(100).collect();
+        let (Some(&first), Some(&last)) = (stays.first(), stays.last()) else { panic!("none") };
+        assert!(first >= Duration::from_mins(8) && last <= Duration::from_mins(12), "{stays:?}");
+        assert!(stays.len() > 90 && last > first + Duration::from_mins(2), "{stays:?}");
     }
 }

@@ -18,6 +18,7 @@ type Deed = (&'static str, &'static str, &'static str, bool);
 
 const DEEDS: &[Deed] = &[
     ("create", "", "namespaces", false),
+    ("get", "apiextensions.k8s.io", "customresourcedefinitions", false),
     ("patch", "apiextensions.k8s.io", "customresourcedefinitions", false),
     ("patch", "rbac.authorization.k8s.io", "clusterroles", false),
     ("patch", "rbac.authorization.k8s.io", "clusterrolebindings", false),
@@ -34,6 +35,7 @@ const DEEDS: &[Deed] = &[
     ("patch", "policy", "poddisruptionbudgets", true),
     ("list", "", "pods", true),
     ("list", "", "nodes", false),
+    ("list", "apps", "daemonsets", false),
 ];
 
 /// Asks the API server for each deed.

@@ -12,6 +12,7 @@ use super::{Finding, resources};
 use crate::cluster::Cluster;
 use crate::output::until;
 use crate::source::{Mesh, Nodes};
+use crate::standing::NotEnrolled;
 use crate::status::{self, NodeState, Status};
 
 /// Kinds that the control plane reads.
@@ -52,7 +53,7 @@ pub async fn check(cluster: Cluster) -> Result<Vec<Finding>> {
             .map(|problem| Finding::fail("pods", problem, "`kubectl describe` its Deployment or DaemonSet")),
     );
     if status.nodes.iter().any(|node| node.status.is_some()) {
-        findings.extend(pods(&mesh).await);
+        findings.extend(pods(&mesh, &status.not_enrolled).await);
         findings.extend(certificates(&mesh).await);
     }
     Ok(findings)
@@ -183,16 +184,16 @@ fn versions(status: &Status) -> Finding {
     }
 }
 
-async fn pods(mesh: &Mesh) -> Vec<Finding> {
+async fn pods(mesh: &Mesh, not_enrolled: &[NotEnrolled]) -> Vec<Finding> {
     let answers = match mesh.ask::<Vec<PodStatus>>(&Nodes::default(), "/pods").await {
         Ok(answers) => answers,
         Err(error) => return vec![Finding::unknown("pods", &error)],
     };
     let all: Vec<PodStatus> = answers.into_iter().flat_map(|(_, pods)| pods).collect();
     let enrolled = all.iter().filter(|pod| pod.state == EnrolmentState::Enrolled).count();
-    let mut findings: Vec<_> = all.iter().filter_map(not_enrolled).collect();
+    let mut findings: Vec<_> = not_enrolled.iter().map(missing).collect();
     if findings.is_empty() {
-        findings.push(Finding::ok("pods", format!("{enrolled} are in the mesh, none failed to be taken in")));
+        findings.push(Finding::ok("pods", format!("{enrolled} are in the mesh, and all that should be")));
     }
     findings.extend(all.iter().filter_map(served_as_plain));
     findings.extend(same_node(&all));
@@ -217,16 +218,13 @@ fn served_as_plain(pod: &PodStatus) -> Option<Finding> {
     Some(Finding::warn(&check, format!("in the mesh, and {reason}"), "see the log of its node's agent"))
 }
 
-fn not_enrolled(pod: &PodStatus) -> Option<Finding> {
-    let reason = pod.reason.as_deref().unwrap_or("no reason known");
-    let check = format!("pod {}/{}", pod.namespace, pod.name);
-    (pod.state == EnrolmentState::Failed).then(|| {
-        Finding::warn(
-            &check,
-            format!("is selected and not in the mesh: {reason}"),
-            "see the events of the pod",
-        )
-    })
+fn missing(pod: &NotEnrolled) -> Finding {
+    let state = if pod.state == EnrolmentState::Failed { "" } else { " yet" };
+    Finding::warn(
+        &format!("pod {}", pod.pod),
+        format!("is selected and not in the mesh{state}: {}", pod.reason),
+        "see the events of the pod",
+    )
 }
 
 async fn certificates(mesh: &Mesh) -> Vec<Finding> {

@@ -8,6 +8,7 @@ use kube::{Api, ResourceExt};
 
 use super::{Finding, access, kernel, strangers};
 use crate::cluster::Cluster;
+use crate::install;
 
 /// The first Kubernetes with all fields of the chart, and with tokens that name the node that they are bound to.
 const KUBERNETES: (u32, u32) = (1, 30);
@@ -71,8 +72,16 @@ fn of_namespace(name: &str, namespace: Option<&Namespace>) -> Finding {
     }
 }
 
+/// Refusals are the installation's own, so that what fails here is what fails there.
 async fn installation(cluster: &Cluster) -> Result<Finding> {
     let check = "installation";
+    if let Some(refusal) = install::refusal(cluster, install::RELEASE).await? {
+        return Ok(Finding::fail(
+            check,
+            refusal,
+            "`meshctl install` would refuse; it changes nothing that is not its own",
+        ));
+    }
     Ok(if cluster.daemon_set().await?.is_some() {
         let found = format!("a mesh is in {} already; an installation changes it", cluster.namespace);
         Finding::warn(check, found, "`meshctl check` without --pre looks at it")
@@ -86,10 +95,10 @@ fn helm() -> Finding {
     let found = env::split_paths(&path).map(|directory| directory.join("helm")).find(|file| file.is_file());
     match found {
         Some(file) => Finding::ok("helm", file.display().to_string()),
-        None => Finding::warn(
+        None => Finding::fail(
             "helm",
-            "not on PATH",
-            "get it, for it renders the chart: https://helm.sh/docs/intro/install",
+            "not on PATH, and `meshctl install` renders the chart with it",
+            "get version 3.14 or later: https://helm.sh/docs/intro/install",
         ),
     }
 }

@@ -77,12 +77,12 @@ mod tests {
     #[test]
     fn what_is_not_in_force_is_named_with_field_meaning_and_fix() {
         let resources = vec![resource("good", InForce::AsWritten), resource("bad", InForce::No)];
-        let found = findings(&Resources { resources, unread: Vec::new() });
+        let found = findings(&Resources { resources, ..Resources::default() });
         let fix = "name one";
         let detail = "nothing of it is in force: spec.host: is no Service";
         assert_eq!(found, [Finding::warn("DestinationRule shop/bad", detail, fix)]);
         let resources = vec![resource("good", InForce::AsWritten)];
-        assert_eq!(findings(&Resources { resources, unread: Vec::new() })[0].result, Verdict::Ok);
+        assert_eq!(findings(&Resources { resources, ..Resources::default() })[0].result, Verdict::Ok);
     }
 
     #[test]
@@ -95,7 +95,7 @@ mod tests {
             examples: examples.iter().map(|it| (*it).to_owned()).collect(),
         };
         let unread = vec![kind("VirtualService", 9, &["shop/a", "shop/b"]), kind("Sidecar", 1, &["shop/c"])];
-        let found = findings(&Resources { resources, unread });
+        let found = findings(&Resources { resources, unread, ..Resources::default() });
         assert_eq!(found.len(), MOST + 2);
         assert!(found[MOST].detail.starts_with("5 more"), "{:?}", found[MOST]);
         let last = &found[MOST + 1].detail;

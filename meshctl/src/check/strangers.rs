@@ -3,11 +3,13 @@
 use anyhow::{Context, Result};
 use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::core::v1::Namespace;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::ListParams;
 use kube::{Api, ResourceExt};
 
 use super::Finding;
 use crate::cluster::Cluster;
+use crate::install;
 
 const CHECK: &str = "other meshes";
 
@@ -25,6 +27,17 @@ const REDIRECTORS: &[(&str, &str)] = &[
     ("istio-cni-node", "Istio"),
     ("linkerd-cni", "Linkerd"),
     ("kuma-cni-node", "Kuma"),
+    ("consul-cni", "Consul"),
+];
+
+/// Other meshes: the name, the end of their definitions' groups, and namespaces that they are usually installed in.
+const MESHES: &[(&str, &str, &[&str])] = &[
+    ("Istio", "istio.io", &["istio-system"]),
+    ("Linkerd", "linkerd.io", &["linkerd", "linkerd-cni", "linkerd-viz"]),
+    ("Cilium", "cilium.io", &["cilium", "cilium-system"]),
+    ("Kuma", "kuma.io", &["kuma-system", "kong-mesh-system"]),
+    ("Consul", "consul.hashicorp.com", &["consul"]),
+    ("Open Service Mesh", "openservicemesh.io", &["osm-system"]),
 ];
 
 /// A finding for each sign of another mesh, or one that says that there is none.
@@ -33,12 +46,44 @@ pub async fn check(cluster: &Cluster) -> Result<Vec<Finding>> {
     let namespaces = namespaces.list(&ListParams::default()).await.context("can't list the namespaces")?;
     let sets: Api<DaemonSet> = Api::all(cluster.client.clone());
     let sets = sets.list_metadata(&ListParams::default()).await.context("can't list the DaemonSets")?;
-    let mut found: Vec<_> = namespaces.iter().filter_map(of_namespace).collect();
+    let definitions: Api<CustomResourceDefinition> = Api::all(cluster.client.clone());
+    let definitions = definitions.list_metadata(&ListParams::default()).await;
+    let definitions = definitions.context("can't list the definitions of kinds")?;
+    let others = definitions.iter().filter(|it| install::owner(&it.metadata).is_some());
+    let definitions: Vec<_> = others.map(ResourceExt::name_any).collect();
+    let names: Vec<_> = namespaces.iter().map(ResourceExt::name_any).collect();
+    let mut found: Vec<_> = MESHES.iter().filter_map(|mesh| installed(mesh, &definitions, &names)).collect();
+    found.extend(namespaces.iter().filter_map(of_namespace));
     found.extend(sets.iter().filter_map(|set| of_daemon_set(&set.name_any(), &set.namespace()?)));
     if found.is_empty() {
         found.push(Finding::ok(CHECK, "none"));
     }
     Ok(found)
+}
+
+/// A mesh that its definitions or its namespace show.
+fn installed(
+    (mesh, group, places): &(&str, &str, &[&str]),
+    definitions: &[String],
+    namespaces: &[String],
+) -> Option<Finding> {
+    let is_of_group = |name: &&String| name.ends_with(&format!(".{group}"));
+    let own: Vec<_> = definitions.iter().filter(is_of_group).collect();
+    let mut signs: Vec<_> = namespaces.iter().filter(|it| places.contains(&it.as_str())).cloned().collect();
+    signs.iter_mut().for_each(|sign| sign.insert_str(0, "namespace "));
+    if let Some(first) = own.first() {
+        signs.push(format!("{} definitions such as {first}", own.len()));
+    }
+    let fix = match *mesh {
+        "Istio" => {
+            "its definitions are left alone by `meshctl install`, and read; enrol only namespaces that it does not have"
+        }
+        "Cilium" => {
+            "as a network it needs cni.exclusive=false; as a mesh, enrol only namespaces that it does not have"
+        }
+        _ => "enrol only namespaces that it does not have",
+    };
+    (!signs.is_empty()).then(|| Finding::warn(CHECK, format!("{mesh}: {}", signs.join(", ")), fix))
 }
 
 fn of_namespace(namespace: &Namespace) -> Option<Finding> {
@@ -78,5 +123,24 @@ mod tests {
         assert!(of_namespace(&namespace(&json!({"name": "c"}))).is_none());
         assert!(of_daemon_set("ztunnel", "istio-system").is_some());
         assert!(of_daemon_set("mesh-agent", "nodemesh-system").is_none());
+    }
+
+    #[test]
+    fn others_are_known_by_their_definitions_and_their_namespace() {
+        let texts = |all: &[&str]| all.iter().map(|&it| it.to_owned()).collect::<Vec<_>>();
+        let definitions =
+            texts(&["gateways.networking.istio.io", "meshes.kuma.io", "routes.example.notistio.io"]);
+        let namespaces = texts(&["default", "istio-system", "consul"]);
+        let found: Vec<_> =
+            MESHES.iter().filter_map(|mesh| installed(mesh, &definitions, &namespaces)).collect();
+        let told: Vec<_> = found.iter().map(|finding| finding.detail.as_str()).collect();
+        assert_eq!(
+            told,
+            [
+                "Istio: namespace istio-system, 1 definitions such as gateways.networking.istio.io",
+                "Kuma: 1 definitions such as meshes.kuma.io",
+                "Consul: namespace consul",
+            ]
+        );
     }
 }

@@ -22,8 +22,8 @@ use crate::ask::Endpoint;
 use crate::reason::of_client;
 
 pub use forward::PodPort;
-pub use names::{COMPONENT_AGENT, COMPONENT_CONTROL, FIELD_MANAGER, INSTANCE_LABEL};
-pub use pods::{is_ready, trouble};
+pub use names::{COMPONENT_AGENT, COMPONENT_CONTROL, FIELD_MANAGER, INSTANCE_LABEL, selector};
+pub use pods::{is_ready, refused, trouble};
 
 /// Port of the admin endpoints on the pods' loopback.
 const ADMIN_PORT: u16 = 15000;
@@ -145,13 +145,11 @@ impl Cluster {
         self.of_component::<Pod>(component).await
     }
 
-    /// The node that a pod runs on. An error if there is no such pod, or if it was not scheduled yet.
-    pub async fn node_of(&self, namespace: &str, name: &str) -> Result<String> {
+    /// Anybody's pod. An error if there is none.
+    pub async fn pod(&self, namespace: &str, name: &str) -> Result<Pod> {
         let pods = Api::<Pod>::namespaced(self.client.clone(), namespace);
         let pod = pods.get_opt(name).await.context("can't read the pod")?;
-        let pod = pod.with_context(|| format!("there is no pod {namespace}/{name}"))?;
-        let node = pod.spec.and_then(|spec| spec.node_name);
-        node.with_context(|| format!("the pod {namespace}/{name} was not scheduled to a node yet"))
+        pod.with_context(|| format!("there is no pod {namespace}/{name}"))
     }
 
     /// Objects of a kind in the mesh's namespace.
@@ -191,8 +189,8 @@ impl Cluster {
         K: Resource<Scope = NamespaceResourceScope> + Clone + DeserializeOwned + std::fmt::Debug,
         K::DynamicType: Default,
     {
-        let selector = ListParams::default().labels(&names::selector(component));
-        let listed = self.api::<K>().list(&selector).await;
+        let labelled = ListParams::default().labels(&selector(component));
+        let listed = self.api::<K>().list(&labelled).await;
         let kind = K::kind(&K::DynamicType::default()).into_owned();
         Ok(listed
             .with_context(|| format!("can't list the {kind}s of {component} in {}", self.namespace))?

@@ -2,6 +2,9 @@
 
 use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Pod};
 
+/// The agent pods' init container that looks whether the node has what the agent needs.
+const CHECK: &str = "check";
+
 /// Whether its condition `Ready` is true.
 pub fn is_ready(pod: &Pod) -> bool {
     let conditions = pod.status.iter().filter_map(|status| status.conditions.as_ref()).flatten();
@@ -26,6 +29,16 @@ pub fn trouble(pod: &Pod) -> Option<String> {
             Some(format!("is {}{reason}", phase.unwrap_or("in no phase yet")))
         }
     }
+}
+
+/// What an agent's node lacks, if the check that runs before the agent has failed there.
+pub fn refused(pod: &Pod) -> Option<String> {
+    let containers = pod.status.as_ref()?.init_container_statuses.as_ref()?;
+    let check = containers.iter().find(|container| container.name == CHECK)?;
+    [&check.state, &check.last_state].into_iter().find_map(|state| {
+        let ended = state.as_ref()?.terminated.as_ref()?;
+        (ended.exit_code != 0).then(|| last_words(state.as_ref()))?
+    })
 }
 
 fn unscheduled(pod: &Pod) -> Option<String> {
@@ -114,5 +127,20 @@ mod tests {
             "phase": "Pending", "containerStatuses": [container("agent", &waits, &json!({}))],
         }));
         assert_eq!(trouble(&stuck).unwrap(), "container agent is in ErrImageNeverPull: image is not present");
+    }
+
+    #[test]
+    fn what_a_node_lacks_is_what_its_check_ended_with() {
+        let check = |state: Value, last: Value| {
+            pod(&json!({"phase": "Pending", "initContainerStatuses": [
+                {"name": "check", "image": "", "imageID": "", "ready": false, "restartCount": 1, "state": state, "lastState": last},
+            ]}))
+        };
+        let ended = |code: i32| json!({"terminated": {"exitCode": code, "message": "cgroup v2: none"}});
+        assert_eq!(refused(&check(ended(1), json!({}))).as_deref(), Some("cgroup v2: none"));
+        let waits = json!({"waiting": {"reason": "CrashLoopBackOff"}});
+        assert_eq!(refused(&check(waits, ended(1))).as_deref(), Some("cgroup v2: none"));
+        assert_eq!(refused(&check(ended(0), json!({}))), None);
+        assert_eq!(refused(&pod(&json!({"phase": "Pending"}))), None);
     }
 }

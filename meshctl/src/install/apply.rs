@@ -49,6 +49,8 @@ pub enum Outcome {
     Accepted,
     /// Nobody can say: its namespace is yet to be made.
     Skipped,
+    /// It is somebody else's.
+    LeftAlone,
 }
 
 impl fmt::Display for Outcome {
@@ -59,6 +61,7 @@ impl fmt::Display for Outcome {
             Self::Unchanged => "unchanged",
             Self::Accepted => "accepted",
             Self::Skipped => "skipped: its namespace is not there yet",
+            Self::LeftAlone => "left alone: it is somebody else's",
         })
     }
 }
@@ -131,7 +134,7 @@ impl<'a> Applier<'a> {
     /// Deletes what `before` has and `now` has not, except definitions of kinds: people's resources go with those.
     pub async fn prune(&mut self, before: &Inventory, now: &Inventory) -> Result<()> {
         for entry in before.without(now).filter(|entry| !entry.is_definition()) {
-            eprintln!("deleting {entry}, which is not part of it any more");
+            remark!("deleting {entry}, which is not part of it any more");
             self.delete(entry).await?;
         }
         Ok(())
@@ -202,7 +205,7 @@ pub async fn ensure_namespace(cluster: &Cluster) -> Result<bool> {
         .create(&how, &namespace)
         .await
         .with_context(|| format!("can't create the namespace {name}"))?;
-    eprintln!("created Namespace {name}");
+    remark!("created Namespace {name}");
     Ok(true)
 }
 

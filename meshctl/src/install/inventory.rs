@@ -105,7 +105,8 @@ impl Inventory {
 }
 
 impl Entry {
-    fn of(object: &DynamicObject) -> Option<Self> {
+    /// What is recorded of an object.
+    pub fn of(object: &DynamicObject) -> Option<Self> {
         let types = object.types.as_ref()?;
         Some(Self {
             api_version: types.api_version.clone(),

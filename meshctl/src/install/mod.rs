@@ -6,6 +6,7 @@ mod chart;
 mod helm;
 mod inventory;
 mod manifests;
+mod others;
 mod ready;
 mod uninstall;
 
@@ -26,6 +27,7 @@ use apply::{Applied, Applier};
 use inventory::Inventory;
 
 pub use inventory::has_helm_release;
+pub use others::{RELEASE, owner, refusal};
 pub use uninstall::{Options as UninstallOptions, run as uninstall};
 
 /// How to install.
@@ -64,22 +66,31 @@ enum DryRun {
 pub async fn run(source: &Source, options: &Options, format: Format) -> Result<ExitCode> {
     if options.dry_run == Some(DryRun::Client) {
         // The cluster's version decides what the chart may use; without a cluster, the one that helm assumes.
-        let version = source.cluster().await.ok().map(|cluster| cluster.version);
-        write(&render(options, source.mesh_namespace(), version.as_deref()).await?)?;
+        let cluster = source.cluster().await.ok();
+        let version = cluster.as_ref().map(|cluster| cluster.version.as_str());
+        let text = render(options, source.mesh_namespace(), version).await?;
+        write(&text)?;
+        if let Some(cluster) = &cluster {
+            // Said on standard error: the manifests are the chart's.
+            others::set_aside(cluster, &mut manifests::parse(&text)?).await?;
+        }
         return Ok(ExitCode::SUCCESS);
     }
     let cluster = source.cluster().await?;
     refuse_others_release(&cluster, &options.release).await?;
     let text = render(options, &cluster.namespace, Some(&cluster.version)).await?;
-    let objects = manifests::parse(&text)?;
+    let mut objects = manifests::parse(&text)?;
+    let left = others::set_aside(&cluster, &mut objects).await?;
     if options.dry_run == Some(DryRun::Server) {
-        return try_out(&cluster, objects, format).await;
+        return try_out(&cluster, objects, left, format).await;
     }
-    let applied = change(&cluster, &options.release, objects).await?;
+    let mut applied = change(&cluster, &options.release, objects).await?;
+    applied.extend(left);
+    // Before the wait, which may be long or fail: until then nothing was said of the objects.
+    format.print(&applied, |applied| table(applied))?;
     if !options.no_wait {
         ready::wait(&cluster, options.timeout).await?;
     }
-    format.print(&applied, |applied| table(applied))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -90,18 +101,19 @@ async fn render(options: &Options, namespace: &str, version: Option<&str>) -> Re
 }
 
 async fn refuse_others_release(cluster: &Cluster, release: &str) -> Result<()> {
-    if has_helm_release(cluster, release).await? {
-        let namespace = &cluster.namespace;
-        bail!(
-            "{release} in {namespace} was installed by helm, which would not know of changes made here: use `helm upgrade -n \
-             {namespace} {release} CHART`, or `helm uninstall -n {namespace} {release}` first"
-        );
+    match refusal(cluster, release).await? {
+        Some(refusal) => bail!("{refusal}"),
+        None => Ok(()),
     }
-    Ok(())
 }
 
 /// Has the API server look at everything, each object for itself.
-async fn try_out(cluster: &Cluster, objects: Vec<DynamicObject>, format: Format) -> Result<ExitCode> {
+async fn try_out(
+    cluster: &Cluster,
+    objects: Vec<DynamicObject>,
+    left: Vec<Applied>,
+    format: Format,
+) -> Result<ExitCode> {
     let mut applier = Applier::rehearsing(cluster).await?;
     let mut results = Vec::new();
     for object in &objects {
@@ -112,9 +124,10 @@ async fn try_out(cluster: &Cluster, objects: Vec<DynamicObject>, format: Format)
     for result in results {
         match result {
             Ok(accepted) => shown.push(accepted),
-            Err(error) => eprintln!("error: {}", reason(&error)),
+            Err(error) => remark!("error: {}", reason(&error)),
         }
     }
+    shown.extend(left);
     format.print(&shown, |shown| table(shown))?;
     Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -129,9 +142,7 @@ async fn change(cluster: &Cluster, release: &str, objects: Vec<DynamicObject>) -
     let mut applier = Applier::new(cluster);
     let mut done = Vec::new();
     for object in &objects {
-        let it = applier.apply(object).await?;
-        eprintln!("{} {} {}", it.result, it.kind, it.name);
-        done.push(it);
+        done.push(applier.apply(object).await?);
     }
     applier.prune(&before, &inventory).await?;
     inventory.sort();

@@ -4,9 +4,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
+use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 
-use crate::cluster::{COMPONENT_AGENT, COMPONENT_CONTROL, Cluster, trouble};
+use crate::cluster::{COMPONENT_AGENT, COMPONENT_CONTROL, Cluster, refused, trouble};
 
 /// Between two looks.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -30,11 +31,18 @@ pub async fn wait(cluster: &Cluster, timeout: Duration) -> Result<()> {
         let all = look(cluster).await?;
         let line = all.iter().map(Progress::to_string).collect::<Vec<_>>().join(", ");
         if line != told {
-            eprintln!("{line}");
+            remark!("{line}");
             told = line;
         }
         if all.iter().all(Progress::is_done) {
             return Ok(());
+        }
+        let refused = refusals(cluster).await;
+        if !refused.is_empty() {
+            bail!(
+                "these nodes can't run the agent, and waiting changes nothing:{refused}\nRun `meshctl install` again with \
+                 what they need, or keep agents off them by agent.nodeSelector"
+            );
         }
         if Instant::now() > end {
             let troubles = troubles(cluster).await;
@@ -84,6 +92,27 @@ impl std::fmt::Display for Progress {
     }
 }
 
+/// What nodes lack where the agent's check of them has failed, each on a line.
+async fn refusals(cluster: &Cluster) -> String {
+    let Ok(Some(set)) = cluster.daemon_set().await else { return String::new() };
+    let pods = cluster.pods(COMPONENT_AGENT).await.unwrap_or_default();
+    let mut lines = String::new();
+    for pod in pods.iter().filter(|pod| is_of_this_version(pod, &set)) {
+        if let (Some(node), Some(words)) =
+            (pod.spec.as_ref().and_then(|it| it.node_name.as_ref()), refused(pod))
+        {
+            lines.extend(["\n  ", node, ": ", &words]);
+        }
+    }
+    lines
+}
+
+/// Whether a pod was made of what the `DaemonSet` says now. Pods of the version before may fail for what was changed.
+fn is_of_this_version(pod: &Pod, set: &DaemonSet) -> bool {
+    let wanted = set.metadata.generation.map(|it| it.to_string());
+    pod.labels().get("pod-template-generation") == wanted.as_ref()
+}
+
 /// What the mesh's pods that don't run say, each on a line.
 async fn troubles(cluster: &Cluster) -> String {
     let mut lines = String::new();
@@ -120,6 +149,20 @@ mod tests {
         let done =
             of(json!({"observedGeneration": 2, "replicas": 2, "updatedReplicas": 2, "availableReplicas": 2}));
         assert!(done.is_done());
+    }
+
+    #[test]
+    fn only_pods_of_this_version_say_what_their_nodes_lack() {
+        let set: DaemonSet = serde_json::from_value(json!({
+            "metadata": {"generation": 2}, "spec": {"selector": {}, "template": {}},
+        }))
+        .unwrap();
+        let of = |generation: &str| -> Pod {
+            let labels = json!({"pod-template-generation": generation});
+            serde_json::from_value(json!({"metadata": {"labels": labels}})).unwrap()
+        };
+        assert!(is_of_this_version(&of("2"), &set));
+        assert!(!is_of_this_version(&of("1"), &set));
     }
 
     #[test]

@@ -15,6 +15,7 @@ use serde::Serialize;
 use super::annotations;
 use super::apply::Applier;
 use super::inventory::{self, Entry, Inventory};
+use super::others;
 use crate::cluster::{COMPONENT_AGENT, COMPONENT_CONTROL, Cluster};
 use crate::output::{Format, Table};
 use crate::source::Source;
@@ -100,7 +101,8 @@ async fn installed(cluster: &Cluster, release: &str) -> Result<Inventory> {
     let namespace = &cluster.namespace;
     if inventory::has_helm_release(cluster, release).await? {
         bail!(
-            "{release} in {namespace} was installed by helm: use `helm uninstall -n {namespace} {release} --wait`"
+            "{release} in {namespace} was installed by helm: use {}",
+            others::helm_uninstall(release, namespace)
         );
     }
     bail!(
@@ -110,7 +112,6 @@ async fn installed(cluster: &Cluster, release: &str) -> Result<Inventory> {
 
 async fn take(applier: &mut Applier<'_>, entry: Entry, report: &mut Report) -> Result<()> {
     if applier.delete(&entry).await? {
-        eprintln!("deleted {entry}");
         report.deleted.push(entry);
     }
     Ok(())
@@ -126,7 +127,7 @@ async fn await_no_pods(cluster: &Cluster, component: &str, end: Instant) -> Resu
         }
         if pods.len() != told {
             told = pods.len();
-            eprintln!("waiting for {told} pods of {component} to end");
+            remark!("waiting for {told} pods of {component} to end");
         }
         if Instant::now() > end {
             let names: Vec<_> = pods.iter().map(ResourceExt::name_any).collect();
@@ -173,7 +174,7 @@ async fn delete_namespace(cluster: &Cluster, end: Instant) -> Result<()> {
         }
         tokio::time::sleep(PAUSE).await;
     }
-    eprintln!("deleted Namespace {}", cluster.namespace);
+    remark!("deleted Namespace {}", cluster.namespace);
     Ok(())
 }
 
@@ -211,10 +212,10 @@ fn table(report: &Report) -> String {
 
 fn tell_what_stays(report: &Report) {
     if !report.kept.is_empty() {
-        eprintln!("the definitions of Istio's kinds stay, and the policies with them; --crds deletes both");
+        remark!("the definitions of Istio's kinds stay, and the policies with them; --crds deletes both");
     }
     if !report.still_labelled.is_empty() {
         let names = report.still_labelled.join(", ");
-        eprintln!("these namespaces keep the label {LABEL}=enabled: {names}");
+        remark!("these namespaces keep the label {LABEL}=enabled: {names}");
     }
 }

@@ -27,6 +27,11 @@ pub fn control(lab: &str) -> Endpoint {
     Endpoint::Unix(directory(lab).join("control/control.sock"))
 }
 
+/// The objects of a lab, a directory for each namespace.
+pub fn manifests(lab: &str) -> PathBuf {
+    directory(lab).join("control/config")
+}
+
 /// Labs of this machine.
 pub fn all() -> Vec<String> {
     entries(Path::new(LABS))

@@ -68,6 +68,8 @@ pub enum Mesh {
         agents: Vec<Agent>,
         /// The control plane, where it is known.
         control: Option<Endpoint>,
+        /// Directory of the objects, of a lab.
+        manifests: Option<PathBuf>,
     },
 }
 
@@ -100,10 +102,12 @@ impl Source {
             Choice::Lab(name) => Mesh::Local {
                 agents: lab::agents(&name)?,
                 control: Some(self.control.clone().unwrap_or_else(|| lab::control(&name))),
+                manifests: Some(lab::manifests(&name)),
             },
             Choice::Addresses => Mesh::Local {
                 agents: self.agents.iter().map(|endpoint| Agent::at(endpoint.clone())).collect(),
                 control: self.control.clone(),
+                manifests: None,
             },
         })
     }
@@ -166,7 +170,7 @@ impl Mesh {
             match answer {
                 Ok((node, answer)) if nodes.has(&node.name) => answers.push((node, answer)),
                 Ok(_) => {}
-                Err(error) => eprintln!("warning: {}", reason(&error)),
+                Err(error) => remark!("warning: {}", reason(&error)),
             }
         }
         if answers.is_empty() {

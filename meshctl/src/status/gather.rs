@@ -9,11 +9,12 @@ use crate::ask::Endpoint;
 use crate::cluster::{Cluster, MeshPod};
 use crate::reason::reason;
 use crate::source::{Agent, Mesh, each};
+use crate::standing::{self, NotEnrolled};
 
 /// The state of a mesh.
 pub async fn gather(mesh: &Mesh) -> Result<Status> {
     match mesh {
-        Mesh::Local { agents, control } => {
+        Mesh::Local { agents, control, .. } => {
             let mut status = Status { nodes: each(agents.clone(), node).await, ..Status::default() };
             if let Some(endpoint) = control {
                 let name = endpoint.to_string();
@@ -35,7 +36,14 @@ async fn of_cluster(cluster: &Cluster) -> Result<Status> {
     }
     status.problems.extend(missing(cluster, &status).await?);
     add_bare_nodes(cluster, &mut status).await;
-    Ok(joined(status))
+    let mut status = joined(status);
+    match standing::without_address(cluster).await {
+        Ok(pods) => add_without_address(&mut status.not_enrolled, pods),
+        Err(error) => {
+            remark!("warning: which pods have no address is not known: {}", reason(&error));
+        }
+    }
+    Ok(status)
 }
 
 async fn replica_of(pod: MeshPod) -> Replica {
@@ -74,7 +82,9 @@ async fn ask_agent(endpoint: &Endpoint, state: &mut NodeState) -> Result<()> {
     let status: AgentStatus = session.json("/status").await?;
     state.node.clone_from(&status.node);
     state.status = Some(status);
-    state.pods = Some(PodCounts::of(&session.json::<Vec<PodStatus>>("/pods").await?));
+    let pods = session.json::<Vec<PodStatus>>("/pods").await?;
+    state.pods = Some(PodCounts::of(&pods));
+    state.not_enrolled = pods.iter().filter_map(|pod| NotEnrolled::of_agent(pod, &state.node)).collect();
     let certificates: Vec<CertificateStatus> = session.json("/certs").await?;
     state.first_expiry = certificates.iter().filter_map(|certificate| certificate.not_after).min();
     Ok(())
@@ -139,8 +149,17 @@ async fn add_bare_nodes(cluster: &Cluster, status: &mut Status) {
     }
 }
 
+/// Of a pod without an address Kubernetes knows more than its agent.
+fn add_without_address(all: &mut Vec<NotEnrolled>, pods: Vec<NotEnrolled>) {
+    all.retain(|it| pods.iter().all(|pod| pod.pod != it.pod));
+    all.extend(pods);
+    all.sort_by(|a, b| a.pod.cmp(&b.pod));
+}
+
 /// Adds to each node what the replica that serves it says of it.
 fn joined(mut status: Status) -> Status {
+    let pods = status.nodes.iter_mut().flat_map(|node| std::mem::take(&mut node.not_enrolled));
+    status.not_enrolled = pods.collect();
     let links: Vec<AgentLink> = status
         .control
         .iter()
@@ -168,6 +187,7 @@ fn split<T>(asked: Result<T>) -> (Option<T>, Option<String>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use mesh_api::admin::EnrolmentState;
 
     fn link(node: &str, connected_seconds: u64, unacknowledged: usize) -> AgentLink {
         AgentLink {
@@ -206,6 +226,19 @@ mod tests {
         let status = joined(Status { control, nodes, ..Status::default() });
         let lags: Vec<_> = status.nodes.iter().map(|node| node.lag).collect();
         assert_eq!(lags, [Some(1), Some(0), None]);
+    }
+
+    #[test]
+    fn of_a_pod_without_an_address_kubernetes_reason_counts() {
+        let pod = |name: &str, reason: &str| NotEnrolled {
+            pod: name.to_owned(),
+            node: None,
+            state: EnrolmentState::Pending,
+            reason: reason.to_owned(),
+        };
+        let mut all = vec![pod("shop/b", "agent's"), pod("shop/c", "agent's")];
+        add_without_address(&mut all, vec![pod("shop/b", "no image"), pod("shop/a", "no node")]);
+        assert_eq!(all, [pod("shop/a", "no node"), pod("shop/b", "no image"), pod("shop/c", "agent's")]);
     }
 
     #[test]

@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use crate::output::Format;
 use crate::source::Source;
+use crate::standing::NotEnrolled;
 
 pub use gather::gather;
 
@@ -22,6 +23,8 @@ pub struct Status {
     pub control: Vec<Replica>,
     /// One for each node: those with an agent, and in a cluster those without.
     pub nodes: Vec<NodeState>,
+    /// Pods that are to be in the mesh and are not.
+    pub not_enrolled: Vec<NotEnrolled>,
     /// What is missing or could not be found out, besides what the replicas and nodes say of themselves.
     pub problems: Vec<String>,
 }
@@ -54,6 +57,9 @@ pub struct NodeState {
     pub status: Option<AgentStatus>,
     /// How far the node's pods are.
     pub pods: Option<PodCounts>,
+    /// Those that are to be in the mesh and are not.
+    #[serde(skip)]
+    pub not_enrolled: Vec<NotEnrolled>,
     /// When the first of its certificates ends, in seconds since 1970.
     pub first_expiry: Option<i64>,
     /// Resources that the control plane has sent and the agent has not acknowledged.
@@ -96,6 +102,16 @@ impl Status {
     }
 }
 
+impl Status {
+    fn exit_code(&self) -> u8 {
+        match (self.is_well(), self.not_enrolled.is_empty()) {
+            (false, _) => 1,
+            (true, false) => 3,
+            (true, true) => 0,
+        }
+    }
+}
+
 impl NodeState {
     /// Whether its agent serves, or there need not be one.
     pub fn is_well(&self) -> bool {
@@ -106,11 +122,12 @@ impl NodeState {
     }
 }
 
-/// Shows the state of everything. The exit status is 1 if something is not there or not ready.
+/// Shows the state of everything. The exit status is 1 if something of the mesh is not there or not ready, 3 if a pod that
+/// is to be in the mesh is not.
 pub async fn run(source: &Source, format: Format) -> Result<ExitCode> {
     let status = gather(&source.mesh().await?).await?;
     format.print(&status, show::text)?;
-    Ok(if status.is_well() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(ExitCode::from(status.exit_code()))
 }
 
 #[cfg(test)]
@@ -125,6 +142,20 @@ mod tests {
         assert!(!node.is_well());
         let status = Status { nodes: vec![node], ..Status::default() };
         assert!(!status.is_well());
+    }
+
+    #[test]
+    fn a_pod_that_should_be_in_the_mesh_and_is_not_has_an_exit_status_of_its_own() {
+        assert_eq!(Status::default().exit_code(), 0);
+        let pod = NotEnrolled {
+            pod: "shop/web".to_owned(),
+            node: None,
+            state: EnrolmentState::Pending,
+            reason: String::new(),
+        };
+        let status = Status { not_enrolled: vec![pod], ..Status::default() };
+        assert_eq!(status.exit_code(), 3);
+        assert_eq!(Status { problems: vec![String::new()], ..status }.exit_code(), 1);
     }
 
     #[test]

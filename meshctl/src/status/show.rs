@@ -4,10 +4,17 @@ use mesh_api::admin::{ControlLink, ControlStatus};
 
 use super::{NodeState, PodCounts, Replica, Status};
 use crate::output::{Table, age, until};
+use crate::standing::NotEnrolled;
+
+/// Pods that are named; the rest are counted.
+const MOST: usize = 20;
 
 /// The text.
 pub fn text(status: &Status) -> String {
     let mut parts = Vec::new();
+    if !status.not_enrolled.is_empty() {
+        parts.push(not_enrolled(&status.not_enrolled));
+    }
     if !status.control.is_empty() {
         parts.push(replicas(&status.control));
     }
@@ -17,6 +24,15 @@ pub fn text(status: &Status) -> String {
         parts.push(remarks);
     }
     parts.join("\n")
+}
+
+/// A line for each of the first, and how many more there are: a roll-out has many for a moment.
+fn not_enrolled(all: &[NotEnrolled]) -> String {
+    let mut lines: Vec<_> = all.iter().take(MOST).map(ToString::to_string).collect();
+    if all.len() > MOST {
+        lines.push(format!("{} more; -o json has them all", all.len() - MOST));
+    }
+    lines.join("\n") + "\n"
 }
 
 fn replicas(all: &[Replica]) -> String {
@@ -117,6 +133,22 @@ fn yes(is: bool) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use mesh_api::admin::EnrolmentState;
+
+    #[test]
+    fn pods_that_are_not_in_the_mesh_come_first_and_many_are_counted() {
+        let pod = |number: usize| NotEnrolled {
+            pod: format!("shop/web-{number}"),
+            node: Some("node1".to_owned()),
+            state: EnrolmentState::Failed,
+            reason: "ports are taken".to_owned(),
+        };
+        let status = Status { not_enrolled: (0..MOST + 5).map(pod).collect(), ..Status::default() };
+        let shown = text(&status);
+        let lines: Vec<_> = shown.lines().collect();
+        assert_eq!(lines[0], "pod shop/web-0 on node1 is not in the mesh, failed: ports are taken");
+        assert_eq!(lines[MOST], "5 more; -o json has them all");
+    }
 
     #[test]
     fn a_node_that_does_not_answer_keeps_its_row_and_says_why_below() {

@@ -22,8 +22,8 @@ enum Host {
 }
 
 impl Destination {
-    /// The addresses that a client in `namespace` may come to use: the service's first, since its others lead to the
-    /// same workloads, or for a headless one the first of each of its workloads.
+    /// The addresses that a client in `namespace` may come to use: the service's first of each family, since its others lead
+    /// to the same workloads, or for a headless one those of each of its workloads.
     pub fn addresses(&self, snapshot: &Snapshot, namespace: &str) -> Result<Vec<SocketAddr>> {
         let name = match &self.host {
             Host::Address(ip) => return Ok(vec![SocketAddr::new(*ip, self.port)]),
@@ -43,10 +43,17 @@ impl Destination {
 }
 
 fn service_addresses(snapshot: &Snapshot, service: &Arc<Service>) -> Vec<IpAddr> {
-    match service.addresses.first() {
-        Some(vip) => vec![vip.addr()],
-        None => snapshot.members(service).iter().filter_map(|it| it.addresses.first().copied()).collect(),
+    if service.addresses.is_empty() {
+        let members = snapshot.members(service);
+        return members.iter().flat_map(|it| first_of_each_family(it.addresses.iter().copied())).collect();
     }
+    first_of_each_family(service.addresses.iter().map(|vip| vip.addr().to_canonical())).collect()
+}
+
+/// In the order in which they come.
+fn first_of_each_family(addresses: impl Iterator<Item = IpAddr>) -> impl Iterator<Item = IpAddr> {
+    let mut seen = [false; 2];
+    addresses.filter(move |ip| !std::mem::replace(&mut seen[usize::from(ip.is_ipv6())], true))
 }
 
 impl FromStr for Destination {

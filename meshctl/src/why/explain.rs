@@ -14,6 +14,7 @@ use serde::Serialize;
 
 use super::destination::Destination;
 use super::same_node::{self, SameNode};
+use crate::standing::NotEnrolled;
 
 /// What would become of a connection.
 #[derive(Debug, Serialize)]
@@ -27,6 +28,8 @@ pub struct Explanation {
     pub identity: Option<String>,
     /// Where to, as asked.
     pub to: String,
+    /// Pods that the connection depends on and that are not in the mesh, or not anywhere, though they should be.
+    pub not_enrolled: Vec<NotEnrolled>,
     /// What the name stands for, and what would become of a connection there.
     pub routes: Vec<Way>,
 }
@@ -68,6 +71,9 @@ pub struct Endpoint {
     pub client_identity: Option<String>,
     /// Identities of which the endpoint must prove one.
     pub server_identities: Vec<String>,
+    /// Whether it is to be in the mesh.
+    #[serde(skip)]
+    pub is_meshed: bool,
     /// Whether it would take the connection.
     pub allowed: bool,
     /// Why, in the words of the agent's log.
@@ -81,9 +87,28 @@ pub struct Endpoint {
 impl Explanation {
     /// Whether the connection would be made, whichever endpoint were chosen.
     pub fn is_taken(&self) -> bool {
-        self.routes.iter().all(|way| {
-            if way.endpoints.is_empty() { way.passes } else { way.endpoints.iter().all(|it| it.allowed) }
-        })
+        let are_there = self.not_enrolled.is_empty();
+        are_there
+            && self.routes.iter().all(|way| {
+                if way.endpoints.is_empty() { way.passes } else { way.endpoints.iter().all(|it| it.allowed) }
+            })
+    }
+
+    /// Of a pod that can't connect anywhere yet.
+    pub fn of_none(pod: NotEnrolled, to: &Destination) -> Self {
+        Self {
+            from: pod.pod.clone(),
+            node: pod.node.clone().unwrap_or_default(),
+            identity: None,
+            to: to.to_string(),
+            not_enrolled: vec![pod],
+            routes: Vec::new(),
+        }
+    }
+
+    /// All endpoints.
+    pub fn endpoints(&self) -> impl Iterator<Item = &Endpoint> {
+        self.routes.iter().flat_map(|way| &way.endpoints)
     }
 }
 
@@ -110,6 +135,7 @@ pub fn explain(
         node: client.node.to_string(),
         identity: is_meshed(client).then(|| client.identity.to_string()),
         to: to.to_string(),
+        not_enrolled: Vec::new(),
         routes: addresses.into_iter().map(way).collect(),
     })
 }
@@ -127,7 +153,10 @@ fn way(snapshot: &Snapshot, client: &Workload, address: SocketAddr, agent: &Agen
             way.passes = passes;
             way.note = Some(if passes { format!("{route}{note}") } else { note });
         }
-        Route::Reject(reject) => way.note = Some(reject.to_string()),
+        Route::Reject(reject) => {
+            way.note = Some(reject.to_string());
+            way.service = reject.service().map(|service| service.key.to_string());
+        }
         Route::Workload(target) => way.endpoints.push(end(target)),
         Route::Service { service, policy, endpoints, .. } => {
             way.service = Some(service.key.to_string());
@@ -173,6 +202,7 @@ fn endpoint(snapshot: &Snapshot, client: &Workload, target: &Target, same_node: 
         note,
         client_identity: identity.map(ToString::to_string),
         server_identities: if identity.is_some() { strings(&target.expected_identities) } else { Vec::new() },
+        is_meshed: is_meshed(server),
         allowed,
         reason,
         policy,

@@ -1,6 +1,7 @@
 //! `meshctl why`: what would become of a connection, by the code that the agents decide with.
 
 mod destination;
+mod enrolment;
 mod explain;
 mod remarks;
 mod same_node;
@@ -20,9 +21,10 @@ use serde::Deserialize;
 use crate::output::Format;
 use crate::resources;
 use crate::source::{Mesh, Node, Nodes, Source};
+use crate::standing::NotEnrolled;
 
 use destination::Destination;
-use explain::Agent;
+use explain::{Agent, Explanation};
 use same_node::SameNode;
 
 /// The connection that is asked about.
@@ -45,36 +47,54 @@ struct Settings {
     waypoints: Option<String>,
 }
 
-/// Finds the pod's agent, takes its configuration, and explains.
+/// Answers. The exit status is 3 if the connection would not be made.
 pub async fn answer(source: &Source, question: &Question, format: Format) -> Result<ExitCode> {
-    let (namespace, name) = question.from.split_once('/').unwrap_or(("default", &question.from));
-    let (agent, pod) = agent_of(source, namespace, name).await?;
-    let mut session = agent.endpoint.open().await?;
-    let settings: Settings = session.json("/config").await?;
-    let waypoints = waypoints(settings.waypoints.as_deref());
-    let snapshot = rebuild(session.bytes("/snapshot").await?, waypoints)?;
-    let client = snapshot
-        .workloads()
-        .find(|workload| *workload.namespace == *namespace && *workload.name == *name)
-        .with_context(|| format!("the control plane has not told of the pod {namespace}/{name}"))?;
-    let pods = session.json::<Vec<PodStatus>>("/pods").await?;
-    let same_node = SameNode::new(settings.same_node, pods);
-    let agent = Agent { same_node, strict_egress: pod.strict_egress };
-    let mut explanation = explain::explain(&snapshot, &client, &question.to, &agent)?;
-    if let Some(written) = resources::if_known(&source.mesh().await?).await {
-        remarks::add(&mut explanation, &snapshot, &written);
-    }
+    let explanation = explained(&source.mesh().await?, question).await?;
     format.print(&explanation, show::text)?;
     Ok(if explanation.is_taken() { ExitCode::SUCCESS } else { ExitCode::from(3) })
 }
 
-async fn agent_of(source: &Source, namespace: &str, name: &str) -> Result<(Node, PodStatus)> {
-    let mesh = source.mesh().await?;
-    let nodes = match &mesh {
-        Mesh::Cluster(cluster) => Nodes::only(&cluster.node_of(namespace, name).await?),
+/// Finds the pod's agent, takes its configuration, and explains.
+async fn explained(mesh: &Mesh, question: &Question) -> Result<Explanation> {
+    let (namespace, name) = question.from.split_once('/').unwrap_or(("default", &question.from));
+    let nodes = match mesh {
+        Mesh::Cluster(cluster) => {
+            let pod = cluster.pod(namespace, name).await?;
+            if let Some(nowhere) = NotEnrolled::of_kubernetes(&pod) {
+                return Ok(Explanation::of_none(nowhere, &question.to));
+            }
+            let node = pod.spec.and_then(|spec| spec.node_name);
+            Nodes::only(&node.with_context(|| format!("the pod {namespace}/{name} has no node yet"))?)
+        }
         Mesh::Local { .. } => Nodes::default(),
     };
-    let answers = mesh.ask::<Vec<PodStatus>>(&nodes, "/pods").await?;
+    let (agent, pod) = agent_of(mesh, &nodes, namespace, name).await?;
+    let own = NotEnrolled::of_agent(&pod, &agent.name);
+    let mut session = agent.endpoint.open().await?;
+    let settings: Settings = session.json("/config").await?;
+    let waypoints = waypoints(settings.waypoints.as_deref());
+    let snapshot = rebuild(session.bytes("/snapshot").await?, waypoints)?;
+    let client =
+        snapshot.workloads().find(|workload| *workload.namespace == *namespace && *workload.name == *name);
+    let client = match (client, own.clone()) {
+        (Some(client), _) => client,
+        (None, Some(own)) => return Ok(Explanation::of_none(own, &question.to)),
+        (None, None) => bail!("the control plane has not told of the pod {namespace}/{name}"),
+    };
+    let pods = session.json::<Vec<PodStatus>>("/pods").await?;
+    let same_node = SameNode::new(settings.same_node, pods);
+    let agent = Agent { same_node, strict_egress: pod.strict_egress };
+    let mut explanation = explain::explain(&snapshot, &client, &question.to, &agent)?;
+    explanation.not_enrolled.extend(own);
+    enrolment::add(&mut explanation, mesh).await;
+    if let Some(written) = resources::if_known(mesh).await {
+        remarks::add(&mut explanation, &snapshot, &written);
+    }
+    Ok(explanation)
+}
+
+async fn agent_of(mesh: &Mesh, nodes: &Nodes, namespace: &str, name: &str) -> Result<(Node, PodStatus)> {
+    let answers = mesh.ask::<Vec<PodStatus>>(nodes, "/pods").await?;
     let mut all =
         answers.into_iter().flat_map(|(node, pods)| pods.into_iter().map(move |pod| (node.clone(), pod)));
     let Some(found) = all.find(|(_, pod)| pod.namespace == namespace && pod.name == name) else {
@@ -100,7 +120,7 @@ fn rebuild(mut dump: Bytes, waypoints: Waypoints) -> Result<Snapshot> {
         let rejected = store.apply(&response.type_url, response.resources, Vec::new());
         // The agent holds what it could take, except a faulty policy, which denies there as it does here.
         for resource in &rejected {
-            eprintln!("warning: {resource}");
+            remark!("warning: {resource}");
         }
     }
     let snapshot = store.snapshot();

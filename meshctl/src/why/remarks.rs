@@ -21,7 +21,7 @@ pub fn add(explanation: &mut Explanation, snapshot: &Snapshot, written: &Resourc
 
 fn not_in_force(snapshot: &Snapshot, server: &Workload, written: &Resources) -> Vec<String> {
     let amiss = written.resources.iter().filter(|it| it.in_force != InForce::AsWritten);
-    let about = amiss.filter(|it| concerns(snapshot, server, it));
+    let about = amiss.filter(|it| concerns(snapshot, server, it, &written.root_namespace));
     about
         .flat_map(|it| {
             let key = it.key();
@@ -31,9 +31,9 @@ fn not_in_force(snapshot: &Snapshot, server: &Workload, written: &Resources) -> 
 }
 
 /// Whether a policy is about the workload. Which workloads one is about that no agent has is not known: it may be about
-/// any of its namespace.
-fn concerns(snapshot: &Snapshot, server: &Workload, policy: &ResourceStatus) -> bool {
-    let is_beside = policy.namespace == *server.namespace;
+/// any of its namespace, or of the mesh, if it is in the root namespace.
+fn concerns(snapshot: &Snapshot, server: &Workload, policy: &ResourceStatus, root: &str) -> bool {
+    let is_beside = policy.namespace == *server.namespace || policy.namespace == root;
     match policy.kind {
         Kind::AuthorizationPolicy => {
             let name = format!("{}/{}", policy.namespace, policy.name);

@@ -8,7 +8,14 @@ pub fn text(of: &Explanation) -> String {
         Some(identity) => format!("as {identity}"),
         None => "not in the mesh: in plaintext, with no identity".to_owned(),
     };
-    let mut lines = vec![format!("{} on {}, {who}", of.from, of.node)];
+    let mut lines: Vec<_> = of.not_enrolled.iter().map(ToString::to_string).collect();
+    if of.routes.is_empty() {
+        return lines.join("\n") + "\n";
+    }
+    if !lines.is_empty() {
+        lines.push("If all of them were:".to_owned());
+    }
+    lines.push(format!("{} on {}, {who}", of.from, of.node));
     for way in &of.routes {
         lines.push(format!("  {}", heading(&of.to, way)));
         for endpoint in &way.endpoints {

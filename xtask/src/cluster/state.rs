@@ -13,6 +13,10 @@ use super::layout::STATE;
 use super::process::{self, Process};
 use super::wait::until;
 
+/// Closes what this process has inherited and starts `$@`. Whoever started this process may wait for the end of a pipe that
+/// a daemon would hold open as long as it lives. Of shells, bash closes descriptors above 9.
+const CLOSE_INHERITED: &str = "for file in /proc/self/fd/*; do fd=${file##*/}; [ \"$fd\" -gt 2 ] && eval \"exec $fd>&-\"; done; exec \"$@\"";
+
 const RECORDS: &str = "processes.jsonl";
 const TO_DIE: Duration = Duration::from_secs(10);
 
@@ -68,8 +72,7 @@ impl State {
         let log = self.log(name);
         let output = OpenOptions::new().create(true).append(true).open(&log);
         let output = output.with_context(|| format!("can't write {}", log.display()))?;
-        let child = Command::new(program)
-            .args(arguments)
+        let child = without_inheritance(program, arguments)
             // `cargo run` points this at the Rust toolchain's libraries.
             .env_remove("LD_LIBRARY_PATH")
             .stdin(Stdio::null())
@@ -125,5 +128,33 @@ impl State {
         until("the cluster's processes to end", TO_DIE, || {
             Ok(processes.iter().all(|process| !process.is_alive()).then_some(()))
         })
+    }
+}
+
+/// A command for `program` that gets this process's standard streams, if not told otherwise, and no other descriptor.
+fn without_inheritance(program: &str, arguments: &[String]) -> Command {
+    let mut command = Command::new("bash");
+    command.args(["-c", CLOSE_INHERITED, "bash", program]).args(arguments);
+    command
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::fs::fstat;
+
+    use super::*;
+
+    #[test]
+    fn a_daemon_inherits_no_descriptor_but_its_streams() {
+        // Unlike the standard library's, this pipe is not closed when a program is started.
+        let (read, _write) = rustix::pipe::pipe().unwrap();
+        let pipe = format!("pipe:[{}]", fstat(&read).unwrap().st_ino);
+        let list = ["-l".to_owned(), "/proc/self/fd".to_owned()];
+        let seen = |mut command: Command| String::from_utf8(command.output().unwrap().stdout).unwrap();
+        let mut plain = Command::new("ls");
+        plain.args(&list);
+        assert!(seen(plain).contains(&pipe), "nothing is inherited, and so nothing is tested");
+        let apart = seen(without_inheritance("ls", &list));
+        assert!(apart.contains("/proc/") && !apart.contains(&pipe), "{apart}");
     }
 }

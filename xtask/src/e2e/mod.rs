@@ -126,6 +126,7 @@ fn test(workspace: &Workspace, cluster: &Cluster, filters: &[String]) -> Result<
 /// The test programs of `mesh-e2e` by name, in the order in which they run. Built together with all others: by itself
 /// the package has other features of the same dependencies, which would be built again for it.
 fn built(workspace: &Workspace) -> Result<BTreeMap<String, PathBuf>> {
+    remark!("building the workspace's tests, those of mesh-e2e among them (minutes, the first time)");
     let mut cargo = workspace.cargo();
     cargo.args(["test", "--release", "--workspace", "--no-run", "--message-format=json-render-diagnostics"]);
     // It takes minutes and says so on standard error.

@@ -159,6 +159,76 @@ fn a_headless_name_leads_to_each_of_its_workloads() {
 }
 
 #[test]
+fn a_service_of_both_families_is_explained_for_both() {
+    let both = "\
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: dual, namespace: shop, labels: {app: dual}}
+spec: {nodeName: node2}
+status: {podIP: 10.244.2.7, podIPs: [{ip: 10.244.2.7}, {ip: 'fd00:2::7'}], conditions: [{type: Ready, status: 'True'}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: dual, namespace: shop}
+spec: {clusterIP: 10.96.0.7, clusterIPs: [10.96.0.7, 'fd00::7'], selector: {app: dual}, ports: [{port: 80}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: each-dual, namespace: shop}
+spec: {clusterIP: None, selector: {app: dual}, ports: [{port: 80}]}
+";
+    let snapshot = snapshot(&format!("{SHOP}{both}"));
+    let client = snapshot.workloads().find(|workload| &*workload.name == "client").unwrap();
+    for (to, addresses) in
+        [("dual:80", ["10.96.0.7:80", "[fd00::7]:80"]), ("each-dual:80", ["10.244.2.7:80", "[fd00:2::7]:80"])]
+    {
+        let explained = explain(&snapshot, &client, &to.parse().unwrap(), &node("auto", "veth")).unwrap();
+        let asked: Vec<_> = explained.routes.iter().map(|way| way.address.to_string()).collect();
+        assert_eq!(asked, addresses, "{to}");
+        assert!(explained.endpoints().all(|it| it.workload == "shop/dual"), "{explained:?}");
+        assert_eq!(explained.endpoints().count(), 2, "{explained:?}");
+    }
+}
+
+#[test]
+fn pods_that_are_not_in_the_mesh_come_first_and_nothing_is_taken() {
+    let pod = NotEnrolled {
+        pod: "shop/web-2".to_owned(),
+        node: Some("node2".to_owned()),
+        state: EnrolmentState::Failed,
+        reason: "port 15008 is taken".to_owned(),
+    };
+    let mut explained = asked("client", "web:80");
+    assert!(explained.is_taken(), "{explained:?}");
+    explained.not_enrolled.push(pod.clone());
+    assert!(!explained.is_taken());
+    let shown = show::text(&explained);
+    let lines: Vec<_> = shown.lines().collect();
+    assert_eq!(lines[0], "pod shop/web-2 on node2 is not in the mesh, failed: port 15008 is taken");
+    assert!(lines[2].starts_with("shop/client on node1"), "{shown}");
+    let nowhere = Explanation::of_none(pod, &"web:80".parse().unwrap());
+    assert!(!nowhere.is_taken());
+    assert_eq!(show::text(&nowhere).lines().count(), 1);
+}
+
+#[test]
+fn a_service_without_endpoints_is_named_all_the_same() {
+    let none = "\
+---
+apiVersion: v1
+kind: Service
+metadata: {name: none, namespace: shop}
+spec: {clusterIP: 10.96.0.8, selector: {app: none}, ports: [{port: 80}]}
+";
+    let snapshot = snapshot(&format!("{SHOP}{none}"));
+    let client = snapshot.workloads().find(|workload| &*workload.name == "client").unwrap();
+    let explained = explain(&snapshot, &client, &"none:80".parse().unwrap(), &node("auto", "veth")).unwrap();
+    let service = explained.routes[0].service.as_deref();
+    assert_eq!(service, Some("shop/none.shop.svc.cluster.local"), "{explained:?}");
+}
+
+#[test]
 fn what_leads_nowhere_is_not_taken_and_what_leads_outside_is() {
     let closed = asked("client", "web:81");
     assert!(!closed.is_taken());
@@ -266,14 +336,15 @@ spec: {mtls: {mode: STRICT}}
     let client = snapshot.workloads().find(|workload| &*workload.name == "outsider").unwrap();
     let mut explained =
         explain(&snapshot, &client, &"web:80".parse().unwrap(), &node("auto", "veth")).unwrap();
-    let resource = |kind, name: &str, says: &str, in_force, parts| ResourceStatus {
+    let resource_in = |namespace: &str, kind, name: &str, says: &str, in_force, parts| ResourceStatus {
         kind,
-        namespace: "shop".to_owned(),
+        namespace: namespace.to_owned(),
         name: name.to_owned(),
         says: says.to_owned(),
         in_force,
         parts,
     };
+    let resource = |kind, name, says, in_force, parts| resource_in("shop", kind, name, says, in_force, parts);
     let part = |meaning: &str| {
         vec![Part { field: "spec.rules[0]".to_owned(), meaning: meaning.to_owned(), fix: String::new() }]
     };
@@ -282,12 +353,18 @@ spec: {mtls: {mode: STRICT}}
         resource(policy, "methods", "DENY", InForce::No, part("rule 1 left out: methods, paths are layer 7")),
         resource(policy, "elsewhere", "DENY", InForce::No, part("rule 1 left out: methods is layer 7")),
         resource(peer, "default", "STRICT", InForce::AsWritten, Vec::new()),
+        resource_in("root", policy, "custom", "CUSTOM", InForce::No, part("CUSTOM is not enforced")),
+        resource_in("bank", policy, "custom", "CUSTOM", InForce::No, part("CUSTOM is not enforced")),
     ];
-    remarks::add(&mut explained, &snapshot, &Resources { resources, unread: Vec::new() });
+    let written = Resources { resources, root_namespace: "root".to_owned(), ..Resources::default() };
+    remarks::add(&mut explained, &snapshot, &written);
     let endpoint = &explained.routes[0].endpoints[0];
     assert_eq!(
         endpoint.not_in_force,
-        ["AuthorizationPolicy shop/methods: spec.rules[0]: rule 1 left out: methods, paths are layer 7"]
+        [
+            "AuthorizationPolicy shop/methods: spec.rules[0]: rule 1 left out: methods, paths are layer 7",
+            "AuthorizationPolicy root/custom: spec.rules[0]: CUSTOM is not enforced",
+        ]
     );
     assert_eq!(endpoint.policy.as_deref(), Some("PeerAuthentication shop/default"));
     assert!(

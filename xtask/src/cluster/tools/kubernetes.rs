@@ -8,7 +8,6 @@ use anyhow::{Context, Result, ensure};
 
 use super::go;
 use crate::cache;
-use crate::command::CommandExt;
 use crate::oci::Digest;
 
 /// `go.mod` says the same.
@@ -22,12 +21,13 @@ pub fn ensure(sources: &Path) -> Result<PathBuf> {
         remark!("building   Kubernetes {VERSION} (5 minutes)");
         let bin = fresh.join("bin");
         fs::create_dir(&bin)?;
-        go::command()?
-            .args(["build", "-trimpath", "-ldflags", &linker_flags(), "-o"])
-            .arg(bin.join(PROGRAM))
-            .arg(".")
-            .current_dir(sources)
-            .checked()?;
+        go::watched(
+            go::command()?
+                .args(["build", "-v", "-trimpath", "-ldflags", &linker_flags(), "-o"])
+                .arg(bin.join(PROGRAM))
+                .arg(".")
+                .current_dir(sources),
+        )?;
         symlink(PROGRAM, bin.join("kubectl")).context("can't link kubectl")
     })?;
     let bin = root.join("bin");
