@@ -47,9 +47,13 @@ pub const fn outbound_listener(pod: &Pod, to: &Endpoint) -> (Address, u16) {
     } else if pod.loopback_v6 == 0 {
         LOCALHOST_V6
     } else {
-        let [a, b, c, d, e, f, g, h] = LOOPBACK_V6;
-        let [i, j, k, l] = spread.to_be_bytes();
-        Address([a, b, c, d, e, f, g, h, 0, 0, 0, 1, i, j, k, l])
+        let mut octets = [0; 16];
+        let (network, host) = (LOOPBACK_V6, spread.to_be_bytes());
+        [octets[0], octets[1], octets[2], octets[3]] = [network[0], network[1], network[2], network[3]];
+        [octets[4], octets[5], octets[6], octets[7]] = [network[4], network[5], network[6], network[7]];
+        octets[11] = 1;
+        [octets[12], octets[13], octets[14], octets[15]] = host;
+        Address(octets)
     };
     (loopback, OUTBOUND_PORT)
 }

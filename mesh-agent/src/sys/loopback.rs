@@ -34,7 +34,7 @@ pub fn widen(netns: &Netns) -> io::Result<()> {
 
 fn route() -> Vec<u8> {
     let family = u8::try_from(AddressFamily::INET6.as_raw()).unwrap_or(0);
-    let bits = 8 * LOOPBACK_V6.len() as u8;
+    let bits = 8 * u8::try_from(LOOPBACK_V6.len()).unwrap_or(0);
     // `struct rtmsg`: family, lengths of the prefixes, type of service; table, protocol, scope, type; flags.
     let kind = [raw::RT_TABLE_LOCAL, raw::RTPROT_STATIC, raw::RT_SCOPE_HOST, raw::RTN_LOCAL];
     let mut body = vec![family, bits, 0, 0];

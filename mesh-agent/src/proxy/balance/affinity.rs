@@ -93,7 +93,7 @@ fn score(client: &Client, workload: &str, weight: u32) -> f64 {
 }
 
 /// Spreads what differs over all bits, which FNV does not: uids differ in their last characters. (`fmix64` of
-/// MurmurHash3.)
+/// `MurmurHash3`.)
 fn mixed(mut hash: u64) -> u64 {
     hash ^= hash >> 33;
     hash = hash.wrapping_mul(0xff51_afd7_ed55_8ccd);
