@@ -31,6 +31,7 @@ pub const ALL: &[Program] = &[
     program("C compiler", &["cc"], &["gcc", "libc6-dev", "cmake"], "builds aws-lc, the mesh's cryptography"),
     program("iproute2", &["ip"], &["iproute2"], "looks into a lab's namespaces, links and routes"),
     program("nftables", &["nft"], &["nftables"], "Services for pods outside of the mesh"),
+    program("iptables", &["iptables"], &["iptables"], "makes rules in tests such as others leave in pods"),
     program("procps", &["ps"], &["procps"], "looks at the processes of pods"),
     program("nginx", &["nginx"], &["nginx-light"], "web server in tests, the demo and benchmarks"),
     program("curl", &["curl"], &["curl"], "web client in tests and the demo"),
