@@ -109,8 +109,7 @@ pub const fn delivery_source(application: Address, client: &Endpoint) -> Address
 /// Whether it is one that the proxy delivers from.
 #[inline(always)]
 const fn is_delivery_source(address: Address) -> bool {
-    let is_v6 =
-        matches!(address.to_be32x4(), [0, 0, 0, last] if last == u32::from_be_bytes([0, 0, 0, 1]).to_be());
+    let is_v6 = matches!(address.to_be32x4(), [0, 0, 0, last] if last == 1_u32.to_be());
     is_v6 || address.is_v4() && address.0[12] == 127 && address.0[13] & 0xc0 == 0x80
 }
 
