@@ -20,7 +20,7 @@ struct Found<'a> {
     conditions: Vec<&'a Condition>,
 }
 
-/// Judges the policies in force, and those that never were.
+/// Judges the policies in force, and those that never were; and names what else says something that has no effect.
 pub(super) fn judge<'a>(
     policies: impl Iterator<Item = &'a Shared>,
     errors: &[ManifestError],
@@ -34,9 +34,13 @@ pub(super) fn judge<'a>(
         let found = found.remove(&key.to_string()).unwrap_or_default();
         judged.insert(key.clone(), status(key, Some(&policy.value), &found));
     }
-    for (name, found) in found.into_iter().filter(|(_, found)| !found.errors.is_empty()) {
-        if let Some(key) = policy_named(&name) {
+    for (name, found) in found {
+        if let Some(key) = policy_named(&name).filter(|_| !found.errors.is_empty()) {
             judged.insert(key.clone(), status(key, None, &found));
+        } else if let Some(condition) = found.conditions.first() {
+            let ObjectKey { kind, namespace, name } = condition.key();
+            let (says, in_force, parts) = (String::new(), InForce::Partly, parts(&found));
+            judged.insert(condition.key(), ResourceStatus { kind, namespace, name, says, in_force, parts });
         }
     }
     judged.into_values().collect()
@@ -179,6 +183,21 @@ spec: RULE
 
     fn rule(spec: &str) -> ResourceStatus {
         of("{}", spec)[1].clone()
+    }
+
+    #[test]
+    fn a_service_that_says_more_than_is_done_is_named() {
+        let text = KINDS.replace("{ports:", "{externalIPs: [192.0.2.1], ports:").replace("SPEC", "{}");
+        let parsed = parse("", &text.replace("RULE", "{host: web}"));
+        let shared = parsed.objects.into_iter().map(Arc::new);
+        let conditions = compile(shared, &MeshConfig::default()).conditions;
+        let judged = judge(std::iter::empty(), &[], &[], &conditions);
+        let [service] = &judged[..] else { panic!("{judged:?}") };
+        assert_eq!(
+            (service.key().to_string(), service.in_force),
+            ("Service shop/web".to_owned(), InForce::Partly)
+        );
+        assert_eq!(service.parts[0].field, "spec.externalIPs");
     }
 
     #[test]
