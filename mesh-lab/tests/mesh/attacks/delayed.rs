@@ -68,7 +68,7 @@ fn a_yes_from_before_a_policy_is_of_no_use_after_it() {
         eventually("it is denied", || !world.client("app", "neighbour", &["who", "server.app", PORT]).ok);
         let outcome = delayed.write();
         assert!(outcome.starts_with("answered 0 refused 6") && outcome.contains("refused"), "{outcome}");
-        eventually("they are counted", || withdrawn(&world) - before > 5.5);
+        eventually(&format!("they are counted: {mode}, {outcome}"), || withdrawn(&world) - before > 5.5);
         assert!(world.agent_log("node2").contains("no longer allowed when its first packet left"));
         world.lab.delete(&deny("client")).unwrap();
     }
