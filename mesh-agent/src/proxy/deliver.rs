@@ -18,7 +18,8 @@ use crate::sys::{self, SocketKind};
 /// How long a socket may take to come, and an application to accept (its queue may be full).
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// An application that listens is connected before `connect()` returns; if it is not after this, it may not listen at all.
+/// An application that listens is connected before `connect()` returns; if it is not after this, it may not listen at all, or
+/// not to loopback.
 const UNANSWERED: Duration = Duration::from_millis(5);
 
 /// Why an application could not be reached.
@@ -48,8 +49,9 @@ pub async fn deliver(
     let socket = taken.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).map_err(Error::Socket)?;
     let connect = async {
         tokio::select! {
+            biased;
             connected = from_loopback(core, socket.into(), client, to) => connected,
-            error = refusal(core, pod, client, to) => Err(error),
+            connected = from_own_address(core, pod, client, to) => connected,
         }
     };
     tokio::time::timeout(TIMEOUT, connect)
@@ -82,17 +84,16 @@ async fn open(
     TcpSocket::from_std_stream(socket.into()).connect(to.address()).await.map_err(Error::Connect)
 }
 
-/// Completes if nothing listens there, over IPv6: the kernel has no route from the pod's interface to `::1`, where
-/// deliveries come from, for the reset that says so. It has one to the pod's own address. Asked only when there is no
-/// answer after a moment, as the application may just be slow to accept; if it does accept, nothing comes of this.
-async fn refusal(core: &Rc<Core>, pod: &LocalPod, client: ClientAddress, to: UpstreamAddress) -> Error {
-    if to.ip().is_ipv6() {
-        tokio::time::sleep(UNANSWERED).await;
-        if let Ok(socket) = core.sockets.take(pod.netns, SocketKind::stream(to.ip())).await
-            && let Err(Error::Connect(error)) = open(core, socket.into(), client, to).await
-        {
-            return Error::Connect(error);
-        }
-    }
-    std::future::pending().await
+/// The same from the pod's own address, when loopback has had no answer for a moment: to `::1` the kernel has no route from
+/// the pod's interface for the reset of a port where nobody listens, and to all of loopback none from the interface that
+/// an application has bound its listener to. The application may just be slow to accept; whichever comes first counts.
+async fn from_own_address(
+    core: &Rc<Core>,
+    pod: &LocalPod,
+    client: ClientAddress,
+    to: UpstreamAddress,
+) -> Result<TcpStream, Error> {
+    tokio::time::sleep(UNANSWERED).await;
+    let taken = core.sockets.take(pod.netns, SocketKind::stream(to.ip())).await;
+    open(core, taken.map_err(Error::Socket)?.into(), client, to).await
 }

@@ -242,6 +242,27 @@ fn a_pod_has_as_many_connections_to_each_destination_as_it_has_ports() {
 }
 
 #[test]
+fn servers_that_are_bound_to_an_interface_are_reached_and_see_their_clients() {
+    let world = World::new("boundservers");
+    for namespace in ["app", "out"] {
+        let server = crate::world::idle_pod("bound", "node2", "server");
+        let server = server.replace("namespace: app", &format!("namespace: {namespace}"));
+        let serve = format!("command: [python3, {PROGRAMS}, serve_bound]");
+        world.apply(&server.replace("command: [sleep, infinity]", &serve));
+        eventually("it has addresses", || world.pod(namespace, "bound")["status"]["podIPs"][1].is_object());
+        let at = world.addresses(namespace, "bound");
+        // From the server's own node the first goes through the proxy, and further ones need none.
+        for pod in ["client", "neighbour", "neighbour"] {
+            let own = world.addresses(namespace, pod);
+            let ask = ["python3", PROGRAMS, "first_words", &at[0], "7000", &at[1], "7001"];
+            eventually(&format!("{namespace}/{pod} is seen by both"), || {
+                world.exec(namespace, pod, &ask).words() == own
+            });
+        }
+    }
+}
+
+#[test]
 fn nobody_there_is_refused_at_once_recorded_and_reached_when_somebody_comes() {
     let world = world("nobody");
     let refused = || {

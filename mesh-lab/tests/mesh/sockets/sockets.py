@@ -1,9 +1,11 @@
 """What programs see of their sockets, each told by its name, to be compared with and without the mesh.
 
   sockets.py serve4 PORT                             a server that listens on IPv4 alone
+  sockets.py serve_bound                             servers bound to eth0: port 7000 by IPv4, 7001 by IPv6
   sockets.py keep PORT...                            a server that keeps all that connect, and echoes
   sockets.py many FAMILY COUNT PORT...               so many connections to each port of `keeper` at once, and how many worked
   sockets.py one_port SOURCE PORT...                 connections to the ports of `keeper` from one source port at once
+  sockets.py first_words HOST PORT...                what servers say that speak first
   sockets.py tell NAMESPACE SERVER4 SERVER6 OWN4 OWN6   runs them all against the namespace's services, and prints JSON
 """
 import errno, json, os, select, socket, sys, threading, time
@@ -19,6 +21,21 @@ def serve4(port):
         def log_message(self, *_):
             pass
     http.server.ThreadingHTTPServer(("0.0.0.0", int(port)), Plain).serve_forever()
+
+
+def serve_bound():
+    def serve(family, port):
+        server = socket.socket(family, socket.SOCK_STREAM)
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"eth0")
+        server.bind(("", port))
+        server.listen(50)
+        while True:
+            sock, accepted = server.accept()
+            sock.sendall(accepted[0].encode())
+            sock.close()
+    for family, port in ((socket.AF_INET, 7000), (socket.AF_INET6, 7001)):
+        threading.Thread(target=serve, args=(family, port)).start()
 
 
 def keep(*ports):
@@ -56,6 +73,11 @@ def many(family, count, *ports):
         held.append(socket.create_connection((address, int(port)), 10))
         return works(held[-1])
     print(*(sum(attempt(lambda: another(port)) is True for _ in range(int(count))) for port in ports))
+
+
+def first_words(*hosts_and_ports):
+    for host, port in zip(hosts_and_ports[::2], hosts_and_ports[1::2]):
+        print(attempt(lambda: rest_of(socket.create_connection((host, int(port)), 8))))
 
 
 def one_port(source, *ports):
@@ -131,14 +153,16 @@ def fetches(host):
     return urllib.request.urlopen(f"http://{host}:{PORT}/", timeout=5).read().decode()
 
 
+def rest_of(sock):
+    """What comes until the other end has said all."""
+    return b"".join(iter(lambda: sock.recv(100), b"")).decode()
+
+
 def half_closes(address):
     sock = socket.create_connection((address, PORT), 5)
     sock.sendall(b"echo\nsome words")
     sock.shutdown(socket.SHUT_WR)
-    said = b""
-    while piece := sock.recv(100):
-        said += piece
-    return said.decode()
+    return rest_of(sock)
 
 
 def is_reset(address):
@@ -182,10 +206,7 @@ def bound_to_interface(address):
     sock.connect((address, PORT))
     sock.sendall(b"echo\nbound")
     sock.shutdown(socket.SHUT_WR)
-    said = b""
-    while piece := sock.recv(100):
-        said += piece
-    return [said.decode(), sock.getsockname()[0], sock.getpeername()[0], sock.getsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, 16).decode()]
+    return [rest_of(sock), sock.getsockname()[0], sock.getpeername()[0], sock.getsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, 16).decode()]
 
 
 def urgent(address):
@@ -196,10 +217,7 @@ def urgent(address):
     sock.send(b"c", socket.MSG_OOB)
     sock.sendall(b"d")
     sock.shutdown(socket.SHUT_WR)
-    said = b""
-    while piece := sock.recv(100):
-        said += piece
-    return said.decode()
+    return rest_of(sock)
 
 
 def waits(address):
@@ -251,4 +269,4 @@ def tell(namespace, server4, server6, own4, own6):
 
 
 if __name__ == "__main__":
-    {"serve4": serve4, "keep": keep, "many": many, "one_port": one_port, "tell": tell}[sys.argv[1]](*sys.argv[2:])
+    {"serve4": serve4, "serve_bound": serve_bound, "keep": keep, "many": many, "first_words": first_words, "one_port": one_port, "tell": tell}[sys.argv[1]](*sys.argv[2:])
