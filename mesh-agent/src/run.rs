@@ -25,9 +25,10 @@ use crate::liveness::Liveness;
 use crate::pods::NodePods;
 use crate::proxy::balance::{Affinity, Health, Limits};
 use crate::proxy::core::{NEWS_WAIT, Shared};
+use crate::proxy::hold;
 use crate::proxy::worker::{self, Command};
 use crate::redirection::{Failures, Notes, Writer};
-use crate::sys::ebpf::{EventLog, FlowMap, Links, Refused};
+use crate::sys::ebpf::{Decisions, EventLog, FlowMap, HeldSyns, Links, Recent};
 use crate::sys::seccomp;
 use crate::telemetry::{AccessLog, AgentMetrics, Format, WorkerMetrics};
 use crate::xds::{self, ToldBefore, Xds, XdsConfig};
@@ -91,7 +92,8 @@ async fn serve(mut config: Config, set_log_filter: SetLogFilter) -> Result<(), F
         serve_in_time(serving.clone());
     }
     let (links, shown_links) = (maps.links()?, maps.links()?);
-    let kernel = (links, maps.refused()?);
+    let (recent, decisions, syns) = maps.outcomes()?;
+    let kernel = (links, recent, decisions);
     let shared = shared(&config, &xds, &certificates, (&direct, served), kernel, open_files);
     let flow_maps = channels.iter().map(|_| maps.flow_map()).collect::<Result<Vec<_>, _>>()?;
     let (destinations, kernel, events, egress) = maps.open()?;
@@ -103,6 +105,7 @@ async fn serve(mut config: Config, set_log_filter: SetLogFilter) -> Result<(), F
     let kernel = flow_maps.into_iter().zip(channels);
     let liveness = Liveness::default();
     let workers = start_workers(&shared, kernel, worker_metrics, &liveness)?;
+    follow_syns(Arc::clone(&shared), syns)?;
     // This runtime's own.
     let beat = liveness.of_loop("control");
     tokio::spawn(async move { beat.keep().await });
@@ -272,7 +275,7 @@ fn shared(
     xds: &Xds,
     certificates: &Certificates,
     (direct, serving): (&Direct, watch::Receiver<bool>),
-    (links, refused): (Links, Refused),
+    (links, recent, decisions): (Links, Recent, Decisions),
     open_files: u64,
 ) -> Arc<Shared> {
     // Over HBONE a connection has one descriptor on each node, its socket in the pod. Plain ones have two: should these
@@ -292,7 +295,9 @@ fn shared(
         limits: Limits::default(),
         direct: direct.clone(),
         strict_egress: Strict::default(),
-        refused,
+        recent,
+        decisions,
+        listeners: hold::Listeners::default(),
         same_node: config.same_node,
         links,
         most_connections: most - most_sessions,
@@ -333,6 +338,16 @@ fn start_workers(
         workers.commands.push(sender);
     }
     Ok(workers)
+}
+
+/// Hands SYNs that wait to the workers. On a thread of its own: a client waits for it, whatever else is to be done.
+fn follow_syns(shared: Arc<Shared>, syns: HeldSyns) -> std::io::Result<()> {
+    let follow = move || {
+        if let Err(error) = shared.listeners.follow(syns) {
+            tracing::error!(%error, "connections of pods wait for a second and more");
+        }
+    };
+    std::thread::Builder::new().name("syns".into()).spawn(follow).map(drop)
 }
 
 /// Logs what the eBPF programs report.

@@ -13,9 +13,9 @@ pub const TO_BE_TRIED: u32 = 1;
 pub const BY_PORT: u32 = 2;
 /// Most ports of services behind which there is somebody. Addresses whose ports find no room are [`TO_BE_TRIED`].
 pub const MAX_OPEN_PORTS: u32 = 262_144;
-/// Destinations that nobody was behind a moment ago; more of them are forgotten.
-pub const MAX_REFUSED: u32 = 4096;
-/// How long they are refused, in nanoseconds, before one is tried again.
+/// Destinations of pods of which it is known what their last connection has met with; more of them are forgotten.
+pub const MAX_LATELY: u32 = 4096;
+/// How long one that has refused a connection is not tried again, in nanoseconds.
 pub const REFUSED_FOR: u64 = 1_000_000_000;
 /// Most connections between their SYN and the end of their handshake at one time.
 pub const MAX_HANDOFFS: u32 = 65_536;
@@ -152,6 +152,7 @@ mod user {
     use crate::direct::{DirectFlow, DirectSocket, Filed, Route, RouteKey};
     use crate::egress::EgressKey;
     use crate::fault::Event;
+    use crate::hold::Decision;
     use crate::veth::{Direction, Veth, VethEnd, VethFlow};
 
     // SAFETY: `repr(C)`, made of integers only, no implicit padding (asserted by the sizes above), any bit pattern
@@ -191,6 +192,8 @@ mod user {
     unsafe impl aya::Pod for VethEnd {}
     // SAFETY: as above.
     unsafe impl aya::Pod for EgressKey {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Decision {}
 
     #[cfg(test)]
     mod tests {
@@ -228,6 +231,7 @@ mod user {
             is_its_bytes::<VethFlow>();
             is_its_bytes::<VethEnd>();
             is_its_bytes::<EgressKey>();
+            is_its_bytes::<Decision>();
         }
     }
 }

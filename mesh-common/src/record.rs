@@ -1,10 +1,12 @@
-//! Reading the records of the ring buffers: bytes in, the structures of [`crate::fault`] and [`crate::direct`] out. A
+//! Reading the records of the ring buffers: bytes in, the structures of [`crate::fault`], [`crate::hold`] and
+//! [`crate::direct`] out. A
 //! record that is too short, or of a kind that this version does not know, is none.
 
 use crate::address::Address;
 use crate::direct::{DirectEvent, Happened};
 use crate::fault::{Event, Fault};
-use crate::maps::Endpoint;
+use crate::hold::HeldSyn;
+use crate::maps::{Endpoint, Handoff};
 
 /// Reads a record of `EVENTS`.
 pub fn event(record: &[u8]) -> Option<(Fault, Event)> {
@@ -32,6 +34,24 @@ pub fn direct_event(record: &[u8]) -> Option<(Happened, DirectEvent)> {
         ended_in: fields.u32()?,
     };
     Some((Happened::from_number(event.happened)?, event))
+}
+
+/// Reads a record of `HELD`. One whose header can't be as long as it says is none.
+pub fn held_syn(record: &[u8]) -> Option<HeldSyn> {
+    let mut fields = Fields(record);
+    let syn = HeldSyn {
+        at: fields.u64()?,
+        listener: fields.u64()?,
+        connection: Handoff { netns: fields.u64()?, client: fields.endpoint()?, server: fields.endpoint()? },
+        destination: fields.endpoint()?,
+        length: fields.u32()?,
+        header: fields.take()?,
+        zero: fields.u32()?,
+    };
+    syn.header
+        .get(..usize::try_from(syn.length).ok()?)
+        .is_some_and(|header| header.len() >= 20)
+        .then_some(syn)
 }
 
 /// What is left of a record, field by field in the order of the structure, which has no hidden padding.

@@ -58,6 +58,20 @@ pub const fn outbound_listener(pod: &Pod, to: &Endpoint) -> (Address, u16) {
     (loopback, OUTBOUND_PORT)
 }
 
+/// Whether an address is one of those, where the proxy listens.
+#[inline(always)]
+pub const fn is_outbound_loopback(address: Address) -> bool {
+    let Address(octets) = address;
+    let widened = first_half(&octets) == u64::from_be_bytes(LOOPBACK_V6);
+    widened || address.is_loopback()
+}
+
+#[inline(always)]
+const fn first_half(octets: &[u8; 16]) -> u64 {
+    let [a, b, c, d, e, f, g, h, ..] = *octets;
+    u64::from_be_bytes([a, b, c, d, e, f, g, h])
+}
+
 /// The same for a socket that its program has bound to an interface, by which loopback is not to be reached. The pod's own
 /// address is: it belongs to that interface. Another interface's sockets find no way to it, and fail.
 #[inline(always)]

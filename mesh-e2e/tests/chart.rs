@@ -149,7 +149,7 @@ fn the_agent_has_four_capabilities_and_is_not_privileged() {
     let manifests = render("elsewhere", &[]).unwrap();
     assert!(!manifests.contains("privileged: true"));
     let added: BTreeSet<_> = manifests.lines().filter_map(|line| line.trim().strip_prefix("add: ")).collect();
-    assert_eq!(added, ["[BPF, NET_ADMIN, SYS_ADMIN, SYS_PTRACE]"].into());
+    assert_eq!(added, ["[BPF, NET_ADMIN, NET_RAW, SYS_ADMIN, SYS_PTRACE]"].into());
     let dropped = manifests.matches("drop: [ALL]").count();
     assert_eq!(dropped, manifests.matches("\n          image: ").count(), "a container keeps capabilities");
     assert_eq!(dropped, manifests.matches("readOnlyRootFilesystem: true").count());

@@ -160,7 +160,7 @@ fn ticket(route: &mut Route) -> Option<u32> {
 }
 
 #[inline(always)]
-fn agent_lives() -> bool {
+pub fn agent_lives() -> bool {
     PULSE.get(0).is_some_and(|beat| now() < beat.wrapping_add(PULSE_LASTS))
 }
 

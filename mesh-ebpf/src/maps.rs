@@ -10,9 +10,10 @@ use mesh_common::direct::{
     MAX_ROUTES, Route, RouteKey,
 };
 use mesh_common::egress::{EgressKey, MAX_EGRESS};
+use mesh_common::hold::{Decision, HELD_RING, Lately, MAX_DECISIONS};
 use mesh_common::maps::{
-    Endpoint, Handoff, Listener, MAX_DESTINATIONS, MAX_HANDOFFS, MAX_LISTENERS, MAX_NODE_CGROUPS,
-    MAX_OPEN_PORTS, MAX_PODS, MAX_PROBE_PORTS, MAX_PROXIES, MAX_REFUSED, Pod, Proxy, Sandbox,
+    Endpoint, Handoff, Listener, MAX_DESTINATIONS, MAX_HANDOFFS, MAX_LATELY, MAX_LISTENERS, MAX_NODE_CGROUPS,
+    MAX_OPEN_PORTS, MAX_PODS, MAX_PROBE_PORTS, MAX_PROXIES, Pod, Proxy, Sandbox,
 };
 use mesh_common::steer;
 use mesh_common::veth::{Direction, MAX_VETH_FLOWS, NEIGHBOUR_SLOTS, Veth, VethEnd, VethFlow};
@@ -49,10 +50,19 @@ pub static DESTINATIONS: HashMap<Address, u32> =
 #[map]
 pub static OPEN_PORTS: HashMap<Endpoint, u32> = HashMap::with_max_entries(MAX_OPEN_PORTS, BPF_F_NO_PREALLOC);
 
-/// Destinations that have just refused a connection of a pod, and until when that pod does not try them again, in
-/// nanoseconds of `CLOCK_MONOTONIC`. By the pod, so that none has others refused. Written by the proxy, read by `connect`.
+/// What the last connection of a pod to a destination has met with: one that was refused is not tried again for a moment,
+/// and one that was taken has the next ones not wait. By the pod, so that none has others refused. Written by the proxy,
+/// read by `connect` and by the filter at the outbound listeners.
 #[map]
-pub static REFUSED: LruHashMap<RouteKey, u64> = LruHashMap::with_max_entries(MAX_REFUSED, 0);
+pub static LATELY: LruHashMap<RouteKey, Lately> = LruHashMap::with_max_entries(MAX_LATELY, 0);
+
+/// SYNs that wait at the outbound listeners. Written by the filter there, read by the proxy.
+#[map]
+pub static HELD: RingBuf = RingBuf::with_byte_size(HELD_RING, 0);
+
+/// What becomes of connections whose SYN has waited. Written by the proxy, read by the filter and by `sk_lookup`.
+#[map]
+pub static DECISIONS: LruHashMap<Handoff, Decision> = LruHashMap::with_max_entries(MAX_DECISIONS, 0);
 
 /// Pods that may not go to destinations which the mesh does not know, and what is excepted. Written by the proxy, read by
 /// `connect`.

@@ -6,7 +6,7 @@ use mesh_common::fault::Fault;
 use mesh_common::maps::{BY_PORT, Endpoint};
 
 use crate::direct::now;
-use crate::maps::{DESTINATIONS, OPEN_PORTS, REFUSED};
+use crate::maps::{DESTINATIONS, LATELY, OPEN_PORTS};
 
 /// How the mesh knows an address; 0 if it does not.
 #[inline(always)]
@@ -32,7 +32,12 @@ fn reason(client: u64, known: u32, to: &Endpoint) -> u32 {
     if known == BY_PORT && unsafe { OPEN_PORTS.get(to) }.is_none() {
         return Fault::NobodyThere as u32;
     }
+    if lately(client, to) == Some(true) { Fault::RefusedLately as u32 } else { 0 }
+}
+
+/// Whether the client's last connection there was refused, or taken, if it was a moment ago.
+#[inline(always)]
+pub fn lately(client: u64, to: &Endpoint) -> Option<bool> {
     // SAFETY: the value is copied at once.
-    let until = unsafe { REFUSED.get(RouteKey::new(client, *to)) }.copied().unwrap_or(0);
-    if until != 0 && now() < until { Fault::RefusedLately as u32 } else { 0 }
+    unsafe { LATELY.get(RouteKey::new(client, *to)) }.copied()?.at(now())
 }

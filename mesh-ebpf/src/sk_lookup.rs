@@ -9,10 +9,10 @@ use mesh_common::address::Address;
 use mesh_common::direct as rules;
 use mesh_common::fault::{Fault, Verdict};
 use mesh_common::maps::{Endpoint, Listener, ListenerKind};
-use mesh_common::steer;
+use mesh_common::{OUTBOUND_PORT, steer};
 
 use crate::maps::{HERE, LISTENERS, TURNS, WORKERS};
-use crate::{direct, probe, report};
+use crate::{direct, hold, probe, report};
 
 /// `IPPROTO_TCP`.
 const TCP: u32 = 6;
@@ -25,10 +25,16 @@ const INET: u32 = 2;
 pub fn inbound(context: SkLookupContext) -> u32 {
     let arrival = Arrival::of(context.lookup);
     let own = steer::is_own(arrival.local.address, arrival.remote.address, arrival.interface);
-    if arrival.protocol != TCP || own {
+    if arrival.protocol != TCP {
         return sk_action::SK_PASS;
     }
     let pod = HERE.get(0).copied().unwrap_or(0);
+    if own {
+        let to_proxy = arrival.local.port == OUTBOUND_PORT;
+        let refused = to_proxy && hold::is_refused(pod, &arrival.remote, &arrival.local);
+        // As below: a reset.
+        return if refused { sk_action::SK_DROP } else { sk_action::SK_PASS };
+    }
     if probe::may_arrive(pod, arrival.remote, arrival.local) {
         return sk_action::SK_PASS;
     }

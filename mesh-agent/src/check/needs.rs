@@ -34,6 +34,12 @@ pub(super) fn all(cgroup_root: &Path, in_pod: bool) -> Vec<Need> {
         ),
         need("CAP_BPF", true, capability(39), "eBPF programs can't be loaded"),
         need("CAP_NET_ADMIN", true, capability(12), "eBPF programs can't be attached"),
+        need(
+            "CAP_NET_RAW",
+            false,
+            capability(13),
+            "connections to where nobody listens are accepted, and then reset",
+        ),
         need("CAP_SYS_ADMIN", true, capability(21), "pods' network namespaces can't be entered"),
         need("CAP_SYS_PTRACE", true, capability(19), "pods' network namespaces can't be found"),
         need(

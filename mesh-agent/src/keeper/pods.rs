@@ -118,6 +118,7 @@ impl Pods {
         }
         self.programs.attach(self.enrolled.values().map(|pod| &*pod.netns))?;
         for pod in self.enrolled.values() {
+            hold(&self.programs, &pod.netns, &pod.listeners)?;
             veths::connect(&mut self.programs, &pod.netns, &pod.claim.addresses);
         }
         veths::reset_all(&self.programs.other_veth_flows(), || self.places());
@@ -271,7 +272,10 @@ impl Pods {
                 self.programs.add_listener(cookie, kind, worker, listener)?;
             }
         }
-        if let Err(error) = self.programs.enrol(&claim.uid, &netns, &claim.addresses, &claim.probe_ports) {
+        let now = self.programs.are_attached();
+        let held = if now { hold(&self.programs, &netns, &listeners) } else { Ok(()) };
+        let mut enrol = || self.programs.enrol(&claim.uid, &netns, &claim.addresses, &claim.probe_ports);
+        if let Err(error) = held.and_then(|()| enrol()) {
             self.programs.dismiss(cookie, &claim.addresses, &claim.probe_ports, &self.probes())?;
             return Err(error.into());
         }
@@ -393,6 +397,16 @@ fn find(cgroup: &Path, claim: &Claim, held: Option<u64>, said: Option<Netns>) ->
 /// Whether this is the node's own network namespace, the agent's; one that can't be told apart counts as that.
 fn is_own(netns: &Netns) -> bool {
     Netns::of_process(std::process::id()).map_or(true, |own| own.cookie() == netns.cookie())
+}
+
+/// Has what comes to a pod's outbound listeners wait, from when these programs decide. Where its SYN could not be sent again
+/// (`CAP_NET_RAW`) it does not, and the client hears of a refusal after `connect()`.
+fn hold(programs: &Programs, netns: &Netns, listeners: &[TcpListener]) -> Result<(), ebpf::Error> {
+    if let Err(error) = sys::open_sockets(netns, SocketKind::LoopbackV4, 1) {
+        tracing::warn!(%error, "connect() of a pod succeeds before it is known whether somebody listens");
+        return Ok(());
+    }
+    listeners.chunks_exact(PORTS.len()).try_for_each(|of_worker| programs.hold_at(&of_worker[0]))
 }
 
 /// Opens one of a pod's listeners. A connection that the proxy accepts from an application or from outside the mesh is

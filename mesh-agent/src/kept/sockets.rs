@@ -85,6 +85,14 @@ impl Sockets {
         wait.await.unwrap_or_else(|_| Err(io::ErrorKind::NotConnected.into()))
     }
 
+    /// Gives one back that can be used again.
+    pub fn give_back(&self, pod: u64, kind: SocketKind, socket: OwnedFd) {
+        // The pod may be gone.
+        if let Some(stock) = self.0.stocks.borrow_mut().get_mut(&(pod, kind)) {
+            stock.ready.push(socket);
+        }
+    }
+
     fn ask(&self, key: Key, stock: &mut Stock) {
         stock.coming += usize::from(stock.batch);
         self.0.asks.borrow_mut().push_back((key, stock.batch));

@@ -34,6 +34,15 @@ pub struct Caps {
     pub from_elsewhere: Option<Rc<Cap>>,
 }
 
+/// Who has as many connections as may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Full {
+    /// All pods together.
+    Worker,
+    /// The pod, or those who connect to it.
+    Pod,
+}
+
 /// A place below all caps, given back when it is dropped.
 pub struct Place {
     _worker: Held,
@@ -46,8 +55,8 @@ struct OfPod {
     _from_elsewhere: Option<Held>,
 }
 
-/// A place below one cap.
-struct Held(Rc<Cap>);
+/// A place below one cap, given back when it is dropped.
+pub struct Held(Rc<Cap>);
 
 impl Cap {
     /// A cap of so many connections.
@@ -64,7 +73,8 @@ impl Cap {
         self.most - self.free.get()
     }
 
-    fn try_place(self: &Rc<Self>) -> Option<Held> {
+    /// A place; none if there are as many as may be.
+    pub fn try_place(self: &Rc<Self>) -> Option<Held> {
         self.free.set(self.free.get().checked_sub(1)?);
         Some(Held(Rc::clone(self)))
     }
@@ -81,9 +91,10 @@ impl Cap {
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 impl Caps {
-    /// A place; none if there are as many as may be.
-    pub fn try_place(&self) -> Option<Place> {
-        Some(Place { _worker: self.try_place_of_worker()?, _of_pod: self.try_place_of_pod()? })
+    /// A place. Errors: there are as many as may be.
+    pub fn try_place(&self) -> Result<Place, Full> {
+        let worker = self.try_place_of_worker().ok_or(Full::Worker)?;
+        Ok(Place { _worker: worker, _of_pod: self.try_place_of_pod().ok_or(Full::Pod)? })
     }
 
     /// Waits until the worker has a place for this pod.
@@ -206,7 +217,7 @@ mod tests {
         let worker = Cap::with_reserve(640, 64);
         let greedy = [480; 2].map(|most| caps(&worker, most));
         let mut held: Vec<_> =
-            greedy.iter().flat_map(|caps| std::iter::from_fn(|| caps.try_place())).collect();
+            greedy.iter().flat_map(|caps| std::iter::from_fn(|| caps.try_place().ok())).collect();
         assert_eq!(held.len(), 640 - 64, "the reserve is left");
         let modest: Vec<_> = (0..32).map(|_| caps(&worker, 480)).collect();
         for pod in &modest {
@@ -227,9 +238,9 @@ mod tests {
     fn what_comes_from_elsewhere_leaves_a_pod_some_for_its_own() {
         let own = caps(&Cap::new(100), 8);
         let inbound = Caps { from_elsewhere: Some(Cap::new(6)), ..own.clone() };
-        let held: Vec<_> = std::iter::from_fn(|| inbound.try_place()).collect();
+        let held: Vec<_> = std::iter::from_fn(|| inbound.try_place().ok()).collect();
         assert_eq!(held.len(), 6);
-        assert!(own.try_place().is_some());
+        assert!(own.try_place().is_ok());
     }
 
     #[tokio::test]
@@ -264,8 +275,8 @@ mod tests {
             let crowded = |(of, it): &&(usize, Accepted)| *of == pod && matches!(it, Accepted::Crowded(_));
             assert_eq!(heard.borrow().iter().filter(crowded).count(), 1, "pod {pod}");
         }
-        assert!(pods[0].try_place().is_none(), "a stream needs a place as well");
+        assert!(pods[0].try_place().is_err_and(|full| full == Full::Pod), "a stream needs a place as well");
         heard.borrow_mut().clear();
-        assert!(pods[0].try_place().is_some(), "places are given back");
+        assert!(pods[0].try_place().is_ok(), "places are given back");
     }
 }

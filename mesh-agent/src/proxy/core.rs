@@ -16,6 +16,7 @@ use tokio::sync::{Notify, watch};
 
 use super::admission::Admissions;
 use super::balance::{Affinity, Health, Limits, Turns};
+use super::hold::{self, Holding};
 use super::mux::Budget;
 use super::pool::Pool;
 use crate::certs::{Certificates, Identity};
@@ -23,7 +24,7 @@ use crate::config::SameNode;
 use crate::direct::Direct;
 use crate::egress::Strict;
 use crate::kept::Sockets;
-use crate::sys::ebpf::{FlowMap, Links, Refused};
+use crate::sys::ebpf::{Decisions, FlowMap, Links, Recent};
 use crate::telemetry::WorkerMetrics;
 
 /// How long a new pod's connections wait for the control plane to tell of the pod (wire reference 6.4) and to sign its
@@ -53,8 +54,12 @@ pub struct Shared {
     pub direct: Direct,
     /// Pods that may go only where the mesh knows the way.
     pub strict_egress: Strict,
-    /// Told of destinations that refuse connections.
-    pub refused: Refused,
+    /// Told of destinations that take or refuse connections.
+    pub recent: Recent,
+    /// Told what becomes of connections whose SYN waits.
+    pub decisions: Decisions,
+    /// Where these come.
+    pub listeners: hold::Listeners,
     /// How connections between pods of this node go.
     pub same_node: SameNode,
     /// How these pods are connected.
@@ -114,6 +119,8 @@ pub struct Core {
     pub turns: Turns<TargetKey>,
     /// Connections that pods of this node took.
     pub admissions: Rc<Admissions>,
+    /// Connections that are not accepted yet.
+    pub holding: Holding,
     /// This core's counters.
     pub metrics: Arc<WorkerMetrics>,
     /// Tells HBONE connections to let go.
@@ -180,6 +187,7 @@ impl Core {
             pool: Pool::default(),
             turns: Turns::default(),
             admissions: Rc::default(),
+            holding: Holding::default(),
             metrics,
             draining: Rc::default(),
             complained: Cell::default(),

@@ -273,7 +273,7 @@ pub async fn serve_hbone(
     let own_pod = Arc::clone(&pod);
     let asking = Rc::clone(&session);
     let handle = move |request| {
-        let places = (streams.try_place(), asking.stream());
+        let places = (streams.try_place().ok(), asking.stream());
         serve_stream(Rc::clone(&core), Arc::clone(&own_pod), identity.clone(), peer, places, request)
     };
     let served = tokio::select! {

@@ -1,7 +1,7 @@
 //! The data path, in reading order:
 //!
 //! 1. [`worker`]: a thread that runs a [`core`](mod@core), with its pods' listeners.
-//! 2. [`accept`]: connections are taken.
+//! 2. [`accept`]: connections are taken; those of pods once their way is open ([`hold`], [`syn`]).
 //! 3. [`outbound`]: one that a pod opened. Where does it go?
 //! 4. [`upstream`]: the way to one endpoint, through [`pool`], [`tunnel`] ([`mux`] or [`hbone`]) and [`tls`].
 //! 5. [`inbound`]: one that arrives at a pod. Has it a place for its [handshake](handshakes), who is it, has that one a
@@ -19,6 +19,7 @@ mod fixture;
 pub mod flow;
 pub mod handshakes;
 pub mod hbone;
+pub mod hold;
 pub mod inbound;
 pub mod lifetime;
 pub mod mux;
@@ -26,6 +27,7 @@ pub mod outbound;
 pub mod pool;
 pub mod relay;
 pub mod sessions;
+mod syn;
 pub mod tls;
 pub mod tunnel;
 pub mod upstream;

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use mesh_api::plan::outbound::{Reject, Route, route};
 use mesh_api::plan::{PortPolicy, Service, Target, TargetKey, Workload};
 use mesh_common::is_mesh_port;
+use socket2::SockRef;
 use tokio::net::TcpStream;
 
 use super::accept::Place;
@@ -19,6 +20,7 @@ use super::lifetime::Lifetime;
 use super::relay::{self, Meter, SocketIs, reset_on_drop};
 use super::upstream::{self, Options, Origin, Upstream};
 use crate::config::SameNode;
+use crate::sys::ebpf::Asked;
 use crate::telemetry::{Ended, Record, Reporter, Start};
 
 /// Endpoints that are tried before the client hears of a failure.
@@ -58,48 +60,90 @@ struct Connected {
 
 /// Serves one connection that was accepted on a pod's outbound listener.
 pub async fn serve(core: Rc<Core>, pod: Arc<LocalPod>, socket: TcpStream, peer: SocketAddr, _place: Place) {
-    let asked = core.flows.borrow().original_destination(&socket);
-    let (original, not_direct) = match asked {
-        Ok(Some(asked)) => (OriginalDestination::new(asked.destination), asked.not_direct),
+    // Its listener's, which looks at what begins a connection. Where there is none nothing is lost.
+    let _filter = SockRef::from(&socket).detach_filter();
+    let opened = match core.holding.take(&pod, &socket, peer) {
+        Some(opened) => Some(opened),
+        // In a box, since it is needed no longer than it lasts: the connection may stay for days.
+        None => Box::pin(open_as_it_comes(&core, &pod, &socket, peer)).await,
+    };
+    let Some(Opened { mut record, connected }) = opened else { return reset_on_drop(&socket) };
+    let meter = Meter::default();
+    meter.report_to(record.open());
+    let ended = carry(socket, connected, &meter).await;
+    record.end(&ended, meter.bytes());
+}
+
+/// Of one that did not wait.
+async fn open_as_it_comes(
+    core: &Rc<Core>,
+    pod: &Arc<LocalPod>,
+    socket: &TcpStream,
+    peer: SocketAddr,
+) -> Option<Opened> {
+    let asked = core.flows.borrow().original_destination(socket);
+    match asked {
+        Ok(Some(asked)) => open(core, pod, &Attempt { asked, port: peer.port() }, Some(socket)).await,
         Ok(None) => {
             tracing::warn!(%pod, %peer, "a program connected to the mesh's port 15001 itself: refused");
-            return reset_on_drop(&socket);
+            None
         }
         Err(error) => {
             tracing::error!(%pod, %peer, %error, "can't read a connection's destination: refused");
-            return reset_on_drop(&socket);
+            None
         }
-    };
-    let client = ClientAddress::new(SocketAddr::new(pod.address_like(original.ip()), peer.port()));
+    }
+}
+
+/// Opens the way for a connection of a pod; none if it is refused, and that is recorded.
+pub async fn open(
+    core: &Rc<Core>,
+    pod: &Arc<LocalPod>,
+    attempt: &Attempt,
+    socket: Option<&TcpStream>,
+) -> Option<Opened> {
+    let original = OriginalDestination::new(attempt.asked.destination);
+    let client = ClientAddress::new(SocketAddr::new(pod.address_like(original.ip()), attempt.port));
     let start =
         Start { reporter: Reporter::Source, client: client.address(), destination: original.address() };
     let mut record = Record::new(&core.metrics, start);
     // Until there is an endpoint to try.
     record.transport = "none";
-    let meter = Meter::default();
-    let arrived = Arrived { socket: &socket, client, original, not_direct };
-    // In a box, since it is needed no longer than it lasts: the connection may stay for days.
-    let ended = match Box::pin(connect(&core, &pod, &arrived, &mut record)).await {
+    let arrived = Arrived { socket, client, original, not_direct: attempt.asked.not_direct };
+    match connect(core, pod, &arrived, &mut record).await {
         Ok(connected) => {
-            meter.report_to(record.open());
-            carry(socket, connected, &meter).await
+            core.shared.recent.taken(pod.netns, original.address());
+            Some(Opened { record, connected })
         }
         Err(error) => {
-            reset_on_drop(&socket);
             if matches!(error, Error::Refused(_)) {
-                // The next one hears of it where this one should have, in `connect()`.
-                core.shared.refused.note(pod.netns, original.address());
+                core.shared.recent.refused(pod.netns, original.address());
             }
             tracing::debug!(%pod, %client, %original, %error, "outbound connection not made");
-            Ended::Failed(error.response_flag(), error.to_string())
+            record.end(&Ended::Failed(error.response_flag(), error.to_string()), (0, 0));
+            None
         }
-    };
-    record.end(&ended, meter.bytes());
+    }
 }
 
-/// A connection that was accepted.
+/// What is known of a connection of a pod before anything else.
+pub struct Attempt {
+    /// What it asks for.
+    pub asked: Asked,
+    /// The client's port.
+    pub port: u16,
+}
+
+/// A way that was opened for a connection. Dropped, it counts as abandoned.
+pub struct Opened {
+    record: Record,
+    connected: Connected,
+}
+
+/// A connection that comes.
 struct Arrived<'a> {
-    socket: &'a TcpStream,
+    /// None if it is not accepted before it is known what becomes of it.
+    socket: Option<&'a TcpStream>,
     client: ClientAddress,
     original: OriginalDestination,
     /// See [`To::not_direct`].

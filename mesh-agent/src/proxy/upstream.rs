@@ -131,8 +131,8 @@ pub struct Origin<'a> {
     pub client: ClientAddress,
     /// Host name of the service that it addressed, if it did.
     pub service: Option<&'a str>,
-    /// The application's connection.
-    pub socket: &'a TcpStream,
+    /// The application's connection, if it was accepted already.
+    pub socket: Option<&'a TcpStream>,
     /// Whether an endpoint may have got what the application has sent: then no other may get it again.
     pub exposed: Cell<bool>,
 }

@@ -61,6 +61,8 @@ fn open(kind: SocketKind) -> io::Result<Socket> {
         SocketKind::StreamV6 => tcp(Domain::IPV6),
         SocketKind::DeliveryV4 => delivery(Domain::IPV4),
         SocketKind::DeliveryV6 => delivery(Domain::IPV6),
+        SocketKind::LoopbackV4 => packets(Domain::IPV4),
+        SocketKind::LoopbackV6 => packets(Domain::IPV6),
     }
 }
 
@@ -69,6 +71,14 @@ fn open(kind: SocketKind) -> io::Result<Socket> {
 fn delivery(domain: Domain) -> io::Result<Socket> {
     let socket = tcp(domain)?;
     set_flag(&socket, libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT)?;
+    Ok(socket)
+}
+
+/// A socket that sends packets which are whole, header and all (raw(7)), to loopback alone: only who has `CAP_NET_RAW` can
+/// take that back. It receives nothing.
+fn packets(domain: Domain) -> io::Result<Socket> {
+    let socket = Socket::new(domain, Type::RAW.nonblocking(), Some(Protocol::from(libc::IPPROTO_RAW)))?;
+    socket.bind_device(Some(b"lo"))?;
     Ok(socket)
 }
 
@@ -238,6 +248,19 @@ mod tests {
         let round_trip = shortest_round_trip(&client);
         assert!(!round_trip.is_zero() && round_trip < Duration::from_secs(1), "{round_trip:?}");
         assert_eq!(shortest_round_trip(&listener), Duration::ZERO, "no connection");
+    }
+
+    #[test]
+    fn packets_go_over_loopback_alone() {
+        let socket = open(SocketKind::LoopbackV4).unwrap();
+        assert_eq!(socket.device().unwrap().unwrap(), b"lo");
+        let without_privilege = std::thread::spawn(move || {
+            let none = rustix::thread::CapabilitySet::empty();
+            let sets = rustix::thread::CapabilitySets { effective: none, permitted: none, inheritable: none };
+            rustix::thread::set_capabilities(None, sets).unwrap();
+            socket.bind_device(None).unwrap_err().raw_os_error()
+        });
+        assert_eq!(without_privilege.join().unwrap(), Some(libc::EPERM));
     }
 
     #[test]

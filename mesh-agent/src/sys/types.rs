@@ -37,6 +37,10 @@ pub enum SocketKind {
     DeliveryV4 = 3,
     /// The same over IPv6.
     DeliveryV6 = 4,
+    /// To send whole IPv4 packets, over the pod's loopback and nowhere else.
+    LoopbackV4 = 5,
+    /// The same for IPv6.
+    LoopbackV6 = 6,
 }
 
 impl SocketKind {
@@ -50,10 +54,21 @@ impl SocketKind {
         if to.is_ipv4() { Self::DeliveryV4 } else { Self::DeliveryV6 }
     }
 
+    /// To send packets to an address of the pod's loopback.
+    pub fn loopback(to: IpAddr) -> Self {
+        if to.is_ipv4() { Self::LoopbackV4 } else { Self::LoopbackV6 }
+    }
+
     /// What a number stands for.
     pub fn from_number(number: u8) -> Option<Self> {
-        [Self::StreamV4, Self::StreamV6, Self::DeliveryV4, Self::DeliveryV6]
-            .into_iter()
-            .find(|kind| *kind as u8 == number)
+        let all = [
+            Self::StreamV4,
+            Self::StreamV6,
+            Self::DeliveryV4,
+            Self::DeliveryV6,
+            Self::LoopbackV4,
+            Self::LoopbackV6,
+        ];
+        all.into_iter().find(|kind| *kind as u8 == number)
     }
 }

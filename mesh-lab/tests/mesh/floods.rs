@@ -6,6 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::garbage::member;
+use crate::restarts::proxy_of;
 use crate::world::{PORT, World, eventually};
 
 const FLOODS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/mesh/floods.py");
@@ -226,4 +227,27 @@ fn unfinished_handshakes_from_many_addresses_and_silent_sessions_hold_no_place()
     let output = stranger(&world, &["idle", &server, "15008", "40", &certificate, &key]).output().unwrap();
     let told = String::from_utf8(output.stdout).unwrap();
     assert!(told.starts_with("closed"), "a session without a stream: {told}");
+}
+
+/// The way is opened before a connection is accepted, so what is never accepted has to be given up.
+#[test]
+fn connections_that_a_pod_abandons_at_once_are_bounded_and_soon_gone() {
+    let world = World::new("abandoned");
+    let proxy = proxy_of(&world, "node1").unwrap();
+    let descriptors = || std::fs::read_dir(format!("/proc/{proxy}/fd")).unwrap().count();
+    let at_rest = descriptors();
+    let mut flood = world.client_command("app", "client", &["abandon", "server.app", PORT, "3"]);
+    let flood = flood.stdout(Stdio::piped()).spawn().unwrap();
+    let (mut most, end) = (0, Instant::now() + Duration::from_secs(3));
+    while Instant::now() < end {
+        let began = Instant::now();
+        assert!(world.client("app", "other", &["who", "server.app", PORT]).ok, "others are served");
+        assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+        most = most.max(descriptors() - at_rest);
+    }
+    let output = flood.wait_with_output().unwrap();
+    let abandoned: u32 = String::from_utf8_lossy(&output.stdout).trim().parse().unwrap();
+    assert!(abandoned > 1000 && most < 4000, "{abandoned} abandoned, {most} descriptors at once");
+    eventually("nothing is left of them", || descriptors() < at_rest + 50);
+    assert!(world.client("app", "client", &["who", "server.app", PORT]).ok);
 }

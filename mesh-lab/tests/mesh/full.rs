@@ -83,6 +83,25 @@ fn a_connection_whose_client_can_not_be_shown_is_refused() {
     assert!(world.client("app", "client", &["who", "server.app", PORT]).ok);
 }
 
+/// A proxy that does not read the ring of SYNs that wait. Without a sign of life none would wait at all.
+#[test]
+fn connections_that_find_no_room_to_wait_are_taken_at_once() {
+    let world = World::new("noroomtowait");
+    let proxy = proxy_of(&world, "node1").unwrap();
+    signal(proxy, Signal::STOP);
+    World::held(proxy, "PULSE").set(0, (u64::MAX / 2).to_ne_bytes(), 0).unwrap();
+    let arguments = ["at-once", "600", "server.app", PORT];
+    let mut client =
+        world.client_command("app", "client", &arguments).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(client.stdout.take().unwrap()).lines();
+    let at_once: u32 = lines.next().unwrap().unwrap().parse().unwrap();
+    signal(proxy, Signal::CONT);
+    let in_the_end = lines.next().unwrap().unwrap();
+    client.wait().unwrap();
+    assert!((100..500).contains(&at_once), "some wait, and some find no room: {at_once}");
+    assert_eq!(in_the_end, "600", "all are answered");
+}
+
 /// A proxy that does not read what is told of direct connections. Under STRICT one that arrived at the proxy's listener for
 /// plaintext would be refused.
 #[test]

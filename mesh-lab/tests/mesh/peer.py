@@ -5,7 +5,7 @@
 
 The first line of a connection says what the server is to do; see `serve_one`.
 """
-import hashlib, os, resource, socket, struct, sys, threading, time
+import hashlib, os, resource, select, socket, struct, sys, threading, time
 
 CHUNK = 256 * 1024
 
@@ -261,19 +261,71 @@ def load(host, port, seconds):
 
 def until_stuck(host, port):
     """One connection after another, until one is not answered. Tells how many were, and what that one gets in the end."""
+    family, _, _, _, address = socket.getaddrinfo(host, int(port), 0, socket.SOCK_STREAM)[0]
+
+    def is_ready(sock, what):
+        poll = select.poll()
+        poll.register(sock, what)
+        return bool(poll.poll(3000))
     answered = 0
     while True:
-        sock = connect(host, port, "who")
-        sock.settimeout(3)
-        try:
-            sock.recv(1, socket.MSG_PEEK)
-        except TimeoutError:
+        sock = socket.socket(family, socket.SOCK_STREAM)
+        sock.setblocking(False)
+        sock.connect_ex(address)
+        is_open = is_ready(sock, select.POLLOUT)
+        if is_open:
+            sock.sendall(b"who\n")
+        if not is_open or not is_ready(sock, select.POLLIN):
             break
         sock.close()
         answered += 1
     print("stuck", answered, flush=True)
     sock.settimeout(60)
+    if not is_open:
+        sock.sendall(b"who\n")
     print(b"".join(received(sock)).decode().strip(), flush=True)
+
+
+def abandon(host, port, seconds):
+    """Begins connections and leaves at once. Tells how many."""
+    family, _, _, _, address = socket.getaddrinfo(host, int(port), 0, socket.SOCK_STREAM)[0]
+    end, count = time.monotonic() + float(seconds), 0
+    while time.monotonic() < end:
+        sock = socket.socket(family, socket.SOCK_STREAM)
+        sock.setblocking(False)
+        sock.connect_ex(address)
+        sock.close()
+        count += 1
+    print(count, flush=True)
+
+
+def at_once(count, host, port):
+    """Opens so many connections without waiting. Tells how many are open within half a second, and how many are answered."""
+    raise_limit()
+    family, _, _, _, address = socket.getaddrinfo(host, int(port), 0, socket.SOCK_STREAM)[0]
+    socks = [socket.socket(family, socket.SOCK_STREAM) for _ in range(int(count))]
+    for sock in socks:
+        sock.setblocking(False)
+        sock.connect_ex(address)
+    poll, is_open, end = select.poll(), 0, time.monotonic() + 0.5
+    for sock in socks:
+        poll.register(sock, select.POLLOUT)
+    while time.monotonic() < end:
+        for descriptor, _ in poll.poll(10):
+            poll.unregister(descriptor)
+            is_open += 1
+    print(is_open, flush=True)
+    answered = 0
+    for sock in socks:
+        sock.settimeout(30)
+        while sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0:
+            try:
+                sock.sendall(b"who\n")
+                answered += bool(b"".join(received(sock)))
+                break
+            except BrokenPipeError:
+                time.sleep(0.01)
+    print(answered, flush=True)
 
 
 def main():
@@ -281,7 +333,7 @@ def main():
     if what == "serve":
         serve(int(arguments[0]))
     clients = {f.__name__.replace("_", "-"): f for f in (who, echo, slowly, bytewise, sink, source, close_first,
-               expect_reset, send_reset, stall, hold, park, load, until_stuck)}
+               expect_reset, send_reset, stall, hold, park, load, until_stuck, at_once, abandon)}
     try:
         clients[what](*arguments)
     except OSError as error:

@@ -90,15 +90,15 @@ impl Connection {
         self.link.streams()
     }
 
-    /// Opens a stream and waits for the destination's answer. What `application` has written already goes along, and
-    /// stays in its socket until the stream is open.
+    /// Opens a stream and waits for the destination's answer. What `application` has written already, if it
+    /// is connected, goes along, and stays in its socket until the stream is open.
     ///
     /// `exposed` is whether the application at the other end may have got those bytes, as long as it is not known what
     /// became of the stream: then nobody may send them again.
     pub async fn open(
         &self,
         mut open: Open,
-        application: &TcpStream,
+        application: Option<&TcpStream>,
         exposed: &Cell<bool>,
     ) -> Result<Tunnel, OpenError> {
         let link = &self.link;
@@ -112,7 +112,7 @@ impl Connection {
         link.send(&Frame::Open(id, open));
         let mut unanswered = Unanswered { link, heard: link.heard.get(), answered: false };
         let mut tunnel = Tunnel::new(stream, Rc::clone(link));
-        let mut early = true;
+        let mut early = application;
         let answer = poll_fn(|context| {
             let broken = tunnel.poll_broken(context);
             // First: a stream that was accepted and then broke is no new one.
@@ -122,8 +122,10 @@ impl Connection {
             if let Some(broken) = broken {
                 return Poll::Ready(Err(broken));
             }
-            if early && tunnel.poll_send_early(application, context).is_ready() {
-                early = false;
+            if let Some(application) = early
+                && tunnel.poll_send_early(application, context).is_ready()
+            {
+                early = None;
                 exposed.set(tunnel.early > 0);
             }
             Poll::Pending

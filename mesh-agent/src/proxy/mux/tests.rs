@@ -89,7 +89,7 @@ impl Protocol for Mux {
     }
 
     async fn carry(connection: Connection, socket: TcpStream, meter: Meter) -> Result<(), relay::Error> {
-        let mut tunnel = connection.open(open(), &socket, &Cell::default()).await.unwrap();
+        let mut tunnel = connection.open(open(), Some(&socket), &Cell::default()).await.unwrap();
         relay_mesh(socket, &mut tunnel, SocketIs::Client, &meter).await
     }
 }
@@ -122,7 +122,12 @@ fn refusals_are_told_apart_and_leave_the_first_bytes_where_they_are() {
             let (mut application, mut accepted) = sockets().await;
             application.write_all(b"first").await.unwrap();
             accepted.readable().await.unwrap();
-            match connect(server).await.open(open(), &accepted, &Cell::default()).await.map(drop).unwrap_err()
+            match connect(server)
+                .await
+                .open(open(), Some(&accepted), &Cell::default())
+                .await
+                .map(drop)
+                .unwrap_err()
             {
                 OpenError::Denied => assert!(denied),
                 OpenError::Unavailable => assert!(!denied),
@@ -145,7 +150,7 @@ fn bytes_that_were_there_before_the_stream_arrive_once() {
         application.write_all(&text).await.unwrap();
         accepted.readable().await.unwrap();
         spawn_local(async move {
-            let mut tunnel = connection.open(open(), &accepted, &Cell::default()).await.unwrap();
+            let mut tunnel = connection.open(open(), Some(&accepted), &Cell::default()).await.unwrap();
             assert_eq!(tunnel.early, EARLY, "as much as may be went along");
             let _end = relay_mesh(accepted, &mut tunnel, SocketIs::Client, &Meter::default()).await;
         });
@@ -171,7 +176,7 @@ fn a_node_that_drains_finishes_what_is_open_and_takes_nothing_new() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         let (_application, accepted) = sockets().await;
-        let refused = connection.open(open(), &accepted, &Cell::default()).await.map(drop).unwrap_err();
+        let refused = connection.open(open(), Some(&accepted), &Cell::default()).await.map(drop).unwrap_err();
         assert!(matches!(refused, OpenError::Connection(_)), "{refused}");
         open_before.write_all(b"y").await.unwrap();
         assert_eq!(open_before.read_u8().await.unwrap(), b'y', "open streams go on");
@@ -191,7 +196,7 @@ fn what_a_client_gave_up_reaches_no_application() {
         application.write_all(b"POST").await.unwrap();
         accepted.readable().await.unwrap();
         let exposed = Cell::default();
-        let opening = connection.open(open(), &accepted, &exposed);
+        let opening = connection.open(open(), Some(&accepted), &exposed);
         let given_up = tokio::time::timeout(Duration::from_millis(100), opening).await;
         assert!(given_up.is_err(), "nobody answers");
         assert!(exposed.get(), "it may have arrived");
@@ -215,13 +220,13 @@ fn what_may_have_arrived_is_told() {
         let refuse = |request: Request| async { request.refuse(Refusal::GoingAway) };
         let exposed = Cell::default();
         let refused = connect(serve(Rc::default(), refuse).await).await;
-        assert!(refused.open(open(), &accepted, &exposed).await.is_err());
+        assert!(refused.open(open(), Some(&accepted), &exposed).await.is_err());
         assert!(!exposed.get(), "refused: another endpoint may have it");
         let (server, held) = serve_and_hold().await;
         let tcp = TcpStream::connect(server).await.unwrap();
         let socket = socket2::SockRef::from(&tcp).try_clone().unwrap();
         let lost = Connection::start(tls::connect(tcp, configs().0).await.unwrap(), &budget(), || {});
-        let (result, ()) = tokio::join!(lost.open(open(), &accepted, &exposed), async {
+        let (result, ()) = tokio::join!(lost.open(open(), Some(&accepted), &exposed), async {
             while held.borrow().is_empty() {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
@@ -272,7 +277,7 @@ fn the_tail_of_a_stream_outlives_its_connection() {
         }
         let opened = connection.clone();
         spawn_local(async move {
-            let mut tunnel = opened.open(open(), &accepted, &Cell::default()).await.unwrap();
+            let mut tunnel = opened.open(open(), Some(&accepted), &Cell::default()).await.unwrap();
             let _end = relay_mesh(accepted, &mut tunnel, SocketIs::Client, &Meter::default()).await;
         });
         application.shutdown().await.unwrap();

@@ -10,7 +10,7 @@ use aya::maps::ProgramArray;
 use aya::programs::links::{FdLink, LinkError};
 use aya::programs::{
     CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSockAddr, Program, ProgramError, SchedClassifier,
-    SkLookup, SockOps,
+    SkLookup, SockOps, SocketFilter,
 };
 
 use super::map::descriptor;
@@ -33,6 +33,7 @@ const SK_LOOKUP: &str = "inbound";
 const HERE: &str = "HERE";
 const INBOUND: &str = "INBOUND";
 const GUARD: &str = "guard";
+const HOLD: &str = "hold";
 
 /// Has the kernel check all programs.
 pub(super) fn load(ebpf: &mut Ebpf) -> Result<(), Error> {
@@ -44,6 +45,7 @@ pub(super) fn load(ebpf: &mut Ebpf) -> Result<(), Error> {
     typed::<SchedClassifier>(ebpf, FROM_POD)
         .and_then(SchedClassifier::load)
         .map_err(program_error(FROM_POD))?;
+    typed::<SocketFilter>(ebpf, HOLD).and_then(SocketFilter::load).map_err(program_error(HOLD))?;
     typed::<SkLookup>(ebpf, SK_LOOKUP).and_then(SkLookup::load).map_err(program_error(SK_LOOKUP))
 }
 
@@ -81,6 +83,12 @@ pub(super) fn attach_to_pod(ebpf: &Ebpf, netns: &Netns, pin: &Path) -> Result<()
         }
     }
     gate::attach(gate.as_fd(), netns.as_fd(), pin).map_err(failed)
+}
+
+/// Has connections that come to an outbound listener wait there, in place of a predecessor's filter.
+pub(super) fn hold_at(ebpf: &Ebpf, listener: impl AsFd) -> Result<(), Error> {
+    let program = ebpf.program(HOLD).ok_or(ProgramError::NotLoaded).and_then(<&SocketFilter>::try_from);
+    program.and_then(|filter| filter.attach(listener)).map_err(program_error(HOLD))
 }
 
 /// Has the kernel take what is attached to a pod's namespace, by the cookie of that.

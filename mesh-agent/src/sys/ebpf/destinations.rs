@@ -8,6 +8,7 @@ use aya::maps::{HashMap, Map, MapData, MapError};
 use mesh_api::plan::Reach;
 use mesh_common::address::Address;
 use mesh_common::direct::RouteKey;
+use mesh_common::hold::{Lately, TAKEN_FOR};
 use mesh_common::maps::{BY_PORT, Endpoint, REFUSED_FOR, TO_BE_TRIED};
 
 use super::direct::now;
@@ -102,20 +103,35 @@ fn ports_of(reach: Option<&Reach>) -> &BTreeSet<u16> {
     }
 }
 
-/// Destinations that have just refused a pod's connection: for a moment the kernel refuses its others in their place.
-pub struct Refused(Mutex<HashMap<MapData, RouteKey, u64>>);
+/// What the last connections of pods have met with: for a moment the kernel refuses the next ones in the destination's place,
+/// or lets them through to the proxy at once.
+pub struct Recent(Mutex<HashMap<MapData, RouteKey, Lately>>);
 
-impl Refused {
+impl Recent {
     pub(super) fn new(map: MapData) -> Result<Self, Error> {
-        Ok(Self(Mutex::new(Map::LruHashMap(map).try_into().map_err(map_error("REFUSED"))?)))
+        Ok(Self(Mutex::new(Map::LruHashMap(map).try_into().map_err(map_error("LATELY"))?)))
     }
 
     /// A destination has refused the pod with this network namespace, whoever of its endpoints was asked.
-    pub fn note(&self, client: u64, destination: SocketAddr) {
+    pub fn refused(&self, client: u64, destination: SocketAddr) {
+        self.note(client, destination, Lately::new(now() + REFUSED_FOR, true));
+    }
+
+    /// It has taken the pod's connection.
+    pub fn taken(&self, client: u64, destination: SocketAddr) {
+        self.let_through(client, destination, TAKEN_FOR);
+    }
+
+    /// The pod's next connections there wait for nothing, for so many nanoseconds.
+    pub fn let_through(&self, client: u64, destination: SocketAddr, lasts: u64) {
+        self.note(client, destination, Lately::new(now() + lasts, false));
+    }
+
+    fn note(&self, client: u64, destination: SocketAddr, lately: Lately) {
         let endpoint = Endpoint::new(destination.ip().to_canonical().into(), destination.port());
-        let mut refused = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Err(error) = refused.insert(RouteKey::new(client, endpoint), now() + REFUSED_FOR, 0) {
-            tracing::debug!(%destination, %error, "a refusal is not remembered");
+        let mut recent = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Err(error) = recent.insert(RouteKey::new(client, endpoint), lately, 0) {
+            tracing::debug!(%destination, %error, "what became of a connection is not remembered");
         }
     }
 }

@@ -24,6 +24,16 @@ pub struct Asked {
     pub not_direct: bool,
 }
 
+impl Asked {
+    /// What the programs have noted of it.
+    pub fn of(noted: &Endpoint) -> Self {
+        Self {
+            destination: (IpAddr::from(noted.address), noted.port).into(),
+            not_direct: noted.note == NOTE_NOT_DIRECT,
+        }
+    }
+}
+
 impl FlowMap {
     pub(super) fn new(peer: OwnedFd) -> Result<Self, Error> {
         let peer = Map::SkStorage(map(PEER, peer)?).try_into().map_err(map_error(PEER))?;
@@ -34,10 +44,7 @@ impl FlowMap {
     /// connected to the proxy by itself.
     pub fn original_destination(&self, accepted: &impl AsRawFd) -> Result<Option<Asked>, Error> {
         match self.peer.get(accepted, 0) {
-            Ok(endpoint) => Ok(Some(Asked {
-                destination: (IpAddr::from(endpoint.address), endpoint.port).into(),
-                not_direct: endpoint.note == NOTE_NOT_DIRECT,
-            })),
+            Ok(endpoint) => Ok(Some(Asked::of(&endpoint))),
             Err(MapError::KeyNotFound) => Ok(None),
             Err(error) => Err(map_error(PEER)(error)),
         }

@@ -4,15 +4,18 @@ use std::os::fd::OwnedFd;
 
 use aya::maps::MapData;
 
-use super::destinations::{Destinations, Refused};
+use super::destinations::{Destinations, Recent};
+use super::hold::{Decisions, HeldSyns};
 use super::veth::{CROWDED, DirectVeths, Links, VETH_COUNTS, VETH_FLOWS, VETHS};
 use super::{DirectKernel, EgressMap, Error, EventLog, FlowMap, PEER, map_error};
 
 /// What is handed over, in this order.
-pub const HANDED_OVER: [&str; 16] = [
+pub const HANDED_OVER: [&str; 18] = [
     "DESTINATIONS",
     "OPEN_PORTS",
-    "REFUSED",
+    "LATELY",
+    "HELD",
+    "DECISIONS",
     PEER,
     "ROUTES",
     "PULSE",
@@ -32,7 +35,9 @@ pub const HANDED_OVER: [&str; 16] = [
 pub struct Handed {
     destinations: OwnedFd,
     open_ports: OwnedFd,
-    refused: OwnedFd,
+    lately: OwnedFd,
+    held: OwnedFd,
+    decisions: OwnedFd,
     peer: OwnedFd,
     routes: OwnedFd,
     pulse: OwnedFd,
@@ -54,7 +59,9 @@ impl Handed {
         let [
             destinations,
             open_ports,
-            refused,
+            lately,
+            held,
+            decisions,
             peer,
             routes,
             pulse,
@@ -72,7 +79,9 @@ impl Handed {
         Self {
             destinations,
             open_ports,
-            refused,
+            lately,
+            held,
+            decisions,
             peer,
             routes,
             pulse,
@@ -101,10 +110,17 @@ impl Handed {
         Links::new(map(VETHS, copy)?)
     }
 
-    /// Where refusals are noted.
-    pub fn refused(&self) -> Result<Refused, Error> {
-        let copy = self.refused.try_clone().map_err(|error| Error::Path { path: "REFUSED".into(), error })?;
-        Refused::new(map("REFUSED", copy)?)
+    /// Where it is noted what becomes of connections, and the SYNs that wait for that.
+    pub fn outcomes(&self) -> Result<(Recent, Decisions, HeldSyns), Error> {
+        let copy = |name: &'static str, of: &OwnedFd| {
+            let copy = of.try_clone().map_err(|error| Error::Path { path: name.into(), error })?;
+            map(name, copy)
+        };
+        Ok((
+            Recent::new(copy("LATELY", &self.lately)?)?,
+            Decisions::new(copy("DECISIONS", &self.decisions)?)?,
+            HeldSyns::new(copy("HELD", &self.held)?)?,
+        ))
     }
 
     /// What the rest is for, and the events of the programs. Must be called inside a tokio runtime.

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::fs;
 use std::net::IpAddr;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -276,6 +276,11 @@ impl Programs {
     ) -> Result<(), Error> {
         let key = Listener::new(cookie, kind, worker);
         self.listeners.insert(key, socket.as_raw_fd(), 0).map_err(map_error("LISTENERS"))
+    }
+
+    /// Has connections that come to an outbound listener wait until the proxy knows whether somebody takes them.
+    pub fn hold_at(&self, listener: impl AsFd) -> Result<(), Error> {
+        attach::hold_at(&self.ebpf, listener)
     }
 
     /// The namespace in which a pod is enrolled, or was by a predecessor, and is held until somebody lets it go.

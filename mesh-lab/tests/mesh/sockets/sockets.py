@@ -247,10 +247,12 @@ def tell(namespace, server4, server6, own4, own6):
         said[name] = json.loads(text)
 
     for family, number in ((socket.AF_INET, 4), (socket.AF_INET6, 6)):
-        for service in ("nothing", "unready"):
+        for service in ("nothing", "unready", "shut"):
             address = address_of(f"{service}.{namespace}", family)
             for blocking in (True, False):
                 add(f"{service} by IPv{number} {'' if blocking else 'not '}blocking", connects, address, PORT, blocking)
+        for blocking in (True, False):
+            add(f"closed port by IPv{number} {'' if blocking else 'not '}blocking", connects, (server4, server6)[number == 6], 7800 + blocking, blocking)
         for what, address in (("pod", (server4, server6)[number == 6]), ("service", (service4, service6)[number == 6])):
             add(f"{what} by IPv{number}", connects, address, PORT)
             add(f"{what} by IPv{number} not blocking", connects, address, PORT, False)

@@ -23,8 +23,8 @@ securityContext:
   readOnlyRootFilesystem: true
   capabilities:
     drop: [ALL]
-    # Load and attach eBPF programs; find, and enter, pods' network namespaces.
-    add: [BPF, NET_ADMIN, SYS_ADMIN, SYS_PTRACE]
+    # Load and attach eBPF programs; find, and enter, pods' network namespaces; send SYNs again over pods' loopback.
+    add: [BPF, NET_ADMIN, NET_RAW, SYS_ADMIN, SYS_PTRACE]
   seccompProfile:
     type: RuntimeDefault
   {{- with .Values.agent.appArmorProfile }}

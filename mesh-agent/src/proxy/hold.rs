@@ -1,0 +1,230 @@
+//! Room two, too: connections of pods whose `connect()` waits until it is known whether somebody takes them
+//! ([`mesh_common::hold`]). The proxy opens the way first and accepts afterwards; of what it can't open nothing is ever
+//! accepted, and the client hears that where it does without a mesh.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::rc::Rc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use mesh_common::hold::HeldSyn;
+use mesh_common::maps::{Endpoint, Handoff};
+use socket2::{SockRef, Socket};
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use tokio::task::{AbortHandle, spawn_local};
+
+use super::accept::{self, Cap, Caps, Full};
+use super::core::{Core, LocalPod};
+use super::outbound::{self, Attempt, Opened};
+use super::syn::{self, Packet};
+use crate::sys::SocketKind;
+use crate::sys::ebpf::{Asked, HeldSyns};
+
+/// SYNs of one pod that may wait for a worker to look at them. Those beyond are sent again by their kernel.
+const UNREAD: usize = 256;
+
+/// Connections of one pod that a worker has wait at a time. Those beyond are accepted at once: to open them is then as bounded
+/// as all that a pod opens.
+const WAITING: usize = 512;
+
+/// How long a way that is open waits for its client to be accepted, which is a matter of microseconds if it still wants it.
+const UNCLAIMED: Duration = Duration::from_secs(1);
+
+/// For how long a pod's connections to a destination wait for nothing, in nanoseconds, if a SYN can't be sent again: until
+/// the client's kernel has done that itself.
+const LET_THROUGH: u64 = 2_000_000_000;
+
+/// Where the SYNs of each listener go, by the kernel's cookie of it. Each pod has a queue of its own on each worker, so that
+/// none has those of others wait.
+#[derive(Default)]
+pub struct Listeners(Mutex<HashMap<u64, mpsc::Sender<Box<HeldSyn>>>>);
+
+impl Listeners {
+    fn all(&self) -> MutexGuard<'_, HashMap<u64, mpsc::Sender<Box<HeldSyn>>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Hands SYNs to the workers as they come, for ever. Errors: no more will come.
+    pub fn follow(&self, mut syns: HeldSyns) -> io::Result<()> {
+        loop {
+            syns.next(|syn| {
+                if let Some(worker) = self.all().get(&syn.listener) {
+                    let _comes_again = worker.try_send(Box::new(syn));
+                }
+            })?;
+        }
+    }
+}
+
+/// A core's connections that are not accepted yet, by their two ends.
+#[derive(Default)]
+pub struct Holding(RefCell<HashMap<Handoff, Held>>);
+
+/// One of them.
+struct Held {
+    /// The SYN that came last.
+    syn: HeldSyn,
+    /// What waits for its client to be accepted.
+    opened: Option<Box<Opened>>,
+    /// What opens it, and then waits.
+    task: AbortHandle,
+    _place: accept::Held,
+}
+
+impl Holding {
+    /// The way that was opened for a connection which is accepted now, if one was.
+    pub fn take(&self, pod: &LocalPod, socket: &TcpStream, peer: SocketAddr) -> Option<Opened> {
+        let mut all = self.0.borrow_mut();
+        if all.is_empty() {
+            return None;
+        }
+        let end = |at: SocketAddr| Endpoint::new(at.ip().to_canonical().into(), at.port());
+        let connection =
+            Handoff { netns: pod.netns, client: end(peer), server: end(socket.local_addr().ok()?) };
+        let held = all.remove(&connection)?;
+        held.task.abort();
+        held.opened.map(|opened| *opened)
+    }
+
+    /// Whether the SYN is one of a connection that is here already. If that is open it is to be sent again.
+    fn is_known(&self, syn: &HeldSyn) -> Option<bool> {
+        let mut all = self.0.borrow_mut();
+        let held = all.get_mut(&syn.connection)?;
+        held.syn = *syn;
+        Some(held.opened.is_some())
+    }
+
+    /// One begins; `opening` does not run before this returns.
+    fn begin(&self, syn: HeldSyn, place: accept::Held, opening: impl Future<Output = ()> + 'static) {
+        let task = spawn_local(opening).abort_handle();
+        let held = Held { syn, opened: None, task, _place: place };
+        self.0.borrow_mut().insert(syn.connection, held);
+    }
+
+    /// It is open, or will not be. Returns the SYN that came last.
+    fn settle(&self, connection: &Handoff, opened: Option<Opened>) -> Option<HeldSyn> {
+        let mut all = self.0.borrow_mut();
+        let Some(opened) = opened else { return all.remove(connection).map(|held| held.syn) };
+        let held = all.get_mut(connection)?;
+        held.opened = Some(Box::new(opened));
+        Some(held.syn)
+    }
+
+    fn forget(&self, connection: &Handoff) {
+        self.0.borrow_mut().remove(connection);
+    }
+}
+
+/// A pod whose connections wait.
+#[derive(Clone)]
+struct Pod {
+    pod: Arc<LocalPod>,
+    caps: Caps,
+    waiting: Rc<Cap>,
+}
+
+/// Has the SYNs of a listener come to this worker, as long as this lives.
+struct Registered {
+    core: Rc<Core>,
+    listener: u64,
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        self.core.shared.listeners.all().remove(&self.listener);
+    }
+}
+
+/// Looks after the connections of a pod that come to one of its outbound listeners, for ever. Errors: the listener is none.
+pub fn serve(
+    core: &Rc<Core>,
+    pod: &Arc<LocalPod>,
+    listener: &TcpListener,
+    caps: &Caps,
+) -> io::Result<impl Future<Output = ()> + use<>> {
+    let registered = Registered { core: Rc::clone(core), listener: SockRef::from(listener).cookie()? };
+    let (sender, mut syns) = mpsc::channel(UNREAD);
+    core.shared.listeners.all().insert(registered.listener, sender);
+    let of = Pod { pod: Arc::clone(pod), caps: caps.clone(), waiting: Cap::new(WAITING) };
+    Ok(async move {
+        let mut serving = registered.core.shared.serving.clone();
+        if serving.wait_for(|serving| *serving).await.is_ok() {
+            while let Some(syn) = syns.recv().await {
+                begin(&registered.core, &of, *syn);
+            }
+        }
+    })
+}
+
+fn begin(core: &Rc<Core>, of: &Pod, syn: HeldSyn) {
+    match core.holding.is_known(&syn) {
+        Some(true) => let_through(core, &of.pod, syn),
+        Some(false) => {}
+        None => match of.waiting.try_place() {
+            Some(place) => core.holding.begin(syn, place, open(Rc::clone(core), of.clone(), syn)),
+            None => let_through(core, &of.pod, syn),
+        },
+    }
+}
+
+/// Opens the way for a connection, and has its client hear what came of it.
+async fn open(core: Rc<Core>, of: Pod, syn: HeldSyn) {
+    let Pod { pod, caps, .. } = of;
+    let opened = match caps.try_place() {
+        Ok(place) => {
+            let opened = Box::pin(outbound::open(&core, &pod, &attempt(&syn), None)).await;
+            // The one that is accepted takes one.
+            drop(place);
+            opened
+        }
+        Err(Full::Pod) => {
+            core.crowded(&pod);
+            None
+        }
+        // It waits in the listener's queue.
+        Err(Full::Worker) => {
+            core.holding.forget(&syn.connection);
+            return let_through(&core, &pod, syn);
+        }
+    };
+    let refused = opened.is_none();
+    let Some(syn) = core.holding.settle(&syn.connection, opened) else { return };
+    Box::pin(decide(Rc::clone(&core), pod, syn, refused)).await;
+    if !refused {
+        tokio::time::sleep(UNCLAIMED).await;
+        core.holding.forget(&syn.connection);
+    }
+}
+
+/// It is accepted, whether somebody takes it or not.
+fn let_through(core: &Rc<Core>, pod: &Arc<LocalPod>, syn: HeldSyn) {
+    drop(spawn_local(decide(Rc::clone(core), Arc::clone(pod), syn, false)));
+}
+
+fn attempt(syn: &HeldSyn) -> Attempt {
+    Attempt { asked: Asked::of(&syn.destination), port: syn.connection.client.port }
+}
+
+/// Has the pod's kernel take the SYN again, and let it through or refuse it.
+async fn decide(core: Rc<Core>, pod: Arc<LocalPod>, syn: HeldSyn, refused: bool) {
+    let connection = &syn.connection;
+    if let Err(error) = send_again(&core, &pod, &syn, refused).await {
+        tracing::debug!(%pod, client = %syn::address(&connection.client), %error, "a SYN that waits is not sent again");
+        core.shared.recent.let_through(pod.netns, Asked::of(&syn.destination).destination, LET_THROUGH);
+    }
+}
+
+async fn send_again(core: &Core, pod: &LocalPod, syn: &HeldSyn, refused: bool) -> io::Result<()> {
+    let to = syn::address(&syn.connection.server);
+    let kind = SocketKind::loopback(to.ip());
+    let socket = Socket::from(core.sockets.take(pod.netns, kind).await?);
+    // It counts from here.
+    core.shared.decisions.decide(&syn.connection, refused).map_err(io::Error::other)?;
+    let sent = socket.send_to(Packet::of(syn).bytes(), &SocketAddr::new(to.ip(), 0).into());
+    core.sockets.give_back(pod.netns, kind, socket.into());
+    sent.map(drop)
+}

@@ -1,0 +1,176 @@
+//! A SYN that has waited, as the packet that its pod's kernel gets it in again: a bare IP header and the TCP header that the
+//! client sent, so that all it has offered (RFC 9293, RFC 7323, RFC 8684) stands.
+
+use std::net::{IpAddr, SocketAddr};
+
+use mesh_common::hold::{HeldSyn, LONGEST_HEADER};
+use mesh_common::maps::Endpoint;
+
+/// `IPPROTO_TCP`.
+const TCP: u8 = 6;
+/// Routers on the way: there are none.
+const HOPS: u8 = 64;
+/// Bytes of the longest IP header that is made here.
+const LONGEST_IP_HEADER: usize = 40;
+/// Where a TCP header has its checksum.
+const CHECKSUM: usize = 16;
+
+/// A packet.
+pub struct Packet {
+    bytes: [u8; LONGEST_IP_HEADER + LONGEST_HEADER],
+    length: usize,
+}
+
+impl Packet {
+    /// The SYN between its two ends. The kernel fills in what of an IPv4 header it alone knows (raw(7)).
+    pub fn of(syn: &HeldSyn) -> Self {
+        let (client, server) = (address(&syn.connection.client), address(&syn.connection.server));
+        let length = usize::try_from(syn.length).unwrap_or(LONGEST_HEADER).min(LONGEST_HEADER);
+        let mut header = syn.header;
+        header[CHECKSUM..CHECKSUM + 2].fill(0);
+        let mut packet = Self { bytes: [0; _], length: 0 };
+        let mut sum = Checksum::default();
+        // The pseudo-header (RFC 9293, 3.1; RFC 8200, 8.1).
+        sum.add(&[0, TCP]);
+        sum.add(&u16_of(length));
+        match (client.ip(), server.ip()) {
+            (IpAddr::V4(from), IpAddr::V4(to)) => {
+                sum.add(&from.octets());
+                sum.add(&to.octets());
+                packet.push(&[0x45, 0]);
+                packet.push(&u16_of(20 + length));
+                packet.push(&[0, 0, 0, 0, HOPS, TCP, 0, 0]);
+                packet.push(&from.octets());
+                packet.push(&to.octets());
+            }
+            (from, to) => {
+                let (from, to) = (v6(from), v6(to));
+                sum.add(&from);
+                sum.add(&to);
+                packet.push(&[0x60, 0, 0, 0]);
+                packet.push(&u16_of(length));
+                packet.push(&[TCP, HOPS]);
+                packet.push(&from);
+                packet.push(&to);
+            }
+        }
+        sum.add(&header[..length]);
+        header[CHECKSUM..CHECKSUM + 2].copy_from_slice(&sum.end());
+        packet.push(&header[..length]);
+        packet
+    }
+
+    /// Its bytes.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes[..self.length]
+    }
+
+    /// What is pushed fits: both headers are as long as they may be at most.
+    fn push(&mut self, more: &[u8]) {
+        self.bytes[self.length..][..more.len()].copy_from_slice(more);
+        self.length += more.len();
+    }
+}
+
+/// An end of a connection.
+pub fn address(of: &Endpoint) -> SocketAddr {
+    SocketAddr::new(IpAddr::from(of.address), of.port)
+}
+
+fn v6(address: IpAddr) -> [u8; 16] {
+    match address {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+        IpAddr::V6(v6) => v6.octets(),
+    }
+}
+
+/// Lengths here have seven bits.
+fn u16_of(length: usize) -> [u8; 2] {
+    u16::try_from(length).unwrap_or(u16::MAX).to_be_bytes()
+}
+
+/// The Internet checksum (RFC 1071), of parts that are of even length each, as headers are.
+#[derive(Default)]
+struct Checksum(u32);
+
+impl Checksum {
+    fn add(&mut self, part: &[u8]) {
+        for pair in part.chunks(2) {
+            let word = u16::from_be_bytes([pair[0], pair.get(1).copied().unwrap_or(0)]);
+            self.0 += u32::from(word);
+        }
+    }
+
+    fn end(self) -> [u8; 2] {
+        let folded = (self.0 & 0xffff) + (self.0 >> 16);
+        let [_, _, a, b] = (folded + (folded >> 16)).to_be_bytes();
+        (!u16::from_be_bytes([a, b])).to_be_bytes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mesh_common::maps::Handoff;
+
+    use super::*;
+
+    fn syn(client: &str, server: &str, header: &[u8]) -> HeldSyn {
+        let end = |it: &str| {
+            let it: SocketAddr = it.parse().unwrap();
+            Endpoint::new(it.ip().into(), it.port())
+        };
+        let mut whole = [0xee; LONGEST_HEADER];
+        whole[..header.len()].copy_from_slice(header);
+        HeldSyn {
+            at: 0,
+            listener: 0,
+            connection: Handoff { netns: 1, client: end(client), server: end(server) },
+            destination: end(server),
+            length: u32::try_from(header.len()).unwrap(),
+            header: whole,
+            zero: 0,
+        }
+    }
+
+    /// As a receiver does (RFC 9293, 3.1): over all of it the sum is zero.
+    fn sums_up(pseudo: &[u8], header: &[u8]) -> bool {
+        let mut sum = Checksum::default();
+        sum.add(pseudo);
+        sum.add(&[0, TCP]);
+        sum.add(&u16_of(header.len()));
+        sum.add(header);
+        sum.end() == [0, 0]
+    }
+
+    /// As captured from a Linux client, but for the checksum, which its kernel leaves to the device.
+    const HEADER: [u8; 40] = [
+        0xb9, 0x01, 0x3a, 0x99, 0x8e, 0x5f, 0x7f, 0x92, 0, 0, 0, 0, 0xa0, 0x02, 0xff, 0xd7, 0x91, 0x2e, 0, 0,
+        0x02, 0x04, 0xff, 0xd7, 0x04, 0x02, 0x08, 0x0a, 0x6f, 0x36, 0x52, 0x1b, 0, 0, 0, 0, 0x01, 0x03, 0x03,
+        0x07,
+    ];
+
+    #[test]
+    fn carries_the_clients_header_with_a_checksum_of_its_own() {
+        let packet = Packet::of(&syn("10.9.9.9:47361", "127.64.3.4:15001", &HEADER));
+        let (ip, tcp) = packet.bytes().split_at(20);
+        assert_eq!((ip[0], &ip[2..4], ip[9]), (0x45, &[0, 60][..], TCP));
+        assert_eq!(ip[12..], [10, 9, 9, 9, 127, 64, 3, 4]);
+        assert_eq!((&tcp[..CHECKSUM], &tcp[CHECKSUM + 2..]), (&HEADER[..CHECKSUM], &HEADER[CHECKSUM + 2..]));
+        assert!(sums_up(&ip[12..], tcp));
+    }
+
+    #[test]
+    fn an_ipv6_one_too() {
+        let packet = Packet::of(&syn("[fd00::9]:47361", "[fd5a:e1c7:9d02:15:0:1:2:3]:15001", &HEADER));
+        let (ip, tcp) = packet.bytes().split_at(40);
+        assert_eq!((ip[0], &ip[4..6], ip[6]), (0x60, &[0, 40][..], TCP));
+        assert!(sums_up(&ip[8..], tcp));
+    }
+
+    #[test]
+    fn the_longest_header_fits() {
+        let packet = Packet::of(&syn("[fd00::9]:1", "[::1]:15001", &[0xff; LONGEST_HEADER]));
+        assert_eq!(packet.bytes().len(), LONGEST_IP_HEADER + LONGEST_HEADER);
+        assert!(sums_up(&packet.bytes()[8..40], &packet.bytes()[40..]));
+    }
+}

@@ -1,0 +1,59 @@
+//! Connections whose SYN waits at the proxy's outbound listeners ([`mesh_common::hold`]), as the proxy sees them.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::{Mutex, PoisonError};
+
+use aya::maps::{HashMap, Map, MapData, RingBuf};
+use mesh_common::hold::{DECIDED_FOR, Decision, HeldSyn};
+use mesh_common::maps::Handoff;
+use mesh_common::record;
+use rustix::event::{PollFd, PollFlags, poll};
+
+use super::direct::now;
+use super::{Error, map_error};
+
+/// One that has waited for so long is sent again by its kernel soon, in nanoseconds: before there was a proxy to ask.
+const STALE: u64 = 1_000_000_000;
+
+/// The SYNs, as they come.
+pub struct HeldSyns(RingBuf<MapData>);
+
+impl HeldSyns {
+    pub(super) fn new(map: MapData) -> Result<Self, Error> {
+        Ok(Self(Map::RingBuf(map).try_into().map_err(map_error("HELD"))?))
+    }
+
+    /// Waits until there are some, and tells of each. To be called on a thread that may wait.
+    pub fn next(&mut self, mut told: impl FnMut(HeldSyn)) -> io::Result<()> {
+        let mut readable = [PollFd::from_borrowed_fd(self.0.as_fd(), PollFlags::IN)];
+        match poll(&mut readable, None) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        while let Some(item) = self.0.next() {
+            if let Some(syn) = record::held_syn(&item)
+                && now() < syn.at + STALE
+            {
+                told(syn);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Where it is said what becomes of them.
+pub struct Decisions(Mutex<HashMap<MapData, Handoff, Decision>>);
+
+impl Decisions {
+    pub(super) fn new(map: MapData) -> Result<Self, Error> {
+        Ok(Self(Mutex::new(Map::LruHashMap(map).try_into().map_err(map_error("DECISIONS"))?)))
+    }
+
+    /// The SYN that is sent for this connection right now is let through, or refused. Errors: it can't be said.
+    pub fn decide(&self, connection: &Handoff, refused: bool) -> Result<(), Error> {
+        let mut decisions = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let decision = Decision::new(now() + DECIDED_FOR, refused);
+        decisions.insert(connection, decision, 0).map_err(map_error("DECISIONS"))
+    }
+}
