@@ -61,15 +61,11 @@ pub const fn outbound_listener(pod: &Pod, to: &Endpoint) -> (Address, u16) {
 /// Whether an address is one of those, where the proxy listens.
 #[inline(always)]
 pub const fn is_outbound_loopback(address: Address) -> bool {
-    let Address(octets) = address;
-    let widened = first_half(&octets) == u64::from_be_bytes(LOOPBACK_V6);
+    let [network, subnet, ..] = address.to_be32x4();
+    let [n0, n1, n2, n3, s0, s1, s2, s3] = LOOPBACK_V6;
+    let widened =
+        network == u32::from_ne_bytes([n0, n1, n2, n3]) && subnet == u32::from_ne_bytes([s0, s1, s2, s3]);
     widened || address.is_loopback()
-}
-
-#[inline(always)]
-const fn first_half(octets: &[u8; 16]) -> u64 {
-    let [a, b, c, d, e, f, g, h, ..] = *octets;
-    u64::from_be_bytes([a, b, c, d, e, f, g, h])
 }
 
 /// The same for a socket that its program has bound to an interface, by which loopback is not to be reached. The pod's own
@@ -186,6 +182,18 @@ pub const fn worker_of(client_port: u16, workers: u32) -> u8 {
 mod tests {
     use super::*;
     use std::net::IpAddr;
+
+    #[test]
+    fn where_the_proxy_listens_is_told_from_a_pods_own_addresses() {
+        let pod = Pod { address_v4: address("10.1.0.1"), address_v6: address("fd00::1"), loopback_v6: 1 };
+        for to in ["10.1.0.2", "fd00::2"] {
+            let to = Endpoint::new(address(to), 80);
+            for pod in [pod, Pod { loopback_v6: 0, ..pod }] {
+                assert!(is_outbound_loopback(outbound_listener(&pod, &to).0));
+                assert!(!is_outbound_loopback(outbound_listener_at(&pod, &to).0));
+            }
+        }
+    }
 
     fn address(text: &str) -> Address {
         Address::from(text.parse::<IpAddr>().unwrap())

@@ -121,7 +121,7 @@ impl Holding {
 
 /// A pod whose connections wait.
 #[derive(Clone)]
-struct Pod {
+struct Client {
     pod: Arc<LocalPod>,
     caps: Caps,
     waiting: Rc<Cap>,
@@ -149,7 +149,7 @@ pub fn serve(
     let registered = Registered { core: Rc::clone(core), listener: SockRef::from(listener).cookie()? };
     let (sender, mut syns) = mpsc::channel(UNREAD);
     core.shared.listeners.all().insert(registered.listener, sender);
-    let of = Pod { pod: Arc::clone(pod), caps: caps.clone(), waiting: Cap::new(WAITING) };
+    let of = Client { pod: Arc::clone(pod), caps: caps.clone(), waiting: Cap::new(WAITING) };
     Ok(async move {
         let mut serving = registered.core.shared.serving.clone();
         if serving.wait_for(|serving| *serving).await.is_ok() {
@@ -160,7 +160,7 @@ pub fn serve(
     })
 }
 
-fn begin(core: &Rc<Core>, of: &Pod, syn: HeldSyn) {
+fn begin(core: &Rc<Core>, of: &Client, syn: HeldSyn) {
     match core.holding.is_known(&syn) {
         Some(true) => let_through(core, &of.pod, syn),
         Some(false) => {}
@@ -172,8 +172,8 @@ fn begin(core: &Rc<Core>, of: &Pod, syn: HeldSyn) {
 }
 
 /// Opens the way for a connection, and has its client hear what came of it.
-async fn open(core: Rc<Core>, of: Pod, syn: HeldSyn) {
-    let Pod { pod, caps, .. } = of;
+async fn open(core: Rc<Core>, of: Client, syn: HeldSyn) {
+    let Client { pod, caps, .. } = of;
     let opened = match caps.try_place() {
         Ok(place) => {
             let opened = Box::pin(outbound::open(&core, &pod, &attempt(&syn), None)).await;
