@@ -33,7 +33,8 @@ pub enum Output {
 }
 
 /// Compiles the objects of a mesh, change by change. What one change costs does not grow with the mesh, as long as it
-/// is of a pod, a service or a slice; what is for a whole namespace costs what is in it.
+/// is of a pod, a service or a slice; what is for a whole namespace costs what is in it, as does a pod beside Services with
+/// addresses past the mesh, of which none of the mesh's is found first.
 #[derive(Debug)]
 pub struct Compiler {
     mesh: MeshConfig,
