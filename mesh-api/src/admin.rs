@@ -254,7 +254,8 @@ pub struct Resources {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ResourceStatus {
-    /// `AuthorizationPolicy`, `PeerAuthentication` or `DestinationRule`.
+    /// `AuthorizationPolicy`, `PeerAuthentication` or `DestinationRule`; `Service` or `Pod` of one that can be reached
+    /// past the mesh.
     pub kind: Kind,
     /// Namespace.
     pub namespace: String,
@@ -309,6 +310,11 @@ pub struct UnreadKind {
 }
 
 impl ResourceStatus {
+    /// Whether somebody wrote it for the mesh.
+    pub fn is_policy(&self) -> bool {
+        self.kind.is_policy()
+    }
+
     /// Which resource it is of.
     pub fn key(&self) -> ObjectKey {
         ObjectKey { kind: self.kind, namespace: self.namespace.clone(), name: self.name.clone() }

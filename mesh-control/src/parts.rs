@@ -16,7 +16,7 @@ use crate::kubernetes::objects::Objects;
 use crate::kubernetes::review::TokenReviews;
 use crate::kubernetes::roots::SecretRoots;
 use crate::kubernetes::unread::Unread;
-use crate::kubernetes::{Cluster, last_good, leader, roots, status, taint, watch as cluster_watch};
+use crate::kubernetes::{Cluster, last_good, leader, past, roots, status, taint, watch as cluster_watch};
 use crate::metrics::Metrics;
 use crate::nodes::{NodeTokens, Nodes};
 use crate::options::{Options, Source};
@@ -125,6 +125,9 @@ async fn from_cluster(
     let writer =
         status::Writer { cluster: cluster.clone(), objects: objects.clone(), findings: publisher.findings() };
     tasks.spawn(writer.run(leads.clone(), configuration.clone()));
+    let teller =
+        past::Teller { cluster: cluster.clone(), objects: objects.clone(), findings: publisher.findings() };
+    tasks.spawn(teller.run(leads.clone(), configuration.clone()));
     tasks.spawn(unread.clone().tell(cluster.clone(), leads.clone()));
     let bundle = Publication {
         cluster: cluster.clone(),

@@ -72,8 +72,17 @@ pub const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/helm/nod
 impl Values {
     /// Sets values, `control.replicas=1`, and waits until what they change is rolled out.
     pub fn set(values: &[&str]) -> Result<Self> {
+        Self::upgrade(values, &["--wait"])
+    }
+
+    /// The same without the wait, for values with which not all gets ready.
+    pub fn set_at_once(values: &[&str]) -> Result<Self> {
+        Self::upgrade(values, &[])
+    }
+
+    fn upgrade(values: &[&str], how: &[&str]) -> Result<Self> {
         let set = values.iter().map(|value| format!("--set={value}"));
-        kubectl::output(helm(&["upgrade", RELEASE, CHART, "--reuse-values", "--wait"]).args(set))?;
+        kubectl::output(helm(&["upgrade", RELEASE, CHART, "--reuse-values"]).args(how).args(set))?;
         Ok(Self(()))
     }
 }

@@ -377,6 +377,16 @@ impl Drop for Namespace {
     }
 }
 
+/// Its tokens would not say of which node an agent is, so no agent could write to its pods; and `meshctl install` renders
+/// for the version of the cluster.
+#[test]
+fn an_api_server_that_is_too_old_is_refused() {
+    let of = |version: &str| helm(&["template", "nodemesh", "--kube-version", version], &[]);
+    let refused = of("v1.29.9").unwrap_err();
+    assert!(refused.contains("kubeVersion") && refused.contains("v1.29.9"), "{refused}");
+    of("v1.30.0").unwrap();
+}
+
 /// The chart's manifests for a release in `namespace`, for the version of the cluster.
 fn render(namespace: &str, values: &[&str]) -> Result<String, String> {
     let versions = run(Command::new("kubectl").args(["version", "--output=json"]))?;

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use mesh_e2e::meshctl::json;
-use mesh_e2e::{Enrolled, SOON, Scope, eventually, kubectl, mesh, never_within};
+use mesh_e2e::{Enrolled, SOON, Scope, cluster, eventually, kubectl, mesh, never_within, workload};
 use serde_json::{Value, json};
 
 const POLICY: &str = "authorizationpolicies.security.istio.io";
@@ -208,6 +208,90 @@ fn objects_of_kinds_that_are_not_read_are_told_so() -> Result<()> {
     let detail = line["detail"].as_str().unwrap_or_default();
     for (group, _, kind, _) in UNREAD {
         ensure!(detail.contains(&format!("{kind}.{group}")), "{detail}");
+    }
+    Ok(())
+}
+
+/// Addresses of documentation (RFC 5737), which lead nowhere.
+const EXTERNAL: &str = "192.0.2.7";
+const BALANCER: &str = "192.0.2.8";
+const HOST_PORT: u16 = 18_080;
+
+/// A Service with addresses that are not the mesh's, in a namespace of the mesh, and a pod with a port of its node.
+fn ways_past() -> Result<Scope> {
+    let [node, _] = cluster::nodes()?;
+    let scope = Scope::new("past", Enrolled::Yes)?;
+    let mut open = workload::pod_spec("default", Some(&node), &["sleep", "infinity"]);
+    open["containers"][0]["ports"] = json!([{"containerPort": 8080, "hostPort": HOST_PORT}]);
+    let outside =
+        json!({"type": "LoadBalancer", "externalIPs": [EXTERNAL], "allocateLoadBalancerNodePorts": false});
+    scope.apply(&workload::list(&[
+        workload::pod("open", &open),
+        workload::service("open", &outside),
+        workload::client("client", Some(&node)),
+    ]))?;
+    let ingress = json!({"status": {"loadBalancer": {"ingress": [{"ip": BALANCER}]}}}).to_string();
+    scope.kubectl(&[
+        "patch",
+        "service",
+        "open",
+        "--subresource=status",
+        "--type=merge",
+        "--patch",
+        &ingress,
+    ])?;
+    scope.ready()?;
+    Ok(scope)
+}
+
+#[test]
+fn what_goes_past_the_mesh_is_told_so() -> Result<()> {
+    let scope = ways_past()?;
+    for (kind, named) in [("Service", &[EXTERNAL, BALANCER][..]), ("Pod", &["port 18080 of its node"])] {
+        let told = || {
+            let found = events(&scope, "PastTheMesh", "open")?;
+            let of_kind = found.into_iter().filter(|it| it["involvedObject"]["kind"] == kind);
+            anyhow::Ok(of_kind.collect::<Vec<_>>())
+        };
+        eventually(&format!("an event of the {kind} tells"), SOON, || {
+            let found = told()?;
+            // Of the Service there may be one from before its load balancer had an address.
+            let last = found.iter().rfind(|event| {
+                let note = event["message"].as_str().unwrap_or_default();
+                named.iter().all(|named| note.contains(named)) && note.contains("in plaintext")
+            });
+            ensure!(last.is_some() && found.len() <= named.len(), "{found:?}");
+            Ok(())
+        })?;
+        let count = told()?.len();
+        never_within("it is told again", std::time::Duration::from_secs(3), || {
+            ensure!(told()?.len() > count, "no");
+            Ok(())
+        })?;
+        let findings = json(&["check"])?;
+        let of_kind = format!("of kind {kind} can be reached past the mesh");
+        let line = findings.as_array().into_iter().flatten().find(|it| {
+            it["check"] == "past the mesh" && it["detail"].as_str().is_some_and(|it| it.contains(&of_kind))
+        });
+        let detail = line.context("check has no line")?["detail"].as_str().unwrap_or_default();
+        ensure!(detail.contains(&format!("{}/open", scope.name())), "{findings}");
+    }
+    why_says_whose_they_are(&scope)
+}
+
+fn why_says_whose_they_are(scope: &Scope) -> Result<()> {
+    let pod = scope.get(&["pod", "open"])?;
+    let node = pod["status"]["hostIP"].as_str().context("the pod has a node")?;
+    let client = format!("{}/client", scope.name());
+    for (address, whose) in [
+        (format!("{EXTERNAL}:80"), "an external address of Service"),
+        (format!("{BALANCER}:80"), "the load balancer's address of Service"),
+        (format!("{node}:{HOST_PORT}"), "of Pod"),
+    ] {
+        let explained = json(&["why", &client, &address])?;
+        let note = explained["routes"][0]["note"].as_str().unwrap_or_default();
+        let named = note.contains(whose) && note.contains(&format!("{}/open", scope.name()));
+        ensure!(note.contains("past the mesh") && named, "{explained}");
     }
     Ok(())
 }

@@ -244,11 +244,25 @@ fn labels_are_those_of_the_clusters_objects() {
     );
 }
 
+/// Verbs whose answers others parse, since they change the whole mesh, and one that prints a script.
+const ELSEWHERE: [(&str, &str); 3] =
+    [("uninstall", "zz_uninstall"), ("rotate-root", "rotation"), ("completions", "a script")];
+
+/// As `--help` lists them.
+fn verbs() -> Vec<String> {
+    let help = String::from_utf8(meshctl(&["--help"]).stdout).unwrap();
+    let listed = help.lines().skip_while(|line| *line != "Commands:").skip(1);
+    let verbs = listed.take_while(|line| !line.is_empty()).filter(|line| line.starts_with("  "));
+    let names =
+        verbs.filter(|line| !line.starts_with("   ")).filter_map(|line| line.split_whitespace().next());
+    names.filter(|name| *name != "help").map(str::to_owned).collect()
+}
+
 #[test]
 fn every_verb_answers_a_script_in_json() {
     let scope = shop(Enrolled::Yes);
     let client = format!("{}/client", scope.name());
-    for verb in [
+    let asked = [
         &["status"][..],
         &["workloads"],
         &["services"],
@@ -259,12 +273,19 @@ fn every_verb_answers_a_script_in_json() {
         &["check", "--pre"],
         &["version"],
         &["why", &client, "web:80"],
+        &["enroll", scope.name()],
         &["enroll", scope.name(), "--dry-run"],
         &["unenroll", scope.name(), "--dry-run"],
-    ] {
+        &["install", "--dry-run"],
+    ];
+    for verb in asked {
         let parsed = json(verb);
         assert!(parsed.as_ref().is_ok_and(|it| it.is_array() || it.is_object()), "{verb:?}: {parsed:?}");
     }
+    let known: Vec<_> = asked.iter().map(|verb| verb[0]).chain(ELSEWHERE.map(|(verb, _)| verb)).collect();
+    let all = verbs();
+    assert!(all.len() > 10, "{all:?}");
+    assert!(all.iter().all(|verb| known.contains(&verb.as_str())), "one of {all:?} is not asked");
 }
 
 #[test]

@@ -18,11 +18,13 @@ fn the_root_is_replaced_without_a_failed_request() -> Result<()> {
     scope.ready()?;
     let (traffic, _) = Traffic::start(&scope, &first)?;
     let before = meshctl::json(&["status"])?;
-    for step in ["add", "sign", "drop"] {
+    for (step, phase) in [("add", "added"), ("sign", "signing"), ("drop", "steady")] {
         // Refused until every certificate was renewed since the step before.
-        eventually(step, Duration::from_secs(3 * LIFETIME), || {
-            meshctl::run(&["rotate-root", "--step", step])
+        let state = eventually(step, Duration::from_secs(3 * LIFETIME), || {
+            meshctl::json(&["rotate-root", "--step", step])
         })?;
+        let now = &state["phase"];
+        ensure!(now == phase || now[phase].is_object(), "after {step}: {state}");
     }
     let after = eventually("every replica has the new root alone", SOON, || {
         let after = meshctl::json(&["status"])?;

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, ensure};
 use aya::programs::loaded_programs;
 use mesh_e2e::kubectl::{self, output};
 use mesh_e2e::{Enrolled, SOON, Scope, cluster, eventually, mesh, meshctl, workload};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 const PINS: &str = "/sys/fs/bpf/nodemesh-cluster";
 /// The agent's eBPF programs, as the kernel names them.
@@ -94,15 +94,62 @@ fn uninstalling_leaves_nothing_and_pods_talk_as_before() -> Result<()> {
     install_beside_istio(values)?;
     helm_is_refused()?;
     is_back(&scope)?;
+    let left = Annotated::new()?;
     let gone = meshctl::json(&["uninstall"])?;
     ensure!(gone["deleted"].as_array().is_some_and(|all| all.len() > 5), "{gone}");
     nothing_is_left(&[])?;
+    left.only_istios_stays()?;
     talk_as_before(&scope, &before).context("after meshctl uninstall")?;
 
     drop(reinstall);
     is_back(&scope)?;
     ensure!(before == scope.incarnations()?, "a container was restarted");
     Ok(())
+}
+
+/// Pods that no agent cares for any more and that say that they are in a mesh: one by a word of an agent, as of a node that
+/// is down, and one by istio-cni's.
+struct Annotated(Scope);
+
+impl Annotated {
+    const ANNOTATION: &str = "ambient.istio.io/redirection";
+    /// Who wrote it, which is the pod's name as well.
+    const WRITERS: [&str; 2] = ["mesh-agent", "istio-cni"];
+
+    fn new() -> Result<Self> {
+        let scope = Scope::new("annotated", Enrolled::No)?;
+        for writer in Self::WRITERS {
+            // No node has it, and so no agent.
+            let spec = workload::pod_spec("default", Some("no-such-node"), &["sleep", "infinity"]);
+            scope.apply(&workload::pod(writer, &spec))?;
+            let said = json!({
+                "apiVersion": "v1", "kind": "Pod",
+                "metadata": {"name": writer, "annotations": {Self::ANNOTATION: "enabled"}},
+            });
+            let mut file = tempfile::NamedTempFile::new()?;
+            file.write_all(said.to_string().as_bytes())?;
+            let file = file.path().to_str().context("a path of ASCII")?;
+            let manager = format!("--field-manager={writer}");
+            // As agents write it.
+            scope.kubectl(&["apply", "--server-side", "--subresource=status", &manager, "-f", file])?;
+        }
+        let made = Self(scope);
+        ensure!(made.found()? == ["enabled"; 2], "{:?}", made.found()?);
+        Ok(made)
+    }
+
+    fn found(&self) -> Result<Vec<Value>> {
+        let of = |writer: &&str| {
+            Ok(self.0.get(&["pod", writer])?["metadata"]["annotations"][Self::ANNOTATION].clone())
+        };
+        Self::WRITERS.iter().map(of).collect()
+    }
+
+    fn only_istios_stays(&self) -> Result<()> {
+        let found = self.found()?;
+        ensure!(found == [Value::Null, "enabled".into()], "of {:?} there is {found:?}", Self::WRITERS);
+        Ok(())
+    }
 }
 
 /// A definition that Istio's chart owns, until the value goes.

@@ -38,8 +38,7 @@ pub struct Policy {
 
 /// Joins what the agents have with what was written. Without a control plane, what the agents have.
 pub fn join(held: Vec<PolicyStatus>, written: Option<&Resources>) -> Vec<Policy> {
-    let resources =
-        written.iter().flat_map(|written| &written.resources).filter(|it| it.kind != Kind::Service);
+    let resources = written.iter().flat_map(|written| &written.resources).filter(|it| it.is_policy());
     let mut all: BTreeMap<ObjectKey, Policy> =
         resources.map(|resource| (resource.key(), Policy::written(resource))).collect();
     for policy in held {

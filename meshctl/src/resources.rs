@@ -5,6 +5,7 @@ use mesh_api::admin::{ResourceStatus, Resources};
 use mesh_api::manifest::Kind;
 
 use crate::ask::Endpoint;
+use crate::cluster::OtherControl;
 use crate::reason::reason;
 use crate::source::Mesh;
 
@@ -23,10 +24,13 @@ pub async fn of(mesh: &Mesh) -> Result<Resources> {
             Err(error) => last = Some(error),
         }
     }
-    match last {
-        Some(error) => Err(error),
-        None => bail!("there is no replica of the control plane; `meshctl status` says why"),
+    if let Some(error) = last {
+        return Err(error);
     }
+    if let Some(other) = other_control(mesh).await {
+        bail!("{other}, which says nothing to meshctl");
+    }
+    bail!("there is no replica of the control plane; `meshctl status` says why")
 }
 
 /// The same, where an answer can do without: none, with a warning, if nobody answers.
@@ -41,6 +45,11 @@ pub async fn if_known(mesh: &Mesh) -> Option<Resources> {
             None
         }
     }
+}
+
+async fn other_control(mesh: &Mesh) -> Option<OtherControl> {
+    let Mesh::Cluster(cluster) = mesh else { return None };
+    cluster.other_control().await.ok().flatten()
 }
 
 async fn ask(endpoint: Result<Endpoint, String>) -> Result<Resources> {

@@ -69,6 +69,9 @@ impl Options {
     async fn in_a_replica(&self, cluster: &Cluster) -> Result<State> {
         let replicas = cluster.control().await?;
         let Some(replica) = replicas.into_iter().find(|replica| replica.endpoint.is_ok()) else {
+            if let Some(other) = cluster.other_control().await? {
+                bail!("{other}, whose roots are its own to replace");
+            }
             bail!("no replica of the control plane can be asked; `meshctl status` says why");
         };
         let socket = format!("--admin-socket={ADMIN_SOCKET}");

@@ -3,12 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::affected::Affected;
+use super::index::selects;
 use super::policy::{self, Modes, Policies, Selecting};
 use super::traffic::Traffic;
 use super::workload::{self, Context};
 use super::world::{Name, Shared, World};
 use super::{Condition, MeshConfig, membership, service};
 use crate::manifest::ObjectKey;
+use crate::resource::Service;
 use crate::wire::security::Authorization;
 use crate::wire::workload::{Address, address};
 
@@ -31,7 +33,8 @@ pub enum Output {
 }
 
 /// Compiles the objects of a mesh, change by change. What one change costs does not grow with the mesh, as long as it
-/// is of a pod, a service or a slice; what is for a whole namespace costs what is in it.
+/// is of a pod, a service or a slice; what is for a whole namespace costs what is in it, as does a pod beside Services with
+/// addresses past the mesh, of which none of the mesh's is found first.
 #[derive(Debug)]
 pub struct Compiler {
     mesh: MeshConfig,
@@ -43,6 +46,8 @@ pub struct Compiler {
     /// Names of the policies that stand for `PeerAuthentication`s.
     mutual_tls: BTreeSet<String>,
     conditions: Conditions,
+    /// Services that have addresses which are not the mesh's.
+    outside: BTreeSet<Name>,
 }
 
 /// What is not in force as it was written, by what it is found with.
@@ -52,6 +57,7 @@ struct Conditions {
     policies: BTreeMap<Name, Vec<Condition>>,
     traffic: Vec<Condition>,
     services: BTreeMap<Name, Vec<Condition>>,
+    pods: BTreeMap<Name, Vec<Condition>>,
 }
 
 impl Compiler {
@@ -65,6 +71,7 @@ impl Compiler {
             others: HashMap::new(),
             mutual_tls: BTreeSet::new(),
             conditions: Conditions::default(),
+            outside: BTreeSet::new(),
         }
     }
 
@@ -88,6 +95,36 @@ impl Compiler {
         self.compile_policies(&affected, &mut hand_on);
         self.compile_services(&affected, &mut hand_on);
         self.compile_workloads(&affected, &mut hand_on);
+        self.judge_ways_past(&affected);
+    }
+
+    /// Of addresses that are not the mesh's, where pods of the mesh are behind them: who has none but others there has
+    /// nothing to do with the mesh.
+    fn judge_ways_past(&mut self, affected: &Affected) {
+        for name in &affected.services {
+            match self.world.service(name).filter(|service| !service.outside().is_empty()) {
+                Some(_) => drop(self.outside.insert(name.clone())),
+                None => drop(self.outside.remove(name)),
+            }
+            self.conditions.services.remove(name);
+        }
+        let namespaces: BTreeSet<&String> =
+            affected.pods.iter().chain(&affected.services).map(|(namespace, _)| namespace).collect();
+        for name in self.outside.iter().filter(|(namespace, _)| namespaces.contains(namespace)) {
+            match self.world.service(name).filter(|service| self.has_meshed(service)) {
+                Some(service) => {
+                    drop(self.conditions.services.insert(name.clone(), service::conditions(service)));
+                }
+                None => drop(self.conditions.services.remove(name)),
+            }
+        }
+    }
+
+    /// Whether a pod of the mesh is behind a service. Of one without a selector that may be.
+    fn has_meshed(&self, service: &Service) -> bool {
+        let mut pods = self.world.live_pods_in(&service.metadata.namespace);
+        service.spec.selector.is_empty()
+            || pods.any(|pod| selects(service, &pod.metadata) && workload::is_meshed(&self.world, pod))
     }
 
     /// The object that has a key.
@@ -102,7 +139,7 @@ impl Compiler {
 
     /// What is not in force as it was written.
     pub fn conditions(&self) -> Vec<Condition> {
-        let Conditions { mutual_tls, policies, traffic, services } = &self.conditions;
+        let Conditions { mutual_tls, policies, traffic, services, pods } = &self.conditions;
         let mut policies: Vec<_> = policies
             .iter()
             .filter_map(|(name, found)| {
@@ -111,8 +148,8 @@ impl Compiler {
             .collect();
         policies.sort_by_key(|(age, _)| *age);
         let policies = policies.into_iter().flat_map(|(_, found)| found);
-        let services = services.values().flatten();
-        mutual_tls.iter().chain(policies).chain(traffic).chain(services).cloned().collect()
+        let others = services.values().chain(pods.values()).flatten();
+        mutual_tls.iter().chain(policies).chain(traffic).chain(others).cloned().collect()
     }
 
     fn compile_policies(&mut self, affected: &Affected, hand_on: &mut impl FnMut(Output)) {
@@ -156,10 +193,6 @@ impl Compiler {
             self.conditions.traffic = self.traffic.conditions(&self.world, &self.mesh);
         }
         for name in &affected.services {
-            match self.world.service(name).map(service::conditions).filter(|found| !found.is_empty()) {
-                Some(found) => drop(self.conditions.services.insert(name.clone(), found)),
-                None => drop(self.conditions.services.remove(name)),
-            }
             let compiled =
                 self.world.service(name).and_then(|it| service::compile(it, &self.mesh, &self.traffic));
             let compiled = compiled.map(address::Type::Service);
@@ -178,6 +211,10 @@ impl Compiler {
         for name in &affected.pods {
             let compiled = world.live_pod(name).and_then(|pod| context.pod(pod)).map(address::Type::Workload);
             hand_on(output(workload::uid_of_pod(name, mesh), compiled));
+            match world.live_pod(name).map(|pod| context.conditions(pod)).filter(|found| !found.is_empty()) {
+                Some(found) => drop(self.conditions.pods.insert(name.clone(), found)),
+                None => drop(self.conditions.pods.remove(name)),
+            }
         }
         for name in &affected.slices {
             let others = world.slice(name).map(|slice| membership::others_of(world, mesh, slice));

@@ -22,16 +22,22 @@ pub(super) fn compile(service: &Service, mesh: &MeshConfig, traffic: &Traffic) -
     (!service.is_external_name()).then(|| one(service, mesh, traffic))
 }
 
-/// What of a service has no effect.
+/// What of a service has no effect: addresses that are not the mesh's.
 pub(super) fn conditions(service: &Service) -> Vec<Condition> {
-    if service.spec.external_ips.is_empty() {
-        return Vec::new();
-    }
-    let words = (
-        "pods of the mesh that connect to these addresses go past the mesh, in plaintext",
-        "let pods use the Service's name",
+    let outside = service.outside().into_iter();
+    let condition = |(field, addresses): (&str, Vec<&str>)| {
+        let words = past_the_mesh(&addresses.join(", "), "let pods use the Service's name");
+        Condition::new(Kind::Service, &service.metadata, field, Effect::Ignored, words)
+    };
+    outside.map(condition).collect()
+}
+
+/// What becomes of connections to a place, and what to do instead.
+pub(super) fn past_the_mesh(place: &str, fix: &'static str) -> (String, &'static str) {
+    let reason = format!(
+        "pods of the mesh that connect to {place} go past the mesh, in plaintext, and are refused where the server is STRICT"
     );
-    vec![Condition::new(Kind::Service, &service.metadata, "spec.externalIPs", Effect::Ignored, words)]
+    (reason, fix)
 }
 
 fn one(service: &Service, mesh: &MeshConfig, traffic: &Traffic) -> wire::Service {

@@ -1,14 +1,16 @@
 //! Pods, and endpoints that are no pods, as agents see them.
 
 use super::{
-    MeshConfig,
+    Condition, Effect, MeshConfig,
     membership::{self, Other},
     naming, octets,
     policy::Policies,
+    service::past_the_mesh,
     traffic::Traffic,
     world::{Name, World, name_of},
 };
 use crate::{
+    manifest::Kind,
     plan::Health,
     resource::{Pod, enrolment},
     wire::ext,
@@ -62,6 +64,18 @@ impl Context<'_> {
         })
     }
 
+    /// What of a pod in the mesh has no effect: ports of its node that lead to it.
+    pub fn conditions(&self, pod: &Pod) -> Vec<Condition> {
+        let ports = pod.host_ports();
+        if ports.is_empty() || !is_meshed(self.world, pod) {
+            return Vec::new();
+        }
+        let ports = ports.iter().map(u16::to_string).collect::<Vec<_>>().join(", ");
+        let words = past_the_mesh(&format!("port {ports} of its node"), "let pods use a Service's name");
+        let field = "spec.containers.ports.hostPort";
+        vec![Condition::new(Kind::Pod, &pod.metadata, field, Effect::Ignored, words)]
+    }
+
     /// An endpoint that is no pod.
     pub fn other(&self, other: &Other<'_>) -> Workload {
         let metadata = &other.slice.metadata;
@@ -99,9 +113,7 @@ impl Context<'_> {
     }
 
     fn tunnel(&self, pod: &Pod) -> TunnelProtocol {
-        let namespace = self.world.namespace_labels(&pod.metadata.namespace);
-        let enrolment = enrolment::is_enrolled(namespace, &pod.metadata.labels, pod.spec.host_network);
-        if enrolment.is_selected() { TunnelProtocol::Hbone } else { TunnelProtocol::None }
+        if is_meshed(self.world, pod) { TunnelProtocol::Hbone } else { TunnelProtocol::None }
     }
 
     fn locality(&self, node: &str) -> Option<Locality> {
@@ -109,6 +121,12 @@ impl Context<'_> {
         let known = !locality.region.is_empty() || !locality.zone.is_empty() || !locality.subzone.is_empty();
         known.then_some(Locality { region: locality.region, zone: locality.zone, subzone: locality.subzone })
     }
+}
+
+/// Whether labels take a pod into the mesh.
+pub(super) fn is_meshed(world: &World, pod: &Pod) -> bool {
+    let namespace = world.namespace_labels(&pod.metadata.namespace);
+    enrolment::is_enrolled(namespace, &pod.metadata.labels, pod.spec.host_network).is_selected()
 }
 
 fn status(health: Health) -> WorkloadStatus {

@@ -30,6 +30,11 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// Whether people write it for a mesh, so that it is answered with a status.
+    pub const fn is_policy(self) -> bool {
+        matches!(self, Self::AuthorizationPolicy | Self::PeerAuthentication | Self::DestinationRule)
+    }
+
     /// Every kind.
     pub const ALL: [Self; 10] = [
         Self::Namespace,

@@ -131,6 +131,9 @@ pub struct ContainerPort {
     /// Number.
     #[serde(deserialize_with = "lenient::port")]
     pub container_port: u16,
+    /// Port of its node that leads there; 0 if none does.
+    #[serde(default)]
+    pub host_port: u16,
     /// Transport protocol.
     #[serde(default)]
     pub protocol: Protocol,
@@ -336,6 +339,16 @@ impl Pod {
         self.status.conditions.shrink_to_fit();
         self.status.pod_ips.shrink_to_fit();
         self.metadata.owner_references.shrink_to_fit();
+    }
+
+    /// Ports of its node that lead to it, as addresses of the node: not those of a pod that has the node's network.
+    pub fn host_ports(&self) -> BTreeSet<u16> {
+        let containers = self.spec.containers.iter().filter(|_| !self.spec.host_network);
+        let ports = containers.flat_map(|container| &container.ports);
+        ports
+            .filter(|port| port.protocol == Protocol::Tcp && port.host_port != 0)
+            .map(|it| it.host_port)
+            .collect()
     }
 
     /// The service account; `default` if none is named.

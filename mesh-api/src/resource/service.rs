@@ -17,6 +17,34 @@ pub struct Service {
     pub metadata: Metadata,
     /// What was asked for.
     pub spec: ServiceSpec,
+    /// What is.
+    pub status: ServiceStatus,
+}
+
+/// `status` of a service.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ServiceStatus {
+    /// What its load balancer has.
+    pub load_balancer: LoadBalancerStatus,
+}
+
+/// `status.loadBalancer` of a service.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct LoadBalancerStatus {
+    /// Where it is reached.
+    pub ingress: Vec<Ingress>,
+}
+
+/// One address or name of a load balancer.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Ingress {
+    /// Address.
+    pub ip: String,
+    /// Name, where there is no address.
+    pub hostname: String,
 }
 
 /// `spec` of a service.
@@ -49,6 +77,9 @@ pub struct ServiceSpec {
     /// Addresses outside of the cluster's own ranges that lead to it.
     #[serde(rename = "externalIPs")]
     pub external_ips: Vec<String>,
+    /// Address that its load balancer is to have.
+    #[serde(rename = "loadBalancerIP")]
+    pub load_balancer_ip: String,
     /// Address families, in order of preference.
     pub ip_families: Vec<IpFamily>,
     /// Whether addresses of both families are wanted.
@@ -147,7 +178,8 @@ pub enum IpFamilyPolicy {
 impl Service {
     pub(super) fn read(metadata: Metadata, root: &tree::Node, findings: &Findings) -> Option<Self> {
         let spec: ServiceSpec = lenient::field(root, "spec", findings)?;
-        let service = Self { metadata, spec };
+        let status = lenient::field(root, "status", findings)?;
+        let service = Self { metadata, spec, status };
         service.check(root, findings);
         Some(service)
     }
@@ -172,6 +204,22 @@ impl Service {
             }
         }
         addresses
+    }
+
+    /// Addresses and names outside of the cluster's own ranges that lead to it, each field with its own.
+    pub fn outside(&self) -> Vec<(&'static str, Vec<&str>)> {
+        let ServiceSpec { external_ips, load_balancer_ip, .. } = &self.spec;
+        let ingress = &self.status.load_balancer.ingress;
+        let named = ingress.iter().flat_map(|it| [it.ip.as_str(), it.hostname.as_str()]);
+        let named: Vec<_> = named.filter(|it| !it.is_empty()).collect();
+        let wish = Some(load_balancer_ip.as_str()).filter(|it| !it.is_empty() && !named.contains(it));
+        let external = external_ips.iter().map(String::as_str).collect();
+        let fields = [
+            ("spec.externalIPs", external),
+            ("spec.loadBalancerIP", wish.into_iter().collect()),
+            ("status.loadBalancer.ingress", named),
+        ];
+        fields.into_iter().filter(|(_, addresses): &(_, Vec<_>)| !addresses.is_empty()).collect()
     }
 
     fn check(&self, root: &tree::Node, findings: &Findings) {

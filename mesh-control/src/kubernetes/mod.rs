@@ -2,7 +2,7 @@
 //!
 //! Reading order: [`watch`] follows the kinds that the mesh reads and fills [`objects`], which the publisher compiles;
 //! [`review`] says which node a token is of; [`roots`] keeps the authority in a Secret and [`bundle`] publishes what to trust.
-//! [`leader`] chooses the replica that writes [`status`] on resources, tells those that are [`unread`], and keeps the [`last_good`] state of broken ones,
+//! [`leader`] chooses the replica that writes [`status`] on resources, tells those that are [`unread`] and those that can be reached [`past`] the mesh, and keeps the [`last_good`] state of broken ones,
 //! and takes the startup [`taint`] off nodes.
 
 pub mod bundle;
@@ -10,7 +10,9 @@ mod expiry;
 mod gate;
 pub mod last_good;
 pub mod leader;
+mod notice;
 pub mod objects;
+pub mod past;
 pub mod review;
 pub mod roots;
 pub mod status;

@@ -231,6 +231,12 @@ impl Objects {
         self.state().kinds.get(&key.kind).is_some_and(|kept| kept.entries.contains_key(&name))
     }
 
+    /// `metadata.uid` of an object, if it is there and could be read.
+    pub fn uid(&self, key: &ObjectKey) -> Option<String> {
+        let state = self.state();
+        Some(state.entry(key)?.good.as_ref()?.value.metadata().uid.clone())
+    }
+
     /// The node that a pod is bound to.
     pub fn node_of(&self, namespace: &str, pod: &str) -> Option<String> {
         let state = self.state();
@@ -284,7 +290,7 @@ impl Entry {
 
 /// Kinds that people write for the mesh, which are answered with a status.
 pub fn is_policy(kind: Kind) -> bool {
-    matches!(kind, Kind::AuthorizationPolicy | Kind::PeerAuthentication | Kind::DestinationRule)
+    kind.is_policy()
 }
 
 fn read(kind: Kind, mut raw: Value) -> (Name, Parsed, Version) {

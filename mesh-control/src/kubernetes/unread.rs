@@ -5,17 +5,13 @@
 //! kept, and only of kinds that the cluster has.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::{StreamExt as _, pin_mut};
-use k8s_openapi::api::core::v1::ObjectReference;
-use k8s_openapi::api::events::v1::Event;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
-use k8s_openapi::jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Client;
-use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind, PostParams};
+use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind};
 use kube::core::PartialObjectMeta;
 use kube::discovery::pinned_kind;
 use kube::runtime::WatchStreamExt as _;
@@ -24,6 +20,7 @@ use mesh_api::admin::UnreadKind;
 use tokio::sync::{Notify, watch};
 use tracing::warn;
 
+use super::notice::{Notice, fingerprint};
 use super::objects::Name;
 use super::{Cluster, pauses};
 
@@ -204,56 +201,21 @@ impl Unread {
     }
 }
 
-/// The event has a name that goes with the object's state, so the next leader's is the same and is not made again.
 async fn create(cluster: &Cluster, kind: &Foreign, name: &Name, seen: &Seen) -> Result<(), kube::Error> {
-    let api: Api<Event> = Api::namespaced(cluster.client.clone(), &name.0);
-    match api.create(&PostParams::default(), &event(cluster, kind, name, seen)).await {
-        Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
-        // The namespace ends, and the object with it.
-        Err(kube::Error::Api(status))
-            if status.code == 404 || status.code == 403 && is_ending(&status.message) =>
-        {
-            Ok(())
-        }
-        made => made.map(drop),
-    }
-}
-
-fn is_ending(message: &str) -> bool {
-    message.contains("being terminated")
-}
-
-fn event(cluster: &Cluster, kind: &Foreign, (namespace, name): &Name, seen: &Seen) -> Event {
-    let mut hasher = DefaultHasher::new();
-    seen.hash(&mut hasher);
-    // A name of the API's own length, however long the object's is.
-    let stem: String = name.chars().take(200).collect();
     let kind = kind.kind;
-    Event {
-        metadata: ObjectMeta {
-            name: Some(format!("{}.{:016x}", stem.trim_end_matches(['.', '-']), hasher.finish())),
-            namespace: Some(namespace.clone()),
-            ..ObjectMeta::default()
-        },
-        event_time: Some(MicroTime(Timestamp::now())),
-        type_: Some("Warning".to_owned()),
-        reason: Some("NotRead".to_owned()),
-        action: Some("Ignored".to_owned()),
-        note: Some(format!(
-            "nodemesh reads no {kind}: it changes nothing about the connections of pods in the mesh"
-        )),
-        regarding: Some(ObjectReference {
-            api_version: Some(seen.api_version.clone()),
-            kind: Some(kind.to_owned()),
-            namespace: Some(namespace.clone()),
-            name: Some(name.clone()),
-            uid: Some(seen.uid.clone()),
-            ..ObjectReference::default()
-        }),
-        reporting_controller: Some("nodemesh.io/mesh-control".to_owned()),
-        reporting_instance: Some(cluster.pod.clone()),
-        ..Event::default()
-    }
+    let note =
+        format!("nodemesh reads no {kind}: it changes nothing about the connections of pods in the mesh");
+    let notice = Notice {
+        api_version: &seen.api_version,
+        kind,
+        name,
+        uid: &seen.uid,
+        reason: "NotRead",
+        action: "Ignored",
+        note: &note,
+        state: fingerprint(seen),
+    };
+    notice.create(cluster).await
 }
 
 /// The version under which the cluster serves a kind. A definition that was just made is served in a moment.

@@ -9,7 +9,7 @@ use kube::runtime::wait::Condition;
 use mesh_api::admin::{AgentStatus, CertificateStatus, EnrolmentState, PodStatus};
 
 use super::{Finding, resources};
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, OtherControl};
 use crate::output::until;
 use crate::source::{Mesh, Nodes};
 use crate::standing::NotEnrolled;
@@ -37,13 +37,15 @@ pub async fn check(cluster: Cluster) -> Result<Vec<Finding>> {
     let status = status::gather(&mesh).await?;
     let mut findings = Vec::new();
     findings.push(kinds(cluster).await.unwrap_or_else(|error| Finding::unknown("kinds", &error)));
-    findings
-        .push(trust_bundle(cluster).await.unwrap_or_else(|error| Finding::unknown("trust bundle", &error)));
+    let roots = trust_bundle(cluster, status.other_control.as_ref()).await;
+    findings.push(roots.unwrap_or_else(|error| Finding::unknown("trust bundle", &error)));
     findings.extend(control(&status));
-    findings.extend(match crate::resources::of(&mesh).await {
-        Ok(of) => resources::findings(&of),
-        Err(error) => vec![Finding::unknown("configuration", &error)],
-    });
+    if !is_anothers_alone(&status) {
+        findings.extend(match crate::resources::of(&mesh).await {
+            Ok(of) => resources::findings(&of),
+            Err(error) => vec![Finding::unknown("configuration", &error)],
+        });
+    }
     findings.extend(agents(&status));
     findings.push(versions(&status));
     findings.extend(
@@ -80,19 +82,45 @@ async fn kinds(cluster: &Cluster) -> Result<Finding> {
     })
 }
 
-async fn trust_bundle(cluster: &Cluster) -> Result<Finding> {
-    let bundle = cluster.api::<ConfigMap>().get_opt(TRUST_BUNDLE).await.context("can't read it")?;
-    Ok(match bundle {
-        Some(_) => Finding::ok("trust bundle", "published"),
-        None => Finding::fail(
+/// The roots that agents check their control plane with, and start without in no case.
+async fn trust_bundle(cluster: &Cluster, other: Option<&OtherControl>) -> Result<Finding> {
+    let name = other.and_then(|other| other.root_config_map.as_deref()).unwrap_or(TRUST_BUNDLE);
+    let bundle = cluster.api::<ConfigMap>().get_opt(name).await.context("can't read it")?;
+    let namespace = &cluster.namespace;
+    Ok(match (bundle, other) {
+        (Some(_), None) => Finding::ok("trust bundle", "published"),
+        (Some(_), Some(_)) => {
+            Finding::ok("trust bundle", format!("ConfigMap {name} of the other control plane"))
+        }
+        (None, None) => Finding::fail(
             "trust bundle",
-            format!("no ConfigMap {TRUST_BUNDLE} in {}", cluster.namespace),
+            format!("no ConfigMap {name} in {namespace}"),
             "the leader of the control plane publishes it: see its log",
+        ),
+        (None, Some(_)) => Finding::fail(
+            "trust bundle",
+            format!("no ConfigMap {name} in {namespace}"),
+            "the other control plane publishes it; agent.controlPlane.rootConfigMap names it",
         ),
     })
 }
 
+/// Whether there is no control plane but another mesh's: it answers no questions of meshctl's.
+fn is_anothers_alone(status: &Status) -> bool {
+    status.other_control.is_some() && status.control.is_empty()
+}
+
 fn control(status: &Status) -> Vec<Finding> {
+    let other = status.other_control.as_ref();
+    let mut findings: Vec<_> =
+        other.map(|other| Finding::ok("control plane", other.to_string())).into_iter().collect();
+    if !is_anothers_alone(status) {
+        findings.extend(own_control(status));
+    }
+    findings
+}
+
+fn own_control(status: &Status) -> Vec<Finding> {
     let ready = status.control.iter().filter(|replica| replica.ready).count();
     let all = status.control.len();
     let mut findings = Vec::new();
@@ -148,11 +176,11 @@ fn agent(node: &NodeState) -> Option<Finding> {
     if !agent.control.connected {
         let why = agent.control.error.as_deref().unwrap_or("no reason known");
         let found = format!("has no control plane: {why}");
-        return Some(Finding::fail(
-            &check,
-            found,
-            "what it has stays in force; see that port 15012 can be reached from the node",
-        ));
+        let fix = format!(
+            "what it has stays in force; see that {} can be reached from the node",
+            agent.control.address
+        );
+        return Some(Finding::fail(&check, found, fix));
     }
     if !agent.ready {
         return Some(Finding::fail(&check, "is not ready", "see its log"));
@@ -303,6 +331,17 @@ mod tests {
         assert_eq!(verdict(&gone), Some(Verdict::Fail));
         let none = NodeState::default();
         assert_eq!(verdict(&none), Some(Verdict::Warn), "a node where none belongs is told of");
+    }
+
+    #[test]
+    fn another_control_plane_is_named_and_the_own_one_not_missed() {
+        let address = "https://istiod.istio-system.svc:15012";
+        let other = OtherControl { address: address.into(), name: None, root_config_map: None };
+        let under_istiod = Status { other_control: Some(other), ..Status::default() };
+        let found = control(&under_istiod);
+        assert_eq!(found, [Finding::ok("control plane", format!("agents use another one, {address}"))]);
+        let own = control(&Status::default());
+        assert_eq!(own[0].result, Verdict::Fail, "{own:?}");
     }
 
     #[test]

@@ -42,7 +42,11 @@ fn api_server(version: &str) -> Finding {
     match kernel::version(version) {
         Some(found) if found >= KUBERNETES => Finding::ok(check, version),
         _ => {
-            let fix = format!("nodemesh needs Kubernetes {}.{} or later", KUBERNETES.0, KUBERNETES.1);
+            let (major, minor) = KUBERNETES;
+            let fix = format!(
+                "nodemesh needs Kubernetes {major}.{minor} or later: older ones do not say which node an agent's token is of, \
+                 and lack fields of the chart"
+            );
             Finding::fail(check, version, fix)
         }
     }

@@ -1,18 +1,24 @@
 //! What people wrote for the mesh and it does not do.
 
 use mesh_api::admin::{InForce, Part, ResourceStatus, Resources, UnreadKind};
+use mesh_api::manifest::Kind;
 
 use super::Finding;
 
 /// Resources that are named; the rest are counted.
 const MOST: usize = 20;
 
-/// A finding for each resource that is not in force as it was written, and one for the kinds that are not read.
+/// Objects that are named where a line is for many.
+const EXAMPLES: usize = 3;
+
+/// A finding for each resource that is not in force as it was written, one for the kinds that are not read, and one for
+/// each kind of what can be reached past the mesh.
 pub fn findings(of: &Resources) -> Vec<Finding> {
-    let amiss: Vec<_> = of.resources.iter().filter(|it| it.in_force != InForce::AsWritten).collect();
+    let (policies, others): (Vec<_>, Vec<_>) = of.resources.iter().partition(|it| it.is_policy());
+    let amiss: Vec<_> = policies.iter().filter(|it| it.in_force != InForce::AsWritten).collect();
     let mut findings: Vec<_> = amiss.iter().take(MOST).map(|it| finding(it)).collect();
     if amiss.is_empty() {
-        let found = format!("{} policies and rules are in force as written", of.resources.len());
+        let found = format!("{} policies and rules are in force as written", policies.len());
         findings.push(Finding::ok("configuration", found));
     }
     if amiss.len() > MOST {
@@ -20,7 +26,25 @@ pub fn findings(of: &Resources) -> Vec<Finding> {
         findings.push(Finding::warn("configuration", found, "`meshctl policies` lists them all"));
     }
     findings.extend(unread(&of.unread));
+    findings.extend([Kind::Service, Kind::Pod].into_iter().filter_map(|kind| past_the_mesh(kind, &others)));
     findings
+}
+
+/// One line for all objects of a kind: a `DaemonSet` may have such a pod on every node.
+fn past_the_mesh(kind: Kind, all: &[&ResourceStatus]) -> Option<Finding> {
+    let of_kind: Vec<_> = all.iter().filter(|it| it.kind == kind).collect();
+    let one = |it: &ResourceStatus| {
+        let parts = it.parts.iter().map(|part| format!("{}: {}", part.field, part.meaning));
+        format!("{}/{}: {}", it.namespace, it.name, joined(parts))
+    };
+    let examples = of_kind.iter().take(EXAMPLES).map(|it| one(it)).collect::<Vec<_>>().join("; ");
+    let more = if of_kind.len() > EXAMPLES { "; …" } else { "" };
+    (!of_kind.is_empty()).then(|| {
+        let found =
+            format!("{} of kind {kind} can be reached past the mesh: {examples}{more}", of_kind.len());
+        let fixes = of_kind.iter().flat_map(|it| &it.parts).map(|part| part.fix.clone());
+        Finding::warn("past the mesh", found, joined(fixes))
+    })
 }
 
 fn finding(of: &ResourceStatus) -> Finding {
@@ -61,8 +85,6 @@ fn unread(kinds: &[UnreadKind]) -> Option<Finding> {
 
 #[cfg(test)]
 mod tests {
-    use mesh_api::manifest::Kind;
-
     use super::*;
     use crate::check::Verdict;
 
@@ -83,6 +105,35 @@ mod tests {
         assert_eq!(found, [Finding::warn("DestinationRule shop/bad", detail, fix)]);
         let resources = vec![resource("good", InForce::AsWritten)];
         assert_eq!(findings(&Resources { resources, ..Resources::default() })[0].result, Verdict::Ok);
+    }
+
+    #[test]
+    fn what_can_be_reached_past_the_mesh_is_one_line_for_each_kind() {
+        let of = |kind, name: &str, field: &str, meaning: &str| {
+            let part = Part { field: field.into(), meaning: meaning.into(), fix: "use the name".into() };
+            ResourceStatus { kind, parts: vec![part], ..resource(name, InForce::Partly) }
+        };
+        let mut resources: Vec<_> =
+            (0..9).map(|node| of(Kind::Pod, &format!("web-{node}"), "hostPort", "port 80")).collect();
+        resources.push(of(Kind::Service, "web", "spec.externalIPs", "to 192.0.2.1"));
+        let found = findings(&Resources { resources, ..Resources::default() });
+        let details: Vec<_> = found.iter().map(|it| (it.result, it.detail.as_str())).collect();
+        assert_eq!(
+            details,
+            [
+                (Verdict::Ok, "0 policies and rules are in force as written"),
+                (
+                    Verdict::Warn,
+                    "1 of kind Service can be reached past the mesh: shop/web: spec.externalIPs: to 192.0.2.1"
+                ),
+                (
+                    Verdict::Warn,
+                    "9 of kind Pod can be reached past the mesh: shop/web-0: hostPort: port 80; shop/web-1: hostPort: \
+                     port 80; shop/web-2: hostPort: port 80; …"
+                ),
+            ]
+        );
+        assert_eq!(found[1].fix.as_deref(), Some("use the name"));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 mod exec;
 mod forward;
 mod names;
+mod other_control;
 mod pods;
 
 use std::env;
@@ -23,6 +24,7 @@ use crate::reason::of_client;
 
 pub use forward::PodPort;
 pub use names::{COMPONENT_AGENT, COMPONENT_CONTROL, FIELD_MANAGER, INSTANCE_LABEL, selector};
+pub use other_control::OtherControl;
 pub use pods::{is_ready, refused, trouble};
 
 /// Port of the admin endpoints on the pods' loopback.
@@ -126,6 +128,11 @@ impl Cluster {
     pub async fn daemon_set(&self) -> Result<Option<DaemonSet>> {
         let all = self.of_component::<DaemonSet>(COMPONENT_AGENT).await?;
         Ok(all.into_iter().next())
+    }
+
+    /// The control plane that the agents use, if it is not this mesh's own.
+    pub async fn other_control(&self) -> Result<Option<OtherControl>> {
+        Ok(self.daemon_set().await?.as_ref().and_then(OtherControl::of))
     }
 
     /// The control plane's `Deployment`, if the mesh is installed.

@@ -69,7 +69,7 @@ pub async fn run(source: &Source, options: &Options, format: Format) -> Result<E
         let cluster = source.cluster().await.ok();
         let version = cluster.as_ref().map(|cluster| cluster.version.as_str());
         let text = render(options, source.mesh_namespace(), version).await?;
-        write(&text)?;
+        print_manifests(&text, format)?;
         if let Some(cluster) = &cluster {
             // Said on standard error: the manifests are the chart's.
             others::set_aside(cluster, &mut manifests::parse(&text)?).await?;
@@ -92,6 +92,14 @@ pub async fn run(source: &Source, options: &Options, format: Format) -> Result<E
         ready::wait(&cluster, options.timeout).await?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The manifests as rendered, which are YAML with the chart's comments, unless JSON is asked for.
+fn print_manifests(text: &str, format: Format) -> Result<()> {
+    match format {
+        Format::Json => format.print(&manifests::parse(text)?, |_| String::new()),
+        Format::Table | Format::Yaml => write(text),
+    }
 }
 
 async fn render(options: &Options, namespace: &str, version: Option<&str>) -> Result<String> {

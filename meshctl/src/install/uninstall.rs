@@ -70,9 +70,9 @@ pub async fn run(source: &Source, options: &Options, format: Format) -> Result<E
     await_no_pods(&cluster, COMPONENT_AGENT, end).await?;
     match annotations::take_off(&cluster).await {
         Ok(0) => {}
-        Ok(pods) => eprintln!("took the annotation {REDIRECTION} off {pods} pods"),
+        Ok(pods) => remark!("took the annotation {REDIRECTION} off {pods} pods"),
         // Only Istio's own parts read it: all else is to go all the same.
-        Err(error) => eprintln!("{error:#}; Istio's own parts take such pods for pods of a mesh"),
+        Err(error) => remark!("{error:#}; Istio's own parts take such pods for pods of a mesh"),
     }
     for entry in rest {
         if entry.is_definition() && !options.crds {

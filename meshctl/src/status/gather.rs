@@ -1,12 +1,13 @@
 //! Asks everyone, several at a time; who does not answer becomes a line of the answer.
 
 use anyhow::Result;
+use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
 use kube::ResourceExt;
 use mesh_api::admin::{AgentLink, AgentStatus, CertificateStatus, ControlStatus, PodStatus};
 
 use super::{NodeState, PodCounts, Replica, Status};
 use crate::ask::Endpoint;
-use crate::cluster::{Cluster, MeshPod};
+use crate::cluster::{Cluster, MeshPod, OtherControl};
 use crate::reason::reason;
 use crate::source::{Agent, Mesh, each};
 use crate::standing::{self, NotEnrolled};
@@ -34,7 +35,10 @@ async fn of_cluster(cluster: &Cluster) -> Result<Status> {
     if let Err(error) = mark_leader(cluster, &mut status.control).await {
         status.problems.push(reason(&error));
     }
-    status.problems.extend(missing(cluster, &status).await?);
+    let set = cluster.daemon_set().await?;
+    status.other_control = set.as_ref().and_then(OtherControl::of);
+    let deployment = cluster.deployment().await?;
+    status.problems = missing(&cluster.namespace, deployment.as_ref(), set.as_ref(), &status);
     add_bare_nodes(cluster, &mut status).await;
     let mut status = joined(status);
     match standing::without_address(cluster).await {
@@ -103,14 +107,19 @@ fn holds(leader: &str, pod: &str) -> bool {
     leader.strip_prefix(pod).is_some_and(|rest| rest.is_empty() || rest.starts_with(['_', '/']))
 }
 
-/// What the control plane's and the agents' owners want and have not got.
-async fn missing(cluster: &Cluster, status: &Status) -> Result<Vec<String>> {
-    let mut problems = Vec::new();
-    match cluster.deployment().await? {
-        None => problems.push(format!(
-            "no control plane in the namespace {}: `meshctl install` installs it",
-            cluster.namespace
-        )),
+/// What the control plane's and the agents' owners want and have not got, after what was found out otherwise. Agents that
+/// use another control plane need none of the mesh's own.
+fn missing(
+    namespace: &str,
+    deployment: Option<&Deployment>,
+    set: Option<&DaemonSet>,
+    status: &Status,
+) -> Vec<String> {
+    let mut problems = status.problems.clone();
+    match deployment {
+        None if status.other_control.is_some() => {}
+        None => problems
+            .push(format!("no control plane in the namespace {namespace}: `meshctl install` installs it")),
         Some(deployment) => {
             let wanted = deployment.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
             let found = status.control.len();
@@ -119,9 +128,8 @@ async fn missing(cluster: &Cluster, status: &Status) -> Result<Vec<String>> {
             }
         }
     }
-    let set = cluster.daemon_set().await?;
-    match set.as_ref().and_then(|set| set.status.as_ref()) {
-        None => problems.push(format!("no agents in the namespace {}", cluster.namespace)),
+    match set.and_then(|set| set.status.as_ref()) {
+        None => problems.push(format!("no agents in the namespace {namespace}")),
         Some(set) => {
             let (wanted, found) = (set.desired_number_scheduled, status.nodes.len());
             if usize::try_from(wanted).is_ok_and(|wanted| found < wanted) {
@@ -130,7 +138,7 @@ async fn missing(cluster: &Cluster, status: &Status) -> Result<Vec<String>> {
             }
         }
     }
-    Ok(problems)
+    problems
 }
 
 /// Nodes that no agent runs on, where nodes may be listed.
@@ -226,6 +234,23 @@ mod tests {
         let status = joined(Status { control, nodes, ..Status::default() });
         let lags: Vec<_> = status.nodes.iter().map(|node| node.lag).collect();
         assert_eq!(lags, [Some(1), Some(0), None]);
+    }
+
+    #[test]
+    fn no_control_plane_of_its_own_is_missed_where_agents_use_another() {
+        let status = serde_json::json!({
+            "desiredNumberScheduled": 0, "currentNumberScheduled": 0, "numberMisscheduled": 0, "numberReady": 0,
+        });
+        let set = serde_json::json!({"spec": {"selector": {}, "template": {}}, "status": status});
+        let set: DaemonSet = serde_json::from_value(set).unwrap();
+        let alone = missing("mesh", None, Some(&set), &Status::default());
+        assert!(alone.len() == 1 && alone[0].contains("no control plane in the namespace mesh"), "{alone:?}");
+        let address = "https://istiod.istio-system.svc:15012".to_owned();
+        let other = OtherControl { address, name: None, root_config_map: None };
+        let under_istiod = Status { other_control: Some(other), ..Status::default() };
+        assert_eq!(missing("mesh", None, Some(&set), &under_istiod), [""; 0]);
+        let agents = missing("mesh", None, None, &under_istiod);
+        assert_eq!(agents, ["no agents in the namespace mesh"], "that counts all the same");
     }
 
     #[test]

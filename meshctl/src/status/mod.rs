@@ -9,6 +9,7 @@ use anyhow::Result;
 use mesh_api::admin::{AgentStatus, ControlStatus, EnrolmentState, PodStatus};
 use serde::Serialize;
 
+use crate::cluster::OtherControl;
 use crate::output::Format;
 use crate::source::Source;
 use crate::standing::NotEnrolled;
@@ -21,6 +22,9 @@ pub use gather::gather;
 pub struct Status {
     /// The control plane's replicas.
     pub control: Vec<Replica>,
+    /// The control plane that the agents use, where it is not this mesh's own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub other_control: Option<OtherControl>,
     /// One for each node: those with an agent, and in a cluster those without.
     pub nodes: Vec<NodeState>,
     /// Pods that are to be in the mesh and are not.

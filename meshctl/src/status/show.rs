@@ -18,6 +18,9 @@ pub fn text(status: &Status) -> String {
     if !status.control.is_empty() {
         parts.push(replicas(&status.control));
     }
+    if let Some(other) = &status.other_control {
+        parts.push(format!("control plane: {other}\n"));
+    }
     parts.push(nodes(&status.nodes));
     let remarks = remarks(status);
     if !remarks.is_empty() {
@@ -133,6 +136,7 @@ fn yes(is: bool) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cluster::OtherControl;
     use mesh_api::admin::EnrolmentState;
 
     #[test]
@@ -148,6 +152,18 @@ mod tests {
         let lines: Vec<_> = shown.lines().collect();
         assert_eq!(lines[0], "pod shop/web-0 on node1 is not in the mesh, failed: ports are taken");
         assert_eq!(lines[MOST], "5 more; -o json has them all");
+    }
+
+    #[test]
+    fn a_control_plane_that_is_another_one_is_a_line() {
+        let other = OtherControl {
+            address: "https://istiod.istio-system.svc:15012".to_owned(),
+            name: None,
+            root_config_map: None,
+        };
+        let shown = text(&Status { other_control: Some(other), ..Status::default() });
+        let line = "control plane: agents use another one, https://istiod.istio-system.svc:15012";
+        assert_eq!(shown.lines().next(), Some(line), "{shown}");
     }
 
     #[test]

@@ -46,6 +46,9 @@ pub struct Way {
     pub balancing: Option<String>,
     /// Why it leads past the mesh or nowhere, if it does.
     pub note: Option<String>,
+    /// Whether the mesh knows nothing of the address.
+    #[serde(skip)]
+    pub is_outside: bool,
     /// Whether a connection is made if there is no endpoint of the mesh.
     #[serde(skip)]
     passes: bool,
@@ -141,8 +144,15 @@ pub fn explain(
 }
 
 fn way(snapshot: &Snapshot, client: &Workload, address: SocketAddr, agent: &Agent) -> Way {
-    let mut way =
-        Way { address, service: None, balancing: None, note: None, passes: false, endpoints: Vec::new() };
+    let mut way = Way {
+        address,
+        service: None,
+        balancing: None,
+        note: None,
+        is_outside: !snapshot.knows_address(address.ip()),
+        passes: false,
+        endpoints: Vec::new(),
+    };
     let end = |target: &Target| endpoint(snapshot, client, target, &agent.same_node);
     let route = route(snapshot, client, address);
     match &route {

@@ -3,6 +3,7 @@
 mod destination;
 mod enrolment;
 mod explain;
+mod past;
 mod remarks;
 mod same_node;
 mod show;
@@ -87,6 +88,7 @@ async fn explained(mesh: &Mesh, question: &Question) -> Result<Explanation> {
     let mut explanation = explain::explain(&snapshot, &client, &question.to, &agent)?;
     explanation.not_enrolled.extend(own);
     enrolment::add(&mut explanation, mesh).await;
+    past::add(&mut explanation, mesh).await;
     if let Some(written) = resources::if_known(mesh).await {
         remarks::add(&mut explanation, &snapshot, &written);
     }

@@ -243,13 +243,55 @@ fn what_a_service_says_of_its_clients() {
     assert_eq!(affinity(", sessionAffinity: ClientIP"), Some(None));
     let config = ", sessionAffinity: ClientIP, sessionAffinityConfig: {clientIP: {timeoutSeconds: 60}}";
     assert_eq!(affinity(config), Some(Some(60)));
-    let outside = of(", externalIPs: [192.0.2.1]").conditions;
+}
+
+#[test]
+fn addresses_past_the_mesh_are_told_where_pods_of_the_mesh_are_behind_them() {
+    let told = |label: &str, service: &str, pod: &str| {
+        let text = format!(
+            "---\napiVersion: v1\nkind: Namespace\nmetadata: {{name: shop, labels: {{{label}}}}}\n{}{}",
+            format_args!(
+                "---\napiVersion: v1\nkind: Service\nmetadata: {{name: web, namespace: shop}}\n{service}\n"
+            ),
+            format_args!(
+                "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: web-1, namespace: shop, labels: {{app: web}}}}\n{pod}\n\
+                 status: {{podIP: 10.0.0.1, phase: Running}}\n"
+            ),
+        );
+        compiled(&text).conditions.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let enrolled = "nodemesh.io/dataplane: enabled";
+    let pod = "spec: {containers: [{name: c, image: x, ports: [{containerPort: 80}]}]}";
+    let service = |more: &str| format!("spec: {{selector: {{app: web}}, ports: [{{port: 80}}]{more}");
+    let words = |field: &str, place: &str| {
+        format!(
+            "{field}: ignored: pods of the mesh that connect to {place} go past the mesh, in plaintext, and are refused \
+             where the server is STRICT"
+        )
+    };
+    let of_service = |field: &str, place: &str| format!("Service shop/web: {}", words(field, place));
+    let balanced = service(", type: LoadBalancer, loadBalancerIP: 192.0.2.9, externalIPs: [192.0.2.1]}")
+        + "\nstatus: {loadBalancer: {ingress: [{ip: 192.0.2.2}, {hostname: lb.example}]}}";
     assert_eq!(
-        outside.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        told(enrolled, &balanced, pod),
         [
-            "Service shop/web: spec.externalIPs: ignored: pods of the mesh that connect to these addresses go past the mesh, in plaintext"
+            of_service("spec.externalIPs", "192.0.2.1"),
+            of_service("spec.loadBalancerIP", "192.0.2.9"),
+            of_service("status.loadBalancer.ingress", "192.0.2.2, lb.example"),
         ]
     );
+    assert_eq!(told("", &balanced, pod), [""; 0], "its pods are not in the mesh");
+    let others = balanced.replace("app: web", "app: other");
+    assert_eq!(told(enrolled, &others, pod), [""; 0], "it has no pod");
+    assert_eq!(told(enrolled, &service("}"), pod), [""; 0]);
+
+    let ports = pod.replace("80}", "80, hostPort: 8080}, {containerPort: 53, hostPort: 53, protocol: UDP}");
+    let of_pod =
+        format!("Pod shop/web-1: {}", words("spec.containers.ports.hostPort", "port 8080 of its node"));
+    assert_eq!(told(enrolled, &service("}"), &ports), [of_pod]);
+    assert_eq!(told("", &service("}"), &ports), [""; 0], "it is not in the mesh");
+    let host = ports.replace("spec: {", "spec: {hostNetwork: true, ");
+    assert_eq!(told(enrolled, &service("}"), &host), [""; 0], "the node's ports are its own");
 }
 
 #[test]
