@@ -232,12 +232,8 @@ struct Own {
 
 impl Own {
     fn of(client: &Workload, to: &To<'_>) -> Option<Self> {
-        let timeout = to.service.affinity_under(to.policy)?;
-        let workload = Arc::clone(&client.uid);
-        Some(Self {
-            client: AffinityClient { workload, service: Arc::clone(&to.service.key), port: to.port },
-            timeout,
-        })
+        let (client, timeout) = AffinityClient::of(client, to.service, to.policy, to.port)?;
+        Some(Self { client, timeout })
     }
 
     fn choose(&self, core: &Core, candidates: &[(TargetKey, u32)]) -> Option<usize> {
