@@ -190,6 +190,64 @@ fn programs_in_other_languages_see_the_same() {
     }
 }
 
+/// A server that tells of urgent data, behind a service whose rule has every connection go through the proxy.
+const URGENT: &str = "\
+apiVersion: v1
+kind: Pod
+metadata: {name: urgent, namespace: NS, labels: {app: urgent}}
+spec:
+  nodeName: node2
+  containers:
+  - {name: main, command: [python3, SOCKETS, serve_urgent, \"7000\"], readinessProbe: {tcpSocket: {port: 7000}, periodSeconds: 1}}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: urgent, namespace: NS}
+spec: {ipFamilyPolicy: PreferDualStack, selector: {app: urgent}, ports: [{port: 7000}]}
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: urgent, namespace: NS}
+spec: {host: urgent, trafficPolicy: {connectionPool: {tcp: {maxConnections: 1000}}}}
+";
+
+/// Near, whether the kernel or the proxy carries it, and to and from those that are not in the mesh.
+#[test]
+fn urgent_data_arrives_as_urgent_data() {
+    let world = World::new("urgent");
+    for namespace in ["app", "out"] {
+        world.apply(&URGENT.replace("NS", namespace).replace("SOCKETS", PROGRAMS));
+    }
+    let told =
+        |namespace, pod, host: &str| world.exec(namespace, pod, &["python3", PROGRAMS, "urgent", host, PORT]);
+    for namespace in ["app", "out"] {
+        let by_service = &service(&world, namespace, "urgent")[0];
+        eventually("it is reached", || {
+            told(namespace, "neighbour", by_service).text.contains("a[b][c]de[f]")
+        });
+    }
+    let heard = |namespace, pod, host: &str| {
+        let ran = told(namespace, pod, host);
+        assert!(ran.ok, "{ran:?}");
+        ran.text
+    };
+    let without = heard("out", "neighbour", &world.addresses("out", "urgent")[0]);
+    assert!(without.contains("ab[c]d told") && without.contains("much[y]z told"), "{without}");
+    for family in [0, 1] {
+        let (inside, outside) =
+            (&world.addresses("app", "urgent")[family], &world.addresses("out", "urgent")[family]);
+        let by_proxy = &service(&world, "app", "urgent")[family];
+        for (namespace, pod, host) in [
+            ("app", "neighbour", by_proxy),
+            ("app", "neighbour", inside),
+            ("app", "client", outside),
+            ("out", "client", inside),
+        ] {
+            assert_eq!(heard(namespace, pod, host), without, "from {namespace}/{pod} to {host}");
+        }
+    }
+}
+
 /// A server that keeps what connects, at three ports.
 const KEEPER: &str = "\
 apiVersion: v1
