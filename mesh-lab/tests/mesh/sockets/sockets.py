@@ -3,7 +3,8 @@
   sockets.py serve4 PORT                             a server that listens on IPv4 alone
   sockets.py serve_bound                             servers bound to eth0: port 7000 by IPv4, 7001 by IPv6
   sockets.py keep PORT...                            a server that keeps all that connect, and echoes
-  sockets.py many FAMILY COUNT PORT...               so many connections to each port of `keeper` at once, and how many worked
+  sockets.py many HOST COUNT PORT...                 so many connections to each port of a keeper at once, and how many worked;
+                                                     they are held until its input ends
   sockets.py serve_urgent PORT                       a server that tells of urgent data, and speaks with some
   sockets.py urgent HOST PORT                        tells it urgent data, hears some from it, and prints what came as JSON
   sockets.py one_port SOURCE PORT...                 connections to the ports of `keeper` from one source port at once
@@ -67,14 +68,14 @@ def works(sock):
     return sock.recv(1) == b"x"
 
 
-def many(family, count, *ports):
-    family = socket.AF_INET6 if family == "6" else socket.AF_INET
-    address, held = address_of("keeper.app", family), []
+def many(host, count, *ports):
+    held = []
 
     def another(port):
-        held.append(socket.create_connection((address, int(port)), 10))
+        held.append(socket.create_connection((host, int(port)), 10))
         return works(held[-1])
-    print(*(sum(attempt(lambda: another(port)) is True for _ in range(int(count))) for port in ports))
+    print(*(sum(attempt(lambda: another(port)) is True for _ in range(int(count))) for port in ports), flush=True)
+    sys.stdin.read()
 
 
 def first_words(*hosts_and_ports):
