@@ -150,6 +150,18 @@ def names_mapped(address):
     return {"own": own, "peer": peer}
 
 
+def names_by_mptcp(address):
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_MPTCP)
+    sock.settimeout(5)
+    sock.connect((address, PORT))
+    sock.sendall(b"who\n")
+    seen = sock.recv(200).decode().split()
+    own, peer = sock.getsockname()[0], sock.getpeername()
+    sock.close()
+    return {"own": own, "peer": peer[0], "port": peer[1], "accepted": seen[0]}
+
+
 def fetches(host):
     """Happy eyeballs by hand: each address in turn, as curl and browsers do."""
     import urllib.request
@@ -361,6 +373,7 @@ def tell(namespace, server4, server6, own4, own6):
             add(f"poll on a {what} by IPv{number}", waits, address)
             add(f"bound to an interface to a {what} by IPv{number}", bound_to_interface, address)
             add(f"urgent data to a {what} by IPv{number}", urgent, address)
+            add(f"names of a {what} by MPTCP over IPv{number}", names_by_mptcp, address)
     add("names by a mapped address", names_mapped, service4)
     add("a server of one family", fetches, f"ipv4.{namespace}")
     print(json.dumps(said))
