@@ -3,7 +3,9 @@
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::{bpf_sock, bpf_sock_addr, bpf_sock_ops};
 use aya_ebpf::btf_maps::SkStorage;
-use aya_ebpf::helpers::generated::{bpf_get_netns_cookie, bpf_sk_storage_delete, bpf_sk_storage_get};
+use aya_ebpf::helpers::generated::{
+    bpf_get_netns_cookie, bpf_sk_storage_delete, bpf_sk_storage_get, bpf_skc_to_mptcp_sock,
+};
 use aya_ebpf::helpers::{bpf_get_current_cgroup_id, bpf_get_current_pid_tgid};
 use aya_ebpf::programs::SockAddrContext;
 use core::ffi::c_void;
@@ -13,7 +15,7 @@ use mesh_common::direct::DirectSocket;
 use mesh_common::maps::{Endpoint, Proxy};
 use mesh_common::veth::VethEnd;
 
-use crate::maps::{DIRECT, PEER, PROXIES, VETH_ENDS};
+use crate::maps::{DIRECT, MPTCP, PEER, PROXIES, VETH_ENDS};
 
 /// `BPF_SK_STORAGE_GET_F_CREATE` of `linux/bpf.h`.
 const CREATE: u64 = 1;
@@ -216,13 +218,31 @@ pub fn shown_peer(socket: *mut bpf_sock) -> Option<Endpoint> {
 #[inline(always)]
 #[must_use]
 pub fn show_peer(socket: *mut bpf_sock, peer: Endpoint) -> bool {
-    store(&PEER, socket, peer)
+    let whole = mptcp_of(socket);
+    store(&PEER, socket, peer) && (whole.is_null() || store(&PEER, whole, peer))
 }
 
 /// Shows the owner of a socket its true peer again.
 #[inline(always)]
 pub fn forget_peer(socket: *mut bpf_sock) {
+    let whole = mptcp_of(socket);
+    if !whole.is_null() {
+        forget(&PEER, whole);
+    }
     forget(&PEER, socket);
+}
+
+/// The MPTCP socket that a connection is a part of, or null. It is what a program holds and asks for its peer, while it is the
+/// part that connects.
+#[inline(always)]
+fn mptcp_of(socket: *mut bpf_sock) -> *mut bpf_sock {
+    // SAFETY: a byte of read-only data that is there as long as the program; volatile because the agent sets it after
+    // compilation. Where it is zero the verifier leaves out the helper, which not every kernel has.
+    if unsafe { ptr::read_volatile(&raw const MPTCP) } == 0 {
+        return ptr::null_mut();
+    }
+    // SAFETY: `socket` is the context's, and not null; the answer is null or a socket, which the helpers above take.
+    unsafe { bpf_skc_to_mptcp_sock(socket.cast()).cast() }
 }
 
 /// What is remembered with the client's socket of a direct connection.

@@ -81,6 +81,10 @@ pub static HANDOFFS: LruHashMap<Handoff, Endpoint> = LruHashMap::with_max_entrie
 #[btf_map]
 pub static PEER: SkStorage<Endpoint> = SkStorage::new();
 
+/// Whether the kernel knows MPTCP. The keeper sets it when it loads the programs.
+#[unsafe(no_mangle)]
+pub static MPTCP: u8 = 0;
+
 /// Where connections of this node's pods may go without the proxy. Written by the proxy, read by `connect`, which counts
 /// the turns in it, and again by `sockops` when the SYN leaves.
 #[map]

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use mesh_api::identity::SpiffeId;
 use mesh_api::plan::outbound::{self, route};
@@ -143,7 +143,10 @@ pub(super) fn plan(view: View<'_>, pods: &Pods, client: &Pod, destination: Socke
     };
     let endpoints: Arc<[TargetKey]> = targets.iter().map(Target::key).collect();
     let mut out = left_out(view, service.as_ref().map(|(_, policy)| &**policy), &endpoints);
-    if let Some((own, _)) = service.as_ref().and_then(|to| own(&source, to, destination)) {
+    let own = service
+        .as_ref()
+        .and_then(|(service, policy)| AffinityClient::of(&source, service, policy, destination.port()));
+    if let Some((own, _)) = own {
         leave_out_others(view, &own, &targets, &mut out);
     }
     let in_question = || targets.iter().zip(&out).filter(|(_, out)| !**out).map(|(target, _)| target);
@@ -190,17 +193,6 @@ fn left_out(view: View<'_>, policy: Option<&PortPolicy>, endpoints: &[TargetKey]
         Some(limits) => view.health.ejected(endpoints, limits, view.now),
         None => vec![false; endpoints.len()],
     }
-}
-
-/// A client that has an endpoint of its own, and how long it keeps it.
-fn own(
-    client: &Workload,
-    (service, policy): &(Arc<Service>, Arc<PortPolicy>),
-    destination: SocketAddr,
-) -> Option<(AffinityClient, Duration)> {
-    let timeout = service.affinity_under(policy)?;
-    let (workload, service) = (Arc::clone(&client.uid), Arc::clone(&service.key));
-    Some((AffinityClient { workload, service, port: destination.port() }, timeout))
 }
 
 /// Leaves out all but the client's own endpoint.
@@ -292,7 +284,9 @@ impl Plan {
 
     /// A connection to an endpoint has come about: the client keeps it, where the service says so.
     pub fn keep(&self, affinity: &Affinity, endpoint: &TargetKey, destination: SocketAddr, now: Instant) {
-        let own = self.service.as_ref().and_then(|service| own(&self.source, service, destination));
+        let own = self.service.as_ref().and_then(|(service, policy)| {
+            AffinityClient::of(&self.source, service, policy, destination.port())
+        });
         if let Some((client, timeout)) = own {
             affinity.keep(client, endpoint, timeout, now);
         }

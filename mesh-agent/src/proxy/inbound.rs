@@ -154,14 +154,12 @@ impl Delivered {
     }
 
     /// Carries bytes from and to another socket, until both are done or the policy changes its mind.
-    pub async fn carry(mut self, client: &mut TcpStream, meter: &Meter) -> Ended {
+    pub async fn carry(self, client: TcpStream, meter: &Meter) -> Ended {
+        let Self { socket, admission } = self;
         tokio::select! {
-            result = relay::relay_plain(client, &mut self.socket, meter) => result.into(),
-            denial = self.admission.revoked() => {
-                reset_on_drop(client);
-                reset_on_drop(&self.socket);
-                Ended::Broken(format!("policy changed: {denial}"))
-            }
+            result = relay::relay_plain(client, socket, meter) => result.into(),
+            // Both ends are reset, as they are set to be.
+            denial = admission.revoked() => Ended::Broken(format!("policy changed: {denial}")),
         }
     }
 
@@ -182,7 +180,7 @@ impl Delivered {
 pub async fn serve_plaintext(
     core: Rc<Core>,
     pod: Arc<LocalPod>,
-    mut socket: TcpStream,
+    socket: TcpStream,
     peer: SocketAddr,
     places: (Place, Gate),
 ) {
@@ -213,7 +211,7 @@ pub async fn serve_plaintext(
         Ok(delivered) => {
             share.stand(Standing::Proven);
             meter.report_to(record.open());
-            delivered.carry(&mut socket, &meter).await
+            delivered.carry(socket, &meter).await
         }
         Err(error) => {
             reset_on_drop(&socket);

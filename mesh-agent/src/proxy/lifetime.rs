@@ -142,11 +142,11 @@ mod tests {
             application
         }
 
-        async fn carry(to: SocketAddr, mut socket: TcpStream, meter: Meter) -> Result<(), relay::Error> {
-            let mut server = TcpStream::connect(to).await.unwrap();
+        async fn carry(to: SocketAddr, socket: TcpStream, meter: Meter) -> Result<(), relay::Error> {
+            let server = TcpStream::connect(to).await.unwrap();
             relay::reset_on_drop(&socket);
             relay::reset_on_drop(&server);
-            relay_plain(&mut socket, &mut server, &meter).await
+            relay_plain(socket, server, &meter).await
         }
     }
 

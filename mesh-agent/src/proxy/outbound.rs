@@ -276,12 +276,8 @@ struct Own {
 
 impl Own {
     fn of(client: &Workload, to: &To<'_>) -> Option<Self> {
-        let timeout = to.service.affinity_under(to.policy)?;
-        let workload = Arc::clone(&client.uid);
-        Some(Self {
-            client: AffinityClient { workload, service: Arc::clone(&to.service.key), port: to.port },
-            timeout,
-        })
+        let (client, timeout) = AffinityClient::of(client, to.service, to.policy, to.port)?;
+        Some(Self { client, timeout })
     }
 
     fn choose(&self, core: &Core, candidates: &[(TargetKey, u32)]) -> Option<usize> {
@@ -386,12 +382,12 @@ async fn carry(socket: TcpStream, connected: Connected, meter: &Meter) -> Ended 
     }
 }
 
-async fn join(mut socket: TcpStream, upstream: Upstream, meter: &Meter) -> Ended {
+async fn join(socket: TcpStream, upstream: Upstream, meter: &Meter) -> Ended {
     let result = match upstream {
-        Upstream::Plain(mut server) => relay::relay_plain(&mut socket, &mut server, meter).await,
+        Upstream::Plain(server) => relay::relay_plain(socket, server, meter).await,
         Upstream::Tunnel(mut tunnel) => tunnel.carry(socket, SocketIs::Client, meter).await,
         // In a box, like the relay of plaintext: few connections need it.
-        Upstream::Local(local) => return Box::pin(local.carry(&mut socket, meter)).await,
+        Upstream::Local(local) => return Box::pin(local.carry(socket, meter)).await,
     };
     result.into()
 }

@@ -11,6 +11,8 @@ use seccompiler::{
     apply_filter_all_threads,
 };
 
+use super::socket::SIOCATMARK;
+
 /// Why the filters are not in force. Nothing may go on then.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -117,7 +119,7 @@ fn needed() -> Result<Rules, Error> {
     rules.insert(libc::SYS_socket, sockets);
     // Signals to itself alone.
     rules.insert(libc::SYS_tgkill, vec![rule(0, SeccompCmpOp::Eq, own)?]);
-    rules.insert(libc::SYS_ioctl, one_of(1, &[libc::FIONBIO, libc::FIONREAD])?);
+    rules.insert(libc::SYS_ioctl, one_of(1, &[libc::FIONBIO, libc::FIONREAD, SIOCATMARK])?);
     rules.insert(libc::SYS_prctl, one_of(0, &[libc::PR_SET_NAME as u64, libc::PR_SET_VMA as u64])?);
     // Reading limits, not setting them.
     rules.insert(

@@ -2,8 +2,9 @@
 //! is not.
 
 use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 
 use mesh_api::manifest::Kind;
 use serde_json::{Map, Value};
@@ -206,50 +207,139 @@ fn programs_in_other_languages_see_the_same() {
     }
 }
 
+/// A server that tells of urgent data, behind a service whose rule has every connection go through the proxy.
+const URGENT: &str = "\
+apiVersion: v1
+kind: Pod
+metadata: {name: urgent, namespace: NS, labels: {app: urgent}}
+spec:
+  nodeName: node2
+  containers:
+  - {name: main, command: [python3, SOCKETS, serve_urgent, \"7000\"], readinessProbe: {tcpSocket: {port: 7000}, periodSeconds: 1}}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: urgent, namespace: NS}
+spec: {ipFamilyPolicy: PreferDualStack, selector: {app: urgent}, ports: [{port: 7000}]}
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: urgent, namespace: NS}
+spec: {host: urgent, trafficPolicy: {connectionPool: {tcp: {maxConnections: 1000}}}}
+";
+
+/// Near, whether the kernel or the proxy carries it, and to and from those that are not in the mesh.
+#[test]
+fn urgent_data_arrives_as_urgent_data() {
+    let world = World::new("urgent");
+    for namespace in ["app", "out"] {
+        world.apply(&URGENT.replace("NS", namespace).replace("SOCKETS", PROGRAMS));
+    }
+    let told =
+        |namespace, pod, host: &str| world.exec(namespace, pod, &["python3", PROGRAMS, "urgent", host, PORT]);
+    for namespace in ["app", "out"] {
+        let by_service = &service(&world, namespace, "urgent")[0];
+        eventually("it is reached", || {
+            told(namespace, "neighbour", by_service).text.contains("a[b][c]de[f]")
+        });
+    }
+    let heard = |namespace, pod, host: &str| {
+        let ran = told(namespace, pod, host);
+        assert!(ran.ok, "{ran:?}");
+        ran.text
+    };
+    let without = heard("out", "neighbour", &world.addresses("out", "urgent")[0]);
+    assert!(without.contains("ab[c]d told") && without.contains("much[y]z told"), "{without}");
+    for family in [0, 1] {
+        let (inside, outside) =
+            (&world.addresses("app", "urgent")[family], &world.addresses("out", "urgent")[family]);
+        let by_proxy = &service(&world, "app", "urgent")[family];
+        for (namespace, pod, host) in [
+            ("app", "neighbour", by_proxy),
+            ("app", "neighbour", inside),
+            ("app", "client", outside),
+            ("out", "client", inside),
+        ] {
+            assert_eq!(heard(namespace, pod, host), without, "from {namespace}/{pod} to {host}");
+        }
+    }
+}
+
 /// A server that keeps what connects, at three ports.
 const KEEPER: &str = "\
 apiVersion: v1
 kind: Pod
-metadata: {name: keeper, namespace: app, labels: {app: keeper}}
+metadata: {name: keeper, namespace: NS, labels: {app: keeper}}
 spec:
   nodeName: node2
   containers:
-  - {name: main, command: [python3, SOCKETS, keep, \"7001\", \"7002\", \"7003\"], readinessProbe: {tcpSocket: {port: 7003}, periodSeconds: 1}}
+  - {name: main, command: [python3, SOCKETS, keep, \"7001\", \"7002\", \"7003\", \"7004\"], readinessProbe: {tcpSocket: {port: 7003}, periodSeconds: 1}}
 ---
 apiVersion: v1
 kind: Service
-metadata: {name: keeper, namespace: app}
+metadata: {name: keeper, namespace: NS}
 spec:
   ipFamilyPolicy: PreferDualStack
   selector: {app: keeper}
-  ports: [{name: one, port: 7001}, {name: two, port: 7002}, {name: three, port: 7003}]
+  ports: [{name: one, port: 7001}, {name: two, port: 7002}, {name: three, port: 7003}, {name: four, port: 7004}]
 ";
 
 /// So many ephemeral ports are all that a pod has from now on.
-fn few_ports(world: &World, pod: &str) {
+fn few_ports(world: &World, namespace: &str, pod: &str) {
     let set = "echo 40000 40099 > /proc/sys/net/ipv4/ip_local_port_range";
-    assert!(world.exec("app", pod, &["sh", "-c", set]).ok);
+    assert!(world.exec(namespace, pod, &["sh", "-c", set]).ok);
+}
+
+/// How many connections of each of several clients work, all of them held at once.
+fn all_at_once(world: &World, namespace: &str, clients: &[&str], arguments: &[&str]) -> Vec<String> {
+    let program: Vec<_> = ["python3", PROGRAMS, "many"].iter().chain(arguments).copied().collect();
+    let start = |pod| {
+        let mut command = world.lab.exec_command(namespace, pod, &program);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap()
+    };
+    let mut running: Vec<_> = clients.iter().map(|pod| start(pod)).collect();
+    let say = |child: &mut Child| {
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        line.trim().to_owned()
+    };
+    let said = running.iter_mut().map(say).collect();
+    for mut child in running {
+        drop(child.stdin.take());
+        child.wait().unwrap();
+    }
+    said
 }
 
 #[test]
 fn a_pod_has_as_many_connections_to_each_destination_as_it_has_ports() {
     let world = World::new("manyports");
-    world.apply(&KEEPER.replace("SOCKETS", PROGRAMS));
-    let one = ["python3", PROGRAMS, "many", "6", "1", "7003"];
-    eventually("the keeper is ready", || world.exec("app", "client", &one).text == "1");
-    few_ports(&world, "client");
-    for family in ["4", "6"] {
+    // Without the mesh first: what is asked for is what that gives.
+    for namespace in ["out", "app"] {
+        world.apply(&KEEPER.replace("NS", namespace).replace("SOCKETS", PROGRAMS));
+        let keeper = service(&world, namespace, "keeper");
         for pod in ["client", "other"] {
-            let out =
-                world.exec("app", pod, &["python3", PROGRAMS, "many", family, "80", "7001", "7002", "7003"]);
-            assert_eq!(out.text, "80 80 80", "{pod}, IPv{family}: {out:?}");
+            let one = ["python3", PROGRAMS, "many", &keeper[1], "1", "7003"];
+            eventually("the keeper is ready", || world.exec(namespace, pod, &one).text == "1");
         }
-    }
-    // The server's own ports are as few: what it takes is none of them.
-    few_ports(&world, "keeper");
-    for family in ["4", "6"] {
-        let ask = || world.exec("app", "other", &["python3", PROGRAMS, "many", family, "240", "7001"]);
-        assert_eq!(ask().text, "240", "in, IPv{family}: {:?}", ask());
+        for pod in ["client", "other", "neighbour"] {
+            few_ports(&world, namespace, pod);
+        }
+        for family in [0, 1] {
+            let out = |pod| {
+                all_at_once(&world, namespace, &[pod], &[&keeper[family], "80", "7001", "7002", "7003"])
+            };
+            for pod in ["client", "neighbour"] {
+                assert_eq!(out(pod), ["80 80 80"], "out of {namespace}/{pod}, to {}", keeper[family]);
+            }
+        }
+        // The server's own ports are as few: what it takes is none of them. (The clients' ports rest from what they did.)
+        few_ports(&world, namespace, "keeper");
+        for family in [0, 1] {
+            let clients = ["client", "other", "neighbour"];
+            let into = all_at_once(&world, namespace, &clients, &[&keeper[family], "80", "7004"]);
+            assert_eq!(into, ["80", "80", "80"], "into {namespace}, to {}", keeper[family]);
+        }
     }
     for pod in ["client", "other"] {
         let ran = world.exec("app", pod, &["python3", PROGRAMS, "one_port", "23457", "7001", "7002", "7003"]);

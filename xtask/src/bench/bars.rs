@@ -66,6 +66,8 @@ impl Bar {
             }
             ("hbone", "throughput_1") => Some(Self::AtLeast(1.2)),
             ("hbone", "rps_128") => Some(Self::AtLeast(1.6)),
+            // Init containers, happy eyeballs and drivers with several hosts wait for it.
+            ("nobody", _) => Some(Self::Within(1.0)),
             ("fair", "p99_beside") => Some(Self::AtMost(0.1)),
             ("fair", "slowdown_p50") => Some(Self::Within(4.0)),
             ("fair", "kept_throughput") => Some(Self::Reaches(0.8)),
@@ -123,6 +125,7 @@ mod tests {
         assert_eq!(Bar::of("same.cpu_s_per_100k"), Bar::AtMost(0.7));
         assert_eq!(Bar::of("same.cpu_s_per_gb"), Bar::AtMost(1.0));
         assert_eq!(Bar::of("cross.p99_128"), Bar::AtMost(0.15));
+        assert_eq!(Bar::of("nobody.max_port"), Bar::Within(1.0));
         assert_eq!(Bar::of(RSS_IDLE), Bar::Within(10.0));
     }
 

@@ -9,8 +9,8 @@ use serde_json::Value;
 
 use crate::command::CommandExt;
 
-use super::paths::{BULK, HTTP, Paths, STREAM};
-use super::plan::{FAIRNESS, Load, Path, Place, Probe, cpu_metric};
+use super::paths::{self, BULK, HTTP, Paths, STREAM};
+use super::plan::{FAIRNESS, Load, NOBODY, Path, Place, Probe, cpu_metric};
 use super::proc;
 
 /// Runs a probe over a path and answers metrics with their values.
@@ -21,6 +21,8 @@ pub fn run(paths: &Paths, path: Path, probe: Probe, seconds: u32) -> Result<Vec<
         Load::HalfOfEnvoy => half_of_envoy(paths, path, probe, seconds),
         Load::Connections => connections(paths, path, probe, seconds),
         Load::Fairness => fairness(paths, path, probe, seconds),
+        Load::Nobody if path == Path::Envoy => Ok(vec![]),
+        Load::Nobody => nobody(paths, path, probe, seconds),
     };
     let values = values.with_context(|| format!("{:?} over {}", probe, path.name()))?;
     Ok(values.into_iter().map(|(name, value)| (probe.metric(name), value)).collect())
@@ -116,6 +118,36 @@ fn fairness(paths: &Paths, path: Path, probe: Probe, seconds: u32) -> Result<Val
     ];
     Ok(FAIRNESS.map(str::to_owned).into_iter().zip(values).collect())
 }
+
+/// How long `connect()` takes until it is refused, without a mesh at a port of a pod where nobody listens.
+fn nobody(paths: &Paths, path: Path, probe: Probe, seconds: u32) -> Result<Values> {
+    /// No server and no service has it.
+    const CLOSED: u16 = 9;
+    let port = paths.target(path, probe.place, CLOSED)?;
+    let service = if path == Path::Mesh { (paths::nobody(path), HTTP) } else { port.clone() };
+    let mut values = Vec::new();
+    for (host, port) in [service, port] {
+        let program = ["python3", "-c", REFUSED, &host, &port.to_string()];
+        let times = Latencies::read(&paths.in_client(path, seconds, &program).captured()?)?;
+        values.extend([times.quantile(0.5), times.quantile(1.0)]);
+    }
+    Ok(NOBODY.map(str::to_owned).into_iter().zip(values).collect())
+}
+
+/// Connects a thousand times and prints how long each took, in microseconds. Whatever is not refused is an error. No other
+/// process has a part in it, so it runs before all others: else the longest is as long as a turn of another one.
+const REFUSED: &str = r"
+import errno, os, socket, sys, time
+os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
+to = (socket.gethostbyname(sys.argv[1]), int(sys.argv[2]))
+for _ in range(1000):
+    with socket.socket() as sock:
+        began = time.perf_counter()
+        result = sock.connect_ex(to)
+        took = time.perf_counter() - began
+    assert result == errno.ECONNREFUSED, errno.errorcode.get(result, result)
+    print(took * 1e6)
+";
 
 /// One stream of bytes from the second pod of the client's node.
 fn bulk(paths: &Paths, path: Path, probe: Probe, seconds: u32) -> Result<Command> {

@@ -22,6 +22,8 @@ const CLIENT: &str = "client";
 /// A second client, on the same node.
 pub const BULK: &str = "bulk";
 const NODES: [&str; 2] = ["node1", "node2"];
+/// A service that nobody is behind.
+const NOBODY: &str = "nobody";
 /// Seconds that a load may take beyond its own duration.
 const GRACE: u32 = 20;
 /// nginx.
@@ -155,9 +157,10 @@ impl Paths {
                     containers.push(container_of("envoy", &envoy.command("server"), None));
                 }
                 objects.push(pod(path, place.server(), node, &containers));
-                objects.push(service(path, place));
+                objects.push(service(path, place.server()));
             }
         }
+        objects.push(service(Path::Mesh, NOBODY));
         objects.push(Self::server_on_a_node(&nginx));
         objects
     }
@@ -326,16 +329,21 @@ fn pod(path: Path, name: &str, node: &str, containers: &[Value]) -> Value {
     })
 }
 
+/// Host name of a path's service that nobody is behind.
+pub fn nobody(path: Path) -> String {
+    format!("{NOBODY}.{}", path.name())
+}
+
 /// What the mesh's client connects to. IPv4 alone, as the other paths use it.
-fn service(path: Path, place: Place) -> Value {
+fn service(path: Path, name: &str) -> Value {
     let port = |name: &str, port: u16| json!({"name": name, "port": port});
     json!({
         "apiVersion": "v1",
         "kind": "Service",
-        "metadata": {"name": place.server(), "namespace": path.name()},
+        "metadata": {"name": name, "namespace": path.name()},
         "spec": {
             "ipFamilies": ["IPv4"],
-            "selector": {"app": place.server()},
+            "selector": {"app": name},
             "ports": [port("http", HTTP), port("stream", STREAM)],
         },
     })

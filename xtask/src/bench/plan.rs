@@ -138,6 +138,7 @@ impl Place {
                 Load::Requests(16),
                 Load::Requests(128),
                 Load::Connections,
+                Load::Nobody,
             ],
             Self::Hbone | Self::Unfiled => &[Load::Streams(1), Load::Requests(16), Load::Requests(128)],
             Self::Mtls => &[Load::Streams(1), Load::Requests(16), Load::Connections],
@@ -158,6 +159,8 @@ pub enum Load {
     Connections,
     /// A few requests a second from one pod, alone and beside a stream of bytes from another pod of the same node.
     Fairness,
+    /// `connect()` where nobody is. Envoy has no say in that.
+    Nobody,
 }
 
 impl Load {
@@ -173,6 +176,7 @@ impl Load {
             Self::HalfOfEnvoy => vec!["p99_half".into()],
             Self::Connections => vec!["conn_rate".into()],
             Self::Fairness => FAIRNESS.map(str::to_owned).to_vec(),
+            Self::Nobody => NOBODY.map(str::to_owned).to_vec(),
         }
     }
 }
@@ -188,6 +192,9 @@ pub const FAIRNESS: [&str; 8] = [
     "slowdown_p50",
     "kept_throughput",
 ];
+
+/// Metrics of [`Load::Nobody`]: of a service that nobody is behind, and of a port that a service does not have.
+pub const NOBODY: [&str; 4] = ["p50_service", "max_service", "p50_port", "max_port"];
 
 /// Name of the CPU time for 100,000 requests over so many connections, where it is measured.
 pub fn cpu_metric(connections: u32) -> Option<&'static str> {
@@ -212,6 +219,7 @@ impl Probe {
     pub fn metric(self, name: impl fmt::Display) -> String {
         match self.load {
             Load::Fairness => format!("fair.{name}"),
+            Load::Nobody => format!("nobody.{name}"),
             _ => format!("{}.{name}", self.place.name()),
         }
     }
@@ -270,7 +278,7 @@ pub fn unit(metric: &str) -> (&'static str, bool) {
         "throughput" => ("Gbit/s", true),
         "rps" => ("requests/s", true),
         "conn" => ("connections/s", true),
-        "p50" | "p99" => ("ms", false),
+        "p50" | "p99" | "max" => ("ms", false),
         "rss" => ("MB", false),
         "kb" => ("kB", false),
         "slowdown" => ("×", false),
@@ -289,7 +297,7 @@ mod tests {
         let loads: Vec<_> = plan.probes(Agents::Usual).iter().map(|probe| probe.load).collect();
         assert_eq!(loads, [Load::Requests(16)]);
         assert!(plan.wants("cross.p99_16") && !plan.wants("cross.rps_16") && !plan.wants(RSS_IDLE));
-        assert_eq!(Plan::of(&[]).unwrap().probes(Agents::Usual).len(), 17);
+        assert_eq!(Plan::of(&[]).unwrap().probes(Agents::Usual).len(), 18);
         assert!(Agents::UNUSUAL.iter().all(|agents| Plan::of(&[]).unwrap().probes(*agents).len() == 3));
         assert!(!Plan::of(&["hbone.rps_16".into()]).unwrap().wants_usual());
         assert!(Plan::of(&["cross.nothing".into()]).is_err());
@@ -305,6 +313,7 @@ mod tests {
     fn units_follow_the_name() {
         assert_eq!(unit("cross.rps_16"), ("requests/s", true));
         assert_eq!(unit("same.p99_128"), ("ms", false));
+        assert_eq!(unit("nobody.max_service"), ("ms", false));
         assert_eq!(unit("cross.cpu_s_per_gb"), ("CPU s", false));
         assert_eq!(unit(RSS_IDLE), ("MB", false));
     }

@@ -10,11 +10,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use fnv::FnvHasher;
-use mesh_api::plan::TargetKey;
+use mesh_api::plan::{PortPolicy, Service, TargetKey, Workload};
 
-/// Clients that are remembered, of all pods of the node and all services; some 100 bytes each. Further ones go where
+/// Clients that are remembered, of all pods of the node and all services; some 150 bytes each. Further ones go where
 /// their score says.
 const MOST: usize = 65_536;
+
+/// Where there is no room, a new client looks for it in so many places. All of them are looked at by turns.
+const LOOKS: usize = 16;
 
 /// A client of one port of a service.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -27,15 +30,39 @@ pub struct Client {
     pub port: u16,
 }
 
+impl Client {
+    /// A workload as the client of a service where it has an endpoint of its own, and how long it keeps that.
+    pub fn of(
+        workload: &Workload,
+        service: &Service,
+        policy: &PortPolicy,
+        port: u16,
+    ) -> Option<(Self, Duration)> {
+        let timeout = service.affinity_under(policy)?;
+        let (workload, service) = (Arc::clone(&workload.uid), Arc::clone(&service.key));
+        Some((Self { workload, service, port }, timeout))
+    }
+}
+
 /// Who has which endpoint.
 #[derive(Debug, Default)]
 pub struct Affinity {
-    clients: Mutex<HashMap<Client, Kept>>,
+    table: Mutex<Table>,
+}
+
+/// What is remembered. No more than [`MOST`], and nobody waits until all of it was looked at.
+#[derive(Debug, Default)]
+struct Table {
+    places: HashMap<Client, usize>,
+    kept: Vec<Kept>,
+    /// Where the next one who needs room begins to look.
+    hand: usize,
 }
 
 /// The workload that a client has.
 #[derive(Debug)]
 struct Kept {
+    client: Client,
     workload: Arc<str>,
     until: Instant,
 }
@@ -43,8 +70,7 @@ struct Kept {
 impl Affinity {
     /// The index of a client's endpoint among candidates (key and weight; a weight of 0 is never chosen).
     pub fn choose(&self, client: &Client, candidates: &[(TargetKey, u32)], now: Instant) -> Option<usize> {
-        let kept =
-            self.clients().get(client).filter(|kept| kept.until > now).map(|kept| Arc::clone(&kept.workload));
+        let kept = self.table().get(client, now);
         let has = |workload: Arc<str>| {
             candidates.iter().position(|(key, weight)| *weight > 0 && key.workload == workload)
         };
@@ -54,19 +80,48 @@ impl Affinity {
     /// A client has connected to an endpoint, and keeps it for so long.
     pub fn keep(&self, client: Client, endpoint: &TargetKey, timeout: Duration, now: Instant) {
         let Some(until) = now.checked_add(timeout) else { return };
-        let mut clients = self.clients();
-        if clients.len() >= MOST && !clients.contains_key(&client) {
-            clients.retain(|_, kept| kept.until > now);
-            if clients.len() >= MOST {
-                return;
-            }
-        }
-        clients.insert(client, Kept { workload: Arc::clone(&endpoint.workload), until });
+        self.table().put(Kept { client, workload: Arc::clone(&endpoint.workload), until }, now);
     }
 
-    fn clients(&self) -> MutexGuard<'_, HashMap<Client, Kept>> {
+    fn table(&self) -> MutexGuard<'_, Table> {
         // Nothing that panics happens under the lock.
-        self.clients.lock().unwrap_or_else(PoisonError::into_inner)
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Table {
+    fn get(&self, client: &Client, now: Instant) -> Option<Arc<str>> {
+        let kept = self.kept.get(*self.places.get(client)?)?;
+        (kept.until > now).then(|| Arc::clone(&kept.workload))
+    }
+
+    fn put(&mut self, new: Kept, now: Instant) {
+        let known = self.places.get(&new.client).copied();
+        let Some(place) = known.or_else(|| self.room(now)) else { return };
+        match self.kept.get_mut(place) {
+            Some(old) => {
+                if known.is_none() {
+                    self.places.remove(&old.client);
+                    self.places.insert(new.client.clone(), place);
+                }
+                *old = new;
+            }
+            None => {
+                self.places.insert(new.client.clone(), place);
+                self.kept.push(new);
+            }
+        }
+    }
+
+    /// A place for a new client: behind the others, or that of one whose time is over.
+    fn room(&mut self, now: Instant) -> Option<usize> {
+        if self.kept.len() < MOST {
+            return Some(self.kept.len());
+        }
+        let looked_at = (self.hand..self.hand + LOOKS).map(|place| place % MOST);
+        let room = looked_at.clone().find(|place| self.kept[*place].until <= now);
+        self.hand = room.map_or(self.hand + LOOKS, |place| place + 1) % MOST;
+        room
     }
 }
 
@@ -150,14 +205,47 @@ mod tests {
     }
 
     #[test]
-    fn memory_is_bounded() {
+    fn memory_is_bounded_and_those_of_the_past_make_room() {
         let (affinity, now) = (Affinity::default(), Instant::now());
-        let endpoint = &endpoints(&[("web-0", 1)])[0].0;
+        let endpoints = endpoints(&[("web-0", 1), ("web-1", 0)]);
+        let (own, second) = (&endpoints[1].0, Duration::from_secs(1));
         for number in 0..MOST + 10 {
-            affinity.keep(client(&number.to_string()), endpoint, Duration::from_secs(1), now);
+            affinity.keep(client(&number.to_string()), own, second, now);
         }
-        assert_eq!(affinity.clients().len(), MOST);
-        affinity.keep(client("later"), endpoint, Duration::from_secs(1), now + Duration::from_secs(2));
-        assert_eq!(affinity.clients().len(), 1, "those of the past make room");
+        assert_eq!(affinity.table().kept.len(), MOST);
+        // One keeps coming, and so keeps what it has.
+        let later = now + 2 * second;
+        affinity.keep(client("7"), own, 10 * second, now);
+        for number in 0..MOST {
+            affinity.keep(client(&format!("later {number}")), own, 10 * second, later);
+        }
+        let table = affinity.table();
+        assert_eq!((table.kept.len(), table.places.len()), (MOST, MOST));
+        let has = |name: &str| table.get(&client(name), later).is_some();
+        assert!(
+            has("7") && (0..MOST - 1).all(|number| has(&format!("later {number}"))),
+            "room for all but one"
+        );
+        assert!(!has(&format!("later {}", MOST - 1)));
+        assert!(table.places.iter().all(|(client, place)| table.kept[*place].client == *client));
+    }
+
+    #[test]
+    fn a_new_client_costs_no_more_where_there_is_no_room() {
+        let (mut table, now) = (Table::default(), Instant::now());
+        let kept = |name: String, until| Kept { client: client(&name), workload: "web-0".into(), until };
+        for number in 0..MOST {
+            // All but the last are there for long.
+            let until = now + Duration::from_secs(if number == MOST - 1 { 0 } else { 1000 });
+            table.put(kept(number.to_string(), until), now);
+        }
+        for number in 0..MOST / LOOKS - 1 {
+            table.put(kept(format!("later {number}"), now + Duration::from_secs(1)), now);
+            assert_eq!(table.hand, (number + 1) * LOOKS, "so many were looked at");
+            assert_eq!(table.places.len(), MOST);
+        }
+        table.put(kept("last".to_owned(), now + Duration::from_secs(1)), now);
+        assert!(table.get(&client("last"), now).is_some(), "by turns all are looked at");
+        assert_eq!(table.hand, 0);
     }
 }

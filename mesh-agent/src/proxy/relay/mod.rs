@@ -4,9 +4,11 @@
 mod hbone;
 mod mesh;
 mod plain;
+mod socket;
 
 use std::cell::{Cell, OnceCell};
 use std::io;
+use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -15,8 +17,6 @@ use std::time::Instant;
 pub use hbone::relay as relay_hbone;
 pub use mesh::relay as relay_mesh;
 pub use plain::relay as relay_plain;
-
-use tokio::net::TcpStream;
 
 use crate::telemetry::{Ended, Traffic};
 
@@ -131,14 +131,14 @@ pub enum Error {
 }
 
 /// Makes the kernel send a reset when the socket is dropped.
-pub fn reset_on_drop(socket: &TcpStream) {
+pub fn reset_on_drop(socket: &impl AsFd) {
     // On failure the peer sees a FIN instead; there is nothing better to do.
     let _fin_instead = socket2::SockRef::from(socket).set_linger(Some(std::time::Duration::ZERO));
 }
 
 /// Makes the kernel end the connection as usual when the socket is dropped. Without that a proxy that dies resets the
 /// connections that it carries, so that nobody takes half of what was sent for all of it.
-pub(super) fn close_in_order(socket: &TcpStream) {
+pub(super) fn close_in_order(socket: &impl AsFd) {
     // On failure the other end may lose what it has not read yet, and sees a reset.
     let _reset_instead = socket2::SockRef::from(socket).set_linger(None);
 }

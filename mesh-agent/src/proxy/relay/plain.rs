@@ -3,13 +3,11 @@
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
-use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::net::tcp::ReadHalf;
 
+use super::socket::{Kind, Socket};
 use super::{Error, Meter, Way, close_in_order, reset_on_drop};
 
 /// Most bytes that one turn of one direction moves.
@@ -20,26 +18,24 @@ thread_local! {
     static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; CHUNK].into_boxed_slice());
 }
 
-/// Relays until both directions are closed. On an error both ends are reset.
-pub async fn relay(client: &mut TcpStream, server: &mut TcpStream, meter: &Meter) -> Result<(), Error> {
-    let result = {
-        let (mut from_client, to_client) = client.split();
-        let (mut from_server, to_server) = server.split();
-        let (to_client, to_server) = (to_client.as_ref(), to_server.as_ref());
-        let up = Ends { meter, way: Way::FromClient, read: Error::Client, write: Error::Server };
-        let down = Ends { meter, way: Way::ToClient, read: Error::Server, write: Error::Client };
-        // In a box: most connections are not relayed like this, and their tasks are to be no larger for it.
-        let both = Box::pin(async {
-            tokio::try_join!(
-                direction(&mut from_client, to_server, &up),
-                direction(&mut from_server, to_client, &down),
-            )
-        });
-        both.await.map(|((), ())| ())
-    };
+/// Relays until both directions are closed, urgent bytes as such. On an error both ends are reset; when it is dropped
+/// before the end what was set before counts, which is a reset for all that the proxy accepts and opens.
+pub async fn relay(client: TcpStream, server: TcpStream, meter: &Meter) -> Result<(), Error> {
+    // In a box: most connections are not relayed like this, and their tasks are to be no larger for it.
+    Box::pin(relay_between(client, server, meter)).await
+}
+
+async fn relay_between(client: TcpStream, server: TcpStream, meter: &Meter) -> Result<(), Error> {
+    let client = Socket::new(client).map_err(Error::Client)?;
+    let server = Socket::new(server).map_err(Error::Server)?;
+    let up = Ends { meter, way: Way::FromClient, read: Error::Client, write: Error::Server };
+    let down = Ends { meter, way: Way::ToClient, read: Error::Server, write: Error::Client };
+    let both =
+        async { tokio::try_join!(direction(&client, &server, &up), direction(&server, &client, &down)) };
+    let result = both.await.map(|((), ())| ());
     let leave = if result.is_ok() { close_in_order } else { reset_on_drop };
-    leave(client);
-    leave(server);
+    leave(&client);
+    leave(&server);
     result
 }
 
@@ -51,7 +47,7 @@ struct Ends<'a> {
     write: fn(io::Error) -> Error,
 }
 
-async fn direction(from: &mut ReadHalf<'_>, to: &TcpStream, ends: &Ends<'_>) -> Result<(), Error> {
+async fn direction(from: &Socket, to: &Socket, ends: &Ends<'_>) -> Result<(), Error> {
     loop {
         let turn = poll_fn(|context| SCRATCH.with_borrow_mut(|scratch| one_turn(from, to, scratch, context)));
         match turn.await {
@@ -59,8 +55,8 @@ async fn direction(from: &mut ReadHalf<'_>, to: &TcpStream, ends: &Ends<'_>) -> 
                 ends.meter.add(ends.way, bytes);
                 tokio::task::coop::consume_budget().await;
             }
-            Ok(Turn::Blocked(bytes, rest)) => {
-                write_rest(to, &rest).await.map_err(ends.write)?;
+            Ok(Turn::Blocked(bytes, kind, rest)) => {
+                to.write_all(&rest, kind).await.map_err(ends.write)?;
                 ends.meter.add(ends.way, bytes);
             }
             Ok(Turn::End) => break,
@@ -68,15 +64,14 @@ async fn direction(from: &mut ReadHalf<'_>, to: &TcpStream, ends: &Ends<'_>) -> 
             Err(Side::Write(error)) => return Err((ends.write)(error)),
         }
     }
-    // The other end may have closed already; then there is nobody to tell.
-    let _closed_already = socket2::SockRef::from(to).shutdown(std::net::Shutdown::Write);
+    to.finish();
     Ok(())
 }
 
 enum Turn {
     Moved(usize),
     /// So many bytes were read, of which these could not be written yet.
-    Blocked(usize, Vec<u8>),
+    Blocked(usize, Kind, Vec<u8>),
     End,
 }
 
@@ -85,40 +80,149 @@ enum Side {
     Write(io::Error),
 }
 
-/// Reads through `poll_read` and not `try_read`: after a short read it knows that there is nothing more, which saves the
-/// system call that would say so.
 fn one_turn(
-    from: &mut ReadHalf<'_>,
-    to: &TcpStream,
+    from: &Socket,
+    to: &Socket,
     scratch: &mut [u8],
     context: &mut Context<'_>,
 ) -> Poll<Result<Turn, Side>> {
-    let mut buffer = ReadBuf::new(scratch);
-    ready!(Pin::new(from).poll_read(context, &mut buffer)).map_err(Side::Read)?;
-    let read = buffer.filled();
-    if read.is_empty() {
+    let (bytes, kind) = ready!(from.poll_read(context, scratch)).map_err(Side::Read)?;
+    if bytes == 0 {
         return Poll::Ready(Ok(Turn::End));
     }
-    let written = match to.try_write(read) {
-        Ok(written) => written,
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
-        Err(error) => return Poll::Ready(Err(Side::Write(error))),
-    };
-    Poll::Ready(Ok(if written == read.len() {
+    let read = &scratch[..bytes];
+    let written = to.try_write(read, kind).map_err(Side::Write)?;
+    Poll::Ready(Ok(if written == bytes {
         Turn::Moved(written)
     } else {
-        Turn::Blocked(read.len(), read[written..].to_vec())
+        Turn::Blocked(bytes, kind, read[written..].to_vec())
     }))
 }
 
-async fn write_rest(to: &TcpStream, mut rest: &[u8]) -> io::Result<()> {
-    while !rest.is_empty() {
-        to.writable().await?;
-        match to.try_write(rest) {
-            Ok(written) => rest = &rest[written..],
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) => return Err(error),
+#[cfg(test)]
+mod tests {
+    use std::io::{ErrorKind, Read};
+    use std::net::{Shutdown, TcpStream};
+    use std::time::Duration;
+
+    use rustix::net::{RecvFlags, SendFlags, recv, send};
+    use socket2::SockRef;
+    use tokio::sync::Notify;
+    use tokio::task::spawn_local;
+
+    use super::{CHUNK, relay};
+    use crate::proxy::fixture::{run, sockets};
+    use crate::proxy::relay::Meter;
+    use crate::sys::is_at_mark;
+
+    /// An application at each end of a relay.
+    async fn ends() -> [TcpStream; 2] {
+        let ((client, one), (two, server)) = (sockets().await, sockets().await);
+        for inner in [&one, &two] {
+            SockRef::from(inner).set_out_of_band_inline(true).unwrap();
+        }
+        spawn_local(async move { relay(one, two, &Meter::default()).await });
+        [client, server].map(|socket| socket.into_std().unwrap())
+    }
+
+    async fn say(socket: &TcpStream, mut words: &[u8], flags: SendFlags) {
+        while !words.is_empty() {
+            match send(socket, words, flags) {
+                Ok(sent) => words = &words[sent..],
+                Err(error) => pause(error).await,
+            }
         }
     }
-    Ok(())
+
+    /// The byte that is urgent for an application that does not take it in line.
+    async fn urgent(socket: &TcpStream) -> u8 {
+        let mut byte = [0];
+        loop {
+            match recv(socket, &mut byte[..], RecvFlags::OOB) {
+                Ok(_) => return byte[0],
+                // None has come.
+                Err(rustix::io::Errno::INVAL) => pause(ErrorKind::WouldBlock).await,
+                Err(error) => pause(error).await,
+            }
+        }
+    }
+
+    async fn hear(mut socket: &TcpStream, into: &mut [u8]) -> usize {
+        loop {
+            match socket.read(into) {
+                Ok(heard) => return heard,
+                Err(error) => pause(error).await,
+            }
+        }
+    }
+
+    async fn pause(error: impl Into<std::io::Error>) {
+        let error = error.into();
+        assert_eq!(error.kind(), ErrorKind::WouldBlock);
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+
+    #[test]
+    fn urgent_bytes_arrive_as_such_in_both_directions() {
+        run(async {
+            let [client, server] = ends().await;
+            for (from, to) in [(&client, &server), (&server, &client)] {
+                for round in 0..3 {
+                    // By itself, behind others, and before others.
+                    let (before, after) =
+                        ([&b""[..], b"before", b""][round], [&b""[..], b"", b"after"][round]);
+                    say(from, before, SendFlags::empty()).await;
+                    say(from, b"!", SendFlags::OOB).await;
+                    say(from, after, SendFlags::empty()).await;
+                    assert_eq!(urgent(to).await, b'!');
+                    let mut all = [0; 16];
+                    for text in [before, after].into_iter().filter(|text| !text.is_empty()) {
+                        let heard = hear(to, &mut all).await;
+                        assert_eq!(all[..heard], *text);
+                    }
+                }
+            }
+        });
+    }
+
+    #[test]
+    fn an_urgent_byte_has_its_place_amid_much_and_at_the_end() {
+        run(async {
+            let [client, server] = ends().await;
+            SockRef::from(&server).set_out_of_band_inline(true).unwrap();
+            let much = vec![7; 5 * CHUNK];
+            // TCP has one mark at a time: where a second comes before the first was reached, there is no first any more.
+            let reached = Notify::new();
+            let speaks = async {
+                say(&client, &much, SendFlags::empty()).await;
+                say(&client, b"1", SendFlags::OOB).await;
+                reached.notified().await;
+                say(&client, &much, SendFlags::empty()).await;
+                say(&client, b"2", SendFlags::OOB).await;
+                client.shutdown(Shutdown::Write).unwrap();
+            };
+            let hears = async {
+                let (mut place, mut found, mut all) = (0, vec![], vec![0; CHUNK]);
+                loop {
+                    let is_urgent = is_at_mark(&server).unwrap();
+                    let room = if is_urgent { 1 } else { CHUNK };
+                    match hear(&server, &mut all[..room]).await {
+                        0 => return (place, found),
+                        heard => {
+                            if is_urgent || all[0] != 7 {
+                                found.push((place, all[0], is_urgent));
+                                reached.notify_one();
+                            }
+                            place += heard;
+                        }
+                    }
+                    // So that there is always something to read: only then is a mark certain to be seen.
+                    tokio::time::sleep(Duration::from_millis(2)).await;
+                }
+            };
+            let ((), (all, found)) = tokio::join!(speaks, hears);
+            assert_eq!(all, 10 * CHUNK + 2);
+            assert_eq!(found, [(5 * CHUNK, b'1', true), (10 * CHUNK + 1, b'2', true)]);
+        });
+    }
 }

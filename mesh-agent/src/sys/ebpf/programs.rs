@@ -86,6 +86,19 @@ pub struct Settings {
     pub wanted: Wanted,
 }
 
+/// Has the kernel take the object and check its programs: those that know MPTCP sockets, or where it has none the others.
+pub(super) fn load(loader: &mut EbpfLoader<'_>) -> Result<Ebpf, Error> {
+    let mut load = |mptcp| {
+        let mut ebpf = loader.override_global("MPTCP", mptcp, true).load(OBJECT)?;
+        attach::load(&mut ebpf)?;
+        Ok(ebpf)
+    };
+    load(&1_u8).or_else(|error: Error| {
+        tracing::debug!(%error, "programs that know MPTCP are refused");
+        load(&0)
+    })
+}
+
 impl Programs {
     /// Loads the programs, and takes over pinned maps of a predecessor. They do nothing until [`Self::attach`].
     pub fn load(root: &Path, cgroup: &Path, settings: &Settings) -> Result<Self, Error> {
@@ -106,8 +119,7 @@ impl Programs {
         for name in PINNED {
             loader.map_pin_path(name, maps.join(name));
         }
-        let mut ebpf = loader.load(OBJECT)?;
-        attach::load(&mut ebpf)?;
+        let mut ebpf = load(&mut loader)?;
         let mut count: Array<_, u32> = take(&mut ebpf, "WORKERS")?;
         count.set(0, u32::from(settings.workers), 0).map_err(map_error("WORKERS"))?;
         let mut namespace: Array<_, u64> = take(&mut ebpf, "HOME")?;

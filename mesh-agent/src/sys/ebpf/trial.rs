@@ -5,7 +5,7 @@ use aya::{Ebpf, EbpfLoader};
 use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
 
 use super::map::take;
-use super::programs::OBJECT;
+use super::programs::{OBJECT, load};
 use super::{Error, attach, map_error};
 
 /// The programs, which this kernel took.
@@ -19,8 +19,7 @@ impl Trial {
         if OBJECT.is_empty() {
             return Err(Error::NotEmbedded);
         }
-        let mut ebpf = EbpfLoader::new().load(OBJECT)?;
-        attach::load(&mut ebpf)?;
+        let ebpf = load(&mut EbpfLoader::new())?;
         attach::load_gate(&ebpf, 1)?;
         Ok(Self { ebpf })
     }

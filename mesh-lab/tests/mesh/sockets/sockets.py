@@ -3,12 +3,15 @@
   sockets.py serve4 PORT                             a server that listens on IPv4 alone
   sockets.py serve_bound                             servers bound to eth0: port 7000 by IPv4, 7001 by IPv6
   sockets.py keep PORT...                            a server that keeps all that connect, and echoes
-  sockets.py many FAMILY COUNT PORT...               so many connections to each port of `keeper` at once, and how many worked
+  sockets.py many HOST COUNT PORT...                 so many connections to each port of a keeper at once, and how many worked;
+                                                     they are held until its input ends
+  sockets.py serve_urgent PORT                       a server that tells of urgent data, and speaks with some
+  sockets.py urgent HOST PORT                        tells it urgent data, hears some from it, and prints what came as JSON
   sockets.py one_port SOURCE PORT...                 connections to the ports of `keeper` from one source port at once
   sockets.py first_words HOST PORT...                what servers say that speak first
   sockets.py tell NAMESPACE SERVER4 SERVER6 OWN4 OWN6   runs them all against the namespace's services, and prints JSON
 """
-import errno, json, os, select, socket, sys, threading, time
+import errno, fcntl, json, os, select, signal, socket, struct, sys, threading, time
 
 PORT = 7000
 
@@ -65,14 +68,14 @@ def works(sock):
     return sock.recv(1) == b"x"
 
 
-def many(family, count, *ports):
-    family = socket.AF_INET6 if family == "6" else socket.AF_INET
-    address, held = address_of("keeper.app", family), []
+def many(host, count, *ports):
+    held = []
 
     def another(port):
-        held.append(socket.create_connection((address, int(port)), 10))
+        held.append(socket.create_connection((host, int(port)), 10))
         return works(held[-1])
-    print(*(sum(attempt(lambda: another(port)) is True for _ in range(int(count))) for port in ports))
+    print(*(sum(attempt(lambda: another(port)) is True for _ in range(int(count))) for port in ports), flush=True)
+    sys.stdin.read()
 
 
 def first_words(*hosts_and_ports):
@@ -145,6 +148,18 @@ def names_mapped(address):
     own, peer = sock.getsockname()[0], sock.getpeername()[0]
     sock.close()
     return {"own": own, "peer": peer}
+
+
+def names_by_mptcp(address):
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_MPTCP)
+    sock.settimeout(5)
+    sock.connect((address, PORT))
+    sock.sendall(b"who\n")
+    seen = sock.recv(200).decode().split()
+    own, peer = sock.getsockname()[0], sock.getpeername()
+    sock.close()
+    return {"own": own, "peer": peer[0], "port": peer[1], "accepted": seen[0]}
 
 
 def fetches(host):
@@ -220,6 +235,101 @@ def urgent(address):
     return rest_of(sock)
 
 
+# What is said with urgent data in it: "!" before what is sent as urgent, of which the last byte is.
+SPEECHES = {
+    "alone": ["!a"],
+    "amid others": ["ab", "!c", "d"],
+    "first": ["!a", "bc"],
+    "several": ["a", "!b", "!c", "de", "!f"],
+    "a message": ["ab", "!cde", "f"],
+    "behind much": ["x" * 300_000, "!y", "z"],
+    "and the end": ["ab", "!c"],
+}
+
+
+def speak(sock, speech):
+    """Each urgent byte is waited for: TCP has one mark at a time. But the end comes at once."""
+    pieces = SPEECHES[speech]
+    for piece in pieces:
+        if not piece.startswith("!"):
+            sock.sendall(piece.encode())
+            continue
+        sock.send(piece[1:].encode(), socket.MSG_OOB)
+        if speech != "and the end" and sock.recv(1) != b".":
+            return "no answer"
+    sock.shutdown(socket.SHUT_WR)
+
+
+def at_mark(sock):
+    SIOCATMARK = 0x8905
+    return struct.unpack("i", fcntl.ioctl(sock, SIOCATMARK, b"    "))[0] == 1
+
+
+def hear(sock, inline, speech):
+    """What is said, with urgent bytes in brackets where they are in it, and whether `poll` tells of them."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, inline)
+    # With a time-out Python waits until there is something ordinary.
+    sock.settimeout(None)
+    poll = select.poll()
+    poll.register(sock, select.POLLIN | select.POLLPRI)
+    text, told = "", False
+    while True:
+        event = dict(poll.poll(5000)).get(sock.fileno())
+        if event is None:
+            return text + " and no end"
+        told |= bool(event & select.POLLPRI)
+        urgent = at_mark(sock) and bool(event & select.POLLPRI)
+        if not urgent and not event & select.POLLIN:
+            continue
+        heard = sock.recv(1 if urgent else 65536, socket.MSG_OOB if urgent and not inline else 0).decode()
+        if not heard:
+            return text.replace("x" * 300_000, "much") + (" told" if told else "")
+        text += f"[{heard}]" if urgent else heard
+        if urgent and speech != "and the end":
+            sock.sendall(b".")
+
+
+def serve_urgent(port):
+    def serve(sock):
+        line, byte = "", sock.recv(1)
+        while byte not in (b"", b"\n"):
+            line, byte = line + byte.decode(), sock.recv(1)
+        if not line:  # whoever looks whether it is ready
+            return sock.close()
+        what, inline, speech = line.split(" ", 2)
+        if what == "hear":
+            sock.sendall(("\n" + hear(sock, int(inline), speech)).encode())
+        else:
+            speak(sock, speech)
+            rest_of(sock)
+        sock.close()
+    server = socket.create_server(("::", int(port)), family=socket.AF_INET6, dualstack_ipv6=True)
+    while True:
+        threading.Thread(target=serve, args=(server.accept()[0],)).start()
+
+
+def urgent_both_ways(host, port, inline, speech):
+    sock = socket.create_connection((host, int(port)), 10)
+    sock.sendall(f"hear {inline} {speech}\n".encode())
+    said = speak(sock, speech) or rest_of(sock).lstrip(".\n")
+    sock.close()
+    signals = []
+    signal.signal(signal.SIGURG, lambda *_: signals.append(True))
+    sock = socket.create_connection((host, int(port)), 10)
+    fcntl.fcntl(sock, fcntl.F_SETOWN, os.getpid())
+    sock.sendall(f"speak {inline} {speech}\n".encode())
+    heard = hear(sock, inline, speech)
+    sock.close()
+    return [said, heard, "signal" if signals else "no signal"]
+
+
+def urgent_data(host, port):
+    print(json.dumps({
+        f"{speech}, {'in line' if inline else 'apart'}": attempt(lambda: urgent_both_ways(host, port, inline, speech))
+        for speech in SPEECHES for inline in (0, 1)
+    }))
+
+
 def waits(address):
     """Readiness as `poll` tells it while a connection is idle, and at its end."""
     sock = socket.create_connection((address, PORT), 5)
@@ -265,10 +375,11 @@ def tell(namespace, server4, server6, own4, own6):
             add(f"poll on a {what} by IPv{number}", waits, address)
             add(f"bound to an interface to a {what} by IPv{number}", bound_to_interface, address)
             add(f"urgent data to a {what} by IPv{number}", urgent, address)
+            add(f"names of a {what} by MPTCP over IPv{number}", names_by_mptcp, address)
     add("names by a mapped address", names_mapped, service4)
     add("a server of one family", fetches, f"ipv4.{namespace}")
     print(json.dumps(said))
 
 
 if __name__ == "__main__":
-    {"serve4": serve4, "serve_bound": serve_bound, "keep": keep, "many": many, "first_words": first_words, "one_port": one_port, "tell": tell}[sys.argv[1]](*sys.argv[2:])
+    {"serve4": serve4, "serve_bound": serve_bound, "keep": keep, "many": many, "serve_urgent": serve_urgent, "urgent": urgent_data, "first_words": first_words, "one_port": one_port, "tell": tell}[sys.argv[1]](*sys.argv[2:])

@@ -1,0 +1,121 @@
+//! A socket between whose bytes urgent ones are found, at no cost where there are none.
+//!
+//! The data path's sockets have urgent bytes in line (`SO_OOBINLINE`), and a read ends before one (kernel:
+//! `tcp_recvmsg_locked`). So it is enough to know when the next read may begin with one. Readiness says so (`EPOLLPRI`),
+//! which tokio's own sockets do not ask for.
+
+use std::cell::Cell;
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::task::{Context, Poll, ready};
+
+use socket2::SockRef;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use crate::sys::{is_at_mark, with_urgent};
+
+pub(super) struct Socket {
+    socket: AsyncFd<TcpStream>,
+    /// Whether the last read left nothing behind, so that whatever comes is told anew.
+    drained: Cell<bool>,
+}
+
+/// What was read, or is to be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Ordinary,
+    /// A single byte.
+    Urgent,
+}
+
+impl Socket {
+    /// Takes a socket over from tokio's own type. Errors: the kernel has no room for it.
+    pub fn new(socket: tokio::net::TcpStream) -> io::Result<Self> {
+        Ok(Self { socket: with_urgent(socket.into_std()?)?, drained: Cell::new(true) })
+    }
+
+    /// Reads what there is: urgent bytes each by itself, and nothing at the end. After a short read it knows that there is
+    /// nothing more, which saves the system call that would say so.
+    pub fn poll_read(&self, context: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<(usize, Kind)>> {
+        loop {
+            let mut ready = ready!(self.socket.poll_read_ready(context))?;
+            let pending = self.is_urgent_pending();
+            let kind = self.next(pending)?;
+            let room = if kind == Kind::Urgent { 1 } else { into.len() };
+            match self.socket.get_ref().read(&mut into[..room]) {
+                Ok(read) => {
+                    self.drained.set(!pending && kind == Kind::Ordinary && 0 < read && read < room);
+                    if self.drained.get() {
+                        ready.clear_ready();
+                    }
+                    if kind == Kind::Urgent {
+                        self.forget_urgent();
+                    }
+                    return Poll::Ready(Ok((read, kind)));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.drained.set(true);
+                    ready.clear_ready();
+                    self.forget_urgent();
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+    }
+
+    /// What the next read begins with. What came after the last look at readiness is not in it, and may be next where that
+    /// read left something behind: then the kernel is asked.
+    fn next(&self, pending: bool) -> io::Result<Kind> {
+        let ask = pending || !self.drained.get();
+        Ok(if ask && is_at_mark(self.socket.get_ref())? { Kind::Urgent } else { Kind::Ordinary })
+    }
+
+    /// Whether there is an urgent byte, maybe further on. (Also once the other end is done, which has no readiness of its
+    /// own: then there is little left to read.)
+    fn is_urgent_pending(&self) -> bool {
+        self.socket.try_io(Interest::PRIORITY, |_| Ok(())).is_ok()
+    }
+
+    /// Another one is told anew.
+    fn forget_urgent(&self) {
+        let forgotten: io::Result<()> =
+            self.socket.try_io(Interest::PRIORITY, |_| Err(io::ErrorKind::WouldBlock.into()));
+        debug_assert!(forgotten.is_err());
+    }
+
+    /// Writes what there is room for, at once.
+    pub fn try_write(&self, bytes: &[u8], kind: Kind) -> io::Result<usize> {
+        let write = |mut socket: &TcpStream| match kind {
+            Kind::Ordinary => socket.write(bytes),
+            Kind::Urgent => SockRef::from(socket).send_with_flags(bytes, libc::MSG_OOB | libc::MSG_NOSIGNAL),
+        };
+        match self.socket.try_io(Interest::WRITABLE, write) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
+            result => result,
+        }
+    }
+
+    /// Writes all.
+    pub async fn write_all(&self, mut bytes: &[u8], kind: Kind) -> io::Result<()> {
+        while !bytes.is_empty() {
+            // What is not ready any more is found out by writing, which says so.
+            let _ready = self.socket.writable().await?;
+            bytes = &bytes[self.try_write(bytes, kind)?..];
+        }
+        Ok(())
+    }
+
+    /// Says that nothing more is written. The other end may have closed already; then there is nobody to tell.
+    pub fn finish(&self) {
+        let _closed_already = self.socket.get_ref().shutdown(Shutdown::Write);
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.get_ref().as_fd()
+    }
+}
