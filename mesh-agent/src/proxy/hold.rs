@@ -32,7 +32,7 @@ const UNREAD: usize = 256;
 const WAITING: usize = 512;
 
 /// How long a way that is open waits for its client to be accepted, which is a matter of microseconds if it still wants it.
-const UNCLAIMED: Duration = Duration::from_secs(1);
+const UNCLAIMED: Duration = Duration::from_millis(200);
 
 /// For how long a pod's connections to a destination wait for nothing, in nanoseconds, if a SYN can't be sent again: until
 /// the client's kernel has done that itself.
