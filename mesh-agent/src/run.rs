@@ -25,10 +25,10 @@ use crate::liveness::Liveness;
 use crate::pods::NodePods;
 use crate::proxy::balance::{Affinity, Health, Limits};
 use crate::proxy::core::{NEWS_WAIT, Shared};
-use crate::proxy::hold;
+use crate::proxy::deferred_accept;
 use crate::proxy::worker::{self, Command};
 use crate::redirection::{Failures, Notes, Writer};
-use crate::sys::ebpf::{Decisions, EventLog, FlowMap, HeldSyns, Links, Recent};
+use crate::sys::ebpf::{Decisions, DeferredSyns, EventLog, FlowMap, Links, Recent};
 use crate::sys::seccomp;
 use crate::telemetry::{AccessLog, AgentMetrics, Format, WorkerMetrics};
 use crate::xds::{self, ToldBefore, Xds, XdsConfig};
@@ -297,7 +297,7 @@ fn shared(
         strict_egress: Strict::default(),
         recent,
         decisions,
-        listeners: hold::Listeners::default(),
+        listeners: deferred_accept::Listeners::default(),
         same_node: config.same_node,
         links,
         most_connections: most - most_sessions,
@@ -341,7 +341,7 @@ fn start_workers(
 }
 
 /// Hands SYNs that wait to the workers. On a thread of its own: a client waits for it, whatever else is to be done.
-fn follow_syns(shared: Arc<Shared>, syns: HeldSyns) -> std::io::Result<()> {
+fn follow_syns(shared: Arc<Shared>, syns: DeferredSyns) -> std::io::Result<()> {
     let follow = move || {
         if let Err(error) = shared.listeners.follow(syns) {
             tracing::error!(%error, "connections of pods wait for a second and more");

@@ -1,14 +1,14 @@
 //! What the eBPF programs and the agent say to each other: map keys and values, events, and the pure rules that
 //! both sides follow. No allocation, no logic with state.
 //!
-//! Reading order: [`address`], [`maps`], [`steer`], [`hold`], [`direct`], [`veth`], [`fault`], and [`mod@record`], which user space reads with.
+//! Reading order: [`address`], [`maps`], [`steer`], [`deferred_accept`], [`direct`], [`veth`], [`fault`], and [`mod@record`], which user space reads with.
 #![cfg_attr(target_arch = "bpf", no_std)]
 
 pub mod address;
+pub mod deferred_accept;
 pub mod direct;
 pub mod egress;
 pub mod fault;
-pub mod hold;
 pub mod maps;
 #[cfg(not(target_arch = "bpf"))]
 pub mod record;

@@ -149,10 +149,10 @@ impl Listener {
 mod user {
     use super::{Endpoint, Handoff, Listener, Pod, Proxy, Sandbox};
     use crate::address::Address;
+    use crate::deferred_accept::Decision;
     use crate::direct::{DirectFlow, DirectSocket, Filed, Route, RouteKey};
     use crate::egress::EgressKey;
     use crate::fault::Event;
-    use crate::hold::Decision;
     use crate::veth::{Direction, Veth, VethEnd, VethFlow};
 
     // SAFETY: `repr(C)`, made of integers only, no implicit padding (asserted by the sizes above), any bit pattern

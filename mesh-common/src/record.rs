@@ -1,11 +1,11 @@
-//! Reading the records of the ring buffers: bytes in, the structures of [`crate::fault`], [`crate::hold`] and
+//! Reading the records of the ring buffers: bytes in, the structures of [`crate::fault`], [`crate::deferred_accept`] and
 //! [`crate::direct`] out. A
 //! record that is too short, or of a kind that this version does not know, is none.
 
 use crate::address::Address;
+use crate::deferred_accept::DeferredSyn;
 use crate::direct::{DirectEvent, Happened};
 use crate::fault::{Event, Fault};
-use crate::hold::HeldSyn;
 use crate::maps::{Endpoint, Handoff};
 
 /// Reads a record of `EVENTS`.
@@ -36,10 +36,10 @@ pub fn direct_event(record: &[u8]) -> Option<(Happened, DirectEvent)> {
     Some((Happened::from_number(event.happened)?, event))
 }
 
-/// Reads a record of `HELD`. One whose header can't be as long as it says is none.
-pub fn held_syn(record: &[u8]) -> Option<HeldSyn> {
+/// Reads a record of `DEFERRED_SYNS`. One whose header can't be as long as it says is none.
+pub fn deferred_syn(record: &[u8]) -> Option<DeferredSyn> {
     let mut fields = Fields(record);
-    let syn = HeldSyn {
+    let syn = DeferredSyn {
         at: fields.u64()?,
         listener: fields.u64()?,
         connection: Handoff { netns: fields.u64()?, client: fields.endpoint()?, server: fields.endpoint()? },

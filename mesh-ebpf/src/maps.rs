@@ -5,12 +5,12 @@ use aya_ebpf::btf_maps::SkStorage;
 use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, RingBuf, SockHash};
 use mesh_common::address::Address;
+use mesh_common::deferred_accept::{DEFERRED_RING, Decision, Lately, MAX_DECISIONS};
 use mesh_common::direct::{
     DIRECT_RING, DirectEvent, DirectFlow, DirectSocket, Filed, MAX_DIRECT_FLOWS, MAX_DIRECT_OPEN, MAX_PROBES,
     MAX_ROUTES, Route, RouteKey,
 };
 use mesh_common::egress::{EgressKey, MAX_EGRESS};
-use mesh_common::hold::{Decision, HELD_RING, Lately, MAX_DECISIONS};
 use mesh_common::maps::{
     Endpoint, Handoff, Listener, MAX_DESTINATIONS, MAX_HANDOFFS, MAX_LATELY, MAX_LISTENERS, MAX_NODE_CGROUPS,
     MAX_OPEN_PORTS, MAX_PODS, MAX_PROBE_PORTS, MAX_PROXIES, Pod, Proxy, Sandbox,
@@ -58,7 +58,7 @@ pub static LATELY: LruHashMap<RouteKey, Lately> = LruHashMap::with_max_entries(M
 
 /// SYNs that wait at the outbound listeners. Written by the filter there, read by the proxy.
 #[map]
-pub static HELD: RingBuf = RingBuf::with_byte_size(HELD_RING, 0);
+pub static DEFERRED_SYNS: RingBuf = RingBuf::with_byte_size(DEFERRED_RING, 0);
 
 /// What becomes of connections whose SYN has waited. Written by the proxy, read by the filter and by `sk_lookup`.
 #[map]

@@ -12,7 +12,7 @@ use mesh_common::maps::{Endpoint, Listener, ListenerKind};
 use mesh_common::{OUTBOUND_PORT, steer};
 
 use crate::maps::{HERE, LISTENERS, TURNS, WORKERS};
-use crate::{direct, hold, probe, report};
+use crate::{deferred_accept, direct, probe, report};
 
 /// `IPPROTO_TCP`.
 const TCP: u32 = 6;
@@ -31,7 +31,7 @@ pub fn inbound(context: SkLookupContext) -> u32 {
     let pod = HERE.get(0).copied().unwrap_or(0);
     if own {
         let to_proxy = arrival.local.port == OUTBOUND_PORT;
-        let refused = to_proxy && hold::is_refused(pod, &arrival.remote, &arrival.local);
+        let refused = to_proxy && deferred_accept::is_refused(pod, &arrival.remote, &arrival.local);
         // As below: a reset.
         return if refused { sk_action::SK_DROP } else { sk_action::SK_PASS };
     }

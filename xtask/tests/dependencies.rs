@@ -1,4 +1,4 @@
-//! `docs/dependencies.md` tells of exactly the direct dependencies that there are.
+//! `docs/dependencies.md` tells of exactly the direct dependencies that there are, and each of them is used.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -15,6 +15,64 @@ fn every_direct_dependency_is_explained() {
     let superfluous: Vec<_> = explained.difference(&all).collect();
     assert!(missing.is_empty(), "docs/dependencies.md does not explain {missing:?}");
     assert!(superfluous.is_empty(), "docs/dependencies.md explains what nothing declares: {superfluous:?}");
+}
+
+/// Dependencies whose code is used by what a build script makes: the crate, and what its `build.rs` uses.
+const GENERATED: [(&str, &str); 2] = [("tonic", "tonic_prost_build"), ("tonic-prost", "tonic_prost_build")];
+
+#[test]
+fn every_dependency_of_a_crate_is_used_by_it() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let mut unused = Vec::new();
+    for entry in fs::read_dir(&root).unwrap() {
+        let directory = entry.unwrap().path();
+        let Ok(manifest) = fs::read_to_string(directory.join("Cargo.toml")) else { continue };
+        let sources = sources(&directory);
+        for table in ["[dependencies]", "[dev-dependencies]", "[build-dependencies]"] {
+            let is_used = |name: &String| {
+                let generated = GENERATED.iter().any(|(of, by)| of == name && sources.contains(by));
+                generated || mentions(&sources, &library(name))
+            };
+            let names = declared(&manifest, table).into_iter().filter(|name| !is_used(name));
+            unused.extend(names.map(|name| format!("{}: {name}", directory.display())));
+        }
+    }
+    assert!(unused.is_empty(), "declared and not used: {unused:#?}");
+}
+
+/// What a package's library is called in code.
+fn library(package: &str) -> String {
+    if package == "rustls-webpki" { "webpki".to_owned() } else { package.replace('-', "_") }
+}
+
+/// Whether code names a library: by a path, or as a whole.
+fn mentions(sources: &str, library: &str) -> bool {
+    sources.match_indices(library).any(|(at, _)| {
+        let before = sources[..at].chars().next_back();
+        let after = &sources[at + library.len()..];
+        let begins = before.is_none_or(|it| !it.is_alphanumeric() && it != '_');
+        begins && ["::", ";", "!", " as ", ","].iter().any(|end| after.starts_with(end))
+    })
+}
+
+/// All code of a crate, and the files of others that it includes by their paths.
+fn sources(directory: &Path) -> String {
+    let mut text = String::new();
+    for entry in fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() && path.file_name().is_some_and(|name| name != "target") {
+            text += &sources(&path);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            let file = fs::read_to_string(&path).unwrap();
+            for included in
+                file.lines().filter_map(|line| line.strip_prefix("#[path = \"")?.strip_suffix("\"]"))
+            {
+                text += &fs::read_to_string(path.parent().unwrap().join(included)).unwrap();
+            }
+            text += &file;
+        }
+    }
+    text
 }
 
 /// The names in the first column of the document's table.

@@ -118,7 +118,7 @@ impl Pods {
         }
         self.programs.attach(self.enrolled.values().map(|pod| &*pod.netns))?;
         for pod in self.enrolled.values() {
-            hold(&self.programs, &pod.netns, &pod.listeners)?;
+            defer_accepts(&self.programs, &pod.netns, &pod.listeners)?;
             veths::connect(&mut self.programs, &pod.netns, &pod.claim.addresses);
         }
         veths::reset_all(&self.programs.other_veth_flows(), || self.places());
@@ -273,7 +273,7 @@ impl Pods {
             }
         }
         let now = self.programs.are_attached();
-        let held = if now { hold(&self.programs, &netns, &listeners) } else { Ok(()) };
+        let held = if now { defer_accepts(&self.programs, &netns, &listeners) } else { Ok(()) };
         let mut enrol = || self.programs.enrol(&claim.uid, &netns, &claim.addresses, &claim.probe_ports);
         if let Err(error) = held.and_then(|()| enrol()) {
             self.programs.dismiss(cookie, &claim.addresses, &claim.probe_ports, &self.probes())?;
@@ -401,12 +401,12 @@ fn is_own(netns: &Netns) -> bool {
 
 /// Has what comes to a pod's outbound listeners wait, from when these programs decide. Where its SYN could not be sent again
 /// (`CAP_NET_RAW`) it does not, and the client hears of a refusal after `connect()`.
-fn hold(programs: &Programs, netns: &Netns, listeners: &[TcpListener]) -> Result<(), ebpf::Error> {
+fn defer_accepts(programs: &Programs, netns: &Netns, listeners: &[TcpListener]) -> Result<(), ebpf::Error> {
     if let Err(error) = sys::open_sockets(netns, SocketKind::LoopbackV4, 1) {
         tracing::warn!(%error, "connect() of a pod succeeds before it is known whether somebody listens");
         return Ok(());
     }
-    listeners.chunks_exact(PORTS.len()).try_for_each(|of_worker| programs.hold_at(&of_worker[0]))
+    listeners.chunks_exact(PORTS.len()).try_for_each(|of_worker| programs.defer_accepts(&of_worker[0]))
 }
 
 /// Opens one of a pod's listeners. A connection that the proxy accepts from an application or from outside the mesh is

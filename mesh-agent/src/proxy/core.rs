@@ -16,7 +16,7 @@ use tokio::sync::{Notify, watch};
 
 use super::admission::Admissions;
 use super::balance::{Affinity, Health, Limits, Turns};
-use super::hold::{self, Holding};
+use super::deferred_accept::{self, DeferredAccepts};
 use super::mux::Budget;
 use super::pool::Pool;
 use crate::certs::{Certificates, Identity};
@@ -59,7 +59,7 @@ pub struct Shared {
     /// Told what becomes of connections whose SYN waits.
     pub decisions: Decisions,
     /// Where these come.
-    pub listeners: hold::Listeners,
+    pub listeners: deferred_accept::Listeners,
     /// How connections between pods of this node go.
     pub same_node: SameNode,
     /// How these pods are connected.
@@ -120,7 +120,7 @@ pub struct Core {
     /// Connections that pods of this node took.
     pub admissions: Rc<Admissions>,
     /// Connections that are not accepted yet.
-    pub holding: Holding,
+    pub deferred: DeferredAccepts,
     /// This core's counters.
     pub metrics: Arc<WorkerMetrics>,
     /// Tells HBONE connections to let go.
@@ -187,7 +187,7 @@ impl Core {
             pool: Pool::default(),
             turns: Turns::default(),
             admissions: Rc::default(),
-            holding: Holding::default(),
+            deferred: DeferredAccepts::default(),
             metrics,
             draining: Rc::default(),
             complained: Cell::default(),

@@ -62,7 +62,7 @@ struct Connected {
 pub async fn serve(core: Rc<Core>, pod: Arc<LocalPod>, socket: TcpStream, peer: SocketAddr, _place: Place) {
     // Its listener's, which looks at what begins a connection. Where there is none nothing is lost.
     let _filter = SockRef::from(&socket).detach_filter();
-    let opened = match core.holding.take(&pod, &socket, peer) {
+    let opened = match core.deferred.take(&pod, &socket, peer) {
         Some(opened) => Some(opened),
         // In a box, since it is needed no longer than it lasts: the connection may stay for days.
         None => Box::pin(open_as_it_comes(&core, &pod, &socket, peer)).await,

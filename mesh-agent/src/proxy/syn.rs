@@ -3,7 +3,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use mesh_common::hold::{HeldSyn, LONGEST_HEADER};
+use mesh_common::deferred_accept::{DeferredSyn, LONGEST_HEADER};
 use mesh_common::maps::Endpoint;
 
 /// `IPPROTO_TCP`.
@@ -23,7 +23,7 @@ pub struct Packet {
 
 impl Packet {
     /// The SYN between its two ends. The kernel fills in what of an IPv4 header it alone knows (raw(7)).
-    pub fn of(syn: &HeldSyn) -> Self {
+    pub fn of(syn: &DeferredSyn) -> Self {
         let (client, server) = (address(&syn.connection.client), address(&syn.connection.server));
         let length = usize::try_from(syn.length).unwrap_or(LONGEST_HEADER).min(LONGEST_HEADER);
         let mut header = syn.header;
@@ -114,14 +114,14 @@ mod tests {
 
     use super::*;
 
-    fn syn(client: &str, server: &str, header: &[u8]) -> HeldSyn {
+    fn syn(client: &str, server: &str, header: &[u8]) -> DeferredSyn {
         let end = |it: &str| {
             let it: SocketAddr = it.parse().unwrap();
             Endpoint::new(it.ip().into(), it.port())
         };
         let mut whole = [0xee; LONGEST_HEADER];
         whole[..header.len()].copy_from_slice(header);
-        HeldSyn {
+        DeferredSyn {
             at: 0,
             listener: 0,
             connection: Handoff { netns: 1, client: end(client), server: end(server) },

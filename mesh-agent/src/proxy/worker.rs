@@ -21,7 +21,7 @@ use super::core::{Core, LocalPod, Shared};
 use super::handshakes::CoreHandshakes;
 use super::relay::reset_on_drop;
 use super::sessions::Sessions;
-use super::{hold, inbound, outbound, tls};
+use super::{deferred_accept, inbound, outbound, tls};
 use crate::kept::Sockets;
 use crate::liveness::Beat;
 use crate::sys::ebpf::FlowMap;
@@ -163,7 +163,7 @@ impl Worker {
         let serve_plaintext = move |core, pod, socket, peer, place| {
             inbound::serve_plaintext(core, pod, socket, peer, (place, strangers.clone()))
         };
-        let waiting = hold::serve(&self.core, pod, &listeners.outbound, &connections)?;
+        let waiting = deferred_accept::serve(&self.core, pod, &listeners.outbound, &connections)?;
         let accepting = vec![
             spawn_local(waiting).abort_handle(),
             self.accept(pod, listeners.outbound, &connections, outbound::serve)?,

@@ -33,7 +33,7 @@ const SK_LOOKUP: &str = "inbound";
 const HERE: &str = "HERE";
 const INBOUND: &str = "INBOUND";
 const GUARD: &str = "guard";
-const HOLD: &str = "hold";
+const DEFER_ACCEPT: &str = "defer_accept";
 
 /// Has the kernel check all programs.
 pub(super) fn load(ebpf: &mut Ebpf) -> Result<(), Error> {
@@ -45,7 +45,9 @@ pub(super) fn load(ebpf: &mut Ebpf) -> Result<(), Error> {
     typed::<SchedClassifier>(ebpf, FROM_POD)
         .and_then(SchedClassifier::load)
         .map_err(program_error(FROM_POD))?;
-    typed::<SocketFilter>(ebpf, HOLD).and_then(SocketFilter::load).map_err(program_error(HOLD))?;
+    typed::<SocketFilter>(ebpf, DEFER_ACCEPT)
+        .and_then(SocketFilter::load)
+        .map_err(program_error(DEFER_ACCEPT))?;
     typed::<SkLookup>(ebpf, SK_LOOKUP).and_then(SkLookup::load).map_err(program_error(SK_LOOKUP))
 }
 
@@ -86,9 +88,10 @@ pub(super) fn attach_to_pod(ebpf: &Ebpf, netns: &Netns, pin: &Path) -> Result<()
 }
 
 /// Has connections that come to an outbound listener wait there, in place of a predecessor's filter.
-pub(super) fn hold_at(ebpf: &Ebpf, listener: impl AsFd) -> Result<(), Error> {
-    let program = ebpf.program(HOLD).ok_or(ProgramError::NotLoaded).and_then(<&SocketFilter>::try_from);
-    program.and_then(|filter| filter.attach(listener)).map_err(program_error(HOLD))
+pub(super) fn defer_accepts(ebpf: &Ebpf, listener: impl AsFd) -> Result<(), Error> {
+    let program =
+        ebpf.program(DEFER_ACCEPT).ok_or(ProgramError::NotLoaded).and_then(<&SocketFilter>::try_from);
+    program.and_then(|filter| filter.attach(listener)).map_err(program_error(DEFER_ACCEPT))
 }
 
 /// Has the kernel take what is attached to a pod's namespace, by the cookie of that.

@@ -7,8 +7,8 @@ use std::sync::{Mutex, PoisonError};
 use aya::maps::{HashMap, Map, MapData, MapError};
 use mesh_api::plan::Reach;
 use mesh_common::address::Address;
+use mesh_common::deferred_accept::{Lately, TAKEN_FOR};
 use mesh_common::direct::RouteKey;
-use mesh_common::hold::{Lately, TAKEN_FOR};
 use mesh_common::maps::{BY_PORT, Endpoint, REFUSED_FOR, TO_BE_TRIED};
 
 use super::direct::now;

@@ -4,8 +4,8 @@ use std::os::fd::OwnedFd;
 
 use aya::maps::MapData;
 
+use super::deferred_accept::{Decisions, DeferredSyns};
 use super::destinations::{Destinations, Recent};
-use super::hold::{Decisions, HeldSyns};
 use super::veth::{CROWDED, DirectVeths, Links, VETH_COUNTS, VETH_FLOWS, VETHS};
 use super::{DirectKernel, EgressMap, Error, EventLog, FlowMap, PEER, map_error};
 
@@ -14,7 +14,7 @@ pub const HANDED_OVER: [&str; 18] = [
     "DESTINATIONS",
     "OPEN_PORTS",
     "LATELY",
-    "HELD",
+    "DEFERRED_SYNS",
     "DECISIONS",
     PEER,
     "ROUTES",
@@ -111,7 +111,7 @@ impl Handed {
     }
 
     /// Where it is noted what becomes of connections, and the SYNs that wait for that.
-    pub fn outcomes(&self) -> Result<(Recent, Decisions, HeldSyns), Error> {
+    pub fn outcomes(&self) -> Result<(Recent, Decisions, DeferredSyns), Error> {
         let copy = |name: &'static str, of: &OwnedFd| {
             let copy = of.try_clone().map_err(|error| Error::Path { path: name.into(), error })?;
             map(name, copy)
@@ -119,7 +119,7 @@ impl Handed {
         Ok((
             Recent::new(copy("LATELY", &self.lately)?)?,
             Decisions::new(copy("DECISIONS", &self.decisions)?)?,
-            HeldSyns::new(copy("HELD", &self.held)?)?,
+            DeferredSyns::new(copy("DEFERRED_SYNS", &self.held)?)?,
         ))
     }
 

@@ -8,6 +8,7 @@
 //! let out in plaintext) and the next agent takes over the same maps.
 
 mod attach;
+mod deferred_accept;
 mod destinations;
 mod direct;
 mod egress;
@@ -15,7 +16,6 @@ mod events;
 mod flow;
 mod gate;
 mod handed;
-mod hold;
 mod link;
 mod map;
 mod programs;
@@ -24,13 +24,13 @@ mod trial;
 mod veth;
 
 pub use attach::unpin_all;
+pub use deferred_accept::{Decisions, DeferredSyns};
 pub use destinations::{Destinations, Recent};
 pub use direct::{DirectEvent, DirectKernel, Totals, UnderWay};
 pub use egress::{EgressEntry, EgressMap};
 pub use events::{EventLog, ebpf_log_level};
 pub use flow::{Asked, FlowMap};
 pub use handed::{HANDED_OVER, Handed};
-pub use hold::{Decisions, HeldSyns};
 pub use programs::{Lines, Programs, Settings, probe_endpoints};
 pub use trial::Trial;
 pub use veth::{Links, VethFlows, disconnect_all};

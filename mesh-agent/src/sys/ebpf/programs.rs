@@ -291,8 +291,8 @@ impl Programs {
     }
 
     /// Has connections that come to an outbound listener wait until the proxy knows whether somebody takes them.
-    pub fn hold_at(&self, listener: impl AsFd) -> Result<(), Error> {
-        attach::hold_at(&self.ebpf, listener)
+    pub fn defer_accepts(&self, listener: impl AsFd) -> Result<(), Error> {
+        attach::defer_accepts(&self.ebpf, listener)
     }
 
     /// The namespace in which a pod is enrolled, or was by a predecessor, and is held until somebody lets it go.

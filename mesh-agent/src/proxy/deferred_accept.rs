@@ -1,5 +1,5 @@
 //! Room two, too: connections of pods whose `connect()` waits until it is known whether somebody takes them
-//! ([`mesh_common::hold`]). The proxy opens the way first and accepts afterwards; of what it can't open nothing is ever
+//! ([`mesh_common::deferred_accept`]). The proxy opens the way first and accepts afterwards; of what it can't open nothing is ever
 //! accepted, and the client hears that where it does without a mesh.
 
 use std::cell::RefCell;
@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use mesh_common::hold::HeldSyn;
+use mesh_common::deferred_accept::DeferredSyn;
 use mesh_common::maps::{Endpoint, Handoff};
 use socket2::{SockRef, Socket};
 use tokio::net::TcpStream;
@@ -22,7 +22,7 @@ use super::core::{Core, LocalPod};
 use super::outbound::{self, Attempt, Opened};
 use super::syn::{self, Packet};
 use crate::sys::SocketKind;
-use crate::sys::ebpf::{Asked, HeldSyns};
+use crate::sys::ebpf::{Asked, DeferredSyns};
 
 /// SYNs of one pod that may wait for a worker to look at them. Those beyond are sent again by their kernel.
 const UNREAD: usize = 256;
@@ -41,15 +41,15 @@ const LET_THROUGH: u64 = 2_000_000_000;
 /// Where the SYNs of each listener go, by the kernel's cookie of it. Each pod has a queue of its own on each worker, so that
 /// none has those of others wait.
 #[derive(Default)]
-pub struct Listeners(Mutex<HashMap<u64, mpsc::Sender<Box<HeldSyn>>>>);
+pub struct Listeners(Mutex<HashMap<u64, mpsc::Sender<Box<DeferredSyn>>>>);
 
 impl Listeners {
-    fn all(&self) -> MutexGuard<'_, HashMap<u64, mpsc::Sender<Box<HeldSyn>>>> {
+    fn all(&self) -> MutexGuard<'_, HashMap<u64, mpsc::Sender<Box<DeferredSyn>>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Hands SYNs to the workers as they come, for ever. Errors: no more will come.
-    pub fn follow(&self, mut syns: HeldSyns) -> io::Result<()> {
+    pub fn follow(&self, mut syns: DeferredSyns) -> io::Result<()> {
         loop {
             syns.next(|syn| {
                 if let Some(worker) = self.all().get(&syn.listener) {
@@ -62,12 +62,12 @@ impl Listeners {
 
 /// A core's connections that are not accepted yet, by their two ends.
 #[derive(Default)]
-pub struct Holding(RefCell<HashMap<Handoff, Held>>);
+pub struct DeferredAccepts(RefCell<HashMap<Handoff, Deferred>>);
 
 /// One of them.
-struct Held {
+struct Deferred {
     /// The SYN that came last.
-    syn: HeldSyn,
+    syn: DeferredSyn,
     /// What waits for its client to be accepted.
     opened: Option<Box<Opened>>,
     /// What opens it, and then waits.
@@ -75,7 +75,7 @@ struct Held {
     _place: accept::Held,
 }
 
-impl Holding {
+impl DeferredAccepts {
     /// The way that was opened for a connection which is accepted now, if one was.
     pub fn take(&self, pod: &LocalPod, socket: &TcpStream, peer: SocketAddr) -> Option<Opened> {
         let mut all = self.0.borrow_mut();
@@ -91,7 +91,7 @@ impl Holding {
     }
 
     /// Whether the SYN is one of a connection that is here already. If that is open it is to be sent again.
-    fn is_known(&self, syn: &HeldSyn) -> Option<bool> {
+    fn is_known(&self, syn: &DeferredSyn) -> Option<bool> {
         let mut all = self.0.borrow_mut();
         let held = all.get_mut(&syn.connection)?;
         held.syn = *syn;
@@ -99,14 +99,14 @@ impl Holding {
     }
 
     /// One begins; `opening` does not run before this returns.
-    fn begin(&self, syn: HeldSyn, place: accept::Held, opening: impl Future<Output = ()> + 'static) {
+    fn begin(&self, syn: DeferredSyn, place: accept::Held, opening: impl Future<Output = ()> + 'static) {
         let task = spawn_local(opening).abort_handle();
-        let held = Held { syn, opened: None, task, _place: place };
+        let held = Deferred { syn, opened: None, task, _place: place };
         self.0.borrow_mut().insert(syn.connection, held);
     }
 
     /// It is open, or will not be. Returns the SYN that came last.
-    fn settle(&self, connection: &Handoff, opened: Option<Opened>) -> Option<HeldSyn> {
+    fn settle(&self, connection: &Handoff, opened: Option<Opened>) -> Option<DeferredSyn> {
         let mut all = self.0.borrow_mut();
         let Some(opened) = opened else { return all.remove(connection).map(|held| held.syn) };
         let held = all.get_mut(connection)?;
@@ -160,19 +160,19 @@ pub fn serve(
     })
 }
 
-fn begin(core: &Rc<Core>, of: &Client, syn: HeldSyn) {
-    match core.holding.is_known(&syn) {
+fn begin(core: &Rc<Core>, of: &Client, syn: DeferredSyn) {
+    match core.deferred.is_known(&syn) {
         Some(true) => let_through(core, &of.pod, syn),
         Some(false) => {}
         None => match of.waiting.try_place() {
-            Some(place) => core.holding.begin(syn, place, open(Rc::clone(core), of.clone(), syn)),
+            Some(place) => core.deferred.begin(syn, place, open(Rc::clone(core), of.clone(), syn)),
             None => let_through(core, &of.pod, syn),
         },
     }
 }
 
 /// Opens the way for a connection, and has its client hear what came of it.
-async fn open(core: Rc<Core>, of: Client, syn: HeldSyn) {
+async fn open(core: Rc<Core>, of: Client, syn: DeferredSyn) {
     let Client { pod, caps, .. } = of;
     let opened = match caps.try_place() {
         Ok(place) => {
@@ -187,30 +187,30 @@ async fn open(core: Rc<Core>, of: Client, syn: HeldSyn) {
         }
         // It waits in the listener's queue.
         Err(Full::Worker) => {
-            core.holding.forget(&syn.connection);
+            core.deferred.forget(&syn.connection);
             return let_through(&core, &pod, syn);
         }
     };
     let refused = opened.is_none();
-    let Some(syn) = core.holding.settle(&syn.connection, opened) else { return };
+    let Some(syn) = core.deferred.settle(&syn.connection, opened) else { return };
     Box::pin(decide(Rc::clone(&core), pod, syn, refused)).await;
     if !refused {
         tokio::time::sleep(UNCLAIMED).await;
-        core.holding.forget(&syn.connection);
+        core.deferred.forget(&syn.connection);
     }
 }
 
 /// It is accepted, whether somebody takes it or not.
-fn let_through(core: &Rc<Core>, pod: &Arc<LocalPod>, syn: HeldSyn) {
+fn let_through(core: &Rc<Core>, pod: &Arc<LocalPod>, syn: DeferredSyn) {
     drop(spawn_local(decide(Rc::clone(core), Arc::clone(pod), syn, false)));
 }
 
-fn attempt(syn: &HeldSyn) -> Attempt {
+fn attempt(syn: &DeferredSyn) -> Attempt {
     Attempt { asked: Asked::of(&syn.destination), port: syn.connection.client.port }
 }
 
 /// Has the pod's kernel take the SYN again, and let it through or refuse it.
-async fn decide(core: Rc<Core>, pod: Arc<LocalPod>, syn: HeldSyn, refused: bool) {
+async fn decide(core: Rc<Core>, pod: Arc<LocalPod>, syn: DeferredSyn, refused: bool) {
     let connection = &syn.connection;
     if let Err(error) = send_again(&core, &pod, &syn, refused).await {
         tracing::debug!(%pod, client = %syn::address(&connection.client), %error, "a SYN that waits is not sent again");
@@ -218,7 +218,7 @@ async fn decide(core: Rc<Core>, pod: Arc<LocalPod>, syn: HeldSyn, refused: bool)
     }
 }
 
-async fn send_again(core: &Core, pod: &LocalPod, syn: &HeldSyn, refused: bool) -> io::Result<()> {
+async fn send_again(core: &Core, pod: &LocalPod, syn: &DeferredSyn, refused: bool) -> io::Result<()> {
     let to = syn::address(&syn.connection.server);
     let kind = SocketKind::loopback(to.ip());
     let socket = Socket::from(core.sockets.take(pod.netns, kind).await?);

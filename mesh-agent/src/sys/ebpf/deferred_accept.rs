@@ -1,11 +1,11 @@
-//! Connections whose SYN waits at the proxy's outbound listeners ([`mesh_common::hold`]), as the proxy sees them.
+//! Connections whose SYN waits at the proxy's outbound listeners ([`mesh_common::deferred_accept`]), as the proxy sees them.
 
 use std::io;
 use std::os::fd::AsFd;
 use std::sync::{Mutex, PoisonError};
 
 use aya::maps::{HashMap, Map, MapData, RingBuf};
-use mesh_common::hold::{DECIDED_FOR, Decision, HeldSyn};
+use mesh_common::deferred_accept::{DECIDED_FOR, Decision, DeferredSyn};
 use mesh_common::maps::Handoff;
 use mesh_common::record;
 use rustix::event::{PollFd, PollFlags, poll};
@@ -17,22 +17,22 @@ use super::{Error, map_error};
 const STALE: u64 = 1_000_000_000;
 
 /// The SYNs, as they come.
-pub struct HeldSyns(RingBuf<MapData>);
+pub struct DeferredSyns(RingBuf<MapData>);
 
-impl HeldSyns {
+impl DeferredSyns {
     pub(super) fn new(map: MapData) -> Result<Self, Error> {
-        Ok(Self(Map::RingBuf(map).try_into().map_err(map_error("HELD"))?))
+        Ok(Self(Map::RingBuf(map).try_into().map_err(map_error("DEFERRED_SYNS"))?))
     }
 
     /// Waits until there are some, and tells of each. To be called on a thread that may wait.
-    pub fn next(&mut self, mut told: impl FnMut(HeldSyn)) -> io::Result<()> {
+    pub fn next(&mut self, mut told: impl FnMut(DeferredSyn)) -> io::Result<()> {
         let mut readable = [PollFd::from_borrowed_fd(self.0.as_fd(), PollFlags::IN)];
         match poll(&mut readable, None) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
         while let Some(item) = self.0.next() {
-            if let Some(syn) = record::held_syn(&item)
+            if let Some(syn) = record::deferred_syn(&item)
                 && now() < syn.at + STALE
             {
                 told(syn);

@@ -1,7 +1,7 @@
 //! Connections of pods whose SYN waits: `connect()` succeeds only once the proxy has found somebody who takes the
 //! connection, and fails if it has found nobody, as it does without a mesh.
 //!
-//! A filter at the proxy's outbound listener drops the SYN and has the proxy told of it (`mesh-ebpf/src/hold.rs`). The proxy
+//! A filter at the proxy's outbound listener drops the SYN and has the proxy told of it (`mesh-ebpf/src/deferred_accept.rs`). The proxy
 //! connects, says what came of it ([`Decision`]) and sends the same SYN again over the pod's loopback: now it is let
 //! through, or refused (`sk_lookup`). A SYN that nobody takes care of is sent again by the client's kernel after a second.
 
@@ -10,8 +10,8 @@ use crate::maps::{Endpoint, Handoff};
 /// Bytes of the longest TCP header (RFC 9293, 3.1).
 pub const LONGEST_HEADER: usize = 60;
 
-/// Bytes of the ring buffer `HELD`, some hundred SYNs: where it is full they are let through.
-pub const HELD_RING: u32 = 64 * 1024;
+/// Bytes of the ring buffer `DEFERRED_SYNS`, some hundred SYNs: where it is full they are let through.
+pub const DEFERRED_RING: u32 = 64 * 1024;
 
 /// Most connections that were decided about and have not arrived yet; more of them are forgotten.
 pub const MAX_DECISIONS: u32 = 1024;
@@ -23,10 +23,10 @@ pub const DECIDED_FOR: u64 = 5_000_000;
 /// more often than that waits for nothing; what it may be told too late is one that has just gone.
 pub const TAKEN_FOR: u64 = 10_000_000;
 
-/// A record of the ring buffer `HELD`: a SYN that waits.
+/// A record of the ring buffer `DEFERRED_SYNS`: a SYN that waits.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct HeldSyn {
+pub struct DeferredSyn {
     /// When it came, in nanoseconds of `CLOCK_MONOTONIC`.
     pub at: u64,
     /// The kernel's cookie of the listener that it came to.
@@ -42,7 +42,7 @@ pub struct HeldSyn {
     /// Padding.
     pub zero: u32,
 }
-const _: () = assert!(size_of::<HeldSyn>() == 152);
+const _: () = assert!(size_of::<DeferredSyn>() == 152);
 
 /// Value of `DECISIONS`, keyed by the connection: what becomes of it.
 #[repr(C)]

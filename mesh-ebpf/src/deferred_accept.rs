@@ -1,5 +1,5 @@
 //! At the proxy's outbound listeners: a SYN waits until the proxy knows whether somebody takes the connection
-//! ([`mesh_common::hold`]).
+//! ([`mesh_common::deferred_accept`]).
 
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::generated::{bpf_get_socket_cookie, bpf_skb_load_bytes, bpf_skb_load_bytes_relative};
@@ -7,12 +7,12 @@ use aya_ebpf::macros::socket_filter;
 use aya_ebpf::programs::SkBuffContext;
 use core::ptr;
 use mesh_common::address::Address;
-use mesh_common::hold::{self, HeldSyn, LONGEST_HEADER};
+use mesh_common::deferred_accept::{self as rules, DeferredSyn, LONGEST_HEADER};
 use mesh_common::maps::{Endpoint, Handoff};
 use mesh_common::steer;
 
 use crate::direct::{agent_lives, now};
-use crate::maps::{DECISIONS, HANDOFFS, HELD, HERE};
+use crate::maps::{DECISIONS, DEFERRED_SYNS, HANDOFFS, HERE};
 use crate::nobody;
 
 /// The whole segment goes on.
@@ -32,10 +32,10 @@ const FLAGS: u32 = 13;
 /// Runs for every segment that comes to a listener, and inherited by what it accepts until that lets go of it: most are no
 /// SYN. What can't be read, is not known, or finds no room goes on: then the client hears a moment later what came of it.
 #[socket_filter]
-pub fn hold(context: SkBuffContext) -> i64 {
+pub fn defer_accept(context: SkBuffContext) -> i64 {
     let segment = Segment(context.skb.skb);
     match segment.byte(FLAGS) {
-        Some(flags) if hold::opens(flags) => {}
+        Some(flags) if rules::opens(flags) => {}
         _ => return PASS,
     }
     if waits(&segment) { DROP } else { PASS }
@@ -70,13 +70,13 @@ fn was_taken_lately(client: u64, to: &Endpoint) -> bool {
 /// Returns whether the proxy will hear of it. Not inlined, as above.
 #[inline(never)]
 fn tell(segment: &Segment, connection: &Handoff, destination: &Endpoint) -> bool {
-    let Some(length) = segment.byte(DATA_OFFSET).and_then(hold::header_length) else { return false };
+    let Some(length) = segment.byte(DATA_OFFSET).and_then(rules::header_length) else { return false };
     // SAFETY: a word of the stack. Volatile, so that the verifier sees the bounds that are checked next.
     let length = unsafe { ptr::read_volatile(&raw const length) };
     if length == 0 || length > LONGEST_HEADER as u32 {
         return false;
     }
-    let Some(mut record) = HELD.reserve::<HeldSyn>(0) else { return false };
+    let Some(mut record) = DEFERRED_SYNS.reserve::<DeferredSyn>(0) else { return false };
     let syn = record.as_mut_ptr();
     // SAFETY: the record is as long as the structure, and is written field by field; what is behind the header is nobody's
     // business but the proxy's. The helpers get the program's own context.
