@@ -1,7 +1,7 @@
 //! Embeds the eBPF object that `cargo xtask build-ebpf` makes.
 //!
-//! Without one the workspace still builds and its tests that need no kernel still run; the agent then refuses to
-//! start with a sentence that says what to do.
+//! Without one the workspace still builds and its tests that need no kernel still run; the agent then refuses
+//! to start with a sentence that says what to do.
 
 use std::path::{Path, PathBuf};
 use std::{env, fs, io};

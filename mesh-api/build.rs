@@ -1,4 +1,5 @@
-//! Turns `proto/*.proto` into the types of the `wire` module. The compiler is protox, so no `protoc` is needed.
+//! Turns `proto/*.proto` into the types of the `wire` module. The compiler is protox, so no `protoc` is
+//! needed.
 
 use std::error::Error;
 

@@ -15,7 +15,8 @@ use serde_json::{Value, json};
 
 use crate::agree;
 
-/// Lines of text: an identity, an address with a port, a principal's pattern, a range of addresses, a port, a label.
+/// Lines of text: an identity, an address with a port, a principal's pattern, a range of addresses, a port, a
+/// label.
 pub fn check(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let mut lines = text.split('\n');
@@ -116,8 +117,8 @@ fn glob(pattern: &str, text: &str) -> bool {
     }
 }
 
-/// An address, or one with the number of bits that count. What is written as a mapped address is an IPv4 one, unless the
-/// bits that count leave that open.
+/// An address, or one with the number of bits that count. What is written as a mapped address is an IPv4 one,
+/// unless the bits that count leave that open.
 fn within(block: &str, ip: IpAddr) -> bool {
     let (address, length) = block.split_once('/').unwrap_or((block, "128"));
     let (Ok(address), Ok(length)) = (address.parse::<IpAddr>(), length.parse::<u32>()) else { return false };

@@ -41,7 +41,8 @@ impl AsyncWrite for Peer<'_> {
     }
 }
 
-/// Three bytes say who the peer is, in which pieces it sends, and how much is read at a time; the rest is what it sends.
+/// Three bytes say who the peer is, in which pieces it sends, and how much is read at a time; the rest is
+/// what it sends.
 pub fn check(data: &[u8]) {
     let Some((&[role, piece, room], sent)) = data.split_first_chunk() else { return };
     let (role, preface) = if role % 2 == 0 { (Role::Server, PREFACE.len()) } else { (Role::Client, 0) };

@@ -1,5 +1,5 @@
-//! What the CNI plugin and its installation read: the network list of another CNI plugin, a configuration, what the agent
-//! keeps on disk, the records between the two.
+//! What the CNI plugin and its installation read: the network list of another CNI plugin, a configuration,
+//! what the agent keeps on disk, the records between the two.
 
 use mesh_cni::agent::{Answer, RECORD, asked, question};
 use mesh_cni::call::{Call, Places};

@@ -22,8 +22,9 @@ enum Item {
     Frame(Frame),
 }
 
-/// Two bytes that say where to split the rest, which is what a peer sends. It is the same frames wherever it is split, those
-/// that a decoder sees that has all of it at once, and when they are written they are read again.
+/// Two bytes that say where to split the rest, which is what a peer sends. It is the same frames wherever it
+/// is split, those that a decoder sees that has all of it at once, and when they are written they are read
+/// again.
 pub fn check(data: &[u8]) {
     let Some((split, sent)) = data.split_first_chunk() else { return };
     let at = usize::from(u16::from_be_bytes(*split)).min(sent.len());

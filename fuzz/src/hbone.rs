@@ -1,5 +1,5 @@
-//! What a peer's request makes us do before anything is connected: its target, its client, its service, and whether the
-//! policy takes it.
+//! What a peer's request makes us do before anything is connected: its target, its client, its service, and
+//! whether the policy takes it.
 
 use std::net::SocketAddr;
 use std::sync::LazyLock;
@@ -12,7 +12,8 @@ use mesh_api::plan::policy::{Peer, authorize};
 
 use crate::agree::{self, Mesh};
 
-/// Lines of text: method, authority, the address that connects, then headers. What HTTP/2 itself would refuse is none.
+/// Lines of text: method, authority, the address that connects, then headers. What HTTP/2 itself would refuse
+/// is none.
 pub fn check(data: &[u8]) {
     let mut lines = data.split(|byte| *byte == b'\n');
     let (method, authority, peer) = (lines.next(), lines.next(), lines.next());

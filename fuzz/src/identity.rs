@@ -6,7 +6,8 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 /// A certificate in DER, as a peer shows it.
 ///
-/// The name is read by webpki, which checks the chain too. Another parser, which is more lenient, comes to no other name.
+/// The name is read by webpki, which checks the chain too. Another parser, which is more lenient, comes to no
+/// other name.
 pub fn check(data: &[u8]) {
     let read = SpiffeId::from_certificate_der(data);
     if let Ok(id) = &read {

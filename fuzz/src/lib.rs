@@ -1,7 +1,8 @@
-//! What each fuzz target checks, as a function of bytes. [`docs/fuzzing.md`](../../docs/fuzzing.md) says how to run them.
+//! What each fuzz target checks, as a function of bytes. [`docs/fuzzing.md`](../../docs/fuzzing.md) says how
+//! to run them.
 //!
-//! A target asserts more than that nothing panics: what was read is written again, a second and simpler implementation
-//! comes to the same answer, an error says what it is about.
+//! A target asserts more than that nothing panics: what was read is written again, a second and simpler
+//! implementation comes to the same answer, an error says what it is about.
 
 pub mod addresses;
 pub mod calm;

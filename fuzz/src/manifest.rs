@@ -9,8 +9,8 @@ use crate::agree;
 
 const FILE: &str = "file.yaml";
 
-/// A text of YAML or JSON documents. What is complained of has a place and a remedy; what is read is compiled to what an
-/// agent takes.
+/// A text of YAML or JSON documents. What is complained of has a place and a remedy; what is read is compiled
+/// to what an agent takes.
 pub fn check(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let parsed = manifest::parse(FILE, text);

@@ -5,7 +5,8 @@ use mesh_common::fault::Event;
 use mesh_common::maps::Endpoint;
 use mesh_common::record;
 
-/// Both kinds: what is read is what was written, and a record is read exactly if it is long enough and of a known kind.
+/// Both kinds: what is read is what was written, and a record is read exactly if it is long enough and of a
+/// known kind.
 pub fn check(data: &[u8]) {
     let known = |at: usize, most: u32| {
         let number = data.get(at..at + 4).and_then(|bytes| bytes.try_into().ok()).map(u32::from_ne_bytes);

@@ -11,8 +11,8 @@ use crate::agree;
 
 const TYPES: [&str; 2] = [type_url::ADDRESS, type_url::AUTHORIZATION];
 
-/// Responses, each behind its length. The store keeps what it says that it holds and nothing else, and what it decides on
-/// it is what the policies say.
+/// Responses, each behind its length. The store keeps what it says that it holds and nothing else, and what
+/// it decides on it is what the policies say.
 pub fn check(mut data: &[u8]) {
     let mut store = Store::default();
     let mut generation = 0;

@@ -1,5 +1,5 @@
-//! What the agent says to and asks of the Kubernetes API besides its pods: why a pod is not enrolled, and whether the
-//! mesh is being uninstalled.
+//! What the agent says to and asks of the Kubernetes API besides its pods: why a pod is not enrolled, and
+//! whether the mesh is being uninstalled.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -25,15 +25,16 @@ const DAEMON_SET: &str = "mesh-agent";
 /// Longer notes are refused by the API server (1 KiB).
 const LONGEST_NOTE: usize = 1000;
 
-/// Connects as the pod's service account, or as `KUBECONFIG` says outside of a cluster. Errors: neither is there.
+/// Connects as the pod's service account, or as `KUBECONFIG` says outside of a cluster. Errors: neither is
+/// there.
 pub async fn connect() -> Result<Client, kube::Error> {
     // The control plane's client uses the same.
     let _installed_already = rustls::crypto::aws_lc_rs::default_provider().install_default();
     Client::try_default().await
 }
 
-/// The pauses after which a watch that was lost is tried again. Short, since a pod that starts meanwhile is not in the
-/// mesh, and with jitter, so that not all nodes ask the API server at once.
+/// The pauses after which a watch that was lost is tried again. Short, since a pod that starts meanwhile is
+/// not in the mesh, and with jitter, so that not all nodes ask the API server at once.
 pub fn pauses() -> ExponentialBackoff {
     let (first, longest) = (Duration::from_millis(250), Duration::from_secs(5));
     ExponentialBuilder::new()
@@ -44,7 +45,8 @@ pub fn pauses() -> ExponentialBackoff {
         .into()
 }
 
-/// Makes an event of each reason why a pod is not enrolled: once for a reason, however often it is tried again.
+/// Makes an event of each reason why a pod is not enrolled: once for a reason, however often it is tried
+/// again.
 pub fn report_to(client: Client, node: &str) -> Report {
     let reporter = Reporter { controller: "nodemesh.io/mesh-agent".into(), instance: Some(node.to_owned()) };
     let events = Recorder::new(client, reporter);
@@ -93,8 +95,8 @@ fn reference(pod: &NodePod) -> ObjectReference {
     }
 }
 
-/// Whether the agents' `DaemonSet` is there. It is watched all the time, since an uninstallation takes the right to ask away
-/// together with it.
+/// Whether the agents' `DaemonSet` is there. It is watched all the time, since an uninstallation takes the
+/// right to ask away together with it.
 pub fn watch_installation(client: Client, namespace: &str) -> watch::Receiver<bool> {
     let (sender, installed) = watch::channel(true);
     let api: Api<PartialObjectMeta<DaemonSet>> = Api::namespaced(client, namespace);

@@ -1,8 +1,8 @@
-//! Strict egress, as the kernel and the workers are told of it: which pods may go only where the mesh knows the way, or where
-//! their namespace names a network.
+//! Strict egress, as the kernel and the workers are told of it: which pods may go only where the mesh knows
+//! the way, or where their namespace names a network.
 //!
-//! The kernel refuses at `connect()`, whether an agent runs or not. The workers refuse what it let through because it knew
-//! a destination that the mesh has just forgotten.
+//! The kernel refuses at `connect()`, whether an agent runs or not. The workers refuse what it let through
+//! because it knew a destination that the mesh has just forgotten.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
@@ -17,7 +17,8 @@ use mesh_common::maps::MAX_PODS;
 
 use crate::sys::ebpf::{EgressEntry, EgressMap, Error};
 
-/// Exceptions of all pods together. There is room for every pod's refusal beside them: without it the pod would be open.
+/// Exceptions of all pods together. There is room for every pod's refusal beside them: without it the pod
+/// would be open.
 const MOST_EXCEPTIONS: usize = (MAX_EGRESS - MAX_PODS) as usize;
 
 /// Who may not go where, for whoever asks. Cheap to clone.
@@ -76,8 +77,9 @@ impl Egress {
         Ok(Self { map, strict, held })
     }
 
-    /// Makes a pod's egress strict, or open again. What is refused is so before an exception goes, and what is excepted
-    /// before a refusal comes. Errors: it is as strict as it should be or stricter, unless the kernel has no memory at all.
+    /// Makes a pod's egress strict, or open again. What is refused is so before an exception goes, and what
+    /// is excepted before a refusal comes. Errors: it is as strict as it should be or stricter, unless the
+    /// kernel has no memory at all.
     pub fn set(&mut self, netns: u64, pod: &str, egress: Option<&StrictEgress>) -> Result<(), NotInForce> {
         let bound = egress.map(|egress| Bound { pod: pod.into(), egress: Arc::new(egress.clone()) });
         let mut all = HashMap::clone(&self.strict.0.load());

@@ -1,4 +1,5 @@
-//! Whether the proxy's threads still turn their loops: each says so once in a second, and health asks when it last did.
+//! Whether the proxy's threads still turn their loops: each says so once in a second, and health asks when it
+//! last did.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -7,8 +8,8 @@ use std::time::{Duration, Instant};
 /// How often a loop says that it turns.
 const BEAT_EVERY: Duration = Duration::from_secs(1);
 
-/// A loop that has not turned for so long is stuck. The longest turn of one that is not takes milliseconds; a node that
-/// gives a thread no time at all for so long is as good as stuck.
+/// A loop that has not turned for so long is stuck. The longest turn of one that is not takes milliseconds; a
+/// node that gives a thread no time at all for so long is as good as stuck.
 pub const STUCK_AFTER: Duration = Duration::from_secs(10);
 
 /// Says of all loops whether they turn. Reading waits for none of them.

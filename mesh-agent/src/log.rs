@@ -17,8 +17,9 @@ pub fn start(config: &Config) -> Result<SetLogFilter, Error> {
     Ok(Box::new(move |filter| log.set_filter(filter).map_err(|error| error.to_string())))
 }
 
-/// Has the first panic of any thread logged and end the process. A runtime goes on without a task that panicked: nobody
-/// would accept connections, or hold them to policy, and nobody would notice. The keeper starts another proxy.
+/// Has the first panic of any thread logged and end the process. A runtime goes on without a task that
+/// panicked: nobody would accept connections, or hold them to policy, and nobody would notice. The keeper
+/// starts another proxy.
 pub fn end_with_a_panic() {
     mesh_log::log_panics(|| abort());
 }

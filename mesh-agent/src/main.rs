@@ -104,7 +104,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// The plugin goes first: a pod that it holds up starts then, and is enrolled as long as the programs are there.
+/// The plugin goes first: a pod that it holds up starts then, and is enrolled as long as the programs are
+/// there.
 fn clean_up(bpf_root: &Path, cni_state_dir: &Path) -> Result<(), Failure> {
     let removed = cni::remove(cni_state_dir);
     keeper::cleanup(bpf_root)?;

@@ -37,8 +37,9 @@ use crate::{cluster, cni, pods, sys};
 /// Descriptors that are not for connections: listeners, maps, logs, the control plane.
 const SPARE_DESCRIPTORS: u64 = 1000;
 
-/// How long certificates may take where another proxy serves meanwhile. An identity that nobody signs for holds no upgrade
-/// up for longer; whoever supervises the other one does not wait much longer for its end either.
+/// How long certificates may take where another proxy serves meanwhile. An identity that nobody signs for
+/// holds no upgrade up for longer; whoever supervises the other one does not wait much longer for its end
+/// either.
 const CERTIFICATES: Duration = Duration::from_secs(10);
 
 /// How long the end of an agent whose mesh is removed waits for the API server.
@@ -216,7 +217,8 @@ async fn follow_pods(config: &Config) -> Result<Pods, Failure> {
     }
 }
 
-/// Has Istio hear of pods as they are enrolled and let go, if there is a way, and notes of which pods it could not be told.
+/// Has Istio hear of pods as they are enrolled and let go, if there is a way, and notes of which pods it
+/// could not be told.
 fn annotate(
     how: Option<Annotate>,
     statuses: &Statuses,
@@ -278,8 +280,8 @@ fn shared(
     (links, recent, decisions): (Links, Recent, Decisions),
     open_files: u64,
 ) -> Arc<Shared> {
-    // Over HBONE a connection has one descriptor on each node, its socket in the pod. Plain ones have two: should these
-    // use descriptors up, a new one is refused and `accept` pauses.
+    // Over HBONE a connection has one descriptor on each node, its socket in the pod. Plain ones have two:
+    // should these use descriptors up, a new one is refused and `accept` pauses.
     let most = open_files.saturating_sub(SPARE_DESCRIPTORS) / config.workers as u64;
     let most = usize::try_from(most).unwrap_or(usize::MAX).max(4);
     let most_of_pod = most_of_pod(config, most);
@@ -340,7 +342,8 @@ fn start_workers(
     Ok(workers)
 }
 
-/// Hands SYNs that wait to the workers. On a thread of its own: a client waits for it, whatever else is to be done.
+/// Hands SYNs that wait to the workers. On a thread of its own: a client waits for it, whatever else is to be
+/// done.
 fn follow_syns(shared: Arc<Shared>, syns: DeferredSyns) -> std::io::Result<()> {
     let follow = move || {
         if let Err(error) = shared.listeners.follow(syns) {
@@ -432,7 +435,7 @@ fn xds_config(config: &Config) -> XdsConfig {
     }
 }
 
-/// The node's first address, for the node id (wire reference 2.4).
+/// The node's first address, for the node id (docs/wire.md, Node).
 fn instance_ip() -> String {
     let addresses = sys::local_addresses().unwrap_or_default();
     addresses.first().map_or_else(|| "1.1.1.1".to_owned(), ToString::to_string)

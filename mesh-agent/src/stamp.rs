@@ -1,11 +1,13 @@
-//! Whether a file is another than when it was last read. What is looked at every few seconds and hardly ever changes is
-//! not to be read and understood again each time: that needs the pages of all its code, on every node.
+//! Whether a file is another than when it was last read. What is looked at every few seconds and hardly ever
+//! changes is not to be read and understood again each time: that needs the pages of all its code, on every
+//! node.
 
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-/// Which state of which file it is. Writing, replacing and renaming set the time of the last change, `st_ctime`.
+/// Which state of which file it is. Writing, replacing and renaming set the time of the last change,
+/// `st_ctime`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stamp {
     inode: u64,
@@ -15,7 +17,8 @@ pub struct Stamp {
 }
 
 impl Stamp {
-    /// The state now. To be asked for before the file is read: then one that is replaced meanwhile is read again.
+    /// The state now. To be asked for before the file is read: then one that is replaced meanwhile is read
+    /// again.
     pub fn of(path: &Path) -> io::Result<Self> {
         let metadata = std::fs::metadata(path)?;
         Ok(Self {

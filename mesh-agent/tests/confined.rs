@@ -1,5 +1,5 @@
-//! Runs as a proxy does and tries what a proxy may not do. Each attempt is a process of its own, since some end it. Needs
-//! root, without which nothing would have to be given up.
+//! Runs as a proxy does and tries what a proxy may not do. Each attempt is a process of its own, since some
+//! end it. Needs root, without which nothing would have to be given up.
 #![expect(clippy::unwrap_used, reason = "what helps a test may panic as the test may")]
 
 use std::fs;
@@ -26,7 +26,8 @@ use Outcome::{Killed, Refused, Works};
 
 type Attempt = fn() -> io::Result<()>;
 
-/// Attempts with what has to come of them: for one that has no privileges, and for one that is closed off as well.
+/// Attempts with what has to come of them: for one that has no privileges, and for one that is closed off as
+/// well.
 const ATTEMPTS: [(&str, Attempt, Outcome, Outcome); 18] = [
     ("setns", setns, Refused, Killed),
     ("ptrace", ptrace, Refused, Killed),
@@ -114,7 +115,8 @@ fn is_refusal(error: &io::Error) -> bool {
 
 fn call(number: libc::c_long, arguments: [u64; 3]) -> io::Result<()> {
     let [one, two, three] = arguments;
-    // SAFETY: made for calls that are refused, with arguments that point at nothing or at memory that outlives the call.
+    // SAFETY: made for calls that are refused, with arguments that point at nothing or at memory that
+    // outlives the call.
     let answer = unsafe { libc::syscall(number, one, two, three, 0_u64, 0_u64) };
     if answer < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }

@@ -103,8 +103,8 @@ pub struct PodStatus {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PodLink {
-    /// `veth`: what it sends directly goes from veth to veth. `routed`: over the node's routing alone. `shared`: over
-    /// something that other pods may be at too.
+    /// `veth`: what it sends directly goes from veth to veth. `routed`: over the node's routing alone.
+    /// `shared`: over something that other pods may be at too.
     pub way: String,
     /// Why not from veth to veth.
     pub obstacle: Option<String>,
@@ -254,8 +254,8 @@ pub struct Resources {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ResourceStatus {
-    /// `AuthorizationPolicy`, `PeerAuthentication` or `DestinationRule`; `Service` or `Pod` of one that can be reached
-    /// past the mesh.
+    /// `AuthorizationPolicy`, `PeerAuthentication` or `DestinationRule`; `Service` or `Pod` of one that can
+    /// be reached past the mesh.
     pub kind: Kind,
     /// Namespace.
     pub namespace: String,
@@ -351,7 +351,8 @@ pub struct ControlStatus {
     pub objects: usize,
     /// Documents that were rejected and are reported by `GET /errors`.
     pub errors: usize,
-    /// Subject key fingerprints (SHA-256, hexadecimal) of the roots in the trust bundle; the signing one first.
+    /// Subject key fingerprints (SHA-256, hexadecimal) of the roots in the trust bundle; the signing one
+    /// first.
     pub roots: Vec<String>,
     /// Agents connected now.
     pub agents: Vec<AgentLink>,

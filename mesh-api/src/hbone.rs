@@ -1,7 +1,7 @@
 //! What a `CONNECT` request of HBONE says: its target, `forwarded` (RFC 7239) and `baggage` (W3C).
 //!
-//! All of it is written by a peer whose certificate is good but whose program may be anybody's. Nothing in here does
-//! more than read.
+//! All of it is written by a peer whose certificate is good but whose program may be anybody's. Nothing in
+//! here does more than read.
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
@@ -37,8 +37,8 @@ pub fn target(method: &Method, authority: Option<&str>) -> Result<SocketAddr, Ba
     Ok(SocketAddr::new(address.ip().to_canonical(), address.port()))
 }
 
-/// The client that a request comes from, canonical. Only the request knows its port; but one that claims another address
-/// than the one that connected is not believed.
+/// The client that a request comes from, canonical. Only the request knows its port; but one that claims
+/// another address than the one that connected is not believed.
 pub fn client(claimed: Option<SocketAddr>, peer: SocketAddr) -> SocketAddr {
     let canonical = |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
     let peer = canonical(peer);

@@ -29,8 +29,9 @@ impl SpiffeId {
         format!("{SCHEME}{trust_domain}/ns/{namespace}/sa/{service_account}").parse()
     }
 
-    /// Identity of the holder of a certificate: its first URI SAN with the scheme `spiffe`, as it is read by the parser that
-    /// checks the chain. Another one could be led to read another name. Behind a name that it can't read it sees none.
+    /// Identity of the holder of a certificate: its first URI SAN with the scheme `spiffe`, as it is read by
+    /// the parser that checks the chain. Another one could be led to read another name. Behind a name that it
+    /// can't read it sees none.
     pub fn from_certificate_der(der: &[u8]) -> Result<Self, CertificateIdentityError> {
         let der = CertificateDer::from(der);
         let certificate = EndEntityCert::try_from(&der).map_err(|_| CertificateIdentityError::Malformed)?;
@@ -233,7 +234,8 @@ mod tests {
         }
     }
 
-    /// Kinds of names that there are not (RFC 5280, section 4.2.1.6 ends at 8, and says which are constructed).
+    /// Kinds of names that there are not (RFC 5280, section 4.2.1.6 ends at 8, and says which are
+    /// constructed).
     #[test]
     fn names_behind_one_that_cannot_be_read_do_not_count() {
         const URI: u8 = 0x86;

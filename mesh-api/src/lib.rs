@@ -1,9 +1,9 @@
 //! The configuration model of nodemesh.
 //!
-//! Reading order follows the data: [`manifest`] reads documents, [`resource`] gives them types and checks them,
-//! [`compile`] turns them into the [`wire`] types that the control plane serves, and [`plan`] is what the agent
-//! and `meshctl` hold and decide with. [`identity`], [`hbone`] and [`admin`] are the small vocabularies used throughout,
-//! [`table`] what both sides keep many things in.
+//! Reading order follows the data: [`manifest`] reads documents, [`resource`] gives them types and checks
+//! them, [`compile`] turns them into the [`wire`] types that the control plane serves, and [`plan`] is what
+//! the agent and `meshctl` hold and decide with. [`identity`], [`hbone`] and [`admin`] are the small
+//! vocabularies used throughout, [`table`] what both sides keep many things in.
 //!
 //! Nothing in here opens a socket or reads a clock.
 #![forbid(unsafe_code)]

@@ -1,17 +1,18 @@
 //! A hash table whose states share what they have in common.
 //!
-//! A copy costs one reference count. While a copy of the table is held, a change copies the shard that it is in (some dozen
-//! entries) and the list of the shards; so a state among a hundred thousand entries costs what differs from the
-//! last one. [`Table::changes_since`] finds what that is without looking at what is shared.
+//! A copy costs one reference count. While a copy of the table is held, a change copies the shard that it is
+//! in (some dozen entries) and the list of the shards; so a state among a hundred thousand entries costs what
+//! differs from the last one. [`Table::changes_since`] finds what that is without looking at what is shared.
 //!
-//! Like a raw table it stores values, not pairs: whoever asks brings the hash and says what fits, so keys that a value
-//! has in itself take no room of their own. Several values may have one hash, and keep the order that they came in.
+//! Like a raw table it stores values, not pairs: whoever asks brings the hash and says what fits, so keys
+//! that a value has in itself take no room of their own. Several values may have one hash, and keep the order
+//! that they came in.
 
 use std::hash::{BuildHasher as _, Hash, RandomState};
 use std::sync::{Arc, LazyLock};
 
-/// The same for all tables of the process, so that tables can be compared shard by shard. Random, since names come
-/// from users.
+/// The same for all tables of the process, so that tables can be compared shard by shard. Random, since names
+/// come from users.
 static HASHER: LazyLock<RandomState> = LazyLock::new(RandomState::new);
 
 /// Entries for each shard, on average, before there are more shards.
@@ -143,8 +144,8 @@ impl<V: Clone> Table<V> {
 
     /// What changed since an older state, of which `same` says whether values are alike.
     ///
-    /// What both share is not looked at. Shards of tables that have different numbers of them can't be compared one by
-    /// one; then everything is.
+    /// What both share is not looked at. Shards of tables that have different numbers of them can't be
+    /// compared one by one; then everything is.
     pub fn changes_since<'a>(&'a self, older: &'a Self, same: impl Fn(&V, &V) -> bool) -> Changes<'a, V> {
         let mut changes = Changes { gone: Vec::new(), come: Vec::new() };
         if !self.is_same(older) {
@@ -172,8 +173,8 @@ impl<V: Clone> Table<V> {
             }
             return;
         }
-        // Shards that are congruent modulo the lesser number hold the same hashes. Each such group is compared once,
-        // at its first member.
+        // Shards that are congruent modulo the lesser number hold the same hashes. Each such group is
+        // compared once, at its first member.
         if index < fewer {
             let group = |shards: &'a [Shard<V>]| shards.iter().skip(index).step_by(fewer);
             let ours = group(&self.shards).flat_map(|shard| shard.iter());
@@ -190,7 +191,8 @@ impl<V: Clone> Table<V> {
     /// Makes more shards of a crowd, and fewer of what is nearly empty.
     fn settle(&mut self) {
         let (wanted, now) = (self.len.div_ceil(CROWD).next_power_of_two(), self.shards.len());
-        // Never back by one step, so that a number which varies a little does not rebuild the table again and again.
+        // Never back by one step, so that a number which varies a little does not rebuild the table again and
+        // again.
         if wanted <= now && wanted * 4 > now {
             return;
         }

@@ -1,5 +1,5 @@
-//! Every file of `tests/broken` has one mistake. Each must be named by line, resource and field, with a way out, and
-//! must not keep the other documents of its file from being read.
+//! Every file of `tests/broken` has one mistake. Each must be named by line, resource and field, with a way
+//! out, and must not keep the other documents of its file from being read.
 
 use std::{collections::BTreeSet, fs, path::Path};
 

@@ -1,4 +1,5 @@
-//! The first inputs of the fuzz targets, made of what the mesh really reads: `docs/fuzzing.md` says when to run this.
+//! The first inputs of the fuzz targets, made of what the mesh really reads: `docs/fuzzing.md` says when to
+//! run this.
 
 use std::{
     fs,

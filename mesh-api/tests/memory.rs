@@ -1,5 +1,5 @@
-//! What an agent holds of a large mesh, and what a change of it costs. In a process of its own, since it looks at the
-//! process's memory.
+//! What an agent holds of a large mesh, and what a change of it costs. In a process of its own, since it
+//! looks at the process's memory.
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -40,8 +40,9 @@ pub struct Trial {
 
 /// A stream of which an HTTP/2 connection reads and to which it writes, with bounds.
 ///
-/// A read hands on what a turn has room for; then it is pending, and its task is woken again behind all that are ready.
-/// Once the peer's patience is spent, reads and writes fail with [`Flood`] inside an [`io::Error`].
+/// A read hands on what a turn has room for; then it is pending, and its task is woken again behind all that
+/// are ready. Once the peer's patience is spent, reads and writes fail with [`Flood`] inside an
+/// [`io::Error`].
 pub struct Guarded<S> {
     stream: S,
     incoming: Scanner,

@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-/// Points that a peer's connection has. What it sends without a use costs some, what is of use gives some, and so does
-/// time. The clock is looked at only when they have run out.
+/// Points that a peer's connection has. What it sends without a use costs some, what is of use gives some,
+/// and so does time. The clock is looked at only when they have run out.
 #[derive(Debug)]
 pub struct Patience {
     left: u32,

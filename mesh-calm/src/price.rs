@@ -1,16 +1,17 @@
 //! What a frame costs and gives: the one table of how much a peer may ask for.
 //!
-//! *Work* counts for the turn: about a microsecond a point. *Cost* counts for the peer's patience. Honest peers are far
-//! from the bounds: data costs nothing; each frame of data that we send pays for the `WINDOW_UPDATE`s and the PINGs that
-//! come for it (two of the first, of a peer that measures the bandwidth one of the second each round trip), each answer
-//! for its request and for the `RST_STREAM` with which a client ends it, an answer that refuses (it has `END_STREAM`) for no
-//! more than these. Time pays for the rest.
+//! *Work* counts for the turn: about a microsecond a point. *Cost* counts for the peer's patience. Honest
+//! peers are far from the bounds: data costs nothing; each frame of data that we send pays for the
+//! `WINDOW_UPDATE`s and the PINGs that come for it (two of the first, of a peer that measures the bandwidth
+//! one of the second each round trip), each answer for its request and for the `RST_STREAM` with which a
+//! client ends it, an answer that refuses (it has `END_STREAM`) for no more than these. Time pays for the
+//! rest.
 
 use crate::head::{ACK, END_STREAM, Head, PADDED, kind};
 use crate::patience::Patience;
 
-/// What a connection begins with and has at most: a client may open a hundred streams before it has seen our SETTINGS, and
-/// give up as many when an application hangs.
+/// What a connection begins with and has at most: a client may open a hundred streams before it has seen our
+/// SETTINGS, and give up as many when an application hangs.
 const MOST: u32 = 4000;
 
 /// What each second gives: some hundred streams that are given up, or thousands of frames that mean nothing.

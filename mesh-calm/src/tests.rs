@@ -41,8 +41,8 @@ async fn serve(guarded: Guarded<DuplexStream>) -> Result<(), h2::Error> {
     Ok(())
 }
 
-/// Sends `flood(n)` over and over and reads all the while. Returns how many bytes were taken before the end, and the
-/// code of the GOAWAY that was heard.
+/// Sends `flood(n)` over and over and reads all the while. Returns how many bytes were taken before the end,
+/// and the code of the GOAWAY that was heard.
 async fn attack(
     mut peer: DuplexStream,
     opening: Vec<u8>,
@@ -205,7 +205,8 @@ async fn small_messages(requests: h2::client::SendRequest<Bytes>) {
     }
 }
 
-/// A peer that gives credit back for each frame of data, for the stream and for the connection, and pings as often.
+/// A peer that gives credit back for each frame of data, for the stream and for the connection, and pings as
+/// often.
 #[tokio::test]
 async fn credit_and_a_ping_for_every_frame_of_data_are_no_flood() {
     let mut guarded = Guarded::new(tokio::io::empty(), Role::Server);

@@ -1,9 +1,9 @@
 //! Asking the node's agent, and waiting until a pod is in the mesh.
 //!
-//! The plugin connects to the agent's socket, sends one record with the pod's uid and, beside it, the descriptor of the
-//! pod's network namespace: the runtime made that namespace, so nobody has to guess by the pod's processes which one it is.
-//! The agent sends one record back when steering is in force there. Records have one size, so there is nothing to put
-//! together.
+//! The plugin connects to the agent's socket, sends one record with the pod's uid and, beside it, the
+//! descriptor of the pod's network namespace: the runtime made that namespace, so nobody has to guess by the
+//! pod's processes which one it is. The agent sends one record back when steering is in force there. Records
+//! have one size, so there is nothing to put together.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -102,8 +102,8 @@ fn parts(record: &Record) -> Option<(u8, &str)> {
     Some((record[0], std::str::from_utf8(text).ok()?))
 }
 
-/// Waits until the agent has the pod, whose network namespace `netns` leads to, or until it is not `wanted` any more.
-/// Errors: that did not happen within `patience`.
+/// Waits until the agent has the pod, whose network namespace `netns` leads to, or until it is not `wanted`
+/// any more. Errors: that did not happen within `patience`.
 pub fn wait(
     socket: &Path,
     netns: &Path,
@@ -137,7 +137,8 @@ pub fn wait(
     }
 }
 
-/// Asks once. None: the pod is not wanted any more. Errors: the agent is not there or goes away, or time is up.
+/// Asks once. None: the pod is not wanted any more. Errors: the agent is not there or goes away, or time is
+/// up.
 fn ask(
     socket: &Path,
     netns: &OwnedFd,

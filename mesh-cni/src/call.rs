@@ -1,4 +1,5 @@
-//! What the runtime says: the environment, and the configuration on standard input (CNI specification 1.1.0, section 2).
+//! What the runtime says: the environment, and the configuration on standard input (CNI specification 1.1.0,
+//! section 2).
 
 use std::env;
 use std::path::PathBuf;
@@ -6,8 +7,8 @@ use std::path::PathBuf;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-/// Versions of the specification that a network list may have. What passes through is not looked at, so there is no
-/// difference between them but the commands.
+/// Versions of the specification that a network list may have. What passes through is not looked at, so there
+/// is no difference between them but the commands.
 pub const VERSIONS: [&str; 5] = ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"];
 
 /// The environment.
@@ -70,8 +71,8 @@ impl Call {
 }
 
 impl Places {
-    /// As the configuration says. One that says something else than it should is taken for one that says nothing: what is
-    /// broken of ours must not keep other pods from starting.
+    /// As the configuration says. One that says something else than it should is taken for one that says
+    /// nothing: what is broken of ours must not keep other pods from starting.
     pub fn of(configuration: &str) -> Self {
         serde_json::from_str(configuration).unwrap_or_else(|_| Self {
             socket: format!("/run/nodemesh/{}", crate::SOCKET).into(),

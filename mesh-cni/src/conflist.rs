@@ -1,7 +1,7 @@
 //! Our plugin in a network list (`*.conflist`): put in behind the last plugin, and taken out.
 //!
-//! The file is somebody else's, so its text is not written anew but cut: what is not ours stays byte for byte, and a list
-//! that our plugin was taken out of is as it was before.
+//! The file is somebody else's, so its text is not written anew but cut: what is not ours stays byte for
+//! byte, and a list that our plugin was taken out of is as it was before.
 
 use std::borrow::Cow;
 use std::ops::Range;

@@ -1,8 +1,9 @@
-//! The plugin on a node: its program among the other plugins, its entry in the network list, and a record of both.
+//! The plugin on a node: its program among the other plugins, its entry in the network list, and a record of
+//! both.
 //!
-//! The network list is the primary CNI plugin's, which may replace it at any time; [`Record::chain`] puts our entry in
-//! again. The record says that this is wanted: without it nothing is put in, so that whoever removes the plugin is not
-//! undone by an agent that still runs.
+//! The network list is the primary CNI plugin's, which may replace it at any time; [`Record::chain`] puts our
+//! entry in again. The record says that this is wanted: without it nothing is put in, so that whoever removes
+//! the plugin is not undone by an agent that still runs.
 
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
@@ -82,8 +83,8 @@ fn at(path: &Path) -> impl FnOnce(io::Error) -> Error {
 }
 
 impl Record {
-    /// A plugin in these directories, which asks the agent with this run directory and decides by what that keeps in the
-    /// state directory.
+    /// A plugin in these directories, which asks the agent with this run directory and decides by what that
+    /// keeps in the state directory.
     pub fn new(bin_dir: &Path, conf_dir: &Path, state_dir: &Path, run_dir: &Path) -> Self {
         let entry =
             json!({"type": TYPE, "socket": run_dir.join(SOCKET), "state": state_dir.join(STATE)}).to_string();
@@ -95,8 +96,8 @@ impl Record {
         serde_json::from_slice(&fs::read(state_dir.join(RECORD)).ok()?).ok()
     }
 
-    /// Installs the plugin: its program, then the record. What was installed elsewhere before goes. [`Self::chain`] is what
-    /// remains to be done.
+    /// Installs the plugin: its program, then the record. What was installed elsewhere before goes.
+    /// [`Self::chain`] is what remains to be done.
     pub fn install(&self, state_dir: &Path, program: &Path) -> Result<(), Error> {
         if let Some(before) = Self::read(state_dir)
             && (&before.bin_dir, &before.conf_dir) != (&self.bin_dir, &self.conf_dir)
@@ -113,8 +114,8 @@ impl Record {
         replace(&path, &text, 0o600).map_err(at(&path))
     }
 
-    /// Puts our entry into the network list that the runtime takes, and takes it out of others. Says whether anything was
-    /// changed. Errors: it is not in, and why.
+    /// Puts our entry into the network list that the runtime takes, and takes it out of others. Says whether
+    /// anything was changed. Errors: it is not in, and why.
     pub fn chain(&self) -> Result<bool, Error> {
         let mut changed = false;
         let mut first = None;
@@ -147,7 +148,8 @@ impl Record {
     }
 }
 
-/// Removes the plugin that the record of a state directory tells of, and what it decided by. Nothing if there is none.
+/// Removes the plugin that the record of a state directory tells of, and what it decided by. Nothing if there
+/// is none.
 pub fn remove(state_dir: &Path) -> Result<(), Error> {
     let record = Record::read(state_dir);
     // First: from here on no agent puts it in again.
@@ -216,8 +218,8 @@ fn single(text: &str) -> Result<Option<String>, Refused> {
     }
 }
 
-/// Changes a file as `change` says, if it says anything. If somebody else writes it meanwhile, what they wrote is what is
-/// changed.
+/// Changes a file as `change` says, if it says anything. If somebody else writes it meanwhile, what they
+/// wrote is what is changed.
 fn edit(path: &Path, change: impl Fn(&str) -> Result<Option<String>, Refused>) -> Result<bool, Error> {
     let metadata = fs::symlink_metadata(path).map_err(at(path))?;
     let mut text = match fs::read_to_string(path) {

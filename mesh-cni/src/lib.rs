@@ -1,11 +1,12 @@
 //! The chained CNI plugin `nodemesh-cni`, and how it gets onto a node.
 //!
-//! A runtime calls the plugins of its network list when a pod's network namespace is there and no program runs in it yet.
-//! Ours is the last: where the pod is to be in the mesh it waits until the agent has enrolled that namespace, and fails
-//! otherwise, so that the kubelet tries again. For every other pod it does nothing.
+//! A runtime calls the plugins of its network list when a pod's network namespace is there and no program
+//! runs in it yet. Ours is the last: where the pod is to be in the mesh it waits until the agent has enrolled
+//! that namespace, and fails otherwise, so that the kubelet tries again. For every other pod it does nothing.
 //!
-//! Reading order: [`call`] is what the runtime says, [`state`] what the agent last knew, [`agent`] the waiting, [`plugin`]
-//! puts these together. [`conflist`] and [`install`] are for the agent, which puts the plugin in place and takes it away.
+//! Reading order: [`call`] is what the runtime says, [`state`] what the agent last knew, [`agent`] the
+//! waiting, [`plugin`] puts these together. [`conflist`] and [`install`] are for the agent, which puts the
+//! plugin in place and takes it away.
 #![forbid(unsafe_code)]
 
 pub mod agent;

@@ -1,5 +1,5 @@
-//! `nodemesh-cni`, as a container runtime starts it: CNI's environment, a configuration on standard input, an answer on
-//! standard output.
+//! `nodemesh-cni`, as a container runtime starts it: CNI's environment, a configuration on standard input, an
+//! answer on standard output.
 #![forbid(unsafe_code)]
 
 use std::io::{self, Read, Write};

@@ -9,8 +9,8 @@ use crate::agent::{self, Refusal};
 use crate::call::{Call, Configuration, Places, Pod, VERSIONS};
 use crate::state::State;
 
-/// How long a pod waits for the agent before its start has failed. The kubelet tries again after some seconds, and as
-/// often as it takes.
+/// How long a pod waits for the agent before its start has failed. The kubelet tries again after some
+/// seconds, and as often as it takes.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Why a command failed, by the specification's numbers.
@@ -56,8 +56,8 @@ impl Failure {
 pub fn run(call: &Call, configuration: &str) -> Result<String, Failure> {
     match call.command.as_str() {
         "ADD" => add(call, configuration),
-        // There is nothing to take away: the agent hears from the API that a pod is gone. And what is broken of ours must
-        // neither keep a pod from ending nor make its node unready.
+        // There is nothing to take away: the agent hears from the API that a pod is gone. And what is broken
+        // of ours must neither keep a pod from ending nor make its node unready.
         "DEL" | "CHECK" | "GC" | "STATUS" => Ok(String::new()),
         "VERSION" => Ok(versions()),
         other => {

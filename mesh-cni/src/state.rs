@@ -1,5 +1,5 @@
-//! What the agent last knew of who is to be in the mesh. It is on disk, so that it counts while no agent runs and after a
-//! restart of the node.
+//! What the agent last knew of who is to be in the mesh. It is on disk, so that it counts while no agent runs
+//! and after a restart of the node.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -19,8 +19,8 @@ pub const LONGEST: u64 = 1 << 20;
 pub struct State {
     /// Namespaces whose label says yes.
     pub namespaces: BTreeSet<String>,
-    /// Pods of this node, by uid, of which the other answer is true than of their namespace: a label of their own counts
-    /// more.
+    /// Pods of this node, by uid, of which the other answer is true than of their namespace: a label of their
+    /// own counts more.
     pub pods: BTreeMap<String, bool>,
 }
 
@@ -48,8 +48,8 @@ impl State {
     }
 }
 
-/// Writes the file anew: who reads it finds the old state or the new one. It does not wait for the disk, since who writes
-/// has other things to do: if the power goes now, the state before is still there.
+/// Writes the file anew: who reads it finds the old state or the new one. It does not wait for the disk,
+/// since who writes has other things to do: if the power goes now, the state before is still there.
 pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let fresh = path.with_extension("new");
     let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;

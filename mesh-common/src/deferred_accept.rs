@@ -1,9 +1,10 @@
-//! Connections of pods whose SYN waits: `connect()` succeeds only once the proxy has found somebody who takes the
-//! connection, and fails if it has found nobody, as it does without a mesh.
+//! Connections of pods whose SYN waits: `connect()` succeeds only once the proxy has found somebody who takes
+//! the connection, and fails if it has found nobody, as it does without a mesh.
 //!
-//! A filter at the proxy's outbound listener drops the SYN and has the proxy told of it (`mesh-ebpf/src/deferred_accept.rs`). The proxy
-//! connects, says what came of it ([`Decision`]) and sends the same SYN again over the pod's loopback: now it is let
-//! through, or refused (`sk_lookup`). A SYN that nobody takes care of is sent again by the client's kernel after a second.
+//! A filter at the proxy's outbound listener drops the SYN and has the proxy told of it
+//! (`mesh-ebpf/src/deferred_accept.rs`). The proxy connects, says what came of it ([`Decision`]) and sends
+//! the same SYN again over the pod's loopback: now it is let through, or refused (`sk_lookup`). A SYN that
+//! nobody takes care of is sent again by the client's kernel after a second.
 
 use crate::maps::{Endpoint, Handoff};
 
@@ -19,8 +20,9 @@ pub const MAX_DECISIONS: u32 = 1024;
 /// How long a decision counts, in nanoseconds: it is for the SYN that is sent right after it.
 pub const DECIDED_FOR: u64 = 5_000_000;
 
-/// How long the next connections to a destination are let through after one was taken, in nanoseconds. A pod that connects
-/// more often than that waits for nothing; what it may be told too late is one that has just gone.
+/// How long the next connections to a destination are let through after one was taken, in nanoseconds. A pod
+/// that connects more often than that waits for nothing; what it may be told too late is one that has just
+/// gone.
 pub const TAKEN_FOR: u64 = 10_000_000;
 
 /// A record of the ring buffer `DEFERRED_SYNS`: a SYN that waits.
@@ -57,8 +59,8 @@ pub struct Decision {
 }
 const _: () = assert!(size_of::<Decision>() == 16);
 
-/// Value of `LATELY`, keyed by a client and what it asked for: what the last connection there has met with. The same fields
-/// as a [`Decision`].
+/// Value of `LATELY`, keyed by a client and what it asked for: what the last connection there has met with.
+/// The same fields as a [`Decision`].
 pub type Lately = Decision;
 
 impl Decision {

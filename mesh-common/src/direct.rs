@@ -1,9 +1,10 @@
-//! Connections between two pods of one node that need no proxy: what the agent decided about them beforehand, and what
-//! the programs tell of them.
+//! Connections between two pods of one node that need no proxy: what the agent decided about them beforehand,
+//! and what the programs tell of them.
 //!
-//! The agent decides each (client, destination) with the full policy and writes the yes as a [`Route`]; the programs
-//! choose among its endpoints and never match a rule. No route means: to the proxy. A pod is its network namespace's
-//! cookie on both ends, never its address, so that a pod that got a used address inherits nothing.
+//! The agent decides each (client, destination) with the full policy and writes the yes as a [`Route`]; the
+//! programs choose among its endpoints and never match a rule. No route means: to the proxy. A pod is its
+//! network namespace's cookie on both ends, never its address, so that a pod that got a used address inherits
+//! nothing.
 
 use crate::maps::Endpoint;
 
@@ -14,69 +15,73 @@ pub const MAX_ROUTES: u32 = 16_384;
 /// Most direct connections between their SYN and the end of their handshake at one time.
 pub const MAX_DIRECT_FLOWS: u32 = 65_536;
 
-/// Most direct connections that a proxy finds again after another one has died. It is told of more than these while it
-/// lives, and that they are more ([`Happened::Unlisted`]).
+/// Most direct connections that a proxy finds again after another one has died. It is told of more than these
+/// while it lives, and that they are more ([`Happened::Unlisted`]).
 pub const MAX_DIRECT_OPEN: u32 = 65_536;
 
-/// Bytes of the ring buffer `DIRECT_EVENTS`. The agent maps all of it, so its size is part of what an idle agent takes.
+/// Bytes of the ring buffer `DIRECT_EVENTS`. The agent maps all of it, so its size is part of what an idle
+/// agent takes.
 pub const DIRECT_RING: u32 = 512 * 1024;
 
-/// Whether the agent is to read the ring now and not when it is about to anyway, with so many bytes waiting there: when a
-/// quarter of it has filled up, and at each further one. A few events long, since several cores write at a time.
+/// Whether the agent is to read the ring now and not when it is about to anyway, with so many bytes waiting
+/// there: when a quarter of it has filled up, and at each further one. A few events long, since several cores
+/// write at a time.
 pub const fn is_urgent(waiting: u64) -> bool {
     const QUARTER: u64 = DIRECT_RING as u64 / 4;
     const A_FEW: u64 = 16 * size_of::<DirectEvent>() as u64;
     waiting >= QUARTER && waiting % QUARTER < A_FEW
 }
 
-/// Bytes of the ring that are not for connections that are about to be drawn: for what other cores open at this moment, and
-/// for what connections that are open already have to say.
+/// Bytes of the ring that are not for connections that are about to be drawn: for what other cores open at
+/// this moment, and for what connections that are open already have to say.
 const SPARE: u64 = DIRECT_RING as u64 / 8;
 
-/// Whether a connection may go directly with so many bytes waiting in the ring: it will be told of when its SYN leaves,
-/// which is too late to go another way.
+/// Whether a connection may go directly with so many bytes waiting in the ring: it will be told of when its
+/// SYN leaves, which is too late to go another way.
 pub const fn has_room(waiting: u64) -> bool {
     waiting <= DIRECT_RING as u64 - SPARE
 }
 
-/// How long connections are the proxy's after the ring was found full, in nanoseconds: until the agent reads it next.
+/// How long connections are the proxy's after the ring was found full, in nanoseconds: until the agent reads
+/// it next.
 pub const RING_IS_FULL_FOR: u64 = 100_000_000;
 
-/// The same after one could not be filed or told of when its SYN left: that one is refused where plaintext is, so there
-/// are to be few of them.
+/// The same after one could not be filed or told of when its SYN left: that one is refused where plaintext
+/// is, so there are to be few of them.
 pub const TABLE_IS_FULL_FOR: u64 = 1_000_000_000;
 
-/// How long routes count after the agent last said that it lives, in nanoseconds. Without an agent nobody notices that
-/// a pod is gone and another has its address.
+/// How long routes count after the agent last said that it lives, in nanoseconds. Without an agent nobody
+/// notices that a pod is gone and another has its address.
 pub const PULSE_LASTS: u64 = 5_000_000_000;
 
-/// How long after `connect()` a yes counts at the SYN by itself, in nanoseconds: as long as one system call takes that the
-/// scheduler interrupts once. An older one, which only a program that delays its SYN has (`TCP_FASTOPEN_CONNECT`), has to
-/// be found in its route again. Whoever takes a yes back waits for this long before saying that it is no more.
+/// How long after `connect()` a yes counts at the SYN by itself, in nanoseconds: as long as one system call
+/// takes that the scheduler interrupts once. An older one, which only a program that delays its SYN has
+/// (`TCP_FASTOPEN_CONNECT`), has to be found in its route again. Whoever takes a yes back waits for this long
+/// before saying that it is no more.
 pub const YES_LASTS: u64 = 5_000_000;
 
-/// How long a connection may arrive after its SYN was filed where nobody can take that back, in nanoseconds: long enough
-/// for a SYN that is sent again after one second and after three.
+/// How long a connection may arrive after its SYN was filed where nobody can take that back, in nanoseconds:
+/// long enough for a SYN that is sent again after one second and after three.
 pub const FILED_ALONE: u64 = 4_000_000_000;
 
-/// The same under an agent that lives, which takes back what policy forbids: as long as a SYN is sent again by default
-/// (`net.ipv4.tcp_syn_retries`: 127 s).
+/// The same under an agent that lives, which takes back what policy forbids: as long as a SYN is sent again
+/// by default (`net.ipv4.tcp_syn_retries`: 127 s).
 pub const FILED_LASTS: u64 = 130_000_000_000;
 
-/// [`Endpoint::note`] of a connection that the proxy gets because the kernel's draw fell on an endpoint that has no
-/// direct way: the proxy then chooses among those alone, so that weights come out as they should.
+/// [`Endpoint::note`] of a connection that the proxy gets because the kernel's draw fell on an endpoint that
+/// has no direct way: the proxy then chooses among those alone, so that weights come out as they should.
 pub const NOTE_NOT_DIRECT: u16 = 1;
 
-/// [`Endpoint::note`] of a probe's destination: a connection that the node's own processes open to a port which a pod
-/// declares for that.
+/// [`Endpoint::note`] of a probe's destination: a connection that the node's own processes open to a port
+/// which a pod declares for that.
 pub const NOTE_PROBE: u16 = 2;
 
 /// Most probes that are under way at one time.
 pub const MAX_PROBES: u32 = 8192;
 
-/// [`DirectSocket::server`] of a connection that the mesh leaves alone and that is only counted, or of one that was to be
-/// direct and is refused. No namespace has this
-/// cookie (kernel: `__net_gen_cookie` counts from 1).
+/// [`DirectSocket::server`] of a connection that the mesh leaves alone and that is only counted, or of one
+/// that was to be direct and is refused. No namespace has this cookie (kernel: `__net_gen_cookie` counts from
+/// 1).
 pub const NO_SERVER: u64 = 0;
 
 /// Key of `ROUTES`.
@@ -123,10 +128,11 @@ impl Choice {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Route {
-    /// Its own key. The memory of an entry that is replaced may be another's at once, and whoever still reads it sees that
-    /// here.
+    /// Its own key. The memory of an entry that is replaced may be another's at once, and whoever still reads
+    /// it sees that here.
     pub key: RouteKey,
-    /// Tickets are drawn from 0 to below this; those that are no choice's mean: to the proxy, to another endpoint.
+    /// Tickets are drawn from 0 to below this; those that are no choice's mean: to the proxy, to another
+    /// endpoint.
     pub tickets: u32,
     /// Not 0: tickets are drawn in turn and not at random.
     pub in_turn: u32,
@@ -250,7 +256,8 @@ pub enum Happened {
     Closed = 3,
     /// It was refused, or nobody answered.
     Failed = 4,
-    /// It arrived somewhere else than where it was allowed: the address has another owner. Told by the accepting end.
+    /// It arrived somewhere else than where it was allowed: the address has another owner. Told by the
+    /// accepting end.
     Astray = 5,
     /// Its SYN is about to leave, and there is no room for it in `DIRECT_OPEN`.
     Unlisted = 6,

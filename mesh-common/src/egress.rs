@@ -1,8 +1,10 @@
-//! Strict egress: pods that may not go to destinations which the mesh does not know, but for those that are named.
+//! Strict egress: pods that may not go to destinations which the mesh does not know, but for those that are
+//! named.
 //!
-//! One trie of prefixes holds both: for each such pod an entry of its namespace's cookie alone, which refuses, and behind
-//! the cookie, and so more exact, what is excepted. A pod without an entry goes where it likes. An exception that is
-//! missing, because there was no room for it, refuses too much and never too little.
+//! One trie of prefixes holds both: for each such pod an entry of its namespace's cookie alone, which
+//! refuses, and behind the cookie, and so more exact, what is excepted. A pod without an entry goes where it
+//! likes. An exception that is missing, because there was no room for it, refuses too much and never too
+//! little.
 
 use crate::address::Address;
 
@@ -30,9 +32,11 @@ pub const ANY_PORT: u16 = 0;
 pub struct EgressKey {
     /// Cookie of the pod's network namespace, the lower half first.
     pub netns: [u32; 2],
-    /// The port, and the family above it: a prefix of IPv6 does not stand for IPv4, whose addresses are held as some of it.
+    /// The port, and the family above it: a prefix of IPv6 does not stand for IPv4, whose addresses are held
+    /// as some of it.
     pub port: u32,
-    /// The address in words, in network order: the compiler moves single bytes with a slot of the stack for each.
+    /// The address in words, in network order: the compiler moves single bytes with a slot of the stack for
+    /// each.
     pub address: [u32; 4],
 }
 const _: () = assert!(size_of::<EgressKey>() == 28 && size_of::<EgressKey>() * 8 == WHOLE as usize);

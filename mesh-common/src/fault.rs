@@ -18,7 +18,8 @@ pub enum Fault {
     ListenerRefused = 5,
     /// The real client's address could not be stored with an accepted socket.
     ClientStorage = 6,
-    /// A connection could not go directly, or could not be announced to the other end or to the agent when it did.
+    /// A connection could not go directly, or could not be announced to the other end or to the agent when it
+    /// did.
     DirectFull = 7,
     /// A direct connection could not be remembered for the next proxy.
     OpenFull = 8,
@@ -26,7 +27,8 @@ pub enum Fault {
     Withdrawn = 9,
     /// A direct connection found no way that nobody else is on, when its SYN was about to leave.
     NoWay = 10,
-    /// Not a failure: the pod may not go to destinations that the mesh does not know, and this is none that is named.
+    /// Not a failure: the pod may not go to destinations that the mesh does not know, and this is none that
+    /// is named.
     EgressRefused = 11,
     /// Not a failure: the service has no such port, or nobody behind it.
     NobodyThere = 12,
@@ -58,10 +60,10 @@ impl Fault {
             | Self::EgressRefused
             | Self::NobodyThere
             | Self::RefusedLately => Verdict::Refuse,
-            // The first: the connection is made and was allowed; only what `getpeername` shows is the proxy's address. The
-            // second: it is the proxy's; one that was announced in vain arrives like one from outside the mesh, and the policy
-            // for those decides. The third: the proxy that runs was told of it and holds it to policy; only the next one will
-            // not know of it.
+            // The first: the connection is made and was allowed; only what `getpeername` shows is the proxy's
+            // address. The second: it is the proxy's; one that was announced in vain arrives like one from
+            // outside the mesh, and the policy for those decides. The third: the proxy that runs was told of
+            // it and holds it to policy; only the next one will not know of it.
             Self::ClientStorage | Self::DirectFull | Self::OpenFull => Verdict::GoOn,
         }
     }

@@ -1,7 +1,8 @@
-//! What the eBPF programs and the agent say to each other: map keys and values, events, and the pure rules that
-//! both sides follow. No allocation, no logic with state.
+//! What the eBPF programs and the agent say to each other: map keys and values, events, and the pure rules
+//! that both sides follow. No allocation, no logic with state.
 //!
-//! Reading order: [`address`], [`maps`], [`steer`], [`deferred_accept`], [`direct`], [`veth`], [`fault`], and [`mod@record`], which user space reads with.
+//! Reading order: [`address`], [`maps`], [`steer`], [`deferred_accept`], [`direct`], [`veth`], [`fault`], and
+//! [`mod@record`], which user space reads with.
 #![cfg_attr(target_arch = "bpf", no_std)]
 
 pub mod address;

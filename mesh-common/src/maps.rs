@@ -11,9 +11,11 @@ pub const MAX_DESTINATIONS: u32 = 262_144;
 pub const TO_BE_TRIED: u32 = 1;
 /// Value of `DESTINATIONS`: nobody is there but behind the ports that are in `OPEN_PORTS`.
 pub const BY_PORT: u32 = 2;
-/// Most ports of services behind which there is somebody. Addresses whose ports find no room are [`TO_BE_TRIED`].
+/// Most ports of services behind which there is somebody. Addresses whose ports find no room are
+/// [`TO_BE_TRIED`].
 pub const MAX_OPEN_PORTS: u32 = 262_144;
-/// Destinations of pods of which it is known what their last connection has met with; more of them are forgotten.
+/// Destinations of pods of which it is known what their last connection has met with; more of them are
+/// forgotten.
 pub const MAX_LATELY: u32 = 4096;
 /// How long one that has refused a connection is not tried again, in nanoseconds.
 pub const REFUSED_FOR: u64 = 1_000_000_000;
@@ -23,7 +25,8 @@ pub const MAX_HANDOFFS: u32 = 65_536;
 pub const MAX_PROBE_PORTS: u32 = 16_384;
 /// Most cgroups that the node's own processes are below.
 pub const MAX_NODE_CGROUPS: u32 = 4096;
-/// Most proxies at one time: one that serves, and beside it those that upgrades have replaced and that finish.
+/// Most proxies at one time: one that serves, and beside it those that upgrades have replaced and that
+/// finish.
 pub const MAX_PROXIES: u32 = 64;
 /// Most listeners: two a pod and worker.
 pub const MAX_LISTENERS: u32 = 65_536;
@@ -41,8 +44,8 @@ pub struct Pod {
 }
 const _: () = assert!(size_of::<Pod>() == 36);
 
-/// Value of `SANDBOXES`, keyed by the cookie of a network namespace: the pod that it was found to be the sandbox of. The
-/// keeper's memory of what a pod may change afterwards; no program reads it.
+/// Value of `SANDBOXES`, keyed by the cookie of a network namespace: the pod that it was found to be the
+/// sandbox of. The keeper's memory of what a pod may change afterwards; no program reads it.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sandbox {
@@ -55,8 +58,8 @@ const _: () = assert!(size_of::<Sandbox>() == 44);
 
 /// Key of `PROXIES`: a proxy, which is exempt from redirection.
 ///
-/// Both must match. A process id alone could be reused after the proxy's death, before the keeper clears it; a cgroup
-/// alone could be shared with other programs when the agent is started by hand.
+/// Both must match. A process id alone could be reused after the proxy's death, before the keeper clears it;
+/// a cgroup alone could be shared with other programs when the agent is started by hand.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Proxy {
@@ -121,8 +124,8 @@ pub enum ListenerKind {
     Plaintext = 2,
 }
 
-/// Key of `LISTENERS`, the socket map that `sk_lookup` picks from: by the pod and not by an address, since a pod may have
-/// more of these than the mesh knows.
+/// Key of `LISTENERS`, the socket map that `sk_lookup` picks from: by the pod and not by an address, since a
+/// pod may have more of these than the mesh knows.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Listener {
@@ -155,8 +158,8 @@ mod user {
     use crate::fault::Event;
     use crate::veth::{Direction, Veth, VethEnd, VethFlow};
 
-    // SAFETY: `repr(C)`, made of integers only, no implicit padding (asserted by the sizes above), any bit pattern
-    // is valid. There is no safe way: `aya::Pod` is an unsafe trait.
+    // SAFETY: `repr(C)`, made of integers only, no implicit padding (asserted by the sizes above), any bit
+    // pattern is valid. There is no safe way: `aya::Pod` is an unsafe trait.
     unsafe impl aya::Pod for Address {}
     // SAFETY: as above.
     unsafe impl aya::Pod for Pod {}
@@ -199,8 +202,8 @@ mod user {
     mod tests {
         use super::*;
 
-        /// Any bytes are a value, and each byte of a value is one: under Miri this fails where there is padding, or a
-        /// pattern that is no value.
+        /// Any bytes are a value, and each byte of a value is one: under Miri this fails where there is
+        /// padding, or a pattern that is no value.
         fn is_its_bytes<T: aya::Pod>() {
             let bytes = vec![0xa5_u8; size_of::<T>()];
             // SAFETY: as many bytes as the type has; that they are a value is what is tested.

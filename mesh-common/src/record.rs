@@ -1,6 +1,6 @@
-//! Reading the records of the ring buffers: bytes in, the structures of [`crate::fault`], [`crate::deferred_accept`] and
-//! [`crate::direct`] out. A
-//! record that is too short, or of a kind that this version does not know, is none.
+//! Reading the records of the ring buffers: bytes in, the structures of [`crate::fault`],
+//! [`crate::deferred_accept`] and [`crate::direct`] out. A record that is too short, or of a kind that this
+//! version does not know, is none.
 
 use crate::address::Address;
 use crate::deferred_accept::DeferredSyn;

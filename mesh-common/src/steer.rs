@@ -1,5 +1,5 @@
-//! The rules that the programs follow, as plain functions: what to do with a `connect()` of an enrolled pod, and
-//! with a packet that opens a connection to one.
+//! The rules that the programs follow, as plain functions: what to do with a `connect()` of an enrolled pod,
+//! and with a packet that opens a connection to one.
 
 use crate::address::Address;
 use crate::maps::{Endpoint, ListenerKind, Pod};
@@ -29,16 +29,17 @@ pub fn connect(pod: &Pod, destination: Address) -> Connect {
     }
 }
 
-/// What IPv6 has no equal of: a whole network of loopback addresses, like IPv4's 127/8. The keeper gives each pod a route
-/// that makes the addresses of this one local to it (a unique local prefix, RFC 4193, with a global id drawn by lot).
+/// What IPv6 has no equal of: a whole network of loopback addresses, like IPv4's 127/8. The keeper gives each
+/// pod a route that makes the addresses of this one local to it (a unique local prefix, RFC 4193, with a
+/// global id drawn by lot).
 pub const LOOPBACK_V6: [u8; 8] = [0xfd, 0x5a, 0xe1, 0xc7, 0x9d, 0x02, 0x00, 0x15];
 
 /// `::1`.
 const LOCALHOST_V6: Address = Address([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
 
-/// Where a redirected connection goes: the proxy's listener on the pod's own loopback, in the family of the socket, at an
-/// address for each destination. So a pod has as many connections to each as there are ephemeral ports, and not to all
-/// together, and may use one port for several.
+/// Where a redirected connection goes: the proxy's listener on the pod's own loopback, in the family of the
+/// socket, at an address for each destination. So a pod has as many connections to each as there are
+/// ephemeral ports, and not to all together, and may use one port for several.
 #[inline(always)]
 pub const fn outbound_listener(pod: &Pod, to: &Endpoint) -> (Address, u16) {
     let spread = spread(to);
@@ -68,8 +69,9 @@ pub const fn is_outbound_loopback(address: Address) -> bool {
     widened || address.is_loopback()
 }
 
-/// The same for a socket that its program has bound to an interface, by which loopback is not to be reached. The pod's own
-/// address is: it belongs to that interface. Another interface's sockets find no way to it, and fail.
+/// The same for a socket that its program has bound to an interface, by which loopback is not to be reached.
+/// The pod's own address is: it belongs to that interface. Another interface's sockets find no way to it, and
+/// fail.
 #[inline(always)]
 pub const fn outbound_listener_at(pod: &Pod, to: &Endpoint) -> (Address, u16) {
     (if to.address.is_v4() { pod.address_v4 } else { pod.address_v6 }, OUTBOUND_PORT)
@@ -97,9 +99,9 @@ const fn mixed(word: u32) -> u32 {
     word ^ (word >> 16)
 }
 
-/// Whether a connection that arrives comes from the pod itself. It is not enough to look at the interface: for a pod's
-/// own address the kernel names the interface that has the address (`rt_iif`, kernel: `ip_route_output_key_hash_rcu`).
-/// From outside such a source can't come: the kernel drops it as martian.
+/// Whether a connection that arrives comes from the pod itself. It is not enough to look at the interface:
+/// for a pod's own address the kernel names the interface that has the address (`rt_iif`, kernel:
+/// `ip_route_output_key_hash_rcu`). From outside such a source can't come: the kernel drops it as martian.
 #[inline(always)]
 pub fn is_own(local: Address, remote: Address, interface: u32) -> bool {
     /// Index of the loopback device, the first of every network namespace.
@@ -107,10 +109,11 @@ pub fn is_own(local: Address, remote: Address, interface: u32) -> bool {
     interface == LOOPBACK || remote == local || remote.is_loopback()
 }
 
-/// Address that the proxy delivers from. On loopback, because ports in `TIME_WAIT` can be used again after a second
-/// there (`tcp_tw_reuse`), so that the rate of connections to one port has no bound of its own. For IPv4 one for each
-/// client, of addresses which nobody trusts by name as they do 127.0.0.1: an application has as many clients as without a
-/// mesh. For IPv6 there is no other than `::1` that the kernel lets nobody outside pass for.
+/// Address that the proxy delivers from. On loopback, because ports in `TIME_WAIT` can be used again after a
+/// second there (`tcp_tw_reuse`), so that the rate of connections to one port has no bound of its own. For
+/// IPv4 one for each client, of addresses which nobody trusts by name as they do 127.0.0.1: an application
+/// has as many clients as without a mesh. For IPv6 there is no other than `::1` that the kernel lets nobody
+/// outside pass for.
 #[inline(always)]
 pub const fn delivery_source(application: Address, client: &Endpoint) -> Address {
     if application.is_v4() { loopback_v4(0x80, spread(client)) } else { LOCALHOST_V6 }
@@ -123,8 +126,9 @@ const fn is_delivery_source(address: Address) -> bool {
     is_v6 || address.is_v4() && address.0[12] == 127 && address.0[13] & 0xc0 == 0x80
 }
 
-/// What an application may see as its peer where nothing was remembered. A delivery whose client was lost (no memory)
-/// must not look like a connection from the pod itself, which applications trust: it shows no address at all.
+/// What an application may see as its peer where nothing was remembered. A delivery whose client was lost (no
+/// memory) must not look like a connection from the pod itself, which applications trust: it shows no address
+/// at all.
 #[inline(always)]
 pub fn peer_or_nobody(local: Address, peer: Address) -> Address {
     if is_delivery_source(peer) && !local.is_loopback() {
@@ -140,8 +144,8 @@ pub const fn inbound_listener(port: u16) -> ListenerKind {
     if port == HBONE_PORT { ListenerKind::Hbone } else { ListenerKind::Plaintext }
 }
 
-/// Entries that pods share to count the connections of other nodes in. Two pods that share one disturb each other's
-/// turns, and nothing else.
+/// Entries that pods share to count the connections of other nodes in. Two pods that share one disturb each
+/// other's turns, and nothing else.
 pub const TURNS: u32 = 256;
 
 /// The entry of a pod: addresses of one node differ at their ends.
@@ -150,8 +154,9 @@ pub const fn turns_of(pod: Address) -> u32 {
     pod.0[15] as u32
 }
 
-/// The worker that gets a pod's next connection from another node. A peer keeps one for each of its workers, and all that
-/// the two pods have to do with each other goes over these few, so they are dealt out and not left to chance.
+/// The worker that gets a pod's next connection from another node. A peer keeps one for each of its workers,
+/// and all that the two pods have to do with each other goes over these few, so they are dealt out and not
+/// left to chance.
 #[inline(always)]
 pub const fn worker_of_turn(turn: u32, workers: u32) -> u8 {
     if workers <= 1 {
@@ -163,14 +168,15 @@ pub const fn worker_of_turn(turn: u32, workers: u32) -> u8 {
     worker
 }
 
-/// The worker that gets a new plaintext connection, spread by the client's port: the same for the packets of one
-/// handshake, which may be looked up more than once (`tcp_syncookies`).
+/// The worker that gets a new plaintext connection, spread by the client's port: the same for the packets of
+/// one handshake, which may be looked up more than once (`tcp_syncookies`).
 #[inline(always)]
 pub const fn worker_of(client_port: u16, workers: u32) -> u8 {
     if workers <= 1 {
         return 0;
     }
-    // Linux hands out even ephemeral ports first (RFC 6056 shuffle by twos), so the lowest bit alone says nothing.
+    // Linux hands out even ephemeral ports first (RFC 6056 shuffle by twos), so the lowest bit alone says
+    // nothing.
     let mixed = (client_port as u32).wrapping_mul(0x9e37_79b1) >> 16;
     // There are at most 64 workers (the agent's settings).
     #[allow(clippy::cast_possible_truncation)]

@@ -1,9 +1,10 @@
-//! Direct connections whose payload goes from veth to veth, past the bridge that pods share: what is filed of them, how a
-//! packet is read, and what becomes of it at either end.
+//! Direct connections whose payload goes from veth to veth, past the bridge that pods share: what is filed of
+//! them, how a packet is read, and what becomes of it at either end.
 //!
-//! Handshakes go the ordinary way, so that firewalls and network policies judge them. All else is redirected at the
-//! sender's veth, and the receiver's socket takes nothing that was not. A flow is filed before its SYN leaves and as long
-//! as one of its two sockets lives. What can't be read is dropped where it may be part of one.
+//! Handshakes go the ordinary way, so that firewalls and network policies judge them. All else is redirected
+//! at the sender's veth, and the receiver's socket takes nothing that was not. A flow is filed before its SYN
+//! leaves and as long as one of its two sockets lives. What can't be read is dropped where it may be part of
+//! one.
 
 use crate::address::Address;
 use crate::is_mesh_port;
@@ -11,13 +12,13 @@ use crate::maps::Endpoint;
 
 /// Most entries of `VETH_FLOWS`: for each connection two, and a third once one of its ends is closed.
 pub const MAX_VETH_FLOWS: u32 = 196_608;
-/// With so many direct connections on the node, or of one client, further ones are the proxy's: those that are drawn
-/// already find room.
+/// With so many direct connections on the node, or of one client, further ones are the proxy's: those that
+/// are drawn already find room.
 pub const MOST_OF_NODE: usize = MAX_VETH_FLOWS as usize / 3 * 3 / 4;
 /// See [`MOST_OF_NODE`].
 pub const MOST_OF_CLIENT: usize = MOST_OF_NODE / 4;
-/// So many direct connections find no room, however long ago they were drawn: three entries of each and a few thousand more
-/// that could not be counted fit.
+/// So many direct connections find no room, however long ago they were drawn: three entries of each and a few
+/// thousand more that could not be counted fit.
 pub const NO_MORE_OF_NODE: usize = MOST_OF_NODE + MOST_OF_NODE / 4;
 /// Key of `CROWDED` for all clients. No namespace has this cookie.
 pub const EVERYBODY: u64 = 0;
@@ -29,15 +30,16 @@ pub const FOR_NOW: u32 = 1;
 pub const FOR_GOOD: u32 = 2;
 /// Slots of `NEIGHBOURS`, by [`slot_of`], of which each of its entries holds 64.
 pub const NEIGHBOUR_SLOTS: u32 = 65_536;
-/// The mark of a packet that was redirected. The kernel clears marks where a packet crosses a veth in the ordinary way
-/// (`skb_scrub_packet`), so that no pod can send one that arrives with it elsewhere.
+/// The mark of a packet that was redirected. The kernel clears marks where a packet crosses a veth in the
+/// ordinary way (`skb_scrub_packet`), so that no pod can send one that arrives with it elsewhere.
 pub const MARK: u32 = 0x6e6d_7668;
 
 /// How a connection between two pods of the node is to go (`--same-node`).
 #[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wanted {
-    /// From veth to veth if that is possible; else directly if no other pod is on the way; else the proxy encrypts it.
+    /// From veth to veth if that is possible; else directly if no other pod is on the way; else the proxy
+    /// encrypts it.
     Auto = 0,
     /// Directly in any case.
     Direct = 1,
@@ -199,8 +201,8 @@ pub struct VethFlow {
     pub isn: u32,
     /// Not 0: it was.
     pub seen: u16,
-    /// Not 0: the sender is the client. [`Self::HALF_CLOSED`] where there was no room to note elsewhere that one of the two
-    /// sockets is closed.
+    /// Not 0: the sender is the client. [`Self::HALF_CLOSED`] where there was no room to note elsewhere that
+    /// one of the two sockets is closed.
     pub of_client: u16,
 }
 const _: () = assert!(size_of::<VethFlow>() == 40);
@@ -217,8 +219,8 @@ impl VethFlow {
     pub const NONE: Self =
         Self { client: 0, server: 0, filed: 0, in_if: 0, out_if: 0, isn: 0, seen: 0, of_client: 0 };
 
-    /// Whether nothing can be sent any more though the entry is there, at a time of the same clock: the client's socket is
-    /// closed, and the server's never came to be.
+    /// Whether nothing can be sent any more though the entry is there, at a time of the same clock: the
+    /// client's socket is closed, and the server's never came to be.
     pub const fn is_left_behind(&self, half_closed: bool, now: u64) -> bool {
         half_closed && self.server == 0 && now.saturating_sub(self.filed) > Self::HANDSHAKE
     }
@@ -264,8 +266,8 @@ pub enum Packet {
     Other,
     /// A TCP segment.
     Tcp(Segment),
-    /// It may be part of a TCP connection, and can't be read: a fragment, or headers beyond what is followed. Of its
-    /// direction the addresses alone are known.
+    /// It may be part of a TCP connection, and can't be read: a fragment, or headers beyond what is followed.
+    /// Of its direction the addresses alone are known.
     Unreadable,
 }
 
@@ -325,10 +327,10 @@ pub const fn departure(flow: &VethFlow, segment: Segment, ifindex: u32, tagged: 
     if segment.payload { Departure::Dropped } else { Departure::Noted }
 }
 
-/// Whether a socket takes a segment of a filed flow that was not redirected: only the handshake as its sender began it.
-/// A shift of its sequence number, by somebody on the way, would take bytes off the beginning of what follows. One that
-/// is `connecting` takes a reset as well: that is how a firewall says no, and who is on the way can keep it from
-/// connecting anyhow.
+/// Whether a socket takes a segment of a filed flow that was not redirected: only the handshake as its sender
+/// began it. A shift of its sequence number, by somebody on the way, would take bytes off the beginning of
+/// what follows. One that is `connecting` takes a reset as well: that is how a firewall says no, and who is
+/// on the way can keep it from connecting anyhow.
 #[inline(always)]
 pub const fn may_arrive(flow: &VethFlow, segment: Segment, connecting: bool) -> bool {
     let begins = segment.opens() && !segment.payload && flow.seen != 0 && flow.isn == segment.seq;
@@ -340,8 +342,8 @@ const TCP: u8 = 6;
 /// IPv6 extension headers that are followed.
 const MOST_EXTENSIONS: u32 = 6;
 
-/// Reads the packet whose IP header begins at an offset, and its direction. (Which is not part of the answer, since the
-/// programs have little stack.)
+/// Reads the packet whose IP header begins at an offset, and its direction. (Which is not part of the answer,
+/// since the programs have little stack.)
 #[inline(always)]
 pub fn read(packet: &impl Bytes, at: u32, direction: &mut Direction) -> Packet {
     let mut first = [0; 1];
@@ -410,13 +412,15 @@ fn read_v6(packet: &impl Bytes, at: u32, direction: &mut Direction) -> Packet {
     Packet::Unreadable
 }
 
-/// TCP itself and the headers that it may be behind: options, routing, fragment, authentication, mobility, HIP, shim6.
+/// TCP itself and the headers that it may be behind: options, routing, fragment, authentication, mobility,
+/// HIP, shim6.
 #[inline(always)]
 const fn may_lead_to_tcp(next: u8) -> bool {
     matches!(next, TCP | 0 | 43 | 44 | 51 | 60 | 135 | 139 | 140)
 }
 
-/// `length` is that of the segment by the IP header. A very long one (`BIG TCP`) has none there, and has payload.
+/// `length` is that of the segment by the IP header. A very long one (`BIG TCP`) has none there, and has
+/// payload.
 #[inline(always)]
 fn tcp(packet: &impl Bytes, at: u32, length: u32, direction: &mut Direction) -> Packet {
     let mut tcp = [0; 14];

@@ -41,8 +41,8 @@ impl Known {
     }
 }
 
-/// Serves metrics, to whom the options name, and health, to everybody. Returns the address, with the port that the kernel
-/// chose where none was given.
+/// Serves metrics, to whom the options name, and health, to everybody. Returns the address, with the port
+/// that the kernel chose where none was given.
 pub(crate) fn serve_metrics(
     options: &Options,
     routes: Router,

@@ -1,9 +1,9 @@
 //! The control plane of nodemesh.
 //!
-//! Reading order follows a change of configuration: [`watch`] notices it in a directory and [`kubernetes`] in a cluster,
-//! [`source`] reads and compiles it, [`config`]
-//! is the immutable result, [`xds`] tells each agent what it lacks. Certificates are [`ca`]'s, and [`nodes`] says which
-//! node is calling. [`tls`] and [`server`] hold the port, [`admin`] and [`metrics`] show what is going on.
+//! Reading order follows a change of configuration: [`watch`] notices it in a directory and [`kubernetes`] in
+//! a cluster, [`source`] reads and compiles it, [`config`] is the immutable result, [`xds`] tells each agent
+//! what it lacks. Certificates are [`ca`]'s, and [`nodes`] says which node is calling. [`tls`] and [`server`]
+//! hold the port, [`admin`] and [`metrics`] show what is going on.
 #![forbid(unsafe_code)]
 
 pub mod admin;

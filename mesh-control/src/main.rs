@@ -35,8 +35,8 @@ struct Cli {
 enum Command {
     /// Serve agents
     Run(Box<Options>),
-    /// Take a step towards a new root certificate, in a state directory, whose server follows at once, or by asking a
-    /// server
+    /// Take a step towards a new root certificate, in a state directory, whose server follows at once, or by
+    /// asking a server
     RotateRoot(RotateRoot),
 }
 

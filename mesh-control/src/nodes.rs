@@ -53,7 +53,8 @@ impl Nodes {
         }
     }
 
-    /// Woken whenever tokens may have changed. The API server tells of no change: its tokens run out by themselves.
+    /// Woken whenever tokens may have changed. The API server tells of no change: its tokens run out by
+    /// themselves.
     pub fn changes(&self) -> watch::Receiver<()> {
         match self {
             Self::Directory(tokens) => tokens.changes(),
@@ -71,8 +72,8 @@ pub fn bearer_token(metadata: &MetadataMap) -> Result<&[u8], AuthenticationError
 
 /// The tokens in force: file `<directory>/<node name>` holds that node's token.
 ///
-/// Only digests are kept, and all of them are compared in constant time, so neither the length nor a prefix of a
-/// token can be learnt from how long an answer takes.
+/// Only digests are kept, and all of them are compared in constant time, so neither the length nor a prefix
+/// of a token can be learnt from how long an answer takes.
 pub struct NodeTokens {
     directory: PathBuf,
     tokens: ArcSwap<HashMap<Arc<str>, Digest>>,

@@ -14,18 +14,18 @@ use crate::kubernetes::bundle::BundleScope;
 /// Options of `mesh-control run`.
 #[derive(Clone, Debug, Args)]
 pub struct Options {
-    /// Where the configuration comes from: `kubernetes`, the API of the cluster, or `directory:PATH`, a directory of
-    /// Kubernetes and Istio manifests
+    /// Where the configuration comes from: `kubernetes`, the API of the cluster, or `directory:PATH`, a
+    /// directory of Kubernetes and Istio manifests
     #[arg(long, env = "MESH_CONTROL_SOURCE", value_name = "kubernetes|directory:PATH")]
     pub source: Source,
 
-    /// Directory for the root certificate with its key, the trust bundle (root-cert.pem) and the last good state; with
-    /// `--source kubernetes` a working copy of Secret nodemesh-ca, best in memory
+    /// Directory for the root certificate with its key, the trust bundle (root-cert.pem) and the last good
+    /// state; with `--source kubernetes` a working copy of Secret nodemesh-ca, best in memory
     #[arg(long, env = "MESH_CONTROL_STATE_DIR", value_name = "PATH")]
     pub state_dir: PathBuf,
 
-    /// Namespace of the control plane itself: of its Secret, Lease and `ConfigMap` and of the agents [with `--source
-    /// kubernetes`]
+    /// Namespace of the control plane itself: of its Secret, Lease and `ConfigMap` and of the agents [with
+    /// `--source kubernetes`]
     #[arg(long, env = "MESH_CONTROL_NAMESPACE", default_value = "nodemesh-system", value_name = "NAME")]
     pub namespace: String,
 
@@ -54,13 +54,13 @@ pub struct Options {
     )]
     pub remove_startup_taint: bool,
 
-    /// Sign with the authority in this Secret (tls.crt, tls.key, ca.crt) instead of a root made here [with `--source
-    /// kubernetes`]
+    /// Sign with the authority in this Secret (tls.crt, tls.key, ca.crt) instead of a root made here [with
+    /// `--source kubernetes`]
     #[arg(long, env = "MESH_CONTROL_CA_SECRET", conflicts_with = "ca_cert", value_name = "NAME")]
     pub ca_secret: Option<String>,
 
-    /// Where to publish what to trust, as `ConfigMap` nodemesh-root-cert: in our own namespace, or in all [with `--source
-    /// kubernetes`]
+    /// Where to publish what to trust, as `ConfigMap` nodemesh-root-cert: in our own namespace, or in all
+    /// [with `--source kubernetes`]
     #[arg(long, env = "MESH_CONTROL_PUBLISH_TRUST_BUNDLE", default_value = "release")]
     pub publish_trust_bundle: BundleScope,
 
@@ -72,8 +72,8 @@ pub struct Options {
     #[arg(long, env = "MESH_CONTROL_METRICS", default_value = "[::]:15014", value_name = "ADDRESS")]
     pub metrics: SocketAddr,
 
-    /// Who may read metrics beside the control plane's own host: addresses, blocks such as `10.0.0.0/8`, and namespaces,
-    /// whose pods may; none if empty
+    /// Who may read metrics beside the control plane's own host: addresses, blocks such as `10.0.0.0/8`, and
+    /// namespaces, whose pods may; none if empty
     #[arg(
         long,
         env = "MESH_CONTROL_METRICS_ALLOW",
@@ -98,8 +98,8 @@ pub struct Options {
     #[arg(long, env = "MESH_CONTROL_ROOT_NAMESPACE", default_value = "istio-system", value_name = "NAME")]
     pub root_namespace: String,
 
-    /// Directory of node tokens: the file NODE holds the token by which the agent of NODE is known. Needed with a
-    /// directory as source; on Kubernetes the API server knows the agents' tokens
+    /// Directory of node tokens: the file NODE holds the token by which the agent of NODE is known. Needed
+    /// with a directory as source; on Kubernetes the API server knows the agents' tokens
     #[arg(long, env = "MESH_CONTROL_NODE_TOKENS", value_name = "PATH")]
     pub node_tokens: Option<PathBuf>,
 
@@ -108,8 +108,8 @@ pub struct Options {
           value_parser = lifetime)]
     pub workload_cert_ttl: Duration,
 
-    /// How long an agent stays with a replica, a fifth more or less; then it connects again, so that agents spread over the
-    /// replicas
+    /// How long an agent stays with a replica, a fifth more or less; then it connects again, so that agents
+    /// spread over the replicas
     #[arg(long, env = "MESH_CONTROL_AGENT_STAY", default_value = "30m", value_name = "DURATION", value_parser = stay)]
     pub agent_stay: Duration,
 
@@ -172,7 +172,8 @@ impl std::fmt::Display for Source {
     }
 }
 
-/// The admin endpoint rotates roots and asks nobody who he is: only the node, or the pod, itself may reach it.
+/// The admin endpoint rotates roots and asks nobody who he is: only the node, or the pod, itself may reach
+/// it.
 fn loopback(text: &str) -> Result<SocketAddr, String> {
     let address: SocketAddr = text.parse().map_err(|_| "expected ADDRESS:PORT".to_owned())?;
     if address.ip().is_loopback() { Ok(address) } else { Err("must be a loopback address".to_owned()) }

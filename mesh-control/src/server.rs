@@ -39,8 +39,8 @@ const WINDOW: u32 = 64 << 10;
 const HEADERS: u32 = 8 << 10;
 /// Calls that a peer takes back before they are looked at.
 const TAKEN_BACK: usize = 20;
-/// A call is answered within this: the API server is asked whose the token is, and a pod waited for. A stream of discovery
-/// is answered when it begins.
+/// A call is answered within this: the API server is asked whose the token is, and a pod waited for. A stream
+/// of discovery is answered when it begins.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(20);
 /// A resumed stream names every resource that it holds.
 const LARGEST_DISCOVERY_REQUEST: usize = 64 << 20;
@@ -59,8 +59,8 @@ pub struct ControlPlane {
 }
 
 impl ControlPlane {
-    /// Reads everything and then listens: agents are served the whole configuration from the first moment. Metrics and
-    /// health are served at once.
+    /// Reads everything and then listens: agents are served the whole configuration from the first moment.
+    /// Metrics and health are served at once.
     pub async fn start(options: &Options) -> Result<Self, StartError> {
         let metrics = Arc::new(Metrics::default());
         let (ready, mut tasks) = (watch::Sender::new(false), Tasks::default());

@@ -1,4 +1,5 @@
-//! The TLS side of the xDS and CA port: places and handshakes off the accept loop, certificates and roots that may change.
+//! The TLS side of the xDS and CA port: places and handshakes off the accept loop, certificates and roots
+//! that may change.
 
 mod accept;
 mod connection;

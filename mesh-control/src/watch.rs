@@ -102,8 +102,9 @@ impl DirectoryWatch {
     }
 
     fn add(&self, event: &Event<OsString>, touched: &mut Touched) {
-        // Of a directory, of the one that is watched, or of more than the queue holds: then anything may have changed. So
-        // it may when Kubernetes swaps `..data`, the link that all files of a mounted `ConfigMap` lead through.
+        // Of a directory, of the one that is watched, or of more than the queue holds: then anything may have
+        // changed. So it may when Kubernetes swaps `..data`, the link that all files of a mounted `ConfigMap`
+        // lead through.
         let linked = event.name.as_ref().is_some_and(|name| name.as_encoded_bytes().starts_with(b".."));
         let file = !event.mask.contains(EventMask::ISDIR) && !linked;
         let path = event.name.as_ref().zip(self.directories.get(&event.wd));

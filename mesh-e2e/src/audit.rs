@@ -1,4 +1,5 @@
-//! What the API server wrote down of the mesh's own requests. The local cluster's does, a cluster of kind does not.
+//! What the API server wrote down of the mesh's own requests. The local cluster's does, a cluster of kind
+//! does not.
 
 use std::collections::HashMap;
 use std::fs;

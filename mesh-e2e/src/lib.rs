@@ -1,7 +1,7 @@
 //! End-to-end tests of nodemesh on a real Kubernetes cluster: what they share.
 //!
-//! Everything goes through kubectl, helm and the cluster's own programs, as a user would do it. `docs/e2e.md` tells how
-//! the tests are run.
+//! Everything goes through kubectl, helm and the cluster's own programs, as a user would do it. `docs/e2e.md`
+//! tells how the tests are run.
 #![forbid(unsafe_code)]
 
 pub mod audit;

@@ -9,8 +9,9 @@ use crate::scope::Scope;
 use crate::wait::{SOON, eventually};
 use crate::workload;
 
-/// Asks the Service `web` by its address, every 50 ms on a new connection and every 50 ms on one that is kept, and
-/// prints a line for each answer. It needs nothing but the network: no name server and no API server.
+/// Asks the Service `web` by its address, every 50 ms on a new connection and every 50 ms on one that is
+/// kept, and prints a line for each answer. It needs nothing but the network: no name server and no API
+/// server.
 const SCRIPT: &str = r#"
 import http.client, os, threading, time
 
@@ -50,8 +51,8 @@ pub struct Traffic<'a> {
 }
 
 impl<'a> Traffic<'a> {
-    /// Starts them on `node`, and waits until they are answered; what became of them by then comes along. The Service
-    /// `web` must be there.
+    /// Starts them on `node`, and waits until they are answered; what became of them by then comes along. The
+    /// Service `web` must be there.
     pub fn start(scope: &'a Scope, node: &str) -> Result<(Self, Tally)> {
         let spec = workload::pod_spec("default", Some(node), &["python3", "-u", "-c", SCRIPT]);
         scope.apply(&workload::pod("traffic", &spec))?;

@@ -72,7 +72,8 @@ pub fn client(name: &str, node: Option<&str>) -> Value {
     list(&[account(name), pod(name, &pod_spec(name, node, &["sleep", "infinity"]))])
 }
 
-/// A web server in pods of a Deployment behind a Service on port 80, with kubelet's probes, and a service account.
+/// A web server in pods of a Deployment behind a Service on port 80, with kubelet's probes, and a service
+/// account.
 pub fn server(name: &str, replicas: u32, node: Option<&str>) -> Value {
     list(&[account(name), service(name, &json!({})), deployment(name, replicas, node)])
 }
@@ -98,7 +99,8 @@ pub fn deployment(name: &str, replicas: u32, node: Option<&str>) -> Value {
     })
 }
 
-/// A Service of both families from port 80 to 8080 of the pods of that name; `more` replaces parts of its specification.
+/// A Service of both families from port 80 to 8080 of the pods of that name; `more` replaces parts of its
+/// specification.
 pub fn service(name: &str, more: &Value) -> Value {
     let mut spec = json!({
         "ipFamilyPolicy": "PreferDualStack",

@@ -1,5 +1,5 @@
-//! What can be read on the link between nodes, and on the bridge of a node's pods. A capture is of all that passes there,
-//! so this file's tests run by themselves.
+//! What can be read on the link between nodes, and on the bridge of a node's pods. A capture is of all that
+//! passes there, so this file's tests run by themselves.
 
 use anyhow::{Result, ensure};
 use mesh_e2e::{Capture, Enrolled, SOON, Scope, cluster, eventually, mesh};
@@ -10,8 +10,8 @@ const SECRET: &str = "a secret that nobody between the nodes may read";
 /// The bridge of the local cluster's pods, on each node.
 const BRIDGE: &str = "cni0";
 
-/// Sends `SECRET` from the client to the server by both families, and returns what passed on an interface of a node
-/// meanwhile.
+/// Sends `SECRET` from the client to the server by both families, and returns what passed on an interface of
+/// a node meanwhile.
 fn captured(scope: &Scope, node: &str, interface: &str) -> Result<Vec<u8>> {
     for family in FAMILIES {
         let post = || scope.curl("client", &[family, "-d", SECRET, "http://web"]);
@@ -45,8 +45,8 @@ fn nothing_between_nodes_is_readable() -> Result<()> {
     unreadable(&packets, &[SECRET, "POST / HTTP", "Content-Length"])
 }
 
-/// Pods of one node talk from veth to veth: their bridge, where a pod with `NET_RAW` could listen, carries handshakes
-/// alone. The first half shows that the capture would find the rest.
+/// Pods of one node talk from veth to veth: their bridge, where a pod with `NET_RAW` could listen, carries
+/// handshakes alone. The first half shows that the capture would find the rest.
 #[test]
 fn nothing_between_pods_of_a_node_is_readable_on_their_bridge() -> Result<()> {
     let [first, _] = cluster::nodes()?;

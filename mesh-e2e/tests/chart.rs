@@ -1,4 +1,5 @@
-//! The chart and every manifest below `deploy/`, looked at by helm and by the API server. Nothing of it is installed.
+//! The chart and every manifest below `deploy/`, looked at by helm and by the API server. Nothing of it is
+//! installed.
 #![expect(clippy::unwrap_used, reason = "what helps a test may panic as the test may")]
 
 use std::collections::BTreeSet;
@@ -377,8 +378,8 @@ impl Drop for Namespace {
     }
 }
 
-/// Its tokens would not say of which node an agent is, so no agent could write to its pods; and `meshctl install` renders
-/// for the version of the cluster.
+/// Its tokens would not say of which node an agent is, so no agent could write to its pods; and `meshctl
+/// install` renders for the version of the cluster.
 #[test]
 fn an_api_server_that_is_too_old_is_refused() {
     let of = |version: &str| helm(&["template", "nodemesh", "--kube-version", version], &[]);

@@ -43,7 +43,8 @@ fn agents_spread_over_the_replicas() -> Result<()> {
     )
 }
 
-/// As under istiod, which is not there: what can't work is told, and a control plane of our own is not missed.
+/// As under istiod, which is not there: what can't work is told, and a control plane of our own is not
+/// missed.
 #[test]
 fn another_control_plane_is_named_and_the_own_one_not_missed() -> Result<()> {
     const ISTIOD: &str = "https://istiod.istio-system.svc:15012";

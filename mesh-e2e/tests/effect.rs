@@ -1,4 +1,5 @@
-//! What is written for the mesh and has no effect is said to have none: on the resource, by events, and by meshctl.
+//! What is written for the mesh and has no effect is said to have none: on the resource, by events, and by
+//! meshctl.
 
 use anyhow::{Context, Result, ensure};
 use mesh_e2e::meshctl::json;
@@ -217,7 +218,8 @@ const EXTERNAL: &str = "192.0.2.7";
 const BALANCER: &str = "192.0.2.8";
 const HOST_PORT: u16 = 18_080;
 
-/// A Service with addresses that are not the mesh's, in a namespace of the mesh, and a pod with a port of its node.
+/// A Service with addresses that are not the mesh's, in a namespace of the mesh, and a pod with a port of its
+/// node.
 fn ways_past() -> Result<Scope> {
     let [node, _] = cluster::nodes()?;
     let scope = Scope::new("past", Enrolled::Yes)?;

@@ -1,4 +1,5 @@
-//! What meshctl says of the mesh on a cluster, through the kubeconfig alone, and how it takes pods in and lets them go.
+//! What meshctl says of the mesh on a cluster, through the kubeconfig alone, and how it takes pods in and
+//! lets them go.
 #![expect(clippy::unwrap_used, reason = "what helps a test may panic as the test may")]
 
 use std::process::Output;
@@ -136,7 +137,8 @@ server = socket.create_server(('::', 15008), family=socket.AF_INET6, dualstack_i
 server.accept()
 ";
 
-/// A client and a server, a pod that no node may have, one that its node refuses, and one that the agent can't take in.
+/// A client and a server, a pod that no node may have, one that its node refuses, and one that the agent
+/// can't take in.
 fn shop_with_misfits() -> Scope {
     let [one, _] = cluster::nodes().unwrap();
     let scope = shop(Enrolled::No);

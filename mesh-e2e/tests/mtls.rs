@@ -52,8 +52,8 @@ fn probes_pass_under_strict() -> Result<()> {
     Ok(())
 }
 
-/// What kube-proxy translates to a node's address, and what a host-network pod sends from it, is no probe of the kubelet,
-/// though it goes to the port that the kubelet probes.
+/// What kube-proxy translates to a node's address, and what a host-network pod sends from it, is no probe of
+/// the kubelet, though it goes to the port that the kubelet probes.
 #[test]
 fn a_nodes_address_is_no_probe() -> Result<()> {
     let scope = Scope::across_nodes("nodeport", Enrolled::Yes)?;
@@ -80,7 +80,8 @@ fn a_nodes_address_is_no_probe() -> Result<()> {
     scope.ready().context("the kubelet's own probes")
 }
 
-/// Who asks, and for what: the server's node port at each node, and the server itself from its node's address.
+/// Who asks, and for what: the server's node port at each node, and the server itself from its node's
+/// address.
 fn ways_by_address(scope: &Scope) -> Result<Vec<(&'static str, String)>> {
     let port = scope.get(&["service", "web"])?["spec"]["ports"][0]["nodePort"].clone();
     let mut ways = Vec::new();

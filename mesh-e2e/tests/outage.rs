@@ -11,7 +11,8 @@ use mesh_e2e::cluster::Stopped;
 use mesh_e2e::{Enrolled, SOON, Scope, Traffic, cluster, eventually, kubectl, mesh, meshctl, workload};
 use serde_json::{Value, json};
 
-/// Seconds without an API server: longer than the control plane uses what it was told of a token without asking again.
+/// Seconds without an API server: longer than the control plane uses what it was told of a token without
+/// asking again.
 const OUTAGE: u64 = 90;
 /// Seconds that certificates live: each is renewed several times in that, or runs out.
 const LIFETIME: i64 = 40;
@@ -72,8 +73,8 @@ fn traffic_goes_on_without_the_api_server_and_changes_take_effect_after_it() -> 
     cluster_follows(&scope)
 }
 
-/// The cluster's own parts wait up to a minute and a half before they ask an API server again that was away for long, and
-/// whatever comes after this test would wait for them. Started anew they ask at once.
+/// The cluster's own parts wait up to a minute and a half before they ask an API server again that was away
+/// for long, and whatever comes after this test would wait for them. Started anew they ask at once.
 fn wake_cluster(nodes: &[String; 2]) -> Result<()> {
     let mut processes = vec!["kube-controller-manager".to_owned(), "kube-scheduler".to_owned()];
     processes
@@ -100,8 +101,8 @@ fn now() -> Result<i64> {
     Ok(i64::try_from(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.as_secs())?)
 }
 
-/// The certificates of the namespace that agents hold now were made before the API server `returned`, in its last
-/// seconds away: later than any answer to a question about a token that still counted without asking.
+/// The certificates of the namespace that agents hold now were made before the API server `returned`, in its
+/// last seconds away: later than any answer to a question about a token that still counted without asking.
 fn certificates_were_renewed(scope: &Scope, returned: i64) -> Result<()> {
     let all = eventually("agents can be asked", SOON, || meshctl::json(&["certs"]))?;
     let part = format!("/ns/{}/", scope.name());

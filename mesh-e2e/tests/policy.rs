@@ -121,7 +121,8 @@ fn a_broken_policy_is_rejected_with_a_reason_and_the_rest_stays_in_force() -> Re
     })
 }
 
-/// A broken edit of a policy that was good is as if it had not been made, for a control plane that starts afterwards too.
+/// A broken edit of a policy that was good is as if it had not been made, for a control plane that starts
+/// afterwards too.
 #[test]
 fn a_policy_that_is_broken_by_an_edit_stays_as_it_was_when_the_control_plane_is_replaced() -> Result<()> {
     let scope = shop("edited")?;

@@ -1,4 +1,5 @@
-//! The mesh's own parts replaced while requests flow. What that costs is printed; that nothing hangs is asserted.
+//! The mesh's own parts replaced while requests flow. What that costs is printed; that nothing hangs is
+//! asserted.
 
 use std::thread;
 use std::time::{Duration, Instant};

@@ -1,4 +1,5 @@
-//! No pod of the mesh starts before it is in the mesh, whatever becomes of the agent; and no other pod is held up.
+//! No pod of the mesh starts before it is in the mesh, whatever becomes of the agent; and no other pod is
+//! held up.
 
 use std::fs;
 use std::path::PathBuf;

@@ -1,4 +1,5 @@
-//! The chart's roles are the least that the mesh needs. Late by its name: it looks at what the other tests made it do.
+//! The chart's roles are the least that the mesh needs. Late by its name: it looks at what the other tests
+//! made it do.
 
 use anyhow::{Result, ensure};
 use mesh_e2e::audit::{self, Request};
@@ -46,8 +47,9 @@ fn every_right_of_the_mesh_is_used_and_none_is_missing() -> Result<()> {
     })?;
     let installed = kubectl::get(&["deployment/mesh-control", "--namespace", mesh::NAMESPACE])?;
     let since = installed["metadata"]["creationTimestamp"].as_str().unwrap_or_default().to_owned();
-    // An uninstallation takes rights away before those that have them: what was before this one does not count. Nor does
-    // what a role grants: an API server that has just started does not know its roles for a moment, and refuses all.
+    // An uninstallation takes rights away before those that have them: what was before this one does not
+    // count. Nor does what a role grants: an API server that has just started does not know its roles for a
+    // moment, and refuses all.
     let granted = |request: &Request| rights.iter().any(|right| right.covers(request));
     let refused: Vec<_> = audit::requests()?
         .into_iter()

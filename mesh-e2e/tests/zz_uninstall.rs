@@ -107,8 +107,8 @@ fn uninstalling_leaves_nothing_and_pods_talk_as_before() -> Result<()> {
     Ok(())
 }
 
-/// Pods that no agent cares for any more and that say that they are in a mesh: one by a word of an agent, as of a node that
-/// is down, and one by istio-cni's.
+/// Pods that no agent cares for any more and that say that they are in a mesh: one by a word of an agent, as
+/// of a node that is down, and one by istio-cni's.
 struct Annotated(Scope);
 
 impl Annotated {
@@ -215,7 +215,8 @@ fn install_beside_istio(values: &str) -> Result<()> {
     Ok(())
 }
 
-/// With a directory that is no cgroup v2, or one that has no pod, `install` ends at once and says what to set.
+/// With a directory that is no cgroup v2, or one that has no pod, `install` ends at once and says what to
+/// set.
 fn nodes_that_lack_something_end_it(values: &str) -> Result<()> {
     let mut root = "/sys/fs/cgroup";
     if Path::new("/sys/fs/cgroup/cgroup.controllers").exists() {

@@ -89,7 +89,8 @@ fn talks_to_itself(pod: &Pod, to: &Endpoint) -> bool {
     steer::connect(pod, to.address) == Connect::Leave
 }
 
-/// To an endpoint on this node, or to the proxy. The application goes on to see the address that it asked for.
+/// To an endpoint on this node, or to the proxy. The application goes on to see the address that it asked
+/// for.
 #[inline(always)]
 fn take(context: &SockAddrContext, netns: u64, pod: &Pod, to: Endpoint) -> Step {
     let socket = context::socket_of(context);

@@ -49,8 +49,8 @@ pub fn user_endpoint_v4(context: &SockAddrContext) -> Endpoint {
 #[inline(always)]
 pub fn user_endpoint_v6(context: &SockAddrContext) -> Endpoint {
     let raw: *mut bpf_sock_addr = context.sock_addr;
-    // SAFETY: as above. Word by word and volatile, because the verifier refuses the wider loads that the compiler
-    // would otherwise merge them into.
+    // SAFETY: as above. Word by word and volatile, because the verifier refuses the wider loads that the
+    // compiler would otherwise merge them into.
     let (words, port) = unsafe {
         let ip = ptr::addr_of!((*raw).user_ip6).cast::<u32>();
         (
@@ -66,8 +66,8 @@ pub fn user_endpoint_v6(context: &SockAddrContext) -> Endpoint {
     Endpoint::new(Address::from_be32x4(words), u16::from_be(port as u16))
 }
 
-/// An address and port in words, which the compiler moves as such. An [`Endpoint`] it moves byte by byte, with a slot of the
-/// stack for each.
+/// An address and port in words, which the compiler moves as such. An [`Endpoint`] it moves byte by byte,
+/// with a slot of the stack for each.
 #[derive(Clone, Copy)]
 pub struct Place {
     /// The address, in network order.
@@ -165,19 +165,19 @@ pub fn socket_of_ops(ops: *mut bpf_sock_ops) -> *mut bpf_sock {
     unsafe { (*ops).__bindgen_anon_2.sk }
 }
 
-/// A socket's value in one of the maps of what is remembered with sockets, if there is one; to be used before the
-/// program ends. The helpers are called directly because aya's wrapper takes `connect` contexts only.
+/// A socket's value in one of the maps of what is remembered with sockets, if there is one; to be used before
+/// the program ends. The helpers are called directly because aya's wrapper takes `connect` contexts only.
 #[inline(always)]
 fn stored<T>(map: &SkStorage<T>, socket: *mut bpf_sock) -> Option<&'static T> {
-    // SAFETY: `socket` comes from the context and was checked for null by the caller where it may be; the helper
-    // answers null or a pointer to this map's value, which lives as long as the socket.
+    // SAFETY: `socket` comes from the context and was checked for null by the caller where it may be; the
+    // helper answers null or a pointer to this map's value, which lives as long as the socket.
     unsafe {
         let value = bpf_sk_storage_get(map_pointer(map), socket.cast(), ptr::null_mut(), 0);
         value.cast::<T>().as_ref()
     }
 }
 
-/// Remembers a value with a socket. Answers false when there is no memory for it.
+/// Remembers a value with a socket. Returns false when there is no memory for it.
 #[inline(always)]
 fn store<T: Copy>(map: &SkStorage<T>, socket: *mut bpf_sock, mut value: T) -> bool {
     // SAFETY: as above; `value` outlives the call, which copies it when it creates the entry.
@@ -214,7 +214,7 @@ pub fn shown_peer(socket: *mut bpf_sock) -> Option<Endpoint> {
     stored(&PEER, socket).copied()
 }
 
-/// Replaces what the owner of a socket is to see as its peer. Answers false when there is no memory for it.
+/// Replaces what the owner of a socket is to see as its peer. Returns false when there is no memory for it.
 #[inline(always)]
 #[must_use]
 pub fn show_peer(socket: *mut bpf_sock, peer: Endpoint) -> bool {
@@ -232,16 +232,17 @@ pub fn forget_peer(socket: *mut bpf_sock) {
     forget(&PEER, socket);
 }
 
-/// The MPTCP socket that a connection is a part of, or null. It is what a program holds and asks for its peer, while it is the
-/// part that connects.
+/// The MPTCP socket that a connection is a part of, or null. It is what a program holds and asks for its
+/// peer, while it is the part that connects.
 #[inline(always)]
 fn mptcp_of(socket: *mut bpf_sock) -> *mut bpf_sock {
-    // SAFETY: a byte of read-only data that is there as long as the program; volatile because the agent sets it after
-    // compilation. Where it is zero the verifier leaves out the helper, which not every kernel has.
+    // SAFETY: a byte of read-only data that is there as long as the program; volatile because the agent sets
+    // it after compilation. Where it is zero the verifier leaves out the helper, which not every kernel has.
     if unsafe { ptr::read_volatile(&raw const MPTCP) } == 0 {
         return ptr::null_mut();
     }
-    // SAFETY: `socket` is the context's, and not null; the answer is null or a socket, which the helpers above take.
+    // SAFETY: `socket` is the context's, and not null; the answer is null or a socket, which the helpers
+    // above take.
     unsafe { bpf_skc_to_mptcp_sock(socket.cast()).cast() }
 }
 
@@ -251,7 +252,7 @@ pub fn direct_of(socket: *mut bpf_sock) -> Option<&'static DirectSocket> {
     stored(&DIRECT, socket)
 }
 
-/// Makes a socket's connection a direct one. Answers false when there is no memory for it.
+/// Makes a socket's connection a direct one. Returns false when there is no memory for it.
 #[inline(always)]
 #[must_use]
 pub fn make_direct(socket: *mut bpf_sock, direct: DirectSocket) -> bool {
@@ -270,7 +271,8 @@ pub fn veth_end_of(socket: *mut bpf_sock) -> Option<&'static VethEnd> {
     stored(&VETH_ENDS, socket)
 }
 
-/// Makes a socket one of a connection that goes from veth to veth. Returns false when there is no memory for it.
+/// Makes a socket one of a connection that goes from veth to veth. Returns false when there is no memory for
+/// it.
 #[inline(always)]
 #[must_use]
 pub fn make_veth_end(socket: *mut bpf_sock, end: VethEnd) -> bool {

@@ -29,8 +29,9 @@ const IPV6_SOURCE: u32 = 8;
 const DATA_OFFSET: u32 = 12;
 const FLAGS: u32 = 13;
 
-/// Runs for every segment that comes to a listener, and inherited by what it accepts until that lets go of it: most are no
-/// SYN. What can't be read, is not known, or finds no room goes on: then the client hears a moment later what came of it.
+/// Runs for every segment that comes to a listener, and inherited by what it accepts until that lets go of
+/// it: most are no SYN. What can't be read, is not known, or finds no room goes on: then the client hears a
+/// moment later what came of it.
 #[socket_filter]
 pub fn defer_accept(context: SkBuffContext) -> i64 {
     let segment = Segment(context.skb.skb);
@@ -78,8 +79,8 @@ fn tell(segment: &Segment, connection: &Handoff, destination: &Endpoint) -> bool
     }
     let Some(mut record) = DEFERRED_SYNS.reserve::<DeferredSyn>(0) else { return false };
     let syn = record.as_mut_ptr();
-    // SAFETY: the record is as long as the structure, and is written field by field; what is behind the header is nobody's
-    // business but the proxy's. The helpers get the program's own context.
+    // SAFETY: the record is as long as the structure, and is written field by field; what is behind the
+    // header is nobody's business but the proxy's. The helpers get the program's own context.
     let whole = unsafe {
         ptr::addr_of_mut!((*syn).at).write(now());
         ptr::addr_of_mut!((*syn).listener).write(bpf_get_socket_cookie(segment.0.cast()));
@@ -126,8 +127,8 @@ impl Segment {
         (read == 0).then_some(bytes)
     }
 
-    /// Fills in both ends, and the namespace: `sk_lookup` has just noted it, on this processor, when it was asked for the
-    /// listener. Returns false if they can't be read.
+    /// Fills in both ends, and the namespace: `sk_lookup` has just noted it, on this processor, when it was
+    /// asked for the listener. Returns false if they can't be read.
     #[inline(always)]
     fn read(&self, connection: &mut Handoff) -> bool {
         connection.netns = HERE.get(0).copied().unwrap_or(0);

@@ -1,5 +1,5 @@
-//! Connections between two pods of this node that go without the proxy: the draw of an endpoint, and what both ends say
-//! of a connection while it lives.
+//! Connections between two pods of this node that go without the proxy: the draw of an endpoint, and what
+//! both ends say of a connection while it lives.
 
 use aya_ebpf::bindings::{
     BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP, BPF_SOCK_OPS_STATE_CB_FLAG, BPF_TCP_CLOSE,
@@ -24,9 +24,9 @@ use crate::maps::{
 };
 use crate::{filing, probe, report, sockops};
 
-/// Draws the endpoint of a connection that an enrolled pod opens, and puts it in `place`. That stays as it is if the
-/// connection is the proxy's, for which `to` then gets a note. The socket is a direct connection's from now on, or no
-/// longer. Not inlined: the programs that connect have little stack left.
+/// Draws the endpoint of a connection that an enrolled pod opens, and puts it in `place`. That stays as it is
+/// if the connection is the proxy's, for which `to` then gets a note. The socket is a direct connection's
+/// from now on, or no longer. Not inlined: the programs that connect have little stack left.
 #[inline(never)]
 pub fn endpoint(client: u64, socket: *mut bpf_sock, to: &mut Endpoint, place: &mut Place) {
     if let Some((server, endpoint)) = draw(client, to)
@@ -41,8 +41,8 @@ pub fn endpoint(client: u64, socket: *mut bpf_sock, to: &mut Endpoint, place: &m
 /// A connection of an enrolled pod that the mesh leaves alone: counted if the agent wants that.
 #[inline(always)]
 pub fn untouched(socket: *mut bpf_sock, to: Endpoint) {
-    // SAFETY: a byte of read-only data that is there as long as the program; volatile because the agent sets it after
-    // compilation.
+    // SAFETY: a byte of read-only data that is there as long as the program; volatile because the agent sets
+    // it after compilation.
     let counted = unsafe { ptr::read_volatile(&raw const COUNT_UNTOUCHED) } != 0;
     let alone = DirectSocket { server: NO_SERVER, opened: now(), destination: to, zero: 0 };
     if !counted || !context::make_direct(socket, alone) {
@@ -53,8 +53,8 @@ pub fn untouched(socket: *mut bpf_sock, to: Endpoint) {
 #[inline(always)]
 fn draw(client: u64, to: &mut Endpoint) -> Option<(u64, Place)> {
     let route = ROUTES.get_ptr_mut(RouteKey::new(client, *to))?;
-    // SAFETY: the map answers memory that holds an entry for the length of the program. It need not be this one all the
-    // time: the memory of an entry that is replaced may be another's at once.
+    // SAFETY: the map answers memory that holds an entry for the length of the program. It need not be this
+    // one all the time: the memory of an entry that is replaced may be another's at once.
     let route: &'static mut Route = unsafe { &mut *route };
     if !agent_lives() {
         return None;
@@ -85,13 +85,15 @@ fn has_way(client: u64, server: u64) -> bool {
     }
 }
 
-/// Whether a connection that goes directly can be filed and told of, as far as can be known now: when its SYN leaves it is
-/// too late to go another way. Not inlined, and asked before [`endpoint`] is: there is one stack for all.
+/// Whether a connection that goes directly can be filed and told of, as far as can be known now: when its SYN
+/// leaves it is too late to go another way. Not inlined, and asked before [`endpoint`] is: there is one stack
+/// for all.
 #[inline(never)]
 pub fn is_room(client: u64, to: &Endpoint) -> bool {
     let Some(until) = NO_ROOM.get_ptr_mut(0) else { return false };
     let now = now();
-    // SAFETY: a word of an array, which is there as long as the program; volatile, since other cores write it.
+    // SAFETY: a word of an array, which is there as long as the program; volatile, since other cores write
+    // it.
     if now < unsafe { ptr::read_volatile(until) } {
         return false;
     }
@@ -106,8 +108,8 @@ pub fn is_room(client: u64, to: &Endpoint) -> bool {
 
 #[inline(always)]
 fn copy(choice: &Choice) -> (u64, Place) {
-    // SAFETY: all of it is inside the choice, where the address begins at a multiple of eight bytes; any bytes are valid.
-    // Volatile, so that nothing of it is read a second time.
+    // SAFETY: all of it is inside the choice, where the address begins at a multiple of eight bytes; any
+    // bytes are valid. Volatile, so that nothing of it is read a second time.
     unsafe {
         let address = (&raw const choice.endpoint.address).cast::<u32>();
         let words = [
@@ -124,8 +126,8 @@ fn copy(choice: &Choice) -> (u64, Place) {
 /// Whether the memory of a route is that of this one still. A new owner writes the key first.
 #[inline(always)]
 fn is_still(route: &Route, client: u64, destination: &Endpoint) -> bool {
-    // SAFETY: all of it is inside the route, where the address begins at a multiple of eight bytes; any bytes are valid.
-    // Volatile, so that it is read now.
+    // SAFETY: all of it is inside the route, where the address begins at a multiple of eight bytes; any bytes
+    // are valid. Volatile, so that it is read now.
     unsafe {
         let key = &raw const route.key;
         let address = (&raw const (*key).destination.address).cast::<u32>();
@@ -176,9 +178,10 @@ fn remembered(server: u64, to: Endpoint) -> DirectSocket {
     DirectSocket { server, opened: now(), destination: to, zero: 0 }
 }
 
-/// A SYN is about to leave: the other end is told where it may arrive, and the agent that it comes. Where that fails it
-/// arrives like any other, at the proxy, and nothing more is told of it. (One that is only counted is then not counted.)
-/// Where the yes of `connect` is no more, it is refused. Returns whether the socket was a direct connection's.
+/// A SYN is about to leave: the other end is told where it may arrive, and the agent that it comes. Where
+/// that fails it arrives like any other, at the proxy, and nothing more is told of it. (One that is only
+/// counted is then not counted.) Where the yes of `connect` is no more, it is refused. Returns whether the
+/// socket was a direct connection's.
 #[inline(never)]
 pub fn opening(context: &SockOpsContext, socket: *mut bpf_sock) -> bool {
     let Some(direct) = context::direct_of(socket) else { return false };
@@ -200,8 +203,8 @@ pub fn opening(context: &SockOpsContext, socket: *mut bpf_sock) -> bool {
     true
 }
 
-/// Files where a connection may arrive, and then looks whether it still may: whoever takes the yes back meanwhile either
-/// finds what is filed, or has taken it back before this looks.
+/// Files where a connection may arrive, and then looks whether it still may: whoever takes the yes back
+/// meanwhile either finds what is filed, or has taken it back before this looks.
 #[inline(never)]
 fn file(context: &SockOpsContext, socket: *mut bpf_sock, direct: &DirectSocket, flow: &DirectFlow) -> bool {
     let client = context::netns_cookie(context.ops.cast());
@@ -258,7 +261,8 @@ fn still_holds(client: u64, direct: &DirectSocket, server: &Endpoint) -> bool {
         })
 }
 
-/// Files the connection if it goes from veth to veth. One that was to and can't fails: it would be seen on the way.
+/// Files the connection if it goes from veth to veth. One that was to and can't fails: it would be seen on
+/// the way.
 #[inline(never)]
 fn take_way(context: &SockOpsContext, socket: *mut bpf_sock, server: u64, flow: &DirectFlow) -> bool {
     let client = context::netns_cookie(context.ops.cast());
@@ -290,8 +294,8 @@ pub fn changed(context: &SockOpsContext, socket: *mut bpf_sock) {
     if to == BPF_TCP_ESTABLISHED {
         tell(context, Happened::Established, direct, &flow, 0);
     } else if to == BPF_TCP_CLOSE {
-        // Usually the accepting end has taken it. Where nobody accepted, though the handshake was over for this end, it would
-        // go on letting a connection in when the policy has long changed.
+        // Usually the accepting end has taken it. Where nobody accepted, though the handshake was over for
+        // this end, it would go on letting a connection in when the policy has long changed.
         let _gone = if direct.destination.note == NOTE_PROBE {
             PROBES.remove(flow)
         } else {
@@ -326,7 +330,8 @@ pub fn arrival(pod: u64, client: Endpoint, server: Endpoint) -> Arrival {
     }
 }
 
-/// Tells the agent; false if it reads too slowly. Not inlined: an event is large, and there is one stack for all.
+/// Tells the agent; false if it reads too slowly. Not inlined: an event is large, and there is one stack for
+/// all.
 #[inline(never)]
 pub fn tell(
     context: &SockOpsContext,

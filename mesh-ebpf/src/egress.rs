@@ -6,16 +6,16 @@ use mesh_common::maps::Endpoint;
 
 use crate::maps::EGRESS;
 
-/// Whether a pod may not go to a destination that the mesh does not know. Not inlined: keys are large, and there is one
-/// stack for all.
+/// Whether a pod may not go to a destination that the mesh does not know. Not inlined: keys are large, and
+/// there is one stack for all.
 #[inline(never)]
 pub fn is_refused(netns: u64, to: &Endpoint) -> bool {
     // For most pods there is no entry, and that is all.
     value(netns, to, ANY_PORT) == REFUSED && value(netns, to, to.port) != EXCEPTED
 }
 
-/// What the most exact entry says; 0 if there is none. Of an option the compiler compares what is not there, too, which the
-/// verifier refuses.
+/// What the most exact entry says; 0 if there is none. Of an option the compiler compares what is not there,
+/// too, which the verifier refuses.
 #[inline(always)]
 fn value(netns: u64, to: &Endpoint, port: u16) -> u32 {
     match EGRESS.get(Key::new(WHOLE, EgressKey::new(netns, to.address, port))) {

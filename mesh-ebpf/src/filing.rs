@@ -1,5 +1,5 @@
-//! How direct connections that go from veth to veth are filed: from before their SYN leaves until both ends are closed. Run
-//! by the hooks of `connect` and `sockops`; packets are looked at in [`crate::veth`].
+//! How direct connections that go from veth to veth are filed: from before their SYN leaves until both ends
+//! are closed. Run by the hooks of `connect` and `sockops`; packets are looked at in [`crate::veth`].
 
 use aya_ebpf::bindings::{BPF_SOCK_OPS_STATE_CB_FLAG, BPF_TCP_SYN_SENT, bpf_sock};
 use aya_ebpf::helpers::generated::{bpf_get_socket_cookie, bpf_ktime_get_ns, bpf_setsockopt};
@@ -17,8 +17,8 @@ use crate::maps::{CROWDED, OWNERS, SAME_NODE, VETH_COUNTS, VETH_FLOWS, VETHS};
 /// The way between two pods, when a connection is about to be drawn or opened.
 #[inline(always)]
 pub fn way(client: u64, server: u64) -> Way {
-    // SAFETY: a byte of read-only data that is there as long as the program; volatile because the keeper sets it after
-    // compilation.
+    // SAFETY: a byte of read-only data that is there as long as the program; volatile because the keeper sets
+    // it after compilation.
     let direct = unsafe { ptr::read_volatile(&raw const SAME_NODE) } == Wanted::Direct as u8;
     let wanted = if direct { Wanted::Direct } else { Wanted::Auto };
     // SAFETY: both entries are copied at once.
@@ -33,7 +33,8 @@ pub fn has_room(client: u64) -> bool {
     unsafe { CROWDED.get(client).is_none() && CROWDED.get(EVERYBODY).is_none() }
 }
 
-/// Files a connection whose SYN is about to leave. Returns false, with nothing left of it, if that is not possible.
+/// Files a connection whose SYN is about to leave. Returns false, with nothing left of it, if that is not
+/// possible.
 #[inline(never)]
 pub fn file(context: &SockOpsContext, socket: *mut bpf_sock, server: u64, flow: &DirectFlow) -> bool {
     let client = context::netns_cookie(context.ops.cast());
@@ -43,8 +44,8 @@ pub fn file(context: &SockOpsContext, socket: *mut bpf_sock, server: u64, flow: 
     let (from, to) = (from.ifindex, to.ifindex);
     // SAFETY: as above.
     let is_own = unsafe { OWNERS.get(&flow.client.address) }.is_some_and(|owner| *owner == client);
-    // A socket can have any address that its program likes (`IPV6_FREEBIND`); and a pod may have some that the mesh does not
-    // know, whose packets nobody would look at.
+    // A socket can have any address that its program likes (`IPV6_FREEBIND`); and a pod may have some that
+    // the mesh does not know, whose packets nobody would look at.
     if !is_own || !veth::can_be_filed(&flow.client, &flow.server) {
         keep_off(client, FOR_GOOD);
         return false;
@@ -137,8 +138,9 @@ fn remove(direction: &Direction) {
     let _gone = VETH_FLOWS.remove(direction.half_closed());
 }
 
-/// The accepting end of a connection is complete. From here on its socket is guarded by what is remembered with it. Where
-/// that fails nothing is sent any more, by either end, and the agent is to close it: answers false.
+/// The accepting end of a connection is complete. From here on its socket is guarded by what is remembered
+/// with it. Where that fails nothing is sent any more, by either end, and the agent is to close it: answers
+/// false.
 #[inline(never)]
 pub fn accepted(context: &SockOpsContext, flow: &DirectFlow) -> bool {
     let direction = Direction { from: flow.client, to: flow.server };
@@ -166,8 +168,8 @@ fn block(direction: &Direction) {
     }
 }
 
-/// A socket has closed. An entry lives as long as either socket: what one sends last is payload too. One of the same
-/// addresses and ports that was filed meanwhile is another connection's.
+/// A socket has closed. An entry lives as long as either socket: what one sends last is payload too. One of
+/// the same addresses and ports that was filed meanwhile is another connection's.
 #[inline(never)]
 pub fn closed(socket: *mut bpf_sock, from: u32) {
     let Some(end) = context::veth_end_of(socket).copied() else { return };
@@ -195,7 +197,8 @@ pub fn closed(socket: *mut bpf_sock, from: u32) {
     }
 }
 
-/// Whether it is the first of the two ends that says so: of two at the same time one is, unless there is no room to note it.
+/// Whether it is the first of the two ends that says so: of two at the same time one is, unless there is no
+/// room to note it.
 #[inline(never)]
 fn is_first(direction: &Direction, flow: *mut VethFlow) -> bool {
     /// `BPF_NOEXIST` of `linux/bpf.h`, and `-EEXIST` of `asm-generic/errno-base.h`.
@@ -212,12 +215,13 @@ fn is_first(direction: &Direction, flow: *mut VethFlow) -> bool {
     failed != EXISTS && before != VethFlow::HALF_CLOSED
 }
 
-/// Has a connection fail whose SYN is about to leave: it was to be direct, and must not go in plaintext over what is
-/// between the two. The socket is bound to an interface that does not exist, so that it finds no route (kernel:
-/// `tcp_connect`, `rebuild_header`); [`unbind`] takes that back.
+/// Has a connection fail whose SYN is about to leave: it was to be direct, and must not go in plaintext over
+/// what is between the two. The socket is bound to an interface that does not exist, so that it finds no
+/// route (kernel: `tcp_connect`, `rebuild_header`); [`unbind`] takes that back.
 ///
-/// A program that has bound its socket to an interface by itself, and has no `CAP_NET_RAW`, would have to be asked (kernel:
-/// `sock_bindtoindex_locked`): there a flow is filed that leads nowhere, and what is sent is dropped at the pod's veth.
+/// A program that has bound its socket to an interface by itself, and has no `CAP_NET_RAW`, would have to be
+/// asked (kernel: `sock_bindtoindex_locked`): there a flow is filed that leads nowhere, and what is sent is
+/// dropped at the pod's veth.
 #[inline(never)]
 pub fn refuse(context: &SockOpsContext, socket: *mut bpf_sock, flow: &DirectFlow) {
     if bind(context, NO_INTERFACE) {

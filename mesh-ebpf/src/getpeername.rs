@@ -1,4 +1,5 @@
-//! `getpeername4` and `getpeername6`: an application asks who it talks to. They run for `accept()`'s address too.
+//! `getpeername4` and `getpeername6`: an application asks who it talks to. They run for `accept()`'s address
+//! too.
 
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
@@ -35,8 +36,8 @@ pub fn getpeername6(context: SockAddrContext) -> i32 {
     1
 }
 
-/// What to show instead of the true peer; nothing for the proxy itself, which reads what is remembered with a socket
-/// from the map.
+/// What to show instead of the true peer; nothing for the proxy itself, which reads what is remembered with a
+/// socket from the map.
 #[inline(always)]
 fn replaced(context: &SockAddrContext, peer: Endpoint, own: Address) -> Option<Endpoint> {
     if context::is_proxy() {

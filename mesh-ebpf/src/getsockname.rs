@@ -1,5 +1,6 @@
-//! `getsockname4` and `getsockname6`: an application asks for its own address. That of a connection to the proxy is on
-//! loopback; whoever tells others where to call back (FTP's active mode, say) must not tell them that.
+//! `getsockname4` and `getsockname6`: an application asks for its own address. That of a connection to the
+//! proxy is on loopback; whoever tells others where to call back (FTP's active mode, say) must not tell them
+//! that.
 
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;

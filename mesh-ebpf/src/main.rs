@@ -1,8 +1,8 @@
 //! The eBPF programs of nodemesh. Look-ups only: every rule is decided in user space.
 //!
-//! One connection meets them in this order: [`connect`] (the client's `connect()`), [`sockops`] (its SYN; later the
-//! handshake on the server's side), [`deferred_accept`] (a redirected one at the proxy's listener), [`sk_lookup`] (its arrival at a pod), [`getpeername`] (both applications ask who
-//! the other is).
+//! One connection meets them in this order: [`connect`] (the client's `connect()`), [`sockops`] (its SYN;
+//! later the handshake on the server's side), [`deferred_accept`] (a redirected one at the proxy's listener),
+//! [`sk_lookup`] (its arrival at a pod), [`getpeername`] (both applications ask who the other is).
 #![no_std]
 #![no_main]
 

@@ -1,5 +1,5 @@
-//! Destinations behind which there is nobody: `connect()` says so at once, as it does without a mesh. A proxy that took the
-//! connection first could only break it again.
+//! Destinations behind which there is nobody: `connect()` says so at once, as it does without a mesh. A proxy
+//! that took the connection first could only break it again.
 
 use mesh_common::direct::RouteKey;
 use mesh_common::fault::Fault;

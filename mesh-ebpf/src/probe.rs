@@ -1,5 +1,6 @@
-//! The node's probes of its pods. What a kubelet is, is decided by where it runs: in the node's own network namespace, and
-//! in a cgroup outside of all pods'. Addresses say nothing, since much is masqueraded to the node's.
+//! The node's probes of its pods. What a kubelet is, is decided by where it runs: in the node's own network
+//! namespace, and in a cgroup outside of all pods'. Addresses say nothing, since much is masqueraded to the
+//! node's.
 //!
 //! A probe is filed as a direct connection is: by the end that opens it, for the end where it arrives.
 
@@ -30,7 +31,8 @@ pub fn remember(netns: u64, socket: *mut bpf_sock, to: &Endpoint) -> bool {
     context::make_direct(socket, DirectSocket { server, opened: now(), destination, zero: 0 })
 }
 
-/// Whether the current task is in a cgroup outside of all pods'. Who is in one that the keeper does not know is not.
+/// Whether the current task is in a cgroup outside of all pods'. Who is in one that the keeper does not know
+/// is not.
 #[inline(always)]
 fn is_of_the_node() -> bool {
     let mut level = 0;

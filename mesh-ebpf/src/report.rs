@@ -24,8 +24,8 @@ fn report(fault: Fault, netns: u64, destination: &Endpoint) {
     let _lost = EVENTS.output::<Event>(event, 0);
 }
 
-/// The return value of a `connect` program for a verdict: `connect()` fails with `ECONNREFUSED` rather than the
-/// `EPERM` that a bare refusal gives, because that is what applications retry on.
+/// The return value of a `connect` program for a verdict: `connect()` fails with `ECONNREFUSED` rather than
+/// the `EPERM` that a bare refusal gives, because that is what applications retry on.
 #[inline(always)]
 pub fn connect_result(verdict: Verdict) -> i32 {
     match verdict {

@@ -1,5 +1,5 @@
-//! `sk_lookup`, at each enrolled pod's network namespace: a connection arrives. Attached there is what says which pod it is
-//! (`mesh-agent/src/sys/ebpf/gate.rs`), and then comes here.
+//! `sk_lookup`, at each enrolled pod's network namespace: a connection arrives. Attached there is what says
+//! which pod it is (`mesh-agent/src/sys/ebpf/gate.rs`), and then comes here.
 
 use aya_ebpf::bindings::{BPF_SK_LOOKUP_F_NO_REUSEPORT, bpf_sk_lookup, sk_action};
 use aya_ebpf::macros::sk_lookup;
@@ -19,8 +19,9 @@ const TCP: u32 = 6;
 /// `AF_INET`.
 const INET: u32 = 2;
 
-/// Gives a new connection to the proxy's listener, except the pod's talk to itself (and the proxy's own delivery,
-/// which takes the same way), the node's probes of declared probe ports, and direct connections of this node's pods.
+/// Gives a new connection to the proxy's listener, except the pod's talk to itself (and the proxy's own
+/// delivery, which takes the same way), the node's probes of declared probe ports, and direct connections of
+/// this node's pods.
 #[sk_lookup]
 pub fn inbound(context: SkLookupContext) -> u32 {
     let arrival = Arrival::of(context.lookup);
@@ -62,7 +63,8 @@ fn assign(context: &SkLookupContext, pod: u64, arrival: &Arrival) -> Result<(), 
         ListenerKind::Plaintext => steer::worker_of(arrival.remote.port, workers),
     };
     let key = Listener::new(pod, kind, worker);
-    // The workers' listeners share their port: without the flag the kernel would choose among them anew, by a hash.
+    // The workers' listeners share their port: without the flag the kernel would choose among them anew, by a
+    // hash.
     let exactly = u64::from(BPF_SK_LOOKUP_F_NO_REUSEPORT);
     LISTENERS.redirect_sk_lookup(context, key, exactly).map_err(|error| match error {
         // `-ENOENT`
@@ -71,12 +73,13 @@ fn assign(context: &SkLookupContext, pod: u64, arrival: &Arrival) -> Result<(), 
     })
 }
 
-/// The turn of a connection from another node. Two that arrive within nanoseconds, on two cores, may have the same; the
-/// target has no atomic that tells its former value.
+/// The turn of a connection from another node. Two that arrive within nanoseconds, on two cores, may have the
+/// same; the target has no atomic that tells its former value.
 #[inline(always)]
 fn turn(pod: Address) -> u32 {
     let Some(turns) = TURNS.get_ptr_mut(steer::turns_of(pod)) else { return 0 };
-    // SAFETY: the map's values live as long as the program and are aligned; torn reads of four bytes do not happen.
+    // SAFETY: the map's values live as long as the program and are aligned; torn reads of four bytes do not
+    // happen.
     unsafe {
         let turn = ptr::read_volatile(turns);
         ptr::write_volatile(turns, turn.wrapping_add(1));
@@ -95,7 +98,8 @@ struct Arrival {
 impl Arrival {
     #[inline(always)]
     fn of(raw: *mut bpf_sk_lookup) -> Self {
-        // SAFETY: the kernel passes a valid context for the length of the program; the verifier checks each load.
+        // SAFETY: the kernel passes a valid context for the length of the program; the verifier checks each
+        // load.
         unsafe {
             let (local, remote) = if (*raw).family == INET {
                 (Address::from_be32((*raw).local_ip4), Address::from_be32((*raw).remote_ip4))

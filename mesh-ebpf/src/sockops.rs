@@ -17,8 +17,8 @@ use crate::{context, direct, report};
 /// `AF_INET6`.
 const INET6: u32 = 10;
 
-/// Runs for every TCP socket below the cgroup; most have nothing filed and leave after one look-up. What it calls is not
-/// inlined, since a function and all that it calls share a stack of 512 bytes.
+/// Runs for every TCP socket below the cgroup; most have nothing filed and leave after one look-up. What it
+/// calls is not inlined, since a function and all that it calls share a stack of 512 bytes.
 #[sock_ops]
 pub fn socket_ops(context: SockOpsContext) -> u32 {
     match context.op() {
@@ -30,8 +30,8 @@ pub fn socket_ops(context: SockOpsContext) -> u32 {
     0
 }
 
-/// A SYN is about to leave and the client's port is known. What is remembered with the socket (by `connect` for an
-/// application's, by the agent for its own) is filed for the other end, before that can accept.
+/// A SYN is about to leave and the client's port is known. What is remembered with the socket (by `connect`
+/// for an application's, by the agent for its own) is filed for the other end, before that can accept.
 #[inline(always)]
 fn opening(context: &SockOpsContext) {
     let socket = context::socket_of_ops(context.ops);
@@ -52,19 +52,21 @@ fn file(context: &SockOpsContext, peer: Endpoint) {
     let handoff = Handoff { netns, client: local(context), server: remote(context) };
     log_filed(context, netns, peer.port);
     if HANDOFFS.insert(handoff, peer, 0).is_err() {
-        // The verdict can't be given here, but the proxy refuses a connection that comes without a destination.
+        // The verdict can't be given here, but the proxy refuses a connection that comes without a
+        // destination.
         let _refused = report::fault(Fault::HandoffFull, netns, peer);
     }
 }
 
-/// Not inlined, and not in the programs that connect: what a line is put together in takes a third of the stack.
+/// Not inlined, and not in the programs that connect: what a line is put together in takes a third of the
+/// stack.
 #[inline(never)]
 fn log_filed(context: &SockOpsContext, netns: u64, port: u16) {
     debug!(context, "netns {} to port {}: filed for the accepting end", netns, port);
 }
 
-/// The accepting end of a connection is complete, and `accept()` waits on the socket's lock until this is done (kernel:
-/// `tcp_child_process`). What the connecting end filed is kept with the new socket from now on.
+/// The accepting end of a connection is complete, and `accept()` waits on the socket's lock until this is
+/// done (kernel: `tcp_child_process`). What the connecting end filed is kept with the new socket from now on.
 #[inline(always)]
 fn accepted(context: &SockOpsContext) {
     direct::accepted(context);
@@ -98,7 +100,8 @@ fn changed(context: &SockOpsContext) {
 /// The socket's own end.
 #[inline(never)]
 pub fn local(context: &SockOpsContext) -> Endpoint {
-    // An IPv6 socket that is connected to an IPv4-mapped address has its local address in the IPv4 field for sure.
+    // An IPv6 socket that is connected to an IPv4-mapped address has its local address in the IPv4 field for
+    // sure.
     let address = if is_v6(context) {
         Address::from_be32x4(words(context, |ops| {
             // SAFETY: the kernel passes a valid context for the length of the program.
@@ -117,7 +120,8 @@ pub fn remote(context: &SockOpsContext) -> Endpoint {
     Endpoint::new(address, remote_port(context))
 }
 
-/// The context holds it in network order in the first half of a 32-bit word (kernel: `sock_ops_convert_ctx_access`).
+/// The context holds it in network order in the first half of a 32-bit word (kernel:
+/// `sock_ops_convert_ctx_access`).
 #[inline(always)]
 fn remote_port(context: &SockOpsContext) -> u16 {
     u32::from_be(context.remote_port()) as u16

@@ -1,5 +1,6 @@
-//! The packets of direct connections that go from veth to veth: redirected at the sender's veth ([`from_pod`]), and guarded
-//! where a socket takes them ([`guard`]). Which these are is in what [`crate::filing`] has filed.
+//! The packets of direct connections that go from veth to veth: redirected at the sender's veth
+//! ([`from_pod`]), and guarded where a socket takes them ([`guard`]). Which these are is in what
+//! [`crate::filing`] has filed.
 
 use aya_ebpf::bindings::{
     __sk_buff, BPF_TCP_LISTEN, BPF_TCP_NEW_SYN_RECV, BPF_TCP_SYN_RECV, BPF_TCP_SYN_SENT, bpf_sock,
@@ -57,8 +58,9 @@ pub fn from_pod(context: TcContext) -> i32 {
     }
 }
 
-/// What a socket is about to take: of a filed flow only what was redirected, and the handshake. Runs for every packet of
-/// every socket below the cgroup; nearly all of them are let in after one look at what is remembered with the socket.
+/// What a socket is about to take: of a filed flow only what was redirected, and the handshake. Runs for
+/// every packet of every socket below the cgroup; nearly all of them are let in after one look at what is
+/// remembered with the socket.
 #[cgroup_skb(ingress)]
 pub fn guard(context: SkBuffContext) -> i32 {
     let skb = Skb(context.skb.skb);
@@ -67,8 +69,8 @@ pub fn guard(context: SkBuffContext) -> i32 {
     }
     let Some(socket) = skb.socket() else { return 1 };
     let state = socket.state();
-    // Which connection it is the packet alone says. A new socket of a connection is in the second of these states until it
-    // is remembered whose it is (kernel: `tcp_rcv_state_process`).
+    // Which connection it is the packet alone says. A new socket of a connection is in the second of these
+    // states until it is remembered whose it is (kernel: `tcp_rcv_state_process`).
     let is_new = matches!(state, BPF_TCP_LISTEN | BPF_TCP_SYN_RECV | BPF_TCP_NEW_SYN_RECV);
     if !is_new && context::veth_end_of(socket.0).is_none() {
         return 1;
@@ -98,7 +100,8 @@ struct Socket(*mut bpf_sock);
 impl Bytes for Skb {
     #[inline(always)]
     fn load<const N: usize>(&self, at: u32, to: &mut [u8; N]) -> bool {
-        // SAFETY: the context is the program's own; the helper writes so many bytes, whether it finds them or not.
+        // SAFETY: the context is the program's own; the helper writes so many bytes, whether it finds them or
+        // not.
         unsafe { bpf_skb_load_bytes(self.0.cast(), at, to.as_mut_ptr().cast(), N as u32) == 0 }
     }
 }
@@ -106,7 +109,8 @@ impl Bytes for Skb {
 impl Skb {
     #[inline(always)]
     fn mark(&self) -> u32 {
-        // SAFETY: the kernel passes a valid context for the length of the program; the verifier checks each load.
+        // SAFETY: the kernel passes a valid context for the length of the program; the verifier checks each
+        // load.
         unsafe { (*self.0).mark }
     }
 
@@ -142,8 +146,8 @@ impl Skb {
 
     #[inline(always)]
     fn redirect(&self, interface: u32) -> i32 {
-        // SAFETY: the context is the program's own. Before Linux 6.15 the receiver would take the packet for somebody
-        // else's without the second.
+        // SAFETY: the context is the program's own. Before Linux 6.15 the receiver would take the packet for
+        // somebody else's without the second.
         unsafe {
             (*self.0).mark = MARK;
             bpf_skb_change_type(self.0.cast(), PACKET_HOST);
@@ -165,8 +169,8 @@ impl Skb {
         }
     }
 
-    /// Whether a packet that was not redirected begins another connection of the same addresses and ports as the one that
-    /// its socket has still: the kernel asks the client about it, and then lets it in.
+    /// Whether a packet that was not redirected begins another connection of the same addresses and ports as
+    /// the one that its socket has still: the kernel asks the client about it, and then lets it in.
     #[inline(always)]
     fn begins(&self) -> bool {
         let mut direction = Direction::NONE;

@@ -144,7 +144,8 @@ pub enum Action {
     Restart,
     /// Kill the agent's proxy alone (SIGKILL); its keeper starts the next.
     KillProxy,
-    /// Start another agent beside the one that runs, which takes over from it; the old one is told to stop then.
+    /// Start another agent beside the one that runs, which takes over from it; the old one is told to stop
+    /// then.
     Upgrade,
 }
 

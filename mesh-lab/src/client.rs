@@ -101,8 +101,8 @@ impl Client {
         self.call(&Request::Status)
     }
 
-    /// Waits until every deployment has its pods and every pod is ready or has done its work; on the deadline tells
-    /// which are not, and why.
+    /// Waits until every deployment has its pods and every pod is ready or has done its work; on the deadline
+    /// tells which are not, and why.
     pub fn wait_ready(&self, namespace: Option<&str>, deadline: Duration) -> Result<(), WaitError> {
         let end = Instant::now() + deadline;
         loop {

@@ -1,8 +1,8 @@
-//! The two things the lab does inside other namespaces, each by a process of its own that has one thread: becoming
-//! a pod's sandbox, and becoming a program in a pod or on a node.
+//! The two things the lab does inside other namespaces, each by a process of its own that has one thread:
+//! becoming a pod's sandbox, and becoming a program in a pod or on a node.
 //!
-//! A process may change its namespaces as long as it has a single thread, so no code has to run between `fork` and
-//! `exec`, and `exec` in place keeps exit status, signals and terminal true to the program's own.
+//! A process may change its namespaces as long as it has a single thread, so no code has to run between
+//! `fork` and `exec`, and `exec` in place keeps exit status, signals and terminal true to the program's own.
 
 use std::{
     convert::Infallible,
@@ -57,7 +57,8 @@ impl Place {
         command
     }
 
-    /// Becomes `program` there, with that environment or else this process's own. Returns only if that failed.
+    /// Becomes `program` there, with that environment or else this process's own. Returns only if that
+    /// failed.
     pub fn exec(
         &self,
         program: &[OsString],
@@ -144,7 +145,8 @@ impl Sandbox {
     pub fn hold(&self) -> Result<Infallible, HostError> {
         cgroup::join(&self.cgroup)?;
         self.unshare()?;
-        // Unmounts on the machine reach the pod, so that it never keeps a file system busy; nothing goes back.
+        // Unmounts on the machine reach the pod, so that it never keeps a file system busy; nothing goes
+        // back.
         let slave = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
         mount_change("/", slave).during(|| "detach the sandbox's mounts from the machine's".to_owned())?;
         rustix::system::sethostname(self.hostname.as_bytes()).during(|| "set the host name".to_owned())?;
@@ -172,8 +174,8 @@ impl Sandbox {
     }
 }
 
-/// Addresses are usable at once (no duplicate detection: the lab gives each out once), routes are those given, and
-/// programs may bind low ports whoever they run as, as container runtimes allow.
+/// Addresses are usable at once (no duplicate detection: the lab gives each out once), routes are those
+/// given, and programs may bind low ports whoever they run as, as container runtimes allow.
 const POD_PARAMETERS: &[(&str, &str)] = &[
     ("ipv6/conf/all/accept_dad", "0"),
     ("ipv6/conf/default/accept_dad", "0"),

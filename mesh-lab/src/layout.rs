@@ -1,7 +1,7 @@
 //! Where everything of a lab is found, by its name alone.
 //!
-//! Nothing here is remembered anywhere else: whoever knows a lab's name can find and remove all of it, even after
-//! its daemon has crashed.
+//! Nothing here is remembered anywhere else: whoever knows a lab's name can find and remove all of it, even
+//! after its daemon has crashed.
 
 use std::{
     fmt, io,
@@ -143,7 +143,8 @@ impl Layout {
         Path::new("/run/netns").join(self.netns_name(member))
     }
 
-    /// Whether a network namespace of that name is this lab's. Exact, since `a-b` is a lab's name as well as `a`.
+    /// Whether a network namespace of that name is this lab's. Exact, since `a-b` is a lab's name as well as
+    /// `a`.
     pub fn owns_netns(&self, netns: &str) -> bool {
         let member = netns.strip_prefix("nm-").and_then(|rest| rest.strip_prefix(&*self.name.0));
         member.and_then(|rest| rest.strip_prefix('-')).is_some_and(is_member)
@@ -314,8 +315,8 @@ impl NodeNumber {
         [format!("{v4}/24"), format!("{v6}/64")]
     }
 
-    /// A hardware address for the pods' bridge. Given, since a bridge without one changes it as ports come and go,
-    /// and pods would keep a stale one in their neighbour tables.
+    /// A hardware address for the pods' bridge. Given, since a bridge without one changes it as ports come
+    /// and go, and pods would keep a stale one in their neighbour tables.
     pub fn bridge_mac(self) -> String {
         format!("02:00:0a:f4:{:02x}:01", self.0)
     }

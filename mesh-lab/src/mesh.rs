@@ -137,7 +137,8 @@ impl Program {
         self.describe(&mut *self.state.lock().await)
     }
 
-    /// Starts another beside the one that runs, which tells it to finish; it ends by itself or when it is asked.
+    /// Starts another beside the one that runs, which tells it to finish; it ends by itself or when it is
+    /// asked.
     async fn upgrade(&self, state: &mut State) -> Result<(), HostError> {
         reap(state)?;
         let Some(mut old) = state.child.take() else { return self.start(state) };

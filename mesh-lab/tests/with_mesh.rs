@@ -45,8 +45,8 @@ fn the_sample_shop_serves_its_client_and_refuses_the_intruder() {
     for _ in 0..5 {
         fetch(&lab, "intruder", "http://web/").expect_err("policy refuses the intruder");
     }
-    // Probes of a pod under STRICT come from its node, in plaintext, and pass: the pods are ready. A client on the
-    // node that is no probe is not served.
+    // Probes of a pod under STRICT come from its node, in plaintext, and pass: the pods are ready. A client
+    // on the node that is no probe is not served.
     let server = lab
         .pods("shop")
         .unwrap()

@@ -14,7 +14,8 @@ use crate::Peer;
 /// Pauses while the kernel refuses to accept (no descriptors, no memory): the first, and the longest.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(1));
 
-/// Half of what the kernel keeps of a connection in each direction: it doubles what it is told (`SO_SNDBUF`, socket(7)).
+/// Half of what the kernel keeps of a connection in each direction: it doubles what it is told (`SO_SNDBUF`,
+/// socket(7)).
 const BUFFER: usize = 64 << 10;
 
 /// A socket that connections come to.

@@ -6,9 +6,9 @@ use std::thread::{Builder, JoinHandle};
 
 use tokio::runtime;
 
-/// Runs what `start` makes, in a thread of that name with a single-threaded runtime of its own, until it ends. `start` is
-/// called on that runtime, and has ended when this returns. `nice` is added to the thread's nice value (`setpriority(2)`):
-/// with some, whoever serves traffic goes first where cores are scarce.
+/// Runs what `start` makes, in a thread of that name with a single-threaded runtime of its own, until it
+/// ends. `start` is called on that runtime, and has ended when this returns. `nice` is added to the thread's
+/// nice value (`setpriority(2)`): with some, whoever serves traffic goes first where cores are scarce.
 ///
 /// Errors: there is no thread or no runtime, or those of `start`.
 pub fn apart<F>(

@@ -1,4 +1,5 @@
-//! Places for tasks: each connection holds one, gives it back when it is dropped, and hears when it is to end.
+//! Places for tasks: each connection holds one, gives it back when it is dropped, and hears when it is to
+//! end.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -42,8 +43,8 @@ impl Gate {
         Self(Arc::new(Mutex::new(inside)))
     }
 
-    /// A place for a newcomer, as [`Standing::Unproven`]; another connection may be told to end for it. None if it has to
-    /// be refused.
+    /// A place for a newcomer, as [`Standing::Unproven`]; another connection may be told to end for it. None
+    /// if it has to be refused.
     pub fn enter(&self, group: Group) -> Option<Place> {
         let mut inside = self.inside();
         match inside.places.enter(group) {
@@ -95,7 +96,8 @@ impl Place {
         self.gate.inside().places.stand(self.id, standing);
     }
 
-    /// Gives the place back before it is dropped: the connection counts elsewhere from now on. It is not evicted any more.
+    /// Gives the place back before it is dropped: the connection counts elsewhere from now on. It is not
+    /// evicted any more.
     pub fn leave(&self) {
         self.gate.leave(self.id);
     }

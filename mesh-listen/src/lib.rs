@@ -1,10 +1,10 @@
 //! What listens, bounded: in count, time, bytes, and share of each address.
 //!
 //! - [`Places`] is the accounting alone, without sockets: who may come in, and who has to go for it.
-//! - [`Gate`] is the same for tasks: a [`Place`] for each connection, given back when it is dropped, which says when it is
-//!   to end.
-//! - [`http`] serves HTTP/1 within a gate: heads, idle connections and readers have their time, and answers that nobody
-//!   reads hold a bounded amount of memory.
+//! - [`Gate`] is the same for tasks: a [`Place`] for each connection, given back when it is dropped, which
+//!   says when it is to end.
+//! - [`http`] serves HTTP/1 within a gate: heads, idle connections and readers have their time, and answers
+//!   that nobody reads hold a bounded amount of memory.
 //! - [`Readers`] says who may read metrics.
 //! - [`Listeners`] tells Prometheus what became of connections.
 //! - [`apart`] runs a server in a thread and a runtime of its own.

@@ -2,7 +2,8 @@
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
-/// Bits of an IPv6 address that name a network; the rest a host may choose, all 2^64 of them (RFC 4291, 2.5.1).
+/// Bits of an IPv6 address that name a network; the rest a host may choose, all 2^64 of them (RFC 4291,
+/// 2.5.1).
 const NETWORK_BITS: u32 = 64;
 
 /// Those who share their places: an IPv4 address, an IPv6 network of 64 bits, or a user of this host.
@@ -63,11 +64,12 @@ impl Peer {
         }
     }
 
-    /// Whether a process of this very network namespace opened it: from loopback, or from the address that it leads to.
+    /// Whether a process of this very network namespace opened it: from loopback, or from the address that it
+    /// leads to.
     ///
-    /// Nobody else completes a handshake from there. What comes from outside with an address that is the kernel's own is
-    /// dropped (IPv4: a martian source, `fib_validate_source`), and its answers go to that kernel itself, not to him who
-    /// sent it.
+    /// Nobody else completes a handshake from there. What comes from outside with an address that is the
+    /// kernel's own is dropped (IPv4: a martian source, `fib_validate_source`), and its answers go to that
+    /// kernel itself, not to him who sent it.
     pub fn is_this_host(&self) -> bool {
         match self {
             Self::Network { from, to } => {

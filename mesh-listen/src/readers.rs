@@ -12,8 +12,8 @@ use crate::Peer;
 /// Processes of the same host, addresses within blocks, and pods of namespaces; written like
 /// `10.1.2.3,fd00::/8,monitoring`.
 ///
-/// A pod is known by its address here, which is no proof: who can speak with another pod's address, as one with `NET_RAW`
-/// can on some networks, reads what that one may. Nothing but reading is given by this.
+/// A pod is known by its address here, which is no proof: who can speak with another pod's address, as one
+/// with `NET_RAW` can on some networks, reads what that one may. Nothing but reading is given by this.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Readers {
@@ -27,8 +27,8 @@ impl Readers {
         Self { blocks: Vec::new(), namespaces: names.iter().map(|name| (*name).to_owned()).collect() }
     }
 
-    /// Whether a peer is one of them, where `namespace_of` says which namespace's pod has an address, as far as is known.
-    /// Errors: a sentence for the peer.
+    /// Whether a peer is one of them, where `namespace_of` says which namespace's pod has an address, as far
+    /// as is known. Errors: a sentence for the peer.
     pub fn admit(
         &self,
         peer: &Peer,

@@ -5,7 +5,8 @@
 use std::fmt::Arguments;
 use std::io::{self, Write};
 
-/// Writes to standard output. A reader that has had enough, such as `head`, is no error: there is nobody left to write for.
+/// Writes to standard output. A reader that has had enough, such as `head`, is no error: there is nobody left
+/// to write for.
 pub fn write(text: &str) -> io::Result<()> {
     let mut output = io::stdout().lock();
     match output.write_all(text.as_bytes()).and_then(|()| output.flush()) {

@@ -57,8 +57,8 @@ struct Seen {
 }
 
 impl Seen {
-    /// Whoever asks for details gets all of them. A library's lines name nobody, so that those of one place count as one
-    /// cause.
+    /// Whoever asks for details gets all of them. A library's lines name nobody, so that those of one place
+    /// count as one cause.
     fn source(&self, event: &Event<'_>) -> Option<Source> {
         let metadata = event.metadata();
         if *metadata.level() > Level::INFO {

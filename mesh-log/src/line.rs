@@ -5,8 +5,8 @@ use std::time::SystemTime;
 
 use tracing::Level;
 
-/// A line with its end is no longer than this (`PIPE_BUF`): a pipe takes it whole or not at all, so that lines of the
-/// processes that share a pipe are never mixed.
+/// A line with its end is no longer than this (`PIPE_BUF`): a pipe takes it whole or not at all, so that
+/// lines of the processes that share a pipe are never mixed.
 pub(crate) const LONGEST_LINE: usize = 4096;
 
 /// Bytes of one value, escaped. What is longer is cut.
@@ -200,8 +200,8 @@ fn push_quoted(out: &mut String, value: &str, most: usize) -> bool {
     cut
 }
 
-/// Appends a value so that nothing in it ends a line or a string, or moves a terminal's cursor: everything that can't be
-/// seen is escaped as in JSON. At most `most` bytes; true if the value was cut for that.
+/// Appends a value so that nothing in it ends a line or a string, or moves a terminal's cursor: everything
+/// that can't be seen is escaped as in JSON. At most `most` bytes; true if the value was cut for that.
 fn push_escaped(out: &mut String, value: &str, most: usize) -> bool {
     const ELLIPSIS: char = '…';
     let limit = out.len() + most.saturating_sub(ELLIPSIS.len_utf8());
@@ -235,8 +235,8 @@ fn push_char(out: &mut String, char: char) {
     }
 }
 
-/// Whether a character is seen as itself: no control, no line or paragraph separator, nothing that turns the direction of
-/// text, joins the character before it or has no width.
+/// Whether a character is seen as itself: no control, no line or paragraph separator, nothing that turns the
+/// direction of text, joins the character before it or has no width.
 fn is_plain(char: char) -> bool {
     char == ' ' || char.is_ascii_graphic() || (!char.is_ascii() && char.escape_debug().len() == 1)
 }

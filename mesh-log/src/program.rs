@@ -42,8 +42,9 @@ pub enum Error {
 /// Changes what is logged.
 pub struct Log(reload::Handle<EnvFilter, Registry>);
 
-/// Starts the program's log on standard error. `filter` is a level, or a filter such as `info,mesh_agent=debug`. The thread
-/// that writes has the caller's privileges and signal mask, so these come first.
+/// Starts the program's log on standard error. `filter` is a level, or a filter such as
+/// `info,mesh_agent=debug`. The thread that writes has the caller's privileges and signal mask, so these come
+/// first.
 pub fn start(filter: &str, format: Format) -> Result<Log, Error> {
     let (filter, handle) = reload::Layer::new(parse(filter)?);
     let sink = Arc::new(standard_error(format)?);
@@ -79,7 +80,8 @@ pub fn flush() {
     }
 }
 
-/// Says something, and waits until it is out, if it comes out at all: why a program ends, before it has a log too.
+/// Says something, and waits until it is out, if it comes out at all: why a program ends, before it has a log
+/// too.
 pub fn call_out(lines: &[String]) {
     let tell = |sink: &Sink| {
         lines.iter().for_each(|line| sink.push(Line::of_words(line)));
@@ -92,8 +94,8 @@ pub fn call_out(lines: &[String]) {
     }
 }
 
-/// Has panics of any thread logged, and then `end` called. The library's own way writes to standard error at once, and
-/// waits for it.
+/// Has panics of any thread logged, and then `end` called. The library's own way writes to standard error at
+/// once, and waits for it.
 pub fn log_panics(end: impl Fn() + Send + Sync + 'static) {
     std::panic::set_hook(Box::new(move |panic| {
         let thread = std::thread::current();
@@ -105,8 +107,8 @@ pub fn log_panics(end: impl Fn() + Send + Sync + 'static) {
 
 /// Lines of the two processes of an agent are few: each is written as it comes.
 fn standard_error(format: Format) -> io::Result<Sink> {
-    // A descriptor of its own: whoever writes by the library's handle would wait for the writer's lock on it. The open file
-    // stays as it is, since others have it as well: made non-blocking it would be so for them.
+    // A descriptor of its own: whoever writes by the library's handle would wait for the writer's lock on it.
+    // The open file stays as it is, since others have it as well: made non-blocking it would be so for them.
     let output = File::from(io::stderr().as_fd().try_clone_to_owned()?);
     Sink::start("log", output, Duration::ZERO, move |lines| {
         let mut line = Line::of_event(format, Level::WARN, env!("CARGO_CRATE_NAME"));

@@ -1,7 +1,8 @@
 //! What a peer can cause at will is one line for each peer, pod, port and second; the rest is counted.
 //!
-//! The table is bounded, whatever peers choose: their addresses, ports, words. Of one network there are [`SHARE`] entries;
-//! beyond them its lines are counted together, and when the table is full all lines of a place are.
+//! The table is bounded, whatever peers choose: their addresses, ports, words. Of one network there are
+//! [`SHARE`] entries; beyond them its lines are counted together, and when the table is full all lines of a
+//! place are.
 
 use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
@@ -24,7 +25,8 @@ const SHARE: u32 = 16;
 /// What lines have in common that are told once in a second.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Source {
-    /// Where in the program, by whom, and all else that tells them apart; then the first two, and the first alone.
+    /// Where in the program, by whom, and all else that tells them apart; then the first two, and the first
+    /// alone.
     exact: u64,
     of_network: u64,
     of_place: u64,
@@ -32,8 +34,8 @@ pub struct Source {
 }
 
 impl Source {
-    /// Lines of `place` in the program that `peer` causes, an address with or without a port, and that are the same in
-    /// `what`. `place` must be one of a few: nothing that a peer chooses.
+    /// Lines of `place` in the program that `peer` causes, an address with or without a port, and that are
+    /// the same in `what`. `place` must be one of a few: nothing that a peer chooses.
     pub fn new(place: impl Hash, peer: &str, what: impl Hash) -> Self {
         // Keyed at random, or a peer could choose what is taken for another's.
         static KEYS: OnceLock<RandomState> = OnceLock::new();

@@ -23,8 +23,8 @@ const TRY_AGAIN: Duration = Duration::from_millis(20);
 /// A line that says how many were lost.
 type Loss = Box<dyn Fn(u64) -> Line + Send>;
 
-/// Where lines go. Nobody waits for the output: what it does not take in time is lost and counted. What waits is written
-/// when the sink is dropped.
+/// Where lines go. Nobody waits for the output: what it does not take in time is lost and counted. What waits
+/// is written when the sink is dropped.
 pub struct Sink(Arc<Queue>);
 
 #[derive(Default)]
@@ -67,8 +67,9 @@ enum State {
 }
 
 impl Sink {
-    /// Starts the writer, which gathers lines for so long before it writes: waking a thread for each costs a busy node more
-    /// than the line itself. After a loss there is a line of `loss`. Errors: no thread can be started.
+    /// Starts the writer, which gathers lines for so long before it writes: waking a thread for each costs a
+    /// busy node more than the line itself. After a loss there is a line of `loss`. Errors: no thread can be
+    /// started.
     pub fn start(
         name: &str,
         output: impl Write + Send + 'static,
@@ -89,8 +90,8 @@ impl Sink {
         self.0.lock_and_push(&line.finish());
     }
 
-    /// Takes a line that a peer can cause at will: one for each source and second, of the rest how many there were. `line`
-    /// is called only if it is written.
+    /// Takes a line that a peer can cause at will: one for each source and second, of the rest how many there
+    /// were. `line` is called only if it is written.
     pub fn push_of(&self, source: Source, line: impl FnOnce() -> Line) {
         let fate = self.0.lock().repeats.admit(source, Instant::now());
         // Made outside of the lock: the text of what is shown comes from everywhere.
@@ -135,7 +136,8 @@ impl Drop for Sink {
 }
 
 impl Queue {
-    /// Held for no longer than it takes to copy a line. Nothing in there can panic with half of a change made.
+    /// Held for no longer than it takes to copy a line. Nothing in there can panic with half of a change
+    /// made.
     fn lock(&self) -> MutexGuard<'_, Waiting> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -231,8 +233,8 @@ impl Writer {
         self.queue.gone.notify_all();
     }
 
-    /// Swaps what waits for `batch`, which is empty. Returns how many losses are to be told; none when nothing comes any
-    /// more.
+    /// Swaps what waits for `batch`, which is empty. Returns how many losses are to be told; none when
+    /// nothing comes any more.
     fn take(&self, batch: &mut String) -> Option<u64> {
         let mut waiting = self.queue.wait(self.gather);
         waiting.collect_counted();
@@ -244,8 +246,8 @@ impl Writer {
         Some(std::mem::take(&mut waiting.untold))
     }
 
-    /// Writes whole lines, as many at a time as a pipe takes at once (pipe(7)). Returns how many the output did not take: it
-    /// is gone, or full as a disk is.
+    /// Writes whole lines, as many at a time as a pipe takes at once (pipe(7)). Returns how many the output
+    /// did not take: it is gone, or full as a disk is.
     fn write(&mut self, text: &str) -> u64 {
         let mut rest = text;
         let mut failed = 0;

@@ -18,7 +18,8 @@ use tokio::net::{TcpStream, UnixStream};
 
 use crate::cluster::PodPort;
 
-/// Longest wait for a connection or an answer. The endpoints answer from memory; a port-forward has three more hops.
+/// Longest wait for a connection or an answer. The endpoints answer from memory; a port-forward has three
+/// more hops.
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// How long after a failure the reason, which comes on a channel of its own, is waited for.
 const REASON_TIMEOUT: Duration = Duration::from_millis(500);

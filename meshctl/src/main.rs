@@ -1,9 +1,9 @@
-//! The nodemesh command line: puts the mesh on a cluster, says what agents and control plane know, and why a connection
-//! is or is not taken.
+//! The nodemesh command line: puts the mesh on a cluster, says what agents and control plane know, and why a
+//! connection is or is not taken.
 //!
-//! Reading order: the command line here, [`source`] (whom to ask) and [`cluster`] (how a cluster is reached), [`ask`]
-//! (asking), [`listing`] (what the lists show), [`status`], [`why`]; then what changes a cluster; and [`output`] (how
-//! answers look).
+//! Reading order: the command line here, [`source`] (whom to ask) and [`cluster`] (how a cluster is reached),
+//! [`ask`] (asking), [`listing`] (what the lists show), [`status`], [`why`]; then what changes a cluster; and
+//! [`output`] (how answers look).
 #![forbid(unsafe_code)]
 
 /// Writes a line to standard error. `eprintln!` would panic when nobody reads any more.
@@ -85,9 +85,9 @@ enum Verb {
     Connections(Selection),
     /// Where a connection would go, with which identity, and which policy would let it in or not
     ///
-    /// Nothing is sent. The configuration of the pod's own agent is evaluated with the agent's own code. Pods that should be
-    /// in the mesh and are not come first. The exit status is 0 if every endpoint would take the connection, 3 if not, 1 if
-    /// the question can't be answered.
+    /// Nothing is sent. The configuration of the pod's own agent is evaluated with the agent's own code. Pods
+    /// that should be in the mesh and are not come first. The exit status is 0 if every endpoint would take
+    /// the connection, 3 if not, 1 if the question can't be answered.
     #[command(after_help = WHY_EXAMPLES)]
     Why(why::Question),
     /// What keeps a mesh from being installed, or an installed one from working, and what to do about it
@@ -97,8 +97,9 @@ enum Verb {
     Check(check::Options),
     /// Put the mesh on the cluster, or bring it to this version and these values
     ///
-    /// The chart is part of this program; `helm` on PATH renders it. Its objects are applied on the server's side, so what
-    /// others set in them stays. What it consists of is recorded in the cluster, for `uninstall`.
+    /// The chart is part of this program; `helm` on PATH renders it. Its objects are applied on the server's
+    /// side, so what others set in them stays. What it consists of is recorded in the cluster, for
+    /// `uninstall`.
     #[command(after_help = INSTALL_EXAMPLES)]
     Install(install::Options),
     /// Take away what `install` put there; the agents clean up their nodes as they go

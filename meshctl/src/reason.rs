@@ -1,4 +1,5 @@
-//! Errors in as many words as they need. A Kubernetes client's own text repeats each layer below it, and the whole answer.
+//! Errors in as many words as they need. A Kubernetes client's own text repeats each layer below it, and the
+//! whole answer.
 
 use std::error::Error;
 

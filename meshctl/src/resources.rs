@@ -56,8 +56,8 @@ async fn ask(endpoint: Result<Endpoint, String>) -> Result<Resources> {
     endpoint.map_err(anyhow::Error::msg)?.open().await?.json("/resources").await
 }
 
-/// The `PeerAuthentication`s of which one has the workloads of a namespace require mutual TLS: its own that are STRICT,
-/// else the mesh's, which are in `root`.
+/// The `PeerAuthentication`s of which one has the workloads of a namespace require mutual TLS: its own that
+/// are STRICT, else the mesh's, which are in `root`.
 pub fn strict_in<'a>(resources: &'a Resources, namespace: &str, root: &str) -> Vec<&'a ResourceStatus> {
     let of = |namespace: &str| -> Vec<&ResourceStatus> {
         let all = resources.resources.iter().filter(|it| it.namespace == namespace);

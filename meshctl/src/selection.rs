@@ -25,8 +25,8 @@ pub struct Selection {
     /// What is in any namespace, as without -n
     #[arg(short = 'A', long, conflicts_with = "namespace")]
     all_namespaces: bool,
-    /// Only what has these labels, as kubectl takes them: app=x,tier!=y,env in (a,b),!z. A connection has those of the
-    /// pods at its ends, a certificate those of the pods that it is for
+    /// Only what has these labels, as kubectl takes them: app=x,tier!=y,env in (a,b),!z. A connection has
+    /// those of the pods at its ends, a certificate those of the pods that it is for
     #[arg(short = 'l', long = "selector", value_name = "LABELS", value_parser = labels::parse)]
     labels: Option<Selector>,
     /// Whose agents are asked.

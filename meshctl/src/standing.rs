@@ -72,7 +72,8 @@ fn has_address(pod: &Pod) -> bool {
     pod.status.as_ref().and_then(|status| status.pod_ip.as_ref()).is_some_and(|ip| !ip.is_empty())
 }
 
-/// Pods that labels take into the mesh and that Kubernetes has given no address, so that no agent may know of them.
+/// Pods that labels take into the mesh and that Kubernetes has given no address, so that no agent may know of
+/// them.
 pub async fn without_address(cluster: &Cluster) -> Result<Vec<NotEnrolled>> {
     let pods: Api<Pod> = Api::all(cluster.client.clone());
     let mut found = Vec::new();

@@ -26,8 +26,8 @@ pub fn programs(workspace: &Workspace) -> Result<()> {
     cargo.checked()
 }
 
-/// Builds the CNI plugin: static, since it runs on nodes with whatever C library, and of few pages, since it is started for
-/// each pod. Other flags than everything else has mean a target directory of its own.
+/// Builds the CNI plugin: static, since it runs on nodes with whatever C library, and of few pages, since it
+/// is started for each pod. Other flags than everything else has mean a target directory of its own.
 pub fn plugin(workspace: &Workspace) -> Result<()> {
     remark!("building mesh-cni, the CNI plugin, which is static");
     workspace

@@ -67,7 +67,8 @@ impl CommandExt for Command {
     }
 }
 
-/// The first of `PATH` and the system's administration directories (which a user's `PATH` may lack) that has `name`.
+/// The first of `PATH` and the system's administration directories (which a user's `PATH` may lack) that has
+/// `name`.
 pub fn find_program(name: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     env::split_paths(&path)

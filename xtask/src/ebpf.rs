@@ -38,7 +38,8 @@ fn compile(workspace: &Workspace, toolchain: &BpfToolchain, linker: &Path, outpu
         .checked()
 }
 
-/// Full debug information is what `--btf` makes BTF of; aya's bindings choose register names by the architecture.
+/// Full debug information is what `--btf` makes BTF of; aya's bindings choose register names by the
+/// architecture.
 fn rustflags() -> [String; 3] {
     ["-Cdebuginfo=2".into(), "-Clink-arg=--btf".into(), format!("--cfg=bpf_target_arch=\"{ARCH}\"")]
 }

@@ -1,5 +1,5 @@
-//! What a task says: on standard output what it was asked for, on standard error what it remarks. Neither ends it when
-//! nobody reads any more, so that a lab or a cluster is taken down all the same.
+//! What a task says: on standard output what it was asked for, on standard error what it remarks. Neither
+//! ends it when nobody reads any more, so that a lab or a cluster is taken down all the same.
 
 /// Writes a line to standard output.
 macro_rules! say {

@@ -10,8 +10,9 @@ use crate::fuzz;
 use crate::setup::is_root;
 use crate::workspace::Workspace;
 
-/// Builds everything and runs the workspace's tests; those in `mesh-lab/tests` each make a lab of their own. Without
-/// filters the fuzz targets follow for a moment, and the end-to-end tests on a Kubernetes of this machine.
+/// Builds everything and runs the workspace's tests; those in `mesh-lab/tests` each make a lab of their own.
+/// Without filters the fuzz targets follow for a moment, and the end-to-end tests on a Kubernetes of this
+/// machine.
 pub fn run(workspace: &Workspace, filters: &[String]) -> Result<()> {
     ensure!(is_root(), "tests make namespaces and load eBPF programs: run as root");
     build::everything(workspace)?;

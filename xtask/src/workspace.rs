@@ -19,7 +19,8 @@ pub struct Workspace {
 }
 
 impl Workspace {
-    /// Asks cargo, which knows about `CARGO_TARGET_DIR` and every configuration file that moves the target directory.
+    /// Asks cargo, which knows about `CARGO_TARGET_DIR` and every configuration file that moves the target
+    /// directory.
     pub fn locate() -> Result<Self> {
         let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml");
         let answer = Command::new(cargo_program())

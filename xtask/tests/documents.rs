@@ -14,7 +14,8 @@ fn every_threat_names_tests_that_there_are() {
     every_row_names_tests("docs/threat-model.md", 30);
 }
 
-/// Fails unless the document has at least `fewest` rows, each of which names at least one test that the workspace has.
+/// Fails unless the document has at least `fewest` rows, each of which names at least one test that the
+/// workspace has.
 fn every_row_names_tests(document: &str, fewest: usize) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
     let text = fs::read_to_string(root.join(document)).unwrap();

@@ -1,8 +1,8 @@
 //! Where the endpoints are served, to whom, and within which bounds.
 //!
-//! None of it is done by a thread that has to do with traffic, configuration or certificates: a scrape of a large node, or
-//! a list of a large mesh, takes a core for a while. Health has a thread of its own, so that such a list does not look
-//! like an agent that is dead.
+//! None of it is done by a thread that has to do with traffic, configuration or certificates: a scrape of a
+//! large node, or a list of a large mesh, takes a core for a while. Health has a thread of its own, so that
+//! such a list does not look like an agent that is dead.
 
 use std::io;
 use std::sync::Arc;
@@ -15,11 +15,12 @@ use tokio::sync::watch;
 use super::State;
 use crate::kept::Doors;
 
-/// What is added to the nice value of the thread that makes lists: where cores are scarce, traffic goes first.
+/// What is added to the nice value of the thread that makes lists: where cores are scarce, traffic goes
+/// first.
 const GIVES_WAY: i32 = 10;
 
-/// Serves in threads of their own until `leave` says that another proxy does, or its sender is gone. Errors: there are no
-/// threads, or a socket can't be waited for.
+/// Serves in threads of their own until `leave` says that another proxy does, or its sender is gone. Errors:
+/// there are no threads, or a socket can't be waited for.
 pub fn serve(state: Arc<State>, doors: Doors, leave: watch::Receiver<bool>) -> io::Result<()> {
     let Doors { admin, metrics, health, admin_socket } = doors;
     let (healthy, stop) =

@@ -1,4 +1,4 @@
-//! Asking the certificate authority (wire reference 5).
+//! Asking the certificate authority (docs/wire.md, Certificates).
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

@@ -1,5 +1,5 @@
-//! The wall clock, by which certificates begin and end. It may be set, and it goes on while the machine is suspended, when
-//! those who wait for a time do not.
+//! The wall clock, by which certificates begin and end. It may be set, and it goes on while the machine is
+//! suspended, when those who wait for a time do not.
 
 use std::time::{Duration, Instant, SystemTime};
 

@@ -1,5 +1,5 @@
-//! Certificates that outlive the proxy that asked for them: written down in memory for the next one, and taken over from
-//! the one before.
+//! Certificates that outlive the proxy that asked for them: written down in memory for the next one, and
+//! taken over from the one before.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -21,7 +21,8 @@ use crate::legacy::{self, Legacy};
 /// What changes within this time is written together.
 const TOGETHER: Duration = Duration::from_millis(50);
 
-/// The pods of a proxy before this one have been asked for again by then; certificates of others are forgotten.
+/// The pods of a proxy before this one have been asked for again by then; certificates of others are
+/// forgotten.
 const ASKED_FOR_BY: Duration = Duration::from_mins(1);
 
 /// Certificates and keys as they came, by the URI of their identity.
@@ -74,8 +75,9 @@ fn written(shared: &Shared, kept: &Written) -> io::Result<File> {
 }
 
 impl Certificates {
-    /// Takes over what a proxy before this one has left: roots that the operator's file names too, and certificates that
-    /// lead to them, are valid now, and whose key is there. It counts until the authority has answered.
+    /// Takes over what a proxy before this one has left: roots that the operator's file names too, and
+    /// certificates that lead to them, are valid now, and whose key is there. It counts until the authority
+    /// has answered.
     pub fn inherit(&self, file: &File) {
         let taken = legacy::read(file, MOST_BYTES).map(|bytes| self.shared.inherit(&bytes));
         match taken {
@@ -98,7 +100,7 @@ impl Certificates {
 }
 
 impl Shared {
-    /// Answers how many identities it took.
+    /// Returns how many identities it took.
     fn inherit(&self, bytes: &[u8]) -> Option<usize> {
         let contents = read(bytes)?;
         let roots: Vec<_> =

@@ -10,18 +10,19 @@ use super::ca::{CaError, Subject};
 use super::clock::Clock;
 use super::store::Shared;
 
-/// Back-off after failures (wire reference 5).
+/// Back-off after failures (docs/wire.md, Certificates).
 const FIRST_RETRY: Duration = Duration::from_millis(500);
 const LONGEST_RETRY: Duration = Duration::from_secs(150);
-/// Without a certificate a pod is cut off, and without its own the agent hears of nothing, so they do not wait as long.
+/// Without a certificate a pod is cut off, and without its own the agent hears of nothing, so they do not
+/// wait as long.
 const LONGEST_RETRY_WITHOUT: Duration = Duration::from_secs(5);
 /// Retries are no denser than this, however near the end is.
 const SHORTEST_RETRY: Duration = Duration::from_millis(200);
 /// Certificates that live for seconds (in tests) are renewed no faster than this.
 const SHORTEST_LIFE: Duration = Duration::from_millis(500);
 
-/// A clock that is set twice within a second looks as if it had not been, so nobody waits for longer than this without
-/// looking at it.
+/// A clock that is set twice within a second looks as if it had not been, so nobody waits for longer than
+/// this without looking at it.
 const LOOK_AT_CLOCK: Duration = Duration::from_secs(30);
 
 /// Certificates that are replaced because of their root are asked for within this time, not all at once.
@@ -66,8 +67,8 @@ pub(super) async fn keep(shared: Arc<Shared>, subject: Subject) {
     }
 }
 
-/// Notices new roots between renewals, and has the authority asked for them; and that the clock was set, by which
-/// certificates may have begun or ended.
+/// Notices new roots between renewals, and has the authority asked for them; and that the clock was set, by
+/// which certificates may have begun or ended.
 pub(super) async fn follow(shared: Arc<Shared>) {
     let mut asked = Instant::now();
     let mut clock = Clock::now();
@@ -123,14 +124,14 @@ fn random() -> f64 {
     rand::rng().random()
 }
 
-/// Half of a life, give or take a tenth, so that certificates that were made together are not renewed together.
-/// `random` is between 0 and 1.
+/// Half of a life, give or take a tenth, so that certificates that were made together are not renewed
+/// together. `random` is between 0 and 1.
 fn half_life(life: Duration, random: f64) -> Duration {
     life.max(SHORTEST_LIFE).mul_f64(0.5 * (0.9 + 0.2 * random))
 }
 
-/// Pause after the `count`th failure in a row. With a certificate still in use, at most a quarter of what is `left` of
-/// its life: there is time for several tries, however short it is.
+/// Pause after the `count`th failure in a row. With a certificate still in use, at most a quarter of what is
+/// `left` of its life: there is time for several tries, however short it is.
 fn retry_after(count: u32, left: Option<Duration>, subject: &Subject, random: f64) -> Duration {
     let left = left.filter(|left| !left.is_zero());
     let longest = match (subject, left) {

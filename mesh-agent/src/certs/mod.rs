@@ -1,8 +1,8 @@
 //! Who the pods of this node are: their keys and certificates, and the roots that peers are checked with.
 //!
-//! Keys are made here and never leave. [`Certificates`] holds a certificate for each identity that somebody retains,
-//! and renews it at half of its life. [`CaClient`] asks the authority, `trust` knows the roots, `verify` and `tls`
-//! make of both what rustls needs. `inherited` has certificates outlive the proxy.
+//! Keys are made here and never leave. [`Certificates`] holds a certificate for each identity that somebody
+//! retains, and renews it at half of its life. [`CaClient`] asks the authority, `trust` knows the roots,
+//! `verify` and `tls` make of both what rustls needs. `inherited` has certificates outlive the proxy.
 
 mod ca;
 mod clock;
@@ -39,8 +39,8 @@ pub use warm::warm_up;
 pub struct Identity {
     /// Who it is.
     pub id: SpiffeId,
-    /// To connect as. Checks that the peer's certificate is of the mesh, but not who the peer is: ask [`peer_id`] after
-    /// the handshake.
+    /// To connect as. Checks that the peer's certificate is of the mesh, but not who the peer is: ask
+    /// [`peer_id`] after the handshake.
     pub client: Arc<rustls::ClientConfig>,
     /// To accept as. Clients must have a certificate of the same trust domain.
     pub server: Arc<rustls::ServerConfig>,

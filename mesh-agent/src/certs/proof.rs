@@ -39,7 +39,8 @@ impl Proof {
         &self.id
     }
 
-    /// Whether a handshake would succeed now, too: the certificate has not expired, and leads to a root in force.
+    /// Whether a handshake would succeed now, too: the certificate has not expired, and leads to a root in
+    /// force.
     pub fn counts(&self) -> bool {
         if SystemTime::now() >= self.not_after {
             return false;

@@ -71,8 +71,8 @@ pub(super) struct Wanted {
 }
 
 impl Certificates {
-    /// Certificates from an authority, for connections that are framed in a way, which are left to a next proxy. To be called
-    /// on the runtime that is to renew them; the agent's own is asked for at once.
+    /// Certificates from an authority, for connections that are framed in a way, which are left to a next
+    /// proxy. To be called on the runtime that is to renew them; the agent's own is asked for at once.
     pub fn new(ca: CaClient, trust_domain: &str, tunnel: Tunnel, legacy: Legacy) -> Self {
         let provider = tls::provider();
         let trust = Arc::new(Trust::new(Arc::clone(&provider), &ca.endpoint.root_cert));
@@ -105,7 +105,8 @@ impl Certificates {
 
     /// The certificate of an identity, if there is a valid one. Takes no lock.
     pub fn current(&self, id: &SpiffeId) -> Option<Arc<Identity>> {
-        // An expired one is as good as none: a peer would refuse it anyway, for a reason that is harder to find.
+        // An expired one is as good as none: a peer would refuse it anyway, for a reason that is harder to
+        // find.
         self.shared.current.load().get(id).filter(|found| SystemTime::now() < found.not_after).cloned()
     }
 
@@ -208,8 +209,8 @@ impl Shared {
         Ok(not_after)
     }
 
-    /// Returns once peers refuse the certificate of an identity: it leads to no root in force any more, or is not valid by
-    /// a clock that was set.
+    /// Returns once peers refuse the certificate of an identity: it leads to no root in force any more, or is
+    /// not valid by a clock that was set.
     pub async fn refused(&self, id: &SpiffeId) {
         let mut changes = self.trust.changes();
         let is_refused = || {

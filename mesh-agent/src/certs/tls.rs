@@ -1,4 +1,5 @@
-//! The TLS of the mesh (wire reference 6.1): TLS 1.3 only, certificates on both sides, no name sent, no resumption.
+//! The TLS of the mesh (docs/wire.md, TLS): TLS 1.3 only, certificates on both sides, no name sent, no
+//! resumption.
 
 use std::sync::Arc;
 
@@ -24,8 +25,8 @@ fn alpn(tunnel: Tunnel) -> Vec<Vec<u8>> {
     }
 }
 
-/// AES-128 first, since it is cheaper and either will do. The hybrid group protects what is recorded today from the
-/// quantum computers of tomorrow.
+/// AES-128 first, since it is cheaper and either will do. The hybrid group protects what is recorded today
+/// from the quantum computers of tomorrow.
 pub(super) fn provider() -> Arc<CryptoProvider> {
     Arc::new(CryptoProvider {
         cipher_suites: vec![cipher_suite::TLS13_AES_128_GCM_SHA256, cipher_suite::TLS13_AES_256_GCM_SHA384],

@@ -1,7 +1,8 @@
 //! The roots that peers are checked with.
 //!
-//! Workloads trust what the authority's last answer listed, and nothing else. The file of roots is for reaching the
-//! authority; where it is the authority's own bundle, a change of it says that the bundle has changed.
+//! Workloads trust what the authority's last answer listed, and nothing else. The file of roots is for
+//! reaching the authority; where it is the authority's own bundle, a change of it says that the bundle has
+//! changed.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,7 +21,8 @@ use crate::stamp::Stamp;
 /// Several certificates.
 pub(super) type Bundle = Vec<CertificateDer<'static>>;
 
-/// The roots in force. Handshakes look here each time, so a new root counts at once and needs no new configuration.
+/// The roots in force. Handshakes look here each time, so a new root counts at once and needs no new
+/// configuration.
 #[derive(Debug)]
 pub(super) struct Trust {
     provider: Arc<CryptoProvider>,
@@ -67,8 +69,8 @@ impl Trust {
         self.roots.load_full()
     }
 
-    /// Told whenever certificates may count that did not, or the other way round: there are other roots, or the clock was
-    /// set.
+    /// Told whenever certificates may count that did not, or the other way round: there are other roots, or
+    /// the clock was set.
     pub fn changes(&self) -> watch::Receiver<()> {
         self.changes.subscribe()
     }
@@ -81,8 +83,8 @@ impl Trust {
         store
     }
 
-    /// Reads the file again; answers whether it says something else than before. One that can't be read changes
-    /// nothing.
+    /// Reads the file again; answers whether it says something else than before. One that can't be read
+    /// changes nothing.
     pub fn read_file(&self) -> bool {
         let mut known = self.known();
         let Ok(stamp) = Stamp::of(&self.file) else { return false };

@@ -1,4 +1,5 @@
-//! Checking peers: their certificate leads to a root of the mesh now, is valid now, and is of our trust domain.
+//! Checking peers: their certificate leads to a root of the mesh now, is valid now, and is of our trust
+//! domain.
 
 use std::fmt;
 use std::sync::Arc;

@@ -13,8 +13,8 @@ use crate::config::Tunnel;
 
 const WHO: &str = "spiffe://warm.up/ns/a/sa/b";
 
-/// A throw-away handshake, post-quantum key exchange included: the library's first use of each algorithm takes tens of
-/// milliseconds, which would otherwise be the first connection's.
+/// A throw-away handshake, post-quantum key exchange included: the library's first use of each algorithm
+/// takes tens of milliseconds, which would otherwise be the first connection's.
 pub async fn warm_up() {
     let done = tokio::task::spawn_blocking(|| handshake().map_err(|error| error.to_string())).await;
     if let Ok(Err(error)) = done {

@@ -1,7 +1,8 @@
 //! Telling people who look at the node in Kubernetes what it lacks.
 //!
-//! The check runs anew for as long as something is missing. It is told once and then counted, which the kube client can do
-//! only within one process: so the event's name is made of what it says, and who finds it there counts it up.
+//! The check runs anew for as long as something is missing. It is told once and then counted, which the kube
+//! client can do only within one process: so the event's name is made of what it says, and who finds it there
+//! counts it up.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
@@ -22,8 +23,8 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 /// Events about what has no namespace are in this one.
 const NAMESPACE: &str = "default";
 
-/// Makes an event of what is missing on `node`, or counts up the one that says so. A failure is told on standard error and
-/// changes nothing.
+/// Makes an event of what is missing on `node`, or counts up the one that says so. A failure is told on
+/// standard error and changes nothing.
 pub fn tell(node: &str, missing: &[&Need]) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let told = runtime.map_err(|error| error.to_string()).and_then(|runtime| {

@@ -36,8 +36,8 @@ pub struct Need {
     pub without: &'static str,
 }
 
-/// Checks and prints. Fails if something that is required lacks, and says so in an event on the Kubernetes node, if there
-/// is one to tell.
+/// Checks and prints. Fails if something that is required lacks, and says so in an event on the Kubernetes
+/// node, if there is one to tell.
 pub fn run(cgroup_root: &Path, format: Format, node: Option<&str>) -> io::Result<ExitCode> {
     let needs = needs::all(cgroup_root, node.is_some());
     let said = mesh_log::write(&match format {

@@ -95,7 +95,8 @@ fn kernel() -> Found {
     if version >= (5, 14) { Ok(release) } else { Err(format!("{release} is older than 5.14")) }
 }
 
-/// Programs that are attached by links to interfaces (TCX): what a kernel does counts, and this one can be asked.
+/// Programs that are attached by links to interfaces (TCX): what a kernel does counts, and this one can be
+/// asked.
 fn tcx() -> Found {
     match SchedClassifier::query_tcx("lo", TcAttachType::Ingress) {
         Ok(_) => Ok("connections between pods of one node go from veth to veth".to_owned()),
@@ -115,7 +116,8 @@ fn cgroup(root: &Path) -> Found {
     Ok(format!("{}, own cgroup {id}", root.display()))
 }
 
-/// The same, where this process is one of a pod: programs that are attached at `root` see what is below it alone.
+/// The same, where this process is one of a pod: programs that are attached at `root` see what is below it
+/// alone.
 fn below(root: &Path) -> Found {
     let found = cgroup(root)?;
     if is_below(root, std::process::id()) {
@@ -172,8 +174,8 @@ fn program(kind: ProgramType) -> Found {
     }
 }
 
-/// Whether the kernel takes the agent's programs, and whether their maps can be read without a privilege. What a kernel
-/// does counts more than its version: distributions take much from later ones.
+/// Whether the kernel takes the agent's programs, and whether their maps can be read without a privilege.
+/// What a kernel does counts more than its version: distributions take much from later ones.
 fn trial() -> (Found, Found) {
     match Trial::load() {
         Ok(mut trial) => {

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use inotify::{Inotify, WatchMask};
 use mesh_cni::install::Record;
 
-/// Somebody who keeps taking it out is answered so often in so long. What was put off is done at a later look.
+/// Somebody who keeps taking it out is answered so often in so long. What was put off is done at a later
+/// look.
 const MOST: u32 = 10;
 const WHILE: Duration = Duration::from_secs(10);
 

@@ -1,7 +1,7 @@
 //! Where the CNI plugin asks (`mesh_cni::agent`), and what it decides by.
 //!
-//! The runtime runs the plugin, as root, before any program of the pod: so the network namespace that it hands over is the
-//! pod's, and nobody has to look for it. It is held for as long as the plugin waits.
+//! The runtime runs the plugin, as root, before any program of the pod: so the network namespace that it
+//! hands over is the pod's, and nobody has to look for it. It is held for as long as the plugin waits.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -98,7 +98,8 @@ impl Gate {
         }
     }
 
-    /// The namespace that the runtime says is a pod's. The last one, if it says several: those before it failed.
+    /// The namespace that the runtime says is a pod's. The last one, if it says several: those before it
+    /// failed.
     pub fn netns_of(&self, uid: &str) -> Option<Netns> {
         let pods = self.waiting.iter().rev().filter_map(|it| it.pod.as_ref());
         let (_, netns) = pods.into_iter().find(|(it, _)| it == uid)?;
@@ -123,8 +124,8 @@ impl Gate {
     }
 }
 
-/// Writes what the plugin decides by. It is the proxy's to say, as is who is enrolled, and it comes in memory that nobody
-/// can make this wait for. Errors: it is no such memory, or too much; the file can't be written.
+/// Writes what the plugin decides by. It is the proxy's to say, as is who is enrolled, and it comes in memory
+/// that nobody can make this wait for. Errors: it is no such memory, or too much; the file can't be written.
 pub(crate) fn remember(directory: &Path, memory: &OwnedFd, length: u32) -> io::Result<()> {
     let is_memory = FileType::from_raw_mode(fstat(memory)?.st_mode) == FileType::RegularFile
         && fcntl_get_seals(memory).is_ok();

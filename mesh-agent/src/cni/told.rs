@@ -16,8 +16,8 @@ use crate::pods::NodePods;
 /// What the keeper could not write is told again after this.
 const RETRY: Duration = Duration::from_secs(5);
 
-/// Tells the keeper of every change, until one of the sources ends. `namespaces` are those whose label says that their pods
-/// are to be in the mesh.
+/// Tells the keeper of every change, until one of the sources ends. `namespaces` are those whose label says
+/// that their pods are to be in the mesh.
 ///
 /// It has to be started before the system calls that this needs are given up. Errors: there is no memory.
 pub fn tell(

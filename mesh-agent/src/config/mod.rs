@@ -1,7 +1,7 @@
 //! What the agent is told: flags, environment and a YAML file, one precedence, parsed once.
 //!
-//! A flag beats the environment, which beats the file, which beats the default. [`Settings`] is what was said,
-//! [`Config`] what it comes to; `--print-config` shows the latter in the file's own format.
+//! A flag beats the environment, which beats the file, which beats the default. [`Settings`] is what was
+//! said, [`Config`] what it comes to; `--print-config` shows the latter in the file's own format.
 
 mod file;
 mod settings;
@@ -24,8 +24,8 @@ pub use value::{AccessLogFormat, ControlAddress, LogFormat, PodSource, SameNode,
 /// Workers beyond this gain little, and each costs three listeners for every pod.
 const ENOUGH_WORKERS: usize = 4;
 
-/// Cores for each worker. The others are for the applications, and few workers cost less than many: what one of them has
-/// to send for several connections goes out together.
+/// Cores for each worker. The others are for the applications, and few workers cost less than many: what one
+/// of them has to send for several connections goes out together.
 const CORES_FOR_EACH: usize = 2;
 
 /// Options of `mesh-agent run`.
@@ -86,7 +86,8 @@ pub struct Config {
     pub workers: usize,
     /// How connections between meshed pods of this node go.
     pub same_node: SameNode,
-    /// Connections that one pod may have open through the proxy; three quarters of what the agent may if none.
+    /// Connections that one pod may have open through the proxy; three quarters of what the agent may if
+    /// none.
     pub pod_connections: Option<NonZeroUsize>,
     /// Mebibytes that the streams of one pod may fill, beside the first 16 KiB of each.
     pub pod_buffers: usize,
@@ -107,11 +108,12 @@ pub struct Config {
     pub drain_timeout: Duration,
 }
 
-/// Where nothing is said, in mebibytes: a few streams at the full speed of a fast network far away, or some thousand
-/// with a small window.
+/// Where nothing is said, in mebibytes: a few streams at the full speed of a fast network far away, or some
+/// thousand with a small window.
 const POD_BUFFERS: usize = 64;
 
-/// Namespaces whose pods may read metrics where nothing is said: the mesh's own, and where Prometheus usually is.
+/// Namespaces whose pods may read metrics where nothing is said: the mesh's own, and where Prometheus usually
+/// is.
 const READERS: [&str; 2] = ["nodemesh-system", "monitoring"];
 
 /// Why there is no configuration. The operator has to act.

@@ -36,8 +36,8 @@ pub struct Settings {
     #[arg(long, env = "MESH_AGENT_CNI_STATE_DIR", value_name = "DIR")]
     pub cni_state_dir: Option<PathBuf>,
 
-    /// Where the node's pods are told: `kubernetes`, the API of the cluster, or `directory:PATH`, a directory of JSON
-    /// files
+    /// Where the node's pods are told: `kubernetes`, the API of the cluster, or `directory:PATH`, a directory
+    /// of JSON files
     #[arg(long, env = "MESH_AGENT_POD_SOURCE", value_name = "kubernetes|directory:PATH")]
     pub pod_source: Option<PodSource>,
 
@@ -78,8 +78,8 @@ pub struct Settings {
     #[arg(long, env = "MESH_AGENT_METRICS", value_name = "ADDRESS")]
     pub metrics: Option<SocketAddr>,
 
-    /// Who may read metrics beside processes of the node itself: addresses, blocks such as `10.0.0.0/8`, and namespaces,
-    /// whose pods may; none if empty [default: nodemesh-system,monitoring]
+    /// Who may read metrics beside processes of the node itself: addresses, blocks such as `10.0.0.0/8`, and
+    /// namespaces, whose pods may; none if empty [default: nodemesh-system,monitoring]
     #[arg(long, env = "MESH_AGENT_METRICS_ALLOW", value_name = "LIST")]
     pub metrics_allow: Option<Readers>,
 
@@ -91,19 +91,19 @@ pub struct Settings {
     #[arg(long, env = "MESH_AGENT_WORKERS", value_name = "N")]
     pub workers: Option<usize>,
 
-    /// How connections between meshed pods of one node go where no rule needs the proxy: `auto`, within the kernel from
-    /// veth to veth, and over mutual TLS where other pods are on the way; `direct`, within the kernel whoever is on the
-    /// way; `mtls`, over mutual TLS as between nodes [default: auto]
+    /// How connections between meshed pods of one node go where no rule needs the proxy: `auto`, within the
+    /// kernel from veth to veth, and over mutual TLS where other pods are on the way; `direct`, within the
+    /// kernel whoever is on the way; `mtls`, over mutual TLS as between nodes [default: auto]
     #[arg(long, env = "MESH_AGENT_SAME_NODE", value_name = "auto|direct|mtls")]
     pub same_node: Option<SameNode>,
 
-    /// Connections that one pod may have open through the proxy; more are refused [default: three quarters of what the
-    /// open file limit allows]
+    /// Connections that one pod may have open through the proxy; more are refused [default: three quarters of
+    /// what the open file limit allows]
     #[arg(long, env = "MESH_AGENT_POD_CONNECTIONS", value_name = "N")]
     pub pod_connections: Option<NonZeroUsize>,
 
-    /// Mebibytes that the streams of one pod to other nodes may fill while their readers do not read, beside 16 KiB of
-    /// each [default: 64]
+    /// Mebibytes that the streams of one pod to other nodes may fill while their readers do not read, beside
+    /// 16 KiB of each [default: 64]
     #[arg(long, env = "MESH_AGENT_POD_BUFFERS", value_name = "MIB")]
     pub pod_buffers: Option<NonZeroUsize>,
 
@@ -111,13 +111,13 @@ pub struct Settings {
     #[arg(long, env = "MESH_AGENT_COUNT_UNTOUCHED", num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     pub count_untouched: Option<bool>,
 
-    /// How connections between nodes are framed: `auto`, by the mesh's own protocol where the peer has it, or `hbone`,
-    /// as other meshes do it [default: auto]
+    /// How connections between nodes are framed: `auto`, by the mesh's own protocol where the peer has it, or
+    /// `hbone`, as other meshes do it [default: auto]
     #[arg(long, env = "MESH_AGENT_TUNNEL", value_name = "auto|hbone")]
     pub tunnel: Option<Tunnel>,
 
-    /// What becomes of connections to services and workloads behind a waypoint, which they can't go through yet: `refuse`,
-    /// or `ignore`, past it and its policy [default: refuse]
+    /// What becomes of connections to services and workloads behind a waypoint, which they can't go through
+    /// yet: `refuse`, or `ignore`, past it and its policy [default: refuse]
     #[arg(long, env = "MESH_AGENT_WAYPOINTS", value_name = "refuse|ignore")]
     pub waypoints: Option<Waypoints>,
 

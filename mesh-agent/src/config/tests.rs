@@ -36,8 +36,8 @@ fn flags_beat_the_file_and_the_file_beats_the_default() {
     assert_eq!(config.metrics, "[::]:15020".parse().unwrap());
 }
 
-/// The environment is the process's own, so a second process has to tell: clap reads it where it reads flags, and the
-/// variable's name is what can be wrong.
+/// The environment is the process's own, so a second process has to tell: clap reads it where it reads flags,
+/// and the variable's name is what can be wrong.
 #[test]
 fn every_setting_has_its_variable() {
     let command = <Command as clap::CommandFactory>::command();

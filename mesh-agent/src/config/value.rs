@@ -38,8 +38,8 @@ pub enum AccessLogFormat {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SameNode {
-    /// From veth to veth, where nobody else reads or writes, if both pods' policies allow it and nothing needs the proxy;
-    /// else over mutual TLS where other pods are on the way, and directly where none is.
+    /// From veth to veth, where nobody else reads or writes, if both pods' policies allow it and nothing
+    /// needs the proxy; else over mutual TLS where other pods are on the way, and directly where none is.
     #[default]
     Auto,
     /// The same, but directly even where other pods are on the way.

@@ -17,7 +17,7 @@ use super::plan::{Plan, Pod, Way};
 use crate::proxy::admission::Request;
 use crate::sys::ebpf::{DirectEvent, Totals};
 use crate::sys::{ANY_COOKIE, Connection};
-use crate::telemetry::{Ended, Path, Record, Reporter, Start, Traffic, WorkerMetrics};
+use crate::telemetry::{Ended, Path, Record, Reporter, ResponseFlag, Start, Traffic, WorkerMetrics};
 
 /// Direct connections by the cookie of the client's socket.
 pub(super) struct Flows {
@@ -75,7 +75,7 @@ impl Flows {
         Self { open: HashMap::new(), metrics }
     }
 
-    /// A connection is opening. Answers how to find it if it may not be: the policy changed meanwhile.
+    /// A connection is opening. Returns how to find it if it may not be: the policy changed meanwhile.
     pub fn opening(
         &mut self,
         event: &DirectEvent,
@@ -83,7 +83,8 @@ impl Flows {
         snapshot: &Snapshot,
     ) -> Option<Ends> {
         match self.open.get(&event.socket) {
-            // A predecessor's connections are found in a list, where this one's own may be before they are told of.
+            // A predecessor's connections are found in a list, where this one's own may be before they are
+            // told of.
             Some(flow) if flow.ends == event.into() => return None,
             // The socket connects again.
             Some(_) => self.lose(event.socket),
@@ -108,8 +109,8 @@ impl Flows {
         }
     }
 
-    /// A connection is over. `parties` are for one that is not recorded: it was opened before this agent ran, or its ends
-    /// were not known. (The kernel tells of no end where it could not tell of the beginning.)
+    /// A connection is over. `parties` are for one that is not recorded: it was opened before this agent ran,
+    /// or its ends were not known. (The kernel tells of no end where it could not tell of the beginning.)
     pub fn closed(&mut self, event: &DirectEvent, parties: &Parties<'_>, snapshot: &Snapshot) {
         let mut flow =
             self.open.remove(&event.socket).unwrap_or_else(|| self.begin(event, parties, snapshot));
@@ -129,8 +130,11 @@ impl Flows {
     pub fn failed(&mut self, event: &DirectEvent) {
         if let Some(flow) = self.open.remove(&event.socket) {
             let ended = match flow.revoked {
-                Some(reason) => Ended::Failed("DENY", reason),
-                None => Ended::Failed("CONNECT", "the endpoint refused or did not answer".to_owned()),
+                Some(reason) => Ended::Failed(ResponseFlag::Denied, reason),
+                None => Ended::Failed(
+                    ResponseFlag::ConnectFailed,
+                    "the endpoint refused or did not answer".to_owned(),
+                ),
             };
             flow.record.end_after(event.lasted, &ended, (0, 0));
         }
@@ -154,10 +158,10 @@ impl Flows {
             Some(Route::Reject(reject)) => reject.to_string(),
             _ => why.describe().to_owned(),
         };
-        record.end(&Ended::Failed("CONNECT", reason), (0, 0));
+        record.end(&Ended::Failed(ResponseFlag::ConnectFailed, reason), (0, 0));
     }
 
-    /// A connection arrived at another pod than the one that it was allowed to. Answers how to find it.
+    /// A connection arrived at another pod than the one that it was allowed to. Returns how to find it.
     pub fn astray(&mut self, event: &DirectEvent) -> Option<Ends> {
         let found = |flow: &&mut Flow| flow.ends.client == event.client && flow.ends.server == event.server;
         let flow = self.open.values_mut().find(found)?;
@@ -170,8 +174,8 @@ impl Flows {
         self.open.drain().for_each(|(_, flow)| flow.record.leave());
     }
 
-    /// Asks the policy again for every connection about which something may have changed since an earlier snapshot.
-    /// Answers how to find those that it now denies.
+    /// Asks the policy again for every connection about which something may have changed since an earlier
+    /// snapshot. Returns how to find those that it now denies.
     pub fn recheck(&mut self, snapshot: &Snapshot, since: &Snapshot) -> Vec<Ends> {
         let same_policies = snapshot.has_policies_of(since);
         let mut same = HashMap::new();
@@ -209,9 +213,9 @@ impl Flows {
         self.metrics.forget_unused(idle);
     }
 
-    /// Makes up for what was not told because the kernel wrote faster than it was read: ends the connections that the
-    /// kernel's list did not have at the last look either. Answers how to find those that are still open though they are
-    /// denied.
+    /// Makes up for what was not told because the kernel wrote faster than it was read: ends the connections
+    /// that the kernel's list did not have at the last look either. Returns how to find those that are still
+    /// open though they are denied.
     pub fn sweep(&mut self, is_open: impl Fn(u64) -> bool) -> Vec<Ends> {
         let (mut lost, mut denied) = (Vec::new(), Vec::new());
         for (socket, flow) in &mut self.open {

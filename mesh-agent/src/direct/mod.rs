@@ -1,9 +1,10 @@
 //! Connections between two pods of this node that go without the proxy.
 //!
-//! A connection that the proxy carried and that could have gone directly makes the worker [ask](Direct::ask). What comes
-//! of it is a `plan`, decided with the full policy of both ends; the `table` keeps the plans in line with
-//! configuration and pods, and with what the kernel was told of them. `flows` are the connections that then go
-//! directly, known by the kernel's [`events`](crate::sys::ebpf::DirectKernel). `task` runs all of it.
+//! A connection that the proxy carried and that could have gone directly makes the worker [ask](Direct::ask).
+//! What comes of it is a `plan`, decided with the full policy of both ends; the `table` keeps the plans in
+//! line with configuration and pods, and with what the kernel was told of them. `flows` are the connections
+//! that then go directly, known by the kernel's [`events`](crate::sys::ebpf::DirectKernel). `task` runs all
+//! of it.
 
 mod flows;
 mod links;
@@ -93,7 +94,8 @@ impl Direct {
         let _unheard = self.pods.send(News::Relieved);
     }
 
-    /// A pod connected to a destination that has an endpoint on this node: could the next connection go directly?
+    /// A pod connected to a destination that has an endpoint on this node: could the next connection go
+    /// directly?
     pub fn ask(&self, client: &LocalPod, destination: SocketAddr) {
         let _unheard = self.asks.try_send(Ask { client: client.netns, destination });
     }

@@ -151,8 +151,8 @@ pub(super) fn plan(view: View<'_>, pods: &Pods, client: &Pod, destination: Socke
     }
     let in_question = || targets.iter().zip(&out).filter(|(_, out)| !**out).map(|(target, _)| target);
     let tickets = in_question().map(|target| u64::from(target.weight)).sum();
-    // The proxy leaves out all endpoints on this node when a draw did not fall on one of them: so either all of them have
-    // a direct way, or none.
+    // The proxy leaves out all endpoints on this node when a draw did not fall on one of them: so either all
+    // of them have a direct way, or none.
     let near: Vec<_> = in_question().filter(|target| pods.at(target.address.ip()).is_some()).collect();
     if near.len() > MAX_CHOICES {
         return None;
@@ -205,8 +205,8 @@ fn leave_out_others(view: View<'_>, own: &AffinityClient, targets: &[Target], ou
     }
 }
 
-/// The direct way to an endpoint, if there is one: a pod of this node that the endpoint's workload still is, and whose
-/// policy takes the client with nothing to note about it.
+/// The direct way to an endpoint, if there is one: a pod of this node that the endpoint's workload still is,
+/// and whose policy takes the client with nothing to note about it.
 fn way(view: View<'_>, pods: &Pods, client: &Pod, target: &Target, destination: SocketAddr) -> Option<Way> {
     let server = pods.at(target.address.ip())?;
     let same_family = target.address.is_ipv4() == destination.is_ipv4();
@@ -228,8 +228,8 @@ fn way(view: View<'_>, pods: &Pods, client: &Pod, target: &Target, destination: 
     }
 }
 
-/// Whether the mesh thinks of this workload at its address, where several claim it: the proxy asks the policy of the one that
-/// it thinks of.
+/// Whether the mesh thinks of this workload at its address, where several claim it: the proxy asks the policy
+/// of the one that it thinks of.
 fn owns(snapshot: &Snapshot, target: &Target) -> bool {
     snapshot.workload_by_address(target.address.ip()).is_some_and(|owner| owner.uid == target.workload.uid)
 }
@@ -292,8 +292,9 @@ impl Plan {
         }
     }
 
-    /// Whether the addresses that it leads to are still those workloads' that it was made for. Another one may have come
-    /// to one of them, which is none of the service's and so changes nothing of what the plan was made with.
+    /// Whether the addresses that it leads to are still those workloads' that it was made for. Another one
+    /// may have come to one of them, which is none of the service's and so changes nothing of what the plan
+    /// was made with.
     pub fn leads_to_owners(&self, snapshot: &Snapshot) -> bool {
         self.ways.iter().all(|way| owns(snapshot, &way.target))
     }

@@ -10,7 +10,8 @@ use mesh_common::direct::{Route, RouteKey};
 
 use super::plan::{Plan, Pod, Pods, View, endpoint, plan};
 
-/// Destinations of one pod that are kept in mind. A pod that connects to more goes through the proxy with them.
+/// Destinations of one pod that are kept in mind. A pod that connects to more goes through the proxy with
+/// them.
 const MOST_OF_A_POD: usize = 512;
 
 /// Destinations that nobody connected to for so long are forgotten.

@@ -1,4 +1,5 @@
-//! What runs: news of pods and configuration change the plans, the kernel is told, and what it says is recorded.
+//! What runs: news of pods and configuration change the plans, the kernel is told, and what it says is
+//! recorded.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -19,8 +20,8 @@ use crate::proxy::core::Shared;
 use crate::sys::ebpf::{DirectEvent, DirectKernel, UnderWay};
 use crate::telemetry::WorkerMetrics;
 
-/// The kernel's events are read this often, and when they are many; what changed meanwhile is planned again. A policy that
-/// changes is in force everywhere after at most this and what it takes to decide.
+/// The kernel's events are read this often, and when they are many; what changed meanwhile is planned again.
+/// A policy that changes is in force everywhere after at most this and what it takes to decide.
 const TICK: Duration = Duration::from_millis(100);
 
 /// Ticks between two signs of life, which last much longer, and looks at what changes with time alone.
@@ -55,8 +56,8 @@ pub struct Task {
     heard: Heard,
     table: Table,
     flows: Flows,
-    /// Connections whose ends are not known yet, by the cookie of the client's socket: they began before this proxy knew
-    /// its pods.
+    /// Connections whose ends are not known yet, by the cookie of the client's socket: they began before this
+    /// proxy knew its pods.
     older: HashMap<u64, DirectEvent>,
     /// A predecessor's connections are among these, or were.
     found_older: bool,
@@ -179,8 +180,8 @@ impl Task {
         }
     }
 
-    /// Makes sure that no connection arrives any more by a yes that is no more. Each one that did arrive has been told of
-    /// afterwards, so reading of it and asking again about it misses none.
+    /// Makes sure that no connection arrives any more by a yes that is no more. Each one that did arrive has
+    /// been told of afterwards, so reading of it and asking again about it misses none.
     async fn withdraw(&mut self, snapshot: &Snapshot) {
         // Until this proxy serves it is another's to say what may arrive.
         if !self.found_older || !std::mem::take(&mut self.taken_back) {
@@ -230,8 +231,8 @@ impl Task {
         }
     }
 
-    /// Finds the connections that predecessors let begin. Not before this proxy serves: until then it may be another's
-    /// programs that decide, and tell that one what comes and goes.
+    /// Finds the connections that predecessors let begin. Not before this proxy serves: until then it may be
+    /// another's programs that decide, and tell that one what comes and goes.
     fn find_older(&mut self) {
         if self.found_older || !*self.shared.serving.borrow() {
             return;
@@ -258,7 +259,8 @@ impl Task {
         }
     }
 
-    /// Whether there is enough to ask the policy about a connection, or nothing to ask. Otherwise it would never be asked.
+    /// Whether there is enough to ask the policy about a connection, or nothing to ask. Otherwise it would
+    /// never be asked.
     fn knows_both_ends(&self, event: &DirectEvent, snapshot: &Snapshot) -> bool {
         event.probe
             || self.table.pod(event.client_netns).is_some()
@@ -333,8 +335,9 @@ impl Task {
         self.tell(changes);
     }
 
-    /// Has a connection closed: by the client's end, or by the server's if the client's pod is no longer enrolled or the
-    /// socket is not to be found there. If neither helps, what is still open is tried again with the next sweep.
+    /// Has a connection closed: by the client's end, or by the server's if the client's pod is no longer
+    /// enrolled or the socket is not to be found there. If neither helps, what is still open is tried again
+    /// with the next sweep.
     fn close(&self, ends: &Ends) {
         let (keeper, ends) = (self.keeper.clone(), *ends);
         tokio::spawn(async move {

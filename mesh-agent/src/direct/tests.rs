@@ -1,8 +1,8 @@
 //! The verdict cache against the evaluator, under random histories of pods, policies, services and health.
 //!
-//! The kernel is modelled as what the programs look at: the routes that the table told it, and the owners of addresses.
-//! Whatever it would send to a server then, for any ticket, has to be what the evaluator allows now; and so has what it lets
-//! leave or arrive by a yes that it gave earlier.
+//! The kernel is modelled as what the programs look at: the routes that the table told it, and the owners of
+//! addresses. Whatever it would send to a server then, for any ticket, has to be what the evaluator allows
+//! now; and so has what it lets leave or arrive by a yes that it gave earlier.
 
 mod flows;
 mod history;
@@ -193,8 +193,8 @@ impl Node {
         Some(pod)
     }
 
-    /// A proxy ends, much changes, and another one finds what the kernel holds: all but the routes, and of its pods those
-    /// that are still there.
+    /// A proxy ends, much changes, and another one finds what the kernel holds: all but the routes, and of
+    /// its pods those that are still there.
     fn restart(&mut self, random: &mut StdRng) -> &'static str {
         self.table = Table::default();
         self.routes.clear();

@@ -28,8 +28,8 @@ use crate::sys::ebpf::Destinations;
 use crate::sys::{self, Leftover};
 use crate::telemetry::AgentMetrics;
 
-/// A pod whose processes are not there yet is looked for this often. Short, so that it is enrolled before its first
-/// program runs.
+/// A pod whose processes are not there yet is looked for this often. Short, so that it is enrolled before its
+/// first program runs.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 
 /// After this it is looked for less often: its sandbox may take long, or never come.
@@ -247,8 +247,8 @@ impl Enroller {
 
     /// Asks the keeper for a pod.
     ///
-    /// Its namespace is asked for addresses that nobody has told yet: Kubernetes tells them when containers may run
-    /// already, and the namespace has them before.
+    /// Its namespace is asked for addresses that nobody has told yet: Kubernetes tells them when containers
+    /// may run already, and the namespace has them before.
     fn ask(&mut self, pod: &NodePod) {
         let (keeper, pod) = (self.setup.keeper.clone(), pod.clone());
         self.asked.insert(Arc::clone(&pod.uid));
@@ -258,8 +258,8 @@ impl Enroller {
         });
     }
 
-    /// Takes what the keeper answered about a pod. Returns whether it is pending: it has no process in a network namespace
-    /// of its own yet, or no address there.
+    /// Takes what the keeper answered about a pod. Returns whether it is pending: it has no process in a
+    /// network namespace of its own yet, or no address there.
     async fn take(&mut self, wanted: &NodePods, (pod, answer): Asked) -> bool {
         self.asked.remove(&pod.uid);
         let as_asked = wanted.get(&pod.uid) == Some(&pod) && pod.is_wanted();
@@ -407,8 +407,8 @@ impl Enroller {
         });
     }
 
-    /// Tells the kernel what came and went since it was last told. The first time, and after a failure, that is found
-    /// out by reading what it knows, which takes a while in a large mesh.
+    /// Tells the kernel what came and went since it was last told. The first time, and after a failure, that
+    /// is found out by reading what it knows, which takes a while in a large mesh.
     fn learn_destinations(&mut self, snapshot: &Arc<Snapshot>) {
         // To try again costs a look at all that the kernel knows: not for each change.
         if self.not_learnt.is_some_and(|since| since.elapsed() < TIDY_EVERY) {
@@ -493,8 +493,8 @@ impl Enroller {
 }
 
 impl Enrolled {
-    /// Tells the kernel where the pod may not go, and says what is wrong once. Returns whether the kernel refuses all that it
-    /// should.
+    /// Tells the kernel where the pod may not go, and says what is wrong once. Returns whether the kernel
+    /// refuses all that it should.
     fn restrict(&mut self, egress: &mut Egress) -> bool {
         let name = format!("{}/{}", self.pod.namespace, self.pod.name);
         let strict = self.pod.egress.as_ref();
@@ -514,9 +514,9 @@ impl Enrolled {
     }
 }
 
-/// Has the keeper take a pod into the mesh, and tell what is open in it, if it is there for the first time. The list is made
-/// before anything is served, or the mesh's own doing would be on it, and after the programs decide, or something could
-/// still slip through.
+/// Has the keeper take a pod into the mesh, and tell what is open in it, if it is there for the first time.
+/// The list is made before anything is served, or the mesh's own doing would be on it, and after the programs
+/// decide, or something could still slip through.
 async fn enrol(keeper: &Keeper, pod: &NodePod) -> Result<(Answer, Option<Vec<Leftover>>), String> {
     let claim = Claim::new(&pod.uid, &pod.addresses, &pod.probe_ports).map_err(|error| error.to_string())?;
     let answer = keeper.enrol(claim.with_own_users(pod.own_users)).await?;

@@ -1,8 +1,9 @@
-//! What was open in a pod before the mesh took it in: its connections are judged as if they were opened now, and those that
-//! policy would not have let in, or out, are closed. The others are judged again when the configuration changes.
+//! What was open in a pod before the mesh took it in: its connections are judged as if they were opened now,
+//! and those that policy would not have let in, or out, are closed. The others are judged again when the
+//! configuration changes.
 //!
-//! The kernel does not say which end opened a connection. Whoever has a listener on its own port is taken for the server,
-//! and so is whoever has a port below those that connecting programs get.
+//! The kernel does not say which end opened a connection. Whoever has a listener on its own port is taken for
+//! the server, and so is whoever has a port below those that connecting programs get.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -43,8 +44,8 @@ pub(super) struct Leftovers {
     patience: Instant,
 }
 
-/// What is open in a pod that the mesh has just taken in, and serves no connection of yet. Where that is more than can be
-/// looked at, it is closed unseen. Errors: the keeper can't tell.
+/// What is open in a pod that the mesh has just taken in, and serves no connection of yet. Where that is more
+/// than can be looked at, it is closed unseen. Errors: the keeper can't tell.
 pub(super) async fn find(keeper: &Keeper, netns: u64) -> Result<Vec<Leftover>, String> {
     for _ in 0..ROUNDS {
         let listed = keeper.list(netns).await?;
@@ -134,7 +135,8 @@ fn is_taken(leftover: &Leftover) -> bool {
     leftover.taken || leftover.connection.local.port() < FIRST_EPHEMERAL
 }
 
-/// Whether a connection would be let in or out as it is, in plaintext and past the mesh, if it were opened now.
+/// Whether a connection would be let in or out as it is, in plaintext and past the mesh, if it were opened
+/// now.
 fn may_live(snapshot: &Snapshot, workload: &Arc<Workload>, leftover: &Leftover) -> bool {
     let Connection { local, remote, .. } = leftover.connection;
     let let_in = || {

@@ -1,5 +1,5 @@
-//! Pods of the mesh that others take for plain ones: the control plane says that they take no mutual TLS, so peers speak
-//! plaintext to them.
+//! Pods of the mesh that others take for plain ones: the control plane says that they take no mutual TLS, so
+//! peers speak plaintext to them.
 
 use mesh_api::plan::{Snapshot, Tunnel};
 use mesh_api::resource::enrolment::{REDIRECTION, REDIRECTION_ENABLED};
@@ -34,8 +34,8 @@ impl Plain {
     }
 }
 
-/// Whether the control plane knows the pod as one that takes no mutual TLS. What it does not know at all is not plain:
-/// connections to it wait.
+/// Whether the control plane knows the pod as one that takes no mutual TLS. What it does not know at all is
+/// not plain: connections to it wait.
 pub(super) fn is_plain(snapshot: &Snapshot, pod: &NodePod) -> bool {
     let workload = pod.addresses.first().and_then(|address| snapshot.workload_by_address(*address));
     workload

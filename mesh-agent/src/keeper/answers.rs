@@ -37,8 +37,8 @@ pub(super) enum End {
 type Reply = (Answer, Vec<OwnedFd>);
 
 impl Keeper {
-    /// Answers one request of the proxy. One that asks for what is no request is not to be trusted with anything: it is
-    /// ended, and another one is started.
+    /// Answers one request of the proxy. One that asks for what is no request is not to be trusted with
+    /// anything: it is ended, and another one is started.
     pub(super) fn answer(&mut self, index: usize) {
         let Some(process) = &mut self.process else { return };
         let Some(received) = process.channel(index).map(channel::receive) else { return };
@@ -95,8 +95,8 @@ impl Keeper {
         }
     }
 
-    /// Does what is asked for, or has it done as an errand: then there is no reply yet. Errors: why it can't be done, which
-    /// the proxy is told.
+    /// Does what is asked for, or has it done as an errand: then there is no reply yet. Errors: why it can't
+    /// be done, which the proxy is told.
     fn act(&mut self, request: Request, given: Vec<OwnedFd>, asked: Asked) -> Result<Option<Reply>, Failure> {
         self.back_off.worked_once = true;
         let mut sockets = Vec::new();

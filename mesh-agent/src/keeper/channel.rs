@@ -1,5 +1,6 @@
-//! Records and descriptors over a pair of Unix sockets that keep records apart (`SOCK_SEQPACKET`, unix(7)). Nothing here
-//! waits but [`receive_in_time`] and `wait`: who has nothing to read is told so, and who does not read is given up.
+//! Records and descriptors over a pair of Unix sockets that keep records apart (`SOCK_SEQPACKET`, unix(7)).
+//! Nothing here waits but [`receive_in_time`] and `wait`: who has nothing to read is told so, and who does
+//! not read is given up.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -28,7 +29,8 @@ pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok(socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?)
 }
 
-/// Sends a record. Errors: the other end is gone, does not read (`WouldBlock`), or these are too many descriptors.
+/// Sends a record. Errors: the other end is gone, does not read (`WouldBlock`), or these are too many
+/// descriptors.
 pub fn send(channel: impl AsFd, record: &Record, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
     let mut space = [MaybeUninit::uninit(); SPACE];
     let mut beside = SendAncillaryBuffer::new(&mut space);
@@ -40,8 +42,8 @@ pub fn send(channel: impl AsFd, record: &Record, descriptors: &[BorrowedFd<'_>])
     Ok(())
 }
 
-/// Receives a record; `None` if the other end is closed. Errors: there is none now (`WouldBlock`), or it is of another
-/// size.
+/// Receives a record; `None` if the other end is closed. Errors: there is none now (`WouldBlock`), or it is
+/// of another size.
 pub fn receive(channel: impl AsFd) -> io::Result<Option<Message>> {
     let (mut record, mut space) = ([0; RECORD], [MaybeUninit::uninit(); SPACE]);
     let mut beside = RecvAncillaryBuffer::new(&mut space);
@@ -60,7 +62,8 @@ pub fn receive(channel: impl AsFd) -> io::Result<Option<Message>> {
     }
 }
 
-/// Receives a record, and waits so long for it. Errors: none came in time (`TimedOut`), or the other end is closed.
+/// Receives a record, and waits so long for it. Errors: none came in time (`TimedOut`), or the other end is
+/// closed.
 pub fn receive_in_time(channel: &OwnedFd, patience: Duration) -> io::Result<Message> {
     let deadline = Instant::now() + patience;
     loop {

@@ -1,5 +1,5 @@
-//! The node's own listeners: admin, metrics, health. The keeper opens them and holds them, so that they wait while a proxy
-//! is started again; it never takes a connection from them.
+//! The node's own listeners: admin, metrics, health. The keeper opens them and holds them, so that they wait
+//! while a proxy is started again; it never takes a connection from them.
 
 use std::fs;
 use std::io;
@@ -29,8 +29,8 @@ pub(super) struct Doors {
 }
 
 impl Doors {
-    /// Opens them as the settings say, or takes those that a predecessor had there and handed over. Errors: an address is
-    /// taken or not allowed.
+    /// Opens them as the settings say, or takes those that a predecessor had there and handed over. Errors:
+    /// an address is taken or not allowed.
     pub fn open(config: &Config, inherited: Vec<OwnedFd>) -> io::Result<Self> {
         let mut sockets: Vec<Socket> = inherited.into_iter().map(Socket::from).collect();
         let mut at = |address: SockAddr| {
@@ -54,7 +54,8 @@ impl Doors {
     }
 }
 
-/// Binds to an address; if it is taken, again after a moment: a proxy whose keeper was killed is about to end too.
+/// Binds to an address; if it is taken, again after a moment: a proxy whose keeper was killed is about to end
+/// too.
 fn bind(address: &SockAddr) -> io::Result<Socket> {
     let deadline = Instant::now() + PATIENCE;
     loop {

@@ -1,6 +1,6 @@
-//! Work whose size a pod chooses, done outside of the keeper's loop: looking for its namespace, reading its addresses,
-//! listing and closing its connections. A few threads do it, for one pod no more than one at a time, so that a pod that
-//! makes its own slow keeps none of them from the others.
+//! Work whose size a pod chooses, done outside of the keeper's loop: looking for its namespace, reading its
+//! addresses, listing and closing its connections. A few threads do it, for one pod no more than one at a
+//! time, so that a pod that makes its own slow keeps none of them from the others.
 
 use std::collections::VecDeque;
 use std::io;

@@ -1,9 +1,9 @@
-//! One keeper takes over from another: the new version runs beside the old one, gets its pods and listeners by descriptor,
-//! starts a proxy of its own, and only when that serves replaces programs and links, each at once. So there is no moment
-//! without an agent, and none with two that decide.
+//! One keeper takes over from another: the new version runs beside the old one, gets its pods and listeners
+//! by descriptor, starts a proxy of its own, and only when that serves replaces programs and links, each at
+//! once. So there is no moment without an agent, and none with two that decide.
 //!
-//! The new one asks and the old one answers, in records of the [`protocol`](super::protocol)'s size. Until it is told that
-//! it is relieved the old one goes on; if the new one fails on the way, nothing has happened.
+//! The new one asks and the old one answers, in records of the [`protocol`](super::protocol)'s size. Until it
+//! is told that it is relieved the old one goes on; if the new one fails on the way, nothing has happened.
 
 use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder};
@@ -50,8 +50,8 @@ pub(super) struct Threshold {
 }
 
 impl Threshold {
-    /// The place for these settings; none if there is no directory for it. It is named by what an agent is alone with: the
-    /// node's cgroup and the directory of pins.
+    /// The place for these settings; none if there is no directory for it. It is named by what an agent is
+    /// alone with: the node's cgroup and the directory of pins.
     pub fn of(config: &Config) -> Option<Self> {
         let place = || -> io::Result<PathBuf> {
             DirBuilder::new().recursive(true).mode(0o700).create(&config.run_dir)?;
@@ -198,7 +198,8 @@ impl Successor {
         Self { channel, got: BTreeSet::new() }
     }
 
-    /// Answers what it asks. Answers true if it has taken over. Errors: it is gone, or asks for what is nothing.
+    /// Answers what it asks. Returns true if it has taken over. Errors: it is gone, or asks for what is
+    /// nothing.
     pub fn answer(&mut self, pods: &Pods, doors: &Doors, estate: &Estate) -> io::Result<bool> {
         let record = match channel::receive(&self.channel) {
             Ok(Some((record, _))) => record,

@@ -1,13 +1,15 @@
-//! `mesh-agent run`: the keeper. It has the node's privileges and holds what must outlive a proxy; it never reads a byte
-//! from the network. The proxy that it starts ([`run`](mod@crate::run)) does everything else, without privileges, and asks
-//! the keeper for what it can't do itself.
+//! `mesh-agent run`: the keeper. It has the node's privileges and holds what must outlive a proxy; it never
+//! reads a byte from the network. The proxy that it starts ([`run`](mod@crate::run)) does everything else,
+//! without privileges, and asks the keeper for what it can't do itself.
 //!
 //! Reading order:
 //! 1. [`protocol`]: what the two say to each other, and [`channel`], how.
-//! 2. `serve`: the loop; `answers`: what the proxy asks for; `errands`: what of that is done outside of the loop.
-//! 3. `process`: the proxy's life; `pods`: namespaces and listeners; `veths`: their links; `doors`: the node's own listeners;
-//!    `estate`: what a proxy leaves to the next one.
-//! 4. `handover`: one keeper takes over from another, for an upgrade. Where the CNI plugin asks is `cni::gate`.
+//! 2. `serve`: the loop; `answers`: what the proxy asks for; `errands`: what of that is done outside of the
+//!    loop.
+//! 3. `process`: the proxy's life; `pods`: namespaces and listeners; `veths`: their links; `doors`: the
+//!    node's own listeners; `estate`: what a proxy leaves to the next one.
+//! 4. `handover`: one keeper takes over from another, for an upgrade. Where the CNI plugin asks is
+//!    `cni::gate`.
 
 mod answers;
 pub mod channel;
@@ -44,8 +46,8 @@ mod tests {
     use std::fs;
     use std::path::Path;
 
-    /// What has the node's privileges is small enough to be read in one go: this folder, and what the keeper runs of the CNI
-    /// plugin's side. Tests, comments and blank lines do not count.
+    /// What has the node's privileges is small enough to be read in one go: this folder, and what the keeper
+    /// runs of the CNI plugin's side. Tests, comments and blank lines do not count.
     #[test]
     fn the_keeper_is_under_2000_lines() {
         let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");

@@ -31,8 +31,8 @@ pub(super) struct Pods {
     pub workers: u8,
     /// By the cookie of their network namespace.
     enrolled: BTreeMap<u64, Pod>,
-    /// Namespaces that are held in the mesh for pods that this proxy asks for in vain, and since when it did last: what was
-    /// enrolled before stays, and is refused, until it is known what has become of the pod.
+    /// Namespaces that are held in the mesh for pods that this proxy asks for in vain, and since when it did
+    /// last: what was enrolled before stays, and is refused, until it is known what has become of the pod.
     in_doubt: BTreeMap<u64, Instant>,
     /// This proxy has said that it has asked for all of its pods.
     complete: bool,
@@ -105,7 +105,8 @@ impl Pods {
         sys::cgroup_id_of_self(&self.cgroup)
     }
 
-    /// A proxy, by its process id, is exempt from redirection as long as it runs. Whoever gets its id after that is not.
+    /// A proxy, by its process id, is exempt from redirection as long as it runs. Whoever gets its id after
+    /// that is not.
     pub fn exempt(&mut self, proxy: u32, runs: bool) -> Result<(), Error> {
         let proxy = Proxy::new(self.own_cgroup()?, proxy);
         Ok(if runs { self.programs.exempt(proxy) } else { self.programs.forget_proxy(proxy) }?)
@@ -173,7 +174,8 @@ impl Pods {
         self.enrolled.iter().map(|(cookie, pod)| (*cookie, pod))
     }
 
-    /// Whether a pod's first program may run with that network namespace: it is in the mesh, and the programs decide.
+    /// Whether a pod's first program may run with that network namespace: it is in the mesh, and the programs
+    /// decide.
     pub fn is_admitted(&self, uid: &str, cookie: u64) -> bool {
         let pod = self.enrolled.get(&cookie).filter(|pod| pod.claim.uid == uid);
         self.programs.are_attached() && pod.is_some_and(|pod| pod.admitted)
@@ -204,8 +206,8 @@ impl Pods {
         move || find(&cgroup, &claim, held, said)
     }
 
-    /// Takes a pod that was looked for into the mesh, or finds it there; with `only_kept` no more than that. Returns
-    /// [`Answer::Enrolled`] or [`Answer::NotYet`].
+    /// Takes a pod that was looked for into the mesh, or finds it there; with `only_kept` no more than that.
+    /// Returns [`Answer::Enrolled`] or [`Answer::NotYet`].
     pub fn enrol(&mut self, claim: &Claim, found: Found, only_kept: bool) -> Result<Answer, Error> {
         let found = found?;
         let cookie = match (self.kept(claim, found.as_ref()), found) {
@@ -365,11 +367,12 @@ impl Pods {
     }
 }
 
-/// The pod's namespace, the one that it is `held` in before any other, and those of its addresses that are in the claim.
-/// None as long as it has no process in a namespace of its own, or an address is missing there: nobody gets another's by
-/// claiming it.
+/// The pod's namespace, the one that it is `held` in before any other, and those of its addresses that are in
+/// the claim. None as long as it has no process in a namespace of its own, or an address is missing there:
+/// nobody gets another's by claiming it.
 fn find(cgroup: &Path, claim: &Claim, held: Option<u64>, said: Option<Netns>) -> Found {
-    // Nothing has run there yet: what it has is what the runtime gave it, and the API may tell of the sandbox before.
+    // Nothing has run there yet: what it has is what the runtime gave it, and the API may tell of the sandbox
+    // before.
     let told = if said.is_some() { &[] } else { &claim.addresses[..] };
     let found = match said {
         // The node's own network is no pod's, whoever says so.
@@ -394,13 +397,14 @@ fn find(cgroup: &Path, claim: &Claim, held: Option<u64>, said: Option<Netns>) ->
     Ok(complete.then_some((netns, addresses)))
 }
 
-/// Whether this is the node's own network namespace, the agent's; one that can't be told apart counts as that.
+/// Whether this is the node's own network namespace, the agent's; one that can't be told apart counts as
+/// that.
 fn is_own(netns: &Netns) -> bool {
     Netns::of_process(std::process::id()).map_or(true, |own| own.cookie() == netns.cookie())
 }
 
-/// Has what comes to a pod's outbound listeners wait, from when these programs decide. Where its SYN could not be sent again
-/// (`CAP_NET_RAW`) it does not, and the client hears of a refusal after `connect()`.
+/// Has what comes to a pod's outbound listeners wait, from when these programs decide. Where its SYN could
+/// not be sent again (`CAP_NET_RAW`) it does not, and the client hears of a refusal after `connect()`.
 fn defer_accepts(programs: &Programs, netns: &Netns, listeners: &[TcpListener]) -> Result<(), ebpf::Error> {
     if let Err(error) = sys::open_sockets(netns, SocketKind::LoopbackV4, 1) {
         tracing::warn!(%error, "connect() of a pod succeeds before it is known whether somebody listens");
@@ -409,9 +413,10 @@ fn defer_accepts(programs: &Programs, netns: &Netns, listeners: &[TcpListener]) 
     listeners.chunks_exact(PORTS.len()).try_for_each(|of_worker| programs.defer_accepts(&of_worker[0]))
 }
 
-/// Opens one of a pod's listeners. A connection that the proxy accepts from an application or from outside the mesh is
-/// reset, and not closed as if it had ended well, when the proxy goes without having said otherwise: what is accepted
-/// inherits this (kernel: `inet_csk_clone_lock`). HBONE has its own way of ending well.
+/// Opens one of a pod's listeners. A connection that the proxy accepts from an application or from outside
+/// the mesh is reset, and not closed as if it had ended well, when the proxy goes without having said
+/// otherwise: what is accepted inherits this (kernel: `inet_csk_clone_lock`). HBONE has its own way of ending
+/// well.
 fn listen(netns: &Netns, port: u16) -> Result<TcpListener, Error> {
     let open = || {
         let listener = sys::listen(netns, port)?;

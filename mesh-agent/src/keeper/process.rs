@@ -30,11 +30,12 @@ pub(super) struct Process {
 }
 
 impl Process {
-    /// Starts one with this process's own arguments. Its standard input is the control channel. Privileges are its own
-    /// to give up: it does so before anything else.
+    /// Starts one with this process's own arguments. Its standard input is the control channel. Privileges
+    /// are its own to give up: it does so before anything else.
     pub fn start() -> io::Result<Self> {
         let (control, its_control) = channel::pair()?;
-        // The link, not the path behind it: it holds even after the file has been replaced by a newer version.
+        // The link, not the path behind it: it holds even after the file has been replaced by a newer
+        // version.
         let mut command = Command::new("/proc/self/exe");
         command.arg("proxy").args(std::env::args_os().skip(2)).stdin(Stdio::from(its_control));
         let child = command.spawn()?;
@@ -48,7 +49,8 @@ impl Process {
         self.child.id()
     }
 
-    /// Hands over what it works with (the maps, the node's own listeners), and a channel for each worker behind it.
+    /// Hands over what it works with (the maps, the node's own listeners), and a channel for each worker
+    /// behind it.
     pub fn greet(&mut self, words: Greeting, handed_over: Vec<BorrowedFd<'_>>) -> io::Result<()> {
         let pairs = (0..words.workers).map(|_| channel::pair()).collect::<io::Result<Vec<_>>>()?;
         let (own, its): (Vec<_>, Vec<_>) = pairs.into_iter().unzip();
@@ -126,8 +128,8 @@ impl BackOff {
         self.last >= MANY_PAUSE
     }
 
-    /// The pause after one that lived so long and ended so; none if there is no point in another: none ever worked, and
-    /// this one ended by itself.
+    /// The pause after one that lived so long and ended so; none if there is no point in another: none ever
+    /// worked, and this one ended by itself.
     pub fn after(&mut self, age: Duration, status: ExitStatus) -> Option<Duration> {
         self.last = match (age >= LIVED, self.last) {
             (true, _) => Duration::ZERO,

@@ -1,9 +1,9 @@
-//! What proxy and keeper say to each other: records of one size, so that there is nothing to put together and nothing to
-//! allocate for. The proxy is not trusted: whatever bytes come, [`Request::decode`] answers a request whose every part is
-//! within its bounds, or none.
+//! What proxy and keeper say to each other: records of one size, so that there is nothing to put together and
+//! nothing to allocate for. The proxy is not trusted: whatever bytes come, [`Request::decode`] answers a
+//! request whose every part is within its bounds, or none.
 //!
-//! Descriptors travel beside a record (`SCM_RIGHTS`, unix(7)). This file uses nothing but plain types: the fuzz target
-//! `keeper` includes it.
+//! Descriptors travel beside a record (`SCM_RIGHTS`, unix(7)). This file uses nothing but plain types: the
+//! fuzz target `keeper` includes it.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -19,7 +19,8 @@ pub const MOST_ADDRESSES: usize = 8;
 pub const MOST_PROBE_PORTS: usize = 64;
 /// Most sockets of one answer.
 pub const MOST_SOCKETS: u8 = 32;
-/// Most workers, so that the listeners of a pod and its namespace fit beside one record (`SCM_MAX_FD` is 253).
+/// Most workers, so that the listeners of a pod and its namespace fit beside one record (`SCM_MAX_FD` is
+/// 253).
 pub const MOST_WORKERS: u8 = 64;
 /// Bytes of a pod's uid: 36 of a UUID, or 32 of a static pod's hash.
 const UID: usize = 36;
@@ -59,8 +60,8 @@ impl Heritage {
     }
 }
 
-/// What a proxy is told first. Beside it come the maps, the node's own listeners, what a proxy before it has left, and a
-/// channel for each worker.
+/// What a proxy is told first. Beside it come the maps, the node's own listeners, what a proxy before it has
+/// left, and a channel for each worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Greeting {
     /// Workers that it is to run.
@@ -69,7 +70,8 @@ pub struct Greeting {
     pub admin_socket: bool,
     /// Whether another proxy serves until this one says that it is [ready](Request::Ready).
     pub beside: bool,
-    /// Whether there is what a proxy before it has left: [`Heritage::Certificates`], [`Heritage::Configuration`].
+    /// Whether there is what a proxy before it has left: [`Heritage::Certificates`],
+    /// [`Heritage::Configuration`].
     pub left: [bool; 2],
 }
 
@@ -90,7 +92,8 @@ pub enum OutOfBounds {
 /// What a proxy asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Request {
-    /// Take a pod into the mesh, or say again how it is. [`Answer::Enrolled`], with its listeners; [`Answer::NotYet`].
+    /// Take a pod into the mesh, or say again how it is. [`Answer::Enrolled`], with its listeners;
+    /// [`Answer::NotYet`].
     Enrol(Claim),
     /// Let a pod go, by the cookie of its network namespace.
     Dismiss(u64),
@@ -112,7 +115,8 @@ pub enum Request {
     Uninstalled,
     /// Write for the CNI plugin so many bytes of the memory (`memfd_create(2)`) that is beside this.
     Remember(u32),
-    /// Hold what comes beside this for the next proxy, in place of what was held; nothing beside it: hold it no longer.
+    /// Hold what comes beside this for the next proxy, in place of what was held; nothing beside it: hold it
+    /// no longer.
     Leave(Heritage),
 }
 
@@ -130,15 +134,16 @@ pub enum Answer {
     Gone,
     /// So many connections are in the file beside it, for [`read_leftovers`], and whether there are more.
     Listed(u32, bool),
-    /// No answer, but told unasked: the runtime has made a new network namespace for a pod, by its uid, that is enrolled with
-    /// another one.
+    /// No answer, but told unasked: the runtime has made a new network namespace for a pod, by its uid, that
+    /// is enrolled with another one.
     Moved(String),
     /// It can't be done, and why.
     Refused(String),
 }
 
 impl Claim {
-    /// A pod by its uid, with the addresses that are known (none: those of its namespace) and the ports of its probes.
+    /// A pod by its uid, with the addresses that are known (none: those of its namespace) and the ports of
+    /// its probes.
     pub fn new(uid: &str, addresses: &[IpAddr], probe_ports: &[u16]) -> Result<Self, OutOfBounds> {
         let is_uid = (32..=UID).contains(&uid.len())
             && uid.bytes().all(|byte| byte == b'-' || byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte));
@@ -283,7 +288,8 @@ impl Answer {
     }
 }
 
-/// The ticket of a request, or of the request that an answer is to. Answers come in the order in which things are done.
+/// The ticket of a request, or of the request that an answer is to. Answers come in the order in which things
+/// are done.
 pub fn ticket(record: &Record) -> u32 {
     let ticket = record.last_chunk().copied();
     ticket.map_or(0, u32::from_le_bytes)
@@ -323,7 +329,8 @@ pub fn read_leftovers(bytes: &[u8]) -> Vec<Leftover> {
     bytes.chunks_exact(LEFTOVER).filter_map(read).collect()
 }
 
-/// Fills a record. What is written is bounded by the types above to less than a record; what were beyond would be cut.
+/// Fills a record. What is written is bounded by the types above to less than a record; what were beyond
+/// would be cut.
 pub(super) struct Writer {
     pub(super) record: Record,
     at: usize,

@@ -29,11 +29,12 @@ const TIDY_EVERY: Duration = Duration::from_secs(10);
 
 const START_AGAIN: Duration = Duration::from_millis(200);
 
-/// One that was replaced and has nothing to do any more waits so long to be told to stop, so that whoever supervises it
-/// does not start it again.
+/// One that was replaced and has nothing to do any more waits so long to be told to stop, so that whoever
+/// supervises it does not start it again.
 const LINGER: Duration = Duration::from_mins(1);
 
-/// The signal that tells a proxy that another one has taken over: finish, and leave the node's own listeners alone.
+/// The signal that tells a proxy that another one has taken over: finish, and leave the node's own listeners
+/// alone.
 pub const RELIEVED: Signal = Signal::USR2;
 
 /// What the keeper is about.
@@ -183,8 +184,8 @@ impl Keeper {
     fn do_what_is_due(&mut self) {
         let now = Instant::now();
         if self.start_at.is_some_and(|at| at <= now) {
-            // What waits in the queues goes on waiting: a proxy that died for want of memory, or of process ids, may have
-            // left none for the next one yet.
+            // What waits in the queues goes on waiting: a proxy that died for want of memory, or of process
+            // ids, may have left none for the next one yet.
             let started = Process::start().map_err(Failure::from).and_then(|process| self.greet(process));
             self.start_at = started.is_err().then(|| now + START_AGAIN);
             if let Err(error) = started {
@@ -315,8 +316,8 @@ impl Keeper {
         Ok(())
     }
 
-    /// Stops, if it was told to. Pods stay enrolled in the kernel: until an agent is back their mesh traffic is refused
-    /// and not let out in plaintext. `mesh-agent cleanup` lets them go.
+    /// Stops, if it was told to. Pods stay enrolled in the kernel: until an agent is back their mesh traffic
+    /// is refused and not let out in plaintext. `mesh-agent cleanup` lets them go.
     fn stop(&mut self) {
         if !self.told_to_stop || self.state != State::Serving || self.successor.is_some() {
             // A proxy that was relieved is finishing already.
@@ -338,7 +339,8 @@ impl Keeper {
         self.gate.let_in(|uid, cookie| self.pods.is_admitted(uid, cookie));
     }
 
-    /// A pod is about to start. Its proxy asks for it by and by; of a namespace that takes another's place it is told.
+    /// A pod is about to start. Its proxy asks for it by and by; of a namespace that takes another's place it
+    /// is told.
     fn answer_gate(&mut self) {
         for (uid, cookie) in self.gate.hear() {
             let channel = self.process.as_ref().and_then(Process::enroller);

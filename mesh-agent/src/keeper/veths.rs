@@ -1,4 +1,5 @@
-//! Pods' veths: how they are connected, and the end of connections that go from veth to veth before their programs go.
+//! Pods' veths: how they are connected, and the end of connections that go from veth to veth before their
+//! programs go.
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
@@ -72,7 +73,8 @@ pub(super) struct Parting {
 }
 
 impl Parting {
-    /// Resets what goes over the pod's veth, and then takes the program off. Nothing is filed for it any more.
+    /// Resets what goes over the pod's veth, and then takes the program off. Nothing is filed for it any
+    /// more.
     fn work(self) {
         if let Some((ifindex, flows)) = self.flows {
             reset(&flows.sockets(Some(ifindex)), &self.places);
@@ -86,8 +88,8 @@ impl Parting {
     }
 }
 
-/// Pods that are leaving. A pod chooses how many connections it has, so they are reset beside the keeper's loop, by one
-/// thread, one pod after the other.
+/// Pods that are leaving. A pod chooses how many connections it has, so they are reset beside the keeper's
+/// loop, by one thread, one pod after the other.
 #[derive(Default)]
 pub(super) struct Leaving {
     pods: Arc<Mutex<HashSet<u64>>>,
@@ -142,8 +144,8 @@ fn lock(pods: &Mutex<HashSet<u64>>) -> MutexGuard<'_, HashSet<u64>> {
     pods.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Detaches everything that agents left below a directory. Connections that go from veth to veth are reset first: without
-/// the programs the rest of them would cross the bridge that pods share.
+/// Detaches everything that agents left below a directory. Connections that go from veth to veth are reset
+/// first: without the programs the rest of them would cross the bridge that pods share.
 pub fn cleanup(root: &Path) -> io::Result<()> {
     ebpf::disconnect_all(root);
     reset_all(&VethFlows::pinned_below(root), every_place);

@@ -51,8 +51,9 @@ pub enum Enrolled {
 }
 
 impl Keeper {
-    /// Follows a channel on the runtime that this is called on. When the keeper is gone the process ends. The receiver is
-    /// told of each pod, by uid, that is enrolled and got a new network namespace from its runtime.
+    /// Follows a channel on the runtime that this is called on. When the keeper is gone the process ends. The
+    /// receiver is told of each pod, by uid, that is enrolled and got a new network namespace from its
+    /// runtime.
     pub fn start(channel: OwnedFd) -> io::Result<(Self, mpsc::UnboundedReceiver<String>)> {
         let channel = asynchronous(channel)?;
         let (calls, asked) = mpsc::unbounded_channel();
@@ -106,7 +107,7 @@ impl Keeper {
         }
     }
 
-    /// Has a connection of a pod closed. Answers false if there is none.
+    /// Has a connection of a pod closed. Returns false if there is none.
     pub async fn destroy(&self, netns: u64, connection: Connection) -> Result<bool, String> {
         match self.ask(Request::Destroy(netns, connection)).await.0 {
             Answer::Done => Ok(true),
@@ -172,7 +173,8 @@ fn reason(answer: Answer) -> String {
     }
 }
 
-/// Asks for what is called for, and hands out the answers, in whatever order they come, and news of pods that moved.
+/// Asks for what is called for, and hands out the answers, in whatever order they come, and news of pods that
+/// moved.
 async fn follow(
     channel: &UnixDatagram,
     mut calls: mpsc::UnboundedReceiver<Call>,

@@ -1,4 +1,5 @@
-//! What is asked of the keeper, in an order in which no pod keeps others waiting: a few things of each at a time, by turns.
+//! What is asked of the keeper, in an order in which no pod keeps others waiting: a few things of each at a
+//! time, by turns.
 
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::OwnedFd;
@@ -9,7 +10,8 @@ use tokio::sync::oneshot;
 use super::control::{Answered, Call};
 use crate::keeper::protocol::Request;
 
-/// Most requests without an answer, so that all answers have room in the channel; and most of these for one pod.
+/// Most requests without an answer, so that all answers have room in the channel; and most of these for one
+/// pod.
 const MOST: usize = 64;
 const MOST_OF_A_POD: usize = 4;
 

@@ -1,5 +1,5 @@
-//! What the proxy has from its keeper, and asks it for: [`Keeper`] takes pods in and lets them go, [`Sockets`] are opened in
-//! pods ahead of need, [`receive`] is what a proxy starts with.
+//! What the proxy has from its keeper, and asks it for: [`Keeper`] takes pods in and lets them go,
+//! [`Sockets`] are opened in pods ahead of need, [`receive`] is what a proxy starts with.
 
 mod control;
 mod desk;
@@ -52,8 +52,8 @@ pub struct Doors {
     pub admin_socket: Option<UnixListener>,
 }
 
-/// Receives it, from the channel that is this process's standard input. Waits for it. Errors: there is no keeper at the
-/// other end.
+/// Receives it, from the channel that is this process's standard input. Waits for it. Errors: there is no
+/// keeper at the other end.
 pub fn receive() -> io::Result<Kept> {
     let control = io::stdin().as_fd().try_clone_to_owned()?;
     let (record, descriptors) = channel::receive_in_time(&control, PATIENCE)?;
@@ -79,7 +79,8 @@ fn sort(control: OwnedFd, greeting: Greeting, descriptors: Vec<OwnedFd>) -> Opti
     complete.then_some(Kept { control, maps, doors, certificates, configuration, workers, beside })
 }
 
-/// A channel that a runtime can wait for. To the runtime it is a datagram socket, which keeps records apart as well.
+/// A channel that a runtime can wait for. To the runtime it is a datagram socket, which keeps records apart
+/// as well.
 fn asynchronous(channel: OwnedFd) -> io::Result<tokio::net::UnixDatagram> {
     let socket = UnixDatagram::from(channel);
     socket.set_nonblocking(true)?;

@@ -1,5 +1,5 @@
-//! Sockets inside pods, opened ahead of need: no connection waits for the keeper but a pod's first, and a batch shares the
-//! cost of entering the namespace.
+//! Sockets inside pods, opened ahead of need: no connection waits for the keeper but a pod's first, and a
+//! batch shares the cost of entering the namespace.
 
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
@@ -56,7 +56,8 @@ impl Sockets {
         Ok(Self(inner))
     }
 
-    /// A socket in a pod: at once if one is ready. Errors: the keeper can't open one, or does not have the pod.
+    /// A socket in a pod: at once if one is ready. Errors: the keeper can't open one, or does not have the
+    /// pod.
     pub async fn take(&self, pod: u64, kind: SocketKind) -> io::Result<OwnedFd> {
         let key = (pod, kind);
         let wait = {
@@ -188,8 +189,8 @@ mod tests {
     use super::*;
     use crate::keeper::channel;
 
-    /// A keeper that gives pipes for sockets, at most so many at a time, none in pod 404, and in pod 503 none to the first
-    /// [`WITHOUT`] that ask.
+    /// A keeper that gives pipes for sockets, at most so many at a time, none in pod 404, and in pod 503 none
+    /// to the first [`WITHOUT`] that ask.
     async fn keep(channel: OwnedFd, most: u8, batches: Rc<RefCell<Vec<u8>>>) {
         let channel = asynchronous(channel).unwrap();
         while let Ok((record, _)) = receive(&channel).await {

@@ -1,6 +1,6 @@
-//! Certificates and their keys as bytes. Whoever wrote them is not trusted: every length is looked at before it is used, and
-//! whether what is read is good for anything is another's to say. This file uses nothing but plain types: the fuzz target
-//! `legacy` includes it.
+//! Certificates and their keys as bytes. Whoever wrote them is not trusted: every length is looked at before
+//! it is used, and whether what is read is good for anything is another's to say. This file uses nothing but
+//! plain types: the fuzz target `legacy` includes it.
 
 use std::io::{self, Write};
 

@@ -1,5 +1,6 @@
-//! The frames of a journal: how long it is, how long unpacked, whether a state is complete with it, and a response, packed.
-//! Whoever wrote them is not trusted. This file uses nothing but plain types: the fuzz target `legacy` includes it.
+//! The frames of a journal: how long it is, how long unpacked, whether a state is complete with it, and a
+//! response, packed. Whoever wrote them is not trusted. This file uses nothing but plain types: the fuzz
+//! target `legacy` includes it.
 
 /// Says what it is; another layout has another one.
 pub const MAGIC: &[u8; 8] = b"nm-jrnl\x01";

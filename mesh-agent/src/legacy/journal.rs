@@ -1,5 +1,5 @@
-//! What the control plane told, as it came: the whole at first, and each change behind it, so that a change costs what it is
-//! long. When the changes are as long as the whole, that is written anew.
+//! What the control plane told, as it came: the whole at first, and each change behind it, so that a change
+//! costs what it is long. When the changes are as long as the whole, that is written anew.
 //!
 //! A frame that a dying proxy did not finish is none.
 
@@ -53,7 +53,8 @@ impl Journal {
         Entry(fits.then(|| response.encode_to_vec()))
     }
 
-    /// Appends a response that was taken; with it the state, of which this is the `whole`, is `complete`, or more is to follow.
+    /// Appends a response that was taken; with it the state, of which this is the `whole`, is `complete`, or
+    /// more is to follow.
     pub fn append(&mut self, entry: Entry, complete: bool, whole: impl FnOnce() -> Contents) {
         if self.given_up {
             return;

@@ -29,8 +29,8 @@ pub fn append_only(file: &File) -> io::Result<()> {
     Ok(fcntl_add_seals(file, SealFlags::SHRINK | SealFlags::SEAL)?)
 }
 
-/// All of it. The descriptor shares its offset with whoever else has one, so that is not used. Errors: it is longer than
-/// `most`, or shorter than it says.
+/// All of it. The descriptor shares its offset with whoever else has one, so that is not used. Errors: it is
+/// longer than `most`, or shorter than it says.
 pub fn read(file: &File, most: u64) -> io::Result<Vec<u8>> {
     let length = file.metadata()?.len();
     if length > most {

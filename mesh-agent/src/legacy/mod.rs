@@ -1,14 +1,14 @@
 //! What a proxy leaves to the one after it: certificates with their keys, and what the control plane told.
 //!
-//! It is in memory alone: in files without a name (`memfd_create(2)`), whose descriptors the keeper holds and hands to the
-//! next proxy. So they are gone with the agent, and on no disk, but for a node that swaps: this memory is swapped like
-//! that of the proxy itself. No other process can open them: it would have to be allowed to trace the keeper
-//! (`ptrace(2)`), which has more privileges than the proxies of its user.
+//! It is in memory alone: in files without a name (`memfd_create(2)`), whose descriptors the keeper holds and
+//! hands to the next proxy. So they are gone with the agent, and on no disk, but for a node that swaps: this
+//! memory is swapped like that of the proxy itself. No other process can open them: it would have to be
+//! allowed to trace the keeper (`ptrace(2)`), which has more privileges than the proxies of its user.
 //!
-//! A proxy that was taken over may have left what it likes. So the next one believes nothing that it can't check:
-//! [`certificates`] are parsed within bounds, and count as far as they lead to the roots of the file that the node's
-//! operator gave; the configuration ([`journal`]) has no such proof, and counts only while the control plane can't be
-//! reached, which is told nothing of it and lists everything anew.
+//! A proxy that was taken over may have left what it likes. So the next one believes nothing that it can't
+//! check: [`certificates`] are parsed within bounds, and count as far as they lead to the roots of the file
+//! that the node's operator gave; the configuration ([`journal`]) has no such proof, and counts only while
+//! the control plane can't be reached, which is told nothing of it and lists everything anew.
 
 pub mod certificates;
 mod frames;

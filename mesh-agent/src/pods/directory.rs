@@ -15,7 +15,8 @@ use tokio::sync::watch;
 use super::{NodePod, NodePods};
 use crate::stamp::Stamp;
 
-/// The directory is read this often even without a notice, in case one was lost (inotify(7), `IN_Q_OVERFLOW`).
+/// The directory is read this often even without a notice, in case one was lost (inotify(7),
+/// `IN_Q_OVERFLOW`).
 const REREAD_EVERY: Duration = Duration::from_secs(10);
 
 /// Watches a directory. The receiver always has the newest state; it ends with the runtime.
@@ -79,7 +80,8 @@ impl Reader {
         changed
     }
 
-    /// Reads a file that has changed. One that can't be read or understood leaves its last good content in force.
+    /// Reads a file that has changed. One that can't be read or understood leaves its last good content in
+    /// force.
     fn read_file(&mut self, path: &Path) -> bool {
         let (stamp, text) = match self.text_if_new(path) {
             Ok(Some(new)) => new,

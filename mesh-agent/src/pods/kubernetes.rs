@@ -30,8 +30,8 @@ pub struct Told {
     pub namespaces: watch::Receiver<Arc<BTreeSet<String>>>,
     /// What its pods say of being in a mesh.
     pub notes: watch::Receiver<Arc<Notes>>,
-    /// All count once everything was listed, which this tells: an agent that took an empty list for the truth would let go
-    /// the pods that its predecessor enrolled.
+    /// All count once everything was listed, which this tells: an agent that took an empty list for the truth
+    /// would let go the pods that its predecessor enrolled.
     pub complete: oneshot::Receiver<()>,
 }
 

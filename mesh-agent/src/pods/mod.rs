@@ -60,10 +60,10 @@ impl NodePod {
         self.enrolment.is_selected()
     }
 
-    /// Whether `enrolled` still is as this one should be. Addresses that are not told yet were found in its namespace, and so
-    /// were those of a sandbox that was made again, as long as what is told is what was `told` when it was enrolled. Of
-    /// those that are told, the ones of a family that it has switched off are not there. Its egress is
-    /// changed in place.
+    /// Whether `enrolled` still is as this one should be. Addresses that are not told yet were found in its
+    /// namespace, and so were those of a sandbox that was made again, as long as what is told is what was
+    /// `told` when it was enrolled. Of those that are told, the ones of a family that it has switched off are
+    /// not there. Its egress is changed in place.
     pub fn is_served_by(&self, enrolled: &Self, told: &[IpAddr]) -> bool {
         let holds = |family: fn(&IpAddr) -> bool| {
             let of = |pod: &Self| {

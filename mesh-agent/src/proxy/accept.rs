@@ -22,8 +22,8 @@ pub struct Cap {
     plenty: Notify,
 }
 
-/// The caps that count for one pod's connections on one worker. The worker's lets connections wait in the listeners'
-/// queues; the pod's own refuses, so that one pod can't use up what there is for all.
+/// The caps that count for one pod's connections on one worker. The worker's lets connections wait in the
+/// listeners' queues; the pod's own refuses, so that one pod can't use up what there is for all.
 #[derive(Clone)]
 pub struct Caps {
     /// All pods' connections together.

@@ -1,5 +1,5 @@
-//! Connections that a pod of this node takes: each is registered, then asked for, and asked again whenever the
-//! configuration changes.
+//! Connections that a pod of this node takes: each is registered, then asked for, and asked again whenever
+//! the configuration changes.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
@@ -58,8 +58,8 @@ pub struct Admission {
 }
 
 impl Admissions {
-    /// Registers a connection and asks the policy, in this order: so a change that comes between is not missed.
-    /// `snapshot` is read after the registration.
+    /// Registers a connection and asks the policy, in this order: so a change that comes between is not
+    /// missed. `snapshot` is read after the registration.
     pub fn admit(
         self: &Rc<Self>,
         request: Request,
@@ -81,8 +81,8 @@ impl Admissions {
         }
     }
 
-    /// Asks the policy again for every connection about which something may have changed since an earlier snapshot, and
-    /// revokes those that it now denies. Answers how many.
+    /// Asks the policy again for every connection about which something may have changed since an earlier
+    /// snapshot, and revokes those that it now denies. Returns how many.
     ///
     /// Most changes of a mesh are of other nodes' pods: they cost a look at each of this one's.
     pub fn recheck(&self, snapshot: &Snapshot, since: &Snapshot) -> usize {
@@ -146,7 +146,8 @@ impl Request {
             destination_ip: self.destination.ip(),
             destination_port: self.destination.port(),
         };
-        // The workload may have new policies by now; one that is gone keeps its last ones until its pod is gone too.
+        // The workload may have new policies by now; one that is gone keeps its last ones until its pod is
+        // gone too.
         let now = snapshot.workload(&self.workload.uid);
         policy::authorize(snapshot, now.as_ref().unwrap_or(&self.workload), &peer)
     }

@@ -27,8 +27,8 @@ use crate::kept::Sockets;
 use crate::sys::ebpf::{Decisions, FlowMap, Links, Recent};
 use crate::telemetry::WorkerMetrics;
 
-/// How long a new pod's connections wait for the control plane to tell of the pod (wire reference 6.4) and to sign its
-/// certificate.
+/// How long a new pod's connections wait for the control plane to tell of the pod (docs/wire.md, Answers) and
+/// to sign its certificate.
 pub const NEWS_WAIT: Duration = Duration::from_secs(5);
 
 /// A pod that goes on connecting although it may not fills no log.
@@ -259,7 +259,8 @@ impl Core {
         self.by_address.borrow_mut().extend(addresses);
     }
 
-    /// The pod is gone. A pod that took its address over meanwhile keeps it. Answers the cookie of its namespace.
+    /// The pod is gone. A pod that took its address over meanwhile keeps it. Returns the cookie of its
+    /// namespace.
     pub fn forget(&self, uid: &str) -> Option<u64> {
         let mut netns = None;
         self.by_address.borrow_mut().retain(|_, pod| {

@@ -1,6 +1,6 @@
 //! Room two, too: connections of pods whose `connect()` waits until it is known whether somebody takes them
-//! ([`mesh_common::deferred_accept`]). The proxy opens the way first and accepts afterwards; of what it can't open nothing is ever
-//! accepted, and the client hears that where it does without a mesh.
+//! ([`mesh_common::deferred_accept`]). The proxy opens the way first and accepts afterwards; of what it can't
+//! open nothing is ever accepted, and the client hears that where it does without a mesh.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -27,19 +27,20 @@ use crate::sys::ebpf::{Asked, DeferredSyns};
 /// SYNs of one pod that may wait for a worker to look at them. Those beyond are sent again by their kernel.
 const UNREAD: usize = 256;
 
-/// Connections of one pod that a worker has wait at a time. Those beyond are accepted at once: to open them is then as bounded
-/// as all that a pod opens.
+/// Connections of one pod that a worker has wait at a time. Those beyond are accepted at once: to open them
+/// is then as bounded as all that a pod opens.
 const WAITING: usize = 512;
 
-/// How long a way that is open waits for its client to be accepted, which is a matter of microseconds if it still wants it.
+/// How long a way that is open waits for its client to be accepted, which is a matter of microseconds if it
+/// still wants it.
 const UNCLAIMED: Duration = Duration::from_millis(200);
 
-/// For how long a pod's connections to a destination wait for nothing, in nanoseconds, if a SYN can't be sent again: until
-/// the client's kernel has done that itself.
+/// For how long a pod's connections to a destination wait for nothing, in nanoseconds, if a SYN can't be sent
+/// again: until the client's kernel has done that itself.
 const LET_THROUGH: u64 = 2_000_000_000;
 
-/// Where the SYNs of each listener go, by the kernel's cookie of it. Each pod has a queue of its own on each worker, so that
-/// none has those of others wait.
+/// Where the SYNs of each listener go, by the kernel's cookie of it. Each pod has a queue of its own on each
+/// worker, so that none has those of others wait.
 #[derive(Default)]
 pub struct Listeners(Mutex<HashMap<u64, mpsc::Sender<Box<DeferredSyn>>>>);
 
@@ -139,7 +140,8 @@ impl Drop for Registered {
     }
 }
 
-/// Looks after the connections of a pod that come to one of its outbound listeners, for ever. Errors: the listener is none.
+/// Looks after the connections of a pod that come to one of its outbound listeners, for ever. Errors: the
+/// listener is none.
 pub fn serve(
     core: &Rc<Core>,
     pod: &Arc<LocalPod>,

@@ -18,8 +18,8 @@ use crate::sys::{self, SocketKind};
 /// How long a socket may take to come, and an application to accept (its queue may be full).
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// An application that listens is connected before `connect()` returns; if it is not after this, it may not listen at all, or
-/// not to loopback.
+/// An application that listens is connected before `connect()` returns; if it is not after this, it may not
+/// listen at all, or not to loopback.
 const UNANSWERED: Duration = Duration::from_millis(5);
 
 /// Why an application could not be reached.
@@ -36,7 +36,8 @@ pub enum Error {
     File(#[from] sys::ebpf::Error),
 }
 
-/// Connects to the application of `pod` that listens on `to`. Takes the policy's yes: there is no other way to it.
+/// Connects to the application of `pod` that listens on `to`. Takes the policy's yes: there is no other way
+/// to it.
 pub async fn deliver(
     core: &Rc<Core>,
     pod: &LocalPod,
@@ -84,9 +85,10 @@ async fn open(
     TcpSocket::from_std_stream(socket.into()).connect(to.address()).await.map_err(Error::Connect)
 }
 
-/// The same from the pod's own address, when loopback has had no answer for a moment: to `::1` the kernel has no route from
-/// the pod's interface for the reset of a port where nobody listens, and to all of loopback none from the interface that
-/// an application has bound its listener to. The application may just be slow to accept; whichever comes first counts.
+/// The same from the pod's own address, when loopback has had no answer for a moment: to `::1` the kernel has
+/// no route from the pod's interface for the reset of a port where nobody listens, and to all of loopback
+/// none from the interface that an application has bound its listener to. The application may just be slow to
+/// accept; whichever comes first counts.
 async fn from_own_address(
     core: &Rc<Core>,
     pod: &LocalPod,

@@ -79,7 +79,8 @@ pub trait Protocol {
     /// A server in front of `application`, and a connection to it.
     fn pair(application: SocketAddr) -> impl Future<Output = Self::Connection>;
 
-    /// Carries the bytes of a client application through `connection`, from and to the proxy's end of its socket.
+    /// Carries the bytes of a client application through `connection`, from and to the proxy's end of its
+    /// socket.
     fn carry(
         connection: Self::Connection,
         socket: TcpStream,
@@ -230,7 +231,8 @@ pub fn a_connection_whose_time_is_over_ends_in_order<P: Protocol>() {
     });
 }
 
-/// A server that neither ends nor falls silent does not get its client to take half of an answer for all of it.
+/// A server that neither ends nor falls silent does not get its client to take half of an answer for all of
+/// it.
 pub fn a_server_that_goes_on_beyond_the_time_is_reset<P: Protocol>() {
     run(async {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -1,12 +1,12 @@
-//! Places for handshakes: whoever has not proved who it is holds little, no one address holds most of it, and a newcomer
-//! gets the place of the oldest of the address that holds most.
+//! Places for handshakes: whoever has not proved who it is holds little, no one address holds most of it, and
+//! a newcomer gets the place of the oldest of the address that holds most.
 
 use std::net::IpAddr;
 
 use mesh_listen::{Bounds, Gate, Group, Place};
 
-/// Handshakes under way at a time on one core, of all pods and of one. One address (or IPv6 network of 64 bits) has at
-/// most a quarter of either. Each holds 40 kB at most.
+/// Handshakes under way at a time on one core, of all pods and of one. One address (or IPv6 network of 64
+/// bits) has at most a quarter of either. Each holds 40 kB at most.
 const ALL: Bounds = Bounds { total: 1024, each: 256 };
 const OF_POD: Bounds = Bounds { total: 256, each: 64 };
 

@@ -27,7 +27,7 @@ use super::sessions::{OpenStream, Session, Sessions};
 use super::tls::{self, TlsStream};
 use super::tunnel::{self, Refusal, Tunnel};
 use crate::certs::Proof;
-use crate::telemetry::{Ended, Record, Reporter, Start};
+use crate::telemetry::{Ended, Record, Reporter, ResponseFlag, Start};
 
 /// Why a connection was not taken.
 #[derive(Debug, thiserror::Error)]
@@ -94,10 +94,11 @@ impl Arrival {
     }
 }
 
-/// Admits a connection and reaches the application: the one way to it, whatever it came through. Behind a service of both
-/// families a server may listen on one alone. Without a mesh its clients would be refused on the other and take this one;
-/// here they are connected already, so both are tried. So they are where `::1`, which deliveries over IPv6 come from, has
-/// no port left for the server's: there are more addresses for IPv4.
+/// Admits a connection and reaches the application: the one way to it, whatever it came through. Behind a
+/// service of both families a server may listen on one alone. Without a mesh its clients would be refused on
+/// the other and take this one; here they are connected already, so both are tried. So they are where `::1`,
+/// which deliveries over IPv6 come from, has no port left for the server's: there are more addresses for
+/// IPv4.
 pub async fn take(
     core: &Rc<Core>,
     pod: &LocalPod,
@@ -440,7 +441,8 @@ async fn admit(
     Ok(delivered)
 }
 
-/// Whether the mesh knows a pod by an address. Not all of those that it has need have been there when it was enrolled.
+/// Whether the mesh knows a pod by an address. Not all of those that it has need have been there when it was
+/// enrolled.
 async fn is_of_this_pod(core: &Rc<Core>, pod: &LocalPod, address: IpAddr) -> bool {
     let told =
         async { core.workload_of(pod).await.is_some_and(|workload| workload.addresses.contains(&address)) };
@@ -481,10 +483,12 @@ impl Error {
 impl From<Error> for Ended {
     fn from(error: Error) -> Self {
         let flag = match error {
-            Error::Denied(_) => "DENY",
-            Error::UnknownPod => "IDENTITY_ERROR",
-            Error::Crowded => "UO",
-            _ => "CONNECT",
+            Error::Denied(_) => ResponseFlag::Denied,
+            Error::UnknownPod => ResponseFlag::IdentityError,
+            Error::Crowded => ResponseFlag::Overflow,
+            Error::MeshPort(_) | Error::BadRequest(_) | Error::NotThisPod { .. } | Error::Deliver(_) => {
+                ResponseFlag::ConnectFailed
+            }
         };
         Self::Failed(flag, error.to_string())
     }

@@ -1,7 +1,9 @@
-//! How long a connection may last, where a `DestinationRule` says so: `idleTimeout` and `maxConnectionDuration`.
+//! How long a connection may last, where a `DestinationRule` says so: `idleTimeout` and
+//! `maxConnectionDuration`.
 //!
-//! On the way of the bytes there is nothing of it but a mark of when the last ones moved, and that only for connections
-//! that have such a bound ([`Meter::note_time`]). A timer looks at the mark when it fires, and is set anew only then.
+//! On the way of the bytes there is nothing of it but a mark of when the last ones moved, and that only for
+//! connections that have such a bound ([`Meter::note_time`]). A timer looks at the mark when it fires, and is
+//! set anew only then.
 
 use std::future::Future;
 use std::net::Shutdown;
@@ -17,7 +19,8 @@ use tokio::time::{Instant, sleep};
 use super::relay::{Meter, reset_on_drop};
 use crate::telemetry::{Ended, Expiry};
 
-/// A server that has been told that its client has finished is taken to have said all when it says nothing for so long.
+/// A server that has been told that its client has finished is taken to have said all when it says nothing
+/// for so long.
 const QUIET: Duration = Duration::from_millis(250);
 
 /// Both ends get so long to end a connection that is over; then it is reset.
@@ -39,9 +42,9 @@ impl Lifetime {
 
     /// Has `carry` move the bytes of a client's connection until it ends by itself or its time is over.
     ///
-    /// Then it is ended in order, as far as the ends go along: what the client has sent is delivered, with a FIN behind it,
-    /// and so is what the server still answers. Where one of them goes on all the same both are reset, so that nobody takes
-    /// half of what was sent for all of it.
+    /// Then it is ended in order, as far as the ends go along: what the client has sent is delivered, with a
+    /// FIN behind it, and so is what the server still answers. Where one of them goes on all the same both
+    /// are reset, so that nobody takes half of what was sent for all of it.
     pub async fn bound<F: Future<Output = Ended>>(
         self,
         client: TcpStream,
@@ -106,7 +109,8 @@ async fn silence(limit: Duration, meter: &Meter) {
 /// Ends a connection as if the client had said its last word, and gives both ends time to go.
 async fn wind_down(client: &Socket, meter: &Meter) {
     let deadline = Instant::now() + TIME_TO_END;
-    // Whoever reads it comes to the end of what the client has sent. A client that is gone already needs none of this.
+    // Whoever reads it comes to the end of what the client has sent. A client that is gone already needs none
+    // of this.
     let _gone = client.shutdown(Shutdown::Read);
     while Instant::now() + QUIET < deadline {
         let answered = meter.bytes().1;

@@ -4,10 +4,11 @@
 //! 2. [`accept`]: connections are taken; those of pods once their way is open ([`deferred_accept`], [`syn`]).
 //! 3. [`outbound`]: one that a pod opened. Where does it go?
 //! 4. [`upstream`]: the way to one endpoint, through [`pool`], [`tunnel`] ([`mux`] or [`hbone`]) and [`tls`].
-//! 5. [`inbound`]: one that arrives at a pod. Has it a place for its [handshake](handshakes), who is it, has that one a
-//!    place for its [session](sessions), [`admission`], and [`deliver`].
+//! 5. [`inbound`]: one that arrives at a pod. Has it a place for its [handshake](handshakes), who is it, has
+//!    that one a place for its [session](sessions), [`admission`], and [`deliver`].
 //!
-//! [`relay`] then moves the bytes, for as long as a [`lifetime`] allows it; [`balance`] remembers what choosing needs; [`flow`] names the addresses.
+//! [`relay`] then moves the bytes, for as long as a [`lifetime`] allows it; [`balance`] remembers what
+//! choosing needs; [`flow`] names the addresses.
 
 pub mod accept;
 pub mod admission;

@@ -21,7 +21,7 @@ use super::relay::{self, Meter, SocketIs, reset_on_drop};
 use super::upstream::{self, Options, Origin, Upstream};
 use crate::config::SameNode;
 use crate::sys::ebpf::Asked;
-use crate::telemetry::{Ended, Record, Reporter, Start};
+use crate::telemetry::{Ended, Record, Reporter, ResponseFlag, Start};
 
 /// Endpoints that are tried before the client hears of a failure.
 const TRIES: usize = 5;
@@ -298,8 +298,8 @@ fn leave_out_ejected(core: &Core, policy: &PortPolicy, candidates: &mut [(Target
     }
 }
 
-/// The kernel has given the endpoints on this node their share already. Where there are no others they are tried all the
-/// same: it may have left them out for a failure.
+/// The kernel has given the endpoints on this node their share already. Where there are no others they are
+/// tried all the same: it may have left them out for a failure.
 fn leave_out_near(core: &Core, candidates: &mut [(TargetKey, u32)]) {
     let is_near = |key: &TargetKey| core.local_pod(key.address.ip()).is_some();
     if candidates.iter().any(|(key, weight)| *weight > 0 && !is_near(key)) {
@@ -402,15 +402,15 @@ impl Error {
         if refused && error.is_refusal() { Self::Refused(error) } else { Self::Upstream(error) }
     }
 
-    fn response_flag(&self) -> &'static str {
+    fn response_flag(&self) -> ResponseFlag {
         match self {
             Self::Upstream(error) | Self::Refused(error) => error.response_flag(),
-            Self::UnknownPod => "IDENTITY_ERROR",
+            Self::UnknownPod => ResponseFlag::IdentityError,
             Self::Rejected(_)
             | Self::StrictEgress(_)
             | Self::MeshPort(_)
             | Self::TooMany { .. }
-            | Self::AllEjected(_) => "CONNECT",
+            | Self::AllEjected(_) => ResponseFlag::ConnectFailed,
         }
     }
 }

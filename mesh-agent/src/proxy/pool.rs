@@ -15,11 +15,11 @@ use mesh_api::identity::SpiffeId;
 use super::tunnel::Connection;
 use crate::certs::{Identity, Proof};
 
-/// A connection without streams is closed after this (wire reference 6.5).
+/// A connection without streams is closed after this (docs/wire.md, Connections).
 const IDLE: Duration = Duration::from_mins(5);
 
-/// What connections may be shared by: who connects (and from which address, since the other side's policy may look
-/// at it), and to where.
+/// What connections may be shared by: who connects (and from which address, since the other side's policy may
+/// look at it), and to where.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Key {
     /// Uid of the source pod; its identity and addresses go with it.
@@ -69,15 +69,16 @@ impl Pooled {
         self.ended.set(true);
     }
 
-    /// Whether a new connection would be as good. One that was made with another certificate than `identity` takes no
-    /// new streams: so the peer's view of us is renewed with our certificates.
+    /// Whether a new connection would be as good. One that was made with another certificate than `identity`
+    /// takes no new streams: so the peer's view of us is renewed with our certificates.
     fn counts(&self, identity: &Arc<Identity>) -> bool {
         !self.ended.get() && Arc::ptr_eq(&self.identity, identity) && self.peer.counts()
     }
 }
 
 impl Pool {
-    /// A connection with room for a stream, to one of `expected`: one that is there, or one that `open` makes.
+    /// A connection with room for a stream, to one of `expected`: one that is there, or one that `open`
+    /// makes.
     pub async fn connection<E, F>(
         &self,
         key: Key,

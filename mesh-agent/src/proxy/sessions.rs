@@ -1,8 +1,8 @@
-//! Connections of other nodes to one pod, after their handshake: a share for each address and each identity, and an end
-//! for those that are of no use.
+//! Connections of other nodes to one pod, after their handshake: a share for each address and each identity,
+//! and an end for those that are of no use.
 //!
-//! A connection on which admitted streams are open is never ended for another. One that has none goes before, and first of
-//! all one that never had a stream which the policy admitted.
+//! A connection on which admitted streams are open is never ended for another. One that has none goes before,
+//! and first of all one that never had a stream which the policy admitted.
 
 use std::cell::Cell;
 use std::hash::BuildHasher as _;
@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 use mesh_api::identity::SpiffeId;
 use mesh_listen::{Bounds, Gate, Group, Place, Standing};
 
-/// A connection that nothing was ever admitted on is given so long, however often it asks. A peer connects because it has a
-/// stream to open.
+/// A connection that nothing was ever admitted on is given so long, however often it asks. A peer connects
+/// because it has a stream to open.
 const SILENCE: Duration = Duration::from_secs(10);
 
 /// How often that is looked at.
@@ -49,8 +49,8 @@ impl Sessions {
         Self { by_address: Gate::new(share(4)), by_identity: Gate::new(share(2)), hasher: RandomState::new() }
     }
 
-    /// A place for a peer; another connection may be told to end for it. None if streams are open on all that it could have
-    /// the place of.
+    /// A place for a peer; another connection may be told to end for it. None if streams are open on all that
+    /// it could have the place of.
     pub fn enter(&self, address: IpAddr, identity: &SpiffeId) -> Option<Rc<Session>> {
         let of_address = self.by_address.enter(Group::of(address))?;
         let of_identity = self.by_identity.enter(Group::Other(self.hasher.hash_one(identity)))?;

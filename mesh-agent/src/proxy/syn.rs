@@ -1,5 +1,5 @@
-//! A SYN that has waited, as the packet that its pod's kernel gets it in again: a bare IP header and the TCP header that the
-//! client sent, so that all it has offered (RFC 9293, RFC 7323, RFC 8684) stands.
+//! A SYN that has waited, as the packet that its pod's kernel gets it in again: a bare IP header and the TCP
+//! header that the client sent, so that all it has offered (RFC 9293, RFC 7323, RFC 8684) stands.
 
 use std::net::{IpAddr, SocketAddr};
 

@@ -158,7 +158,7 @@ impl Request {
         }
     }
 
-    /// Refuses. A peer that is gone does not hear it. (HBONE: wire reference 6.3.)
+    /// Refuses. A peer that is gone does not hear it. (HBONE: docs/wire.md, Answers.)
     pub fn refuse(self, refusal: Refusal) {
         match self {
             Self::Hbone(request) => request.refuse(match refusal {
@@ -188,8 +188,8 @@ impl Tunnel {
         }
     }
 
-    /// Carries bytes from and to a socket until both directions are closed. On an error both ends are reset, and when
-    /// this is dropped before the end.
+    /// Carries bytes from and to a socket until both directions are closed. On an error both ends are reset,
+    /// and when this is dropped before the end.
     pub async fn carry(
         &mut self,
         socket: TcpStream,

@@ -26,6 +26,7 @@ use super::tls;
 use super::tunnel::{self, Connection, OpenError, Tunnel};
 use crate::certs::{Identity, Proof};
 use crate::sys::SocketKind;
+use crate::telemetry::ResponseFlag;
 
 /// How often a stream is opened whose connection breaks.
 const TRIES: usize = 4;
@@ -107,14 +108,14 @@ impl Error {
         }
     }
 
-    /// Istio's response flag for it (wire reference 8.1).
-    pub fn response_flag(&self) -> &'static str {
+    /// Istio's response flag for it (docs/wire.md, Response flags).
+    pub fn response_flag(&self) -> ResponseFlag {
         match self {
-            Self::Denied(_) => "DENY",
-            Self::Open(error) if error.is_denied() => "DENY",
-            Self::Tls(_) => "TLS_FAILURE",
-            Self::WrongPeer { .. } | Self::NoCertificate(_) => "IDENTITY_ERROR",
-            Self::Connect(_) | Self::Timeout(_) | Self::Open(_) => "CONNECT",
+            Self::Denied(_) => ResponseFlag::Denied,
+            Self::Open(error) if error.is_denied() => ResponseFlag::Denied,
+            Self::Tls(_) => ResponseFlag::TlsFailure,
+            Self::WrongPeer { .. } | Self::NoCertificate(_) => ResponseFlag::IdentityError,
+            Self::Connect(_) | Self::Timeout(_) | Self::Open(_) => ResponseFlag::ConnectFailed,
         }
     }
 }
@@ -152,8 +153,8 @@ fn near(origin: &Origin<'_>, target: &Target) -> Option<Arc<LocalPod>> {
     (!origin.core.shared.is_encrypted(origin.pod.netns, destination.netns)).then_some(destination)
 }
 
-/// How the access log calls the way to `target` before it is open. Which protocol a tunnel has its handshake tells; until
-/// then it has the name of the port, which is HBONE's.
+/// How the access log calls the way to `target` before it is open. Which protocol a tunnel has its handshake
+/// tells; until then it has the name of the port, which is HBONE's.
 pub fn attempt(origin: &Origin<'_>, target: &Target) -> &'static str {
     match target.tunnel {
         _ if near(origin, target).is_some() => "local",
@@ -201,8 +202,8 @@ pub async fn plain(
     TcpSocket::from_std_stream(socket.into()).connect(address.address()).await
 }
 
-/// Both pods are on this node: the destination's policy is asked here, and nothing is encrypted, since nothing leaves
-/// the agent between the two sockets.
+/// Both pods are on this node: the destination's policy is asked here, and nothing is encrypted, since
+/// nothing leaves the agent between the two sockets.
 async fn local(origin: &Origin<'_>, destination: &LocalPod, target: &Target) -> Result<Upstream, Error> {
     let arrival = Arrival {
         identity: Some(origin.pod.identity.clone()),
@@ -217,9 +218,9 @@ async fn local(origin: &Origin<'_>, destination: &LocalPod, target: &Target) -> 
     }
 }
 
-/// Opens a stream. One that was lost with its connection is tried again, unless the application at the other end may
-/// have got something of it: where the other node's proxy was stopped, replaced or killed, a new connection waits for its
-/// next one.
+/// Opens a stream. One that was lost with its connection is tried again, unless the application at the other
+/// end may have got something of it: where the other node's proxy was stopped, replaced or killed, a new
+/// connection waits for its next one.
 async fn tunnel(origin: &Origin<'_>, target: &Target) -> Result<Tunnel, Error> {
     for _ in 1..TRIES {
         match tunnel_once(origin, target).await {
@@ -303,8 +304,8 @@ async fn connect(
     }
 }
 
-/// Keep-alive of HBONE connections (wire reference 1.4). Their pings notice a dead peer sooner; this keeps address
-/// translators on the way from forgetting them.
+/// Keep-alive of HBONE connections (docs/wire.md, Keep-alive). Their pings notice a dead peer sooner; this
+/// keeps address translators on the way from forgetting them.
 const HBONE_KEEPALIVE: TcpKeepalive = TcpKeepalive {
     probes: NonZeroU32::new(9),
     time: Some(Duration::from_mins(3)),

@@ -1,5 +1,5 @@
-//! A worker: a thread with a runtime of its own that runs one core. A connection lives and dies on the core that accepted
-//! it; cores share the snapshot, the certificates and nothing else on the data path.
+//! A worker: a thread with a runtime of its own that runs one core. A connection lives and dies on the core
+//! that accepted it; cores share the snapshot, the certificates and nothing else on the data path.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -56,8 +56,8 @@ pub enum Command {
     Drain,
 }
 
-/// After so long without an answer, and so many tries at such a pace, a peer is taken for dead that owes us nothing: its
-/// node may have lost power.
+/// After so long without an answer, and so many tries at such a pace, a peer is taken for dead that owes us
+/// nothing: its node may have lost power.
 fn keepalive() -> TcpKeepalive {
     TcpKeepalive::new()
         .with_time(Duration::from_mins(1))
@@ -65,18 +65,20 @@ fn keepalive() -> TcpKeepalive {
         .with_retries(4)
 }
 
-/// So many tasks run before the sockets are looked at again. A bulk stream's tasks always have something to do and take
-/// a tenth of a millisecond each: with the runtime's own 61, everybody else's bytes would lie there for six.
+/// So many tasks run before the sockets are looked at again. A bulk stream's tasks always have something to
+/// do and take a tenth of a millisecond each: with the runtime's own 61, everybody else's bytes would lie
+/// there for six.
 const LOOK_AT_SOCKETS: u32 = 2;
 
-/// So many sockets are served of a look at them. What they have to say to a peer is sent behind the last of them: with all
-/// that are ready, which may be a hundred, the peer's node would have nothing to do meanwhile.
+/// So many sockets are served of a look at them. What they have to say to a peer is sent behind the last of
+/// them: with all that are ready, which may be a hundred, the peer's node would have nothing to do meanwhile.
 const SOCKETS_AT_ONCE: usize = 8;
 
 /// The pods that a core serves, and how their connections are taken.
 struct Worker {
     core: Rc<Core>,
-    /// The caps of all pods together: connections of applications, connections of other nodes, handshakes of these.
+    /// The caps of all pods together: connections of applications, connections of other nodes, handshakes of
+    /// these.
     connections: Rc<Cap>,
     sessions: Rc<Cap>,
     handshakes: CoreHandshakes,
@@ -84,8 +86,8 @@ struct Worker {
     accepting: RefCell<HashMap<Arc<str>, Vec<AbortHandle>>>,
 }
 
-/// Runs a core, which gets sockets in pods through a channel, until it is told to drain, and has it say that its loop turns.
-/// To be called on the core's own thread.
+/// Runs a core, which gets sockets in pods through a channel, until it is told to drain, and has it say that
+/// its loop turns. To be called on the core's own thread.
 pub fn run(
     shared: Arc<Shared>,
     flows: FlowMap,

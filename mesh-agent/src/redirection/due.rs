@@ -18,8 +18,9 @@ pub struct Errand {
     pub enabled: bool,
 }
 
-/// What is to be written. A pod that is to be in the mesh and is not, or not yet, keeps what it has: after a restart of the
-/// agent it is about to be, and where it can't be it is refused, which peers that speak plaintext to it would not notice.
+/// What is to be written. A pod that is to be in the mesh and is not, or not yet, keeps what it has: after a
+/// restart of the agent it is about to be, and where it can't be it is refused, which peers that speak
+/// plaintext to it would not notice.
 pub fn due(pods: &[PodStatus], notes: &Notes, installed: bool) -> Vec<Errand> {
     let states: HashMap<_, _> = pods.iter().map(|pod| (&*pod.uid, pod.state)).collect();
     let errand = |(uid, note): (&Arc<str>, &Note)| {

@@ -1,10 +1,11 @@
-//! The annotation by which Istio's control plane and proxies know that a pod takes mutual TLS. istiod tells peers to speak
-//! plaintext to every pod without it, so whoever takes a pod into the mesh has to write it.
+//! The annotation by which Istio's control plane and proxies know that a pod takes mutual TLS. istiod tells
+//! peers to speak plaintext to every pod without it, so whoever takes a pod into the mesh has to write it.
 //!
-//! Reading order: [`Note`], what the API says of a pod; [`due`], what is to be written; [`Writer`], who writes it.
+//! Reading order: [`Note`], what the API says of a pod; [`due`], what is to be written; [`Writer`], who
+//! writes it.
 //!
-//! Kubernetes' own record of who wrote a field (server-side apply) says whether an annotation is ours: it is taken off where
-//! it is, and one that istio-cni wrote stays, whoever restarts meanwhile.
+//! Kubernetes' own record of who wrote a field (server-side apply) says whether an annotation is ours: it is
+//! taken off where it is, and one that istio-cni wrote stays, whoever restarts meanwhile.
 
 mod due;
 mod writer;

@@ -1,4 +1,5 @@
-//! Writing it: beside all else that the agent does, some pods at a time, and again after a pause where that fails.
+//! Writing it: beside all else that the agent does, some pods at a time, and again after a pause where that
+//! fails.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -68,7 +69,8 @@ impl Writer {
         Self { client, pods, notes, installed, failures, written, failed, told }
     }
 
-    /// Writes until the mesh is removed and what is ours is gone, as far as it will go; or until a source ends.
+    /// Writes until the mesh is removed and what is ours is gone, as far as it will go; or until a source
+    /// ends.
     pub async fn run(mut self) {
         loop {
             let installed = *self.installed.borrow_and_update();

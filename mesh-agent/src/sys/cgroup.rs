@@ -7,16 +7,18 @@ use std::io::{self, BufRead, BufReader};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-/// How far below a pod's cgroup its processes are looked for, in how many cgroups, and how many in each. Runtimes use two
-/// levels and a cgroup for each container; a pod may make as many as it likes.
+/// How far below a pod's cgroup its processes are looked for, in how many cgroups, and how many in each.
+/// Runtimes use two levels and a cgroup for each container; a pod may make as many as it likes.
 const DEPTH: usize = 8;
 const MOST_CGROUPS: usize = 256;
 const MOST_PROCESSES: usize = 8;
 
-/// How far below the root the directory is looked for that all pods are below: kind has it in the second level.
+/// How far below the root the directory is looked for that all pods are below: kind has it in the second
+/// level.
 const LEVELS_ABOVE_PODS: usize = 3;
 
-/// Id of this process's cgroup v2, as `bpf_get_current_cgroup_id` gives it: the inode number of its directory.
+/// Id of this process's cgroup v2, as `bpf_get_current_cgroup_id` gives it: the inode number of its
+/// directory.
 ///
 /// `mount` is where cgroup v2 is mounted, or any directory below it.
 pub fn cgroup_id_of_self(mount: &Path) -> io::Result<u64> {
@@ -27,7 +29,8 @@ pub fn cgroup_id_of_self(mount: &Path) -> io::Result<u64> {
         .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "/proc/self/cgroup has no cgroup v2 line"))?;
     let mount = mount_of(mount)?;
     let path = match relative {
-        // A cgroup namespace of our own hides the way to it, but not the process itself, which is in one list.
+        // A cgroup namespace of our own hides the way to it, but not the process itself, which is in one
+        // list.
         "/" => find_process(&mount, std::process::id()).ok_or_else(|| {
             io::Error::new(
                 io::ErrorKind::NotFound,
@@ -57,7 +60,8 @@ fn find_process(root: &Path, pid: u32) -> Option<PathBuf> {
     None
 }
 
-/// The mount point of cgroup v2 that `path` is below: the highest directory that still has `cgroup.controllers`.
+/// The mount point of cgroup v2 that `path` is below: the highest directory that still has
+/// `cgroup.controllers`.
 fn mount_of(path: &Path) -> io::Result<PathBuf> {
     path.ancestors()
         .filter(|directory| directory.join("cgroup.controllers").exists())
@@ -71,10 +75,11 @@ fn mount_of(path: &Path) -> io::Result<PathBuf> {
         })
 }
 
-/// The cgroup of a pod, found by the pod's uid below `root`. It is called `pod<uid>` (`cgroupfs` driver) or ends in
-/// `-pod<uid>.slice` with underscores for dashes (`systemd` driver). The whole name counts: who asks is not trusted, and a
-/// part of a uid, or the id of a container, is no pod. So does the place: the kubelet makes all pods' below one that is
-/// called after it, and what a pod or a user of the node made is not looked at, whatever its name.
+/// The cgroup of a pod, found by the pod's uid below `root`. It is called `pod<uid>` (`cgroupfs` driver) or
+/// ends in `-pod<uid>.slice` with underscores for dashes (`systemd` driver). The whole name counts: who asks
+/// is not trusted, and a part of a uid, or the id of a container, is no pod. So does the place: the kubelet
+/// makes all pods' below one that is called after it, and what a pod or a user of the node made is not looked
+/// at, whatever its name.
 pub(super) fn find_pod(root: &Path, uid: &str) -> Option<PathBuf> {
     let (own, slice) = (format!("pod{uid}"), format!("-pod{}.slice", uid.replace('-', "_")));
     let mut queue = VecDeque::from([(root.to_path_buf(), root.iter().any(is_for_pods))]);
@@ -105,9 +110,9 @@ fn is_the_nodes(cgroup: &Path) -> bool {
     fs::metadata(cgroup).is_ok_and(|metadata| metadata.uid() == rustix::process::geteuid().as_raw())
 }
 
-/// Processes of a pod, with the cgroup that each is in: the first few of the first many cgroups, those that are nearest to
-/// the pod's own first. The runtime's are the nearest, and the sandbox's process has one of them to itself; what else is
-/// there is the pod's to make, as much as it likes.
+/// Processes of a pod, with the cgroup that each is in: the first few of the first many cgroups, those that
+/// are nearest to the pod's own first. The runtime's are the nearest, and the sandbox's process has one of
+/// them to itself; what else is there is the pod's to make, as much as it likes.
 pub(super) fn members(pod: &Path) -> Vec<(PathBuf, u32)> {
     let (mut queue, mut members) = (VecDeque::from([(pod.to_path_buf(), 0)]), Vec::new());
     let mut left = MOST_CGROUPS;
@@ -122,17 +127,18 @@ pub(super) fn members(pod: &Path) -> Vec<(PathBuf, u32)> {
     members
 }
 
-/// The first processes of a cgroup: the oldest that have not moved. Those of other namespaces of process ids are 0.
+/// The first processes of a cgroup: the oldest that have not moved. Those of other namespaces of process ids
+/// are 0.
 pub(super) fn first_processes(cgroup: &Path) -> Vec<u32> {
     let here = File::open(cgroup.join("cgroup.procs")).map(BufReader::new);
     let lines = here.into_iter().flat_map(BufRead::lines).map_while(Result::ok).take(MOST_PROCESSES);
     lines.filter_map(|line| line.parse().ok()).filter(|pid| *pid != 0).collect()
 }
 
-/// Cgroups below `root` that no pod is in, by their ids: each stands for all that is below it. Pods are below directories
-/// that the kubelet calls `kubepods` (`cgroupfs` driver), or `kubepods.slice` with what it is below in front (`systemd`
-/// driver); what is beside these is the node's own. A process that is in none of them, for instance one that sits above
-/// the pods, is not known to be.
+/// Cgroups below `root` that no pod is in, by their ids: each stands for all that is below it. Pods are below
+/// directories that the kubelet calls `kubepods` (`cgroupfs` driver), or `kubepods.slice` with what it is
+/// below in front (`systemd` driver); what is beside these is the node's own. A process that is in none of
+/// them, for instance one that sits above the pods, is not known to be.
 pub fn cgroups_outside_of_pods(root: &Path) -> HashSet<u64> {
     let mut outside = HashSet::new();
     let (_, beside) = split(root, LEVELS_ABOVE_PODS, &mut outside);
@@ -140,8 +146,8 @@ pub fn cgroups_outside_of_pods(root: &Path) -> HashSet<u64> {
     outside
 }
 
-/// Whether pods are below a directory, and the ids of its children that none are below. The same of children that pods
-/// are below goes into `outside`.
+/// Whether pods are below a directory, and the ids of its children that none are below. The same of children
+/// that pods are below goes into `outside`.
 fn split(directory: &Path, depth: usize, outside: &mut HashSet<u64>) -> (bool, Vec<u64>) {
     let (mut has_pods, mut without) = (false, Vec::new());
     for child in subdirectories(directory) {

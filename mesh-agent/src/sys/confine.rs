@@ -10,8 +10,9 @@ use rustix::thread::{
 
 use super::signals;
 
-/// Of the calling thread and those that it starts: no capability in any set, and none to be gained by starting a program;
-/// an end with its keeper's; signals as usual. Errors: the kernel refuses, and then nothing may go on.
+/// Of the calling thread and those that it starts: no capability in any set, and none to be gained by
+/// starting a program; an end with its keeper's; signals as usual. Errors: the kernel refuses, and then
+/// nothing may go on.
 pub fn give_up_privileges() -> io::Result<()> {
     signals::let_through()?;
     set_parent_process_death_signal(Some(Signal::KILL))?;
@@ -19,8 +20,8 @@ pub fn give_up_privileges() -> io::Result<()> {
     clear_ambient_capability_set()?;
     for capability in CapabilitySet::all().iter() {
         match remove_capability_from_bounding_set(capability) {
-            // The kernel does not know it, or this process may not (`CAP_SETPCAP`): then it is enough that no program can
-            // give any.
+            // The kernel does not know it, or this process may not (`CAP_SETPCAP`): then it is enough that no
+            // program can give any.
             Err(rustix::io::Errno::INVAL | rustix::io::Errno::PERM) | Ok(()) => {}
             Err(error) => return Err(error.into()),
         }

@@ -1,7 +1,7 @@
 //! Connections of others, listed and closed (`sock_diag`(7), `SOCK_DESTROY`).
 //!
-//! What this takes is bounded, whatever a pod has made: a look through the kernel's one table of connections takes as long
-//! for each pod, and of what it finds no more than [`MOST_LISTED`] are kept.
+//! What this takes is bounded, whatever a pod has made: a look through the kernel's one table of connections
+//! takes as long for each pod, and of what it finds no more than [`MOST_LISTED`] are kept.
 
 use std::collections::HashSet;
 use std::io;
@@ -34,16 +34,17 @@ const UNBOUND: u32 = 0;
 const HEADER: usize = 16;
 const REQUEST: usize = HEADER + 56;
 const MESSAGE: usize = 72;
-/// `INET_DIAG_CGROUP_ID` of `linux/inet_diag.h`: the cgroup v2 of who opened the socket, or its listener. Linux 5.8.
+/// `INET_DIAG_CGROUP_ID` of `linux/inet_diag.h`: the cgroup v2 of who opened the socket, or its listener.
+/// Linux 5.8.
 const INET_DIAG_CGROUP_ID: u16 = 21;
 
-/// Sets of TCP states (`include/net/tcp_states.h`): all but the first that have another end and may carry anything, which
-/// leaves out `TIME_WAIT`, `CLOSE` and `LISTEN`.
+/// Sets of TCP states (`include/net/tcp_states.h`): all but the first that have another end and may carry
+/// anything, which leaves out `TIME_WAIT`, `CLOSE` and `LISTEN`.
 mod states {
     pub(super) const ANY: u32 = u32::MAX;
     pub(super) const LISTENING: u32 = 1 << 10;
-    /// `ESTABLISHED` to `FIN_WAIT2`, `CLOSE_WAIT`, `LAST_ACK`, `CLOSING`; the kernel takes handshakes whose socket is not
-    /// made yet for `SYN_RECV`.
+    /// `ESTABLISHED` to `FIN_WAIT2`, `CLOSE_WAIT`, `LAST_ACK`, `CLOSING`; the kernel takes handshakes whose
+    /// socket is not made yet for `SYN_RECV`.
     pub(super) const CONNECTED: u32 = 1 << 1 | 1 << 2 | 1 << 3 | 1 << 4 | 1 << 5 | 1 << 8 | 1 << 9 | 1 << 11;
 }
 
@@ -56,13 +57,14 @@ pub struct Leftovers {
     pub more: bool,
 }
 
-/// Closes a connection as if the other end had reset it; the other end is told the same. Returns false if it is gone
-/// already. Errors: there is no permission (`CAP_NET_ADMIN`), the kernel can't (`CONFIG_INET_DIAG_DESTROY`), or its program
-/// binds it to another interface as fast as it is looked for.
+/// Closes a connection as if the other end had reset it; the other end is told the same. Returns false if it
+/// is gone already. Errors: there is no permission (`CAP_NET_ADMIN`), the kernel can't
+/// (`CONFIG_INET_DIAG_DESTROY`), or its program binds it to another interface as fast as it is looked for.
 ///
-/// The kernel finds a socket that its program has bound to an interface (`SO_BINDTODEVICE`, for which it needs no privilege)
-/// by that interface alone (`inet_bound_dev_eq`), of which a pod may have thousands: so the socket is asked for it. And
-/// where there is no such connection it finds the listener of the port (`inet_lookup`): so it is told the cookie, always.
+/// The kernel finds a socket that its program has bound to an interface (`SO_BINDTODEVICE`, for which it
+/// needs no privilege) by that interface alone (`inet_bound_dev_eq`), of which a pod may have thousands: so
+/// the socket is asked for it. And where there is no such connection it finds the listener of the port
+/// (`inet_lookup`): so it is told the cookie, always.
 pub fn destroy(netns: &Netns, connection: &Connection) -> io::Result<bool> {
     /// Whoever may bind a socket twice needs `CAP_NET_RAW`, and luck.
     const TRIES: usize = 8;
@@ -81,13 +83,14 @@ pub fn destroy(netns: &Netns, connection: &Connection) -> io::Result<bool> {
     })?
 }
 
-/// The same for one that has most likely been closed already: a socket that its program has bound to an interface is not
-/// looked for.
+/// The same for one that has most likely been closed already: a socket that its program has bound to an
+/// interface is not looked for.
 pub fn destroy_what_is_left(netns: &Netns, connection: &Connection) -> io::Result<bool> {
     netns.run(|| destroy_on(&open()?, connection, UNBOUND))?
 }
 
-/// The connections of a namespace, but for its talk to itself and the sockets of the cgroup `ours`, which the mesh opened.
+/// The connections of a namespace, but for its talk to itself and the sockets of the cgroup `ours`, which the
+/// mesh opened.
 pub fn leftovers(netns: &Netns, ours: u64) -> io::Result<Leftovers> {
     netns.run(|| {
         let (mut listening, mut left) = (HashSet::new(), Leftovers::default());
@@ -143,8 +146,8 @@ fn destroy_on(socket: &OwnedFd, connection: &Connection, interface: u32) -> io::
     outcome(answer.get(..length).unwrap_or_default())
 }
 
-/// The cookie of a connection and the interface that it is bound to, if it is there. A socket for IPv6 may have
-/// a connection over IPv4.
+/// The cookie of a connection and the interface that it is bound to, if it is there. A socket for IPv6 may
+/// have a connection over IPv4.
 fn find(socket: &OwnedFd, connection: &Connection) -> io::Result<Option<(u64, u32)>> {
     let wanted = |found: &Connection| {
         let same_cookie = connection.cookie == ANY_COOKIE || connection.cookie == found.cookie;
@@ -172,7 +175,8 @@ struct Found {
     cgroup: Option<u64>,
 }
 
-/// Asks for sockets and hears of each, until `each` has heard enough. Then nothing more can be asked on the socket.
+/// Asks for sockets and hears of each, until `each` has heard enough. Then nothing more can be asked on the
+/// socket.
 fn dump(socket: &OwnedFd, request: &[u8], mut each: impl FnMut(Found) -> bool) -> io::Result<()> {
     send(socket, request, SendFlags::empty())?;
     let mut answer = vec![0; 64 * 1024];

@@ -25,9 +25,9 @@ mod raw {
     pub(super) const LOOPBACK: u32 = 1;
 }
 
-/// Makes the addresses of [`LOOPBACK_V6`] a pod's own, in its namespace alone, by a route like that for 127/8. What connects
-/// there comes from `::1`, so nothing passes for it from outside. The route goes with the namespace. Errors: the kernel's;
-/// the pod may have IPv6 switched off.
+/// Makes the addresses of [`LOOPBACK_V6`] a pod's own, in its namespace alone, by a route like that for
+/// 127/8. What connects there comes from `::1`, so nothing passes for it from outside. The route goes with
+/// the namespace. Errors: the kernel's; the pod may have IPv6 switched off.
 pub fn widen(netns: &Netns) -> io::Result<()> {
     netns.run(|| tell(&open()?, raw::RTM_NEWROUTE, raw::ANYWAY, &route()))?
 }

@@ -4,28 +4,30 @@ use std::fs;
 
 use rustix::mm::{Advice, madvise};
 
-/// Gives back memory that only what happens seldom needs: code, as [`give_back_code`], and the allocator's free memory.
+/// Gives back memory that only what happens seldom needs: code, as [`give_back_code`], and the allocator's
+/// free memory.
 pub fn give_back_unused() {
     give_back_code();
-    // SAFETY: no arguments that could be wrong; the allocator locks itself. There is no safe way: it is a C function.
+    // SAFETY: no arguments that could be wrong; the allocator locks itself. There is no safe way: it is a C
+    // function.
     #[allow(unsafe_code)]
     unsafe {
         libc::malloc_trim(0);
     }
 }
 
-/// Gives back pages of code, most of which ran once (reading settings, loading eBPF, the tests that the cryptography runs of
-/// itself, enrolling a pod) or for a moment (a word with the control plane). What is needed again is mapped again from the
-/// page cache when it is used, within a fraction of a millisecond for all that a busy proxy needs; what is not, the kernel
-/// can take from the cache when pods need memory.
+/// Gives back pages of code, most of which ran once (reading settings, loading eBPF, the tests that the
+/// cryptography runs of itself, enrolling a pod) or for a moment (a word with the control plane). What is
+/// needed again is mapped again from the page cache when it is used, within a fraction of a millisecond for
+/// all that a busy proxy needs; what is not, the kernel can take from the cache when pods need memory.
 pub fn give_back_code() {
     let maps = fs::read_to_string("/proc/self/maps").unwrap_or_default();
     for (start, length) in maps.lines().filter_map(unchanged_part_of_a_file) {
-        // SAFETY: the range is a private mapping of a file by this process, and its pages are as they are in the file:
-        // it is not writable, and it is either code, which has no relocations (`-z text` is the linker's default for
-        // our targets), or the constants at the file's start, which the linker keeps apart from what is relocated. So a
-        // page that is dropped is read again as it was. No thread unmaps code meanwhile. There is no safe way:
-        // `madvise` can drop data, too.
+        // SAFETY: the range is a private mapping of a file by this process, and its pages are as they are in
+        // the file: it is not writable, and it is either code, which has no relocations (`-z text` is the
+        // linker's default for our targets), or the constants at the file's start, which the linker keeps
+        // apart from what is relocated. So a page that is dropped is read again as it was. No thread unmaps
+        // code meanwhile. There is no safe way: `madvise` can drop data, too.
         #[allow(unsafe_code)]
         let _kept = unsafe { madvise(start as *mut _, length, Advice::LinuxDontNeed) };
     }

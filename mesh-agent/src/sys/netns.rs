@@ -35,8 +35,8 @@ impl Netns {
         self.cookie
     }
 
-    /// Runs `work` on this thread inside the namespace. A socket stays in the namespace that it was opened in, so
-    /// only the opening has to happen here; keep `work` short and free of `await`.
+    /// Runs `work` on this thread inside the namespace. A socket stays in the namespace that it was opened
+    /// in, so only the opening has to happen here; keep `work` short and free of `await`.
     pub fn run<T>(&self, work: impl FnOnce() -> T) -> io::Result<T> {
         inside(&self.namespace, work)
     }
@@ -63,8 +63,8 @@ fn inside<T>(namespace: &OwnedFd, work: impl FnOnce() -> T) -> io::Result<T> {
         enter(namespace)?;
         let result = work();
         if enter(home).is_err() {
-            // A thread that stays in a pod's namespace would open the next pod's sockets there: identities would
-            // mix. There is no way on.
+            // A thread that stays in a pod's namespace would open the next pod's sockets there: identities
+            // would mix. There is no way on.
             abort();
         }
         Ok(result)

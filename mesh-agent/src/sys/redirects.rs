@@ -1,8 +1,9 @@
-//! Redirect rules that istio-cni left in a pod's network namespace, or keeps there (`rtnetlink`(7), nfnetlink).
+//! Redirect rules that istio-cni left in a pod's network namespace, or keeps there (`rtnetlink`(7),
+//! nfnetlink).
 //!
-//! They take the pod's connections to ports 15001 and 15006 before anything of ours sees them, marked or not. istio-cni makes,
-//! by iptables or nftables, a rule of routing for its mark and chains of its own. The chains of a sidecar have other names: it
-//! has the ports itself, and that is told.
+//! They take the pod's connections to ports 15001 and 15006 before anything of ours sees them, marked or not.
+//! istio-cni makes, by iptables or nftables, a rule of routing for its mark and chains of its own. The chains
+//! of a sidecar have other names: it has the ports itself, and that is told.
 
 use std::fmt;
 use std::io;

@@ -30,8 +30,8 @@ pub(super) fn ask(socket: &OwnedFd, kind: u16, body: &[u8]) -> io::Result<Option
     read_answer(&answer)
 }
 
-/// Asks for something to be done. `flags` are those that the request has beside its own, that for an acknowledgement
-/// among them. Errors: the kernel's.
+/// Asks for something to be done. `flags` are those that the request has beside its own, that for an
+/// acknowledgement among them. Errors: the kernel's.
 pub(super) fn tell(socket: &OwnedFd, kind: u16, flags: u16, body: &[u8]) -> io::Result<()> {
     request(socket, kind, flags, body)?;
     let mut answer = vec![0; 4096];

@@ -1,11 +1,12 @@
 //! Which network namespace is a pod's: its sandbox's, which the container runtime made.
 //!
-//! A process of a pod may put itself into a namespace of its own making, with the pod's addresses. It can't choose who owns
-//! that: a network namespace belongs for good to the user namespace of its maker, and a user namespace to the one that it
-//! was made in (kernel: `copy_net_ns`, `create_user_ns`). The runtime makes a pod's network in the user namespace that this
-//! agent is in too, where it takes `CAP_SYS_ADMIN` to make one. For a pod with `hostUsers: false` it makes a user namespace
-//! first; all of the pod's processes are in that or below it, so none of them can make one beside it. That is why whether a
-//! pod has one has to be known: in a pod without, every process can make one that looks the same.
+//! A process of a pod may put itself into a namespace of its own making, with the pod's addresses. It can't
+//! choose who owns that: a network namespace belongs for good to the user namespace of its maker, and a user
+//! namespace to the one that it was made in (kernel: `copy_net_ns`, `create_user_ns`). The runtime makes a
+//! pod's network in the user namespace that this agent is in too, where it takes `CAP_SYS_ADMIN` to make one.
+//! For a pod with `hostUsers: false` it makes a user namespace first; all of the pod's processes are in that
+//! or below it, so none of them can make one beside it. That is why whether a pod has one has to be known: in
+//! a pod without, every process can make one that looks the same.
 
 use std::fs::File;
 use std::io;
@@ -47,9 +48,10 @@ struct Process {
     netns: Inode,
 }
 
-/// The network namespace of the pod with this uid below the cgroup `root`: the one with the cookie `known`, if one of its
-/// processes is in it still, or else that of its oldest process in one that the runtime made. `own_users` says that the
-/// runtime makes it a user namespace of its own. None as long as it has no process in a network namespace of its own.
+/// The network namespace of the pod with this uid below the cgroup `root`: the one with the cookie `known`,
+/// if one of its processes is in it still, or else that of its oldest process in one that the runtime made.
+/// `own_users` says that the runtime makes it a user namespace of its own. None as long as it has no process
+/// in a network namespace of its own.
 ///
 /// Needs `CAP_SYS_PTRACE` to look, `CAP_SYS_ADMIN` to enter.
 pub fn find_sandbox(
@@ -63,7 +65,8 @@ pub fn find_sandbox(
     let members = cgroup::members(&pod);
     let mut processes: Vec<Process> =
         members.into_iter().filter_map(|(cgroup, pid)| Process::look(cgroup, pid)).collect();
-    // Runtimes put a process into its cgroup before its namespaces; some keep a helper there that is the node's.
+    // Runtimes put a process into its cgroup before its namespaces; some keep a helper there that is the
+    // node's.
     processes.retain(|process| process.netns != ours);
     processes.sort_by_key(|process| process.started);
     if let Some(known) = known
@@ -129,8 +132,9 @@ impl Process {
         Some(Self { cgroup, pid, started, netns: (status.st_dev, status.st_ino) })
     }
 
-    /// Its network namespace; none if it has ended, left its cgroup, or gone to another namespace. The directory stands
-    /// for the process, not for the number: nothing is found in it once that is another's (kernel: `get_proc_task`).
+    /// Its network namespace; none if it has ended, left its cgroup, or gone to another namespace. The
+    /// directory stands for the process, not for the number: nothing is found in it once that is another's
+    /// (kernel: `get_proc_task`).
     fn enter(&self) -> io::Result<Option<OwnedFd>> {
         let look = || -> io::Result<Option<OwnedFd>> {
             let directory = open(self.pid)?;
@@ -167,8 +171,8 @@ fn inode(namespace: BorrowedFd<'_>) -> io::Result<Inode> {
     Ok((status.st_dev, status.st_ino))
 }
 
-/// Whether a network namespace is owned by the user namespace that this agent is in, or, with `own_users`, by one that was
-/// made there.
+/// Whether a network namespace is owned by the user namespace that this agent is in, or, with `own_users`, by
+/// one that was made there.
 fn is_of_the_runtime(netns: BorrowedFd<'_>, own_users: bool) -> io::Result<bool> {
     let ours = inode(File::open("/proc/thread-self/ns/user")?.as_fd())?;
     let Some(owner) = relative(netns, NS_GET_USERNS)? else { return Ok(false) };
@@ -179,10 +183,11 @@ fn is_of_the_runtime(netns: BorrowedFd<'_>, own_users: bool) -> io::Result<bool>
     parent.map_or(Ok(false), |parent| Ok(inode(parent.as_fd())? == ours))
 }
 
-/// The user namespace that owns a namespace, or its parent (`ioctl_nsfs`(2)); none if that is beyond this agent's own.
+/// The user namespace that owns a namespace, or its parent (`ioctl_nsfs`(2)); none if that is beyond this
+/// agent's own.
 fn relative(namespace: BorrowedFd<'_>, which: libc::Ioctl) -> io::Result<Option<OwnedFd>> {
-    // SAFETY: the descriptor is open for the length of the call, and these two requests take no argument. There is no safe
-    // way: no library that we have wraps them.
+    // SAFETY: the descriptor is open for the length of the call, and these two requests take no argument.
+    // There is no safe way: no library that we have wraps them.
     #[allow(unsafe_code)]
     let answer = unsafe { libc::ioctl(namespace.as_raw_fd(), which) };
     if answer < 0 {

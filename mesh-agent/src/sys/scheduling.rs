@@ -2,20 +2,21 @@
 
 use std::io;
 
-/// Turns this long suffice, in nanoseconds: what a worker does for one connection takes less. The kernel's own are 1.4 ms on
-/// two cores, and 2.8 ms on many.
+/// Turns this long suffice, in nanoseconds: what a worker does for one connection takes less. The kernel's
+/// own are 1.4 ms on two cores, and 2.8 ms on many.
 const TURN: u64 = 300_000;
 
-/// Asks for short turns, for the calling thread and those that it starts: as much time as any thread has, in more and
-/// shorter turns, each so much sooner. Where more threads want to run than there are cores, whoever waits for the proxy
-/// waits less (`Documentation/scheduler/sched-eevdf.rst` of the kernel: a slice by `sched_setattr(2)`).
+/// Asks for short turns, for the calling thread and those that it starts: as much time as any thread has, in
+/// more and shorter turns, each so much sooner. Where more threads want to run than there are cores, whoever
+/// waits for the proxy waits less (`Documentation/scheduler/sched-eevdf.rst` of the kernel: a slice by
+/// `sched_setattr(2)`).
 ///
 /// Before Linux 6.12 it changes nothing. Errors: the kernel refuses, and turns stay as they were.
 pub fn ask_for_short_turns() -> io::Result<()> {
     let mut wanted = attributes()?;
     wanted.sched_runtime = TURN;
-    // SAFETY: the kernel reads a structure that it has filled itself; its size is a field. There is no safe way: neither
-    // rustix nor the standard library has the call.
+    // SAFETY: the kernel reads a structure that it has filled itself; its size is a field. There is no safe
+    // way: neither rustix nor the standard library has the call.
     #[allow(unsafe_code)]
     let set = unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const wanted, 0) };
     if set == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
@@ -26,7 +27,8 @@ fn attributes() -> io::Result<libc::sched_attr> {
     // SAFETY: numbers only, for which zeros are values.
     #[allow(unsafe_code)]
     let mut own: libc::sched_attr = unsafe { std::mem::zeroed() };
-    // SAFETY: the kernel writes at most the size that it is told, which is the structure's. No safe way, as above.
+    // SAFETY: the kernel writes at most the size that it is told, which is the structure's. No safe way, as
+    // above.
     #[allow(unsafe_code)]
     let asked = unsafe { libc::syscall(libc::SYS_sched_getattr, 0, &raw mut own, size_of_val(&own), 0) };
     if asked == 0 { Ok(own) } else { Err(io::Error::last_os_error()) }

@@ -1,8 +1,9 @@
 //! The system calls that a proxy may make once it serves (`seccomp(2)`), on all its threads.
 //!
-//! Three filters lie on top of each other, and the strictest answer counts: what only an attacker would call ends the
-//! process; what is not on the list of what a proxy needs fails with `EPERM`; and `clone3`, whose arguments no filter can
-//! see, does as if the kernel were older than it, so that the library makes threads by `clone`, of which it can.
+//! Three filters lie on top of each other, and the strictest answer counts: what only an attacker would call
+//! ends the process; what is not on the list of what a proxy needs fails with `EPERM`; and `clone3`, whose
+//! arguments no filter can see, does as if the kernel were older than it, so that the library makes threads
+//! by `clone`, of which it can.
 
 use std::collections::BTreeMap;
 
@@ -29,15 +30,16 @@ type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 /// `bpf(2)` commands on maps that a proxy holds: look-up, update, delete, next key, information.
 const MAP_COMMANDS: [u64; 5] = [1, 2, 3, 4, 15];
 
-/// `bpf(2)` commands that only a keeper has a use for: making maps, loading programs and types, pinning, attaching.
+/// `bpf(2)` commands that only a keeper has a use for: making maps, loading programs and types, pinning,
+/// attaching.
 const LOADING_COMMANDS: [u64; 7] = [0, 5, 6, 8, 17, 18, 28];
 
 /// Opening a file so that it could change.
 const WRITING: u64 = (libc::O_WRONLY | libc::O_RDWR | libc::O_CREAT | libc::O_TRUNC | libc::O_APPEND) as u64
     | (libc::O_TMPFILE & !libc::O_DIRECTORY) as u64;
 
-/// `fcntl(2)` commands on descriptors and their flags. Others (`F_SETOWN`, `F_SETSIG`, `F_NOTIFY`, `F_SETLEASE`) have the
-/// kernel signal whomever they name.
+/// `fcntl(2)` commands on descriptors and their flags. Others (`F_SETOWN`, `F_SETSIG`, `F_NOTIFY`,
+/// `F_SETLEASE`) have the kernel signal whomever they name.
 const DESCRIPTOR_COMMANDS: [u64; 6] = [
     libc::F_DUPFD_CLOEXEC as u64,
     libc::F_GETFD as u64,
@@ -47,7 +49,8 @@ const DESCRIPTOR_COMMANDS: [u64; 6] = [
     libc::F_ADD_SEALS as u64,
 ];
 
-/// Leaves the calling process nothing but what a proxy that serves needs, for good. Errors: the filters are not in force.
+/// Leaves the calling process nothing but what a proxy that serves needs, for good. Errors: the filters are
+/// not in force.
 pub fn close_off() -> Result<(), Error> {
     apply(hostile()?, SeccompAction::Allow, SeccompAction::KillProcess)?;
     apply(all(&[libc::SYS_clone3]), SeccompAction::Allow, SeccompAction::Errno(libc::ENOSYS as u32))?;
@@ -109,8 +112,8 @@ fn needed() -> Result<Rules, Error> {
     let sealable = u64::from(libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING);
     let flags = [sealable, sealable | u64::from(libc::MFD_NOEXEC_SEAL)];
     rules.insert(libc::SYS_memfd_create, one_of(1, &flags)?);
-    // Names and addresses of the network, no raw packets. No Unix socket but pairs and what came from the keeper: a proxy
-    // has its keeper's user id, and could pass for a keeper where the next one comes in.
+    // Names and addresses of the network, no raw packets. No Unix socket but pairs and what came from the
+    // keeper: a proxy has its keeper's user id, and could pass for a keeper where the next one comes in.
     let families = [libc::AF_INET as u64, libc::AF_INET6 as u64];
     let mut sockets = one_of(0, &families)?;
     let netlink = condition(0, SeccompCmpOp::Eq, libc::AF_NETLINK as u64)?;

@@ -12,9 +12,9 @@ impl Signals {
     /// Holds the signals back on the calling thread, and on those that it starts.
     pub fn hold_back() -> io::Result<Self> {
         let mut set = MaybeUninit::<libc::sigset_t>::uninit();
-        // SAFETY: `sigemptyset` initialises the set before anything reads it, the signals are valid, and the pointers are
-        // to a local that outlives the calls. The descriptor is a new one that nobody else owns. There is no safe way: no
-        // library that we have wraps signalfd.
+        // SAFETY: `sigemptyset` initialises the set before anything reads it, the signals are valid, and the
+        // pointers are to a local that outlives the calls. The descriptor is a new one that nobody else owns.
+        // There is no safe way: no library that we have wraps signalfd.
         #[allow(unsafe_code)]
         unsafe {
             libc::sigemptyset(set.as_mut_ptr());
@@ -49,8 +49,8 @@ impl AsFd for Signals {
 /// Lets all signals through, which a program that a keeper started inherits as held back.
 pub(super) fn let_through() -> io::Result<()> {
     let mut set = MaybeUninit::<libc::sigset_t>::uninit();
-    // SAFETY: `sigemptyset` initialises the set before anything reads it, and it outlives the calls. There is no safe way:
-    // no library that we have wraps it.
+    // SAFETY: `sigemptyset` initialises the set before anything reads it, and it outlives the calls. There is
+    // no safe way: no library that we have wraps it.
     #[allow(unsafe_code)]
     let failed = unsafe {
         libc::sigemptyset(set.as_mut_ptr());

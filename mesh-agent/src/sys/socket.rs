@@ -23,9 +23,9 @@ pub(super) const SIOCATMARK: libc::Ioctl = 0x8905;
 /// Bytes of a table of addresses and routes: a pod that may fill its own makes nobody hold or read more.
 const MOST_OF_A_PODS_TABLE: u64 = 4 << 20;
 
-/// Opens a listening socket for both address families on `port` inside a namespace; for IPv4 alone where the kernel
-/// has no IPv6. Every worker may open one on the same port (`SO_REUSEPORT`). Errors: the port is taken by a program of
-/// the pod, or descriptors have run out.
+/// Opens a listening socket for both address families on `port` inside a namespace; for IPv4 alone where the
+/// kernel has no IPv6. Every worker may open one on the same port (`SO_REUSEPORT`). Errors: the port is taken
+/// by a program of the pod, or descriptors have run out.
 pub fn listen(netns: &Netns, port: u16) -> io::Result<std::net::TcpListener> {
     netns.run(|| match listen_on((Ipv6Addr::UNSPECIFIED, port).into()) {
         Err(error) if error.raw_os_error() == Some(libc::EAFNOSUPPORT) => {
@@ -42,16 +42,16 @@ fn listen_on(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     }
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(true)?;
-    // Accepted connections inherit it (`inet_csk_clone_lock`). Small writes are the application's business; the proxy
-    // adds no delay of its own.
+    // Accepted connections inherit it (`inet_csk_clone_lock`). Small writes are the application's business;
+    // the proxy adds no delay of its own.
     socket.set_tcp_nodelay(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
 }
 
-/// Opens unconnected, non-blocking TCP sockets inside a namespace: fewer than `count` where there is no room for more.
-/// Errors: there is none for a single one.
+/// Opens unconnected, non-blocking TCP sockets inside a namespace: fewer than `count` where there is no room
+/// for more. Errors: there is none for a single one.
 pub fn open_sockets(netns: &Netns, kind: SocketKind, count: usize) -> io::Result<Vec<Socket>> {
     netns.run(|| {
         let first = open(kind)?;
@@ -71,32 +71,32 @@ fn open(kind: SocketKind) -> io::Result<Socket> {
     }
 }
 
-/// A socket that can be bound to the address that a delivery comes from. The port is chosen when it connects, so that ports
-/// are shared between destinations (`IP_BIND_ADDRESS_NO_PORT`).
+/// A socket that can be bound to the address that a delivery comes from. The port is chosen when it connects,
+/// so that ports are shared between destinations (`IP_BIND_ADDRESS_NO_PORT`).
 fn delivery(domain: Domain) -> io::Result<Socket> {
     let socket = tcp(domain)?;
     set_flag(&socket, libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT)?;
     Ok(socket)
 }
 
-/// A socket that sends packets which are whole, header and all (raw(7)), to loopback alone: only who has `CAP_NET_RAW` can
-/// take that back. It receives nothing.
+/// A socket that sends packets which are whole, header and all (raw(7)), to loopback alone: only who has
+/// `CAP_NET_RAW` can take that back. It receives nothing.
 fn packets(domain: Domain) -> io::Result<Socket> {
     let socket = Socket::new(domain, Type::RAW.nonblocking(), Some(Protocol::from(libc::IPPROTO_RAW)))?;
     socket.bind_device(Some(b"lo"))?;
     Ok(socket)
 }
 
-/// A socket of the data path. Urgent data stays where it is in the stream: a byte that is taken out of it could not be
-/// handed on to another node, and would be lost.
+/// A socket of the data path. Urgent data stays where it is in the stream: a byte that is taken out of it
+/// could not be handed on to another node, and would be lost.
 fn tcp(domain: Domain) -> io::Result<Socket> {
     let socket = Socket::new(domain, Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
     socket.set_out_of_band_inline(true)?;
     Ok(socket)
 }
 
-/// Has tokio tell what a connection is ready for, urgent data included, which its own type does not ask for. Errors: the
-/// kernel has no room for it.
+/// Has tokio tell what a connection is ready for, urgent data included, which its own type does not ask for.
+/// Errors: the kernel has no room for it.
 pub fn with_urgent(connection: TcpStream) -> io::Result<AsyncFd<TcpStream>> {
     let interest = Interest::READABLE | Interest::WRITABLE | Interest::PRIORITY;
     // SAFETY: a `TcpStream` has one descriptor, which is open as long as it lives; it is moved in here.
@@ -108,8 +108,8 @@ pub fn with_urgent(connection: TcpStream) -> io::Result<AsyncFd<TcpStream>> {
 /// Whether the next byte that a connection reads is an urgent one: `sockatmark(3)`.
 pub fn is_at_mark(connection: &impl AsRawFd) -> io::Result<bool> {
     let mut at_mark: libc::c_int = 0;
-    // SAFETY: the descriptor is open for the length of the call, and `at_mark` is valid for writing the integer that the
-    // kernel answers with. There is no safe way: no library that we have wraps this.
+    // SAFETY: the descriptor is open for the length of the call, and `at_mark` is valid for writing the
+    // integer that the kernel answers with. There is no safe way: no library that we have wraps this.
     #[allow(unsafe_code)]
     let result = unsafe { libc::ioctl(connection.as_raw_fd(), SIOCATMARK, &raw mut at_mark) };
     if result == 0 { Ok(at_mark != 0) } else { Err(io::Error::last_os_error()) }
@@ -125,8 +125,8 @@ pub(super) fn netns_cookie() -> io::Result<u64> {
     Ok(u64::from_ne_bytes(cookie))
 }
 
-/// The shortest time that a packet of a connection and its acknowledgement took: `tcpi_min_rtt`, Linux 4.9. Zero where
-/// it is not known.
+/// The shortest time that a packet of a connection and its acknowledgement took: `tcpi_min_rtt`, Linux 4.9.
+/// Zero where it is not known.
 pub fn shortest_round_trip(connection: &impl AsRawFd) -> Duration {
     /// Where `struct tcp_info` of `linux/tcp.h` has it, in microseconds; the libraries' ends before.
     const MIN_RTT: usize = 148;
@@ -149,8 +149,9 @@ fn read_option(
     value: &mut [u8],
 ) -> io::Result<()> {
     let mut length = libc::socklen_t::try_from(value.len()).map_err(io::Error::other)?;
-    // SAFETY: the descriptor is open for the length of the call, `value` is valid for writing the `length` bytes that
-    // the kernel is told of, and `length` itself is. There is no safe way: no library wraps these options.
+    // SAFETY: the descriptor is open for the length of the call, `value` is valid for writing the `length`
+    // bytes that the kernel is told of, and `length` itself is. There is no safe way: no library wraps these
+    // options.
     #[allow(unsafe_code)]
     let answer = unsafe {
         libc::getsockopt(socket.as_raw_fd(), level, option, value.as_mut_ptr().cast(), &raw mut length)
@@ -161,8 +162,8 @@ fn read_option(
 /// Switches a socket option on that no library names.
 fn set_flag(socket: &Socket, level: libc::c_int, option: libc::c_int) -> io::Result<()> {
     let on: libc::c_int = 1;
-    // SAFETY: the descriptor is open for the length of the call, and `on` is valid for reading four bytes. There is no
-    // safe way: no library that we have wraps this option.
+    // SAFETY: the descriptor is open for the length of the call, and `on` is valid for reading four bytes.
+    // There is no safe way: no library that we have wraps this option.
     #[allow(unsafe_code)]
     let answer = unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, (&raw const on).cast(), 4) };
     if answer == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
@@ -173,8 +174,8 @@ pub fn local_addresses() -> io::Result<Vec<IpAddr>> {
     addresses_here(u64::MAX)
 }
 
-/// The addresses by which others reach a pod, from its own namespace; none until its network is set up. A link-local
-/// address is no pod's: every interface has one.
+/// The addresses by which others reach a pod, from its own namespace; none until its network is set up. A
+/// link-local address is no pod's: every interface has one.
 pub fn addresses_in(netns: &Netns) -> io::Result<Vec<IpAddr>> {
     let mut addresses = netns.run(|| addresses_here(MOST_OF_A_PODS_TABLE))??;
     addresses.retain(|address| match address {
@@ -184,8 +185,8 @@ pub fn addresses_in(netns: &Netns) -> io::Result<Vec<IpAddr>> {
     Ok(addresses)
 }
 
-/// Those of a pod's addresses that its connections leave with, from its own namespace: the sandbox's, and not those of
-/// further interfaces. None of a family that has no way out.
+/// Those of a pod's addresses that its connections leave with, from its own namespace: the sandbox's, and not
+/// those of further interfaces. None of a family that has no way out.
 pub fn primary_addresses_in(netns: &Netns) -> io::Result<Vec<IpAddr>> {
     /// Addresses for documentation (RFC 5737, RFC 3849), which are behind the default route.
     const ELSEWHERE: [&str; 2] = ["192.0.2.1:9", "[2001:db8::1]:9"];

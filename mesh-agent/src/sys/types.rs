@@ -5,8 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 /// A TCP connection in one network namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Connection {
-    /// The kernel's cookie of the socket, so that a later connection between the same addresses is left alone; or
-    /// [`ANY_COOKIE`].
+    /// The kernel's cookie of the socket, so that a later connection between the same addresses is left
+    /// alone; or [`ANY_COOKIE`].
     pub cookie: u64,
     /// The socket's own address and port.
     pub local: SocketAddr,

@@ -60,8 +60,8 @@ struct Interface {
     master: bool,
 }
 
-/// The node's end of the veth over which a pod with these addresses reaches its neighbours, in this thread's network
-/// namespace. `None` if it reaches them some other way. Errors: the kernel's.
+/// The node's end of the veth over which a pod with these addresses reaches its neighbours, in this thread's
+/// network namespace. `None` if it reaches them some other way. Errors: the kernel's.
 pub fn host_end(netns: &Netns, addresses: &[IpAddr]) -> io::Result<Option<HostEnd>> {
     let Some((inner, outer)) = netns.run(|| inner_end(addresses))?? else { return Ok(None) };
     let socket = open()?;
@@ -78,8 +78,8 @@ pub fn host_end(netns: &Netns, addresses: &[IpAddr]) -> io::Result<Option<HostEn
     Ok(Some(HostEnd { ifindex: outer, name: interface.name, is_port: interface.master, is_shaped }))
 }
 
-/// In a pod's namespace: the interface that leads to its neighbours, and the index of its other end. For all of its
-/// addresses that has to be the same one.
+/// In a pod's namespace: the interface that leads to its neighbours, and the index of its other end. For all
+/// of its addresses that has to be the same one.
 fn inner_end(addresses: &[IpAddr]) -> io::Result<Option<(u32, u32)>> {
     let socket = open()?;
     let mut ways = Vec::new();

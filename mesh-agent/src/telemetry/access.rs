@@ -1,8 +1,8 @@
-//! The access log: one line for each connection, when it ends (wire reference 8.2).
+//! The access log: one line for each connection, when it ends (docs/wire.md, Access log).
 //!
-//! Lines are formatted by the worker and written by a thread of their own. A log that nobody reads fast enough loses
-//! lines, which are counted; it never holds up a worker. Of connections that were refused there is one line for each
-//! client, destination and second, with a count: a client makes as many as it likes.
+//! Lines are formatted by the worker and written by a thread of their own. A log that nobody reads fast
+//! enough loses lines, which are counted; it never holds up a worker. Of connections that were refused there
+//! is one line for each client, destination and second, with a count: a client makes as many as it likes.
 
 use std::io::Write;
 use std::net::SocketAddr;
@@ -16,6 +16,7 @@ pub use mesh_log::Format;
 
 use super::labels::{Labels, Reporter};
 use super::record::Ended;
+use super::response_flag::ResponseFlag;
 
 /// The writer gathers lines for so long: there may be one for each connection.
 const GATHER: Duration = Duration::from_millis(50);
@@ -82,7 +83,7 @@ impl Entry<'_> {
     /// What lines of refused connections have in common; none if it was not refused.
     fn refused(&self) -> Option<Source> {
         let Ended::Failed(flag, _) = self.ended else { return None };
-        Some(Source::new((self.direction(), flag), &self.client.to_string(), self.destination))
+        Some(Source::new((self.direction(), flag.as_str()), &self.client.to_string(), self.destination))
     }
 
     fn line(&self, format: Format) -> Line {
@@ -125,7 +126,7 @@ impl Entry<'_> {
             Ended::Closed => "closed",
             Ended::Broken(_) => "broken",
             Ended::Expired(_) => "expired",
-            Ended::Failed("DENY", _) => "denied",
+            Ended::Failed(ResponseFlag::Denied, _) => "denied",
             Ended::Failed(..) => "failed",
         }
     }
@@ -189,7 +190,8 @@ mod tests {
             let client = SocketAddr::new("10.0.0.1".parse().unwrap(), port);
             let destination = "10.0.0.2:80".parse().unwrap();
             let start = Start { reporter: Reporter::Destination, client, destination };
-            Record::new(&worker, start).end(&Ended::Failed("DENY", "by\npolicy".to_owned()), (0, 0));
+            Record::new(&worker, start)
+                .end(&Ended::Failed(ResponseFlag::Denied, "by\npolicy".to_owned()), (0, 0));
             Record::new(&worker, start).end(&Ended::Closed, (1, 1));
         }
         drop(worker);

@@ -139,7 +139,8 @@ struct Sum {
 }
 
 impl Workers {
-    /// Different keys may have the same text (two pods of one Deployment), and Prometheus refuses a text twice.
+    /// Different keys may have the same text (two pods of one Deployment), and Prometheus refuses a text
+    /// twice.
     fn sums(&self) -> BTreeMap<LabelText, Sum> {
         let mut sums: BTreeMap<LabelText, Sum> = BTreeMap::new();
         let mut add = |labels: &Labels, traffic: &Traffic| {
@@ -258,6 +259,7 @@ impl Collector for Workers {
 mod tests {
     use super::super::labels::Reporter;
     use super::super::record::{Ended, Expiry, Record, Start};
+    use super::super::response_flag::ResponseFlag;
     use super::*;
 
     fn start() -> Start {
@@ -276,7 +278,7 @@ mod tests {
             let mut record = Record::new(worker, start());
             record.open().received.fetch_add(5, Ordering::Relaxed);
             record.end(&Ended::Closed, (5, 0));
-            Record::new(worker, start()).end(&Ended::Failed("DENY", "no".to_owned()), (0, 0));
+            Record::new(worker, start()).end(&Ended::Failed(ResponseFlag::Denied, "no".to_owned()), (0, 0));
             worker.handshake(std::time::Duration::from_millis(2));
             let idle = Expiry::Idle(std::time::Duration::from_millis(1500));
             Record::new(worker, start()).end(&Ended::Expired(idle), (1, 1));

@@ -1,9 +1,11 @@
-//! The label set of the traffic metrics (wire reference 8.1).
+//! The label set of the traffic metrics (docs/wire.md, Metrics).
 
 use std::sync::Arc;
 
 use mesh_api::identity::SpiffeId;
 use mesh_api::plan::{Service, Workload};
+
+use super::response_flag::ResponseFlag;
 
 /// What Istio writes for what is not known.
 const UNKNOWN: &str = "unknown";
@@ -30,7 +32,8 @@ pub enum Path {
     Probe,
 }
 
-/// What is counted together. Cheap to make for each connection; the text is made when somebody reads the metrics.
+/// What is counted together. Cheap to make for each connection; the text is made when somebody reads the
+/// metrics.
 #[derive(Clone, Debug)]
 pub struct Labels {
     /// Who reports.
@@ -45,8 +48,8 @@ pub struct Labels {
     pub source_identity: Option<SpiffeId>,
     /// Who the server proved to be.
     pub destination_identity: Option<SpiffeId>,
-    /// `-`, or why it failed.
-    pub response_flags: &'static str,
+    /// Why it failed, if it did.
+    pub response_flag: Option<ResponseFlag>,
     /// Which way its bytes take.
     pub path: Path,
 }
@@ -80,7 +83,7 @@ impl Labels {
             ("destination_version", destination.map(|it| it.canonical_revision.to_string())),
             ("destination_cluster", destination.map(|it| it.cluster.to_string())),
             ("request_protocol", Some("tcp".to_owned())),
-            ("response_flags", Some(self.response_flags.to_owned())),
+            ("response_flags", Some(self.response_flag.map_or("-", ResponseFlag::as_str).to_owned())),
             ("connection_security_policy", mutual.then(|| "mutual_tls".to_owned())),
             ("path", Some(self.path.as_str().to_owned())),
         ];
@@ -89,7 +92,8 @@ impl Labels {
         pairs.into_iter().map(|(name, value)| (name, known(value))).collect()
     }
 
-    /// Whether two are counted together. Workloads are compared by uid: a new version of one goes on counting.
+    /// Whether two are counted together. Workloads are compared by uid: a new version of one goes on
+    /// counting.
     pub(super) fn key(&self) -> Key {
         Key {
             reporter: self.reporter,
@@ -98,7 +102,7 @@ impl Labels {
             service: self.service.as_ref().map(|it| Arc::clone(&it.key)),
             source_identity: self.source_identity.clone(),
             destination_identity: self.destination_identity.clone(),
-            response_flags: self.response_flags,
+            response_flag: self.response_flag,
             path: self.path,
         }
     }
@@ -113,7 +117,7 @@ pub(super) struct Key {
     service: Option<Arc<str>>,
     source_identity: Option<SpiffeId>,
     destination_identity: Option<SpiffeId>,
-    response_flags: &'static str,
+    response_flag: Option<ResponseFlag>,
     path: Path,
 }
 

@@ -8,6 +8,7 @@ pub mod exposition;
 mod labels;
 mod open;
 mod record;
+mod response_flag;
 mod worker;
 
 pub use access::{AccessLog, Format};
@@ -15,4 +16,5 @@ pub use exposition::AgentMetrics;
 pub use labels::{Labels, Path, Reporter};
 pub use open::OpenConnection;
 pub use record::{Ended, Expiry, Record, Start};
+pub use response_flag::ResponseFlag;
 pub use worker::{Traffic, WorkerMetrics};

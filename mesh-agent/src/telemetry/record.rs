@@ -10,10 +10,11 @@ use mesh_api::plan::Workload;
 use super::access::Entry;
 use super::labels::{Labels, Path, Reporter};
 use super::open::OpenConnection;
+use super::response_flag::ResponseFlag;
 use super::worker::{Traffic, WorkerMetrics};
 
-/// A connection that is being handled. Dropping it without [`Record::end`] records that it was abandoned, so there is
-/// always one outcome.
+/// A connection that is being handled. Dropping it without [`Record::end`] records that it was abandoned, so
+/// there is always one outcome.
 pub struct Record {
     metrics: Arc<WorkerMetrics>,
     /// What is known of its ends; filled in as it becomes known.
@@ -52,8 +53,8 @@ pub enum Ended {
     Broken(String),
     /// It had its time, and was ended on purpose.
     Expired(Expiry),
-    /// It was refused or could not be made: Istio's response flag and the reason.
-    Failed(&'static str, String),
+    /// It was refused or could not be made, and the reason in words.
+    Failed(ResponseFlag, String),
 }
 
 /// Which of a `DestinationRule`'s bounds a connection has come to, and what it is.
@@ -79,7 +80,7 @@ impl Record {
                 service: None,
                 source_identity: None,
                 destination_identity: None,
-                response_flags: "-",
+                response_flag: None,
                 path: Path::Proxy,
             },
             upstream: None,
@@ -131,7 +132,7 @@ impl Record {
     fn finish(&mut self, ended: &Ended, bytes: (u64, u64), duration: Duration) {
         self.ended = true;
         if let Ended::Failed(flag, _) = ended {
-            self.labels.response_flags = flag;
+            self.labels.response_flag = Some(*flag);
             self.metrics.traffic(&self.labels).failed.fetch_add(1, Ordering::Relaxed);
         }
         if let Ended::Expired(expiry) = ended {

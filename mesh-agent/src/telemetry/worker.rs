@@ -114,7 +114,8 @@ impl WorkerMetrics {
         self.unproven.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Notes that a stream's window stayed smaller than it would be, because its pod's streams hold as much as they may.
+    /// Notes that a stream's window stayed smaller than it would be, because its pod's streams hold as much
+    /// as they may.
     pub fn narrowed(&self) {
         self.narrowed.fetch_add(1, Ordering::Relaxed);
     }
@@ -133,8 +134,8 @@ impl WorkerMetrics {
         self.revoked.fetch_add(connections as u64, Ordering::Relaxed);
     }
 
-    /// Forgets label sets that nothing used for `idle` and that no open connection holds, so that pods that come and
-    /// go do not add up.
+    /// Forgets label sets that nothing used for `idle` and that no open connection holds, so that pods that
+    /// come and go do not add up.
     pub fn forget_unused(&self, idle: Duration) {
         let now = Instant::now();
         self.traffic.lock().unwrap_or_else(PoisonError::into_inner).retain(|_, counted| {
@@ -142,7 +143,8 @@ impl WorkerMetrics {
         });
     }
 
-    /// Every label set and its counts. The worker waits only while they are listed, not for what is made of them.
+    /// Every label set and its counts. The worker waits only while they are listed, not for what is made of
+    /// them.
     pub(super) fn all_traffic(&self) -> Vec<(Labels, Arc<Traffic>)> {
         let traffic = self.traffic.lock().unwrap_or_else(PoisonError::into_inner);
         traffic.values().map(|counted| (counted.labels.clone(), Arc::clone(&counted.traffic))).collect()

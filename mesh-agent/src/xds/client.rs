@@ -1,4 +1,4 @@
-//! Staying connected: a stream after the other, with back-off between them (wire reference 2.7).
+//! Staying connected: a stream after the other, with back-off between them (docs/wire.md, Reconnecting).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,7 +21,8 @@ use crate::sys;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
-/// From a control plane that does not send it in parts, the whole configuration of a large mesh comes as one message.
+/// From a control plane that does not send it in parts, the whole configuration of a large mesh comes as one
+/// message.
 const LARGEST_MESSAGE: usize = 200 << 20;
 /// Headers of the answer come at once, before any request was looked at.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -114,7 +115,7 @@ impl Client {
         Err(Ended::Closed)
     }
 
-    /// Who asks (wire reference 2.4).
+    /// Who asks (docs/wire.md, Node).
     fn node(&self) -> Node {
         let XdsConfig { node_name, instance_ip, .. } = &self.config;
         let name = format!("mesh-agent-{node_name}");

@@ -13,8 +13,8 @@ use crate::legacy::journal;
 /// How long the control plane is waited for first: what it says is newer, and nobody but it has written it.
 const PATIENCE: Duration = Duration::from_millis(500);
 
-/// The same where another proxy serves meanwhile, so that nothing is lost by waiting. Whoever supervises that one does not
-/// wait for its end much longer.
+/// The same where another proxy serves meanwhile, so that nothing is lost by waiting. Whoever supervises that
+/// one does not wait for its end much longer.
 const PATIENCE_BESIDE: Duration = Duration::from_secs(10);
 
 /// What a proxy before this one was told.
@@ -37,7 +37,8 @@ pub(super) struct Inherited {
 }
 
 impl Inherited {
-    /// Puts it in force when the control plane can't be reached or takes long, unless that has told something by then.
+    /// Puts it in force when the control plane can't be reached or takes long, unless that has told something
+    /// by then.
     pub async fn use_if_needed(self, told_before: oneshot::Receiver<ToldBefore>) {
         let Ok(ToldBefore { file, beside }) = told_before.await else { return };
         let patience = if beside { PATIENCE_BESIDE } else { PATIENCE };
@@ -56,7 +57,8 @@ impl Inherited {
         }
     }
 
-    /// The control plane is told nothing of it: it lists everything anew, and what it says replaces this as a whole.
+    /// The control plane is told nothing of it: it lists everything anew, and what it says replaces this as a
+    /// whole.
     fn put_in_force(&self, snapshot: Arc<Snapshot>) {
         self.ready.send_if_modified(|ready| {
             if *ready {

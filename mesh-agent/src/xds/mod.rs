@@ -1,7 +1,8 @@
-//! What the control plane tells: a delta xDS client (wire reference 2).
+//! What the control plane tells: a delta xDS client (docs/wire.md, Discovery).
 //!
-//! [`start`] keeps one stream open, takes each response into a [`Store`] and publishes the result as an immutable
-//! [`Snapshot`]. A lost link changes nothing but [`Xds::link_status`]: the last snapshot stays in force.
+//! [`start`] keeps one stream open, takes each response into a [`Store`] and publishes the result as an
+//! immutable [`Snapshot`]. A lost link changes nothing but [`Xds::link_status`]: the last snapshot stays in
+//! force.
 
 mod client;
 mod inherited;
@@ -67,8 +68,8 @@ pub struct Xds {
     store: Arc<Mutex<Store>>,
 }
 
-/// Starts to follow the control plane, on the runtime that this is called on, for as long as it runs. What it tells is left
-/// to a next proxy; `inherited` is to be sent what one before this has left, if there was one.
+/// Starts to follow the control plane, on the runtime that this is called on, for as long as it runs. What it
+/// tells is left to a next proxy; `inherited` is to be sent what one before this has left, if there was one.
 pub fn start(
     config: XdsConfig,
     certificates: Certificates,

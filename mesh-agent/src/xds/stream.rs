@@ -1,4 +1,4 @@
-//! One stream: what is asked, what comes, and what is answered (wire reference 2.3 and 2.6).
+//! One stream: what is asked, what comes, and what is answered (docs/wire.md, Requests and responses).
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -58,8 +58,8 @@ impl Publisher {
         if !continues {
             self.missing.remove(type_url.as_str());
         }
-        // Workloads without their policies would be open to everybody, and connections to those that are not known yet
-        // would pass the mesh by: so nothing counts before everything is there.
+        // Workloads without their policies would be open to everybody, and connections to those that are not
+        // known yet would pass the mesh by: so nothing counts before everything is there.
         let complete = !continues && self.missing.is_empty();
         if complete {
             self.publish();
@@ -112,7 +112,7 @@ impl Stream {
         (Self { requests }, receiver)
     }
 
-    /// Takes a response and says what became of it. Answers whether the stream still goes on.
+    /// Takes a response and says what became of it. Returns whether the stream still goes on.
     pub async fn answer(&self, publisher: &mut Publisher, response: DeltaDiscoveryResponse) -> bool {
         let (type_url, response_nonce) = (response.type_url.clone(), response.nonce.clone());
         let rejected = publisher.take(response);

@@ -32,9 +32,9 @@ pub enum Output {
     Authorization(String, Option<Authorization>),
 }
 
-/// Compiles the objects of a mesh, change by change. What one change costs does not grow with the mesh, as long as it
-/// is of a pod, a service or a slice; what is for a whole namespace costs what is in it, as does a pod beside Services with
-/// addresses past the mesh, of which none of the mesh's is found first.
+/// Compiles the objects of a mesh, change by change. What one change costs does not grow with the mesh, as
+/// long as it is of a pod, a service or a slice; what is for a whole namespace costs what is in it, as does a
+/// pod beside Services with addresses past the mesh, of which none of the mesh's is found first.
 #[derive(Debug)]
 pub struct Compiler {
     mesh: MeshConfig,
@@ -98,8 +98,8 @@ impl Compiler {
         self.judge_ways_past(&affected);
     }
 
-    /// Of addresses that are not the mesh's, where pods of the mesh are behind them: who has none but others there has
-    /// nothing to do with the mesh.
+    /// Of addresses that are not the mesh's, where pods of the mesh are behind them: who has none but others
+    /// there has nothing to do with the mesh.
     fn judge_ways_past(&mut self, affected: &Affected) {
         for name in &affected.services {
             match self.world.service(name).filter(|service| !service.outside().is_empty()) {
@@ -132,7 +132,8 @@ impl Compiler {
         self.world.object(key)
     }
 
-    /// The objects that people wrote for the mesh: `AuthorizationPolicy`, `PeerAuthentication`, `DestinationRule`.
+    /// The objects that people wrote for the mesh: `AuthorizationPolicy`, `PeerAuthentication`,
+    /// `DestinationRule`.
     pub fn policies(&self) -> impl Iterator<Item = &Shared> {
         self.world.policies()
     }

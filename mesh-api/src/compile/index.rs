@@ -15,7 +15,8 @@ use crate::table::{Table, hash_of};
 pub(super) struct Index {
     /// Live pods, by each address that is their own.
     pods: Table<Shared>,
-    /// Services with a selector, by namespace and one of the labels that they select by: the one that fewest had.
+    /// Services with a selector, by namespace and one of the labels that they select by: the one that fewest
+    /// had.
     selecting: HashMap<(String, String, String), Vec<Shared>>,
     /// Slices, by namespace and name of their service.
     slices: HashMap<Name, Vec<Shared>>,

@@ -1,7 +1,7 @@
 //! Which workloads are behind which service, and on which of their ports.
 //!
-//! Where a service has endpoint slices, they decide, since whoever writes them knows best. Where it has none, its
-//! selector does. An endpoint that is no pod becomes a workload of its own.
+//! Where a service has endpoint slices, they decide, since whoever writes them knows best. Where it has none,
+//! its selector does. An endpoint that is no pod becomes a workload of its own.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -80,7 +80,8 @@ fn service_of_slice<'a>(world: &'a World, slice: &EndpointSlice) -> Option<&'a S
     world.service(&service_of(slice)?).filter(|service| !service.is_external_name())
 }
 
-/// Whether an endpoint is the pod: named, in the slice's own namespace whatever the reference says, or by an address.
+/// Whether an endpoint is the pod: named, in the slice's own namespace whatever the reference says, or by an
+/// address.
 fn means(world: &World, endpoint: &Endpoint, pod: &Pod) -> bool {
     match pod_named(endpoint) {
         Some(name) => name == pod.metadata.name,
@@ -93,8 +94,9 @@ fn means(world: &World, endpoint: &Endpoint, pod: &Pod) -> bool {
     }
 }
 
-/// A pod's readiness is its own, the same for all its services. A slice that holds back a pod that is ready means this
-/// one service, so the pod is no member of it. One that is about to end is held back from all of them, and serving still.
+/// A pod's readiness is its own, the same for all its services. A slice that holds back a pod that is ready
+/// means this one service, so the pod is no member of it. One that is about to end is held back from all of
+/// them, and serving still.
 fn is_held_back(service: &Service, endpoint: &Endpoint, pod: &Pod) -> bool {
     !endpoint.is_serving() && pod.is_ready() && !service.spec.publish_not_ready_addresses
 }

@@ -1,13 +1,13 @@
 //! From resources to what node agents are sent.
 //!
-//! The result is a pure function of the objects and the mesh's settings. A [`Compiler`] holds the objects and, on each
-//! change, makes again what the change affects; [`compile`] makes all of it. The result is in Istio's ambient types ([`wire::workload`], [`wire::security`]), filled
-//! as istiod fills them. What a policy says that these types cannot carry is reported as a [`Condition`], never
-//! dropped in silence.
+//! The result is a pure function of the objects and the mesh's settings. A [`Compiler`] holds the objects
+//! and, on each change, makes again what the change affects; [`compile`] makes all of it. The result is in
+//! Istio's ambient types ([`wire::workload`], [`wire::security`]), filled as istiod fills them. What a policy
+//! says that these types cannot carry is reported as a [`Condition`], never dropped in silence.
 //!
-//! Reading order: `world` sorts the objects, `index` has the ways between them, `affected` says what a change affects
-//! and `compiler` makes that: `membership` finds which pods are behind which service, `workload` and `service` make the
-//! addresses, `policy` the authorizations, `traffic` the rules for clients.
+//! Reading order: `world` sorts the objects, `index` has the ways between them, `affected` says what a change
+//! affects and `compiler` makes that: `membership` finds which pods are behind which service, `workload` and
+//! `service` make the addresses, `policy` the authorizations, `traffic` the rules for clients.
 
 mod affected;
 mod compiler;

@@ -1,8 +1,9 @@
-//! `DestinationRule`s, resolved for each service into a list that an agent reads from the top until a client fits.
+//! `DestinationRule`s, resolved for each service into a list that an agent reads from the top until a client
+//! fits.
 //!
-//! Istio looks in the client's namespace, then in the service's, then in the root namespace, and takes the first
-//! that has a rule for the host; within it the exact host counts before wildcards, and rules for chosen clients
-//! before rules for all. The list has that order, so agents need none of these rules.
+//! Istio looks in the client's namespace, then in the service's, then in the root namespace, and takes the
+//! first that has a rule for the host; within it the exact host counts before wildcards, and rules for chosen
+//! clients before rules for all. The list has that order, so agents need none of these rules.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -192,7 +193,8 @@ impl Group {
     }
 }
 
-/// The groups whose host covers one service: the closest host first, then those for chosen clients, then by age.
+/// The groups whose host covers one service: the closest host first, then those for chosen clients, then by
+/// age.
 struct Fitting<'a> {
     groups: Vec<&'a Group>,
 }

@@ -32,7 +32,7 @@ pub(super) struct World {
 }
 
 impl World {
-    /// Puts an object in the place of whatever had its key, or takes that out. Answers what had it.
+    /// Puts an object in the place of whatever had its key, or takes that out. Returns what had it.
     pub fn set(&mut self, key: &ObjectKey, object: Option<&Shared>) -> Option<Shared> {
         let name = (key.namespace.clone(), key.name.clone());
         let old = match key.kind {

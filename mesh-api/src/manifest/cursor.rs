@@ -1,5 +1,5 @@
-//! Walking a document of a strict kind: every step knows its path and line, and complaints pile up, so that one
-//! reading reports everything that is wrong.
+//! Walking a document of a strict kind: every step knows its path and line, and complaints pile up, so that
+//! one reading reports everything that is wrong.
 
 use std::{cell::RefCell, collections::BTreeMap, ops::RangeInclusive, time::Duration};
 

@@ -7,8 +7,8 @@ pub(super) struct Document<'a> {
     pub text: &'a str,
 }
 
-/// Splits at lines that begin with `---`: YAML gives them no other meaning, in any scalar style. What has only
-/// comments and directives (`%YAML`) is no document.
+/// Splits at lines that begin with `---`: YAML gives them no other meaning, in any scalar style. What has
+/// only comments and directives (`%YAML`) is no document.
 pub(super) fn split(text: &str) -> Vec<Document<'_>> {
     let mut documents = Vec::new();
     let (mut start, mut first_line) = (0, 1);

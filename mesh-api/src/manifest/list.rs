@@ -1,10 +1,12 @@
-//! Lists: `kind: List`, whose items say what they are, and those of one kind (`PodList`), whose items may leave it out.
+//! Lists: `kind: List`, whose items say what they are, and those of one kind (`PodList`), whose items may
+//! leave it out.
 
 use std::borrow::Cow;
 
 use super::tree::{Entry, Node, Value};
 
-/// The items of a list, each with a kind and an API version as far as it or the list has them; none if `root` is no list.
+/// The items of a list, each with a kind and an API version as far as it or the list has them; none if `root`
+/// is no list.
 pub(super) fn items(root: &Node) -> Option<impl Iterator<Item = Cow<'_, Node>>> {
     let kind = root.text("kind")?.strip_suffix("List")?;
     let Value::List(items) = &root.get("items")?.value.value else { return None };

@@ -1,5 +1,5 @@
-//! Merge keys: `<<: *defaults` takes a map's fields over (YAML 1.1, <https://yaml.org/type/merge.html>), as kubectl and
-//! kustomize read them.
+//! Merge keys: `<<: *defaults` takes a map's fields over (YAML 1.1, <https://yaml.org/type/merge.html>), as
+//! kubectl and kustomize read them.
 
 use std::collections::HashSet;
 

@@ -1,10 +1,11 @@
 //! Reading manifests: text in, typed objects and precise complaints out.
 //!
-//! [`parse`] takes a file of any number of YAML or JSON documents. Each document stands for itself: one that is
-//! broken is reported with file, line, resource, field and fix, and the others are used.
+//! [`parse`] takes a file of any number of YAML or JSON documents. Each document stands for itself: one that
+//! is broken is reported with file, line, resource, field and fix, and the others are used.
 //!
-//! Reading order: `document` cuts the text up, `tree` parses one document into values that remember their line
-//! (`merge` puts merge keys in place), `list` takes lists apart, `read` decides what a document is, `cursor` walks the strict kinds field by field.
+//! Reading order: `document` cuts the text up, `tree` parses one document into values that remember their
+//! line (`merge` puts merge keys in place), `list` takes lists apart, `read` decides what a document is,
+//! `cursor` walks the strict kinds field by field.
 
 pub(crate) mod cursor;
 mod document;

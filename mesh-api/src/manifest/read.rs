@@ -1,4 +1,5 @@
-//! From a parsed document to typed objects: which kind it is, whose name it bears, and which reader it goes to.
+//! From a parsed document to typed objects: which kind it is, whose name it bears, and which reader it goes
+//! to.
 
 use std::sync::Arc;
 
@@ -196,8 +197,8 @@ fn guess_resource(text: &str) -> Option<String> {
 }
 
 impl<'a> Cursor<'a> {
-    /// The `spec` of a strict kind, after a look at the fields beside it. A namespace or annotation that is misspelt
-    /// would put a policy elsewhere, or in force.
+    /// The `spec` of a strict kind, after a look at the fields beside it. A namespace or annotation that is
+    /// misspelt would put a policy elsewhere, or in force.
     pub(crate) fn spec(root: &'a Node, findings: &'a Findings) -> Option<Self> {
         const TOP: [&str; 5] = ["apiVersion", "kind", "metadata", "spec", "status"];
         const METADATA: [&str; 15] = [

@@ -66,7 +66,8 @@ impl Value {
 }
 
 impl Node {
-    /// A value that was read already, all of it on line 1. JSON strings may hold characters that no YAML text may.
+    /// A value that was read already, all of it on line 1. JSON strings may hold characters that no YAML text
+    /// may.
     pub(super) fn from_json(value: serde_json::Value) -> Self {
         let entry = |(key, value)| Entry { key, line: 1, value: Self::from_json(value) };
         let value = match value {

@@ -1,7 +1,7 @@
 //! Workloads and services with the ways to find them, kept up to date change by change.
 //!
-//! A directory shares with the one before all that did not change ([`Table`]). The endpoints of a service are worked
-//! out when somebody first connects to it: a node's pods talk to a few of the mesh's services.
+//! A directory shares with the one before all that did not change ([`Table`]). The endpoints of a service are
+//! worked out when somebody first connects to it: a node's pods talk to a few of the mesh's services.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -23,7 +23,8 @@ type Key = Arc<str>;
 pub(super) struct Directory {
     /// By uid.
     pub(super) workloads: Table<Arc<Record>>,
-    /// By each address of their own. For a moment two pods can have one: one ends, another has got its address.
+    /// By each address of their own. For a moment two pods can have one: one ends, another has got its
+    /// address.
     pub(super) by_address: Table<Arc<Record>>,
     /// By key; also those that only their workloads tell of.
     pub(super) services: Table<Arc<Entry>>,
@@ -108,7 +109,7 @@ struct Touched {
 }
 
 impl Editor {
-    /// Checks a workload and takes it in. Answers whether that changed anything.
+    /// Checks a workload and takes it in. Returns whether that changed anything.
     pub(super) fn insert_workload(&mut self, from: wire::Workload, version: &str) -> Result<bool, Invalid> {
         let record = Arc::new(Record::new(from, version, &mut self.texts, &mut self.commons)?);
         let uid = record.uid();
@@ -144,7 +145,7 @@ impl Editor {
         Some(old)
     }
 
-    /// Checks a service and takes it in. Answers whether that changed anything.
+    /// Checks a service and takes it in. Returns whether that changed anything.
     pub(super) fn insert_service(&mut self, from: wire::Service, version: &str) -> Result<bool, Invalid> {
         let record = Arc::new(ServiceRecord::new(from, version, &mut self.texts)?);
         let key = record.key.clone();

@@ -1,4 +1,5 @@
-//! The endpoints of a service, made ready for choosing when a connection first asks after the service has changed.
+//! The endpoints of a service, made ready for choosing when a connection first asks after the service has
+//! changed.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};

@@ -1,8 +1,8 @@
 //! Where a connection goes.
 //!
-//! The destination of a connection is the virtual address of a service, the address of a workload, or neither.
-//! Choosing among a service's endpoints is left to the caller, who knows how loaded they are; everything that makes
-//! an endpoint eligible is settled here.
+//! The destination of a connection is the virtual address of a service, the address of a workload, or
+//! neither. Choosing among a service's endpoints is left to the caller, who knows how loaded they are;
+//! everything that makes an endpoint eligible is settled here.
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -94,8 +94,8 @@ impl Preference {
     }
 }
 
-/// How much two places have in common. A network as first scope weighs more than all others together: even if it
-/// differs they still count, but below everything in the client's own network.
+/// How much two places have in common. A network as first scope weighs more than all others together: even if
+/// it differs they still count, but below everything in the client's own network.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Rank {
     network: bool,

@@ -1,5 +1,5 @@
-//! What there is at an address, seen from a node: whether a connection there can come to somebody at all. The kernel is told,
-//! and refuses the others at once, as it would without a mesh.
+//! What there is at an address, seen from a node: whether a connection there can come to somebody at all. The
+//! kernel is told, and refuses the others at once, as it would without a mesh.
 
 use std::collections::{BTreeSet, HashSet};
 use std::net::IpAddr;
@@ -49,7 +49,8 @@ impl Snapshot {
         Reach::Ports(service.ports.iter().map(|port| port.port).filter(somebody).collect())
     }
 
-    /// Addresses whose [`Self::reach`] may be another than in an older state. What both share is not looked at.
+    /// Addresses whose [`Self::reach`] may be another than in an older state. What both share is not looked
+    /// at.
     pub fn touched_since(&self, older: &Self) -> HashSet<IpAddr> {
         let (come, gone) = self.addresses_since(older);
         let entries = self.directory.services.changes_since(&older.directory.services, Arc::ptr_eq);

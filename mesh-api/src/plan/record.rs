@@ -1,8 +1,8 @@
 //! Workloads and services as they are held: small, and made into what the data path works with when it asks.
 //!
-//! Most of a workload is the same for all pods of its Deployment: that part, encoded, is a [`Template`] which they
-//! share. What is left takes some 200 bytes. A [`Workload`] that somebody works with takes ten times as much, so it
-//! lives as long as somebody does.
+//! Most of a workload is the same for all pods of its Deployment: that part, encoded, is a [`Template`] which
+//! they share. What is left takes some 200 bytes. A [`Workload`] that somebody works with takes ten times as
+//! much, so it lives as long as somebody does.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -118,8 +118,8 @@ impl Record {
         })
     }
 
-    /// The workload, to look at. Nothing stays of it, not even the room that a weak reference takes: so all can be
-    /// looked at.
+    /// The workload, to look at. Nothing stays of it, not even the room that a weak reference takes: so all
+    /// can be looked at.
     pub(super) fn view(&self) -> Arc<Workload> {
         let decoded = self.decoded.lock().unwrap_or_else(PoisonError::into_inner).upgrade();
         decoded.unwrap_or_else(|| Arc::new(self.decode()))

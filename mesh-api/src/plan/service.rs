@@ -103,8 +103,8 @@ impl Service {
         self.ports.iter().find(|candidate| candidate.port == port)
     }
 
-    /// How long a client keeps its endpoint under a policy, if it keeps one. A balancer that a `DestinationRule` names
-    /// counts more than what the service says.
+    /// How long a client keeps its endpoint under a policy, if it keeps one. A balancer that a
+    /// `DestinationRule` names counts more than what the service says.
     pub fn affinity_under(&self, policy: &PortPolicy) -> Option<Duration> {
         self.affinity.filter(|_| policy.lb == LoadBalancer::Unspecified)
     }

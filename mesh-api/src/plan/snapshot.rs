@@ -54,9 +54,9 @@ impl Snapshot {
         entry.service.as_ref().map(|record| record.service())
     }
 
-    /// The service that a client in a namespace means by a name, as its resolver would find it: `web`, `web.shop`,
-    /// `web.shop.svc` or a full name, with or without the last dot. Looks at every service, so it is not for the
-    /// data path.
+    /// The service that a client in a namespace means by a name, as its resolver would find it: `web`,
+    /// `web.shop`, `web.shop.svc` or a full name, with or without the last dot. Looks at every service, so it
+    /// is not for the data path.
     pub fn resolve_host(&self, name: &str, client_namespace: &str) -> Option<Arc<Service>> {
         let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
         let visible = || self.services().filter(|service| service.is_visible_to(client_namespace));
@@ -137,8 +137,8 @@ impl Snapshot {
         self.directory.owner(ip).is_some() || self.directory.vips.knows(ip)
     }
 
-    /// Addresses that came and that went since an older state. What both share is not looked at, so this costs what
-    /// changed.
+    /// Addresses that came and that went since an older state. What both share is not looked at, so this
+    /// costs what changed.
     pub fn addresses_since(&self, older: &Self) -> (HashSet<IpAddr>, HashSet<IpAddr>) {
         let workloads = self.directory.by_address.changes_since(&older.directory.by_address, Arc::ptr_eq);
         let mut touched: HashSet<IpAddr> =
@@ -153,8 +153,8 @@ impl Snapshot {
         self.directory.vips.ranges()
     }
 
-    /// Whether another state has the very policies of this one, so that they decide alike about a workload that is the
-    /// same in both.
+    /// Whether another state has the very policies of this one, so that they decide alike about a workload
+    /// that is the same in both.
     pub fn has_policies_of(&self, other: &Self) -> bool {
         self.policies.is_same(&other.policies)
     }

@@ -18,7 +18,8 @@ use crate::wire::workload::address::Type as AddressType;
 use crate::wire::xds::Resource;
 use crate::wire::{security, workload};
 
-/// Holds the resources of a discovery stream, across reconnects. Belongs to one task; others get [`Snapshot`]s.
+/// Holds the resources of a discovery stream, across reconnects. Belongs to one task; others get
+/// [`Snapshot`]s.
 #[derive(Debug, Default)]
 pub struct Store {
     generation: u64,
@@ -90,10 +91,11 @@ impl Store {
         Self { waypoints, ..self }
     }
 
-    /// Takes over one response. Bad resources are reported; whatever was held under their names stays in force.
+    /// Takes over one response. Bad resources are reported; whatever was held under their names stays in
+    /// force.
     ///
-    /// A policy that can't be understood is the exception, if nothing was held under its name: to go on without it
-    /// could allow too much, so it denies wherever it applies until a good one comes.
+    /// A policy that can't be understood is the exception, if nothing was held under its name: to go on
+    /// without it could allow too much, so it denies wherever it applies until a good one comes.
     pub fn apply(&mut self, type_url: &str, resources: Vec<Resource>, removed: Vec<String>) -> Vec<Rejected> {
         for name in removed {
             match type_url {
@@ -167,7 +169,8 @@ impl Store {
     fn insert_address(&mut self, resource: &Resource) -> Result<(), Invalid> {
         let any = resource.resource.as_ref().ok_or(Invalid::NoContent)?;
         let address: workload::Address = decode::unpack(any, type_url::ADDRESS)?;
-        // A name that was a service's may become a workload's, and the other way round: the type has one space of names.
+        // A name that was a service's may become a workload's, and the other way round: the type has one
+        // space of names.
         self.changed |= match address.r#type.ok_or(Invalid::NoContent)? {
             AddressType::Workload(workload) => {
                 decode::present("uid", &workload.uid)?;
@@ -199,7 +202,8 @@ impl Store {
         if let Some(fault) = fault {
             if !self.policies.holds_good(policy.name()) {
                 self.changed |= self.policies.insert(policy);
-                // Listed after a reconnect so that its removal is heard of, but not as a version that was accepted.
+                // Listed after a reconnect so that its removal is heard of, but not as a version that was
+                // accepted.
                 hold(&mut self.authorizations, &resource.name, "", any);
             }
             return Err(fault);

@@ -17,8 +17,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const OUTLIER_INTERVAL: Duration = Duration::from_secs(10);
 /// Istio's `outlierDetection.baseEjectionTime`.
 const BASE_EJECTION_TIME: Duration = Duration::from_secs(30);
-/// The longest span of time there is: 10,000 years, Protocol Buffers' own bound (`google.protobuf.Duration`). More would
-/// not fit into what adds it to the present.
+/// The longest span of time there is: 10,000 years, Protocol Buffers' own bound (`google.protobuf.Duration`).
+/// More would not fit into what adds it to the present.
 pub(crate) const LONGEST_SPAN: Duration = Duration::from_hours(87_660_000);
 
 static DEFAULT: LazyLock<Arc<PortPolicy>> = LazyLock::new(Arc::default);

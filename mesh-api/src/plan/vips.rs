@@ -39,9 +39,9 @@ impl Vips {
         }
     }
 
-    /// The service that a client in a namespace means by an address: one with just that address before one with a
-    /// range; the client's own namespace first; the longest prefix; the canonical one. Among equals the first by its
-    /// key, so that they rank alike on every node.
+    /// The service that a client in a namespace means by an address: one with just that address before one
+    /// with a range; the client's own namespace first; the longest prefix; the canonical one. Among equals
+    /// the first by its key, so that they rank alike on every node.
     pub(super) fn find(&self, ip: IpAddr, namespace: &str) -> Option<Arc<Service>> {
         let rank =
             |service: &Service| (&*service.namespace != namespace, !service.canonical, service.key.clone());

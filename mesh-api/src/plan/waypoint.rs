@@ -1,7 +1,8 @@
-//! Waypoints: proxies that connections to a service or workload are to go through, where part of its policy is enforced.
+//! Waypoints: proxies that connections to a service or workload are to go through, where part of its policy
+//! is enforced.
 //!
-//! The mesh does not lead connections through them yet. To go past one would be to go past its policy, so such connections
-//! are refused unless [`Waypoints::Ignore`] is chosen.
+//! The mesh does not lead connections through them yet. To go past one would be to go past its policy, so
+//! such connections are refused unless [`Waypoints::Ignore`] is chosen.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -24,7 +25,8 @@ pub enum Waypoint {
     Unknown,
 }
 
-/// What becomes of connections to what has a waypoint. (One that the waypoint itself makes is like any other.)
+/// What becomes of connections to what has a waypoint. (One that the waypoint itself makes is like any
+/// other.)
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Waypoints {
     /// They are refused.

@@ -1,7 +1,8 @@
-//! Strict egress: pods that may open connections only to what the mesh knows, and to what their namespace names.
+//! Strict egress: pods that may open connections only to what the mesh knows, and to what their namespace
+//! names.
 //!
-//! A namespace decides for all of its pods, and a pod may only be stricter: whoever may make pods is not whoever may let
-//! them out. What is excepted is the namespace's to say alone.
+//! A namespace decides for all of its pods, and a pod may only be stricter: whoever may make pods is not
+//! whoever may let them out. What is excepted is the namespace's to say alone.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -56,7 +57,8 @@ pub struct Wrong {
 }
 
 impl StrictEgress {
-    /// Whether and why a pod's egress is strict. A value without a meaning counts as `enabled`: somebody wanted something.
+    /// Whether and why a pod's egress is strict. A value without a meaning counts as `enabled`: somebody
+    /// wanted something.
     pub fn of(namespace: &Metadata, pod: &Labels) -> Option<Self> {
         let wants = |labels: &Labels| labels.get(LABEL).is_some_and(|value| value != "disabled");
         let by = match (wants(&namespace.labels), wants(pod)) {

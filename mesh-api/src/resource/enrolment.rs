@@ -11,15 +11,17 @@ pub const LABEL: &str = "nodemesh.io/dataplane";
 /// Istio's label: `ambient` or `none`. Ours counts if an object has both.
 pub const ISTIO_LABEL: &str = "istio.io/dataplane-mode";
 
-/// Annotation by which Istio's control plane and proxies know that a pod takes mutual TLS, which its agent writes.
+/// Annotation by which Istio's control plane and proxies know that a pod takes mutual TLS, which its agent
+/// writes.
 pub const REDIRECTION: &str = "ambient.istio.io/redirection";
 /// What it says of a pod that is in the mesh. With another value, such as istio-cni's `pending`, it is not.
 pub const REDIRECTION_ENABLED: &str = "enabled";
-/// The name under which our agents write it, in Kubernetes' record of who wrote which field (server-side apply).
+/// The name under which our agents write it, in Kubernetes' record of who wrote which field (server-side
+/// apply).
 pub const REDIRECTION_WRITER: &str = "mesh-agent";
 
-/// What is to be applied to a pod, under that name, so that it says that it is in the mesh; or so that we say nothing of it,
-/// which takes off what nobody else said. The uid keeps it from another pod of the same name.
+/// What is to be applied to a pod, under that name, so that it says that it is in the mesh; or so that we say
+/// nothing of it, which takes off what nobody else said. The uid keeps it from another pod of the same name.
 pub fn redirection(name: &str, uid: &str, enabled: bool) -> serde_json::Value {
     let mut pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "uid": uid}});
     if enabled {

@@ -1,7 +1,7 @@
 //! The objects that users write, typed and checked.
 //!
-//! Kubernetes' own kinds are read leniently (the API server has checked them, and knows more fields than we do);
-//! Istio's are read strictly, since a misspelt field of a policy is a hole in it.
+//! Kubernetes' own kinds are read leniently (the API server has checked them, and knows more fields than we
+//! do); Istio's are read strictly, since a misspelt field of a policy is a hole in it.
 
 mod authorization_policy;
 mod deployment;
@@ -105,9 +105,9 @@ impl Object {
         }
     }
 
-    /// Lets go what only whoever runs the object's programs needs and is the larger part of it: of a pod its images,
-    /// commands, environments and probes, of it and of services, slices and nodes the annotations. A pod's labels are
-    /// `shared` with those of others.
+    /// Lets go what only whoever runs the object's programs needs and is the larger part of it: of a pod its
+    /// images, commands, environments and probes, of it and of services, slices and nodes the annotations. A
+    /// pod's labels are `shared` with those of others.
     pub fn forget_programs(&mut self, shared: &mut SharedLabels) {
         match self {
             Self::Pod(pod) => {
@@ -128,7 +128,8 @@ impl Object {
     }
 }
 
-/// Reads a document that is of `kind`. What is wrong goes into `findings`; the object counts only if no error did.
+/// Reads a document that is of `kind`. What is wrong goes into `findings`; the object counts only if no error
+/// did.
 pub(crate) fn read(kind: Kind, root: &tree::Node, findings: &Findings) -> Option<Object> {
     let metadata = metadata::read(kind, root, findings)?;
     Some(match kind {

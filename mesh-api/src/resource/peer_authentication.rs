@@ -13,7 +13,8 @@ use crate::manifest::{
 pub struct PeerAuthentication {
     /// Name and namespace.
     pub metadata: Metadata,
-    /// Workloads that it applies to; `None` means all of the namespace, or of the mesh from the root namespace.
+    /// Workloads that it applies to; `None` means all of the namespace, or of the mesh from the root
+    /// namespace.
     pub selector: Option<LabelSelector>,
     /// Mode of all ports that have none of their own.
     pub mode: MtlsMode,

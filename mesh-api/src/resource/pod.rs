@@ -341,7 +341,8 @@ impl Pod {
         self.metadata.owner_references.shrink_to_fit();
     }
 
-    /// Ports of its node that lead to it, as addresses of the node: not those of a pod that has the node's network.
+    /// Ports of its node that lead to it, as addresses of the node: not those of a pod that has the node's
+    /// network.
     pub fn host_ports(&self) -> BTreeSet<u16> {
         let containers = self.spec.containers.iter().filter(|_| !self.spec.host_network);
         let ports = containers.flat_map(|container| &container.ports);

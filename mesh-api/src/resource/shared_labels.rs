@@ -1,4 +1,5 @@
-//! Labels that objects have in common: the pods of a Deployment have all of them, and labels are a large part of a pod.
+//! Labels that objects have in common: the pods of a Deployment have all of them, and labels are a large part
+//! of a pod.
 
 use std::collections::HashSet;
 use std::sync::Arc;

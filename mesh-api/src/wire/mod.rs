@@ -1,8 +1,8 @@
 //! Types and services on the wire, generated from `proto/*.proto`.
 //!
-//! Agent and control plane speak delta xDS with Istio's own resource types, so each works with Istio's counterpart
-//! as well; [`ext`] has what Istio's types have no place for. Protobuf ignores fields that it does not know:
-//! the messages are trimmed to what the mesh reads or writes.
+//! Agent and control plane speak delta xDS with Istio's own resource types, so an agent works with istiod as
+//! well; [`ext`] has what Istio's types have no place for. Protobuf ignores fields that it does not know: the
+//! messages are trimmed to what the mesh reads or writes.
 
 pub mod type_url;
 
@@ -12,8 +12,8 @@ pub mod xds {
     pub use super::generated::envoy::service::discovery::v3::*;
     pub use super::generated::google::rpc::*;
 
-    /// Field of a node's metadata, a text of any content, by which our agent says that it takes a state in several
-    /// responses: it waits for the last of them before it lets the state count.
+    /// Field of a node's metadata, a text of any content, by which our agent says that it takes a state in
+    /// several responses: it waits for the last of them before it lets the state count.
     pub const PARTS: &str = "NODEMESH_PARTS";
     /// Last character of `system_version_info` of every part but the last.
     pub const CONTINUES: char = '+';
@@ -28,8 +28,8 @@ pub mod workload {
 pub mod security {
     pub use super::generated::istio::security::*;
 
-    /// Name of the policy that requires mutual TLS on all ports of the workloads that name it. It lives in the root
-    /// namespace and stands for every `PeerAuthentication` that is STRICT.
+    /// Name of the policy that requires mutual TLS on all ports of the workloads that name it. It lives in
+    /// the root namespace and stands for every `PeerAuthentication` that is STRICT.
     pub const STRICT: &str = "istio_converted_static_strict";
     /// Start of the names of policies that require mutual TLS on some ports. The rest is the name of the
     /// `PeerAuthentication` that one stands for, in its namespace.
@@ -55,8 +55,8 @@ pub mod ext {
     pub const TRAFFIC_POLICIES: &str = "nodemesh.io/traffic-policies";
     /// Name of the service extension that holds [`SessionAffinity`].
     pub const SESSION_AFFINITY: &str = "nodemesh.io/session-affinity";
-    /// Name of the workload extension, without content, of a pod that is about to end and still serves. Its status is
-    /// unhealthy for whoever does not know the extension.
+    /// Name of the workload extension, without content, of a pod that is about to end and still serves. Its
+    /// status is unhealthy for whoever does not know the extension.
     pub const TERMINATING: &str = "nodemesh.io/terminating";
     /// Name of the workload extension that holds [`Labels`].
     pub const LABELS: &str = "nodemesh.io/labels";

@@ -1,6 +1,7 @@
 //! Type URLs of what travels in an `Any`.
 
-/// A [`Workload`](super::workload::Workload) or [`Service`](super::workload::Service): what an address leads to.
+/// A [`Workload`](super::workload::Workload) or [`Service`](super::workload::Service): what an address leads
+/// to.
 pub const ADDRESS: &str = "type.googleapis.com/istio.workload.Address";
 /// A bare [`Workload`](super::workload::Workload).
 pub const WORKLOAD: &str = "type.googleapis.com/istio.workload.Workload";

@@ -1,5 +1,5 @@
-//! Attributes that only HTTP shows, on connections that are judged without it: an ALLOW rule with one is dropped,
-//! from a DENY or AUDIT rule only the attribute is.
+//! Attributes that only HTTP shows, on connections that are judged without it: an ALLOW rule with one is
+//! dropped, from a DENY or AUDIT rule only the attribute is.
 
 use crate::mesh::{Mesh, policy};
 use mesh_api::compile::Effect;

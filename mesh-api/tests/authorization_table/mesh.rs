@@ -1,7 +1,7 @@
 //! A small mesh to try policies on.
 //!
-//! Its servers are the pods `web` and `db` of the namespace `shop` and `web` of the namespace `other`; its clients
-//! are in [`CLIENTS`].
+//! Its servers are the pods `web` and `db` of the namespace `shop` and `web` of the namespace `other`; its
+//! clients are in [`CLIENTS`].
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -84,7 +84,8 @@ impl Mesh {
         Self { snapshot: store.snapshot(), compiled }
     }
 
-    /// Checks lines such as `front:80 allow` or `plain > shop/db:80 deny`; without a server `shop/web` is meant.
+    /// Checks lines such as `front:80 allow` or `plain > shop/db:80 deny`; without a server `shop/web` is
+    /// meant.
     #[track_caller]
     pub fn expect(&self, lines: &[&str]) -> &Self {
         for line in lines {

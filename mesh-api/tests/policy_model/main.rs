@@ -1,5 +1,5 @@
-//! The agent's evaluation of policies against a second, naive implementation of Istio's rules, under random policies,
-//! workloads and connections.
+//! The agent's evaluation of policies against a second, naive implementation of Istio's rules, under random
+//! policies, workloads and connections.
 
 mod naive;
 

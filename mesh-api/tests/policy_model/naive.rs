@@ -1,5 +1,5 @@
-//! Istio's rules of layer 4 a second time, as plainly as they can be said: nothing is compiled, looked up or ordered.
-//! Slow, and made to be compared with.
+//! Istio's rules of layer 4 a second time, as plainly as they can be said: nothing is compiled, looked up or
+//! ordered. Slow, and made to be compared with.
 
 use mesh_api::wire::security::string_match::MatchType;
 use mesh_api::wire::security::{Action, Authorization, Match, Rule, Scope, StringMatch};

@@ -86,7 +86,8 @@ impl Authority {
         self.signer.subscribe()
     }
 
-    /// Directory whose files decide on the roots; none for a given authority, which is read at the start only.
+    /// Directory whose files decide on the roots; none for a given authority, which is read at the start
+    /// only.
     pub fn watched_directory(&self) -> Option<&Path> {
         self.store.as_ref().map(RootStore::directory)
     }

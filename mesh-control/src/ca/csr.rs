@@ -11,8 +11,8 @@ use x509_parser::prelude::FromDer as _;
 
 /// A request whose signature was checked and that names exactly one SPIFFE identity.
 ///
-/// Nothing but the key and the identity is taken over: what else a request may ask for (a subject, other names,
-/// the right to sign) is for the authority to decide.
+/// Nothing but the key and the identity is taken over: what else a request may ask for (a subject, other
+/// names, the right to sign) is for the authority to decide.
 #[derive(Debug)]
 pub struct CertificateRequest {
     /// Identity that the request names. Whether its sender may have it is not decided here.

@@ -1,8 +1,8 @@
 //! The certificate authority.
 //!
-//! Reading order: [`Authority`] is what the rest of the control plane sees; it replaces its [`signer`] whenever the
-//! roots on disk change ([`rotation`]). `service` is the gRPC side, which reads a request ([`csr`]), decides
-//! whether the node may have what it asks for, and signs.
+//! Reading order: [`Authority`] is what the rest of the control plane sees; it replaces its [`signer`]
+//! whenever the roots on disk change ([`rotation`]). `service` is the gRPC side, which reads a request
+//! ([`csr`]), decides whether the node may have what it asks for, and signs.
 
 mod authority;
 pub mod csr;

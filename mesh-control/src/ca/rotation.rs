@@ -6,8 +6,8 @@
 //! 2. [`Step::Sign`] lets the new one sign. Certificates of both kinds are accepted.
 //! 3. [`Step::Drop`] takes the old one, and its key, away.
 //!
-//! Agents learn the roots with each certificate that they fetch. So after a step, one certificate lifetime has to
-//! pass before the next is safe, and sooner it is refused unless forced.
+//! Agents learn the roots with each certificate that they fetch. So after a step, one certificate lifetime
+//! has to pass before the next is safe, and sooner it is refused unless forced.
 
 use std::fmt;
 use std::fs;

@@ -23,7 +23,8 @@ use crate::metrics::Metrics;
 use crate::nodes::{AuthenticationError, Nodes};
 use crate::tls::Peer;
 
-/// How long a request waits for its pod to appear in the configuration: an agent may see a new pod before we do.
+/// How long a request waits for its pod to appear in the configuration: an agent may see a new pod before we
+/// do.
 const POD_GRACE: Duration = Duration::from_secs(1);
 
 /// Of an identity that is refused, this much is logged.

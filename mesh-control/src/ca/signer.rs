@@ -53,8 +53,8 @@ impl Signer {
         Self::new(&roots.signing.certificate, roots.signing.key, Vec::new(), trusted)
     }
 
-    /// Signs with a given certificate. `chain` leads from its issuer to a root; it may be empty if the signing
-    /// certificate is a root itself, and may hold further roots to be trusted.
+    /// Signs with a given certificate. `chain` leads from its issuer to a root; it may be empty if the
+    /// signing certificate is a root itself, and may hold further roots to be trusted.
     pub fn from_given(
         signing: &CertificateDer<'static>,
         key: KeyPair,
@@ -96,7 +96,8 @@ impl Signer {
         &self.roots
     }
 
-    /// Certifies `subject` from now on for `lifetime`, or until the signing certificate expires if that is sooner.
+    /// Certifies `subject` from now on for `lifetime`, or until the signing certificate expires if that is
+    /// sooner.
     pub fn issue<K: PublicKeyData>(
         &self,
         subject: &Subject<'_, K>,

@@ -29,8 +29,8 @@ pub struct Resources {
 pub struct Entry {
     /// Its name.
     pub name: Arc<str>,
-    /// Hash of the content: the same whenever the content is. 64 bits are enough: a version is only ever compared with
-    /// another one of the same resource.
+    /// Hash of the content: the same whenever the content is. 64 bits are enough: a version is only ever
+    /// compared with another one of the same resource.
     pub version: u64,
     /// The [`Resource`], encoded.
     encoded: Box<[u8]>,
@@ -71,8 +71,8 @@ impl Entry {
 }
 
 impl Resources {
-    /// Puts a workload or service in the place of what had its name, or takes that out. Answers whether that changed
-    /// anything.
+    /// Puts a workload or service in the place of what had its name, or takes that out. Returns whether that
+    /// changed anything.
     pub fn set_address(&mut self, name: &str, address: Option<&Address>) -> bool {
         self.set(name, address.map(|it| Entry::new(name, type_url::ADDRESS, it, aliases(it))))
     }
@@ -92,8 +92,8 @@ impl Resources {
         &self.entries
     }
 
-    /// Names of what `key` means (a name or an address), and of what is told along: a service's workloads, a workload's
-    /// services. Empty if nothing has it.
+    /// Names of what `key` means (a name or an address), and of what is told along: a service's workloads, a
+    /// workload's services. Empty if nothing has it.
     pub fn resolve(&self, key: &str) -> BTreeSet<Arc<str>> {
         let aliased = self.aliases.candidates(hash_of(key));
         let aliased = aliased.filter(|entry| entry.resource().aliases.iter().any(|alias| alias == key));
@@ -108,8 +108,8 @@ impl Resources {
         names
     }
 
-    /// The namespace of the workload that has an address of its own; none where two of different namespaces have it, as
-    /// for a moment when one ends and another has got its address.
+    /// The namespace of the workload that has an address of its own; none where two of different namespaces
+    /// have it, as for a moment when one ends and another has got its address.
     pub fn namespace_of(&self, ip: IpAddr) -> Option<String> {
         let alias = format!("/{}", ip.to_canonical());
         let mut namespaces = self.aliases.candidates(hash_of(alias.as_str())).filter_map(|entry| {

@@ -1,5 +1,5 @@
-//! What to trust, published as a `ConfigMap` for the agents and whoever else wants it, and put right when somebody
-//! changes it.
+//! What to trust, published as a `ConfigMap` for the agents and whoever else wants it, and put right when
+//! somebody changes it.
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -1,5 +1,5 @@
-//! What a token says of itself (RFC 7519). Whether that is so is for the API server to say: [`left`] is asked after it has
-//! been, [`plausible`] before, so that it need not be.
+//! What a token says of itself (RFC 7519). Whether that is so is for the API server to say: [`left`] is asked
+//! after it has been, [`plausible`] before, so that it need not be.
 
 use std::time::{Duration, SystemTime};
 
@@ -8,7 +8,8 @@ use serde::Deserialize;
 /// A service account's token is some 1 kB.
 const LONGEST: usize = 8192;
 
-/// A token that ran out longer ago is refused without asking. Clocks differ by less; the API server goes by its own.
+/// A token that ran out longer ago is refused without asking. Clocks differ by less; the API server goes by
+/// its own.
 const LEEWAY: Duration = Duration::from_mins(5);
 
 #[derive(Deserialize)]
@@ -43,7 +44,8 @@ impl Audience {
     }
 }
 
-/// Whether a token may be one of `account` for `audience`, by what it says itself. Errors: why it is not worth asking about.
+/// Whether a token may be one of `account` for `audience`, by what it says itself. Errors: why it is not
+/// worth asking about.
 pub fn plausible(token: &[u8], account: &str, audience: &str, now: SystemTime) -> Result<(), &'static str> {
     if token.len() > LONGEST {
         return Err("it is longer than any service account's token");

@@ -1,9 +1,10 @@
-//! How much strangers can make the API server do: each token that nobody knows costs it a `TokenReview`, and whoever reaches
-//! port 15012 can make up as many as they like.
+//! How much strangers can make the API server do: each token that nobody knows costs it a `TokenReview`, and
+//! whoever reaches port 15012 can make up as many as they like.
 //!
-//! A token that was refused is refused again for a moment without asking ([`Refused`]). Tokens that differ each time are
-//! bounded by how many one address may have refused ([`Budget`]), and by how many are asked about at a time ([`Gate`]).
-//! Tokens that were good before have a place of their own, which strangers can't fill.
+//! A token that was refused is refused again for a moment without asking ([`Refused`]). Tokens that differ
+//! each time are bounded by how many one address may have refused ([`Budget`]), and by how many are asked
+//! about at a time ([`Gate`]). Tokens that were good before have a place of their own, which strangers can't
+//! fill.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -14,8 +15,8 @@ use aws_lc_rs::hmac::{self, HMAC_SHA256, Key};
 use aws_lc_rs::rand::SystemRandom;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-/// How long a token that was refused is refused again without asking. Short: its pod may be about to be known, or a clock
-/// about to be set.
+/// How long a token that was refused is refused again without asking. Short: its pod may be about to be
+/// known, or a clock about to be set.
 const REFUSED_FOR: Duration = Duration::from_secs(10);
 /// Most refused tokens that are remembered.
 const MOST_REFUSED: usize = 4096;
@@ -79,8 +80,8 @@ impl Gate {
         lock(&self.refused).reason(token, Instant::now())
     }
 
-    /// A turn for a token. One that is not `known` is charged to its sender, unless it turns out not to be bad
-    /// ([`Turn::is_not_charged`]).
+    /// A turn for a token. One that is not `known` is charged to its sender, unless it turns out not to be
+    /// bad ([`Turn::is_not_charged`]).
     pub async fn turn(&self, sender: IpAddr, known: bool) -> Result<Turn<'_>, Wait> {
         let charged = (!known).then_some((&self.budget, place(sender)));
         if charged.is_some_and(|(budget, place)| !lock(budget).take(place, Instant::now())) {

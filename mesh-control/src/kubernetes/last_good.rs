@@ -1,5 +1,5 @@
-//! The last good state of policies that are broken now, kept in a `ConfigMap`: a replica that starts on a broken policy
-//! must not serve a mesh without it.
+//! The last good state of policies that are broken now, kept in a `ConfigMap`: a replica that starts on a
+//! broken policy must not serve a mesh without it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

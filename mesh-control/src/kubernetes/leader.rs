@@ -1,7 +1,7 @@
 //! The one replica that writes: a Lease, held as client-go's leader election holds it.
 //!
-//! Clocks of replicas are never compared: a holder is taken for gone when its lease was not seen to change for as long as
-//! the lease lasts, by this replica's own clock.
+//! Clocks of replicas are never compared: a holder is taken for gone when its lease was not seen to change
+//! for as long as the lease lasts, by this replica's own clock.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -27,14 +27,15 @@ const LASTS: Duration = Duration::from_secs(15);
 /// A holder that could not renew for so long stops to lead: before anybody else begins to.
 const GIVES_UP: Duration = Duration::from_secs(10);
 
-/// An answer that takes longer is none: a connection that hangs must not keep a leader from noticing that it is none.
+/// An answer that takes longer is none: a connection that hangs must not keep a leader from noticing that it
+/// is none.
 const PATIENCE: Duration = Duration::from_secs(3);
 
 /// How often the lease is looked at and renewed.
 const EVERY: Duration = Duration::from_secs(2);
 
-/// Takes part in the election until `stopping`, and gives the lease back then; the receiver says whether this replica
-/// leads.
+/// Takes part in the election until `stopping`, and gives the lease back then; the receiver says whether this
+/// replica leads.
 pub fn take_part(
     cluster: &Cluster,
     metrics: &Arc<Metrics>,

@@ -1,9 +1,10 @@
 //! The Kubernetes API: where the configuration comes from, who agents are, where the roots are kept.
 //!
-//! Reading order: [`watch`] follows the kinds that the mesh reads and fills [`objects`], which the publisher compiles;
-//! [`review`] says which node a token is of; [`roots`] keeps the authority in a Secret and [`bundle`] publishes what to trust.
-//! [`leader`] chooses the replica that writes [`status`] on resources, tells those that are [`unread`] and those that can be reached [`past`] the mesh, and keeps the [`last_good`] state of broken ones,
-//! and takes the startup [`taint`] off nodes.
+//! Reading order: [`watch`] follows the kinds that the mesh reads and fills [`objects`], which the publisher
+//! compiles; [`review`] says which node a token is of; [`roots`] keeps the authority in a Secret and
+//! [`bundle`] publishes what to trust. [`leader`] chooses the replica that writes [`status`] on resources,
+//! tells those that are [`unread`] and those that can be reached [`past`] the mesh, and keeps the
+//! [`last_good`] state of broken ones, and takes the startup [`taint`] off nodes.
 
 pub mod bundle;
 mod expiry;
@@ -47,8 +48,8 @@ impl Cluster {
     }
 }
 
-/// The pauses after which a watch that was lost is tried again. Short enough that everything is known again soon after
-/// an outage of the API server, and with jitter, so that not everybody asks it at once.
+/// The pauses after which a watch that was lost is tried again. Short enough that everything is known again
+/// soon after an outage of the API server, and with jitter, so that not everybody asks it at once.
 fn pauses() -> ExponentialBackoff {
     let (first, longest) = (Duration::from_millis(250), Duration::from_secs(5));
     ExponentialBuilder::new()

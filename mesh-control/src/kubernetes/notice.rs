@@ -1,4 +1,5 @@
-//! Events about objects that the mesh does not own: each is told once for what there is to say, by whichever replica leads.
+//! Events about objects that the mesh does not own: each is told once for what there is to say, by whichever
+//! replica leads.
 
 use std::hash::{DefaultHasher, Hash, Hasher as _};
 
@@ -30,7 +31,8 @@ pub(super) struct Notice<'a> {
 }
 
 impl Notice<'_> {
-    /// The event has a name that goes with the object's state, so the next leader's is the same and is not made again.
+    /// The event has a name that goes with the object's state, so the next leader's is the same and is not
+    /// made again.
     pub async fn create(&self, cluster: &Cluster) -> Result<(), kube::Error> {
         let api: Api<Event> = Api::namespaced(cluster.client.clone(), &self.name.0);
         match api.create(&PostParams::default(), &self.event(&cluster.pod)).await {

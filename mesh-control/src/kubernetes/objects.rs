@@ -1,6 +1,7 @@
 //! The objects of the cluster, as the watches tell them, read by the same rules as manifests.
 //!
-//! A resource that is broken now stays in force as it last was: a slip in a policy must not switch the policy off.
+//! A resource that is broken now stays in force as it last was: a slip in a policy must not switch the policy
+//! off.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -159,7 +160,8 @@ impl Objects {
         self.0.changed.notify_one();
     }
 
-    /// A policy as it was before this replica started. It counts while the watches tell that it is there and broken.
+    /// A policy as it was before this replica started. It counts while the watches tell that it is there and
+    /// broken.
     pub fn recall(&self, raw: Value) {
         let kind = Kind::ALL.into_iter().find(|kind| raw["kind"] == kind.as_str() && is_policy(*kind));
         if let Some(kind) = kind {

@@ -1,4 +1,5 @@
-//! Services and pods that can be reached past the mesh, by addresses that are not the mesh's: each is told so by an event.
+//! Services and pods that can be reached past the mesh, by addresses that are not the mesh's: each is told so
+//! by an event.
 //!
 //! An event and no condition: a pod's status is its kubelet's, and a Service's the cloud's.
 

@@ -1,7 +1,7 @@
 //! Which node is calling: the API server says whose token it is (`TokenReview`).
 //!
-//! Only tokens of the agents' service account count that were made for us (audience) and are bound to a pod, so that a
-//! node's token says of which node it is.
+//! Only tokens of the agents' service account count that were made for us (audience) and are bound to a pod,
+//! so that a node's token says of which node it is.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -21,23 +21,24 @@ use crate::nodes::{AuthenticationError, bearer_token};
 /// Who the token has to be for.
 pub const AUDIENCE: &str = "nodemesh";
 
-/// How long an answer is used again without asking, unless the token runs out before. A pod that is gone has its token
-/// refused after this at the latest.
+/// How long an answer is used again without asking, unless the token runs out before. A pod that is gone has
+/// its token refused after this at the latest.
 const FRESH: Duration = Duration::from_mins(1);
 
 /// An API server that has not answered by then is one that can't be asked. Agents wait for 10 s in all.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(4);
 
-/// One that could not be asked is not asked again for so long about tokens that it knew: eight at a time would wait for it.
+/// One that could not be asked is not asked again for so long about tokens that it knew: eight at a time
+/// would wait for it.
 const NOT_ASKED_FOR: Duration = Duration::from_secs(5);
 
 /// What Kubernetes adds to a token that is bound to a pod (1.30 and later; the node's name).
 const NODE_NAME: &str = "authentication.kubernetes.io/node-name";
 const POD_NAME: &str = "authentication.kubernetes.io/pod-name";
 
-/// Asks the API server, and remembers its answer for a while. Where it can't be asked, what it last said of a token counts
-/// until the token runs out: without it no pod could have been deleted either, and certificates are renewed meanwhile.
-/// What strangers send costs it little (`gate`).
+/// Asks the API server, and remembers its answer for a while. Where it can't be asked, what it last said of a
+/// token counts until the token runs out: without it no pod could have been deleted either, and certificates
+/// are renewed meanwhile. What strangers send costs it little (`gate`).
 pub struct TokenReviews {
     reviews: Api<TokenReview>,
     objects: Objects,
@@ -60,8 +61,8 @@ struct Known {
 }
 
 impl TokenReviews {
-    /// Tokens of `account` in the control plane's namespace. `objects` tells the node of a pod where the API server does
-    /// not.
+    /// Tokens of `account` in the control plane's namespace. `objects` tells the node of a pod where the API
+    /// server does not.
     pub fn new(cluster: &Cluster, account: &str, objects: Objects) -> Self {
         Self {
             reviews: Api::all(cluster.client.clone()),
@@ -179,8 +180,8 @@ impl TokenReviews {
     }
 }
 
-/// Never [`AuthenticationError::Unavailable`]: with that a token counts that was good before, and whoever holds one whose pod
-/// is gone could keep it so.
+/// Never [`AuthenticationError::Unavailable`]: with that a token counts that was good before, and whoever
+/// holds one whose pod is gone could keep it so.
 impl From<Wait> for AuthenticationError {
     fn from(wait: Wait) -> Self {
         Self::Busy(match wait {

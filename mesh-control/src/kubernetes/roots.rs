@@ -1,7 +1,8 @@
 //! The authority's roots, kept in a Secret.
 //!
-//! The state directory is this replica's working copy of the Secret: what is in the Secret is written there, where the
-//! authority notices it, and a step of a rotation is written back. The API server lets only one of two writers through.
+//! The state directory is this replica's working copy of the Secret: what is in the Secret is written there,
+//! where the authority notices it, and a step of a rotation is written back. The API server lets only one of
+//! two writers through.
 
 use std::collections::BTreeMap;
 use std::io;

@@ -1,7 +1,9 @@
-//! What became of each policy, written on it: two conditions, and an event when one of them is not as it should be.
+//! What became of each policy, written on it: two conditions, and an event when one of them is not as it
+//! should be.
 //!
-//! `nodemesh.io/Accepted` says whether it could be read, `nodemesh.io/InForce` how much of it counts. The resource itself
-//! says what was written last, so nothing is remembered here and nothing is written or told twice.
+//! `nodemesh.io/Accepted` says whether it could be read, `nodemesh.io/InForce` how much of it counts. The
+//! resource itself says what was written last, so nothing is remembered here and nothing is written or told
+//! twice.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -154,7 +156,8 @@ impl Due {
         let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, key.kind.as_str()));
         let api: Api<DynamicObject> = Api::namespaced_with(cluster.client.clone(), &key.namespace, &resource);
         let patch = json!({
-            // Refused if somebody else wrote meanwhile: then the watch brings the new state, and it is done anew.
+            // Refused if somebody else wrote meanwhile: then the watch brings the new state, and it is done
+            // anew.
             "metadata": {"resourceVersion": of.resource},
             "status": {"conditions": self.conditions(Timestamp::now())},
         });

@@ -1,5 +1,5 @@
-//! The startup taint: a node that joins with it takes no pods before its agent is ready, and so none that would start
-//! outside of the mesh. Whoever makes nodes puts it there; the replica that leads takes it off.
+//! The startup taint: a node that joins with it takes no pods before its agent is ready, and so none that
+//! would start outside of the mesh. Whoever makes nodes puts it there; the replica that leads takes it off.
 //!
 //! An agent is ready where its CNI plugin is in place, which is what its pod begins with.
 
@@ -24,8 +24,8 @@ const KEY: &str = "nodemesh.io/agent-not-ready";
 /// What could not be written is tried again after this.
 const RETRY: Duration = Duration::from_secs(5);
 
-/// Takes the taint off nodes while this replica leads. Agents are the pods of `account` in the own namespace. All replicas
-/// watch, so that a new leader has nothing to list.
+/// Takes the taint off nodes while this replica leads. Agents are the pods of `account` in the own namespace.
+/// All replicas watch, so that a new leader has nothing to list.
 pub async fn remove(cluster: Cluster, account: String, mut leads: watch::Receiver<bool>) {
     let (nodes, agents) = (Api::<Node>::all(cluster.client.clone()), agents(&cluster));
     let account = format!("spec.serviceAccountName={account}");

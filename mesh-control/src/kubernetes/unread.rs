@@ -1,8 +1,8 @@
-//! Objects that somebody wrote for a mesh and this one does not read: each is told so by an event, and how many there are
-//! of a kind is shown.
+//! Objects that somebody wrote for a mesh and this one does not read: each is told so by an event, and how
+//! many there are of a kind is shown.
 //!
-//! An event and no condition: these kinds may be another controller's, and their status is its own. Only names are
-//! kept, and only of kinds that the cluster has.
+//! An event and no condition: these kinds may be another controller's, and their status is its own. Only
+//! names are kept, and only of kinds that the cluster has.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

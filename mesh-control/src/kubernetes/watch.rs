@@ -1,5 +1,5 @@
-//! Following the kinds that the mesh reads: list, watch, and list again when the watch was lost, with a pause that
-//! grows. The API server being away changes nothing: what was known last stays.
+//! Following the kinds that the mesh reads: list, watch, and list again when the watch was lost, with a pause
+//! that grows. The API server being away changes nothing: what was known last stays.
 
 use std::collections::HashMap;
 
@@ -29,7 +29,8 @@ const OPTIONAL: [(Kind, &str); 3] = [
     (Kind::DestinationRule, "destinationrules.networking.istio.io"),
 ];
 
-/// Fills `objects` for ever. Returns once it is known which kinds there are, so that [`Objects::complete`] means all.
+/// Fills `objects` for ever. Returns once it is known which kinds there are, so that [`Objects::complete`]
+/// means all.
 pub async fn start(client: &Client, objects: &Objects, unread: &Unread, tasks: &mut JoinSet<()>) {
     for kind in CORE {
         tasks.spawn(follow(client.clone(), kind, objects.clone()));

@@ -1,4 +1,5 @@
-//! Who defines an object: what is written now wins over what was kept; among equals, the file that sorts first.
+//! Who defines an object: what is written now wins over what was kept; among equals, the file that sorts
+//! first.
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -1,7 +1,8 @@
 //! Reading the directory: every `*.yaml`, `*.yml` and `*.json` below it.
 //!
-//! A file is parsed again only when it changed, and an object counts as changed only if its text did. While a file has mistakes, every object that it had before and that
-//! is missing now stays as it last was: a slip in a policy must not switch the policy off.
+//! A file is parsed again only when it changed, and an object counts as changed only if its text did. While a
+//! file has mistakes, every object that it had before and that is missing now stays as it last was: a slip in
+//! a policy must not switch the policy off.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs::{self, Metadata};

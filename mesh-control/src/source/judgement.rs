@@ -1,7 +1,7 @@
 //! What became of each resource that people wrote for the mesh: how much of it is in force, and why not all.
 //!
-//! Three know a part of it: who reads it (mistakes, and fields that are not acted upon yet), the compiler (what has no
-//! effect beside all else), and the resource itself (whether it says anything beyond that).
+//! Three know a part of it: who reads it (mistakes, and fields that are not acted upon yet), the compiler
+//! (what has no effect beside all else), and the resource itself (whether it says anything beyond that).
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -20,7 +20,8 @@ struct Found<'a> {
     conditions: Vec<&'a Condition>,
 }
 
-/// Judges the policies in force, and those that never were; and names what else says something that has no effect.
+/// Judges the policies in force, and those that never were; and names what else says something that has no
+/// effect.
 pub(super) fn judge<'a>(
     policies: impl Iterator<Item = &'a Shared>,
     errors: &[ManifestError],

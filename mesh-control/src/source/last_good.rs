@@ -1,5 +1,5 @@
-//! The last good state of objects that are broken now, kept across restarts: a control plane that starts on a broken
-//! policy must not serve a mesh without it.
+//! The last good state of objects that are broken now, kept across restarts: a control plane that starts on a
+//! broken policy must not serve a mesh without it.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

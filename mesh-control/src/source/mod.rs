@@ -1,8 +1,8 @@
 //! Where the configuration comes from: a directory of manifests, or the Kubernetes API.
 //!
-//! [`directory`] reads the one, keeping the last good state of what is broken now; `last_good` keeps that state across
-//! restarts. The other is [`crate::kubernetes`]'s. [`Publisher`] compiles the objects and publishes the result for
-//! everybody at once.
+//! [`directory`] reads the one, keeping the last good state of what is broken now; `last_good` keeps that
+//! state across restarts. The other is [`crate::kubernetes`]'s. [`Publisher`] compiles the objects and
+//! publishes the result for everybody at once.
 
 mod claims;
 pub mod directory;
@@ -65,7 +65,8 @@ impl Reader {
 }
 
 impl Changes {
-    /// Returns when something has changed since the last time, with the files. `cost` is what reading it took then.
+    /// Returns when something has changed since the last time, with the files. `cost` is what reading it took
+    /// then.
     async fn next(&mut self, cost: Duration) -> Touched {
         match self {
             Self::Directory(watch) => watch.changed().await,
@@ -168,8 +169,9 @@ impl Publisher {
         done.is_err()
     }
 
-    /// Publishes no more: what a panic has left half done is not to be gone on with. What was published stays in force, and
-    /// certificates are signed; a control plane that starts anew would most likely get no further.
+    /// Publishes no more: what a panic has left half done is not to be gone on with. What was published stays
+    /// in force, and certificates are signed; a control plane that starts anew would most likely get no
+    /// further.
     async fn stay(self) {
         error!(
             "compiling panicked; the last configuration stays in force until the control plane starts anew"
@@ -219,7 +221,7 @@ impl Publisher {
         Ok(())
     }
 
-    /// Answers how many resources changed.
+    /// Returns how many resources changed.
     fn compile(&mut self, changes: Vec<Change>) -> usize {
         for Change { key, object } in &changes {
             self.present.accounts.change(self.compiler.object(key), object.as_ref());

@@ -20,7 +20,8 @@ use crate::metrics::Metrics;
 
 /// A handshake takes two round trips; whoever needs longer than this is not trying.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Whoever has not proved by then which node's agent it is will not: the API server says whose token it is within that.
+/// Whoever has not proved by then which node's agent it is will not: the API server says whose token it is
+/// within that.
 const PROOF_TIMEOUT: Duration = Duration::from_secs(20);
 /// Finished handshakes that the server has not taken over yet.
 const READY: usize = 16;

@@ -31,8 +31,8 @@ pub struct Peer {
 
 /// Frames that are taken of whoever has not proved who it is: an agent's first call has some ten.
 const STRANGERS_FRAMES: u32 = 300;
-/// Bytes of them. A signing request has some thousand with its token; a resumed stream of discovery waits with all but its
-/// window until it is known whose it is.
+/// Bytes of them. A signing request has some thousand with its token; a resumed stream of discovery waits
+/// with all but its window until it is known whose it is.
 const STRANGERS_BYTES: u32 = 128 << 10;
 
 impl Peer {

@@ -18,7 +18,8 @@ use crate::ca::signer::{SignerError, Subject};
 const ISTIO: &str = "istiod.istio-system.svc";
 /// After a failure to renew.
 const RETRY: Duration = Duration::from_secs(10);
-/// The clock may be set, and the machine suspended, while one waits; so nobody waits for longer without looking at it.
+/// The clock may be set, and the machine suspended, while one waits; so nobody waits for longer without
+/// looking at it.
 const LOOK_AT_CLOCK: Duration = Duration::from_secs(5);
 
 /// Names under which agents may know a control plane that runs in `namespace`.
@@ -54,8 +55,8 @@ impl ServerTls {
         self.current.load_full()
     }
 
-    /// Renews at half of the certificate's life, when the clock was set back to before it was made, and whenever the roots
-    /// change. Never returns.
+    /// Renews at half of the certificate's life, when the clock was set back to before it was made, and
+    /// whenever the roots change. Never returns.
     pub async fn keep_fresh(&self) {
         let mut roots = self.authority.changes();
         loop {
@@ -76,7 +77,8 @@ impl ServerTls {
     }
 }
 
-/// Returns when the clock shows half of a certificate's life, or a time before it was made. A second passes in any case.
+/// Returns when the clock shows half of a certificate's life, or a time before it was made. A second passes
+/// in any case.
 async fn half_over(made: SystemTime, expires: SystemTime) {
     let renewal = made + expires.duration_since(made).unwrap_or_default() / 2;
     let mut wait = Duration::from_secs(1);

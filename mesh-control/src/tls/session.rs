@@ -11,8 +11,8 @@ use tokio_rustls::server::TlsStream;
 /// Bytes of a turn: rustls would read on as long as there is something, if it is only key updates.
 const TURN: usize = 32 * 1024;
 
-/// Bytes that a session may receive beside those of its data: a handshake several times over, or some thousand key
-/// updates.
+/// Bytes that a session may receive beside those of its data: a handshake several times over, or some
+/// thousand key updates.
 const MOST_BARREN: u64 = 128 * 1024;
 
 /// What a byte of data makes up for: more than a record has beside it, even if that is the only byte.

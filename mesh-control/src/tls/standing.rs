@@ -1,7 +1,7 @@
 //! Who holds a connection, and for how long one may who has not said so.
 //!
-//! A stranger has one of few places and a short time to prove which node's agent it is, with a token that a call brings.
-//! From then on its connection counts as that node's, and has no end.
+//! A stranger has one of few places and a short time to prove which node's agent it is, with a token that a
+//! call brings. From then on its connection counts as that node's, and has no end.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,11 +11,12 @@ use mesh_listen::{Bounds, Gate, Place};
 use thiserror::Error;
 use tonic::Status;
 
-/// Connections of whoever has not proved anything, handshakes included: in all, and of one address or IPv6 network. Each
-/// holds some 60 kB, and a quarter of a megabyte at most.
+/// Connections of whoever has not proved anything, handshakes included: in all, and of one address or IPv6
+/// network. Each holds some 60 kB, and a quarter of a megabyte at most.
 const STRANGERS: Bounds = Bounds { total: 512, each: 128 };
 
-/// Connections of a node: one for discovery, one for certificates, and those of predecessors that nobody has missed yet.
+/// Connections of a node: one for discovery, one for certificates, and those of predecessors that nobody has
+/// missed yet.
 const EACH_NODE: usize = 64;
 
 /// Connections of all nodes.

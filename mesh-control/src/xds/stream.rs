@@ -45,14 +45,15 @@ pub(super) struct Stream {
 
 /// So long a stream lasts: `about` that, and another time for each.
 ///
-/// After a roll-out of the control plane all agents would be with the replica that was there first, for good; whoever
-/// connects again is dealt out by the Service. That they came together shall not have them come together again.
+/// After a roll-out of the control plane all agents would be with the replica that was there first, for good;
+/// whoever connects again is dealt out by the Service. That they came together shall not have them come
+/// together again.
 pub(super) fn stay(about: Duration) -> Duration {
     about.mul_f64(rand::rng().random_range(0.8..1.2))
 }
 
-/// Bytes of resources that a response has at most, for agents that take a state in parts. It is what a slow agent costs
-/// while it gets the whole of a large mesh.
+/// Bytes of resources that a response has at most, for agents that take a state in parts. It is what a slow
+/// agent costs while it gets the whole of a large mesh.
 const PART: usize = 256 << 10;
 
 /// What the agent showed to open the stream, to be looked at again when tokens change.
@@ -99,8 +100,8 @@ enum Event<'a> {
     Stayed,
 }
 
-/// Order of what is sent for one change. A policy is there before the first workload that names it, and goes after
-/// the last: a workload that names a policy which is missing is closed to everybody.
+/// Order of what is sent for one change. A policy is there before the first workload that names it, and goes
+/// after the last: a workload that names a policy which is missing is closed to everybody.
 const ORDER: [(Kind, Part); 3] =
     [(Kind::Authorization, Part::Upserts), (Kind::Address, Part::All), (Kind::Authorization, Part::All)];
 

@@ -1,10 +1,11 @@
 //! What one agent wants of one resource type, and what it has. Pure: requests in, differences out.
 //!
-//! Follows Envoy's incremental xDS, as istiod and its agents use it: an empty first subscription, or `*`, means
-//! everything; any other name asks for that resource, and is answered even if there is nothing of the name.
+//! Follows Envoy's incremental xDS, as istiod and its agents use it: an empty first subscription, or `*`,
+//! means everything; any other name asks for that resource, and is answered even if there is nothing of the
+//! name.
 //!
-//! Of an agent that wants everything is remembered which state it was sent last. States share what they have in common,
-//! so that costs what changed since, however large the mesh is, and so does finding it out.
+//! Of an agent that wants everything is remembered which state it was sent last. States share what they have
+//! in common, so that costs what changed since, however large the mesh is, and so does finding it out.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -101,7 +102,8 @@ impl Subscription {
         let held = request.initial_resource_versions;
         subscription.change(request.resource_names_subscribe, request.resource_names_unsubscribe)?;
         if !subscription.wildcard {
-            // By name, what the agent held is what it still wants. An empty version is a question not answered yet.
+            // By name, what the agent held is what it still wants. An empty version is a question not
+            // answered yet.
             let open = held.iter().filter(|(_, version)| version.is_empty()).map(|(name, _)| name.clone());
             subscription.unanswered.extend(open);
             subscription.names.extend(held.keys().cloned());
@@ -128,8 +130,8 @@ impl Subscription {
         self.unacknowledged
     }
 
-    /// What to send now, if anything; it counts as sent under `nonce` when this returns. More than `most` bytes are not
-    /// sent at once, if there is a choice.
+    /// What to send now, if anything; it counts as sent under `nonce` when this returns. More than `most`
+    /// bytes are not sent at once, if there is a choice.
     pub fn next(&mut self, resources: &Resources, part: Part, nonce: &str, most: usize) -> Option<Delta> {
         // Whoever asks by name has to be told of what is not there as well.
         let part = if self.unanswered.is_empty() { part } else { Part::All };

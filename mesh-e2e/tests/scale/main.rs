@@ -1,5 +1,5 @@
-//! Two thousand pods of two hundred Services at the API server: objects only, on nodes without kubelets. What they cost
-//! the mesh is printed, and bounded.
+//! Two thousand pods of two hundred Services at the API server: objects only, on nodes without kubelets. What
+//! they cost the mesh is printed, and bounded.
 //!
 //! [`load`] makes the objects, [`cost`] looks at the mesh's processes.
 

@@ -89,8 +89,8 @@ pub fn pod(raw: &mut Value, pod: &Pod, placement: &Placement, store: &Store) -> 
     Ok(())
 }
 
-/// A Service's addresses: those it names, those it had, and fresh ones for the families that lack one. A Service
-/// that says nothing gets both families, which the lab always has.
+/// A Service's addresses: those it names, those it had, and fresh ones for the families that lack one. A
+/// Service that says nothing gets both families, which the lab always has.
 pub fn service(
     raw: &mut Value,
     service: &Service,

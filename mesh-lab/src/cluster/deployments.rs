@@ -1,5 +1,5 @@
-//! Deployments: as many pods as asked for, made from the template; a changed template replaces them once the new
-//! ones are ready.
+//! Deployments: as many pods as asked for, made from the template; a changed template replaces them once the
+//! new ones are ready.
 
 use std::{
     collections::BTreeSet,

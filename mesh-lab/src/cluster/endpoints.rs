@@ -49,7 +49,8 @@ pub fn reconcile(store: &Store) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// The slices of one Service: one per family and, where pods name their ports differently, per set of port numbers.
+/// The slices of one Service: one per family and, where pods name their ports differently, per set of port
+/// numbers.
 fn slices(service: &Service, pods: &[&Pod]) -> Vec<Value> {
     if service.spec.selector.is_empty() || service.is_external_name() {
         return Vec::new();

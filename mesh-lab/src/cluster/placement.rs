@@ -19,8 +19,8 @@ const HOSTNAME_LABEL: &str = "kubernetes.io/hostname";
 /// Pods' host numbers: 0 is the network, 1 the gateway, 255 the broadcast address.
 const POD_HOSTS: std::ops::RangeInclusive<u8> = 2..=254;
 
-/// Gives out nodes and addresses. What is in use is read from the store; only where to look next is kept, so that
-/// an address just given back is not given out at once.
+/// Gives out nodes and addresses. What is in use is read from the store; only where to look next is kept, so
+/// that an address just given back is not given out at once.
 #[derive(Debug)]
 pub struct Placement {
     nodes: Vec<NodeNumber>,

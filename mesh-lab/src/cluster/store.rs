@@ -1,4 +1,5 @@
-//! The objects, each kept as it is written and as it is typed, and mirrored into the control plane's directory.
+//! The objects, each kept as it is written and as it is typed, and mirrored into the control plane's
+//! directory.
 
 use std::{
     collections::BTreeMap,
@@ -64,13 +65,15 @@ impl Store {
             .collect()
     }
 
-    /// Adds or replaces an object. Errors: it does not parse (then nothing changes), or it could not be mirrored.
+    /// Adds or replaces an object. Errors: it does not parse (then nothing changes), or it could not be
+    /// mirrored.
     pub fn put(&self, raw: Value, applied: Option<Value>) -> Result<(), StoreError> {
         let mut objects = self.lock();
         self.insert(&mut objects, raw, applied)
     }
 
-    /// Changes an object in place, if it is there and `change` does change it. `change` may refuse by not touching.
+    /// Changes an object in place, if it is there and `change` does change it. `change` may refuse by not
+    /// touching.
     pub fn edit(&self, key: &ObjectKey, change: impl FnOnce(&mut Value)) -> Result<(), StoreError> {
         let mut objects = self.lock();
         let Some(stored) = objects.get(key) else { return Ok(()) };
@@ -158,8 +161,8 @@ pub enum StoreError {
     Host(#[from] HostError),
 }
 
-/// Most bytes that the name of a `kind` may have: the name of its file has 255, of which some are for the kind, the ending
-/// and the intermediate file's own.
+/// Most bytes that the name of a `kind` may have: the name of its file has 255, of which some are for the
+/// kind, the ending and the intermediate file's own.
 fn longest_name(kind: Kind) -> usize {
     const LONGEST_FILE: usize = 255;
     const OTHERS: usize = ".-.json.new".len();

@@ -11,12 +11,12 @@ use std::{
 
 use super::{During, HostError};
 
-/// How long a directory is tried. Each time some other lab has removed the shared parent within microseconds; a count
-/// of tries instead ran out on a machine with other work, where each of them met the one who removes.
+/// How long a directory is tried. Each time some other lab has removed the shared parent within microseconds;
+/// a count of tries instead ran out on a machine with other work, where each of them met the one who removes.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Between two tries, one of these more each time up to [`STEPS`]: who makes and who removes could otherwise keep in
-/// step.
+/// Between two tries, one of these more each time up to [`STEPS`]: who makes and who removes could otherwise
+/// keep in step.
 const PAUSE: Duration = Duration::from_micros(10);
 
 /// The pauses' longest, in [`PAUSE`]s; a prime, so that no other period fits.
@@ -27,7 +27,8 @@ pub fn directory(path: &Path) -> Result<(), HostError> {
     make_with_parents(path).during(|| format!("make the directory {}", path.display()))
 }
 
-/// `create_dir_all` fails when a parent vanishes after it was made, and the last lab that goes removes what labs share.
+/// `create_dir_all` fails when a parent vanishes after it was made, and the last lab that goes removes what
+/// labs share.
 pub(super) fn make_with_parents(path: &Path) -> io::Result<()> {
     let deadline = Instant::now() + PATIENCE;
     let mut tried = 0;
@@ -49,8 +50,8 @@ pub fn shared_directory(path: &Path) -> Result<(), HostError> {
     fs::set_permissions(path, mode).during(|| format!("open the directory {} to all", path.display()))
 }
 
-/// Replaces a file as a whole, so that who reads it sees the old or the new one. The intermediate name begins with
-/// a dot and has no extension that a reader of the directory would take up.
+/// Replaces a file as a whole, so that who reads it sees the old or the new one. The intermediate name begins
+/// with a dot and has no extension that a reader of the directory would take up.
 pub fn replace(path: &Path, content: &str) -> Result<(), HostError> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let fresh = path.with_file_name(format!(".{name}.new"));

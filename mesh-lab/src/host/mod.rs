@@ -1,4 +1,5 @@
-//! What the lab needs of the machine: cgroups, network namespaces, links, packet rules, processes in namespaces.
+//! What the lab needs of the machine: cgroups, network namespaces, links, packet rules, processes in
+//! namespaces.
 
 pub mod cgroup;
 mod error;

@@ -12,7 +12,8 @@ pub enum Swept {
     Nothing,
 }
 
-/// Kills every process of the lab and removes its namespaces, cgroups, pinned objects and files. Needs no daemon.
+/// Kills every process of the lab and removes its namespaces, cgroups, pinned objects and files. Needs no
+/// daemon.
 pub fn sweep(layout: &Layout) -> Result<Swept, HostError> {
     let namespaces: Vec<String> = netns::names().into_iter().filter(|name| layout.owns_netns(name)).collect();
     let found = !namespaces.is_empty()

@@ -9,8 +9,8 @@ use mesh_api::resource::{
 
 use super::Node;
 
-/// The environment: the search path of this machine, the host name, a directory that goes with the pod (its root
-/// file system is the machine's, shared with all others), and what the manifest says.
+/// The environment: the search path of this machine, the host name, a directory that goes with the pod (its
+/// root file system is the machine's, shared with all others), and what the manifest says.
 pub fn of(pod: &Pod, container: &Container, node: &Node) -> Vec<(String, String)> {
     let path = std::env::var("PATH")
         .unwrap_or_else(|_| "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".into());
@@ -28,8 +28,8 @@ pub fn of(pod: &Pod, container: &Container, node: &Node) -> Vec<(String, String)
     environment
 }
 
-/// The program and its arguments, with `$(NAME)` replaced from the environment. Empty if the manifest gives no
-/// command: there is no image here to have one.
+/// The program and its arguments, with `$(NAME)` replaced from the environment. Empty if the manifest gives
+/// no command: there is no image here to have one.
 pub fn command_line(container: &Container, environment: &[(String, String)]) -> Vec<String> {
     if container.command.is_empty() {
         return Vec::new();

@@ -1,10 +1,11 @@
 //! A node: a thread in the node's network namespace, with a runtime of its own.
 //!
-//! Every socket that the thread opens and every program that it starts is in the node's namespace, so names are served
-//! where pods look for them, with no switching to and fro.
+//! Every socket that the thread opens and every program that it starts is in the node's namespace, so names
+//! are served where pods look for them, with no switching to and fro.
 //!
-//! Reading order: `network` (addresses and routes), `kubelet` (which pods), `pod` (one pod's life), `sandbox`,
-//! `container`, `probe`, `prober`, `status`; beside them `services` (packet rules), `dns`, `pod_source` (what the agent reads).
+//! Reading order: `network` (addresses and routes), `kubelet` (which pods), `pod` (one pod's life),
+//! `sandbox`, `container`, `probe`, `prober`, `status`; beside them `services` (packet rules), `dns`,
+//! `pod_source` (what the agent reads).
 
 mod container;
 mod dns;

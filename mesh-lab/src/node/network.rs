@@ -1,7 +1,8 @@
 //! Links, addresses and routes of the fabric, the nodes and the pods.
 //!
-//! A pod has its addresses with a full-length prefix and reaches everything, pods of its own node too, through the
-//! node's bridge address. So all its packets pass the node's routing, where Services are translated both ways.
+//! A pod has its addresses with a full-length prefix and reaches everything, pods of its own node too,
+//! through the node's bridge address. So all its packets pass the node's routing, where Services are
+//! translated both ways.
 
 use std::{fmt::Write, net::IpAddr};
 
@@ -14,8 +15,8 @@ use crate::{
 /// The bridge of a node to which its pods are attached.
 const POD_BRIDGE: &str = "pods";
 
-/// Nodes are routers. Redirects would tell pods to go round the node's routing; duplicate detection would delay
-/// addresses by a second for nothing.
+/// Nodes are routers. Redirects would tell pods to go round the node's routing; duplicate detection would
+/// delay addresses by a second for nothing.
 const NODE_PARAMETERS: &[(&str, &str)] = &[
     ("ipv4/ip_forward", "1"),
     ("ipv4/conf/all/send_redirects", "0"),
@@ -27,8 +28,8 @@ const NODE_PARAMETERS: &[(&str, &str)] = &[
     ("ipv6/conf/all/forwarding", "1"),
 ];
 
-/// Machines with `br_netfilter` loaded would translate packets while they cross the bridge, and then not deliver
-/// those that lead back to the pod they came from.
+/// Machines with `br_netfilter` loaded would translate packets while they cross the bridge, and then not
+/// deliver those that lead back to the pod they came from.
 const BRIDGE_PARAMETERS: &[(&str, &str)] =
     &[("bridge/bridge-nf-call-iptables", "0"), ("bridge/bridge-nf-call-ip6tables", "0")];
 

@@ -20,8 +20,8 @@ use super::{
 };
 use crate::enter::Place;
 
-/// A container that has never been ready is asked this often, however long the probe's period: a lab should be up
-/// when its programs are.
+/// A container that has never been ready is asked this often, however long the probe's period: a lab should
+/// be up when its programs are.
 const IMPATIENT: Duration = Duration::from_millis(200);
 
 /// What is probed.

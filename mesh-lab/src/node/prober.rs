@@ -1,5 +1,5 @@
-//! What a node's probes are opened by: a program of its own in the node's cgroup, as a kubelet is. The lab's daemon is in
-//! no node's cgroup, so an agent could not tell its probes from anything else.
+//! What a node's probes are opened by: a program of its own in the node's cgroup, as a kubelet is. The lab's
+//! daemon is in no node's cgroup, so an agent could not tell its probes from anything else.
 //!
 //! Questions go in and answers come out as lines of JSON.
 

@@ -1,4 +1,5 @@
-//! A pod's sandbox: its namespaces, held by a process that does nothing else, its cgroup, addresses and files.
+//! A pod's sandbox: its namespaces, held by a process that does nothing else, its cgroup, addresses and
+//! files.
 
 use std::{net::IpAddr, path::PathBuf, process::Stdio};
 

@@ -1,4 +1,5 @@
-//! Services for whoever is not in the mesh: address translation in the node's namespace, as a kube-proxy does it.
+//! Services for whoever is not in the mesh: address translation in the node's namespace, as a kube-proxy does
+//! it.
 //!
 //! What the mesh takes over never gets here, since it is redirected inside the pod's namespace.
 

@@ -49,7 +49,8 @@ fn processes(name: &str) -> Vec<String> {
     pids.filter(of_lab).collect()
 }
 
-/// Whether a link of the machine itself has a name that the lab gives. It should give them in its namespaces only.
+/// Whether a link of the machine itself has a name that the lab gives. It should give them in its namespaces
+/// only.
 fn is_ours(link: &String) -> bool {
     let pod = link.strip_prefix("veth").is_some_and(|uid| uid.len() == 11);
     let is_number = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());

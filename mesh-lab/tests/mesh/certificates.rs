@@ -6,8 +6,8 @@ use mesh_lab::Options;
 
 use crate::world::{PORT, World, eventually};
 
-/// How long the load goes on, in seconds: enough for several renewals here; `NODEMESH_LONG` makes it the five minutes
-/// that a release is checked with.
+/// How long the load goes on, in seconds: enough for several renewals here; `NODEMESH_LONG` makes it the five
+/// minutes that a release is checked with.
 fn seconds() -> &'static str {
     if std::env::var_os("NODEMESH_LONG").is_some() { "300" } else { "40" }
 }

@@ -1,5 +1,5 @@
-//! Clocks that are set, and machines that are suspended: the programs of the mesh run with a wall clock that the test
-//! sets (libfaketime), while their timers go on as ever.
+//! Clocks that are set, and machines that are suspended: the programs of the mesh run with a wall clock that
+//! the test sets (libfaketime), while their timers go on as ever.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -64,7 +64,8 @@ fn a_clock_that_is_set_costs_no_more_than_the_moment() {
     let world =
         World::with("clock", &Options { programs: Some(clocks.0.path().into()), ..Options::default() });
 
-    // The nodes alone are wrong: nobody's certificate counts there, and the log says why, not every few seconds.
+    // The nodes alone are wrong: nobody's certificate counts there, and the log says why, not every few
+    // seconds.
     clocks.set("mesh-agent", "+2d");
     eventually("certificates have expired", || !connects(&world));
     let reason = "it has expired: connections are refused until there is a new one";
@@ -81,7 +82,8 @@ fn a_clock_that_is_set_costs_no_more_than_the_moment() {
     eventually("noticed", || noticed("node1") && noticed("node2"));
     eventually("recovered", || connects(&world));
 
-    // All of them at once, as after a machine was suspended: new certificates for everybody, the control plane too.
+    // All of them at once, as after a machine was suspended: new certificates for everybody, the control
+    // plane too.
     let before = serial(&world);
     clocks.set_all("+2d");
     eventually("new certificates", || serial(&world) != before && connects(&world));

@@ -1,4 +1,5 @@
-//! Floods of frames without data, and connections that prove nothing: they are ended, and others hardly notice.
+//! Floods of frames without data, and connections that prove nothing: they are ended, and others hardly
+//! notice.
 
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
@@ -43,8 +44,8 @@ fn seen(text: &str) -> Seen {
     Seen { count: count.parse().unwrap(), failed: failed.parse().unwrap(), p99: p99.parse().unwrap() }
 }
 
-/// A bystander alone and during a flood, at most three times: the machine may be busy with something else. Returns what the
-/// flood said of itself.
+/// A bystander alone and during a flood, at most three times: the machine may be busy with something else.
+/// Returns what the flood said of itself.
 fn unnoticed(what: &str, bystander: impl Fn() -> Seen, flood: impl Fn() -> Child) -> String {
     let mut tries = Vec::new();
     for _ in 0..3 {

@@ -13,7 +13,7 @@ use crate::restarts::{proxy_of, signal};
 use crate::same_node::{DIRECT, opened, until_direct};
 use crate::world::{Bytes, PORT, World, eventually, idle_pod, mutual_tls};
 
-/// Takes all room that is left, with keys that mean nothing. Answers them.
+/// Takes all room that is left, with keys that mean nothing. Returns them.
 pub fn fill<const KEY: usize, const VALUE: usize>(map: &mut Bytes<KEY, VALUE>) -> Vec<[u8; KEY]> {
     let keys = (0_u32..).map(|number| {
         let mut key = [0xff; KEY];
@@ -50,8 +50,8 @@ fn a_direct_connection_that_can_not_be_remembered_goes_on() {
     eventually("the fault is counted", || told() > 0.5);
 }
 
-/// How much memory the kernel spends on options of a socket in a pod. What programs remember with a socket is among them
-/// (kernel: `bpf_sk_storage_charge`).
+/// How much memory the kernel spends on options of a socket in a pod. What programs remember with a socket is
+/// among them (kernel: `bpf_sk_storage_charge`).
 fn option_memory(world: &World, pod: &str, bytes: u32) {
     let set = format!("echo {bytes} > /proc/sys/net/core/optmem_max");
     let ran = world.exec("app", pod, &["sh", "-c", &set]);
@@ -103,8 +103,8 @@ fn connections_that_find_no_room_to_wait_are_taken_at_once() {
     assert_eq!(in_the_end, "600", "all are answered");
 }
 
-/// A proxy that does not read what is told of direct connections. Under STRICT one that arrived at the proxy's listener for
-/// plaintext would be refused.
+/// A proxy that does not read what is told of direct connections. Under STRICT one that arrived at the
+/// proxy's listener for plaintext would be refused.
 #[test]
 fn a_direct_connection_that_can_not_be_announced_is_the_proxys() {
     let world = World::new("untold-direct");

@@ -133,7 +133,8 @@ fn bad_requests_from_a_member_of_the_mesh_are_answered_and_refused() {
 
 const DENY_ALL: &str = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: none, namespace: app}\nspec:\n  selector: {matchLabels: {app: server}}\n  action: DENY\n  rules: [{}]\n";
 
-/// The same in the mesh's own protocol: reasons 1 denied, 2 unavailable, 3 bad request, 4 busy; goodbye 1 violation.
+/// The same in the mesh's own protocol: reasons 1 denied, 2 unavailable, 3 bad request, 4 busy; goodbye 1
+/// violation.
 #[test]
 fn bad_frames_from_a_member_of_the_mesh_are_cut_off() {
     let world = World::new("badframes");

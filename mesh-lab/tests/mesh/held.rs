@@ -12,7 +12,8 @@ pub struct Held {
 }
 
 impl Held {
-    /// One from a pod of the enrolled namespace to its server, for so many seconds at most. It carried a word already.
+    /// One from a pod of the enrolled namespace to its server, for so many seconds at most. It carried a word
+    /// already.
     pub fn open(world: &World, pod: &str, seconds: &str) -> Self {
         Self::with(world, pod, &[seconds])
     }

@@ -2,7 +2,8 @@
 
 use crate::world::{PORT, World, eventually};
 
-/// Clients on the other node (a stream over mutual TLS) and on the server's own, which needs no proxy otherwise.
+/// Clients on the other node (a stream over mutual TLS) and on the server's own, which needs no proxy
+/// otherwise.
 const BOTH: [&str; 2] = ["client", "neighbour"];
 
 /// How a connection ended that was held for so many seconds at most, and after how many.
@@ -47,7 +48,8 @@ fn connections_end_when_their_rule_says_and_not_before() {
     }
 }
 
-/// Talks with a server that echoes until that ends, and says its last words and after how many seconds they came.
+/// Talks with a server that echoes until that ends, and says its last words and after how many seconds they
+/// came.
 const TALKS: &str = "
 import socket, sys, time
 began = time.monotonic()

@@ -1,5 +1,5 @@
-//! What listens for people and their programs (admin, metrics, health, of agent and control plane): who is served, and
-//! that nobody uses it up.
+//! What listens for people and their programs (admin, metrics, health, of agent and control plane): who is
+//! served, and that nobody uses it up.
 
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::MetadataExt;
@@ -17,8 +17,8 @@ const FABRIC: &str = "172.30.0.1";
 /// Connections of each flood: ten times what a listener holds.
 const FLOOD: &str = "3000";
 
-/// What a proxy or a control plane may grow by under any of the floods, in KiB. What it holds are 256 connections with
-/// 16 KiB each at most; held without a bound, the floods take five to twenty times as much.
+/// What a proxy or a control plane may grow by under any of the floods, in KiB. What it holds are 256
+/// connections with 16 KiB each at most; held without a bound, the floods take five to twenty times as much.
 const GROWTH: u64 = 16 << 10;
 
 /// A flood that goes on until it is dropped.
@@ -191,8 +191,8 @@ fn traffic_does_not_notice_a_flood_of_the_metrics() {
         let figures: Vec<f64> = ran.words().iter().map(|word| word.parse().unwrap()).collect();
         (figures[0], figures[1])
     };
-    // The flood itself has a core of a machine that may have two, and something else the other one for a while: what it
-    // does to traffic it does in every round.
+    // The flood itself has a core of a machine that may have two, and something else the other one for a
+    // while: what it does to traffic it does in every round.
     let unnoticed = (0..5).any(|_| {
         let alone = times();
         let _flood = Flood::from_pod(&world, "client", &["half", NODE1, "15020", FLOOD, "8000"]);

@@ -1,4 +1,5 @@
-//! The log: nobody waits for it, what a pod can cause at will is counted, and nothing that is sent can forge a line.
+//! The log: nobody waits for it, what a pod can cause at will is counted, and nothing that is sent can forge
+//! a line.
 
 use std::fs::{File, OpenOptions, Permissions};
 use std::io::{ErrorKind, Read, Write};
@@ -28,7 +29,8 @@ while time.time() < end:
     count += 1
 print(count)";
 
-/// Asks the authority, without a token, for a certificate with a line break in its name (`CreateCertificate`).
+/// Asks the authority, without a token, for a certificate with a line break in its name
+/// (`CreateCertificate`).
 const ASK_FOR_A_CERTIFICATE: &str = "import struct, subprocess
 def field(number, value):
     length = len(value)
@@ -94,8 +96,8 @@ fn health(world: &World, path: &str) -> String {
     String::from_utf8_lossy(&output.stdout).trim().to_owned()
 }
 
-/// Standard error of agents and control plane is full from before they start. All of it works, and tells what it could
-/// not say.
+/// Standard error of agents and control plane is full from before they start. All of it works, and tells what
+/// it could not say.
 #[test]
 fn a_log_that_nobody_reads_holds_nobody_up() {
     let mut unread = Unread::new();

@@ -1,4 +1,5 @@
-//! The mesh as a whole: real agents and a real control plane on a lab's nodes, real programs in its pods. Needs root.
+//! The mesh as a whole: real agents and a real control plane on a lab's nodes, real programs in its pods.
+//! Needs root.
 #![expect(clippy::unwrap_used, reason = "what helps a test may panic as the test may")]
 
 mod attacks;

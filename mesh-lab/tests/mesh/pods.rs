@@ -84,7 +84,8 @@ fn many_pods_come_and_go_and_nothing_is_left_of_them() {
     assert!(world.client("app", "client", &["who", "server.app", PORT]).ok);
 }
 
-/// As after a restart of the node: what was pinned is gone, and the pods are those that the node starts again.
+/// As after a restart of the node: what was pinned is gone, and the pods are those that the node starts
+/// again.
 #[test]
 fn an_agent_that_finds_nothing_pinned_starts_anew() {
     let world = World::new("anew");

@@ -1,4 +1,5 @@
-//! A representative set of policies on live traffic; the semantics case by case are mesh-api's authorization table.
+//! A representative set of policies on live traffic; the semantics case by case are mesh-api's authorization
+//! table.
 
 use std::time::{Duration, Instant};
 

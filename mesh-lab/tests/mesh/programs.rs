@@ -1,5 +1,5 @@
-//! Unmodified programs across nodes, through service names and addresses of both families; what their servers say of
-//! their clients; and what the wire between the nodes shows.
+//! Unmodified programs across nodes, through service names and addresses of both families; what their servers
+//! say of their clients; and what the wire between the nodes shows.
 
 use std::collections::HashSet;
 use std::fs;
@@ -215,8 +215,9 @@ impl Capture {
         self.check_that_all_is_tls();
     }
 
-    /// Each direction of each connection begins with a TLS handshake record (RFC 8446, section 5.1). A machine that is
-    /// busy loses packets of a capture: only where the SYN is in it is it known which byte was the first.
+    /// Each direction of each connection begins with a TLS handshake record (RFC 8446, section 5.1). A
+    /// machine that is busy loses packets of a capture: only where the SYN is in it is it known which byte
+    /// was the first.
     fn check_that_all_is_tls(&self) {
         let ends = ["tcp.stream", "tcp.dstport"];
         let opened = self.fields_of("tcp.port == 15008 && tcp.flags.syn == 1", &ends);

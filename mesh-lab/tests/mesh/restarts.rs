@@ -29,8 +29,9 @@ pub fn signal(process: u32, signal: Signal) {
     kill_process(Pid::from_raw(i32::try_from(process).unwrap()).unwrap(), signal).unwrap();
 }
 
-/// Whether a process has ended with all of its threads: it is gone, or its keeper has not looked after it yet. The first
-/// thread alone may be over while another, which has yet to get a core, still holds every socket open.
+/// Whether a process has ended with all of its threads: it is gone, or its keeper has not looked after it
+/// yet. The first thread alone may be over while another, which has yet to get a core, still holds every
+/// socket open.
 fn has_ended(pid: u32) -> bool {
     let threads = std::fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
     let status = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
@@ -49,7 +50,7 @@ fn kill(pid: u32) -> Window {
     Window { from, to: now() }
 }
 
-/// Waits until a node's agent serves, in another proxy than `last`. Answers how long that took.
+/// Waits until a node's agent serves, in another proxy than `last`. Returns how long that took.
 pub fn served_again(world: &World, node: &str, last: u32) -> Duration {
     let began = Instant::now();
     eventually("the next proxy serves", || {

@@ -19,7 +19,8 @@ pub fn opened(world: &World, path: &str) -> f64 {
     world.metric("node2", "istio_tcp_connections_opened_total", path)
 }
 
-/// Connects until the connection is a direct one; and another one is, too, for of an earlier one it may be told late.
+/// Connects until the connection is a direct one; and another one is, too, for of an earlier one it may be
+/// told late.
 pub fn until_direct(world: &World, pod: &str, host: &str) {
     let mut in_turn = 0;
     eventually(&format!("{pod} reaches {host} directly"), || {
@@ -182,8 +183,8 @@ fn a_connection_that_a_killed_proxy_has_not_heard_of_obeys_the_next() {
     assert!(held.outcome().starts_with("reset"));
 }
 
-/// The new proxy gets itself ready for as long as there is no control plane; what opens and closes meanwhile is told to
-/// the old one.
+/// The new proxy gets itself ready for as long as there is no control plane; what opens and closes meanwhile
+/// is told to the old one.
 #[test]
 fn connections_that_open_during_an_upgrade_obey_the_new_agent() {
     let world = World::new("directupgrade");

@@ -12,8 +12,8 @@ type Step<'a> = (&'a str, Box<dyn Fn() + 'a>);
 const COOKIE: &str =
     "import socket; print(int.from_bytes(socket.socket().getsockopt(1, 71, 8), 'little'), flush=True)";
 
-/// The program of a pod's first process, without any privilege: it goes on in a user and network namespace of its own, with
-/// the addresses that the pod has.
+/// The program of a pod's first process, without any privilege: it goes on in a user and network namespace of
+/// its own, with the addresses that the pod has.
 const NEST: &str = r#"until A="$(hostname -I)" && [ -n "$A" ]; do sleep 0.1; done; export A; exec unshare -Urn bash -c '
 ip link set lo up
 for a in $A; do case $a in *:*) ip -6 addr add $a/128 dev lo nodad;; *) ip addr add $a/32 dev lo;; esac; done

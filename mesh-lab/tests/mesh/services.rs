@@ -11,7 +11,8 @@ const NAMESPACES: [&str; 2] = ["app", "out"];
 /// A client that reaches the pods of `node1` directly and those of `node2` over mutual TLS.
 const NEAR_AND_FAR: &str = "neighbour";
 
-/// A pod that says its name to each that connects, and does not stop when it is told to, but only after some seconds.
+/// A pod that says its name to each that connects, and does not stop when it is told to, but only after some
+/// seconds.
 fn speaker(namespace: &str, name: &str, node: &str, grace: u32) -> String {
     format!(
         "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: {namespace}, labels: {{set: speakers}}}}\nspec:\n  nodeName: {node}\n  terminationGracePeriodSeconds: {grace}\n  containers:\n  - name: main\n    command: [python3, -c, {SPEAKER:?}, {name}]\n    readinessProbe: {{tcpSocket: {{port: 7100}}, periodSeconds: 1}}\n"

@@ -1,5 +1,5 @@
-//! Programs see the same of their sockets with and without the mesh: each runs in a namespace that is enrolled and in one that
-//! is not.
+//! Programs see the same of their sockets with and without the mesh: each runs in a namespace that is
+//! enrolled and in one that is not.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
@@ -333,7 +333,8 @@ fn a_pod_has_as_many_connections_to_each_destination_as_it_has_ports() {
                 assert_eq!(out(pod), ["80 80 80"], "out of {namespace}/{pod}, to {}", keeper[family]);
             }
         }
-        // The server's own ports are as few: what it takes is none of them. (The clients' ports rest from what they did.)
+        // The server's own ports are as few: what it takes is none of them. (The clients' ports rest from
+        // what they did.)
         few_ports(&world, namespace, "keeper");
         for family in [0, 1] {
             let clients = ["client", "other", "neighbour"];
@@ -402,8 +403,8 @@ fn nobody_there_is_refused_at_once_recorded_and_reached_when_somebody_comes() {
     });
 }
 
-/// The first connection waits until it is known; those that come within a moment are told at once, and then one is tried
-/// anew.
+/// The first connection waits until it is known; those that come within a moment are told at once, and then
+/// one is tried anew.
 #[test]
 fn what_has_just_refused_is_refused_in_connect_for_a_moment() {
     const CLOSED: &str = "7999";

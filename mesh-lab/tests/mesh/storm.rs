@@ -1,5 +1,5 @@
-//! Many connections at a steady rate, or held open, while agents come and go. The test program itself is what runs in the
-//! pods: a thread for each connection, so that one that waits holds no other up.
+//! Many connections at a steady rate, or held open, while agents come and go. The test program itself is what
+//! runs in the pods: a thread for each connection, so that one that waits holds no other up.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};

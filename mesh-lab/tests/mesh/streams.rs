@@ -48,7 +48,8 @@ fn hbone_alone_is_a_setting() {
     }
 }
 
-/// All that two pods have to do with each other goes over a few connections, so each worker has to get its share of them.
+/// All that two pods have to do with each other goes over a few connections, so each worker has to get its
+/// share of them.
 #[test]
 fn connections_of_one_peer_are_dealt_out_to_all_workers() {
     let options = Options { agent_arguments: vec!["--workers=4".to_owned()], ..Options::default() };

@@ -1,5 +1,5 @@
-//! Direct connections go from veth to veth: a pod with `NET_RAW` on the bridge that they share reads nothing of them and
-//! writes nothing into them.
+//! Direct connections go from veth to veth: a pod with `NET_RAW` on the bridge that they share reads nothing
+//! of them and writes nothing into them.
 
 use std::io::{BufRead, BufReader, Lines, Write};
 use std::os::fd::AsFd;
@@ -30,7 +30,8 @@ struct Wire {
 }
 
 impl Wire {
-    /// Between two pods of a namespace. It is a pod outside of the mesh: one that is enrolled is stopped at its own veth.
+    /// Between two pods of a namespace. It is a pod outside of the mesh: one that is enrolled is stopped at
+    /// its own veth.
     fn between(world: &World, namespace: &str, family: usize, more: &[&str]) -> Self {
         let at = |pod: &str| world.addresses(namespace, pod)[family].clone();
         let (client, server) = (at("neighbour"), at("server"));
@@ -237,7 +238,8 @@ fn a_firewall_of_the_node_judges_new_connections() {
     assert!(held.outcome().starts_with("kept"), "one that was there before is not asked about");
 }
 
-/// New connections each second, many that are used all the time and one that is full, while agents come and go.
+/// New connections each second, many that are used all the time and one that is full, while agents come and
+/// go.
 #[test]
 fn agents_come_and_go_and_direct_connections_stay_from_veth_to_veth() {
     const RATE: u32 = 1000;
@@ -286,8 +288,8 @@ fn agents_come_and_go_and_direct_connections_stay_from_veth_to_veth() {
     assert!(payload.is_empty(), "on the bridge: {payload:?}");
 }
 
-/// Its way is taken away between `connect()` and its first packet, which would carry payload. One that is bound to an
-/// interface, by a program that may not undo that, is as any other.
+/// Its way is taken away between `connect()` and its first packet, which would carry payload. One that is
+/// bound to an interface, by a program that may not undo that, is as any other.
 #[test]
 fn a_connection_without_a_way_fails_and_does_not_go_in_plaintext() {
     const LATE: &str = "\
@@ -318,7 +320,8 @@ except OSError as error:
     let before: Vec<_> = veths.iter().map(Result::unwrap).collect();
     let capture = Capture::start(&world);
     let told = || world.metric("node2", "nodemesh_ebpf_faults_total", "NoWay");
-    // What `connect()` would say (`EHOSTUNREACH`) is not handed on by the call that sends (kernel: `__inet_stream_connect`).
+    // What `connect()` would say (`EHOSTUNREACH`) is not handed on by the call that sends (kernel:
+    // `__inet_stream_connect`).
     let fails = ["connection abort", "No route to host"];
     for (how, outcomes) in [("free", &fails[..]), ("bound", &["given up"])] {
         let mut late =
@@ -385,7 +388,8 @@ fn a_removal_resets_them_before_the_programs_go() {
     assert!(world.client("app", "neighbour", &["who", "server.app", PORT]).ok);
 }
 
-/// Opens connections until its input ends, keeps the last three hundred, and says something on each of them all the time.
+/// Opens connections until its input ends, keeps the last three hundred, and says something on each of them
+/// all the time.
 const BUSY: &str = "\
 import collections, socket, sys, threading, time
 held, listens = collections.deque(maxlen=300), threading.Thread(target=sys.stdin.read)

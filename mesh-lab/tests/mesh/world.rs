@@ -1,5 +1,5 @@
-//! The lab that the tests share in shape: an enrolled namespace with a server on node2 and clients on both nodes, and a
-//! namespace outside the mesh with the same.
+//! The lab that the tests share in shape: an enrolled namespace with a server on node2 and clients on both
+//! nodes, and a namespace outside the mesh with the same.
 
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -55,7 +55,8 @@ impl World {
         lab.apply(&manifests()).unwrap();
         lab.wait_ready(SOON).unwrap();
         let world = Self { lab };
-        // The first connection finds neighbours and makes the pooled session; tests that count time come after it.
+        // The first connection finds neighbours and makes the pooled session; tests that count time come
+        // after it.
         eventually("a first connection", || world.client("app", "client", &["who", "server.app", PORT]).ok);
         world
     }
@@ -148,7 +149,8 @@ impl World {
         std::fs::read_to_string(&node.agent.as_ref().unwrap().log).unwrap()
     }
 
-    /// Waits for an agent to log a text: lines are written by a thread of their own, soon after what they tell of.
+    /// Waits for an agent to log a text: lines are written by a thread of their own, soon after what they
+    /// tell of.
     pub fn logged(&self, node: &str, text: &str) {
         eventually(&format!("{node} logs {text}"), || self.agent_log(node).contains(text));
     }

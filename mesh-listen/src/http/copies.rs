@@ -1,8 +1,8 @@
 //! Large answers that are on their way to somebody: how many of each there may be.
 //!
-//! A scrape of a large node has megabytes. Connections that ask for it and do not read would hold one each, so that, when
-//! there are three of a path already, whoever asks gets the last one of them: it costs nothing, and is no older than the
-//! time for an answer.
+//! A scrape of a large node has megabytes. Connections that ask for it and do not read would hold one each,
+//! so that, when there are three of a path already, whoever asks gets the last one of them: it costs nothing,
+//! and is no older than the time for an answer.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};

@@ -61,7 +61,8 @@ const HEADERS: usize = 64;
 pub struct Limits {
     /// Connections.
     pub bounds: Bounds,
-    /// How long a request's head may take, from when the connection was accepted or from the head's first byte.
+    /// How long a request's head may take, from when the connection was accepted or from the head's first
+    /// byte.
     pub head: Duration,
     /// How long a connection may be silent between two requests; if none, it has one.
     pub idle: Option<Duration>,
@@ -72,7 +73,8 @@ pub struct Limits {
 }
 
 impl Default for Limits {
-    /// 256 connections, 32 of one group; 5 s for a head, a minute of silence, 15 s for an answer, 4 KiB of a body.
+    /// 256 connections, 32 of one group; 5 s for a head, a minute of silence, 15 s for an answer, 4 KiB of a
+    /// body.
     fn default() -> Self {
         Self {
             bounds: Bounds { total: 256, each: 32 },
@@ -98,8 +100,8 @@ pub struct Site {
 }
 
 impl Site {
-    /// These routes, to those whom `guard` lets in. A `GET` of a path must not depend on anything but the path: where
-    /// answers are not read, one may be given twice.
+    /// These routes, to those whom `guard` lets in. A `GET` of a path must not depend on anything but the
+    /// path: where answers are not read, one may be given twice.
     pub fn new(routes: Router, limits: Limits, guard: Guard) -> Arc<Self> {
         let gate = Gate::new(limits.bounds);
         Arc::new(Self { routes, guard, limits, gate, copies: Copies::default() })
@@ -143,7 +145,8 @@ fn text(status: StatusCode, text: String) -> Response<Bytes> {
     response
 }
 
-/// Serves until `stop` is true or nobody can say so any more, and then until every request that was begun has its answer.
+/// Serves until `stop` is true or nobody can say so any more, and then until every request that was begun has
+/// its answer.
 pub async fn serve<L: Accept>(listener: L, site: Arc<Site>, mut stop: watch::Receiver<bool>) {
     let mut connections = JoinSet::new();
     listener.bound_buffers();

@@ -24,8 +24,8 @@ impl Said {
     }
 }
 
-/// Asks [`serve`](super::serve) at a Unix socket for one thing, and waits for it. Errors: nobody is there, or it speaks
-/// something else.
+/// Asks [`serve`](super::serve) at a Unix socket for one thing, and waits for it. Errors: nobody is there, or
+/// it speaks something else.
 pub fn order(socket: &Path, method: &str, path: &str, body: &str) -> io::Result<Said> {
     let mut stream = UnixStream::connect(socket)?;
     stream.set_read_timeout(Some(PATIENCE))?;

@@ -1,4 +1,5 @@
-//! Places for connections: how many there are, how many of them one group may have, and who has to go for a newcomer.
+//! Places for connections: how many there are, how many of them one group may have, and who has to go for a
+//! newcomer.
 //!
 //! Plain accounting, without sockets and without time: [`Gate`](crate::Gate) has it for tasks.
 
@@ -22,8 +23,8 @@ pub struct Bounds {
     pub each: usize,
 }
 
-/// What is known of a connection: the less, the sooner it has to go. Whoever is evicted is of the lowest standing that
-/// there is, and has had it for longest.
+/// What is known of a connection: the less, the sooner it has to go. Whoever is evicted is of the lowest
+/// standing that there is, and has had it for longest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Standing {
     /// It has not shown yet what it is: no whole request, no finished handshake.
@@ -56,9 +57,9 @@ pub enum Entry {
 
 /// The places and who has them.
 ///
-/// A newcomer whose group has its share takes the place of one of its own group. One who finds everything taken gets the
-/// place of one of the group that holds most: so one address among many pushes nobody out but itself. Everything here
-/// takes time with the logarithm of the number of places.
+/// A newcomer whose group has its share takes the place of one of its own group. One who finds everything
+/// taken gets the place of one of the group that holds most: so one address among many pushes nobody out but
+/// itself. Everything here takes time with the logarithm of the number of places.
 #[derive(Debug)]
 pub struct Places {
     bounds: Bounds,

@@ -10,7 +10,8 @@ use super::{Finding, access, kernel, strangers};
 use crate::cluster::Cluster;
 use crate::install;
 
-/// The first Kubernetes with all fields of the chart, and with tokens that name the node that they are bound to.
+/// The first Kubernetes with all fields of the chart, and with tokens that name the node that they are bound
+/// to.
 const KUBERNETES: (u32, u32) = (1, 30);
 const POD_SECURITY: &str = "pod-security.kubernetes.io/enforce";
 

@@ -1,4 +1,5 @@
-//! `meshctl check`: what keeps a mesh from being installed, or an installed one from working, and what to do about it.
+//! `meshctl check`: what keeps a mesh from being installed, or an installed one from working, and what to do
+//! about it.
 
 mod access;
 mod after;

@@ -11,8 +11,8 @@ const MOST: usize = 20;
 /// Objects that are named where a line is for many.
 const EXAMPLES: usize = 3;
 
-/// A finding for each resource that is not in force as it was written, one for the kinds that are not read, and one for
-/// each kind of what can be reached past the mesh.
+/// A finding for each resource that is not in force as it was written, one for the kinds that are not read,
+/// and one for each kind of what can be reached past the mesh.
 pub fn findings(of: &Resources) -> Vec<Finding> {
     let (policies, others): (Vec<_>, Vec<_>) = of.resources.iter().partition(|it| it.is_policy());
     let amiss: Vec<_> = policies.iter().filter(|it| it.in_force != InForce::AsWritten).collect();

@@ -30,7 +30,8 @@ const REDIRECTORS: &[(&str, &str)] = &[
     ("consul-cni", "Consul"),
 ];
 
-/// Other meshes: the name, the end of their definitions' groups, and namespaces that they are usually installed in.
+/// Other meshes: the name, the end of their definitions' groups, and namespaces that they are usually
+/// installed in.
 const MESHES: &[(&str, &str, &[&str])] = &[
     ("Istio", "istio.io", &["istio-system"]),
     ("Linkerd", "linkerd.io", &["linkerd", "linkerd-cni", "linkerd-viz"]),

@@ -9,8 +9,8 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use super::Cluster;
 
 impl Cluster {
-    /// Runs a program in a pod of the mesh, and answers what it printed. Errors: it may not be run, or what it said if it
-    /// failed.
+    /// Runs a program in a pod of the mesh, and answers what it printed. Errors: it may not be run, or what
+    /// it said if it failed.
     pub async fn run_in(&self, pod: &str, command: &[String]) -> Result<String> {
         let pods = Api::<Pod>::namespaced(self.client.clone(), &self.namespace);
         let asked = AttachParams::default().stdin(false).stdout(true).stderr(true);

@@ -1,4 +1,5 @@
-//! `meshctl enroll` and `unenroll`: labels that take pods into the mesh or let them go, and what becomes of the pods.
+//! `meshctl enroll` and `unenroll`: labels that take pods into the mesh or let them go, and what becomes of
+//! the pods.
 
 mod label;
 mod pods;

@@ -1,5 +1,5 @@
-//! The annotation by which agents tell Istio's own parts that a pod is in the mesh. Agents take it off when the mesh is
-//! removed; where they could not, as of a node that is down, it is taken off here.
+//! The annotation by which agents tell Istio's own parts that a pod is in the mesh. Agents take it off when
+//! the mesh is removed; where they could not, as of a node that is down, it is taken off here.
 
 use anyhow::{Context, Result};
 use k8s_openapi::api::core::v1::Pod;

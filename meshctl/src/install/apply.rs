@@ -131,7 +131,8 @@ impl<'a> Applier<'a> {
         Ok(())
     }
 
-    /// Deletes what `before` has and `now` has not, except definitions of kinds: people's resources go with those.
+    /// Deletes what `before` has and `now` has not, except definitions of kinds: people's resources go with
+    /// those.
     pub async fn prune(&mut self, before: &Inventory, now: &Inventory) -> Result<()> {
         for entry in before.without(now).filter(|entry| !entry.is_definition()) {
             remark!("deleting {entry}, which is not part of it any more");

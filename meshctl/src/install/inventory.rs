@@ -1,4 +1,5 @@
-//! What an installation consists of, kept in the cluster, so that all of it and nothing else can be taken away.
+//! What an installation consists of, kept in the cluster, so that all of it and nothing else can be taken
+//! away.
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -1,4 +1,5 @@
-//! `meshctl install`: renders the embedded chart, applies it in an order that works, and waits until it serves.
+//! `meshctl install`: renders the embedded chart, applies it in an order that works, and waits until it
+//! serves.
 
 mod annotations;
 mod apply;
@@ -145,7 +146,8 @@ async fn change(cluster: &Cluster, release: &str, objects: Vec<DynamicObject>) -
     let created = apply::ensure_namespace(cluster).await?;
     let before = Inventory::read(cluster, release).await?;
     let mut inventory = Inventory::of(&objects, created || before.made_namespace());
-    // Written first, with what was there before, so that an installation that fails halfway can be taken away.
+    // Written first, with what was there before, so that an installation that fails halfway can be taken
+    // away.
     inventory.clone().and(&before).write(cluster, release).await?;
     let mut applier = Applier::new(cluster);
     let mut done = Vec::new();

@@ -1,4 +1,5 @@
-//! What somebody else installed: definitions that are left alone, and installations that only their owner may change.
+//! What somebody else installed: definitions that are left alone, and installations that only their owner may
+//! change.
 
 use std::collections::BTreeMap;
 
@@ -19,7 +20,8 @@ const HELM_NAMESPACE: &str = "meta.helm.sh/release-namespace";
 /// Name of the release unless another is given.
 pub const RELEASE: &str = "nodemesh";
 
-/// Takes definitions of kinds that are there already and not this mesh's out of `objects`, and says whose they are.
+/// Takes definitions of kinds that are there already and not this mesh's out of `objects`, and says whose
+/// they are.
 pub async fn set_aside(cluster: &Cluster, objects: &mut Vec<DynamicObject>) -> Result<Vec<Applied>> {
     let definitions: Api<CustomResourceDefinition> = Api::all(cluster.client.clone());
     let mut left = Vec::new();

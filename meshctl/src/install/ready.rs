@@ -107,7 +107,8 @@ async fn refusals(cluster: &Cluster) -> String {
     lines
 }
 
-/// Whether a pod was made of what the `DaemonSet` says now. Pods of the version before may fail for what was changed.
+/// Whether a pod was made of what the `DaemonSet` says now. Pods of the version before may fail for what was
+/// changed.
 fn is_of_this_version(pod: &Pod, set: &DaemonSet) -> bool {
     let wanted = set.metadata.generation.map(|it| it.to_string());
     pod.labels().get("pod-template-generation") == wanted.as_ref()

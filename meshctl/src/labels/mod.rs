@@ -1,5 +1,5 @@
-//! `-l`: choosing by labels. Agents know none, so they are looked up where the objects are: at the API server of a cluster,
-//! in the manifests of a lab.
+//! `-l`: choosing by labels. Agents know none, so they are looked up where the objects are: at the API server
+//! of a cluster, in the manifests of a lab.
 
 mod parse;
 

@@ -162,7 +162,8 @@ impl Mesh {
         }
     }
 
-    /// Asks the agents of `nodes`. Those that don't answer are told of on standard error; an error if no one does.
+    /// Asks the agents of `nodes`. Those that don't answer are told of on standard error; an error if no one
+    /// does.
     pub async fn ask<T: DeserializeOwned>(&self, nodes: &Nodes, path: &str) -> Result<Answers<T>> {
         let agents: Vec<_> = self.agents().await?.into_iter().filter(|agent| nodes.may_be(agent)).collect();
         let mut answers: Answers<T> = Vec::new();

@@ -107,8 +107,8 @@ fn holds(leader: &str, pod: &str) -> bool {
     leader.strip_prefix(pod).is_some_and(|rest| rest.is_empty() || rest.starts_with(['_', '/']))
 }
 
-/// What the control plane's and the agents' owners want and have not got, after what was found out otherwise. Agents that
-/// use another control plane need none of the mesh's own.
+/// What the control plane's and the agents' owners want and have not got, after what was found out otherwise.
+/// Agents that use another control plane need none of the mesh's own.
 fn missing(
     namespace: &str,
     deployment: Option<&Deployment>,

@@ -126,8 +126,8 @@ impl NodeState {
     }
 }
 
-/// Shows the state of everything. The exit status is 1 if something of the mesh is not there or not ready, 3 if a pod that
-/// is to be in the mesh is not.
+/// Shows the state of everything. The exit status is 1 if something of the mesh is not there or not ready, 3
+/// if a pod that is to be in the mesh is not.
 pub async fn run(source: &Source, format: Format) -> Result<ExitCode> {
     let status = gather(&source.mesh().await?).await?;
     format.print(&status, show::text)?;

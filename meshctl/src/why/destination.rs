@@ -22,8 +22,8 @@ enum Host {
 }
 
 impl Destination {
-    /// The addresses that a client in `namespace` may come to use: the service's first of each family, since its others lead
-    /// to the same workloads, or for a headless one those of each of its workloads.
+    /// The addresses that a client in `namespace` may come to use: the service's first of each family, since
+    /// its others lead to the same workloads, or for a headless one those of each of its workloads.
     pub fn addresses(&self, snapshot: &Snapshot, namespace: &str) -> Result<Vec<SocketAddr>> {
         let name = match &self.host {
             Host::Address(ip) => return Ok(vec![SocketAddr::new(*ip, self.port)]),

@@ -20,8 +20,8 @@ pub async fn add(explanation: &mut Explanation, mesh: &Mesh) {
     }
 }
 
-/// Endpoints are in the mesh by the control plane's word, which goes by labels. Whether they have got there their agents
-/// know.
+/// Endpoints are in the mesh by the control plane's word, which goes by labels. Whether they have got there
+/// their agents know.
 async fn of_endpoints(explanation: &Explanation, mesh: &Mesh) -> Vec<NotEnrolled> {
     let meshed: Vec<_> = explanation.endpoints().filter(|it| it.is_meshed).collect();
     let nodes: BTreeSet<_> = meshed.iter().map(|it| it.node.clone()).collect();

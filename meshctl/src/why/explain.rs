@@ -28,7 +28,8 @@ pub struct Explanation {
     pub identity: Option<String>,
     /// Where to, as asked.
     pub to: String,
-    /// Pods that the connection depends on and that are not in the mesh, or not anywhere, though they should be.
+    /// Pods that the connection depends on and that are not in the mesh, or not anywhere, though they should
+    /// be.
     pub not_enrolled: Vec<NotEnrolled>,
     /// What the name stands for, and what would become of a connection there.
     pub routes: Vec<Way>,
@@ -81,7 +82,8 @@ pub struct Endpoint {
     pub allowed: bool,
     /// Why, in the words of the agent's log.
     pub reason: String,
-    /// `namespace/name` of the policy that decides, if one does; with its kind before, if that is no `AuthorizationPolicy`.
+    /// `namespace/name` of the policy that decides, if one does; with its kind before, if that is no
+    /// `AuthorizationPolicy`.
     pub policy: Option<String>,
     /// What of the policies for the endpoint is not in force as written, as far as the control plane says so.
     pub not_in_force: Vec<String>,
@@ -177,7 +179,8 @@ fn way(snapshot: &Snapshot, client: &Workload, address: SocketAddr, agent: &Agen
     way
 }
 
-/// Whether a pod whose egress is strict may go to an address that the mesh does not know, and what is to be said of it.
+/// Whether a pod whose egress is strict may go to an address that the mesh does not know, and what is to be
+/// said of it.
 fn outside(strict: &StrictEgressStatus, client: &Workload, address: SocketAddr) -> (bool, String) {
     let ip = address.ip().to_canonical();
     let names = |text: &&String| {

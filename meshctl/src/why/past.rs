@@ -1,4 +1,5 @@
-//! Whose an address is that the mesh does not know: a Service's or a pod's after all, by a way that goes past the mesh.
+//! Whose an address is that the mesh does not know: a Service's or a pod's after all, by a way that goes past
+//! the mesh.
 
 use std::net::{IpAddr, SocketAddr};
 

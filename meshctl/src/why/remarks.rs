@@ -1,4 +1,5 @@
-//! What the configuration that the agents have can't say: which parts of policies are not in it, and who wrote the rest.
+//! What the configuration that the agents have can't say: which parts of policies are not in it, and who
+//! wrote the rest.
 
 use mesh_api::admin::{InForce, ResourceStatus, Resources};
 use mesh_api::manifest::Kind;
@@ -8,7 +9,8 @@ use mesh_api::wire::security::{PORT_LEVEL_STRICT, STRICT};
 use super::explain::{Endpoint, Explanation};
 use crate::resources::strict_in;
 
-/// Adds to each endpoint what of the policies for it is not in force, and names who wrote the one that decides.
+/// Adds to each endpoint what of the policies for it is not in force, and names who wrote the one that
+/// decides.
 pub fn add(explanation: &mut Explanation, snapshot: &Snapshot, written: &Resources) {
     for endpoint in explanation.routes.iter_mut().flat_map(|way| &mut way.endpoints) {
         let server =
@@ -30,8 +32,8 @@ fn not_in_force(snapshot: &Snapshot, server: &Workload, written: &Resources) -> 
         .collect()
 }
 
-/// Whether a policy is about the workload. Which workloads one is about that no agent has is not known: it may be about
-/// any of its namespace, or of the mesh, if it is in the root namespace.
+/// Whether a policy is about the workload. Which workloads one is about that no agent has is not known: it
+/// may be about any of its namespace, or of the mesh, if it is in the root namespace.
 fn concerns(snapshot: &Snapshot, server: &Workload, policy: &ResourceStatus, root: &str) -> bool {
     let is_beside = policy.namespace == *server.namespace || policy.namespace == root;
     match policy.kind {

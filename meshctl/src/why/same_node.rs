@@ -32,7 +32,8 @@ impl SameNode {
         Self { setting, links: links.collect() }
     }
 
-    /// The way between two pods; the same decision as the agent's and the kernel's (`mesh_common::veth::way`).
+    /// The way between two pods; the same decision as the agent's and the kernel's
+    /// (`mesh_common::veth::way`).
     pub fn way(&self, client: &Workload, server: &Workload) -> Way {
         if self.setting == "mtls" {
             return Way::Mtls(None);

@@ -1,4 +1,5 @@
-//! What the mesh is held to, by metric. A bar that is missed is shown and fails nothing: it depends on the machine.
+//! What the mesh is held to, by metric. A bar that is missed is shown and fails nothing: it depends on the
+//! machine.
 
 use super::plan::{IDLE_CONNECTION, RSS_IDLE, unit};
 
@@ -36,7 +37,8 @@ pub struct Measured {
 }
 
 impl Bar {
-    /// The demand on a metric: never worse than Envoy, and clearly better where that is the point of the design.
+    /// The demand on a metric: never worse than Envoy, and clearly better where that is the point of the
+    /// design.
     pub fn of(metric: &str) -> Self {
         match metric {
             RSS_IDLE => return Self::Within(IDLE_MEMORY),
@@ -80,8 +82,8 @@ impl Bar {
         let (_, more_is_better) = unit(metric);
         match name {
             "cpu_s_per_100k" => Self::AtMost(0.7),
-            // With one request under way at a time this is a latency, and its bar is a latency's: most of it is the
-            // kernel waking one process after the other, whoever they are.
+            // With one request under way at a time this is a latency, and its bar is a latency's: most of it
+            // is the kernel waking one process after the other, whoever they are.
             "rps_1" => Self::AtLeast(1.0),
             name if name.starts_with("rps_") => Self::AtLeast(1.3),
             _ if more_is_better => Self::AtLeast(1.0),

@@ -39,7 +39,8 @@ impl Envoy {
         [program].into_iter().chain(arguments.map(str::to_owned)).chain([configuration]).collect()
     }
 
-    /// Writes the configuration of the server's side: each port is served over mutual TLS at `OFFSET` above it.
+    /// Writes the configuration of the server's side: each port is served over mutual TLS at `OFFSET` above
+    /// it.
     pub fn write_server(&self, name: &str, ports: &[u16]) -> Result<()> {
         let proxies = ports.iter().map(|&port| {
             let listener =
@@ -49,7 +50,8 @@ impl Envoy {
         self.write(name, proxies.collect())
     }
 
-    /// Writes the configuration of the client's side: each loopback port leads to a server's address and port.
+    /// Writes the configuration of the client's side: each loopback port leads to a server's address and
+    /// port.
     pub fn write_client(&self, name: &str, ways: &[(u16, String, u16)]) -> Result<()> {
         let proxies = ways.iter().map(|(local, server, port)| {
             let name = format!("out-{local}");
@@ -86,8 +88,8 @@ impl Envoy {
             .map(drop)
     }
 
-    /// TLS 1.3 with certificates on both sides. Envoy's client side offers 1.2 at most unless told otherwise. With
-    /// 1.3 it prefers AES-128-GCM on processors that have AES instructions.
+    /// TLS 1.3 with certificates on both sides. Envoy's client side offers 1.2 at most unless told otherwise.
+    /// With 1.3 it prefers AES-128-GCM on processors that have AES instructions.
     fn tls(&self, side: &str) -> Value {
         let file = |name: &str| json!({"filename": self.directory.join(name)});
         let mut context = json!({

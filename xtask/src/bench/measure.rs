@@ -1,4 +1,5 @@
-//! One measurement: a load in the client's pod, what it reports, and the CPU time that the proxies took meanwhile.
+//! One measurement: a load in the client's pod, what it reports, and the CPU time that the proxies took
+//! meanwhile.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
@@ -134,8 +135,9 @@ fn nobody(paths: &Paths, path: Path, probe: Probe, seconds: u32) -> Result<Value
     Ok(NOBODY.map(str::to_owned).into_iter().zip(values).collect())
 }
 
-/// Connects a thousand times and prints how long each took, in microseconds. Whatever is not refused is an error. No other
-/// process has a part in it, so it runs before all others: else the longest is as long as a turn of another one.
+/// Connects a thousand times and prints how long each took, in microseconds. Whatever is not refused is an
+/// error. No other process has a part in it, so it runs before all others: else the longest is as long as a
+/// turn of another one.
 const REFUSED: &str = r"
 import errno, os, socket, sys, time
 os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))

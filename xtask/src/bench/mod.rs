@@ -1,9 +1,10 @@
 //! `cargo xtask bench`: no mesh, the mesh, and Envoy, in one run, in turns.
 //!
-//! All three paths run at once in one lab, between pods on two nodes and on one, with the same servers and clients;
-//! only one is under load at a time. Reading order: [`plan`] (what is measured), [`paths`] (the lab), [`envoy`] (the
-//! comparison's proxies), [`measure`], [`pace`] and [`proc`] (one measurement), [`report`] and [`bars`] (the table and the file).
-//! [`scale`] is a section of its own: a large mesh that changes.
+//! All three paths run at once in one lab, between pods on two nodes and on one, with the same servers and
+//! clients; only one is under load at a time. Reading order: [`plan`] (what is measured), [`paths`] (the
+//! lab), [`envoy`] (the comparison's proxies), [`measure`], [`pace`] and [`proc`] (one measurement),
+//! [`report`] and [`bars`] (the table and the file). [`scale`] is a section of its own: a large mesh that
+//! changes.
 
 mod bars;
 mod envoy;

@@ -1,8 +1,9 @@
-//! A load of requests that are due at fixed moments: `xtask pace`, which the benchmark runs in a client's pod.
+//! A load of requests that are due at fixed moments: `xtask pace`, which the benchmark runs in a client's
+//! pod.
 //!
-//! Latency counts from when a request was due, not from when it was sent: a path that stalls is charged for the requests
-//! that had to wait meanwhile ("coordinated omission" is what leaves them out). A thread for each connection, since those
-//! sleep more exactly than what shares a timer.
+//! Latency counts from when a request was due, not from when it was sent: a path that stalls is charged for
+//! the requests that had to wait meanwhile ("coordinated omission" is what leaves them out). A thread for
+//! each connection, since those sleep more exactly than what shares a timer.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
@@ -41,7 +42,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Asks, and prints a line for each answer: microseconds since it was due.
 pub fn run(load: &Load) -> Result<()> {
     ensure!(load.rate > 0.0, "a rate above nothing");
-    // Once, and before the clock runs: of so many questions at once a name server may lose one, for five seconds.
+    // Once, and before the clock runs: of so many questions at once a name server may lose one, for five
+    // seconds.
     let server = (load.host.as_str(), load.port).to_socket_addrs();
     let server: Vec<_> = server.with_context(|| format!("resolving {}", load.host))?.collect();
     // All are connected before the first is due.

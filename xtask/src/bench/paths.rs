@@ -1,4 +1,5 @@
-//! The lab with the three paths: in each namespace a client on one node, a server there, and one on the other node.
+//! The lab with the three paths: in each namespace a client on one node, a server there, and one on the other
+//! node.
 
 use std::cell::OnceCell;
 use std::collections::BTreeMap;
@@ -244,12 +245,12 @@ impl Drop for Paths {
     }
 }
 
-/// While it lives, network namespaces may choose CUBIC: the kernel lets them have only what this list of the machine
-/// names. The machine's own choice is another setting and stays.
+/// While it lives, network namespaces may choose CUBIC: the kernel lets them have only what this list of the
+/// machine names. The machine's own choice is another setting and stays.
 struct CubicAllowed {
     before: String,
-    /// One benchmark at a time: a second would share processors and the lab's name with the first, and the one that
-    /// ends would take CUBIC from the other.
+    /// One benchmark at a time: a second would share processors and the lab's name with the first, and the
+    /// one that ends would take CUBIC from the other.
     _alone: File,
 }
 
@@ -354,8 +355,9 @@ fn container(name: &str, program: &[&str], port: Option<u16>) -> Value {
     container_of(name, &program, port)
 }
 
-/// A container that is ready once `port` is open, by a look from inside: a client's Envoy listens on loopback only.
-/// A startup probe, since it ends: one that goes on takes milliseconds of a processor, which show in the latencies.
+/// A container that is ready once `port` is open, by a look from inside: a client's Envoy listens on loopback
+/// only. A startup probe, since it ends: one that goes on takes milliseconds of a processor, which show in
+/// the latencies.
 fn container_of(name: &str, program: &[String], port: Option<u16>) -> Value {
     let script = format!("{SET_CUBIC} && exec \"$@\"");
     let mut command = vec!["sh".to_owned(), "-c".to_owned(), script, name.to_owned()];

@@ -157,7 +157,8 @@ pub enum Load {
     HalfOfEnvoy,
     /// Requests on a connection each.
     Connections,
-    /// A few requests a second from one pod, alone and beside a stream of bytes from another pod of the same node.
+    /// A few requests a second from one pod, alone and beside a stream of bytes from another pod of the same
+    /// node.
     Fairness,
     /// `connect()` where nobody is. Envoy has no say in that.
     Nobody,
@@ -193,7 +194,8 @@ pub const FAIRNESS: [&str; 8] = [
     "kept_throughput",
 ];
 
-/// Metrics of [`Load::Nobody`]: of a service that nobody is behind, and of a port that a service does not have.
+/// Metrics of [`Load::Nobody`]: of a service that nobody is behind, and of a port that a service does not
+/// have.
 pub const NOBODY: [&str; 4] = ["p50_service", "max_service", "p50_port", "max_port"];
 
 /// Name of the CPU time for 100,000 requests over so many connections, where it is measured.

@@ -25,8 +25,8 @@ pub fn with_argument(argument: &str) -> Result<Vec<u32>> {
     Ok(found)
 }
 
-/// Processes of the agent of a node, as `mesh-lab status -o json` shows the node: its keeper, and the proxy if that runs.
-/// None if the node has no agent.
+/// Processes of the agent of a node, as `mesh-lab status -o json` shows the node: its keeper, and the proxy
+/// if that runs. None if the node has no agent.
 pub fn of_agent(node: &Value) -> Option<Vec<u32>> {
     let keeper = id(&node["agent"]["pid"])?;
     let proxies = node["agent"]["children"].as_array()?.iter().filter_map(id);
@@ -48,8 +48,9 @@ pub fn cpu_seconds(pids: &[u32]) -> Result<f64> {
     pids.iter().map(of).sum()
 }
 
-/// Resident memory of processes that belong together, in megabytes: a page that several of them map counts once, as two
-/// processes of one program share its code. (`proc_pid_pagemap(5)`; frame numbers are shown to root alone.)
+/// Resident memory of processes that belong together, in megabytes: a page that several of them map counts
+/// once, as two processes of one program share its code. (`proc_pid_pagemap(5)`; frame numbers are shown to
+/// root alone.)
 pub fn resident(pids: &[u32]) -> Result<f64> {
     let mut frames = HashSet::new();
     for pid in pids {
@@ -88,7 +89,8 @@ fn frame(entry: u64) -> Option<u64> {
     (entry & PRESENT != 0).then_some(entry & NUMBER)
 }
 
-/// `utime` and `stime`, fields 14 and 15. The name, field 2, may hold anything but ends with the last bracket.
+/// `utime` and `stime`, fields 14 and 15. The name, field 2, may hold anything but ends with the last
+/// bracket.
 fn ticks(stat: &str) -> Option<f64> {
     let (_, fields) = stat.rsplit_once(") ")?;
     let mut fields = fields.split(' ').skip(11);

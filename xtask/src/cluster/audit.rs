@@ -1,4 +1,5 @@
-//! What the API server writes down of the mesh's own requests: the end-to-end tests hold the mesh's rights against it.
+//! What the API server writes down of the mesh's own requests: the end-to-end tests hold the mesh's rights
+//! against it.
 
 use anyhow::Result;
 
@@ -10,7 +11,8 @@ const POLICY: &str = "audit-policy.yaml";
 /// Megabytes before the API server begins a new file; a run of the end-to-end tests writes a tenth of it.
 const LARGEST: u32 = 500;
 
-/// Who asked for what, and with which result, for the service accounts of the mesh's namespace; nothing of others.
+/// Who asked for what, and with which result, for the service accounts of the mesh's namespace; nothing of
+/// others.
 const RULES: &str = "\
 apiVersion: audit.k8s.io/v1
 kind: Policy

@@ -116,7 +116,8 @@ fn all_groups() -> impl Iterator<Item = String> {
     Node::all().map(Node::name).chain([CONTROL_PLANE.to_owned()])
 }
 
-/// `command` as a member of `cgroup` from its first instruction on, so that none of its children is elsewhere.
+/// `command` as a member of `cgroup` from its first instruction on, so that none of its children is
+/// elsewhere.
 pub fn in_cgroup(cgroup: &Path, command: impl IntoIterator<Item = String>) -> Vec<String> {
     let script = format!("echo $$ > {}/cgroup.procs && exec \"$@\"", cgroup.display());
     ["sh", "-c", &script, "sh"].map(str::to_owned).into_iter().chain(command).collect()

@@ -118,7 +118,8 @@ fn scheduler(state: &State) -> Vec<String> {
     flags
 }
 
-/// One replica of each, with no port of its own, which scales a deployment to dozens without waiting for itself.
+/// One replica of each, with no port of its own, which scales a deployment to dozens without waiting for
+/// itself.
 fn common() -> [String; 4] {
     [
         flag("leader-elect", false),

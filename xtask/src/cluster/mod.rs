@@ -1,6 +1,7 @@
 //! `cargo xtask cluster …`: a real Kubernetes of several nodes on this machine, made from packages.
 //!
-//! `docs/cluster.md` tells how it is built. Top down: `up` and `down`; then the parts in the order in which they start.
+//! `docs/cluster.md` tells how it is built. Top down: `up` and `down`; then the parts in the order in which
+//! they start.
 
 mod access;
 mod audit;

@@ -1,8 +1,8 @@
 //! A node: containerd, the kubelet and kube-proxy in namespaces of their own.
 //!
-//! A holder process keeps the node's network and mount namespaces. In the mount namespace the directories that
-//! Kubernetes' parts have by convention (`/var/lib/kubelet` and so on) are the node's own, so that pods find on each node
-//! what they would find on a real one, and nothing of it is mounted on this machine.
+//! A holder process keeps the node's network and mount namespaces. In the mount namespace the directories
+//! that Kubernetes' parts have by convention (`/var/lib/kubelet` and so on) are the node's own, so that pods
+//! find on each node what they would find on a real one, and nothing of it is mounted on this machine.
 
 use std::ffi::OsString;
 use std::fs;
@@ -22,7 +22,8 @@ use super::wait::until;
 
 const TO_SERVE: Duration = Duration::from_secs(20);
 
-/// Directories that a node has for itself: below its part of the state directory, and where its programs see them.
+/// Directories that a node has for itself: below its part of the state directory, and where its programs see
+/// them.
 ///
 /// Shims, CNI results and container logs have no option that would move them elsewhere.
 const DIRECTORIES: &[(&str, &str)] = &[
@@ -109,7 +110,8 @@ fn write_files(state: &State, node: Node) -> Result<()> {
     Ok(())
 }
 
-/// The standard CNI plugins, in a directory of the node's own: what is installed on one node is not on another.
+/// The standard CNI plugins, in a directory of the node's own: what is installed on one node is not on
+/// another.
 fn copy_plugins(target: &Path) -> Result<()> {
     let source = tools::cni_directory()?;
     let copy = || -> std::io::Result<()> {
@@ -125,8 +127,8 @@ fn copy_plugins(target: &Path) -> Result<()> {
 
 /// The process that holds the node's namespaces.
 ///
-/// Mounts of this machine still reach the node, but none of the node reaches this machine. Within the node they are
-/// shared, as pods with bidirectional mount propagation want it.
+/// Mounts of this machine still reach the node, but none of the node reaches this machine. Within the node
+/// they are shared, as pods with bidirectional mount propagation want it.
 fn holder_command(cgroups: &Hierarchies, node: Node) -> Vec<String> {
     let mut script = vec![
         format!("echo $$ > {}/cgroup.procs", cgroups.system(node).display()),

@@ -1,7 +1,7 @@
 //! Processes that outlive the command that started them.
 //!
-//! A process is known by its pid and its start time together, so that a pid that the kernel has given to something else
-//! meanwhile is never signalled.
+//! A process is known by its pid and its start time together, so that a pid that the kernel has given to
+//! something else meanwhile is never signalled.
 
 use std::fs;
 use std::io::ErrorKind;

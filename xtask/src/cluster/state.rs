@@ -13,8 +13,8 @@ use super::layout::STATE;
 use super::process::{self, Process};
 use super::wait::until;
 
-/// Closes what this process has inherited and starts `$@`. Whoever started this process may wait for the end of a pipe that
-/// a daemon would hold open as long as it lives. Of shells, bash closes descriptors above 9.
+/// Closes what this process has inherited and starts `$@`. Whoever started this process may wait for the end
+/// of a pipe that a daemon would hold open as long as it lives. Of shells, bash closes descriptors above 9.
 const CLOSE_INHERITED: &str = "for file in /proc/self/fd/*; do fd=${file##*/}; [ \"$fd\" -gt 2 ] && eval \"exec $fd>&-\"; done; exec \"$@\"";
 
 const RECORDS: &str = "processes.jsonl";
@@ -131,7 +131,8 @@ impl State {
     }
 }
 
-/// A command for `program` that gets this process's standard streams, if not told otherwise, and no other descriptor.
+/// A command for `program` that gets this process's standard streams, if not told otherwise, and no other
+/// descriptor.
 fn without_inheritance(program: &str, arguments: &[String]) -> Command {
     let mut command = Command::new("bash");
     command.args(["-c", CLOSE_INHERITED, "bash", program]).args(arguments);

@@ -7,7 +7,8 @@ use anyhow::{Result, anyhow};
 
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Asks `attempt` again and again until it has a value. An error of it counts as "not yet" and is told at the deadline.
+/// Asks `attempt` again and again until it has a value. An error of it counts as "not yet" and is told at the
+/// deadline.
 pub fn until<T>(what: &str, deadline: Duration, mut attempt: impl FnMut() -> Result<Option<T>>) -> Result<T> {
     let start = Instant::now();
     loop {

@@ -15,7 +15,8 @@ use crate::workspace::Workspace;
 
 use cluster::Cluster;
 
-/// Builds the mesh, brings a lab up, shows it and takes it down again, also after a failure, unless it is to be kept.
+/// Builds the mesh, brings a lab up, shows it and takes it down again, also after a failure, unless it is to
+/// be kept.
 pub fn run(workspace: &Workspace, keep: bool) -> Result<()> {
     ensure!(is_root(), "the demo makes namespaces and loads eBPF programs: run as root");
     build::everything(workspace)?;

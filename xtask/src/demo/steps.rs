@@ -158,8 +158,8 @@ fn ask_why(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
-/// The last line with these fields that names the policy. It is written when its connection ends, which may be a
-/// little after the application has its answer.
+/// The last line with these fields that names the policy. It is written when its connection ends, which may
+/// be a little after the application has its answer.
 fn access_line(cluster: &Cluster, what: &str, fields: &[(&str, &str)]) -> Result<String> {
     eventually(what, || {
         let mut lines = cluster.agent_logs()?;

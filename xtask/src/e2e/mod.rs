@@ -17,8 +17,8 @@ use serde_json::Value;
 use crate::command::{CommandExt, find_program};
 use crate::workspace::Workspace;
 
-/// Files whose tests keep to namespaces of their own. All others stop or replace what their neighbours need, or look at all
-/// that passes between the nodes.
+/// Files whose tests keep to namespaces of their own. All others stop or replace what their neighbours need,
+/// or look at all that passes between the nodes.
 const SIDE_BY_SIDE: [&str; 6] = ["effect", "enrolment", "lifecycle", "meshctl", "mtls", "policy"];
 
 /// Most of a test's time is the cluster's own.
@@ -123,8 +123,8 @@ fn test(workspace: &Workspace, cluster: &Cluster, filters: &[String]) -> Result<
     Ok(())
 }
 
-/// The test programs of `mesh-e2e` by name, in the order in which they run. Built together with all others: by itself
-/// the package has other features of the same dependencies, which would be built again for it.
+/// The test programs of `mesh-e2e` by name, in the order in which they run. Built together with all others:
+/// by itself the package has other features of the same dependencies, which would be built again for it.
 fn built(workspace: &Workspace) -> Result<BTreeMap<String, PathBuf>> {
     remark!("building the workspace's tests, those of mesh-e2e among them (minutes, the first time)");
     let mut cargo = workspace.cargo();

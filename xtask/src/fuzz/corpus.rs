@@ -47,8 +47,8 @@ impl Corpus {
         [&self.found, &self.tree]
     }
 
-    /// Makes the corpus in the tree the smallest inputs that reach everything that both reach, beside those that a person
-    /// has named. `program` is the target's.
+    /// Makes the corpus in the tree the smallest inputs that reach everything that both reach, beside those
+    /// that a person has named. `program` is the target's.
     pub fn keep(&self, program: &Command) -> Result<()> {
         let fresh = self.found.with_extension("kept");
         // Left by a command that was killed.

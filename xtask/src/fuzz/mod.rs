@@ -1,7 +1,7 @@
 //! `cargo xtask fuzz [TARGET…]`: the targets of `fuzz/`, with libFuzzer and `AddressSanitizer`.
 //!
-//! What cargo-fuzz does is to set a few flags and to run what was built; so there is no need of it, nor of a nightly
-//! toolchain.
+//! What cargo-fuzz does is to set a few flags and to run what was built; so there is no need of it, nor of a
+//! nightly toolchain.
 
 mod build;
 mod corpus;
@@ -25,8 +25,8 @@ const SHORT: u32 = 10;
 /// Seconds for each target among the other tests: it reads its corpus, and a little more.
 const SHORTEST: u32 = 4;
 
-/// A single input may take this many seconds and this many MB before it counts as found. Seconds of the clock, of which a
-/// busy machine may give a run at idle priority none for a long while.
+/// A single input may take this many seconds and this many MB before it counts as found. Seconds of the
+/// clock, of which a busy machine may give a run at idle priority none for a long while.
 const TIMEOUT: u32 = 120;
 const MEMORY: u32 = 2048;
 
@@ -39,7 +39,8 @@ pub struct Options {
     /// How long each target runs after its corpus
     #[arg(long, default_value_t = SHORT)]
     seconds: u32,
-    /// Afterwards, put what reaches new code into the tree's corpus, which is then the smallest that reaches all of it
+    /// Afterwards, put what reaches new code into the tree's corpus, which is then the smallest that reaches
+    /// all of it
     #[arg(long)]
     keep: bool,
     /// Targets, or one target and inputs that it is to read again; all targets if absent
@@ -99,7 +100,8 @@ struct Target<'a> {
 }
 
 impl Target<'_> {
-    /// Runs its corpus and then looks for more; an error tells where the input is that something is wrong with.
+    /// Runs its corpus and then looks for more; an error tells where the input is that something is wrong
+    /// with.
     fn explore(&self, seconds: u32) -> Result<()> {
         let start = Instant::now();
         let mut command = self.command()?;

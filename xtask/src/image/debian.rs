@@ -9,7 +9,8 @@ use anyhow::{Context, Result};
 use super::spdx::Material;
 use crate::command::CommandExt;
 
-/// The packages that own `files`, given by real paths. A file that no package owns is left out: this checkout's own.
+/// The packages that own `files`, given by real paths. A file that no package owns is left out: this
+/// checkout's own.
 pub fn materials(files: &[PathBuf]) -> Result<Vec<Material>> {
     if files.is_empty() {
         return Ok(Vec::new());

@@ -7,8 +7,8 @@ use anyhow::{Result, bail};
 
 use crate::command::CommandExt;
 
-/// The libraries of `program` and theirs, the dynamic linker included; none if it is static. An error names one that
-/// is not on this machine.
+/// The libraries of `program` and theirs, the dynamic linker included; none if it is static. An error names
+/// one that is not on this machine.
 pub fn of(program: &Path) -> Result<Vec<PathBuf>> {
     // `cargo run` points LD_LIBRARY_PATH at the Rust toolchain's libraries, which no image has.
     let outcome = Command::new("ldd").arg(program).env_remove("LD_LIBRARY_PATH").outcome()?;
@@ -21,7 +21,8 @@ pub fn of(program: &Path) -> Result<Vec<PathBuf>> {
     }
 }
 
-/// Lines are `name => /path (0x…)`, `/path (0x…)` for the dynamic linker, and `name (0x…)` for what the kernel brings.
+/// Lines are `name => /path (0x…)`, `/path (0x…)` for the dynamic linker, and `name (0x…)` for what the
+/// kernel brings.
 fn parse(ldd: &str) -> Result<Vec<PathBuf>> {
     let mut libraries = Vec::new();
     for line in ldd.lines() {

@@ -59,9 +59,11 @@ pub fn run(workspace: &Workspace, options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// Writes the images of programs that are built, each with its bill of materials; the paths of their tar files.
+/// Writes the images of programs that are built, each with its bill of materials; the paths of their tar
+/// files.
 ///
-/// An error means that something that belongs into an image is not on this machine, or that a file can't be written.
+/// An error means that something that belongs into an image is not on this machine, or that a file can't be
+/// written.
 pub fn write(workspace: &Workspace, names: &[Name], output: &Path) -> Result<Vec<PathBuf>> {
     names.iter().map(|&name| write_one(workspace, name, output)).collect()
 }

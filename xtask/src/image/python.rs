@@ -1,7 +1,8 @@
 //! Python's own library, for the image of the samples.
 //!
-//! What this machine has compiled of it does not count for files with other times, and compiling it at each start of a
-//! container takes most of a second. So it is compiled anew, in a way that gives the same bytes each time.
+//! What this machine has compiled of it does not count for files with other times, and compiling it at each
+//! start of a container takes most of a second. So it is compiled anew, in a way that gives the same bytes
+//! each time.
 
 use std::fs;
 use std::path::{Path, PathBuf};

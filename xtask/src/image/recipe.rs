@@ -90,7 +90,8 @@ impl fmt::Display for Name {
     }
 }
 
-/// The CNI plugin, which the agent's image brings to the node. What it would need of an image it can't have there.
+/// The CNI plugin, which the agent's image brings to the node. What it would need of an image it can't have
+/// there.
 fn take_plugin(workspace: &Workspace, tree: &mut Tree) -> Result<()> {
     let plugin = workspace.plugin();
     ensure!(plugin.exists(), "{} is not built", plugin.display());

@@ -49,7 +49,8 @@ pub fn fill(tree: &mut Tree) -> Result<Config> {
     }
     applets(tree)?;
     python::library(tree, Path::new(PYTHON))?;
-    // nginx opens its log here before it reads a configuration; servers that are not root keep their files here.
+    // nginx opens its log here before it reads a configuration; servers that are not root keep their files
+    // here.
     for directory in ["var/lib/nginx", "var/log/nginx", "var/tmp"] {
         tree.directory(directory, 0o1777)?;
     }

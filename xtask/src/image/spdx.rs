@@ -81,8 +81,8 @@ fn relationship(from: &str, kind: &str, to: &str) -> Value {
     json!({ "spdxElementId": from, "relationshipType": kind, "relatedSpdxElement": to })
 }
 
-/// `SOURCE_DATE_EPOCH` if it is given, else when the checkout was committed: the time of a run has no place here.
-/// Sources without a history are of 1970, as the files of the images are.
+/// `SOURCE_DATE_EPOCH` if it is given, else when the checkout was committed: the time of a run has no place
+/// here. Sources without a history are of 1970, as the files of the images are.
 fn source_date() -> Result<Duration> {
     let seconds = match env::var("SOURCE_DATE_EPOCH") {
         Ok(seconds) => seconds,

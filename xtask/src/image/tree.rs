@@ -59,7 +59,8 @@ impl Tree {
         self.layer.link(path, target)
     }
 
-    /// Adds this machine's file `path` as it is, with the symbolic links on the way to it: `/lib` is one on Debian.
+    /// Adds this machine's file `path` as it is, with the symbolic links on the way to it: `/lib` is one on
+    /// Debian.
     pub fn take(&mut self, path: &Path) -> Result<()> {
         self.copy(path).with_context(|| format!("can't take {}", path.display()))
     }
@@ -70,8 +71,8 @@ impl Tree {
         libraries::of(path)?.iter().try_for_each(|library| self.take(library))
     }
 
-    /// Adds a program of this workspace at `at` without its debug information, and all libraries that it needs.
-    /// Symbols stay, so that a backtrace has names.
+    /// Adds a program of this workspace at `at` without its debug information, and all libraries that it
+    /// needs. Symbols stay, so that a backtrace has names.
     pub fn take_stripped(&mut self, program: &Path, at: &str) -> Result<()> {
         let directory = program.parent().context("a program is in a directory")?;
         let stripped = tempfile::Builder::new().prefix(".strip-").tempfile_in(directory)?.into_temp_path();

@@ -7,10 +7,11 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use tar::{Builder, EntryType, Header};
 
-/// Files, symbolic links and directories, all of root and of the epoch; paths are relative to the image's root.
+/// Files, symbolic links and directories, all of root and of the epoch; paths are relative to the image's
+/// root.
 ///
-/// Directories above an entry are made with mode 0755 unless they are given. A path that is given twice keeps the
-/// last entry.
+/// Directories above an entry are made with mode 0755 unless they are given. A path that is given twice keeps
+/// the last entry.
 #[derive(Debug, Clone, Default)]
 pub struct Layer {
     entries: BTreeMap<String, Entry>,

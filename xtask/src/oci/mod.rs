@@ -7,10 +7,11 @@
 //! oci::write(Path::new("target/images/thing.tar"), "nodemesh.io/thing:0.1.0", &[layer], &config)?;
 //! ```
 //!
-//! The same input gives the same bytes, and so the same digest: no clock, no user and no order of a directory gets in.
-//! `ctr -n k8s.io images import`, `docker load` (of Docker 25 and later), `kind load image-archive` and `skopeo copy
-//! oci-archive:…` take such a file. Layers are not compressed: the file goes to a container runtime on the same machine,
-//! which would have to inflate them again; a tool that pushes to a registry compresses on its own.
+//! The same input gives the same bytes, and so the same digest: no clock, no user and no order of a directory
+//! gets in. `ctr -n k8s.io images import`, `docker load` (of Docker 25 and later), `kind load image-archive`
+//! and `skopeo copy oci-archive:…` take such a file. Layers are not compressed: the file goes to a container
+//! runtime on the same machine, which would have to inflate them again; a tool that pushes to a registry
+//! compresses on its own.
 
 mod config;
 mod digest;
@@ -33,7 +34,8 @@ const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
 
-/// Writes the image `name` (with its tag: `nodemesh.io/pause:1`) to the tar file `path`, whose directory is made.
+/// Writes the image `name` (with its tag: `nodemesh.io/pause:1`) to the tar file `path`, whose directory is
+/// made.
 ///
 /// An error means that a file could not be written; `path` then has its old content or none.
 pub fn write(path: &Path, name: &str, layers: &[Layer], config: &Config) -> Result<()> {

@@ -50,7 +50,8 @@ impl BpfToolchain {
         let mut command = match self {
             Self::Debian { .. } => {
                 let mut command = Command::new(DEBIAN_CARGO);
-                // The target's linker flags are stable in nothing but nightly; a distribution's rustc is told to trust us.
+                // The target's linker flags are stable in nothing but nightly; a distribution's rustc is told
+                // to trust us.
                 command.env("RUSTC", DEBIAN_RUSTC).env("RUSTC_BOOTSTRAP", "1");
                 command.env_remove("RUSTUP_TOOLCHAIN");
                 command.args(["build"]);

@@ -1,5 +1,5 @@
-//! A yes that is used later than it was given: a program puts time between its `connect()` and its SYN, or the network
-//! between the SYN and its arrival. Meanwhile anything may happen.
+//! A yes that is used later than it was given: a program puts time between its `connect()` and its SYN, or
+//! the network between the SYN and its arrival. Meanwhile anything may happen.
 
 use mesh_api::plan::policy::{Peer, authorize};
 use mesh_common::direct::{Arrival, Choice, Filed, NO_SERVER, RouteKey, choose, leads_to};

@@ -1,8 +1,9 @@
 //! One endpoint for each client: Kubernetes' `sessionAffinity: ClientIP`.
 //!
-//! Who has no endpoint yet gets the one of the highest score among all (weighted rendezvous hashing), which is the same
-//! on every core, in both families and after a restart of the proxy, so that little is lost where nothing is
-//! remembered. Once a client has one it keeps it, whoever else comes: that alone is why there is a table.
+//! Who has no endpoint yet gets the one of the highest score among all (weighted rendezvous hashing), which
+//! is the same on every core, in both families and after a restart of the proxy, so that little is lost where
+//! nothing is remembered. Once a client has one it keeps it, whoever else comes: that alone is why there is a
+//! table.
 
 use std::collections::HashMap;
 use std::hash::Hasher;
@@ -12,8 +13,8 @@ use std::time::{Duration, Instant};
 use fnv::FnvHasher;
 use mesh_api::plan::{PortPolicy, Service, TargetKey, Workload};
 
-/// Clients that are remembered, of all pods of the node and all services; some 150 bytes each. Further ones go where
-/// their score says.
+/// Clients that are remembered, of all pods of the node and all services; some 150 bytes each. Further ones
+/// go where their score says.
 const MOST: usize = 65_536;
 
 /// Where there is no room, a new client looks for it in so many places. All of them are looked at by turns.

@@ -1,5 +1,5 @@
-//! Outlier detection on connect failures (`DestinationRule`'s `outlierDetection`), shared by the cores: it is touched
-//! when a service has the policy and when a connect fails, not otherwise.
+//! Outlier detection on connect failures (`DestinationRule`'s `outlierDetection`), shared by the cores: it is
+//! touched when a service has the policy and when a connect fails, not otherwise.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -53,7 +53,8 @@ impl<K: Hash + Eq + Clone> Health<K> {
         }
     }
 
-    /// Notes that a connect failed; answers whether the endpoint was ejected for it. `all` are the service's endpoints.
+    /// Notes that a connect failed; answers whether the endpoint was ejected for it. `all` are the service's
+    /// endpoints.
     pub fn failed(&self, key: &K, all: &[K], limits: &OutlierDetection, now: Instant) -> bool {
         let mut endpoints = self.endpoints.lock().unwrap_or_else(PoisonError::into_inner);
         let out_now = all

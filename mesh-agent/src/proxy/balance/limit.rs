@@ -1,5 +1,5 @@
-//! `connectionPool.tcp.maxConnections`: most connections of this node to one service port. Shared by the cores, and
-//! touched only where a service has the limit.
+//! `connectionPool.tcp.maxConnections`: most connections of this node to one service port. Shared by the
+//! cores, and touched only where a service has the limit.
 
 use std::collections::HashMap;
 use std::hash::Hash;

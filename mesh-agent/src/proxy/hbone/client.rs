@@ -20,7 +20,8 @@ use super::{
 };
 use crate::proxy::tls::TlsStream;
 
-/// How often a connection proves that its peer is alive, and how long it waits for the answer (wire reference 6.5).
+/// How often a connection proves that its peer is alive, and how long it waits for the answer (docs/wire.md,
+/// Keep-alive).
 const PING_EVERY: Duration = Duration::from_secs(10);
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
 

@@ -65,8 +65,8 @@ impl Server {
         Ok(Self { tls, connection })
     }
 
-    /// Serves the connection: each request gets a task of its own from `handle`. Once `drain` is over no new streams are
-    /// taken and the connection ends with the last one.
+    /// Serves the connection: each request gets a task of its own from `handle`. Once `drain` is over no new
+    /// streams are taken and the connection ends with the last one.
     pub async fn serve<F>(
         mut self,
         drain: impl Future<Output = ()>,

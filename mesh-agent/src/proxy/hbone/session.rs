@@ -1,5 +1,5 @@
-//! An HTTP/2 connection and the TLS session below it, driven together: what all streams wrote in one wakeup goes out
-//! in one system call.
+//! An HTTP/2 connection and the TLS session below it, driven together: what all streams wrote in one wakeup
+//! goes out in one system call.
 
 use std::cell::RefCell;
 use std::future::Future;
@@ -28,8 +28,8 @@ impl<C: Records> SharedTls<C> {
 
     /// Polls `work`, which reads and writes the session, and then sends what it wrote.
     ///
-    /// `work` runs behind every task that was ready before it, since a task that writes to a stream wakes it and the
-    /// runtime's queue is first in, first out. So one flush serves them all.
+    /// `work` runs behind every task that was ready before it, since a task that writes to a stream wakes it
+    /// and the runtime's queue is first in, first out. So one flush serves them all.
     pub(super) fn poll_then_send<T>(
         &self,
         context: &mut Context<'_>,

@@ -57,8 +57,8 @@ impl Drop for Connection {
 }
 
 impl Connection {
-    /// Starts a task that drives a TLS session; `ended` runs when the connection is over. What its streams may hold is
-    /// taken from `budget`.
+    /// Starts a task that drives a TLS session; `ended` runs when the connection is over. What its streams
+    /// may hold is taken from `budget`.
     pub fn start(
         tls: TlsStream<UnbufferedClientConnection>,
         budget: &Rc<Budget>,
@@ -93,8 +93,8 @@ impl Connection {
     /// Opens a stream and waits for the destination's answer. What `application` has written already, if it
     /// is connected, goes along, and stays in its socket until the stream is open.
     ///
-    /// `exposed` is whether the application at the other end may have got those bytes, as long as it is not known what
-    /// became of the stream: then nobody may send them again.
+    /// `exposed` is whether the application at the other end may have got those bytes, as long as it is not
+    /// known what became of the stream: then nobody may send them again.
     pub async fn open(
         &self,
         mut open: Open,
@@ -156,8 +156,9 @@ impl Connection {
     }
 }
 
-/// A stream that waits for its answer. If nobody waits for it any more and nothing at all was heard meanwhile, the
-/// connection is not to be trusted: new streams go to another one. If it lives, what is open on it goes on.
+/// A stream that waits for its answer. If nobody waits for it any more and nothing at all was heard
+/// meanwhile, the connection is not to be trusted: new streams go to another one. If it lives, what is open
+/// on it goes on.
 struct Unanswered<'a> {
     link: &'a Link,
     heard: u32,

@@ -1,8 +1,8 @@
 //! The task that receives and sends for all streams of a connection.
 //!
-//! What arrives is decrypted in place and written to the applications' sockets straight away. What the streams' tasks
-//! have gathered goes out in one system call: a task that adds something wakes the driver, which so runs behind every
-//! task that was ready before it.
+//! What arrives is decrypted in place and written to the applications' sockets straight away. What the
+//! streams' tasks have gathered goes out in one system call: a task that adds something wakes the driver,
+//! which so runs behind every task that was ready before it.
 
 use std::future::poll_fn;
 use std::io;
@@ -23,8 +23,8 @@ use super::{EARLY, MAX_PEER_STREAMS, Request, price};
 use crate::proxy::tls::{Records, TlsStream, scratch};
 use crate::sys;
 
-/// A connection on which nothing was heard for this long is asked whether it is alive, and is given as long again to
-/// answer.
+/// A connection on which nothing was heard for this long is asked whether it is alive, and is given as long
+/// again to answer.
 const PING_EVERY: Duration = Duration::from_secs(10);
 
 /// Pieces that are received before others get their turn; each is as much as a buffer holds.
@@ -162,7 +162,7 @@ impl<C: Records> Driver<C> {
         Ok(())
     }
 
-    /// Receives for one turn. Answers whether the peer has said goodbye.
+    /// Receives for one turn. Returns whether the peer has said goodbye.
     fn receive(&mut self, context: &mut Context<'_>, opened: &mut impl FnMut(Request)) -> Result<bool, Over> {
         let Self { tls, receiver } = self;
         receiver.turn = Turn::default();
@@ -220,8 +220,8 @@ impl<C: Records> Driver<C> {
         }
     }
 
-    /// Takes what still comes until the peer has closed, too: a socket that is closed with something unread in it is
-    /// reset, and what is on its way to the peer is lost. It is not even decrypted.
+    /// Takes what still comes until the peer has closed, too: a socket that is closed with something unread
+    /// in it is reset, and what is on its way to the peer is lost. It is not even decrypted.
     async fn hear_out(&mut self) {
         let (tcp, mut left) = (self.tls.tcp(), MOST_HEARD_OUT);
         let mut unheard = scratch::take_room();
@@ -296,7 +296,8 @@ impl Receiver {
         }
     }
 
-    /// A stream that was opened; none if it is over by now, and then what still comes for it is of no interest.
+    /// A stream that was opened; none if it is over by now, and then what still comes for it is of no
+    /// interest.
     fn stream(&self, id: u32) -> Result<Option<Rc<Stream>>, Over> {
         if id > self.link.last_stream.get() {
             return Err(Over::WrongStream(id));

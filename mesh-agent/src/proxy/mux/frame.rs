@@ -1,8 +1,10 @@
-//! The frames of the mesh's own protocol, version 1 (`docs/protocol.md`): pure functions of bytes, without I/O.
+//! The frames of the mesh's own protocol, version 1 (`docs/protocol.md`): pure functions of bytes, without
+//! I/O.
 //!
-//! A frame is a header of 8 bytes (kind, length of the payload in 24 bits, stream in 32, big-endian) and its payload.
-//! [`Decoder`] takes bytes as they come, in any pieces. It holds at most one frame that is not DATA, and so never more
-//! than [`MAX_CONTROL`] bytes and a header; DATA is handed on piece by piece, from where it lies.
+//! A frame is a header of 8 bytes (kind, length of the payload in 24 bits, stream in 32, big-endian) and its
+//! payload. [`Decoder`] takes bytes as they come, in any pieces. It holds at most one frame that is not DATA,
+//! and so never more than [`MAX_CONTROL`] bytes and a header; DATA is handed on piece by piece, from where it
+//! lies.
 
 use super::open::Open;
 

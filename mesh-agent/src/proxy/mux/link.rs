@@ -21,7 +21,8 @@ use super::window::Budget;
 use super::{EARLY, TURN, price};
 use crate::proxy::tls::scratch;
 
-/// Most bytes of data that gather for one sending: one stream's turn, or several that do less, with their headers.
+/// Most bytes of data that gather for one sending: one stream's turn, or several that do less, with their
+/// headers.
 const MOST_GATHERED: usize = TURN + 512;
 
 /// Less room than this is not worth a read.
@@ -83,7 +84,8 @@ impl Link {
         })
     }
 
-    /// The driver is the task of `context`, and runs now: what gathers until [`Self::driven`] it sends anyway.
+    /// The driver is the task of `context`, and runs now: what gathers until [`Self::driven`] it sends
+    /// anyway.
     pub fn drive(&self, context: &Context<'_>) {
         self.driver_woken.set(true);
         let mut driver = self.driver.borrow_mut();
@@ -157,8 +159,8 @@ impl Link {
         self.waiting.borrow_mut().drain(..).for_each(|stream| stream.there_is_room());
     }
 
-    /// Reads from `socket` straight behind the header of a DATA frame, at most `limit` bytes. The first `skip` of them
-    /// were sent before. A stream that finds no room is woken when there is some.
+    /// Reads from `socket` straight behind the header of a DATA frame, at most `limit` bytes. The first
+    /// `skip` of them were sent before. A stream that finds no room is woken when there is some.
     pub fn poll_gather(
         &self,
         stream: &Rc<Stream>,
@@ -259,8 +261,8 @@ impl Link {
         left.inspect(|left| self.overdue.set(*left)).is_some()
     }
 
-    /// Whether nobody needs the connection any more: without streams, a client's when no handle is left, a server's when
-    /// it takes no new ones.
+    /// Whether nobody needs the connection any more: without streams, a client's when no handle is left, a
+    /// server's when it takes no new ones.
     pub fn is_done(&self, side: Side) -> bool {
         let wanted = match side {
             Side::Client => self.handles.get() > 0 && !self.closing.get(),

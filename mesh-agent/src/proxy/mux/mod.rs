@@ -1,10 +1,10 @@
-//! The mesh's own protocol between nodes (`docs/protocol.md`): many streams on one TLS connection, with a few bytes of
-//! header. Chosen by ALPN; other peers get HBONE.
+//! The mesh's own protocol between nodes (`docs/protocol.md`): many streams on one TLS connection, with a few
+//! bytes of header. Chosen by ALPN; other peers get HBONE.
 //!
-//! Reading order: [`frame`] and [`open`] (bytes, without I/O), `link` (what the streams of a connection share),
-//! `stream` (one of them), `window` (how much its peer may send),
-//! `price` (and how much beside data), `driver` (the task that receives and sends for all of them), [`Connection`] and [`Server`]
-//! (the two ends). `relay::mesh` joins a stream with an application's socket.
+//! Reading order: [`frame`] and [`open`] (bytes, without I/O), `link` (what the streams of a connection
+//! share), `stream` (one of them), `window` (how much its peer may send), `price` (and how much beside data),
+//! `driver` (the task that receives and sends for all of them), [`Connection`] and [`Server`] (the two ends).
+//! `relay::mesh` joins a stream with an application's socket.
 
 mod client;
 mod driver;
@@ -32,13 +32,14 @@ const EARLY: usize = 16 * 1024;
 
 /// Most bytes that a stream sends in one turn: bounds how long it keeps the others of its core waiting.
 ///
-/// Encrypted they are two packets as the kernel hands them to a device (64 KiB with all headers, in whole segments,
-/// whatever usual size those have). A little more would be a third, small one, and that costs what a large one does.
+/// Encrypted they are two packets as the kernel hands them to a device (64 KiB with all headers, in whole
+/// segments, whatever usual size those have). A little more would be a third, small one, and that costs what
+/// a large one does.
 pub(in crate::proxy) const TURN: usize = 120 * 1024;
 
 /// Streams that a client of ours puts on one connection.
 const MAX_STREAMS: usize = 256;
 
-/// Streams that a server of ours lets a peer have on one connection. More than our clients use, since a stream may be
-/// over for the client before it is for the server.
+/// Streams that a server of ours lets a peer have on one connection. More than our clients use, since a
+/// stream may be over for the client before it is for the server.
 const MAX_PEER_STREAMS: usize = 512;

@@ -1,13 +1,14 @@
 //! What a frame costs its sender and gives its receiver, as [`mesh_calm::price`] has it for HTTP/2.
 //!
-//! Data costs nothing. What comes for it (CREDIT) is paid by what was sent, what ends a stream by its having been opened
-//! and answered. Time pays for the rest.
+//! Data costs nothing. What comes for it (CREDIT) is paid by what was sent, what ends a stream by its having
+//! been opened and answered. Time pays for the rest.
 
 use mesh_calm::Patience;
 
 use super::frame::{Frame, Skipped};
 
-/// What a connection begins with and has at most: some hundred streams that are given up before they are answered.
+/// What a connection begins with and has at most: some hundred streams that are given up before they are
+/// answered.
 const MOST: u32 = 4000;
 
 /// What each second gives.

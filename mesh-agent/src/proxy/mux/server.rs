@@ -34,8 +34,8 @@ impl Server {
         Self { tls, budget: Rc::clone(budget) }
     }
 
-    /// Serves the connection: each request gets a task of its own from `handle`. Once `drain` is over no new streams are
-    /// taken and the connection ends with the last one.
+    /// Serves the connection: each request gets a task of its own from `handle`. Once `drain` is over no new
+    /// streams are taken and the connection ends with the last one.
     pub async fn serve<F>(
         self,
         drain: impl Future<Output = ()>,
@@ -66,8 +66,8 @@ impl Server {
 }
 
 impl Request {
-    /// Accepts: from here on the stream carries the raw bytes. An error if it is over by now; the application is not to
-    /// see anything of it, then.
+    /// Accepts: from here on the stream carries the raw bytes. An error if it is over by now; the application
+    /// is not to see anything of it, then.
     pub fn accept(self) -> Result<Tunnel, Broken> {
         self.tunnel.accept()?;
         Ok(self.tunnel)

@@ -26,8 +26,8 @@ pub enum Broken {
     Socket(io::ErrorKind),
     /// The peer reset it.
     Reset(Reason),
-    /// The peer has closed the connection, or its end of it is gone. What it did not answer its application never got,
-    /// since an answer is on its way before that.
+    /// The peer has closed the connection, or its end of it is gone. What it did not answer its application
+    /// never got, since an answer is on its way before that.
     Gone(Rc<str>),
     /// The connection is lost, with what was on its way.
     Lost(Rc<str>),
@@ -78,8 +78,8 @@ pub(super) struct Stream {
     peer_ended: Cell<bool>,
     /// Whether it is among those that wait for the connection to send.
     pub waits_for_room: Cell<bool>,
-    /// Whether the peer's kernel, or ours, has the answer to the peer's OPEN. Until then the application gets nothing, so
-    /// that a peer without an answer may try again.
+    /// Whether the peer's kernel, or ours, has the answer to the peer's OPEN. Until then the application gets
+    /// nothing, so that a peer without an answer may try again.
     pub announced: Cell<bool>,
     /// The application, once it is there.
     application: RefCell<Option<Application>>,
@@ -238,8 +238,8 @@ impl Stream {
     }
 }
 
-/// A stream that is open, in the hands of the task that it belongs to. Dropping it before both directions have ended
-/// resets it.
+/// A stream that is open, in the hands of the task that it belongs to. Dropping it before both directions
+/// have ended resets it.
 pub struct Tunnel {
     pub(super) stream: Rc<Stream>,
     pub(super) link: Rc<Link>,
@@ -255,8 +255,8 @@ impl Tunnel {
         Self { stream, link, early: 0, sent_end: false, finished: false, reason: Reason::Broken }
     }
 
-    /// Tells the opener that its stream is open. An error if it is over already: then the application must not see
-    /// anything of it, since the opener may try again.
+    /// Tells the opener that its stream is open. An error if it is over already: then the application must
+    /// not see anything of it, since the opener may try again.
     pub(super) fn accept(&self) -> Result<(), Broken> {
         if let Some(broken) = &*self.stream.broken.borrow() {
             return Err(broken.clone());
@@ -314,8 +314,8 @@ impl Tunnel {
         self.stream.broken.borrow().clone()
     }
 
-    /// Writes what the application did not take before. Ready when the peer has ended and everything is written; the
-    /// application has been told so, then.
+    /// Writes what the application did not take before. Ready when the peer has ended and everything is
+    /// written; the application has been told so, then.
     pub(in crate::proxy) fn poll_deliver(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let stream = &self.stream;
         if !stream.announced.get() {
@@ -338,13 +338,15 @@ impl Tunnel {
         if !stream.peer_ended.get() {
             return Poll::Pending;
         }
-        // Closes the socket's writing side. The application may have closed already; then there is nobody to tell.
+        // Closes the socket's writing side. The application may have closed already; then there is nobody to
+        // tell.
         drop(stream.application.take());
         Poll::Ready(Ok(()))
     }
 
-    /// Reads from the application's socket what the stream has credit for, and sends it. Ready with the number of bytes,
-    /// none of them when the application has sent its last one, which the peer has been told then.
+    /// Reads from the application's socket what the stream has credit for, and sends it. Ready with the
+    /// number of bytes, none of them when the application has sent its last one, which the peer has been told
+    /// then.
     ///
     /// At most `most` bytes, so that no stream keeps the others waiting.
     pub(in crate::proxy) fn poll_forward(
@@ -371,8 +373,8 @@ impl Tunnel {
         Poll::Ready(Ok(read))
     }
 
-    /// Sends what the application has written already, which stays in its socket until the stream is accepted: so a
-    /// refusal does not lose it. Ready when that was done.
+    /// Sends what the application has written already, which stays in its socket until the stream is
+    /// accepted: so a refusal does not lose it. Ready when that was done.
     pub(super) fn poll_send_early(&mut self, socket: &TcpStream, context: &mut Context<'_>) -> Poll<()> {
         let peeked = ready!(self.link.poll_peek(self.stream.id, socket, EARLY, context)).unwrap_or_default();
         self.early = peeked;

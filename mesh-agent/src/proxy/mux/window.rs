@@ -1,10 +1,10 @@
 //! What a stream's peer may send: credit, and how much of it there is at most.
 //!
-//! A window begins small and doubles as long as the application takes what comes, and that quickly; beyond what a near
-//! peer needs, only while it is credit that the peer waits for. So a stream gets what the product of bandwidth and delay
-//! asks for (as TCP's receive buffer does) and not more, and a stopped reader holds little. What
-//! goes beyond the least is taken from a [`Budget`], which the streams of a pod share: so a pod whose readers all stop
-//! makes its node hold that much and no more.
+//! A window begins small and doubles as long as the application takes what comes, and that quickly; beyond
+//! what a near peer needs, only while it is credit that the peer waits for. So a stream gets what the product
+//! of bandwidth and delay asks for (as TCP's receive buffer does) and not more, and a stopped reader holds
+//! little. What goes beyond the least is taken from a [`Budget`], which the streams of a pod share: so a pod
+//! whose readers all stop makes its node hold that much and no more.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -17,7 +17,8 @@ use crate::telemetry::WorkerMetrics;
 /// With which a stream begins, where the budget allows.
 const FIRST: usize = 64 * 1024;
 
-/// As much as a stream needs whose other end is near: what is more only waits in queues, and makes others wait there.
+/// As much as a stream needs whose other end is near: what is more only waits in queues, and makes others
+/// wait there.
 const NEAR: usize = 768 * 1024;
 
 /// Most of it.
@@ -87,15 +88,15 @@ impl Window {
         self.size as u32
     }
 
-    /// The stream is accepted. Answers the credit to give for that, which is never nothing: a byte, where the budget has
-    /// no more.
+    /// The stream is accepted. Returns the credit to give for that, which is never nothing: a byte, where the
+    /// budget has no more.
     pub fn open_wide(&mut self) -> u32 {
         self.widen(FIRST);
         let more = (self.size - EARLY).max(1);
         self.grant(more)
     }
 
-    /// So many bytes arrived. Answers whether they were allowed.
+    /// So many bytes arrived. Returns whether they were allowed.
     pub fn receive(&mut self, bytes: usize) -> bool {
         let left = self.granted.checked_sub(bytes);
         left.inspect(|left| self.granted = *left).is_some()
@@ -106,8 +107,8 @@ impl Window {
         self.granted
     }
 
-    /// The application took so many bytes. Answers what credit to give for it now: a quarter of the window at a time, so
-    /// that it costs few frames, and as much again while the window grows.
+    /// The application took so many bytes. Returns what credit to give for it now: a quarter of the window at
+    /// a time, so that it costs few frames, and as much again while the window grows.
     pub fn taken(&mut self, bytes: usize, round_trip: Duration) -> Option<u32> {
         self.due += bytes;
         if self.due < self.size / 4 {
@@ -115,7 +116,8 @@ impl Window {
         }
         let before = self.size;
         let took = self.given.elapsed();
-        // Four quarters take a stream that waits for credit one round trip; some more allows for a late measurement.
+        // Four quarters take a stream that waits for credit one round trip; some more allows for a late
+        // measurement.
         let most = if took * 3 < round_trip { MOST } else { NEAR };
         if took < QUICK {
             self.widen((self.size * 2).min(most));

@@ -31,7 +31,8 @@ thread_local! {
     static ARENA_OF_CORE: RefCell<BytesMut> = RefCell::new(BytesMut::with_capacity(ARENA));
 }
 
-/// Relays until both directions are closed. On an error, and when it is dropped before the end, both ends are reset.
+/// Relays until both directions are closed. On an error, and when it is dropped before the end, both ends are
+/// reset.
 pub async fn relay(
     socket: TcpStream,
     tunnel: &mut Tunnel,
@@ -119,8 +120,8 @@ async fn credit(stream: &mut SendStream<Bytes>) -> io::Result<usize> {
 
 /// Reads at most `limit` bytes; none at the end.
 ///
-/// Through `poll_read` and not `try_read`: after a short read it knows that there is nothing more, which saves the
-/// system call that would say so.
+/// Through `poll_read` and not `try_read`: after a short read it knows that there is nothing more, which
+/// saves the system call that would say so.
 fn poll_read(socket: &mut ReadHalf<'_>, limit: usize, context: &mut Context<'_>) -> Poll<io::Result<Bytes>> {
     ARENA_OF_CORE.with_borrow_mut(|arena| {
         if arena.capacity() < CHUNK {
@@ -138,8 +139,8 @@ fn poll_read(socket: &mut ReadHalf<'_>, limit: usize, context: &mut Context<'_>)
     })
 }
 
-/// From the stream to the socket. Credit is given back only for what the socket took, so a reader that stops makes
-/// the node hold one stream window and no more.
+/// From the stream to the socket. Credit is given back only for what the socket took, so a reader that stops
+/// makes the node hold one stream window and no more.
 async fn incoming(
     stream: &mut RecvStream,
     socket: &TcpStream,
@@ -173,7 +174,8 @@ async fn incoming(
                     give_back(stream, written, meter, ends)?;
                     backlog.advance(written);
                 }
-                // Small frames are gathered here, where they cost their length, instead of in the HTTP/2 queue.
+                // Small frames are gathered here, where they cost their length, instead of in the HTTP/2
+                // queue.
                 chunk = stream.data(), if !ended => match chunk {
                     Some(chunk) => {
                         backlog.extend_from_slice(&chunk.map_err(|error| (ends.stream)(stream_error(&error)))?);

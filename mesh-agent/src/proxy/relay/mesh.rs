@@ -1,5 +1,5 @@
-//! Between a socket and a stream of the mesh's own protocol. The way from the stream to the socket is the driver's
-//! (`mux`); this task only helps where the application is slower, and carries the other way.
+//! Between a socket and a stream of the mesh's own protocol. The way from the stream to the socket is the
+//! driver's (`mux`); this task only helps where the application is slower, and carries the other way.
 
 use std::future::{Future, poll_fn};
 use std::io;
@@ -17,8 +17,8 @@ use crate::proxy::mux::{Broken, TURN, Tunnel};
 /// How often a socket is looked after that nobody reads.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// Relays until both directions are closed. On an error, and when it is dropped before the end, the socket is reset; the
-/// tunnel is reset when it is dropped.
+/// Relays until both directions are closed. On an error, and when it is dropped before the end, the socket is
+/// reset; the tunnel is reset when it is dropped.
 pub async fn relay(
     socket: TcpStream,
     tunnel: &mut Tunnel,

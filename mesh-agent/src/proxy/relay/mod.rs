@@ -1,5 +1,5 @@
-//! Moving bytes between two ends of a connection, faithfully: half-close stays half-close, a reset stays a reset, and
-//! a slow reader slows its writer down.
+//! Moving bytes between two ends of a connection, faithfully: half-close stays half-close, a reset stays a
+//! reset, and a slow reader slows its writer down.
 
 mod hbone;
 mod mesh;
@@ -20,8 +20,8 @@ pub use plain::relay as relay_plain;
 
 use crate::telemetry::{Ended, Traffic};
 
-/// Bytes moved so far, seen from the proxy: read from the connection that it accepted, and written to it. A clone counts
-/// to the same.
+/// Bytes moved so far, seen from the proxy: read from the connection that it accepted, and written to it. A
+/// clone counts to the same.
 #[derive(Clone, Debug, Default)]
 pub struct Meter(Rc<Counts>);
 
@@ -44,7 +44,8 @@ pub(super) enum Way {
 }
 
 impl Meter {
-    /// Adds bytes to these counts too, as they are moved: a connection that stays open for days is seen all the while.
+    /// Adds bytes to these counts too, as they are moved: a connection that stays open for days is seen all
+    /// the while.
     pub fn report_to(&self, traffic: Arc<Traffic>) {
         // Set once, when the connection opens; nothing was moved before.
         let _first = self.0.traffic.set(traffic);
@@ -55,8 +56,8 @@ impl Meter {
         (self.0.from_client.get(), self.0.to_client.get())
     }
 
-    /// From now on it is noted when bytes move. That costs a look at the clock each time, so it is done only where a
-    /// silence is to be noticed.
+    /// From now on it is noted when bytes move. That costs a look at the clock each time, so it is done only
+    /// where a silence is to be noticed.
     pub fn note_time(&self) {
         self.0.moved.set(Some(Instant::now()));
     }
@@ -136,8 +137,8 @@ pub fn reset_on_drop(socket: &impl AsFd) {
     let _fin_instead = socket2::SockRef::from(socket).set_linger(Some(std::time::Duration::ZERO));
 }
 
-/// Makes the kernel end the connection as usual when the socket is dropped. Without that a proxy that dies resets the
-/// connections that it carries, so that nobody takes half of what was sent for all of it.
+/// Makes the kernel end the connection as usual when the socket is dropped. Without that a proxy that dies
+/// resets the connections that it carries, so that nobody takes half of what was sent for all of it.
 pub(super) fn close_in_order(socket: &impl AsFd) {
     // On failure the other end may lose what it has not read yet, and sees a reset.
     let _reset_instead = socket2::SockRef::from(socket).set_linger(None);

@@ -14,12 +14,14 @@ use super::{Error, Meter, Way, close_in_order, reset_on_drop};
 const CHUNK: usize = 128 * 1024;
 
 thread_local! {
-    /// The core's scratch buffer: a direction holds bytes of its own only while its reader is slower than its writer.
+    /// The core's scratch buffer: a direction holds bytes of its own only while its reader is slower than its
+    /// writer.
     static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; CHUNK].into_boxed_slice());
 }
 
-/// Relays until both directions are closed, urgent bytes as such. On an error both ends are reset; when it is dropped
-/// before the end what was set before counts, which is a reset for all that the proxy accepts and opens.
+/// Relays until both directions are closed, urgent bytes as such. On an error both ends are reset; when it is
+/// dropped before the end what was set before counts, which is a reset for all that the proxy accepts and
+/// opens.
 pub async fn relay(client: TcpStream, server: TcpStream, meter: &Meter) -> Result<(), Error> {
     // In a box: most connections are not relayed like this, and their tasks are to be no larger for it.
     Box::pin(relay_between(client, server, meter)).await
@@ -191,7 +193,8 @@ mod tests {
             let [client, server] = ends().await;
             SockRef::from(&server).set_out_of_band_inline(true).unwrap();
             let much = vec![7; 5 * CHUNK];
-            // TCP has one mark at a time: where a second comes before the first was reached, there is no first any more.
+            // TCP has one mark at a time: where a second comes before the first was reached, there is no
+            // first any more.
             let reached = Notify::new();
             let speaks = async {
                 say(&client, &much, SendFlags::empty()).await;

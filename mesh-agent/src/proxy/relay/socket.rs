@@ -1,8 +1,8 @@
 //! A socket between whose bytes urgent ones are found, at no cost where there are none.
 //!
 //! The data path's sockets have urgent bytes in line (`SO_OOBINLINE`), and a read ends before one (kernel:
-//! `tcp_recvmsg_locked`). So it is enough to know when the next read may begin with one. Readiness says so (`EPOLLPRI`),
-//! which tokio's own sockets do not ask for.
+//! `tcp_recvmsg_locked`). So it is enough to know when the next read may begin with one. Readiness says so
+//! (`EPOLLPRI`), which tokio's own sockets do not ask for.
 
 use std::cell::Cell;
 use std::io::{self, Read, Write};
@@ -36,8 +36,8 @@ impl Socket {
         Ok(Self { socket: with_urgent(socket.into_std()?)?, drained: Cell::new(true) })
     }
 
-    /// Reads what there is: urgent bytes each by itself, and nothing at the end. After a short read it knows that there is
-    /// nothing more, which saves the system call that would say so.
+    /// Reads what there is: urgent bytes each by itself, and nothing at the end. After a short read it knows
+    /// that there is nothing more, which saves the system call that would say so.
     pub fn poll_read(&self, context: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<(usize, Kind)>> {
         loop {
             let mut ready = ready!(self.socket.poll_read_ready(context))?;
@@ -66,15 +66,15 @@ impl Socket {
         }
     }
 
-    /// What the next read begins with. What came after the last look at readiness is not in it, and may be next where that
-    /// read left something behind: then the kernel is asked.
+    /// What the next read begins with. What came after the last look at readiness is not in it, and may be
+    /// next where that read left something behind: then the kernel is asked.
     fn next(&self, pending: bool) -> io::Result<Kind> {
         let ask = pending || !self.drained.get();
         Ok(if ask && is_at_mark(self.socket.get_ref())? { Kind::Urgent } else { Kind::Ordinary })
     }
 
-    /// Whether there is an urgent byte, maybe further on. (Also once the other end is done, which has no readiness of its
-    /// own: then there is little left to read.)
+    /// Whether there is an urgent byte, maybe further on. (Also once the other end is done, which has no
+    /// readiness of its own: then there is little left to read.)
     fn is_urgent_pending(&self) -> bool {
         self.socket.try_io(Interest::PRIORITY, |_| Ok(())).is_ok()
     }
@@ -108,7 +108,8 @@ impl Socket {
         Ok(())
     }
 
-    /// Says that nothing more is written. The other end may have closed already; then there is nobody to tell.
+    /// Says that nothing more is written. The other end may have closed already; then there is nobody to
+    /// tell.
     pub fn finish(&self) {
         let _closed_already = self.socket.get_ref().shutdown(Shutdown::Write);
     }

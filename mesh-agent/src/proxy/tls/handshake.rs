@@ -18,8 +18,8 @@ use crate::proxy::relay::close_in_order;
 /// A peer that takes longer than this has gone away or wants to hold resources.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Most bytes of a handshake that are kept for a peer: a post-quantum hello and a chain of several certificates fit
-/// many times over.
+/// Most bytes of a handshake that are kept for a peer: a post-quantum hello and a chain of several
+/// certificates fit many times over.
 const MOST_BYTES: usize = 32 * 1024;
 
 /// A peer that was refused gets so long to read why, and may send so much more meanwhile.
@@ -46,8 +46,8 @@ pub enum Error {
     TooLarge,
 }
 
-/// Opens a TLS session as client. The server's name is not sent (the identity is checked by the caller), so any
-/// address does as the name.
+/// Opens a TLS session as client. The server's name is not sent (the identity is checked by the caller), so
+/// any address does as the name.
 pub async fn connect(
     tcp: TcpStream,
     config: Arc<rustls::ClientConfig>,
@@ -165,9 +165,9 @@ impl<C: Records> Handshake<C> {
         let _unheard = tokio::time::timeout(TIME_TO_READ, self.part()).await;
     }
 
-    /// Closes so that the alert arrives. What is accepted in pods is reset when it is closed, and so is any connection of
-    /// which something was not read; to a peer that is still writing (in TLS 1.3 a client is done before it is refused)
-    /// a reset says that the network failed, and not that its certificate did.
+    /// Closes so that the alert arrives. What is accepted in pods is reset when it is closed, and so is any
+    /// connection of which something was not read; to a peer that is still writing (in TLS 1.3 a client is
+    /// done before it is refused) a reset says that the network failed, and not that its certificate did.
     async fn part(&mut self) -> io::Result<()> {
         close_in_order(&self.tcp);
         self.tcp.shutdown().await?;

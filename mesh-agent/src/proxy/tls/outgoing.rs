@@ -2,8 +2,8 @@
 
 use super::scratch;
 
-/// A buffer that is written behind and sent from the front, borrowed from the core while there is something in it. It is
-/// not cleared in between: that would cost as much as a tenth of the encryption.
+/// A buffer that is written behind and sent from the front, borrowed from the core while there is something
+/// in it. It is not cleared in between: that would cost as much as a tenth of the encryption.
 #[derive(Default)]
 pub(super) struct Outgoing {
     buffer: Vec<u8>,

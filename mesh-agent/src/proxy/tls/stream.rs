@@ -13,18 +13,19 @@ use super::outgoing::Outgoing;
 use super::records::{Records, append};
 use super::scratch;
 
-/// Unsent bytes from which on a writer has to wait until they are sent: less than a stream's turn, which so goes out by
-/// itself, in packets that are full.
+/// Unsent bytes from which on a writer has to wait until they are sent: less than a stream's turn, which so
+/// goes out by itself, in packets that are full.
 const HIGH_WATER: usize = 96 * 1024;
 
-/// Bytes that rustls is shown at a time: the largest record (RFC 8446, section 5.2). It would go through all that there are
-/// and look up only where there is data among them.
+/// Bytes that rustls is shown at a time: the largest record (RFC 8446, section 5.2). It would go through all
+/// that there are and look up only where there is data among them.
 const SHOWN: usize = 5 + 16 * 1024 + 256;
 
 /// Records that are opened before others get their turn. Full ones fill all buffers long before.
 const RECORDS: usize = 32;
 
-/// A piece at least this long is encrypted from where it lies; shorter ones are gathered into one record first.
+/// A piece at least this long is encrypted from where it lies; shorter ones are gathered into one record
+/// first.
 const GATHER_BELOW: usize = 8 * 1024;
 
 /// A TLS session over TCP.
@@ -48,7 +49,8 @@ pub struct TlsStream<C> {
     said_goodbye: bool,
 }
 
-/// Bytes received beyond those that carried data: empty records, key updates and other messages after the handshake.
+/// Bytes received beyond those that carried data: empty records, key updates and other messages after the
+/// handshake.
 #[derive(Default)]
 struct Barren(usize);
 
@@ -110,9 +112,10 @@ impl<C: Records> TlsStream<C> {
         self.seal(bytes)
     }
 
-    /// Hands what was received to `take`, from where it was decrypted: what is there already, and once what can be
-    /// received. `take` returns how much it took; when that is not all, or after some records, the rest is left for the
-    /// next call, of which nobody will be woken. Ready with false when the peer has said goodbye.
+    /// Hands what was received to `take`, from where it was decrypted: what is there already, and once what
+    /// can be received. `take` returns how much it took; when that is not all, or after some records, the
+    /// rest is left for the next call, of which nobody will be woken. Ready with false when the peer has said
+    /// goodbye.
     pub fn poll_read_in_place<E: From<io::Error>>(
         &mut self,
         context: &mut Context<'_>,
@@ -153,7 +156,8 @@ impl<C: Records> TlsStream<C> {
         Ok(())
     }
 
-    /// Whether there is something to read that nobody will be woken for: it was decrypted to let a write pass.
+    /// Whether there is something to read that nobody will be woken for: it was decrypted to let a write
+    /// pass.
     pub fn has_plaintext(&self) -> bool {
         !self.plaintext.is_empty() || self.peer_closed
     }
@@ -225,7 +229,8 @@ impl<C: Records> TlsStream<C> {
         }
     }
 
-    /// Tells the peer that nothing more comes, so that it can tell the end from a cut (RFC 8446, section 6.1).
+    /// Tells the peer that nothing more comes, so that it can tell the end from a cut (RFC 8446, section
+    /// 6.1).
     fn say_goodbye(&mut self) -> io::Result<()> {
         self.write_traffic(|traffic, outgoing| {
             /// An alert record with its overhead, with room to spare.
@@ -312,8 +317,8 @@ impl<C: Records> TlsStream<C> {
 
     /// Receives more; ready with false at the end of the connection.
     ///
-    /// Through `poll_read` and not `try_read`: after a short read it knows that there is nothing more, which saves the
-    /// system call that would say so.
+    /// Through `poll_read` and not `try_read`: after a short read it knows that there is nothing more, which
+    /// saves the system call that would say so.
     fn poll_receive(&mut self, context: &mut Context<'_>) -> Poll<io::Result<bool>> {
         self.make_room();
         let mut room = ReadBuf::new(&mut self.incoming[self.end..]);
@@ -452,8 +457,8 @@ impl<C: Records> AsyncWrite for TlsStream<C> {
         true
     }
 
-    /// Ready at once: sending is [`TlsStream::poll_send`]'s, so that a caller that flushes after every frame does not
-    /// cost a system call each time.
+    /// Ready at once: sending is [`TlsStream::poll_send`]'s, so that a caller that flushes after every frame
+    /// does not cost a system call each time.
     fn poll_flush(self: Pin<&mut Self>, _context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
     }
@@ -482,7 +487,8 @@ mod tests {
     use crate::proxy::fixture::configs;
     use crate::proxy::tls;
 
-    /// A client that updates its keys `updates` times for each byte of data, until it is cut off or has done so `times`.
+    /// A client that updates its keys `updates` times for each byte of data, until it is cut off or has done
+    /// so `times`.
     fn update_keys(address: std::net::SocketAddr, updates: usize, times: usize) -> io::Result<()> {
         let name = "0.0.0.0".try_into().unwrap();
         let mut session = rustls::ClientConnection::new(Arc::clone(&configs().0), name).unwrap();

@@ -72,7 +72,8 @@ pub(super) fn decide_for_pods(ebpf: &mut Ebpf) -> Result<(), Error> {
     inbound.set(0, &program, 0).map_err(map_error(INBOUND))
 }
 
-/// Has connections that arrive at a pod decided about, by what says which pod it is, in place of a predecessor's.
+/// Has connections that arrive at a pod decided about, by what says which pod it is, in place of a
+/// predecessor's.
 pub(super) fn attach_to_pod(ebpf: &Ebpf, netns: &Netns, pin: &Path) -> Result<(), Error> {
     let failed = |error| Error::Path { path: pin.into(), error };
     let gate = load_gate(ebpf, netns.cookie())?;
@@ -109,7 +110,8 @@ pub(super) fn detach(pin: &Path) -> Result<(), Error> {
     }
 }
 
-/// Removes everything that an agent pinned below `root`: its programs are detached, pods talk as without a mesh.
+/// Removes everything that an agent pinned below `root`: its programs are detached, pods talk as without a
+/// mesh.
 pub fn unpin_all(root: &Path) -> io::Result<()> {
     // Before the maps: without the last pin of the one that leads to the program, a pod's gate leads nowhere.
     let layouts = pins(root).into_iter().map(|(_, path)| path).chain([root.to_owned()]);

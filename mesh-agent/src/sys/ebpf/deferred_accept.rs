@@ -1,4 +1,5 @@
-//! Connections whose SYN waits at the proxy's outbound listeners ([`mesh_common::deferred_accept`]), as the proxy sees them.
+//! Connections whose SYN waits at the proxy's outbound listeners ([`mesh_common::deferred_accept`]), as the
+//! proxy sees them.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -13,7 +14,8 @@ use rustix::event::{PollFd, PollFlags, poll};
 use super::direct::now;
 use super::{Error, map_error};
 
-/// One that has waited for so long is sent again by its kernel soon, in nanoseconds: before there was a proxy to ask.
+/// One that has waited for so long is sent again by its kernel soon, in nanoseconds: before there was a proxy
+/// to ask.
 const STALE: u64 = 1_000_000_000;
 
 /// The SYNs, as they come.
@@ -50,7 +52,8 @@ impl Decisions {
         Ok(Self(Mutex::new(Map::LruHashMap(map).try_into().map_err(map_error("DECISIONS"))?)))
     }
 
-    /// The SYN that is sent for this connection right now is let through, or refused. Errors: it can't be said.
+    /// The SYN that is sent for this connection right now is let through, or refused. Errors: it can't be
+    /// said.
     pub fn decide(&self, connection: &Handoff, refused: bool) -> Result<(), Error> {
         let mut decisions = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let decision = Decision::new(now() + DECIDED_FOR, refused);

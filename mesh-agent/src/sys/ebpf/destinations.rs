@@ -1,4 +1,5 @@
-//! Where enrolled pods' connections may lead, as the kernel is told: the addresses that the mesh knows, and where nobody is.
+//! Where enrolled pods' connections may lead, as the kernel is told: the addresses that the mesh knows, and
+//! where nobody is.
 
 use std::collections::{BTreeSet, HashMap as StdHashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
@@ -29,8 +30,8 @@ impl Destinations {
         })
     }
 
-    /// Has the kernel know these addresses and no others. What stays is never missing. Errors: not all are known, for want of
-    /// room.
+    /// Has the kernel know these addresses and no others. What stays is never missing. Errors: not all are
+    /// known, for want of room.
     pub fn replace(&mut self, wanted: impl Iterator<Item = (IpAddr, Reach)>) -> Result<(), Error> {
         let mut stale: StdHashMap<Address, u32> =
             self.known.iter().collect::<Result<_, _>>().map_err(map_error("DESTINATIONS"))?;
@@ -55,8 +56,8 @@ impl Destinations {
         told
     }
 
-    /// Tells of addresses whose reach was another: what each was, and is; none if it was not known, or is no longer. Errors:
-    /// not all are known, for want of room.
+    /// Tells of addresses whose reach was another: what each was, and is; none if it was not known, or is no
+    /// longer. Errors: not all are known, for want of room.
     pub fn change(&mut self, mut changes: Vec<(IpAddr, Option<Reach>, Option<Reach>)>) -> Result<(), Error> {
         // What goes makes room for what comes.
         changes.sort_by_key(|(_, _, is)| is.is_some());
@@ -103,8 +104,8 @@ fn ports_of(reach: Option<&Reach>) -> &BTreeSet<u16> {
     }
 }
 
-/// What the last connections of pods have met with: for a moment the kernel refuses the next ones in the destination's place,
-/// or lets them through to the proxy at once.
+/// What the last connections of pods have met with: for a moment the kernel refuses the next ones in the
+/// destination's place, or lets them through to the proxy at once.
 pub struct Recent(Mutex<HashMap<MapData, RouteKey, Lately>>);
 
 impl Recent {

@@ -98,8 +98,8 @@ pub struct Totals {
 }
 
 impl DirectKernel {
-    /// These maps, without the routes that a predecessor left: who decided them is gone. Must be called inside a tokio
-    /// runtime.
+    /// These maps, without the routes that a predecessor left: who decided them is gone. Must be called
+    /// inside a tokio runtime.
     pub(super) fn new(
         routes: MapData,
         pulse: MapData,
@@ -170,8 +170,8 @@ impl DirectKernel {
         self.veths.sweep(now());
     }
 
-    /// The connections of these clients, by the cookies of their namespaces, go through the proxy from now on, and those of no
-    /// others for that reason.
+    /// The connections of these clients, by the cookies of their namespaces, go through the proxy from now
+    /// on, and those of no others for that reason.
     pub fn crowd(&mut self, clients: HashSet<u64>) -> Result<(), Error> {
         self.veths.crowd(clients)
     }
@@ -181,12 +181,14 @@ impl DirectKernel {
         self.open.iter().filter_map(Result::ok).filter_map(|(_, record)| decode(&record)).collect()
     }
 
-    /// Whether a connection, by the cookie of the client's socket, is among these. Where that can't be told it counts as one.
+    /// Whether a connection, by the cookie of the client's socket, is among these. Where that can't be told
+    /// it counts as one.
     pub fn has_open(&self, socket: u64) -> bool {
         !matches!(self.open.get(&socket, 0), Err(MapError::KeyNotFound))
     }
 
-    /// Waits until so many events have come that they should be read before the ring is full. Errors: the runtime's.
+    /// Waits until so many events have come that they should be read before the ring is full. Errors: the
+    /// runtime's.
     pub async fn fills_up(&mut self) -> io::Result<()> {
         self.events.readable_mut().await?.clear_ready();
         Ok(())
@@ -251,9 +253,9 @@ fn address(endpoint: Endpoint) -> SocketAddr {
     SocketAddr::new(IpAddr::from(endpoint.address), endpoint.port)
 }
 
-/// The kernel counts sequence numbers (`tcp_snd_una_update`, `tcp_rcv_nxt_update`): SYN and FIN are among them. Whether a
-/// connection that ended in `FIN_WAIT2` has got the other end's FIN can't be told, so it may seem to have received a
-/// byte more than it did.
+/// The kernel counts sequence numbers (`tcp_snd_una_update`, `tcp_rcv_nxt_update`): SYN and FIN are among
+/// them. Whether a connection that ended in `FIN_WAIT2` has got the other end's FIN can't be told, so it may
+/// seem to have received a byte more than it did.
 fn payload(acknowledged: u64, received: u64, ended_in: u32) -> Totals {
     let own_fin = matches!(ended_in, state::FIN_WAIT2 | state::TIME_WAIT | state::LAST_ACK | state::CLOSING);
     let other_fin = matches!(ended_in, state::CLOSE_WAIT | state::LAST_ACK | state::CLOSING);

@@ -49,9 +49,9 @@ fn report(fault: Fault, event: Event) {
 }
 
 pub(super) fn register(ring: RingBuf<MapData>) -> Result<AsyncFd<RingBuf<MapData>>, Error> {
-    // SAFETY: the ring owns its descriptor, keeps it open until it is dropped, always answers the same one, and is owned
-    // by the `AsyncFd` from here on. There is no safe way: the safe constructors are deprecated as unsound for types that
-    // could break this promise.
+    // SAFETY: the ring owns its descriptor, keeps it open until it is dropped, always answers the same one,
+    // and is owned by the `AsyncFd` from here on. There is no safe way: the safe constructors are deprecated
+    // as unsound for types that could break this promise.
     #[allow(unsafe_code)]
     let registered = unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) };
     registered.map_err(|error| Error::Path { path: "epoll".into(), error: error.into() })

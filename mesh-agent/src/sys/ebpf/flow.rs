@@ -40,8 +40,8 @@ impl FlowMap {
         Ok(Self { peer })
     }
 
-    /// The destination that the client of an accepted connection asked for; `None` if it was not redirected but
-    /// connected to the proxy by itself.
+    /// The destination that the client of an accepted connection asked for; `None` if it was not redirected
+    /// but connected to the proxy by itself.
     pub fn original_destination(&self, accepted: &impl AsRawFd) -> Result<Option<Asked>, Error> {
         match self.peer.get(accepted, 0) {
             Ok(endpoint) => Ok(Some(Asked::of(&endpoint))),
@@ -50,7 +50,8 @@ impl FlowMap {
         }
     }
 
-    /// Makes the application that accepts the connection which `socket` is about to open see `client` as its peer.
+    /// Makes the application that accepts the connection which `socket` is about to open see `client` as its
+    /// peer.
     pub fn deliver_as(&mut self, socket: &impl AsRawFd, client: SocketAddr) -> Result<(), Error> {
         let client = Endpoint::new(client.ip().into(), client.port());
         self.peer.insert(socket, client, 0).map_err(map_error(PEER))

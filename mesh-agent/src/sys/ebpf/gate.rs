@@ -1,6 +1,6 @@
-//! What is attached to a pod's network namespace: a few instructions that write down whose it is, which the kernel tells
-//! programs of this kind in no other way, and go on with the program that all pods share. Written by hand, since a number
-//! of each pod's own is in them.
+//! What is attached to a pod's network namespace: a few instructions that write down whose it is, which the
+//! kernel tells programs of this kind in no other way, and go on with the program that all pods share.
+//! Written by hand, since a number of each pod's own is in them.
 
 use std::ffi::CString;
 use std::io;
@@ -123,7 +123,8 @@ pub(super) fn load_for(cookie: u64, here: BorrowedFd<'_>, inbound: BorrowedFd<'_
     bpf(PROG_LOAD, &load).map(own)
 }
 
-/// Attaches a program to a network namespace, and pins that. Errors: the kernel's, or there is such a pin already.
+/// Attaches a program to a network namespace, and pins that. Errors: the kernel's, or there is such a pin
+/// already.
 pub(super) fn attach(program: BorrowedFd<'_>, netns: BorrowedFd<'_>, pin: &Path) -> io::Result<()> {
     let create = LinkCreate {
         prog_fd: program.as_raw_fd(),
@@ -138,8 +139,8 @@ pub(super) fn attach(program: BorrowedFd<'_>, netns: BorrowedFd<'_>, pin: &Path)
 }
 
 fn own(descriptor: RawFd) -> OwnedFd {
-    // SAFETY: the call succeeded, so this is a new descriptor that nobody else owns. There is no safe way: it comes as a
-    // number.
+    // SAFETY: the call succeeded, so this is a new descriptor that nobody else owns. There is no safe way: it
+    // comes as a number.
     #[allow(unsafe_code)]
     unsafe {
         OwnedFd::from_raw_fd(descriptor)

@@ -1,4 +1,5 @@
-//! Replacing a pinned attachment's program: two calls of bpf(2) that the library does not offer for these kinds.
+//! Replacing a pinned attachment's program: two calls of bpf(2) that the library does not offer for these
+//! kinds.
 
 use std::ffi::CString;
 use std::io;
@@ -27,8 +28,9 @@ struct LinkUpdate {
     old_prog_fd: u32,
 }
 
-/// Makes a pinned attachment run another program from the next packet or call on: there is no moment without one, and none
-/// with two. Errors: there is no such pin, what it was attached to is gone, or the program is of another kind.
+/// Makes a pinned attachment run another program from the next packet or call on: there is no moment without
+/// one, and none with two. Errors: there is no such pin, what it was attached to is gone, or the program is
+/// of another kind.
 pub(super) fn replace(pin: &Path, program: BorrowedFd<'_>) -> io::Result<()> {
     let link = open(pin)?;
     let update = LinkUpdate {
@@ -44,16 +46,17 @@ fn open(pin: &Path) -> io::Result<OwnedFd> {
     let path = CString::new(pin.as_os_str().as_bytes())?;
     let get = ObjGet { pathname: path.as_ptr() as u64, bpf_fd: 0, file_flags: 0 };
     let descriptor = bpf(OBJ_GET, &get)?;
-    // SAFETY: the call succeeded, so this is a new descriptor that nobody else owns. There is no safe way: it comes as a
-    // number.
+    // SAFETY: the call succeeded, so this is a new descriptor that nobody else owns. There is no safe way: it
+    // comes as a number.
     #[allow(unsafe_code)]
     Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
 }
 
 pub(super) fn bpf<T>(command: libc::c_int, attributes: &T) -> io::Result<RawFd> {
-    // SAFETY: the kernel reads as many bytes as it is told, which are those of `attributes`; all structs that come here have
-    // the layout of the kernel's, and what they point at (text that ends in zero, instructions, open descriptors) lives in the callers
-    // until this returns. There is no safe way: no library that we have wraps these commands.
+    // SAFETY: the kernel reads as many bytes as it is told, which are those of `attributes`; all structs that
+    // come here have the layout of the kernel's, and what they point at (text that ends in zero,
+    // instructions, open descriptors) lives in the callers until this returns. There is no safe way: no
+    // library that we have wraps these commands.
     #[allow(unsafe_code)]
     let answer =
         unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_ref(attributes), size_of::<T>()) };

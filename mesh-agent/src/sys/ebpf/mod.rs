@@ -1,11 +1,11 @@
 //! The eBPF programs and maps, seen from user space.
 //!
-//! The keeper loads, pins and attaches ([`Programs`]) and writes the maps that say who is enrolled. The proxy gets the
-//! others by descriptor ([`Handed`]), which needs no privilege: the destinations, what is remembered with single sockets
-//! (a [`FlowMap`] for each worker), the routes of direct connections, and the events.
+//! The keeper loads, pins and attaches ([`Programs`]) and writes the maps that say who is enrolled. The proxy
+//! gets the others by descriptor ([`Handed`]), which needs no privilege: the destinations, what is remembered
+//! with single sockets (a [`FlowMap`] for each worker), the routes of direct connections, and the events.
 //!
-//! Everything is pinned below one directory, so that after a crash enrolled pods stay enrolled (and are refused, not
-//! let out in plaintext) and the next agent takes over the same maps.
+//! Everything is pinned below one directory, so that after a crash enrolled pods stay enrolled (and are
+//! refused, not let out in plaintext) and the next agent takes over the same maps.
 
 mod attach;
 mod deferred_accept;

@@ -23,7 +23,8 @@ use crate::sys::{HostEnd, Netns};
 /// The object that `cargo xtask build-ebpf` made.
 pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/mesh-ebpf.o"));
 
-/// Maps that outlive the keeper. Those that are not here (log, events, listeners, routes) are made anew each time.
+/// Maps that outlive the keeper. Those that are not here (log, events, listeners, routes) are made anew each
+/// time.
 const PINNED: [&str; 20] = [
     "PROXIES",
     "PODS",
@@ -86,7 +87,8 @@ pub struct Settings {
     pub wanted: Wanted,
 }
 
-/// Has the kernel take the object and check its programs: those that know MPTCP sockets, or where it has none the others.
+/// Has the kernel take the object and check its programs: those that know MPTCP sockets, or where it has none
+/// the others.
 pub(super) fn load(loader: &mut EbpfLoader<'_>) -> Result<Ebpf, Error> {
     let mut load = |mptcp| {
         let mut ebpf = loader.override_global("MPTCP", mptcp, true).load(OBJECT)?;
@@ -100,14 +102,16 @@ pub(super) fn load(loader: &mut EbpfLoader<'_>) -> Result<Ebpf, Error> {
 }
 
 impl Programs {
-    /// Loads the programs, and takes over pinned maps of a predecessor. They do nothing until [`Self::attach`].
+    /// Loads the programs, and takes over pinned maps of a predecessor. They do nothing until
+    /// [`Self::attach`].
     pub fn load(root: &Path, cgroup: &Path, settings: &Settings) -> Result<Self, Error> {
         if OBJECT.is_empty() {
             return Err(Error::NotEmbedded);
         }
         let metadata = fs::metadata(cgroup).map_err(|error| Error::Path { path: cgroup.into(), error })?;
         let maps = directory(root, "maps")?;
-        // A link stays with the cgroup that it was made for; one of another setting is not to be taken for it.
+        // A link stays with the cgroup that it was made for; one of another setting is not to be taken for
+        // it.
         let cgroup_links = directory(root, &format!("cgroups/{}", metadata.ino()))?;
         let (pod_links, veth_links) = (directory(root, attach::PODS)?, directory(root, "veths")?);
         let (level, wanted) = (settings.log as u8, settings.wanted as u8);
@@ -152,7 +156,8 @@ impl Programs {
         attach::pins(&self.root).into_iter().filter(|(name, _)| name != LAYOUT).map(|(_, path)| path)
     }
 
-    /// Lets these programs decide in place of a predecessor's, at the node and at the pods that are enrolled already.
+    /// Lets these programs decide in place of a predecessor's, at the node and at the pods that are enrolled
+    /// already.
     pub fn attach<'a>(&mut self, enrolled: impl IntoIterator<Item = &'a Netns>) -> Result<(), Error> {
         // What arrives before what leaves.
         attach::decide_for_pods(&mut self.ebpf)?;
@@ -185,8 +190,9 @@ impl Programs {
         others.try_for_each(|path| attach::unpin_all(&path).map_err(|error| Error::Path { path, error }))
     }
 
-    /// Looks how a pod is connected, with the node's end of its veth if it has one: attaches the program there if nothing
-    /// would be passed by, and has connections filed from then on. Returns how, and why not better.
+    /// Looks how a pod is connected, with the node's end of its veth if it has one: attaches the program
+    /// there if nothing would be passed by, and has connections filed from then on. Returns how, and why not
+    /// better.
     pub fn connect(
         &mut self,
         cookie: u64,
@@ -290,12 +296,14 @@ impl Programs {
         self.listeners.insert(key, socket.as_raw_fd(), 0).map_err(map_error("LISTENERS"))
     }
 
-    /// Has connections that come to an outbound listener wait until the proxy knows whether somebody takes them.
+    /// Has connections that come to an outbound listener wait until the proxy knows whether somebody takes
+    /// them.
     pub fn defer_accepts(&self, listener: impl AsFd) -> Result<(), Error> {
         attach::defer_accepts(&self.ebpf, listener)
     }
 
-    /// The namespace in which a pod is enrolled, or was by a predecessor, and is held until somebody lets it go.
+    /// The namespace in which a pod is enrolled, or was by a predecessor, and is held until somebody lets it
+    /// go.
     pub fn sandbox_of(&self, uid: &str) -> Option<u64> {
         self.sandboxes.of(uid)
     }
@@ -343,8 +351,8 @@ impl Programs {
         self.pods.insert(netns.cookie(), pod, 0).map_err(map_error("PODS"))
     }
 
-    /// Takes a pod out, in the opposite order. What is not there is out already. `kept` are the probes of all other pods: one
-    /// that took an address over meanwhile keeps its own, and gets none of this pod's.
+    /// Takes a pod out, in the opposite order. What is not there is out already. `kept` are the probes of all
+    /// other pods: one that took an address over meanwhile keeps its own, and gets none of this pod's.
     pub fn dismiss(
         &mut self,
         cookie: u64,
@@ -377,8 +385,8 @@ impl Programs {
         Ok(())
     }
 
-    /// Takes out the pods that a predecessor enrolled and that are not among `cookies`, and their probes, which are not
-    /// among `kept`.
+    /// Takes out the pods that a predecessor enrolled and that are not among `cookies`, and their probes,
+    /// which are not among `kept`.
     pub fn retain_pods(&mut self, cookies: &HashSet<u64>, kept: &HashSet<Endpoint>) -> Result<(), Error> {
         let stale: Vec<u64> = self.pods.keys().flatten().filter(|cookie| !cookies.contains(cookie)).collect();
         for cookie in stale {
@@ -418,8 +426,8 @@ fn directory(root: &Path, name: &str) -> Result<PathBuf, Error> {
     Ok(path)
 }
 
-/// 1 if a pod has many IPv6 addresses for itself from now on, and 0 if it stays at one: then all its connections over IPv6
-/// through the proxy share one set of ports.
+/// 1 if a pod has many IPv6 addresses for itself from now on, and 0 if it stays at one: then all its
+/// connections over IPv6 through the proxy share one set of ports.
 fn widen_loopback(uid: &str, netns: &Netns) -> u32 {
     let widened = crate::sys::widen_loopback(netns);
     if let Err(error) = &widened {

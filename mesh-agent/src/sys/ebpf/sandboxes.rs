@@ -1,4 +1,5 @@
-//! Which pod each namespace was found to be the sandbox of: pinned, so that a keeper knows what its predecessor found.
+//! Which pod each namespace was found to be the sandbox of: pinned, so that a keeper knows what its
+//! predecessor found.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -34,7 +35,8 @@ impl Sandboxes {
         self.known.get(&cookie).map(String::as_str)
     }
 
-    /// One that is there already stays as settled as it was: a predecessor may have written it since this keeper began.
+    /// One that is there already stays as settled as it was: a predecessor may have written it since this
+    /// keeper began.
     pub fn put(&mut self, cookie: u64, pod: &str, settled: bool) -> Result<(), Error> {
         if self.map.get(&cookie, 0).is_ok_and(|there| uid(&there) == pod) {
             self.known.insert(cookie, pod.to_owned());

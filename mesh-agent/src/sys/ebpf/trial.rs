@@ -24,8 +24,9 @@ impl Trial {
         Ok(Self { ebpf })
     }
 
-    /// Reads a map on a thread without any capability, as a proxy does all the time. Errors: the kernel refuses that, as
-    /// those before 5.19 do where `kernel.unprivileged_bpf_disabled` is set (kernel: `__sys_bpf`).
+    /// Reads a map on a thread without any capability, as a proxy does all the time. Errors: the kernel
+    /// refuses that, as those before 5.19 do where `kernel.unprivileged_bpf_disabled` is set (kernel:
+    /// `__sys_bpf`).
     pub fn read_unprivileged(&mut self) -> Result<(), Error> {
         const MAP: &str = "WORKERS";
         let map: Array<MapData, u32> = take(&mut self.ebpf, MAP)?;

@@ -118,8 +118,8 @@ fn entry_of(address: IpAddr) -> (u32, u64) {
     (slot >> 6, 1 << (slot & 63))
 }
 
-/// Attaches the program at the node's end of a pod's veth, before all others, in place of a predecessor's. Returns
-/// whether it is the only one there. Errors: the kernel is older than 6.6, for one.
+/// Attaches the program at the node's end of a pod's veth, before all others, in place of a predecessor's.
+/// Returns whether it is the only one there. Errors: the kernel is older than 6.6, for one.
 pub(super) fn attach_to_veth(ebpf: &mut Ebpf, end: &HostEnd, pin: &Path) -> Result<bool, Error> {
     put(ebpf, FROM_POD, pin, |ebpf| {
         let program = typed::<SchedClassifier>(ebpf, FROM_POD)?;
@@ -244,8 +244,8 @@ impl VethFlows {
         Self::of(copy(ebpf, VETH_FLOWS)?)
     }
 
-    /// The two sockets of each that goes over an interface, of all if none is given: the client's, and the server's if
-    /// there is one already.
+    /// The two sockets of each that goes over an interface, of all if none is given: the client's, and the
+    /// server's if there is one already.
     pub fn sockets(&self, interface: Option<u32>) -> Vec<(Connection, Option<Connection>)> {
         let is_its = |flow: &VethFlow| interface.is_none_or(|it| flow.in_if == it || flow.out_if == it);
         let ends = |(Direction { from, to }, flow): (Direction, VethFlow)| {
@@ -269,7 +269,8 @@ impl VethFlows {
         all.filter(|(direction, flow)| flow.of_client != 0 && !direction.is_note()).collect()
     }
 
-    /// Removes what was left behind: what nothing can be sent on any more. `now` is `CLOCK_MONOTONIC`, in nanoseconds.
+    /// Removes what was left behind: what nothing can be sent on any more. `now` is `CLOCK_MONOTONIC`, in
+    /// nanoseconds.
     pub fn sweep(&mut self, now: u64) {
         let all = self.0.keys().take(2 * MAX_VETH_FLOWS as usize).filter_map(Result::ok);
         let half_closed: HashSet<Direction> = all.filter(Direction::is_note).collect();

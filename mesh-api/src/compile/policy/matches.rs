@@ -42,8 +42,8 @@ pub(super) fn never() -> StringMatch {
     string(MatchType::Exact(String::new()))
 }
 
-/// A list of values to compare a string with. A list that loses all its values becomes one that never matches,
-/// since an empty one would ask for nothing.
+/// A list of values to compare a string with. A list that loses all its values becomes one that never
+/// matches, since an empty one would ask for nothing.
 pub(super) fn strings(patterns: &[Pattern], bound: Bound) -> Vec<StringMatch> {
     let values: Vec<_> = patterns.iter().filter_map(|pattern| string_match(pattern, bound)).collect();
     if values.is_empty() && !patterns.is_empty() { vec![never()] } else { values }

@@ -53,7 +53,8 @@ impl<'a> Policies<'a> {
         Self { root_namespace: &mesh.root_namespace, selecting, mutual_tls }
     }
 
-    /// `namespace/name` of the policies that select a pod, the oldest first; that which requires mutual TLS last.
+    /// `namespace/name` of the policies that select a pod, the oldest first; that which requires mutual TLS
+    /// last.
     pub fn of_pod(&self, pod: &Pod) -> Vec<String> {
         let Metadata { namespace, labels, .. } = &pod.metadata;
         let elsewhere = Some(self.root_namespace).filter(|root| root != namespace);

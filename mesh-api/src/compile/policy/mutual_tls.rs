@@ -1,8 +1,8 @@
 //! `PeerAuthentication`: which mode holds for a pod, and the DENY policies that stand for STRICT.
 //!
-//! A policy with a selector counts before its namespace's, that before the mesh's, and without any a workload takes
-//! both mutual TLS and plaintext. Of several at one level the oldest counts. The policies are named as Istio names
-//! them, so that its tools and agents know them.
+//! A policy with a selector counts before its namespace's, that before the mesh's, and without any a workload
+//! takes both mutual TLS and plaintext. Of several at one level the oldest counts. The policies are named as
+//! Istio names them, so that its tools and agents know them.
 
 use std::collections::BTreeMap;
 
@@ -60,7 +60,8 @@ impl<'a> Modes<'a> {
             Some(_) => {
                 let beside = self.workloads.entry(namespace).or_default();
                 let older = beside.iter().find(|older| older.selector == policy.selector).copied();
-                // Selectors may overlap without being the same: which policy counts is a matter of each workload.
+                // Selectors may overlap without being the same: which policy counts is a matter of each
+                // workload.
                 beside.push(policy);
                 older
             }

@@ -1,14 +1,14 @@
 //! Rules of an `AuthorizationPolicy`, as far as connections can be judged by them.
 //!
-//! A policy may speak of what only HTTP shows. As in Istio's ambient mode, an ALLOW rule that does so is left out,
-//! so less is allowed. From a DENY rule only those attributes are left out, so more is denied, unless a whole part of
-//! the rule (`from`, `to`, one of `when`) asks for nothing else: then the rule matches nothing here. AUDIT rules are
-//! treated as DENY rules. Each such change is reported.
+//! A policy may speak of what only HTTP shows. As in Istio's ambient mode, an ALLOW rule that does so is left
+//! out, so less is allowed. From a DENY rule only those attributes are left out, so more is denied, unless a
+//! whole part of the rule (`from`, `to`, one of `when`) asks for nothing else: then the rule matches nothing
+//! here. AUDIT rules are treated as DENY rules. Each such change is reported.
 //!
-//! Trust domains are the one exception. Istio leaves them out without a word, so that an ALLOW may become wider than
-//! it was written. Here they count as an attribute that cannot be judged in ALLOW rules, which are therefore left
-//! out. In DENY rules they become the beginnings of principals that they are; where that has no form, or the source
-//! names principals as well, the rule is widened, which is reported too.
+//! Trust domains are the one exception. Istio leaves them out without a word, so that an ALLOW may become
+//! wider than it was written. Here they count as an attribute that cannot be judged in ALLOW rules, which are
+//! therefore left out. In DENY rules they become the beginnings of principals that they are; where that has
+//! no form, or the source names principals as well, the rule is widened, which is reported too.
 
 use crate::{
     compile::{Condition, Effect},

@@ -45,8 +45,8 @@ pub enum Verdict {
     Deny(Denial),
 }
 
-/// Proof that policy was asked and allowed the connection. Only [`authorize`](super::authorize) makes one, and what
-/// opens a connection to an application takes one, so the question can't be forgotten.
+/// Proof that policy was asked and allowed the connection. Only [`authorize`](super::authorize) makes one,
+/// and what opens a connection to an application takes one, so the question can't be forgotten.
 #[derive(Debug)]
 #[must_use]
 pub struct Permit {

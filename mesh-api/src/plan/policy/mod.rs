@@ -1,8 +1,9 @@
 //! Whether a workload takes a connection.
 //!
-//! Evaluation follows Istio's ambient mode: any DENY policy that matches denies; if no ALLOW policy applies, all is
-//! allowed; otherwise one of them has to match. What Istio's agent does not do: a policy that a workload names but
-//! that has not arrived, or that could not be understood, denies, and AUDIT policies are recorded.
+//! Evaluation follows Istio's ambient mode: any DENY policy that matches denies; if no ALLOW policy applies,
+//! all is allowed; otherwise one of them has to match. What Istio's agent does not do: a policy that a
+//! workload names but that has not arrived, or that could not be understood, denies, and AUDIT policies are
+//! recorded.
 
 mod decision;
 mod rule;

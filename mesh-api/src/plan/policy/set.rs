@@ -134,8 +134,8 @@ impl PolicySet {
         Arc::ptr_eq(&self.by_name, &other.by_name)
     }
 
-    /// The policies that apply to a workload: of the mesh, of its namespace, then those that it names; the name
-    /// alone of one that is missing.
+    /// The policies that apply to a workload: of the mesh, of its namespace, then those that it names; the
+    /// name alone of one that is missing.
     pub(in crate::plan) fn applying_to<'a>(
         &'a self,
         workload: &'a Workload,
@@ -191,7 +191,8 @@ impl PolicyEditor {
     /// The set as it is now.
     pub(in crate::plan) fn freeze(&mut self) -> PolicySet {
         if std::mem::take(&mut self.stale) {
-            // In the order of their names, so that of several policies that match the same one is named always.
+            // In the order of their names, so that of several policies that match the same one is named
+            // always.
             let mut policies: Vec<_> = self.set.by_name.values().cloned().collect();
             policies.sort_unstable_by(|a, b| a.name.cmp(&b.name));
             let of_scope =

@@ -15,7 +15,8 @@ use super::{LabelSelector, Metadata, Pattern};
 pub struct AuthorizationPolicy {
     /// Name, namespace, annotations.
     pub metadata: Metadata,
-    /// Workloads that it applies to; `None` means all of the namespace, or of the mesh from the root namespace.
+    /// Workloads that it applies to; `None` means all of the namespace, or of the mesh from the root
+    /// namespace.
     pub selector: Option<LabelSelector>,
     /// Gateways or services that it is attached to instead.
     pub target_refs: Vec<TargetRef>,
@@ -63,8 +64,8 @@ pub struct Rule {
     pub when: Vec<When>,
 }
 
-/// Where a connection comes from. All that is set must match; within one list, any value. The `not_` lists match
-/// if no value does.
+/// Where a connection comes from. All that is set must match; within one list, any value. The `not_` lists
+/// match if no value does.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Source {
     /// SPIFFE ids without `spiffe://`.

@@ -1,7 +1,7 @@
 //! Values that can match nobody: in a DENY they let everybody in, and in an ALLOW nobody, without a word.
 //!
-//! A value counts as one only if no name that Kubernetes and SPIFFE allow could ever match it. That nobody of that name is
-//! there now says nothing.
+//! A value counts as one only if no name that Kubernetes and SPIFFE allow could ever match it. That nobody of
+//! that name is there now says nothing.
 
 mod meant;
 
@@ -90,7 +90,8 @@ pub(super) fn of_attribute(key: &str, pattern: &Pattern) -> Option<Nobody> {
     }
 }
 
-/// Judges a principal: `TRUST-DOMAIN/ns/NAMESPACE/sa/ACCOUNT`, the end or the beginning of which may be left open.
+/// Judges a principal: `TRUST-DOMAIN/ns/NAMESPACE/sa/ACCOUNT`, the end or the beginning of which may be left
+/// open.
 pub(super) fn principal(pattern: &Pattern) -> Option<Nobody> {
     if is_principal(pattern) {
         return None;

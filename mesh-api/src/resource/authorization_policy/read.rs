@@ -332,8 +332,8 @@ fn ip_block(at: &Cursor<'_>, text: &str) -> Option<IpNet> {
     block
 }
 
-/// An address, or a range of them. Not by `ipnet`'s own parser, which takes an octet like `010`: it means 10 to some and 8
-/// to others, and Go, with which Istio reads it, refuses it too.
+/// An address, or a range of them. Not by `ipnet`'s own parser, which takes an octet like `010`: it means 10
+/// to some and 8 to others, and Go, with which Istio reads it, refuses it too.
 fn network(text: &str) -> Option<IpNet> {
     let Some((address, length)) = text.split_once('/') else {
         return text.parse::<IpAddr>().ok().map(IpNet::from);

@@ -1,5 +1,6 @@
 //! `DestinationRule`: how clients connect to a service (Istio's `networking.istio.io`), as far as connections
-//! go. What it says of HTTP and of TLS to outside services is accepted, with a warning that it has no effect yet.
+//! go. What it says of HTTP and of TLS to outside services is accepted, with a warning that it has no effect
+//! yet.
 
 mod read;
 
@@ -45,7 +46,8 @@ pub struct TrafficPolicy {
 }
 
 impl TrafficPolicy {
-    /// Whether it asks for nothing but what is the default: all that it says may be of what is not acted upon.
+    /// Whether it asks for nothing but what is the default: all that it says may be of what is not acted
+    /// upon.
     pub fn is_nothing(&self) -> bool {
         self.settings.is_nothing() && self.ports.values().all(TrafficSettings::is_nothing)
     }

@@ -1,5 +1,5 @@
-//! A probe is what the node's own processes open to a port that a pod declares for it; nothing else gets past policy there,
-//! whatever address it comes from.
+//! A probe is what the node's own processes open to a port that a pod declares for it; nothing else gets past
+//! policy there, whatever address it comes from.
 
 use std::io::Write;
 use std::process::Stdio;
@@ -48,7 +48,8 @@ fn the_nodes_probes_pass_strict_and_are_recorded() {
     // Whoever is root on the node and outside of all pods is the node; another node is not.
     assert!(on_node(&world.lab, "node2", &server));
     assert!(!on_node(&world.lab, "node1", &server));
-    // While no agent runs there are probes all the same, and none fails when one comes that has yet to find its pods.
+    // While no agent runs there are probes all the same, and none fails when one comes that has yet to find
+    // its pods.
     let mut asks = world.lab.node_command("node2", &["python3", "-u", PEER, "load", &server, PORT, "6"]);
     let asks = asks.stdout(Stdio::piped()).spawn().unwrap();
     world.lab.agent("node2").kill().unwrap();

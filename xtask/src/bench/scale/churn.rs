@@ -1,4 +1,5 @@
-//! Pods that give way to others, at a steady rate, and how long it takes until each node's kernel knows the new one.
+//! Pods that give way to others, at a steady rate, and how long it takes until each node's kernel knows the
+//! new one.
 
 use std::net::IpAddr;
 use std::path::Path;

@@ -1,8 +1,8 @@
 //! The scale section: a control plane and agents that hold a large mesh which changes all the time.
 //!
-//! The objects are made up and written where the lab's control plane reads its configuration; everything from there to
-//! the kernel's maps of two agents is the real thing. Reading order: [`objects`] (the mesh), [`lab`] (what runs),
-//! [`kernel`] (what the data path knows), [`churn`] (the changes), [`rows`] (the results).
+//! The objects are made up and written where the lab's control plane reads its configuration; everything from
+//! there to the kernel's maps of two agents is the real thing. Reading order: [`objects`] (the mesh), [`lab`]
+//! (what runs), [`kernel`] (what the data path knows), [`churn`] (the changes), [`rows`] (the results).
 
 mod churn;
 mod kernel;

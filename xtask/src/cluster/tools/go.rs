@@ -58,8 +58,8 @@ pub fn install(package: &Package<'_>) -> Result<PathBuf> {
     Ok(directory)
 }
 
-/// Runs a build with `-v`, which names each package that it has compiled, and says how many there are by now. All else that
-/// Go has to say is passed on.
+/// Runs a build with `-v`, which names each package that it has compiled, and says how many there are by now.
+/// All else that Go has to say is passed on.
 pub fn watched(command: &mut Command) -> Result<()> {
     let mut build = command
         .stderr(Stdio::piped())

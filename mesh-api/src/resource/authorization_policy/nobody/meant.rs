@@ -100,7 +100,8 @@ fn complete(text: &str) -> Option<String> {
     }
 }
 
-/// The text without what slips in unseen: a scheme, blanks, slashes at the ends, capitals, letters of other scripts.
+/// The text without what slips in unseen: a scheme, blanks, slashes at the ends, capitals, letters of other
+/// scripts.
 fn cleaned(text: &str) -> String {
     let plain: String = text.chars().filter_map(ascii).flat_map(char::to_lowercase).collect();
     let plain = plain.strip_prefix("spiffe://").unwrap_or(&plain);
