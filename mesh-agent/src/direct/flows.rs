@@ -327,9 +327,13 @@ impl Flow {
     /// Whether the policy denies it, for the first time.
     fn revoke_if_denied(&mut self, snapshot: &Snapshot) -> bool {
         let Some(request) = self.request.as_ref().filter(|_| self.revoked.is_none()) else { return false };
-        let Verdict::Deny(denial) = request.decide(snapshot).verdict else { return false };
-        self.revoked = Some(format!("policy changed: {denial}"));
-        true
+        match request.decide(snapshot).verdict {
+            Verdict::Allow(_) => false,
+            Verdict::Deny(denial) => {
+                self.revoked = Some(format!("policy changed: {denial}"));
+                true
+            }
+        }
     }
 }
 

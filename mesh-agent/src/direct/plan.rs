@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use mesh_api::identity::SpiffeId;
+use mesh_api::plan::kernel;
 use mesh_api::plan::outbound::{self, route};
 use mesh_api::plan::policy::Verdict;
 use mesh_api::plan::{LoadBalancer, PortPolicy, Service, Snapshot, Target, TargetKey, Workload};
@@ -136,7 +137,9 @@ pub(super) fn plan(view: View<'_>, pods: &Pods, client: &Pod, destination: Socke
     let source = workload_of(view.snapshot, client)?;
     let (service, targets): (_, Arc<[Target]>) = match route(view.snapshot, &source, destination) {
         outbound::Route::Workload(target) => (None, [target].into()),
-        outbound::Route::Service { service, policy, endpoints, .. } if suits(&policy, endpoints.len()) => {
+        outbound::Route::Service { service, policy, endpoints, .. }
+            if kernel::may_carry(&policy, endpoints.len()).is_ok() =>
+        {
             (Some((service, policy)), endpoints)
         }
         _ => return None,
@@ -170,21 +173,6 @@ pub(super) fn plan(view: View<'_>, pods: &Pods, client: &Pod, destination: Socke
 fn workload_of(snapshot: &Snapshot, pod: &Pod) -> Option<Arc<Workload>> {
     let mut found = pod.addresses.iter().filter_map(|address| snapshot.workload_by_address(*address));
     found.find(|workload| pod.is(workload))
-}
-
-/// Whether the kernel can do what a policy asks for. It counts no connections and ends none.
-fn suits(policy: &PortPolicy, endpoints: usize) -> bool {
-    let pool = &policy.pool;
-    let choice = match policy.lb {
-        LoadBalancer::Unspecified | LoadBalancer::RoundRobin | LoadBalancer::Random => true,
-        LoadBalancer::LeastRequest => endpoints == 1,
-        LoadBalancer::Passthrough => false,
-    };
-    choice
-        && pool.max_connections.is_none()
-        && pool.max_connection_duration.is_none()
-        && pool.idle_timeout.is_none()
-        && pool.keepalive.is_none()
 }
 
 /// Which endpoints are ejected.
@@ -224,7 +212,8 @@ fn way(view: View<'_>, pods: &Pods, client: &Pod, target: &Target, destination: 
         Verdict::Allow(permit) if decision.audited.is_empty() && decision.dry_run.is_empty() => {
             Some(Way { server: Arc::clone(server), target: target.clone(), policy: permit.policy().cloned() })
         }
-        _ => None,
+        // What is to be noted of it the proxy notes.
+        Verdict::Allow(_) | Verdict::Deny(_) => None,
     }
 }
 

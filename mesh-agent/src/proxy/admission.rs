@@ -100,10 +100,13 @@ impl Admissions {
         let entries: Vec<_> = entries.cloned().collect();
         let mut revoked = 0;
         for entry in entries {
-            if let Verdict::Deny(denial) = entry.request.decide(snapshot).verdict {
-                *entry.denial.borrow_mut() = Some(denial);
-                entry.revoked.notify_one();
-                revoked += 1;
+            match entry.request.decide(snapshot).verdict {
+                Verdict::Allow(_) => {}
+                Verdict::Deny(denial) => {
+                    *entry.denial.borrow_mut() = Some(denial);
+                    entry.revoked.notify_one();
+                    revoked += 1;
+                }
             }
         }
         revoked

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use anyhow::Result;
 use mesh_api::admin::StrictEgressStatus;
 use mesh_api::identity::SpiffeId;
+use mesh_api::plan::kernel::{self, KeptByProxy};
 use mesh_api::plan::outbound::{Route, route};
 use mesh_api::plan::policy::{Decision, Peer, authorize};
 use mesh_api::plan::{Snapshot, Target, Tunnel, Workload};
@@ -155,7 +156,10 @@ fn way(snapshot: &Snapshot, client: &Workload, address: SocketAddr, agent: &Agen
         passes: false,
         endpoints: Vec::new(),
     };
-    let end = |target: &Target| endpoint(snapshot, client, target, &agent.same_node);
+    let end = |target: &Target, kept| {
+        let (transport, note) = transport(client, target, &agent.same_node, kept);
+        Endpoint { note, ..endpoint(snapshot, client, target, transport) }
+    };
     let route = route(snapshot, client, address);
     match &route {
         Route::Passthrough => {
@@ -169,11 +173,12 @@ fn way(snapshot: &Snapshot, client: &Workload, address: SocketAddr, agent: &Agen
             way.note = Some(reject.to_string());
             way.service = reject.service().map(|service| service.key.to_string());
         }
-        Route::Workload(target) => way.endpoints.push(end(target)),
+        Route::Workload(target) => way.endpoints.push(end(target, None)),
         Route::Service { service, policy, endpoints, .. } => {
             way.service = Some(service.key.to_string());
             way.balancing = Some(policy.lb.to_string());
-            way.endpoints = endpoints.iter().map(end).collect();
+            let kept = kernel::may_carry(policy, endpoints.len()).err();
+            way.endpoints = endpoints.iter().map(|target| end(target, kept)).collect();
         }
     }
     way
@@ -197,8 +202,7 @@ fn outside(strict: &StrictEgressStatus, client: &Workload, address: SocketAddr) 
     (false, format!("refused: {who}, no rule names {address}{problem}"))
 }
 
-fn endpoint(snapshot: &Snapshot, client: &Workload, target: &Target, same_node: &SameNode) -> Endpoint {
-    let (transport, note) = transport(client, target, same_node);
+fn endpoint(snapshot: &Snapshot, client: &Workload, target: &Target, transport: &'static str) -> Endpoint {
     let identity = (transport != "plain").then_some(&client.identity);
     let server = &target.workload;
     let (allowed, reason, policy) = if is_meshed(server) {
@@ -212,7 +216,7 @@ fn endpoint(snapshot: &Snapshot, client: &Workload, target: &Target, same_node: 
         node: server.node.to_string(),
         address: target.address,
         transport,
-        note,
+        note: None,
         client_identity: identity.map(ToString::to_string),
         server_identities: if identity.is_some() { strings(&target.expected_identities) } else { Vec::new() },
         is_meshed: is_meshed(server),
@@ -239,18 +243,24 @@ fn source_ip(client: &Workload, destination: IpAddr) -> IpAddr {
     same_family.or(client.addresses.first()).copied().unwrap_or(destination)
 }
 
-/// How the connection goes, and what there is to say about that.
-fn transport(client: &Workload, target: &Target, same_node: &SameNode) -> (&'static str, Option<String>) {
+/// How the connection goes, and what there is to say about that. `kept`: why it is the proxy's in any case.
+fn transport(
+    client: &Workload,
+    target: &Target,
+    same_node: &SameNode,
+    kept: Option<KeptByProxy>,
+) -> (&'static str, Option<String>) {
     if !is_meshed(client) || target.tunnel != Tunnel::Hbone {
         return ("plain", None);
     }
     if client.node != target.workload.node {
         return ("hbone", None);
     }
-    match same_node.way(client, &target.workload) {
-        same_node::Way::Veth => ("local", Some("from veth to veth".to_owned())),
-        same_node::Way::Direct => ("local", Some("directly".to_owned())),
-        same_node::Way::Mtls(why) => ("hbone", why),
+    match (same_node.way(client, &target.workload), kept) {
+        (same_node::Way::Mtls(why), _) => ("hbone", why),
+        (_, Some(kept)) => ("local", Some(format!("through the proxy, for {kept}"))),
+        (same_node::Way::Veth, None) => ("local", Some("from veth to veth".to_owned())),
+        (same_node::Way::Direct, None) => ("local", Some("directly".to_owned())),
     }
 }
 

@@ -272,6 +272,26 @@ fn says_why_a_connection_on_one_node_is_encrypted() {
 }
 
 #[test]
+fn a_policy_that_the_kernel_can_not_keep_is_named_as_what_needs_the_proxy() {
+    let rule = "---\napiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: few, namespace: shop}\nspec: {host: web, trafficPolicy: {connectionPool: {tcp: {maxConnections: 2}}}}\n";
+    let snapshot = snapshot(&format!("{SHOP}{rule}"));
+    let client = snapshot.workloads().find(|workload| &*workload.name == "client").unwrap();
+    let of = |to: &str, setting: &str| {
+        let explained = explain(&snapshot, &client, &to.parse().unwrap(), &node(setting, "veth")).unwrap();
+        let endpoint = explained.routes[0].endpoints.iter().find(|it| it.workload == "shop/web-1").unwrap();
+        (endpoint.transport, endpoint.note.clone().unwrap_or_default())
+    };
+    let kept = "through the proxy, for connectionPool.tcp.maxConnections".to_owned();
+    assert_eq!(of("web:80", "auto"), ("local", kept));
+    assert_eq!(of("web:80", "mtls").0, "hbone");
+    assert_eq!(
+        of("10.244.1.2:8080", "auto"),
+        ("local", "from veth to veth".to_owned()),
+        "by its own address"
+    );
+}
+
+#[test]
 fn strict_egress_is_told_with_whose_it_is_and_what_it_leaves() {
     let snapshot = shop();
     let client = snapshot.workloads().find(|workload| &*workload.name == "client").unwrap();

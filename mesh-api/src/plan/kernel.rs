@@ -1,0 +1,95 @@
+//! Which connections the kernel may carry from pod to pod by itself, without the proxy.
+
+use std::fmt;
+
+use super::traffic::{ConnectionPool, LoadBalancer, PortPolicy};
+
+/// Why connections to a service's port go through the proxy even where both pods are on one node: what of the
+/// policy the kernel can't do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeptByProxy {
+    /// The kernel does not know which of several endpoints has fewer connections.
+    LeastRequest,
+    /// It draws among endpoints, and is to draw none.
+    Passthrough,
+    /// It counts no connections.
+    MaxConnections,
+    /// It ends none by their age.
+    MaxConnectionDuration,
+    /// It ends none by their silence.
+    IdleTimeout,
+    /// The application's sockets are its own: nobody else sets their probes.
+    Keepalive,
+}
+
+impl fmt::Display for KeptByProxy {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::LeastRequest => "loadBalancer LEAST_REQUEST among several endpoints",
+            Self::Passthrough => "loadBalancer PASSTHROUGH",
+            Self::MaxConnections => "connectionPool.tcp.maxConnections",
+            Self::MaxConnectionDuration => "connectionPool.tcp.maxConnectionDuration",
+            Self::IdleTimeout => "connectionPool.tcp.idleTimeout",
+            Self::Keepalive => "connectionPool.tcp.tcpKeepalive",
+        })
+    }
+}
+
+/// Whether the kernel can do all that a policy asks of connections to a service with so many `endpoints`.
+/// Errors: what it can't do, the first of it.
+pub fn may_carry(policy: &PortPolicy, endpoints: usize) -> Result<(), KeptByProxy> {
+    // Field by field: what is added to a policy has to be thought of here.
+    // Endpoints that are ejected are left out of what the kernel draws among.
+    let PortPolicy { lb, pool, outlier: _ } = policy;
+    // How long a connect may take is the application's own business where it connects itself.
+    let ConnectionPool {
+        max_connections,
+        connect_timeout: _,
+        keepalive,
+        max_connection_duration,
+        idle_timeout,
+    } = pool;
+    let kept = match lb {
+        LoadBalancer::LeastRequest if endpoints > 1 => Some(KeptByProxy::LeastRequest),
+        LoadBalancer::Passthrough => Some(KeptByProxy::Passthrough),
+        LoadBalancer::Unspecified
+        | LoadBalancer::LeastRequest
+        | LoadBalancer::RoundRobin
+        | LoadBalancer::Random => None,
+    };
+    let asked = [
+        kept,
+        max_connections.map(|_| KeptByProxy::MaxConnections),
+        max_connection_duration.map(|_| KeptByProxy::MaxConnectionDuration),
+        idle_timeout.map(|_| KeptByProxy::IdleTimeout),
+        keepalive.map(|_| KeptByProxy::Keepalive),
+    ];
+    asked.into_iter().flatten().next().map_or(Ok(()), Err)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroU32;
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn what_the_kernel_can_not_do_is_named() {
+        let with = |change: fn(&mut PortPolicy)| {
+            let mut policy = PortPolicy::default();
+            change(&mut policy);
+            may_carry(&policy, 2)
+        };
+        assert_eq!(with(|_| ()), Ok(()));
+        assert_eq!(with(|it| it.lb = LoadBalancer::RoundRobin), Ok(()));
+        assert_eq!(with(|it| it.lb = LoadBalancer::LeastRequest), Err(KeptByProxy::LeastRequest));
+        assert_eq!(with(|it| it.lb = LoadBalancer::Passthrough), Err(KeptByProxy::Passthrough));
+        let limit = with(|it| it.pool.max_connections = NonZeroU32::new(1));
+        assert_eq!(limit, Err(KeptByProxy::MaxConnections));
+        let idle = with(|it| it.pool.idle_timeout = Some(Duration::from_secs(1)));
+        assert_eq!(idle, Err(KeptByProxy::IdleTimeout));
+        let one = PortPolicy { lb: LoadBalancer::LeastRequest, ..PortPolicy::default() };
+        assert_eq!(may_carry(&one, 1), Ok(()), "there is no choice to make");
+    }
+}
