@@ -245,7 +245,7 @@ impl Receiver {
             let Some(event) = self.decoder.next(&mut rest)? else { break };
             match event {
                 Event::Data { stream, piece, last } => {
-                    self.turn.spend(price::WORK_OF_DATA, piece.len());
+                    self.turn.spend_on_data(piece.len());
                     self.link.patience.borrow_mut().earn(price::of_data(piece.len()));
                     self.data(stream, piece, last)?;
                 }

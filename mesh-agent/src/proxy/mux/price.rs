@@ -14,9 +14,6 @@ const MOST: u32 = 4000;
 /// What each second gives.
 const EACH_SECOND: u32 = 2000;
 
-/// Work of a piece of data: a system call writes it.
-pub const WORK_OF_DATA: u32 = 1;
-
 /// The patience that a connection begins with.
 pub fn patience() -> Patience {
     Patience::new(MOST, EACH_SECOND)
