@@ -85,13 +85,12 @@ pub(super) enum Error {
 impl Pods {
     /// None yet.
     pub fn new(programs: Programs, cgroup: PathBuf, workers: u8) -> Result<Self, ebpf::Error> {
-        let (enrolled, in_doubt) = (BTreeMap::new(), BTreeMap::new());
         let mut pods = Self {
             programs,
             cgroup,
             workers,
-            enrolled,
-            in_doubt,
+            enrolled: BTreeMap::new(),
+            in_doubt: BTreeMap::new(),
             complete: false,
             leaving: Leaving::default(),
             looked_at: 0,
@@ -119,7 +118,7 @@ impl Pods {
         }
         self.programs.attach(self.enrolled.values().map(|pod| &*pod.netns))?;
         for pod in self.enrolled.values() {
-            defer_accepts(&self.programs, &pod.netns, &pod.listeners)?;
+            self.programs.defer_accepts(&pod.netns, pod.listeners.iter().step_by(PORTS.len()));
             veths::connect(&mut self.programs, &pod.netns, &pod.claim.addresses);
         }
         veths::reset_all(&self.programs.other_veth_flows(), || self.places());
@@ -274,14 +273,12 @@ impl Pods {
                 self.programs.add_listener(cookie, kind, worker, listener)?;
             }
         }
-        let now = self.programs.are_attached();
-        let held = if now { defer_accepts(&self.programs, &netns, &listeners) } else { Ok(()) };
-        let mut enrol = || self.programs.enrol(&claim.uid, &netns, &claim.addresses, &claim.probe_ports);
-        if let Err(error) = held.and_then(|()| enrol()) {
+        if let Err(error) = self.programs.enrol(&claim.uid, &netns, &claim.addresses, &claim.probe_ports) {
             self.programs.dismiss(cookie, &claim.addresses, &claim.probe_ports, &self.probes())?;
             return Err(error.into());
         }
         if self.programs.are_attached() {
+            self.programs.defer_accepts(&netns, listeners.iter().step_by(PORTS.len()));
             veths::connect(&mut self.programs, &netns, &claim.addresses);
         }
         let netns = Arc::new(netns);
@@ -401,16 +398,6 @@ fn find(cgroup: &Path, claim: &Claim, held: Option<u64>, said: Option<Netns>) ->
 /// that.
 fn is_own(netns: &Netns) -> bool {
     Netns::of_process(std::process::id()).map_or(true, |own| own.cookie() == netns.cookie())
-}
-
-/// Has what comes to a pod's outbound listeners wait, from when these programs decide. Where its SYN could
-/// not be sent again (`CAP_NET_RAW`) it does not, and the client hears of a refusal after `connect()`.
-fn defer_accepts(programs: &Programs, netns: &Netns, listeners: &[TcpListener]) -> Result<(), ebpf::Error> {
-    if let Err(error) = sys::open_sockets(netns, SocketKind::LoopbackV4, 1) {
-        tracing::warn!(%error, "connect() of a pod succeeds before it is known whether somebody listens");
-        return Ok(());
-    }
-    listeners.chunks_exact(PORTS.len()).try_for_each(|of_worker| programs.defer_accepts(&of_worker[0]))
 }
 
 /// Opens one of a pod's listeners. A connection that the proxy accepts from an application or from outside

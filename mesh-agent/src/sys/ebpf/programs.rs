@@ -2,8 +2,8 @@
 
 use std::collections::HashSet;
 use std::fs;
-use std::net::IpAddr;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::net::{IpAddr, TcpListener};
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -18,7 +18,7 @@ use super::map::{absent_is_fine, descriptor, replace, take};
 use super::sandboxes::Sandboxes;
 use super::veth::{self, VETH_FLOWS, VethFlows, Veths};
 use super::{Error, HANDED_OVER, PEER, attach, map_error};
-use crate::sys::{HostEnd, Netns};
+use crate::sys::{self, HostEnd, Netns, SocketKind};
 
 /// The object that `cargo xtask build-ebpf` made.
 pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/mesh-ebpf.o"));
@@ -296,10 +296,18 @@ impl Programs {
         self.listeners.insert(key, socket.as_raw_fd(), 0).map_err(map_error("LISTENERS"))
     }
 
-    /// Has connections that come to an outbound listener wait until the proxy knows whether somebody takes
-    /// them.
-    pub fn defer_accepts(&self, listener: impl AsFd) -> Result<(), Error> {
-        attach::defer_accepts(&self.ebpf, listener)
+    /// Has connections that come to a pod's outbound listeners wait until the proxy knows whether somebody
+    /// takes them. Where that can't be had (their SYNs are sent again, for which `CAP_NET_RAW` is needed)
+    /// they do not, and the client hears of a refusal after `connect()`.
+    pub fn defer_accepts<'a>(&self, netns: &Netns, mut outbound: impl Iterator<Item = &'a TcpListener>) {
+        let can_send = sys::open_sockets(netns, SocketKind::LoopbackV4, 1);
+        let deferred = can_send.map_err(|error| error.to_string()).and_then(|_| {
+            let mut each = |listener| attach::defer_accepts(&self.ebpf, listener);
+            outbound.try_for_each(&mut each).map_err(|error| error.to_string())
+        });
+        if let Err(error) = deferred {
+            tracing::warn!(%error, "connect() of a pod succeeds before it is known whether somebody listens");
+        }
     }
 
     /// The namespace in which a pod is enrolled, or was by a predecessor, and is held until somebody lets it
@@ -429,7 +437,7 @@ fn directory(root: &Path, name: &str) -> Result<PathBuf, Error> {
 /// 1 if a pod has many IPv6 addresses for itself from now on, and 0 if it stays at one: then all its
 /// connections over IPv6 through the proxy share one set of ports.
 fn widen_loopback(uid: &str, netns: &Netns) -> u32 {
-    let widened = crate::sys::widen_loopback(netns);
+    let widened = sys::widen_loopback(netns);
     if let Err(error) = &widened {
         tracing::debug!(uid, %error, "no more loopback addresses for IPv6");
     }
