@@ -9,9 +9,9 @@ const WIDTH: usize = 110;
 /// Files that this workspace has written, below a directory.
 fn sources(directory: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
-    for entry in fs::read_dir(directory).unwrap() {
-        let path = entry.unwrap().path();
-        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+    for entry in fs::read_dir(directory).expect("a directory of the workspace") {
+        let path = entry.expect("an entry of it").path();
+        let name = path.file_name().expect("a name").to_string_lossy().into_owned();
         if path.is_dir() && name != "target" && !name.starts_with('.') {
             found.extend(sources(&path));
         } else if path.extension().is_some_and(|extension| extension == "rs") {
@@ -26,7 +26,7 @@ fn comments_that(is: impl Fn(&str) -> bool) -> Vec<String> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let mut found = Vec::new();
     for path in sources(&root) {
-        let text = fs::read_to_string(&path).unwrap();
+        let text = fs::read_to_string(&path).expect("a source");
         let comments = (1..).zip(text.lines()).filter(|(_, line)| line.trim_start().starts_with("//"));
         found.extend(
             comments.filter(|(_, line)| is(line)).map(|(number, _)| format!("{}:{number}", path.display())),

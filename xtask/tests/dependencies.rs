@@ -58,16 +58,16 @@ fn mentions(sources: &str, library: &str) -> bool {
 /// All code of a crate, and the files of others that it includes by their paths.
 fn sources(directory: &Path) -> String {
     let mut text = String::new();
-    for entry in fs::read_dir(directory).unwrap() {
-        let path = entry.unwrap().path();
+    for entry in fs::read_dir(directory).expect("a directory of the workspace") {
+        let path = entry.expect("an entry of it").path();
         if path.is_dir() && path.file_name().is_some_and(|name| name != "target") {
             text += &sources(&path);
         } else if path.extension().is_some_and(|extension| extension == "rs") {
-            let file = fs::read_to_string(&path).unwrap();
+            let file = fs::read_to_string(&path).expect("a source");
             for included in
                 file.lines().filter_map(|line| line.strip_prefix("#[path = \"")?.strip_suffix("\"]"))
             {
-                text += &fs::read_to_string(path.parent().unwrap().join(included)).unwrap();
+                text += &fs::read_to_string(directory.join(included)).expect("an included source");
             }
             text += &file;
         }
