@@ -1,7 +1,7 @@
 //! The data path, in reading order:
 //!
 //! 1. [`worker`]: a thread that runs a [`core`](mod@core), with its pods' listeners.
-//! 2. [`accept`]: connections are taken; those of pods once their way is open ([`deferred_accept`], [`syn`]).
+//! 2. [`accept`]: connections are taken; those of pods once their way is open ([`deferred_accept`]).
 //! 3. [`outbound`]: one that a pod opened. Where does it go?
 //! 4. [`upstream`]: the way to one endpoint, through [`pool`], [`tunnel`] ([`mux`] or [`hbone`]) and [`tls`].
 //! 5. [`inbound`]: one that arrives at a pod. Has it a place for its [handshake](handshakes), who is it, has
