@@ -151,9 +151,7 @@ fn a_pod_starts_in_the_mesh_while_its_agent_crashes() -> Result<()> {
     let agent = agent_of(&first)?.context("there is an agent")?;
     let uid = agent["metadata"]["uid"].as_str().context("pods have uids")?;
     // Both processes at once, as the kernel would for memory.
-    for pid in processes_of(uid, "mesh-agent")?.into_iter().chain(processes_of(uid, "mesh-proxy")?) {
-        kill(pid)?;
-    }
+    kill(&[processes_of(uid, "mesh-agent")?, processes_of(uid, "mesh-proxy")?].concat())?;
     scope.apply(&eager("client", &first))?;
     scope.ready()?;
     scope.ensure_no_restarts()?;
@@ -232,7 +230,7 @@ fn a_sandbox_that_is_made_again_is_in_the_mesh_again() -> Result<()> {
     let before = scope.get(&["pod", "client"])?;
     let uid = before["metadata"]["uid"].as_str().context("pods have uids")?;
     let [pause] = processes_of(uid, "pause")?[..] else { anyhow::bail!("a pod has one sandbox") };
-    kill(pause)?;
+    kill(&[pause])?;
     eventually("the pod has another sandbox", SOON, || {
         let now = scope.get(&["pod", "client"])?;
         ensure!(now["metadata"]["uid"] == before["metadata"]["uid"], "it is another pod");
@@ -277,6 +275,8 @@ fn processes_of(uid: &str, name: &str) -> Result<Vec<u32>> {
     Ok(found)
 }
 
-fn kill(pid: u32) -> Result<()> {
-    kubectl::output(std::process::Command::new("kill").args(["-KILL", &pid.to_string()])).map(drop)
+/// In one go: a proxy ends with its keeper, and can't be killed after that.
+fn kill(pids: &[u32]) -> Result<()> {
+    let pids = pids.iter().map(ToString::to_string);
+    kubectl::output(std::process::Command::new("kill").arg("-KILL").args(pids)).map(drop)
 }
