@@ -3,7 +3,8 @@
 //! Reading order follows a resource. [`Store`] takes what the control plane sent and keeps the good part of
 //! it: [`Workload`]s, [`Service`]s and policies, each checked once when it arrives, and held small (`record`)
 //! until it is asked for. [`Snapshot`] is one immutable state of all that, to be shared between cores. On it,
-//! [`outbound::route`] says where a connection goes, [`kernel::may_carry`] whether it needs the proxy, and [`policy::authorize`] whether a workload takes it.
+//! [`outbound::route`] says where a connection goes, [`kernel::may_carry`] whether it needs the proxy, and
+//! [`policy::authorize`] whether a workload takes it.
 //!
 //! IPv4-mapped IPv6 addresses are the IPv4 addresses that they stand for, everywhere.
 
