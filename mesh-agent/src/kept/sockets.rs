@@ -86,10 +86,11 @@ impl Sockets {
         wait.await.unwrap_or_else(|_| Err(io::ErrorKind::NotConnected.into()))
     }
 
-    /// Gives one back that can be used again.
+    /// Gives one back that can be used again. It is closed if the pod is gone, or has more than a batch.
     pub fn give_back(&self, pod: u64, kind: SocketKind, socket: OwnedFd) {
-        // The pod may be gone.
-        if let Some(stock) = self.0.stocks.borrow_mut().get_mut(&(pod, kind)) {
+        if let Some(stock) = self.0.stocks.borrow_mut().get_mut(&(pod, kind))
+            && stock.ready.len() < MOST_SOCKETS.into()
+        {
             stock.ready.push(socket);
         }
     }
@@ -243,6 +244,18 @@ mod tests {
             let takes = (0..50).map(|_| sockets.take(7, SocketKind::DeliveryV6));
             let taken = futures_util::future::join_all(takes).await;
             assert!(taken.iter().all(Result::is_ok));
+        });
+    }
+
+    #[test]
+    fn many_that_are_given_back_are_not_all_kept() {
+        with_keeper(MOST_SOCKETS, async |sockets, _| {
+            let kind = SocketKind::LoopbackV4;
+            let takes = (0..200).map(|_| sockets.take(7, kind));
+            for taken in futures_util::future::join_all(takes).await {
+                sockets.give_back(7, kind, taken.unwrap());
+            }
+            assert!(sockets.0.stocks.borrow()[&(7, kind)].ready.len() <= MOST_SOCKETS.into());
         });
     }
 
