@@ -5,7 +5,7 @@
 //! because it knew a destination that the mesh has just forgotten.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -174,7 +174,7 @@ impl Refusals {
 
     /// A connection was refused.
     pub fn say(&mut self, event: Event) {
-        let destination = SocketAddr::new(IpAddr::from(event.destination.address), event.destination.port);
+        let destination = SocketAddr::from(event.destination);
         let Some(times) = self.times(event.netns, destination, Instant::now()) else { return };
         let bound = self.strict.of(event.netns);
         let pod = bound.as_ref().map_or("unknown", |bound| &bound.pod);

@@ -10,7 +10,8 @@
 //!    asked; [`redirection`], what Istio is.
 //! 4. [`xds`] and [`certs`]: what the control plane tells, and who the pods are; [`legacy`], what of it a
 //!    next proxy gets.
-//! 5. [`proxy`]: the data path, a room for each step of a connection.
+//! 5. [`proxy`]: the data path, a room for each step of a connection; [`node`], what it knows of its node;
+//!    [`direct`], connections that go without it.
 //! 6. [`telemetry`], [`admin`], [`check`], [`liveness`]: what the agent tells.
 #![deny(unsafe_code)]
 
@@ -28,6 +29,7 @@ pub mod kept;
 pub mod legacy;
 pub mod liveness;
 pub mod log;
+pub mod node;
 mod pause;
 pub mod pods;
 pub mod proxy;

@@ -22,13 +22,14 @@ use crate::keeper::RELIEVED;
 use crate::kept::{self, Keeper, Kept};
 use crate::legacy::{Left, Legacy};
 use crate::liveness::Liveness;
+use crate::node::{Node, NodeWorker};
 use crate::pods::NodePods;
 use crate::proxy::balance::{Affinity, Health, Limits};
 use crate::proxy::core::{NEWS_WAIT, Shared};
 use crate::proxy::deferred_accept;
 use crate::proxy::worker::{self, Command};
 use crate::redirection::{Failures, Notes, Writer};
-use crate::sys::ebpf::{Decisions, DeferredSyns, EventLog, FlowMap, Links, Recent};
+use crate::sys::ebpf::{DeferredSyns, EventLog, FlowMap};
 use crate::sys::seccomp;
 use crate::telemetry::{AccessLog, AgentMetrics, Format, WorkerMetrics};
 use crate::xds::{self, ToldBefore, Xds, XdsConfig};
@@ -94,18 +95,30 @@ async fn serve(mut config: Config, set_log_filter: SetLogFilter) -> Result<(), F
     }
     let (links, shown_links) = (maps.links()?, maps.links()?);
     let (recent, decisions, syns) = maps.outcomes()?;
-    let kernel = (links, recent, decisions);
-    let shared = shared(&config, &xds, &certificates, (&direct, served), kernel, open_files);
+    let node = Arc::new(Node {
+        direct: direct.clone(),
+        strict_egress: Strict::default(),
+        recent,
+        decisions,
+        same_node: config.same_node,
+        links,
+    });
+    let shared = shared(&config, &xds, &certificates, served, open_files);
     let flow_maps = channels.iter().map(|_| maps.flow_map()).collect::<Result<Vec<_>, _>>()?;
     let (destinations, kernel, events, egress) = maps.open()?;
-    let egress = Egress::open(egress, shared.strict_egress.clone())?;
-    watch_kernel(events, &metrics, shared.strict_egress.clone(), direct.clone());
-    let work =
-        direct::Work { kernel, keeper: keeper.clone(), shared: Arc::clone(&shared), metrics: direct_metrics };
+    let egress = Egress::open(egress, node.strict_egress.clone())?;
+    watch_kernel(events, &metrics, node.strict_egress.clone(), direct.clone());
+    let work = direct::Work {
+        kernel,
+        keeper: keeper.clone(),
+        node: Arc::clone(&node),
+        shared: Arc::clone(&shared),
+        metrics: direct_metrics,
+    };
     tokio::spawn(direct::Task::new(work, heard).run());
     let kernel = flow_maps.into_iter().zip(channels);
     let liveness = Liveness::default();
-    let workers = start_workers(&shared, kernel, worker_metrics, &liveness)?;
+    let workers = start_workers(&shared, &node, kernel, worker_metrics, &liveness)?;
     follow_syns(Arc::clone(&shared), syns)?;
     // This runtime's own.
     let beat = liveness.of_loop("control");
@@ -276,8 +289,7 @@ fn shared(
     config: &Config,
     xds: &Xds,
     certificates: &Certificates,
-    (direct, serving): (&Direct, watch::Receiver<bool>),
-    (links, recent, decisions): (Links, Recent, Decisions),
+    serving: watch::Receiver<bool>,
     open_files: u64,
 ) -> Arc<Shared> {
     // Over HBONE a connection has one descriptor on each node, its socket in the pod. Plain ones have two:
@@ -295,13 +307,7 @@ fn shared(
         health: Health::default(),
         affinity: Affinity::default(),
         limits: Limits::default(),
-        direct: direct.clone(),
-        strict_egress: Strict::default(),
-        recent,
-        decisions,
         listeners: deferred_accept::Listeners::default(),
-        same_node: config.same_node,
-        links,
         most_connections: most - most_sessions,
         most_of_pod,
         most_sessions,
@@ -320,6 +326,7 @@ fn most_of_pod(config: &Config, most: usize) -> usize {
 
 fn start_workers(
     shared: &Arc<Shared>,
+    node: &Arc<Node>,
     kernel: impl Iterator<Item = (FlowMap, OwnedFd)>,
     metrics: Vec<Arc<WorkerMetrics>>,
     liveness: &Liveness,
@@ -327,11 +334,12 @@ fn start_workers(
     let mut workers = Workers { threads: Vec::new(), commands: Vec::new() };
     for (index, (metrics, (flows, sockets))) in metrics.into_iter().zip(kernel).enumerate() {
         let (sender, commands) = mpsc::unbounded_channel();
-        let shared = Arc::clone(shared);
+        let (shared, node) = (Arc::clone(shared), Arc::clone(node));
         let name = format!("worker-{index}");
         let beat = liveness.of_loop(&name);
         let thread = std::thread::Builder::new().name(name).spawn(move || {
-            match worker::run(shared, flows, sockets, metrics, commands, &beat) {
+            let start = || NodeWorker::start(node, flows, sockets);
+            match worker::run(shared, start, metrics, commands, &beat) {
                 Ok(()) => beat.leave(),
                 Err(error) => tracing::error!(%error, "worker could not start"),
             }
@@ -344,10 +352,12 @@ fn start_workers(
 
 /// Hands SYNs that wait to the workers. On a thread of its own: a client waits for it, whatever else is to be
 /// done.
-fn follow_syns(shared: Arc<Shared>, syns: DeferredSyns) -> std::io::Result<()> {
+fn follow_syns(shared: Arc<Shared>, mut syns: DeferredSyns) -> std::io::Result<()> {
     let follow = move || {
-        if let Err(error) = shared.listeners.follow(syns) {
-            tracing::error!(%error, "connections of pods wait for a second and more");
+        loop {
+            if let Err(error) = syns.next(|syn| shared.listeners.hand_over(syn)) {
+                return tracing::error!(%error, "connections of pods wait for a second and more");
+            }
         }
     };
     std::thread::Builder::new().name("syns".into()).spawn(follow).map(drop)

@@ -74,7 +74,8 @@ impl Address {
 #[cfg(not(target_arch = "bpf"))]
 mod user {
     use super::Address;
-    use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+    use crate::maps::Endpoint;
+    use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
     impl From<IpAddr> for Address {
         fn from(ip: IpAddr) -> Self {
@@ -94,6 +95,12 @@ mod user {
             } else {
                 Ipv6Addr::from(octets).into()
             }
+        }
+    }
+
+    impl From<Endpoint> for SocketAddr {
+        fn from(endpoint: Endpoint) -> Self {
+            Self::new(IpAddr::from(endpoint.address), endpoint.port)
         }
     }
 }

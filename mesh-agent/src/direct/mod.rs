@@ -14,7 +14,7 @@ mod task;
 #[cfg(test)]
 mod tests;
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use mesh_common::fault::{Event, Fault};
@@ -102,7 +102,7 @@ impl Direct {
 
     /// The kernel refused a connection of a pod, since nobody is at its destination.
     pub fn refused(&self, why: Fault, event: Event) {
-        let destination = SocketAddr::new(IpAddr::from(event.destination.address), event.destination.port);
+        let destination = event.destination.into();
         let _counted = self.refusals.try_send(Refusal { client: event.netns, destination, why });
     }
 }

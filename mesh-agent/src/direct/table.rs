@@ -1,7 +1,7 @@
 //! Which plans there are, and what the kernel was told of them.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -154,7 +154,7 @@ impl Table {
 
     /// The kernel did not take a route and has none in its place. It is told again when that is next planned.
     pub fn not_taken(&mut self, key: &RouteKey) {
-        let destination = (IpAddr::from(key.destination.address), key.destination.port).into();
+        let destination = key.destination.into();
         let entry = self.asked.get_mut(&key.client).and_then(|entries| entries.get_mut(&destination));
         if let Some(entry) = entry {
             entry.told = None;

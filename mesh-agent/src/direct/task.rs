@@ -16,6 +16,7 @@ use super::plan::{Plan, Pod, View};
 use super::table::{Change, Table, Why};
 use super::{Ask, Heard, News};
 use crate::kept::Keeper;
+use crate::node::Node;
 use crate::proxy::core::Shared;
 use crate::sys::ebpf::{DirectEvent, DirectKernel, UnderWay};
 use crate::telemetry::WorkerMetrics;
@@ -42,6 +43,8 @@ pub struct Work {
     pub kernel: DirectKernel,
     /// Who closes connections.
     pub keeper: Keeper,
+    /// How its pods are connected.
+    pub node: Arc<Node>,
     /// What it shares with the workers.
     pub shared: Arc<Shared>,
     /// Counters of its own.
@@ -52,6 +55,7 @@ pub struct Work {
 pub struct Task {
     kernel: DirectKernel,
     keeper: Keeper,
+    node: Arc<Node>,
     shared: Arc<Shared>,
     heard: Heard,
     table: Table,
@@ -80,7 +84,8 @@ impl Task {
             kernel: work.kernel,
             keeper: work.keeper,
             judged: work.shared.snapshot.load_full(),
-            links: Links::new(work.shared.same_node_wanted()),
+            links: Links::new(work.node.same_node_wanted()),
+            node: work.node,
             shared: work.shared,
             heard,
             table: Table::default(),
@@ -216,7 +221,7 @@ impl Task {
 
     /// How pods are connected may change: somebody shapes their traffic, or no longer.
     fn look_at_links(&mut self) {
-        if self.links.look(self.table.cookies(), |pod| self.shared.links.of(pod)) {
+        if self.links.look(self.table.cookies(), |pod| self.node.links.of(pod)) {
             self.stale = Why::Node;
         }
     }

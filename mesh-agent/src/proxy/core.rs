@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use mesh_api::identity::SpiffeId;
 use mesh_api::plan::{Snapshot, TargetKey, Workload};
-use mesh_common::veth::{self, Wanted, Way};
 use tokio::sync::{Notify, watch};
 
 use super::admission::Admissions;
@@ -19,12 +18,8 @@ use super::balance::{Affinity, Health, Limits, Turns};
 use super::deferred_accept::{self, DeferredAccepts};
 use super::mux::Budget;
 use super::pool::Pool;
+use super::surroundings::Surroundings;
 use crate::certs::{Certificates, Identity};
-use crate::config::SameNode;
-use crate::direct::Direct;
-use crate::egress::Strict;
-use crate::kept::Sockets;
-use crate::sys::ebpf::{Decisions, FlowMap, Links, Recent};
 use crate::telemetry::WorkerMetrics;
 
 /// How long a new pod's connections wait for the control plane to tell of the pod (docs/wire.md, Answers) and
@@ -50,20 +45,8 @@ pub struct Shared {
     pub affinity: Affinity,
     /// Connections of services that limit them.
     pub limits: Limits<(Arc<str>, u16)>,
-    /// Asked for direct ways between pods of this node.
-    pub direct: Direct,
-    /// Pods that may go only where the mesh knows the way.
-    pub strict_egress: Strict,
-    /// Told of destinations that take or refuse connections.
-    pub recent: Recent,
-    /// Told what becomes of connections whose SYN waits.
-    pub decisions: Decisions,
-    /// Where these come.
+    /// Where connections come whose SYN waits.
     pub listeners: deferred_accept::Listeners,
-    /// How connections between pods of this node go.
-    pub same_node: SameNode,
-    /// How these pods are connected.
-    pub links: Links,
     /// Connections that a core may have open at once.
     pub most_connections: usize,
     /// How many of these one pod may have.
@@ -74,19 +57,6 @@ pub struct Shared {
     pub buffers_of_pod: usize,
     /// How long connections may go on after the agent was told to stop.
     pub drain: Duration,
-}
-
-impl Shared {
-    /// How direct connections are wanted, if they are.
-    pub fn same_node_wanted(&self) -> Option<Wanted> {
-        (self.same_node != SameNode::Mtls).then(|| self.same_node.wanted())
-    }
-
-    /// Whether a connection between two pods of this node goes over mutual TLS, as between nodes.
-    pub fn is_encrypted(&self, client: u64, server: u64) -> bool {
-        let way = |wanted| veth::way(wanted, self.links.of(client), self.links.of(server));
-        self.same_node_wanted().is_none_or(|wanted| way(wanted) == Way::Proxy)
-    }
 }
 
 /// An enrolled pod, as a core knows it.
@@ -109,10 +79,8 @@ pub struct LocalPod {
 pub struct Core {
     /// What all cores share.
     pub shared: Arc<Shared>,
-    /// What is remembered with sockets.
-    pub flows: RefCell<FlowMap>,
-    /// Sockets in pods.
-    pub sockets: Sockets,
+    /// Where it runs.
+    pub surroundings: Box<dyn Surroundings>,
     /// HBONE connections.
     pub pool: Pool,
     /// Whose turn it is among endpoints.
@@ -178,12 +146,14 @@ impl LocalPod {
 
 impl Core {
     /// A core without pods.
-    pub fn new(shared: Arc<Shared>, kernel: (FlowMap, Sockets), metrics: Arc<WorkerMetrics>) -> Rc<Self> {
-        let (flows, sockets) = kernel;
+    pub fn new(
+        shared: Arc<Shared>,
+        surroundings: Box<dyn Surroundings>,
+        metrics: Arc<WorkerMetrics>,
+    ) -> Rc<Self> {
         Rc::new(Self {
             shared,
-            flows: RefCell::new(flows),
-            sockets,
+            surroundings,
             pool: Pool::default(),
             turns: Turns::default(),
             admissions: Rc::default(),
@@ -259,17 +229,18 @@ impl Core {
         self.by_address.borrow_mut().extend(addresses);
     }
 
-    /// The pod is gone. A pod that took its address over meanwhile keeps it. Returns the cookie of its
-    /// namespace.
-    pub fn forget(&self, uid: &str) -> Option<u64> {
-        let mut netns = None;
+    /// The pod is gone. A pod that took its address over meanwhile keeps it.
+    pub fn forget(&self, uid: &str) {
+        let mut gone = None;
         self.by_address.borrow_mut().retain(|_, pod| {
-            let gone = &*pod.uid == uid;
-            if gone {
-                netns = Some(pod.netns);
+            let stays = &*pod.uid != uid;
+            if !stays {
+                gone = Some(Arc::clone(pod));
             }
-            !gone
+            stays
         });
-        netns
+        if let Some(pod) = gone {
+            self.surroundings.forget(&pod);
+        }
     }
 }

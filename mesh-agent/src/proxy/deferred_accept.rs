@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use mesh_common::deferred_accept::DeferredSyn;
 use mesh_common::maps::{Endpoint, Handoff};
-use socket2::{SockRef, Socket};
+use socket2::SockRef;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, spawn_local};
@@ -20,9 +20,7 @@ use tokio::task::{AbortHandle, spawn_local};
 use super::accept::{self, Cap, Caps, Full};
 use super::core::{Core, LocalPod};
 use super::outbound::{self, Attempt, Opened};
-use super::syn::{self, Packet};
-use crate::sys::SocketKind;
-use crate::sys::ebpf::{Asked, DeferredSyns};
+use super::surroundings::{Asked, Met};
 
 /// SYNs of one pod that may wait for a worker to look at them. Those beyond are sent again by their kernel.
 const UNREAD: usize = 256;
@@ -35,9 +33,9 @@ const WAITING: usize = 512;
 /// still wants it.
 const UNCLAIMED: Duration = Duration::from_millis(200);
 
-/// For how long a pod's connections to a destination wait for nothing, in nanoseconds, if a SYN can't be sent
-/// again: until the client's kernel has done that itself.
-const LET_THROUGH: u64 = 2_000_000_000;
+/// For how long a pod's connections to a destination wait for nothing if a SYN can't be sent again: until the
+/// client's kernel has done that itself.
+const LET_THROUGH: Duration = Duration::from_secs(2);
 
 /// Where the SYNs of each listener go, by the kernel's cookie of it. Each pod has a queue of its own on each
 /// worker, so that none has those of others wait.
@@ -49,14 +47,10 @@ impl Listeners {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Hands SYNs to the workers as they come, for ever. Errors: no more will come.
-    pub fn follow(&self, mut syns: DeferredSyns) -> io::Result<()> {
-        loop {
-            syns.next(|syn| {
-                if let Some(worker) = self.all().get(&syn.listener) {
-                    let _comes_again = worker.try_send(Box::new(syn));
-                }
-            })?;
+    /// Hands a SYN to the worker that has its listener. One that finds no room is sent again by its kernel.
+    pub fn hand_over(&self, syn: DeferredSyn) {
+        if let Some(worker) = self.all().get(&syn.listener) {
+            let _comes_again = worker.try_send(Box::new(syn));
         }
     }
 }
@@ -208,25 +202,14 @@ fn let_through(core: &Rc<Core>, pod: &Arc<LocalPod>, syn: DeferredSyn) {
 }
 
 fn attempt(syn: &DeferredSyn) -> Attempt {
-    Attempt { asked: Asked::of(&syn.destination), port: syn.connection.client.port }
+    Attempt { asked: Asked::from(&syn.destination), port: syn.connection.client.port }
 }
 
 /// Has the pod's kernel take the SYN again, and let it through or refuse it.
 async fn decide(core: Rc<Core>, pod: Arc<LocalPod>, syn: DeferredSyn, refused: bool) {
-    let connection = &syn.connection;
-    if let Err(error) = send_again(&core, &pod, &syn, refused).await {
-        tracing::debug!(%pod, client = %syn::address(&connection.client), %error, "a SYN that waits is not sent again");
-        core.shared.recent.let_through(pod.netns, Asked::of(&syn.destination).destination, LET_THROUGH);
+    if let Err(error) = core.surroundings.decide(&pod, &syn, refused).await {
+        let client = SocketAddr::from(syn.connection.client);
+        tracing::debug!(%pod, %client, %error, "a SYN that waits is not sent again");
+        core.surroundings.note(&pod, syn.destination.into(), Met::Untold(LET_THROUGH));
     }
-}
-
-async fn send_again(core: &Core, pod: &LocalPod, syn: &DeferredSyn, refused: bool) -> io::Result<()> {
-    let to = syn::address(&syn.connection.server);
-    let kind = SocketKind::loopback(to.ip());
-    let socket = Socket::from(core.sockets.take(pod.netns, kind).await?);
-    // It counts from here.
-    core.shared.decisions.decide(&syn.connection, refused).map_err(io::Error::other)?;
-    let sent = socket.send_to(Packet::of(syn).bytes(), &SocketAddr::new(to.ip(), 0).into());
-    core.sockets.give_back(pod.netns, kind, socket.into());
-    sent.map(drop)
 }

@@ -1,19 +1,15 @@
 //! The last step to an application: a connection inside its pod, over loopback, that shows the real client.
 
 use std::io;
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
 use mesh_api::plan::policy::Permit;
-use mesh_common::maps::Endpoint;
-use mesh_common::steer;
 use socket2::Socket;
 use tokio::net::{TcpSocket, TcpStream};
 
 use super::core::{Core, LocalPod};
 use super::flow::{ClientAddress, UpstreamAddress};
-use crate::sys::{self, SocketKind};
 
 /// How long a socket may take to come, and an application to accept (its queue may be full).
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -33,7 +29,7 @@ pub enum Error {
     Socket(io::Error),
     /// The client's address could not be filed; the application would have taken the proxy for its client.
     #[error("filing the client's address: {0}")]
-    File(#[from] sys::ebpf::Error),
+    File(io::Error),
 }
 
 /// Connects to the application of `pod` that listens on `to`. Takes the policy's yes: there is no other way
@@ -45,31 +41,19 @@ pub async fn deliver(
     to: UpstreamAddress,
     _allowed: &Permit,
 ) -> Result<TcpStream, Error> {
-    let taking = core.sockets.take(pod.netns, SocketKind::delivery(to.ip()));
+    let taking = core.surroundings.delivery_socket(pod, to.ip(), client.address());
     let taken = tokio::time::timeout(TIMEOUT, taking).await;
     let socket = taken.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).map_err(Error::Socket)?;
     let connect = async {
         tokio::select! {
             biased;
-            connected = from_loopback(core, socket.into(), client, to) => connected,
+            connected = open(core, socket, client, to) => connected,
             connected = from_own_address(core, pod, client, to) => connected,
         }
     };
     tokio::time::timeout(TIMEOUT, connect)
         .await
         .unwrap_or_else(|_| Err(Error::Connect(io::ErrorKind::TimedOut.into())))
-}
-
-async fn from_loopback(
-    core: &Rc<Core>,
-    socket: Socket,
-    client: ClientAddress,
-    to: UpstreamAddress,
-) -> Result<TcpStream, Error> {
-    let shown = Endpoint::new(client.ip().into(), client.address().port());
-    let source = steer::delivery_source(to.ip().into(), &shown);
-    socket.bind(&SocketAddr::new(source.into(), 0).into()).map_err(Error::Connect)?;
-    open(core, socket, client, to).await
 }
 
 async fn open(
@@ -81,7 +65,7 @@ async fn open(
     socket.set_tcp_nodelay(true).map_err(Error::Socket)?;
     // A reset, until it has ended well.
     socket.set_linger(Some(Duration::ZERO)).map_err(Error::Socket)?;
-    core.flows.borrow_mut().deliver_as(&socket, client.address())?;
+    core.surroundings.show_client(&socket, client.address()).map_err(Error::File)?;
     TcpSocket::from_std_stream(socket.into()).connect(to.address()).await.map_err(Error::Connect)
 }
 
@@ -96,6 +80,6 @@ async fn from_own_address(
     to: UpstreamAddress,
 ) -> Result<TcpStream, Error> {
     tokio::time::sleep(UNANSWERED).await;
-    let taken = core.sockets.take(pod.netns, SocketKind::stream(to.ip())).await;
-    open(core, taken.map_err(Error::Socket)?.into(), client, to).await
+    let taken = core.surroundings.outbound_socket(pod, to.ip()).await;
+    open(core, taken.map_err(Error::Socket)?, client, to).await
 }

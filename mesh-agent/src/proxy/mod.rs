@@ -7,6 +7,8 @@
 //! 5. [`inbound`]: one that arrives at a pod. Has it a place for its [handshake](handshakes), who is it, has
 //!    that one a place for its [session](sessions), [`admission`], and [`deliver`].
 //!
+//! Where it runs it knows by its [`surroundings`] alone: on a node, sockets in pods and what eBPF tells.
+//!
 //! [`relay`] then moves the bytes, for as long as a [`lifetime`] allows it; [`balance`] remembers what
 //! choosing needs; [`flow`] names the addresses.
 
@@ -28,7 +30,7 @@ pub mod outbound;
 pub mod pool;
 pub mod relay;
 pub mod sessions;
-mod syn;
+pub mod surroundings;
 pub mod tls;
 pub mod tunnel;
 pub mod upstream;

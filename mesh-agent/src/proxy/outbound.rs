@@ -18,9 +18,8 @@ use super::core::{Core, LocalPod};
 use super::flow::{ClientAddress, OriginalDestination, UpstreamAddress};
 use super::lifetime::Lifetime;
 use super::relay::{self, Meter, SocketIs, reset_on_drop};
+use super::surroundings::{Asked, Met};
 use super::upstream::{self, Options, Origin, Upstream};
-use crate::config::SameNode;
-use crate::sys::ebpf::Asked;
 use crate::telemetry::{Ended, Record, Reporter, ResponseFlag, Start};
 
 /// Endpoints that are tried before the client hears of a failure.
@@ -81,8 +80,7 @@ async fn open_as_it_comes(
     socket: &TcpStream,
     peer: SocketAddr,
 ) -> Option<Opened> {
-    let asked = core.flows.borrow().original_destination(socket);
-    match asked {
+    match core.surroundings.original_destination(socket) {
         Ok(Some(asked)) => open(core, pod, &Attempt { asked, port: peer.port() }, Some(socket)).await,
         Ok(None) => {
             tracing::warn!(%pod, %peer, "a program connected to the mesh's port 15001 itself: refused");
@@ -112,12 +110,12 @@ pub async fn open(
     let arrived = Arrived { socket, client, original, not_direct: attempt.asked.not_direct };
     match connect(core, pod, &arrived, &mut record).await {
         Ok(connected) => {
-            core.shared.recent.taken(pod.netns, original.address());
+            core.surroundings.note(pod, original.address(), Met::Taken);
             Some(Opened { record, connected })
         }
         Err(error) => {
             if matches!(error, Error::Refused(_)) {
-                core.shared.recent.refused(pod.netns, original.address());
+                core.surroundings.note(pod, original.address(), Met::Refused);
             }
             tracing::debug!(%pod, %client, %original, %error, "outbound connection not made");
             record.end(&Ended::Failed(error.response_flag(), error.to_string()), (0, 0));
@@ -192,7 +190,7 @@ async fn pass_through(
         return Err(Error::MeshPort(original.port()));
     }
     let known = core.snapshot().knows_address(original.ip());
-    if !known && core.shared.strict_egress.refuses(pod.netns, original.address()) {
+    if !known && core.surroundings.refuses_unknown(pod, original.address()) {
         return Err(Error::StrictEgress(original.address()));
     }
     let to = UpstreamAddress::new(original.address());
@@ -312,8 +310,8 @@ fn leave_out_near(core: &Core, candidates: &mut [(TargetKey, u32)]) {
 /// The next connection may not need the proxy.
 fn ask_for_direct_ways(core: &Core, pod: &LocalPod, original: OriginalDestination, endpoints: &[Target]) {
     let is_near = |target: &Target| core.local_pod(target.address.ip()).is_some();
-    if core.shared.same_node != SameNode::Mtls && endpoints.iter().any(is_near) {
-        core.shared.direct.ask(pod, original.address());
+    if endpoints.iter().any(is_near) {
+        core.surroundings.suggest_direct(pod, original.address());
     }
 }
 

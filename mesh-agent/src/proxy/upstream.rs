@@ -12,7 +12,6 @@ use http::{Method, Request, Uri};
 use mesh_api::identity::SpiffeId;
 use mesh_api::plan::{Target, TcpKeepalive, Tunnel as Protocol, Workload};
 use mesh_common::HBONE_PORT;
-use socket2::Socket;
 use tokio::net::{TcpSocket, TcpStream};
 
 use super::core::{Core, LocalPod};
@@ -25,7 +24,6 @@ use super::relay::reset_on_drop;
 use super::tls;
 use super::tunnel::{self, Connection, OpenError, Tunnel};
 use crate::certs::{Identity, Proof};
-use crate::sys::SocketKind;
 use crate::telemetry::ResponseFlag;
 
 /// How often a stream is opened whose connection breaks.
@@ -150,7 +148,7 @@ pub struct Options {
 /// The pod that `target` is, if it is one of this node and reached without encryption.
 fn near(origin: &Origin<'_>, target: &Target) -> Option<Arc<LocalPod>> {
     let destination = origin.core.local_pod(target.address.ip())?;
-    (!origin.core.shared.is_encrypted(origin.pod.netns, destination.netns)).then_some(destination)
+    (!origin.core.surroundings.is_encrypted(origin.pod, &destination)).then_some(destination)
 }
 
 /// How the access log calls the way to `target` before it is open. Which protocol a tunnel has its handshake
@@ -190,7 +188,7 @@ pub async fn plain(
     address: UpstreamAddress,
     keepalive: Option<TcpKeepalive>,
 ) -> io::Result<TcpStream> {
-    let socket = Socket::from(core.sockets.take(pod.netns, SocketKind::stream(address.ip())).await?);
+    let socket = core.surroundings.outbound_socket(pod, address.ip()).await?;
     socket.set_tcp_nodelay(true)?;
     if let Some(keepalive) = keepalive {
         let mut settings = socket2::TcpKeepalive::new();

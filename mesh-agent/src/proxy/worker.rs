@@ -4,7 +4,6 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -21,10 +20,9 @@ use super::core::{Core, LocalPod, Shared};
 use super::handshakes::CoreHandshakes;
 use super::relay::reset_on_drop;
 use super::sessions::Sessions;
+use super::surroundings::Surroundings;
 use super::{deferred_accept, inbound, outbound, tls};
-use crate::kept::Sockets;
 use crate::liveness::Beat;
-use crate::sys::ebpf::FlowMap;
 use crate::telemetry::WorkerMetrics;
 
 /// How often a core looks for idle connections and unused counters.
@@ -86,12 +84,11 @@ struct Worker {
     accepting: RefCell<HashMap<Arc<str>, Vec<AbortHandle>>>,
 }
 
-/// Runs a core, which gets sockets in pods through a channel, until it is told to drain, and has it say that
-/// its loop turns. To be called on the core's own thread.
-pub fn run(
+/// Runs a core until it is told to drain, and has it say that its loop turns. To be called on the core's own
+/// thread, on whose runtime `start` is called. Errors: the core's runtime or its surroundings can't be had.
+pub fn run<S: Surroundings + 'static>(
     shared: Arc<Shared>,
-    flows: FlowMap,
-    sockets: OwnedFd,
+    start: impl FnOnce() -> std::io::Result<S>,
     metrics: Arc<WorkerMetrics>,
     commands: mpsc::UnboundedReceiver<Command>,
     beat: &Beat,
@@ -108,7 +105,7 @@ pub fn run(
             connections: Cap::with_reserve(shared.most_connections, shared.most_connections / RESERVED_PART),
             sessions: Cap::with_reserve(shared.most_sessions, shared.most_sessions / RESERVED_PART),
             handshakes: CoreHandshakes::default(),
-            core: Core::new(shared, (flows, Sockets::start(sockets)?), metrics),
+            core: Core::new(shared, Box::new(start()?), metrics),
             accepting: RefCell::default(),
         };
         tokio::select! {
@@ -217,9 +214,7 @@ impl Worker {
         for accepting in self.accepting.borrow_mut().remove(uid).unwrap_or_default() {
             accepting.abort();
         }
-        if let Some(netns) = self.core.forget(uid) {
-            self.core.sockets.forget(netns);
-        }
+        self.core.forget(uid);
     }
 
     /// Stops accepting, lets go, and waits for what is left, up to the deadline.
@@ -263,7 +258,7 @@ async fn sweep(core: Rc<Core>) {
         tokio::time::sleep(SWEEP_EVERY).await;
         core.pool.sweep(Instant::now());
         tls::scratch::give_back();
-        core.sockets.sweep();
+        core.surroundings.trim_idle();
         core.metrics.forget_unused(COUNTERS_KEPT);
         let snapshot = core.snapshot();
         core.turns.retain(|key| snapshot.knows_workload(&key.workload));

@@ -2,14 +2,13 @@
 
 use std::collections::HashSet;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use aya::maps::{Array, HashMap, Map, MapData, MapError, RingBuf};
 use mesh_common::direct::{
     DirectFlow, FILED_LASTS, Filed, Happened, MAX_DIRECT_FLOWS, NO_SERVER, NOTE_PROBE, Route, RouteKey,
 };
-use mesh_common::maps::Endpoint;
 use mesh_common::record;
 use rustix::time::{ClockId, clock_gettime};
 use tokio::io::unix::AsyncFd;
@@ -219,8 +218,8 @@ impl UnderWay {
         Self {
             client_netns: filed.client,
             server_netns: filed.server,
-            client: address(flow.client),
-            server: address(flow.server),
+            client: flow.client.into(),
+            server: flow.server.into(),
         }
     }
 }
@@ -242,15 +241,11 @@ fn decode(item: &[u8]) -> Option<DirectEvent> {
         server_netns: event.server_netns,
         lasted: Duration::from_nanos(event.now.saturating_sub(event.opened)),
         totals: payload(event.sent, event.received, event.ended_in),
-        client: address(event.client),
-        server: address(event.server),
-        destination: address(event.destination),
+        client: event.client.into(),
+        server: event.server.into(),
+        destination: event.destination.into(),
         probe: event.destination.note == NOTE_PROBE,
     })
-}
-
-fn address(endpoint: Endpoint) -> SocketAddr {
-    SocketAddr::new(IpAddr::from(endpoint.address), endpoint.port)
 }
 
 /// The kernel counts sequence numbers (`tcp_snd_una_update`, `tcp_rcv_nxt_update`): SYN and FIN are among

@@ -1,7 +1,7 @@
 //! What the programs report: faults, through a ring buffer.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 use aya::maps::{Map, MapData, RingBuf};
 use aya_log::Level;
@@ -44,7 +44,7 @@ impl EventLog {
 }
 
 fn report(fault: Fault, event: Event) {
-    let destination = SocketAddr::new(IpAddr::from(event.destination.address), event.destination.port);
+    let destination = SocketAddr::from(event.destination);
     warn!(netns = event.netns, %destination, verdict = ?fault.verdict(), "eBPF: {}", fault.describe());
 }
 

@@ -1,10 +1,9 @@
 //! What is remembered with single sockets.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use aya::maps::{Map, MapData, MapError, SkStorage};
-use mesh_common::direct::NOTE_NOT_DIRECT;
 use mesh_common::maps::Endpoint;
 
 use super::handed::map;
@@ -15,25 +14,6 @@ pub struct FlowMap {
     peer: SkStorage<MapData, Endpoint>,
 }
 
-/// What the client of an accepted connection asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Asked {
-    /// Address and port.
-    pub destination: SocketAddr,
-    /// The kernel has direct ways to some of its endpoints, and the draw fell on another.
-    pub not_direct: bool,
-}
-
-impl Asked {
-    /// What the programs have noted of it.
-    pub fn of(noted: &Endpoint) -> Self {
-        Self {
-            destination: (IpAddr::from(noted.address), noted.port).into(),
-            not_direct: noted.note == NOTE_NOT_DIRECT,
-        }
-    }
-}
-
 impl FlowMap {
     pub(super) fn new(peer: OwnedFd) -> Result<Self, Error> {
         let peer = Map::SkStorage(map(PEER, peer)?).try_into().map_err(map_error(PEER))?;
@@ -42,9 +22,9 @@ impl FlowMap {
 
     /// The destination that the client of an accepted connection asked for; `None` if it was not redirected
     /// but connected to the proxy by itself.
-    pub fn original_destination(&self, accepted: &impl AsRawFd) -> Result<Option<Asked>, Error> {
+    pub fn original_destination(&self, accepted: &impl AsRawFd) -> Result<Option<Endpoint>, Error> {
         match self.peer.get(accepted, 0) {
-            Ok(endpoint) => Ok(Some(Asked::of(&endpoint))),
+            Ok(endpoint) => Ok(Some(endpoint)),
             Err(MapError::KeyNotFound) => Ok(None),
             Err(error) => Err(map_error(PEER)(error)),
         }

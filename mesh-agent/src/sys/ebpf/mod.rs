@@ -29,7 +29,7 @@ pub use destinations::{Destinations, Recent};
 pub use direct::{DirectEvent, DirectKernel, Totals, UnderWay};
 pub use egress::{EgressEntry, EgressMap};
 pub use events::{EventLog, ebpf_log_level};
-pub use flow::{Asked, FlowMap};
+pub use flow::FlowMap;
 pub use handed::{HANDED_OVER, Handed};
 pub use programs::{Lines, Programs, Settings, probe_endpoints};
 pub use trial::Trial;

@@ -249,7 +249,7 @@ impl VethFlows {
     pub fn sockets(&self, interface: Option<u32>) -> Vec<(Connection, Option<Connection>)> {
         let is_its = |flow: &VethFlow| interface.is_none_or(|it| flow.in_if == it || flow.out_if == it);
         let ends = |(Direction { from, to }, flow): (Direction, VethFlow)| {
-            let (from, to) = (socket_address(from), socket_address(to));
+            let (from, to) = (SocketAddr::from(from), SocketAddr::from(to));
             let client = Connection { cookie: flow.client, local: from, remote: to };
             let server = Connection { cookie: flow.server, local: to, remote: from };
             (client, (flow.server != 0).then_some(server))
@@ -295,8 +295,4 @@ impl VethFlows {
 fn copy(ebpf: &Ebpf, name: &str) -> Option<MapData> {
     let Map::HashMap(data) = ebpf.map(name)? else { return None };
     MapData::from_fd(data.fd().as_fd().try_clone_to_owned().ok()?).ok()
-}
-
-fn socket_address(endpoint: Endpoint) -> SocketAddr {
-    SocketAddr::new(IpAddr::from(endpoint.address), endpoint.port)
 }

@@ -4,7 +4,6 @@
 use std::net::{IpAddr, SocketAddr};
 
 use mesh_common::deferred_accept::{DeferredSyn, LONGEST_HEADER};
-use mesh_common::maps::Endpoint;
 
 /// `IPPROTO_TCP`.
 const TCP: u8 = 6;
@@ -24,7 +23,8 @@ pub struct Packet {
 impl Packet {
     /// The SYN between its two ends. The kernel fills in what of an IPv4 header it alone knows (raw(7)).
     pub fn of(syn: &DeferredSyn) -> Self {
-        let (client, server) = (address(&syn.connection.client), address(&syn.connection.server));
+        let (client, server) =
+            (SocketAddr::from(syn.connection.client), SocketAddr::from(syn.connection.server));
         let length = usize::try_from(syn.length).unwrap_or(LONGEST_HEADER).min(LONGEST_HEADER);
         let mut header = syn.header;
         header[CHECKSUM..CHECKSUM + 2].fill(0);
@@ -72,11 +72,6 @@ impl Packet {
     }
 }
 
-/// An end of a connection.
-pub fn address(of: &Endpoint) -> SocketAddr {
-    SocketAddr::new(IpAddr::from(of.address), of.port)
-}
-
 fn v6(address: IpAddr) -> [u8; 16] {
     match address {
         IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
@@ -110,7 +105,7 @@ impl Checksum {
 
 #[cfg(test)]
 mod tests {
-    use mesh_common::maps::Handoff;
+    use mesh_common::maps::{Endpoint, Handoff};
 
     use super::*;
 

@@ -1,0 +1,152 @@
+//! The node, as the data path knows it ([`Surroundings`]): sockets in pods that the keeper opened, and what
+//! the eBPF programs tell and are told.
+
+mod syn;
+
+use std::cell::RefCell;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::LocalBoxFuture;
+use mesh_common::deferred_accept::DeferredSyn;
+use mesh_common::maps::Endpoint;
+use mesh_common::steer;
+use mesh_common::veth::{self, Wanted, Way};
+use socket2::Socket;
+use tokio::net::TcpStream;
+
+use self::syn::Packet;
+use crate::config::SameNode;
+use crate::direct::Direct;
+use crate::egress::Strict;
+use crate::kept::Sockets;
+use crate::proxy::core::LocalPod;
+use crate::proxy::surroundings::{Asked, Met, Surroundings};
+use crate::sys::SocketKind;
+use crate::sys::ebpf::{Decisions, FlowMap, Links, Recent};
+
+/// What all workers have of their node.
+pub struct Node {
+    /// Asked for direct ways between pods of this node.
+    pub direct: Direct,
+    /// Pods that may go only where the mesh knows the way.
+    pub strict_egress: Strict,
+    /// Told of destinations that take or refuse connections.
+    pub recent: Recent,
+    /// Told what becomes of connections whose SYN waits.
+    pub decisions: Decisions,
+    /// How connections between pods of this node go.
+    pub same_node: SameNode,
+    /// How these pods are connected.
+    pub links: Links,
+}
+
+impl Node {
+    /// How direct connections are wanted, if they are.
+    pub fn same_node_wanted(&self) -> Option<Wanted> {
+        (self.same_node != SameNode::Mtls).then(|| self.same_node.wanted())
+    }
+}
+
+/// A worker's part of its node.
+pub struct NodeWorker {
+    node: Arc<Node>,
+    /// What is remembered with sockets.
+    flows: RefCell<FlowMap>,
+    /// Sockets in pods.
+    sockets: Sockets,
+}
+
+impl NodeWorker {
+    /// A worker that gets sockets in pods through a channel. Follows it on the worker's own runtime, which
+    /// this is called on. Errors: the channel can't be followed.
+    pub fn start(node: Arc<Node>, flows: FlowMap, sockets: OwnedFd) -> io::Result<Self> {
+        Ok(Self { node, flows: RefCell::new(flows), sockets: Sockets::start(sockets)? })
+    }
+}
+
+impl Surroundings for NodeWorker {
+    fn outbound_socket(&self, pod: &LocalPod, to: IpAddr) -> LocalBoxFuture<'_, io::Result<Socket>> {
+        let netns = pod.netns;
+        Box::pin(async move { Ok(self.sockets.take(netns, SocketKind::stream(to)).await?.into()) })
+    }
+
+    fn delivery_socket(
+        &self,
+        pod: &LocalPod,
+        to: IpAddr,
+        client: SocketAddr,
+    ) -> LocalBoxFuture<'_, io::Result<Socket>> {
+        let netns = pod.netns;
+        Box::pin(async move {
+            let socket = Socket::from(self.sockets.take(netns, SocketKind::delivery(to)).await?);
+            let shown = Endpoint::new(client.ip().into(), client.port());
+            let source = steer::delivery_source(to.into(), &shown);
+            socket.bind(&SocketAddr::new(source.into(), 0).into())?;
+            Ok(socket)
+        })
+    }
+
+    fn original_destination(&self, accepted: &TcpStream) -> io::Result<Option<Asked>> {
+        let noted = self.flows.borrow().original_destination(accepted).map_err(io::Error::other)?;
+        Ok(noted.as_ref().map(Asked::from))
+    }
+
+    fn show_client(&self, socket: &Socket, client: SocketAddr) -> io::Result<()> {
+        self.flows.borrow_mut().deliver_as(socket, client).map_err(io::Error::other)
+    }
+
+    fn is_encrypted(&self, client: &LocalPod, server: &LocalPod) -> bool {
+        let Node { links, .. } = &*self.node;
+        let way = |wanted| veth::way(wanted, links.of(client.netns), links.of(server.netns));
+        self.node.same_node_wanted().is_none_or(|wanted| way(wanted) == Way::Proxy)
+    }
+
+    fn suggest_direct(&self, pod: &LocalPod, destination: SocketAddr) {
+        if self.node.same_node != SameNode::Mtls {
+            self.node.direct.ask(pod, destination);
+        }
+    }
+
+    fn refuses_unknown(&self, pod: &LocalPod, destination: SocketAddr) -> bool {
+        self.node.strict_egress.refuses(pod.netns, destination)
+    }
+
+    fn note(&self, pod: &LocalPod, destination: SocketAddr, met: Met) {
+        let recent = &self.node.recent;
+        match met {
+            Met::Taken => recent.taken(pod.netns, destination),
+            Met::Refused => recent.refused(pod.netns, destination),
+            Met::Untold(lasts) => recent.let_through(pod.netns, destination, nanoseconds(lasts)),
+        }
+    }
+
+    fn decide(&self, pod: &LocalPod, syn: &DeferredSyn, refused: bool) -> LocalBoxFuture<'_, io::Result<()>> {
+        let (netns, syn) = (pod.netns, *syn);
+        Box::pin(async move {
+            let to = SocketAddr::from(syn.connection.server);
+            let kind = SocketKind::loopback(to.ip());
+            let socket = Socket::from(self.sockets.take(netns, kind).await?);
+            // It counts from here.
+            self.node.decisions.decide(&syn.connection, refused).map_err(io::Error::other)?;
+            let sent = socket.send_to(Packet::of(&syn).bytes(), &SocketAddr::new(to.ip(), 0).into());
+            self.sockets.give_back(netns, kind, socket.into());
+            sent.map(drop)
+        })
+    }
+
+    fn forget(&self, pod: &LocalPod) {
+        self.sockets.forget(pod.netns);
+    }
+
+    fn trim_idle(&self) {
+        self.sockets.sweep();
+    }
+}
+
+fn nanoseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
