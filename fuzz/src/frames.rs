@@ -1,8 +1,8 @@
 //! The framing of the protocol between nodes, as either end reads what the other sends.
 
-#[path = "../../mesh-agent/src/proxy/mux/frame.rs"]
+#[path = "../../mesh-proxy/src/mux/frame.rs"]
 pub mod frame;
-#[path = "../../mesh-agent/src/proxy/mux/open.rs"]
+#[path = "../../mesh-proxy/src/mux/open.rs"]
 pub mod open;
 
 use std::net::{IpAddr, SocketAddr};

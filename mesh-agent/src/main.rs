@@ -29,7 +29,7 @@ enum Command {
     Proxy(Box<RunArgs>),
     /// Shows what a running agent logs, or changes it
     LogLevel {
-        /// A level, or a filter such as `info,mesh_agent=debug`
+        /// A level, or a filter such as `info,mesh_proxy=debug`
         filter: Option<String>,
         /// Unix socket of its admin endpoint
         #[arg(

@@ -9,30 +9,29 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use mesh_common::fault::Fault;
+use mesh_proxy::balance::{Affinity, Health, Limits};
+use mesh_proxy::certs::{self, Certificates};
+use mesh_proxy::deferred_accept;
+use mesh_proxy::legacy::{Left, Legacy};
+use mesh_proxy::liveness::Liveness;
+use mesh_proxy::telemetry::{AccessLog, AgentMetrics, Format, WorkerMetrics};
+use mesh_proxy::worker::{self, Command, NEWS_WAIT, Shared};
+use mesh_proxy::xds::{self, ToldBefore, Xds, XdsConfig};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::admin::{self, SetLogFilter};
-use crate::certs::{self, Certificates};
 use crate::config::{AccessLogFormat, Config, PodSource};
 use crate::direct::{self, Direct};
 use crate::egress::{self, Egress, Strict};
 use crate::enrol::{Enroller, Report, Setup, Statuses};
 use crate::keeper::RELIEVED;
 use crate::kept::{self, Keeper, Kept};
-use crate::legacy::{Left, Legacy};
-use crate::liveness::Liveness;
 use crate::node::{Node, NodeWorker};
 use crate::pods::NodePods;
-use crate::proxy::balance::{Affinity, Health, Limits};
-use crate::proxy::core::{NEWS_WAIT, Shared};
-use crate::proxy::deferred_accept;
-use crate::proxy::worker::{self, Command};
 use crate::redirection::{Failures, Notes, Writer};
 use crate::sys::ebpf::{DeferredSyns, EventLog, FlowMap};
 use crate::sys::seccomp;
-use crate::telemetry::{AccessLog, AgentMetrics, Format, WorkerMetrics};
-use crate::xds::{self, ToldBefore, Xds, XdsConfig};
 use crate::{cluster, cni, pods, sys};
 
 /// Descriptors that are not for connections: listeners, maps, logs, the control plane.
@@ -68,7 +67,7 @@ async fn serve(mut config: Config, set_log_filter: SetLogFilter) -> Result<(), F
     let (legacy, left) = Legacy::new();
     let (told_before, inherited) = oneshot::channel();
     let certificates =
-        Certificates::new(ca_client(&config), &config.trust_domain, config.tunnel, legacy.clone());
+        Certificates::new(ca_client(&config), &config.trust_domain, config.tunnel.into(), legacy.clone());
     let xds = xds::start(xds_config(&config), certificates.clone(), legacy, inherited);
     certs::warm_up().await;
     let kept = tokio::task::spawn_blocking(kept::receive).await??;
@@ -442,6 +441,7 @@ fn xds_config(config: &Config) -> XdsConfig {
         cluster_id: config.cluster_id.clone(),
         instance_ip: instance_ip(),
         waypoints: config.waypoints.into(),
+        give_back: sys::give_back_unused,
     }
 }
 

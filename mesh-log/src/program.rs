@@ -43,7 +43,7 @@ pub enum Error {
 pub struct Log(reload::Handle<EnvFilter, Registry>);
 
 /// Starts the program's log on standard error. `filter` is a level, or a filter such as
-/// `info,mesh_agent=debug`. The thread that writes has the caller's privileges and signal mask, so these come
+/// `info,mesh_proxy=debug`. The thread that writes has the caller's privileges and signal mask, so these come
 /// first.
 pub fn start(filter: &str, format: Format) -> Result<Log, Error> {
     let (filter, handle) = reload::Layer::new(parse(filter)?);

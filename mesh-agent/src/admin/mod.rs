@@ -12,15 +12,15 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, put};
 use axum::{Json, Router};
 use mesh_api::admin::{AgentStatus, CertificateStatus, ConnectionStatus, PodStatus};
+use mesh_proxy::certs::Certificates;
+use mesh_proxy::liveness::Liveness;
+use mesh_proxy::telemetry::AgentMetrics;
+use mesh_proxy::xds::Xds;
 
-use crate::certs::Certificates;
 use crate::config::Config;
 use crate::enrol::Statuses;
-use crate::liveness::Liveness;
 use crate::redirection::Failures;
 use crate::sys::ebpf::Links;
-use crate::telemetry::AgentMetrics;
-use crate::xds::Xds;
 
 pub use serve::serve;
 

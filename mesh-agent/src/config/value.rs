@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::ValueEnum;
 use http::Uri;
 use mesh_common::veth::Wanted;
+use mesh_proxy::tunnel::TunnelProtocol;
 use serde::{Deserialize, Serialize, Serializer};
 
 /// How log lines look.
@@ -67,6 +68,15 @@ pub enum Tunnel {
     Auto,
     /// As HBONE always.
     Hbone,
+}
+
+impl From<Tunnel> for TunnelProtocol {
+    fn from(tunnel: Tunnel) -> Self {
+        match tunnel {
+            Tunnel::Auto => Self::Auto,
+            Tunnel::Hbone => Self::Hbone,
+        }
+    }
 }
 
 /// What becomes of connections to what is behind a waypoint, which the mesh leads no connection through.

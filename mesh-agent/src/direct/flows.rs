@@ -11,13 +11,13 @@ use mesh_api::plan::outbound::{Route, route};
 use mesh_api::plan::policy::Verdict;
 use mesh_common::direct::{Happened, NO_SERVER};
 use mesh_common::veth::{EVERYBODY, MOST_OF_CLIENT, MOST_OF_NODE};
+use mesh_proxy::admission::Request;
+use mesh_proxy::telemetry::{Ended, Path, Record, Reporter, ResponseFlag, Start, Traffic, WorkerMetrics};
 
 use super::Refusal;
 use super::plan::{Plan, Pod, Way};
-use crate::proxy::admission::Request;
 use crate::sys::ebpf::{DirectEvent, Totals};
 use crate::sys::{ANY_COOKIE, Connection};
-use crate::telemetry::{Ended, Path, Record, Reporter, ResponseFlag, Start, Traffic, WorkerMetrics};
 
 /// Direct connections by the cookie of the client's socket.
 pub(super) struct Flows {

@@ -18,11 +18,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use mesh_common::fault::{Event, Fault};
-use tokio::sync::mpsc;
-
+use mesh_proxy::pod::LocalPod;
 pub use task::{Task, Work};
-
-use crate::proxy::core::LocalPod;
+use tokio::sync::mpsc;
 
 /// Asks that may wait. More are dropped: the next connection asks again.
 const MOST_ASKS: usize = 1024;

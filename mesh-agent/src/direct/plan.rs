@@ -14,11 +14,11 @@ use mesh_common::address::Address;
 use mesh_common::direct::{Choice, MAX_CHOICES, Route, RouteKey};
 use mesh_common::is_mesh_port;
 use mesh_common::maps::Endpoint;
+use mesh_proxy::admission::Request;
+use mesh_proxy::balance::{Affinity, AffinityClient, Health};
+use mesh_proxy::pod::LocalPod;
 
 use super::links::Links;
-use crate::proxy::admission::Request;
-use crate::proxy::balance::{Affinity, AffinityClient, Health};
-use crate::proxy::core::LocalPod;
 
 /// An enrolled pod, as far as plans are concerned.
 #[derive(Clone, Debug)]

@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 use mesh_api::plan::policy::Verdict;
 use mesh_api::plan::{Snapshot, TargetKey};
 use mesh_common::direct::{DIRECT_RING, Happened, NO_SERVER, YES_LASTS};
+use mesh_proxy::telemetry::WorkerMetrics;
+use mesh_proxy::worker::Shared;
 use tokio::sync::watch;
 
 use super::flows::{Ends, Flows, Parties};
@@ -17,9 +19,7 @@ use super::table::{Change, Table, Why};
 use super::{Ask, Heard, News};
 use crate::kept::Keeper;
 use crate::node::Node;
-use crate::proxy::core::Shared;
 use crate::sys::ebpf::{DirectEvent, DirectKernel, UnderWay};
-use crate::telemetry::WorkerMetrics;
 
 /// The kernel's events are read this often, and when they are many; what changed meanwhile is planned again.
 /// A policy that changes is in force everywhere after at most this and what it takes to decide.

@@ -13,20 +13,20 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use history::{DESTINATIONS, Mesh, pick};
 use mesh_api::plan::outbound;
 use mesh_api::plan::policy::{Peer, authorize};
 use mesh_api::plan::{Service, Snapshot, TargetKey, Workload};
 use mesh_common::address::Address;
 use mesh_common::direct::{Choice, Route, RouteKey, choose};
 use mesh_common::veth::Wanted;
+use mesh_proxy::balance::{Affinity, Health};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use super::links::Links;
 use super::plan::{Pod, View};
 use super::table::{Change, Table, Why};
-use crate::proxy::balance::{Affinity, Health};
-use history::{DESTINATIONS, Mesh, pick};
 
 const HISTORIES: u64 = 1000;
 const STEPS: usize = 60;

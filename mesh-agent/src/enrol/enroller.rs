@@ -10,23 +10,23 @@ use mesh_api::admin::{EnrolmentState, PodStatus, StrictEgressStatus};
 use mesh_api::plan::Snapshot;
 use mesh_api::resource::enrolment::Enrolment;
 use mesh_common::maps::MAX_DESTINATIONS;
+use mesh_proxy::certs::Certificates;
+use mesh_proxy::pod::LocalPod;
+use mesh_proxy::telemetry::AgentMetrics;
+use mesh_proxy::worker::{Command, PodListeners};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 
 use super::leftovers::{self, Leftovers};
 use super::plain::{Plain, is_plain};
-use crate::certs::Certificates;
 use crate::direct::Direct;
 use crate::egress::{Egress, NotInForce};
 use crate::keeper::protocol::Claim;
 use crate::kept::{Enrolled as Answer, Keeper};
 use crate::pods::{NodePod, NodePods};
-use crate::proxy::core::LocalPod;
-use crate::proxy::worker::{Command, PodListeners};
 use crate::sys::ebpf::Destinations;
 use crate::sys::{self, Leftover};
-use crate::telemetry::AgentMetrics;
 
 /// A pod whose processes are not there yet is looked for this often. Short, so that it is enrolled before its
 /// first program runs.

@@ -14,12 +14,13 @@ use mesh_api::plan::outbound::{Route, route};
 use mesh_api::plan::policy::Verdict;
 use mesh_api::plan::{Snapshot, Tunnel, Workload};
 use mesh_common::is_mesh_port;
+use mesh_proxy::admission::Request;
+use mesh_proxy::pod::LocalPod;
+use mesh_proxy::worker::NEWS_WAIT;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 use crate::kept::Keeper;
-use crate::proxy::admission::Request;
-use crate::proxy::core::{LocalPod, NEWS_WAIT};
 use crate::sys::{Connection, Leftover};
 
 /// Most that are being closed at a time.

@@ -61,8 +61,9 @@ mod tests {
     use std::fs::File;
     use std::io::Write;
 
+    use mesh_proxy::legacy::{append_only, create, seal};
+
     use super::*;
-    use crate::legacy::{append_only, create, seal};
 
     #[test]
     fn only_memory_that_can_not_be_cut_is_held() {

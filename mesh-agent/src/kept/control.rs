@@ -6,6 +6,7 @@ use std::net::{IpAddr, TcpListener};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
+use mesh_proxy::legacy::{self, Left};
 use tokio::io::Interest;
 use tokio::net::UnixDatagram;
 use tokio::sync::{mpsc, oneshot};
@@ -13,8 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::asynchronous;
 use super::desk::{Desk, Key};
 use crate::keeper::channel::{self, Message};
-use crate::keeper::protocol::{self, Answer, Claim, Record, Request};
-use crate::legacy::Left;
+use crate::keeper::protocol::{self, Answer, Claim, Heritage, Record, Request};
 use crate::sys::{Connection, Leftovers};
 
 /// The keeper, as the proxy sees it. Cheap to copy.
@@ -141,6 +141,10 @@ impl Keeper {
 
     /// Leaves something to the next proxy.
     pub async fn leave(&self, (what, file): Left) -> Result<(), String> {
+        let what = match what {
+            legacy::Heritage::Certificates => Heritage::Certificates,
+            legacy::Heritage::Configuration => Heritage::Configuration,
+        };
         match self.ask_with(Request::Leave(what), file.map(Arc::new)).await.0 {
             Answer::Done => Ok(()),
             answer => Err(reason(answer)),

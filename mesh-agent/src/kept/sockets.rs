@@ -7,6 +7,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
+use mesh_proxy::pause::Pause;
 use tokio::net::UnixDatagram;
 use tokio::sync::{Notify, oneshot};
 use tokio::task::spawn_local;
@@ -14,7 +15,6 @@ use tokio::task::spawn_local;
 use super::asynchronous;
 use super::control::{receive, send};
 use crate::keeper::protocol::{Answer, MOST_SOCKETS, Request};
-use crate::pause::Pause;
 use crate::sys::SocketKind;
 
 /// How many the first batch has.
@@ -277,7 +277,7 @@ mod tests {
             let began = std::time::Instant::now();
             assert!(sockets.take(503, SocketKind::StreamV4).await.is_ok(), "served once there is room");
             assert_eq!(batches.borrow().len(), WITHOUT + 1);
-            assert!(began.elapsed() >= crate::pause::FIRST * 31, "each pause is twice the one before");
+            assert!(began.elapsed() >= mesh_proxy::pause::FIRST * 31, "each pause is twice the one before");
         });
     }
 

@@ -15,6 +15,8 @@ use mesh_common::deferred_accept::DeferredSyn;
 use mesh_common::maps::Endpoint;
 use mesh_common::steer;
 use mesh_common::veth::{self, Wanted, Way};
+use mesh_proxy::pod::LocalPod;
+use mesh_proxy::surroundings::{Asked, Met, Surroundings};
 use socket2::Socket;
 use tokio::net::TcpStream;
 
@@ -23,8 +25,6 @@ use crate::config::SameNode;
 use crate::direct::Direct;
 use crate::egress::Strict;
 use crate::kept::Sockets;
-use crate::proxy::core::LocalPod;
-use crate::proxy::surroundings::{Asked, Met, Surroundings};
 use crate::sys::SocketKind;
 use crate::sys::ebpf::{Decisions, FlowMap, Links, Recent};
 

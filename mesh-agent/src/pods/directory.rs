@@ -10,10 +10,10 @@ use futures_util::StreamExt;
 use inotify::{Inotify, WatchMask};
 use mesh_api::manifest::parse;
 use mesh_api::resource::{Metadata, Object};
+use mesh_proxy::file_version::FileVersion;
 use tokio::sync::watch;
 
 use super::{NodePod, NodePods};
-use crate::stamp::Stamp;
 
 /// The directory is read this often even without a notice, in case one was lost (inotify(7),
 /// `IN_Q_OVERFLOW`).
@@ -62,7 +62,7 @@ struct Reader {
 
 /// A file as it was last read.
 struct Known {
-    stamp: Stamp,
+    stamp: FileVersion,
     /// Its last good content.
     good: Option<Object>,
 }
@@ -105,8 +105,8 @@ impl Reader {
         true
     }
 
-    fn text_if_new(&self, path: &Path) -> io::Result<Option<(Stamp, String)>> {
-        let stamp = Stamp::of(path)?;
+    fn text_if_new(&self, path: &Path) -> io::Result<Option<(FileVersion, String)>> {
+        let stamp = FileVersion::of(path)?;
         if self.files.get(path).is_some_and(|known| known.stamp == stamp) {
             return Ok(None);
         }

@@ -31,8 +31,8 @@ pub use sandbox::{NoSandbox, find_sandbox};
 pub use scheduling::ask_for_short_turns;
 pub use signals::Signals;
 pub use socket::{
-    addresses_in, has_no_ipv6, is_at_mark, listen, local_addresses, open_sockets, primary_addresses_in,
-    raise_open_file_limit, shortest_round_trip, with_urgent,
+    addresses_in, has_no_ipv6, listen, local_addresses, open_sockets, primary_addresses_in,
+    raise_open_file_limit,
 };
 pub use types::{ANY_COOKIE, Connection, Leftover, SocketKind};
 pub use veth::{HostEnd, host_end};

@@ -7,12 +7,11 @@
 
 use std::collections::BTreeMap;
 
+use mesh_proxy::sys::SIOCATMARK;
 use seccompiler::{
     SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
     apply_filter_all_threads,
 };
-
-use super::socket::SIOCATMARK;
 
 /// Why the filters are not in force. Nothing may go on then.
 #[derive(Debug, thiserror::Error)]

@@ -2,23 +2,17 @@
 
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::path::Path;
-use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 
 use super::{Netns, SocketKind};
 
 /// Length of the accept queues: the kernel's own default for `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
-
-/// From `asm-generic/sockios.h`; the libraries do not name it.
-pub(super) const SIOCATMARK: libc::Ioctl = 0x8905;
 
 /// Bytes of a table of addresses and routes: a pod that may fill its own makes nobody hold or read more.
 const MOST_OF_A_PODS_TABLE: u64 = 4 << 20;
@@ -95,26 +89,6 @@ fn tcp(domain: Domain) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// Has tokio tell what a connection is ready for, urgent data included, which its own type does not ask for.
-/// Errors: the kernel has no room for it.
-pub fn with_urgent(connection: TcpStream) -> io::Result<AsyncFd<TcpStream>> {
-    let interest = Interest::READABLE | Interest::WRITABLE | Interest::PRIORITY;
-    // SAFETY: a `TcpStream` has one descriptor, which is open as long as it lives; it is moved in here.
-    #[allow(unsafe_code)]
-    let registered = unsafe { AsyncFd::register_with_interest(connection, interest) };
-    Ok(registered?)
-}
-
-/// Whether the next byte that a connection reads is an urgent one: `sockatmark(3)`.
-pub fn is_at_mark(connection: &impl AsRawFd) -> io::Result<bool> {
-    let mut at_mark: libc::c_int = 0;
-    // SAFETY: the descriptor is open for the length of the call, and `at_mark` is valid for writing the
-    // integer that the kernel answers with. There is no safe way: no library that we have wraps this.
-    #[allow(unsafe_code)]
-    let result = unsafe { libc::ioctl(connection.as_raw_fd(), SIOCATMARK, &raw mut at_mark) };
-    if result == 0 { Ok(at_mark != 0) } else { Err(io::Error::last_os_error()) }
-}
-
 /// The cookie of the network namespace that the calling thread is in: `SO_NETNS_COOKIE`, Linux 5.14.
 pub(super) fn netns_cookie() -> io::Result<u64> {
     /// From `asm-generic/socket.h`; the libraries do not name it yet.
@@ -123,22 +97,6 @@ pub(super) fn netns_cookie() -> io::Result<u64> {
     let mut cookie = [0; 8];
     read_option(&socket, libc::SOL_SOCKET, SO_NETNS_COOKIE, &mut cookie)?;
     Ok(u64::from_ne_bytes(cookie))
-}
-
-/// The shortest time that a packet of a connection and its acknowledgement took: `tcpi_min_rtt`, Linux 4.9.
-/// Zero where it is not known.
-pub fn shortest_round_trip(connection: &impl AsRawFd) -> Duration {
-    /// Where `struct tcp_info` of `linux/tcp.h` has it, in microseconds; the libraries' ends before.
-    const MIN_RTT: usize = 148;
-    /// Nothing was acknowledged yet.
-    const NONE: u32 = u32::MAX;
-    let mut info = [0; MIN_RTT + 4];
-    if read_option(connection, libc::IPPROTO_TCP, libc::TCP_INFO, &mut info).is_err() {
-        return Duration::ZERO;
-    }
-    let [.., a, b, c, d] = info;
-    let known = Some(u32::from_ne_bytes([a, b, c, d])).filter(|shortest| *shortest != NONE);
-    known.map_or(Duration::ZERO, |shortest| Duration::from_micros(shortest.into()))
 }
 
 /// Reads a socket option that no library names.
@@ -265,15 +223,6 @@ mod tests {
         assert_eq!(local_v4(lines(trie)).collect::<Vec<_>>(), ["10.244.1.1".parse::<Ipv4Addr>().unwrap()]);
         let six = "fd002440000100000000000000000001 05 40 00 80 br0\n";
         assert_eq!(local_v6(lines(six)).collect::<Vec<_>>(), ["fd00:2440:1::1".parse::<Ipv6Addr>().unwrap()]);
-    }
-
-    #[test]
-    fn the_kernel_tells_how_far_a_peer_is() {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        let round_trip = shortest_round_trip(&client);
-        assert!(!round_trip.is_zero() && round_trip < Duration::from_secs(1), "{round_trip:?}");
-        assert_eq!(shortest_round_trip(&listener), Duration::ZERO, "no connection");
     }
 
     #[test]

@@ -150,7 +150,7 @@ fn a_denied_client_has_a_line_for_each_second_whatever_it_does() {
     for ((node, counted), kind) in [
         (("node1", "reporter=\"source\""), "direction=outbound outcome=denied"),
         (inbound, "direction=inbound outcome=denied"),
-        (inbound, "mesh_agent::proxy::inbound: "),
+        (inbound, "mesh_proxy::inbound: "),
     ] {
         let refused = || world.metric(node, "istio_tcp_connections_failed_total", counted);
         eventually("metrics count all of them", || refused() >= attempts);

@@ -7,11 +7,11 @@ use std::time::Duration;
 use mesh_api::plan::Snapshot;
 use mesh_common::direct::Happened;
 use mesh_common::veth::{EVERYBODY, MOST_OF_CLIENT, MOST_OF_NODE};
+use mesh_proxy::telemetry::{AccessLog, WorkerMetrics};
 
 use crate::direct::flows::{Ends, Flows, Parties};
 use crate::sys::ANY_COOKIE;
 use crate::sys::ebpf::{DirectEvent, Totals};
-use crate::telemetry::{AccessLog, WorkerMetrics};
 
 const NOBODY: Parties<'static> = Parties { client: None, server: None, plan: None };
 

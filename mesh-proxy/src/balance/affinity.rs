@@ -1,0 +1,252 @@
+//! One endpoint for each client: Kubernetes' `sessionAffinity: ClientIP`.
+//!
+//! Who has no endpoint yet gets the one of the highest score among all (weighted rendezvous hashing), which
+//! is the same on every worker, in both families and after a restart of the proxy, so that little is lost
+//! where nothing is remembered. Once a client has one it keeps it, whoever else comes: that alone is why
+//! there is a table.
+
+use std::collections::HashMap;
+use std::hash::Hasher;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use fnv::FnvHasher;
+use mesh_api::plan::{PortPolicy, Service, TargetKey, Workload};
+
+/// Clients that are remembered, of all pods of the node and all services; some 150 bytes each. Further ones
+/// go where their score says.
+const MOST: usize = 65_536;
+
+/// Where there is no room, a new client looks for it in so many places. All of them are looked at by turns.
+const LOOKS: usize = 16;
+
+/// A client of one port of a service.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Client {
+    /// The client's workload, by its uid: its address would be another in the other family.
+    pub workload: Arc<str>,
+    /// Key of the service.
+    pub service: Arc<str>,
+    /// Port of the service.
+    pub port: u16,
+}
+
+impl Client {
+    /// A workload as the client of a service where it has an endpoint of its own, and how long it keeps that.
+    pub fn of(
+        workload: &Workload,
+        service: &Service,
+        policy: &PortPolicy,
+        port: u16,
+    ) -> Option<(Self, Duration)> {
+        let timeout = service.affinity_under(policy)?;
+        let (workload, service) = (Arc::clone(&workload.uid), Arc::clone(&service.key));
+        Some((Self { workload, service, port }, timeout))
+    }
+}
+
+/// Who has which endpoint.
+#[derive(Debug, Default)]
+pub struct Affinity {
+    table: Mutex<Table>,
+}
+
+/// What is remembered. No more than [`MOST`], and nobody waits until all of it was looked at.
+#[derive(Debug, Default)]
+struct Table {
+    places: HashMap<Client, usize>,
+    kept: Vec<Kept>,
+    /// Where the next one who needs room begins to look.
+    hand: usize,
+}
+
+/// The workload that a client has.
+#[derive(Debug)]
+struct Kept {
+    client: Client,
+    workload: Arc<str>,
+    until: Instant,
+}
+
+impl Affinity {
+    /// The index of a client's endpoint among candidates (key and weight; a weight of 0 is never chosen).
+    pub fn choose(&self, client: &Client, candidates: &[(TargetKey, u32)], now: Instant) -> Option<usize> {
+        let kept = self.table().get(client, now);
+        let has = |workload: Arc<str>| {
+            candidates.iter().position(|(key, weight)| *weight > 0 && key.workload == workload)
+        };
+        kept.and_then(has).or_else(|| highest(client, candidates))
+    }
+
+    /// A client has connected to an endpoint, and keeps it for so long.
+    pub fn keep(&self, client: Client, endpoint: &TargetKey, timeout: Duration, now: Instant) {
+        let Some(until) = now.checked_add(timeout) else { return };
+        self.table().put(Kept { client, workload: Arc::clone(&endpoint.workload), until }, now);
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        // Nothing that panics happens under the lock.
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Table {
+    fn get(&self, client: &Client, now: Instant) -> Option<Arc<str>> {
+        let kept = self.kept.get(*self.places.get(client)?)?;
+        (kept.until > now).then(|| Arc::clone(&kept.workload))
+    }
+
+    fn put(&mut self, new: Kept, now: Instant) {
+        let known = self.places.get(&new.client).copied();
+        let Some(place) = known.or_else(|| self.room(now)) else { return };
+        match self.kept.get_mut(place) {
+            Some(old) => {
+                if known.is_none() {
+                    self.places.remove(&old.client);
+                    self.places.insert(new.client.clone(), place);
+                }
+                *old = new;
+            }
+            None => {
+                self.places.insert(new.client.clone(), place);
+                self.kept.push(new);
+            }
+        }
+    }
+
+    /// A place for a new client: behind the others, or that of one whose time is over.
+    fn room(&mut self, now: Instant) -> Option<usize> {
+        if self.kept.len() < MOST {
+            return Some(self.kept.len());
+        }
+        let looked_at = (self.hand..self.hand + LOOKS).map(|place| place % MOST);
+        let room = looked_at.clone().find(|place| self.kept[*place].until <= now);
+        self.hand = room.map_or(self.hand + LOOKS, |place| place + 1) % MOST;
+        room
+    }
+}
+
+/// The candidate of the highest score, by index.
+fn highest(client: &Client, candidates: &[(TargetKey, u32)]) -> Option<usize> {
+    let eligible = candidates.iter().enumerate().filter(|(_, (_, weight))| *weight > 0);
+    let scored = eligible.map(|(index, (key, weight))| (index, score(client, &key.workload, *weight)));
+    scored.max_by(|(_, one), (_, other)| one.total_cmp(other)).map(|(index, _)| index)
+}
+
+/// Each candidate is the highest as often as its share of the weights (Schindelhauer and Schomaker, "Weighted
+/// distributed hash tables", 2005).
+fn score(client: &Client, workload: &str, weight: u32) -> f64 {
+    let mut hasher = FnvHasher::default();
+    for text in [&*client.workload, &*client.service, workload] {
+        hasher.write(text.as_bytes());
+        hasher.write_u8(0xff);
+    }
+    hasher.write(&client.port.to_be_bytes());
+    // Of the 53 bits that a float holds; above 0, and below 1.
+    #[expect(clippy::cast_precision_loss, reason = "53 bits are what a float holds")]
+    let uniform = ((mixed(hasher.finish()) >> 11) as f64 + 0.5) / (1_u64 << 53) as f64;
+    -f64::from(weight) / uniform.ln()
+}
+
+/// Spreads what differs over all bits, which FNV does not: uids differ in their last characters. (`fmix64` of
+/// `MurmurHash3`.)
+fn mixed(mut hash: u64) -> u64 {
+    hash ^= hash >> 33;
+    hash = hash.wrapping_mul(0xff51_afd7_ed55_8ccd);
+    hash ^= hash >> 33;
+    hash = hash.wrapping_mul(0xc4ce_b9fe_1a85_ec53);
+    hash ^ (hash >> 33)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn client(name: &str) -> Client {
+        Client { workload: name.into(), service: "shop/web".into(), port: 80 }
+    }
+
+    fn endpoints(names: &[(&str, u32)]) -> Vec<(TargetKey, u32)> {
+        let key = |name: &str| TargetKey { workload: name.into(), address: "10.0.0.1:80".parse().unwrap() };
+        names.iter().map(|(name, weight)| (key(name), *weight)).collect()
+    }
+
+    #[test]
+    fn clients_are_dealt_out_by_weight_and_each_always_alike() {
+        let all = endpoints(&[("web-0", 1), ("web-1", 1), ("web-2", 2), ("web-3", 0)]);
+        let (mut hits, now) = ([0; 4], Instant::now());
+        for number in 0..4000 {
+            let client = client(&format!("cluster//Pod/shop/client-{number}"));
+            let chosen = Affinity::default().choose(&client, &all, now).unwrap();
+            assert_eq!(Affinity::default().choose(&client, &all, now), Some(chosen));
+            hits[chosen] += 1;
+        }
+        assert!((850..1150).contains(&hits[0]) && (850..1150).contains(&hits[1]), "{hits:?}");
+        assert!((1850..2150).contains(&hits[2]) && hits[3] == 0, "{hits:?}");
+    }
+
+    #[test]
+    fn a_client_keeps_its_endpoint_though_others_come_and_until_it_goes() {
+        let (affinity, now, timeout) = (Affinity::default(), Instant::now(), Duration::from_mins(10));
+        let mut all = endpoints(&[("web-0", 1)]);
+        for number in 0..50 {
+            affinity.keep(client(&number.to_string()), &all[0].0, timeout, now);
+        }
+        all.extend(endpoints(&[("web-1", 1), ("web-2", 1)]));
+        let chosen = |all: &[(TargetKey, u32)], now| {
+            let chosen = (0..50).filter_map(|number| affinity.choose(&client(&number.to_string()), all, now));
+            chosen.collect::<Vec<_>>()
+        };
+        assert!(chosen(&all, now).iter().all(|chosen| *chosen == 0));
+        assert!(chosen(&all, now + timeout).contains(&1), "in the end another one may be its own");
+        all[0].1 = 0;
+        assert!(chosen(&all, now).iter().all(|chosen| *chosen != 0), "it takes nothing");
+        assert!(chosen(&all[1..], now).contains(&1), "it is gone");
+        assert_eq!(affinity.choose(&client("x"), &[], now), None);
+    }
+
+    #[test]
+    fn memory_is_bounded_and_those_of_the_past_make_room() {
+        let (affinity, now) = (Affinity::default(), Instant::now());
+        let endpoints = endpoints(&[("web-0", 1), ("web-1", 0)]);
+        let (own, second) = (&endpoints[1].0, Duration::from_secs(1));
+        for number in 0..MOST + 10 {
+            affinity.keep(client(&number.to_string()), own, second, now);
+        }
+        assert_eq!(affinity.table().kept.len(), MOST);
+        // One keeps coming, and so keeps what it has.
+        let later = now + 2 * second;
+        affinity.keep(client("7"), own, 10 * second, now);
+        for number in 0..MOST {
+            affinity.keep(client(&format!("later {number}")), own, 10 * second, later);
+        }
+        let table = affinity.table();
+        assert_eq!((table.kept.len(), table.places.len()), (MOST, MOST));
+        let has = |name: &str| table.get(&client(name), later).is_some();
+        assert!(
+            has("7") && (0..MOST - 1).all(|number| has(&format!("later {number}"))),
+            "room for all but one"
+        );
+        assert!(!has(&format!("later {}", MOST - 1)));
+        assert!(table.places.iter().all(|(client, place)| table.kept[*place].client == *client));
+    }
+
+    #[test]
+    fn a_new_client_costs_no_more_where_there_is_no_room() {
+        let (mut table, now) = (Table::default(), Instant::now());
+        let kept = |name: String, until| Kept { client: client(&name), workload: "web-0".into(), until };
+        for number in 0..MOST {
+            // All but the last are there for long.
+            let until = now + Duration::from_secs(if number == MOST - 1 { 0 } else { 1000 });
+            table.put(kept(number.to_string(), until), now);
+        }
+        for number in 0..MOST / LOOKS - 1 {
+            table.put(kept(format!("later {number}"), now + Duration::from_secs(1)), now);
+            assert_eq!(table.hand, (number + 1) * LOOKS, "so many were looked at");
+            assert_eq!(table.places.len(), MOST);
+        }
+        table.put(kept("last".to_owned(), now + Duration::from_secs(1)), now);
+        assert!(table.get(&client("last"), now).is_some(), "by turns all are looked at");
+        assert_eq!(table.hand, 0);
+    }
+}

@@ -1,0 +1,169 @@
+//! Certificates that outlive the proxy that asked for them: written down in memory for the next one, and
+//! taken over from the one before.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use mesh_api::identity::SpiffeId;
+use rcgen::KeyPair;
+use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
+
+use super::Certificates;
+use super::ca::{AnswerError, CaError, Issued, Subject};
+use super::store::Shared;
+use crate::legacy::Heritage;
+use crate::legacy::certificates::{Contents, Entry, MOST_BYTES, read, write};
+use crate::legacy::{self, Legacy};
+
+/// What changes within this time is written together.
+const TOGETHER: Duration = Duration::from_millis(50);
+
+/// The pods of a proxy before this one have been asked for again by then; certificates of others are
+/// forgotten.
+const ASKED_FOR_BY: Duration = Duration::from_mins(1);
+
+/// Certificates and keys as they came, by the URI of their identity.
+pub(super) type Written = BTreeMap<String, Kept>;
+
+/// One of them.
+#[derive(Clone)]
+pub(super) struct Kept {
+    /// PEM, the leaf first.
+    pub chain: Arc<str>,
+    /// PKCS #8, DER.
+    pub key: Arc<PrivatePkcs8KeyDer<'static>>,
+}
+
+impl Kept {
+    pub fn of(issued: &Issued) -> Self {
+        let key = PrivatePkcs8KeyDer::from(issued.key.serialize_der());
+        Self { chain: issued.chain_pem.as_str().into(), key: Arc::new(key) }
+    }
+}
+
+/// Leaves what there is to a next proxy, whenever it has changed.
+pub(super) async fn leave(shared: Arc<Shared>, legacy: Legacy) {
+    loop {
+        shared.changed.notified().await;
+        tokio::time::sleep(TOGETHER).await;
+        let kept = shared.kept().clone();
+        match written(&shared, &kept) {
+            Ok(file) => legacy.leave(Heritage::Certificates, Some(file)),
+            Err(error) => tracing::warn!(%error, "a proxy after this one will have no certificates at first"),
+        }
+    }
+}
+
+fn written(shared: &Shared, kept: &Written) -> io::Result<File> {
+    let roots = shared.trust.roots();
+    let entries =
+        kept.iter().map(|(uri, kept)| Entry { uri, chain: &kept.chain, key: kept.key.secret_pkcs8_der() });
+    let contents = Contents {
+        roots: roots.certificates.iter().map(AsRef::as_ref).collect(),
+        entries: entries.collect(),
+    };
+    let file = legacy::create(c"nodemesh-certificates")?;
+    let mut to = BufWriter::new(&file);
+    write(&contents, &mut to)?;
+    to.flush()?;
+    drop(to);
+    legacy::seal(&file)?;
+    Ok(file)
+}
+
+impl Certificates {
+    /// Takes over what a proxy before this one has left: roots that the operator's file names too, and
+    /// certificates that lead to them, are valid now, and whose key is there. It counts until the authority
+    /// has answered.
+    pub fn inherit(&self, file: &File) {
+        let taken = legacy::read(file, MOST_BYTES).map(|bytes| self.shared.inherit(&bytes));
+        match taken {
+            Ok(Some(identities)) => {
+                tracing::info!(identities, "certificates of the proxy before this one are in use");
+            }
+            Ok(None) => {
+                tracing::warn!(
+                    "what the proxy before this one has left is of no use: certificates are asked for"
+                );
+            }
+            Err(error) => tracing::warn!(%error, "what the proxy before this one has left can't be read"),
+        }
+        let shared = Arc::clone(&self.shared);
+        self.shared.runtime.spawn(async move {
+            tokio::time::sleep(ASKED_FOR_BY).await;
+            shared.forget_unasked();
+        });
+    }
+}
+
+impl Shared {
+    /// Returns how many identities it took.
+    fn inherit(&self, bytes: &[u8]) -> Option<usize> {
+        let contents = read(bytes)?;
+        let roots: Vec<_> =
+            contents.roots.iter().map(|root| CertificateDer::from(*root).into_owned()).collect();
+        let roots = self.trust.of_file(roots);
+        // The authority may have answered before: what it said stays.
+        if roots.is_empty() || !self.trust.roots().certificates.is_empty() {
+            return None;
+        }
+        self.trust.learn(roots).ok()?;
+        let takes = |entry: &&Entry<'_>| {
+            let taken = self.inherit_one(entry);
+            if let Err(error) = &taken {
+                tracing::debug!(identity = entry.uri, %error, "not taken over from the proxy before this one");
+            }
+            taken.is_ok()
+        };
+        Some(contents.entries.iter().filter(takes).count())
+    }
+
+    fn inherit_one(&self, entry: &Entry<'_>) -> Result<(), CaError> {
+        let key = KeyPair::try_from(&PrivatePkcs8KeyDer::from(entry.key))?;
+        let roots = self.trust.roots().certificates.clone();
+        let issued = Issued::of(entry.chain.to_owned(), roots, key)?;
+        let uri = issued.id.as_str().to_owned();
+        if uri != entry.uri {
+            return Err(AnswerError::WrongIdentity { asked: entry.uri.to_owned(), found: issued.id }.into());
+        }
+        self.check(&issued).map_err(AnswerError::from)?;
+        let (kept, identity) = (Kept::of(&issued), self.identity(&issued).map_err(AnswerError::from)?);
+        if uri != self.own_uri {
+            self.inherited().insert(identity.id.clone(), Arc::new(identity));
+            self.kept().entry(uri).or_insert(kept);
+        } else if self.own().is_none() {
+            self.install_own(&issued);
+        }
+        Ok(())
+    }
+
+    /// Puts what was inherited for an identity into use, if there is something and nothing better.
+    pub fn use_inherited(&self, id: &SpiffeId) {
+        let Some(identity) = self.inherited().remove(id) else { return };
+        let wanted = self.wanted();
+        if wanted.contains_key(id) && !self.current.load().contains_key(id) {
+            self.replace(|current| drop(current.insert(id.clone(), identity)));
+        }
+        drop(wanted);
+        self.installed.send_replace(());
+    }
+
+    /// Until when the certificate in use is valid.
+    pub fn expires(&self, subject: &Subject) -> Option<SystemTime> {
+        match subject {
+            Subject::Agent { .. } => self.own().map(|own| own.not_after),
+            Subject::Workload(id) => self.current.load().get(id).map(|identity| identity.not_after),
+        }
+    }
+
+    fn forget_unasked(&self) {
+        let unasked = std::mem::take(&mut *self.inherited());
+        self.kept().retain(|uri, _| !unasked.keys().any(|id| id.as_str() == uri));
+        if !unasked.is_empty() {
+            self.changed.notify_one();
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! The TLS of the mesh (docs/wire.md, TLS): TLS 1.3 only, certificates on both sides, no name sent, no
+//! resumption.
+
+use std::sync::Arc;
+
+use rustls::client::Resumption;
+use rustls::crypto::CryptoProvider;
+use rustls::crypto::aws_lc_rs::{cipher_suite, default_provider, kx_group};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::NoServerSessionStorage;
+use rustls::version::TLS13;
+use rustls::{ClientConfig, Error, ServerConfig};
+
+use super::verify::MeshVerifier;
+use crate::mux;
+use crate::tunnel::TunnelProtocol;
+
+const HBONE: &[u8] = b"h2";
+
+/// The protocols that peers are offered or may choose from, the best first.
+fn alpn(tunnel: TunnelProtocol) -> Vec<Vec<u8>> {
+    match tunnel {
+        TunnelProtocol::Auto => vec![mux::ALPN.to_vec(), HBONE.to_vec()],
+        TunnelProtocol::Hbone => vec![HBONE.to_vec()],
+    }
+}
+
+/// AES-128 first, since it is cheaper and either will do. The hybrid group protects what is recorded today
+/// from the quantum computers of tomorrow.
+pub(super) fn provider() -> Arc<CryptoProvider> {
+    Arc::new(CryptoProvider {
+        cipher_suites: vec![cipher_suite::TLS13_AES_128_GCM_SHA256, cipher_suite::TLS13_AES_256_GCM_SHA384],
+        kx_groups: vec![kx_group::X25519MLKEM768, kx_group::X25519, kx_group::SECP256R1, kx_group::SECP384R1],
+        ..default_provider()
+    })
+}
+
+/// For connecting.
+pub(super) fn client(
+    verifier: &Arc<MeshVerifier>,
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+    tunnel: TunnelProtocol,
+) -> Result<ClientConfig, Error> {
+    let mut config = ClientConfig::builder_with_provider(Arc::clone(&verifier.provider))
+        .with_protocol_versions(&[&TLS13])?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::clone(verifier) as _)
+        .with_client_auth_cert(chain, key)?;
+    config.alpn_protocols = alpn(tunnel);
+    config.enable_sni = false;
+    config.resumption = Resumption::disabled();
+    Ok(config)
+}
+
+/// For accepting.
+pub(super) fn server(
+    verifier: &Arc<MeshVerifier>,
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+    tunnel: TunnelProtocol,
+) -> Result<ServerConfig, Error> {
+    let mut config = ServerConfig::builder_with_provider(Arc::clone(&verifier.provider))
+        .with_protocol_versions(&[&TLS13])?
+        .with_client_cert_verifier(Arc::clone(verifier) as _)
+        .with_single_cert(chain, key)?;
+    config.alpn_protocols = alpn(tunnel);
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    Ok(config)
+}

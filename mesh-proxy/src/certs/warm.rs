@@ -1,0 +1,71 @@
+//! Paying for the first handshake before anybody waits for it.
+
+use std::sync::Arc;
+
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, SanType};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
+use rustls::{ClientConnection, ServerConnection};
+
+use super::tls;
+use super::trust::Trust;
+use super::verify::MeshVerifier;
+use crate::tunnel::TunnelProtocol;
+
+const WHO: &str = "spiffe://warm.up/ns/a/sa/b";
+
+/// A throw-away handshake, post-quantum key exchange included: the library's first use of each algorithm
+/// takes tens of milliseconds, which would otherwise be the first connection's.
+pub async fn warm_up() {
+    let done = tokio::task::spawn_blocking(|| handshake().map_err(|error| error.to_string())).await;
+    if let Ok(Err(error)) = done {
+        tracing::warn!(
+            error,
+            "the warm-up handshake failed; the first connection will be slow, or fail as well"
+        );
+    }
+}
+
+fn handshake() -> Result<(), Box<dyn std::error::Error>> {
+    let mut params = CertificateParams::default();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let root = CertifiedIssuer::self_signed(params, KeyPair::generate()?)?;
+    let key = KeyPair::generate()?;
+    let mut params = CertificateParams::default();
+    params.subject_alt_names = vec![SanType::URI(WHO.try_into()?)];
+    let leaf: CertificateDer<'static> = params.signed_by(&key, &root)?.der().clone();
+
+    let provider = tls::provider();
+    let trust = Arc::new(Trust::new(Arc::clone(&provider), "".as_ref()));
+    trust.learn(vec![root.der().clone()])?;
+    let verifier = Arc::new(MeshVerifier { trust, provider, trust_domain: "warm.up".into() });
+    let key = || PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
+    let client = tls::client(&verifier, vec![leaf.clone()], key(), TunnelProtocol::default())?;
+    let server = tls::server(&verifier, vec![leaf], key(), TunnelProtocol::default())?;
+    let name = ServerName::IpAddress(std::net::Ipv4Addr::LOCALHOST.into());
+    talk(ClientConnection::new(client.into(), name)?, ServerConnection::new(server.into())?)
+}
+
+fn talk(
+    mut client: ClientConnection,
+    mut server: ServerConnection,
+) -> Result<(), Box<dyn std::error::Error>> {
+    while client.is_handshaking() || server.is_handshaking() {
+        let mut bytes = Vec::new();
+        client.write_tls(&mut bytes)?;
+        server.read_tls(&mut bytes.as_slice())?;
+        server.process_new_packets()?;
+        bytes.clear();
+        server.write_tls(&mut bytes)?;
+        client.read_tls(&mut bytes.as_slice())?;
+        client.process_new_packets()?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_handshake_succeeds() {
+        super::handshake().unwrap();
+    }
+}

@@ -1,0 +1,86 @@
+//! The last step to an application: a connection inside its pod, over loopback, that shows the real client.
+
+use std::io;
+use std::rc::Rc;
+use std::time::Duration;
+
+use mesh_api::plan::policy::Permit;
+use socket2::Socket;
+use tokio::net::{TcpSocket, TcpStream};
+
+use super::flow::{ClientAddress, UpstreamAddress};
+use super::pod::LocalPod;
+use super::worker::Worker;
+
+/// How long a socket may take to come, and an application to accept (its queue may be full).
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// An application that listens is connected before `connect()` returns; if it is not after this, it may not
+/// listen at all, or not to loopback.
+const UNANSWERED: Duration = Duration::from_millis(5);
+
+/// Why an application could not be reached.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The application does not listen there, or its queue is full.
+    #[error("the application: {0}")]
+    Connect(io::Error),
+    /// No socket could be opened in the pod.
+    #[error("opening a socket in the pod: {0}")]
+    Socket(io::Error),
+    /// The client's address could not be filed; the application would have taken the proxy for its client.
+    #[error("filing the client's address: {0}")]
+    File(io::Error),
+}
+
+/// Connects to the application of `pod` that listens on `to`. Takes the policy's yes: there is no other way
+/// to it.
+pub async fn deliver(
+    worker: &Rc<Worker>,
+    pod: &LocalPod,
+    client: ClientAddress,
+    to: UpstreamAddress,
+    _allowed: &Permit,
+) -> Result<TcpStream, Error> {
+    let taking = worker.surroundings.delivery_socket(pod, to.ip(), client.address());
+    let taken = tokio::time::timeout(TIMEOUT, taking).await;
+    let socket = taken.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).map_err(Error::Socket)?;
+    let connect = async {
+        tokio::select! {
+            biased;
+            connected = open(worker, socket, client, to) => connected,
+            connected = from_own_address(worker, pod, client, to) => connected,
+        }
+    };
+    tokio::time::timeout(TIMEOUT, connect)
+        .await
+        .unwrap_or_else(|_| Err(Error::Connect(io::ErrorKind::TimedOut.into())))
+}
+
+async fn open(
+    worker: &Rc<Worker>,
+    socket: Socket,
+    client: ClientAddress,
+    to: UpstreamAddress,
+) -> Result<TcpStream, Error> {
+    socket.set_tcp_nodelay(true).map_err(Error::Socket)?;
+    // A reset, until it has ended well.
+    socket.set_linger(Some(Duration::ZERO)).map_err(Error::Socket)?;
+    worker.surroundings.show_client(&socket, client.address()).map_err(Error::File)?;
+    TcpSocket::from_std_stream(socket.into()).connect(to.address()).await.map_err(Error::Connect)
+}
+
+/// The same from the pod's own address, when loopback has had no answer for a moment: to `::1` the kernel has
+/// no route from the pod's interface for the reset of a port where nobody listens, and to all of loopback
+/// none from the interface that an application has bound its listener to. The application may just be slow to
+/// accept; whichever comes first counts.
+async fn from_own_address(
+    worker: &Rc<Worker>,
+    pod: &LocalPod,
+    client: ClientAddress,
+    to: UpstreamAddress,
+) -> Result<TcpStream, Error> {
+    tokio::time::sleep(UNANSWERED).await;
+    let taken = worker.surroundings.outbound_socket(pod, to.ip()).await;
+    open(worker, taken.map_err(Error::Socket)?, client, to).await
+}

@@ -1,0 +1,51 @@
+//! Whether a file is another than when it was last read. What is looked at every few seconds and hardly ever
+//! changes is not to be read and understood again each time: that needs the pages of all its code, on every
+//! node.
+
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+/// Which state of which file it is. Writing, replacing and renaming set the time of the last change,
+/// `st_ctime`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileVersion {
+    inode: u64,
+    size: u64,
+    /// Seconds and nanoseconds.
+    changed: (i64, i64),
+}
+
+impl FileVersion {
+    /// The state now. To be asked for before the file is read: then one that is replaced meanwhile is read
+    /// again.
+    pub fn of(path: &Path) -> io::Result<Self> {
+        let metadata = std::fs::metadata(path)?;
+        Ok(Self {
+            inode: metadata.ino(),
+            size: metadata.len(),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn a_file_that_is_replaced_by_one_of_the_same_size_is_another() {
+        let directory = tempfile::tempdir().unwrap();
+        let (path, next) = (directory.path().join("file"), directory.path().join("next"));
+        fs::write(&path, "one").unwrap();
+        let first = FileVersion::of(&path).unwrap();
+        assert_eq!(FileVersion::of(&path).unwrap(), first);
+        fs::write(&next, "two").unwrap();
+        fs::rename(&next, &path).unwrap();
+        assert_ne!(FileVersion::of(&path).unwrap(), first);
+        fs::remove_file(&path).unwrap();
+        assert!(FileVersion::of(&path).is_err());
+    }
+}

@@ -1,0 +1,125 @@
+//! The server's side of an HBONE connection.
+
+use std::future::{Future, poll_fn};
+use std::io;
+use std::time::Duration;
+
+use bytes::Bytes;
+use h2::server::{self, SendResponse};
+use h2::{Reason, RecvStream};
+use http::header::HeaderMap;
+use http::{Method, Response, StatusCode};
+use mesh_calm::{Guarded, Role};
+use rustls::server::UnbufferedServerConnection;
+use tokio::task::spawn_local;
+
+use super::session::SharedTls;
+use super::{
+    DATA_OVERHEAD, MAX_FRAME, PEER_STREAMS, SEND_BUFFER, SERVER_HEADERS, STREAM_WINDOW, Tunnel,
+    connection_window,
+};
+use crate::tls::TlsStream;
+
+/// The HTTP/2 preface has to come this soon.
+const PREFACE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// An HBONE connection that peers open streams on.
+pub struct Server {
+    tls: SharedTls<UnbufferedServerConnection>,
+    connection: server::Connection<Guarded<SharedTls<UnbufferedServerConnection>>, Bytes>,
+}
+
+/// A request to open a stream, not answered yet.
+pub struct Request {
+    /// Method; anything but `CONNECT` is to be refused.
+    pub method: Method,
+    /// Target as the peer wrote it, `host:port`.
+    pub authority: Option<String>,
+    /// Headers.
+    pub headers: HeaderMap,
+    receive: RecvStream,
+    respond: SendResponse<Bytes>,
+}
+
+impl Server {
+    /// Starts HTTP/2 on a TLS session.
+    pub async fn start(tls: TlsStream<UnbufferedServerConnection>) -> io::Result<Self> {
+        let tls = SharedTls::new(tls);
+        let mut handshake = Box::pin(
+            server::Builder::new()
+                .initial_window_size(STREAM_WINDOW)
+                .initial_connection_window_size(connection_window(PEER_STREAMS))
+                .max_frame_size(MAX_FRAME)
+                .max_header_list_size(SERVER_HEADERS)
+                .max_send_buffer_size(SEND_BUFFER)
+                .max_concurrent_streams(PEER_STREAMS)
+                .data_frame_budget(DATA_OVERHEAD)
+                .handshake::<_, Bytes>(Guarded::new(tls.clone(), Role::Server)),
+        );
+        let started =
+            poll_fn(|context| tls.poll_then_send(context, |context| handshake.as_mut().poll(context)));
+        let connection = tokio::time::timeout(PREFACE_TIMEOUT, started)
+            .await
+            .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??
+            .map_err(io::Error::other)?;
+        Ok(Self { tls, connection })
+    }
+
+    /// Serves the connection: each request gets a task of its own from `handle`. Once `drain` is over no new
+    /// streams are taken and the connection ends with the last one.
+    pub async fn serve<F>(
+        mut self,
+        drain: impl Future<Output = ()>,
+        handle: impl Fn(Request) -> F,
+    ) -> io::Result<()>
+    where
+        F: Future<Output = ()> + 'static,
+    {
+        tokio::pin!(drain);
+        let mut told = false;
+        loop {
+            let next = poll_fn(|context| {
+                if !told && drain.as_mut().poll(context).is_ready() {
+                    told = true;
+                    self.connection.graceful_shutdown();
+                }
+                self.tls.poll_then_send(context, |context| self.connection.poll_accept(context))
+            });
+            match next.await? {
+                Some(Ok((request, respond))) => {
+                    spawn_local(handle(Request::new(request, respond)));
+                }
+                Some(Err(error)) => return Err(io::Error::other(error)),
+                None => break,
+            }
+        }
+        drop(self.connection);
+        let _in_time = tokio::time::timeout(Duration::from_secs(1), self.tls.finish()).await;
+        Ok(())
+    }
+}
+
+impl Request {
+    fn new(request: http::Request<RecvStream>, respond: SendResponse<Bytes>) -> Self {
+        let (parts, receive) = request.into_parts();
+        let authority = parts.uri.authority().map(ToString::to_string);
+        Self { method: parts.method, authority, headers: parts.headers, receive, respond }
+    }
+
+    /// Answers 200: from here on the stream carries the raw bytes.
+    pub fn accept(mut self, headers: HeaderMap) -> Result<Tunnel, h2::Error> {
+        let mut response = Response::new(());
+        *response.headers_mut() = headers;
+        let send = self.respond.send_response(response, false)?;
+        Ok(Tunnel { send, receive: self.receive, _counted: None })
+    }
+
+    /// Answers with an error status. A peer that is gone does not hear it.
+    pub fn refuse(mut self, status: StatusCode) {
+        let mut response = Response::new(());
+        *response.status_mut() = status;
+        if self.respond.send_response(response, true).is_err() {
+            self.respond.send_reset(Reason::CANCEL);
+        }
+    }
+}

@@ -1,0 +1,496 @@
+//! Room five: a connection that arrives at an enrolled pod. Who is it, may it, then deliver.
+
+use std::fmt::Display;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use mesh_api::identity::SpiffeId;
+use mesh_api::plan::Workload;
+use mesh_common::is_mesh_port;
+use mesh_listen::{Gate, Group, Standing};
+use rustls::server::UnbufferedServerConnection;
+use tokio::net::TcpStream;
+
+use super::accept::{Caps, Place};
+use super::admission::{Admission, Request};
+use super::deliver::deliver;
+use super::flow::{ClientAddress, UpstreamAddress};
+use super::handshakes::{Handshake, Handshakes};
+use super::hbone::{self, headers};
+use super::mux;
+use super::pod::LocalPod;
+use super::relay::{self, Meter, SocketIs, reset_on_drop};
+use super::sessions::{OpenStream, Session, Sessions};
+use super::tls::{self, TlsStream};
+use super::tunnel::{self, Refusal, Tunnel};
+use super::worker::{Draining, Worker};
+use crate::certs::Proof;
+use crate::telemetry::{Ended, Record, Reporter, ResponseFlag, Start};
+
+/// Why a connection was not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The control plane has not told of the pod.
+    #[error("the control plane has not told of this pod yet")]
+    UnknownPod,
+    /// The policy denies it.
+    #[error("{0}")]
+    Denied(String),
+    /// It asks for one of the mesh's own ports: a loop.
+    #[error("port {0} is the mesh's own")]
+    MeshPort(u16),
+    /// Not a request to open a stream, or not one that can be understood.
+    #[error("bad request: {0}")]
+    BadRequest(#[from] headers::BadTarget),
+    /// It asks for an address that is not the pod's.
+    #[error("{asked} is not an address of {pod}")]
+    NotThisPod {
+        /// Address that it asks for.
+        asked: IpAddr,
+        /// The pod that it asks.
+        pod: String,
+    },
+    /// The pod has as many connections as it may.
+    #[error("the pod has its connections already")]
+    Crowded,
+    /// The application could not be reached.
+    #[error(transparent)]
+    Deliver(#[from] super::deliver::Error),
+}
+
+/// A connection to a pod of this node, ready to carry bytes.
+pub struct Delivered {
+    socket: TcpStream,
+    admission: Admission,
+}
+
+/// What arrives: from whom, to which port of which pod.
+#[derive(Clone, Debug)]
+pub struct Arrival {
+    /// Who connects, if mutual TLS (or this very node) proved it.
+    pub identity: Option<SpiffeId>,
+    /// The client.
+    pub client: ClientAddress,
+    /// The pod's address and port.
+    pub to: UpstreamAddress,
+    /// The client asked for a service and not for this address.
+    pub by_service: bool,
+}
+
+impl Arrival {
+    /// The same between the other addresses of both ends, if they have some.
+    fn in_other_family(&self, worker: &Worker, pod: &LocalPod) -> Option<Self> {
+        let is_other = |address: &&IpAddr| address.is_ipv4() != self.to.ip().is_ipv4();
+        let to = pod.addresses.iter().find(is_other)?;
+        let source = worker.snapshot().workload_by_address(self.client.ip())?;
+        let client = source.addresses.iter().find(is_other)?;
+        Some(Self {
+            client: ClientAddress::new(SocketAddr::new(*client, self.client.address().port())),
+            to: UpstreamAddress::new(SocketAddr::new(*to, self.to.port())),
+            ..self.clone()
+        })
+    }
+}
+
+/// Admits a connection and reaches the application: the one way to it, whatever it came through. Behind a
+/// service of both families a server may listen on one alone. Without a mesh its clients would be refused on
+/// the other and take this one; here they are connected already, so both are tried. So they are where `::1`,
+/// which deliveries over IPv6 come from, has no port left for the server's: there are more addresses for
+/// IPv4.
+pub async fn take(
+    worker: &Rc<Worker>,
+    pod: &LocalPod,
+    workload: &Arc<Workload>,
+    arrival: &Arrival,
+) -> Result<Delivered, Error> {
+    let refused = match take_at(worker, pod, workload, arrival).await {
+        Err(error) if arrival.by_service && error.kind() == io::ErrorKind::ConnectionRefused => error,
+        Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => error,
+        taken => return taken,
+    };
+    match arrival.in_other_family(worker, pod) {
+        Some(other) => take_at(worker, pod, workload, &other).await,
+        None => Err(refused),
+    }
+}
+
+async fn take_at(
+    worker: &Rc<Worker>,
+    pod: &LocalPod,
+    workload: &Arc<Workload>,
+    arrival: &Arrival,
+) -> Result<Delivered, Error> {
+    if is_mesh_port(arrival.to.port()) {
+        return Err(Error::MeshPort(arrival.to.port()));
+    }
+    let request = Request {
+        identity: arrival.identity.clone(),
+        source: arrival.client.ip(),
+        destination: arrival.to.address(),
+        workload: Arc::clone(workload),
+    };
+    let (admission, notes) = worker.admissions.admit(request, || worker.snapshot()).map_err(|decision| {
+        let reason = decision.verdict.to_string();
+        let from = arrival.identity.as_ref().map_or_else(|| "plaintext".to_owned(), ToString::to_string);
+        tracing::warn!(%from, client = %arrival.client, %pod, port = arrival.to.port(), "{reason}");
+        Error::Denied(reason)
+    })?;
+    for policy in notes.audited {
+        tracing::info!(%policy, client = %arrival.client, %pod, port = arrival.to.port(), "audited");
+    }
+    for dry_run in notes.dry_run {
+        let (policy, effect) = (dry_run.policy, dry_run.would);
+        tracing::info!(%policy, client = %arrival.client, %pod, port = arrival.to.port(), "dry run: would {effect}");
+    }
+    let socket = deliver(worker, pod, arrival.client, arrival.to, admission.permit()).await?;
+    Ok(Delivered { socket, admission })
+}
+
+impl Delivered {
+    /// Policy that allowed it, if one had to.
+    pub fn policy(&self) -> Option<Arc<str>> {
+        self.admission.permit().policy().cloned()
+    }
+
+    /// Carries bytes from and to another socket, until both are done or the policy changes its mind.
+    pub async fn carry(self, client: TcpStream, meter: &Meter) -> Ended {
+        let Self { socket, admission } = self;
+        tokio::select! {
+            result = relay::relay_plain(client, socket, meter) => result.into(),
+            // Both ends are reset, as they are set to be.
+            denial = admission.revoked() => Ended::Broken(format!("policy changed: {denial}")),
+        }
+    }
+
+    /// The same from and to a stream.
+    async fn carry_tunnel(self, mut tunnel: Tunnel, meter: &Meter) -> Ended {
+        let Self { socket, admission } = self;
+        tokio::select! {
+            result = tunnel.carry(socket, SocketIs::Server, meter) => result.into(),
+            denial = admission.revoked() => {
+                tunnel.revoke();
+                Ended::Broken(format!("policy changed: {denial}"))
+            }
+        }
+    }
+}
+
+/// Serves one connection that came without mutual TLS.
+pub async fn serve_plaintext(
+    worker: Rc<Worker>,
+    pod: Arc<LocalPod>,
+    socket: TcpStream,
+    peer: SocketAddr,
+    places: (Place, Gate),
+) {
+    let Ok(local) = socket.local_addr() else { return };
+    let (client, to) = (ClientAddress::new(peer), UpstreamAddress::new(local));
+    if came_from_inside(&pod, client) {
+        tracing::warn!(%pod, %client, "a program connected to the mesh's port 15006 itself: refused");
+        return reset_on_drop(&socket);
+    }
+    let (_place, strangers) = places;
+    let Some(share) = strangers.enter(Group::of(client.ip())) else {
+        reset_on_drop(&socket);
+        return worker.crowded(&pod);
+    };
+    let start =
+        Start { reporter: Reporter::Destination, client: client.address(), destination: to.address() };
+    let mut record = Record::new(&worker.metrics, start);
+    record.upstream = Some(to.address());
+    let meter = Meter::default();
+    let arrival = Arrival { identity: None, client, to, by_service: false };
+    let admitting = Box::pin(admit(&worker, &pod, &arrival, &mut record));
+    let admitted = tokio::select! {
+        biased;
+        admitted = admitting => admitted,
+        () = share.evicted() => Err(Error::Crowded),
+    };
+    let ended = match admitted {
+        Ok(delivered) => {
+            share.stand(Standing::Proven);
+            meter.report_to(record.open());
+            delivered.carry(socket, &meter).await
+        }
+        Err(error) => {
+            reset_on_drop(&socket);
+            error.log(&pod, client, to.port());
+            error.into()
+        }
+    };
+    record.end(&ended, meter.bytes());
+}
+
+/// What a connection of another node needs places for.
+pub struct Places {
+    /// The connection itself.
+    pub session: Place,
+    /// Its handshake, until the peer has proved who it is.
+    pub handshakes: Handshakes,
+    /// The peer's share of the pod's connections.
+    pub shares: Sessions,
+    /// Its streams.
+    pub streams: Caps,
+}
+
+/// Serves one connection over mutual TLS: each of its streams becomes a task.
+pub async fn serve_hbone(
+    worker: Rc<Worker>,
+    pod: Arc<LocalPod>,
+    socket: TcpStream,
+    peer: SocketAddr,
+    places: Places,
+) {
+    let Places { session: _session, handshakes, shares, streams } = places;
+    let peer = ClientAddress::new(peer);
+    if came_from_inside(&pod, peer) {
+        tracing::warn!(%pod, %peer, "a program connected to the mesh's port 15008 itself: refused");
+        return reset_on_drop(&socket);
+    }
+    let Some(handshake) = handshakes.enter(peer.ip()) else {
+        worker.metrics.unproven();
+        return reset_on_drop(&socket);
+    };
+    let Some((tls, proof)) = Box::pin(shake_hands(&worker, &pod, socket, peer, handshake)).await else {
+        return;
+    };
+    let identity = proof.id().clone();
+    let Some(session) = shares.enter(peer.ip(), &identity) else { return worker.crowded(&pod) };
+    let (draining, budget) = (Rc::clone(&worker.draining), worker.budget(&pod));
+    let leaving = Rc::<Draining>::default();
+    let told = Rc::clone(&leaving);
+    // Whoever could not connect any more opens no streams either.
+    let drain = async move {
+        tokio::select! {
+            () = draining.has_begun() => {}
+            () = proof.over() => {}
+            () = told.has_begun() => {}
+        }
+    };
+    let own_pod = Arc::clone(&pod);
+    let asking = Rc::clone(&session);
+    let handle = move |request| {
+        let places = (streams.try_place().ok(), asking.stream());
+        serve_stream(Rc::clone(&worker), Arc::clone(&own_pod), identity.clone(), peer, places, request)
+    };
+    let served = tokio::select! {
+        served = serve_session(tls, &budget, drain, handle) => served,
+        reason = end_of(&session, &leaving) => Err(io::Error::new(io::ErrorKind::TimedOut, reason)),
+    };
+    match served {
+        Err(error) if error.kind() == io::ErrorKind::Other => {
+            tracing::warn!(%pod, %peer, %error, "connection over mutual TLS cut off");
+        }
+        Err(error) => tracing::debug!(%peer, %error, "connection over mutual TLS ended"),
+        Ok(()) => {}
+    }
+}
+
+/// In the protocol that both ends have.
+async fn serve_session<F: Future<Output = ()> + 'static>(
+    tls: TlsStream<UnbufferedServerConnection>,
+    budget: &Rc<mux::Budget>,
+    drain: impl Future<Output = ()>,
+    handle: impl Fn(tunnel::Request) -> F,
+) -> io::Result<()> {
+    if tls.alpn_protocol() == Some(mux::ALPN) {
+        let server = mux::Server::new(tls, budget);
+        return server.serve(drain, |request| handle(tunnel::Request::Mesh(request))).await;
+    }
+    let server = hbone::Server::start(tls).await?;
+    server.serve(drain, |request| handle(tunnel::Request::Hbone(request))).await
+}
+
+/// Asks a peer to go when its session is over, and returns when it has had the time to.
+async fn end_of(session: &Session, leaving: &Draining) -> &'static str {
+    /// For goodbyes.
+    const TIME_TO_GO: Duration = Duration::from_secs(2);
+    let reason = session.over().await;
+    leaving.begin();
+    tokio::time::sleep(TIME_TO_GO).await;
+    reason
+}
+
+/// The handshake: none if it came to nothing, or a newcomer got its place.
+async fn shake_hands(
+    worker: &Rc<Worker>,
+    pod: &LocalPod,
+    socket: TcpStream,
+    peer: ClientAddress,
+    place: Handshake,
+) -> Option<(TlsStream<UnbufferedServerConnection>, Proof)> {
+    let handshake = async {
+        let Some(own) = worker.identity(&pod.identity).await else {
+            tracing::warn!(%pod, %peer, identity = %pod.identity, "no valid certificate: HBONE connection refused");
+            reset_on_drop(&socket);
+            return None;
+        };
+        let started = Instant::now();
+        let refused = |error: &dyn Display| tracing::warn!(%pod, %peer, %error, "HBONE connection refused");
+        let tls = match tls::accept(socket, Arc::clone(&own.server)).await {
+            Ok(tls) => tls,
+            // Anybody can connect and go, as often as it likes.
+            Err(error @ tls::Error::Lost(_)) => {
+                tracing::debug!(%pod, %peer, %error, "HBONE connection refused");
+                return None;
+            }
+            Err(error) => {
+                refused(&error);
+                return None;
+            }
+        };
+        worker.metrics.handshake(started.elapsed());
+        let certificates = tls.peer_certificates().unwrap_or_default();
+        let proof = Proof::new(&worker.shared.certificates, certificates);
+        Some((tls, proof.inspect_err(|error| refused(error)).ok()?))
+    };
+    tokio::select! {
+        biased;
+        done = handshake => done,
+        () = place.evicted() => {
+            worker.metrics.unproven();
+            tracing::debug!(%pod, %peer, "a newcomer has the handshake's place: HBONE connection refused");
+            None
+        }
+    }
+}
+
+async fn serve_stream(
+    worker: Rc<Worker>,
+    pod: Arc<LocalPod>,
+    identity: SpiffeId,
+    peer: ClientAddress,
+    (place, stream): (Option<Place>, OpenStream),
+    request: tunnel::Request,
+) {
+    let destination = request.destination();
+    let to = destination.as_ref().map_or(peer.address(), |to| *to);
+    let client = ClientAddress::new(headers::client(request.client(), peer.address()));
+    let start = Start {
+        reporter: Reporter::Destination,
+        client: client.address(),
+        destination: UpstreamAddress::new(to).address(),
+    };
+    let mut record = Record::new(&worker.metrics, start);
+    record.transport = request.transport();
+    record.labels.source_identity = Some(identity.clone());
+    record.labels.destination_identity = Some(pod.identity.clone());
+    let meter = Meter::default();
+    let admitted = match &place {
+        Some(_) => Box::pin(admit_stream(&worker, &pod, identity, client, &request, &mut record)).await,
+        None => {
+            worker.crowded(&pod);
+            Err(Error::Crowded)
+        }
+    };
+    if admitted.is_ok() {
+        stream.admitted();
+    }
+    let ended = match admitted {
+        Ok(delivered) => match request.accept(record.labels.destination.as_deref()) {
+            Ok(tunnel) => {
+                meter.report_to(record.open());
+                delivered.carry_tunnel(tunnel, &meter).await
+            }
+            Err(error) => Ended::Broken(format!("client: {error}")),
+        },
+        Err(error) => {
+            request.refuse(error.refusal());
+            error.log(&pod, peer, to.port());
+            error.into()
+        }
+    };
+    record.end(&ended, meter.bytes());
+}
+
+async fn admit_stream(
+    worker: &Rc<Worker>,
+    pod: &LocalPod,
+    identity: SpiffeId,
+    client: ClientAddress,
+    request: &tunnel::Request,
+    record: &mut Record,
+) -> Result<Delivered, Error> {
+    record.labels.source = worker.snapshot().workload_by_address(client.ip());
+    record.labels.service = request.host().and_then(|host| headers::service(&host, &worker.snapshot()));
+    let to = UpstreamAddress::new(request.destination()?);
+    if !is_of_this_pod(worker, pod, to.ip()).await {
+        return Err(Error::NotThisPod { asked: to.ip(), pod: pod.to_string() });
+    }
+    record.upstream = Some(to.address());
+    let by_service = record.labels.service.is_some();
+    let arrival = Arrival { identity: Some(identity), client, to, by_service };
+    admit(worker, pod, &arrival, record).await
+}
+
+async fn admit(
+    worker: &Rc<Worker>,
+    pod: &LocalPod,
+    arrival: &Arrival,
+    record: &mut Record,
+) -> Result<Delivered, Error> {
+    if record.labels.source.is_none() {
+        record.labels.source = worker.snapshot().workload_by_address(arrival.client.ip());
+    }
+    let workload = worker.workload_of(pod).await.ok_or(Error::UnknownPod)?;
+    record.destination(&workload);
+    let delivered = take(worker, pod, &workload, arrival).await?;
+    record.policy = delivered.policy();
+    Ok(delivered)
+}
+
+/// Whether the mesh knows a pod by an address. Not all of those that it has need have been there when it was
+/// enrolled.
+async fn is_of_this_pod(worker: &Rc<Worker>, pod: &LocalPod, address: IpAddr) -> bool {
+    let told =
+        async { worker.workload_of(pod).await.is_some_and(|workload| workload.addresses.contains(&address)) };
+    pod.addresses.contains(&address) || told.await
+}
+
+/// Whether a connection came from the pod's own programs and not over its network.
+fn came_from_inside(pod: &LocalPod, client: ClientAddress) -> bool {
+    client.ip().is_loopback() || pod.addresses.contains(&client.ip())
+}
+
+impl Error {
+    /// Logs it; who was denied was logged with the decision.
+    fn log(&self, pod: &LocalPod, peer: ClientAddress, port: u16) {
+        if !matches!(self, Self::Denied(_)) {
+            tracing::warn!(%pod, %peer, port, error = %self, "inbound connection refused");
+        }
+    }
+
+    /// What the client would have seen of it without a mesh.
+    pub fn kind(&self) -> io::ErrorKind {
+        match self {
+            Self::Deliver(super::deliver::Error::Connect(error)) => error.kind(),
+            _ => io::ErrorKind::Other,
+        }
+    }
+
+    /// What a peer is told.
+    fn refusal(&self) -> Refusal {
+        match self {
+            Self::Denied(_) => Refusal::Denied,
+            Self::MeshPort(_) | Self::BadRequest(_) | Self::NotThisPod { .. } => Refusal::BadRequest,
+            Self::UnknownPod | Self::Crowded | Self::Deliver(_) => Refusal::Unavailable,
+        }
+    }
+}
+
+impl From<Error> for Ended {
+    fn from(error: Error) -> Self {
+        let flag = match error {
+            Error::Denied(_) => ResponseFlag::Denied,
+            Error::UnknownPod => ResponseFlag::IdentityError,
+            Error::Crowded => ResponseFlag::Overflow,
+            Error::MeshPort(_) | Error::BadRequest(_) | Error::NotThisPod { .. } | Error::Deliver(_) => {
+                ResponseFlag::ConnectFailed
+            }
+        };
+        Self::Failed(flag, error.to_string())
+    }
+}

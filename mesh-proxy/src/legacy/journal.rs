@@ -1,0 +1,248 @@
+//! What the control plane told, as it came: the whole at first, and each change behind it, so that a change
+//! costs what it is long. When the changes are as long as the whole, that is written anew.
+//!
+//! A frame that a dying proxy did not finish is none.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+
+use mesh_api::plan::{Contents, Store};
+use mesh_api::wire::type_url;
+use mesh_api::wire::xds::DeltaDiscoveryResponse;
+use prost::Message;
+
+use super::frames::{Frames, LONGEST, MAGIC, frame};
+use super::{Legacy, append_only, create, read};
+use crate::legacy::Heritage;
+
+/// Resources of a frame, where the whole is written.
+const PART: usize = 500;
+/// Most bytes of a journal. A mesh of 100,000 workloads takes some 10 MB.
+pub const MOST_BYTES: u64 = 128 << 20;
+/// Fewer bytes of changes are no reason to write the whole anew.
+const FEW: u64 = 1 << 20;
+
+/// The types that are told, in the order in which they are written.
+const TYPES: [&str; 2] = [type_url::ADDRESS, type_url::AUTHORIZATION];
+
+/// A journal that is being written.
+pub struct Journal {
+    legacy: Legacy,
+    file: Option<File>,
+    length: u64,
+    /// Length of the whole at its beginning.
+    whole: u64,
+    /// It could not be written, which was said.
+    given_up: bool,
+}
+
+/// A response that is to be written, if there is a journal yet.
+pub struct Entry(Option<Vec<u8>>);
+
+impl Journal {
+    /// Nothing is written before [`Self::append`] finds a complete state.
+    pub fn new(legacy: Legacy) -> Self {
+        Self { legacy, file: None, length: 0, whole: 0, given_up: false }
+    }
+
+    /// Gets a response ready, before the store takes it apart.
+    pub fn entry(&self, response: &DeltaDiscoveryResponse) -> Entry {
+        // A longer one has the whole written anew, in parts.
+        let fits = self.file.is_some() && response.encoded_len() <= LONGEST;
+        Entry(fits.then(|| response.encode_to_vec()))
+    }
+
+    /// Appends a response that was taken; with it the state, of which this is the `whole`, is `complete`, or
+    /// more is to follow.
+    pub fn append(&mut self, entry: Entry, complete: bool, whole: impl FnOnce() -> Contents) {
+        if self.given_up {
+            return;
+        }
+        let due = self.length - self.whole > FEW.max(self.whole);
+        let written = match (entry.0, &self.file) {
+            (Some(bytes), Some(file)) if !(due && complete) => {
+                append(file, &mut self.length, &bytes, complete)
+            }
+            _ if complete => self.write_whole(&whole()),
+            // More is to follow. With the last of it the whole is written.
+            _ => {
+                self.file = None;
+                Ok(())
+            }
+        };
+        if let Err(error) = written {
+            tracing::warn!(%error, "a proxy after this one will wait for the control plane");
+            self.given_up = true;
+            self.file = None;
+            self.legacy.leave(Heritage::Configuration, None);
+        }
+    }
+
+    fn write_whole(&mut self, whole: &Contents) -> io::Result<()> {
+        let file = create(c"nodemesh-configuration")?;
+        append_only(&file)?;
+        file.write_all_at(MAGIC, 0)?;
+        let mut length = MAGIC.len() as u64;
+        for type_url in TYPES {
+            let mut resources = whole.resources(type_url).peekable();
+            while resources.peek().is_some() {
+                let part = DeltaDiscoveryResponse {
+                    type_url: type_url.to_owned(),
+                    resources: resources.by_ref().take(PART).collect(),
+                    ..DeltaDiscoveryResponse::default()
+                };
+                append(&file, &mut length, &part.encode_to_vec(), false)?;
+            }
+        }
+        append(&file, &mut length, &[], true)?;
+        self.legacy.leave(Heritage::Configuration, Some(file.try_clone()?));
+        (self.file, self.length, self.whole) = (Some(file), length, length);
+        Ok(())
+    }
+}
+
+fn append(file: &File, length: &mut u64, bytes: &[u8], complete: bool) -> io::Result<()> {
+    let frame = frame(bytes, complete).ok_or(io::ErrorKind::FileTooLarge)?;
+    if *length + frame.len() as u64 > MOST_BYTES {
+        return Err(io::ErrorKind::FileTooLarge.into());
+    }
+    file.write_all_at(&frame, *length)?;
+    *length += frame.len() as u64;
+    Ok(())
+}
+
+/// The last complete state of a journal; none if it is none, or there is none in it.
+pub fn replay(file: &File) -> Option<Store> {
+    let journal = read(file, MOST_BYTES).ok()?;
+    let mut store = Store::default();
+    for bytes in Frames::of(&journal)? {
+        let response = DeltaDiscoveryResponse::decode(&*bytes?).ok()?;
+        // What was rejected when it came is so again, and what was held in its place stays.
+        let _rejected = store.apply(&response.type_url, response.resources, response.removed_resources);
+    }
+    Some(store)
+}
+
+#[cfg(test)]
+mod tests {
+    use mesh_api::wire::workload::{Address, Workload, address};
+    use mesh_api::wire::xds::Resource;
+    use prost_types::Any;
+
+    use super::*;
+
+    fn response(uids: &[&str]) -> DeltaDiscoveryResponse {
+        let resource = |uid: &&str| {
+            let (name, namespace) = ((*uid).to_owned(), "shop".to_owned());
+            let workload = Workload { uid: name.clone(), name, namespace, ..Workload::default() };
+            let address = Address { r#type: Some(address::Type::Workload(workload)) };
+            let any = Any { type_url: type_url::ADDRESS.to_owned(), value: address.encode_to_vec() };
+            let (name, version) = ((*uid).to_owned(), "1".to_owned());
+            Resource { name, version, resource: Some(any), ..Resource::default() }
+        };
+        DeltaDiscoveryResponse {
+            type_url: type_url::ADDRESS.to_owned(),
+            resources: uids.iter().map(resource).collect(),
+            ..DeltaDiscoveryResponse::default()
+        }
+    }
+
+    struct Told {
+        store: Store,
+        journal: Journal,
+        left: tokio::sync::mpsc::UnboundedReceiver<crate::legacy::Left>,
+        files: usize,
+        file: Option<File>,
+    }
+
+    impl Told {
+        fn new() -> Self {
+            let (legacy, left) = Legacy::new();
+            Self { store: Store::default(), journal: Journal::new(legacy), left, files: 0, file: None }
+        }
+
+        fn tell(&mut self, response: DeltaDiscoveryResponse, complete: bool) {
+            let entry = self.journal.entry(&response);
+            let DeltaDiscoveryResponse { type_url, resources, removed_resources, .. } = response;
+            assert!(self.store.apply(&type_url, resources, removed_resources).is_empty());
+            self.journal.append(entry, complete, || self.store.contents());
+            while let Ok((_, file)) = self.left.try_recv() {
+                self.files += 1;
+                self.file = file.map(File::from);
+            }
+        }
+
+        fn known(&self) -> Vec<String> {
+            let mut store = replay(self.file.as_ref().expect("left")).expect("a state");
+            let mut known: Vec<_> =
+                store.oldest_snapshot().workloads().map(|workload| workload.uid.to_string()).collect();
+            known.sort();
+            known
+        }
+    }
+
+    #[test]
+    fn the_last_complete_state_is_found_again() {
+        let mut told = Told::new();
+        told.tell(response(&["a"]), false);
+        assert!(told.file.is_none(), "there is no state yet");
+        told.tell(response(&["b"]), true);
+        assert_eq!(told.known(), ["a", "b"]);
+        let mut change = response(&["c"]);
+        change.removed_resources = vec!["a".to_owned()];
+        told.tell(change, false);
+        assert_eq!(told.known(), ["a", "b"], "more is to follow");
+        told.tell(response(&["d"]), true);
+        assert_eq!(told.known(), ["b", "c", "d"]);
+        assert_eq!(told.files, 1, "a change is appended");
+    }
+
+    #[test]
+    fn what_a_dying_proxy_did_not_finish_is_none() {
+        let mut told = Told::new();
+        told.tell(response(&["a"]), true);
+        let whole = legacy_bytes(&told);
+        told.tell(response(&["b"]), true);
+        let bytes = legacy_bytes(&told);
+        for length in 0..bytes.len() {
+            let file = create(c"test").unwrap();
+            file.write_all_at(&bytes[..length], 0).unwrap();
+            let found = replay(&file).map(|store| store.contents().resources(type_url::ADDRESS).count());
+            assert_eq!(found, (length >= whole.len()).then_some(1), "cut at {length}");
+        }
+        for place in 0..bytes.len() {
+            let mut strange = bytes.clone();
+            strange[place] ^= 0xff;
+            let file = create(c"test").unwrap();
+            file.write_all_at(&strange, 0).unwrap();
+            let _total = replay(&file);
+        }
+    }
+
+    fn legacy_bytes(told: &Told) -> Vec<u8> {
+        read(told.file.as_ref().unwrap(), MOST_BYTES).unwrap()
+    }
+
+    #[test]
+    fn changes_do_not_pile_up() {
+        let mut told = Told::new();
+        told.tell(response(&["a"]), true);
+        // Nothing that could be packed.
+        let name = |number: u32| {
+            let word = |at: u32| u128::from(number.wrapping_mul(0x9e37_79b1) ^ at).pow(3);
+            format!("{number}-{:x}-{:x}-{:x}", word(1), word(2), word(3))
+        };
+        for number in 0..10_000 {
+            let (new, old) = (name(number), name(number.wrapping_sub(1)));
+            let mut change = response(&[&new]);
+            change.removed_resources = vec![old];
+            told.tell(change, true);
+        }
+        assert!(told.files > 2, "the whole was written anew {} times", told.files);
+        assert!(legacy_bytes(&told).len() < 3 << 20);
+        let mut known = vec!["a".to_owned(), name(9999)];
+        known.sort();
+        assert_eq!(told.known(), known);
+    }
+}

@@ -1,0 +1,58 @@
+//! What a proxy leaves to the one after it: certificates with their keys, and what the control plane told.
+//!
+//! It is in memory alone: in files without a name (`memfd_create(2)`), whose descriptors the keeper holds and
+//! hands to the next proxy. So they are gone with the agent, and on no disk, but for a node that swaps: this
+//! memory is swapped like that of the proxy itself. No other process can open them: it would have to be
+//! allowed to trace the keeper (`ptrace(2)`), which has more privileges than the proxies of its user.
+//!
+//! A proxy that was taken over may have left what it likes. So the next one believes nothing that it can't
+//! check: [`certificates`] are parsed within bounds, and count as far as they lead to the roots of the file
+//! that the node's operator gave; the configuration ([`journal`]) has no such proof, and counts only while
+//! the control plane can't be reached, which is told nothing of it and lists everything anew.
+
+pub mod certificates;
+mod frames;
+pub mod journal;
+mod memory;
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+
+use tokio::sync::mpsc;
+
+pub use memory::{append_only, create, read, seal};
+
+/// Where a proxy leaves what the next one is to have. Cheap to clone.
+#[derive(Clone)]
+pub struct Legacy(mpsc::UnboundedSender<Left>);
+
+/// What is left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Heritage {
+    /// Certificates and their keys, in a sealed file.
+    Certificates,
+    /// What the control plane told, in a file that grows.
+    Configuration,
+}
+
+/// Something that is left: a file, or that there is nothing any more.
+pub type Left = (Heritage, Option<OwnedFd>);
+
+impl Legacy {
+    /// And what is left, for whoever hands it to the keeper.
+    pub fn new() -> (Self, mpsc::UnboundedReceiver<Left>) {
+        let (left, taken) = mpsc::unbounded_channel();
+        (Self(left), taken)
+    }
+
+    /// Where nobody comes after.
+    pub fn nobody() -> Self {
+        Self::new().0
+    }
+
+    /// Leaves a file, in place of what was left before.
+    pub fn leave(&self, what: Heritage, file: Option<File>) {
+        // Without a keeper there is no next one.
+        let _nobody = self.0.send((what, file.map(OwnedFd::from)));
+    }
+}

@@ -1,0 +1,197 @@
+//! How long a connection may last, where a `DestinationRule` says so: `idleTimeout` and
+//! `maxConnectionDuration`.
+//!
+//! On the way of the bytes there is nothing of it but a mark of when the last ones moved, and that only for
+//! connections that have such a bound ([`Meter::note_time`]). A timer looks at the mark when it fires, and is
+//! set anew only then.
+
+use std::future::Future;
+use std::net::Shutdown;
+use std::os::fd::AsFd;
+use std::pin::pin;
+use std::time::Duration;
+
+use mesh_api::plan::ConnectionPool;
+use socket2::Socket;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep};
+
+use super::relay::{Meter, reset_on_drop};
+use crate::telemetry::{Ended, Expiry};
+
+/// A server that has been told that its client has finished is taken to have said all when it says nothing
+/// for so long.
+const QUIET: Duration = Duration::from_millis(250);
+
+/// Both ends get so long to end a connection that is over; then it is reset.
+const TIME_TO_END: Duration = Duration::from_secs(5);
+
+/// What bounds a connection's life: at least one of the two.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lifetime {
+    idle: Option<Duration>,
+    age: Option<Duration>,
+}
+
+impl Lifetime {
+    /// What a policy says; none if it says nothing, and then a connection lasts as long as without a mesh.
+    pub fn of(pool: &ConnectionPool) -> Option<Self> {
+        let (idle, age) = (pool.idle_timeout, pool.max_connection_duration);
+        (idle.is_some() || age.is_some()).then_some(Self { idle, age })
+    }
+
+    /// Has `carry` move the bytes of a client's connection until it ends by itself or its time is over.
+    ///
+    /// Then it is ended in order, as far as the ends go along: what the client has sent is delivered, with a
+    /// FIN behind it, and so is what the server still answers. Where one of them goes on all the same both
+    /// are reset, so that nobody takes half of what was sent for all of it.
+    pub async fn bound<F: Future<Output = Ended>>(
+        self,
+        client: TcpStream,
+        meter: &Meter,
+        carry: impl FnOnce(TcpStream) -> F,
+    ) -> Ended {
+        // `carry` has the client's connection to itself; this is a second descriptor of it.
+        let handle = match client.as_fd().try_clone_to_owned() {
+            Ok(handle) => Socket::from(handle),
+            Err(error) => {
+                reset_on_drop(&client);
+                return Ended::Broken(format!("no descriptor to end it by: {error}"));
+            }
+        };
+        meter.note_time();
+        let mut carrying = pin!(carry(client));
+        let expiry = tokio::select! {
+            biased;
+            ended = &mut carrying => return ended,
+            expiry = self.over(meter) => expiry,
+        };
+        tokio::select! {
+            biased;
+            // However: it ends because its time is over.
+            _ended = &mut carrying => {}
+            // What is left is reset when it is dropped.
+            () = wind_down(&handle, meter) => {}
+        }
+        Ended::Expired(expiry)
+    }
+
+    /// Returns when the time is over, and which.
+    async fn over(self, meter: &Meter) -> Expiry {
+        tokio::select! {
+            () = optional(self.age.map(sleep)) => Expiry::Age(self.age.unwrap_or_default()),
+            () = optional(self.idle.map(|limit| silence(limit, meter))) => {
+                Expiry::Idle(self.idle.unwrap_or_default())
+            }
+        }
+    }
+}
+
+/// The end of `future`, or never.
+async fn optional(future: Option<impl Future<Output = ()>>) {
+    match future {
+        Some(future) => future.await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Returns when nothing has moved for `limit`.
+async fn silence(limit: Duration, meter: &Meter) {
+    loop {
+        let silent = meter.last_moved().elapsed();
+        match limit.checked_sub(silent) {
+            None | Some(Duration::ZERO) => return,
+            Some(left) => sleep(left).await,
+        }
+    }
+}
+
+/// Ends a connection as if the client had said its last word, and gives both ends time to go.
+async fn wind_down(client: &Socket, meter: &Meter) {
+    let deadline = Instant::now() + TIME_TO_END;
+    // Whoever reads it comes to the end of what the client has sent. A client that is gone already needs none
+    // of this.
+    let _gone = client.shutdown(Shutdown::Read);
+    while Instant::now() + QUIET < deadline {
+        let answered = meter.bytes().1;
+        sleep(QUIET).await;
+        if meter.bytes().1 == answered {
+            let _gone = client.shutdown(Shutdown::Write);
+            break;
+        }
+    }
+    tokio::time::sleep_until(deadline).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+    use std::time::Duration;
+
+    use mesh_api::plan::ConnectionPool;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::Lifetime;
+    use crate::fixture::{self, Protocol, run, sockets};
+    use crate::relay::{self, Meter, relay_plain};
+    use crate::telemetry::Ended;
+
+    struct Plain;
+
+    impl Protocol for Plain {
+        type Connection = SocketAddr;
+
+        async fn pair(application: SocketAddr) -> SocketAddr {
+            application
+        }
+
+        async fn carry(to: SocketAddr, socket: TcpStream, meter: Meter) -> Result<(), relay::Error> {
+            let server = TcpStream::connect(to).await.unwrap();
+            relay::reset_on_drop(&socket);
+            relay::reset_on_drop(&server);
+            relay_plain(socket, server, &meter).await
+        }
+    }
+
+    #[test]
+    fn a_connection_whose_time_is_over_ends_in_order() {
+        fixture::a_connection_whose_time_is_over_ends_in_order::<Plain>();
+    }
+
+    #[test]
+    fn a_server_that_goes_on_beyond_the_time_is_reset() {
+        fixture::a_server_that_goes_on_beyond_the_time_is_reset::<Plain>();
+    }
+
+    #[test]
+    fn a_client_hears_of_the_end_whatever_its_server_does() {
+        run(async {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let to = listener.local_addr().unwrap();
+            let idle_timeout = Some(Duration::from_millis(100));
+            let pool = ConnectionPool { idle_timeout, ..ConnectionPool::default() };
+            let (mut application, socket) = sockets().await;
+            application.write_all(b"x").await.unwrap();
+            let meter = Meter::default();
+            let carry = |socket| async { Plain::carry(to, socket, meter.clone()).await.into() };
+            let bound = Lifetime::of(&pool).unwrap().bound(socket, &meter, carry);
+            let ends = async {
+                // It reads nothing and closes nothing.
+                let (mut server, _) = listener.accept().await.unwrap();
+                assert_eq!(application.read(&mut [0]).await.unwrap(), 0, "a FIN");
+                let mut came = [0; 2];
+                assert_eq!(server.read(&mut came).await.unwrap(), 1);
+                assert_eq!(server.read(&mut came).await.unwrap(), 0, "a FIN");
+                drop(server);
+            };
+            let (ended, ()) = tokio::join!(bound, ends);
+            assert!(matches!(ended, Ended::Expired(_)));
+        });
+    }
+
+    #[test]
+    fn where_nothing_is_said_a_connection_has_no_end() {
+        assert_eq!(Lifetime::of(&ConnectionPool::default()), None);
+    }
+}

@@ -1,0 +1,185 @@
+//! The client's side of a connection.
+
+use std::cell::Cell;
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::task::Poll;
+
+use rustls::client::UnbufferedClientConnection;
+use tokio::net::TcpStream;
+use tokio::task::spawn_local;
+
+use super::MAX_STREAMS;
+use super::driver::{Driver, Side};
+use super::frame::{Frame, Refusal};
+use super::link::Link;
+use super::open::{Open, Trace};
+use super::stream::{Answer, Broken, Stream, Tunnel};
+use super::window::{Budget, Window};
+use crate::tls::TlsStream;
+
+/// Why a stream could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The connection is closed or closing; another one may do.
+    #[error("mesh connection: {0}")]
+    Connection(Rc<str>),
+    /// The destination's policy denies it.
+    #[error("denied by the destination's policy")]
+    Denied,
+    /// The destination could not reach its application.
+    #[error("destination unavailable")]
+    Unavailable,
+    /// The destination refused for another reason.
+    #[error("refused by the destination ({0:?})")]
+    Refused(Refusal),
+}
+
+/// A connection to one destination. It closes when the last handle and the last stream are gone.
+pub struct Connection {
+    link: Rc<Link>,
+}
+
+impl Clone for Connection {
+    fn clone(&self) -> Self {
+        Self::of(Rc::clone(&self.link))
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.link.handles.set(self.link.handles.get() - 1);
+        if self.link.handles.get() == 0 {
+            self.link.wake_driver();
+        }
+    }
+}
+
+impl Connection {
+    /// Starts a task that drives a TLS session; `ended` runs when the connection is over. What its streams
+    /// may hold is taken from `budget`.
+    pub fn start(
+        tls: TlsStream<UnbufferedClientConnection>,
+        budget: &Rc<Budget>,
+        ended: impl FnOnce() + 'static,
+    ) -> Self {
+        let connection = Self::of(Link::new(budget));
+        let driver = Driver::new(tls, &connection.link, Side::Client);
+        spawn_local(async move {
+            // A server opens no streams: the driver does not let it.
+            let over = driver.run(drop).await;
+            tracing::debug!(reason = %over, "mesh connection closed");
+            ended();
+        });
+        connection
+    }
+
+    fn of(link: Rc<Link>) -> Self {
+        link.handles.set(link.handles.get() + 1);
+        Self { link }
+    }
+
+    /// Whether another stream fits.
+    pub fn has_room(&self) -> bool {
+        !self.link.closing.get() && self.link.streams() < MAX_STREAMS
+    }
+
+    /// Streams open now.
+    pub fn streams(&self) -> usize {
+        self.link.streams()
+    }
+
+    /// Opens a stream and waits for the destination's answer. What `application` has written already, if it
+    /// is connected, goes along, and stays in its socket until the stream is open.
+    ///
+    /// `exposed` is whether the application at the other end may have got those bytes, as long as it is not
+    /// known what became of the stream: then nobody may send them again.
+    pub async fn open(
+        &self,
+        mut open: Open,
+        application: Option<&TcpStream>,
+        exposed: &Cell<bool>,
+    ) -> Result<Tunnel, OpenError> {
+        let link = &self.link;
+        let next = link.last_stream.get().checked_add(1).filter(|_| !link.closing.get());
+        let id = next.ok_or_else(|| OpenError::Connection("closing".into()))?;
+        link.last_stream.set(id);
+        let window = Window::opening(&link.budget);
+        open.credit = window.size();
+        let stream = Stream::opening(id, window);
+        link.add(&stream);
+        link.send(&Frame::Open(id, open));
+        let mut unanswered = Unanswered { link, heard: link.heard.get(), answered: false };
+        let mut tunnel = Tunnel::new(stream, Rc::clone(link));
+        let mut early = application;
+        let answer = poll_fn(|context| {
+            let broken = tunnel.poll_broken(context);
+            // First: a stream that was accepted and then broke is no new one.
+            if let Some(answer) = tunnel.stream.answer.get() {
+                return Poll::Ready(Ok(answer));
+            }
+            if let Some(broken) = broken {
+                return Poll::Ready(Err(broken));
+            }
+            if let Some(application) = early
+                && tunnel.poll_send_early(application, context).is_ready()
+            {
+                early = None;
+                exposed.set(tunnel.early > 0);
+            }
+            Poll::Pending
+        });
+        let answer = answer.await;
+        unanswered.answered = true;
+        if !matches!(answer, Err(Broken::Lost(_))) {
+            exposed.set(false);
+        }
+        let refusal = match answer {
+            Ok(Answer::Accepted) => return Ok(tunnel),
+            Ok(Answer::Refused(refusal)) => refusal,
+            Err(broken @ (Broken::Lost(_) | Broken::Gone(_))) => {
+                return Err(OpenError::Connection(broken.to_string().into()));
+            }
+            Err(Broken::Reset(_) | Broken::Socket(_)) => return Err(OpenError::Unavailable),
+        };
+        tunnel.finish();
+        Err(match refusal {
+            Refusal::Denied => OpenError::Denied,
+            Refusal::Unavailable => OpenError::Unavailable,
+            Refusal::Busy | Refusal::GoingAway => {
+                link.closing.set(true);
+                OpenError::Connection(format!("{refusal:?}").into())
+            }
+            Refusal::BadRequest | Refusal::Other(_) => OpenError::Refused(refusal),
+        })
+    }
+}
+
+/// A stream that waits for its answer. If nobody waits for it any more and nothing at all was heard
+/// meanwhile, the connection is not to be trusted: new streams go to another one. If it lives, what is open
+/// on it goes on.
+struct Unanswered<'a> {
+    link: &'a Link,
+    heard: u32,
+    answered: bool,
+}
+
+impl Drop for Unanswered<'_> {
+    fn drop(&mut self) {
+        if !self.answered && self.link.heard.get() == self.heard {
+            self.link.closing.set(true);
+        }
+    }
+}
+
+/// What a stream's opener says.
+pub fn request(source: SocketAddr, destination: SocketAddr, host: Option<&str>) -> Open {
+    Open { host: host.map(str::to_owned), trace: Some(new_trace()), ..Open::new(source, destination) }
+}
+
+/// A trace of which nothing is recorded. An id of zeros would be none.
+fn new_trace() -> Trace {
+    let (id, parent) = (rand::random::<u128>().max(1), rand::random::<u64>().max(1));
+    Trace { id: id.to_be_bytes(), parent: parent.to_be_bytes(), flags: 0 }
+}

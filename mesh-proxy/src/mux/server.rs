@@ -1,0 +1,80 @@
+//! The server's side of a connection.
+
+use std::future::Future;
+use std::io;
+use std::rc::Rc;
+
+use rustls::server::UnbufferedServerConnection;
+use tokio::task::spawn_local;
+
+use super::driver::{Driver, Over, Side};
+use super::frame::{Frame, Goodbye, Refusal};
+use super::link::Link;
+use super::open::Open;
+use super::stream::{Broken, Tunnel};
+use super::window::Budget;
+use crate::tls::TlsStream;
+
+/// A connection that a peer opens streams on.
+pub struct Server {
+    tls: TlsStream<UnbufferedServerConnection>,
+    budget: Rc<Budget>,
+}
+
+/// A request to open a stream, not answered yet.
+pub struct Request {
+    /// Who connects to where.
+    pub open: Open,
+    pub(super) tunnel: Tunnel,
+}
+
+impl Server {
+    /// A connection over a TLS session. What its streams may hold is taken from `budget`.
+    pub fn new(tls: TlsStream<UnbufferedServerConnection>, budget: &Rc<Budget>) -> Self {
+        Self { tls, budget: Rc::clone(budget) }
+    }
+
+    /// Serves the connection: each request gets a task of its own from `handle`. Once `drain` is over no new
+    /// streams are taken and the connection ends with the last one.
+    pub async fn serve<F>(
+        self,
+        drain: impl Future<Output = ()>,
+        handle: impl Fn(Request) -> F,
+    ) -> io::Result<()>
+    where
+        F: Future<Output = ()> + 'static,
+    {
+        let link = Link::new(&self.budget);
+        let driver = Driver::new(self.tls, &link, Side::Server);
+        let run = driver.run(|request| drop(spawn_local(handle(request))));
+        tokio::pin!(run);
+        let over = tokio::select! {
+            biased;
+            over = &mut run => over,
+            () = drain => {
+                link.closing.set(true);
+                link.send(&Frame::GoAway(Goodbye::Draining, String::new()));
+                run.await
+            }
+        };
+        match over {
+            Over::Finished => Ok(()),
+            Over::Lost(error) => Err(error),
+            other => Err(io::Error::other(other)),
+        }
+    }
+}
+
+impl Request {
+    /// Accepts: from here on the stream carries the raw bytes. An error if it is over by now; the application
+    /// is not to see anything of it, then.
+    pub fn accept(self) -> Result<Tunnel, Broken> {
+        self.tunnel.accept()?;
+        Ok(self.tunnel)
+    }
+
+    /// Refuses.
+    pub fn refuse(self, refusal: Refusal) {
+        self.tunnel.refuse(refusal);
+    }
+}

@@ -1,0 +1,208 @@
+//! What a stream's peer may send: credit, and how much of it there is at most.
+//!
+//! A window begins small and doubles as long as the application takes what comes, and that quickly; beyond
+//! what a near peer needs, only while it is credit that the peer waits for. So a stream gets what the product
+//! of bandwidth and delay asks for (as TCP's receive buffer does) and not more, and a stopped reader holds
+//! little. What goes beyond the least is taken from a [`Budget`], which the streams of a pod share: so a pod
+//! whose readers all stop makes its node hold that much and no more.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::EARLY;
+use crate::telemetry::WorkerMetrics;
+
+/// With which a stream begins, where the budget allows.
+const FIRST: usize = 64 * 1024;
+
+/// As much as a stream needs whose other end is near: what is more only waits in queues, and makes others
+/// wait there.
+const NEAR: usize = 768 * 1024;
+
+/// Most of it.
+const MOST: usize = 4 * 1024 * 1024;
+
+/// A window grows whose quarter was used up sooner than this, up to [`NEAR`]. A slower stream has enough.
+const QUICK: Duration = Duration::from_millis(100);
+
+/// Bytes that the streams of a pod may hold on a worker, beside the `EARLY` ones of each.
+pub struct Budget {
+    free: Cell<usize>,
+    metrics: Option<Arc<WorkerMetrics>>,
+}
+
+/// The window of one stream.
+pub(super) struct Window {
+    budget: Rc<Budget>,
+    /// Of which more than [`EARLY`] is the budget's.
+    size: usize,
+    /// What the peer may send.
+    granted: usize,
+    /// What the application took and the peer has no credit for yet.
+    due: usize,
+    /// When credit was given last.
+    given: Instant,
+}
+
+impl Budget {
+    /// So many bytes. That they do not suffice is counted by `metrics`.
+    pub fn new(bytes: usize, metrics: Option<Arc<WorkerMetrics>>) -> Rc<Self> {
+        Rc::new(Self { free: Cell::new(bytes), metrics })
+    }
+
+    /// Takes so many bytes, or none.
+    fn take(&self, bytes: usize) -> bool {
+        let left = self.free.get().checked_sub(bytes);
+        match (left, &self.metrics) {
+            (Some(left), _) => self.free.set(left),
+            (None, Some(metrics)) => metrics.narrowed(),
+            (None, None) => {}
+        }
+        left.is_some()
+    }
+
+    fn give(&self, bytes: usize) {
+        self.free.set(self.free.get() + bytes);
+    }
+}
+
+impl Window {
+    /// The window of a stream that the peer opens: until it is accepted the peer may send [`EARLY`] bytes.
+    pub fn early(budget: &Rc<Budget>) -> Self {
+        Self { budget: Rc::clone(budget), size: EARLY, granted: EARLY, due: 0, given: Instant::now() }
+    }
+
+    /// The window of a stream that this end opens.
+    pub fn opening(budget: &Rc<Budget>) -> Self {
+        let mut window = Self::early(budget);
+        window.widen(FIRST);
+        window.granted = window.size;
+        window
+    }
+
+    /// Credit that OPEN gives.
+    #[allow(clippy::cast_possible_truncation, reason = "at most MOST")]
+    pub fn size(&self) -> u32 {
+        self.size as u32
+    }
+
+    /// The stream is accepted. Returns the credit to give for that, which is never nothing: a byte, where the
+    /// budget has no more.
+    pub fn open_wide(&mut self) -> u32 {
+        self.widen(FIRST);
+        let more = (self.size - EARLY).max(1);
+        self.grant(more)
+    }
+
+    /// So many bytes arrived. Returns whether they were allowed.
+    pub fn receive(&mut self, bytes: usize) -> bool {
+        let left = self.granted.checked_sub(bytes);
+        left.inspect(|left| self.granted = *left).is_some()
+    }
+
+    /// Bytes that the peer may still send.
+    pub fn granted(&self) -> usize {
+        self.granted
+    }
+
+    /// The application took so many bytes. Returns what credit to give for it now: a quarter of the window at
+    /// a time, so that it costs few frames, and as much again while the window grows.
+    pub fn taken(&mut self, bytes: usize, round_trip: Duration) -> Option<u32> {
+        self.due += bytes;
+        if self.due < self.size / 4 {
+            return None;
+        }
+        let before = self.size;
+        let took = self.given.elapsed();
+        // Four quarters take a stream that waits for credit one round trip; some more allows for a late
+        // measurement.
+        let most = if took * 3 < round_trip { MOST } else { NEAR };
+        if took < QUICK {
+            self.widen((self.size * 2).min(most));
+        }
+        self.given = Instant::now();
+        let more = std::mem::take(&mut self.due) + (self.size - before);
+        Some(self.grant(more))
+    }
+
+    fn widen(&mut self, size: usize) {
+        if self.size < size && self.budget.take(size - self.size) {
+            self.size = size;
+        }
+    }
+
+    #[allow(clippy::cast_possible_truncation, reason = "at most MOST, and what the application took of it")]
+    fn grant(&mut self, more: usize) -> u32 {
+        self.granted += more;
+        more as u32
+    }
+}
+
+impl Drop for Window {
+    fn drop(&mut self) {
+        self.budget.give(self.size - EARLY);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn grows_while_the_application_takes_what_comes() {
+        let budget = Budget::new(usize::MAX / 2, None);
+        let mut window = Window::early(&budget);
+        assert_eq!(window.open_wide() as usize, FIRST - EARLY);
+        let far = Duration::from_mins(1);
+        let passes = |window: &mut Window, bytes| {
+            assert!(window.receive(bytes));
+            window.taken(bytes, far).map(|credit| credit as usize)
+        };
+        window.given = Instant::now().checked_sub(QUICK).unwrap();
+        assert_eq!(passes(&mut window, FIRST / 4), Some(FIRST / 4), "slow: no more");
+        assert_eq!(passes(&mut window, FIRST / 4 - 1), None);
+        assert_eq!(passes(&mut window, 1), Some(FIRST / 4 + FIRST), "quick: twice as much");
+        while window.size < MOST {
+            passes(&mut window, 1000);
+        }
+        for _ in 0..10_000 {
+            passes(&mut window, 1000);
+            assert!(window.granted <= MOST, "{}", window.granted);
+        }
+        assert!(!window.receive(window.granted + 1), "more than it has credit for");
+    }
+
+    #[test]
+    fn a_near_peer_gets_no_more_than_it_needs() {
+        let budget = Budget::new(usize::MAX / 2, None);
+        let mut window = Window::early(&budget);
+        window.open_wide();
+        for _ in 0..10_000 {
+            assert!(window.receive(1000));
+            window.taken(1000, Duration::ZERO);
+        }
+        assert_eq!(window.size, NEAR);
+    }
+
+    #[test]
+    fn what_all_streams_of_a_pod_hold_is_bounded() {
+        let budget = Budget::new(FIRST, None);
+        let mut windows: Vec<_> = (0..100).map(|_| Window::early(&budget)).collect();
+        let credit: usize = windows.iter_mut().map(|window| window.open_wide() as usize).sum();
+        assert_eq!(
+            credit,
+            FIRST - EARLY + 99,
+            "one has a window, the others a byte each beyond what all have"
+        );
+        for window in &mut windows {
+            assert!(window.receive(EARLY));
+            window.taken(EARLY, Duration::ZERO);
+        }
+        let held: usize = windows.iter().map(|window| window.granted).sum();
+        assert!(held <= FIRST + 100 * (EARLY + 1), "{held}");
+        drop(windows);
+        assert_eq!(budget.free.get(), FIRST, "all of it came back");
+    }
+}

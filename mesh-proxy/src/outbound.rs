@@ -1,0 +1,423 @@
+//! Room three: a connection that an enrolled pod opened. Decide, then act, then record.
+
+use std::cell::Cell;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use mesh_api::plan::outbound::{Reject, Route, route};
+use mesh_api::plan::{PortPolicy, Service, Target, TargetKey, Workload};
+use mesh_common::is_mesh_port;
+use socket2::SockRef;
+use tokio::net::TcpStream;
+
+use super::accept::Place;
+use super::balance::{Active, AffinityClient, Slot};
+use super::flow::{ClientAddress, OriginalDestination, UpstreamAddress};
+use super::lifetime::Lifetime;
+use super::pod::LocalPod;
+use super::relay::{self, Meter, SocketIs, reset_on_drop};
+use super::surroundings::{Asked, Met};
+use super::upstream::{self, Options, Origin, Upstream};
+use super::worker::Worker;
+use crate::telemetry::{Ended, Record, Reporter, ResponseFlag, Start};
+
+/// Endpoints that are tried before the client hears of a failure.
+const TRIES: usize = 5;
+
+/// Connect timeout where no policy sets one (Istio's `meshConfig.connectTimeout`).
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Why a connection was not made.
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    #[error("the control plane has not told of this pod yet")]
+    UnknownPod,
+    #[error("{0}")]
+    Rejected(Reject),
+    #[error("strict egress: the mesh no longer knows {0}, and no rule names it")]
+    StrictEgress(SocketAddr),
+    #[error("port {0} is the mesh's own")]
+    MeshPort(u16),
+    #[error("{service} port {port} has its {limit} connections already")]
+    TooMany { service: Arc<str>, port: u16, limit: u32 },
+    #[error("every endpoint of {0} is ejected after failures")]
+    AllEjected(Arc<str>),
+    #[error("nobody takes connections: {0}")]
+    Refused(upstream::Error),
+    #[error(transparent)]
+    Upstream(#[from] upstream::Error),
+}
+
+/// A way to the destination, and what has to be held while it is used.
+struct Connected {
+    upstream: Upstream,
+    lifetime: Option<Lifetime>,
+    _slot: Option<Slot<(Arc<str>, u16)>>,
+    _active: Option<Active<TargetKey>>,
+}
+
+/// Serves one connection that was accepted on a pod's outbound listener.
+pub async fn serve(
+    worker: Rc<Worker>,
+    pod: Arc<LocalPod>,
+    socket: TcpStream,
+    peer: SocketAddr,
+    _place: Place,
+) {
+    // Its listener's, which looks at what begins a connection. Where there is none nothing is lost.
+    let _filter = SockRef::from(&socket).detach_filter();
+    let opened = match worker.deferred.take(&pod, &socket, peer) {
+        Some(opened) => Some(opened),
+        // In a box, since it is needed no longer than it lasts: the connection may stay for days.
+        None => Box::pin(open_as_it_comes(&worker, &pod, &socket, peer)).await,
+    };
+    let Some(Opened { mut record, connected }) = opened else { return reset_on_drop(&socket) };
+    let meter = Meter::default();
+    meter.report_to(record.open());
+    let ended = carry(socket, connected, &meter).await;
+    record.end(&ended, meter.bytes());
+}
+
+/// Of one that did not wait.
+async fn open_as_it_comes(
+    worker: &Rc<Worker>,
+    pod: &Arc<LocalPod>,
+    socket: &TcpStream,
+    peer: SocketAddr,
+) -> Option<Opened> {
+    match worker.surroundings.original_destination(socket) {
+        Ok(Some(asked)) => open(worker, pod, &Attempt { asked, port: peer.port() }, Some(socket)).await,
+        Ok(None) => {
+            tracing::warn!(%pod, %peer, "a program connected to the mesh's port 15001 itself: refused");
+            None
+        }
+        Err(error) => {
+            tracing::error!(%pod, %peer, %error, "can't read a connection's destination: refused");
+            None
+        }
+    }
+}
+
+/// Opens the way for a connection of a pod; none if it is refused, and that is recorded.
+pub async fn open(
+    worker: &Rc<Worker>,
+    pod: &Arc<LocalPod>,
+    attempt: &Attempt,
+    socket: Option<&TcpStream>,
+) -> Option<Opened> {
+    let original = OriginalDestination::new(attempt.asked.destination);
+    let client = ClientAddress::new(SocketAddr::new(pod.address_like(original.ip()), attempt.port));
+    let start =
+        Start { reporter: Reporter::Source, client: client.address(), destination: original.address() };
+    let mut record = Record::new(&worker.metrics, start);
+    // Until there is an endpoint to try.
+    record.transport = "none";
+    let arrived = Arrived { socket, client, original, not_direct: attempt.asked.not_direct };
+    match connect(worker, pod, &arrived, &mut record).await {
+        Ok(connected) => {
+            worker.surroundings.note(pod, original.address(), Met::Taken);
+            Some(Opened { record, connected })
+        }
+        Err(error) => {
+            if matches!(error, Error::Refused(_)) {
+                worker.surroundings.note(pod, original.address(), Met::Refused);
+            }
+            tracing::debug!(%pod, %client, %original, %error, "outbound connection not made");
+            record.end(&Ended::Failed(error.response_flag(), error.to_string()), (0, 0));
+            None
+        }
+    }
+}
+
+/// What is known of a connection of a pod before anything else.
+pub struct Attempt {
+    /// What it asks for.
+    pub asked: Asked,
+    /// The client's port.
+    pub port: u16,
+}
+
+/// A way that was opened for a connection. Dropped, it counts as abandoned.
+pub struct Opened {
+    record: Record,
+    connected: Connected,
+}
+
+/// A connection that comes.
+struct Arrived<'a> {
+    /// None if it is not accepted before it is known what becomes of it.
+    socket: Option<&'a TcpStream>,
+    client: ClientAddress,
+    original: OriginalDestination,
+    /// See [`To::not_direct`].
+    not_direct: bool,
+}
+
+async fn connect(
+    worker: &Rc<Worker>,
+    pod: &Arc<LocalPod>,
+    arrived: &Arrived<'_>,
+    record: &mut Record,
+) -> Result<Connected, Error> {
+    let Arrived { socket, client, original, not_direct } = *arrived;
+    let workload = worker.workload_of(pod).await.ok_or(Error::UnknownPod)?;
+    record.source(&workload);
+    record.labels.source_identity = Some(pod.identity.clone());
+    let exposed = Cell::new(false);
+    let mut origin = Origin { worker, pod, workload: &workload, client, service: None, socket, exposed };
+    match route(&worker.snapshot(), &workload, original.address()) {
+        Route::Reject(reject) => Err(Error::Rejected(reject)),
+        Route::Passthrough => pass_through(worker, pod, original, record).await,
+        Route::Workload(target) => {
+            ask_for_direct_ways(worker, pod, original, std::slice::from_ref(&target));
+            let reached = reach(&origin, &target, default_options(), record).await;
+            let upstream = reached.map_err(|error| Error::of_all(error, true))?;
+            Ok(Connected { upstream, lifetime: None, _slot: None, _active: None })
+        }
+        Route::Service { service, port, policy, endpoints } => {
+            record.labels.service = Some(Arc::clone(&service));
+            origin.service = Some(&service.hostname);
+            ask_for_direct_ways(worker, pod, original, &endpoints);
+            let way = To { service: &service, port, policy: &policy, endpoints: &endpoints, not_direct };
+            balance(&origin, &way, record).await
+        }
+    }
+}
+
+/// The mesh knew the address when the kernel looked, and no longer does.
+async fn pass_through(
+    worker: &Worker,
+    pod: &LocalPod,
+    original: OriginalDestination,
+    record: &mut Record,
+) -> Result<Connected, Error> {
+    if is_mesh_port(original.port()) {
+        return Err(Error::MeshPort(original.port()));
+    }
+    let known = worker.snapshot().knows_address(original.ip());
+    if !known && worker.surroundings.refuses_unknown(pod, original.address()) {
+        return Err(Error::StrictEgress(original.address()));
+    }
+    let to = UpstreamAddress::new(original.address());
+    record.upstream = Some(to.address());
+    record.transport = "plain";
+    let connect = upstream::plain(worker, pod, to, None);
+    let socket = tokio::time::timeout(CONNECT_TIMEOUT, connect)
+        .await
+        .map_err(|_| upstream::Error::Timeout(CONNECT_TIMEOUT))?
+        .map_err(upstream::Error::Connect)?;
+    // Until it has ended well.
+    reset_on_drop(&socket);
+    Ok(Connected { upstream: Upstream::Plain(socket), lifetime: None, _slot: None, _active: None })
+}
+
+/// Where a connection to a service may go.
+struct To<'a> {
+    service: &'a Arc<Service>,
+    port: u16,
+    policy: &'a PortPolicy,
+    endpoints: &'a [Target],
+    /// The kernel would have taken it to an endpoint on this node, had it been that one's turn.
+    not_direct: bool,
+}
+
+/// Tries endpoints, each at most once, until one takes the connection.
+async fn balance(origin: &Origin<'_>, to: &To<'_>, record: &mut Record) -> Result<Connected, Error> {
+    let worker = origin.worker;
+    let To { service, port, policy, endpoints, .. } = *to;
+    let slot = match policy.pool.max_connections {
+        None => None,
+        Some(limit) => {
+            let key = (Arc::clone(&service.key), port);
+            let full = || Error::TooMany { service: Arc::clone(&service.hostname), port, limit: limit.get() };
+            Some(worker.shared.limits.take(key, limit.get()).ok_or_else(full)?)
+        }
+    };
+    let options = Options { timeout: policy.pool.connect_timeout, keepalive: policy.pool.keepalive };
+    let mut candidates: Vec<(TargetKey, u32)> =
+        endpoints.iter().map(|target| (target.key(), target.weight)).collect();
+    leave_out_ejected(worker, policy, &mut candidates);
+    let own = Own::of(origin.workload, to);
+    if to.not_direct && own.is_none() {
+        leave_out_near(worker, &mut candidates);
+    }
+    let mut first = own.as_ref().and_then(|own| own.choose(worker, &candidates));
+    let mut last = Error::AllEjected(Arc::clone(&service.hostname));
+    let mut refused = 0;
+    for _ in 0..TRIES {
+        let Some(chosen) = first.take().or_else(|| worker.turns.choose(policy.lb, &candidates)) else {
+            break;
+        };
+        // Chosen once is enough: a weight of 0 takes it out of the next draw.
+        candidates[chosen].1 = 0;
+        let key = &candidates[chosen].0;
+        let active = worker.turns.open(key.clone());
+        let result = reach(origin, &endpoints[chosen], options, record).await;
+        watch_health(worker, policy, key, endpoints, &result);
+        match result {
+            Ok(upstream) => {
+                if let Some(own) = own {
+                    own.keep(worker, key);
+                }
+                let lifetime = Lifetime::of(&policy.pool);
+                return Ok(Connected { upstream, lifetime, _slot: slot, _active: Some(active) });
+            }
+            Err(error) if error.is_final() || origin.exposed.get() => return Err(error.into()),
+            Err(error) => {
+                tracing::debug!(endpoint = %endpoints[chosen], %error, "trying another endpoint");
+                refused += usize::from(error.is_refusal());
+                last = Error::of_all(error, refused == endpoints.len());
+            }
+        }
+    }
+    Err(last)
+}
+
+/// A client that has an endpoint of its own.
+struct Own {
+    client: AffinityClient,
+    timeout: Duration,
+}
+
+impl Own {
+    fn of(client: &Workload, to: &To<'_>) -> Option<Self> {
+        let (client, timeout) = AffinityClient::of(client, to.service, to.policy, to.port)?;
+        Some(Self { client, timeout })
+    }
+
+    fn choose(&self, worker: &Worker, candidates: &[(TargetKey, u32)]) -> Option<usize> {
+        worker.shared.affinity.choose(&self.client, candidates, Instant::now())
+    }
+
+    fn keep(self, worker: &Worker, endpoint: &TargetKey) {
+        worker.shared.affinity.keep(self.client, endpoint, self.timeout, Instant::now());
+    }
+}
+
+fn leave_out_ejected(worker: &Worker, policy: &PortPolicy, candidates: &mut [(TargetKey, u32)]) {
+    let Some(limits) = &policy.outlier else { return };
+    let keys: Vec<_> = candidates.iter().map(|(key, _)| key.clone()).collect();
+    let ejected = worker.shared.health.ejected(&keys, limits, Instant::now());
+    for ((_, weight), _) in candidates.iter_mut().zip(ejected).filter(|(_, ejected)| *ejected) {
+        *weight = 0;
+    }
+}
+
+/// The kernel has given the endpoints on this node their share already. Where there are no others they are
+/// tried all the same: it may have left them out for a failure.
+fn leave_out_near(worker: &Worker, candidates: &mut [(TargetKey, u32)]) {
+    let is_near = |key: &TargetKey| worker.local_pod(key.address.ip()).is_some();
+    if candidates.iter().any(|(key, weight)| *weight > 0 && !is_near(key)) {
+        for (_, weight) in candidates.iter_mut().filter(|(key, _)| is_near(key)) {
+            *weight = 0;
+        }
+    }
+}
+
+/// The next connection may not need the proxy.
+fn ask_for_direct_ways(worker: &Worker, pod: &LocalPod, original: OriginalDestination, endpoints: &[Target]) {
+    let is_near = |target: &Target| worker.local_pod(target.address.ip()).is_some();
+    if endpoints.iter().any(is_near) {
+        worker.surroundings.suggest_direct(pod, original.address());
+    }
+}
+
+fn watch_health(
+    worker: &Worker,
+    policy: &PortPolicy,
+    key: &TargetKey,
+    endpoints: &[Target],
+    result: &Result<Upstream, upstream::Error>,
+) {
+    let Some(limits) = &policy.outlier else { return };
+    match result {
+        Ok(_) => worker.shared.health.succeeded(key),
+        Err(error) if error.is_final() => {}
+        Err(error) => {
+            let all: Vec<_> = endpoints.iter().map(Target::key).collect();
+            if worker.shared.health.failed(key, &all, limits, Instant::now()) {
+                tracing::warn!(endpoint = %key.address, %error, "endpoint ejected after failures");
+            }
+        }
+    }
+}
+
+/// Opens the way to one endpoint and notes where it leads.
+async fn reach(
+    origin: &Origin<'_>,
+    target: &Target,
+    options: Options,
+    record: &mut Record,
+) -> Result<Upstream, upstream::Error> {
+    let started = Instant::now();
+    record.destination(&target.workload);
+    record.upstream = Some(target.address);
+    record.transport = upstream::attempt(origin, target);
+    let opened = upstream::open(origin, target, options).await;
+    let upstream = opened.inspect_err(|error| {
+        record.transport = error.transport().unwrap_or(record.transport);
+    })?;
+    origin.worker.metrics.connected(started.elapsed());
+    note(&upstream, &target.workload, record);
+    Ok(upstream)
+}
+
+fn note(upstream: &Upstream, workload: &Workload, record: &mut Record) {
+    match upstream {
+        Upstream::Plain(_) => record.transport = "plain",
+        Upstream::Tunnel(tunnel) => record.transport = tunnel.transport(),
+        Upstream::Local(local) => {
+            record.transport = "local";
+            record.policy = local.policy();
+        }
+    }
+    if !matches!(upstream, Upstream::Plain(_)) {
+        record.labels.destination_identity = Some(workload.identity.clone());
+    }
+}
+
+async fn carry(socket: TcpStream, connected: Connected, meter: &Meter) -> Ended {
+    let Connected { upstream, lifetime, _slot, _active } = connected;
+    match lifetime {
+        None => join(socket, upstream, meter).await,
+        // In a box: few connections have one.
+        Some(lifetime) => {
+            Box::pin(lifetime.bound(socket, meter, |socket| join(socket, upstream, meter))).await
+        }
+    }
+}
+
+async fn join(socket: TcpStream, upstream: Upstream, meter: &Meter) -> Ended {
+    let result = match upstream {
+        Upstream::Plain(server) => relay::relay_plain(socket, server, meter).await,
+        Upstream::Tunnel(mut tunnel) => tunnel.carry(socket, SocketIs::Client, meter).await,
+        // In a box, like the relay of plaintext: few connections need it.
+        Upstream::Local(local) => return Box::pin(local.carry(socket, meter)).await,
+    };
+    result.into()
+}
+
+fn default_options() -> Options {
+    Options { timeout: CONNECT_TIMEOUT, keepalive: None }
+}
+
+impl Error {
+    /// Why the last endpoint could not be reached, and whether all have refused.
+    fn of_all(error: upstream::Error, refused: bool) -> Self {
+        if refused && error.is_refusal() { Self::Refused(error) } else { Self::Upstream(error) }
+    }
+
+    fn response_flag(&self) -> ResponseFlag {
+        match self {
+            Self::Upstream(error) | Self::Refused(error) => error.response_flag(),
+            Self::UnknownPod => ResponseFlag::IdentityError,
+            Self::Rejected(_)
+            | Self::StrictEgress(_)
+            | Self::MeshPort(_)
+            | Self::TooMany { .. }
+            | Self::AllEjected(_) => ResponseFlag::ConnectFailed,
+        }
+    }
+}

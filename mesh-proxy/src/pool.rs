@@ -1,0 +1,143 @@
+//! One set of connections per source pod and destination, on each worker.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::Mutex;
+
+use mesh_api::identity::SpiffeId;
+
+use super::tunnel::Connection;
+use crate::certs::{Identity, Proof};
+
+/// A connection without streams is closed after this (docs/wire.md, Connections).
+const IDLE: Duration = Duration::from_mins(5);
+
+/// What connections may be shared by: who connects (and from which address, since the other side's policy may
+/// look at it), and to where.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Key {
+    /// Uid of the source pod; its identity and addresses go with it.
+    pub source: Arc<str>,
+    /// Address of the destination's mesh port.
+    pub destination: SocketAddr,
+    /// Uid of the destination workload: an address that another workload took over is another destination.
+    pub workload: Arc<str>,
+}
+
+/// The connections of one worker to other nodes' pods.
+#[derive(Default)]
+pub struct Pool {
+    destinations: RefCell<HashMap<Key, Rc<Destination>>>,
+}
+
+#[derive(Default)]
+struct Destination {
+    connections: RefCell<Vec<Rc<Pooled>>>,
+    /// Held while a connection is being made, so that a burst of streams makes one and not one each.
+    opening: Mutex<()>,
+}
+
+/// A connection to another node's pod.
+pub struct Pooled {
+    /// Itself.
+    pub connection: Connection,
+    peer: Proof,
+    identity: Arc<Identity>,
+    ended: Rc<Cell<bool>>,
+    used: Cell<Instant>,
+}
+
+/// Marks a connection as over.
+pub struct Ended(Rc<Cell<bool>>);
+
+impl Ended {
+    /// To be called when the connection is over.
+    pub fn mark(self) {
+        self.0.set(true);
+    }
+}
+
+impl Pooled {
+    /// No new streams go on it, because one failed there. Open ones go on.
+    pub fn retire(&self) {
+        self.ended.set(true);
+    }
+
+    /// Whether a new connection would be as good. One that was made with another certificate than `identity`
+    /// takes no new streams: so the peer's view of us is renewed with our certificates.
+    fn counts(&self, identity: &Arc<Identity>) -> bool {
+        !self.ended.get() && Arc::ptr_eq(&self.identity, identity) && self.peer.counts()
+    }
+}
+
+impl Pool {
+    /// A connection with room for a stream, to one of `expected`: one that is there, or one that `open`
+    /// makes.
+    pub async fn connection<E, F>(
+        &self,
+        key: Key,
+        identity: &Arc<Identity>,
+        expected: &[SpiffeId],
+        open: impl FnOnce(Ended) -> F,
+    ) -> Result<Rc<Pooled>, E>
+    where
+        F: Future<Output = Result<(Connection, Proof), E>>,
+    {
+        let destination = Rc::clone(self.destinations.borrow_mut().entry(key).or_default());
+        if let Some(pooled) = destination.usable(identity, expected) {
+            return Ok(pooled);
+        }
+        let _one_at_a_time = destination.opening.lock().await;
+        if let Some(pooled) = destination.usable(identity, expected) {
+            return Ok(pooled);
+        }
+        let ended = Rc::new(Cell::new(false));
+        let (connection, peer) = open(Ended(Rc::clone(&ended))).await?;
+        let identity = Arc::clone(identity);
+        let pooled = Rc::new(Pooled { connection, peer, identity, ended, used: Cell::new(Instant::now()) });
+        destination.connections.borrow_mut().push(Rc::clone(&pooled));
+        Ok(pooled)
+    }
+
+    /// Lets go of connections that are over, idle for long, or made with an older certificate and now empty.
+    pub fn sweep(&self, now: Instant) {
+        self.destinations.borrow_mut().retain(|_, destination| {
+            destination.connections.borrow_mut().retain(|pooled| {
+                let streams = pooled.connection.streams();
+                if streams > 0 {
+                    pooled.used.set(now);
+                }
+                !pooled.ended.get() && now.duration_since(pooled.used.get()) < IDLE
+            });
+            !destination.connections.borrow().is_empty() || destination.opening.try_lock().is_err()
+        });
+    }
+
+    /// Connections open now.
+    pub fn len(&self) -> usize {
+        self.destinations.borrow().values().map(|destination| destination.connections.borrow().len()).sum()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl Destination {
+    fn usable(&self, identity: &Arc<Identity>, expected: &[SpiffeId]) -> Option<Rc<Pooled>> {
+        let mut connections = self.connections.borrow_mut();
+        // One that counts no more lives on as long as its streams hold it.
+        connections.retain(|pooled| pooled.counts(identity));
+        let fits = |pooled: &&Rc<Pooled>| pooled.connection.has_room() && expected.contains(pooled.peer.id());
+        let pooled = connections.iter().find(fits)?;
+        pooled.used.set(Instant::now());
+        Some(Rc::clone(pooled))
+    }
+}

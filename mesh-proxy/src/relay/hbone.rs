@@ -1,0 +1,214 @@
+//! Between a socket and an HBONE stream.
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::io;
+use std::pin::pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use futures_util::FutureExt;
+use h2::{Reason, RecvStream, SendStream};
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
+use tokio::net::tcp::ReadHalf;
+
+use super::{Ends, Error, Meter, SocketIs, close_in_order, reset_on_drop};
+use crate::hbone::Tunnel;
+use crate::mux::TURN;
+
+/// Most bytes of one DATA frame: bounds how long one stream keeps the others of its connection waiting.
+const CHUNK: usize = TURN;
+
+/// Memory that reads are cut from.
+const ARENA: usize = 512 * 1024;
+
+/// A shorter read is copied out of the arena, so that few bytes in a queue never hold much memory.
+const COPY_BELOW: usize = 4 * 1024;
+
+thread_local! {
+    /// The worker's read buffer.
+    static ARENA_OF_CORE: RefCell<BytesMut> = RefCell::new(BytesMut::with_capacity(ARENA));
+}
+
+/// Relays until both directions are closed. On an error, and when it is dropped before the end, both ends are
+/// reset.
+pub async fn relay(
+    socket: TcpStream,
+    tunnel: &mut Tunnel,
+    socket_is: SocketIs,
+    meter: &Meter,
+) -> Result<(), Error> {
+    let ends = Ends::from(socket_is);
+    let mut both = Both { socket, tunnel, finished: false };
+    let result = {
+        let (mut from, to) = both.socket.split();
+        let outgoing = outgoing(&mut from, &mut both.tunnel.send, meter, &ends);
+        let incoming = incoming(&mut both.tunnel.receive, to.as_ref(), meter, &ends);
+        // In a box: most connections are not relayed like this, and their tasks are to be no larger for it.
+        Box::pin(async { tokio::try_join!(outgoing, incoming) }).await.map(|((), ())| ())
+    };
+    both.finished = result.is_ok();
+    result
+}
+
+/// The two ends, which are reset if they are dropped before they have finished.
+struct Both<'a> {
+    socket: TcpStream,
+    tunnel: &'a mut Tunnel,
+    finished: bool,
+}
+
+impl Drop for Both<'_> {
+    fn drop(&mut self) {
+        if self.finished {
+            close_in_order(&self.socket);
+        } else {
+            reset_on_drop(&self.socket);
+            self.tunnel.send.send_reset(Reason::CANCEL);
+        }
+    }
+}
+
+/// From the socket to the stream. Reads only what the stream has credit for.
+async fn outgoing(
+    socket: &mut ReadHalf<'_>,
+    stream: &mut SendStream<Bytes>,
+    meter: &Meter,
+    ends: &Ends,
+) -> Result<(), Error> {
+    loop {
+        tokio::select! {
+            biased;
+            ready = socket.readable() => ready.map_err(ends.socket)?,
+            reason = poll_fn(|context| stream.poll_reset(context)) => {
+                return Err((ends.stream)(reset(reason.unwrap_or(Reason::CANCEL))));
+            }
+        }
+        let credit = credit(stream).await.map_err(ends.stream)?;
+        let read = poll_fn(|context| poll_read(socket, credit.min(CHUNK), context));
+        let Some(result) = read.now_or_never() else {
+            stream.reserve_capacity(0);
+            continue;
+        };
+        let bytes = result.map_err(ends.socket)?;
+        if bytes.is_empty() {
+            break;
+        }
+        meter.add(ends.from_socket, bytes.len());
+        stream.send_data(bytes, false).map_err(|error| (ends.stream)(io::Error::other(error)))?;
+    }
+    stream.reserve_capacity(0);
+    stream.send_data(Bytes::new(), true).map_err(|error| (ends.stream)(io::Error::other(error)))
+}
+
+/// Waits until the stream may send.
+async fn credit(stream: &mut SendStream<Bytes>) -> io::Result<usize> {
+    stream.reserve_capacity(CHUNK);
+    loop {
+        match stream.capacity() {
+            0 => {}
+            credit => return Ok(credit),
+        }
+        match poll_fn(|context| stream.poll_capacity(context)).await {
+            Some(Ok(_)) => {}
+            Some(Err(error)) => return Err(io::Error::other(error)),
+            None => return Err(io::ErrorKind::BrokenPipe.into()),
+        }
+    }
+}
+
+/// Reads at most `limit` bytes; none at the end.
+///
+/// Through `poll_read` and not `try_read`: after a short read it knows that there is nothing more, which
+/// saves the system call that would say so.
+fn poll_read(socket: &mut ReadHalf<'_>, limit: usize, context: &mut Context<'_>) -> Poll<io::Result<Bytes>> {
+    ARENA_OF_CORE.with_borrow_mut(|arena| {
+        if arena.capacity() < CHUNK {
+            // Reuses the old memory if nothing is left in it, and takes new memory otherwise.
+            arena.reserve(ARENA);
+        }
+        let mut limited = BufMut::limit(&mut *arena, limit);
+        let read = ready!(pin!(socket.read_buf(&mut limited)).poll(context))?;
+        if read < COPY_BELOW {
+            let copy = Bytes::copy_from_slice(arena);
+            arena.clear();
+            return Poll::Ready(Ok(copy));
+        }
+        Poll::Ready(Ok(arena.split().freeze()))
+    })
+}
+
+/// From the stream to the socket. Credit is given back only for what the socket took, so a reader that stops
+/// makes the node hold one stream window and no more.
+async fn incoming(
+    stream: &mut RecvStream,
+    socket: &TcpStream,
+    meter: &Meter,
+    ends: &Ends,
+) -> Result<(), Error> {
+    let mut backlog = BytesMut::new();
+    let mut ended = false;
+    loop {
+        if backlog.is_empty() {
+            if ended {
+                break;
+            }
+            // A new allocation later costs less than memory that an idle connection holds.
+            backlog = BytesMut::new();
+            match stream.data().await {
+                Some(chunk) => {
+                    let mut chunk = chunk.map_err(|error| (ends.stream)(stream_error(&error)))?;
+                    let written = write(socket, &chunk).map_err(ends.socket)?;
+                    give_back(stream, written, meter, ends)?;
+                    chunk.advance(written);
+                    backlog.extend_from_slice(&chunk);
+                }
+                None => ended = true,
+            }
+        } else {
+            tokio::select! {
+                ready = socket.writable() => {
+                    ready.map_err(ends.socket)?;
+                    let written = write(socket, &backlog).map_err(ends.socket)?;
+                    give_back(stream, written, meter, ends)?;
+                    backlog.advance(written);
+                }
+                // Small frames are gathered here, where they cost their length, instead of in the HTTP/2
+                // queue.
+                chunk = stream.data(), if !ended => match chunk {
+                    Some(chunk) => {
+                        backlog.extend_from_slice(&chunk.map_err(|error| (ends.stream)(stream_error(&error)))?);
+                    }
+                    None => ended = true,
+                },
+            }
+        }
+    }
+    // The application may have closed already; then there is nobody to tell.
+    let _closed_already = socket2::SockRef::from(socket).shutdown(std::net::Shutdown::Write);
+    Ok(())
+}
+
+fn write(socket: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
+    match socket.try_write(bytes) {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
+        result => result,
+    }
+}
+
+fn give_back(stream: &mut RecvStream, written: usize, meter: &Meter, ends: &Ends) -> Result<(), Error> {
+    meter.add(ends.to_socket, written);
+    stream.flow_control().release_capacity(written).map_err(|error| (ends.stream)(io::Error::other(error)))
+}
+
+fn reset(reason: Reason) -> io::Error {
+    io::Error::new(io::ErrorKind::ConnectionReset, format!("stream reset: {reason}"))
+}
+
+fn stream_error(error: &h2::Error) -> io::Error {
+    match error.reason() {
+        Some(reason) if error.is_reset() => reset(reason),
+        _ => io::Error::new(io::ErrorKind::ConnectionAborted, error.to_string()),
+    }
+}

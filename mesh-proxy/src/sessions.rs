@@ -1,0 +1,183 @@
+//! Connections of other nodes to one pod, after their handshake: a share for each address and each identity,
+//! and an end for those that are of no use.
+//!
+//! A connection on which admitted streams are open is never ended for another. One that has none goes before,
+//! and first of all one that never had a stream which the policy admitted.
+
+use std::cell::Cell;
+use std::hash::BuildHasher as _;
+use std::hash::RandomState;
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use mesh_api::identity::SpiffeId;
+use mesh_listen::{Bounds, Gate, Group, Place, Standing};
+
+/// A connection that nothing was ever admitted on is given so long, however often it asks. A peer connects
+/// because it has a stream to open.
+const SILENCE: Duration = Duration::from_secs(10);
+
+/// How often that is looked at.
+const LOOK_EVERY: Duration = SILENCE;
+
+/// The connections of one pod's port 15008 on one worker.
+#[derive(Clone)]
+pub struct Sessions {
+    by_address: Gate,
+    by_identity: Gate,
+    hasher: RandomState,
+}
+
+/// One of them, given back when it is dropped.
+pub struct Session {
+    of_address: Place,
+    of_identity: Place,
+    streams: Cell<usize>,
+    admitted: Cell<bool>,
+    standing: Cell<Standing>,
+    since: Instant,
+}
+
+/// A stream of a session, until it is dropped.
+pub struct OpenStream(Rc<Session>);
+
+impl Sessions {
+    /// So many at most: a quarter of them of one address, half of one identity.
+    pub fn new(most: usize) -> Self {
+        let share = |part: usize| Bounds { total: most, each: most.div_ceil(part) };
+        Self { by_address: Gate::new(share(4)), by_identity: Gate::new(share(2)), hasher: RandomState::new() }
+    }
+
+    /// A place for a peer; another connection may be told to end for it. None if streams are open on all that
+    /// it could have the place of.
+    pub fn enter(&self, address: IpAddr, identity: &SpiffeId) -> Option<Rc<Session>> {
+        let of_address = self.by_address.enter(Group::of(address))?;
+        let of_identity = self.by_identity.enter(Group::Other(self.hasher.hash_one(identity)))?;
+        Some(Rc::new(Session {
+            of_address,
+            of_identity,
+            streams: Cell::default(),
+            admitted: Cell::default(),
+            standing: Cell::new(Standing::Unproven),
+            since: Instant::now(),
+        }))
+    }
+}
+
+impl Session {
+    /// The peer asks for a stream.
+    pub fn stream(self: &Rc<Self>) -> OpenStream {
+        self.streams.set(self.streams.get() + 1);
+        OpenStream(Rc::clone(self))
+    }
+
+    /// Returns why the connection is to end, when it is.
+    pub async fn over(&self) -> &'static str {
+        loop {
+            tokio::select! {
+                () = self.of_address.evicted() => return "a newcomer has its place",
+                () = self.of_identity.evicted() => return "a newcomer has its place",
+                () = tokio::time::sleep(LOOK_EVERY) => {}
+            }
+            if let Some(reason) = self.look(Instant::now()) {
+                return reason;
+            }
+        }
+    }
+
+    /// Says why the connection is to end, if it is.
+    fn look(&self, now: Instant) -> Option<&'static str> {
+        if self.streams.get() > 0 {
+            return None;
+        }
+        if self.admitted.get() {
+            // Not at once when the last stream ended, since the next one may come at once.
+            self.stand(Standing::Idle);
+            return None;
+        }
+        (now.duration_since(self.since) >= SILENCE)
+            .then_some("nothing was admitted on it, and nothing is open")
+    }
+
+    fn stand(&self, standing: Standing) {
+        if self.standing.replace(standing) != standing {
+            self.of_address.stand(standing);
+            self.of_identity.stand(standing);
+        }
+    }
+}
+
+impl OpenStream {
+    /// The policy admitted it.
+    pub fn admitted(&self) {
+        self.0.admitted.set(true);
+        self.0.stand(Standing::Proven);
+    }
+}
+
+impl Drop for OpenStream {
+    fn drop(&mut self) {
+        self.0.streams.set(self.0.streams.get() - 1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+
+    use super::*;
+
+    fn identity(name: &str) -> SpiffeId {
+        format!("spiffe://cluster.local/ns/app/sa/{name}").parse().unwrap()
+    }
+
+    fn is_over(session: &Rc<Session>) -> bool {
+        session.over().now_or_never().is_some()
+    }
+
+    #[tokio::test]
+    async fn an_address_and_an_identity_have_their_share_and_what_is_used_stays() {
+        let sessions = Sessions::new(16);
+        let used = sessions.enter([10, 0, 0, 1].into(), &identity("a")).unwrap();
+        let stream = used.stream();
+        stream.admitted();
+        let idle: Vec<_> =
+            (0..20).map(|_| sessions.enter([10, 0, 0, 1].into(), &identity("a")).unwrap()).collect();
+        assert!(!is_over(&used));
+        assert_eq!(idle.iter().filter(|idle| !is_over(idle)).count(), 3, "a quarter of one address");
+        let of_one: Vec<_> =
+            (2..20).map(|last| sessions.enter([10, 0, 0, last].into(), &identity("a")).unwrap()).collect();
+        let alive = of_one.iter().chain(&idle).filter(|session| !is_over(session)).count();
+        assert_eq!(alive + 1, 8, "half of one identity");
+        assert!(!is_over(&used));
+    }
+
+    #[tokio::test]
+    async fn where_all_is_in_use_the_newcomer_is_refused() {
+        let sessions = Sessions::new(4);
+        let held: Vec<_> = (1..=2)
+            .map(|last| sessions.enter([10, 0, 0, last].into(), &identity("a")).unwrap())
+            .map(|session| session.stream())
+            .collect();
+        held.iter().for_each(OpenStream::admitted);
+        assert!(sessions.enter([10, 0, 0, 3].into(), &identity("a")).is_none());
+        assert!(sessions.enter([10, 0, 0, 3].into(), &identity("b")).is_some(), "others have theirs");
+    }
+
+    #[test]
+    fn what_is_silent_or_denied_ends_and_what_was_admitted_stays() {
+        let sessions = Sessions::new(100);
+        let enter = || sessions.enter([10, 0, 0, 1].into(), &identity("a")).unwrap();
+        let (silent, denied, used) = (enter(), enter(), enter());
+        assert_eq!(silent.look(Instant::now()), None, "not at once");
+        let asking = denied.stream();
+        used.stream().admitted();
+        let later = Instant::now() + SILENCE;
+        assert!(silent.look(later).is_some());
+        assert_eq!([denied.look(later), used.look(later)], [None, None]);
+        assert_eq!(used.standing.get(), Standing::Idle);
+        drop(asking);
+        assert!(denied.look(later).is_some(), "however lately it asked");
+    }
+}

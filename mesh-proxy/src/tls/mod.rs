@@ -1,0 +1,16 @@
+//! TLS over rustls' unbuffered interface: encrypts straight into our buffer, decrypts where the bytes were
+//! received.
+//!
+//! Buffers belong to the worker (`scratch`), so a connection that is idle holds none. Writing is deferred:
+//! what is written is encrypted at once but sent by [`TlsStream::poll_send`], once for everything that all
+//! tasks wrote in one wakeup.
+
+mod handshake;
+mod outgoing;
+mod records;
+pub mod scratch;
+mod stream;
+
+pub use handshake::{Error, accept, connect};
+pub use records::Records;
+pub use stream::TlsStream;

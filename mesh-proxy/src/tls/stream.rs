@@ -1,0 +1,533 @@
+//! A TLS session after its handshake.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use rustls::pki_types::CertificateDer;
+use rustls::unbuffered::{ConnectionState, EncodeTlsData, EncryptError, UnbufferedStatus, WriteTraffic};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+use super::outgoing::Outgoing;
+use super::records::{Records, append};
+use super::scratch;
+
+/// Unsent bytes from which on a writer has to wait until they are sent: less than a stream's turn, which so
+/// goes out by itself, in packets that are full.
+const HIGH_WATER: usize = 96 * 1024;
+
+/// Bytes that rustls is shown at a time: the largest record (RFC 8446, section 5.2). It would go through all
+/// that there are and look up only where there is data among them.
+const SHOWN: usize = 5 + 16 * 1024 + 256;
+
+/// Records that are opened before others get their turn. Full ones fill all buffers long before.
+const RECORDS: usize = 32;
+
+/// A piece at least this long is encrypted from where it lies; shorter ones are gathered into one record
+/// first.
+const GATHER_BELOW: usize = 8 * 1024;
+
+/// A TLS session over TCP.
+pub struct TlsStream<C> {
+    tcp: TcpStream,
+    /// In a box: kilobytes, which every task that hands the session on would else have room for twice.
+    records: Box<C>,
+    /// Received and not yet decrypted: `incoming[start..end]`. The rest of the buffer is room.
+    incoming: Vec<u8>,
+    start: usize,
+    end: usize,
+    /// Decrypted and not yet read: `plaintext[read..]`.
+    plaintext: Vec<u8>,
+    read: usize,
+    /// Written and not yet encrypted; short pieces only.
+    gathered: Vec<u8>,
+    /// Encrypted and not yet sent.
+    outgoing: Outgoing,
+    barren: Barren,
+    peer_closed: bool,
+    said_goodbye: bool,
+}
+
+/// Bytes received beyond those that carried data: empty records, key updates and other messages after the
+/// handshake.
+#[derive(Default)]
+struct Barren(usize);
+
+/// What one step of the state machine gave.
+enum Step {
+    /// Plaintext was handed out.
+    Read,
+    Again,
+    Starved,
+    Closed,
+}
+
+impl<C: Records> TlsStream<C> {
+    pub(super) fn new(tcp: TcpStream, records: Box<C>, incoming: Vec<u8>, plaintext: Vec<u8>) -> Self {
+        Self {
+            tcp,
+            records,
+            end: incoming.len(),
+            incoming,
+            start: 0,
+            plaintext,
+            read: 0,
+            gathered: Vec::new(),
+            outgoing: Outgoing::default(),
+            barren: Barren::default(),
+            peer_closed: false,
+            said_goodbye: false,
+        }
+    }
+
+    /// The peer's certificates, leaf first.
+    pub fn peer_certificates(&self) -> Option<&[CertificateDer<'static>]> {
+        self.records.peer_certificates()
+    }
+
+    /// The protocol that both sides chose (RFC 7301), if they did.
+    pub fn alpn_protocol(&self) -> Option<&[u8]> {
+        self.records.alpn_protocol()
+    }
+
+    /// The socket below.
+    pub fn tcp(&self) -> &TcpStream {
+        &self.tcp
+    }
+
+    /// Sends everything that was written. Until this is called nothing is sent, unless much has gathered.
+    pub fn poll_send(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.seal_gathered()?;
+        while !self.outgoing.unsent().is_empty() {
+            let written = ready!(Pin::new(&mut self.tcp).poll_write(context, self.outgoing.unsent()))?;
+            self.outgoing.sent(written);
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Encrypts `bytes` for the next [`Self::poll_send`], as a record or several of their own.
+    pub fn write_records(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.seal_gathered()?;
+        self.seal(bytes)
+    }
+
+    /// Hands what was received to `take`, from where it was decrypted: what is there already, and once what
+    /// can be received. `take` returns how much it took; when that is not all, or after some records, the
+    /// rest is left for the next call, of which nobody will be woken. Ready with false when the peer has said
+    /// goodbye.
+    pub fn poll_read_in_place<E: From<io::Error>>(
+        &mut self,
+        context: &mut Context<'_>,
+        mut take: impl FnMut(&[u8]) -> Result<usize, E>,
+    ) -> Poll<Result<bool, E>> {
+        let mut received = !self.plaintext.is_empty();
+        if received {
+            self.take_plaintext(&mut take)?;
+        }
+        for _ in 0..RECORDS {
+            if !self.plaintext.is_empty() {
+                break;
+            }
+            match self.open_in_place(&mut take)? {
+                Step::Read => received = true,
+                Step::Again => {}
+                Step::Closed => return Poll::Ready(Ok(false)),
+                Step::Starved if received => break,
+                Step::Starved => {
+                    if !ready!(self.poll_receive(context)).map_err(E::from)? {
+                        return Poll::Ready(Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()));
+                    }
+                }
+            }
+        }
+        Poll::Ready(Ok(true))
+    }
+
+    /// Hands out what was decrypted before.
+    fn take_plaintext<E>(&mut self, take: &mut impl FnMut(&[u8]) -> Result<usize, E>) -> Result<(), E> {
+        let plaintext = std::mem::take(&mut self.plaintext);
+        self.read += take(&plaintext[self.read..])?;
+        if self.read < plaintext.len() {
+            self.plaintext = plaintext;
+        } else {
+            self.read = 0;
+        }
+        Ok(())
+    }
+
+    /// Whether there is something to read that nobody will be woken for: it was decrypted to let a write
+    /// pass.
+    pub fn has_plaintext(&self) -> bool {
+        !self.plaintext.is_empty() || self.peer_closed
+    }
+
+    /// Takes `piece` for sending, whole.
+    fn queue(&mut self, piece: &[u8]) -> io::Result<()> {
+        if piece.len() < GATHER_BELOW {
+            if self.gathered.capacity() == 0 {
+                self.gathered = scratch::take();
+            }
+            self.gathered.extend_from_slice(piece);
+            return Ok(());
+        }
+        self.seal_gathered()?;
+        self.seal(piece)
+    }
+
+    fn seal_gathered(&mut self) -> io::Result<()> {
+        if self.gathered.is_empty() {
+            return Ok(());
+        }
+        let gathered = std::mem::take(&mut self.gathered);
+        let result = self.seal(&gathered);
+        scratch::give(gathered);
+        result
+    }
+
+    /// Encrypts `piece` to the end of `outgoing`.
+    fn seal(&mut self, piece: &[u8]) -> io::Result<()> {
+        self.write_traffic(|traffic, outgoing| encrypt(traffic, piece, outgoing))
+    }
+
+    /// Brings the state machine to where it may encrypt, and has `write` do so to the end of `outgoing`.
+    fn write_traffic(
+        &mut self,
+        mut write: impl FnMut(&mut WriteTraffic<'_, C::Side>, &mut Outgoing) -> io::Result<()>,
+    ) -> io::Result<()> {
+        // The received bytes have to be shown each time, because rustls keeps positions in them.
+        let shown = self.end.min(self.start + SHOWN);
+        loop {
+            let UnbufferedStatus { discard, state, .. } =
+                self.records.process(&mut self.incoming[self.start..shown]);
+            let state = state.inspect_err(|_| self.start += discard).map_err(invalid)?;
+            let mut extra = 0;
+            let (mut done, before) = (false, self.plaintext.len());
+            match state {
+                ConnectionState::WriteTraffic(mut traffic) => {
+                    write(&mut traffic, &mut self.outgoing)?;
+                    done = true;
+                }
+                // Records that arrived and were not read yet stand in the way.
+                ConnectionState::ReadTraffic(mut traffic) => {
+                    while let Some(record) = traffic.next_record() {
+                        let record = record.map_err(invalid)?;
+                        extra += record.discard;
+                        self.plaintext.extend_from_slice(record.payload);
+                    }
+                }
+                ConnectionState::EncodeTlsData(encode) => queue_handshake(encode, &mut self.outgoing),
+                ConnectionState::TransmitTlsData(transmit) => transmit.done(),
+                ConnectionState::PeerClosed => self.peer_closed = true,
+                _ => return Err(io::ErrorKind::BrokenPipe.into()),
+            }
+            self.start += discard + extra;
+            self.barren.count(discard + extra, self.plaintext.len() - before)?;
+            if done {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Tells the peer that nothing more comes, so that it can tell the end from a cut (RFC 8446, section
+    /// 6.1).
+    fn say_goodbye(&mut self) -> io::Result<()> {
+        self.write_traffic(|traffic, outgoing| {
+            /// An alert record with its overhead, with room to spare.
+            const ALERT: usize = 64;
+            let written = traffic.queue_close_notify(outgoing.room(ALERT)).map_err(io::Error::other)?;
+            outgoing.filled(written);
+            Ok(())
+        })
+    }
+
+    /// One step of decryption into `buffer`.
+    fn open_one(&mut self, buffer: &mut ReadBuf<'_>) -> io::Result<Step> {
+        self.open_in_place(|payload| {
+            let fits = payload.len().min(buffer.remaining());
+            buffer.put_slice(&payload[..fits]);
+            Ok::<_, io::Error>(fits)
+        })
+    }
+
+    /// One step of decryption. What `take` does not take is kept for later.
+    fn open_in_place<E: From<io::Error>>(
+        &mut self,
+        mut take: impl FnMut(&[u8]) -> Result<usize, E>,
+    ) -> Result<Step, E> {
+        if self.peer_closed {
+            return Ok(Step::Closed);
+        }
+        let shown = self.end.min(self.start + SHOWN);
+        let UnbufferedStatus { discard, state, .. } =
+            self.records.process(&mut self.incoming[self.start..shown]);
+        let state = state.inspect_err(|_| self.start += discard).map_err(invalid)?;
+        let (mut extra, mut data) = (0, 0);
+        let mut taken = Ok(0);
+        let step = match state {
+            ConnectionState::ReadTraffic(mut traffic) => {
+                while taken.is_ok()
+                    && let Some(record) = traffic.next_record()
+                {
+                    let record = record.map_err(invalid)?;
+                    extra += record.discard;
+                    data += record.payload.len();
+                    taken = if self.plaintext.is_empty() { take(record.payload) } else { Ok(0) };
+                    if let Ok(taken) = taken {
+                        self.plaintext.extend_from_slice(&record.payload[taken..]);
+                    }
+                }
+                Step::Read
+            }
+            ConnectionState::EncodeTlsData(encode) => {
+                queue_handshake(encode, &mut self.outgoing);
+                Step::Again
+            }
+            ConnectionState::TransmitTlsData(transmit) => {
+                transmit.done();
+                Step::Again
+            }
+            ConnectionState::PeerClosed | ConnectionState::Closed => {
+                self.peer_closed = true;
+                Step::Closed
+            }
+            // A message in several records, larger than any that there is.
+            _ if discard == 0 && shown - self.start == SHOWN => return Err(too_large().into()),
+            // All that was shown is gone, but not all that there is.
+            _ if shown < self.end => Step::Again,
+            _ => Step::Starved,
+        };
+        // Also of a record that was not liked: it is decrypted, and would not be understood again.
+        self.start += discard + extra;
+        self.barren.count(discard + extra, data)?;
+        taken.map(|_| step)
+    }
+
+    /// Hands out what was decrypted before.
+    fn drain_plaintext(&mut self, buffer: &mut ReadBuf<'_>) {
+        let left = &self.plaintext[self.read..];
+        let fits = left.len().min(buffer.remaining());
+        buffer.put_slice(&left[..fits]);
+        self.read += fits;
+        if self.read == self.plaintext.len() {
+            self.plaintext.clear();
+            self.read = 0;
+        }
+    }
+
+    /// Receives more; ready with false at the end of the connection.
+    ///
+    /// Through `poll_read` and not `try_read`: after a short read it knows that there is nothing more, which
+    /// saves the system call that would say so.
+    fn poll_receive(&mut self, context: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        self.make_room();
+        let mut room = ReadBuf::new(&mut self.incoming[self.end..]);
+        let polled = Pin::new(&mut self.tcp).poll_read(context, &mut room);
+        let received = room.filled().len();
+        self.end += received;
+        if polled.is_pending() {
+            self.rest();
+        }
+        ready!(polled)?;
+        Poll::Ready(Ok(received > 0))
+    }
+
+    /// Gives the buffers of a connection back that waits with nothing half received.
+    fn rest(&mut self) {
+        if self.start == self.end {
+            (self.start, self.end) = (0, 0);
+            scratch::give_room(std::mem::take(&mut self.incoming));
+        }
+    }
+
+    /// Moves a partial record to the front and makes sure that there is room behind it.
+    fn make_room(&mut self) {
+        self.incoming.copy_within(self.start..self.end, 0);
+        self.end -= self.start;
+        self.start = 0;
+        if self.incoming.len() < scratch::SIZE {
+            let mut larger = scratch::take_room();
+            larger[..self.end].copy_from_slice(&self.incoming[..self.end]);
+            self.incoming = larger;
+        }
+    }
+}
+
+fn encrypt<S>(traffic: &mut WriteTraffic<'_, S>, piece: &[u8], outgoing: &mut Outgoing) -> io::Result<()> {
+    /// Header, content type and tag of a TLS 1.3 record (RFC 8446, section 5.2), rounded up.
+    const OVERHEAD: usize = 32;
+    /// Most plaintext of a record.
+    const RECORD: usize = 16 * 1024;
+    // One record more than needed, since a key update may come before the data.
+    let likely = piece.len() + (piece.len() / RECORD + 2) * OVERHEAD;
+    let mut answer = traffic.encrypt(piece, outgoing.room(likely));
+    if let Err(EncryptError::InsufficientSize(needed)) = answer {
+        answer = traffic.encrypt(piece, outgoing.room(needed.required_size));
+    }
+    outgoing.filled(answer.map_err(io::Error::other)?);
+    Ok(())
+}
+
+/// A message of the handshake's protocol after the handshake, such as an answer to a key update.
+fn queue_handshake<S>(encode: EncodeTlsData<'_, S>, outgoing: &mut Outgoing) {
+    let mut message = Vec::new();
+    append(encode, &mut message);
+    outgoing.room(message.len())[..message.len()].copy_from_slice(&message);
+    outgoing.filled(message.len());
+}
+
+fn invalid(error: rustls::Error) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, error)
+}
+
+fn too_large() -> io::Error {
+    io::Error::other("a message of TLS that is larger than a record")
+}
+
+impl Barren {
+    /// So many of them without a single byte of data: a thousand key updates or empty records.
+    const MOST: usize = 32 * 1024;
+
+    /// What a byte of data makes up for: more than a record has beside it, even if that is the only byte.
+    const FOR_EACH: usize = 32;
+
+    /// So many bytes were received, with so many bytes of data in them.
+    fn count(&mut self, received: usize, data: usize) -> io::Result<()> {
+        self.0 = (self.0 + received).saturating_sub(data.saturating_mul(Self::FOR_EACH));
+        if self.0 > Self::MOST {
+            return Err(io::Error::other("too many TLS records without data"));
+        }
+        Ok(())
+    }
+}
+
+impl<C: Records> AsyncRead for TlsStream<C> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let before = buffer.filled().len();
+        this.drain_plaintext(buffer);
+        for _ in 0..RECORDS {
+            if buffer.remaining() == 0 || this.peer_closed {
+                break;
+            }
+            match this.open_one(buffer)? {
+                Step::Read | Step::Again | Step::Closed => {}
+                Step::Starved if buffer.filled().len() > before => break,
+                Step::Starved => {
+                    if !ready!(this.poll_receive(context))? {
+                        return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
+                    }
+                }
+            }
+        }
+        if buffer.filled().len() == before && buffer.remaining() > 0 && !this.peer_closed {
+            // Records without data. The others first.
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<C: Records> AsyncWrite for TlsStream<C> {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, piece: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_write_vectored(context, &[IoSlice::new(piece)])
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        pieces: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        if this.outgoing.unsent().len() + this.gathered.len() >= HIGH_WATER {
+            ready!(this.poll_send(context))?;
+        }
+        for piece in pieces {
+            this.queue(piece)?;
+        }
+        Poll::Ready(Ok(pieces.iter().map(|piece| piece.len()).sum()))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    /// Ready at once: sending is [`TlsStream::poll_send`]'s, so that a caller that flushes after every frame
+    /// does not cost a system call each time.
+    fn poll_flush(self: Pin<&mut Self>, _context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if !this.said_goodbye {
+            this.said_goodbye = true;
+            this.seal_gathered()?;
+            this.say_goodbye()?;
+        }
+        ready!(this.poll_send(context))?;
+        Pin::new(&mut this.tcp).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read as _, Write as _};
+    use std::sync::Arc;
+
+    use tokio::io::AsyncReadExt as _;
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::fixture::configs;
+    use crate::tls;
+
+    /// A client that updates its keys `updates` times for each byte of data, until it is cut off or has done
+    /// so `times`.
+    fn update_keys(address: std::net::SocketAddr, updates: usize, times: usize) -> io::Result<()> {
+        let name = "0.0.0.0".try_into().unwrap();
+        let mut session = rustls::ClientConnection::new(Arc::clone(&configs().0), name).unwrap();
+        let mut tcp = std::net::TcpStream::connect(address)?;
+        session.complete_io(&mut tcp)?;
+        for _ in 0..times {
+            for _ in 0..updates {
+                session.refresh_traffic_keys().map_err(io::Error::other)?;
+            }
+            session.writer().write_all(b"x")?;
+            while session.wants_write() {
+                session.write_tls(&mut tcp)?;
+            }
+        }
+        session.send_close_notify();
+        session.write_tls(&mut tcp)?;
+        // Closed with something unread in it the socket would be reset.
+        let _until_the_end = tcp.read_to_end(&mut Vec::new());
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn key_updates_are_taken_and_a_flood_of_them_is_not() {
+        for (updates, times, good) in [(1, 500, true), (30, 5000, false)] {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = listener.local_addr().unwrap();
+            let client = std::thread::spawn(move || update_keys(address, updates, times));
+            let (tcp, _) = listener.accept().await.unwrap();
+            let mut session = tls::accept(tcp, configs().1).await.unwrap();
+            let mut data = Vec::new();
+            let read = session.read_to_end(&mut data).await;
+            if good {
+                assert_eq!(read.unwrap(), times);
+            } else {
+                assert!(read.unwrap_err().to_string().contains("without data"));
+                assert!(data.len() < 100, "{}", data.len());
+            }
+            drop(session);
+            assert_eq!(client.join().unwrap().is_ok(), good);
+        }
+    }
+}

@@ -1,0 +1,227 @@
+//! A stream over mutual TLS, whichever way it is framed: the mesh's own protocol or HBONE. ALPN decides.
+
+use std::net::SocketAddr;
+
+use http::StatusCode;
+use http::header::HeaderMap;
+use mesh_api::plan::Workload;
+use tokio::net::TcpStream;
+
+use super::hbone::headers::BadTarget;
+use super::hbone::{self, headers};
+use super::mux::{self, frame};
+use super::relay::{self, Meter, SocketIs};
+
+/// How connections between nodes are framed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TunnelProtocol {
+    /// By the mesh's own protocol where the peer has it, and as HBONE otherwise.
+    #[default]
+    Auto,
+    /// As HBONE always.
+    Hbone,
+}
+
+/// An open stream.
+pub enum Tunnel {
+    /// HTTP/2 CONNECT.
+    Hbone(hbone::Tunnel),
+    /// The mesh's own protocol.
+    Mesh(mux::Tunnel),
+}
+
+/// A connection that streams can be opened on.
+#[derive(Clone)]
+pub enum Connection {
+    /// HTTP/2.
+    Hbone(hbone::Connection),
+    /// The mesh's own protocol.
+    Mesh(mux::Connection),
+}
+
+/// A peer's request to open a stream, not answered yet.
+pub enum Request {
+    /// HTTP/2 CONNECT.
+    Hbone(hbone::Request),
+    /// The mesh's own protocol.
+    Mesh(mux::Request),
+}
+
+/// Why a stream could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Over HBONE.
+    #[error(transparent)]
+    Hbone(#[from] hbone::OpenError),
+    /// Over the mesh's own protocol.
+    #[error(transparent)]
+    Mesh(#[from] mux::OpenError),
+}
+
+/// Why a stream can't be accepted any more.
+#[derive(Debug, thiserror::Error)]
+pub enum Gone {
+    /// Over HBONE.
+    #[error(transparent)]
+    Hbone(#[from] h2::Error),
+    /// Over the mesh's own protocol.
+    #[error("{0}")]
+    Mesh(mux::Broken),
+}
+
+/// Why a stream is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// The policy denies it.
+    Denied,
+    /// It asks for what is not to be asked for here.
+    BadRequest,
+    /// The application can't be reached now.
+    Unavailable,
+}
+
+impl OpenError {
+    /// Whether the destination's policy said no.
+    pub fn is_denied(&self) -> bool {
+        matches!(self, Self::Hbone(hbone::OpenError::Denied) | Self::Mesh(mux::OpenError::Denied))
+    }
+
+    /// Whether the application can't be reached now.
+    pub fn is_unavailable(&self) -> bool {
+        matches!(self, Self::Hbone(hbone::OpenError::Unavailable) | Self::Mesh(mux::OpenError::Unavailable))
+    }
+
+    /// How the access log calls it.
+    pub fn transport(&self) -> &'static str {
+        match self {
+            Self::Hbone(_) => HBONE,
+            Self::Mesh(_) => MESH,
+        }
+    }
+
+    /// Whether the connection is to blame and not the destination: a new one may do.
+    pub fn is_of_connection(&self) -> bool {
+        matches!(
+            self,
+            Self::Hbone(hbone::OpenError::Connection(_)) | Self::Mesh(mux::OpenError::Connection(_))
+        )
+    }
+}
+
+impl Connection {
+    /// Whether another stream fits.
+    pub fn has_room(&self) -> bool {
+        match self {
+            Self::Hbone(connection) => connection.has_room(),
+            Self::Mesh(connection) => connection.has_room(),
+        }
+    }
+
+    /// Streams open now.
+    pub fn streams(&self) -> usize {
+        match self {
+            Self::Hbone(connection) => connection.streams(),
+            Self::Mesh(connection) => connection.streams(),
+        }
+    }
+}
+
+impl Request {
+    /// The client's address and port, as the peer says.
+    pub fn client(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Hbone(request) => headers::forwarded_client(&request.headers),
+            Self::Mesh(request) => Some(request.open.source),
+        }
+    }
+
+    /// Host name of the service that the client addressed, if it did.
+    pub fn host(&self) -> Option<String> {
+        match self {
+            Self::Hbone(request) => headers::forwarded_host(&request.headers),
+            Self::Mesh(request) => request.open.host.clone(),
+        }
+    }
+
+    /// The address and port that it asks for, or what is wrong with it.
+    pub fn destination(&self) -> Result<SocketAddr, BadTarget> {
+        match self {
+            Self::Mesh(request) => Ok(request.open.destination),
+            Self::Hbone(request) => headers::target(&request.method, request.authority.as_deref()),
+        }
+    }
+
+    /// How the access log calls it.
+    pub fn transport(&self) -> &'static str {
+        match self {
+            Self::Hbone(_) => HBONE,
+            Self::Mesh(_) => MESH,
+        }
+    }
+
+    /// Accepts: from here on the stream carries the raw bytes. An HBONE peer is told of `workload`.
+    /// An error if the stream is over by now.
+    pub fn accept(self, workload: Option<&Workload>) -> Result<Tunnel, Gone> {
+        match self {
+            Self::Hbone(request) => Ok(Tunnel::Hbone(request.accept(answer_headers(workload))?)),
+            Self::Mesh(request) => request.accept().map(Tunnel::Mesh).map_err(Gone::Mesh),
+        }
+    }
+
+    /// Refuses. A peer that is gone does not hear it. (HBONE: docs/wire.md, Answers.)
+    pub fn refuse(self, refusal: Refusal) {
+        match self {
+            Self::Hbone(request) => request.refuse(match refusal {
+                Refusal::Denied => StatusCode::UNAUTHORIZED,
+                Refusal::BadRequest => StatusCode::BAD_REQUEST,
+                Refusal::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+            }),
+            Self::Mesh(request) => request.refuse(match refusal {
+                Refusal::Denied => frame::Refusal::Denied,
+                Refusal::BadRequest => frame::Refusal::BadRequest,
+                Refusal::Unavailable => frame::Refusal::Unavailable,
+            }),
+        }
+    }
+}
+
+/// What the access log calls HBONE.
+pub const HBONE: &str = "hbone";
+const MESH: &str = "mesh";
+
+impl Tunnel {
+    /// How the access log calls it.
+    pub fn transport(&self) -> &'static str {
+        match self {
+            Self::Hbone(_) => HBONE,
+            Self::Mesh(_) => MESH,
+        }
+    }
+
+    /// Carries bytes from and to a socket until both directions are closed. On an error both ends are reset,
+    /// and when this is dropped before the end.
+    pub async fn carry(
+        &mut self,
+        socket: TcpStream,
+        socket_is: SocketIs,
+        meter: &Meter,
+    ) -> Result<(), relay::Error> {
+        match self {
+            Self::Hbone(tunnel) => relay::relay_hbone(socket, tunnel, socket_is, meter).await,
+            Self::Mesh(tunnel) => relay::relay_mesh(socket, tunnel, socket_is, meter).await,
+        }
+    }
+
+    /// Resets the stream, because the policy no longer allows it.
+    pub fn revoke(self) {
+        match self {
+            // Dropping an unfinished stream resets it.
+            Self::Hbone(tunnel) => drop(tunnel),
+            Self::Mesh(tunnel) => tunnel.reset(frame::Reason::Revoked),
+        }
+    }
+}
+
+fn answer_headers(workload: Option<&Workload>) -> HeaderMap {
+    workload.map(headers::baggage).into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
+}

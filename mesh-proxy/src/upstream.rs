@@ -1,0 +1,325 @@
+//! Room four: opening the way to one endpoint, from the pod's own network namespace.
+
+use std::cell::Cell;
+use std::io;
+use std::net::SocketAddr;
+use std::num::NonZeroU32;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http::{Method, Request, Uri};
+use mesh_api::identity::SpiffeId;
+use mesh_api::plan::{Target, TcpKeepalive, Tunnel as Protocol, Workload};
+use mesh_common::HBONE_PORT;
+use tokio::net::{TcpSocket, TcpStream};
+
+use super::flow::{ClientAddress, UpstreamAddress};
+use super::hbone::{self, headers};
+use super::inbound::{self, Arrival, Delivered};
+use super::mux;
+use super::pod::LocalPod;
+use super::pool::{Ended, Key};
+use super::relay::reset_on_drop;
+use super::tls;
+use super::tunnel::{self, Connection, OpenError, Tunnel};
+use super::worker::Worker;
+use crate::certs::{Identity, Proof};
+use crate::telemetry::ResponseFlag;
+
+/// How often a stream is opened whose connection breaks.
+const TRIES: usize = 4;
+
+/// A way to an endpoint, open.
+pub enum Upstream {
+    /// Plain TCP to a workload or address outside the mesh.
+    Plain(TcpStream),
+    /// A stream over mutual TLS.
+    Tunnel(Tunnel),
+    /// The destination pod is on this node: its policy has allowed it, and this leads to its application.
+    Local(Delivered),
+}
+
+/// Why an endpoint could not be reached.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The connection could not be made.
+    #[error("connecting: {0}")]
+    Connect(#[from] io::Error),
+    /// The endpoint did not answer in time.
+    #[error("no answer within {} ms", .0.as_millis())]
+    Timeout(Duration),
+    /// There is no valid certificate to connect with.
+    #[error("no valid certificate for {0} yet")]
+    NoCertificate(SpiffeId),
+    /// Mutual TLS failed.
+    #[error(transparent)]
+    Tls(#[from] tls::Error),
+    /// The endpoint proved to be somebody else.
+    #[error("the endpoint is {found} and not {expected}")]
+    WrongPeer {
+        /// Who answered.
+        found: String,
+        /// Who should have.
+        expected: SpiffeId,
+    },
+    /// The endpoint refused the stream.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The destination's policy denies it (both pods are on this node).
+    #[error("{0}")]
+    Denied(String),
+}
+
+impl Error {
+    /// Whether another endpoint may do better: a policy's no is final.
+    pub fn is_final(&self) -> bool {
+        match self {
+            Self::Denied(_) | Self::NoCertificate(_) => true,
+            Self::Open(error) => error.is_denied(),
+            _ => false,
+        }
+    }
+
+    /// Whether the endpoint said that nobody takes connections there.
+    pub fn is_refusal(&self) -> bool {
+        match self {
+            Self::Connect(error) => error.kind() == io::ErrorKind::ConnectionRefused,
+            Self::Open(error) => error.is_unavailable(),
+            _ => false,
+        }
+    }
+
+    /// Whether the connection broke under it, which says nothing of the endpoint.
+    fn is_loss(&self) -> bool {
+        match self {
+            Self::Open(error) => error.is_of_connection(),
+            Self::Tls(error) => matches!(error, tls::Error::Lost(_)),
+            _ => false,
+        }
+    }
+
+    /// How the access log calls a tunnel that was refused by whoever had one to refuse it on.
+    pub fn transport(&self) -> Option<&'static str> {
+        match self {
+            Self::Open(error) => Some(error.transport()),
+            _ => None,
+        }
+    }
+
+    /// Istio's response flag for it (docs/wire.md, Response flags).
+    pub fn response_flag(&self) -> ResponseFlag {
+        match self {
+            Self::Denied(_) => ResponseFlag::Denied,
+            Self::Open(error) if error.is_denied() => ResponseFlag::Denied,
+            Self::Tls(_) => ResponseFlag::TlsFailure,
+            Self::WrongPeer { .. } | Self::NoCertificate(_) => ResponseFlag::IdentityError,
+            Self::Connect(_) | Self::Timeout(_) | Self::Open(_) => ResponseFlag::ConnectFailed,
+        }
+    }
+}
+
+/// Everything that opening needs to know of the client's side.
+pub struct Origin<'a> {
+    /// The worker that the connection lives on.
+    pub worker: &'a Rc<Worker>,
+    /// The pod that connects.
+    pub pod: &'a Arc<LocalPod>,
+    /// The same, as the mesh knows it.
+    pub workload: &'a Workload,
+    /// The application's own address and port.
+    pub client: ClientAddress,
+    /// Host name of the service that it addressed, if it did.
+    pub service: Option<&'a str>,
+    /// The application's connection, if it was accepted already.
+    pub socket: Option<&'a TcpStream>,
+    /// Whether an endpoint may have got what the application has sent: then no other may get it again.
+    pub exposed: Cell<bool>,
+}
+
+/// How to connect.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// For everything up to the endpoint's answer.
+    pub timeout: Duration,
+    /// TCP keep-alive of plain connections.
+    pub keepalive: Option<TcpKeepalive>,
+}
+
+/// The pod that `target` is, if it is one of this node and reached without encryption.
+fn near(origin: &Origin<'_>, target: &Target) -> Option<Arc<LocalPod>> {
+    let destination = origin.worker.local_pod(target.address.ip())?;
+    (!origin.worker.surroundings.is_encrypted(origin.pod, &destination)).then_some(destination)
+}
+
+/// How the access log calls the way to `target` before it is open. Which protocol a tunnel has its handshake
+/// tells; until then it has the name of the port, which is HBONE's.
+pub fn attempt(origin: &Origin<'_>, target: &Target) -> &'static str {
+    match target.tunnel {
+        _ if near(origin, target).is_some() => "local",
+        Protocol::Plain => "plain",
+        Protocol::Hbone => tunnel::HBONE,
+    }
+}
+
+/// Opens the way to `target`.
+pub async fn open(origin: &Origin<'_>, target: &Target, options: Options) -> Result<Upstream, Error> {
+    let opening = async {
+        if let Some(destination) = near(origin, target) {
+            return local(origin, &destination, target).await;
+        }
+        match target.tunnel {
+            Protocol::Plain => {
+                let address = UpstreamAddress::new(target.address);
+                let socket = plain(origin.worker, origin.pod, address, options.keepalive).await?;
+                // Until it has ended well.
+                reset_on_drop(&socket);
+                Ok(Upstream::Plain(socket))
+            }
+            Protocol::Hbone => Ok(Upstream::Tunnel(tunnel(origin, target).await?)),
+        }
+    };
+    tokio::time::timeout(options.timeout, opening).await.map_err(|_| Error::Timeout(options.timeout))?
+}
+
+/// Connects from the pod's network namespace, so that the source address and network policy stay true.
+pub async fn plain(
+    worker: &Worker,
+    pod: &LocalPod,
+    address: UpstreamAddress,
+    keepalive: Option<TcpKeepalive>,
+) -> io::Result<TcpStream> {
+    let socket = worker.surroundings.outbound_socket(pod, address.ip()).await?;
+    socket.set_tcp_nodelay(true)?;
+    if let Some(keepalive) = keepalive {
+        let mut settings = socket2::TcpKeepalive::new();
+        settings = keepalive.time.map_or(settings.clone(), |time| settings.with_time(time));
+        settings = keepalive.interval.map_or(settings.clone(), |interval| settings.with_interval(interval));
+        settings = keepalive.probes.map_or(settings.clone(), |probes| settings.with_retries(probes.get()));
+        socket.set_tcp_keepalive(&settings)?;
+    }
+    TcpSocket::from_std_stream(socket.into()).connect(address.address()).await
+}
+
+/// Both pods are on this node: the destination's policy is asked here, and nothing is encrypted, since
+/// nothing leaves the agent between the two sockets.
+async fn local(origin: &Origin<'_>, destination: &LocalPod, target: &Target) -> Result<Upstream, Error> {
+    let arrival = Arrival {
+        identity: Some(origin.pod.identity.clone()),
+        client: origin.client,
+        to: UpstreamAddress::new(target.address),
+        by_service: origin.service.is_some(),
+    };
+    match inbound::take(origin.worker, destination, &target.workload, &arrival).await {
+        Ok(delivered) => Ok(Upstream::Local(delivered)),
+        Err(inbound::Error::Denied(reason)) => Err(Error::Denied(reason)),
+        Err(error) => Err(Error::Connect(io::Error::new(error.kind(), error))),
+    }
+}
+
+/// Opens a stream. One that was lost with its connection is tried again, unless the application at the other
+/// end may have got something of it: where the other node's proxy was stopped, replaced or killed, a new
+/// connection waits for its next one.
+async fn tunnel(origin: &Origin<'_>, target: &Target) -> Result<Tunnel, Error> {
+    for _ in 1..TRIES {
+        match tunnel_once(origin, target).await {
+            Err(error) if error.is_loss() && !origin.exposed.get() => {
+                tracing::debug!(endpoint = %target, %error, "opening a stream again");
+            }
+            result => return result,
+        }
+    }
+    tunnel_once(origin, target).await
+}
+
+async fn tunnel_once(origin: &Origin<'_>, target: &Target) -> Result<Tunnel, Error> {
+    let identity = origin
+        .worker
+        .identity(&origin.pod.identity)
+        .await
+        .ok_or_else(|| Error::NoCertificate(origin.pod.identity.clone()))?;
+    let destination = SocketAddr::new(target.address.ip(), HBONE_PORT);
+    let key =
+        Key { source: Arc::clone(&origin.pod.uid), destination, workload: Arc::clone(&target.workload.uid) };
+    let make = |ended| start(origin, target, destination, &identity, ended);
+    let pooled = origin.worker.pool.connection(key, &identity, &target.expected_identities, make).await?;
+    let result = open_on(&pooled.connection, origin, target).await;
+    if matches!(&result, Err(Error::Open(error)) if error.is_of_connection()) {
+        pooled.retire();
+    }
+    result
+}
+
+async fn open_on(connection: &Connection, origin: &Origin<'_>, target: &Target) -> Result<Tunnel, Error> {
+    match connection {
+        Connection::Hbone(connection) => {
+            let opened = connection.clone().open(request(origin, target)?).await;
+            Ok(Tunnel::Hbone(opened.map_err(OpenError::from)?))
+        }
+        Connection::Mesh(connection) => {
+            let request = mux::request(origin.client.address(), target.address, origin.service);
+            let opened = connection.open(request, origin.socket, &origin.exposed).await;
+            Ok(Tunnel::Mesh(opened.map_err(OpenError::from)?))
+        }
+    }
+}
+
+/// A new connection, in the protocol that the peer has.
+async fn start(
+    origin: &Origin<'_>,
+    target: &Target,
+    destination: SocketAddr,
+    identity: &Identity,
+    ended: Ended,
+) -> Result<(Connection, Proof), Error> {
+    let (tls, peer) = connect(origin, target, destination, identity).await?;
+    let ended = move || ended.mark();
+    if tls.alpn_protocol() == Some(mux::ALPN) {
+        let budget = origin.worker.budget(origin.pod);
+        return Ok((Connection::Mesh(mux::Connection::start(tls, &budget, ended)), peer));
+    }
+    let connection = hbone::Connection::start(tls, ended).await.map_err(OpenError::from)?;
+    Ok((Connection::Hbone(connection), peer))
+}
+
+async fn connect(
+    origin: &Origin<'_>,
+    target: &Target,
+    destination: SocketAddr,
+    identity: &Identity,
+) -> Result<(tls::TlsStream<rustls::client::UnbufferedClientConnection>, Proof), Error> {
+    let tcp =
+        plain(origin.worker, origin.pod, UpstreamAddress::new(destination), Some(HBONE_KEEPALIVE)).await?;
+    let started = Instant::now();
+    let tls = tls::connect(tcp, Arc::clone(&identity.client)).await?;
+    origin.worker.metrics.handshake(started.elapsed());
+    let expected = || target.workload.identity.clone();
+    let peer = Proof::new(&origin.worker.shared.certificates, tls.peer_certificates().unwrap_or_default())
+        .map_err(|error| Error::WrongPeer { found: error.to_string(), expected: expected() })?;
+    if target.expected_identities.contains(peer.id()) {
+        Ok((tls, peer))
+    } else {
+        Err(Error::WrongPeer { found: peer.id().to_string(), expected: expected() })
+    }
+}
+
+/// Keep-alive of HBONE connections (docs/wire.md, Keep-alive). Their pings notice a dead peer sooner; this
+/// keeps address translators on the way from forgetting them.
+const HBONE_KEEPALIVE: TcpKeepalive = TcpKeepalive {
+    probes: NonZeroU32::new(9),
+    time: Some(Duration::from_mins(3)),
+    interval: Some(Duration::from_mins(3)),
+};
+
+fn request(origin: &Origin<'_>, target: &Target) -> Result<Request<()>, Error> {
+    let invalid = |error: http::Error| Error::Connect(io::Error::new(io::ErrorKind::InvalidInput, error));
+    let authority = Uri::builder().authority(target.address.to_string()).build().map_err(invalid)?;
+    let mut request = Request::builder().method(Method::CONNECT).uri(authority).body(()).map_err(invalid)?;
+    let all = [
+        headers::forwarded(origin.client.address(), origin.service),
+        headers::baggage(origin.workload),
+        headers::traceparent(),
+    ];
+    *request.headers_mut() = all.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
+    Ok(request)
+}

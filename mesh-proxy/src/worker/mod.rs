@@ -1,0 +1,213 @@
+//! What a worker knows: the pods that it serves and what it needs to carry their connections. [`run`] is the
+//! thread.
+
+mod run;
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use mesh_api::identity::SpiffeId;
+use mesh_api::plan::{Snapshot, TargetKey, Workload};
+use tokio::sync::{Notify, watch};
+
+use crate::admission::Admissions;
+use crate::balance::{Affinity, Health, Limits, Turns};
+use crate::certs::{Certificates, Identity};
+use crate::deferred_accept::{self, DeferredAccepts};
+use crate::mux::Budget;
+use crate::pod::LocalPod;
+use crate::pool::Pool;
+use crate::surroundings::Surroundings;
+use crate::telemetry::WorkerMetrics;
+
+pub use self::run::{Command, PodListeners, run};
+
+/// How long a new pod's connections wait for the control plane to tell of the pod (docs/wire.md, Answers) and
+/// to sign its certificate.
+pub const NEWS_WAIT: Duration = Duration::from_secs(5);
+
+/// A pod that goes on connecting although it may not fills no log.
+const COMPLAIN_EVERY: Duration = Duration::from_secs(10);
+
+/// What all workers share.
+pub struct Shared {
+    /// Configuration in force.
+    pub snapshot: Arc<ArcSwap<Snapshot>>,
+    /// The same, for whoever waits for a change.
+    pub updates: watch::Receiver<Arc<Snapshot>>,
+    /// Whether connections are taken. Until then they wait in the listeners' queues.
+    pub serving: watch::Receiver<bool>,
+    /// Certificates of this node's identities.
+    pub certificates: Certificates,
+    /// Endpoints that fail.
+    pub health: Health<TargetKey>,
+    /// Clients that always get the same endpoint of a service.
+    pub affinity: Affinity,
+    /// Connections of services that limit them.
+    pub limits: Limits<(Arc<str>, u16)>,
+    /// Where connections come whose SYN waits.
+    pub listeners: deferred_accept::Listeners,
+    /// Connections that a worker may have open at once.
+    pub most_connections: usize,
+    /// How many of these one pod may have.
+    pub most_of_pod: usize,
+    /// Connections of other nodes that a worker may have open at once, each with many streams.
+    pub most_sessions: usize,
+    /// Bytes that one pod's streams may fill on a worker, beside the first ones of each.
+    pub buffers_of_pod: usize,
+    /// How long connections may go on after the agent was told to stop.
+    pub drain: Duration,
+}
+
+/// One worker: everything in here is used by its thread alone, but for what is shared on purpose.
+pub struct Worker {
+    /// What all workers share.
+    pub shared: Arc<Shared>,
+    /// Where it runs.
+    pub surroundings: Box<dyn Surroundings>,
+    /// HBONE connections.
+    pub pool: Pool,
+    /// Whose turn it is among endpoints.
+    pub turns: Turns<TargetKey>,
+    /// Connections that pods of this node took.
+    pub admissions: Rc<Admissions>,
+    /// Connections that are not accepted yet.
+    pub deferred: DeferredAccepts,
+    /// This worker's counters.
+    pub metrics: Arc<WorkerMetrics>,
+    /// Tells HBONE connections to let go.
+    pub draining: Rc<Draining>,
+    /// When it was last logged that a pod has too many connections.
+    complained: Cell<Option<Instant>>,
+    by_address: RefCell<HashMap<IpAddr, Arc<LocalPod>>>,
+    /// Of each pod, by its uid, as long as one of its connections needs it.
+    budgets: RefCell<HashMap<Arc<str>, Weak<Budget>>>,
+}
+
+/// Whether a worker is to finish what it has and to take nothing new.
+#[derive(Default)]
+pub struct Draining {
+    begun: Cell<bool>,
+    told: Notify,
+}
+
+impl Draining {
+    /// From now on.
+    pub fn begin(&self) {
+        self.begun.set(true);
+        self.told.notify_waiters();
+    }
+
+    /// Returns when it has begun.
+    pub async fn has_begun(&self) {
+        while !self.begun.get() {
+            self.told.notified().await;
+        }
+    }
+}
+
+impl Worker {
+    /// A worker without pods.
+    pub fn new(
+        shared: Arc<Shared>,
+        surroundings: Box<dyn Surroundings>,
+        metrics: Arc<WorkerMetrics>,
+    ) -> Rc<Self> {
+        Rc::new(Self {
+            shared,
+            surroundings,
+            pool: Pool::default(),
+            turns: Turns::default(),
+            admissions: Rc::default(),
+            deferred: DeferredAccepts::default(),
+            metrics,
+            draining: Rc::default(),
+            complained: Cell::default(),
+            by_address: RefCell::default(),
+            budgets: RefCell::default(),
+        })
+    }
+
+    /// The configuration in force.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.shared.snapshot.load_full()
+    }
+
+    /// The certificate of an identity of this node. A pod that just started may be a moment ahead of it.
+    pub async fn identity(&self, id: &SpiffeId) -> Option<Arc<Identity>> {
+        match self.shared.certificates.current(id) {
+            Some(identity) => Some(identity),
+            None => self.shared.certificates.ready(id, NEWS_WAIT).await,
+        }
+    }
+
+    /// The enrolled pod of this node that has an address.
+    pub fn local_pod(&self, address: IpAddr) -> Option<Arc<LocalPod>> {
+        self.by_address.borrow().get(&address.to_canonical()).cloned()
+    }
+
+    /// A pod as the mesh knows it. A pod that just started may be a moment ahead of the control plane's news.
+    pub async fn workload_of(&self, pod: &LocalPod) -> Option<Arc<Workload>> {
+        if let Some(workload) = pod.workload_in(&self.shared.snapshot.load()) {
+            return Some(workload);
+        }
+        let mut updates = self.shared.updates.clone();
+        let wait = async {
+            loop {
+                updates.changed().await.ok()?;
+                if let Some(workload) = pod.workload_in(&updates.borrow_and_update()) {
+                    return Some(workload);
+                }
+            }
+        };
+        tokio::time::timeout(NEWS_WAIT, wait).await.ok().flatten()
+    }
+
+    /// What the streams of a pod may hold.
+    pub fn budget(&self, pod: &LocalPod) -> Rc<Budget> {
+        let mut budgets = self.budgets.borrow_mut();
+        if let Some(budget) = budgets.get(&pod.uid).and_then(Weak::upgrade) {
+            return budget;
+        }
+        let budget = Budget::new(self.shared.buffers_of_pod, Some(Arc::clone(&self.metrics)));
+        budgets.retain(|_, budget| budget.strong_count() > 0);
+        budgets.insert(Arc::clone(&pod.uid), Rc::downgrade(&budget));
+        budget
+    }
+
+    /// A connection of a pod was refused because the pod has as many as it may.
+    pub fn crowded(&self, pod: &LocalPod) {
+        self.metrics.crowded();
+        if self.complained.get().is_none_or(|last| last.elapsed() > COMPLAIN_EVERY) {
+            self.complained.set(Some(Instant::now()));
+            let most = self.shared.most_of_pod;
+            tracing::warn!(%pod, most, "the pod has its connections already: more are refused");
+        }
+    }
+
+    /// From now on the pod is one of this node.
+    pub fn know(&self, pod: &Arc<LocalPod>) {
+        let addresses = pod.addresses.iter().map(|address| (*address, Arc::clone(pod)));
+        self.by_address.borrow_mut().extend(addresses);
+    }
+
+    /// The pod is gone. A pod that took its address over meanwhile keeps it.
+    pub fn forget(&self, uid: &str) {
+        let mut gone = None;
+        self.by_address.borrow_mut().retain(|_, pod| {
+            let stays = &*pod.uid != uid;
+            if !stays {
+                gone = Some(Arc::clone(pod));
+            }
+            stays
+        });
+        if let Some(pod) = gone {
+            self.surroundings.forget(&pod);
+        }
+    }
+}

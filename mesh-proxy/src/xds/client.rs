@@ -1,0 +1,138 @@
+//! Staying connected: a stream after the other, with back-off between them (docs/wire.md, Reconnecting).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use mesh_api::wire::xds::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
+use mesh_api::wire::xds::{Node, PARTS};
+use prost_types::value::Kind;
+use prost_types::{Struct, Value};
+use rand::Rng;
+use tokio::sync::Notify;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Status};
+
+use super::XdsConfig;
+use super::link::Link;
+use super::stream::{Publisher, Stream};
+use crate::certs::{Certificates, ConnectError, Endpoint};
+
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
+const LONGEST_PAUSE: Duration = Duration::from_secs(15);
+/// From a control plane that does not send it in parts, the whole configuration of a large mesh comes as one
+/// message.
+const LARGEST_MESSAGE: usize = 200 << 20;
+/// Headers of the answer come at once, before any request was looked at.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+
+const NAMESPACE: &str = "nodemesh-system";
+
+/// Keeps the agent connected.
+pub(super) struct Client {
+    pub endpoint: Endpoint,
+    pub config: XdsConfig,
+    pub certificates: Certificates,
+    pub link: Arc<Link>,
+    pub publisher: Publisher,
+    /// Told when the control plane could not be reached.
+    pub unreachable: Arc<Notify>,
+}
+
+/// Why a stream ended or could not be opened.
+#[derive(Debug, thiserror::Error)]
+enum Ended {
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    #[error("{} ({:?})", .0.message(), .0.code())]
+    Status(#[from] Status),
+    #[error("no answer within {} s", ANSWER_TIMEOUT.as_secs())]
+    Silent,
+    #[error("the control plane closed the stream")]
+    Closed,
+}
+
+impl Client {
+    pub async fn run(mut self) {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            self.wait_for_certificate().await;
+            let responses_before = self.publisher.responses;
+            let Err(ended) = self.follow().await;
+            if matches!(ended, Ended::Closed) && self.publisher.responses > responses_before {
+                // As it does from time to time, so that agents spread over its replicas.
+                self.link.leaving();
+            } else {
+                self.link.down(&ended.to_string());
+                self.unreachable.notify_one();
+            }
+            if self.publisher.responses > responses_before {
+                pause = FIRST_PAUSE;
+            }
+            tokio::time::sleep(pause.mul_f64(random_between(0.8, 1.2))).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    /// The control plane wants to see the agent's certificate.
+    async fn wait_for_certificate(&self) {
+        let mut own = self.certificates.own();
+        let valid = |own: &Option<crate::certs::OwnCertificate>| {
+            own.as_ref().is_some_and(|own| SystemTime::now() < own.not_after)
+        };
+        if !valid(&own.borrow()) {
+            self.link.down("the agent has no certificate yet");
+        }
+        // Ends only with the agent.
+        let _ = own.wait_for(valid).await;
+    }
+
+    /// Follows one stream until it ends.
+    async fn follow(&mut self) -> Result<std::convert::Infallible, Ended> {
+        let own = self.certificates.own().borrow().as_ref().map(|own| own.identity.clone());
+        let channel = self.endpoint.connect(&self.certificates.control_roots(), own).await?;
+        let mut client =
+            AggregatedDiscoveryServiceClient::new(channel).max_decoding_message_size(LARGEST_MESSAGE);
+        let (stream, requests) = Stream::open(&self.node(), &self.publisher);
+        let mut request = Request::new(ReceiverStream::new(requests));
+        self.endpoint.sign(&mut request)?;
+        let answer = client.delta_aggregated_resources(request);
+        let answer = tokio::time::timeout(ANSWER_TIMEOUT, answer).await.map_err(|_| Ended::Silent)?;
+        let mut responses = answer?.into_inner();
+        self.link.connected();
+        self.certificates.retry_now();
+        let mut resuming = true;
+        while let Some(response) = responses.message().await? {
+            if !stream.answer(&mut self.publisher, response).await {
+                break;
+            }
+            if std::mem::take(&mut resuming) {
+                // To list all that is held took as much room as to hold it.
+                (self.config.give_back)();
+            }
+        }
+        Err(Ended::Closed)
+    }
+
+    /// Who asks (docs/wire.md, Node).
+    fn node(&self) -> Node {
+        let XdsConfig { node_name, instance_ip, .. } = &self.config;
+        let name = format!("mesh-agent-{node_name}");
+        let id = format!("ztunnel~{instance_ip}~{name}.{NAMESPACE}~{NAMESPACE}.svc.cluster.local");
+        let text = |text: &str| Value { kind: Some(Kind::StringValue(text.to_owned())) };
+        let facts = [
+            ("NAME", name.as_str()),
+            ("NAMESPACE", NAMESPACE),
+            ("INSTANCE_IPS", instance_ip),
+            ("NODE_NAME", node_name),
+            (PARTS, "true"),
+        ];
+        let fields: BTreeMap<_, _> =
+            facts.into_iter().map(|(key, value)| (key.to_owned(), text(value))).collect();
+        Node { id, metadata: Some(Struct { fields }), ..Node::default() }
+    }
+}
+
+fn random_between(low: f64, high: f64) -> f64 {
+    rand::rng().random_range(low..high)
+}

@@ -1,0 +1,139 @@
+//! What the control plane tells: a delta xDS client (docs/wire.md, Discovery).
+//!
+//! [`start`] keeps one stream open, takes each response into a [`Store`] and publishes the result as an
+//! immutable [`Snapshot`]. A lost link changes nothing but [`Xds::link_status`]: the last snapshot stays in
+//! force.
+
+mod client;
+mod inherited;
+mod link;
+mod stream;
+#[cfg(test)]
+mod tests;
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arc_swap::ArcSwap;
+use mesh_api::admin::ControlLink;
+use mesh_api::plan::{Snapshot, Store, Waypoints};
+use mesh_api::wire::type_url;
+use mesh_api::wire::xds::DeltaDiscoveryResponse;
+use prost::Message;
+use tokio::sync::{Notify, oneshot, watch};
+
+use self::client::Client;
+use self::inherited::Inherited;
+pub use self::inherited::ToldBefore;
+use self::link::Link;
+use self::stream::Publisher;
+use crate::certs::{Certificates, Endpoint};
+use crate::legacy::Legacy;
+use crate::legacy::journal::Journal;
+
+/// The types that are subscribed to, in the order of the requests.
+const TYPES: [&str; 2] = [type_url::ADDRESS, type_url::AUTHORIZATION];
+
+/// Where the configuration comes from, and who asks for it.
+#[derive(Clone, Debug)]
+pub struct XdsConfig {
+    /// Node that the agent serves.
+    pub node_name: String,
+    /// `https://HOST:PORT` of the control plane.
+    pub address: String,
+    /// DNS name that its certificate must have.
+    pub control_name: String,
+    /// PEM file of the roots to check it with.
+    pub root_cert: PathBuf,
+    /// The node's token.
+    pub token_file: PathBuf,
+    /// Name of the cluster.
+    pub cluster_id: String,
+    /// An address of the node.
+    pub instance_ip: String,
+    /// How what is told of waypoints is taken.
+    pub waypoints: Waypoints,
+    /// Gives memory back, after what took far more of it than what it left.
+    pub give_back: fn(),
+}
+
+/// The configuration as it comes in.
+#[derive(Clone)]
+pub struct Xds {
+    /// The state in force.
+    pub snapshot: Arc<ArcSwap<Snapshot>>,
+    /// The same, for whoever waits for a change.
+    pub updates: watch::Receiver<Arc<Snapshot>>,
+    /// Whether there has been a first response of every type.
+    pub ready: watch::Receiver<bool>,
+    link: Arc<Link>,
+    store: Arc<Mutex<Store>>,
+}
+
+/// Starts to follow the control plane, on the runtime that this is called on, for as long as it runs. What it
+/// tells is left to a next proxy; `inherited` is to be sent what one before this has left, if there was one.
+pub fn start(
+    config: XdsConfig,
+    certificates: Certificates,
+    legacy: Legacy,
+    inherited: oneshot::Receiver<ToldBefore>,
+) -> Xds {
+    let store = Arc::new(Mutex::new(Store::default().with_waypoints(config.waypoints)));
+    let link = Arc::new(Link::new(config.address.clone()));
+    let publisher = Publisher::new(Arc::clone(&store), Journal::new(legacy), config.give_back);
+    let snapshot = Arc::clone(&publisher.snapshot);
+    let (updates, ready) = (publisher.updates.subscribe(), publisher.ready.subscribe());
+    let unreachable = Arc::new(Notify::new());
+    let heir = Inherited {
+        snapshot: Arc::clone(&snapshot),
+        updates: publisher.updates.clone(),
+        ready: publisher.ready.clone(),
+        unreachable: Arc::clone(&unreachable),
+        waypoints: config.waypoints,
+    };
+    tokio::spawn(heir.use_if_needed(inherited));
+    let client = Client {
+        endpoint: Endpoint {
+            address: config.address.clone(),
+            name: config.control_name.clone(),
+            root_cert: config.root_cert.clone(),
+            token_file: config.token_file.clone(),
+            cluster_id: config.cluster_id.clone(),
+        },
+        config,
+        certificates,
+        link: Arc::clone(&link),
+        publisher,
+        unreachable,
+    };
+    tokio::spawn(client.run());
+    Xds { snapshot, updates, ready, link, store }
+}
+
+impl Xds {
+    /// How the link to the control plane is.
+    pub fn link_status(&self) -> ControlLink {
+        self.link.status()
+    }
+
+    /// Everything that was accepted: length-delimited responses, each of a part of one type.
+    pub fn dump(&self) -> Vec<u8> {
+        /// Resources of a part. Whole ones of a large mesh would take more memory than to hold it.
+        const PART: usize = 500;
+        // Encoding takes its time, and whoever takes in what the control plane sends is not to wait for it.
+        let contents = self.store.lock().unwrap_or_else(PoisonError::into_inner).contents();
+        let mut bytes = Vec::new();
+        for type_url in TYPES {
+            let mut resources = contents.resources(type_url).peekable();
+            while resources.peek().is_some() {
+                let part = DeltaDiscoveryResponse {
+                    type_url: type_url.to_owned(),
+                    resources: resources.by_ref().take(PART).collect(),
+                    ..DeltaDiscoveryResponse::default()
+                };
+                bytes.extend(part.encode_length_delimited_to_vec());
+            }
+        }
+        bytes
+    }
+}

@@ -1,0 +1,138 @@
+//! One stream: what is asked, what comes, and what is answered (docs/wire.md, Requests and responses).
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use arc_swap::ArcSwap;
+use mesh_api::plan::{Rejected, Snapshot, Store};
+use mesh_api::wire::xds::{CONTINUES, DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node, Status};
+use tokio::sync::{mpsc, watch};
+
+use super::TYPES;
+use crate::legacy::journal::Journal;
+
+/// Requests that may wait to be sent: the first ones, and an answer for each response that came meanwhile.
+const QUEUE: usize = 16;
+
+/// Takes responses into the store, and publishes what they come to.
+pub(super) struct Publisher {
+    store: Arc<Mutex<Store>>,
+    /// The state in force.
+    pub snapshot: Arc<ArcSwap<Snapshot>>,
+    /// The same, for whoever waits for a change.
+    pub updates: watch::Sender<Arc<Snapshot>>,
+    /// Whether there has been a first response of every type.
+    pub ready: watch::Sender<bool>,
+    missing: HashSet<&'static str>,
+    journal: Journal,
+    /// See [`XdsConfig::give_back`](super::XdsConfig::give_back).
+    give_back: fn(),
+    /// Responses taken since the start.
+    pub responses: u64,
+}
+
+impl Publisher {
+    /// With an empty snapshot to begin with.
+    pub fn new(store: Arc<Mutex<Store>>, journal: Journal, give_back: fn()) -> Self {
+        let empty = Arc::new(Snapshot::default());
+        Self {
+            store,
+            snapshot: Arc::new(ArcSwap::new(Arc::clone(&empty))),
+            updates: watch::Sender::new(empty),
+            ready: watch::Sender::new(false),
+            missing: TYPES.into(),
+            journal,
+            give_back,
+            responses: 0,
+        }
+    }
+
+    fn take(&mut self, response: DeltaDiscoveryResponse) -> Vec<Rejected> {
+        self.responses += 1;
+        let continues = response.system_version_info.ends_with(CONTINUES);
+        let entry = self.journal.entry(&response);
+        let type_url = response.type_url;
+        if !TYPES.contains(&type_url.as_str()) {
+            tracing::warn!(type_url, "the control plane sent resources of a type that was not asked for");
+            return Vec::new();
+        }
+        let rejected = self.store().apply(&type_url, response.resources, response.removed_resources);
+        if !continues {
+            self.missing.remove(type_url.as_str());
+        }
+        // Workloads without their policies would be open to everybody, and connections to those that are not
+        // known yet would pass the mesh by: so nothing counts before everything is there.
+        let complete = !continues && self.missing.is_empty();
+        if complete {
+            self.publish();
+        }
+        let store = Arc::clone(&self.store);
+        let whole = || store.lock().unwrap_or_else(PoisonError::into_inner).contents();
+        self.journal.append(entry, complete, whole);
+        rejected
+    }
+
+    fn publish(&self) {
+        let snapshot = Arc::new(self.store().snapshot());
+        let was_ready = self.ready.send_replace(true);
+        if !was_ready {
+            // What the whole of a mesh takes on its way in is many times what it takes to hold it.
+            (self.give_back)();
+        }
+        if was_ready && snapshot.generation() == self.snapshot.load().generation() {
+            return;
+        }
+        self.snapshot.store(Arc::clone(&snapshot));
+        tracing::debug!(generation = snapshot.generation(), "configuration in force");
+        self.updates.send_replace(snapshot);
+    }
+
+    fn store(&self) -> MutexGuard<'_, Store> {
+        self.store.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Our side of a stream.
+pub(super) struct Stream {
+    requests: mpsc::Sender<DeltaDiscoveryRequest>,
+}
+
+impl Stream {
+    /// A stream with its first requests: everything of each type, less what is held already.
+    pub fn open(node: &Node, held: &Publisher) -> (Self, mpsc::Receiver<DeltaDiscoveryRequest>) {
+        let (requests, receiver) = mpsc::channel(QUEUE);
+        for type_url in TYPES {
+            let first = DeltaDiscoveryRequest {
+                node: Some(node.clone()),
+                type_url: type_url.to_owned(),
+                initial_resource_versions: held.store().versions(type_url),
+                ..DeltaDiscoveryRequest::default()
+            };
+            // There is room: the queue is longer than the list of types.
+            let _ = requests.try_send(first);
+        }
+        (Self { requests }, receiver)
+    }
+
+    /// Takes a response and says what became of it. Returns whether the stream still goes on.
+    pub async fn answer(&self, publisher: &mut Publisher, response: DeltaDiscoveryResponse) -> bool {
+        let (type_url, response_nonce) = (response.type_url.clone(), response.nonce.clone());
+        let rejected = publisher.take(response);
+        for rejected in &rejected {
+            tracing::warn!(r#type = type_url, name = rejected.name, reason = %rejected.reason, "resource rejected");
+        }
+        let answer = DeltaDiscoveryRequest {
+            type_url,
+            response_nonce,
+            error_detail: complaint(&rejected),
+            ..DeltaDiscoveryRequest::default()
+        };
+        self.requests.send(answer).await.is_ok()
+    }
+}
+
+/// `name: reason; name: reason`, if there is anything to complain of.
+fn complaint(rejected: &[Rejected]) -> Option<Status> {
+    let texts: Vec<_> = rejected.iter().map(ToString::to_string).collect();
+    (!texts.is_empty()).then(|| Status { message: texts.join("; "), ..Status::default() })
+}
