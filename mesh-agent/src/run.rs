@@ -30,7 +30,7 @@ use crate::kept::{self, Keeper, Kept};
 use crate::node::{Node, NodeWorker};
 use crate::pods::NodePods;
 use crate::redirection::{Failures, Notes, Writer};
-use crate::sys::ebpf::{DeferredSyns, EventLog, FlowMap};
+use crate::sys::ebpf::{DeferredSyns, EventLog, FlowMap, Handed};
 use crate::sys::seccomp;
 use crate::{cluster, cni, pods, sys};
 
@@ -78,13 +78,7 @@ async fn serve(mut config: Config, set_log_filter: SetLogFilter) -> Result<(), F
     let (keeper, moved) = Keeper::start(control)?;
     leave_to_keeper(left, &keeper);
 
-    let access_log = access_log(config.access_log)?;
-    let worker_metrics: Vec<_> =
-        (0..config.workers).map(|_| WorkerMetrics::new(access_log.clone())).collect();
-    let direct_metrics = WorkerMetrics::new(access_log.clone());
-    let mut all_metrics = worker_metrics.clone();
-    all_metrics.push(Arc::clone(&direct_metrics));
-    let metrics = Arc::new(AgentMetrics::new(all_metrics, access_log));
+    let Counters { workers: worker_metrics, direct: direct_metrics, all: metrics } = counters(&config)?;
 
     let (direct, heard) = direct::channel();
     let (serving, served) = watch::channel(false);
@@ -92,16 +86,8 @@ async fn serve(mut config: Config, set_log_filter: SetLogFilter) -> Result<(), F
     if !beside {
         serve_in_time(serving.clone());
     }
-    let (links, shown_links) = (maps.links()?, maps.links()?);
-    let (recent, decisions, syns) = maps.outcomes()?;
-    let node = Arc::new(Node {
-        direct: direct.clone(),
-        strict_egress: Strict::default(),
-        recent,
-        decisions,
-        same_node: config.same_node,
-        links,
-    });
+    let (node, syns) = node(&config, &direct, &maps)?;
+    let shown_links = maps.links()?;
     let shared = shared(&config, &xds, &certificates, served, open_files);
     let flow_maps = channels.iter().map(|_| maps.flow_map()).collect::<Result<Vec<_>, _>>()?;
     let (destinations, kernel, events, egress) = maps.open()?;
@@ -179,6 +165,41 @@ async fn serve(mut config: Config, set_log_filter: SetLogFilter) -> Result<(), F
     enrolling.abort();
     stop(workers).await;
     if *installed.borrow() { Ok(()) } else { uninstall(annotating, &keeper).await }
+}
+
+/// Who counts what.
+struct Counters {
+    workers: Vec<Arc<WorkerMetrics>>,
+    /// Of connections without the proxy.
+    direct: Arc<WorkerMetrics>,
+    /// What is shown of them all.
+    all: Arc<AgentMetrics>,
+}
+
+fn counters(config: &Config) -> std::io::Result<Counters> {
+    let access_log = access_log(config.access_log)?;
+    let workers: Vec<_> = (0..config.workers).map(|_| WorkerMetrics::new(access_log.clone())).collect();
+    let direct = WorkerMetrics::new(access_log.clone());
+    let shown = workers.iter().chain([&direct]).cloned().collect();
+    Ok(Counters { workers, direct, all: Arc::new(AgentMetrics::new(shown, access_log)) })
+}
+
+/// What workers have of their node, and the SYNs that wait.
+fn node(
+    config: &Config,
+    direct: &Direct,
+    maps: &Handed,
+) -> Result<(Arc<Node>, DeferredSyns), sys::ebpf::Error> {
+    let (recent, decisions, syns) = maps.outcomes()?;
+    let node = Node {
+        direct: direct.clone(),
+        strict_egress: Strict::default(),
+        recent,
+        decisions,
+        same_node: config.same_node,
+        links: maps.links()?,
+    };
+    Ok((Arc::new(node), syns))
 }
 
 /// Where pods are told, and who hears of those that can't be enrolled.

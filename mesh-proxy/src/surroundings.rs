@@ -18,11 +18,11 @@ use super::pod::LocalPod;
 ///
 /// Three things every place has; the others do nothing where there is nothing to do.
 pub trait Surroundings {
-    /// Returns a TCP socket in the pod's network, to connect from the pod to `to`.
+    /// Returns a TCP socket in the pod's network, to connect from the pod to `to`. Errors: none can be had.
     fn outbound_socket(&self, pod: &LocalPod, to: IpAddr) -> LocalBoxFuture<'_, io::Result<Socket>>;
 
     /// Returns a TCP socket in the pod's network, bound where connections to its application come from that
-    /// show `client`.
+    /// show `client`. Errors: none can be had.
     fn delivery_socket(
         &self,
         pod: &LocalPod,
@@ -31,48 +31,44 @@ pub trait Surroundings {
     ) -> LocalBoxFuture<'_, io::Result<Socket>>;
 
     /// Returns where the client of an accepted connection wanted to go; none if it wanted to go to the proxy.
+    /// Errors: it can't be read.
     fn original_destination(&self, accepted: &TcpStream) -> io::Result<Option<Asked>>;
 
     /// Has the application that takes the connection which `socket` is about to open see `client` as its
-    /// peer.
-    fn show_client(&self, socket: &Socket, client: SocketAddr) -> io::Result<()> {
-        let _nobody_asks = (socket, client);
+    /// peer. Errors: it would see the proxy.
+    fn show_client(&self, _socket: &Socket, _client: SocketAddr) -> io::Result<()> {
         Ok(())
     }
 
     /// Whether a connection between two pods of this node is encrypted, as between nodes.
-    fn is_encrypted(&self, client: &LocalPod, server: &LocalPod) -> bool {
-        let _all = (client, server);
+    fn is_encrypted(&self, _client: &LocalPod, _server: &LocalPod) -> bool {
         true
     }
 
     /// The pod's next connection to `destination` may go without the proxy, since an endpoint is near.
-    fn suggest_direct(&self, pod: &LocalPod, destination: SocketAddr) {
-        let _no_such_way = (pod, destination);
-    }
+    fn suggest_direct(&self, _pod: &LocalPod, _destination: SocketAddr) {}
 
     /// Whether the pod may not go to a destination that the mesh does not know.
-    fn refuses_unknown(&self, pod: &LocalPod, destination: SocketAddr) -> bool {
-        let _free = (pod, destination);
+    fn refuses_unknown(&self, _pod: &LocalPod, _destination: SocketAddr) -> bool {
         false
     }
 
     /// What came of a connection of the pod, for those that follow.
-    fn note(&self, pod: &LocalPod, destination: SocketAddr, met: Met) {
-        let _no_memory = (pod, destination, met);
-    }
+    fn note(&self, _pod: &LocalPod, _destination: SocketAddr, _met: Met) {}
 
     /// Has the pod's kernel take a SYN again that has waited ([`mesh_common::deferred_accept`]), and refuse
-    /// it or let it through.
-    fn decide(&self, pod: &LocalPod, syn: &DeferredSyn, refused: bool) -> LocalBoxFuture<'_, io::Result<()>> {
-        let _none_waits = (pod, syn, refused);
+    /// it or let it through. Errors: it can't be told.
+    fn decide(
+        &self,
+        _pod: &LocalPod,
+        _syn: &DeferredSyn,
+        _refused: bool,
+    ) -> LocalBoxFuture<'_, io::Result<()>> {
         Box::pin(std::future::ready(Err(io::ErrorKind::Unsupported.into())))
     }
 
     /// The pod is gone.
-    fn forget(&self, pod: &LocalPod) {
-        let _nothing_kept = pod;
-    }
+    fn forget(&self, _pod: &LocalPod) {}
 
     /// Gives back what was not used lately. Called twice a minute.
     fn trim_idle(&self) {}

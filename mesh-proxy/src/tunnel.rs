@@ -1,16 +1,20 @@
 //! A stream over mutual TLS, whichever way it is framed: the mesh's own protocol or HBONE. ALPN decides.
 
+use std::cell::Cell;
 use std::net::SocketAddr;
+use std::rc::Rc;
 
 use http::StatusCode;
 use http::header::HeaderMap;
 use mesh_api::plan::Workload;
+use rustls::client::UnbufferedClientConnection;
 use tokio::net::TcpStream;
 
 use super::hbone::headers::BadTarget;
 use super::hbone::{self, headers};
-use super::mux::{self, frame};
+use super::mux::{self, Budget, frame};
 use super::relay::{self, Meter, SocketIs};
+use super::tls::TlsStream;
 
 /// How connections between nodes are framed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -108,7 +112,52 @@ impl OpenError {
     }
 }
 
+/// What a stream is opened with.
+pub struct Opening<'a> {
+    /// The client's address and port, for the server to see.
+    pub client: SocketAddr,
+    /// The workload's address and port.
+    pub destination: SocketAddr,
+    /// Host name of the service that the client addressed, if it did.
+    pub service: Option<&'a str>,
+    /// The client's workload, of which an HBONE peer is told.
+    pub workload: Option<&'a Workload>,
+    /// The client's connection: what it has sent already goes along where the protocol can take it.
+    pub socket: Option<&'a TcpStream>,
+    /// Set when the server may have got some of that: then no other may get it again.
+    pub exposed: &'a Cell<bool>,
+}
+
 impl Connection {
+    /// Starts the protocol that the handshake has chosen, and a task that drives it; `ended` runs when the
+    /// connection is over. What streams hold counts in `budget`. Errors: the peer does not speak it.
+    pub async fn start(
+        tls: TlsStream<UnbufferedClientConnection>,
+        budget: &Rc<Budget>,
+        ended: impl FnOnce() + 'static,
+    ) -> Result<Self, OpenError> {
+        if tls.alpn_protocol() == Some(mux::ALPN) {
+            return Ok(Self::Mesh(mux::Connection::start(tls, budget, ended)));
+        }
+        Ok(Self::Hbone(hbone::Connection::start(tls, ended).await?))
+    }
+
+    /// Opens a stream. Errors: the connection is over or full, or the peer refuses.
+    pub async fn open(&self, opening: &Opening<'_>) -> Result<Tunnel, OpenError> {
+        let Opening { client, destination, service, workload, socket, exposed } = *opening;
+        match self {
+            Self::Hbone(connection) => {
+                let request = headers::connect(client, destination, service, workload);
+                let request = request.map_err(hbone::OpenError::from)?;
+                Ok(Tunnel::Hbone(connection.clone().open(request).await?))
+            }
+            Self::Mesh(connection) => {
+                let open = mux::request(client, destination, service);
+                Ok(Tunnel::Mesh(connection.open(open, socket, exposed).await?))
+            }
+        }
+    }
+
     /// Whether another stream fits.
     pub fn has_room(&self) -> bool {
         match self {

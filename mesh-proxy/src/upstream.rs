@@ -8,21 +8,18 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::{Method, Request, Uri};
 use mesh_api::identity::SpiffeId;
 use mesh_api::plan::{Target, TcpKeepalive, Tunnel as Protocol, Workload};
 use mesh_common::HBONE_PORT;
 use tokio::net::{TcpSocket, TcpStream};
 
 use super::flow::{ClientAddress, UpstreamAddress};
-use super::hbone::{self, headers};
 use super::inbound::{self, Arrival, Delivered};
-use super::mux;
 use super::pod::LocalPod;
 use super::pool::{Ended, Key};
 use super::relay::reset_on_drop;
 use super::tls;
-use super::tunnel::{self, Connection, OpenError, Tunnel};
+use super::tunnel::{self, Connection, OpenError, Opening, Tunnel};
 use super::worker::Worker;
 use crate::certs::{Identity, Proof};
 use crate::telemetry::ResponseFlag;
@@ -251,17 +248,15 @@ async fn tunnel_once(origin: &Origin<'_>, target: &Target) -> Result<Tunnel, Err
 }
 
 async fn open_on(connection: &Connection, origin: &Origin<'_>, target: &Target) -> Result<Tunnel, Error> {
-    match connection {
-        Connection::Hbone(connection) => {
-            let opened = connection.clone().open(request(origin, target)?).await;
-            Ok(Tunnel::Hbone(opened.map_err(OpenError::from)?))
-        }
-        Connection::Mesh(connection) => {
-            let request = mux::request(origin.client.address(), target.address, origin.service);
-            let opened = connection.open(request, origin.socket, &origin.exposed).await;
-            Ok(Tunnel::Mesh(opened.map_err(OpenError::from)?))
-        }
-    }
+    let opening = Opening {
+        client: origin.client.address(),
+        destination: target.address,
+        service: origin.service,
+        workload: Some(origin.workload),
+        socket: origin.socket,
+        exposed: &origin.exposed,
+    };
+    Ok(connection.open(&opening).await?)
 }
 
 /// A new connection, in the protocol that the peer has.
@@ -273,13 +268,9 @@ async fn start(
     ended: Ended,
 ) -> Result<(Connection, Proof), Error> {
     let (tls, peer) = connect(origin, target, destination, identity).await?;
-    let ended = move || ended.mark();
-    if tls.alpn_protocol() == Some(mux::ALPN) {
-        let budget = origin.worker.budget(origin.pod);
-        return Ok((Connection::Mesh(mux::Connection::start(tls, &budget, ended)), peer));
-    }
-    let connection = hbone::Connection::start(tls, ended).await.map_err(OpenError::from)?;
-    Ok((Connection::Hbone(connection), peer))
+    let budget = origin.worker.budget(origin.pod);
+    let connection = Connection::start(tls, &budget, move || ended.mark()).await?;
+    Ok((connection, peer))
 }
 
 async fn connect(
@@ -310,16 +301,3 @@ const HBONE_KEEPALIVE: TcpKeepalive = TcpKeepalive {
     time: Some(Duration::from_mins(3)),
     interval: Some(Duration::from_mins(3)),
 };
-
-fn request(origin: &Origin<'_>, target: &Target) -> Result<Request<()>, Error> {
-    let invalid = |error: http::Error| Error::Connect(io::Error::new(io::ErrorKind::InvalidInput, error));
-    let authority = Uri::builder().authority(target.address.to_string()).build().map_err(invalid)?;
-    let mut request = Request::builder().method(Method::CONNECT).uri(authority).body(()).map_err(invalid)?;
-    let all = [
-        headers::forwarded(origin.client.address(), origin.service),
-        headers::baggage(origin.workload),
-        headers::traceparent(),
-    ];
-    *request.headers_mut() = all.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
-    Ok(request)
-}

@@ -9,6 +9,7 @@ mod egress;
 mod floods;
 mod full;
 mod garbage;
+mod gateway;
 mod held;
 mod inheritance;
 mod leftovers;

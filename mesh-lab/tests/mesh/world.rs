@@ -14,7 +14,7 @@ pub const SOON: Duration = Duration::from_secs(30);
 /// Where the tests' server listens.
 pub const PORT: &str = "7000";
 
-const PEER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/mesh/peer.py");
+pub const PEER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/mesh/peer.py");
 
 /// A map of the kernel by the sizes of its keys and values alone.
 pub type Bytes<const KEY: usize, const VALUE: usize> = HashMap<MapData, [u8; KEY], [u8; VALUE]>;

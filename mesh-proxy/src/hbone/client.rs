@@ -31,6 +31,9 @@ pub enum OpenError {
     /// The connection is closed, closing, or full of streams.
     #[error("HBONE connection: {0}")]
     Connection(#[from] h2::Error),
+    /// No request can ask for it.
+    #[error("no request for a stream: {0}")]
+    Request(#[from] http::Error),
     /// The destination's policy denies it.
     #[error("denied by the destination's policy (401)")]
     Denied,

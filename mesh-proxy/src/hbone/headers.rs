@@ -1,11 +1,32 @@
 //! What a `CONNECT` request says besides its target: that of [`mesh_api::hbone`], and `traceparent` (W3C).
 
+use std::net::SocketAddr;
+
 use http::header::{HeaderName, HeaderValue};
+use http::{Method, Request, Uri};
 pub use mesh_api::hbone::{
     BadTarget, baggage, client, forwarded, forwarded_client, forwarded_host, service, target,
 };
+use mesh_api::plan::Workload;
 
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+
+/// The request for a stream to `destination`. Errors: there is no such request, which no address brings
+/// about.
+pub fn connect(
+    from: SocketAddr,
+    destination: SocketAddr,
+    host: Option<&str>,
+    workload: Option<&Workload>,
+) -> Result<Request<()>, http::Error> {
+    let authority = Uri::builder().authority(destination.to_string()).build()?;
+    let mut request = Request::builder().method(Method::CONNECT).uri(authority).body(())?;
+    let baggage = workload.map(baggage);
+    let all = [Some(forwarded(from, host)), baggage, Some(traceparent())];
+    *request.headers_mut() =
+        all.into_iter().flatten().filter_map(|(name, value)| Some((name, value?))).collect();
+    Ok(request)
+}
 
 /// A new trace of one span.
 pub fn traceparent() -> (HeaderName, Option<HeaderValue>) {

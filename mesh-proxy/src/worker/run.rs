@@ -1,5 +1,5 @@
-//! A worker: a thread with a runtime of its own that runs one worker. A connection lives and dies on the
-//! worker that accepted it; workers share the snapshot, the certificates and nothing else on the data path.
+//! The thread of a worker, with a runtime of its own. A connection lives and dies on the worker that accepted
+//! it; workers share the snapshot, the certificates and nothing else on the data path.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
