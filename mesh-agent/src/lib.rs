@@ -3,8 +3,8 @@
 //! Reading order:
 //! 1. [`keeper`]: the privileged process. It loads eBPF, holds pods' namespaces and listeners, and keeps a
 //!    proxy running. [`sys`] is what it works with.
-//! 2. [`run`]: the proxy, how its rooms are put together, and [`config`], what can be set; [`kept`], what it
-//!    has from the keeper; [`log`](mod@log), which both write.
+//! 2. [`run`]: the proxy, how its rooms are put together, and [`config`], what can be set; [`keeper_client`],
+//!    what it has from the keeper; [`log`](mod@log), which both write.
 //! 3. [`pods`] and [`enrol`]: which pods there are, and taking them in; [`cni`], the plugin that has them
 //!    wait for it; [`egress`], which of them may not leave the mesh; [`cluster`], what Kubernetes is told and
 //!    asked; [`redirection`], what Istio is.
@@ -22,7 +22,7 @@ pub mod direct;
 pub mod egress;
 pub mod enrol;
 pub mod keeper;
-pub mod kept;
+pub mod keeper_client;
 pub mod log;
 pub mod node;
 pub mod pods;

@@ -26,7 +26,7 @@ use crate::direct::{self, Direct};
 use crate::egress::{self, Egress, Strict};
 use crate::enrol::{Enroller, Report, Setup, Statuses};
 use crate::keeper::RELIEVED;
-use crate::kept::{self, Keeper, Kept};
+use crate::keeper_client::{self, Keeper, Kept};
 use crate::node::{Node, NodeWorker};
 use crate::pods::NodePods;
 use crate::redirection::{Failures, Notes, Writer};
@@ -70,7 +70,7 @@ async fn serve(mut config: Config, set_log_filter: SetLogFilter) -> Result<(), F
         Certificates::new(ca_client(&config), &config.trust_domain, config.tunnel.into(), legacy.clone());
     let xds = xds::start(xds_config(&config), certificates.clone(), legacy, inherited);
     certs::warm_up().await;
-    let kept = tokio::task::spawn_blocking(kept::receive).await??;
+    let kept = tokio::task::spawn_blocking(keeper_client::receive).await??;
     inherit(&kept, &certificates, told_before);
     let Kept { control, maps, doors, workers: channels, beside, .. } = kept;
     // A predecessor's workers go on with its listeners.

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use mesh_api::identity::SpiffeId;
 use mesh_common::HBONE_PORT;
-use mesh_proxy::certs::{CaClient, Certificates, Identity, peer_id};
+use mesh_proxy::certs::{CaClient, Certificates, WorkloadCertificate, peer_id};
 use mesh_proxy::legacy::Legacy;
 use mesh_proxy::mux::Budget;
 use mesh_proxy::relay::{Meter, SocketIs};
@@ -47,7 +47,11 @@ async fn main() -> Result<(), Failure> {
 /// Where connections go, and who has to be there.
 type Server = (SocketAddr, SpiffeId);
 
-async fn serve(listener: TcpListener, server: Server, identity: Arc<Identity>) -> Result<(), Failure> {
+async fn serve(
+    listener: TcpListener,
+    server: Server,
+    identity: Arc<WorkloadCertificate>,
+) -> Result<(), Failure> {
     loop {
         let (socket, client) = listener.accept().await?;
         let (identity, server) = (Arc::clone(&identity), server.clone());
@@ -59,7 +63,12 @@ async fn serve(listener: TcpListener, server: Server, identity: Arc<Identity>) -
     }
 }
 
-async fn carry(client: TcpStream, from: SocketAddr, server: &Server, own: &Identity) -> Result<(), Failure> {
+async fn carry(
+    client: TcpStream,
+    from: SocketAddr,
+    server: &Server,
+    own: &WorkloadCertificate,
+) -> Result<(), Failure> {
     let (pod, expected) = server;
     let tcp = TcpStream::connect((pod.ip(), HBONE_PORT)).await?;
     let session = tls::connect(tcp, Arc::clone(&own.client)).await?;

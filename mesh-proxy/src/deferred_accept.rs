@@ -179,7 +179,7 @@ async fn open(worker: Rc<Worker>, of: Client, syn: DeferredSyn) {
             opened
         }
         Err(Full::Pod) => {
-            worker.crowded(&pod);
+            worker.over_limit(&pod);
             None
         }
         // It waits in the listener's queue.

@@ -28,7 +28,7 @@ use super::tls::{self, TlsStream};
 use super::tunnel::{self, Refusal, Tunnel};
 use super::worker::{Draining, Worker};
 use crate::certs::Proof;
-use crate::telemetry::{Ended, Record, Reporter, ResponseFlag, Start};
+use crate::telemetry::{ConnectionRecord, Ended, Reporter, ResponseFlag, Start};
 
 /// Why a connection was not taken.
 #[derive(Debug, thiserror::Error)]
@@ -195,11 +195,11 @@ pub async fn serve_plaintext(
     let (_place, strangers) = places;
     let Some(share) = strangers.enter(Group::of(client.ip())) else {
         reset_on_drop(&socket);
-        return worker.crowded(&pod);
+        return worker.over_limit(&pod);
     };
     let start =
         Start { reporter: Reporter::Destination, client: client.address(), destination: to.address() };
-    let mut record = Record::new(&worker.metrics, start);
+    let mut record = ConnectionRecord::new(&worker.metrics, start);
     record.upstream = Some(to.address());
     let meter = Meter::default();
     let arrival = Arrival { identity: None, client, to, by_service: false };
@@ -251,14 +251,14 @@ pub async fn serve_hbone(
         return reset_on_drop(&socket);
     }
     let Some(handshake) = handshakes.enter(peer.ip()) else {
-        worker.metrics.unproven();
+        worker.metrics.handshake_refused();
         return reset_on_drop(&socket);
     };
     let Some((tls, proof)) = Box::pin(shake_hands(&worker, &pod, socket, peer, handshake)).await else {
         return;
     };
     let identity = proof.id().clone();
-    let Some(session) = shares.enter(peer.ip(), &identity) else { return worker.crowded(&pod) };
+    let Some(session) = shares.enter(peer.ip(), &identity) else { return worker.over_limit(&pod) };
     let (draining, budget) = (Rc::clone(&worker.draining), worker.budget(&pod));
     let leaving = Rc::<Draining>::default();
     let told = Rc::clone(&leaving);
@@ -351,7 +351,7 @@ async fn shake_hands(
         biased;
         done = handshake => done,
         () = place.evicted() => {
-            worker.metrics.unproven();
+            worker.metrics.handshake_refused();
             tracing::debug!(%pod, %peer, "a newcomer has the handshake's place: HBONE connection refused");
             None
         }
@@ -374,7 +374,7 @@ async fn serve_stream(
         client: client.address(),
         destination: UpstreamAddress::new(to).address(),
     };
-    let mut record = Record::new(&worker.metrics, start);
+    let mut record = ConnectionRecord::new(&worker.metrics, start);
     record.transport = request.transport();
     record.labels.source_identity = Some(identity.clone());
     record.labels.destination_identity = Some(pod.identity.clone());
@@ -382,7 +382,7 @@ async fn serve_stream(
     let admitted = match &place {
         Some(_) => Box::pin(admit_stream(&worker, &pod, identity, client, &request, &mut record)).await,
         None => {
-            worker.crowded(&pod);
+            worker.over_limit(&pod);
             Err(Error::Crowded)
         }
     };
@@ -412,7 +412,7 @@ async fn admit_stream(
     identity: SpiffeId,
     client: ClientAddress,
     request: &tunnel::Request,
-    record: &mut Record,
+    record: &mut ConnectionRecord,
 ) -> Result<Delivered, Error> {
     record.labels.source = worker.snapshot().workload_by_address(client.ip());
     record.labels.service = request.host().and_then(|host| headers::service(&host, &worker.snapshot()));
@@ -430,7 +430,7 @@ async fn admit(
     worker: &Rc<Worker>,
     pod: &LocalPod,
     arrival: &Arrival,
-    record: &mut Record,
+    record: &mut ConnectionRecord,
 ) -> Result<Delivered, Error> {
     if record.labels.source.is_none() {
         record.labels.source = worker.snapshot().workload_by_address(arrival.client.ip());

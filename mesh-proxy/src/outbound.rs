@@ -21,7 +21,7 @@ use super::relay::{self, Meter, SocketIs, reset_on_drop};
 use super::surroundings::{Asked, Met};
 use super::upstream::{self, Options, Origin, Upstream};
 use super::worker::Worker;
-use crate::telemetry::{Ended, Record, Reporter, ResponseFlag, Start};
+use crate::telemetry::{ConnectionRecord, Ended, Reporter, ResponseFlag, Start};
 
 /// Endpoints that are tried before the client hears of a failure.
 const TRIES: usize = 5;
@@ -111,7 +111,7 @@ pub async fn open(
     let client = ClientAddress::new(SocketAddr::new(pod.address_like(original.ip()), attempt.port));
     let start =
         Start { reporter: Reporter::Source, client: client.address(), destination: original.address() };
-    let mut record = Record::new(&worker.metrics, start);
+    let mut record = ConnectionRecord::new(&worker.metrics, start);
     // Until there is an endpoint to try.
     record.transport = "none";
     let arrived = Arrived { socket, client, original, not_direct: attempt.asked.not_direct };
@@ -141,7 +141,7 @@ pub struct Attempt {
 
 /// A way that was opened for a connection. Dropped, it counts as abandoned.
 pub struct Opened {
-    record: Record,
+    record: ConnectionRecord,
     connected: Connected,
 }
 
@@ -159,7 +159,7 @@ async fn connect(
     worker: &Rc<Worker>,
     pod: &Arc<LocalPod>,
     arrived: &Arrived<'_>,
-    record: &mut Record,
+    record: &mut ConnectionRecord,
 ) -> Result<Connected, Error> {
     let Arrived { socket, client, original, not_direct } = *arrived;
     let workload = worker.workload_of(pod).await.ok_or(Error::UnknownPod)?;
@@ -191,7 +191,7 @@ async fn pass_through(
     worker: &Worker,
     pod: &LocalPod,
     original: OriginalDestination,
-    record: &mut Record,
+    record: &mut ConnectionRecord,
 ) -> Result<Connected, Error> {
     if is_mesh_port(original.port()) {
         return Err(Error::MeshPort(original.port()));
@@ -224,7 +224,11 @@ struct To<'a> {
 }
 
 /// Tries endpoints, each at most once, until one takes the connection.
-async fn balance(origin: &Origin<'_>, to: &To<'_>, record: &mut Record) -> Result<Connected, Error> {
+async fn balance(
+    origin: &Origin<'_>,
+    to: &To<'_>,
+    record: &mut ConnectionRecord,
+) -> Result<Connected, Error> {
     let worker = origin.worker;
     let To { service, port, policy, endpoints, .. } = *to;
     let slot = match policy.pool.max_connections {
@@ -247,13 +251,13 @@ async fn balance(origin: &Origin<'_>, to: &To<'_>, record: &mut Record) -> Resul
     let mut last = Error::AllEjected(Arc::clone(&service.hostname));
     let mut refused = 0;
     for _ in 0..TRIES {
-        let Some(chosen) = first.take().or_else(|| worker.turns.choose(policy.lb, &candidates)) else {
+        let Some(chosen) = first.take().or_else(|| worker.picker.choose(policy.lb, &candidates)) else {
             break;
         };
         // Chosen once is enough: a weight of 0 takes it out of the next draw.
         candidates[chosen].1 = 0;
         let key = &candidates[chosen].0;
-        let active = worker.turns.open(key.clone());
+        let active = worker.picker.open(key.clone());
         let result = reach(origin, &endpoints[chosen], options, record).await;
         watch_health(worker, policy, key, endpoints, &result);
         match result {
@@ -349,7 +353,7 @@ async fn reach(
     origin: &Origin<'_>,
     target: &Target,
     options: Options,
-    record: &mut Record,
+    record: &mut ConnectionRecord,
 ) -> Result<Upstream, upstream::Error> {
     let started = Instant::now();
     record.destination(&target.workload);
@@ -364,7 +368,7 @@ async fn reach(
     Ok(upstream)
 }
 
-fn note(upstream: &Upstream, workload: &Workload, record: &mut Record) {
+fn note(upstream: &Upstream, workload: &Workload, record: &mut ConnectionRecord) {
     match upstream {
         Upstream::Plain(_) => record.transport = "plain",
         Upstream::Tunnel(tunnel) => record.transport = tunnel.transport(),

@@ -13,7 +13,7 @@ use tokio::sync::Mutex;
 use mesh_api::identity::SpiffeId;
 
 use super::tunnel::Connection;
-use crate::certs::{Identity, Proof};
+use crate::certs::{Proof, WorkloadCertificate};
 
 /// A connection without streams is closed after this (docs/wire.md, Connections).
 const IDLE: Duration = Duration::from_mins(5);
@@ -48,7 +48,7 @@ pub struct Pooled {
     /// Itself.
     pub connection: Connection,
     peer: Proof,
-    identity: Arc<Identity>,
+    identity: Arc<WorkloadCertificate>,
     ended: Rc<Cell<bool>>,
     used: Cell<Instant>,
 }
@@ -71,7 +71,7 @@ impl Pooled {
 
     /// Whether a new connection would be as good. One that was made with another certificate than `identity`
     /// takes no new streams: so the peer's view of us is renewed with our certificates.
-    fn counts(&self, identity: &Arc<Identity>) -> bool {
+    fn counts(&self, identity: &Arc<WorkloadCertificate>) -> bool {
         !self.ended.get() && Arc::ptr_eq(&self.identity, identity) && self.peer.counts()
     }
 }
@@ -82,7 +82,7 @@ impl Pool {
     pub async fn connection<E, F>(
         &self,
         key: Key,
-        identity: &Arc<Identity>,
+        identity: &Arc<WorkloadCertificate>,
         expected: &[SpiffeId],
         open: impl FnOnce(Ended) -> F,
     ) -> Result<Rc<Pooled>, E>
@@ -131,7 +131,7 @@ impl Pool {
 }
 
 impl Destination {
-    fn usable(&self, identity: &Arc<Identity>, expected: &[SpiffeId]) -> Option<Rc<Pooled>> {
+    fn usable(&self, identity: &Arc<WorkloadCertificate>, expected: &[SpiffeId]) -> Option<Rc<Pooled>> {
         let mut connections = self.connections.borrow_mut();
         // One that counts no more lives on as long as its streams hold it.
         connections.retain(|pooled| pooled.counts(identity));

@@ -21,7 +21,7 @@ use super::relay::reset_on_drop;
 use super::tls;
 use super::tunnel::{self, Connection, OpenError, Opening, Tunnel};
 use super::worker::Worker;
-use crate::certs::{Identity, Proof};
+use crate::certs::{Proof, WorkloadCertificate};
 use crate::telemetry::ResponseFlag;
 
 /// How often a stream is opened whose connection breaks.
@@ -264,7 +264,7 @@ async fn start(
     origin: &Origin<'_>,
     target: &Target,
     destination: SocketAddr,
-    identity: &Identity,
+    identity: &WorkloadCertificate,
     ended: Ended,
 ) -> Result<(Connection, Proof), Error> {
     let (tls, peer) = connect(origin, target, destination, identity).await?;
@@ -277,7 +277,7 @@ async fn connect(
     origin: &Origin<'_>,
     target: &Target,
     destination: SocketAddr,
-    identity: &Identity,
+    identity: &WorkloadCertificate,
 ) -> Result<(tls::TlsStream<rustls::client::UnbufferedClientConnection>, Proof), Error> {
     let tcp =
         plain(origin.worker, origin.pod, UpstreamAddress::new(destination), Some(HBONE_KEEPALIVE)).await?;

@@ -10,7 +10,7 @@ use mesh_cni::state::{LONGEST, State};
 use rustix::fs::{MemfdFlags, memfd_create};
 use tokio::sync::watch;
 
-use crate::kept::Keeper;
+use crate::keeper_client::Keeper;
 use crate::pods::NodePods;
 
 /// What the keeper could not write is told again after this.

@@ -12,7 +12,9 @@ use mesh_api::plan::policy::Verdict;
 use mesh_common::direct::{Happened, NO_SERVER};
 use mesh_common::veth::{EVERYBODY, MOST_OF_CLIENT, MOST_OF_NODE};
 use mesh_proxy::admission::Request;
-use mesh_proxy::telemetry::{Ended, Path, Record, Reporter, ResponseFlag, Start, Traffic, WorkerMetrics};
+use mesh_proxy::telemetry::{
+    ConnectionRecord, Ended, Path, Reporter, ResponseFlag, Start, Traffic, WorkerMetrics,
+};
 
 use super::Refusal;
 use super::plan::{Plan, Pod, Way};
@@ -27,7 +29,7 @@ pub(super) struct Flows {
 
 /// One connection.
 struct Flow {
-    record: Record,
+    record: ConnectionRecord,
     /// Where its bytes are counted, once its handshake is over.
     traffic: Option<Arc<Traffic>>,
     /// What the server's policy is asked, as long as it is known.
@@ -147,7 +149,7 @@ impl Flows {
         let is_like = |address: &&IpAddr| address.is_ipv4() == destination.is_ipv4();
         let Some(own) = pod.addresses.iter().find(is_like).or(pod.addresses.first()) else { return };
         let start = Start { reporter: Reporter::Source, client: SocketAddr::new(*own, 0), destination };
-        let mut record = Record::new(&self.metrics, start);
+        let mut record = ConnectionRecord::new(&self.metrics, start);
         record.transport = "none";
         record.labels.path = Path::Direct;
         record.labels.source = snapshot.workload_by_address(*own);
@@ -245,7 +247,7 @@ impl Flows {
     fn begin(&self, event: &DirectEvent, parties: &Parties<'_>, snapshot: &Snapshot) -> Flow {
         let reporter = if event.probe { Reporter::Destination } else { Reporter::Source };
         let start = Start { reporter, client: event.client, destination: event.destination };
-        let mut record = Record::new(&self.metrics, start);
+        let mut record = ConnectionRecord::new(&self.metrics, start);
         record.transport = "local";
         record.upstream = Some(event.server);
         record.labels.path = Path::Direct;
@@ -266,7 +268,7 @@ impl Flows {
 }
 
 /// A connection that the mesh leaves alone, and that no policy is asked about.
-fn untouched(mut record: Record, event: &DirectEvent, snapshot: &Snapshot) -> Flow {
+fn untouched(mut record: ConnectionRecord, event: &DirectEvent, snapshot: &Snapshot) -> Flow {
     record.transport = "plain";
     record.labels.path = Path::Untouched;
     record.labels.source = snapshot.workload_by_address(event.client.ip());
@@ -274,7 +276,12 @@ fn untouched(mut record: Record, event: &DirectEvent, snapshot: &Snapshot) -> Fl
 }
 
 /// A probe of the node, which no policy is asked about: the kubelet's word keeps a pod alive.
-fn probe(mut record: Record, event: &DirectEvent, parties: &Parties<'_>, snapshot: &Snapshot) -> Flow {
+fn probe(
+    mut record: ConnectionRecord,
+    event: &DirectEvent,
+    parties: &Parties<'_>,
+    snapshot: &Snapshot,
+) -> Flow {
     record.labels.path = Path::Probe;
     record.labels.destination = parties.server.and_then(|_| snapshot.workload_by_address(event.server.ip()));
     let listed = Listed::of(event);
@@ -338,7 +345,7 @@ impl Flow {
 }
 
 fn fill_in(
-    record: &mut Record,
+    record: &mut ConnectionRecord,
     parties: &Parties<'_>,
     way: Option<&Way>,
     event: &DirectEvent,

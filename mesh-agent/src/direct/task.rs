@@ -17,7 +17,7 @@ use super::links::Links;
 use super::plan::{Plan, Pod, View};
 use super::table::{Change, Table, Why};
 use super::{Ask, Heard, News};
-use crate::kept::Keeper;
+use crate::keeper_client::Keeper;
 use crate::node::Node;
 use crate::sys::ebpf::{DirectEvent, DirectKernel, UnderWay};
 

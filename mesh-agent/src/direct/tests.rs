@@ -22,7 +22,7 @@ use mesh_common::direct::{Choice, Route, RouteKey, choose};
 use mesh_common::veth::Wanted;
 use mesh_proxy::balance::{Affinity, Health};
 use rand::rngs::StdRng;
-use rand::{Rng, SeedableRng};
+use rand::{RngExt, SeedableRng};
 
 use super::links::Links;
 use super::plan::{Pod, View};

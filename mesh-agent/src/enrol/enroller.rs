@@ -23,7 +23,7 @@ use super::plain::{Plain, is_plain};
 use crate::direct::Direct;
 use crate::egress::{Egress, NotInForce};
 use crate::keeper::protocol::Claim;
-use crate::kept::{Enrolled as Answer, Keeper};
+use crate::keeper_client::{Enrolled as Answer, Keeper};
 use crate::pods::{NodePod, NodePods};
 use crate::sys::ebpf::Destinations;
 use crate::sys::{self, Leftover};

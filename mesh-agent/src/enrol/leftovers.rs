@@ -20,7 +20,7 @@ use mesh_proxy::worker::NEWS_WAIT;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
-use crate::kept::Keeper;
+use crate::keeper_client::Keeper;
 use crate::sys::{Connection, Leftover};
 
 /// Most that are being closed at a time.

@@ -20,7 +20,7 @@ use rustix::net::{
 };
 
 use super::channel::{self, Message};
-use super::doors::Doors;
+use super::doors::NodeListeners;
 use super::estate::Estate;
 use super::pods::{self, Pods};
 use super::protocol::{Claim, Reader, Record, Writer};
@@ -141,7 +141,7 @@ impl Predecessor {
     }
 
     /// Gets those of its pods that are not here yet. One that can't be had is enrolled anew by the proxy.
-    pub fn hand_over_pods(&mut self, pods: &mut Pods) -> io::Result<()> {
+    pub fn take_pods(&mut self, pods: &mut Pods) -> io::Result<()> {
         loop {
             let (record, descriptors) = ask(&self.channel, &Writer::new(NEXT).record)?;
             let mut from = Reader::of(&record);
@@ -200,7 +200,7 @@ impl Successor {
 
     /// Answers what it asks. Returns true if it has taken over. Errors: it is gone, or asks for what is
     /// nothing.
-    pub fn answer(&mut self, pods: &Pods, doors: &Doors, estate: &Estate) -> io::Result<bool> {
+    pub fn answer(&mut self, pods: &Pods, doors: &NodeListeners, estate: &Estate) -> io::Result<bool> {
         let record = match channel::receive(&self.channel) {
             Ok(Some((record, _))) => record,
             Ok(None) => return Err(io::ErrorKind::ConnectionReset.into()),

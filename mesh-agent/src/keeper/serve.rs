@@ -9,7 +9,7 @@ use rustix::event::{PollFd, PollFlags};
 use rustix::process::Signal;
 
 use super::answers::Done;
-use super::doors::Doors;
+use super::doors::NodeListeners;
 use super::errands::Errands;
 use super::estate::Estate;
 use super::handover::{Predecessor, Successor, Threshold};
@@ -55,7 +55,7 @@ pub(super) struct Keeper {
     pub(super) config: Config,
     signals: Signals,
     /// None once it is relieved: a successor that starts again is to find the addresses free.
-    doors: Option<Doors>,
+    doors: Option<NodeListeners>,
     pub(super) pods: Pods,
     pub(super) errands: Errands<Done>,
     lines: Lines,
@@ -104,7 +104,7 @@ impl Keeper {
             None => u8::try_from(config.workers)?,
         };
         let inherited = predecessor.as_mut().map(|it| std::mem::take(&mut it.doors)).unwrap_or_default();
-        let doors = Doors::open(&config, inherited)?;
+        let doors = NodeListeners::open(&config, inherited)?;
         let estate = predecessor.as_mut().map(|it| std::mem::take(&mut it.estate)).unwrap_or_default();
         // It gets itself ready while the programs are loaded.
         let process = Process::start()?;
@@ -118,7 +118,7 @@ impl Keeper {
         let wait_for_proxy = predecessor.is_some() || programs.have_other_layouts();
         let mut pods = Pods::new(programs, cgroup.clone(), workers)?;
         if let Some(predecessor) = &mut predecessor {
-            predecessor.hand_over_pods(&mut pods)?;
+            predecessor.take_pods(&mut pods)?;
         }
         if !wait_for_proxy {
             pods.attach()?;
@@ -363,7 +363,7 @@ impl Keeper {
     /// Gets what the predecessor has enrolled meanwhile. One that has ended has nothing more to say.
     pub(super) fn follow_predecessor(&mut self) {
         if let Some(predecessor) = &mut self.predecessor
-            && let Err(error) = predecessor.hand_over_pods(&mut self.pods)
+            && let Err(error) = predecessor.take_pods(&mut self.pods)
         {
             tracing::warn!(%error, "the predecessor ended before it was relieved");
             self.predecessor = None;

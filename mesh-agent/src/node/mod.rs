@@ -24,7 +24,7 @@ use self::syn::Packet;
 use crate::config::SameNode;
 use crate::direct::Direct;
 use crate::egress::Strict;
-use crate::kept::Sockets;
+use crate::keeper_client::Sockets;
 use crate::sys::SocketKind;
 use crate::sys::ebpf::{Decisions, FlowMap, Links, Recent};
 

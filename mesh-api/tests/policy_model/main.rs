@@ -25,7 +25,7 @@ use mesh_api::{
 use naive::Question;
 use prost::Message;
 use prost_types::Any;
-use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
+use rand::{RngExt, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 
 const ROUNDS: u64 = 3_000;
 const QUESTIONS: usize = 20;

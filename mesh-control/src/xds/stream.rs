@@ -8,7 +8,7 @@ use std::time::Duration;
 use mesh_api::wire::type_url;
 use mesh_api::wire::xds::{CONTINUES, DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node, PARTS};
 use prost_types::value;
-use rand::Rng;
+use rand::RngExt;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Sleep, sleep, timeout};
 use tonic::metadata::MetadataMap;

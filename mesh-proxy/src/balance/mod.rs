@@ -4,9 +4,9 @@
 mod affinity;
 mod health;
 mod limit;
-mod turn;
+mod picker;
 
 pub use affinity::{Affinity, Client as AffinityClient};
 pub use health::Health;
 pub use limit::{Limits, Slot};
-pub use turn::{Active, Turns};
+pub use picker::{Active, Picker};

@@ -10,8 +10,8 @@ mod endpoint;
 #[cfg(test)]
 pub(crate) mod fixture;
 mod inherited;
-mod keeper;
 mod proof;
+mod renewal;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -36,7 +36,7 @@ pub use warm::warm_up;
 
 /// An identity of this node with a certificate, ready to be used in handshakes.
 #[derive(Debug)]
-pub struct Identity {
+pub struct WorkloadCertificate {
     /// Who it is.
     pub id: SpiffeId,
     /// To connect as. Checks that the peer's certificate is of the mesh, but not who the peer is: ask

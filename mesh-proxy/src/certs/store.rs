@@ -18,7 +18,7 @@ use super::ca::{AnswerError, CaClient, CaError, Issued, Subject};
 use super::inherited::{self, Kept, Written};
 use super::trust::{Roots, Trust};
 use super::verify::MeshVerifier;
-use super::{Identity, keeper, tls};
+use super::{WorkloadCertificate, renewal, tls};
 use crate::legacy::Legacy;
 use crate::tunnel::TunnelProtocol;
 
@@ -38,9 +38,9 @@ pub(super) struct Shared {
     verifier: Arc<MeshVerifier>,
     tunnel: TunnelProtocol,
     pub runtime: Handle,
-    pub current: ArcSwap<HashMap<SpiffeId, Arc<Identity>>>,
+    pub current: ArcSwap<HashMap<SpiffeId, Arc<WorkloadCertificate>>>,
     /// What a proxy before this one has left, until somebody wants it.
-    inherited: Mutex<HashMap<SpiffeId, Arc<Identity>>>,
+    inherited: Mutex<HashMap<SpiffeId, Arc<WorkloadCertificate>>>,
     /// What there is, as a next proxy will get it.
     kept: Mutex<Written>,
     /// That is another than it was.
@@ -97,21 +97,21 @@ impl Certificates {
             retry: Notify::new(),
             refresh: Notify::new(),
         });
-        tokio::spawn(keeper::keep(Arc::clone(&shared), Subject::Agent { uri }));
-        tokio::spawn(keeper::follow(Arc::clone(&shared)));
+        tokio::spawn(renewal::keep(Arc::clone(&shared), Subject::Agent { uri }));
+        tokio::spawn(renewal::follow(Arc::clone(&shared)));
         tokio::spawn(inherited::leave(Arc::clone(&shared), legacy));
         Self { shared }
     }
 
     /// The certificate of an identity, if there is a valid one. Takes no lock.
-    pub fn current(&self, id: &SpiffeId) -> Option<Arc<Identity>> {
+    pub fn current(&self, id: &SpiffeId) -> Option<Arc<WorkloadCertificate>> {
         // An expired one is as good as none: a peer would refuse it anyway, for a reason that is harder to
         // find.
         self.shared.current.load().get(id).filter(|found| SystemTime::now() < found.not_after).cloned()
     }
 
     /// The same, waiting for one for at most `longest`.
-    pub async fn ready(&self, id: &SpiffeId, longest: Duration) -> Option<Arc<Identity>> {
+    pub async fn ready(&self, id: &SpiffeId, longest: Duration) -> Option<Arc<WorkloadCertificate>> {
         let mut installed = self.shared.installed.subscribe();
         let wait = async {
             loop {
@@ -131,7 +131,7 @@ impl Certificates {
             wanted.holders += 1;
             return;
         }
-        let keeper = keeper::keep(Arc::clone(&self.shared), Subject::Workload(id.clone()));
+        let keeper = renewal::keep(Arc::clone(&self.shared), Subject::Workload(id.clone()));
         let keeper = self.shared.runtime.spawn(keeper).abort_handle();
         wanted.insert(id.clone(), Wanted { holders: 1, keeper, error: None });
         drop(wanted);
@@ -238,10 +238,10 @@ impl Shared {
     }
 
     /// What handshakes need of a certificate. Errors: its key is another's.
-    pub fn identity(&self, issued: &Issued) -> Result<Identity, rustls::Error> {
+    pub fn identity(&self, issued: &Issued) -> Result<WorkloadCertificate, rustls::Error> {
         let client = tls::client(&self.verifier, issued.chain.clone(), issued.private_key(), self.tunnel)?;
         let server = tls::server(&self.verifier, issued.chain.clone(), issued.private_key(), self.tunnel)?;
-        Ok(Identity {
+        Ok(WorkloadCertificate {
             id: issued.id.clone(),
             client: Arc::new(client),
             server: Arc::new(server),
@@ -274,7 +274,7 @@ impl Shared {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub fn inherited(&self) -> MutexGuard<'_, HashMap<SpiffeId, Arc<Identity>>> {
+    pub fn inherited(&self) -> MutexGuard<'_, HashMap<SpiffeId, Arc<WorkloadCertificate>>> {
         self.inherited.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -290,7 +290,7 @@ impl Shared {
     }
 
     /// Writers hold the lock of `wanted`, so no change gets lost.
-    pub fn replace(&self, change: impl FnOnce(&mut HashMap<SpiffeId, Arc<Identity>>)) {
+    pub fn replace(&self, change: impl FnOnce(&mut HashMap<SpiffeId, Arc<WorkloadCertificate>>)) {
         let mut next = HashMap::clone(&self.current.load());
         change(&mut next);
         self.current.store(Arc::new(next));
@@ -304,7 +304,7 @@ impl Shared {
 fn status(
     id: &SpiffeId,
     wanted: &Wanted,
-    identity: Option<&Arc<Identity>>,
+    identity: Option<&Arc<WorkloadCertificate>>,
     now: SystemTime,
     roots: &[String],
 ) -> CertificateStatus {

@@ -140,7 +140,7 @@ impl<C: Records> Driver<C> {
             () = silence(&link) => Over::Silent,
         };
         link.break_off(&over.as_streams_see_it());
-        let _in_time = tokio::time::timeout(FAREWELL, self.farewell(&over)).await;
+        let _in_time = tokio::time::timeout(FAREWELL, self.say_goodbye(&over)).await;
         over
     }
 
@@ -201,7 +201,7 @@ impl<C: Records> Driver<C> {
     }
 
     /// Tells the peer why, and says goodbye.
-    async fn farewell(&mut self, over: &Over) {
+    async fn say_goodbye(&mut self, over: &Over) {
         let goodbye = match over {
             Over::Frame(_) | Over::Stream(_) | Over::WrongStream(_) | Over::Late => Some(Goodbye::Violation),
             Over::Flood => Some(Goodbye::Flood),

@@ -57,7 +57,7 @@ impl Budget {
         let left = self.free.get().checked_sub(bytes);
         match (left, &self.metrics) {
             (Some(left), _) => self.free.set(left),
-            (None, Some(metrics)) => metrics.narrowed(),
+            (None, Some(metrics)) => metrics.window_capped(),
             (None, None) => {}
         }
         left.is_some()

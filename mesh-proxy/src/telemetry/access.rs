@@ -164,7 +164,7 @@ mod tests {
     use std::io;
     use std::sync::{Mutex, PoisonError};
 
-    use super::super::record::{Record, Start};
+    use super::super::record::{ConnectionRecord, Start};
     use super::super::worker::WorkerMetrics;
     use super::*;
 
@@ -190,9 +190,9 @@ mod tests {
             let client = SocketAddr::new("10.0.0.1".parse().unwrap(), port);
             let destination = "10.0.0.2:80".parse().unwrap();
             let start = Start { reporter: Reporter::Destination, client, destination };
-            Record::new(&worker, start)
+            ConnectionRecord::new(&worker, start)
                 .end(&Ended::Failed(ResponseFlag::Denied, "by\npolicy".to_owned()), (0, 0));
-            Record::new(&worker, start).end(&Ended::Closed, (1, 1));
+            ConnectionRecord::new(&worker, start).end(&Ended::Closed, (1, 1));
         }
         drop(worker);
         let text = String::from_utf8(written.0.lock().unwrap().clone()).unwrap();

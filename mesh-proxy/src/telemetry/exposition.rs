@@ -221,22 +221,22 @@ impl Collector for Workers {
         };
         let accept_errors = total(|worker| &worker.accept_errors);
         let revoked = total(|worker| &worker.revoked);
-        let crowded = total(|worker| &worker.crowded);
+        let over_limit = total(|worker| &worker.over_limit);
         let (idle, aged) = (total(|worker| &worker.idle), total(|worker| &worker.aged));
-        let unproven = total(|worker| &worker.unproven);
-        let narrowed = total(|worker| &worker.narrowed);
+        let handshake_refused = total(|worker| &worker.handshake_refused);
+        let window_capped = total(|worker| &worker.window_capped);
         for (name, help, value) in [
             ("nodemesh_accept_errors", "Accepts that failed for lack of something", accept_errors),
             ("nodemesh_connections_revoked", "Connections closed because a policy changed", revoked),
-            ("nodemesh_connections_over_limit", "Connections refused because of a pod's limit", crowded),
+            ("nodemesh_connections_over_limit", "Connections refused because of a pod's limit", over_limit),
             ("nodemesh_connections_over_idle_timeout", "Connections ended by an idleTimeout", idle),
             ("nodemesh_connections_over_duration", "Connections ended by a maxConnectionDuration", aged),
             (
                 "nodemesh_handshakes_over_limit",
                 "Connections refused because too many had not proved yet who they are",
-                unproven,
+                handshake_refused,
             ),
-            ("nodemesh_windows_over_limit", "Windows of streams kept small by a pod's limit", narrowed),
+            ("nodemesh_windows_over_limit", "Windows of streams kept small by a pod's limit", window_capped),
             (
                 "nodemesh_access_log_lost",
                 "Access log lines that were not written fast enough",
@@ -258,7 +258,7 @@ impl Collector for Workers {
 #[cfg(test)]
 mod tests {
     use super::super::labels::Reporter;
-    use super::super::record::{Ended, Expiry, Record, Start};
+    use super::super::record::{ConnectionRecord, Ended, Expiry, Start};
     use super::super::response_flag::ResponseFlag;
     use super::*;
 
@@ -275,13 +275,14 @@ mod tests {
         let workers: Vec<_> = (0..2).map(|_| WorkerMetrics::new(AccessLog::off())).collect();
         let metrics = AgentMetrics::new(workers.clone(), AccessLog::off());
         for worker in &workers {
-            let mut record = Record::new(worker, start());
+            let mut record = ConnectionRecord::new(worker, start());
             record.open().received.fetch_add(5, Ordering::Relaxed);
             record.end(&Ended::Closed, (5, 0));
-            Record::new(worker, start()).end(&Ended::Failed(ResponseFlag::Denied, "no".to_owned()), (0, 0));
+            ConnectionRecord::new(worker, start())
+                .end(&Ended::Failed(ResponseFlag::Denied, "no".to_owned()), (0, 0));
             worker.handshake(std::time::Duration::from_millis(2));
             let idle = Expiry::Idle(std::time::Duration::from_millis(1500));
-            Record::new(worker, start()).end(&Ended::Expired(idle), (1, 1));
+            ConnectionRecord::new(worker, start()).end(&Ended::Expired(idle), (1, 1));
         }
         let text = metrics.render().unwrap();
         let value = |start: &str, with: &str| -> String {
@@ -301,7 +302,7 @@ mod tests {
     fn a_connection_is_open_until_its_one_outcome() {
         let worker = WorkerMetrics::new(AccessLog::off());
         let metrics = AgentMetrics::new(vec![Arc::clone(&worker)], AccessLog::off());
-        let mut record = Record::new(&worker, start());
+        let mut record = ConnectionRecord::new(&worker, start());
         record.open();
         assert_eq!(metrics.open_connections(), 1);
         drop(record);

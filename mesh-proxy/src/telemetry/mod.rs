@@ -1,7 +1,7 @@
 //! What the agent tells of its connections: metrics under Istio's names, and an access log.
 //!
 //! Each worker counts for itself ([`WorkerMetrics`]); the counts are summed when somebody reads them
-//! ([`exposition`]). A connection is one [`Record`], which has exactly one outcome.
+//! ([`exposition`]). A connection is one [`ConnectionRecord`], which has exactly one outcome.
 
 mod access;
 pub mod exposition;
@@ -15,6 +15,6 @@ pub use access::{AccessLog, Format};
 pub use exposition::AgentMetrics;
 pub use labels::{Labels, Path, Reporter};
 pub use open::OpenConnection;
-pub use record::{Ended, Expiry, Record, Start};
+pub use record::{ConnectionRecord, Ended, Expiry, Start};
 pub use response_flag::ResponseFlag;
 pub use worker::{Traffic, WorkerMetrics};

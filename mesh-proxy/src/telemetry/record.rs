@@ -13,9 +13,9 @@ use super::open::OpenConnection;
 use super::response_flag::ResponseFlag;
 use super::worker::{Traffic, WorkerMetrics};
 
-/// A connection that is being handled. Dropping it without [`Record::end`] records that it was abandoned, so
-/// there is always one outcome.
-pub struct Record {
+/// A connection that is being handled. Dropping it without [`ConnectionRecord::end`] records that it was
+/// abandoned, so there is always one outcome.
+pub struct ConnectionRecord {
     metrics: Arc<WorkerMetrics>,
     /// What is known of its ends; filled in as it becomes known.
     pub labels: Labels,
@@ -68,7 +68,7 @@ pub enum Expiry {
     Age(Duration),
 }
 
-impl Record {
+impl ConnectionRecord {
     /// Starts the record of an accepted connection.
     pub fn new(metrics: &Arc<WorkerMetrics>, start: Start) -> Self {
         Self {
@@ -158,7 +158,7 @@ impl Record {
     }
 }
 
-impl Drop for Record {
+impl Drop for ConnectionRecord {
     fn drop(&mut self) {
         if !self.ended {
             let ended = Ended::Broken("abandoned: the proxy stopped".to_owned());
@@ -168,7 +168,7 @@ impl Drop for Record {
 }
 
 /// Fills in who is at the ends.
-impl Record {
+impl ConnectionRecord {
     /// The client's workload.
     pub fn source(&mut self, workload: &Arc<Workload>) {
         self.labels.source = Some(Arc::clone(workload));

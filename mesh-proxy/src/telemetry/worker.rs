@@ -43,11 +43,11 @@ pub struct WorkerMetrics {
     pub(super) handshakes: Durations,
     pub(super) accept_errors: AtomicU64,
     pub(super) revoked: AtomicU64,
-    pub(super) crowded: AtomicU64,
+    pub(super) over_limit: AtomicU64,
     pub(super) idle: AtomicU64,
     pub(super) aged: AtomicU64,
-    pub(super) unproven: AtomicU64,
-    pub(super) narrowed: AtomicU64,
+    pub(super) handshake_refused: AtomicU64,
+    pub(super) window_capped: AtomicU64,
     pub(super) open: OpenConnections,
     pub(super) log: AccessLog,
 }
@@ -67,11 +67,11 @@ impl WorkerMetrics {
             handshakes: Durations::default(),
             accept_errors: AtomicU64::new(0),
             revoked: AtomicU64::new(0),
-            crowded: AtomicU64::new(0),
+            over_limit: AtomicU64::new(0),
             idle: AtomicU64::new(0),
             aged: AtomicU64::new(0),
-            unproven: AtomicU64::new(0),
-            narrowed: AtomicU64::new(0),
+            handshake_refused: AtomicU64::new(0),
+            window_capped: AtomicU64::new(0),
             open: OpenConnections::default(),
             log,
         })
@@ -105,19 +105,19 @@ impl WorkerMetrics {
     }
 
     /// Notes a connection that was refused because its pod has as many as it may.
-    pub fn crowded(&self) {
-        self.crowded.fetch_add(1, Ordering::Relaxed);
+    pub fn over_limit(&self) {
+        self.over_limit.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Notes a connection that was refused because too many had not proved yet who they are.
-    pub fn unproven(&self) {
-        self.unproven.fetch_add(1, Ordering::Relaxed);
+    pub fn handshake_refused(&self) {
+        self.handshake_refused.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Notes that a stream's window stayed smaller than it would be, because its pod's streams hold as much
     /// as they may.
-    pub fn narrowed(&self) {
-        self.narrowed.fetch_add(1, Ordering::Relaxed);
+    pub fn window_capped(&self) {
+        self.window_capped.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Notes a connection that had its time.

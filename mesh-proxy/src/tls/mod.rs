@@ -6,10 +6,10 @@
 //! tasks wrote in one wakeup.
 
 mod handshake;
-mod outgoing;
 mod records;
 pub mod scratch;
 mod stream;
+mod write_buffer;
 
 pub use handshake::{Error, accept, connect};
 pub use records::Records;

@@ -9,9 +9,9 @@ use rustls::unbuffered::{ConnectionState, EncodeTlsData, EncryptError, Unbuffere
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-use super::outgoing::Outgoing;
 use super::records::{Records, append};
 use super::scratch;
+use super::write_buffer::WriteBuffer;
 
 /// Unsent bytes from which on a writer has to wait until they are sent: less than a stream's turn, which so
 /// goes out by itself, in packets that are full.
@@ -43,7 +43,7 @@ pub struct TlsStream<C> {
     /// Written and not yet encrypted; short pieces only.
     gathered: Vec<u8>,
     /// Encrypted and not yet sent.
-    outgoing: Outgoing,
+    outgoing: WriteBuffer,
     barren: Barren,
     peer_closed: bool,
     said_goodbye: bool,
@@ -74,7 +74,7 @@ impl<C: Records> TlsStream<C> {
             plaintext,
             read: 0,
             gathered: Vec::new(),
-            outgoing: Outgoing::default(),
+            outgoing: WriteBuffer::default(),
             barren: Barren::default(),
             peer_closed: false,
             said_goodbye: false,
@@ -193,7 +193,7 @@ impl<C: Records> TlsStream<C> {
     /// Brings the state machine to where it may encrypt, and has `write` do so to the end of `outgoing`.
     fn write_traffic(
         &mut self,
-        mut write: impl FnMut(&mut WriteTraffic<'_, C::Side>, &mut Outgoing) -> io::Result<()>,
+        mut write: impl FnMut(&mut WriteTraffic<'_, C::Side>, &mut WriteBuffer) -> io::Result<()>,
     ) -> io::Result<()> {
         // The received bytes have to be shown each time, because rustls keeps positions in them.
         let shown = self.end.min(self.start + SHOWN);
@@ -353,7 +353,7 @@ impl<C: Records> TlsStream<C> {
     }
 }
 
-fn encrypt<S>(traffic: &mut WriteTraffic<'_, S>, piece: &[u8], outgoing: &mut Outgoing) -> io::Result<()> {
+fn encrypt<S>(traffic: &mut WriteTraffic<'_, S>, piece: &[u8], outgoing: &mut WriteBuffer) -> io::Result<()> {
     /// Header, content type and tag of a TLS 1.3 record (RFC 8446, section 5.2), rounded up.
     const OVERHEAD: usize = 32;
     /// Most plaintext of a record.
@@ -369,7 +369,7 @@ fn encrypt<S>(traffic: &mut WriteTraffic<'_, S>, piece: &[u8], outgoing: &mut Ou
 }
 
 /// A message of the handshake's protocol after the handshake, such as an answer to a key update.
-fn queue_handshake<S>(encode: EncodeTlsData<'_, S>, outgoing: &mut Outgoing) {
+fn queue_handshake<S>(encode: EncodeTlsData<'_, S>, outgoing: &mut WriteBuffer) {
     let mut message = Vec::new();
     append(encode, &mut message);
     outgoing.room(message.len())[..message.len()].copy_from_slice(&message);

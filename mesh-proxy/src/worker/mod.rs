@@ -16,8 +16,8 @@ use mesh_api::plan::{Snapshot, TargetKey, Workload};
 use tokio::sync::{Notify, watch};
 
 use crate::admission::Admissions;
-use crate::balance::{Affinity, Health, Limits, Turns};
-use crate::certs::{Certificates, Identity};
+use crate::balance::{Affinity, Health, Limits, Picker};
+use crate::certs::{Certificates, WorkloadCertificate};
 use crate::deferred_accept::{self, DeferredAccepts};
 use crate::mux::Budget;
 use crate::pod::LocalPod;
@@ -73,7 +73,7 @@ pub struct Worker {
     /// HBONE connections.
     pub pool: Pool,
     /// Whose turn it is among endpoints.
-    pub turns: Turns<TargetKey>,
+    pub picker: Picker<TargetKey>,
     /// Connections that pods of this node took.
     pub admissions: Rc<Admissions>,
     /// Connections that are not accepted yet.
@@ -122,7 +122,7 @@ impl Worker {
             shared,
             surroundings,
             pool: Pool::default(),
-            turns: Turns::default(),
+            picker: Picker::default(),
             admissions: Rc::default(),
             deferred: DeferredAccepts::default(),
             metrics,
@@ -139,7 +139,7 @@ impl Worker {
     }
 
     /// The certificate of an identity of this node. A pod that just started may be a moment ahead of it.
-    pub async fn identity(&self, id: &SpiffeId) -> Option<Arc<Identity>> {
+    pub async fn identity(&self, id: &SpiffeId) -> Option<Arc<WorkloadCertificate>> {
         match self.shared.certificates.current(id) {
             Some(identity) => Some(identity),
             None => self.shared.certificates.ready(id, NEWS_WAIT).await,
@@ -181,8 +181,8 @@ impl Worker {
     }
 
     /// A connection of a pod was refused because the pod has as many as it may.
-    pub fn crowded(&self, pod: &LocalPod) {
-        self.metrics.crowded();
+    pub fn over_limit(&self, pod: &LocalPod) {
+        self.metrics.over_limit();
         if self.complained.get().is_none_or(|last| last.elapsed() > COMPLAIN_EVERY) {
             self.complained.set(Some(Instant::now()));
             let most = self.shared.most_of_pod;

@@ -195,7 +195,7 @@ impl Serving {
             }
             Accepted::Crowded(socket) => {
                 reset_on_drop(&socket);
-                worker.crowded(&pod);
+                worker.over_limit(&pod);
             }
             Accepted::Failed(error) => {
                 worker.metrics.accept_failed();
@@ -262,7 +262,7 @@ async fn sweep(worker: Rc<Worker>) {
         worker.surroundings.trim_idle();
         worker.metrics.forget_unused(COUNTERS_KEPT);
         let snapshot = worker.snapshot();
-        worker.turns.retain(|key| snapshot.knows_workload(&key.workload));
+        worker.picker.retain(|key| snapshot.knows_workload(&key.workload));
         worker.shared.health.retain(|key| snapshot.knows_workload(&key.workload));
     }
 }

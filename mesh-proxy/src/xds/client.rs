@@ -8,7 +8,7 @@ use mesh_api::wire::xds::aggregated_discovery_service_client::AggregatedDiscover
 use mesh_api::wire::xds::{Node, PARTS};
 use prost_types::value::Kind;
 use prost_types::{Struct, Value};
-use rand::Rng;
+use rand::RngExt;
 use tokio::sync::Notify;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Status};

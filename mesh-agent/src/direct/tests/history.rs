@@ -13,7 +13,7 @@ use mesh_api::wire::xds::Resource;
 use mesh_api::wire::{ext, type_url};
 use prost::Message;
 use prost_types::Any;
-use rand::Rng;
+use rand::RngExt;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use std::net::IpAddr;

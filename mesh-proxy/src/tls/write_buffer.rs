@@ -5,13 +5,13 @@ use super::scratch;
 /// A buffer that is written behind and sent from the front, borrowed from the worker while there is something
 /// in it. It is not cleared in between: that would cost as much as a tenth of the encryption.
 #[derive(Default)]
-pub(super) struct Outgoing {
+pub(super) struct WriteBuffer {
     buffer: Vec<u8>,
     sent: usize,
     end: usize,
 }
 
-impl Outgoing {
+impl WriteBuffer {
     /// What is not sent yet.
     pub fn unsent(&self) -> &[u8] {
         &self.buffer[self.sent..self.end]
@@ -50,7 +50,7 @@ mod tests {
 
     #[test]
     fn what_is_written_is_sent_once_and_in_order() {
-        let mut outgoing = Outgoing::default();
+        let mut outgoing = WriteBuffer::default();
         outgoing.room(3)[..3].copy_from_slice(b"abc");
         outgoing.filled(3);
         outgoing.sent(1);

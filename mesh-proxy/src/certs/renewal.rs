@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use rand::Rng;
+use rand::RngExt;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::ca::{CaError, Subject};

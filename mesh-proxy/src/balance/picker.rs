@@ -6,10 +6,10 @@ use std::hash::Hash;
 use std::rc::Rc;
 
 use mesh_api::plan::LoadBalancer;
-use rand::Rng;
+use rand::RngExt;
 
 /// The turns and open connections of one worker, by endpoint key.
-pub struct Turns<K> {
+pub struct Picker<K> {
     endpoints: Rc<RefCell<HashMap<K, Endpoint>>>,
 }
 
@@ -27,13 +27,13 @@ pub struct Active<K: Hash + Eq> {
     key: K,
 }
 
-impl<K: Hash + Eq + Clone> Default for Turns<K> {
+impl<K: Hash + Eq + Clone> Default for Picker<K> {
     fn default() -> Self {
         Self { endpoints: Rc::default() }
     }
 }
 
-impl<K: Hash + Eq + Clone> Turns<K> {
+impl<K: Hash + Eq + Clone> Picker<K> {
     /// Chooses one of `candidates` (key and weight; a weight of 0 is never chosen), by index.
     pub fn choose(&self, method: LoadBalancer, candidates: &[(K, u32)]) -> Option<usize> {
         match method {
@@ -115,56 +115,56 @@ mod tests {
     use super::*;
 
     fn count(
-        turns: &Turns<&'static str>,
+        picker: &Picker<&'static str>,
         method: LoadBalancer,
         candidates: &[(&'static str, u32)],
         n: usize,
     ) -> Vec<usize> {
         let mut hits = vec![0; candidates.len()];
         for _ in 0..n {
-            hits[turns.choose(method, candidates).unwrap()] += 1;
+            hits[picker.choose(method, candidates).unwrap()] += 1;
         }
         hits
     }
 
     #[test]
     fn round_robin_is_exact_and_follows_weights() {
-        let turns = Turns::default();
+        let picker = Picker::default();
         assert_eq!(
-            count(&turns, LoadBalancer::RoundRobin, &[("a", 1), ("b", 1), ("c", 1)], 30),
+            count(&picker, LoadBalancer::RoundRobin, &[("a", 1), ("b", 1), ("c", 1)], 30),
             [10, 10, 10]
         );
-        let turns = Turns::default();
-        assert_eq!(count(&turns, LoadBalancer::RoundRobin, &[("a", 3), ("b", 1)], 40), [30, 10]);
+        let picker = Picker::default();
+        assert_eq!(count(&picker, LoadBalancer::RoundRobin, &[("a", 3), ("b", 1)], 40), [30, 10]);
         let order: Vec<_> =
-            (0..4).map(|_| turns.choose(LoadBalancer::RoundRobin, &[("a", 3), ("b", 1)]).unwrap()).collect();
+            (0..4).map(|_| picker.choose(LoadBalancer::RoundRobin, &[("a", 3), ("b", 1)]).unwrap()).collect();
         assert!(order.windows(3).all(|three| three.contains(&0)), "smooth, not in bursts: {order:?}");
     }
 
     #[test]
     fn random_follows_weights() {
-        let turns = Turns::default();
-        let hits = count(&turns, LoadBalancer::Random, &[("a", 3), ("b", 1)], 8000);
+        let picker = Picker::default();
+        let hits = count(&picker, LoadBalancer::Random, &[("a", 3), ("b", 1)], 8000);
         assert!((5600..6400).contains(&hits[0]), "{hits:?}");
     }
 
     #[test]
     fn weight_zero_is_never_chosen() {
-        let turns = Turns::default();
+        let picker = Picker::default();
         for method in [LoadBalancer::RoundRobin, LoadBalancer::Random, LoadBalancer::LeastRequest] {
-            assert_eq!(count(&turns, method, &[("a", 0), ("b", 1)], 50), [0, 50], "{method:?}");
-            assert_eq!(turns.choose(method, &[("a", 0)]), None);
-            assert_eq!(turns.choose(method, &[]), None);
+            assert_eq!(count(&picker, method, &[("a", 0), ("b", 1)], 50), [0, 50], "{method:?}");
+            assert_eq!(picker.choose(method, &[("a", 0)]), None);
+            assert_eq!(picker.choose(method, &[]), None);
         }
     }
 
     #[test]
     fn least_request_takes_the_idle_one() {
-        let turns = Turns::default();
-        let held: Vec<_> = (0..10).map(|_| turns.open("a")).collect();
-        assert_eq!(count(&turns, LoadBalancer::LeastRequest, &[("a", 1), ("b", 1)], 100), [0, 100]);
+        let picker = Picker::default();
+        let held: Vec<_> = (0..10).map(|_| picker.open("a")).collect();
+        assert_eq!(count(&picker, LoadBalancer::LeastRequest, &[("a", 1), ("b", 1)], 100), [0, 100]);
         drop(held);
-        let hits = count(&turns, LoadBalancer::LeastRequest, &[("a", 1), ("b", 1)], 1000);
+        let hits = count(&picker, LoadBalancer::LeastRequest, &[("a", 1), ("b", 1)], 1000);
         assert!(hits.iter().all(|hit| *hit > 300), "{hits:?}");
     }
 }

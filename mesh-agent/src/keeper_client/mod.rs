@@ -29,7 +29,7 @@ pub struct Kept {
     /// Maps.
     pub maps: Handed,
     /// The node's own listeners.
-    pub doors: Doors,
+    pub doors: NodeListeners,
     /// Certificates that a proxy before this one has left.
     pub certificates: Option<File>,
     /// What a proxy before this one was told by the control plane.
@@ -41,7 +41,7 @@ pub struct Kept {
 }
 
 /// The node's own listeners.
-pub struct Doors {
+pub struct NodeListeners {
     /// For the admin endpoint.
     pub admin: TcpListener,
     /// For metrics.
@@ -64,7 +64,7 @@ pub fn receive() -> io::Result<Kept> {
 fn sort(control: OwnedFd, greeting: Greeting, descriptors: Vec<OwnedFd>) -> Option<Kept> {
     let mut all = descriptors.into_iter();
     let maps: Vec<_> = all.by_ref().take(HANDED_OVER.len()).collect();
-    let doors = Doors {
+    let doors = NodeListeners {
         admin: all.next()?.into(),
         metrics: all.next()?.into(),
         health: all.next()?.into(),
