@@ -1,9 +1,10 @@
 //! The configuration model of nodemesh.
 //!
-//! Reading order follows the data: [`manifest`] reads documents, [`resource`] gives them types and checks
-//! them, [`compile`] turns them into the [`wire`] types that the control plane serves, and [`plan`] is what
-//! the agent and `meshctl` hold and decide with. [`identity`], [`hbone`] and [`admin`] are the small
-//! vocabularies used throughout, [`table`] what both sides keep many things in.
+//! Reading order follows the data: [`kind`] has the kinds that are known, [`manifest`] reads documents,
+//! [`resource`] gives them types and checks them, [`compile`] turns them into the [`wire`] types that the
+//! control plane serves, and [`plan`] is what the agent and `meshctl` hold and decide with. [`identity`],
+//! [`hbone`] and [`admin`] are the small vocabularies used throughout, [`table`] what both sides keep many
+//! things in.
 //!
 //! Nothing in here opens a socket or reads a clock.
 #![forbid(unsafe_code)]
@@ -12,6 +13,7 @@ pub mod admin;
 pub mod compile;
 pub mod hbone;
 pub mod identity;
+pub mod kind;
 pub mod manifest;
 pub mod plan;
 pub mod resource;

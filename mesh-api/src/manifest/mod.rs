@@ -10,7 +10,6 @@
 pub(crate) mod cursor;
 mod document;
 pub(crate) mod error;
-mod kind;
 mod list;
 mod merge;
 mod read;
@@ -21,8 +20,8 @@ pub(crate) mod tree;
 use std::{collections::HashMap, sync::Arc};
 
 pub use error::ManifestError;
-pub use kind::Kind;
 
+pub use crate::kind::{Kind, ObjectKey};
 use crate::resource::Object;
 
 /// An object and where it was written.
@@ -36,26 +35,6 @@ pub struct Located<T> {
     pub value: T,
     /// The object as it was written, to be stored or sent on.
     pub raw: serde_json::Value,
-}
-
-/// What tells one object from every other.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ObjectKey {
-    /// Kind.
-    pub kind: Kind,
-    /// Namespace; empty for kinds that have none.
-    pub namespace: String,
-    /// Name.
-    pub name: String,
-}
-
-impl std::fmt::Display for ObjectKey {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self.namespace.as_str() {
-            "" => write!(f, "{} {}", self.kind, self.name),
-            namespace => write!(f, "{} {namespace}/{}", self.kind, self.name),
-        }
-    }
 }
 
 /// What [`parse`] found.

@@ -8,10 +8,11 @@ use super::{
     cursor::{Cursor, Findings, quoted},
     document::Document,
     error::Fault,
-    kind, list,
+    list,
     suggest::nearest,
     tree::{self, Node, Value},
 };
+use crate::kind::{self, KINDS};
 use crate::resource::{self, Object};
 
 /// Reads one document into `parsed`.
@@ -101,34 +102,39 @@ fn identify(root: &Node) -> Result<Kind, Unidentified> {
         return broken(required(root, "apiVersion", "add `apiVersion`, such as `apiVersion: v1`"));
     };
     let line_of = |key| root.get(key).map_or(root.line, |entry| entry.line);
-    match Kind::ALL.into_iter().find(|kind| kind.as_str() == name) {
+    let meant = match kind::find(api_version, name) {
+        Some(known) => known.kind,
+        None => Kind::ALL.into_iter().find(|kind| kind.as_str() == name && may_be_meant(*kind, api_version)),
+    };
+    match meant {
         Some(kind) if kind.api_versions().contains(&api_version) => Ok(kind),
-        Some(kind) if may_be_meant(kind, api_version) => {
+        Some(kind) => {
             let problem = format!("{api_version:?} does not serve the kind {kind}");
             let fix = format!("write one of {}", quoted(kind.api_versions()));
             broken(fault(line_of("apiVersion"), Some("apiVersion"), problem, fix))
         }
-        _ => unknown_kind(name, api_version, line_of("kind")),
+        None => unknown_kind(name, api_version, line_of("kind")),
     }
 }
 
 /// Whether `api_version` looks like a slip rather than another project's kind of the same name
 /// (`serving.knative.dev/v1` has a `Service` too).
 fn may_be_meant(kind: Kind, api_version: &str) -> bool {
-    let ours = kind.api_versions().iter().map(|version| kind::group(version));
-    let group = kind::group(api_version);
+    let (ours, group) = (kind.known().group(), kind::group(api_version));
     group.is_empty()
         || kind::is_istio(api_version)
-        || nearest(group, ours.filter(|g| !g.is_empty())).is_some()
+        || nearest(group, Some(ours).filter(|ours| !ours.is_empty())).is_some()
 }
 
 fn unknown_kind(name: &str, api_version: &str, line: u32) -> Result<Kind, Unidentified> {
     let field = Some("kind".to_owned());
-    let known = Kind::ALL.iter().map(|kind| kind.as_str()).chain(kind::ISTIO_NOT_YET);
+    let mut istio_unread =
+        KINDS.iter().filter(|it| it.kind.is_none() && kind::is_istio(it.api_versions[0])).map(|it| it.name);
+    let known = Kind::ALL.iter().map(|kind| kind.as_str()).chain(istio_unread.clone());
     let near = nearest(name, known).filter(|near| *near != name);
     let ours =
         kind::is_istio(api_version) || Kind::ALL.iter().any(|k| k.api_versions().contains(&api_version));
-    if kind::is_istio(api_version) && kind::ISTIO_NOT_YET.contains(&name) {
+    if kind::is_istio(api_version) && istio_unread.any(|it| it == name) {
         let problem = format!("{name} is not supported yet, ignored");
         let fix = "remove it, or leave it for a mesh that reads it; this one behaves as if it were not there"
             .to_owned();

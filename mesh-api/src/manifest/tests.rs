@@ -197,6 +197,25 @@ metadata: {name: web}
 }
 
 #[test]
+fn kinds_of_one_name_are_told_apart_by_their_groups() {
+    let parse_as = |version: &str, kind: &str| {
+        let mut parsed =
+            parse("a.yaml", &format!("apiVersion: {version}\nkind: {kind}\nmetadata: {{name: a}}\n"));
+        assert!(parsed.objects.is_empty());
+        let is_mistake = !parsed.errors.is_empty();
+        parsed.errors.append(&mut parsed.warnings);
+        (is_mistake, parsed.errors.remove(0).problem)
+    };
+    let gateway = |version: &str| parse_as(version, "Gateway");
+    let (istio, api) =
+        ("Gateway is not supported yet, ignored", "the mesh does not use the kind Gateway, ignored");
+    assert_eq!(gateway("networking.istio.io/v1"), (false, istio.to_owned()));
+    assert_eq!(gateway("gateway.networking.k8s.io/v1"), (false, api.to_owned()));
+    let slip = "\"networking.istio.io/v2\" does not serve the kind DestinationRule".to_owned();
+    assert_eq!(parse_as("networking.istio.io/v2", "DestinationRule"), (true, slip));
+}
+
+#[test]
 fn hostile_text_is_refused_not_fatal() {
     for text in
         ["", "---", "\u{feff}", "- - - -", "{", "&a [*a]", "? [a]\n: b", "\0", "%YAML 9.9\n---\na", "*x"]

@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use super::{LabelSelector, Metadata, lenient, pod::PodSpec};
+use super::{LabelSelector, Metadata, Readable, lenient, pod::PodSpec};
 use crate::manifest::{cursor::Findings, tree};
 
 /// A deployment.
@@ -38,8 +38,8 @@ pub struct PodTemplate {
     pub spec: PodSpec,
 }
 
-impl Deployment {
-    pub(super) fn read(metadata: Metadata, root: &tree::Node, findings: &Findings) -> Option<Self> {
+impl Readable for Deployment {
+    fn read(metadata: Metadata, root: &tree::Node, findings: &Findings) -> Option<Self> {
         let spec: DeploymentSpec = lenient::required(root, "spec", findings)?;
         if !spec.selector.matches(&spec.template.metadata.labels) {
             let problem = "the pods of the template do not have the labels of `spec.selector`";

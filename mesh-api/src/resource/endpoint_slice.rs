@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use serde::Deserialize;
 
-use super::{Metadata, lenient, pod::Protocol};
+use super::{Metadata, Readable, lenient, pod::Protocol};
 use crate::manifest::{cursor::Findings, tree};
 
 /// A part of a service's endpoints.
@@ -71,13 +71,15 @@ pub struct EndpointPort {
     pub protocol: Protocol,
 }
 
-impl EndpointSlice {
-    pub(super) fn read(metadata: Metadata, root: &tree::Node, findings: &Findings) -> Option<Self> {
+impl Readable for EndpointSlice {
+    fn read(metadata: Metadata, root: &tree::Node, findings: &Findings) -> Option<Self> {
         let endpoints = lenient::field(root, "endpoints", findings)?;
         let ports = lenient::field(root, "ports", findings)?;
         Some(Self { metadata, endpoints, ports })
     }
+}
 
+impl EndpointSlice {
     /// Name of the service that the slice belongs to.
     pub fn service_name(&self) -> Option<&str> {
         self.metadata.labels.get("kubernetes.io/service-name").map(String::as_str)

@@ -42,69 +42,68 @@ pub use service::{
 };
 pub use shared_labels::SharedLabels;
 
-use crate::manifest::{Kind, ObjectKey, cursor::Findings, tree};
+use crate::kind::{Kind, ObjectKey};
+use crate::manifest::{cursor::Findings, tree};
 
 /// Namespace of a namespaced object that names none.
 pub const DEFAULT_NAMESPACE: &str = "default";
 
-/// Any object that the mesh reads.
-#[derive(Clone, Debug)]
-pub enum Object {
-    /// A namespace.
-    Namespace(Box<Namespace>),
-    /// A node.
-    Node(Box<Node>),
-    /// A service account.
-    ServiceAccount(Box<ServiceAccount>),
-    /// A pod.
-    Pod(Box<Pod>),
-    /// A deployment.
-    Deployment(Box<Deployment>),
-    /// A service.
-    Service(Box<Service>),
-    /// A part of a service's endpoints.
-    EndpointSlice(Box<EndpointSlice>),
-    /// Who may talk to whom.
-    AuthorizationPolicy(Box<AuthorizationPolicy>),
-    /// Whether mutual TLS is required.
-    PeerAuthentication(Box<PeerAuthentication>),
-    /// How clients connect to a service.
-    DestinationRule(Box<DestinationRule>),
+/// Reads the documents of one kind.
+trait Readable: Sized {
+    /// What is wrong with `root` goes into `findings`. None: so much is that nothing can be told of the rest.
+    fn read(metadata: Metadata, root: &tree::Node, findings: &Findings) -> Option<Self>;
+}
+
+/// Makes [`Object`] and the reader of any kind of the types that have a reader.
+macro_rules! objects {
+    ($($kind:ident,)*) => {
+        /// Any object that the mesh reads.
+        #[derive(Clone, Debug)]
+        pub enum Object {
+            $(#[doc = concat!("A `", stringify!($kind), "`.")] $kind(Box<$kind>),)*
+        }
+
+        impl Object {
+            /// The kind.
+            pub fn kind(&self) -> Kind {
+                match self {
+                    $(Self::$kind(_) => Kind::$kind,)*
+                }
+            }
+
+            /// Name, namespace, labels and the rest that every object has.
+            pub fn metadata(&self) -> &Metadata {
+                match self {
+                    $(Self::$kind(object) => &object.metadata,)*
+                }
+            }
+        }
+
+        /// Reads a document that is of `kind`. What is wrong goes into `findings`; the object counts only if
+        /// no error did.
+        pub(crate) fn read(kind: Kind, root: &tree::Node, findings: &Findings) -> Option<Object> {
+            let metadata = metadata::read(kind, root, findings)?;
+            Some(match kind {
+                $(Kind::$kind => Object::$kind(Box::new($kind::read(metadata, root, findings)?)),)*
+            })
+        }
+    };
+}
+
+objects! {
+    Namespace,
+    Node,
+    ServiceAccount,
+    Pod,
+    Deployment,
+    Service,
+    EndpointSlice,
+    AuthorizationPolicy,
+    PeerAuthentication,
+    DestinationRule,
 }
 
 impl Object {
-    /// The kind.
-    pub fn kind(&self) -> Kind {
-        match self {
-            Self::Namespace(_) => Kind::Namespace,
-            Self::Node(_) => Kind::Node,
-            Self::ServiceAccount(_) => Kind::ServiceAccount,
-            Self::Pod(_) => Kind::Pod,
-            Self::Deployment(_) => Kind::Deployment,
-            Self::Service(_) => Kind::Service,
-            Self::EndpointSlice(_) => Kind::EndpointSlice,
-            Self::AuthorizationPolicy(_) => Kind::AuthorizationPolicy,
-            Self::PeerAuthentication(_) => Kind::PeerAuthentication,
-            Self::DestinationRule(_) => Kind::DestinationRule,
-        }
-    }
-
-    /// Name, namespace, labels and the rest that every object has.
-    pub fn metadata(&self) -> &Metadata {
-        match self {
-            Self::Namespace(object) => &object.metadata,
-            Self::Node(object) => &object.metadata,
-            Self::ServiceAccount(object) => &object.metadata,
-            Self::Pod(object) => &object.metadata,
-            Self::Deployment(object) => &object.metadata,
-            Self::Service(object) => &object.metadata,
-            Self::EndpointSlice(object) => &object.metadata,
-            Self::AuthorizationPolicy(object) => &object.metadata,
-            Self::PeerAuthentication(object) => &object.metadata,
-            Self::DestinationRule(object) => &object.metadata,
-        }
-    }
-
     /// Lets go what only whoever runs the object's programs needs and is the larger part of it: of a pod its
     /// images, commands, environments and probes, of it and of services, slices and nodes the annotations. A
     /// pod's labels are `shared` with those of others.
@@ -126,35 +125,6 @@ impl Object {
         let Metadata { name, namespace, .. } = self.metadata();
         ObjectKey { kind: self.kind(), namespace: namespace.clone(), name: name.clone() }
     }
-}
-
-/// Reads a document that is of `kind`. What is wrong goes into `findings`; the object counts only if no error
-/// did.
-pub(crate) fn read(kind: Kind, root: &tree::Node, findings: &Findings) -> Option<Object> {
-    let metadata = metadata::read(kind, root, findings)?;
-    Some(match kind {
-        Kind::Namespace => Object::Namespace(Box::new(Namespace::read(metadata, root, findings))),
-        Kind::ServiceAccount => Object::ServiceAccount(Box::new(ServiceAccount { metadata })),
-        Kind::Node => {
-            let status = lenient::field(root, "status", findings)?;
-            Object::Node(Box::new(Node { metadata, status }))
-        }
-        Kind::Pod => Object::Pod(Box::new(Pod::read(metadata, root, findings)?)),
-        Kind::Deployment => Object::Deployment(Box::new(Deployment::read(metadata, root, findings)?)),
-        Kind::Service => Object::Service(Box::new(Service::read(metadata, root, findings)?)),
-        Kind::EndpointSlice => {
-            Object::EndpointSlice(Box::new(EndpointSlice::read(metadata, root, findings)?))
-        }
-        Kind::AuthorizationPolicy => {
-            Object::AuthorizationPolicy(Box::new(AuthorizationPolicy::read(metadata, root, findings)?))
-        }
-        Kind::PeerAuthentication => {
-            Object::PeerAuthentication(Box::new(PeerAuthentication::read(metadata, root, findings)))
-        }
-        Kind::DestinationRule => {
-            Object::DestinationRule(Box::new(DestinationRule::read(metadata, root, findings)?))
-        }
-    })
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Namespaces and service accounts: nothing but metadata matters here.
 
-use super::{Metadata, egress, lenient};
+use super::{Metadata, Readable, egress, lenient};
 use crate::manifest::cursor::Findings;
 use crate::manifest::tree;
 
@@ -11,9 +11,9 @@ pub struct Namespace {
     pub metadata: Metadata,
 }
 
-impl Namespace {
+impl Readable for Namespace {
     /// Reports what is wrong with what it says of egress, which then counts for the stricter.
-    pub(super) fn read(metadata: Metadata, root: &tree::Node, findings: &Findings) -> Self {
+    fn read(metadata: Metadata, root: &tree::Node, findings: &Findings) -> Option<Self> {
         let report = |part: &str, name: &str, wrong: egress::Wrong| {
             lenient::warn(root, &["metadata", part, name], &wrong.problem, &wrong.fix, findings);
         };
@@ -23,7 +23,7 @@ impl Namespace {
         if let Err(wrong) = egress::allowed(&metadata) {
             report("annotations", egress::ALLOW, wrong);
         }
-        Self { metadata }
+        Some(Self { metadata })
     }
 }
 
@@ -32,4 +32,10 @@ impl Namespace {
 pub struct ServiceAccount {
     /// Name and namespace.
     pub metadata: Metadata,
+}
+
+impl Readable for ServiceAccount {
+    fn read(metadata: Metadata, _: &tree::Node, _: &Findings) -> Option<Self> {
+        Some(Self { metadata })
+    }
 }

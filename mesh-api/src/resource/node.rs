@@ -4,19 +4,20 @@ use std::net::IpAddr;
 
 use serde::Deserialize;
 
-use super::Metadata;
+use super::{Metadata, Readable, lenient};
+use crate::manifest::{cursor::Findings, tree};
 
 /// A node.
 #[derive(Clone, Debug)]
 pub struct Node {
     /// Name and labels; the topology labels tell region and zone.
     pub metadata: Metadata,
-    pub(super) status: NodeStatus,
+    status: NodeStatus,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub(super) struct NodeStatus {
+struct NodeStatus {
     addresses: Vec<NodeAddress>,
 }
 
@@ -36,6 +37,13 @@ pub struct Locality {
     pub zone: String,
     /// `topology.istio.io/subzone`.
     pub subzone: String,
+}
+
+impl Readable for Node {
+    fn read(metadata: Metadata, root: &tree::Node, findings: &Findings) -> Option<Self> {
+        let status = lenient::field(root, "status", findings)?;
+        Some(Self { metadata, status })
+    }
 }
 
 impl Node {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{LabelSelector, Metadata, selector};
+use super::{LabelSelector, Metadata, Readable, selector};
 use crate::manifest::{
     cursor::{Cursor, Findings},
     tree,
@@ -43,11 +43,11 @@ const MODES: [(&str, MtlsMode); 4] = [
     ("STRICT", MtlsMode::Strict),
 ];
 
-impl PeerAuthentication {
-    pub(super) fn read(metadata: Metadata, root: &tree::Node, findings: &Findings) -> Self {
+impl Readable for PeerAuthentication {
+    fn read(metadata: Metadata, root: &tree::Node, findings: &Findings) -> Option<Self> {
         let mut policy =
             Self { metadata, selector: None, mode: MtlsMode::Unset, port_modes: BTreeMap::new() };
-        let Some(spec) = Cursor::spec(root, findings) else { return policy };
+        let Some(spec) = Cursor::spec(root, findings) else { return Some(policy) };
         let fields = spec.fields(&["selector", "mtls", "portLevelMtls"]);
         policy.selector = fields.get("selector").and_then(|at| selector::read(&at));
         policy.mode = fields.get("mtls").map(|at| mode(&at)).unwrap_or_default();
@@ -60,7 +60,7 @@ impl PeerAuthentication {
                 );
             }
         }
-        policy
+        Some(policy)
     }
 }
 

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, net::IpAddr};
 use serde::Deserialize;
 
 use super::{
-    Metadata, lenient,
+    Metadata, Readable, lenient,
     metadata::{NAME_FIX, is_subdomain},
 };
 use crate::manifest::{cursor::Findings, tree};
@@ -311,8 +311,8 @@ pub struct PodCondition {
     pub status: String,
 }
 
-impl Pod {
-    pub(super) fn read(metadata: Metadata, root: &tree::Node, findings: &Findings) -> Option<Self> {
+impl Readable for Pod {
+    fn read(metadata: Metadata, root: &tree::Node, findings: &Findings) -> Option<Self> {
         let spec: PodSpec = lenient::field(root, "spec", findings)?;
         let status = lenient::field(root, "status", findings)?;
         let account = &spec.service_account_name;
@@ -323,7 +323,9 @@ impl Pod {
         }
         Some(Self { metadata, spec, status })
     }
+}
 
+impl Pod {
     /// Keeps of the containers their ports, and what others may know of the pod.
     pub(super) fn forget_programs(&mut self) {
         self.metadata.annotations.clear();

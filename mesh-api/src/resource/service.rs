@@ -5,7 +5,7 @@ use std::{collections::HashSet, net::IpAddr};
 use serde::Deserialize;
 
 use super::{
-    Labels, Metadata, lenient,
+    Labels, Metadata, Readable, lenient,
     pod::{PortRef, Protocol},
 };
 use crate::manifest::{cursor::Findings, tree};
@@ -175,15 +175,17 @@ pub enum IpFamilyPolicy {
     RequireDualStack,
 }
 
-impl Service {
-    pub(super) fn read(metadata: Metadata, root: &tree::Node, findings: &Findings) -> Option<Self> {
+impl Readable for Service {
+    fn read(metadata: Metadata, root: &tree::Node, findings: &Findings) -> Option<Self> {
         let spec: ServiceSpec = lenient::field(root, "spec", findings)?;
         let status = lenient::field(root, "status", findings)?;
         let service = Self { metadata, spec, status };
         service.check(root, findings);
         Some(service)
     }
+}
 
+impl Service {
     /// Has no address of its own: its name stands for its pods' addresses.
     pub fn is_headless(&self) -> bool {
         self.spec.cluster_ip == "None"

@@ -15,7 +15,7 @@ use crate::{
         suggest::nearest,
         tree,
     },
-    resource::{Metadata, metadata::is_label, selector},
+    resource::{Metadata, Readable, metadata::is_label, selector},
 };
 
 /// Most rules of a policy, and most sources or operations of a rule.
@@ -25,12 +25,8 @@ const MAX_SERVICE_ACCOUNTS: usize = 16;
 /// Most targets of a policy.
 const MAX_TARGETS: usize = 16;
 
-impl AuthorizationPolicy {
-    pub(in crate::resource) fn read(
-        metadata: Metadata,
-        root: &tree::Node,
-        findings: &Findings,
-    ) -> Option<Self> {
+impl Readable for AuthorizationPolicy {
+    fn read(metadata: Metadata, root: &tree::Node, findings: &Findings) -> Option<Self> {
         let nothing = Self {
             metadata,
             selector: None,
@@ -54,7 +50,9 @@ impl AuthorizationPolicy {
         policy.check(&spec, &fields);
         Some(policy)
     }
+}
 
+impl AuthorizationPolicy {
     fn check(&self, spec: &Cursor<'_>, fields: &Fields<'_>) {
         if self.selector.is_some() && !self.target_refs.is_empty() {
             let at = fields.get("targetRefs").or_else(|| fields.get("targetRef"));

@@ -11,18 +11,14 @@ use crate::{
         cursor::{Cursor, Fields, Findings},
         tree,
     },
-    resource::{Metadata, metadata::is_label, selector},
+    resource::{Metadata, Readable, metadata::is_label, selector},
 };
 
 /// Most ports with settings of their own.
 const MAX_PORTS: usize = 4096;
 
-impl DestinationRule {
-    pub(in crate::resource) fn read(
-        metadata: Metadata,
-        root: &tree::Node,
-        findings: &Findings,
-    ) -> Option<Self> {
+impl Readable for DestinationRule {
+    fn read(metadata: Metadata, root: &tree::Node, findings: &Findings) -> Option<Self> {
         let Some(spec) = Cursor::spec(root, findings) else {
             crate::resource::lenient::report(
                 root,

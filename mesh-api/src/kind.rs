@@ -1,0 +1,278 @@
+//! The kinds that the mesh knows, in one table: by group and name, with what is done with their objects.
+//!
+//! Manifests, the compiler's objects, the watches of the cluster, conditions, events and `meshctl` go by it.
+//! What can't, the chart and `docs/control-plane.md`, is held to it by `mesh-control/tests/kinds.rs`.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use self::Scope::{Cluster, Namespaced};
+use self::Treatment::{Followed, FromManifests, NotLookedFor, NotRead, Used};
+
+/// What the mesh knows of a kind. Kinds are sorted as lists of them are: by plural, then by group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Known {
+    /// What its objects are called in the API's paths and in rules of RBAC.
+    pub plural: &'static str,
+    /// Values of `apiVersion` under which it is served, all of one group; the preferred one first.
+    pub api_versions: &'static [&'static str],
+    /// The name that a manifest's `kind` has. Another group may have a kind of the same name.
+    pub name: &'static str,
+    /// Where its objects live.
+    pub scope: Scope,
+    /// What is done with them.
+    pub treatment: Treatment,
+    /// The kind, if the mesh reads it.
+    pub kind: Option<Kind>,
+}
+
+/// Where the objects of a kind live.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Scope {
+    /// In no namespace.
+    Cluster,
+    /// In one.
+    Namespaced,
+}
+
+/// What is done with the objects of a kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Treatment {
+    /// The mesh is made of them. Every cluster has the kind.
+    Followed,
+    /// They are read in manifests alone; of a cluster pods say all that matters of them.
+    FromManifests,
+    /// They are written for the mesh, which does what they say. The chart brings the kind's definition, and
+    /// conditions say what became of each.
+    Used,
+    /// They are written for a mesh, and this one does nothing with them: an event says so to each.
+    NotRead,
+    /// The same, but said only of those in manifests: no cluster is asked for them.
+    NotLookedFor,
+}
+
+/// Makes [`Kind`] and [`KINDS`] of the table.
+macro_rules! kinds {
+    (
+        read { $($(#[$doc:meta])* $kind:ident = $known:expr;)* }
+        not_read { $($unread:expr;)* }
+    ) => {
+        /// A kind of object that the mesh reads.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+        pub enum Kind {
+            $($(#[$doc])* $kind,)*
+        }
+
+        impl Kind {
+            /// Every kind.
+            pub const ALL: [Self; [$(Self::$kind),*].len()] = [$(Self::$kind),*];
+        }
+
+        /// Every kind that the mesh knows: first those that it reads, in the order of [`Kind`].
+        pub const KINDS: &[Known] = &[
+            $(Known { kind: Some(Kind::$kind), ..$known },)*
+            $($unread,)*
+        ];
+    };
+}
+
+const V1: &[&str] = &["v1"];
+const SECURITY: &[&str] = &["security.istio.io/v1", "security.istio.io/v1beta1"];
+const NETWORKING: &[&str] =
+    &["networking.istio.io/v1", "networking.istio.io/v1beta1", "networking.istio.io/v1alpha3"];
+const TELEMETRY: &[&str] = &["telemetry.istio.io/v1", "telemetry.istio.io/v1alpha1"];
+const EXTENSIONS: &[&str] = &["extensions.istio.io/v1alpha1"];
+const GATEWAY: &[&str] = &[
+    "gateway.networking.k8s.io/v1",
+    "gateway.networking.k8s.io/v1beta1",
+    "gateway.networking.k8s.io/v1alpha3",
+    "gateway.networking.k8s.io/v1alpha2",
+];
+
+kinds! {
+    read {
+        /// Core `Namespace`.
+        Namespace = known("Namespace", "namespaces", V1, Cluster, Followed);
+        /// Core `Node`.
+        Node = known("Node", "nodes", V1, Cluster, Followed);
+        /// Core `ServiceAccount`.
+        ServiceAccount = known("ServiceAccount", "serviceaccounts", V1, Namespaced, FromManifests);
+        /// Core `Pod`.
+        Pod = known("Pod", "pods", V1, Namespaced, Followed);
+        /// `apps` `Deployment`.
+        Deployment = known("Deployment", "deployments", &["apps/v1"], Namespaced, FromManifests);
+        /// Core `Service`.
+        Service = known("Service", "services", V1, Namespaced, Followed);
+        /// `discovery.k8s.io` `EndpointSlice`.
+        EndpointSlice =
+            known("EndpointSlice", "endpointslices", &["discovery.k8s.io/v1"], Namespaced, Followed);
+        /// Istio `AuthorizationPolicy`.
+        AuthorizationPolicy =
+            known("AuthorizationPolicy", "authorizationpolicies", SECURITY, Namespaced, Used);
+        /// Istio `PeerAuthentication`.
+        PeerAuthentication = known("PeerAuthentication", "peerauthentications", SECURITY, Namespaced, Used);
+        /// Istio `DestinationRule`.
+        DestinationRule = known("DestinationRule", "destinationrules", NETWORKING, Namespaced, Used);
+    }
+    // Of Istio's kinds and the Gateway API's those that say something about a mesh's connections.
+    not_read {
+        known("VirtualService", "virtualservices", NETWORKING, Namespaced, NotRead);
+        known("Gateway", "gateways", NETWORKING, Namespaced, NotRead);
+        known("ServiceEntry", "serviceentries", NETWORKING, Namespaced, NotRead);
+        known("WorkloadEntry", "workloadentries", NETWORKING, Namespaced, NotRead);
+        known("WorkloadGroup", "workloadgroups", NETWORKING, Namespaced, NotRead);
+        known("Sidecar", "sidecars", NETWORKING, Namespaced, NotRead);
+        known("EnvoyFilter", "envoyfilters", &["networking.istio.io/v1alpha3"], Namespaced, NotRead);
+        known("ProxyConfig", "proxyconfigs", &["networking.istio.io/v1beta1"], Namespaced, NotRead);
+        known("RequestAuthentication", "requestauthentications", SECURITY, Namespaced, NotRead);
+        known("Telemetry", "telemetries", TELEMETRY, Namespaced, NotRead);
+        known("WasmPlugin", "wasmplugins", EXTENSIONS, Namespaced, NotRead);
+        known("TrafficExtension", "trafficextensions", EXTENSIONS, Namespaced, NotLookedFor);
+        known("Gateway", "gateways", GATEWAY, Namespaced, NotRead);
+        known("HTTPRoute", "httproutes", GATEWAY, Namespaced, NotRead);
+        known("GRPCRoute", "grpcroutes", GATEWAY, Namespaced, NotRead);
+        known("TCPRoute", "tcproutes", GATEWAY, Namespaced, NotRead);
+    }
+}
+
+const fn known(
+    name: &'static str,
+    plural: &'static str,
+    api_versions: &'static [&'static str],
+    scope: Scope,
+    treatment: Treatment,
+) -> Known {
+    Known { plural, api_versions, name, scope, treatment, kind: None }
+}
+
+impl Known {
+    /// The API group; empty for the core group.
+    pub fn group(&self) -> &'static str {
+        group(self.api_versions[0])
+    }
+
+    /// The name that its definition has in a cluster.
+    pub fn definition(&self) -> String {
+        format!("{}.{}", self.plural, self.group())
+    }
+}
+
+impl Kind {
+    /// What the table says of it.
+    pub fn known(self) -> &'static Known {
+        &KINDS[self as usize]
+    }
+
+    /// The kinds with which this is done.
+    pub fn that_are(treatment: Treatment) -> impl Iterator<Item = Self> {
+        Self::ALL.into_iter().filter(move |kind| kind.known().treatment == treatment)
+    }
+
+    /// Whether people write it for a mesh, so that it is answered with a status.
+    pub fn is_policy(self) -> bool {
+        self.known().treatment == Used
+    }
+
+    /// The kinds of which that is so.
+    pub fn policies() -> impl Iterator<Item = Self> {
+        Self::ALL.into_iter().filter(|kind| kind.is_policy())
+    }
+
+    /// The name that a manifest's `kind` has.
+    pub fn as_str(self) -> &'static str {
+        self.known().name
+    }
+
+    /// Values of `apiVersion` under which the kind is served; the preferred one first.
+    pub fn api_versions(self) -> &'static [&'static str] {
+        self.known().api_versions
+    }
+
+    /// Whether objects of the kind live in a namespace.
+    pub fn is_namespaced(self) -> bool {
+        self.known().scope == Namespaced
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// What tells one object from every other.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ObjectKey {
+    /// Kind.
+    pub kind: Kind,
+    /// Namespace; empty for kinds that have none.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+}
+
+impl fmt::Display for ObjectKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.namespace.as_str() {
+            "" => write!(f, "{} {}", self.kind, self.name),
+            namespace => write!(f, "{} {namespace}/{}", self.kind, self.name),
+        }
+    }
+}
+
+/// The kind that a manifest with this `apiVersion` and `kind` is of, whichever version of its group that is.
+pub fn find(api_version: &str, name: &str) -> Option<&'static Known> {
+    KINDS.iter().find(|known| known.name == name && known.group() == group(api_version))
+}
+
+/// Whether the API group of `api_version` is one of Istio's.
+pub(crate) fn is_istio(api_version: &str) -> bool {
+    api_version.split('/').next().is_some_and(|group| group.ends_with(".istio.io"))
+}
+
+/// The group of an `apiVersion`; empty for the core group.
+pub(crate) fn group(api_version: &str) -> &str {
+    api_version.split_once('/').map_or("", |(group, _)| group)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn group_and_name_tell_every_kind_from_every_other() {
+        for known in KINDS {
+            assert!(known.api_versions.iter().all(|version| group(version) == known.group()), "{known:?}");
+            assert_eq!(find(known.api_versions[0], known.name), Some(known));
+        }
+        let [istio, api] = ["networking.istio.io/v1", "gateway.networking.k8s.io/v1"]
+            .map(|version| find(version, "Gateway").expect("both have one").definition());
+        assert_eq!(
+            (istio.as_str(), api.as_str()),
+            ("gateways.networking.istio.io", "gateways.gateway.networking.k8s.io")
+        );
+        assert_eq!(find("serving.knative.dev/v1", "Service"), None);
+    }
+
+    #[test]
+    fn what_the_table_says_of_a_kind_is_said_of_that_kind() {
+        for kind in Kind::ALL {
+            assert_eq!((kind.known().kind, kind.known().name), (Some(kind), format!("{kind:?}").as_str()));
+            let is_read = !matches!(kind.known().treatment, NotRead | NotLookedFor);
+            assert!(is_read, "{kind} has a reader, and the table says that it is not read");
+        }
+        let unread = KINDS.iter().filter(|known| known.kind.is_none());
+        assert!(unread.into_iter().all(|known| matches!(known.treatment, NotRead | NotLookedFor)));
+    }
+
+    /// Messages say `Kind namespace/name`, and what is found is joined by that: if two kinds that are read
+    /// are to share a name, `Display` has to tell their groups first.
+    #[test]
+    fn no_two_kinds_that_are_read_are_called_the_same_in_messages() {
+        let names: BTreeSet<String> = Kind::ALL.iter().map(ToString::to_string).collect();
+        assert_eq!(names.len(), Kind::ALL.len());
+    }
+}
