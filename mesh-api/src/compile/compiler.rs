@@ -132,8 +132,7 @@ impl Compiler {
         self.world.object(key)
     }
 
-    /// The objects that people wrote for the mesh: `AuthorizationPolicy`, `PeerAuthentication`,
-    /// `DestinationRule`.
+    /// The objects that people wrote for the mesh.
     pub fn policies(&self) -> impl Iterator<Item = &Shared> {
         self.world.policies()
     }

@@ -18,6 +18,7 @@ use crate::{
 
 mod authorization;
 mod histories;
+mod kinds;
 mod mutual_tls;
 mod traffic;
 mod workloads;

@@ -1,0 +1,45 @@
+//! What is made of which kinds is what the table of kinds says.
+
+use super::super::{affected::Affected, world::World};
+use super::*;
+use crate::kind::{Kind, Treatment};
+
+const EXAMPLE: &str = include_str!("../../../../fuzz/src/example.yaml");
+
+const OTHERS: &str = "---
+apiVersion: v1
+kind: Node
+metadata: {name: node1}
+---
+apiVersion: v1
+kind: ServiceAccount
+metadata: {name: web, namespace: shop}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: web-1, namespace: shop, labels: {kubernetes.io/service-name: web}}
+addressType: IPv4
+endpoints: [{addresses: [10.244.1.2]}]
+";
+
+#[test]
+fn of_each_kind_that_the_mesh_uses_something_is_made_and_of_no_other() {
+    let parsed = manifest::parse("example.yaml", &format!("{EXAMPLE}{OTHERS}"));
+    assert!(parsed.errors.is_empty(), "{:#?}", parsed.errors);
+    let objects: Vec<_> = parsed.objects.into_iter().map(Arc::new).collect();
+    let mut world = World::default();
+    for object in &objects {
+        world.set(&object.value.key(), Some(object));
+    }
+    for kind in Kind::ALL {
+        let is_used = matches!(kind.known().treatment, Treatment::Followed | Treatment::Used);
+        let mut affected = Affected::default();
+        let object = objects.iter().find(|object| object.value.kind() == kind);
+        assert!(!is_used || object.is_some(), "this test has no {kind} to try");
+        if let Some(object) = object {
+            affected.add(&world, &MeshConfig::default(), &object.value.key(), [None, Some(object)]);
+        }
+        let affects = format!("{affected:?}") != format!("{:?}", Affected::default());
+        assert_eq!(affects, is_used, "{kind}: `Affected::add` does not do as mesh-api/src/kind.rs says");
+    }
+}
