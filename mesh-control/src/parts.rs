@@ -109,7 +109,7 @@ async fn from_cluster(
     let cluster = Cluster::connect(&options.namespace, &options.pod_name).await?;
     let Tasks { stopping, serving, background: tasks } = tasks;
     let (authority, shared_roots) = cluster_authority(options, &cluster, tasks).await?;
-    let objects = Objects::expecting(&cluster_watch::CORE);
+    let objects = Objects::expecting(&cluster_watch::core());
     last_good::recall(&cluster, &objects).await?;
     let unread = Unread::default();
     cluster_watch::start(&cluster.client, &objects, &unread, tasks).await;

@@ -7,7 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use mesh_api::compile::Change;
-use mesh_api::manifest::{Kind, Located, ManifestError, ObjectKey, Parsed, parse_value};
+use mesh_api::kind::{Kind, ObjectKey, find};
+use mesh_api::manifest::{Located, ManifestError, Parsed, parse_value};
 use mesh_api::resource::{Object, SharedLabels};
 use serde_json::{Value, json};
 use tokio::sync::Notify;
@@ -163,8 +164,9 @@ impl Objects {
     /// A policy as it was before this replica started. It counts while the watches tell that it is there and
     /// broken.
     pub fn recall(&self, raw: Value) {
-        let kind = Kind::ALL.into_iter().find(|kind| raw["kind"] == kind.as_str() && is_policy(*kind));
-        if let Some(kind) = kind {
+        let text = |field: &str| raw[field].as_str().unwrap_or_default();
+        let known = find(text("apiVersion"), text("kind"));
+        if let Some(kind) = known.and_then(|known| known.kind).filter(|kind| kind.is_policy()) {
             self.put(kind, raw);
         }
     }
@@ -172,7 +174,7 @@ impl Objects {
     /// Policies that are broken now, as they last were.
     pub fn kept(&self) -> Vec<Value> {
         let state = self.state();
-        let own = state.kinds.iter().filter(|(kind, _)| is_policy(**kind));
+        let own = state.kinds.iter().filter(|(kind, _)| kind.is_policy());
         let broken = own.flat_map(|(_, kept)| kept.entries.values()).filter(|entry| !entry.errors.is_empty());
         broken.filter_map(|entry| Some(entry.good.as_ref()?.raw.clone())).collect()
     }
@@ -195,7 +197,7 @@ impl Objects {
     pub fn load(&self) -> Loaded {
         let mut state = self.state();
         let touched = std::mem::take(&mut state.touched);
-        state.under_way.extend(touched.iter().filter(|key| is_policy(key.kind)).cloned());
+        state.under_way.extend(touched.iter().filter(|key| key.kind.is_policy()).cloned());
         let object = |key: &ObjectKey| state.entry(key).and_then(|entry| entry.good.clone());
         let changes = touched.into_iter().map(|key| Change { object: object(&key), key }).collect();
         let flawed = || state.flawed.iter().filter_map(|key| state.entry(key));
@@ -216,7 +218,7 @@ impl Objects {
     /// What became of each of the mesh's own resources, but for those of which it is not known yet.
     pub fn outcomes(&self) -> Vec<Outcome> {
         let state = self.state();
-        let own = state.kinds.iter().filter(|(kind, _)| is_policy(**kind));
+        let own = state.kinds.iter().filter(|(kind, _)| kind.is_policy());
         let all = own.flat_map(|(kind, kept)| {
             kept.entries.iter().map(|((namespace, name), entry)| Outcome {
                 key: ObjectKey { kind: *kind, namespace: namespace.clone(), name: name.clone() },
@@ -290,11 +292,6 @@ impl Entry {
     }
 }
 
-/// Kinds that people write for the mesh, which are answered with a status.
-pub fn is_policy(kind: Kind) -> bool {
-    kind.is_policy()
-}
-
 fn read(kind: Kind, mut raw: Value) -> (Name, Parsed, Version) {
     let text = |pointer| raw.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
     let name = (text("/metadata/namespace"), text("/metadata/name"));
@@ -303,8 +300,8 @@ fn read(kind: Kind, mut raw: Value) -> (Name, Parsed, Version) {
         object.entry("apiVersion").or_insert_with(|| json!(kind.api_versions()[0]));
         object.entry("kind").or_insert_with(|| json!(kind.as_str()));
     }
-    let version = if is_policy(kind) { version(&raw) } else { Version::default() };
-    if let Some(object) = raw.as_object_mut().filter(|_| is_policy(kind)) {
+    let version = if kind.is_policy() { version(&raw) } else { Version::default() };
+    if let Some(object) = raw.as_object_mut().filter(|_| kind.is_policy()) {
         // Ours and other controllers' words about it, not its author's.
         object.remove("status");
     }
@@ -312,7 +309,7 @@ fn read(kind: Kind, mut raw: Value) -> (Name, Parsed, Version) {
         metadata.remove("managedFields");
     }
     let mut parsed = parse_value(ORIGIN, raw);
-    if !is_policy(kind) {
+    if !kind.is_policy() {
         // Nobody reads it, and it is the larger part of the memory.
         parsed.objects.iter_mut().for_each(|object| object.raw = Value::Null);
     }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::jiff::Timestamp;
-use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind, Patch, PatchParams};
+use kube::api::{Api, DynamicObject, Patch, PatchParams};
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use mesh_api::admin::{InForce, ResourceStatus};
 use mesh_api::manifest::ObjectKey;
@@ -21,6 +21,7 @@ use tracing::warn;
 
 use super::Cluster;
 use super::objects::{Objects, Outcome, Version};
+use super::watch::api_resource;
 use crate::config::Configuration;
 use crate::source::Findings;
 
@@ -152,8 +153,7 @@ impl Due {
 
     async fn tell(&self, cluster: &Cluster, events: &Recorder) -> Result<(), kube::Error> {
         let Outcome { key, version: of, .. } = &self.outcome;
-        let (group, version) = of.api.split_once('/').unwrap_or_default();
-        let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, key.kind.as_str()));
+        let resource = api_resource(key.kind, &of.api);
         let api: Api<DynamicObject> = Api::namespaced_with(cluster.client.clone(), &key.namespace, &resource);
         let patch = json!({
             // Refused if somebody else wrote meanwhile: then the watch brings the new state, and it is done

@@ -11,17 +11,19 @@ use std::time::Duration;
 use futures_util::{StreamExt as _, pin_mut};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Client;
-use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind};
+use kube::api::{Api, ApiResource, DynamicObject};
 use kube::core::PartialObjectMeta;
 use kube::discovery::pinned_kind;
 use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, Config, watcher};
 use mesh_api::admin::UnreadKind;
+use mesh_api::kind::Known;
 use tokio::sync::{Notify, watch};
 use tracing::warn;
 
 use super::notice::{Notice, fingerprint};
 use super::objects::Name;
+use super::watch::gvk;
 use super::{Cluster, pauses};
 
 /// Events for objects of one kind; who has more of them has understood.
@@ -39,55 +41,13 @@ const LONGEST_PAUSE: Duration = Duration::from_mins(1);
 /// Objects that are named where a kind is shown.
 const EXAMPLES: usize = 3;
 
-/// A kind that the mesh does not read.
-#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Foreign {
-    /// Name of its definition.
-    pub definition: &'static str,
-    kind: &'static str,
-    /// Versions under which it may be served, the preferred one first.
-    versions: &'static [&'static str],
-}
-
-const NETWORKING: &[&str] = &["v1", "v1beta1", "v1alpha3"];
-const GATEWAY: &[&str] = &["v1", "v1beta1", "v1alpha3", "v1alpha2"];
-
-/// Istio's kinds and the Gateway API's routes, as far as they say something about a mesh's connections.
-pub const FOREIGN: [Foreign; 15] = [
-    foreign("virtualservices.networking.istio.io", "VirtualService", NETWORKING),
-    foreign("gateways.networking.istio.io", "Gateway", NETWORKING),
-    foreign("serviceentries.networking.istio.io", "ServiceEntry", NETWORKING),
-    foreign("workloadentries.networking.istio.io", "WorkloadEntry", NETWORKING),
-    foreign("workloadgroups.networking.istio.io", "WorkloadGroup", NETWORKING),
-    foreign("sidecars.networking.istio.io", "Sidecar", NETWORKING),
-    foreign("envoyfilters.networking.istio.io", "EnvoyFilter", &["v1alpha3"]),
-    foreign("proxyconfigs.networking.istio.io", "ProxyConfig", &["v1beta1"]),
-    foreign("requestauthentications.security.istio.io", "RequestAuthentication", &["v1", "v1beta1"]),
-    foreign("telemetries.telemetry.istio.io", "Telemetry", &["v1", "v1alpha1"]),
-    foreign("wasmplugins.extensions.istio.io", "WasmPlugin", &["v1alpha1"]),
-    foreign("gateways.gateway.networking.k8s.io", "Gateway", GATEWAY),
-    foreign("httproutes.gateway.networking.k8s.io", "HTTPRoute", GATEWAY),
-    foreign("grpcroutes.gateway.networking.k8s.io", "GRPCRoute", GATEWAY),
-    foreign("tcproutes.gateway.networking.k8s.io", "TCPRoute", GATEWAY),
-];
-
-const fn foreign(definition: &'static str, kind: &'static str, versions: &'static [&'static str]) -> Foreign {
-    Foreign { definition, kind, versions }
-}
-
-impl Foreign {
-    fn group(&self) -> &'static str {
-        self.definition.split_once('.').map_or("", |(_, group)| group)
-    }
-}
-
 /// The objects, shared by the watches and who tells of them.
 #[derive(Clone, Default)]
 pub struct Unread(Arc<Shared>);
 
 #[derive(Default)]
 struct Shared {
-    kinds: Mutex<BTreeMap<&'static Foreign, BTreeMap<Name, Seen>>>,
+    kinds: Mutex<BTreeMap<&'static Known, BTreeMap<Name, Seen>>>,
     changed: Notify,
 }
 
@@ -105,7 +65,7 @@ impl Unread {
         let kinds = self.state();
         let held = kinds.iter().filter(|(_, objects)| !objects.is_empty());
         held.map(|(kind, objects)| UnreadKind {
-            kind: kind.kind.to_owned(),
+            kind: kind.name.to_owned(),
             group: kind.group().to_owned(),
             objects: objects.len(),
             examples: objects.keys().take(EXAMPLES).map(full_name).collect(),
@@ -114,7 +74,7 @@ impl Unread {
     }
 
     /// Follows one kind for ever.
-    pub async fn follow(self, client: Client, kind: &'static Foreign) {
+    pub async fn follow(self, client: Client, kind: &'static Known) {
         let resource = served(&client, kind).await;
         let api: Api<PartialObjectMeta<DynamicObject>> = Api::all_with(client, &resource);
         let events = watcher(api, Config::default()).backoff(pauses());
@@ -130,18 +90,18 @@ impl Unread {
                 Ok(watcher::Event::InitDone) => self.keep(kind, &listed),
                 Ok(watcher::Event::Apply(object)) => self.put(kind, &object.metadata, &resource.api_version),
                 Ok(watcher::Event::Delete(object)) => self.remove(kind, &name_of(&object.metadata)),
-                Err(error) => warn!(kind = kind.definition, %error, "not watched; trying again"),
+                Err(error) => warn!(kind = kind.definition(), %error, "not watched; trying again"),
             }
             self.0.changed.notify_one();
         }
     }
 
     /// The kind is gone from the cluster, and its objects with it.
-    pub fn forget(&self, kind: &'static Foreign) {
+    pub fn forget(&self, kind: &'static Known) {
         self.state().remove(kind);
     }
 
-    fn put(&self, kind: &'static Foreign, metadata: &ObjectMeta, api_version: &str) {
+    fn put(&self, kind: &'static Known, metadata: &ObjectMeta, api_version: &str) {
         let seen = Seen {
             api_version: api_version.to_owned(),
             uid: metadata.uid.clone().unwrap_or_default(),
@@ -150,20 +110,20 @@ impl Unread {
         self.state().entry(kind).or_default().insert(name_of(metadata), seen);
     }
 
-    fn keep(&self, kind: &'static Foreign, listed: &BTreeSet<Name>) {
+    fn keep(&self, kind: &'static Known, listed: &BTreeSet<Name>) {
         self.state().entry(kind).or_default().retain(|name, _| listed.contains(name));
     }
 
-    fn remove(&self, kind: &'static Foreign, name: &Name) {
+    fn remove(&self, kind: &'static Known, name: &Name) {
         self.state().entry(kind).or_default().remove(name);
     }
 
-    fn state(&self) -> MutexGuard<'_, BTreeMap<&'static Foreign, BTreeMap<Name, Seen>>> {
+    fn state(&self) -> MutexGuard<'_, BTreeMap<&'static Known, BTreeMap<Name, Seen>>> {
         self.0.kinds.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Objects that have not been told yet in the state that they are in.
-    fn due(&self, told: &HashMap<String, Seen>) -> Vec<(&'static Foreign, Name, Seen)> {
+    fn due(&self, told: &HashMap<String, Seen>) -> Vec<(&'static Known, Name, Seen)> {
         let kinds = self.state();
         let all = kinds.iter().flat_map(|(kind, objects)| {
             objects.iter().take(MOST_OF_A_KIND).map(|(name, seen)| (*kind, name.clone(), seen.clone()))
@@ -185,7 +145,7 @@ impl Unread {
                     Ok(()) => drop(told.insert(seen.uid.clone(), seen)),
                     // The next ones are tried all the same: it may be this one alone that is refused.
                     Err(error) => {
-                        warn!(kind = kind.definition, name = full_name(&name), %error, "not told; trying again");
+                        warn!(kind = kind.definition(), name = full_name(&name), %error, "not told; trying again");
                     }
                 }
             }
@@ -201,8 +161,8 @@ impl Unread {
     }
 }
 
-async fn create(cluster: &Cluster, kind: &Foreign, name: &Name, seen: &Seen) -> Result<(), kube::Error> {
-    let kind = kind.kind;
+async fn create(cluster: &Cluster, kind: &Known, name: &Name, seen: &Seen) -> Result<(), kube::Error> {
+    let kind = kind.name;
     let note =
         format!("nodemesh reads no {kind}: it changes nothing about the connections of pods in the mesh");
     let notice = Notice {
@@ -219,12 +179,11 @@ async fn create(cluster: &Cluster, kind: &Foreign, name: &Name, seen: &Seen) -> 
 }
 
 /// The version under which the cluster serves a kind. A definition that was just made is served in a moment.
-async fn served(client: &Client, kind: &Foreign) -> ApiResource {
+async fn served(client: &Client, kind: &Known) -> ApiResource {
     let mut pause = Duration::from_millis(500);
     loop {
-        for version in kind.versions {
-            let gvk = GroupVersionKind::gvk(kind.group(), version, kind.kind);
-            if let Ok((resource, _)) = pinned_kind(client, &gvk).await {
+        for api_version in kind.api_versions {
+            if let Ok((resource, _)) = pinned_kind(client, &gvk(kind, api_version)).await {
                 return resource;
             }
         }
@@ -243,7 +202,13 @@ fn full_name((namespace, name): &Name) -> String {
 
 #[cfg(test)]
 mod tests {
+    use mesh_api::kind::find;
+
     use super::*;
+
+    fn routes() -> &'static Known {
+        find("networking.istio.io/v1", "VirtualService").unwrap()
+    }
 
     fn put(unread: &Unread, name: &str, generation: i64) {
         let metadata = ObjectMeta {
@@ -253,7 +218,7 @@ mod tests {
             generation: Some(generation),
             ..ObjectMeta::default()
         };
-        unread.put(&FOREIGN[0], &metadata, "networking.istio.io/v1");
+        unread.put(routes(), &metadata, "networking.istio.io/v1");
     }
 
     fn tell(unread: &Unread, told: &mut HashMap<String, Seen>) -> Vec<String> {
@@ -271,7 +236,7 @@ mod tests {
         assert!(tell(&unread, &mut told).is_empty(), "only its status changed");
         put(&unread, "web", 2);
         assert_eq!(tell(&unread, &mut told), ["web"]);
-        unread.keep(&FOREIGN[0], &BTreeSet::new());
+        unread.keep(routes(), &BTreeSet::new());
         assert!(unread.kinds().is_empty());
     }
 

@@ -11,28 +11,23 @@ use kube::discovery::pinned_kind;
 use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, Config, Event, watcher};
 use kube::{Client, ResourceExt as _};
-use mesh_api::manifest::Kind;
+use mesh_api::kind::{KINDS, Kind, Known, Treatment};
 use tokio::task::{AbortHandle, JoinSet};
 use tracing::{info, warn};
 
 use super::objects::Objects;
 use super::pauses;
-use super::unread::{FOREIGN, Foreign, Unread};
+use super::unread::Unread;
 
 /// Kinds that every cluster has.
-pub const CORE: [Kind; 5] = [Kind::Namespace, Kind::Node, Kind::Pod, Kind::Service, Kind::EndpointSlice];
-
-/// Kinds that a cluster may have, each with the name of its definition.
-const OPTIONAL: [(Kind, &str); 3] = [
-    (Kind::AuthorizationPolicy, "authorizationpolicies.security.istio.io"),
-    (Kind::PeerAuthentication, "peerauthentications.security.istio.io"),
-    (Kind::DestinationRule, "destinationrules.networking.istio.io"),
-];
+pub fn core() -> Vec<Kind> {
+    Kind::that_are(Treatment::Followed).collect()
+}
 
 /// Fills `objects` for ever. Returns once it is known which kinds there are, so that [`Objects::complete`]
 /// means all.
 pub async fn start(client: &Client, objects: &Objects, unread: &Unread, tasks: &mut JoinSet<()>) {
-    for kind in CORE {
+    for kind in core() {
         tasks.spawn(follow(client.clone(), kind, objects.clone()));
     }
     let (known, definitions_known) = tokio::sync::oneshot::channel();
@@ -54,7 +49,7 @@ struct Definitions {
     objects: Objects,
     unread: Unread,
     /// By the names of the definitions.
-    following: HashMap<&'static str, AbortHandle>,
+    following: HashMap<String, AbortHandle>,
     known: Option<tokio::sync::oneshot::Sender<()>>,
 }
 
@@ -74,8 +69,8 @@ impl Definitions {
                     listed.push(name);
                 }
                 Ok(Event::InitDone) => {
-                    let gone = names().filter(|name| !listed.iter().any(|listed| listed == name));
-                    gone.for_each(|name| self.end(name));
+                    let gone = optional().map(Known::definition).filter(|name| !listed.contains(name));
+                    gone.for_each(|name| self.end(&name));
                     if let Some(known) = self.known.take() {
                         // Nobody waits any more when the control plane stops.
                         let _stopping = known.send(());
@@ -92,16 +87,15 @@ impl Definitions {
         if self.following.contains_key(definition) {
             return;
         }
-        let (name, task) = if let Some((kind, name)) = read(definition) {
+        let Some(known) = defined(definition) else { return };
+        let task = if let Some(kind) = known.kind {
             self.objects.expect(kind);
-            (name, tokio::spawn(follow(self.client.clone(), kind, self.objects.clone())))
-        } else if let Some(kind) = foreign(definition) {
-            (kind.definition, tokio::spawn(self.unread.clone().follow(self.client.clone(), kind)))
+            tokio::spawn(follow(self.client.clone(), kind, self.objects.clone()))
         } else {
-            return;
+            tokio::spawn(self.unread.clone().follow(self.client.clone(), known))
         };
         info!(definition, "the cluster has the kind");
-        self.following.insert(name, task.abort_handle());
+        self.following.insert(definition.to_owned(), task.abort_handle());
     }
 
     fn end(&mut self, definition: &str) {
@@ -109,11 +103,11 @@ impl Definitions {
             info!(definition, "the cluster has the kind no more");
             task.abort();
         }
-        if let Some((kind, _)) = read(definition) {
+        match defined(definition) {
             // Also what was recalled of a kind that went while no replica ran.
-            self.objects.forget(kind);
-        } else if let Some(kind) = foreign(definition) {
-            self.unread.forget(kind);
+            Some(Known { kind: Some(kind), .. }) => self.objects.forget(*kind),
+            Some(known) => self.unread.forget(known),
+            None => {}
         }
     }
 }
@@ -124,19 +118,14 @@ impl Drop for Definitions {
     }
 }
 
-/// Names of all definitions that matter.
-fn names() -> impl Iterator<Item = &'static str> {
-    OPTIONAL.iter().map(|(_, name)| *name).chain(FOREIGN.iter().map(|kind| kind.definition))
+/// Kinds that a cluster may have, those that the mesh reads and those that it knows not to read.
+fn optional() -> impl Iterator<Item = &'static Known> {
+    KINDS.iter().filter(|known| known.kind.map_or(known.treatment == Treatment::NotRead, Kind::is_policy))
 }
 
-/// The kind that a definition is of, if the mesh reads it.
-fn read(definition: &str) -> Option<(Kind, &'static str)> {
-    OPTIONAL.into_iter().find(|(_, name)| *name == definition)
-}
-
-/// The kind that a definition is of, if the mesh knows not to read it.
-fn foreign(definition: &str) -> Option<&'static Foreign> {
-    FOREIGN.iter().find(|kind| kind.definition == definition)
+/// The one that a definition is of.
+fn defined(definition: &str) -> Option<&'static Known> {
+    optional().find(|known| known.definition() == definition)
 }
 
 /// Follows one kind for ever.
@@ -171,14 +160,11 @@ async fn apply(
 /// The version under which the cluster serves a kind: the preferred one that it has.
 async fn served(client: &Client, kind: Kind) -> ApiResource {
     let preferred = api_resource(kind, kind.api_versions()[0]);
-    if CORE.contains(&kind) {
+    if kind.known().treatment == Treatment::Followed {
         return preferred;
     }
-    for version in kind.api_versions() {
-        let (group, version) = version.split_once('/').unwrap_or(("", version));
-        if let Ok((resource, _)) =
-            pinned_kind(client, &GroupVersionKind::gvk(group, version, kind.as_str())).await
-        {
+    for api_version in kind.api_versions() {
+        if let Ok((resource, _)) = pinned_kind(client, &gvk(kind.known(), api_version)).await {
             return resource;
         }
     }
@@ -186,9 +172,15 @@ async fn served(client: &Client, kind: Kind) -> ApiResource {
     preferred
 }
 
-fn api_resource(kind: Kind, api_version: &str) -> ApiResource {
+/// A kind as the API is asked for it, under one of its versions.
+pub(super) fn api_resource(kind: Kind, api_version: &str) -> ApiResource {
+    ApiResource::from_gvk_with_plural(&gvk(kind.known(), api_version), kind.known().plural)
+}
+
+/// Group, version and name of a kind.
+pub(super) fn gvk(known: &Known, api_version: &str) -> GroupVersionKind {
     let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
-    ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, kind.as_str()))
+    GroupVersionKind::gvk(group, version, known.name)
 }
 
 #[cfg(test)]
@@ -196,11 +188,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn plurals_are_those_of_the_definitions() {
-        for (kind, definition) in OPTIONAL {
-            let resource = api_resource(kind, kind.api_versions()[0]);
-            assert_eq!(format!("{}.{}", resource.plural, resource.group), definition);
+    fn plurals_are_those_that_the_api_has() {
+        for known in KINDS {
+            let guessed = ApiResource::from_gvk(&gvk(known, known.api_versions[0]));
+            assert_eq!((guessed.plural.as_str(), guessed.group.as_str()), (known.plural, known.group()));
         }
-        assert_eq!(api_resource(Kind::EndpointSlice, "discovery.k8s.io/v1").plural, "endpointslices");
+    }
+
+    #[test]
+    fn a_definition_is_of_the_kind_of_its_group() {
+        let of = |definition| defined(definition).map(|known| (known.name, known.group()));
+        assert_eq!(
+            of("destinationrules.networking.istio.io"),
+            Some(("DestinationRule", "networking.istio.io"))
+        );
+        assert_eq!(of("gateways.networking.istio.io"), Some(("Gateway", "networking.istio.io")));
+        let api = ("Gateway", "gateway.networking.k8s.io");
+        assert_eq!(of("gateways.gateway.networking.k8s.io"), Some(api));
+        for others in ["pods.", "deployments.apps", "trafficextensions.extensions.istio.io", "gateways"] {
+            assert_eq!(of(others), None, "{others}");
+        }
     }
 }

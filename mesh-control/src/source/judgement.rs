@@ -7,10 +7,9 @@ use std::collections::{BTreeMap, HashMap};
 
 use mesh_api::admin::{InForce, Part, ResourceStatus};
 use mesh_api::compile::{Condition, Effect, Shared};
-use mesh_api::manifest::{Kind, ManifestError, ObjectKey};
+use mesh_api::kind::{Kind, ObjectKey};
+use mesh_api::manifest::ManifestError;
 use mesh_api::resource::{Action, MtlsMode, Object};
-
-use crate::kubernetes::objects::is_policy;
 
 /// What was found, by `Kind namespace/name` as messages have it.
 #[derive(Default)]
@@ -68,7 +67,7 @@ fn sorted<'a>(
 /// The key of which a message has this text, if it is a policy's.
 fn policy_named(text: &str) -> Option<ObjectKey> {
     let (kind, name) = text.split_once(' ')?;
-    let kind = Kind::ALL.into_iter().find(|known| known.as_str() == kind && is_policy(*known))?;
+    let kind = Kind::policies().find(|known| known.as_str() == kind)?;
     let (namespace, name) = name.split_once('/')?;
     Some(ObjectKey { kind, namespace: namespace.to_owned(), name: name.to_owned() })
 }
@@ -174,7 +173,7 @@ spec: RULE
         let parsed = parse("", &text);
         let shared: Vec<_> = parsed.objects.into_iter().map(Arc::new).collect();
         let conditions = compile(shared.iter().cloned(), &MeshConfig::default()).conditions;
-        let policies = shared.iter().filter(|it| is_policy(it.value.kind()));
+        let policies = shared.iter().filter(|it| it.value.kind().is_policy());
         judge(policies, &parsed.errors, &parsed.warnings, &conditions).try_into().unwrap()
     }
 
@@ -290,7 +289,7 @@ spec: RULE
             problem: "broken".into(),
             fix: "mend it".into(),
         };
-        let policies = shared.iter().filter(|it| is_policy(it.value.kind()));
+        let policies = shared.iter().filter(|it| it.value.kind().is_policy());
         let judged = judge(policies, &[error], &[], &[]);
         assert_eq!(
             judged.iter().map(|it| it.in_force).collect::<Vec<_>>(),

@@ -22,7 +22,7 @@ use tracing::{debug, error, info, warn};
 
 use self::directory::Directory;
 use crate::config::Configuration;
-use crate::kubernetes::objects::{Objects, is_policy};
+use crate::kubernetes::objects::Objects;
 use crate::metrics::Metrics;
 use crate::watch::{DirectoryWatch, Touched};
 
@@ -185,7 +185,7 @@ impl Publisher {
         let start = Instant::now();
         let Loaded { changes, objects, errors, warnings } = self.reader.read(touched)?;
         let count = changes.len();
-        let policies_changed = changes.iter().any(|change| is_policy(change.key.kind));
+        let policies_changed = changes.iter().any(|change| change.key.kind.is_policy());
         let changed = self.compile(changes);
         self.present.generation += 1;
         self.present.built = Some(Instant::now());
