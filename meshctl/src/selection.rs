@@ -40,7 +40,7 @@ pub trait Named {
     const WHAT: &str;
 
     /// Kinds of the objects whose labels count for it.
-    const LABELLED: &[Kind];
+    fn kinds() -> Vec<Kind>;
 
     /// Each namespace and name that it goes by.
     fn names(&self) -> Vec<(&str, &str)>;
@@ -53,7 +53,7 @@ impl Selection {
     /// What has the labels that were asked for, if any were.
     pub async fn bearers<T: Named>(&self, mesh: &Mesh) -> Result<Option<Bearers>> {
         let Some(labels) = &self.labels else { return Ok(None) };
-        Ok(Some(labels::bearers(mesh, labels, T::LABELLED, self.within()).await?))
+        Ok(Some(labels::bearers(mesh, labels, &T::kinds(), self.within()).await?))
     }
 
     /// Leaves what was asked for of what each node answered. Errors: nothing has a name that was given.
@@ -117,7 +117,10 @@ fn key(kind: Kind, (namespace, name): (&str, &str)) -> ObjectKey {
 
 impl Named for WorkloadStatus {
     const WHAT: &str = "workload";
-    const LABELLED: &[Kind] = &[Kind::Pod];
+
+    fn kinds() -> Vec<Kind> {
+        vec![Kind::Pod]
+    }
 
     fn names(&self) -> Vec<(&str, &str)> {
         vec![(&self.namespace, &self.name)]
@@ -130,7 +133,10 @@ impl Named for WorkloadStatus {
 
 impl Named for ServiceStatus {
     const WHAT: &str = "service";
-    const LABELLED: &[Kind] = &[Kind::Service];
+
+    fn kinds() -> Vec<Kind> {
+        vec![Kind::Service]
+    }
 
     /// Its host, and the first part of it, which is the service's name.
     fn names(&self) -> Vec<(&str, &str)> {
@@ -145,7 +151,10 @@ impl Named for ServiceStatus {
 
 impl Named for Policy {
     const WHAT: &str = "policy";
-    const LABELLED: &[Kind] = &[Kind::AuthorizationPolicy, Kind::PeerAuthentication, Kind::DestinationRule];
+
+    fn kinds() -> Vec<Kind> {
+        Kind::policies().collect()
+    }
 
     fn names(&self) -> Vec<(&str, &str)> {
         vec![(&self.namespace, &self.name)]
@@ -158,7 +167,10 @@ impl Named for Policy {
 
 impl Named for CertificateStatus {
     const WHAT: &str = "certificate of";
-    const LABELLED: &[Kind] = &[Kind::ServiceAccount];
+
+    fn kinds() -> Vec<Kind> {
+        vec![Kind::ServiceAccount]
+    }
 
     /// Its service account, and the identity as a whole.
     fn names(&self) -> Vec<(&str, &str)> {
@@ -176,7 +188,10 @@ impl Named for CertificateStatus {
 
 impl Named for ConnectionStatus {
     const WHAT: &str = "open connection of";
-    const LABELLED: &[Kind] = &[Kind::Pod];
+
+    fn kinds() -> Vec<Kind> {
+        vec![Kind::Pod]
+    }
 
     /// The pods at its ends.
     fn names(&self) -> Vec<(&str, &str)> {
@@ -199,7 +214,10 @@ mod tests {
 
     impl Named for Item {
         const WHAT: &str = "policy";
-        const LABELLED: &[Kind] = &[Kind::Pod];
+
+        fn kinds() -> Vec<Kind> {
+            vec![Kind::Pod]
+        }
 
         fn names(&self) -> Vec<(&str, &str)> {
             vec![(self.0, self.1)]

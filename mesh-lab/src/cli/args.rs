@@ -262,12 +262,7 @@ impl std::str::FromStr for KindName {
 
 /// Singular and plural.
 fn forms(kind: mesh_api::manifest::Kind) -> [String; 2] {
-    let singular = kind.as_str().to_ascii_lowercase();
-    let plural = match singular.strip_suffix('y') {
-        Some(stem) => format!("{stem}ies"),
-        None => format!("{singular}s"),
-    };
-    [singular, plural]
+    [kind.as_str().to_ascii_lowercase(), kind.known().plural.to_owned()]
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use kube::Api;
 use kube::runtime::conditions::is_crd_established;
 use kube::runtime::wait::Condition;
 use mesh_api::admin::{AgentStatus, CertificateStatus, EnrolmentState, PodStatus};
+use mesh_api::kind::{Kind, Treatment};
 
 use super::{Finding, resources};
 use crate::cluster::{Cluster, OtherControl};
@@ -15,12 +16,6 @@ use crate::source::{Mesh, Nodes};
 use crate::standing::NotEnrolled;
 use crate::status::{self, NodeState, Status};
 
-/// Kinds that the control plane reads.
-const KINDS: &[&str] = &[
-    "authorizationpolicies.security.istio.io",
-    "peerauthentications.security.istio.io",
-    "destinationrules.networking.istio.io",
-];
 const TRUST_BUNDLE: &str = "nodemesh-root-cert";
 /// Resources that an agent may be behind by without anything being wrong: a change on its way.
 const LAG: usize = 100;
@@ -64,14 +59,15 @@ pub async fn check(cluster: Cluster) -> Result<Vec<Finding>> {
 async fn kinds(cluster: &Cluster) -> Result<Finding> {
     let definitions: Api<CustomResourceDefinition> = Api::all(cluster.client.clone());
     let mut missing = Vec::new();
-    for kind in KINDS {
-        let found = definitions.get_opt(kind).await.context("can't read the definitions of kinds")?;
+    let used: Vec<_> = Kind::that_are(Treatment::Used).map(|kind| kind.known().definition()).collect();
+    for name in &used {
+        let found = definitions.get_opt(name).await.context("can't read the definitions of kinds")?;
         if !is_crd_established().matches_object(found.as_ref()) {
-            missing.push(*kind);
+            missing.push(name.as_str());
         }
     }
     Ok(if missing.is_empty() {
-        Finding::ok("kinds", format!("{} of Istio's are served", KINDS.len()))
+        Finding::ok("kinds", format!("{} of Istio's are served", used.len()))
     } else {
         let found = format!("not served: {}", missing.join(", "));
         Finding::warn(

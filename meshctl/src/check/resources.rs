@@ -1,7 +1,7 @@
 //! What people wrote for the mesh and it does not do.
 
 use mesh_api::admin::{InForce, Part, ResourceStatus, Resources, UnreadKind};
-use mesh_api::manifest::Kind;
+use mesh_api::kind::{Kind, Treatment};
 
 use super::Finding;
 
@@ -77,10 +77,21 @@ fn unread(kinds: &[UnreadKind]) -> Option<Finding> {
     let all = kinds.iter().map(one).collect::<Vec<_>>().join("; ");
     (!kinds.is_empty()).then(|| {
         let found = format!("not read, they change nothing about connections in the mesh: {all}");
-        let fix = "say what is about connections in AuthorizationPolicy, PeerAuthentication and DestinationRule; leave \
-                   the rest to those whose they are, or remove it";
+        let fix = format!(
+            "say what is about connections in {}; leave the rest to those whose they are, or remove it",
+            used_kinds()
+        );
         Finding::warn("other kinds", found, fix)
     })
+}
+
+/// In a sentence.
+fn used_kinds() -> String {
+    let names: Vec<_> = Kind::that_are(Treatment::Used).map(Kind::as_str).collect();
+    match names.as_slice() {
+        [others @ .., last] if !others.is_empty() => format!("{} and {last}", others.join(", ")),
+        names => names.concat(),
+    }
 }
 
 #[cfg(test)]
@@ -152,5 +163,7 @@ mod tests {
         let last = &found[MOST + 1].detail;
         let both = "9 VirtualService.networking.istio.io (shop/a, shop/b, …); 1 Sidecar.networking.istio.io (shop/c)";
         assert!(last.ends_with(both), "{last}");
+        let fix = found[MOST + 1].fix.as_deref().unwrap_or_default();
+        assert!(fix.contains(" in AuthorizationPolicy, PeerAuthentication and DestinationRule; "), "{fix}");
     }
 }

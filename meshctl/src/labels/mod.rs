@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use kube::Api;
 use kube::api::{ApiResource, DynamicObject, ListParams};
 use kube::core::{GroupVersionKind, Selector, SelectorExt};
-use mesh_api::manifest::{Kind, ObjectKey};
+use mesh_api::kind::{Kind, ObjectKey, find};
 use serde_json::Value;
 
 use crate::cluster::Cluster;
@@ -63,8 +63,10 @@ async fn of_cluster(
     kind: Kind,
     namespace: Option<&str>,
 ) -> Result<Vec<DynamicObject>> {
-    let (group, version) = kind.api_versions()[0].rsplit_once('/').unwrap_or(("", kind.api_versions()[0]));
-    let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, kind.as_str()));
+    let known = kind.known();
+    let version = known.api_versions[0].rsplit('/').next().unwrap_or_default();
+    let gvk = GroupVersionKind::gvk(known.group(), version, known.name);
+    let resource = ApiResource::from_gvk_with_plural(&gvk, known.plural);
     let client = cluster.client.clone();
     let api: Api<DynamicObject> = match namespace {
         Some(namespace) => Api::namespaced_with(client, namespace, &resource),
@@ -92,7 +94,9 @@ fn of_lab(
             let Ok(text) = fs::read_to_string(&file) else { continue };
             let Ok(value) = serde_json::from_str::<Value>(&text) else { continue };
             let Ok(object) = serde_json::from_value::<DynamicObject>(value) else { continue };
-            let is_of_kind = object.types.as_ref().is_some_and(|types| types.kind == kind.as_str());
+            let types = object.types.as_ref();
+            let known = types.and_then(|types| find(&types.api_version, &types.kind));
+            let is_of_kind = known == Some(kind.known());
             let is_there = namespace.is_none_or(|it| object.metadata.namespace.as_deref() == Some(it));
             let labels = object.metadata.labels.clone().unwrap_or_default();
             if is_of_kind && is_there && selector.matches(&labels) {
