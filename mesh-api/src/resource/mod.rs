@@ -9,6 +9,7 @@ mod destination_rule;
 pub mod egress;
 mod endpoint_slice;
 pub mod enrolment;
+mod export_to;
 mod lenient;
 mod metadata;
 mod namespace;

@@ -11,7 +11,7 @@ use crate::{
         cursor::{Cursor, Fields, Findings},
         tree,
     },
-    resource::{Metadata, Readable, metadata::is_label, selector},
+    resource::{Metadata, Readable, export_to, metadata::is_label, selector},
 };
 
 /// Most ports with settings of their own.
@@ -37,7 +37,7 @@ impl Readable for DestinationRule {
             host,
             policy,
             subsets: fields.get("subsets").map(|at| subsets(&at)).unwrap_or_default(),
-            export_to: fields.get("exportTo").map(|at| export_to(&at)).unwrap_or_default(),
+            export_to: fields.get("exportTo").map(|at| export_to::read(&at, false)).unwrap_or_default(),
             workload_selector: fields.get("workloadSelector").and_then(|at| selector::read(&at)),
         })
     }
@@ -74,26 +74,6 @@ fn subset<'a>(at: &Cursor<'a>, names: &mut HashSet<&'a str>) -> Option<Subset> {
         labels: fields.get("labels").map(|at| at.string_map()).unwrap_or_default(),
         policy: fields.get("trafficPolicy").map(|at| traffic_policy(&at)).unwrap_or_default(),
     })
-}
-
-fn export_to(at: &Cursor<'_>) -> Vec<String> {
-    let values = at.texts();
-    let mut seen = HashSet::new();
-    for (at, value) in &values {
-        match *value {
-            "*" if values.len() > 1 => at.error("`*` includes the others", "write `*` alone, or remove it"),
-            "*" | "." => {}
-            "~" => at.error("`~` is not for rules", "write `.` for the rule's own namespace only"),
-            name if !is_label(name) => {
-                at.error(format!("{name:?} is not a namespace"), "write `*`, `.` or a namespace");
-            }
-            _ => {}
-        }
-        if !seen.insert(*value) {
-            at.error("this namespace is already listed", "remove one of the two");
-        }
-    }
-    values.into_iter().map(|(_, value)| value.to_owned()).collect()
 }
 
 const BLOCKS: [&str; 4] = ["loadBalancer", "connectionPool", "outlierDetection", "tls"];
