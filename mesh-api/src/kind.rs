@@ -8,7 +8,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use self::Scope::{Cluster, Namespaced};
-use self::Treatment::{Followed, FromManifests, NotLookedFor, NotRead, Used};
+use self::Treatment::{Followed, FromManifests, NotLookedFor, NotRead, ReadNotUsed, Used};
 
 /// What the mesh knows of a kind. Kinds are sorted as lists of them are: by plural, then by group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -46,7 +46,10 @@ pub enum Treatment {
     /// They are written for the mesh, which does what they say. The chart brings the kind's definition, and
     /// conditions say what became of each.
     Used,
-    /// They are written for a mesh, and this one does nothing with them: an event says so to each.
+    /// They are written for a mesh, and this one does nothing with them yet: conditions say so, and what is
+    /// wrong in each. The definition is others'.
+    ReadNotUsed,
+    /// They are written for a mesh, and this one does not read them: an event says so to each.
     NotRead,
     /// The same, but said only of those in manifests: no cluster is asked for them.
     NotLookedFor,
@@ -171,7 +174,7 @@ impl Kind {
 
     /// Whether people write it for a mesh, so that it is answered with a status.
     pub fn is_policy(self) -> bool {
-        self.known().treatment == Used
+        matches!(self.known().treatment, Used | ReadNotUsed)
     }
 
     /// The kinds of which that is so.

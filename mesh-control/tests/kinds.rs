@@ -45,7 +45,9 @@ fn rights(known: &Known) -> Vec<String> {
     let follow = of(known.plural, &["list", "watch"]);
     match known.treatment {
         Treatment::Followed | Treatment::NotRead => follow,
-        Treatment::Used => [follow, of(&format!("{}/status", known.plural), &["patch"])].concat(),
+        Treatment::Used | Treatment::ReadNotUsed => {
+            [follow, of(&format!("{}/status", known.plural), &["patch"])].concat()
+        }
         Treatment::FromManifests | Treatment::NotLookedFor => Vec::new(),
     }
 }
@@ -135,6 +137,7 @@ fn row(known: &Known) -> String {
         Treatment::Followed => "followed",
         Treatment::FromManifests => "manifests alone",
         Treatment::Used => "used",
+        Treatment::ReadNotUsed => "read, not used",
         Treatment::NotRead => "not read",
         Treatment::NotLookedFor => "not read, manifests alone",
     };

@@ -12,7 +12,7 @@ use super::{
     suggest::nearest,
     tree::{self, Node, Value},
 };
-use crate::kind::{self, KINDS};
+use crate::kind::{self, KINDS, Treatment};
 use crate::resource::{self, Object};
 
 /// Reads one document into `parsed`.
@@ -65,6 +65,9 @@ fn object(file: &Arc<str>, root: &Node) -> Result<(Located<Object>, Vec<Manifest
     })?;
     let findings = Findings::default();
     let object = resource::read(kind, root, &findings);
+    if kind.known().treatment == Treatment::ReadNotUsed {
+        findings.warnings.borrow_mut().push(not_used(kind, root));
+    }
     let errors = findings.errors.into_inner();
     match object {
         Some(value) if errors.is_empty() => {
@@ -73,6 +76,17 @@ fn object(file: &Arc<str>, root: &Node) -> Result<(Located<Object>, Vec<Manifest
             Ok((Located { file: Arc::clone(file), line: root.line, value, raw }, warnings))
         }
         _ => Err(Refusal::Broken(errors.into_iter().map(locate).collect())),
+    }
+}
+
+/// Says that nothing is done with what was read.
+fn not_used(kind: Kind, root: &Node) -> Fault {
+    Fault {
+        line: root.get("kind").map_or(root.line, |entry| entry.line),
+        field: Some("kind".to_owned()),
+        problem: format!("{kind} is not used yet: it changes nothing about connections"),
+        fix: "remove it, or leave it for a mesh that uses it; this one behaves as if it were not there"
+            .to_owned(),
     }
 }
 

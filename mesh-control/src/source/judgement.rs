@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use mesh_api::admin::{InForce, Part, ResourceStatus};
 use mesh_api::compile::{Condition, Effect, Shared};
-use mesh_api::kind::{Kind, ObjectKey};
+use mesh_api::kind::{Kind, ObjectKey, Treatment};
 use mesh_api::manifest::ManifestError;
 use mesh_api::resource::{Action, MtlsMode, Object};
 
@@ -79,7 +79,8 @@ fn status(key: ObjectKey, object: Option<&Object>, found: &Found<'_>) -> Resourc
 }
 
 fn in_force(object: Option<&Object>, found: &Found<'_>) -> InForce {
-    let Some(object) = object else { return InForce::No };
+    let is_used = |object: &&Object| object.kind().known().treatment == Treatment::Used;
+    let Some(object) = object.filter(is_used) else { return InForce::No };
     if !found.errors.is_empty() {
         return InForce::Earlier;
     }
