@@ -116,11 +116,13 @@ fn one_event_for_each_change(scope: &Scope) -> Result<()> {
     })
 }
 
+/// Group, version, name and plural of a kind.
+type Defined = (&'static str, &'static str, &'static str, &'static str);
+
 /// The kinds that are not read, with their definitions' versions.
-const UNREAD: [(&str, &str, &str, &str); 15] = [
+const UNREAD: [Defined; 14] = [
     ("networking.istio.io", "v1", "VirtualService", "virtualservices"),
     ("networking.istio.io", "v1", "Gateway", "gateways"),
-    ("networking.istio.io", "v1", "ServiceEntry", "serviceentries"),
     ("networking.istio.io", "v1", "WorkloadEntry", "workloadentries"),
     ("networking.istio.io", "v1", "WorkloadGroup", "workloadgroups"),
     ("networking.istio.io", "v1", "Sidecar", "sidecars"),
@@ -135,12 +137,15 @@ const UNREAD: [(&str, &str, &str, &str); 15] = [
     ("gateway.networking.k8s.io", "v1alpha2", "TCPRoute", "tcproutes"),
 ];
 
+/// Kinds that are read, and with which nothing is done yet.
+const UNUSED: [Defined; 1] = [("networking.istio.io", "v1", "ServiceEntry", "serviceentries")];
+
 /// Their definitions, without a schema. They go with the value.
-struct Definitions;
+struct Definitions(&'static [Defined]);
 
 impl Definitions {
-    fn new() -> Result<Self> {
-        let all = UNREAD.map(|(group, version, kind, plural)| {
+    fn new(kinds: &'static [Defined]) -> Result<Self> {
+        let define = |(group, version, kind, plural): &Defined| {
             json!({
                 "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
                 "metadata": {
@@ -151,28 +156,29 @@ impl Definitions {
                     "group": group, "scope": "Namespaced",
                     "names": {"kind": kind, "plural": plural, "singular": kind.to_lowercase()},
                     "versions": [{
-                        "name": version, "served": true, "storage": true,
+                        "name": version, "served": true, "storage": true, "subresources": {"status": {}},
                         "schema": {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}},
                     }],
                 },
             })
-        });
+        };
+        let all: Vec<_> = kinds.iter().map(define).collect();
         kubectl::apply("default", &json!({"apiVersion": "v1", "kind": "List", "items": all}).to_string())?;
-        let made = Self;
-        let names = Self::names();
+        let made = Self(kinds);
+        let names = made.names();
         let wait = ["wait", "--for=condition=Established", "--timeout=60s", "customresourcedefinition"];
         kubectl::run(&[&wait[..], &names.iter().map(String::as_str).collect::<Vec<_>>()].concat())?;
         Ok(made)
     }
 
-    fn names() -> Vec<String> {
-        UNREAD.iter().map(|(group, _, _, plural)| format!("{plural}.{group}")).collect()
+    fn names(&self) -> Vec<String> {
+        self.0.iter().map(|(group, _, _, plural)| format!("{plural}.{group}")).collect()
     }
 }
 
 impl Drop for Definitions {
     fn drop(&mut self) {
-        let names = Self::names();
+        let names = self.names();
         let delete = ["delete", "--ignore-not-found", "customresourcedefinition"];
         let deleted =
             kubectl::run(&[&delete[..], &names.iter().map(String::as_str).collect::<Vec<_>>()].concat());
@@ -185,7 +191,7 @@ impl Drop for Definitions {
 #[test]
 fn objects_of_kinds_that_are_not_read_are_told_so() -> Result<()> {
     let scope = Scope::new("unread", Enrolled::No)?;
-    let _definitions = Definitions::new()?;
+    let _definitions = Definitions::new(&UNREAD)?;
     for (group, version, kind, _) in UNREAD {
         let name = format!("{}-{}", kind.to_lowercase(), group.split('.').next().unwrap_or_default());
         let object =
@@ -211,6 +217,35 @@ fn objects_of_kinds_that_are_not_read_are_told_so() -> Result<()> {
         ensure!(detail.contains(&format!("{kind}.{group}")), "{detail}");
     }
     Ok(())
+}
+
+#[test]
+fn objects_of_kinds_that_are_not_used_yet_are_told_so_and_what_is_wrong_in_them() -> Result<()> {
+    let scope = Scope::new("unused", Enrolled::No)?;
+    let _definitions = Definitions::new(&UNUSED)?;
+    let entry = |name: &str, spec: &Value| {
+        json!({
+            "apiVersion": "networking.istio.io/v1", "kind": "ServiceEntry",
+            "metadata": {"name": name}, "spec": spec,
+        })
+    };
+    let good = entry("bank", &json!({"hosts": ["bank.example"], "ports": [{"number": 443, "name": "tls"}]}));
+    eventually("the API server serves the kind", SOON, || scope.apply(&good))?;
+    let message = told(&scope, "serviceentries.networking.istio.io", "bank", "No")?;
+    ensure!(message.contains("ServiceEntry is not used yet"), "{message}");
+    eventually("an event tells", SOON, || {
+        ensure!(events(&scope, "NotInForce", "bank")?.len() == 1, "there is none");
+        Ok(())
+    })?;
+    ensure!(events(&scope, "NotRead", "bank")?.is_empty(), "it is read");
+    scope.apply(&entry("broken", &json!({"host": "bank.example"})))?;
+    eventually("what is wrong is said", SOON, || {
+        let object = scope.get(&["serviceentries.networking.istio.io", "broken"])?;
+        let condition = mesh::accepted(&object)?;
+        let message = condition["message"].as_str().unwrap_or_default();
+        ensure!(condition["status"] == "False" && message.contains("did you mean `hosts`?"), "{condition}");
+        Ok(())
+    })
 }
 
 /// Addresses of documentation (RFC 5737), which lead nowhere.

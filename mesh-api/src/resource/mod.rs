@@ -19,6 +19,7 @@ mod peer_authentication;
 pub mod pod;
 mod selector;
 mod service;
+mod service_entry;
 mod shared_labels;
 
 pub use authorization_policy::{
@@ -41,6 +42,7 @@ pub use service::{
     InternalTrafficPolicy, IpFamily, IpFamilyPolicy, Service, ServicePort, ServiceSpec, SessionAffinity,
     TrafficDistribution,
 };
+pub use service_entry::{EntryEndpoint, EntryPort, Location, Resolution, ServiceEntry};
 pub use shared_labels::SharedLabels;
 
 use crate::kind::{Kind, ObjectKey};
@@ -102,6 +104,7 @@ objects! {
     AuthorizationPolicy,
     PeerAuthentication,
     DestinationRule,
+    ServiceEntry,
 }
 
 impl Object {

@@ -147,7 +147,7 @@ fn says(object: &Object) -> String {
 mod tests {
     use std::sync::Arc;
 
-    use mesh_api::compile::{MeshConfig, compile};
+    use mesh_api::compile::{Change, Compiler, MeshConfig, compile};
     use mesh_api::manifest::parse;
 
     use super::*;
@@ -199,6 +199,31 @@ spec: RULE
             ("Service shop/web".to_owned(), InForce::Partly)
         );
         assert_eq!(service.parts[0].field, "spec.externalIPs");
+    }
+
+    #[test]
+    fn a_kind_that_is_not_used_is_not_in_force_whatever_an_object_of_it_says() {
+        let entry = |spec: &str| {
+            let head = "apiVersion: networking.istio.io/v1\nkind: ServiceEntry";
+            parse("", &format!("{head}\nmetadata: {{name: bank, namespace: shop}}\nspec: {spec}\n"))
+        };
+        let good = entry("{hosts: [bank.example]}");
+        let shared: Vec<_> = good.objects.into_iter().map(Arc::new).collect();
+        let mut compiler = Compiler::new(MeshConfig::default());
+        let change = Change { key: shared[0].value.key(), object: Some(shared[0].clone()) };
+        compiler.apply([change], |output| panic!("{output:?} is made of it"));
+        let judged = judge(compiler.policies(), &good.errors, &good.warnings, &[]);
+        let [entry_now] = &judged[..] else { panic!("{judged:?}") };
+        assert_eq!(
+            (entry_now.key().to_string(), entry_now.in_force),
+            ("ServiceEntry shop/bank".to_owned(), InForce::No)
+        );
+        let [part] = &entry_now.parts[..] else { panic!("{entry_now:?}") };
+        assert!(part.meaning.contains("not used yet") && part.fix.contains("remove it"), "{part:?}");
+        let broken = entry("{host: bank.example}");
+        let judged = judge(compiler.policies(), &broken.errors, &broken.warnings, &[]);
+        assert_eq!(judged[0].in_force, InForce::No, "what it said before is not in force either");
+        assert!(judged[0].parts.iter().any(|part| part.field == "spec.host"), "{judged:?}");
     }
 
     #[test]
