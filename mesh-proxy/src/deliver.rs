@@ -44,7 +44,7 @@ pub async fn deliver(
 ) -> Result<TcpStream, Error> {
     let taking = worker.surroundings.delivery_socket(pod, to.ip(), client.address());
     let taken = tokio::time::timeout(TIMEOUT, taking).await;
-    let socket = taken.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).map_err(Error::Socket)?;
+    let socket = taken.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).map_err(no_socket)?;
     let connect = async {
         tokio::select! {
             biased;
@@ -55,6 +55,14 @@ pub async fn deliver(
     tokio::time::timeout(TIMEOUT, connect)
         .await
         .unwrap_or_else(|_| Err(Error::Connect(io::ErrorKind::TimedOut.into())))
+}
+
+/// Where the pod has no such address to come from, the application can't be reached over its family.
+fn no_socket(error: io::Error) -> Error {
+    match error.kind() {
+        io::ErrorKind::AddrNotAvailable => Error::Connect(error),
+        _ => Error::Socket(error),
+    }
 }
 
 async fn open(

@@ -494,3 +494,55 @@ impl From<Error> for Ended {
         Self::Failed(flag, error.to_string())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::fixture::{self, PlainSockets, run};
+
+    async fn taken(surroundings: PlainSockets, to: SocketAddr) -> Result<Delivered, Error> {
+        let (worker, pod) = fixture::worker(surroundings);
+        let workload = worker.workload_of(&pod).await.unwrap();
+        let client = ClientAddress::new("10.0.0.9:1000".parse().unwrap());
+        let to = UpstreamAddress::new(to);
+        let arrival = Arrival { identity: None, client, to, by_service: false };
+        take(&worker, &pod, &workload, &arrival).await
+    }
+
+    #[test]
+    fn an_application_gets_what_policy_allows() {
+        run(async {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let to = listener.local_addr().unwrap();
+            let mut delivered = taken(PlainSockets::to(None), to).await.unwrap();
+            let (mut application, _) = listener.accept().await.unwrap();
+            delivered.socket.write_all(b"hello").await.unwrap();
+            let mut heard = [0; 5];
+            application.read_exact(&mut heard).await.unwrap();
+            assert_eq!(&heard, b"hello");
+        });
+    }
+
+    /// Then the application may be reached over the other family.
+    #[test]
+    fn it_is_told_that_a_pod_has_no_address_for_a_family() {
+        run(async {
+            let kind = io::ErrorKind::AddrNotAvailable;
+            let surroundings = PlainSockets { no_delivery: Some(kind), ..PlainSockets::to(None) };
+            let error = taken(surroundings, "127.0.0.1:80".parse().unwrap()).await.err().unwrap();
+            assert_eq!(error.kind(), kind);
+        });
+    }
+
+    #[test]
+    fn the_meshs_own_ports_are_nobodys() {
+        run(async {
+            let error =
+                taken(PlainSockets::to(None), "127.0.0.1:15001".parse().unwrap()).await.err().unwrap();
+            assert!(matches!(error, Error::MeshPort(15001)), "{error}");
+        });
+    }
+}

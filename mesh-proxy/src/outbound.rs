@@ -425,3 +425,52 @@ impl Error {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::task::spawn_local;
+
+    use super::*;
+    use crate::accept::{Cap, Caps};
+    use crate::fixture::{self, PlainSockets, echo, run, sockets};
+
+    /// A client's connection to a worker in these surroundings.
+    async fn client(surroundings: PlainSockets) -> TcpStream {
+        let (worker, pod) = fixture::worker(surroundings);
+        let (client, accepted) = sockets().await;
+        let caps = Caps { worker: Cap::new(1), pod: Cap::new(1), from_elsewhere: None };
+        let (peer, place) = (accepted.peer_addr().unwrap(), caps.try_place().unwrap());
+        spawn_local(serve(worker, pod, accepted, peer, place));
+        client
+    }
+
+    #[test]
+    fn a_destination_outside_of_the_mesh_is_reached_as_it_is() {
+        run(async {
+            let surroundings = PlainSockets::to(Some(echo().await));
+            let met = Rc::clone(&surroundings.met);
+            let mut client = client(surroundings).await;
+            client.write_all(b"hello").await.unwrap();
+            client.shutdown().await.unwrap();
+            let mut answer = String::new();
+            client.read_to_string(&mut answer).await.unwrap();
+            assert_eq!(answer, "hello<done>");
+            assert_eq!(*met.borrow(), [Met::Taken]);
+        });
+    }
+
+    #[test]
+    fn who_wants_to_go_nowhere_or_where_nobody_is_gets_a_reset() {
+        run(async {
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let closed = listener.local_addr().unwrap();
+            drop(listener);
+            for destination in [None, Some(closed)] {
+                let mut client = client(PlainSockets::to(destination)).await;
+                let read = client.read(&mut [0]).await;
+                assert_eq!(read.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset, "{destination:?}");
+            }
+        });
+    }
+}
