@@ -20,7 +20,7 @@ pub async fn take_off(cluster: &Cluster) -> Result<usize> {
         let said = Patch::Apply(redirection(&name, &pod.uid().unwrap_or_default(), false));
         match api.patch_status(&name, &PatchParams::apply(REDIRECTION_WRITER).force(), &said).await {
             Ok(_) => {}
-            Err(kube::Error::Api(status)) if status.is_not_found() => {}
+            Err(kube::Error::Api(status)) if status.code == 404 => {}
             Err(error) => {
                 let context = format!("can't take the annotation {REDIRECTION} off pod {namespace}/{name}");
                 return Err(anyhow::Error::from(error).context(context));

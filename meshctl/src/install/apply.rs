@@ -153,7 +153,7 @@ impl<'a> Applier<'a> {
         // What an object owns goes before it, so once it is gone all is.
         match api.delete(&entry.name, &DeleteParams::foreground()).await {
             Ok(_) => Ok(true),
-            Err(kube::Error::Api(status)) if status.is_not_found() => Ok(false),
+            Err(kube::Error::Api(status)) if status.code == 404 => Ok(false),
             Err(error) => Err(anyhow!(error).context(format!("can't delete {entry}"))),
         }
     }
@@ -186,7 +186,7 @@ impl<'a> Applier<'a> {
 fn is_unknown_kind(error: &anyhow::Error) -> bool {
     match error.downcast_ref::<kube::Error>() {
         Some(kube::Error::Discovery(_)) => true,
-        Some(kube::Error::Api(status)) => status.is_not_found(),
+        Some(kube::Error::Api(status)) => status.code == 404,
         _ => false,
     }
 }

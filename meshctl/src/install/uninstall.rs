@@ -185,7 +185,7 @@ where
 {
     match api.delete(name, &DeleteParams::default()).await {
         Ok(_) => Ok(()),
-        Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
         Err(error) => {
             let kind = K::kind(&K::DynamicType::default()).into_owned();
             Err(anyhow!(error).context(format!("can't delete {kind} {name}")))
