@@ -1,5 +1,6 @@
-//! A gateway of sixty lines: takes connections on a plain socket and carries them to a pod over mutual TLS.
-//! No keeper, no eBPF; the pod's node has its policy decide, as for any client of the mesh.
+//! A gateway of some sixty lines, imports left out: takes connections on a plain socket and carries them to a
+//! pod over mutual TLS. No keeper, no eBPF; the pod's node has its policy decide, as for any client of the
+//! mesh.
 //!
 //! ```text
 //! echo_gateway LISTEN POD PEER CONTROL ROOT-CERT TOKEN IDENTITY
