@@ -168,6 +168,33 @@ fn direct_connections_notice_nothing_of_an_agents_death() {
     assert!(held.outcome().starts_with("reset"));
 }
 
+/// Four streams, as fast as they can, while the agent of their node is replaced twice and killed.
+#[test]
+fn direct_connections_under_load_notice_neither_an_upgrade_nor_a_kill() {
+    const IPERF: &str = "5201";
+    let world = World::new("directload");
+    let [server, _] = world.addresses("app", "server");
+    let mut serving = world.lab.exec_command("app", "server", &["iperf3", "-s", "-p", IPERF]);
+    let mut serving = serving.stdout(Stdio::null()).spawn().unwrap();
+    let knock = format!("import socket; socket.create_connection(('{server}', {IPERF})).close()");
+    eventually("connections there go directly", || {
+        let before = opened(&world, DIRECT);
+        world.exec("app", "neighbour", &["python3", "-c", &knock]).ok && opened(&world, DIRECT) > before
+    });
+    let load = ["iperf3", "-c", &server, "-p", IPERF, "-t", "8", "-P", "4"];
+    let mut load = world.lab.exec_command("app", "neighbour", &load);
+    let load = load.stdout(Stdio::piped()).spawn().unwrap();
+    for _ in 0..2 {
+        world.lab.agent("node2").upgrade().unwrap();
+    }
+    world.lab.agent("node2").kill().unwrap();
+    world.lab.agent("node2").start().unwrap();
+    let output = load.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    serving.kill().unwrap();
+    serving.wait().unwrap();
+}
+
 /// Opened when nobody reads of it any more: the next proxy reads of it before it knows any pod.
 #[test]
 fn a_connection_that_a_killed_proxy_has_not_heard_of_obeys_the_next() {
