@@ -74,8 +74,8 @@ async fn of_cluster(
     };
     match api.list(&ListParams::default().labels_from(selector)).await {
         Ok(found) => Ok(found.items),
-        // A kind that is not defined has no objects. Where nothing of its group is defined the answer is plain
-        // text, which has a code and no reason.
+        // A kind that is not defined has no objects. Where nothing of its group is defined the answer is
+        // plain text, which has a code and no reason.
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(Vec::new()),
         Err(error) => Err(error).with_context(|| format!("can't list the {}", resource.plural)),
     }
