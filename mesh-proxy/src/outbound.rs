@@ -461,6 +461,16 @@ mod tests {
     }
 
     #[test]
+    fn strict_egress_refuses_what_the_mesh_does_not_know() {
+        run(async {
+            let refused = Some(echo().await);
+            let mut client = client(PlainSockets { refused, ..PlainSockets::to(refused) }).await;
+            let read = client.read(&mut [0]).await;
+            assert_eq!(read.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
+        });
+    }
+
+    #[test]
     fn who_wants_to_go_nowhere_or_where_nobody_is_gets_a_reset() {
         run(async {
             let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

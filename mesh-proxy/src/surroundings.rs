@@ -16,7 +16,8 @@ use super::pod::LocalPod;
 
 /// The surroundings of one worker, used by its thread alone.
 ///
-/// Three things every place has; the others do nothing where there is nothing to do.
+/// What a connection is known by, and what it may do, every place has to say; the others do nothing where
+/// there is nothing to do.
 pub trait Surroundings {
     /// Returns a TCP socket in the pod's network, to connect from the pod to `to`. Errors: none can be had.
     fn outbound_socket(&self, pod: &LocalPod, to: IpAddr) -> LocalBoxFuture<'_, io::Result<Socket>>;
@@ -36,9 +37,10 @@ pub trait Surroundings {
 
     /// Has the application that takes the connection which `socket` is about to open see `client` as its
     /// peer. Errors: it would see the proxy.
-    fn show_client(&self, _socket: &Socket, _client: SocketAddr) -> io::Result<()> {
-        Ok(())
-    }
+    fn show_client(&self, socket: &Socket, client: SocketAddr) -> io::Result<()>;
+
+    /// Whether the pod may not go to a destination that the mesh does not know.
+    fn refuses_unknown(&self, pod: &LocalPod, destination: SocketAddr) -> bool;
 
     /// Whether a connection between two pods of this node is encrypted, as between nodes.
     fn is_encrypted(&self, _client: &LocalPod, _server: &LocalPod) -> bool {
@@ -47,11 +49,6 @@ pub trait Surroundings {
 
     /// The pod's next connection to `destination` may go without the proxy, since an endpoint is near.
     fn suggest_direct(&self, _pod: &LocalPod, _destination: SocketAddr) {}
-
-    /// Whether the pod may not go to a destination that the mesh does not know.
-    fn refuses_unknown(&self, _pod: &LocalPod, _destination: SocketAddr) -> bool {
-        false
-    }
 
     /// What came of a connection of the pod, for those that follow.
     fn note(&self, _pod: &LocalPod, _destination: SocketAddr, _met: Met) {}
