@@ -68,7 +68,7 @@ fn is_request(record: &Record) -> bool {
             };
             v4(17) == v4(35)
         }
-        5 => (1..=4).contains(&record[9]) && (1..=32).contains(&record[10]),
+        5 => (1..=6).contains(&record[9]) && (1..=32).contains(&record[10]),
         2 | 3 | 6..=10 | 12 => true,
         11 => (1..=2).contains(&record[1]),
         _ => false,
