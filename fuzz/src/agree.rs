@@ -8,7 +8,7 @@ use mesh_api::identity::SpiffeId;
 use mesh_api::manifest;
 use mesh_api::plan::outbound::{Route, route};
 use mesh_api::plan::policy::{Peer, authorize};
-use mesh_api::plan::{Rejected, Snapshot, Store, Target, Workload};
+use mesh_api::plan::{DiscoveryType, Rejected, Snapshot, Store, Target, Workload};
 use mesh_api::wire::security::Authorization;
 use mesh_api::wire::workload::{self, address};
 use mesh_api::wire::{type_url, xds::Resource};
@@ -29,12 +29,15 @@ pub struct Mesh {
 
 impl Mesh {
     pub fn of(store: &Store) -> Self {
-        let addresses = contents::<workload::Address>(store, type_url::ADDRESS);
+        let addresses = contents::<workload::Address>(store, &DiscoveryType::ADDRESS);
         let workloads = addresses.filter_map(|address| match address.r#type? {
             address::Type::Workload(workload) => Some(workload),
             address::Type::Service(_) => None,
         });
-        Self { workloads: workloads.collect(), policies: contents(store, type_url::AUTHORIZATION).collect() }
+        Self {
+            workloads: workloads.collect(),
+            policies: contents(store, &DiscoveryType::AUTHORIZATION).collect(),
+        }
     }
 
     /// What the second implementation says.
@@ -170,8 +173,8 @@ fn resource(type_url: &str, name: &str, content: &impl Message) -> Resource {
     Resource { version: "1".to_owned(), resource: Some(any), name: name.to_owned(), aliases: Vec::new() }
 }
 
-fn contents<M: Message + Default>(store: &Store, type_url: &str) -> impl Iterator<Item = M> {
-    let resources: Vec<_> = store.contents().resources(type_url).collect();
+fn contents<M: Message + Default>(store: &Store, of: &DiscoveryType) -> impl Iterator<Item = M> {
+    let resources: Vec<_> = store.contents().resources(of).collect();
     resources
         .into_iter()
         .map(|held| M::decode(&*held.resource.expect("held with content").value).expect("was decoded"))

@@ -2,14 +2,12 @@
 
 use std::collections::HashSet;
 
-use mesh_api::plan::{Snapshot, Store};
+use mesh_api::plan::{DiscoveryType, Snapshot, Store};
 use mesh_api::wire::type_url;
 use mesh_api::wire::xds::DeltaDiscoveryResponse;
 use prost::Message;
 
 use crate::agree;
-
-const TYPES: [&str; 2] = [type_url::ADDRESS, type_url::AUTHORIZATION];
 
 /// Responses, each behind its length. The store keeps what it says that it holds and nothing else, and what
 /// it decides on it is what the policies say.
@@ -38,10 +36,10 @@ pub fn check(mut data: &[u8]) {
 /// A store that is sent all of it at once holds the same.
 fn check_copy(store: &Store, snapshot: &Snapshot) {
     let mut copy = Store::default();
-    for type_url in TYPES {
-        let rejected = copy.apply(type_url, store.contents().resources(type_url).collect(), Vec::new());
-        assert!(rejected.is_empty() || type_url == type_url::AUTHORIZATION, "{rejected:?}");
-        assert_eq!(copy.versions(type_url), store.versions(type_url));
+    for of in DiscoveryType::ALL {
+        let rejected = copy.apply(of.type_url, store.contents().resources(&of).collect(), Vec::new());
+        assert!(rejected.is_empty() || of.type_url == type_url::AUTHORIZATION, "{rejected:?}");
+        assert_eq!(copy.versions(&of), store.versions(&of));
     }
     let copied = copy.snapshot();
     assert_eq!(copied.workload_count(), snapshot.workload_count());
@@ -58,10 +56,10 @@ fn check_copy(store: &Store, snapshot: &Snapshot) {
 
 /// Whatever it lists can be taken away again, and then nothing is left.
 fn check_removal(mut store: Store) {
-    for type_url in TYPES {
-        let names = store.versions(type_url).into_keys().collect();
-        assert_eq!(store.apply(type_url, Vec::new(), names), []);
-        assert!(store.versions(type_url).is_empty());
+    for of in DiscoveryType::ALL {
+        let names = store.versions(&of).into_keys().collect();
+        assert_eq!(store.apply(of.type_url, Vec::new(), names), []);
+        assert!(store.versions(&of).is_empty());
     }
     let nothing = store.snapshot();
     assert_eq!((nothing.workload_count(), nothing.service_count(), nothing.policies().len()), (0, 0, 0));

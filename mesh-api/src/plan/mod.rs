@@ -14,6 +14,7 @@ pub mod policy;
 
 mod decode;
 mod directory;
+mod discovery;
 mod endpoints;
 mod preference;
 mod reach;
@@ -28,6 +29,7 @@ mod waypoint;
 mod workload;
 
 pub use decode::Invalid;
+pub use discovery::DiscoveryType;
 pub use endpoints::{Target, TargetKey};
 pub use preference::{Place, Preference};
 pub use reach::Reach;

@@ -8,6 +8,7 @@ use prost_types::Any;
 
 use super::decode::{self, Invalid};
 use super::directory::Editor;
+use super::discovery::DiscoveryType;
 use super::policy::{Policy, PolicyEditor};
 use super::record::{Record, ServiceRecord};
 use super::snapshot::Snapshot;
@@ -64,23 +65,22 @@ impl fmt::Display for Rejected {
 
 impl Contents {
     /// Everything of a type, in no order, made one by one. Another store that applies it is equal.
-    pub fn resources(&self, type_url: &str) -> Box<dyn Iterator<Item = Resource> + '_> {
-        match type_url {
-            type_url::ADDRESS => {
-                let workloads = self.workloads.iter().map(|record| record.resource());
-                Box::new(workloads.chain(self.services.iter().map(|record| record.resource())))
-            }
-            type_url::AUTHORIZATION => Box::new(self.authorizations.iter().map(|(name, held)| Resource {
-                version: held.version.clone(),
-                resource: Some(Any {
-                    type_url: type_url::AUTHORIZATION.to_owned(),
-                    value: held.bytes.to_vec(),
-                }),
-                name: name.clone(),
-                aliases: Vec::new(),
-            })),
-            _ => Box::new(std::iter::empty()),
-        }
+    pub fn resources(&self, discovery_type: &DiscoveryType) -> Box<dyn Iterator<Item = Resource> + '_> {
+        (discovery_type.resources)(self)
+    }
+
+    pub(super) fn addresses(&self) -> Box<dyn Iterator<Item = Resource> + '_> {
+        let workloads = self.workloads.iter().map(|record| record.resource());
+        Box::new(workloads.chain(self.services.iter().map(|record| record.resource())))
+    }
+
+    pub(super) fn authorizations(&self) -> Box<dyn Iterator<Item = Resource> + '_> {
+        let resource = |(name, held): (&String, &Held)| {
+            let (type_url, value) = (type_url::AUTHORIZATION.to_owned(), held.bytes.to_vec());
+            let resource = Some(Any { type_url, value });
+            Resource { name: name.clone(), version: held.version.clone(), resource, aliases: Vec::new() }
+        };
+        Box::new(self.authorizations.iter().map(resource))
     }
 }
 
@@ -97,21 +97,15 @@ impl Store {
     /// A policy that can't be understood is the exception, if nothing was held under its name: to go on
     /// without it could allow too much, so it denies wherever it applies until a good one comes.
     pub fn apply(&mut self, type_url: &str, resources: Vec<Resource>, removed: Vec<String>) -> Vec<Rejected> {
-        for name in removed {
-            match type_url {
-                type_url::ADDRESS => self.remove_address(&name),
-                type_url::AUTHORIZATION => self.remove_authorization(&name),
-                _ => {}
-            }
-        }
+        let Some(discovery_type) = DiscoveryType::of(type_url) else {
+            let reason = Invalid::UnknownType { type_url: type_url.to_owned() };
+            let rejected = |resource: Resource| Rejected { name: resource.name, reason: reason.clone() };
+            return resources.into_iter().map(rejected).collect();
+        };
+        removed.iter().for_each(|name| (discovery_type.remove)(self, name));
         let mut rejected = Vec::new();
         for resource in resources {
-            let taken = match type_url {
-                type_url::ADDRESS => self.insert_address(&resource),
-                type_url::AUTHORIZATION => self.insert_authorization(&resource),
-                _ => Err(Invalid::UnknownType { type_url: type_url.to_owned() }),
-            };
-            if let Err(reason) = taken {
+            if let Err(reason) = (discovery_type.insert)(self, &resource) {
                 rejected.push(Rejected { name: resource.name, reason });
             }
         }
@@ -119,20 +113,18 @@ impl Store {
     }
 
     /// Name and version of everything held of a type: what to tell the control plane after a reconnect.
-    pub fn versions(&self, type_url: &str) -> HashMap<String, String> {
-        match type_url {
-            type_url::ADDRESS => {
-                let workloads = self.directory.workloads().map(|it| (it.uid(), it.version().to_string()));
-                let services =
-                    self.directory.services().map(|it| (it.key.to_string(), it.version.to_string()));
-                workloads.chain(services).collect()
-            }
-            type_url::AUTHORIZATION => {
-                let held = self.authorizations.iter();
-                held.map(|(name, held)| (name.clone(), held.version.clone())).collect()
-            }
-            _ => HashMap::new(),
-        }
+    pub fn versions(&self, discovery_type: &DiscoveryType) -> HashMap<String, String> {
+        (discovery_type.versions)(self)
+    }
+
+    pub(super) fn address_versions(&self) -> HashMap<String, String> {
+        let workloads = self.directory.workloads().map(|it| (it.uid(), it.version().to_string()));
+        let services = self.directory.services().map(|it| (it.key.to_string(), it.version.to_string()));
+        workloads.chain(services).collect()
+    }
+
+    pub(super) fn authorization_versions(&self) -> HashMap<String, String> {
+        self.authorizations.iter().map(|(name, held)| (name.clone(), held.version.clone())).collect()
     }
 
     /// Everything held, for whoever takes his time to read it.
@@ -166,7 +158,7 @@ impl Store {
         }
     }
 
-    fn insert_address(&mut self, resource: &Resource) -> Result<(), Invalid> {
+    pub(super) fn insert_address(&mut self, resource: &Resource) -> Result<(), Invalid> {
         let any = resource.resource.as_ref().ok_or(Invalid::NoContent)?;
         let address: workload::Address = decode::unpack(any, type_url::ADDRESS)?;
         // A name that was a service's may become a workload's, and the other way round: the type has one
@@ -189,11 +181,11 @@ impl Store {
         Ok(())
     }
 
-    fn remove_address(&mut self, name: &str) {
+    pub(super) fn remove_address(&mut self, name: &str) {
         self.changed |= self.directory.remove_workload(name) || self.directory.remove_service(name);
     }
 
-    fn insert_authorization(&mut self, resource: &Resource) -> Result<(), Invalid> {
+    pub(super) fn insert_authorization(&mut self, resource: &Resource) -> Result<(), Invalid> {
         let any = resource.resource.as_ref().ok_or(Invalid::NoContent)?;
         let wire: security::Authorization = decode::unpack(any, type_url::AUTHORIZATION)?;
         check_name(resource, &format!("{}/{}", wire.namespace, wire.name))?;
@@ -213,7 +205,7 @@ impl Store {
         Ok(())
     }
 
-    fn remove_authorization(&mut self, name: &str) {
+    pub(super) fn remove_authorization(&mut self, name: &str) {
         self.changed |= self.policies.remove(name);
         self.authorizations.remove(name);
     }

@@ -7,8 +7,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-use mesh_api::plan::{Contents, Store};
-use mesh_api::wire::type_url;
+use mesh_api::plan::{Contents, DiscoveryType, Store};
 use mesh_api::wire::xds::DeltaDiscoveryResponse;
 use prost::Message;
 
@@ -22,9 +21,6 @@ const PART: usize = 500;
 pub const MOST_BYTES: u64 = 128 << 20;
 /// Fewer bytes of changes are no reason to write the whole anew.
 const FEW: u64 = 1 << 20;
-
-/// The types that are told, in the order in which they are written.
-const TYPES: [&str; 2] = [type_url::ADDRESS, type_url::AUTHORIZATION];
 
 /// A journal that is being written.
 pub struct Journal {
@@ -84,11 +80,11 @@ impl Journal {
         append_only(&file)?;
         file.write_all_at(MAGIC, 0)?;
         let mut length = MAGIC.len() as u64;
-        for type_url in TYPES {
-            let mut resources = whole.resources(type_url).peekable();
+        for discovery_type in DiscoveryType::ALL {
+            let mut resources = whole.resources(&discovery_type).peekable();
             while resources.peek().is_some() {
                 let part = DeltaDiscoveryResponse {
-                    type_url: type_url.to_owned(),
+                    type_url: discovery_type.type_url.to_owned(),
                     resources: resources.by_ref().take(PART).collect(),
                     ..DeltaDiscoveryResponse::default()
                 };
@@ -126,6 +122,7 @@ pub fn replay(file: &File) -> Option<Store> {
 
 #[cfg(test)]
 mod tests {
+    use mesh_api::wire::type_url;
     use mesh_api::wire::workload::{Address, Workload, address};
     use mesh_api::wire::xds::Resource;
     use prost_types::Any;
@@ -208,7 +205,8 @@ mod tests {
         for length in 0..bytes.len() {
             let file = create(c"test").unwrap();
             file.write_all_at(&bytes[..length], 0).unwrap();
-            let found = replay(&file).map(|store| store.contents().resources(type_url::ADDRESS).count());
+            let found =
+                replay(&file).map(|store| store.contents().resources(&DiscoveryType::ADDRESS).count());
             assert_eq!(found, (length >= whole.len()).then_some(1), "cut at {length}");
         }
         for place in 0..bytes.len() {

@@ -16,8 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 use mesh_api::admin::ControlLink;
-use mesh_api::plan::{Snapshot, Store, Waypoints};
-use mesh_api::wire::type_url;
+use mesh_api::plan::{DiscoveryType, Snapshot, Store, Waypoints};
 use mesh_api::wire::xds::DeltaDiscoveryResponse;
 use prost::Message;
 use tokio::sync::{Notify, oneshot, watch};
@@ -30,9 +29,6 @@ use self::stream::Publisher;
 use crate::certs::{Certificates, Endpoint};
 use crate::legacy::Legacy;
 use crate::legacy::journal::Journal;
-
-/// The types that are subscribed to, in the order of the requests.
-const TYPES: [&str; 2] = [type_url::ADDRESS, type_url::AUTHORIZATION];
 
 /// Where the configuration comes from, and who asks for it.
 #[derive(Clone, Debug)]
@@ -64,7 +60,7 @@ pub struct Xds {
     pub snapshot: Arc<ArcSwap<Snapshot>>,
     /// The same, for whoever waits for a change.
     pub updates: watch::Receiver<Arc<Snapshot>>,
-    /// Whether there has been a first response of every type.
+    /// Whether there has been a first response of every required type.
     pub ready: watch::Receiver<bool>,
     link: Arc<Link>,
     store: Arc<Mutex<Store>>,
@@ -123,11 +119,11 @@ impl Xds {
         // Encoding takes its time, and whoever takes in what the control plane sends is not to wait for it.
         let contents = self.store.lock().unwrap_or_else(PoisonError::into_inner).contents();
         let mut bytes = Vec::new();
-        for type_url in TYPES {
-            let mut resources = contents.resources(type_url).peekable();
+        for discovery_type in DiscoveryType::ALL {
+            let mut resources = contents.resources(&discovery_type).peekable();
             while resources.peek().is_some() {
                 let part = DeltaDiscoveryResponse {
-                    type_url: type_url.to_owned(),
+                    type_url: discovery_type.type_url.to_owned(),
                     resources: resources.by_ref().take(PART).collect(),
                     ..DeltaDiscoveryResponse::default()
                 };

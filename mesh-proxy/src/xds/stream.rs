@@ -4,11 +4,10 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
-use mesh_api::plan::{Rejected, Snapshot, Store};
+use mesh_api::plan::{DiscoveryType, Rejected, Snapshot, Store};
 use mesh_api::wire::xds::{CONTINUES, DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node, Status};
 use tokio::sync::{mpsc, watch};
 
-use super::TYPES;
 use crate::legacy::journal::Journal;
 
 /// Requests that may wait to be sent: the first ones, and an answer for each response that came meanwhile.
@@ -21,8 +20,9 @@ pub(super) struct Publisher {
     pub snapshot: Arc<ArcSwap<Snapshot>>,
     /// The same, for whoever waits for a change.
     pub updates: watch::Sender<Arc<Snapshot>>,
-    /// Whether there has been a first response of every type.
+    /// Whether there has been a first response of every required type.
     pub ready: watch::Sender<bool>,
+    /// Required types of which there has been no whole response yet.
     missing: HashSet<&'static str>,
     journal: Journal,
     /// See [`XdsConfig::give_back`](super::XdsConfig::give_back).
@@ -40,7 +40,7 @@ impl Publisher {
             snapshot: Arc::new(ArcSwap::new(Arc::clone(&empty))),
             updates: watch::Sender::new(empty),
             ready: watch::Sender::new(false),
-            missing: TYPES.into(),
+            missing: required(&DiscoveryType::ALL),
             journal,
             give_back,
             responses: 0,
@@ -52,7 +52,7 @@ impl Publisher {
         let continues = response.system_version_info.ends_with(CONTINUES);
         let entry = self.journal.entry(&response);
         let type_url = response.type_url;
-        if !TYPES.contains(&type_url.as_str()) {
+        if DiscoveryType::of(&type_url).is_none() {
             tracing::warn!(type_url, "the control plane sent resources of a type that was not asked for");
             return Vec::new();
         }
@@ -60,8 +60,7 @@ impl Publisher {
         if !continues {
             self.missing.remove(type_url.as_str());
         }
-        // Workloads without their policies would be open to everybody, and connections to those that are not
-        // known yet would pass the mesh by: so nothing counts before everything is there.
+        // Nothing counts before everything is there that is required.
         let complete = !continues && self.missing.is_empty();
         if complete {
             self.publish();
@@ -101,11 +100,11 @@ impl Stream {
     /// A stream with its first requests: everything of each type, less what is held already.
     pub fn open(node: &Node, held: &Publisher) -> (Self, mpsc::Receiver<DeltaDiscoveryRequest>) {
         let (requests, receiver) = mpsc::channel(QUEUE);
-        for type_url in TYPES {
+        for discovery_type in DiscoveryType::ALL {
             let first = DeltaDiscoveryRequest {
                 node: Some(node.clone()),
-                type_url: type_url.to_owned(),
-                initial_resource_versions: held.store().versions(type_url),
+                type_url: discovery_type.type_url.to_owned(),
+                initial_resource_versions: held.store().versions(&discovery_type),
                 ..DeltaDiscoveryRequest::default()
             };
             // There is room: the queue is longer than the list of types.
@@ -131,8 +130,34 @@ impl Stream {
     }
 }
 
+fn required(types: &[DiscoveryType]) -> HashSet<&'static str> {
+    types.iter().filter(|it| it.required).map(|it| it.type_url).collect()
+}
+
 /// `name: reason; name: reason`, if there is anything to complain of.
 fn complaint(rejected: &[Rejected]) -> Option<Status> {
     let texts: Vec<_> = rejected.iter().map(ToString::to_string).collect();
     (!texts.is_empty()).then(|| Status { message: texts.join("; "), ..Status::default() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::legacy::Legacy;
+
+    fn whole(of: DiscoveryType) -> DeltaDiscoveryResponse {
+        DeltaDiscoveryResponse { type_url: of.type_url.to_owned(), ..DeltaDiscoveryResponse::default() }
+    }
+
+    #[test]
+    fn only_types_that_are_required_are_waited_for() {
+        let mut publisher = Publisher::new(Arc::default(), Journal::new(Legacy::nobody()), || ());
+        publisher.take(whole(DiscoveryType::ADDRESS));
+        assert!(!*publisher.ready.borrow(), "policies are required");
+        let mut optional = DiscoveryType::AUTHORIZATION;
+        optional.required = false;
+        publisher.missing = required(&[DiscoveryType::ADDRESS, optional]);
+        publisher.take(whole(DiscoveryType::ADDRESS));
+        assert!(*publisher.ready.borrow());
+    }
 }

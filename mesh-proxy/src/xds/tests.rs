@@ -1,6 +1,7 @@
 use std::time::Duration;
 
 use mesh_api::plan::Waypoints;
+use mesh_api::wire::type_url;
 use mesh_api::wire::workload::{Address, Service, Workload, address};
 use mesh_api::wire::xds::aggregated_discovery_service_server::{
     AggregatedDiscoveryService, AggregatedDiscoveryServiceServer,
@@ -155,7 +156,8 @@ async fn nothing_counts_before_both_types_are_there() {
     let mut xds = agent(&authority, running.address);
     let mut stream = opened(&mut streams).await;
     let (first, second) = (stream.request().await, stream.request().await);
-    assert_eq!([first.type_url.as_str(), &second.type_url], TYPES);
+    let asked_for = [first.type_url.as_str(), &second.type_url];
+    assert_eq!(asked_for, DiscoveryType::ALL.map(|of| of.type_url));
     let node = first.node.expect("a node");
     assert_eq!(
         node.id,
@@ -275,7 +277,7 @@ async fn what_a_proxy_was_told_outlives_it_until_the_control_plane_is_back() {
     let routes = Routes::new(AggregatedDiscoveryServiceServer::new(Server(sender)));
     let _running = authority.serve_with(&away.to_string(), routes).await;
     let mut opened = tokio::time::timeout(PATIENCE, streams.recv()).await.unwrap().unwrap();
-    for _ in TYPES {
+    for _ in DiscoveryType::ALL {
         let held = opened.request().await.initial_resource_versions;
         assert!(held.is_empty(), "what was inherited is listed anew, since nobody vouches for it");
     }

@@ -173,7 +173,11 @@ fn expect_rejection(bad: &Resource, reason: &str) {
     let rejected = apply(&mut store, vec![bad.clone(), of_pod(pod("good", &["10.0.0.1"]))]);
     let [only] = &*rejected else { panic!("{reason}: {rejected:?}") };
     assert_eq!((&*only.name, &*only.reason.to_string()), (&*bad.name, reason));
-    assert_eq!(names(store.contents().resources(type_url::ADDRESS)), ["cluster//Pod/shop/good"], "{reason}");
+    assert_eq!(
+        names(store.contents().resources(&DiscoveryType::ADDRESS)),
+        ["cluster//Pod/shop/good"],
+        "{reason}"
+    );
     assert_eq!(store.snapshot().workload_count(), 1, "{reason}");
 }
 
@@ -217,7 +221,7 @@ fn a_bad_update_leaves_the_good_resource_in_force() {
     bad.tunnel_protocol = TunnelProtocol::LegacyIstioMtls.into();
     assert_eq!(apply(&mut store, vec![Resource { version: "2".into(), ..of_pod(bad) }]).len(), 1);
     assert!(store.snapshot().workload_by_address("10.0.0.1".parse().unwrap()).is_some());
-    assert_eq!(store.versions(type_url::ADDRESS)["cluster//Pod/shop/a"], "1");
+    assert_eq!(store.versions(&DiscoveryType::ADDRESS)["cluster//Pod/shop/a"], "1");
 }
 
 #[test]
@@ -228,7 +232,7 @@ fn removal_is_by_uid_or_by_service_name() {
     );
     remove(&mut store, "nobody");
     remove(&mut store, "no/body");
-    assert_eq!(store.versions(type_url::ADDRESS).len(), 2);
+    assert_eq!(store.versions(&DiscoveryType::ADDRESS).len(), 2);
     remove(&mut store, WEB);
     let snapshot = store.snapshot();
     assert!(snapshot.service_by_vip("10.96.0.1".parse().unwrap(), "shop").is_none());
@@ -237,10 +241,10 @@ fn removal_is_by_uid_or_by_service_name() {
     let snapshot = store.snapshot();
     assert!(snapshot.workload_by_address("10.0.0.1".parse().unwrap()).is_none());
     assert_eq!((snapshot.workload_count(), snapshot.addresses().count()), (0, 0));
-    assert!(store.versions(type_url::ADDRESS).is_empty());
+    assert!(store.versions(&DiscoveryType::ADDRESS).is_empty());
     assert_eq!(store.apply(type_url::AUTHORIZATION, Vec::new(), vec!["shop/p".into()]), []);
     assert_eq!(store.snapshot().policies().len(), 0);
-    assert!(store.versions(type_url::AUTHORIZATION).is_empty());
+    assert!(store.versions(&DiscoveryType::AUTHORIZATION).is_empty());
 }
 
 #[test]
@@ -252,7 +256,11 @@ fn a_generation_is_new_only_if_something_is() {
     let again = Resource { version: "2".into(), ..of_pod(pod("a", &["10.0.0.1"])) };
     assert_eq!(apply(&mut store, vec![again]), []);
     assert_eq!(store.apply(type_url::AUTHORIZATION, vec![of_policy(&policy())], vec![]), []);
-    assert_eq!(store.versions(type_url::ADDRESS)["cluster//Pod/shop/a"], "2", "the version is, all the same");
+    assert_eq!(
+        store.versions(&DiscoveryType::ADDRESS)["cluster//Pod/shop/a"],
+        "2",
+        "the version is, all the same"
+    );
     assert_eq!(store.snapshot().generation(), 1, "what a reconnect sends again is no change");
     assert_eq!(apply(&mut store, vec![of_pod(pod("a", &["10.0.0.2"]))]), []);
     assert_eq!(store.snapshot().generation(), 2);
@@ -279,11 +287,15 @@ fn a_store_can_be_rebuilt_from_its_resources() {
     })
     .resource;
     assert_eq!(original.apply(type_url::AUTHORIZATION, vec![faulty], vec![]).len(), 1);
-    assert_eq!(original.versions(type_url::AUTHORIZATION)["shop/q"], "", "held, but no version was accepted");
+    assert_eq!(
+        original.versions(&DiscoveryType::AUTHORIZATION)["shop/q"],
+        "",
+        "held, but no version was accepted"
+    );
     let mut copy = Store::default();
-    for url in [type_url::ADDRESS, type_url::AUTHORIZATION] {
-        copy.apply(url, original.contents().resources(url).collect(), Vec::new());
-        assert_eq!(copy.versions(url), original.versions(url));
+    for of in DiscoveryType::ALL {
+        copy.apply(of.type_url, original.contents().resources(&of).collect(), Vec::new());
+        assert_eq!(copy.versions(&of), original.versions(&of));
     }
     let (original, copy) = (original.snapshot(), copy.snapshot());
     let workloads = |snapshot: &Snapshot| {
