@@ -28,7 +28,7 @@ use super::tls::{self, TlsStream};
 use super::tunnel::{self, Refusal, Tunnel};
 use super::worker::{Draining, Worker};
 use crate::certs::Proof;
-use crate::telemetry::{ConnectionRecord, Ended, Reporter, ResponseFlag, Start};
+use crate::telemetry::{ConnectionRecord, Outcome, Reporter, ResponseFlag, Start};
 
 /// Why a connection was not taken.
 #[derive(Debug, thiserror::Error)]
@@ -156,23 +156,23 @@ impl Delivered {
     }
 
     /// Carries bytes from and to another socket, until both are done or the policy changes its mind.
-    pub async fn carry(self, client: TcpStream, meter: &Meter) -> Ended {
+    pub async fn carry(self, client: TcpStream, meter: &Meter) -> Outcome {
         let Self { socket, admission } = self;
         tokio::select! {
             result = relay::relay_plain(client, socket, meter) => result.into(),
             // Both ends are reset, as they are set to be.
-            denial = admission.revoked() => Ended::Broken(format!("policy changed: {denial}")),
+            denial = admission.revoked() => Outcome::Broken(format!("policy changed: {denial}")),
         }
     }
 
     /// The same from and to a stream.
-    async fn carry_tunnel(self, mut tunnel: Tunnel, meter: &Meter) -> Ended {
+    async fn carry_tunnel(self, mut tunnel: Tunnel, meter: &Meter) -> Outcome {
         let Self { socket, admission } = self;
         tokio::select! {
             result = tunnel.carry(socket, SocketIs::Server, meter) => result.into(),
             denial = admission.revoked() => {
                 tunnel.revoke();
-                Ended::Broken(format!("policy changed: {denial}"))
+                Outcome::Broken(format!("policy changed: {denial}"))
             }
         }
     }
@@ -209,7 +209,7 @@ pub async fn serve_plaintext(
         admitted = admitting => admitted,
         () = share.evicted() => Err(Error::Crowded),
     };
-    let ended = match admitted {
+    let outcome = match admitted {
         Ok(delivered) => {
             share.stand(Standing::Proven);
             meter.report_to(record.open());
@@ -221,7 +221,7 @@ pub async fn serve_plaintext(
             error.into()
         }
     };
-    record.end(&ended, meter.bytes());
+    record.end(&outcome, meter.bytes());
 }
 
 /// What a connection of another node needs places for.
@@ -389,13 +389,13 @@ async fn serve_stream(
     if admitted.is_ok() {
         stream.admitted();
     }
-    let ended = match admitted {
+    let outcome = match admitted {
         Ok(delivered) => match request.accept(record.labels.destination.as_deref()) {
             Ok(tunnel) => {
                 meter.report_to(record.open());
                 delivered.carry_tunnel(tunnel, &meter).await
             }
-            Err(error) => Ended::Broken(format!("client: {error}")),
+            Err(error) => Outcome::Broken(format!("client: {error}")),
         },
         Err(error) => {
             request.refuse(error.refusal());
@@ -403,7 +403,7 @@ async fn serve_stream(
             error.into()
         }
     };
-    record.end(&ended, meter.bytes());
+    record.end(&outcome, meter.bytes());
 }
 
 async fn admit_stream(
@@ -481,7 +481,7 @@ impl Error {
     }
 }
 
-impl From<Error> for Ended {
+impl From<Error> for Outcome {
     fn from(error: Error) -> Self {
         let flag = match error {
             Error::Denied(_) => ResponseFlag::Denied,

@@ -21,7 +21,7 @@ use super::relay::{self, Meter, SocketIs, reset_on_drop};
 use super::surroundings::{Asked, Met};
 use super::upstream::{self, Options, Origin, Upstream};
 use super::worker::Worker;
-use crate::telemetry::{ConnectionRecord, Ended, Reporter, ResponseFlag, Start};
+use crate::telemetry::{ConnectionRecord, Outcome, Reporter, ResponseFlag, Start};
 
 /// Endpoints that are tried before the client hears of a failure.
 const TRIES: usize = 5;
@@ -76,8 +76,8 @@ pub async fn serve(
     let Some(Opened { mut record, connected }) = opened else { return reset_on_drop(&socket) };
     let meter = Meter::default();
     meter.report_to(record.open());
-    let ended = carry(socket, connected, &meter).await;
-    record.end(&ended, meter.bytes());
+    let outcome = carry(socket, connected, &meter).await;
+    record.end(&outcome, meter.bytes());
 }
 
 /// Of one that did not wait.
@@ -125,7 +125,7 @@ pub async fn open(
                 worker.surroundings.note(pod, original.address(), Met::Refused);
             }
             tracing::debug!(%pod, %client, %original, %error, "outbound connection not made");
-            record.end(&Ended::Failed(error.response_flag(), error.to_string()), (0, 0));
+            record.end(&Outcome::Failed(error.response_flag(), error.to_string()), (0, 0));
             None
         }
     }
@@ -382,7 +382,7 @@ fn note(upstream: &Upstream, workload: &Workload, record: &mut ConnectionRecord)
     }
 }
 
-async fn carry(socket: TcpStream, connected: Connected, meter: &Meter) -> Ended {
+async fn carry(socket: TcpStream, connected: Connected, meter: &Meter) -> Outcome {
     let Connected { upstream, lifetime, _slot, _active } = connected;
     match lifetime {
         None => join(socket, upstream, meter).await,
@@ -393,7 +393,7 @@ async fn carry(socket: TcpStream, connected: Connected, meter: &Meter) -> Ended 
     }
 }
 
-async fn join(socket: TcpStream, upstream: Upstream, meter: &Meter) -> Ended {
+async fn join(socket: TcpStream, upstream: Upstream, meter: &Meter) -> Outcome {
     let result = match upstream {
         Upstream::Plain(server) => relay::relay_plain(socket, server, meter).await,
         Upstream::Tunnel(mut tunnel) => tunnel.carry(socket, SocketIs::Client, meter).await,

@@ -16,7 +16,7 @@ use tokio::net::{TcpSocket, TcpStream};
 use super::flow::{ClientAddress, UpstreamAddress};
 use super::inbound::{self, Arrival, Delivered};
 use super::pod::LocalPod;
-use super::pool::{Ended, Key};
+use super::pool::{Closed, Key};
 use super::relay::reset_on_drop;
 use super::tls;
 use super::tunnel::{self, Connection, OpenError, Opening, Tunnel};
@@ -238,7 +238,7 @@ async fn tunnel_once(origin: &Origin<'_>, target: &Target) -> Result<Tunnel, Err
     let destination = SocketAddr::new(target.address.ip(), HBONE_PORT);
     let key =
         Key { source: Arc::clone(&origin.pod.uid), destination, workload: Arc::clone(&target.workload.uid) };
-    let make = |ended| start(origin, target, destination, &identity, ended);
+    let make = |closed| start(origin, target, destination, &identity, closed);
     let pooled = origin.worker.pool.connection(key, &identity, &target.expected_identities, make).await?;
     let result = open_on(&pooled.connection, origin, target).await;
     if matches!(&result, Err(Error::Open(error)) if error.is_of_connection()) {
@@ -265,11 +265,11 @@ async fn start(
     target: &Target,
     destination: SocketAddr,
     identity: &WorkloadCertificate,
-    ended: Ended,
+    closed: Closed,
 ) -> Result<(Connection, Proof), Error> {
     let (tls, peer) = connect(origin, target, destination, identity).await?;
     let budget = origin.worker.budget(origin.pod);
-    let connection = Connection::start(tls, &budget, move || ended.mark()).await?;
+    let connection = Connection::start(tls, &budget, move || closed.mark()).await?;
     Ok((connection, peer))
 }
 

@@ -13,7 +13,7 @@ use mesh_common::direct::{Happened, NO_SERVER};
 use mesh_common::veth::{EVERYBODY, MOST_OF_CLIENT, MOST_OF_NODE};
 use mesh_proxy::admission::Request;
 use mesh_proxy::telemetry::{
-    ConnectionRecord, Ended, Path, Reporter, ResponseFlag, Start, Traffic, WorkerMetrics,
+    ConnectionRecord, Outcome, Path, Reporter, ResponseFlag, Start, Traffic, WorkerMetrics,
 };
 
 use super::Refusal;
@@ -121,24 +121,24 @@ impl Flows {
         traffic.received.fetch_add(sent, Ordering::Relaxed);
         traffic.sent.fetch_add(received, Ordering::Relaxed);
         flow.record.rtt = Some(Duration::from_micros(event.rtt.into()));
-        let ended = match flow.revoked {
-            Some(reason) => Ended::Broken(reason),
-            None => Ended::Closed,
+        let outcome = match flow.revoked {
+            Some(reason) => Outcome::Broken(reason),
+            None => Outcome::Closed,
         };
-        flow.record.end_after(event.lasted, &ended, (sent, received));
+        flow.record.end_after(event.lasted, &outcome, (sent, received));
     }
 
     /// A connection was refused, or nobody answered.
     pub fn failed(&mut self, event: &DirectEvent) {
         if let Some(flow) = self.open.remove(&event.socket) {
-            let ended = match flow.revoked {
-                Some(reason) => Ended::Failed(ResponseFlag::Denied, reason),
-                None => Ended::Failed(
+            let outcome = match flow.revoked {
+                Some(reason) => Outcome::Failed(ResponseFlag::Denied, reason),
+                None => Outcome::Failed(
                     ResponseFlag::ConnectFailed,
                     "the endpoint refused or did not answer".to_owned(),
                 ),
             };
-            flow.record.end_after(event.lasted, &ended, (0, 0));
+            flow.record.end_after(event.lasted, &outcome, (0, 0));
         }
     }
 
@@ -160,7 +160,7 @@ impl Flows {
             Some(Route::Reject(reject)) => reject.to_string(),
             _ => why.describe().to_owned(),
         };
-        record.end(&Ended::Failed(ResponseFlag::ConnectFailed, reason), (0, 0));
+        record.end(&Outcome::Failed(ResponseFlag::ConnectFailed, reason), (0, 0));
     }
 
     /// A connection arrived at another pod than the one that it was allowed to. Returns how to find it.
@@ -239,8 +239,8 @@ impl Flows {
     /// A connection is over, and nobody told when and how.
     fn lose(&mut self, socket: u64) {
         if let Some(flow) = self.open.remove(&socket) {
-            let ended = Ended::Broken("its end was not heard of".to_owned());
-            flow.record.end(&ended, (0, 0));
+            let outcome = Outcome::Broken("its end was not heard of".to_owned());
+            flow.record.end(&outcome, (0, 0));
         }
     }
 
