@@ -14,7 +14,7 @@ use mesh_listen::{Gate, Group, Standing};
 use rustls::server::UnbufferedServerConnection;
 use tokio::net::TcpStream;
 
-use super::accept::{Caps, Place};
+use super::accept::{Caps, ConnectionSlot};
 use super::admission::{Admission, Request};
 use super::deliver::deliver;
 use super::flow::{ClientAddress, UpstreamAddress};
@@ -184,7 +184,7 @@ pub async fn serve_plaintext(
     pod: Arc<LocalPod>,
     socket: TcpStream,
     peer: SocketAddr,
-    places: (Place, Gate),
+    limits: (ConnectionSlot, Gate),
 ) {
     let Ok(local) = socket.local_addr() else { return };
     let (client, to) = (ClientAddress::new(peer), UpstreamAddress::new(local));
@@ -192,7 +192,7 @@ pub async fn serve_plaintext(
         tracing::warn!(%pod, %client, "a program connected to the mesh's port 15006 itself: refused");
         return reset_on_drop(&socket);
     }
-    let (_place, strangers) = places;
+    let (_slot, strangers) = limits;
     let Some(share) = strangers.enter(Group::of(client.ip())) else {
         reset_on_drop(&socket);
         return worker.over_limit(&pod);
@@ -224,10 +224,10 @@ pub async fn serve_plaintext(
     record.end(&outcome, meter.bytes());
 }
 
-/// What a connection of another node needs places for.
-pub struct Places {
+/// What a connection of another node is counted below.
+pub struct SessionLimits {
     /// The connection itself.
-    pub session: Place,
+    pub session: ConnectionSlot,
     /// Its handshake, until the peer has proved who it is.
     pub handshakes: Handshakes,
     /// The peer's share of the pod's connections.
@@ -242,9 +242,9 @@ pub async fn serve_hbone(
     pod: Arc<LocalPod>,
     socket: TcpStream,
     peer: SocketAddr,
-    places: Places,
+    limits: SessionLimits,
 ) {
-    let Places { session: _session, handshakes, shares, streams } = places;
+    let SessionLimits { session: _session, handshakes, shares, streams } = limits;
     let peer = ClientAddress::new(peer);
     if came_from_inside(&pod, peer) {
         tracing::warn!(%pod, %peer, "a program connected to the mesh's port 15008 itself: refused");
@@ -273,8 +273,8 @@ pub async fn serve_hbone(
     let own_pod = Arc::clone(&pod);
     let asking = Rc::clone(&session);
     let handle = move |request| {
-        let places = (streams.try_place().ok(), asking.stream());
-        serve_stream(Rc::clone(&worker), Arc::clone(&own_pod), identity.clone(), peer, places, request)
+        let counted = (streams.try_slot().ok(), asking.stream());
+        serve_stream(Rc::clone(&worker), Arc::clone(&own_pod), identity.clone(), peer, counted, request)
     };
     let served = tokio::select! {
         served = serve_session(tls, &budget, drain, handle) => served,
@@ -363,7 +363,7 @@ async fn serve_stream(
     pod: Arc<LocalPod>,
     identity: SpiffeId,
     peer: ClientAddress,
-    (place, stream): (Option<Place>, OpenStream),
+    (slot, stream): (Option<ConnectionSlot>, OpenStream),
     request: tunnel::Request,
 ) {
     let destination = request.destination();
@@ -379,7 +379,7 @@ async fn serve_stream(
     record.labels.source_identity = Some(identity.clone());
     record.labels.destination_identity = Some(pod.identity.clone());
     let meter = Meter::default();
-    let admitted = match &place {
+    let admitted = match &slot {
         Some(_) => Box::pin(admit_stream(&worker, &pod, identity, client, &request, &mut record)).await,
         None => {
             worker.over_limit(&pod);

@@ -12,7 +12,7 @@ use mesh_common::is_mesh_port;
 use socket2::SockRef;
 use tokio::net::TcpStream;
 
-use super::accept::Place;
+use super::accept::ConnectionSlot;
 use super::balance::{Active, AffinityClient, Slot};
 use super::flow::{ClientAddress, OriginalDestination, UpstreamAddress};
 use super::lifetime::Lifetime;
@@ -64,7 +64,7 @@ pub async fn serve(
     pod: Arc<LocalPod>,
     socket: TcpStream,
     peer: SocketAddr,
-    _place: Place,
+    _slot: ConnectionSlot,
 ) {
     // Its listener's, which looks at what begins a connection. Where there is none nothing is lost.
     let _filter = SockRef::from(&socket).detach_filter();
@@ -440,8 +440,8 @@ mod tests {
         let (worker, pod) = fixture::worker(surroundings);
         let (client, accepted) = sockets().await;
         let caps = Caps { worker: Cap::new(1), pod: Cap::new(1), from_elsewhere: None };
-        let (peer, place) = (accepted.peer_addr().unwrap(), caps.try_place().unwrap());
-        spawn_local(serve(worker, pod, accepted, peer, place));
+        let (peer, slot) = (accepted.peer_addr().unwrap(), caps.try_slot().unwrap());
+        spawn_local(serve(worker, pod, accepted, peer, slot));
         client
     }
 

@@ -5,7 +5,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use super::preference::{Place, Preference};
+use super::preference::{Locality, Preference};
 use super::service::{Service, ServicePort};
 use super::workload::{Health, Tunnel, Workload};
 use crate::identity::SpiffeId;
@@ -94,7 +94,7 @@ impl ServiceEndpoints {
         service: &Service,
         port: u16,
         family: Family,
-        client: &Place,
+        client: &Locality,
     ) -> Option<Arc<[Target]>> {
         let port = self.ports.iter().find(|candidate| candidate.port == port)?;
         Some(match service.preference {
@@ -129,7 +129,7 @@ struct PortEndpoints {
     ready: ByFamily,
     /// Those that count where none is ready.
     terminating: ByFamily,
-    /// What clients at some place prefer. An agent's clients share one place or few, so this stays short.
+    /// What clients of a locality prefer. An agent's clients share one locality or few, so this stays short.
     preferred: RwLock<Vec<Choice>>,
 }
 
@@ -142,7 +142,7 @@ struct ByFamily {
 
 #[derive(Debug)]
 struct Choice {
-    client: Place,
+    client: Locality,
     family: Family,
     targets: Arc<[Target]>,
 }
@@ -164,7 +164,7 @@ impl PortEndpoints {
         if ready.is_empty() { self.terminating.of(family) } else { ready }
     }
 
-    fn preferred(&self, service: &Service, family: Family, client: &Place) -> Arc<[Target]> {
+    fn preferred(&self, service: &Service, family: Family, client: &Locality) -> Arc<[Target]> {
         let known = self.preferred.read().unwrap_or_else(PoisonError::into_inner);
         let matches = |choice: &&Choice| choice.family == family && choice.client == *client;
         if let Some(choice) = known.iter().find(matches) {
@@ -173,7 +173,7 @@ impl PortEndpoints {
         drop(known);
         let select = |among: &ByFamily| {
             let all = among.of(family).to_vec();
-            service.preference.select(client, all, |target| &target.workload.place)
+            service.preference.select(client, all, |target| &target.workload.locality)
         };
         let ready = select(&self.ready);
         let targets: Arc<[Target]> = if ready.is_empty() { select(&self.terminating) } else { ready }.into();
@@ -238,7 +238,7 @@ pub enum Obstacle {
     /// Its capacity is 0.
     Capacity,
     /// It is not where the service wants endpoints to be for this client.
-    Place,
+    Locality,
 }
 
 impl fmt::Display for Obstacle {
@@ -248,7 +248,7 @@ impl fmt::Display for Obstacle {
             Self::Port => "without that port",
             Self::Address => "without a usable address",
             Self::Capacity => "with capacity 0",
-            Self::Place => "not where this service admits endpoints for this client",
+            Self::Locality => "not where this service admits endpoints for this client",
         })
     }
 }

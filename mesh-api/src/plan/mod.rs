@@ -29,7 +29,7 @@ mod workload;
 
 pub use decode::Invalid;
 pub use endpoints::{Target, TargetKey};
-pub use preference::{Place, Preference};
+pub use preference::{Locality, Preference};
 pub use reach::Reach;
 pub use service::{AppProtocol, Families, Service, ServicePort, Visibility};
 pub use snapshot::{Basis, Snapshot};

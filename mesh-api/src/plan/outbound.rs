@@ -110,7 +110,7 @@ fn to_service(
     }
     let family = Family::of(destination.ip());
     let endpoints = snapshot.entry(service).and_then(|entry| entry.endpoints());
-    let endpoints = endpoints.and_then(|all| all.select(service, port, family, &source.place));
+    let endpoints = endpoints.and_then(|all| all.select(service, port, family, &source.locality));
     let service = service.clone();
     match endpoints {
         None => Route::Reject(Reject::NoSuchPort { service, port }),
@@ -142,7 +142,7 @@ fn obstacles(snapshot: &Snapshot, service: &Service, port: u16) -> BTreeMap<Obst
     let members = snapshot.entry(service).and_then(|entry| entry.endpoints()).map(ServiceEndpoints::members);
     for workload in members.into_iter().flatten() {
         // What is eligible by itself and yet not chosen was left out for where it runs.
-        let obstacle = endpoints::obstacle(service, port, workload).unwrap_or(Obstacle::Place);
+        let obstacle = endpoints::obstacle(service, port, workload).unwrap_or(Obstacle::Locality);
         *counts.entry(obstacle).or_default() += 1;
     }
     counts

@@ -64,7 +64,7 @@ impl Snapshot {
 fn takes(service: &Service, port: u16, member: &Workload, node: &str) -> bool {
     let in_place = match &service.preference {
         // Whether other scopes are shared is the proxy's to find out.
-        Preference::Strict(scopes) if scopes.contains(&Scope::Node) => *member.place.node == *node,
+        Preference::Strict(scopes) if scopes.contains(&Scope::Node) => *member.locality.node == *node,
         _ => true,
     };
     in_place && endpoints::obstacle(service, port, member).is_none()

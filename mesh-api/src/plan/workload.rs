@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::decode::{self, Invalid};
-use super::preference::Place;
+use super::preference::Locality;
 use super::waypoint::Waypoint;
 use crate::identity::SpiffeId;
 use crate::wire::{ext, type_url, workload as wire};
@@ -29,7 +29,7 @@ pub struct Workload {
     /// Its addresses, canonical; may be empty.
     pub addresses: Box<[IpAddr]>,
     /// Where it runs.
-    pub place: Place,
+    pub locality: Locality,
     /// Name of its node; empty if it has none.
     pub node: Arc<str>,
     /// Name of its cluster; may be empty.
@@ -114,15 +114,15 @@ impl TryFrom<wire::Workload> for Workload {
             or(&from.service_account, DEFAULT_ACCOUNT),
         )?;
         let addresses = from.addresses.iter().map(|bytes| decode::address("addresses", bytes));
-        let place = Place::of(&from);
+        let locality = Locality::of(&from);
         Ok(Self {
             uid: decode::present("uid", &from.uid)?.into(),
             identity,
             namespace: namespace.into(),
             addresses: addresses.collect::<Result<_, _>>()?,
-            node: place.node.clone(),
-            cluster: place.cluster.clone(),
-            place,
+            node: locality.node.clone(),
+            cluster: locality.cluster.clone(),
+            locality,
             tunnel: tunnel(from.tunnel_protocol)?,
             health: health(from.status, &from.extensions)?,
             network_mode: network_mode(from.network_mode)?,

@@ -294,7 +294,7 @@ fn places() {
     assert!(of(Mode::Strict, &[Scope::Node], beside())[0].ends_with("for this client"));
 }
 
-/// Choices by place are remembered; one client's must not be another's.
+/// Choices by locality are remembered; one client's must not be another's.
 #[test]
 fn places_of_several_clients() {
     let balancing = LoadBalancing {

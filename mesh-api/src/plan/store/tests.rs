@@ -47,7 +47,10 @@ fn a_workload_is_read_as_sent() {
     assert_eq!(workload.identity.to_string(), "spiffe://example.org/ns/shop/sa/default");
     let addresses: Vec<_> = workload.addresses.iter().map(ToString::to_string).collect();
     assert_eq!(addresses, ["10.244.1.1", "10.0.0.1", "fd00::1"]);
-    assert_eq!((&*workload.place.region, &*workload.place.zone, &*workload.place.subzone), ("r", "z", "s"));
+    assert_eq!(
+        (&*workload.locality.region, &*workload.locality.zone, &*workload.locality.subzone),
+        ("r", "z", "s")
+    );
     assert_eq!((workload.capacity, workload.tunnel), (3, Tunnel::Hbone));
     assert_eq!(workload.mapping(WEB, 80).unwrap().target, Some(8080));
     assert_eq!(workload.labels["app"], "a");
