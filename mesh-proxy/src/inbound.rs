@@ -15,7 +15,7 @@ use rustls::server::UnbufferedServerConnection;
 use tokio::net::TcpStream;
 
 use super::accept::{Caps, ConnectionSlot};
-use super::admission::{Admission, Request};
+use super::admission::{AccessRequest, Admission};
 use super::deliver::deliver;
 use super::flow::{ClientAddress, UpstreamAddress};
 use super::handshakes::{Handshake, Handshakes};
@@ -126,7 +126,7 @@ async fn take_at(
     if is_mesh_port(arrival.to.port()) {
         return Err(Error::MeshPort(arrival.to.port()));
     }
-    let request = Request {
+    let request = AccessRequest {
         identity: arrival.identity.clone(),
         source: arrival.client.ip(),
         destination: arrival.to.address(),
@@ -272,9 +272,9 @@ pub async fn serve_hbone(
     };
     let own_pod = Arc::clone(&pod);
     let asking = Rc::clone(&session);
-    let handle = move |request| {
+    let handle = move |incoming| {
         let counted = (streams.try_slot().ok(), asking.stream());
-        serve_stream(Rc::clone(&worker), Arc::clone(&own_pod), identity.clone(), peer, counted, request)
+        serve_stream(Rc::clone(&worker), Arc::clone(&own_pod), identity.clone(), peer, counted, incoming)
     };
     let served = tokio::select! {
         served = serve_session(tls, &budget, drain, handle) => served,
@@ -294,14 +294,14 @@ async fn serve_session<F: Future<Output = ()> + 'static>(
     tls: TlsStream<UnbufferedServerConnection>,
     budget: &Rc<mux::Budget>,
     drain: impl Future<Output = ()>,
-    handle: impl Fn(tunnel::Request) -> F,
+    handle: impl Fn(tunnel::IncomingStream) -> F,
 ) -> io::Result<()> {
     if tls.alpn_protocol() == Some(mux::ALPN) {
         let server = mux::Server::new(tls, budget);
-        return server.serve(drain, |request| handle(tunnel::Request::Mesh(request))).await;
+        return server.serve(drain, |incoming| handle(tunnel::IncomingStream::Mesh(incoming))).await;
     }
     let server = hbone::Server::start(tls).await?;
-    server.serve(drain, |request| handle(tunnel::Request::Hbone(request))).await
+    server.serve(drain, |incoming| handle(tunnel::IncomingStream::Hbone(incoming))).await
 }
 
 /// Asks a peer to go when its session is over, and returns when it has had the time to.
@@ -364,23 +364,23 @@ async fn serve_stream(
     identity: SpiffeId,
     peer: ClientAddress,
     (slot, stream): (Option<ConnectionSlot>, OpenStream),
-    request: tunnel::Request,
+    incoming: tunnel::IncomingStream,
 ) {
-    let destination = request.destination();
+    let destination = incoming.destination();
     let to = destination.as_ref().map_or(peer.address(), |to| *to);
-    let client = ClientAddress::new(headers::client(request.client(), peer.address()));
+    let client = ClientAddress::new(headers::client(incoming.client(), peer.address()));
     let start = Start {
         reporter: Reporter::Destination,
         client: client.address(),
         destination: UpstreamAddress::new(to).address(),
     };
     let mut record = ConnectionRecord::new(&worker.metrics, start);
-    record.transport = request.transport();
+    record.transport = incoming.transport();
     record.labels.source_identity = Some(identity.clone());
     record.labels.destination_identity = Some(pod.identity.clone());
     let meter = Meter::default();
     let admitted = match &slot {
-        Some(_) => Box::pin(admit_stream(&worker, &pod, identity, client, &request, &mut record)).await,
+        Some(_) => Box::pin(admit_stream(&worker, &pod, identity, client, &incoming, &mut record)).await,
         None => {
             worker.over_limit(&pod);
             Err(Error::Crowded)
@@ -390,7 +390,7 @@ async fn serve_stream(
         stream.admitted();
     }
     let outcome = match admitted {
-        Ok(delivered) => match request.accept(record.labels.destination.as_deref()) {
+        Ok(delivered) => match incoming.accept(record.labels.destination.as_deref()) {
             Ok(tunnel) => {
                 meter.report_to(record.open());
                 delivered.carry_tunnel(tunnel, &meter).await
@@ -398,7 +398,7 @@ async fn serve_stream(
             Err(error) => Outcome::Broken(format!("client: {error}")),
         },
         Err(error) => {
-            request.refuse(error.refusal());
+            incoming.refuse(error.refusal());
             error.log(&pod, peer, to.port());
             error.into()
         }
@@ -411,12 +411,12 @@ async fn admit_stream(
     pod: &LocalPod,
     identity: SpiffeId,
     client: ClientAddress,
-    request: &tunnel::Request,
+    incoming: &tunnel::IncomingStream,
     record: &mut ConnectionRecord,
 ) -> Result<Delivered, Error> {
     record.labels.source = worker.snapshot().workload_by_address(client.ip());
-    record.labels.service = request.host().and_then(|host| headers::service(&host, &worker.snapshot()));
-    let to = UpstreamAddress::new(request.destination()?);
+    record.labels.service = incoming.host().and_then(|host| headers::service(&host, &worker.snapshot()));
+    let to = UpstreamAddress::new(incoming.destination()?);
     if !is_of_this_pod(worker, pod, to.ip()).await {
         return Err(Error::NotThisPod { asked: to.ip(), pod: pod.to_string() });
     }

@@ -11,7 +11,7 @@ use mesh_api::plan::outbound::{Route, route};
 use mesh_api::plan::policy::Verdict;
 use mesh_common::direct::{Happened, NO_SERVER};
 use mesh_common::veth::{EVERYBODY, MOST_OF_CLIENT, MOST_OF_NODE};
-use mesh_proxy::admission::Request;
+use mesh_proxy::admission::AccessRequest;
 use mesh_proxy::telemetry::{
     ConnectionRecord, Outcome, Path, Reporter, ResponseFlag, Start, Traffic, WorkerMetrics,
 };
@@ -33,7 +33,7 @@ struct Flow {
     /// Where its bytes are counted, once its handshake is over.
     traffic: Option<Arc<Traffic>>,
     /// What the server's policy is asked, as long as it is known.
-    request: Option<Request>,
+    request: Option<AccessRequest>,
     ends: Ends,
     /// The reason, if it is being closed on purpose.
     revoked: Option<String>,
@@ -320,8 +320,13 @@ impl Ends {
 
 impl Parties<'_> {
     /// What the server's policy is asked where there is no plan any more.
-    pub fn request(&self, source: IpAddr, destination: SocketAddr, snapshot: &Snapshot) -> Option<Request> {
-        Some(Request {
+    pub fn request(
+        &self,
+        source: IpAddr,
+        destination: SocketAddr,
+        snapshot: &Snapshot,
+    ) -> Option<AccessRequest> {
+        Some(AccessRequest {
             identity: Some(self.client?.identity.clone()),
             source,
             destination,

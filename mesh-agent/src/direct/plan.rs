@@ -14,7 +14,7 @@ use mesh_common::address::Address;
 use mesh_common::direct::{Choice, MAX_CHOICES, Route, RouteKey};
 use mesh_common::is_mesh_port;
 use mesh_common::maps::Endpoint;
-use mesh_proxy::admission::Request;
+use mesh_proxy::admission::AccessRequest;
 use mesh_proxy::balance::{Affinity, AffinityClient, Health};
 use mesh_proxy::pod::LocalPod;
 
@@ -224,8 +224,8 @@ fn owns(snapshot: &Snapshot, target: &Target) -> bool {
 }
 
 /// What the server's policy is asked.
-pub(super) fn request(client: &Pod, target: &Target) -> Option<Request> {
-    Some(Request {
+pub(super) fn request(client: &Pod, target: &Target) -> Option<AccessRequest> {
+    Some(AccessRequest {
         identity: Some(client.identity.clone()),
         source: client.address_like(target.address.ip())?,
         destination: target.address,

@@ -14,7 +14,7 @@ use mesh_api::plan::outbound::{Route, route};
 use mesh_api::plan::policy::Verdict;
 use mesh_api::plan::{Snapshot, Tunnel, Workload};
 use mesh_common::is_mesh_port;
-use mesh_proxy::admission::Request;
+use mesh_proxy::admission::AccessRequest;
 use mesh_proxy::pod::LocalPod;
 use mesh_proxy::worker::NEWS_WAIT;
 use tokio::sync::watch;
@@ -141,7 +141,7 @@ fn is_taken(leftover: &Leftover) -> bool {
 fn may_live(snapshot: &Snapshot, workload: &Arc<Workload>, leftover: &Leftover) -> bool {
     let Connection { local, remote, .. } = leftover.connection;
     let let_in = || {
-        let request = Request {
+        let request = AccessRequest {
             identity: None,
             source: remote.ip(),
             destination: local,

@@ -10,7 +10,7 @@ mod tunnel;
 mod tests;
 
 pub use client::{Connection, OpenError};
-pub use server::{Request, Server};
+pub use server::{IncomingStream, Server};
 pub use tunnel::Tunnel;
 
 /// Flow-control credit of a stream, bytes: what a stopped reader can make its node hold.

@@ -20,7 +20,7 @@ mod window;
 mod tests;
 
 pub use client::{Connection, OpenError, request};
-pub use server::{Request, Server};
+pub use server::{IncomingStream, Server};
 pub use stream::{Broken, Tunnel};
 pub use window::Budget;
 
