@@ -10,9 +10,8 @@ use aya_ebpf::programs::SockOpsContext;
 use core::ptr;
 use mesh_common::address::Address;
 use mesh_common::direct::{
-    self, Arrival, Choice, DirectEvent, DirectFlow, DirectSocket, Filed, Happened, NO_SERVER,
-    NOTE_NOT_DIRECT, NOTE_PROBE, PULSE_LASTS, RING_IS_FULL_FOR, Route, RouteKey, TABLE_IS_FULL_FOR,
-    YES_LASTS,
+    self, Arrival, Choice, DirectEvent, DirectFlow, DirectRoute, DirectSocket, Filed, Happened, NO_SERVER,
+    NOTE_NOT_DIRECT, NOTE_PROBE, PULSE_LASTS, RING_IS_FULL_FOR, RouteKey, TABLE_IS_FULL_FOR, YES_LASTS,
 };
 use mesh_common::fault::Fault;
 use mesh_common::maps::Endpoint;
@@ -55,7 +54,7 @@ fn draw(client: u64, to: &mut Endpoint) -> Option<(u64, SocketAddress)> {
     let route = ROUTES.get_ptr_mut(RouteKey::new(client, *to))?;
     // SAFETY: the map answers memory that holds an entry for the length of the program. It need not be this
     // one all the time: the memory of an entry that is replaced may be another's at once.
-    let route: &'static mut Route = unsafe { &mut *route };
+    let route: &'static mut DirectRoute = unsafe { &mut *route };
     if !agent_lives() {
         return None;
     }
@@ -125,7 +124,7 @@ fn copy(choice: &Choice) -> (u64, SocketAddress) {
 
 /// Whether the memory of a route is that of this one still. A new owner writes the key first.
 #[inline(always)]
-fn is_still(route: &Route, client: u64, destination: &Endpoint) -> bool {
+fn is_still(route: &DirectRoute, client: u64, destination: &Endpoint) -> bool {
     // SAFETY: all of it is inside the route, where the address begins at a multiple of eight bytes; any bytes
     // are valid. Volatile, so that it is read now.
     unsafe {
@@ -149,7 +148,7 @@ fn word(endpoint: &Endpoint, index: usize) -> u32 {
 }
 
 #[inline(always)]
-fn ticket(route: &mut Route) -> Option<u32> {
+fn ticket(route: &mut DirectRoute) -> Option<u32> {
     let drawn = if route.in_turn == 0 {
         // SAFETY: a helper without arguments; always callable.
         unsafe { bpf_get_prandom_u32() }

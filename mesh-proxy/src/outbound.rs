@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use mesh_api::plan::outbound::{Reject, Route, route};
+use mesh_api::plan::outbound::{Destination, Reject, destination_of};
 use mesh_api::plan::{PortPolicy, Service, Target, TargetKey, Workload};
 use mesh_common::is_mesh_port;
 use socket2::SockRef;
@@ -167,16 +167,16 @@ async fn connect(
     record.labels.source_identity = Some(pod.identity.clone());
     let exposed = Cell::new(false);
     let mut origin = Origin { worker, pod, workload: &workload, client, service: None, socket, exposed };
-    match route(&worker.snapshot(), &workload, original.address()) {
-        Route::Reject(reject) => Err(Error::Rejected(reject)),
-        Route::Passthrough => pass_through(worker, pod, original, record).await,
-        Route::Workload(target) => {
+    match destination_of(&worker.snapshot(), &workload, original.address()) {
+        Destination::Reject(reject) => Err(Error::Rejected(reject)),
+        Destination::Passthrough => pass_through(worker, pod, original, record).await,
+        Destination::Workload(target) => {
             ask_for_direct_ways(worker, pod, original, std::slice::from_ref(&target));
             let reached = reach(&origin, &target, default_options(), record).await;
             let upstream = reached.map_err(|error| Error::of_all(error, true))?;
             Ok(Connected { upstream, lifetime: None, _slot: None, _active: None })
         }
-        Route::Service { service, port, policy, endpoints } => {
+        Destination::Service { service, port, policy, endpoints } => {
             record.labels.service = Some(Arc::clone(&service));
             origin.service = Some(&service.hostname);
             ask_for_direct_ways(worker, pod, original, &endpoints);

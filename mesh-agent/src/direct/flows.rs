@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use mesh_api::plan::Snapshot;
-use mesh_api::plan::outbound::{Route, route};
+use mesh_api::plan::outbound::{Destination, destination_of};
 use mesh_api::plan::policy::Verdict;
 use mesh_common::direct::{Happened, NO_SERVER};
 use mesh_common::veth::{EVERYBODY, MOST_OF_CLIENT, MOST_OF_NODE};
@@ -155,9 +155,10 @@ impl Flows {
         record.labels.source = snapshot.workload_by_address(*own);
         record.labels.source_identity = Some(pod.identity.clone());
         record.labels.service = snapshot.service_by_vip(destination.ip(), &pod.namespace);
-        let route = record.labels.source.as_ref().map(|source| route(snapshot, source, destination));
-        let reason = match route {
-            Some(Route::Reject(reject)) => reject.to_string(),
+        let goes_to =
+            record.labels.source.as_ref().map(|source| destination_of(snapshot, source, destination));
+        let reason = match goes_to {
+            Some(Destination::Reject(reject)) => reject.to_string(),
             _ => why.describe().to_owned(),
         };
         record.end(&Outcome::Failed(ResponseFlag::ConnectFailed, reason), (0, 0));

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use mesh_api::plan::outbound::{Route, route};
+use mesh_api::plan::outbound::{Destination, destination_of};
 use mesh_api::plan::policy::Verdict;
 use mesh_api::plan::{Snapshot, Tunnel, Workload};
 use mesh_common::is_mesh_port;
@@ -149,11 +149,13 @@ fn may_live(snapshot: &Snapshot, workload: &Arc<Workload>, leftover: &Leftover) 
         };
         !is_mesh_port(local.port()) && matches!(request.decide(snapshot).verdict, Verdict::Allow(_))
     };
-    let let_out = || match route(snapshot, workload, remote) {
-        Route::Passthrough => true,
-        Route::Workload(target) => target.tunnel == Tunnel::Plain,
-        Route::Service { endpoints, .. } => endpoints.iter().all(|target| target.tunnel == Tunnel::Plain),
-        Route::Reject(_) => false,
+    let let_out = || match destination_of(snapshot, workload, remote) {
+        Destination::Passthrough => true,
+        Destination::Workload(target) => target.tunnel == Tunnel::Plain,
+        Destination::Service { endpoints, .. } => {
+            endpoints.iter().all(|target| target.tunnel == Tunnel::Plain)
+        }
+        Destination::Reject(_) => false,
     };
     (!is_taken(leftover) || let_in()) && (leftover.taken || let_out())
 }

@@ -55,7 +55,7 @@ impl Snapshot {
         let (come, gone) = self.addresses_since(older);
         let entries = self.directory.services.changes_since(&older.directory.services, Arc::ptr_eq);
         let services = entries.come.into_iter().chain(entries.gone).filter_map(|it| it.service.as_ref());
-        let addresses = services.flat_map(|record| record.addresses.iter().map(IpNet::addr));
+        let addresses = services.flat_map(|compact| compact.addresses.iter().map(IpNet::addr));
         come.into_iter().chain(gone).chain(addresses).collect()
     }
 }

@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use prost_types::Any;
 
+use super::compact::{CompactService, CompactWorkload};
 use super::decode::{self, Invalid};
 use super::directory::Editor;
 use super::policy::{Policy, PolicyEditor};
-use super::record::{Record, ServiceRecord};
 use super::snapshot::Snapshot;
 use super::waypoint::Waypoints;
 use crate::table::Table;
@@ -35,8 +35,8 @@ type Authorizations = BTreeMap<String, Held>;
 /// What a [`Store`] held at a moment. It shares with the store what did not change since.
 #[derive(Clone, Debug)]
 pub struct Contents {
-    workloads: Table<Arc<Record>>,
-    services: Vec<Arc<ServiceRecord>>,
+    workloads: Table<Arc<CompactWorkload>>,
+    services: Vec<Arc<CompactService>>,
     authorizations: Authorizations,
 }
 
@@ -67,8 +67,8 @@ impl Contents {
     pub fn resources(&self, type_url: &str) -> Box<dyn Iterator<Item = Resource> + '_> {
         match type_url {
             type_url::ADDRESS => {
-                let workloads = self.workloads.iter().map(|record| record.resource());
-                Box::new(workloads.chain(self.services.iter().map(|record| record.resource())))
+                let workloads = self.workloads.iter().map(|compact| compact.resource());
+                Box::new(workloads.chain(self.services.iter().map(|compact| compact.resource())))
             }
             type_url::AUTHORIZATION => Box::new(self.authorizations.iter().map(|(name, held)| Resource {
                 version: held.version.clone(),

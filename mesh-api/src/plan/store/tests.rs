@@ -206,7 +206,8 @@ fn damaged_resources_do_no_harm() {
             let snapshot = store.snapshot();
             for workload in snapshot.workloads() {
                 for ip in snapshot.addresses() {
-                    let _ = crate::plan::outbound::route(&snapshot, &workload, (ip, 80).into()).to_string();
+                    let _ = crate::plan::outbound::destination_of(&snapshot, &workload, (ip, 80).into())
+                        .to_string();
                 }
             }
         }
