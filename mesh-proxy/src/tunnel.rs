@@ -152,7 +152,7 @@ impl Connection {
                 Ok(Tunnel::Hbone(connection.clone().open(request).await?))
             }
             Self::Mesh(connection) => {
-                let open = mux::request(client, destination, service);
+                let open = mux::open_frame(client, destination, service);
                 Ok(Tunnel::Mesh(connection.open(open, socket, exposed).await?))
             }
         }

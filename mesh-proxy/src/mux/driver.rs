@@ -16,7 +16,7 @@ use tokio::io::AsyncWrite;
 
 use super::frame::{Decoder, Error as FrameError, Event, Frame, Goodbye, Refusal};
 use super::link::Link;
-use super::open::Open;
+use super::open::OpenFrame;
 use super::stream::{Answer, Broken, Stream, Tunnel, Violation};
 use super::window::Window;
 use super::{EARLY, IncomingStream, MAX_PEER_STREAMS, price};
@@ -350,7 +350,7 @@ impl Receiver {
         Ok(())
     }
 
-    fn open(&self, id: u32, open: Open, opened: &mut impl FnMut(IncomingStream)) -> Result<(), Over> {
+    fn open(&self, id: u32, open: OpenFrame, opened: &mut impl FnMut(IncomingStream)) -> Result<(), Over> {
         let link = &self.link;
         if self.side == Side::Client || id <= link.last_stream.get() {
             return Err(Over::WrongStream(id));

@@ -10,7 +10,7 @@ use tokio::task::spawn_local;
 use super::driver::{Driver, Over, Side};
 use super::frame::{Frame, Goodbye, Refusal};
 use super::link::Link;
-use super::open::Open;
+use super::open::OpenFrame;
 use super::stream::{Broken, Tunnel};
 use super::window::Budget;
 use crate::tls::TlsStream;
@@ -24,7 +24,7 @@ pub struct Server {
 /// A stream that a peer asks for, not answered yet.
 pub struct IncomingStream {
     /// Who connects to where.
-    pub open: Open,
+    pub open: OpenFrame,
     pub(super) tunnel: Tunnel,
 }
 

@@ -11,7 +11,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::spawn_local;
 
 use super::frame::{Decoder, Event, Frame, Goodbye, Reason, Refusal, data_header};
-use super::open::Open;
+use super::open::OpenFrame;
 use super::{Budget, Connection, EARLY, IncomingStream, MAX_PEER_STREAMS, OpenError, Server};
 use crate::fixture::{self, Protocol, configs, echo, run, sockets};
 use crate::relay::{self, Meter, SocketIs, relay_mesh, reset_on_drop};
@@ -70,8 +70,8 @@ fn budget() -> Rc<Budget> {
     Budget::new(usize::MAX / 2, None)
 }
 
-fn open() -> Open {
-    Open::new("10.0.0.1:40000".parse().unwrap(), "10.0.0.2:80".parse().unwrap())
+fn open() -> OpenFrame {
+    OpenFrame::new("10.0.0.1:40000".parse().unwrap(), "10.0.0.2:80".parse().unwrap())
 }
 
 /// A client application's socket whose bytes go through `connection`.
@@ -356,7 +356,7 @@ fn bytes(frames: &[Frame]) -> Vec<u8> {
 }
 
 fn opened(id: u32) -> Frame {
-    Frame::Open(id, Open { credit: 1000, ..open() })
+    Frame::Open(id, OpenFrame { credit: 1000, ..open() })
 }
 
 #[test]
