@@ -18,7 +18,7 @@ use super::tls::TlsStream;
 
 /// How connections between nodes are framed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum TunnelProtocol {
+pub enum Framing {
     /// By the mesh's own protocol where the peer has it, and as HBONE otherwise.
     #[default]
     Auto,

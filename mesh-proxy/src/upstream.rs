@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mesh_api::identity::SpiffeId;
-use mesh_api::plan::{Target, TcpKeepalive, Tunnel as Protocol, Workload};
+use mesh_api::plan::{Target, TcpKeepalive, TunnelProtocol, Workload};
 use mesh_common::HBONE_PORT;
 use tokio::net::{TcpSocket, TcpStream};
 
@@ -152,10 +152,10 @@ fn near(origin: &Origin<'_>, target: &Target) -> Option<Arc<LocalPod>> {
 /// How the access log calls the way to `target` before it is open. Which protocol a tunnel has its handshake
 /// tells; until then it has the name of the port, which is HBONE's.
 pub fn attempt(origin: &Origin<'_>, target: &Target) -> &'static str {
-    match target.tunnel {
+    match target.tunnel_protocol {
         _ if near(origin, target).is_some() => "local",
-        Protocol::Plain => "plain",
-        Protocol::Hbone => tunnel::HBONE,
+        TunnelProtocol::Plain => "plain",
+        TunnelProtocol::Hbone => tunnel::HBONE,
     }
 }
 
@@ -165,15 +165,15 @@ pub async fn open(origin: &Origin<'_>, target: &Target, options: Options) -> Res
         if let Some(destination) = near(origin, target) {
             return local(origin, &destination, target).await;
         }
-        match target.tunnel {
-            Protocol::Plain => {
+        match target.tunnel_protocol {
+            TunnelProtocol::Plain => {
                 let address = UpstreamAddress::new(target.address);
                 let socket = plain(origin.worker, origin.pod, address, options.keepalive).await?;
                 // Until it has ended well.
                 reset_on_drop(&socket);
                 Ok(Upstream::Plain(socket))
             }
-            Protocol::Hbone => Ok(Upstream::Tunnel(tunnel(origin, target).await?)),
+            TunnelProtocol::Hbone => Ok(Upstream::Tunnel(tunnel(origin, target).await?)),
         }
     };
     tokio::time::timeout(options.timeout, opening).await.map_err(|_| Error::Timeout(options.timeout))?

@@ -12,7 +12,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use mesh_api::plan::outbound::{Destination, destination_of};
 use mesh_api::plan::policy::Verdict;
-use mesh_api::plan::{Snapshot, Tunnel, Workload};
+use mesh_api::plan::{Snapshot, TunnelProtocol, Workload};
 use mesh_common::is_mesh_port;
 use mesh_proxy::admission::AccessRequest;
 use mesh_proxy::pod::LocalPod;
@@ -151,9 +151,9 @@ fn may_live(snapshot: &Snapshot, workload: &Arc<Workload>, leftover: &Leftover) 
     };
     let let_out = || match destination_of(snapshot, workload, remote) {
         Destination::Passthrough => true,
-        Destination::Workload(target) => target.tunnel == Tunnel::Plain,
+        Destination::Workload(target) => target.tunnel_protocol == TunnelProtocol::Plain,
         Destination::Service { endpoints, .. } => {
-            endpoints.iter().all(|target| target.tunnel == Tunnel::Plain)
+            endpoints.iter().all(|target| target.tunnel_protocol == TunnelProtocol::Plain)
         }
         Destination::Reject(_) => false,
     };

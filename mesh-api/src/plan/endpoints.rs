@@ -7,7 +7,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use super::preference::{Locality, Preference};
 use super::service::{Service, ServicePort};
-use super::workload::{Health, Tunnel, Workload};
+use super::workload::{Health, TunnelProtocol, Workload};
 use crate::identity::SpiffeId;
 
 /// One place that a connection can be taken to.
@@ -18,7 +18,7 @@ pub struct Target {
     /// The workload's own address and port.
     pub address: SocketAddr,
     /// How it is reached.
-    pub tunnel: Tunnel,
+    pub tunnel_protocol: TunnelProtocol,
     /// Who may answer there: the workload, or whoever else its service admits.
     pub expected_identities: Arc<[SpiffeId]>,
     /// Weight among the service's endpoints, above 0.
@@ -40,7 +40,7 @@ impl Target {
         Self {
             workload: workload.clone(),
             address,
-            tunnel: workload.tunnel,
+            tunnel_protocol: workload.tunnel_protocol,
             expected_identities: [workload.identity.clone()].into(),
             weight: 1,
         }
@@ -56,9 +56,9 @@ impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Workload { namespace, name, .. } = &*self.workload;
         write!(f, "{namespace}/{name} at {}", self.address)?;
-        match self.tunnel {
-            Tunnel::Plain => f.write_str(" in plaintext"),
-            Tunnel::Hbone => {
+        match self.tunnel_protocol {
+            TunnelProtocol::Plain => f.write_str(" in plaintext"),
+            TunnelProtocol::Hbone => {
                 f.write_str(" over mutual TLS with ")?;
                 for (index, identity) in self.expected_identities.iter().enumerate() {
                     write!(f, "{}{identity}", if index > 0 { " or " } else { "" })?;
@@ -216,7 +216,7 @@ fn candidate(
     Some(Target {
         workload: workload.clone(),
         address: (address, target_port(service, port.port, workload)?).into(),
-        tunnel: workload.tunnel,
+        tunnel_protocol: workload.tunnel_protocol,
         expected_identities: identities.cloned().collect(),
         weight: workload.capacity,
     })

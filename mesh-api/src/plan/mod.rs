@@ -37,7 +37,7 @@ pub use store::{Contents, Rejected, Store};
 pub(crate) use traffic::LONGEST_SPAN;
 pub use traffic::{ConnectionPool, LoadBalancer, OutlierDetection, PortPolicy, TcpKeepalive, TrafficRule};
 pub use waypoint::{Waypoint, Waypoints};
-pub use workload::{Health, NetworkMode, PortMapping, Tunnel, Workload};
+pub use workload::{Health, NetworkMode, PortMapping, TunnelProtocol, Workload};
 
 #[cfg(test)]
 mod fixture;

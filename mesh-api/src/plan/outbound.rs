@@ -19,7 +19,7 @@ use super::service::Service;
 use super::snapshot::Snapshot;
 use super::traffic::{LoadBalancer, PortPolicy, TrafficRule};
 use super::waypoint::{self, Waypoint};
-use super::workload::{Tunnel, Workload};
+use super::workload::{TunnelProtocol, Workload};
 
 /// Where a connection goes.
 #[derive(Clone, Debug)]
@@ -128,7 +128,7 @@ fn to_address(snapshot: &Snapshot, source: &Workload, original: SocketAddr) -> D
     if let Some(waypoint) = waypoint::in_the_way(snapshot, source, &workload.waypoints) {
         return behind(format!("workload {}/{}", workload.namespace, workload.name), waypoint);
     }
-    if workload.tunnel == Tunnel::Hbone && is_mesh_port(original.port()) {
+    if workload.tunnel_protocol == TunnelProtocol::Hbone && is_mesh_port(original.port()) {
         return Destination::Reject(Reject::MeshPort { destination: original });
     }
     Destination::Workload(Target::direct(&workload, original))

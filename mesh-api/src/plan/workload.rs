@@ -35,7 +35,7 @@ pub struct Workload {
     /// Name of its cluster; may be empty.
     pub cluster: Arc<str>,
     /// How it is reached.
-    pub tunnel: Tunnel,
+    pub tunnel_protocol: TunnelProtocol,
     /// Whether it is ready.
     pub health: Health,
     /// Whose its addresses are.
@@ -60,7 +60,7 @@ pub struct Workload {
 
 /// How a workload is reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Tunnel {
+pub enum TunnelProtocol {
     /// HTTP/2 CONNECT over mutual TLS.
     Hbone,
     /// Plain TCP.
@@ -123,7 +123,7 @@ impl TryFrom<wire::Workload> for Workload {
             node: locality.node.clone(),
             cluster: locality.cluster.clone(),
             locality,
-            tunnel: tunnel(from.tunnel_protocol)?,
+            tunnel_protocol: tunnel_protocol(from.tunnel_protocol)?,
             health: health(from.status, &from.extensions)?,
             network_mode: network_mode(from.network_mode)?,
             capacity: from.capacity.unwrap_or(1),
@@ -143,10 +143,10 @@ fn or<'a>(text: &'a str, default: &'a str) -> &'a str {
     if text.is_empty() { default } else { text }
 }
 
-fn tunnel(value: i32) -> Result<Tunnel, Invalid> {
+fn tunnel_protocol(value: i32) -> Result<TunnelProtocol, Invalid> {
     match decode::known("tunnel_protocol", value)? {
-        wire::TunnelProtocol::None => Ok(Tunnel::Plain),
-        wire::TunnelProtocol::Hbone => Ok(Tunnel::Hbone),
+        wire::TunnelProtocol::None => Ok(TunnelProtocol::Plain),
+        wire::TunnelProtocol::Hbone => Ok(TunnelProtocol::Hbone),
         wire::TunnelProtocol::LegacyIstioMtls => Err(Invalid::LegacyTunnel),
     }
 }

@@ -9,7 +9,7 @@ use mesh_api::identity::SpiffeId;
 use mesh_api::plan::kernel::{self, KeptByProxy};
 use mesh_api::plan::outbound::{self, destination_of};
 use mesh_api::plan::policy::{Decision, Peer, authorize};
-use mesh_api::plan::{Snapshot, Target, Tunnel, Workload};
+use mesh_api::plan::{Snapshot, Target, TunnelProtocol, Workload};
 use mesh_api::resource::egress::Allowed;
 use serde::Serialize;
 
@@ -250,7 +250,7 @@ fn transport(
     same_node: &SameNode,
     kept: Option<KeptByProxy>,
 ) -> (&'static str, Option<String>) {
-    if !is_meshed(client) || target.tunnel != Tunnel::Hbone {
+    if !is_meshed(client) || target.tunnel_protocol != TunnelProtocol::Hbone {
         return ("plain", None);
     }
     if client.node != target.workload.node {
@@ -265,7 +265,7 @@ fn transport(
 }
 
 fn is_meshed(workload: &Workload) -> bool {
-    workload.tunnel == Tunnel::Hbone
+    workload.tunnel_protocol == TunnelProtocol::Hbone
 }
 
 fn name(workload: &Workload) -> String {

@@ -62,17 +62,21 @@ fn pod_addresses_lead_to_the_pod() {
     plain.tunnel_protocol = wire::TunnelProtocol::None.into();
     let pods = || vec![of_pod(pod("db", &["10.244.2.3"])), of_pod(plain.clone())];
     let cases = [
-        ("10.244.2.3:5432", "10.244.2.3:5432", Tunnel::Hbone),
-        ("[::ffff:10.244.2.3]:5432", "10.244.2.3:5432", Tunnel::Hbone),
-        ("10.244.2.4:1", "10.244.2.4:1", Tunnel::Plain),
-        ("[fd00:244:2::4]:1", "[fd00:244:2::4]:1", Tunnel::Plain),
-        ("10.244.2.4:15008", "10.244.2.4:15008", Tunnel::Plain),
+        ("10.244.2.3:5432", "10.244.2.3:5432", TunnelProtocol::Hbone),
+        ("[::ffff:10.244.2.3]:5432", "10.244.2.3:5432", TunnelProtocol::Hbone),
+        ("10.244.2.4:1", "10.244.2.4:1", TunnelProtocol::Plain),
+        ("[fd00:244:2::4]:1", "[fd00:244:2::4]:1", TunnelProtocol::Plain),
+        ("10.244.2.4:15008", "10.244.2.4:15008", TunnelProtocol::Plain),
     ];
     for (destination, address, tunnel) in cases {
         let Destination::Workload(target) = goes_to(client(), pods(), destination) else {
             panic!("{destination}")
         };
-        assert_eq!((target.address, target.tunnel), (address.parse().unwrap(), tunnel), "{destination}");
+        assert_eq!(
+            (target.address, target.tunnel_protocol),
+            (address.parse().unwrap(), tunnel),
+            "{destination}"
+        );
         assert_eq!(*target.expected_identities, *std::slice::from_ref(&target.workload.identity));
     }
 }
