@@ -6,7 +6,7 @@ use std::sync::Arc;
 use mesh_api::compile::{self, Compiled, MeshConfig};
 use mesh_api::identity::SpiffeId;
 use mesh_api::manifest;
-use mesh_api::plan::outbound::{Route, route};
+use mesh_api::plan::outbound::{Destination, destination_of};
 use mesh_api::plan::policy::{Peer, authorize};
 use mesh_api::plan::{DiscoveryType, Rejected, Snapshot, Store, Target, Workload};
 use mesh_api::wire::security::Authorization;
@@ -115,28 +115,28 @@ fn check_routes(snapshot: &Snapshot, source: &Workload) {
     let ports: Vec<_> = ports.take(MOST).chain([15_008]).collect();
     for ip in addresses.into_iter().take(MOST).chain(ranges.take(MOST)) {
         for port in &ports {
-            check_route(snapshot, source, SocketAddr::new(ip, *port));
+            check_destination(snapshot, source, SocketAddr::new(ip, *port));
         }
     }
 }
 
-fn check_route(snapshot: &Snapshot, source: &Workload, destination: SocketAddr) {
-    let way = route(snapshot, source, destination);
+fn check_destination(snapshot: &Snapshot, source: &Workload, destination: SocketAddr) {
+    let way = destination_of(snapshot, source, destination);
     assert!(!way.to_string().is_empty());
     match way {
-        Route::Workload(target) => {
+        Destination::Workload(target) => {
             let owner = snapshot.workload_by_address(target.address.ip());
             assert!(owner.is_some_and(|owner| owner == target.workload));
             assert_eq!(target.address, destination);
         }
-        Route::Service { service, port, endpoints, .. } => {
+        Destination::Service { service, port, endpoints, .. } => {
             assert_eq!(port, destination.port());
             assert!(service.addresses.iter().any(|network| network.contains(&destination.ip())));
             assert!(service.is_visible_to(&source.namespace));
             assert!(!endpoints.is_empty());
             endpoints.iter().for_each(|target| check_endpoint(snapshot, target));
         }
-        Route::Passthrough | Route::Reject(_) => {}
+        Destination::Passthrough | Destination::Reject(_) => {}
     }
 }
 

@@ -10,7 +10,7 @@ use std::net::{IpAddr, SocketAddr};
 use frame::{
     Decoder, Error, Event, Frame, Goodbye, HEADER, MAX_CONTROL, MAX_DATA, Reason, Refusal, data_header,
 };
-use open::{Open, Trace};
+use open::{OpenFrame, Trace};
 
 /// What a decoder made of some bytes: all that came before the first error, and that.
 type Read = (Vec<Item>, Option<Error>);
@@ -157,7 +157,7 @@ fn goodbye(code: u8) -> Goodbye {
     }
 }
 
-fn simple_open(payload: &[u8]) -> Option<Open> {
+fn simple_open(payload: &[u8]) -> Option<OpenFrame> {
     let number = |at: usize| Some(u16::from_be_bytes([*payload.get(at)?, *payload.get(at + 1)?]));
     let address = |at: usize| {
         let size = if *payload.get(at)? == 4 { 4 } else { 16 };
@@ -172,7 +172,7 @@ fn simple_open(payload: &[u8]) -> Option<Open> {
     let credit = u32::from(number(0)?) << 16 | u32::from(number(2)?);
     let (source, at) = address(4)?;
     let (destination, mut at) = address(at)?;
-    let mut open = Open { credit, source, destination, host: None, trace: None };
+    let mut open = OpenFrame { credit, source, destination, host: None, trace: None };
     while at < payload.len() {
         let value = payload.get(at + 3..at + 3 + usize::from(number(at + 1)?))?;
         match payload[at] {

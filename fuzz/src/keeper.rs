@@ -6,7 +6,8 @@ pub mod protocol;
 use std::net::IpAddr;
 
 use protocol::{
-    Answer, Claim, Greeting, MOST_ADDRESSES, MOST_PROBE_PORTS, MOST_SOCKETS, RECORD, Record, Request,
+    Claim, Greeting, KeeperAnswer, KeeperRequest, MOST_ADDRESSES, MOST_PROBE_PORTS, MOST_SOCKETS, RECORD,
+    Record,
 };
 
 /// A record's bytes, without the zeros at its end.
@@ -16,14 +17,14 @@ pub fn check(data: &[u8]) {
     }
     let mut record = [0; RECORD];
     record[..data.len()].copy_from_slice(data);
-    let request = Request::decode(&record);
+    let request = KeeperRequest::decode(&record);
     assert_eq!(request.is_some(), is_request(&record), "{request:?}");
     if let Some(request) = request {
         check_bounds(&request);
-        assert_eq!(Request::decode(&request.encode()), Some(request), "what is said is what is heard");
+        assert_eq!(KeeperRequest::decode(&request.encode()), Some(request), "what is said is what is heard");
     }
-    if let Some(answer) = Answer::decode(&record) {
-        assert_eq!(Answer::decode(&answer.encode()), Some(answer), "what is answered is what is heard");
+    if let Some(answer) = KeeperAnswer::decode(&record) {
+        assert_eq!(KeeperAnswer::decode(&answer.encode()), Some(answer), "what is answered is what is heard");
     }
     if let Some(greeting) = Greeting::decode(&record) {
         assert_eq!(Greeting::decode(&greeting.encode()), Some(greeting));
@@ -31,9 +32,9 @@ pub fn check(data: &[u8]) {
 }
 
 /// What the keeper relies on.
-fn check_bounds(request: &Request) {
+fn check_bounds(request: &KeeperRequest) {
     match request {
-        Request::Enrol(claim) => {
+        KeeperRequest::Enrol(claim) => {
             // It becomes a part of a path.
             assert!((32..=36).contains(&claim.uid.len()));
             assert!(claim.uid.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f' | b'-')));
@@ -43,17 +44,17 @@ fn check_bounds(request: &Request) {
             let again = Claim::new(uid, addresses, probe_ports).map(|it| it.with_own_users(*own_users));
             assert_eq!(again.as_ref(), Ok(claim));
         }
-        Request::Destroy(_, of) => assert_eq!(of.local.is_ipv4(), of.remote.is_ipv4()),
-        Request::Sockets(_, _, count) => assert!((1..=MOST_SOCKETS).contains(count)),
-        Request::Dismiss(_)
-        | Request::Retain
-        | Request::Ready
-        | Request::Uninstalled
-        | Request::List(_)
-        | Request::Settled(_)
-        | Request::Admit(_)
-        | Request::Remember(_)
-        | Request::Leave(_) => {}
+        KeeperRequest::Destroy(_, of) => assert_eq!(of.local.is_ipv4(), of.remote.is_ipv4()),
+        KeeperRequest::Sockets(_, _, count) => assert!((1..=MOST_SOCKETS).contains(count)),
+        KeeperRequest::Dismiss(_)
+        | KeeperRequest::Retain
+        | KeeperRequest::Ready
+        | KeeperRequest::Uninstalled
+        | KeeperRequest::List(_)
+        | KeeperRequest::Settled(_)
+        | KeeperRequest::Admit(_)
+        | KeeperRequest::Remember(_)
+        | KeeperRequest::Leave(_) => {}
     }
 }
 

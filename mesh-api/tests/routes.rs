@@ -7,7 +7,7 @@ use mesh_api::{
     manifest,
     plan::{
         LoadBalancer, Snapshot, Store,
-        outbound::{Route, route},
+        outbound::{Destination, destination_of},
     },
     wire::{type_url, xds::Resource},
 };
@@ -68,14 +68,14 @@ fn snapshot(more: &str) -> Snapshot {
     store.snapshot()
 }
 
-fn ask(snapshot: &Snapshot, destination: &str) -> Route {
+fn ask(snapshot: &Snapshot, destination: &str) -> Destination {
     let client = snapshot.workload("Kubernetes//Pod/shop/client").expect("is there");
-    route(snapshot, &client, destination.parse::<SocketAddr>().expect("an address"))
+    destination_of(snapshot, &client, destination.parse::<SocketAddr>().expect("an address"))
 }
 
 fn endpoints(snapshot: &Snapshot, destination: &str) -> Vec<String> {
     match ask(snapshot, destination) {
-        Route::Service { endpoints, .. } => {
+        Destination::Service { endpoints, .. } => {
             endpoints.iter().map(|target| target.address.to_string()).collect()
         }
         other => panic!("{other:?}"),
@@ -150,13 +150,13 @@ spec:
   workloadSelector: {matchLabels: {app: client}}
   trafficPolicy: {loadBalancer: {simple: RANDOM}, connectionPool: {tcp: {maxConnections: 5}}}
 ";
-    let Route::Service { policy, .. } = ask(&snapshot(rules), "10.96.0.1:80") else {
+    let Destination::Service { policy, .. } = ask(&snapshot(rules), "10.96.0.1:80") else {
         panic!("not a service")
     };
     assert_eq!(policy.lb, LoadBalancer::Random);
     assert_eq!(policy.pool.max_connections.map(u32::from), Some(5));
     let elsewhere = rules.replace("app: client", "app: other");
-    let Route::Service { policy, .. } = ask(&snapshot(&elsewhere), "10.96.0.1:80") else {
+    let Destination::Service { policy, .. } = ask(&snapshot(&elsewhere), "10.96.0.1:80") else {
         panic!("not a service")
     };
     assert_eq!(policy.lb, LoadBalancer::RoundRobin);
@@ -165,6 +165,6 @@ spec:
 #[test]
 fn a_pod_is_reached_by_its_own_address_and_others_are_not_known() {
     let snapshot = snapshot("");
-    assert!(matches!(ask(&snapshot, "10.244.2.2:1234"), Route::Workload(_)));
-    assert!(matches!(ask(&snapshot, "192.0.2.99:80"), Route::Passthrough));
+    assert!(matches!(ask(&snapshot, "10.244.2.2:1234"), Destination::Workload(_)));
+    assert!(matches!(ask(&snapshot, "192.0.2.99:80"), Destination::Passthrough));
 }

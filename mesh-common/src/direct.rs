@@ -1,10 +1,10 @@
 //! Connections between two pods of one node that need no proxy: what the agent decided about them beforehand,
 //! and what the programs tell of them.
 //!
-//! The agent decides each (client, destination) with the full policy and writes the yes as a [`Route`]; the
-//! programs choose among its endpoints and never match a rule. No route means: to the proxy. A pod is its
-//! network namespace's cookie on both ends, never its address, so that a pod that got a used address inherits
-//! nothing.
+//! The agent decides each (client, destination) with the full policy and writes the yes as a
+//! [`DirectRoute`]; the programs choose among its endpoints and never match a rule. No route means: to the
+//! proxy. A pod is its network namespace's cookie on both ends, never its address, so that a pod that got a
+//! used address inherits nothing.
 
 use crate::maps::Endpoint;
 
@@ -127,7 +127,7 @@ impl Choice {
 /// Value of `ROUTES`: where a client's connections to a destination may go directly.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Route {
+pub struct DirectRoute {
     /// Its own key. The memory of an entry that is replaced may be another's at once, and whoever still reads
     /// it sees that here.
     pub key: RouteKey,
@@ -143,11 +143,11 @@ pub struct Route {
     /// In ascending order of their tickets.
     pub choices: [Choice; MAX_CHOICES],
 }
-const _: () = assert!(size_of::<Route>() == 48 + 32 * MAX_CHOICES);
+const _: () = assert!(size_of::<DirectRoute>() == 48 + 32 * MAX_CHOICES);
 
 /// The choice that a ticket falls on.
 #[inline(always)]
-pub fn choose(route: &Route, ticket: u32) -> Option<&Choice> {
+pub fn choose(route: &DirectRoute, ticket: u32) -> Option<&Choice> {
     let mut index = 0_u32;
     while (index as usize) < MAX_CHOICES {
         let choice = &route.choices[index as usize];
@@ -164,7 +164,7 @@ pub fn choose(route: &Route, ticket: u32) -> Option<&Choice> {
 
 /// Whether a route leads to a server at an endpoint: a yes that was drawn from it earlier still counts.
 #[inline(always)]
-pub fn leads_to(route: &Route, server: u64, endpoint: &Endpoint) -> bool {
+pub fn leads_to(route: &DirectRoute, server: u64, endpoint: &Endpoint) -> bool {
     let mut index = 0_u32;
     while (index as usize) < MAX_CHOICES {
         let choice = &route.choices[index as usize];
@@ -331,14 +331,14 @@ mod tests {
         assert!(!between.into_iter().any(is_urgent));
     }
 
-    fn route(below: &[u32], tickets: u32) -> Route {
+    fn route(below: &[u32], tickets: u32) -> DirectRoute {
         let mut choices = [Choice::NONE; MAX_CHOICES];
         for (index, &below) in below.iter().enumerate() {
             let endpoint = Endpoint::new(Address::v4([10, 0, 0, index as u8]), 80);
             choices[index] = Choice { server: index as u64 + 1, endpoint, below };
         }
         let key = RouteKey::new(7, Endpoint::new(Address::v4([10, 96, 0, 1]), 80));
-        Route { key, tickets, in_turn: 0, turn: 0, count: below.len() as u32, choices }
+        DirectRoute { key, tickets, in_turn: 0, turn: 0, count: below.len() as u32, choices }
     }
 
     #[test]

@@ -153,7 +153,7 @@ mod user {
     use super::{Endpoint, Handoff, Listener, Pod, Proxy, Sandbox};
     use crate::address::Address;
     use crate::deferred_accept::Decision;
-    use crate::direct::{DirectFlow, DirectSocket, Filed, Route, RouteKey};
+    use crate::direct::{DirectFlow, DirectRoute, DirectSocket, Filed, RouteKey};
     use crate::egress::EgressKey;
     use crate::fault::Event;
     use crate::veth::{Direction, Veth, VethEnd, VethFlow};
@@ -178,7 +178,7 @@ mod user {
     // SAFETY: as above.
     unsafe impl aya::Pod for RouteKey {}
     // SAFETY: as above.
-    unsafe impl aya::Pod for Route {}
+    unsafe impl aya::Pod for DirectRoute {}
     // SAFETY: as above.
     unsafe impl aya::Pod for DirectFlow {}
     // SAFETY: as above.
@@ -225,7 +225,7 @@ mod user {
             is_its_bytes::<Listener>();
             is_its_bytes::<Event>();
             is_its_bytes::<RouteKey>();
-            is_its_bytes::<Route>();
+            is_its_bytes::<DirectRoute>();
             is_its_bytes::<DirectFlow>();
             is_its_bytes::<Filed>();
             is_its_bytes::<DirectSocket>();

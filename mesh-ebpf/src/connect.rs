@@ -7,7 +7,7 @@ use mesh_common::fault::Fault;
 use mesh_common::maps::{Endpoint, Pod};
 use mesh_common::steer::{self, Connect};
 
-use crate::context::{self, Place};
+use crate::context::{self, SocketAddress};
 use crate::maps::PODS;
 use crate::{direct, egress, nobody, probe, report};
 
@@ -20,8 +20,8 @@ pub fn connect4(context: SockAddrContext) -> i32 {
     let to = context::user_endpoint_v4(&context);
     match steer(&context, to) {
         Step::Leave => 1,
-        Step::Take(place) => {
-            context::set_user_place_v4(&context, place);
+        Step::Take(address) => {
+            context::set_user_socket_address_v4(&context, address);
             1
         }
         Step::Fault(fault, netns) => report::connect_result(report::fault(fault, netns, to)),
@@ -34,8 +34,8 @@ pub fn connect6(context: SockAddrContext) -> i32 {
     let to = context::user_endpoint_v6(&context);
     match steer(&context, to) {
         Step::Leave => 1,
-        Step::Take(place) => {
-            context::set_user_place_v6(&context, place);
+        Step::Take(address) => {
+            context::set_user_socket_address_v6(&context, address);
             1
         }
         Step::Fault(fault, netns) => report::connect_result(report::fault(fault, netns, to)),
@@ -46,7 +46,7 @@ enum Step {
     /// Not the mesh's.
     Leave,
     /// To another address: the proxy's, or an endpoint's.
-    Take(Place),
+    Take(SocketAddress),
     Fault(Fault, u64),
 }
 
@@ -94,27 +94,27 @@ fn talks_to_itself(pod: &Pod, to: &Endpoint) -> bool {
 #[inline(always)]
 fn take(context: &SockAddrContext, netns: u64, pod: &Pod, to: Endpoint) -> Step {
     let socket = context::socket_of(context);
-    let (mut shown, mut place) = (to, listener(context, pod, &to));
+    let (mut shown, mut address) = (to, listener(context, pod, &to));
     if direct::is_room(netns, &to) {
-        direct::endpoint(netns, socket, &mut shown, &mut place);
+        direct::endpoint(netns, socket, &mut shown, &mut address);
     } else {
         context::forget_direct(socket);
     }
     if !context::show_peer(socket, shown) {
         return Step::Fault(Fault::SocketStorage, netns);
     }
-    Step::Take(place)
+    Step::Take(address)
 }
 
 /// Not inlined, like what compares addresses.
 #[inline(never)]
-fn listener(context: &SockAddrContext, pod: &Pod, to: &Endpoint) -> Place {
+fn listener(context: &SockAddrContext, pod: &Pod, to: &Endpoint) -> SocketAddress {
     let (address, port) = if context::is_bound_to_interface(context::socket_of(context)) {
         steer::outbound_listener_at(pod, to)
     } else {
         steer::outbound_listener(pod, to)
     };
-    Place::new(address, port)
+    SocketAddress::new(address, port)
 }
 
 /// Of a process that is in no enrolled pod: nothing to do with it, unless it is a probe.

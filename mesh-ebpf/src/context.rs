@@ -69,14 +69,14 @@ pub fn user_endpoint_v6(context: &SockAddrContext) -> Endpoint {
 /// An address and port in words, which the compiler moves as such. An [`Endpoint`] it moves byte by byte,
 /// with a slot of the stack for each.
 #[derive(Clone, Copy)]
-pub struct Place {
+pub struct SocketAddress {
     /// The address, in network order.
     pub words: [u32; 4],
     /// The port, in host order.
     pub port: u32,
 }
 
-impl Place {
+impl SocketAddress {
     /// An address and port.
     #[inline(always)]
     pub fn new(address: Address, port: u16) -> Self {
@@ -87,30 +87,30 @@ impl Place {
 /// Replaces the address of an IPv4 socket's call.
 #[inline(always)]
 pub fn set_user_endpoint_v4(context: &SockAddrContext, address: Address, port: u16) {
-    set_user_place_v4(context, Place::new(address, port));
+    set_user_socket_address_v4(context, SocketAddress::new(address, port));
 }
 
 /// As [`set_user_endpoint_v4`].
 #[inline(always)]
-pub fn set_user_place_v4(context: &SockAddrContext, place: Place) {
+pub fn set_user_socket_address_v4(context: &SockAddrContext, address: SocketAddress) {
     // SAFETY: as above; both fields are writable in these programs.
     unsafe {
-        (*context.sock_addr).user_ip4 = place.words[3];
-        (*context.sock_addr).user_port = u32::from((place.port as u16).to_be());
+        (*context.sock_addr).user_ip4 = address.words[3];
+        (*context.sock_addr).user_port = u32::from((address.port as u16).to_be());
     }
 }
 
 /// Replaces the address of an IPv6 socket's call.
 #[inline(always)]
 pub fn set_user_endpoint_v6(context: &SockAddrContext, address: Address, port: u16) {
-    set_user_place_v6(context, Place::new(address, port));
+    set_user_socket_address_v6(context, SocketAddress::new(address, port));
 }
 
 /// As [`set_user_endpoint_v6`].
 #[inline(always)]
-pub fn set_user_place_v6(context: &SockAddrContext, place: Place) {
+pub fn set_user_socket_address_v6(context: &SockAddrContext, address: SocketAddress) {
     let raw: *mut bpf_sock_addr = context.sock_addr;
-    let Place { words, port } = place;
+    let SocketAddress { words, port } = address;
     // SAFETY: as above.
     unsafe {
         let ip = ptr::addr_of_mut!((*raw).user_ip6).cast::<u32>();

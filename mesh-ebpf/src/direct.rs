@@ -10,29 +10,28 @@ use aya_ebpf::programs::SockOpsContext;
 use core::ptr;
 use mesh_common::address::Address;
 use mesh_common::direct::{
-    self, Arrival, Choice, DirectEvent, DirectFlow, DirectSocket, Filed, Happened, NO_SERVER,
-    NOTE_NOT_DIRECT, NOTE_PROBE, PULSE_LASTS, RING_IS_FULL_FOR, Route, RouteKey, TABLE_IS_FULL_FOR,
-    YES_LASTS,
+    self, Arrival, Choice, DirectEvent, DirectFlow, DirectRoute, DirectSocket, Filed, Happened, NO_SERVER,
+    NOTE_NOT_DIRECT, NOTE_PROBE, PULSE_LASTS, RING_IS_FULL_FOR, RouteKey, TABLE_IS_FULL_FOR, YES_LASTS,
 };
 use mesh_common::fault::Fault;
 use mesh_common::maps::Endpoint;
 use mesh_common::veth::Way;
 
-use crate::context::{self, Place};
+use crate::context::{self, SocketAddress};
 use crate::maps::{
     COUNT_UNTOUCHED, DIRECT_EVENTS, DIRECT_FLOWS, DIRECT_OPEN, NO_ROOM, OWNERS, PROBES, PULSE, ROUTES,
 };
 use crate::{filing, probe, report, sockops};
 
-/// Draws the endpoint of a connection that an enrolled pod opens, and puts it in `place`. That stays as it is
-/// if the connection is the proxy's, for which `to` then gets a note. The socket is a direct connection's
+/// Draws the endpoint of a connection that an enrolled pod opens, and puts it in `address`. That stays as it
+/// is if the connection is the proxy's, for which `to` then gets a note. The socket is a direct connection's
 /// from now on, or no longer. Not inlined: the programs that connect have little stack left.
 #[inline(never)]
-pub fn endpoint(client: u64, socket: *mut bpf_sock, to: &mut Endpoint, place: &mut Place) {
+pub fn endpoint(client: u64, socket: *mut bpf_sock, to: &mut Endpoint, address: &mut SocketAddress) {
     if let Some((server, endpoint)) = draw(client, to)
         && context::make_direct(socket, remembered(server, *to))
     {
-        *place = endpoint;
+        *address = endpoint;
         return;
     }
     context::forget_direct(socket);
@@ -51,11 +50,11 @@ pub fn untouched(socket: *mut bpf_sock, to: Endpoint) {
 }
 
 #[inline(always)]
-fn draw(client: u64, to: &mut Endpoint) -> Option<(u64, Place)> {
+fn draw(client: u64, to: &mut Endpoint) -> Option<(u64, SocketAddress)> {
     let route = ROUTES.get_ptr_mut(RouteKey::new(client, *to))?;
     // SAFETY: the map answers memory that holds an entry for the length of the program. It need not be this
     // one all the time: the memory of an entry that is replaced may be another's at once.
-    let route: &'static mut Route = unsafe { &mut *route };
+    let route: &'static mut DirectRoute = unsafe { &mut *route };
     if !agent_lives() {
         return None;
     }
@@ -65,15 +64,15 @@ fn draw(client: u64, to: &mut Endpoint) -> Option<(u64, Place)> {
         return None;
     };
     // What is checked has to be what is used, so it is copied first.
-    let (server, place) = copy(choice);
+    let (server, endpoint) = copy(choice);
     if !is_still(route, client, to) {
         return None;
     }
-    let address = Address::from_be32x4(place.words);
+    let address = Address::from_be32x4(endpoint.words);
     // SAFETY: the entry is copied at once.
     let owner = unsafe { OWNERS.get(address) }.copied();
     let as_planned = owner == Some(server) && address.is_v4() == to.address.is_v4();
-    (as_planned && has_way(client, server)).then_some((server, place))
+    (as_planned && has_way(client, server)).then_some((server, endpoint))
 }
 
 /// Whether there is a way to a server that nobody else is on, and room to file what takes it.
@@ -107,7 +106,7 @@ pub fn is_room(client: u64, to: &Endpoint) -> bool {
 }
 
 #[inline(always)]
-fn copy(choice: &Choice) -> (u64, Place) {
+fn copy(choice: &Choice) -> (u64, SocketAddress) {
     // SAFETY: all of it is inside the choice, where the address begins at a multiple of eight bytes; any
     // bytes are valid. Volatile, so that nothing of it is read a second time.
     unsafe {
@@ -119,13 +118,13 @@ fn copy(choice: &Choice) -> (u64, Place) {
             ptr::read_volatile(address.add(3)),
         ];
         let port = u32::from(ptr::read_volatile(&raw const choice.endpoint.port));
-        (ptr::read_volatile(&raw const choice.server), Place { words, port })
+        (ptr::read_volatile(&raw const choice.server), SocketAddress { words, port })
     }
 }
 
 /// Whether the memory of a route is that of this one still. A new owner writes the key first.
 #[inline(always)]
-fn is_still(route: &Route, client: u64, destination: &Endpoint) -> bool {
+fn is_still(route: &DirectRoute, client: u64, destination: &Endpoint) -> bool {
     // SAFETY: all of it is inside the route, where the address begins at a multiple of eight bytes; any bytes
     // are valid. Volatile, so that it is read now.
     unsafe {
@@ -149,7 +148,7 @@ fn word(endpoint: &Endpoint, index: usize) -> u32 {
 }
 
 #[inline(always)]
-fn ticket(route: &mut Route) -> Option<u32> {
+fn ticket(route: &mut DirectRoute) -> Option<u32> {
     let drawn = if route.in_turn == 0 {
         // SAFETY: a helper without arguments; always callable.
         unsafe { bpf_get_prandom_u32() }

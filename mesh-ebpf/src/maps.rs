@@ -7,8 +7,8 @@ use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramAr
 use mesh_common::address::Address;
 use mesh_common::deferred_accept::{DEFERRED_RING, Decision, Lately, MAX_DECISIONS};
 use mesh_common::direct::{
-    DIRECT_RING, DirectEvent, DirectFlow, DirectSocket, Filed, MAX_DIRECT_FLOWS, MAX_DIRECT_OPEN, MAX_PROBES,
-    MAX_ROUTES, Route, RouteKey,
+    DIRECT_RING, DirectEvent, DirectFlow, DirectRoute, DirectSocket, Filed, MAX_DIRECT_FLOWS,
+    MAX_DIRECT_OPEN, MAX_PROBES, MAX_ROUTES, RouteKey,
 };
 use mesh_common::egress::{EgressKey, MAX_EGRESS};
 use mesh_common::maps::{
@@ -92,7 +92,7 @@ pub static MPTCP: u8 = 0;
 /// Where connections of this node's pods may go without the proxy. Written by the proxy, read by `connect`,
 /// which counts the turns in it, and again by `sockops` when the SYN leaves.
 #[map]
-pub static ROUTES: HashMap<RouteKey, Route> = HashMap::with_max_entries(MAX_ROUTES, BPF_F_NO_PREALLOC);
+pub static ROUTES: HashMap<RouteKey, DirectRoute> = HashMap::with_max_entries(MAX_ROUTES, BPF_F_NO_PREALLOC);
 
 /// The enrolled pod that owns an address now, by the cookie of its network namespace. Written by the keeper,
 /// read by `connect`, `sockops` and `sk_lookup`.

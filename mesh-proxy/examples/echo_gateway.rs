@@ -22,7 +22,7 @@ use mesh_proxy::legacy::Legacy;
 use mesh_proxy::mux::Budget;
 use mesh_proxy::relay::{Meter, SocketIs};
 use mesh_proxy::tls;
-use mesh_proxy::tunnel::{Connection, Opening, TunnelProtocol};
+use mesh_proxy::tunnel::{Connection, Framing, Opening};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{LocalSet, spawn_local};
 
@@ -37,8 +37,8 @@ async fn main() -> Result<(), Failure> {
     let (pod, peer, id) = (pod.parse()?, peer.parse()?, id.parse()?);
     let name = "mesh-control".to_owned();
     let ca = CaClient::new(control.clone(), name, root.into(), token.into(), "Kubernetes".to_owned());
-    let protocol = TunnelProtocol::default();
-    let certificates = Certificates::new(ca, "cluster.local", protocol, Legacy::nobody());
+    let framing = Framing::default();
+    let certificates = Certificates::new(ca, "cluster.local", framing, Legacy::nobody());
     certificates.retain(&id);
     let identity = certificates.ready(&id, Duration::from_secs(10)).await.ok_or("no certificate")?;
     let listener = TcpListener::bind(listen).await?;

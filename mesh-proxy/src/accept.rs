@@ -15,7 +15,7 @@ use crate::pause::Pause;
 pub struct Cap {
     most: usize,
     free: Cell<usize>,
-    /// Places that are kept for pods that have few.
+    /// Slots that are kept for pods that have few.
     reserve: usize,
     returned: Notify,
     /// One was returned beyond the reserve.
@@ -43,19 +43,19 @@ pub enum Full {
     Pod,
 }
 
-/// A place below all caps, given back when it is dropped.
-pub struct Place {
+/// A connection below all caps, counted until it is dropped.
+pub struct ConnectionSlot {
     _worker: Held,
     _of_pod: OfPod,
 }
 
-/// A place below the pod's own caps.
+/// A slot below the pod's own caps.
 struct OfPod {
     _pod: Held,
     _from_elsewhere: Option<Held>,
 }
 
-/// A place below one cap, given back when it is dropped.
+/// A slot below one cap, given back when it is dropped.
 pub struct Held(Rc<Cap>);
 
 impl Cap {
@@ -73,13 +73,13 @@ impl Cap {
         self.most - self.free.get()
     }
 
-    /// A place; none if there are as many as may be.
-    pub fn try_place(self: &Rc<Self>) -> Option<Held> {
+    /// A slot; none if there are as many as may be.
+    pub fn try_slot(self: &Rc<Self>) -> Option<Held> {
         self.free.set(self.free.get().checked_sub(1)?);
         Some(Held(Rc::clone(self)))
     }
 
-    /// Waits until all of `most` places are free.
+    /// Waits until all of `most` slots are free.
     pub async fn all_returned(&self, most: usize) {
         while self.free.get() < most {
             self.returned.notified().await;
@@ -91,18 +91,18 @@ impl Cap {
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 impl Caps {
-    /// A place. Errors: there are as many as may be.
-    pub fn try_place(&self) -> Result<Place, Full> {
-        let worker = self.try_place_of_worker().ok_or(Full::Worker)?;
-        Ok(Place { _worker: worker, _of_pod: self.try_place_of_pod().ok_or(Full::Pod)? })
+    /// A slot. Errors: there are as many as may be.
+    pub fn try_slot(&self) -> Result<ConnectionSlot, Full> {
+        let worker = self.try_slot_of_worker().ok_or(Full::Worker)?;
+        Ok(ConnectionSlot { _worker: worker, _of_pod: self.try_slot_of_pod().ok_or(Full::Pod)? })
     }
 
-    /// Waits until the worker has a place for this pod.
-    async fn place_of_worker(&self) -> Held {
+    /// Waits until the worker has a slot for this pod.
+    async fn slot_of_worker(&self) -> Held {
         loop {
-            let place = self.try_place_of_worker();
-            match place {
-                Some(place) => return place,
+            let slot = self.try_slot_of_worker();
+            match slot {
+                Some(slot) => return slot,
                 None if self.has_few() => self.worker.returned.notified().await,
                 // The pod itself may come to have few.
                 None => {
@@ -113,20 +113,20 @@ impl Caps {
         }
     }
 
-    fn try_place_of_worker(&self) -> Option<Held> {
+    fn try_slot_of_worker(&self) -> Option<Held> {
         let may = self.has_few() || self.worker.free.get() > self.worker.reserve;
-        may.then(|| self.worker.try_place())?
+        may.then(|| self.worker.try_slot())?
     }
 
-    fn try_place_of_pod(&self) -> Option<OfPod> {
+    fn try_slot_of_pod(&self) -> Option<OfPod> {
         let from_elsewhere = match &self.from_elsewhere {
-            Some(cap) => Some(cap.try_place()?),
+            Some(cap) => Some(cap.try_slot()?),
             None => None,
         };
-        Some(OfPod { _pod: self.pod.try_place()?, _from_elsewhere: from_elsewhere })
+        Some(OfPod { _pod: self.pod.try_slot()?, _from_elsewhere: from_elsewhere })
     }
 
-    /// Whether the pod may have of the reserve: so many pods find a place in it.
+    /// Whether the pod may have of the reserve: so many pods find a slot in it.
     fn has_few(&self) -> bool {
         /// Pods that the reserve is for, whatever the others do.
         const PODS: usize = 32;
@@ -147,9 +147,9 @@ impl Drop for Held {
 
 /// What comes of a listener.
 pub enum Accepted {
-    /// A connection, and its place.
-    Connection(TcpStream, SocketAddr, Place),
-    /// A connection that the pod has no place for.
+    /// A connection, and its slot.
+    Connection(TcpStream, SocketAddr, ConnectionSlot),
+    /// A connection that the pod has no slot for.
     Crowded(TcpStream),
     /// Nothing, for a reason that is the node's and not one connection's.
     Failed(io::Error),
@@ -159,14 +159,16 @@ pub enum Accepted {
 pub async fn accept_loop(listener: TcpListener, caps: Caps, mut handle: impl FnMut(Accepted)) {
     let mut pause = Pause::default();
     loop {
-        let worker = caps.place_of_worker().await;
+        let worker = caps.slot_of_worker().await;
         match listener.accept().await {
             Ok((socket, peer)) => {
                 pause = Pause::default();
-                handle(match caps.try_place_of_pod() {
-                    Some(of_pod) => {
-                        Accepted::Connection(socket, peer, Place { _worker: worker, _of_pod: of_pod })
-                    }
+                handle(match caps.try_slot_of_pod() {
+                    Some(of_pod) => Accepted::Connection(
+                        socket,
+                        peer,
+                        ConnectionSlot { _worker: worker, _of_pod: of_pod },
+                    ),
                     None => Accepted::Crowded(socket),
                 });
             }
@@ -203,13 +205,13 @@ mod tests {
     #[tokio::test]
     async fn the_cap_holds_back_and_lets_on() {
         let caps = caps(&Cap::new(1), 10);
-        let first = caps.place_of_worker().await;
-        let waits = tokio::time::timeout(Duration::from_millis(20), caps.place_of_worker()).await;
-        assert!(waits.is_err(), "a second place below a cap of one");
+        let first = caps.slot_of_worker().await;
+        let waits = tokio::time::timeout(Duration::from_millis(20), caps.slot_of_worker()).await;
+        assert!(waits.is_err(), "a second slot below a cap of one");
         drop(first);
-        tokio::time::timeout(Duration::from_secs(5), caps.place_of_worker())
+        tokio::time::timeout(Duration::from_secs(5), caps.slot_of_worker())
             .await
-            .expect("a place after one was returned");
+            .expect("a slot after one was returned");
     }
 
     #[tokio::test]
@@ -217,20 +219,17 @@ mod tests {
         let worker = Cap::with_reserve(640, 64);
         let greedy = [480; 2].map(|most| caps(&worker, most));
         let mut held: Vec<_> =
-            greedy.iter().flat_map(|caps| std::iter::from_fn(|| caps.try_place().ok())).collect();
+            greedy.iter().flat_map(|caps| std::iter::from_fn(|| caps.try_slot().ok())).collect();
         assert_eq!(held.len(), 640 - 64, "the reserve is left");
         let modest: Vec<_> = (0..32).map(|_| caps(&worker, 480)).collect();
         for pod in &modest {
-            held.extend([
-                pod.try_place().expect("a place of the reserve"),
-                pod.try_place().expect("another"),
-            ]);
+            held.extend([pod.try_slot().expect("a slot of the reserve"), pod.try_slot().expect("another")]);
         }
         assert_eq!(worker.free.get(), 0);
-        let waiting = tokio::time::timeout(Duration::from_millis(20), greedy[0].place_of_worker()).await;
+        let waiting = tokio::time::timeout(Duration::from_millis(20), greedy[0].slot_of_worker()).await;
         assert!(waiting.is_err());
         held.drain(..65);
-        let waiting = tokio::time::timeout(Duration::from_secs(5), greedy[1].place_of_worker()).await;
+        let waiting = tokio::time::timeout(Duration::from_secs(5), greedy[1].slot_of_worker()).await;
         assert!(waiting.is_ok(), "there is more than the reserve");
     }
 
@@ -238,9 +237,9 @@ mod tests {
     fn what_comes_from_elsewhere_leaves_a_pod_some_for_its_own() {
         let own = caps(&Cap::new(100), 8);
         let inbound = Caps { from_elsewhere: Some(Cap::new(6)), ..own.clone() };
-        let held: Vec<_> = std::iter::from_fn(|| inbound.try_place().ok()).collect();
+        let held: Vec<_> = std::iter::from_fn(|| inbound.try_slot().ok()).collect();
         assert_eq!(held.len(), 6);
-        assert!(own.try_place().is_ok());
+        assert!(own.try_slot().is_ok());
     }
 
     #[tokio::test]
@@ -275,8 +274,8 @@ mod tests {
             let crowded = |(of, it): &&(usize, Accepted)| *of == pod && matches!(it, Accepted::Crowded(_));
             assert_eq!(heard.borrow().iter().filter(crowded).count(), 1, "pod {pod}");
         }
-        assert!(pods[0].try_place().is_err_and(|full| full == Full::Pod), "a stream needs a place as well");
+        assert!(pods[0].try_slot().is_err_and(|full| full == Full::Pod), "a stream needs a slot as well");
         heard.borrow_mut().clear();
-        assert!(pods[0].try_place().is_ok(), "places are given back");
+        assert!(pods[0].try_slot().is_ok(), "slots are given back");
     }
 }

@@ -23,7 +23,7 @@ pub struct Admissions {
 
 /// Who connects to what.
 #[derive(Clone, Debug)]
-pub struct Request {
+pub struct AccessRequest {
     /// Who connects, if mutual TLS proved it.
     pub identity: Option<SpiffeId>,
     /// Address that it connects from.
@@ -35,7 +35,7 @@ pub struct Request {
 }
 
 struct Entry {
-    request: Request,
+    request: AccessRequest,
     revoked: Notify,
     denial: RefCell<Option<Denial>>,
 }
@@ -62,7 +62,7 @@ impl Admissions {
     /// missed. `snapshot` is read after the registration.
     pub fn admit(
         self: &Rc<Self>,
-        request: Request,
+        request: AccessRequest,
         snapshot: impl FnOnce() -> Arc<Snapshot>,
     ) -> Result<(Admission, Notes), Box<Decision>> {
         let id = self.next.replace(self.next.get() + 1);
@@ -140,7 +140,7 @@ impl Admissions {
     }
 }
 
-impl Request {
+impl AccessRequest {
     /// Asks the policy.
     pub fn decide(&self, snapshot: &Snapshot) -> Decision {
         let peer = Peer {

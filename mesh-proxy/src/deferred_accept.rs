@@ -68,7 +68,7 @@ struct Deferred {
     opened: Option<Box<Opened>>,
     /// What opens it, and then waits.
     task: AbortHandle,
-    _place: accept::Held,
+    _slot: accept::Held,
 }
 
 impl DeferredAccepts {
@@ -95,9 +95,9 @@ impl DeferredAccepts {
     }
 
     /// One begins; `opening` does not run before this returns.
-    fn begin(&self, syn: DeferredSyn, place: accept::Held, opening: impl Future<Output = ()> + 'static) {
+    fn begin(&self, syn: DeferredSyn, slot: accept::Held, opening: impl Future<Output = ()> + 'static) {
         let task = spawn_local(opening).abort_handle();
-        let held = Deferred { syn, opened: None, task, _place: place };
+        let held = Deferred { syn, opened: None, task, _slot: slot };
         self.0.borrow_mut().insert(syn.connection, held);
     }
 
@@ -161,8 +161,8 @@ fn begin(worker: &Rc<Worker>, of: &Client, syn: DeferredSyn) {
     match worker.deferred.is_known(&syn) {
         Some(true) => let_through(worker, &of.pod, syn),
         Some(false) => {}
-        None => match of.waiting.try_place() {
-            Some(place) => worker.deferred.begin(syn, place, open(Rc::clone(worker), of.clone(), syn)),
+        None => match of.waiting.try_slot() {
+            Some(slot) => worker.deferred.begin(syn, slot, open(Rc::clone(worker), of.clone(), syn)),
             None => let_through(worker, &of.pod, syn),
         },
     }
@@ -171,11 +171,11 @@ fn begin(worker: &Rc<Worker>, of: &Client, syn: DeferredSyn) {
 /// Opens the way for a connection, and has its client hear what came of it.
 async fn open(worker: Rc<Worker>, of: Client, syn: DeferredSyn) {
     let Client { pod, caps, .. } = of;
-    let opened = match caps.try_place() {
-        Ok(place) => {
+    let opened = match caps.try_slot() {
+        Ok(slot) => {
             let opened = Box::pin(outbound::open(&worker, &pod, &attempt(&syn), None)).await;
             // The one that is accepted takes one.
-            drop(place);
+            drop(slot);
             opened
         }
         Err(Full::Pod) => {

@@ -14,8 +14,8 @@ use mesh_listen::{Gate, Group, Standing};
 use rustls::server::UnbufferedServerConnection;
 use tokio::net::TcpStream;
 
-use super::accept::{Caps, Place};
-use super::admission::{Admission, Request};
+use super::accept::{Caps, ConnectionSlot};
+use super::admission::{AccessRequest, Admission};
 use super::deliver::deliver;
 use super::flow::{ClientAddress, UpstreamAddress};
 use super::handshakes::{Handshake, Handshakes};
@@ -28,7 +28,7 @@ use super::tls::{self, TlsStream};
 use super::tunnel::{self, Refusal, Tunnel};
 use super::worker::{Draining, Worker};
 use crate::certs::Proof;
-use crate::telemetry::{ConnectionRecord, Ended, Reporter, ResponseFlag, Start};
+use crate::telemetry::{ConnectionRecord, Outcome, Reporter, ResponseFlag, Start};
 
 /// Why a connection was not taken.
 #[derive(Debug, thiserror::Error)]
@@ -126,7 +126,7 @@ async fn take_at(
     if is_mesh_port(arrival.to.port()) {
         return Err(Error::MeshPort(arrival.to.port()));
     }
-    let request = Request {
+    let request = AccessRequest {
         identity: arrival.identity.clone(),
         source: arrival.client.ip(),
         destination: arrival.to.address(),
@@ -156,23 +156,23 @@ impl Delivered {
     }
 
     /// Carries bytes from and to another socket, until both are done or the policy changes its mind.
-    pub async fn carry(self, client: TcpStream, meter: &Meter) -> Ended {
+    pub async fn carry(self, client: TcpStream, meter: &Meter) -> Outcome {
         let Self { socket, admission } = self;
         tokio::select! {
             result = relay::relay_plain(client, socket, meter) => result.into(),
             // Both ends are reset, as they are set to be.
-            denial = admission.revoked() => Ended::Broken(format!("policy changed: {denial}")),
+            denial = admission.revoked() => Outcome::Broken(format!("policy changed: {denial}")),
         }
     }
 
     /// The same from and to a stream.
-    async fn carry_tunnel(self, mut tunnel: Tunnel, meter: &Meter) -> Ended {
+    async fn carry_tunnel(self, mut tunnel: Tunnel, meter: &Meter) -> Outcome {
         let Self { socket, admission } = self;
         tokio::select! {
             result = tunnel.carry(socket, SocketIs::Server, meter) => result.into(),
             denial = admission.revoked() => {
                 tunnel.revoke();
-                Ended::Broken(format!("policy changed: {denial}"))
+                Outcome::Broken(format!("policy changed: {denial}"))
             }
         }
     }
@@ -184,7 +184,7 @@ pub async fn serve_plaintext(
     pod: Arc<LocalPod>,
     socket: TcpStream,
     peer: SocketAddr,
-    places: (Place, Gate),
+    limits: (ConnectionSlot, Gate),
 ) {
     let Ok(local) = socket.local_addr() else { return };
     let (client, to) = (ClientAddress::new(peer), UpstreamAddress::new(local));
@@ -192,7 +192,7 @@ pub async fn serve_plaintext(
         tracing::warn!(%pod, %client, "a program connected to the mesh's port 15006 itself: refused");
         return reset_on_drop(&socket);
     }
-    let (_place, strangers) = places;
+    let (_slot, strangers) = limits;
     let Some(share) = strangers.enter(Group::of(client.ip())) else {
         reset_on_drop(&socket);
         return worker.over_limit(&pod);
@@ -209,7 +209,7 @@ pub async fn serve_plaintext(
         admitted = admitting => admitted,
         () = share.evicted() => Err(Error::Crowded),
     };
-    let ended = match admitted {
+    let outcome = match admitted {
         Ok(delivered) => {
             share.stand(Standing::Proven);
             meter.report_to(record.open());
@@ -221,13 +221,13 @@ pub async fn serve_plaintext(
             error.into()
         }
     };
-    record.end(&ended, meter.bytes());
+    record.end(&outcome, meter.bytes());
 }
 
-/// What a connection of another node needs places for.
-pub struct Places {
+/// What a connection of another node is counted below.
+pub struct SessionLimits {
     /// The connection itself.
-    pub session: Place,
+    pub session: ConnectionSlot,
     /// Its handshake, until the peer has proved who it is.
     pub handshakes: Handshakes,
     /// The peer's share of the pod's connections.
@@ -242,9 +242,9 @@ pub async fn serve_hbone(
     pod: Arc<LocalPod>,
     socket: TcpStream,
     peer: SocketAddr,
-    places: Places,
+    limits: SessionLimits,
 ) {
-    let Places { session: _session, handshakes, shares, streams } = places;
+    let SessionLimits { session: _session, handshakes, shares, streams } = limits;
     let peer = ClientAddress::new(peer);
     if came_from_inside(&pod, peer) {
         tracing::warn!(%pod, %peer, "a program connected to the mesh's port 15008 itself: refused");
@@ -272,9 +272,9 @@ pub async fn serve_hbone(
     };
     let own_pod = Arc::clone(&pod);
     let asking = Rc::clone(&session);
-    let handle = move |request| {
-        let places = (streams.try_place().ok(), asking.stream());
-        serve_stream(Rc::clone(&worker), Arc::clone(&own_pod), identity.clone(), peer, places, request)
+    let handle = move |incoming| {
+        let counted = (streams.try_slot().ok(), asking.stream());
+        serve_stream(Rc::clone(&worker), Arc::clone(&own_pod), identity.clone(), peer, counted, incoming)
     };
     let served = tokio::select! {
         served = serve_session(tls, &budget, drain, handle) => served,
@@ -294,14 +294,14 @@ async fn serve_session<F: Future<Output = ()> + 'static>(
     tls: TlsStream<UnbufferedServerConnection>,
     budget: &Rc<mux::Budget>,
     drain: impl Future<Output = ()>,
-    handle: impl Fn(tunnel::Request) -> F,
+    handle: impl Fn(tunnel::IncomingStream) -> F,
 ) -> io::Result<()> {
     if tls.alpn_protocol() == Some(mux::ALPN) {
         let server = mux::Server::new(tls, budget);
-        return server.serve(drain, |request| handle(tunnel::Request::Mesh(request))).await;
+        return server.serve(drain, |incoming| handle(tunnel::IncomingStream::Mesh(incoming))).await;
     }
     let server = hbone::Server::start(tls).await?;
-    server.serve(drain, |request| handle(tunnel::Request::Hbone(request))).await
+    server.serve(drain, |incoming| handle(tunnel::IncomingStream::Hbone(incoming))).await
 }
 
 /// Asks a peer to go when its session is over, and returns when it has had the time to.
@@ -363,24 +363,24 @@ async fn serve_stream(
     pod: Arc<LocalPod>,
     identity: SpiffeId,
     peer: ClientAddress,
-    (place, stream): (Option<Place>, OpenStream),
-    request: tunnel::Request,
+    (slot, stream): (Option<ConnectionSlot>, OpenStream),
+    incoming: tunnel::IncomingStream,
 ) {
-    let destination = request.destination();
+    let destination = incoming.destination();
     let to = destination.as_ref().map_or(peer.address(), |to| *to);
-    let client = ClientAddress::new(headers::client(request.client(), peer.address()));
+    let client = ClientAddress::new(headers::client(incoming.client(), peer.address()));
     let start = Start {
         reporter: Reporter::Destination,
         client: client.address(),
         destination: UpstreamAddress::new(to).address(),
     };
     let mut record = ConnectionRecord::new(&worker.metrics, start);
-    record.transport = request.transport();
+    record.transport = incoming.transport();
     record.labels.source_identity = Some(identity.clone());
     record.labels.destination_identity = Some(pod.identity.clone());
     let meter = Meter::default();
-    let admitted = match &place {
-        Some(_) => Box::pin(admit_stream(&worker, &pod, identity, client, &request, &mut record)).await,
+    let admitted = match &slot {
+        Some(_) => Box::pin(admit_stream(&worker, &pod, identity, client, &incoming, &mut record)).await,
         None => {
             worker.over_limit(&pod);
             Err(Error::Crowded)
@@ -389,21 +389,21 @@ async fn serve_stream(
     if admitted.is_ok() {
         stream.admitted();
     }
-    let ended = match admitted {
-        Ok(delivered) => match request.accept(record.labels.destination.as_deref()) {
+    let outcome = match admitted {
+        Ok(delivered) => match incoming.accept(record.labels.destination.as_deref()) {
             Ok(tunnel) => {
                 meter.report_to(record.open());
                 delivered.carry_tunnel(tunnel, &meter).await
             }
-            Err(error) => Ended::Broken(format!("client: {error}")),
+            Err(error) => Outcome::Broken(format!("client: {error}")),
         },
         Err(error) => {
-            request.refuse(error.refusal());
+            incoming.refuse(error.refusal());
             error.log(&pod, peer, to.port());
             error.into()
         }
     };
-    record.end(&ended, meter.bytes());
+    record.end(&outcome, meter.bytes());
 }
 
 async fn admit_stream(
@@ -411,12 +411,12 @@ async fn admit_stream(
     pod: &LocalPod,
     identity: SpiffeId,
     client: ClientAddress,
-    request: &tunnel::Request,
+    incoming: &tunnel::IncomingStream,
     record: &mut ConnectionRecord,
 ) -> Result<Delivered, Error> {
     record.labels.source = worker.snapshot().workload_by_address(client.ip());
-    record.labels.service = request.host().and_then(|host| headers::service(&host, &worker.snapshot()));
-    let to = UpstreamAddress::new(request.destination()?);
+    record.labels.service = incoming.host().and_then(|host| headers::service(&host, &worker.snapshot()));
+    let to = UpstreamAddress::new(incoming.destination()?);
     if !is_of_this_pod(worker, pod, to.ip()).await {
         return Err(Error::NotThisPod { asked: to.ip(), pod: pod.to_string() });
     }
@@ -481,7 +481,7 @@ impl Error {
     }
 }
 
-impl From<Error> for Ended {
+impl From<Error> for Outcome {
     fn from(error: Error) -> Self {
         let flag = match error {
             Error::Denied(_) => ResponseFlag::Denied,

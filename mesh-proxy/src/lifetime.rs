@@ -17,7 +17,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep};
 
 use super::relay::{Meter, reset_on_drop};
-use crate::telemetry::{Ended, Expiry};
+use crate::telemetry::{Expiry, Outcome};
 
 /// A server that has been told that its client has finished is taken to have said all when it says nothing
 /// for so long.
@@ -45,35 +45,35 @@ impl Lifetime {
     /// Then it is ended in order, as far as the ends go along: what the client has sent is delivered, with a
     /// FIN behind it, and so is what the server still answers. Where one of them goes on all the same both
     /// are reset, so that nobody takes half of what was sent for all of it.
-    pub async fn bound<F: Future<Output = Ended>>(
+    pub async fn bound<F: Future<Output = Outcome>>(
         self,
         client: TcpStream,
         meter: &Meter,
         carry: impl FnOnce(TcpStream) -> F,
-    ) -> Ended {
+    ) -> Outcome {
         // `carry` has the client's connection to itself; this is a second descriptor of it.
         let handle = match client.as_fd().try_clone_to_owned() {
             Ok(handle) => Socket::from(handle),
             Err(error) => {
                 reset_on_drop(&client);
-                return Ended::Broken(format!("no descriptor to end it by: {error}"));
+                return Outcome::Broken(format!("no descriptor to end it by: {error}"));
             }
         };
         meter.note_time();
         let mut carrying = pin!(carry(client));
         let expiry = tokio::select! {
             biased;
-            ended = &mut carrying => return ended,
+            outcome = &mut carrying => return outcome,
             expiry = self.over(meter) => expiry,
         };
         tokio::select! {
             biased;
             // However: it ends because its time is over.
-            _ended = &mut carrying => {}
+            _outcome = &mut carrying => {}
             // What is left is reset when it is dropped.
             () = wind_down(&handle, meter) => {}
         }
-        Ended::Expired(expiry)
+        Outcome::Expired(expiry)
     }
 
     /// Returns when the time is over, and which.
@@ -135,7 +135,7 @@ mod tests {
     use super::Lifetime;
     use crate::fixture::{self, Protocol, run, sockets};
     use crate::relay::{self, Meter, relay_plain};
-    use crate::telemetry::Ended;
+    use crate::telemetry::Outcome;
 
     struct Plain;
 
@@ -185,8 +185,8 @@ mod tests {
                 assert_eq!(server.read(&mut came).await.unwrap(), 0, "a FIN");
                 drop(server);
             };
-            let (ended, ()) = tokio::join!(bound, ends);
-            assert!(matches!(ended, Ended::Expired(_)));
+            let (outcome, ()) = tokio::join!(bound, ends);
+            assert!(matches!(outcome, Outcome::Expired(_)));
         });
     }
 

@@ -6,13 +6,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use mesh_api::plan::outbound::{Reject, Route, route};
+use mesh_api::plan::outbound::{Destination, Reject, destination_of};
 use mesh_api::plan::{PortPolicy, Service, Target, TargetKey, Workload};
 use mesh_common::is_mesh_port;
 use socket2::SockRef;
 use tokio::net::TcpStream;
 
-use super::accept::Place;
+use super::accept::ConnectionSlot;
 use super::balance::{Active, AffinityClient, Slot};
 use super::flow::{ClientAddress, OriginalDestination, UpstreamAddress};
 use super::lifetime::Lifetime;
@@ -21,7 +21,7 @@ use super::relay::{self, Meter, SocketIs, reset_on_drop};
 use super::surroundings::{Asked, Met};
 use super::upstream::{self, Options, Origin, Upstream};
 use super::worker::Worker;
-use crate::telemetry::{ConnectionRecord, Ended, Reporter, ResponseFlag, Start};
+use crate::telemetry::{ConnectionRecord, Outcome, Reporter, ResponseFlag, Start};
 
 /// Endpoints that are tried before the client hears of a failure.
 const TRIES: usize = 5;
@@ -64,7 +64,7 @@ pub async fn serve(
     pod: Arc<LocalPod>,
     socket: TcpStream,
     peer: SocketAddr,
-    _place: Place,
+    _slot: ConnectionSlot,
 ) {
     // Its listener's, which looks at what begins a connection. Where there is none nothing is lost.
     let _filter = SockRef::from(&socket).detach_filter();
@@ -76,8 +76,8 @@ pub async fn serve(
     let Some(Opened { mut record, connected }) = opened else { return reset_on_drop(&socket) };
     let meter = Meter::default();
     meter.report_to(record.open());
-    let ended = carry(socket, connected, &meter).await;
-    record.end(&ended, meter.bytes());
+    let outcome = carry(socket, connected, &meter).await;
+    record.end(&outcome, meter.bytes());
 }
 
 /// Of one that did not wait.
@@ -125,7 +125,7 @@ pub async fn open(
                 worker.surroundings.note(pod, original.address(), Met::Refused);
             }
             tracing::debug!(%pod, %client, %original, %error, "outbound connection not made");
-            record.end(&Ended::Failed(error.response_flag(), error.to_string()), (0, 0));
+            record.end(&Outcome::Failed(error.response_flag(), error.to_string()), (0, 0));
             None
         }
     }
@@ -167,16 +167,16 @@ async fn connect(
     record.labels.source_identity = Some(pod.identity.clone());
     let exposed = Cell::new(false);
     let mut origin = Origin { worker, pod, workload: &workload, client, service: None, socket, exposed };
-    match route(&worker.snapshot(), &workload, original.address()) {
-        Route::Reject(reject) => Err(Error::Rejected(reject)),
-        Route::Passthrough => pass_through(worker, pod, original, record).await,
-        Route::Workload(target) => {
+    match destination_of(&worker.snapshot(), &workload, original.address()) {
+        Destination::Reject(reject) => Err(Error::Rejected(reject)),
+        Destination::Passthrough => pass_through(worker, pod, original, record).await,
+        Destination::Workload(target) => {
             ask_for_direct_ways(worker, pod, original, std::slice::from_ref(&target));
             let reached = reach(&origin, &target, default_options(), record).await;
             let upstream = reached.map_err(|error| Error::of_all(error, true))?;
             Ok(Connected { upstream, lifetime: None, _slot: None, _active: None })
         }
-        Route::Service { service, port, policy, endpoints } => {
+        Destination::Service { service, port, policy, endpoints } => {
             record.labels.service = Some(Arc::clone(&service));
             origin.service = Some(&service.hostname);
             ask_for_direct_ways(worker, pod, original, &endpoints);
@@ -382,7 +382,7 @@ fn note(upstream: &Upstream, workload: &Workload, record: &mut ConnectionRecord)
     }
 }
 
-async fn carry(socket: TcpStream, connected: Connected, meter: &Meter) -> Ended {
+async fn carry(socket: TcpStream, connected: Connected, meter: &Meter) -> Outcome {
     let Connected { upstream, lifetime, _slot, _active } = connected;
     match lifetime {
         None => join(socket, upstream, meter).await,
@@ -393,7 +393,7 @@ async fn carry(socket: TcpStream, connected: Connected, meter: &Meter) -> Ended 
     }
 }
 
-async fn join(socket: TcpStream, upstream: Upstream, meter: &Meter) -> Ended {
+async fn join(socket: TcpStream, upstream: Upstream, meter: &Meter) -> Outcome {
     let result = match upstream {
         Upstream::Plain(server) => relay::relay_plain(socket, server, meter).await,
         Upstream::Tunnel(mut tunnel) => tunnel.carry(socket, SocketIs::Client, meter).await,
@@ -440,8 +440,8 @@ mod tests {
         let (worker, pod) = fixture::worker(surroundings);
         let (client, accepted) = sockets().await;
         let caps = Caps { worker: Cap::new(1), pod: Cap::new(1), from_elsewhere: None };
-        let (peer, place) = (accepted.peer_addr().unwrap(), caps.try_place().unwrap());
-        spawn_local(serve(worker, pod, accepted, peer, place));
+        let (peer, slot) = (accepted.peer_addr().unwrap(), caps.try_slot().unwrap());
+        spawn_local(serve(worker, pod, accepted, peer, slot));
         client
     }
 

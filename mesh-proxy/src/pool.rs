@@ -49,14 +49,14 @@ pub struct Pooled {
     pub connection: Connection,
     peer: Proof,
     identity: Arc<WorkloadCertificate>,
-    ended: Rc<Cell<bool>>,
+    closed: Rc<Cell<bool>>,
     used: Cell<Instant>,
 }
 
 /// Marks a connection as over.
-pub struct Ended(Rc<Cell<bool>>);
+pub struct Closed(Rc<Cell<bool>>);
 
-impl Ended {
+impl Closed {
     /// To be called when the connection is over.
     pub fn mark(self) {
         self.0.set(true);
@@ -66,13 +66,13 @@ impl Ended {
 impl Pooled {
     /// No new streams go on it, because one failed there. Open ones go on.
     pub fn retire(&self) {
-        self.ended.set(true);
+        self.closed.set(true);
     }
 
     /// Whether a new connection would be as good. One that was made with another certificate than `identity`
     /// takes no new streams: so the peer's view of us is renewed with our certificates.
     fn counts(&self, identity: &Arc<WorkloadCertificate>) -> bool {
-        !self.ended.get() && Arc::ptr_eq(&self.identity, identity) && self.peer.counts()
+        !self.closed.get() && Arc::ptr_eq(&self.identity, identity) && self.peer.counts()
     }
 }
 
@@ -84,7 +84,7 @@ impl Pool {
         key: Key,
         identity: &Arc<WorkloadCertificate>,
         expected: &[SpiffeId],
-        open: impl FnOnce(Ended) -> F,
+        open: impl FnOnce(Closed) -> F,
     ) -> Result<Rc<Pooled>, E>
     where
         F: Future<Output = Result<(Connection, Proof), E>>,
@@ -97,10 +97,10 @@ impl Pool {
         if let Some(pooled) = destination.usable(identity, expected) {
             return Ok(pooled);
         }
-        let ended = Rc::new(Cell::new(false));
-        let (connection, peer) = open(Ended(Rc::clone(&ended))).await?;
+        let closed = Rc::new(Cell::new(false));
+        let (connection, peer) = open(Closed(Rc::clone(&closed))).await?;
         let identity = Arc::clone(identity);
-        let pooled = Rc::new(Pooled { connection, peer, identity, ended, used: Cell::new(Instant::now()) });
+        let pooled = Rc::new(Pooled { connection, peer, identity, closed, used: Cell::new(Instant::now()) });
         destination.connections.borrow_mut().push(Rc::clone(&pooled));
         Ok(pooled)
     }
@@ -113,7 +113,7 @@ impl Pool {
                 if streams > 0 {
                     pooled.used.set(now);
                 }
-                !pooled.ended.get() && now.duration_since(pooled.used.get()) < IDLE
+                !pooled.closed.get() && now.duration_since(pooled.used.get()) < IDLE
             });
             !destination.connections.borrow().is_empty() || destination.opening.try_lock().is_err()
         });

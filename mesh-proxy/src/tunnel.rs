@@ -18,7 +18,7 @@ use super::tls::TlsStream;
 
 /// How connections between nodes are framed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum TunnelProtocol {
+pub enum Framing {
     /// By the mesh's own protocol where the peer has it, and as HBONE otherwise.
     #[default]
     Auto,
@@ -43,12 +43,12 @@ pub enum Connection {
     Mesh(mux::Connection),
 }
 
-/// A peer's request to open a stream, not answered yet.
-pub enum Request {
+/// A stream that a peer asks for, not answered yet.
+pub enum IncomingStream {
     /// HTTP/2 CONNECT.
-    Hbone(hbone::Request),
+    Hbone(hbone::IncomingStream),
     /// The mesh's own protocol.
-    Mesh(mux::Request),
+    Mesh(mux::IncomingStream),
 }
 
 /// Why a stream could not be opened.
@@ -152,7 +152,7 @@ impl Connection {
                 Ok(Tunnel::Hbone(connection.clone().open(request).await?))
             }
             Self::Mesh(connection) => {
-                let open = mux::request(client, destination, service);
+                let open = mux::open_frame(client, destination, service);
                 Ok(Tunnel::Mesh(connection.open(open, socket, exposed).await?))
             }
         }
@@ -175,28 +175,28 @@ impl Connection {
     }
 }
 
-impl Request {
+impl IncomingStream {
     /// The client's address and port, as the peer says.
     pub fn client(&self) -> Option<SocketAddr> {
         match self {
-            Self::Hbone(request) => headers::forwarded_client(&request.headers),
-            Self::Mesh(request) => Some(request.open.source),
+            Self::Hbone(incoming) => headers::forwarded_client(&incoming.headers),
+            Self::Mesh(incoming) => Some(incoming.open.source),
         }
     }
 
     /// Host name of the service that the client addressed, if it did.
     pub fn host(&self) -> Option<String> {
         match self {
-            Self::Hbone(request) => headers::forwarded_host(&request.headers),
-            Self::Mesh(request) => request.open.host.clone(),
+            Self::Hbone(incoming) => headers::forwarded_host(&incoming.headers),
+            Self::Mesh(incoming) => incoming.open.host.clone(),
         }
     }
 
     /// The address and port that it asks for, or what is wrong with it.
     pub fn destination(&self) -> Result<SocketAddr, BadTarget> {
         match self {
-            Self::Mesh(request) => Ok(request.open.destination),
-            Self::Hbone(request) => headers::target(&request.method, request.authority.as_deref()),
+            Self::Mesh(incoming) => Ok(incoming.open.destination),
+            Self::Hbone(incoming) => headers::target(&incoming.method, incoming.authority.as_deref()),
         }
     }
 
@@ -212,20 +212,20 @@ impl Request {
     /// An error if the stream is over by now.
     pub fn accept(self, workload: Option<&Workload>) -> Result<Tunnel, Gone> {
         match self {
-            Self::Hbone(request) => Ok(Tunnel::Hbone(request.accept(answer_headers(workload))?)),
-            Self::Mesh(request) => request.accept().map(Tunnel::Mesh).map_err(Gone::Mesh),
+            Self::Hbone(incoming) => Ok(Tunnel::Hbone(incoming.accept(answer_headers(workload))?)),
+            Self::Mesh(incoming) => incoming.accept().map(Tunnel::Mesh).map_err(Gone::Mesh),
         }
     }
 
     /// Refuses. A peer that is gone does not hear it. (HBONE: docs/wire.md, Answers.)
     pub fn refuse(self, refusal: Refusal) {
         match self {
-            Self::Hbone(request) => request.refuse(match refusal {
+            Self::Hbone(incoming) => incoming.refuse(match refusal {
                 Refusal::Denied => StatusCode::UNAUTHORIZED,
                 Refusal::BadRequest => StatusCode::BAD_REQUEST,
                 Refusal::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
             }),
-            Self::Mesh(request) => request.refuse(match refusal {
+            Self::Mesh(incoming) => incoming.refuse(match refusal {
                 Refusal::Denied => frame::Refusal::Denied,
                 Refusal::BadRequest => frame::Refusal::BadRequest,
                 Refusal::Unavailable => frame::Refusal::Unavailable,

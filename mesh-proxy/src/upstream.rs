@@ -9,14 +9,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mesh_api::identity::SpiffeId;
-use mesh_api::plan::{Target, TcpKeepalive, Tunnel as Protocol, Workload};
+use mesh_api::plan::{Target, TcpKeepalive, TunnelProtocol, Workload};
 use mesh_common::HBONE_PORT;
 use tokio::net::{TcpSocket, TcpStream};
 
 use super::flow::{ClientAddress, UpstreamAddress};
 use super::inbound::{self, Arrival, Delivered};
 use super::pod::LocalPod;
-use super::pool::{Ended, Key};
+use super::pool::{Closed, Key};
 use super::relay::reset_on_drop;
 use super::tls;
 use super::tunnel::{self, Connection, OpenError, Opening, Tunnel};
@@ -152,10 +152,10 @@ fn near(origin: &Origin<'_>, target: &Target) -> Option<Arc<LocalPod>> {
 /// How the access log calls the way to `target` before it is open. Which protocol a tunnel has its handshake
 /// tells; until then it has the name of the port, which is HBONE's.
 pub fn attempt(origin: &Origin<'_>, target: &Target) -> &'static str {
-    match target.tunnel {
+    match target.tunnel_protocol {
         _ if near(origin, target).is_some() => "local",
-        Protocol::Plain => "plain",
-        Protocol::Hbone => tunnel::HBONE,
+        TunnelProtocol::Plain => "plain",
+        TunnelProtocol::Hbone => tunnel::HBONE,
     }
 }
 
@@ -165,15 +165,15 @@ pub async fn open(origin: &Origin<'_>, target: &Target, options: Options) -> Res
         if let Some(destination) = near(origin, target) {
             return local(origin, &destination, target).await;
         }
-        match target.tunnel {
-            Protocol::Plain => {
+        match target.tunnel_protocol {
+            TunnelProtocol::Plain => {
                 let address = UpstreamAddress::new(target.address);
                 let socket = plain(origin.worker, origin.pod, address, options.keepalive).await?;
                 // Until it has ended well.
                 reset_on_drop(&socket);
                 Ok(Upstream::Plain(socket))
             }
-            Protocol::Hbone => Ok(Upstream::Tunnel(tunnel(origin, target).await?)),
+            TunnelProtocol::Hbone => Ok(Upstream::Tunnel(tunnel(origin, target).await?)),
         }
     };
     tokio::time::timeout(options.timeout, opening).await.map_err(|_| Error::Timeout(options.timeout))?
@@ -238,7 +238,7 @@ async fn tunnel_once(origin: &Origin<'_>, target: &Target) -> Result<Tunnel, Err
     let destination = SocketAddr::new(target.address.ip(), HBONE_PORT);
     let key =
         Key { source: Arc::clone(&origin.pod.uid), destination, workload: Arc::clone(&target.workload.uid) };
-    let make = |ended| start(origin, target, destination, &identity, ended);
+    let make = |closed| start(origin, target, destination, &identity, closed);
     let pooled = origin.worker.pool.connection(key, &identity, &target.expected_identities, make).await?;
     let result = open_on(&pooled.connection, origin, target).await;
     if matches!(&result, Err(Error::Open(error)) if error.is_of_connection()) {
@@ -265,11 +265,11 @@ async fn start(
     target: &Target,
     destination: SocketAddr,
     identity: &WorkloadCertificate,
-    ended: Ended,
+    closed: Closed,
 ) -> Result<(Connection, Proof), Error> {
     let (tls, peer) = connect(origin, target, destination, identity).await?;
     let budget = origin.worker.budget(origin.pod);
-    let connection = Connection::start(tls, &budget, move || ended.mark()).await?;
+    let connection = Connection::start(tls, &budget, move || closed.mark()).await?;
     Ok((connection, peer))
 }
 

@@ -7,7 +7,7 @@ use mesh_control::options::Options;
 use mesh_control::server::ControlPlane;
 use mesh_proxy::certs::{CaClient, Certificates};
 use mesh_proxy::legacy::Legacy;
-use mesh_proxy::tunnel::TunnelProtocol;
+use mesh_proxy::tunnel::Framing;
 use mesh_proxy::xds::{self, XdsConfig};
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -54,7 +54,7 @@ async fn an_agent_gets_certificates_and_configuration() {
         token_file.clone(),
         "Kubernetes".to_owned(),
     );
-    let certificates = Certificates::new(ca, "cluster.local", TunnelProtocol::default(), Legacy::nobody());
+    let certificates = Certificates::new(ca, "cluster.local", Framing::default(), Legacy::nobody());
     let config = XdsConfig {
         node_name: "node1".to_owned(),
         address,

@@ -8,7 +8,7 @@ use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use mesh_api::admin::{PodLink, PolicyStatus, ServiceStatus, WorkloadStatus};
 use mesh_api::plan::policy::{Policy, Scope};
-use mesh_api::plan::{Health, Service, Snapshot, Tunnel, Workload};
+use mesh_api::plan::{Health, Service, Snapshot, TunnelProtocol, Workload};
 use mesh_api::resource::enrolment::REDIRECTION;
 use mesh_common::veth::{Link, Obstacle, Veth};
 
@@ -67,9 +67,9 @@ fn workload(of: &Workload) -> WorkloadStatus {
         name: of.name.to_string(),
         addresses: of.addresses.iter().map(ToString::to_string).collect(),
         node: of.node.to_string(),
-        tunnel: match of.tunnel {
-            Tunnel::Hbone => "hbone".to_owned(),
-            Tunnel::Plain => "plain".to_owned(),
+        tunnel: match of.tunnel_protocol {
+            TunnelProtocol::Hbone => "hbone".to_owned(),
+            TunnelProtocol::Plain => "plain".to_owned(),
         },
         identity: of.identity.to_string(),
         healthy: of.health == Health::Healthy,

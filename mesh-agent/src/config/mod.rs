@@ -19,7 +19,7 @@ use serde::Serialize;
 use crate::keeper::protocol::MOST_WORKERS;
 pub use file::FileError;
 pub use settings::Settings;
-pub use value::{AccessLogFormat, ControlAddress, LogFormat, PodSource, SameNode, Span, Tunnel, Waypoints};
+pub use value::{AccessLogFormat, ControlAddress, Framing, LogFormat, PodSource, SameNode, Span, Waypoints};
 
 /// Workers beyond this gain little, and each costs three listeners for every pod.
 const ENOUGH_WORKERS: usize = 4;
@@ -94,7 +94,7 @@ pub struct Config {
     /// Whether connections that the mesh leaves alone are counted and logged too.
     pub count_untouched: bool,
     /// How connections between nodes are framed.
-    pub tunnel: Tunnel,
+    pub tunnel: Framing,
     /// What becomes of connections to what is behind a waypoint.
     pub waypoints: Waypoints,
     /// Log filter, as `tracing-subscriber` reads it.

@@ -9,7 +9,7 @@ use mesh_listen::Readers;
 use serde::{Deserialize, Serialize};
 
 use super::value::{
-    AccessLogFormat, ControlAddress, LogFormat, PodSource, SameNode, Span, Tunnel, Waypoints,
+    AccessLogFormat, ControlAddress, Framing, LogFormat, PodSource, SameNode, Span, Waypoints,
 };
 
 /// One field for each setting; none where nothing was said.
@@ -114,7 +114,7 @@ pub struct Settings {
     /// How connections between nodes are framed: `auto`, by the mesh's own protocol where the peer has it, or
     /// `hbone`, as other meshes do it [default: auto]
     #[arg(long, env = "MESH_AGENT_TUNNEL", value_name = "auto|hbone")]
-    pub tunnel: Option<Tunnel>,
+    pub tunnel: Option<Framing>,
 
     /// What becomes of connections to services and workloads behind a waypoint, which they can't go through
     /// yet: `refuse`, or `ignore`, past it and its policy [default: refuse]

@@ -8,7 +8,6 @@ use std::time::Duration;
 use clap::ValueEnum;
 use http::Uri;
 use mesh_common::veth::Wanted;
-use mesh_proxy::tunnel::TunnelProtocol;
 use serde::{Deserialize, Serialize, Serializer};
 
 /// How log lines look.
@@ -62,7 +61,7 @@ impl SameNode {
 /// How connections between nodes are framed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Tunnel {
+pub enum Framing {
     /// By the mesh's own protocol where the peer has it, and as HBONE otherwise.
     #[default]
     Auto,
@@ -70,11 +69,11 @@ pub enum Tunnel {
     Hbone,
 }
 
-impl From<Tunnel> for TunnelProtocol {
-    fn from(tunnel: Tunnel) -> Self {
-        match tunnel {
-            Tunnel::Auto => Self::Auto,
-            Tunnel::Hbone => Self::Hbone,
+impl From<Framing> for mesh_proxy::tunnel::Framing {
+    fn from(setting: Framing) -> Self {
+        match setting {
+            Framing::Auto => Self::Auto,
+            Framing::Hbone => Self::Hbone,
         }
     }
 }

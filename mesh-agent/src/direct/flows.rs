@@ -7,13 +7,13 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use mesh_api::plan::Snapshot;
-use mesh_api::plan::outbound::{Route, route};
+use mesh_api::plan::outbound::{Destination, destination_of};
 use mesh_api::plan::policy::Verdict;
 use mesh_common::direct::{Happened, NO_SERVER};
 use mesh_common::veth::{EVERYBODY, MOST_OF_CLIENT, MOST_OF_NODE};
-use mesh_proxy::admission::Request;
+use mesh_proxy::admission::AccessRequest;
 use mesh_proxy::telemetry::{
-    ConnectionRecord, Ended, Path, Reporter, ResponseFlag, Start, Traffic, WorkerMetrics,
+    ConnectionRecord, Outcome, Path, Reporter, ResponseFlag, Start, Traffic, WorkerMetrics,
 };
 
 use super::Refusal;
@@ -33,7 +33,7 @@ struct Flow {
     /// Where its bytes are counted, once its handshake is over.
     traffic: Option<Arc<Traffic>>,
     /// What the server's policy is asked, as long as it is known.
-    request: Option<Request>,
+    request: Option<AccessRequest>,
     ends: Ends,
     /// The reason, if it is being closed on purpose.
     revoked: Option<String>,
@@ -121,24 +121,24 @@ impl Flows {
         traffic.received.fetch_add(sent, Ordering::Relaxed);
         traffic.sent.fetch_add(received, Ordering::Relaxed);
         flow.record.rtt = Some(Duration::from_micros(event.rtt.into()));
-        let ended = match flow.revoked {
-            Some(reason) => Ended::Broken(reason),
-            None => Ended::Closed,
+        let outcome = match flow.revoked {
+            Some(reason) => Outcome::Broken(reason),
+            None => Outcome::Closed,
         };
-        flow.record.end_after(event.lasted, &ended, (sent, received));
+        flow.record.end_after(event.lasted, &outcome, (sent, received));
     }
 
     /// A connection was refused, or nobody answered.
     pub fn failed(&mut self, event: &DirectEvent) {
         if let Some(flow) = self.open.remove(&event.socket) {
-            let ended = match flow.revoked {
-                Some(reason) => Ended::Failed(ResponseFlag::Denied, reason),
-                None => Ended::Failed(
+            let outcome = match flow.revoked {
+                Some(reason) => Outcome::Failed(ResponseFlag::Denied, reason),
+                None => Outcome::Failed(
                     ResponseFlag::ConnectFailed,
                     "the endpoint refused or did not answer".to_owned(),
                 ),
             };
-            flow.record.end_after(event.lasted, &ended, (0, 0));
+            flow.record.end_after(event.lasted, &outcome, (0, 0));
         }
     }
 
@@ -155,12 +155,13 @@ impl Flows {
         record.labels.source = snapshot.workload_by_address(*own);
         record.labels.source_identity = Some(pod.identity.clone());
         record.labels.service = snapshot.service_by_vip(destination.ip(), &pod.namespace);
-        let route = record.labels.source.as_ref().map(|source| route(snapshot, source, destination));
-        let reason = match route {
-            Some(Route::Reject(reject)) => reject.to_string(),
+        let goes_to =
+            record.labels.source.as_ref().map(|source| destination_of(snapshot, source, destination));
+        let reason = match goes_to {
+            Some(Destination::Reject(reject)) => reject.to_string(),
             _ => why.describe().to_owned(),
         };
-        record.end(&Ended::Failed(ResponseFlag::ConnectFailed, reason), (0, 0));
+        record.end(&Outcome::Failed(ResponseFlag::ConnectFailed, reason), (0, 0));
     }
 
     /// A connection arrived at another pod than the one that it was allowed to. Returns how to find it.
@@ -239,8 +240,8 @@ impl Flows {
     /// A connection is over, and nobody told when and how.
     fn lose(&mut self, socket: u64) {
         if let Some(flow) = self.open.remove(&socket) {
-            let ended = Ended::Broken("its end was not heard of".to_owned());
-            flow.record.end(&ended, (0, 0));
+            let outcome = Outcome::Broken("its end was not heard of".to_owned());
+            flow.record.end(&outcome, (0, 0));
         }
     }
 
@@ -320,8 +321,13 @@ impl Ends {
 
 impl Parties<'_> {
     /// What the server's policy is asked where there is no plan any more.
-    pub fn request(&self, source: IpAddr, destination: SocketAddr, snapshot: &Snapshot) -> Option<Request> {
-        Some(Request {
+    pub fn request(
+        &self,
+        source: IpAddr,
+        destination: SocketAddr,
+        snapshot: &Snapshot,
+    ) -> Option<AccessRequest> {
+        Some(AccessRequest {
             identity: Some(self.client?.identity.clone()),
             source,
             destination,

@@ -31,13 +31,13 @@ const MOST_REFUSALS: usize = 1024;
 /// Tells of pods and asks for direct ways.
 #[derive(Clone)]
 pub struct Direct {
-    pods: mpsc::UnboundedSender<News>,
+    pods: mpsc::UnboundedSender<PodEvent>,
     asks: mpsc::Sender<Ask>,
     refusals: mpsc::Sender<Refusal>,
 }
 
 /// What the enroller tells.
-enum News {
+enum PodEvent {
     /// A pod is enrolled.
     Enrolled(Arc<LocalPod>),
     /// A pod, by its uid, is no longer enrolled.
@@ -61,7 +61,7 @@ struct Refusal {
 
 /// What the task hears.
 pub struct Heard {
-    pods: mpsc::UnboundedReceiver<News>,
+    pods: mpsc::UnboundedReceiver<PodEvent>,
     asks: mpsc::Receiver<Ask>,
     refusals: mpsc::Receiver<Refusal>,
 }
@@ -79,17 +79,17 @@ impl Direct {
     /// A pod is enrolled.
     pub fn enrolled(&self, pod: &Arc<LocalPod>) {
         // Nobody listens where everything goes through the proxy.
-        let _unheard = self.pods.send(News::Enrolled(Arc::clone(pod)));
+        let _unheard = self.pods.send(PodEvent::Enrolled(Arc::clone(pod)));
     }
 
     /// A pod is no longer enrolled.
     pub fn dismissed(&self, uid: &Arc<str>) {
-        let _unheard = self.pods.send(News::Dismissed(Arc::clone(uid)));
+        let _unheard = self.pods.send(PodEvent::Dismissed(Arc::clone(uid)));
     }
 
     /// Another proxy has taken over: routes and records are its own from here on.
     pub fn relieved(&self) {
-        let _unheard = self.pods.send(News::Relieved);
+        let _unheard = self.pods.send(PodEvent::Relieved);
     }
 
     /// A pod connected to a destination that has an endpoint on this node: could the next connection go

@@ -7,14 +7,14 @@ use std::time::Instant;
 
 use mesh_api::identity::SpiffeId;
 use mesh_api::plan::kernel;
-use mesh_api::plan::outbound::{self, route};
+use mesh_api::plan::outbound::{Destination, destination_of};
 use mesh_api::plan::policy::Verdict;
 use mesh_api::plan::{LoadBalancer, PortPolicy, Service, Snapshot, Target, TargetKey, Workload};
 use mesh_common::address::Address;
-use mesh_common::direct::{Choice, MAX_CHOICES, Route, RouteKey};
+use mesh_common::direct::{Choice, DirectRoute, MAX_CHOICES, RouteKey};
 use mesh_common::is_mesh_port;
 use mesh_common::maps::Endpoint;
-use mesh_proxy::admission::Request;
+use mesh_proxy::admission::AccessRequest;
 use mesh_proxy::balance::{Affinity, AffinityClient, Health};
 use mesh_proxy::pod::LocalPod;
 
@@ -135,9 +135,9 @@ impl Pods {
 /// Plans a client's connections to a destination; none if all of them are the proxy's.
 pub(super) fn plan(view: View<'_>, pods: &Pods, client: &Pod, destination: SocketAddr) -> Option<Plan> {
     let source = workload_of(view.snapshot, client)?;
-    let (service, targets): (_, Arc<[Target]>) = match route(view.snapshot, &source, destination) {
-        outbound::Route::Workload(target) => (None, [target].into()),
-        outbound::Route::Service { service, policy, endpoints, .. }
+    let (service, targets): (_, Arc<[Target]>) = match destination_of(view.snapshot, &source, destination) {
+        Destination::Workload(target) => (None, [target].into()),
+        Destination::Service { service, policy, endpoints, .. }
             if kernel::may_carry(&policy, endpoints.len()).is_ok() =>
         {
             (Some((service, policy)), endpoints)
@@ -224,8 +224,8 @@ fn owns(snapshot: &Snapshot, target: &Target) -> bool {
 }
 
 /// What the server's policy is asked.
-pub(super) fn request(client: &Pod, target: &Target) -> Option<Request> {
-    Some(Request {
+pub(super) fn request(client: &Pod, target: &Target) -> Option<AccessRequest> {
+    Some(AccessRequest {
         identity: Some(client.identity.clone()),
         source: client.address_like(target.address.ip())?,
         destination: target.address,
@@ -241,7 +241,7 @@ impl View<'_> {
 
 impl Plan {
     /// The same, as the kernel reads it.
-    pub fn to_route(&self, key: RouteKey) -> Route {
+    pub fn to_route(&self, key: RouteKey) -> DirectRoute {
         // Weights keep their proportions where their sum is more than the kernel counts to.
         let shift = (u64::BITS - self.tickets.leading_zeros()).saturating_sub(u32::BITS);
         let ticket = |sum: u64| u32::try_from(sum >> shift).unwrap_or(u32::MAX);
@@ -256,7 +256,7 @@ impl Plan {
             };
         }
         let in_turn = self.service.as_ref().is_some_and(|(_, policy)| policy.lb == LoadBalancer::RoundRobin);
-        Route {
+        DirectRoute {
             key,
             tickets: ticket(self.tickets),
             in_turn: u32::from(in_turn),

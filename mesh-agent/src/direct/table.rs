@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use mesh_api::plan::{Basis, TargetKey};
-use mesh_common::direct::{Route, RouteKey};
+use mesh_api::plan::{DestinationInputs, TargetKey};
+use mesh_common::direct::{DirectRoute, RouteKey};
 
 use super::plan::{Plan, Pod, Pods, View, endpoint, plan};
 
@@ -21,7 +21,7 @@ const KEPT: Duration = Duration::from_mins(10);
 #[derive(Clone, Debug)]
 pub(super) enum Change {
     /// From now on there is this route.
-    Put(RouteKey, Box<Route>),
+    Put(RouteKey, Box<DirectRoute>),
     /// There is none any more.
     Remove(RouteKey),
 }
@@ -47,9 +47,9 @@ pub(super) struct Table {
 struct Entry {
     plan: Option<Arc<Plan>>,
     /// What the plan was made with.
-    basis: Basis,
+    inputs: DestinationInputs,
     /// What the kernel knows.
-    told: Option<Box<Route>>,
+    told: Option<Box<DirectRoute>>,
     used: Instant,
 }
 
@@ -95,8 +95,8 @@ impl Table {
         if known || entries.len() >= MOST_OF_A_POD {
             return None;
         }
-        let basis = basis(view, &pod, destination);
-        let mut entry = Entry { plan: None, basis, told: None, used: view.now };
+        let inputs = inputs(view, &pod, destination);
+        let mut entry = Entry { plan: None, inputs, told: None, used: view.now };
         let plan = plan(view, &self.pods, &pod, destination);
         let change = entry.set(client, destination, plan);
         entries.insert(destination, entry);
@@ -109,19 +109,19 @@ impl Table {
         for (client, entries) in &mut self.asked {
             let Some(pod) = self.pods.get(*client) else { continue };
             for (destination, entry) in entries {
-                let basis = basis(view, pod, *destination);
+                let inputs = inputs(view, pod, *destination);
                 let due = match why {
                     Why::Time => entry.plan.as_ref().is_some_and(|plan| plan.watches_health()),
                     Why::Configuration => {
                         let plan = entry.plan.as_ref();
-                        basis != entry.basis
+                        inputs != entry.inputs
                             || plan
                                 .is_some_and(|it| it.watches_health() || !it.leads_to_owners(view.snapshot))
                     }
                     Why::Node => true,
                 };
                 if due {
-                    entry.basis = basis;
+                    entry.inputs = inputs;
                     let plan = plan(view, &self.pods, pod, *destination);
                     changes.extend(entry.set(*client, *destination, plan));
                 }
@@ -196,8 +196,8 @@ impl Entry {
     }
 }
 
-fn basis(view: View<'_>, pod: &Pod, destination: SocketAddr) -> Basis {
-    view.snapshot.basis(&pod.addresses, &pod.namespace, destination.ip())
+fn inputs(view: View<'_>, pod: &Pod, destination: SocketAddr) -> DestinationInputs {
+    view.snapshot.destination_inputs(&pod.addresses, &pod.namespace, destination.ip())
 }
 
 fn remove(client: u64, destination: SocketAddr) -> Change {

@@ -1,4 +1,4 @@
-//! What runs: news of pods and configuration change the plans, the kernel is told, and what it says is
+//! What runs: events of pods and configuration change the plans, the kernel is told, and what it says is
 //! recorded.
 
 use std::collections::HashMap;
@@ -16,7 +16,7 @@ use super::flows::{Ends, Flows, Parties};
 use super::links::Links;
 use super::plan::{Plan, Pod, View};
 use super::table::{Change, Table, Why};
-use super::{Ask, Heard, News};
+use super::{Ask, Heard, PodEvent};
 use crate::keeper_client::Keeper;
 use crate::node::Node;
 use crate::sys::ebpf::{DirectEvent, DirectKernel, UnderWay};
@@ -106,9 +106,9 @@ impl Task {
             tokio::select! {
                 // What a pod may do no longer comes before anything that it may still do.
                 biased;
-                news = self.heard.pods.recv() => match news {
-                    Some(News::Relieved) => return self.flows.leave(),
-                    Some(news) => self.hear(news),
+                event = self.heard.pods.recv() => match event {
+                    Some(PodEvent::Relieved) => return self.flows.leave(),
+                    Some(event) => self.hear(event),
                     None => return,
                 },
                 changed = changed(&mut updates) => match changed {
@@ -132,15 +132,15 @@ impl Task {
         }
     }
 
-    fn hear(&mut self, news: News) {
-        match news {
-            News::Enrolled(pod) => {
+    fn hear(&mut self, event: PodEvent) {
+        match event {
+            PodEvent::Enrolled(pod) => {
                 self.table.add(&Arc::new(Pod::from(&*pod)));
                 self.look_at_links();
                 self.stale = Why::Node;
             }
-            News::Relieved => {}
-            News::Dismissed(uid) => {
+            PodEvent::Relieved => {}
+            PodEvent::Dismissed(uid) => {
                 let changes = self.table.remove(&uid);
                 self.tell(changes);
                 self.taken_back = true;

@@ -18,7 +18,7 @@ use mesh_api::plan::outbound;
 use mesh_api::plan::policy::{Peer, authorize};
 use mesh_api::plan::{Service, Snapshot, TargetKey, Workload};
 use mesh_common::address::Address;
-use mesh_common::direct::{Choice, Route, RouteKey, choose};
+use mesh_common::direct::{Choice, DirectRoute, RouteKey, choose};
 use mesh_common::veth::Wanted;
 use mesh_proxy::balance::{Affinity, Health};
 use rand::rngs::StdRng;
@@ -47,7 +47,7 @@ struct Node {
     pods: Vec<Arc<Pod>>,
     cookies: u64,
     owners: HashMap<Address, u64>,
-    routes: HashMap<RouteKey, Route>,
+    routes: HashMap<RouteKey, DirectRoute>,
     /// A route has changed, or a pod is gone, since connections under way were last looked at.
     taken_back: bool,
     late: late::Late,
@@ -339,15 +339,15 @@ impl Node {
     }
 
     /// A client that has an endpoint of its own goes to that one alone.
-    fn unfaithful(&self, key: &RouteKey, route: &Route) -> Option<&'static str> {
+    fn unfaithful(&self, key: &RouteKey, route: &DirectRoute) -> Option<&'static str> {
         let client = self.pods.iter().find(|pod| pod.cookie == key.client)?;
         let asked = IpAddr::from(key.destination.address);
         let service = self.snapshot.service_by_vip(asked, &client.namespace)?;
         let is_own = route.count == 1 && route.choices[0].below == route.tickets;
         let of = |ip: &IpAddr| self.snapshot.workload_by_address(*ip).filter(|known| is(client, known));
         let source = client.addresses.iter().find_map(of)?;
-        let outbound::Route::Service { policy, .. } =
-            outbound::route(&self.snapshot, &source, (asked, key.destination.port).into())
+        let outbound::Destination::Service { policy, .. } =
+            outbound::destination_of(&self.snapshot, &source, (asked, key.destination.port).into())
         else {
             return None;
         };
@@ -368,8 +368,8 @@ impl Node {
         };
         let of = |ip: &IpAddr| self.snapshot.workload_by_address(*ip).filter(|known| is(client, known));
         let source = client.addresses.iter().find_map(of)?;
-        let outbound::Route::Service { policy, .. } =
-            outbound::route(&self.snapshot, &source, (asked, key.destination.port).into())
+        let outbound::Destination::Service { policy, .. } =
+            outbound::destination_of(&self.snapshot, &source, (asked, key.destination.port).into())
         else {
             return Some("the service is not to be reached, or not as a service");
         };

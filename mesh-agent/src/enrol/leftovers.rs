@@ -10,11 +10,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use mesh_api::plan::outbound::{Route, route};
+use mesh_api::plan::outbound::{Destination, destination_of};
 use mesh_api::plan::policy::Verdict;
-use mesh_api::plan::{Snapshot, Tunnel, Workload};
+use mesh_api::plan::{Snapshot, TunnelProtocol, Workload};
 use mesh_common::is_mesh_port;
-use mesh_proxy::admission::Request;
+use mesh_proxy::admission::AccessRequest;
 use mesh_proxy::pod::LocalPod;
 use mesh_proxy::worker::NEWS_WAIT;
 use tokio::sync::watch;
@@ -141,7 +141,7 @@ fn is_taken(leftover: &Leftover) -> bool {
 fn may_live(snapshot: &Snapshot, workload: &Arc<Workload>, leftover: &Leftover) -> bool {
     let Connection { local, remote, .. } = leftover.connection;
     let let_in = || {
-        let request = Request {
+        let request = AccessRequest {
             identity: None,
             source: remote.ip(),
             destination: local,
@@ -149,11 +149,13 @@ fn may_live(snapshot: &Snapshot, workload: &Arc<Workload>, leftover: &Leftover) 
         };
         !is_mesh_port(local.port()) && matches!(request.decide(snapshot).verdict, Verdict::Allow(_))
     };
-    let let_out = || match route(snapshot, workload, remote) {
-        Route::Passthrough => true,
-        Route::Workload(target) => target.tunnel == Tunnel::Plain,
-        Route::Service { endpoints, .. } => endpoints.iter().all(|target| target.tunnel == Tunnel::Plain),
-        Route::Reject(_) => false,
+    let let_out = || match destination_of(snapshot, workload, remote) {
+        Destination::Passthrough => true,
+        Destination::Workload(target) => target.tunnel_protocol == TunnelProtocol::Plain,
+        Destination::Service { endpoints, .. } => {
+            endpoints.iter().all(|target| target.tunnel_protocol == TunnelProtocol::Plain)
+        }
+        Destination::Reject(_) => false,
     };
     (!is_taken(leftover) || let_in()) && (leftover.taken || let_out())
 }

@@ -1,7 +1,7 @@
 //! Pods of the mesh that others take for plain ones: the control plane says that they take no mutual TLS, so
 //! peers speak plaintext to them.
 
-use mesh_api::plan::{Snapshot, Tunnel};
+use mesh_api::plan::{Snapshot, TunnelProtocol};
 use mesh_api::resource::enrolment::{REDIRECTION, REDIRECTION_ENABLED};
 
 use crate::pods::NodePod;
@@ -38,8 +38,9 @@ impl Plain {
 /// not plain: connections to it wait.
 pub(super) fn is_plain(snapshot: &Snapshot, pod: &NodePod) -> bool {
     let workload = pod.addresses.first().and_then(|address| snapshot.workload_by_address(*address));
-    workload
-        .is_some_and(|it| it.tunnel == Tunnel::Plain && it.namespace == pod.namespace && it.name == pod.name)
+    workload.is_some_and(|it| {
+        it.tunnel_protocol == TunnelProtocol::Plain && it.namespace == pod.namespace && it.name == pod.name
+    })
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::process::Signal;
 
 use super::pods::{Error, Found};
-use super::protocol::{self, Answer, Claim, Request};
+use super::protocol::{self, Claim, KeeperAnswer, KeeperRequest};
 use super::serve::{Keeper, State};
 use super::{Failure, channel};
 use crate::cni::gate;
@@ -34,7 +34,7 @@ pub(super) enum End {
 }
 
 /// An answer and what goes beside it.
-type Reply = (Answer, Vec<OwnedFd>);
+type Reply = (KeeperAnswer, Vec<OwnedFd>);
 
 impl Keeper {
     /// Answers one request of the proxy. One that asks for what is no request is not to be trusted with
@@ -49,7 +49,7 @@ impl Keeper {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
             Ok(Some((record, beside))) => {
                 let asked = Asked { proxy, channel: index, ticket: protocol::ticket(&record) };
-                Request::decode(&record)
+                KeeperRequest::decode(&record)
                     .map(|request| (asked, request, beside))
                     .ok_or(io::ErrorKind::InvalidData.into())
             }
@@ -80,10 +80,10 @@ impl Keeper {
     }
 
     fn reply(&self, asked: Asked, reply: Result<Reply, Failure>) -> io::Result<()> {
-        let refused = |error: Failure| (Answer::Refused(error.to_string()), Vec::new());
+        let refused = |error: Failure| (KeeperAnswer::Refused(error.to_string()), Vec::new());
         let (answer, descriptors) = reply.unwrap_or_else(refused);
         let beside = match &answer {
-            Answer::Enrolled(pod, ..) => self.pods.listeners(*pod),
+            KeeperAnswer::Enrolled(pod, ..) => self.pods.listeners(*pod),
             _ => descriptors.iter().map(AsFd::as_fd).collect(),
         };
         let record = protocol::with_ticket(answer.encode(), asked.ticket);
@@ -97,46 +97,51 @@ impl Keeper {
 
     /// Does what is asked for, or has it done as an errand: then there is no reply yet. Errors: why it can't
     /// be done, which the proxy is told.
-    fn act(&mut self, request: Request, given: Vec<OwnedFd>, asked: Asked) -> Result<Option<Reply>, Failure> {
+    fn act(
+        &mut self,
+        request: KeeperRequest,
+        given: Vec<OwnedFd>,
+        asked: Asked,
+    ) -> Result<Option<Reply>, Failure> {
         self.back_off.worked_once = true;
         let mut sockets = Vec::new();
         match request {
-            Request::Sockets(pod, kind, count) => {
+            KeeperRequest::Sockets(pod, kind, count) => {
                 sockets = self.pods.sockets(pod, kind, count)?.into_iter().map(OwnedFd::from).collect();
             }
             _ if self.state == State::Relieved => return Err("another keeper decides now".into()),
-            Request::Enrol(claim) => {
+            KeeperRequest::Enrol(claim) => {
                 let search = self.pods.search(&claim, self.gate.netns_of(&claim.uid));
                 let uid = claim.uid.clone();
                 return self.run_errand(&uid, asked, move || End::Found(claim, search()));
             }
-            Request::Destroy(pod, connection) => {
+            KeeperRequest::Destroy(pod, connection) => {
                 let (uid, netns) = self.pods.place(pod)?;
                 let close = move || sys::destroy(&netns, &connection);
                 return self.run_errand(uid, asked, move || End::Closed(close().map_err(Error::from)));
             }
-            Request::List(pod) => {
+            KeeperRequest::List(pod) => {
                 let ((uid, netns), ours) = (self.pods.place(pod)?, self.pods.own_cgroup()?);
                 let list = move || sys::leftovers(&netns, ours);
                 return self.run_errand(uid, asked, move || End::Listed(list().map_err(Error::from)));
             }
-            Request::Settled(pod) => self.pods.settle(pod)?,
-            Request::Admit(pod) => {
+            KeeperRequest::Settled(pod) => self.pods.settle(pod)?,
+            KeeperRequest::Admit(pod) => {
                 self.pods.admit(pod)?;
                 self.let_in();
             }
-            Request::Dismiss(pod) => self.pods.dismiss(pod)?,
-            Request::Retain => self.pods.retain()?,
-            Request::Ready => self.proxy_is_ready()?,
-            Request::Uninstalled => self.uninstalled = true,
-            Request::Leave(what) => self.estate.hold(what, given.into_iter().next())?,
-            Request::Remember(length) => {
+            KeeperRequest::Dismiss(pod) => self.pods.dismiss(pod)?,
+            KeeperRequest::Retain => self.pods.retain()?,
+            KeeperRequest::Ready => self.proxy_is_ready()?,
+            KeeperRequest::Uninstalled => self.uninstalled = true,
+            KeeperRequest::Leave(what) => self.estate.hold(what, given.into_iter().next())?,
+            KeeperRequest::Remember(length) => {
                 if let (Some(directory), Some(memory)) = (&self.config.cni_state_dir, given.first()) {
                     gate::remember(directory, memory, length)?;
                 }
             }
         }
-        Ok(Some((Answer::Done, sockets)))
+        Ok(Some((KeeperAnswer::Done, sockets)))
     }
 
     fn run_errand(
@@ -152,18 +157,18 @@ impl Keeper {
     fn conclude(&mut self, end: End) -> Result<Reply, Failure> {
         let answer = match end {
             End::Found(claim, found) => self.enrol(&claim, found)?,
-            End::Closed(Ok(true)) => Answer::Done,
-            End::Closed(Ok(false)) => Answer::Gone,
+            End::Closed(Ok(true)) => KeeperAnswer::Done,
+            End::Closed(Ok(false)) => KeeperAnswer::Gone,
             End::Closed(Err(error)) => return Err(error.into()),
             End::Listed(left) => return list(&left?),
         };
         Ok((answer, Vec::new()))
     }
 
-    fn enrol(&mut self, claim: &Claim, found: Found) -> Result<Answer, Failure> {
+    fn enrol(&mut self, claim: &Claim, found: Found) -> Result<KeeperAnswer, Failure> {
         if self.state != State::Serving {
             // Nobody would take connections from its listeners.
-            return Ok(Answer::NotYet);
+            return Ok(KeeperAnswer::NotYet);
         }
         self.untidy = true;
         self.follow_predecessor();
@@ -181,5 +186,5 @@ fn list(left: &Leftovers) -> Result<Reply, Failure> {
     let file = File::from(memfd_create("leftovers", MemfdFlags::CLOEXEC)?);
     file.write_all_at(&protocol::write_leftovers(&left.found), 0)?;
     let count = u32::try_from(left.found.len())?;
-    Ok((Answer::Listed(count, left.more), vec![file.into()]))
+    Ok((KeeperAnswer::Listed(count, left.more), vec![file.into()]))
 }

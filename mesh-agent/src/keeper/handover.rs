@@ -40,7 +40,7 @@ const OFFER: u8 = 11;
 const POD: u8 = 12;
 const END: u8 = 13;
 
-/// Behind a pod's claim if it is not [settled](super::protocol::Request::Settled). Older keepers say 0.
+/// Behind a pod's claim if it is not [settled](super::protocol::KeeperRequest::Settled). Older keepers say 0.
 const UNSETTLED: u8 = 1;
 
 /// Where a successor comes in: a Unix socket of the node's.

@@ -12,7 +12,7 @@ use mesh_common::maps::{Endpoint, ListenerKind, MAX_PODS, Proxy};
 use mesh_common::{HBONE_PORT, INBOUND_PORT, OUTBOUND_PORT};
 use socket2::{SockRef, Socket};
 
-use super::protocol::{Answer, Claim};
+use super::protocol::{Claim, KeeperAnswer};
 use super::veths::{self, Leaving, Parting, Places};
 use crate::sys::ebpf::{self, Programs};
 use crate::sys::{self, Netns, NoSandbox, SocketKind};
@@ -206,24 +206,24 @@ impl Pods {
     }
 
     /// Takes a pod that was looked for into the mesh, or finds it there; with `only_kept` no more than that.
-    /// Returns [`Answer::Enrolled`] or [`Answer::NotYet`].
-    pub fn enrol(&mut self, claim: &Claim, found: Found, only_kept: bool) -> Result<Answer, Error> {
+    /// Returns [`KeeperAnswer::Enrolled`] or [`KeeperAnswer::NotYet`].
+    pub fn enrol(&mut self, claim: &Claim, found: Found, only_kept: bool) -> Result<KeeperAnswer, Error> {
         let found = found?;
         let cookie = match (self.kept(claim, found.as_ref()), found) {
             (Some(cookie), _) => cookie,
-            (None, Some((netns, _))) if self.leaving.has(netns.cookie()) => return Ok(Answer::NotYet),
+            (None, Some((netns, _))) if self.leaving.has(netns.cookie()) => return Ok(KeeperAnswer::NotYet),
             (None, Some((netns, addresses))) if !only_kept => {
                 self.make_way(claim, netns.cookie())?;
                 let of_a_worker = |_| PORTS.map(|port| listen(&netns, port));
                 let listeners = (0..self.workers).flat_map(of_a_worker).collect::<Result<_, _>>()?;
                 self.adopt(Claim { addresses, ..claim.clone() }, netns, listeners)?
             }
-            (None, _) => return Ok(Answer::NotYet),
+            (None, _) => return Ok(KeeperAnswer::NotYet),
         };
         let pod = self.enrolled.get_mut(&cookie).ok_or(Error::Unknown)?;
         pod.claimed = true;
         self.in_doubt.remove(&cookie);
-        Ok(Answer::Enrolled(cookie, pod.claim.addresses.clone(), self.programs.is_settled(cookie)))
+        Ok(KeeperAnswer::Enrolled(cookie, pod.claim.addresses.clone(), self.programs.is_settled(cookie)))
     }
 
     /// A namespace is one pod's, and a pod has one.

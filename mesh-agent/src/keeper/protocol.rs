@@ -1,6 +1,6 @@
 //! What proxy and keeper say to each other: records of one size, so that there is nothing to put together and
-//! nothing to allocate for. The proxy is not trusted: whatever bytes come, [`Request::decode`] answers a
-//! request whose every part is within its bounds, or none.
+//! nothing to allocate for. The proxy is not trusted: whatever bytes come, [`KeeperRequest::decode`] returns
+//! a request whose every part is within its bounds, or none.
 //!
 //! Descriptors travel beside a record (`SCM_RIGHTS`, unix(7)). This file uses nothing but plain types: the
 //! fuzz target `keeper` includes it.
@@ -68,7 +68,7 @@ pub struct Greeting {
     pub workers: u8,
     /// Whether there is a Unix socket among the listeners, behind those for admin, metrics and health.
     pub admin_socket: bool,
-    /// Whether another proxy serves until this one says that it is [ready](Request::Ready).
+    /// Whether another proxy serves until this one says that it is [ready](KeeperRequest::Ready).
     pub beside: bool,
     /// Whether there is what a proxy before it has left: [`Heritage::Certificates`],
     /// [`Heritage::Configuration`].
@@ -91,23 +91,24 @@ pub enum OutOfBounds {
 
 /// What a proxy asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Request {
-    /// Take a pod into the mesh, or say again how it is. [`Answer::Enrolled`], with its listeners;
-    /// [`Answer::NotYet`].
+pub enum KeeperRequest {
+    /// Take a pod into the mesh, or say again how it is. [`KeeperAnswer::Enrolled`], with its listeners;
+    /// [`KeeperAnswer::NotYet`].
     Enrol(Claim),
     /// Let a pod go, by the cookie of its network namespace.
     Dismiss(u64),
     /// Let every pod go that this proxy has not asked for.
     Retain,
-    /// Close a connection of a pod. [`Answer::Gone`] if it was closed already.
+    /// Close a connection of a pod. [`KeeperAnswer::Gone`] if it was closed already.
     Destroy(u64, Connection),
-    /// List the connections of a pod. [`Answer::Listed`], with a file.
+    /// List the connections of a pod. [`KeeperAnswer::Listed`], with a file.
     List(u64),
     /// All that is to hold for a pod is in place: its first program may run.
     Admit(u64),
     /// What was open in a pod before it was in the mesh has been seen to.
     Settled(u64),
-    /// Open sockets in a pod: so many, or as many as there is room for. Those come beside [`Answer::Done`].
+    /// Open sockets in a pod: so many, or as many as there is room for. Those come beside
+    /// [`KeeperAnswer::Done`].
     Sockets(u64, SocketKind, u8),
     /// It serves.
     Ready,
@@ -122,11 +123,12 @@ pub enum Request {
 
 /// What the keeper answers.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Answer {
+pub enum KeeperAnswer {
     /// It is done.
     Done,
     /// The pod is in the mesh: the cookie of its network namespace, its addresses, and whether it is
-    /// [settled](Request::Settled). Beside it come its listeners, for each worker: outbound, inbound, HBONE.
+    /// [settled](KeeperRequest::Settled). Beside it come its listeners, for each worker: outbound, inbound,
+    /// HBONE.
     Enrolled(u64, Vec<IpAddr>, bool),
     /// The pod has no process in a network namespace of its own yet, or no address there.
     NotYet,
@@ -203,7 +205,7 @@ impl Greeting {
     }
 }
 
-impl Request {
+impl KeeperRequest {
     /// The request as a record.
     pub fn encode(&self) -> Record {
         match self {
@@ -254,7 +256,7 @@ impl Request {
     }
 }
 
-impl Answer {
+impl KeeperAnswer {
     /// The answer as a record. A reason that is too long is cut.
     pub fn encode(&self) -> Record {
         match self {
@@ -452,7 +454,7 @@ mod tests {
 
     const POD: &str = "0a1b2c3d-0000-4000-8000-0123456789ab";
 
-    fn requests() -> Vec<Request> {
+    fn requests() -> Vec<KeeperRequest> {
         let addresses: Vec<IpAddr> =
             (0..u8::try_from(MOST_ADDRESSES).unwrap()).map(|last| IpAddr::from([10, 0, 0, last])).collect();
         let ports: Vec<u16> = (0..u16::try_from(MOST_PROBE_PORTS).unwrap()).collect();
@@ -460,35 +462,35 @@ mod tests {
         let (local, remote) = ends("10.0.0.1:80", "10.0.0.2:4000");
         let (local6, remote6) = ends("[fd00::1]:80", "[fd00::2]:4000");
         vec![
-            Request::Enrol(Claim::new(POD, &addresses, &ports).unwrap()),
-            Request::Enrol(Claim::new(&"f".repeat(32), &[], &[]).unwrap().with_own_users(true)),
-            Request::Dismiss(u64::MAX),
-            Request::Retain,
-            Request::Destroy(7, Connection { cookie: 9, local, remote }),
-            Request::Destroy(7, Connection { cookie: 9, local: local6, remote: remote6 }),
-            Request::Sockets(7, SocketKind::StreamV4, 1),
-            Request::Sockets(7, SocketKind::LoopbackV6, MOST_SOCKETS),
-            Request::Ready,
-            Request::Uninstalled,
-            Request::List(7),
-            Request::Settled(7),
-            Request::Remember(u32::MAX),
-            Request::Leave(Heritage::Certificates),
-            Request::Leave(Heritage::Configuration),
-            Request::Admit(7),
+            KeeperRequest::Enrol(Claim::new(POD, &addresses, &ports).unwrap()),
+            KeeperRequest::Enrol(Claim::new(&"f".repeat(32), &[], &[]).unwrap().with_own_users(true)),
+            KeeperRequest::Dismiss(u64::MAX),
+            KeeperRequest::Retain,
+            KeeperRequest::Destroy(7, Connection { cookie: 9, local, remote }),
+            KeeperRequest::Destroy(7, Connection { cookie: 9, local: local6, remote: remote6 }),
+            KeeperRequest::Sockets(7, SocketKind::StreamV4, 1),
+            KeeperRequest::Sockets(7, SocketKind::LoopbackV6, MOST_SOCKETS),
+            KeeperRequest::Ready,
+            KeeperRequest::Uninstalled,
+            KeeperRequest::List(7),
+            KeeperRequest::Settled(7),
+            KeeperRequest::Remember(u32::MAX),
+            KeeperRequest::Leave(Heritage::Certificates),
+            KeeperRequest::Leave(Heritage::Configuration),
+            KeeperRequest::Admit(7),
         ]
     }
 
-    fn answers() -> Vec<Answer> {
+    fn answers() -> Vec<KeeperAnswer> {
         let addresses = vec!["10.0.0.1".parse().unwrap(), "fd00::1".parse().unwrap()];
         vec![
-            Answer::Done,
-            Answer::Enrolled(7, addresses, true),
-            Answer::Listed(3, true),
-            Answer::NotYet,
-            Answer::Gone,
-            Answer::Moved(POD.to_owned()),
-            Answer::Refused("port 15001 of the pod: in use".to_owned()),
+            KeeperAnswer::Done,
+            KeeperAnswer::Enrolled(7, addresses, true),
+            KeeperAnswer::Listed(3, true),
+            KeeperAnswer::NotYet,
+            KeeperAnswer::Gone,
+            KeeperAnswer::Moved(POD.to_owned()),
+            KeeperAnswer::Refused("port 15001 of the pod: in use".to_owned()),
         ]
     }
 
@@ -509,16 +511,16 @@ mod tests {
     fn what_is_said_is_what_is_heard() {
         for request in requests() {
             let record = with_ticket(request.encode(), u32::MAX - 1);
-            assert_eq!((Request::decode(&record), ticket(&record)), (Some(request), u32::MAX - 1));
+            assert_eq!((KeeperRequest::decode(&record), ticket(&record)), (Some(request), u32::MAX - 1));
         }
         for answer in answers() {
-            assert_eq!(Answer::decode(&answer.encode()), Some(answer));
+            assert_eq!(KeeperAnswer::decode(&answer.encode()), Some(answer));
         }
-        let long = Answer::decode(&Answer::Refused("ä".repeat(RECORD)).encode());
-        assert!(matches!(long, Some(Answer::Refused(reason)) if reason.len() >= REASON - 1));
-        let mut into_the_ticket = Answer::Refused("a".repeat(REASON)).encode();
+        let long = KeeperAnswer::decode(&KeeperAnswer::Refused("ä".repeat(RECORD)).encode());
+        assert!(matches!(long, Some(KeeperAnswer::Refused(reason)) if reason.len() >= REASON - 1));
+        let mut into_the_ticket = KeeperAnswer::Refused("a".repeat(REASON)).encode();
         into_the_ticket[1..3].copy_from_slice(&u16::try_from(REASON + 1).unwrap().to_le_bytes());
-        assert_eq!(Answer::decode(&into_the_ticket), None);
+        assert_eq!(KeeperAnswer::decode(&into_the_ticket), None);
     }
 
     #[test]
@@ -550,14 +552,17 @@ mod tests {
         assert_eq!(Claim::new(POD, &[address; 9], &[]), Err(OutOfBounds::Addresses));
         assert_eq!(Claim::new(POD, &[], &[1; 65]), Err(OutOfBounds::ProbePorts));
         for count in [0, MOST_SOCKETS + 1, 255] {
-            assert_eq!(Request::decode(&Request::Sockets(7, SocketKind::StreamV4, count).encode()), None);
+            assert_eq!(
+                KeeperRequest::decode(&KeeperRequest::Sockets(7, SocketKind::StreamV4, count).encode()),
+                None
+            );
         }
         let mixed = Connection {
             cookie: 1,
             local: "10.0.0.1:80".parse().unwrap(),
             remote: "[fd00::2]:4000".parse().unwrap(),
         };
-        assert_eq!(Request::decode(&Request::Destroy(7, mixed).encode()), None);
+        assert_eq!(KeeperRequest::decode(&KeeperRequest::Destroy(7, mixed).encode()), None);
     }
 
     #[test]
@@ -569,10 +574,10 @@ mod tests {
                 for value in [0, 1, 0x7f, 0x80, 0xff] {
                     let mut strange = record;
                     strange[place] = value;
-                    if let Some(understood) = Request::decode(&strange) {
-                        assert_eq!(Request::decode(&understood.encode()), Some(understood));
+                    if let Some(understood) = KeeperRequest::decode(&strange) {
+                        assert_eq!(KeeperRequest::decode(&understood.encode()), Some(understood));
                     }
-                    let _total = Answer::decode(&strange);
+                    let _total = KeeperAnswer::decode(&strange);
                 }
             }
         }

@@ -15,7 +15,7 @@ use super::estate::Estate;
 use super::handover::{Predecessor, Successor, Threshold};
 use super::pods::Pods;
 use super::process::{BackOff, Process};
-use super::protocol::{Answer, Greeting};
+use super::protocol::{Greeting, KeeperAnswer};
 use super::veths::cleanup;
 use super::{Failure, channel};
 use crate::cni::gate::Gate;
@@ -346,7 +346,7 @@ impl Keeper {
             let channel = self.process.as_ref().and_then(Process::enroller);
             if let Some(channel) = channel.filter(|_| self.pods.is_elsewhere(&uid, cookie)) {
                 // One that does not read is ended when it asks for something.
-                let _unheard = channel::send(channel, &Answer::Moved(uid).encode(), &[]);
+                let _unheard = channel::send(channel, &KeeperAnswer::Moved(uid).encode(), &[]);
             }
         }
         self.let_in();

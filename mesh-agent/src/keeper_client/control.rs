@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::asynchronous;
 use super::desk::{Desk, Key};
 use crate::keeper::channel::{self, Message};
-use crate::keeper::protocol::{self, Answer, Claim, Heritage, Record, Request};
+use crate::keeper::protocol::{self, Claim, Heritage, KeeperAnswer, KeeperRequest, Record};
 use crate::sys::{Connection, Leftovers};
 
 /// The keeper, as the proxy sees it. Cheap to copy.
@@ -24,14 +24,14 @@ pub struct Keeper {
 }
 
 pub(super) struct Call {
-    pub request: Request,
+    pub request: KeeperRequest,
     /// What goes beside it.
     pub beside: Option<Arc<OwnedFd>>,
     pub answer: oneshot::Sender<Answered>,
 }
 
 /// An answer and what came beside it.
-pub(super) type Answered = (Answer, Vec<OwnedFd>);
+pub(super) type Answered = (KeeperAnswer, Vec<OwnedFd>);
 
 /// What came of asking for a pod.
 pub enum Enrolled {
@@ -69,58 +69,58 @@ impl Keeper {
 
     /// Has a pod taken into the mesh. Errors: the reason why it can't be.
     pub async fn enrol(&self, claim: Claim) -> Result<Enrolled, String> {
-        match self.ask(Request::Enrol(claim)).await {
-            (Answer::Enrolled(netns, addresses, settled), descriptors) => {
+        match self.ask(KeeperRequest::Enrol(claim)).await {
+            (KeeperAnswer::Enrolled(netns, addresses, settled), descriptors) => {
                 let listeners = descriptors.into_iter().map(TcpListener::from).collect();
                 Ok(Enrolled::Yes { netns, addresses, settled, listeners })
             }
-            (Answer::NotYet, _) => Ok(Enrolled::NotYet),
+            (KeeperAnswer::NotYet, _) => Ok(Enrolled::NotYet),
             (answer, _) => Err(reason(answer)),
         }
     }
 
     /// Has a pod let go.
     pub async fn dismiss(&self, netns: u64) -> Result<(), String> {
-        self.done(Request::Dismiss(netns)).await
+        self.done(KeeperRequest::Dismiss(netns)).await
     }
 
     /// Has every pod let go that was not asked for since this proxy started.
     pub async fn retain(&self) -> Result<(), String> {
-        self.done(Request::Retain).await
+        self.done(KeeperRequest::Retain).await
     }
 
     /// Says that this proxy serves.
     pub async fn ready(&self) -> Result<(), String> {
-        self.done(Request::Ready).await
+        self.done(KeeperRequest::Ready).await
     }
 
     /// Says that nothing is to be left behind.
     pub async fn uninstalled(&self) -> Result<(), String> {
-        self.done(Request::Uninstalled).await
+        self.done(KeeperRequest::Uninstalled).await
     }
 
     /// Has so many bytes of a memory written for the CNI plugin.
     pub async fn remember(&self, memory: Arc<OwnedFd>, length: u32) -> Result<(), String> {
-        match self.ask_with(Request::Remember(length), Some(memory)).await.0 {
-            Answer::Done => Ok(()),
+        match self.ask_with(KeeperRequest::Remember(length), Some(memory)).await.0 {
+            KeeperAnswer::Done => Ok(()),
             answer => Err(reason(answer)),
         }
     }
 
     /// Has a connection of a pod closed. Returns false if there is none.
     pub async fn destroy(&self, netns: u64, connection: Connection) -> Result<bool, String> {
-        match self.ask(Request::Destroy(netns, connection)).await.0 {
-            Answer::Done => Ok(true),
-            Answer::Gone => Ok(false),
+        match self.ask(KeeperRequest::Destroy(netns, connection)).await.0 {
+            KeeperAnswer::Done => Ok(true),
+            KeeperAnswer::Gone => Ok(false),
             answer => Err(reason(answer)),
         }
     }
 
     /// Lists the connections of a pod that the mesh did not open.
     pub async fn list(&self, netns: u64) -> Result<Leftovers, String> {
-        let (answer, descriptors) = self.ask(Request::List(netns)).await;
+        let (answer, descriptors) = self.ask(KeeperRequest::List(netns)).await;
         match (answer, descriptors.into_iter().next()) {
-            (Answer::Listed(count, more), Some(file)) => {
+            (KeeperAnswer::Listed(count, more), Some(file)) => {
                 let mut bytes = vec![0; protocol::leftovers_length(count)];
                 File::from(file).read_exact(&mut bytes).map_err(|error| error.to_string())?;
                 Ok(Leftovers { found: protocol::read_leftovers(&bytes), more })
@@ -131,12 +131,12 @@ impl Keeper {
 
     /// Lets a pod's first program run.
     pub async fn admit(&self, netns: u64) -> Result<(), String> {
-        self.done(Request::Admit(netns)).await
+        self.done(KeeperRequest::Admit(netns)).await
     }
 
     /// Says that what was open in a pod before it was in the mesh has been seen to.
     pub async fn settled(&self, netns: u64) -> Result<(), String> {
-        self.done(Request::Settled(netns)).await
+        self.done(KeeperRequest::Settled(netns)).await
     }
 
     /// Leaves something to the next proxy.
@@ -145,34 +145,34 @@ impl Keeper {
             legacy::Heritage::Certificates => Heritage::Certificates,
             legacy::Heritage::Configuration => Heritage::Configuration,
         };
-        match self.ask_with(Request::Leave(what), file.map(Arc::new)).await.0 {
-            Answer::Done => Ok(()),
+        match self.ask_with(KeeperRequest::Leave(what), file.map(Arc::new)).await.0 {
+            KeeperAnswer::Done => Ok(()),
             answer => Err(reason(answer)),
         }
     }
 
-    async fn done(&self, request: Request) -> Result<(), String> {
+    async fn done(&self, request: KeeperRequest) -> Result<(), String> {
         match self.ask(request).await.0 {
-            Answer::Done => Ok(()),
+            KeeperAnswer::Done => Ok(()),
             answer => Err(reason(answer)),
         }
     }
 
-    async fn ask(&self, request: Request) -> Answered {
+    async fn ask(&self, request: KeeperRequest) -> Answered {
         self.ask_with(request, None).await
     }
 
-    async fn ask_with(&self, request: Request, beside: Option<Arc<OwnedFd>>) -> Answered {
+    async fn ask_with(&self, request: KeeperRequest, beside: Option<Arc<OwnedFd>>) -> Answered {
         let (answer, answered) = oneshot::channel();
         // The other end lives as long as the runtime.
         let _stopping = self.calls.send(Call { request, beside, answer });
-        answered.await.unwrap_or_else(|_| (Answer::Refused("stopping".to_owned()), Vec::new()))
+        answered.await.unwrap_or_else(|_| (KeeperAnswer::Refused("stopping".to_owned()), Vec::new()))
     }
 }
 
-fn reason(answer: Answer) -> String {
+fn reason(answer: KeeperAnswer) -> String {
     match answer {
-        Answer::Refused(reason) => reason,
+        KeeperAnswer::Refused(reason) => reason,
         answer => format!("the keeper answered {answer:?}"),
     }
 }
@@ -197,9 +197,9 @@ async fn follow(
             },
             received = receive(channel) => {
                 let (record, descriptors) = received?;
-                match Answer::decode(&record).ok_or(io::ErrorKind::InvalidData)? {
+                match KeeperAnswer::decode(&record).ok_or(io::ErrorKind::InvalidData)? {
                     // The enroller may have stopped.
-                    Answer::Moved(uid) => drop(moved.send(uid)),
+                    KeeperAnswer::Moved(uid) => drop(moved.send(uid)),
                     answer => {
                         let wait = desk.done(protocol::ticket(&record)).ok_or(io::ErrorKind::InvalidData)?;
                         // Who asked may have stopped waiting.
@@ -211,7 +211,7 @@ async fn follow(
     }
 }
 
-pub(super) async fn send(channel: &UnixDatagram, request: &Request) -> io::Result<()> {
+pub(super) async fn send(channel: &UnixDatagram, request: &KeeperRequest) -> io::Result<()> {
     send_record(channel, &request.encode(), None).await
 }
 

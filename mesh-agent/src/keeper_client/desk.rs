@@ -8,7 +8,7 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 
 use super::control::{Answered, Call};
-use crate::keeper::protocol::Request;
+use crate::keeper::protocol::KeeperRequest;
 
 /// Most requests without an answer, so that all answers have room in the channel; and most of these for one
 /// pod.
@@ -45,20 +45,20 @@ struct Line {
 
 impl Key {
     /// What a request is about.
-    pub fn of(request: &Request) -> Self {
+    pub fn of(request: &KeeperRequest) -> Self {
         match request {
-            Request::Enrol(claim) => Self::Uid(claim.uid().to_owned()),
-            Request::Dismiss(netns)
-            | Request::Destroy(netns, _)
-            | Request::List(netns)
-            | Request::Settled(netns)
-            | Request::Admit(netns)
-            | Request::Sockets(netns, ..) => Self::Netns(*netns),
-            Request::Retain
-            | Request::Ready
-            | Request::Uninstalled
-            | Request::Remember(_)
-            | Request::Leave(_) => Self::All,
+            KeeperRequest::Enrol(claim) => Self::Uid(claim.uid().to_owned()),
+            KeeperRequest::Dismiss(netns)
+            | KeeperRequest::Destroy(netns, _)
+            | KeeperRequest::List(netns)
+            | KeeperRequest::Settled(netns)
+            | KeeperRequest::Admit(netns)
+            | KeeperRequest::Sockets(netns, ..) => Self::Netns(*netns),
+            KeeperRequest::Retain
+            | KeeperRequest::Ready
+            | KeeperRequest::Uninstalled
+            | KeeperRequest::Remember(_)
+            | KeeperRequest::Leave(_) => Self::All,
         }
     }
 }
@@ -72,7 +72,7 @@ impl Desk {
     }
 
     /// The next request to send, with its ticket and what goes beside it, if one may be sent now.
-    pub fn next(&mut self) -> Option<(u32, Request, Option<Arc<OwnedFd>>)> {
+    pub fn next(&mut self) -> Option<(u32, KeeperRequest, Option<Arc<OwnedFd>>)> {
         if self.asked.len() >= MOST {
             return None;
         }
@@ -114,13 +114,13 @@ mod tests {
 
     fn put(desk: &mut Desk, pod: u64) {
         let (answer, _) = oneshot::channel();
-        let call = Call { request: Request::List(pod), beside: None, answer };
+        let call = Call { request: KeeperRequest::List(pod), beside: None, answer };
         desk.put(Key::of(&call.request), call);
     }
 
     fn sent(desk: &mut Desk) -> Vec<(u32, u64)> {
         let mut all = Vec::new();
-        while let Some((ticket, Request::List(pod), _)) = desk.next() {
+        while let Some((ticket, KeeperRequest::List(pod), _)) = desk.next() {
             all.push((ticket, pod));
         }
         all

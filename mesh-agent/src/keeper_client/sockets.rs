@@ -14,7 +14,7 @@ use tokio::task::spawn_local;
 
 use super::asynchronous;
 use super::control::{receive, send};
-use crate::keeper::protocol::{Answer, MOST_SOCKETS, Request};
+use crate::keeper::protocol::{KeeperAnswer, KeeperRequest, MOST_SOCKETS};
 use crate::sys::SocketKind;
 
 /// How many the first batch has.
@@ -142,11 +142,11 @@ async fn follow(channel: UnixDatagram, inner: Rc<Inner>) {
 }
 
 async fn ask(channel: &UnixDatagram, (pod, kind): Key, count: u8) -> io::Result<Vec<OwnedFd>> {
-    send(channel, &Request::Sockets(pod, kind, count)).await?;
+    send(channel, &KeeperRequest::Sockets(pod, kind, count)).await?;
     let (record, sockets) = receive(channel).await?;
-    match Answer::decode(&record) {
-        Some(Answer::Done) => Ok(sockets),
-        Some(Answer::Refused(reason)) => Err(io::Error::other(reason)),
+    match KeeperAnswer::decode(&record) {
+        Some(KeeperAnswer::Done) => Ok(sockets),
+        Some(KeeperAnswer::Refused(reason)) => Err(io::Error::other(reason)),
         _ => Err(io::ErrorKind::InvalidData.into()),
     }
 }
@@ -195,13 +195,15 @@ mod tests {
     async fn keep(channel: OwnedFd, most: u8, batches: Rc<RefCell<Vec<u8>>>) {
         let channel = asynchronous(channel).unwrap();
         while let Ok((record, _)) = receive(&channel).await {
-            let Some(Request::Sockets(pod, _, count)) = Request::decode(&record) else { panic!("not asked") };
+            let Some(KeeperRequest::Sockets(pod, _, count)) = KeeperRequest::decode(&record) else {
+                panic!("not asked")
+            };
             let (pipe, _) = io::pipe().unwrap();
             let most = if pod == 503 && batches.borrow().len() < WITHOUT { 0 } else { most };
             let given = vec![pipe.as_fd(); count.min(most).into()];
             let answer = match pod {
-                404 => Answer::Refused("no such pod is in the mesh".to_owned()),
-                _ => Answer::Done,
+                404 => KeeperAnswer::Refused("no such pod is in the mesh".to_owned()),
+                _ => KeeperAnswer::Done,
             };
             let beside = if pod == 404 { &[][..] } else { &given };
             channel::send(&channel, &answer.encode(), beside).unwrap();

@@ -7,9 +7,9 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 
+use super::compact::{CompactService, CompactWorkload, InternPool};
 use super::decode::Invalid;
 use super::endpoints::ServiceEndpoints;
-use super::record::{Commons, Record, ServiceRecord};
 use super::text::Texts;
 use super::vips::Vips;
 use super::workload::{Health, Workload};
@@ -22,10 +22,10 @@ type Key = Arc<str>;
 #[derive(Clone, Debug, Default)]
 pub(super) struct Directory {
     /// By uid.
-    pub(super) workloads: Table<Arc<Record>>,
+    pub(super) workloads: Table<Arc<CompactWorkload>>,
     /// By each address of their own. For a moment two pods can have one: one ends, another has got its
     /// address.
-    pub(super) by_address: Table<Arc<Record>>,
+    pub(super) by_address: Table<Arc<CompactWorkload>>,
     /// By key; also those that only their workloads tell of.
     pub(super) services: Table<Arc<Entry>>,
     pub(super) vips: Vips,
@@ -37,14 +37,14 @@ pub(super) struct Directory {
 #[derive(Debug)]
 pub(super) struct Entry {
     key: Key,
-    pub(super) service: Option<Arc<ServiceRecord>>,
+    pub(super) service: Option<Arc<CompactService>>,
     /// In the order of their uids.
-    members: Box<[Arc<Record>]>,
+    members: Box<[Arc<CompactWorkload>]>,
     endpoints: OnceLock<Option<ServiceEndpoints>>,
 }
 
 impl Entry {
-    fn new(key: Key, service: Option<Arc<ServiceRecord>>, members: Box<[Arc<Record>]>) -> Self {
+    fn new(key: Key, service: Option<Arc<CompactService>>, members: Box<[Arc<CompactWorkload>]>) -> Self {
         Self { key, service, members, endpoints: OnceLock::new() }
     }
 
@@ -75,8 +75,8 @@ impl Entry {
 }
 
 impl Directory {
-    pub(super) fn record(&self, uid: &str) -> Option<&Arc<Record>> {
-        self.workloads.find(hash_of(uid), |record| record.has_uid(uid))
+    pub(super) fn workload(&self, uid: &str) -> Option<&Arc<CompactWorkload>> {
+        self.workloads.find(hash_of(uid), |workload| workload.has_uid(uid))
     }
 
     pub(super) fn entry(&self, key: &str) -> Option<&Arc<Entry>> {
@@ -84,10 +84,10 @@ impl Directory {
     }
 
     /// Whose an address is: a healthy workload's before others', then the latest one's.
-    pub(super) fn owner(&self, ip: IpAddr) -> Option<&Arc<Record>> {
+    pub(super) fn owner(&self, ip: IpAddr) -> Option<&Arc<CompactWorkload>> {
         let claims = self.by_address.candidates(hash_of(&ip));
-        let claims = claims.filter(|record| record.claimed().any(|claimed| claimed == ip));
-        claims.max_by_key(|record| record.health() == Health::Healthy)
+        let claims = claims.filter(|workload| workload.claimed().any(|claimed| claimed == ip));
+        claims.max_by_key(|workload| workload.health() == Health::Healthy)
     }
 }
 
@@ -96,36 +96,36 @@ impl Directory {
 pub(super) struct Editor {
     directory: Directory,
     texts: Texts,
-    commons: Commons,
+    pool: InternPool,
     /// Services that something has changed of, as they will be.
     touched: HashMap<Key, Touched>,
 }
 
 #[derive(Debug)]
 struct Touched {
-    service: Option<Arc<ServiceRecord>>,
+    service: Option<Arc<CompactService>>,
     /// In no order.
-    members: Vec<Arc<Record>>,
+    members: Vec<Arc<CompactWorkload>>,
 }
 
 impl Editor {
     /// Checks a workload and takes it in. Returns whether that changed anything.
     pub(super) fn insert_workload(&mut self, from: wire::Workload, version: &str) -> Result<bool, Invalid> {
-        let record = Arc::new(Record::new(from, version, &mut self.texts, &mut self.commons)?);
-        let uid = record.uid();
-        let same = self.directory.record(&uid).filter(|old| old.says_the_same(&record));
-        if same.is_some_and(|old| old.version() == record.version()) {
+        let workload = Arc::new(CompactWorkload::new(from, version, &mut self.texts, &mut self.pool)?);
+        let uid = workload.uid();
+        let same = self.directory.workload(&uid).filter(|old| old.says_the_same(&workload));
+        if same.is_some_and(|old| old.version() == workload.version()) {
             return Ok(false);
         }
         let changed = same.is_none();
         self.take_out(&uid);
-        for service in record.services() {
-            self.touch(service).members.push(record.clone());
+        for service in workload.services() {
+            self.touch(service).members.push(workload.clone());
         }
-        for ip in record.claimed() {
-            self.directory.by_address.insert(hash_of(&ip), record.clone());
+        for ip in workload.claimed() {
+            self.directory.by_address.insert(hash_of(&ip), workload.clone());
         }
-        self.directory.workloads.insert(hash_of(uid.as_str()), record);
+        self.directory.workloads.insert(hash_of(uid.as_str()), workload);
         Ok(changed)
     }
 
@@ -134,29 +134,29 @@ impl Editor {
         self.take_out(uid).is_some()
     }
 
-    fn take_out(&mut self, uid: &str) -> Option<Arc<Record>> {
-        let old = self.directory.workloads.remove(hash_of(uid), |record| record.has_uid(uid))?;
+    fn take_out(&mut self, uid: &str) -> Option<Arc<CompactWorkload>> {
+        let old = self.directory.workloads.remove(hash_of(uid), |workload| workload.has_uid(uid))?;
         for service in old.services() {
             self.touch(service).members.retain(|member| !Arc::ptr_eq(member, &old));
         }
         for ip in old.claimed() {
-            self.directory.by_address.remove(hash_of(&ip), |record| Arc::ptr_eq(record, &old));
+            self.directory.by_address.remove(hash_of(&ip), |workload| Arc::ptr_eq(workload, &old));
         }
         Some(old)
     }
 
     /// Checks a service and takes it in. Returns whether that changed anything.
     pub(super) fn insert_service(&mut self, from: wire::Service, version: &str) -> Result<bool, Invalid> {
-        let record = Arc::new(ServiceRecord::new(from, version, &mut self.texts)?);
-        let key = record.key.clone();
-        let old = self.touch(&key).service.replace(record.clone());
+        let service = Arc::new(CompactService::new(from, version, &mut self.texts)?);
+        let key = service.key.clone();
+        let old = self.touch(&key).service.replace(service.clone());
         if let Some(old) = &old {
             self.directory.vips.remove(old);
         } else {
             self.directory.service_count += 1;
         }
-        self.directory.vips.insert(&record);
-        Ok(!old.is_some_and(|old| old.says_the_same(&record)))
+        self.directory.vips.insert(&service);
+        Ok(!old.is_some_and(|old| old.says_the_same(&service)))
     }
 
     /// Whether there was one.
@@ -182,22 +182,22 @@ impl Editor {
             }
         }
         self.texts.sweep();
-        self.commons.sweep();
+        self.pool.sweep();
         self.directory.clone()
     }
 
     /// Every workload that is held.
-    pub(super) fn workloads(&self) -> impl Iterator<Item = &Arc<Record>> {
+    pub(super) fn workloads(&self) -> impl Iterator<Item = &Arc<CompactWorkload>> {
         self.directory.workloads.iter()
     }
 
     /// The same, to be kept.
-    pub(super) fn all_workloads(&self) -> Table<Arc<Record>> {
+    pub(super) fn all_workloads(&self) -> Table<Arc<CompactWorkload>> {
         self.directory.workloads.clone()
     }
 
     /// Every service that is held.
-    pub(super) fn services(&self) -> impl Iterator<Item = &Arc<ServiceRecord>> {
+    pub(super) fn services(&self) -> impl Iterator<Item = &Arc<CompactService>> {
         let settled = self.directory.services.iter().filter(|entry| !self.touched.contains_key(&entry.key));
         let settled = settled.filter_map(|entry| entry.service.as_ref());
         settled.chain(self.touched.values().filter_map(|touched| touched.service.as_ref()))

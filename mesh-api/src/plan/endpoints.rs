@@ -5,9 +5,9 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use super::preference::{Place, Preference};
+use super::preference::{Locality, Preference};
 use super::service::{Service, ServicePort};
-use super::workload::{Health, Tunnel, Workload};
+use super::workload::{Health, TunnelProtocol, Workload};
 use crate::identity::SpiffeId;
 
 /// One place that a connection can be taken to.
@@ -18,7 +18,7 @@ pub struct Target {
     /// The workload's own address and port.
     pub address: SocketAddr,
     /// How it is reached.
-    pub tunnel: Tunnel,
+    pub tunnel_protocol: TunnelProtocol,
     /// Who may answer there: the workload, or whoever else its service admits.
     pub expected_identities: Arc<[SpiffeId]>,
     /// Weight among the service's endpoints, above 0.
@@ -40,7 +40,7 @@ impl Target {
         Self {
             workload: workload.clone(),
             address,
-            tunnel: workload.tunnel,
+            tunnel_protocol: workload.tunnel_protocol,
             expected_identities: [workload.identity.clone()].into(),
             weight: 1,
         }
@@ -56,9 +56,9 @@ impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Workload { namespace, name, .. } = &*self.workload;
         write!(f, "{namespace}/{name} at {}", self.address)?;
-        match self.tunnel {
-            Tunnel::Plain => f.write_str(" in plaintext"),
-            Tunnel::Hbone => {
+        match self.tunnel_protocol {
+            TunnelProtocol::Plain => f.write_str(" in plaintext"),
+            TunnelProtocol::Hbone => {
                 f.write_str(" over mutual TLS with ")?;
                 for (index, identity) in self.expected_identities.iter().enumerate() {
                     write!(f, "{}{identity}", if index > 0 { " or " } else { "" })?;
@@ -94,7 +94,7 @@ impl ServiceEndpoints {
         service: &Service,
         port: u16,
         family: Family,
-        client: &Place,
+        client: &Locality,
     ) -> Option<Arc<[Target]>> {
         let port = self.ports.iter().find(|candidate| candidate.port == port)?;
         Some(match service.preference {
@@ -129,7 +129,7 @@ struct PortEndpoints {
     ready: ByFamily,
     /// Those that count where none is ready.
     terminating: ByFamily,
-    /// What clients at some place prefer. An agent's clients share one place or few, so this stays short.
+    /// What clients of a locality prefer. An agent's clients share one locality or few, so this stays short.
     preferred: RwLock<Vec<Choice>>,
 }
 
@@ -142,7 +142,7 @@ struct ByFamily {
 
 #[derive(Debug)]
 struct Choice {
-    client: Place,
+    client: Locality,
     family: Family,
     targets: Arc<[Target]>,
 }
@@ -164,7 +164,7 @@ impl PortEndpoints {
         if ready.is_empty() { self.terminating.of(family) } else { ready }
     }
 
-    fn preferred(&self, service: &Service, family: Family, client: &Place) -> Arc<[Target]> {
+    fn preferred(&self, service: &Service, family: Family, client: &Locality) -> Arc<[Target]> {
         let known = self.preferred.read().unwrap_or_else(PoisonError::into_inner);
         let matches = |choice: &&Choice| choice.family == family && choice.client == *client;
         if let Some(choice) = known.iter().find(matches) {
@@ -173,7 +173,7 @@ impl PortEndpoints {
         drop(known);
         let select = |among: &ByFamily| {
             let all = among.of(family).to_vec();
-            service.preference.select(client, all, |target| &target.workload.place)
+            service.preference.select(client, all, |target| &target.workload.locality)
         };
         let ready = select(&self.ready);
         let targets: Arc<[Target]> = if ready.is_empty() { select(&self.terminating) } else { ready }.into();
@@ -216,7 +216,7 @@ fn candidate(
     Some(Target {
         workload: workload.clone(),
         address: (address, target_port(service, port.port, workload)?).into(),
-        tunnel: workload.tunnel,
+        tunnel_protocol: workload.tunnel_protocol,
         expected_identities: identities.cloned().collect(),
         weight: workload.capacity,
     })
@@ -238,7 +238,7 @@ pub enum Obstacle {
     /// Its capacity is 0.
     Capacity,
     /// It is not where the service wants endpoints to be for this client.
-    Place,
+    Locality,
 }
 
 impl fmt::Display for Obstacle {
@@ -248,7 +248,7 @@ impl fmt::Display for Obstacle {
             Self::Port => "without that port",
             Self::Address => "without a usable address",
             Self::Capacity => "with capacity 0",
-            Self::Place => "not where this service admits endpoints for this client",
+            Self::Locality => "not where this service admits endpoints for this client",
         })
     }
 }

@@ -1,10 +1,10 @@
 //! What the agent and `meshctl` hold of the configuration, and decide with. No I/O, no clock, no randomness.
 //!
 //! Reading order follows a resource. [`Store`] takes what the control plane sent and keeps the good part of
-//! it: [`Workload`]s, [`Service`]s and policies, each checked once when it arrives, and held small (`record`)
-//! until it is asked for. [`Snapshot`] is one immutable state of all that, to be shared between cores. On it,
-//! [`outbound::route`] says where a connection goes, [`kernel::may_carry`] whether it needs the proxy, and
-//! [`policy::authorize`] whether a workload takes it.
+//! it: [`Workload`]s, [`Service`]s and policies, each checked once when it arrives, and held small
+//! (`compact`) until it is asked for. [`Snapshot`] is one immutable state of all that, to be shared between
+//! cores. On it, [`outbound::destination_of`] says where a connection goes, [`kernel::may_carry`] whether it
+//! needs the proxy, and [`policy::authorize`] whether a workload takes it.
 //!
 //! IPv4-mapped IPv6 addresses are the IPv4 addresses that they stand for, everywhere.
 
@@ -12,13 +12,13 @@ pub mod kernel;
 pub mod outbound;
 pub mod policy;
 
+mod compact;
 mod decode;
 mod directory;
 mod discovery;
 mod endpoints;
 mod preference;
 mod reach;
-mod record;
 mod service;
 mod snapshot;
 mod store;
@@ -31,15 +31,15 @@ mod workload;
 pub use decode::Invalid;
 pub use discovery::DiscoveryType;
 pub use endpoints::{Target, TargetKey};
-pub use preference::{Place, Preference};
+pub use preference::{Locality, Preference};
 pub use reach::Reach;
 pub use service::{AppProtocol, Families, Service, ServicePort, Visibility};
-pub use snapshot::{Basis, Snapshot};
+pub use snapshot::{DestinationInputs, Snapshot};
 pub use store::{Contents, Rejected, Store};
 pub(crate) use traffic::LONGEST_SPAN;
 pub use traffic::{ConnectionPool, LoadBalancer, OutlierDetection, PortPolicy, TcpKeepalive, TrafficRule};
 pub use waypoint::{Waypoint, Waypoints};
-pub use workload::{Health, NetworkMode, PortMapping, Tunnel, Workload};
+pub use workload::{Health, NetworkMode, PortMapping, TunnelProtocol, Workload};
 
 #[cfg(test)]
 mod fixture;

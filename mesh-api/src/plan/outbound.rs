@@ -1,8 +1,9 @@
 //! Where a connection goes.
 //!
-//! The destination of a connection is the virtual address of a service, the address of a workload, or
-//! neither. Choosing among a service's endpoints is left to the caller, who knows how loaded they are;
-//! everything that makes an endpoint eligible is settled here.
+//! A connection is made to the virtual address of a service, the address of a workload, or neither: that is
+//! its original destination. Where it goes is its [`Destination`]. Choosing among a service's endpoints is
+//! left to the caller, who knows how loaded they are; everything that makes an endpoint eligible is settled
+//! here.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -18,11 +19,11 @@ use super::service::Service;
 use super::snapshot::Snapshot;
 use super::traffic::{LoadBalancer, PortPolicy, TrafficRule};
 use super::waypoint::{self, Waypoint};
-use super::workload::{Tunnel, Workload};
+use super::workload::{TunnelProtocol, Workload};
 
 /// Where a connection goes.
 #[derive(Clone, Debug)]
-pub enum Route {
+pub enum Destination {
     /// To the address that the client used; the mesh does not know it, or is told to stay out of the way.
     Passthrough,
     /// To a workload, addressed directly.
@@ -86,11 +87,11 @@ impl Reject {
 }
 
 /// Says where a connection of a workload goes.
-pub fn route(snapshot: &Snapshot, source: &Workload, destination: SocketAddr) -> Route {
-    let destination = SocketAddr::new(destination.ip().to_canonical(), destination.port());
-    match snapshot.service_by_vip(destination.ip(), &source.namespace) {
-        Some(service) => to_service(snapshot, source, &service, destination),
-        None => to_address(snapshot, source, destination),
+pub fn destination_of(snapshot: &Snapshot, source: &Workload, original: SocketAddr) -> Destination {
+    let original = SocketAddr::new(original.ip().to_canonical(), original.port());
+    match snapshot.service_by_vip(original.ip(), &source.namespace) {
+        Some(service) => to_service(snapshot, source, &service, original),
+        None => to_address(snapshot, source, original),
     }
 }
 
@@ -98,43 +99,43 @@ fn to_service(
     snapshot: &Snapshot,
     source: &Workload,
     service: &Arc<Service>,
-    destination: SocketAddr,
-) -> Route {
+    original: SocketAddr,
+) -> Destination {
     if let Some(waypoint) = waypoint::in_the_way(snapshot, source, &service.waypoints) {
         return behind(format!("service {}", service.key), waypoint);
     }
-    let port = destination.port();
+    let port = original.port();
     let policy = TrafficRule::policy(&service.traffic, source, port);
     if service.preference == Preference::Passthrough || policy.lb == LoadBalancer::Passthrough {
-        return to_address(snapshot, source, destination);
+        return to_address(snapshot, source, original);
     }
-    let family = Family::of(destination.ip());
+    let family = Family::of(original.ip());
     let endpoints = snapshot.entry(service).and_then(|entry| entry.endpoints());
-    let endpoints = endpoints.and_then(|all| all.select(service, port, family, &source.place));
+    let endpoints = endpoints.and_then(|all| all.select(service, port, family, &source.locality));
     let service = service.clone();
     match endpoints {
-        None => Route::Reject(Reject::NoSuchPort { service, port }),
+        None => Destination::Reject(Reject::NoSuchPort { service, port }),
         Some(none) if none.is_empty() => {
             let obstacles = obstacles(snapshot, &service, port);
-            Route::Reject(Reject::NoEndpoint { service, port, obstacles })
+            Destination::Reject(Reject::NoEndpoint { service, port, obstacles })
         }
-        Some(endpoints) => Route::Service { service, port, policy: policy.clone(), endpoints },
+        Some(endpoints) => Destination::Service { service, port, policy: policy.clone(), endpoints },
     }
 }
 
-fn to_address(snapshot: &Snapshot, source: &Workload, destination: SocketAddr) -> Route {
-    let Some(workload) = snapshot.workload_by_address(destination.ip()) else { return Route::Passthrough };
+fn to_address(snapshot: &Snapshot, source: &Workload, original: SocketAddr) -> Destination {
+    let Some(workload) = snapshot.workload_by_address(original.ip()) else { return Destination::Passthrough };
     if let Some(waypoint) = waypoint::in_the_way(snapshot, source, &workload.waypoints) {
         return behind(format!("workload {}/{}", workload.namespace, workload.name), waypoint);
     }
-    if workload.tunnel == Tunnel::Hbone && is_mesh_port(destination.port()) {
-        return Route::Reject(Reject::MeshPort { destination });
+    if workload.tunnel_protocol == TunnelProtocol::Hbone && is_mesh_port(original.port()) {
+        return Destination::Reject(Reject::MeshPort { destination: original });
     }
-    Route::Workload(Target::direct(&workload, destination))
+    Destination::Workload(Target::direct(&workload, original))
 }
 
-fn behind(of: String, waypoint: &Waypoint) -> Route {
-    Route::Reject(Reject::Waypoint { of, waypoint: waypoint.clone() })
+fn behind(of: String, waypoint: &Waypoint) -> Destination {
+    Destination::Reject(Reject::Waypoint { of, waypoint: waypoint.clone() })
 }
 
 fn obstacles(snapshot: &Snapshot, service: &Service, port: u16) -> BTreeMap<Obstacle, usize> {
@@ -142,13 +143,13 @@ fn obstacles(snapshot: &Snapshot, service: &Service, port: u16) -> BTreeMap<Obst
     let members = snapshot.entry(service).and_then(|entry| entry.endpoints()).map(ServiceEndpoints::members);
     for workload in members.into_iter().flatten() {
         // What is eligible by itself and yet not chosen was left out for where it runs.
-        let obstacle = endpoints::obstacle(service, port, workload).unwrap_or(Obstacle::Place);
+        let obstacle = endpoints::obstacle(service, port, workload).unwrap_or(Obstacle::Locality);
         *counts.entry(obstacle).or_default() += 1;
     }
     counts
 }
 
-impl fmt::Display for Route {
+impl fmt::Display for Destination {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Passthrough => f.write_str("past the mesh, to the address that the client used"),

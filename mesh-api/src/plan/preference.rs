@@ -8,7 +8,7 @@ use crate::wire::workload::load_balancing::{Mode, Scope};
 
 /// Where a workload runs. Parts that are not known are empty.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Place {
+pub struct Locality {
     /// Network.
     pub network: Arc<str>,
     /// Cluster.
@@ -23,7 +23,7 @@ pub struct Place {
     pub node: Arc<str>,
 }
 
-impl Place {
+impl Locality {
     pub(super) fn of(from: &wire::Workload) -> Self {
         let locality = from.locality.as_ref();
         let part = |select: fn(&wire::Locality) -> &str| locality.map_or("", select).into();
@@ -78,24 +78,25 @@ impl Preference {
     /// The preferred ones of some candidates, in their order.
     pub(super) fn select<T>(
         &self,
-        client: &Place,
+        client: &Locality,
         candidates: Vec<T>,
-        place: impl Fn(&T) -> &Place,
+        locality: impl Fn(&T) -> &Locality,
     ) -> Vec<T> {
         let (scopes, wanted) = match self {
             Self::None | Self::Passthrough => return candidates,
             Self::Strict(scopes) => (scopes, Some(Rank::full(scopes))),
-            Self::Failover(scopes) => {
-                (scopes, candidates.iter().map(|candidate| Rank::of(scopes, client, place(candidate))).max())
-            }
+            Self::Failover(scopes) => (
+                scopes,
+                candidates.iter().map(|candidate| Rank::of(scopes, client, locality(candidate))).max(),
+            ),
         };
-        let kept = |candidate: &T| Some(Rank::of(scopes, client, place(candidate))) == wanted;
+        let kept = |candidate: &T| Some(Rank::of(scopes, client, locality(candidate))) == wanted;
         candidates.into_iter().filter(kept).collect()
     }
 }
 
-/// How much two places have in common. A network as first scope weighs more than all others together: even if
-/// it differs they still count, but below everything in the client's own network.
+/// How much two localities have in common. A network as first scope weighs more than all others together:
+/// even if it differs they still count, but below everything in the client's own network.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Rank {
     network: bool,
@@ -103,7 +104,7 @@ struct Rank {
 }
 
 impl Rank {
-    fn of(scopes: &[Scope], client: &Place, endpoint: &Place) -> Self {
+    fn of(scopes: &[Scope], client: &Locality, endpoint: &Locality) -> Self {
         let (network, rest) = match scopes {
             [Scope::Network, rest @ ..] => (client.shares(endpoint, Scope::Network), rest),
             all => (true, all),

@@ -55,7 +55,7 @@ impl Snapshot {
         let (come, gone) = self.addresses_since(older);
         let entries = self.directory.services.changes_since(&older.directory.services, Arc::ptr_eq);
         let services = entries.come.into_iter().chain(entries.gone).filter_map(|it| it.service.as_ref());
-        let addresses = services.flat_map(|record| record.addresses.iter().map(IpNet::addr));
+        let addresses = services.flat_map(|compact| compact.addresses.iter().map(IpNet::addr));
         come.into_iter().chain(gone).chain(addresses).collect()
     }
 }
@@ -64,7 +64,7 @@ impl Snapshot {
 fn takes(service: &Service, port: u16, member: &Workload, node: &str) -> bool {
     let in_place = match &service.preference {
         // Whether other scopes are shared is the proxy's to find out.
-        Preference::Strict(scopes) if scopes.contains(&Scope::Node) => *member.place.node == *node,
+        Preference::Strict(scopes) if scopes.contains(&Scope::Node) => *member.locality.node == *node,
         _ => true,
     };
     in_place && endpoints::obstacle(service, port, member).is_none()

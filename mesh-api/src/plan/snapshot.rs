@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
+use super::compact::CompactWorkload;
 use super::directory::{Directory, Entry};
 use super::policy::{Policy, PolicySet};
-use super::record::Record;
 use super::service::Service;
 use super::waypoint::Waypoints;
 use super::workload::Workload;
@@ -30,17 +30,17 @@ impl Snapshot {
 
     /// The workload with that uid.
     pub fn workload(&self, uid: &str) -> Option<Arc<Workload>> {
-        self.directory.record(uid).map(|record| record.workload())
+        self.directory.workload(uid).map(|compact| compact.workload())
     }
 
     /// Whether there is a workload with that uid.
     pub fn knows_workload(&self, uid: &str) -> bool {
-        self.directory.record(uid).is_some()
+        self.directory.workload(uid).is_some()
     }
 
     /// The workload that owns an address. Workloads in their node's network own none.
     pub fn workload_by_address(&self, ip: IpAddr) -> Option<Arc<Workload>> {
-        self.directory.owner(ip.to_canonical()).map(|record| record.workload())
+        self.directory.owner(ip.to_canonical()).map(|compact| compact.workload())
     }
 
     /// The service that a client in a namespace means by a virtual address.
@@ -51,7 +51,7 @@ impl Snapshot {
     /// The service with that namespace and fully qualified host name.
     pub fn service_by_name(&self, namespace: &str, hostname: &str) -> Option<Arc<Service>> {
         let entry = self.directory.entry(&format!("{namespace}/{hostname}"))?;
-        entry.service.as_ref().map(|record| record.service())
+        entry.service.as_ref().map(|compact| compact.service())
     }
 
     /// The service that a client in a namespace means by a name, as its resolver would find it: `web`,
@@ -80,7 +80,7 @@ impl Snapshot {
 
     /// All workloads, in no order.
     pub fn workloads(&self) -> impl Iterator<Item = Arc<Workload>> {
-        self.directory.workloads.iter().map(|record| record.view())
+        self.directory.workloads.iter().map(|compact| compact.view())
     }
 
     /// Number of workloads.
@@ -90,14 +90,14 @@ impl Snapshot {
 
     /// The workloads of one node, in no order.
     pub fn workloads_on(&self, node: &str) -> impl Iterator<Item = Arc<Workload>> {
-        let there = self.directory.workloads.iter().filter(move |record| record.node() == node);
-        there.map(|record| record.view())
+        let there = self.directory.workloads.iter().filter(move |compact| compact.node() == node);
+        there.map(|compact| compact.view())
     }
 
     /// All services, in no order.
     pub fn services(&self) -> impl Iterator<Item = Arc<Service>> {
         let known = self.directory.services.iter().filter_map(|entry| entry.service.as_ref());
-        known.map(|record| record.view())
+        known.map(|compact| compact.view())
     }
 
     /// Number of services.
@@ -127,7 +127,7 @@ impl Snapshot {
 
     /// Every single address that the mesh knows: of workloads and services. May name one twice.
     pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
-        let workloads = self.directory.workloads.iter().flat_map(|record| record.claimed());
+        let workloads = self.directory.workloads.iter().flat_map(|compact| compact.claimed());
         workloads.chain(self.directory.vips.addresses())
     }
 
@@ -142,7 +142,7 @@ impl Snapshot {
     pub fn addresses_since(&self, older: &Self) -> (HashSet<IpAddr>, HashSet<IpAddr>) {
         let workloads = self.directory.by_address.changes_since(&older.directory.by_address, Arc::ptr_eq);
         let mut touched: HashSet<IpAddr> =
-            workloads.gone.into_iter().chain(workloads.come).flat_map(|record| record.claimed()).collect();
+            workloads.gone.into_iter().chain(workloads.come).flat_map(|compact| compact.claimed()).collect();
         touched.extend(self.directory.vips.touched_since(&older.directory.vips));
         let moved = touched.into_iter().filter(|ip| self.knows_address(*ip) != older.knows_address(*ip));
         moved.partition(|ip| self.knows_address(*ip))
@@ -161,19 +161,25 @@ impl Snapshot {
 
     /// Whether a workload is in both states the same, or in neither.
     pub fn has_workload_of(&self, other: &Self, uid: &str) -> bool {
-        match (self.directory.record(uid), other.directory.record(uid)) {
+        match (self.directory.workload(uid), other.directory.workload(uid)) {
             (Some(ours), Some(theirs)) => Arc::ptr_eq(ours, theirs),
             (None, None) => true,
             _ => false,
         }
     }
 
-    /// What the route from a workload to an address depends on, and what is decided at its endpoints.
-    pub fn basis(&self, source: &[IpAddr], namespace: &str, destination: IpAddr) -> Basis {
+    /// What the destination of connections from a workload to an address depends on, and what is decided at
+    /// its endpoints.
+    pub fn destination_inputs(
+        &self,
+        source: &[IpAddr],
+        namespace: &str,
+        destination: IpAddr,
+    ) -> DestinationInputs {
         let destination = destination.to_canonical();
         let service = self.directory.vips.find(destination, namespace);
         let entry = service.and_then(|service| self.directory.entry(&service.key)).cloned();
-        Basis {
+        DestinationInputs {
             source: source.iter().map(|ip| self.directory.owner(ip.to_canonical()).cloned()).collect(),
             entry,
             owner: self.directory.owner(destination).cloned(),
@@ -186,16 +192,16 @@ impl Snapshot {
     }
 }
 
-/// What a route depends on. As long as it is equal, so is the route.
+/// What a destination depends on. As long as it is equal, so is the destination.
 #[derive(Debug)]
-pub struct Basis {
-    source: Box<[Option<Arc<Record>>]>,
+pub struct DestinationInputs {
+    source: Box<[Option<Arc<CompactWorkload>>]>,
     entry: Option<Arc<Entry>>,
-    owner: Option<Arc<Record>>,
+    owner: Option<Arc<CompactWorkload>>,
     policies: PolicySet,
 }
 
-impl PartialEq for Basis {
+impl PartialEq for DestinationInputs {
     /// Whether both are of the same things, not of alike ones.
     fn eq(&self, other: &Self) -> bool {
         let sources = || self.source.iter().zip(&other.source);

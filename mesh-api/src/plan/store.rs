@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use prost_types::Any;
 
+use super::compact::{CompactService, CompactWorkload};
 use super::decode::{self, Invalid};
 use super::directory::Editor;
 use super::discovery::DiscoveryType;
 use super::policy::{Policy, PolicyEditor};
-use super::record::{Record, ServiceRecord};
 use super::snapshot::Snapshot;
 use super::waypoint::Waypoints;
 use crate::table::Table;
@@ -36,8 +36,8 @@ type Authorizations = BTreeMap<String, Held>;
 /// What a [`Store`] held at a moment. It shares with the store what did not change since.
 #[derive(Clone, Debug)]
 pub struct Contents {
-    workloads: Table<Arc<Record>>,
-    services: Vec<Arc<ServiceRecord>>,
+    workloads: Table<Arc<CompactWorkload>>,
+    services: Vec<Arc<CompactService>>,
     authorizations: Authorizations,
 }
 
@@ -70,8 +70,8 @@ impl Contents {
     }
 
     pub(super) fn addresses(&self) -> Box<dyn Iterator<Item = Resource> + '_> {
-        let workloads = self.workloads.iter().map(|record| record.resource());
-        Box::new(workloads.chain(self.services.iter().map(|record| record.resource())))
+        let workloads = self.workloads.iter().map(|compact| compact.resource());
+        Box::new(workloads.chain(self.services.iter().map(|compact| compact.resource())))
     }
 
     pub(super) fn authorizations(&self) -> Box<dyn Iterator<Item = Resource> + '_> {

@@ -5,37 +5,37 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use super::record::ServiceRecord;
+use super::compact::CompactService;
 use super::service::Service;
 use crate::table::{Table, hash_of};
 
 /// Services by virtual address.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Vips {
-    exact: Table<Arc<ServiceRecord>>,
+    exact: Table<Arc<CompactService>>,
     /// Few services have one, if any.
-    ranges: Arc<Vec<(IpNet, Arc<ServiceRecord>)>>,
+    ranges: Arc<Vec<(IpNet, Arc<CompactService>)>>,
 }
 
 impl Vips {
-    pub(super) fn insert(&mut self, record: &Arc<ServiceRecord>) {
-        for network in &record.addresses {
+    pub(super) fn insert(&mut self, service: &Arc<CompactService>) {
+        for network in &service.addresses {
             if is_single(network) {
-                self.exact.insert(hash_of(&network.addr()), record.clone());
+                self.exact.insert(hash_of(&network.addr()), service.clone());
             } else {
-                Arc::make_mut(&mut self.ranges).push((*network, record.clone()));
+                Arc::make_mut(&mut self.ranges).push((*network, service.clone()));
             }
         }
     }
 
-    pub(super) fn remove(&mut self, record: &Arc<ServiceRecord>) {
-        for network in &record.addresses {
+    pub(super) fn remove(&mut self, service: &Arc<CompactService>) {
+        for network in &service.addresses {
             if is_single(network) {
-                self.exact.remove(hash_of(&network.addr()), |held| Arc::ptr_eq(held, record));
+                self.exact.remove(hash_of(&network.addr()), |held| Arc::ptr_eq(held, service));
             }
         }
-        if self.ranges.iter().any(|(_, held)| Arc::ptr_eq(held, record)) {
-            Arc::make_mut(&mut self.ranges).retain(|(_, held)| !Arc::ptr_eq(held, record));
+        if self.ranges.iter().any(|(_, held)| Arc::ptr_eq(held, service)) {
+            Arc::make_mut(&mut self.ranges).retain(|(_, held)| !Arc::ptr_eq(held, service));
         }
     }
 
@@ -45,11 +45,11 @@ impl Vips {
     pub(super) fn find(&self, ip: IpAddr, namespace: &str) -> Option<Arc<Service>> {
         let rank =
             |service: &Service| (&*service.namespace != namespace, !service.canonical, service.key.clone());
-        let exact = self.with(ip).map(|record| record.service());
+        let exact = self.with(ip).map(|compact| compact.service());
         let exact = exact.filter(|service| service.is_visible_to(namespace)).min_by_key(|it| rank(it));
         exact.or_else(|| {
             let ranges = self.ranges.iter().filter(|(network, _)| network.contains(&ip));
-            let services = ranges.map(|(network, record)| (network, record.service()));
+            let services = ranges.map(|(network, compact)| (network, compact.service()));
             let visible = services.filter(|(_, service)| service.is_visible_to(namespace));
             let best = visible.min_by_key(|(network, service)| {
                 let (foreign, secondary, key) = rank(service);
@@ -66,12 +66,12 @@ impl Vips {
 
     /// The services that have just that address, to look at.
     pub(super) fn services(&self, ip: IpAddr) -> impl Iterator<Item = Arc<Service>> {
-        self.with(ip).map(|record| record.view())
+        self.with(ip).map(|compact| compact.view())
     }
 
     /// Every single address. May name one twice.
     pub(super) fn addresses(&self) -> impl Iterator<Item = IpAddr> {
-        self.exact.iter().flat_map(|record| singles(record))
+        self.exact.iter().flat_map(|service| singles(service))
     }
 
     pub(super) fn ranges(&self) -> impl Iterator<Item = IpNet> {
@@ -81,17 +81,17 @@ impl Vips {
     /// Single addresses that may have come and gone since an older state.
     pub(super) fn touched_since(&self, older: &Self) -> Vec<IpAddr> {
         let changes = self.exact.changes_since(&older.exact, Arc::ptr_eq);
-        changes.gone.into_iter().chain(changes.come).flat_map(|record| singles(record)).collect()
+        changes.gone.into_iter().chain(changes.come).flat_map(|service| singles(service)).collect()
     }
 
-    fn with(&self, ip: IpAddr) -> impl Iterator<Item = &Arc<ServiceRecord>> {
+    fn with(&self, ip: IpAddr) -> impl Iterator<Item = &Arc<CompactService>> {
         let candidates = self.exact.candidates(hash_of(&ip));
-        candidates.filter(move |record| singles(record).any(|single| single == ip))
+        candidates.filter(move |service| singles(service).any(|single| single == ip))
     }
 }
 
-fn singles(record: &ServiceRecord) -> impl Iterator<Item = IpAddr> {
-    record.addresses.iter().filter(|network| is_single(network)).map(IpNet::addr)
+fn singles(service: &CompactService) -> impl Iterator<Item = IpAddr> {
+    service.addresses.iter().filter(|network| is_single(network)).map(IpNet::addr)
 }
 
 fn is_single(network: &IpNet) -> bool {

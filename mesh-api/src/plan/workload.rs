@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::decode::{self, Invalid};
-use super::preference::Place;
+use super::preference::Locality;
 use super::waypoint::Waypoint;
 use crate::identity::SpiffeId;
 use crate::wire::{ext, type_url, workload as wire};
@@ -29,13 +29,13 @@ pub struct Workload {
     /// Its addresses, canonical; may be empty.
     pub addresses: Box<[IpAddr]>,
     /// Where it runs.
-    pub place: Place,
+    pub locality: Locality,
     /// Name of its node; empty if it has none.
     pub node: Arc<str>,
     /// Name of its cluster; may be empty.
     pub cluster: Arc<str>,
     /// How it is reached.
-    pub tunnel: Tunnel,
+    pub tunnel_protocol: TunnelProtocol,
     /// Whether it is ready.
     pub health: Health,
     /// Whose its addresses are.
@@ -60,7 +60,7 @@ pub struct Workload {
 
 /// How a workload is reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Tunnel {
+pub enum TunnelProtocol {
     /// HTTP/2 CONNECT over mutual TLS.
     Hbone,
     /// Plain TCP.
@@ -114,16 +114,16 @@ impl TryFrom<wire::Workload> for Workload {
             or(&from.service_account, DEFAULT_ACCOUNT),
         )?;
         let addresses = from.addresses.iter().map(|bytes| decode::address("addresses", bytes));
-        let place = Place::of(&from);
+        let locality = Locality::of(&from);
         Ok(Self {
             uid: decode::present("uid", &from.uid)?.into(),
             identity,
             namespace: namespace.into(),
             addresses: addresses.collect::<Result<_, _>>()?,
-            node: place.node.clone(),
-            cluster: place.cluster.clone(),
-            place,
-            tunnel: tunnel(from.tunnel_protocol)?,
+            node: locality.node.clone(),
+            cluster: locality.cluster.clone(),
+            locality,
+            tunnel_protocol: tunnel_protocol(from.tunnel_protocol)?,
             health: health(from.status, &from.extensions)?,
             network_mode: network_mode(from.network_mode)?,
             capacity: from.capacity.unwrap_or(1),
@@ -143,10 +143,10 @@ fn or<'a>(text: &'a str, default: &'a str) -> &'a str {
     if text.is_empty() { default } else { text }
 }
 
-fn tunnel(value: i32) -> Result<Tunnel, Invalid> {
+fn tunnel_protocol(value: i32) -> Result<TunnelProtocol, Invalid> {
     match decode::known("tunnel_protocol", value)? {
-        wire::TunnelProtocol::None => Ok(Tunnel::Plain),
-        wire::TunnelProtocol::Hbone => Ok(Tunnel::Hbone),
+        wire::TunnelProtocol::None => Ok(TunnelProtocol::Plain),
+        wire::TunnelProtocol::Hbone => Ok(TunnelProtocol::Hbone),
         wire::TunnelProtocol::LegacyIstioMtls => Err(Invalid::LegacyTunnel),
     }
 }

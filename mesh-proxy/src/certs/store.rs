@@ -20,7 +20,7 @@ use super::trust::{Roots, Trust};
 use super::verify::MeshVerifier;
 use super::{WorkloadCertificate, renewal, tls};
 use crate::legacy::Legacy;
-use crate::tunnel::TunnelProtocol;
+use crate::tunnel::Framing;
 
 /// Requests to the authority at a time. More would only wait there.
 const ASKED_AT_A_TIME: usize = 16;
@@ -36,7 +36,7 @@ pub(super) struct Shared {
     ca: CaClient,
     pub trust: Arc<Trust>,
     verifier: Arc<MeshVerifier>,
-    tunnel: TunnelProtocol,
+    framing: Framing,
     pub runtime: Handle,
     pub current: ArcSwap<HashMap<SpiffeId, Arc<WorkloadCertificate>>>,
     /// What a proxy before this one has left, until somebody wants it.
@@ -73,7 +73,7 @@ pub(super) struct Wanted {
 impl Certificates {
     /// Certificates from an authority, for connections that are framed in a way, which are left to a next
     /// proxy. To be called on the runtime that is to renew them; the agent's own is asked for at once.
-    pub fn new(ca: CaClient, trust_domain: &str, tunnel: TunnelProtocol, legacy: Legacy) -> Self {
+    pub fn new(ca: CaClient, trust_domain: &str, framing: Framing, legacy: Legacy) -> Self {
         let provider = tls::provider();
         let trust = Arc::new(Trust::new(Arc::clone(&provider), &ca.endpoint.root_cert));
         let verifier =
@@ -83,7 +83,7 @@ impl Certificates {
             ca,
             trust,
             verifier: Arc::new(verifier),
-            tunnel,
+            framing,
             runtime: Handle::current(),
             current: ArcSwap::default(),
             inherited: Mutex::default(),
@@ -239,8 +239,8 @@ impl Shared {
 
     /// What handshakes need of a certificate. Errors: its key is another's.
     pub fn identity(&self, issued: &Issued) -> Result<WorkloadCertificate, rustls::Error> {
-        let client = tls::client(&self.verifier, issued.chain.clone(), issued.private_key(), self.tunnel)?;
-        let server = tls::server(&self.verifier, issued.chain.clone(), issued.private_key(), self.tunnel)?;
+        let client = tls::client(&self.verifier, issued.chain.clone(), issued.private_key(), self.framing)?;
+        let server = tls::server(&self.verifier, issued.chain.clone(), issued.private_key(), self.framing)?;
         Ok(WorkloadCertificate {
             id: issued.id.clone(),
             client: Arc::new(client),

@@ -14,7 +14,7 @@ use super::verify::MeshVerifier;
 use super::{Certificates, tls};
 use crate::legacy::certificates::{Contents, Entry, MOST_BYTES, read, write};
 use crate::legacy::{self, Legacy};
-use crate::tunnel::TunnelProtocol;
+use crate::tunnel::Framing;
 
 const LONG: Duration = Duration::from_mins(10);
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -29,7 +29,7 @@ async fn agent(lifetime: Duration) -> (Authority, Running, Certificates) {
     let certificates = Certificates::new(
         authority.client(running.address),
         "cluster.local",
-        TunnelProtocol::default(),
+        Framing::default(),
         Legacy::nobody(),
     );
     (authority, running, certificates)
@@ -94,7 +94,7 @@ async fn an_answer_for_somebody_else_is_not_used() {
     let certificates = Certificates::new(
         authority.client(running.address),
         "cluster.local",
-        TunnelProtocol::default(),
+        Framing::default(),
         Legacy::nobody(),
     );
     certificates.retain(&web());
@@ -127,8 +127,7 @@ async fn a_cluster_that_no_header_can_name_is_told_with_its_setting() {
     let running = authority.serve("127.0.0.1:0").await;
     let mut client = authority.client(running.address);
     client.endpoint.cluster_id = "München".to_owned();
-    let certificates =
-        Certificates::new(client, "cluster.local", TunnelProtocol::default(), Legacy::nobody());
+    let certificates = Certificates::new(client, "cluster.local", Framing::default(), Legacy::nobody());
     certificates.retain(&web());
     until("an error", || certificates.status()[0].error.is_some()).await;
     let error = certificates.status().remove(0).error.unwrap();
@@ -186,7 +185,7 @@ async fn a_certificate_whose_root_is_gone_is_replaced_at_once() {
 async fn left_behind(authority: &Authority, running: &Running) -> (Certificates, Vec<u8>) {
     let (legacy, mut left) = Legacy::new();
     let client = authority.client(running.address);
-    let certificates = Certificates::new(client, "cluster.local", TunnelProtocol::default(), legacy);
+    let certificates = Certificates::new(client, "cluster.local", Framing::default(), legacy);
     certificates.retain(&web());
     let both = async {
         loop {
@@ -204,12 +203,8 @@ async fn left_behind(authority: &Authority, running: &Running) -> (Certificates,
 /// Another proxy, which finds these bytes and no authority.
 fn heir(authority: &Authority, bytes: &[u8]) -> Certificates {
     let nobody = std::net::SocketAddr::from(([127, 0, 0, 1], 1));
-    let heir = Certificates::new(
-        authority.client(nobody),
-        "cluster.local",
-        TunnelProtocol::default(),
-        Legacy::nobody(),
-    );
+    let heir =
+        Certificates::new(authority.client(nobody), "cluster.local", Framing::default(), Legacy::nobody());
     let mut file = legacy::create(c"test").unwrap();
     std::io::Write::write_all(&mut file, bytes).unwrap();
     heir.inherit(&file);
@@ -226,12 +221,8 @@ async fn certificates_outlive_the_proxy_that_asked_for_them() {
     drop(first);
     let address = running.address;
     running.stop().await;
-    let heir = Certificates::new(
-        authority.client(address),
-        "cluster.local",
-        TunnelProtocol::default(),
-        Legacy::nobody(),
-    );
+    let heir =
+        Certificates::new(authority.client(address), "cluster.local", Framing::default(), Legacy::nobody());
     let mut file = legacy::create(c"test").unwrap();
     std::io::Write::write_all(&mut file, &bytes).unwrap();
     heir.inherit(&file);

@@ -13,15 +13,15 @@ use rustls::{ClientConfig, Error, ServerConfig};
 
 use super::verify::MeshVerifier;
 use crate::mux;
-use crate::tunnel::TunnelProtocol;
+use crate::tunnel::Framing;
 
 const HBONE: &[u8] = b"h2";
 
 /// The protocols that peers are offered or may choose from, the best first.
-fn alpn(tunnel: TunnelProtocol) -> Vec<Vec<u8>> {
-    match tunnel {
-        TunnelProtocol::Auto => vec![mux::ALPN.to_vec(), HBONE.to_vec()],
-        TunnelProtocol::Hbone => vec![HBONE.to_vec()],
+fn alpn(framing: Framing) -> Vec<Vec<u8>> {
+    match framing {
+        Framing::Auto => vec![mux::ALPN.to_vec(), HBONE.to_vec()],
+        Framing::Hbone => vec![HBONE.to_vec()],
     }
 }
 
@@ -40,14 +40,14 @@ pub(super) fn client(
     verifier: &Arc<MeshVerifier>,
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
-    tunnel: TunnelProtocol,
+    framing: Framing,
 ) -> Result<ClientConfig, Error> {
     let mut config = ClientConfig::builder_with_provider(Arc::clone(&verifier.provider))
         .with_protocol_versions(&[&TLS13])?
         .dangerous()
         .with_custom_certificate_verifier(Arc::clone(verifier) as _)
         .with_client_auth_cert(chain, key)?;
-    config.alpn_protocols = alpn(tunnel);
+    config.alpn_protocols = alpn(framing);
     config.enable_sni = false;
     config.resumption = Resumption::disabled();
     Ok(config)
@@ -58,13 +58,13 @@ pub(super) fn server(
     verifier: &Arc<MeshVerifier>,
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
-    tunnel: TunnelProtocol,
+    framing: Framing,
 ) -> Result<ServerConfig, Error> {
     let mut config = ServerConfig::builder_with_provider(Arc::clone(&verifier.provider))
         .with_protocol_versions(&[&TLS13])?
         .with_client_cert_verifier(Arc::clone(verifier) as _)
         .with_single_cert(chain, key)?;
-    config.alpn_protocols = alpn(tunnel);
+    config.alpn_protocols = alpn(framing);
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     Ok(config)

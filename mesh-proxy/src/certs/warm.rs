@@ -9,7 +9,7 @@ use rustls::{ClientConnection, ServerConnection};
 use super::tls;
 use super::trust::Trust;
 use super::verify::MeshVerifier;
-use crate::tunnel::TunnelProtocol;
+use crate::tunnel::Framing;
 
 const WHO: &str = "spiffe://warm.up/ns/a/sa/b";
 
@@ -39,8 +39,8 @@ fn handshake() -> Result<(), Box<dyn std::error::Error>> {
     trust.learn(vec![root.der().clone()])?;
     let verifier = Arc::new(MeshVerifier { trust, provider, trust_domain: "warm.up".into() });
     let key = || PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
-    let client = tls::client(&verifier, vec![leaf.clone()], key(), TunnelProtocol::default())?;
-    let server = tls::server(&verifier, vec![leaf], key(), TunnelProtocol::default())?;
+    let client = tls::client(&verifier, vec![leaf.clone()], key(), Framing::default())?;
+    let server = tls::server(&verifier, vec![leaf], key(), Framing::default())?;
     let name = ServerName::IpAddress(std::net::Ipv4Addr::LOCALHOST.into());
     talk(ClientConnection::new(client.into(), name)?, ServerConnection::new(server.into())?)
 }

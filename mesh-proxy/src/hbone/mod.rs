@@ -10,7 +10,7 @@ mod tunnel;
 mod tests;
 
 pub use client::{Connection, OpenError};
-pub use server::{Request, Server};
+pub use server::{IncomingStream, Server};
 pub use tunnel::Tunnel;
 
 /// Flow-control credit of a stream, bytes: what a stopped reader can make its node hold.
@@ -22,7 +22,7 @@ const OWN_STREAMS: u32 = 64;
 /// Streams that a peer may have open on one connection: what Istio announces. Peers open up to a hundred
 /// before they know how many they may (ztunnel takes that for granted), and what one has asked for beyond a
 /// smaller number waits in it for good. So many cost no more memory than as many on further connections: each
-/// stream has a place among its pod's connections, or is refused.
+/// stream takes one of its pod's connection slots, or is refused.
 const PEER_STREAMS: u32 = 200;
 
 /// Credit of a connection with so many streams: all of theirs together, so that stopped readers never hold up

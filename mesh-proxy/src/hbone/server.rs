@@ -29,8 +29,8 @@ pub struct Server {
     connection: server::Connection<Guarded<SharedTls<UnbufferedServerConnection>>, Bytes>,
 }
 
-/// A request to open a stream, not answered yet.
-pub struct Request {
+/// A stream that a peer asks for, not answered yet.
+pub struct IncomingStream {
     /// Method; anything but `CONNECT` is to be refused.
     pub method: Method,
     /// Target as the peer wrote it, `host:port`.
@@ -65,12 +65,12 @@ impl Server {
         Ok(Self { tls, connection })
     }
 
-    /// Serves the connection: each request gets a task of its own from `handle`. Once `drain` is over no new
+    /// Serves the connection: each stream gets a task of its own from `handle`. Once `drain` is over no new
     /// streams are taken and the connection ends with the last one.
     pub async fn serve<F>(
         mut self,
         drain: impl Future<Output = ()>,
-        handle: impl Fn(Request) -> F,
+        handle: impl Fn(IncomingStream) -> F,
     ) -> io::Result<()>
     where
         F: Future<Output = ()> + 'static,
@@ -87,7 +87,7 @@ impl Server {
             });
             match next.await? {
                 Some(Ok((request, respond))) => {
-                    spawn_local(handle(Request::new(request, respond)));
+                    spawn_local(handle(IncomingStream::new(request, respond)));
                 }
                 Some(Err(error)) => return Err(io::Error::other(error)),
                 None => break,
@@ -99,7 +99,7 @@ impl Server {
     }
 }
 
-impl Request {
+impl IncomingStream {
     fn new(request: http::Request<RecvStream>, respond: SendResponse<Bytes>) -> Self {
         let (parts, receive) = request.into_parts();
         let authority = parts.uri.authority().map(ToString::to_string);

@@ -16,7 +16,7 @@ use crate::fixture::{self, Protocol, configs, run};
 use crate::relay::{self, Meter, SocketIs, relay_hbone};
 use crate::tls;
 
-/// What the server does with a request.
+/// What the server does with a stream that is asked for.
 #[derive(Clone, Copy)]
 enum Answer {
     Relay,
@@ -40,13 +40,13 @@ async fn serve(application: std::net::SocketAddr, answer: Answer) -> std::net::S
         let (tcp, _) = listener.accept().await.unwrap();
         let server = Server::start(tls::accept(tcp, server).await.unwrap()).await.unwrap();
         let _end = server
-            .serve(std::future::pending(), move |request| async move {
+            .serve(std::future::pending(), move |incoming| async move {
                 match answer {
-                    Answer::Refuse(status) => request.refuse(status),
-                    Answer::Echo => echo(request.accept(http::HeaderMap::new()).unwrap()).await,
+                    Answer::Refuse(status) => incoming.refuse(status),
+                    Answer::Echo => echo(incoming.accept(http::HeaderMap::new()).unwrap()).await,
                     Answer::Relay => {
                         let socket = TcpStream::connect(application).await.unwrap();
-                        let mut tunnel = request.accept(http::HeaderMap::new()).unwrap();
+                        let mut tunnel = incoming.accept(http::HeaderMap::new()).unwrap();
                         let _end =
                             relay_hbone(socket, &mut tunnel, SocketIs::Server, &Meter::default()).await;
                     }

@@ -14,7 +14,7 @@ use super::MAX_STREAMS;
 use super::driver::{Driver, Side};
 use super::frame::{Frame, Refusal};
 use super::link::Link;
-use super::open::{Open, Trace};
+use super::open::{OpenFrame, Trace};
 use super::stream::{Answer, Broken, Stream, Tunnel};
 use super::window::{Budget, Window};
 use crate::tls::TlsStream;
@@ -97,7 +97,7 @@ impl Connection {
     /// known what became of the stream: then nobody may send them again.
     pub async fn open(
         &self,
-        mut open: Open,
+        mut open: OpenFrame,
         application: Option<&TcpStream>,
         exposed: &Cell<bool>,
     ) -> Result<Tunnel, OpenError> {
@@ -173,9 +173,13 @@ impl Drop for Unanswered<'_> {
     }
 }
 
-/// What a stream's opener says.
-pub fn request(source: SocketAddr, destination: SocketAddr, host: Option<&str>) -> Open {
-    Open { host: host.map(str::to_owned), trace: Some(new_trace()), ..Open::new(source, destination) }
+/// What a stream's opener says of it.
+pub fn open_frame(source: SocketAddr, destination: SocketAddr, host: Option<&str>) -> OpenFrame {
+    OpenFrame {
+        host: host.map(str::to_owned),
+        trace: Some(new_trace()),
+        ..OpenFrame::new(source, destination)
+    }
 }
 
 /// A trace of which nothing is recorded. An id of zeros would be none.

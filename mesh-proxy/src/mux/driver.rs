@@ -16,10 +16,10 @@ use tokio::io::AsyncWrite;
 
 use super::frame::{Decoder, Error as FrameError, Event, Frame, Goodbye, Refusal};
 use super::link::Link;
-use super::open::Open;
+use super::open::OpenFrame;
 use super::stream::{Answer, Broken, Stream, Tunnel, Violation};
 use super::window::Window;
-use super::{EARLY, MAX_PEER_STREAMS, Request, price};
+use super::{EARLY, IncomingStream, MAX_PEER_STREAMS, price};
 use crate::sys;
 use crate::tls::{Records, TlsStream, scratch};
 
@@ -129,7 +129,7 @@ impl<C: Records> Driver<C> {
     }
 
     /// Drives the connection to its end; `opened` gets the streams that the peer opens.
-    pub async fn run(mut self, mut opened: impl FnMut(Request)) -> Over {
+    pub async fn run(mut self, mut opened: impl FnMut(IncomingStream)) -> Over {
         let link = Rc::clone(&self.receiver.link);
         let over = tokio::select! {
             biased;
@@ -145,7 +145,11 @@ impl<C: Records> Driver<C> {
     }
 
     /// One turn. An error is the end of the connection.
-    fn turn(&mut self, context: &mut Context<'_>, opened: &mut impl FnMut(Request)) -> Result<(), Over> {
+    fn turn(
+        &mut self,
+        context: &mut Context<'_>,
+        opened: &mut impl FnMut(IncomingStream),
+    ) -> Result<(), Over> {
         self.receiver.link.drive(context);
         let closed = self.receive(context, opened)?;
         self.receiver.link.driven();
@@ -163,7 +167,11 @@ impl<C: Records> Driver<C> {
     }
 
     /// Receives for one turn. Returns whether the peer has said goodbye.
-    fn receive(&mut self, context: &mut Context<'_>, opened: &mut impl FnMut(Request)) -> Result<bool, Over> {
+    fn receive(
+        &mut self,
+        context: &mut Context<'_>,
+        opened: &mut impl FnMut(IncomingStream),
+    ) -> Result<bool, Over> {
         let Self { tls, receiver } = self;
         receiver.turn = Turn::default();
         for _ in 0..RECEIVES {
@@ -239,7 +247,7 @@ impl<C: Records> Driver<C> {
 
 impl Receiver {
     /// Takes what a turn has room for. Returns how much that is.
-    fn take(&mut self, bytes: &[u8], opened: &mut impl FnMut(Request)) -> Result<usize, Over> {
+    fn take(&mut self, bytes: &[u8], opened: &mut impl FnMut(IncomingStream)) -> Result<usize, Over> {
         let mut rest = bytes;
         while !self.turn.is_over() {
             let Some(event) = self.decoder.next(&mut rest)? else { break };
@@ -305,7 +313,7 @@ impl Receiver {
         Ok(self.link.stream(id))
     }
 
-    fn frame(&mut self, frame: Frame, opened: &mut impl FnMut(Request)) -> Result<(), Over> {
+    fn frame(&mut self, frame: Frame, opened: &mut impl FnMut(IncomingStream)) -> Result<(), Over> {
         match frame {
             Frame::Open(id, open) => self.open(id, open, opened)?,
             Frame::Accept(id, credit) => {
@@ -342,7 +350,7 @@ impl Receiver {
         Ok(())
     }
 
-    fn open(&self, id: u32, open: Open, opened: &mut impl FnMut(Request)) -> Result<(), Over> {
+    fn open(&self, id: u32, open: OpenFrame, opened: &mut impl FnMut(IncomingStream)) -> Result<(), Over> {
         let link = &self.link;
         if self.side == Side::Client || id <= link.last_stream.get() {
             return Err(Over::WrongStream(id));
@@ -360,7 +368,7 @@ impl Receiver {
         }
         let stream = Stream::opened(id, open.credit, Window::early(&link.budget));
         link.add(&stream);
-        opened(Request { open, tunnel: Tunnel::new(stream, Rc::clone(link)) });
+        opened(IncomingStream { open, tunnel: Tunnel::new(stream, Rc::clone(link)) });
         Ok(())
     }
 }

@@ -6,7 +6,7 @@
 //! and so never more than [`MAX_CONTROL`] bytes and a header; DATA is handed on piece by piece, from where it
 //! lies.
 
-use super::open::Open;
+use super::open::OpenFrame;
 
 /// Bytes of a header.
 pub const HEADER: usize = 8;
@@ -51,7 +51,7 @@ pub enum Event<'a> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Frame {
     /// Opens a stream.
-    Open(u32, Open),
+    Open(u32, OpenFrame),
     /// Accepts it: from here on it carries bytes both ways, with so much credit more for the opener.
     Accept(u32, u32),
     /// Refuses it.
@@ -326,7 +326,7 @@ impl Frame {
     fn read(header: Header, payload: &[u8]) -> Result<Self, Error> {
         let Header { kind, stream, .. } = header;
         let frame = match (kind, payload) {
-            (OPEN, payload) => Open::read(payload).map(|open| Self::Open(stream, open)),
+            (OPEN, payload) => OpenFrame::read(payload).map(|open| Self::Open(stream, open)),
             (ACCEPT, &[a, b, c, d]) => Some(Self::Accept(stream, u32::from_be_bytes([a, b, c, d]))),
             (REFUSE, &[code]) => Some(Self::Refuse(stream, Refusal::of(code))),
             (CREDIT, &[a, b, c, d]) => Some(Self::Credit(stream, u32::from_be_bytes([a, b, c, d]))),
@@ -385,7 +385,7 @@ mod tests {
 
     fn frames() -> Vec<Frame> {
         vec![
-            Frame::Open(7, Open::new("10.0.0.1:80".parse().unwrap(), "[fd00::1]:443".parse().unwrap())),
+            Frame::Open(7, OpenFrame::new("10.0.0.1:80".parse().unwrap(), "[fd00::1]:443".parse().unwrap())),
             Frame::Accept(7, 1 << 20),
             Frame::Refuse(8, Refusal::Denied),
             Frame::Refuse(8, Refusal::Other(99)),
@@ -429,7 +429,7 @@ mod tests {
             put(&format!("kind-{}-{}", alone[0], alone.len()), &alone);
             conversation.extend(alone);
         }
-        let mut open = Open::new("[fd00::1]:9".parse().unwrap(), "[fd00::2]:8080".parse().unwrap());
+        let mut open = OpenFrame::new("[fd00::1]:9".parse().unwrap(), "[fd00::2]:8080".parse().unwrap());
         open.host = Some("web.shop.svc.cluster.local".to_owned());
         open.trace = Some(Trace { id: [7; 16], parent: [8; 8], flags: 1 });
         let mut full = Vec::new();

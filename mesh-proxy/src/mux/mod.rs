@@ -19,8 +19,8 @@ mod window;
 #[cfg(test)]
 mod tests;
 
-pub use client::{Connection, OpenError, request};
-pub use server::{Request, Server};
+pub use client::{Connection, OpenError, open_frame};
+pub use server::{IncomingStream, Server};
 pub use stream::{Broken, Tunnel};
 pub use window::Budget;
 

@@ -8,9 +8,9 @@ const LONGEST_HOST: usize = 253;
 const HOST: u8 = 1;
 const TRACE: u8 = 2;
 
-/// A request to open a stream.
+/// The frame that asks for a stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Open {
+pub struct OpenFrame {
     /// Bytes that the other end may send before it needs CREDIT.
     pub credit: u32,
     /// The client, as its application knows itself.
@@ -34,8 +34,8 @@ pub struct Trace {
     pub flags: u8,
 }
 
-impl Open {
-    /// A request with nothing but the addresses.
+impl OpenFrame {
+    /// One with nothing but the addresses.
     pub fn new(source: SocketAddr, destination: SocketAddr) -> Self {
         Self { credit: 0, source, destination, host: None, trace: None }
     }
@@ -123,14 +123,14 @@ fn read_address(bytes: &mut &[u8]) -> Option<SocketAddr> {
 mod tests {
     use super::*;
 
-    fn written(open: &Open) -> Vec<u8> {
+    fn written(open: &OpenFrame) -> Vec<u8> {
         let mut bytes = Vec::new();
         open.write(&mut bytes);
         bytes
     }
 
-    fn full() -> Open {
-        Open {
+    fn full() -> OpenFrame {
+        OpenFrame {
             credit: 77,
             source: "[fd00:244:1::5]:40000".parse().unwrap(),
             destination: "10.244.1.5:8080".parse().unwrap(),
@@ -142,14 +142,14 @@ mod tests {
     #[test]
     fn everything_survives() {
         let open = full();
-        assert_eq!(Open::read(&written(&open)), Some(open));
+        assert_eq!(OpenFrame::read(&written(&open)), Some(open));
     }
 
     #[test]
     fn what_a_later_version_adds_is_skipped() {
         let mut bytes = written(&full());
         write_field(&mut bytes, 99, &[b"news"]);
-        assert_eq!(Open::read(&bytes).map(|open| open.credit), Some(77));
+        assert_eq!(OpenFrame::read(&bytes).map(|open| open.credit), Some(77));
     }
 
     #[test]
@@ -158,17 +158,21 @@ mod tests {
         // Cut between two fields it is whole again.
         let whole = [bytes.len(), bytes.len() - 28, bytes.len() - 28 - 29];
         for length in 0..bytes.len() {
-            assert_eq!(Open::read(&bytes[..length]).is_some(), whole.contains(&length), "{length} bytes");
+            assert_eq!(
+                OpenFrame::read(&bytes[..length]).is_some(),
+                whole.contains(&length),
+                "{length} bytes"
+            );
         }
     }
 
     #[test]
     fn a_host_that_is_none_is_refused() {
-        let open = Open { host: None, trace: None, ..full() };
+        let open = OpenFrame { host: None, trace: None, ..full() };
         for value in [&b"\xff\xfe"[..], &[b'a'; LONGEST_HOST + 1]] {
             let mut bytes = written(&open);
             write_field(&mut bytes, HOST, &[value]);
-            assert_eq!(Open::read(&bytes), None);
+            assert_eq!(OpenFrame::read(&bytes), None);
         }
     }
 }

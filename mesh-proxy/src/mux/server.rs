@@ -10,7 +10,7 @@ use tokio::task::spawn_local;
 use super::driver::{Driver, Over, Side};
 use super::frame::{Frame, Goodbye, Refusal};
 use super::link::Link;
-use super::open::Open;
+use super::open::OpenFrame;
 use super::stream::{Broken, Tunnel};
 use super::window::Budget;
 use crate::tls::TlsStream;
@@ -21,10 +21,10 @@ pub struct Server {
     budget: Rc<Budget>,
 }
 
-/// A request to open a stream, not answered yet.
-pub struct Request {
+/// A stream that a peer asks for, not answered yet.
+pub struct IncomingStream {
     /// Who connects to where.
-    pub open: Open,
+    pub open: OpenFrame,
     pub(super) tunnel: Tunnel,
 }
 
@@ -34,19 +34,19 @@ impl Server {
         Self { tls, budget: Rc::clone(budget) }
     }
 
-    /// Serves the connection: each request gets a task of its own from `handle`. Once `drain` is over no new
+    /// Serves the connection: each stream gets a task of its own from `handle`. Once `drain` is over no new
     /// streams are taken and the connection ends with the last one.
     pub async fn serve<F>(
         self,
         drain: impl Future<Output = ()>,
-        handle: impl Fn(Request) -> F,
+        handle: impl Fn(IncomingStream) -> F,
     ) -> io::Result<()>
     where
         F: Future<Output = ()> + 'static,
     {
         let link = Link::new(&self.budget);
         let driver = Driver::new(self.tls, &link, Side::Server);
-        let run = driver.run(|request| drop(spawn_local(handle(request))));
+        let run = driver.run(|incoming| drop(spawn_local(handle(incoming))));
         tokio::pin!(run);
         let over = tokio::select! {
             biased;
@@ -65,7 +65,7 @@ impl Server {
     }
 }
 
-impl Request {
+impl IncomingStream {
     /// Accepts: from here on the stream carries the raw bytes. An error if it is over by now; the application
     /// is not to see anything of it, then.
     pub fn accept(self) -> Result<Tunnel, Broken> {

@@ -11,8 +11,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::spawn_local;
 
 use super::frame::{Decoder, Event, Frame, Goodbye, Reason, Refusal, data_header};
-use super::open::Open;
-use super::{Budget, Connection, EARLY, MAX_PEER_STREAMS, OpenError, Request, Server};
+use super::open::OpenFrame;
+use super::{Budget, Connection, EARLY, IncomingStream, MAX_PEER_STREAMS, OpenError, Server};
 use crate::fixture::{self, Protocol, configs, echo, run, sockets};
 use crate::relay::{self, Meter, SocketIs, relay_mesh, reset_on_drop};
 use crate::tls;
@@ -21,7 +21,7 @@ use crate::worker::Draining;
 /// Serves the first connection of a new listener, with `handle` for its streams.
 async fn serve<F: Future<Output = ()> + 'static>(
     drain: Rc<Draining>,
-    handle: impl Fn(Request) -> F + 'static,
+    handle: impl Fn(IncomingStream) -> F + 'static,
 ) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -34,24 +34,24 @@ async fn serve<F: Future<Output = ()> + 'static>(
     address
 }
 
-/// Requests that are held and not answered.
-type Held = Rc<RefCell<Vec<Request>>>;
+/// Streams that are held and not answered.
+type Held = Rc<RefCell<Vec<IncomingStream>>>;
 
-/// Serves a connection whose requests are held.
+/// Serves a connection whose streams are held.
 async fn serve_and_hold() -> (SocketAddr, Held) {
     let held = Held::default();
     let hold = Rc::clone(&held);
-    let server = serve(Rc::default(), move |request| {
-        hold.borrow_mut().push(request);
+    let server = serve(Rc::default(), move |incoming| {
+        hold.borrow_mut().push(incoming);
         async {}
     });
     (server.await, held)
 }
 
 /// What a server does with a stream: the application at `address` gets it.
-async fn deliver(request: Request, address: SocketAddr) {
+async fn deliver(incoming: IncomingStream, address: SocketAddr) {
     let socket = TcpStream::connect(address).await.unwrap();
-    let mut tunnel = request.accept().unwrap();
+    let mut tunnel = incoming.accept().unwrap();
     let _end = relay_mesh(socket, &mut tunnel, SocketIs::Server, &Meter::default()).await;
 }
 
@@ -62,7 +62,7 @@ async fn connect(address: SocketAddr) -> Connection {
 
 /// A server in front of `application`, and a connection to it.
 async fn pair(application: SocketAddr) -> Connection {
-    connect(serve(Rc::default(), move |request| deliver(request, application)).await).await
+    connect(serve(Rc::default(), move |incoming| deliver(incoming, application)).await).await
 }
 
 /// Of a pod that nobody narrows.
@@ -70,8 +70,8 @@ fn budget() -> Rc<Budget> {
     Budget::new(usize::MAX / 2, None)
 }
 
-fn open() -> Open {
-    Open::new("10.0.0.1:40000".parse().unwrap(), "10.0.0.2:80".parse().unwrap())
+fn open() -> OpenFrame {
+    OpenFrame::new("10.0.0.1:40000".parse().unwrap(), "10.0.0.2:80".parse().unwrap())
 }
 
 /// A client application's socket whose bytes go through `connection`.
@@ -118,7 +118,7 @@ fn a_reader_that_stops_holds_up_its_writer_and_nobody_else() {
 fn refusals_are_told_apart_and_leave_the_first_bytes_where_they_are() {
     run(async {
         for (refusal, denied) in [(Refusal::Denied, true), (Refusal::Unavailable, false)] {
-            let server = serve(Rc::default(), move |request| async move { request.refuse(refusal) }).await;
+            let server = serve(Rc::default(), move |incoming| async move { incoming.refuse(refusal) }).await;
             let (mut application, mut accepted) = sockets().await;
             application.write_all(b"first").await.unwrap();
             accepted.readable().await.unwrap();
@@ -165,7 +165,7 @@ fn bytes_that_were_there_before_the_stream_arrive_once() {
 fn a_node_that_drains_finishes_what_is_open_and_takes_nothing_new() {
     run(async {
         let (drain, application) = (Rc::<Draining>::default(), echo().await);
-        let server = serve(Rc::clone(&drain), move |request| deliver(request, application)).await;
+        let server = serve(Rc::clone(&drain), move |incoming| deliver(incoming, application)).await;
         let connection = connect(server).await;
         let mut open_before = through(&connection).await;
         open_before.write_all(b"x").await.unwrap();
@@ -217,7 +217,7 @@ fn what_may_have_arrived_is_told() {
         let (mut application, accepted) = sockets().await;
         application.write_all(b"POST").await.unwrap();
         accepted.readable().await.unwrap();
-        let refuse = |request: Request| async { request.refuse(Refusal::GoingAway) };
+        let refuse = |incoming: IncomingStream| async { incoming.refuse(Refusal::GoingAway) };
         let exposed = Cell::default();
         let refused = connect(serve(Rc::default(), refuse).await).await;
         assert!(refused.open(open(), Some(&accepted), &exposed).await.is_err());
@@ -267,7 +267,7 @@ fn the_tail_of_a_stream_outlives_its_connection() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let drain = Rc::<Draining>::default();
-        let server = serve(Rc::clone(&drain), move |request| deliver(request, address)).await;
+        let server = serve(Rc::clone(&drain), move |incoming| deliver(incoming, address)).await;
         let connection = connect(server).await;
         let (mut application, accepted) = sockets().await;
         for socket in [&application, &accepted] {
@@ -356,7 +356,7 @@ fn bytes(frames: &[Frame]) -> Vec<u8> {
 }
 
 fn opened(id: u32) -> Frame {
-    Frame::Open(id, Open { credit: 1000, ..open() })
+    Frame::Open(id, OpenFrame { credit: 1000, ..open() })
 }
 
 #[test]
@@ -430,7 +430,7 @@ fn data_for_streams_that_are_over_is_taken_as_far_as_they_had_credit() {
     run(async {
         for (size, taken) in [(EARLY, true), (EARLY + 1, false)] {
             // Refused at once, and dropped.
-            let server = serve(Rc::default(), |request| async { request.refuse(Refusal::Denied) }).await;
+            let server = serve(Rc::default(), |incoming| async { incoming.refuse(Refusal::Denied) }).await;
             let client = Rc::new(RefCell::new(
                 tls::connect(TcpStream::connect(server).await.unwrap(), configs().0).await.unwrap(),
             ));
@@ -472,7 +472,7 @@ fn more_data_than_an_application_takes_is_cut_off_at_the_window() {
     run(async {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let application = listener.local_addr().unwrap();
-        let server = serve(Rc::default(), move |request| deliver(request, application)).await;
+        let server = serve(Rc::default(), move |incoming| deliver(incoming, application)).await;
         // The kernel takes a part of it, and an application that reads nothing the rest of the window.
         let size = 256 * 1024;
         let much = [&data_header(1, size)[..], &vec![0; size]].concat().repeat(64 * (1 << 20) / size);

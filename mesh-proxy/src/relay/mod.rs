@@ -18,7 +18,7 @@ pub use hbone::relay as relay_hbone;
 pub use mesh::relay as relay_mesh;
 pub use plain::relay as relay_plain;
 
-use crate::telemetry::{Ended, Traffic};
+use crate::telemetry::{Outcome, Traffic};
 
 /// Bytes moved so far, seen from the proxy: read from the connection that it accepted, and written to it. A
 /// clone counts to the same.
@@ -144,7 +144,7 @@ pub(super) fn close_in_order(socket: &impl AsFd) {
     let _reset_instead = socket2::SockRef::from(socket).set_linger(None);
 }
 
-impl From<Result<(), Error>> for Ended {
+impl From<Result<(), Error>> for Outcome {
     fn from(result: Result<(), Error>) -> Self {
         match result {
             Ok(()) => Self::Closed,

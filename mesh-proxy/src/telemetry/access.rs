@@ -15,7 +15,7 @@ use mesh_log::{Line, Sink, Source};
 pub use mesh_log::Format;
 
 use super::labels::{Labels, Reporter};
-use super::record::Ended;
+use super::record::Outcome;
 use super::response_flag::ResponseFlag;
 
 /// The writer gathers lines for so long: there may be one for each connection.
@@ -35,7 +35,7 @@ pub(super) struct Entry<'a> {
     pub upstream: Option<SocketAddr>,
     pub transport: &'static str,
     pub policy: Option<&'a str>,
-    pub ended: &'a Ended,
+    pub outcome: &'a Outcome,
     pub sent: u64,
     pub received: u64,
     pub duration: Duration,
@@ -82,7 +82,7 @@ fn begin(format: Format) -> Line {
 impl Entry<'_> {
     /// What lines of refused connections have in common; none if it was not refused.
     fn refused(&self) -> Option<Source> {
-        let Ended::Failed(flag, _) = self.ended else { return None };
+        let Outcome::Failed(flag, _) = self.outcome else { return None };
         Some(Source::new((self.direction(), flag.as_str()), &self.client.to_string(), self.destination))
     }
 
@@ -102,11 +102,11 @@ impl Entry<'_> {
         if let Some(rtt) = self.rtt {
             line.show("rtt", format_args!("{}us", rtt.as_micros()));
         }
-        match self.ended {
-            Ended::Closed => {}
-            Ended::Broken(reason) => line.text("error", reason),
-            Ended::Expired(expiry) => line.text("error", &expiry.to_string()),
-            Ended::Failed(flag, reason) => {
+        match self.outcome {
+            Outcome::Closed => {}
+            Outcome::Broken(reason) => line.text("error", reason),
+            Outcome::Expired(expiry) => line.text("error", &expiry.to_string()),
+            Outcome::Failed(flag, reason) => {
                 line.show("response_flags", flag);
                 line.text("error", reason);
             }
@@ -122,12 +122,12 @@ impl Entry<'_> {
     }
 
     fn outcome(&self) -> &'static str {
-        match self.ended {
-            Ended::Closed => "closed",
-            Ended::Broken(_) => "broken",
-            Ended::Expired(_) => "expired",
-            Ended::Failed(ResponseFlag::Denied, _) => "denied",
-            Ended::Failed(..) => "failed",
+        match self.outcome {
+            Outcome::Closed => "closed",
+            Outcome::Broken(_) => "broken",
+            Outcome::Expired(_) => "expired",
+            Outcome::Failed(ResponseFlag::Denied, _) => "denied",
+            Outcome::Failed(..) => "failed",
         }
     }
 
@@ -191,8 +191,8 @@ mod tests {
             let destination = "10.0.0.2:80".parse().unwrap();
             let start = Start { reporter: Reporter::Destination, client, destination };
             ConnectionRecord::new(&worker, start)
-                .end(&Ended::Failed(ResponseFlag::Denied, "by\npolicy".to_owned()), (0, 0));
-            ConnectionRecord::new(&worker, start).end(&Ended::Closed, (1, 1));
+                .end(&Outcome::Failed(ResponseFlag::Denied, "by\npolicy".to_owned()), (0, 0));
+            ConnectionRecord::new(&worker, start).end(&Outcome::Closed, (1, 1));
         }
         drop(worker);
         let text = String::from_utf8(written.0.lock().unwrap().clone()).unwrap();

@@ -258,7 +258,7 @@ impl Collector for Workers {
 #[cfg(test)]
 mod tests {
     use super::super::labels::Reporter;
-    use super::super::record::{ConnectionRecord, Ended, Expiry, Start};
+    use super::super::record::{ConnectionRecord, Expiry, Outcome, Start};
     use super::super::response_flag::ResponseFlag;
     use super::*;
 
@@ -277,12 +277,12 @@ mod tests {
         for worker in &workers {
             let mut record = ConnectionRecord::new(worker, start());
             record.open().received.fetch_add(5, Ordering::Relaxed);
-            record.end(&Ended::Closed, (5, 0));
+            record.end(&Outcome::Closed, (5, 0));
             ConnectionRecord::new(worker, start())
-                .end(&Ended::Failed(ResponseFlag::Denied, "no".to_owned()), (0, 0));
+                .end(&Outcome::Failed(ResponseFlag::Denied, "no".to_owned()), (0, 0));
             worker.handshake(std::time::Duration::from_millis(2));
             let idle = Expiry::Idle(std::time::Duration::from_millis(1500));
-            ConnectionRecord::new(worker, start()).end(&Ended::Expired(idle), (1, 1));
+            ConnectionRecord::new(worker, start()).end(&Outcome::Expired(idle), (1, 1));
         }
         let text = metrics.render().unwrap();
         let value = |start: &str, with: &str| -> String {

@@ -15,6 +15,6 @@ pub use access::{AccessLog, Format};
 pub use exposition::AgentMetrics;
 pub use labels::{Labels, Path, Reporter};
 pub use open::OpenConnection;
-pub use record::{ConnectionRecord, Ended, Expiry, Start};
+pub use record::{ConnectionRecord, Expiry, Outcome, Start};
 pub use response_flag::ResponseFlag;
 pub use worker::{Traffic, WorkerMetrics};

@@ -46,7 +46,7 @@ pub struct Start {
 
 /// How a connection ended.
 #[derive(Debug)]
-pub enum Ended {
+pub enum Outcome {
     /// Both sides closed it.
     Closed,
     /// One side broke it after it was open, or it was ended on purpose.
@@ -112,13 +112,13 @@ impl ConnectionRecord {
     }
 
     /// The one outcome, with the bytes from the client and to it.
-    pub fn end(mut self, ended: &Ended, bytes: (u64, u64)) {
-        self.finish(ended, bytes, self.since.elapsed());
+    pub fn end(mut self, outcome: &Outcome, bytes: (u64, u64)) {
+        self.finish(outcome, bytes, self.since.elapsed());
     }
 
     /// The same of a connection that lasted so long, of which the proxy heard later.
-    pub fn end_after(mut self, lasted: Duration, ended: &Ended, bytes: (u64, u64)) {
-        self.finish(ended, bytes, lasted);
+    pub fn end_after(mut self, lasted: Duration, outcome: &Outcome, bytes: (u64, u64)) {
+        self.finish(outcome, bytes, lasted);
     }
 
     /// Another proxy records it from here on.
@@ -129,13 +129,13 @@ impl ConnectionRecord {
         }
     }
 
-    fn finish(&mut self, ended: &Ended, bytes: (u64, u64), duration: Duration) {
+    fn finish(&mut self, outcome: &Outcome, bytes: (u64, u64), duration: Duration) {
         self.ended = true;
-        if let Ended::Failed(flag, _) = ended {
+        if let Outcome::Failed(flag, _) = outcome {
             self.labels.response_flag = Some(*flag);
             self.metrics.traffic(&self.labels).failed.fetch_add(1, Ordering::Relaxed);
         }
-        if let Ended::Expired(expiry) = ended {
+        if let Outcome::Expired(expiry) = outcome {
             self.metrics.expired(*expiry);
         }
         if let Some((id, traffic)) = self.opened.take() {
@@ -149,7 +149,7 @@ impl ConnectionRecord {
             upstream: self.upstream,
             transport: self.transport,
             policy: self.policy.as_deref(),
-            ended,
+            outcome,
             sent: bytes.0,
             received: bytes.1,
             duration,
@@ -161,8 +161,8 @@ impl ConnectionRecord {
 impl Drop for ConnectionRecord {
     fn drop(&mut self) {
         if !self.ended {
-            let ended = Ended::Broken("abandoned: the proxy stopped".to_owned());
-            self.finish(&ended, (0, 0), self.since.elapsed());
+            let outcome = Outcome::Broken("abandoned: the proxy stopped".to_owned());
+            self.finish(&outcome, (0, 0), self.since.elapsed());
         }
     }
 }

@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, spawn_local};
 
 use super::{LocalPod, Shared, Worker};
-use crate::accept::{Accepted, Cap, Caps, Place, accept_loop};
+use crate::accept::{Accepted, Cap, Caps, ConnectionSlot, accept_loop};
 use crate::handshakes::WorkerHandshakes;
 use crate::liveness::Beat;
 use crate::relay::reset_on_drop;
@@ -155,13 +155,13 @@ impl Serving {
         let streams = inbound.clone();
         let serve_hbone = move |worker, pod, socket, peer, session| {
             let (handshakes, shares) = (handshakes.clone(), shares.clone());
-            let places = inbound::Places { session, handshakes, shares, streams: streams.clone() };
-            inbound::serve_hbone(worker, pod, socket, peer, places)
+            let limits = inbound::SessionLimits { session, handshakes, shares, streams: streams.clone() };
+            inbound::serve_hbone(worker, pod, socket, peer, limits)
         };
         // One address has half of what others have.
         let strangers = Gate::new(Bounds { total: others, each: others.div_ceil(2) });
-        let serve_plaintext = move |worker, pod, socket, peer, place| {
-            inbound::serve_plaintext(worker, pod, socket, peer, (place, strangers.clone()))
+        let serve_plaintext = move |worker, pod, socket, peer, slot| {
+            inbound::serve_plaintext(worker, pod, socket, peer, (slot, strangers.clone()))
         };
         let waiting = deferred_accept::serve(&self.worker, pod, &listeners.outbound, &connections)?;
         let accepting = vec![
@@ -180,7 +180,7 @@ impl Serving {
         pod: &Arc<LocalPod>,
         listener: std::net::TcpListener,
         caps: &Caps,
-        serve: impl Fn(Rc<Worker>, Arc<LocalPod>, TcpStream, SocketAddr, Place) -> F + 'static,
+        serve: impl Fn(Rc<Worker>, Arc<LocalPod>, TcpStream, SocketAddr, ConnectionSlot) -> F + 'static,
     ) -> std::io::Result<AbortHandle>
     where
         F: Future<Output = ()> + 'static,
@@ -190,8 +190,8 @@ impl Serving {
         let listener = TcpListener::from_std(listener)?;
         let (worker, pod) = (Rc::clone(&self.worker), Arc::clone(pod));
         let handle = move |accepted| match accepted {
-            Accepted::Connection(socket, peer, place) => {
-                spawn_local(serve(Rc::clone(&worker), Arc::clone(&pod), socket, peer, place));
+            Accepted::Connection(socket, peer, slot) => {
+                spawn_local(serve(Rc::clone(&worker), Arc::clone(&pod), socket, peer, slot));
             }
             Accepted::Crowded(socket) => {
                 reset_on_drop(&socket);

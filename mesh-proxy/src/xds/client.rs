@@ -41,7 +41,7 @@ pub(super) struct Client {
 
 /// Why a stream ended or could not be opened.
 #[derive(Debug, thiserror::Error)]
-enum Ended {
+enum StreamEnd {
     #[error(transparent)]
     Connect(#[from] ConnectError),
     #[error("{} ({:?})", .0.message(), .0.code())]
@@ -58,12 +58,12 @@ impl Client {
         loop {
             self.wait_for_certificate().await;
             let responses_before = self.publisher.responses;
-            let Err(ended) = self.follow().await;
-            if matches!(ended, Ended::Closed) && self.publisher.responses > responses_before {
+            let Err(end) = self.follow().await;
+            if matches!(end, StreamEnd::Closed) && self.publisher.responses > responses_before {
                 // As it does from time to time, so that agents spread over its replicas.
                 self.link.leaving();
             } else {
-                self.link.down(&ended.to_string());
+                self.link.down(&end.to_string());
                 self.unreachable.notify_one();
             }
             if self.publisher.responses > responses_before {
@@ -88,7 +88,7 @@ impl Client {
     }
 
     /// Follows one stream until it ends.
-    async fn follow(&mut self) -> Result<std::convert::Infallible, Ended> {
+    async fn follow(&mut self) -> Result<std::convert::Infallible, StreamEnd> {
         let own = self.certificates.own().borrow().as_ref().map(|own| own.identity.clone());
         let channel = self.endpoint.connect(&self.certificates.control_roots(), own).await?;
         let mut client =
@@ -97,7 +97,7 @@ impl Client {
         let mut request = Request::new(ReceiverStream::new(requests));
         self.endpoint.sign(&mut request)?;
         let answer = client.delta_aggregated_resources(request);
-        let answer = tokio::time::timeout(ANSWER_TIMEOUT, answer).await.map_err(|_| Ended::Silent)?;
+        let answer = tokio::time::timeout(ANSWER_TIMEOUT, answer).await.map_err(|_| StreamEnd::Silent)?;
         let mut responses = answer?.into_inner();
         self.link.connected();
         self.certificates.retry_now();
@@ -111,7 +111,7 @@ impl Client {
                 (self.config.give_back)();
             }
         }
-        Err(Ended::Closed)
+        Err(StreamEnd::Closed)
     }
 
     /// Who asks (docs/wire.md, Node).

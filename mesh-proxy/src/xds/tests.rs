@@ -17,7 +17,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::*;
 use crate::certs::fixture::{Authority, Running};
 use crate::legacy::Heritage;
-use crate::tunnel::TunnelProtocol;
+use crate::tunnel::Framing;
 
 const PATIENCE: Duration = Duration::from_secs(15);
 
@@ -126,12 +126,8 @@ fn agent_after(
     legacy: Legacy,
     inherited: oneshot::Receiver<ToldBefore>,
 ) -> Xds {
-    let certificates = Certificates::new(
-        authority.client(address),
-        "cluster.local",
-        TunnelProtocol::default(),
-        Legacy::nobody(),
-    );
+    let certificates =
+        Certificates::new(authority.client(address), "cluster.local", Framing::default(), Legacy::nobody());
     let config = XdsConfig {
         node_name: "node1".to_owned(),
         address: format!("https://{address}"),

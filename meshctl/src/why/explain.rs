@@ -7,9 +7,9 @@ use anyhow::Result;
 use mesh_api::admin::StrictEgressStatus;
 use mesh_api::identity::SpiffeId;
 use mesh_api::plan::kernel::{self, KeptByProxy};
-use mesh_api::plan::outbound::{Route, route};
+use mesh_api::plan::outbound::{self, destination_of};
 use mesh_api::plan::policy::{Decision, Peer, authorize};
-use mesh_api::plan::{Snapshot, Target, Tunnel, Workload};
+use mesh_api::plan::{Snapshot, Target, TunnelProtocol, Workload};
 use mesh_api::resource::egress::Allowed;
 use serde::Serialize;
 
@@ -160,21 +160,21 @@ fn way(snapshot: &Snapshot, client: &Workload, address: SocketAddr, agent: &Agen
         let (transport, note) = transport(client, target, &agent.same_node, kept);
         Endpoint { note, ..endpoint(snapshot, client, target, transport) }
     };
-    let route = route(snapshot, client, address);
-    match &route {
-        Route::Passthrough => {
+    let goes_to = destination_of(snapshot, client, address);
+    match &goes_to {
+        outbound::Destination::Passthrough => {
             let strict = agent.strict_egress.as_ref().filter(|_| !snapshot.knows_address(address.ip()));
             let (passes, note) =
                 strict.map_or((true, String::new()), |strict| outside(strict, client, address));
             way.passes = passes;
-            way.note = Some(if passes { format!("{route}{note}") } else { note });
+            way.note = Some(if passes { format!("{goes_to}{note}") } else { note });
         }
-        Route::Reject(reject) => {
+        outbound::Destination::Reject(reject) => {
             way.note = Some(reject.to_string());
             way.service = reject.service().map(|service| service.key.to_string());
         }
-        Route::Workload(target) => way.endpoints.push(end(target, None)),
-        Route::Service { service, policy, endpoints, .. } => {
+        outbound::Destination::Workload(target) => way.endpoints.push(end(target, None)),
+        outbound::Destination::Service { service, policy, endpoints, .. } => {
             way.service = Some(service.key.to_string());
             way.balancing = Some(policy.lb.to_string());
             let kept = kernel::may_carry(policy, endpoints.len()).err();
@@ -250,7 +250,7 @@ fn transport(
     same_node: &SameNode,
     kept: Option<KeptByProxy>,
 ) -> (&'static str, Option<String>) {
-    if !is_meshed(client) || target.tunnel != Tunnel::Hbone {
+    if !is_meshed(client) || target.tunnel_protocol != TunnelProtocol::Hbone {
         return ("plain", None);
     }
     if client.node != target.workload.node {
@@ -265,7 +265,7 @@ fn transport(
 }
 
 fn is_meshed(workload: &Workload) -> bool {
-    workload.tunnel == Tunnel::Hbone
+    workload.tunnel_protocol == TunnelProtocol::Hbone
 }
 
 fn name(workload: &Workload) -> String {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use aya::maps::{Array, HashMap, Map, MapData, MapError, RingBuf};
 use mesh_common::direct::{
-    DirectFlow, FILED_LASTS, Filed, Happened, MAX_DIRECT_FLOWS, NO_SERVER, NOTE_PROBE, Route, RouteKey,
+    DirectFlow, DirectRoute, FILED_LASTS, Filed, Happened, MAX_DIRECT_FLOWS, NO_SERVER, NOTE_PROBE, RouteKey,
 };
 use mesh_common::record;
 use rustix::time::{ClockId, clock_gettime};
@@ -38,7 +38,7 @@ type Filings = HashMap<MapData, DirectFlow, Filed>;
 
 /// The maps of direct connections.
 pub struct DirectKernel {
-    routes: HashMap<MapData, RouteKey, Route>,
+    routes: HashMap<MapData, RouteKey, DirectRoute>,
     pulse: Array<MapData, u64>,
     flows: Filings,
     probes: Filings,
@@ -124,7 +124,7 @@ impl DirectKernel {
     }
 
     /// From now on a client's connections may go this way.
-    pub fn put(&mut self, key: &RouteKey, route: &Route) -> Result<(), Error> {
+    pub fn put(&mut self, key: &RouteKey, route: &DirectRoute) -> Result<(), Error> {
         self.routes.insert(key, route, 0).map_err(map_error("ROUTES"))
     }
 

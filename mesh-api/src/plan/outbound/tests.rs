@@ -2,7 +2,7 @@ use super::*;
 use crate::plan::fixture::{octets, of_pod, of_service, pod, service, serving, snapshot, web, with_traffic};
 use crate::plan::{Store, TargetKey, Waypoints};
 use crate::wire::workload as wire;
-use crate::wire::workload::gateway_address::Destination;
+use crate::wire::workload::gateway_address;
 use crate::wire::workload::load_balancing::{HealthPolicy, Mode, Scope};
 use crate::wire::workload::{LoadBalancing, Port};
 use crate::wire::xds::Resource;
@@ -16,17 +16,17 @@ fn client() -> wire::Workload {
     pod("client", &["10.244.1.9"])
 }
 
-fn route_of(source: wire::Workload, mut resources: Vec<Resource>, destination: &str) -> Route {
+fn goes_to(source: wire::Workload, mut resources: Vec<Resource>, destination: &str) -> Destination {
     let uid = source.uid.clone();
     resources.push(of_pod(source));
     let snapshot = snapshot(resources);
-    route(&snapshot, &snapshot.workload(&uid).unwrap(), destination.parse().unwrap())
+    destination_of(&snapshot, &snapshot.workload(&uid).unwrap(), destination.parse().unwrap())
 }
 
-/// The endpoints' addresses, or what the route is instead.
-fn addresses(route: &Route) -> Vec<String> {
-    match route {
-        Route::Service { endpoints, .. } => {
+/// The endpoints' addresses, or where it goes instead.
+fn addresses(found: &Destination) -> Vec<String> {
+    match found {
+        Destination::Service { endpoints, .. } => {
             endpoints.iter().map(|target| target.address.to_string()).collect()
         }
         other => vec![other.to_string()],
@@ -34,9 +34,9 @@ fn addresses(route: &Route) -> Vec<String> {
 }
 
 /// Asks for `web` at port 80 as `client`, given the service and its pods.
-fn ask(service: wire::Service, pods: Vec<wire::Workload>, vip: &str) -> Route {
+fn ask(service: wire::Service, pods: Vec<wire::Workload>, vip: &str) -> Destination {
     let resources = pods.into_iter().map(of_pod).chain([of_service(service)]).collect();
-    route_of(client(), resources, &SocketAddr::new(vip.parse().unwrap(), 80).to_string())
+    goes_to(client(), resources, &SocketAddr::new(vip.parse().unwrap(), 80).to_string())
 }
 
 fn in_zone(mut pod: wire::Workload, region: &str, zone: &str, node: &str) -> wire::Workload {
@@ -48,12 +48,12 @@ fn in_zone(mut pod: wire::Workload, region: &str, zone: &str, node: &str) -> wir
 #[test]
 fn unknown_addresses_pass_through() {
     for destination in ["192.0.2.1:80", "[2001:db8::1]:80", "10.96.0.1:80"] {
-        assert!(matches!(route_of(client(), vec![], destination), Route::Passthrough), "{destination}");
+        assert!(matches!(goes_to(client(), vec![], destination), Destination::Passthrough), "{destination}");
     }
     let mut host = pod("host", &["172.30.0.11"]);
     host.network_mode = wire::NetworkMode::HostNetwork.into();
-    let to_node = route_of(client(), vec![of_pod(host)], "172.30.0.11:80");
-    assert!(matches!(to_node, Route::Passthrough), "a node's address is no workload's");
+    let to_node = goes_to(client(), vec![of_pod(host)], "172.30.0.11:80");
+    assert!(matches!(to_node, Destination::Passthrough), "a node's address is no workload's");
 }
 
 #[test]
@@ -62,17 +62,21 @@ fn pod_addresses_lead_to_the_pod() {
     plain.tunnel_protocol = wire::TunnelProtocol::None.into();
     let pods = || vec![of_pod(pod("db", &["10.244.2.3"])), of_pod(plain.clone())];
     let cases = [
-        ("10.244.2.3:5432", "10.244.2.3:5432", Tunnel::Hbone),
-        ("[::ffff:10.244.2.3]:5432", "10.244.2.3:5432", Tunnel::Hbone),
-        ("10.244.2.4:1", "10.244.2.4:1", Tunnel::Plain),
-        ("[fd00:244:2::4]:1", "[fd00:244:2::4]:1", Tunnel::Plain),
-        ("10.244.2.4:15008", "10.244.2.4:15008", Tunnel::Plain),
+        ("10.244.2.3:5432", "10.244.2.3:5432", TunnelProtocol::Hbone),
+        ("[::ffff:10.244.2.3]:5432", "10.244.2.3:5432", TunnelProtocol::Hbone),
+        ("10.244.2.4:1", "10.244.2.4:1", TunnelProtocol::Plain),
+        ("[fd00:244:2::4]:1", "[fd00:244:2::4]:1", TunnelProtocol::Plain),
+        ("10.244.2.4:15008", "10.244.2.4:15008", TunnelProtocol::Plain),
     ];
     for (destination, address, tunnel) in cases {
-        let Route::Workload(target) = route_of(client(), pods(), destination) else {
+        let Destination::Workload(target) = goes_to(client(), pods(), destination) else {
             panic!("{destination}")
         };
-        assert_eq!((target.address, target.tunnel), (address.parse().unwrap(), tunnel), "{destination}");
+        assert_eq!(
+            (target.address, target.tunnel_protocol),
+            (address.parse().unwrap(), tunnel),
+            "{destination}"
+        );
         assert_eq!(*target.expected_identities, *std::slice::from_ref(&target.workload.identity));
     }
 }
@@ -81,15 +85,15 @@ fn pod_addresses_lead_to_the_pod() {
 fn ports_of_the_mesh_are_not_for_connecting_to() {
     for port in [15001, 15006, 15008] {
         let destination = format!("10.244.2.3:{port}");
-        let route = route_of(client(), vec![of_pod(pod("db", &["10.244.2.3"]))], &destination);
-        let Route::Reject(reject) = route else { panic!("{route}") };
+        let found = goes_to(client(), vec![of_pod(pod("db", &["10.244.2.3"]))], &destination);
+        let Destination::Reject(reject) = found else { panic!("{found}") };
         assert_eq!(reject.to_string(), format!("{destination} is a port of the mesh itself"));
     }
 }
 
 #[test]
 fn a_service_leads_to_its_endpoints() {
-    let route = ask(
+    let found = ask(
         wire::Service {
             subject_alt_names: vec!["spiffe://td/ns/a/sa/b".into(), "web.example.org".into()],
             ..web(&[VIP])
@@ -97,8 +101,8 @@ fn a_service_leads_to_its_endpoints() {
         vec![serving(pod("b", &["10.244.1.2"]), 8080), serving(pod("a", &["10.244.2.1"]), 8081)],
         VIP,
     );
-    assert_eq!(addresses(&route), ["10.244.2.1:8081", "10.244.1.2:8080"], "in the order of the uids");
-    let Route::Service { service, port, policy, endpoints } = &route else { panic!("{route}") };
+    assert_eq!(addresses(&found), ["10.244.2.1:8081", "10.244.1.2:8080"], "in the order of the uids");
+    let Destination::Service { service, port, policy, endpoints } = &found else { panic!("{found}") };
     assert_eq!((&*service.key, *port), ("shop/web.shop.svc.cluster.local", 80));
     assert_eq!(**policy, PortPolicy::default());
     let identities: Vec<_> = endpoints[0].expected_identities.iter().map(ToString::to_string).collect();
@@ -109,7 +113,7 @@ fn a_service_leads_to_its_endpoints() {
         TargetKey { workload: "cluster//Pod/shop/a".into(), address: "10.244.2.1:8081".parse().unwrap() }
     );
     let snapshot_again = ask(web(&[VIP]), vec![serving(pod("a", &["10.244.2.1"]), 8081)], VIP);
-    let Route::Service { endpoints: again, .. } = &snapshot_again else { panic!("{snapshot_again}") };
+    let Destination::Service { endpoints: again, .. } = &snapshot_again else { panic!("{snapshot_again}") };
     assert_eq!(again[0].key(), endpoints[0].key(), "the key outlives a snapshot");
 }
 
@@ -125,9 +129,9 @@ fn workloads_that_are_no_endpoints() {
     let nowhere = serving(pod("nowhere", &[]), 80);
     let good = wire::Workload { capacity: Some(7), ..serving(pod("good", &["10.244.1.4"]), 80) };
     let bad = || vec![unready(), idle.clone(), unnamed.clone(), nowhere.clone()];
-    let route = ask(web(&[VIP]), [bad(), vec![good]].concat(), VIP);
-    assert_eq!(addresses(&route), ["10.244.1.4:80"]);
-    assert!(matches!(&route, Route::Service { endpoints, .. } if endpoints[0].weight == 7));
+    let found = ask(web(&[VIP]), [bad(), vec![good]].concat(), VIP);
+    assert_eq!(addresses(&found), ["10.244.1.4:80"]);
+    assert!(matches!(&found, Destination::Service { endpoints, .. } if endpoints[0].weight == 7));
     assert_eq!(
         ask(web(&[VIP]), bad(), VIP).to_string(),
         "nowhere: service shop/web.shop.svc.cluster.local:80 has no endpoint: of its workloads, 1 not ready, \
@@ -183,9 +187,9 @@ fn a_client_keeps_its_endpoint_unless_a_rule_names_a_balancer() {
         service
     };
     let kept = |service| {
-        let route = ask(service, vec![serving(pod("a", &["10.244.1.1"]), 80)], VIP);
-        let Route::Service { service, policy, .. } = &route else { panic!("{route}") };
-        (service.affinity_under(policy).map(|timeout| timeout.as_secs()), route.to_string())
+        let found = ask(service, vec![serving(pod("a", &["10.244.1.1"]), 80)], VIP);
+        let Destination::Service { service, policy, .. } = &found else { panic!("{found}") };
+        (service.affinity_under(policy).map(|timeout| timeout.as_secs()), found.to_string())
     };
     let (timeout, said) = kept(sticky());
     assert_eq!(timeout, Some(10_800));
@@ -209,19 +213,19 @@ fn target_ports() {
     for (of_workload, of_service, expected, why) in cases {
         let mut service = web(&[VIP]);
         service.ports[0].target_port = of_service;
-        let route = ask(service, vec![serving(pod("a", &["10.244.1.1"]), of_workload)], VIP);
-        assert_eq!(addresses(&route), [expected], "{why}");
+        let found = ask(service, vec![serving(pod("a", &["10.244.1.1"]), of_workload)], VIP);
+        assert_eq!(addresses(&found), [expected], "{why}");
     }
     let resources = vec![of_service(web(&[VIP])), of_pod(serving(pod("a", &["10.244.1.1"]), 80))];
     assert_eq!(
-        route_of(client(), resources, "10.96.0.1:81").to_string(),
+        goes_to(client(), resources, "10.96.0.1:81").to_string(),
         "nowhere: service shop/web.shop.svc.cluster.local has no port 81"
     );
     let mut more = web(&[VIP]);
     more.ports.push(Port { service_port: 81, target_port: 81, app_protocol: 0 });
     let resources = vec![of_service(more), of_pod(serving(pod("a", &["10.244.1.1"]), 80))];
-    let route = route_of(client(), resources, "10.96.0.1:81");
-    assert!(route.to_string().ends_with("1 without that port"), "{route}");
+    let found = goes_to(client(), resources, "10.96.0.1:81");
+    assert!(found.to_string().ends_with("1 without that port"), "{found}");
 }
 
 #[test]
@@ -264,7 +268,7 @@ fn places() {
         };
         let service = wire::Service { load_balancing: Some(balancing), ..web(&[VIP]) };
         let resources = pods().into_iter().map(of_pod).chain([of_service(service)]).collect();
-        addresses(&route_of(client, resources, "10.96.0.1:80"))
+        addresses(&goes_to(client, resources, "10.96.0.1:80"))
     };
     let near = || in_zone(client(), "r1", "z1", "node1");
     let beside = || in_zone(client(), "r1", "z1", "node9");
@@ -294,7 +298,7 @@ fn places() {
     assert!(of(Mode::Strict, &[Scope::Node], beside())[0].ends_with("for this client"));
 }
 
-/// Choices by place are remembered; one client's must not be another's.
+/// Choices by locality are remembered; one client's must not be another's.
 #[test]
 fn places_of_several_clients() {
     let balancing = LoadBalancing {
@@ -316,8 +320,8 @@ fn places_of_several_clients() {
             ("b", VIP6, "[fd00::2]:80"),
         ] {
             let client = snapshot.workload(&format!("cluster//Pod/shop/{client}")).unwrap();
-            let route = route(&snapshot, &client, SocketAddr::new(vip.parse().unwrap(), 80));
-            assert_eq!(addresses(&route), [expected]);
+            let found = destination_of(&snapshot, &client, SocketAddr::new(vip.parse().unwrap(), 80));
+            assert_eq!(addresses(&found), [expected]);
         }
     }
 }
@@ -332,10 +336,10 @@ fn passthrough_services_keep_the_address() {
     for service in [by_mode, by_rule] {
         let at = |destination| {
             let resources = vec![of_service(service.clone()), of_pod(pod("a", &["10.244.1.1"]))];
-            route_of(client(), resources, destination)
+            goes_to(client(), resources, destination)
         };
-        assert!(matches!(at("10.244.7.7:80"), Route::Passthrough));
-        assert!(matches!(at("10.244.1.1:80"), Route::Workload(_)), "a workload there is still known");
+        assert!(matches!(at("10.244.7.7:80"), Destination::Passthrough));
+        assert!(matches!(at("10.244.1.1:80"), Destination::Workload(_)), "a workload there is still known");
     }
 }
 
@@ -424,14 +428,14 @@ fn of_several_services_at_an_address_the_nearest_is_meant() {
 fn routes_read_well() {
     let mut plain = serving(pod("b", &["10.244.1.2"]), 80);
     plain.tunnel_protocol = wire::TunnelProtocol::None.into();
-    let route = ask(web(&[VIP]), vec![serving(pod("a", &["10.244.1.1"]), 8080), plain], VIP);
+    let found = ask(web(&[VIP]), vec![serving(pod("a", &["10.244.1.1"]), 8080), plain], VIP);
     assert_eq!(
-        route.to_string(),
+        found.to_string(),
         "to service shop/web.shop.svc.cluster.local:80, default balancing over 2 endpoints: shop/a at 10.244.1.1:8080 \
          over mutual TLS with spiffe://cluster.local/ns/shop/sa/a; shop/b at 10.244.1.2:80 in plaintext"
     );
     assert_eq!(
-        route_of(client(), vec![], "192.0.2.1:1").to_string(),
+        goes_to(client(), vec![], "192.0.2.1:1").to_string(),
         "past the mesh, to the address that the client used"
     );
 }
@@ -439,13 +443,16 @@ fn routes_read_well() {
 /// A gateway's address: of a service `NAMESPACE/NAME`, or an IP address.
 fn waypoint(at: &str) -> wire::GatewayAddress {
     let destination = match at.split_once('/') {
-        Some((namespace, name)) => Destination::Hostname(wire::NamespacedHostname {
+        Some((namespace, name)) => gateway_address::Destination::Hostname(wire::NamespacedHostname {
             namespace: namespace.into(),
             hostname: format!("{name}.{namespace}.svc.cluster.local"),
         }),
         None => {
             let address = octets(at);
-            Destination::Address(wire::NetworkAddress { address, ..wire::NetworkAddress::default() })
+            gateway_address::Destination::Address(wire::NetworkAddress {
+                address,
+                ..wire::NetworkAddress::default()
+            })
         }
     };
     wire::GatewayAddress { destination: Some(destination), hbone_mtls_port: 15008 }
@@ -473,9 +480,9 @@ fn what_is_behind_a_waypoint_is_not_reached_past_it() {
         (unreadable(), "10.96.0.1:80", "is behind waypoint of an unknown kind"),
         (one(), "10.244.2.3:5432", "workload shop/db is behind waypoint shop/gate.shop.svc.cluster.local, "),
     ] {
-        let route = route_of(client(), behind_waypoints(service), destination);
-        let Route::Reject(reject @ Reject::Waypoint { .. }) = &route else {
-            panic!("{destination}: {route}")
+        let found = goes_to(client(), behind_waypoints(service), destination);
+        let Destination::Reject(reject @ Reject::Waypoint { .. }) = &found else {
+            panic!("{destination}: {found}")
         };
         let text = reject.to_string();
         assert!(text.contains(said) && text.ends_with("only with --waypoints ignore"), "{text}");
@@ -486,8 +493,8 @@ fn what_is_behind_a_waypoint_is_not_reached_past_it() {
 #[test]
 fn a_waypoint_is_in_the_way_of_what_has_it_and_of_nothing_else() {
     let service = || wire::Service { waypoint: Some(waypoint("shop/gate")), ..web(&[VIP]) };
-    let to_a_pod_of_it = route_of(client(), behind_waypoints(service()), "10.244.2.1:8080");
-    assert!(matches!(to_a_pod_of_it, Route::Workload(_)), "{to_a_pod_of_it}");
+    let to_a_pod_of_it = goes_to(client(), behind_waypoints(service()), "10.244.2.1:8080");
+    assert!(matches!(to_a_pod_of_it, Destination::Workload(_)), "{to_a_pod_of_it}");
     let mut server = serving(pod("a", &["10.244.2.1"]), 8080);
     server.waypoint = Some(waypoint("shop/gate"));
     assert_eq!(addresses(&ask(web(&[VIP]), vec![server], VIP)), ["10.244.2.1:8080"]);
@@ -500,8 +507,8 @@ fn a_waypoint_itself_connects_on() {
     for at in ["shop/gate", "10.244.1.8", "10.96.0.7"] {
         let mut resources = behind_waypoints(wire::Service { waypoint: Some(waypoint(at)), ..web(&[VIP]) });
         resources.push(of_service(service("shop", "gate", &["10.96.0.7"])));
-        let route = route_of(gate.clone(), resources, "10.96.0.1:80");
-        assert_eq!(addresses(&route), ["10.244.2.1:8080"], "{at}");
+        let found = goes_to(gate.clone(), resources, "10.96.0.1:80");
+        assert_eq!(addresses(&found), ["10.244.2.1:8080"], "{at}");
     }
 }
 
@@ -514,7 +521,7 @@ fn waypoints_that_are_ignored_are_gone_past() {
     assert_eq!(store.apply(type_url::ADDRESS, resources, Vec::new()), []);
     let snapshot = store.snapshot();
     let source = snapshot.workload(&client().uid).unwrap();
-    let to = |destination: &str| route(&snapshot, &source, destination.parse().unwrap());
+    let to = |destination: &str| destination_of(&snapshot, &source, destination.parse().unwrap());
     assert_eq!(addresses(&to("10.96.0.1:80")), ["10.244.2.1:8080"]);
-    assert!(matches!(to("10.244.2.3:5432"), Route::Workload(_)));
+    assert!(matches!(to("10.244.2.3:5432"), Destination::Workload(_)));
 }

@@ -4,7 +4,7 @@ use super::*;
 use crate::plan::fixture::{
     WEB, octets, of_pod, of_policy, of_service, pod, service, serving, store, web, with_traffic,
 };
-use crate::plan::{Tunnel, Workload};
+use crate::plan::{self, Workload};
 use crate::wire::ext;
 use crate::wire::security::{Authorization, Clause, Match, Rule};
 use crate::wire::workload::{Extension, Locality, NetworkAddress, Port, TunnelProtocol};
@@ -47,14 +47,17 @@ fn a_workload_is_read_as_sent() {
     assert_eq!(workload.identity.to_string(), "spiffe://example.org/ns/shop/sa/default");
     let addresses: Vec<_> = workload.addresses.iter().map(ToString::to_string).collect();
     assert_eq!(addresses, ["10.244.1.1", "10.0.0.1", "fd00::1"]);
-    assert_eq!((&*workload.place.region, &*workload.place.zone, &*workload.place.subzone), ("r", "z", "s"));
-    assert_eq!((workload.capacity, workload.tunnel), (3, Tunnel::Hbone));
+    assert_eq!(
+        (&*workload.locality.region, &*workload.locality.zone, &*workload.locality.subzone),
+        ("r", "z", "s")
+    );
+    assert_eq!((workload.capacity, workload.tunnel_protocol), (3, plan::TunnelProtocol::Hbone));
     assert_eq!(workload.mapping(WEB, 80).unwrap().target, Some(8080));
     assert_eq!(workload.labels["app"], "a");
     let bare = workload::Workload { uid: "u".into(), namespace: "n".into(), ..Default::default() };
     let bare = Workload::try_from(bare).unwrap();
     assert_eq!(bare.identity.to_string(), "spiffe://cluster.local/ns/n/sa/default");
-    assert_eq!((bare.capacity, bare.tunnel), (1, Tunnel::Plain));
+    assert_eq!((bare.capacity, bare.tunnel_protocol), (1, plan::TunnelProtocol::Plain));
 }
 
 /// Each bad resource with the reason that is given for it.
@@ -207,7 +210,7 @@ fn damaged_resources_do_no_harm() {
             let snapshot = store.snapshot();
             for workload in snapshot.workloads() {
                 for ip in snapshot.addresses() {
-                    let _ = crate::plan::outbound::route(&snapshot, &workload, (ip, 80).into()).to_string();
+                    let _ = plan::outbound::destination_of(&snapshot, &workload, (ip, 80).into()).to_string();
                 }
             }
         }

@@ -22,10 +22,10 @@ use crate::wire::type_url;
 use crate::wire::workload as wire;
 use crate::wire::xds::Resource;
 
-/// A workload.
-pub(super) struct Record {
+/// A workload, as it is held.
+pub(super) struct CompactWorkload {
     template: Arc<Template>,
-    spot: Arc<Spot>,
+    locality: Arc<NodeLocality>,
     /// The name; behind it the uid, if that does not end with the name.
     text: Box<str>,
     name_length: u32,
@@ -48,10 +48,10 @@ pub(super) struct Template {
 
 /// Where the workloads of one node are.
 #[derive(Debug, PartialEq, Eq, Hash)]
-struct Spot {
+struct NodeLocality {
     node: Box<str>,
     /// A [`wire::Locality`]; empty if there is none.
-    locality: Box<[u8]>,
+    encoded: Box<[u8]>,
 }
 
 /// Nearly every workload has one address of each family, or one.
@@ -66,39 +66,39 @@ enum Addresses {
 
 /// What workloads have in common, as far as it is in use.
 #[derive(Debug, Default)]
-pub(super) struct Commons {
+pub(super) struct InternPool {
     templates: Table<Arc<Template>>,
     /// How many were in use when it was last looked.
     templates_in_use: usize,
-    spots: HashSet<Arc<Spot>>,
-    spots_in_use: usize,
+    localities: HashSet<Arc<NodeLocality>>,
+    localities_in_use: usize,
 }
 
 /// Unused ones that are not worth looking for.
 const SLACK: usize = 256;
 
-impl Record {
+impl CompactWorkload {
     /// Checks a workload and takes it in.
     pub(super) fn new(
         mut from: wire::Workload,
         version: &str,
         texts: &mut Texts,
-        commons: &mut Commons,
+        pool: &mut InternPool,
     ) -> Result<Self, Invalid> {
         let checked = Workload::try_from(from.clone())?;
         let (uid, name) = (std::mem::take(&mut from.uid), std::mem::take(&mut from.name));
         let uid_start = uid.strip_suffix(name.as_str()).map(Box::from);
         let text = if uid_start.is_some() { name.clone() } else { name.clone() + &uid };
-        let spot = commons.spot(Spot {
+        let locality = pool.locality(NodeLocality {
             node: std::mem::take(&mut from.node).into(),
-            locality: from.locality.take().unwrap_or_default().encode_to_vec().into(),
+            encoded: from.locality.take().unwrap_or_default().encode_to_vec().into(),
         });
         from.addresses.clear();
         from.status = 0;
-        let template = commons.template(from.encode_to_vec(), uid_start, &checked, texts);
+        let template = pool.template(from.encode_to_vec(), uid_start, &checked, texts);
         Ok(Self {
             template,
-            spot,
+            locality,
             text: text.into(),
             name_length: u32::try_from(name.len()).unwrap_or(u32::MAX),
             health: checked.health,
@@ -141,8 +141,8 @@ impl Record {
         wire::Workload {
             uid: self.uid(),
             name: self.name().to_owned(),
-            node: self.spot.node.to_string(),
-            locality: self.spot.locality(),
+            node: self.locality.node.to_string(),
+            locality: self.locality.wire(),
             addresses: self.addresses().map(octets).collect(),
             status: match self.health {
                 Health::Healthy => wire::WorkloadStatus::Healthy,
@@ -174,7 +174,7 @@ impl Record {
     }
 
     pub(super) fn node(&self) -> &str {
-        &self.spot.node
+        &self.locality.node
     }
 
     pub(super) fn health(&self) -> Health {
@@ -199,7 +199,7 @@ impl Record {
     pub(super) fn says_the_same(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.template, &other.template)
             && self.text == other.text
-            && self.spot == other.spot
+            && self.locality == other.locality
             && self.health == other.health
             && self.addresses == other.addresses
     }
@@ -227,7 +227,7 @@ impl Record {
     }
 }
 
-impl fmt::Debug for Record {
+impl fmt::Debug for CompactWorkload {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.uid())
     }
@@ -245,22 +245,22 @@ impl From<&[IpAddr]> for Addresses {
     }
 }
 
-impl Spot {
-    fn locality(&self) -> Option<wire::Locality> {
+impl NodeLocality {
+    fn wire(&self) -> Option<wire::Locality> {
         // The very bytes were encoded here.
-        let decode = || wire::Locality::decode(&*self.locality).expect("a locality that was encoded");
-        (!self.locality.is_empty()).then(decode)
+        let decode = || wire::Locality::decode(&*self.encoded).expect("a locality that was encoded");
+        (!self.encoded.is_empty()).then(decode)
     }
 }
 
-impl Commons {
-    fn spot(&mut self, spot: Spot) -> Arc<Spot> {
-        if let Some(held) = self.spots.get(&spot) {
+impl InternPool {
+    fn locality(&mut self, locality: NodeLocality) -> Arc<NodeLocality> {
+        if let Some(held) = self.localities.get(&locality) {
             return held.clone();
         }
-        let spot = Arc::new(spot);
-        self.spots.insert(spot.clone());
-        spot
+        let locality = Arc::new(locality);
+        self.localities.insert(locality.clone());
+        locality
     }
 
     fn template(
@@ -291,15 +291,15 @@ impl Commons {
             self.templates.retain(|template| Arc::strong_count(template) > 1);
             self.templates_in_use = self.templates.len();
         }
-        if self.spots.len() > 2 * self.spots_in_use + SLACK {
-            self.spots.retain(|spot| Arc::strong_count(spot) > 1);
-            self.spots_in_use = self.spots.len();
+        if self.localities.len() > 2 * self.localities_in_use + SLACK {
+            self.localities.retain(|locality| Arc::strong_count(locality) > 1);
+            self.localities_in_use = self.localities.len();
         }
     }
 }
 
-/// A service.
-pub(super) struct ServiceRecord {
+/// A service, as it is held.
+pub(super) struct CompactService {
     pub(super) key: Arc<str>,
     /// Its virtual addresses.
     pub(super) addresses: Box<[IpNet]>,
@@ -308,7 +308,7 @@ pub(super) struct ServiceRecord {
     decoded: Mutex<Weak<Service>>,
 }
 
-impl ServiceRecord {
+impl CompactService {
     /// Checks a service and takes it in.
     pub(super) fn new(from: wire::Service, version: &str, texts: &mut Texts) -> Result<Self, Invalid> {
         let encoded = from.encode_to_vec().into();
@@ -359,7 +359,7 @@ impl ServiceRecord {
     }
 }
 
-impl fmt::Debug for ServiceRecord {
+impl fmt::Debug for CompactService {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.key)
     }
@@ -383,4 +383,4 @@ fn octets(address: IpAddr) -> Vec<u8> {
 }
 
 // What a mesh of 100,000 workloads fits into an agent with.
-const _: () = assert!(size_of::<Record>() <= 96);
+const _: () = assert!(size_of::<CompactWorkload>() <= 96);
