@@ -1,19 +1,20 @@
 //! Room three: a connection that an enrolled pod opened. Decide, then act, then record.
 
 use std::cell::Cell;
+use std::fmt::Display;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mesh_api::plan::outbound::{Destination, Reject, destination_of};
-use mesh_api::plan::{PortPolicy, Service, Target, TargetKey, Workload};
+use mesh_api::plan::{Endpoints, PortPolicy, Service, Target, TargetKey, Workload};
 use mesh_common::is_mesh_port;
 use socket2::SockRef;
 use tokio::net::TcpStream;
 
 use super::accept::ConnectionSlot;
-use super::balance::{Active, AffinityClient, Slot};
+use super::balance::{Active, AffinityClient, LeftOut, Pick, Slot};
 use super::flow::{ClientAddress, OriginalDestination, UpstreamAddress};
 use super::lifetime::Lifetime;
 use super::pod::LocalPod;
@@ -55,7 +56,7 @@ struct Connected {
     upstream: Upstream,
     lifetime: Option<Lifetime>,
     _slot: Option<Slot<(Arc<str>, u16)>>,
-    _active: Option<Active<TargetKey>>,
+    _active: Option<Active>,
 }
 
 /// Serves one connection that was accepted on a pod's outbound listener.
@@ -218,7 +219,7 @@ struct To<'a> {
     service: &'a Arc<Service>,
     port: u16,
     policy: &'a PortPolicy,
-    endpoints: &'a [Target],
+    endpoints: &'a Endpoints,
     /// The kernel would have taken it to an endpoint on this node, had it been that one's turn.
     not_direct: bool,
 }
@@ -240,37 +241,30 @@ async fn balance(
         }
     };
     let options = Options { timeout: policy.pool.connect_timeout, keepalive: policy.pool.keepalive };
-    let mut candidates: Vec<(TargetKey, u32)> =
-        endpoints.iter().map(|target| (target.key(), target.weight)).collect();
-    leave_out_ejected(worker, policy, &mut candidates);
+    let mut left_out = worker.shared.health.ejected(endpoints, policy, Instant::now());
     let own = Own::of(origin.workload, to);
     if to.not_direct && own.is_none() {
-        leave_out_near(worker, &mut candidates);
+        leave_out_near(worker, endpoints, &mut left_out);
     }
-    let mut first = own.as_ref().and_then(|own| own.choose(worker, &candidates));
+    let first = own.as_ref().and_then(|own| own.choose(worker, endpoints, &left_out));
     let mut last = Error::AllEjected(Arc::clone(&service.hostname));
     let mut refused = 0;
-    for _ in 0..TRIES {
-        let Some(chosen) = first.take().or_else(|| worker.picker.choose(policy.lb, &candidates)) else {
-            break;
-        };
-        // Chosen once is enough: a weight of 0 takes it out of the next draw.
-        candidates[chosen].1 = 0;
-        let key = &candidates[chosen].0;
-        let active = worker.picker.open(key.clone());
-        let result = reach(origin, &endpoints[chosen], options, record).await;
-        watch_health(worker, policy, key, endpoints, &result);
+    for Pick { endpoint, key, active } in
+        worker.picker.picks(endpoints, policy.lb, left_out, first).take(TRIES)
+    {
+        let result = reach(origin, endpoint, options, record).await;
+        report(worker, &key, endpoints, policy, &result);
         match result {
             Ok(upstream) => {
                 if let Some(own) = own {
-                    own.keep(worker, key);
+                    own.keep(worker, &key);
                 }
                 let lifetime = Lifetime::of(&policy.pool);
                 return Ok(Connected { upstream, lifetime, _slot: slot, _active: Some(active) });
             }
             Err(error) if error.is_final() || origin.exposed.get() => return Err(error.into()),
             Err(error) => {
-                tracing::debug!(endpoint = %endpoints[chosen], %error, "trying another endpoint");
+                tracing::debug!(%endpoint, %error, "trying another endpoint");
                 refused += usize::from(error.is_refusal());
                 last = Error::of_all(error, refused == endpoints.len());
             }
@@ -291,8 +285,8 @@ impl Own {
         Some(Self { client, timeout })
     }
 
-    fn choose(&self, worker: &Worker, candidates: &[(TargetKey, u32)]) -> Option<usize> {
-        worker.shared.affinity.choose(&self.client, candidates, Instant::now())
+    fn choose(&self, worker: &Worker, endpoints: &Endpoints, left_out: &LeftOut) -> Option<usize> {
+        worker.shared.affinity.choose(&self.client, endpoints, left_out, Instant::now())
     }
 
     fn keep(self, worker: &Worker, endpoint: &TargetKey) {
@@ -300,23 +294,14 @@ impl Own {
     }
 }
 
-fn leave_out_ejected(worker: &Worker, policy: &PortPolicy, candidates: &mut [(TargetKey, u32)]) {
-    let Some(limits) = &policy.outlier else { return };
-    let keys: Vec<_> = candidates.iter().map(|(key, _)| key.clone()).collect();
-    let ejected = worker.shared.health.ejected(&keys, limits, Instant::now());
-    for ((_, weight), _) in candidates.iter_mut().zip(ejected).filter(|(_, ejected)| *ejected) {
-        *weight = 0;
-    }
-}
-
 /// The kernel has given the endpoints on this node their share already. Where there are no others they are
 /// tried all the same: it may have left them out for a failure.
-fn leave_out_near(worker: &Worker, candidates: &mut [(TargetKey, u32)]) {
-    let is_near = |key: &TargetKey| worker.local_pod(key.address.ip()).is_some();
-    if candidates.iter().any(|(key, weight)| *weight > 0 && !is_near(key)) {
-        for (_, weight) in candidates.iter_mut().filter(|(key, _)| is_near(key)) {
-            *weight = 0;
-        }
+fn leave_out_near(worker: &Worker, endpoints: &Endpoints, left_out: &mut LeftOut) {
+    let (near, far): (Vec<_>, Vec<_>) = (0..endpoints.len())
+        .filter(|index| !left_out.contains(*index))
+        .partition(|index| worker.local_pod(endpoints[*index].address.ip()).is_some());
+    if !far.is_empty() {
+        near.into_iter().for_each(|index| left_out.add(index));
     }
 }
 
@@ -328,24 +313,20 @@ fn ask_for_direct_ways(worker: &Worker, pod: &LocalPod, original: OriginalDestin
     }
 }
 
-fn watch_health(
+/// A policy's no says nothing of the endpoint.
+fn report(
     worker: &Worker,
-    policy: &PortPolicy,
     key: &TargetKey,
-    endpoints: &[Target],
+    among: &Endpoints,
+    policy: &PortPolicy,
     result: &Result<Upstream, upstream::Error>,
 ) {
-    let Some(limits) = &policy.outlier else { return };
-    match result {
-        Ok(_) => worker.shared.health.succeeded(key),
-        Err(error) if error.is_final() => {}
-        Err(error) => {
-            let all: Vec<_> = endpoints.iter().map(Target::key).collect();
-            if worker.shared.health.failed(key, &all, limits, Instant::now()) {
-                tracing::warn!(endpoint = %key.address, %error, "endpoint ejected after failures");
-            }
-        }
-    }
+    let failure: Option<&dyn Display> = match result {
+        Ok(_) => None,
+        Err(error) if error.is_final() => return,
+        Err(error) => Some(error),
+    };
+    worker.shared.health.report(key, among, policy, failure, Instant::now());
 }
 
 /// Opens the way to one endpoint and notes where it leads.

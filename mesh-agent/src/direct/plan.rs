@@ -9,7 +9,7 @@ use mesh_api::identity::SpiffeId;
 use mesh_api::plan::kernel;
 use mesh_api::plan::outbound::{Destination, destination_of};
 use mesh_api::plan::policy::Verdict;
-use mesh_api::plan::{LoadBalancer, PortPolicy, Service, Snapshot, Target, TargetKey, Workload};
+use mesh_api::plan::{Endpoints, LoadBalancer, PortPolicy, Service, Snapshot, Target, TargetKey, Workload};
 use mesh_common::address::Address;
 use mesh_common::direct::{Choice, DirectRoute, MAX_CHOICES, RouteKey};
 use mesh_common::is_mesh_port;
@@ -43,7 +43,7 @@ pub(super) struct Pods {
 #[derive(Clone, Copy)]
 pub(super) struct View<'a> {
     pub snapshot: &'a Snapshot,
-    pub health: &'a Health<TargetKey>,
+    pub health: &'a Health,
     /// Clients that always get the same endpoint of a service.
     pub affinity: &'a Affinity,
     /// Endpoints that refused a direct connection a moment ago. The proxy tries another in their place.
@@ -61,7 +61,7 @@ pub(super) struct Plan {
     /// The service that was addressed, if one was, and how connections to it are treated.
     pub service: Option<(Arc<Service>, Arc<PortPolicy>)>,
     /// All endpoints, near and far.
-    pub endpoints: Arc<[TargetKey]>,
+    pub endpoints: Arc<Endpoints>,
     /// The endpoints that take connections directly, at least one.
     pub ways: Vec<Way>,
     /// Sum of the weights of all endpoints in question.
@@ -135,8 +135,8 @@ impl Pods {
 /// Plans a client's connections to a destination; none if all of them are the proxy's.
 pub(super) fn plan(view: View<'_>, pods: &Pods, client: &Pod, destination: SocketAddr) -> Option<Plan> {
     let source = workload_of(view.snapshot, client)?;
-    let (service, targets): (_, Arc<[Target]>) = match destination_of(view.snapshot, &source, destination) {
-        Destination::Workload(target) => (None, [target].into()),
+    let (service, endpoints) = match destination_of(view.snapshot, &source, destination) {
+        Destination::Workload(target) => (None, Arc::new(Endpoints::from_iter([target]))),
         Destination::Service { service, policy, endpoints, .. }
             if kernel::may_carry(&policy, endpoints.len()).is_ok() =>
         {
@@ -144,19 +144,12 @@ pub(super) fn plan(view: View<'_>, pods: &Pods, client: &Pod, destination: Socke
         }
         _ => return None,
     };
-    let endpoints: Arc<[TargetKey]> = targets.iter().map(Target::key).collect();
-    let mut out = left_out(view, service.as_ref().map(|(_, policy)| &**policy), &endpoints);
-    let own = service
-        .as_ref()
-        .and_then(|(service, policy)| AffinityClient::of(&source, service, policy, destination.port()));
-    if let Some((own, _)) = own {
-        leave_out_others(view, &own, &targets, &mut out);
-    }
-    let in_question = || targets.iter().zip(&out).filter(|(_, out)| !**out).map(|(target, _)| target);
-    let tickets = in_question().map(|target| u64::from(target.weight)).sum();
+    let in_question = in_question(view, &source, service.as_ref(), destination.port(), &endpoints);
+    let tickets = in_question.iter().map(|target| u64::from(target.weight)).sum();
     // The proxy leaves out all endpoints on this node when a draw did not fall on one of them: so either all
     // of them have a direct way, or none.
-    let near: Vec<_> = in_question().filter(|target| pods.at(target.address.ip()).is_some()).collect();
+    let is_near = |target: &&Target| pods.at(target.address.ip()).is_some();
+    let near: Vec<_> = in_question.into_iter().filter(is_near).collect();
     if near.len() > MAX_CHOICES {
         return None;
     }
@@ -175,22 +168,23 @@ fn workload_of(snapshot: &Snapshot, pod: &Pod) -> Option<Arc<Workload>> {
     found.find(|workload| pod.is(workload))
 }
 
-/// Which endpoints are ejected.
-fn left_out(view: View<'_>, policy: Option<&PortPolicy>, endpoints: &[TargetKey]) -> Vec<bool> {
-    match policy.and_then(|policy| policy.outlier.as_ref()) {
-        Some(limits) => view.health.ejected(endpoints, limits, view.now),
-        None => vec![false; endpoints.len()],
+/// The endpoints that the client's next connection may be taken to: all that are not ejected, or its own alone
+/// where it has one.
+fn in_question<'a>(
+    view: View<'_>,
+    source: &Workload,
+    service: Option<&(Arc<Service>, Arc<PortPolicy>)>,
+    port: u16,
+    endpoints: &'a Endpoints,
+) -> Vec<&'a Target> {
+    let Some((service, policy)) = service else { return endpoints.iter().collect() };
+    let left_out = view.health.ejected(endpoints, policy, view.now);
+    if let Some((client, _)) = AffinityClient::of(source, service, policy, port) {
+        let own = view.affinity.choose(&client, endpoints, &left_out, view.now);
+        return own.map(|index| &endpoints[index]).into_iter().collect();
     }
-}
-
-/// Leaves out all but the client's own endpoint.
-fn leave_out_others(view: View<'_>, own: &AffinityClient, targets: &[Target], out: &mut [bool]) {
-    let weight = |(target, out): (&Target, &bool)| (target.key(), if *out { 0 } else { target.weight });
-    let candidates: Vec<_> = targets.iter().zip(&*out).map(weight).collect();
-    let chosen = view.affinity.choose(own, &candidates, view.now);
-    for (index, out) in out.iter_mut().enumerate() {
-        *out = Some(index) != chosen;
-    }
+    let all = endpoints.iter().enumerate();
+    all.filter(|(index, _)| !left_out.contains(*index)).map(|(_, target)| target).collect()
 }
 
 /// The direct way to an endpoint, if there is one: a pod of this node that the endpoint's workload still is,

@@ -136,7 +136,7 @@ impl Table {
         for (client, entries) in &mut self.asked {
             let Some(pod) = self.pods.get(*client) else { continue };
             for (destination, entry) in entries {
-                if entry.plan.as_ref().is_some_and(|plan| plan.endpoints.contains(refused)) {
+                if entry.plan.as_ref().is_some_and(|plan| plan.endpoints.contains_key(refused)) {
                     let plan = plan(view, &self.pods, pod, *destination);
                     changes.extend(entry.set(*client, *destination, plan));
                 }

@@ -2,6 +2,7 @@
 //! recorded.
 
 use std::collections::HashMap;
+use std::fmt::Display;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -291,7 +292,7 @@ impl Task {
             Happened::Opening | Happened::Unlisted => self.flows.opening(event, &parties, snapshot),
             Happened::Established => {
                 self.flows.established(event);
-                self.watch_health(plan.as_deref(), event, true);
+                self.report(plan.as_deref(), event, None);
                 None
             }
             Happened::Closed => {
@@ -300,7 +301,7 @@ impl Task {
             }
             Happened::Failed => {
                 self.flows.failed(event);
-                self.watch_health(plan.as_deref(), event, false);
+                self.report(plan.as_deref(), event, Some(&"it did not take a direct connection"));
                 None
             }
             Happened::Astray => self.flows.astray(event).or_else(|| self.older_like(event)),
@@ -316,22 +317,19 @@ impl Task {
         self.older.values().find(is_same).map(Ends::from)
     }
 
-    fn watch_health(&mut self, plan: Option<&Plan>, event: &DirectEvent, success: bool) {
+    /// Notes what became of a connection to an endpoint of a plan.
+    fn report(&mut self, plan: Option<&Plan>, event: &DirectEvent, failure: Option<&dyn Display>) {
         let Some(plan) = plan else { return };
         let Some(key) = plan.way_to(event.server_netns, event.server).map(|way| way.target.key()) else {
             return;
         };
-        let limits = plan.service.as_ref().and_then(|(_, policy)| policy.outlier.as_ref());
-        if success {
-            if limits.is_some() {
-                self.shared.health.succeeded(&key);
-            }
-            plan.keep(&self.shared.affinity, &key, event.destination, Instant::now());
-            return;
-        }
         let now = Instant::now();
-        if limits.is_some_and(|limits| self.shared.health.failed(&key, &plan.endpoints, limits, now)) {
-            tracing::warn!(endpoint = %key.address, "endpoint ejected after failures");
+        if let Some((_, policy)) = &plan.service {
+            self.shared.health.report(&key, &plan.endpoints, policy, failure, now);
+        }
+        if failure.is_none() {
+            plan.keep(&self.shared.affinity, &key, event.destination, now);
+            return;
         }
         self.resting.insert(key.clone(), now + REST);
         let snapshot = self.shared.snapshot.load_full();

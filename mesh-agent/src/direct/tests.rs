@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use history::{DESTINATIONS, Mesh, pick};
 use mesh_api::plan::outbound;
 use mesh_api::plan::policy::{Peer, authorize};
-use mesh_api::plan::{Service, Snapshot, TargetKey, Workload};
+use mesh_api::plan::{Endpoints, PortPolicy, Service, Snapshot, Target, TargetKey, Workload};
 use mesh_common::address::Address;
 use mesh_common::direct::{Choice, DirectRoute, RouteKey, choose};
 use mesh_common::veth::Wanted;
@@ -36,7 +36,7 @@ struct Node {
     mesh: Mesh,
     snapshot: Snapshot,
     table: Table,
-    health: Health<TargetKey>,
+    health: Health,
     affinity: Affinity,
     resting: HashMap<TargetKey, Instant>,
     links: Links,
@@ -230,16 +230,16 @@ impl Node {
         let mut services: Vec<_> = self.snapshot.services().collect();
         services.sort_unstable_by(|a, b| a.key.cmp(&b.key));
         let Some(service) = services.get(random.random_range(0..2)) else { return "nothing" };
-        let keys = keys(&self.snapshot, service);
-        if keys.is_empty() {
+        let endpoints = endpoints(&self.snapshot, service);
+        if endpoints.is_empty() {
             return "nothing";
         }
-        let failing = &keys[random.random_range(0..keys.len())];
+        let failing = endpoints[random.random_range(0..endpoints.len())].key();
+        let policy = PortPolicy { outlier: Some(history::LIMITS), ..PortPolicy::default() };
         for _ in 0..3 {
-            self.health.failed(failing, &keys, &history::LIMITS, self.now);
+            self.health.report(&failing, &endpoints, &policy, Some(&"refused"), self.now);
         }
         self.resting.insert(failing.clone(), self.now + Duration::from_secs(5));
-        let failing = failing.clone();
         let changes = self.with_view(|table, view| table.plan_around(view, &failing));
         self.tell(changes);
         "an endpoint fails"
@@ -394,13 +394,13 @@ fn is(pod: &Pod, workload: &Workload) -> bool {
     workload.identity == pod.identity && workload.name == pod.name && workload.namespace == pod.namespace
 }
 
-fn keys(snapshot: &Snapshot, service: &Service) -> Vec<TargetKey> {
-    let members = snapshot.members(service).into_iter();
-    let key = |workload: Arc<Workload>| {
-        let ip = *workload.addresses.first()?;
-        Some(TargetKey { workload: workload.uid.clone(), address: (ip, history::TARGET_PORT).into() })
+fn endpoints(snapshot: &Snapshot, service: &Service) -> Endpoints {
+    let endpoint = |workload: Arc<Workload>| {
+        let address = (*workload.addresses.first()?, history::TARGET_PORT).into();
+        let (tunnel_protocol, weight) = (workload.tunnel_protocol, workload.capacity);
+        Some(Target { workload, address, tunnel_protocol, expected_identities: [].into(), weight })
     };
-    members.filter_map(key).collect()
+    snapshot.members(service).into_iter().filter_map(endpoint).collect()
 }
 
 fn destination(random: &mut StdRng) -> SocketAddr {

@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::ops::Deref;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use super::preference::{Locality, Preference};
@@ -69,6 +70,53 @@ impl fmt::Display for Target {
     }
 }
 
+/// Endpoints that a connection may be taken to, with what choosing among them by weight needs. Made once for
+/// all connections that choose among the same.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Endpoints {
+    all: Box<[Target]>,
+    /// For each, the sum of the weights up to its own.
+    sums: Box<[u64]>,
+}
+
+impl FromIterator<Target> for Endpoints {
+    fn from_iter<I: IntoIterator<Item = Target>>(all: I) -> Self {
+        let all: Box<[_]> = all.into_iter().collect();
+        let sum = |sum: &mut u64, target: &Target| {
+            *sum += u64::from(target.weight);
+            Some(*sum)
+        };
+        Self { sums: all.iter().scan(0, sum).collect(), all }
+    }
+}
+
+impl Deref for Endpoints {
+    type Target = [Target];
+
+    fn deref(&self) -> &[Target] {
+        &self.all
+    }
+}
+
+impl Endpoints {
+    /// Sum of all weights.
+    pub fn total_weight(&self) -> u64 {
+        self.sums.last().copied().unwrap_or(0)
+    }
+
+    /// The index of the endpoint that a ticket falls to: each has as many tickets as its weight, from 0 to
+    /// [`Endpoints::total_weight`]. None beyond that.
+    pub fn by_ticket(&self, ticket: u64) -> Option<usize> {
+        let index = self.sums.partition_point(|sum| *sum <= ticket);
+        (index < self.sums.len()).then_some(index)
+    }
+
+    /// Whether an endpoint is among them.
+    pub fn contains_key(&self, key: &TargetKey) -> bool {
+        self.all.iter().any(|target| target.address == key.address && target.workload.uid == key.workload)
+    }
+}
+
 /// The workloads of one service, and its ports' endpoints among them.
 #[derive(Debug)]
 pub(super) struct ServiceEndpoints {
@@ -95,7 +143,7 @@ impl ServiceEndpoints {
         port: u16,
         family: Family,
         client: &Locality,
-    ) -> Option<Arc<[Target]>> {
+    ) -> Option<Arc<Endpoints>> {
         let port = self.ports.iter().find(|candidate| candidate.port == port)?;
         Some(match service.preference {
             Preference::None | Preference::Passthrough => port.all(family).clone(),
@@ -136,15 +184,15 @@ struct PortEndpoints {
 /// Endpoints as clients of either family see them.
 #[derive(Debug)]
 struct ByFamily {
-    v4: Arc<[Target]>,
-    v6: Arc<[Target]>,
+    v4: Arc<Endpoints>,
+    v6: Arc<Endpoints>,
 }
 
 #[derive(Debug)]
 struct Choice {
     client: Locality,
     family: Family,
-    targets: Arc<[Target]>,
+    targets: Arc<Endpoints>,
 }
 
 impl PortEndpoints {
@@ -159,12 +207,12 @@ impl PortEndpoints {
         }
     }
 
-    fn all(&self, family: Family) -> &Arc<[Target]> {
+    fn all(&self, family: Family) -> &Arc<Endpoints> {
         let ready = self.ready.of(family);
         if ready.is_empty() { self.terminating.of(family) } else { ready }
     }
 
-    fn preferred(&self, service: &Service, family: Family, client: &Locality) -> Arc<[Target]> {
+    fn preferred(&self, service: &Service, family: Family, client: &Locality) -> Arc<Endpoints> {
         let known = self.preferred.read().unwrap_or_else(PoisonError::into_inner);
         let matches = |choice: &&Choice| choice.family == family && choice.client == *client;
         if let Some(choice) = known.iter().find(matches) {
@@ -176,7 +224,8 @@ impl PortEndpoints {
             service.preference.select(client, all, |target| &target.workload.locality)
         };
         let ready = select(&self.ready);
-        let targets: Arc<[Target]> = if ready.is_empty() { select(&self.terminating) } else { ready }.into();
+        let preferred = if ready.is_empty() { select(&self.terminating) } else { ready };
+        let targets: Arc<Endpoints> = Arc::new(preferred.into_iter().collect());
         let choice = Choice { client: client.clone(), family, targets: targets.clone() };
         self.preferred.write().unwrap_or_else(PoisonError::into_inner).push(choice);
         targets
@@ -185,15 +234,16 @@ impl PortEndpoints {
 
 impl ByFamily {
     fn build(service: &Service, port: &ServicePort, members: &[&Arc<Workload>]) -> Self {
-        let targets = |family: Family| -> Arc<[Target]> {
-            members.iter().filter_map(|workload| candidate(service, port, workload, family)).collect()
+        let targets = |family: Family| -> Arc<Endpoints> {
+            let candidates = members.iter().filter_map(|workload| candidate(service, port, workload, family));
+            Arc::new(candidates.collect())
         };
         let v4 = targets(Family::V4);
         let v6 = Some(targets(Family::V6)).filter(|v6| *v6 != v4).unwrap_or_else(|| v4.clone());
         Self { v4, v6 }
     }
 
-    fn of(&self, family: Family) -> &Arc<[Target]> {
+    fn of(&self, family: Family) -> &Arc<Endpoints> {
         match family {
             Family::V4 => &self.v4,
             Family::V6 => &self.v6,

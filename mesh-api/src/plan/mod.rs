@@ -30,7 +30,7 @@ mod workload;
 
 pub use decode::Invalid;
 pub use discovery::DiscoveryType;
-pub use endpoints::{Target, TargetKey};
+pub use endpoints::{Endpoints, Target, TargetKey};
 pub use preference::{Locality, Preference};
 pub use reach::Reach;
 pub use service::{AppProtocol, Families, Service, ServicePort, Visibility};

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use mesh_common::is_mesh_port;
 
 pub use super::endpoints::Obstacle;
-use super::endpoints::{self, Family, ServiceEndpoints, Target};
+use super::endpoints::{self, Endpoints, Family, ServiceEndpoints, Target};
 use super::preference::Preference;
 use super::service::Service;
 use super::snapshot::Snapshot;
@@ -37,7 +37,7 @@ pub enum Destination {
         /// How connections to the port are treated.
         policy: Arc<PortPolicy>,
         /// The eligible endpoints, at least one, in the order of their workloads' uids.
-        endpoints: Arc<[Target]>,
+        endpoints: Arc<Endpoints>,
     },
     /// Nowhere.
     Reject(Reject),

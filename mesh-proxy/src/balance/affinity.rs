@@ -11,7 +11,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use fnv::FnvHasher;
-use mesh_api::plan::{PortPolicy, Service, TargetKey, Workload};
+use mesh_api::plan::{Endpoints, PortPolicy, Service, Target, TargetKey, Workload};
+
+use super::left_out::LeftOut;
+use super::picker::eligible;
 
 /// Clients that are remembered, of all pods of the node and all services; some 150 bytes each. Further ones
 /// go where their score says.
@@ -69,13 +72,20 @@ struct Kept {
 }
 
 impl Affinity {
-    /// The index of a client's endpoint among candidates (key and weight; a weight of 0 is never chosen).
-    pub fn choose(&self, client: &Client, candidates: &[(TargetKey, u32)], now: Instant) -> Option<usize> {
+    /// The index of a client's endpoint among those that have a weight and are not left out.
+    pub fn choose(
+        &self,
+        client: &Client,
+        endpoints: &Endpoints,
+        left_out: &LeftOut,
+        now: Instant,
+    ) -> Option<usize> {
         let kept = self.table().get(client, now);
-        let has = |workload: Arc<str>| {
-            candidates.iter().position(|(key, weight)| *weight > 0 && key.workload == workload)
-        };
-        kept.and_then(has).or_else(|| highest(client, candidates))
+        let eligible = || eligible(endpoints, left_out, None);
+        let kept = kept.and_then(|kept| eligible().find(|(_, endpoint)| endpoint.workload.uid == kept));
+        let scored = || eligible().map(|(index, endpoint)| (index, score(client, endpoint)));
+        let highest = || scored().max_by(|(_, one), (_, other)| one.total_cmp(other));
+        kept.map(|(index, _)| index).or_else(|| highest().map(|(index, _)| index))
     }
 
     /// A client has connected to an endpoint, and keeps it for so long.
@@ -126,18 +136,11 @@ impl Table {
     }
 }
 
-/// The candidate of the highest score, by index.
-fn highest(client: &Client, candidates: &[(TargetKey, u32)]) -> Option<usize> {
-    let eligible = candidates.iter().enumerate().filter(|(_, (_, weight))| *weight > 0);
-    let scored = eligible.map(|(index, (key, weight))| (index, score(client, &key.workload, *weight)));
-    scored.max_by(|(_, one), (_, other)| one.total_cmp(other)).map(|(index, _)| index)
-}
-
-/// Each candidate is the highest as often as its share of the weights (Schindelhauer and Schomaker, "Weighted
+/// Each endpoint's is the highest as often as its share of the weights (Schindelhauer and Schomaker, "Weighted
 /// distributed hash tables", 2005).
-fn score(client: &Client, workload: &str, weight: u32) -> f64 {
+fn score(client: &Client, endpoint: &Target) -> f64 {
     let mut hasher = FnvHasher::default();
-    for text in [&*client.workload, &*client.service, workload] {
+    for text in [&*client.workload, &*client.service, &*endpoint.workload.uid] {
         hasher.write(text.as_bytes());
         hasher.write_u8(0xff);
     }
@@ -145,7 +148,7 @@ fn score(client: &Client, workload: &str, weight: u32) -> f64 {
     // Of the 53 bits that a float holds; above 0, and below 1.
     #[expect(clippy::cast_precision_loss, reason = "53 bits are what a float holds")]
     let uniform = ((mixed(hasher.finish()) >> 11) as f64 + 0.5) / (1_u64 << 53) as f64;
-    -f64::from(weight) / uniform.ln()
+    -f64::from(endpoint.weight) / uniform.ln()
 }
 
 /// Spreads what differs over all bits, which FNV does not: uids differ in their last characters. (`fmix64` of
@@ -160,15 +163,11 @@ fn mixed(mut hash: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::fixture::endpoints;
     use super::*;
 
     fn client(name: &str) -> Client {
         Client { workload: name.into(), service: "shop/web".into(), port: 80 }
-    }
-
-    fn endpoints(names: &[(&str, u32)]) -> Vec<(TargetKey, u32)> {
-        let key = |name: &str| TargetKey { workload: name.into(), address: "10.0.0.1:80".parse().unwrap() };
-        names.iter().map(|(name, weight)| (key(name), *weight)).collect()
     }
 
     #[test]
@@ -177,8 +176,8 @@ mod tests {
         let (mut hits, now) = ([0; 4], Instant::now());
         for number in 0..4000 {
             let client = client(&format!("cluster//Pod/shop/client-{number}"));
-            let chosen = Affinity::default().choose(&client, &all, now).unwrap();
-            assert_eq!(Affinity::default().choose(&client, &all, now), Some(chosen));
+            let chosen = Affinity::default().choose(&client, &all, &LeftOut::default(), now).unwrap();
+            assert_eq!(Affinity::default().choose(&client, &all, &LeftOut::default(), now), Some(chosen));
             hits[chosen] += 1;
         }
         assert!((850..1150).contains(&hits[0]) && (850..1150).contains(&hits[1]), "{hits:?}");
@@ -188,28 +187,31 @@ mod tests {
     #[test]
     fn a_client_keeps_its_endpoint_though_others_come_and_until_it_goes() {
         let (affinity, now, timeout) = (Affinity::default(), Instant::now(), Duration::from_mins(10));
-        let mut all = endpoints(&[("web-0", 1)]);
+        let own = endpoints(&[("web-0", 1)]);
         for number in 0..50 {
-            affinity.keep(client(&number.to_string()), &all[0].0, timeout, now);
+            affinity.keep(client(&number.to_string()), &own[0].key(), timeout, now);
         }
-        all.extend(endpoints(&[("web-1", 1), ("web-2", 1)]));
-        let chosen = |all: &[(TargetKey, u32)], now| {
-            let chosen = (0..50).filter_map(|number| affinity.choose(&client(&number.to_string()), all, now));
-            chosen.collect::<Vec<_>>()
+        let all = endpoints(&[("web-0", 1), ("web-1", 1), ("web-2", 1)]);
+        let chosen = |all: &Endpoints, left_out: &[usize], now| {
+            let left_out = left_out.iter().copied().collect();
+            let choose = |number: u32| affinity.choose(&client(&number.to_string()), all, &left_out, now);
+            (0..50).filter_map(choose).collect::<Vec<_>>()
         };
-        assert!(chosen(&all, now).iter().all(|chosen| *chosen == 0));
-        assert!(chosen(&all, now + timeout).contains(&1), "in the end another one may be its own");
-        all[0].1 = 0;
-        assert!(chosen(&all, now).iter().all(|chosen| *chosen != 0), "it takes nothing");
-        assert!(chosen(&all[1..], now).contains(&1), "it is gone");
-        assert_eq!(affinity.choose(&client("x"), &[], now), None);
+        assert!(chosen(&all, &[], now).iter().all(|chosen| *chosen == 0));
+        assert!(chosen(&all, &[], now + timeout).contains(&1), "in the end another one may be its own");
+        assert!(chosen(&all, &[0], now).iter().all(|chosen| *chosen != 0), "it is left out");
+        let without = endpoints(&[("web-0", 0), ("web-1", 1)]);
+        assert!(chosen(&without, &[], now).iter().all(|chosen| *chosen == 1), "it takes nothing");
+        let gone = endpoints(&[("web-1", 1), ("web-2", 1)]);
+        assert!(chosen(&gone, &[], now).contains(&1), "it is gone");
+        assert!(chosen(&endpoints(&[]), &[], now).is_empty());
     }
 
     #[test]
     fn memory_is_bounded_and_those_of_the_past_make_room() {
         let (affinity, now) = (Affinity::default(), Instant::now());
         let endpoints = endpoints(&[("web-0", 1), ("web-1", 0)]);
-        let (own, second) = (&endpoints[1].0, Duration::from_secs(1));
+        let (own, second) = (&endpoints[1].key(), Duration::from_secs(1));
         for number in 0..MOST + 10 {
             affinity.keep(client(&number.to_string()), own, second, now);
         }

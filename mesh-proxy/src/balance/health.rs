@@ -2,18 +2,21 @@
 //! is touched when a service has the policy and when a connect fails, not otherwise.
 
 use std::collections::HashMap;
-use std::hash::Hash;
-use std::sync::{Mutex, PoisonError};
+use std::fmt::Display;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use mesh_api::plan::OutlierDetection;
+use mesh_api::plan::{Endpoints, OutlierDetection, PortPolicy, Target, TargetKey};
+
+use super::left_out::LeftOut;
 
 /// The longest that an endpoint is left out, however often it failed and whatever its policy says.
 const LONGEST_REST: Duration = Duration::from_hours(24 * 365);
 
-/// Health of endpoints, by key.
-pub struct Health<K> {
-    endpoints: Mutex<HashMap<K, State>>,
+/// Which endpoints have failed, and how often.
+#[derive(Debug, Default)]
+pub struct Health {
+    endpoints: Mutex<HashMap<TargetKey, State>>,
 }
 
 #[derive(Debug)]
@@ -24,55 +27,77 @@ struct State {
     last_change: Instant,
 }
 
-impl<K> Default for Health<K> {
-    fn default() -> Self {
-        Self { endpoints: Mutex::default() }
+impl State {
+    fn is_ejected(&self, now: Instant) -> bool {
+        self.until.is_some_and(|until| until > now)
     }
 }
 
-impl<K: Hash + Eq + Clone> Health<K> {
-    /// Which of `candidates` are to be left out now.
-    pub fn ejected(&self, candidates: &[K], limits: &OutlierDetection, now: Instant) -> Vec<bool> {
-        let endpoints = self.endpoints.lock().unwrap_or_else(PoisonError::into_inner);
-        let out: Vec<bool> = candidates
-            .iter()
-            .map(|key| endpoints.get(key).and_then(|state| state.until).is_some_and(|until| until > now))
-            .collect();
-        let healthy = out.iter().filter(|out| !**out).count();
-        if percent(healthy, candidates.len()) < usize::from(limits.min_health_percent) {
-            return vec![false; candidates.len()];
+impl Health {
+    /// Which of a service's endpoints its policy leaves out now.
+    pub fn ejected(&self, among: &Endpoints, policy: &PortPolicy, now: Instant) -> LeftOut {
+        let Some(limits) = &policy.outlier else { return LeftOut::default() };
+        let states = self.states();
+        let ejected = |endpoint: &Target| states.get(&endpoint.key()).is_some_and(|it| it.is_ejected(now));
+        let out: Vec<_> = if states.is_empty() { Vec::new() } else { positions(among, ejected) };
+        let healthy = among.len() - out.len();
+        if percent(healthy, among.len()) < usize::from(limits.min_health_percent) {
+            return LeftOut::default();
         }
-        out
+        out.into_iter().collect()
     }
 
-    /// Notes that a connect succeeded.
-    pub fn succeeded(&self, key: &K) {
-        let mut endpoints = self.endpoints.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(state) = endpoints.get_mut(key) {
+    /// Notes what became of a connection to an endpoint, one of the proxy or one of the kernel: `failure` if
+    /// it did not come about. Counts only where the service's policy says so; whoever fails too often is left
+    /// out for a while, and the log is told.
+    pub fn report(
+        &self,
+        endpoint: &TargetKey,
+        among: &Endpoints,
+        policy: &PortPolicy,
+        failure: Option<&dyn Display>,
+        now: Instant,
+    ) {
+        let Some(limits) = &policy.outlier else { return };
+        match failure {
+            None => self.succeeded(endpoint),
+            Some(failure) => {
+                if self.failed(endpoint, among, limits, now) {
+                    tracing::warn!(endpoint = %endpoint.address, error = %failure, "endpoint ejected after failures");
+                }
+            }
+        }
+    }
+
+    /// Forgets endpoints that `keep` does not want.
+    pub fn retain(&self, keep: impl Fn(&TargetKey) -> bool) {
+        self.states().retain(|key, _| keep(key));
+    }
+
+    fn succeeded(&self, endpoint: &TargetKey) {
+        if let Some(state) = self.states().get_mut(endpoint) {
             state.failures = 0;
         }
     }
 
-    /// Notes that a connect failed; answers whether the endpoint was ejected for it. `all` are the service's
-    /// endpoints.
-    pub fn failed(&self, key: &K, all: &[K], limits: &OutlierDetection, now: Instant) -> bool {
-        let mut endpoints = self.endpoints.lock().unwrap_or_else(PoisonError::into_inner);
-        let out_now = all
-            .iter()
-            .filter(|other| {
-                endpoints.get(*other).and_then(|state| state.until).is_some_and(|until| until > now)
-            })
-            .count();
-        let state = endpoints.entry(key.clone()).or_insert(State {
-            failures: 0,
-            ejections: 0,
-            until: None,
-            last_change: now,
-        });
+    /// Returns whether the endpoint is ejected for it.
+    fn failed(
+        &self,
+        endpoint: &TargetKey,
+        among: &Endpoints,
+        limits: &OutlierDetection,
+        now: Instant,
+    ) -> bool {
+        let mut states = self.states();
+        let is_out = |other: &Target| states.get(&other.key()).is_some_and(|state| state.is_ejected(now));
+        let out_now = positions(among, is_out).len();
+        let new = State { failures: 0, ejections: 0, until: None, last_change: now };
+        let state = states.entry(endpoint.clone()).or_insert(new);
         state.failures += 1;
-        let already_out = state.until.is_some_and(|until| until > now);
-        let too_many = percent(out_now + 1, all.len()) > usize::from(limits.max_ejection_percent);
-        if limits.consecutive_errors.is_none_or(|most| state.failures < most.get()) || already_out || too_many
+        let too_many = percent(out_now + 1, among.len()) > usize::from(limits.max_ejection_percent);
+        if limits.consecutive_errors.is_none_or(|most| state.failures < most.get())
+            || state.is_ejected(now)
+            || too_many
         {
             return false;
         }
@@ -84,10 +109,15 @@ impl<K: Hash + Eq + Clone> Health<K> {
         true
     }
 
-    /// Forgets endpoints that `keep` does not want.
-    pub fn retain(&self, keep: impl Fn(&K) -> bool) {
-        self.endpoints.lock().unwrap_or_else(PoisonError::into_inner).retain(|key, _| keep(key));
+    fn states(&self) -> MutexGuard<'_, HashMap<TargetKey, State>> {
+        // Nothing that panics happens under the lock.
+        self.endpoints.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn positions(among: &Endpoints, is_one: impl Fn(&Target) -> bool) -> Vec<usize> {
+    let all = among.iter().enumerate();
+    all.filter(|(_, endpoint)| is_one(endpoint)).map(|(index, _)| index).collect()
 }
 
 fn percent(part: usize, whole: usize) -> usize {
@@ -103,6 +133,7 @@ fn intervals(passed: Duration, interval: Duration) -> u32 {
 mod tests {
     use std::num::NonZeroU32;
 
+    use super::super::fixture::endpoints;
     use super::*;
 
     const LIMITS: OutlierDetection = OutlierDetection {
@@ -113,25 +144,41 @@ mod tests {
         min_health_percent: 0,
     };
 
-    fn fail(
-        health: &Health<&'static str>,
-        key: &'static str,
-        times: u32,
-        limits: &OutlierDetection,
-        now: Instant,
-    ) -> bool {
-        (0..times).any(|_| health.failed(&key, &["a", "b"], limits, now))
+    fn policy(limits: OutlierDetection) -> PortPolicy {
+        PortPolicy { outlier: Some(limits), ..PortPolicy::default() }
+    }
+
+    /// Whether one of the endpoints `a` and `b` is ejected when it fails so often.
+    fn fail(health: &Health, name: &str, times: u32, limits: &OutlierDetection, now: Instant) -> bool {
+        let all = endpoints(&[("a", 1), ("b", 1)]);
+        let key = all.iter().find(|endpoint| *endpoint.workload.uid == *name).unwrap().key();
+        (0..times).any(|_| health.failed(&key, &all, limits, now))
+    }
+
+    /// Whether the endpoints of these names are ejected.
+    fn ejected(health: &Health, names: &[&str], limits: OutlierDetection, now: Instant) -> Vec<bool> {
+        let all: Vec<_> = names.iter().map(|name| (*name, 1)).collect();
+        let out = health.ejected(&endpoints(&all), &policy(limits), now);
+        (0..names.len()).map(|index| out.contains(index)).collect()
     }
 
     #[test]
     fn ejects_after_failures_in_a_row_and_lets_back() {
         let (health, now) = (Health::default(), Instant::now());
-        assert!(!fail(&health, "a", 2, &LIMITS, now));
-        health.succeeded(&"a");
-        assert!(!fail(&health, "a", 2, &LIMITS, now), "a success starts the count anew");
-        assert!(fail(&health, "a", 1, &LIMITS, now));
-        assert_eq!(health.ejected(&["a", "b"], &LIMITS, now), [true, false]);
-        assert_eq!(health.ejected(&["a", "b"], &LIMITS, now + Duration::from_secs(31)), [false, false]);
+        let all = endpoints(&[("a", 1), ("b", 1)]);
+        let report = |failure: Option<&dyn Display>| {
+            health.report(&all[0].key(), &all, &policy(LIMITS), failure, now);
+        };
+        report(Some(&"refused"));
+        report(Some(&"refused"));
+        report(None);
+        report(Some(&"refused"));
+        report(Some(&"refused"));
+        assert!(health.ejected(&all, &policy(LIMITS), now).is_empty(), "a success starts the count anew");
+        report(Some(&"refused"));
+        assert_eq!(ejected(&health, &["a", "b"], LIMITS, now), [true, false]);
+        assert_eq!(ejected(&health, &["a", "b"], LIMITS, now + Duration::from_secs(31)), [false, false]);
+        assert!(health.ejected(&all, &PortPolicy::default(), now).is_empty(), "not every service wants it");
     }
 
     #[test]
@@ -141,8 +188,8 @@ mod tests {
         let again = now + Duration::from_secs(31);
         let limits = OutlierDetection { interval: Duration::from_secs(1000), ..LIMITS };
         assert!(fail(&health, "a", 3, &limits, again));
-        assert_eq!(health.ejected(&["a"], &LIMITS, again + Duration::from_secs(59)), [true]);
-        assert_eq!(health.ejected(&["a"], &LIMITS, again + Duration::from_secs(61)), [false]);
+        assert_eq!(ejected(&health, &["a"], LIMITS, again + Duration::from_secs(59)), [true]);
+        assert_eq!(ejected(&health, &["a"], LIMITS, again + Duration::from_secs(61)), [false]);
     }
 
     #[test]
@@ -150,7 +197,7 @@ mod tests {
         let (health, now) = (Health::default(), Instant::now());
         let limits = OutlierDetection { base_ejection_time: Duration::MAX, ..LIMITS };
         assert!(fail(&health, "a", 3, &limits, now));
-        assert_eq!(health.ejected(&["a"], &limits, now + LONGEST_REST), [false]);
+        assert_eq!(ejected(&health, &["a"], limits, now + LONGEST_REST), [false]);
     }
 
     #[test]
@@ -167,7 +214,7 @@ mod tests {
         let (health, now) = (Health::default(), Instant::now());
         assert!(fail(&health, "a", 3, &LIMITS, now));
         let panic = OutlierDetection { min_health_percent: 60, ..LIMITS };
-        assert_eq!(health.ejected(&["a", "b"], &panic, now), [false, false]);
+        assert_eq!(ejected(&health, &["a", "b"], panic, now), [false, false]);
     }
 
     #[test]

@@ -1,108 +1,183 @@
-//! Whose turn it is: one worker's view.
+//! Whose turn it is: one worker's view. It hands endpoints out, and never opens a connection itself.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::hash::Hash;
 use std::rc::Rc;
 
-use mesh_api::plan::LoadBalancer;
+use mesh_api::plan::{Endpoints, LoadBalancer, Target, TargetKey};
 use rand::RngExt;
 
-/// The turns and open connections of one worker, by endpoint key.
-pub struct Picker<K> {
-    endpoints: Rc<RefCell<HashMap<K, Endpoint>>>,
+use super::left_out::LeftOut;
+
+/// How often an endpoint is drawn anew that is left out, before only the others are looked at.
+const DRAWS: usize = 4;
+
+/// The turns and open connections of one worker's endpoints.
+#[derive(Default)]
+pub struct Picker {
+    loads: Loads,
 }
 
+type Loads = Rc<RefCell<HashMap<TargetKey, Load>>>;
+
 #[derive(Debug, Default)]
-struct Endpoint {
+struct Load {
     /// Open connections.
     active: u32,
     /// What round robin owes the endpoint (smooth weighted round robin).
     credit: i64,
 }
 
-/// An open connection to an endpoint, counted until it is dropped.
-pub struct Active<K: Hash + Eq> {
-    endpoints: Rc<RefCell<HashMap<K, Endpoint>>>,
-    key: K,
+/// An endpoint that was handed out.
+pub struct Pick<'a> {
+    /// Where to connect to.
+    pub endpoint: &'a Target,
+    /// Its key.
+    pub key: TargetKey,
+    /// To be held as long as the connection is tried and used.
+    pub active: Active,
 }
 
-impl<K: Hash + Eq + Clone> Default for Picker<K> {
-    fn default() -> Self {
-        Self { endpoints: Rc::default() }
-    }
+/// A connection to an endpoint, counted until it is dropped.
+pub struct Active {
+    loads: Loads,
+    key: TargetKey,
 }
 
-impl<K: Hash + Eq + Clone> Picker<K> {
-    /// Chooses one of `candidates` (key and weight; a weight of 0 is never chosen), by index.
-    pub fn choose(&self, method: LoadBalancer, candidates: &[(K, u32)]) -> Option<usize> {
-        match method {
-            LoadBalancer::Unspecified | LoadBalancer::LeastRequest => self.less_loaded(candidates),
-            LoadBalancer::RoundRobin => self.next_in_turn(candidates),
-            // A passthrough has one candidate, the address that the client used.
-            LoadBalancer::Random | LoadBalancer::Passthrough => draw(candidates, None),
-        }
-    }
+/// The endpoints for one connection, the best first, each at most once.
+pub struct Picks<'a> {
+    picker: &'a Picker,
+    endpoints: &'a Endpoints,
+    algorithm: LoadBalancer,
+    left_out: LeftOut,
+    /// Comes before all others.
+    first: Option<usize>,
+    /// Was handed out last, and is left out from the next time on.
+    last: Option<usize>,
+}
 
-    /// Counts a connection to an endpoint.
-    pub fn open(&self, key: K) -> Active<K> {
-        self.endpoints.borrow_mut().entry(key.clone()).or_default().active += 1;
-        Active { endpoints: Rc::clone(&self.endpoints), key }
+impl Picker {
+    /// Hands out endpoints for a connection, by `algorithm`: `first` before all others, and those that are
+    /// `left_out`, or have no weight, never.
+    pub fn picks<'a>(
+        &'a self,
+        endpoints: &'a Endpoints,
+        algorithm: LoadBalancer,
+        left_out: LeftOut,
+        first: Option<usize>,
+    ) -> Picks<'a> {
+        Picks { picker: self, endpoints, algorithm, left_out, first, last: None }
     }
 
     /// Forgets endpoints without connections that `keep` does not want.
-    pub fn retain(&self, keep: impl Fn(&K) -> bool) {
-        self.endpoints.borrow_mut().retain(|key, endpoint| endpoint.active > 0 || keep(key));
+    pub fn retain(&self, keep: impl Fn(&TargetKey) -> bool) {
+        self.loads.borrow_mut().retain(|key, load| load.active > 0 || keep(key));
     }
 
-    fn less_loaded(&self, candidates: &[(K, u32)]) -> Option<usize> {
-        let first = draw(candidates, None)?;
-        let Some(second) = draw(candidates, Some(first)) else { return Some(first) };
-        let endpoints = self.endpoints.borrow();
+    fn choose(&self, algorithm: LoadBalancer, endpoints: &Endpoints, left_out: &LeftOut) -> Option<usize> {
+        match algorithm {
+            LoadBalancer::Unspecified | LoadBalancer::LeastRequest => self.less_loaded(endpoints, left_out),
+            LoadBalancer::RoundRobin => self.next_in_turn(endpoints, left_out),
+            // A passthrough has one endpoint, the address that the client used.
+            LoadBalancer::Random | LoadBalancer::Passthrough => draw(endpoints, left_out, None),
+        }
+    }
+
+    /// The less loaded of two that are drawn.
+    fn less_loaded(&self, endpoints: &Endpoints, left_out: &LeftOut) -> Option<usize> {
+        let first = draw(endpoints, left_out, None)?;
+        let Some(second) = draw(endpoints, left_out, Some(first)) else { return Some(first) };
+        let loads = self.loads.borrow();
         let load = |index: usize| {
-            let (key, weight) = &candidates[index];
-            let active = endpoints.get(key).map_or(0, |endpoint| endpoint.active);
-            f64::from(active) / f64::from(*weight)
+            let active = loads.get(&endpoints[index].key()).map_or(0, |load| load.active);
+            f64::from(active) / f64::from(endpoints[index].weight)
         };
         Some(if load(second) < load(first) { second } else { first })
     }
 
-    fn next_in_turn(&self, candidates: &[(K, u32)]) -> Option<usize> {
-        let mut endpoints = self.endpoints.borrow_mut();
+    fn next_in_turn(&self, endpoints: &Endpoints, left_out: &LeftOut) -> Option<usize> {
+        let mut loads = self.loads.borrow_mut();
         let mut total = 0;
         let mut best: Option<(usize, i64)> = None;
-        for (index, (key, weight)) in candidates.iter().enumerate().filter(|(_, (_, weight))| *weight > 0) {
-            let endpoint = endpoints.entry(key.clone()).or_default();
-            endpoint.credit += i64::from(*weight);
-            total += i64::from(*weight);
-            if best.is_none_or(|(_, credit)| endpoint.credit > credit) {
-                best = Some((index, endpoint.credit));
+        for (index, endpoint) in eligible(endpoints, left_out, None) {
+            let load = loads.entry(endpoint.key()).or_default();
+            load.credit += i64::from(endpoint.weight);
+            total += i64::from(endpoint.weight);
+            if best.is_none_or(|(_, credit)| load.credit > credit) {
+                best = Some((index, load.credit));
             }
         }
         let (index, _) = best?;
-        endpoints.entry(candidates[index].0.clone()).or_default().credit -= total;
+        loads.entry(endpoints[index].key()).or_default().credit -= total;
         Some(index)
+    }
+
+    /// Counts a connection to an endpoint.
+    fn hold(&self, key: TargetKey) -> Active {
+        self.loads.borrow_mut().entry(key.clone()).or_default().active += 1;
+        Active { loads: Rc::clone(&self.loads), key }
     }
 }
 
-impl<K: Hash + Eq> Drop for Active<K> {
+impl<'a> Iterator for Picks<'a> {
+    type Item = Pick<'a>;
+
+    fn next(&mut self) -> Option<Pick<'a>> {
+        if let Some(last) = self.last.take() {
+            self.left_out.add(last);
+        }
+        let next = self.first.take();
+        let next = next.or_else(|| self.picker.choose(self.algorithm, self.endpoints, &self.left_out))?;
+        self.last = Some(next);
+        let endpoint = &self.endpoints[next];
+        let key = endpoint.key();
+        Some(Pick { endpoint, active: self.picker.hold(key.clone()), key })
+    }
+}
+
+impl Drop for Active {
     fn drop(&mut self) {
-        if let Some(endpoint) = self.endpoints.borrow_mut().get_mut(&self.key) {
-            endpoint.active = endpoint.active.saturating_sub(1);
+        if let Some(load) = self.loads.borrow_mut().get_mut(&self.key) {
+            load.active = load.active.saturating_sub(1);
         }
     }
 }
 
-/// Draws one by weight, leaving out `except`.
-fn draw<K>(candidates: &[(K, u32)], except: Option<usize>) -> Option<usize> {
-    let eligible = || candidates.iter().enumerate().filter(move |(index, _)| Some(*index) != except);
-    let total: u64 = eligible().map(|(_, (_, weight))| u64::from(*weight)).sum();
+/// The endpoints that may be chosen, with their index.
+pub(super) fn eligible<'a>(
+    endpoints: &'a Endpoints,
+    left_out: &LeftOut,
+    except: Option<usize>,
+) -> impl Iterator<Item = (usize, &'a Target)> {
+    let all = endpoints.iter().enumerate();
+    all.filter(move |(index, endpoint)| {
+        endpoint.weight > 0 && Some(*index) != except && !left_out.contains(*index)
+    })
+}
+
+/// Draws one by weight, leaving out `except` too.
+fn draw(endpoints: &Endpoints, left_out: &LeftOut, except: Option<usize>) -> Option<usize> {
+    let total = endpoints.total_weight();
+    if total == 0 {
+        return None;
+    }
+    // To draw anew until one comes that is not left out is to draw among the others, and most often costs a
+    // single search.
+    let draws = std::iter::repeat_with(|| endpoints.by_ticket(rand::rng().random_range(0..total)));
+    let drawn =
+        draws.take(DRAWS).flatten().find(|index| Some(*index) != except && !left_out.contains(*index));
+    drawn.or_else(|| draw_of_the_others(endpoints, left_out, except))
+}
+
+fn draw_of_the_others(endpoints: &Endpoints, left_out: &LeftOut, except: Option<usize>) -> Option<usize> {
+    let others = || eligible(endpoints, left_out, except);
+    let total: u64 = others().map(|(_, endpoint)| u64::from(endpoint.weight)).sum();
     if total == 0 {
         return None;
     }
     let mut ticket = rand::rng().random_range(0..total);
-    for (index, (_, weight)) in eligible() {
-        match ticket.checked_sub(u64::from(*weight)) {
+    for (index, endpoint) in others() {
+        match ticket.checked_sub(u64::from(endpoint.weight)) {
             Some(rest) => ticket = rest,
             None => return Some(index),
         }
@@ -112,17 +187,14 @@ fn draw<K>(candidates: &[(K, u32)], except: Option<usize>) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::fixture::endpoints;
     use super::*;
 
-    fn count(
-        picker: &Picker<&'static str>,
-        method: LoadBalancer,
-        candidates: &[(&'static str, u32)],
-        n: usize,
-    ) -> Vec<usize> {
-        let mut hits = vec![0; candidates.len()];
-        for _ in 0..n {
-            hits[picker.choose(method, candidates).unwrap()] += 1;
+    fn count(picker: &Picker, algorithm: LoadBalancer, of: &[(&str, u32)], times: usize) -> Vec<usize> {
+        let endpoints = endpoints(of);
+        let mut hits = vec![0; endpoints.len()];
+        for _ in 0..times {
+            hits[picker.choose(algorithm, &endpoints, &LeftOut::default()).unwrap()] += 1;
         }
         hits
     }
@@ -130,41 +202,61 @@ mod tests {
     #[test]
     fn round_robin_is_exact_and_follows_weights() {
         let picker = Picker::default();
-        assert_eq!(
-            count(&picker, LoadBalancer::RoundRobin, &[("a", 1), ("b", 1), ("c", 1)], 30),
-            [10, 10, 10]
-        );
+        let all = [("a", 1), ("b", 1), ("c", 1)];
+        assert_eq!(count(&picker, LoadBalancer::RoundRobin, &all, 30), [10, 10, 10]);
         let picker = Picker::default();
         assert_eq!(count(&picker, LoadBalancer::RoundRobin, &[("a", 3), ("b", 1)], 40), [30, 10]);
-        let order: Vec<_> =
-            (0..4).map(|_| picker.choose(LoadBalancer::RoundRobin, &[("a", 3), ("b", 1)]).unwrap()).collect();
+        let endpoints = endpoints(&[("a", 3), ("b", 1)]);
+        let next = || picker.choose(LoadBalancer::RoundRobin, &endpoints, &LeftOut::default()).unwrap();
+        let order: Vec<_> = (0..4).map(|_| next()).collect();
         assert!(order.windows(3).all(|three| three.contains(&0)), "smooth, not in bursts: {order:?}");
     }
 
     #[test]
-    fn random_follows_weights() {
+    fn random_follows_weights_whoever_is_left_out() {
         let picker = Picker::default();
         let hits = count(&picker, LoadBalancer::Random, &[("a", 3), ("b", 1)], 8000);
         assert!((5600..6400).contains(&hits[0]), "{hits:?}");
+        // Almost all weight is left out, so that most draws are of the others.
+        let endpoints = endpoints(&[("a", 3), ("gone", 96), ("b", 1)]);
+        let left_out: LeftOut = [1].into_iter().collect();
+        let drawn = (0..8000).filter(|_| draw(&endpoints, &left_out, None) == Some(0)).count();
+        assert!((5600..6400).contains(&drawn), "{drawn}");
     }
 
     #[test]
     fn weight_zero_is_never_chosen() {
         let picker = Picker::default();
-        for method in [LoadBalancer::RoundRobin, LoadBalancer::Random, LoadBalancer::LeastRequest] {
-            assert_eq!(count(&picker, method, &[("a", 0), ("b", 1)], 50), [0, 50], "{method:?}");
-            assert_eq!(picker.choose(method, &[("a", 0)]), None);
-            assert_eq!(picker.choose(method, &[]), None);
+        for algorithm in [LoadBalancer::RoundRobin, LoadBalancer::Random, LoadBalancer::LeastRequest] {
+            assert_eq!(count(&picker, algorithm, &[("a", 0), ("b", 1)], 50), [0, 50], "{algorithm:?}");
+            for of in [&[("a", 0)][..], &[]] {
+                assert_eq!(picker.choose(algorithm, &endpoints(of), &LeftOut::default()), None);
+            }
         }
     }
 
     #[test]
     fn least_request_takes_the_idle_one() {
         let picker = Picker::default();
-        let held: Vec<_> = (0..10).map(|_| picker.open("a")).collect();
+        let all = endpoints(&[("a", 1), ("b", 1)]);
+        let held: Vec<_> = (0..10).map(|_| picker.hold(all[0].key())).collect();
         assert_eq!(count(&picker, LoadBalancer::LeastRequest, &[("a", 1), ("b", 1)], 100), [0, 100]);
         drop(held);
         let hits = count(&picker, LoadBalancer::LeastRequest, &[("a", 1), ("b", 1)], 1000);
         assert!(hits.iter().all(|hit| *hit > 300), "{hits:?}");
+    }
+
+    #[test]
+    fn each_is_handed_out_once_the_clients_own_first_and_none_that_is_left_out() {
+        let (picker, all) = (Picker::default(), endpoints(&[("a", 1), ("b", 1), ("c", 1), ("d", 1)]));
+        for algorithm in [LoadBalancer::RoundRobin, LoadBalancer::Random, LoadBalancer::LeastRequest] {
+            let left_out: LeftOut = [0].into_iter().collect();
+            let picks = picker.picks(&all, algorithm, left_out, Some(2));
+            let mut names: Vec<_> = picks.map(|pick| pick.endpoint.workload.uid.to_string()).collect();
+            assert_eq!(names.remove(0), "c");
+            names.sort();
+            assert_eq!(names, ["b", "d"], "{algorithm:?}");
+        }
+        assert!(picker.loads.borrow().values().all(|load| load.active == 0), "none is counted any more");
     }
 }

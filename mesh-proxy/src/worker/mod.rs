@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use mesh_api::identity::SpiffeId;
-use mesh_api::plan::{Snapshot, TargetKey, Workload};
+use mesh_api::plan::{Snapshot, Workload};
 use tokio::sync::{Notify, watch};
 
 use crate::admission::Admissions;
@@ -45,7 +45,7 @@ pub struct Shared {
     /// Certificates of this node's identities.
     pub certificates: Certificates,
     /// Endpoints that fail.
-    pub health: Health<TargetKey>,
+    pub health: Health,
     /// Clients that always get the same endpoint of a service.
     pub affinity: Affinity,
     /// Connections of services that limit them.
@@ -73,7 +73,7 @@ pub struct Worker {
     /// HBONE connections.
     pub pool: Pool,
     /// Whose turn it is among endpoints.
-    pub picker: Picker<TargetKey>,
+    pub picker: Picker,
     /// Connections that pods of this node took.
     pub admissions: Rc<Admissions>,
     /// Connections that are not accepted yet.
