@@ -22,7 +22,7 @@ use mesh_proxy::legacy::Legacy;
 use mesh_proxy::mux::Budget;
 use mesh_proxy::relay::{Meter, SocketIs};
 use mesh_proxy::tls;
-use mesh_proxy::tunnel::{Connection, Framing, Opening};
+use mesh_proxy::tunnel::{Connection, Early, Framing, Opening};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{LocalSet, spawn_local};
 
@@ -79,8 +79,8 @@ async fn carry(
     }
     let connection = Connection::start(session, &Budget::new(1 << 20, None), || ()).await?;
     let (service, workload, exposed) = (None, None, &Cell::new(false));
-    let socket = Some(&client);
-    let opening = Opening { client: from, destination: *pod, service, workload, socket, exposed };
-    let mut stream = connection.open(&opening).await?;
-    Ok(stream.carry(client, SocketIs::Client, &Meter::default()).await?)
+    let early = Early::Socket(&client);
+    let opening = Opening { client: from, destination: *pod, service, workload, early, exposed };
+    let stream = connection.open(&opening).await?;
+    Ok(stream.relay(client, SocketIs::Client, &Meter::default()).await?)
 }

@@ -21,6 +21,7 @@ use super::accept::{self, Cap, Caps, Full};
 use super::outbound::{self, Attempt, Opened};
 use super::pod::LocalPod;
 use super::surroundings::{Asked, Met};
+use super::tunnel::Early;
 use super::worker::Worker;
 
 /// SYNs of one pod that may wait for a worker to look at them. Those beyond are sent again by their kernel.
@@ -173,7 +174,7 @@ async fn open(worker: Rc<Worker>, of: Client, syn: DeferredSyn) {
     let Client { pod, caps, .. } = of;
     let opened = match caps.try_slot() {
         Ok(slot) => {
-            let opened = Box::pin(outbound::open(&worker, &pod, &attempt(&syn), None)).await;
+            let opened = Box::pin(outbound::open(&worker, &pod, &attempt(&syn), Early::None)).await;
             // The one that is accepted takes one.
             drop(slot);
             opened

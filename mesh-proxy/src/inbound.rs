@@ -20,12 +20,13 @@ use super::deliver::deliver;
 use super::flow::{ClientAddress, UpstreamAddress};
 use super::handshakes::{Handshake, Handshakes};
 use super::hbone::{self, headers};
-use super::mux;
+use super::mux::{self, Revoker};
 use super::pod::LocalPod;
-use super::relay::{self, Meter, SocketIs, reset_on_drop};
+use super::relay::{Meter, SocketIs, reset_on_drop};
 use super::sessions::{OpenStream, Session, Sessions};
+use super::stream::Stream;
 use super::tls::{self, TlsStream};
-use super::tunnel::{self, Refusal, Tunnel};
+use super::tunnel::{self, Refusal};
 use super::worker::{Draining, Worker};
 use crate::certs::Proof;
 use crate::telemetry::{ConnectionRecord, Outcome, Reporter, ResponseFlag, Start};
@@ -155,25 +156,19 @@ impl Delivered {
         self.admission.permit().policy().cloned()
     }
 
-    /// Carries bytes from and to another socket, until both are done or the policy changes its mind.
-    pub async fn carry(self, client: TcpStream, meter: &Meter) -> Outcome {
+    /// Carries bytes from and to the client, until both are done or the policy changes its mind.
+    pub async fn carry(self, client: Stream, meter: &Meter) -> Outcome {
         let Self { socket, admission } = self;
+        let revoker = client.revoker();
+        let revoked = async {
+            let denial = admission.revoked().await;
+            revoker.iter().for_each(Revoker::revoke);
+            denial
+        };
         tokio::select! {
-            result = relay::relay_plain(client, socket, meter) => result.into(),
+            result = client.relay(socket, SocketIs::Server, meter) => result.into(),
             // Both ends are reset, as they are set to be.
-            denial = admission.revoked() => Outcome::Broken(format!("policy changed: {denial}")),
-        }
-    }
-
-    /// The same from and to a stream.
-    async fn carry_tunnel(self, mut tunnel: Tunnel, meter: &Meter) -> Outcome {
-        let Self { socket, admission } = self;
-        tokio::select! {
-            result = tunnel.carry(socket, SocketIs::Server, meter) => result.into(),
-            denial = admission.revoked() => {
-                tunnel.revoke();
-                Outcome::Broken(format!("policy changed: {denial}"))
-            }
+            denial = revoked => Outcome::Broken(format!("policy changed: {denial}")),
         }
     }
 }
@@ -213,7 +208,7 @@ pub async fn serve_plaintext(
         Ok(delivered) => {
             share.stand(Standing::Proven);
             meter.report_to(record.open());
-            delivered.carry(socket, &meter).await
+            delivered.carry(Stream::Socket(socket), &meter).await
         }
         Err(error) => {
             reset_on_drop(&socket);
@@ -391,9 +386,9 @@ async fn serve_stream(
     }
     let outcome = match admitted {
         Ok(delivered) => match incoming.accept(record.labels.destination.as_deref()) {
-            Ok(tunnel) => {
+            Ok(stream) => {
                 meter.report_to(record.open());
-                delivered.carry_tunnel(tunnel, &meter).await
+                delivered.carry(stream, &meter).await
             }
             Err(error) => Outcome::Broken(format!("client: {error}")),
         },

@@ -9,7 +9,8 @@
 //! 4. [`upstream`]: the way to one endpoint, through [`pool`], [`tunnel`] ([`mux`] or [`hbone`]) and [`tls`].
 //! 5. [`inbound`]: one that arrives at a pod. Has it a place for its [handshake](handshakes), who is it, has
 //!    that one a place for its [session](sessions), [`admission`], and [`deliver`].
-//! 6. [`relay`] moves the bytes, for as long as a [`lifetime`] allows it.
+//! 6. [`stream`] is what carries the bytes, however they are framed; [`relay`] moves them between a stream and a
+//!    socket, for as long as a [`lifetime`] allows it.
 //!
 //! # What it needs
 //!
@@ -44,6 +45,7 @@ pub mod pod;
 pub mod pool;
 pub mod relay;
 pub mod sessions;
+pub mod stream;
 pub mod surroundings;
 pub mod sys;
 pub mod telemetry;

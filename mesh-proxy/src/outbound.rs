@@ -18,8 +18,10 @@ use super::balance::{Active, AffinityClient, LeftOut, Pick, Slot};
 use super::flow::{ClientAddress, OriginalDestination, UpstreamAddress};
 use super::lifetime::Lifetime;
 use super::pod::LocalPod;
-use super::relay::{self, Meter, SocketIs, reset_on_drop};
+use super::relay::{Meter, SocketIs, reset_on_drop};
+use super::stream::Stream;
 use super::surroundings::{Asked, Met};
+use super::tunnel::Early;
 use super::upstream::{self, Options, Origin, Upstream};
 use super::worker::Worker;
 use crate::telemetry::{ConnectionRecord, Outcome, Reporter, ResponseFlag, Start};
@@ -89,7 +91,9 @@ async fn open_as_it_comes(
     peer: SocketAddr,
 ) -> Option<Opened> {
     match worker.surroundings.original_destination(socket) {
-        Ok(Some(asked)) => open(worker, pod, &Attempt { asked, port: peer.port() }, Some(socket)).await,
+        Ok(Some(asked)) => {
+            open(worker, pod, &Attempt { asked, port: peer.port() }, Early::Socket(socket)).await
+        }
         Ok(None) => {
             tracing::warn!(%pod, %peer, "a program connected to the mesh's port 15001 itself: refused");
             None
@@ -106,7 +110,7 @@ pub async fn open(
     worker: &Rc<Worker>,
     pod: &Arc<LocalPod>,
     attempt: &Attempt,
-    socket: Option<&TcpStream>,
+    early: Early<'_>,
 ) -> Option<Opened> {
     let original = OriginalDestination::new(attempt.asked.destination);
     let client = ClientAddress::new(SocketAddr::new(pod.address_like(original.ip()), attempt.port));
@@ -115,7 +119,7 @@ pub async fn open(
     let mut record = ConnectionRecord::new(&worker.metrics, start);
     // Until there is an endpoint to try.
     record.transport = "none";
-    let arrived = Arrived { socket, client, original, not_direct: attempt.asked.not_direct };
+    let arrived = Arrived { early, client, original, not_direct: attempt.asked.not_direct };
     match connect(worker, pod, &arrived, &mut record).await {
         Ok(connected) => {
             worker.surroundings.note(pod, original.address(), Met::Taken);
@@ -148,8 +152,8 @@ pub struct Opened {
 
 /// A connection that comes.
 struct Arrived<'a> {
-    /// None if it is not accepted before it is known what becomes of it.
-    socket: Option<&'a TcpStream>,
+    /// Nothing if it is not accepted before it is known what becomes of it.
+    early: Early<'a>,
     client: ClientAddress,
     original: OriginalDestination,
     /// See [`To::not_direct`].
@@ -162,12 +166,12 @@ async fn connect(
     arrived: &Arrived<'_>,
     record: &mut ConnectionRecord,
 ) -> Result<Connected, Error> {
-    let Arrived { socket, client, original, not_direct } = *arrived;
+    let Arrived { early, client, original, not_direct } = *arrived;
     let workload = worker.workload_of(pod).await.ok_or(Error::UnknownPod)?;
     record.source(&workload);
     record.labels.source_identity = Some(pod.identity.clone());
     let exposed = Cell::new(false);
-    let mut origin = Origin { worker, pod, workload: &workload, client, service: None, socket, exposed };
+    let mut origin = Origin { worker, pod, workload: &workload, client, service: None, early, exposed };
     match destination_of(&worker.snapshot(), &workload, original.address()) {
         Destination::Reject(reject) => Err(Error::Rejected(reject)),
         Destination::Passthrough => pass_through(worker, pod, original, record).await,
@@ -209,9 +213,8 @@ async fn pass_through(
         .await
         .map_err(|_| upstream::Error::Timeout(CONNECT_TIMEOUT))?
         .map_err(upstream::Error::Connect)?;
-    // Until it has ended well.
-    reset_on_drop(&socket);
-    Ok(Connected { upstream: Upstream::Plain(socket), lifetime: None, _slot: None, _active: None })
+    let upstream = Upstream::Stream(Stream::of_socket(socket));
+    Ok(Connected { upstream, lifetime: None, _slot: None, _active: None })
 }
 
 /// Where a connection to a service may go.
@@ -351,14 +354,13 @@ async fn reach(
 
 fn note(upstream: &Upstream, workload: &Workload, record: &mut ConnectionRecord) {
     match upstream {
-        Upstream::Plain(_) => record.transport = "plain",
-        Upstream::Tunnel(tunnel) => record.transport = tunnel.transport(),
+        Upstream::Stream(stream) => record.transport = stream.transport(),
         Upstream::Local(local) => {
             record.transport = "local";
             record.policy = local.policy();
         }
     }
-    if !matches!(upstream, Upstream::Plain(_)) {
+    if !matches!(upstream, Upstream::Stream(Stream::Socket(_))) {
         record.labels.destination_identity = Some(workload.identity.clone());
     }
 }
@@ -376,10 +378,9 @@ async fn carry(socket: TcpStream, connected: Connected, meter: &Meter) -> Outcom
 
 async fn join(socket: TcpStream, upstream: Upstream, meter: &Meter) -> Outcome {
     let result = match upstream {
-        Upstream::Plain(server) => relay::relay_plain(socket, server, meter).await,
-        Upstream::Tunnel(mut tunnel) => tunnel.carry(socket, SocketIs::Client, meter).await,
+        Upstream::Stream(stream) => stream.relay(socket, SocketIs::Client, meter).await,
         // In a box, like the relay of plaintext: few connections need it.
-        Upstream::Local(local) => return Box::pin(local.carry(socket, meter)).await,
+        Upstream::Local(local) => return Box::pin(local.carry(Stream::Socket(socket), meter)).await,
     };
     result.into()
 }

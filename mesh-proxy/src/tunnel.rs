@@ -1,4 +1,5 @@
-//! A stream over mutual TLS, whichever way it is framed: the mesh's own protocol or HBONE. ALPN decides.
+//! Streams over mutual TLS, opened and accepted, whichever way they are framed: the mesh's own protocol or
+//! HBONE. ALPN decides.
 
 use std::cell::Cell;
 use std::net::SocketAddr;
@@ -8,12 +9,12 @@ use http::StatusCode;
 use http::header::HeaderMap;
 use mesh_api::plan::Workload;
 use rustls::client::UnbufferedClientConnection;
-use tokio::net::TcpStream;
 
 use super::hbone::headers::BadTarget;
 use super::hbone::{self, headers};
+pub use super::mux::Early;
 use super::mux::{self, Budget, frame};
-use super::relay::{self, Meter, SocketIs};
+use super::stream::{HBONE, MESH, Stream};
 use super::tls::TlsStream;
 
 /// How connections between nodes are framed.
@@ -24,14 +25,6 @@ pub enum Framing {
     Auto,
     /// As HBONE always.
     Hbone,
-}
-
-/// An open stream.
-pub enum Tunnel {
-    /// HTTP/2 CONNECT.
-    Hbone(hbone::Tunnel),
-    /// The mesh's own protocol.
-    Mesh(mux::Tunnel),
 }
 
 /// A connection that streams can be opened on.
@@ -122,8 +115,8 @@ pub struct Opening<'a> {
     pub service: Option<&'a str>,
     /// The client's workload, of which an HBONE peer is told.
     pub workload: Option<&'a Workload>,
-    /// The client's connection: what it has sent already goes along where the protocol can take it.
-    pub socket: Option<&'a TcpStream>,
+    /// What the client has sent already, which goes along where the protocol can take it.
+    pub early: Early<'a>,
     /// Set when the server may have got some of that: then no other may get it again.
     pub exposed: &'a Cell<bool>,
 }
@@ -143,17 +136,17 @@ impl Connection {
     }
 
     /// Opens a stream. Errors: the connection is over or full, or the peer refuses.
-    pub async fn open(&self, opening: &Opening<'_>) -> Result<Tunnel, OpenError> {
-        let Opening { client, destination, service, workload, socket, exposed } = *opening;
+    pub async fn open(&self, opening: &Opening<'_>) -> Result<Stream, OpenError> {
+        let Opening { client, destination, service, workload, early, exposed } = *opening;
         match self {
             Self::Hbone(connection) => {
                 let request = headers::connect(client, destination, service, workload);
                 let request = request.map_err(hbone::OpenError::from)?;
-                Ok(Tunnel::Hbone(connection.clone().open(request).await?))
+                Ok(Stream::Hbone(connection.clone().open(request).await?))
             }
             Self::Mesh(connection) => {
                 let open = mux::open_frame(client, destination, service);
-                Ok(Tunnel::Mesh(connection.open(open, socket, exposed).await?))
+                Ok(Stream::Mesh(connection.open(open, early, exposed).await?))
             }
         }
     }
@@ -210,10 +203,10 @@ impl IncomingStream {
 
     /// Accepts: from here on the stream carries the raw bytes. An HBONE peer is told of `workload`.
     /// An error if the stream is over by now.
-    pub fn accept(self, workload: Option<&Workload>) -> Result<Tunnel, Gone> {
+    pub fn accept(self, workload: Option<&Workload>) -> Result<Stream, Gone> {
         match self {
-            Self::Hbone(incoming) => Ok(Tunnel::Hbone(incoming.accept(answer_headers(workload))?)),
-            Self::Mesh(incoming) => incoming.accept().map(Tunnel::Mesh).map_err(Gone::Mesh),
+            Self::Hbone(incoming) => Ok(Stream::Hbone(incoming.accept(answer_headers(workload))?)),
+            Self::Mesh(incoming) => incoming.accept().map(Stream::Mesh).map_err(Gone::Mesh),
         }
     }
 
@@ -230,43 +223,6 @@ impl IncomingStream {
                 Refusal::BadRequest => frame::Refusal::BadRequest,
                 Refusal::Unavailable => frame::Refusal::Unavailable,
             }),
-        }
-    }
-}
-
-/// What the access log calls HBONE.
-pub const HBONE: &str = "hbone";
-const MESH: &str = "mesh";
-
-impl Tunnel {
-    /// How the access log calls it.
-    pub fn transport(&self) -> &'static str {
-        match self {
-            Self::Hbone(_) => HBONE,
-            Self::Mesh(_) => MESH,
-        }
-    }
-
-    /// Carries bytes from and to a socket until both directions are closed. On an error both ends are reset,
-    /// and when this is dropped before the end.
-    pub async fn carry(
-        &mut self,
-        socket: TcpStream,
-        socket_is: SocketIs,
-        meter: &Meter,
-    ) -> Result<(), relay::Error> {
-        match self {
-            Self::Hbone(tunnel) => relay::relay_hbone(socket, tunnel, socket_is, meter).await,
-            Self::Mesh(tunnel) => relay::relay_mesh(socket, tunnel, socket_is, meter).await,
-        }
-    }
-
-    /// Resets the stream, because the policy no longer allows it.
-    pub fn revoke(self) {
-        match self {
-            // Dropping an unfinished stream resets it.
-            Self::Hbone(tunnel) => drop(tunnel),
-            Self::Mesh(tunnel) => tunnel.reset(frame::Reason::Revoked),
         }
     }
 }

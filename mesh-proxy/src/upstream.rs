@@ -17,9 +17,9 @@ use super::flow::{ClientAddress, UpstreamAddress};
 use super::inbound::{self, Arrival, Delivered};
 use super::pod::LocalPod;
 use super::pool::{Closed, Key};
-use super::relay::reset_on_drop;
+use super::stream::{self, Stream};
 use super::tls;
-use super::tunnel::{self, Connection, OpenError, Opening, Tunnel};
+use super::tunnel::{Connection, Early, OpenError, Opening};
 use super::worker::Worker;
 use crate::certs::{Proof, WorkloadCertificate};
 use crate::telemetry::ResponseFlag;
@@ -29,10 +29,8 @@ const TRIES: usize = 4;
 
 /// A way to an endpoint, open.
 pub enum Upstream {
-    /// Plain TCP to a workload or address outside the mesh.
-    Plain(TcpStream),
-    /// A stream over mutual TLS.
-    Tunnel(Tunnel),
+    /// Plain TCP to a workload or address outside the mesh, or a stream over mutual TLS.
+    Stream(Stream),
     /// The destination pod is on this node: its policy has allowed it, and this leads to its application.
     Local(Delivered),
 }
@@ -128,8 +126,8 @@ pub struct Origin<'a> {
     pub client: ClientAddress,
     /// Host name of the service that it addressed, if it did.
     pub service: Option<&'a str>,
-    /// The application's connection, if it was accepted already.
-    pub socket: Option<&'a TcpStream>,
+    /// What the application has sent already.
+    pub early: Early<'a>,
     /// Whether an endpoint may have got what the application has sent: then no other may get it again.
     pub exposed: Cell<bool>,
 }
@@ -154,8 +152,8 @@ fn near(origin: &Origin<'_>, target: &Target) -> Option<Arc<LocalPod>> {
 pub fn attempt(origin: &Origin<'_>, target: &Target) -> &'static str {
     match target.tunnel_protocol {
         _ if near(origin, target).is_some() => "local",
-        TunnelProtocol::Plain => "plain",
-        TunnelProtocol::Hbone => tunnel::HBONE,
+        TunnelProtocol::Plain => stream::PLAIN,
+        TunnelProtocol::Hbone => stream::HBONE,
     }
 }
 
@@ -169,11 +167,9 @@ pub async fn open(origin: &Origin<'_>, target: &Target, options: Options) -> Res
             TunnelProtocol::Plain => {
                 let address = UpstreamAddress::new(target.address);
                 let socket = plain(origin.worker, origin.pod, address, options.keepalive).await?;
-                // Until it has ended well.
-                reset_on_drop(&socket);
-                Ok(Upstream::Plain(socket))
+                Ok(Upstream::Stream(Stream::of_socket(socket)))
             }
-            TunnelProtocol::Hbone => Ok(Upstream::Tunnel(tunnel(origin, target).await?)),
+            TunnelProtocol::Hbone => Ok(Upstream::Stream(tunnel(origin, target).await?)),
         }
     };
     tokio::time::timeout(options.timeout, opening).await.map_err(|_| Error::Timeout(options.timeout))?
@@ -217,7 +213,7 @@ async fn local(origin: &Origin<'_>, destination: &LocalPod, target: &Target) -> 
 /// Opens a stream. One that was lost with its connection is tried again, unless the application at the other
 /// end may have got something of it: where the other node's proxy was stopped, replaced or killed, a new
 /// connection waits for its next one.
-async fn tunnel(origin: &Origin<'_>, target: &Target) -> Result<Tunnel, Error> {
+async fn tunnel(origin: &Origin<'_>, target: &Target) -> Result<Stream, Error> {
     for _ in 1..TRIES {
         match tunnel_once(origin, target).await {
             Err(error) if error.is_loss() && !origin.exposed.get() => {
@@ -229,7 +225,7 @@ async fn tunnel(origin: &Origin<'_>, target: &Target) -> Result<Tunnel, Error> {
     tunnel_once(origin, target).await
 }
 
-async fn tunnel_once(origin: &Origin<'_>, target: &Target) -> Result<Tunnel, Error> {
+async fn tunnel_once(origin: &Origin<'_>, target: &Target) -> Result<Stream, Error> {
     let identity = origin
         .worker
         .identity(&origin.pod.identity)
@@ -247,13 +243,13 @@ async fn tunnel_once(origin: &Origin<'_>, target: &Target) -> Result<Tunnel, Err
     result
 }
 
-async fn open_on(connection: &Connection, origin: &Origin<'_>, target: &Target) -> Result<Tunnel, Error> {
+async fn open_on(connection: &Connection, origin: &Origin<'_>, target: &Target) -> Result<Stream, Error> {
     let opening = Opening {
         client: origin.client.address(),
         destination: target.address,
         service: origin.service,
         workload: Some(origin.workload),
-        socket: origin.socket,
+        early: origin.early,
         exposed: &origin.exposed,
     };
     Ok(connection.open(&opening).await?)

@@ -13,9 +13,9 @@ use rustls::client::UnbufferedClientConnection;
 use tokio::task::spawn_local;
 
 use super::session::SharedTls;
-use super::tunnel::Streams;
+use super::stream::Streams;
 use super::{
-    CLIENT_HEADERS, DATA_OVERHEAD, MAX_FRAME, OWN_STREAMS, SEND_BUFFER, STREAM_WINDOW, Tunnel,
+    CLIENT_HEADERS, DATA_OVERHEAD, MAX_FRAME, OWN_STREAMS, SEND_BUFFER, STREAM_WINDOW, Stream,
     connection_window,
 };
 use crate::tls::TlsStream;
@@ -99,14 +99,14 @@ impl Connection {
     }
 
     /// Opens a stream and waits for the destination's answer.
-    pub async fn open(self, request: Request<()>) -> Result<Tunnel, OpenError> {
+    pub async fn open(self, request: Request<()>) -> Result<Stream, OpenError> {
         // Counted from here on, so that a burst does not find room that is as good as taken.
         let counted = self.streams.count();
         let mut ready = self.requests.ready().await?;
         let (response, send) = ready.send_request(request, false)?;
         let response = response.await?;
         match response.status() {
-            StatusCode::OK => Ok(Tunnel { send, receive: response.into_body(), _counted: Some(counted) }),
+            StatusCode::OK => Ok(Stream::new(send, response.into_body(), Some(counted))),
             StatusCode::UNAUTHORIZED => Err(OpenError::Denied),
             StatusCode::SERVICE_UNAVAILABLE => Err(OpenError::Unavailable),
             other => Err(OpenError::Refused(other)),

@@ -4,14 +4,14 @@ mod client;
 pub mod headers;
 mod server;
 mod session;
-mod tunnel;
+mod stream;
 
 #[cfg(test)]
 mod tests;
 
 pub use client::{Connection, OpenError};
 pub use server::{IncomingStream, Server};
-pub use tunnel::Tunnel;
+pub use stream::{Stream, stream_error};
 
 /// Flow-control credit of a stream, bytes: what a stopped reader can make its node hold.
 const STREAM_WINDOW: u32 = 1024 * 1024;

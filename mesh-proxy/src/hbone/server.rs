@@ -15,7 +15,7 @@ use tokio::task::spawn_local;
 
 use super::session::SharedTls;
 use super::{
-    DATA_OVERHEAD, MAX_FRAME, PEER_STREAMS, SEND_BUFFER, SERVER_HEADERS, STREAM_WINDOW, Tunnel,
+    DATA_OVERHEAD, MAX_FRAME, PEER_STREAMS, SEND_BUFFER, SERVER_HEADERS, STREAM_WINDOW, Stream,
     connection_window,
 };
 use crate::tls::TlsStream;
@@ -107,11 +107,11 @@ impl IncomingStream {
     }
 
     /// Answers 200: from here on the stream carries the raw bytes.
-    pub fn accept(mut self, headers: HeaderMap) -> Result<Tunnel, h2::Error> {
+    pub fn accept(mut self, headers: HeaderMap) -> Result<Stream, h2::Error> {
         let mut response = Response::new(());
         *response.headers_mut() = headers;
         let send = self.respond.send_response(response, false)?;
-        Ok(Tunnel { send, receive: self.receive, _counted: None })
+        Ok(Stream::new(send, self.receive, None))
     }
 
     /// Answers with an error status. A peer that is gone does not hear it.

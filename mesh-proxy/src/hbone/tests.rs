@@ -11,7 +11,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::spawn_local;
 
 use super::session::SharedTls;
-use super::{Connection, OpenError, Server, Tunnel};
+use super::{Connection, OpenError, Server, Stream};
 use crate::fixture::{self, Protocol, configs, run};
 use crate::relay::{self, Meter, SocketIs, relay_hbone};
 use crate::tls;
@@ -46,9 +46,9 @@ async fn serve(application: std::net::SocketAddr, answer: Answer) -> std::net::S
                     Answer::Echo => echo(incoming.accept(http::HeaderMap::new()).unwrap()).await,
                     Answer::Relay => {
                         let socket = TcpStream::connect(application).await.unwrap();
-                        let mut tunnel = incoming.accept(http::HeaderMap::new()).unwrap();
+                        let mut stream = incoming.accept(http::HeaderMap::new()).unwrap();
                         let _end =
-                            relay_hbone(socket, &mut tunnel, SocketIs::Server, &Meter::default()).await;
+                            relay_hbone(socket, &mut stream, SocketIs::Server, &Meter::default()).await;
                     }
                 }
             })
@@ -57,10 +57,10 @@ async fn serve(application: std::net::SocketAddr, answer: Answer) -> std::net::S
     address
 }
 
-async fn echo(mut tunnel: Tunnel) {
-    while let Some(Ok(bytes)) = tunnel.receive.data().await {
-        let _enough = tunnel.receive.flow_control().release_capacity(bytes.len());
-        let _gone = tunnel.send.send_data(bytes, false);
+async fn echo(mut stream: Stream) {
+    while let Some(Ok(bytes)) = stream.receive.data().await {
+        let _enough = stream.receive.flow_control().release_capacity(bytes.len());
+        let _gone = stream.send.send_data(bytes, false);
     }
 }
 
@@ -78,8 +78,8 @@ impl Protocol for Hbone {
     }
 
     async fn carry(connection: Connection, socket: TcpStream, meter: Meter) -> Result<(), relay::Error> {
-        let mut tunnel = connection.open(request()).await.unwrap();
-        relay_hbone(socket, &mut tunnel, SocketIs::Client, &meter).await
+        let mut stream = connection.open(request()).await.unwrap();
+        relay_hbone(socket, &mut stream, SocketIs::Client, &meter).await
     }
 }
 

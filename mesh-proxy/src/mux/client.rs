@@ -7,16 +7,15 @@ use std::rc::Rc;
 use std::task::Poll;
 
 use rustls::client::UnbufferedClientConnection;
-use tokio::net::TcpStream;
 use tokio::task::spawn_local;
 
-use super::MAX_STREAMS;
 use super::driver::{Driver, Side};
 use super::frame::{Frame, Refusal};
 use super::link::Link;
 use super::open::{OpenFrame, Trace};
-use super::stream::{Answer, Broken, Stream, Tunnel};
+use super::stream::{Answer, Broken, State, Stream};
 use super::window::{Budget, Window};
+use super::{Early, MAX_STREAMS};
 use crate::tls::TlsStream;
 
 /// Why a stream could not be opened.
@@ -90,43 +89,43 @@ impl Connection {
         self.link.streams()
     }
 
-    /// Opens a stream and waits for the destination's answer. What `application` has written already, if it
-    /// is connected, goes along, and stays in its socket until the stream is open.
+    /// Opens a stream and waits for the destination's answer. What the client has sent already goes along, as
+    /// far as there is credit for it.
     ///
     /// `exposed` is whether the application at the other end may have got those bytes, as long as it is not
     /// known what became of the stream: then nobody may send them again.
     pub async fn open(
         &self,
         mut open: OpenFrame,
-        application: Option<&TcpStream>,
+        early: Early<'_>,
         exposed: &Cell<bool>,
-    ) -> Result<Tunnel, OpenError> {
+    ) -> Result<Stream, OpenError> {
         let link = &self.link;
         let next = link.last_stream.get().checked_add(1).filter(|_| !link.closing.get());
         let id = next.ok_or_else(|| OpenError::Connection("closing".into()))?;
         link.last_stream.set(id);
         let window = Window::opening(&link.budget);
         open.credit = window.size();
-        let stream = Stream::opening(id, window);
-        link.add(&stream);
+        let state = State::opening(id, window);
+        link.add(&state);
         link.send(&Frame::Open(id, open));
         let mut unanswered = Unanswered { link, heard: link.heard.get(), answered: false };
-        let mut tunnel = Tunnel::new(stream, Rc::clone(link));
-        let mut early = application;
+        let mut stream = Stream::new(state, Rc::clone(link));
+        let mut early = Some(early);
         let answer = poll_fn(|context| {
-            let broken = tunnel.poll_broken(context);
+            let broken = stream.poll_broken(context);
             // First: a stream that was accepted and then broke is no new one.
-            if let Some(answer) = tunnel.stream.answer.get() {
+            if let Some(answer) = stream.state.answer.get() {
                 return Poll::Ready(Ok(answer));
             }
             if let Some(broken) = broken {
                 return Poll::Ready(Err(broken));
             }
-            if let Some(application) = early
-                && tunnel.poll_send_early(application, context).is_ready()
+            if let Some(sending) = early
+                && stream.poll_send_early(sending, context).is_ready()
             {
                 early = None;
-                exposed.set(tunnel.early > 0);
+                exposed.set(stream.is_exposed());
             }
             Poll::Pending
         });
@@ -136,14 +135,14 @@ impl Connection {
             exposed.set(false);
         }
         let refusal = match answer {
-            Ok(Answer::Accepted) => return Ok(tunnel),
+            Ok(Answer::Accepted) => return Ok(stream),
             Ok(Answer::Refused(refusal)) => refusal,
             Err(broken @ (Broken::Lost(_) | Broken::Gone(_))) => {
                 return Err(OpenError::Connection(broken.to_string().into()));
             }
             Err(Broken::Reset(_) | Broken::Socket(_)) => return Err(OpenError::Unavailable),
         };
-        tunnel.finish();
+        stream.finish();
         Err(match refusal {
             Refusal::Denied => OpenError::Denied,
             Refusal::Unavailable => OpenError::Unavailable,

@@ -17,7 +17,7 @@ use tokio::io::AsyncWrite;
 use super::frame::{Decoder, Error as FrameError, Event, Frame, Goodbye, Refusal};
 use super::link::Link;
 use super::open::OpenFrame;
-use super::stream::{Answer, Broken, Stream, Tunnel, Violation};
+use super::stream::{Answer, Broken, State, Stream, Violation};
 use super::window::Window;
 use super::{EARLY, IncomingStream, MAX_PEER_STREAMS, price};
 use crate::sys;
@@ -306,7 +306,7 @@ impl Receiver {
 
     /// A stream that was opened; none if it is over by now, and then what still comes for it is of no
     /// interest.
-    fn stream(&self, id: u32) -> Result<Option<Rc<Stream>>, Over> {
+    fn stream(&self, id: u32) -> Result<Option<Rc<State>>, Over> {
         if id > self.link.last_stream.get() {
             return Err(Over::WrongStream(id));
         }
@@ -366,9 +366,9 @@ impl Receiver {
             link.send(&Frame::Refuse(id, refusal));
             return Ok(());
         }
-        let stream = Stream::opened(id, open.credit, Window::early(&link.budget));
-        link.add(&stream);
-        opened(IncomingStream { open, tunnel: Tunnel::new(stream, Rc::clone(link)) });
+        let state = State::opened(id, open.credit, Window::early(&link.budget));
+        link.add(&state);
+        opened(IncomingStream { open, stream: Stream::new(state, Rc::clone(link)) });
         Ok(())
     }
 }

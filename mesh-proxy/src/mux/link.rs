@@ -16,7 +16,7 @@ use tokio::net::tcp::OwnedReadHalf;
 
 use super::driver::Side;
 use super::frame::{Frame, HEADER, data_header};
-use super::stream::{Broken, Stream};
+use super::stream::{Broken, State};
 use super::window::Budget;
 use super::{EARLY, TURN, price};
 use crate::tls::scratch;
@@ -37,16 +37,16 @@ thread_local! {
 pub(super) struct Link {
     /// What the streams' windows are taken from.
     pub budget: Rc<Budget>,
-    streams: RefCell<HashMap<u32, Rc<Stream>>>,
+    streams: RefCell<HashMap<u32, Rc<State>>>,
     /// Frames that wait to be encrypted and sent.
     gathered: RefCell<Vec<u8>>,
     driver: RefCell<Option<Waker>>,
     /// Whether the driver will run anyway.
     driver_woken: Cell<bool>,
     /// Streams that wait for room in `gathered`, each once.
-    waiting: RefCell<Vec<Rc<Stream>>>,
+    waiting: RefCell<Vec<Rc<State>>>,
     /// Streams whose answer to OPEN is not sent yet.
-    unannounced: RefCell<Vec<Rc<Stream>>>,
+    unannounced: RefCell<Vec<Rc<State>>>,
     /// Handles of the client; a connection without any, and without streams, is closed.
     pub handles: Cell<usize>,
     /// The last stream that was opened.
@@ -144,7 +144,7 @@ impl Link {
     }
 
     /// A stream whose answer has gathered is to hear when that is sent.
-    pub fn announce_once_sent(&self, stream: &Rc<Stream>) {
+    pub fn announce_once_sent(&self, stream: &Rc<State>) {
         self.unannounced.borrow_mut().push(Rc::clone(stream));
     }
 
@@ -163,19 +163,16 @@ impl Link {
     /// `skip` of them were sent before. A stream that finds no room is woken when there is some.
     pub fn poll_gather(
         &self,
-        stream: &Rc<Stream>,
+        stream: &Rc<State>,
         socket: &mut OwnedReadHalf,
         limit: usize,
         skip: usize,
         context: &mut Context<'_>,
     ) -> Poll<io::Result<usize>> {
-        let room = self.room();
-        if room < LEAST_ROOM {
-            if !stream.waits_for_room.replace(true) {
-                self.waiting.borrow_mut().push(Rc::clone(stream));
-            }
+        if !self.has_room_for(stream) {
             return Poll::Pending;
         }
+        let room = self.room();
         let read = ready!(self.with_gathered(|gathered| {
             let at = gathered.len();
             gathered.extend_from_slice(&[0; HEADER]);
@@ -198,6 +195,44 @@ impl Link {
         Poll::Ready(Ok(read))
     }
 
+    /// Adds bytes as a DATA frame, as many as there is room for. A stream that finds no room is woken when
+    /// there is some. `bytes` are not empty.
+    pub fn poll_send_data(&self, stream: &Rc<State>, bytes: &[u8]) -> Poll<usize> {
+        if !self.has_room_for(stream) {
+            return Poll::Pending;
+        }
+        let bytes = &bytes[..bytes.len().min(self.room())];
+        self.gather_data(stream.id, bytes);
+        Poll::Ready(bytes.len())
+    }
+
+    /// Adds early data as a DATA frame, or nothing where there is no room for it. Returns the bytes added.
+    pub fn send_early(&self, stream: u32, bytes: &[u8]) -> usize {
+        if bytes.is_empty() || self.room() < bytes.len() {
+            return 0;
+        }
+        self.gather_data(stream, bytes);
+        bytes.len()
+    }
+
+    fn gather_data(&self, stream: u32, bytes: &[u8]) {
+        self.with_gathered(|gathered| {
+            gathered.extend_from_slice(&data_header(stream, bytes.len()));
+            gathered.extend_from_slice(bytes);
+        });
+        self.patience.borrow_mut().earn(price::sent_data(bytes.len()));
+        self.wake_driver();
+    }
+
+    /// Whether there is room for a read; if not, the stream is woken when there is.
+    fn has_room_for(&self, stream: &Rc<State>) -> bool {
+        let has_room = self.room() >= LEAST_ROOM;
+        if !has_room && !stream.waits_for_room.replace(true) {
+            self.waiting.borrow_mut().push(Rc::clone(stream));
+        }
+        has_room
+    }
+
     /// Adds what waits in `socket` as a DATA frame, at most `limit` bytes, and leaves it there.
     pub fn poll_peek(
         &self,
@@ -213,24 +248,19 @@ impl Link {
             let mut buffer = ReadBuf::new(&mut peeked[..limit]);
             let bytes = ready!(socket.poll_peek(context, &mut buffer))?;
             if bytes > 0 {
-                self.with_gathered(|gathered| {
-                    gathered.extend_from_slice(&data_header(stream, bytes));
-                    gathered.extend_from_slice(buffer.filled());
-                });
-                self.patience.borrow_mut().earn(price::sent_data(bytes));
-                self.wake_driver();
+                self.gather_data(stream, buffer.filled());
             }
             Poll::Ready(Ok(bytes))
         })
     }
 
     /// Adds a stream.
-    pub fn add(&self, stream: &Rc<Stream>) {
+    pub fn add(&self, stream: &Rc<State>) {
         self.streams.borrow_mut().insert(stream.id, Rc::clone(stream));
     }
 
     /// A stream, if it is open.
-    pub fn stream(&self, id: u32) -> Option<Rc<Stream>> {
+    pub fn stream(&self, id: u32) -> Option<Rc<State>> {
         self.streams.borrow().get(&id).cloned()
     }
 

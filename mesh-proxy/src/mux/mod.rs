@@ -19,10 +19,23 @@ mod window;
 #[cfg(test)]
 mod tests;
 
+use tokio::net::TcpStream;
+
 pub use client::{Connection, OpenError, open_frame};
 pub use server::{IncomingStream, Server};
-pub use stream::{Broken, Tunnel};
+pub use stream::{Broken, Revoker, Stream};
 pub use window::Budget;
+
+/// What a client has sent before its stream is opened.
+#[derive(Clone, Copy)]
+pub enum Early<'a> {
+    /// What waits in its socket. It stays there: the relay of that socket leaves out what went along.
+    Socket(&'a TcpStream),
+    /// Bytes that were read from it. Whoever writes to the stream begins behind those that went along.
+    Bytes(&'a [u8]),
+    /// Nothing that is known of.
+    None,
+}
 
 /// The protocol's name in ALPN.
 pub const ALPN: &[u8] = b"nodemesh/1";

@@ -11,7 +11,7 @@ use super::driver::{Driver, Over, Side};
 use super::frame::{Frame, Goodbye, Refusal};
 use super::link::Link;
 use super::open::OpenFrame;
-use super::stream::{Broken, Tunnel};
+use super::stream::{Broken, Stream};
 use super::window::Budget;
 use crate::tls::TlsStream;
 
@@ -25,7 +25,7 @@ pub struct Server {
 pub struct IncomingStream {
     /// Who connects to where.
     pub open: OpenFrame,
-    pub(super) tunnel: Tunnel,
+    pub(super) stream: Stream,
 }
 
 impl Server {
@@ -68,13 +68,13 @@ impl Server {
 impl IncomingStream {
     /// Accepts: from here on the stream carries the raw bytes. An error if it is over by now; the application
     /// is not to see anything of it, then.
-    pub fn accept(self) -> Result<Tunnel, Broken> {
-        self.tunnel.accept()?;
-        Ok(self.tunnel)
+    pub fn accept(self) -> Result<Stream, Broken> {
+        self.stream.accept()?;
+        Ok(self.stream)
     }
 
     /// Refuses.
     pub fn refuse(self, refusal: Refusal) {
-        self.tunnel.refuse(refusal);
+        self.stream.refuse(refusal);
     }
 }

@@ -1,4 +1,6 @@
-//! One stream of a connection.
+//! One stream of a connection: its state, and the handle of the task that it belongs to.
+
+mod io_traits;
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -7,13 +9,12 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Buf, BytesMut};
-use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
-use super::EARLY;
 use super::frame::{Frame, Reason, Refusal};
 use super::link::Link;
 use super::window::Window;
+use super::{EARLY, Early};
 use crate::relay::{Meter, Way};
 
 /// Most credit that a stream may have.
@@ -64,7 +65,7 @@ pub(super) enum Violation {
 }
 
 /// A stream, as its task and the connection's driver see it. Each waits for the other through `task`.
-pub(super) struct Stream {
+pub(super) struct State {
     pub id: u32,
     /// The task that the stream belongs to.
     task: RefCell<Option<Waker>>,
@@ -85,6 +86,8 @@ pub(super) struct Stream {
     application: RefCell<Option<Application>>,
     /// What the application did not take yet.
     backlog: RefCell<BytesMut>,
+    /// What the peer is told if the stream is dropped before its end.
+    reset_reason: Cell<Reason>,
 }
 
 /// Where a stream's bytes go.
@@ -94,7 +97,7 @@ struct Application {
     way: Way,
 }
 
-impl Stream {
+impl State {
     /// A stream that is being opened by this end.
     pub fn opening(id: u32, window: Window) -> Rc<Self> {
         Self::new(id, None, EARLY, window)
@@ -118,6 +121,7 @@ impl Stream {
             waits_for_room: Cell::new(false),
             application: RefCell::default(),
             backlog: RefCell::default(),
+            reset_reason: Cell::new(Reason::Broken),
         })
     }
 
@@ -238,40 +242,51 @@ impl Stream {
     }
 }
 
+/// Tells the peer of a stream, if that is reset, that policy no longer allows it.
+pub struct Revoker(Rc<State>);
+
+impl Revoker {
+    /// From now on.
+    pub fn revoke(&self) {
+        self.0.reset_reason.set(Reason::Revoked);
+    }
+}
+
 /// A stream that is open, in the hands of the task that it belongs to. Dropping it before both directions
 /// have ended resets it.
-pub struct Tunnel {
-    pub(super) stream: Rc<Stream>,
+pub struct Stream {
+    pub(super) state: Rc<State>,
     pub(super) link: Rc<Link>,
     /// Bytes at the front of the application's socket that were sent together with OPEN.
     pub(super) early: usize,
+    /// Bytes that were sent together with OPEN and are in no socket.
+    sent_early: usize,
     sent_end: bool,
     finished: bool,
-    reason: Reason,
 }
 
-impl Tunnel {
-    pub(super) fn new(stream: Rc<Stream>, link: Rc<Link>) -> Self {
-        Self { stream, link, early: 0, sent_end: false, finished: false, reason: Reason::Broken }
+impl Stream {
+    pub(super) fn new(state: Rc<State>, link: Rc<Link>) -> Self {
+        Self { state, link, early: 0, sent_early: 0, sent_end: false, finished: false }
     }
 
     /// Tells the opener that its stream is open. An error if it is over already: then the application must
     /// not see anything of it, since the opener may try again.
     pub(super) fn accept(&self) -> Result<(), Broken> {
-        if let Some(broken) = &*self.stream.broken.borrow() {
+        if let Some(broken) = &*self.state.broken.borrow() {
             return Err(broken.clone());
         }
-        let credit = self.stream.window.borrow_mut().open_wide();
-        self.link.send(&Frame::Accept(self.stream.id, credit));
-        self.link.announce_once_sent(&self.stream);
+        let credit = self.state.window.borrow_mut().open_wide();
+        self.link.send(&Frame::Accept(self.state.id, credit));
+        self.link.announce_once_sent(&self.state);
         Ok(())
     }
 
     /// Tells the opener that it is not to be.
     pub(super) fn refuse(mut self, refusal: Refusal) {
         // Of what was reset already nobody wants to hear.
-        if self.stream.broken.borrow().is_none() {
-            self.link.send(&Frame::Refuse(self.stream.id, refusal));
+        if self.state.broken.borrow().is_none() {
+            self.link.send(&Frame::Refuse(self.state.id, refusal));
         }
         self.finished = true;
     }
@@ -281,66 +296,76 @@ impl Tunnel {
         self.finished = true;
     }
 
-    /// Resets the stream.
-    pub fn reset(mut self, reason: Reason) {
-        self.reason = reason;
+    /// Changes the reason that the peer is told if the stream is reset.
+    pub fn revoker(&self) -> Revoker {
+        Revoker(Rc::clone(&self.state))
+    }
+
+    /// Bytes of [`Early::Bytes`] that went along with OPEN: whoever writes begins behind them.
+    pub fn sent_early(&self) -> usize {
+        self.sent_early
+    }
+
+    /// Whether anything went along with OPEN.
+    pub(super) fn is_exposed(&self) -> bool {
+        self.early + self.sent_early > 0
     }
 
     /// From now on what arrives goes to `socket`.
     pub(crate) fn attach(&self, socket: OwnedWriteHalf, meter: &Meter, way: Way) {
-        *self.stream.application.borrow_mut() = Some(Application { socket, meter: meter.clone(), way });
+        *self.state.application.borrow_mut() = Some(Application { socket, meter: meter.clone(), way });
     }
 
     /// Takes the socket back, without closing it.
     pub(crate) fn detach(&self) {
-        if let Some(Application { socket, .. }) = self.stream.application.take() {
+        if let Some(Application { socket, .. }) = self.state.application.take() {
             socket.forget();
         }
     }
 
     /// Whether there is credit to send something.
     pub(crate) fn may_send(&self) -> bool {
-        self.stream.credit.get() + self.early > 0
+        self.state.credit.get() + self.early > 0
     }
 
     /// Whether both ends have sent their last byte: nothing that matters comes over the connection any more.
     pub(crate) fn needs_no_connection(&self) -> bool {
-        self.sent_end && self.stream.peer_ended.get()
+        self.sent_end && self.state.peer_ended.get()
     }
 
     /// Why the stream is over, if it is; and has `context`'s task hear of it, and of everything else.
     pub(crate) fn poll_broken(&self, context: &Context<'_>) -> Option<Broken> {
-        self.stream.listen(context);
-        self.stream.broken.borrow().clone()
+        self.state.listen(context);
+        self.state.broken.borrow().clone()
     }
 
     /// Writes what the application did not take before. Ready when the peer has ended and everything is
     /// written; the application has been told so, then.
     pub(crate) fn poll_deliver(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let stream = &self.stream;
-        if !stream.announced.get() {
+        let state = &self.state;
+        if !state.announced.get() {
             return Poll::Pending;
         }
-        let mut backlog = stream.backlog.borrow_mut();
+        let mut backlog = state.backlog.borrow_mut();
         while !backlog.is_empty() {
-            match &*stream.application.borrow() {
+            match &*state.application.borrow() {
                 Some(Application { socket, .. }) => ready!(socket.as_ref().poll_write_ready(context))?,
                 None => return Poll::Pending,
             }
-            let written = stream.write(&backlog, &self.link);
+            let written = state.write(&backlog, &self.link);
             backlog.advance(written);
-            if let Some(Broken::Socket(kind)) = &*stream.broken.borrow() {
+            if let Some(Broken::Socket(kind)) = &*state.broken.borrow() {
                 return Poll::Ready(Err((*kind).into()));
             }
         }
         // A new allocation later costs less than memory that an idle stream holds.
         *backlog = BytesMut::new();
-        if !stream.peer_ended.get() {
+        if !state.peer_ended.get() {
             return Poll::Pending;
         }
         // Closes the socket's writing side. The application may have closed already; then there is nobody to
         // tell.
-        drop(stream.application.take());
+        drop(state.application.take());
         Poll::Ready(Ok(()))
     }
 
@@ -355,47 +380,51 @@ impl Tunnel {
         most: usize,
         context: &mut Context<'_>,
     ) -> Poll<io::Result<usize>> {
-        let credit = self.stream.credit.get();
+        let credit = self.state.credit.get();
         // Those bytes were paid for already.
         let limit = most.min(credit + self.early);
         if limit == 0 {
             return Poll::Pending;
         }
         ready!(socket.as_ref().poll_read_ready(context))?;
-        let read = ready!(self.link.poll_gather(&self.stream, socket, limit, self.early, context))?;
+        let read = ready!(self.link.poll_gather(&self.state, socket, limit, self.early, context))?;
         if read == 0 {
             self.sent_end = true;
-            self.link.send(&Frame::End(self.stream.id));
+            self.link.send(&Frame::End(self.state.id));
         }
         let sent_before = read.min(self.early);
         self.early -= sent_before;
-        self.stream.credit.set(credit - (read - sent_before));
+        self.state.credit.set(credit - (read - sent_before));
         Poll::Ready(Ok(read))
     }
 
-    /// Sends what the application has written already, which stays in its socket until the stream is
-    /// accepted: so a refusal does not lose it. Ready when that was done.
-    pub(super) fn poll_send_early(&mut self, socket: &TcpStream, context: &mut Context<'_>) -> Poll<()> {
-        let peeked = ready!(self.link.poll_peek(self.stream.id, socket, EARLY, context)).unwrap_or_default();
-        self.early = peeked;
-        self.stream.credit.set(self.stream.credit.get() - peeked);
+    /// Sends what the client has sent already, as much as may go along with OPEN. What is in its socket stays
+    /// there until the stream is accepted: so a refusal does not lose it. Ready when that was done.
+    pub(super) fn poll_send_early(&mut self, early: Early<'_>, context: &mut Context<'_>) -> Poll<()> {
+        let (id, link) = (self.state.id, &self.link);
+        match early {
+            Early::Socket(socket) => {
+                self.early = ready!(link.poll_peek(id, socket, EARLY, context)).unwrap_or_default();
+            }
+            Early::Bytes(bytes) => self.sent_early = link.send_early(id, &bytes[..bytes.len().min(EARLY)]),
+            Early::None => {}
+        }
+        self.state.credit.set(self.state.credit.get() - self.early - self.sent_early);
         Poll::Ready(())
     }
 }
 
-impl Drop for Tunnel {
+impl Drop for Stream {
     fn drop(&mut self) {
-        let ended = self.needs_no_connection() && self.stream.backlog.borrow().is_empty();
+        let ended = self.needs_no_connection() && self.state.backlog.borrow().is_empty();
         // The peer knows, or there is no way to tell it.
-        let broken = matches!(
-            *self.stream.broken.borrow(),
-            Some(Broken::Reset(_) | Broken::Gone(_) | Broken::Lost(_))
-        );
+        let broken =
+            matches!(*self.state.broken.borrow(), Some(Broken::Reset(_) | Broken::Gone(_) | Broken::Lost(_)));
         let over = self.finished || ended || broken;
         if !over {
-            self.link.send(&Frame::Reset(self.stream.id, self.reason));
+            self.link.send(&Frame::Reset(self.state.id, self.state.reset_reason.get()));
         }
-        self.link.remove(self.stream.id);
+        self.link.remove(self.state.id);
         self.detach();
     }
 }

@@ -12,7 +12,7 @@ use tokio::task::spawn_local;
 
 use super::frame::{Decoder, Event, Frame, Goodbye, Reason, Refusal, data_header};
 use super::open::OpenFrame;
-use super::{Budget, Connection, EARLY, IncomingStream, MAX_PEER_STREAMS, OpenError, Server};
+use super::{Budget, Connection, EARLY, Early, IncomingStream, MAX_PEER_STREAMS, OpenError, Server};
 use crate::fixture::{self, Protocol, configs, echo, run, sockets};
 use crate::relay::{self, Meter, SocketIs, relay_mesh, reset_on_drop};
 use crate::tls;
@@ -51,8 +51,8 @@ async fn serve_and_hold() -> (SocketAddr, Held) {
 /// What a server does with a stream: the application at `address` gets it.
 async fn deliver(incoming: IncomingStream, address: SocketAddr) {
     let socket = TcpStream::connect(address).await.unwrap();
-    let mut tunnel = incoming.accept().unwrap();
-    let _end = relay_mesh(socket, &mut tunnel, SocketIs::Server, &Meter::default()).await;
+    let mut stream = incoming.accept().unwrap();
+    let _end = relay_mesh(socket, &mut stream, SocketIs::Server, &Meter::default()).await;
 }
 
 async fn connect(address: SocketAddr) -> Connection {
@@ -89,8 +89,8 @@ impl Protocol for Mux {
     }
 
     async fn carry(connection: Connection, socket: TcpStream, meter: Meter) -> Result<(), relay::Error> {
-        let mut tunnel = connection.open(open(), Some(&socket), &Cell::default()).await.unwrap();
-        relay_mesh(socket, &mut tunnel, SocketIs::Client, &meter).await
+        let mut stream = connection.open(open(), Early::Socket(&socket), &Cell::default()).await.unwrap();
+        relay_mesh(socket, &mut stream, SocketIs::Client, &meter).await
     }
 }
 
@@ -124,7 +124,7 @@ fn refusals_are_told_apart_and_leave_the_first_bytes_where_they_are() {
             accepted.readable().await.unwrap();
             match connect(server)
                 .await
-                .open(open(), Some(&accepted), &Cell::default())
+                .open(open(), Early::Socket(&accepted), &Cell::default())
                 .await
                 .map(drop)
                 .unwrap_err()
@@ -150,9 +150,10 @@ fn bytes_that_were_there_before_the_stream_arrive_once() {
         application.write_all(&text).await.unwrap();
         accepted.readable().await.unwrap();
         spawn_local(async move {
-            let mut tunnel = connection.open(open(), Some(&accepted), &Cell::default()).await.unwrap();
-            assert_eq!(tunnel.early, EARLY, "as much as may be went along");
-            let _end = relay_mesh(accepted, &mut tunnel, SocketIs::Client, &Meter::default()).await;
+            let mut stream =
+                connection.open(open(), Early::Socket(&accepted), &Cell::default()).await.unwrap();
+            assert_eq!(stream.early, EARLY, "as much as may be went along");
+            let _end = relay_mesh(accepted, &mut stream, SocketIs::Client, &Meter::default()).await;
         });
         application.shutdown().await.unwrap();
         let mut back = Vec::new();
@@ -176,7 +177,8 @@ fn a_node_that_drains_finishes_what_is_open_and_takes_nothing_new() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         let (_application, accepted) = sockets().await;
-        let refused = connection.open(open(), Some(&accepted), &Cell::default()).await.map(drop).unwrap_err();
+        let refused =
+            connection.open(open(), Early::Socket(&accepted), &Cell::default()).await.map(drop).unwrap_err();
         assert!(matches!(refused, OpenError::Connection(_)), "{refused}");
         open_before.write_all(b"y").await.unwrap();
         assert_eq!(open_before.read_u8().await.unwrap(), b'y', "open streams go on");
@@ -196,12 +198,12 @@ fn what_a_client_gave_up_reaches_no_application() {
         application.write_all(b"POST").await.unwrap();
         accepted.readable().await.unwrap();
         let exposed = Cell::default();
-        let opening = connection.open(open(), Some(&accepted), &exposed);
+        let opening = connection.open(open(), Early::Socket(&accepted), &exposed);
         let given_up = tokio::time::timeout(Duration::from_millis(100), opening).await;
         assert!(given_up.is_err(), "nobody answers");
         assert!(exposed.get(), "it may have arrived");
         assert!(!connection.has_room(), "nothing was heard: the next one takes another connection");
-        std::future::poll_fn(|context| match held.borrow()[0].tunnel.poll_broken(context) {
+        std::future::poll_fn(|context| match held.borrow()[0].stream.poll_broken(context) {
             Some(_) => std::task::Poll::Ready(()),
             None => std::task::Poll::Pending,
         })
@@ -220,13 +222,13 @@ fn what_may_have_arrived_is_told() {
         let refuse = |incoming: IncomingStream| async { incoming.refuse(Refusal::GoingAway) };
         let exposed = Cell::default();
         let refused = connect(serve(Rc::default(), refuse).await).await;
-        assert!(refused.open(open(), Some(&accepted), &exposed).await.is_err());
+        assert!(refused.open(open(), Early::Socket(&accepted), &exposed).await.is_err());
         assert!(!exposed.get(), "refused: another endpoint may have it");
         let (server, held) = serve_and_hold().await;
         let tcp = TcpStream::connect(server).await.unwrap();
         let socket = socket2::SockRef::from(&tcp).try_clone().unwrap();
         let lost = Connection::start(tls::connect(tcp, configs().0).await.unwrap(), &budget(), || {});
-        let (result, ()) = tokio::join!(lost.open(open(), Some(&accepted), &exposed), async {
+        let (result, ()) = tokio::join!(lost.open(open(), Early::Socket(&accepted), &exposed), async {
             while held.borrow().is_empty() {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
@@ -249,10 +251,10 @@ fn an_application_gets_nothing_before_the_answer_is_sent() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         let (mut application, delivering) = sockets().await;
-        let mut tunnel = held.borrow_mut().remove(0).accept().unwrap();
-        assert!(!tunnel.stream.announced.get(), "the connection's task has not run since");
+        let mut stream = held.borrow_mut().remove(0).accept().unwrap();
+        assert!(!stream.state.announced.get(), "the connection's task has not run since");
         spawn_local(async move {
-            let _end = relay_mesh(delivering, &mut tunnel, SocketIs::Server, &Meter::default()).await;
+            let _end = relay_mesh(delivering, &mut stream, SocketIs::Server, &Meter::default()).await;
         });
         let mut got = [0; 4];
         application.read_exact(&mut got).await.unwrap();
@@ -277,8 +279,8 @@ fn the_tail_of_a_stream_outlives_its_connection() {
         }
         let opened = connection.clone();
         spawn_local(async move {
-            let mut tunnel = opened.open(open(), Some(&accepted), &Cell::default()).await.unwrap();
-            let _end = relay_mesh(accepted, &mut tunnel, SocketIs::Client, &Meter::default()).await;
+            let mut stream = opened.open(open(), Early::Socket(&accepted), &Cell::default()).await.unwrap();
+            let _end = relay_mesh(accepted, &mut stream, SocketIs::Client, &Meter::default()).await;
         });
         application.shutdown().await.unwrap();
         let (mut answering, _) = listener.accept().await.unwrap();

@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 use tokio::net::tcp::ReadHalf;
 
 use super::{Ends, Error, Meter, SocketIs, close_in_order, reset_on_drop};
-use crate::hbone::Tunnel;
+use crate::hbone::{Stream, stream_error};
 use crate::mux::TURN;
 
 /// Most bytes of one DATA frame: bounds how long one stream keeps the others of its connection waiting.
@@ -35,16 +35,17 @@ thread_local! {
 /// reset.
 pub async fn relay(
     socket: TcpStream,
-    tunnel: &mut Tunnel,
+    stream: &mut Stream,
     socket_is: SocketIs,
     meter: &Meter,
 ) -> Result<(), Error> {
     let ends = Ends::from(socket_is);
-    let mut both = Both { socket, tunnel, finished: false };
+    let mut both = Both { socket, stream, finished: false };
     let result = {
         let (mut from, to) = both.socket.split();
-        let outgoing = outgoing(&mut from, &mut both.tunnel.send, meter, &ends);
-        let incoming = incoming(&mut both.tunnel.receive, to.as_ref(), meter, &ends);
+        let outgoing = outgoing(&mut from, &mut both.stream.send, meter, &ends);
+        let unread = std::mem::take(&mut both.stream.unread);
+        let incoming = incoming(unread, &mut both.stream.receive, to.as_ref(), meter, &ends);
         // In a box: most connections are not relayed like this, and their tasks are to be no larger for it.
         Box::pin(async { tokio::try_join!(outgoing, incoming) }).await.map(|((), ())| ())
     };
@@ -55,7 +56,7 @@ pub async fn relay(
 /// The two ends, which are reset if they are dropped before they have finished.
 struct Both<'a> {
     socket: TcpStream,
-    tunnel: &'a mut Tunnel,
+    stream: &'a mut Stream,
     finished: bool,
 }
 
@@ -65,7 +66,7 @@ impl Drop for Both<'_> {
             close_in_order(&self.socket);
         } else {
             reset_on_drop(&self.socket);
-            self.tunnel.send.send_reset(Reason::CANCEL);
+            self.stream.send.send_reset(Reason::CANCEL);
         }
     }
 }
@@ -140,14 +141,15 @@ fn poll_read(socket: &mut ReadHalf<'_>, limit: usize, context: &mut Context<'_>)
 }
 
 /// From the stream to the socket. Credit is given back only for what the socket took, so a reader that stops
-/// makes the node hold one stream window and no more.
+/// makes the node hold one stream window and no more. `unread` came before.
 async fn incoming(
+    unread: Bytes,
     stream: &mut RecvStream,
     socket: &TcpStream,
     meter: &Meter,
     ends: &Ends,
 ) -> Result<(), Error> {
-    let mut backlog = BytesMut::new();
+    let mut backlog = BytesMut::from(unread);
     let mut ended = false;
     loop {
         if backlog.is_empty() {
@@ -204,11 +206,4 @@ fn give_back(stream: &mut RecvStream, written: usize, meter: &Meter, ends: &Ends
 
 fn reset(reason: Reason) -> io::Error {
     io::Error::new(io::ErrorKind::ConnectionReset, format!("stream reset: {reason}"))
-}
-
-fn stream_error(error: &h2::Error) -> io::Error {
-    match error.reason() {
-        Some(reason) if error.is_reset() => reset(reason),
-        _ => io::Error::new(io::ErrorKind::ConnectionAborted, error.to_string()),
-    }
 }

@@ -2,7 +2,6 @@
 //! driver's (`mux`); this task only helps where the application is slower, and carries the other way.
 
 use std::future::{Future, poll_fn};
-use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -12,29 +11,29 @@ use tokio::net::tcp::OwnedReadHalf;
 use tokio::time::{Instant, Sleep};
 
 use super::{Ends, Error, Meter, SocketIs, close_in_order, reset_on_drop};
-use crate::mux::{Broken, TURN, Tunnel};
+use crate::mux::{Broken, Stream, TURN};
 
 /// How often a socket is looked after that nobody reads.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Relays until both directions are closed. On an error, and when it is dropped before the end, the socket is
-/// reset; the tunnel is reset when it is dropped.
+/// reset; the stream is reset when it is dropped.
 pub async fn relay(
     socket: TcpStream,
-    tunnel: &mut Tunnel,
+    stream: &mut Stream,
     socket_is: SocketIs,
     meter: &Meter,
 ) -> Result<(), Error> {
     let ends = Ends::from(socket_is);
     let (read, write) = socket.into_split();
-    tunnel.attach(write, meter, ends.to_socket);
-    let mut relay = Relay { socket: read, tunnel, delivered: false, forwarded: false, look: None };
+    stream.attach(write, meter, ends.to_socket);
+    let mut relay = Relay { socket: read, stream, delivered: false, forwarded: false, look: None };
     poll_fn(|context| relay.poll(context, meter, &ends)).await
 }
 
 struct Relay<'a> {
     socket: OwnedReadHalf,
-    tunnel: &'a mut Tunnel,
+    stream: &'a mut Stream,
     /// Whether everything went from the stream to the socket, and the other way.
     delivered: bool,
     forwarded: bool,
@@ -45,7 +44,7 @@ struct Relay<'a> {
 impl Relay<'_> {
     fn poll(&mut self, context: &mut Context<'_>, meter: &Meter, ends: &Ends) -> Poll<Result<(), Error>> {
         if !self.delivered
-            && let Poll::Ready(result) = self.tunnel.poll_deliver(context)
+            && let Poll::Ready(result) = self.stream.poll_deliver(context)
         {
             result.map_err(ends.socket)?;
             self.delivered = true;
@@ -57,9 +56,9 @@ impl Relay<'_> {
             return Poll::Ready(Ok(()));
         }
         // Last: a stream that has come to its end is not broken by the end of its connection.
-        match self.tunnel.poll_broken(context) {
+        match self.stream.poll_broken(context) {
             // Nor one of which everything is here, and the application just has not taken it yet.
-            Some(Broken::Lost(_) | Broken::Gone(_)) if self.tunnel.needs_no_connection() => Poll::Pending,
+            Some(Broken::Lost(_) | Broken::Gone(_)) if self.stream.needs_no_connection() => Poll::Pending,
             Some(broken) => Poll::Ready(Err(described(&broken, ends))),
             None => self.watch_application(context, ends),
         }
@@ -67,7 +66,7 @@ impl Relay<'_> {
 
     /// Without credit nobody reads the application's socket, and so nobody would notice that it broke.
     fn watch_application(&mut self, context: &mut Context<'_>, ends: &Ends) -> Poll<Result<(), Error>> {
-        if self.forwarded || self.tunnel.may_send() {
+        if self.forwarded || self.stream.may_send() {
             // The timer stays for the next time: a fast stream is without credit often.
             return Poll::Pending;
         }
@@ -84,7 +83,7 @@ impl Relay<'_> {
     fn forward(&mut self, context: &mut Context<'_>, meter: &Meter, ends: &Ends) -> Result<(), Error> {
         let mut left = TURN;
         // After a short read there is nothing more, which costs no system call to find out.
-        while let Poll::Ready(read) = self.tunnel.poll_forward(&mut self.socket, left, context) {
+        while let Poll::Ready(read) = self.stream.poll_forward(&mut self.socket, left, context) {
             let bytes = read.map_err(ends.socket)?;
             if bytes == 0 {
                 self.forwarded = true;
@@ -108,7 +107,7 @@ impl Drop for Relay<'_> {
             close_in_order(self.socket.as_ref());
         } else {
             reset_on_drop(self.socket.as_ref());
-            self.tunnel.detach();
+            self.stream.detach();
         }
     }
 }
@@ -116,9 +115,6 @@ impl Drop for Relay<'_> {
 fn described(broken: &Broken, ends: &Ends) -> Error {
     match broken {
         Broken::Socket(kind) => (ends.socket)((*kind).into()),
-        Broken::Reset(_) => (ends.stream)(io::Error::new(io::ErrorKind::ConnectionReset, broken.to_string())),
-        Broken::Lost(_) | Broken::Gone(_) => {
-            (ends.stream)(io::Error::new(io::ErrorKind::ConnectionAborted, broken.to_string()))
-        }
+        Broken::Reset(_) | Broken::Lost(_) | Broken::Gone(_) => (ends.stream)(broken.into()),
     }
 }

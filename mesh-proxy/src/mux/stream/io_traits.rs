@@ -1,0 +1,86 @@
+//! A stream for whoever reads and writes its bytes itself, where no application's socket is attached. By one
+//! task at a time: both directions wake the same.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, BytesMut};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::super::frame::Frame;
+use super::{Broken, Stream};
+
+impl From<&Broken> for io::Error {
+    fn from(broken: &Broken) -> Self {
+        let kind = match broken {
+            Broken::Socket(kind) => *kind,
+            Broken::Reset(_) => io::ErrorKind::ConnectionReset,
+            Broken::Lost(_) | Broken::Gone(_) => io::ErrorKind::ConnectionAborted,
+        };
+        Self::new(kind, broken.to_string())
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let broken = self.poll_broken(context);
+        let state = &self.state;
+        let mut backlog = state.backlog.borrow_mut();
+        if !backlog.is_empty() && state.announced.get() {
+            let bytes = backlog.len().min(into.remaining());
+            into.put_slice(&backlog[..bytes]);
+            backlog.advance(bytes);
+            if backlog.is_empty() {
+                // A new allocation later costs less than memory that an idle stream holds.
+                *backlog = BytesMut::new();
+            }
+            state.give_back(bytes, &self.link);
+            return Poll::Ready(Ok(()));
+        }
+        // A stream that has come to its end is not broken by the end of its connection.
+        if backlog.is_empty() && state.peer_ended.get() {
+            return Poll::Ready(Ok(()));
+        }
+        broken.map_or(Poll::Pending, |broken| Poll::Ready(Err((&broken).into())))
+    }
+}
+
+impl AsyncWrite for Stream {
+    /// Takes at most what there is credit for.
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        if let Some(broken) = self.poll_broken(context) {
+            return Poll::Ready(Err((&broken).into()));
+        }
+        if self.sent_end {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        }
+        let state = &self.state;
+        let credit = state.credit.get();
+        let bytes = &bytes[..bytes.len().min(credit)];
+        if bytes.is_empty() {
+            return if credit == 0 { Poll::Pending } else { Poll::Ready(Ok(0)) };
+        }
+        let sent = ready!(self.link.poll_send_data(state, bytes));
+        state.credit.set(credit - sent);
+        Poll::Ready(Ok(sent))
+    }
+
+    /// What was written is on its way: the connection sends it by itself.
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    /// Tells the peer that nothing more comes.
+    fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if !self.sent_end {
+            self.sent_end = true;
+            self.link.send(&Frame::End(self.state.id));
+        }
+        Poll::Ready(Ok(()))
+    }
+}
