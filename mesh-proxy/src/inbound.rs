@@ -29,7 +29,7 @@ use super::tls::{self, TlsStream};
 use super::tunnel::{self, Refusal};
 use super::worker::{Draining, Worker};
 use crate::certs::Proof;
-use crate::telemetry::{ConnectionRecord, Outcome, Reporter, ResponseFlag, Start};
+use crate::telemetry::{ConnectionRecord, Outcome, Parties, Reporter, ResponseFlag};
 
 /// Why a connection was not taken.
 #[derive(Debug, thiserror::Error)]
@@ -192,10 +192,9 @@ pub async fn serve_plaintext(
         reset_on_drop(&socket);
         return worker.over_limit(&pod);
     };
-    let start =
-        Start { reporter: Reporter::Destination, client: client.address(), destination: to.address() };
-    let mut record = ConnectionRecord::new(&worker.metrics, start);
-    record.upstream = Some(to.address());
+    let parties = Parties::new(Reporter::Destination, client.address(), to.address());
+    let mut record = ConnectionRecord::new(&worker.metrics, parties);
+    record.parties.upstream = Some(to.address());
     let meter = Meter::default();
     let arrival = Arrival { identity: None, client, to, by_service: false };
     let admitting = Box::pin(admit(&worker, &pod, &arrival, &mut record));
@@ -364,15 +363,12 @@ async fn serve_stream(
     let destination = incoming.destination();
     let to = destination.as_ref().map_or(peer.address(), |to| *to);
     let client = ClientAddress::new(headers::client(incoming.client(), peer.address()));
-    let start = Start {
-        reporter: Reporter::Destination,
-        client: client.address(),
-        destination: UpstreamAddress::new(to).address(),
-    };
-    let mut record = ConnectionRecord::new(&worker.metrics, start);
-    record.transport = incoming.transport();
-    record.labels.source_identity = Some(identity.clone());
-    record.labels.destination_identity = Some(pod.identity.clone());
+    let asked = UpstreamAddress::new(to).address();
+    let parties = Parties::new(Reporter::Destination, client.address(), asked);
+    let mut record = ConnectionRecord::new(&worker.metrics, parties);
+    record.parties.transport = incoming.transport();
+    record.parties.labels.source_identity = Some(identity.clone());
+    record.parties.labels.destination_identity = Some(pod.identity.clone());
     let meter = Meter::default();
     let admitted = match &slot {
         Some(_) => Box::pin(admit_stream(&worker, &pod, identity, client, &incoming, &mut record)).await,
@@ -385,7 +381,7 @@ async fn serve_stream(
         stream.admitted();
     }
     let outcome = match admitted {
-        Ok(delivered) => match incoming.accept(record.labels.destination.as_deref()) {
+        Ok(delivered) => match incoming.accept(record.parties.labels.destination.as_deref()) {
             Ok(stream) => {
                 meter.report_to(record.open());
                 delivered.carry(stream, &meter).await
@@ -409,14 +405,15 @@ async fn admit_stream(
     incoming: &tunnel::IncomingStream,
     record: &mut ConnectionRecord,
 ) -> Result<Delivered, Error> {
-    record.labels.source = worker.snapshot().workload_by_address(client.ip());
-    record.labels.service = incoming.host().and_then(|host| headers::service(&host, &worker.snapshot()));
+    record.parties.labels.source = worker.snapshot().workload_by_address(client.ip());
+    record.parties.labels.service =
+        incoming.host().and_then(|host| headers::service(&host, &worker.snapshot()));
     let to = UpstreamAddress::new(incoming.destination()?);
     if !is_of_this_pod(worker, pod, to.ip()).await {
         return Err(Error::NotThisPod { asked: to.ip(), pod: pod.to_string() });
     }
-    record.upstream = Some(to.address());
-    let by_service = record.labels.service.is_some();
+    record.parties.upstream = Some(to.address());
+    let by_service = record.parties.labels.service.is_some();
     let arrival = Arrival { identity: Some(identity), client, to, by_service };
     admit(worker, pod, &arrival, record).await
 }
@@ -427,13 +424,13 @@ async fn admit(
     arrival: &Arrival,
     record: &mut ConnectionRecord,
 ) -> Result<Delivered, Error> {
-    if record.labels.source.is_none() {
-        record.labels.source = worker.snapshot().workload_by_address(arrival.client.ip());
+    if record.parties.labels.source.is_none() {
+        record.parties.labels.source = worker.snapshot().workload_by_address(arrival.client.ip());
     }
     let workload = worker.workload_of(pod).await.ok_or(Error::UnknownPod)?;
-    record.destination(&workload);
+    record.parties.destination(&workload);
     let delivered = take(worker, pod, &workload, arrival).await?;
-    record.policy = delivered.policy();
+    record.parties.policy = delivered.policy();
     Ok(delivered)
 }
 

@@ -24,7 +24,7 @@ use super::surroundings::{Asked, Met};
 use super::tunnel::Early;
 use super::upstream::{self, Options, Origin, Upstream};
 use super::worker::Worker;
-use crate::telemetry::{ConnectionRecord, Outcome, Reporter, ResponseFlag, Start};
+use crate::telemetry::{ConnectionRecord, Outcome, Parties, Reporter, ResponseFlag};
 
 /// Endpoints that are tried before the client hears of a failure.
 const TRIES: usize = 5;
@@ -114,11 +114,10 @@ pub async fn open(
 ) -> Option<Opened> {
     let original = OriginalDestination::new(attempt.asked.destination);
     let client = ClientAddress::new(SocketAddr::new(pod.address_like(original.ip()), attempt.port));
-    let start =
-        Start { reporter: Reporter::Source, client: client.address(), destination: original.address() };
-    let mut record = ConnectionRecord::new(&worker.metrics, start);
+    let parties = Parties::new(Reporter::Source, client.address(), original.address());
+    let mut record = ConnectionRecord::new(&worker.metrics, parties);
     // Until there is an endpoint to try.
-    record.transport = "none";
+    record.parties.transport = "none";
     let arrived = Arrived { early, client, original, not_direct: attempt.asked.not_direct };
     match connect(worker, pod, &arrived, &mut record).await {
         Ok(connected) => {
@@ -168,8 +167,8 @@ async fn connect(
 ) -> Result<Connected, Error> {
     let Arrived { early, client, original, not_direct } = *arrived;
     let workload = worker.workload_of(pod).await.ok_or(Error::UnknownPod)?;
-    record.source(&workload);
-    record.labels.source_identity = Some(pod.identity.clone());
+    record.parties.source(&workload);
+    record.parties.labels.source_identity = Some(pod.identity.clone());
     let exposed = Cell::new(false);
     let mut origin = Origin { worker, pod, workload: &workload, client, service: None, early, exposed };
     match destination_of(&worker.snapshot(), &workload, original.address()) {
@@ -182,7 +181,7 @@ async fn connect(
             Ok(Connected { upstream, lifetime: None, _slot: None, _active: None })
         }
         Destination::Service { service, port, policy, endpoints } => {
-            record.labels.service = Some(Arc::clone(&service));
+            record.parties.labels.service = Some(Arc::clone(&service));
             origin.service = Some(&service.hostname);
             ask_for_direct_ways(worker, pod, original, &endpoints);
             let way = To { service: &service, port, policy: &policy, endpoints: &endpoints, not_direct };
@@ -206,8 +205,8 @@ async fn pass_through(
         return Err(Error::StrictEgress(original.address()));
     }
     let to = UpstreamAddress::new(original.address());
-    record.upstream = Some(to.address());
-    record.transport = "plain";
+    record.parties.upstream = Some(to.address());
+    record.parties.transport = "plain";
     let connect = upstream::plain(worker, pod, to, None);
     let socket = tokio::time::timeout(CONNECT_TIMEOUT, connect)
         .await
@@ -340,12 +339,12 @@ async fn reach(
     record: &mut ConnectionRecord,
 ) -> Result<Upstream, upstream::Error> {
     let started = Instant::now();
-    record.destination(&target.workload);
-    record.upstream = Some(target.address);
-    record.transport = upstream::attempt(origin, target);
+    record.parties.destination(&target.workload);
+    record.parties.upstream = Some(target.address);
+    record.parties.transport = upstream::attempt(origin, target);
     let opened = upstream::open(origin, target, options).await;
     let upstream = opened.inspect_err(|error| {
-        record.transport = error.transport().unwrap_or(record.transport);
+        record.parties.transport = error.transport().unwrap_or(record.parties.transport);
     })?;
     origin.worker.metrics.connected(started.elapsed());
     note(&upstream, &target.workload, record);
@@ -354,14 +353,14 @@ async fn reach(
 
 fn note(upstream: &Upstream, workload: &Workload, record: &mut ConnectionRecord) {
     match upstream {
-        Upstream::Stream(stream) => record.transport = stream.transport(),
+        Upstream::Stream(stream) => record.parties.transport = stream.transport(),
         Upstream::Local(local) => {
-            record.transport = "local";
-            record.policy = local.policy();
+            record.parties.transport = "local";
+            record.parties.policy = local.policy();
         }
     }
     if !matches!(upstream, Upstream::Stream(Stream::Socket(_))) {
-        record.labels.destination_identity = Some(workload.identity.clone());
+        record.parties.labels.destination_identity = Some(workload.identity.clone());
     }
 }
 

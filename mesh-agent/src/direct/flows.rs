@@ -13,7 +13,7 @@ use mesh_common::direct::{Happened, NO_SERVER};
 use mesh_common::veth::{EVERYBODY, MOST_OF_CLIENT, MOST_OF_NODE};
 use mesh_proxy::admission::AccessRequest;
 use mesh_proxy::telemetry::{
-    ConnectionRecord, Outcome, Path, Reporter, ResponseFlag, Start, Traffic, WorkerMetrics,
+    ConnectionRecord, Outcome, Parties, Path, Reporter, ResponseFlag, Traffic, WorkerMetrics,
 };
 
 use super::Refusal;
@@ -66,7 +66,7 @@ pub(super) struct Ends {
 }
 
 /// Whose connection it is, as far as it is known.
-pub(super) struct Parties<'a> {
+pub(super) struct FlowPods<'a> {
     pub client: Option<&'a Arc<Pod>>,
     pub server: Option<&'a Arc<Pod>>,
     pub plan: Option<&'a Plan>,
@@ -78,12 +78,7 @@ impl Flows {
     }
 
     /// A connection is opening. Returns how to find it if it may not be: the policy changed meanwhile.
-    pub fn opening(
-        &mut self,
-        event: &DirectEvent,
-        parties: &Parties<'_>,
-        snapshot: &Snapshot,
-    ) -> Option<Ends> {
+    pub fn opening(&mut self, event: &DirectEvent, pods: &FlowPods<'_>, snapshot: &Snapshot) -> Option<Ends> {
         match self.open.get(&event.socket) {
             // A predecessor's connections are found in a list, where this one's own may be before they are
             // told of.
@@ -92,7 +87,7 @@ impl Flows {
             Some(_) => self.lose(event.socket),
             None => {}
         }
-        let mut flow = self.begin(event, parties, snapshot);
+        let mut flow = self.begin(event, pods, snapshot);
         let revoked = flow.revoke_if_denied(snapshot);
         let ends = flow.ends;
         self.open.insert(event.socket, flow);
@@ -111,11 +106,10 @@ impl Flows {
         }
     }
 
-    /// A connection is over. `parties` are for one that is not recorded: it was opened before this agent ran,
+    /// A connection is over. `pods` are for one that is not recorded: it was opened before this agent ran,
     /// or its ends were not known. (The kernel tells of no end where it could not tell of the beginning.)
-    pub fn closed(&mut self, event: &DirectEvent, parties: &Parties<'_>, snapshot: &Snapshot) {
-        let mut flow =
-            self.open.remove(&event.socket).unwrap_or_else(|| self.begin(event, parties, snapshot));
+    pub fn closed(&mut self, event: &DirectEvent, pods: &FlowPods<'_>, snapshot: &Snapshot) {
+        let mut flow = self.open.remove(&event.socket).unwrap_or_else(|| self.begin(event, pods, snapshot));
         let traffic = flow.traffic.take().unwrap_or_else(|| flow.record.open());
         let Totals { sent, received } = event.totals;
         traffic.received.fetch_add(sent, Ordering::Relaxed);
@@ -148,15 +142,15 @@ impl Flows {
         let Some(pod) = client else { return };
         let is_like = |address: &&IpAddr| address.is_ipv4() == destination.is_ipv4();
         let Some(own) = pod.addresses.iter().find(is_like).or(pod.addresses.first()) else { return };
-        let start = Start { reporter: Reporter::Source, client: SocketAddr::new(*own, 0), destination };
-        let mut record = ConnectionRecord::new(&self.metrics, start);
-        record.transport = "none";
-        record.labels.path = Path::Direct;
-        record.labels.source = snapshot.workload_by_address(*own);
-        record.labels.source_identity = Some(pod.identity.clone());
-        record.labels.service = snapshot.service_by_vip(destination.ip(), &pod.namespace);
+        let ends = Parties::new(Reporter::Source, SocketAddr::new(*own, 0), destination);
+        let mut record = ConnectionRecord::new(&self.metrics, ends);
+        record.parties.transport = "none";
+        record.parties.labels.path = Path::Direct;
+        record.parties.labels.source = snapshot.workload_by_address(*own);
+        record.parties.labels.source_identity = Some(pod.identity.clone());
+        record.parties.labels.service = snapshot.service_by_vip(destination.ip(), &pod.namespace);
         let goes_to =
-            record.labels.source.as_ref().map(|source| destination_of(snapshot, source, destination));
+            record.parties.labels.source.as_ref().map(|source| destination_of(snapshot, source, destination));
         let reason = match goes_to {
             Some(Destination::Reject(reject)) => reject.to_string(),
             _ => why.describe().to_owned(),
@@ -245,24 +239,24 @@ impl Flows {
         }
     }
 
-    fn begin(&self, event: &DirectEvent, parties: &Parties<'_>, snapshot: &Snapshot) -> Flow {
+    fn begin(&self, event: &DirectEvent, pods: &FlowPods<'_>, snapshot: &Snapshot) -> Flow {
         let reporter = if event.probe { Reporter::Destination } else { Reporter::Source };
-        let start = Start { reporter, client: event.client, destination: event.destination };
-        let mut record = ConnectionRecord::new(&self.metrics, start);
-        record.transport = "local";
-        record.upstream = Some(event.server);
-        record.labels.path = Path::Direct;
+        let ends = Parties::new(reporter, event.client, event.destination);
+        let mut record = ConnectionRecord::new(&self.metrics, ends);
+        record.parties.transport = "local";
+        record.parties.upstream = Some(event.server);
+        record.parties.labels.path = Path::Direct;
         if event.probe {
-            return probe(record, event, parties, snapshot);
+            return probe(record, event, pods, snapshot);
         }
         if event.server_netns == NO_SERVER {
             return untouched(record, event, snapshot);
         }
-        let way = parties.plan.and_then(|plan| plan.way_to(event.server_netns, event.server));
-        fill_in(&mut record, parties, way, event, snapshot);
+        let way = pods.plan.and_then(|plan| plan.way_to(event.server_netns, event.server));
+        fill_in(&mut record, pods, way, event, snapshot);
         let request =
-            parties.client.zip(way).and_then(|(client, way)| super::plan::request(client, &way.target));
-        let request = request.or_else(|| parties.request(event.client.ip(), event.server, snapshot));
+            pods.client.zip(way).and_then(|(client, way)| super::plan::request(client, &way.target));
+        let request = request.or_else(|| pods.request(event.client.ip(), event.server, snapshot));
         let listed = Listed::of(event);
         Flow { record, traffic: None, request, ends: event.into(), revoked: None, listed }
     }
@@ -270,9 +264,9 @@ impl Flows {
 
 /// A connection that the mesh leaves alone, and that no policy is asked about.
 fn untouched(mut record: ConnectionRecord, event: &DirectEvent, snapshot: &Snapshot) -> Flow {
-    record.transport = "plain";
-    record.labels.path = Path::Untouched;
-    record.labels.source = snapshot.workload_by_address(event.client.ip());
+    record.parties.transport = "plain";
+    record.parties.labels.path = Path::Untouched;
+    record.parties.labels.source = snapshot.workload_by_address(event.client.ip());
     Flow { record, traffic: None, request: None, ends: event.into(), revoked: None, listed: Listed::Never }
 }
 
@@ -280,11 +274,12 @@ fn untouched(mut record: ConnectionRecord, event: &DirectEvent, snapshot: &Snaps
 fn probe(
     mut record: ConnectionRecord,
     event: &DirectEvent,
-    parties: &Parties<'_>,
+    pods: &FlowPods<'_>,
     snapshot: &Snapshot,
 ) -> Flow {
-    record.labels.path = Path::Probe;
-    record.labels.destination = parties.server.and_then(|_| snapshot.workload_by_address(event.server.ip()));
+    record.parties.labels.path = Path::Probe;
+    record.parties.labels.destination =
+        pods.server.and_then(|_| snapshot.workload_by_address(event.server.ip()));
     let listed = Listed::of(event);
     Flow { record, traffic: None, request: None, ends: event.into(), revoked: None, listed }
 }
@@ -319,7 +314,7 @@ impl Ends {
     }
 }
 
-impl Parties<'_> {
+impl FlowPods<'_> {
     /// What the server's policy is asked where there is no plan any more.
     pub fn request(
         &self,
@@ -352,18 +347,17 @@ impl Flow {
 
 fn fill_in(
     record: &mut ConnectionRecord,
-    parties: &Parties<'_>,
+    pods: &FlowPods<'_>,
     way: Option<&Way>,
     event: &DirectEvent,
     snapshot: &Snapshot,
 ) {
     let by_address = |address: SocketAddr| snapshot.workload_by_address(address.ip());
-    let labels = &mut record.labels;
-    labels.source = parties.plan.map(|plan| Arc::clone(&plan.source)).or_else(|| by_address(event.client));
+    let labels = &mut record.parties.labels;
+    labels.source = pods.plan.map(|plan| Arc::clone(&plan.source)).or_else(|| by_address(event.client));
     labels.destination = way.map(|way| Arc::clone(&way.target.workload)).or_else(|| by_address(event.server));
-    labels.service =
-        parties.plan.and_then(|plan| plan.service.as_ref()).map(|(service, _)| Arc::clone(service));
-    labels.source_identity = parties.client.map(|pod| pod.identity.clone());
-    labels.destination_identity = parties.server.map(|pod| pod.identity.clone());
-    record.policy = way.and_then(|way| way.policy.clone());
+    labels.service = pods.plan.and_then(|plan| plan.service.as_ref()).map(|(service, _)| Arc::clone(service));
+    labels.source_identity = pods.client.map(|pod| pod.identity.clone());
+    labels.destination_identity = pods.server.map(|pod| pod.identity.clone());
+    record.parties.policy = way.and_then(|way| way.policy.clone());
 }

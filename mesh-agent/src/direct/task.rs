@@ -13,7 +13,7 @@ use mesh_proxy::telemetry::WorkerMetrics;
 use mesh_proxy::worker::Shared;
 use tokio::sync::watch;
 
-use super::flows::{Ends, Flows, Parties};
+use super::flows::{Ends, FlowPods, Flows};
 use super::links::Links;
 use super::plan::{Plan, Pod, View};
 use super::table::{Change, Table, Why};
@@ -283,20 +283,20 @@ impl Task {
             self.older.remove(&event.socket);
         }
         let plan = self.table.follow(event.client_netns, event.destination, Instant::now());
-        let parties = Parties {
+        let pods = FlowPods {
             client: self.table.pod(event.client_netns),
             server: self.table.pod(event.server_netns),
             plan: plan.as_deref(),
         };
         let to_close = match event.happened {
-            Happened::Opening | Happened::Unlisted => self.flows.opening(event, &parties, snapshot),
+            Happened::Opening | Happened::Unlisted => self.flows.opening(event, &pods, snapshot),
             Happened::Established => {
                 self.flows.established(event);
                 self.report(plan.as_deref(), event, None);
                 None
             }
             Happened::Closed => {
-                self.flows.closed(event, &parties, snapshot);
+                self.flows.closed(event, &pods, snapshot);
                 None
             }
             Happened::Failed => {
@@ -390,10 +390,10 @@ impl Task {
 
 /// Whether a connection that is under way may arrive: both pods are still here, and the policy takes it.
 pub(super) fn may_arrive(table: &Table, flow: &UnderWay, snapshot: &Snapshot) -> bool {
-    let parties =
-        Parties { client: table.pod(flow.client_netns), server: table.pod(flow.server_netns), plan: None };
-    let request = parties.request(flow.client.ip(), flow.server, snapshot);
-    parties.server.zip(request).is_some_and(|(server, request)| {
+    let pods =
+        FlowPods { client: table.pod(flow.client_netns), server: table.pod(flow.server_netns), plan: None };
+    let request = pods.request(flow.client.ip(), flow.server, snapshot);
+    pods.server.zip(request).is_some_and(|(server, request)| {
         server.is(&request.workload) && matches!(request.decide(snapshot).verdict, Verdict::Allow(_))
     })
 }

@@ -5,7 +5,6 @@
 //! is one line for each client, destination and second, with a count: a client makes as many as it likes.
 
 use std::io::Write;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -14,7 +13,8 @@ use mesh_log::{Line, Sink, Source};
 
 pub use mesh_log::Format;
 
-use super::labels::{Labels, Reporter};
+use super::labels::Reporter;
+use super::parties::Parties;
 use super::record::Outcome;
 use super::response_flag::ResponseFlag;
 
@@ -29,12 +29,7 @@ pub struct AccessLog {
 
 /// One connection that ended.
 pub(super) struct Entry<'a> {
-    pub labels: &'a Labels,
-    pub client: SocketAddr,
-    pub destination: SocketAddr,
-    pub upstream: Option<SocketAddr>,
-    pub transport: &'static str,
-    pub policy: Option<&'a str>,
+    pub parties: &'a Parties,
     pub outcome: &'a Outcome,
     pub sent: u64,
     pub received: u64,
@@ -83,7 +78,11 @@ impl Entry<'_> {
     /// What lines of refused connections have in common; none if it was not refused.
     fn refused(&self) -> Option<Source> {
         let Outcome::Failed(flag, _) = self.outcome else { return None };
-        Some(Source::new((self.direction(), flag.as_str()), &self.client.to_string(), self.destination))
+        Some(Source::new(
+            (self.direction(), flag.as_str()),
+            &self.parties.client.to_string(),
+            self.parties.destination,
+        ))
     }
 
     fn line(&self, format: Format) -> Line {
@@ -91,9 +90,9 @@ impl Entry<'_> {
         line.show("direction", self.direction());
         line.show("outcome", self.outcome());
         self.ends(&mut line);
-        line.show("transport", self.transport);
-        line.show("path", self.labels.path.as_str());
-        if let Some(policy) = self.policy {
+        line.show("transport", self.parties.transport);
+        line.show("path", self.parties.labels.path.as_str());
+        if let Some(policy) = &self.parties.policy {
             line.text("policy", policy);
         }
         line.number("bytes_sent", self.sent);
@@ -115,7 +114,7 @@ impl Entry<'_> {
     }
 
     fn direction(&self) -> &'static str {
-        match self.labels.reporter {
+        match self.parties.labels.reporter {
             Reporter::Source => "outbound",
             Reporter::Destination => "inbound",
         }
@@ -132,14 +131,14 @@ impl Entry<'_> {
     }
 
     fn ends(&self, line: &mut Line) {
-        let labels = self.labels;
-        line.show("src.addr", self.client);
+        let Parties { labels, client, destination, upstream, .. } = self.parties;
+        line.show("src.addr", client);
         workload(line, ["src.workload", "src.namespace"], labels.source.as_deref());
         if let Some(identity) = &labels.source_identity {
             line.text("src.identity", identity.as_str());
         }
-        line.show("dst.addr", self.destination);
-        if let Some(upstream) = self.upstream {
+        line.show("dst.addr", destination);
+        if let Some(upstream) = upstream {
             line.show("dst.upstream", upstream);
         }
         if let Some(service) = &labels.service {
@@ -162,9 +161,10 @@ fn workload(line: &mut Line, [name, namespace]: [&str; 2], workload: Option<&Wor
 #[cfg(test)]
 mod tests {
     use std::io;
+    use std::net::SocketAddr;
     use std::sync::{Mutex, PoisonError};
 
-    use super::super::record::{ConnectionRecord, Start};
+    use super::super::record::ConnectionRecord;
     use super::super::worker::WorkerMetrics;
     use super::*;
 
@@ -189,10 +189,10 @@ mod tests {
         for port in 1..=100 {
             let client = SocketAddr::new("10.0.0.1".parse().unwrap(), port);
             let destination = "10.0.0.2:80".parse().unwrap();
-            let start = Start { reporter: Reporter::Destination, client, destination };
-            ConnectionRecord::new(&worker, start)
+            let parties = Parties::new(Reporter::Destination, client, destination);
+            ConnectionRecord::new(&worker, parties.clone())
                 .end(&Outcome::Failed(ResponseFlag::Denied, "by\npolicy".to_owned()), (0, 0));
-            ConnectionRecord::new(&worker, start).end(&Outcome::Closed, (1, 1));
+            ConnectionRecord::new(&worker, parties).end(&Outcome::Closed, (1, 1));
         }
         drop(worker);
         let text = String::from_utf8(written.0.lock().unwrap().clone()).unwrap();

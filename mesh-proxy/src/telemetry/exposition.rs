@@ -258,16 +258,14 @@ impl Collector for Workers {
 #[cfg(test)]
 mod tests {
     use super::super::labels::Reporter;
-    use super::super::record::{ConnectionRecord, Expiry, Outcome, Start};
+    use super::super::parties::Parties;
+    use super::super::record::{ConnectionRecord, Expiry, Outcome};
     use super::super::response_flag::ResponseFlag;
     use super::*;
 
-    fn start() -> Start {
-        Start {
-            reporter: Reporter::Source,
-            client: "10.0.0.1:1".parse().unwrap(),
-            destination: "10.0.0.2:80".parse().unwrap(),
-        }
+    fn parties() -> Parties {
+        let [client, server] = ["10.0.0.1:1", "10.0.0.2:80"].map(|address| address.parse().unwrap());
+        Parties::new(Reporter::Source, client, server)
     }
 
     #[test]
@@ -275,14 +273,14 @@ mod tests {
         let workers: Vec<_> = (0..2).map(|_| WorkerMetrics::new(AccessLog::off())).collect();
         let metrics = AgentMetrics::new(workers.clone(), AccessLog::off());
         for worker in &workers {
-            let mut record = ConnectionRecord::new(worker, start());
+            let mut record = ConnectionRecord::new(worker, parties());
             record.open().received.fetch_add(5, Ordering::Relaxed);
             record.end(&Outcome::Closed, (5, 0));
-            ConnectionRecord::new(worker, start())
+            ConnectionRecord::new(worker, parties())
                 .end(&Outcome::Failed(ResponseFlag::Denied, "no".to_owned()), (0, 0));
             worker.handshake(std::time::Duration::from_millis(2));
             let idle = Expiry::Idle(std::time::Duration::from_millis(1500));
-            ConnectionRecord::new(worker, start()).end(&Outcome::Expired(idle), (1, 1));
+            ConnectionRecord::new(worker, parties()).end(&Outcome::Expired(idle), (1, 1));
         }
         let text = metrics.render().unwrap();
         let value = |start: &str, with: &str| -> String {
@@ -302,7 +300,7 @@ mod tests {
     fn a_connection_is_open_until_its_one_outcome() {
         let worker = WorkerMetrics::new(AccessLog::off());
         let metrics = AgentMetrics::new(vec![Arc::clone(&worker)], AccessLog::off());
-        let mut record = ConnectionRecord::new(&worker, start());
+        let mut record = ConnectionRecord::new(&worker, parties());
         record.open();
         assert_eq!(metrics.open_connections(), 1);
         drop(record);

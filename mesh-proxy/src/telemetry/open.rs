@@ -1,7 +1,6 @@
 //! The connections that are open now, for whoever asks.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
@@ -9,23 +8,14 @@ use std::time::Instant;
 use mesh_api::admin::ConnectionStatus;
 use mesh_api::plan::Workload;
 
-use super::labels::{Labels, Reporter};
+use super::labels::Reporter;
+use super::parties::Parties;
 
 /// An open connection.
 #[derive(Clone, Debug)]
 pub struct OpenConnection {
-    /// Who is at its ends.
-    pub labels: Labels,
-    /// The client's address as the application sees it.
-    pub client: SocketAddr,
-    /// Address that the client asked for.
-    pub destination: SocketAddr,
-    /// Address that the proxy connected to.
-    pub upstream: SocketAddr,
-    /// `hbone`, `plain` or `local`.
-    pub transport: &'static str,
-    /// Policy that allowed it, if one had to.
-    pub policy: Option<Arc<str>>,
+    /// Its two ends.
+    pub parties: Parties,
     /// When it was accepted.
     pub since: Instant,
 }
@@ -75,21 +65,22 @@ fn status(open: &OpenConnection) -> ConnectionStatus {
     let name = |workload: &Option<Arc<Workload>>| {
         workload.as_ref().map(|workload| format!("{}/{}", workload.namespace, workload.name))
     };
-    let labels = &open.labels;
+    let OpenConnection { parties, since } = open;
+    let labels = &parties.labels;
     ConnectionStatus {
         direction: match labels.reporter {
             Reporter::Source => "outbound".to_owned(),
             Reporter::Destination => "inbound".to_owned(),
         },
-        source: open.client.to_string(),
+        source: parties.client.to_string(),
         source_workload: name(&labels.source),
         source_identity: labels.source_identity.as_ref().map(ToString::to_string),
-        destination: open.destination.to_string(),
+        destination: parties.destination.to_string(),
         destination_workload: name(&labels.destination),
         destination_service: labels.service.as_ref().map(|service| service.hostname.to_string()),
-        upstream: open.upstream.to_string(),
-        transport: open.transport.to_owned(),
-        policy: open.policy.as_ref().map(ToString::to_string),
-        age_seconds: open.since.elapsed().as_secs(),
+        upstream: parties.upstream.unwrap_or(parties.destination).to_string(),
+        transport: parties.transport.to_owned(),
+        policy: parties.policy.as_ref().map(ToString::to_string),
+        age_seconds: since.elapsed().as_secs(),
     }
 }

@@ -1,15 +1,12 @@
 //! One connection, from its acceptance to its one outcome.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use mesh_api::plan::Workload;
-
 use super::access::Entry;
-use super::labels::{Labels, Path, Reporter};
 use super::open::OpenConnection;
+use super::parties::Parties;
 use super::response_flag::ResponseFlag;
 use super::worker::{Traffic, WorkerMetrics};
 
@@ -17,31 +14,13 @@ use super::worker::{Traffic, WorkerMetrics};
 /// abandoned, so there is always one outcome.
 pub struct ConnectionRecord {
     metrics: Arc<WorkerMetrics>,
-    /// What is known of its ends; filled in as it becomes known.
-    pub labels: Labels,
-    /// Address that the proxy connected to, once it did.
-    pub upstream: Option<SocketAddr>,
-    /// `hbone`, `plain` or `local`, once it is decided.
-    pub transport: &'static str,
-    /// Policy that allowed it, if one had to.
-    pub policy: Option<Arc<str>>,
+    /// Its two ends; filled in as they become known.
+    pub parties: Parties,
     /// Smoothed round-trip time to the server, where the kernel told it.
     pub rtt: Option<Duration>,
-    start: Start,
     since: Instant,
     opened: Option<(u64, Arc<Traffic>)>,
     ended: bool,
-}
-
-/// What is known when a connection is accepted.
-#[derive(Clone, Copy, Debug)]
-pub struct Start {
-    /// Which end this is.
-    pub reporter: Reporter,
-    /// The client's address.
-    pub client: SocketAddr,
-    /// Address that the client asked for.
-    pub destination: SocketAddr,
 }
 
 /// How a connection ended.
@@ -70,24 +49,11 @@ pub enum Expiry {
 
 impl ConnectionRecord {
     /// Starts the record of an accepted connection.
-    pub fn new(metrics: &Arc<WorkerMetrics>, start: Start) -> Self {
+    pub fn new(metrics: &Arc<WorkerMetrics>, parties: Parties) -> Self {
         Self {
             metrics: Arc::clone(metrics),
-            labels: Labels {
-                reporter: start.reporter,
-                source: None,
-                destination: None,
-                service: None,
-                source_identity: None,
-                destination_identity: None,
-                response_flag: None,
-                path: Path::Proxy,
-            },
-            upstream: None,
-            transport: "plain",
-            policy: None,
+            parties,
             rtt: None,
-            start,
             since: Instant::now(),
             opened: None,
             ended: false,
@@ -96,17 +62,10 @@ impl ConnectionRecord {
 
     /// Both ends are connected: the connection counts as open, and its bytes are to be added to the answer.
     pub fn open(&mut self) -> Arc<Traffic> {
-        let traffic = self.metrics.traffic(&self.labels);
+        let traffic = self.metrics.traffic(&self.parties.labels);
         traffic.opened.fetch_add(1, Ordering::Relaxed);
-        let id = self.metrics.open.add(OpenConnection {
-            labels: self.labels.clone(),
-            client: self.start.client,
-            destination: self.start.destination,
-            upstream: self.upstream.unwrap_or(self.start.destination),
-            transport: self.transport,
-            policy: self.policy.clone(),
-            since: self.since,
-        });
+        let open = OpenConnection { parties: self.parties.clone(), since: self.since };
+        let id = self.metrics.open.add(open);
         self.opened = Some((id, Arc::clone(&traffic)));
         traffic
     }
@@ -132,8 +91,8 @@ impl ConnectionRecord {
     fn finish(&mut self, outcome: &Outcome, bytes: (u64, u64), duration: Duration) {
         self.ended = true;
         if let Outcome::Failed(flag, _) = outcome {
-            self.labels.response_flag = Some(*flag);
-            self.metrics.traffic(&self.labels).failed.fetch_add(1, Ordering::Relaxed);
+            self.parties.labels.response_flag = Some(*flag);
+            self.metrics.traffic(&self.parties.labels).failed.fetch_add(1, Ordering::Relaxed);
         }
         if let Outcome::Expired(expiry) = outcome {
             self.metrics.expired(*expiry);
@@ -143,12 +102,7 @@ impl ConnectionRecord {
             self.metrics.open.remove(id);
         }
         self.metrics.log.write(|| Entry {
-            labels: &self.labels,
-            client: self.start.client,
-            destination: self.start.destination,
-            upstream: self.upstream,
-            transport: self.transport,
-            policy: self.policy.as_deref(),
+            parties: &self.parties,
             outcome,
             sent: bytes.0,
             received: bytes.1,
@@ -164,18 +118,5 @@ impl Drop for ConnectionRecord {
             let outcome = Outcome::Broken("abandoned: the proxy stopped".to_owned());
             self.finish(&outcome, (0, 0), self.since.elapsed());
         }
-    }
-}
-
-/// Fills in who is at the ends.
-impl ConnectionRecord {
-    /// The client's workload.
-    pub fn source(&mut self, workload: &Arc<Workload>) {
-        self.labels.source = Some(Arc::clone(workload));
-    }
-
-    /// The server's workload.
-    pub fn destination(&mut self, workload: &Arc<Workload>) {
-        self.labels.destination = Some(Arc::clone(workload));
     }
 }

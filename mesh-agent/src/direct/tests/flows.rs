@@ -9,11 +9,11 @@ use mesh_common::direct::Happened;
 use mesh_common::veth::{EVERYBODY, MOST_OF_CLIENT, MOST_OF_NODE};
 use mesh_proxy::telemetry::{AccessLog, WorkerMetrics};
 
-use crate::direct::flows::{Ends, Flows, Parties};
+use crate::direct::flows::{Ends, FlowPods, Flows};
 use crate::sys::ANY_COOKIE;
 use crate::sys::ebpf::{DirectEvent, Totals};
 
-const NOBODY: Parties<'static> = Parties { client: None, server: None, plan: None };
+const NOBODY: FlowPods<'static> = FlowPods { client: None, server: None, plan: None };
 
 fn flows() -> Flows {
     Flows::new(WorkerMetrics::new(AccessLog::off()))
