@@ -251,7 +251,7 @@ pub async fn serve_hbone(
         return reset_on_drop(&socket);
     }
     let Some(handshake) = handshakes.enter(peer.ip()) else {
-        worker.metrics.handshake_refused();
+        worker.metrics.handshake_over_limit();
         return reset_on_drop(&socket);
     };
     let Some((tls, proof)) = Box::pin(shake_hands(&worker, &pod, socket, peer, handshake)).await else {
@@ -351,7 +351,7 @@ async fn shake_hands(
         biased;
         done = handshake => done,
         () = place.evicted() => {
-            worker.metrics.handshake_refused();
+            worker.metrics.handshake_over_limit();
             tracing::debug!(%pod, %peer, "a newcomer has the handshake's place: HBONE connection refused");
             None
         }
