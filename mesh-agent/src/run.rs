@@ -72,7 +72,7 @@ async fn serve(mut config: Config, set_log_filter: SetLogFilter) -> Result<(), F
     certs::warm_up().await;
     let kept = tokio::task::spawn_blocking(keeper_client::receive).await??;
     inherit(&kept, &certificates, told_before);
-    let Kept { control, maps, doors, workers: channels, beside, .. } = kept;
+    let Kept { control, maps, node_listeners, workers: channels, beside, .. } = kept;
     // A predecessor's workers go on with its listeners.
     config.workers = channels.len();
     let (keeper, moved) = Keeper::start(control)?;
@@ -154,7 +154,7 @@ async fn serve(mut config: Config, set_log_filter: SetLogFilter) -> Result<(), F
         liveness,
     };
     let (relieved, leave) = watch::channel(false);
-    admin::serve(Arc::new(state), doors, leave)?;
+    admin::serve(Arc::new(state), node_listeners, leave)?;
     seccomp::close_off()?;
     if stop_requested().await? == Stop::Relieved {
         // The node's own listeners, direct connections and annotations are the next proxy's from here on.

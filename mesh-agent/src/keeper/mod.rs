@@ -6,17 +6,17 @@
 //! 1. [`protocol`]: what the two say to each other, and [`channel`], how.
 //! 2. `serve`: the loop; `answers`: what the proxy asks for; `errands`: what of that is done outside of the
 //!    loop.
-//! 3. `process`: the proxy's life; `pods`: namespaces and listeners; `veths`: their links; `doors`: the
-//!    node's own listeners; `estate`: what a proxy leaves to the next one.
+//! 3. `process`: the proxy's life; `pods`: namespaces and listeners; `veths`: their links; `node_listeners`:
+//!    those for admin, metrics and health; `estate`: what a proxy leaves to the next one.
 //! 4. `handover`: one keeper takes over from another, for an upgrade. Where the CNI plugin asks is
 //!    `cni::gate`.
 
 mod answers;
 pub mod channel;
-mod doors;
 mod errands;
 mod estate;
 mod handover;
+mod node_listeners;
 mod pods;
 mod process;
 pub mod protocol;

@@ -9,10 +9,10 @@ use rustix::event::{PollFd, PollFlags};
 use rustix::process::Signal;
 
 use super::answers::Done;
-use super::doors::NodeListeners;
 use super::errands::Errands;
 use super::estate::Estate;
 use super::handover::{Predecessor, Successor, Threshold};
+use super::node_listeners::NodeListeners;
 use super::pods::Pods;
 use super::process::{BackOff, Process};
 use super::protocol::{Greeting, KeeperAnswer};
@@ -55,7 +55,7 @@ pub(super) struct Keeper {
     pub(super) config: Config,
     signals: Signals,
     /// None once it is relieved: a successor that starts again is to find the addresses free.
-    doors: Option<NodeListeners>,
+    node_listeners: Option<NodeListeners>,
     pub(super) pods: Pods,
     pub(super) errands: Errands<Done>,
     lines: Lines,
@@ -103,8 +103,8 @@ impl Keeper {
             Some(predecessor) => predecessor.workers,
             None => u8::try_from(config.workers)?,
         };
-        let inherited = predecessor.as_mut().map(|it| std::mem::take(&mut it.doors)).unwrap_or_default();
-        let doors = NodeListeners::open(&config, inherited)?;
+        let inherited = predecessor.as_mut().map(|it| std::mem::take(&mut it.listeners)).unwrap_or_default();
+        let node_listeners = NodeListeners::open(&config, inherited)?;
         let estate = predecessor.as_mut().map(|it| std::mem::take(&mut it.estate)).unwrap_or_default();
         // It gets itself ready while the programs are loaded.
         let process = Process::start()?;
@@ -128,7 +128,7 @@ impl Keeper {
         let mut keeper = Self {
             config,
             signals,
-            doors: Some(doors),
+            node_listeners: Some(node_listeners),
             pods,
             errands: Errands::start()?,
             lines,
@@ -266,18 +266,18 @@ impl Keeper {
 
     /// Hands a proxy what it needs, from when on it is exempt.
     fn greet(&mut self, mut process: Process) -> Result<(), Failure> {
-        let Some(doors) = &self.doors else { return Ok(()) };
+        let Some(listeners) = &self.node_listeners else { return Ok(()) };
         self.pods.unclaim();
         self.pods.exempt(process.id(), true)?;
         let left = self.estate.descriptors();
         let words = Greeting {
             workers: self.pods.workers,
-            admin_socket: doors.admin_socket.is_some(),
+            admin_socket: listeners.admin_socket.is_some(),
             beside: self.predecessor.is_some(),
             left: left.map(|file| file.is_some()),
         };
         let mut handed_over = self.pods.programs.handed_over()?;
-        handed_over.extend(doors.descriptors());
+        handed_over.extend(listeners.descriptors());
         handed_over.extend(left.into_iter().flatten());
         if let Err(error) = process.greet(words, handed_over) {
             // It has ended already, and will be seen off for that.
@@ -392,8 +392,8 @@ impl Keeper {
     }
 
     fn answer_successor(&mut self) {
-        let (Some(mut successor), Some(doors)) = (self.successor.take(), &self.doors) else { return };
-        match successor.answer(&self.pods, doors, &self.estate) {
+        let (Some(mut successor), Some(own)) = (self.successor.take(), &self.node_listeners) else { return };
+        match successor.answer(&self.pods, own, &self.estate) {
             Ok(false) => self.successor = Some(successor),
             Ok(true) => self.be_relieved(),
             Err(error) => {
@@ -411,7 +411,7 @@ impl Keeper {
         self.plugin = None;
         self.start_at = None;
         self.threshold = None;
-        self.doors = None;
+        self.node_listeners = None;
         match &self.process {
             Some(process) => process.signal(RELIEVED),
             None => self.state = State::Idle(Instant::now()),

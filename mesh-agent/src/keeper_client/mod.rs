@@ -29,7 +29,7 @@ pub struct Kept {
     /// Maps.
     pub maps: Handed,
     /// The node's own listeners.
-    pub doors: NodeListeners,
+    pub node_listeners: NodeListeners,
     /// Certificates that a proxy before this one has left.
     pub certificates: Option<File>,
     /// What a proxy before this one was told by the control plane.
@@ -64,7 +64,7 @@ pub fn receive() -> io::Result<Kept> {
 fn sort(control: OwnedFd, greeting: Greeting, descriptors: Vec<OwnedFd>) -> Option<Kept> {
     let mut all = descriptors.into_iter();
     let maps: Vec<_> = all.by_ref().take(HANDED_OVER.len()).collect();
-    let doors = NodeListeners {
+    let node_listeners = NodeListeners {
         admin: all.next()?.into(),
         metrics: all.next()?.into(),
         health: all.next()?.into(),
@@ -76,7 +76,7 @@ fn sort(control: OwnedFd, greeting: Greeting, descriptors: Vec<OwnedFd>) -> Opti
     let complete = workers.len() == usize::from(greeting.workers);
     let maps = Handed::new(maps.try_into().ok()?);
     let beside = greeting.beside;
-    complete.then_some(Kept { control, maps, doors, certificates, configuration, workers, beside })
+    complete.then_some(Kept { control, maps, node_listeners, certificates, configuration, workers, beside })
 }
 
 /// A channel that a runtime can wait for. To the runtime it is a datagram socket, which keeps records apart

@@ -20,7 +20,7 @@ use crate::sys::SocketKind;
 /// How many the first batch has.
 const FIRST: u8 = 2;
 
-/// One core's sockets. Cheap to copy.
+/// One worker's sockets. Cheap to copy.
 #[derive(Clone)]
 pub struct Sockets(Rc<Inner>);
 
@@ -47,7 +47,7 @@ struct Stock {
 }
 
 impl Sockets {
-    /// Sockets that come through a channel. Follows it on the core's own runtime that this is called on.
+    /// Sockets that come through a channel. Follows it on the worker's own runtime that this is called on.
     pub fn start(channel: OwnedFd) -> io::Result<Self> {
         let channel = asynchronous(channel)?;
         let inner =
