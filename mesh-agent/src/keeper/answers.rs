@@ -33,8 +33,11 @@ pub(super) enum End {
     Listed(Result<Leftovers, Error>),
 }
 
+/// What goes beside a request or an answer.
+type Beside = Vec<OwnedFd>;
+
 /// An answer and what goes beside it.
-type Reply = (KeeperAnswer, Vec<OwnedFd>);
+type Reply = (KeeperAnswer, Beside);
 
 impl Keeper {
     /// Answers one request of the proxy. One that asks for what is no request is not to be trusted with
@@ -97,12 +100,7 @@ impl Keeper {
 
     /// Does what is asked for, or has it done as an errand: then there is no reply yet. Errors: why it can't
     /// be done, which the proxy is told.
-    fn act(
-        &mut self,
-        request: KeeperRequest,
-        given: Vec<OwnedFd>,
-        asked: Asked,
-    ) -> Result<Option<Reply>, Failure> {
+    fn act(&mut self, request: KeeperRequest, given: Beside, asked: Asked) -> Result<Option<Reply>, Failure> {
         self.back_off.worked_once = true;
         let mut sockets = Vec::new();
         match request {
