@@ -6,7 +6,7 @@
 
 mod ca;
 mod clock;
-mod endpoint;
+mod control_plane;
 #[cfg(test)]
 pub(crate) mod fixture;
 mod inherited;
@@ -27,8 +27,8 @@ use mesh_api::identity::{CertificateIdentityError, SpiffeId};
 use rustls::pki_types::CertificateDer;
 
 pub use ca::{AnswerError, CaClient, CaError};
-pub use endpoint::ConnectError;
-pub(crate) use endpoint::Endpoint;
+pub use control_plane::ConnectError;
+pub(crate) use control_plane::ControlPlane;
 pub use proof::Proof;
 pub use store::Certificates;
 pub(crate) use store::OwnCertificate;

@@ -75,7 +75,7 @@ impl Certificates {
     /// proxy. To be called on the runtime that is to renew them; the agent's own is asked for at once.
     pub fn new(ca: CaClient, trust_domain: &str, framing: Framing, legacy: Legacy) -> Self {
         let provider = tls::provider();
-        let trust = Arc::new(Trust::new(Arc::clone(&provider), &ca.endpoint.root_cert));
+        let trust = Arc::new(Trust::new(Arc::clone(&provider), &ca.control_plane.root_cert));
         let verifier =
             MeshVerifier { trust: Arc::clone(&trust), provider, trust_domain: trust_domain.into() };
         let uri = format!("spiffe://{trust_domain}/ns/nodemesh-system/sa/mesh-agent");

@@ -126,7 +126,7 @@ async fn a_cluster_that_no_header_can_name_is_told_with_its_setting() {
     let authority = Authority::new(LONG);
     let running = authority.serve("127.0.0.1:0").await;
     let mut client = authority.client(running.address);
-    client.endpoint.cluster_id = "München".to_owned();
+    client.control_plane.cluster_id = "München".to_owned();
     let certificates = Certificates::new(client, "cluster.local", Framing::default(), Legacy::nobody());
     certificates.retain(&web());
     until("an error", || certificates.status()[0].error.is_some()).await;

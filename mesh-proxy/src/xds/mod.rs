@@ -26,7 +26,7 @@ use self::inherited::Inherited;
 pub use self::inherited::ToldBefore;
 use self::link::Link;
 use self::stream::Publisher;
-use crate::certs::{Certificates, Endpoint};
+use crate::certs::{Certificates, ControlPlane};
 use crate::legacy::Legacy;
 use crate::legacy::journal::Journal;
 
@@ -89,7 +89,7 @@ pub fn start(
     };
     tokio::spawn(heir.use_if_needed(inherited));
     let client = Client {
-        endpoint: Endpoint {
+        control_plane: ControlPlane {
             address: config.address.clone(),
             name: config.control_name.clone(),
             root_cert: config.root_cert.clone(),
