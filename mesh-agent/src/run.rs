@@ -21,6 +21,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::admin::{self, SetLogFilter};
+use crate::annotation::{AnnotatedPods, Failures, Writer};
 use crate::config::{AccessLogFormat, Config, PodSource};
 use crate::direct::{self, Direct};
 use crate::egress::{self, Egress, Strict};
@@ -29,7 +30,6 @@ use crate::keeper::RELIEVED;
 use crate::keeper_client::{self, Keeper, Kept};
 use crate::node::{Node, NodeWorker};
 use crate::pods::NodePods;
-use crate::redirection::{Failures, Notes, Writer};
 use crate::sys::ebpf::{DeferredSyns, EventLog, FlowMap, Handed};
 use crate::sys::seccomp;
 use crate::{cluster, cni, pods, sys};
@@ -219,7 +219,7 @@ struct Pods {
 /// How Istio hears of pods that are enrolled.
 struct Annotate {
     client: kube::Client,
-    notes: watch::Receiver<Arc<Notes>>,
+    annotated: watch::Receiver<Arc<AnnotatedPods>>,
 }
 
 async fn follow_pods(config: &Config) -> Result<Pods, Failure> {
@@ -244,7 +244,7 @@ async fn follow_pods(config: &Config) -> Result<Pods, Failure> {
             };
             let told = pods::kubernetes::watch(client.clone(), node, domain);
             let (complete, namespaces) = (told.complete, Some(told.namespaces));
-            let annotate = Some(Annotate { client, notes: told.notes });
+            let annotate = Some(Annotate { client, annotated: told.annotated });
             Ok(Pods { told: told.pods, namespaces, complete, report, installed, annotate })
         }
     }
@@ -258,8 +258,9 @@ fn annotate(
     installed: &watch::Receiver<bool>,
 ) -> (Option<tokio::task::JoinHandle<()>>, Failures) {
     let failures = Failures::default();
-    let writing = how.map(|Annotate { client, notes }| {
-        let writer = Writer::new(client, statuses.subscribe(), notes, installed.clone(), failures.clone());
+    let writing = how.map(|Annotate { client, annotated }| {
+        let writer =
+            Writer::new(client, statuses.subscribe(), annotated, installed.clone(), failures.clone());
         tokio::spawn(writer.run())
     });
     (writing, failures)

@@ -17,9 +17,9 @@ use mesh_proxy::liveness::Liveness;
 use mesh_proxy::telemetry::AgentMetrics;
 use mesh_proxy::xds::Xds;
 
+use crate::annotation::Failures;
 use crate::config::Config;
 use crate::enrol::Statuses;
-use crate::redirection::Failures;
 use crate::sys::ebpf::Links;
 
 pub use serve::serve;
