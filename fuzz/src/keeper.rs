@@ -54,7 +54,7 @@ fn check_bounds(request: &KeeperRequest) {
         | KeeperRequest::Settled(_)
         | KeeperRequest::Admit(_)
         | KeeperRequest::Remember(_)
-        | KeeperRequest::Leave(_) => {}
+        | KeeperRequest::Bequeath(_) => {}
     }
 }
 

@@ -12,11 +12,11 @@ use mesh_common::fault::Fault;
 use mesh_proxy::balance::{Affinity, Health, Limits};
 use mesh_proxy::certs::{self, Certificates};
 use mesh_proxy::deferred_accept;
-use mesh_proxy::legacy::{Left, Legacy};
+use mesh_proxy::inheritance::{Bequest, Inheritance};
 use mesh_proxy::liveness::Liveness;
 use mesh_proxy::telemetry::{AccessLog, AgentMetrics, Format, WorkerMetrics};
 use mesh_proxy::worker::{self, Command, NEWS_WAIT, Shared};
-use mesh_proxy::xds::{self, ToldBefore, Xds, XdsConfig};
+use mesh_proxy::xds::{self, InheritedConfiguration, Xds, XdsConfig};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -64,19 +64,19 @@ pub fn run(config: Config, set_log_filter: SetLogFilter) -> Result<(), Failure> 
 async fn serve(mut config: Config, set_log_filter: SetLogFilter) -> Result<(), Failure> {
     let started = Instant::now();
     let open_files = sys::raise_open_file_limit();
-    let (legacy, left) = Legacy::new();
-    let (told_before, inherited) = oneshot::channel();
-    let certificates =
-        Certificates::new(ca_client(&config), &config.trust_domain, config.tunnel.into(), legacy.clone());
-    let xds = xds::start(xds_config(&config), certificates.clone(), legacy, inherited);
+    let (inheritance, bequests) = Inheritance::new();
+    let (to_inherit, inherited) = oneshot::channel();
+    let ca = ca_client(&config);
+    let certificates = Certificates::new(ca, &config.trust_domain, config.tunnel.into(), inheritance.clone());
+    let xds = xds::start(xds_config(&config), certificates.clone(), inheritance, inherited);
     certs::warm_up().await;
     let kept = tokio::task::spawn_blocking(keeper_client::receive).await??;
-    inherit(&kept, &certificates, told_before);
+    inherit(&kept, &certificates, to_inherit);
     let Kept { control, maps, node_listeners, workers: channels, beside, .. } = kept;
     // A predecessor's workers go on with its listeners.
     config.workers = channels.len();
     let (keeper, moved) = Keeper::start(control)?;
-    leave_to_keeper(left, &keeper);
+    bequeath_to_keeper(bequests, &keeper);
 
     let Counters { workers: worker_metrics, direct: direct_metrics, all: metrics } = counters(&config)?;
 
@@ -275,22 +275,22 @@ async fn uninstall(annotating: Option<tokio::task::JoinHandle<()>>, keeper: &Kee
 }
 
 /// Takes over what a proxy before this one has left.
-fn inherit(kept: &Kept, certificates: &Certificates, told_before: oneshot::Sender<ToldBefore>) {
+fn inherit(kept: &Kept, certificates: &Certificates, to_inherit: oneshot::Sender<InheritedConfiguration>) {
     if let Some(file) = &kept.certificates {
         certificates.inherit(file);
     }
     if let Some(file) = kept.configuration.as_ref().and_then(|file| file.try_clone().ok()) {
         // Who takes it lives as long as the runtime.
-        let _stopping = told_before.send(ToldBefore { file, beside: kept.beside });
+        let _stopping = to_inherit.send(InheritedConfiguration { file, beside: kept.beside });
     }
 }
 
 /// Hands over what this proxy leaves, as it comes.
-fn leave_to_keeper(mut left: mpsc::UnboundedReceiver<Left>, keeper: &Keeper) {
+fn bequeath_to_keeper(mut bequests: mpsc::UnboundedReceiver<Bequest>, keeper: &Keeper) {
     let keeper = keeper.clone();
     tokio::spawn(async move {
-        while let Some(left) = left.recv().await {
-            if let Err(error) = keeper.leave(left).await {
+        while let Some(bequest) = bequests.recv().await {
+            if let Err(error) = keeper.bequeath(bequest).await {
                 tracing::debug!(error, "not held for a next proxy");
             }
         }

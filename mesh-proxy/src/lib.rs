@@ -15,8 +15,8 @@
 //!
 //! - [`surroundings`]: where it runs, by one trait. On a node, sockets in pods and what eBPF tells; in a test
 //!   or a gateway, plain sockets. Nothing here assumes that it serves all pods of its node.
-//! - [`xds`] and [`certs`]: what the control plane tells, and who the pods are; [`legacy`], what of it a next
-//!   proxy gets.
+//! - [`xds`] and [`certs`]: what the control plane tells, and who the pods are; [`inheritance`], what of it a
+//!   next proxy gets.
 //! - [`balance`] remembers what choosing an endpoint needs; [`flow`] names the addresses.
 //! - [`telemetry`]: metrics and the access log; [`liveness`], whether the workers turn.
 #![deny(unsafe_code)]
@@ -34,7 +34,7 @@ pub mod flow;
 pub mod handshakes;
 pub mod hbone;
 pub mod inbound;
-pub mod legacy;
+pub mod inheritance;
 pub mod lifetime;
 pub mod liveness;
 pub mod mux;

@@ -132,7 +132,7 @@ impl Keeper {
             KeeperRequest::Retain => self.pods.retain()?,
             KeeperRequest::Ready => self.proxy_is_ready()?,
             KeeperRequest::Uninstalled => self.uninstalled = true,
-            KeeperRequest::Leave(what) => self.estate.hold(what, given.into_iter().next())?,
+            KeeperRequest::Bequeath(what) => self.estate.hold(what, given.into_iter().next())?,
             KeeperRequest::Remember(length) => {
                 if let (Some(directory), Some(memory)) = (&self.config.cni_state_dir, given.first()) {
                     gate::remember(directory, memory, length)?;

@@ -132,8 +132,8 @@ impl Predecessor {
         match (from.u8(), from.u8()) {
             (Some(OFFER), Some(workers)) if workers > 0 => {
                 // Behind the listeners, the last one last. An older one has none.
-                let mut left = || from.u8().filter(|there| *there != 0).and_then(|_| listeners.pop());
-                let (configuration, certificates) = (left(), left());
+                let mut file = || from.u8().filter(|there| *there != 0).and_then(|_| listeners.pop());
+                let (configuration, certificates) = (file(), file());
                 Ok(Self { channel, workers, listeners, estate: Estate::new(certificates, configuration) })
             }
             _ => Err(io::ErrorKind::InvalidData.into()),
@@ -210,11 +210,11 @@ impl Successor {
         let mut from = Reader::of(&record);
         match (from.u8(), from.u16()) {
             (Some(HELLO), Some(VERSION)) => {
-                let left = estate.descriptors();
+                let files = estate.descriptors();
                 let offer = Writer::new(OFFER).u8(pods.workers);
-                let offer = left.iter().rev().fold(offer, |to, file| to.u8(file.is_some().into()));
+                let offer = files.iter().rev().fold(offer, |to, file| to.u8(file.is_some().into()));
                 let mut descriptors = listeners.descriptors();
-                descriptors.extend(left.into_iter().flatten());
+                descriptors.extend(files.into_iter().flatten());
                 channel::send(&self.channel, &offer.record, &descriptors).map(|()| false)
             }
             (Some(NEXT), _) => self.give_next(pods).map(|()| false),

@@ -44,17 +44,17 @@ pub struct Claim {
     pub(super) own_users: bool,
 }
 
-/// What a proxy may leave to the next one. The keeper holds it, and never reads it.
+/// What the next proxy may inherit from one. The keeper holds it, and never reads it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub enum Heritage {
+pub enum InheritedKind {
     /// Certificates and their keys, in a sealed file.
     Certificates = 1,
     /// What the control plane told, in a file that grows.
     Configuration = 2,
 }
 
-impl Heritage {
+impl InheritedKind {
     fn from_number(number: u8) -> Option<Self> {
         [Self::Certificates, Self::Configuration].into_iter().find(|it| *it as u8 == number)
     }
@@ -70,9 +70,9 @@ pub struct Greeting {
     pub admin_socket: bool,
     /// Whether another proxy serves until this one says that it is [ready](KeeperRequest::Ready).
     pub beside: bool,
-    /// Whether there is what a proxy before it has left: [`Heritage::Certificates`],
-    /// [`Heritage::Configuration`].
-    pub left: [bool; 2],
+    /// Whether there is what a proxy before it has left: [`InheritedKind::Certificates`],
+    /// [`InheritedKind::Configuration`].
+    pub inherited: [bool; 2],
 }
 
 /// Why a pod can't be asked for.
@@ -118,7 +118,7 @@ pub enum KeeperRequest {
     Remember(u32),
     /// Hold what comes beside this for the next proxy, in place of what was held; nothing beside it: hold it
     /// no longer.
-    Leave(Heritage),
+    Bequeath(InheritedKind),
 }
 
 /// What the keeper answers.
@@ -193,7 +193,7 @@ impl Greeting {
     /// The greeting as a record.
     pub fn encode(self) -> Record {
         let to = Writer::new(self.workers).u8(self.admin_socket.into()).u8(self.beside.into());
-        self.left.into_iter().fold(to, |to, left| to.u8(left.into())).record
+        self.inherited.into_iter().fold(to, |to, there| to.u8(there.into())).record
     }
 
     /// What a record says.
@@ -201,7 +201,7 @@ impl Greeting {
         let mut from = Reader::of(record);
         let workers = from.u8()?;
         let mut flag = || from.u8().map(|flag| flag != 0);
-        Some(Self { workers, admin_socket: flag()?, beside: flag()?, left: [flag()?, flag()?] })
+        Some(Self { workers, admin_socket: flag()?, beside: flag()?, inherited: [flag()?, flag()?] })
     }
 }
 
@@ -221,7 +221,7 @@ impl KeeperRequest {
             Self::List(pod) => Writer::new(8).u64(*pod),
             Self::Settled(pod) => Writer::new(9).u64(*pod),
             Self::Remember(length) => Writer::new(10).u32(*length),
-            Self::Leave(what) => Writer::new(11).u8(*what as u8),
+            Self::Bequeath(what) => Writer::new(11).u8(*what as u8),
             Self::Admit(pod) => Writer::new(12).u64(*pod),
         }
         .record
@@ -249,7 +249,7 @@ impl KeeperRequest {
             8 => Self::List(from.u64()?),
             9 => Self::Settled(from.u64()?),
             10 => Self::Remember(from.u32()?),
-            11 => Self::Leave(Heritage::from_number(from.u8()?)?),
+            11 => Self::Bequeath(InheritedKind::from_number(from.u8()?)?),
             12 => Self::Admit(from.u64()?),
             _ => return None,
         })
@@ -475,8 +475,8 @@ mod tests {
             KeeperRequest::List(7),
             KeeperRequest::Settled(7),
             KeeperRequest::Remember(u32::MAX),
-            KeeperRequest::Leave(Heritage::Certificates),
-            KeeperRequest::Leave(Heritage::Configuration),
+            KeeperRequest::Bequeath(InheritedKind::Certificates),
+            KeeperRequest::Bequeath(InheritedKind::Configuration),
             KeeperRequest::Admit(7),
         ]
     }

@@ -269,16 +269,16 @@ impl Keeper {
         let Some(listeners) = &self.node_listeners else { return Ok(()) };
         self.pods.unclaim();
         self.pods.exempt(process.id(), true)?;
-        let left = self.estate.descriptors();
+        let inherited = self.estate.descriptors();
         let words = Greeting {
             workers: self.pods.workers,
             admin_socket: listeners.admin_socket.is_some(),
             beside: self.predecessor.is_some(),
-            left: left.map(|file| file.is_some()),
+            inherited: inherited.map(|file| file.is_some()),
         };
         let mut handed_over = self.pods.programs.handed_over()?;
         handed_over.extend(listeners.descriptors());
-        handed_over.extend(left.into_iter().flatten());
+        handed_over.extend(inherited.into_iter().flatten());
         if let Err(error) = process.greet(words, handed_over) {
             // It has ended already, and will be seen off for that.
             tracing::debug!(%error, "proxy not greeted");

@@ -6,7 +6,7 @@ use std::net::{IpAddr, TcpListener};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-use mesh_proxy::legacy::{self, Left};
+use mesh_proxy::inheritance::{self, Bequest};
 use tokio::io::Interest;
 use tokio::net::UnixDatagram;
 use tokio::sync::{mpsc, oneshot};
@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::asynchronous;
 use super::desk::{Desk, Key};
 use crate::keeper::channel::{self, Message};
-use crate::keeper::protocol::{self, Claim, Heritage, KeeperAnswer, KeeperRequest, Record};
+use crate::keeper::protocol::{self, Claim, InheritedKind, KeeperAnswer, KeeperRequest, Record};
 use crate::sys::{Connection, Leftovers};
 
 /// The keeper, as the proxy sees it. Cheap to copy.
@@ -140,12 +140,12 @@ impl Keeper {
     }
 
     /// Leaves something to the next proxy.
-    pub async fn leave(&self, (what, file): Left) -> Result<(), String> {
+    pub async fn bequeath(&self, (what, file): Bequest) -> Result<(), String> {
         let what = match what {
-            legacy::Heritage::Certificates => Heritage::Certificates,
-            legacy::Heritage::Configuration => Heritage::Configuration,
+            inheritance::InheritedKind::Certificates => InheritedKind::Certificates,
+            inheritance::InheritedKind::Configuration => InheritedKind::Configuration,
         };
-        match self.ask_with(KeeperRequest::Leave(what), file.map(Arc::new)).await.0 {
+        match self.ask_with(KeeperRequest::Bequeath(what), file.map(Arc::new)).await.0 {
             KeeperAnswer::Done => Ok(()),
             answer => Err(reason(answer)),
         }

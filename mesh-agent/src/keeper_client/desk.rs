@@ -58,7 +58,7 @@ impl Key {
             | KeeperRequest::Ready
             | KeeperRequest::Uninstalled
             | KeeperRequest::Remember(_)
-            | KeeperRequest::Leave(_) => Self::All,
+            | KeeperRequest::Bequeath(_) => Self::All,
         }
     }
 }

@@ -70,8 +70,8 @@ fn sort(control: OwnedFd, greeting: Greeting, descriptors: Vec<OwnedFd>) -> Opti
         health: all.next()?.into(),
         admin_socket: if greeting.admin_socket { Some(all.next()?.into()) } else { None },
     };
-    let mut left = |there: bool| if there { all.next().map(|file| Some(file.into())) } else { Some(None) };
-    let (certificates, configuration) = (left(greeting.left[0])?, left(greeting.left[1])?);
+    let mut file = |there: bool| if there { all.next().map(|it| Some(it.into())) } else { Some(None) };
+    let (certificates, configuration) = (file(greeting.inherited[0])?, file(greeting.inherited[1])?);
     let workers: Vec<_> = all.collect();
     let complete = workers.len() == usize::from(greeting.workers);
     let maps = Handed::new(maps.try_into().ok()?);

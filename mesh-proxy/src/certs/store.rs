@@ -19,7 +19,7 @@ use super::inherited::{self, Kept, Written};
 use super::trust::{Roots, Trust};
 use super::verify::MeshVerifier;
 use super::{WorkloadCertificate, renewal, tls};
-use crate::legacy::Legacy;
+use crate::inheritance::Inheritance;
 use crate::tunnel::Framing;
 
 /// Requests to the authority at a time. More would only wait there.
@@ -73,7 +73,7 @@ pub(super) struct Wanted {
 impl Certificates {
     /// Certificates from an authority, for connections that are framed in a way, which are left to a next
     /// proxy. To be called on the runtime that is to renew them; the agent's own is asked for at once.
-    pub fn new(ca: CaClient, trust_domain: &str, framing: Framing, legacy: Legacy) -> Self {
+    pub fn new(ca: CaClient, trust_domain: &str, framing: Framing, inheritance: Inheritance) -> Self {
         let provider = tls::provider();
         let trust = Arc::new(Trust::new(Arc::clone(&provider), &ca.control_plane.root_cert));
         let verifier =
@@ -99,7 +99,7 @@ impl Certificates {
         });
         tokio::spawn(renewal::keep(Arc::clone(&shared), Subject::Agent { uri }));
         tokio::spawn(renewal::follow(Arc::clone(&shared)));
-        tokio::spawn(inherited::leave(Arc::clone(&shared), legacy));
+        tokio::spawn(inherited::bequeath(Arc::clone(&shared), inheritance));
         Self { shared }
     }
 
