@@ -15,7 +15,7 @@ use rustls::server::UnbufferedServerConnection;
 use tokio::net::TcpStream;
 
 use super::accept::{Caps, ConnectionSlot};
-use super::admission::{AccessRequest, Admission};
+use super::authorization::{AccessRequest, Authorized};
 use super::deliver::deliver;
 use super::flow::{ClientAddress, UpstreamAddress};
 use super::handshakes::{Handshake, Handshakes};
@@ -64,7 +64,7 @@ pub enum Error {
 /// A connection to a pod of this node, ready to carry bytes.
 pub struct Delivered {
     socket: TcpStream,
-    admission: Admission,
+    authorized: Authorized,
 }
 
 /// What arrives: from whom, to which port of which pod.
@@ -132,12 +132,13 @@ async fn take_at(
         destination: arrival.to.address(),
         workload: Arc::clone(workload),
     };
-    let (admission, notes) = worker.admissions.admit(request, || worker.snapshot()).map_err(|decision| {
-        let reason = decision.verdict.to_string();
-        let from = arrival.identity.as_ref().map_or_else(|| "plaintext".to_owned(), ToString::to_string);
-        tracing::warn!(%from, client = %arrival.client, %pod, port = arrival.to.port(), "{reason}");
-        Error::Denied(reason)
-    })?;
+    let (authorized, notes) =
+        worker.authorizations.authorize(request, || worker.snapshot()).map_err(|decision| {
+            let reason = decision.verdict.to_string();
+            let from = arrival.identity.as_ref().map_or_else(|| "plaintext".to_owned(), ToString::to_string);
+            tracing::warn!(%from, client = %arrival.client, %pod, port = arrival.to.port(), "{reason}");
+            Error::Denied(reason)
+        })?;
     for policy in notes.audited {
         tracing::info!(%policy, client = %arrival.client, %pod, port = arrival.to.port(), "audited");
     }
@@ -145,32 +146,32 @@ async fn take_at(
         let (policy, effect) = (dry_run.policy, dry_run.would);
         tracing::info!(%policy, client = %arrival.client, %pod, port = arrival.to.port(), "dry run: would {effect}");
     }
-    let socket = deliver(worker, pod, arrival.client, arrival.to, admission.permit()).await?;
-    Ok(Delivered { socket, admission })
+    let socket = deliver(worker, pod, arrival.client, arrival.to, authorized.permit()).await?;
+    Ok(Delivered { socket, authorized })
 }
 
 impl Delivered {
     /// Policy that allowed it, if one had to.
     pub fn policy(&self) -> Option<Arc<str>> {
-        self.admission.permit().policy().cloned()
+        self.authorized.permit().policy().cloned()
     }
 
     /// Carries bytes from and to another socket, until both are done or the policy changes its mind.
     pub async fn carry(self, client: TcpStream, meter: &Meter) -> Outcome {
-        let Self { socket, admission } = self;
+        let Self { socket, authorized } = self;
         tokio::select! {
             result = relay::relay_plain(client, socket, meter) => result.into(),
             // Both ends are reset, as they are set to be.
-            denial = admission.revoked() => Outcome::Broken(format!("policy changed: {denial}")),
+            denial = authorized.revoked() => Outcome::Broken(format!("policy changed: {denial}")),
         }
     }
 
     /// The same from and to a stream.
     async fn carry_tunnel(self, mut tunnel: Tunnel, meter: &Meter) -> Outcome {
-        let Self { socket, admission } = self;
+        let Self { socket, authorized } = self;
         tokio::select! {
             result = tunnel.carry(socket, SocketIs::Server, meter) => result.into(),
-            denial = admission.revoked() => {
+            denial = authorized.revoked() => {
                 tunnel.revoke();
                 Outcome::Broken(format!("policy changed: {denial}"))
             }
@@ -387,7 +388,7 @@ async fn serve_stream(
         }
     };
     if admitted.is_ok() {
-        stream.admitted();
+        stream.authorized();
     }
     let outcome = match admitted {
         Ok(delivered) => match incoming.accept(record.labels.destination.as_deref()) {

@@ -8,7 +8,7 @@
 //! 3. [`outbound`]: one that a pod opened. Where does it go?
 //! 4. [`upstream`]: the way to one endpoint, through [`pool`], [`tunnel`] ([`mux`] or [`hbone`]) and [`tls`].
 //! 5. [`inbound`]: one that arrives at a pod. Has it a place for its [handshake](handshakes), who is it, has
-//!    that one a place for its [session](sessions), [`admission`], and [`deliver`].
+//!    that one a place for its [session](sessions), [`authorization`], and [`deliver`].
 //! 6. [`relay`] moves the bytes, for as long as a [`lifetime`] allows it.
 //!
 //! # What it needs
@@ -22,7 +22,7 @@
 #![deny(unsafe_code)]
 
 pub mod accept;
-pub mod admission;
+pub mod authorization;
 pub mod balance;
 pub mod certs;
 pub mod deferred_accept;

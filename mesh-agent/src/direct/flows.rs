@@ -11,7 +11,7 @@ use mesh_api::plan::outbound::{Destination, destination_of};
 use mesh_api::plan::policy::Verdict;
 use mesh_common::direct::{Happened, NO_SERVER};
 use mesh_common::veth::{EVERYBODY, MOST_OF_CLIENT, MOST_OF_NODE};
-use mesh_proxy::admission::AccessRequest;
+use mesh_proxy::authorization::AccessRequest;
 use mesh_proxy::telemetry::{
     ConnectionRecord, Outcome, Path, Reporter, ResponseFlag, Start, Traffic, WorkerMetrics,
 };

@@ -14,7 +14,7 @@ use mesh_common::address::Address;
 use mesh_common::direct::{Choice, DirectRoute, MAX_CHOICES, RouteKey};
 use mesh_common::is_mesh_port;
 use mesh_common::maps::Endpoint;
-use mesh_proxy::admission::AccessRequest;
+use mesh_proxy::authorization::AccessRequest;
 use mesh_proxy::balance::{Affinity, AffinityClient, Health};
 use mesh_proxy::pod::LocalPod;
 

@@ -14,7 +14,7 @@ use mesh_api::plan::outbound::{Destination, destination_of};
 use mesh_api::plan::policy::Verdict;
 use mesh_api::plan::{Snapshot, TunnelProtocol, Workload};
 use mesh_common::is_mesh_port;
-use mesh_proxy::admission::AccessRequest;
+use mesh_proxy::authorization::AccessRequest;
 use mesh_proxy::pod::LocalPod;
 use mesh_proxy::worker::NEWS_WAIT;
 use tokio::sync::watch;
