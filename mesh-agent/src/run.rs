@@ -27,7 +27,7 @@ use crate::direct::{self, Direct};
 use crate::egress::{self, Egress, Strict};
 use crate::enrol::{Enroller, Report, Setup, Statuses};
 use crate::keeper::RELIEVED;
-use crate::keeper_client::{self, Keeper, Kept};
+use crate::keeper_client::{self, Keeper, StartKit};
 use crate::node::{Node, NodeWorker};
 use crate::pods::NodePods;
 use crate::sys::ebpf::{DeferredSyns, EventLog, FlowMap, Handed};
@@ -70,9 +70,9 @@ async fn serve(mut config: Config, set_log_filter: SetLogFilter) -> Result<(), F
     let certificates = Certificates::new(ca, &config.trust_domain, config.tunnel.into(), inheritance.clone());
     let xds = xds::start(xds_config(&config), certificates.clone(), inheritance, inherited);
     certs::warm_up().await;
-    let kept = tokio::task::spawn_blocking(keeper_client::receive).await??;
-    inherit(&kept, &certificates, to_inherit);
-    let Kept { control, maps, node_listeners, workers: channels, beside, .. } = kept;
+    let kit = tokio::task::spawn_blocking(keeper_client::receive).await??;
+    inherit(&kit, &certificates, to_inherit);
+    let StartKit { control, maps, node_listeners, workers: channels, beside, .. } = kit;
     // A predecessor's workers go on with its listeners.
     config.workers = channels.len();
     let (keeper, moved) = Keeper::start(control)?;
@@ -275,13 +275,13 @@ async fn uninstall(annotating: Option<tokio::task::JoinHandle<()>>, keeper: &Kee
 }
 
 /// Takes over what a proxy before this one has left.
-fn inherit(kept: &Kept, certificates: &Certificates, to_inherit: oneshot::Sender<InheritedConfiguration>) {
-    if let Some(file) = &kept.certificates {
+fn inherit(kit: &StartKit, certificates: &Certificates, to_inherit: oneshot::Sender<InheritedConfiguration>) {
+    if let Some(file) = &kit.certificates {
         certificates.inherit(file);
     }
-    if let Some(file) = kept.configuration.as_ref().and_then(|file| file.try_clone().ok()) {
+    if let Some(file) = kit.configuration.as_ref().and_then(|file| file.try_clone().ok()) {
         // Who takes it lives as long as the runtime.
-        let _stopping = to_inherit.send(InheritedConfiguration { file, beside: kept.beside });
+        let _stopping = to_inherit.send(InheritedConfiguration { file, beside: kit.beside });
     }
 }
 

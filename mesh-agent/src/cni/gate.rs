@@ -126,7 +126,7 @@ impl Gate {
 
 /// Writes what the plugin decides by. It is the proxy's to say, as is who is enrolled, and it comes in memory
 /// that nobody can make this wait for. Errors: it is no such memory, or too much; the file can't be written.
-pub(crate) fn remember(directory: &Path, memory: &OwnedFd, length: u32) -> io::Result<()> {
+pub(crate) fn write_plugin_config(directory: &Path, memory: &OwnedFd, length: u32) -> io::Result<()> {
     let is_memory = FileType::from_raw_mode(fstat(memory)?.st_mode) == FileType::RegularFile
         && fcntl_get_seals(memory).is_ok();
     if !is_memory || u64::from(length) > state::LONGEST {

@@ -173,8 +173,8 @@ impl Flows {
     }
 
     /// Another proxy records them from here on.
-    pub fn leave(&mut self) {
-        self.open.drain().for_each(|(_, flow)| flow.record.leave());
+    pub fn hand_off(&mut self) {
+        self.open.drain().for_each(|(_, flow)| flow.record.hand_off());
     }
 
     /// Asks the policy again for every connection about which something may have changed since an earlier

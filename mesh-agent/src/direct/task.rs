@@ -107,7 +107,7 @@ impl Task {
                 // What a pod may do no longer comes before anything that it may still do.
                 biased;
                 event = self.heard.pods.recv() => match event {
-                    Some(PodEvent::Relieved) => return self.flows.leave(),
+                    Some(PodEvent::Relieved) => return self.flows.hand_off(),
                     Some(event) => self.hear(event),
                     None => return,
                 },

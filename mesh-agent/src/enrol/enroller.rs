@@ -309,7 +309,7 @@ impl Enroller {
                 if enrolled.restrict(&mut self.setup.egress) {
                     // It may have had to wait for that.
                     let (keeper, name) = (self.setup.keeper.clone(), Arc::clone(&enrolled.pod.name));
-                    tokio::spawn(admit(keeper, name, enrolled.netns));
+                    tokio::spawn(let_start(keeper, name, enrolled.netns));
                 }
             }
         }
@@ -348,7 +348,7 @@ impl Enroller {
         }
         self.setup.direct.enrolled(&local);
         if restricted {
-            tokio::spawn(admit(self.setup.keeper.clone(), Arc::clone(&pod.name), netns));
+            tokio::spawn(let_start(self.setup.keeper.clone(), Arc::clone(&pod.name), netns));
         }
         enrolled.settling = leftovers.zip(self.snapshots.clone()).map(|(found, snapshots)| {
             let leftovers = Leftovers::new(local, self.setup.keeper.clone(), found);
@@ -380,7 +380,7 @@ impl Enroller {
             return;
         }
         self.took_over = true;
-        if let Err(error) = self.setup.keeper.retain().await {
+        if let Err(error) = self.setup.keeper.dismiss_unclaimed().await {
             tracing::error!(error, "pods that a predecessor enrolled could not be let go");
         }
         let enrolled = self.enrolled.values().map(|enrolled| enrolled.netns).collect();
@@ -528,8 +528,8 @@ async fn enrol(keeper: &Keeper, pod: &NodePod) -> Result<(Answer, Option<Vec<Lef
 }
 
 /// Only now its first program may run, where the CNI plugin has that wait.
-async fn admit(keeper: Keeper, pod: Arc<str>, netns: u64) {
-    if let Err(error) = keeper.admit(netns).await {
+async fn let_start(keeper: Keeper, pod: Arc<str>, netns: u64) {
+    if let Err(error) = keeper.let_start(netns).await {
         tracing::error!(%pod, error, "its programs are not let run");
     }
 }

@@ -124,18 +124,18 @@ impl Keeper {
                 return self.run_errand(uid, asked, move || End::Listed(list().map_err(Error::from)));
             }
             KeeperRequest::Settled(pod) => self.pods.settle(pod)?,
-            KeeperRequest::Admit(pod) => {
-                self.pods.admit(pod)?;
+            KeeperRequest::LetStart(pod) => {
+                self.pods.let_start(pod)?;
                 self.let_in();
             }
             KeeperRequest::Dismiss(pod) => self.pods.dismiss(pod)?,
-            KeeperRequest::Retain => self.pods.retain()?,
+            KeeperRequest::DismissUnclaimed => self.pods.dismiss_unclaimed()?,
             KeeperRequest::Ready => self.proxy_is_ready()?,
             KeeperRequest::Uninstalled => self.uninstalled = true,
             KeeperRequest::Bequeath(what) => self.estate.hold(what, given.into_iter().next())?,
-            KeeperRequest::Remember(length) => {
+            KeeperRequest::WritePluginConfig(length) => {
                 if let (Some(directory), Some(memory)) = (&self.config.cni_state_dir, given.first()) {
-                    gate::remember(directory, memory, length)?;
+                    gate::write_plugin_config(directory, memory, length)?;
                 }
             }
         }

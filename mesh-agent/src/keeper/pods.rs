@@ -54,7 +54,7 @@ pub(super) struct Pod {
     /// The proxy that runs now has asked for it.
     claimed: bool,
     /// A proxy has put in place all that is to hold for it.
-    admitted: bool,
+    may_start: bool,
 }
 
 /// What came of looking for a pod: its namespace, and its addresses.
@@ -175,9 +175,9 @@ impl Pods {
 
     /// Whether a pod's first program may run with that network namespace: it is in the mesh, and the programs
     /// decide.
-    pub fn is_admitted(&self, uid: &str, cookie: u64) -> bool {
+    pub fn may_start(&self, uid: &str, cookie: u64) -> bool {
         let pod = self.enrolled.get(&cookie).filter(|pod| pod.claim.uid == uid);
-        self.programs.are_attached() && pod.is_some_and(|pod| pod.admitted)
+        self.programs.are_attached() && pod.is_some_and(|pod| pod.may_start)
     }
 
     /// Whether a pod is in the mesh with another network namespace than that.
@@ -282,7 +282,7 @@ impl Pods {
             veths::connect(&mut self.programs, &netns, &claim.addresses);
         }
         let netns = Arc::new(netns);
-        self.enrolled.insert(cookie, Pod { claim, netns, listeners, claimed: false, admitted: false });
+        self.enrolled.insert(cookie, Pod { claim, netns, listeners, claimed: false, may_start: false });
         Ok(cookie)
     }
 
@@ -296,7 +296,7 @@ impl Pods {
     }
 
     /// Lets go what the proxy has not asked for, and what a predecessor left of others.
-    pub fn retain(&mut self) -> Result<(), Error> {
+    pub fn dismiss_unclaimed(&mut self) -> Result<(), Error> {
         self.complete = true;
         let unclaimed =
             self.enrolled.iter().filter(|(cookie, pod)| !pod.claimed && !self.in_doubt.contains_key(cookie));
@@ -315,7 +315,7 @@ impl Pods {
     pub fn forget_doubts(&mut self) -> Result<(), Error> {
         let before = self.in_doubt.len();
         self.in_doubt.retain(|_, since| !self.complete || since.elapsed() < DOUBTED);
-        if self.in_doubt.len() < before { self.retain() } else { Ok(()) }
+        if self.in_doubt.len() < before { self.dismiss_unclaimed() } else { Ok(()) }
     }
 
     /// Where the node's probes are let through.
@@ -336,9 +336,9 @@ impl Pods {
         Ok((&pod.claim.uid, Arc::clone(&pod.netns)))
     }
 
-    /// It may.
-    pub fn admit(&mut self, cookie: u64) -> Result<(), Error> {
-        self.enrolled.get_mut(&cookie).ok_or(Error::Unknown)?.admitted = true;
+    /// Lets a pod's first program run.
+    pub fn let_start(&mut self, cookie: u64) -> Result<(), Error> {
+        self.enrolled.get_mut(&cookie).ok_or(Error::Unknown)?.may_start = true;
         Ok(())
     }
 

@@ -98,13 +98,13 @@ pub enum KeeperRequest {
     /// Let a pod go, by the cookie of its network namespace.
     Dismiss(u64),
     /// Let every pod go that this proxy has not asked for.
-    Retain,
+    DismissUnclaimed,
     /// Close a connection of a pod. [`KeeperAnswer::Gone`] if it was closed already.
     Destroy(u64, Connection),
     /// List the connections of a pod. [`KeeperAnswer::Listed`], with a file.
     List(u64),
     /// All that is to hold for a pod is in place: its first program may run.
-    Admit(u64),
+    LetStart(u64),
     /// What was open in a pod before it was in the mesh has been seen to.
     Settled(u64),
     /// Open sockets in a pod: so many, or as many as there is room for. Those come beside
@@ -115,7 +115,7 @@ pub enum KeeperRequest {
     /// The mesh is being uninstalled: nothing is to be left behind.
     Uninstalled,
     /// Write for the CNI plugin so many bytes of the memory (`memfd_create(2)`) that is beside this.
-    Remember(u32),
+    WritePluginConfig(u32),
     /// Hold what comes beside this for the next proxy, in place of what was held; nothing beside it: hold it
     /// no longer.
     Bequeath(InheritedKind),
@@ -211,7 +211,7 @@ impl KeeperRequest {
         match self {
             Self::Enrol(claim) => claim.write(Writer::new(1)),
             Self::Dismiss(pod) => Writer::new(2).u64(*pod),
-            Self::Retain => Writer::new(3),
+            Self::DismissUnclaimed => Writer::new(3),
             Self::Destroy(pod, Connection { cookie, local, remote }) => {
                 Writer::new(4).u64(*pod).u64(*cookie).endpoint(*local).endpoint(*remote)
             }
@@ -220,9 +220,9 @@ impl KeeperRequest {
             Self::Uninstalled => Writer::new(7),
             Self::List(pod) => Writer::new(8).u64(*pod),
             Self::Settled(pod) => Writer::new(9).u64(*pod),
-            Self::Remember(length) => Writer::new(10).u32(*length),
+            Self::WritePluginConfig(length) => Writer::new(10).u32(*length),
             Self::Bequeath(what) => Writer::new(11).u8(*what as u8),
-            Self::Admit(pod) => Writer::new(12).u64(*pod),
+            Self::LetStart(pod) => Writer::new(12).u64(*pod),
         }
         .record
     }
@@ -233,7 +233,7 @@ impl KeeperRequest {
         Some(match from.u8()? {
             1 => Self::Enrol(Claim::read(&mut from)?),
             2 => Self::Dismiss(from.u64()?),
-            3 => Self::Retain,
+            3 => Self::DismissUnclaimed,
             4 => {
                 let (pod, cookie) = (from.u64()?, from.u64()?);
                 let (local, remote) = (from.endpoint()?, from.endpoint()?);
@@ -248,9 +248,9 @@ impl KeeperRequest {
             7 => Self::Uninstalled,
             8 => Self::List(from.u64()?),
             9 => Self::Settled(from.u64()?),
-            10 => Self::Remember(from.u32()?),
+            10 => Self::WritePluginConfig(from.u32()?),
             11 => Self::Bequeath(InheritedKind::from_number(from.u8()?)?),
-            12 => Self::Admit(from.u64()?),
+            12 => Self::LetStart(from.u64()?),
             _ => return None,
         })
     }
@@ -465,7 +465,7 @@ mod tests {
             KeeperRequest::Enrol(Claim::new(POD, &addresses, &ports).unwrap()),
             KeeperRequest::Enrol(Claim::new(&"f".repeat(32), &[], &[]).unwrap().with_own_users(true)),
             KeeperRequest::Dismiss(u64::MAX),
-            KeeperRequest::Retain,
+            KeeperRequest::DismissUnclaimed,
             KeeperRequest::Destroy(7, Connection { cookie: 9, local, remote }),
             KeeperRequest::Destroy(7, Connection { cookie: 9, local: local6, remote: remote6 }),
             KeeperRequest::Sockets(7, SocketKind::StreamV4, 1),
@@ -474,10 +474,10 @@ mod tests {
             KeeperRequest::Uninstalled,
             KeeperRequest::List(7),
             KeeperRequest::Settled(7),
-            KeeperRequest::Remember(u32::MAX),
+            KeeperRequest::WritePluginConfig(u32::MAX),
             KeeperRequest::Bequeath(InheritedKind::Certificates),
             KeeperRequest::Bequeath(InheritedKind::Configuration),
-            KeeperRequest::Admit(7),
+            KeeperRequest::LetStart(7),
         ]
     }
 

@@ -336,7 +336,7 @@ impl Keeper {
 
     /// Answers the plugins whose pods are in the mesh.
     pub(super) fn let_in(&mut self) {
-        self.gate.let_in(|uid, cookie| self.pods.is_admitted(uid, cookie));
+        self.gate.let_in(|uid, cookie| self.pods.may_start(uid, cookie));
     }
 
     /// A pod is about to start. Its proxy asks for it by and by; of a namespace that takes another's place it

@@ -1,9 +1,9 @@
 //! What the proxy has from its keeper, and asks it for: [`Keeper`] takes pods in and lets them go,
-//! [`Sockets`] are opened in pods ahead of need, [`receive`] is what a proxy starts with.
+//! a [`SocketPool`] is opened in pods ahead of need, [`receive`] is what a proxy starts with.
 
 mod control;
-mod desk;
-mod sockets;
+mod request_queue;
+mod socket_pool;
 
 use std::fs::File;
 use std::io;
@@ -13,7 +13,7 @@ use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::time::Duration;
 
 pub use control::{Enrolled, Keeper};
-pub use sockets::Sockets;
+pub use socket_pool::SocketPool;
 
 use crate::keeper::channel;
 use crate::keeper::protocol::Greeting;
@@ -23,7 +23,7 @@ use crate::sys::ebpf::{HANDED_OVER, Handed};
 const PATIENCE: Duration = Duration::from_mins(1);
 
 /// What a proxy starts with.
-pub struct Kept {
+pub struct StartKit {
     /// The channel of the one who takes pods in.
     pub control: OwnedFd,
     /// Maps.
@@ -54,14 +54,14 @@ pub struct NodeListeners {
 
 /// Receives it, from the channel that is this process's standard input. Waits for it. Errors: there is no
 /// keeper at the other end.
-pub fn receive() -> io::Result<Kept> {
+pub fn receive() -> io::Result<StartKit> {
     let control = io::stdin().as_fd().try_clone_to_owned()?;
     let (record, descriptors) = channel::receive_in_time(&control, PATIENCE)?;
     let greeting = Greeting::decode(&record).ok_or(io::ErrorKind::InvalidData)?;
     sort(control, greeting, descriptors).ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
-fn sort(control: OwnedFd, greeting: Greeting, descriptors: Vec<OwnedFd>) -> Option<Kept> {
+fn sort(control: OwnedFd, greeting: Greeting, descriptors: Vec<OwnedFd>) -> Option<StartKit> {
     let mut all = descriptors.into_iter();
     let maps: Vec<_> = all.by_ref().take(HANDED_OVER.len()).collect();
     let node_listeners = NodeListeners {
@@ -76,7 +76,15 @@ fn sort(control: OwnedFd, greeting: Greeting, descriptors: Vec<OwnedFd>) -> Opti
     let complete = workers.len() == usize::from(greeting.workers);
     let maps = Handed::new(maps.try_into().ok()?);
     let beside = greeting.beside;
-    complete.then_some(Kept { control, maps, node_listeners, certificates, configuration, workers, beside })
+    complete.then_some(StartKit {
+        control,
+        maps,
+        node_listeners,
+        certificates,
+        configuration,
+        workers,
+        beside,
+    })
 }
 
 /// A channel that a runtime can wait for. To the runtime it is a datagram socket, which keeps records apart

@@ -24,7 +24,7 @@ use self::syn::Packet;
 use crate::config::SameNode;
 use crate::direct::Direct;
 use crate::egress::Strict;
-use crate::keeper_client::Sockets;
+use crate::keeper_client::SocketPool;
 use crate::sys::SocketKind;
 use crate::sys::ebpf::{Decisions, FlowMap, Links, Recent};
 
@@ -57,14 +57,14 @@ pub struct NodeWorker {
     /// What is remembered with sockets.
     flows: RefCell<FlowMap>,
     /// Sockets in pods.
-    sockets: Sockets,
+    sockets: SocketPool,
 }
 
 impl NodeWorker {
     /// A worker that gets sockets in pods through a channel. Follows it on the worker's own runtime, which
     /// this is called on. Errors: the channel can't be followed.
     pub fn start(node: Arc<Node>, flows: FlowMap, sockets: OwnedFd) -> io::Result<Self> {
-        Ok(Self { node, flows: RefCell::new(flows), sockets: Sockets::start(sockets)? })
+        Ok(Self { node, flows: RefCell::new(flows), sockets: SocketPool::start(sockets)? })
     }
 }
 

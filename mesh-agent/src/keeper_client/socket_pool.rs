@@ -22,7 +22,7 @@ const FIRST: u8 = 2;
 
 /// One worker's sockets. Cheap to copy.
 #[derive(Clone)]
-pub struct Sockets(Rc<Inner>);
+pub struct SocketPool(Rc<Inner>);
 
 struct Inner {
     stocks: RefCell<HashMap<Key, Stock>>,
@@ -46,8 +46,8 @@ struct Stock {
     used: bool,
 }
 
-impl Sockets {
-    /// Sockets that come through a channel. Follows it on the worker's own runtime that this is called on.
+impl SocketPool {
+    /// A pool of those that come through a channel. Follows it on the worker's own runtime that this is called on.
     pub fn start(channel: OwnedFd) -> io::Result<Self> {
         let channel = asynchronous(channel)?;
         let inner =
@@ -213,13 +213,16 @@ mod tests {
 
     const WITHOUT: usize = 5;
 
-    fn with_keeper<F: Future<Output = ()>>(most: u8, test: impl FnOnce(Sockets, Rc<RefCell<Vec<u8>>>) -> F) {
+    fn with_keeper<F: Future<Output = ()>>(
+        most: u8,
+        test: impl FnOnce(SocketPool, Rc<RefCell<Vec<u8>>>) -> F,
+    ) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         LocalSet::new().block_on(&runtime, async {
             let (own, its) = channel::pair().unwrap();
             let batches = Rc::default();
             spawn_local(keep(its, most, Rc::clone(&batches)));
-            let test = test(Sockets::start(own).unwrap(), batches);
+            let test = test(SocketPool::start(own).unwrap(), batches);
             tokio::time::timeout(Duration::from_secs(10), test).await.expect("in time");
         });
     }
