@@ -12,7 +12,7 @@ use super::pods::{Error, Found};
 use super::protocol::{self, Claim, KeeperAnswer, KeeperRequest};
 use super::serve::{Keeper, State};
 use super::{Failure, channel};
-use crate::cni::gate;
+use crate::cni::server;
 use crate::sys::{self, Leftovers};
 
 /// Who asked: a proxy, by its process id, on one of its channels, with a ticket.
@@ -109,7 +109,7 @@ impl Keeper {
             }
             _ if self.state == State::Relieved => return Err("another keeper decides now".into()),
             KeeperRequest::Enrol(claim) => {
-                let search = self.pods.search(&claim, self.gate.netns_of(&claim.uid));
+                let search = self.pods.search(&claim, self.plugin_server.netns_of(&claim.uid));
                 let uid = claim.uid.clone();
                 return self.run_errand(&uid, asked, move || End::Found(claim, search()));
             }
@@ -135,7 +135,7 @@ impl Keeper {
             KeeperRequest::Bequeath(what) => self.estate.hold(what, given.into_iter().next())?,
             KeeperRequest::WritePluginConfig(length) => {
                 if let (Some(directory), Some(memory)) = (&self.config.cni_state_dir, given.first()) {
-                    gate::write_plugin_config(directory, memory, length)?;
+                    server::write_plugin_config(directory, memory, length)?;
                 }
             }
         }
@@ -173,7 +173,7 @@ impl Keeper {
         // As long as another keeper decides, it is the one that takes pods in.
         let enrolled = self.pods.enrol(claim, found, self.predecessor.is_some());
         if let Err(error) = &enrolled {
-            self.gate.refuse(&claim.uid, &error.to_string());
+            self.plugin_server.refuse(&claim.uid, &error.to_string());
         }
         Ok(enrolled?)
     }

@@ -119,7 +119,7 @@ impl Pods {
         self.programs.attach(self.enrolled.values().map(|pod| &*pod.netns))?;
         for pod in self.enrolled.values() {
             self.programs.defer_accepts(&pod.netns, pod.listeners.iter().step_by(PORTS.len()));
-            veths::connect(&mut self.programs, &pod.netns, &pod.claim.addresses);
+            veths::attach(&mut self.programs, &pod.netns, &pod.claim.addresses);
         }
         veths::reset_all(&self.programs.other_veth_flows(), || self.places());
         self.programs.remove_other_layouts()
@@ -138,7 +138,7 @@ impl Pods {
             .map(|(it, _)| *it)
             .collect();
         for pod in next.iter().filter_map(|cookie| self.enrolled.get(cookie)) {
-            veths::connect(&mut self.programs, &pod.netns, &pod.claim.addresses);
+            veths::attach(&mut self.programs, &pod.netns, &pod.claim.addresses);
         }
         self.looked_at = if next.len() < LOOK_AT { 0 } else { next.last().copied().unwrap_or(0) };
         if self.complete && self.leaving.is_empty() {
@@ -164,7 +164,7 @@ impl Pods {
     /// The connections of a pod that go from veth to veth end, and then the program at its veth goes.
     fn cut_off(&mut self, cookie: u64, places: Places) -> Result<(), Error> {
         let link = self.programs.veth_link_of(cookie);
-        let flows = self.programs.disconnect(cookie)?.zip(self.programs.veth_flows());
+        let flows = self.programs.forget_veth(cookie)?.zip(self.programs.veth_flows());
         Ok(self.leaving.add(Parting { cookie, flows, places, link })?)
     }
 
@@ -279,7 +279,7 @@ impl Pods {
         }
         if self.programs.are_attached() {
             self.programs.defer_accepts(&netns, listeners.iter().step_by(PORTS.len()));
-            veths::connect(&mut self.programs, &netns, &claim.addresses);
+            veths::attach(&mut self.programs, &netns, &claim.addresses);
         }
         let netns = Arc::new(netns);
         self.enrolled.insert(cookie, Pod { claim, netns, listeners, claimed: false, may_start: false });
@@ -303,7 +303,7 @@ impl Pods {
         let unclaimed: Vec<_> = unclaimed.map(|(cookie, _)| *cookie).collect();
         unclaimed.into_iter().try_for_each(|cookie| self.dismiss(cookie))?;
         let cookies: HashSet<_> = self.enrolled.keys().chain(self.in_doubt.keys()).copied().collect();
-        for cookie in self.programs.connected_besides(&cookies) {
+        for cookie in self.programs.veths_attached_besides(&cookies) {
             if !self.leaving.has(cookie) {
                 self.cut_off(cookie, self.places())?;
             }

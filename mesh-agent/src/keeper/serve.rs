@@ -18,7 +18,7 @@ use super::process::{BackOff, Process};
 use super::protocol::{Greeting, KeeperAnswer};
 use super::veths::cleanup;
 use super::{Failure, channel};
-use crate::cni::gate::Gate;
+use crate::cni::server::PluginServer;
 use crate::cni::{self, Follower};
 use crate::config::Config;
 use crate::sys::ebpf::{self, Lines, Programs};
@@ -73,7 +73,7 @@ pub(super) struct Keeper {
     pub(super) predecessor: Option<Predecessor>,
     threshold: Option<Threshold>,
     successor: Option<Successor>,
-    pub(super) gate: Gate,
+    pub(super) plugin_server: PluginServer,
     /// Keeps the CNI plugin in its place, if there is one on this node.
     plugin: Option<Follower>,
 }
@@ -88,7 +88,7 @@ enum Source {
     Errands,
     Threshold,
     Successor,
-    Gate,
+    PluginServer,
     Plugin,
 }
 
@@ -123,7 +123,7 @@ impl Keeper {
         if !wait_for_proxy {
             pods.attach()?;
         }
-        let gate = Gate::new(&config);
+        let plugin_server = PluginServer::new(&config);
         let plugin = config.cni_state_dir.as_deref().map(Follower::new);
         let mut keeper = Self {
             config,
@@ -144,7 +144,7 @@ impl Keeper {
             predecessor,
             threshold,
             successor: None,
-            gate,
+            plugin_server,
             plugin,
         };
         if keeper.predecessor.is_none() {
@@ -237,7 +237,7 @@ impl Keeper {
         }
         sources.extend(self.threshold.iter().filter_map(|it| Some((Source::Threshold, it.descriptor()?))));
         sources.extend(self.successor.iter().map(|it| (Source::Successor, it.as_fd())));
-        sources.extend(self.gate.descriptors().map(|it| (Source::Gate, it)));
+        sources.extend(self.plugin_server.descriptors().map(|it| (Source::PluginServer, it)));
         sources.extend(self.plugin.iter().filter_map(|it| Some((Source::Plugin, it.descriptor()?))));
         sources
     }
@@ -258,7 +258,7 @@ impl Keeper {
             }
             Source::Threshold => self.receive_successor(),
             Source::Successor => self.answer_successor(),
-            Source::Gate => self.answer_gate(),
+            Source::PluginServer => self.answer_plugins(),
             Source::Plugin => self.plugin.iter_mut().for_each(Follower::look),
         }
         Ok(())
@@ -325,7 +325,7 @@ impl Keeper {
         }
         tracing::info!("told to stop: letting connections finish");
         self.pods.close_listeners();
-        self.gate.close();
+        self.plugin_server.close();
         self.plugin = None;
         self.state = State::Stopping;
         self.start_at = None;
@@ -336,13 +336,13 @@ impl Keeper {
 
     /// Answers the plugins whose pods are in the mesh.
     pub(super) fn let_in(&mut self) {
-        self.gate.let_in(|uid, cookie| self.pods.may_start(uid, cookie));
+        self.plugin_server.let_in(|uid, cookie| self.pods.may_start(uid, cookie));
     }
 
     /// A pod is about to start. Its proxy asks for it by and by; of a namespace that takes another's place it
     /// is told.
-    fn answer_gate(&mut self) {
-        for (uid, cookie) in self.gate.hear() {
+    fn answer_plugins(&mut self) {
+        for (uid, cookie) in self.plugin_server.hear() {
             let channel = self.process.as_ref().and_then(Process::enroller);
             if let Some(channel) = channel.filter(|_| self.pods.is_elsewhere(&uid, cookie)) {
                 // One that does not read is ended when it asks for something.
@@ -356,7 +356,7 @@ impl Keeper {
     fn open_to_others(&mut self) {
         self.threshold.iter_mut().for_each(Threshold::open);
         if self.config.cni_state_dir.is_some() {
-            self.gate.open();
+            self.plugin_server.open();
         }
     }
 
@@ -407,7 +407,7 @@ impl Keeper {
         tracing::info!("another agent has taken over: letting connections finish");
         self.state = State::Relieved;
         self.pods.close_listeners();
-        self.gate.close();
+        self.plugin_server.close();
         self.plugin = None;
         self.start_at = None;
         self.threshold = None;

@@ -17,13 +17,13 @@ use crate::sys::{self, Connection, Netns};
 pub(super) type Places = HashMap<IpAddr, Vec<Arc<Netns>>>;
 
 /// Looks how a pod is connected, and tells the programs. Where that fails none of its connections is direct.
-pub(super) fn connect(programs: &mut Programs, netns: &Netns, addresses: &[IpAddr]) {
+pub(super) fn attach(programs: &mut Programs, netns: &Netns, addresses: &[IpAddr]) {
     let cookie = netns.cookie();
     let end = sys::host_end(netns, addresses).unwrap_or_else(|error| {
         tracing::warn!(netns = cookie, %error, "how a pod is connected is not known");
         None
     });
-    match programs.connect(cookie, addresses, end.as_ref()) {
+    match programs.attach_veth(cookie, addresses, end.as_ref()) {
         Ok((link, obstacle)) => tracing::debug!(netns = cookie, ?link, ?obstacle, "how a pod is connected"),
         Err(error) => tracing::error!(netns = cookie, %error, "how a pod is connected is not told"),
     }
@@ -147,7 +147,7 @@ fn lock(pods: &Mutex<HashSet<u64>>) -> MutexGuard<'_, HashSet<u64>> {
 /// Detaches everything that agents left below a directory. Connections that go from veth to veth are reset
 /// first: without the programs the rest of them would cross the bridge that pods share.
 pub fn cleanup(root: &Path) -> io::Result<()> {
-    ebpf::disconnect_all(root);
+    ebpf::forget_all_veths(root);
     reset_all(&VethFlows::pinned_below(root), every_place);
     ebpf::unpin_all(root)
 }

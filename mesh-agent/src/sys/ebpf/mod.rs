@@ -14,11 +14,11 @@ mod direct;
 mod egress;
 mod events;
 mod flow;
-mod gate;
 mod handed;
 mod link;
 mod map;
 mod programs;
+mod prologue;
 mod sandboxes;
 mod trial;
 mod veth;
@@ -33,7 +33,7 @@ pub use flow::FlowMap;
 pub use handed::{HANDED_OVER, Handed};
 pub use programs::{Lines, Programs, Settings, probe_endpoints};
 pub use trial::Trial;
-pub use veth::{Links, VethFlows, disconnect_all};
+pub use veth::{Links, VethFlows, forget_all_veths};
 
 pub(crate) const PEER: &str = "PEER";
 

@@ -193,7 +193,7 @@ impl Programs {
     /// Looks how a pod is connected, with the node's end of its veth if it has one: attaches the program
     /// there if nothing would be passed by, and has connections filed from then on. Returns how, and why not
     /// better.
-    pub fn connect(
+    pub fn attach_veth(
         &mut self,
         cookie: u64,
         addresses: &[IpAddr],
@@ -229,12 +229,12 @@ impl Programs {
     }
 
     /// No connection of a pod is filed from now on. Returns the index of the node's end of its veth.
-    pub fn disconnect(&mut self, cookie: u64) -> Result<Option<u32>, Error> {
+    pub fn forget_veth(&mut self, cookie: u64) -> Result<Option<u32>, Error> {
         self.veths.forget(cookie)
     }
 
-    /// Pods that a predecessor connected and that are not among `cookies`.
-    pub fn connected_besides(&self, cookies: &HashSet<u64>) -> HashSet<u64> {
+    /// Pods, other than `cookies`, whose veths have a program or are filed for, from a predecessor.
+    pub fn veths_attached_besides(&self, cookies: &HashSet<u64>) -> HashSet<u64> {
         let pinned = attach::pins(&self.veth_links).into_iter().filter_map(|(name, _)| name.parse().ok());
         self.veths.cookies().into_iter().chain(pinned).filter(|cookie| !cookies.contains(cookie)).collect()
     }

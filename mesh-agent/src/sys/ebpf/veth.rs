@@ -95,7 +95,7 @@ impl Veths {
 }
 
 /// Has no connection filed any more by the programs of any agent that pinned below a directory.
-pub fn disconnect_all(root: &Path) {
+pub fn forget_all_veths(root: &Path) {
     /// A program that has looked just before is done with it.
     const DONE: Duration = Duration::from_millis(5);
     for (_, layout) in attach::pins(root) {

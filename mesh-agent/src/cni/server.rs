@@ -26,7 +26,7 @@ const MOST: usize = 128;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The socket, and who waits there. Without a plugin on this node there is none.
-pub(crate) struct Gate {
+pub(crate) struct PluginServer {
     path: PathBuf,
     listener: Option<OwnedFd>,
     waiting: Vec<Waiting>,
@@ -39,7 +39,7 @@ struct Waiting {
     pod: Option<(String, Netns)>,
 }
 
-impl Gate {
+impl PluginServer {
     /// A closed one.
     pub fn new(config: &Config) -> Self {
         Self { path: config.run_dir.join(SOCKET), listener: None, waiting: Vec::new() }
