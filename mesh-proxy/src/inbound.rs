@@ -27,7 +27,7 @@ use super::sessions::{OpenStream, Session, Sessions};
 use super::tls::{self, TlsStream};
 use super::tunnel::{self, Refusal, Tunnel};
 use super::worker::{Draining, Worker};
-use crate::certs::Proof;
+use crate::certs::PeerIdentity;
 use crate::telemetry::{ConnectionRecord, Outcome, Reporter, ResponseFlag, Start};
 
 /// Why a connection was not taken.
@@ -255,10 +255,11 @@ pub async fn serve_hbone(
         worker.metrics.handshake_over_limit();
         return reset_on_drop(&socket);
     };
-    let Some((tls, proof)) = Box::pin(shake_hands(&worker, &pod, socket, peer, handshake)).await else {
+    let Some((tls, peer_identity)) = Box::pin(shake_hands(&worker, &pod, socket, peer, handshake)).await
+    else {
         return;
     };
-    let identity = proof.id().clone();
+    let identity = peer_identity.id().clone();
     let Some(session) = shares.enter(peer.ip(), &identity) else { return worker.over_limit(&pod) };
     let (draining, budget) = (Rc::clone(&worker.draining), worker.budget(&pod));
     let leaving = Rc::<Draining>::default();
@@ -267,7 +268,7 @@ pub async fn serve_hbone(
     let drain = async move {
         tokio::select! {
             () = draining.has_begun() => {}
-            () = proof.over() => {}
+            () = peer_identity.invalidated() => {}
             () = told.has_begun() => {}
         }
     };
@@ -322,7 +323,7 @@ async fn shake_hands(
     socket: TcpStream,
     peer: ClientAddress,
     place: Handshake,
-) -> Option<(TlsStream<UnbufferedServerConnection>, Proof)> {
+) -> Option<(TlsStream<UnbufferedServerConnection>, PeerIdentity)> {
     let handshake = async {
         let Some(own) = worker.identity(&pod.identity).await else {
             tracing::warn!(%pod, %peer, identity = %pod.identity, "no valid certificate: HBONE connection refused");
@@ -345,8 +346,8 @@ async fn shake_hands(
         };
         worker.metrics.handshake(started.elapsed());
         let certificates = tls.peer_certificates().unwrap_or_default();
-        let proof = Proof::new(&worker.shared.certificates, certificates);
-        Some((tls, proof.inspect_err(|error| refused(error)).ok()?))
+        let peer_identity = PeerIdentity::new(&worker.shared.certificates, certificates);
+        Some((tls, peer_identity.inspect_err(|error| refused(error)).ok()?))
     };
     tokio::select! {
         biased;

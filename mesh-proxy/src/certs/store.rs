@@ -211,13 +211,13 @@ impl Shared {
 
     /// Returns once peers refuse the certificate of an identity: it leads to no root in force any more, or is
     /// not valid by a clock that was set.
-    pub async fn refused(&self, id: &SpiffeId) {
+    pub async fn invalidated(&self, id: &SpiffeId) {
         let mut changes = self.trust.changes();
-        let is_refused = || {
+        let is_invalid = || {
             let current = self.current.load();
             current.get(id).is_some_and(|identity| self.trust.roots().check(&identity.chain).is_err())
         };
-        while !is_refused() {
+        while !is_invalid() {
             // The sender lives as long as we do.
             let _ = changes.changed().await;
         }

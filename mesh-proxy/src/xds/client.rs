@@ -61,7 +61,7 @@ impl Client {
             let Err(end) = self.follow().await;
             if matches!(end, StreamEnd::Closed) && self.publisher.responses > responses_before {
                 // As it does from time to time, so that agents spread over its replicas.
-                self.link.leaving();
+                self.link.server_closed();
             } else {
                 self.link.down(&end.to_string());
                 self.unreachable.notify_one();
