@@ -30,7 +30,7 @@ use crate::keeper::RELIEVED;
 use crate::keeper_client::{self, Keeper, StartKit};
 use crate::node::{Node, NodeWorker};
 use crate::pods::NodePods;
-use crate::sys::ebpf::{DeferredSyns, EventLog, FlowMap, Handed};
+use crate::sys::ebpf::{DeferredSyns, EventLog, PeerMap, ProxyMaps};
 use crate::sys::seccomp;
 use crate::{cluster, cni, pods, sys};
 
@@ -80,17 +80,17 @@ async fn serve(mut config: Config, set_log_filter: SetLogFilter) -> Result<(), F
 
     let Counters { workers: worker_metrics, direct: direct_metrics, all: metrics } = counters(&config)?;
 
-    let (direct, heard) = direct::channel();
+    let (direct, receiver) = direct::channel();
     let (serving, served) = watch::channel(false);
     let patience = if beside { CERTIFICATES } else { NEWS_WAIT };
     if !beside {
         serve_in_time(serving.clone());
     }
     let (node, syns) = node(&config, &direct, &maps)?;
-    let shown_links = maps.links()?;
+    let shown_links = maps.pod_links()?;
     let shared = shared(&config, &xds, &certificates, served, open_files);
-    let flow_maps = channels.iter().map(|_| maps.flow_map()).collect::<Result<Vec<_>, _>>()?;
-    let (destinations, kernel, events, egress) = maps.open()?;
+    let peer_maps = channels.iter().map(|_| maps.peer_map()).collect::<Result<Vec<_>, _>>()?;
+    let (known_addresses, kernel, events, egress) = maps.open()?;
     let egress = Egress::open(egress, node.strict_egress.clone())?;
     watch_kernel(events, &metrics, node.strict_egress.clone(), direct.clone());
     let work = direct::Work {
@@ -100,8 +100,8 @@ async fn serve(mut config: Config, set_log_filter: SetLogFilter) -> Result<(), F
         shared: Arc::clone(&shared),
         metrics: direct_metrics,
     };
-    tokio::spawn(direct::Task::new(work, heard).run());
-    let kernel = flow_maps.into_iter().zip(channels);
+    tokio::spawn(direct::Task::new(work, receiver).run());
+    let kernel = peer_maps.into_iter().zip(channels);
     let liveness = Liveness::default();
     let workers = start_workers(&shared, &node, kernel, worker_metrics, &liveness)?;
     follow_syns(Arc::clone(&shared), syns)?;
@@ -116,7 +116,7 @@ async fn serve(mut config: Config, set_log_filter: SetLogFilter) -> Result<(), F
     let enroller = Enroller::new(Setup {
         keeper: keeper.clone(),
         moved,
-        destinations,
+        known_addresses,
         node: config.node_name.as_str().into(),
         workers: workers.commands.clone(),
         certificates: certificates.clone(),
@@ -188,7 +188,7 @@ fn counters(config: &Config) -> std::io::Result<Counters> {
 fn node(
     config: &Config,
     direct: &Direct,
-    maps: &Handed,
+    maps: &ProxyMaps,
 ) -> Result<(Arc<Node>, DeferredSyns), sys::ebpf::Error> {
     let (recent, decisions, syns) = maps.outcomes()?;
     let node = Node {
@@ -197,7 +197,7 @@ fn node(
         recent,
         decisions,
         same_node: config.same_node,
-        links: maps.links()?,
+        links: maps.pod_links()?,
     };
     Ok((Arc::new(node), syns))
 }
@@ -227,7 +227,7 @@ async fn follow_pods(config: &Config) -> Result<Pods, Failure> {
     match &config.pod_source {
         PodSource::Directory(path) => {
             let (complete, completed) = oneshot::channel();
-            let told = pods::directory::watch(path.clone(), node, domain)?;
+            let told = pods::manifests::watch(path.clone(), node, domain)?;
             // It was read already.
             let _received = complete.send(());
             let installed = watch::channel(true).1;
@@ -348,18 +348,18 @@ fn most_of_pod(config: &Config, most: usize) -> usize {
 fn start_workers(
     shared: &Arc<Shared>,
     node: &Arc<Node>,
-    kernel: impl Iterator<Item = (FlowMap, OwnedFd)>,
+    kernel: impl Iterator<Item = (PeerMap, OwnedFd)>,
     metrics: Vec<Arc<WorkerMetrics>>,
     liveness: &Liveness,
 ) -> Result<Workers, Failure> {
     let mut workers = Workers { threads: Vec::new(), commands: Vec::new() };
-    for (index, (metrics, (flows, sockets))) in metrics.into_iter().zip(kernel).enumerate() {
+    for (index, (metrics, (peers, sockets))) in metrics.into_iter().zip(kernel).enumerate() {
         let (sender, commands) = mpsc::unbounded_channel();
         let (shared, node) = (Arc::clone(shared), Arc::clone(node));
         let name = format!("worker-{index}");
         let beat = liveness.of_loop(&name);
         let thread = std::thread::Builder::new().name(name).spawn(move || {
-            let start = || NodeWorker::start(node, flows, sockets);
+            let start = || NodeWorker::start(node, peers, sockets);
             match worker::run(shared, start, metrics, commands, &beat) {
                 Ok(()) => beat.leave(),
                 Err(error) => tracing::error!(%error, "worker could not start"),
@@ -387,7 +387,7 @@ fn follow_syns(shared: Arc<Shared>, mut syns: DeferredSyns) -> std::io::Result<(
 /// Logs what the eBPF programs report.
 fn watch_kernel(events: EventLog, metrics: &Arc<AgentMetrics>, strict: Strict, direct: Direct) {
     let metrics = Arc::clone(metrics);
-    let mut refusals = egress::Refusals::new(strict);
+    let mut refusals = egress::RefusalLog::new(strict);
     tokio::spawn(events.run(move |fault, event| {
         metrics.ebpf_faults.get_or_create(&[("fault", format!("{fault:?}"))]).inc();
         match fault {

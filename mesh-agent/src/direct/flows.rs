@@ -197,7 +197,7 @@ impl Flows {
     }
 
     /// The clients that have as many direct connections as they may; or all of them, if the node has.
-    pub fn crowd(&self) -> HashSet<u64> {
+    pub fn over_limit(&self) -> HashSet<u64> {
         let direct = self.open.values().filter(|flow| flow.ends.server_netns != NO_SERVER);
         let mut of_client: HashMap<u64, usize> = HashMap::new();
         direct.for_each(|flow| *of_client.entry(flow.ends.netns).or_default() += 1);

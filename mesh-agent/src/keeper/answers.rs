@@ -13,7 +13,7 @@ use super::protocol::{self, Claim, KeeperAnswer, KeeperRequest};
 use super::serve::{Keeper, State};
 use super::{Failure, channel};
 use crate::cni::server;
-use crate::sys::{self, Leftovers};
+use crate::sys::{self, PreexistingConnections};
 
 /// Who asked: a proxy, by its process id, on one of its channels, with a ticket.
 #[derive(Clone, Copy, Debug)]
@@ -30,14 +30,14 @@ pub(super) type Done = (Asked, End);
 pub(super) enum End {
     Found(Claim, Found),
     Closed(Result<bool, Error>),
-    Listed(Result<Leftovers, Error>),
+    Listed(Result<PreexistingConnections, Error>),
 }
 
-/// What goes beside a request or an answer.
-type Beside = Vec<OwnedFd>;
-
 /// An answer and what goes beside it.
-type Reply = (KeeperAnswer, Beside);
+type Reply = (KeeperAnswer, Vec<OwnedFd>);
+
+/// A reply, or none yet where an errand has to be done first. Errors: why it can't be done.
+type Replied = Result<Option<Reply>, Failure>;
 
 impl Keeper {
     /// Answers one request of the proxy. One that asks for what is no request is not to be trusted with
@@ -100,7 +100,7 @@ impl Keeper {
 
     /// Does what is asked for, or has it done as an errand: then there is no reply yet. Errors: why it can't
     /// be done, which the proxy is told.
-    fn act(&mut self, request: KeeperRequest, given: Beside, asked: Asked) -> Result<Option<Reply>, Failure> {
+    fn act(&mut self, request: KeeperRequest, given: Vec<OwnedFd>, asked: Asked) -> Replied {
         self.back_off.worked_once = true;
         let mut sockets = Vec::new();
         match request {
@@ -120,7 +120,7 @@ impl Keeper {
             }
             KeeperRequest::List(pod) => {
                 let ((uid, netns), ours) = (self.pods.place(pod)?, self.pods.own_cgroup()?);
-                let list = move || sys::leftovers(&netns, ours);
+                let list = move || sys::preexisting_connections(&netns, ours);
                 return self.run_errand(uid, asked, move || End::Listed(list().map_err(Error::from)));
             }
             KeeperRequest::Settled(pod) => self.pods.settle(pod)?,
@@ -142,12 +142,7 @@ impl Keeper {
         Ok(Some((KeeperAnswer::Done, sockets)))
     }
 
-    fn run_errand(
-        &self,
-        uid: &str,
-        asked: Asked,
-        work: impl FnOnce() -> End + Send + 'static,
-    ) -> Result<Option<Reply>, Failure> {
+    fn run_errand(&self, uid: &str, asked: Asked, work: impl FnOnce() -> End + Send + 'static) -> Replied {
         self.errands.put(uid, move || (asked, work()))?;
         Ok(None)
     }
@@ -180,9 +175,9 @@ impl Keeper {
 }
 
 /// A list is longer than a record: it goes into a file of memory, which is the proxy's from then on.
-fn list(left: &Leftovers) -> Result<Reply, Failure> {
+fn list(left: &PreexistingConnections) -> Result<Reply, Failure> {
     let file = File::from(memfd_create("leftovers", MemfdFlags::CLOEXEC)?);
-    file.write_all_at(&protocol::write_leftovers(&left.found), 0)?;
+    file.write_all_at(&protocol::write_preexisting(&left.found), 0)?;
     let count = u32::try_from(left.found.len())?;
     Ok((KeeperAnswer::Listed(count, left.more), vec![file.into()]))
 }

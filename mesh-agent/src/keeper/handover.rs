@@ -44,12 +44,12 @@ const END: u8 = 13;
 const UNSETTLED: u8 = 1;
 
 /// Where a successor comes in: a Unix socket of the node's.
-pub(super) struct Threshold {
+pub(super) struct HandoverSocket {
     path: PathBuf,
     listener: Option<OwnedFd>,
 }
 
-impl Threshold {
+impl HandoverSocket {
     /// The place for these settings; none if there is no directory for it. It is named by what an agent is
     /// alone with: the node's cgroup and the directory of pins.
     pub fn of(config: &Config) -> Option<Self> {
@@ -118,9 +118,9 @@ pub(super) struct Predecessor {
 
 impl Predecessor {
     /// The one that serves now, if one does and speaks as we do.
-    pub fn find(threshold: &Threshold) -> Option<Self> {
+    pub fn find(socket: &HandoverSocket) -> Option<Self> {
         let channel = seqpacket().ok()?;
-        connect(&channel, &SocketAddrUnix::new(&threshold.path).ok()?).ok()?;
+        connect(&channel, &SocketAddrUnix::new(&socket.path).ok()?).ok()?;
         Self::greet(channel)
             .inspect_err(|error| tracing::warn!(%error, "the agent that runs here is not taken over from"))
             .ok()

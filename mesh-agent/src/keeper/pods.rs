@@ -13,7 +13,7 @@ use mesh_common::{HBONE_PORT, INBOUND_PORT, OUTBOUND_PORT};
 use socket2::{SockRef, Socket};
 
 use super::protocol::{Claim, KeeperAnswer};
-use super::veths::{self, Leaving, Parting, Places};
+use super::veths::{self, Dismissed, Leaving, Places};
 use crate::sys::ebpf::{self, Programs};
 use crate::sys::{self, Netns, NoSandbox, SocketKind};
 
@@ -165,7 +165,7 @@ impl Pods {
     fn cut_off(&mut self, cookie: u64, places: Places) -> Result<(), Error> {
         let link = self.programs.veth_link_of(cookie);
         let flows = self.programs.forget_veth(cookie)?.zip(self.programs.veth_flows());
-        Ok(self.leaving.add(Parting { cookie, flows, places, link })?)
+        Ok(self.leaving.add(Dismissed { cookie, flows, places, link })?)
     }
 
     /// Pods, by the cookie of their network namespace.

@@ -9,7 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use mesh_common::address::Address;
 
-use crate::sys::{Connection, Leftover, SocketKind};
+use crate::sys::{Connection, PreexistingConnection, SocketKind};
 
 /// Bytes of every record.
 pub const RECORD: usize = 384;
@@ -29,7 +29,7 @@ const TICKET: usize = RECORD - 4;
 /// Most bytes of a reason.
 const REASON: usize = TICKET - 3;
 /// Bytes of a connection in a list.
-const LEFTOVER: usize = 1 + 8 + 2 * 18;
+const PREEXISTING: usize = 1 + 8 + 2 * 18;
 
 /// A record's bytes.
 pub type Record = [u8; RECORD];
@@ -134,7 +134,7 @@ pub enum KeeperAnswer {
     NotYet,
     /// It was done before.
     Gone,
-    /// So many connections are in the file beside it, for [`read_leftovers`], and whether there are more.
+    /// So many connections are in the file beside it, for [`read_preexisting`], and whether there are more.
     Listed(u32, bool),
     /// No answer, but told unasked: the runtime has made a new network namespace for a pod, by its uid, that
     /// is enrolled with another one.
@@ -304,31 +304,31 @@ pub fn with_ticket(mut record: Record, ticket: u32) -> Record {
 }
 
 /// Connections as they are in a file.
-pub fn write_leftovers(leftovers: &[Leftover]) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(leftovers.len() * LEFTOVER);
-    for Leftover { connection: Connection { cookie, local, remote }, taken } in leftovers {
+pub fn write_preexisting(all: &[PreexistingConnection]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(all.len() * PREEXISTING);
+    for PreexistingConnection { connection: Connection { cookie, local, remote }, taken } in all {
         let to = Writer::new((*taken).into()).u64(*cookie).endpoint(*local).endpoint(*remote);
-        bytes.extend_from_slice(&to.record[..LEFTOVER]);
+        bytes.extend_from_slice(&to.record[..PREEXISTING]);
     }
     bytes
 }
 
 /// The bytes of so many connections.
-pub fn leftovers_length(count: u32) -> usize {
-    usize::try_from(count).unwrap_or(usize::MAX).saturating_mul(LEFTOVER)
+pub fn preexisting_length(count: u32) -> usize {
+    usize::try_from(count).unwrap_or(usize::MAX).saturating_mul(PREEXISTING)
 }
 
 /// Connections from the bytes of a file.
-pub fn read_leftovers(bytes: &[u8]) -> Vec<Leftover> {
+pub fn read_preexisting(bytes: &[u8]) -> Vec<PreexistingConnection> {
     let read = |bytes: &[u8]| {
         let mut from = Reader(bytes);
         let (taken, cookie) = (from.u8()? != 0, from.u64()?);
-        Some(Leftover {
+        Some(PreexistingConnection {
             connection: Connection { cookie, local: from.endpoint()?, remote: from.endpoint()? },
             taken,
         })
     };
-    bytes.chunks_exact(LEFTOVER).filter_map(read).collect()
+    bytes.chunks_exact(PREEXISTING).filter_map(read).collect()
 }
 
 /// Fills a record. What is written is bounded by the types above to less than a record; what were beyond
@@ -468,7 +468,7 @@ mod tests {
             KeeperRequest::DismissUnclaimed,
             KeeperRequest::Destroy(7, Connection { cookie: 9, local, remote }),
             KeeperRequest::Destroy(7, Connection { cookie: 9, local: local6, remote: remote6 }),
-            KeeperRequest::Sockets(7, SocketKind::StreamV4, 1),
+            KeeperRequest::Sockets(7, SocketKind::OutboundV4, 1),
             KeeperRequest::Sockets(7, SocketKind::LoopbackV6, MOST_SOCKETS),
             KeeperRequest::Ready,
             KeeperRequest::Uninstalled,
@@ -525,7 +525,7 @@ mod tests {
 
     #[test]
     fn what_is_listed_is_what_is_read() {
-        let leftover = |taken, local: &str, remote: &str| Leftover {
+        let open = |taken, local: &str, remote: &str| PreexistingConnection {
             connection: Connection {
                 cookie: 1 << 40 | 7,
                 local: local.parse().unwrap(),
@@ -533,13 +533,11 @@ mod tests {
             },
             taken,
         };
-        let all = vec![
-            leftover(true, "10.0.0.1:80", "10.0.0.2:4000"),
-            leftover(false, "[fd00::1]:80", "[fd00::2]:4000"),
-        ];
-        let bytes = write_leftovers(&all);
-        assert_eq!((bytes.len(), read_leftovers(&bytes)), (leftovers_length(2), all.clone()));
-        assert_eq!(read_leftovers(&bytes[..bytes.len() - 1]), all[..1]);
+        let all =
+            vec![open(true, "10.0.0.1:80", "10.0.0.2:4000"), open(false, "[fd00::1]:80", "[fd00::2]:4000")];
+        let bytes = write_preexisting(&all);
+        assert_eq!((bytes.len(), read_preexisting(&bytes)), (preexisting_length(2), all.clone()));
+        assert_eq!(read_preexisting(&bytes[..bytes.len() - 1]), all[..1]);
     }
 
     #[test]
@@ -553,7 +551,7 @@ mod tests {
         assert_eq!(Claim::new(POD, &[], &[1; 65]), Err(OutOfBounds::ProbePorts));
         for count in [0, MOST_SOCKETS + 1, 255] {
             assert_eq!(
-                KeeperRequest::decode(&KeeperRequest::Sockets(7, SocketKind::StreamV4, count).encode()),
+                KeeperRequest::decode(&KeeperRequest::Sockets(7, SocketKind::OutboundV4, count).encode()),
                 None
             );
         }

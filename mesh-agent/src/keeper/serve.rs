@@ -11,7 +11,7 @@ use rustix::process::Signal;
 use super::answers::Done;
 use super::errands::Errands;
 use super::estate::Estate;
-use super::handover::{Predecessor, Successor, Threshold};
+use super::handover::{HandoverSocket, Predecessor, Successor};
 use super::node_listeners::NodeListeners;
 use super::pods::Pods;
 use super::process::{BackOff, Process};
@@ -71,7 +71,7 @@ pub(super) struct Keeper {
     /// Told to stop, which waits as long as a successor is taking over.
     told_to_stop: bool,
     pub(super) predecessor: Option<Predecessor>,
-    threshold: Option<Threshold>,
+    handover: Option<HandoverSocket>,
     successor: Option<Successor>,
     pub(super) plugin_server: PluginServer,
     /// Keeps the CNI plugin in its place, if there is one on this node.
@@ -86,7 +86,7 @@ enum Source {
     End,
     Channel(usize),
     Errands,
-    Threshold,
+    Handover,
     Successor,
     PluginServer,
     Plugin,
@@ -96,8 +96,8 @@ impl Keeper {
     /// Loads the programs, takes over what an agent that runs here has, and starts a proxy.
     pub fn start(config: Config, signals: Signals) -> Result<Self, Failure> {
         sys::raise_open_file_limit();
-        let threshold = Threshold::of(&config);
-        let mut predecessor = threshold.as_ref().and_then(Predecessor::find);
+        let handover = HandoverSocket::of(&config);
+        let mut predecessor = handover.as_ref().and_then(Predecessor::find);
         let workers = match &predecessor {
             // A listener that nobody serves would lose what waits in its queue.
             Some(predecessor) => predecessor.workers,
@@ -142,7 +142,7 @@ impl Keeper {
             uninstalled: false,
             told_to_stop: false,
             predecessor,
-            threshold,
+            handover,
             successor: None,
             plugin_server,
             plugin,
@@ -235,7 +235,7 @@ impl Keeper {
             sources.extend(process.channels().map(|(index, it)| (Source::Channel(index), it.as_fd())));
             sources.push((Source::End, process.end()));
         }
-        sources.extend(self.threshold.iter().filter_map(|it| Some((Source::Threshold, it.descriptor()?))));
+        sources.extend(self.handover.iter().filter_map(|it| Some((Source::Handover, it.descriptor()?))));
         sources.extend(self.successor.iter().map(|it| (Source::Successor, it.as_fd())));
         sources.extend(self.plugin_server.descriptors().map(|it| (Source::PluginServer, it)));
         sources.extend(self.plugin.iter().filter_map(|it| Some((Source::Plugin, it.descriptor()?))));
@@ -256,7 +256,7 @@ impl Keeper {
                     return self.bury(status);
                 }
             }
-            Source::Threshold => self.receive_successor(),
+            Source::Handover => self.receive_successor(),
             Source::Successor => self.answer_successor(),
             Source::PluginServer => self.answer_plugins(),
             Source::Plugin => self.plugin.iter_mut().for_each(Follower::look),
@@ -276,7 +276,7 @@ impl Keeper {
             beside: self.predecessor.is_some(),
             inherited: inherited.map(|file| file.is_some()),
         };
-        let mut handed_over = self.pods.programs.handed_over()?;
+        let mut handed_over = self.pods.programs.proxy_maps()?;
         handed_over.extend(listeners.descriptors());
         handed_over.extend(inherited.into_iter().flatten());
         if let Err(error) = process.greet(words, handed_over) {
@@ -354,7 +354,7 @@ impl Keeper {
 
     /// From here on this keeper decides.
     fn open_to_others(&mut self) {
-        self.threshold.iter_mut().for_each(Threshold::open);
+        self.handover.iter_mut().for_each(HandoverSocket::open);
         if self.config.cni_state_dir.is_some() {
             self.plugin_server.open();
         }
@@ -385,7 +385,7 @@ impl Keeper {
     }
 
     fn receive_successor(&mut self) {
-        let come = self.threshold.as_ref().and_then(Threshold::accept);
+        let come = self.handover.as_ref().and_then(HandoverSocket::accept);
         if self.state == State::Serving && self.successor.is_none() && self.pods.programs.are_attached() {
             self.successor = come.map(Successor::new);
         }
@@ -410,7 +410,7 @@ impl Keeper {
         self.plugin_server.close();
         self.plugin = None;
         self.start_at = None;
-        self.threshold = None;
+        self.handover = None;
         self.node_listeners = None;
         match &self.process {
             Some(process) => process.signal(RELIEVED),

@@ -15,7 +15,7 @@ use super::asynchronous;
 use super::request_queue::{Key, RequestQueue};
 use crate::keeper::channel::{self, Message};
 use crate::keeper::protocol::{self, Claim, InheritedKind, KeeperAnswer, KeeperRequest, Record};
-use crate::sys::{Connection, Leftovers};
+use crate::sys::{Connection, PreexistingConnections};
 
 /// The keeper, as the proxy sees it. Cheap to copy.
 #[derive(Clone)]
@@ -117,13 +117,13 @@ impl Keeper {
     }
 
     /// Lists the connections of a pod that the mesh did not open.
-    pub async fn list(&self, netns: u64) -> Result<Leftovers, String> {
+    pub async fn list(&self, netns: u64) -> Result<PreexistingConnections, String> {
         let (answer, descriptors) = self.ask(KeeperRequest::List(netns)).await;
         match (answer, descriptors.into_iter().next()) {
             (KeeperAnswer::Listed(count, more), Some(file)) => {
-                let mut bytes = vec![0; protocol::leftovers_length(count)];
+                let mut bytes = vec![0; protocol::preexisting_length(count)];
                 File::from(file).read_exact(&mut bytes).map_err(|error| error.to_string())?;
-                Ok(Leftovers { found: protocol::read_leftovers(&bytes), more })
+                Ok(PreexistingConnections { found: protocol::read_preexisting(&bytes), more })
             }
             (answer, _) => Err(reason(answer)),
         }

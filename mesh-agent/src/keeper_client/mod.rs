@@ -17,7 +17,7 @@ pub use socket_pool::SocketPool;
 
 use crate::keeper::channel;
 use crate::keeper::protocol::Greeting;
-use crate::sys::ebpf::{HANDED_OVER, Handed};
+use crate::sys::ebpf::{PROXY_MAPS, ProxyMaps};
 
 /// Longer than loading the programs takes on the slowest machine.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -27,7 +27,7 @@ pub struct StartKit {
     /// The channel of the one who takes pods in.
     pub control: OwnedFd,
     /// Maps.
-    pub maps: Handed,
+    pub maps: ProxyMaps,
     /// The node's own listeners.
     pub node_listeners: NodeListeners,
     /// Certificates that a proxy before this one has left.
@@ -63,7 +63,7 @@ pub fn receive() -> io::Result<StartKit> {
 
 fn sort(control: OwnedFd, greeting: Greeting, descriptors: Vec<OwnedFd>) -> Option<StartKit> {
     let mut all = descriptors.into_iter();
-    let maps: Vec<_> = all.by_ref().take(HANDED_OVER.len()).collect();
+    let maps: Vec<_> = all.by_ref().take(PROXY_MAPS.len()).collect();
     let node_listeners = NodeListeners {
         admin: all.next()?.into(),
         metrics: all.next()?.into(),
@@ -74,7 +74,7 @@ fn sort(control: OwnedFd, greeting: Greeting, descriptors: Vec<OwnedFd>) -> Opti
     let (certificates, configuration) = (file(greeting.inherited[0])?, file(greeting.inherited[1])?);
     let workers: Vec<_> = all.collect();
     let complete = workers.len() == usize::from(greeting.workers);
-    let maps = Handed::new(maps.try_into().ok()?);
+    let maps = ProxyMaps::new(maps.try_into().ok()?);
     let beside = greeting.beside;
     complete.then_some(StartKit {
         control,

@@ -47,7 +47,8 @@ struct Stock {
 }
 
 impl SocketPool {
-    /// A pool of those that come through a channel. Follows it on the worker's own runtime that this is called on.
+    /// A pool of those that come through a channel. Follows it on the worker's own runtime that this is
+    /// called on.
     pub fn start(channel: OwnedFd) -> io::Result<Self> {
         let channel = asynchronous(channel)?;
         let inner =
@@ -231,7 +232,7 @@ mod tests {
     fn batches_grow_with_use_and_go_without() {
         with_keeper(MOST_SOCKETS, async |sockets, batches| {
             for _ in 0..200 {
-                sockets.take(7, SocketKind::StreamV4).await.unwrap();
+                sockets.take(7, SocketKind::OutboundV4).await.unwrap();
             }
             assert_eq!(batches.borrow()[0], FIRST, "the first one waits for few");
             assert!(batches.borrow().len() < 40, "{batches:?}");
@@ -268,11 +269,11 @@ mod tests {
     fn a_refusal_reaches_everybody_who_waits() {
         with_keeper(1, async |sockets, _| {
             let (one, other) = tokio::join!(
-                sockets.take(404, SocketKind::StreamV4),
-                sockets.take(404, SocketKind::StreamV4)
+                sockets.take(404, SocketKind::OutboundV4),
+                sockets.take(404, SocketKind::OutboundV4)
             );
             assert!(one.unwrap_err().to_string().contains("no such pod") && other.is_err());
-            assert!(sockets.take(7, SocketKind::StreamV4).await.is_ok(), "others are served");
+            assert!(sockets.take(7, SocketKind::OutboundV4).await.is_ok(), "others are served");
         });
     }
 
@@ -280,7 +281,7 @@ mod tests {
     fn where_there_is_no_room_it_is_not_asked_over_and_over() {
         with_keeper(1, async |sockets, batches| {
             let began = std::time::Instant::now();
-            assert!(sockets.take(503, SocketKind::StreamV4).await.is_ok(), "served once there is room");
+            assert!(sockets.take(503, SocketKind::OutboundV4).await.is_ok(), "served once there is room");
             assert_eq!(batches.borrow().len(), WITHOUT + 1);
             assert!(began.elapsed() >= mesh_proxy::pause::FIRST * 31, "each pause is twice the one before");
         });
@@ -289,7 +290,7 @@ mod tests {
     #[test]
     fn for_one_that_waits_no_longer_it_is_not_asked_again() {
         with_keeper(1, async |sockets, batches| {
-            let taking = sockets.take(503, SocketKind::StreamV4);
+            let taking = sockets.take(503, SocketKind::OutboundV4);
             assert!(tokio::time::timeout(Duration::from_millis(1), taking).await.is_err(), "there is none");
             let waits = || sockets.0.stocks.borrow().values().any(|stock| !stock.waiting.is_empty());
             while waits() {

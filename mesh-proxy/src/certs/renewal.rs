@@ -7,7 +7,7 @@ use rand::RngExt;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::ca::{CaError, Subject};
-use super::clock::Clock;
+use super::clock_jump::Clock;
 use super::store::Shared;
 
 /// Back-off after failures (docs/wire.md, Certificates).

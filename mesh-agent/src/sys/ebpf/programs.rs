@@ -17,7 +17,7 @@ use mesh_common::veth::{Link, Obstacle, Wanted};
 use super::map::{absent_is_fine, descriptor, replace, take};
 use super::sandboxes::Sandboxes;
 use super::veth::{self, VETH_FLOWS, VethFlows, Veths};
-use super::{Error, HANDED_OVER, PEER, attach, map_error};
+use super::{Error, PEER, PROXY_MAPS, attach, map_error};
 use crate::sys::{self, HostEnd, Netns, SocketKind};
 
 /// The object that `cargo xtask build-ebpf` made.
@@ -259,9 +259,9 @@ impl Programs {
         EbpfLogger::init(&mut self.ebpf).map_err(|_| Error::Missing("AYA_LOGS"))
     }
 
-    /// The maps that the proxy reads and writes, in the order of [`super::Handed`].
-    pub fn handed_over(&self) -> Result<Vec<BorrowedFd<'_>>, Error> {
-        HANDED_OVER
+    /// The maps that the proxy reads and writes, in the order of [`super::ProxyMaps`].
+    pub fn proxy_maps(&self) -> Result<Vec<BorrowedFd<'_>>, Error> {
+        PROXY_MAPS
             .iter()
             .map(|name| self.ebpf.map(name).and_then(descriptor).ok_or(Error::Missing(name)))
             .collect()

@@ -17,12 +17,12 @@ use super::map::absent_is_fine;
 use super::{Error, map_error};
 
 /// The addresses that the mesh knows, and the ports of services behind which there is somebody.
-pub struct Destinations {
+pub struct KnownAddresses {
     known: HashMap<MapData, Address, u32>,
     ports: HashMap<MapData, Endpoint, u32>,
 }
 
-impl Destinations {
+impl KnownAddresses {
     pub(super) fn new(known: MapData, ports: MapData) -> Result<Self, Error> {
         Ok(Self {
             known: Map::HashMap(known).try_into().map_err(map_error("DESTINATIONS"))?,
