@@ -15,9 +15,9 @@ use rustls::server::UnbufferedServerConnection;
 use tokio::net::TcpStream;
 
 use super::accept::{Caps, ConnectionSlot};
+use super::addresses::{ClientAddress, UpstreamAddress};
 use super::authorization::{AccessRequest, Authorized};
 use super::deliver::deliver;
-use super::flow::{ClientAddress, UpstreamAddress};
 use super::handshakes::{Handshake, Handshakes};
 use super::hbone::{self, headers};
 use super::mux;

@@ -17,11 +17,12 @@
 //!   or a gateway, plain sockets. Nothing here assumes that it serves all pods of its node.
 //! - [`xds`] and [`certs`]: what the control plane tells, and who the pods are; [`inheritance`], what of it a
 //!   next proxy gets.
-//! - [`balance`] remembers what choosing an endpoint needs; [`flow`] names the addresses.
+//! - [`balance`] remembers what choosing an endpoint needs; [`addresses`] are types for a connection's.
 //! - [`telemetry`]: metrics and the access log; [`liveness`], whether the workers turn.
 #![deny(unsafe_code)]
 
 pub mod accept;
+pub mod addresses;
 pub mod authorization;
 pub mod balance;
 pub mod certs;
@@ -30,7 +31,6 @@ pub mod deliver;
 pub mod file_version;
 #[cfg(test)]
 mod fixture;
-pub mod flow;
 pub mod handshakes;
 pub mod hbone;
 pub mod inbound;

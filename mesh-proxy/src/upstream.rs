@@ -13,7 +13,7 @@ use mesh_api::plan::{Target, TcpKeepalive, TunnelProtocol, Workload};
 use mesh_common::HBONE_PORT;
 use tokio::net::{TcpSocket, TcpStream};
 
-use super::flow::{ClientAddress, UpstreamAddress};
+use super::addresses::{ClientAddress, UpstreamAddress};
 use super::inbound::{self, Arrival, Delivered};
 use super::pod::LocalPod;
 use super::pool::{Closed, Key};

@@ -13,7 +13,7 @@ use mesh_common::direct::{Happened, NO_SERVER};
 use mesh_common::veth::{EVERYBODY, MOST_OF_CLIENT, MOST_OF_NODE};
 use mesh_proxy::authorization::AccessRequest;
 use mesh_proxy::telemetry::{
-    ConnectionRecord, Outcome, Path, Reporter, ResponseFlag, Start, Traffic, WorkerMetrics,
+    ConnectionRecord, Outcome, Reporter, ResponseFlag, Start, Traffic, Via, WorkerMetrics,
 };
 
 use super::Refusal;
@@ -151,7 +151,7 @@ impl Flows {
         let start = Start { reporter: Reporter::Source, client: SocketAddr::new(*own, 0), destination };
         let mut record = ConnectionRecord::new(&self.metrics, start);
         record.transport = "none";
-        record.labels.path = Path::Direct;
+        record.labels.path = Via::Direct;
         record.labels.source = snapshot.workload_by_address(*own);
         record.labels.source_identity = Some(pod.identity.clone());
         record.labels.service = snapshot.service_by_vip(destination.ip(), &pod.namespace);
@@ -251,7 +251,7 @@ impl Flows {
         let mut record = ConnectionRecord::new(&self.metrics, start);
         record.transport = "local";
         record.upstream = Some(event.server);
-        record.labels.path = Path::Direct;
+        record.labels.path = Via::Direct;
         if event.probe {
             return probe(record, event, parties, snapshot);
         }
@@ -271,7 +271,7 @@ impl Flows {
 /// A connection that the mesh leaves alone, and that no policy is asked about.
 fn untouched(mut record: ConnectionRecord, event: &DirectEvent, snapshot: &Snapshot) -> Flow {
     record.transport = "plain";
-    record.labels.path = Path::Untouched;
+    record.labels.path = Via::Untouched;
     record.labels.source = snapshot.workload_by_address(event.client.ip());
     Flow { record, traffic: None, request: None, ends: event.into(), revoked: None, listed: Listed::Never }
 }
@@ -283,7 +283,7 @@ fn probe(
     parties: &Parties<'_>,
     snapshot: &Snapshot,
 ) -> Flow {
-    record.labels.path = Path::Probe;
+    record.labels.path = Via::Probe;
     record.labels.destination = parties.server.and_then(|_| snapshot.workload_by_address(event.server.ip()));
     let listed = Listed::of(event);
     Flow { record, traffic: None, request: None, ends: event.into(), revoked: None, listed }

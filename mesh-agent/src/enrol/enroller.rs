@@ -418,11 +418,12 @@ impl Enroller {
         let result = match &self.learnt {
             Some(learnt) => {
                 let touched = snapshot.touched_since(learnt).into_iter();
-                let changes = touched.map(|ip| (ip, learnt.reach(ip, node), snapshot.reach(ip, node)));
+                let changes =
+                    touched.map(|ip| (ip, learnt.reachability(ip, node), snapshot.reachability(ip, node)));
                 self.setup.known_addresses.change(changes.filter(|(_, was, is)| was != is).collect())
             }
             None => {
-                let all = snapshot.addresses().filter_map(|ip| Some((ip, snapshot.reach(ip, node)?)));
+                let all = snapshot.addresses().filter_map(|ip| Some((ip, snapshot.reachability(ip, node)?)));
                 self.setup.known_addresses.replace(all)
             }
         };

@@ -16,7 +16,7 @@ use mesh_common::maps::Endpoint;
 use mesh_common::steer;
 use mesh_common::veth::{self, Wanted, Way};
 use mesh_proxy::pod::LocalPod;
-use mesh_proxy::surroundings::{Asked, Met, Surroundings};
+use mesh_proxy::surroundings::{Asked, ConnectOutcome, Surroundings};
 use socket2::Socket;
 use tokio::net::TcpStream;
 
@@ -115,12 +115,12 @@ impl Surroundings for NodeWorker {
         self.node.strict_egress.refuses(pod.netns, destination)
     }
 
-    fn note(&self, pod: &LocalPod, destination: SocketAddr, met: Met) {
+    fn note_outcome(&self, pod: &LocalPod, destination: SocketAddr, outcome: ConnectOutcome) {
         let recent = &self.node.recent;
-        match met {
-            Met::Taken => recent.taken(pod.netns, destination),
-            Met::Refused => recent.refused(pod.netns, destination),
-            Met::Untold(lasts) => recent.let_through(pod.netns, destination, nanoseconds(lasts)),
+        match outcome {
+            ConnectOutcome::Taken => recent.taken(pod.netns, destination),
+            ConnectOutcome::Refused => recent.refused(pod.netns, destination),
+            ConnectOutcome::Untold(lasts) => recent.let_through(pod.netns, destination, nanoseconds(lasts)),
         }
     }
 

@@ -11,7 +11,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 use super::trust::{Bundle, Roots, Trust};
 use super::{Certificates, PeerError, ca, peer_id};
 
-/// A peer of a session that goes on for longer than its handshake: who it is, and whether that is valid still.
+/// A peer of a session that outlives its handshake: who it is, and whether that is still valid.
 pub struct PeerIdentity {
     id: SpiffeId,
     chain: Bundle,

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use mesh_api::plan::Workload;
 
 use super::access::Entry;
-use super::labels::{Labels, Path, Reporter};
+use super::labels::{Labels, Reporter, Via};
 use super::open::OpenConnection;
 use super::response_flag::ResponseFlag;
 use super::worker::{Traffic, WorkerMetrics};
@@ -81,7 +81,7 @@ impl ConnectionRecord {
                 source_identity: None,
                 destination_identity: None,
                 response_flag: None,
-                path: Path::Proxy,
+                path: Via::Proxy,
             },
             upstream: None,
             transport: "plain",
