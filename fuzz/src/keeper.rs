@@ -47,14 +47,14 @@ fn check_bounds(request: &KeeperRequest) {
         KeeperRequest::Destroy(_, of) => assert_eq!(of.local.is_ipv4(), of.remote.is_ipv4()),
         KeeperRequest::Sockets(_, _, count) => assert!((1..=MOST_SOCKETS).contains(count)),
         KeeperRequest::Dismiss(_)
-        | KeeperRequest::Retain
+        | KeeperRequest::DismissUnclaimed
         | KeeperRequest::Ready
         | KeeperRequest::Uninstalled
         | KeeperRequest::List(_)
         | KeeperRequest::Settled(_)
-        | KeeperRequest::Admit(_)
-        | KeeperRequest::Remember(_)
-        | KeeperRequest::Leave(_) => {}
+        | KeeperRequest::LetStart(_)
+        | KeeperRequest::WritePluginConfig(_)
+        | KeeperRequest::Bequeath(_) => {}
     }
 }
 

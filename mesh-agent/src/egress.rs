@@ -23,11 +23,11 @@ const MOST_EXCEPTIONS: usize = (MAX_EGRESS - MAX_PODS) as usize;
 
 /// Who may not go where, for whoever asks. Cheap to clone.
 #[derive(Clone, Default)]
-pub struct Strict(Arc<ArcSwap<HashMap<u64, Bound>>>);
+pub struct Strict(Arc<ArcSwap<HashMap<u64, StrictPod>>>);
 
 /// A pod whose egress is strict.
 #[derive(Clone)]
-pub struct Bound {
+pub struct StrictPod {
     /// `namespace/name`.
     pub pod: Arc<str>,
     /// Why, and what is excepted.
@@ -49,13 +49,13 @@ pub enum NotInForce {
 
 impl Strict {
     /// The pod with this namespace, if its egress is strict.
-    pub fn of(&self, netns: u64) -> Option<Bound> {
+    pub fn of(&self, netns: u64) -> Option<StrictPod> {
         self.0.load().get(&netns).cloned()
     }
 
     /// Whether a pod may not go to a destination that the mesh does not know.
     pub fn refuses(&self, netns: u64, destination: SocketAddr) -> bool {
-        self.of(netns).is_some_and(|bound| !bound.egress.allows(destination))
+        self.of(netns).is_some_and(|strict_pod| !strict_pod.egress.allows(destination))
     }
 }
 
@@ -81,10 +81,10 @@ impl Egress {
     /// is excepted before a refusal comes. Errors: it is as strict as it should be or stricter, unless the
     /// kernel has no memory at all.
     pub fn set(&mut self, netns: u64, pod: &str, egress: Option<&StrictEgress>) -> Result<(), NotInForce> {
-        let bound = egress.map(|egress| Bound { pod: pod.into(), egress: Arc::new(egress.clone()) });
+        let strict_pod = egress.map(|egress| StrictPod { pod: pod.into(), egress: Arc::new(egress.clone()) });
         let mut all = HashMap::clone(&self.strict.0.load());
-        match bound {
-            Some(bound) => drop(all.insert(netns, bound)),
+        match strict_pod {
+            Some(strict_pod) => drop(all.insert(netns, strict_pod)),
             None => drop(all.remove(&netns)),
         }
         self.strict.0.store(Arc::new(all));
@@ -158,7 +158,7 @@ const SAY_EVERY: Duration = Duration::from_secs(10);
 const MOST_SAID: usize = 256;
 
 /// Says what was refused, a pod's many tries once.
-pub struct Refusals {
+pub struct RefusalLog {
     strict: Strict,
     /// When it was said last, and how often it was refused since.
     said: HashMap<(u64, SocketAddr), (Instant, u64)>,
@@ -166,7 +166,7 @@ pub struct Refusals {
     unsaid: u64,
 }
 
-impl Refusals {
+impl RefusalLog {
     /// Nothing said yet.
     pub fn new(strict: Strict) -> Self {
         Self { strict, said: HashMap::new(), unsaid: 0 }
@@ -176,9 +176,11 @@ impl Refusals {
     pub fn say(&mut self, event: Event) {
         let destination = SocketAddr::from(event.destination);
         let Some(times) = self.times(event.netns, destination, Instant::now()) else { return };
-        let bound = self.strict.of(event.netns);
-        let pod = bound.as_ref().map_or("unknown", |bound| &bound.pod);
-        let by = bound.as_ref().map_or_else(|| "pod".to_owned(), |bound| bound.egress.by.to_string());
+        let strict_pod = self.strict.of(event.netns);
+        let pod = strict_pod.as_ref().map_or("unknown", |strict_pod| &strict_pod.pod);
+        let by = strict_pod
+            .as_ref()
+            .map_or_else(|| "pod".to_owned(), |strict_pod| strict_pod.egress.by.to_string());
         let unsaid = std::mem::take(&mut self.unsaid);
         tracing::warn!(
             pod,
@@ -219,7 +221,7 @@ mod tests {
 
     #[test]
     fn a_pod_that_tries_without_end_is_told_of_seldom() {
-        let (mut refusals, now) = (Refusals::new(Strict::default()), Instant::now());
+        let (mut refusals, now) = (RefusalLog::new(Strict::default()), Instant::now());
         let to = |last: u8| SocketAddr::from(([192, 0, 2, last], 443));
         assert_eq!(refusals.times(1, to(1), now), Some(1));
         for _ in 0..1000 {

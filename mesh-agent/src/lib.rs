@@ -7,13 +7,14 @@
 //!    what it has from the keeper; [`log`](mod@log), which both write.
 //! 3. [`pods`] and [`enrol`]: which pods there are, and taking them in; [`cni`], the plugin that has them
 //!    wait for it; [`egress`], which of them may not leave the mesh; [`cluster`], what Kubernetes is told and
-//!    asked; [`redirection`], what Istio is.
+//!    asked; [`annotation`], what Istio is.
 //! 4. [`mesh_proxy`]: the data path, a crate of its own; [`node`], what it knows of its node; [`direct`],
 //!    connections that go without it.
 //! 5. [`admin`], [`check`]: what the agent tells.
 #![deny(unsafe_code)]
 
 pub mod admin;
+pub mod annotation;
 pub mod check;
 pub mod cluster;
 pub mod cni;
@@ -26,6 +27,5 @@ pub mod keeper_client;
 pub mod log;
 pub mod node;
 pub mod pods;
-pub mod redirection;
 pub mod run;
 pub mod sys;

@@ -12,25 +12,25 @@ use mesh_common::fault::Fault;
 use mesh_proxy::balance::{Affinity, Health, Limits};
 use mesh_proxy::certs::{self, Certificates};
 use mesh_proxy::deferred_accept;
-use mesh_proxy::legacy::{Left, Legacy};
+use mesh_proxy::inheritance::{Bequest, Inheritance};
 use mesh_proxy::liveness::Liveness;
 use mesh_proxy::telemetry::{AccessLog, AgentMetrics, Format, WorkerMetrics};
 use mesh_proxy::worker::{self, Command, NEWS_WAIT, Shared};
-use mesh_proxy::xds::{self, ToldBefore, Xds, XdsConfig};
+use mesh_proxy::xds::{self, InheritedConfiguration, Xds, XdsConfig};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::admin::{self, SetLogFilter};
+use crate::annotation::{AnnotatedPods, Failures, Writer};
 use crate::config::{AccessLogFormat, Config, PodSource};
 use crate::direct::{self, Direct};
 use crate::egress::{self, Egress, Strict};
 use crate::enrol::{Enroller, Report, Setup, Statuses};
 use crate::keeper::RELIEVED;
-use crate::keeper_client::{self, Keeper, Kept};
+use crate::keeper_client::{self, Keeper, StartKit};
 use crate::node::{Node, NodeWorker};
 use crate::pods::NodePods;
-use crate::redirection::{Failures, Notes, Writer};
-use crate::sys::ebpf::{DeferredSyns, EventLog, FlowMap, Handed};
+use crate::sys::ebpf::{DeferredSyns, EventLog, PeerMap, ProxyMaps};
 use crate::sys::seccomp;
 use crate::{cluster, cni, pods, sys};
 
@@ -64,33 +64,33 @@ pub fn run(config: Config, set_log_filter: SetLogFilter) -> Result<(), Failure> 
 async fn serve(mut config: Config, set_log_filter: SetLogFilter) -> Result<(), Failure> {
     let started = Instant::now();
     let open_files = sys::raise_open_file_limit();
-    let (legacy, left) = Legacy::new();
-    let (told_before, inherited) = oneshot::channel();
-    let certificates =
-        Certificates::new(ca_client(&config), &config.trust_domain, config.tunnel.into(), legacy.clone());
-    let xds = xds::start(xds_config(&config), certificates.clone(), legacy, inherited);
+    let (inheritance, bequests) = Inheritance::new();
+    let (to_inherit, inherited) = oneshot::channel();
+    let ca = ca_client(&config);
+    let certificates = Certificates::new(ca, &config.trust_domain, config.tunnel.into(), inheritance.clone());
+    let xds = xds::start(xds_config(&config), certificates.clone(), inheritance, inherited);
     certs::warm_up().await;
-    let kept = tokio::task::spawn_blocking(keeper_client::receive).await??;
-    inherit(&kept, &certificates, told_before);
-    let Kept { control, maps, doors, workers: channels, beside, .. } = kept;
+    let kit = tokio::task::spawn_blocking(keeper_client::receive).await??;
+    inherit(&kit, &certificates, to_inherit);
+    let StartKit { control, maps, node_listeners, workers: channels, beside, .. } = kit;
     // A predecessor's workers go on with its listeners.
     config.workers = channels.len();
     let (keeper, moved) = Keeper::start(control)?;
-    leave_to_keeper(left, &keeper);
+    bequeath_to_keeper(bequests, &keeper);
 
     let Counters { workers: worker_metrics, direct: direct_metrics, all: metrics } = counters(&config)?;
 
-    let (direct, heard) = direct::channel();
+    let (direct, receiver) = direct::channel();
     let (serving, served) = watch::channel(false);
     let patience = if beside { CERTIFICATES } else { NEWS_WAIT };
     if !beside {
         serve_in_time(serving.clone());
     }
     let (node, syns) = node(&config, &direct, &maps)?;
-    let shown_links = maps.links()?;
+    let shown_links = maps.pod_links()?;
     let shared = shared(&config, &xds, &certificates, served, open_files);
-    let flow_maps = channels.iter().map(|_| maps.flow_map()).collect::<Result<Vec<_>, _>>()?;
-    let (destinations, kernel, events, egress) = maps.open()?;
+    let peer_maps = channels.iter().map(|_| maps.peer_map()).collect::<Result<Vec<_>, _>>()?;
+    let (known_addresses, kernel, events, egress) = maps.open()?;
     let egress = Egress::open(egress, node.strict_egress.clone())?;
     watch_kernel(events, &metrics, node.strict_egress.clone(), direct.clone());
     let work = direct::Work {
@@ -100,8 +100,8 @@ async fn serve(mut config: Config, set_log_filter: SetLogFilter) -> Result<(), F
         shared: Arc::clone(&shared),
         metrics: direct_metrics,
     };
-    tokio::spawn(direct::Task::new(work, heard).run());
-    let kernel = flow_maps.into_iter().zip(channels);
+    tokio::spawn(direct::Task::new(work, receiver).run());
+    let kernel = peer_maps.into_iter().zip(channels);
     let liveness = Liveness::default();
     let workers = start_workers(&shared, &node, kernel, worker_metrics, &liveness)?;
     follow_syns(Arc::clone(&shared), syns)?;
@@ -116,7 +116,7 @@ async fn serve(mut config: Config, set_log_filter: SetLogFilter) -> Result<(), F
     let enroller = Enroller::new(Setup {
         keeper: keeper.clone(),
         moved,
-        destinations,
+        known_addresses,
         node: config.node_name.as_str().into(),
         workers: workers.commands.clone(),
         certificates: certificates.clone(),
@@ -154,7 +154,7 @@ async fn serve(mut config: Config, set_log_filter: SetLogFilter) -> Result<(), F
         liveness,
     };
     let (relieved, leave) = watch::channel(false);
-    admin::serve(Arc::new(state), doors, leave)?;
+    admin::serve(Arc::new(state), node_listeners, leave)?;
     seccomp::close_off()?;
     if stop_requested().await? == Stop::Relieved {
         // The node's own listeners, direct connections and annotations are the next proxy's from here on.
@@ -188,7 +188,7 @@ fn counters(config: &Config) -> std::io::Result<Counters> {
 fn node(
     config: &Config,
     direct: &Direct,
-    maps: &Handed,
+    maps: &ProxyMaps,
 ) -> Result<(Arc<Node>, DeferredSyns), sys::ebpf::Error> {
     let (recent, decisions, syns) = maps.outcomes()?;
     let node = Node {
@@ -197,7 +197,7 @@ fn node(
         recent,
         decisions,
         same_node: config.same_node,
-        links: maps.links()?,
+        links: maps.pod_links()?,
     };
     Ok((Arc::new(node), syns))
 }
@@ -219,7 +219,7 @@ struct Pods {
 /// How Istio hears of pods that are enrolled.
 struct Annotate {
     client: kube::Client,
-    notes: watch::Receiver<Arc<Notes>>,
+    annotated: watch::Receiver<Arc<AnnotatedPods>>,
 }
 
 async fn follow_pods(config: &Config) -> Result<Pods, Failure> {
@@ -227,7 +227,7 @@ async fn follow_pods(config: &Config) -> Result<Pods, Failure> {
     match &config.pod_source {
         PodSource::Directory(path) => {
             let (complete, completed) = oneshot::channel();
-            let told = pods::directory::watch(path.clone(), node, domain)?;
+            let told = pods::manifests::watch(path.clone(), node, domain)?;
             // It was read already.
             let _received = complete.send(());
             let installed = watch::channel(true).1;
@@ -244,7 +244,7 @@ async fn follow_pods(config: &Config) -> Result<Pods, Failure> {
             };
             let told = pods::kubernetes::watch(client.clone(), node, domain);
             let (complete, namespaces) = (told.complete, Some(told.namespaces));
-            let annotate = Some(Annotate { client, notes: told.notes });
+            let annotate = Some(Annotate { client, annotated: told.annotated });
             Ok(Pods { told: told.pods, namespaces, complete, report, installed, annotate })
         }
     }
@@ -258,8 +258,9 @@ fn annotate(
     installed: &watch::Receiver<bool>,
 ) -> (Option<tokio::task::JoinHandle<()>>, Failures) {
     let failures = Failures::default();
-    let writing = how.map(|Annotate { client, notes }| {
-        let writer = Writer::new(client, statuses.subscribe(), notes, installed.clone(), failures.clone());
+    let writing = how.map(|Annotate { client, annotated }| {
+        let writer =
+            Writer::new(client, statuses.subscribe(), annotated, installed.clone(), failures.clone());
         tokio::spawn(writer.run())
     });
     (writing, failures)
@@ -274,22 +275,22 @@ async fn uninstall(annotating: Option<tokio::task::JoinHandle<()>>, keeper: &Kee
 }
 
 /// Takes over what a proxy before this one has left.
-fn inherit(kept: &Kept, certificates: &Certificates, told_before: oneshot::Sender<ToldBefore>) {
-    if let Some(file) = &kept.certificates {
+fn inherit(kit: &StartKit, certificates: &Certificates, to_inherit: oneshot::Sender<InheritedConfiguration>) {
+    if let Some(file) = &kit.certificates {
         certificates.inherit(file);
     }
-    if let Some(file) = kept.configuration.as_ref().and_then(|file| file.try_clone().ok()) {
+    if let Some(file) = kit.configuration.as_ref().and_then(|file| file.try_clone().ok()) {
         // Who takes it lives as long as the runtime.
-        let _stopping = told_before.send(ToldBefore { file, beside: kept.beside });
+        let _stopping = to_inherit.send(InheritedConfiguration { file, beside: kit.beside });
     }
 }
 
 /// Hands over what this proxy leaves, as it comes.
-fn leave_to_keeper(mut left: mpsc::UnboundedReceiver<Left>, keeper: &Keeper) {
+fn bequeath_to_keeper(mut bequests: mpsc::UnboundedReceiver<Bequest>, keeper: &Keeper) {
     let keeper = keeper.clone();
     tokio::spawn(async move {
-        while let Some(left) = left.recv().await {
-            if let Err(error) = keeper.leave(left).await {
+        while let Some(bequest) = bequests.recv().await {
+            if let Err(error) = keeper.bequeath(bequest).await {
                 tracing::debug!(error, "not held for a next proxy");
             }
         }
@@ -347,18 +348,18 @@ fn most_of_pod(config: &Config, most: usize) -> usize {
 fn start_workers(
     shared: &Arc<Shared>,
     node: &Arc<Node>,
-    kernel: impl Iterator<Item = (FlowMap, OwnedFd)>,
+    kernel: impl Iterator<Item = (PeerMap, OwnedFd)>,
     metrics: Vec<Arc<WorkerMetrics>>,
     liveness: &Liveness,
 ) -> Result<Workers, Failure> {
     let mut workers = Workers { threads: Vec::new(), commands: Vec::new() };
-    for (index, (metrics, (flows, sockets))) in metrics.into_iter().zip(kernel).enumerate() {
+    for (index, (metrics, (peers, sockets))) in metrics.into_iter().zip(kernel).enumerate() {
         let (sender, commands) = mpsc::unbounded_channel();
         let (shared, node) = (Arc::clone(shared), Arc::clone(node));
         let name = format!("worker-{index}");
         let beat = liveness.of_loop(&name);
         let thread = std::thread::Builder::new().name(name).spawn(move || {
-            let start = || NodeWorker::start(node, flows, sockets);
+            let start = || NodeWorker::start(node, peers, sockets);
             match worker::run(shared, start, metrics, commands, &beat) {
                 Ok(()) => beat.leave(),
                 Err(error) => tracing::error!(%error, "worker could not start"),
@@ -386,7 +387,7 @@ fn follow_syns(shared: Arc<Shared>, mut syns: DeferredSyns) -> std::io::Result<(
 /// Logs what the eBPF programs report.
 fn watch_kernel(events: EventLog, metrics: &Arc<AgentMetrics>, strict: Strict, direct: Direct) {
     let metrics = Arc::clone(metrics);
-    let mut refusals = egress::Refusals::new(strict);
+    let mut refusals = egress::RefusalLog::new(strict);
     tokio::spawn(events.run(move |fault, event| {
         metrics.ebpf_faults.get_or_create(&[("fault", format!("{fault:?}"))]).inc();
         match fault {

@@ -18,7 +18,7 @@ use std::time::Duration;
 use mesh_api::identity::SpiffeId;
 use mesh_common::HBONE_PORT;
 use mesh_proxy::certs::{CaClient, Certificates, WorkloadCertificate, peer_id};
-use mesh_proxy::legacy::Legacy;
+use mesh_proxy::inheritance::Inheritance;
 use mesh_proxy::mux::Budget;
 use mesh_proxy::relay::{Meter, SocketIs};
 use mesh_proxy::tls;
@@ -38,7 +38,7 @@ async fn main() -> Result<(), Failure> {
     let name = "mesh-control".to_owned();
     let ca = CaClient::new(control.clone(), name, root.into(), token.into(), "Kubernetes".to_owned());
     let framing = Framing::default();
-    let certificates = Certificates::new(ca, "cluster.local", framing, Legacy::nobody());
+    let certificates = Certificates::new(ca, "cluster.local", framing, Inheritance::for_nobody());
     certificates.retain(&id);
     let identity = certificates.ready(&id, Duration::from_secs(10)).await.ok_or("no certificate")?;
     let listener = TcpListener::bind(listen).await?;

@@ -20,7 +20,7 @@ use tokio::task::{AbortHandle, spawn_local};
 use super::accept::{self, Cap, Caps, Full};
 use super::outbound::{self, Attempt, Opened};
 use super::pod::LocalPod;
-use super::surroundings::{Asked, Met};
+use super::surroundings::{Asked, ConnectOutcome};
 use super::tunnel::Early;
 use super::worker::Worker;
 
@@ -212,6 +212,6 @@ async fn decide(worker: Rc<Worker>, pod: Arc<LocalPod>, syn: DeferredSyn, refuse
     if let Err(error) = worker.surroundings.decide(&pod, &syn, refused).await {
         let client = SocketAddr::from(syn.connection.client);
         tracing::debug!(%pod, %client, %error, "a SYN that waits is not sent again");
-        worker.surroundings.note(&pod, syn.destination.into(), Met::Untold(LET_THROUGH));
+        worker.surroundings.note_outcome(&pod, syn.destination.into(), ConnectOutcome::Untold(LET_THROUGH));
     }
 }

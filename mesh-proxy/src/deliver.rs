@@ -8,7 +8,7 @@ use mesh_api::plan::policy::Permit;
 use socket2::Socket;
 use tokio::net::{TcpSocket, TcpStream};
 
-use super::flow::{ClientAddress, UpstreamAddress};
+use super::addresses::{ClientAddress, UpstreamAddress};
 use super::pod::LocalPod;
 use super::worker::Worker;
 

@@ -15,9 +15,9 @@ use rustls::server::UnbufferedServerConnection;
 use tokio::net::TcpStream;
 
 use super::accept::{Caps, ConnectionSlot};
-use super::admission::{AccessRequest, Admission};
+use super::addresses::{ClientAddress, UpstreamAddress};
+use super::authorization::{AccessRequest, Authorized};
 use super::deliver::deliver;
-use super::flow::{ClientAddress, UpstreamAddress};
 use super::handshakes::{Handshake, Handshakes};
 use super::hbone::{self, headers};
 use super::mux::{self, Revoker};
@@ -28,7 +28,7 @@ use super::stream::Stream;
 use super::tls::{self, TlsStream};
 use super::tunnel::{self, Refusal};
 use super::worker::{Draining, Worker};
-use crate::certs::Proof;
+use crate::certs::PeerIdentity;
 use crate::telemetry::{ConnectionRecord, Outcome, Parties, Reporter, ResponseFlag};
 
 /// Why a connection was not taken.
@@ -65,7 +65,7 @@ pub enum Error {
 /// A connection to a pod of this node, ready to carry bytes.
 pub struct Delivered {
     socket: TcpStream,
-    admission: Admission,
+    authorized: Authorized,
 }
 
 /// What arrives: from whom, to which port of which pod.
@@ -133,12 +133,13 @@ async fn take_at(
         destination: arrival.to.address(),
         workload: Arc::clone(workload),
     };
-    let (admission, notes) = worker.admissions.admit(request, || worker.snapshot()).map_err(|decision| {
-        let reason = decision.verdict.to_string();
-        let from = arrival.identity.as_ref().map_or_else(|| "plaintext".to_owned(), ToString::to_string);
-        tracing::warn!(%from, client = %arrival.client, %pod, port = arrival.to.port(), "{reason}");
-        Error::Denied(reason)
-    })?;
+    let (authorized, notes) =
+        worker.authorizations.authorize(request, || worker.snapshot()).map_err(|decision| {
+            let reason = decision.verdict.to_string();
+            let from = arrival.identity.as_ref().map_or_else(|| "plaintext".to_owned(), ToString::to_string);
+            tracing::warn!(%from, client = %arrival.client, %pod, port = arrival.to.port(), "{reason}");
+            Error::Denied(reason)
+        })?;
     for policy in notes.audited {
         tracing::info!(%policy, client = %arrival.client, %pod, port = arrival.to.port(), "audited");
     }
@@ -146,22 +147,22 @@ async fn take_at(
         let (policy, effect) = (dry_run.policy, dry_run.would);
         tracing::info!(%policy, client = %arrival.client, %pod, port = arrival.to.port(), "dry run: would {effect}");
     }
-    let socket = deliver(worker, pod, arrival.client, arrival.to, admission.permit()).await?;
-    Ok(Delivered { socket, admission })
+    let socket = deliver(worker, pod, arrival.client, arrival.to, authorized.permit()).await?;
+    Ok(Delivered { socket, authorized })
 }
 
 impl Delivered {
     /// Policy that allowed it, if one had to.
     pub fn policy(&self) -> Option<Arc<str>> {
-        self.admission.permit().policy().cloned()
+        self.authorized.permit().policy().cloned()
     }
 
     /// Carries bytes from and to the client, until both are done or the policy changes its mind.
     pub async fn carry(self, client: Stream, meter: &Meter) -> Outcome {
-        let Self { socket, admission } = self;
+        let Self { socket, authorized } = self;
         let revoker = client.revoker();
         let revoked = async {
-            let denial = admission.revoked().await;
+            let denial = authorized.revoked().await;
             revoker.iter().for_each(Revoker::revoke);
             denial
         };
@@ -245,13 +246,14 @@ pub async fn serve_hbone(
         return reset_on_drop(&socket);
     }
     let Some(handshake) = handshakes.enter(peer.ip()) else {
-        worker.metrics.handshake_refused();
+        worker.metrics.handshake_over_limit();
         return reset_on_drop(&socket);
     };
-    let Some((tls, proof)) = Box::pin(shake_hands(&worker, &pod, socket, peer, handshake)).await else {
+    let Some((tls, peer_identity)) = Box::pin(shake_hands(&worker, &pod, socket, peer, handshake)).await
+    else {
         return;
     };
-    let identity = proof.id().clone();
+    let identity = peer_identity.id().clone();
     let Some(session) = shares.enter(peer.ip(), &identity) else { return worker.over_limit(&pod) };
     let (draining, budget) = (Rc::clone(&worker.draining), worker.budget(&pod));
     let leaving = Rc::<Draining>::default();
@@ -260,7 +262,7 @@ pub async fn serve_hbone(
     let drain = async move {
         tokio::select! {
             () = draining.has_begun() => {}
-            () = proof.over() => {}
+            () = peer_identity.invalidated() => {}
             () = told.has_begun() => {}
         }
     };
@@ -315,7 +317,7 @@ async fn shake_hands(
     socket: TcpStream,
     peer: ClientAddress,
     place: Handshake,
-) -> Option<(TlsStream<UnbufferedServerConnection>, Proof)> {
+) -> Option<(TlsStream<UnbufferedServerConnection>, PeerIdentity)> {
     let handshake = async {
         let Some(own) = worker.identity(&pod.identity).await else {
             tracing::warn!(%pod, %peer, identity = %pod.identity, "no valid certificate: HBONE connection refused");
@@ -338,14 +340,14 @@ async fn shake_hands(
         };
         worker.metrics.handshake(started.elapsed());
         let certificates = tls.peer_certificates().unwrap_or_default();
-        let proof = Proof::new(&worker.shared.certificates, certificates);
-        Some((tls, proof.inspect_err(|error| refused(error)).ok()?))
+        let peer_identity = PeerIdentity::new(&worker.shared.certificates, certificates);
+        Some((tls, peer_identity.inspect_err(|error| refused(error)).ok()?))
     };
     tokio::select! {
         biased;
         done = handshake => done,
         () = place.evicted() => {
-            worker.metrics.handshake_refused();
+            worker.metrics.handshake_over_limit();
             tracing::debug!(%pod, %peer, "a newcomer has the handshake's place: HBONE connection refused");
             None
         }
@@ -378,7 +380,7 @@ async fn serve_stream(
         }
     };
     if admitted.is_ok() {
-        stream.admitted();
+        stream.authorized();
     }
     let outcome = match admitted {
         Ok(delivered) => match incoming.accept(record.parties.labels.destination.as_deref()) {

@@ -14,13 +14,13 @@ use socket2::SockRef;
 use tokio::net::TcpStream;
 
 use super::accept::ConnectionSlot;
+use super::addresses::{ClientAddress, OriginalDestination, UpstreamAddress};
 use super::balance::{Active, AffinityClient, LeftOut, Pick, Slot};
-use super::flow::{ClientAddress, OriginalDestination, UpstreamAddress};
 use super::lifetime::Lifetime;
 use super::pod::LocalPod;
 use super::relay::{Meter, SocketIs, reset_on_drop};
 use super::stream::Stream;
-use super::surroundings::{Asked, Met};
+use super::surroundings::{Asked, ConnectOutcome};
 use super::tunnel::Early;
 use super::upstream::{self, Options, Origin, Upstream};
 use super::worker::Worker;
@@ -121,12 +121,12 @@ pub async fn open(
     let arrived = Arrived { early, client, original, not_direct: attempt.asked.not_direct };
     match connect(worker, pod, &arrived, &mut record).await {
         Ok(connected) => {
-            worker.surroundings.note(pod, original.address(), Met::Taken);
+            worker.surroundings.note_outcome(pod, original.address(), ConnectOutcome::Taken);
             Some(Opened { record, connected })
         }
         Err(error) => {
             if matches!(error, Error::Refused(_)) {
-                worker.surroundings.note(pod, original.address(), Met::Refused);
+                worker.surroundings.note_outcome(pod, original.address(), ConnectOutcome::Refused);
             }
             tracing::debug!(%pod, %client, %original, %error, "outbound connection not made");
             record.end(&Outcome::Failed(error.response_flag(), error.to_string()), (0, 0));
@@ -437,7 +437,7 @@ mod tests {
             let mut answer = String::new();
             client.read_to_string(&mut answer).await.unwrap();
             assert_eq!(answer, "hello<done>");
-            assert_eq!(*met.borrow(), [Met::Taken]);
+            assert_eq!(*met.borrow(), [ConnectOutcome::Taken]);
         });
     }
 

@@ -13,7 +13,7 @@ use tokio::sync::Mutex;
 use mesh_api::identity::SpiffeId;
 
 use super::tunnel::Connection;
-use crate::certs::{Proof, WorkloadCertificate};
+use crate::certs::{PeerIdentity, WorkloadCertificate};
 
 /// A connection without streams is closed after this (docs/wire.md, Connections).
 const IDLE: Duration = Duration::from_mins(5);
@@ -47,7 +47,7 @@ struct Destination {
 pub struct Pooled {
     /// Itself.
     pub connection: Connection,
-    peer: Proof,
+    peer: PeerIdentity,
     identity: Arc<WorkloadCertificate>,
     closed: Rc<Cell<bool>>,
     used: Cell<Instant>,
@@ -72,7 +72,7 @@ impl Pooled {
     /// Whether a new connection would be as good. One that was made with another certificate than `identity`
     /// takes no new streams: so the peer's view of us is renewed with our certificates.
     fn counts(&self, identity: &Arc<WorkloadCertificate>) -> bool {
-        !self.closed.get() && Arc::ptr_eq(&self.identity, identity) && self.peer.counts()
+        !self.closed.get() && Arc::ptr_eq(&self.identity, identity) && self.peer.is_valid()
     }
 }
 
@@ -87,7 +87,7 @@ impl Pool {
         open: impl FnOnce(Closed) -> F,
     ) -> Result<Rc<Pooled>, E>
     where
-        F: Future<Output = Result<(Connection, Proof), E>>,
+        F: Future<Output = Result<(Connection, PeerIdentity), E>>,
     {
         let destination = Rc::clone(self.destinations.borrow_mut().entry(key).or_default());
         if let Some(pooled) = destination.usable(identity, expected) {

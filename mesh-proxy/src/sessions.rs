@@ -1,8 +1,8 @@
 //! Connections of other nodes to one pod, after their handshake: a share for each address and each identity,
 //! and an end for those that are of no use.
 //!
-//! A connection on which admitted streams are open is never ended for another. One that has none goes before,
-//! and first of all one that never had a stream which the policy admitted.
+//! A connection on which allowed streams are open is never ended for another. One that has none goes before,
+//! and first of all one that never had a stream which the policy allowed.
 
 use std::cell::Cell;
 use std::hash::BuildHasher as _;
@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use mesh_api::identity::SpiffeId;
 use mesh_listen::{Bounds, Gate, Group, Place, Standing};
 
-/// A connection that nothing was ever admitted on is given so long, however often it asks. A peer connects
+/// A connection that nothing was ever allowed on is given so long, however often it asks. A peer connects
 /// because it has a stream to open.
 const SILENCE: Duration = Duration::from_secs(10);
 
@@ -34,7 +34,7 @@ pub struct Session {
     of_address: Place,
     of_identity: Place,
     streams: Cell<usize>,
-    admitted: Cell<bool>,
+    authorized: Cell<bool>,
     standing: Cell<Standing>,
     since: Instant,
 }
@@ -58,7 +58,7 @@ impl Sessions {
             of_address,
             of_identity,
             streams: Cell::default(),
-            admitted: Cell::default(),
+            authorized: Cell::default(),
             standing: Cell::new(Standing::Unproven),
             since: Instant::now(),
         }))
@@ -91,7 +91,7 @@ impl Session {
         if self.streams.get() > 0 {
             return None;
         }
-        if self.admitted.get() {
+        if self.authorized.get() {
             // Not at once when the last stream ended, since the next one may come at once.
             self.stand(Standing::Idle);
             return None;
@@ -109,9 +109,9 @@ impl Session {
 }
 
 impl OpenStream {
-    /// The policy admitted it.
-    pub fn admitted(&self) {
-        self.0.admitted.set(true);
+    /// The policy allowed it.
+    pub fn authorized(&self) {
+        self.0.authorized.set(true);
         self.0.stand(Standing::Proven);
     }
 }
@@ -141,7 +141,7 @@ mod tests {
         let sessions = Sessions::new(16);
         let used = sessions.enter([10, 0, 0, 1].into(), &identity("a")).unwrap();
         let stream = used.stream();
-        stream.admitted();
+        stream.authorized();
         let idle: Vec<_> =
             (0..20).map(|_| sessions.enter([10, 0, 0, 1].into(), &identity("a")).unwrap()).collect();
         assert!(!is_over(&used));
@@ -160,7 +160,7 @@ mod tests {
             .map(|last| sessions.enter([10, 0, 0, last].into(), &identity("a")).unwrap())
             .map(|session| session.stream())
             .collect();
-        held.iter().for_each(OpenStream::admitted);
+        held.iter().for_each(OpenStream::authorized);
         assert!(sessions.enter([10, 0, 0, 3].into(), &identity("a")).is_none());
         assert!(sessions.enter([10, 0, 0, 3].into(), &identity("b")).is_some(), "others have theirs");
     }
@@ -172,7 +172,7 @@ mod tests {
         let (silent, denied, used) = (enter(), enter(), enter());
         assert_eq!(silent.look(Instant::now()), None, "not at once");
         let asking = denied.stream();
-        used.stream().admitted();
+        used.stream().authorized();
         let later = Instant::now() + SILENCE;
         assert!(silent.look(later).is_some());
         assert_eq!([denied.look(later), used.look(later)], [None, None]);

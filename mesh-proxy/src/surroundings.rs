@@ -51,7 +51,7 @@ pub trait Surroundings {
     fn suggest_direct(&self, _pod: &LocalPod, _destination: SocketAddr) {}
 
     /// What came of a connection of the pod, for those that follow.
-    fn note(&self, _pod: &LocalPod, _destination: SocketAddr, _met: Met) {}
+    fn note_outcome(&self, _pod: &LocalPod, _destination: SocketAddr, _outcome: ConnectOutcome) {}
 
     /// Has the pod's kernel take a SYN again that has waited ([`mesh_common::deferred_accept`]), and refuse
     /// it or let it through. Errors: it can't be told.
@@ -80,9 +80,9 @@ pub struct Asked {
     pub not_direct: bool,
 }
 
-/// What a connection to a destination has met with.
+/// What came of a connection to a destination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Met {
+pub enum ConnectOutcome {
     /// Somebody took it.
     Taken,
     /// Whoever of its endpoints was asked refused.

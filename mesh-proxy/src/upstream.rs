@@ -13,7 +13,7 @@ use mesh_api::plan::{Target, TcpKeepalive, TunnelProtocol, Workload};
 use mesh_common::HBONE_PORT;
 use tokio::net::{TcpSocket, TcpStream};
 
-use super::flow::{ClientAddress, UpstreamAddress};
+use super::addresses::{ClientAddress, UpstreamAddress};
 use super::inbound::{self, Arrival, Delivered};
 use super::pod::LocalPod;
 use super::pool::{Closed, Key};
@@ -21,7 +21,7 @@ use super::stream::{self, Stream};
 use super::tls;
 use super::tunnel::{Connection, Early, OpenError, Opening};
 use super::worker::Worker;
-use crate::certs::{Proof, WorkloadCertificate};
+use crate::certs::{PeerIdentity, WorkloadCertificate};
 use crate::telemetry::ResponseFlag;
 
 /// How often a stream is opened whose connection breaks.
@@ -262,7 +262,7 @@ async fn start(
     destination: SocketAddr,
     identity: &WorkloadCertificate,
     closed: Closed,
-) -> Result<(Connection, Proof), Error> {
+) -> Result<(Connection, PeerIdentity), Error> {
     let (tls, peer) = connect(origin, target, destination, identity).await?;
     let budget = origin.worker.budget(origin.pod);
     let connection = Connection::start(tls, &budget, move || closed.mark()).await?;
@@ -274,15 +274,16 @@ async fn connect(
     target: &Target,
     destination: SocketAddr,
     identity: &WorkloadCertificate,
-) -> Result<(tls::TlsStream<rustls::client::UnbufferedClientConnection>, Proof), Error> {
+) -> Result<(tls::TlsStream<rustls::client::UnbufferedClientConnection>, PeerIdentity), Error> {
     let tcp =
         plain(origin.worker, origin.pod, UpstreamAddress::new(destination), Some(HBONE_KEEPALIVE)).await?;
     let started = Instant::now();
     let tls = tls::connect(tcp, Arc::clone(&identity.client)).await?;
     origin.worker.metrics.handshake(started.elapsed());
     let expected = || target.workload.identity.clone();
-    let peer = Proof::new(&origin.worker.shared.certificates, tls.peer_certificates().unwrap_or_default())
-        .map_err(|error| Error::WrongPeer { found: error.to_string(), expected: expected() })?;
+    let peer =
+        PeerIdentity::new(&origin.worker.shared.certificates, tls.peer_certificates().unwrap_or_default())
+            .map_err(|error| Error::WrongPeer { found: error.to_string(), expected: expected() })?;
     if target.expected_identities.contains(peer.id()) {
         Ok((tls, peer))
     } else {

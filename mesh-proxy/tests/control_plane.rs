@@ -6,7 +6,7 @@ use clap::Parser;
 use mesh_control::options::Options;
 use mesh_control::server::ControlPlane;
 use mesh_proxy::certs::{CaClient, Certificates};
-use mesh_proxy::legacy::Legacy;
+use mesh_proxy::inheritance::Inheritance;
 use mesh_proxy::tunnel::Framing;
 use mesh_proxy::xds::{self, XdsConfig};
 
@@ -54,7 +54,7 @@ async fn an_agent_gets_certificates_and_configuration() {
         token_file.clone(),
         "Kubernetes".to_owned(),
     );
-    let certificates = Certificates::new(ca, "cluster.local", Framing::default(), Legacy::nobody());
+    let certificates = Certificates::new(ca, "cluster.local", Framing::default(), Inheritance::for_nobody());
     let config = XdsConfig {
         node_name: "node1".to_owned(),
         address,
@@ -66,8 +66,12 @@ async fn an_agent_gets_certificates_and_configuration() {
         waypoints: mesh_api::plan::Waypoints::default(),
         give_back: || (),
     };
-    let mut xds =
-        xds::start(config, certificates.clone(), Legacy::nobody(), tokio::sync::oneshot::channel().1);
+    let mut xds = xds::start(
+        config,
+        certificates.clone(),
+        Inheritance::for_nobody(),
+        tokio::sync::oneshot::channel().1,
+    );
     let ready = tokio::time::timeout(PATIENCE, xds.ready.wait_for(|ready| *ready)).await.is_ok();
     assert!(ready, "not ready: {:?}", xds.link_status());
     let snapshot = xds.snapshot.load();

@@ -1,4 +1,5 @@
-//! Agent and data path do not use words that `docs/glossary.md` has in its last column.
+//! Agent and data path do not use words that `docs/glossary.md` has in its last column, neither in their
+//! sources nor in the names of these.
 
 use std::fs;
 use std::path::Path;
@@ -25,15 +26,27 @@ fn refused(document: &str) -> Vec<String> {
 fn look(directory: &Path, not: &[String], used: &mut Vec<String>) {
     for entry in fs::read_dir(directory).expect("a directory of sources") {
         let path = entry.expect("an entry of it").path();
+        let name = path.file_stem().and_then(|name| name.to_str()).expect("a name that can be read");
+        used.extend(found(name, not).map(|word| format!("{}: {word}", path.display())));
         if path.is_dir() {
             look(&path, not, used);
             continue;
         }
         let text = fs::read_to_string(&path).expect("a source");
         for (number, line) in (1..).zip(text.lines()) {
-            let words: Vec<&str> = line.split(|it: char| !it.is_alphanumeric() && it != '_').collect();
-            let found = not.iter().filter(|word| words.contains(&word.as_str()));
-            used.extend(found.map(|word| format!("{}:{number}: {word}", path.display())));
+            used.extend(found(line, not).map(|word| format!("{}:{number}: {word}", path.display())));
         }
     }
+}
+
+/// The words that a line has.
+fn found<'a>(line: &str, not: &'a [String]) -> impl Iterator<Item = &'a String> {
+    let words: Vec<&str> = line.split(|it: char| !it.is_alphanumeric() && it != '_').collect();
+    not.iter().filter(move |not| words.iter().any(|word| is(word, not)))
+}
+
+/// Whether a word is one that the glossary says no to. One with capitals is a type's name, which in other
+/// cases may mean something else.
+fn is(word: &str, not: &str) -> bool {
+    word == not || not.chars().all(|it| !it.is_uppercase()) && word.eq_ignore_ascii_case(not)
 }

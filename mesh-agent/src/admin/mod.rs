@@ -17,10 +17,10 @@ use mesh_proxy::liveness::Liveness;
 use mesh_proxy::telemetry::AgentMetrics;
 use mesh_proxy::xds::Xds;
 
+use crate::annotation::Failures;
 use crate::config::Config;
 use crate::enrol::Statuses;
-use crate::redirection::Failures;
-use crate::sys::ebpf::Links;
+use crate::sys::ebpf::PodLinkMap;
 
 pub use serve::serve;
 
@@ -42,7 +42,7 @@ pub struct State {
     /// Those whose annotation for Istio could not be written.
     pub not_annotated: Failures,
     /// How they are connected.
-    pub links: Links,
+    pub links: PodLinkMap,
     /// Metrics and connections.
     pub metrics: Arc<AgentMetrics>,
     /// What is logged.

@@ -21,8 +21,8 @@ const GIVES_WAY: i32 = 10;
 
 /// Serves in threads of their own until `leave` says that another proxy does, or its sender is gone. Errors:
 /// there are no threads, or a socket can't be waited for.
-pub fn serve(state: Arc<State>, doors: NodeListeners, leave: watch::Receiver<bool>) -> io::Result<()> {
-    let NodeListeners { admin, metrics, health, admin_socket } = doors;
+pub fn serve(state: Arc<State>, listeners: NodeListeners, leave: watch::Receiver<bool>) -> io::Result<()> {
+    let NodeListeners { admin, metrics, health, admin_socket } = listeners;
     let (healthy, stop) =
         (Site::new(super::health(&state), health_limits(), guard::everybody()), leave.clone());
     state.metrics.listeners.add("health", healthy.gate());

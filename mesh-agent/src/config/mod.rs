@@ -82,7 +82,7 @@ pub struct Config {
     pub metrics_allow: Readers,
     /// Address of the health endpoint.
     pub health: SocketAddr,
-    /// Worker cores of the proxy.
+    /// Workers of the proxy.
     pub workers: usize,
     /// How connections between meshed pods of this node go.
     pub same_node: SameNode,

@@ -11,9 +11,9 @@ use mesh_api::plan::outbound::{Destination, destination_of};
 use mesh_api::plan::policy::Verdict;
 use mesh_common::direct::{Happened, NO_SERVER};
 use mesh_common::veth::{EVERYBODY, MOST_OF_CLIENT, MOST_OF_NODE};
-use mesh_proxy::admission::AccessRequest;
+use mesh_proxy::authorization::AccessRequest;
 use mesh_proxy::telemetry::{
-    ConnectionRecord, Outcome, Parties, Path, Reporter, ResponseFlag, Traffic, WorkerMetrics,
+    ConnectionRecord, Outcome, Parties, Reporter, ResponseFlag, Traffic, Via, WorkerMetrics,
 };
 
 use super::Refusal;
@@ -145,7 +145,7 @@ impl Flows {
         let ends = Parties::new(Reporter::Source, SocketAddr::new(*own, 0), destination);
         let mut record = ConnectionRecord::new(&self.metrics, ends);
         record.parties.transport = "none";
-        record.parties.labels.path = Path::Direct;
+        record.parties.labels.path = Via::Direct;
         record.parties.labels.source = snapshot.workload_by_address(*own);
         record.parties.labels.source_identity = Some(pod.identity.clone());
         record.parties.labels.service = snapshot.service_by_vip(destination.ip(), &pod.namespace);
@@ -167,8 +167,8 @@ impl Flows {
     }
 
     /// Another proxy records them from here on.
-    pub fn leave(&mut self) {
-        self.open.drain().for_each(|(_, flow)| flow.record.leave());
+    pub fn hand_off(&mut self) {
+        self.open.drain().for_each(|(_, flow)| flow.record.hand_off());
     }
 
     /// Asks the policy again for every connection about which something may have changed since an earlier
@@ -191,7 +191,7 @@ impl Flows {
     }
 
     /// The clients that have as many direct connections as they may; or all of them, if the node has.
-    pub fn crowd(&self) -> HashSet<u64> {
+    pub fn over_limit(&self) -> HashSet<u64> {
         let direct = self.open.values().filter(|flow| flow.ends.server_netns != NO_SERVER);
         let mut of_client: HashMap<u64, usize> = HashMap::new();
         direct.for_each(|flow| *of_client.entry(flow.ends.netns).or_default() += 1);
@@ -245,7 +245,7 @@ impl Flows {
         let mut record = ConnectionRecord::new(&self.metrics, ends);
         record.parties.transport = "local";
         record.parties.upstream = Some(event.server);
-        record.parties.labels.path = Path::Direct;
+        record.parties.labels.path = Via::Direct;
         if event.probe {
             return probe(record, event, pods, snapshot);
         }
@@ -265,7 +265,7 @@ impl Flows {
 /// A connection that the mesh leaves alone, and that no policy is asked about.
 fn untouched(mut record: ConnectionRecord, event: &DirectEvent, snapshot: &Snapshot) -> Flow {
     record.parties.transport = "plain";
-    record.parties.labels.path = Path::Untouched;
+    record.parties.labels.path = Via::Untouched;
     record.parties.labels.source = snapshot.workload_by_address(event.client.ip());
     Flow { record, traffic: None, request: None, ends: event.into(), revoked: None, listed: Listed::Never }
 }
@@ -277,7 +277,7 @@ fn probe(
     pods: &FlowPods<'_>,
     snapshot: &Snapshot,
 ) -> Flow {
-    record.parties.labels.path = Path::Probe;
+    record.parties.labels.path = Via::Probe;
     record.parties.labels.destination =
         pods.server.and_then(|_| snapshot.workload_by_address(event.server.ip()));
     let listed = Listed::of(event);

@@ -7,8 +7,8 @@
 //! of it.
 
 mod flows;
-mod links;
 mod plan;
+mod pod_links;
 mod table;
 mod task;
 #[cfg(test)]
@@ -59,20 +59,20 @@ struct Refusal {
     why: Fault,
 }
 
-/// What the task hears.
-pub struct Heard {
+/// The task's end of [`Direct`].
+pub struct DirectReceiver {
     pods: mpsc::UnboundedReceiver<PodEvent>,
     asks: mpsc::Receiver<Ask>,
     refusals: mpsc::Receiver<Refusal>,
 }
 
 /// A way to tell the task, and its end of it.
-pub fn channel() -> (Direct, Heard) {
-    let (pods, heard_pods) = mpsc::unbounded_channel();
-    let (asks, heard_asks) = mpsc::channel(MOST_ASKS);
-    let (refusals, heard_refusals) = mpsc::channel(MOST_REFUSALS);
-    let heard = Heard { pods: heard_pods, asks: heard_asks, refusals: heard_refusals };
-    (Direct { pods, asks, refusals }, heard)
+pub fn channel() -> (Direct, DirectReceiver) {
+    let (pods, pod_events) = mpsc::unbounded_channel();
+    let (asks, asked) = mpsc::channel(MOST_ASKS);
+    let (refusals, refused) = mpsc::channel(MOST_REFUSALS);
+    let receiver = DirectReceiver { pods: pod_events, asks: asked, refusals: refused };
+    (Direct { pods, asks, refusals }, receiver)
 }
 
 impl Direct {

@@ -14,11 +14,11 @@ use mesh_common::address::Address;
 use mesh_common::direct::{Choice, DirectRoute, MAX_CHOICES, RouteKey};
 use mesh_common::is_mesh_port;
 use mesh_common::maps::Endpoint;
-use mesh_proxy::admission::AccessRequest;
+use mesh_proxy::authorization::AccessRequest;
 use mesh_proxy::balance::{Affinity, AffinityClient, Health};
 use mesh_proxy::pod::LocalPod;
 
-use super::links::Links;
+use super::pod_links::PodLinks;
 
 /// An enrolled pod, as far as plans are concerned.
 #[derive(Clone, Debug)]
@@ -50,7 +50,7 @@ pub(super) struct View<'a> {
     pub resting: &'a HashMap<TargetKey, Instant>,
     pub now: Instant,
     /// How the pods are connected.
-    pub links: &'a Links,
+    pub links: &'a PodLinks,
 }
 
 /// Where a pod's connections to a destination may go.

@@ -28,7 +28,7 @@ pub(super) enum Change {
 
 /// Why plans are made again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Why {
+pub(super) enum Trigger {
     /// Time has passed.
     Time,
     /// The configuration has changed.
@@ -104,21 +104,21 @@ impl Table {
     }
 
     /// Something that plans depend on has changed: those are planned again for which it may matter.
-    pub fn plan_again(&mut self, view: View<'_>, why: Why) -> Vec<Change> {
+    pub fn plan_again(&mut self, view: View<'_>, trigger: Trigger) -> Vec<Change> {
         let mut changes = Vec::new();
         for (client, entries) in &mut self.asked {
             let Some(pod) = self.pods.get(*client) else { continue };
             for (destination, entry) in entries {
                 let inputs = inputs(view, pod, *destination);
-                let due = match why {
-                    Why::Time => entry.plan.as_ref().is_some_and(|plan| plan.watches_health()),
-                    Why::Configuration => {
+                let due = match trigger {
+                    Trigger::Time => entry.plan.as_ref().is_some_and(|plan| plan.watches_health()),
+                    Trigger::Configuration => {
                         let plan = entry.plan.as_ref();
                         inputs != entry.inputs
                             || plan
                                 .is_some_and(|it| it.watches_health() || !it.leads_to_owners(view.snapshot))
                     }
-                    Why::Node => true,
+                    Trigger::Node => true,
                 };
                 if due {
                     entry.inputs = inputs;

@@ -14,10 +14,10 @@ use mesh_proxy::worker::Shared;
 use tokio::sync::watch;
 
 use super::flows::{Ends, FlowPods, Flows};
-use super::links::Links;
 use super::plan::{Plan, Pod, View};
-use super::table::{Change, Table, Why};
-use super::{Ask, Heard, PodEvent};
+use super::pod_links::PodLinks;
+use super::table::{Change, Table, Trigger};
+use super::{Ask, DirectReceiver, PodEvent};
 use crate::keeper_client::Keeper;
 use crate::node::Node;
 use crate::sys::ebpf::{DirectEvent, DirectKernel, UnderWay};
@@ -58,7 +58,7 @@ pub struct Task {
     keeper: Keeper,
     node: Arc<Node>,
     shared: Arc<Shared>,
-    heard: Heard,
+    receiver: DirectReceiver,
     table: Table,
     flows: Flows,
     /// Connections whose ends are not known yet, by the cookie of the client's socket: they began before this
@@ -67,9 +67,9 @@ pub struct Task {
     /// A predecessor's connections are among these, or were.
     found_older: bool,
     resting: HashMap<TargetKey, Instant>,
-    links: Links,
+    links: PodLinks,
     /// Plans are behind, and why.
-    stale: Why,
+    stale: Trigger,
     /// A route has changed, or a pod is gone: connections may be under way by a yes that is no more.
     taken_back: bool,
     /// The configuration by which the open connections were last judged.
@@ -78,21 +78,21 @@ pub struct Task {
 
 impl Task {
     /// A task that knows nothing yet.
-    pub fn new(work: Work, heard: Heard) -> Self {
+    pub fn new(work: Work, receiver: DirectReceiver) -> Self {
         Self {
             older: HashMap::new(),
             found_older: false,
             kernel: work.kernel,
             keeper: work.keeper,
             judged: work.shared.snapshot.load_full(),
-            links: Links::new(work.node.same_node_wanted()),
+            links: PodLinks::new(work.node.same_node_wanted()),
             node: work.node,
             shared: work.shared,
-            heard,
+            receiver,
             table: Table::default(),
             flows: Flows::new(work.metrics),
             resting: HashMap::new(),
-            stale: Why::Time,
+            stale: Trigger::Time,
             taken_back: false,
         }
     }
@@ -107,13 +107,13 @@ impl Task {
             tokio::select! {
                 // What a pod may do no longer comes before anything that it may still do.
                 biased;
-                event = self.heard.pods.recv() => match event {
-                    Some(PodEvent::Relieved) => return self.flows.leave(),
+                event = self.receiver.pods.recv() => match event {
+                    Some(PodEvent::Relieved) => return self.flows.hand_off(),
                     Some(event) => self.hear(event),
                     None => return,
                 },
                 changed = changed(&mut updates) => match changed {
-                    Some(()) => self.stale = self.stale.max(Why::Configuration),
+                    Some(()) => self.stale = self.stale.max(Trigger::Configuration),
                     None => return,
                 },
                 _ = ticks.tick() => {
@@ -124,8 +124,8 @@ impl Task {
                     let snapshot = self.shared.snapshot.load_full();
                     self.read_events(&snapshot);
                 }
-                Some(ask) = self.heard.asks.recv() => self.answer(&ask),
-                Some(refusal) = self.heard.refusals.recv() => {
+                Some(ask) = self.receiver.asks.recv() => self.answer(&ask),
+                Some(refusal) = self.receiver.refusals.recv() => {
                     let pod = self.table.pod(refusal.client);
                     self.flows.refused(&refusal, pod, &self.shared.snapshot.load());
                 }
@@ -138,7 +138,7 @@ impl Task {
             PodEvent::Enrolled(pod) => {
                 self.table.add(&Arc::new(Pod::from(&*pod)));
                 self.look_at_links();
-                self.stale = Why::Node;
+                self.stale = Trigger::Node;
             }
             PodEvent::Relieved => {}
             PodEvent::Dismissed(uid) => {
@@ -163,15 +163,15 @@ impl Task {
             self.beat();
         }
         self.find_older();
-        let why = std::mem::replace(&mut self.stale, Why::Time);
-        if why > Why::Time || timed {
+        let trigger = std::mem::replace(&mut self.stale, Trigger::Time);
+        if trigger > Trigger::Time || timed {
             let view = view(&snapshot, &self.shared, &self.resting, &self.links);
-            let changes = self.table.plan_again(view, why);
+            let changes = self.table.plan_again(view, trigger);
             self.tell(changes);
         }
         self.withdraw(&snapshot).await;
         self.read_events(&snapshot);
-        if why > Why::Time {
+        if trigger > Trigger::Time {
             self.record_older(&snapshot);
             let denied = self.flows.recheck(&snapshot, &self.judged);
             self.judged = Arc::clone(&snapshot);
@@ -210,20 +210,20 @@ impl Task {
             tracing::error!(%error, "direct connections pause");
         }
         self.look_at_links();
-        if let Err(error) = self.kernel.crowd(self.flows.crowd()) {
+        if let Err(error) = self.kernel.set_over_limit(self.flows.over_limit()) {
             tracing::error!(%error, "who has too many direct connections is not told");
         }
         let (before, now) = (self.resting.len(), Instant::now());
         self.resting.retain(|_, until| *until > now);
         if self.resting.len() < before {
-            self.stale = Why::Node;
+            self.stale = Trigger::Node;
         }
     }
 
     /// How pods are connected may change: somebody shapes their traffic, or no longer.
     fn look_at_links(&mut self) {
         if self.links.look(self.table.cookies(), |pod| self.node.links.of(pod)) {
-            self.stale = Why::Node;
+            self.stale = Trigger::Node;
         }
     }
 
@@ -246,7 +246,7 @@ impl Task {
         self.found_older = true;
         let found = self.kernel.open_connections().into_iter().filter(|event| !self.flows.know(event.socket));
         self.older.extend(found.map(|event| (event.socket, event)));
-        self.stale = Why::Node;
+        self.stale = Trigger::Node;
         // Nobody took anything back while no proxy ran.
         self.taken_back = true;
     }
@@ -402,7 +402,7 @@ fn view<'a>(
     snapshot: &'a Snapshot,
     shared: &'a Shared,
     resting: &'a HashMap<TargetKey, Instant>,
-    links: &'a Links,
+    links: &'a PodLinks,
 ) -> View<'a> {
     let Shared { health, affinity, .. } = shared;
     View { snapshot, health, affinity, resting, now: Instant::now(), links }

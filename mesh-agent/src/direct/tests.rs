@@ -24,9 +24,9 @@ use mesh_proxy::balance::{Affinity, Health};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use super::links::Links;
 use super::plan::{Pod, View};
-use super::table::{Change, Table, Why};
+use super::pod_links::PodLinks;
+use super::table::{Change, Table, Trigger};
 
 const HISTORIES: u64 = 1000;
 const STEPS: usize = 60;
@@ -39,7 +39,7 @@ struct Node {
     health: Health,
     affinity: Affinity,
     resting: HashMap<TargetKey, Instant>,
-    links: Links,
+    links: PodLinks,
     /// An endpoint has rested enough since plans were last made.
     rested: bool,
     now: Instant,
@@ -83,10 +83,13 @@ fn a_route_that_the_kernel_did_not_take_is_told_again() {
         node.step(&mut random);
     }
     let keys: Vec<_> = node.routes.keys().copied().collect();
-    assert!(node.with_view(|table, view| table.plan_again(view, Why::Node)).is_empty(), "nothing changed");
+    assert!(
+        node.with_view(|table, view| table.plan_again(view, Trigger::Node)).is_empty(),
+        "nothing changed"
+    );
     for key in keys {
         node.table.not_taken(&key);
-        let changes = node.with_view(|table, view| table.plan_again(view, Why::Node));
+        let changes = node.with_view(|table, view| table.plan_again(view, Trigger::Node));
         assert!(matches!(&changes[..], [Change::Put(told, _)] if *told == key), "{changes:?}");
     }
 }
@@ -102,7 +105,7 @@ impl Node {
             health: Health::default(),
             affinity: Affinity::default(),
             resting: HashMap::new(),
-            links: Links::new(Some(Wanted::Direct)),
+            links: PodLinks::new(Some(Wanted::Direct)),
             rested: false,
             now: Instant::now(),
             pods: Vec::new(),
@@ -139,8 +142,8 @@ impl Node {
         let enrols = ["a pod is enrolled", "a sandbox is made again", "a proxy is followed by another"];
         let node_changed = enrols.contains(&what) || self.rested;
         self.rested = false;
-        let why = if node_changed { Why::Node } else { Why::Configuration };
-        let changes = self.with_view(|table, view| table.plan_again(view, why));
+        let trigger = if node_changed { Trigger::Node } else { Trigger::Configuration };
+        let changes = self.with_view(|table, view| table.plan_again(view, trigger));
         self.tell(changes);
         what
     }
@@ -252,7 +255,7 @@ impl Node {
         let before = self.resting.len();
         self.resting.retain(|_, until| *until > now);
         self.rested = self.resting.len() < before;
-        let changes = self.with_view(|table, view| table.plan_again(view, Why::Time));
+        let changes = self.with_view(|table, view| table.plan_again(view, Trigger::Time));
         self.tell(changes);
         "time passes"
     }

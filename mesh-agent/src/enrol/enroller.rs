@@ -18,15 +18,15 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 
-use super::leftovers::{self, Leftovers};
-use super::plain::{Plain, is_plain};
+use super::preexisting::{self, Preexisting};
+use super::taken_for_plain::{TakenForPlain, is_taken_for_plain};
 use crate::direct::Direct;
 use crate::egress::{Egress, NotInForce};
 use crate::keeper::protocol::Claim;
 use crate::keeper_client::{Enrolled as Answer, Keeper};
 use crate::pods::{NodePod, NodePods};
-use crate::sys::ebpf::Destinations;
-use crate::sys::{self, Leftover};
+use crate::sys::ebpf::KnownAddresses;
+use crate::sys::{self, PreexistingConnection};
 
 /// A pod whose processes are not there yet is looked for this often. Short, so that it is enrolled before its
 /// first program runs.
@@ -52,7 +52,7 @@ pub struct Setup {
     /// Told, by uid, of pods that got a new network namespace: a sandbox that was made again.
     pub moved: mpsc::UnboundedReceiver<String>,
     /// The addresses that the mesh knows.
-    pub destinations: Destinations,
+    pub known_addresses: KnownAddresses,
     /// This node's name.
     pub node: Arc<str>,
     /// The workers.
@@ -99,7 +99,7 @@ pub struct Enroller {
 }
 
 /// What came of asking the keeper for a pod, with what was open in it before if nobody has seen to that.
-type Asked = (NodePod, Result<(Answer, Option<Vec<Leftover>>), String>);
+type Asked = (NodePod, Result<(Answer, Option<Vec<PreexistingConnection>>), String>);
 
 struct Enrolled {
     /// With the addresses that it has.
@@ -112,7 +112,7 @@ struct Enrolled {
     /// Why its strict egress is not in force, or not as it should be.
     egress_not_in_force: Option<String>,
     /// Whether peers speak plaintext to it.
-    plain: Plain,
+    plain: TakenForPlain,
 }
 
 impl Enroller {
@@ -216,7 +216,7 @@ impl Enroller {
             return;
         };
         for Enrolled { pod, plain, .. } in self.enrolled.values_mut() {
-            let told = plain.look(is_plain(&snapshot, pod)).then(|| plain.reason()).flatten();
+            let told = plain.look(is_taken_for_plain(&snapshot, pod)).then(|| plain.reason()).flatten();
             if let Some(reason) = told {
                 tracing::warn!(namespace = %pod.namespace, pod = %pod.name, reason, "served as plain");
             }
@@ -269,10 +269,10 @@ impl Enroller {
                 return true;
             }
             Ok((Answer::Yes { netns, .. }, _)) if !as_asked => let_go(&self.setup.keeper, &pod, netns).await,
-            Ok((Answer::Yes { netns, addresses, listeners, .. }, leftovers)) => {
+            Ok((Answer::Yes { netns, addresses, listeners, .. }, preexisting)) => {
                 tracing::info!(namespace = %pod.namespace, pod = %pod.name, "enrolled");
                 let told = pod.addresses.clone();
-                self.serve(&NodePod { addresses, ..pod }, told, netns, listeners, leftovers);
+                self.serve(&NodePod { addresses, ..pod }, told, netns, listeners, preexisting);
             }
             Err(_) if !as_asked => {}
             Err(reason) => {
@@ -309,7 +309,7 @@ impl Enroller {
                 if enrolled.restrict(&mut self.setup.egress) {
                     // It may have had to wait for that.
                     let (keeper, name) = (self.setup.keeper.clone(), Arc::clone(&enrolled.pod.name));
-                    tokio::spawn(admit(keeper, name, enrolled.netns));
+                    tokio::spawn(let_start(keeper, name, enrolled.netns));
                 }
             }
         }
@@ -322,7 +322,7 @@ impl Enroller {
         told: Vec<IpAddr>,
         netns: u64,
         listeners: Vec<TcpListener>,
-        leftovers: Option<Vec<Leftover>>,
+        preexisting: Option<Vec<PreexistingConnection>>,
     ) {
         let mut enrolled = Enrolled {
             pod: pod.clone(),
@@ -330,7 +330,7 @@ impl Enroller {
             netns,
             settling: None,
             egress_not_in_force: None,
-            plain: Plain::default(),
+            plain: TakenForPlain::default(),
         };
         let restricted = enrolled.restrict(&mut self.setup.egress);
         self.setup.certificates.retain(&pod.identity);
@@ -348,11 +348,11 @@ impl Enroller {
         }
         self.setup.direct.enrolled(&local);
         if restricted {
-            tokio::spawn(admit(self.setup.keeper.clone(), Arc::clone(&pod.name), netns));
+            tokio::spawn(let_start(self.setup.keeper.clone(), Arc::clone(&pod.name), netns));
         }
-        enrolled.settling = leftovers.zip(self.snapshots.clone()).map(|(found, snapshots)| {
-            let leftovers = Leftovers::new(local, self.setup.keeper.clone(), found);
-            tokio::spawn(leftovers.run(snapshots)).abort_handle()
+        enrolled.settling = preexisting.zip(self.snapshots.clone()).map(|(found, snapshots)| {
+            let preexisting = Preexisting::new(local, self.setup.keeper.clone(), found);
+            tokio::spawn(preexisting.run(snapshots)).abort_handle()
         });
         self.enrolled.insert(Arc::clone(&pod.uid), enrolled);
         self.untidy = true;
@@ -380,7 +380,7 @@ impl Enroller {
             return;
         }
         self.took_over = true;
-        if let Err(error) = self.setup.keeper.retain().await {
+        if let Err(error) = self.setup.keeper.dismiss_unclaimed().await {
             tracing::error!(error, "pods that a predecessor enrolled could not be let go");
         }
         let enrolled = self.enrolled.values().map(|enrolled| enrolled.netns).collect();
@@ -418,12 +418,13 @@ impl Enroller {
         let result = match &self.learnt {
             Some(learnt) => {
                 let touched = snapshot.touched_since(learnt).into_iter();
-                let changes = touched.map(|ip| (ip, learnt.reach(ip, node), snapshot.reach(ip, node)));
-                self.setup.destinations.change(changes.filter(|(_, was, is)| was != is).collect())
+                let changes =
+                    touched.map(|ip| (ip, learnt.reachability(ip, node), snapshot.reachability(ip, node)));
+                self.setup.known_addresses.change(changes.filter(|(_, was, is)| was != is).collect())
             }
             None => {
-                let all = snapshot.addresses().filter_map(|ip| Some((ip, snapshot.reach(ip, node)?)));
-                self.setup.destinations.replace(all)
+                let all = snapshot.addresses().filter_map(|ip| Some((ip, snapshot.reachability(ip, node)?)));
+                self.setup.known_addresses.replace(all)
             }
         };
         self.setup.metrics.destinations_incomplete.set(i64::from(result.is_err()));
@@ -517,19 +518,22 @@ impl Enrolled {
 /// Has the keeper take a pod into the mesh, and tell what is open in it, if it is there for the first time.
 /// The list is made before anything is served, or the mesh's own doing would be on it, and after the programs
 /// decide, or something could still slip through.
-async fn enrol(keeper: &Keeper, pod: &NodePod) -> Result<(Answer, Option<Vec<Leftover>>), String> {
+async fn enrol(
+    keeper: &Keeper,
+    pod: &NodePod,
+) -> Result<(Answer, Option<Vec<PreexistingConnection>>), String> {
     let claim = Claim::new(&pod.uid, &pod.addresses, &pod.probe_ports).map_err(|error| error.to_string())?;
     let answer = keeper.enrol(claim.with_own_users(pod.own_users)).await?;
     let found = match &answer {
-        Answer::Yes { netns, settled: false, .. } => Some(leftovers::find(keeper, *netns).await?),
+        Answer::Yes { netns, settled: false, .. } => Some(preexisting::find(keeper, *netns).await?),
         _ => None,
     };
     Ok((answer, found))
 }
 
 /// Only now its first program may run, where the CNI plugin has that wait.
-async fn admit(keeper: Keeper, pod: Arc<str>, netns: u64) {
-    if let Err(error) = keeper.admit(netns).await {
+async fn let_start(keeper: Keeper, pod: Arc<str>, netns: u64) {
+    if let Err(error) = keeper.let_start(netns).await {
         tracing::error!(%pod, error, "its programs are not let run");
     }
 }

@@ -1,7 +1,7 @@
 //! Taking pods into the mesh and letting them go, as their labels say, without touching them.
 
 mod enroller;
-mod leftovers;
-mod plain;
+mod preexisting;
+mod taken_for_plain;
 
 pub use enroller::{Enroller, Report, Setup, Statuses};

@@ -12,8 +12,8 @@ use super::pods::{Error, Found};
 use super::protocol::{self, Claim, KeeperAnswer, KeeperRequest};
 use super::serve::{Keeper, State};
 use super::{Failure, channel};
-use crate::cni::gate;
-use crate::sys::{self, Leftovers};
+use crate::cni::server;
+use crate::sys::{self, PreexistingConnections};
 
 /// Who asked: a proxy, by its process id, on one of its channels, with a ticket.
 #[derive(Clone, Copy, Debug)]
@@ -30,11 +30,14 @@ pub(super) type Done = (Asked, End);
 pub(super) enum End {
     Found(Claim, Found),
     Closed(Result<bool, Error>),
-    Listed(Result<Leftovers, Error>),
+    Listed(Result<PreexistingConnections, Error>),
 }
 
 /// An answer and what goes beside it.
 type Reply = (KeeperAnswer, Vec<OwnedFd>);
+
+/// A reply, or none yet where an errand has to be done first. Errors: why it can't be done.
+type Replied = Result<Option<Reply>, Failure>;
 
 impl Keeper {
     /// Answers one request of the proxy. One that asks for what is no request is not to be trusted with
@@ -97,12 +100,7 @@ impl Keeper {
 
     /// Does what is asked for, or has it done as an errand: then there is no reply yet. Errors: why it can't
     /// be done, which the proxy is told.
-    fn act(
-        &mut self,
-        request: KeeperRequest,
-        given: Vec<OwnedFd>,
-        asked: Asked,
-    ) -> Result<Option<Reply>, Failure> {
+    fn act(&mut self, request: KeeperRequest, given: Vec<OwnedFd>, asked: Asked) -> Replied {
         self.back_off.worked_once = true;
         let mut sockets = Vec::new();
         match request {
@@ -111,7 +109,7 @@ impl Keeper {
             }
             _ if self.state == State::Relieved => return Err("another keeper decides now".into()),
             KeeperRequest::Enrol(claim) => {
-                let search = self.pods.search(&claim, self.gate.netns_of(&claim.uid));
+                let search = self.pods.search(&claim, self.plugin_server.netns_of(&claim.uid));
                 let uid = claim.uid.clone();
                 return self.run_errand(&uid, asked, move || End::Found(claim, search()));
             }
@@ -122,34 +120,29 @@ impl Keeper {
             }
             KeeperRequest::List(pod) => {
                 let ((uid, netns), ours) = (self.pods.place(pod)?, self.pods.own_cgroup()?);
-                let list = move || sys::leftovers(&netns, ours);
+                let list = move || sys::preexisting_connections(&netns, ours);
                 return self.run_errand(uid, asked, move || End::Listed(list().map_err(Error::from)));
             }
             KeeperRequest::Settled(pod) => self.pods.settle(pod)?,
-            KeeperRequest::Admit(pod) => {
-                self.pods.admit(pod)?;
+            KeeperRequest::LetStart(pod) => {
+                self.pods.let_start(pod)?;
                 self.let_in();
             }
             KeeperRequest::Dismiss(pod) => self.pods.dismiss(pod)?,
-            KeeperRequest::Retain => self.pods.retain()?,
+            KeeperRequest::DismissUnclaimed => self.pods.dismiss_unclaimed()?,
             KeeperRequest::Ready => self.proxy_is_ready()?,
             KeeperRequest::Uninstalled => self.uninstalled = true,
-            KeeperRequest::Leave(what) => self.estate.hold(what, given.into_iter().next())?,
-            KeeperRequest::Remember(length) => {
+            KeeperRequest::Bequeath(what) => self.estate.hold(what, given.into_iter().next())?,
+            KeeperRequest::WritePluginConfig(length) => {
                 if let (Some(directory), Some(memory)) = (&self.config.cni_state_dir, given.first()) {
-                    gate::remember(directory, memory, length)?;
+                    server::write_plugin_config(directory, memory, length)?;
                 }
             }
         }
         Ok(Some((KeeperAnswer::Done, sockets)))
     }
 
-    fn run_errand(
-        &self,
-        uid: &str,
-        asked: Asked,
-        work: impl FnOnce() -> End + Send + 'static,
-    ) -> Result<Option<Reply>, Failure> {
+    fn run_errand(&self, uid: &str, asked: Asked, work: impl FnOnce() -> End + Send + 'static) -> Replied {
         self.errands.put(uid, move || (asked, work()))?;
         Ok(None)
     }
@@ -175,16 +168,16 @@ impl Keeper {
         // As long as another keeper decides, it is the one that takes pods in.
         let enrolled = self.pods.enrol(claim, found, self.predecessor.is_some());
         if let Err(error) = &enrolled {
-            self.gate.refuse(&claim.uid, &error.to_string());
+            self.plugin_server.refuse(&claim.uid, &error.to_string());
         }
         Ok(enrolled?)
     }
 }
 
 /// A list is longer than a record: it goes into a file of memory, which is the proxy's from then on.
-fn list(left: &Leftovers) -> Result<Reply, Failure> {
+fn list(left: &PreexistingConnections) -> Result<Reply, Failure> {
     let file = File::from(memfd_create("leftovers", MemfdFlags::CLOEXEC)?);
-    file.write_all_at(&protocol::write_leftovers(&left.found), 0)?;
+    file.write_all_at(&protocol::write_preexisting(&left.found), 0)?;
     let count = u32::try_from(left.found.len())?;
     Ok((KeeperAnswer::Listed(count, left.more), vec![file.into()]))
 }

@@ -56,11 +56,11 @@ impl<T: Send + 'static> Errands<T> {
     }
 
     /// Has something done for a pod, by its uid. Errors: too much is to be done already.
-    pub fn put(&self, pod: &str, work: impl FnOnce() -> T + Send + 'static) -> Result<(), Crowded> {
+    pub fn put(&self, pod: &str, work: impl FnOnce() -> T + Send + 'static) -> Result<(), QueueFull> {
         let mut state = self.0.state();
         let of_the_pod = state.waiting.iter().filter(|(of, _)| of == pod).count();
         if state.waiting.len() >= MOST || of_the_pod >= MOST_OF_A_POD {
-            return Err(Crowded);
+            return Err(QueueFull);
         }
         state.waiting.push_back((pod.to_owned(), Box::new(work)));
         self.0.come.notify_one();
@@ -115,7 +115,7 @@ impl<T> Shared<T> {
 /// Too much is to be done already.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("too much is to be done for this pod, or for all, already")]
-pub(super) struct Crowded;
+pub(super) struct QueueFull;
 
 #[cfg(test)]
 mod tests {

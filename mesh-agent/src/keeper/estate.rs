@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{SealFlags, fcntl_get_seals, fstat};
 
-use super::protocol::Heritage;
+use super::protocol::InheritedKind;
 
 /// Most bytes of a file. What is longer is not handed on.
 const MOST_BYTES: i64 = 128 << 20;
@@ -24,15 +24,15 @@ impl Estate {
     }
 
     /// Holds a file in place of another. Errors: it is not one that is in memory alone and can't be cut.
-    pub fn hold(&mut self, what: Heritage, file: Option<OwnedFd>) -> io::Result<()> {
+    pub fn hold(&mut self, what: InheritedKind, file: Option<OwnedFd>) -> io::Result<()> {
         if let Some(file) = &file
             && !fcntl_get_seals(file)?.contains(seals(what))
         {
             return Err(io::ErrorKind::InvalidData.into());
         }
         match what {
-            Heritage::Certificates => self.certificates = file,
-            Heritage::Configuration => self.configuration = file,
+            InheritedKind::Certificates => self.certificates = file,
+            InheritedKind::Configuration => self.configuration = file,
         }
         Ok(())
     }
@@ -45,10 +45,12 @@ impl Estate {
 }
 
 /// Whoever reads it relies on these.
-fn seals(what: Heritage) -> SealFlags {
+fn seals(what: InheritedKind) -> SealFlags {
     match what {
-        Heritage::Certificates => SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL,
-        Heritage::Configuration => SealFlags::SHRINK,
+        InheritedKind::Certificates => {
+            SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL
+        }
+        InheritedKind::Configuration => SealFlags::SHRINK,
     }
 }
 
@@ -61,7 +63,7 @@ mod tests {
     use std::fs::File;
     use std::io::Write;
 
-    use mesh_proxy::legacy::{append_only, create, seal};
+    use mesh_proxy::inheritance::{append_only, create, seal};
 
     use super::*;
 
@@ -69,25 +71,25 @@ mod tests {
     fn only_memory_that_can_not_be_cut_is_held() {
         let mut estate = Estate::default();
         let disk: OwnedFd = tempfile::tempfile().unwrap().into();
-        assert!(estate.hold(Heritage::Configuration, Some(disk)).is_err());
+        assert!(estate.hold(InheritedKind::Configuration, Some(disk)).is_err());
         let (pipe, _other) = io::pipe().unwrap();
-        assert!(estate.hold(Heritage::Configuration, Some(pipe.into())).is_err());
+        assert!(estate.hold(InheritedKind::Configuration, Some(pipe.into())).is_err());
         let file = || create(c"test").unwrap();
-        assert!(estate.hold(Heritage::Configuration, Some(file().into())).is_err(), "it could be cut");
+        assert!(estate.hold(InheritedKind::Configuration, Some(file().into())).is_err(), "it could be cut");
         let grows = file();
         append_only(&grows).unwrap();
         let copy = grows.try_clone().unwrap();
-        assert!(estate.hold(Heritage::Certificates, Some(copy.into())).is_err(), "it could be changed");
+        assert!(estate.hold(InheritedKind::Certificates, Some(copy.into())).is_err(), "it could be changed");
         assert!(estate.descriptors().iter().all(Option::is_none));
         let sealed: File = file();
         seal(&sealed).unwrap();
-        estate.hold(Heritage::Certificates, Some(sealed.into())).unwrap();
-        estate.hold(Heritage::Configuration, Some(grows.try_clone().unwrap().into())).unwrap();
+        estate.hold(InheritedKind::Certificates, Some(sealed.into())).unwrap();
+        estate.hold(InheritedKind::Configuration, Some(grows.try_clone().unwrap().into())).unwrap();
         assert!(estate.descriptors().iter().all(Option::is_some));
         (&grows).write_all(b"x").unwrap();
         grows.set_len(MOST_BYTES.unsigned_abs() + 1).unwrap();
         assert!(estate.descriptors()[1].is_none(), "what has become too long is not handed on");
-        estate.hold(Heritage::Certificates, None).unwrap();
+        estate.hold(InheritedKind::Certificates, None).unwrap();
         assert!(estate.descriptors()[0].is_none());
     }
 }

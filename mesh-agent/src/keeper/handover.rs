@@ -20,8 +20,8 @@ use rustix::net::{
 };
 
 use super::channel::{self, Message};
-use super::doors::NodeListeners;
 use super::estate::Estate;
+use super::node_listeners::NodeListeners;
 use super::pods::{self, Pods};
 use super::protocol::{Claim, Reader, Record, Writer};
 use crate::config::Config;
@@ -44,12 +44,12 @@ const END: u8 = 13;
 const UNSETTLED: u8 = 1;
 
 /// Where a successor comes in: a Unix socket of the node's.
-pub(super) struct Threshold {
+pub(super) struct HandoverSocket {
     path: PathBuf,
     listener: Option<OwnedFd>,
 }
 
-impl Threshold {
+impl HandoverSocket {
     /// The place for these settings; none if there is no directory for it. It is named by what an agent is
     /// alone with: the node's cgroup and the directory of pins.
     pub fn of(config: &Config) -> Option<Self> {
@@ -111,30 +111,30 @@ pub(super) struct Predecessor {
     /// Its workers.
     pub workers: u8,
     /// The node's own listeners.
-    pub doors: Vec<OwnedFd>,
+    pub listeners: Vec<OwnedFd>,
     /// What its proxy has left.
     pub estate: Estate,
 }
 
 impl Predecessor {
     /// The one that serves now, if one does and speaks as we do.
-    pub fn find(threshold: &Threshold) -> Option<Self> {
+    pub fn find(socket: &HandoverSocket) -> Option<Self> {
         let channel = seqpacket().ok()?;
-        connect(&channel, &SocketAddrUnix::new(&threshold.path).ok()?).ok()?;
+        connect(&channel, &SocketAddrUnix::new(&socket.path).ok()?).ok()?;
         Self::greet(channel)
             .inspect_err(|error| tracing::warn!(%error, "the agent that runs here is not taken over from"))
             .ok()
     }
 
     fn greet(channel: OwnedFd) -> io::Result<Self> {
-        let (offer, mut doors) = ask(&channel, &Writer::new(HELLO).u16(VERSION).record)?;
+        let (offer, mut listeners) = ask(&channel, &Writer::new(HELLO).u16(VERSION).record)?;
         let mut from = Reader::of(&offer);
         match (from.u8(), from.u8()) {
             (Some(OFFER), Some(workers)) if workers > 0 => {
                 // Behind the listeners, the last one last. An older one has none.
-                let mut left = || from.u8().filter(|there| *there != 0).and_then(|_| doors.pop());
-                let (configuration, certificates) = (left(), left());
-                Ok(Self { channel, workers, doors, estate: Estate::new(certificates, configuration) })
+                let mut file = || from.u8().filter(|there| *there != 0).and_then(|_| listeners.pop());
+                let (configuration, certificates) = (file(), file());
+                Ok(Self { channel, workers, listeners, estate: Estate::new(certificates, configuration) })
             }
             _ => Err(io::ErrorKind::InvalidData.into()),
         }
@@ -200,7 +200,7 @@ impl Successor {
 
     /// Answers what it asks. Returns true if it has taken over. Errors: it is gone, or asks for what is
     /// nothing.
-    pub fn answer(&mut self, pods: &Pods, doors: &NodeListeners, estate: &Estate) -> io::Result<bool> {
+    pub fn answer(&mut self, pods: &Pods, listeners: &NodeListeners, estate: &Estate) -> io::Result<bool> {
         let record = match channel::receive(&self.channel) {
             Ok(Some((record, _))) => record,
             Ok(None) => return Err(io::ErrorKind::ConnectionReset.into()),
@@ -210,11 +210,11 @@ impl Successor {
         let mut from = Reader::of(&record);
         match (from.u8(), from.u16()) {
             (Some(HELLO), Some(VERSION)) => {
-                let left = estate.descriptors();
+                let files = estate.descriptors();
                 let offer = Writer::new(OFFER).u8(pods.workers);
-                let offer = left.iter().rev().fold(offer, |to, file| to.u8(file.is_some().into()));
-                let mut descriptors = doors.descriptors();
-                descriptors.extend(left.into_iter().flatten());
+                let offer = files.iter().rev().fold(offer, |to, file| to.u8(file.is_some().into()));
+                let mut descriptors = listeners.descriptors();
+                descriptors.extend(files.into_iter().flatten());
                 channel::send(&self.channel, &offer.record, &descriptors).map(|()| false)
             }
             (Some(NEXT), _) => self.give_next(pods).map(|()| false),

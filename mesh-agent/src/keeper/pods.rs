@@ -13,7 +13,7 @@ use mesh_common::{HBONE_PORT, INBOUND_PORT, OUTBOUND_PORT};
 use socket2::{SockRef, Socket};
 
 use super::protocol::{Claim, KeeperAnswer};
-use super::veths::{self, Leaving, Parting, Places};
+use super::veths::{self, Dismissed, Leaving, Places};
 use crate::sys::ebpf::{self, Programs};
 use crate::sys::{self, Netns, NoSandbox, SocketKind};
 
@@ -54,7 +54,7 @@ pub(super) struct Pod {
     /// The proxy that runs now has asked for it.
     claimed: bool,
     /// A proxy has put in place all that is to hold for it.
-    admitted: bool,
+    may_start: bool,
 }
 
 /// What came of looking for a pod: its namespace, and its addresses.
@@ -119,7 +119,7 @@ impl Pods {
         self.programs.attach(self.enrolled.values().map(|pod| &*pod.netns))?;
         for pod in self.enrolled.values() {
             self.programs.defer_accepts(&pod.netns, pod.listeners.iter().step_by(PORTS.len()));
-            veths::connect(&mut self.programs, &pod.netns, &pod.claim.addresses);
+            veths::attach(&mut self.programs, &pod.netns, &pod.claim.addresses);
         }
         veths::reset_all(&self.programs.other_veth_flows(), || self.places());
         self.programs.remove_other_layouts()
@@ -138,7 +138,7 @@ impl Pods {
             .map(|(it, _)| *it)
             .collect();
         for pod in next.iter().filter_map(|cookie| self.enrolled.get(cookie)) {
-            veths::connect(&mut self.programs, &pod.netns, &pod.claim.addresses);
+            veths::attach(&mut self.programs, &pod.netns, &pod.claim.addresses);
         }
         self.looked_at = if next.len() < LOOK_AT { 0 } else { next.last().copied().unwrap_or(0) };
         if self.complete && self.leaving.is_empty() {
@@ -164,8 +164,8 @@ impl Pods {
     /// The connections of a pod that go from veth to veth end, and then the program at its veth goes.
     fn cut_off(&mut self, cookie: u64, places: Places) -> Result<(), Error> {
         let link = self.programs.veth_link_of(cookie);
-        let flows = self.programs.disconnect(cookie)?.zip(self.programs.veth_flows());
-        Ok(self.leaving.add(Parting { cookie, flows, places, link })?)
+        let flows = self.programs.forget_veth(cookie)?.zip(self.programs.veth_flows());
+        Ok(self.leaving.add(Dismissed { cookie, flows, places, link })?)
     }
 
     /// Pods, by the cookie of their network namespace.
@@ -175,9 +175,9 @@ impl Pods {
 
     /// Whether a pod's first program may run with that network namespace: it is in the mesh, and the programs
     /// decide.
-    pub fn is_admitted(&self, uid: &str, cookie: u64) -> bool {
+    pub fn may_start(&self, uid: &str, cookie: u64) -> bool {
         let pod = self.enrolled.get(&cookie).filter(|pod| pod.claim.uid == uid);
-        self.programs.are_attached() && pod.is_some_and(|pod| pod.admitted)
+        self.programs.are_attached() && pod.is_some_and(|pod| pod.may_start)
     }
 
     /// Whether a pod is in the mesh with another network namespace than that.
@@ -279,10 +279,10 @@ impl Pods {
         }
         if self.programs.are_attached() {
             self.programs.defer_accepts(&netns, listeners.iter().step_by(PORTS.len()));
-            veths::connect(&mut self.programs, &netns, &claim.addresses);
+            veths::attach(&mut self.programs, &netns, &claim.addresses);
         }
         let netns = Arc::new(netns);
-        self.enrolled.insert(cookie, Pod { claim, netns, listeners, claimed: false, admitted: false });
+        self.enrolled.insert(cookie, Pod { claim, netns, listeners, claimed: false, may_start: false });
         Ok(cookie)
     }
 
@@ -296,14 +296,14 @@ impl Pods {
     }
 
     /// Lets go what the proxy has not asked for, and what a predecessor left of others.
-    pub fn retain(&mut self) -> Result<(), Error> {
+    pub fn dismiss_unclaimed(&mut self) -> Result<(), Error> {
         self.complete = true;
         let unclaimed =
             self.enrolled.iter().filter(|(cookie, pod)| !pod.claimed && !self.in_doubt.contains_key(cookie));
         let unclaimed: Vec<_> = unclaimed.map(|(cookie, _)| *cookie).collect();
         unclaimed.into_iter().try_for_each(|cookie| self.dismiss(cookie))?;
         let cookies: HashSet<_> = self.enrolled.keys().chain(self.in_doubt.keys()).copied().collect();
-        for cookie in self.programs.connected_besides(&cookies) {
+        for cookie in self.programs.veths_attached_besides(&cookies) {
             if !self.leaving.has(cookie) {
                 self.cut_off(cookie, self.places())?;
             }
@@ -315,7 +315,7 @@ impl Pods {
     pub fn forget_doubts(&mut self) -> Result<(), Error> {
         let before = self.in_doubt.len();
         self.in_doubt.retain(|_, since| !self.complete || since.elapsed() < DOUBTED);
-        if self.in_doubt.len() < before { self.retain() } else { Ok(()) }
+        if self.in_doubt.len() < before { self.dismiss_unclaimed() } else { Ok(()) }
     }
 
     /// Where the node's probes are let through.
@@ -336,9 +336,9 @@ impl Pods {
         Ok((&pod.claim.uid, Arc::clone(&pod.netns)))
     }
 
-    /// It may.
-    pub fn admit(&mut self, cookie: u64) -> Result<(), Error> {
-        self.enrolled.get_mut(&cookie).ok_or(Error::Unknown)?.admitted = true;
+    /// Lets a pod's first program run.
+    pub fn let_start(&mut self, cookie: u64) -> Result<(), Error> {
+        self.enrolled.get_mut(&cookie).ok_or(Error::Unknown)?.may_start = true;
         Ok(())
     }
 

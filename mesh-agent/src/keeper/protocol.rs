@@ -9,7 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use mesh_common::address::Address;
 
-use crate::sys::{Connection, Leftover, SocketKind};
+use crate::sys::{Connection, PreexistingConnection, SocketKind};
 
 /// Bytes of every record.
 pub const RECORD: usize = 384;
@@ -29,7 +29,7 @@ const TICKET: usize = RECORD - 4;
 /// Most bytes of a reason.
 const REASON: usize = TICKET - 3;
 /// Bytes of a connection in a list.
-const LEFTOVER: usize = 1 + 8 + 2 * 18;
+const PREEXISTING: usize = 1 + 8 + 2 * 18;
 
 /// A record's bytes.
 pub type Record = [u8; RECORD];
@@ -44,17 +44,17 @@ pub struct Claim {
     pub(super) own_users: bool,
 }
 
-/// What a proxy may leave to the next one. The keeper holds it, and never reads it.
+/// What the next proxy may inherit from one. The keeper holds it, and never reads it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub enum Heritage {
+pub enum InheritedKind {
     /// Certificates and their keys, in a sealed file.
     Certificates = 1,
     /// What the control plane told, in a file that grows.
     Configuration = 2,
 }
 
-impl Heritage {
+impl InheritedKind {
     fn from_number(number: u8) -> Option<Self> {
         [Self::Certificates, Self::Configuration].into_iter().find(|it| *it as u8 == number)
     }
@@ -70,9 +70,9 @@ pub struct Greeting {
     pub admin_socket: bool,
     /// Whether another proxy serves until this one says that it is [ready](KeeperRequest::Ready).
     pub beside: bool,
-    /// Whether there is what a proxy before it has left: [`Heritage::Certificates`],
-    /// [`Heritage::Configuration`].
-    pub left: [bool; 2],
+    /// Whether there is what a proxy before it has left: [`InheritedKind::Certificates`],
+    /// [`InheritedKind::Configuration`].
+    pub inherited: [bool; 2],
 }
 
 /// Why a pod can't be asked for.
@@ -98,13 +98,13 @@ pub enum KeeperRequest {
     /// Let a pod go, by the cookie of its network namespace.
     Dismiss(u64),
     /// Let every pod go that this proxy has not asked for.
-    Retain,
+    DismissUnclaimed,
     /// Close a connection of a pod. [`KeeperAnswer::Gone`] if it was closed already.
     Destroy(u64, Connection),
     /// List the connections of a pod. [`KeeperAnswer::Listed`], with a file.
     List(u64),
     /// All that is to hold for a pod is in place: its first program may run.
-    Admit(u64),
+    LetStart(u64),
     /// What was open in a pod before it was in the mesh has been seen to.
     Settled(u64),
     /// Open sockets in a pod: so many, or as many as there is room for. Those come beside
@@ -115,10 +115,10 @@ pub enum KeeperRequest {
     /// The mesh is being uninstalled: nothing is to be left behind.
     Uninstalled,
     /// Write for the CNI plugin so many bytes of the memory (`memfd_create(2)`) that is beside this.
-    Remember(u32),
+    WritePluginConfig(u32),
     /// Hold what comes beside this for the next proxy, in place of what was held; nothing beside it: hold it
     /// no longer.
-    Leave(Heritage),
+    Bequeath(InheritedKind),
 }
 
 /// What the keeper answers.
@@ -134,7 +134,7 @@ pub enum KeeperAnswer {
     NotYet,
     /// It was done before.
     Gone,
-    /// So many connections are in the file beside it, for [`read_leftovers`], and whether there are more.
+    /// So many connections are in the file beside it, for [`read_preexisting`], and whether there are more.
     Listed(u32, bool),
     /// No answer, but told unasked: the runtime has made a new network namespace for a pod, by its uid, that
     /// is enrolled with another one.
@@ -193,7 +193,7 @@ impl Greeting {
     /// The greeting as a record.
     pub fn encode(self) -> Record {
         let to = Writer::new(self.workers).u8(self.admin_socket.into()).u8(self.beside.into());
-        self.left.into_iter().fold(to, |to, left| to.u8(left.into())).record
+        self.inherited.into_iter().fold(to, |to, there| to.u8(there.into())).record
     }
 
     /// What a record says.
@@ -201,7 +201,7 @@ impl Greeting {
         let mut from = Reader::of(record);
         let workers = from.u8()?;
         let mut flag = || from.u8().map(|flag| flag != 0);
-        Some(Self { workers, admin_socket: flag()?, beside: flag()?, left: [flag()?, flag()?] })
+        Some(Self { workers, admin_socket: flag()?, beside: flag()?, inherited: [flag()?, flag()?] })
     }
 }
 
@@ -211,7 +211,7 @@ impl KeeperRequest {
         match self {
             Self::Enrol(claim) => claim.write(Writer::new(1)),
             Self::Dismiss(pod) => Writer::new(2).u64(*pod),
-            Self::Retain => Writer::new(3),
+            Self::DismissUnclaimed => Writer::new(3),
             Self::Destroy(pod, Connection { cookie, local, remote }) => {
                 Writer::new(4).u64(*pod).u64(*cookie).endpoint(*local).endpoint(*remote)
             }
@@ -220,9 +220,9 @@ impl KeeperRequest {
             Self::Uninstalled => Writer::new(7),
             Self::List(pod) => Writer::new(8).u64(*pod),
             Self::Settled(pod) => Writer::new(9).u64(*pod),
-            Self::Remember(length) => Writer::new(10).u32(*length),
-            Self::Leave(what) => Writer::new(11).u8(*what as u8),
-            Self::Admit(pod) => Writer::new(12).u64(*pod),
+            Self::WritePluginConfig(length) => Writer::new(10).u32(*length),
+            Self::Bequeath(what) => Writer::new(11).u8(*what as u8),
+            Self::LetStart(pod) => Writer::new(12).u64(*pod),
         }
         .record
     }
@@ -233,7 +233,7 @@ impl KeeperRequest {
         Some(match from.u8()? {
             1 => Self::Enrol(Claim::read(&mut from)?),
             2 => Self::Dismiss(from.u64()?),
-            3 => Self::Retain,
+            3 => Self::DismissUnclaimed,
             4 => {
                 let (pod, cookie) = (from.u64()?, from.u64()?);
                 let (local, remote) = (from.endpoint()?, from.endpoint()?);
@@ -248,9 +248,9 @@ impl KeeperRequest {
             7 => Self::Uninstalled,
             8 => Self::List(from.u64()?),
             9 => Self::Settled(from.u64()?),
-            10 => Self::Remember(from.u32()?),
-            11 => Self::Leave(Heritage::from_number(from.u8()?)?),
-            12 => Self::Admit(from.u64()?),
+            10 => Self::WritePluginConfig(from.u32()?),
+            11 => Self::Bequeath(InheritedKind::from_number(from.u8()?)?),
+            12 => Self::LetStart(from.u64()?),
             _ => return None,
         })
     }
@@ -304,31 +304,31 @@ pub fn with_ticket(mut record: Record, ticket: u32) -> Record {
 }
 
 /// Connections as they are in a file.
-pub fn write_leftovers(leftovers: &[Leftover]) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(leftovers.len() * LEFTOVER);
-    for Leftover { connection: Connection { cookie, local, remote }, taken } in leftovers {
+pub fn write_preexisting(all: &[PreexistingConnection]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(all.len() * PREEXISTING);
+    for PreexistingConnection { connection: Connection { cookie, local, remote }, taken } in all {
         let to = Writer::new((*taken).into()).u64(*cookie).endpoint(*local).endpoint(*remote);
-        bytes.extend_from_slice(&to.record[..LEFTOVER]);
+        bytes.extend_from_slice(&to.record[..PREEXISTING]);
     }
     bytes
 }
 
 /// The bytes of so many connections.
-pub fn leftovers_length(count: u32) -> usize {
-    usize::try_from(count).unwrap_or(usize::MAX).saturating_mul(LEFTOVER)
+pub fn preexisting_length(count: u32) -> usize {
+    usize::try_from(count).unwrap_or(usize::MAX).saturating_mul(PREEXISTING)
 }
 
 /// Connections from the bytes of a file.
-pub fn read_leftovers(bytes: &[u8]) -> Vec<Leftover> {
+pub fn read_preexisting(bytes: &[u8]) -> Vec<PreexistingConnection> {
     let read = |bytes: &[u8]| {
         let mut from = Reader(bytes);
         let (taken, cookie) = (from.u8()? != 0, from.u64()?);
-        Some(Leftover {
+        Some(PreexistingConnection {
             connection: Connection { cookie, local: from.endpoint()?, remote: from.endpoint()? },
             taken,
         })
     };
-    bytes.chunks_exact(LEFTOVER).filter_map(read).collect()
+    bytes.chunks_exact(PREEXISTING).filter_map(read).collect()
 }
 
 /// Fills a record. What is written is bounded by the types above to less than a record; what were beyond
@@ -465,19 +465,19 @@ mod tests {
             KeeperRequest::Enrol(Claim::new(POD, &addresses, &ports).unwrap()),
             KeeperRequest::Enrol(Claim::new(&"f".repeat(32), &[], &[]).unwrap().with_own_users(true)),
             KeeperRequest::Dismiss(u64::MAX),
-            KeeperRequest::Retain,
+            KeeperRequest::DismissUnclaimed,
             KeeperRequest::Destroy(7, Connection { cookie: 9, local, remote }),
             KeeperRequest::Destroy(7, Connection { cookie: 9, local: local6, remote: remote6 }),
-            KeeperRequest::Sockets(7, SocketKind::StreamV4, 1),
+            KeeperRequest::Sockets(7, SocketKind::OutboundV4, 1),
             KeeperRequest::Sockets(7, SocketKind::LoopbackV6, MOST_SOCKETS),
             KeeperRequest::Ready,
             KeeperRequest::Uninstalled,
             KeeperRequest::List(7),
             KeeperRequest::Settled(7),
-            KeeperRequest::Remember(u32::MAX),
-            KeeperRequest::Leave(Heritage::Certificates),
-            KeeperRequest::Leave(Heritage::Configuration),
-            KeeperRequest::Admit(7),
+            KeeperRequest::WritePluginConfig(u32::MAX),
+            KeeperRequest::Bequeath(InheritedKind::Certificates),
+            KeeperRequest::Bequeath(InheritedKind::Configuration),
+            KeeperRequest::LetStart(7),
         ]
     }
 
@@ -525,7 +525,7 @@ mod tests {
 
     #[test]
     fn what_is_listed_is_what_is_read() {
-        let leftover = |taken, local: &str, remote: &str| Leftover {
+        let open = |taken, local: &str, remote: &str| PreexistingConnection {
             connection: Connection {
                 cookie: 1 << 40 | 7,
                 local: local.parse().unwrap(),
@@ -533,13 +533,11 @@ mod tests {
             },
             taken,
         };
-        let all = vec![
-            leftover(true, "10.0.0.1:80", "10.0.0.2:4000"),
-            leftover(false, "[fd00::1]:80", "[fd00::2]:4000"),
-        ];
-        let bytes = write_leftovers(&all);
-        assert_eq!((bytes.len(), read_leftovers(&bytes)), (leftovers_length(2), all.clone()));
-        assert_eq!(read_leftovers(&bytes[..bytes.len() - 1]), all[..1]);
+        let all =
+            vec![open(true, "10.0.0.1:80", "10.0.0.2:4000"), open(false, "[fd00::1]:80", "[fd00::2]:4000")];
+        let bytes = write_preexisting(&all);
+        assert_eq!((bytes.len(), read_preexisting(&bytes)), (preexisting_length(2), all.clone()));
+        assert_eq!(read_preexisting(&bytes[..bytes.len() - 1]), all[..1]);
     }
 
     #[test]
@@ -553,7 +551,7 @@ mod tests {
         assert_eq!(Claim::new(POD, &[], &[1; 65]), Err(OutOfBounds::ProbePorts));
         for count in [0, MOST_SOCKETS + 1, 255] {
             assert_eq!(
-                KeeperRequest::decode(&KeeperRequest::Sockets(7, SocketKind::StreamV4, count).encode()),
+                KeeperRequest::decode(&KeeperRequest::Sockets(7, SocketKind::OutboundV4, count).encode()),
                 None
             );
         }

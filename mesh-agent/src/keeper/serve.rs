@@ -9,16 +9,16 @@ use rustix::event::{PollFd, PollFlags};
 use rustix::process::Signal;
 
 use super::answers::Done;
-use super::doors::NodeListeners;
 use super::errands::Errands;
 use super::estate::Estate;
-use super::handover::{Predecessor, Successor, Threshold};
+use super::handover::{HandoverSocket, Predecessor, Successor};
+use super::node_listeners::NodeListeners;
 use super::pods::Pods;
 use super::process::{BackOff, Process};
 use super::protocol::{Greeting, KeeperAnswer};
 use super::veths::cleanup;
 use super::{Failure, channel};
-use crate::cni::gate::Gate;
+use crate::cni::server::PluginServer;
 use crate::cni::{self, Follower};
 use crate::config::Config;
 use crate::sys::ebpf::{self, Lines, Programs};
@@ -55,7 +55,7 @@ pub(super) struct Keeper {
     pub(super) config: Config,
     signals: Signals,
     /// None once it is relieved: a successor that starts again is to find the addresses free.
-    doors: Option<NodeListeners>,
+    node_listeners: Option<NodeListeners>,
     pub(super) pods: Pods,
     pub(super) errands: Errands<Done>,
     lines: Lines,
@@ -71,9 +71,9 @@ pub(super) struct Keeper {
     /// Told to stop, which waits as long as a successor is taking over.
     told_to_stop: bool,
     pub(super) predecessor: Option<Predecessor>,
-    threshold: Option<Threshold>,
+    handover: Option<HandoverSocket>,
     successor: Option<Successor>,
-    pub(super) gate: Gate,
+    pub(super) plugin_server: PluginServer,
     /// Keeps the CNI plugin in its place, if there is one on this node.
     plugin: Option<Follower>,
 }
@@ -86,9 +86,9 @@ enum Source {
     End,
     Channel(usize),
     Errands,
-    Threshold,
+    Handover,
     Successor,
-    Gate,
+    PluginServer,
     Plugin,
 }
 
@@ -96,15 +96,15 @@ impl Keeper {
     /// Loads the programs, takes over what an agent that runs here has, and starts a proxy.
     pub fn start(config: Config, signals: Signals) -> Result<Self, Failure> {
         sys::raise_open_file_limit();
-        let threshold = Threshold::of(&config);
-        let mut predecessor = threshold.as_ref().and_then(Predecessor::find);
+        let handover = HandoverSocket::of(&config);
+        let mut predecessor = handover.as_ref().and_then(Predecessor::find);
         let workers = match &predecessor {
             // A listener that nobody serves would lose what waits in its queue.
             Some(predecessor) => predecessor.workers,
             None => u8::try_from(config.workers)?,
         };
-        let inherited = predecessor.as_mut().map(|it| std::mem::take(&mut it.doors)).unwrap_or_default();
-        let doors = NodeListeners::open(&config, inherited)?;
+        let inherited = predecessor.as_mut().map(|it| std::mem::take(&mut it.listeners)).unwrap_or_default();
+        let node_listeners = NodeListeners::open(&config, inherited)?;
         let estate = predecessor.as_mut().map(|it| std::mem::take(&mut it.estate)).unwrap_or_default();
         // It gets itself ready while the programs are loaded.
         let process = Process::start()?;
@@ -123,12 +123,12 @@ impl Keeper {
         if !wait_for_proxy {
             pods.attach()?;
         }
-        let gate = Gate::new(&config);
+        let plugin_server = PluginServer::new(&config);
         let plugin = config.cni_state_dir.as_deref().map(Follower::new);
         let mut keeper = Self {
             config,
             signals,
-            doors: Some(doors),
+            node_listeners: Some(node_listeners),
             pods,
             errands: Errands::start()?,
             lines,
@@ -142,9 +142,9 @@ impl Keeper {
             uninstalled: false,
             told_to_stop: false,
             predecessor,
-            threshold,
+            handover,
             successor: None,
-            gate,
+            plugin_server,
             plugin,
         };
         if keeper.predecessor.is_none() {
@@ -235,9 +235,9 @@ impl Keeper {
             sources.extend(process.channels().map(|(index, it)| (Source::Channel(index), it.as_fd())));
             sources.push((Source::End, process.end()));
         }
-        sources.extend(self.threshold.iter().filter_map(|it| Some((Source::Threshold, it.descriptor()?))));
+        sources.extend(self.handover.iter().filter_map(|it| Some((Source::Handover, it.descriptor()?))));
         sources.extend(self.successor.iter().map(|it| (Source::Successor, it.as_fd())));
-        sources.extend(self.gate.descriptors().map(|it| (Source::Gate, it)));
+        sources.extend(self.plugin_server.descriptors().map(|it| (Source::PluginServer, it)));
         sources.extend(self.plugin.iter().filter_map(|it| Some((Source::Plugin, it.descriptor()?))));
         sources
     }
@@ -256,9 +256,9 @@ impl Keeper {
                     return self.bury(status);
                 }
             }
-            Source::Threshold => self.receive_successor(),
+            Source::Handover => self.receive_successor(),
             Source::Successor => self.answer_successor(),
-            Source::Gate => self.answer_gate(),
+            Source::PluginServer => self.answer_plugins(),
             Source::Plugin => self.plugin.iter_mut().for_each(Follower::look),
         }
         Ok(())
@@ -266,19 +266,19 @@ impl Keeper {
 
     /// Hands a proxy what it needs, from when on it is exempt.
     fn greet(&mut self, mut process: Process) -> Result<(), Failure> {
-        let Some(doors) = &self.doors else { return Ok(()) };
+        let Some(listeners) = &self.node_listeners else { return Ok(()) };
         self.pods.unclaim();
         self.pods.exempt(process.id(), true)?;
-        let left = self.estate.descriptors();
+        let inherited = self.estate.descriptors();
         let words = Greeting {
             workers: self.pods.workers,
-            admin_socket: doors.admin_socket.is_some(),
+            admin_socket: listeners.admin_socket.is_some(),
             beside: self.predecessor.is_some(),
-            left: left.map(|file| file.is_some()),
+            inherited: inherited.map(|file| file.is_some()),
         };
-        let mut handed_over = self.pods.programs.handed_over()?;
-        handed_over.extend(doors.descriptors());
-        handed_over.extend(left.into_iter().flatten());
+        let mut handed_over = self.pods.programs.proxy_maps()?;
+        handed_over.extend(listeners.descriptors());
+        handed_over.extend(inherited.into_iter().flatten());
         if let Err(error) = process.greet(words, handed_over) {
             // It has ended already, and will be seen off for that.
             tracing::debug!(%error, "proxy not greeted");
@@ -325,7 +325,7 @@ impl Keeper {
         }
         tracing::info!("told to stop: letting connections finish");
         self.pods.close_listeners();
-        self.gate.close();
+        self.plugin_server.close();
         self.plugin = None;
         self.state = State::Stopping;
         self.start_at = None;
@@ -336,13 +336,13 @@ impl Keeper {
 
     /// Answers the plugins whose pods are in the mesh.
     pub(super) fn let_in(&mut self) {
-        self.gate.let_in(|uid, cookie| self.pods.is_admitted(uid, cookie));
+        self.plugin_server.let_in(|uid, cookie| self.pods.may_start(uid, cookie));
     }
 
     /// A pod is about to start. Its proxy asks for it by and by; of a namespace that takes another's place it
     /// is told.
-    fn answer_gate(&mut self) {
-        for (uid, cookie) in self.gate.hear() {
+    fn answer_plugins(&mut self) {
+        for (uid, cookie) in self.plugin_server.hear() {
             let channel = self.process.as_ref().and_then(Process::enroller);
             if let Some(channel) = channel.filter(|_| self.pods.is_elsewhere(&uid, cookie)) {
                 // One that does not read is ended when it asks for something.
@@ -354,9 +354,9 @@ impl Keeper {
 
     /// From here on this keeper decides.
     fn open_to_others(&mut self) {
-        self.threshold.iter_mut().for_each(Threshold::open);
+        self.handover.iter_mut().for_each(HandoverSocket::open);
         if self.config.cni_state_dir.is_some() {
-            self.gate.open();
+            self.plugin_server.open();
         }
     }
 
@@ -385,15 +385,15 @@ impl Keeper {
     }
 
     fn receive_successor(&mut self) {
-        let come = self.threshold.as_ref().and_then(Threshold::accept);
+        let come = self.handover.as_ref().and_then(HandoverSocket::accept);
         if self.state == State::Serving && self.successor.is_none() && self.pods.programs.are_attached() {
             self.successor = come.map(Successor::new);
         }
     }
 
     fn answer_successor(&mut self) {
-        let (Some(mut successor), Some(doors)) = (self.successor.take(), &self.doors) else { return };
-        match successor.answer(&self.pods, doors, &self.estate) {
+        let (Some(mut successor), Some(own)) = (self.successor.take(), &self.node_listeners) else { return };
+        match successor.answer(&self.pods, own, &self.estate) {
             Ok(false) => self.successor = Some(successor),
             Ok(true) => self.be_relieved(),
             Err(error) => {
@@ -407,11 +407,11 @@ impl Keeper {
         tracing::info!("another agent has taken over: letting connections finish");
         self.state = State::Relieved;
         self.pods.close_listeners();
-        self.gate.close();
+        self.plugin_server.close();
         self.plugin = None;
         self.start_at = None;
-        self.threshold = None;
-        self.doors = None;
+        self.handover = None;
+        self.node_listeners = None;
         match &self.process {
             Some(process) => process.signal(RELIEVED),
             None => self.state = State::Idle(Instant::now()),

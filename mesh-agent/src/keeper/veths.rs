@@ -17,13 +17,13 @@ use crate::sys::{self, Connection, Netns};
 pub(super) type Places = HashMap<IpAddr, Vec<Arc<Netns>>>;
 
 /// Looks how a pod is connected, and tells the programs. Where that fails none of its connections is direct.
-pub(super) fn connect(programs: &mut Programs, netns: &Netns, addresses: &[IpAddr]) {
+pub(super) fn attach(programs: &mut Programs, netns: &Netns, addresses: &[IpAddr]) {
     let cookie = netns.cookie();
     let end = sys::host_end(netns, addresses).unwrap_or_else(|error| {
         tracing::warn!(netns = cookie, %error, "how a pod is connected is not known");
         None
     });
-    match programs.connect(cookie, addresses, end.as_ref()) {
+    match programs.attach_veth(cookie, addresses, end.as_ref()) {
         Ok((link, obstacle)) => tracing::debug!(netns = cookie, ?link, ?obstacle, "how a pod is connected"),
         Err(error) => tracing::error!(netns = cookie, %error, "how a pod is connected is not told"),
     }
@@ -61,7 +61,7 @@ pub(super) fn reset_all(flows: &[VethFlows], places: impl FnOnce() -> Places) {
 }
 
 /// What is to be done for a pod that was let go.
-pub(super) struct Parting {
+pub(super) struct Dismissed {
     /// The cookie of its network namespace.
     pub cookie: u64,
     /// The node's end of its veth, and the flows of which it may have some.
@@ -72,7 +72,7 @@ pub(super) struct Parting {
     pub link: PathBuf,
 }
 
-impl Parting {
+impl Dismissed {
     /// Resets what goes over the pod's veth, and then takes the program off. Nothing is filed for it any
     /// more.
     fn work(self) {
@@ -93,19 +93,19 @@ impl Parting {
 #[derive(Default)]
 pub(super) struct Leaving {
     pods: Arc<Mutex<HashSet<u64>>>,
-    thread: Option<(mpsc::Sender<Parting>, JoinHandle<()>)>,
+    thread: Option<(mpsc::Sender<Dismissed>, JoinHandle<()>)>,
 }
 
 impl Leaving {
     /// One more. Errors: there is no thread for it.
-    pub fn add(&mut self, parting: Parting) -> io::Result<()> {
+    pub fn add(&mut self, dismissed: Dismissed) -> io::Result<()> {
         let (sender, _) = match &mut self.thread {
             Some(thread) => thread,
             none => none.insert(start(Arc::clone(&self.pods))?),
         };
-        lock(&self.pods).insert(parting.cookie);
+        lock(&self.pods).insert(dismissed.cookie);
         // The thread ends when the sender goes, and not before.
-        sender.send(parting).map_err(io::Error::other)
+        sender.send(dismissed).map_err(io::Error::other)
     }
 
     /// Whether a pod is leaving still.
@@ -128,12 +128,12 @@ impl Leaving {
     }
 }
 
-fn start(pods: Arc<Mutex<HashSet<u64>>>) -> io::Result<(mpsc::Sender<Parting>, JoinHandle<()>)> {
-    let (sender, partings) = mpsc::channel::<Parting>();
+fn start(pods: Arc<Mutex<HashSet<u64>>>) -> io::Result<(mpsc::Sender<Dismissed>, JoinHandle<()>)> {
+    let (sender, dismissed) = mpsc::channel::<Dismissed>();
     let work = move || {
-        for parting in partings {
-            let cookie = parting.cookie;
-            parting.work();
+        for dismissed in dismissed {
+            let cookie = dismissed.cookie;
+            dismissed.work();
             lock(&pods).remove(&cookie);
         }
     };
@@ -147,7 +147,7 @@ fn lock(pods: &Mutex<HashSet<u64>>) -> MutexGuard<'_, HashSet<u64>> {
 /// Detaches everything that agents left below a directory. Connections that go from veth to veth are reset
 /// first: without the programs the rest of them would cross the bridge that pods share.
 pub fn cleanup(root: &Path) -> io::Result<()> {
-    ebpf::disconnect_all(root);
+    ebpf::forget_all_veths(root);
     reset_all(&VethFlows::pinned_below(root), every_place);
     ebpf::unpin_all(root)
 }

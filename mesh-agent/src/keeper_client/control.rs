@@ -6,16 +6,16 @@ use std::net::{IpAddr, TcpListener};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-use mesh_proxy::legacy::{self, Left};
+use mesh_proxy::inheritance::{self, Bequest};
 use tokio::io::Interest;
 use tokio::net::UnixDatagram;
 use tokio::sync::{mpsc, oneshot};
 
 use super::asynchronous;
-use super::desk::{Desk, Key};
+use super::request_queue::{Key, RequestQueue};
 use crate::keeper::channel::{self, Message};
-use crate::keeper::protocol::{self, Claim, Heritage, KeeperAnswer, KeeperRequest, Record};
-use crate::sys::{Connection, Leftovers};
+use crate::keeper::protocol::{self, Claim, InheritedKind, KeeperAnswer, KeeperRequest, Record};
+use crate::sys::{Connection, PreexistingConnections};
 
 /// The keeper, as the proxy sees it. Cheap to copy.
 #[derive(Clone)]
@@ -85,8 +85,8 @@ impl Keeper {
     }
 
     /// Has every pod let go that was not asked for since this proxy started.
-    pub async fn retain(&self) -> Result<(), String> {
-        self.done(KeeperRequest::Retain).await
+    pub async fn dismiss_unclaimed(&self) -> Result<(), String> {
+        self.done(KeeperRequest::DismissUnclaimed).await
     }
 
     /// Says that this proxy serves.
@@ -100,8 +100,8 @@ impl Keeper {
     }
 
     /// Has so many bytes of a memory written for the CNI plugin.
-    pub async fn remember(&self, memory: Arc<OwnedFd>, length: u32) -> Result<(), String> {
-        match self.ask_with(KeeperRequest::Remember(length), Some(memory)).await.0 {
+    pub async fn write_plugin_config(&self, memory: Arc<OwnedFd>, length: u32) -> Result<(), String> {
+        match self.ask_with(KeeperRequest::WritePluginConfig(length), Some(memory)).await.0 {
             KeeperAnswer::Done => Ok(()),
             answer => Err(reason(answer)),
         }
@@ -117,21 +117,21 @@ impl Keeper {
     }
 
     /// Lists the connections of a pod that the mesh did not open.
-    pub async fn list(&self, netns: u64) -> Result<Leftovers, String> {
+    pub async fn list(&self, netns: u64) -> Result<PreexistingConnections, String> {
         let (answer, descriptors) = self.ask(KeeperRequest::List(netns)).await;
         match (answer, descriptors.into_iter().next()) {
             (KeeperAnswer::Listed(count, more), Some(file)) => {
-                let mut bytes = vec![0; protocol::leftovers_length(count)];
+                let mut bytes = vec![0; protocol::preexisting_length(count)];
                 File::from(file).read_exact(&mut bytes).map_err(|error| error.to_string())?;
-                Ok(Leftovers { found: protocol::read_leftovers(&bytes), more })
+                Ok(PreexistingConnections { found: protocol::read_preexisting(&bytes), more })
             }
             (answer, _) => Err(reason(answer)),
         }
     }
 
     /// Lets a pod's first program run.
-    pub async fn admit(&self, netns: u64) -> Result<(), String> {
-        self.done(KeeperRequest::Admit(netns)).await
+    pub async fn let_start(&self, netns: u64) -> Result<(), String> {
+        self.done(KeeperRequest::LetStart(netns)).await
     }
 
     /// Says that what was open in a pod before it was in the mesh has been seen to.
@@ -140,12 +140,12 @@ impl Keeper {
     }
 
     /// Leaves something to the next proxy.
-    pub async fn leave(&self, (what, file): Left) -> Result<(), String> {
+    pub async fn bequeath(&self, (what, file): Bequest) -> Result<(), String> {
         let what = match what {
-            legacy::Heritage::Certificates => Heritage::Certificates,
-            legacy::Heritage::Configuration => Heritage::Configuration,
+            inheritance::InheritedKind::Certificates => InheritedKind::Certificates,
+            inheritance::InheritedKind::Configuration => InheritedKind::Configuration,
         };
-        match self.ask_with(KeeperRequest::Leave(what), file.map(Arc::new)).await.0 {
+        match self.ask_with(KeeperRequest::Bequeath(what), file.map(Arc::new)).await.0 {
             KeeperAnswer::Done => Ok(()),
             answer => Err(reason(answer)),
         }
@@ -184,15 +184,15 @@ async fn follow(
     mut calls: mpsc::UnboundedReceiver<Call>,
     moved: &mpsc::UnboundedSender<String>,
 ) -> io::Result<()> {
-    let mut desk = Desk::default();
+    let mut queue = RequestQueue::default();
     loop {
-        while let Some((ticket, request, beside)) = desk.next() {
+        while let Some((ticket, request, beside)) = queue.next() {
             let record = protocol::with_ticket(request.encode(), ticket);
             send_record(channel, &record, beside.as_deref()).await?;
         }
         tokio::select! {
             call = calls.recv() => match call {
-                Some(call) => desk.put(Key::of(&call.request), call),
+                Some(call) => queue.put(Key::of(&call.request), call),
                 None => return Ok(()),
             },
             received = receive(channel) => {
@@ -201,7 +201,7 @@ async fn follow(
                     // The enroller may have stopped.
                     KeeperAnswer::Moved(uid) => drop(moved.send(uid)),
                     answer => {
-                        let wait = desk.done(protocol::ticket(&record)).ok_or(io::ErrorKind::InvalidData)?;
+                        let wait = queue.done(protocol::ticket(&record)).ok_or(io::ErrorKind::InvalidData)?;
                         // Who asked may have stopped waiting.
                         let _unheard = wait.send((answer, descriptors));
                     }

@@ -1,9 +1,9 @@
 //! What the proxy has from its keeper, and asks it for: [`Keeper`] takes pods in and lets them go,
-//! [`Sockets`] are opened in pods ahead of need, [`receive`] is what a proxy starts with.
+//! a [`SocketPool`] is opened in pods ahead of need, [`receive`] is what a proxy starts with.
 
 mod control;
-mod desk;
-mod sockets;
+mod request_queue;
+mod socket_pool;
 
 use std::fs::File;
 use std::io;
@@ -13,23 +13,23 @@ use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::time::Duration;
 
 pub use control::{Enrolled, Keeper};
-pub use sockets::Sockets;
+pub use socket_pool::SocketPool;
 
 use crate::keeper::channel;
 use crate::keeper::protocol::Greeting;
-use crate::sys::ebpf::{HANDED_OVER, Handed};
+use crate::sys::ebpf::{PROXY_MAPS, ProxyMaps};
 
 /// Longer than loading the programs takes on the slowest machine.
 const PATIENCE: Duration = Duration::from_mins(1);
 
 /// What a proxy starts with.
-pub struct Kept {
+pub struct StartKit {
     /// The channel of the one who takes pods in.
     pub control: OwnedFd,
     /// Maps.
-    pub maps: Handed,
+    pub maps: ProxyMaps,
     /// The node's own listeners.
-    pub doors: NodeListeners,
+    pub node_listeners: NodeListeners,
     /// Certificates that a proxy before this one has left.
     pub certificates: Option<File>,
     /// What a proxy before this one was told by the control plane.
@@ -54,29 +54,37 @@ pub struct NodeListeners {
 
 /// Receives it, from the channel that is this process's standard input. Waits for it. Errors: there is no
 /// keeper at the other end.
-pub fn receive() -> io::Result<Kept> {
+pub fn receive() -> io::Result<StartKit> {
     let control = io::stdin().as_fd().try_clone_to_owned()?;
     let (record, descriptors) = channel::receive_in_time(&control, PATIENCE)?;
     let greeting = Greeting::decode(&record).ok_or(io::ErrorKind::InvalidData)?;
     sort(control, greeting, descriptors).ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
-fn sort(control: OwnedFd, greeting: Greeting, descriptors: Vec<OwnedFd>) -> Option<Kept> {
+fn sort(control: OwnedFd, greeting: Greeting, descriptors: Vec<OwnedFd>) -> Option<StartKit> {
     let mut all = descriptors.into_iter();
-    let maps: Vec<_> = all.by_ref().take(HANDED_OVER.len()).collect();
-    let doors = NodeListeners {
+    let maps: Vec<_> = all.by_ref().take(PROXY_MAPS.len()).collect();
+    let node_listeners = NodeListeners {
         admin: all.next()?.into(),
         metrics: all.next()?.into(),
         health: all.next()?.into(),
         admin_socket: if greeting.admin_socket { Some(all.next()?.into()) } else { None },
     };
-    let mut left = |there: bool| if there { all.next().map(|file| Some(file.into())) } else { Some(None) };
-    let (certificates, configuration) = (left(greeting.left[0])?, left(greeting.left[1])?);
+    let mut file = |there: bool| if there { all.next().map(|it| Some(it.into())) } else { Some(None) };
+    let (certificates, configuration) = (file(greeting.inherited[0])?, file(greeting.inherited[1])?);
     let workers: Vec<_> = all.collect();
     let complete = workers.len() == usize::from(greeting.workers);
-    let maps = Handed::new(maps.try_into().ok()?);
+    let maps = ProxyMaps::new(maps.try_into().ok()?);
     let beside = greeting.beside;
-    complete.then_some(Kept { control, maps, doors, certificates, configuration, workers, beside })
+    complete.then_some(StartKit {
+        control,
+        maps,
+        node_listeners,
+        certificates,
+        configuration,
+        workers,
+        beside,
+    })
 }
 
 /// A channel that a runtime can wait for. To the runtime it is a datagram socket, which keeps records apart

@@ -16,7 +16,7 @@ use mesh_common::maps::Endpoint;
 use mesh_common::steer;
 use mesh_common::veth::{self, Wanted, Way};
 use mesh_proxy::pod::LocalPod;
-use mesh_proxy::surroundings::{Asked, Met, Surroundings};
+use mesh_proxy::surroundings::{Asked, ConnectOutcome, Surroundings};
 use socket2::Socket;
 use tokio::net::TcpStream;
 
@@ -24,9 +24,9 @@ use self::syn::Packet;
 use crate::config::SameNode;
 use crate::direct::Direct;
 use crate::egress::Strict;
-use crate::keeper_client::Sockets;
+use crate::keeper_client::SocketPool;
 use crate::sys::SocketKind;
-use crate::sys::ebpf::{Decisions, FlowMap, Links, Recent};
+use crate::sys::ebpf::{Decisions, PeerMap, PodLinkMap, Recent};
 
 /// What all workers have of their node.
 pub struct Node {
@@ -41,7 +41,7 @@ pub struct Node {
     /// How connections between pods of this node go.
     pub same_node: SameNode,
     /// How these pods are connected.
-    pub links: Links,
+    pub links: PodLinkMap,
 }
 
 impl Node {
@@ -55,23 +55,23 @@ impl Node {
 pub struct NodeWorker {
     node: Arc<Node>,
     /// What is remembered with sockets.
-    flows: RefCell<FlowMap>,
+    peers: RefCell<PeerMap>,
     /// Sockets in pods.
-    sockets: Sockets,
+    sockets: SocketPool,
 }
 
 impl NodeWorker {
     /// A worker that gets sockets in pods through a channel. Follows it on the worker's own runtime, which
     /// this is called on. Errors: the channel can't be followed.
-    pub fn start(node: Arc<Node>, flows: FlowMap, sockets: OwnedFd) -> io::Result<Self> {
-        Ok(Self { node, flows: RefCell::new(flows), sockets: Sockets::start(sockets)? })
+    pub fn start(node: Arc<Node>, peers: PeerMap, sockets: OwnedFd) -> io::Result<Self> {
+        Ok(Self { node, peers: RefCell::new(peers), sockets: SocketPool::start(sockets)? })
     }
 }
 
 impl Surroundings for NodeWorker {
     fn outbound_socket(&self, pod: &LocalPod, to: IpAddr) -> LocalBoxFuture<'_, io::Result<Socket>> {
         let netns = pod.netns;
-        Box::pin(async move { Ok(self.sockets.take(netns, SocketKind::stream(to)).await?.into()) })
+        Box::pin(async move { Ok(self.sockets.take(netns, SocketKind::outbound(to)).await?.into()) })
     }
 
     fn delivery_socket(
@@ -91,12 +91,12 @@ impl Surroundings for NodeWorker {
     }
 
     fn original_destination(&self, accepted: &TcpStream) -> io::Result<Option<Asked>> {
-        let noted = self.flows.borrow().original_destination(accepted).map_err(io::Error::other)?;
+        let noted = self.peers.borrow().original_destination(accepted).map_err(io::Error::other)?;
         Ok(noted.as_ref().map(Asked::from))
     }
 
     fn show_client(&self, socket: &Socket, client: SocketAddr) -> io::Result<()> {
-        self.flows.borrow_mut().deliver_as(socket, client).map_err(io::Error::other)
+        self.peers.borrow_mut().deliver_as(socket, client).map_err(io::Error::other)
     }
 
     fn is_encrypted(&self, client: &LocalPod, server: &LocalPod) -> bool {
@@ -115,12 +115,12 @@ impl Surroundings for NodeWorker {
         self.node.strict_egress.refuses(pod.netns, destination)
     }
 
-    fn note(&self, pod: &LocalPod, destination: SocketAddr, met: Met) {
+    fn note_outcome(&self, pod: &LocalPod, destination: SocketAddr, outcome: ConnectOutcome) {
         let recent = &self.node.recent;
-        match met {
-            Met::Taken => recent.taken(pod.netns, destination),
-            Met::Refused => recent.refused(pod.netns, destination),
-            Met::Untold(lasts) => recent.let_through(pod.netns, destination, nanoseconds(lasts)),
+        match outcome {
+            ConnectOutcome::Taken => recent.taken(pod.netns, destination),
+            ConnectOutcome::Refused => recent.refused(pod.netns, destination),
+            ConnectOutcome::Untold(lasts) => recent.let_through(pod.netns, destination, nanoseconds(lasts)),
         }
     }
 

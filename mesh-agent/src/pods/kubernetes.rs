@@ -19,8 +19,8 @@ use serde_json::json;
 use tokio::sync::{oneshot, watch};
 
 use super::{NodePod, NodePods};
+use crate::annotation::{Annotated, AnnotatedPods};
 use crate::cluster::pauses;
-use crate::redirection::{Note, Notes};
 
 /// What is told of a node.
 pub struct Told {
@@ -28,8 +28,8 @@ pub struct Told {
     pub pods: watch::Receiver<Arc<NodePods>>,
     /// The namespaces whose label says that their pods are to be in the mesh.
     pub namespaces: watch::Receiver<Arc<BTreeSet<String>>>,
-    /// What its pods say of being in a mesh.
-    pub notes: watch::Receiver<Arc<Notes>>,
+    /// What its pods' annotations say of being in a mesh.
+    pub annotated: watch::Receiver<Arc<AnnotatedPods>>,
     /// All count once everything was listed, which this tells: an agent that took an empty list for the truth
     /// would let go the pods that its predecessor enrolled.
     pub complete: oneshot::Receiver<()>,
@@ -39,11 +39,11 @@ pub struct Told {
 pub fn watch(client: Client, node: String, trust_domain: String) -> Told {
     let (sender, pods) = watch::channel(Arc::default());
     let (enrolled, namespaces) = watch::channel(Arc::default());
-    let (noted, notes) = watch::channel(Arc::default());
+    let (annotations, annotated) = watch::channel(Arc::default());
     let (complete, completed) = oneshot::channel();
     let complete = Some(complete);
-    let mut view = View { node, trust_domain, sender, enrolled, noted, complete, ..View::default() };
-    let told = Told { pods, namespaces, notes, complete: completed };
+    let mut view = View { node, trust_domain, sender, enrolled, annotations, complete, ..View::default() };
+    let told = Told { pods, namespaces, annotated, complete: completed };
     tokio::spawn(async move {
         let on_node = Config::default().fields(&format!("spec.nodeName={}", view.node));
         let pods = watcher(Api::<Pod>::all(client.clone()), on_node).backoff(pauses());
@@ -59,11 +59,11 @@ pub fn watch(client: Client, node: String, trust_domain: String) -> Told {
 struct View {
     node: String,
     trust_domain: String,
-    pods: Kept<(mesh_api::resource::Pod, Note)>,
+    pods: Kept<(mesh_api::resource::Pod, Annotated)>,
     namespaces: Kept<Metadata>,
     sender: watch::Sender<Arc<NodePods>>,
     enrolled: watch::Sender<Arc<BTreeSet<String>>>,
-    noted: watch::Sender<Arc<Notes>>,
+    annotations: watch::Sender<Arc<AnnotatedPods>>,
     complete: Option<oneshot::Sender<()>>,
 }
 
@@ -91,7 +91,9 @@ impl View {
         loop {
             tokio::select! {
                 event = pods.next() => match event {
-                    Some(Ok(event)) => self.pods.apply(event, full_name, |it| Some((read(it)?, Note::of(it)))),
+                    Some(Ok(event)) => {
+                        self.pods.apply(event, full_name, |it| Some((read(it)?, Annotated::of(it))));
+                    }
                     Some(Err(error)) => tracing::warn!(%error, "pods not watched; trying again"),
                     None => return,
                 },
@@ -110,7 +112,7 @@ impl View {
             return;
         }
         // Of a pod that is told, its own word counts: so it is never one step behind its namespace.
-        replace(&self.noted, self.notes());
+        replace(&self.annotations, self.annotated_pods());
         replace(&self.sender, self.node_pods());
         replace(&self.enrolled, self.enrolled_namespaces());
         if let Some(complete) = self.complete.take() {
@@ -127,9 +129,9 @@ impl View {
         enrolled.map(|(name, _)| name.clone()).collect()
     }
 
-    fn notes(&self) -> Notes {
+    fn annotated_pods(&self) -> AnnotatedPods {
         let objects = self.pods.objects.values();
-        objects.map(|(pod, note)| (pod.metadata.uid.as_str().into(), note.clone())).collect()
+        objects.map(|(pod, annotated)| (pod.metadata.uid.as_str().into(), annotated.clone())).collect()
     }
 
     fn node_pods(&self) -> NodePods {

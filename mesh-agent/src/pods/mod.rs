@@ -1,7 +1,7 @@
 //! The pods of this node: where they are read from, and what the agent needs to know of each.
 
-pub mod directory;
 pub mod kubernetes;
+pub mod manifests;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;

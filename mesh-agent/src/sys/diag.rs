@@ -14,7 +14,7 @@ use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, recv, send, socket_with,
 };
 
-use super::{ANY_COOKIE, Connection, Leftover, Netns};
+use super::{ANY_COOKIE, Connection, Netns, PreexistingConnection};
 
 /// Most connections of one pod that are listed.
 pub const MOST_LISTED: usize = 65_536;
@@ -50,9 +50,9 @@ mod states {
 
 /// What a pod has open.
 #[derive(Debug, Default)]
-pub struct Leftovers {
+pub struct PreexistingConnections {
     /// Connections.
-    pub found: Vec<Leftover>,
+    pub found: Vec<PreexistingConnection>,
     /// There are more than [`MOST_LISTED`].
     pub more: bool,
 }
@@ -91,9 +91,9 @@ pub fn destroy_what_is_left(netns: &Netns, connection: &Connection) -> io::Resul
 
 /// The connections of a namespace, but for its talk to itself and the sockets of the cgroup `ours`, which the
 /// mesh opened.
-pub fn leftovers(netns: &Netns, ours: u64) -> io::Result<Leftovers> {
+pub fn preexisting_connections(netns: &Netns, ours: u64) -> io::Result<PreexistingConnections> {
     netns.run(|| {
-        let (mut listening, mut left) = (HashSet::new(), Leftovers::default());
+        let (mut listening, mut left) = (HashSet::new(), PreexistingConnections::default());
         for family in [AddressFamily::INET, AddressFamily::INET6] {
             dump(&open()?, &request_for(family, states::LISTENING), |found| {
                 if found.cgroup != Some(ours) {
@@ -115,7 +115,7 @@ pub fn leftovers(netns: &Netns, ours: u64) -> io::Result<Leftovers> {
                 left.more |= left.found.len() >= MOST_LISTED;
                 if !left.more {
                     let taken = listening.contains(&local.port());
-                    left.found.push(Leftover { connection: found.connection, taken });
+                    left.found.push(PreexistingConnection { connection: found.connection, taken });
                 }
                 !left.more
             })?;
@@ -398,7 +398,7 @@ mod tests {
         let own = cgroup_of_sockets();
         // Loopback is the pod's talk to itself, so these are told apart by what is left out.
         let (_client, _server, _) = pair("127.0.0.1:0");
-        let all = leftovers(&here, u64::MAX).unwrap();
+        let all = preexisting_connections(&here, u64::MAX).unwrap();
         assert!(all.found.iter().all(|it| !it.connection.remote.ip().is_loopback()), "{all:?}");
         let mut cgroups = Vec::new();
         let listener = TcpListener::bind("[::]:0").unwrap();

@@ -22,7 +22,7 @@ mod types;
 mod veth;
 
 pub use cgroup::{cgroup_id_of_self, cgroups_outside_of_pods, is_below};
-pub use diag::{Leftovers, MOST_LISTED, destroy, destroy_what_is_left, leftovers};
+pub use diag::{MOST_LISTED, PreexistingConnections, destroy, destroy_what_is_left, preexisting_connections};
 pub use loopback::widen as widen_loopback;
 pub use memory::{give_back_code, give_back_unused};
 pub use netns::Netns;
@@ -34,5 +34,5 @@ pub use socket::{
     addresses_in, has_no_ipv6, listen, local_addresses, open_sockets, primary_addresses_in,
     raise_open_file_limit,
 };
-pub use types::{ANY_COOKIE, Connection, Leftover, SocketKind};
+pub use types::{ANY_COOKIE, Connection, PreexistingConnection, SocketKind};
 pub use veth::{HostEnd, host_end};

@@ -56,8 +56,8 @@ pub fn open_sockets(netns: &Netns, kind: SocketKind, count: usize) -> io::Result
 
 fn open(kind: SocketKind) -> io::Result<Socket> {
     match kind {
-        SocketKind::StreamV4 => tcp(Domain::IPV4),
-        SocketKind::StreamV6 => tcp(Domain::IPV6),
+        SocketKind::OutboundV4 => tcp(Domain::IPV4),
+        SocketKind::OutboundV6 => tcp(Domain::IPV6),
         SocketKind::DeliveryV4 => delivery(Domain::IPV4),
         SocketKind::DeliveryV6 => delivery(Domain::IPV6),
         SocketKind::LoopbackV4 => packets(Domain::IPV4),

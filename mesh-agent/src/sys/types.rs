@@ -16,7 +16,7 @@ pub struct Connection {
 
 /// A connection that was open in a pod before the mesh took the pod in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Leftover {
+pub struct PreexistingConnection {
     /// The pod's end.
     pub connection: Connection,
     /// The pod listens on its port, so the other end may have opened it.
@@ -30,9 +30,9 @@ pub const ANY_COOKIE: u64 = u64::MAX;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum SocketKind {
     /// To connect from the pod, over IPv4.
-    StreamV4 = 1,
+    OutboundV4 = 1,
     /// To connect from the pod, over IPv6.
-    StreamV6 = 2,
+    OutboundV6 = 2,
     /// To connect to the pod's application, over IPv4, from an address of loopback.
     DeliveryV4 = 3,
     /// The same over IPv6.
@@ -45,8 +45,8 @@ pub enum SocketKind {
 
 impl SocketKind {
     /// To connect from the pod to an address.
-    pub fn stream(to: IpAddr) -> Self {
-        if to.is_ipv4() { Self::StreamV4 } else { Self::StreamV6 }
+    pub fn outbound(to: IpAddr) -> Self {
+        if to.is_ipv4() { Self::OutboundV4 } else { Self::OutboundV6 }
     }
 
     /// To connect to the pod's application at an address.
@@ -62,8 +62,8 @@ impl SocketKind {
     /// What a number stands for.
     pub fn from_number(number: u8) -> Option<Self> {
         let all = [
-            Self::StreamV4,
-            Self::StreamV6,
+            Self::OutboundV4,
+            Self::OutboundV6,
             Self::DeliveryV4,
             Self::DeliveryV6,
             Self::LoopbackV4,

@@ -13,8 +13,9 @@ use ipnet::IpNet;
 use prost::Message;
 use prost_types::Any;
 
+use super::intern::Interner;
 use super::service::Service;
-use super::text::{Texts, Version};
+use super::version::Version;
 use super::workload::{Health, NetworkMode, Workload};
 use crate::plan::Invalid;
 use crate::table::{Table, hash_of};
@@ -64,7 +65,7 @@ enum Addresses {
     Other(Box<[IpAddr]>),
 }
 
-/// What workloads have in common, as far as it is in use.
+/// Interns what workloads have in common: see [`Interner`], which does so for texts.
 #[derive(Debug, Default)]
 pub(super) struct InternPool {
     templates: Table<Arc<Template>>,
@@ -82,7 +83,7 @@ impl CompactWorkload {
     pub(super) fn new(
         mut from: wire::Workload,
         version: &str,
-        texts: &mut Texts,
+        texts: &mut Interner,
         pool: &mut InternPool,
     ) -> Result<Self, Invalid> {
         let checked = Workload::try_from(from.clone())?;
@@ -268,7 +269,7 @@ impl InternPool {
         encoded: Vec<u8>,
         uid_start: Option<Box<str>>,
         of: &Workload,
-        texts: &mut Texts,
+        texts: &mut Interner,
     ) -> Arc<Template> {
         let hash = hash_of(&(&encoded, &uid_start));
         let same = |held: &Arc<Template>| *held.encoded == *encoded && held.uid_start == uid_start;
@@ -310,7 +311,7 @@ pub(super) struct CompactService {
 
 impl CompactService {
     /// Checks a service and takes it in.
-    pub(super) fn new(from: wire::Service, version: &str, texts: &mut Texts) -> Result<Self, Invalid> {
+    pub(super) fn new(from: wire::Service, version: &str, texts: &mut Interner) -> Result<Self, Invalid> {
         let encoded = from.encode_to_vec().into();
         let service = Service::try_from(from)?;
         Ok(Self {

@@ -10,7 +10,7 @@ use std::sync::{Arc, OnceLock};
 use super::compact::{CompactService, CompactWorkload, InternPool};
 use super::decode::Invalid;
 use super::endpoints::ServiceEndpoints;
-use super::text::Texts;
+use super::intern::Interner;
 use super::vips::Vips;
 use super::workload::{Health, Workload};
 use crate::table::{Table, hash_of};
@@ -95,7 +95,7 @@ impl Directory {
 #[derive(Debug, Default)]
 pub(super) struct Editor {
     directory: Directory,
-    texts: Texts,
+    texts: Interner,
     pool: InternPool,
     /// Services that something has changed of, as they will be.
     touched: HashMap<Key, Touched>,

@@ -16,7 +16,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use tonic::Request;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::endpoint::{ConnectError, Endpoint};
+use super::control_plane::{ConnectError, ControlPlane};
 use super::trust::Bundle;
 
 /// What is asked for; the authority may give less.
@@ -29,7 +29,7 @@ const END: &str = "-----END CERTIFICATE-----";
 /// The certificate authority.
 #[derive(Clone, Debug)]
 pub struct CaClient {
-    pub(super) endpoint: Endpoint,
+    pub(super) control_plane: ControlPlane,
 }
 
 /// Whose certificate is asked for.
@@ -116,7 +116,7 @@ impl CaClient {
         token_file: PathBuf,
         cluster_id: String,
     ) -> Self {
-        Self { endpoint: Endpoint { address, name, root_cert, token_file, cluster_id } }
+        Self { control_plane: ControlPlane { address, name, root_cert, token_file, cluster_id } }
     }
 
     /// Makes a key and has it certified.
@@ -127,9 +127,9 @@ impl CaClient {
     ) -> Result<Issued, CaError> {
         let key = KeyPair::generate()?;
         let mut request = Request::new(request(subject, &key)?);
-        self.endpoint.sign(&mut request)?;
+        self.control_plane.authenticate(&mut request)?;
         let answer = async {
-            let channel = self.endpoint.connect(trusted, None).await?;
+            let channel = self.control_plane.connect(trusted, None).await?;
             let mut client = IstioCertificateServiceClient::new(channel);
             client.create_certificate(request).await.map_err(CaError::Refused)
         };

@@ -14,9 +14,9 @@ use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use super::Certificates;
 use super::ca::{AnswerError, CaError, Issued, Subject};
 use super::store::Shared;
-use crate::legacy::Heritage;
-use crate::legacy::certificates::{Contents, Entry, MOST_BYTES, read, write};
-use crate::legacy::{self, Legacy};
+use crate::inheritance::InheritedKind;
+use crate::inheritance::certificates::{Contents, Entry, MOST_BYTES, read, write};
+use crate::inheritance::{self, Inheritance};
 
 /// What changes within this time is written together.
 const TOGETHER: Duration = Duration::from_millis(50);
@@ -45,13 +45,13 @@ impl Kept {
 }
 
 /// Leaves what there is to a next proxy, whenever it has changed.
-pub(super) async fn leave(shared: Arc<Shared>, legacy: Legacy) {
+pub(super) async fn bequeath(shared: Arc<Shared>, inheritance: Inheritance) {
     loop {
         shared.changed.notified().await;
         tokio::time::sleep(TOGETHER).await;
         let kept = shared.kept().clone();
         match written(&shared, &kept) {
-            Ok(file) => legacy.leave(Heritage::Certificates, Some(file)),
+            Ok(file) => inheritance.bequeath(InheritedKind::Certificates, Some(file)),
             Err(error) => tracing::warn!(%error, "a proxy after this one will have no certificates at first"),
         }
     }
@@ -65,12 +65,12 @@ fn written(shared: &Shared, kept: &Written) -> io::Result<File> {
         roots: roots.certificates.iter().map(AsRef::as_ref).collect(),
         entries: entries.collect(),
     };
-    let file = legacy::create(c"nodemesh-certificates")?;
+    let file = inheritance::create(c"nodemesh-certificates")?;
     let mut to = BufWriter::new(&file);
     write(&contents, &mut to)?;
     to.flush()?;
     drop(to);
-    legacy::seal(&file)?;
+    inheritance::seal(&file)?;
     Ok(file)
 }
 
@@ -79,7 +79,7 @@ impl Certificates {
     /// certificates that lead to them, are valid now, and whose key is there. It counts until the authority
     /// has answered.
     pub fn inherit(&self, file: &File) {
-        let taken = legacy::read(file, MOST_BYTES).map(|bytes| self.shared.inherit(&bytes));
+        let taken = inheritance::read(file, MOST_BYTES).map(|bytes| self.shared.inherit(&bytes));
         match taken {
             Ok(Some(identities)) => {
                 tracing::info!(identities, "certificates of the proxy before this one are in use");

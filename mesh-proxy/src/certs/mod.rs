@@ -5,12 +5,13 @@
 //! `verify` and `tls` make of both what rustls needs. `inherited` has certificates outlive the proxy.
 
 mod ca;
-mod clock;
-mod endpoint;
+mod clock_jump;
+mod control_plane;
+mod crypto_warmup;
 #[cfg(test)]
 pub(crate) mod fixture;
 mod inherited;
-mod proof;
+mod peer;
 mod renewal;
 mod store;
 #[cfg(test)]
@@ -18,7 +19,6 @@ mod tests;
 mod tls;
 mod trust;
 mod verify;
-mod warm;
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -27,12 +27,12 @@ use mesh_api::identity::{CertificateIdentityError, SpiffeId};
 use rustls::pki_types::CertificateDer;
 
 pub use ca::{AnswerError, CaClient, CaError};
-pub use endpoint::ConnectError;
-pub(crate) use endpoint::Endpoint;
-pub use proof::Proof;
+pub use control_plane::ConnectError;
+pub(crate) use control_plane::ControlPlane;
+pub use crypto_warmup::warm_up;
+pub use peer::PeerIdentity;
 pub use store::Certificates;
 pub(crate) use store::OwnCertificate;
-pub use warm::warm_up;
 
 /// An identity of this node with a certificate, ready to be used in handshakes.
 #[derive(Debug)]

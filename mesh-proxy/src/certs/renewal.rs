@@ -7,7 +7,7 @@ use rand::RngExt;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::ca::{CaError, Subject};
-use super::clock::Clock;
+use super::clock_jump::Clock;
 use super::store::Shared;
 
 /// Back-off after failures (docs/wire.md, Certificates).
@@ -105,7 +105,7 @@ async fn wait_until(shared: &Shared, subject: &Subject, when: SystemTime) {
 /// Returns when a certificate is to be replaced before half of its life.
 async fn outdated(shared: &Shared, subject: &Subject) {
     if let Subject::Workload(id) = subject {
-        shared.refused(id).await;
+        shared.invalidated(id).await;
         return sleep(SPREAD.mul_f64(random())).await;
     }
     refresh(shared, subject).await;

@@ -19,7 +19,7 @@ use super::inherited::{self, Kept, Written};
 use super::trust::{Roots, Trust};
 use super::verify::MeshVerifier;
 use super::{WorkloadCertificate, renewal, tls};
-use crate::legacy::Legacy;
+use crate::inheritance::Inheritance;
 use crate::tunnel::Framing;
 
 /// Requests to the authority at a time. More would only wait there.
@@ -73,9 +73,9 @@ pub(super) struct Wanted {
 impl Certificates {
     /// Certificates from an authority, for connections that are framed in a way, which are left to a next
     /// proxy. To be called on the runtime that is to renew them; the agent's own is asked for at once.
-    pub fn new(ca: CaClient, trust_domain: &str, framing: Framing, legacy: Legacy) -> Self {
+    pub fn new(ca: CaClient, trust_domain: &str, framing: Framing, inheritance: Inheritance) -> Self {
         let provider = tls::provider();
-        let trust = Arc::new(Trust::new(Arc::clone(&provider), &ca.endpoint.root_cert));
+        let trust = Arc::new(Trust::new(Arc::clone(&provider), &ca.control_plane.root_cert));
         let verifier =
             MeshVerifier { trust: Arc::clone(&trust), provider, trust_domain: trust_domain.into() };
         let uri = format!("spiffe://{trust_domain}/ns/nodemesh-system/sa/mesh-agent");
@@ -99,7 +99,7 @@ impl Certificates {
         });
         tokio::spawn(renewal::keep(Arc::clone(&shared), Subject::Agent { uri }));
         tokio::spawn(renewal::follow(Arc::clone(&shared)));
-        tokio::spawn(inherited::leave(Arc::clone(&shared), legacy));
+        tokio::spawn(inherited::bequeath(Arc::clone(&shared), inheritance));
         Self { shared }
     }
 
@@ -211,13 +211,13 @@ impl Shared {
 
     /// Returns once peers refuse the certificate of an identity: it leads to no root in force any more, or is
     /// not valid by a clock that was set.
-    pub async fn refused(&self, id: &SpiffeId) {
+    pub async fn invalidated(&self, id: &SpiffeId) {
         let mut changes = self.trust.changes();
-        let is_refused = || {
+        let is_invalid = || {
             let current = self.current.load();
             current.get(id).is_some_and(|identity| self.trust.roots().check(&identity.chain).is_err())
         };
-        while !is_refused() {
+        while !is_invalid() {
             // The sender lives as long as we do.
             let _ = changes.changed().await;
         }

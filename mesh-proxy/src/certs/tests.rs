@@ -12,8 +12,8 @@ use super::fixture::{Authority, Running, root};
 use super::trust::Trust;
 use super::verify::MeshVerifier;
 use super::{Certificates, tls};
-use crate::legacy::certificates::{Contents, Entry, MOST_BYTES, read, write};
-use crate::legacy::{self, Legacy};
+use crate::inheritance::certificates::{Contents, Entry, MOST_BYTES, read, write};
+use crate::inheritance::{self, Inheritance};
 use crate::tunnel::Framing;
 
 const LONG: Duration = Duration::from_mins(10);
@@ -30,7 +30,7 @@ async fn agent(lifetime: Duration) -> (Authority, Running, Certificates) {
         authority.client(running.address),
         "cluster.local",
         Framing::default(),
-        Legacy::nobody(),
+        Inheritance::for_nobody(),
     );
     (authority, running, certificates)
 }
@@ -95,7 +95,7 @@ async fn an_answer_for_somebody_else_is_not_used() {
         authority.client(running.address),
         "cluster.local",
         Framing::default(),
-        Legacy::nobody(),
+        Inheritance::for_nobody(),
     );
     certificates.retain(&web());
     until("an error", || certificates.status()[0].error.is_some()).await;
@@ -126,8 +126,9 @@ async fn a_cluster_that_no_header_can_name_is_told_with_its_setting() {
     let authority = Authority::new(LONG);
     let running = authority.serve("127.0.0.1:0").await;
     let mut client = authority.client(running.address);
-    client.endpoint.cluster_id = "München".to_owned();
-    let certificates = Certificates::new(client, "cluster.local", Framing::default(), Legacy::nobody());
+    client.control_plane.cluster_id = "München".to_owned();
+    let certificates =
+        Certificates::new(client, "cluster.local", Framing::default(), Inheritance::for_nobody());
     certificates.retain(&web());
     until("an error", || certificates.status()[0].error.is_some()).await;
     let error = certificates.status().remove(0).error.unwrap();
@@ -183,14 +184,14 @@ async fn a_certificate_whose_root_is_gone_is_replaced_at_once() {
 
 /// Those of the agent and of `web`, as they are left to a next proxy.
 async fn left_behind(authority: &Authority, running: &Running) -> (Certificates, Vec<u8>) {
-    let (legacy, mut left) = Legacy::new();
+    let (inheritance, mut left) = Inheritance::new();
     let client = authority.client(running.address);
-    let certificates = Certificates::new(client, "cluster.local", Framing::default(), legacy);
+    let certificates = Certificates::new(client, "cluster.local", Framing::default(), inheritance);
     certificates.retain(&web());
     let both = async {
         loop {
             let (_, file) = left.recv().await.expect("certificates are left");
-            let bytes = legacy::read(&File::from(file.unwrap()), MOST_BYTES).unwrap();
+            let bytes = inheritance::read(&File::from(file.unwrap()), MOST_BYTES).unwrap();
             if read(&bytes).unwrap().entries.len() == 2 {
                 return bytes;
             }
@@ -203,9 +204,13 @@ async fn left_behind(authority: &Authority, running: &Running) -> (Certificates,
 /// Another proxy, which finds these bytes and no authority.
 fn heir(authority: &Authority, bytes: &[u8]) -> Certificates {
     let nobody = std::net::SocketAddr::from(([127, 0, 0, 1], 1));
-    let heir =
-        Certificates::new(authority.client(nobody), "cluster.local", Framing::default(), Legacy::nobody());
-    let mut file = legacy::create(c"test").unwrap();
+    let heir = Certificates::new(
+        authority.client(nobody),
+        "cluster.local",
+        Framing::default(),
+        Inheritance::for_nobody(),
+    );
+    let mut file = inheritance::create(c"test").unwrap();
     std::io::Write::write_all(&mut file, bytes).unwrap();
     heir.inherit(&file);
     heir.retain(&web());
@@ -221,9 +226,13 @@ async fn certificates_outlive_the_proxy_that_asked_for_them() {
     drop(first);
     let address = running.address;
     running.stop().await;
-    let heir =
-        Certificates::new(authority.client(address), "cluster.local", Framing::default(), Legacy::nobody());
-    let mut file = legacy::create(c"test").unwrap();
+    let heir = Certificates::new(
+        authority.client(address),
+        "cluster.local",
+        Framing::default(),
+        Inheritance::for_nobody(),
+    );
+    let mut file = inheritance::create(c"test").unwrap();
     std::io::Write::write_all(&mut file, &bytes).unwrap();
     heir.inherit(&file);
     heir.retain(&web());

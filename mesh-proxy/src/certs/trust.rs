@@ -36,7 +36,7 @@ pub(super) struct Trust {
 #[derive(Debug, Default)]
 struct FromFile {
     roots: Bundle,
-    stamp: Option<FileVersion>,
+    version: Option<FileVersion>,
 }
 
 /// One state of the roots.
@@ -87,12 +87,12 @@ impl Trust {
     /// changes nothing.
     pub fn read_file(&self) -> bool {
         let mut known = self.known();
-        let Ok(stamp) = FileVersion::of(&self.file) else { return false };
-        if known.stamp == Some(stamp) {
+        let Ok(version) = FileVersion::of(&self.file) else { return false };
+        if known.version == Some(version) {
             return false;
         }
         let Ok(text) = std::fs::read(&self.file) else { return false };
-        known.stamp = Some(stamp);
+        known.version = Some(version);
         let Ok(roots) = CertificateDer::pem_slice_iter(&text).collect::<Result<Bundle, _>>() else {
             return false;
         };

@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::tls::{Records, TlsStream};
+use crate::tls::{TlsStream, Unbuffered};
 
 /// A TLS session that the HTTP/2 connection and its driver share.
 pub(super) struct SharedTls<C>(Rc<RefCell<TlsStream<C>>>);
@@ -21,7 +21,7 @@ impl<C> Clone for SharedTls<C> {
     }
 }
 
-impl<C: Records> SharedTls<C> {
+impl<C: Unbuffered> SharedTls<C> {
     pub(super) fn new(tls: TlsStream<C>) -> Self {
         Self(Rc::new(RefCell::new(tls)))
     }
@@ -52,7 +52,7 @@ impl<C: Records> SharedTls<C> {
     }
 }
 
-impl<C: Records> AsyncRead for SharedTls<C> {
+impl<C: Unbuffered> AsyncRead for SharedTls<C> {
     fn poll_read(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -62,7 +62,7 @@ impl<C: Records> AsyncRead for SharedTls<C> {
     }
 }
 
-impl<C: Records> AsyncWrite for SharedTls<C> {
+impl<C: Unbuffered> AsyncWrite for SharedTls<C> {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, piece: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut *self.0.borrow_mut()).poll_write(context, piece)
     }

@@ -21,7 +21,7 @@ use super::stream::{Answer, Broken, State, Stream, Violation};
 use super::window::Window;
 use super::{EARLY, IncomingStream, MAX_PEER_STREAMS, price};
 use crate::sys;
-use crate::tls::{Records, TlsStream, scratch};
+use crate::tls::{TlsStream, Unbuffered, scratch};
 
 /// A connection on which nothing was heard for this long is asked whether it is alive, and is given as long
 /// again to answer.
@@ -114,7 +114,7 @@ struct Receiver {
     assembling: u32,
 }
 
-impl<C: Records> Driver<C> {
+impl<C: Unbuffered> Driver<C> {
     pub fn new(tls: TlsStream<C>, link: &Rc<Link>, side: Side) -> Self {
         link.round_trip.set(sys::shortest_round_trip(tls.tcp()));
         let receiver = Receiver {

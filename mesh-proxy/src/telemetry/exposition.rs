@@ -223,7 +223,7 @@ impl Collector for Workers {
         let revoked = total(|worker| &worker.revoked);
         let over_limit = total(|worker| &worker.over_limit);
         let (idle, aged) = (total(|worker| &worker.idle), total(|worker| &worker.aged));
-        let handshake_refused = total(|worker| &worker.handshake_refused);
+        let handshake_over_limit = total(|worker| &worker.handshake_over_limit);
         let window_capped = total(|worker| &worker.window_capped);
         for (name, help, value) in [
             ("nodemesh_accept_errors", "Accepts that failed for lack of something", accept_errors),
@@ -234,7 +234,7 @@ impl Collector for Workers {
             (
                 "nodemesh_handshakes_over_limit",
                 "Connections refused because too many had not proved yet who they are",
-                handshake_refused,
+                handshake_over_limit,
             ),
             ("nodemesh_windows_over_limit", "Windows of streams kept small by a pod's limit", window_capped),
             (

@@ -21,7 +21,7 @@ pub enum Reporter {
 
 /// Which way the bytes of a connection take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Path {
+pub enum Via {
     /// Through the proxy.
     Proxy,
     /// From socket to socket, inside the kernel.
@@ -51,7 +51,7 @@ pub struct Labels {
     /// Why it failed, if it did.
     pub response_flag: Option<ResponseFlag>,
     /// Which way its bytes take.
-    pub path: Path,
+    pub path: Via,
 }
 
 impl Labels {
@@ -118,10 +118,10 @@ pub(super) struct Key {
     source_identity: Option<SpiffeId>,
     destination_identity: Option<SpiffeId>,
     response_flag: Option<ResponseFlag>,
-    path: Path,
+    path: Via,
 }
 
-impl Path {
+impl Via {
     /// The label's value.
     pub fn as_str(self) -> &'static str {
         match self {

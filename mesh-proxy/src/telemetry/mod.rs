@@ -14,7 +14,7 @@ mod worker;
 
 pub use access::{AccessLog, Format};
 pub use exposition::AgentMetrics;
-pub use labels::{Labels, Path, Reporter};
+pub use labels::{Labels, Reporter, Via};
 pub use open::OpenConnection;
 pub use parties::Parties;
 pub use record::{ConnectionRecord, Expiry, Outcome};

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use mesh_api::plan::Workload;
 
-use super::labels::{Labels, Path, Reporter};
+use super::labels::{Labels, Reporter, Via};
 
 /// The two ends of a connection, the way between them, and the policy that it is under.
 #[derive(Clone, Debug)]
@@ -35,7 +35,7 @@ impl Parties {
             source_identity: None,
             destination_identity: None,
             response_flag: None,
-            path: Path::Proxy,
+            path: Via::Proxy,
         };
         Self { labels, client, destination, upstream: None, transport: "plain", policy: None }
     }

@@ -81,7 +81,7 @@ impl ConnectionRecord {
     }
 
     /// Another proxy records it from here on.
-    pub fn leave(mut self) {
+    pub fn hand_off(mut self) {
         self.ended = true;
         if let Some((id, _)) = self.opened.take() {
             self.metrics.open.remove(id);

@@ -46,7 +46,7 @@ pub struct WorkerMetrics {
     pub(super) over_limit: AtomicU64,
     pub(super) idle: AtomicU64,
     pub(super) aged: AtomicU64,
-    pub(super) handshake_refused: AtomicU64,
+    pub(super) handshake_over_limit: AtomicU64,
     pub(super) window_capped: AtomicU64,
     pub(super) open: OpenConnections,
     pub(super) log: AccessLog,
@@ -70,7 +70,7 @@ impl WorkerMetrics {
             over_limit: AtomicU64::new(0),
             idle: AtomicU64::new(0),
             aged: AtomicU64::new(0),
-            handshake_refused: AtomicU64::new(0),
+            handshake_over_limit: AtomicU64::new(0),
             window_capped: AtomicU64::new(0),
             open: OpenConnections::default(),
             log,
@@ -109,9 +109,10 @@ impl WorkerMetrics {
         self.over_limit.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Notes a connection that was refused because too many had not proved yet who they are.
-    pub fn handshake_refused(&self) {
-        self.handshake_refused.fetch_add(1, Ordering::Relaxed);
+    /// Notes a connection that found no place for its handshake, or lost it to a newcomer: too many have not
+    /// proved yet who they are.
+    pub fn handshake_over_limit(&self) {
+        self.handshake_over_limit.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Notes that a stream's window stayed smaller than it would be, because its pod's streams hold as much

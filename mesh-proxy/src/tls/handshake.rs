@@ -11,8 +11,8 @@ use rustls::unbuffered::{ConnectionState, UnbufferedStatus};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::records::{Records, append};
 use super::stream::TlsStream;
+use super::unbuffered::{Unbuffered, append};
 use crate::relay::close_in_order;
 
 /// A peer that takes longer than this has gone away or wants to hold resources.
@@ -64,10 +64,10 @@ pub async fn accept(
     drive(tcp, Box::new(UnbufferedServerConnection::new(config)?)).await
 }
 
-async fn drive<C: Records>(tcp: TcpStream, records: Box<C>) -> Result<TlsStream<C>, Error> {
+async fn drive<C: Unbuffered>(tcp: TcpStream, unbuffered: Box<C>) -> Result<TlsStream<C>, Error> {
     tokio::time::timeout(
         TIMEOUT,
-        Handshake { tcp, records, incoming: Vec::with_capacity(LIKELY), outgoing: Vec::new() }.run(),
+        Handshake { tcp, unbuffered, incoming: Vec::with_capacity(LIKELY), outgoing: Vec::new() }.run(),
     )
     .await
     .map_err(|_| Error::Timeout)?
@@ -75,7 +75,7 @@ async fn drive<C: Records>(tcp: TcpStream, records: Box<C>) -> Result<TlsStream<
 
 struct Handshake<C> {
     tcp: TcpStream,
-    records: Box<C>,
+    unbuffered: Box<C>,
     incoming: Vec<u8>,
     outgoing: Vec<u8>,
 }
@@ -89,7 +89,7 @@ enum Next {
     Failed(rustls::Error),
 }
 
-impl<C: Records> Handshake<C> {
+impl<C: Unbuffered> Handshake<C> {
     async fn run(mut self) -> Result<TlsStream<C>, Error> {
         loop {
             match self.step() {
@@ -98,7 +98,7 @@ impl<C: Records> Handshake<C> {
                 Next::Receive => self.receive().await?,
                 Next::Finished { early } => {
                     self.send().await?;
-                    return Ok(TlsStream::new(self.tcp, self.records, self.incoming, early));
+                    return Ok(TlsStream::new(self.tcp, self.unbuffered, self.incoming, early));
                 }
                 Next::Failed(error) => {
                     self.say_why().await;
@@ -109,7 +109,7 @@ impl<C: Records> Handshake<C> {
     }
 
     fn step(&mut self) -> Next {
-        let UnbufferedStatus { mut discard, state, .. } = self.records.process(&mut self.incoming);
+        let UnbufferedStatus { mut discard, state, .. } = self.unbuffered.process(&mut self.incoming);
         let next = match state {
             Err(error) => Next::Failed(error),
             Ok(ConnectionState::EncodeTlsData(encode)) => {
@@ -156,7 +156,7 @@ impl<C: Records> Handshake<C> {
     async fn say_why(&mut self) {
         // What was received is shown once more: rustls may know of messages in it that it did not come to.
         loop {
-            let UnbufferedStatus { discard, state, .. } = self.records.process(&mut self.incoming);
+            let UnbufferedStatus { discard, state, .. } = self.unbuffered.process(&mut self.incoming);
             let Ok(ConnectionState::EncodeTlsData(encode)) = state else { break };
             append(encode, &mut self.outgoing);
             self.incoming.drain(..discard);

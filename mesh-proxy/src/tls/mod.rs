@@ -6,11 +6,11 @@
 //! tasks wrote in one wakeup.
 
 mod handshake;
-mod records;
 pub mod scratch;
 mod stream;
+mod unbuffered;
 mod write_buffer;
 
 pub use handshake::{Error, accept, connect};
-pub use records::Records;
 pub use stream::TlsStream;
+pub use unbuffered::Unbuffered;

@@ -9,8 +9,8 @@ use rustls::unbuffered::{ConnectionState, EncodeTlsData, EncryptError, Unbuffere
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-use super::records::{Records, append};
 use super::scratch;
+use super::unbuffered::{Unbuffered, append};
 use super::write_buffer::WriteBuffer;
 
 /// Unsent bytes from which on a writer has to wait until they are sent: less than a stream's turn, which so
@@ -32,7 +32,7 @@ const GATHER_BELOW: usize = 8 * 1024;
 pub struct TlsStream<C> {
     tcp: TcpStream,
     /// In a box: kilobytes, which every task that hands the session on would else have room for twice.
-    records: Box<C>,
+    unbuffered: Box<C>,
     /// Received and not yet decrypted: `incoming[start..end]`. The rest of the buffer is room.
     incoming: Vec<u8>,
     start: usize,
@@ -63,11 +63,11 @@ enum Step {
     Closed,
 }
 
-impl<C: Records> TlsStream<C> {
-    pub(super) fn new(tcp: TcpStream, records: Box<C>, incoming: Vec<u8>, plaintext: Vec<u8>) -> Self {
+impl<C: Unbuffered> TlsStream<C> {
+    pub(super) fn new(tcp: TcpStream, unbuffered: Box<C>, incoming: Vec<u8>, plaintext: Vec<u8>) -> Self {
         Self {
             tcp,
-            records,
+            unbuffered,
             end: incoming.len(),
             incoming,
             start: 0,
@@ -83,12 +83,12 @@ impl<C: Records> TlsStream<C> {
 
     /// The peer's certificates, leaf first.
     pub fn peer_certificates(&self) -> Option<&[CertificateDer<'static>]> {
-        self.records.peer_certificates()
+        self.unbuffered.peer_certificates()
     }
 
     /// The protocol that both sides chose (RFC 7301), if they did.
     pub fn alpn_protocol(&self) -> Option<&[u8]> {
-        self.records.alpn_protocol()
+        self.unbuffered.alpn_protocol()
     }
 
     /// The socket below.
@@ -199,7 +199,7 @@ impl<C: Records> TlsStream<C> {
         let shown = self.end.min(self.start + SHOWN);
         loop {
             let UnbufferedStatus { discard, state, .. } =
-                self.records.process(&mut self.incoming[self.start..shown]);
+                self.unbuffered.process(&mut self.incoming[self.start..shown]);
             let state = state.inspect_err(|_| self.start += discard).map_err(invalid)?;
             let mut extra = 0;
             let (mut done, before) = (false, self.plaintext.len());
@@ -260,7 +260,7 @@ impl<C: Records> TlsStream<C> {
         }
         let shown = self.end.min(self.start + SHOWN);
         let UnbufferedStatus { discard, state, .. } =
-            self.records.process(&mut self.incoming[self.start..shown]);
+            self.unbuffered.process(&mut self.incoming[self.start..shown]);
         let state = state.inspect_err(|_| self.start += discard).map_err(invalid)?;
         let (mut extra, mut data) = (0, 0);
         let mut taken = Ok(0);
@@ -401,7 +401,7 @@ impl Barren {
     }
 }
 
-impl<C: Records> AsyncRead for TlsStream<C> {
+impl<C: Unbuffered> AsyncRead for TlsStream<C> {
     fn poll_read(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -433,7 +433,7 @@ impl<C: Records> AsyncRead for TlsStream<C> {
     }
 }
 
-impl<C: Records> AsyncWrite for TlsStream<C> {
+impl<C: Unbuffered> AsyncWrite for TlsStream<C> {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, piece: &[u8]) -> Poll<io::Result<usize>> {
         self.poll_write_vectored(context, &[IoSlice::new(piece)])
     }

@@ -15,7 +15,7 @@ use mesh_api::identity::SpiffeId;
 use mesh_api::plan::{Snapshot, Workload};
 use tokio::sync::{Notify, watch};
 
-use crate::admission::Admissions;
+use crate::authorization::Authorizations;
 use crate::balance::{Affinity, Health, Limits, Picker};
 use crate::certs::{Certificates, WorkloadCertificate};
 use crate::deferred_accept::{self, DeferredAccepts};
@@ -75,7 +75,7 @@ pub struct Worker {
     /// Whose turn it is among endpoints.
     pub picker: Picker,
     /// Connections that pods of this node took.
-    pub admissions: Rc<Admissions>,
+    pub authorizations: Rc<Authorizations>,
     /// Connections that are not accepted yet.
     pub deferred: DeferredAccepts,
     /// This worker's counters.
@@ -123,7 +123,7 @@ impl Worker {
             surroundings,
             pool: Pool::default(),
             picker: Picker::default(),
-            admissions: Rc::default(),
+            authorizations: Rc::default(),
             deferred: DeferredAccepts::default(),
             metrics,
             draining: Rc::default(),

@@ -241,7 +241,7 @@ async fn follow_configuration(worker: Rc<Worker>) {
     let mut before = updates.borrow_and_update().clone();
     while updates.changed().await.is_ok() {
         let snapshot = updates.borrow_and_update().clone();
-        let revoked = worker.admissions.recheck(&snapshot, &before);
+        let revoked = worker.authorizations.recheck(&snapshot, &before);
         before = Arc::clone(&snapshot);
         if revoked > 0 {
             worker.metrics.revoked(revoked);

@@ -16,7 +16,7 @@ use tonic::{Request, Status};
 use super::XdsConfig;
 use super::link::Link;
 use super::stream::{Publisher, Stream};
-use crate::certs::{Certificates, ConnectError, Endpoint};
+use crate::certs::{Certificates, ConnectError, ControlPlane};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
@@ -30,7 +30,7 @@ const NAMESPACE: &str = "nodemesh-system";
 
 /// Keeps the agent connected.
 pub(super) struct Client {
-    pub endpoint: Endpoint,
+    pub control_plane: ControlPlane,
     pub config: XdsConfig,
     pub certificates: Certificates,
     pub link: Arc<Link>,
@@ -61,7 +61,7 @@ impl Client {
             let Err(end) = self.follow().await;
             if matches!(end, StreamEnd::Closed) && self.publisher.responses > responses_before {
                 // As it does from time to time, so that agents spread over its replicas.
-                self.link.leaving();
+                self.link.server_closed();
             } else {
                 self.link.down(&end.to_string());
                 self.unreachable.notify_one();
@@ -90,12 +90,12 @@ impl Client {
     /// Follows one stream until it ends.
     async fn follow(&mut self) -> Result<std::convert::Infallible, StreamEnd> {
         let own = self.certificates.own().borrow().as_ref().map(|own| own.identity.clone());
-        let channel = self.endpoint.connect(&self.certificates.control_roots(), own).await?;
+        let channel = self.control_plane.connect(&self.certificates.control_roots(), own).await?;
         let mut client =
             AggregatedDiscoveryServiceClient::new(channel).max_decoding_message_size(LARGEST_MESSAGE);
         let (stream, requests) = Stream::open(&self.node(), &self.publisher);
         let mut request = Request::new(ReceiverStream::new(requests));
-        self.endpoint.sign(&mut request)?;
+        self.control_plane.authenticate(&mut request)?;
         let answer = client.delta_aggregated_resources(request);
         let answer = tokio::time::timeout(ANSWER_TIMEOUT, answer).await.map_err(|_| StreamEnd::Silent)?;
         let mut responses = answer?.into_inner();

@@ -8,7 +8,7 @@ use arc_swap::ArcSwap;
 use mesh_api::plan::{Snapshot, Waypoints};
 use tokio::sync::{Notify, oneshot, watch};
 
-use crate::legacy::journal;
+use crate::inheritance::journal;
 
 /// How long the control plane is waited for first: what it says is newer, and nobody but it has written it.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -18,15 +18,15 @@ const PATIENCE: Duration = Duration::from_millis(500);
 const PATIENCE_BESIDE: Duration = Duration::from_secs(10);
 
 /// What a proxy before this one was told.
-pub struct ToldBefore {
+pub struct InheritedConfiguration {
     /// Its journal.
     pub file: File,
     /// Whether that proxy, or another, serves until this one does.
     pub beside: bool,
 }
 
-/// Where it is put in force.
-pub(super) struct Inherited {
+/// Where it is put in force: in the proxy that comes after.
+pub(super) struct Heir {
     pub snapshot: Arc<ArcSwap<Snapshot>>,
     pub updates: watch::Sender<Arc<Snapshot>>,
     pub ready: watch::Sender<bool>,
@@ -36,11 +36,11 @@ pub(super) struct Inherited {
     pub waypoints: Waypoints,
 }
 
-impl Inherited {
+impl Heir {
     /// Puts it in force when the control plane can't be reached or takes long, unless that has told something
     /// by then.
-    pub async fn use_if_needed(self, told_before: oneshot::Receiver<ToldBefore>) {
-        let Ok(ToldBefore { file, beside }) = told_before.await else { return };
+    pub async fn use_if_needed(self, inherited: oneshot::Receiver<InheritedConfiguration>) {
+        let Ok(InheritedConfiguration { file, beside }) = inherited.await else { return };
         let patience = if beside { PATIENCE_BESIDE } else { PATIENCE };
         let mut ready = self.ready.subscribe();
         tokio::select! {

@@ -56,7 +56,7 @@ impl Link {
     }
 
     /// The control plane has let the agent go, which connects again: no news for anybody.
-    pub fn leaving(&self) {
+    pub fn server_closed(&self) {
         let reason = "the control plane closed the stream";
         tracing::debug!(address = self.address, reason, "connecting again");
         *self.state() = State { connected: false, since: Instant::now(), error: Some(reason.to_owned()) };

@@ -22,13 +22,13 @@ use prost::Message;
 use tokio::sync::{Notify, oneshot, watch};
 
 use self::client::Client;
-use self::inherited::Inherited;
-pub use self::inherited::ToldBefore;
+use self::inherited::Heir;
+pub use self::inherited::InheritedConfiguration;
 use self::link::Link;
 use self::stream::Publisher;
-use crate::certs::{Certificates, Endpoint};
-use crate::legacy::Legacy;
-use crate::legacy::journal::Journal;
+use crate::certs::{Certificates, ControlPlane};
+use crate::inheritance::Inheritance;
+use crate::inheritance::journal::Journal;
 
 /// Where the configuration comes from, and who asks for it.
 #[derive(Clone, Debug)]
@@ -71,16 +71,16 @@ pub struct Xds {
 pub fn start(
     config: XdsConfig,
     certificates: Certificates,
-    legacy: Legacy,
-    inherited: oneshot::Receiver<ToldBefore>,
+    inheritance: Inheritance,
+    inherited: oneshot::Receiver<InheritedConfiguration>,
 ) -> Xds {
     let store = Arc::new(Mutex::new(Store::default().with_waypoints(config.waypoints)));
     let link = Arc::new(Link::new(config.address.clone()));
-    let publisher = Publisher::new(Arc::clone(&store), Journal::new(legacy), config.give_back);
+    let publisher = Publisher::new(Arc::clone(&store), Journal::new(inheritance), config.give_back);
     let snapshot = Arc::clone(&publisher.snapshot);
     let (updates, ready) = (publisher.updates.subscribe(), publisher.ready.subscribe());
     let unreachable = Arc::new(Notify::new());
-    let heir = Inherited {
+    let heir = Heir {
         snapshot: Arc::clone(&snapshot),
         updates: publisher.updates.clone(),
         ready: publisher.ready.clone(),
@@ -89,7 +89,7 @@ pub fn start(
     };
     tokio::spawn(heir.use_if_needed(inherited));
     let client = Client {
-        endpoint: Endpoint {
+        control_plane: ControlPlane {
             address: config.address.clone(),
             name: config.control_name.clone(),
             root_cert: config.root_cert.clone(),

@@ -8,7 +8,7 @@ use mesh_api::plan::{DiscoveryType, Rejected, Snapshot, Store};
 use mesh_api::wire::xds::{CONTINUES, DeltaDiscoveryRequest, DeltaDiscoveryResponse, Node, Status};
 use tokio::sync::{mpsc, watch};
 
-use crate::legacy::journal::Journal;
+use crate::inheritance::journal::Journal;
 
 /// Requests that may wait to be sent: the first ones, and an answer for each response that came meanwhile.
 const QUEUE: usize = 16;
@@ -143,7 +143,7 @@ fn complaint(rejected: &[Rejected]) -> Option<Status> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::legacy::Legacy;
+    use crate::inheritance::Inheritance;
 
     fn whole(of: DiscoveryType) -> DeltaDiscoveryResponse {
         DeltaDiscoveryResponse { type_url: of.type_url.to_owned(), ..DeltaDiscoveryResponse::default() }
@@ -151,7 +151,7 @@ mod tests {
 
     #[test]
     fn only_types_that_are_required_are_waited_for() {
-        let mut publisher = Publisher::new(Arc::default(), Journal::new(Legacy::nobody()), || ());
+        let mut publisher = Publisher::new(Arc::default(), Journal::new(Inheritance::for_nobody()), || ());
         publisher.take(whole(DiscoveryType::ADDRESS));
         assert!(!*publisher.ready.borrow(), "policies are required");
         let mut optional = DiscoveryType::AUTHORIZATION;

@@ -16,7 +16,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::*;
 use crate::certs::fixture::{Authority, Running};
-use crate::legacy::Heritage;
+use crate::inheritance::InheritedKind;
 use crate::tunnel::Framing;
 
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -112,22 +112,26 @@ async fn plane() -> (Authority, mpsc::Receiver<Opened>, Running) {
 }
 
 fn agent(authority: &Authority, address: std::net::SocketAddr) -> Xds {
-    agent_after(authority, address, Legacy::nobody(), oneshot::channel().1)
+    agent_after(authority, address, Inheritance::for_nobody(), oneshot::channel().1)
 }
 
-fn told_before(file: std::os::fd::OwnedFd) -> ToldBefore {
-    ToldBefore { file: file.into(), beside: false }
+fn configuration(file: std::os::fd::OwnedFd) -> InheritedConfiguration {
+    InheritedConfiguration { file: file.into(), beside: false }
 }
 
 /// One that comes after another.
 fn agent_after(
     authority: &Authority,
     address: std::net::SocketAddr,
-    legacy: Legacy,
-    inherited: oneshot::Receiver<ToldBefore>,
+    inheritance: Inheritance,
+    inherited: oneshot::Receiver<InheritedConfiguration>,
 ) -> Xds {
-    let certificates =
-        Certificates::new(authority.client(address), "cluster.local", Framing::default(), Legacy::nobody());
+    let certificates = Certificates::new(
+        authority.client(address),
+        "cluster.local",
+        Framing::default(),
+        Inheritance::for_nobody(),
+    );
     let config = XdsConfig {
         node_name: "node1".to_owned(),
         address: format!("https://{address}"),
@@ -139,7 +143,7 @@ fn agent_after(
         waypoints: Waypoints::default(),
         give_back: || (),
     };
-    start(config, certificates, legacy, inherited)
+    start(config, certificates, inheritance, inherited)
 }
 
 async fn opened(streams: &mut mpsc::Receiver<Opened>) -> Opened {
@@ -246,13 +250,13 @@ async fn without_a_control_plane_the_agent_waits() {
 #[tokio::test]
 async fn what_a_proxy_was_told_outlives_it_until_the_control_plane_is_back() {
     let (authority, mut streams, running) = plane().await;
-    let (legacy, mut left) = Legacy::new();
-    let first = agent_after(&authority, running.address, legacy, oneshot::channel().1);
+    let (inheritance, mut left) = Inheritance::new();
+    let first = agent_after(&authority, running.address, inheritance, oneshot::channel().1);
     let opened = streams.recv().await.unwrap();
     opened.respond(type_url::ADDRESS, "1", vec![workload("a"), workload("b")]).await;
     opened.respond(type_url::AUTHORIZATION, "2", Vec::new()).await;
     let (what, file) = tokio::time::timeout(PATIENCE, left.recv()).await.unwrap().unwrap();
-    assert_eq!(what, Heritage::Configuration);
+    assert_eq!(what, InheritedKind::Configuration);
     // A change that comes later is in the same file.
     opened.respond_at("2", type_url::ADDRESS, "3", vec![workload("c")]).await;
     let mut updates = first.updates.clone();
@@ -261,8 +265,8 @@ async fn what_a_proxy_was_told_outlives_it_until_the_control_plane_is_back() {
     // The first one's runtime goes on, so the heir's control plane is at an address of its own.
     let away = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let (send, inherited) = oneshot::channel();
-    assert!(send.send(told_before(file.unwrap())).is_ok());
-    let heir = agent_after(&authority, away, Legacy::nobody(), inherited);
+    assert!(send.send(configuration(file.unwrap())).is_ok());
+    let heir = agent_after(&authority, away, Inheritance::for_nobody(), inherited);
     let mut ready = heir.ready.clone();
     tokio::time::timeout(PATIENCE, ready.wait_for(|ready| *ready)).await.unwrap().unwrap();
     let now = heir.snapshot.load_full();
@@ -287,8 +291,8 @@ async fn what_a_proxy_was_told_outlives_it_until_the_control_plane_is_back() {
 #[tokio::test]
 async fn what_the_control_plane_tells_in_time_goes_before_what_was_inherited() {
     let (authority, mut streams, running) = plane().await;
-    let (legacy, mut left) = Legacy::new();
-    let _first = agent_after(&authority, running.address, legacy, oneshot::channel().1);
+    let (inheritance, mut left) = Inheritance::new();
+    let _first = agent_after(&authority, running.address, inheritance, oneshot::channel().1);
     let opened = streams.recv().await.unwrap();
     opened.respond(type_url::ADDRESS, "1", vec![workload("old")]).await;
     opened.respond(type_url::AUTHORIZATION, "2", Vec::new()).await;
@@ -297,13 +301,13 @@ async fn what_the_control_plane_tells_in_time_goes_before_what_was_inherited() {
     let routes = Routes::new(AggregatedDiscoveryServiceServer::new(Server(sender)));
     let running = authority.serve_with("127.0.0.1:0", routes).await;
     let (send, inherited) = oneshot::channel();
-    let heir = agent_after(&authority, running.address, Legacy::nobody(), inherited);
+    let heir = agent_after(&authority, running.address, Inheritance::for_nobody(), inherited);
     let opened = tokio::time::timeout(PATIENCE, streams.recv()).await.unwrap().unwrap();
     opened.respond(type_url::ADDRESS, "1", vec![workload("new")]).await;
     opened.respond(type_url::AUTHORIZATION, "2", Vec::new()).await;
     let mut ready = heir.ready.clone();
     ready.wait_for(|ready| *ready).await.unwrap();
-    assert!(send.send(told_before(file.unwrap())).is_ok());
+    assert!(send.send(configuration(file.unwrap())).is_ok());
     tokio::time::sleep(Duration::from_millis(700)).await;
     let now = heir.snapshot.load_full();
     assert!(now.knows_workload("new") && !now.knows_workload("old"));

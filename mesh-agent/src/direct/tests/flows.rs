@@ -62,16 +62,16 @@ fn who_has_as_many_as_it_may_is_the_proxys() {
     let of = |client_netns, socket| DirectEvent { socket, client_netns, ..event(Happened::Opening, 1) };
     let most = u64::try_from(MOST_OF_CLIENT).unwrap();
     (1..most).for_each(|socket| open(&mut flows, &of(7, socket)));
-    assert_eq!(flows.crowd(), HashSet::new());
+    assert_eq!(flows.over_limit(), HashSet::new());
     open(&mut flows, &of(7, most));
-    assert_eq!(flows.crowd(), HashSet::from([7]));
+    assert_eq!(flows.over_limit(), HashSet::from([7]));
     let clients = u64::try_from(MOST_OF_NODE / MOST_OF_CLIENT).unwrap();
     for client in 1..clients {
         (1..=most).for_each(|socket| open(&mut flows, &of(7 + client, client << 32 | socket)));
     }
-    assert_eq!(flows.crowd(), HashSet::from([EVERYBODY]));
+    assert_eq!(flows.over_limit(), HashSet::from([EVERYBODY]));
     flows.closed(&of(7, 1), &NOBODY, &Snapshot::default());
-    assert_eq!(flows.crowd(), (8..7 + clients).collect());
+    assert_eq!(flows.over_limit(), (8..7 + clients).collect());
 }
 
 #[test]

@@ -15,7 +15,7 @@ use aya::programs::{
 
 use super::map::descriptor;
 use super::veth::FROM_POD;
-use super::{Error, gate, link, map_error};
+use super::{Error, link, map_error, prologue};
 use crate::sys::Netns;
 
 /// Where the attachments to pods' namespaces are pinned.
@@ -76,16 +76,16 @@ pub(super) fn decide_for_pods(ebpf: &mut Ebpf) -> Result<(), Error> {
 /// predecessor's.
 pub(super) fn attach_to_pod(ebpf: &Ebpf, netns: &Netns, pin: &Path) -> Result<(), Error> {
     let failed = |error| Error::Path { path: pin.into(), error };
-    let gate = load_gate(ebpf, netns.cookie())?;
+    let prologue = load_prologue(ebpf, netns.cookie())?;
     if pin.exists() {
-        match link::replace(pin, gate.as_fd()) {
+        match link::replace(pin, prologue.as_fd()) {
             Ok(()) => return Ok(()),
             // Its namespace is gone.
             Err(error) if error.raw_os_error() == Some(libc::ENOLINK) => detach(pin)?,
             Err(error) => return Err(failed(error)),
         }
     }
-    gate::attach(gate.as_fd(), netns.as_fd(), pin).map_err(failed)
+    prologue::attach(prologue.as_fd(), netns.as_fd(), pin).map_err(failed)
 }
 
 /// Has connections that come to an outbound listener wait there, in place of a predecessor's filter.
@@ -96,9 +96,9 @@ pub(super) fn defer_accepts(ebpf: &Ebpf, listener: impl AsFd) -> Result<(), Erro
 }
 
 /// Has the kernel take what is attached to a pod's namespace, by the cookie of that.
-pub(super) fn load_gate(ebpf: &Ebpf, cookie: u64) -> Result<OwnedFd, Error> {
+pub(super) fn load_prologue(ebpf: &Ebpf, cookie: u64) -> Result<OwnedFd, Error> {
     let descriptor = |name| ebpf.map(name).and_then(descriptor).ok_or(Error::Missing(name));
-    gate::load_for(cookie, descriptor(HERE)?, descriptor(INBOUND)?)
+    prologue::load_for(cookie, descriptor(HERE)?, descriptor(INBOUND)?)
         .map_err(|error| program_error("gate")(ProgramError::IOError(error)))
 }
 
@@ -113,7 +113,8 @@ pub(super) fn detach(pin: &Path) -> Result<(), Error> {
 /// Removes everything that an agent pinned below `root`: its programs are detached, pods talk as without a
 /// mesh.
 pub fn unpin_all(root: &Path) -> io::Result<()> {
-    // Before the maps: without the last pin of the one that leads to the program, a pod's gate leads nowhere.
+    // Before the maps: without the last pin of the one that leads to the program, a pod's prologue leads
+    // nowhere.
     let layouts = pins(root).into_iter().map(|(_, path)| path).chain([root.to_owned()]);
     layouts.map(|layout| layout.join(PODS)).try_for_each(|pods| remove_all(&pods))?;
     remove_all(root)

@@ -171,8 +171,8 @@ impl DirectKernel {
 
     /// The connections of these clients, by the cookies of their namespaces, go through the proxy from now
     /// on, and those of no others for that reason.
-    pub fn crowd(&mut self, clients: HashSet<u64>) -> Result<(), Error> {
-        self.veths.crowd(clients)
+    pub fn set_over_limit(&mut self, clients: HashSet<u64>) -> Result<(), Error> {
+        self.veths.set_over_limit(clients)
     }
 
     /// The events by which those connections began that are open now.

@@ -1,39 +1,40 @@
 //! The eBPF programs and maps, seen from user space.
 //!
 //! The keeper loads, pins and attaches ([`Programs`]) and writes the maps that say who is enrolled. The proxy
-//! gets the others by descriptor ([`Handed`]), which needs no privilege: the destinations, what is remembered
-//! with single sockets (a [`FlowMap`] for each worker), the routes of direct connections, and the events.
+//! gets the others by descriptor ([`ProxyMaps`]), which needs no privilege: the known addresses, what is
+//! remembered with single sockets (a [`PeerMap`] for each worker), the routes of direct connections, and the
+//! events.
 //!
 //! Everything is pinned below one directory, so that after a crash enrolled pods stay enrolled (and are
 //! refused, not let out in plaintext) and the next agent takes over the same maps.
 
 mod attach;
 mod deferred_accept;
-mod destinations;
 mod direct;
 mod egress;
 mod events;
-mod flow;
-mod gate;
-mod handed;
+mod known_addresses;
 mod link;
 mod map;
+mod peer_map;
 mod programs;
+mod prologue;
+mod proxy_maps;
 mod sandboxes;
 mod trial;
 mod veth;
 
 pub use attach::unpin_all;
 pub use deferred_accept::{Decisions, DeferredSyns};
-pub use destinations::{Destinations, Recent};
 pub use direct::{DirectEvent, DirectKernel, Totals, UnderWay};
 pub use egress::{EgressEntry, EgressMap};
 pub use events::{EventLog, ebpf_log_level};
-pub use flow::FlowMap;
-pub use handed::{HANDED_OVER, Handed};
+pub use known_addresses::{KnownAddresses, Recent};
+pub use peer_map::PeerMap;
 pub use programs::{Lines, Programs, Settings, probe_endpoints};
+pub use proxy_maps::{PROXY_MAPS, ProxyMaps};
 pub use trial::Trial;
-pub use veth::{Links, VethFlows, disconnect_all};
+pub use veth::{PodLinkMap, VethFlows, forget_all_veths};
 
 pub(crate) const PEER: &str = "PEER";
 

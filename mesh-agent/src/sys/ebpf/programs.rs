@@ -17,7 +17,7 @@ use mesh_common::veth::{Link, Obstacle, Wanted};
 use super::map::{absent_is_fine, descriptor, replace, take};
 use super::sandboxes::Sandboxes;
 use super::veth::{self, VETH_FLOWS, VethFlows, Veths};
-use super::{Error, HANDED_OVER, PEER, attach, map_error};
+use super::{Error, PEER, PROXY_MAPS, attach, map_error};
 use crate::sys::{self, HostEnd, Netns, SocketKind};
 
 /// The object that `cargo xtask build-ebpf` made.
@@ -193,7 +193,7 @@ impl Programs {
     /// Looks how a pod is connected, with the node's end of its veth if it has one: attaches the program
     /// there if nothing would be passed by, and has connections filed from then on. Returns how, and why not
     /// better.
-    pub fn connect(
+    pub fn attach_veth(
         &mut self,
         cookie: u64,
         addresses: &[IpAddr],
@@ -229,12 +229,12 @@ impl Programs {
     }
 
     /// No connection of a pod is filed from now on. Returns the index of the node's end of its veth.
-    pub fn disconnect(&mut self, cookie: u64) -> Result<Option<u32>, Error> {
+    pub fn forget_veth(&mut self, cookie: u64) -> Result<Option<u32>, Error> {
         self.veths.forget(cookie)
     }
 
-    /// Pods that a predecessor connected and that are not among `cookies`.
-    pub fn connected_besides(&self, cookies: &HashSet<u64>) -> HashSet<u64> {
+    /// Pods, other than `cookies`, whose veths have a program or are filed for, from a predecessor.
+    pub fn veths_attached_besides(&self, cookies: &HashSet<u64>) -> HashSet<u64> {
         let pinned = attach::pins(&self.veth_links).into_iter().filter_map(|(name, _)| name.parse().ok());
         self.veths.cookies().into_iter().chain(pinned).filter(|cookie| !cookies.contains(cookie)).collect()
     }
@@ -259,9 +259,9 @@ impl Programs {
         EbpfLogger::init(&mut self.ebpf).map_err(|_| Error::Missing("AYA_LOGS"))
     }
 
-    /// The maps that the proxy reads and writes, in the order of [`super::Handed`].
-    pub fn handed_over(&self) -> Result<Vec<BorrowedFd<'_>>, Error> {
-        HANDED_OVER
+    /// The maps that the proxy reads and writes, in the order of [`super::ProxyMaps`].
+    pub fn proxy_maps(&self) -> Result<Vec<BorrowedFd<'_>>, Error> {
+        PROXY_MAPS
             .iter()
             .map(|name| self.ebpf.map(name).and_then(descriptor).ok_or(Error::Missing(name)))
             .collect()

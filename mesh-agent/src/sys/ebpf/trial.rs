@@ -20,7 +20,7 @@ impl Trial {
             return Err(Error::NotEmbedded);
         }
         let ebpf = load(&mut EbpfLoader::new())?;
-        attach::load_gate(&ebpf, 1)?;
+        attach::load_prologue(&ebpf, 1)?;
         Ok(Self { ebpf })
     }
 

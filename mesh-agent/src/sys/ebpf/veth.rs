@@ -95,7 +95,7 @@ impl Veths {
 }
 
 /// Has no connection filed any more by the programs of any agent that pinned below a directory.
-pub fn disconnect_all(root: &Path) {
+pub fn forget_all_veths(root: &Path) {
     /// A program that has looked just before is done with it.
     const DONE: Duration = Duration::from_millis(5);
     for (_, layout) in attach::pins(root) {
@@ -140,9 +140,9 @@ pub(super) fn is_alone(ebpf: &mut Ebpf, end: &HostEnd) -> Result<bool, ProgramEr
 }
 
 /// How this node's pods are connected: the proxy's view.
-pub struct Links(HashMap<MapData, u64, Veth>);
+pub struct PodLinkMap(HashMap<MapData, u64, Veth>);
 
-impl Links {
+impl PodLinkMap {
     pub(super) fn new(map: MapData) -> Result<Self, Error> {
         Ok(Self(Map::HashMap(map).try_into().map_err(map_error(VETHS))?))
     }
@@ -156,19 +156,20 @@ impl Links {
 /// What the proxy does for flows: it removes what was left behind, and says who has as many as it may.
 pub(super) struct DirectVeths {
     flows: VethFlows,
-    crowded: HashMap<MapData, u64, u32>,
+    over_limit: HashMap<MapData, u64, u32>,
     counts: HashMap<MapData, u32, u32>,
     told: HashSet<u64>,
 }
 
 impl DirectVeths {
-    pub fn new(flows: MapData, crowded: MapData, counts: MapData) -> Result<Self, Error> {
+    pub fn new(flows: MapData, over_limit: MapData, counts: MapData) -> Result<Self, Error> {
         let flows: HashMap<_, Direction, VethFlow> =
             Map::HashMap(flows).try_into().map_err(map_error(VETH_FLOWS))?;
-        let crowded: HashMap<_, u64, u32> = Map::HashMap(crowded).try_into().map_err(map_error(CROWDED))?;
+        let over_limit: HashMap<_, u64, u32> =
+            Map::HashMap(over_limit).try_into().map_err(map_error(CROWDED))?;
         let counts: HashMap<_, u32, u32> = Map::HashMap(counts).try_into().map_err(map_error(VETH_COUNTS))?;
-        let told = crowded.keys().flatten().collect();
-        let mut veths = Self { flows: VethFlows(flows), crowded, counts, told };
+        let told = over_limit.keys().flatten().collect();
+        let mut veths = Self { flows: VethFlows(flows), over_limit, counts, told };
         veths.put_counts_right();
         Ok(veths)
     }
@@ -178,10 +179,10 @@ impl DirectVeths {
         self.flows.sweep(now);
         self.put_counts_right();
         let over = |(client, value): &(u64, u32)| *value == FOR_NOW && !self.told.contains(client);
-        let over: Vec<_> = self.crowded.iter().flatten().filter(over).collect();
+        let over: Vec<_> = self.over_limit.iter().flatten().filter(over).collect();
         for (client, _) in over {
             // If it stays the client's connections go on through the proxy.
-            let _tried_again = self.crowded.remove(&client);
+            let _tried_again = self.over_limit.remove(&client);
         }
     }
 
@@ -211,12 +212,12 @@ impl DirectVeths {
     }
 
     /// The connections of these clients, and no others, go through the proxy from now on.
-    pub fn crowd(&mut self, clients: HashSet<u64>) -> Result<(), Error> {
+    pub fn set_over_limit(&mut self, clients: HashSet<u64>) -> Result<(), Error> {
         for client in self.told.difference(&clients) {
-            absent_is_fine(self.crowded.remove(client)).map_err(map_error(CROWDED))?;
+            absent_is_fine(self.over_limit.remove(client)).map_err(map_error(CROWDED))?;
         }
         for client in clients.difference(&self.told) {
-            self.crowded.insert(client, FOR_NOW, 0).map_err(map_error(CROWDED))?;
+            self.over_limit.insert(client, FOR_NOW, 0).map_err(map_error(CROWDED))?;
         }
         self.told = clients;
         Ok(())

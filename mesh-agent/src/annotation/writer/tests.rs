@@ -49,7 +49,7 @@ struct Scene {
     requests: mpsc::UnboundedReceiver<Request<Body>>,
     code: watch::Sender<u16>,
     pods: watch::Sender<Vec<PodStatus>>,
-    notes: watch::Sender<Arc<Notes>>,
+    annotated: watch::Sender<Arc<AnnotatedPods>>,
     installed: watch::Sender<bool>,
     failures: Failures,
     task: JoinHandle<()>,
@@ -61,9 +61,9 @@ fn pod(state: EnrolmentState) -> Vec<PodStatus> {
     vec![PodStatus { uid, namespace, name, state, reason, netns, link, strict_egress }]
 }
 
-fn note(there: bool) -> Arc<Notes> {
-    let note = Note { namespace: "shop".into(), name: "web".into(), enabled: there, ours: there };
-    Arc::new([("u".into(), note)].into())
+fn annotated(there: bool) -> Arc<AnnotatedPods> {
+    let annotated = Annotated { namespace: "shop".into(), name: "web".into(), enabled: there, ours: there };
+    Arc::new([("u".into(), annotated)].into())
 }
 
 impl Scene {
@@ -72,12 +72,12 @@ impl Scene {
         let (code, answered) = watch::channel(code);
         let client = Client::new(Server { requests: sent, code: answered }, "default");
         let (pods, states) = watch::channel(pod(state));
-        let (notes, noted) = watch::channel(note(there));
+        let (annotated, read) = watch::channel(annotated(there));
         let (installed, removed) = watch::channel(true);
         let failures = Failures::default();
-        let writer = Writer::new(client, states, noted, removed, failures.clone());
+        let writer = Writer::new(client, states, read, removed, failures.clone());
         let task = tokio::spawn(writer.run());
-        Self { requests, code, pods, notes, installed, failures, task }
+        Self { requests, code, pods, annotated, installed, failures, task }
     }
 
     /// The next request: the pod as it is said to be.
@@ -112,10 +112,10 @@ async fn it_is_written_once_and_taken_off_when_the_pod_leaves() {
     assert_eq!(scene.written().await["metadata"], enabled());
     // What is told again, and has not come back from the API yet, is no reason to write again.
     scene.pods.send_replace(pod(EnrolmentState::Enrolled));
-    scene.notes.send_replace(note(true));
+    scene.annotated.send_replace(annotated(true));
     scene.pods.send_replace(pod(EnrolmentState::NotSelected));
     assert_eq!(scene.written().await["metadata"], nothing());
-    scene.notes.send_replace(note(false));
+    scene.annotated.send_replace(annotated(false));
     scene.pods.send_replace(pod(EnrolmentState::Enrolled));
     assert_eq!(scene.written().await["metadata"], enabled());
     assert!(scene.is_quiet());
@@ -140,7 +140,7 @@ async fn a_refusal_is_shown_and_tried_again() {
     assert_eq!(shown.as_deref(), Some("pods \"web\" is forbidden (403)"));
     scene.code.send_replace(200);
     assert_eq!(scene.written().await["metadata"], enabled());
-    scene.notes.send_replace(note(true));
+    scene.annotated.send_replace(annotated(true));
     scene.pods.send_replace(pod(EnrolmentState::NotSelected));
     scene.written().await;
     assert_eq!(scene.failures.of("u"), None, "what is done is no failure any more");

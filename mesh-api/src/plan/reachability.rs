@@ -17,7 +17,7 @@ use crate::wire::workload::load_balancing::Scope;
 
 /// What there is at an address that the mesh knows.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Reach {
+pub enum Reachability {
     /// Only trying tells: a workload, or an address that means different things to different clients.
     Unknown,
     /// A service: somebody is behind these of its ports, and nobody behind any other.
@@ -26,31 +26,31 @@ pub enum Reach {
 
 impl Snapshot {
     /// What there is at an address for the pods of a node; none if the mesh does not know it.
-    pub fn reach(&self, ip: IpAddr, node: &str) -> Option<Reach> {
+    pub fn reachability(&self, ip: IpAddr, node: &str) -> Option<Reachability> {
         let ip = ip.to_canonical();
         let mut services = self.directory.vips.services(ip);
         match (services.next(), services.next(), self.directory.owner(ip)) {
             (None, _, None) => None,
-            (Some(service), None, None) => Some(self.reach_of(&service, node)),
-            _ => Some(Reach::Unknown),
+            (Some(service), None, None) => Some(self.reachability_of(&service, node)),
+            _ => Some(Reachability::Unknown),
         }
     }
 
-    fn reach_of(&self, service: &Service, node: &str) -> Reach {
+    fn reachability_of(&self, service: &Service, node: &str) -> Reachability {
         let passes = TrafficRule::policies(&service.traffic).any(|it| it.lb == LoadBalancer::Passthrough);
         if passes || service.preference == Preference::Passthrough || service.visibility != Visibility::Public
         {
-            return Reach::Unknown;
+            return Reachability::Unknown;
         }
         let entry = self.entry(service);
         let somebody = |port: &u16| {
             entry.is_some_and(|entry| entry.any_member(|member| takes(service, *port, member, node)))
         };
-        Reach::Ports(service.ports.iter().map(|port| port.port).filter(somebody).collect())
+        Reachability::Ports(service.ports.iter().map(|port| port.port).filter(somebody).collect())
     }
 
-    /// Addresses whose [`Self::reach`] may be another than in an older state. What both share is not looked
-    /// at.
+    /// Addresses whose [`Self::reachability`] may be another than in an older state. What both share is not
+    /// looked at.
     pub fn touched_since(&self, older: &Self) -> HashSet<IpAddr> {
         let (come, gone) = self.addresses_since(older);
         let entries = self.directory.services.changes_since(&older.directory.services, Arc::ptr_eq);
@@ -80,16 +80,16 @@ mod tests {
 
     const VIP: &str = "10.96.0.1";
 
-    fn at(snapshot: &Snapshot, ip: &str) -> Option<Reach> {
-        snapshot.reach(ip.parse().unwrap(), "node1")
+    fn at(snapshot: &Snapshot, ip: &str) -> Option<Reachability> {
+        snapshot.reachability(ip.parse().unwrap(), "node1")
     }
 
-    fn ports(ports: &[u16]) -> Reach {
-        Reach::Ports(ports.iter().copied().collect())
+    fn ports(ports: &[u16]) -> Reachability {
+        Reachability::Ports(ports.iter().copied().collect())
     }
 
     /// What there is at the service, given it and its pods.
-    fn of(service: wire::Service, pods: Vec<wire::Workload>) -> Option<Reach> {
+    fn of(service: wire::Service, pods: Vec<wire::Workload>) -> Option<Reachability> {
         at(&snapshot(pods.into_iter().map(of_pod).chain([of_service(service)]).collect()), VIP)
     }
 
@@ -133,19 +133,27 @@ mod tests {
             )
         };
         assert_eq!(at(&snapshot_of(vec![]), "192.0.2.1"), None);
-        assert_eq!(at(&snapshot_of(vec![]), "10.244.1.2"), Some(Reach::Unknown), "a pod");
-        assert_eq!(at(&snapshot_of(vec![web(&["10.244.1.2"])]), "10.244.1.2"), Some(Reach::Unknown), "both");
+        assert_eq!(at(&snapshot_of(vec![]), "10.244.1.2"), Some(Reachability::Unknown), "a pod");
+        assert_eq!(
+            at(&snapshot_of(vec![web(&["10.244.1.2"])]), "10.244.1.2"),
+            Some(Reachability::Unknown),
+            "both"
+        );
         let other = wire::Service { hostname: "other.shop.svc.cluster.local".into(), ..web(&[VIP]) };
-        assert_eq!(at(&snapshot_of(vec![web(&[VIP]), other]), VIP), Some(Reach::Unknown), "two services");
+        assert_eq!(
+            at(&snapshot_of(vec![web(&[VIP]), other]), VIP),
+            Some(Reachability::Unknown),
+            "two services"
+        );
         let hidden = wire::Service { visibility: wire::service::Visibility::Namespace.into(), ..web(&[VIP]) };
-        assert_eq!(at(&snapshot_of(vec![hidden]), VIP), Some(Reach::Unknown));
+        assert_eq!(at(&snapshot_of(vec![hidden]), VIP), Some(Reachability::Unknown));
         let passes = LoadBalancing { mode: Mode::Passthrough.into(), ..LoadBalancing::default() };
         let passing = wire::Service { load_balancing: Some(passes), ..web(&[VIP]) };
-        assert_eq!(at(&snapshot_of(vec![passing]), VIP), Some(Reach::Unknown));
+        assert_eq!(at(&snapshot_of(vec![passing]), VIP), Some(Reachability::Unknown));
         let lb = ext::PortPolicy { lb: ext::LoadBalancer::Passthrough.into(), ..ext::PortPolicy::default() };
         let policy = ext::TrafficPolicy { default: Some(lb), ..ext::TrafficPolicy::default() };
         let ruled = with_traffic(web(&[VIP]), vec![policy]);
-        assert_eq!(at(&snapshot_of(vec![ruled]), VIP), Some(Reach::Unknown));
+        assert_eq!(at(&snapshot_of(vec![ruled]), VIP), Some(Reachability::Unknown));
     }
 
     #[test]

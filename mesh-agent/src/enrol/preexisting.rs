@@ -14,14 +14,14 @@ use mesh_api::plan::outbound::{Destination, destination_of};
 use mesh_api::plan::policy::Verdict;
 use mesh_api::plan::{Snapshot, TunnelProtocol, Workload};
 use mesh_common::is_mesh_port;
-use mesh_proxy::admission::AccessRequest;
+use mesh_proxy::authorization::AccessRequest;
 use mesh_proxy::pod::LocalPod;
 use mesh_proxy::worker::NEWS_WAIT;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 use crate::keeper_client::Keeper;
-use crate::sys::{Connection, Leftover};
+use crate::sys::{Connection, PreexistingConnection};
 
 /// Most that are being closed at a time.
 const AT_ONCE: usize = 4;
@@ -35,10 +35,10 @@ const ROUNDS: usize = 16;
 const FIRST_EPHEMERAL: u16 = 32_768;
 
 /// Connections of a pod, and what it takes to see to them.
-pub(super) struct Leftovers {
+pub(super) struct Preexisting {
     pod: Arc<LocalPod>,
     keeper: Keeper,
-    left: Vec<Leftover>,
+    left: Vec<PreexistingConnection>,
     /// The keeper knows that they have been judged.
     settled: bool,
     /// Until when nothing is closed for want of knowledge.
@@ -47,7 +47,7 @@ pub(super) struct Leftovers {
 
 /// What is open in a pod that the mesh has just taken in, and serves no connection of yet. Where that is more
 /// than can be looked at, it is closed unseen. Errors: the keeper can't tell.
-pub(super) async fn find(keeper: &Keeper, netns: u64) -> Result<Vec<Leftover>, String> {
+pub(super) async fn find(keeper: &Keeper, netns: u64) -> Result<Vec<PreexistingConnection>, String> {
     for _ in 0..ROUNDS {
         let listed = keeper.list(netns).await?;
         if !listed.more {
@@ -60,27 +60,31 @@ pub(super) async fn find(keeper: &Keeper, netns: u64) -> Result<Vec<Leftover>, S
 }
 
 /// Closes connections. Returns how many were open, and those that could not be closed.
-async fn close(keeper: &Keeper, netns: u64, all: &[Leftover]) -> (usize, Vec<Leftover>) {
+async fn close(
+    keeper: &Keeper,
+    netns: u64,
+    all: &[PreexistingConnection],
+) -> (usize, Vec<PreexistingConnection>) {
     let close =
-        |leftover: Leftover| async move { (leftover, keeper.destroy(netns, leftover.connection).await) };
+        |open: PreexistingConnection| async move { (open, keeper.destroy(netns, open.connection).await) };
     let mut closing = futures_util::stream::iter(all.iter().copied().map(close)).buffer_unordered(AT_ONCE);
     let (mut count, mut failed) = (0, Vec::new());
-    while let Some((leftover, closed)) = closing.next().await {
+    while let Some((open, closed)) = closing.next().await {
         match closed {
-            Ok(open) => count += usize::from(open),
+            Ok(was_open) => count += usize::from(was_open),
             Err(error) => {
-                let Connection { local, remote, .. } = leftover.connection;
+                let Connection { local, remote, .. } = open.connection;
                 tracing::warn!(%local, %remote, error, "a connection that is denied could not be closed");
-                failed.push(leftover);
+                failed.push(open);
             }
         }
     }
     (count, failed)
 }
 
-impl Leftovers {
+impl Preexisting {
     /// Those of a pod.
-    pub fn new(pod: Arc<LocalPod>, keeper: Keeper, left: Vec<Leftover>) -> Self {
+    pub fn new(pod: Arc<LocalPod>, keeper: Keeper, left: Vec<PreexistingConnection>) -> Self {
         Self { pod, keeper, left, settled: false, patience: Instant::now() + NEWS_WAIT }
     }
 
@@ -114,10 +118,10 @@ impl Leftovers {
     async fn judge(&mut self, snapshot: &Snapshot) -> bool {
         let workload = self.pod.workload_in(snapshot);
         let patient = Instant::now() < self.patience;
-        let (denied, left): (Vec<_>, _) = self.left.iter().partition(|leftover| match &workload {
-            Some(workload) => !may_live(snapshot, workload, leftover),
+        let (denied, left): (Vec<_>, _) = self.left.iter().partition(|open| match &workload {
+            Some(workload) => !may_live(snapshot, workload, open),
             // As a new one, of which nobody knows whether it is allowed.
-            None => is_taken(leftover) && !patient,
+            None => is_taken(open) && !patient,
         });
         self.left = left;
         let (count, failed) = close(&self.keeper, self.pod.netns, &denied).await;
@@ -132,14 +136,14 @@ impl Leftovers {
 }
 
 /// Whether the other end may have opened it.
-fn is_taken(leftover: &Leftover) -> bool {
-    leftover.taken || leftover.connection.local.port() < FIRST_EPHEMERAL
+fn is_taken(open: &PreexistingConnection) -> bool {
+    open.taken || open.connection.local.port() < FIRST_EPHEMERAL
 }
 
 /// Whether a connection would be let in or out as it is, in plaintext and past the mesh, if it were opened
 /// now.
-fn may_live(snapshot: &Snapshot, workload: &Arc<Workload>, leftover: &Leftover) -> bool {
-    let Connection { local, remote, .. } = leftover.connection;
+fn may_live(snapshot: &Snapshot, workload: &Arc<Workload>, open: &PreexistingConnection) -> bool {
+    let Connection { local, remote, .. } = open.connection;
     let let_in = || {
         let request = AccessRequest {
             identity: None,
@@ -157,7 +161,7 @@ fn may_live(snapshot: &Snapshot, workload: &Arc<Workload>, leftover: &Leftover) 
         }
         Destination::Reject(_) => false,
     };
-    (!is_taken(leftover) || let_in()) && (leftover.taken || let_out())
+    (!is_taken(open) || let_in()) && (open.taken || let_out())
 }
 
 #[cfg(test)]
@@ -209,7 +213,7 @@ mod tests {
         let (snapshot, pod) = mesh(policies);
         let end = |ip: &str, port| std::net::SocketAddr::new(ip.parse().unwrap(), port);
         let connection = Connection { cookie: 1, local: end(POD, local), remote: end(remote.0, remote.1) };
-        may_live(&snapshot, &pod, &Leftover { connection, taken })
+        may_live(&snapshot, &pod, &PreexistingConnection { connection, taken })
     }
 
     #[test]

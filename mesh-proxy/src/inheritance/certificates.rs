@@ -1,6 +1,6 @@
 //! Certificates and their keys as bytes. Whoever wrote them is not trusted: every length is looked at before
 //! it is used, and whether what is read is good for anything is another's to say. This file uses nothing but
-//! plain types: the fuzz target `legacy` includes it.
+//! plain types: the fuzz target `inheritance` includes it.
 
 use std::io::{self, Write};
 
@@ -108,9 +108,9 @@ mod tests {
     }
 
     #[test]
-    #[ignore = "writes into the tree: the first inputs of the fuzz target `legacy`"]
+    #[ignore = "writes into the tree: the first inputs of the fuzz target `inheritance`"]
     fn write_seeds() {
-        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus/legacy");
+        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus/inheritance");
         std::fs::create_dir_all(&directory).unwrap();
         std::fs::write(directory.join("two"), example()).unwrap();
         std::fs::write(directory.join("none"), [&MAGIC[..], &[0; 8]].concat()).unwrap();

@@ -28,7 +28,7 @@ pub(super) enum Key {
 
 /// Requests that wait to be sent, and those that wait for their answers.
 #[derive(Default)]
-pub(super) struct Desk {
+pub(super) struct RequestQueue {
     lines: HashMap<Key, Line>,
     /// Lines that have something to send, and may.
     turns: VecDeque<Key>,
@@ -52,18 +52,18 @@ impl Key {
             | KeeperRequest::Destroy(netns, _)
             | KeeperRequest::List(netns)
             | KeeperRequest::Settled(netns)
-            | KeeperRequest::Admit(netns)
+            | KeeperRequest::LetStart(netns)
             | KeeperRequest::Sockets(netns, ..) => Self::Netns(*netns),
-            KeeperRequest::Retain
+            KeeperRequest::DismissUnclaimed
             | KeeperRequest::Ready
             | KeeperRequest::Uninstalled
-            | KeeperRequest::Remember(_)
-            | KeeperRequest::Leave(_) => Self::All,
+            | KeeperRequest::WritePluginConfig(_)
+            | KeeperRequest::Bequeath(_) => Self::All,
         }
     }
 }
 
-impl Desk {
+impl RequestQueue {
     /// Takes a call.
     pub fn put(&mut self, key: Key, call: Call) {
         let line = self.lines.entry(key.clone()).or_default();
@@ -112,15 +112,15 @@ impl Desk {
 mod tests {
     use super::*;
 
-    fn put(desk: &mut Desk, pod: u64) {
+    fn put(queue: &mut RequestQueue, pod: u64) {
         let (answer, _) = oneshot::channel();
         let call = Call { request: KeeperRequest::List(pod), beside: None, answer };
-        desk.put(Key::of(&call.request), call);
+        queue.put(Key::of(&call.request), call);
     }
 
-    fn sent(desk: &mut Desk) -> Vec<(u32, u64)> {
+    fn sent(queue: &mut RequestQueue) -> Vec<(u32, u64)> {
         let mut all = Vec::new();
-        while let Some((ticket, KeeperRequest::List(pod), _)) = desk.next() {
+        while let Some((ticket, KeeperRequest::List(pod), _)) = queue.next() {
             all.push((ticket, pod));
         }
         all
@@ -128,34 +128,34 @@ mod tests {
 
     #[test]
     fn a_pod_with_much_to_ask_keeps_no_other_waiting() {
-        let mut desk = Desk::default();
-        (0..1000).for_each(|_| put(&mut desk, 7));
-        put(&mut desk, 8);
-        let first = sent(&mut desk);
+        let mut queue = RequestQueue::default();
+        (0..1000).for_each(|_| put(&mut queue, 7));
+        put(&mut queue, 8);
+        let first = sent(&mut queue);
         let pods: Vec<_> = first.iter().map(|(_, pod)| *pod).collect();
         assert_eq!(pods, [7, 8, 7, 7, 7], "by turns, and no more than so many");
-        assert!(sent(&mut desk).is_empty());
-        assert!(desk.done(first[0].0).is_some() && desk.done(first[0].0).is_none(), "one answer each");
-        assert_eq!(sent(&mut desk).len(), 1);
-        (100..300).for_each(|pod| put(&mut desk, pod));
-        assert_eq!(sent(&mut desk).len(), MOST - 5);
+        assert!(sent(&mut queue).is_empty());
+        assert!(queue.done(first[0].0).is_some() && queue.done(first[0].0).is_none(), "one answer each");
+        assert_eq!(sent(&mut queue).len(), 1);
+        (100..300).for_each(|pod| put(&mut queue, pod));
+        assert_eq!(sent(&mut queue).len(), MOST - 5);
     }
 
     #[test]
     fn nothing_is_left_of_what_is_done() {
-        let mut desk = Desk::default();
+        let mut queue = RequestQueue::default();
         for pod in 0..100 {
-            (0..9).for_each(|_| put(&mut desk, pod));
+            (0..9).for_each(|_| put(&mut queue, pod));
         }
         let mut done = 0;
         loop {
-            let sent = sent(&mut desk);
+            let sent = sent(&mut queue);
             if sent.is_empty() {
                 break;
             }
             done += sent.len();
-            assert!(sent.iter().all(|(ticket, _)| desk.done(*ticket).is_some()));
+            assert!(sent.iter().all(|(ticket, _)| queue.done(*ticket).is_some()));
         }
-        assert_eq!((done, desk.lines.len(), desk.turns.len(), desk.asked.len()), (900, 0, 0, 0));
+        assert_eq!((done, queue.lines.len(), queue.turns.len(), queue.asked.len()), (900, 0, 0, 0));
     }
 }

@@ -1,6 +1,6 @@
 //! The frames of a journal: how long it is, how long unpacked, whether a state is complete with it, and a
 //! response, packed. Whoever wrote them is not trusted. This file uses nothing but plain types: the fuzz
-//! target `legacy` includes it.
+//! target `inheritance` includes it.
 
 /// Says what it is; another layout has another one.
 pub const MAGIC: &[u8; 8] = b"nm-jrnl\x01";
@@ -77,9 +77,9 @@ mod tests {
     }
 
     #[test]
-    #[ignore = "writes into the tree: the first inputs of the fuzz target `legacy`"]
+    #[ignore = "writes into the tree: the first inputs of the fuzz target `inheritance`"]
     fn write_seeds() {
-        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus/legacy");
+        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus/inheritance");
         std::fs::create_dir_all(&directory).unwrap();
         std::fs::write(directory.join("journal"), example()).unwrap();
     }

@@ -6,15 +6,15 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use aya::maps::{Map, MapData, MapError, SkStorage};
 use mesh_common::maps::Endpoint;
 
-use super::handed::map;
+use super::proxy_maps::map;
 use super::{Error, PEER, map_error};
 
 /// A worker's handle on the map `PEER`.
-pub struct FlowMap {
+pub struct PeerMap {
     peer: SkStorage<MapData, Endpoint>,
 }
 
-impl FlowMap {
+impl PeerMap {
     pub(super) fn new(peer: OwnedFd) -> Result<Self, Error> {
         let peer = Map::SkStorage(map(PEER, peer)?).try_into().map_err(map_error(PEER))?;
         Ok(Self { peer })

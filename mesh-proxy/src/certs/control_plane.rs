@@ -17,7 +17,7 @@ const PING_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The control plane's address, and what it takes to be heard there.
 #[derive(Clone, Debug)]
-pub(crate) struct Endpoint {
+pub(crate) struct ControlPlane {
     /// `https://HOST:PORT`.
     pub address: String,
     /// DNS name that its certificate must have.
@@ -63,7 +63,7 @@ pub enum ConnectError {
     BadClusterId(String),
 }
 
-impl Endpoint {
+impl ControlPlane {
     /// Connects. A connection is made for each use, so that it always has the newest roots and certificate.
     pub async fn connect(
         &self,
@@ -94,7 +94,7 @@ impl Endpoint {
     }
 
     /// Has a request say who is asking, and of which cluster.
-    pub fn sign<T>(&self, request: &mut Request<T>) -> Result<(), ConnectError> {
+    pub fn authenticate<T>(&self, request: &mut Request<T>) -> Result<(), ConnectError> {
         let bad = || ConnectError::BadClusterId(self.cluster_id.clone());
         // The library would send other bytes too, which the control plane can't read.
         let sendable = self.cluster_id.bytes().all(|byte| byte.is_ascii_graphic());

@@ -24,11 +24,11 @@ pub use memory::{append_only, create, read, seal};
 
 /// Where a proxy leaves what the next one is to have. Cheap to clone.
 #[derive(Clone)]
-pub struct Legacy(mpsc::UnboundedSender<Left>);
+pub struct Inheritance(mpsc::UnboundedSender<Bequest>);
 
-/// What is left.
+/// What can be left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Heritage {
+pub enum InheritedKind {
     /// Certificates and their keys, in a sealed file.
     Certificates,
     /// What the control plane told, in a file that grows.
@@ -36,22 +36,22 @@ pub enum Heritage {
 }
 
 /// Something that is left: a file, or that there is nothing any more.
-pub type Left = (Heritage, Option<OwnedFd>);
+pub type Bequest = (InheritedKind, Option<OwnedFd>);
 
-impl Legacy {
+impl Inheritance {
     /// And what is left, for whoever hands it to the keeper.
-    pub fn new() -> (Self, mpsc::UnboundedReceiver<Left>) {
+    pub fn new() -> (Self, mpsc::UnboundedReceiver<Bequest>) {
         let (left, taken) = mpsc::unbounded_channel();
         (Self(left), taken)
     }
 
     /// Where nobody comes after.
-    pub fn nobody() -> Self {
+    pub fn for_nobody() -> Self {
         Self::new().0
     }
 
     /// Leaves a file, in place of what was left before.
-    pub fn leave(&self, what: Heritage, file: Option<File>) {
+    pub fn bequeath(&self, what: InheritedKind, file: Option<File>) {
         // Without a keeper there is no next one.
         let _nobody = self.0.send((what, file.map(OwnedFd::from)));
     }

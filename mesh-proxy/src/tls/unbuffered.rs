@@ -6,7 +6,7 @@ use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
 use rustls::unbuffered::{EncodeError, EncodeTlsData, UnbufferedStatus};
 
 /// A TLS state machine without buffers.
-pub trait Records: Unpin + 'static {
+pub trait Unbuffered: Unpin + 'static {
     /// What rustls keeps for this side.
     type Side;
 
@@ -20,7 +20,7 @@ pub trait Records: Unpin + 'static {
     fn alpn_protocol(&self) -> Option<&[u8]>;
 }
 
-impl Records for UnbufferedClientConnection {
+impl Unbuffered for UnbufferedClientConnection {
     type Side = ClientConnectionData;
 
     fn process<'c, 'i>(&'c mut self, incoming: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Side> {
@@ -36,7 +36,7 @@ impl Records for UnbufferedClientConnection {
     }
 }
 
-impl Records for UnbufferedServerConnection {
+impl Unbuffered for UnbufferedServerConnection {
     type Side = ServerConnectionData;
 
     fn process<'c, 'i>(&'c mut self, incoming: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Side> {

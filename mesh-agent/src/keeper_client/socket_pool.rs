@@ -20,9 +20,9 @@ use crate::sys::SocketKind;
 /// How many the first batch has.
 const FIRST: u8 = 2;
 
-/// One core's sockets. Cheap to copy.
+/// One worker's sockets. Cheap to copy.
 #[derive(Clone)]
-pub struct Sockets(Rc<Inner>);
+pub struct SocketPool(Rc<Inner>);
 
 struct Inner {
     stocks: RefCell<HashMap<Key, Stock>>,
@@ -46,8 +46,9 @@ struct Stock {
     used: bool,
 }
 
-impl Sockets {
-    /// Sockets that come through a channel. Follows it on the core's own runtime that this is called on.
+impl SocketPool {
+    /// A pool of those that come through a channel. Follows it on the worker's own runtime that this is
+    /// called on.
     pub fn start(channel: OwnedFd) -> io::Result<Self> {
         let channel = asynchronous(channel)?;
         let inner =
@@ -213,13 +214,16 @@ mod tests {
 
     const WITHOUT: usize = 5;
 
-    fn with_keeper<F: Future<Output = ()>>(most: u8, test: impl FnOnce(Sockets, Rc<RefCell<Vec<u8>>>) -> F) {
+    fn with_keeper<F: Future<Output = ()>>(
+        most: u8,
+        test: impl FnOnce(SocketPool, Rc<RefCell<Vec<u8>>>) -> F,
+    ) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         LocalSet::new().block_on(&runtime, async {
             let (own, its) = channel::pair().unwrap();
             let batches = Rc::default();
             spawn_local(keep(its, most, Rc::clone(&batches)));
-            let test = test(Sockets::start(own).unwrap(), batches);
+            let test = test(SocketPool::start(own).unwrap(), batches);
             tokio::time::timeout(Duration::from_secs(10), test).await.expect("in time");
         });
     }
@@ -228,7 +232,7 @@ mod tests {
     fn batches_grow_with_use_and_go_without() {
         with_keeper(MOST_SOCKETS, async |sockets, batches| {
             for _ in 0..200 {
-                sockets.take(7, SocketKind::StreamV4).await.unwrap();
+                sockets.take(7, SocketKind::OutboundV4).await.unwrap();
             }
             assert_eq!(batches.borrow()[0], FIRST, "the first one waits for few");
             assert!(batches.borrow().len() < 40, "{batches:?}");
@@ -265,11 +269,11 @@ mod tests {
     fn a_refusal_reaches_everybody_who_waits() {
         with_keeper(1, async |sockets, _| {
             let (one, other) = tokio::join!(
-                sockets.take(404, SocketKind::StreamV4),
-                sockets.take(404, SocketKind::StreamV4)
+                sockets.take(404, SocketKind::OutboundV4),
+                sockets.take(404, SocketKind::OutboundV4)
             );
             assert!(one.unwrap_err().to_string().contains("no such pod") && other.is_err());
-            assert!(sockets.take(7, SocketKind::StreamV4).await.is_ok(), "others are served");
+            assert!(sockets.take(7, SocketKind::OutboundV4).await.is_ok(), "others are served");
         });
     }
 
@@ -277,7 +281,7 @@ mod tests {
     fn where_there_is_no_room_it_is_not_asked_over_and_over() {
         with_keeper(1, async |sockets, batches| {
             let began = std::time::Instant::now();
-            assert!(sockets.take(503, SocketKind::StreamV4).await.is_ok(), "served once there is room");
+            assert!(sockets.take(503, SocketKind::OutboundV4).await.is_ok(), "served once there is room");
             assert_eq!(batches.borrow().len(), WITHOUT + 1);
             assert!(began.elapsed() >= mesh_proxy::pause::FIRST * 31, "each pause is twice the one before");
         });
@@ -286,7 +290,7 @@ mod tests {
     #[test]
     fn for_one_that_waits_no_longer_it_is_not_asked_again() {
         with_keeper(1, async |sockets, batches| {
-            let taking = sockets.take(503, SocketKind::StreamV4);
+            let taking = sockets.take(503, SocketKind::OutboundV4);
             assert!(tokio::time::timeout(Duration::from_millis(1), taking).await.is_err(), "there is none");
             let waits = || sockets.0.stocks.borrow().values().any(|stock| !stock.waiting.is_empty());
             while waits() {

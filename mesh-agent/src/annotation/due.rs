@@ -1,19 +1,19 @@
-//! What is to be written, decided without a word to the API.
+//! Which annotations are to be written, decided without a word to the API.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use mesh_api::admin::{EnrolmentState, PodStatus};
 
-use super::{Note, Notes};
+use super::{Annotated, AnnotatedPods};
 
-/// One write.
+/// An annotation that is to be written.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Errand {
+pub struct DueWrite {
     /// Uid of the pod.
     pub uid: Arc<str>,
     /// What was read of it.
-    pub note: Note,
+    pub pod: Annotated,
     /// Whether the annotation is to be there.
     pub enabled: bool,
 }
@@ -21,19 +21,19 @@ pub struct Errand {
 /// What is to be written. A pod that is to be in the mesh and is not, or not yet, keeps what it has: after a
 /// restart of the agent it is about to be, and where it can't be it is refused, which peers that speak
 /// plaintext to it would not notice.
-pub fn due(pods: &[PodStatus], notes: &Notes, installed: bool) -> Vec<Errand> {
+pub fn due(pods: &[PodStatus], annotated: &AnnotatedPods, installed: bool) -> Vec<DueWrite> {
     let states: HashMap<_, _> = pods.iter().map(|pod| (&*pod.uid, pod.state)).collect();
-    let errand = |(uid, note): (&Arc<str>, &Note)| {
+    let write = |(uid, pod): (&Arc<str>, &Annotated)| {
         let enabled = match states.get(&**uid) {
             _ if !installed => false,
             Some(EnrolmentState::Enrolled) => true,
             Some(EnrolmentState::NotSelected) => false,
             Some(EnrolmentState::Pending | EnrolmentState::Failed) | None => return None,
         };
-        let done = if enabled { note.ours && note.enabled } else { !note.ours };
-        (!done).then(|| Errand { uid: Arc::clone(uid), note: note.clone(), enabled })
+        let done = if enabled { pod.ours && pod.enabled } else { !pod.ours };
+        (!done).then(|| DueWrite { uid: Arc::clone(uid), pod: pod.clone(), enabled })
     };
-    notes.iter().filter_map(errand).collect()
+    annotated.iter().filter_map(write).collect()
 }
 
 #[cfg(test)]
@@ -55,17 +55,17 @@ mod tests {
 
     /// What is written of a pod in that state, if anything is.
     fn written(state: EnrolmentState, (enabled, ours): (bool, bool), installed: bool) -> Option<bool> {
-        let note = Note { namespace: "shop".into(), name: "web".into(), enabled, ours };
-        let errands = due(&[pod(state)], &[("u".into(), note)].into(), installed);
-        assert!(errands.len() < 2);
-        errands.first().map(|errand| errand.enabled)
+        let annotated = Annotated { namespace: "shop".into(), name: "web".into(), enabled, ours };
+        let writes = due(&[pod(state)], &[("u".into(), annotated)].into(), installed);
+        assert!(writes.len() < 2);
+        writes.first().map(|write| write.enabled)
     }
 
     #[test]
     fn it_is_there_while_a_pod_is_in_the_mesh_and_goes_with_that() {
         use EnrolmentState::{Enrolled, Failed, NotSelected, Pending};
         let (none, ours, istios, changed) = ((false, false), (true, true), (true, false), (false, true));
-        for (state, note, expected) in [
+        for (state, annotated, expected) in [
             (Enrolled, none, Some(true)),
             (Enrolled, ours, None),
             (Enrolled, istios, Some(true)),
@@ -78,7 +78,7 @@ mod tests {
             (Pending, ours, None),
             (Failed, ours, None),
         ] {
-            assert_eq!(written(state, note, true), expected, "{state:?} {note:?}");
+            assert_eq!(written(state, annotated, true), expected, "{state:?} {annotated:?}");
         }
     }
 
@@ -93,7 +93,7 @@ mod tests {
 
     #[test]
     fn pods_that_the_agent_has_not_looked_at_are_left_alone() {
-        let note = Note { namespace: "shop".into(), name: "web".into(), enabled: true, ours: true };
-        assert_eq!(due(&[], &[("u".into(), note)].into(), true), []);
+        let annotated = Annotated { namespace: "shop".into(), name: "web".into(), enabled: true, ours: true };
+        assert_eq!(due(&[], &[("u".into(), annotated)].into(), true), []);
     }
 }

@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Mutex, PoisonError};
 
 use aya::maps::{HashMap, Map, MapData, MapError};
-use mesh_api::plan::Reach;
+use mesh_api::plan::Reachability;
 use mesh_common::address::Address;
 use mesh_common::deferred_accept::{Lately, TAKEN_FOR};
 use mesh_common::direct::RouteKey;
@@ -17,12 +17,12 @@ use super::map::absent_is_fine;
 use super::{Error, map_error};
 
 /// The addresses that the mesh knows, and the ports of services behind which there is somebody.
-pub struct Destinations {
+pub struct KnownAddresses {
     known: HashMap<MapData, Address, u32>,
     ports: HashMap<MapData, Endpoint, u32>,
 }
 
-impl Destinations {
+impl KnownAddresses {
     pub(super) fn new(known: MapData, ports: MapData) -> Result<Self, Error> {
         Ok(Self {
             known: Map::HashMap(known).try_into().map_err(map_error("DESTINATIONS"))?,
@@ -32,7 +32,7 @@ impl Destinations {
 
     /// Has the kernel know these addresses and no others. What stays is never missing. Errors: not all are
     /// known, for want of room.
-    pub fn replace(&mut self, wanted: impl Iterator<Item = (IpAddr, Reach)>) -> Result<(), Error> {
+    pub fn replace(&mut self, wanted: impl Iterator<Item = (IpAddr, Reachability)>) -> Result<(), Error> {
         let mut stale: StdHashMap<Address, u32> =
             self.known.iter().collect::<Result<_, _>>().map_err(map_error("DESTINATIONS"))?;
         let mut stale_ports: HashSet<Endpoint> =
@@ -40,12 +40,12 @@ impl Destinations {
         let mut told = Ok(());
         for (ip, reach) in wanted {
             let was = stale.remove(&Address::from(ip));
-            if let Reach::Ports(ports) = &reach {
+            if let Reachability::Ports(ports) = &reach {
                 endpoints(ip, ports).for_each(|port| {
                     stale_ports.remove(&port);
                 });
             }
-            if (was, &reach) != (Some(TO_BE_TRIED), &Reach::Unknown) {
+            if (was, &reach) != (Some(TO_BE_TRIED), &Reachability::Unknown) {
                 told = told.and(self.set(ip, &reach));
             }
         }
@@ -56,9 +56,12 @@ impl Destinations {
         told
     }
 
-    /// Tells of addresses whose reach was another: what each was, and is; none if it was not known, or is no
-    /// longer. Errors: not all are known, for want of room.
-    pub fn change(&mut self, mut changes: Vec<(IpAddr, Option<Reach>, Option<Reach>)>) -> Result<(), Error> {
+    /// Tells of addresses whose reachability was another: what each was, and is; none if it was not known, or
+    /// is no longer. Errors: not all are known, for want of room.
+    pub fn change(
+        &mut self,
+        mut changes: Vec<(IpAddr, Option<Reachability>, Option<Reachability>)>,
+    ) -> Result<(), Error> {
         // What goes makes room for what comes.
         changes.sort_by_key(|(_, _, is)| is.is_some());
         for (ip, was, is) in &changes {
@@ -73,11 +76,11 @@ impl Destinations {
         Ok(())
     }
 
-    fn set(&mut self, ip: IpAddr, reach: &Reach) -> Result<(), Error> {
+    fn set(&mut self, ip: IpAddr, reach: &Reachability) -> Result<(), Error> {
         let value = match reach {
-            Reach::Unknown => TO_BE_TRIED,
+            Reachability::Unknown => TO_BE_TRIED,
             // All of them each time: some may have found no room before.
-            Reach::Ports(ports) => {
+            Reachability::Ports(ports) => {
                 let open = endpoints(ip, ports).try_for_each(|port| self.ports.insert(port, 1, 0));
                 if open.is_ok() { BY_PORT } else { TO_BE_TRIED }
             }
@@ -96,11 +99,11 @@ fn endpoints(ip: IpAddr, ports: &BTreeSet<u16>) -> impl Iterator<Item = Endpoint
     ports.iter().map(move |port| Endpoint::new(ip.into(), *port))
 }
 
-fn ports_of(reach: Option<&Reach>) -> &BTreeSet<u16> {
+fn ports_of(reach: Option<&Reachability>) -> &BTreeSet<u16> {
     static NONE: BTreeSet<u16> = BTreeSet::new();
     match reach {
-        Some(Reach::Ports(ports)) => ports,
-        Some(Reach::Unknown) | None => &NONE,
+        Some(Reachability::Ports(ports)) => ports,
+        Some(Reachability::Unknown) | None => &NONE,
     }
 }
 

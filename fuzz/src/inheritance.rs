@@ -1,8 +1,8 @@
 //! What a proxy left to the next one: the one that left it may have been taken over.
 
-#[path = "../../mesh-proxy/src/legacy/certificates.rs"]
+#[path = "../../mesh-proxy/src/inheritance/certificates.rs"]
 pub mod certificates;
-#[path = "../../mesh-proxy/src/legacy/frames.rs"]
+#[path = "../../mesh-proxy/src/inheritance/frames.rs"]
 pub mod frames;
 
 use certificates::{MOST_ENTRIES, MOST_ROOTS};

@@ -33,7 +33,7 @@ pub fn tell(
             let state = state_of(&pods.borrow_and_update(), &namespaces.borrow_and_update());
             if told.as_ref() != Some(&state) {
                 let result = match write(&mut file, &state) {
-                    Ok(length) => keeper.remember(Arc::clone(&memory), length).await,
+                    Ok(length) => keeper.write_plugin_config(Arc::clone(&memory), length).await,
                     Err(error) => Err(error.to_string()),
                 };
                 if let Err(error) = &result {

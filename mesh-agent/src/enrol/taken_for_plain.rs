@@ -11,14 +11,14 @@ const LOOKS: u8 = 2;
 
 /// What was found of one pod.
 #[derive(Debug, Default)]
-pub(super) struct Plain {
+pub(super) struct TakenForPlain {
     found: u8,
 }
 
-impl Plain {
+impl TakenForPlain {
     /// Looks again. Returns whether it is to be told of, which it is once until all is well again.
-    pub fn look(&mut self, is_plain: bool) -> bool {
-        self.found = if is_plain { self.found.saturating_add(1) } else { 0 };
+    pub fn look(&mut self, taken_for_plain: bool) -> bool {
+        self.found = if taken_for_plain { self.found.saturating_add(1) } else { 0 };
         self.found == LOOKS
     }
 
@@ -36,7 +36,7 @@ impl Plain {
 
 /// Whether the control plane knows the pod as one that takes no mutual TLS. What it does not know at all is
 /// not plain: connections to it wait.
-pub(super) fn is_plain(snapshot: &Snapshot, pod: &NodePod) -> bool {
+pub(super) fn is_taken_for_plain(snapshot: &Snapshot, pod: &NodePod) -> bool {
     let workload = pod.addresses.first().and_then(|address| snapshot.workload_by_address(*address));
     workload.is_some_and(|it| {
         it.tunnel_protocol == TunnelProtocol::Plain && it.namespace == pod.namespace && it.name == pod.name
@@ -95,7 +95,7 @@ mod tests {
 
     #[test]
     fn the_control_planes_word_counts_for_the_very_pod() {
-        let of = |tunnel, pod: &NodePod| is_plain(&snapshot(tunnel), pod);
+        let of = |tunnel, pod: &NodePod| is_taken_for_plain(&snapshot(tunnel), pod);
         let web = pod("web", "10.0.0.1");
         assert!(of(TunnelProtocol::None, &web));
         assert!(!of(TunnelProtocol::Hbone, &web));
@@ -105,7 +105,7 @@ mod tests {
 
     #[test]
     fn it_is_told_once_and_shown_for_as_long_as_it_lasts() {
-        let mut plain = Plain::default();
+        let mut plain = TakenForPlain::default();
         assert!(
             !plain.look(true) && plain.reason().is_none(),
             "the control plane may be about to hear of it"

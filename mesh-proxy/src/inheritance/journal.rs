@@ -12,8 +12,8 @@ use mesh_api::wire::xds::DeltaDiscoveryResponse;
 use prost::Message;
 
 use super::frames::{Frames, LONGEST, MAGIC, frame};
-use super::{Legacy, append_only, create, read};
-use crate::legacy::Heritage;
+use super::{Inheritance, append_only, create, read};
+use crate::inheritance::InheritedKind;
 
 /// Resources of a frame, where the whole is written.
 const PART: usize = 500;
@@ -24,7 +24,7 @@ const FEW: u64 = 1 << 20;
 
 /// A journal that is being written.
 pub struct Journal {
-    legacy: Legacy,
+    inheritance: Inheritance,
     file: Option<File>,
     length: u64,
     /// Length of the whole at its beginning.
@@ -38,8 +38,8 @@ pub struct Entry(Option<Vec<u8>>);
 
 impl Journal {
     /// Nothing is written before [`Self::append`] finds a complete state.
-    pub fn new(legacy: Legacy) -> Self {
-        Self { legacy, file: None, length: 0, whole: 0, given_up: false }
+    pub fn new(inheritance: Inheritance) -> Self {
+        Self { inheritance, file: None, length: 0, whole: 0, given_up: false }
     }
 
     /// Gets a response ready, before the store takes it apart.
@@ -71,7 +71,7 @@ impl Journal {
             tracing::warn!(%error, "a proxy after this one will wait for the control plane");
             self.given_up = true;
             self.file = None;
-            self.legacy.leave(Heritage::Configuration, None);
+            self.inheritance.bequeath(InheritedKind::Configuration, None);
         }
     }
 
@@ -92,7 +92,7 @@ impl Journal {
             }
         }
         append(&file, &mut length, &[], true)?;
-        self.legacy.leave(Heritage::Configuration, Some(file.try_clone()?));
+        self.inheritance.bequeath(InheritedKind::Configuration, Some(file.try_clone()?));
         (self.file, self.length, self.whole) = (Some(file), length, length);
         Ok(())
     }
@@ -148,15 +148,15 @@ mod tests {
     struct Told {
         store: Store,
         journal: Journal,
-        left: tokio::sync::mpsc::UnboundedReceiver<crate::legacy::Left>,
+        left: tokio::sync::mpsc::UnboundedReceiver<crate::inheritance::Bequest>,
         files: usize,
         file: Option<File>,
     }
 
     impl Told {
         fn new() -> Self {
-            let (legacy, left) = Legacy::new();
-            Self { store: Store::default(), journal: Journal::new(legacy), left, files: 0, file: None }
+            let (inheritance, left) = Inheritance::new();
+            Self { store: Store::default(), journal: Journal::new(inheritance), left, files: 0, file: None }
         }
 
         fn tell(&mut self, response: DeltaDiscoveryResponse, complete: bool) {
@@ -199,9 +199,9 @@ mod tests {
     fn what_a_dying_proxy_did_not_finish_is_none() {
         let mut told = Told::new();
         told.tell(response(&["a"]), true);
-        let whole = legacy_bytes(&told);
+        let whole = journal_bytes(&told);
         told.tell(response(&["b"]), true);
-        let bytes = legacy_bytes(&told);
+        let bytes = journal_bytes(&told);
         for length in 0..bytes.len() {
             let file = create(c"test").unwrap();
             file.write_all_at(&bytes[..length], 0).unwrap();
@@ -218,7 +218,7 @@ mod tests {
         }
     }
 
-    fn legacy_bytes(told: &Told) -> Vec<u8> {
+    fn journal_bytes(told: &Told) -> Vec<u8> {
         read(told.file.as_ref().unwrap(), MOST_BYTES).unwrap()
     }
 
@@ -238,7 +238,7 @@ mod tests {
             told.tell(change, true);
         }
         assert!(told.files > 2, "the whole was written anew {} times", told.files);
-        assert!(legacy_bytes(&told).len() < 3 << 20);
+        assert!(journal_bytes(&told).len() < 3 << 20);
         let mut known = vec!["a".to_owned(), name(9999)];
         known.sort();
         assert_eq!(told.known(), known);

@@ -62,7 +62,7 @@ struct Reader {
 
 /// A file as it was last read.
 struct Known {
-    stamp: FileVersion,
+    version: FileVersion,
     /// Its last good content.
     good: Option<Object>,
 }
@@ -83,7 +83,7 @@ impl Reader {
     /// Reads a file that has changed. One that can't be read or understood leaves its last good content in
     /// force.
     fn read_file(&mut self, path: &Path) -> bool {
-        let (stamp, text) = match self.text_if_new(path) {
+        let (version, text) = match self.text_if_new(path) {
             Ok(Some(new)) => new,
             Ok(None) => return false,
             // Removed between the listing and here: the next notice is on its way.
@@ -97,8 +97,8 @@ impl Reader {
         for error in &parsed.errors {
             tracing::warn!(%error, "pod file not understood; its last good content stays in force");
         }
-        let known = self.files.entry(path.to_path_buf()).or_insert(Known { stamp, good: None });
-        known.stamp = stamp;
+        let known = self.files.entry(path.to_path_buf()).or_insert(Known { version, good: None });
+        known.version = version;
         if let Some(object) = parsed.objects.into_iter().next() {
             known.good = Some(object.value);
         }
@@ -106,11 +106,11 @@ impl Reader {
     }
 
     fn text_if_new(&self, path: &Path) -> io::Result<Option<(FileVersion, String)>> {
-        let stamp = FileVersion::of(path)?;
-        if self.files.get(path).is_some_and(|known| known.stamp == stamp) {
+        let version = FileVersion::of(path)?;
+        if self.files.get(path).is_some_and(|known| known.version == version) {
             return Ok(None);
         }
-        Ok(Some((stamp, std::fs::read_to_string(path)?)))
+        Ok(Some((version, std::fs::read_to_string(path)?)))
     }
 
     fn pods(&self) -> NodePods {

@@ -1,8 +1,8 @@
 //! The annotation by which Istio's control plane and proxies know that a pod takes mutual TLS. istiod tells
 //! peers to speak plaintext to every pod without it, so whoever takes a pod into the mesh has to write it.
 //!
-//! Reading order: [`Note`], what the API says of a pod; [`due`], what is to be written; [`Writer`], who
-//! writes it.
+//! Reading order: [`Annotated`], what the API says of a pod's; [`due`], which are to be written; [`Writer`],
+//! who writes them.
 //!
 //! Kubernetes' own record of who wrote a field (server-side apply) says whether an annotation is ours: it is
 //! taken off where it is, and one that istio-cni wrote stays, whoever restarts meanwhile.
@@ -17,15 +17,15 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use mesh_api::resource::enrolment::{REDIRECTION, REDIRECTION_ENABLED, REDIRECTION_WRITER};
 
-pub use due::{Errand, due};
+pub use due::{DueWrite, due};
 pub use writer::Writer;
 
-/// What the API says of the pods of this node, by uid.
-pub type Notes = BTreeMap<Arc<str>, Note>;
+/// What the API says of the annotation of each pod of this node, by the pod's uid.
+pub type AnnotatedPods = BTreeMap<Arc<str>, Annotated>;
 
-/// What the API says of a pod.
+/// A pod, and what the API says of its annotation.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Note {
+pub struct Annotated {
     /// Namespace.
     pub namespace: Arc<str>,
     /// Name.
@@ -36,7 +36,7 @@ pub struct Note {
     pub ours: bool,
 }
 
-impl Note {
+impl Annotated {
     /// Reads a pod.
     pub fn of(pod: &Pod) -> Self {
         let annotation = pod.annotations().get(REDIRECTION);
@@ -68,19 +68,19 @@ impl Failures {
 mod tests {
     use super::*;
 
-    fn note(metadata: &serde_json::Value) -> Note {
-        Note::of(&serde_json::from_value(serde_json::json!({"metadata": metadata})).unwrap())
+    fn read(metadata: &serde_json::Value) -> Annotated {
+        Annotated::of(&serde_json::from_value(serde_json::json!({"metadata": metadata})).unwrap())
     }
 
     #[test]
     fn istios_word_and_who_wrote_it_are_read() {
         let by = |manager: &str| serde_json::json!([{"manager": "kubelet"}, {"manager": manager}]);
-        let ours = note(&serde_json::json!({"name": "web", "namespace": "shop",
+        let ours = read(&serde_json::json!({"name": "web", "namespace": "shop",
             "annotations": {"ambient.istio.io/redirection": "enabled"}, "managedFields": by("mesh-agent")}));
-        let expected = Note { namespace: "shop".into(), name: "web".into(), enabled: true, ours: true };
+        let expected = Annotated { namespace: "shop".into(), name: "web".into(), enabled: true, ours: true };
         assert_eq!(ours, expected);
-        let istios = note(&serde_json::json!({"name": "web", "namespace": "shop",
+        let istios = read(&serde_json::json!({"name": "web", "namespace": "shop",
             "annotations": {"ambient.istio.io/redirection": "pending"}, "managedFields": by("istio-cni")}));
-        assert_eq!(istios, Note { enabled: false, ours: false, ..expected });
+        assert_eq!(istios, Annotated { enabled: false, ours: false, ..expected });
     }
 }

@@ -1,4 +1,4 @@
-//! What a peer has proved in a handshake, and for how long it counts.
+//! Who a peer has proved to be in a handshake, and for how long that is valid.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -11,8 +11,8 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 use super::trust::{Bundle, Roots, Trust};
 use super::{Certificates, PeerError, ca, peer_id};
 
-/// A peer of a session that goes on for longer than its handshake: who it is, and whether that still counts.
-pub struct Proof {
+/// A peer of a session that outlives its handshake: who it is, and whether that is still valid.
+pub struct PeerIdentity {
     id: SpiffeId,
     chain: Bundle,
     not_after: SystemTime,
@@ -21,7 +21,7 @@ pub struct Proof {
     good_with: RefCell<Arc<Roots>>,
 }
 
-impl Proof {
+impl PeerIdentity {
     /// Of the certificates of a handshake that has just succeeded, the leaf first.
     pub fn new(certificates: &Certificates, chain: &[CertificateDer<'_>]) -> Result<Self, PeerError> {
         let trust = Arc::clone(&certificates.shared.trust);
@@ -41,7 +41,7 @@ impl Proof {
 
     /// Whether a handshake would succeed now, too: the certificate has not expired, and leads to a root in
     /// force.
-    pub fn counts(&self) -> bool {
+    pub fn is_valid(&self) -> bool {
         if SystemTime::now() >= self.not_after {
             return false;
         }
@@ -56,10 +56,10 @@ impl Proof {
         good
     }
 
-    /// Returns when it counts no more.
-    pub async fn over(&self) {
+    /// Returns when it is valid no more.
+    pub async fn invalidated(&self) {
         let mut changes = self.trust.changes();
-        while self.counts() {
+        while self.is_valid() {
             let left = self.not_after.duration_since(SystemTime::now()).unwrap_or_default();
             tokio::select! {
                 () = tokio::time::sleep(left) => {}

@@ -26,7 +26,7 @@ const MOST: usize = 128;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The socket, and who waits there. Without a plugin on this node there is none.
-pub(crate) struct Gate {
+pub(crate) struct PluginServer {
     path: PathBuf,
     listener: Option<OwnedFd>,
     waiting: Vec<Waiting>,
@@ -39,7 +39,7 @@ struct Waiting {
     pod: Option<(String, Netns)>,
 }
 
-impl Gate {
+impl PluginServer {
     /// A closed one.
     pub fn new(config: &Config) -> Self {
         Self { path: config.run_dir.join(SOCKET), listener: None, waiting: Vec::new() }
@@ -126,7 +126,7 @@ impl Gate {
 
 /// Writes what the plugin decides by. It is the proxy's to say, as is who is enrolled, and it comes in memory
 /// that nobody can make this wait for. Errors: it is no such memory, or too much; the file can't be written.
-pub(crate) fn remember(directory: &Path, memory: &OwnedFd, length: u32) -> io::Result<()> {
+pub(crate) fn write_plugin_config(directory: &Path, memory: &OwnedFd, length: u32) -> io::Result<()> {
     let is_memory = FileType::from_raw_mode(fstat(memory)?.st_mode) == FileType::RegularFile
         && fcntl_get_seals(memory).is_ok();
     if !is_memory || u64::from(length) > state::LONGEST {

@@ -6,13 +6,13 @@ use mesh_common::veth::{self, Veth, Wanted, Way};
 
 /// What is known of pods, by the cookies of their namespaces.
 #[derive(Debug)]
-pub(super) struct Links {
+pub(super) struct PodLinks {
     /// None is direct otherwise.
     wanted: Option<Wanted>,
     known: HashMap<u64, Veth>,
 }
 
-impl Links {
+impl PodLinks {
     /// Nothing is known yet.
     pub fn new(wanted: Option<Wanted>) -> Self {
         Self { wanted, known: HashMap::new() }
@@ -46,12 +46,12 @@ mod tests {
             let index = usize::try_from(pod).unwrap();
             link.get(index).map(|link| Veth { ifindex: 7, link: *link as u16, obstacle: 0 })
         };
-        let mut links = Links::new(Some(Wanted::Auto));
+        let mut links = PodLinks::new(Some(Wanted::Auto));
         assert!(!links.is_direct(0, 1));
         assert!(links.look(0..5, links_of));
         assert!(!links.look(0..5, links_of), "nothing has changed");
         let direct =
-            |links: &Links| [(0, 1), (2, 3), (0, 2), (0, 4), (0, 9)].map(|(a, b)| links.is_direct(a, b));
+            |links: &PodLinks| [(0, 1), (2, 3), (0, 2), (0, 4), (0, 9)].map(|(a, b)| links.is_direct(a, b));
         assert_eq!(direct(&links), [true, true, false, false, false]);
         links.wanted = Some(Wanted::Direct);
         assert_eq!(direct(&links), [true; 5]);

@@ -12,9 +12,9 @@ use mesh_api::plan::policy::{self, Decision, Denial, DryRun, Peer, Permit, Verdi
 use mesh_api::plan::{Snapshot, Workload};
 use tokio::sync::Notify;
 
-/// The admitted connections of one worker.
+/// The connections of one worker that the policy allowed.
 #[derive(Default)]
-pub struct Admissions {
+pub struct Authorizations {
     entries: RefCell<HashMap<u64, Rc<Entry>>>,
     /// Connections of each pod, by its workload's uid.
     pods: RefCell<HashMap<Arc<str>, usize>>,
@@ -40,7 +40,7 @@ struct Entry {
     denial: RefCell<Option<Denial>>,
 }
 
-/// What is to be recorded about an admitted connection.
+/// What is to be recorded about a connection that is allowed.
 #[derive(Debug)]
 pub struct Notes {
     /// `namespace/name` of the AUDIT policies that matched.
@@ -50,29 +50,29 @@ pub struct Notes {
 }
 
 /// A connection that is allowed, until it is dropped or the policy changes its mind.
-pub struct Admission {
-    admissions: Rc<Admissions>,
+pub struct Authorized {
+    authorizations: Rc<Authorizations>,
     id: u64,
     entry: Rc<Entry>,
     permit: Permit,
 }
 
-impl Admissions {
+impl Authorizations {
     /// Registers a connection and asks the policy, in this order: so a change that comes between is not
     /// missed. `snapshot` is read after the registration.
-    pub fn admit(
+    pub fn authorize(
         self: &Rc<Self>,
         request: AccessRequest,
         snapshot: impl FnOnce() -> Arc<Snapshot>,
-    ) -> Result<(Admission, Notes), Box<Decision>> {
+    ) -> Result<(Authorized, Notes), Box<Decision>> {
         let id = self.next.replace(self.next.get() + 1);
         let entry = Rc::new(Entry { request, revoked: Notify::new(), denial: RefCell::default() });
         self.insert(id, &entry);
         let Decision { verdict, audited, dry_run } = entry.request.decide(&snapshot());
         match verdict {
             Verdict::Allow(permit) => {
-                let admission = Admission { admissions: Rc::clone(self), id, entry, permit };
-                Ok((admission, Notes { audited, dry_run }))
+                let authorized = Authorized { authorizations: Rc::clone(self), id, entry, permit };
+                Ok((authorized, Notes { audited, dry_run }))
             }
             denied @ Verdict::Deny(_) => {
                 self.remove(id, &entry);
@@ -129,7 +129,7 @@ impl Admissions {
         }
     }
 
-    /// Connections admitted now.
+    /// Connections that are open and allowed.
     pub fn len(&self) -> usize {
         self.entries.borrow().len()
     }
@@ -156,7 +156,7 @@ impl AccessRequest {
     }
 }
 
-impl Admission {
+impl Authorized {
     /// The policy's yes.
     pub fn permit(&self) -> &Permit {
         &self.permit
@@ -173,8 +173,8 @@ impl Admission {
     }
 }
 
-impl Drop for Admission {
+impl Drop for Authorized {
     fn drop(&mut self) {
-        self.admissions.remove(self.id, &self.entry);
+        self.authorizations.remove(self.id, &self.entry);
     }
 }

@@ -14,7 +14,7 @@ use mesh_api::resource::enrolment::{REDIRECTION_WRITER, redirection};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::{Errand, Failures, Note, Notes, due};
+use super::{Annotated, AnnotatedPods, DueWrite, Failures, due};
 
 /// Requests that are under way at a time.
 const AT_ONCE: usize = 8;
@@ -32,7 +32,7 @@ const LAST_TRIES: u32 = 3;
 pub struct Writer {
     client: Client,
     pods: watch::Receiver<Vec<PodStatus>>,
-    notes: watch::Receiver<Arc<Notes>>,
+    annotated: watch::Receiver<Arc<AnnotatedPods>>,
     installed: watch::Receiver<bool>,
     failures: Failures,
     written: HashMap<Arc<str>, Written>,
@@ -44,7 +44,7 @@ pub struct Writer {
 /// What was written and is not read back yet.
 struct Written {
     /// What was read before.
-    note: Note,
+    pod: Annotated,
     enabled: bool,
     again: Instant,
 }
@@ -61,12 +61,12 @@ impl Writer {
     pub fn new(
         client: Client,
         pods: watch::Receiver<Vec<PodStatus>>,
-        notes: watch::Receiver<Arc<Notes>>,
+        annotated: watch::Receiver<Arc<AnnotatedPods>>,
         installed: watch::Receiver<bool>,
         failures: Failures,
     ) -> Self {
         let (written, failed, told) = (HashMap::new(), HashMap::new(), HashSet::new());
-        Self { client, pods, notes, installed, failures, written, failed, told }
+        Self { client, pods, annotated, installed, failures, written, failed, told }
     }
 
     /// Writes until the mesh is removed and what is ours is gone, as far as it will go; or until a source
@@ -74,10 +74,10 @@ impl Writer {
     pub async fn run(mut self) {
         loop {
             let installed = *self.installed.borrow_and_update();
-            let notes = self.notes.borrow_and_update().clone();
-            let errands = due(&self.pods.borrow_and_update(), &notes, installed);
-            let open = self.open(errands, &notes);
-            if !installed && open.iter().all(|errand| self.is_given_up(errand)) {
+            let annotated = self.annotated.borrow_and_update().clone();
+            let writes = due(&self.pods.borrow_and_update(), &annotated, installed);
+            let open = self.open(writes, &annotated);
+            if !installed && open.iter().all(|write| self.is_given_up(write)) {
                 self.say_what_stays(&open);
                 return;
             }
@@ -100,7 +100,7 @@ impl Writer {
             };
             let goes_on = tokio::select! {
                 changed = self.pods.changed() => changed.is_ok(),
-                changed = self.notes.changed() => changed.is_ok(),
+                changed = self.annotated.changed() => changed.is_ok(),
                 changed = self.installed.changed(), if installed => changed.is_ok(),
                 () = wait => true,
             };
@@ -111,45 +111,46 @@ impl Writer {
     }
 
     /// What of it is not written yet, as far as is known; what is not due any more is forgotten.
-    fn open(&mut self, errands: Vec<Errand>, notes: &Notes) -> Vec<Errand> {
+    fn open(&mut self, writes: Vec<DueWrite>, annotated: &AnnotatedPods) -> Vec<DueWrite> {
         let now = Instant::now();
-        self.written.retain(|uid, it| notes.get(uid) == Some(&it.note) && now < it.again);
-        self.failed.retain(|uid, _| errands.iter().any(|errand| errand.uid == *uid));
+        self.written.retain(|uid, it| annotated.get(uid) == Some(&it.pod) && now < it.again);
+        self.failed.retain(|uid, _| writes.iter().any(|write| write.uid == *uid));
         self.show();
-        let is_written = |it: &Errand| self.written.get(&it.uid).is_some_and(|its| its.enabled == it.enabled);
-        errands.into_iter().filter(|errand| !is_written(errand)).collect()
+        let is_written =
+            |it: &DueWrite| self.written.get(&it.uid).is_some_and(|its| its.enabled == it.enabled);
+        writes.into_iter().filter(|write| !is_written(write)).collect()
     }
 
-    async fn write(&mut self, errands: Vec<Errand>) {
+    async fn write(&mut self, writes: Vec<DueWrite>) {
         let client = &self.client;
-        let writing = errands.into_iter().map(|errand| async move {
-            let result = tokio::time::timeout(ANSWER_TIMEOUT, write(client, &errand)).await;
-            (errand, result.unwrap_or(Err(Failure::Silent)))
+        let writing = writes.into_iter().map(|write| async move {
+            let result = tokio::time::timeout(ANSWER_TIMEOUT, patch(client, &write)).await;
+            (write, result.unwrap_or(Err(Failure::Silent)))
         });
         let results: Vec<_> = stream::iter(writing).buffer_unordered(AT_ONCE).collect().await;
-        for (errand, result) in results {
+        for (write, result) in results {
             match result {
                 Ok(()) => {
-                    self.failed.remove(&errand.uid);
-                    let (Errand { uid, note, enabled }, again) = (errand, Instant::now() + READ_BACK);
-                    self.written.insert(uid, Written { note, enabled, again });
+                    self.failed.remove(&write.uid);
+                    let (DueWrite { uid, pod, enabled }, again) = (write, Instant::now() + READ_BACK);
+                    self.written.insert(uid, Written { pod, enabled, again });
                 }
-                Err(failure) => self.fail(&errand, &failure),
+                Err(failure) => self.fail(&write, &failure),
             }
         }
         self.show();
     }
 
-    fn fail(&mut self, errand: &Errand, failure: &Failure) {
+    fn fail(&mut self, write: &DueWrite, failure: &Failure) {
         if self.told.insert(failure.kind()) {
-            tracing::warn!(namespace = %errand.note.namespace, pod = %errand.note.name, error = %failure,
+            tracing::warn!(namespace = %write.pod.namespace, pod = %write.pod.name, error = %failure,
                            "annotation ambient.istio.io/redirection not written, of this pod and maybe others: Istio's control \
                             plane and proxies take a pod without it for one outside of the mesh; trying again");
         }
-        let tries = self.failed.get(&errand.uid).map_or(0, |failed| failed.tries) + 1;
+        let tries = self.failed.get(&write.uid).map_or(0, |failed| failed.tries) + 1;
         let pause = FIRST_PAUSE.saturating_mul(1 << (tries - 1).min(6)).min(LONGEST_PAUSE);
         let failed = Failed { error: failure.to_string(), tries, again: Instant::now() + pause };
-        self.failed.insert(Arc::clone(&errand.uid), failed);
+        self.failed.insert(Arc::clone(&write.uid), failed);
     }
 
     fn show(&mut self) {
@@ -160,14 +161,14 @@ impl Writer {
         self.failures.replace(shown.collect::<BTreeMap<_, _>>());
     }
 
-    fn is_given_up(&self, errand: &Errand) -> bool {
-        self.failed.get(&errand.uid).is_some_and(|failed| failed.tries >= LAST_TRIES)
+    fn is_given_up(&self, write: &DueWrite) -> bool {
+        self.failed.get(&write.uid).is_some_and(|failed| failed.tries >= LAST_TRIES)
     }
 
-    fn say_what_stays(&self, open: &[Errand]) {
-        if let Some(errand) = open.first() {
-            let error = self.failed.get(&errand.uid).map(|failed| &*failed.error).unwrap_or_default();
-            tracing::error!(pods = open.len(), namespace = %errand.note.namespace, pod = %errand.note.name, error,
+    fn say_what_stays(&self, open: &[DueWrite]) {
+        if let Some(write) = open.first() {
+            let error = self.failed.get(&write.uid).map(|failed| &*failed.error).unwrap_or_default();
+            tracing::error!(pods = open.len(), namespace = %write.pod.namespace, pod = %write.pod.name, error,
                             "annotation ambient.istio.io/redirection stays on pods that are in no mesh any more: take it off \
                              with `kubectl annotate pod NAME ambient.istio.io/redirection-`");
         }
@@ -196,11 +197,11 @@ impl Failure {
 }
 
 /// Metadata may be written with the pod's status too, which takes less of a right than the pod itself.
-async fn write(client: &Client, errand: &Errand) -> Result<(), Failure> {
-    let pods: Api<Pod> = Api::namespaced(client.clone(), &errand.note.namespace);
-    let said = Patch::Apply(redirection(&errand.note.name, &errand.uid, errand.enabled));
+async fn patch(client: &Client, write: &DueWrite) -> Result<(), Failure> {
+    let pods: Api<Pod> = Api::namespaced(client.clone(), &write.pod.namespace);
+    let said = Patch::Apply(redirection(&write.pod.name, &write.uid, write.enabled));
     let how = PatchParams::apply(REDIRECTION_WRITER).force();
-    match pods.patch_status(&errand.note.name, &how, &said).await {
+    match pods.patch_status(&write.pod.name, &how, &said).await {
         Ok(_) => Ok(()),
         // The pod is gone, or another one has its name.
         Err(kube::Error::Api(status)) if status.is_not_found() || status.message.contains("metadata.uid") => {

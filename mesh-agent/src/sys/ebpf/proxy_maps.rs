@@ -5,12 +5,12 @@ use std::os::fd::OwnedFd;
 use aya::maps::MapData;
 
 use super::deferred_accept::{Decisions, DeferredSyns};
-use super::destinations::{Destinations, Recent};
-use super::veth::{CROWDED, DirectVeths, Links, VETH_COUNTS, VETH_FLOWS, VETHS};
-use super::{DirectKernel, EgressMap, Error, EventLog, FlowMap, PEER, map_error};
+use super::known_addresses::{KnownAddresses, Recent};
+use super::veth::{CROWDED, DirectVeths, PodLinkMap, VETH_COUNTS, VETH_FLOWS, VETHS};
+use super::{DirectKernel, EgressMap, Error, EventLog, PEER, PeerMap, map_error};
 
-/// What is handed over, in this order.
-pub const HANDED_OVER: [&str; 18] = [
+/// Their names, in the order in which they are handed over.
+pub const PROXY_MAPS: [&str; 18] = [
     "DESTINATIONS",
     "OPEN_PORTS",
     "LATELY",
@@ -32,7 +32,7 @@ pub const HANDED_OVER: [&str; 18] = [
 ];
 
 /// The maps, by descriptor.
-pub struct Handed {
+pub struct ProxyMaps {
     destinations: OwnedFd,
     open_ports: OwnedFd,
     lately: OwnedFd,
@@ -53,9 +53,9 @@ pub struct Handed {
     egress: OwnedFd,
 }
 
-impl Handed {
-    /// Maps in the order of [`HANDED_OVER`].
-    pub fn new(maps: [OwnedFd; HANDED_OVER.len()]) -> Self {
+impl ProxyMaps {
+    /// Maps in the order of [`PROXY_MAPS`].
+    pub fn new(maps: [OwnedFd; PROXY_MAPS.len()]) -> Self {
         let [
             destinations,
             open_ports,
@@ -99,15 +99,15 @@ impl Handed {
     }
 
     /// A handle for one worker.
-    pub fn flow_map(&self) -> Result<FlowMap, Error> {
+    pub fn peer_map(&self) -> Result<PeerMap, Error> {
         let copy = self.peer.try_clone().map_err(|error| Error::Path { path: PEER.into(), error })?;
-        FlowMap::new(copy)
+        PeerMap::new(copy)
     }
 
     /// How this node's pods are connected.
-    pub fn links(&self) -> Result<Links, Error> {
+    pub fn pod_links(&self) -> Result<PodLinkMap, Error> {
         let copy = self.veths.try_clone().map_err(|error| Error::Path { path: VETHS.into(), error })?;
-        Links::new(map(VETHS, copy)?)
+        PodLinkMap::new(map(VETHS, copy)?)
     }
 
     /// Where it is noted what becomes of connections, and the SYNs that wait for that.
@@ -124,10 +124,10 @@ impl Handed {
     }
 
     /// What the rest is for, and the events of the programs. Must be called inside a tokio runtime.
-    pub fn open(self) -> Result<(Destinations, DirectKernel, EventLog, EgressMap), Error> {
+    pub fn open(self) -> Result<(KnownAddresses, DirectKernel, EventLog, EgressMap), Error> {
         let open_ports = map("OPEN_PORTS", self.open_ports)?;
         Ok((
-            Destinations::new(map("DESTINATIONS", self.destinations)?, open_ports)?,
+            KnownAddresses::new(map("DESTINATIONS", self.destinations)?, open_ports)?,
             DirectKernel::new(
                 map("ROUTES", self.routes)?,
                 map("PULSE", self.pulse)?,

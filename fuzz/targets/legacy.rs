@@ -1,4 +1,0 @@
-//! See [`fuzz::legacy`].
-#![no_main]
-
-libfuzzer_sys::fuzz_target!(|data: &[u8]| fuzz::legacy::check(data));
