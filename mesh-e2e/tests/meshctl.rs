@@ -248,7 +248,7 @@ fn labels_are_those_of_the_clusters_objects() {
 
 /// Verbs whose answers others parse, since they change the whole mesh, and one that prints a script.
 const ELSEWHERE: [(&str, &str); 3] =
-    [("uninstall", "zz_uninstall"), ("rotate-root", "rotation"), ("completions", "a script")];
+    [("uninstall", "uninstall"), ("rotate-root", "rotation"), ("completions", "a script")];
 
 /// As `--help` lists them.
 fn verbs() -> Vec<String> {

@@ -4,7 +4,6 @@ mod kind;
 mod local;
 mod report;
 
-use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -59,6 +58,9 @@ impl Cluster {
         command
     }
 }
+
+/// Run when all others have, in this order: one looks at what they made the mesh do, the other removes it.
+const LAST: [&str; 2] = ["rbac", "uninstall"];
 
 /// How one kind of cluster comes, gets the mesh, and goes.
 struct Place {
@@ -125,7 +127,7 @@ fn test(workspace: &Workspace, cluster: &Cluster, filters: &[String]) -> Result<
 
 /// The test programs of `mesh-e2e` by name, in the order in which they run. Built together with all others:
 /// by itself the package has other features of the same dependencies, which would be built again for it.
-fn built(workspace: &Workspace) -> Result<BTreeMap<String, PathBuf>> {
+fn built(workspace: &Workspace) -> Result<Vec<(String, PathBuf)>> {
     remark!("building the workspace's tests, those of mesh-e2e among them (minutes, the first time)");
     let mut cargo = workspace.cargo();
     cargo.args(["test", "--release", "--workspace", "--no-run", "--message-format=json-render-diagnostics"]);
@@ -133,9 +135,18 @@ fn built(workspace: &Workspace) -> Result<BTreeMap<String, PathBuf>> {
     let output = cargo.stderr(Stdio::inherit()).output().context("can't start cargo")?;
     ensure!(output.status.success(), "the tests can't be built ({})", output.status);
     let messages = String::from_utf8(output.stdout).context("cargo's messages")?;
-    let programs: BTreeMap<_, _> = messages.lines().filter_map(test_program).collect();
+    let mut programs: Vec<_> = messages.lines().filter_map(test_program).collect();
     ensure!(!programs.is_empty(), "cargo built no test of mesh-e2e");
+    for last in LAST {
+        ensure!(programs.iter().any(|(name, _)| name == last), "mesh-e2e has no test {last}, which runs last");
+    }
+    programs.sort_by(|(one, _), (other, _)| turn(one).cmp(&turn(other)));
     Ok(programs)
+}
+
+/// When a test program runs: by its name, behind all others where it is one of [`LAST`].
+fn turn(name: &str) -> (Option<usize>, &str) {
+    (LAST.iter().position(|last| *last == name), name)
 }
 
 /// Name and path of a test program that a line of cargo's tells of.
@@ -150,6 +161,13 @@ fn test_program(message: &str) -> Option<(String, PathBuf)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn tests_that_need_the_others_to_be_over_run_last() {
+        let mut names = ["uninstall", "rbac", "startup", "annotation"];
+        names.sort_by(|one, other| turn(one).cmp(&turn(other)));
+        assert_eq!(names, ["annotation", "startup", "rbac", "uninstall"]);
+    }
 
     #[test]
     fn finds_test_programs_among_cargos_messages() {
