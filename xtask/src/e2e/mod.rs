@@ -104,7 +104,7 @@ fn test(workspace: &Workspace, cluster: &Cluster, filters: &[String]) -> Result<
     let (files, names): (Vec<_>, Vec<_>) =
         filters.iter().partition(|filter| built.iter().any(|(file, _)| file == *filter));
     let mut failed = Vec::new();
-    for (file, program) in built.iter().filter(|(file, _)| files.is_empty() || files.contains(file)) {
+    for (file, program) in built.iter().filter(|(file, _)| files.is_empty() || files.contains(&file)) {
         say!("-- {file}");
         let start = Instant::now();
         let at_once = if SIDE_BY_SIDE.contains(&file.as_str()) { AT_ONCE } else { 1 };
@@ -138,7 +138,10 @@ fn built(workspace: &Workspace) -> Result<Vec<(String, PathBuf)>> {
     let mut programs: Vec<_> = messages.lines().filter_map(test_program).collect();
     ensure!(!programs.is_empty(), "cargo built no test of mesh-e2e");
     for last in LAST {
-        ensure!(programs.iter().any(|(name, _)| name == last), "mesh-e2e has no test {last}, which runs last");
+        ensure!(
+            programs.iter().any(|(name, _)| name == last),
+            "mesh-e2e has no test {last}, which runs last"
+        );
     }
     programs.sort_by(|(one, _), (other, _)| turn(one).cmp(&turn(other)));
     Ok(programs)
