@@ -2,8 +2,8 @@
 //!
 //! # A connection, step by step
 //!
-//! A pod calls `connect()`. The kernel redirects the connection to the proxy of the pod's node, which takes it
-//! to the proxy of the destination's node, which delivers it to the application there:
+//! A pod calls `connect()`. The kernel redirects the connection to the proxy of the pod's node, which takes
+//! it to the proxy of the destination's node, which delivers it to the application there:
 //!
 //! 1. [`worker`]: threads that serve the node's pods, each with a runtime of its own. Each listens in every
 //!    pod: on port 15001 for connections that the pod opens, on 15006 for plaintext from others and on 15008
@@ -13,9 +13,9 @@
 //!    [`deferred_accept`] the way is opened first (steps 3 and 4) and the connection accepted afterwards, so
 //!    that `connect()` fails where nobody listens.
 //! 3. [`outbound`]: a connection that a pod opened. The plan
-//!    ([`destination_of`](mesh_api::plan::outbound::destination_of)) tells what its original destination is: a
-//!    workload, a service, an address outside of the mesh, or one that it must not reach. For a service
-//!    [`balance`] hands out endpoints, which are tried in turn.
+//!    ([`destination_of`](mesh_api::plan::outbound::destination_of)) tells what its original destination is:
+//!    a workload, a service, an address outside of the mesh, or one that it must not reach. For a service
+//!    [`balance`] hands out endpoints, which are tried one after the other.
 //! 4. [`upstream`]: opens the way to one endpoint, as the pod itself. To a pod of the same node that is the
 //!    policy and the delivery of step 5. To a workload that is reached plainly it is a TCP connection.
 //!    To all others it is a [`tunnel`]: a stream on a connection of the [`pool`], or on a new one, whose
