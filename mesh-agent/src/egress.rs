@@ -113,6 +113,7 @@ impl Egress {
     }
 
     /// Removes the kernel's entries of all pods but these: they are gone, or no longer in the mesh.
+    /// Errors: the map can't be written.
     pub fn retain(&mut self, netns: &HashSet<u64>) -> Result<(), NotInForce> {
         let gone: Vec<_> = self.held.keys().copied().filter(|held| !netns.contains(held)).collect();
         gone.into_iter().try_for_each(|netns| self.set(netns, "", None))

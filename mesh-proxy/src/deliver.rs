@@ -35,7 +35,7 @@ pub enum Error {
 }
 
 /// Connects to the application of `pod` that listens on `to`. The permit shows that the policy has allowed
-/// it: there is no other way to an application.
+/// it: there is no other way to an application. Errors: see [`Error`].
 pub async fn deliver(
     worker: &Rc<Worker>,
     pod: &LocalPod,

@@ -3,6 +3,9 @@
 //!
 //! Reading order: [`Annotated`], a pod's annotation in the API; [`due`], which are to be written; [`Writer`],
 //! which writes them.
+//!
+//! Kubernetes' own record of who wrote a field (server-side apply) says whether an annotation is ours: ours
+//! is removed, and one that istio-cni wrote stays, whichever of them restarts meanwhile.
 
 mod due;
 mod writer;

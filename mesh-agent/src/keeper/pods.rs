@@ -288,7 +288,7 @@ impl Pods {
         Ok(cookie)
     }
 
-    /// Lets a pod go. One that is not enrolled is gone already.
+    /// Lets a pod go. One that is not enrolled is gone already. Errors: the programs' maps can't be written.
     pub fn dismiss(&mut self, cookie: u64) -> Result<(), Error> {
         self.in_doubt.remove(&cookie);
         let places = self.places();
@@ -313,7 +313,8 @@ impl Pods {
         Ok(self.programs.retain_pods(&cookies, &self.probes())?)
     }
 
-    /// Lets go pods that were in doubt and are no longer asked for.
+    /// Lets go pods that were in doubt and are no longer asked for. Errors: the programs' maps can't be
+    /// written.
     pub fn forget_doubts(&mut self) -> Result<(), Error> {
         let before = self.in_doubt.len();
         self.in_doubt.retain(|_, since| !self.complete || since.elapsed() < DOUBTED);
@@ -326,19 +327,19 @@ impl Pods {
         claims.flat_map(|claim| ebpf::probe_endpoints(&claim.addresses, &claim.probe_ports)).collect()
     }
 
-    /// Opens sockets in a pod.
+    /// Opens sockets in a pod. Errors: it is not enrolled, or there is no room for a single one.
     pub fn sockets(&self, cookie: u64, kind: SocketKind, count: u8) -> Result<Vec<Socket>, Error> {
         let pod = self.enrolled.get(&cookie).ok_or(Error::Unknown)?;
         Ok(sys::open_sockets(&pod.netns, kind, usize::from(count))?)
     }
 
-    /// Returns a pod's uid, and its namespace for an errand.
+    /// Returns a pod's uid, and its namespace for an errand. Errors: it is not enrolled.
     pub fn place(&self, cookie: u64) -> Result<(&str, Arc<Netns>), Error> {
         let pod = self.enrolled.get(&cookie).ok_or(Error::Unknown)?;
         Ok((&pod.claim.uid, Arc::clone(&pod.netns)))
     }
 
-    /// Allows a pod's first program to run.
+    /// Allows a pod's first program to run. Errors: it is not enrolled.
     pub fn let_start(&mut self, cookie: u64) -> Result<(), Error> {
         self.enrolled.get_mut(&cookie).ok_or(Error::Unknown)?.may_start = true;
         Ok(())
@@ -349,7 +350,7 @@ impl Pods {
         self.programs.is_settled(cookie)
     }
 
-    /// Notes that they have.
+    /// Notes that they have. Errors: the pod is not enrolled, or the programs' maps can't be written.
     pub fn settle(&mut self, cookie: u64) -> Result<(), Error> {
         let known = self.enrolled.contains_key(&cookie);
         if known { Ok(self.programs.settle(cookie)?) } else { Err(Error::Unknown) }

@@ -10,6 +10,8 @@ const TURN: u64 = 300_000;
 /// has, in more and shorter slices, each so much sooner. If more threads want to run than there are cores,
 /// clients wait less for the proxy (`Documentation/scheduler/sched-eevdf.rst` of the kernel: a slice by
 /// `sched_setattr(2)`).
+///
+/// Before Linux 6.12 it changes nothing. Errors: the kernel refuses, and time slices stay as they were.
 pub fn ask_for_short_turns() -> io::Result<()> {
     let mut wanted = attributes()?;
     wanted.sched_runtime = TURN;

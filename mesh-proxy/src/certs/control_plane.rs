@@ -65,6 +65,7 @@ pub enum ConnectError {
 
 impl ControlPlane {
     /// Connects. Each use makes a connection of its own, so that it has the newest roots and certificate.
+    /// Errors: the address is not valid, or the control plane is unreachable.
     pub async fn connect(
         &self,
         roots: &RootCertStore,

@@ -1,4 +1,9 @@
 //! Keys and certificates of the pods of this node, and the roots that peers are checked with.
+//!
+//! Keys are made here and never leave the node. [`Certificates`] holds a certificate for each identity that
+//! is retained, and renews it at half of its life. [`CaClient`] requests it of the authority, `trust` has the
+//! roots, `verify` and `tls` build rustls' configurations from both. `inherited` has certificates outlive the
+//! proxy.
 
 mod ca;
 mod clock_jump;

@@ -53,7 +53,7 @@ impl Sandboxes {
         self.map.get(&cookie, 0).is_ok_and(|sandbox| sandbox.settled != 0)
     }
 
-    /// Notes that they have.
+    /// Notes that they have. Errors: the map can't be written.
     pub fn settle(&mut self, cookie: u64) -> Result<(), Error> {
         let sandbox = self.map.get(&cookie, 0).map_err(map_error(MAP))?;
         self.map.insert(cookie, Sandbox { settled: 1, ..sandbox }, 0).map_err(map_error(MAP))

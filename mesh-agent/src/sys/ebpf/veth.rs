@@ -42,7 +42,7 @@ impl Veths {
         Ok(Self { veths: veths.try_into().map_err(map_error(VETHS))?, neighbours: take(ebpf, "NEIGHBOURS")? })
     }
 
-    /// Sets how a pod is connected.
+    /// Sets how a pod is connected. Errors: a map can't be written.
     pub fn set(
         &mut self,
         cookie: u64,
@@ -58,6 +58,7 @@ impl Veths {
     }
 
     /// Stops filing connections of a pod. Returns the index of the node's end of its veth.
+    /// Errors: a map can't be written.
     pub fn forget(&mut self, cookie: u64) -> Result<Option<u32>, Error> {
         let veth = self.veths.get(&cookie, 0).ok();
         absent_is_fine(self.veths.remove(&cookie)).map_err(map_error("VETHS"))?;
@@ -69,7 +70,7 @@ impl Veths {
         self.veths.keys().flatten().collect()
     }
 
-    /// Allows packets to these addresses to be part of filed flows.
+    /// Allows packets to these addresses to be part of filed flows. Errors: a map can't be written.
     pub fn add_neighbours(&mut self, addresses: &[IpAddr]) -> Result<(), Error> {
         addresses.iter().try_for_each(|address| {
             let (entry, bit) = entry_of(*address);
@@ -78,7 +79,7 @@ impl Veths {
         })
     }
 
-    /// Allows those, and removes all others.
+    /// Allows those, and removes all others. Errors: a map can't be written.
     pub fn replace_neighbours(&mut self, addresses: impl Iterator<Item = IpAddr>) -> Result<(), Error> {
         let mut wanted = vec![0_u64; NEIGHBOUR_SLOTS as usize / 64];
         for address in addresses {
