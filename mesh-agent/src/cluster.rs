@@ -1,5 +1,5 @@
-//! What the agent says to and asks of the Kubernetes API besides its pods: why a pod is not enrolled, and
-//! whether the mesh is being uninstalled.
+//! The Kubernetes API besides pods: events about pods that are not enrolled, and whether the mesh is being
+//! uninstalled.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -19,22 +19,22 @@ use tokio::sync::{mpsc, watch};
 use crate::enrol::Report;
 use crate::pods::NodePod;
 
-/// The agents' `DaemonSet`, in the agent's own namespace.
+/// Name of the agents' `DaemonSet`, in the agent's own namespace.
 const DAEMON_SET: &str = "mesh-agent";
 
-/// Longer notes are refused by the API server (1 KiB).
+/// Most bytes of an event's note; the API server refuses more than 1 KiB.
 const LONGEST_NOTE: usize = 1000;
 
-/// Connects as the pod's service account, or as `KUBECONFIG` says outside of a cluster. Errors: neither is
-/// there.
+/// Connects as the pod's service account, or as `KUBECONFIG` says outside of a cluster. Errors: there is
+/// neither.
 pub async fn connect() -> Result<Client, kube::Error> {
-    // The control plane's client uses the same.
+    // The control plane's client uses the same provider.
     let _installed_already = rustls::crypto::aws_lc_rs::default_provider().install_default();
     Client::try_default().await
 }
 
-/// The pauses after which a watch that was lost is tried again. Short, since a pod that starts meanwhile is
-/// not in the mesh, and with jitter, so that not all nodes ask the API server at once.
+/// Returns the pauses before a lost watch is tried again. They are short, since a pod that starts meanwhile
+/// is not in the mesh, and have jitter, so that not all nodes ask the API server at once.
 pub fn pauses() -> ExponentialBackoff {
     let (first, longest) = (Duration::from_millis(250), Duration::from_secs(5));
     ExponentialBuilder::new()
@@ -45,7 +45,7 @@ pub fn pauses() -> ExponentialBackoff {
         .into()
 }
 
-/// Makes an event of each reason why a pod is not enrolled: once for a reason, however often it is tried
+/// Makes an event for each reason why a pod is not enrolled: one for each reason, however often that is tried
 /// again.
 pub fn report_to(client: Client, node: &str) -> Report {
     let reporter = Reporter { controller: "nodemesh.io/mesh-agent".into(), instance: Some(node.to_owned()) };
@@ -79,7 +79,7 @@ fn not_enrolled(reason: &str) -> ClusterEvent {
     }
 }
 
-/// A text as short as the API server wants it.
+/// Cuts a text to the length that the API server takes.
 pub fn note(text: &str) -> String {
     text.chars().take(LONGEST_NOTE).collect()
 }
@@ -95,8 +95,8 @@ fn reference(pod: &NodePod) -> ObjectReference {
     }
 }
 
-/// Whether the agents' `DaemonSet` is there. It is watched all the time, since an uninstallation takes the
-/// right to ask away together with it.
+/// Follows whether the agents' `DaemonSet` is there. It is watched all the time, since an uninstallation also
+/// takes away the permission to ask.
 pub fn watch_installation(client: Client, namespace: &str) -> watch::Receiver<bool> {
     let (sender, installed) = watch::channel(true);
     let api: Api<PartialObjectMeta<DaemonSet>> = Api::namespaced(client, namespace);

@@ -1,8 +1,8 @@
-//! Strict egress, as the kernel and the workers are told of it: which pods may go only where the mesh knows
-//! the way, or where their namespace names a network.
+//! Strict egress in the kernel and the workers: pods that may go only to destinations that the mesh knows, or
+//! to networks that their namespace names.
 //!
-//! The kernel refuses at `connect()`, whether an agent runs or not. The workers refuse what it let through
-//! because it knew a destination that the mesh has just forgotten.
+//! The kernel refuses at `connect()`, whether an agent runs or not. The workers refuse connections that the
+//! kernel let through since it knew a destination that the mesh has just forgotten.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
@@ -17,11 +17,11 @@ use mesh_common::maps::MAX_PODS;
 
 use crate::sys::ebpf::{EgressEntry, EgressMap, Error};
 
-/// Exceptions of all pods together. There is room for every pod's refusal beside them: without it the pod
-/// would be open.
+/// Most exceptions of all pods together. Beside them every pod has room for its refusal, without which its
+/// egress would be open.
 const MOST_EXCEPTIONS: usize = (MAX_EGRESS - MAX_PODS) as usize;
 
-/// Who may not go where, for whoever asks. Cheap to clone.
+/// The pods with strict egress, for look-ups. Cheap to clone.
 #[derive(Clone, Default)]
 pub struct Strict(Arc<ArcSwap<HashMap<u64, StrictPod>>>);
 
@@ -30,14 +30,14 @@ pub struct Strict(Arc<ArcSwap<HashMap<u64, StrictPod>>>);
 pub struct StrictPod {
     /// `namespace/name`.
     pub pod: Arc<str>,
-    /// Why, and what is excepted.
+    /// Source of the rule, and its exceptions.
     pub egress: Arc<StrictEgress>,
 }
 
-/// Why strict egress is not as it should be.
+/// Why strict egress is not in force, or stricter than it should be.
 #[derive(Debug, thiserror::Error)]
 pub enum NotInForce {
-    /// What is named beyond is refused.
+    /// There are too many exceptions; destinations of further ones are refused.
     #[error(
         "no room for what its namespace names: {MOST_EXCEPTIONS} networks of all pods are excepted already"
     )]
@@ -48,27 +48,27 @@ pub enum NotInForce {
 }
 
 impl Strict {
-    /// The pod with this namespace, if its egress is strict.
+    /// Returns the pod with this network namespace, if its egress is strict.
     pub fn of(&self, netns: u64) -> Option<StrictPod> {
         self.0.load().get(&netns).cloned()
     }
 
-    /// Whether a pod may not go to a destination that the mesh does not know.
+    /// Whether a pod may not connect to a destination that the mesh does not know.
     pub fn refuses(&self, netns: u64, destination: SocketAddr) -> bool {
         self.of(netns).is_some_and(|strict_pod| !strict_pod.egress.allows(destination))
     }
 }
 
-/// Keeps the kernel's map and [`Strict`] as they should be.
+/// Keeps the kernel's map and [`Strict`] up to date.
 pub struct Egress {
     map: EgressMap,
     strict: Strict,
-    /// What the kernel holds, by the pod's namespace.
+    /// Entries in the kernel, by the pod's network namespace.
     held: BTreeMap<u64, HashSet<EgressEntry>>,
 }
 
 impl Egress {
-    /// With what a predecessor has left in the kernel. Errors: the map can't be read.
+    /// Takes over the entries that a predecessor left in the kernel. Errors: the map can't be read.
     pub fn open(map: EgressMap, strict: Strict) -> Result<Self, Error> {
         let mut held: BTreeMap<u64, HashSet<EgressEntry>> = BTreeMap::new();
         for entry in map.entries()? {
@@ -77,9 +77,9 @@ impl Egress {
         Ok(Self { map, strict, held })
     }
 
-    /// Makes a pod's egress strict, or open again. What is refused is so before an exception goes, and what
-    /// is excepted before a refusal comes. Errors: it is as strict as it should be or stricter, unless the
-    /// kernel has no memory at all.
+    /// Makes a pod's egress strict, or open again. Refusals come before exceptions go, and exceptions before
+    /// refusals come, so nothing is let through or refused in between. Errors: some exceptions are not in
+    /// force, or the kernel has no memory at all.
     pub fn set(&mut self, netns: u64, pod: &str, egress: Option<&StrictEgress>) -> Result<(), NotInForce> {
         let strict_pod = egress.map(|egress| StrictPod { pod: pod.into(), egress: Arc::new(egress.clone()) });
         let mut all = HashMap::clone(&self.strict.0.load());
@@ -97,7 +97,7 @@ impl Egress {
     fn restrict(&mut self, netns: u64, egress: &StrictEgress) -> Result<(), NotInForce> {
         let exceptions: HashSet<_> =
             egress.allowed.iter().map(|it| EgressEntry::exception(netns, it.net, it.port)).collect();
-        // What goes makes room for what comes.
+        // Removing first makes room.
         let gone: Vec<_> =
             self.of(netns).filter(|entry| !entry.refuses() && !exceptions.contains(entry)).collect();
         gone.into_iter().try_for_each(|entry| self.remove(entry))?;
@@ -112,7 +112,8 @@ impl Egress {
         Ok(exceptions.into_iter().try_for_each(|entry| self.remove(entry))?)
     }
 
-    /// Takes out what the kernel holds of pods other than these: they are gone, or no longer in the mesh.
+    /// Removes the kernel's entries of all pods but these: they are gone, or no longer in the mesh.
+    /// Errors: the map can't be written.
     pub fn retain(&mut self, netns: &HashSet<u64>) -> Result<(), NotInForce> {
         let gone: Vec<_> = self.held.keys().copied().filter(|held| !netns.contains(held)).collect();
         gone.into_iter().try_for_each(|netns| self.set(netns, "", None))
@@ -153,26 +154,26 @@ impl Egress {
     }
 }
 
-/// One line for each pod and destination in this time, and so many different ones.
+/// Least time between log lines for one pod and destination, and most different ones in that time.
 const SAY_EVERY: Duration = Duration::from_secs(10);
 const MOST_SAID: usize = 256;
 
-/// Says what was refused, a pod's many tries once.
+/// Logs refusals, many tries of a pod once.
 pub struct RefusalLog {
     strict: Strict,
-    /// When it was said last, and how often it was refused since.
+    /// When a refusal was last logged, and how often it has happened since.
     said: HashMap<(u64, SocketAddr), (Instant, u64)>,
-    /// Refused while too many different ones were told.
+    /// Refusals that were not logged since there were too many different ones.
     unsaid: u64,
 }
 
 impl RefusalLog {
-    /// Nothing said yet.
+    /// Creates one that has logged nothing.
     pub fn new(strict: Strict) -> Self {
         Self { strict, said: HashMap::new(), unsaid: 0 }
     }
 
-    /// A connection was refused.
+    /// Logs a refusal, or counts it.
     pub fn say(&mut self, event: Event) {
         let destination = SocketAddr::from(event.destination);
         let Some(times) = self.times(event.netns, destination, Instant::now()) else { return };
@@ -191,7 +192,7 @@ impl RefusalLog {
         );
     }
 
-    /// How often it was refused since it was last said; none if it is not to be said now.
+    /// Returns how often it was refused since it was last logged; none if it must not be logged now.
     fn times(&mut self, netns: u64, destination: SocketAddr, now: Instant) -> Option<u64> {
         if self.said.len() >= MOST_SAID {
             self.said.retain(|_, (last, _)| now.duration_since(*last) < SAY_EVERY);

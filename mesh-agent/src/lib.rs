@@ -2,15 +2,15 @@
 //!
 //! Reading order:
 //! 1. [`keeper`]: the privileged process. It loads eBPF, holds pods' namespaces and listeners, and keeps a
-//!    proxy running. [`sys`] is what it works with.
-//! 2. [`run`]: the proxy, how its rooms are put together, and [`config`], what can be set; [`keeper_client`],
-//!    what it has from the keeper; [`log`](mod@log), which both write.
-//! 3. [`pods`] and [`enrol`]: which pods there are, and taking them in; [`cni`], the plugin that has them
-//!    wait for it; [`egress`], which of them may not leave the mesh; [`cluster`], what Kubernetes is told and
-//!    asked; [`annotation`], what Istio is.
-//! 4. [`mesh_proxy`]: the data path, a crate of its own; [`node`], what it knows of its node; [`direct`],
-//!    connections that go without it.
-//! 5. [`admin`], [`check`]: what the agent tells.
+//!    proxy running. [`sys`] has its system calls.
+//! 2. [`run`]: the proxy's process, which puts everything else together; [`config`]: its settings;
+//!    [`keeper_client`]: its end of the talk with the keeper; [`log`](mod@log): the log of both.
+//! 3. [`pods`] and [`enrol`]: the node's pods, and taking them into the mesh; [`cni`]: the plugin that has
+//!    pods wait for that; [`egress`]: pods that may not leave the mesh; [`cluster`]: events and questions to
+//!    Kubernetes; [`annotation`]: what Istio is told of pods.
+//! 4. [`mesh_proxy`]: the data path, a crate of its own; [`node`]: its surroundings on a node; [`direct`]:
+//!    connections without it.
+//! 5. [`admin`], [`check`]: what the agent tells about itself and its node.
 #![deny(unsafe_code)]
 
 pub mod admin;

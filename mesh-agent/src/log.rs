@@ -1,4 +1,4 @@
-//! The log of both processes: lines on standard error, leaving standard output to the access log.
+//! The log of both processes: lines on standard error; standard output is the access log's.
 
 use std::process::abort;
 
@@ -7,7 +7,8 @@ use mesh_log::{Error, Format};
 use crate::admin::SetLogFilter;
 use crate::config::{Config, LogFormat};
 
-/// Starts it, with a thread that writes its lines. Returns how to change what is logged.
+/// Starts the log, with a thread that writes its lines. Returns how to change the filter. Errors: the filter
+/// is not valid, or the thread can't be started.
 pub fn start(config: &Config) -> Result<SetLogFilter, Error> {
     let format = match config.log_format {
         LogFormat::Text => Format::Text,
@@ -17,9 +18,9 @@ pub fn start(config: &Config) -> Result<SetLogFilter, Error> {
     Ok(Box::new(move |filter| log.set_filter(filter).map_err(|error| error.to_string())))
 }
 
-/// Has the first panic of any thread logged and end the process. A runtime goes on without a task that
-/// panicked: nobody would accept connections, or hold them to policy, and nobody would notice. The keeper
-/// starts another proxy.
+/// Has the first panic of any thread logged and end the process. Otherwise a runtime would go on without the
+/// task that panicked: nobody might accept connections, or apply policy to them, and nobody would notice. The
+/// keeper starts another proxy.
 pub fn end_with_a_panic() {
     mesh_log::log_panics(|| abort());
 }

@@ -104,8 +104,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// The plugin goes first: a pod that it holds up starts then, and is enrolled as long as the programs are
-/// there.
+/// Removes what agents left on the node. The plugin goes first: a pod that it holds up starts then, and is
+/// enrolled while the programs are still there.
 fn clean_up(bpf_root: &Path, cni_state_dir: &Path) -> Result<(), Failure> {
     let removed = cni::remove(cni_state_dir);
     keeper::cleanup(bpf_root)?;
@@ -113,7 +113,7 @@ fn clean_up(bpf_root: &Path, cni_state_dir: &Path) -> Result<(), Failure> {
 }
 
 fn keep(config: Config) -> Result<(), Failure> {
-    // Before there is a second thread, which would have them delivered.
+    // Before there is a second thread, which would get the signals.
     let signals = sys::Signals::hold_back()?;
     let _as_it_is_set = log::start(&config)?;
     mesh_log::log_panics(|| ());
@@ -121,9 +121,9 @@ fn keep(config: Config) -> Result<(), Failure> {
 }
 
 fn proxy(arguments: &RunArgs) -> Result<(), Failure> {
-    // By itself `ps` would call it by the link that it was started from: "exe".
+    // Otherwise `ps` would show the name of the link that it was started from: "exe".
     rustix::thread::set_name(c"mesh-proxy")?;
-    // Refused, it serves all the same.
+    // If refused, it serves all the same.
     let _usual_turns = sys::ask_for_short_turns();
     // Before there is a second thread: each has its own.
     sys::confine::give_up_privileges()?;

@@ -1,4 +1,4 @@
-//! The proxy: puts the rooms together.
+//! The proxy's process: puts configuration, certificates, workers and the enroller together.
 
 use std::collections::BTreeSet;
 use std::error::Error;
@@ -34,27 +34,26 @@ use crate::sys::ebpf::{DeferredSyns, EventLog, PeerMap, ProxyMaps};
 use crate::sys::seccomp;
 use crate::{cluster, cni, pods, sys};
 
-/// Descriptors that are not for connections: listeners, maps, logs, the control plane.
+/// Descriptors reserved for other things than connections: listeners, maps, logs, the control plane.
 const SPARE_DESCRIPTORS: u64 = 1000;
 
-/// How long certificates may take where another proxy serves meanwhile. An identity that nobody signs for
-/// holds no upgrade up for longer; whoever supervises the other one does not wait much longer for its end
-/// either.
+/// How long certificates are waited for while another proxy serves. An identity that nobody signs for delays
+/// an upgrade no longer; the supervisor of the other proxy does not wait much longer for its end either.
 const CERTIFICATES: Duration = Duration::from_secs(10);
 
-/// How long the end of an agent whose mesh is removed waits for the API server.
+/// How long an agent whose mesh is removed waits for the API server before it ends.
 const LAST_WORDS: Duration = Duration::from_secs(10);
 
 /// Why the proxy did not start or had to stop.
 pub type Failure = Box<dyn Error>;
 
-/// The workers: their threads, and how to talk to them.
+/// The workers' threads and command channels.
 struct Workers {
     threads: Vec<JoinHandle<()>>,
     commands: Vec<mpsc::UnboundedSender<Command>>,
 }
 
-/// Runs the proxy until it is told to stop.
+/// Runs the proxy until it is told to stop. Errors: it could not start, or had to stop.
 pub fn run(config: Config, set_log_filter: SetLogFilter) -> Result<(), Failure> {
     tracing::info!(version = env!("CARGO_PKG_VERSION"), node = %config.node_name, "proxy starting");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -105,7 +104,7 @@ async fn serve(mut config: Config, set_log_filter: SetLogFilter) -> Result<(), F
     let liveness = Liveness::default();
     let workers = start_workers(&shared, &node, kernel, worker_metrics, &liveness)?;
     follow_syns(Arc::clone(&shared), syns)?;
-    // This runtime's own.
+    // The beat of this runtime.
     let beat = liveness.of_loop("control");
     tokio::spawn(async move { beat.keep().await });
 
@@ -134,7 +133,7 @@ async fn serve(mut config: Config, set_log_filter: SetLogFilter) -> Result<(), F
         None => None,
     };
     let enrolling = tokio::spawn(async move {
-        // An error means that the source is gone, and then there is nothing to follow.
+        // An error means that the source is gone; then there is nothing to follow.
         if pods.complete.await.is_ok() {
             telling.map(tokio::spawn);
             enroller.run(pods.told, updates, configured).await;
@@ -167,12 +166,12 @@ async fn serve(mut config: Config, set_log_filter: SetLogFilter) -> Result<(), F
     if *installed.borrow() { Ok(()) } else { uninstall(annotating, &keeper).await }
 }
 
-/// Who counts what.
+/// The metrics, and who writes which.
 struct Counters {
     workers: Vec<Arc<WorkerMetrics>>,
-    /// Of connections without the proxy.
+    /// Metrics of direct connections.
     direct: Arc<WorkerMetrics>,
-    /// What is shown of them all.
+    /// All metrics, as they are shown.
     all: Arc<AgentMetrics>,
 }
 
@@ -184,7 +183,7 @@ fn counters(config: &Config) -> std::io::Result<Counters> {
     Ok(Counters { workers, direct, all: Arc::new(AgentMetrics::new(shown, access_log)) })
 }
 
-/// What workers have of their node, and the SYNs that wait.
+/// Creates what workers share of their node, and the source of deferred SYNs.
 fn node(
     config: &Config,
     direct: &Direct,
@@ -202,21 +201,21 @@ fn node(
     Ok((Arc::new(node), syns))
 }
 
-/// Where pods are told, and who hears of those that can't be enrolled.
+/// Where pods are read from, and who is told of those that can't be enrolled.
 struct Pods {
     told: watch::Receiver<Arc<NodePods>>,
-    /// Namespaces whose pods are to be in the mesh, if that is told.
+    /// Namespaces whose pods should be in the mesh, where the source has them.
     namespaces: Option<watch::Receiver<Arc<BTreeSet<String>>>>,
-    /// What is told counts from here on.
+    /// Tells that the source has listed everything.
     complete: oneshot::Receiver<()>,
     report: Report,
-    /// Whether the mesh is there to stay.
+    /// Whether the mesh stays installed.
     installed: watch::Receiver<bool>,
-    /// How Istio hears of pods that are enrolled, where there is an API to write that to.
+    /// How Istio is told of enrolled pods, where there is an API for that.
     annotate: Option<Annotate>,
 }
 
-/// How Istio hears of pods that are enrolled.
+/// How Istio is told of enrolled pods.
 struct Annotate {
     client: kube::Client,
     annotated: watch::Receiver<Arc<AnnotatedPods>>,
@@ -228,7 +227,7 @@ async fn follow_pods(config: &Config) -> Result<Pods, Failure> {
         PodSource::Directory(path) => {
             let (complete, completed) = oneshot::channel();
             let told = pods::manifests::watch(path.clone(), node, domain)?;
-            // It was read already.
+            // The directory was read already.
             let _received = complete.send(());
             let installed = watch::channel(true).1;
             let report: Report = Box::new(|_, _| ());
@@ -250,8 +249,7 @@ async fn follow_pods(config: &Config) -> Result<Pods, Failure> {
     }
 }
 
-/// Has Istio hear of pods as they are enrolled and let go, if there is a way, and notes of which pods it
-/// could not be told.
+/// Tells Istio of pods as they are enrolled and let go, if there is a way, and notes for which that failed.
 fn annotate(
     how: Option<Annotate>,
     statuses: &Statuses,
@@ -266,7 +264,8 @@ fn annotate(
     (writing, failures)
 }
 
-/// Takes along what the mesh has on this node's pods, and has the keeper take what it has on the node.
+/// Removes the mesh's annotations from this node's pods, and has the keeper remove what it has on the node.
+/// Errors: why that failed.
 async fn uninstall(annotating: Option<tokio::task::JoinHandle<()>>, keeper: &Keeper) -> Result<(), Failure> {
     if let Some(annotating) = annotating {
         let _in_time = tokio::time::timeout(LAST_WORDS, annotating).await;
@@ -274,18 +273,18 @@ async fn uninstall(annotating: Option<tokio::task::JoinHandle<()>>, keeper: &Kee
     Ok(keeper.uninstalled().await?)
 }
 
-/// Takes over what a proxy before this one has left.
+/// Takes over what the proxy before has left.
 fn inherit(kit: &StartKit, certificates: &Certificates, to_inherit: oneshot::Sender<InheritedConfiguration>) {
     if let Some(file) = &kit.certificates {
         certificates.inherit(file);
     }
     if let Some(file) = kit.configuration.as_ref().and_then(|file| file.try_clone().ok()) {
-        // Who takes it lives as long as the runtime.
+        // The receiver lives as long as the runtime.
         let _stopping = to_inherit.send(InheritedConfiguration { file, beside: kit.beside });
     }
 }
 
-/// Hands over what this proxy leaves, as it comes.
+/// Hands the files that this proxy leaves to the keeper, as they come.
 fn bequeath_to_keeper(mut bequests: mpsc::UnboundedReceiver<Bequest>, keeper: &Keeper) {
     let keeper = keeper.clone();
     tokio::spawn(async move {
@@ -297,7 +296,8 @@ fn bequeath_to_keeper(mut bequests: mpsc::UnboundedReceiver<Bequest>, keeper: &K
     });
 }
 
-/// Connections do not wait for ever: without a configuration they are refused, with the reason.
+/// Begins to serve after a while in any case: without a configuration connections are refused with the
+/// reason, and do not wait for ever.
 fn serve_in_time(serving: watch::Sender<bool>) {
     tokio::spawn(async move {
         tokio::time::sleep(NEWS_WAIT).await;
@@ -305,7 +305,7 @@ fn serve_in_time(serving: watch::Sender<bool>) {
     });
 }
 
-/// What the workers share.
+/// Creates the state that workers share.
 fn shared(
     config: &Config,
     xds: &Xds,
@@ -313,12 +313,12 @@ fn shared(
     serving: watch::Receiver<bool>,
     open_files: u64,
 ) -> Arc<Shared> {
-    // Over HBONE a connection has one descriptor on each node, its socket in the pod. Plain ones have two:
-    // should these use descriptors up, a new one is refused and `accept` pauses.
+    // Over HBONE a connection has one descriptor on each node, its socket in the pod. Plain ones have two: if
+    // they use descriptors up, a new one is refused and `accept` pauses.
     let most = open_files.saturating_sub(SPARE_DESCRIPTORS) / config.workers as u64;
     let most = usize::try_from(most).unwrap_or(usize::MAX).max(4);
     let most_of_pod = most_of_pod(config, most);
-    // The connections that streams come through have a descriptor, too, and many streams each.
+    // Connections between nodes have a descriptor, too, and many streams each.
     let most_sessions = (most / 16).max(2);
     Arc::new(Shared {
         snapshot: Arc::clone(&xds.snapshot),
@@ -337,7 +337,8 @@ fn shared(
     })
 }
 
-/// Connections of one pod on one worker. Where nothing is said, one pod leaves a quarter to the others.
+/// Returns the limit of one pod's connections on one worker: by default one pod leaves a quarter to the
+/// others.
 fn most_of_pod(config: &Config, most: usize) -> usize {
     match config.pod_connections {
         Some(limit) => limit.get().div_ceil(config.workers).min(most),
@@ -371,8 +372,8 @@ fn start_workers(
     Ok(workers)
 }
 
-/// Hands SYNs that wait to the workers. On a thread of its own: a client waits for it, whatever else is to be
-/// done.
+/// Passes deferred SYNs to the workers, on a thread of its own: a client waits for it, whatever else is to be
+/// done. Errors: the thread can't be started.
 fn follow_syns(shared: Arc<Shared>, mut syns: DeferredSyns) -> std::io::Result<()> {
     let follow = move || {
         loop {
@@ -384,7 +385,7 @@ fn follow_syns(shared: Arc<Shared>, mut syns: DeferredSyns) -> std::io::Result<(
     std::thread::Builder::new().name("syns".into()).spawn(follow).map(drop)
 }
 
-/// Logs what the eBPF programs report.
+/// Logs and counts the eBPF programs' reports.
 fn watch_kernel(events: EventLog, metrics: &Arc<AgentMetrics>, strict: Strict, direct: Direct) {
     let metrics = Arc::clone(metrics);
     let mut refusals = egress::RefusalLog::new(strict);
@@ -401,7 +402,7 @@ fn watch_kernel(events: EventLog, metrics: &Arc<AgentMetrics>, strict: Strict, d
 /// Why the proxy stops.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stop {
-    /// The agent is told to.
+    /// The agent was told to.
     Asked,
     /// Another one has taken over.
     Relieved,
@@ -438,7 +439,7 @@ fn access_log(format: AccessLogFormat) -> std::io::Result<AccessLog> {
     }
 }
 
-/// Without the library's lock and buffer, which another thread would wait for.
+/// Opens standard output without the library's lock and buffer, which another thread would wait for.
 fn standard_output() -> std::io::Result<File> {
     Ok(File::from(std::io::stdout().as_fd().try_clone_to_owned()?))
 }
@@ -467,7 +468,7 @@ fn xds_config(config: &Config) -> XdsConfig {
     }
 }
 
-/// The node's first address, for the node id (docs/wire.md, Node).
+/// Returns the node's first address, for the node id (docs/wire.md, Node).
 fn instance_ip() -> String {
     let addresses = sys::local_addresses().unwrap_or_default();
     addresses.first().map_or_else(|| "1.1.1.1".to_owned(), ToString::to_string)

@@ -11,20 +11,20 @@ impl Address {
     /// The unspecified address, `::`.
     pub const UNSPECIFIED: Self = Self([0; 16]);
 
-    /// From four bytes in network order.
+    /// Creates an IPv4 address from four bytes in network order.
     #[inline(always)]
     pub const fn v4(octets: [u8; 4]) -> Self {
         let [a, b, c, d] = octets;
         Self([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d])
     }
 
-    /// From a kernel `__be32` as the eBPF contexts hold it.
+    /// Creates an IPv4 address from a kernel `__be32`, as eBPF contexts hold it.
     #[inline(always)]
     pub const fn from_be32(word: u32) -> Self {
         Self::v4(word.to_ne_bytes())
     }
 
-    /// From the four `__be32` words of an IPv6 address.
+    /// Creates an address from the four `__be32` words of an IPv6 address.
     #[inline(always)]
     pub const fn from_be32x4(words: [u32; 4]) -> Self {
         let a = words[0].to_ne_bytes();
@@ -34,7 +34,7 @@ impl Address {
         Self([a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3], c[0], c[1], c[2], c[3], d[0], d[1], d[2], d[3]])
     }
 
-    /// The four `__be32` words of the IPv6 form.
+    /// Returns the four `__be32` words of the IPv6 form.
     #[inline(always)]
     pub const fn to_be32x4(self) -> [u32; 4] {
         let o = self.0;
@@ -46,7 +46,7 @@ impl Address {
         ]
     }
 
-    /// The `__be32` of the IPv4 form: the last four bytes.
+    /// Returns the `__be32` of the IPv4 form: the last four bytes.
     #[inline(always)]
     pub const fn to_be32(self) -> u32 {
         self.to_be32x4()[3]
@@ -87,7 +87,7 @@ mod user {
     }
 
     impl From<Address> for IpAddr {
-        /// IPv4-mapped addresses come out as IPv4.
+        /// Converts IPv4-mapped addresses to IPv4.
         fn from(address: Address) -> Self {
             let octets = address.0;
             if address.is_v4() {

@@ -1,41 +1,40 @@
-//! Connections of pods whose SYN waits: `connect()` succeeds only once the proxy has found somebody who takes
-//! the connection, and fails if it has found nobody, as it does without a mesh.
+//! Deferred accept: a pod's `connect()` succeeds only once the proxy has connected to an endpoint, and fails
+//! if it could not, as without a mesh.
 //!
-//! A filter at the proxy's outbound listener drops the SYN and has the proxy told of it
-//! (`mesh-ebpf/src/deferred_accept.rs`). The proxy connects, says what came of it ([`Decision`]) and sends
-//! the same SYN again over the pod's loopback: now it is let through, or refused (`sk_lookup`). A SYN that
-//! nobody takes care of is sent again by the client's kernel after a second.
+//! A filter at the proxy's outbound listener drops the SYN and tells the proxy of it
+//! (`mesh-ebpf/src/deferred_accept.rs`). The proxy connects, writes the result ([`Decision`]) and sends the
+//! same SYN again over the pod's loopback: now it is let through, or refused (`sk_lookup`). If nobody handles
+//! a SYN the client's kernel sends it again after a second.
 
 use crate::maps::{Endpoint, Handoff};
 
 /// Bytes of the longest TCP header (RFC 9293, 3.1).
 pub const LONGEST_HEADER: usize = 60;
 
-/// Bytes of the ring buffer `DEFERRED_SYNS`, some hundred SYNs: where it is full they are let through.
+/// Bytes of the ring buffer `DEFERRED_SYNS`, some hundred SYNs; if it is full further ones are let through.
 pub const DEFERRED_RING: u32 = 64 * 1024;
 
-/// Most connections that were decided about and have not arrived yet; more of them are forgotten.
+/// Most decisions whose SYN has not arrived yet; older ones are forgotten.
 pub const MAX_DECISIONS: u32 = 1024;
 
-/// How long a decision counts, in nanoseconds: it is for the SYN that is sent right after it.
+/// How long a decision counts, nanoseconds: it is for the SYN that is sent right after it.
 pub const DECIDED_FOR: u64 = 5_000_000;
 
-/// How long the next connections to a destination are let through after one was taken, in nanoseconds. A pod
-/// that connects more often than that waits for nothing; what it may be told too late is one that has just
-/// gone.
+/// How long connections to a destination are let through at once after it has taken one, nanoseconds. A pod
+/// that connects more often never waits; it may learn late of a destination that has just gone.
 pub const TAKEN_FOR: u64 = 10_000_000;
 
-/// A record of the ring buffer `DEFERRED_SYNS`: a SYN that waits.
+/// A record of the ring buffer `DEFERRED_SYNS`: a SYN that was held back.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DeferredSyn {
-    /// When it came, in nanoseconds of `CLOCK_MONOTONIC`.
+    /// When it came, nanoseconds of `CLOCK_MONOTONIC`.
     pub at: u64,
     /// The kernel's cookie of the listener that it came to.
     pub listener: u64,
     /// The two ends of the connection as the pod's kernel sees them.
     pub connection: Handoff,
-    /// What the application asked for.
+    /// Address and port that the application asked for.
     pub destination: Endpoint,
     /// Bytes of the TCP header.
     pub length: u32,
@@ -46,38 +45,38 @@ pub struct DeferredSyn {
 }
 const _: () = assert!(size_of::<DeferredSyn>() == 152);
 
-/// Value of `DECISIONS`, keyed by the connection: what becomes of it.
+/// Value of `DECISIONS`, keyed by the connection: whether it is refused.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Decision {
-    /// Until when this counts, in nanoseconds of `CLOCK_MONOTONIC`.
+    /// When it ends to count, nanoseconds of `CLOCK_MONOTONIC`.
     pub until: u64,
-    /// 1 if nobody takes it.
+    /// 1 if the connection is refused.
     pub refused: u32,
     /// Padding, zero.
     pub zero: u32,
 }
 const _: () = assert!(size_of::<Decision>() == 16);
 
-/// Value of `LATELY`, keyed by a client and what it asked for: what the last connection there has met with.
-/// The same fields as a [`Decision`].
+/// Value of `LATELY`, keyed by a client and what it asked for: the result of the last connection there. It
+/// has the fields of a [`Decision`].
 pub type Lately = Decision;
 
 impl Decision {
-    /// One that counts until then.
+    /// Creates one that counts until `until`.
     #[inline(always)]
     pub const fn new(until: u64, refused: bool) -> Self {
         Self { until, refused: refused as u32, zero: 0 }
     }
 
-    /// Whether the connection is refused, as long as this counts.
+    /// Whether the connection is refused; none if this no longer counts.
     #[inline(always)]
     pub const fn at(&self, now: u64) -> Option<bool> {
         if now < self.until { Some(self.refused != 0) } else { None }
     }
 }
 
-/// Flags of a TCP header that count here (RFC 9293, 3.1): SYN and ACK.
+/// SYN and ACK among the flags of a TCP header (RFC 9293, 3.1).
 const SYN_AND_ACK: u8 = 0x12;
 /// SYN alone.
 const SYN: u8 = 0x02;
@@ -88,7 +87,7 @@ pub const fn opens(flags: u8) -> bool {
     flags & SYN_AND_ACK == SYN
 }
 
-/// Bytes of the TCP header that begins so: the byte with the data offset. None if it is no header.
+/// Returns the bytes of a TCP header from the byte with its data offset; none if that is not valid.
 #[inline(always)]
 pub const fn header_length(offset: u8) -> Option<u32> {
     let length = (offset >> 4) as u32 * 4;

@@ -1,87 +1,85 @@
-//! Connections between two pods of one node that need no proxy: what the agent decided about them beforehand,
-//! and what the programs tell of them.
+//! Direct connections, between two pods of one node without the proxy: the agent's decisions about them, and
+//! the programs' events.
 //!
-//! The agent decides each (client, destination) with the full policy and writes the yes as a
-//! [`DirectRoute`]; the programs choose among its endpoints and never match a rule. No route means: to the
-//! proxy. A pod is its network namespace's cookie on both ends, never its address, so that a pod that got a
-//! used address inherits nothing.
+//! The agent decides for each (client, destination) with the full policy, and writes its yes as a
+//! [`DirectRoute`]; the programs choose among the endpoints of that and never match a rule. Without a route
+//! the connection goes to the proxy. A pod is identified by its network namespace's cookie at both ends,
+//! never by its address, so that a pod with a reused address inherits nothing.
 
 use crate::maps::Endpoint;
 
-/// Most endpoints of one destination that the kernel chooses among. What is beyond is the proxy's.
+/// Most endpoints of one destination that the kernel chooses among; further ones are the proxy's.
 pub const MAX_CHOICES: usize = 16;
 /// Most routes of a node.
 pub const MAX_ROUTES: u32 = 16_384;
 /// Most direct connections between their SYN and the end of their handshake at one time.
 pub const MAX_DIRECT_FLOWS: u32 = 65_536;
 
-/// Most direct connections that a proxy finds again after another one has died. It is told of more than these
-/// while it lives, and that they are more ([`Happened::Unlisted`]).
+/// Most direct connections that a proxy finds again after another one has died. Further ones have events
+/// while they live, which say that they are not listed ([`Happened::Unlisted`]).
 pub const MAX_DIRECT_OPEN: u32 = 65_536;
 
-/// Bytes of the ring buffer `DIRECT_EVENTS`. The agent maps all of it, so its size is part of what an idle
-/// agent takes.
+/// Bytes of the ring buffer `DIRECT_EVENTS`. The agent maps all of it, so an idle agent takes that memory
+/// too.
 pub const DIRECT_RING: u32 = 512 * 1024;
 
-/// Whether the agent is to read the ring now and not when it is about to anyway, with so many bytes waiting
-/// there: when a quarter of it has filled up, and at each further one. A few events long, since several cores
-/// write at a time.
+/// Whether to wake the agent for the ring now, with `waiting` bytes in it: when it is a quarter full, and at
+/// each further quarter. The range is a few events long, since several cores write at a time.
 pub const fn is_urgent(waiting: u64) -> bool {
     const QUARTER: u64 = DIRECT_RING as u64 / 4;
     const A_FEW: u64 = 16 * size_of::<DirectEvent>() as u64;
     waiting >= QUARTER && waiting % QUARTER < A_FEW
 }
 
-/// Bytes of the ring that are not for connections that are about to be drawn: for what other cores open at
-/// this moment, and for what connections that are open already have to say.
+/// Bytes of the ring that are not for new direct connections: for those that other cores open at this moment,
+/// and for events of open ones.
 const SPARE: u64 = DIRECT_RING as u64 / 8;
 
-/// Whether a connection may go directly with so many bytes waiting in the ring: it will be told of when its
-/// SYN leaves, which is too late to go another way.
+/// Whether a connection may go directly with `waiting` bytes in the ring: its event comes when its SYN is
+/// sent, which is too late for another way.
 pub const fn has_room(waiting: u64) -> bool {
     waiting <= DIRECT_RING as u64 - SPARE
 }
 
-/// How long connections are the proxy's after the ring was found full, in nanoseconds: until the agent reads
-/// it next.
+/// How long connections go through the proxy after the ring was full, nanoseconds: until the agent reads it
+/// next.
 pub const RING_IS_FULL_FOR: u64 = 100_000_000;
 
-/// The same after one could not be filed or told of when its SYN left: that one is refused where plaintext
-/// is, so there are to be few of them.
+/// How long they do after one could not be filed or told of when its SYN was sent, nanoseconds: that one is
+/// refused where plaintext is, so there should be few of them.
 pub const TABLE_IS_FULL_FOR: u64 = 1_000_000_000;
 
-/// How long routes count after the agent last said that it lives, in nanoseconds. Without an agent nobody
-/// notices that a pod is gone and another has its address.
+/// How long routes count after the agent's last beat, nanoseconds. Without an agent nobody notices that a pod
+/// is gone and another has its address.
 pub const PULSE_LASTS: u64 = 5_000_000_000;
 
-/// How long after `connect()` a yes counts at the SYN by itself, in nanoseconds: as long as one system call
+/// How long after `connect()` its yes counts at the SYN by itself, nanoseconds: as long as one system call
 /// takes that the scheduler interrupts once. An older one, which only a program that delays its SYN has
-/// (`TCP_FASTOPEN_CONNECT`), has to be found in its route again. Whoever takes a yes back waits for this long
-/// before saying that it is no more.
+/// (`TCP_FASTOPEN_CONNECT`), has to be found in its route again. Whoever withdraws a yes waits for this long
+/// before relying on that.
 pub const YES_LASTS: u64 = 5_000_000;
 
-/// How long a connection may arrive after its SYN was filed where nobody can take that back, in nanoseconds:
-/// long enough for a SYN that is sent again after one second and after three.
+/// How long a connection may arrive after its SYN was filed if no agent can withdraw it, nanoseconds: enough
+/// for a SYN that is sent again after one second and after three.
 pub const FILED_ALONE: u64 = 4_000_000_000;
 
-/// The same under an agent that lives, which takes back what policy forbids: as long as a SYN is sent again
-/// by default (`net.ipv4.tcp_syn_retries`: 127 s).
+/// How long it may arrive under a running agent, which withdraws what policy forbids, nanoseconds: as long as
+/// a SYN is sent again by default (`net.ipv4.tcp_syn_retries`: 127 s).
 pub const FILED_LASTS: u64 = 130_000_000_000;
 
-/// [`Endpoint::note`] of a connection that the proxy gets because the kernel's draw fell on an endpoint that
-/// has no direct way: the proxy then chooses among those alone, so that weights come out as they should.
+/// [`Endpoint::note`] of a connection that goes to the proxy because the kernel drew an endpoint without a
+/// direct way: the proxy then chooses among those alone, so that weights come out as they should.
 pub const NOTE_NOT_DIRECT: u16 = 1;
 
-/// [`Endpoint::note`] of a probe's destination: a connection that the node's own processes open to a port
-/// which a pod declares for that.
+/// [`Endpoint::note`] of a probe's destination: the node's own processes open it to a port that a pod
+/// declares for probes.
 pub const NOTE_PROBE: u16 = 2;
 
-/// Most probes that are under way at one time.
+/// Most probes under way at one time.
 pub const MAX_PROBES: u32 = 8192;
 
-/// [`DirectSocket::server`] of a connection that the mesh leaves alone and that is only counted, or of one
-/// that was to be direct and is refused. No namespace has this cookie (kernel: `__net_gen_cookie` counts from
-/// 1).
+/// [`DirectSocket::server`] of a connection past the mesh that is only counted, or of one that should be
+/// direct and is refused. No namespace has this cookie (kernel: `__net_gen_cookie` counts from 1).
 pub const NO_SERVER: u64 = 0;
 
 /// Key of `ROUTES`.
@@ -98,14 +96,14 @@ pub struct RouteKey {
 const _: () = assert!(size_of::<RouteKey>() == 32);
 
 impl RouteKey {
-    /// A key with its padding cleared.
+    /// Creates a key with its padding cleared.
     #[inline(always)]
     pub const fn new(client: u64, destination: Endpoint) -> Self {
         Self { client, destination, zero: 0 }
     }
 }
 
-/// An endpoint that a route may lead to, and that takes the client's connections.
+/// An endpoint of a route, which takes the client's connections.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Choice {
@@ -113,13 +111,13 @@ pub struct Choice {
     pub server: u64,
     /// The server's own address and port.
     pub endpoint: Endpoint,
-    /// Tickets below this one, and not below the choice before, are this endpoint's.
+    /// End of its tickets: those below this and not below that of the choice before.
     pub below: u32,
 }
 const _: () = assert!(size_of::<Choice>() == 32);
 
 impl Choice {
-    /// What fills the places behind the last choice.
+    /// Fills the places behind the last choice.
     pub const NONE: Self =
         Self { server: 0, endpoint: Endpoint::new(crate::address::Address::UNSPECIFIED, 0), below: 0 };
 }
@@ -128,24 +126,23 @@ impl Choice {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DirectRoute {
-    /// Its own key. The memory of an entry that is replaced may be another's at once, and whoever still reads
-    /// it sees that here.
+    /// Its own key. The memory of an entry that is replaced may be reused at once; a reader that still has it
+    /// finds another key here.
     pub key: RouteKey,
-    /// Tickets are drawn from 0 to below this; those that are no choice's mean: to the proxy, to another
-    /// endpoint.
+    /// Tickets are drawn below this; those that are no choice's go to the proxy, for another endpoint.
     pub tickets: u32,
-    /// Not 0: tickets are drawn in turn and not at random.
+    /// Not 0 if tickets are drawn in turn and not at random.
     pub in_turn: u32,
     /// The next turn. Two cores may take the same one, which does no harm.
     pub turn: u32,
-    /// Choices that count.
+    /// Number of choices.
     pub count: u32,
-    /// In ascending order of their tickets.
+    /// The choices, in ascending order of their tickets.
     pub choices: [Choice; MAX_CHOICES],
 }
 const _: () = assert!(size_of::<DirectRoute>() == 48 + 32 * MAX_CHOICES);
 
-/// The choice that a ticket falls on.
+/// Returns the choice that a ticket falls on; none if it is the proxy's.
 #[inline(always)]
 pub fn choose(route: &DirectRoute, ticket: u32) -> Option<&Choice> {
     let mut index = 0_u32;
@@ -162,7 +159,7 @@ pub fn choose(route: &DirectRoute, ticket: u32) -> Option<&Choice> {
     None
 }
 
-/// Whether a route leads to a server at an endpoint: a yes that was drawn from it earlier still counts.
+/// Whether a route leads to a server at an endpoint, so that an earlier yes for it still counts.
 #[inline(always)]
 pub fn leads_to(route: &DirectRoute, server: u64, endpoint: &Endpoint) -> bool {
     let mut index = 0_u32;
@@ -201,24 +198,24 @@ pub struct Filed {
     pub server: u64,
     /// Cookie of the client's network namespace.
     pub client: u64,
-    /// When its SYN left, in nanoseconds of `CLOCK_MONOTONIC`.
+    /// When its SYN was sent, nanoseconds of `CLOCK_MONOTONIC`.
     pub at: u64,
 }
 const _: () = assert!(size_of::<Filed>() == 24);
 
-/// What becomes of a connection that arrives.
+/// What happens to a connection that arrives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Arrival {
-    /// It is a direct one, and may.
+    /// It is direct, and allowed.
     Direct,
-    /// It was to be one, and the yes was taken back.
+    /// It should have been direct, and was withdrawn.
     Refused,
-    /// It is like any other.
+    /// It is treated like any other.
     Other,
 }
 
 impl Filed {
-    /// What becomes of the connection where it arrives: at a pod, by the cookie of its network namespace.
+    /// Returns what happens to the connection if it arrives at a pod, by the cookie of its network namespace.
     #[inline(always)]
     pub fn arrives(&self, pod: u64, now: u64, agent_lives: bool) -> Arrival {
         if self.server == NO_SERVER {
@@ -235,7 +232,7 @@ impl Filed {
 pub struct DirectSocket {
     /// Cookie of the server's network namespace, or [`NO_SERVER`].
     pub server: u64,
-    /// When it was opened, in nanoseconds of `CLOCK_MONOTONIC`.
+    /// When it was opened, nanoseconds of `CLOCK_MONOTONIC`.
     pub opened: u64,
     /// Address and port that the application asked for.
     pub destination: Endpoint,
@@ -244,11 +241,11 @@ pub struct DirectSocket {
 }
 const _: () = assert!(size_of::<DirectSocket>() == 40);
 
-/// What happened to a direct connection.
+/// Kind of an event of a direct connection.
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Happened {
-    /// Its SYN is about to leave.
+    /// Its SYN is about to be sent.
     Opening = 1,
     /// Its handshake is over.
     Established = 2,
@@ -256,15 +253,14 @@ pub enum Happened {
     Closed = 3,
     /// It was refused, or nobody answered.
     Failed = 4,
-    /// It arrived somewhere else than where it was allowed: the address has another owner. Told by the
-    /// accepting end.
+    /// It arrived elsewhere than it was allowed to: its address has another owner. Sent by the accepting end.
     Astray = 5,
-    /// Its SYN is about to leave, and there is no room for it in `DIRECT_OPEN`.
+    /// Its SYN is about to be sent, and `DIRECT_OPEN` has no room for it.
     Unlisted = 6,
 }
 
 impl Happened {
-    /// What a number from the ring buffer stands for.
+    /// Returns the kind with a number from the ring buffer.
     pub const fn from_number(number: u32) -> Option<Self> {
         Some(match number {
             1 => Self::Opening,
@@ -277,7 +273,7 @@ impl Happened {
         })
     }
 
-    /// Whether it is a connection's beginning.
+    /// Whether the connection begins with it.
     pub const fn begins(self) -> bool {
         matches!(self, Self::Opening | Self::Unlisted)
     }
@@ -289,7 +285,7 @@ impl Happened {
 pub struct DirectEvent {
     /// A [`Happened`] as its number.
     pub happened: u32,
-    /// Smoothed round-trip time in microseconds, when it is over.
+    /// Smoothed round-trip time, microseconds, once it is over.
     pub rtt: u32,
     /// The kernel's cookie of the client's socket.
     pub socket: u64,
@@ -297,13 +293,13 @@ pub struct DirectEvent {
     pub client_netns: u64,
     /// Cookie of the server's network namespace, or [`NO_SERVER`].
     pub server_netns: u64,
-    /// When it was opened, in nanoseconds of `CLOCK_MONOTONIC`.
+    /// When it was opened, nanoseconds of `CLOCK_MONOTONIC`.
     pub opened: u64,
-    /// When this happened, on the same clock.
+    /// Time of the event, on the same clock.
     pub now: u64,
-    /// Sequence numbers of the client that were acknowledged, SYN and FIN among them, when it is over.
+    /// Sequence numbers of the client that were acknowledged, with SYN and FIN, once it is over.
     pub sent: u64,
-    /// Sequence numbers that the client received, FIN among them, when it is over.
+    /// Sequence numbers that the client received, with FIN, once it is over.
     pub received: u64,
     /// The client's address and port.
     pub client: Endpoint,
@@ -311,7 +307,7 @@ pub struct DirectEvent {
     pub server: Endpoint,
     /// Address and port that the application asked for.
     pub destination: Endpoint,
-    /// TCP state that it was in before it was over (`include/net/tcp_states.h`).
+    /// Its last TCP state before it was over (`include/net/tcp_states.h`).
     pub ended_in: u32,
 }
 const _: () = assert!(size_of::<DirectEvent>() == 128);

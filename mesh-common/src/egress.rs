@@ -1,10 +1,8 @@
-//! Strict egress: pods that may not go to destinations which the mesh does not know, but for those that are
-//! named.
+//! Strict egress: pods that may not connect to destinations which the mesh does not know, with exceptions.
 //!
 //! One trie of prefixes holds both: for each such pod an entry of its namespace's cookie alone, which
-//! refuses, and behind the cookie, and so more exact, what is excepted. A pod without an entry goes where it
-//! likes. An exception that is missing, because there was no room for it, refuses too much and never too
-//! little.
+//! refuses, and longer entries of the cookie and more, which except. A pod without an entry may connect
+//! anywhere. An exception that is missing, for lack of room, refuses too much and never too little.
 
 use crate::address::Address;
 
@@ -16,14 +14,14 @@ pub const REFUSED: u32 = 1;
 /// Value of an entry that excepts.
 pub const EXCEPTED: u32 = 2;
 
-/// Length in bits of the prefix of an entry that refuses.
+/// Bits of the prefix of an entry that refuses.
 pub const OF_POD: u32 = 64;
-/// Length in bits of what goes before the address.
+/// Bits of a key in front of the address.
 pub const BEFORE_ADDRESS: u32 = OF_POD + 32;
-/// Length in bits of a whole key.
+/// Bits of a whole key.
 pub const WHOLE: u32 = BEFORE_ADDRESS + 128;
 
-/// A port of [`EgressKey::port`] that stands for all: no connection has it.
+/// Value of [`EgressKey::port`] that stands for all ports: no connection has it.
 pub const ANY_PORT: u16 = 0;
 
 /// Key of `EGRESS`, behind the length of its prefix.
@@ -32,20 +30,19 @@ pub const ANY_PORT: u16 = 0;
 pub struct EgressKey {
     /// Cookie of the pod's network namespace, the lower half first.
     pub netns: [u32; 2],
-    /// The port, and the family above it: a prefix of IPv6 does not stand for IPv4, whose addresses are held
-    /// as some of it.
+    /// The port, with the family above it: an IPv6 prefix must not cover IPv4, whose addresses are held as
+    /// IPv4-mapped ones.
     pub port: u32,
-    /// The address in words, in network order: the compiler moves single bytes with a slot of the stack for
-    /// each.
+    /// The address as words in network order: for single bytes the compiler would use stack.
     pub address: [u32; 4],
 }
 const _: () = assert!(size_of::<EgressKey>() == 28 && size_of::<EgressKey>() * 8 == WHOLE as usize);
 
 impl EgressKey {
-    /// The key of a pod's way to a destination.
+    /// Returns the key of a pod's connections to a destination.
     #[inline(always)]
     pub const fn new(netns: u64, address: Address, port: u16) -> Self {
-        /// Above all ports.
+        /// Bit above all ports.
         const V6: u32 = 1 << 16;
         let family = if address.is_v4() { 0 } else { V6 };
         #[allow(clippy::cast_possible_truncation)]
@@ -53,13 +50,13 @@ impl EgressKey {
         Self { netns: halves, port: family | port as u32, address: address.to_be32x4() }
     }
 
-    /// Cookie of the pod's network namespace.
+    /// Returns the cookie of the pod's network namespace.
     pub const fn pod(self) -> u64 {
         (self.netns[1] as u64) << 32 | self.netns[0] as u64
     }
 }
 
-/// The key of the entry that refuses a pod's connections; its prefix is [`OF_POD`].
+/// Returns the key of the entry that refuses a pod's connections; its prefix has [`OF_POD`] bits.
 pub const fn refusal(netns: u64) -> EgressKey {
     EgressKey { port: 0, ..EgressKey::new(netns, Address::UNSPECIFIED, 0) }
 }

@@ -1,4 +1,4 @@
-//! What can go wrong inside the programs, and the one table that says what then becomes of the connection.
+//! Failures inside the programs, and the one table of what then happens to the connection.
 
 use crate::maps::Endpoint;
 
@@ -18,25 +18,25 @@ pub enum Fault {
     ListenerRefused = 5,
     /// The real client's address could not be stored with an accepted socket.
     ClientStorage = 6,
-    /// A connection could not go directly, or could not be announced to the other end or to the agent when it
-    /// did.
+    /// A connection could not be direct, or was direct and could not be announced to the other end or the
+    /// agent.
     DirectFull = 7,
-    /// A direct connection could not be remembered for the next proxy.
+    /// A direct connection could not be listed for the next proxy.
     OpenFull = 8,
-    /// A direct connection's SYN left when the yes that `connect()` got was no more.
+    /// A direct connection's SYN was sent after its yes from `connect()` had been withdrawn.
     Withdrawn = 9,
-    /// A direct connection found no way that nobody else is on, when its SYN was about to leave.
+    /// A direct connection had no way without others on it when its SYN was about to be sent.
     NoWay = 10,
-    /// Not a failure: the pod may not go to destinations that the mesh does not know, and this is none that
-    /// is named.
+    /// Not a failure: the pod may not connect to destinations that the mesh does not know, and this one is
+    /// not excepted.
     EgressRefused = 11,
-    /// Not a failure: the service has no such port, or nobody behind it.
+    /// Not a failure: the service has no such port, or no endpoint for it.
     NobodyThere = 12,
-    /// Not a failure: the destination has refused a connection a moment ago.
+    /// Not a failure: the destination has just refused a connection.
     RefusedLately = 13,
 }
 
-/// What becomes of the connection.
+/// What happens to the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// The connection is refused.
@@ -46,7 +46,8 @@ pub enum Verdict {
 }
 
 impl Fault {
-    /// The table of fail modes of the kernel side. Mesh-bound traffic fails closed.
+    /// Returns the verdict on a fault: the table of the kernel side's fail modes. Mesh-bound traffic fails
+    /// closed.
     #[inline(always)]
     pub const fn verdict(self) -> Verdict {
         match self {
@@ -60,15 +61,15 @@ impl Fault {
             | Self::EgressRefused
             | Self::NobodyThere
             | Self::RefusedLately => Verdict::Refuse,
-            // The first: the connection is made and was allowed; only what `getpeername` shows is the proxy's
-            // address. The second: it is the proxy's; one that was announced in vain arrives like one from
-            // outside the mesh, and the policy for those decides. The third: the proxy that runs was told of
-            // it and holds it to policy; only the next one will not know of it.
+            // The first: the connection is made and was allowed; only `getpeername` shows the proxy's
+            // address. The second: it goes through the proxy; one that was announced in vain arrives like one
+            // from outside the mesh, and the policy for those decides. The third: the running proxy knows of
+            // it and applies policy; only the next one will not.
             Self::ClientStorage | Self::DirectFull | Self::OpenFull => Verdict::GoOn,
         }
     }
 
-    /// The fault of a number that came through the ring buffer.
+    /// Returns the fault with a number from the ring buffer.
     pub const fn from_number(number: u32) -> Option<Self> {
         Some(match number {
             1 => Self::SocketStorage,
@@ -88,7 +89,7 @@ impl Fault {
         })
     }
 
-    /// A sentence for the log.
+    /// Returns a sentence for the log.
     pub const fn describe(self) -> &'static str {
         match self {
             Self::SocketStorage => "no memory to remember the connection's destination",

@@ -1,5 +1,5 @@
-//! What the eBPF programs and the agent say to each other: map keys and values, events, and the pure rules
-//! that both sides follow. No allocation, no logic with state.
+//! Shared by the eBPF programs and the agent: map keys and values, events, and the pure rules that both
+//! follow. No allocation, no state.
 //!
 //! Reading order: [`address`], [`maps`], [`steer`], [`deferred_accept`], [`direct`], [`veth`], [`fault`], and
 //! [`mod@record`], which user space reads with.
@@ -23,7 +23,7 @@ pub const INBOUND_PORT: u16 = 15006;
 /// Port of the HBONE listener inside a pod's network namespace.
 pub const HBONE_PORT: u16 = 15008;
 
-/// Whether a port is one of the mesh's own inside a pod: nobody may be taken there by the mesh (a loop).
+/// Whether a port is one of the mesh's own inside a pod: the mesh takes no connection there (a loop).
 pub const fn is_mesh_port(port: u16) -> bool {
     matches!(port, OUTBOUND_PORT | INBOUND_PORT | HBONE_PORT)
 }

@@ -1,4 +1,4 @@
-//! Keys and values of the maps. All fields are in host byte order unless their name ends in `_be`; padding is
+//! Keys and values of the maps. All fields are in host byte order unless their name ends in `_be`. Padding is
 //! explicit, since the kernel compares keys byte by byte.
 
 use crate::address::Address;
@@ -7,28 +7,25 @@ use crate::address::Address;
 pub const MAX_PODS: u32 = 4096;
 /// Most addresses (of workloads and services) that the mesh can know.
 pub const MAX_DESTINATIONS: u32 = 262_144;
-/// Value of `DESTINATIONS`: whether somebody is there only trying tells.
+/// Value of `DESTINATIONS`: only trying tells whether anybody listens there.
 pub const TO_BE_TRIED: u32 = 1;
-/// Value of `DESTINATIONS`: nobody is there but behind the ports that are in `OPEN_PORTS`.
+/// Value of `DESTINATIONS`: only the ports in `OPEN_PORTS` have endpoints.
 pub const BY_PORT: u32 = 2;
-/// Most ports of services behind which there is somebody. Addresses whose ports find no room are
-/// [`TO_BE_TRIED`].
+/// Most ports of services with endpoints. Addresses whose ports find no room are [`TO_BE_TRIED`].
 pub const MAX_OPEN_PORTS: u32 = 262_144;
-/// Destinations of pods of which it is known what their last connection has met with; more of them are
-/// forgotten.
+/// Most destinations of pods whose last result is remembered; older ones are forgotten.
 pub const MAX_LATELY: u32 = 4096;
-/// How long one that has refused a connection is not tried again, in nanoseconds.
+/// How long a destination that has refused a connection is not tried again, nanoseconds.
 pub const REFUSED_FOR: u64 = 1_000_000_000;
 /// Most connections between their SYN and the end of their handshake at one time.
 pub const MAX_HANDOFFS: u32 = 65_536;
 /// Most probe ports of the node's pods.
 pub const MAX_PROBE_PORTS: u32 = 16_384;
-/// Most cgroups that the node's own processes are below.
+/// Most cgroups of the node's own processes.
 pub const MAX_NODE_CGROUPS: u32 = 4096;
-/// Most proxies at one time: one that serves, and beside it those that upgrades have replaced and that
-/// finish.
+/// Most proxies at one time: one that serves, and those that upgrades have replaced and that still finish.
 pub const MAX_PROXIES: u32 = 64;
-/// Most listeners: two a pod and worker.
+/// Most listeners: two for each pod and worker.
 pub const MAX_LISTENERS: u32 = 65_536;
 
 /// Value of `PODS`, keyed by the pod's network namespace cookie: an enrolled pod.
@@ -44,14 +41,14 @@ pub struct Pod {
 }
 const _: () = assert!(size_of::<Pod>() == 36);
 
-/// Value of `SANDBOXES`, keyed by the cookie of a network namespace: the pod that it was found to be the
-/// sandbox of. The keeper's memory of what a pod may change afterwards; no program reads it.
+/// Value of `SANDBOXES`, keyed by the cookie of a network namespace: the pod whose sandbox it was found to
+/// be. The keeper's memory of what a pod may change afterwards; no program reads it.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sandbox {
-    /// The pod's uid in ASCII, and zeroes behind it.
+    /// The pod's uid in ASCII, filled up with zeroes.
     pub uid: [u8; 40],
-    /// 1 once what was open before the mesh took the pod in has been seen to.
+    /// 1 once the pod's preexisting connections have been judged.
     pub settled: u32,
 }
 const _: () = assert!(size_of::<Sandbox>() == 44);
@@ -73,7 +70,7 @@ pub struct Proxy {
 const _: () = assert!(size_of::<Proxy>() == 16);
 
 impl Proxy {
-    /// A key with its padding cleared.
+    /// Creates a key with its padding cleared.
     #[inline(always)]
     pub const fn new(cgroup: u64, tgid: u32) -> Self {
         Self { cgroup, tgid, zero: 0 }
@@ -88,20 +85,20 @@ pub struct Endpoint {
     pub address: Address,
     /// Port in host order.
     pub port: u16,
-    /// What else is to be known of a destination: a note of [`crate::direct`]; 0 in every key.
+    /// Further information about a destination: a note of [`crate::direct`]; 0 in every key.
     pub note: u16,
 }
 const _: () = assert!(size_of::<Endpoint>() == 20);
 
 impl Endpoint {
-    /// An endpoint without a note.
+    /// Creates an endpoint without a note.
     #[inline(always)]
     pub const fn new(address: Address, port: u16) -> Self {
         Self { address, port, note: 0 }
     }
 }
 
-/// Key of `HANDOFFS`: a TCP connection inside one network namespace, seen alike from both of its ends.
+/// Key of `HANDOFFS`: a TCP connection inside one network namespace, the same at both of its ends.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Handoff {
@@ -125,7 +122,7 @@ pub enum ListenerKind {
 }
 
 /// Key of `LISTENERS`, the socket map that `sk_lookup` picks from: by the pod and not by an address, since a
-/// pod may have more of these than the mesh knows.
+/// pod may have more addresses than the mesh knows.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Listener {
@@ -141,7 +138,7 @@ pub struct Listener {
 const _: () = assert!(size_of::<Listener>() == 16);
 
 impl Listener {
-    /// A key with its padding cleared.
+    /// Creates a key with its padding cleared.
     #[inline(always)]
     pub const fn new(netns: u64, kind: ListenerKind, worker: u8) -> Self {
         Self { netns, kind: kind as u8, worker, zero: [0; 6] }

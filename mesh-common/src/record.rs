@@ -1,6 +1,5 @@
-//! Reading the records of the ring buffers: bytes in, the structures of [`crate::fault`],
-//! [`crate::deferred_accept`] and [`crate::direct`] out. A record that is too short, or of a kind that this
-//! version does not know, is none.
+//! Parses the records of the ring buffers into the structures of [`crate::fault`], [`crate::deferred_accept`]
+//! and [`crate::direct`]. A record that is too short, or of a kind that this version does not know, is none.
 
 use crate::address::Address;
 use crate::deferred_accept::DeferredSyn;
@@ -8,14 +7,14 @@ use crate::direct::{DirectEvent, Happened};
 use crate::fault::{Event, Fault};
 use crate::maps::{Endpoint, Handoff};
 
-/// Reads a record of `EVENTS`.
+/// Parses a record of `EVENTS`.
 pub fn event(record: &[u8]) -> Option<(Fault, Event)> {
     let mut fields = Fields(record);
     let event = Event { netns: fields.u64()?, fault: fields.u32()?, destination: fields.endpoint()? };
     Some((Fault::from_number(event.fault)?, event))
 }
 
-/// Reads a record of `DIRECT_EVENTS`.
+/// Parses a record of `DIRECT_EVENTS`.
 pub fn direct_event(record: &[u8]) -> Option<(Happened, DirectEvent)> {
     let mut fields = Fields(record);
     let event = DirectEvent {
@@ -36,7 +35,7 @@ pub fn direct_event(record: &[u8]) -> Option<(Happened, DirectEvent)> {
     Some((Happened::from_number(event.happened)?, event))
 }
 
-/// Reads a record of `DEFERRED_SYNS`. One whose header can't be as long as it says is none.
+/// Parses a record of `DEFERRED_SYNS`; none if its header can't have the length that it says.
 pub fn deferred_syn(record: &[u8]) -> Option<DeferredSyn> {
     let mut fields = Fields(record);
     let syn = DeferredSyn {
@@ -54,7 +53,7 @@ pub fn deferred_syn(record: &[u8]) -> Option<DeferredSyn> {
         .then_some(syn)
 }
 
-/// What is left of a record, field by field in the order of the structure, which has no hidden padding.
+/// The rest of a record, read field by field in the order of the structure, which has no hidden padding.
 struct Fields<'a>(&'a [u8]);
 
 impl Fields<'_> {

@@ -1,5 +1,5 @@
-//! The rules that the programs follow, as plain functions: what to do with a `connect()` of an enrolled pod,
-//! and with a packet that opens a connection to one.
+//! The rules of the programs, as plain functions: what to do with a `connect()` of an enrolled pod, and with
+//! a packet that opens a connection to one.
 
 use crate::address::Address;
 use crate::maps::{Endpoint, ListenerKind, Pod};
@@ -14,7 +14,7 @@ pub enum Connect {
     AskDestination,
 }
 
-/// Sorts out what needs no look-up: talk of a pod to itself never leaves the pod.
+/// Decides what needs no look-up: a pod's connections to itself never leave the pod.
 #[inline(always)]
 pub fn connect(pod: &Pod, destination: Address) -> Connect {
     if destination.is_loopback()
@@ -29,17 +29,17 @@ pub fn connect(pod: &Pod, destination: Address) -> Connect {
     }
 }
 
-/// What IPv6 has no equal of: a whole network of loopback addresses, like IPv4's 127/8. The keeper gives each
-/// pod a route that makes the addresses of this one local to it (a unique local prefix, RFC 4193, with a
-/// global id drawn by lot).
+/// A network of IPv6 loopback addresses, like IPv4's 127/8, which IPv6 lacks. The keeper gives each pod a
+/// route that makes its addresses local to the pod (a unique local prefix, RFC 4193, with a random global
+/// id).
 pub const LOOPBACK_V6: [u8; 8] = [0xfd, 0x5a, 0xe1, 0xc7, 0x9d, 0x02, 0x00, 0x15];
 
 /// `::1`.
 const LOCALHOST_V6: Address = Address([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
 
-/// Where a redirected connection goes: the proxy's listener on the pod's own loopback, in the family of the
-/// socket, at an address for each destination. So a pod has as many connections to each as there are
-/// ephemeral ports, and not to all together, and may use one port for several.
+/// Returns where a redirected connection goes: the proxy's listener on the pod's own loopback, in the family
+/// of the socket, at an address for each destination. So a pod can have as many connections to each
+/// destination as there are ephemeral ports, not to all together, and may use one port for several.
 #[inline(always)]
 pub const fn outbound_listener(pod: &Pod, to: &Endpoint) -> (Address, u16) {
     let spread = spread(to);
@@ -59,7 +59,7 @@ pub const fn outbound_listener(pod: &Pod, to: &Endpoint) -> (Address, u16) {
     (loopback, OUTBOUND_PORT)
 }
 
-/// Whether an address is one of those, where the proxy listens.
+/// Whether an address is one of those, at which the proxy listens.
 #[inline(always)]
 pub const fn is_outbound_loopback(address: Address) -> bool {
     let [network, subnet, ..] = address.to_be32x4();
@@ -69,22 +69,22 @@ pub const fn is_outbound_loopback(address: Address) -> bool {
     widened || address.is_loopback()
 }
 
-/// The same for a socket that its program has bound to an interface, by which loopback is not to be reached.
-/// The pod's own address is: it belongs to that interface. Another interface's sockets find no way to it, and
-/// fail.
+/// Returns where it goes for a socket that its program has bound to an interface, which can't reach loopback.
+/// It can reach the pod's own address, which belongs to that interface. Sockets of another interface have no
+/// route, and fail.
 #[inline(always)]
 pub const fn outbound_listener_at(pod: &Pod, to: &Endpoint) -> (Address, u16) {
     (if to.address.is_v4() { pod.address_v4 } else { pod.address_v6 }, OUTBOUND_PORT)
 }
 
-/// An address of 127/8, of a quarter of it that nobody else uses.
+/// Returns an address of 127/8, in a quarter of it that nobody else uses.
 #[inline(always)]
 const fn loopback_v4(quarter: u8, spread: u32) -> Address {
     let [_, a, b, c] = spread.to_be_bytes();
     Address::v4([127, quarter | (a & 0x3f), b, c])
 }
 
-/// An address and port, mixed so that those which differ a little differ in the last bits.
+/// Mixes an address and port so that small differences change the last bits.
 #[inline(always)]
 const fn spread(of: &Endpoint) -> u32 {
     let [a, b, c, d] = of.address.to_be32x4();
@@ -99,8 +99,8 @@ const fn mixed(word: u32) -> u32 {
     word ^ (word >> 16)
 }
 
-/// Whether a connection that arrives comes from the pod itself. It is not enough to look at the interface:
-/// for a pod's own address the kernel names the interface that has the address (`rt_iif`, kernel:
+/// Whether a connection that arrives comes from the pod itself. The interface alone does not tell: for a
+/// pod's own address the kernel names the interface that has the address (`rt_iif`, kernel:
 /// `ip_route_output_key_hash_rcu`). From outside such a source can't come: the kernel drops it as martian.
 #[inline(always)]
 pub fn is_own(local: Address, remote: Address, interface: u32) -> bool {
@@ -109,26 +109,25 @@ pub fn is_own(local: Address, remote: Address, interface: u32) -> bool {
     interface == LOOPBACK || remote == local || remote.is_loopback()
 }
 
-/// Address that the proxy delivers from. On loopback, because ports in `TIME_WAIT` can be used again after a
-/// second there (`tcp_tw_reuse`), so that the rate of connections to one port has no bound of its own. For
-/// IPv4 one for each client, of addresses which nobody trusts by name as they do 127.0.0.1: an application
-/// has as many clients as without a mesh. For IPv6 there is no other than `::1` that the kernel lets nobody
-/// outside pass for.
+/// Returns the address that the proxy delivers from. It is on loopback, where ports in `TIME_WAIT` can be
+/// used again after a second (`tcp_tw_reuse`), so that the rate of connections to one port has no bound of
+/// its own. For IPv4 it is one for each client, of addresses which nobody trusts as they do 127.0.0.1: an
+/// application can have as many clients as without a mesh. For IPv6 only `::1` can't be sent from outside.
 #[inline(always)]
 pub const fn delivery_source(application: Address, client: &Endpoint) -> Address {
     if application.is_v4() { loopback_v4(0x80, spread(client)) } else { LOCALHOST_V6 }
 }
 
-/// Whether it is one that the proxy delivers from.
+/// Whether an address is one that the proxy delivers from.
 #[inline(always)]
 const fn is_delivery_source(address: Address) -> bool {
     let is_v6 = matches!(address.to_be32x4(), [0, 0, 0, last] if last == 1_u32.to_be());
     is_v6 || address.is_v4() && address.0[12] == 127 && address.0[13] & 0xc0 == 0x80
 }
 
-/// What an application may see as its peer where nothing was remembered. A delivery whose client was lost (no
-/// memory) must not look like a connection from the pod itself, which applications trust: it shows no address
-/// at all.
+/// Returns the address that an application may see as its peer if none was stored. A delivery whose client
+/// was lost (no memory) must not look like a connection from the pod itself, which applications trust: it
+/// shows no address at all.
 #[inline(always)]
 pub fn peer_or_nobody(local: Address, peer: Address) -> Address {
     if is_delivery_source(peer) && !local.is_loopback() {
@@ -138,25 +137,25 @@ pub fn peer_or_nobody(local: Address, peer: Address) -> Address {
     }
 }
 
-/// The listener that gets a new connection to a pod's port.
+/// Returns the listener that gets a new connection to a pod's port.
 #[inline(always)]
 pub const fn inbound_listener(port: u16) -> ListenerKind {
     if port == HBONE_PORT { ListenerKind::Hbone } else { ListenerKind::Plaintext }
 }
 
-/// Entries that pods share to count the connections of other nodes in. Two pods that share one disturb each
-/// other's turns, and nothing else.
+/// Entries in which pods count the connections of other nodes. Two pods that share one disturb each other's
+/// turns, and nothing else.
 pub const TURNS: u32 = 256;
 
-/// The entry of a pod: addresses of one node differ at their ends.
+/// Returns the entry of a pod: addresses of one node differ at their ends.
 #[inline(always)]
 pub const fn turns_of(pod: Address) -> u32 {
     pod.0[15] as u32
 }
 
-/// The worker that gets a pod's next connection from another node. A peer keeps one for each of its workers,
-/// and all that the two pods have to do with each other goes over these few, so they are dealt out and not
-/// left to chance.
+/// Returns the worker that gets a pod's next connection from another node. A peer has one for each of its
+/// workers, and everything between the two pods uses these few, so they are assigned in turn and not at
+/// random.
 #[inline(always)]
 pub const fn worker_of_turn(turn: u32, workers: u32) -> u8 {
     if workers <= 1 {
@@ -168,14 +167,14 @@ pub const fn worker_of_turn(turn: u32, workers: u32) -> u8 {
     worker
 }
 
-/// The worker that gets a new plaintext connection, spread by the client's port: the same for the packets of
-/// one handshake, which may be looked up more than once (`tcp_syncookies`).
+/// Returns the worker that gets a new plaintext connection, spread by the client's port: the same for all
+/// packets of one handshake, which may be looked up more than once (`tcp_syncookies`).
 #[inline(always)]
 pub const fn worker_of(client_port: u16, workers: u32) -> u8 {
     if workers <= 1 {
         return 0;
     }
-    // Linux hands out even ephemeral ports first (RFC 6056 shuffle by twos), so the lowest bit alone says
+    // Linux gives even ephemeral ports first (RFC 6056 shuffle by twos), so the lowest bit alone says
     // nothing.
     let mixed = (client_port as u32).wrapping_mul(0x9e37_79b1) >> 16;
     // There are at most 64 workers (the agent's settings).

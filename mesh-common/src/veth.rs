@@ -1,45 +1,45 @@
-//! Direct connections whose payload goes from veth to veth, past the bridge that pods share: what is filed of
-//! them, how a packet is read, and what becomes of it at either end.
+//! Direct connections whose payload goes from veth to veth, past the bridge that pods share: how they are
+//! filed, how a packet is parsed, and what happens to it at either end.
 //!
-//! Handshakes go the ordinary way, so that firewalls and network policies judge them. All else is redirected
-//! at the sender's veth, and the receiver's socket takes nothing that was not. A flow is filed before its SYN
-//! leaves and as long as one of its two sockets lives. What can't be read is dropped where it may be part of
-//! one.
+//! Handshakes go the ordinary way, so that firewalls and network policies judge them. Everything else is
+//! redirected at the sender's veth, and the receiver's socket accepts only redirected packets. A flow is
+//! filed before its SYN is sent and as long as one of its two sockets lives. A packet that can't be parsed is
+//! dropped where it may be part of a flow.
 
 use crate::address::Address;
 use crate::is_mesh_port;
 use crate::maps::Endpoint;
 
-/// Most entries of `VETH_FLOWS`: for each connection two, and a third once one of its ends is closed.
+/// Most entries of `VETH_FLOWS`: two for each connection, and a third once one of its ends is closed.
 pub const MAX_VETH_FLOWS: u32 = 196_608;
-/// With so many direct connections on the node, or of one client, further ones are the proxy's: those that
-/// are drawn already find room.
+/// Most direct connections of the node; further ones go through the proxy. Those that are drawn already find
+/// room.
 pub const MOST_OF_NODE: usize = MAX_VETH_FLOWS as usize / 3 * 3 / 4;
-/// See [`MOST_OF_NODE`].
+/// Most direct connections of one client; further ones go through the proxy.
 pub const MOST_OF_CLIENT: usize = MOST_OF_NODE / 4;
-/// So many direct connections find no room, however long ago they were drawn: three entries of each and a few
-/// thousand more that could not be counted fit.
+/// Direct connections of the node from which further ones find no room, however long ago they were drawn:
+/// three entries for each fit, and a few thousand that could not be counted.
 pub const NO_MORE_OF_NODE: usize = MOST_OF_NODE + MOST_OF_NODE / 4;
 /// Key of `CROWDED` for all clients. No namespace has this cookie.
 pub const EVERYBODY: u64 = 0;
 /// Key of `VETH_COUNTS` for all clients together. No interface has this index.
 pub const ALL_CLIENTS: u32 = 0;
-/// Value of `CROWDED`: until the proxy says otherwise.
+/// Value of `CROWDED`: until the proxy removes it.
 pub const FOR_NOW: u32 = 1;
 /// Value of `CROWDED`: as long as the agent runs.
 pub const FOR_GOOD: u32 = 2;
-/// Slots of `NEIGHBOURS`, by [`slot_of`], of which each of its entries holds 64.
+/// Slots of `NEIGHBOURS`, by [`slot_of`]; each of its entries holds 64.
 pub const NEIGHBOUR_SLOTS: u32 = 65_536;
-/// The mark of a packet that was redirected. The kernel clears marks where a packet crosses a veth in the
-/// ordinary way (`skb_scrub_packet`), so that no pod can send one that arrives with it elsewhere.
+/// Mark of a redirected packet. The kernel clears marks where a packet crosses a veth in the ordinary way
+/// (`skb_scrub_packet`), so no pod can send one that arrives elsewhere with it.
 pub const MARK: u32 = 0x6e6d_7668;
 
-/// How a connection between two pods of the node is to go (`--same-node`).
+/// How connections between two pods of the node should go (`--same-node`).
 #[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wanted {
-    /// From veth to veth if that is possible; else directly if no other pod is on the way; else the proxy
-    /// encrypts it.
+    /// From veth to veth if possible; else directly if no other pod is on the way; else encrypted by the
+    /// proxy.
     Auto = 0,
     /// Directly in any case.
     Direct = 1,
@@ -49,16 +49,16 @@ pub enum Wanted {
 #[repr(u16)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Link {
-    /// A veth whose host end has our program, and nothing else that would be passed by.
+    /// A veth whose host end has our program, and nothing else that would be bypassed.
     Guarded = 1,
-    /// A veth that leads to the node's routing alone.
+    /// A veth that leads only to the node's routing.
     Routed = 2,
-    /// Something else: a bridge, which other pods are at too, or what the agent does not know.
+    /// Anything else: a bridge, which other pods are at too, or what the agent does not know.
     Shared = 3,
 }
 
 impl Link {
-    /// What a number from the map stands for. What is not known is taken for shared.
+    /// Returns the link with a number from the map; an unknown one counts as shared.
     #[inline(always)]
     pub const fn from_number(number: u16) -> Self {
         match number {
@@ -86,7 +86,7 @@ pub enum Obstacle {
 }
 
 impl Obstacle {
-    /// What a number from the map stands for.
+    /// Returns the obstacle with a number from the map.
     pub const fn from_number(number: u16) -> Self {
         match number {
             1 => Self::NoVeth,
@@ -97,7 +97,7 @@ impl Obstacle {
         }
     }
 
-    /// The same in words, if there is one.
+    /// Returns it in words, if there is one.
     pub const fn describe(self) -> Option<&'static str> {
         Some(match self {
             Self::None => return None,
@@ -109,7 +109,7 @@ impl Obstacle {
     }
 }
 
-/// Value of `VETHS`, by the cookie of a pod's network namespace.
+/// Value of `VETHS`, keyed by the cookie of a pod's network namespace.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Veth {
@@ -129,11 +129,11 @@ pub enum Way {
     Veth,
     /// Directly, over whatever is between the two.
     Plain,
-    /// Not directly.
+    /// Through the proxy.
     Proxy,
 }
 
-/// The way between two pods, of which one may not be known (yet).
+/// Returns the way between two pods, of which one may not be known (yet).
 #[inline(always)]
 pub fn way(wanted: Wanted, client: Option<Veth>, server: Option<Veth>) -> Way {
     let link = |veth: Option<Veth>| veth.map_or(Link::Shared, |veth| Link::from_number(veth.link));
@@ -157,11 +157,11 @@ pub struct Direction {
 const _: () = assert!(size_of::<Direction>() == 40);
 
 impl Direction {
-    /// None.
+    /// No direction.
     pub const NONE: Self =
         Self { from: Endpoint::new(Address::UNSPECIFIED, 0), to: Endpoint::new(Address::UNSPECIFIED, 0) };
 
-    /// The opposite direction.
+    /// Returns the opposite direction.
     #[inline(always)]
     #[must_use]
     pub const fn reversed(&self) -> Self {
@@ -170,14 +170,14 @@ impl Direction {
 }
 
 impl Direction {
-    /// The key under which it is noted that one of the two sockets is closed, of the client's direction.
+    /// Returns the key, made of the client's direction, of the note that one of the two sockets is closed.
     #[inline(always)]
     #[must_use]
     pub const fn half_closed(&self) -> Self {
         Self { from: Endpoint { note: 1, ..self.from }, to: self.to }
     }
 
-    /// Whether it is such a key, and no direction.
+    /// Whether it is the key of such a note, and no direction.
     pub const fn is_note(&self) -> bool {
         self.from.note != 0
     }
@@ -189,44 +189,44 @@ impl Direction {
 pub struct VethFlow {
     /// The kernel's cookie of the client's socket.
     pub client: u64,
-    /// That of the server's, once its handshake is over; 0 before.
+    /// The kernel's cookie of the server's socket, once its handshake is over; 0 before.
     pub server: u64,
-    /// When it was filed, in nanoseconds of `CLOCK_MONOTONIC`.
+    /// When it was filed, nanoseconds of `CLOCK_MONOTONIC`.
     pub filed: u64,
     /// Index of the host's end of the sender's veth; 0 if nothing may be sent.
     pub in_if: u32,
-    /// That of the receiver's; 0 if nothing may be sent any more.
+    /// Index of the host's end of the receiver's veth; 0 if nothing may be sent any more.
     pub out_if: u32,
     /// Sequence number of the sender's SYN, if that was seen.
     pub isn: u32,
-    /// Not 0: it was.
+    /// Not 0 if the sender's SYN was seen.
     pub seen: u16,
-    /// Not 0: the sender is the client. [`Self::HALF_CLOSED`] where there was no room to note elsewhere that
-    /// one of the two sockets is closed.
+    /// Not 0 if the sender is the client. [`Self::HALF_CLOSED`] if one of the two sockets is closed and there
+    /// was no room to note it elsewhere.
     pub of_client: u16,
 }
 const _: () = assert!(size_of::<VethFlow>() == 40);
 
 impl VethFlow {
-    /// How long a handshake may take, in nanoseconds: until then what seems left behind may be only late
+    /// Longest handshake, nanoseconds: until then a flow that seems stale may be only late
     /// (`net.ipv4.tcp_syn_retries`, `tcp_synack_retries`).
     pub const HANDSHAKE: u64 = 180_000_000_000;
 
     /// See [`Self::of_client`].
     pub const HALF_CLOSED: u16 = 2;
 
-    /// Nothing.
+    /// An empty entry.
     pub const NONE: Self =
         Self { client: 0, server: 0, filed: 0, in_if: 0, out_if: 0, isn: 0, seen: 0, of_client: 0 };
 
-    /// Whether nothing can be sent any more though the entry is there, at a time of the same clock: the
-    /// client's socket is closed, and the server's never came to be.
+    /// Whether the entry is stale at a time of the same clock, so that nothing can be sent any more: the
+    /// client's socket is closed, and the server's never existed.
     pub const fn is_left_behind(&self, half_closed: bool, now: u64) -> bool {
         half_closed && self.server == 0 && now.saturating_sub(self.filed) > Self::HANDSHAKE
     }
 }
 
-/// What is remembered with either socket of a filed flow.
+/// Value stored with either socket of a filed flow.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct VethEnd {
@@ -234,12 +234,13 @@ pub struct VethEnd {
     pub flow: Direction,
     /// The kernel's cookie of this socket.
     pub socket: u64,
-    /// Not 0: this is the server's.
+    /// Not 0 if this is the server's.
     pub is_server: u64,
 }
 const _: () = assert!(size_of::<VethEnd>() == 56);
 
-/// The slot of an address among [`NEIGHBOUR_SLOTS`]: addresses that share a slot only cost a further look.
+/// Returns the slot of an address among [`NEIGHBOUR_SLOTS`]: addresses that share a slot only cost a further
+/// look-up.
 #[inline(always)]
 pub const fn slot_of(address: &Address) -> u32 {
     let w = address.to_be32x4();
@@ -255,30 +256,30 @@ pub const fn can_be_filed(client: &Endpoint, server: &Endpoint) -> bool {
 
 /// A packet's bytes.
 pub trait Bytes {
-    /// Copies some of them, if all of these are there.
+    /// Copies `N` bytes from offset `at`. Returns whether all of them are there.
     fn load<const N: usize>(&self, at: u32, to: &mut [u8; N]) -> bool;
 }
 
-/// What was read of a packet.
+/// A parsed packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Packet {
     /// Part of no TCP connection.
     Other,
     /// A TCP segment.
     Tcp(Segment),
-    /// It may be part of a TCP connection, and can't be read: a fragment, or headers beyond what is followed.
-    /// Of its direction the addresses alone are known.
+    /// It may be part of a TCP connection, and can't be parsed: a fragment, or headers beyond those that are
+    /// followed. Only the addresses of its direction are known.
     Unreadable,
 }
 
-/// What is to be known of a TCP header.
+/// The fields of a TCP header that are needed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Segment {
-    /// Its first byte's sequence number.
+    /// Sequence number of its first byte.
     pub seq: u32,
     /// FIN, SYN, RST, PSH, ACK, URG, ECE and CWR, from the lowest bit.
     pub flags: u8,
-    /// Whether it has payload, as far as that is certain; else it has.
+    /// Whether it has payload; true if that is not certain.
     pub payload: bool,
 }
 
@@ -287,25 +288,25 @@ const SYN: u8 = 2;
 const RST: u8 = 4;
 
 impl Segment {
-    /// Part of a handshake that goes the ordinary way: SYN or SYN-ACK.
+    /// Whether it is part of a handshake, which goes the ordinary way: SYN or SYN-ACK.
     #[inline(always)]
     pub const fn opens(self) -> bool {
         self.flags & (FIN | SYN | RST) == SYN
     }
 
-    /// A reset that says nothing else.
+    /// Whether it is a plain reset.
     #[inline(always)]
     pub const fn resets(self) -> bool {
         self.flags & (FIN | SYN | RST) == RST
     }
 }
 
-/// What becomes of a packet that left a pod, at the host's end of its veth.
+/// What happens to a packet that left a pod, at the host's end of its veth.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Departure {
     /// It goes the ordinary way.
     Ordinary,
-    /// The same, and its sequence number is noted.
+    /// It goes the ordinary way, and its sequence number is noted.
     Noted,
     /// To the receiver's veth.
     Redirected,
@@ -317,20 +318,20 @@ pub enum Departure {
 #[inline(always)]
 pub const fn departure(flow: &VethFlow, segment: Segment, ifindex: u32, tagged: bool) -> Departure {
     if flow.in_if != ifindex || flow.out_if == 0 || tagged {
-        // Another pod than the one that it claims to be from, or one that may send nothing.
+        // It is from another pod than it claims, or from one that may send nothing.
         return Departure::Dropped;
     }
     if !segment.opens() {
         return Departure::Redirected;
     }
-    // What a SYN carries (TCP Fast Open) would be seen on the way. The kernel sends it again, later.
+    // Data in a SYN (TCP Fast Open) would be seen on the way. The kernel sends it again, later.
     if segment.payload { Departure::Dropped } else { Departure::Noted }
 }
 
-/// Whether a socket takes a segment of a filed flow that was not redirected: only the handshake as its sender
-/// began it. A shift of its sequence number, by somebody on the way, would take bytes off the beginning of
-/// what follows. One that is `connecting` takes a reset as well: that is how a firewall says no, and who is
-/// on the way can keep it from connecting anyhow.
+/// Whether a socket accepts a segment of a filed flow that was not redirected: only the handshake as its
+/// sender began it. Somebody on the way who shifts its sequence number would cut off the first bytes of what
+/// follows. A socket that is `connecting` accepts a reset as well: that is how a firewall refuses, and
+/// whoever is on the way can keep it from connecting anyhow.
 #[inline(always)]
 pub const fn may_arrive(flow: &VethFlow, segment: Segment, connecting: bool) -> bool {
     let begins = segment.opens() && !segment.payload && flow.seen != 0 && flow.isn == segment.seq;
@@ -342,7 +343,7 @@ const TCP: u8 = 6;
 /// IPv6 extension headers that are followed.
 const MOST_EXTENSIONS: u32 = 6;
 
-/// Reads the packet whose IP header begins at an offset, and its direction. (Which is not part of the answer,
+/// Parses the packet whose IP header begins at an offset, and its direction. (That is not part of the result,
 /// since the programs have little stack.)
 #[inline(always)]
 pub fn read(packet: &impl Bytes, at: u32, direction: &mut Direction) -> Packet {
@@ -393,7 +394,7 @@ fn read_v6(packet: &impl Bytes, at: u32, direction: &mut Direction) -> Packet {
             TCP => return tcp(packet, at, length, direction),
             // Hop-by-hop options, routing, destination options.
             0 | 43 | 60 => {}
-            // A fragment: of what, it says.
+            // A fragment, which tells what it is a fragment of.
             44 => {
                 let readable = packet.load(at, &mut header) && !may_lead_to_tcp(header[0]);
                 return if readable { Packet::Other } else { Packet::Unreadable };
@@ -412,15 +413,15 @@ fn read_v6(packet: &impl Bytes, at: u32, direction: &mut Direction) -> Packet {
     Packet::Unreadable
 }
 
-/// TCP itself and the headers that it may be behind: options, routing, fragment, authentication, mobility,
-/// HIP, shim6.
+/// Whether a header is TCP or may come before TCP: options, routing, fragment, authentication, mobility, HIP,
+/// shim6.
 #[inline(always)]
 const fn may_lead_to_tcp(next: u8) -> bool {
     matches!(next, TCP | 0 | 43 | 44 | 51 | 60 | 135 | 139 | 140)
 }
 
-/// `length` is that of the segment by the IP header. A very long one (`BIG TCP`) has none there, and has
-/// payload.
+/// Parses a TCP header. `length` is that of the segment by the IP header. A very long one (`BIG TCP`) has
+/// none there, and has payload.
 #[inline(always)]
 fn tcp(packet: &impl Bytes, at: u32, length: u32, direction: &mut Direction) -> Packet {
     let mut tcp = [0; 14];

@@ -1,4 +1,5 @@
-//! Room two: taking connections, with caps and without spinning.
+//! Step 2 of a connection (see [the crate page](crate)): accepts connections below limits, and pauses when
+//! the kernel can't.
 
 use std::cell::Cell;
 use std::io;
@@ -11,60 +12,60 @@ use tokio::sync::Notify;
 
 use crate::pause::Pause;
 
-/// Connections that may be open at one time.
+/// A limit of connections that are open at one time.
 pub struct Cap {
     most: usize,
     free: Cell<usize>,
-    /// Slots that are kept for pods that have few.
+    /// Slots that only pods with few connections get.
     reserve: usize,
     returned: Notify,
-    /// One was returned beyond the reserve.
+    /// Notified when a slot comes back and more than the reserve are free.
     plenty: Notify,
 }
 
-/// The caps that count for one pod's connections on one worker. The worker's lets connections wait in the
-/// listeners' queues; the pod's own refuses, so that one pod can't use up what there is for all.
+/// The limits that count for one pod's connections on one worker. At the worker's, connections wait in the
+/// listeners' queues; at the pod's own they are refused, so that one pod can't use up what there is for all.
 #[derive(Clone)]
 pub struct Caps {
-    /// All pods' connections together.
+    /// All pods' connections on this worker together.
     pub worker: Rc<Cap>,
-    /// This pod's.
+    /// This pod's connections.
     pub pod: Rc<Cap>,
-    /// Those of them that come from elsewhere, so that others can't use up what the pod has for its own.
+    /// This pod's connections that others opened, so that they can't use up what the pod needs for its own.
     pub from_elsewhere: Option<Rc<Cap>>,
 }
 
-/// Who has as many connections as may be.
+/// Which limit is reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Full {
-    /// All pods together.
+    /// The limit of all pods together.
     Worker,
-    /// The pod, or those who connect to it.
+    /// The pod's limit, or that of connections that others open to it.
     Pod,
 }
 
-/// A connection below all caps, counted until it is dropped.
+/// A slot below all limits, given back when it is dropped.
 pub struct ConnectionSlot {
     _worker: Held,
     _of_pod: OfPod,
 }
 
-/// A slot below the pod's own caps.
+/// A slot below the pod's own limits.
 struct OfPod {
     _pod: Held,
     _from_elsewhere: Option<Held>,
 }
 
-/// A slot below one cap, given back when it is dropped.
+/// A slot below one limit, given back when it is dropped.
 pub struct Held(Rc<Cap>);
 
 impl Cap {
-    /// A cap of so many connections.
+    /// Creates a limit of `most` connections.
     pub fn new(most: usize) -> Rc<Self> {
         Self::with_reserve(most, 0)
     }
 
-    /// A cap of so many connections, some of which only pods get that have few.
+    /// Creates a limit of `most` connections, the last `reserve` of which only pods with few connections get.
     pub fn with_reserve(most: usize, reserve: usize) -> Rc<Self> {
         Rc::new(Self { most, free: Cell::new(most), reserve, returned: Notify::new(), plenty: Notify::new() })
     }
@@ -73,7 +74,7 @@ impl Cap {
         self.most - self.free.get()
     }
 
-    /// A slot; none if there are as many as may be.
+    /// Takes a slot; none if all are taken.
     pub fn try_slot(self: &Rc<Self>) -> Option<Held> {
         self.free.set(self.free.get().checked_sub(1)?);
         Some(Held(Rc::clone(self)))
@@ -87,11 +88,11 @@ impl Cap {
     }
 }
 
-/// How often a pod that waits for what is beyond the reserve looks whether it may have of the reserve by now.
+/// How often a pod that waits for a slot beyond the reserve checks whether it may use the reserve by now.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 impl Caps {
-    /// A slot. Errors: there are as many as may be.
+    /// Takes a slot below every limit. Errors: which limit is reached.
     pub fn try_slot(&self) -> Result<ConnectionSlot, Full> {
         let worker = self.try_slot_of_worker().ok_or(Full::Worker)?;
         Ok(ConnectionSlot { _worker: worker, _of_pod: self.try_slot_of_pod().ok_or(Full::Pod)? })
@@ -104,7 +105,7 @@ impl Caps {
             match slot {
                 Some(slot) => return slot,
                 None if self.has_few() => self.worker.returned.notified().await,
-                // The pod itself may come to have few.
+                // The pod's own connections may have become few.
                 None => {
                     let _plenty_or_not =
                         tokio::time::timeout(LOOK_AGAIN, self.worker.plenty.notified()).await;
@@ -126,9 +127,9 @@ impl Caps {
         Some(OfPod { _pod: self.pod.try_slot()?, _from_elsewhere: from_elsewhere })
     }
 
-    /// Whether the pod may have of the reserve: so many pods find a slot in it.
+    /// Whether the pod may use the reserve, which has equal parts for [`PODS`] pods.
     fn has_few(&self) -> bool {
-        /// Pods that the reserve is for, whatever the others do.
+        /// Pods that find a slot in the reserve, whatever the others do.
         const PODS: usize = 32;
         self.pod.taken() < (self.worker.reserve / PODS).max(1)
     }
@@ -145,17 +146,17 @@ impl Drop for Held {
     }
 }
 
-/// What comes of a listener.
+/// Result of an `accept`.
 pub enum Accepted {
-    /// A connection, and its slot.
+    /// A connection, the peer's address, and its slot.
     Connection(TcpStream, SocketAddr, ConnectionSlot),
-    /// A connection that the pod has no slot for.
+    /// A connection that is over the pod's limit.
     Crowded(TcpStream),
-    /// Nothing, for a reason that is the node's and not one connection's.
+    /// Nothing: the kernel can't accept now, for a reason that is not one connection's.
     Failed(io::Error),
 }
 
-/// Accepts for ever.
+/// Accepts connections for ever, as soon as the worker has a slot, and hands each to `handle`.
 pub async fn accept_loop(listener: TcpListener, caps: Caps, mut handle: impl FnMut(Accepted)) {
     let mut pause = Pause::default();
     loop {
@@ -181,7 +182,7 @@ pub async fn accept_loop(listener: TcpListener, caps: Caps, mut handle: impl FnM
     }
 }
 
-/// Errors that `accept` passes on from a connection that broke before it was taken (accept(2)).
+/// Whether `accept` passes on the error of a connection that broke in the queue (accept(2)).
 fn is_of_one_connection(error: &io::Error) -> bool {
     matches!(
         error.kind(),

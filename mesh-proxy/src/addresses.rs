@@ -10,22 +10,22 @@ macro_rules! address {
         pub struct $name(SocketAddr);
 
         impl $name {
-            /// IPv4-mapped addresses become IPv4 ones.
+            /// Wraps an address; IPv4-mapped IPv6 becomes IPv4.
             pub fn new(address: SocketAddr) -> Self {
                 Self(SocketAddr::new(address.ip().to_canonical(), address.port()))
             }
 
-            /// The address and port.
+            /// Returns the address and port.
             pub fn address(self) -> SocketAddr {
                 self.0
             }
 
-            /// The address alone.
+            /// Returns the address alone.
             pub fn ip(self) -> IpAddr {
                 self.0.ip()
             }
 
-            /// The port alone.
+            /// Returns the port alone.
             pub fn port(self) -> u16 {
                 self.0.port()
             }

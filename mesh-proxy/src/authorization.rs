@@ -1,5 +1,5 @@
-//! Connections that a pod of this node takes: each is registered, then asked for, and asked again whenever
-//! the configuration changes.
+//! Connections that a pod of this node takes: each is registered, then the policy is asked, and asked again
+//! whenever the configuration changes.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
@@ -16,19 +16,19 @@ use tokio::sync::Notify;
 #[derive(Default)]
 pub struct Authorizations {
     entries: RefCell<HashMap<u64, Rc<Entry>>>,
-    /// Connections of each pod, by its workload's uid.
+    /// Number of connections of each pod, by its workload's uid.
     pods: RefCell<HashMap<Arc<str>, usize>>,
     next: Cell<u64>,
 }
 
-/// Who connects to what.
+/// An access request: a client and the workload and port that it wants.
 #[derive(Clone, Debug)]
 pub struct AccessRequest {
-    /// Who connects, if mutual TLS proved it.
+    /// The client's identity, if mutual TLS proved it.
     pub identity: Option<SpiffeId>,
-    /// Address that it connects from.
+    /// The client's address.
     pub source: IpAddr,
-    /// Address and port of the pod.
+    /// The pod's address and port.
     pub destination: SocketAddr,
     /// The pod, as the mesh knows it.
     pub workload: Arc<Workload>,
@@ -40,7 +40,7 @@ struct Entry {
     denial: RefCell<Option<Denial>>,
 }
 
-/// What is to be recorded about a connection that is allowed.
+/// What the access log says of a connection that is allowed.
 #[derive(Debug)]
 pub struct Notes {
     /// `namespace/name` of the AUDIT policies that matched.
@@ -58,8 +58,8 @@ pub struct Authorized {
 }
 
 impl Authorizations {
-    /// Registers a connection and asks the policy, in this order: so a change that comes between is not
-    /// missed. `snapshot` is read after the registration.
+    /// Registers a connection, then asks the policy: in this order no change in between is missed. `snapshot`
+    /// is called after the registration. Errors: the decision that denies it.
     pub fn authorize(
         self: &Rc<Self>,
         request: AccessRequest,
@@ -81,10 +81,10 @@ impl Authorizations {
         }
     }
 
-    /// Asks the policy again for every connection about which something may have changed since an earlier
-    /// snapshot, and revokes those that it now denies. Returns how many.
+    /// Asks the policy again for each connection that a change since an earlier snapshot may concern, and
+    /// revokes those that it now denies. Returns their number.
     ///
-    /// Most changes of a mesh are of other nodes' pods: they cost a look at each of this one's.
+    /// Most changes are of other nodes' pods: they cost one look-up for each pod with connections here.
     pub fn recheck(&self, snapshot: &Snapshot, since: &Snapshot) -> usize {
         let same_policies = snapshot.has_policies_of(since);
         let changed: HashSet<Arc<str>> = {
@@ -129,19 +129,19 @@ impl Authorizations {
         }
     }
 
-    /// Connections that are open and allowed.
+    /// Returns the number of connections that are open and allowed.
     pub fn len(&self) -> usize {
         self.entries.borrow().len()
     }
 
-    /// Whether there is none.
+    /// Whether no connection is open.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 }
 
 impl AccessRequest {
-    /// Asks the policy.
+    /// Asks the policy as `snapshot` has it.
     pub fn decide(&self, snapshot: &Snapshot) -> Decision {
         let peer = Peer {
             identity: self.identity.as_ref(),
@@ -149,7 +149,7 @@ impl AccessRequest {
             destination_ip: self.destination.ip(),
             destination_port: self.destination.port(),
         };
-        // The workload may have new policies by now; one that is gone keeps its last ones until its pod is
+        // The workload may have new policies by now. One that is gone keeps its last ones until its pod is
         // gone too.
         let now = snapshot.workload(&self.workload.uid);
         policy::authorize(snapshot, now.as_ref().unwrap_or(&self.workload), &peer)
@@ -157,12 +157,12 @@ impl AccessRequest {
 }
 
 impl Authorized {
-    /// The policy's yes.
+    /// Returns the policy's permit.
     pub fn permit(&self) -> &Permit {
         &self.permit
     }
 
-    /// Returns when the policy takes its yes back, with the reason.
+    /// Returns when the policy takes its permit back, with the reason.
     pub async fn revoked(&self) -> Denial {
         loop {
             if let Some(denial) = self.entry.denial.take() {

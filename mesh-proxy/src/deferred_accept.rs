@@ -1,6 +1,7 @@
-//! Room two, too: connections of pods whose `connect()` waits until it is known whether somebody takes them
-//! ([`mesh_common::deferred_accept`]). The proxy opens the way first and accepts afterwards; of what it can't
-//! open nothing is ever accepted, and the client hears that where it does without a mesh.
+//! Step 2 of a connection, where a pod's `connect()` waits until the destination has taken it
+//! ([`mesh_common::deferred_accept`]). The kernel holds the SYN back, the proxy opens the way first and
+//! accepts afterwards. If the way can't be opened nothing is accepted, and `connect()` fails as it would
+//! without a mesh.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -24,23 +25,23 @@ use super::surroundings::{Asked, ConnectOutcome};
 use super::tunnel::Early;
 use super::worker::Worker;
 
-/// SYNs of one pod that may wait for a worker to look at them. Those beyond are sent again by their kernel.
+/// SYNs of one pod that may wait for a worker to read them. Further ones are sent again by the client's
+/// kernel.
 const UNREAD: usize = 256;
 
-/// Connections of one pod that a worker has wait at a time. Those beyond are accepted at once: to open them
-/// is then as bounded as all that a pod opens.
+/// Connections of one pod that wait on a worker at a time. Further ones are accepted at once; opening them is
+/// then bounded by the pod's limit.
 const WAITING: usize = 512;
 
-/// How long a way that is open waits for its client to be accepted, which is a matter of microseconds if it
-/// still wants it.
+/// Time for a client to be accepted once its way is open: a matter of microseconds if it still wants it.
 const UNCLAIMED: Duration = Duration::from_millis(200);
 
-/// For how long a pod's connections to a destination wait for nothing if a SYN can't be sent again: until the
-/// client's kernel has done that itself.
+/// How long a pod's connections to a destination are not deferred after a SYN could not be sent again: until
+/// the client's kernel has done that itself.
 const LET_THROUGH: Duration = Duration::from_secs(2);
 
-/// Where the SYNs of each listener go, by the kernel's cookie of it. Each pod has a queue of its own on each
-/// worker, so that none has those of others wait.
+/// Sends each listener's SYNs to its worker, by the listener's socket cookie. Each pod has a queue of its own
+/// on each worker, so that none delays those of others.
 #[derive(Default)]
 pub struct Listeners(Mutex<HashMap<u64, mpsc::Sender<Box<DeferredSyn>>>>);
 
@@ -49,7 +50,8 @@ impl Listeners {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Hands a SYN to the worker that has its listener. One that finds no room is sent again by its kernel.
+    /// Hands a SYN to the worker of its listener. One that finds no room is sent again by the client's
+    /// kernel.
     pub fn hand_over(&self, syn: DeferredSyn) {
         if let Some(worker) = self.all().get(&syn.listener) {
             let _comes_again = worker.try_send(Box::new(syn));
@@ -61,19 +63,19 @@ impl Listeners {
 #[derive(Default)]
 pub struct DeferredAccepts(RefCell<HashMap<Handoff, Deferred>>);
 
-/// One of them.
+/// A connection that is not accepted yet.
 struct Deferred {
-    /// The SYN that came last.
+    /// The last SYN that came for it.
     syn: DeferredSyn,
-    /// What waits for its client to be accepted.
+    /// The open way, which waits for its client to be accepted.
     opened: Option<Box<Opened>>,
-    /// What opens it, and then waits.
+    /// The task that opens the way, and then waits.
     task: AbortHandle,
     _slot: accept::Held,
 }
 
 impl DeferredAccepts {
-    /// The way that was opened for a connection which is accepted now, if one was.
+    /// Takes the way that was opened for a connection which is accepted now; none if there is none.
     pub fn take(&self, pod: &LocalPod, socket: &TcpStream, peer: SocketAddr) -> Option<Opened> {
         let mut all = self.0.borrow_mut();
         if all.is_empty() {
@@ -87,7 +89,8 @@ impl DeferredAccepts {
         held.opened.map(|opened| *opened)
     }
 
-    /// Whether the SYN is one of a connection that is here already. If that is open it is to be sent again.
+    /// Whether a SYN's connection is here already: whether its way is open, and so the SYN to be sent again;
+    /// none if it is new. Keeps the SYN as the last one.
     fn is_known(&self, syn: &DeferredSyn) -> Option<bool> {
         let mut all = self.0.borrow_mut();
         let held = all.get_mut(&syn.connection)?;
@@ -95,14 +98,15 @@ impl DeferredAccepts {
         Some(held.opened.is_some())
     }
 
-    /// One begins; `opening` does not run before this returns.
+    /// Adds a connection; `opening` does not run before this returns.
     fn begin(&self, syn: DeferredSyn, slot: accept::Held, opening: impl Future<Output = ()> + 'static) {
         let task = spawn_local(opening).abort_handle();
         let held = Deferred { syn, opened: None, task, _slot: slot };
         self.0.borrow_mut().insert(syn.connection, held);
     }
 
-    /// It is open, or will not be. Returns the SYN that came last.
+    /// Ends the opening: with an open way the connection waits to be accepted, without one it is forgotten.
+    /// Returns the last SYN.
     fn settle(&self, connection: &Handoff, opened: Option<Opened>) -> Option<DeferredSyn> {
         let mut all = self.0.borrow_mut();
         let Some(opened) = opened else { return all.remove(connection).map(|held| held.syn) };
@@ -116,7 +120,7 @@ impl DeferredAccepts {
     }
 }
 
-/// A pod whose connections wait.
+/// A pod whose connections are deferred, and their limits.
 #[derive(Clone)]
 struct Client {
     pod: Arc<LocalPod>,
@@ -124,7 +128,7 @@ struct Client {
     waiting: Rc<Cap>,
 }
 
-/// Has the SYNs of a listener come to this worker, as long as this lives.
+/// Directs a listener's SYNs to this worker until it is dropped.
 struct Registered {
     worker: Rc<Worker>,
     listener: u64,
@@ -136,8 +140,7 @@ impl Drop for Registered {
     }
 }
 
-/// Looks after the connections of a pod that come to one of its outbound listeners, for ever. Errors: the
-/// listener is none.
+/// Serves the SYNs of one of a pod's outbound listeners, for ever. Errors: the listener has no cookie.
 pub fn serve(
     worker: &Rc<Worker>,
     pod: &Arc<LocalPod>,
@@ -169,13 +172,13 @@ fn begin(worker: &Rc<Worker>, of: &Client, syn: DeferredSyn) {
     }
 }
 
-/// Opens the way for a connection, and has its client hear what came of it.
+/// Opens the way for a connection, and tells its client by accepting or refusing it.
 async fn open(worker: Rc<Worker>, of: Client, syn: DeferredSyn) {
     let Client { pod, caps, .. } = of;
     let opened = match caps.try_slot() {
         Ok(slot) => {
             let opened = Box::pin(outbound::open(&worker, &pod, &attempt(&syn), Early::None)).await;
-            // The one that is accepted takes one.
+            // The connection takes its slot when it is accepted.
             drop(slot);
             opened
         }
@@ -198,7 +201,7 @@ async fn open(worker: Rc<Worker>, of: Client, syn: DeferredSyn) {
     }
 }
 
-/// It is accepted, whether somebody takes it or not.
+/// Has a connection accepted, whether its destination takes it or not.
 fn let_through(worker: &Rc<Worker>, pod: &Arc<LocalPod>, syn: DeferredSyn) {
     drop(spawn_local(decide(Rc::clone(worker), Arc::clone(pod), syn, false)));
 }

@@ -1,4 +1,5 @@
-//! The last step to an application: a connection inside its pod, over loopback, that shows the real client.
+//! Last part of step 5: connects to the application inside its pod, over loopback and with the real client's
+//! address.
 
 use std::io;
 use std::rc::Rc;
@@ -12,11 +13,11 @@ use super::addresses::{ClientAddress, UpstreamAddress};
 use super::pod::LocalPod;
 use super::worker::Worker;
 
-/// How long a socket may take to come, and an application to accept (its queue may be full).
+/// Timeout for a socket in the pod and for the connect to the application, whose queue may be full.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// An application that listens is connected before `connect()` returns; if it is not after this, it may not
-/// listen at all, or not to loopback.
+/// Time after which an application that is not connected is also tried from the pod's own address. One that
+/// listens is connected before `connect()` returns; this one may not listen at all, or not to loopback.
 const UNANSWERED: Duration = Duration::from_millis(5);
 
 /// Why an application could not be reached.
@@ -33,8 +34,8 @@ pub enum Error {
     File(io::Error),
 }
 
-/// Connects to the application of `pod` that listens on `to`. Takes the policy's yes: there is no other way
-/// to it.
+/// Connects to the application of `pod` that listens on `to`. The permit shows that the policy has allowed
+/// it: there is no other way to an application. Errors: see [`Error`].
 pub async fn deliver(
     worker: &Rc<Worker>,
     pod: &LocalPod,
@@ -57,7 +58,8 @@ pub async fn deliver(
         .unwrap_or_else(|_| Err(Error::Connect(io::ErrorKind::TimedOut.into())))
 }
 
-/// Where the pod has no such address to come from, the application can't be reached over its family.
+/// Without an address to come from the application can't be reached in that family: a connect error, after
+/// which the other family is tried.
 fn no_socket(error: io::Error) -> Error {
     match error.kind() {
         io::ErrorKind::AddrNotAvailable => Error::Connect(error),
@@ -72,16 +74,16 @@ async fn open(
     to: UpstreamAddress,
 ) -> Result<TcpStream, Error> {
     socket.set_tcp_nodelay(true).map_err(Error::Socket)?;
-    // A reset, until it has ended well.
+    // The application gets a reset if the relay does not end well.
     socket.set_linger(Some(Duration::ZERO)).map_err(Error::Socket)?;
     worker.surroundings.show_client(&socket, client.address()).map_err(Error::File)?;
     TcpSocket::from_std_stream(socket.into()).connect(to.address()).await.map_err(Error::Connect)
 }
 
-/// The same from the pod's own address, when loopback has had no answer for a moment: to `::1` the kernel has
-/// no route from the pod's interface for the reset of a port where nobody listens, and to all of loopback
-/// none from the interface that an application has bound its listener to. The application may just be slow to
-/// accept; whichever comes first counts.
+/// Connects from the pod's own address when loopback has not answered for a moment. To `::1` the kernel has
+/// no route from the pod's interface for the reset of a closed port, and to any loopback address none from
+/// the interface that an application has bound its listener to. The application may also just be slow to
+/// accept: the first connection counts.
 async fn from_own_address(
     worker: &Rc<Worker>,
     pod: &LocalPod,

@@ -1,24 +1,22 @@
-//! Whether a file is another than when it was last read. What is looked at every few seconds and hardly ever
-//! changes is not to be read and understood again each time: that needs the pages of all its code, on every
-//! node.
+//! Tells whether a file has changed since it was last read. Files are checked every few seconds and hardly
+//! ever change; parsing them each time would keep the pages of that code in memory, on every node.
 
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-/// Which state of which file it is. Writing, replacing and renaming set the time of the last change,
-/// `st_ctime`.
+/// One state of a file. Writing, replacing and renaming set the time of its last change, `st_ctime`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FileVersion {
     inode: u64,
     size: u64,
-    /// Seconds and nanoseconds.
+    /// Seconds and nanoseconds of `st_ctime`.
     changed: (i64, i64),
 }
 
 impl FileVersion {
-    /// The state now. To be asked for before the file is read: then one that is replaced meanwhile is read
-    /// again.
+    /// Returns the state now. Call it before reading the file, so that one replaced meanwhile is read again.
+    /// Errors: those of `stat(2)`.
     pub fn of(path: &Path) -> io::Result<Self> {
         let metadata = std::fs::metadata(path)?;
         Ok(Self {

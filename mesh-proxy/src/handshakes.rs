@@ -1,19 +1,19 @@
-//! Places for handshakes: whoever has not proved who it is holds little, no one address holds most of it, and
-//! a newcomer gets the place of the oldest of the address that holds most.
+//! Limits TLS handshakes under way: a peer that has not proved its identity holds little, no address holds
+//! most of it, and a newcomer takes the oldest place of the address that holds most.
 
 use std::net::IpAddr;
 
 use mesh_listen::{Bounds, Gate, Group, Place};
 
-/// Handshakes under way at a time on one worker, of all pods and of one. One address (or IPv6 network of 64
-/// bits) has at most a quarter of either. Each holds 40 kB at most.
+/// Handshakes at a time on one worker: of all pods, and of one. One address (or IPv6 network of 64 bits) has
+/// at most a quarter of either. Each holds up to 40 kB.
 const ALL: Bounds = Bounds { total: 1024, each: 256 };
 const OF_POD: Bounds = Bounds { total: 256, each: 64 };
 
-/// The handshakes of one worker.
+/// The limit of one worker's handshakes.
 pub struct WorkerHandshakes(Gate);
 
-/// The handshakes of one pod's port 15008 on one worker.
+/// The limits of handshakes at one pod's port 15008 on one worker.
 #[derive(Clone)]
 pub struct Handshakes {
     all: Gate,
@@ -27,14 +27,14 @@ pub struct Handshake {
 }
 
 impl Default for WorkerHandshakes {
-    /// None yet.
+    /// Creates the limit, with no handshake under way.
     fn default() -> Self {
         Self(Gate::new(ALL))
     }
 }
 
 impl WorkerHandshakes {
-    /// Those of one more pod.
+    /// Returns the limits for one more pod.
     #[must_use]
     pub fn of_pod(&self) -> Handshakes {
         Handshakes { all: self.0.clone(), of_pod: Gate::new(OF_POD) }
@@ -42,7 +42,8 @@ impl WorkerHandshakes {
 }
 
 impl Handshakes {
-    /// A place; another handshake may be told to end for it.
+    /// Takes a place for a handshake from `source`; another may be told to end for it. None if there is none
+    /// to take.
     pub fn enter(&self, source: IpAddr) -> Option<Handshake> {
         let source = Group::of(source);
         let of_pod = self.of_pod.enter(source)?;

@@ -1,4 +1,5 @@
-//! Room five: a connection that arrives at an enrolled pod. Who is it, may it, then deliver.
+//! Step 5 of a connection (see [the crate page](crate)): it arrives at an enrolled pod. Who is the client,
+//! does the policy allow it, then deliver it to the application.
 
 use std::fmt::Display;
 use std::io;
@@ -34,24 +35,24 @@ use crate::telemetry::{ConnectionRecord, Outcome, Parties, Reporter, ResponseFla
 /// Why a connection was not taken.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The control plane has not told of the pod.
+    /// The control plane has not told of the pod yet.
     #[error("the control plane has not told of this pod yet")]
     UnknownPod,
     /// The policy denies it.
     #[error("{0}")]
     Denied(String),
-    /// It asks for one of the mesh's own ports: a loop.
+    /// It asks for one of the mesh's own ports, which would be a loop.
     #[error("port {0} is the mesh's own")]
     MeshPort(u16),
-    /// Not a request to open a stream, or not one that can be understood.
+    /// The request for a stream is not one, or can't be parsed.
     #[error("bad request: {0}")]
     BadRequest(#[from] headers::BadTarget),
     /// It asks for an address that is not the pod's.
     #[error("{asked} is not an address of {pod}")]
     NotThisPod {
-        /// Address that it asks for.
+        /// The address that was asked for.
         asked: IpAddr,
-        /// The pod that it asks.
+        /// The pod that the request came to.
         pod: String,
     },
     /// The pod has as many connections as it may.
@@ -62,27 +63,28 @@ pub enum Error {
     Deliver(#[from] super::deliver::Error),
 }
 
-/// A connection to a pod of this node, ready to carry bytes.
+/// A connection to a pod of this node, allowed and connected to the application.
 pub struct Delivered {
     socket: TcpStream,
     authorized: Authorized,
 }
 
-/// What arrives: from whom, to which port of which pod.
+/// A connection that arrives: from whom, and to which port of which pod.
 #[derive(Clone, Debug)]
 pub struct Arrival {
-    /// Who connects, if mutual TLS (or this very node) proved it.
+    /// The client's identity, if mutual TLS (or this very node) proved it.
     pub identity: Option<SpiffeId>,
-    /// The client.
+    /// The client's address.
     pub client: ClientAddress,
     /// The pod's address and port.
     pub to: UpstreamAddress,
-    /// The client asked for a service and not for this address.
+    /// Whether the client asked for a service, not for this address.
     pub by_service: bool,
 }
 
 impl Arrival {
-    /// The same between the other addresses of both ends, if they have some.
+    /// Returns the same between the other addresses of both ends, IPv4 for IPv6 or the reverse; none if one
+    /// end has no such address.
     fn in_other_family(&self, worker: &Worker, pod: &LocalPod) -> Option<Self> {
         let is_other = |address: &&IpAddr| address.is_ipv4() != self.to.ip().is_ipv4();
         let to = pod.addresses.iter().find(is_other)?;
@@ -96,11 +98,13 @@ impl Arrival {
     }
 }
 
-/// Admits a connection and reaches the application: the one way to it, whatever it came through. Behind a
-/// service of both families a server may listen on one alone. Without a mesh its clients would be refused on
-/// the other and take this one; here they are connected already, so both are tried. So they are where `::1`,
-/// which deliveries over IPv6 come from, has no port left for the server's: there are more addresses for
-/// IPv4.
+/// Asks the policy and connects to the application: the only way to it, whichever listener the connection
+/// came through. Errors: see [`Error`].
+///
+/// Behind a service of both families a server may listen on one alone. Without a mesh its clients would be
+/// refused on the other family and take this one; here they are connected already, so both are tried. Both
+/// are also tried when `::1`, from which IPv6 is delivered, has no port left for the server's: IPv4 has more
+/// addresses.
 pub async fn take(
     worker: &Rc<Worker>,
     pod: &LocalPod,
@@ -152,12 +156,13 @@ async fn take_at(
 }
 
 impl Delivered {
-    /// Policy that allowed it, if one had to.
+    /// Returns the policy that allowed it, if one had to.
     pub fn policy(&self) -> Option<Arc<str>> {
         self.authorized.permit().policy().cloned()
     }
 
-    /// Carries bytes from and to the client, until both are done or the policy changes its mind.
+    /// Relays between the client and the application, until both are done or the policy revokes the
+    /// connection.
     pub async fn carry(self, client: Stream, meter: &Meter) -> Outcome {
         let Self { socket, authorized } = self;
         let revoker = client.revoker();
@@ -219,19 +224,19 @@ pub async fn serve_plaintext(
     record.end(&outcome, meter.bytes());
 }
 
-/// What a connection of another node is counted below.
+/// The limits that one connection of another node counts against.
 pub struct SessionLimits {
-    /// The connection itself.
+    /// The slot of the connection itself.
     pub session: ConnectionSlot,
-    /// Its handshake, until the peer has proved who it is.
+    /// The handshakes under way, until the peer has proved its identity.
     pub handshakes: Handshakes,
     /// The peer's share of the pod's connections.
     pub shares: Sessions,
-    /// Its streams.
+    /// The limits of its streams.
     pub streams: Caps,
 }
 
-/// Serves one connection over mutual TLS: each of its streams becomes a task.
+/// Serves one connection over mutual TLS, in either framing: each of its streams becomes a task.
 pub async fn serve_hbone(
     worker: Rc<Worker>,
     pod: Arc<LocalPod>,
@@ -258,7 +263,7 @@ pub async fn serve_hbone(
     let (draining, budget) = (Rc::clone(&worker.draining), worker.budget(&pod));
     let leaving = Rc::<Draining>::default();
     let told = Rc::clone(&leaving);
-    // Whoever could not connect any more opens no streams either.
+    // A peer that could not connect any more opens no streams either.
     let drain = async move {
         tokio::select! {
             () = draining.has_begun() => {}
@@ -285,7 +290,7 @@ pub async fn serve_hbone(
     }
 }
 
-/// In the protocol that both ends have.
+/// Serves the streams, in the framing that ALPN has chosen. Errors: the connection broke.
 async fn serve_session<F: Future<Output = ()> + 'static>(
     tls: TlsStream<UnbufferedServerConnection>,
     budget: &Rc<mux::Budget>,
@@ -300,9 +305,9 @@ async fn serve_session<F: Future<Output = ()> + 'static>(
     server.serve(drain, |incoming| handle(tunnel::IncomingStream::Hbone(incoming))).await
 }
 
-/// Asks a peer to go when its session is over, and returns when it has had the time to.
+/// Returns why a session is over, after asking the peer to go and giving it time for that.
 async fn end_of(session: &Session, leaving: &Draining) -> &'static str {
-    /// For goodbyes.
+    /// Time for goodbyes.
     const TIME_TO_GO: Duration = Duration::from_secs(2);
     let reason = session.over().await;
     leaving.begin();
@@ -310,7 +315,7 @@ async fn end_of(session: &Session, leaving: &Draining) -> &'static str {
     reason
 }
 
-/// The handshake: none if it came to nothing, or a newcomer got its place.
+/// Runs the handshake; none if it failed, or a newcomer got its place.
 async fn shake_hands(
     worker: &Rc<Worker>,
     pod: &LocalPod,
@@ -328,7 +333,7 @@ async fn shake_hands(
         let refused = |error: &dyn Display| tracing::warn!(%pod, %peer, %error, "HBONE connection refused");
         let tls = match tls::accept(socket, Arc::clone(&own.server)).await {
             Ok(tls) => tls,
-            // Anybody can connect and go, as often as it likes.
+            // Logged as debug: anybody can connect and go, as often as it likes.
             Err(error @ tls::Error::Lost(_)) => {
                 tracing::debug!(%pod, %peer, %error, "HBONE connection refused");
                 return None;
@@ -436,8 +441,8 @@ async fn admit(
     Ok(delivered)
 }
 
-/// Whether the mesh knows a pod by an address. Not all of those that it has need have been there when it was
-/// enrolled.
+/// Whether an address is one of a pod's. The mesh may know of addresses that the pod did not have yet when it
+/// was enrolled.
 async fn is_of_this_pod(worker: &Rc<Worker>, pod: &LocalPod, address: IpAddr) -> bool {
     let told =
         async { worker.workload_of(pod).await.is_some_and(|workload| workload.addresses.contains(&address)) };
@@ -450,14 +455,14 @@ fn came_from_inside(pod: &LocalPod, client: ClientAddress) -> bool {
 }
 
 impl Error {
-    /// Logs it; who was denied was logged with the decision.
+    /// Logs the error; a denial was logged with the decision.
     fn log(&self, pod: &LocalPod, peer: ClientAddress, port: u16) {
         if !matches!(self, Self::Denied(_)) {
             tracing::warn!(%pod, %peer, port, error = %self, "inbound connection refused");
         }
     }
 
-    /// What the client would have seen of it without a mesh.
+    /// Returns the error that the client would have seen without a mesh.
     pub fn kind(&self) -> io::ErrorKind {
         match self {
             Self::Deliver(super::deliver::Error::Connect(error)) => error.kind(),
@@ -465,7 +470,7 @@ impl Error {
         }
     }
 
-    /// What a peer is told.
+    /// Returns why the stream is refused, as the peer is told.
     fn refusal(&self) -> Refusal {
         match self {
             Self::Denied(_) => Refusal::Denied,

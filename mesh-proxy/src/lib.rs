@@ -2,24 +2,41 @@
 //!
 //! # A connection, step by step
 //!
-//! 1. [`worker`]: a thread that serves pods, and what it knows ([`worker::Worker`]). [`worker::run`] has it
-//!    listen for them.
-//! 2. [`accept`]: connections are taken; those of pods once their way is open ([`deferred_accept`]).
-//! 3. [`outbound`]: one that a pod opened. Where does it go?
-//! 4. [`upstream`]: the way to one endpoint, through [`pool`], [`tunnel`] ([`mux`] or [`hbone`]) and [`tls`].
-//! 5. [`inbound`]: one that arrives at a pod. Has it a place for its [handshake](handshakes), who is it, has
-//!    that one a place for its [session](sessions), [`authorization`], and [`deliver`].
-//! 6. [`stream`] is what carries the bytes, however they are framed; [`relay`] moves them between a stream and a
-//!    socket, for as long as a [`lifetime`] allows it.
+//! A pod calls `connect()`. The kernel redirects the connection to the proxy of the pod's node, which takes
+//! it to the proxy of the destination's node, which delivers it to the application there:
 //!
-//! # What it needs
+//! 1. [`worker`]: threads that serve the node's pods, each with a runtime of its own. Each listens in every
+//!    pod: on port 15001 for connections that the pod opens, on 15006 for plaintext from others and on 15008
+//!    for mutual TLS ([`worker::run`]). A connection stays on the thread that accepted it; what it uses there
+//!    is in [`worker::Worker`].
+//! 2. [`accept`]: accepts connections below the limits of worker and pod; each gets a task. With
+//!    [`deferred_accept`] the way is opened first (steps 3 and 4) and the connection accepted afterwards, so
+//!    that `connect()` fails where nobody listens.
+//! 3. [`outbound`]: a connection that a pod opened. The plan
+//!    ([`destination_of`](mesh_api::plan::outbound::destination_of)) tells what its original destination is:
+//!    a workload, a service, an address outside of the mesh, or one that it must not reach. For a service
+//!    [`balance`] hands out endpoints, which are tried one after the other.
+//! 4. [`upstream`]: opens the way to one endpoint, as the pod itself. To a pod of the same node that is the
+//!    policy and the delivery of step 5. To a workload that is reached plainly it is a TCP connection.
+//!    To all others it is a [`tunnel`]: a stream on a connection of the [`pool`], or on a new one, whose
+//!    handshake ([`tls`]) proves who both ends are and chooses the framing, [`mux`] or [`hbone`].
+//! 5. [`inbound`]: the connection arrives in the other pod. Its [handshake](handshakes) needs a place, and
+//!    then, since the peer is known, its [session](sessions). Of each stream on it the policy is asked
+//!    ([`authorization`]); with its permit [`deliver`] connects to the application.
+//! 6. [`stream`]: what carries the bytes, a socket or a stream in either framing. [`relay`] moves bytes
+//!    between it and the application's socket, for as long as the policy and a [`lifetime`] allow it.
 //!
-//! - [`surroundings`]: where it runs, by one trait. On a node, sockets in pods and what eBPF tells; in a test
-//!   or a gateway, plain sockets. Nothing here assumes that it serves all pods of its node.
-//! - [`xds`] and [`certs`]: what the control plane tells, and who the pods are; [`inheritance`], what of it a
-//!   next proxy gets.
-//! - [`balance`] remembers what choosing an endpoint needs; [`addresses`] are types for a connection's.
-//! - [`telemetry`]: metrics and the access log; [`liveness`], whether the workers turn.
+//! At its end a connection has one outcome, which [`telemetry`] counts and logs.
+//!
+//! # What the steps need
+//!
+//! - [`surroundings`]: the place where the proxy runs, as one trait. On a node, sockets in pods and what eBPF
+//!   tells; in a test or a gateway, plain sockets. Nothing here assumes that it serves all pods of its node.
+//! - [`xds`]: the configuration from the control plane; [`certs`]: keys and certificates of the [pods](pod).
+//!   [`inheritance`] leaves both to the next proxy.
+//! - [`balance`]: state of load balancing; [`addresses`]: types that keep a connection's addresses apart.
+//! - [`telemetry`]: metrics and the access log; [`liveness`]: whether the workers' threads still run.
+//! - [`sys`], [`pause`] and [`file_version`]: system calls, back-off, and whether a file has changed.
 #![deny(unsafe_code)]
 
 pub mod accept;

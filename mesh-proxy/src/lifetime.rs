@@ -1,9 +1,8 @@
 //! How long a connection may last, where a `DestinationRule` says so: `idleTimeout` and
 //! `maxConnectionDuration`.
 //!
-//! On the way of the bytes there is nothing of it but a mark of when the last ones moved, and that only for
-//! connections that have such a bound ([`Meter::note_time`]). A timer looks at the mark when it fires, and is
-//! set anew only then.
+//! Relaying costs only a mark of when bytes last moved, and that only for connections with such a bound
+//! ([`Meter::note_time`]). A timer reads the mark when it fires, and is set again only then.
 
 use std::future::Future;
 use std::net::Shutdown;
@@ -19,14 +18,13 @@ use tokio::time::{Instant, sleep};
 use super::relay::{Meter, reset_on_drop};
 use crate::telemetry::{Expiry, Outcome};
 
-/// A server that has been told that its client has finished is taken to have said all when it says nothing
-/// for so long.
+/// Silence after which a server that has got its client's FIN is taken to have sent everything.
 const QUIET: Duration = Duration::from_millis(250);
 
-/// Both ends get so long to end a connection that is over; then it is reset.
+/// Time that both ends have to close a connection that is over; then it is reset.
 const TIME_TO_END: Duration = Duration::from_secs(5);
 
-/// What bounds a connection's life: at least one of the two.
+/// The bounds of a connection's life: at least one of the two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lifetime {
     idle: Option<Duration>,
@@ -34,7 +32,7 @@ pub struct Lifetime {
 }
 
 impl Lifetime {
-    /// What a policy says; none if it says nothing, and then a connection lasts as long as without a mesh.
+    /// Returns a policy's bounds; none if it has none: then a connection lasts as long as without a mesh.
     pub fn of(pool: &ConnectionPool) -> Option<Self> {
         let (idle, age) = (pool.idle_timeout, pool.max_connection_duration);
         (idle.is_some() || age.is_some()).then_some(Self { idle, age })
@@ -42,16 +40,16 @@ impl Lifetime {
 
     /// Has `carry` move the bytes of a client's connection until it ends by itself or its time is over.
     ///
-    /// Then it is ended in order, as far as the ends go along: what the client has sent is delivered, with a
-    /// FIN behind it, and so is what the server still answers. Where one of them goes on all the same both
-    /// are reset, so that nobody takes half of what was sent for all of it.
+    /// Then the connection is closed in order, if the ends go along: what the client has sent is delivered,
+    /// with a FIN behind it, and so is what the server still answers. If an end goes on all the same both are
+    /// reset, so that nobody takes half of what was sent for all of it.
     pub async fn bound<F: Future<Output = Outcome>>(
         self,
         client: TcpStream,
         meter: &Meter,
         carry: impl FnOnce(TcpStream) -> F,
     ) -> Outcome {
-        // `carry` has the client's connection to itself; this is a second descriptor of it.
+        // `carry` owns the client's connection; this is a second descriptor of it.
         let handle = match client.as_fd().try_clone_to_owned() {
             Ok(handle) => Socket::from(handle),
             Err(error) => {
@@ -68,15 +66,15 @@ impl Lifetime {
         };
         tokio::select! {
             biased;
-            // However: it ends because its time is over.
+            // Whatever the outcome: it ends because its time is over.
             _outcome = &mut carrying => {}
-            // What is left is reset when it is dropped.
+            // Dropping what is left resets it.
             () = wind_down(&handle, meter) => {}
         }
         Outcome::Expired(expiry)
     }
 
-    /// Returns when the time is over, and which.
+    /// Returns when the time is over, and which bound was reached.
     async fn over(self, meter: &Meter) -> Expiry {
         tokio::select! {
             () = optional(self.age.map(sleep)) => Expiry::Age(self.age.unwrap_or_default()),
@@ -87,7 +85,7 @@ impl Lifetime {
     }
 }
 
-/// The end of `future`, or never.
+/// Waits for `future`, or for ever if there is none.
 async fn optional(future: Option<impl Future<Output = ()>>) {
     match future {
         Some(future) => future.await,
@@ -95,7 +93,7 @@ async fn optional(future: Option<impl Future<Output = ()>>) {
     }
 }
 
-/// Returns when nothing has moved for `limit`.
+/// Returns when no bytes have moved for `limit`.
 async fn silence(limit: Duration, meter: &Meter) {
     loop {
         let silent = meter.last_moved().elapsed();
@@ -106,11 +104,11 @@ async fn silence(limit: Duration, meter: &Meter) {
     }
 }
 
-/// Ends a connection as if the client had said its last word, and gives both ends time to go.
+/// Ends a connection as if the client had sent its last byte, and gives both ends time to close.
 async fn wind_down(client: &Socket, meter: &Meter) {
     let deadline = Instant::now() + TIME_TO_END;
-    // Whoever reads it comes to the end of what the client has sent. A client that is gone already needs none
-    // of this.
+    // Whoever reads the socket comes to the end of what the client has sent. A client that is gone already
+    // needs none of this.
     let _gone = client.shutdown(Shutdown::Read);
     while Instant::now() + QUIET < deadline {
         let answered = meter.bytes().1;

@@ -1,18 +1,18 @@
-//! Whether the proxy's threads still turn their loops: each says so once in a second, and health asks when it
-//! last did.
+//! Liveness of the proxy's threads: each notes once a second that its event loop turns, and the health probe
+//! asks when it last did.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How often a loop says that it turns.
+/// How often a loop notes that it turns.
 const BEAT_EVERY: Duration = Duration::from_secs(1);
 
-/// A loop that has not turned for so long is stuck. The longest turn of one that is not takes milliseconds; a
-/// node that gives a thread no time at all for so long is as good as stuck.
+/// Time without a turn after which a loop counts as stuck. A healthy loop's longest turn takes milliseconds;
+/// a node that gives a thread no time for ten seconds is as good as stuck.
 pub const STUCK_AFTER: Duration = Duration::from_secs(10);
 
-/// Says of all loops whether they turn. Reading waits for none of them.
+/// Tells of all loops whether they turn, without waiting for any of them.
 #[derive(Clone)]
 pub struct Liveness {
     since: Instant,
@@ -20,23 +20,23 @@ pub struct Liveness {
     loops: Arc<Mutex<Vec<Arc<Loop>>>>,
 }
 
-/// One loop's end of it. Dropped without [`Beat::leave`], the loop counts as broken off.
+/// One loop's handle. Dropped without [`Beat::leave`], the loop counts as broken off.
 pub struct Beat {
     since: Instant,
     of: Arc<Loop>,
 }
 
-/// What is known of a loop.
+/// The state of a loop.
 struct Loop {
     name: String,
-    /// Milliseconds from the start to its last turn, or one of the two below.
+    /// Milliseconds from the start to its last turn, or [`LEFT`] or [`BROKEN_OFF`].
     turned: AtomicU64,
 }
 
-/// It has ended as it should.
+/// The loop has ended as it should.
 const LEFT: u64 = u64::MAX;
 
-/// It has ended, and nobody said that it should.
+/// The loop has ended without [`Beat::leave`].
 const BROKEN_OFF: u64 = u64::MAX - 1;
 
 impl Default for Liveness {
@@ -50,7 +50,7 @@ impl Liveness {
         Self { since: Instant::now(), stuck_after, loops: Arc::default() }
     }
 
-    /// Knows of one more loop, which counts as turning from now on.
+    /// Adds a loop, which counts as turning from now on.
     pub fn of_loop(&self, name: &str) -> Beat {
         let of = Arc::new(Loop { name: name.to_owned(), turned: AtomicU64::new(0) });
         self.loops.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&of));
@@ -59,7 +59,7 @@ impl Liveness {
         beat
     }
 
-    /// Errors: which loop does not turn, in words.
+    /// Checks all loops. Errors: which loop does not turn, in words.
     pub fn check(&self) -> Result<(), String> {
         let now = milliseconds(self.since);
         let loops = self.loops.lock().unwrap_or_else(PoisonError::into_inner);
@@ -83,7 +83,7 @@ impl Loop {
 }
 
 impl Beat {
-    /// Turns with the runtime that it is called on, for as long as that does.
+    /// Notes the turns of the runtime that it is called on, for ever.
     pub async fn keep(&self) {
         loop {
             self.turn();
@@ -91,7 +91,7 @@ impl Beat {
         }
     }
 
-    /// The loop ends as it should.
+    /// Notes that the loop ends as it should.
     pub fn leave(self) {
         self.of.turned.store(LEFT, Ordering::Relaxed);
     }

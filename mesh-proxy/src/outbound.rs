@@ -1,4 +1,5 @@
-//! Room three: a connection that an enrolled pod opened. Decide, then act, then record.
+//! Step 3 of a connection (see [the crate page](crate)): a pod opened it. Decides where it goes, opens the
+//! way, relays, and records the outcome.
 
 use std::cell::Cell;
 use std::fmt::Display;
@@ -26,13 +27,13 @@ use super::upstream::{self, Options, Origin, Upstream};
 use super::worker::Worker;
 use crate::telemetry::{ConnectionRecord, Outcome, Parties, Reporter, ResponseFlag};
 
-/// Endpoints that are tried before the client hears of a failure.
+/// Most endpoints that are tried before the client's connection fails.
 const TRIES: usize = 5;
 
 /// Connect timeout where no policy sets one (Istio's `meshConfig.connectTimeout`).
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Why a connection was not made.
+/// Why a connection could not be made.
 #[derive(Debug, thiserror::Error)]
 enum Error {
     #[error("the control plane has not told of this pod yet")]
@@ -53,7 +54,7 @@ enum Error {
     Upstream(#[from] upstream::Error),
 }
 
-/// A way to the destination, and what has to be held while it is used.
+/// An open way to the destination, and the slots and limits that count while it is used.
 struct Connected {
     upstream: Upstream,
     lifetime: Option<Lifetime>,
@@ -61,7 +62,7 @@ struct Connected {
     _active: Option<Active>,
 }
 
-/// Serves one connection that was accepted on a pod's outbound listener.
+/// Serves one connection that was accepted on a pod's outbound listener: opens the way, relays and records.
 pub async fn serve(
     worker: Rc<Worker>,
     pod: Arc<LocalPod>,
@@ -69,11 +70,11 @@ pub async fn serve(
     peer: SocketAddr,
     _slot: ConnectionSlot,
 ) {
-    // Its listener's, which looks at what begins a connection. Where there is none nothing is lost.
+    // The listener's socket filter, which looks at SYNs, is inherited; without one nothing is lost.
     let _filter = SockRef::from(&socket).detach_filter();
     let opened = match worker.deferred.take(&pod, &socket, peer) {
         Some(opened) => Some(opened),
-        // In a box, since it is needed no longer than it lasts: the connection may stay for days.
+        // Boxed, since it is needed only while opening: the connection may last for days.
         None => Box::pin(open_as_it_comes(&worker, &pod, &socket, peer)).await,
     };
     let Some(Opened { mut record, connected }) = opened else { return reset_on_drop(&socket) };
@@ -83,7 +84,7 @@ pub async fn serve(
     record.end(&outcome, meter.bytes());
 }
 
-/// Of one that did not wait.
+/// Opens the way for a connection that was accepted first, without deferred accept.
 async fn open_as_it_comes(
     worker: &Rc<Worker>,
     pod: &Arc<LocalPod>,
@@ -105,7 +106,7 @@ async fn open_as_it_comes(
     }
 }
 
-/// Opens the way for a connection of a pod; none if it is refused, and that is recorded.
+/// Opens the way for a pod's connection; none if it is refused, which is recorded here.
 pub async fn open(
     worker: &Rc<Worker>,
     pod: &Arc<LocalPod>,
@@ -116,7 +117,7 @@ pub async fn open(
     let client = ClientAddress::new(SocketAddr::new(pod.address_like(original.ip()), attempt.port));
     let parties = Parties::new(Reporter::Source, client.address(), original.address());
     let mut record = ConnectionRecord::new(&worker.metrics, parties);
-    // Until there is an endpoint to try.
+    // Until an endpoint is tried.
     record.parties.transport = "none";
     let arrived = Arrived { early, client, original, not_direct: attempt.asked.not_direct };
     match connect(worker, pod, &arrived, &mut record).await {
@@ -135,23 +136,23 @@ pub async fn open(
     }
 }
 
-/// What is known of a connection of a pod before anything else.
+/// A connection that a pod asks for.
 pub struct Attempt {
-    /// What it asks for.
+    /// The destination that it asks for.
     pub asked: Asked,
     /// The client's port.
     pub port: u16,
 }
 
-/// A way that was opened for a connection. Dropped, it counts as abandoned.
+/// An open way for a connection. Dropping it records the connection as abandoned.
 pub struct Opened {
     record: ConnectionRecord,
     connected: Connected,
 }
 
-/// A connection that comes.
+/// A connection to be connected.
 struct Arrived<'a> {
-    /// Nothing if it is not accepted before it is known what becomes of it.
+    /// Bytes that the client has sent already; none with deferred accept.
     early: Early<'a>,
     client: ClientAddress,
     original: OriginalDestination,
@@ -190,7 +191,8 @@ async fn connect(
     }
 }
 
-/// The mesh knew the address when the kernel looked, and no longer does.
+/// Connects to the address that the client used: the mesh knows it no longer, or is told to stay out of the
+/// way. Errors: strict egress refuses it, it is one of the mesh's own ports, or the connect fails.
 async fn pass_through(
     worker: &Worker,
     pod: &LocalPod,
@@ -216,17 +218,17 @@ async fn pass_through(
     Ok(Connected { upstream, lifetime: None, _slot: None, _active: None })
 }
 
-/// Where a connection to a service may go.
+/// A service that a connection goes to, with its policy and endpoints.
 struct To<'a> {
     service: &'a Arc<Service>,
     port: u16,
     policy: &'a PortPolicy,
     endpoints: &'a Endpoints,
-    /// The kernel would have taken it to an endpoint on this node, had it been that one's turn.
+    /// Whether the kernel drew another endpoint than those on this node, which it connects to directly.
     not_direct: bool,
 }
 
-/// Tries endpoints, each at most once, until one takes the connection.
+/// Tries endpoints, each at most once, until one takes the connection. Errors: why the last one did not.
 async fn balance(
     origin: &Origin<'_>,
     to: &To<'_>,
@@ -275,7 +277,7 @@ async fn balance(
     Err(last)
 }
 
-/// A client that has an endpoint of its own.
+/// Session affinity of one connection: its client, and how long that keeps an endpoint.
 struct Own {
     client: AffinityClient,
     timeout: Duration,
@@ -296,8 +298,8 @@ impl Own {
     }
 }
 
-/// The kernel has given the endpoints on this node their share already. Where there are no others they are
-/// tried all the same: it may have left them out for a failure.
+/// Leaves out the endpoints on this node, which have got their share from the kernel already. Without any
+/// others they stay: the kernel may have left them out for a failure.
 fn leave_out_near(worker: &Worker, endpoints: &Endpoints, left_out: &mut LeftOut) {
     let (near, far): (Vec<_>, Vec<_>) = (0..endpoints.len())
         .filter(|index| !left_out.contains(*index))
@@ -307,7 +309,7 @@ fn leave_out_near(worker: &Worker, endpoints: &Endpoints, left_out: &mut LeftOut
     }
 }
 
-/// The next connection may not need the proxy.
+/// Has the kernel take the pod's next connections directly, if one of the endpoints is on this node.
 fn ask_for_direct_ways(worker: &Worker, pod: &LocalPod, original: OriginalDestination, endpoints: &[Target]) {
     let is_near = |target: &Target| worker.local_pod(target.address.ip()).is_some();
     if endpoints.iter().any(is_near) {
@@ -315,7 +317,7 @@ fn ask_for_direct_ways(worker: &Worker, pod: &LocalPod, original: OriginalDestin
     }
 }
 
-/// A policy's no says nothing of the endpoint.
+/// Reports the result of a connect to outlier detection. A denial by policy says nothing of the endpoint.
 fn report(
     worker: &Worker,
     key: &TargetKey,
@@ -331,7 +333,7 @@ fn report(
     worker.shared.health.report(key, among, policy, failure, Instant::now());
 }
 
-/// Opens the way to one endpoint and notes where it leads.
+/// Opens the way to one endpoint and records where it leads. Errors: the endpoint can't be reached.
 async fn reach(
     origin: &Origin<'_>,
     target: &Target,
@@ -368,7 +370,7 @@ async fn carry(socket: TcpStream, connected: Connected, meter: &Meter) -> Outcom
     let Connected { upstream, lifetime, _slot, _active } = connected;
     match lifetime {
         None => join(socket, upstream, meter).await,
-        // In a box: few connections have one.
+        // Boxed: few connections have a bound.
         Some(lifetime) => {
             Box::pin(lifetime.bound(socket, meter, |socket| join(socket, upstream, meter))).await
         }
@@ -378,7 +380,7 @@ async fn carry(socket: TcpStream, connected: Connected, meter: &Meter) -> Outcom
 async fn join(socket: TcpStream, upstream: Upstream, meter: &Meter) -> Outcome {
     let result = match upstream {
         Upstream::Stream(stream) => stream.relay(socket, SocketIs::Client, meter).await,
-        // In a box, like the relay of plaintext: few connections need it.
+        // Boxed, like the relay between two sockets: few connections need it.
         Upstream::Local(local) => return Box::pin(local.carry(Stream::Socket(socket), meter)).await,
     };
     result.into()
@@ -389,7 +391,7 @@ fn default_options() -> Options {
 }
 
 impl Error {
-    /// Why the last endpoint could not be reached, and whether all have refused.
+    /// Wraps why the last endpoint could not be reached; `refused` is whether all endpoints have refused.
     fn of_all(error: upstream::Error, refused: bool) -> Self {
         if refused && error.is_refusal() { Self::Refused(error) } else { Self::Upstream(error) }
     }

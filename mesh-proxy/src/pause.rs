@@ -1,12 +1,12 @@
-//! Pauses between tries, after something has run out that the whole process shares: descriptors, memory.
+//! Pauses between tries while something is used up that the whole process shares: descriptors, memory.
 
 use std::time::Duration;
 
-/// The first, and the longest.
+/// The first pause, and the longest.
 pub const FIRST: Duration = Duration::from_millis(5);
 const LONGEST: Duration = Duration::from_secs(1);
 
-/// The next pause: twice the one before. A new one begins with the shortest.
+/// Pauses that double, from [`FIRST`] up to one second.
 pub struct Pause(Duration);
 
 impl Default for Pause {
@@ -16,7 +16,7 @@ impl Default for Pause {
 }
 
 impl Pause {
-    /// Lets it pass.
+    /// Sleeps for the pause, and doubles the next one.
     pub async fn pass(&mut self) {
         tokio::time::sleep(self.0).await;
         self.0 = (self.0 * 2).min(LONGEST);

@@ -9,15 +9,15 @@ use mesh_api::plan::{Snapshot, Workload};
 
 /// An enrolled pod, as a worker knows it.
 pub struct LocalPod {
-    /// Kubernetes uid.
+    /// Kubernetes' uid.
     pub uid: Arc<str>,
     /// Namespace.
     pub namespace: Arc<str>,
     /// Name.
     pub name: Arc<str>,
-    /// Who its processes are.
+    /// Identity of its processes.
     pub identity: SpiffeId,
-    /// Addresses, canonical.
+    /// Addresses, canonical: IPv4-mapped IPv6 is IPv4.
     pub addresses: Vec<IpAddr>,
     /// The cookie of its network namespace, by which the keeper and the kernel know it.
     pub netns: u64,
@@ -30,16 +30,16 @@ impl fmt::Display for LocalPod {
 }
 
 impl LocalPod {
-    /// The pod as the mesh knows it, if it does.
+    /// Returns the pod as the control plane tells of it, if it does.
     pub fn workload_in(&self, snapshot: &Snapshot) -> Option<Arc<Workload>> {
         let mut found = self.addresses.iter().filter_map(|address| snapshot.workload_by_address(*address));
-        // An address that another pod had before may not be told anew yet.
+        // An address may still be told as that of a pod that had it before.
         found.find(|it| {
             it.identity == self.identity && (&it.namespace, &it.name) == (&self.namespace, &self.name)
         })
     }
 
-    /// The pod's address of the same family as `other`, or `other` if it has none.
+    /// Returns the pod's address of the same family as `other`, or `other` if it has none.
     pub fn address_like(&self, other: IpAddr) -> IpAddr {
         self.addresses.iter().copied().find(|address| address.is_ipv4() == other.is_ipv4()).unwrap_or(other)
     }

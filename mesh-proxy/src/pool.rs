@@ -1,4 +1,5 @@
-//! One set of connections per source pod and destination, on each worker.
+//! Connections between nodes, shared by streams: each worker has a set of them per source pod and
+//! destination.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -15,14 +16,14 @@ use mesh_api::identity::SpiffeId;
 use super::tunnel::Connection;
 use crate::certs::{PeerIdentity, WorkloadCertificate};
 
-/// A connection without streams is closed after this (docs/wire.md, Connections).
+/// Idle timeout of a connection without streams (docs/wire.md, Connections).
 const IDLE: Duration = Duration::from_mins(5);
 
-/// What connections may be shared by: who connects (and from which address, since the other side's policy may
-/// look at it), and to where.
+/// Streams share connections by this key: who connects (and from which address, since the other end's policy
+/// may look at it), and to where.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Key {
-    /// Uid of the source pod; its identity and addresses go with it.
+    /// Uid of the source pod, which its identity and addresses go with.
     pub source: Arc<str>,
     /// Address of the destination's mesh port.
     pub destination: SocketAddr,
@@ -30,7 +31,7 @@ pub struct Key {
     pub workload: Arc<str>,
 }
 
-/// The connections of one worker to other nodes' pods.
+/// One worker's connections to pods of other nodes.
 #[derive(Default)]
 pub struct Pool {
     destinations: RefCell<HashMap<Key, Rc<Destination>>>,
@@ -39,13 +40,13 @@ pub struct Pool {
 #[derive(Default)]
 struct Destination {
     connections: RefCell<Vec<Rc<Pooled>>>,
-    /// Held while a connection is being made, so that a burst of streams makes one and not one each.
+    /// Held while a connection is made, so that a burst of streams makes one and not one each.
     opening: Mutex<()>,
 }
 
-/// A connection to another node's pod.
+/// A connection to a pod of another node.
 pub struct Pooled {
-    /// Itself.
+    /// Opens streams on it.
     pub connection: Connection,
     peer: PeerIdentity,
     identity: Arc<WorkloadCertificate>,
@@ -53,32 +54,32 @@ pub struct Pooled {
     used: Cell<Instant>,
 }
 
-/// Marks a connection as over.
+/// Marks a pooled connection as closed.
 pub struct Closed(Rc<Cell<bool>>);
 
 impl Closed {
-    /// To be called when the connection is over.
+    /// Marks it; call this when the connection is over.
     pub fn mark(self) {
         self.0.set(true);
     }
 }
 
 impl Pooled {
-    /// No new streams go on it, because one failed there. Open ones go on.
+    /// Puts no new streams on the connection, after one failed there. Open streams go on.
     pub fn retire(&self) {
         self.closed.set(true);
     }
 
-    /// Whether a new connection would be as good. One that was made with another certificate than `identity`
-    /// takes no new streams: so the peer's view of us is renewed with our certificates.
+    /// Whether new streams may use the connection: it is open, was made with the certificate `identity`, and
+    /// its peer's identity is still valid. So peers check a renewed certificate of ours.
     fn counts(&self, identity: &Arc<WorkloadCertificate>) -> bool {
         !self.closed.get() && Arc::ptr_eq(&self.identity, identity) && self.peer.is_valid()
     }
 }
 
 impl Pool {
-    /// A connection with room for a stream, to one of `expected`: one that is there, or one that `open`
-    /// makes.
+    /// Returns a connection with room for a stream to one of the `expected` identities, or makes one with
+    /// `open`. Errors: those of `open`.
     pub async fn connection<E, F>(
         &self,
         key: Key,
@@ -105,7 +106,7 @@ impl Pool {
         Ok(pooled)
     }
 
-    /// Lets go of connections that are over, idle for long, or made with an older certificate and now empty.
+    /// Drops connections that are over, idle for long, or made with an older certificate and without streams.
     pub fn sweep(&self, now: Instant) {
         self.destinations.borrow_mut().retain(|_, destination| {
             destination.connections.borrow_mut().retain(|pooled| {
@@ -119,12 +120,12 @@ impl Pool {
         });
     }
 
-    /// Connections open now.
+    /// Returns the number of open connections.
     pub fn len(&self) -> usize {
         self.destinations.borrow().values().map(|destination| destination.connections.borrow().len()).sum()
     }
 
-    /// Whether there is none.
+    /// Whether no connection is open.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -133,7 +134,7 @@ impl Pool {
 impl Destination {
     fn usable(&self, identity: &Arc<WorkloadCertificate>, expected: &[SpiffeId]) -> Option<Rc<Pooled>> {
         let mut connections = self.connections.borrow_mut();
-        // One that counts no more lives on as long as its streams hold it.
+        // A connection that takes no new streams lives on as long as its streams hold it.
         connections.retain(|pooled| pooled.counts(identity));
         let fits = |pooled: &&Rc<Pooled>| pooled.connection.has_room() && expected.contains(pooled.peer.id());
         let pooled = connections.iter().find(fits)?;

@@ -1,8 +1,8 @@
-//! Connections of other nodes to one pod, after their handshake: a share for each address and each identity,
-//! and an end for those that are of no use.
+//! Limits connections of other nodes to one pod after their handshake: a share for each address and each
+//! identity, and an end for those that are of no use.
 //!
-//! A connection on which allowed streams are open is never ended for another. One that has none goes before,
-//! and first of all one that never had a stream which the policy allowed.
+//! A connection with allowed streams open is never ended for another. One without any goes first, and before
+//! all others one that never had a stream which the policy allowed.
 
 use std::cell::Cell;
 use std::hash::BuildHasher as _;
@@ -14,14 +14,14 @@ use std::time::{Duration, Instant};
 use mesh_api::identity::SpiffeId;
 use mesh_listen::{Bounds, Gate, Group, Place, Standing};
 
-/// A connection that nothing was ever allowed on is given so long, however often it asks. A peer connects
-/// because it has a stream to open.
+/// Time for a connection to have a stream that the policy allows; without one it is ended, however often it
+/// asks. A peer connects because it has a stream to open.
 const SILENCE: Duration = Duration::from_secs(10);
 
-/// How often that is looked at.
+/// How often [`SILENCE`] is checked.
 const LOOK_EVERY: Duration = SILENCE;
 
-/// The connections of one pod's port 15008 on one worker.
+/// The limits of connections at one pod's port 15008 on one worker.
 #[derive(Clone)]
 pub struct Sessions {
     by_address: Gate,
@@ -29,7 +29,7 @@ pub struct Sessions {
     hasher: RandomState,
 }
 
-/// One of them, given back when it is dropped.
+/// A connection's place, given back when it is dropped.
 pub struct Session {
     of_address: Place,
     of_identity: Place,
@@ -39,18 +39,18 @@ pub struct Session {
     since: Instant,
 }
 
-/// A stream of a session, until it is dropped.
+/// A stream of a connection, counted until it is dropped.
 pub struct OpenStream(Rc<Session>);
 
 impl Sessions {
-    /// So many at most: a quarter of them of one address, half of one identity.
+    /// Creates limits of `most` connections: a quarter of them for one address, half for one identity.
     pub fn new(most: usize) -> Self {
         let share = |part: usize| Bounds { total: most, each: most.div_ceil(part) };
         Self { by_address: Gate::new(share(4)), by_identity: Gate::new(share(2)), hasher: RandomState::new() }
     }
 
-    /// A place for a peer; another connection may be told to end for it. None if streams are open on all that
-    /// it could have the place of.
+    /// Takes a place for a peer; another connection may be told to end for it. None if all that could make
+    /// room have streams open.
     pub fn enter(&self, address: IpAddr, identity: &SpiffeId) -> Option<Rc<Session>> {
         let of_address = self.by_address.enter(Group::of(address))?;
         let of_identity = self.by_identity.enter(Group::Other(self.hasher.hash_one(identity)))?;
@@ -66,13 +66,13 @@ impl Sessions {
 }
 
 impl Session {
-    /// The peer asks for a stream.
+    /// Counts a stream that the peer asks for.
     pub fn stream(self: &Rc<Self>) -> OpenStream {
         self.streams.set(self.streams.get() + 1);
         OpenStream(Rc::clone(self))
     }
 
-    /// Returns why the connection is to end, when it is.
+    /// Returns why the connection is to end, once it is.
     pub async fn over(&self) -> &'static str {
         loop {
             tokio::select! {
@@ -86,13 +86,13 @@ impl Session {
         }
     }
 
-    /// Says why the connection is to end, if it is.
+    /// Returns why the connection is to end, if it is.
     fn look(&self, now: Instant) -> Option<&'static str> {
         if self.streams.get() > 0 {
             return None;
         }
         if self.authorized.get() {
-            // Not at once when the last stream ended, since the next one may come at once.
+            // Not at once when the last stream ends, since the next one may come at once.
             self.stand(Standing::Idle);
             return None;
         }
@@ -109,7 +109,7 @@ impl Session {
 }
 
 impl OpenStream {
-    /// The policy allowed it.
+    /// Notes that the policy allowed the stream.
     pub fn authorized(&self) {
         self.0.authorized.set(true);
         self.0.stand(Standing::Proven);

@@ -1,7 +1,8 @@
-//! What carries the bytes of a connection: a socket, or a stream over mutual TLS, whichever way that is framed.
+//! Step 6 of a connection (see [the crate page](crate)): one type for what carries its bytes, a socket or a
+//! stream over mutual TLS in either framing.
 //!
-//! [`Stream::relay`] joins one with a socket, by the fastest way there is for its kind. Whoever has to see the
-//! bytes reads and writes them instead.
+//! [`Stream::relay`] joins it with a socket, by the fastest way there is for its kind. Whoever has to see the
+//! bytes reads and writes it instead: it is `AsyncRead` and `AsyncWrite`.
 
 use std::io;
 use std::pin::Pin;
@@ -13,33 +14,33 @@ use tokio::net::TcpStream;
 use super::relay::{self, Meter, SocketIs, relay_hbone, relay_mesh, relay_plain, reset_on_drop};
 use super::{hbone, mux};
 
-/// What the access log calls HBONE.
+/// Transport in the access log: HBONE.
 pub const HBONE: &str = "hbone";
-/// What the access log calls the mesh's own protocol.
+/// Transport in the access log: the mesh's own framing.
 pub const MESH: &str = "mesh";
-/// What the access log calls a socket's bytes as they are.
+/// Transport in the access log: plain TCP.
 pub const PLAIN: &str = "plain";
 
-/// Carries the bytes of one connection in both directions. Reset if it is dropped before both have ended.
+/// Carries the bytes of one connection in both directions. Dropping it before both have ended resets it.
 ///
-/// It is read and written by one task at a time.
+/// Only one task at a time may read and write it.
 pub enum Stream {
-    /// A TCP connection, which was set to be reset when it is dropped ([`reset_on_drop`]).
+    /// A TCP connection, set to be reset when it is dropped ([`reset_on_drop`]).
     Socket(TcpStream),
     /// A stream of the mesh's own protocol.
     Mesh(mux::Stream),
-    /// HTTP/2 CONNECT.
+    /// An HTTP/2 CONNECT stream.
     Hbone(hbone::Stream),
 }
 
 impl Stream {
-    /// A socket, reset from now on when it is dropped before its end.
+    /// Wraps a socket, and sets it to be reset when it is dropped before its end.
     pub fn of_socket(socket: TcpStream) -> Self {
         reset_on_drop(&socket);
         Self::Socket(socket)
     }
 
-    /// How the access log calls it.
+    /// Returns the transport as the access log names it.
     pub fn transport(&self) -> &'static str {
         match self {
             Self::Socket(_) => PLAIN,
@@ -48,8 +49,8 @@ impl Stream {
         }
     }
 
-    /// Bytes of [`Early::Bytes`](mux::Early) that were sent when it was opened: whoever writes begins behind
-    /// them.
+    /// Returns how many bytes of [`Early::Bytes`](mux::Early) were sent when the stream was opened: writing
+    /// starts behind them.
     pub fn sent_early(&self) -> usize {
         match self {
             Self::Mesh(stream) => stream.sent_early(),
@@ -57,8 +58,8 @@ impl Stream {
         }
     }
 
-    /// Carries bytes from and to a socket until both directions are closed. On an error both ends are reset,
-    /// and when this is dropped before the end.
+    /// Relays between the stream and a socket until both directions are closed. On an error, or if the future
+    /// is dropped before the end, both ends are reset. Errors: which end broke.
     pub async fn relay(
         self,
         socket: TcpStream,
@@ -73,7 +74,7 @@ impl Stream {
         }
     }
 
-    /// Says why the stream is reset, if its protocol has a word for it.
+    /// Returns what tells the peer why the stream is reset, if its protocol has a word for it.
     pub fn revoker(&self) -> Option<mux::Revoker> {
         match self {
             Self::Mesh(stream) => Some(stream.revoker()),

@@ -1,5 +1,5 @@
-//! What the data path knows of where it runs: sockets in its pods' networks, and where their connections were
-//! going.
+//! What the data path needs of the place it runs in: sockets in the pods' networks, and the original
+//! destinations of their connections.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -16,8 +16,8 @@ use super::pod::LocalPod;
 
 /// The surroundings of one worker, used by its thread alone.
 ///
-/// What a connection is known by, and what it may do, every place has to say; the others do nothing where
-/// there is nothing to do.
+/// Methods without a default are what every place has to provide; the others do nothing where there is
+/// nothing to do.
 pub trait Surroundings {
     /// Returns a TCP socket in the pod's network, to connect from the pod to `to`. Errors: none can be had.
     fn outbound_socket(&self, pod: &LocalPod, to: IpAddr) -> LocalBoxFuture<'_, io::Result<Socket>>;
@@ -39,22 +39,23 @@ pub trait Surroundings {
     /// peer. Errors: it would see the proxy.
     fn show_client(&self, socket: &Socket, client: SocketAddr) -> io::Result<()>;
 
-    /// Whether the pod may not go to a destination that the mesh does not know.
+    /// Whether the pod may not connect to a destination that the mesh does not know (strict egress).
     fn refuses_unknown(&self, pod: &LocalPod, destination: SocketAddr) -> bool;
 
-    /// Whether a connection between two pods of this node is encrypted, as between nodes.
+    /// Whether connections between two pods of this node are encrypted, as between nodes.
     fn is_encrypted(&self, _client: &LocalPod, _server: &LocalPod) -> bool {
         true
     }
 
-    /// The pod's next connection to `destination` may go without the proxy, since an endpoint is near.
+    /// Notes that the pod's next connection to `destination` may go without the proxy, since an endpoint is
+    /// on this node.
     fn suggest_direct(&self, _pod: &LocalPod, _destination: SocketAddr) {}
 
-    /// What came of a connection of the pod, for those that follow.
+    /// Notes the result of a connection of the pod, for the next ones to the same destination.
     fn note_outcome(&self, _pod: &LocalPod, _destination: SocketAddr, _outcome: ConnectOutcome) {}
 
-    /// Has the pod's kernel take a SYN again that has waited ([`mesh_common::deferred_accept`]), and refuse
-    /// it or let it through. Errors: it can't be told.
+    /// Has the pod's kernel take a SYN again that was held back ([`mesh_common::deferred_accept`]), and
+    /// refuse it or let it through. Errors: the kernel can't be told.
     fn decide(
         &self,
         _pod: &LocalPod,
@@ -64,35 +65,36 @@ pub trait Surroundings {
         Box::pin(std::future::ready(Err(io::ErrorKind::Unsupported.into())))
     }
 
-    /// The pod is gone.
+    /// Forgets a pod that is gone.
     fn forget(&self, _pod: &LocalPod) {}
 
-    /// Gives back what was not used lately. Called twice a minute.
+    /// Frees what was not used lately. Called every 30 seconds.
     fn trim_idle(&self) {}
 }
 
-/// What the client of an accepted connection asked for.
+/// The destination that the client of an accepted connection asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Asked {
     /// Address and port.
     pub destination: SocketAddr,
-    /// The kernel has direct ways to some of its endpoints, and the draw fell on another.
+    /// Whether the kernel has direct routes to some endpoints of the destination, and its draw fell on
+    /// another.
     pub not_direct: bool,
 }
 
-/// What came of a connection to a destination.
+/// Result of a connect to a destination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ConnectOutcome {
-    /// Somebody took it.
+    /// An endpoint took the connection.
     Taken,
-    /// Whoever of its endpoints was asked refused.
+    /// Every endpoint that was tried refused.
     Refused,
-    /// It could not be told in time: the next ones wait for nothing, for so long.
+    /// The kernel could not be told in time: the next connections are not deferred, for that long.
     Untold(Duration),
 }
 
 impl From<&Endpoint> for Asked {
-    /// What the eBPF programs have noted of it.
+    /// Converts the note that the eBPF programs have left of it.
     fn from(noted: &Endpoint) -> Self {
         Self { destination: (*noted).into(), not_direct: noted.note == NOTE_NOT_DIRECT }
     }

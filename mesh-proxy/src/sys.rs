@@ -1,4 +1,4 @@
-//! What the kernel is asked of single connections beyond a library's reach. No privilege is needed for it.
+//! System calls on single connections that no library wraps. They need no privilege.
 
 use std::io;
 use std::net::TcpStream;
@@ -8,11 +8,11 @@ use std::time::Duration;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-/// From `asm-generic/sockios.h`; the libraries do not name it.
+/// Request number of `asm-generic/sockios.h`, which the libraries do not have.
 pub const SIOCATMARK: libc::Ioctl = 0x8905;
 
-/// Has tokio tell what a connection is ready for, urgent data included, which its own type does not ask for.
-/// Errors: the kernel has no room for it.
+/// Registers a connection with tokio for urgent data too, which tokio's own type does not. Errors: the kernel
+/// has no room for it.
 pub fn with_urgent(connection: TcpStream) -> io::Result<AsyncFd<TcpStream>> {
     let interest = Interest::READABLE | Interest::WRITABLE | Interest::PRIORITY;
     // SAFETY: a `TcpStream` has one descriptor, which is open as long as it lives; it is moved in here.
@@ -21,7 +21,7 @@ pub fn with_urgent(connection: TcpStream) -> io::Result<AsyncFd<TcpStream>> {
     Ok(registered?)
 }
 
-/// Whether the next byte that a connection reads is an urgent one: `sockatmark(3)`.
+/// Whether the next byte to be read is an urgent one (`sockatmark(3)`). Errors: those of `ioctl(2)`.
 pub fn is_at_mark(connection: &impl AsRawFd) -> io::Result<bool> {
     let mut at_mark: libc::c_int = 0;
     // SAFETY: the descriptor is open for the length of the call, and `at_mark` is valid for writing the
@@ -31,12 +31,13 @@ pub fn is_at_mark(connection: &impl AsRawFd) -> io::Result<bool> {
     if result == 0 { Ok(at_mark != 0) } else { Err(io::Error::last_os_error()) }
 }
 
-/// The shortest time that a packet of a connection and its acknowledgement took: `tcpi_min_rtt`, Linux 4.9.
-/// Zero where it is not known.
+/// Returns the shortest time between a packet and its acknowledgement (`tcpi_min_rtt`, Linux 4.9); zero where
+/// it is not known.
 pub fn shortest_round_trip(connection: &impl AsRawFd) -> Duration {
-    /// Where `struct tcp_info` of `linux/tcp.h` has it, in microseconds; the libraries' ends before.
+    /// Offset in `struct tcp_info` of `linux/tcp.h`, where it is in microseconds; the libraries' structures
+    /// end before.
     const MIN_RTT: usize = 148;
-    /// Nothing was acknowledged yet.
+    /// Value where nothing was acknowledged yet.
     const NONE: u32 = u32::MAX;
     let mut info = [0; MIN_RTT + 4];
     let Ok(mut length) = libc::socklen_t::try_from(info.len()) else { return Duration::ZERO };

@@ -1,5 +1,5 @@
-//! Streams over mutual TLS, opened and accepted, whichever way they are framed: the mesh's own protocol or
-//! HBONE. ALPN decides.
+//! Streams over mutual TLS, opened and accepted in either framing, which ALPN has chosen: the mesh's own
+//! protocol ([`crate::mux`]) or HBONE ([`crate::hbone`]).
 
 use std::cell::Cell;
 use std::net::SocketAddr;
@@ -17,17 +17,17 @@ use super::mux::{self, Budget, frame};
 use super::stream::{HBONE, MESH, Stream};
 use super::tls::TlsStream;
 
-/// How connections between nodes are framed.
+/// Which framings connections between nodes may use.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Framing {
-    /// By the mesh's own protocol where the peer has it, and as HBONE otherwise.
+    /// The mesh's own where the peer has it, HBONE otherwise.
     #[default]
     Auto,
-    /// As HBONE always.
+    /// HBONE always.
     Hbone,
 }
 
-/// A connection that streams can be opened on.
+/// A connection to another node's pod, on which streams can be opened.
 #[derive(Clone)]
 pub enum Connection {
     /// HTTP/2.
@@ -36,9 +36,9 @@ pub enum Connection {
     Mesh(mux::Connection),
 }
 
-/// A stream that a peer asks for, not answered yet.
+/// A stream that a peer asks for, neither accepted nor refused yet.
 pub enum IncomingStream {
-    /// HTTP/2 CONNECT.
+    /// An HTTP/2 CONNECT request.
     Hbone(hbone::IncomingStream),
     /// The mesh's own protocol.
     Mesh(mux::IncomingStream),
@@ -55,7 +55,7 @@ pub enum OpenError {
     Mesh(#[from] mux::OpenError),
 }
 
-/// Why a stream can't be accepted any more.
+/// Why a stream can no longer be accepted.
 #[derive(Debug, thiserror::Error)]
 pub enum Gone {
     /// Over HBONE.
@@ -71,24 +71,24 @@ pub enum Gone {
 pub enum Refusal {
     /// The policy denies it.
     Denied,
-    /// It asks for what is not to be asked for here.
+    /// It asks for an address or port that must not be asked for here.
     BadRequest,
     /// The application can't be reached now.
     Unavailable,
 }
 
 impl OpenError {
-    /// Whether the destination's policy said no.
+    /// Whether the destination's policy denied it.
     pub fn is_denied(&self) -> bool {
         matches!(self, Self::Hbone(hbone::OpenError::Denied) | Self::Mesh(mux::OpenError::Denied))
     }
 
-    /// Whether the application can't be reached now.
+    /// Whether the destination could not reach its application.
     pub fn is_unavailable(&self) -> bool {
         matches!(self, Self::Hbone(hbone::OpenError::Unavailable) | Self::Mesh(mux::OpenError::Unavailable))
     }
 
-    /// How the access log calls it.
+    /// Returns the transport as the access log names it.
     pub fn transport(&self) -> &'static str {
         match self {
             Self::Hbone(_) => HBONE,
@@ -96,7 +96,7 @@ impl OpenError {
         }
     }
 
-    /// Whether the connection is to blame and not the destination: a new one may do.
+    /// Whether the connection is to blame and not the destination: a new connection may do.
     pub fn is_of_connection(&self) -> bool {
         matches!(
             self,
@@ -107,23 +107,23 @@ impl OpenError {
 
 /// What a stream is opened with.
 pub struct Opening<'a> {
-    /// The client's address and port, for the server to see.
+    /// The client's address and port, which the server gets to see.
     pub client: SocketAddr,
     /// The workload's address and port.
     pub destination: SocketAddr,
     /// Host name of the service that the client addressed, if it did.
     pub service: Option<&'a str>,
-    /// The client's workload, of which an HBONE peer is told.
+    /// The client's workload, which an HBONE peer is told.
     pub workload: Option<&'a Workload>,
-    /// What the client has sent already, which goes along where the protocol can take it.
+    /// Bytes that the client has sent already, which are sent along where the protocol allows it.
     pub early: Early<'a>,
-    /// Set when the server may have got some of that: then no other may get it again.
+    /// Set when the server may have got some of those bytes: then no other server may get them.
     pub exposed: &'a Cell<bool>,
 }
 
 impl Connection {
-    /// Starts the protocol that the handshake has chosen, and a task that drives it; `ended` runs when the
-    /// connection is over. What streams hold counts in `budget`. Errors: the peer does not speak it.
+    /// Starts the protocol that ALPN has chosen and a task that drives it; `ended` runs when the connection
+    /// is over. Memory of streams counts against `budget`. Errors: the peer does not speak the protocol.
     pub async fn start(
         tls: TlsStream<UnbufferedClientConnection>,
         budget: &Rc<Budget>,
@@ -159,7 +159,7 @@ impl Connection {
         }
     }
 
-    /// Streams open now.
+    /// Returns the number of open streams.
     pub fn streams(&self) -> usize {
         match self {
             Self::Hbone(connection) => connection.streams(),
@@ -169,7 +169,7 @@ impl Connection {
 }
 
 impl IncomingStream {
-    /// The client's address and port, as the peer says.
+    /// Returns the client's address and port, as the peer says.
     pub fn client(&self) -> Option<SocketAddr> {
         match self {
             Self::Hbone(incoming) => headers::forwarded_client(&incoming.headers),
@@ -177,7 +177,7 @@ impl IncomingStream {
         }
     }
 
-    /// Host name of the service that the client addressed, if it did.
+    /// Returns the host name of the service that the client addressed, if it did.
     pub fn host(&self) -> Option<String> {
         match self {
             Self::Hbone(incoming) => headers::forwarded_host(&incoming.headers),
@@ -185,7 +185,7 @@ impl IncomingStream {
         }
     }
 
-    /// The address and port that it asks for, or what is wrong with it.
+    /// Returns the address and port that the peer asks for. Errors: the request has none that can be used.
     pub fn destination(&self) -> Result<SocketAddr, BadTarget> {
         match self {
             Self::Mesh(incoming) => Ok(incoming.open.destination),
@@ -193,7 +193,7 @@ impl IncomingStream {
         }
     }
 
-    /// How the access log calls it.
+    /// Returns the transport as the access log names it.
     pub fn transport(&self) -> &'static str {
         match self {
             Self::Hbone(_) => HBONE,
@@ -201,8 +201,8 @@ impl IncomingStream {
         }
     }
 
-    /// Accepts: from here on the stream carries the raw bytes. An HBONE peer is told of `workload`.
-    /// An error if the stream is over by now.
+    /// Accepts the stream: from here on it carries raw bytes. An HBONE peer is told of `workload`. Errors:
+    /// the stream is over already.
     pub fn accept(self, workload: Option<&Workload>) -> Result<Stream, Gone> {
         match self {
             Self::Hbone(incoming) => Ok(Stream::Hbone(incoming.accept(answer_headers(workload))?)),
@@ -210,7 +210,7 @@ impl IncomingStream {
         }
     }
 
-    /// Refuses. A peer that is gone does not hear it. (HBONE: docs/wire.md, Answers.)
+    /// Refuses the stream. A peer that is gone does not get it. (HBONE: docs/wire.md, Answers.)
     pub fn refuse(self, refusal: Refusal) {
         match self {
             Self::Hbone(incoming) => incoming.refuse(match refusal {

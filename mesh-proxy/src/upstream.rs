@@ -1,4 +1,5 @@
-//! Room four: opening the way to one endpoint, from the pod's own network namespace.
+//! Step 4 of a connection (see [the crate page](crate)): opens the way to one endpoint, from the pod's own
+//! network namespace.
 
 use std::cell::Cell;
 use std::io;
@@ -24,14 +25,14 @@ use super::worker::Worker;
 use crate::certs::{PeerIdentity, WorkloadCertificate};
 use crate::telemetry::ResponseFlag;
 
-/// How often a stream is opened whose connection breaks.
+/// Most tries to open a stream whose connection breaks.
 const TRIES: usize = 4;
 
-/// A way to an endpoint, open.
+/// An open way to an endpoint.
 pub enum Upstream {
-    /// Plain TCP to a workload or address outside the mesh, or a stream over mutual TLS.
+    /// Plain TCP, or a stream over mutual TLS.
     Stream(Stream),
-    /// The destination pod is on this node: its policy has allowed it, and this leads to its application.
+    /// The application of a pod on this node, whose policy has allowed the connection.
     Local(Delivered),
 }
 
@@ -50,12 +51,12 @@ pub enum Error {
     /// Mutual TLS failed.
     #[error(transparent)]
     Tls(#[from] tls::Error),
-    /// The endpoint proved to be somebody else.
+    /// The endpoint proved another identity.
     #[error("the endpoint is {found} and not {expected}")]
     WrongPeer {
-        /// Who answered.
+        /// The identity that it proved, or why it proved none.
         found: String,
-        /// Who should have.
+        /// The identity that it should have.
         expected: SpiffeId,
     },
     /// The endpoint refused the stream.
@@ -67,7 +68,8 @@ pub enum Error {
 }
 
 impl Error {
-    /// Whether another endpoint may do better: a policy's no is final.
+    /// Whether no other endpoint needs to be tried: a policy denies it, or there is no certificate to connect
+    /// with.
     pub fn is_final(&self) -> bool {
         match self {
             Self::Denied(_) | Self::NoCertificate(_) => true,
@@ -76,7 +78,7 @@ impl Error {
         }
     }
 
-    /// Whether the endpoint said that nobody takes connections there.
+    /// Whether the endpoint said that nothing listens there.
     pub fn is_refusal(&self) -> bool {
         match self {
             Self::Connect(error) => error.kind() == io::ErrorKind::ConnectionRefused,
@@ -85,7 +87,7 @@ impl Error {
         }
     }
 
-    /// Whether the connection broke under it, which says nothing of the endpoint.
+    /// Whether the connection broke, which says nothing of the endpoint.
     fn is_loss(&self) -> bool {
         match self {
             Self::Open(error) => error.is_of_connection(),
@@ -94,7 +96,8 @@ impl Error {
         }
     }
 
-    /// How the access log calls a tunnel that was refused by whoever had one to refuse it on.
+    /// Returns the transport as the access log names it, if there was a tunnel that a peer refused a stream
+    /// on.
     pub fn transport(&self) -> Option<&'static str> {
         match self {
             Self::Open(error) => Some(error.transport()),
@@ -102,7 +105,7 @@ impl Error {
         }
     }
 
-    /// Istio's response flag for it (docs/wire.md, Response flags).
+    /// Returns Istio's response flag for the error (docs/wire.md, Response flags).
     pub fn response_flag(&self) -> ResponseFlag {
         match self {
             Self::Denied(_) => ResponseFlag::Denied,
@@ -114,41 +117,41 @@ impl Error {
     }
 }
 
-/// Everything that opening needs to know of the client's side.
+/// The client's end of a connection, as opening needs it.
 pub struct Origin<'a> {
     /// The worker that the connection lives on.
     pub worker: &'a Rc<Worker>,
     /// The pod that connects.
     pub pod: &'a Arc<LocalPod>,
-    /// The same, as the mesh knows it.
+    /// The pod's workload.
     pub workload: &'a Workload,
     /// The application's own address and port.
     pub client: ClientAddress,
     /// Host name of the service that it addressed, if it did.
     pub service: Option<&'a str>,
-    /// What the application has sent already.
+    /// Bytes that the application has sent already.
     pub early: Early<'a>,
-    /// Whether an endpoint may have got what the application has sent: then no other may get it again.
+    /// Whether an endpoint may have got those bytes: then no other may get them.
     pub exposed: Cell<bool>,
 }
 
 /// How to connect.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
-    /// For everything up to the endpoint's answer.
+    /// Timeout of everything up to the endpoint's answer.
     pub timeout: Duration,
     /// TCP keep-alive of plain connections.
     pub keepalive: Option<TcpKeepalive>,
 }
 
-/// The pod that `target` is, if it is one of this node and reached without encryption.
+/// Returns the pod of this node that `target` is, if connections to it are not encrypted.
 fn near(origin: &Origin<'_>, target: &Target) -> Option<Arc<LocalPod>> {
     let destination = origin.worker.local_pod(target.address.ip())?;
     (!origin.worker.surroundings.is_encrypted(origin.pod, &destination)).then_some(destination)
 }
 
-/// How the access log calls the way to `target` before it is open. Which protocol a tunnel has its handshake
-/// tells; until then it has the name of the port, which is HBONE's.
+/// Returns the transport for the access log before the way is open: `local`, `plain` or `hbone`. Only the
+/// handshake tells a tunnel's framing; until then it is named after its port.
 pub fn attempt(origin: &Origin<'_>, target: &Target) -> &'static str {
     match target.tunnel_protocol {
         _ if near(origin, target).is_some() => "local",
@@ -157,7 +160,7 @@ pub fn attempt(origin: &Origin<'_>, target: &Target) -> &'static str {
     }
 }
 
-/// Opens the way to `target`.
+/// Opens the way to `target`. Errors: see [`Error`].
 pub async fn open(origin: &Origin<'_>, target: &Target, options: Options) -> Result<Upstream, Error> {
     let opening = async {
         if let Some(destination) = near(origin, target) {
@@ -175,7 +178,8 @@ pub async fn open(origin: &Origin<'_>, target: &Target, options: Options) -> Res
     tokio::time::timeout(options.timeout, opening).await.map_err(|_| Error::Timeout(options.timeout))?
 }
 
-/// Connects from the pod's network namespace, so that the source address and network policy stay true.
+/// Connects in the pod's network namespace, so that the source address and network policies hold. Errors:
+/// those of `connect(2)`, or there is no socket in the pod.
 pub async fn plain(
     worker: &Worker,
     pod: &LocalPod,
@@ -194,8 +198,8 @@ pub async fn plain(
     TcpSocket::from_std_stream(socket.into()).connect(address.address()).await
 }
 
-/// Both pods are on this node: the destination's policy is asked here, and nothing is encrypted, since
-/// nothing leaves the agent between the two sockets.
+/// Connects to a pod of this node: asks its policy here, and encrypts nothing, since nothing leaves the agent
+/// between the two sockets.
 async fn local(origin: &Origin<'_>, destination: &LocalPod, target: &Target) -> Result<Upstream, Error> {
     let arrival = Arrival {
         identity: Some(origin.pod.identity.clone()),
@@ -210,9 +214,9 @@ async fn local(origin: &Origin<'_>, destination: &LocalPod, target: &Target) -> 
     }
 }
 
-/// Opens a stream. One that was lost with its connection is tried again, unless the application at the other
-/// end may have got something of it: where the other node's proxy was stopped, replaced or killed, a new
-/// connection waits for its next one.
+/// Opens a stream over mutual TLS. If its connection breaks it is opened again, unless the application may
+/// have got some of its bytes: where the other node's proxy was stopped, replaced or killed, its next one
+/// takes a new connection.
 async fn tunnel(origin: &Origin<'_>, target: &Target) -> Result<Stream, Error> {
     for _ in 1..TRIES {
         match tunnel_once(origin, target).await {
@@ -255,7 +259,7 @@ async fn open_on(connection: &Connection, origin: &Origin<'_>, target: &Target) 
     Ok(connection.open(&opening).await?)
 }
 
-/// A new connection, in the protocol that the peer has.
+/// Makes a new connection, in the framing that ALPN chooses.
 async fn start(
     origin: &Origin<'_>,
     target: &Target,
@@ -291,8 +295,8 @@ async fn connect(
     }
 }
 
-/// Keep-alive of HBONE connections (docs/wire.md, Keep-alive). Their pings notice a dead peer sooner; this
-/// keeps address translators on the way from forgetting them.
+/// TCP keep-alive of connections between nodes (docs/wire.md, Keep-alive). Their pings notice a dead peer
+/// sooner; this keeps NATs on the way from forgetting them.
 const HBONE_KEEPALIVE: TcpKeepalive = TcpKeepalive {
     probes: NonZeroU32::new(9),
     time: Some(Duration::from_mins(3)),

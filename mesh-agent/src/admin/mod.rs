@@ -24,36 +24,36 @@ use crate::sys::ebpf::PodLinkMap;
 
 pub use serve::serve;
 
-/// Changes what is logged; answers why not, if not.
+/// Changes the log filter. Errors: it is not a valid filter, in words.
 pub type SetLogFilter = Box<dyn Fn(&str) -> Result<(), String> + Send + Sync>;
 
-/// What the endpoints show.
+/// What the endpoints show and change.
 pub struct State {
     /// Settings in force.
     pub config: Config,
     /// When the agent started.
     pub started: Instant,
-    /// Configuration.
+    /// Configuration from the control plane.
     pub xds: Xds,
     /// Certificates.
     pub certificates: Certificates,
-    /// Pods.
+    /// State of each pod.
     pub pods: Statuses,
-    /// Those whose annotation for Istio could not be written.
+    /// Pods whose annotation for Istio could not be written.
     pub not_annotated: Failures,
-    /// How they are connected.
+    /// How the pods are connected to the node.
     pub links: PodLinkMap,
     /// Metrics and connections.
     pub metrics: Arc<AgentMetrics>,
-    /// What is logged.
+    /// Changes the log filter.
     pub set_log_filter: SetLogFilter,
-    /// Whether the workers work.
+    /// Whether the threads of the proxy still run.
     pub liveness: Liveness,
 }
 
 type Shared = Extract<Arc<State>>;
 
-/// What the admin endpoint shows. No key and no token is in it.
+/// Routes that only read. They show no key and no token.
 fn reading(state: &Arc<State>) -> Router {
     Router::new()
         .route("/status", get(status))
@@ -69,7 +69,7 @@ fn reading(state: &Arc<State>) -> Router {
         .with_state(Arc::clone(state))
 }
 
-/// What changes something: by the Unix socket alone.
+/// Routes that change something: on the Unix socket alone.
 fn changing(state: &Arc<State>) -> Router {
     Router::new().route("/log-level", put(set_log_level)).with_state(Arc::clone(state))
 }

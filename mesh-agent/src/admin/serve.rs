@@ -1,8 +1,8 @@
-//! Where the endpoints are served, to whom, and within which bounds.
+//! Where the endpoints are served, to whom, and within which limits.
 //!
-//! None of it is done by a thread that has to do with traffic, configuration or certificates: a scrape of a
-//! large node, or a list of a large mesh, takes a core for a while. Health has a thread of its own, so that
-//! such a list does not look like an agent that is dead.
+//! No thread that serves traffic, configuration or certificates does this: a scrape of a large node, or a
+//! list of a large mesh, takes a core for a while. Health has a thread of its own, so that such a list does
+//! not make the agent look dead.
 
 use std::io;
 use std::sync::Arc;
@@ -15,12 +15,11 @@ use tokio::sync::watch;
 use super::State;
 use crate::keeper_client::NodeListeners;
 
-/// What is added to the nice value of the thread that makes lists: where cores are scarce, traffic goes
-/// first.
+/// Added to the nice value of the thread that serves lists: where cores are scarce, traffic goes first.
 const GIVES_WAY: i32 = 10;
 
-/// Serves in threads of their own until `leave` says that another proxy does, or its sender is gone. Errors:
-/// there are no threads, or a socket can't be waited for.
+/// Serves in threads of their own until `leave` says that another proxy serves, or its sender is gone.
+/// Errors: a thread can't be started, or a socket can't be polled.
 pub fn serve(state: Arc<State>, listeners: NodeListeners, leave: watch::Receiver<bool>) -> io::Result<()> {
     let NodeListeners { admin, metrics, health, admin_socket } = listeners;
     let (healthy, stop) =
@@ -51,17 +50,17 @@ pub fn serve(state: Arc<State>, listeners: NodeListeners, leave: watch::Receiver
     Ok(())
 }
 
-/// A probe asks once for each connection, and waits a second.
+/// Limits of health: a probe sends one request per connection, and waits a second.
 fn health_limits() -> Limits {
     Limits { idle: None, ..Limits::default() }
 }
 
-/// Metrics name workloads and identities of all namespaces.
+/// Who may read metrics, which name workloads and identities of all namespaces.
 fn scrapers(state: Arc<State>) -> Guard {
     Box::new(move |peer, _| {
         state.config.metrics_allow.admit(peer, |address| {
             let workload = state.xds.snapshot.load().workload_by_address(address)?;
-            // What is on no node is no pod: a Service without selector may list any address.
+            // A workload on no node is no pod: a Service without selector may list any address.
             (!workload.node.is_empty()).then(|| workload.namespace.to_string())
         })
     })

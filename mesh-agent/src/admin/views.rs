@@ -36,7 +36,7 @@ pub(super) async fn policies(state: Shared) -> Json<Vec<PolicyStatus>> {
     Json(list)
 }
 
-/// How a pod is connected.
+/// Converts how a pod is connected.
 pub(super) fn link(veth: Veth) -> PodLink {
     let way = match Link::from_number(veth.link) {
         Link::Guarded => "veth",
@@ -47,15 +47,15 @@ pub(super) fn link(veth: Veth) -> PodLink {
     PodLink { way: way.to_owned(), obstacle: obstacle.map(ToOwned::to_owned) }
 }
 
-/// What is said of a pod whose annotation for Istio could not be written.
+/// Returns the warning for a pod whose annotation for Istio could not be written.
 pub(super) fn not_annotated(error: &str) -> String {
     format!(
         "annotation {REDIRECTION} not written, so Istio's own parts take the pod for one outside of the mesh: {error}"
     )
 }
 
-/// The resources, so that whoever reads them can rebuild the very state that decides here: length-delimited
-/// `DeltaDiscoveryResponse`s.
+/// Returns the configuration's resources, from which a reader can rebuild the state that decides here:
+/// length-delimited `DeltaDiscoveryResponse`s.
 pub(super) async fn snapshot(state: Shared) -> Response {
     ([(header::CONTENT_TYPE, "application/x-protobuf")], state.xds.dump()).into_response()
 }
@@ -122,7 +122,7 @@ fn policy(snapshot: &Snapshot, here: &[Arc<Workload>], of: &Policy) -> PolicySta
     }
 }
 
-/// The policy's own name; the plan's is `namespace/name`.
+/// Returns the policy's own name; the plan's is `namespace/name`.
 fn bare_name(of: &Policy) -> &str {
     of.name().strip_prefix(of.namespace()).and_then(|rest| rest.strip_prefix('/')).unwrap_or(of.name())
 }

@@ -1,4 +1,4 @@
-//! Which annotations are to be written, decided without a word to the API.
+//! Decides which annotations are to be written, without asking the API.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,15 +12,15 @@ use super::{Annotated, AnnotatedPods};
 pub struct DueWrite {
     /// Uid of the pod.
     pub uid: Arc<str>,
-    /// What was read of it.
+    /// The annotation as it was read.
     pub pod: Annotated,
     /// Whether the annotation is to be there.
     pub enabled: bool,
 }
 
-/// What is to be written. A pod that is to be in the mesh and is not, or not yet, keeps what it has: after a
-/// restart of the agent it is about to be, and where it can't be it is refused, which peers that speak
-/// plaintext to it would not notice.
+/// Returns the annotations that are to be written. A pod that should be in the mesh and is not, or not yet,
+/// keeps what it has: after a restart of the agent it soon will be, and where it can't be its connections are
+/// refused, which peers that speak plaintext to it would not notice.
 pub fn due(pods: &[PodStatus], annotated: &AnnotatedPods, installed: bool) -> Vec<DueWrite> {
     let states: HashMap<_, _> = pods.iter().map(|pod| (&*pod.uid, pod.state)).collect();
     let write = |(uid, pod): (&Arc<str>, &Annotated)| {

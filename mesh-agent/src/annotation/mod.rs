@@ -1,11 +1,11 @@
-//! The annotation by which Istio's control plane and proxies know that a pod takes mutual TLS. istiod tells
+//! The annotation that tells Istio's control plane and proxies that a pod takes mutual TLS. istiod tells
 //! peers to speak plaintext to every pod without it, so whoever takes a pod into the mesh has to write it.
 //!
-//! Reading order: [`Annotated`], what the API says of a pod's; [`due`], which are to be written; [`Writer`],
-//! who writes them.
+//! Reading order: [`Annotated`], a pod's annotation in the API; [`due`], which are to be written; [`Writer`],
+//! which writes them.
 //!
-//! Kubernetes' own record of who wrote a field (server-side apply) says whether an annotation is ours: it is
-//! taken off where it is, and one that istio-cni wrote stays, whoever restarts meanwhile.
+//! Kubernetes' own record of who wrote a field (server-side apply) says whether an annotation is ours: ours
+//! is removed, and one that istio-cni wrote stays, whichever of them restarts meanwhile.
 
 mod due;
 mod writer;
@@ -20,24 +20,24 @@ use mesh_api::resource::enrolment::{REDIRECTION, REDIRECTION_ENABLED, REDIRECTIO
 pub use due::{DueWrite, due};
 pub use writer::Writer;
 
-/// What the API says of the annotation of each pod of this node, by the pod's uid.
+/// The annotation of each pod of this node in the API, by the pod's uid.
 pub type AnnotatedPods = BTreeMap<Arc<str>, Annotated>;
 
-/// A pod, and what the API says of its annotation.
+/// A pod's annotation as it is in the API.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Annotated {
     /// Namespace.
     pub namespace: Arc<str>,
     /// Name.
     pub name: Arc<str>,
-    /// The annotation says that the pod is in a mesh.
+    /// Whether the annotation says that the pod is in a mesh.
     pub enabled: bool,
-    /// An agent of ours wrote it.
+    /// Whether an agent of nodemesh wrote it.
     pub ours: bool,
 }
 
 impl Annotated {
-    /// Reads a pod.
+    /// Reads a pod object.
     pub fn of(pod: &Pod) -> Self {
         let annotation = pod.annotations().get(REDIRECTION);
         Self {
@@ -49,12 +49,12 @@ impl Annotated {
     }
 }
 
-/// Why the annotation of a pod could not be written, by uid: for those who look at the pod.
+/// Why annotations could not be written, by the pod's uid; shown with the pod.
 #[derive(Clone, Debug, Default)]
 pub struct Failures(Arc<Mutex<BTreeMap<Arc<str>, String>>>);
 
 impl Failures {
-    /// Why that of a pod could not be.
+    /// Returns why a pod's annotation could not be written, if it could not.
     pub fn of(&self, uid: &str) -> Option<String> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).get(uid).cloned()
     }

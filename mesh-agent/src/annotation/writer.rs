@@ -1,5 +1,5 @@
-//! Writing it: beside all else that the agent does, some pods at a time, and again after a pause where that
-//! fails.
+//! Writes annotations: beside everything else that the agent does, some pods at a time, and again after a
+//! pause if that fails.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -16,16 +16,16 @@ use tokio::time::Instant;
 
 use super::{Annotated, AnnotatedPods, DueWrite, Failures, due};
 
-/// Requests that are under way at a time.
+/// Most requests under way at a time.
 const AT_ONCE: usize = 8;
-/// For one answer of the API server.
+/// Timeout of an answer of the API server.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
-/// Until what failed is tried again; doubled each time.
+/// First pause before a failed write is tried again; doubled each time.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_mins(1);
-/// What is written comes back from the API within this, or is written again.
+/// Time for a written annotation to come back from the API; after that it is written again.
 const READ_BACK: Duration = Duration::from_secs(5);
-/// How often each is tried while the mesh is removed, which waits for it.
+/// Tries of each while the mesh is removed, which waits for them.
 const LAST_TRIES: u32 = 3;
 
 /// Keeps the annotation of each pod of the node in line with its enrolment.
@@ -37,19 +37,19 @@ pub struct Writer {
     failures: Failures,
     written: HashMap<Arc<str>, Written>,
     failed: HashMap<Arc<str>, Failed>,
-    /// Kinds of failures that the log has, until all is well again.
+    /// Kinds of failures that were logged, until everything is written.
     told: HashSet<String>,
 }
 
-/// What was written and is not read back yet.
+/// An annotation that was written and is not read back yet.
 struct Written {
-    /// What was read before.
+    /// The annotation as it was read before.
     pod: Annotated,
     enabled: bool,
     again: Instant,
 }
 
-/// What could not be written.
+/// An annotation that could not be written.
 struct Failed {
     error: String,
     tries: u32,
@@ -57,7 +57,7 @@ struct Failed {
 }
 
 impl Writer {
-    /// For the pods whose state is told, with what the API says of them.
+    /// Creates a writer that follows the pods' state and what the API has of them.
     pub fn new(
         client: Client,
         pods: watch::Receiver<Vec<PodStatus>>,
@@ -69,7 +69,7 @@ impl Writer {
         Self { client, pods, annotated, installed, failures, written, failed, told }
     }
 
-    /// Writes until the mesh is removed and what is ours is gone, as far as it will go; or until a source
+    /// Writes until the mesh is removed and our annotations are gone, as far as possible; or until a source
     /// ends.
     pub async fn run(mut self) {
         loop {
@@ -110,7 +110,7 @@ impl Writer {
         }
     }
 
-    /// What of it is not written yet, as far as is known; what is not due any more is forgotten.
+    /// Returns the due writes that are not known to be written yet; forgets those that are no longer due.
     fn open(&mut self, writes: Vec<DueWrite>, annotated: &AnnotatedPods) -> Vec<DueWrite> {
         let now = Instant::now();
         self.written.retain(|uid, it| annotated.get(uid) == Some(&it.pod) && now < it.again);
@@ -187,7 +187,7 @@ enum Failure {
 }
 
 impl Failure {
-    /// What many pods may have in common: messages name the pod.
+    /// Returns the failure without the pod's name: many pods may have the same.
     fn kind(&self) -> String {
         match self {
             Self::Refused(status) => format!("{} {}", status.code, status.reason),
@@ -196,7 +196,7 @@ impl Failure {
     }
 }
 
-/// Metadata may be written with the pod's status too, which takes less of a right than the pod itself.
+/// Metadata can be written with the pod's status too, which takes less of a permission than the pod itself.
 async fn patch(client: &Client, write: &DueWrite) -> Result<(), Failure> {
     let pods: Api<Pod> = Api::namespaced(client.clone(), &write.pod.namespace);
     let said = Patch::Apply(redirection(&write.pod.name, &write.uid, write.enabled));

@@ -1,8 +1,8 @@
-//! Telling people who look at the node in Kubernetes what it lacks.
+//! Events on the Kubernetes node about what it lacks.
 //!
-//! The check runs anew for as long as something is missing. It is told once and then counted, which the kube
-//! client can do only within one process: so the event's name is made of what it says, and who finds it there
-//! counts it up.
+//! The check runs again as long as something is missing. The first run makes an event, later ones count it
+//! up. The kube client can do that only within one process, so here the event's name is made from its text,
+//! and a run that finds it counts it up.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
@@ -18,12 +18,13 @@ use serde_json::{Value, json};
 use super::Need;
 use crate::cluster;
 
-/// The answer of the check is in its output and exit status; nobody waits longer for more.
+/// Timeout of everything. The check's result is its output and exit status; nobody should wait longer for an
+/// event.
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// Events about what has no namespace are in this one.
+/// Namespace of events about objects without one.
 const NAMESPACE: &str = "default";
 
-/// Makes an event of what is missing on `node`, or counts up the one that says so. A failure is told on
+/// Makes an event about what `node` lacks, or counts up the one that says so. A failure is printed on
 /// standard error and changes nothing.
 pub fn tell(node: &str, missing: &[&Need]) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -49,14 +50,14 @@ async fn publish(node: &str, missing: &[&Need]) -> Result<(), kube::Error> {
     }
 }
 
-/// An agent may change events and not read them: a change of nothing answers with what is there.
+/// An agent may change events and not read them: an empty change returns the event.
 async fn count(events: &Api<Event>, name: &str) -> Result<(), kube::Error> {
     let how = PatchParams::default();
     let there = events.patch(name, &how, &Patch::Merge(json!({}))).await?;
     events.patch(name, &how, &Patch::Merge(once_more(&there))).await.map(drop)
 }
 
-/// What counts an event up.
+/// Returns the change that counts an event up.
 fn once_more(event: &Event) -> Value {
     let count = event.series.as_ref().map_or(1, |series| series.count) + 1;
     json!({"series": {"count": count, "lastObservedTime": MicroTime(Timestamp::now())}})
@@ -83,7 +84,7 @@ fn event(node: &str, words: &str) -> Event {
             api_version: Some("v1".to_owned()),
             kind: Some("Node".to_owned()),
             name: Some(node.to_owned()),
-            // As kubelets refer to their nodes, by which `kubectl describe` finds the event.
+            // Kubelets refer to their nodes so, and `kubectl describe` finds the event by it.
             uid: Some(node.to_owned()),
             ..ObjectReference::default()
         }),
@@ -91,7 +92,7 @@ fn event(node: &str, words: &str) -> Event {
     }
 }
 
-/// What is missing, in one line.
+/// Returns what is missing, in one line.
 pub fn in_words(missing: &[&Need]) -> String {
     let each = missing.iter().map(|need| format!("{}: {}", need.name, need.detail));
     each.collect::<Vec<_>>().join("; ")

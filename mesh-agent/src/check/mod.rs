@@ -1,4 +1,4 @@
-//! `mesh-agent check`: does this node have what the agent needs?
+//! `mesh-agent check`: checks whether this node has what the agent needs.
 
 mod event;
 mod needs;
@@ -20,11 +20,11 @@ pub enum Format {
     Json,
 }
 
-/// One thing that the agent needs.
+/// Something that the agent needs.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Need {
-    /// What it is.
+    /// Its name.
     pub name: &'static str,
     /// Whether the agent can't run without it.
     pub required: bool,
@@ -32,12 +32,12 @@ pub struct Need {
     pub found: bool,
     /// What was found, or why it was not.
     pub detail: String,
-    /// What it costs to lack it.
+    /// What does not work without it.
     pub without: &'static str,
 }
 
-/// Checks and prints. Fails if something that is required lacks, and says so in an event on the Kubernetes
-/// node, if there is one to tell.
+/// Checks, prints the result, and makes an event on the Kubernetes node about what is required and missing,
+/// if there is a node to tell. Returns failure then. Errors: the result can't be printed.
 pub fn run(cgroup_root: &Path, format: Format, node: Option<&str>) -> io::Result<ExitCode> {
     let needs = needs::all(cgroup_root, node.is_some());
     let said = mesh_log::write(&match format {
@@ -55,10 +55,10 @@ pub fn run(cgroup_root: &Path, format: Format, node: Option<&str>) -> io::Result
     said.map(|()| ExitCode::FAILURE)
 }
 
-/// What Kubernetes shows of a container that ended: what is missing, instead of all that was looked for.
+/// Writes what is missing to the container's termination message, which Kubernetes shows.
 fn leave_last_words(text: &str) {
     const TERMINATION_LOG: &str = "/dev/termination-log";
-    // Not there outside of Kubernetes; the whole answer is on standard output.
+    // The file is missing outside of Kubernetes; the whole result is on standard output.
     let file = std::fs::OpenOptions::new().write(true).truncate(true).open(TERMINATION_LOG);
     let _not_in_a_pod = file.and_then(|mut file| io::Write::write_all(&mut file, text.as_bytes()));
 }

@@ -1,4 +1,4 @@
-//! What the agent needs, and how each is looked for.
+//! What the agent needs, and how each need is checked.
 
 use std::fs;
 use std::path::Path;
@@ -12,13 +12,14 @@ use super::Need;
 use crate::sys::ebpf::Trial;
 use crate::sys::{Netns, cgroup_id_of_self, is_below};
 
-/// Open files below which a busy node runs out.
+/// Open files that a busy node needs.
 const ENOUGH_FILES: u64 = 10_000;
 
-/// What a look gave: what was found, or why nothing was.
+/// Result of a check: what was found, or why nothing was.
 type Found = Result<String, String>;
 
-/// `in_pod`: whether this is a pod of the node, which has to be where the agent looks for pods.
+/// Checks all needs. `in_pod` is whether this process is in a pod of the node, which then has to be where the
+/// agent looks for pods.
 pub(super) fn all(cgroup_root: &Path, in_pod: bool) -> Vec<Need> {
     let (loaded, unprivileged) = trial();
     let own_cgroup = if in_pod { below(cgroup_root) } else { cgroup(cgroup_root) };
@@ -95,8 +96,8 @@ fn kernel() -> Found {
     if version >= (5, 14) { Ok(release) } else { Err(format!("{release} is older than 5.14")) }
 }
 
-/// Programs that are attached by links to interfaces (TCX): what a kernel does counts, and this one can be
-/// asked.
+/// Whether programs can be attached to interfaces by links (TCX). The kernel is asked, since its version does
+/// not tell.
 fn tcx() -> Found {
     match SchedClassifier::query_tcx("lo", TcAttachType::Ingress) {
         Ok(_) => Ok("connections between pods of one node go from veth to veth".to_owned()),
@@ -116,8 +117,8 @@ fn cgroup(root: &Path) -> Found {
     Ok(format!("{}, own cgroup {id}", root.display()))
 }
 
-/// The same, where this process is one of a pod: programs that are attached at `root` see what is below it
-/// alone.
+/// Where this process is in a pod, whether that is below `root`: programs attached there see only what is
+/// below it.
 fn below(root: &Path) -> Found {
     let found = cgroup(root)?;
     if is_below(root, std::process::id()) {
@@ -130,7 +131,7 @@ fn below(root: &Path) -> Found {
     ))
 }
 
-/// What to set, by the mounts that are to be seen.
+/// Returns what to set, by the mounts that are visible.
 fn advice(mounts: &str) -> String {
     let v2 = mounts.lines().find_map(|line| {
         let mut fields = line.split(' ').skip(1);
@@ -155,7 +156,7 @@ fn bpffs() -> Found {
     mount.ok_or_else(|| "none is mounted: mount -t bpf bpf /sys/fs/bpf".to_owned())
 }
 
-/// By its number in `linux/capability.h`.
+/// Whether this process has a capability, by its number in `linux/capability.h`.
 fn capability(number: u32) -> Found {
     let status = fs::read_to_string("/proc/self/status").map_err(|error| error.to_string())?;
     let effective = status
@@ -175,7 +176,7 @@ fn program(kind: ProgramType) -> Found {
 }
 
 /// Whether the kernel takes the agent's programs, and whether their maps can be read without a privilege.
-/// What a kernel does counts more than its version: distributions take much from later ones.
+/// That is tried, since distributions take much from later kernels and the version does not tell.
 fn trial() -> (Found, Found) {
     match Trial::load() {
         Ok(mut trial) => {

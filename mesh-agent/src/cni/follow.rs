@@ -1,4 +1,4 @@
-//! Keeping the plugin in the network list: the primary CNI plugin may write that anew at any time.
+//! Keeps the plugin in the network list, which the primary CNI plugin may rewrite at any time.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -8,24 +8,24 @@ use std::time::{Duration, Instant};
 use inotify::{Inotify, WatchMask};
 use mesh_cni::install::Record;
 
-/// Somebody who keeps taking it out is answered so often in so long. What was put off is done at a later
-/// look.
+/// Most times that the plugin is put back within [`WHILE`], against somebody who keeps removing it. Later
+/// looks do the rest.
 const MOST: u32 = 10;
 const WHILE: Duration = Duration::from_secs(10);
 
-/// Looks after the plugin of one state directory. It never waits.
+/// Keeps the plugin of one state directory in place. It never blocks.
 pub struct Follower {
     state_dir: PathBuf,
     changes: Option<Inotify>,
-    /// How often it was put in since when.
+    /// How often the plugin was put back, and since when.
     times: u32,
     since: Instant,
-    /// What kept it out, so that it is said once.
+    /// What last kept it out, so that it is logged once.
     problem: String,
 }
 
 impl Follower {
-    /// One for the plugin that is installed with this state directory.
+    /// Creates one for the plugin that is installed with this state directory.
     pub fn new(state_dir: &Path) -> Self {
         let (state_dir, since, problem) = (state_dir.to_owned(), Instant::now(), String::new());
         let mut follower = Self { state_dir, changes: None, times: 0, since, problem };
@@ -33,12 +33,12 @@ impl Follower {
         follower
     }
 
-    /// Readable when there is something to look at.
+    /// Returns a descriptor that is readable when the list may have changed.
     pub fn descriptor(&self) -> Option<BorrowedFd<'_>> {
         self.changes.as_ref().map(AsFd::as_fd)
     }
 
-    /// Puts the plugin into the list again, if it is not there and is to be.
+    /// Puts the plugin back into the list, if it should be there and is not.
     pub fn look(&mut self) {
         self.forget_changes();
         if self.since.elapsed() >= WHILE {
@@ -74,7 +74,7 @@ impl Follower {
         }
     }
 
-    /// The list says nothing of how it is read but that it was written.
+    /// Discards events: they say only that the list was written.
     fn forget_changes(&mut self) {
         let mut buffer = [0; 4096];
         if let Some(changes) = &mut self.changes {

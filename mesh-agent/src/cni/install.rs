@@ -1,4 +1,4 @@
-//! `mesh-agent install-cni`, which runs before the agent does.
+//! `mesh-agent install-cni`: puts the CNI plugin onto the node, before the agent runs.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -7,13 +7,13 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use mesh_cni::install::{self, Error, Record};
 
-/// How often a network list is looked for that is not there yet.
+/// How often a missing network list is looked for.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// Why the plugin could not be installed or removed.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
-    /// It has no place.
+    /// The plugin can't be put there or taken away.
     #[error("CNI plugin: {0}")]
     Place(#[from] Error),
     /// A directory can't be made.
@@ -21,7 +21,7 @@ pub enum Failure {
     Directory {
         /// The directory.
         path: PathBuf,
-        /// What the kernel said.
+        /// The kernel's error.
         error: io::Error,
     },
 }
@@ -71,7 +71,8 @@ impl Install {
     }
 }
 
-/// Removes the plugin that was installed with this state directory, if one was.
+/// Removes the plugin that was installed with this state directory, if one was. Errors: something of it is
+/// still there, and why.
 pub fn remove(state_dir: &Path) -> Result<(), Failure> {
     Ok(install::remove(state_dir)?)
 }

@@ -1,4 +1,4 @@
-//! What the plugin decides by, told to the keeper, which writes it: this process can't open a file for that.
+//! The file that the plugin decides by. The keeper writes it, since the proxy can't open a file for that.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -13,13 +13,13 @@ use tokio::sync::watch;
 use crate::keeper_client::Keeper;
 use crate::pods::NodePods;
 
-/// What the keeper could not write is told again after this.
+/// Pause before a failed write is tried again.
 const RETRY: Duration = Duration::from_secs(5);
 
-/// Tells the keeper of every change, until one of the sources ends. `namespaces` are those whose label says
-/// that their pods are to be in the mesh.
+/// Has the keeper write every change, until one of the sources ends. `namespaces` are those whose label says
+/// that their pods should be in the mesh.
 ///
-/// It has to be started before the system calls that this needs are given up. Errors: there is no memory.
+/// Call this before the system calls that it needs are given up. Errors: there is no memory.
 pub fn tell(
     keeper: Keeper,
     mut pods: watch::Receiver<Arc<NodePods>>,
@@ -65,7 +65,7 @@ fn write(file: &mut File, state: &State) -> io::Result<u32> {
     Ok(length)
 }
 
-/// Pods are mentioned where they differ from their namespace.
+/// Returns the plugin's state, which lists pods where they differ from their namespace.
 fn state_of(pods: &NodePods, namespaces: &BTreeSet<String>) -> State {
     let differ = pods.values().filter(|pod| pod.is_wanted() != namespaces.contains(&*pod.namespace));
     State {

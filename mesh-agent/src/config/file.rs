@@ -8,10 +8,10 @@ use serde_json::{Map, Value};
 
 use super::settings::Settings;
 
-/// A name this alike is worth proposing (Jaro-Winkler, 1 is equal).
+/// Least similarity of a name that is proposed (Jaro-Winkler, 1 is equal).
 const ALIKE: f64 = 0.8;
 
-/// Why a file is not taken. The operator has to act.
+/// Why a configuration file can't be used. The operator has to act.
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
     /// It can't be read.
@@ -19,7 +19,7 @@ pub enum FileError {
     Unreadable {
         /// The file.
         path: PathBuf,
-        /// What the kernel said.
+        /// The kernel's error.
         error: io::Error,
     },
     /// It is not a YAML mapping, or a value is not of its setting's kind.
@@ -42,7 +42,7 @@ pub enum FileError {
     },
 }
 
-/// Reads the settings in a file.
+/// Reads the settings in a file. Errors: see [`FileError`].
 pub(super) fn read(path: &Path) -> Result<Settings, FileError> {
     let text =
         fs::read_to_string(path).map_err(|error| FileError::Unreadable { path: path.to_owned(), error })?;
@@ -64,7 +64,7 @@ pub(super) fn parse(path: &Path, text: &str) -> Result<Settings, FileError> {
     Ok(settings.unwrap_or_default())
 }
 
-/// The keys that settings are written under.
+/// Returns the keys of all settings.
 fn known_keys() -> Vec<String> {
     match serde_json::to_value(Settings::default()) {
         Ok(Value::Object(fields)) => fields.into_iter().map(|(key, _)| key).collect(),

@@ -1,7 +1,7 @@
-//! What the agent is told: flags, environment and a YAML file, one precedence, parsed once.
+//! The agent's settings: flags, environment and a YAML file, in one order of precedence, parsed once.
 //!
-//! A flag beats the environment, which beats the file, which beats the default. [`Settings`] is what was
-//! said, [`Config`] what it comes to; `--print-config` shows the latter in the file's own format.
+//! A flag beats the environment, which beats the file, which beats the default. [`Settings`] has what was
+//! given, [`Config`] what is in force; `--print-config` shows the latter in the file's own format.
 
 mod file;
 mod settings;
@@ -21,11 +21,11 @@ pub use file::FileError;
 pub use settings::Settings;
 pub use value::{AccessLogFormat, ControlAddress, Framing, LogFormat, PodSource, SameNode, Span, Waypoints};
 
-/// Workers beyond this gain little, and each costs three listeners for every pod.
+/// Most workers by default: more gain little, and each costs three listeners for every pod.
 const ENOUGH_WORKERS: usize = 4;
 
-/// Cores for each worker. The others are for the applications, and few workers cost less than many: what one
-/// of them has to send for several connections goes out together.
+/// Cores for each worker by default. The others are for applications, and few workers cost less than many:
+/// one worker sends together what it has for several connections.
 const CORES_FOR_EACH: usize = 2;
 
 /// Options of `mesh-agent run`.
@@ -54,11 +54,11 @@ pub struct Config {
     pub cgroup_root: PathBuf,
     /// Directory on a bpffs for pinned programs and maps.
     pub bpf_root: PathBuf,
-    /// Directory of the socket by which a newer agent takes over, and of that at which the CNI plugin asks.
+    /// Directory of the handover socket, and of the socket at which the CNI plugin asks.
     pub run_dir: PathBuf,
-    /// Directory of what the CNI plugin decides by, if there is one on this node.
+    /// Directory of the file that the CNI plugin decides by, if there is a plugin on this node.
     pub cni_state_dir: Option<PathBuf>,
-    /// Where the node's pods are told.
+    /// Where the node's pods are read from.
     pub pod_source: PodSource,
     /// Address of the control plane.
     pub control: ControlAddress,
@@ -66,63 +66,61 @@ pub struct Config {
     pub control_name: String,
     /// PEM file of the roots that the control plane's certificate is checked with.
     pub control_root_cert: PathBuf,
-    /// File of the token that says which node is calling; read again for each call.
+    /// File of the token that identifies the node; read again for each call.
     pub token_file: PathBuf,
     /// Trust domain of the mesh.
     pub trust_domain: String,
-    /// Name of the cluster, which the control plane is told.
+    /// Name of the cluster, as the control plane is told.
     pub cluster_id: String,
     /// TCP address of the admin endpoint.
     pub admin: SocketAddr,
-    /// Unix socket of the admin endpoint, if there is to be one.
+    /// Unix socket of the admin endpoint, if there should be one.
     pub admin_socket: Option<PathBuf>,
     /// Address of the metrics endpoint.
     pub metrics: SocketAddr,
-    /// Who may read metrics, beside processes of the node.
+    /// Who may read metrics, besides processes of the node.
     pub metrics_allow: Readers,
     /// Address of the health endpoint.
     pub health: SocketAddr,
-    /// Workers of the proxy.
+    /// Number of workers of the proxy.
     pub workers: usize,
     /// How connections between meshed pods of this node go.
     pub same_node: SameNode,
-    /// Connections that one pod may have open through the proxy; three quarters of what the agent may if
-    /// none.
+    /// Most connections of one pod through the proxy; none means three quarters of the agent's own limit.
     pub pod_connections: Option<NonZeroUsize>,
-    /// Mebibytes that the streams of one pod may fill, beside the first 16 KiB of each.
+    /// Mebibytes that the streams of one pod may hold, beyond 16 KiB for each.
     pub pod_buffers: usize,
-    /// Whether connections that the mesh leaves alone are counted and logged too.
+    /// Whether connections past the mesh are counted and logged too.
     pub count_untouched: bool,
     /// How connections between nodes are framed.
     pub tunnel: Framing,
-    /// What becomes of connections to what is behind a waypoint.
+    /// How connections to destinations behind a waypoint are treated.
     pub waypoints: Waypoints,
     /// Log filter, as `tracing-subscriber` reads it.
     pub log: String,
-    /// How log lines look.
+    /// Format of log lines.
     pub log_format: LogFormat,
-    /// How access log lines look, if there are to be any.
+    /// Format of access log lines, or off.
     pub access_log: AccessLogFormat,
     /// How long connections may go on after the agent was told to stop.
     #[serde(serialize_with = "value::span")]
     pub drain_timeout: Duration,
 }
 
-/// Where nothing is said, in mebibytes: a few streams at the full speed of a fast network far away, or some
+/// Default of `pod_buffers`, mebibytes: a few streams at the full speed of a fast network far away, or some
 /// thousand with a small window.
 const POD_BUFFERS: usize = 64;
 
-/// Namespaces whose pods may read metrics where nothing is said: the mesh's own, and where Prometheus usually
-/// is.
+/// Default namespaces whose pods may read metrics: the mesh's own, and where Prometheus usually is.
 const READERS: [&str; 2] = ["nodemesh-system", "monitoring"];
 
-/// Why there is no configuration. The operator has to act.
+/// Why the settings are not valid. The operator has to act.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file can't be used.
     #[error(transparent)]
     File(#[from] FileError),
-    /// Nobody said something that has no default.
+    /// A setting without a default is missing.
     #[error(
         "{flag} is missing: give the flag, set {environment}, or write {key} into the configuration file"
     )]
@@ -134,7 +132,7 @@ pub enum ConfigError {
         /// The key.
         key: &'static str,
     },
-    /// A value that can't be meant.
+    /// A value is not valid.
     #[error("{flag}: {problem}")]
     Invalid {
         /// The flag.
@@ -145,7 +143,7 @@ pub enum ConfigError {
 }
 
 impl RunArgs {
-    /// Puts flags, environment, file and defaults together.
+    /// Merges flags, environment, file and defaults. Errors: see [`ConfigError`].
     pub fn load(&self) -> Result<Config, ConfigError> {
         let from_file = self.config.as_deref().map(file::read).transpose()?.unwrap_or_default();
         Config::try_from(self.settings.clone().or(from_file))
@@ -153,7 +151,7 @@ impl RunArgs {
 }
 
 impl Config {
-    /// The settings as a configuration file.
+    /// Returns the settings as a configuration file (YAML).
     pub fn to_yaml(&self) -> String {
         // Texts and numbers always have a YAML form.
         serde_saphyr::to_string(self).unwrap_or_default()

@@ -1,4 +1,4 @@
-//! The settings as they were said, in one place or several.
+//! The settings as they were given, in one place or several.
 
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
@@ -139,7 +139,7 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// These, and `weaker` for what they leave open.
+    /// Fills in what these settings leave open from `weaker`.
     #[must_use]
     pub fn or(self, weaker: Self) -> Self {
         Self {

@@ -1,4 +1,4 @@
-//! The types of single settings: each is parsed the same way from a flag, a variable and the file.
+//! Types of single settings: each is parsed in the same way from a flag, a variable and the file.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -49,7 +49,7 @@ pub enum SameNode {
 }
 
 impl SameNode {
-    /// The same for the kernel.
+    /// Returns the same for the kernel.
     pub fn wanted(self) -> Wanted {
         match self {
             Self::Direct => Wanted::Direct,
@@ -98,7 +98,7 @@ impl From<Waypoints> for mesh_api::plan::Waypoints {
     }
 }
 
-/// Gives a type that is parsed from a text the serde form of that text.
+/// Gives a type that is parsed from text a serde form as that text.
 macro_rules! as_text {
     ($name:ident) => {
         impl TryFrom<String> for $name {
@@ -117,7 +117,7 @@ macro_rules! as_text {
     };
 }
 
-/// Where the node's pods are told.
+/// Where the node's pods are read from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum PodSource {
@@ -150,7 +150,7 @@ impl fmt::Display for PodSource {
 
 as_text!(PodSource);
 
-/// `https://HOST:PORT`.
+/// The control plane's URL, `https://HOST:PORT`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct ControlAddress(Uri);
@@ -175,7 +175,7 @@ impl FromStr for ControlAddress {
 
 impl fmt::Display for ControlAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Both parts were checked to be there when it was parsed.
+        // Both parts were checked when it was parsed.
         let authority = self.0.authority().map_or("", http::uri::Authority::as_str);
         write!(f, "https://{authority}")
     }

@@ -1,4 +1,4 @@
-//! The direct connections that are open, and those that are only counted, with their records.
+//! The open direct connections, and connections that are only counted, with their records.
 
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
@@ -30,34 +30,34 @@ pub(super) struct Flows {
 /// One connection.
 struct Flow {
     record: ConnectionRecord,
-    /// Where its bytes are counted, once its handshake is over.
+    /// Counters of its bytes, once its handshake is over.
     traffic: Option<Arc<Traffic>>,
-    /// What the server's policy is asked, as long as it is known.
+    /// The access request for the server's policy, while it is known.
     request: Option<AccessRequest>,
     ends: Ends,
-    /// The reason, if it is being closed on purpose.
+    /// Why it is being closed, if it is.
     revoked: Option<String>,
     listed: Listed,
 }
 
-/// Whether the kernel's list of open connections has it.
+/// Whether the kernel's list of open connections has a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Listed {
-    /// There was no room for it, or it is one that is only counted.
+    /// There was no room for it, or it is only counted.
     Never,
     Yes,
-    /// No longer when it was last looked at. Unless its end is read meanwhile, that was lost.
+    /// It was missing at the last look. If its end is not read until the next, that was lost.
     Gone,
 }
 
-/// Where a connection is to be found.
+/// Where a connection's two sockets are found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Ends {
     /// The kernel's cookie of the client's socket.
     pub socket: u64,
     /// Cookie of the client's network namespace.
     pub netns: u64,
-    /// Cookie of the network namespace that it may arrive in.
+    /// Cookie of the server's network namespace.
     pub server_netns: u64,
     /// The client's own address and port.
     pub client: SocketAddr,
@@ -65,7 +65,7 @@ pub(super) struct Ends {
     pub server: SocketAddr,
 }
 
-/// Whose connection it is, as far as it is known.
+/// The pods of a connection, if they are known.
 pub(super) struct FlowPods<'a> {
     pub client: Option<&'a Arc<Pod>>,
     pub server: Option<&'a Arc<Pod>>,
@@ -77,11 +77,12 @@ impl Flows {
         Self { open: HashMap::new(), metrics }
     }
 
-    /// A connection is opening. Returns how to find it if it may not be: the policy changed meanwhile.
+    /// Records a connection that is opening. Returns its ends if it may no longer be open, since the policy
+    /// changed.
     pub fn opening(&mut self, event: &DirectEvent, pods: &FlowPods<'_>, snapshot: &Snapshot) -> Option<Ends> {
         match self.open.get(&event.socket) {
-            // A predecessor's connections are found in a list, where this one's own may be before they are
-            // told of.
+            // A predecessor's connections are found in a list, which may also have this one's own before
+            // their event comes.
             Some(flow) if flow.ends == event.into() => return None,
             // The socket connects again.
             Some(_) => self.lose(event.socket),
@@ -99,15 +100,16 @@ impl Flows {
         self.open.contains_key(&socket)
     }
 
-    /// A connection's handshake is over.
+    /// Notes that a connection's handshake is over.
     pub fn established(&mut self, event: &DirectEvent) {
         if let Some(flow) = self.open.get_mut(&event.socket).filter(|flow| flow.traffic.is_none()) {
             flow.traffic = Some(flow.record.open());
         }
     }
 
-    /// A connection is over. `pods` are for one that is not recorded: it was opened before this agent ran,
-    /// or its ends were not known. (The kernel tells of no end where it could not tell of the beginning.)
+    /// Records the end of a connection. `pods` are for one that is not recorded yet: it was opened before
+    /// this agent ran, or its ends were not known. (Without an event for its beginning the kernel sends none
+    /// for its end.)
     pub fn closed(&mut self, event: &DirectEvent, pods: &FlowPods<'_>, snapshot: &Snapshot) {
         let mut flow = self.open.remove(&event.socket).unwrap_or_else(|| self.begin(event, pods, snapshot));
         let traffic = flow.traffic.take().unwrap_or_else(|| flow.record.open());
@@ -122,7 +124,7 @@ impl Flows {
         flow.record.end_after(event.lasted, &outcome, (sent, received));
     }
 
-    /// A connection was refused, or nobody answered.
+    /// Records that a connection was refused, or not answered.
     pub fn failed(&mut self, event: &DirectEvent) {
         if let Some(flow) = self.open.remove(&event.socket) {
             let outcome = match flow.revoked {
@@ -136,7 +138,8 @@ impl Flows {
         }
     }
 
-    /// A connection was refused before it began: nobody is at its destination. Its port was never drawn.
+    /// Records a connection that the kernel refused before it began, since its destination has no endpoint.
+    /// It had no port yet.
     pub fn refused(&self, refusal: &Refusal, client: Option<&Arc<Pod>>, snapshot: &Snapshot) {
         let Refusal { destination, why, .. } = *refusal;
         let Some(pod) = client else { return };
@@ -158,7 +161,7 @@ impl Flows {
         record.end(&Outcome::Failed(ResponseFlag::ConnectFailed, reason), (0, 0));
     }
 
-    /// A connection arrived at another pod than the one that it was allowed to. Returns how to find it.
+    /// Notes a connection that arrived at another pod than it was allowed to. Returns its ends.
     pub fn astray(&mut self, event: &DirectEvent) -> Option<Ends> {
         let found = |flow: &&mut Flow| flow.ends.client == event.client && flow.ends.server == event.server;
         let flow = self.open.values_mut().find(found)?;
@@ -166,13 +169,13 @@ impl Flows {
         Some(flow.ends)
     }
 
-    /// Another proxy records them from here on.
+    /// Ends the records without an outcome: another proxy records the connections from here on.
     pub fn hand_off(&mut self) {
         self.open.drain().for_each(|(_, flow)| flow.record.hand_off());
     }
 
-    /// Asks the policy again for every connection about which something may have changed since an earlier
-    /// snapshot. Returns how to find those that it now denies.
+    /// Asks the policy again for each connection that a change since an earlier snapshot may concern. Returns
+    /// the ends of those that it now denies.
     pub fn recheck(&mut self, snapshot: &Snapshot, since: &Snapshot) -> Vec<Ends> {
         let same_policies = snapshot.has_policies_of(since);
         let mut same = HashMap::new();
@@ -190,7 +193,7 @@ impl Flows {
         denied
     }
 
-    /// The clients that have as many direct connections as they may; or all of them, if the node has.
+    /// Returns the clients that have as many direct connections as they may; all clients if the node has.
     pub fn over_limit(&self) -> HashSet<u64> {
         let direct = self.open.values().filter(|flow| flow.ends.server_netns != NO_SERVER);
         let mut of_client: HashMap<u64, usize> = HashMap::new();
@@ -205,14 +208,14 @@ impl Flows {
             .collect()
     }
 
-    /// Forgets label sets that nothing used for so long.
+    /// Forgets label sets that nothing used for `idle`.
     pub fn forget_unused(&self, idle: Duration) {
         self.metrics.forget_unused(idle);
     }
 
-    /// Makes up for what was not told because the kernel wrote faster than it was read: ends the connections
-    /// that the kernel's list did not have at the last look either. Returns how to find those that are still
-    /// open though they are denied.
+    /// Makes up for events that were lost because the kernel wrote faster than they were read: ends the
+    /// connections that its list did not have at the last look either. Returns the ends of those that are
+    /// still open though denied.
     pub fn sweep(&mut self, is_open: impl Fn(u64) -> bool) -> Vec<Ends> {
         let (mut lost, mut denied) = (Vec::new(), Vec::new());
         for (socket, flow) in &mut self.open {
@@ -231,7 +234,7 @@ impl Flows {
         denied
     }
 
-    /// A connection is over, and nobody told when and how.
+    /// Ends a connection whose end was not told.
     fn lose(&mut self, socket: u64) {
         if let Some(flow) = self.open.remove(&socket) {
             let outcome = Outcome::Broken("its end was not heard of".to_owned());
@@ -262,7 +265,7 @@ impl Flows {
     }
 }
 
-/// A connection that the mesh leaves alone, and that no policy is asked about.
+/// Records a connection past the mesh, which no policy is asked about.
 fn untouched(mut record: ConnectionRecord, event: &DirectEvent, snapshot: &Snapshot) -> Flow {
     record.parties.transport = "plain";
     record.parties.labels.path = Via::Untouched;
@@ -270,7 +273,7 @@ fn untouched(mut record: ConnectionRecord, event: &DirectEvent, snapshot: &Snaps
     Flow { record, traffic: None, request: None, ends: event.into(), revoked: None, listed: Listed::Never }
 }
 
-/// A probe of the node, which no policy is asked about: the kubelet's word keeps a pod alive.
+/// Records a probe of the node, which no policy is asked about: the kubelet's probes keep a pod alive.
 fn probe(
     mut record: ConnectionRecord,
     event: &DirectEvent,
@@ -303,19 +306,19 @@ impl From<&DirectEvent> for Ends {
 }
 
 impl Ends {
-    /// The client's socket.
+    /// Returns the client's socket.
     pub fn of_client(&self) -> Connection {
         Connection { cookie: self.socket, local: self.client, remote: self.server }
     }
 
-    /// The server's, of which nobody told the cookie.
+    /// Returns the server's socket, whose cookie is not known.
     pub fn of_server(&self) -> Connection {
         Connection { cookie: ANY_COOKIE, local: self.server, remote: self.client }
     }
 }
 
 impl FlowPods<'_> {
-    /// What the server's policy is asked where there is no plan any more.
+    /// Returns the access request for the server's policy where there is no plan any more.
     pub fn request(
         &self,
         source: IpAddr,
@@ -332,7 +335,7 @@ impl FlowPods<'_> {
 }
 
 impl Flow {
-    /// Whether the policy denies it, for the first time.
+    /// Whether the policy denies the connection, for the first time.
     fn revoke_if_denied(&mut self, snapshot: &Snapshot) -> bool {
         let Some(request) = self.request.as_ref().filter(|_| self.revoked.is_none()) else { return false };
         match request.decide(snapshot).verdict {

@@ -1,10 +1,9 @@
-//! Connections between two pods of this node that go without the proxy.
+//! Direct connections: between two pods of this node, without the proxy.
 //!
-//! A connection that the proxy carried and that could have gone directly makes the worker [ask](Direct::ask).
-//! What comes of it is a `plan`, decided with the full policy of both ends; the `table` keeps the plans in
-//! line with configuration and pods, and with what the kernel was told of them. `flows` are the connections
-//! that then go directly, known by the kernel's [`events`](crate::sys::ebpf::DirectKernel). `task` runs all
-//! of it.
+//! For a connection that the proxy carried and that could have been direct the worker [asks](Direct::ask) for
+//! a direct route. A `plan` decides that by the full policy of both ends; the `table` keeps plans in line
+//! with configuration and pods, and remembers what the kernel was told. `flows` are the connections that are
+//! then direct, known by the kernel's [`events`](crate::sys::ebpf::DirectKernel). `task` runs all of it.
 
 mod flows;
 mod plan;
@@ -22,13 +21,13 @@ use mesh_proxy::pod::LocalPod;
 pub use task::{Task, Work};
 use tokio::sync::mpsc;
 
-/// Asks that may wait. More are dropped: the next connection asks again.
+/// Most asks that wait. Further ones are dropped: the next connection asks again.
 const MOST_ASKS: usize = 1024;
 
-/// Refusals that may wait to be recorded. More are only counted (`nodemesh_ebpf_faults_total`).
+/// Most refusals that wait to be recorded. Further ones are only counted (`nodemesh_ebpf_faults_total`).
 const MOST_REFUSALS: usize = 1024;
 
-/// Tells of pods and asks for direct ways.
+/// Tells the task of pods, and asks it for direct routes.
 #[derive(Clone)]
 pub struct Direct {
     pods: mpsc::UnboundedSender<PodEvent>,
@@ -36,7 +35,7 @@ pub struct Direct {
     refusals: mpsc::Sender<Refusal>,
 }
 
-/// What the enroller tells.
+/// News for the task.
 enum PodEvent {
     /// A pod is enrolled.
     Enrolled(Arc<LocalPod>),
@@ -46,13 +45,13 @@ enum PodEvent {
     Relieved,
 }
 
-/// A pod connected to a destination.
+/// A pod that connected to a destination.
 struct Ask {
     client: u64,
     destination: SocketAddr,
 }
 
-/// A pod's connection that the kernel refused, since nobody is there.
+/// A pod's connection that the kernel refused, since its destination has no endpoint.
 struct Refusal {
     client: u64,
     destination: SocketAddr,
@@ -66,7 +65,7 @@ pub struct DirectReceiver {
     refusals: mpsc::Receiver<Refusal>,
 }
 
-/// A way to tell the task, and its end of it.
+/// Creates both ends.
 pub fn channel() -> (Direct, DirectReceiver) {
     let (pods, pod_events) = mpsc::unbounded_channel();
     let (asks, asked) = mpsc::channel(MOST_ASKS);
@@ -76,29 +75,28 @@ pub fn channel() -> (Direct, DirectReceiver) {
 }
 
 impl Direct {
-    /// A pod is enrolled.
+    /// Tells of a pod that is enrolled.
     pub fn enrolled(&self, pod: &Arc<LocalPod>) {
         // Nobody listens where everything goes through the proxy.
         let _unheard = self.pods.send(PodEvent::Enrolled(Arc::clone(pod)));
     }
 
-    /// A pod is no longer enrolled.
+    /// Tells of a pod that is no longer enrolled.
     pub fn dismissed(&self, uid: &Arc<str>) {
         let _unheard = self.pods.send(PodEvent::Dismissed(Arc::clone(uid)));
     }
 
-    /// Another proxy has taken over: routes and records are its own from here on.
+    /// Tells that another proxy has taken over: routes and records are that one's from here on.
     pub fn relieved(&self) {
         let _unheard = self.pods.send(PodEvent::Relieved);
     }
 
-    /// A pod connected to a destination that has an endpoint on this node: could the next connection go
-    /// directly?
+    /// Asks for a direct route from a pod to a destination that has an endpoint on this node.
     pub fn ask(&self, client: &LocalPod, destination: SocketAddr) {
         let _unheard = self.asks.try_send(Ask { client: client.netns, destination });
     }
 
-    /// The kernel refused a connection of a pod, since nobody is at its destination.
+    /// Tells of a pod's connection that the kernel refused, since its destination has no endpoint.
     pub fn refused(&self, why: Fault, event: Event) {
         let destination = event.destination.into();
         let _counted = self.refusals.try_send(Refusal { client: event.netns, destination, why });

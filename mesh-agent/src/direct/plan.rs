@@ -1,4 +1,4 @@
-//! Where a pod's connections to a destination may go without the proxy: a pure function of what is known.
+//! Decides where a pod's connections to a destination may go without the proxy: a pure function.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -20,7 +20,7 @@ use mesh_proxy::pod::LocalPod;
 
 use super::pod_links::PodLinks;
 
-/// An enrolled pod, as far as plans are concerned.
+/// An enrolled pod, as plans need it.
 #[derive(Clone, Debug)]
 pub(super) struct Pod {
     pub uid: Arc<str>,
@@ -39,36 +39,36 @@ pub(super) struct Pods {
     by_address: HashMap<IpAddr, Arc<Pod>>,
 }
 
-/// Everything that a plan depends on besides the pods.
+/// What a plan depends on besides the pods.
 #[derive(Clone, Copy)]
 pub(super) struct View<'a> {
     pub snapshot: &'a Snapshot,
     pub health: &'a Health,
-    /// Clients that always get the same endpoint of a service.
+    /// Session affinity.
     pub affinity: &'a Affinity,
-    /// Endpoints that refused a direct connection a moment ago. The proxy tries another in their place.
+    /// Endpoints that have just refused a direct connection. The proxy tries others in their place.
     pub resting: &'a HashMap<TargetKey, Instant>,
     pub now: Instant,
-    /// How the pods are connected.
+    /// How the pods are connected to the node.
     pub links: &'a PodLinks,
 }
 
 /// Where a pod's connections to a destination may go.
 #[derive(Debug)]
 pub(super) struct Plan {
-    /// The client, as the mesh knows it.
+    /// The client's workload.
     pub source: Arc<Workload>,
-    /// The service that was addressed, if one was, and how connections to it are treated.
+    /// The service that was addressed, if one was, and its policy.
     pub service: Option<(Arc<Service>, Arc<PortPolicy>)>,
     /// All endpoints, near and far.
     pub endpoints: Arc<Endpoints>,
     /// The endpoints that take connections directly, at least one.
     pub ways: Vec<Way>,
-    /// Sum of the weights of all endpoints in question.
+    /// Sum of the weights of all endpoints that may be drawn.
     tickets: u64,
 }
 
-/// An endpoint on this node that takes the client's connections.
+/// An endpoint on this node that takes the client's connections directly.
 #[derive(Clone, Debug)]
 pub(super) struct Way {
     pub server: Arc<Pod>,
@@ -91,12 +91,12 @@ impl From<&LocalPod> for Pod {
 }
 
 impl Pod {
-    /// Its address of the same family as `other`.
+    /// Returns the pod's address of the same family as `other`.
     pub fn address_like(&self, other: IpAddr) -> Option<IpAddr> {
         self.addresses.iter().copied().find(|address| address.is_ipv4() == other.is_ipv4())
     }
 
-    /// Whether it is what the mesh calls that.
+    /// Whether the pod is this workload.
     pub fn is(&self, workload: &Workload) -> bool {
         workload.identity == self.identity
             && workload.namespace == self.namespace
@@ -105,20 +105,20 @@ impl Pod {
 }
 
 impl Pods {
-    /// A pod is there, and its addresses are its own from now on.
+    /// Adds a pod, which owns its addresses from now on.
     pub fn add(&mut self, pod: &Arc<Pod>) {
         self.by_cookie.insert(pod.cookie, Arc::clone(pod));
         self.by_address.extend(pod.addresses.iter().map(|address| (*address, Arc::clone(pod))));
     }
 
-    /// A pod is gone. One that took an address over meanwhile keeps it.
+    /// Removes a pod. Another pod that took over one of its addresses meanwhile keeps it.
     pub fn remove(&mut self, uid: &str) -> Option<Arc<Pod>> {
         let cookie = self.by_cookie.values().find(|pod| *pod.uid == *uid)?.cookie;
         self.by_address.retain(|_, pod| pod.cookie != cookie);
         self.by_cookie.remove(&cookie)
     }
 
-    /// The cookies of all.
+    /// Iterates over the pods' cookies.
     pub fn cookies(&self) -> impl Iterator<Item = u64> {
         self.by_cookie.keys().copied()
     }
@@ -132,7 +132,7 @@ impl Pods {
     }
 }
 
-/// Plans a client's connections to a destination; none if all of them are the proxy's.
+/// Plans a client's connections to a destination; none if all of them need the proxy.
 pub(super) fn plan(view: View<'_>, pods: &Pods, client: &Pod, destination: SocketAddr) -> Option<Plan> {
     let source = workload_of(view.snapshot, client)?;
     let (service, endpoints) = match destination_of(view.snapshot, &source, destination) {
@@ -146,8 +146,8 @@ pub(super) fn plan(view: View<'_>, pods: &Pods, client: &Pod, destination: Socke
     };
     let in_question = in_question(view, &source, service.as_ref(), destination.port(), &endpoints);
     let tickets = in_question.iter().map(|target| u64::from(target.weight)).sum();
-    // The proxy leaves out all endpoints on this node when a draw did not fall on one of them: so either all
-    // of them have a direct way, or none.
+    // When a draw falls on no endpoint of this node the proxy leaves out all of them: so either all have a
+    // direct way, or none may.
     let is_near = |target: &&Target| pods.at(target.address.ip()).is_some();
     let near: Vec<_> = in_question.into_iter().filter(is_near).collect();
     if near.len() > MAX_CHOICES {
@@ -162,14 +162,14 @@ pub(super) fn plan(view: View<'_>, pods: &Pods, client: &Pod, destination: Socke
     (!ways.is_empty()).then_some(Plan { source, service, endpoints, ways, tickets })
 }
 
-/// A pod as the mesh knows it.
+/// Returns a pod's workload.
 fn workload_of(snapshot: &Snapshot, pod: &Pod) -> Option<Arc<Workload>> {
     let mut found = pod.addresses.iter().filter_map(|address| snapshot.workload_by_address(*address));
     found.find(|workload| pod.is(workload))
 }
 
-/// The endpoints that the client's next connection may be taken to: all that are not ejected, or its own alone
-/// where it has one.
+/// Returns the endpoints that the client's next connection may go to: all that are not ejected, or with
+/// session affinity its own alone.
 fn in_question<'a>(
     view: View<'_>,
     source: &Workload,
@@ -187,8 +187,8 @@ fn in_question<'a>(
     all.filter(|(index, _)| !left_out.contains(*index)).map(|(_, target)| target).collect()
 }
 
-/// The direct way to an endpoint, if there is one: a pod of this node that the endpoint's workload still is,
-/// and whose policy takes the client with nothing to note about it.
+/// Returns the direct way to an endpoint, if there is one: its workload is a pod of this node, and the policy
+/// allows the client with nothing to record about it.
 fn way(view: View<'_>, pods: &Pods, client: &Pod, target: &Target, destination: SocketAddr) -> Option<Way> {
     let server = pods.at(target.address.ip())?;
     let same_family = target.address.is_ipv4() == destination.is_ipv4();
@@ -206,18 +206,18 @@ fn way(view: View<'_>, pods: &Pods, client: &Pod, target: &Target, destination: 
         Verdict::Allow(permit) if decision.audited.is_empty() && decision.dry_run.is_empty() => {
             Some(Way { server: Arc::clone(server), target: target.clone(), policy: permit.policy().cloned() })
         }
-        // What is to be noted of it the proxy notes.
+        // Audits and dry runs are recorded by the proxy.
         Verdict::Allow(_) | Verdict::Deny(_) => None,
     }
 }
 
-/// Whether the mesh thinks of this workload at its address, where several claim it: the proxy asks the policy
-/// of the one that it thinks of.
+/// Whether the endpoint's workload is the one that the mesh knows at its address, where several claim it: the
+/// proxy asks that one's policy.
 fn owns(snapshot: &Snapshot, target: &Target) -> bool {
     snapshot.workload_by_address(target.address.ip()).is_some_and(|owner| owner.uid == target.workload.uid)
 }
 
-/// What the server's policy is asked.
+/// Returns the access request for the server's policy.
 pub(super) fn request(client: &Pod, target: &Target) -> Option<AccessRequest> {
     Some(AccessRequest {
         identity: Some(client.identity.clone()),
@@ -234,9 +234,9 @@ impl View<'_> {
 }
 
 impl Plan {
-    /// The same, as the kernel reads it.
+    /// Converts the plan to the kernel's form.
     pub fn to_route(&self, key: RouteKey) -> DirectRoute {
-        // Weights keep their proportions where their sum is more than the kernel counts to.
+        // Weights keep their proportions if their sum is more than the kernel counts to.
         let shift = (u64::BITS - self.tickets.leading_zeros()).saturating_sub(u32::BITS);
         let ticket = |sum: u64| u32::try_from(sum >> shift).unwrap_or(u32::MAX);
         let mut choices = [Choice::NONE; MAX_CHOICES];
@@ -260,12 +260,12 @@ impl Plan {
         }
     }
 
-    /// The way to a server's port.
+    /// Returns the way to a server's port.
     pub fn way_to(&self, server: u64, address: SocketAddr) -> Option<&Way> {
         self.ways.iter().find(|way| way.server.cookie == server && way.target.address == address)
     }
 
-    /// A connection to an endpoint has come about: the client keeps it, where the service says so.
+    /// Has the client keep an endpoint that it has connected to, if the service has session affinity.
     pub fn keep(&self, affinity: &Affinity, endpoint: &TargetKey, destination: SocketAddr, now: Instant) {
         let own = self.service.as_ref().and_then(|(service, policy)| {
             AffinityClient::of(&self.source, service, policy, destination.port())
@@ -275,20 +275,19 @@ impl Plan {
         }
     }
 
-    /// Whether the addresses that it leads to are still those workloads' that it was made for. Another one
-    /// may have come to one of them, which is none of the service's and so changes nothing of what the plan
-    /// was made with.
+    /// Whether the plan's addresses still belong to its workloads. Another workload may have come to one of
+    /// them that is none of the service's, and so changes nothing that the plan was made with.
     pub fn leads_to_owners(&self, snapshot: &Snapshot) -> bool {
         self.ways.iter().all(|way| owns(snapshot, &way.target))
     }
 
-    /// Whether it changes with time alone: when an ejection or a rest is over.
+    /// Whether the plan changes with time alone: when an ejection or a rest is over.
     pub fn watches_health(&self) -> bool {
         self.service.as_ref().is_some_and(|(_, policy)| policy.outlier.is_some())
     }
 }
 
-/// An address as the kernel's maps have it.
+/// Converts an address to the form of the kernel's maps.
 pub(super) fn endpoint(address: SocketAddr) -> Endpoint {
     Endpoint::new(Address::from(address.ip()), address.port())
 }

@@ -1,24 +1,24 @@
-//! How this node's pods are connected, as plans need it: the kernel is asked now and then.
+//! How this node's pods are connected, as plans need it; read from the kernel now and then.
 
 use std::collections::HashMap;
 
 use mesh_common::veth::{self, Veth, Wanted, Way};
 
-/// What is known of pods, by the cookies of their namespaces.
+/// The pods' links, by the cookies of their network namespaces.
 #[derive(Debug)]
 pub(super) struct PodLinks {
-    /// None is direct otherwise.
+    /// Which connections should be direct; none if there should be no direct ones.
     wanted: Option<Wanted>,
     known: HashMap<u64, Veth>,
 }
 
 impl PodLinks {
-    /// Nothing is known yet.
+    /// Creates an empty one.
     pub fn new(wanted: Option<Wanted>) -> Self {
         Self { wanted, known: HashMap::new() }
     }
 
-    /// Looks at these pods again. Returns whether something has changed.
+    /// Reads these pods' links again. Returns whether any has changed.
     pub fn look(&mut self, pods: impl Iterator<Item = u64>, link: impl Fn(u64) -> Option<Veth>) -> bool {
         let now: HashMap<_, _> = pods.filter_map(|pod| Some((pod, link(pod)?))).collect();
         let changed = now != self.known;
@@ -26,7 +26,7 @@ impl PodLinks {
         changed
     }
 
-    /// Whether connections between two pods may go directly.
+    /// Whether connections between two pods may be direct.
     pub fn is_direct(&self, client: u64, server: u64) -> bool {
         let link = |pod: u64| self.known.get(&pod).copied();
         self.wanted.is_some_and(|wanted| veth::way(wanted, link(client), link(server)) != Way::Proxy)

@@ -1,4 +1,4 @@
-//! Which plans there are, and what the kernel was told of them.
+//! The plans, and what the kernel was told of them.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -10,19 +10,18 @@ use mesh_common::direct::{DirectRoute, RouteKey};
 
 use super::plan::{Plan, Pod, Pods, View, endpoint, plan};
 
-/// Destinations of one pod that are kept in mind. A pod that connects to more goes through the proxy with
-/// them.
+/// Most destinations of one pod that have plans. Connections to further ones go through the proxy.
 const MOST_OF_A_POD: usize = 512;
 
-/// Destinations that nobody connected to for so long are forgotten.
+/// Time after which an unused destination is forgotten.
 const KEPT: Duration = Duration::from_mins(10);
 
-/// What to tell the kernel.
+/// A change to tell the kernel.
 #[derive(Clone, Debug)]
 pub(super) enum Change {
-    /// From now on there is this route.
+    /// Add or replace a route.
     Put(RouteKey, Box<DirectRoute>),
-    /// There is none any more.
+    /// Remove a route.
     Remove(RouteKey),
 }
 
@@ -33,11 +32,11 @@ pub(super) enum Trigger {
     Time,
     /// The configuration has changed.
     Configuration,
-    /// The pods of this node have, or which endpoints rest: that may matter to any plan.
+    /// The pods of this node have changed, or which endpoints rest: any plan may be concerned.
     Node,
 }
 
-/// The destinations that this node's pods asked for, and the plans for them.
+/// The destinations that this node's pods asked for, and their plans.
 #[derive(Default)]
 pub(super) struct Table {
     pods: Pods,
@@ -46,20 +45,20 @@ pub(super) struct Table {
 
 struct Entry {
     plan: Option<Arc<Plan>>,
-    /// What the plan was made with.
+    /// The part of the configuration that the plan was made with.
     inputs: DestinationInputs,
-    /// What the kernel knows.
+    /// The route that the kernel has.
     told: Option<Box<DirectRoute>>,
     used: Instant,
 }
 
 impl Table {
-    /// A pod is enrolled. Plans that may lead to it change with the next [`Self::plan_again`].
+    /// Adds a pod. Plans that may lead to it change with the next [`Self::plan_again`].
     pub fn add(&mut self, pod: &Arc<Pod>) {
         self.pods.add(pod);
     }
 
-    /// A pod is no longer enrolled: no route may lead to it or from it any more.
+    /// Removes a pod. Returns the changes after which no route leads to it or from it.
     pub fn remove(&mut self, uid: &str) -> Vec<Change> {
         let Some(pod) = self.pods.remove(uid) else { return Vec::new() };
         let own = self.asked.remove(&pod.cookie).into_iter().flatten();
@@ -77,17 +76,17 @@ impl Table {
         changes
     }
 
-    /// The pods, by their namespaces' cookies.
+    /// Iterates over the cookies of the pods' network namespaces.
     pub fn cookies(&self) -> impl Iterator<Item = u64> {
         self.pods.cookies()
     }
 
-    /// A pod, by its namespace's cookie.
+    /// Returns a pod by the cookie of its network namespace.
     pub fn pod(&self, cookie: u64) -> Option<&Arc<Pod>> {
         self.pods.get(cookie)
     }
 
-    /// A pod connected to a destination through the proxy.
+    /// Plans for a pod that connected to a destination through the proxy. Returns the change, if any.
     pub fn ask(&mut self, view: View<'_>, client: u64, destination: SocketAddr) -> Option<Change> {
         let pod = Arc::clone(self.pods.get(client)?);
         let entries = self.asked.entry(client).or_default();
@@ -103,7 +102,7 @@ impl Table {
         change
     }
 
-    /// Something that plans depend on has changed: those are planned again for which it may matter.
+    /// Makes the plans again that may be concerned. Returns the changes.
     pub fn plan_again(&mut self, view: View<'_>, trigger: Trigger) -> Vec<Change> {
         let mut changes = Vec::new();
         for (client, entries) in &mut self.asked {
@@ -130,7 +129,7 @@ impl Table {
         changes
     }
 
-    /// An endpoint refused a connection: the plans that lead there are made again.
+    /// Makes the plans again that lead to an endpoint which refused a connection. Returns the changes.
     pub fn plan_around(&mut self, view: View<'_>, refused: &TargetKey) -> Vec<Change> {
         let mut changes = Vec::new();
         for (client, entries) in &mut self.asked {
@@ -145,14 +144,15 @@ impl Table {
         changes
     }
 
-    /// The plan that a direct connection follows, which counts as a use of it.
+    /// Returns the plan that a direct connection follows, which counts as a use of it.
     pub fn follow(&mut self, client: u64, destination: SocketAddr, now: Instant) -> Option<Arc<Plan>> {
         let entry = self.asked.get_mut(&client)?.get_mut(&destination)?;
         entry.used = now;
         entry.plan.clone()
     }
 
-    /// The kernel did not take a route and has none in its place. It is told again when that is next planned.
+    /// Notes that the kernel did not take a route and has none in its place. It is told again at the next
+    /// planning.
     pub fn not_taken(&mut self, key: &RouteKey) {
         let destination = key.destination.into();
         let entry = self.asked.get_mut(&key.client).and_then(|entries| entries.get_mut(&destination));
@@ -161,7 +161,7 @@ impl Table {
         }
     }
 
-    /// Forgets what is not used.
+    /// Forgets unused destinations. Returns the changes.
     pub fn sweep(&mut self, now: Instant) -> Vec<Change> {
         let mut changes = Vec::new();
         for (client, entries) in &mut self.asked {
@@ -179,7 +179,7 @@ impl Table {
 }
 
 impl Entry {
-    /// Takes a plan over; answers what the kernel has to be told.
+    /// Replaces the plan. Returns what to tell the kernel, if anything.
     fn set(&mut self, client: u64, destination: SocketAddr, plan: Option<Plan>) -> Option<Change> {
         let key = key(client, destination);
         let route = plan.as_ref().map(|plan| Box::new(plan.to_route(key)));

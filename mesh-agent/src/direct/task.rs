@@ -1,5 +1,4 @@
-//! What runs: events of pods and configuration change the plans, the kernel is told, and what it says is
-//! recorded.
+//! The task: changes plans on news of pods and configuration, tells the kernel, and records its events.
 
 use std::collections::HashMap;
 use std::fmt::Display;
@@ -22,37 +21,38 @@ use crate::keeper_client::Keeper;
 use crate::node::Node;
 use crate::sys::ebpf::{DirectEvent, DirectKernel, UnderWay};
 
-/// The kernel's events are read this often, and when they are many; what changed meanwhile is planned again.
-/// A policy that changes is in force everywhere after at most this and what it takes to decide.
+/// How often the kernel's events are read (sooner when there are many), and outdated plans are made again. A
+/// changed policy is in force everywhere after at most this and the time to decide.
 const TICK: Duration = Duration::from_millis(100);
 
-/// Ticks between two signs of life, which last much longer, and looks at what changes with time alone.
+/// Ticks between two beats, which keep routes in force for much longer, and between checks of what changes
+/// with time alone.
 const BEAT: u32 = 10;
 
-/// Ticks between two looks at what is not used any more.
+/// Ticks between two sweeps of unused entries.
 const SWEEP: u32 = 300;
 
-/// An endpoint that refused a direct connection is the proxy's for so long: that one tries others.
+/// How long an endpoint that refused a direct connection is left to the proxy, which tries others.
 const REST: Duration = Duration::from_secs(5);
 
-/// Counters that nothing used for this long are forgotten.
+/// Time after which unused counters are forgotten.
 const COUNTERS_KEPT: Duration = Duration::from_hours(1);
 
 /// What the task works with.
 pub struct Work {
     /// The kernel's maps.
     pub kernel: DirectKernel,
-    /// Who closes connections.
+    /// Closes connections of pods.
     pub keeper: Keeper,
-    /// How its pods are connected.
+    /// The node, which knows how its pods are connected.
     pub node: Arc<Node>,
-    /// What it shares with the workers.
+    /// State shared with the workers.
     pub shared: Arc<Shared>,
-    /// Counters of its own.
+    /// Counters of direct connections.
     pub metrics: Arc<WorkerMetrics>,
 }
 
-/// Keeps direct connections going.
+/// Keeps direct connections in line with configuration and pods.
 pub struct Task {
     kernel: DirectKernel,
     keeper: Keeper,
@@ -64,20 +64,21 @@ pub struct Task {
     /// Connections whose ends are not known yet, by the cookie of the client's socket: they began before this
     /// proxy knew its pods.
     older: HashMap<u64, DirectEvent>,
-    /// A predecessor's connections are among these, or were.
+    /// Whether a predecessor's connections were added to these.
     found_older: bool,
     resting: HashMap<TargetKey, Instant>,
     links: PodLinks,
-    /// Plans are behind, and why.
+    /// Why plans are to be made again.
     stale: Trigger,
-    /// A route has changed, or a pod is gone: connections may be under way by a yes that is no more.
+    /// Whether a route has changed or a pod is gone: connections under way may have been allowed by a route
+    /// that is no more.
     taken_back: bool,
-    /// The configuration by which the open connections were last judged.
+    /// The configuration that the open connections were last checked with.
     judged: Arc<Snapshot>,
 }
 
 impl Task {
-    /// A task that knows nothing yet.
+    /// Creates a task without pods and plans.
     pub fn new(work: Work, receiver: DirectReceiver) -> Self {
         Self {
             older: HashMap::new(),
@@ -97,7 +98,7 @@ impl Task {
         }
     }
 
-    /// Runs until there is nobody left who tells anything.
+    /// Runs until a source of news ends.
     pub async fn run(mut self) {
         let mut updates = self.shared.updates.clone();
         let mut ticks = tokio::time::interval(TICK);
@@ -105,7 +106,7 @@ impl Task {
         let mut tick = 0_u32;
         loop {
             tokio::select! {
-                // What a pod may do no longer comes before anything that it may still do.
+                // Taking permissions away comes before giving them.
                 biased;
                 event = self.receiver.pods.recv() => match event {
                     Some(PodEvent::Relieved) => return self.flows.hand_off(),
@@ -186,10 +187,10 @@ impl Task {
         }
     }
 
-    /// Makes sure that no connection arrives any more by a yes that is no more. Each one that did arrive has
-    /// been told of afterwards, so reading of it and asking again about it misses none.
+    /// Makes sure that no connection arrives that an outdated route has allowed. Each one that did arrive has
+    /// an event, so reading events afterwards and asking the policy about them misses none.
     async fn withdraw(&mut self, snapshot: &Snapshot) {
-        // Until this proxy serves it is another's to say what may arrive.
+        // Until this proxy serves another one decides what may arrive.
         if !self.found_older || !std::mem::take(&mut self.taken_back) {
             return;
         }
@@ -220,16 +221,16 @@ impl Task {
         }
     }
 
-    /// How pods are connected may change: somebody shapes their traffic, or no longer.
+    /// Reads again how pods are connected: their traffic may be shaped by now, or no longer.
     fn look_at_links(&mut self) {
         if self.links.look(self.table.cookies(), |pod| self.node.links.of(pod)) {
             self.stale = Trigger::Node;
         }
     }
 
-    /// Reads what happened since the last time, but no more than came until now: the kernel may write faster.
+    /// Reads the events since the last time, but only as many as there are now: the kernel may write faster.
     fn read_events(&mut self, snapshot: &Snapshot) {
-        /// What the ring holds.
+        /// Most events in the ring.
         const MOST: usize = DIRECT_RING as usize / size_of::<mesh_common::direct::DirectEvent>();
         for _ in 0..MOST {
             let Some(event) = self.kernel.next_event() else { break };
@@ -237,8 +238,8 @@ impl Task {
         }
     }
 
-    /// Finds the connections that predecessors let begin. Not before this proxy serves: until then it may be
-    /// another's programs that decide, and tell that one what comes and goes.
+    /// Finds the connections that began under predecessors. Only once this proxy serves: before, another's
+    /// programs may decide, and send their events there.
     fn find_older(&mut self) {
         if self.found_older || !*self.shared.serving.borrow() {
             return;
@@ -247,11 +248,11 @@ impl Task {
         let found = self.kernel.open_connections().into_iter().filter(|event| !self.flows.know(event.socket));
         self.older.extend(found.map(|event| (event.socket, event)));
         self.stale = Trigger::Node;
-        // Nobody took anything back while no proxy ran.
+        // Nobody withdrew anything while no proxy ran.
         self.taken_back = true;
     }
 
-    /// Records those connections whose ends have become known, so that policy holds for them too.
+    /// Records the older connections whose ends are known by now, so that policy holds for them too.
     fn record_older(&mut self, snapshot: &Snapshot) {
         let (known, unknown): (HashMap<_, _>, _) = std::mem::take(&mut self.older)
             .into_iter()
@@ -265,8 +266,8 @@ impl Task {
         }
     }
 
-    /// Whether there is enough to ask the policy about a connection, or nothing to ask. Otherwise it would
-    /// never be asked.
+    /// Whether enough is known to ask the policy about a connection, or nothing is to be asked. Otherwise it
+    /// would never be asked.
     fn knows_both_ends(&self, event: &DirectEvent, snapshot: &Snapshot) -> bool {
         event.probe
             || self.table.pod(event.client_netns).is_some()
@@ -311,13 +312,13 @@ impl Task {
         }
     }
 
-    /// A connection between the same two ends that is not recorded yet.
+    /// Returns a connection between the same two ends that is not recorded yet.
     fn older_like(&self, event: &DirectEvent) -> Option<Ends> {
         let is_same = |older: &&DirectEvent| older.client == event.client && older.server == event.server;
         self.older.values().find(is_same).map(Ends::from)
     }
 
-    /// Notes what became of a connection to an endpoint of a plan.
+    /// Reports the result of a connect to an endpoint of a plan.
     fn report(&mut self, plan: Option<&Plan>, event: &DirectEvent, failure: Option<&dyn Display>) {
         let Some(plan) = plan else { return };
         let Some(key) = plan.way_to(event.server_netns, event.server).map(|way| way.target.key()) else {
@@ -338,9 +339,8 @@ impl Task {
         self.tell(changes);
     }
 
-    /// Has a connection closed: by the client's end, or by the server's if the client's pod is no longer
-    /// enrolled or the socket is not to be found there. If neither helps, what is still open is tried again
-    /// with the next sweep.
+    /// Has a connection closed: at the client's end, or at the server's if the client's pod is no longer
+    /// enrolled or has no such socket. If neither helps, the next sweep tries again.
     fn close(&self, ends: &Ends) {
         let (keeper, ends) = (self.keeper.clone(), *ends);
         tokio::spawn(async move {
@@ -374,7 +374,7 @@ impl Task {
             self.taken_back = true;
             let told = match &change {
                 Change::Put(key, route) => self.kernel.put(key, route).or_else(|error| {
-                    // An older route, which a policy may have forbidden since, must not stay.
+                    // An older route, which a policy may forbid by now, must not stay.
                     self.table.not_taken(key);
                     self.kernel.remove(key)?;
                     Err(error)
@@ -388,7 +388,7 @@ impl Task {
     }
 }
 
-/// Whether a connection that is under way may arrive: both pods are still here, and the policy takes it.
+/// Whether a connection that is under way may arrive: both pods are still here, and the policy allows it.
 pub(super) fn may_arrive(table: &Table, flow: &UnderWay, snapshot: &Snapshot) -> bool {
     let pods =
         FlowPods { client: table.pod(flow.client_netns), server: table.pod(flow.server_netns), plan: None };

@@ -1,4 +1,4 @@
-//! Brings what is enrolled in line with what is wanted.
+//! Enrols and lets go pods, so that those enrolled are those wanted.
 
 use std::collections::{BTreeMap, HashSet};
 use std::net::{IpAddr, TcpListener};
@@ -28,30 +28,30 @@ use crate::pods::{NodePod, NodePods};
 use crate::sys::ebpf::KnownAddresses;
 use crate::sys::{self, PreexistingConnection};
 
-/// A pod whose processes are not there yet is looked for this often. Short, so that it is enrolled before its
-/// first program runs.
+/// How often a pod without processes is looked for. Short, so that it is enrolled before its first program
+/// runs.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 
-/// After this it is looked for less often: its sandbox may take long, or never come.
+/// Time after which it is looked for less often: its sandbox may take long, or never come.
 const PATIENCE: Duration = Duration::from_secs(10);
 const LOOK_SELDOM: Duration = Duration::from_millis(500);
 
-/// What changes left behind is cleared up this often.
+/// How often unused memory is given back and failed pods are tried again.
 const TIDY_EVERY: Duration = Duration::from_secs(10);
 
-/// How far each pod is, for the admin endpoint.
+/// State of each pod, for the admin endpoint.
 pub type Statuses = watch::Sender<Vec<PodStatus>>;
 
-/// Hears of a pod that could not be enrolled, and why.
+/// Called with each pod that could not be enrolled, and why.
 pub type Report = Box<dyn Fn(&NodePod, &str) + Send>;
 
-/// What an enroller works with.
+/// Everything that an enroller works with.
 pub struct Setup {
-    /// Who takes pods into the mesh.
+    /// Takes pods into the mesh.
     pub keeper: Keeper,
-    /// Told, by uid, of pods that got a new network namespace: a sandbox that was made again.
+    /// Receives the uids of pods that got a new network namespace, since their sandbox was made again.
     pub moved: mpsc::UnboundedReceiver<String>,
-    /// The addresses that the mesh knows.
+    /// The kernel's map of the mesh's addresses.
     pub known_addresses: KnownAddresses,
     /// This node's name.
     pub node: Arc<str>,
@@ -61,62 +61,62 @@ pub struct Setup {
     pub certificates: Certificates,
     /// Told of each pod that is enrolled or let go.
     pub direct: Direct,
-    /// Where pods may not go.
+    /// Strict egress.
     pub egress: Egress,
-    /// To be told when connections can be taken.
+    /// Set once connections may be accepted.
     pub serving: watch::Sender<bool>,
-    /// How long they wait for certificates.
+    /// How long that waits for certificates.
     pub patience: Duration,
     /// Metrics.
     pub metrics: Arc<AgentMetrics>,
-    /// Where the state of each pod is told.
+    /// Where the state of each pod is published.
     pub statuses: Statuses,
-    /// Told of each pod that could not be enrolled, and why, at each attempt.
+    /// Called for each pod that could not be enrolled, at each attempt.
     pub report: Report,
 }
 
-/// Keeps pods enrolled as they should be.
+/// Enrols and lets go pods as they come and go.
 pub struct Enroller {
     setup: Setup,
     enrolled: BTreeMap<Arc<str>, Enrolled>,
-    /// The configuration, for those who see to what was open in pods before.
+    /// The configuration, for the tasks that judge preexisting connections.
     snapshots: Option<watch::Receiver<Arc<Snapshot>>>,
     failed: BTreeMap<Arc<str>, String>,
-    /// What the keeper is being asked for, pod by pod: one that takes long keeps no other waiting.
+    /// Requests to the keeper, one for each pod: a slow one keeps no other waiting.
     asking: JoinSet<Asked>,
     asked: HashSet<Arc<str>>,
-    /// Asked for in vain since they were last looked for.
+    /// Pods that were not there when they were last asked for.
     resting: HashSet<Arc<str>>,
     took_over: bool,
-    /// The keeper knows that this proxy serves.
+    /// Whether the keeper was told that this proxy serves.
     told_ready: bool,
     /// The configuration whose destinations the kernel knows, once it knows any.
     learnt: Option<Arc<Snapshot>>,
-    /// When the kernel could not be told, say because there are more than it has room for.
+    /// When the kernel last could not be told, for instance for lack of room.
     not_learnt: Option<Instant>,
-    /// Something was enrolled or let go, or the agent has started, since memory was given back.
+    /// Whether a pod was enrolled or let go, or the agent started, since memory was given back.
     untidy: bool,
 }
 
-/// What came of asking the keeper for a pod, with what was open in it before if nobody has seen to that.
+/// The keeper's answer about a pod, with its preexisting connections if nobody has judged them.
 type Asked = (NodePod, Result<(Answer, Option<Vec<PreexistingConnection>>), String>);
 
 struct Enrolled {
-    /// With the addresses that it has.
+    /// The pod, with the addresses that it has.
     pod: NodePod,
-    /// The addresses that it was said to have then.
+    /// The addresses that it was said to have when it was asked for.
     told: Vec<IpAddr>,
     netns: u64,
-    /// Sees to what was open before.
+    /// The task that judges its preexisting connections.
     settling: Option<AbortHandle>,
-    /// Why its strict egress is not in force, or not as it should be.
+    /// Why its strict egress is not in force, if it is not.
     egress_not_in_force: Option<String>,
-    /// Whether peers speak plaintext to it.
+    /// Whether the control plane has peers speak plaintext to it.
     plain: TakenForPlain,
 }
 
 impl Enroller {
-    /// An enroller with nothing enrolled.
+    /// Creates an enroller with nothing enrolled.
     pub fn new(setup: Setup) -> Self {
         let (enrolled, failed) = (BTreeMap::new(), BTreeMap::new());
         Self {
@@ -200,7 +200,7 @@ impl Enroller {
     }
 
     fn tidy(&mut self) {
-        // What kept a pod out may be over: a program that had the port is gone, say.
+        // The cause may be gone: a program that had the port, for instance.
         self.failed.clear();
         self.look_for_plain();
         if std::mem::take(&mut self.untidy) {
@@ -210,7 +210,7 @@ impl Enroller {
         }
     }
 
-    /// Looks which pods others take for plain ones.
+    /// Checks which pods the control plane takes for plain ones.
     fn look_for_plain(&mut self) {
         let Some(snapshot) = self.snapshots.as_ref().map(|snapshots| Arc::clone(&snapshots.borrow())) else {
             return;
@@ -223,7 +223,7 @@ impl Enroller {
         }
     }
 
-    /// Has every pod looked for that is wanted and not there. Returns how many are pending.
+    /// Asks the keeper for every pod that is wanted and not enrolled. Returns how many are pending.
     async fn reconcile(&mut self, wanted: &NodePods) -> usize {
         self.dismiss_unwanted(wanted).await;
         self.restrict(wanted);
@@ -247,8 +247,8 @@ impl Enroller {
 
     /// Asks the keeper for a pod.
     ///
-    /// Its namespace is asked for addresses that nobody has told yet: Kubernetes tells them when containers
-    /// may run already, and the namespace has them before.
+    /// Without addresses the keeper takes those of the pod's network namespace: Kubernetes tells addresses
+    /// only when containers may run already, and the namespace has them before.
     fn ask(&mut self, pod: &NodePod) {
         let (keeper, pod) = (self.setup.keeper.clone(), pod.clone());
         self.asked.insert(Arc::clone(&pod.uid));
@@ -258,8 +258,8 @@ impl Enroller {
         });
     }
 
-    /// Takes what the keeper answered about a pod. Returns whether it is pending: it has no process in a
-    /// network namespace of its own yet, or no address there.
+    /// Handles the keeper's answer about a pod. Returns whether it is pending: it has no process in a network
+    /// namespace of its own yet, or no address there.
     async fn take(&mut self, wanted: &NodePods, (pod, answer): Asked) -> bool {
         self.asked.remove(&pod.uid);
         let as_asked = wanted.get(&pod.uid) == Some(&pod) && pod.is_wanted();
@@ -300,14 +300,14 @@ impl Enroller {
         }
     }
 
-    /// Brings the egress of pods that are enrolled in line.
+    /// Updates the strict egress of enrolled pods.
     fn restrict(&mut self, wanted: &NodePods) {
         for (uid, enrolled) in &mut self.enrolled {
             let Some(now) = wanted.get(uid) else { continue };
             if now.egress != enrolled.pod.egress || enrolled.egress_not_in_force.is_some() {
                 enrolled.pod.egress.clone_from(&now.egress);
                 if enrolled.restrict(&mut self.setup.egress) {
-                    // It may have had to wait for that.
+                    // Its first program may have had to wait for that.
                     let (keeper, name) = (self.setup.keeper.clone(), Arc::clone(&enrolled.pod.name));
                     tokio::spawn(let_start(keeper, name, enrolled.netns));
                 }
@@ -315,7 +315,7 @@ impl Enroller {
         }
     }
 
-    /// Serves a pod that is in the mesh, and was `told` to have certain addresses when it was asked for.
+    /// Serves an enrolled pod; `told` are the addresses that it was said to have when it was asked for.
     fn serve(
         &mut self,
         pod: &NodePod,
@@ -343,7 +343,7 @@ impl Enroller {
             netns,
         });
         for (worker, listeners) in self.setup.workers.iter().zip(by_worker(listeners)) {
-            // A worker that is gone has been told to stop, and so are we.
+            // A worker that is gone was told to stop, and so is this.
             let _stopping = worker.send(Command::Add(Arc::clone(&local), listeners));
         }
         self.setup.direct.enrolled(&local);
@@ -374,7 +374,7 @@ impl Enroller {
         self.untidy = true;
     }
 
-    /// Once every pod that is wanted is enrolled, what a predecessor left of others goes.
+    /// Lets go pods that a predecessor left, once every pod that is wanted is enrolled.
     async fn take_over(&mut self) {
         if self.took_over {
             return;
@@ -389,7 +389,7 @@ impl Enroller {
         }
     }
 
-    /// With its pods, a configuration and certificates this proxy serves.
+    /// Tells the keeper that this proxy serves, once it has its pods, a configuration and certificates.
     fn tell_ready(&mut self, snapshot: &Arc<Snapshot>) {
         if std::mem::replace(&mut self.told_ready, true) {
             return;
@@ -407,10 +407,10 @@ impl Enroller {
         });
     }
 
-    /// Tells the kernel what came and went since it was last told. The first time, and after a failure, that
-    /// is found out by reading what it knows, which takes a while in a large mesh.
+    /// Tells the kernel of destinations that came or went since the last time. The first time, and after a
+    /// failure, all that it knows is read first, which takes a while in a large mesh.
     fn learn_destinations(&mut self, snapshot: &Arc<Snapshot>) {
-        // To try again costs a look at all that the kernel knows: not for each change.
+        // Trying again costs reading all that the kernel knows: not for each change.
         if self.not_learnt.is_some_and(|since| since.elapsed() < TIDY_EVERY) {
             return;
         }
@@ -466,7 +466,7 @@ impl Enroller {
     }
 
     fn strict_egress(&self, pod: &NodePod) -> Option<StrictEgressStatus> {
-        // Of one that is not in the mesh nothing is refused.
+        // Nothing is refused of a pod that is not in the mesh.
         let enrolled = self.enrolled.get(&pod.uid)?;
         let egress = pod.egress.as_ref()?;
         Some(StrictEgressStatus {
@@ -494,8 +494,8 @@ impl Enroller {
 }
 
 impl Enrolled {
-    /// Tells the kernel where the pod may not go, and says what is wrong once. Returns whether the kernel
-    /// refuses all that it should.
+    /// Writes a pod's strict egress to the kernel, and logs a failure once. Returns whether the kernel
+    /// refuses everything that it should.
     fn restrict(&mut self, egress: &mut Egress) -> bool {
         let name = format!("{}/{}", self.pod.namespace, self.pod.name);
         let strict = self.pod.egress.as_ref();
@@ -515,9 +515,9 @@ impl Enrolled {
     }
 }
 
-/// Has the keeper take a pod into the mesh, and tell what is open in it, if it is there for the first time.
-/// The list is made before anything is served, or the mesh's own doing would be on it, and after the programs
-/// decide, or something could still slip through.
+/// Has the keeper enrol a pod, and list its preexisting connections if it is there for the first time. The
+/// list is made before anything is served, or the mesh's own connections would be on it, and after the
+/// programs decide, or a connection could still slip through.
 async fn enrol(
     keeper: &Keeper,
     pod: &NodePod,
@@ -531,7 +531,7 @@ async fn enrol(
     Ok((answer, found))
 }
 
-/// Only now its first program may run, where the CNI plugin has that wait.
+/// Lets a pod's first program run, which the CNI plugin has held up until now.
 async fn let_start(keeper: Keeper, pod: Arc<str>, netns: u64) {
     if let Err(error) = keeper.let_start(netns).await {
         tracing::error!(%pod, error, "its programs are not let run");
@@ -544,7 +544,7 @@ async fn let_go(keeper: &Keeper, pod: &NodePod, netns: u64) {
     }
 }
 
-/// How long until those that are pending are looked for again.
+/// Returns how long until pending pods are looked for again.
 fn pause(pending: usize, since: Instant) -> Duration {
     match since.elapsed() {
         _ if pending == 0 => TIDY_EVERY,
@@ -553,7 +553,7 @@ fn pause(pending: usize, since: Instant) -> Duration {
     }
 }
 
-/// The listeners of each worker.
+/// Divides a pod's listeners among the workers.
 fn by_worker(listeners: Vec<TcpListener>) -> impl Iterator<Item = PodListeners> {
     let mut listeners = listeners.into_iter();
     std::iter::from_fn(move || {

@@ -1,4 +1,4 @@
-//! Taking pods into the mesh and letting them go, as their labels say, without touching them.
+//! Takes pods into the mesh and lets them go, as their labels say, without touching the pods.
 
 mod enroller;
 mod preexisting;

@@ -1,9 +1,9 @@
-//! What was open in a pod before the mesh took it in: its connections are judged as if they were opened now,
-//! and those that policy would not have let in, or out, are closed. The others are judged again when the
-//! configuration changes.
+//! Preexisting connections: they were open in a pod before the mesh took it in. They are judged as if they
+//! were opened now, and closed if policy would not have let them in, or out. The others are judged again when
+//! the configuration changes.
 //!
-//! The kernel does not say which end opened a connection. Whoever has a listener on its own port is taken for
-//! the server, and so is whoever has a port below those that connecting programs get.
+//! The kernel does not say which end opened a connection. The end that has a listener on its own port is
+//! taken for the server, and so is one whose port is below those for connecting programs.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -23,30 +23,31 @@ use tokio::time::{Instant, sleep_until};
 use crate::keeper_client::Keeper;
 use crate::sys::{Connection, PreexistingConnection};
 
-/// Most that are being closed at a time.
+/// Most connections that are being closed at a time.
 const AT_ONCE: usize = 4;
-/// Where one could not be closed, or the pod is not known yet, it is tried again so often.
+/// Pause before closing a connection, or looking up its pod, is tried again.
 const AGAIN: Duration = Duration::from_secs(1);
-/// What has ended meanwhile is forgotten so often.
+/// How often connections that have ended are forgotten.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
-/// How often more connections than can be listed are closed before the pod is given up.
+/// Lists of too many connections that are closed before the pod is given up.
 const ROUNDS: usize = 16;
-/// The kernel's first port for those who connect (`net.ipv4.ip_local_port_range`).
+/// The kernel's first port for connecting programs (`net.ipv4.ip_local_port_range`).
 const FIRST_EPHEMERAL: u16 = 32_768;
 
-/// Connections of a pod, and what it takes to see to them.
+/// The preexisting connections of a pod.
 pub(super) struct Preexisting {
     pod: Arc<LocalPod>,
     keeper: Keeper,
     left: Vec<PreexistingConnection>,
-    /// The keeper knows that they have been judged.
+    /// Whether the keeper was told that they have been judged.
     settled: bool,
-    /// Until when nothing is closed for want of knowledge.
+    /// Until when an unknown pod's connections are left open.
     patience: Instant,
 }
 
-/// What is open in a pod that the mesh has just taken in, and serves no connection of yet. Where that is more
-/// than can be looked at, it is closed unseen. Errors: the keeper can't tell.
+/// Lists the connections of a pod that the mesh has just taken in, before it serves any. If there are more
+/// than can be listed, those found are closed without being judged. Errors: the keeper can't list them, or
+/// they do not get fewer.
 pub(super) async fn find(keeper: &Keeper, netns: u64) -> Result<Vec<PreexistingConnection>, String> {
     for _ in 0..ROUNDS {
         let listed = keeper.list(netns).await?;
@@ -59,7 +60,7 @@ pub(super) async fn find(keeper: &Keeper, netns: u64) -> Result<Vec<PreexistingC
     Err("it has more connections open than can be looked at, or closed".to_owned())
 }
 
-/// Closes connections. Returns how many were open, and those that could not be closed.
+/// Closes connections. Returns how many were open, and which could not be closed.
 async fn close(
     keeper: &Keeper,
     netns: u64,
@@ -83,12 +84,12 @@ async fn close(
 }
 
 impl Preexisting {
-    /// Those of a pod.
+    /// Creates one for a pod.
     pub fn new(pod: Arc<LocalPod>, keeper: Keeper, left: Vec<PreexistingConnection>) -> Self {
         Self { pod, keeper, left, settled: false, patience: Instant::now() + NEWS_WAIT }
     }
 
-    /// Sees to them until none is left, or the pod is not in the mesh any more.
+    /// Judges them until none is left, or the pod is no longer in the mesh.
     pub async fn run(mut self, mut snapshots: watch::Receiver<Arc<Snapshot>>) {
         let mut look_at = Instant::now() + LOOK_EVERY;
         loop {
@@ -114,13 +115,13 @@ impl Preexisting {
         }
     }
 
-    /// Closes what is not allowed. Returns whether everything was judged, and closed where it had to be.
+    /// Closes connections that are not allowed. Returns whether all were judged, and closed where necessary.
     async fn judge(&mut self, snapshot: &Snapshot) -> bool {
         let workload = self.pod.workload_in(snapshot);
         let patient = Instant::now() < self.patience;
         let (denied, left): (Vec<_>, _) = self.left.iter().partition(|open| match &workload {
             Some(workload) => !may_live(snapshot, workload, open),
-            // As a new one, of which nobody knows whether it is allowed.
+            // Treated like a new connection of a pod that is not known yet.
             None => is_taken(open) && !patient,
         });
         self.left = left;
@@ -135,7 +136,7 @@ impl Preexisting {
     }
 }
 
-/// Whether the other end may have opened it.
+/// Whether the other end may have opened a connection.
 fn is_taken(open: &PreexistingConnection) -> bool {
     open.taken || open.connection.local.port() < FIRST_EPHEMERAL
 }

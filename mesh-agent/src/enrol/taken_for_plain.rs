@@ -1,28 +1,28 @@
-//! Pods of the mesh that others take for plain ones: the control plane says that they take no mutual TLS, so
-//! peers speak plaintext to them.
+//! Finds pods of the mesh that the control plane takes for plain ones: it says that they take no mutual TLS,
+//! so peers speak plaintext to them.
 
 use mesh_api::plan::{Snapshot, TunnelProtocol};
 use mesh_api::resource::enrolment::{REDIRECTION, REDIRECTION_ENABLED};
 
 use crate::pods::NodePod;
 
-/// Looks in a row that have to find it. The control plane hears of an enrolment a moment after it.
+/// Checks in a row that have to find it. The control plane hears of an enrolment a moment later.
 const LOOKS: u8 = 2;
 
-/// What was found of one pod.
+/// The finding about one pod.
 #[derive(Debug, Default)]
 pub(super) struct TakenForPlain {
     found: u8,
 }
 
 impl TakenForPlain {
-    /// Looks again. Returns whether it is to be told of, which it is once until all is well again.
+    /// Counts a check. Returns whether to report it, once until all is well again.
     pub fn look(&mut self, taken_for_plain: bool) -> bool {
         self.found = if taken_for_plain { self.found.saturating_add(1) } else { 0 };
         self.found == LOOKS
     }
 
-    /// Why peers speak plaintext to the pod, if they do.
+    /// Returns why peers speak plaintext to the pod, if they do.
     pub fn reason(&self) -> Option<String> {
         (self.found >= LOOKS).then(|| {
             format!(
@@ -34,7 +34,7 @@ impl TakenForPlain {
     }
 }
 
-/// Whether the control plane knows the pod as one that takes no mutual TLS. What it does not know at all is
+/// Whether the control plane knows the pod as one without mutual TLS. A pod that it does not know at all is
 /// not plain: connections to it wait.
 pub(super) fn is_taken_for_plain(snapshot: &Snapshot, pod: &NodePod) -> bool {
     let workload = pod.addresses.first().and_then(|address| snapshot.workload_by_address(*address));

@@ -1,4 +1,4 @@
-//! What the proxy asks for: done at once, or as an errand where a pod has a say in how much it is.
+//! Answers the proxy's requests: at once, or by an errand where a pod has a say in how long it takes.
 
 use std::fs::File;
 use std::io;
@@ -15,7 +15,7 @@ use super::{Failure, channel};
 use crate::cni::server;
 use crate::sys::{self, PreexistingConnections};
 
-/// Who asked: a proxy, by its process id, on one of its channels, with a ticket.
+/// Who asked: a proxy, by its process id and channel, and the request's ticket.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Asked {
     proxy: u32,
@@ -23,31 +23,31 @@ pub(super) struct Asked {
     ticket: u32,
 }
 
-/// An errand that is done, and who waits for that.
+/// A finished errand, and who asked for it.
 pub(super) type Done = (Asked, End);
 
-/// What came of an errand.
+/// Result of an errand.
 pub(super) enum End {
     Found(Claim, Found),
     Closed(Result<bool, Error>),
     Listed(Result<PreexistingConnections, Error>),
 }
 
-/// An answer and what goes beside it.
+/// An answer and the descriptors beside it.
 type Reply = (KeeperAnswer, Vec<OwnedFd>);
 
-/// A reply, or none yet where an errand has to be done first. Errors: why it can't be done.
+/// A reply, or none yet while an errand runs. Errors: why it can't be done.
 type Replied = Result<Option<Reply>, Failure>;
 
 impl Keeper {
-    /// Answers one request of the proxy. One that asks for what is no request is not to be trusted with
-    /// anything: it is ended, and another one is started.
+    /// Answers one request of the proxy. A proxy that sends an invalid request is not to be trusted with
+    /// anything: it is killed, and another one is started.
     pub(super) fn answer(&mut self, index: usize) {
         let Some(process) = &mut self.process else { return };
         let Some(received) = process.channel(index).map(channel::receive) else { return };
         let proxy = process.id();
         let request = match received {
-            // It is ending; that is heard of elsewhere.
+            // The proxy is ending, which is handled elsewhere.
             Ok(None) => return process.forget_channel(index),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
             Ok(Some((record, beside))) => {
@@ -64,7 +64,7 @@ impl Keeper {
         self.end_unless(answered);
     }
 
-    /// Answers what the errands that are done were for.
+    /// Answers the requests whose errands are done.
     pub(super) fn answer_errands(&mut self) {
         for (asked, end) in self.errands.done() {
             if self.process.as_ref().is_some_and(|process| process.id() == asked.proxy) {
@@ -92,14 +92,14 @@ impl Keeper {
         let record = protocol::with_ticket(answer.encode(), asked.ticket);
         let channel = self.process.as_ref().and_then(|process| process.channel(asked.channel));
         match channel::send(channel.ok_or(io::ErrorKind::NotConnected)?, &record, &beside) {
-            // It has ended; that is heard of elsewhere.
+            // The proxy has ended, which is handled elsewhere.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
             result => result,
         }
     }
 
-    /// Does what is asked for, or has it done as an errand: then there is no reply yet. Errors: why it can't
-    /// be done, which the proxy is told.
+    /// Does what a request asks for, or starts an errand: then there is no reply yet. Errors: why it can't be
+    /// done, which the proxy is told.
     fn act(&mut self, request: KeeperRequest, given: Vec<OwnedFd>, asked: Asked) -> Replied {
         self.back_off.worked_once = true;
         let mut sockets = Vec::new();
@@ -160,12 +160,12 @@ impl Keeper {
 
     fn enrol(&mut self, claim: &Claim, found: Found) -> Result<KeeperAnswer, Failure> {
         if self.state != State::Serving {
-            // Nobody would take connections from its listeners.
+            // Nobody would accept connections from its listeners.
             return Ok(KeeperAnswer::NotYet);
         }
         self.untidy = true;
         self.follow_predecessor();
-        // As long as another keeper decides, it is the one that takes pods in.
+        // While another keeper decides, that one takes pods in.
         let enrolled = self.pods.enrol(claim, found, self.predecessor.is_some());
         if let Err(error) = &enrolled {
             self.plugin_server.refuse(&claim.uid, &error.to_string());
@@ -174,7 +174,8 @@ impl Keeper {
     }
 }
 
-/// A list is longer than a record: it goes into a file of memory, which is the proxy's from then on.
+/// Writes a list, which is longer than a record, into a memory file for the proxy. Errors: there is no
+/// memory.
 fn list(left: &PreexistingConnections) -> Result<Reply, Failure> {
     let file = File::from(memfd_create("leftovers", MemfdFlags::CLOEXEC)?);
     file.write_all_at(&protocol::write_preexisting(&left.found), 0)?;

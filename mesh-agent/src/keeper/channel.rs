@@ -1,5 +1,5 @@
 //! Records and descriptors over a pair of Unix sockets that keep records apart (`SOCK_SEQPACKET`, unix(7)).
-//! Nothing here waits but [`receive_in_time`] and `wait`: who has nothing to read is told so, and who does
+//! Only [`receive_in_time`] and `wait` block: without a record `receive` fails at once, and a peer that does
 //! not read is given up.
 
 use std::io::{self, IoSlice, IoSliceMut};
@@ -16,20 +16,20 @@ use rustix::net::{
 
 use super::protocol::{RECORD, Record};
 
-/// `SCM_MAX_FD` of the kernel: most descriptors beside one record.
+/// Most descriptors beside one record (`SCM_MAX_FD` of the kernel).
 const MOST_DESCRIPTORS: usize = 253;
 const SPACE: usize = rustix::cmsg_space!(ScmRights(MOST_DESCRIPTORS));
 
 /// A record and the descriptors beside it.
 pub type Message = (Record, Vec<OwnedFd>);
 
-/// Two ends that are joined.
+/// Creates two ends that are connected. Errors: no descriptors.
 pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     Ok(socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?)
 }
 
-/// Sends a record. Errors: the other end is gone, does not read (`WouldBlock`), or these are too many
+/// Sends a record. Errors: the other end is gone, does not read (`WouldBlock`), or there are too many
 /// descriptors.
 pub fn send(channel: impl AsFd, record: &Record, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
     let mut space = [MaybeUninit::uninit(); SPACE];
@@ -42,8 +42,8 @@ pub fn send(channel: impl AsFd, record: &Record, descriptors: &[BorrowedFd<'_>])
     Ok(())
 }
 
-/// Receives a record; `None` if the other end is closed. Errors: there is none now (`WouldBlock`), or it is
-/// of another size.
+/// Receives a record; `None` if the other end is closed. Errors: there is none now (`WouldBlock`), or it has
+/// another size.
 pub fn receive(channel: impl AsFd) -> io::Result<Option<Message>> {
     let (mut record, mut space) = ([0; RECORD], [MaybeUninit::uninit(); SPACE]);
     let mut beside = RecvAncillaryBuffer::new(&mut space);
@@ -62,7 +62,7 @@ pub fn receive(channel: impl AsFd) -> io::Result<Option<Message>> {
     }
 }
 
-/// Receives a record, and waits so long for it. Errors: none came in time (`TimedOut`), or the other end is
+/// Receives a record, waiting up to `patience`. Errors: none came in time (`TimedOut`), or the other end is
 /// closed.
 pub fn receive_in_time(channel: &OwnedFd, patience: Duration) -> io::Result<Message> {
     let deadline = Instant::now() + patience;
@@ -81,7 +81,7 @@ pub fn receive_in_time(channel: &OwnedFd, patience: Duration) -> io::Result<Mess
     }
 }
 
-/// Waits until one of these can be read, a signal comes, or so much time has passed.
+/// Waits until a descriptor can be read, a signal comes, or `patience` has passed.
 pub(super) fn wait(polled: &mut [PollFd<'_>], patience: Duration) -> io::Result<()> {
     let timeout = Timespec::try_from(patience).unwrap_or(Timespec { tv_sec: 1, tv_nsec: 0 });
     match poll(polled, Some(&timeout)) {

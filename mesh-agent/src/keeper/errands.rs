@@ -1,6 +1,6 @@
-//! Work whose size a pod chooses, done outside of the keeper's loop: looking for its namespace, reading its
-//! addresses, listing and closing its connections. A few threads do it, for one pod no more than one at a
-//! time, so that a pod that makes its own slow keeps none of them from the others.
+//! Errands: work whose size a pod chooses, done outside of the keeper's loop, such as looking for its
+//! namespace, reading its addresses, listing and closing its connections. A few threads do it, at most one
+//! errand per pod at a time, so that a pod that makes its own slow keeps no thread from the others.
 
 use std::collections::VecDeque;
 use std::io;
@@ -11,22 +11,22 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use rustix::event::{EventfdFlags, eventfd};
 
-/// Threads, and what each may need of a stack.
+/// Threads, and bytes of stack for each.
 const THREADS: usize = 4;
 const STACK: usize = 256 * 1024;
-/// Errands that may wait, all in all and of one pod.
+/// Most errands that wait: in all, and of one pod.
 const MOST: usize = 1024;
 const MOST_OF_A_POD: usize = 64;
 
 type Work<T> = Box<dyn FnOnce() -> T + Send>;
 
-/// Errands, each of which ends in a `T`.
+/// A queue of errands, each with a result of type `T`.
 pub(super) struct Errands<T>(Arc<Shared<T>>);
 
 struct Shared<T> {
     state: Mutex<State<T>>,
     come: Condvar,
-    /// Readable when something is done.
+    /// Readable when an errand is done.
     done: OwnedFd,
 }
 
@@ -38,7 +38,7 @@ struct State<T> {
 }
 
 impl<T: Send + 'static> Errands<T> {
-    /// None yet. Errors: there is no thread to be had.
+    /// Starts the threads. Errors: a thread can't be started.
     pub fn start() -> io::Result<Self> {
         let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
         let state = State { waiting: VecDeque::new(), busy: Vec::new(), done: Vec::new() };
@@ -55,7 +55,7 @@ impl<T: Send + 'static> Errands<T> {
         Ok(Self(shared))
     }
 
-    /// Has something done for a pod, by its uid. Errors: too much is to be done already.
+    /// Queues an errand for a pod, by its uid. Errors: too many are queued.
     pub fn put(&self, pod: &str, work: impl FnOnce() -> T + Send + 'static) -> Result<(), QueueFull> {
         let mut state = self.0.state();
         let of_the_pod = state.waiting.iter().filter(|(of, _)| of == pod).count();
@@ -67,16 +67,16 @@ impl<T: Send + 'static> Errands<T> {
         Ok(())
     }
 
-    /// What is done.
+    /// Takes the results of finished errands.
     pub fn done(&self) -> Vec<T> {
-        // Whatever is written from here on is heard of again.
+        // Later results make it readable again.
         let _none = rustix::io::read(&self.0.done, &mut [0; 8]);
         std::mem::take(&mut self.0.state().done)
     }
 }
 
 impl<T> AsFd for Errands<T> {
-    /// Readable when something is done.
+    /// Readable when an errand is done.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.done.as_fd()
     }
@@ -87,7 +87,7 @@ impl<T> Shared<T> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for an errand of a pod that no other thread works for, and does it.
+    /// Waits for an errand of a pod that no other thread works for, and runs it.
     fn do_next(&self) {
         let mut state = self.state();
         let (pod, work) = loop {
@@ -100,7 +100,7 @@ impl<T> Shared<T> {
         };
         state.busy.push(pod.clone());
         drop(state);
-        // The keeper is no keeper without this thread.
+        // The keeper can't do without this thread.
         let done = catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| abort());
         let mut state = self.state();
         state.busy.retain(|busy| *busy != pod);
@@ -112,7 +112,7 @@ impl<T> Shared<T> {
     }
 }
 
-/// Too much is to be done already.
+/// Too many errands are queued.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("too much is to be done for this pod, or for all, already")]
 pub(super) struct QueueFull;

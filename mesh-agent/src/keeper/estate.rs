@@ -1,4 +1,5 @@
-//! What a proxy has left to the next one: files in memory, which the keeper holds and never reads.
+//! The inheritance as the keeper holds it: files in memory that a proxy leaves to the next one, and that the
+//! keeper never reads.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -7,10 +8,10 @@ use rustix::fs::{SealFlags, fcntl_get_seals, fstat};
 
 use super::protocol::InheritedKind;
 
-/// Most bytes of a file. What is longer is not handed on.
+/// Most bytes of a file; a longer one is not handed on.
 const MOST_BYTES: i64 = 128 << 20;
 
-/// The files.
+/// The inherited files.
 #[derive(Default)]
 pub(super) struct Estate {
     certificates: Option<OwnedFd>,
@@ -18,12 +19,12 @@ pub(super) struct Estate {
 }
 
 impl Estate {
-    /// Of the files that a predecessor handed over, in the order of [`Self::descriptors`].
+    /// Takes the files that a predecessor handed over, in the order of [`Self::descriptors`].
     pub fn new(certificates: Option<OwnedFd>, configuration: Option<OwnedFd>) -> Self {
         Self { certificates, configuration }
     }
 
-    /// Holds a file in place of another. Errors: it is not one that is in memory alone and can't be cut.
+    /// Holds a file in place of another. Errors: it is not a memory file with the right seals.
     pub fn hold(&mut self, what: InheritedKind, file: Option<OwnedFd>) -> io::Result<()> {
         if let Some(file) = &file
             && !fcntl_get_seals(file)?.contains(seals(what))
@@ -37,14 +38,14 @@ impl Estate {
         Ok(())
     }
 
-    /// The files that are handed on: certificates, configuration.
+    /// Returns the files to hand on: certificates, configuration.
     pub fn descriptors(&self) -> [Option<BorrowedFd<'_>>; 2] {
         [&self.certificates, &self.configuration]
             .map(|file| file.as_ref().map(AsFd::as_fd).filter(|file| is_short(*file)))
     }
 }
 
-/// Whoever reads it relies on these.
+/// Seals that the reader relies on.
 fn seals(what: InheritedKind) -> SealFlags {
     match what {
         InheritedKind::Certificates => {

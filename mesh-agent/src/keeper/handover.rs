@@ -1,6 +1,6 @@
 //! One keeper takes over from another: the new version runs beside the old one, gets its pods and listeners
-//! by descriptor, starts a proxy of its own, and only when that serves replaces programs and links, each at
-//! once. So there is no moment without an agent, and none with two that decide.
+//! by descriptor, and starts a proxy of its own. Only when that serves it replaces programs and links, each
+//! at once. So there is always an agent, and never two that decide.
 //!
 //! The new one asks and the old one answers, in records of the [`protocol`](super::protocol)'s size. Until it
 //! is told that it is relieved the old one goes on; if the new one fails on the way, nothing has happened.
@@ -27,10 +27,10 @@ use super::protocol::{Claim, Reader, Record, Writer};
 use crate::config::Config;
 use crate::sys::Netns;
 
-/// Changes with what is said here. A keeper that speaks otherwise is not taken over from.
+/// Version of these records. A keeper with another one is not taken over from.
 const VERSION: u16 = 1;
 
-/// How long an answer may take. The other one has nothing else to do.
+/// Timeout of an answer. The other keeper has nothing else to do.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 const HELLO: u8 = 1;
@@ -40,18 +40,19 @@ const OFFER: u8 = 11;
 const POD: u8 = 12;
 const END: u8 = 13;
 
-/// Behind a pod's claim if it is not [settled](super::protocol::KeeperRequest::Settled). Older keepers say 0.
+/// Follows a pod's claim if it is not [settled](super::protocol::KeeperRequest::Settled). Older keepers say
+/// 0.
 const UNSETTLED: u8 = 1;
 
-/// Where a successor comes in: a Unix socket of the node's.
+/// The socket where a successor connects.
 pub(super) struct HandoverSocket {
     path: PathBuf,
     listener: Option<OwnedFd>,
 }
 
 impl HandoverSocket {
-    /// The place for these settings; none if there is no directory for it. It is named by what an agent is
-    /// alone with: the node's cgroup and the directory of pins.
+    /// Returns the socket for these settings, not open yet; none if there is no directory for it. Its name is
+    /// made of what only one agent uses: the node's cgroup and the directory of pins.
     pub fn of(config: &Config) -> Option<Self> {
         let place = || -> io::Result<PathBuf> {
             DirBuilder::new().recursive(true).mode(0o700).create(&config.run_dir)?;
@@ -66,7 +67,7 @@ impl HandoverSocket {
         path.ok().map(|path| Self { path, listener: None })
     }
 
-    /// Opens it, in place of a predecessor's: successors are let in from now on.
+    /// Listens, in place of a predecessor.
     pub fn open(&mut self) {
         let listener = listen_at(&self.path, 1).inspect_err(|error| {
             let path = self.path.display();
@@ -75,12 +76,12 @@ impl HandoverSocket {
         self.listener = listener.ok();
     }
 
-    /// What to wait for.
+    /// Returns the descriptor to wait for.
     pub fn descriptor(&self) -> Option<BorrowedFd<'_>> {
         self.listener.as_ref().map(AsFd::as_fd)
     }
 
-    /// Lets one in, if it is this user's.
+    /// Accepts a successor, if it has this process's user id.
     pub fn accept(&self) -> Option<OwnedFd> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let channel = accept_with(self.listener.as_ref()?, flags).ok()?;
@@ -89,7 +90,7 @@ impl HandoverSocket {
     }
 }
 
-/// Listens at a path, in place of whoever does. So many may wait to be let in.
+/// Listens at a path, in place of whoever does; `backlog` connections may wait.
 pub(crate) fn listen_at(path: &Path, backlog: i32) -> io::Result<OwnedFd> {
     let fresh = path.with_extension(format!("{}", std::process::id()));
     let _left_behind = fs::remove_file(&fresh);
@@ -105,19 +106,19 @@ fn seqpacket() -> io::Result<OwnedFd> {
     Ok(socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?)
 }
 
-/// The keeper that is to be taken over from, as its successor sees it.
+/// The keeper that is taken over from, as its successor sees it.
 pub(super) struct Predecessor {
     channel: OwnedFd,
-    /// Its workers.
+    /// Number of its workers.
     pub workers: u8,
     /// The node's own listeners.
     pub listeners: Vec<OwnedFd>,
-    /// What its proxy has left.
+    /// The files that its proxy has left.
     pub estate: Estate,
 }
 
 impl Predecessor {
-    /// The one that serves now, if one does and speaks as we do.
+    /// Connects to the keeper that serves now, if there is one with the same version.
     pub fn find(socket: &HandoverSocket) -> Option<Self> {
         let channel = seqpacket().ok()?;
         connect(&channel, &SocketAddrUnix::new(&socket.path).ok()?).ok()?;
@@ -131,7 +132,7 @@ impl Predecessor {
         let mut from = Reader::of(&offer);
         match (from.u8(), from.u8()) {
             (Some(OFFER), Some(workers)) if workers > 0 => {
-                // Behind the listeners, the last one last. An older one has none.
+                // Behind the listeners, in reverse order. An older keeper has none.
                 let mut file = || from.u8().filter(|there| *there != 0).and_then(|_| listeners.pop());
                 let (configuration, certificates) = (file(), file());
                 Ok(Self { channel, workers, listeners, estate: Estate::new(certificates, configuration) })
@@ -140,7 +141,8 @@ impl Predecessor {
         }
     }
 
-    /// Gets those of its pods that are not here yet. One that can't be had is enrolled anew by the proxy.
+    /// Takes over those of its pods that are not here yet. The proxy enrols any that can't be had. Errors: it
+    /// is gone, or its answers are invalid.
     pub fn take_pods(&mut self, pods: &mut Pods) -> io::Result<()> {
         loop {
             let (record, descriptors) = ask(&self.channel, &Writer::new(NEXT).record)?;
@@ -168,7 +170,7 @@ impl Predecessor {
         let netns = descriptors.next().filter(|_| descriptors.len() == 3 * usize::from(self.workers));
         let netns = Netns::of_descriptor(netns.ok_or(io::Error::from(io::ErrorKind::InvalidData))?)?;
         let cookie = pods.adopt(claim, netns, descriptors.map(TcpListener::from).collect())?;
-        // What its proxies have open there is not to be taken for what was there before.
+        // Its proxies' own connections must not be taken for preexisting ones.
         if settled { pods.settle(cookie) } else { Ok(()) }
     }
 
@@ -188,18 +190,17 @@ fn ask(channel: &OwnedFd, record: &Record) -> io::Result<Message> {
 /// The keeper that is taking over, as its predecessor sees it.
 pub(super) struct Successor {
     channel: OwnedFd,
-    /// Pods that it has got. More may be enrolled while it gets itself ready.
+    /// Pods that it has got. More may be enrolled while it starts.
     got: BTreeSet<u64>,
 }
 
 impl Successor {
-    /// One that has come in.
+    /// Wraps an accepted connection.
     pub fn new(channel: OwnedFd) -> Self {
         Self { channel, got: BTreeSet::new() }
     }
 
-    /// Answers what it asks. Returns true if it has taken over. Errors: it is gone, or asks for what is
-    /// nothing.
+    /// Answers a request. Returns whether it has taken over. Errors: it is gone, or the request is invalid.
     pub fn answer(&mut self, pods: &Pods, listeners: &NodeListeners, estate: &Estate) -> io::Result<bool> {
         let record = match channel::receive(&self.channel) {
             Ok(Some((record, _))) => record,

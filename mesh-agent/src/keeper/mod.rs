@@ -3,13 +3,11 @@
 //! without privileges, and asks the keeper for what it can't do itself.
 //!
 //! Reading order:
-//! 1. [`protocol`]: what the two say to each other, and [`channel`], how.
-//! 2. `serve`: the loop; `answers`: what the proxy asks for; `errands`: what of that is done outside of the
-//!    loop.
+//! 1. [`protocol`]: records between the two, and [`channel`], how they are sent.
+//! 2. `serve`: the loop; `answers`: answers to the proxy; `errands`: work for those, outside of the loop.
 //! 3. `process`: the proxy's life; `pods`: namespaces and listeners; `veths`: their links; `node_listeners`:
-//!    those for admin, metrics and health; `estate`: what a proxy leaves to the next one.
-//! 4. `handover`: one keeper takes over from another, for an upgrade. Where the CNI plugin asks is
-//!    `cni::server`.
+//! those for admin, metrics and health; `estate`: the inheritance.
+//! 4. `handover`: one keeper takes over from another, for an upgrade. `cni::server` answers the CNI plugin.
 
 mod answers;
 pub mod channel;
@@ -36,7 +34,8 @@ pub use veths::cleanup;
 /// Why the keeper did not start or had to stop.
 pub type Failure = Box<dyn Error>;
 
-/// Keeps the node's pods in the mesh until one of `signals` tells it to stop.
+/// Keeps the node's pods in the mesh until one of `signals` comes. Errors: it could not start, or had to
+/// stop.
 pub fn run(config: Config, signals: Signals) -> Result<(), Failure> {
     Keeper::start(config, signals)?.run()
 }

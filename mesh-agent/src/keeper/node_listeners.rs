@@ -1,5 +1,5 @@
-//! The node's own listeners: admin, metrics, health. The keeper opens them and holds them, so that they wait
-//! while a proxy is started again; it never takes a connection from them.
+//! The node's own listeners: admin, metrics, health. The keeper opens and holds them, so that connections
+//! wait while a proxy is started again; it never accepts one.
 
 use std::fs;
 use std::io;
@@ -13,10 +13,10 @@ use socket2::{SockAddr, Socket, Type};
 
 use crate::config::Config;
 
-/// As many connections as may wait.
+/// Most connections that wait in a queue.
 const BACKLOG: i32 = 1024;
 
-/// How long an address may be taken by one who is about to end, and how often is looked.
+/// How long an address in use is waited for, since its user may be about to end, and how often it is tried.
 const PATIENCE: Duration = Duration::from_secs(2);
 const LOOK: Duration = Duration::from_millis(5);
 
@@ -30,7 +30,7 @@ pub(super) struct NodeListeners {
 
 impl NodeListeners {
     /// Opens them as the settings say, or takes those that a predecessor had there and handed over. Errors:
-    /// an address is taken or not allowed.
+    /// an address is in use or not allowed.
     pub fn open(config: &Config, inherited: Vec<OwnedFd>) -> io::Result<Self> {
         let mut sockets: Vec<Socket> = inherited.into_iter().map(Socket::from).collect();
         let mut at = |address: SockAddr| {
@@ -46,7 +46,7 @@ impl NodeListeners {
         Ok(Self { admin, metrics, health, admin_socket })
     }
 
-    /// Their descriptors.
+    /// Returns their descriptors.
     pub fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
         let mut all = vec![self.admin.as_fd(), self.metrics.as_fd(), self.health.as_fd()];
         all.extend(self.admin_socket.as_ref().map(AsFd::as_fd));
@@ -54,8 +54,8 @@ impl NodeListeners {
     }
 }
 
-/// Binds to an address; if it is taken, again after a moment: a proxy whose keeper was killed is about to end
-/// too.
+/// Binds to an address. If it is in use, tries again for a moment: a proxy whose keeper was killed is about
+/// to end too.
 fn bind(address: &SockAddr) -> io::Result<Socket> {
     let deadline = Instant::now() + PATIENCE;
     loop {
@@ -69,7 +69,7 @@ fn bind(address: &SockAddr) -> io::Result<Socket> {
     }
 }
 
-/// A file that is where a Unix socket is to be was left behind.
+/// Binds once. A Unix socket's file that is there already was left behind, and is replaced.
 fn bind_once(address: &SockAddr) -> io::Result<Socket> {
     if let Some(path) = address.as_pathname()
         && let Err(error) = fs::remove_file(path)

@@ -1,4 +1,4 @@
-//! The pods that are in the mesh: their namespaces, and the listeners that outlive every proxy.
+//! The enrolled pods: their network namespaces, and the listeners that outlive every proxy.
 
 use std::collections::{BTreeMap, HashSet};
 use std::io;
@@ -17,50 +17,50 @@ use super::veths::{self, Dismissed, Leaving, Places};
 use crate::sys::ebpf::{self, Programs};
 use crate::sys::{self, Netns, NoSandbox, SocketKind};
 
-/// The listeners that each worker has in a pod.
+/// Ports that each worker listens on in a pod.
 const PORTS: [u16; 3] = [OUTBOUND_PORT, INBOUND_PORT, HBONE_PORT];
 
-/// A pod that nobody has asked for so long is in doubt no longer: the proxy does not want it.
+/// Time after which a pod in doubt that nobody has asked for is let go.
 const DOUBTED: Duration = Duration::from_mins(1);
 
 /// The pods, and the programs that know them.
 pub(super) struct Pods {
     pub programs: Programs,
     cgroup: PathBuf,
-    /// How many there are listeners for.
+    /// Number of workers that there are listeners for.
     pub workers: u8,
-    /// By the cookie of their network namespace.
+    /// Enrolled pods, by the cookie of their network namespace.
     enrolled: BTreeMap<u64, Pod>,
-    /// Namespaces that are held in the mesh for pods that this proxy asks for in vain, and since when it did
-    /// last: what was enrolled before stays, and is refused, until it is known what has become of the pod.
+    /// Namespaces whose pods this proxy asks for in vain, and when it last did. They stay in the mesh, and
+    /// their connections are refused, until it is known what has become of the pod.
     in_doubt: BTreeMap<u64, Instant>,
-    /// This proxy has said that it has asked for all of its pods.
+    /// Whether this proxy has said that it has asked for all of its pods.
     complete: bool,
     leaving: Leaving,
-    /// The last pod that was looked at again.
+    /// The pod whose veth was last checked.
     looked_at: u64,
 }
 
-/// Pods that are looked at again in one go.
+/// Pods whose veths are checked at a time.
 const LOOK_AT: usize = 128;
 
-/// A pod that is in the mesh.
+/// An enrolled pod.
 pub(super) struct Pod {
-    /// With the addresses that it was found to have or said to have.
+    /// The claim, with the addresses that the pod was found or said to have.
     pub claim: Claim,
     pub netns: Arc<Netns>,
-    /// For each worker: outbound, inbound, HBONE.
+    /// Listeners: outbound, inbound, HBONE for each worker.
     pub listeners: Vec<TcpListener>,
-    /// The proxy that runs now has asked for it.
+    /// Whether the current proxy has asked for it.
     claimed: bool,
-    /// A proxy has put in place all that is to hold for it.
+    /// Whether a proxy has put everything in place, so that its first program may run.
     may_start: bool,
 }
 
-/// What came of looking for a pod: its namespace, and its addresses.
+/// Result of a search for a pod: its network namespace, and its addresses.
 pub(super) type Found = Result<Option<(Netns, Vec<IpAddr>)>, Error>;
 
-/// Why something can't be done for a pod.
+/// Why a request about a pod failed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Error {
     #[error(transparent)]
@@ -71,7 +71,7 @@ pub(super) enum Error {
     Redirected(#[from] sys::Redirected),
     #[error("its network namespace is that of pod {0}")]
     Another(String),
-    /// Usually: a program of the pod has the port.
+    /// A port can't be listened on, usually since a program of the pod has it.
     #[error("port {port} of the pod: {error}")]
     Listen { port: u16, error: io::Error },
     #[error("{MAX_PODS} pods are in the mesh already")]
@@ -83,7 +83,7 @@ pub(super) enum Error {
 }
 
 impl Pods {
-    /// None yet.
+    /// Creates one without pods. Errors: the programs' maps can't be written.
     pub fn new(programs: Programs, cgroup: PathBuf, workers: u8) -> Result<Self, ebpf::Error> {
         let mut pods = Self {
             programs,
@@ -99,19 +99,19 @@ impl Pods {
         Ok(pods)
     }
 
-    /// The cgroup that this agent is in, with all that it opens.
+    /// Returns the id of the agent's own cgroup, which its sockets have too. Errors: it can't be found.
     pub fn own_cgroup(&self) -> io::Result<u64> {
         sys::cgroup_id_of_self(&self.cgroup)
     }
 
-    /// A proxy, by its process id, is exempt from redirection as long as it runs. Whoever gets its id after
-    /// that is not.
+    /// Exempts a proxy, by its process id, from redirection while it runs. A later process with that id is
+    /// not exempt.
     pub fn exempt(&mut self, proxy: u32, runs: bool) -> Result<(), Error> {
         let proxy = Proxy::new(self.own_cgroup()?, proxy);
         Ok(if runs { self.programs.exempt(proxy) } else { self.programs.forget_proxy(proxy) }?)
     }
 
-    /// Lets the programs decide, in place of a predecessor's, if they do not yet.
+    /// Attaches the programs, in place of a predecessor's, if they are not attached yet.
     pub fn attach(&mut self) -> Result<(), ebpf::Error> {
         if self.programs.are_attached() {
             return Ok(());
@@ -125,7 +125,7 @@ impl Pods {
         self.programs.remove_other_layouts()
     }
 
-    /// Looks again how pods are connected, some at a time.
+    /// Checks again how some of the pods are connected.
     pub fn look_at_veths(&mut self) -> Result<(), ebpf::Error> {
         use std::ops::Bound::{Excluded, Unbounded};
         if !self.programs.are_attached() {
@@ -148,7 +148,7 @@ impl Pods {
         Ok(())
     }
 
-    /// Waits for what is done for pods that were let go.
+    /// Waits until everything for pods that were let go is done.
     pub fn finish(&mut self) {
         self.leaving.finish();
     }
@@ -161,39 +161,39 @@ impl Pods {
         places
     }
 
-    /// The connections of a pod that go from veth to veth end, and then the program at its veth goes.
+    /// Ends the connections of a pod that go from veth to veth, and then removes the program at its veth.
     fn cut_off(&mut self, cookie: u64, places: Places) -> Result<(), Error> {
         let link = self.programs.veth_link_of(cookie);
         let flows = self.programs.forget_veth(cookie)?.zip(self.programs.veth_flows());
         Ok(self.leaving.add(Dismissed { cookie, flows, places, link })?)
     }
 
-    /// Pods, by the cookie of their network namespace.
+    /// Iterates over pods, with the cookie of their network namespace.
     pub fn iter(&self) -> impl Iterator<Item = (u64, &Pod)> {
         self.enrolled.iter().map(|(cookie, pod)| (*cookie, pod))
     }
 
-    /// Whether a pod's first program may run with that network namespace: it is in the mesh, and the programs
+    /// Whether a pod's first program may run in that network namespace: it is enrolled, and the programs
     /// decide.
     pub fn may_start(&self, uid: &str, cookie: u64) -> bool {
         let pod = self.enrolled.get(&cookie).filter(|pod| pod.claim.uid == uid);
         self.programs.are_attached() && pod.is_some_and(|pod| pod.may_start)
     }
 
-    /// Whether a pod is in the mesh with another network namespace than that.
+    /// Whether a pod is enrolled with another network namespace.
     pub fn is_elsewhere(&self, uid: &str, cookie: u64) -> bool {
         self.enrolled.iter().any(|(its, pod)| pod.claim.uid == uid && *its != cookie)
     }
 
-    /// A new proxy has not asked for any pod yet.
+    /// Notes that a new proxy has not asked for any pod yet.
     pub fn unclaim(&mut self) {
         self.enrolled.values_mut().for_each(|pod| pod.claimed = false);
         self.in_doubt.clear();
         self.complete = false;
     }
 
-    /// How to look for a pod, as an errand: what it has made can be much. Until that is done it is in doubt.
-    /// Where the runtime has said which namespace is the pod's, it is that one.
+    /// Returns an errand that looks for a pod, since a pod may have made many processes and namespaces. Until
+    /// it is done the pod is in doubt. `said` is the pod's namespace if the runtime has told it.
     pub fn search(
         &mut self,
         claim: &Claim,
@@ -205,8 +205,8 @@ impl Pods {
         move || find(&cgroup, &claim, held, said)
     }
 
-    /// Takes a pod that was looked for into the mesh, or finds it there; with `only_kept` no more than that.
-    /// Returns [`KeeperAnswer::Enrolled`] or [`KeeperAnswer::NotYet`].
+    /// Enrols a pod that was found, or finds that it is enrolled; with `only_kept` it enrols none. Returns
+    /// [`KeeperAnswer::Enrolled`] or [`KeeperAnswer::NotYet`]. Errors: why it can't be enrolled.
     pub fn enrol(&mut self, claim: &Claim, found: Found, only_kept: bool) -> Result<KeeperAnswer, Error> {
         let found = found?;
         let cookie = match (self.kept(claim, found.as_ref()), found) {
@@ -226,7 +226,7 @@ impl Pods {
         Ok(KeeperAnswer::Enrolled(cookie, pod.claim.addresses.clone(), self.programs.is_settled(cookie)))
     }
 
-    /// A namespace is one pod's, and a pod has one.
+    /// Makes sure that a namespace is one pod's, and that a pod has one.
     fn make_way(&mut self, claim: &Claim, cookie: u64) -> Result<(), Error> {
         if let Some(other) = self.programs.pod_of(cookie).filter(|uid| *uid != claim.uid) {
             return Err(Error::Another(other.to_owned()));
@@ -239,12 +239,13 @@ impl Pods {
         Ok(())
     }
 
-    /// The listeners of a pod; none if it is not there.
+    /// Returns a pod's listeners; none if it is not enrolled.
     pub fn listeners(&self, cookie: u64) -> Vec<BorrowedFd<'_>> {
         self.enrolled.get(&cookie).into_iter().flat_map(|pod| pod.listeners.iter().map(AsFd::as_fd)).collect()
     }
 
-    /// The pod, if it is in the mesh as it should be. One that is there otherwise is let go.
+    /// Returns the cookie of a pod that is enrolled as the claim says. One that is enrolled otherwise is let
+    /// go.
     fn kept(&mut self, claim: &Claim, found: Option<&(Netns, Vec<IpAddr>)>) -> Option<u64> {
         let (cookie, pod) = self.enrolled.iter().find(|(_, pod)| pod.claim.uid == claim.uid)?;
         let (told, has) = (&claim.addresses, &pod.claim.addresses);
@@ -260,7 +261,8 @@ impl Pods {
         same.then_some(cookie)
     }
 
-    /// Takes a pod in with listeners that are there, by the addresses of the claim.
+    /// Enrols a pod with listeners that are there, by the addresses of the claim. Errors: the programs' maps
+    /// can't be written.
     pub fn adopt(&mut self, claim: Claim, netns: Netns, listeners: Vec<TcpListener>) -> Result<u64, Error> {
         if self.enrolled.len() >= MAX_PODS as usize {
             return Err(Error::Full);
@@ -286,7 +288,7 @@ impl Pods {
         Ok(cookie)
     }
 
-    /// Lets a pod go. One that is not there has gone.
+    /// Lets a pod go. One that is not enrolled is gone already. Errors: the programs' maps can't be written.
     pub fn dismiss(&mut self, cookie: u64) -> Result<(), Error> {
         self.in_doubt.remove(&cookie);
         let places = self.places();
@@ -295,7 +297,7 @@ impl Pods {
         self.cut_off(cookie, places)
     }
 
-    /// Lets go what the proxy has not asked for, and what a predecessor left of others.
+    /// Lets go the pods that the proxy has not asked for, and those that a predecessor left.
     pub fn dismiss_unclaimed(&mut self) -> Result<(), Error> {
         self.complete = true;
         let unclaimed =
@@ -311,65 +313,66 @@ impl Pods {
         Ok(self.programs.retain_pods(&cookies, &self.probes())?)
     }
 
-    /// Lets go what was in doubt, and is not asked for any more.
+    /// Lets go pods that were in doubt and are no longer asked for. Errors: the programs' maps can't be
+    /// written.
     pub fn forget_doubts(&mut self) -> Result<(), Error> {
         let before = self.in_doubt.len();
         self.in_doubt.retain(|_, since| !self.complete || since.elapsed() < DOUBTED);
         if self.in_doubt.len() < before { self.dismiss_unclaimed() } else { Ok(()) }
     }
 
-    /// Where the node's probes are let through.
+    /// Returns where the node's probes are let through.
     fn probes(&self) -> HashSet<Endpoint> {
         let claims = self.enrolled.values().map(|pod| &pod.claim);
         claims.flat_map(|claim| ebpf::probe_endpoints(&claim.addresses, &claim.probe_ports)).collect()
     }
 
-    /// Opens sockets in a pod.
+    /// Opens sockets in a pod. Errors: it is not enrolled, or there is no room for a single one.
     pub fn sockets(&self, cookie: u64, kind: SocketKind, count: u8) -> Result<Vec<Socket>, Error> {
         let pod = self.enrolled.get(&cookie).ok_or(Error::Unknown)?;
         Ok(sys::open_sockets(&pod.netns, kind, usize::from(count))?)
     }
 
-    /// A pod's uid, and its namespace for an errand there.
+    /// Returns a pod's uid, and its namespace for an errand. Errors: it is not enrolled.
     pub fn place(&self, cookie: u64) -> Result<(&str, Arc<Netns>), Error> {
         let pod = self.enrolled.get(&cookie).ok_or(Error::Unknown)?;
         Ok((&pod.claim.uid, Arc::clone(&pod.netns)))
     }
 
-    /// Lets a pod's first program run.
+    /// Allows a pod's first program to run. Errors: it is not enrolled.
     pub fn let_start(&mut self, cookie: u64) -> Result<(), Error> {
         self.enrolled.get_mut(&cookie).ok_or(Error::Unknown)?.may_start = true;
         Ok(())
     }
 
-    /// Whether what was open in a pod before it was in the mesh has been seen to.
+    /// Whether a pod's preexisting connections have been judged.
     pub fn is_settled(&self, cookie: u64) -> bool {
         self.programs.is_settled(cookie)
     }
 
-    /// It has.
+    /// Notes that they have. Errors: the pod is not enrolled, or the programs' maps can't be written.
     pub fn settle(&mut self, cookie: u64) -> Result<(), Error> {
         let known = self.enrolled.contains_key(&cookie);
         if known { Ok(self.programs.settle(cookie)?) } else { Err(Error::Unknown) }
     }
 
-    /// Takes the listeners away: what connects is refused, as long as no other keeper holds them.
+    /// Closes the listeners: connections are refused, unless another keeper holds them.
     pub fn close_listeners(&mut self) {
         self.enrolled.values_mut().for_each(|pod| pod.listeners.clear());
     }
 
-    /// Looks again for the cgroups that the node's own processes are in, from which its kubelet probes.
+    /// Finds again the cgroups of the node's own processes, from which its kubelet probes.
     pub fn learn_node_cgroups(&mut self) -> Result<(), ebpf::Error> {
         self.programs.replace_node_cgroups(sys::cgroups_outside_of_pods(&self.cgroup))
     }
 }
 
-/// The pod's namespace, the one that it is `held` in before any other, and those of its addresses that are in
-/// the claim. None as long as it has no process in a namespace of its own, or an address is missing there:
-/// nobody gets another's by claiming it.
+/// Finds a pod's namespace, first of all the one that it is `held` in, and those of its addresses that are in
+/// the claim. None if it has no process in a namespace of its own, or an address is missing there: nobody
+/// gets another's address by claiming it.
 fn find(cgroup: &Path, claim: &Claim, held: Option<u64>, said: Option<Netns>) -> Found {
-    // Nothing has run there yet: what it has is what the runtime gave it, and the API may tell of the sandbox
-    // before.
+    // Nothing has run there yet, so its addresses are those that the runtime gave it. The API may still have
+    // those of an earlier sandbox.
     let told = if said.is_some() { &[] } else { &claim.addresses[..] };
     let found = match said {
         // The node's own network is no pod's, whoever says so.
@@ -380,30 +383,29 @@ fn find(cgroup: &Path, claim: &Claim, held: Option<u64>, said: Option<Netns>) ->
     let there = sys::addresses_in(&netns)?;
     let addresses = match told {
         [] => sys::primary_addresses_in(&netns)?,
-        // A family that the pod has switched off must not keep it out.
+        // IPv6 addresses of a pod that has switched IPv6 off are ignored, so that they do not keep it out.
         told => {
             let off = sys::has_no_ipv6(&netns)?;
             told.iter().copied().filter(|it| there.contains(it) || !(off && it.is_ipv6())).collect()
         }
     };
     let complete = !addresses.is_empty() && addresses.iter().all(|address| there.contains(address));
-    // One that is held is in the mesh already: what it has come to since does not put it out.
+    // A pod that is held is in the mesh already: redirects that came later do not put it out.
     if complete && held != Some(netns.cookie()) {
         sys::look_for_redirects(&netns)?;
     }
     Ok(complete.then_some((netns, addresses)))
 }
 
-/// Whether this is the node's own network namespace, the agent's; one that can't be told apart counts as
-/// that.
+/// Whether this is the node's own network namespace, the agent's; also if that can't be told.
 fn is_own(netns: &Netns) -> bool {
     Netns::of_process(std::process::id()).map_or(true, |own| own.cookie() == netns.cookie())
 }
 
-/// Opens one of a pod's listeners. A connection that the proxy accepts from an application or from outside
-/// the mesh is reset, and not closed as if it had ended well, when the proxy goes without having said
-/// otherwise: what is accepted inherits this (kernel: `inet_csk_clone_lock`). HBONE has its own way of ending
-/// well.
+/// Opens one of a pod's listeners. Connections accepted from an application, or from outside the mesh, are
+/// reset if the proxy dies, and not closed as if they had ended well: they inherit that from the listener
+/// (kernel: `inet_csk_clone_lock`). HBONE has its own way to tell the two apart. Errors: the port is in use,
+/// or there is no socket.
 fn listen(netns: &Netns, port: u16) -> Result<TcpListener, Error> {
     let open = || {
         let listener = sys::listen(netns, port)?;

@@ -1,4 +1,4 @@
-//! The proxy as a process: started, given what it needs, and seen off.
+//! The proxy's process: starts it, hands it what it needs, and handles its end.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -10,32 +10,31 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use super::channel;
 use super::protocol::Greeting;
 
-/// A proxy that lived for less is started again only after a pause, which doubles each time.
+/// A proxy that lived for less is started again after a pause, which doubles each time.
 const LIVED: Duration = Duration::from_secs(1);
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
-/// After this pause several have died.
+/// Pause from which several are known to have died.
 const MANY_PAUSE: Duration = Duration::from_millis(80);
 
 /// Index of the enroller's channel.
 const ENROLLER: usize = 0;
 
-/// A proxy that runs.
+/// A running proxy.
 pub(super) struct Process {
     child: Child,
     handle: OwnedFd,
-    /// The enroller's channel, then one for each worker, as long as it has an other end.
+    /// The enroller's channel, then one for each worker; none where the other end is closed.
     channels: Vec<Option<OwnedFd>>,
     started: Instant,
 }
 
 impl Process {
-    /// Starts one with this process's own arguments. Its standard input is the control channel. Privileges
-    /// are its own to give up: it does so before anything else.
+    /// Starts a proxy with this process's own arguments. Its standard input is the control channel. It gives
+    /// up its privileges before anything else. Errors: no process or descriptors.
     pub fn start() -> io::Result<Self> {
         let (control, its_control) = channel::pair()?;
-        // The link, not the path behind it: it holds even after the file has been replaced by a newer
-        // version.
+        // The link, not the path behind it: it works even after the file was replaced by a newer version.
         let mut command = Command::new("/proc/self/exe");
         command.arg("proxy").args(std::env::args_os().skip(2)).stdin(Stdio::from(its_control));
         let child = command.spawn()?;
@@ -44,13 +43,13 @@ impl Process {
         Ok(Self { child, handle, channels: vec![Some(control)], started: Instant::now() })
     }
 
-    /// Its process id.
+    /// Returns its process id.
     pub fn id(&self) -> u32 {
         self.child.id()
     }
 
-    /// Hands over what it works with (the maps, the node's own listeners), and a channel for each worker
-    /// behind it.
+    /// Sends it the greeting with the maps and the node's own listeners, and a channel for each worker after
+    /// those. Errors: it is gone.
     pub fn greet(&mut self, words: Greeting, handed_over: Vec<BorrowedFd<'_>>) -> io::Result<()> {
         let pairs = (0..words.workers).map(|_| channel::pair()).collect::<io::Result<Vec<_>>>()?;
         let (own, its): (Vec<_>, Vec<_>) = pairs.into_iter().unzip();
@@ -62,22 +61,22 @@ impl Process {
         Ok(())
     }
 
-    /// One of its channels.
+    /// Returns one of its channels.
     pub fn channel(&self, index: usize) -> Option<&OwnedFd> {
         self.channels.get(index)?.as_ref()
     }
 
-    /// The enroller's.
+    /// Returns the enroller's channel.
     pub fn enroller(&self) -> Option<&OwnedFd> {
         self.channel(ENROLLER)
     }
 
-    /// All of its channels that have another end, by their index.
+    /// Iterates over its open channels, with their index.
     pub fn channels(&self) -> impl Iterator<Item = (usize, &OwnedFd)> {
         self.channels.iter().enumerate().filter_map(|(index, channel)| Some((index, channel.as_ref()?)))
     }
 
-    /// Nothing more is heard on a channel. Without the enroller's a proxy is of no use.
+    /// Closes a channel whose other end is closed. Without the enroller's the proxy is of no use, and killed.
     pub fn forget_channel(&mut self, index: usize) {
         self.channels[index] = None;
         if index == ENROLLER {
@@ -85,40 +84,40 @@ impl Process {
         }
     }
 
-    /// Readable when it has ended.
+    /// Returns a descriptor that is readable when it has ended.
     pub fn end(&self) -> BorrowedFd<'_> {
         self.handle.as_fd()
     }
 
-    /// How it ended, if it has.
+    /// Returns how it ended, if it has.
     pub fn ended(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().ok().flatten()
     }
 
-    /// How long it has lived.
+    /// Returns how long it has lived.
     pub fn age(&self) -> Duration {
         self.started.elapsed()
     }
 
-    /// Tells it something. One that is gone does not hear it.
+    /// Sends it a signal; none if it is gone.
     pub fn signal(&self, signal: Signal) {
         let _gone = pidfd_send_signal(&self.handle, signal);
     }
 }
 
 impl Drop for Process {
-    /// None is left behind without a keeper.
+    /// Kills it: no proxy is left without a keeper.
     fn drop(&mut self) {
         self.signal(Signal::KILL);
         let _ended = self.child.wait();
     }
 }
 
-/// Whether and when to start the next proxy.
+/// Decides whether and when to start the next proxy.
 #[derive(Debug, Default)]
 pub(super) struct BackOff {
     last: Duration,
-    /// A proxy got as far as asking for something.
+    /// Whether a proxy got as far as asking for something.
     pub worked_once: bool,
 }
 
@@ -128,8 +127,8 @@ impl BackOff {
         self.last >= MANY_PAUSE
     }
 
-    /// The pause after one that lived so long and ended so; none if there is no point in another: none ever
-    /// worked, and this one ended by itself.
+    /// Returns the pause after a proxy that lived for `age`; none if another one makes no sense, since none
+    /// ever worked and this one ended by itself.
     pub fn after(&mut self, age: Duration, status: ExitStatus) -> Option<Duration> {
         self.last = match (age >= LIVED, self.last) {
             (true, _) => Duration::ZERO,

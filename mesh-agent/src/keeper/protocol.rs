@@ -1,8 +1,8 @@
-//! What proxy and keeper say to each other: records of one size, so that there is nothing to put together and
-//! nothing to allocate for. The proxy is not trusted: whatever bytes come, [`KeeperRequest::decode`] returns
-//! a request whose every part is within its bounds, or none.
+//! The protocol between proxy and keeper: records of one size, so that nothing has to be put together or
+//! allocated. The proxy is not trusted: from any bytes [`KeeperRequest::decode`] returns a request with every
+//! part within its bounds, or none.
 //!
-//! Descriptors travel beside a record (`SCM_RIGHTS`, unix(7)). This file uses nothing but plain types: the
+//! Descriptors are sent beside a record (`SCM_RIGHTS`, unix(7)). This file uses nothing but plain types: the
 //! fuzz target `keeper` includes it.
 
 use std::net::{IpAddr, SocketAddr};
@@ -24,27 +24,27 @@ pub const MOST_SOCKETS: u8 = 32;
 pub const MOST_WORKERS: u8 = 64;
 /// Bytes of a pod's uid: 36 of a UUID, or 32 of a static pod's hash.
 const UID: usize = 36;
-/// Where a record has the ticket of its request: at its end.
+/// Offset of the ticket in a record: the last four bytes.
 const TICKET: usize = RECORD - 4;
 /// Most bytes of a reason.
 const REASON: usize = TICKET - 3;
-/// Bytes of a connection in a list.
+/// Bytes of one connection in a list.
 const PREEXISTING: usize = 1 + 8 + 2 * 18;
 
-/// A record's bytes.
+/// The bytes of a record.
 pub type Record = [u8; RECORD];
 
-/// A pod that is to be in the mesh, within the bounds of [`Claim::new`].
+/// The claim to a pod that should be in the mesh, within the bounds of [`Claim::new`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Claim {
     pub(super) uid: String,
-    /// Canonical, as far as they are known.
+    /// Addresses, canonical, as far as they are known.
     pub(super) addresses: Vec<IpAddr>,
     pub(super) probe_ports: Vec<u16>,
     pub(super) own_users: bool,
 }
 
-/// What the next proxy may inherit from one. The keeper holds it, and never reads it.
+/// Kinds of files that a proxy leaves to the next one. The keeper holds them, and never reads them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum InheritedKind {
@@ -60,92 +60,90 @@ impl InheritedKind {
     }
 }
 
-/// What a proxy is told first. Beside it come the maps, the node's own listeners, what a proxy before it has
-/// left, and a channel for each worker.
+/// The first record to a proxy. Beside it come the maps, the node's own listeners, inherited files, and a
+/// channel for each worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Greeting {
-    /// Workers that it is to run.
+    /// Number of workers to run.
     pub workers: u8,
     /// Whether there is a Unix socket among the listeners, behind those for admin, metrics and health.
     pub admin_socket: bool,
     /// Whether another proxy serves until this one says that it is [ready](KeeperRequest::Ready).
     pub beside: bool,
-    /// Whether there is what a proxy before it has left: [`InheritedKind::Certificates`],
+    /// Which inherited files are beside it: [`InheritedKind::Certificates`],
     /// [`InheritedKind::Configuration`].
     pub inherited: [bool; 2],
 }
 
-/// Why a pod can't be asked for.
+/// Why a pod can't be claimed.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum OutOfBounds {
-    /// Its uid is none.
+    /// Its uid is not valid.
     #[error("{0:?} is not the uid of a pod")]
     Uid(String),
-    /// It has more addresses than pods have.
+    /// It has more addresses than [`MOST_ADDRESSES`].
     #[error("more than {MOST_ADDRESSES} addresses")]
     Addresses,
-    /// It declares more probes than can be let through.
+    /// It has more probe ports than [`MOST_PROBE_PORTS`].
     #[error("more than {MOST_PROBE_PORTS} probe ports")]
     ProbePorts,
 }
 
-/// What a proxy asks for.
+/// A request of the proxy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KeeperRequest {
-    /// Take a pod into the mesh, or say again how it is. [`KeeperAnswer::Enrolled`], with its listeners;
-    /// [`KeeperAnswer::NotYet`].
+    /// Enrol a pod, or say again how it is enrolled. Answer: [`KeeperAnswer::Enrolled`], with its listeners,
+    /// or [`KeeperAnswer::NotYet`].
     Enrol(Claim),
     /// Let a pod go, by the cookie of its network namespace.
     Dismiss(u64),
-    /// Let every pod go that this proxy has not asked for.
+    /// Let go every pod that this proxy has not asked for.
     DismissUnclaimed,
-    /// Close a connection of a pod. [`KeeperAnswer::Gone`] if it was closed already.
+    /// Close a connection of a pod. Answer: [`KeeperAnswer::Gone`] if it was closed already.
     Destroy(u64, Connection),
-    /// List the connections of a pod. [`KeeperAnswer::Listed`], with a file.
+    /// List the connections of a pod. Answer: [`KeeperAnswer::Listed`], with a file.
     List(u64),
-    /// All that is to hold for a pod is in place: its first program may run.
+    /// Let a pod's first program run: everything is in place.
     LetStart(u64),
-    /// What was open in a pod before it was in the mesh has been seen to.
+    /// Note that a pod's preexisting connections have been judged.
     Settled(u64),
-    /// Open sockets in a pod: so many, or as many as there is room for. Those come beside
+    /// Open that many sockets in a pod, or as many as there is room for. They come beside
     /// [`KeeperAnswer::Done`].
     Sockets(u64, SocketKind, u8),
-    /// It serves.
+    /// Note that this proxy serves.
     Ready,
-    /// The mesh is being uninstalled: nothing is to be left behind.
+    /// Leave nothing behind: the mesh is being uninstalled.
     Uninstalled,
-    /// Write for the CNI plugin so many bytes of the memory (`memfd_create(2)`) that is beside this.
+    /// Write that many bytes of the memory file (`memfd_create(2)`) beside this, for the CNI plugin.
     WritePluginConfig(u32),
-    /// Hold what comes beside this for the next proxy, in place of what was held; nothing beside it: hold it
-    /// no longer.
+    /// Hold the file beside this for the next proxy, in place of the one before; without a file hold none.
     Bequeath(InheritedKind),
 }
 
-/// What the keeper answers.
+/// An answer of the keeper.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KeeperAnswer {
     /// It is done.
     Done,
-    /// The pod is in the mesh: the cookie of its network namespace, its addresses, and whether it is
-    /// [settled](KeeperRequest::Settled). Beside it come its listeners, for each worker: outbound, inbound,
-    /// HBONE.
+    /// The pod is enrolled: the cookie of its network namespace, its addresses, and whether it is
+    /// [settled](KeeperRequest::Settled). Beside it come its listeners: outbound, inbound, HBONE for each
+    /// worker.
     Enrolled(u64, Vec<IpAddr>, bool),
     /// The pod has no process in a network namespace of its own yet, or no address there.
     NotYet,
-    /// It was done before.
+    /// It had been done before.
     Gone,
-    /// So many connections are in the file beside it, for [`read_preexisting`], and whether there are more.
+    /// The number of connections in the file beside it, for [`read_preexisting`], and whether there are more.
     Listed(u32, bool),
-    /// No answer, but told unasked: the runtime has made a new network namespace for a pod, by its uid, that
-    /// is enrolled with another one.
+    /// News, not an answer: the runtime has made a new network namespace for an enrolled pod, by its uid.
     Moved(String),
-    /// It can't be done, and why.
+    /// It can't be done, and why in words.
     Refused(String),
 }
 
 impl Claim {
-    /// A pod by its uid, with the addresses that are known (none: those of its namespace) and the ports of
-    /// its probes.
+    /// Claims a pod by its uid, with its known addresses (none: those of its namespace) and the ports of its
+    /// probes. Errors: see [`OutOfBounds`].
     pub fn new(uid: &str, addresses: &[IpAddr], probe_ports: &[u16]) -> Result<Self, OutOfBounds> {
         let is_uid = (32..=UID).contains(&uid.len())
             && uid.bytes().all(|byte| byte == b'-' || byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte));
@@ -163,13 +161,13 @@ impl Claim {
         Ok(Self { uid, addresses, probe_ports, own_users: false })
     }
 
-    /// Says whether the runtime makes the pod a user namespace of its own.
+    /// Sets whether the runtime makes the pod a user namespace of its own.
     #[must_use]
     pub fn with_own_users(self, own_users: bool) -> Self {
         Self { own_users, ..self }
     }
 
-    /// The pod's uid.
+    /// Returns the pod's uid.
     pub fn uid(&self) -> &str {
         &self.uid
     }
@@ -190,13 +188,13 @@ impl Claim {
 }
 
 impl Greeting {
-    /// The greeting as a record.
+    /// Encodes the greeting as a record.
     pub fn encode(self) -> Record {
         let to = Writer::new(self.workers).u8(self.admin_socket.into()).u8(self.beside.into());
         self.inherited.into_iter().fold(to, |to, there| to.u8(there.into())).record
     }
 
-    /// What a record says.
+    /// Decodes a greeting; `None` if the record is no valid one.
     pub fn decode(record: &Record) -> Option<Self> {
         let mut from = Reader::of(record);
         let workers = from.u8()?;
@@ -206,7 +204,7 @@ impl Greeting {
 }
 
 impl KeeperRequest {
-    /// The request as a record.
+    /// Encodes the request as a record.
     pub fn encode(&self) -> Record {
         match self {
             Self::Enrol(claim) => claim.write(Writer::new(1)),
@@ -227,7 +225,7 @@ impl KeeperRequest {
         .record
     }
 
-    /// What a record asks for; `None` if it is no request, or one that is out of bounds.
+    /// Decodes a request; `None` if it is not valid or out of bounds.
     pub fn decode(record: &Record) -> Option<Self> {
         let mut from = Reader::of(record);
         Some(match from.u8()? {
@@ -257,7 +255,7 @@ impl KeeperRequest {
 }
 
 impl KeeperAnswer {
-    /// The answer as a record. A reason that is too long is cut.
+    /// Encodes the answer as a record. A reason that is too long is cut.
     pub fn encode(&self) -> Record {
         match self {
             Self::Done => Writer::new(1),
@@ -274,7 +272,7 @@ impl KeeperAnswer {
         .record
     }
 
-    /// What a record answers.
+    /// Decodes an answer; `None` if the record is no valid one.
     pub fn decode(record: &Record) -> Option<Self> {
         let mut from = Reader::of(record);
         Some(match from.u8()? {
@@ -290,20 +288,20 @@ impl KeeperAnswer {
     }
 }
 
-/// The ticket of a request, or of the request that an answer is to. Answers come in the order in which things
-/// are done.
+/// Returns the ticket of a request, or of the request that an answer is to. Answers come in the order in
+/// which requests are finished.
 pub fn ticket(record: &Record) -> u32 {
     let ticket = record.last_chunk().copied();
     ticket.map_or(0, u32::from_le_bytes)
 }
 
-/// The record with a ticket.
+/// Sets the ticket of a record.
 pub fn with_ticket(mut record: Record, ticket: u32) -> Record {
     record[TICKET..].copy_from_slice(&ticket.to_le_bytes());
     record
 }
 
-/// Connections as they are in a file.
+/// Encodes connections for a file.
 pub fn write_preexisting(all: &[PreexistingConnection]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(all.len() * PREEXISTING);
     for PreexistingConnection { connection: Connection { cookie, local, remote }, taken } in all {
@@ -313,12 +311,12 @@ pub fn write_preexisting(all: &[PreexistingConnection]) -> Vec<u8> {
     bytes
 }
 
-/// The bytes of so many connections.
+/// Returns the bytes of `count` connections.
 pub fn preexisting_length(count: u32) -> usize {
     usize::try_from(count).unwrap_or(usize::MAX).saturating_mul(PREEXISTING)
 }
 
-/// Connections from the bytes of a file.
+/// Decodes connections from the bytes of a file.
 pub fn read_preexisting(bytes: &[u8]) -> Vec<PreexistingConnection> {
     let read = |bytes: &[u8]| {
         let mut from = Reader(bytes);
@@ -331,15 +329,15 @@ pub fn read_preexisting(bytes: &[u8]) -> Vec<PreexistingConnection> {
     bytes.chunks_exact(PREEXISTING).filter_map(read).collect()
 }
 
-/// Fills a record. What is written is bounded by the types above to less than a record; what were beyond
-/// would be cut.
+/// Writes a record. The types above bound what is written to less than a record; anything beyond would be
+/// cut.
 pub(super) struct Writer {
     pub(super) record: Record,
     at: usize,
 }
 
 impl Writer {
-    /// Begins with what kind of record it is.
+    /// Starts a record of a kind.
     pub(super) fn new(kind: u8) -> Self {
         Self { record: [0; RECORD], at: 0 }.u8(kind)
     }
@@ -368,12 +366,12 @@ impl Writer {
         self.bytes(&number.to_le_bytes())
     }
 
-    /// All lists are short.
+    /// Writes a count; all lists are short.
     fn count(self, count: usize) -> Self {
         self.u8(u8::try_from(count).unwrap_or(u8::MAX))
     }
 
-    /// No text is longer than a record.
+    /// Writes a text; none is longer than a record.
     fn text(self, text: &str) -> Self {
         self.u16(u16::try_from(text.len()).unwrap_or(u16::MAX)).bytes(text.as_bytes())
     }
@@ -395,7 +393,7 @@ impl Writer {
 pub(super) struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {
-    /// All of a record but its ticket.
+    /// Reads everything but the ticket.
     pub(super) fn of(record: &'a Record) -> Self {
         Self(&record[..TICKET])
     }

@@ -1,4 +1,4 @@
-//! The keeper's loop: it waits for whatever comes, does it at once, and waits again.
+//! The keeper's loop: it waits for an event, handles it at once, and waits again.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -24,29 +24,29 @@ use crate::config::Config;
 use crate::sys::ebpf::{self, Lines, Programs};
 use crate::sys::{self, Netns, Signals};
 
-/// The node's own addresses are read again this often, and memory is given back.
+/// How often the node's own addresses are read again, and memory is given back.
 const TIDY_EVERY: Duration = Duration::from_secs(10);
 
 const START_AGAIN: Duration = Duration::from_millis(200);
 
-/// One that was replaced and has nothing to do any more waits so long to be told to stop, so that whoever
-/// supervises it does not start it again.
+/// How long a relieved keeper without anything to do waits to be told to stop, so that its supervisor does
+/// not start it again.
 const LINGER: Duration = Duration::from_mins(1);
 
-/// The signal that tells a proxy that another one has taken over: finish, and leave the node's own listeners
-/// alone.
+/// Signal that tells a proxy that another one has taken over: it finishes, and leaves the node's own
+/// listeners alone.
 pub const RELIEVED: Signal = Signal::USR2;
 
-/// What the keeper is about.
+/// The phase that the keeper is in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum State {
-    /// Keeping a proxy running.
+    /// A proxy is kept running.
     Serving,
-    /// Told to stop: the proxy finishes, and no other is started.
+    /// The keeper was told to stop: the proxy finishes, and no other is started.
     Stopping,
     /// Another keeper has taken over: the proxy finishes.
     Relieved,
-    /// The same, and it has finished: nothing is left to do since then.
+    /// Another keeper has taken over, and the proxy has finished, at this time.
     Idle(Instant),
 }
 
@@ -54,7 +54,8 @@ pub(super) enum State {
 pub(super) struct Keeper {
     pub(super) config: Config,
     signals: Signals,
-    /// None once it is relieved: a successor that starts again is to find the addresses free.
+    /// The node's own listeners; none once relieved, so that a successor that starts again finds the
+    /// addresses free.
     node_listeners: Option<NodeListeners>,
     pub(super) pods: Pods,
     pub(super) errands: Errands<Done>,
@@ -63,12 +64,12 @@ pub(super) struct Keeper {
     pub(super) state: State,
     pub(super) process: Option<Process>,
     pub(super) back_off: BackOff,
-    /// When the next proxy is started.
+    /// When to start the next proxy.
     start_at: Option<Instant>,
     tidy_at: Instant,
     pub(super) untidy: bool,
     pub(super) uninstalled: bool,
-    /// Told to stop, which waits as long as a successor is taking over.
+    /// Whether the keeper was told to stop, which waits while a successor is taking over.
     told_to_stop: bool,
     pub(super) predecessor: Option<Predecessor>,
     handover: Option<HandoverSocket>,
@@ -78,7 +79,7 @@ pub(super) struct Keeper {
     plugin: Option<Follower>,
 }
 
-/// What can be waited for.
+/// Sources of events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Source {
     Signals,
@@ -93,20 +94,21 @@ enum Source {
 }
 
 impl Keeper {
-    /// Loads the programs, takes over what an agent that runs here has, and starts a proxy.
+    /// Loads the programs, takes over from an agent that runs here, and starts a proxy. Errors: something of
+    /// this failed.
     pub fn start(config: Config, signals: Signals) -> Result<Self, Failure> {
         sys::raise_open_file_limit();
         let handover = HandoverSocket::of(&config);
         let mut predecessor = handover.as_ref().and_then(Predecessor::find);
         let workers = match &predecessor {
-            // A listener that nobody serves would lose what waits in its queue.
+            // Connections in a listener's queue would be lost if no worker served it.
             Some(predecessor) => predecessor.workers,
             None => u8::try_from(config.workers)?,
         };
         let inherited = predecessor.as_mut().map(|it| std::mem::take(&mut it.listeners)).unwrap_or_default();
         let node_listeners = NodeListeners::open(&config, inherited)?;
         let estate = predecessor.as_mut().map(|it| std::mem::take(&mut it.estate)).unwrap_or_default();
-        // It gets itself ready while the programs are loaded.
+        // The proxy starts up while the programs are loaded.
         let process = Process::start()?;
         let (root, cgroup, log) = (&config.bpf_root, &config.cgroup_root, ebpf::ebpf_log_level());
         let home = Netns::of_process(std::process::id())?.cookie();
@@ -154,7 +156,7 @@ impl Keeper {
         Ok(keeper)
     }
 
-    /// Runs until there is nothing left to keep. Errors: no proxy ever started, or the kernel refuses.
+    /// Runs until nothing is left to keep. Errors: no proxy ever started, or the kernel refuses something.
     pub fn run(mut self) -> Result<(), Failure> {
         while !self.is_over() {
             self.do_what_is_due();
@@ -184,8 +186,8 @@ impl Keeper {
     fn do_what_is_due(&mut self) {
         let now = Instant::now();
         if self.start_at.is_some_and(|at| at <= now) {
-            // What waits in the queues goes on waiting: a proxy that died for want of memory, or of process
-            // ids, may have left none for the next one yet.
+            // Connections go on waiting in the queues: a proxy that died for want of memory or process ids
+            // may have left none for the next one yet.
             let started = Process::start().map_err(Failure::from).and_then(|process| self.greet(process));
             self.start_at = started.is_err().then(|| now + START_AGAIN);
             if let Err(error) = started {
@@ -231,7 +233,7 @@ impl Keeper {
             (Source::Errands, self.errands.as_fd()),
         ];
         if let Some(process) = &self.process {
-            // Before its end: the last that it said counts.
+            // Before its end: its last requests count.
             sources.extend(process.channels().map(|(index, it)| (Source::Channel(index), it.as_fd())));
             sources.push((Source::End, process.end()));
         }
@@ -264,7 +266,7 @@ impl Keeper {
         Ok(())
     }
 
-    /// Hands a proxy what it needs, from when on it is exempt.
+    /// Exempts a proxy from redirection and hands it what it needs.
     fn greet(&mut self, mut process: Process) -> Result<(), Failure> {
         let Some(listeners) = &self.node_listeners else { return Ok(()) };
         self.pods.unclaim();
@@ -280,14 +282,14 @@ impl Keeper {
         handed_over.extend(listeners.descriptors());
         handed_over.extend(inherited.into_iter().flatten());
         if let Err(error) = process.greet(words, handed_over) {
-            // It has ended already, and will be seen off for that.
+            // It has ended already, which is handled elsewhere.
             tracing::debug!(%error, "proxy not greeted");
         }
         self.process = Some(process);
         Ok(())
     }
 
-    /// The proxy has ended, on purpose or not.
+    /// Handles the end of a proxy, on purpose or not.
     fn bury(&mut self, status: ExitStatus) -> Result<(), Failure> {
         let Some(process) = self.process.take() else { return Ok(()) };
         self.pods.exempt(process.id(), false)?;
@@ -300,7 +302,7 @@ impl Keeper {
         }
         let age = process.age();
         if self.back_off.keep_dying() {
-            // It may be what they find.
+            // The files that they inherit may be the cause.
             self.estate = Estate::default();
         }
         let Some(pause) = self.back_off.after(age, status) else {
@@ -316,8 +318,8 @@ impl Keeper {
         Ok(())
     }
 
-    /// Stops, if it was told to. Pods stay enrolled in the kernel: until an agent is back their mesh traffic
-    /// is refused and not let out in plaintext. `mesh-agent cleanup` lets them go.
+    /// Stops, if told to. Pods stay enrolled in the kernel: until an agent is back their connections are
+    /// refused and not let out in plaintext. `mesh-agent cleanup` lets them go.
     fn stop(&mut self) {
         if !self.told_to_stop || self.state != State::Serving || self.successor.is_some() {
             // A proxy that was relieved is finishing already.
@@ -334,25 +336,25 @@ impl Keeper {
         }
     }
 
-    /// Answers the plugins whose pods are in the mesh.
+    /// Answers the CNI plugins whose pods are enrolled.
     pub(super) fn let_in(&mut self) {
         self.plugin_server.let_in(|uid, cookie| self.pods.may_start(uid, cookie));
     }
 
-    /// A pod is about to start. Its proxy asks for it by and by; of a namespace that takes another's place it
-    /// is told.
+    /// Handles CNI plugins' questions about pods that are about to start. The proxy asks for such a pod
+    /// itself; only if a new namespace takes another's place it is told.
     fn answer_plugins(&mut self) {
         for (uid, cookie) in self.plugin_server.hear() {
             let channel = self.process.as_ref().and_then(Process::enroller);
             if let Some(channel) = channel.filter(|_| self.pods.is_elsewhere(&uid, cookie)) {
-                // One that does not read is ended when it asks for something.
+                // A proxy that does not read is killed when it asks for something.
                 let _unheard = channel::send(channel, &KeeperAnswer::Moved(uid).encode(), &[]);
             }
         }
         self.let_in();
     }
 
-    /// From here on this keeper decides.
+    /// Accepts CNI plugins and successors: from here on this keeper decides.
     fn open_to_others(&mut self) {
         self.handover.iter_mut().for_each(HandoverSocket::open);
         if self.config.cni_state_dir.is_some() {
@@ -360,7 +362,7 @@ impl Keeper {
         }
     }
 
-    /// Gets what the predecessor has enrolled meanwhile. One that has ended has nothing more to say.
+    /// Takes over pods that the predecessor has enrolled meanwhile, until that has ended.
     pub(super) fn follow_predecessor(&mut self) {
         if let Some(predecessor) = &mut self.predecessor
             && let Err(error) = predecessor.take_pods(&mut self.pods)

@@ -1,5 +1,4 @@
-//! Pods' veths: how they are connected, and the end of connections that go from veth to veth before their
-//! programs go.
+//! Pods' veths: how pods are connected, and resetting connections from veth to veth before their programs go.
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
@@ -13,10 +12,10 @@ use std::thread::JoinHandle;
 use crate::sys::ebpf::{self, Programs, VethFlows};
 use crate::sys::{self, Connection, Netns};
 
-/// Where addresses are. On a machine with several nodes one address may be in several places.
+/// Namespaces by address. On a machine with several nodes one address may be in several.
 pub(super) type Places = HashMap<IpAddr, Vec<Arc<Netns>>>;
 
-/// Looks how a pod is connected, and tells the programs. Where that fails none of its connections is direct.
+/// Finds how a pod is connected, and tells the programs. If that fails none of its connections is direct.
 pub(super) fn attach(programs: &mut Programs, netns: &Netns, addresses: &[IpAddr]) {
     let cookie = netns.cookie();
     let end = sys::host_end(netns, addresses).unwrap_or_else(|error| {
@@ -29,7 +28,7 @@ pub(super) fn attach(programs: &mut Programs, netns: &Netns, addresses: &[IpAddr
     }
 }
 
-/// Resets connections, each by its client's socket, which usually tells the server's.
+/// Resets connections, each at its client's socket, which usually tells the server's.
 fn reset(connections: &[(Connection, Option<Connection>)], places: &Places) {
     for (client, server) in connections {
         let told = close(client, places, sys::destroy);
@@ -38,7 +37,7 @@ fn reset(connections: &[(Connection, Option<Connection>)], places: &Places) {
     }
 }
 
-/// Closes a socket wherever it may be. Returns whether it was found.
+/// Closes a socket in every namespace where it may be. Returns whether it was found.
 fn close(socket: &Connection, places: &Places, destroy: fn(&Netns, &Connection) -> io::Result<bool>) -> bool {
     let mut places = places.get(&socket.local.ip()).into_iter().flatten();
     places.any(|netns| {
@@ -51,7 +50,7 @@ fn close(socket: &Connection, places: &Places, destroy: fn(&Netns, &Connection) 
     })
 }
 
-/// Resets all connections that go from veth to veth, of agents whose programs are about to go.
+/// Resets all connections from veth to veth, of agents whose programs are about to go.
 pub(super) fn reset_all(flows: &[VethFlows], places: impl FnOnce() -> Places) {
     let sockets: Vec<_> = flows.iter().flat_map(|flows| flows.sockets(None)).collect();
     if !sockets.is_empty() {
@@ -60,21 +59,21 @@ pub(super) fn reset_all(flows: &[VethFlows], places: impl FnOnce() -> Places) {
     }
 }
 
-/// What is to be done for a pod that was let go.
+/// A pod that was let go, with what is left to do for it.
 pub(super) struct Dismissed {
     /// The cookie of its network namespace.
     pub cookie: u64,
-    /// The node's end of its veth, and the flows of which it may have some.
+    /// The index of the node's end of its veth, and the flows that may go over it.
     pub flows: Option<(u32, VethFlows)>,
-    /// Where the sockets of these may be.
+    /// Where the sockets of those flows may be.
     pub places: Places,
-    /// Where the program at its veth is pinned.
+    /// Pin of the program at its veth.
     pub link: PathBuf,
 }
 
 impl Dismissed {
-    /// Resets what goes over the pod's veth, and then takes the program off. Nothing is filed for it any
-    /// more.
+    /// Resets the connections over the pod's veth, and then removes the program. No flow is filed for the pod
+    /// any more.
     fn work(self) {
         if let Some((ifindex, flows)) = self.flows {
             reset(&flows.sockets(Some(ifindex)), &self.places);
@@ -88,8 +87,8 @@ impl Dismissed {
     }
 }
 
-/// Pods that are leaving. A pod chooses how many connections it has, so they are reset beside the keeper's
-/// loop, by one thread, one pod after the other.
+/// Pods that are being let go. A pod chooses how many connections it has, so they are reset outside of the
+/// keeper's loop, by one thread, one pod after the other.
 #[derive(Default)]
 pub(super) struct Leaving {
     pods: Arc<Mutex<HashSet<u64>>>,
@@ -97,23 +96,23 @@ pub(super) struct Leaving {
 }
 
 impl Leaving {
-    /// One more. Errors: there is no thread for it.
+    /// Adds a pod. Errors: the thread can't be started.
     pub fn add(&mut self, dismissed: Dismissed) -> io::Result<()> {
         let (sender, _) = match &mut self.thread {
             Some(thread) => thread,
             none => none.insert(start(Arc::clone(&self.pods))?),
         };
         lock(&self.pods).insert(dismissed.cookie);
-        // The thread ends when the sender goes, and not before.
+        // The thread ends when the sender is dropped, and not before.
         sender.send(dismissed).map_err(io::Error::other)
     }
 
-    /// Whether a pod is leaving still.
+    /// Whether a pod is still being let go.
     pub fn has(&self, cookie: u64) -> bool {
         lock(&self.pods).contains(&cookie)
     }
 
-    /// Whether none is.
+    /// Whether no pod is being let go.
     pub fn is_empty(&self) -> bool {
         lock(&self.pods).is_empty()
     }
@@ -144,15 +143,16 @@ fn lock(pods: &Mutex<HashSet<u64>>) -> MutexGuard<'_, HashSet<u64>> {
     pods.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Detaches everything that agents left below a directory. Connections that go from veth to veth are reset
-/// first: without the programs the rest of them would cross the bridge that pods share.
+/// Detaches everything that agents left below a directory. Connections from veth to veth are reset first:
+/// without the programs the rest of them would cross the bridge that pods share. Errors: a pin can't be
+/// removed.
 pub fn cleanup(root: &Path) -> io::Result<()> {
     ebpf::forget_all_veths(root);
     reset_all(&VethFlows::pinned_below(root), every_place);
     ebpf::unpin_all(root)
 }
 
-/// The addresses of all network namespaces that have a process.
+/// Returns the addresses of all network namespaces that have a process.
 fn every_place() -> Places {
     let mut places = Places::new();
     let mut seen = HashSet::new();

@@ -1,4 +1,4 @@
-//! Asking the keeper for what is about pods as a whole.
+//! The proxy's requests to the keeper about whole pods.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -17,7 +17,7 @@ use crate::keeper::channel::{self, Message};
 use crate::keeper::protocol::{self, Claim, InheritedKind, KeeperAnswer, KeeperRequest, Record};
 use crate::sys::{Connection, PreexistingConnections};
 
-/// The keeper, as the proxy sees it. Cheap to copy.
+/// The keeper, as the proxy sees it. Cheap to clone.
 #[derive(Clone)]
 pub struct Keeper {
     calls: mpsc::UnboundedSender<Call>,
@@ -25,25 +25,25 @@ pub struct Keeper {
 
 pub(super) struct Call {
     pub request: KeeperRequest,
-    /// What goes beside it.
+    /// A descriptor to send beside it.
     pub beside: Option<Arc<OwnedFd>>,
     pub answer: oneshot::Sender<Answered>,
 }
 
-/// An answer and what came beside it.
+/// An answer and the descriptors beside it.
 pub(super) type Answered = (KeeperAnswer, Vec<OwnedFd>);
 
-/// What came of asking for a pod.
+/// Result of asking for a pod.
 pub enum Enrolled {
-    /// It is in the mesh.
+    /// The pod is enrolled.
     Yes {
         /// The cookie of its network namespace, by which the keeper knows it from now on.
         netns: u64,
         /// Its addresses.
         addresses: Vec<IpAddr>,
-        /// What was open before it was in the mesh has been seen to.
+        /// Whether its preexisting connections have been judged.
         settled: bool,
-        /// For each worker: outbound, inbound, HBONE.
+        /// Its listeners: outbound, inbound, HBONE for each worker.
         listeners: Vec<TcpListener>,
     },
     /// It has no process in a network namespace of its own yet, or no address there.
@@ -51,9 +51,9 @@ pub enum Enrolled {
 }
 
 impl Keeper {
-    /// Follows a channel on the runtime that this is called on. When the keeper is gone the process ends. The
-    /// receiver is told of each pod, by uid, that is enrolled and got a new network namespace from its
-    /// runtime.
+    /// Follows a channel on the current runtime. If the keeper is gone the process ends. The receiver gets
+    /// the uids of enrolled pods whose runtime has made them a new network namespace. Errors: the channel
+    /// can't be polled.
     pub fn start(channel: OwnedFd) -> io::Result<(Self, mpsc::UnboundedReceiver<String>)> {
         let channel = asynchronous(channel)?;
         let (calls, asked) = mpsc::unbounded_channel();
@@ -67,7 +67,7 @@ impl Keeper {
         Ok((Self { calls }, moved))
     }
 
-    /// Has a pod taken into the mesh. Errors: the reason why it can't be.
+    /// Enrols a pod. Errors: why it can't be enrolled, in words.
     pub async fn enrol(&self, claim: Claim) -> Result<Enrolled, String> {
         match self.ask(KeeperRequest::Enrol(claim)).await {
             (KeeperAnswer::Enrolled(netns, addresses, settled), descriptors) => {
@@ -79,27 +79,27 @@ impl Keeper {
         }
     }
 
-    /// Has a pod let go.
+    /// Lets a pod go. Errors: why that failed, in words.
     pub async fn dismiss(&self, netns: u64) -> Result<(), String> {
         self.done(KeeperRequest::Dismiss(netns)).await
     }
 
-    /// Has every pod let go that was not asked for since this proxy started.
+    /// Lets go every pod that was not asked for since this proxy started. Errors: why that failed, in words.
     pub async fn dismiss_unclaimed(&self) -> Result<(), String> {
         self.done(KeeperRequest::DismissUnclaimed).await
     }
 
-    /// Says that this proxy serves.
+    /// Tells that this proxy serves. Errors: why the keeper did not take over, in words.
     pub async fn ready(&self) -> Result<(), String> {
         self.done(KeeperRequest::Ready).await
     }
 
-    /// Says that nothing is to be left behind.
+    /// Tells that nothing is to be left behind. Errors: why that failed, in words.
     pub async fn uninstalled(&self) -> Result<(), String> {
         self.done(KeeperRequest::Uninstalled).await
     }
 
-    /// Has so many bytes of a memory written for the CNI plugin.
+    /// Has `length` bytes of a memory file written for the CNI plugin. Errors: why that failed, in words.
     pub async fn write_plugin_config(&self, memory: Arc<OwnedFd>, length: u32) -> Result<(), String> {
         match self.ask_with(KeeperRequest::WritePluginConfig(length), Some(memory)).await.0 {
             KeeperAnswer::Done => Ok(()),
@@ -107,7 +107,7 @@ impl Keeper {
         }
     }
 
-    /// Has a connection of a pod closed. Returns false if there is none.
+    /// Closes a connection of a pod. Returns whether there was one. Errors: why that failed, in words.
     pub async fn destroy(&self, netns: u64, connection: Connection) -> Result<bool, String> {
         match self.ask(KeeperRequest::Destroy(netns, connection)).await.0 {
             KeeperAnswer::Done => Ok(true),
@@ -116,7 +116,7 @@ impl Keeper {
         }
     }
 
-    /// Lists the connections of a pod that the mesh did not open.
+    /// Lists the connections of a pod that the mesh did not open. Errors: why that failed, in words.
     pub async fn list(&self, netns: u64) -> Result<PreexistingConnections, String> {
         let (answer, descriptors) = self.ask(KeeperRequest::List(netns)).await;
         match (answer, descriptors.into_iter().next()) {
@@ -129,17 +129,17 @@ impl Keeper {
         }
     }
 
-    /// Lets a pod's first program run.
+    /// Lets a pod's first program run. Errors: why that failed, in words.
     pub async fn let_start(&self, netns: u64) -> Result<(), String> {
         self.done(KeeperRequest::LetStart(netns)).await
     }
 
-    /// Says that what was open in a pod before it was in the mesh has been seen to.
+    /// Tells that a pod's preexisting connections have been judged. Errors: why that failed, in words.
     pub async fn settled(&self, netns: u64) -> Result<(), String> {
         self.done(KeeperRequest::Settled(netns)).await
     }
 
-    /// Leaves something to the next proxy.
+    /// Leaves a file to the next proxy. Errors: why that failed, in words.
     pub async fn bequeath(&self, (what, file): Bequest) -> Result<(), String> {
         let what = match what {
             inheritance::InheritedKind::Certificates => InheritedKind::Certificates,
@@ -177,8 +177,7 @@ fn reason(answer: KeeperAnswer) -> String {
     }
 }
 
-/// Asks for what is called for, and hands out the answers, in whatever order they come, and news of pods that
-/// moved.
+/// Sends requests, and passes on answers, in any order, and news of pods that moved.
 async fn follow(
     channel: &UnixDatagram,
     mut calls: mpsc::UnboundedReceiver<Call>,
@@ -202,7 +201,7 @@ async fn follow(
                     KeeperAnswer::Moved(uid) => drop(moved.send(uid)),
                     answer => {
                         let wait = queue.done(protocol::ticket(&record)).ok_or(io::ErrorKind::InvalidData)?;
-                        // Who asked may have stopped waiting.
+                        // The caller may have stopped waiting.
                         let _unheard = wait.send((answer, descriptors));
                     }
                 }

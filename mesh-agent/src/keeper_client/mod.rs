@@ -1,5 +1,5 @@
-//! What the proxy has from its keeper, and asks it for: [`Keeper`] takes pods in and lets them go,
-//! a [`SocketPool`] is opened in pods ahead of need, [`receive`] is what a proxy starts with.
+//! The proxy's end of its talk with the keeper: [`Keeper`] takes pods in and lets them go, a [`SocketPool`]
+//! has sockets in pods opened ahead of need, [`receive`] returns what a proxy starts with.
 
 mod control;
 mod request_queue;
@@ -19,22 +19,22 @@ use crate::keeper::channel;
 use crate::keeper::protocol::Greeting;
 use crate::sys::ebpf::{PROXY_MAPS, ProxyMaps};
 
-/// Longer than loading the programs takes on the slowest machine.
+/// Timeout of the greeting: longer than loading the programs takes on the slowest machine.
 const PATIENCE: Duration = Duration::from_mins(1);
 
-/// What a proxy starts with.
+/// Everything that a proxy starts with.
 pub struct StartKit {
-    /// The channel of the one who takes pods in.
+    /// The enroller's channel.
     pub control: OwnedFd,
-    /// Maps.
+    /// Maps of the eBPF programs.
     pub maps: ProxyMaps,
     /// The node's own listeners.
     pub node_listeners: NodeListeners,
-    /// Certificates that a proxy before this one has left.
+    /// Certificates that the proxy before has left.
     pub certificates: Option<File>,
-    /// What a proxy before this one was told by the control plane.
+    /// Configuration that the proxy before has left.
     pub configuration: Option<File>,
-    /// A channel for each worker that is to run.
+    /// One channel for each worker that is to run.
     pub workers: Vec<OwnedFd>,
     /// Whether another proxy serves until this one says that it is ready.
     pub beside: bool,
@@ -48,12 +48,12 @@ pub struct NodeListeners {
     pub metrics: TcpListener,
     /// For health.
     pub health: TcpListener,
-    /// For the admin endpoint, if there is to be a Unix socket too.
+    /// Unix socket of the admin endpoint, if there is one.
     pub admin_socket: Option<UnixListener>,
 }
 
-/// Receives it, from the channel that is this process's standard input. Waits for it. Errors: there is no
-/// keeper at the other end.
+/// Waits for the greeting, on the channel that is this process's standard input. Errors: no keeper is at the
+/// other end.
 pub fn receive() -> io::Result<StartKit> {
     let control = io::stdin().as_fd().try_clone_to_owned()?;
     let (record, descriptors) = channel::receive_in_time(&control, PATIENCE)?;
@@ -87,8 +87,8 @@ fn sort(control: OwnedFd, greeting: Greeting, descriptors: Vec<OwnedFd>) -> Opti
     })
 }
 
-/// A channel that a runtime can wait for. To the runtime it is a datagram socket, which keeps records apart
-/// as well.
+/// Wraps a channel for a runtime. To it the channel is a datagram socket, which keeps records apart as well.
+/// Errors: it can't be polled.
 fn asynchronous(channel: OwnedFd) -> io::Result<tokio::net::UnixDatagram> {
     let socket = UnixDatagram::from(channel);
     socket.set_nonblocking(true)?;

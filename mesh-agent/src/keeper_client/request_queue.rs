@@ -1,5 +1,5 @@
-//! What is asked of the keeper, in an order in which no pod keeps others waiting: a few things of each at a
-//! time, by turns.
+//! The requests to the keeper, ordered so that no pod keeps others waiting: a few of each pod at a time, by
+//! turns.
 
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::OwnedFd;
@@ -10,19 +10,18 @@ use tokio::sync::oneshot;
 use super::control::{Answered, Call};
 use crate::keeper::protocol::KeeperRequest;
 
-/// Most requests without an answer, so that all answers have room in the channel; and most of these for one
-/// pod.
+/// Most requests without an answer, so that all answers fit into the channel, and most of these for one pod.
 const MOST: usize = 64;
 const MOST_OF_A_POD: usize = 4;
 
-/// What a request is about.
+/// What a request is about; one line of requests each.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Key {
     /// A pod that may not be in the mesh yet.
     Uid(String),
     /// A pod by its network namespace.
     Netns(u64),
-    /// All of them.
+    /// All pods.
     All,
 }
 
@@ -30,7 +29,7 @@ pub(super) enum Key {
 #[derive(Default)]
 pub(super) struct RequestQueue {
     lines: HashMap<Key, Line>,
-    /// Lines that have something to send, and may.
+    /// Lines with a request that may be sent.
     turns: VecDeque<Key>,
     asked: HashMap<u32, (Key, oneshot::Sender<Answered>)>,
     last: u32,
@@ -44,7 +43,7 @@ struct Line {
 }
 
 impl Key {
-    /// What a request is about.
+    /// Returns what a request is about.
     pub fn of(request: &KeeperRequest) -> Self {
         match request {
             KeeperRequest::Enrol(claim) => Self::Uid(claim.uid().to_owned()),
@@ -64,14 +63,15 @@ impl Key {
 }
 
 impl RequestQueue {
-    /// Takes a call.
+    /// Queues a request.
     pub fn put(&mut self, key: Key, call: Call) {
         let line = self.lines.entry(key.clone()).or_default();
         line.waiting.push_back(call);
         Self::give_turn(&mut self.turns, line, key);
     }
 
-    /// The next request to send, with its ticket and what goes beside it, if one may be sent now.
+    /// Returns the next request to send, with its ticket and the descriptor beside it, if one may be sent
+    /// now.
     pub fn next(&mut self) -> Option<(u32, KeeperRequest, Option<Arc<OwnedFd>>)> {
         if self.asked.len() >= MOST {
             return None;
@@ -87,7 +87,7 @@ impl RequestQueue {
         Some((self.last, request, beside))
     }
 
-    /// Who waits for the answer with a ticket; none if nobody has it.
+    /// Returns who waits for the answer with a ticket; none if nobody does.
     pub fn done(&mut self, ticket: u32) -> Option<oneshot::Sender<Answered>> {
         let (key, answer) = self.asked.remove(&ticket)?;
         if let Some(line) = self.lines.get_mut(&key) {

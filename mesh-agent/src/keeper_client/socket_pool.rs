@@ -1,5 +1,5 @@
-//! Sockets inside pods, opened ahead of need: no connection waits for the keeper but a pod's first, and a
-//! batch shares the cost of entering the namespace.
+//! Sockets inside pods, opened ahead of need: only a pod's first connection waits for the keeper, and a batch
+//! shares the cost of entering the namespace.
 
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
@@ -17,21 +17,21 @@ use super::control::{receive, send};
 use crate::keeper::protocol::{KeeperAnswer, KeeperRequest, MOST_SOCKETS};
 use crate::sys::SocketKind;
 
-/// How many the first batch has.
+/// Sockets of the first batch.
 const FIRST: u8 = 2;
 
-/// One worker's sockets. Cheap to copy.
+/// One worker's sockets in pods. Cheap to clone.
 #[derive(Clone)]
 pub struct SocketPool(Rc<Inner>);
 
 struct Inner {
     stocks: RefCell<HashMap<Key, Stock>>,
-    /// Batches to ask for.
+    /// Batches to ask for, with their sizes.
     asks: RefCell<VecDeque<(Key, u8)>>,
     asking: Notify,
 }
 
-/// A pod, by the cookie of its network namespace, and what sockets of it.
+/// A pod, by the cookie of its network namespace, and a kind of socket.
 type Key = (u64, SocketKind);
 
 /// The sockets of one kind in one pod.
@@ -39,16 +39,16 @@ type Key = (u64, SocketKind);
 struct Stock {
     ready: Vec<OwnedFd>,
     waiting: VecDeque<oneshot::Sender<io::Result<OwnedFd>>>,
-    /// Sockets that were asked for and have not come.
+    /// Number of sockets that were asked for and have not come.
     coming: usize,
-    /// How many a batch has: it doubles while batches are used up, and halves while nothing is used.
+    /// Size of a batch: doubles while batches are used up, halves while nothing is used.
     batch: u8,
     used: bool,
 }
 
 impl SocketPool {
-    /// A pool of those that come through a channel. Follows it on the worker's own runtime that this is
-    /// called on.
+    /// Creates a pool that gets sockets through a channel, which it follows on the current runtime, the
+    /// worker's. Errors: the channel can't be polled.
     pub fn start(channel: OwnedFd) -> io::Result<Self> {
         let channel = asynchronous(channel)?;
         let inner =
@@ -57,8 +57,8 @@ impl SocketPool {
         Ok(Self(inner))
     }
 
-    /// A socket in a pod: at once if one is ready. Errors: the keeper can't open one, or does not have the
-    /// pod.
+    /// Takes a socket in a pod, at once if one is ready. Errors: the keeper can't open one, or does not have
+    /// the pod.
     pub async fn take(&self, pod: u64, kind: SocketKind) -> io::Result<OwnedFd> {
         let key = (pod, kind);
         let wait = {
@@ -87,7 +87,8 @@ impl SocketPool {
         wait.await.unwrap_or_else(|_| Err(io::ErrorKind::NotConnected.into()))
     }
 
-    /// Gives one back that can be used again. It is closed if the pod is gone, or has more than a batch.
+    /// Gives back a socket that can be used again. It is closed if the pod is gone, or has `MOST_SOCKETS`
+    /// ready.
     pub fn give_back(&self, pod: u64, kind: SocketKind, socket: OwnedFd) {
         if let Some(stock) = self.0.stocks.borrow_mut().get_mut(&(pod, kind))
             && stock.ready.len() < MOST_SOCKETS.into()
@@ -102,7 +103,7 @@ impl SocketPool {
         self.0.asking.notify_one();
     }
 
-    /// Closes what is not used.
+    /// Closes sockets that are not used.
     pub fn sweep(&self) {
         self.0.stocks.borrow_mut().retain(|_, stock| {
             if !std::mem::take(&mut stock.used) {
@@ -114,13 +115,13 @@ impl SocketPool {
         });
     }
 
-    /// A pod is gone.
+    /// Closes the sockets of a pod that is gone.
     pub fn forget(&self, pod: u64) {
         self.0.stocks.borrow_mut().retain(|(of, _), _| *of != pod);
     }
 }
 
-/// One batch after another.
+/// Asks for one batch after another.
 async fn follow(channel: UnixDatagram, inner: Rc<Inner>) {
     let mut pause = Pause::default();
     loop {
@@ -132,7 +133,7 @@ async fn follow(channel: UnixDatagram, inner: Rc<Inner>) {
         let answer = ask(&channel, key, count).await;
         let none = answer.as_ref().is_ok_and(Vec::is_empty);
         inner.deliver(key, count, answer);
-        // As when this process has as many files open as it may.
+        // For instance, this process has as many files open as it may.
         if none {
             tracing::warn!("no room for the sockets that the keeper opened; trying again after a pause");
             pause.pass().await;
@@ -164,7 +165,7 @@ impl Inner {
                 stock.waiting.drain(..).for_each(|one| drop(one.send(again())));
             }
         }
-        // For those that wait no longer none is asked for again.
+        // Nothing is asked for again for callers that no longer wait.
         stock.waiting.retain(|one| !one.is_closed());
         while !stock.waiting.is_empty() && !stock.ready.is_empty() {
             if let (Some(one), Some(socket)) = (stock.waiting.pop_front(), stock.ready.pop()) {

@@ -1,5 +1,5 @@
-//! The node, as the data path knows it ([`Surroundings`]): sockets in pods that the keeper opened, and what
-//! the eBPF programs tell and are told.
+//! The node as the data path's [`Surroundings`]: sockets in pods that the keeper opened, and what the eBPF
+//! programs tell and are told.
 
 mod syn;
 
@@ -28,41 +28,41 @@ use crate::keeper_client::SocketPool;
 use crate::sys::SocketKind;
 use crate::sys::ebpf::{Decisions, PeerMap, PodLinkMap, Recent};
 
-/// What all workers have of their node.
+/// The node, shared by all workers.
 pub struct Node {
-    /// Asked for direct ways between pods of this node.
+    /// Decides on direct connections between pods of this node.
     pub direct: Direct,
-    /// Pods that may go only where the mesh knows the way.
+    /// Pods with strict egress.
     pub strict_egress: Strict,
-    /// Told of destinations that take or refuse connections.
+    /// Tells the kernel of destinations that take or refuse connections.
     pub recent: Recent,
-    /// Told what becomes of connections whose SYN waits.
+    /// Tells the kernel whether deferred connections are accepted or refused.
     pub decisions: Decisions,
-    /// How connections between pods of this node go.
+    /// How connections between pods of this node should go.
     pub same_node: SameNode,
-    /// How these pods are connected.
+    /// How the pods are connected.
     pub links: PodLinkMap,
 }
 
 impl Node {
-    /// How direct connections are wanted, if they are.
+    /// Returns which direct connections are wanted; none if there should be none.
     pub fn same_node_wanted(&self) -> Option<Wanted> {
         (self.same_node != SameNode::Mtls).then(|| self.same_node.wanted())
     }
 }
 
-/// A worker's part of its node.
+/// One worker's part of the node.
 pub struct NodeWorker {
     node: Arc<Node>,
-    /// What is remembered with sockets.
+    /// The original destinations and clients of sockets.
     peers: RefCell<PeerMap>,
     /// Sockets in pods.
     sockets: SocketPool,
 }
 
 impl NodeWorker {
-    /// A worker that gets sockets in pods through a channel. Follows it on the worker's own runtime, which
-    /// this is called on. Errors: the channel can't be followed.
+    /// Creates a worker's part, which gets sockets in pods through a channel and follows it on the current
+    /// runtime, the worker's. Errors: the channel can't be polled.
     pub fn start(node: Arc<Node>, peers: PeerMap, sockets: OwnedFd) -> io::Result<Self> {
         Ok(Self { node, peers: RefCell::new(peers), sockets: SocketPool::start(sockets)? })
     }

@@ -1,5 +1,5 @@
-//! A SYN that has waited, as the packet that its pod's kernel gets it in again: a bare IP header and the TCP
-//! header that the client sent, so that all it has offered (RFC 9293, RFC 7323, RFC 8684) stands.
+//! Rebuilds a deferred SYN as a packet for its pod's kernel: a bare IP header and the TCP header that the
+//! client sent, so that all its options (RFC 9293, RFC 7323, RFC 8684) are kept.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -7,21 +7,21 @@ use mesh_common::deferred_accept::{DeferredSyn, LONGEST_HEADER};
 
 /// `IPPROTO_TCP`.
 const TCP: u8 = 6;
-/// Routers on the way: there are none.
+/// Hop limit; there are no routers on the way.
 const HOPS: u8 = 64;
-/// Bytes of the longest IP header that is made here.
+/// Bytes of the longest IP header that is built here.
 const LONGEST_IP_HEADER: usize = 40;
-/// Where a TCP header has its checksum.
+/// Offset of the checksum in a TCP header.
 const CHECKSUM: usize = 16;
 
-/// A packet.
+/// An IP packet with a SYN.
 pub struct Packet {
     bytes: [u8; LONGEST_IP_HEADER + LONGEST_HEADER],
     length: usize,
 }
 
 impl Packet {
-    /// The SYN between its two ends. The kernel fills in what of an IPv4 header it alone knows (raw(7)).
+    /// Builds the packet. The kernel fills in the fields of an IPv4 header that only it knows (raw(7)).
     pub fn of(syn: &DeferredSyn) -> Self {
         let (client, server) =
             (SocketAddr::from(syn.connection.client), SocketAddr::from(syn.connection.server));
@@ -60,12 +60,12 @@ impl Packet {
         packet
     }
 
-    /// Its bytes.
+    /// Returns the packet's bytes.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes[..self.length]
     }
 
-    /// What is pushed fits: both headers are as long as they may be at most.
+    /// Appends bytes, which fit: the buffer has room for both headers at their longest.
     fn push(&mut self, more: &[u8]) {
         self.bytes[self.length..][..more.len()].copy_from_slice(more);
         self.length += more.len();
@@ -79,12 +79,12 @@ fn v6(address: IpAddr) -> [u8; 16] {
     }
 }
 
-/// Lengths here have seven bits.
+/// Converts a length, which has seven bits here.
 fn u16_of(length: usize) -> [u8; 2] {
     u16::try_from(length).unwrap_or(u16::MAX).to_be_bytes()
 }
 
-/// The Internet checksum (RFC 1071), of parts that are of even length each, as headers are.
+/// The Internet checksum (RFC 1071) of parts that, like headers, have even lengths.
 #[derive(Default)]
 struct Checksum(u32);
 

@@ -1,6 +1,6 @@
 //! Pods from the Kubernetes API: those bound to this node, and the labels of all namespaces.
 //!
-//! The API server being away changes nothing: what was known last stays.
+//! While the API server is away what was known last stays.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -22,20 +22,20 @@ use super::{NodePod, NodePods};
 use crate::annotation::{Annotated, AnnotatedPods};
 use crate::cluster::pauses;
 
-/// What is told of a node.
+/// Watches over the pods of a node.
 pub struct Told {
-    /// Its pods.
+    /// The node's pods.
     pub pods: watch::Receiver<Arc<NodePods>>,
-    /// The namespaces whose label says that their pods are to be in the mesh.
+    /// The namespaces whose label says that their pods should be in the mesh.
     pub namespaces: watch::Receiver<Arc<BTreeSet<String>>>,
-    /// What its pods' annotations say of being in a mesh.
+    /// The annotations of its pods about being in a mesh.
     pub annotated: watch::Receiver<Arc<AnnotatedPods>>,
-    /// All count once everything was listed, which this tells: an agent that took an empty list for the truth
-    /// would let go the pods that its predecessor enrolled.
+    /// Tells that everything was listed once; before, none of these count. An agent that believed an empty
+    /// list would let go the pods that its predecessor enrolled.
     pub complete: oneshot::Receiver<()>,
 }
 
-/// Follows the pods of `node`.
+/// Follows the pods of `node`, until the runtime ends.
 pub fn watch(client: Client, node: String, trust_domain: String) -> Told {
     let (sender, pods) = watch::channel(Arc::default());
     let (enrolled, namespaces) = watch::channel(Arc::default());
@@ -54,7 +54,7 @@ pub fn watch(client: Client, node: String, trust_domain: String) -> Told {
     told
 }
 
-/// What the watches have told so far.
+/// What the watches have read so far.
 #[derive(Default)]
 struct View {
     node: String,
@@ -70,7 +70,7 @@ struct View {
 /// The objects of one kind.
 struct Kept<T> {
     objects: BTreeMap<String, T>,
-    /// The list that is under way.
+    /// The list that is being received.
     list: BTreeMap<String, T>,
     complete: bool,
 }
@@ -111,7 +111,7 @@ impl View {
         if !self.pods.complete || !self.namespaces.complete {
             return;
         }
-        // Of a pod that is told, its own word counts: so it is never one step behind its namespace.
+        // Pods before namespaces: where a pod is told its own state counts, so it is never one step behind.
         replace(&self.annotations, self.annotated_pods());
         replace(&self.sender, self.node_pods());
         replace(&self.enrolled, self.enrolled_namespaces());
@@ -167,7 +167,7 @@ impl<T> Kept<T> {
                 self.objects = std::mem::take(&mut self.list);
                 self.complete = true;
             }
-            // One that can't be read stays as it was.
+            // An object that can't be read stays as it was.
             Event::Apply(object) => self.objects.extend(read(&object).map(|it| (name(&object), it))),
             Event::Delete(object) => drop(self.objects.remove(&name(&object))),
         }
@@ -181,7 +181,7 @@ fn full_name(object: &impl ResourceExt) -> String {
     }
 }
 
-/// What counts of a namespace: labels and annotations.
+/// Returns the labels and annotations of a namespace.
 fn metadata(namespace: &impl ResourceExt) -> Metadata {
     let copy = |map: &BTreeMap<String, String>| {
         map.iter().map(|(key, value)| (key.clone(), value.clone())).collect()
@@ -190,7 +190,7 @@ fn metadata(namespace: &impl ResourceExt) -> Metadata {
     Metadata { labels: Arc::new(labels), annotations, ..Metadata::default() }
 }
 
-/// By the rules by which manifests are read.
+/// Reads a pod by the same rules as manifests.
 fn read(pod: &(impl ResourceExt + Serialize)) -> Option<mesh_api::resource::Pod> {
     let name = full_name(pod);
     let mut raw = serde_json::to_value(pod).ok()?;

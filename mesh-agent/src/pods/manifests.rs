@@ -15,11 +15,11 @@ use tokio::sync::watch;
 
 use super::{NodePod, NodePods};
 
-/// The directory is read this often even without a notice, in case one was lost (inotify(7),
-/// `IN_Q_OVERFLOW`).
+/// How often the directory is read even without a notice, in case one was lost (inotify(7), `IN_Q_OVERFLOW`).
 const REREAD_EVERY: Duration = Duration::from_secs(10);
 
-/// Watches a directory. The receiver always has the newest state; it ends with the runtime.
+/// Watches a directory. The receiver always has the newest state, until the runtime ends. Errors: the
+/// directory can't be watched.
 pub fn watch(
     directory: PathBuf,
     node: String,
@@ -68,7 +68,7 @@ struct Known {
 }
 
 impl Reader {
-    /// Reads what has changed; answers whether anything has.
+    /// Reads files that have changed. Returns whether any has.
     fn read(&mut self) -> bool {
         let files = list(&self.directory);
         let before = self.files.len();
@@ -80,13 +80,13 @@ impl Reader {
         changed
     }
 
-    /// Reads a file that has changed. One that can't be read or understood leaves its last good content in
-    /// force.
+    /// Reads a file that has changed; returns whether its content did. One that can't be read or parsed keeps
+    /// its last good content in force.
     fn read_file(&mut self, path: &Path) -> bool {
         let (version, text) = match self.text_if_new(path) {
             Ok(Some(new)) => new,
             Ok(None) => return false,
-            // Removed between the listing and here: the next notice is on its way.
+            // Removed between the listing and here: the next notice follows.
             Err(error) if error.kind() == io::ErrorKind::NotFound => return false,
             Err(error) => {
                 tracing::warn!(path = %path.display(), %error, "pod file not readable");

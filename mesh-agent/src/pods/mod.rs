@@ -18,28 +18,28 @@ pub type NodePods = BTreeMap<Arc<str>, NodePod>;
 /// A pod of this node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodePod {
-    /// Kubernetes uid.
+    /// Kubernetes' uid.
     pub uid: Arc<str>,
     /// Namespace.
     pub namespace: Arc<str>,
     /// Name.
     pub name: Arc<str>,
-    /// Who its processes are.
+    /// Identity of its processes.
     pub identity: SpiffeId,
-    /// Its addresses, canonical; none until somebody tells them.
+    /// Addresses, canonical; none until they are told.
     pub addresses: Vec<IpAddr>,
-    /// Ports that it declares in its probes.
+    /// Ports of its probes.
     pub probe_ports: Vec<u16>,
     /// Whether the runtime makes it a user namespace of its own (`hostUsers: false`).
     pub own_users: bool,
-    /// Whether it is to be in the mesh, and why not.
+    /// Whether it should be in the mesh, and why not.
     pub enrolment: Enrolment,
-    /// Whether it may go only where the mesh knows the way, or where its namespace names a network.
+    /// Strict egress: it may connect only to what the mesh knows, or to networks that its namespace names.
     pub egress: Option<StrictEgress>,
 }
 
 impl NodePod {
-    /// What the agent needs of a pod object. Errors: its names can't be part of an identity.
+    /// Reads a pod object. Errors: its names can't be part of an identity.
     fn new(pod: &Pod, namespace: &Metadata, trust_domain: &str) -> Result<Self, InvalidSpiffeId> {
         let metadata = &pod.metadata;
         Ok(Self {
@@ -60,10 +60,10 @@ impl NodePod {
         self.enrolment.is_selected()
     }
 
-    /// Whether `enrolled` still is as this one should be. Addresses that are not told yet were found in its
-    /// namespace, and so were those of a sandbox that was made again, as long as what is told is what was
-    /// `told` when it was enrolled. Of those that are told, the ones of a family that it has switched off are
-    /// not there. Its egress is changed in place.
+    /// Whether `enrolled` is still as this pod should be. Addresses that are not told yet were found in its
+    /// namespace; they, and those of a sandbox that was made again, stay as long as the pod is said to have
+    /// what it was `told` to have when it was enrolled. Told addresses of a family that it has switched off
+    /// are missing. Its egress is changed in place.
     pub fn is_served_by(&self, enrolled: &Self, told: &[IpAddr]) -> bool {
         let holds = |family: fn(&IpAddr) -> bool| {
             let of = |pod: &Self| {

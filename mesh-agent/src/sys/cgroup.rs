@@ -1,4 +1,4 @@
-//! Cgroups: which is the agent's, and where a pod's processes are.
+//! Cgroups: finds the agent's own, and the processes of a pod.
 
 use std::collections::{HashSet, VecDeque};
 use std::ffi::OsStr;
@@ -7,20 +7,19 @@ use std::io::{self, BufRead, BufReader};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-/// How far below a pod's cgroup its processes are looked for, in how many cgroups, and how many in each.
-/// Runtimes use two levels and a cgroup for each container; a pod may make as many as it likes.
+/// Search for a pod's processes: levels below its cgroup, cgroups, and processes of each. Runtimes use two
+/// levels and a cgroup for each container; a pod may make any number.
 const DEPTH: usize = 8;
 const MOST_CGROUPS: usize = 256;
 const MOST_PROCESSES: usize = 8;
 
-/// How far below the root the directory is looked for that all pods are below: kind has it in the second
-/// level.
+/// Levels below the root that are searched for the directory of all pods: kind has it in the second level.
 const LEVELS_ABOVE_PODS: usize = 3;
 
-/// Id of this process's cgroup v2, as `bpf_get_current_cgroup_id` gives it: the inode number of its
+/// Returns the id of this process's cgroup v2, as `bpf_get_current_cgroup_id` does: the inode number of its
 /// directory.
 ///
-/// `mount` is where cgroup v2 is mounted, or any directory below it.
+/// `mount` is where cgroup v2 is mounted, or any directory below it. Errors: the cgroup is not found.
 pub fn cgroup_id_of_self(mount: &Path) -> io::Result<u64> {
     let own = fs::read_to_string("/proc/self/cgroup")?;
     let relative = own
@@ -29,8 +28,7 @@ pub fn cgroup_id_of_self(mount: &Path) -> io::Result<u64> {
         .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "/proc/self/cgroup has no cgroup v2 line"))?;
     let mount = mount_of(mount)?;
     let path = match relative {
-        // A cgroup namespace of our own hides the way to it, but not the process itself, which is in one
-        // list.
+        // A cgroup namespace of our own hides the path, but the process itself is in one of the lists.
         "/" => find_process(&mount, std::process::id()).ok_or_else(|| {
             io::Error::new(
                 io::ErrorKind::NotFound,
@@ -42,12 +40,12 @@ pub fn cgroup_id_of_self(mount: &Path) -> io::Result<u64> {
     Ok(fs::metadata(path)?.ino())
 }
 
-/// Whether a process is in a cgroup below `root`, or in `root` itself.
+/// Whether a process is in the cgroup `root` or one below it.
 pub fn is_below(root: &Path, pid: u32) -> bool {
     find_process(root, pid).is_some()
 }
 
-/// The cgroup that a process is in, below `root` or `root` itself.
+/// Returns the cgroup of a process, `root` or one below it.
 fn find_process(root: &Path, pid: u32) -> Option<PathBuf> {
     let mut queue = VecDeque::from([root.to_path_buf()]);
     while let Some(directory) = queue.pop_front() {
@@ -60,7 +58,7 @@ fn find_process(root: &Path, pid: u32) -> Option<PathBuf> {
     None
 }
 
-/// The mount point of cgroup v2 that `path` is below: the highest directory that still has
+/// Returns the mount point of cgroup v2 that `path` is below: the highest directory that still has
 /// `cgroup.controllers`.
 fn mount_of(path: &Path) -> io::Result<PathBuf> {
     path.ancestors()
@@ -75,11 +73,11 @@ fn mount_of(path: &Path) -> io::Result<PathBuf> {
         })
 }
 
-/// The cgroup of a pod, found by the pod's uid below `root`. It is called `pod<uid>` (`cgroupfs` driver) or
-/// ends in `-pod<uid>.slice` with underscores for dashes (`systemd` driver). The whole name counts: who asks
-/// is not trusted, and a part of a uid, or the id of a container, is no pod. So does the place: the kubelet
-/// makes all pods' below one that is called after it, and what a pod or a user of the node made is not looked
-/// at, whatever its name.
+/// Finds the cgroup of a pod below `root` by its uid. It is named `pod<uid>` (`cgroupfs` driver) or ends in
+/// `-pod<uid>.slice` with underscores for dashes (`systemd` driver). The whole name counts: the caller is not
+/// trusted, and a part of a uid, or a container's id, is no pod. So does the place: the kubelet keeps all
+/// pods below a cgroup named after it, and those that a pod or a user of the node made are not searched,
+/// whatever their names.
 pub(super) fn find_pod(root: &Path, uid: &str) -> Option<PathBuf> {
     let (own, slice) = (format!("pod{uid}"), format!("-pod{}.slice", uid.replace('-', "_")));
     let mut queue = VecDeque::from([(root.to_path_buf(), root.iter().any(is_for_pods))]);
@@ -91,7 +89,7 @@ pub(super) fn find_pod(root: &Path, uid: &str) -> Option<PathBuf> {
             if for_pods && (*name == *own || name.ends_with(&slice)) && is_the_nodes(&child) {
                 return Some(child);
             }
-            // Other pods' cgroups can be many and deep; this pod is not inside them.
+            // Other pods' cgroups can be many and deep, and this pod is not inside them.
             if !name.starts_with("pod") && !name.contains("-pod") {
                 queue.push_back((child, for_pods));
             }
@@ -105,14 +103,14 @@ fn is_for_pods(name: &OsStr) -> bool {
     name == "kubepods" || name.to_string_lossy().ends_with("kubepods.slice")
 }
 
-/// Whether a cgroup was made by who runs the node, and not by a user whom one was given to.
+/// Whether a cgroup was made by root, and not by a user that was given one.
 fn is_the_nodes(cgroup: &Path) -> bool {
     fs::metadata(cgroup).is_ok_and(|metadata| metadata.uid() == rustix::process::geteuid().as_raw())
 }
 
-/// Processes of a pod, with the cgroup that each is in: the first few of the first many cgroups, those that
-/// are nearest to the pod's own first. The runtime's are the nearest, and the sandbox's process has one of
-/// them to itself; what else is there is the pod's to make, as much as it likes.
+/// Returns a pod's processes with their cgroups: the first few of the first many cgroups, the nearest to the
+/// pod's own first. The runtime's cgroups are the nearest, and the sandbox's process is alone in one of them;
+/// a pod may make any number of others.
 pub(super) fn members(pod: &Path) -> Vec<(PathBuf, u32)> {
     let (mut queue, mut members) = (VecDeque::from([(pod.to_path_buf(), 0)]), Vec::new());
     let mut left = MOST_CGROUPS;
@@ -127,18 +125,18 @@ pub(super) fn members(pod: &Path) -> Vec<(PathBuf, u32)> {
     members
 }
 
-/// The first processes of a cgroup: the oldest that have not moved. Those of other namespaces of process ids
-/// are 0.
+/// Returns the first processes of a cgroup: the oldest that have not moved. Those of other PID namespaces are
+/// 0.
 pub(super) fn first_processes(cgroup: &Path) -> Vec<u32> {
     let here = File::open(cgroup.join("cgroup.procs")).map(BufReader::new);
     let lines = here.into_iter().flat_map(BufRead::lines).map_while(Result::ok).take(MOST_PROCESSES);
     lines.filter_map(|line| line.parse().ok()).filter(|pid| *pid != 0).collect()
 }
 
-/// Cgroups below `root` that no pod is in, by their ids: each stands for all that is below it. Pods are below
-/// directories that the kubelet calls `kubepods` (`cgroupfs` driver), or `kubepods.slice` with what it is
-/// below in front (`systemd` driver); what is beside these is the node's own. A process that is in none of
-/// them, for instance one that sits above the pods, is not known to be.
+/// Returns the ids of cgroups below `root` without pods, each for all that are below it. Pods are below
+/// directories that the kubelet names `kubepods` (`cgroupfs` driver), or `kubepods.slice` with its parents'
+/// names in front (`systemd` driver); cgroups beside these are the node's own. A process in none of them, for
+/// instance one that is above the pods, is not known to be the node's.
 pub fn cgroups_outside_of_pods(root: &Path) -> HashSet<u64> {
     let mut outside = HashSet::new();
     let (_, beside) = split(root, LEVELS_ABOVE_PODS, &mut outside);
@@ -146,8 +144,8 @@ pub fn cgroups_outside_of_pods(root: &Path) -> HashSet<u64> {
     outside
 }
 
-/// Whether pods are below a directory, and the ids of its children that none are below. The same of children
-/// that pods are below goes into `outside`.
+/// Returns whether pods are below a directory, and the ids of its children that no pods are below. Such
+/// children of deeper directories are added to `outside`.
 fn split(directory: &Path, depth: usize, outside: &mut HashSet<u64>) -> (bool, Vec<u64>) {
     let (mut has_pods, mut without) = (false, Vec::new());
     for child in subdirectories(directory) {
@@ -168,7 +166,7 @@ fn split(directory: &Path, depth: usize, outside: &mut HashSet<u64>) -> (bool, V
     (has_pods, without)
 }
 
-/// A directory that goes away while it is read has no children.
+/// Lists the children of a directory; none if it is removed meanwhile.
 fn subdirectories(directory: &Path) -> impl Iterator<Item = PathBuf> {
     fs::read_dir(directory)
         .into_iter()

@@ -1,4 +1,4 @@
-//! Giving up what the proxy may not have, before it does anything else.
+//! Gives up the proxy's privileges, before it does anything else.
 
 use std::io;
 
@@ -10,8 +10,8 @@ use rustix::thread::{
 
 use super::signals;
 
-/// Of the calling thread and those that it starts: no capability in any set, and none to be gained by
-/// starting a program; an end with its keeper's; signals as usual. Errors: the kernel refuses, and then
+/// Confines the calling thread and those that it starts: no capability in any set, and none to be gained by
+/// starting a program; it ends with its keeper; signals are delivered. Errors: the kernel refuses, and then
 /// nothing may go on.
 pub fn give_up_privileges() -> io::Result<()> {
     signals::let_through()?;

@@ -1,7 +1,7 @@
-//! Connections of others, listed and closed (`sock_diag`(7), `SOCK_DESTROY`).
+//! Lists and closes connections of other processes (`sock_diag`(7), `SOCK_DESTROY`).
 //!
-//! What this takes is bounded, whatever a pod has made: a look through the kernel's one table of connections
-//! takes as long for each pod, and of what it finds no more than [`MOST_LISTED`] are kept.
+//! The work is bounded, whatever a pod has made: searching the kernel's one table of connections takes as
+//! long for each pod, and at most [`MOST_LISTED`] of those found are kept.
 
 use std::collections::HashSet;
 use std::io;
@@ -48,25 +48,25 @@ mod states {
     pub(super) const CONNECTED: u32 = 1 << 1 | 1 << 2 | 1 << 3 | 1 << 4 | 1 << 5 | 1 << 8 | 1 << 9 | 1 << 11;
 }
 
-/// What a pod has open.
+/// The open connections of a pod.
 #[derive(Debug, Default)]
 pub struct PreexistingConnections {
-    /// Connections.
+    /// Up to [`MOST_LISTED`] connections.
     pub found: Vec<PreexistingConnection>,
-    /// There are more than [`MOST_LISTED`].
+    /// Whether there are more.
     pub more: bool,
 }
 
-/// Closes a connection as if the other end had reset it; the other end is told the same. Returns false if it
+/// Closes a connection as if the other end had reset it; the other end gets a reset too. Returns false if it
 /// is gone already. Errors: there is no permission (`CAP_NET_ADMIN`), the kernel can't
 /// (`CONFIG_INET_DIAG_DESTROY`), or its program binds it to another interface as fast as it is looked for.
 ///
-/// The kernel finds a socket that its program has bound to an interface (`SO_BINDTODEVICE`, for which it
-/// needs no privilege) by that interface alone (`inet_bound_dev_eq`), of which a pod may have thousands: so
-/// the socket is asked for it. And where there is no such connection it finds the listener of the port
-/// (`inet_lookup`): so it is told the cookie, always.
+/// The kernel finds a socket that is bound to an interface (`SO_BINDTODEVICE`, which needs no privilege) only
+/// by that interface (`inet_bound_dev_eq`), and a pod may have thousands: so the socket is asked for it
+/// first. Without such a connection the kernel finds the port's listener (`inet_lookup`): so it is always
+/// told the cookie.
 pub fn destroy(netns: &Netns, connection: &Connection) -> io::Result<bool> {
-    /// Whoever may bind a socket twice needs `CAP_NET_RAW`, and luck.
+    /// Tries. Binding a socket twice needs `CAP_NET_RAW`, and luck.
     const TRIES: usize = 8;
     netns.run(|| {
         let socket = open()?;
@@ -83,14 +83,14 @@ pub fn destroy(netns: &Netns, connection: &Connection) -> io::Result<bool> {
     })?
 }
 
-/// The same for one that has most likely been closed already: a socket that its program has bound to an
-/// interface is not looked for.
+/// Closes a connection that most likely is closed already: a socket that is bound to an interface is not
+/// looked for. Returns and errors as [`destroy`].
 pub fn destroy_what_is_left(netns: &Netns, connection: &Connection) -> io::Result<bool> {
     netns.run(|| destroy_on(&open()?, connection, UNBOUND))?
 }
 
-/// The connections of a namespace, but for its talk to itself and the sockets of the cgroup `ours`, which the
-/// mesh opened.
+/// Lists the connections of a namespace, without those to itself and the sockets of the cgroup `ours`, which
+/// the mesh opened. Errors: the kernel can't list them.
 pub fn preexisting_connections(netns: &Netns, ours: u64) -> io::Result<PreexistingConnections> {
     netns.run(|| {
         let (mut listening, mut left) = (HashSet::new(), PreexistingConnections::default());
@@ -106,7 +106,7 @@ pub fn preexisting_connections(netns: &Netns, ours: u64) -> io::Result<Preexisti
             dump(&open()?, &request_for(family, states::CONNECTED), |found| {
                 let Connection { local, remote, .. } = found.connection;
                 let itself = local.ip() == remote.ip() || is_loopback(remote.ip());
-                // A handshake has no cgroup yet; at this port it can be with the mesh's own listener only.
+                // A handshake has no cgroup yet; at this port it can only be with the mesh's own listener.
                 let meshs =
                     found.cgroup == Some(ours) || found.cgroup.is_none() && local.port() == HBONE_PORT;
                 if itself || meshs {
@@ -124,7 +124,7 @@ pub fn preexisting_connections(netns: &Netns, ours: u64) -> io::Result<Preexisti
     })?
 }
 
-/// Whether it is one of a pod's addresses for itself: the proxy's listener is at one of them.
+/// Whether an address is one that a pod has for itself; the proxy's listener is at one of them.
 fn is_loopback(ip: IpAddr) -> bool {
     match ip.to_canonical() {
         IpAddr::V4(v4) => v4.is_loopback(),
@@ -146,7 +146,7 @@ fn destroy_on(socket: &OwnedFd, connection: &Connection, interface: u32) -> io::
     outcome(answer.get(..length).unwrap_or_default())
 }
 
-/// The cookie of a connection and the interface that it is bound to, if it is there. A socket for IPv6 may
+/// Returns a connection's cookie and the interface that it is bound to, if it is there. A socket for IPv6 may
 /// have a connection over IPv4.
 fn find(socket: &OwnedFd, connection: &Connection) -> io::Result<Option<(u64, u32)>> {
     let wanted = |found: &Connection| {
@@ -156,7 +156,7 @@ fn find(socket: &OwnedFd, connection: &Connection) -> io::Result<Option<(u64, u3
     let mut place = None;
     for family in [AddressFamily::INET, AddressFamily::INET6] {
         let kind = (SOCK_DIAG_BY_FAMILY, REQUEST_AND_DUMP);
-        // In a dump only the ports count.
+        // Only the ports count in a dump.
         let request = request(kind, family, states::CONNECTED, Some((connection, UNBOUND)));
         dump(socket, &request, |found| {
             if wanted(&found.connection) {
@@ -168,15 +168,14 @@ fn find(socket: &OwnedFd, connection: &Connection) -> io::Result<Option<(u64, u3
     Ok(place)
 }
 
-/// A socket that a dump tells of.
+/// A socket in a dump.
 struct Found {
     connection: Connection,
     interface: u32,
     cgroup: Option<u64>,
 }
 
-/// Asks for sockets and hears of each, until `each` has heard enough. Then nothing more can be asked on the
-/// socket.
+/// Dumps sockets and calls `each`, until that returns false. Then the socket is of no more use.
 fn dump(socket: &OwnedFd, request: &[u8], mut each: impl FnMut(Found) -> bool) -> io::Result<()> {
     send(socket, request, SendFlags::empty())?;
     let mut answer = vec![0; 64 * 1024];
@@ -197,7 +196,7 @@ fn dump(socket: &OwnedFd, request: &[u8], mut each: impl FnMut(Found) -> bool) -
     }
 }
 
-/// The kind and the body of the next message, of which each begins at a multiple of four bytes.
+/// Returns the kind and the body of the next message. Each begins at a multiple of four bytes.
 pub(super) fn next_message<'a>(rest: &mut &'a [u8]) -> Option<(u16, &'a [u8])> {
     let length = usize::try_from(u32::from_ne_bytes(field(rest, 0)?)).ok()?;
     let kind = u16::from_ne_bytes(field(rest, 4)?);
@@ -206,7 +205,7 @@ pub(super) fn next_message<'a>(rest: &mut &'a [u8]) -> Option<(u16, &'a [u8])> {
     Some((kind, body))
 }
 
-/// Reads a `struct inet_diag_msg` and the attribute that counts.
+/// Parses a `struct inet_diag_msg` and the attribute with the cgroup.
 fn read(message: &[u8]) -> Option<Found> {
     let port = |at| Some(u16::from_be_bytes(field(message, at)?));
     let address = |at: usize| {
@@ -263,7 +262,7 @@ fn request(
     bytes.extend((REQUEST as u32).to_ne_bytes());
     bytes.extend(kind.to_ne_bytes());
     bytes.extend(flags.to_ne_bytes());
-    // Sequence and sender: there is one request on the socket, and the kernel knows who asks.
+    // Sequence and sender: the socket has only one request, and the kernel knows who asks.
     bytes.extend([0; 8]);
     bytes.extend([family.as_raw() as u8, libc::IPPROTO_TCP as u8, 0, 0]);
     bytes.extend(states.to_ne_bytes());
@@ -280,7 +279,7 @@ fn request(
     bytes
 }
 
-/// An address as four words in network order; IPv4 takes the first.
+/// Returns an address as four words in network order; IPv4 takes the first.
 fn words(address: IpAddr) -> [u8; 16] {
     match address {
         IpAddr::V6(address) => address.octets(),
@@ -303,7 +302,7 @@ fn outcome(mut answer: &[u8]) -> io::Result<bool> {
     }
 }
 
-/// The error of a `NLMSG_ERROR`, or of a dump that ends with one.
+/// Returns the error of a `NLMSG_ERROR`, or of a dump that ends with one.
 pub(super) fn errno(body: &[u8]) -> Option<io::Error> {
     let error = i32::from_ne_bytes(field(body, 0)?);
     (error != 0).then(|| io::Error::from_raw_os_error(error.saturating_neg()))

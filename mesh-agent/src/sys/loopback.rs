@@ -1,4 +1,4 @@
-//! IPv6 has one loopback address; a pod gets a network of them (`rtnetlink`(7)).
+//! Gives a pod a network of IPv6 loopback addresses, where there is only one (`rtnetlink`(7)).
 
 use std::io;
 use std::net::Ipv6Addr;
@@ -26,8 +26,8 @@ mod raw {
 }
 
 /// Makes the addresses of [`LOOPBACK_V6`] a pod's own, in its namespace alone, by a route like that for
-/// 127/8. What connects there comes from `::1`, so nothing passes for it from outside. The route goes with
-/// the namespace. Errors: the kernel's; the pod may have IPv6 switched off.
+/// 127/8. Connections to them come from `::1`, so nothing from outside can be taken for one. The route goes
+/// with the namespace. Errors: the kernel's; the pod may have IPv6 switched off.
 pub fn widen(netns: &Netns) -> io::Result<()> {
     netns.run(|| tell(&open()?, raw::RTM_NEWROUTE, raw::ANYWAY, &route()))?
 }

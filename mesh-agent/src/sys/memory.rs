@@ -1,11 +1,10 @@
-//! Giving back what is needed seldom.
+//! Gives back memory that is seldom needed.
 
 use std::fs;
 
 use rustix::mm::{Advice, madvise};
 
-/// Gives back memory that only what happens seldom needs: code, as [`give_back_code`], and the allocator's
-/// free memory.
+/// Gives back memory that only rare work needs: code, by [`give_back_code`], and the allocator's free memory.
 pub fn give_back_unused() {
     give_back_code();
     // SAFETY: no arguments that could be wrong; the allocator locks itself. There is no safe way: it is a C
@@ -16,10 +15,10 @@ pub fn give_back_unused() {
     }
 }
 
-/// Gives back pages of code, most of which ran once (reading settings, loading eBPF, the tests that the
-/// cryptography runs of itself, enrolling a pod) or for a moment (a word with the control plane). What is
-/// needed again is mapped again from the page cache when it is used, within a fraction of a millisecond for
-/// all that a busy proxy needs; what is not, the kernel can take from the cache when pods need memory.
+/// Gives back pages of code. Most of it ran once (reading settings, loading eBPF, the cryptography's
+/// self-tests, enrolling a pod) or for a moment (talking to the control plane). What is needed again is
+/// mapped from the page cache when it is used, within a fraction of a millisecond for all that a busy proxy
+/// needs; the rest the kernel can take from the cache when pods need memory.
 pub fn give_back_code() {
     let maps = fs::read_to_string("/proc/self/maps").unwrap_or_default();
     for (start, length) in maps.lines().filter_map(unchanged_part_of_a_file) {
@@ -33,7 +32,8 @@ pub fn give_back_code() {
     }
 }
 
-/// Start and length of a mapping of code, or of the constants at the start of a file (`proc_pid_maps(5)`).
+/// Returns start and length of a mapping of code, or of the constants at the start of a file
+/// (`proc_pid_maps(5)`).
 fn unchanged_part_of_a_file(line: &str) -> Option<(usize, usize)> {
     let mut fields = line.split_whitespace();
     let (range, permissions, offset) = (fields.next()?, fields.next()?, fields.next()?);

@@ -1,8 +1,8 @@
-//! What the kernel is asked for beyond a library's reach. It never reads a byte from the network.
+//! System calls beyond a library's reach. Nothing here reads a byte from the network.
 //!
-//! Of the keeper, which is privileged: loading eBPF, entering network namespaces, opening sockets in them,
-//! closing connections of others. Of the proxy, which is not: what it does with the eBPF maps that it was
-//! handed, and giving up what it may not have ([`confine`]), and how it is scheduled.
+//! For the keeper, which is privileged: loading eBPF, entering network namespaces, opening sockets in them,
+//! closing connections of others. For the proxy, which is not: the eBPF maps that it was handed, giving up
+//! privileges ([`confine`]), and how it is scheduled.
 
 mod cgroup;
 pub mod confine;

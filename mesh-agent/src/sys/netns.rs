@@ -18,25 +18,26 @@ pub struct Netns {
 }
 
 impl Netns {
-    /// The network namespace of a running process. Errors: the process is gone, or there is no permission
-    /// (`CAP_SYS_PTRACE` to look, `CAP_SYS_ADMIN` to enter).
+    /// Opens the network namespace of a running process. Errors: the process is gone, or there is no
+    /// permission (`CAP_SYS_PTRACE` to look, `CAP_SYS_ADMIN` to enter).
     pub fn of_process(pid: u32) -> io::Result<Self> {
         Self::of_descriptor(open(Path::new(&format!("/proc/{pid}/ns/net")))?)
     }
 
-    /// The namespace that a descriptor leads to. Errors: it leads elsewhere, or there is no permission.
+    /// Takes the network namespace of a descriptor. Errors: it is something else, or there is no permission.
     pub fn of_descriptor(namespace: OwnedFd) -> io::Result<Self> {
         let cookie = inside(&namespace, netns_cookie)??;
         Ok(Self { namespace, cookie })
     }
 
-    /// The kernel's cookie of the namespace (`SO_NETNS_COOKIE`), by which the eBPF programs know it.
+    /// Returns the kernel's cookie of the namespace (`SO_NETNS_COOKIE`), by which the eBPF programs know it.
     pub fn cookie(&self) -> u64 {
         self.cookie
     }
 
     /// Runs `work` on this thread inside the namespace. A socket stays in the namespace that it was opened
-    /// in, so only the opening has to happen here; keep `work` short and free of `await`.
+    /// in, so only the opening has to happen here; keep `work` short and free of `await`. Errors: it can't be
+    /// entered.
     pub fn run<T>(&self, work: impl FnOnce() -> T) -> io::Result<T> {
         inside(&self.namespace, work)
     }
@@ -63,7 +64,7 @@ fn inside<T>(namespace: &OwnedFd, work: impl FnOnce() -> T) -> io::Result<T> {
         enter(namespace)?;
         let result = work();
         if enter(home).is_err() {
-            // A thread that stays in a pod's namespace would open the next pod's sockets there: identities
+            // A thread that stayed in a pod's namespace would open the next pod's sockets there: identities
             // would mix. There is no way on.
             abort();
         }

@@ -1,9 +1,9 @@
-//! Redirect rules that istio-cni left in a pod's network namespace, or keeps there (`rtnetlink`(7),
+//! Finds redirect rules that istio-cni left in a pod's network namespace, or keeps there (`rtnetlink`(7),
 //! nfnetlink).
 //!
-//! They take the pod's connections to ports 15001 and 15006 before anything of ours sees them, marked or not.
-//! istio-cni makes, by iptables or nftables, a rule of routing for its mark and chains of its own. The chains
-//! of a sidecar have other names: it has the ports itself, and that is told.
+//! They take the pod's connections to ports 15001 and 15006 before any program of ours sees them, marked or
+//! not. istio-cni makes, by iptables or nftables, a routing rule for its mark and chains of its own. The
+//! chains of a sidecar have other names: a sidecar has the ports itself, which is reported elsewhere.
 
 use std::fmt;
 use std::io;
@@ -32,36 +32,36 @@ mod raw {
     pub(super) const NFTA_CHAIN_USE: u16 = 6;
 }
 
-/// istio-cni's mark, its mask, and the table for what has it (`cni/pkg/config` of Istio).
+/// istio-cni's mark, its mask, and the routing table for marked packets (`cni/pkg/config` of Istio).
 const MARK: u32 = 0x111;
 const MASK: u32 = 0xfff;
 const TABLE: u32 = 100;
-/// Its chain of inbound rules, by iptables; a sidecar has none of that name.
+/// Name of its chain of inbound rules, by iptables; a sidecar has none of that name.
 const CHAIN: &str = "ISTIO_PRERT";
-/// What the names of its tables begin with, by nftables.
+/// Prefix of its tables' names, by nftables.
 const TABLES: &str = "istio-ambient-";
 
-/// Rules, or chains, that are looked at: a pod that may make some may make as many as it likes.
+/// Most rules, or chains, that are looked at: a pod that may make some may make any number.
 const MOST: usize = 4096;
 
 /// Why a pod can't be taken in.
 #[derive(Debug, thiserror::Error)]
 pub enum Redirected {
-    /// There are rules.
+    /// There are redirect rules.
     #[error(
         "istio-cni's redirect rules are still in the pod ({0}): have istio-cni leave the pod alone, then restart the pod, so that \
          it gets a network namespace without them"
     )]
     Found(Sign),
-    /// Nobody knows.
+    /// It can't be told whether there are.
     #[error("can't look for istio-cni's redirect rules in the pod: {0}")]
     Unknown(#[from] io::Error),
 }
 
-/// What tells of them.
+/// A sign of redirect rules.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Sign {
-    /// A rule of routing.
+    /// A routing rule.
     Rule,
     /// A chain in use, with its table.
     Chain(String, String),
@@ -76,7 +76,7 @@ impl fmt::Display for Sign {
     }
 }
 
-/// Looks for them. Errors: there are some, or that can't be told (`CAP_NET_ADMIN`).
+/// Looks for redirect rules. Errors: there are some, or it can't be told (`CAP_NET_ADMIN`).
 pub fn look_for_redirects(netns: &Netns) -> Result<(), Redirected> {
     let found = netns.run(|| Ok::<_, io::Error>(rule()?.or(chain()?)))??;
     found.map_or(Ok(()), |sign| Err(Redirected::Found(sign)))
@@ -106,7 +106,7 @@ fn is_mark_rule(rule: &[u8]) -> bool {
     [raw::FRA_FWMARK, raw::FRA_FWMASK, raw::FRA_TABLE].map(value) == [Some(MARK), Some(MASK), Some(TABLE)]
 }
 
-/// iptables of today makes what nftables lists. Where the kernel has no nftables there are no such chains.
+/// Today's iptables makes chains that nftables lists. A kernel without nftables has no such chains.
 fn chain() -> io::Result<Option<Sign>> {
     let none = |error: &io::Error| {
         matches!(error.raw_os_error(), Some(libc::EPROTONOSUPPORT | libc::EINVAL | libc::EOPNOTSUPP))
@@ -123,7 +123,7 @@ fn chain() -> io::Result<Option<Sign>> {
     }
 }
 
-/// One that has a rule or is jumped to: istio-cni may leave empty ones, which do nothing.
+/// Returns a chain that has a rule or is jumped to: istio-cni may leave empty ones, which do nothing.
 fn chain_in_use(chain: &[u8]) -> Option<Sign> {
     let value = |wanted| {
         let rest = chain.get(raw::NFGENMSG..)?;
@@ -139,7 +139,7 @@ fn open(protocol: Option<rustix::net::Protocol>) -> io::Result<OwnedFd> {
     Ok(socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, protocol)?)
 }
 
-/// Asks for all of a kind and hears of each.
+/// Requests all of a kind and calls `each`.
 fn dump(socket: &OwnedFd, kind: u16, body: &[u8], mut each: impl FnMut(&[u8])) -> io::Result<()> {
     const HEADER: usize = 16;
     let length = u32::try_from(HEADER + body.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
@@ -147,7 +147,7 @@ fn dump(socket: &OwnedFd, kind: u16, body: &[u8], mut each: impl FnMut(&[u8])) -
     request.extend(length.to_ne_bytes());
     request.extend(kind.to_ne_bytes());
     request.extend(REQUEST_AND_DUMP.to_ne_bytes());
-    // Sequence and sender: there is one request on the socket, and the kernel knows who asks.
+    // Sequence and sender: the socket has only one request, and the kernel knows who asks.
     request.extend([0; 8]);
     request.extend(body);
     send(socket, &request, SendFlags::empty())?;

@@ -15,13 +15,13 @@ mod raw {
     pub(super) const TYPE: u16 = 0x3fff;
 }
 
-/// A socket for requests, in this thread's network namespace.
+/// Opens a socket for requests, in this thread's network namespace.
 pub(super) fn open() -> io::Result<OwnedFd> {
     // Without a protocol it is `NETLINK_ROUTE`, the first one.
     Ok(socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, None)?)
 }
 
-/// Asks for one thing; `None` if there is no such thing.
+/// Requests one thing; `None` if there is no such thing.
 pub(super) fn ask(socket: &OwnedFd, kind: u16, body: &[u8]) -> io::Result<Option<Vec<u8>>> {
     request(socket, kind, 0, body)?;
     let mut answer = vec![0; 32 * 1024];
@@ -30,8 +30,8 @@ pub(super) fn ask(socket: &OwnedFd, kind: u16, body: &[u8]) -> io::Result<Option
     read_answer(&answer)
 }
 
-/// Asks for something to be done. `flags` are those that the request has beside its own, that for an
-/// acknowledgement among them. Errors: the kernel's.
+/// Requests a change. `flags` are those besides `NLM_F_REQUEST`, with that for an acknowledgement among them.
+/// Errors: the kernel's.
 pub(super) fn tell(socket: &OwnedFd, kind: u16, flags: u16, body: &[u8]) -> io::Result<()> {
     request(socket, kind, flags, body)?;
     let mut answer = vec![0; 4096];
@@ -50,7 +50,7 @@ fn request(socket: &OwnedFd, kind: u16, flags: u16, body: &[u8]) -> io::Result<(
     request.extend(length.to_ne_bytes());
     request.extend(kind.to_ne_bytes());
     request.extend((raw::NLM_F_REQUEST | flags).to_ne_bytes());
-    // Sequence and sender: there is one request on the socket, and the kernel knows who asks.
+    // Sequence and sender: the socket has only one request, and the kernel knows who asks.
     request.extend([0; 8]);
     request.extend(body);
     send(socket, &request, SendFlags::empty())?;
@@ -71,7 +71,7 @@ fn read_answer(answer: &[u8]) -> io::Result<Option<Vec<u8>>> {
     }
 }
 
-/// Adds an attribute to a message.
+/// Appends an attribute to a message.
 pub(super) fn attribute(to: &mut Vec<u8>, kind: u16, value: &[u8]) {
     let length = u16::try_from(4 + value.len()).unwrap_or(u16::MAX);
     to.extend(length.to_ne_bytes());
@@ -80,7 +80,7 @@ pub(super) fn attribute(to: &mut Vec<u8>, kind: u16, value: &[u8]) {
     to.resize(to.len().next_multiple_of(4), 0);
 }
 
-/// The attributes of a message, as far as they can be read.
+/// Iterates over the attributes of a message, as far as they can be parsed.
 pub(super) fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     std::iter::from_fn(move || {
         let length = usize::from(u16::from_ne_bytes(bytes.get(..2)?.try_into().ok()?));
@@ -91,12 +91,12 @@ pub(super) fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])>
     })
 }
 
-/// A number, if there is enough for one.
+/// Returns a number, if there are enough bytes for one.
 pub(super) fn word(value: &[u8]) -> Option<u32> {
     value.get(..4)?.try_into().ok().map(u32::from_ne_bytes)
 }
 
-/// A text up to its zero.
+/// Returns a text up to its zero byte.
 pub(super) fn text(value: &[u8]) -> String {
     let end = value.iter().position(|byte| *byte == 0).unwrap_or(value.len());
     String::from_utf8_lossy(&value[..end]).into_owned()

@@ -1,4 +1,4 @@
-//! Which network namespace is a pod's: its sandbox's, which the container runtime made.
+//! Finds a pod's network namespace: its sandbox's, which the container runtime made.
 //!
 //! A process of a pod may put itself into a namespace of its own making, with the pod's addresses. It can't
 //! choose who owns that: a network namespace belongs for good to the user namespace of its maker, and a user
@@ -21,21 +21,21 @@ use super::{Netns, cgroup};
 const NS_GET_USERNS: libc::Ioctl = 0xb701;
 const NS_GET_PARENT: libc::Ioctl = 0xb702;
 
-/// Why a pod that has processes has no namespace that is known to be its own.
+/// Why a pod with processes has no namespace that is known to be its own.
 #[derive(Debug, thiserror::Error)]
 pub enum NoSandbox {
-    /// None of its processes is where the runtime puts them.
+    /// None of its processes is in a network namespace that the runtime made.
     #[error("no process of the pod is in a network namespace that the container runtime made")]
     Foreign,
-    /// It can't be told which of two is the sandbox's.
+    /// Two processes are equally old, so it can't be told which is the sandbox's.
     #[error("its oldest processes started at the same moment and are in different network namespaces")]
     Ambiguous,
-    /// The kernel does not tell.
+    /// The kernel's error.
     #[error("looking for its network namespace: {0}")]
     Io(#[from] io::Error),
 }
 
-/// A namespace's inode, which is not another's as long as it lives.
+/// Device and inode of a namespace, unique while it lives.
 type Inode = (u64, u64);
 
 /// A process of a pod.
@@ -43,17 +43,17 @@ type Inode = (u64, u64);
 struct Process {
     cgroup: PathBuf,
     pid: u32,
-    /// Ticks since the machine started. A process can't change it.
+    /// Start in ticks since the machine started. A process can't change it.
     started: u64,
     netns: Inode,
 }
 
-/// The network namespace of the pod with this uid below the cgroup `root`: the one with the cookie `known`,
-/// if one of its processes is in it still, or else that of its oldest process in one that the runtime made.
-/// `own_users` says that the runtime makes it a user namespace of its own. None as long as it has no process
-/// in a network namespace of its own.
+/// Finds the network namespace of the pod with this uid below the cgroup `root`: the one with the cookie
+/// `known`, if a process of the pod is still in it, or else that of its oldest process in one that the
+/// runtime made. `own_users` says that the runtime makes it a user namespace of its own. None if it has no
+/// process in a network namespace of its own.
 ///
-/// Needs `CAP_SYS_PTRACE` to look, `CAP_SYS_ADMIN` to enter.
+/// Needs `CAP_SYS_PTRACE` to look, `CAP_SYS_ADMIN` to enter. Errors: see [`NoSandbox`].
 pub fn find_sandbox(
     root: &Path,
     uid: &str,
@@ -65,8 +65,8 @@ pub fn find_sandbox(
     let members = cgroup::members(&pod);
     let mut processes: Vec<Process> =
         members.into_iter().filter_map(|(cgroup, pid)| Process::look(cgroup, pid)).collect();
-    // Runtimes put a process into its cgroup before its namespaces; some keep a helper there that is the
-    // node's.
+    // Runtimes put a process into its cgroup before its namespaces, and some keep a helper of the node's
+    // there.
     processes.retain(|process| process.netns != ours);
     processes.sort_by_key(|process| process.started);
     if let Some(known) = known
@@ -92,7 +92,7 @@ fn find_known(processes: &[Process], cookie: u64) -> io::Result<Option<Netns>> {
     Ok(None)
 }
 
-/// `processes` are in the order of their age.
+/// Returns the sandbox; `processes` are ordered by age.
 fn find_made_by_runtime(processes: &[Process], own_users: bool) -> Result<Option<Netns>, NoSandbox> {
     let (mut foreign, mut found) = (Vec::new(), None::<(&Process, OwnedFd)>);
     for process in processes {
@@ -106,7 +106,7 @@ fn find_made_by_runtime(processes: &[Process], own_users: bool) -> Result<Option
                 _ => {}
             }
         }
-        // It went while it was looked at: whether it was the one can't be told now.
+        // It ended meanwhile: whether it was the one can't be told now.
         let Some(descriptor) = process.enter()? else { return Ok(None) };
         if !is_of_the_runtime(descriptor.as_fd(), own_users)? {
             foreign.push(process.netns);
@@ -124,7 +124,7 @@ fn find_made_by_runtime(processes: &[Process], own_users: bool) -> Result<Option
 }
 
 impl Process {
-    /// What is to be known of a process of a cgroup; none if it has ended.
+    /// Reads what is needed of a process of a cgroup; none if it has ended.
     fn look(cgroup: PathBuf, pid: u32) -> Option<Self> {
         let directory = open(pid).ok()?;
         let started = started(directory.as_fd())?;
@@ -132,7 +132,7 @@ impl Process {
         Some(Self { cgroup, pid, started, netns: (status.st_dev, status.st_ino) })
     }
 
-    /// Its network namespace; none if it has ended, left its cgroup, or gone to another namespace. The
+    /// Opens its network namespace; none if it has ended, left its cgroup, or gone to another namespace. The
     /// directory stands for the process, not for the number: nothing is found in it once that is another's
     /// (kernel: `get_proc_task`).
     fn enter(&self) -> io::Result<Option<OwnedFd>> {
@@ -157,7 +157,7 @@ fn open(pid: u32) -> io::Result<OwnedFd> {
     Ok(rustix::fs::open(Path::new("/proc").join(pid.to_string()), flags, Mode::empty())?)
 }
 
-/// When the process of a directory of `/proc` started: field 22 of `stat`, proc(5).
+/// Returns when the process of a directory of `/proc` started: field 22 of `stat`, proc(5).
 fn started(process: BorrowedFd<'_>) -> Option<u64> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC;
     let stat = File::from(openat(process, "stat", flags, Mode::empty()).ok()?);
@@ -183,8 +183,8 @@ fn is_of_the_runtime(netns: BorrowedFd<'_>, own_users: bool) -> io::Result<bool>
     parent.map_or(Ok(false), |parent| Ok(inode(parent.as_fd())? == ours))
 }
 
-/// The user namespace that owns a namespace, or its parent (`ioctl_nsfs`(2)); none if that is beyond this
-/// agent's own.
+/// Returns the user namespace that owns a namespace, or its parent (`ioctl_nsfs`(2)); none if that is beyond
+/// this agent's own.
 fn relative(namespace: BorrowedFd<'_>, which: libc::Ioctl) -> io::Result<Option<OwnedFd>> {
     // SAFETY: the descriptor is open for the length of the call, and these two requests take no argument.
     // There is no safe way: no library that we have wraps them.

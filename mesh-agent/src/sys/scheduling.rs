@@ -1,17 +1,17 @@
-//! How the kernel's scheduler treats the proxy.
+//! How the kernel schedules the proxy's threads.
 
 use std::io;
 
-/// Turns this long suffice, in nanoseconds: what a worker does for one connection takes less. The kernel's
-/// own are 1.4 ms on two cores, and 2.8 ms on many.
+/// Time slice, nanoseconds: a worker does less than this for one connection. The kernel's own is 1.4 ms on
+/// two cores, and 2.8 ms on many.
 const TURN: u64 = 300_000;
 
-/// Asks for short turns, for the calling thread and those that it starts: as much time as any thread has, in
-/// more and shorter turns, each so much sooner. Where more threads want to run than there are cores, whoever
-/// waits for the proxy waits less (`Documentation/scheduler/sched-eevdf.rst` of the kernel: a slice by
+/// Asks for short time slices, for the calling thread and those that it starts: as much time as any thread
+/// has, in more and shorter slices, each so much sooner. If more threads want to run than there are cores,
+/// clients wait less for the proxy (`Documentation/scheduler/sched-eevdf.rst` of the kernel: a slice by
 /// `sched_setattr(2)`).
 ///
-/// Before Linux 6.12 it changes nothing. Errors: the kernel refuses, and turns stay as they were.
+/// Before Linux 6.12 it changes nothing. Errors: the kernel refuses, and time slices stay as they were.
 pub fn ask_for_short_turns() -> io::Result<()> {
     let mut wanted = attributes()?;
     wanted.sched_runtime = TURN;
@@ -22,7 +22,7 @@ pub fn ask_for_short_turns() -> io::Result<()> {
     if set == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// How the calling thread is scheduled.
+/// Returns the calling thread's scheduling attributes.
 fn attributes() -> io::Result<libc::sched_attr> {
     // SAFETY: numbers only, for which zeros are values.
     #[allow(unsafe_code)]

@@ -1,9 +1,9 @@
 //! The system calls that a proxy may make once it serves (`seccomp(2)`), on all its threads.
 //!
-//! Three filters lie on top of each other, and the strictest answer counts: what only an attacker would call
-//! ends the process; what is not on the list of what a proxy needs fails with `EPERM`; and `clone3`, whose
-//! arguments no filter can see, does as if the kernel were older than it, so that the library makes threads
-//! by `clone`, of which it can.
+//! There are three filters, and the strictest answer counts: calls that only an attacker would make end the
+//! process; calls that are not on the list of what a proxy needs fail with `EPERM`; and `clone3`, whose
+//! arguments no filter can see, fails as on a kernel without it, so that the library makes threads by
+//! `clone`, whose arguments can be checked.
 
 use std::collections::BTreeMap;
 
@@ -16,7 +16,7 @@ use seccompiler::{
 /// Why the filters are not in force. Nothing may go on then.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// They can't be made for this machine.
+    /// They can't be built for this machine.
     #[error("seccomp filter: {0}")]
     Filter(#[from] seccompiler::BackendError),
     /// The kernel refuses them.
@@ -29,16 +29,15 @@ type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 /// `bpf(2)` commands on maps that a proxy holds: look-up, update, delete, next key, information.
 const MAP_COMMANDS: [u64; 5] = [1, 2, 3, 4, 15];
 
-/// `bpf(2)` commands that only a keeper has a use for: making maps, loading programs and types, pinning,
-/// attaching.
+/// `bpf(2)` commands that only a keeper uses: making maps, loading programs and types, pinning, attaching.
 const LOADING_COMMANDS: [u64; 7] = [0, 5, 6, 8, 17, 18, 28];
 
-/// Opening a file so that it could change.
+/// Flags for opening a file so that it could change.
 const WRITING: u64 = (libc::O_WRONLY | libc::O_RDWR | libc::O_CREAT | libc::O_TRUNC | libc::O_APPEND) as u64
     | (libc::O_TMPFILE & !libc::O_DIRECTORY) as u64;
 
 /// `fcntl(2)` commands on descriptors and their flags. Others (`F_SETOWN`, `F_SETSIG`, `F_NOTIFY`,
-/// `F_SETLEASE`) have the kernel signal whomever they name.
+/// `F_SETLEASE`) have the kernel signal any process that they name.
 const DESCRIPTOR_COMMANDS: [u64; 6] = [
     libc::F_DUPFD_CLOEXEC as u64,
     libc::F_GETFD as u64,
@@ -48,12 +47,12 @@ const DESCRIPTOR_COMMANDS: [u64; 6] = [
     libc::F_ADD_SEALS as u64,
 ];
 
-/// Leaves the calling process nothing but what a proxy that serves needs, for good. Errors: the filters are
+/// Leaves the calling process only the system calls of a proxy that serves, for good. Errors: the filters are
 /// not in force.
 pub fn close_off() -> Result<(), Error> {
     apply(hostile()?, SeccompAction::Allow, SeccompAction::KillProcess)?;
     apply(all(&[libc::SYS_clone3]), SeccompAction::Allow, SeccompAction::Errno(libc::ENOSYS as u32))?;
-    // The last one: to install another is not on the list.
+    // The last one: installing another is not on the list.
     apply(needed()?, SeccompAction::Errno(libc::EPERM as u32), SeccompAction::Allow)
 }
 
@@ -63,7 +62,7 @@ fn apply(rules: Rules, otherwise: SeccompAction, matching: SeccompAction) -> Res
     Ok(apply_filter_all_threads(&program)?)
 }
 
-/// What nothing in the proxy ever does.
+/// Returns the calls that nothing in the proxy ever makes.
 fn hostile() -> Result<Rules, Error> {
     let mut rules = all(&[
         libc::SYS_setns,
@@ -111,8 +110,8 @@ fn needed() -> Result<Rules, Error> {
     let sealable = u64::from(libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING);
     let flags = [sealable, sealable | u64::from(libc::MFD_NOEXEC_SEAL)];
     rules.insert(libc::SYS_memfd_create, one_of(1, &flags)?);
-    // Names and addresses of the network, no raw packets. No Unix socket but pairs and what came from the
-    // keeper: a proxy has its keeper's user id, and could pass for a keeper where the next one comes in.
+    // Sockets of the network, no raw packets. Of Unix sockets only pairs and those from the keeper: a proxy
+    // has its keeper's user id, and could pass for a successor at the handover socket.
     let families = [libc::AF_INET as u64, libc::AF_INET6 as u64];
     let mut sockets = one_of(0, &families)?;
     let netlink = condition(0, SeccompCmpOp::Eq, libc::AF_NETLINK as u64)?;
@@ -136,7 +135,7 @@ fn needed() -> Result<Rules, Error> {
     Ok(rules)
 }
 
-/// Reading, and what was open for writing before.
+/// Reading, and writing to what was opened for it before.
 const FILES: [i64; 20] = [
     libc::SYS_read,
     libc::SYS_readv,
@@ -232,7 +231,7 @@ const WAITING: [i64; 13] = [
     libc::SYS_gettimeofday,
 ];
 
-/// What only this architecture has, and its C library may call.
+/// Calls that only this architecture has, and its C library may make.
 #[cfg(target_arch = "x86_64")]
 const OLDER: [i64; 8] = [
     libc::SYS_poll,
@@ -247,12 +246,12 @@ const OLDER: [i64; 8] = [
 #[cfg(not(target_arch = "x86_64"))]
 const OLDER: [i64; 0] = [];
 
-/// System calls, whatever their arguments.
+/// Returns rules for system calls with any arguments.
 fn all(calls: &[i64]) -> Rules {
     calls.iter().map(|call| (*call, Vec::new())).collect()
 }
 
-/// An argument is one of these.
+/// Returns rules for an argument that is one of these values.
 fn one_of(argument: u8, values: &[u64]) -> Result<Vec<SeccompRule>, Error> {
     values.iter().map(|value| rule(argument, SeccompCmpOp::Eq, *value)).collect()
 }

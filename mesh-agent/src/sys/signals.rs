@@ -1,15 +1,15 @@
-//! Signals as something to read, for a program that waits for other things as well.
+//! Signals as a descriptor to read, for a program that waits for other things as well.
 
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
 
-/// `SIGTERM` and `SIGINT`, held back from now on and read from here (`signalfd(2)`).
+/// `SIGTERM` and `SIGINT`, blocked from now on and read from here (`signalfd(2)`).
 #[derive(Debug)]
 pub struct Signals(OwnedFd);
 
 impl Signals {
-    /// Holds the signals back on the calling thread, and on those that it starts.
+    /// Blocks the signals on the calling thread, and on those that it starts. Errors: those of `signalfd(2)`.
     pub fn hold_back() -> io::Result<Self> {
         let mut set = MaybeUninit::<libc::sigset_t>::uninit();
         // SAFETY: `sigemptyset` initialises the set before anything reads it, the signals are valid, and the
@@ -31,9 +31,9 @@ impl Signals {
         }
     }
 
-    /// Whether one has come since the last time.
+    /// Whether one has come since the last call.
     pub fn have_come(&self) -> bool {
-        /// Of `struct signalfd_siginfo`.
+        /// Bytes of `struct signalfd_siginfo`.
         const LENGTH: usize = 128;
         let mut information = [0; LENGTH];
         rustix::io::read(&self.0, &mut information).is_ok_and(|length| length == LENGTH)
@@ -46,7 +46,7 @@ impl AsFd for Signals {
     }
 }
 
-/// Lets all signals through, which a program that a keeper started inherits as held back.
+/// Unblocks all signals, which a program that a keeper started inherits as blocked.
 pub(super) fn let_through() -> io::Result<()> {
     let mut set = MaybeUninit::<libc::sigset_t>::uninit();
     // SAFETY: `sigemptyset` initialises the set before anything reads it, and it outlives the calls. There is

@@ -1,4 +1,4 @@
-//! Sockets inside pods' network namespaces, and the few socket options that no library offers.
+//! Sockets inside pods' network namespaces, and the few socket options that no library has.
 
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read};
@@ -14,12 +14,12 @@ use super::{Netns, SocketKind};
 /// Length of the accept queues: the kernel's own default for `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
 
-/// Bytes of a table of addresses and routes: a pod that may fill its own makes nobody hold or read more.
+/// Most bytes of a table of addresses or routes that are read, since a pod may fill its own.
 const MOST_OF_A_PODS_TABLE: u64 = 4 << 20;
 
-/// Opens a listening socket for both address families on `port` inside a namespace; for IPv4 alone where the
-/// kernel has no IPv6. Every worker may open one on the same port (`SO_REUSEPORT`). Errors: the port is taken
-/// by a program of the pod, or descriptors have run out.
+/// Opens a listening socket for both address families on `port` inside a namespace; for IPv4 alone if the
+/// kernel has no IPv6. Every worker may open one on the same port (`SO_REUSEPORT`). Errors: a program of the
+/// pod has the port, or descriptors are used up.
 pub fn listen(netns: &Netns, port: u16) -> io::Result<std::net::TcpListener> {
     netns.run(|| match listen_on((Ipv6Addr::UNSPECIFIED, port).into()) {
         Err(error) if error.raw_os_error() == Some(libc::EAFNOSUPPORT) => {
@@ -44,8 +44,8 @@ fn listen_on(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     Ok(socket.into())
 }
 
-/// Opens unconnected, non-blocking TCP sockets inside a namespace: fewer than `count` where there is no room
-/// for more. Errors: there is none for a single one.
+/// Opens unconnected, non-blocking TCP sockets inside a namespace: fewer than `count` if there is no room for
+/// more. Errors: there is none for a single one.
 pub fn open_sockets(netns: &Netns, kind: SocketKind, count: usize) -> io::Result<Vec<Socket>> {
     netns.run(|| {
         let first = open(kind)?;
@@ -65,33 +65,33 @@ fn open(kind: SocketKind) -> io::Result<Socket> {
     }
 }
 
-/// A socket that can be bound to the address that a delivery comes from. The port is chosen when it connects,
-/// so that ports are shared between destinations (`IP_BIND_ADDRESS_NO_PORT`).
+/// Opens a socket that can be bound to the address that a delivery comes from. The port is chosen at
+/// `connect()`, so that ports are shared between destinations (`IP_BIND_ADDRESS_NO_PORT`).
 fn delivery(domain: Domain) -> io::Result<Socket> {
     let socket = tcp(domain)?;
     set_flag(&socket, libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT)?;
     Ok(socket)
 }
 
-/// A socket that sends packets which are whole, header and all (raw(7)), to loopback alone: only who has
-/// `CAP_NET_RAW` can take that back. It receives nothing.
+/// Opens a socket that sends whole packets, with header (raw(7)), and to loopback alone: undoing that needs
+/// `CAP_NET_RAW`. It receives nothing.
 fn packets(domain: Domain) -> io::Result<Socket> {
     let socket = Socket::new(domain, Type::RAW.nonblocking(), Some(Protocol::from(libc::IPPROTO_RAW)))?;
     socket.bind_device(Some(b"lo"))?;
     Ok(socket)
 }
 
-/// A socket of the data path. Urgent data stays where it is in the stream: a byte that is taken out of it
-/// could not be handed on to another node, and would be lost.
+/// Opens a socket of the data path. Urgent data stays in line: a byte that is taken out of the stream could
+/// not be passed on to another node, and would be lost.
 fn tcp(domain: Domain) -> io::Result<Socket> {
     let socket = Socket::new(domain, Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
     socket.set_out_of_band_inline(true)?;
     Ok(socket)
 }
 
-/// The cookie of the network namespace that the calling thread is in: `SO_NETNS_COOKIE`, Linux 5.14.
+/// Returns the cookie of the calling thread's network namespace (`SO_NETNS_COOKIE`, Linux 5.14).
 pub(super) fn netns_cookie() -> io::Result<u64> {
-    /// From `asm-generic/socket.h`; the libraries do not name it yet.
+    /// Value of `asm-generic/socket.h`, which the libraries do not have yet.
     const SO_NETNS_COOKIE: libc::c_int = 71;
     let socket = Socket::new(Domain::UNIX, Type::DGRAM, None)?;
     let mut cookie = [0; 8];
@@ -99,7 +99,7 @@ pub(super) fn netns_cookie() -> io::Result<u64> {
     Ok(u64::from_ne_bytes(cookie))
 }
 
-/// Reads a socket option that no library names.
+/// Reads a socket option that the libraries do not have.
 fn read_option(
     socket: &impl AsRawFd,
     level: libc::c_int,
@@ -117,7 +117,7 @@ fn read_option(
     if answer == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Switches a socket option on that no library names.
+/// Sets a socket option that the libraries do not have.
 fn set_flag(socket: &Socket, level: libc::c_int, option: libc::c_int) -> io::Result<()> {
     let on: libc::c_int = 1;
     // SAFETY: the descriptor is open for the length of the call, and `on` is valid for reading four bytes.
@@ -127,13 +127,15 @@ fn set_flag(socket: &Socket, level: libc::c_int, option: libc::c_int) -> io::Res
     if answer == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// The addresses of this (the node's) network namespace, loopback left out.
+/// Returns the addresses of this (the node's) network namespace, without loopback. Errors: the kernel's
+/// tables can't be read.
 pub fn local_addresses() -> io::Result<Vec<IpAddr>> {
     addresses_here(u64::MAX)
 }
 
-/// The addresses by which others reach a pod, from its own namespace; none until its network is set up. A
-/// link-local address is no pod's: every interface has one.
+/// Returns the addresses by which others reach a pod, from its own namespace; none until its network is set
+/// up. A link-local address is not a pod's: every interface has one. Errors: the kernel's tables can't be
+/// read.
 pub fn addresses_in(netns: &Netns) -> io::Result<Vec<IpAddr>> {
     let mut addresses = netns.run(|| addresses_here(MOST_OF_A_PODS_TABLE))??;
     addresses.retain(|address| match address {
@@ -143,10 +145,11 @@ pub fn addresses_in(netns: &Netns) -> io::Result<Vec<IpAddr>> {
     Ok(addresses)
 }
 
-/// Those of a pod's addresses that its connections leave with, from its own namespace: the sandbox's, and not
-/// those of further interfaces. None of a family that has no way out.
+/// Returns the addresses that a pod's connections leave with, from its own namespace: the sandbox's, and not
+/// those of further interfaces. None of a family that has no route out. Errors: the namespace can't be
+/// entered.
 pub fn primary_addresses_in(netns: &Netns) -> io::Result<Vec<IpAddr>> {
-    /// Addresses for documentation (RFC 5737, RFC 3849), which are behind the default route.
+    /// Documentation addresses (RFC 5737, RFC 3849), which are behind the default route.
     const ELSEWHERE: [&str; 2] = ["192.0.2.1:9", "[2001:db8::1]:9"];
     let source_to = |elsewhere: &str| {
         let unspecified = if elsewhere.starts_with('[') { "[::]:0" } else { "0.0.0.0:0" };
@@ -158,24 +161,25 @@ pub fn primary_addresses_in(netns: &Netns) -> io::Result<Vec<IpAddr>> {
     netns.run(|| ELSEWHERE.into_iter().flat_map(source_to).collect())
 }
 
-/// Whether a pod has IPv6 switched off.
+/// Whether a pod has IPv6 switched off. Errors: the namespace can't be entered.
 pub fn has_no_ipv6(netns: &Netns) -> io::Result<bool> {
     let says = |interface: &str, what| {
         let path = format!("/proc/sys/net/ipv6/conf/{interface}/disable_ipv6");
         fs::read_to_string(path).is_ok_and(|text| text.trim() == what)
     };
-    // What counts is the interface's. A kernel without IPv6 says nothing.
+    // The interface's setting counts. A kernel without IPv6 has none.
     netns.run(|| says("eth0", "1") || !says("eth0", "0") && !says("all", "0"))
 }
 
-/// What the thread's network namespace has, as far as it is in the first `most` bytes of the kernel's tables.
+/// Returns the addresses of the thread's network namespace that are in the first `most` bytes of the kernel's
+/// tables.
 fn addresses_here(most: u64) -> io::Result<Vec<IpAddr>> {
     let lines = |table: &str| {
         let file = File::open(Path::new("/proc/thread-self/net").join(table))?;
         Ok::<_, io::Error>(BufReader::new(file.take(most)).lines().map_while(Result::ok))
     };
     let mut addresses: Vec<IpAddr> = local_v4(lines("fib_trie")?).map(IpAddr::V4).collect();
-    // Absent where the kernel has no IPv6.
+    // Missing if the kernel has no IPv6.
     addresses.extend(lines("if_inet6").into_iter().flat_map(local_v6).map(IpAddr::V6));
     addresses.retain(|address| !address.is_loopback());
     addresses.sort_unstable();
@@ -183,7 +187,7 @@ fn addresses_here(most: u64) -> io::Result<Vec<IpAddr>> {
     Ok(addresses)
 }
 
-/// Every address that is followed by a `/32 host LOCAL` line (kernel: `fib_trie_seq_show`).
+/// Returns every address that is followed by a `/32 host LOCAL` line (kernel: `fib_trie_seq_show`).
 fn local_v4(lines: impl Iterator<Item = String>) -> impl Iterator<Item = Ipv4Addr> {
     let mut last = None;
     lines.filter_map(move |line| {
@@ -195,14 +199,14 @@ fn local_v4(lines: impl Iterator<Item = String>) -> impl Iterator<Item = Ipv4Add
     })
 }
 
-/// The first column of each line, 32 hexadecimal digits (kernel: `if6_seq_show`).
+/// Returns the first column of each line, 32 hexadecimal digits (kernel: `if6_seq_show`).
 fn local_v6(lines: impl Iterator<Item = String>) -> impl Iterator<Item = Ipv6Addr> {
     lines
         .filter_map(|line| u128::from_str_radix(line.split_whitespace().next()?, 16).ok())
         .map(Ipv6Addr::from)
 }
 
-/// Raises the soft limit of open files to the hard one, and answers it. Each proxied connection takes two.
+/// Raises the soft limit of open files to the hard one, and returns it. Each proxied connection takes two.
 pub fn raise_open_file_limit() -> u64 {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };

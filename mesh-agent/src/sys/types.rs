@@ -1,4 +1,4 @@
-//! What sockets of pods are asked for by: plain values, which the keeper's protocol carries.
+//! Plain values that requests about pods' sockets have, as the keeper's protocol carries them.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -19,47 +19,47 @@ pub struct Connection {
 pub struct PreexistingConnection {
     /// The pod's end.
     pub connection: Connection,
-    /// The pod listens on its port, so the other end may have opened it.
+    /// Whether the pod listens on its port, so the other end may have opened it.
     pub taken: bool,
 }
 
-/// `INET_DIAG_NOCOOKIE` of `linux/inet_diag.h`, as one number: whichever socket has the addresses.
+/// `INET_DIAG_NOCOOKIE` of `linux/inet_diag.h` as one number: any socket with the addresses.
 pub const ANY_COOKIE: u64 = u64::MAX;
 
-/// What a socket in a pod is for.
+/// Purpose of a socket in a pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum SocketKind {
-    /// To connect from the pod, over IPv4.
+    /// Connect from the pod, over IPv4.
     OutboundV4 = 1,
-    /// To connect from the pod, over IPv6.
+    /// Connect from the pod, over IPv6.
     OutboundV6 = 2,
-    /// To connect to the pod's application, over IPv4, from an address of loopback.
+    /// Connect to the pod's application, over IPv4, from a loopback address.
     DeliveryV4 = 3,
-    /// The same over IPv6.
+    /// Connect to the pod's application, over IPv6, from a loopback address.
     DeliveryV6 = 4,
-    /// To send whole IPv4 packets, over the pod's loopback and nowhere else.
+    /// Send whole IPv4 packets, over the pod's loopback alone.
     LoopbackV4 = 5,
-    /// The same for IPv6.
+    /// Send whole IPv6 packets, over the pod's loopback alone.
     LoopbackV6 = 6,
 }
 
 impl SocketKind {
-    /// To connect from the pod to an address.
+    /// Returns the kind for connecting from the pod to an address.
     pub fn outbound(to: IpAddr) -> Self {
         if to.is_ipv4() { Self::OutboundV4 } else { Self::OutboundV6 }
     }
 
-    /// To connect to the pod's application at an address.
+    /// Returns the kind for connecting to the pod's application at an address.
     pub fn delivery(to: IpAddr) -> Self {
         if to.is_ipv4() { Self::DeliveryV4 } else { Self::DeliveryV6 }
     }
 
-    /// To send packets to an address of the pod's loopback.
+    /// Returns the kind for sending packets to an address of the pod's loopback.
     pub fn loopback(to: IpAddr) -> Self {
         if to.is_ipv4() { Self::LoopbackV4 } else { Self::LoopbackV6 }
     }
 
-    /// What a number stands for.
+    /// Returns the kind with a number.
     pub fn from_number(number: u8) -> Option<Self> {
         let all = [
             Self::OutboundV4,

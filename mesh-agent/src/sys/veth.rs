@@ -1,6 +1,6 @@
-//! Where a pod's network interface leads to (`rtnetlink`(7)).
+//! Finds the other end of a pod's network interface (`rtnetlink`(7)).
 //!
-//! What the pod says of itself is only a hint: the node's end has to lead back to it.
+//! What the pod's namespace says is only a hint: the node's end has to lead back to it.
 
 use std::io;
 use std::net::IpAddr;
@@ -39,7 +39,7 @@ mod raw {
 /// The node's end of a pod's veth.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostEnd {
-    /// Its index.
+    /// Its interface index.
     pub ifindex: u32,
     /// Its name.
     pub name: String,
@@ -49,7 +49,7 @@ pub struct HostEnd {
     pub is_shaped: bool,
 }
 
-/// One interface, as the kernel tells of it.
+/// An interface, as the kernel describes it.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Interface {
     name: String,
@@ -60,8 +60,8 @@ struct Interface {
     master: bool,
 }
 
-/// The node's end of the veth over which a pod with these addresses reaches its neighbours, in this thread's
-/// network namespace. `None` if it reaches them some other way. Errors: the kernel's.
+/// Returns the node's end of the veth over which a pod with these addresses reaches its neighbours, in this
+/// thread's network namespace. `None` if it reaches them some other way. Errors: the kernel's.
 pub fn host_end(netns: &Netns, addresses: &[IpAddr]) -> io::Result<Option<HostEnd>> {
     let Some((inner, outer)) = netns.run(|| inner_end(addresses))?? else { return Ok(None) };
     let socket = open()?;
@@ -73,13 +73,13 @@ pub fn host_end(netns: &Netns, addresses: &[IpAddr]) -> io::Result<Option<HostEn
     if !leads_back {
         return Ok(None);
     }
-    // A veth has no queue of its own, unless somebody gave it one.
+    // A veth has no queue of its own, unless one was set up.
     let is_shaped = interface.qdisc != "noqueue" || has_ingress_qdisc(&socket, outer)?;
     Ok(Some(HostEnd { ifindex: outer, name: interface.name, is_port: interface.master, is_shaped }))
 }
 
-/// In a pod's namespace: the interface that leads to its neighbours, and the index of its other end. For all
-/// of its addresses that has to be the same one.
+/// Returns the interface of a pod's namespace that leads to its neighbours, and the index of its other end.
+/// It has to be the same one for all of the pod's addresses.
 fn inner_end(addresses: &[IpAddr]) -> io::Result<Option<(u32, u32)>> {
     let socket = open()?;
     let mut ways = Vec::new();
@@ -91,11 +91,11 @@ fn inner_end(addresses: &[IpAddr]) -> io::Result<Option<(u32, u32)>> {
         return Ok(None);
     }
     let interface = interface(&socket, inner)?.filter(|interface| interface.kind == "veth");
-    // What is a port leads on to something else behind it: a guest, for one.
+    // A port leads on to something else behind it: a guest, for instance.
     Ok(interface.filter(|it| !it.master).and_then(|it| it.peer).map(|outer| (inner, outer)))
 }
 
-/// An address beside this one.
+/// Returns an address next to this one.
 fn neighbour(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(v4) => IpAddr::from((u32::from(v4) ^ 1).to_be_bytes()),
@@ -103,7 +103,7 @@ fn neighbour(address: IpAddr) -> IpAddr {
     }
 }
 
-/// The interface by which an address is reached, if any is.
+/// Returns the interface by which an address is reached, if there is one.
 fn route(socket: &OwnedFd, to: IpAddr) -> io::Result<Option<u32>> {
     let (family, address) = match to {
         IpAddr::V4(v4) => (AddressFamily::INET, v4.octets().to_vec()),
@@ -147,7 +147,7 @@ fn read_interface(answer: &[u8]) -> Interface {
     interface
 }
 
-/// The number by which this namespace knows another, if it does.
+/// Returns the number by which this namespace knows another, if it does.
 fn namespace_id(socket: &OwnedFd, netns: &Netns) -> io::Result<Option<i32>> {
     let mut body = vec![0; raw::RTGENMSG];
     attribute(&mut body, raw::NETNSA_FD, &netns.as_fd().as_raw_fd().to_ne_bytes());
@@ -156,7 +156,7 @@ fn namespace_id(socket: &OwnedFd, netns: &Netns) -> io::Result<Option<i32>> {
         let id = attributes(answer.get(raw::RTGENMSG..)?).find(|(kind, _)| *kind == raw::NETNSA_NSID);
         id.and_then(|(_, value)| word(value)).map(u32::cast_signed)
     });
-    // Below zero: it does not know it.
+    // Below zero it does not know it.
     Ok(id.filter(|id| *id >= 0))
 }
 

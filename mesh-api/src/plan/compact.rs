@@ -1,8 +1,8 @@
-//! Workloads and services as they are held: small, and made into what the data path works with when it asks.
+//! Workloads and services as they are held: small, and decoded when the data path asks for them.
 //!
 //! Most of a workload is the same for all pods of its Deployment: that part, encoded, is a [`Template`] which
-//! they share. What is left takes some 200 bytes. A [`Workload`] that somebody works with takes ten times as
-//! much, so it lives as long as somebody does.
+//! they share. The rest takes some 200 bytes. A decoded [`Workload`] takes ten times as much, so it lives
+//! only as long as somebody uses it.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -23,11 +23,11 @@ use crate::wire::type_url;
 use crate::wire::workload as wire;
 use crate::wire::xds::Resource;
 
-/// A workload, as it is held.
+/// A workload as it is held.
 pub(super) struct CompactWorkload {
     template: Arc<Template>,
     locality: Arc<NodeLocality>,
-    /// The name; behind it the uid, if that does not end with the name.
+    /// The name, and behind it the uid, if that does not end with the name.
     text: Box<str>,
     name_length: u32,
     health: Health,
@@ -36,26 +36,26 @@ pub(super) struct CompactWorkload {
     decoded: Mutex<Weak<Workload>>,
 }
 
-/// What many workloads have in common.
+/// The part that many workloads have in common.
 #[derive(Debug)]
 pub(super) struct Template {
-    /// A [`wire::Workload`] without what differs.
+    /// A [`wire::Workload`] without the fields that differ.
     encoded: Box<[u8]>,
-    /// What a uid begins with that ends with the name.
+    /// Beginning of a uid that ends with the name.
     uid_start: Option<Box<str>>,
     owns_addresses: bool,
     services: Box<[Arc<str>]>,
 }
 
-/// Where the workloads of one node are.
+/// Where the workloads of one node run.
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct NodeLocality {
     node: Box<str>,
-    /// A [`wire::Locality`]; empty if there is none.
+    /// An encoded [`wire::Locality`]; empty if there is none.
     encoded: Box<[u8]>,
 }
 
-/// Nearly every workload has one address of each family, or one.
+/// Addresses of a workload; nearly all have one of each family, or one.
 #[derive(Debug, PartialEq, Eq)]
 enum Addresses {
     None,
@@ -69,17 +69,17 @@ enum Addresses {
 #[derive(Debug, Default)]
 pub(super) struct InternPool {
     templates: Table<Arc<Template>>,
-    /// How many were in use when it was last looked.
+    /// Number in use at the last sweep.
     templates_in_use: usize,
     localities: HashSet<Arc<NodeLocality>>,
     localities_in_use: usize,
 }
 
-/// Unused ones that are not worth looking for.
+/// Unused ones that are not worth a sweep.
 const SLACK: usize = 256;
 
 impl CompactWorkload {
-    /// Checks a workload and takes it in.
+    /// Checks a workload and encodes it. Errors: see [`Invalid`].
     pub(super) fn new(
         mut from: wire::Workload,
         version: &str,
@@ -109,7 +109,7 @@ impl CompactWorkload {
         })
     }
 
-    /// The workload, to work with.
+    /// Returns the workload, which stays decoded as long as somebody holds it.
     pub(super) fn workload(&self) -> Arc<Workload> {
         let mut decoded = self.decoded.lock().unwrap_or_else(PoisonError::into_inner);
         decoded.upgrade().unwrap_or_else(|| {
@@ -119,25 +119,25 @@ impl CompactWorkload {
         })
     }
 
-    /// The workload, to look at. Nothing stays of it, not even the room that a weak reference takes: so all
-    /// can be looked at.
+    /// Returns the workload for a look at it. Nothing of it stays, not even the room of a weak reference: so
+    /// all workloads can be looked at.
     pub(super) fn view(&self) -> Arc<Workload> {
         let decoded = self.decoded.lock().unwrap_or_else(PoisonError::into_inner).upgrade();
         decoded.unwrap_or_else(|| Arc::new(self.decode()))
     }
 
     fn decode(&self) -> Workload {
-        // The very content was checked when it came in.
+        // The same content was checked when it came in.
         Workload::try_from(self.wire()).expect("a workload that was checked")
     }
 
-    /// The resource that it came as.
+    /// Returns the resource that it came as.
     pub(super) fn resource(&self) -> Resource {
         resource(self.uid(), &self.version, wire::address::Type::Workload(self.wire()))
     }
 
     fn wire(&self) -> wire::Workload {
-        // The very bytes were encoded here.
+        // The same bytes were encoded here.
         let common = wire::Workload::decode(&*self.template.encoded).expect("a workload that was encoded");
         wire::Workload {
             uid: self.uid(),
@@ -147,7 +147,7 @@ impl CompactWorkload {
             addresses: self.addresses().map(octets).collect(),
             status: match self.health {
                 Health::Healthy => wire::WorkloadStatus::Healthy,
-                // Which of the two is among the extensions.
+                // The extensions tell which of the two.
                 Health::Terminating | Health::Unhealthy => wire::WorkloadStatus::Unhealthy,
             }
             .into(),
@@ -165,7 +165,7 @@ impl CompactWorkload {
         uid.strip_prefix(start) == Some(end)
     }
 
-    /// Order of the uids.
+    /// Compares two workloads by uid.
     pub(super) fn cmp_uid(&self, other: &Self) -> std::cmp::Ordering {
         let ((start, end), (their_start, their_end)) = (self.uid_parts(), other.uid_parts());
         if start == their_start {
@@ -186,17 +186,17 @@ impl CompactWorkload {
         &self.version
     }
 
-    /// Keys of the services that it belongs to.
+    /// Returns the keys of the services that it belongs to.
     pub(super) fn services(&self) -> &[Arc<str>] {
         &self.template.services
     }
 
-    /// Addresses that are its own alone.
+    /// Iterates over the addresses that it alone has.
     pub(super) fn claimed(&self) -> impl Iterator<Item = IpAddr> {
         self.addresses().filter(|_| self.template.owns_addresses)
     }
 
-    /// Whether another one, but for its version, says the same.
+    /// Whether another workload is the same, apart from its version.
     pub(super) fn says_the_same(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.template, &other.template)
             && self.text == other.text
@@ -248,7 +248,7 @@ impl From<&[IpAddr]> for Addresses {
 
 impl NodeLocality {
     fn wire(&self) -> Option<wire::Locality> {
-        // The very bytes were encoded here.
+        // The same bytes were encoded here.
         let decode = || wire::Locality::decode(&*self.encoded).expect("a locality that was encoded");
         (!self.encoded.is_empty()).then(decode)
     }
@@ -286,7 +286,7 @@ impl InternPool {
         template
     }
 
-    /// Forgets what no workload has any more, once that may be the larger part.
+    /// Forgets parts that no workload has any more, once they may be the larger part.
     pub(super) fn sweep(&mut self) {
         if self.templates.len() > 2 * self.templates_in_use + SLACK {
             self.templates.retain(|template| Arc::strong_count(template) > 1);
@@ -299,7 +299,7 @@ impl InternPool {
     }
 }
 
-/// A service, as it is held.
+/// A service as it is held.
 pub(super) struct CompactService {
     pub(super) key: Arc<str>,
     /// Its virtual addresses.
@@ -310,7 +310,7 @@ pub(super) struct CompactService {
 }
 
 impl CompactService {
-    /// Checks a service and takes it in.
+    /// Checks a service and encodes it. Errors: see [`Invalid`].
     pub(super) fn new(from: wire::Service, version: &str, texts: &mut Interner) -> Result<Self, Invalid> {
         let encoded = from.encode_to_vec().into();
         let service = Service::try_from(from)?;
@@ -323,7 +323,7 @@ impl CompactService {
         })
     }
 
-    /// The service, to work with.
+    /// Returns the service, which stays decoded as long as somebody holds it.
     pub(super) fn service(&self) -> Arc<Service> {
         let mut decoded = self.decoded.lock().unwrap_or_else(PoisonError::into_inner);
         decoded.upgrade().unwrap_or_else(|| {
@@ -333,29 +333,29 @@ impl CompactService {
         })
     }
 
-    /// The service, to look at: nothing stays of it.
+    /// Returns the service for a look at it: nothing of it stays.
     pub(super) fn view(&self) -> Arc<Service> {
         let decoded = self.decoded.lock().unwrap_or_else(PoisonError::into_inner).upgrade();
         decoded.unwrap_or_else(|| Arc::new(self.decode()))
     }
 
     fn decode(&self) -> Service {
-        // The very content was checked when it came in.
+        // The same content was checked when it came in.
         Service::try_from(self.wire()).expect("a service that was checked")
     }
 
-    /// The resource that it came as.
+    /// Returns the resource that it came as.
     pub(super) fn resource(&self) -> Resource {
         resource(self.key.to_string(), &self.version, wire::address::Type::Service(self.wire()))
     }
 
-    /// Whether another one, but for its version, says the same.
+    /// Whether another service is the same, apart from its version.
     pub(super) fn says_the_same(&self, other: &Self) -> bool {
         self.encoded == other.encoded
     }
 
     fn wire(&self) -> wire::Service {
-        // The very bytes were encoded here.
+        // The same bytes were encoded here.
         wire::Service::decode(&*self.encoded).expect("a service that was encoded")
     }
 }
@@ -383,5 +383,5 @@ fn octets(address: IpAddr) -> Vec<u8> {
     }
 }
 
-// What a mesh of 100,000 workloads fits into an agent with.
+// The size with which a mesh of 100,000 workloads fits into an agent.
 const _: () = assert!(size_of::<CompactWorkload>() <= 96);

@@ -1,4 +1,4 @@
-//! What is checked about every resource, and how a bad one is described.
+//! Checks that all resources need, and how a bad one is described.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -9,7 +9,7 @@ use thiserror::Error;
 
 use crate::identity::InvalidSpiffeId;
 
-/// Why a resource was rejected. The sender has to mend it.
+/// Why a resource was rejected. The sender has to fix it.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum Invalid {
     /// A resource without content.
@@ -18,101 +18,101 @@ pub enum Invalid {
     /// A type that the mesh does not hold.
     #[error("resources of type `{type_url}` are not held")]
     UnknownType {
-        /// As announced.
+        /// The type that was announced.
         type_url: String,
     },
     /// Another type than was announced.
     #[error("its type is `{found}`, expected `{expected}`")]
     Type {
-        /// What would have been right.
+        /// The type that was announced.
         expected: &'static str,
-        /// What it is.
+        /// The type that it has.
         found: String,
     },
-    /// Bytes that are no message of that type.
+    /// Its bytes are no message of that type.
     #[error("it can't be decoded: {0}")]
     Undecodable(#[from] DecodeError),
-    /// Its name and its content do not fit together, so it could not be removed by name.
+    /// Its name does not fit its content, so it could not be removed by name.
     #[error("it is named otherwise than its content, which is `{content}`")]
     Name {
         /// The name that its content gives it.
         content: String,
     },
-    /// A field without which it has no meaning.
+    /// A required field is missing.
     #[error("`{field}` is missing")]
     Missing {
-        /// Name on the wire.
+        /// The field's name on the wire.
         field: &'static str,
     },
-    /// The parts of an identity that is none.
+    /// Its parts make no valid identity.
     #[error(transparent)]
     Identity(#[from] InvalidSpiffeId),
-    /// An address is 4 bytes or 16.
+    /// An address has neither 4 nor 16 bytes.
     #[error("`{field}` has an address of {bytes} bytes; 4 and 16 are possible")]
     Address {
-        /// Name on the wire.
+        /// The field's name on the wire.
         field: &'static str,
-        /// Length as sent.
+        /// Bytes of the address.
         bytes: usize,
     },
-    /// A prefix that does not fit its address.
+    /// A prefix is longer than its address.
     #[error("`{field}` has a prefix of {length} bits, which does not fit {address}")]
     Prefix {
-        /// Name on the wire.
+        /// The field's name on the wire.
         field: &'static str,
         /// The address.
         address: IpAddr,
-        /// Bits as sent.
+        /// Bits of the prefix.
         length: u32,
     },
-    /// A port that does not exist.
+    /// A port is not between 1 and 65535.
     #[error("`{field}` has port {port}; 1 to 65535 are possible")]
     Port {
-        /// Name on the wire.
+        /// The field's name on the wire.
         field: &'static str,
-        /// Port as sent.
+        /// The port as sent.
         port: u32,
     },
-    /// A value that this version does not know, in a place where it matters.
+    /// A value is not known in this version, where that matters.
     #[error("`{field}` has the unknown value {value}")]
     UnknownValue {
-        /// Name on the wire.
+        /// The field's name on the wire.
         field: &'static str,
-        /// Number as sent.
+        /// The value as sent.
         value: i32,
     },
-    /// A tunnel that the mesh does not speak.
+    /// The tunnel protocol is not supported.
     #[error("`tunnel_protocol` is LEGACY_ISTIO_MTLS, which is not supported; use HBONE")]
     LegacyTunnel,
-    /// A condition without anything to compare with.
+    /// A condition has nothing to compare with.
     #[error("`{field}` has a match of no kind")]
     EmptyMatch {
-        /// Name on the wire.
+        /// The field's name on the wire.
         field: &'static str,
     },
-    /// A condition that this version does not know; to leave it out could allow too much.
+    /// A condition is not known in this version; without it the rule could allow too much.
     #[error("a match has the unknown extension `{name}`")]
     MatchExtension {
         /// Name of the extension.
         name: String,
     },
-    /// A negative or excessive span of time.
+    /// A span of time is negative or too long.
     #[error("`{field}` is not a span of time")]
     Span {
-        /// Name on the wire.
+        /// The field's name on the wire.
         field: &'static str,
     },
-    /// A share that is more than the whole.
+    /// A percentage is above 100.
     #[error("`{field}` is {value} %, more than 100 %")]
     Percent {
-        /// Name on the wire.
+        /// The field's name on the wire.
         field: &'static str,
-        /// Share as sent.
+        /// The percentage as sent.
         value: u32,
     },
 }
 
-/// Decodes an `Any` that has to be of one type.
+/// Decodes an `Any` that has to be of one type. Errors: it is of another, or not valid.
 pub(super) fn unpack<M: Message + Default>(any: &Any, expected: &'static str) -> Result<M, Invalid> {
     if any.type_url != expected {
         return Err(Invalid::Type { expected, found: any.type_url.clone() });
@@ -120,7 +120,7 @@ pub(super) fn unpack<M: Message + Default>(any: &Any, expected: &'static str) ->
     Ok(M::decode(any.value.as_slice())?)
 }
 
-/// An address of 4 or 16 bytes, canonical.
+/// Returns an address of 4 or 16 bytes, canonical. Errors: it has another length.
 pub(super) fn address(field: &'static str, bytes: &[u8]) -> Result<IpAddr, Invalid> {
     if let Ok(four) = <[u8; 4]>::try_from(bytes) {
         return Ok(Ipv4Addr::from(four).into());

@@ -1,7 +1,7 @@
-//! Workloads and services with the ways to find them, kept up to date change by change.
+//! Workloads and services, and the indexes to find them, kept up to date change by change.
 //!
-//! A directory shares with the one before all that did not change ([`Table`]). The endpoints of a service are
-//! worked out when somebody first connects to it: a node's pods talk to a few of the mesh's services.
+//! A directory shares everything that did not change with the one before ([`Table`]). A service's endpoints
+//! are built when somebody first connects to it: a node's pods talk to few of the mesh's services.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -48,7 +48,7 @@ impl Entry {
         Self { key, service, members, endpoints: OnceLock::new() }
     }
 
-    /// Its endpoints; none if nothing but its workloads tell of it.
+    /// Returns its endpoints; none if only its workloads tell of it.
     pub(super) fn endpoints(&self) -> Option<&ServiceEndpoints> {
         let build = || {
             let members = self.members.iter().map(|member| member.workload()).collect();
@@ -57,17 +57,17 @@ impl Entry {
         self.endpoints.get_or_init(build).as_ref()
     }
 
-    /// Whether one of its workloads is such a one. They are looked at one by one, and nothing stays of them.
+    /// Whether `is_one` holds for one of its workloads. They are decoded one by one, and none stays.
     pub(super) fn any_member(&self, is_one: impl Fn(&Workload) -> bool) -> bool {
         self.members.iter().any(|member| is_one(&member.view()))
     }
 
-    /// Its workloads, to look at.
+    /// Returns its workloads for a look at them.
     pub(super) fn members(&self) -> Vec<Arc<Workload>> {
         self.members.iter().map(|member| member.view()).collect()
     }
 
-    /// How many workloads it has, and how many of them are ready.
+    /// Returns how many workloads it has, and how many of them are ready.
     pub(super) fn counts(&self) -> (usize, usize) {
         let ready = self.members.iter().filter(|member| member.health() == Health::Healthy);
         (self.members.len(), ready.count())
@@ -83,7 +83,7 @@ impl Directory {
         self.services.find(hash_of(key), |entry| *entry.key == *key)
     }
 
-    /// Whose an address is: a healthy workload's before others', then the latest one's.
+    /// Returns the workload that owns an address: a healthy one before others, then the latest.
     pub(super) fn owner(&self, ip: IpAddr) -> Option<&Arc<CompactWorkload>> {
         let claims = self.by_address.candidates(hash_of(&ip));
         let claims = claims.filter(|workload| workload.claimed().any(|claimed| claimed == ip));
@@ -97,19 +97,19 @@ pub(super) struct Editor {
     directory: Directory,
     texts: Interner,
     pool: InternPool,
-    /// Services that something has changed of, as they will be.
+    /// Services with changes, as they will be.
     touched: HashMap<Key, Touched>,
 }
 
 #[derive(Debug)]
 struct Touched {
     service: Option<Arc<CompactService>>,
-    /// In no order.
+    /// Its workloads, in no order.
     members: Vec<Arc<CompactWorkload>>,
 }
 
 impl Editor {
-    /// Checks a workload and takes it in. Returns whether that changed anything.
+    /// Checks and inserts a workload. Returns whether that changed anything. Errors: see [`Invalid`].
     pub(super) fn insert_workload(&mut self, from: wire::Workload, version: &str) -> Result<bool, Invalid> {
         let workload = Arc::new(CompactWorkload::new(from, version, &mut self.texts, &mut self.pool)?);
         let uid = workload.uid();
@@ -129,7 +129,7 @@ impl Editor {
         Ok(changed)
     }
 
-    /// Whether there was one.
+    /// Removes a workload. Returns whether there was one.
     pub(super) fn remove_workload(&mut self, uid: &str) -> bool {
         self.take_out(uid).is_some()
     }
@@ -145,7 +145,7 @@ impl Editor {
         Some(old)
     }
 
-    /// Checks a service and takes it in. Returns whether that changed anything.
+    /// Checks and inserts a service. Returns whether that changed anything. Errors: see [`Invalid`].
     pub(super) fn insert_service(&mut self, from: wire::Service, version: &str) -> Result<bool, Invalid> {
         let service = Arc::new(CompactService::new(from, version, &mut self.texts)?);
         let key = service.key.clone();
@@ -159,7 +159,7 @@ impl Editor {
         Ok(!old.is_some_and(|old| old.says_the_same(&service)))
     }
 
-    /// Whether there was one.
+    /// Removes a service. Returns whether there was one.
     pub(super) fn remove_service(&mut self, key: &str) -> bool {
         if !self.touched.contains_key(key) && self.directory.entry(key).is_none() {
             return false;
@@ -170,7 +170,7 @@ impl Editor {
         true
     }
 
-    /// The directory as it is now.
+    /// Returns the directory as it is now.
     pub(super) fn freeze(&mut self) -> Directory {
         for (key, Touched { service, mut members }) in std::mem::take(&mut self.touched) {
             let hash = hash_of(&*key);
@@ -186,17 +186,17 @@ impl Editor {
         self.directory.clone()
     }
 
-    /// Every workload that is held.
+    /// Iterates over all workloads.
     pub(super) fn workloads(&self) -> impl Iterator<Item = &Arc<CompactWorkload>> {
         self.directory.workloads.iter()
     }
 
-    /// The same, to be kept.
+    /// Returns all workloads, to be kept.
     pub(super) fn all_workloads(&self) -> Table<Arc<CompactWorkload>> {
         self.directory.workloads.clone()
     }
 
-    /// Every service that is held.
+    /// Iterates over all services.
     pub(super) fn services(&self) -> impl Iterator<Item = &Arc<CompactService>> {
         let settled = self.directory.services.iter().filter(|entry| !self.touched.contains_key(&entry.key));
         let settled = settled.filter_map(|entry| entry.service.as_ref());

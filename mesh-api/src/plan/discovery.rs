@@ -1,5 +1,5 @@
-//! The types of resources that an agent subscribes to, each in one place: how the store takes one in, and how
-//! it gives it out again (docs/wire.md, Discovery).
+//! The types of resources that an agent subscribes to, each in one place: how the store inserts one, and how
+//! it lists them (docs/wire.md, Discovery).
 
 use std::collections::HashMap;
 
@@ -8,28 +8,27 @@ use super::store::{Contents, Store};
 use crate::wire::type_url;
 use crate::wire::xds::Resource;
 
-/// A type of resources of a discovery stream.
+/// A type of resources in a discovery stream.
 #[derive(Clone, Copy, Debug)]
 pub struct DiscoveryType {
-    /// Its type URL.
+    /// Type URL.
     pub type_url: &'static str,
-    /// Whether nothing that was received is in force before the first response of this type. It must be so
-    /// for what protects or hides something. A type that only some control planes serve must not be: an
-    /// agent of the others would never be ready.
+    /// Whether nothing is in force before the first response of this type. True for types that protect or
+    /// hide something. False for a type that only some control planes serve: an agent of the others would
+    /// never be ready.
     pub required: bool,
-    /// Takes one in. On an error what was held under its name stays, unless to go on with that could allow
-    /// too much.
+    /// Inserts a resource. On an error the one held under its name stays, unless that could allow too much.
     pub(super) insert: fn(&mut Store, &Resource) -> Result<(), Invalid>,
-    /// Forgets one by its name, if it is held.
+    /// Removes a resource by its name, if it is held.
     pub(super) remove: fn(&mut Store, &str),
-    /// Name and version of all that are held.
+    /// Returns name and version of all that are held.
     pub(super) versions: fn(&Store) -> HashMap<String, String>,
-    /// All that are held, in no order.
+    /// Iterates over all that are held, in no order.
     pub(super) resources: fn(&Contents) -> Box<dyn Iterator<Item = Resource> + '_>,
 }
 
 impl DiscoveryType {
-    /// Workloads and services. Connections to those that are not known yet would pass the mesh by.
+    /// Workloads and services. Connections to unknown ones would go past the mesh.
     pub const ADDRESS: Self = Self {
         type_url: type_url::ADDRESS,
         required: true,
@@ -39,7 +38,7 @@ impl DiscoveryType {
         resources: Contents::addresses,
     };
 
-    /// Policies of layer 4. Workloads without them would be open to everybody.
+    /// Policies of layer 4. Workloads without them would accept everybody.
     pub const AUTHORIZATION: Self = Self {
         type_url: type_url::AUTHORIZATION,
         required: true,
@@ -49,10 +48,10 @@ impl DiscoveryType {
         resources: Contents::authorizations,
     };
 
-    /// Every type, in the order in which they are asked for and written.
+    /// Every type, in the order in which they are requested and written.
     pub const ALL: [Self; 2] = [Self::ADDRESS, Self::AUTHORIZATION];
 
-    /// The type of a type URL; none if it is not one that is subscribed to.
+    /// Returns the type of a type URL; none if it is not subscribed to.
     pub fn of(type_url: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|discovery_type| discovery_type.type_url == type_url)
     }

@@ -1,5 +1,5 @@
-//! The endpoints of a service, made ready for choosing when a connection first asks after the service has
-//! changed.
+//! The endpoints of a service, prepared for load balancing when a connection first asks for them after the
+//! service has changed.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -11,22 +11,22 @@ use super::service::{Service, ServicePort};
 use super::workload::{Health, TunnelProtocol, Workload};
 use crate::identity::SpiffeId;
 
-/// One place that a connection can be taken to.
+/// An endpoint: an address that a connection can go to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
-    /// The workload there.
+    /// The workload at the address.
     pub workload: Arc<Workload>,
     /// The workload's own address and port.
     pub address: SocketAddr,
-    /// How it is reached.
+    /// The protocol that it is reached by.
     pub tunnel_protocol: TunnelProtocol,
-    /// Who may answer there: the workload, or whoever else its service admits.
+    /// Identities that its server may have: the workload's own, or another one that the service allows.
     pub expected_identities: Arc<[SpiffeId]>,
     /// Weight among the service's endpoints, above 0.
     pub weight: u32,
 }
 
-/// What stays the same of a target from one snapshot to the next.
+/// Identifies a target in all snapshots.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TargetKey {
     /// The workload's uid.
@@ -36,7 +36,7 @@ pub struct TargetKey {
 }
 
 impl Target {
-    /// A workload, addressed directly.
+    /// Creates a target that is a workload, addressed directly.
     pub(super) fn direct(workload: &Arc<Workload>, address: SocketAddr) -> Self {
         Self {
             workload: workload.clone(),
@@ -47,7 +47,7 @@ impl Target {
         }
     }
 
-    /// Key for what is remembered about the target.
+    /// Returns the key for state about the target.
     pub fn key(&self) -> TargetKey {
         TargetKey { workload: self.workload.uid.clone(), address: self.address }
     }
@@ -70,12 +70,12 @@ impl fmt::Display for Target {
     }
 }
 
-/// Endpoints that a connection may be taken to, with what choosing among them by weight needs. Made once for
-/// all connections that choose among the same.
+/// Endpoints that a connection may go to, prepared for a choice by weight. Made once for all connections that
+/// choose among the same.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Endpoints {
     all: Box<[Target]>,
-    /// For each, the sum of the weights up to its own.
+    /// For each endpoint, the sum of the weights up to its own.
     sums: Box<[u64]>,
 }
 
@@ -99,28 +99,28 @@ impl Deref for Endpoints {
 }
 
 impl Endpoints {
-    /// Sum of all weights.
+    /// Returns the sum of all weights.
     pub fn total_weight(&self) -> u64 {
         self.sums.last().copied().unwrap_or(0)
     }
 
-    /// The index of the endpoint that a ticket falls to: each has as many tickets as its weight, from 0 to
-    /// [`Endpoints::total_weight`]. None beyond that.
+    /// Returns the index of the endpoint that a ticket falls on: each has as many tickets as its weight,
+    /// counted from 0. None from [`Endpoints::total_weight`] on.
     pub fn by_ticket(&self, ticket: u64) -> Option<usize> {
         let index = self.sums.partition_point(|sum| *sum <= ticket);
         (index < self.sums.len()).then_some(index)
     }
 
-    /// Whether an endpoint is among them.
+    /// Whether an endpoint is among these.
     pub fn contains_key(&self, key: &TargetKey) -> bool {
         self.all.iter().any(|target| target.address == key.address && target.workload.uid == key.workload)
     }
 }
 
-/// The workloads of one service, and its ports' endpoints among them.
+/// The workloads of one service, and its ports' endpoints.
 #[derive(Debug)]
 pub(super) struct ServiceEndpoints {
-    /// Kept alive as long as it is in use.
+    /// Kept alive while it is in use.
     _service: Arc<Service>,
     members: Box<[Arc<Workload>]>,
     ports: Box<[PortEndpoints]>,
@@ -136,7 +136,7 @@ impl ServiceEndpoints {
         &self.members
     }
 
-    /// Endpoints for a client; none if the service has no such port.
+    /// Returns the endpoints for a client; none if the service has no such port.
     pub(super) fn select(
         &self,
         service: &Service,
@@ -164,7 +164,7 @@ impl Family {
         if address.is_ipv4() { Self::V4 } else { Self::V6 }
     }
 
-    /// A workload's address for a service: of this family if there is one.
+    /// Returns a workload's address for a service: one of this family if there is one.
     fn choose(self, workload: &Workload, service: &Service) -> Option<IpAddr> {
         let admitted = || workload.addresses.iter().copied().filter(|ip| service.families.admit(*ip));
         admitted().find(|ip| Self::of(*ip) == self).or_else(|| admitted().next())
@@ -175,9 +175,10 @@ impl Family {
 struct PortEndpoints {
     port: u16,
     ready: ByFamily,
-    /// Those that count where none is ready.
+    /// Endpoints that count only if none is ready.
     terminating: ByFamily,
-    /// What clients of a locality prefer. An agent's clients share one locality or few, so this stays short.
+    /// Preferred endpoints by the client's locality. An agent's clients share few localities, so this stays
+    /// short.
     preferred: RwLock<Vec<Choice>>,
 }
 
@@ -251,7 +252,7 @@ impl ByFamily {
     }
 }
 
-/// The endpoint that a workload is for a service's port, if it can be one.
+/// Returns the endpoint that a workload is for a service's port, if it can be one.
 fn candidate(
     service: &Service,
     port: &ServicePort,
@@ -276,7 +277,7 @@ fn target_port(service: &Service, port: u16, workload: &Workload) -> Option<u16>
     workload.mapping(&service.key, port)?.target.or(service.port(port)?.target)
 }
 
-/// Why a workload of a service can't be an endpoint of a port.
+/// Why a workload can't be an endpoint of a service's port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Obstacle {
     /// It is not ready.
@@ -287,7 +288,7 @@ pub enum Obstacle {
     Address,
     /// Its capacity is 0.
     Capacity,
-    /// It is not where the service wants endpoints to be for this client.
+    /// It does not run where the service wants endpoints for this client.
     Locality,
 }
 

@@ -1,4 +1,4 @@
-//! Interning: a text that repeats a hundred thousand times is held once.
+//! Interning: a text that occurs a hundred thousand times is held once.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -7,15 +7,15 @@ use std::sync::Arc;
 #[derive(Debug, Default)]
 pub(super) struct Interner {
     held: HashSet<Arc<str>>,
-    /// How many were in use when it was last looked.
+    /// Number in use at the last sweep.
     in_use: usize,
 }
 
-/// Unused texts that are not worth looking for.
+/// Unused texts that are not worth a sweep.
 const SLACK: usize = 256;
 
 impl Interner {
-    /// The one copy of a text.
+    /// Returns the one copy of a text.
     pub(super) fn intern(&mut self, text: &str) -> Arc<str> {
         if let Some(held) = self.held.get(text) {
             return held.clone();
@@ -25,7 +25,7 @@ impl Interner {
         text
     }
 
-    /// Forgets what nobody uses, once that may be the larger part.
+    /// Forgets texts that nobody uses, once they may be the larger part.
     pub(super) fn sweep(&mut self) {
         if self.held.len() > 2 * self.in_use + SLACK {
             self.held.retain(|text| Arc::strong_count(text) > 1);

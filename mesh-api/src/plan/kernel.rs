@@ -4,21 +4,21 @@ use std::fmt;
 
 use super::traffic::{ConnectionPool, LoadBalancer, PortPolicy};
 
-/// Why connections to a service's port go through the proxy even where both pods are on one node: what of the
-/// policy the kernel can't do.
+/// Why connections to a service's port go through the proxy even if both pods are on one node: the part of
+/// the policy that the kernel can't enforce.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeptByProxy {
-    /// The kernel does not know which of several endpoints has fewer connections.
+    /// It does not know which of several endpoints has fewer connections.
     LeastRequest,
-    /// It draws among endpoints, and is to draw none.
+    /// It draws among endpoints, and should draw none.
     Passthrough,
     /// It counts no connections.
     MaxConnections,
-    /// It ends none by their age.
+    /// It does not end connections by their age.
     MaxConnectionDuration,
-    /// It ends none by their silence.
+    /// It does not end connections by their silence.
     IdleTimeout,
-    /// The application's sockets are its own: nobody else sets their probes.
+    /// It does not set probes: the sockets are the application's own.
     Keepalive,
 }
 
@@ -35,13 +35,13 @@ impl fmt::Display for KeptByProxy {
     }
 }
 
-/// Whether the kernel can do all that a policy asks of connections to a service with so many `endpoints`.
-/// Errors: what it can't do, the first of it.
+/// Whether the kernel can enforce a policy for connections to a service with that many `endpoints`. Errors:
+/// the first part of it that it can't.
 pub fn may_carry(policy: &PortPolicy, endpoints: usize) -> Result<(), KeptByProxy> {
-    // Field by field: what is added to a policy has to be thought of here.
+    // Field by field: a new part of a policy has to be considered here.
     // Endpoints that are ejected are left out of what the kernel draws among.
     let PortPolicy { lb, pool, outlier: _ } = policy;
-    // How long a connect may take is the application's own business where it connects itself.
+    // The connect timeout is up to the application where it connects itself.
     let ConnectionPool {
         max_connections,
         connect_timeout: _,

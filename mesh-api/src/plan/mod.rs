@@ -1,12 +1,13 @@
-//! What the agent and `meshctl` hold of the configuration, and decide with. No I/O, no clock, no randomness.
+//! The configuration that the agent and `meshctl` hold, and the decisions made with it. No I/O, no clock, no
+//! randomness.
 //!
 //! Reading order follows a resource. [`Store`] takes what the control plane sent and keeps the good part of
-//! it: [`Workload`]s, [`Service`]s and policies, each checked once when it arrives, and held small
-//! (`compact`) until it is asked for. [`Snapshot`] is one immutable state of all that, to be shared between
-//! cores. On it, [`outbound::destination_of`] says where a connection goes, [`kernel::may_carry`] whether it
-//! needs the proxy, and [`policy::authorize`] whether a workload takes it.
+//! it: [`Workload`]s, [`Service`]s and policies, each checked when it arrives, and held small (`compact`)
+//! until it is asked for. A [`Snapshot`] is one immutable state of all that, shared between threads. With it
+//! [`outbound::destination_of`] decides where a connection goes, [`kernel::may_carry`] whether it needs the
+//! proxy, and [`policy::authorize`] whether a workload accepts it.
 //!
-//! IPv4-mapped IPv6 addresses are the IPv4 addresses that they stand for, everywhere.
+//! IPv4-mapped IPv6 addresses are treated as the IPv4 addresses that they stand for, everywhere.
 
 pub mod kernel;
 pub mod outbound;

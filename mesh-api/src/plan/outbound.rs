@@ -1,9 +1,8 @@
-//! Where a connection goes.
+//! Decides where a connection goes.
 //!
-//! A connection is made to the virtual address of a service, the address of a workload, or neither: that is
-//! its original destination. Where it goes is its [`Destination`]. Choosing among a service's endpoints is
-//! left to the caller, who knows how loaded they are; everything that makes an endpoint eligible is settled
-//! here.
+//! A connection is made to the virtual address of a service, the address of a workload, or neither: its
+//! original destination. This module makes a [`Destination`] of it. The caller chooses among a service's
+//! endpoints, since it knows their load; which ones are eligible is decided here.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -21,22 +20,22 @@ use super::traffic::{LoadBalancer, PortPolicy, TrafficRule};
 use super::waypoint::{self, Waypoint};
 use super::workload::{TunnelProtocol, Workload};
 
-/// Where a connection goes.
+/// The destination of a connection.
 #[derive(Clone, Debug)]
 pub enum Destination {
-    /// To the address that the client used; the mesh does not know it, or is told to stay out of the way.
+    /// The address that the client used: the mesh does not know it, or stays out of the way.
     Passthrough,
-    /// To a workload, addressed directly.
+    /// A workload, addressed directly.
     Workload(Target),
-    /// To one of a service's endpoints.
+    /// One of a service's endpoints.
     Service {
         /// The service.
         service: Arc<Service>,
         /// Port of the service.
         port: u16,
-        /// How connections to the port are treated.
+        /// The policy for connections to the port.
         policy: Arc<PortPolicy>,
-        /// The eligible endpoints, at least one, in the order of their workloads' uids.
+        /// The eligible endpoints, at least one, ordered by their workloads' uids.
         endpoints: Arc<Endpoints>,
     },
     /// Nowhere.
@@ -50,7 +49,7 @@ pub enum Reject {
     NoSuchPort {
         /// The service.
         service: Arc<Service>,
-        /// Port that was asked for.
+        /// The port that was asked for.
         port: u16,
     },
     /// No workload of the service is eligible.
@@ -59,25 +58,25 @@ pub enum Reject {
         service: Arc<Service>,
         /// Port of the service.
         port: u16,
-        /// What kept its workloads from being endpoints, and how many.
+        /// Why its workloads are no endpoints, and how many for each reason.
         obstacles: BTreeMap<Obstacle, usize>,
     },
-    /// What was asked for is behind a waypoint, and to go past it would be to go past its policy.
+    /// The destination is behind a waypoint; going past that would bypass its policy.
     Waypoint {
         /// The service or workload.
         of: String,
         /// Its waypoint.
         waypoint: Waypoint,
     },
-    /// One of the mesh's own ports in a pod: the way there is through the mesh, never to it.
+    /// It is one of the mesh's own ports in a pod, which others reach through the mesh but never ask for.
     MeshPort {
-        /// Destination as asked for.
+        /// The original destination.
         destination: SocketAddr,
     },
 }
 
 impl Reject {
-    /// The service that was asked for, if one was.
+    /// Returns the service that was asked for, if one was.
     pub fn service(&self) -> Option<&Service> {
         match self {
             Self::NoSuchPort { service, .. } | Self::NoEndpoint { service, .. } => Some(service),
@@ -86,7 +85,7 @@ impl Reject {
     }
 }
 
-/// Says where a connection of a workload goes.
+/// Decides where a connection of the workload `source` to the address `original` goes.
 pub fn destination_of(snapshot: &Snapshot, source: &Workload, original: SocketAddr) -> Destination {
     let original = SocketAddr::new(original.ip().to_canonical(), original.port());
     match snapshot.service_by_vip(original.ip(), &source.namespace) {
@@ -142,7 +141,7 @@ fn obstacles(snapshot: &Snapshot, service: &Service, port: u16) -> BTreeMap<Obst
     let mut counts = BTreeMap::new();
     let members = snapshot.entry(service).and_then(|entry| entry.endpoints()).map(ServiceEndpoints::members);
     for workload in members.into_iter().flatten() {
-        // What is eligible by itself and yet not chosen was left out for where it runs.
+        // An eligible workload that was not chosen was left out for its locality.
         let obstacle = endpoints::obstacle(service, port, workload).unwrap_or(Obstacle::Locality);
         *counts.entry(obstacle).or_default() += 1;
     }

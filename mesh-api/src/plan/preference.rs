@@ -1,4 +1,4 @@
-//! Which endpoints a client prefers by where both run.
+//! Which endpoints a client prefers, by the localities of both.
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use super::decode::{self, Invalid};
 use crate::wire::workload as wire;
 use crate::wire::workload::load_balancing::{Mode, Scope};
 
-/// Where a workload runs. Parts that are not known are empty.
+/// Where a workload runs. Unknown parts are empty.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Locality {
     /// Network.
@@ -50,14 +50,14 @@ impl Locality {
     }
 }
 
-/// What a service prefers in its endpoints.
+/// How a service prefers endpoints by locality.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Preference {
-    /// Nothing: any endpoint will do.
+    /// Any endpoint will do.
     None,
     /// Endpoints that share all of these scopes with the client; no others.
     Strict(Box<[Scope]>),
-    /// Those that share most of these scopes, counted from the first to the first that differs.
+    /// Endpoints that share most of these scopes, counted up to the first that differs.
     Failover(Box<[Scope]>),
     /// No endpoint: the address that the client used.
     Passthrough,
@@ -75,7 +75,7 @@ impl Preference {
         })
     }
 
-    /// The preferred ones of some candidates, in their order.
+    /// Returns the preferred candidates, in their order.
     pub(super) fn select<T>(
         &self,
         client: &Locality,
@@ -95,8 +95,8 @@ impl Preference {
     }
 }
 
-/// How much two localities have in common. A network as first scope weighs more than all others together:
-/// even if it differs they still count, but below everything in the client's own network.
+/// How much two localities have in common. A network as first scope weighs more than all others together: if
+/// it differs the others still count, but below everything in the client's own network.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Rank {
     network: bool,

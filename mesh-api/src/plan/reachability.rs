@@ -1,5 +1,5 @@
-//! What there is at an address, seen from a node: whether a connection there can come to somebody at all. The
-//! kernel is told, and refuses the others at once, as it would without a mesh.
+//! Tells, for the kernel of a node, whether a connection to an address can reach anybody. The kernel refuses
+//! connections that can't at once, as it would without a mesh.
 
 use std::collections::{BTreeSet, HashSet};
 use std::net::IpAddr;
@@ -15,17 +15,17 @@ use super::traffic::{LoadBalancer, TrafficRule};
 use super::workload::Workload;
 use crate::wire::workload::load_balancing::Scope;
 
-/// What there is at an address that the mesh knows.
+/// What is known about the reachability of an address of the mesh.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reachability {
-    /// Only trying tells: a workload, or an address that means different things to different clients.
+    /// Only trying tells: it is a workload's, or differs between clients.
     Unknown,
-    /// A service: somebody is behind these of its ports, and nobody behind any other.
+    /// It is a service's, and only these of its ports have endpoints.
     Ports(BTreeSet<u16>),
 }
 
 impl Snapshot {
-    /// What there is at an address for the pods of a node; none if the mesh does not know it.
+    /// Returns the reachability of an address for the pods of a node; none if the mesh does not know it.
     pub fn reachability(&self, ip: IpAddr, node: &str) -> Option<Reachability> {
         let ip = ip.to_canonical();
         let mut services = self.directory.vips.services(ip);
@@ -49,8 +49,8 @@ impl Snapshot {
         Reachability::Ports(service.ports.iter().map(|port| port.port).filter(somebody).collect())
     }
 
-    /// Addresses whose [`Self::reachability`] may be another than in an older state. What both share is not
-    /// looked at.
+    /// Returns addresses whose [`Self::reachability`] may differ from that in an older state. Parts that both
+    /// states share are skipped.
     pub fn touched_since(&self, older: &Self) -> HashSet<IpAddr> {
         let (come, gone) = self.addresses_since(older);
         let entries = self.directory.services.changes_since(&older.directory.services, Arc::ptr_eq);
@@ -60,10 +60,10 @@ impl Snapshot {
     }
 }
 
-/// Whether a workload takes connections to a port of a service from some pod of a node.
+/// Whether a workload accepts connections to a port of a service from some pod of a node.
 fn takes(service: &Service, port: u16, member: &Workload, node: &str) -> bool {
     let in_place = match &service.preference {
-        // Whether other scopes are shared is the proxy's to find out.
+        // The proxy checks whether other scopes are shared.
         Preference::Strict(scopes) if scopes.contains(&Scope::Node) => *member.locality.node == *node,
         _ => true,
     };

@@ -16,7 +16,7 @@ pub use crate::wire::workload::AppProtocol;
 use crate::wire::workload::load_balancing::HealthPolicy;
 use crate::wire::{ext, type_url};
 
-/// Kubernetes' `sessionAffinityConfig.clientIP.timeoutSeconds`.
+/// Default of Kubernetes' `sessionAffinityConfig.clientIP.timeoutSeconds`.
 const AFFINITY_TIMEOUT: Duration = Duration::from_hours(3);
 
 /// A service, checked.
@@ -28,7 +28,7 @@ pub struct Service {
     pub name: Arc<str>,
     /// Namespace.
     pub namespace: Arc<str>,
-    /// Fully qualified, in lower case; or a wildcard (`*.example.org`).
+    /// Host name, fully qualified and in lower case; or a wildcard (`*.example.org`).
     pub hostname: Arc<str>,
     /// Virtual addresses; none for a headless service.
     pub addresses: Box<[IpNet]>,
@@ -36,22 +36,22 @@ pub struct Service {
     pub ports: Box<[ServicePort]>,
     /// Identities that its servers may have besides their own.
     pub identities: Box<[SpiffeId]>,
-    /// Which endpoints a client prefers.
+    /// How a client prefers endpoints by locality.
     pub preference: Preference,
-    /// A client's connections go to the same endpoint, until it has made none for so long (Kubernetes'
-    /// `sessionAffinity: ClientIP`); absent: any of them may go to any.
+    /// Session affinity: how long a client that makes no connections keeps its endpoint (Kubernetes'
+    /// `sessionAffinity: ClientIP`); none without affinity.
     pub affinity: Option<Duration>,
-    /// Endpoints that are not ready count too.
+    /// Whether endpoints that are not ready count too.
     pub unready_too: bool,
-    /// Families that it is served on.
+    /// Address families that it is served on.
     pub families: Families,
-    /// Preferred where several namespaces define the host.
+    /// Whether it is preferred where several namespaces define the host.
     pub canonical: bool,
     /// Who may resolve it.
     pub visibility: Visibility,
-    /// What connections to it are to go through.
+    /// Waypoints that connections to it should go through.
     pub waypoints: Box<[Waypoint]>,
-    /// How clients treat connections, most specific first.
+    /// Traffic policies for its clients, most specific first.
     pub traffic: Box<[TrafficRule]>,
 }
 
@@ -60,13 +60,13 @@ pub struct Service {
 pub struct ServicePort {
     /// Port of the service.
     pub port: u16,
-    /// Port of its workloads; absent if it is named, so that each workload tells its own.
+    /// Port of its workloads; none if it is named, so that each workload tells its own.
     pub target: Option<u16>,
-    /// What is spoken.
+    /// The application's protocol.
     pub protocol: AppProtocol,
 }
 
-/// Families that a service is served on.
+/// Address families that a service is served on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Families {
     /// Any.
@@ -78,7 +78,7 @@ pub enum Families {
 }
 
 impl Families {
-    /// Whether an address is of such a family.
+    /// Whether an address is of one of these families.
     pub fn admit(self, address: IpAddr) -> bool {
         match self {
             Self::Any => true,
@@ -98,13 +98,13 @@ pub enum Visibility {
 }
 
 impl Service {
-    /// The service's port with that number.
+    /// Returns the service's port with that number.
     pub fn port(&self, port: u16) -> Option<&ServicePort> {
         self.ports.iter().find(|candidate| candidate.port == port)
     }
 
-    /// How long a client keeps its endpoint under a policy, if it keeps one. A balancer that a
-    /// `DestinationRule` names counts more than what the service says.
+    /// Returns how long a client keeps its endpoint under a policy, if it keeps one. A load balancer of a
+    /// `DestinationRule` beats the service's affinity.
     pub fn affinity_under(&self, policy: &PortPolicy) -> Option<Duration> {
         self.affinity.filter(|_| policy.lb == LoadBalancer::Unspecified)
     }
@@ -133,7 +133,7 @@ impl TryFrom<wire::Service> for Service {
             hostname: hostname.to_ascii_lowercase().into(),
             addresses: addresses.collect::<Result<_, _>>()?,
             ports: from.ports.iter().map(ServicePort::try_from).collect::<Result<_, _>>()?,
-            // Others can't be the identity of a workload, so to leave them out only ever accepts less.
+            // Other names are no identity of a workload, so leaving them out only ever accepts less.
             identities: from.subject_alt_names.iter().filter_map(|name| name.parse().ok()).collect(),
             preference: Preference::of(&balancing)?,
             affinity: affinity(&from.extensions)?,
@@ -155,7 +155,7 @@ impl TryFrom<&wire::Port> for ServicePort {
         Ok(Self {
             port: decode::port("ports.service_port", from.service_port)?,
             target: target.map(|target| decode::port("ports.target_port", target)).transpose()?,
-            // A protocol of the future is still bytes over TCP.
+            // A protocol that is not known yet is still bytes over TCP.
             protocol: AppProtocol::try_from(from.app_protocol).unwrap_or_default(),
         })
     }

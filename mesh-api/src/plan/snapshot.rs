@@ -23,12 +23,12 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// Number of the state: grows with every change; 0 before the first.
+    /// Returns the number of the state: grows with every change; 0 before the first.
     pub fn generation(&self) -> u64 {
         self.generation
     }
 
-    /// The workload with that uid.
+    /// Returns the workload with that uid.
     pub fn workload(&self, uid: &str) -> Option<Arc<Workload>> {
         self.directory.workload(uid).map(|compact| compact.workload())
     }
@@ -38,25 +38,25 @@ impl Snapshot {
         self.directory.workload(uid).is_some()
     }
 
-    /// The workload that owns an address. Workloads in their node's network own none.
+    /// Returns the workload that owns an address. Workloads in their node's network own none.
     pub fn workload_by_address(&self, ip: IpAddr) -> Option<Arc<Workload>> {
         self.directory.owner(ip.to_canonical()).map(|compact| compact.workload())
     }
 
-    /// The service that a client in a namespace means by a virtual address.
+    /// Returns the service that a client in a namespace means by a virtual address.
     pub fn service_by_vip(&self, ip: IpAddr, client_namespace: &str) -> Option<Arc<Service>> {
         self.directory.vips.find(ip.to_canonical(), client_namespace)
     }
 
-    /// The service with that namespace and fully qualified host name.
+    /// Returns the service with that namespace and fully qualified host name.
     pub fn service_by_name(&self, namespace: &str, hostname: &str) -> Option<Arc<Service>> {
         let entry = self.directory.entry(&format!("{namespace}/{hostname}"))?;
         entry.service.as_ref().map(|compact| compact.service())
     }
 
-    /// The service that a client in a namespace means by a name, as its resolver would find it: `web`,
-    /// `web.shop`, `web.shop.svc` or a full name, with or without the last dot. Looks at every service, so it
-    /// is not for the data path.
+    /// Returns the service that a client in a namespace means by a name, as its resolver would find it:
+    /// `web`, `web.shop`, `web.shop.svc` or a full name, with or without the last dot. Searches all services,
+    /// so it is not for the data path.
     pub fn resolve_host(&self, name: &str, client_namespace: &str) -> Option<Arc<Service>> {
         let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
         let visible = || self.services().filter(|service| service.is_visible_to(client_namespace));
@@ -78,67 +78,69 @@ impl Snapshot {
         )
     }
 
-    /// All workloads, in no order.
+    /// Iterates over all workloads, in no order.
     pub fn workloads(&self) -> impl Iterator<Item = Arc<Workload>> {
         self.directory.workloads.iter().map(|compact| compact.view())
     }
 
-    /// Number of workloads.
+    /// Returns the number of workloads.
     pub fn workload_count(&self) -> usize {
         self.directory.workloads.len()
     }
 
-    /// The workloads of one node, in no order.
+    /// Iterates over the workloads of one node, in no order.
     pub fn workloads_on(&self, node: &str) -> impl Iterator<Item = Arc<Workload>> {
         let there = self.directory.workloads.iter().filter(move |compact| compact.node() == node);
         there.map(|compact| compact.view())
     }
 
-    /// All services, in no order.
+    /// Iterates over all services, in no order.
     pub fn services(&self) -> impl Iterator<Item = Arc<Service>> {
         let known = self.directory.services.iter().filter_map(|entry| entry.service.as_ref());
         known.map(|compact| compact.view())
     }
 
-    /// Number of services.
+    /// Returns the number of services.
     pub fn service_count(&self) -> usize {
         self.directory.service_count
     }
 
-    /// All policies, in no order.
+    /// Iterates over all policies, in no order.
     pub fn policies(&self) -> impl ExactSizeIterator<Item = &Arc<Policy>> {
         self.policies.all()
     }
 
-    /// The policies that apply to a workload, except such as it names and nobody has sent.
+    /// Iterates over the policies that apply to a workload, without those that it names but that have not
+    /// arrived.
     pub fn policies_of<'a>(&'a self, workload: &'a Workload) -> impl Iterator<Item = &'a Arc<Policy>> {
         self.policies.applying_to(workload).filter_map(Result::ok)
     }
 
-    /// The workloads of a service, ready or not, in the order of their uids.
+    /// Returns the workloads of a service, ready or not, ordered by uid.
     pub fn members(&self, service: &Service) -> Vec<Arc<Workload>> {
         self.directory.entry(&service.key).map_or_else(Vec::new, |entry| entry.members())
     }
 
-    /// How many workloads a service has, and how many of them are ready.
+    /// Returns how many workloads a service has, and how many of them are ready.
     pub fn member_counts(&self, service: &Service) -> (usize, usize) {
         self.directory.entry(&service.key).map_or((0, 0), |entry| entry.counts())
     }
 
-    /// Every single address that the mesh knows: of workloads and services. May name one twice.
+    /// Iterates over every single address that the mesh knows, of workloads and services. May return one
+    /// twice.
     pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
         let workloads = self.directory.workloads.iter().flat_map(|compact| compact.claimed());
         workloads.chain(self.directory.vips.addresses())
     }
 
-    /// Whether an address is some workload's or service's.
+    /// Whether an address belongs to a workload or service.
     pub fn knows_address(&self, ip: IpAddr) -> bool {
         let ip = ip.to_canonical();
         self.directory.owner(ip).is_some() || self.directory.vips.knows(ip)
     }
 
-    /// Addresses that came and that went since an older state. What both share is not looked at, so this
-    /// costs what changed.
+    /// Returns the addresses that came, and those that went, since an older state. Parts that both states
+    /// share are skipped, so the cost is that of the changes.
     pub fn addresses_since(&self, older: &Self) -> (HashSet<IpAddr>, HashSet<IpAddr>) {
         let workloads = self.directory.by_address.changes_since(&older.directory.by_address, Arc::ptr_eq);
         let mut touched: HashSet<IpAddr> =
@@ -148,18 +150,18 @@ impl Snapshot {
         moved.partition(|ip| self.knows_address(*ip))
     }
 
-    /// Every range of addresses that is a service's.
+    /// Iterates over the address ranges of services.
     pub fn address_ranges(&self) -> impl Iterator<Item = IpNet> {
         self.directory.vips.ranges()
     }
 
-    /// Whether another state has the very policies of this one, so that they decide alike about a workload
-    /// that is the same in both.
+    /// Whether another state has the same policies, so that both decide alike about a workload that is the
+    /// same in both.
     pub fn has_policies_of(&self, other: &Self) -> bool {
         self.policies.is_same(&other.policies)
     }
 
-    /// Whether a workload is in both states the same, or in neither.
+    /// Whether a workload is the same in both states, or in neither.
     pub fn has_workload_of(&self, other: &Self, uid: &str) -> bool {
         match (self.directory.workload(uid), other.directory.workload(uid)) {
             (Some(ours), Some(theirs)) => Arc::ptr_eq(ours, theirs),
@@ -168,8 +170,8 @@ impl Snapshot {
         }
     }
 
-    /// What the destination of connections from a workload to an address depends on, and what is decided at
-    /// its endpoints.
+    /// Returns what the destination of a workload's connections to an address depends on, including decisions
+    /// at its endpoints.
     pub fn destination_inputs(
         &self,
         source: &[IpAddr],
@@ -192,7 +194,7 @@ impl Snapshot {
     }
 }
 
-/// What a destination depends on. As long as it is equal, so is the destination.
+/// The inputs of a destination. As long as they are equal, so is the destination.
 #[derive(Debug)]
 pub struct DestinationInputs {
     source: Box<[Option<Arc<CompactWorkload>>]>,
@@ -202,7 +204,7 @@ pub struct DestinationInputs {
 }
 
 impl PartialEq for DestinationInputs {
-    /// Whether both are of the same things, not of alike ones.
+    /// Whether both are the same objects, not just equal ones.
     fn eq(&self, other: &Self) -> bool {
         let sources = || self.source.iter().zip(&other.source);
         self.source.len() == other.source.len()
@@ -221,7 +223,7 @@ fn is_same<T>(one: Option<&Arc<T>>, other: Option<&Arc<T>>) -> bool {
     }
 }
 
-/// Host and namespace of a name that a Kubernetes search list would complete.
+/// Returns host and namespace of a name that a Kubernetes search list would complete.
 fn short_name<'a>(name: &'a str, client_namespace: &'a str) -> Option<(&'a str, &'a str)> {
     let mut labels = name.split('.');
     match (labels.next()?, labels.next(), labels.next(), labels.next()) {

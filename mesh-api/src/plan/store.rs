@@ -1,4 +1,4 @@
-//! What the control plane sent: the good part of it is kept, the bad part reported.
+//! Takes the resources that the control plane sent: keeps the good ones, reports the bad ones.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -33,7 +33,7 @@ pub struct Store {
 
 type Authorizations = BTreeMap<String, Held>;
 
-/// What a [`Store`] held at a moment. It shares with the store what did not change since.
+/// The contents of a [`Store`] at one moment. They share with the store what did not change since.
 #[derive(Clone, Debug)]
 pub struct Contents {
     workloads: Table<Arc<CompactWorkload>>,
@@ -41,14 +41,15 @@ pub struct Contents {
     authorizations: Authorizations,
 }
 
-/// A policy as it came. There are few: what there is much of is held by the directory, smaller.
+/// A policy as it came. There are few; workloads and services, of which there are many, are held smaller by
+/// the directory.
 #[derive(Clone, Debug)]
 struct Held {
     version: String,
     bytes: Arc<[u8]>,
 }
 
-/// A resource that was not taken.
+/// A resource that was not accepted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rejected {
     /// Its name.
@@ -64,7 +65,8 @@ impl fmt::Display for Rejected {
 }
 
 impl Contents {
-    /// Everything of a type, in no order, made one by one. Another store that applies it is equal.
+    /// Iterates over all resources of a type, in no order, encoding one at a time. Another store that applies
+    /// them is equal.
     pub fn resources(&self, discovery_type: &DiscoveryType) -> Box<dyn Iterator<Item = Resource> + '_> {
         (discovery_type.resources)(self)
     }
@@ -85,17 +87,16 @@ impl Contents {
 }
 
 impl Store {
-    /// The same, whose snapshots treat waypoints like that.
+    /// Sets how its snapshots treat waypoints.
     #[must_use]
     pub fn with_waypoints(self, waypoints: Waypoints) -> Self {
         Self { waypoints, ..self }
     }
 
-    /// Takes over one response. Bad resources are reported; whatever was held under their names stays in
-    /// force.
+    /// Applies one response. Bad resources are returned; those held under their names stay in force.
     ///
-    /// A policy that can't be understood is the exception, if nothing was held under its name: to go on
-    /// without it could allow too much, so it denies wherever it applies until a good one comes.
+    /// The exception is a policy that can't be parsed, if none was held under its name: without it too much
+    /// could be allowed, so it denies wherever it applies until a good one comes.
     pub fn apply(&mut self, type_url: &str, resources: Vec<Resource>, removed: Vec<String>) -> Vec<Rejected> {
         let Some(discovery_type) = DiscoveryType::of(type_url) else {
             let reason = Invalid::UnknownType { type_url: type_url.to_owned() };
@@ -112,7 +113,7 @@ impl Store {
         rejected
     }
 
-    /// Name and version of everything held of a type: what to tell the control plane after a reconnect.
+    /// Returns name and version of all resources of a type, for the control plane after a reconnect.
     pub fn versions(&self, discovery_type: &DiscoveryType) -> HashMap<String, String> {
         (discovery_type.versions)(self)
     }
@@ -127,7 +128,7 @@ impl Store {
         self.authorizations.iter().map(|(name, held)| (name.clone(), held.version.clone())).collect()
     }
 
-    /// Everything held, for whoever takes his time to read it.
+    /// Returns everything that is held, for reading without a lock.
     pub fn contents(&self) -> Contents {
         Contents {
             workloads: self.directory.all_workloads(),
@@ -136,7 +137,7 @@ impl Store {
         }
     }
 
-    /// The present state; a new generation if anything changed since the last one.
+    /// Returns the present state, with a new generation if anything changed since the last one.
     pub fn snapshot(&mut self) -> Snapshot {
         if std::mem::take(&mut self.changed) || self.generation == 0 {
             self.generation += 1;
@@ -144,7 +145,7 @@ impl Store {
         self.snapshot_of(self.generation)
     }
 
-    /// The state as generation 0: whatever another store makes is newer.
+    /// Returns the present state as generation 0: any state of another store is newer.
     pub fn oldest_snapshot(&mut self) -> Snapshot {
         self.snapshot_of(0)
     }
@@ -161,8 +162,7 @@ impl Store {
     pub(super) fn insert_address(&mut self, resource: &Resource) -> Result<(), Invalid> {
         let any = resource.resource.as_ref().ok_or(Invalid::NoContent)?;
         let address: workload::Address = decode::unpack(any, type_url::ADDRESS)?;
-        // A name that was a service's may become a workload's, and the other way round: the type has one
-        // space of names.
+        // A name may change from a service to a workload or back: the type has one space of names.
         self.changed |= match address.r#type.ok_or(Invalid::NoContent)? {
             AddressType::Workload(workload) => {
                 decode::present("uid", &workload.uid)?;
@@ -194,7 +194,7 @@ impl Store {
         if let Some(fault) = fault {
             if !self.policies.holds_good(policy.name()) {
                 self.changed |= self.policies.insert(policy);
-                // Listed after a reconnect so that its removal is heard of, but not as a version that was
+                // Listed after a reconnect so that its removal is told, but not as a version that was
                 // accepted.
                 hold(&mut self.authorizations, &resource.name, "", any);
             }

@@ -1,4 +1,5 @@
-//! How clients treat connections to a service: `DestinationRule`'s layer 4 part, as the compiler resolved it.
+//! How clients treat connections to a service: the layer 4 part of `DestinationRule`, as the control plane
+//! resolved it.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,14 +12,14 @@ use super::workload::Workload;
 use crate::wire::ext as wire;
 use crate::wire::{type_url, workload};
 
-/// Istio's `meshConfig.connectTimeout`.
+/// Default of Istio's `meshConfig.connectTimeout`.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// Istio's `outlierDetection.interval`.
+/// Default of Istio's `outlierDetection.interval`.
 const OUTLIER_INTERVAL: Duration = Duration::from_secs(10);
-/// Istio's `outlierDetection.baseEjectionTime`.
+/// Default of Istio's `outlierDetection.baseEjectionTime`.
 const BASE_EJECTION_TIME: Duration = Duration::from_secs(30);
-/// The longest span of time there is: 10,000 years, Protocol Buffers' own bound (`google.protobuf.Duration`).
-/// More would not fit into what adds it to the present.
+/// Longest span of time: 10,000 years, the bound of Protocol Buffers (`google.protobuf.Duration`). A longer
+/// one can't be added to the present.
 pub(crate) const LONGEST_SPAN: Duration = Duration::from_hours(87_660_000);
 
 static DEFAULT: LazyLock<Arc<PortPolicy>> = LazyLock::new(Arc::default);
@@ -26,42 +27,42 @@ static DEFAULT: LazyLock<Arc<PortPolicy>> = LazyLock::new(Arc::default);
 /// How connections to one port of a service are balanced, limited and watched.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PortPolicy {
-    /// How an endpoint is chosen.
+    /// Load balancer.
     pub lb: LoadBalancer,
     /// Limits of connections.
     pub pool: ConnectionPool,
-    /// When an endpoint that fails is left out; absent: never.
+    /// When a failing endpoint is ejected; none: never.
     pub outlier: Option<OutlierDetection>,
 }
 
-/// How an endpoint is chosen.
+/// Load balancer: how an endpoint is chosen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LoadBalancer {
-    /// Nothing was said: any where the kernel chooses, the less loaded of two where the proxy does.
+    /// Not given: any where the kernel chooses, the less loaded of two where the proxy does.
     #[default]
     Unspecified,
-    /// The less loaded of two.
+    /// The less loaded of two drawn.
     LeastRequest,
-    /// In turn.
+    /// One after the other.
     RoundRobin,
-    /// Any.
+    /// Drawn at random.
     Random,
-    /// None: the address that the client used.
+    /// No choice: the address that the client used.
     Passthrough,
 }
 
 /// Limits of connections.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConnectionPool {
-    /// Connections open at once.
+    /// Most connections open at once.
     pub max_connections: Option<NonZeroU32>,
-    /// Longest wait for a connect.
+    /// Timeout of a connect.
     pub connect_timeout: Duration,
-    /// Probes of idle connections; absent: the agent's own setting.
+    /// Keepalive of idle connections; none: the agent's own setting.
     pub keepalive: Option<TcpKeepalive>,
     /// Longest life of a connection.
     pub max_connection_duration: Option<Duration>,
-    /// Longest silence on a connection.
+    /// Longest time without bytes either way.
     pub idle_timeout: Option<Duration>,
 }
 
@@ -77,29 +78,29 @@ impl Default for ConnectionPool {
     }
 }
 
-/// TCP keepalive; what is absent is the system's default.
+/// TCP keepalive; none means the system's default.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TcpKeepalive {
-    /// Probes without answer until the connection is given up.
+    /// Unanswered probes until the connection is given up.
     pub probes: Option<NonZeroU32>,
-    /// Silence before the first probe.
+    /// Idle time before the first probe.
     pub time: Option<Duration>,
-    /// Between probes.
+    /// Time between probes.
     pub interval: Option<Duration>,
 }
 
-/// When an endpoint that fails is left out for a while.
+/// When a failing endpoint is ejected, and for how long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OutlierDetection {
-    /// Failed connects in a row; absent: failures do not count.
+    /// Failed connects in a row that eject; none: failures do not count.
     pub consecutive_errors: Option<NonZeroU32>,
-    /// Between sweeps.
+    /// Time after which one earlier ejection no longer counts.
     pub interval: Duration,
-    /// Time left out, multiplied by how often it has been.
+    /// Time of an ejection, multiplied by the number of ejections.
     pub base_ejection_time: Duration,
-    /// Most endpoints to leave out at once, in percent.
+    /// Most endpoints to eject at once, percent.
     pub max_ejection_percent: u8,
-    /// Below this share of healthy endpoints nobody is left out, in percent.
+    /// Share of healthy endpoints below which none is ejected, percent.
     pub min_health_percent: u8,
 }
 
@@ -113,18 +114,18 @@ pub struct TrafficRule {
 }
 
 impl TrafficRule {
-    /// The policy for a client of a port: the first rule that covers the client decides alone.
+    /// Returns the policy for a client of a port: the first rule that covers the client decides alone.
     pub(super) fn policy<'a>(rules: &'a [Self], client: &Workload, port: u16) -> &'a Arc<PortPolicy> {
         let Some(rule) = rules.iter().find(|rule| rule.covers(client)) else { return &DEFAULT };
         rule.ports.get(&port).unwrap_or(&rule.default)
     }
 
-    /// The policies of all clients and ports.
+    /// Iterates over the policies of all clients and ports.
     pub(super) fn policies(rules: &[Self]) -> impl Iterator<Item = &Arc<PortPolicy>> {
         rules.iter().flat_map(|rule| rule.ports.values().chain([&rule.default]))
     }
 
-    /// The rules in a service's extensions.
+    /// Parses the rules in a service's extensions. Errors: see [`Invalid`].
     pub(super) fn decode(extensions: &[workload::Extension]) -> Result<Box<[Self]>, Invalid> {
         let Some(extension) = extensions.iter().find(|extension| extension.name == wire::TRAFFIC_POLICIES)
         else {
@@ -213,7 +214,7 @@ impl TryFrom<&wire::OutlierDetection> for OutlierDetection {
     }
 }
 
-/// A span of time; none if it is absent or zero.
+/// Parses a span of time; none if it is absent or zero. Errors: it is negative or too long.
 pub(super) fn span(
     field: &'static str,
     value: Option<prost_types::Duration>,

@@ -1,4 +1,4 @@
-//! Versions of resources, as the control plane named them: there are a hundred thousand, so they are small.
+//! Versions of resources as the control plane named them. There are a hundred thousand, so they are small.
 
 use std::fmt;
 
@@ -11,7 +11,7 @@ pub(super) enum Version {
     Other(Box<Other>),
 }
 
-/// Behind a pointer, since it is seldom.
+/// Any other text, behind a pointer since it is rare.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Other(String);
 

@@ -1,4 +1,4 @@
-//! Services by virtual address.
+//! Services by virtual address (VIP).
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use crate::table::{Table, hash_of};
 #[derive(Clone, Debug, Default)]
 pub(super) struct Vips {
     exact: Table<Arc<CompactService>>,
-    /// Few services have one, if any.
+    /// Services with address ranges; few have one.
     ranges: Arc<Vec<(IpNet, Arc<CompactService>)>>,
 }
 
@@ -39,9 +39,9 @@ impl Vips {
         }
     }
 
-    /// The service that a client in a namespace means by an address: one with just that address before one
-    /// with a range; the client's own namespace first; the longest prefix; the canonical one. Among equals
-    /// the first by its key, so that they rank alike on every node.
+    /// Returns the service that a client in a namespace means by an address: one with just that address
+    /// before one with a range; the client's own namespace first; the longest prefix; the canonical one.
+    /// Among equals the first by key, so that every node chooses the same.
     pub(super) fn find(&self, ip: IpAddr, namespace: &str) -> Option<Arc<Service>> {
         let rank =
             |service: &Service| (&*service.namespace != namespace, !service.canonical, service.key.clone());
@@ -59,17 +59,17 @@ impl Vips {
         })
     }
 
-    /// Whether some service has just that address.
+    /// Whether a service has just that address.
     pub(super) fn knows(&self, ip: IpAddr) -> bool {
         self.with(ip).next().is_some()
     }
 
-    /// The services that have just that address, to look at.
+    /// Iterates over the services that have just that address, for a look at them.
     pub(super) fn services(&self, ip: IpAddr) -> impl Iterator<Item = Arc<Service>> {
         self.with(ip).map(|compact| compact.view())
     }
 
-    /// Every single address. May name one twice.
+    /// Iterates over every single address. May return one twice.
     pub(super) fn addresses(&self) -> impl Iterator<Item = IpAddr> {
         self.exact.iter().flat_map(|service| singles(service))
     }
@@ -78,7 +78,7 @@ impl Vips {
         self.ranges.iter().map(|(network, _)| *network)
     }
 
-    /// Single addresses that may have come and gone since an older state.
+    /// Returns single addresses that may have come or gone since an older state.
     pub(super) fn touched_since(&self, older: &Self) -> Vec<IpAddr> {
         let changes = self.exact.changes_since(&older.exact, Arc::ptr_eq);
         changes.gone.into_iter().chain(changes.come).flat_map(|service| singles(service)).collect()

@@ -1,8 +1,8 @@
-//! Waypoints: proxies that connections to a service or workload are to go through, where part of its policy
+//! Waypoints: proxies that connections to a service or workload should go through, where part of its policy
 //! is enforced.
 //!
-//! The mesh does not lead connections through them yet. To go past one would be to go past its policy, so
-//! such connections are refused unless [`Waypoints::Ignore`] is chosen.
+//! The mesh does not send connections through them yet. Going past one would bypass its policy, so such
+//! connections are refused unless [`Waypoints::Ignore`] is chosen.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -21,28 +21,28 @@ pub enum Waypoint {
     Service(Arc<str>),
     /// At an address: its own, or a virtual one of its service.
     Address(IpAddr),
-    /// Where this version can't tell. It is in the way all the same.
+    /// At a place that this version can't read. It is in the way all the same.
     Unknown,
 }
 
-/// What becomes of connections to what has a waypoint. (One that the waypoint itself makes is like any
-/// other.)
+/// How connections to a destination behind a waypoint are treated. (Those of a waypoint itself are like any
+/// others.)
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Waypoints {
-    /// They are refused.
+    /// Refused.
     #[default]
     Refuse,
-    /// They go past it.
+    /// Sent past it.
     Ignore,
 }
 
 impl Waypoint {
-    /// The waypoints of a workload, one or none.
+    /// Returns the waypoints of a workload, one or none.
     pub(super) fn of_workload(from: &wire::Workload) -> Box<[Self]> {
         from.waypoint.iter().map(Self::from).collect()
     }
 
-    /// The waypoints of a service: those that have a share of its traffic, or the one that has all.
+    /// Returns the waypoints of a service: those with a share of its traffic, or the one that has all.
     pub(super) fn of_service(from: &wire::Service) -> Box<[Self]> {
         if from.weighted_waypoints.is_empty() {
             return from.waypoint.iter().map(Self::from).collect();
@@ -65,7 +65,7 @@ impl Waypoint {
     }
 }
 
-/// The waypoint that keeps `source` from what has `waypoints`, if one does.
+/// Returns the waypoint between `source` and a destination behind `waypoints`, if there is one.
 pub(super) fn in_the_way<'a>(
     snapshot: &Snapshot,
     source: &Workload,

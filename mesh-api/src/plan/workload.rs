@@ -1,4 +1,4 @@
-//! A workload: a pod, or something that is like one.
+//! A workload: a pod, or something that is treated like one.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -10,23 +10,23 @@ use super::waypoint::Waypoint;
 use crate::identity::SpiffeId;
 use crate::wire::{ext, type_url, workload as wire};
 
-/// Istio's trust domain where none is given.
+/// Default trust domain, Istio's.
 const DEFAULT_TRUST_DOMAIN: &str = "cluster.local";
-/// Kubernetes' service account where none is given.
+/// Default service account, Kubernetes'.
 const DEFAULT_ACCOUNT: &str = "default";
 
 /// A workload, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Workload {
-    /// Unique and opaque.
+    /// Uid, unique and opaque.
     pub uid: Arc<str>,
     /// Name of the pod or entry.
     pub name: Arc<str>,
     /// Namespace.
     pub namespace: Arc<str>,
-    /// Who it is.
+    /// SPIFFE ID.
     pub identity: SpiffeId,
-    /// Its addresses, canonical; may be empty.
+    /// Addresses, canonical; may be empty.
     pub addresses: Box<[IpAddr]>,
     /// Where it runs.
     pub locality: Locality,
@@ -34,15 +34,15 @@ pub struct Workload {
     pub node: Arc<str>,
     /// Name of its cluster; may be empty.
     pub cluster: Arc<str>,
-    /// How it is reached.
+    /// The protocol that it is reached by.
     pub tunnel_protocol: TunnelProtocol,
     /// Whether it is ready.
     pub health: Health,
-    /// Whose its addresses are.
+    /// Whether its addresses are its own.
     pub network_mode: NetworkMode,
-    /// Name of the service in telemetry.
+    /// Canonical service name, for telemetry.
     pub canonical_name: Arc<str>,
-    /// Revision in telemetry.
+    /// Canonical revision, for telemetry.
     pub canonical_revision: Arc<str>,
     /// Name of its owner, such as a Deployment.
     pub workload_name: Arc<str>,
@@ -52,13 +52,13 @@ pub struct Workload {
     pub policies: Box<[Arc<str>]>,
     /// `namespace/hostname` of the services that it belongs to, and its ports there.
     pub services: BTreeMap<Arc<str>, Box<[PortMapping]>>,
-    /// What connections to its own addresses are to go through.
+    /// Waypoints that connections to its own addresses should go through.
     pub waypoints: Box<[Waypoint]>,
-    /// The labels that some traffic policy asks about.
+    /// The labels that traffic policies select by.
     pub labels: BTreeMap<String, String>,
 }
 
-/// How a workload is reached.
+/// The protocol that a workload is reached by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum TunnelProtocol {
     /// HTTP/2 CONNECT over mutual TLS.
@@ -72,32 +72,32 @@ pub enum TunnelProtocol {
 pub enum Health {
     /// Ready.
     Healthy,
-    /// About to end, and serving still: an endpoint where there is no other (Kubernetes' KEP-1669).
+    /// About to end and still serving: an endpoint if there is no other (Kubernetes' KEP-1669).
     Terminating,
     /// Not ready.
     Unhealthy,
 }
 
-/// Whose addresses a workload has.
+/// Whether a workload's addresses are its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NetworkMode {
-    /// Its own.
+    /// They are its own.
     Standard,
-    /// Its node's: they do not tell which workload is meant, so it is never found by address.
+    /// They are its node's, and do not tell which workload is meant: it is never found by address.
     Host,
 }
 
-/// A port of a service as one workload serves it.
+/// A port of a service on one workload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PortMapping {
     /// Port of the service.
     pub service: u16,
-    /// Port of the workload; absent if only the service can tell.
+    /// Port of the workload; none if only the service can tell.
     pub target: Option<u16>,
 }
 
 impl Workload {
-    /// The workload's port for a port of one of its services (key `namespace/hostname`).
+    /// Returns the workload's port for a port of one of its services (key `namespace/hostname`).
     pub fn mapping(&self, service: &str, port: u16) -> Option<PortMapping> {
         self.services.get(service)?.iter().find(|mapping| mapping.service == port).copied()
     }

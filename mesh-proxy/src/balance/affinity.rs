@@ -1,9 +1,9 @@
-//! One endpoint for each client: Kubernetes' `sessionAffinity: ClientIP`.
+//! Session affinity: one endpoint for each client (Kubernetes' `sessionAffinity: ClientIP`).
 //!
-//! Who has no endpoint yet gets the one of the highest score among all (weighted rendezvous hashing), which
-//! is the same on every worker, in both families and after a restart of the proxy, so that little is lost
-//! where nothing is remembered. Once a client has one it keeps it, whoever else comes: that alone is why
-//! there is a table.
+//! A client without an endpoint gets the one of the highest score (weighted rendezvous hashing). The score is
+//! the same on every worker, in both families and after a restart, so little is lost where nothing is
+//! remembered. Once a client has an endpoint it keeps it, whichever others come: only for that there is a
+//! table.
 
 use std::collections::HashMap;
 use std::hash::Hasher;
@@ -16,17 +16,17 @@ use mesh_api::plan::{Endpoints, PortPolicy, Service, Target, TargetKey, Workload
 use super::left_out::LeftOut;
 use super::picker::eligible;
 
-/// Clients that are remembered, of all pods of the node and all services; some 150 bytes each. Further ones
-/// go where their score says.
+/// Most clients that are remembered, of all pods of the node and all services; some 150 bytes each. Further
+/// ones go where their score says.
 const MOST: usize = 65_536;
 
-/// Where there is no room, a new client looks for it in so many places. All of them are looked at by turns.
+/// Places searched for an expired client when the table is full. The next search begins where this one ends.
 const LOOKS: usize = 16;
 
 /// A client of one port of a service.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Client {
-    /// The client's workload, by its uid: its address would be another in the other family.
+    /// Uid of the client's workload; its address would differ between IPv4 and IPv6.
     pub workload: Arc<str>,
     /// Key of the service.
     pub service: Arc<str>,
@@ -35,7 +35,7 @@ pub struct Client {
 }
 
 impl Client {
-    /// A workload as the client of a service where it has an endpoint of its own, and how long it keeps that.
+    /// Returns a workload as a client with session affinity, and for how long; none without such a policy.
     pub fn of(
         workload: &Workload,
         service: &Service,
@@ -48,22 +48,22 @@ impl Client {
     }
 }
 
-/// Who has which endpoint.
+/// Remembers which client has which endpoint.
 #[derive(Debug, Default)]
 pub struct Affinity {
     table: Mutex<Table>,
 }
 
-/// What is remembered. No more than [`MOST`], and nobody waits until all of it was looked at.
+/// The clients remembered: at most [`MOST`]. Nobody waits for a search of all of them.
 #[derive(Debug, Default)]
 struct Table {
     places: HashMap<Client, usize>,
     kept: Vec<Kept>,
-    /// Where the next one who needs room begins to look.
+    /// Index at which the next search for room begins.
     hand: usize,
 }
 
-/// The workload that a client has.
+/// The workload that a client keeps.
 #[derive(Debug)]
 struct Kept {
     client: Client,
@@ -72,7 +72,7 @@ struct Kept {
 }
 
 impl Affinity {
-    /// The index of a client's endpoint among those that have a weight and are not left out.
+    /// Returns the index of a client's endpoint, among those that have a weight and are not left out.
     pub fn choose(
         &self,
         client: &Client,
@@ -88,14 +88,14 @@ impl Affinity {
         kept.map(|(index, _)| index).or_else(|| highest().map(|(index, _)| index))
     }
 
-    /// A client has connected to an endpoint, and keeps it for so long.
+    /// Remembers that a client has connected to an endpoint, and keeps it for `timeout`.
     pub fn keep(&self, client: Client, endpoint: &TargetKey, timeout: Duration, now: Instant) {
         let Some(until) = now.checked_add(timeout) else { return };
         self.table().put(Kept { client, workload: Arc::clone(&endpoint.workload), until }, now);
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
-        // Nothing that panics happens under the lock.
+        // Nothing below panics under the lock.
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -124,7 +124,7 @@ impl Table {
         }
     }
 
-    /// A place for a new client: behind the others, or that of one whose time is over.
+    /// Returns the index for a new client: behind the others, or in place of one that has expired.
     fn room(&mut self, now: Instant) -> Option<usize> {
         if self.kept.len() < MOST {
             return Some(self.kept.len());
@@ -136,8 +136,8 @@ impl Table {
     }
 }
 
-/// Each endpoint's is the highest as often as its share of the weights (Schindelhauer and Schomaker, "Weighted
-/// distributed hash tables", 2005).
+/// Each endpoint's score is the highest as often as its share of the weights (Schindelhauer and Schomaker,
+/// "Weighted distributed hash tables", 2005).
 fn score(client: &Client, endpoint: &Target) -> f64 {
     let mut hasher = FnvHasher::default();
     for text in [&*client.workload, &*client.service, &*endpoint.workload.uid] {
@@ -145,14 +145,14 @@ fn score(client: &Client, endpoint: &Target) -> f64 {
         hasher.write_u8(0xff);
     }
     hasher.write(&client.port.to_be_bytes());
-    // Of the 53 bits that a float holds; above 0, and below 1.
+    // 53 bits, as many as a float holds; above 0 and below 1.
     #[expect(clippy::cast_precision_loss, reason = "53 bits are what a float holds")]
     let uniform = ((mixed(hasher.finish()) >> 11) as f64 + 0.5) / (1_u64 << 53) as f64;
     -f64::from(endpoint.weight) / uniform.ln()
 }
 
-/// Spreads what differs over all bits, which FNV does not: uids differ in their last characters. (`fmix64` of
-/// `MurmurHash3`.)
+/// Spreads each bit over all others (`fmix64` of `MurmurHash3`), which FNV does not: uids differ in their
+/// last characters.
 fn mixed(mut hash: u64) -> u64 {
     hash ^= hash >> 33;
     hash = hash.wrapping_mul(0xff51_afd7_ed55_8ccd);

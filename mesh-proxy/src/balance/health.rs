@@ -1,5 +1,5 @@
-//! Outlier detection on connect failures (`DestinationRule`'s `outlierDetection`), shared by the workers: it
-//! is touched when a service has the policy and when a connect fails, not otherwise.
+//! Outlier detection on connect failures (`DestinationRule`'s `outlierDetection`), shared by the workers. It
+//! is used only when a service has the policy, and when a connect fails.
 
 use std::collections::HashMap;
 use std::fmt::Display;
@@ -10,10 +10,10 @@ use mesh_api::plan::{Endpoints, OutlierDetection, PortPolicy, Target, TargetKey}
 
 use super::left_out::LeftOut;
 
-/// The longest that an endpoint is left out, however often it failed and whatever its policy says.
+/// Longest ejection, however often the endpoint failed and whatever its policy says.
 const LONGEST_REST: Duration = Duration::from_hours(24 * 365);
 
-/// Which endpoints have failed, and how often.
+/// Counts failures of endpoints, and which are ejected for them.
 #[derive(Debug, Default)]
 pub struct Health {
     endpoints: Mutex<HashMap<TargetKey, State>>,
@@ -34,7 +34,7 @@ impl State {
 }
 
 impl Health {
-    /// Which of a service's endpoints its policy leaves out now.
+    /// Returns which of a service's endpoints are ejected now by its policy.
     pub fn ejected(&self, among: &Endpoints, policy: &PortPolicy, now: Instant) -> LeftOut {
         let Some(limits) = &policy.outlier else { return LeftOut::default() };
         let states = self.states();
@@ -47,9 +47,9 @@ impl Health {
         out.into_iter().collect()
     }
 
-    /// Notes what became of a connection to an endpoint, one of the proxy or one of the kernel: `failure` if
-    /// it did not come about. Counts only where the service's policy says so; whoever fails too often is left
-    /// out for a while, and the log is told.
+    /// Reports the result of a connect to an endpoint, by the proxy or by the kernel; `failure` says why it
+    /// failed. Counts only where the service's policy says so. An endpoint that fails too often is ejected
+    /// for a while, which is logged.
     pub fn report(
         &self,
         endpoint: &TargetKey,
@@ -69,7 +69,7 @@ impl Health {
         }
     }
 
-    /// Forgets endpoints that `keep` does not want.
+    /// Forgets endpoints for which `keep` returns false.
     pub fn retain(&self, keep: impl Fn(&TargetKey) -> bool) {
         self.states().retain(|key, _| keep(key));
     }
@@ -80,7 +80,7 @@ impl Health {
         }
     }
 
-    /// Returns whether the endpoint is ejected for it.
+    /// Counts a failure. Returns whether the endpoint is ejected for it.
     fn failed(
         &self,
         endpoint: &TargetKey,
@@ -110,7 +110,7 @@ impl Health {
     }
 
     fn states(&self) -> MutexGuard<'_, HashMap<TargetKey, State>> {
-        // Nothing that panics happens under the lock.
+        // Nothing below panics under the lock.
         self.endpoints.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,11 +1,11 @@
 //! Endpoints that are not to be chosen.
 
-/// Endpoints that are not to be chosen this time, by their index. At first none, which takes no memory.
+/// Endpoints that are not to be chosen for one connection, by index. Empty at first, which takes no memory.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LeftOut(Vec<bool>);
 
 impl LeftOut {
-    /// Leaves out an endpoint more.
+    /// Leaves out one more endpoint.
     pub fn add(&mut self, index: usize) {
         if self.0.len() <= index {
             self.0.resize(index + 1, false);

@@ -1,11 +1,11 @@
 //! `connectionPool.tcp.maxConnections`: most connections of this node to one service port. Shared by the
-//! workers, and touched only where a service has the limit.
+//! workers, and used only where a service has the limit.
 
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Open connections by key. A key with none has no entry: services come and go for as long as the agent runs.
+/// Open connections by key. A key with none has no entry, since services come and go while the agent runs.
 #[derive(Debug)]
 pub struct Limits<K: Hash + Eq>(Arc<Mutex<HashMap<K, u32>>>);
 
@@ -23,7 +23,7 @@ impl<K: Hash + Eq> Default for Limits<K> {
 }
 
 impl<K: Hash + Eq + Clone> Limits<K> {
-    /// Takes a slot, unless `most` are taken.
+    /// Takes a slot; none if `most` are taken.
     pub fn take(&self, key: K, most: u32) -> Option<Slot<K>> {
         let mut counts = self.counts();
         let open = counts.get(&key).copied().unwrap_or(0);

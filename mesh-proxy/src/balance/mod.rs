@@ -1,5 +1,6 @@
-//! Choosing an endpoint. The candidates and the policy come with the plan; here is only what changes from one
-//! connection to the next: turns, counts and health.
+//! Choosing an endpoint of a service: session affinity, ejected endpoints, connection limits, and the
+//! [`Picker`]. Candidates and policy come with the plan; this module keeps what changes from one connection
+//! to the next.
 
 mod affinity;
 #[cfg(test)]

@@ -1,4 +1,5 @@
-//! Whose turn it is: one worker's view. It hands endpoints out, and never opens a connection itself.
+//! The load balancers. A [`Picker`] hands out endpoints in the order to try them; it never opens a
+//! connection.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -9,10 +10,10 @@ use rand::RngExt;
 
 use super::left_out::LeftOut;
 
-/// How often an endpoint is drawn anew that is left out, before only the others are looked at.
+/// Draws before an endpoint is looked for only among those that are not left out.
 const DRAWS: usize = 4;
 
-/// The turns and open connections of one worker's endpoints.
+/// Load balancing state of one worker: each endpoint's open connections and turn.
 #[derive(Default)]
 pub struct Picker {
     loads: Loads,
@@ -24,17 +25,17 @@ type Loads = Rc<RefCell<HashMap<TargetKey, Load>>>;
 struct Load {
     /// Open connections.
     active: u32,
-    /// What round robin owes the endpoint (smooth weighted round robin).
+    /// Credit of smooth weighted round robin, as in nginx.
     credit: i64,
 }
 
 /// An endpoint that was handed out.
 pub struct Pick<'a> {
-    /// Where to connect to.
+    /// The endpoint to connect to.
     pub endpoint: &'a Target,
     /// Its key.
     pub key: TargetKey,
-    /// To be held as long as the connection is tried and used.
+    /// Counts a connection to the endpoint: hold it while connecting and connected.
     pub active: Active,
 }
 
@@ -44,21 +45,21 @@ pub struct Active {
     key: TargetKey,
 }
 
-/// The endpoints for one connection, the best first, each at most once.
+/// Iterator over endpoints for one connection, the best first, each at most once.
 pub struct Picks<'a> {
     picker: &'a Picker,
     endpoints: &'a Endpoints,
     algorithm: LoadBalancer,
     left_out: LeftOut,
-    /// Comes before all others.
+    /// Index that comes before all others.
     first: Option<usize>,
-    /// Was handed out last, and is left out from the next time on.
+    /// Index that was handed out last; left out from the next call on.
     last: Option<usize>,
 }
 
 impl Picker {
-    /// Hands out endpoints for a connection, by `algorithm`: `first` before all others, and those that are
-    /// `left_out`, or have no weight, never.
+    /// Returns endpoints for one connection, in the order of `algorithm`: `first` before all others, and
+    /// never those that are `left_out` or have no weight.
     pub fn picks<'a>(
         &'a self,
         endpoints: &'a Endpoints,
@@ -69,7 +70,7 @@ impl Picker {
         Picks { picker: self, endpoints, algorithm, left_out, first, last: None }
     }
 
-    /// Forgets endpoints without connections that `keep` does not want.
+    /// Forgets endpoints without connections for which `keep` returns false.
     pub fn retain(&self, keep: impl Fn(&TargetKey) -> bool) {
         self.loads.borrow_mut().retain(|key, load| load.active > 0 || keep(key));
     }
@@ -78,12 +79,12 @@ impl Picker {
         match algorithm {
             LoadBalancer::Unspecified | LoadBalancer::LeastRequest => self.less_loaded(endpoints, left_out),
             LoadBalancer::RoundRobin => self.next_in_turn(endpoints, left_out),
-            // A passthrough has one endpoint, the address that the client used.
+            // A passthrough has one endpoint: the address that the client used.
             LoadBalancer::Random | LoadBalancer::Passthrough => draw(endpoints, left_out, None),
         }
     }
 
-    /// The less loaded of two that are drawn.
+    /// Draws two endpoints and returns the one with fewer connections for its weight.
     fn less_loaded(&self, endpoints: &Endpoints, left_out: &LeftOut) -> Option<usize> {
         let first = draw(endpoints, left_out, None)?;
         let Some(second) = draw(endpoints, left_out, Some(first)) else { return Some(first) };
@@ -112,7 +113,7 @@ impl Picker {
         Some(index)
     }
 
-    /// Counts a connection to an endpoint.
+    /// Counts a connection to an endpoint until the result is dropped.
     fn hold(&self, key: TargetKey) -> Active {
         self.loads.borrow_mut().entry(key.clone()).or_default().active += 1;
         Active { loads: Rc::clone(&self.loads), key }
@@ -143,7 +144,7 @@ impl Drop for Active {
     }
 }
 
-/// The endpoints that may be chosen, with their index.
+/// Iterates over the endpoints that may be chosen, with their index.
 pub(super) fn eligible<'a>(
     endpoints: &'a Endpoints,
     left_out: &LeftOut,
@@ -155,14 +156,14 @@ pub(super) fn eligible<'a>(
     })
 }
 
-/// Draws one by weight, leaving out `except` too.
+/// Draws an endpoint at random by weight, other than `except` and those left out.
 fn draw(endpoints: &Endpoints, left_out: &LeftOut, except: Option<usize>) -> Option<usize> {
     let total = endpoints.total_weight();
     if total == 0 {
         return None;
     }
-    // To draw anew until one comes that is not left out is to draw among the others, and most often costs a
-    // single search.
+    // Drawing again until an endpoint is not left out is the same as drawing among the others, and most often
+    // costs one search.
     let draws = std::iter::repeat_with(|| endpoints.by_ticket(rand::rng().random_range(0..total)));
     let drawn =
         draws.take(DRAWS).flatten().find(|index| Some(*index) != except && !left_out.contains(*index));

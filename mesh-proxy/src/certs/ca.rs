@@ -1,4 +1,4 @@
-//! Asking the certificate authority (docs/wire.md, Certificates).
+//! Requests certificates of the certificate authority (docs/wire.md, Certificates).
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -19,96 +19,96 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 use super::control_plane::{ConnectError, ControlPlane};
 use super::trust::Bundle;
 
-/// What is asked for; the authority may give less.
+/// Lifetime that is asked for; the authority may grant less.
 const LIFETIME: Duration = Duration::from_hours(24);
-/// From the request to the answer. The authority may wait a moment for the pod to be known to it.
+/// Timeout of a request. The authority may wait a moment for the pod to be known to it.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
-/// Ends a certificate (RFC 7468, section 5.1).
+/// Last line of a certificate in PEM (RFC 7468, section 5.1).
 const END: &str = "-----END CERTIFICATE-----";
 
-/// The certificate authority.
+/// Client of the certificate authority.
 #[derive(Clone, Debug)]
 pub struct CaClient {
     pub(super) control_plane: ControlPlane,
 }
 
-/// Whose certificate is asked for.
+/// The identity that a certificate is requested for.
 #[derive(Clone, Debug)]
 pub(super) enum Subject {
-    /// The agent's own. The token says which agent it is.
+    /// The agent's own identity. The token says which agent it is.
     Agent {
         /// URI of its identity.
         uri: String,
     },
-    /// That of a workload on this node.
+    /// A workload's identity on this node.
     Workload(SpiffeId),
 }
 
 /// A certificate with its key.
 pub(super) struct Issued {
     pub id: SpiffeId,
-    /// The leaf first, no root.
+    /// The chain, leaf first, without a root.
     pub chain: Bundle,
-    /// The same as it came.
+    /// The chain as PEM, as it came.
     pub chain_pem: String,
     pub key: KeyPair,
-    /// Self-signed, all of them.
+    /// The roots, all self-signed.
     pub roots: Bundle,
     pub not_before: SystemTime,
     pub not_after: SystemTime,
     pub serial: String,
 }
 
-/// Why there is no certificate.
+/// Why a certificate could not be had.
 #[derive(Debug, thiserror::Error)]
 pub enum CaError {
-    /// The authority is away, or we can't say who we are.
+    /// The authority is unreachable, or our token or cluster name can't be sent.
     #[error(transparent)]
     Connect(#[from] ConnectError),
-    /// It did not answer in time.
+    /// No answer in time.
     #[error("no answer within {} s", ANSWER_TIMEOUT.as_secs())]
     Silent,
-    /// It said no.
+    /// The authority refused the request.
     #[error("refused: {} ({:?})", .0.message(), .0.code())]
     Refused(tonic::Status),
-    /// Its answer can't be used: it has to be looked at.
+    /// The answer can't be used; an operator has to look at it.
     #[error("unusable answer: {0}")]
     Answer(#[from] AnswerError),
-    /// The cryptographic library failed.
+    /// The cryptographic library can't make a key or a request.
     #[error("making a key: {0}")]
     Key(#[from] rcgen::Error),
 }
 
-/// What is wrong with an answer.
+/// What is wrong with the authority's answer.
 #[derive(Debug, thiserror::Error)]
 pub enum AnswerError {
-    /// There must be at least a leaf and the roots.
+    /// Fewer certificates than a leaf and a root.
     #[error("{0} certificates instead of a leaf and the roots")]
     TooFew(usize),
-    /// It is not PEM.
+    /// The answer is not PEM.
     #[error("not PEM: {0}")]
     Pem(rustls::pki_types::pem::Error),
-    /// The leaf is not a certificate.
+    /// The leaf can't be parsed.
     #[error("the leaf can't be parsed")]
     Leaf,
-    /// The leaf does not say who it is for.
+    /// The leaf has no valid SPIFFE ID.
     #[error(transparent)]
     Identity(#[from] CertificateIdentityError),
-    /// The leaf is for somebody else.
+    /// The leaf is for another identity.
     #[error("it is for {found} instead of {asked}")]
     WrongIdentity {
-        /// Whose was asked for.
+        /// The identity that was asked for.
         asked: String,
-        /// Whose came.
+        /// The identity that the leaf has.
         found: SpiffeId,
     },
-    /// It does not lead to the roots it came with, is not valid now, or is of another key.
+    /// The chain does not lead to the roots that came with it, is not valid now, or is not of our key.
     #[error("{0}")]
     Certificate(#[from] rustls::Error),
 }
 
 impl CaClient {
-    /// An authority at `https://HOST:PORT`.
+    /// Creates a client of the authority at `address`, which is `https://HOST:PORT`.
     pub fn new(
         address: String,
         name: String,
@@ -119,7 +119,7 @@ impl CaClient {
         Self { control_plane: ControlPlane { address, name, root_cert, token_file, cluster_id } }
     }
 
-    /// Makes a key and has it certified.
+    /// Makes a key and has it certified. Errors: see [`CaError`].
     pub(super) async fn certify(
         &self,
         subject: &Subject,
@@ -144,7 +144,7 @@ impl CaClient {
 }
 
 impl Subject {
-    /// URI of the identity.
+    /// Returns the URI of the identity.
     pub fn as_str(&self) -> &str {
         match self {
             Self::Agent { uri } => uri,
@@ -172,7 +172,7 @@ fn impersonated(id: &SpiffeId) -> Struct {
 }
 
 impl Issued {
-    /// The leaf comes first and the roots last, divided into texts in any way.
+    /// Parses an answer: leaf first, roots last, divided into texts in any way.
     fn read(answer: &[String], key: KeyPair) -> Result<Self, AnswerError> {
         let mut chain = certificates(&answer.join("\n"))?;
         let count = chain.len();
@@ -184,7 +184,7 @@ impl Issued {
         Self::of(pem_head(answer, chain.len()), roots, key)
     }
 
-    /// Of a chain without a root, the leaf first, and the roots that it is to lead to.
+    /// Parses a chain, leaf first and without a root; `roots` are those that it should lead to.
     pub fn of(chain_pem: String, roots: Bundle, key: KeyPair) -> Result<Self, AnswerError> {
         let chain = certificates(&chain_pem)?;
         let leaf = chain.first().ok_or(AnswerError::TooFew(roots.len()))?;
@@ -202,7 +202,7 @@ impl Issued {
         })
     }
 
-    /// The private key, for rustls.
+    /// Returns the private key as rustls takes it (PKCS #8).
     pub fn private_key(&self) -> PrivateKeyDer<'static> {
         PrivatePkcs8KeyDer::from(self.key.serialize_der()).into()
     }
@@ -216,12 +216,12 @@ fn is_self_signed(certificate: &CertificateDer<'_>) -> bool {
     X509Certificate::from_der(certificate).is_ok_and(|(_, parsed)| parsed.subject() == parsed.issuer())
 }
 
-/// The first `count` certificates of an answer as they came.
+/// Returns the first `count` certificates of an answer as PEM, as they came.
 fn pem_head(answer: &[String], count: usize) -> String {
     answer.join("\n").split_inclusive(END).take(count).collect()
 }
 
-/// A certificate's time, which is in seconds since 1970 and before the year 10,000.
+/// Converts a certificate's time, seconds since 1970 and before the year 10,000. Earlier is 1970.
 pub(super) fn time(seconds: i64) -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
 }

@@ -1,24 +1,24 @@
-//! The wall clock, by which certificates begin and end. It may be set, and it goes on while the machine is
-//! suspended, when those who wait for a time do not.
+//! Detects jumps of the wall clock, by which certificates begin and expire. It may be set, and it goes on
+//! while the machine is suspended, when timers stand still.
 
 use std::time::{Duration, Instant, SystemTime};
 
-/// More than a clock that is only corrected gains or loses between two looks at it.
+/// Smallest jump that counts. A clock that is only corrected gains or loses less between two checks.
 const SET: Duration = Duration::from_secs(2);
 
-/// The clocks at the last look.
+/// The wall clock and a steady one at the last check.
 pub(super) struct Clock {
     wall: SystemTime,
     steady: Instant,
 }
 
 impl Clock {
-    /// As they are now.
+    /// Reads both clocks.
     pub fn now() -> Self {
         Self { wall: SystemTime::now(), steady: Instant::now() }
     }
 
-    /// Whether the wall clock was set, or the machine suspended, since the last look.
+    /// Whether the wall clock was set, or the machine suspended, since the last check.
     pub fn was_set(&mut self) -> bool {
         let before = std::mem::replace(self, Self::now());
         self.jumped_since(&before)
@@ -27,7 +27,7 @@ impl Clock {
     fn jumped_since(&self, before: &Self) -> bool {
         let passed = self.steady.saturating_duration_since(before.steady);
         let expected = before.wall + passed;
-        // The error is how far it is behind.
+        // An error is by how much it is behind.
         let off = self.wall.duration_since(expected).unwrap_or_else(|behind| behind.duration());
         off > SET
     }

@@ -1,4 +1,4 @@
-//! Reaching the control plane: the same address, name and token for certificates and discovery.
+//! Connects to the control plane: the same address, name and token for certificates and discovery.
 
 use std::error::Error;
 use std::io;
@@ -15,25 +15,25 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const PING_EVERY: Duration = Duration::from_secs(30);
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The control plane's address, and what it takes to be heard there.
+/// Address of the control plane, and what it authenticates us by.
 #[derive(Clone, Debug)]
 pub(crate) struct ControlPlane {
-    /// `https://HOST:PORT`.
+    /// URL of the form `https://HOST:PORT`.
     pub address: String,
     /// DNS name that its certificate must have.
     pub name: String,
-    /// PEM file of the roots for a first contact.
+    /// PEM file of the roots that its certificate is checked with at first.
     pub root_cert: PathBuf,
-    /// The node's token.
+    /// File of the node's token.
     pub token_file: PathBuf,
-    /// Name of the cluster, which istiod wants to know before it signs for others.
+    /// Name of the cluster (`--cluster-id`), which istiod needs to sign for other identities.
     pub cluster_id: String,
 }
 
 /// Why the control plane can't be reached.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
-    /// The address is not one. The operator has to act.
+    /// The address is not a URL. The operator has to act.
     #[error("{address}: {error}")]
     Address {
         /// The address.
@@ -41,10 +41,10 @@ pub enum ConnectError {
         /// What is wrong with it.
         error: tonic::transport::Error,
     },
-    /// There is nothing to check its certificate with. The operator has to act.
+    /// There is no root to check its certificate with. The operator has to act.
     #[error("no root certificate to check the control plane with; looked in {}", .0.display())]
     NoRoots(PathBuf),
-    /// It is away, or TLS failed.
+    /// It is unreachable, or TLS failed.
     #[error("{}", causes(.0))]
     Unreachable(tonic::transport::Error),
     /// The token can't be read. The operator has to act.
@@ -55,16 +55,17 @@ pub enum ConnectError {
         /// What the kernel said.
         error: io::Error,
     },
-    /// The token has bytes that no header may have. The operator has to act.
+    /// The token has bytes that a header can't have. The operator has to act.
     #[error("token {}: it is not a token", .0.display())]
     BadToken(PathBuf),
-    /// The cluster's name has characters that no header may have. The operator has to act.
+    /// The cluster's name has characters that a header can't have. The operator has to act.
     #[error("--cluster-id {0:?} can't be sent: give one of visible ASCII characters")]
     BadClusterId(String),
 }
 
 impl ControlPlane {
-    /// Connects. A connection is made for each use, so that it always has the newest roots and certificate.
+    /// Connects. Each use makes a connection of its own, so that it has the newest roots and certificate.
+    /// Errors: the address is not valid, or the control plane is unreachable.
     pub async fn connect(
         &self,
         roots: &RootCertStore,
@@ -93,10 +94,10 @@ impl ControlPlane {
             .map_err(ConnectError::Unreachable)
     }
 
-    /// Has a request say who is asking, and of which cluster.
+    /// Adds the token and the cluster's name to a request. Errors: one of them can't be read or sent.
     pub fn authenticate<T>(&self, request: &mut Request<T>) -> Result<(), ConnectError> {
         let bad = || ConnectError::BadClusterId(self.cluster_id.clone());
-        // The library would send other bytes too, which the control plane can't read.
+        // The library would also send other bytes, which the control plane can't read.
         let sendable = self.cluster_id.bytes().all(|byte| byte.is_ascii_graphic());
         let cluster = self.cluster_id.parse().ok().filter(|_| sendable).ok_or_else(bad)?;
         request.metadata_mut().insert("authorization", self.authorization()?);
@@ -104,7 +105,7 @@ impl ControlPlane {
         Ok(())
     }
 
-    /// `Bearer TOKEN`, from the file as it is now.
+    /// Returns `Bearer TOKEN`, from the file as it is now.
     fn authorization(&self) -> Result<MetadataValue<Ascii>, ConnectError> {
         let token = std::fs::read_to_string(&self.token_file)
             .map_err(|error| ConnectError::Token { path: self.token_file.clone(), error })?;
@@ -115,7 +116,7 @@ impl ControlPlane {
     }
 }
 
-/// An error and what it came from: the transport's own text alone says nothing.
+/// Returns an error's text with those of its causes: the transport's own text alone says nothing.
 fn causes(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();

@@ -1,4 +1,4 @@
-//! Paying for the first handshake before anybody waits for it.
+//! Runs a handshake with itself at the start, so that no connection pays for the first use of the algorithms.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use crate::tunnel::Framing;
 
 const WHO: &str = "spiffe://warm.up/ns/a/sa/b";
 
-/// A throw-away handshake, post-quantum key exchange included: the library's first use of each algorithm
+/// Makes a handshake in memory, post-quantum key exchange included. The library's first use of each algorithm
 /// takes tens of milliseconds, which would otherwise be the first connection's.
 pub async fn warm_up() {
     let done = tokio::task::spawn_blocking(|| handshake().map_err(|error| error.to_string())).await;

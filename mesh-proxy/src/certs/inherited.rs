@@ -1,5 +1,5 @@
-//! Certificates that outlive the proxy that asked for them: written down in memory for the next one, and
-//! taken over from the one before.
+//! Certificates that outlive the proxy that asked for them: written to memory for the next proxy, and taken
+//! over from the one before. See [`crate::inheritance`].
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -18,22 +18,22 @@ use crate::inheritance::InheritedKind;
 use crate::inheritance::certificates::{Contents, Entry, MOST_BYTES, read, write};
 use crate::inheritance::{self, Inheritance};
 
-/// What changes within this time is written together.
+/// How long changes are gathered before they are written.
 const TOGETHER: Duration = Duration::from_millis(50);
 
-/// The pods of a proxy before this one have been asked for again by then; certificates of others are
-/// forgotten.
+/// Time after which inherited certificates that nobody asked for are forgotten. The pods of the proxy before
+/// have been asked for again by then.
 const ASKED_FOR_BY: Duration = Duration::from_mins(1);
 
-/// Certificates and keys as they came, by the URI of their identity.
+/// Chains and keys as they came, by the URI of the identity.
 pub(super) type Written = BTreeMap<String, Kept>;
 
-/// One of them.
+/// The chain and key of one identity.
 #[derive(Clone)]
 pub(super) struct Kept {
-    /// PEM, the leaf first.
+    /// Chain in PEM, leaf first.
     pub chain: Arc<str>,
-    /// PKCS #8, DER.
+    /// Private key (PKCS #8, DER).
     pub key: Arc<PrivatePkcs8KeyDer<'static>>,
 }
 
@@ -44,7 +44,7 @@ impl Kept {
     }
 }
 
-/// Leaves what there is to a next proxy, whenever it has changed.
+/// Writes all certificates for the next proxy whenever they have changed.
 pub(super) async fn bequeath(shared: Arc<Shared>, inheritance: Inheritance) {
     loop {
         shared.changed.notified().await;
@@ -75,8 +75,8 @@ fn written(shared: &Shared, kept: &Written) -> io::Result<File> {
 }
 
 impl Certificates {
-    /// Takes over what a proxy before this one has left: roots that the operator's file names too, and
-    /// certificates that lead to them, are valid now, and whose key is there. It counts until the authority
+    /// Takes over what the proxy before has left: the roots that the operator's file has too, and the
+    /// certificates that lead to them, are valid now and have their key. They are in use until the authority
     /// has answered.
     pub fn inherit(&self, file: &File) {
         let taken = inheritance::read(file, MOST_BYTES).map(|bytes| self.shared.inherit(&bytes));
@@ -100,13 +100,13 @@ impl Certificates {
 }
 
 impl Shared {
-    /// Returns how many identities it took.
+    /// Returns the number of identities taken over; none if nothing can be used.
     fn inherit(&self, bytes: &[u8]) -> Option<usize> {
         let contents = read(bytes)?;
         let roots: Vec<_> =
             contents.roots.iter().map(|root| CertificateDer::from(*root).into_owned()).collect();
         let roots = self.trust.of_file(roots);
-        // The authority may have answered before: what it said stays.
+        // The authority may have answered already: its answer stays.
         if roots.is_empty() || !self.trust.roots().certificates.is_empty() {
             return None;
         }
@@ -140,7 +140,7 @@ impl Shared {
         Ok(())
     }
 
-    /// Puts what was inherited for an identity into use, if there is something and nothing better.
+    /// Puts the inherited certificate of an identity into use, if there is one and none that is better.
     pub fn use_inherited(&self, id: &SpiffeId) {
         let Some(identity) = self.inherited().remove(id) else { return };
         let wanted = self.wanted();
@@ -151,7 +151,7 @@ impl Shared {
         self.installed.send_replace(());
     }
 
-    /// Until when the certificate in use is valid.
+    /// Returns when the certificate in use expires; none if there is none.
     pub fn expires(&self, subject: &Subject) -> Option<SystemTime> {
         match subject {
             Subject::Agent { .. } => self.own().map(|own| own.not_after),

@@ -1,8 +1,9 @@
-//! Who the pods of this node are: their keys and certificates, and the roots that peers are checked with.
+//! Keys and certificates of the pods of this node, and the roots that peers are checked with.
 //!
-//! Keys are made here and never leave. [`Certificates`] holds a certificate for each identity that somebody
-//! retains, and renews it at half of its life. [`CaClient`] asks the authority, `trust` knows the roots,
-//! `verify` and `tls` make of both what rustls needs. `inherited` has certificates outlive the proxy.
+//! Keys are made here and never leave the node. [`Certificates`] holds a certificate for each identity that
+//! is retained, and renews it at half of its life. [`CaClient`] requests it of the authority, `trust` has the
+//! roots, `verify` and `tls` build rustls' configurations from both. `inherited` has certificates outlive the
+//! proxy.
 
 mod ca;
 mod clock_jump;
@@ -34,38 +35,39 @@ pub use peer::PeerIdentity;
 pub use store::Certificates;
 pub(crate) use store::OwnCertificate;
 
-/// An identity of this node with a certificate, ready to be used in handshakes.
+/// An identity of this node with its certificate, ready for handshakes.
 #[derive(Debug)]
 pub struct WorkloadCertificate {
-    /// Who it is.
+    /// The SPIFFE ID.
     pub id: SpiffeId,
-    /// To connect as. Checks that the peer's certificate is of the mesh, but not who the peer is: ask
-    /// [`peer_id`] after the handshake.
+    /// TLS configuration for connecting. It checks that the peer's certificate is of the mesh, but not which
+    /// identity it has: call [`peer_id`] after the handshake.
     pub client: Arc<rustls::ClientConfig>,
-    /// To accept as. Clients must have a certificate of the same trust domain.
+    /// TLS configuration for accepting. Clients need a certificate of the same trust domain.
     pub server: Arc<rustls::ServerConfig>,
-    /// From when the certificate is valid.
+    /// Start of the certificate's validity.
     pub not_before: SystemTime,
-    /// Until when the certificate is valid.
+    /// End of the certificate's validity.
     pub not_after: SystemTime,
     /// Serial number, hexadecimal.
     pub serial: String,
-    /// What peers are shown, the leaf first.
+    /// The chain that peers get, leaf first, without a root.
     chain: trust::Bundle,
 }
 
-/// Why a peer's certificate does not say who the peer is. The peer has to act.
+/// Why a peer's certificate has no identity. The peer has to act.
 #[derive(Debug, thiserror::Error)]
 pub enum PeerError {
-    /// It sent none.
+    /// It sent no certificate.
     #[error("the peer sent no certificate")]
     NoCertificate,
-    /// It is not one of a workload.
+    /// Its certificate is not one of a workload.
     #[error("peer certificate: {0}")]
     Identity(#[from] CertificateIdentityError),
 }
 
-/// Who a peer is, by the certificates of a finished handshake, the leaf first.
+/// Returns a peer's identity, from the certificates of a finished handshake, leaf first. Errors: there is no
+/// certificate, or it is not one of a workload.
 pub fn peer_id(chain: &[CertificateDer<'_>]) -> Result<SpiffeId, PeerError> {
     let leaf = chain.first().ok_or(PeerError::NoCertificate)?;
     Ok(SpiffeId::from_certificate_der(leaf)?)

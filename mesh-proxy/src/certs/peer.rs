@@ -1,4 +1,4 @@
-//! Who a peer has proved to be in a handshake, and for how long that is valid.
+//! The identity that a peer has proved in a handshake, and for how long that is valid.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -11,18 +11,18 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 use super::trust::{Bundle, Roots, Trust};
 use super::{Certificates, PeerError, ca, peer_id};
 
-/// A peer of a session that outlives its handshake: who it is, and whether that is still valid.
+/// The identity of a session's peer, checked again while the session lasts.
 pub struct PeerIdentity {
     id: SpiffeId,
     chain: Bundle,
     not_after: SystemTime,
     trust: Arc<Trust>,
-    /// Roots that the chain was found good with.
+    /// The roots that the chain was last verified with.
     good_with: RefCell<Arc<Roots>>,
 }
 
 impl PeerIdentity {
-    /// Of the certificates of a handshake that has just succeeded, the leaf first.
+    /// Takes the certificates of a handshake that has just succeeded, leaf first. Errors: see [`PeerError`].
     pub fn new(certificates: &Certificates, chain: &[CertificateDer<'_>]) -> Result<Self, PeerError> {
         let trust = Arc::clone(&certificates.shared.trust);
         Ok(Self {
@@ -34,12 +34,12 @@ impl PeerIdentity {
         })
     }
 
-    /// Who the peer is.
+    /// Returns the peer's identity.
     pub fn id(&self) -> &SpiffeId {
         &self.id
     }
 
-    /// Whether a handshake would succeed now, too: the certificate has not expired, and leads to a root in
+    /// Whether a handshake would still succeed: the certificate has not expired, and leads to a root in
     /// force.
     pub fn is_valid(&self) -> bool {
         if SystemTime::now() >= self.not_after {
@@ -56,14 +56,14 @@ impl PeerIdentity {
         good
     }
 
-    /// Returns when it is valid no more.
+    /// Returns when the identity is no longer valid.
     pub async fn invalidated(&self) {
         let mut changes = self.trust.changes();
         while self.is_valid() {
             let left = self.not_after.duration_since(SystemTime::now()).unwrap_or_default();
             tokio::select! {
                 () = tokio::time::sleep(left) => {}
-                // The sender lives as long as we do.
+                // The sender lives as long as `self`.
                 _ = changes.changed() => {}
             }
         }

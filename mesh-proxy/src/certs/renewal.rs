@@ -1,4 +1,4 @@
-//! Keeping a certificate fresh: renewal at half of its life, and what happens when that fails.
+//! Renews certificates at half of their life, and retries when that fails.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -10,30 +10,30 @@ use super::ca::{CaError, Subject};
 use super::clock_jump::Clock;
 use super::store::Shared;
 
-/// Back-off after failures (docs/wire.md, Certificates).
+/// First and longest back-off after failures (docs/wire.md, Certificates).
 const FIRST_RETRY: Duration = Duration::from_millis(500);
 const LONGEST_RETRY: Duration = Duration::from_secs(150);
-/// Without a certificate a pod is cut off, and without its own the agent hears of nothing, so they do not
-/// wait as long.
+/// Longest back-off without a valid certificate: without one a pod is cut off, and an agent without its own
+/// hears nothing from the control plane.
 const LONGEST_RETRY_WITHOUT: Duration = Duration::from_secs(5);
-/// Retries are no denser than this, however near the end is.
+/// Shortest back-off, however near the end is.
 const SHORTEST_RETRY: Duration = Duration::from_millis(200);
-/// Certificates that live for seconds (in tests) are renewed no faster than this.
+/// Shortest life that is reckoned with: certificates that live for seconds (in tests) are renewed no faster.
 const SHORTEST_LIFE: Duration = Duration::from_millis(500);
 
-/// A clock that is set twice within a second looks as if it had not been, so nobody waits for longer than
-/// this without looking at it.
+/// How often the clock is checked for jumps while waiting: one that is set twice within a second looks as if
+/// it had not been.
 const LOOK_AT_CLOCK: Duration = Duration::from_secs(30);
 
-/// Certificates that are replaced because of their root are asked for within this time, not all at once.
+/// Time over which replacements are spread when a root changes, so that not all are requested at once.
 const SPREAD: Duration = Duration::from_secs(1);
 
-/// The file of roots is read this often, and the clock looked at. It is small.
+/// How often the file of roots, which is small, is read, and the clock checked.
 const LOOK: Duration = Duration::from_secs(1);
-/// Where the file does not tell of new roots, the authority is asked this often.
+/// How often the authority is asked for its roots where the file does not have them.
 const ASK_FOR_ROOTS: Duration = Duration::from_secs(15);
 
-/// Keeps a certificate fresh until it is aborted.
+/// Keeps one certificate fresh until the task is aborted.
 pub(super) async fn keep(shared: Arc<Shared>, subject: Subject) {
     let mut expires = shared.expires(&subject);
     let mut failures = Failures::default();
@@ -49,7 +49,7 @@ pub(super) async fn keep(shared: Arc<Shared>, subject: Subject) {
                 wait_until(&shared, &subject, now + half_life(life, random())).await;
             }
             Err(error) => {
-                // It may have been inherited since.
+                // A certificate may have been inherited since.
                 expires = expires.or_else(|| shared.expires(&subject));
                 let left = expires.map(|expires| expires.duration_since(now).unwrap_or_default());
                 failures.add(&subject, &error, left);
@@ -60,15 +60,15 @@ pub(super) async fn keep(shared: Arc<Shared>, subject: Subject) {
                         () = refresh(&shared, &subject) => {}
                     }
                 };
-                // Ends for either reason with the next try.
+                // Either way the next try follows.
                 let _ = timeout(pause, retried).await;
             }
         }
     }
 }
 
-/// Notices new roots between renewals, and has the authority asked for them; and that the clock was set, by
-/// which certificates may have begun or ended.
+/// Notices new roots between renewals and has the authority asked for them, and notices a clock that was set,
+/// by which certificates may have begun or expired.
 pub(super) async fn follow(shared: Arc<Shared>) {
     let mut asked = Instant::now();
     let mut clock = Clock::now();
@@ -89,14 +89,14 @@ pub(super) async fn follow(shared: Arc<Shared>) {
     }
 }
 
-/// Returns at a time of the wall clock, or when the certificate is to be replaced before.
+/// Returns at `when` by the wall clock, or earlier if the certificate is to be replaced.
 async fn wait_until(shared: &Shared, subject: &Subject, when: SystemTime) {
     let mut changes = shared.trust.changes();
     while let Ok(left) = when.duration_since(SystemTime::now()) {
         tokio::select! {
             () = outdated(shared, subject) => return,
             () = sleep(left.min(LOOK_AT_CLOCK)) => {}
-            // The clock may have been set. The sender lives as long as we do.
+            // The clock may have been set. The sender lives as long as `shared`.
             _ = changes.changed() => {}
         }
     }
@@ -111,7 +111,7 @@ async fn outdated(shared: &Shared, subject: &Subject) {
     refresh(shared, subject).await;
 }
 
-/// Returns when the authority is to be asked for the roots, which is done with the agent's own certificate.
+/// Returns when the authority is to be asked for the roots, which the agent's own certificate is renewed for.
 async fn refresh(shared: &Shared, subject: &Subject) {
     match subject {
         Subject::Agent { .. } => shared.refresh.notified().await,
@@ -119,19 +119,20 @@ async fn refresh(shared: &Shared, subject: &Subject) {
     }
 }
 
-/// Between 0 and 1. The generator is this thread's own, so it must not live across an `await`.
+/// Returns a number between 0 and 1. The generator is this thread's own, so it must not live across an
+/// `await`.
 fn random() -> f64 {
     rand::rng().random()
 }
 
-/// Half of a life, give or take a tenth, so that certificates that were made together are not renewed
-/// together. `random` is between 0 and 1.
+/// Returns half of a life, give or take a tenth, so that certificates made together are not renewed together.
+/// `random` is between 0 and 1.
 fn half_life(life: Duration, random: f64) -> Duration {
     life.max(SHORTEST_LIFE).mul_f64(0.5 * (0.9 + 0.2 * random))
 }
 
-/// Pause after the `count`th failure in a row. With a certificate still in use, at most a quarter of what is
-/// `left` of its life: there is time for several tries, however short it is.
+/// Returns the pause after the `count`th failure in a row. With a certificate in use it is at most a quarter
+/// of what is `left` of its life: time for several tries, however short that is.
 fn retry_after(count: u32, left: Option<Duration>, subject: &Subject, random: f64) -> Duration {
     let left = left.filter(|left| !left.is_zero());
     let longest = match (subject, left) {
@@ -143,7 +144,7 @@ fn retry_after(count: u32, left: Option<Duration>, subject: &Subject, random: f6
     doubled.mul_f64(0.8 + 0.4 * random).max(SHORTEST_RETRY)
 }
 
-/// Failures in a row, and what was said of them.
+/// Counts failures in a row, and remembers which reason was logged.
 #[derive(Default)]
 struct Failures {
     count: u32,
@@ -151,7 +152,7 @@ struct Failures {
 }
 
 impl Failures {
-    /// Says it once for each reason, and once more when the certificate has expired.
+    /// Logs a failure once for each reason, and once more when the certificate has expired.
     fn add(&mut self, subject: &Subject, error: &CaError, left: Option<Duration>) {
         self.count = self.count.saturating_add(1);
         let consequence = match left {
@@ -160,7 +161,7 @@ impl Failures {
             Some(_) => "the old one stays in use",
         };
         let text = format!("{consequence}: {error}");
-        // A certificate that is too old, or not valid yet, is so by other seconds each time.
+        // The seconds by which a certificate is too old or not valid yet differ each time.
         let text = text.replace(|letter: char| letter.is_ascii_digit(), "");
         if text != self.said {
             tracing::warn!(identity = subject.as_str(), reason = %error, "no certificate from the authority; {consequence}");

@@ -1,4 +1,4 @@
-//! The certificates of this node, and for how long each is wanted.
+//! Holds the certificates of this node, for as long as each is wanted.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -22,16 +22,16 @@ use super::{WorkloadCertificate, renewal, tls};
 use crate::inheritance::Inheritance;
 use crate::tunnel::Framing;
 
-/// Requests to the authority at a time. More would only wait there.
+/// Requests to the authority at a time; more would only wait there.
 const ASKED_AT_A_TIME: usize = 16;
 
-/// The certificates of this node. Cheap to clone; all clones are the same.
+/// The certificates of this node. Cheap to clone: all clones share them.
 #[derive(Clone)]
 pub struct Certificates {
     pub(super) shared: Arc<Shared>,
 }
 
-/// What the handle and the keepers share.
+/// State that the handle and the tasks that renew share.
 pub(super) struct Shared {
     ca: CaClient,
     pub trust: Arc<Trust>,
@@ -39,11 +39,11 @@ pub(super) struct Shared {
     framing: Framing,
     pub runtime: Handle,
     pub current: ArcSwap<HashMap<SpiffeId, Arc<WorkloadCertificate>>>,
-    /// What a proxy before this one has left, until somebody wants it.
+    /// Certificates of the proxy before this one, until somebody wants them.
     inherited: Mutex<HashMap<SpiffeId, Arc<WorkloadCertificate>>>,
-    /// What there is, as a next proxy will get it.
+    /// Certificates as the next proxy will get them.
     kept: Mutex<Written>,
-    /// That is another than it was.
+    /// Notified when `kept` changes.
     pub changed: Notify,
     /// URI of the agent's own identity.
     pub own_uri: String,
@@ -51,13 +51,13 @@ pub(super) struct Shared {
     own: watch::Sender<Option<OwnCertificate>>,
     pub installed: watch::Sender<()>,
     asking: Semaphore,
-    /// Whoever failed may try again: the authority is back.
+    /// Notified when the authority is back: whoever failed tries again.
     pub retry: Notify,
-    /// The roots may have changed: the authority is to be asked.
+    /// Notified when the roots may have changed: the authority is to be asked.
     pub refresh: Notify,
 }
 
-/// The agent's own certificate, for discovery.
+/// The agent's own certificate, with which it connects to the control plane.
 #[derive(Clone)]
 pub(crate) struct OwnCertificate {
     pub identity: tonic::transport::Identity,
@@ -71,8 +71,9 @@ pub(super) struct Wanted {
 }
 
 impl Certificates {
-    /// Certificates from an authority, for connections that are framed in a way, which are left to a next
-    /// proxy. To be called on the runtime that is to renew them; the agent's own is asked for at once.
+    /// Creates the store: certificates from `ca` for connections in `framing`, left to the next proxy through
+    /// `inheritance`. Call it on the runtime that is to renew them; the agent's own certificate is requested
+    /// at once.
     pub fn new(ca: CaClient, trust_domain: &str, framing: Framing, inheritance: Inheritance) -> Self {
         let provider = tls::provider();
         let trust = Arc::new(Trust::new(Arc::clone(&provider), &ca.control_plane.root_cert));
@@ -103,14 +104,13 @@ impl Certificates {
         Self { shared }
     }
 
-    /// The certificate of an identity, if there is a valid one. Takes no lock.
+    /// Returns the certificate of an identity, if there is a valid one. Takes no lock.
     pub fn current(&self, id: &SpiffeId) -> Option<Arc<WorkloadCertificate>> {
-        // An expired one is as good as none: a peer would refuse it anyway, for a reason that is harder to
-        // find.
+        // An expired one is as good as none: a peer would refuse it, for a reason that is harder to find.
         self.shared.current.load().get(id).filter(|found| SystemTime::now() < found.not_after).cloned()
     }
 
-    /// The same, waiting for one for at most `longest`.
+    /// Returns the certificate of an identity, waiting up to `longest` for a valid one.
     pub async fn ready(&self, id: &SpiffeId, longest: Duration) -> Option<Arc<WorkloadCertificate>> {
         let mut installed = self.shared.installed.subscribe();
         let wait = async {
@@ -124,7 +124,7 @@ impl Certificates {
         tokio::time::timeout(longest, wait).await.ok().flatten()
     }
 
-    /// Wants a certificate for an identity from now on. Each call needs a [`Self::release`].
+    /// Requests a certificate for an identity and keeps it fresh. Each call needs a [`Self::release`].
     pub fn retain(&self, id: &SpiffeId) {
         let mut wanted = self.shared.wanted();
         if let Some(wanted) = wanted.get_mut(id) {
@@ -138,7 +138,7 @@ impl Certificates {
         self.shared.use_inherited(id);
     }
 
-    /// Wants it no more. With the last call certificate and key are dropped.
+    /// Undoes one [`Self::retain`]. With the last one certificate and key are dropped.
     pub fn release(&self, id: &SpiffeId) {
         let mut all = self.shared.wanted();
         let Some(wanted) = all.get_mut(id) else { return };
@@ -152,7 +152,7 @@ impl Certificates {
         }
     }
 
-    /// How each wanted certificate is, in the order of the identities.
+    /// Returns the state of each wanted certificate, ordered by identity.
     pub fn status(&self) -> Vec<CertificateStatus> {
         let now = SystemTime::now();
         let current = self.shared.current.load();
@@ -168,32 +168,32 @@ impl Certificates {
         list
     }
 
-    /// Seconds until the first certificate in use expires; none if there is none.
+    /// Returns the time until the first certificate in use expires; none if there is no certificate.
     pub fn first_expiry(&self) -> Option<Duration> {
         let current = self.shared.current.load();
         let first = current.values().map(|identity| identity.not_after).min()?;
         Some(first.duration_since(SystemTime::now()).unwrap_or_default())
     }
 
-    /// The agent's own certificate, for whoever connects to the control plane.
+    /// Follows the agent's own certificate, for clients of the control plane.
     pub(crate) fn own(&self) -> watch::Receiver<Option<OwnCertificate>> {
         self.shared.own.subscribe()
     }
 
-    /// What the control plane is to be checked with.
+    /// Returns the roots that the control plane is checked with.
     pub(crate) fn control_roots(&self) -> RootCertStore {
         self.shared.trust.read_file();
         self.shared.trust.for_control()
     }
 
-    /// Has every request that failed made again now: the control plane is back.
+    /// Retries every request that failed now: the control plane is back.
     pub(crate) fn retry_now(&self) {
         self.shared.retry.notify_waiters();
     }
 }
 
 impl Shared {
-    /// Gets a certificate and puts it into use; answers until when it is valid.
+    /// Requests a certificate and puts it into use. Returns when it expires. Errors: see [`CaError`].
     pub async fn renew(&self, subject: &Subject) -> Result<SystemTime, CaError> {
         // The semaphore is never closed.
         let _turn = self.asking.acquire().await;
@@ -209,8 +209,8 @@ impl Shared {
         Ok(not_after)
     }
 
-    /// Returns once peers refuse the certificate of an identity: it leads to no root in force any more, or is
-    /// not valid by a clock that was set.
+    /// Returns once peers refuse the certificate of an identity: it no longer leads to a root in force, or is
+    /// not valid after the clock was set.
     pub async fn invalidated(&self, id: &SpiffeId) {
         let mut changes = self.trust.changes();
         let is_invalid = || {
@@ -218,12 +218,12 @@ impl Shared {
             current.get(id).is_some_and(|identity| self.trust.roots().check(&identity.chain).is_err())
         };
         while !is_invalid() {
-            // The sender lives as long as we do.
+            // The sender lives as long as `self`.
             let _ = changes.changed().await;
         }
     }
 
-    /// Notes how the last try went.
+    /// Notes the result of the last try: an error's text, or success.
     pub fn note(&self, subject: &Subject, error: Option<String>) {
         if let Subject::Workload(id) = subject
             && let Some(wanted) = self.wanted().get_mut(id)
@@ -232,12 +232,12 @@ impl Shared {
         }
     }
 
-    /// A certificate that our own peers would refuse is not worth having.
+    /// Verifies a certificate as our peers do. Errors: they would refuse it.
     pub fn check(&self, issued: &Issued) -> Result<(), rustls::Error> {
         Roots::new(issued.roots.clone(), &self.verifier.provider)?.check(&issued.chain)
     }
 
-    /// What handshakes need of a certificate. Errors: its key is another's.
+    /// Builds a certificate's TLS configurations. Errors: its key is another's.
     pub fn identity(&self, issued: &Issued) -> Result<WorkloadCertificate, rustls::Error> {
         let client = tls::client(&self.verifier, issued.chain.clone(), issued.private_key(), self.framing)?;
         let server = tls::server(&self.verifier, issued.chain.clone(), issued.private_key(), self.framing)?;
@@ -255,7 +255,7 @@ impl Shared {
     fn install(&self, id: &SpiffeId, issued: &Issued) -> Result<(), rustls::Error> {
         let identity = Arc::new(self.identity(issued)?);
         let wanted = self.wanted();
-        // It may have been released while the answer was on its way.
+        // The identity may have been released while the answer was on its way.
         if wanted.contains_key(id) {
             self.replace(|current| drop(current.insert(id.clone(), Arc::clone(&identity))));
             self.keep(issued);
@@ -278,7 +278,7 @@ impl Shared {
         self.inherited.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The agent's own certificate.
+    /// Returns the agent's own certificate, once there is one.
     pub fn own(&self) -> Option<OwnCertificate> {
         self.own.borrow().clone()
     }
@@ -289,7 +289,8 @@ impl Shared {
         self.own.send_replace(Some(OwnCertificate { identity, not_after: issued.not_after }));
     }
 
-    /// Writers hold the lock of `wanted`, so no change gets lost.
+    /// Replaces the certificates in use by a changed copy. Callers hold the lock of `wanted`, so no change
+    /// gets lost.
     pub fn replace(&self, change: impl FnOnce(&mut HashMap<SpiffeId, Arc<WorkloadCertificate>>)) {
         let mut next = HashMap::clone(&self.current.load());
         change(&mut next);
@@ -330,7 +331,7 @@ fn seconds(time: SystemTime) -> i64 {
     i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }
 
-/// SHA-256 of the public key, hexadecimal; empty for what is not a certificate.
+/// Returns the SHA-256 of the public key, hexadecimal; empty for bytes that are no certificate.
 fn fingerprint(certificate: &[u8]) -> String {
     use std::fmt::Write as _;
     let Ok((_, parsed)) = X509Certificate::from_der(certificate) else { return String::new() };

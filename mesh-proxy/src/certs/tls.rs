@@ -1,4 +1,4 @@
-//! The TLS of the mesh (docs/wire.md, TLS): TLS 1.3 only, certificates on both sides, no name sent, no
+//! TLS settings of the mesh (docs/wire.md, TLS): TLS 1.3 only, certificates on both sides, no server name, no
 //! resumption.
 
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use crate::tunnel::Framing;
 
 const HBONE: &[u8] = b"h2";
 
-/// The protocols that peers are offered or may choose from, the best first.
+/// Returns the protocols for ALPN, the best first.
 fn alpn(framing: Framing) -> Vec<Vec<u8>> {
     match framing {
         Framing::Auto => vec![mux::ALPN.to_vec(), HBONE.to_vec()],
@@ -25,8 +25,8 @@ fn alpn(framing: Framing) -> Vec<Vec<u8>> {
     }
 }
 
-/// AES-128 first, since it is cheaper and either will do. The hybrid group protects what is recorded today
-/// from the quantum computers of tomorrow.
+/// Returns the cipher suites and key exchanges. AES-128 comes first since it is cheaper and either will do.
+/// The hybrid group keeps what is recorded today from the quantum computers of tomorrow.
 pub(super) fn provider() -> Arc<CryptoProvider> {
     Arc::new(CryptoProvider {
         cipher_suites: vec![cipher_suite::TLS13_AES_128_GCM_SHA256, cipher_suite::TLS13_AES_256_GCM_SHA384],
@@ -35,7 +35,7 @@ pub(super) fn provider() -> Arc<CryptoProvider> {
     })
 }
 
-/// For connecting.
+/// Returns the configuration for connecting. Errors: the key is not the chain's.
 pub(super) fn client(
     verifier: &Arc<MeshVerifier>,
     chain: Vec<CertificateDer<'static>>,
@@ -53,7 +53,7 @@ pub(super) fn client(
     Ok(config)
 }
 
-/// For accepting.
+/// Returns the configuration for accepting. Errors: the key is not the chain's.
 pub(super) fn server(
     verifier: &Arc<MeshVerifier>,
     chain: Vec<CertificateDer<'static>>,

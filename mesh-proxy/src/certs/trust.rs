@@ -18,10 +18,10 @@ use tokio::sync::watch;
 
 use crate::file_version::FileVersion;
 
-/// Several certificates.
+/// A list of certificates.
 pub(super) type Bundle = Vec<CertificateDer<'static>>;
 
-/// The roots in force. Handshakes look here each time, so a new root counts at once and needs no new
+/// The roots in force. Every handshake looks here, so a new root counts at once and needs no new
 /// configuration.
 #[derive(Debug)]
 pub(super) struct Trust {
@@ -32,7 +32,7 @@ pub(super) struct Trust {
     changes: watch::Sender<()>,
 }
 
-/// What the file said when it could last be read.
+/// The file's contents when it could last be read.
 #[derive(Debug, Default)]
 struct FromFile {
     roots: Bundle,
@@ -44,9 +44,9 @@ struct FromFile {
 pub(super) struct Roots {
     /// The certificates, sorted.
     pub certificates: Bundle,
-    /// The same, for checking servers.
+    /// Verifies servers with these roots.
     pub store: Arc<RootCertStore>,
-    /// The same, for checking clients; none while there is no root.
+    /// Verifies clients with these roots; none while there is no root.
     pub clients: Option<Arc<dyn ClientCertVerifier>>,
 }
 
@@ -64,18 +64,17 @@ impl Trust {
         trust
     }
 
-    /// The roots in force.
+    /// Returns the roots in force.
     pub fn roots(&self) -> Arc<Roots> {
         self.roots.load_full()
     }
 
-    /// Told whenever certificates may count that did not, or the other way round: there are other roots, or
-    /// the clock was set.
+    /// Notifies when a certificate may have become valid or invalid: the roots changed, or the clock was set.
     pub fn changes(&self) -> watch::Receiver<()> {
         self.changes.subscribe()
     }
 
-    /// What the control plane is checked with: the file's roots, and those that the authority told.
+    /// Returns the roots that the control plane is checked with: the file's and the authority's.
     pub fn for_control(&self) -> RootCertStore {
         let mut store = RootCertStore::empty();
         store.add_parsable_certificates(self.known().roots.clone());
@@ -83,8 +82,7 @@ impl Trust {
         store
     }
 
-    /// Reads the file again; answers whether it says something else than before. One that can't be read
-    /// changes nothing.
+    /// Reads the file again. Returns whether its contents changed. A file that can't be read changes nothing.
     pub fn read_file(&self) -> bool {
         let mut known = self.known();
         let Ok(version) = FileVersion::of(&self.file) else { return false };
@@ -104,7 +102,8 @@ impl Trust {
         changed
     }
 
-    /// Those roots that the file names, too. Nobody but the node's operator and the control plane writes it.
+    /// Returns those of `roots` that the file has too. Only the node's operator and the control plane write
+    /// it.
     pub fn of_file(&self, mut roots: Bundle) -> Bundle {
         self.read_file();
         let known = self.known();
@@ -112,12 +111,12 @@ impl Trust {
         roots
     }
 
-    /// Whether the file is the authority's bundle, so that it tells of a change by itself.
+    /// Whether the file has the authority's own bundle, so that the file tells of every change.
     pub fn file_is_bundle(&self) -> bool {
         self.known().roots == self.roots().certificates
     }
 
-    /// Takes over what the authority listed.
+    /// Takes over the roots that the authority listed. Errors: they can't be used.
     pub fn learn(&self, bundle: Bundle) -> Result<(), rustls::Error> {
         let certificates = sorted(bundle);
         if certificates == self.roots().certificates {
@@ -130,7 +129,7 @@ impl Trust {
         Ok(())
     }
 
-    /// The clock was set: whoever waits for a change is to check what it holds.
+    /// Notifies that the clock was set: whoever waits for a change checks its certificate.
     pub fn look_again(&self) {
         self.changes.send_replace(());
     }
@@ -153,7 +152,7 @@ impl Roots {
         Ok(Self { certificates, store, clients: Some(clients) })
     }
 
-    /// Fails for a certificate, the leaf first, that peers with these roots would refuse now.
+    /// Verifies a chain, leaf first, as a peer with these roots would now. Errors: it would be refused.
     pub fn check(&self, chain: &[CertificateDer<'_>]) -> Result<(), rustls::Error> {
         if let (Some(clients), [leaf, rest @ ..]) = (&self.clients, chain) {
             clients.verify_client_cert(leaf, rest, UnixTime::now())?;

@@ -1,5 +1,5 @@
-//! Checking peers: their certificate leads to a root of the mesh now, is valid now, and is of our trust
-//! domain.
+//! Verifies peers in the handshake: the certificate leads to a root of the mesh, is valid now, and is of our
+//! trust domain.
 
 use std::fmt;
 use std::sync::Arc;
@@ -17,7 +17,8 @@ use rustls::{
 
 use super::trust::Trust;
 
-/// Checks peers of either side. Who a server is, is not asked here: whoever connects knows whom it expects.
+/// Verifier of both sides. It does not check which identity a server has: whoever connects knows whom it
+/// expects.
 #[derive(Debug)]
 pub(super) struct MeshVerifier {
     pub trust: Arc<Trust>,
@@ -36,7 +37,7 @@ enum Refused {
     Identity(CertificateIdentityError),
 }
 
-/// rustls shows a foreign error by its `Debug` form, so that is what people read.
+/// rustls prints another's error by its `Debug` form, so that has to be the readable one.
 impl fmt::Debug for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
@@ -118,7 +119,7 @@ impl ServerCertVerifier for MeshVerifier {
 }
 
 impl ClientCertVerifier for MeshVerifier {
-    /// None: every client has one certificate, and the roots may change.
+    /// Returns none: every client has one certificate, and the roots may change.
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
         &[]
     }

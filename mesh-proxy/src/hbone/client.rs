@@ -1,4 +1,4 @@
-//! The client's side of an HBONE connection.
+//! The client's end of an HBONE connection.
 
 use std::future::poll_fn;
 use std::io;
@@ -20,8 +20,7 @@ use super::{
 };
 use crate::tls::TlsStream;
 
-/// How often a connection proves that its peer is alive, and how long it waits for the answer (docs/wire.md,
-/// Keep-alive).
+/// Interval of pings, and how long the peer has to answer one (docs/wire.md, Keep-alive).
 const PING_EVERY: Duration = Duration::from_secs(10);
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -31,7 +30,7 @@ pub enum OpenError {
     /// The connection is closed, closing, or full of streams.
     #[error("HBONE connection: {0}")]
     Connection(#[from] h2::Error),
-    /// No request can ask for it.
+    /// The request could not be built.
     #[error("no request for a stream: {0}")]
     Request(#[from] http::Error),
     /// The destination's policy denies it.
@@ -54,6 +53,7 @@ pub struct Connection {
 
 impl Connection {
     /// Starts HTTP/2 on a TLS session and a task that drives it; `ended` runs when the connection is over.
+    /// Errors: HTTP/2 can't be started.
     pub async fn start(
         tls: TlsStream<UnbufferedClientConnection>,
         ended: impl FnOnce() + 'static,
@@ -87,20 +87,20 @@ impl Connection {
         Ok(Self { requests, streams: Streams::default() })
     }
 
-    /// Whether another stream fits. `OWN_STREAMS` of ours and the peer's own limit both count.
+    /// Whether another stream fits, by `OWN_STREAMS` and by the peer's own limit.
     pub fn has_room(&self) -> bool {
         let limit = self.requests.current_max_send_streams().min(OWN_STREAMS as usize);
         self.streams.open() < limit
     }
 
-    /// Streams open now.
+    /// Returns the number of open streams.
     pub fn streams(&self) -> usize {
         self.streams.open()
     }
 
-    /// Opens a stream and waits for the destination's answer.
+    /// Opens a stream and waits for the destination's answer. Errors: see [`OpenError`].
     pub async fn open(self, request: Request<()>) -> Result<Stream, OpenError> {
-        // Counted from here on, so that a burst does not find room that is as good as taken.
+        // Counted from here on, so that a burst does not find room that is already taken.
         let counted = self.streams.count();
         let mut ready = self.requests.ready().await?;
         let (response, send) = ready.send_request(request, false)?;
@@ -122,7 +122,7 @@ fn describe(result: io::Result<Result<(), h2::Error>>) -> String {
     }
 }
 
-/// Returns when a ping stays unanswered.
+/// Returns when a ping has not been answered in time.
 async fn unanswered(pings: Option<h2::PingPong>) {
     let Some(mut pings) = pings else { return std::future::pending().await };
     loop {

@@ -1,4 +1,4 @@
-//! What a `CONNECT` request says besides its target: that of [`mesh_api::hbone`], and `traceparent` (W3C).
+//! Headers of a `CONNECT` request: those of [`mesh_api::hbone`], and `traceparent` (W3C Trace Context).
 
 use std::net::SocketAddr;
 
@@ -11,8 +11,7 @@ use mesh_api::plan::Workload;
 
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
-/// The request for a stream to `destination`. Errors: there is no such request, which no address brings
-/// about.
+/// Builds the request for a stream to `destination`. Errors: it is not valid HTTP, which no address causes.
 pub fn connect(
     from: SocketAddr,
     destination: SocketAddr,
@@ -28,7 +27,7 @@ pub fn connect(
     Ok(request)
 }
 
-/// A new trace of one span.
+/// Returns a `traceparent` header of a new trace with one span.
 pub fn traceparent() -> (HeaderName, Option<HeaderValue>) {
     let text = format!("00-{:032x}-{:016x}-00", rand::random::<u128>().max(1), rand::random::<u64>().max(1));
     (TRACEPARENT, HeaderValue::try_from(text).ok())

@@ -1,4 +1,4 @@
-//! The server's side of an HBONE connection.
+//! The server's end of an HBONE connection.
 
 use std::future::{Future, poll_fn};
 use std::io;
@@ -20,29 +20,29 @@ use super::{
 };
 use crate::tls::TlsStream;
 
-/// The HTTP/2 preface has to come this soon.
+/// Time for the HTTP/2 preface to arrive.
 const PREFACE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// An HBONE connection that peers open streams on.
+/// An HBONE connection on which a peer opens streams.
 pub struct Server {
     tls: SharedTls<UnbufferedServerConnection>,
     connection: server::Connection<Guarded<SharedTls<UnbufferedServerConnection>>, Bytes>,
 }
 
-/// A stream that a peer asks for, not answered yet.
+/// A stream that a peer asks for, neither accepted nor refused yet.
 pub struct IncomingStream {
-    /// Method; anything but `CONNECT` is to be refused.
+    /// Method; refuse anything but `CONNECT`.
     pub method: Method,
     /// Target as the peer wrote it, `host:port`.
     pub authority: Option<String>,
-    /// Headers.
+    /// The request's headers.
     pub headers: HeaderMap,
     receive: RecvStream,
     respond: SendResponse<Bytes>,
 }
 
 impl Server {
-    /// Starts HTTP/2 on a TLS session.
+    /// Starts HTTP/2 on a TLS session. Errors: the preface is late or wrong.
     pub async fn start(tls: TlsStream<UnbufferedServerConnection>) -> io::Result<Self> {
         let tls = SharedTls::new(tls);
         let mut handshake = Box::pin(
@@ -65,8 +65,8 @@ impl Server {
         Ok(Self { tls, connection })
     }
 
-    /// Serves the connection: each stream gets a task of its own from `handle`. Once `drain` is over no new
-    /// streams are taken and the connection ends with the last one.
+    /// Serves the connection: spawns a task from `handle` for each stream. Once `drain` is over no new
+    /// streams are taken, and the connection ends with its last stream. Errors: the connection broke.
     pub async fn serve<F>(
         mut self,
         drain: impl Future<Output = ()>,
@@ -106,7 +106,7 @@ impl IncomingStream {
         Self { method: parts.method, authority, headers: parts.headers, receive, respond }
     }
 
-    /// Answers 200: from here on the stream carries the raw bytes.
+    /// Answers 200: from here on the stream carries raw bytes. Errors: the stream is over already.
     pub fn accept(mut self, headers: HeaderMap) -> Result<Stream, h2::Error> {
         let mut response = Response::new(());
         *response.headers_mut() = headers;
@@ -114,7 +114,7 @@ impl IncomingStream {
         Ok(Stream::new(send, self.receive, None))
     }
 
-    /// Answers with an error status. A peer that is gone does not hear it.
+    /// Answers with an error status. A peer that is gone does not get it.
     pub fn refuse(mut self, status: StatusCode) {
         let mut response = Response::new(());
         *response.status_mut() = status;

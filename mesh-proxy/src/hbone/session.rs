@@ -1,5 +1,5 @@
-//! An HTTP/2 connection and the TLS session below it, driven together: what all streams wrote in one wakeup
-//! goes out in one system call.
+//! An HTTP/2 connection and the TLS session below it, driven together: everything that streams wrote in one
+//! wakeup is sent in one system call.
 
 use std::cell::RefCell;
 use std::future::Future;
@@ -28,7 +28,7 @@ impl<C: Unbuffered> SharedTls<C> {
 
     /// Polls `work`, which reads and writes the session, and then sends what it wrote.
     ///
-    /// `work` runs behind every task that was ready before it, since a task that writes to a stream wakes it
+    /// `work` runs after every task that was ready before it, since a task that writes to a stream wakes it
     /// and the runtime's queue is first in, first out. So one flush serves them all.
     pub(super) fn poll_then_send<T>(
         &self,
@@ -43,7 +43,7 @@ impl<C: Unbuffered> SharedTls<C> {
         }
     }
 
-    /// Sends what was written and says goodbye.
+    /// Sends what was written, and TLS's `close_notify`.
     pub(super) fn finish(self) -> impl Future<Output = ()> {
         std::future::poll_fn(move |context| {
             let mut tls = self.0.borrow_mut();

@@ -18,12 +18,12 @@ pub struct Stream {
     pub send: SendStream<Bytes>,
     /// From the peer.
     pub receive: RecvStream,
-    /// What was received and not read yet, where it is read and not relayed. Its credit is not given back.
+    /// Bytes received by `AsyncRead` and not read yet. Their credit is not given back.
     pub unread: Bytes,
     _counted: Option<Counted>,
 }
 
-/// Streams open on a connection of ours. (`h2` keeps the number to itself.)
+/// Counts the open streams of a connection of ours. (`h2` keeps its number to itself.)
 #[derive(Clone, Default)]
 pub(super) struct Streams(Rc<Cell<usize>>);
 
@@ -37,7 +37,7 @@ impl Stream {
 }
 
 impl AsyncRead for Stream {
-    /// Gives credit back for what is read.
+    /// Reads bytes and gives their credit back.
     fn poll_read(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -59,7 +59,7 @@ impl AsyncRead for Stream {
 }
 
 impl AsyncWrite for Stream {
-    /// Takes at most what there is credit for.
+    /// Writes at most as much as there is credit for.
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let send = &mut self.get_mut().send;
         if bytes.is_empty() {
@@ -78,7 +78,7 @@ impl AsyncWrite for Stream {
         Poll::Ready(sent.map(|()| bytes.len()).map_err(|error| stream_error(&error)))
     }
 
-    /// What was written is on its way: the connection sends it by itself.
+    /// Ready at once: the connection sends by itself what was written.
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
     }
@@ -90,7 +90,7 @@ impl AsyncWrite for Stream {
     }
 }
 
-/// How a socket would have said it.
+/// Converts a stream's error to the one that a socket would have had.
 pub fn stream_error(error: &h2::Error) -> io::Error {
     match error.reason() {
         Some(reason) if error.is_reset() => {

@@ -1,28 +1,28 @@
-//! Certificates and their keys as bytes. Whoever wrote them is not trusted: every length is looked at before
-//! it is used, and whether what is read is good for anything is another's to say. This file uses nothing but
-//! plain types: the fuzz target `inheritance` includes it.
+//! Certificates and their keys as bytes. Whoever wrote them is not trusted: every length is checked before it
+//! is used, and the caller decides what the contents are good for. This file uses nothing but plain types:
+//! the fuzz target `inheritance` includes it.
 
 use std::io::{self, Write};
 
-/// Says what it is; another layout has another one.
+/// First bytes; another layout has others.
 const MAGIC: &[u8; 8] = b"nm-cert\x01";
-/// Most bytes of all.
+/// Most bytes of the whole file.
 pub const MOST_BYTES: u64 = 16 << 20;
-/// Most roots of a mesh.
+/// Most roots that are written or read.
 pub const MOST_ROOTS: usize = 64;
-/// Most identities: one for each pod of a node, and the agent's own.
+/// Most identities that are written or read: one for each pod of a node, and the agent's own.
 pub const MOST_ENTRIES: usize = 4097;
 
-/// What there is.
+/// The contents of the file.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Contents<'a> {
     /// The roots in force (DER).
     pub roots: Vec<&'a [u8]>,
-    /// The certificates.
+    /// One entry for each identity.
     pub entries: Vec<Entry<'a>>,
 }
 
-/// An identity's certificate.
+/// An identity's certificate and key.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Entry<'a> {
     /// URI of the identity.
@@ -33,7 +33,8 @@ pub struct Entry<'a> {
     pub key: &'a [u8],
 }
 
-/// Writes it piece by piece, so that keys are copied to nowhere else. What is beyond the bounds is left out.
+/// Writes the contents piece by piece, so that keys are copied nowhere else. Roots and entries beyond the
+/// bounds are left out. Errors: those of `to`.
 pub fn write(contents: &Contents<'_>, to: &mut impl Write) -> io::Result<()> {
     let roots = &contents.roots[..contents.roots.len().min(MOST_ROOTS)];
     let entries = &contents.entries[..contents.entries.len().min(MOST_ENTRIES)];
@@ -48,7 +49,7 @@ pub fn write(contents: &Contents<'_>, to: &mut impl Write) -> io::Result<()> {
     })
 }
 
-/// Reads it; none if it is anything else.
+/// Parses the contents; none if the bytes are not of this layout or exceed a bound.
 pub fn read(bytes: &[u8]) -> Option<Contents<'_>> {
     let mut from = Reader(bytes.strip_prefix(MAGIC)?);
     let roots = from.number(MOST_ROOTS)?;

@@ -1,14 +1,14 @@
-//! The frames of a journal: how long it is, how long unpacked, whether a state is complete with it, and a
-//! response, packed. Whoever wrote them is not trusted. This file uses nothing but plain types: the fuzz
-//! target `inheritance` includes it.
+//! The frames of a journal: packed length, unpacked length, whether a state is complete with it, and a
+//! response, packed with LZ4. Whoever wrote them is not trusted. This file uses nothing but plain types: the
+//! fuzz target `inheritance` includes it.
 
-/// Says what it is; another layout has another one.
+/// First bytes of a journal; another layout has others.
 pub const MAGIC: &[u8; 8] = b"nm-jrnl\x01";
 /// Most bytes of a frame, unpacked.
 pub const LONGEST: usize = 16 << 20;
 const HEAD: usize = 9;
 
-/// A frame; none if there are too many bytes for one.
+/// Packs a frame; none if there are more than [`LONGEST`] bytes.
 pub fn frame(bytes: &[u8], complete: bool) -> Option<Vec<u8>> {
     let unpacked = u32::try_from(bytes.len()).ok().filter(|_| bytes.len() <= LONGEST)?;
     let packed = lz4_flex::block::compress(bytes);
@@ -20,11 +20,12 @@ pub fn frame(bytes: &[u8], complete: bool) -> Option<Vec<u8>> {
     Some(frame)
 }
 
-/// What frames have in them, up to the last state that is complete. One that can't be unpacked is none.
+/// Iterator over the unpacked frames of a journal, up to its last complete state. A frame that can't be
+/// unpacked is left out.
 pub struct Frames<'a>(&'a [u8]);
 
 impl<'a> Frames<'a> {
-    /// Of a journal; none if it is something else, or has no complete state.
+    /// Reads a journal; none if it is something else, or has no complete state.
     pub fn of(journal: &'a [u8]) -> Option<Self> {
         let all = journal.strip_prefix(MAGIC)?;
         let (mut rest, mut end) = (all, None);
@@ -54,7 +55,7 @@ struct Head<'a> {
     complete: bool,
 }
 
-/// The frame at the beginning, if all of it is there, and what is behind it.
+/// Splits off the frame at the front, if all of it is there.
 fn head(bytes: &[u8]) -> Option<(Head<'_>, &[u8])> {
     let (packed, rest) = bytes.split_first_chunk()?;
     let (unpacked, rest) = rest.split_first_chunk()?;

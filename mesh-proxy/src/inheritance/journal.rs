@@ -1,7 +1,8 @@
-//! What the control plane told, as it came: the whole at first, and each change behind it, so that a change
-//! costs what it is long. When the changes are as long as the whole, that is written anew.
+//! The control plane's responses as they came: the whole state at first, and each change behind it, so that
+//! writing a change costs only its own length. Once the changes are as long as the whole, that is written
+//! anew.
 //!
-//! A frame that a dying proxy did not finish is none.
+//! A frame that a dying proxy did not finish is ignored.
 
 use std::fs::File;
 use std::io;
@@ -15,11 +16,11 @@ use super::frames::{Frames, LONGEST, MAGIC, frame};
 use super::{Inheritance, append_only, create, read};
 use crate::inheritance::InheritedKind;
 
-/// Resources of a frame, where the whole is written.
+/// Resources per frame when the whole state is written.
 const PART: usize = 500;
 /// Most bytes of a journal. A mesh of 100,000 workloads takes some 10 MB.
 pub const MOST_BYTES: u64 = 128 << 20;
-/// Fewer bytes of changes are no reason to write the whole anew.
+/// Bytes of changes up to which the whole state is never written anew.
 const FEW: u64 = 1 << 20;
 
 /// A journal that is being written.
@@ -27,30 +28,30 @@ pub struct Journal {
     inheritance: Inheritance,
     file: Option<File>,
     length: u64,
-    /// Length of the whole at its beginning.
+    /// Length of the whole state at its beginning, bytes.
     whole: u64,
-    /// It could not be written, which was said.
+    /// Whether writing failed, which was logged; nothing is written any more.
     given_up: bool,
 }
 
-/// A response that is to be written, if there is a journal yet.
+/// A response that is to be written; empty where only the whole state is.
 pub struct Entry(Option<Vec<u8>>);
 
 impl Journal {
-    /// Nothing is written before [`Self::append`] finds a complete state.
+    /// Creates a journal; nothing is written before [`Self::append`] is told of a complete state.
     pub fn new(inheritance: Inheritance) -> Self {
         Self { inheritance, file: None, length: 0, whole: 0, given_up: false }
     }
 
-    /// Gets a response ready, before the store takes it apart.
+    /// Encodes a response, before the store takes it apart.
     pub fn entry(&self, response: &DeltaDiscoveryResponse) -> Entry {
-        // A longer one has the whole written anew, in parts.
+        // For a longer one the whole state is written anew, in parts.
         let fits = self.file.is_some() && response.encoded_len() <= LONGEST;
         Entry(fits.then(|| response.encode_to_vec()))
     }
 
-    /// Appends a response that was taken; with it the state, of which this is the `whole`, is `complete`, or
-    /// more is to follow.
+    /// Appends a response that was taken. `complete` is whether the state is complete with it, and `whole`
+    /// returns that state.
     pub fn append(&mut self, entry: Entry, complete: bool, whole: impl FnOnce() -> Contents) {
         if self.given_up {
             return;
@@ -61,7 +62,7 @@ impl Journal {
                 append(file, &mut self.length, &bytes, complete)
             }
             _ if complete => self.write_whole(&whole()),
-            // More is to follow. With the last of it the whole is written.
+            // More is to follow. With the last response the whole state is written.
             _ => {
                 self.file = None;
                 Ok(())
@@ -108,13 +109,13 @@ fn append(file: &File, length: &mut u64, bytes: &[u8], complete: bool) -> io::Re
     Ok(())
 }
 
-/// The last complete state of a journal; none if it is none, or there is none in it.
+/// Returns the last complete state of a journal; none if it has none, or is something else.
 pub fn replay(file: &File) -> Option<Store> {
     let journal = read(file, MOST_BYTES).ok()?;
     let mut store = Store::default();
     for bytes in Frames::of(&journal)? {
         let response = DeltaDiscoveryResponse::decode(&*bytes?).ok()?;
-        // What was rejected when it came is so again, and what was held in its place stays.
+        // Rejected resources are rejected again, and those held in their place stay.
         let _rejected = store.apply(&response.type_url, response.resources, response.removed_resources);
     }
     Some(store)

@@ -1,4 +1,4 @@
-//! Files that are in memory alone.
+//! Files in memory alone: `memfd_create(2)`.
 
 use std::ffi::CStr;
 use std::fs::File;
@@ -8,7 +8,8 @@ use std::os::unix::fs::FileExt;
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use rustix::io::Errno;
 
-/// A new one, which `/proc` shows by this name to who may look. Errors: no memory, or no descriptor.
+/// Creates a file, which `/proc` shows by this name to those who may look. Errors: no memory, or no
+/// descriptor.
 pub fn create(name: &CStr) -> io::Result<File> {
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
     let file = match memfd_create(name, flags | MemfdFlags::NOEXEC_SEAL) {
@@ -19,18 +20,18 @@ pub fn create(name: &CStr) -> io::Result<File> {
     Ok(file?.into())
 }
 
-/// From now on nobody changes it, who made it included.
+/// Seals a file: from now on nobody can change it. Errors: those of `fcntl(2)`.
 pub fn seal(file: &File) -> io::Result<()> {
     Ok(fcntl_add_seals(file, SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL)?)
 }
 
-/// From now on it only grows.
+/// Seals a file so that it only grows. Errors: those of `fcntl(2)`.
 pub fn append_only(file: &File) -> io::Result<()> {
     Ok(fcntl_add_seals(file, SealFlags::SHRINK | SealFlags::SEAL)?)
 }
 
-/// All of it. The descriptor shares its offset with whoever else has one, so that is not used. Errors: it is
-/// longer than `most`, or shorter than it says.
+/// Reads a whole file, without its offset, which it shares with whoever else has the descriptor. Errors: it
+/// is longer than `most` bytes, or shorter than it says.
 pub fn read(file: &File, most: u64) -> io::Result<Vec<u8>> {
     let length = file.metadata()?.len();
     if length > most {

@@ -1,14 +1,14 @@
-//! What a proxy leaves to the one after it: certificates with their keys, and what the control plane told.
+//! What a proxy leaves to its successor: certificates with their keys, and the control plane's configuration.
 //!
 //! It is in memory alone: in files without a name (`memfd_create(2)`), whose descriptors the keeper holds and
 //! hands to the next proxy. So they are gone with the agent, and on no disk, but for a node that swaps: this
 //! memory is swapped like that of the proxy itself. No other process can open them: it would have to be
 //! allowed to trace the keeper (`ptrace(2)`), which has more privileges than the proxies of its user.
 //!
-//! A proxy that was taken over may have left what it likes. So the next one believes nothing that it can't
-//! check: [`certificates`] are parsed within bounds, and count as far as they lead to the roots of the file
-//! that the node's operator gave; the configuration ([`journal`]) has no such proof, and counts only while
-//! the control plane can't be reached, which is told nothing of it and lists everything anew.
+//! A proxy that was taken over by an attacker may have left anything. So its successor believes nothing that
+//! it can't check: [`certificates`] are parsed within bounds, and count only if they lead to the roots of the
+//! file that the node's operator gave; the configuration ([`journal`]) has no such proof, and counts only
+//! while the control plane can't be reached, which is told nothing of it and lists everything anew.
 
 pub mod certificates;
 mod frames;
@@ -22,37 +22,37 @@ use tokio::sync::mpsc;
 
 pub use memory::{append_only, create, read, seal};
 
-/// Where a proxy leaves what the next one is to have. Cheap to clone.
+/// Where a proxy leaves files for its successor. Cheap to clone.
 #[derive(Clone)]
 pub struct Inheritance(mpsc::UnboundedSender<Bequest>);
 
-/// What can be left.
+/// Kinds of files that are left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InheritedKind {
     /// Certificates and their keys, in a sealed file.
     Certificates,
-    /// What the control plane told, in a file that grows.
+    /// The control plane's responses, in a file that grows.
     Configuration,
 }
 
-/// Something that is left: a file, or that there is nothing any more.
+/// A file that is left, or none if there is nothing of its kind any more.
 pub type Bequest = (InheritedKind, Option<OwnedFd>);
 
 impl Inheritance {
-    /// And what is left, for whoever hands it to the keeper.
+    /// Creates both ends: the second is for whoever hands the files to the keeper.
     pub fn new() -> (Self, mpsc::UnboundedReceiver<Bequest>) {
         let (left, taken) = mpsc::unbounded_channel();
         (Self(left), taken)
     }
 
-    /// Where nobody comes after.
+    /// Creates one without a successor, for tests and gateways.
     pub fn for_nobody() -> Self {
         Self::new().0
     }
 
-    /// Leaves a file, in place of what was left before.
+    /// Leaves a file, in place of the one before; none leaves nothing.
     pub fn bequeath(&self, what: InheritedKind, file: Option<File>) {
-        // Without a keeper there is no next one.
+        // Without a keeper there is no successor.
         let _nobody = self.0.send((what, file.map(OwnedFd::from)));
     }
 }

@@ -1,4 +1,4 @@
-//! The client's side of a connection.
+//! The client's end of a connection.
 
 use std::cell::Cell;
 use std::future::poll_fn;
@@ -56,8 +56,8 @@ impl Drop for Connection {
 }
 
 impl Connection {
-    /// Starts a task that drives a TLS session; `ended` runs when the connection is over. What its streams
-    /// may hold is taken from `budget`.
+    /// Starts a task that drives a TLS session; `ended` runs when the connection is over. Memory of its
+    /// streams is taken from `budget`.
     pub fn start(
         tls: TlsStream<UnbufferedClientConnection>,
         budget: &Rc<Budget>,
@@ -84,16 +84,16 @@ impl Connection {
         !self.link.closing.get() && self.link.streams() < MAX_STREAMS
     }
 
-    /// Streams open now.
+    /// Returns the number of open streams.
     pub fn streams(&self) -> usize {
         self.link.streams()
     }
 
-    /// Opens a stream and waits for the destination's answer. What the client has sent already goes along, as
-    /// far as there is credit for it.
+    /// Opens a stream and waits for the destination's answer. `early` is sent along, as far as there is
+    /// credit. Errors: see [`OpenError`].
     ///
-    /// `exposed` is whether the application at the other end may have got those bytes, as long as it is not
-    /// known what became of the stream: then nobody may send them again.
+    /// `exposed` is set when the other end's application may have got early bytes and it is not known what
+    /// became of the stream: then nobody may send them again.
     pub async fn open(
         &self,
         mut open: OpenFrame,
@@ -114,7 +114,7 @@ impl Connection {
         let mut early = Some(early);
         let answer = poll_fn(|context| {
             let broken = stream.poll_broken(context);
-            // First: a stream that was accepted and then broke is no new one.
+            // First: a stream that was accepted and then broke must not be opened again.
             if let Some(answer) = stream.state.answer.get() {
                 return Poll::Ready(Ok(answer));
             }
@@ -155,9 +155,8 @@ impl Connection {
     }
 }
 
-/// A stream that waits for its answer. If nobody waits for it any more and nothing at all was heard
-/// meanwhile, the connection is not to be trusted: new streams go to another one. If it lives, what is open
-/// on it goes on.
+/// A stream that waits for its answer. If the caller gives up and nothing at all was received meanwhile, no
+/// new streams go on the connection. Open ones go on, if it still lives.
 struct Unanswered<'a> {
     link: &'a Link,
     heard: u32,
@@ -172,7 +171,7 @@ impl Drop for Unanswered<'_> {
     }
 }
 
-/// What a stream's opener says of it.
+/// Builds an OPEN frame without credit, with a new trace.
 pub fn open_frame(source: SocketAddr, destination: SocketAddr, host: Option<&str>) -> OpenFrame {
     OpenFrame {
         host: host.map(str::to_owned),
@@ -181,7 +180,7 @@ pub fn open_frame(source: SocketAddr, destination: SocketAddr, host: Option<&str
     }
 }
 
-/// A trace of which nothing is recorded. An id of zeros would be none.
+/// Returns a trace that nothing records. An id of zeros would be invalid.
 fn new_trace() -> Trace {
     let (id, parent) = (rand::random::<u128>().max(1), rand::random::<u64>().max(1));
     Trace { id: id.to_be_bytes(), parent: parent.to_be_bytes(), flags: 0 }

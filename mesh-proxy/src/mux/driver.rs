@@ -1,8 +1,8 @@
 //! The task that receives and sends for all streams of a connection.
 //!
-//! What arrives is decrypted in place and written to the applications' sockets straight away. What the
-//! streams' tasks have gathered goes out in one system call: a task that adds something wakes the driver,
-//! which so runs behind every task that was ready before it.
+//! Received data is decrypted in place and written to the applications' sockets straight away. Data that the
+//! streams' tasks have gathered is sent in one system call: a task that adds some wakes the driver, which so
+//! runs after every task that was ready before it.
 
 use std::future::poll_fn;
 use std::io;
@@ -23,53 +23,52 @@ use super::{EARLY, IncomingStream, MAX_PEER_STREAMS, price};
 use crate::sys;
 use crate::tls::{TlsStream, Unbuffered, scratch};
 
-/// A connection on which nothing was heard for this long is asked whether it is alive, and is given as long
-/// again to answer.
+/// Silence after which a peer is asked whether it is alive, and time that it has to answer.
 const PING_EVERY: Duration = Duration::from_secs(10);
 
-/// Pieces that are received before others get their turn; each is as much as a buffer holds.
+/// Reads in one turn, before other tasks run; each is up to one buffer.
 const RECEIVES: usize = 2;
 
-/// More than this waits to be sent only if the peer does not read.
+/// Most bytes that wait to be sent; more only if the peer does not read.
 const MOST_WAITING: usize = 1024 * 1024;
 
-/// Goodbyes are said in this time or not at all.
+/// Time for goodbyes.
 const FAREWELL: Duration = Duration::from_secs(1);
 
-/// More than this is not on its way to who has said goodbye.
+/// Most bytes that are read after a goodbye; no more can be on their way.
 const MOST_HEARD_OUT: usize = 8 * 1024 * 1024;
 
 /// Why a connection is over.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Over {
-    /// Nobody needs it any more, or the peer said so.
+    /// Nobody needs it any more, or the peer closed it.
     #[error("finished")]
     Finished,
     /// It broke.
     #[error(transparent)]
     Lost(#[from] io::Error),
-    /// The peer sent what is no frame.
+    /// The peer sent bytes that are no frame.
     #[error("the peer broke the protocol: {0}")]
     Frame(#[from] FrameError),
-    /// The peer did on a stream what it may not do.
+    /// The peer broke the protocol on a stream.
     #[error("the peer broke the protocol: {0}")]
     Stream(#[from] Violation),
     /// The peer used a stream that it may not use.
     #[error("the peer broke the protocol: stream {0} is not its to use")]
     WrongStream(u32),
-    /// The peer sends more for streams that are over than can have been on its way.
+    /// The peer sent more for streams that are over than it had credit for.
     #[error("the peer broke the protocol: more data for streams that are over than they had credit for")]
     Late,
-    /// The peer asks for too much that is of no use.
+    /// The peer sent too many frames without data.
     #[error("the peer sends too much beside data")]
     Flood,
-    /// The peer does not take what it asks for.
+    /// The peer does not read what it asks for.
     #[error("the peer does not read")]
     Backlog,
-    /// The peer is silent.
+    /// The peer did not answer a ping.
     #[error("no answer to a ping")]
     Silent,
-    /// The peer says that we are to blame.
+    /// The peer closed the connection and blames us.
     #[error("the peer closed the connection: {0}")]
     Dismissed(String),
 }
@@ -80,7 +79,7 @@ impl Over {
         let why = self.to_string().into();
         match self {
             Self::Finished => Broken::Gone(why),
-            // The peer's kernel has told, behind everything that the peer itself had sent.
+            // The peer's kernel closed it, behind everything that the peer itself had sent.
             Self::Lost(error) if matches!(error.kind(), BrokenPipe | ConnectionReset | UnexpectedEof) => {
                 Broken::Gone(why)
             }
@@ -101,16 +100,17 @@ pub(super) struct Driver<C> {
     receiver: Receiver,
 }
 
-/// Everything but the TLS session, which is borrowed while its records are looked at.
+/// Everything but the TLS session, which is borrowed while its records are read.
 struct Receiver {
     link: Rc<Link>,
     side: Side,
     decoder: Decoder,
-    /// What is left to do before others get their turn.
+    /// Work left in this turn, before other tasks run.
     turn: Turn,
-    /// A DATA frame that came in several records: so the application gets it in one system call.
+    /// A DATA frame that came in several records, gathered so that the application gets it in one system
+    /// call.
     assembled: Vec<u8>,
-    /// Stream that it is of.
+    /// Stream of that frame.
     assembling: u32,
 }
 
@@ -128,7 +128,8 @@ impl<C: Unbuffered> Driver<C> {
         Self { tls, receiver }
     }
 
-    /// Drives the connection to its end; `opened` gets the streams that the peer opens.
+    /// Drives the connection to its end, and returns why it is over; `opened` gets the streams that the peer
+    /// opens.
     pub async fn run(mut self, mut opened: impl FnMut(IncomingStream)) -> Over {
         let link = Rc::clone(&self.receiver.link);
         let over = tokio::select! {
@@ -144,7 +145,7 @@ impl<C: Unbuffered> Driver<C> {
         over
     }
 
-    /// One turn. An error is the end of the connection.
+    /// Runs one turn. Errors: why the connection is over.
     fn turn(
         &mut self,
         context: &mut Context<'_>,
@@ -166,7 +167,8 @@ impl<C: Unbuffered> Driver<C> {
         Ok(())
     }
 
-    /// Receives for one turn. Returns whether the peer has said goodbye.
+    /// Receives for one turn. Returns whether the peer has closed the session. Errors: why the connection is
+    /// over.
     fn receive(
         &mut self,
         context: &mut Context<'_>,
@@ -189,12 +191,12 @@ impl<C: Unbuffered> Driver<C> {
                 break;
             }
         }
-        // The others first.
+        // Other tasks first.
         context.waker().wake_by_ref();
         Ok(false)
     }
 
-    /// Sends what has gathered.
+    /// Sends everything that has gathered.
     fn send(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
             ready!(self.tls.poll_send(context))?;
@@ -208,7 +210,7 @@ impl<C: Unbuffered> Driver<C> {
         }
     }
 
-    /// Tells the peer why, and says goodbye.
+    /// Tells the peer why the connection is over, and closes it.
     async fn say_goodbye(&mut self, over: &Over) {
         let goodbye = match over {
             Over::Frame(_) | Over::Stream(_) | Over::WrongStream(_) | Over::Late => Some(Goodbye::Violation),
@@ -228,8 +230,8 @@ impl<C: Unbuffered> Driver<C> {
         }
     }
 
-    /// Takes what still comes until the peer has closed, too: a socket that is closed with something unread
-    /// in it is reset, and what is on its way to the peer is lost. It is not even decrypted.
+    /// Reads and discards until the peer has closed too: a socket that is closed with unread bytes is reset,
+    /// and then the peer may lose what is on its way to it. Nothing is decrypted any more.
     async fn hear_out(&mut self) {
         let (tcp, mut left) = (self.tls.tcp(), MOST_HEARD_OUT);
         let mut unheard = scratch::take_room();
@@ -246,7 +248,7 @@ impl<C: Unbuffered> Driver<C> {
 }
 
 impl Receiver {
-    /// Takes what a turn has room for. Returns how much that is.
+    /// Processes frames for one turn. Returns the number of bytes taken.
     fn take(&mut self, bytes: &[u8], opened: &mut impl FnMut(IncomingStream)) -> Result<usize, Over> {
         let mut rest = bytes;
         while !self.turn.is_over() {
@@ -304,8 +306,8 @@ impl Receiver {
         }
     }
 
-    /// A stream that was opened; none if it is over by now, and then what still comes for it is of no
-    /// interest.
+    /// Returns a stream that was opened; none if it is over, and then what still comes for it is discarded.
+    /// Errors: no such stream was opened.
     fn stream(&self, id: u32) -> Result<Option<Rc<State>>, Over> {
         if id > self.link.last_stream.get() {
             return Err(Over::WrongStream(id));
@@ -373,7 +375,7 @@ impl Receiver {
     }
 }
 
-/// Returns when the peer has been silent for too long.
+/// Returns when the peer has not answered a ping in time.
 async fn silence(link: &Link) {
     let mut asked = false;
     let mut before = link.heard.get();

@@ -2,9 +2,8 @@
 //! I/O.
 //!
 //! A frame is a header of 8 bytes (kind, length of the payload in 24 bits, stream in 32, big-endian) and its
-//! payload. [`Decoder`] takes bytes as they come, in any pieces. It holds at most one frame that is not DATA,
-//! and so never more than [`MAX_CONTROL`] bytes and a header; DATA is handed on piece by piece, from where it
-//! lies.
+//! payload. [`Decoder`] takes bytes in any pieces. It holds at most one frame that is not DATA, and so never
+//! more than [`MAX_CONTROL`] bytes and a header; DATA is passed on piece by piece, without a copy.
 
 use super::open::OpenFrame;
 
@@ -17,7 +16,7 @@ pub const MAX_DATA: usize = 256 * 1024;
 /// Most bytes of any other frame's payload.
 pub const MAX_CONTROL: usize = 1024;
 
-/// Kinds from here on are skipped by whoever does not know them.
+/// First kind that a receiver which does not know it skips.
 const FIRST_OPTIONAL: u8 = 0x80;
 
 const DATA: u8 = 0;
@@ -31,7 +30,7 @@ const PING: u8 = 7;
 const PONG: u8 = 8;
 const GO_AWAY: u8 = 9;
 
-/// What was received.
+/// An event of the decoder.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event<'a> {
     /// Part of a DATA frame.
@@ -52,11 +51,12 @@ pub enum Event<'a> {
 pub enum Frame {
     /// Opens a stream.
     Open(u32, OpenFrame),
-    /// Accepts it: from here on it carries bytes both ways, with so much credit more for the opener.
+    /// Accepts it: from here on it carries bytes both ways. The number is further credit for the opener,
+    /// bytes.
     Accept(u32, u32),
     /// Refuses it.
     Refuse(u32, Refusal),
-    /// So many bytes more may be sent on a stream.
+    /// Gives credit: that many more bytes may be sent on a stream.
     Credit(u32, u32),
     /// The sender has sent its last byte on a stream.
     End(u32),
@@ -64,7 +64,7 @@ pub enum Frame {
     Reset(u32, Reason),
     /// Asks for a PONG with the same bytes.
     Ping([u8; 8]),
-    /// The answer.
+    /// Answers a PING.
     Pong([u8; 8]),
     /// The sender takes no new streams.
     GoAway(Goodbye, String),
@@ -138,29 +138,29 @@ codes! {
     }
 }
 
-/// What a peer did wrong. It is cut off.
+/// How a peer broke the protocol. Its connection is closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// A kind that this version does not have and may not skip.
+    /// A kind that this version does not know and must not skip.
     #[error("frame of unknown kind {0}")]
     UnknownKind(u8),
-    /// A payload longer than its kind may have.
+    /// A payload longer than its kind allows.
     #[error("frame of kind {kind} with {length} bytes")]
     TooLong {
         /// Kind of the frame.
         kind: u8,
-        /// Its length.
+        /// Bytes of its payload.
         length: usize,
     },
-    /// A payload that is not of its kind's form.
+    /// A payload that can't be parsed.
     #[error("malformed frame of kind {0}")]
     Malformed(u8),
-    /// A frame of a stream on none, or the other way round.
+    /// A frame that needs a stream without one, or the other way round.
     #[error("frame of kind {kind} on stream {stream}")]
     WrongStream {
         /// Kind of the frame.
         kind: u8,
-        /// Stream that it was sent on.
+        /// The stream that it was sent on.
         stream: u32,
     },
 }
@@ -197,7 +197,7 @@ impl Header {
     }
 }
 
-/// The header of a frame.
+/// Builds a header.
 #[allow(
     clippy::cast_possible_truncation,
     reason = "24 bits hold the length of every frame that is made here"
@@ -207,36 +207,37 @@ fn header(kind: u8, stream: u32, length: usize) -> [u8; HEADER] {
     [kind, (length >> 16) as u8, (length >> 8) as u8, length as u8, s1, s2, s3, s4]
 }
 
-/// The header of a DATA frame of at most [`MAX_DATA`] bytes.
+/// Builds the header of a DATA frame of `length` bytes, at most [`MAX_DATA`].
 pub fn data_header(stream: u32, length: usize) -> [u8; HEADER] {
     debug_assert!(length <= MAX_DATA);
     header(DATA, stream, length)
 }
 
-/// Frames of unknown kinds.
+/// Counts of skipped frames of unknown kinds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Skipped {
-    /// How many.
+    /// Number of frames.
     pub frames: usize,
     /// Bytes of their payloads.
     pub bytes: usize,
 }
 
-/// Turns bytes into frames.
+/// Turns bytes into events.
 #[derive(Debug, Default)]
 pub struct Decoder {
-    /// Payload that is still to come and handed on or skipped as it does.
+    /// Bytes of the current payload that are still to come, to be passed on or skipped.
     left: usize,
-    /// Stream of that payload; none if it is to be skipped.
+    /// Stream of that payload; none if it is skipped.
     stream: Option<u32>,
-    /// What was skipped since somebody asked.
+    /// Skipped since [`Decoder::take_skipped`] was called.
     skipped: Skipped,
-    /// The beginning of a frame that is not whole yet.
+    /// Beginning of a frame that is not complete yet.
     held: Vec<u8>,
 }
 
 impl Decoder {
-    /// Takes the next event off the front of `bytes`; none when all of them are taken.
+    /// Takes the next event off the front of `bytes`; none when all bytes are taken. Errors: the peer broke
+    /// the protocol.
     pub fn next<'a>(&mut self, bytes: &mut &'a [u8]) -> Result<Option<Event<'a>>, Error> {
         loop {
             if self.left > 0 {
@@ -267,12 +268,12 @@ impl Decoder {
         }
     }
 
-    /// Frames of unknown kinds since this was called last: what is not there yet counts as well.
+    /// Returns the frames skipped since the last call. A payload counts once its header is there.
     pub fn take_skipped(&mut self) -> Skipped {
         std::mem::take(&mut self.skipped)
     }
 
-    /// Hands on or skips a part of a payload.
+    /// Passes on or skips a part of a payload.
     fn payload<'a>(&mut self, bytes: &mut &'a [u8]) -> Option<Event<'a>> {
         let (piece, rest) = bytes.split_at(self.left.min(bytes.len()));
         *bytes = rest;
@@ -281,7 +282,7 @@ impl Decoder {
         (!piece.is_empty()).then_some(Event::Data { stream, piece, last: self.left == 0 })
     }
 
-    /// The header of the next frame, which stays where it is; none if it is not whole, and then it is held.
+    /// Returns the next frame's header without taking it; none if it is incomplete, and then it is held.
     fn whole_header(&mut self, bytes: &mut &[u8]) -> Option<[u8; HEADER]> {
         if self.held.is_empty()
             && let Some(header) = bytes.first_chunk()

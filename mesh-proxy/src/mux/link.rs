@@ -1,4 +1,4 @@
-//! What the streams of a connection and its driver share.
+//! State that the streams of a connection share with its driver.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -21,11 +21,10 @@ use super::window::Budget;
 use super::{EARLY, TURN, price};
 use crate::tls::scratch;
 
-/// Most bytes of data that gather for one sending: one stream's turn, or several that do less, with their
-/// headers.
+/// Most bytes that gather before they are sent: one stream's turn, or several that send less, with headers.
 const MOST_GATHERED: usize = TURN + 512;
 
-/// Less room than this is not worth a read.
+/// Least free bytes for which a socket is read.
 const LEAST_ROOM: usize = 4 * 1024;
 
 thread_local! {
@@ -33,38 +32,38 @@ thread_local! {
     static PEEKED: RefCell<Box<[u8]>> = RefCell::new(vec![0; EARLY].into_boxed_slice());
 }
 
-/// Shared by the streams of a connection and its driver.
+/// State that the streams of a connection share with its driver.
 pub(super) struct Link {
-    /// What the streams' windows are taken from.
+    /// The budget that the streams' windows are taken from.
     pub budget: Rc<Budget>,
     streams: RefCell<HashMap<u32, Rc<State>>>,
     /// Frames that wait to be encrypted and sent.
     gathered: RefCell<Vec<u8>>,
     driver: RefCell<Option<Waker>>,
-    /// Whether the driver will run anyway.
+    /// Whether the driver will run without being woken.
     driver_woken: Cell<bool>,
     /// Streams that wait for room in `gathered`, each once.
     waiting: RefCell<Vec<Rc<State>>>,
-    /// Streams whose answer to OPEN is not sent yet.
+    /// Streams whose ACCEPT is not sent yet.
     unannounced: RefCell<Vec<Rc<State>>>,
     /// Handles of the client; a connection without any, and without streams, is closed.
     pub handles: Cell<usize>,
-    /// The last stream that was opened.
+    /// Number of the last stream that was opened.
     pub last_stream: Cell<u32>,
-    /// Whether new streams are out of the question.
+    /// Whether no new streams are taken.
     pub closing: Cell<bool>,
-    /// Counts what is received, over again from the start after the last number.
+    /// Counts reads with data, wrapping around.
     pub heard: Cell<u32>,
-    /// The way to the peer and back, without what waits on it.
+    /// Shortest round-trip time to the peer, without queues.
     pub round_trip: Cell<Duration>,
-    /// What the peer may still send without data.
+    /// What the peer may still send without data (see `price`).
     pub patience: RefCell<Patience>,
     /// Bytes that the peer had credit for on streams that are over: they may be on their way.
     overdue: Cell<usize>,
 }
 
 impl Link {
-    /// A connection without streams.
+    /// Creates the state of a connection without streams.
     pub fn new(budget: &Rc<Budget>) -> Rc<Self> {
         Rc::new(Self {
             budget: Rc::clone(budget),
@@ -84,8 +83,8 @@ impl Link {
         })
     }
 
-    /// The driver is the task of `context`, and runs now: what gathers until [`Self::driven`] it sends
-    /// anyway.
+    /// Notes that the driver is the task of `context` and runs now: until [`Self::driven`] it need not be
+    /// woken.
     pub fn drive(&self, context: &Context<'_>) {
         self.driver_woken.set(true);
         let mut driver = self.driver.borrow_mut();
@@ -94,12 +93,12 @@ impl Link {
         }
     }
 
-    /// From now on the driver has to be woken.
+    /// Notes that the driver has to be woken from now on.
     pub fn driven(&self) {
         self.driver_woken.set(false);
     }
 
-    /// Has the driver run, behind every task that is ready now.
+    /// Wakes the driver, which runs after every task that is ready now.
     pub fn wake_driver(&self) {
         if !self.driver_woken.replace(true)
             && let Some(driver) = &*self.driver.borrow()
@@ -127,40 +126,41 @@ impl Link {
         added
     }
 
-    /// What has gathered.
+    /// Takes the bytes that have gathered.
     pub fn take_gathered(&self) -> Option<Vec<u8>> {
         let mut gathered = self.gathered.borrow_mut();
         (!gathered.is_empty()).then(|| std::mem::take(&mut *gathered))
     }
 
-    /// Bytes that have gathered.
+    /// Returns the number of bytes that have gathered.
     pub fn gathered(&self) -> usize {
         self.gathered.borrow().len()
     }
 
-    /// Room that is left for data.
+    /// Returns how many more bytes of data may gather.
     fn room(&self) -> usize {
         MOST_GATHERED.saturating_sub(self.gathered() + HEADER)
     }
 
-    /// A stream whose answer has gathered is to hear when that is sent.
+    /// Has a stream announced once its ACCEPT, which has gathered, is sent.
     pub fn announce_once_sent(&self, stream: &Rc<State>) {
         self.unannounced.borrow_mut().push(Rc::clone(stream));
     }
 
-    /// All that gathered is sent.
+    /// Announces streams, since all that had gathered is sent.
     pub fn all_sent(&self) {
         self.unannounced.borrow_mut().drain(..).for_each(|stream| stream.announce());
     }
 
-    /// There is room again.
+    /// Wakes the streams that wait for room.
     pub fn make_room(&self) {
-        // Drained in place, since the list keeps its memory; nobody is added meanwhile.
+        // Drained in place, since the list keeps its memory; nothing is added meanwhile.
         self.waiting.borrow_mut().drain(..).for_each(|stream| stream.there_is_room());
     }
 
-    /// Reads from `socket` straight behind the header of a DATA frame, at most `limit` bytes. The first
-    /// `skip` of them were sent before. A stream that finds no room is woken when there is some.
+    /// Reads up to `limit` bytes from `socket` into a DATA frame, but for the first `skip` of them, which
+    /// were sent before. Ready with the number read. Without room it is pending, and the stream is woken when
+    /// there is some.
     pub fn poll_gather(
         &self,
         stream: &Rc<State>,
@@ -195,8 +195,8 @@ impl Link {
         Poll::Ready(Ok(read))
     }
 
-    /// Adds bytes as a DATA frame, as many as there is room for. A stream that finds no room is woken when
-    /// there is some. `bytes` are not empty.
+    /// Adds as many of `bytes`, which must not be empty, as there is room for, in a DATA frame. Ready with
+    /// their number. Without room it is pending, and the stream is woken when there is some.
     pub fn poll_send_data(&self, stream: &Rc<State>, bytes: &[u8]) -> Poll<usize> {
         if !self.has_room_for(stream) {
             return Poll::Pending;
@@ -206,7 +206,7 @@ impl Link {
         Poll::Ready(bytes.len())
     }
 
-    /// Adds early data as a DATA frame, or nothing where there is no room for it. Returns the bytes added.
+    /// Adds early data as a DATA frame, all or nothing. Returns the number of bytes added.
     pub fn send_early(&self, stream: u32, bytes: &[u8]) -> usize {
         if bytes.is_empty() || self.room() < bytes.len() {
             return 0;
@@ -233,7 +233,8 @@ impl Link {
         has_room
     }
 
-    /// Adds what waits in `socket` as a DATA frame, at most `limit` bytes, and leaves it there.
+    /// Adds up to `limit` bytes that wait in `socket` as a DATA frame, and leaves them there. Ready with
+    /// their number.
     pub fn poll_peek(
         &self,
         stream: u32,
@@ -259,40 +260,40 @@ impl Link {
         self.streams.borrow_mut().insert(stream.id, Rc::clone(stream));
     }
 
-    /// A stream, if it is open.
+    /// Returns a stream, if it is open.
     pub fn stream(&self, id: u32) -> Option<Rc<State>> {
         self.streams.borrow().get(&id).cloned()
     }
 
-    /// Streams open now.
+    /// Returns the number of open streams.
     pub fn streams(&self) -> usize {
         self.streams.borrow().len()
     }
 
-    /// A stream is over.
+    /// Removes a stream that is over.
     pub fn remove(&self, id: u32) {
         if let Some(stream) = self.streams.borrow_mut().remove(&id) {
             self.expect_late(stream.may_still_come());
         }
         if self.streams() == 0 {
-            // It may have been the last.
+            // It may have been the last one.
             self.wake_driver();
         }
     }
 
-    /// So many bytes may still come for a stream that is over.
+    /// Notes bytes that may still come for a stream that is over.
     pub fn expect_late(&self, bytes: usize) {
         self.overdue.set(self.overdue.get().saturating_add(bytes));
     }
 
-    /// Data of a stream that is over. Returns whether it may have been on its way.
+    /// Counts data of a stream that is over. Returns whether it may have been on its way.
     pub fn late(&self, bytes: usize) -> bool {
         let left = self.overdue.get().checked_sub(bytes);
         left.inspect(|left| self.overdue.set(*left)).is_some()
     }
 
-    /// Whether nobody needs the connection any more: without streams, a client's when no handle is left, a
-    /// server's when it takes no new ones.
+    /// Whether nobody needs the connection: it has no streams, and a client has no handle left, or a server
+    /// takes no new streams.
     pub fn is_done(&self, side: Side) -> bool {
         let wanted = match side {
             Side::Client => self.handles.get() > 0 && !self.closing.get(),
@@ -301,7 +302,7 @@ impl Link {
         !wanted && self.streams() == 0
     }
 
-    /// The connection is over, and so are its streams.
+    /// Ends the connection and its streams.
     pub fn break_off(&self, why: &Broken) {
         self.closing.set(true);
         let streams: Vec<_> = self.streams.borrow().values().cloned().collect();

@@ -1,9 +1,9 @@
 //! The mesh's own protocol between nodes (`docs/protocol.md`): many streams on one TLS connection, with a few
 //! bytes of header. Chosen by ALPN; other peers get HBONE.
 //!
-//! Reading order: [`frame`] and [`open`] (bytes, without I/O), `link` (what the streams of a connection
-//! share), `stream` (one of them), `window` (how much its peer may send), `price` (and how much beside data),
-//! `driver` (the task that receives and sends for all of them), [`Connection`] and [`Server`] (the two ends).
+//! Reading order: [`frame`] and [`open`] (bytes, without I/O), `link` (state that the streams of a connection
+//! share), `stream` (one of them), `window` (credit of its peer), `price` (limits of frames without data),
+//! `driver` (the task that receives and sends for all streams), [`Connection`] and [`Server`] (the two ends).
 //! `relay::mesh` joins a stream with an application's socket.
 
 mod client;
@@ -26,33 +26,34 @@ pub use server::{IncomingStream, Server};
 pub use stream::{Broken, Revoker, Stream};
 pub use window::Budget;
 
-/// What a client has sent before its stream is opened.
+/// Bytes that a client has sent before its stream is opened.
 #[derive(Clone, Copy)]
 pub enum Early<'a> {
-    /// What waits in its socket. It stays there: the relay of that socket leaves out what went along.
+    /// They wait in its socket and stay there: the relay of that socket leaves out those that were sent
+    /// along.
     Socket(&'a TcpStream),
-    /// Bytes that were read from it. Whoever writes to the stream begins behind those that went along.
+    /// They were read already. Writing to the stream starts behind those that were sent along.
     Bytes(&'a [u8]),
-    /// Nothing that is known of.
+    /// None are known of.
     None,
 }
 
-/// The protocol's name in ALPN.
+/// The protocol's name in ALPN (RFC 7301).
 pub const ALPN: &[u8] = b"nodemesh/1";
 
-/// Credit that every stream has before it is accepted (a constant of the protocol).
+/// Credit of every stream before it is accepted, bytes (a constant of the protocol).
 const EARLY: usize = 16 * 1024;
 
 /// Most bytes that a stream sends in one turn: bounds how long it keeps the others of its worker waiting.
 ///
-/// Encrypted they are two packets as the kernel hands them to a device (64 KiB with all headers, in whole
-/// segments, whatever usual size those have). A little more would be a third, small one, and that costs what
-/// a large one does.
+/// Encrypted they are two packets as the kernel passes them to a device (64 KiB with all headers, in whole
+/// segments of any usual size). A little more would need a third, small packet, which costs as much as a
+/// large one.
 pub(crate) const TURN: usize = 120 * 1024;
 
-/// Streams that a client of ours puts on one connection.
+/// Streams that our client puts on one connection.
 const MAX_STREAMS: usize = 256;
 
-/// Streams that a server of ours lets a peer have on one connection. More than our clients use, since a
-/// stream may be over for the client before it is for the server.
+/// Streams that our server lets a peer open on one connection. More than our client uses, since a stream may
+/// be over for the client before it is for the server.
 const MAX_PEER_STREAMS: usize = 512;

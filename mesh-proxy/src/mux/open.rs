@@ -1,8 +1,8 @@
-//! What an OPEN frame says: who connects to where.
+//! The payload of an OPEN frame: who connects to where.
 
 use std::net::{IpAddr, SocketAddr};
 
-/// Longest name of a host (RFC 1035, section 2.3.4).
+/// Most bytes of a host name (RFC 1035, section 2.3.4).
 const LONGEST_HOST: usize = 253;
 
 const HOST: u8 = 1;
@@ -13,29 +13,29 @@ const TRACE: u8 = 2;
 pub struct OpenFrame {
     /// Bytes that the other end may send before it needs CREDIT.
     pub credit: u32,
-    /// The client, as its application knows itself.
+    /// The client's address as its application knows it.
     pub source: SocketAddr,
     /// The pod's address and port.
     pub destination: SocketAddr,
     /// Host name of the service that the client addressed, if it did.
     pub host: Option<String>,
-    /// The trace that it belongs to, if it does.
+    /// Trace context of the stream, if it has one.
     pub trace: Option<Trace>,
 }
 
 /// A trace context (W3C Trace Context, version 00).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Trace {
-    /// Of the whole trace.
+    /// Id of the trace.
     pub id: [u8; 16],
-    /// Of the span that the stream is a child of.
+    /// Id of the parent span.
     pub parent: [u8; 8],
-    /// Bit 0 says that the trace is recorded.
+    /// Trace flags; bit 0 says that the trace is recorded.
     pub flags: u8,
 }
 
 impl OpenFrame {
-    /// One with nothing but the addresses.
+    /// Creates one with the addresses alone, without credit.
     pub fn new(source: SocketAddr, destination: SocketAddr) -> Self {
         Self { credit: 0, source, destination, host: None, trace: None }
     }
@@ -52,7 +52,7 @@ impl OpenFrame {
         }
     }
 
-    /// None if the bytes are not of this form.
+    /// Parses a payload; none if it is not of this form.
     pub(super) fn read(bytes: &[u8]) -> Option<Self> {
         let (credit, mut rest) = bytes.split_first_chunk()?;
         let (source, destination) = (read_address(&mut rest)?, read_address(&mut rest)?);
@@ -63,7 +63,7 @@ impl OpenFrame {
             match kind {
                 HOST => open.host = Some(read_host(value)?),
                 TRACE => open.trace = Some(Trace::read(value)?),
-                // Of a later version.
+                // A field of a later version.
                 _ => {}
             }
         }

@@ -1,4 +1,4 @@
-//! The server's side of a connection.
+//! The server's end of a connection.
 
 use std::future::Future;
 use std::io;
@@ -15,13 +15,13 @@ use super::stream::{Broken, Stream};
 use super::window::Budget;
 use crate::tls::TlsStream;
 
-/// A connection that a peer opens streams on.
+/// A connection on which a peer opens streams.
 pub struct Server {
     tls: TlsStream<UnbufferedServerConnection>,
     budget: Rc<Budget>,
 }
 
-/// A stream that a peer asks for, not answered yet.
+/// A stream that a peer asks for, neither accepted nor refused yet.
 pub struct IncomingStream {
     /// Who connects to where.
     pub open: OpenFrame,
@@ -29,13 +29,13 @@ pub struct IncomingStream {
 }
 
 impl Server {
-    /// A connection over a TLS session. What its streams may hold is taken from `budget`.
+    /// Wraps a TLS session. Memory of its streams is taken from `budget`.
     pub fn new(tls: TlsStream<UnbufferedServerConnection>, budget: &Rc<Budget>) -> Self {
         Self { tls, budget: Rc::clone(budget) }
     }
 
-    /// Serves the connection: each stream gets a task of its own from `handle`. Once `drain` is over no new
-    /// streams are taken and the connection ends with the last one.
+    /// Serves the connection: spawns a task from `handle` for each stream. Once `drain` is over no new
+    /// streams are taken, and the connection ends with its last stream. Errors: the connection broke.
     pub async fn serve<F>(
         self,
         drain: impl Future<Output = ()>,
@@ -66,14 +66,14 @@ impl Server {
 }
 
 impl IncomingStream {
-    /// Accepts: from here on the stream carries the raw bytes. An error if it is over by now; the application
-    /// is not to see anything of it, then.
+    /// Accepts the stream: from here on it carries raw bytes. Errors: it is over already; then the
+    /// application must see nothing of it.
     pub fn accept(self) -> Result<Stream, Broken> {
         self.stream.accept()?;
         Ok(self.stream)
     }
 
-    /// Refuses.
+    /// Refuses the stream.
     pub fn refuse(self, refusal: Refusal) {
         self.stream.refuse(refusal);
     }

@@ -1,4 +1,4 @@
-//! One stream of a connection: its state, and the handle of the task that it belongs to.
+//! One stream of a connection: its state, and the handle of the task that owns it.
 
 mod io_traits;
 
@@ -17,7 +17,7 @@ use super::window::Window;
 use super::{EARLY, Early};
 use crate::relay::{Meter, Way};
 
-/// Most credit that a stream may have.
+/// Most credit of a stream, bytes.
 const MOST_CREDIT: usize = i32::MAX as usize;
 
 /// Why a stream is over before both ends have finished.
@@ -27,8 +27,8 @@ pub enum Broken {
     Socket(io::ErrorKind),
     /// The peer reset it.
     Reset(Reason),
-    /// The peer has closed the connection, or its end of it is gone. What it did not answer its application
-    /// never got, since an answer is on its way before that.
+    /// The peer has closed the connection, or its end of it is gone. A stream that it did not answer never
+    /// reached the application, since an answer is sent before that.
     Gone(Rc<str>),
     /// The connection is lost, with what was on its way.
     Lost(Rc<str>),
@@ -44,14 +44,14 @@ impl fmt::Display for Broken {
     }
 }
 
-/// What the other end answered to OPEN.
+/// The peer's answer to OPEN.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Answer {
     Accepted,
     Refused(Refusal),
 }
 
-/// What a peer did wrong on a stream.
+/// How a peer broke the protocol on a stream.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 pub(super) enum Violation {
     #[error("more data on stream {0} than it has credit for")]
@@ -64,33 +64,33 @@ pub(super) enum Violation {
     Answer(u32),
 }
 
-/// A stream, as its task and the connection's driver see it. Each waits for the other through `task`.
+/// A stream's state, shared by its task and the connection's driver, which wakes the task through `task`.
 pub(super) struct State {
     pub id: u32,
-    /// The task that the stream belongs to.
+    /// Wakes the task that owns the stream.
     task: RefCell<Option<Waker>>,
-    /// Whether and how the acceptor answered.
+    /// The peer's answer to OPEN, once there is one.
     pub answer: Cell<Option<Answer>>,
     broken: RefCell<Option<Broken>>,
-    /// What may be sent.
+    /// Bytes that this end may send.
     credit: Cell<usize>,
     /// What the peer may send.
     window: RefCell<Window>,
     peer_ended: Cell<bool>,
-    /// Whether it is among those that wait for the connection to send.
+    /// Whether it is in the link's list of streams that wait for room.
     pub waits_for_room: Cell<bool>,
-    /// Whether the peer's kernel, or ours, has the answer to the peer's OPEN. Until then the application gets
-    /// nothing, so that a peer without an answer may try again.
+    /// Whether our ACCEPT has been sent. Until then the application gets nothing, so that a peer without an
+    /// answer may try again.
     pub announced: Cell<bool>,
-    /// The application, once it is there.
+    /// The application's socket, once it is attached.
     application: RefCell<Option<Application>>,
-    /// What the application did not take yet.
+    /// Bytes that the application has not taken yet.
     backlog: RefCell<BytesMut>,
-    /// What the peer is told if the stream is dropped before its end.
+    /// The reason in the RESET that is sent if the stream is dropped before its end.
     reset_reason: Cell<Reason>,
 }
 
-/// Where a stream's bytes go.
+/// Where received bytes are written.
 struct Application {
     socket: OwnedWriteHalf,
     meter: Meter,
@@ -98,12 +98,12 @@ struct Application {
 }
 
 impl State {
-    /// A stream that is being opened by this end.
+    /// Creates a stream that this end opens.
     pub fn opening(id: u32, window: Window) -> Rc<Self> {
         Self::new(id, None, EARLY, window)
     }
 
-    /// A stream that the peer opens, with what it grants. Its data may come at once.
+    /// Creates a stream that the peer opens with `credit` bytes for this end. Its data may follow at once.
     pub fn opened(id: u32, credit: u32, window: Window) -> Rc<Self> {
         Self::new(id, Some(Answer::Accepted), (credit as usize).min(MOST_CREDIT), window)
     }
@@ -125,7 +125,7 @@ impl State {
         })
     }
 
-    /// The task of `context` hears of what happens from now on.
+    /// Has the task of `context` woken on every event from now on.
     pub fn listen(&self, context: &Context<'_>) {
         let mut task = self.task.borrow_mut();
         if !task.as_ref().is_some_and(|known| known.will_wake(context.waker())) {
@@ -139,25 +139,25 @@ impl State {
         }
     }
 
-    /// The connection has sent what kept this stream waiting.
+    /// Notes that the link has room again, and wakes the task.
     pub fn there_is_room(&self) {
         self.waits_for_room.set(false);
         self.wake();
     }
 
-    /// The answer is on its way.
+    /// Notes that ACCEPT was sent, and wakes the task.
     pub fn announce(&self) {
         self.announced.set(true);
         self.wake();
     }
 
-    /// The stream is over.
+    /// Ends the stream.
     pub fn break_off(&self, why: Broken) {
         self.broken.borrow_mut().get_or_insert(why);
         self.wake();
     }
 
-    /// The peer answered OPEN.
+    /// Notes the answer to OPEN. Errors: there was one already.
     pub fn answered(&self, answer: Answer) -> Result<(), Violation> {
         if self.answer.replace(Some(answer)).is_some() {
             return Err(Violation::Answer(self.id));
@@ -166,7 +166,7 @@ impl State {
         Ok(())
     }
 
-    /// The peer takes more.
+    /// Adds credit for this end. Errors: none is added, or it is too much.
     pub fn credited(&self, more: u32) -> Result<(), Violation> {
         let credit = self.credit.get() + more as usize;
         if more == 0 || credit > MOST_CREDIT {
@@ -177,7 +177,7 @@ impl State {
         Ok(())
     }
 
-    /// The peer has sent its last byte.
+    /// Notes that the peer has sent its last byte. Errors: it may not send.
     pub fn ended(&self) -> Result<(), Violation> {
         self.may_receive()?;
         self.peer_ended.set(true);
@@ -185,7 +185,7 @@ impl State {
         Ok(())
     }
 
-    /// Bytes that the peer may still send, if it has not ended.
+    /// Returns how many bytes the peer may still send; zero once it has ended.
     pub fn may_still_come(&self) -> usize {
         if self.peer_ended.get() { 0 } else { self.window.borrow().granted() }
     }
@@ -195,7 +195,8 @@ impl State {
         open.then_some(()).ok_or(Violation::NotOpen(self.id))
     }
 
-    /// Bytes from the peer: to the application at once, or as much as it takes, without a task in between.
+    /// Takes bytes of the peer: as many as the application takes are written at once, without a task in
+    /// between. Errors: the peer had no credit for them, or has ended.
     pub fn received(&self, bytes: &[u8], link: &Link) -> Result<(), Violation> {
         self.may_receive()?;
         if !self.window.borrow_mut().receive(bytes.len()) {
@@ -213,7 +214,7 @@ impl State {
         Ok(())
     }
 
-    /// Writes what the application takes, and gives credit back for it.
+    /// Writes as much as the application takes, and gives credit back for it. Returns the number of bytes.
     fn write(&self, bytes: &[u8], link: &Link) -> usize {
         let application = self.application.borrow();
         let Some(Application { socket, meter, way }) = application.as_ref().filter(|_| self.announced.get())
@@ -242,18 +243,17 @@ impl State {
     }
 }
 
-/// Tells the peer of a stream, if that is reset, that policy no longer allows it.
+/// Changes the reason that the peer is told when the stream is reset: policy no longer allows it.
 pub struct Revoker(Rc<State>);
 
 impl Revoker {
-    /// From now on.
+    /// Changes it from now on.
     pub fn revoke(&self) {
         self.0.reset_reason.set(Reason::Revoked);
     }
 }
 
-/// A stream that is open, in the hands of the task that it belongs to. Dropping it before both directions
-/// have ended resets it.
+/// An open stream, owned by one task. Dropping it before both directions have ended resets it.
 pub struct Stream {
     pub(super) state: Rc<State>,
     pub(super) link: Rc<Link>,
@@ -270,8 +270,8 @@ impl Stream {
         Self { state, link, early: 0, sent_early: 0, sent_end: false, finished: false }
     }
 
-    /// Tells the opener that its stream is open. An error if it is over already: then the application must
-    /// not see anything of it, since the opener may try again.
+    /// Sends ACCEPT. Errors: the stream is over; then the application must see nothing of it, since the
+    /// opener may try again.
     pub(super) fn accept(&self) -> Result<(), Broken> {
         if let Some(broken) = &*self.state.broken.borrow() {
             return Err(broken.clone());
@@ -282,36 +282,36 @@ impl Stream {
         Ok(())
     }
 
-    /// Tells the opener that it is not to be.
+    /// Sends REFUSE.
     pub(super) fn refuse(mut self, refusal: Refusal) {
-        // Of what was reset already nobody wants to hear.
+        // A peer that has reset the stream already is told nothing.
         if self.state.broken.borrow().is_none() {
             self.link.send(&Frame::Refuse(self.state.id, refusal));
         }
         self.finished = true;
     }
 
-    /// Nothing is to be said any more.
+    /// Has nothing sent when the stream is dropped.
     pub(super) fn finish(&mut self) {
         self.finished = true;
     }
 
-    /// Changes the reason that the peer is told if the stream is reset.
+    /// Returns what changes the reason of a reset.
     pub fn revoker(&self) -> Revoker {
         Revoker(Rc::clone(&self.state))
     }
 
-    /// Bytes of [`Early::Bytes`] that went along with OPEN: whoever writes begins behind them.
+    /// Returns how many bytes of [`Early::Bytes`] were sent together with OPEN: writing starts behind them.
     pub fn sent_early(&self) -> usize {
         self.sent_early
     }
 
-    /// Whether anything went along with OPEN.
+    /// Whether any bytes were sent together with OPEN.
     pub(super) fn is_exposed(&self) -> bool {
         self.early + self.sent_early > 0
     }
 
-    /// From now on what arrives goes to `socket`.
+    /// Writes received bytes to `socket` from now on.
     pub(crate) fn attach(&self, socket: OwnedWriteHalf, meter: &Meter, way: Way) {
         *self.state.application.borrow_mut() = Some(Application { socket, meter: meter.clone(), way });
     }
@@ -323,24 +323,24 @@ impl Stream {
         }
     }
 
-    /// Whether there is credit to send something.
+    /// Whether the stream may read from its application: it has credit, or early bytes to skip.
     pub(crate) fn may_send(&self) -> bool {
         self.state.credit.get() + self.early > 0
     }
 
-    /// Whether both ends have sent their last byte: nothing that matters comes over the connection any more.
+    /// Whether both ends have sent their last byte: then the connection no longer matters.
     pub(crate) fn needs_no_connection(&self) -> bool {
         self.sent_end && self.state.peer_ended.get()
     }
 
-    /// Why the stream is over, if it is; and has `context`'s task hear of it, and of everything else.
+    /// Returns why the stream is over, if it is, and has the task of `context` woken on every event.
     pub(crate) fn poll_broken(&self, context: &Context<'_>) -> Option<Broken> {
         self.state.listen(context);
         self.state.broken.borrow().clone()
     }
 
-    /// Writes what the application did not take before. Ready when the peer has ended and everything is
-    /// written; the application has been told so, then.
+    /// Writes what the application has not taken yet. Ready when the peer has ended, everything is written
+    /// and the application's socket is shut down for writing.
     pub(crate) fn poll_deliver(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let state = &self.state;
         if !state.announced.get() {
@@ -363,15 +363,14 @@ impl Stream {
         if !state.peer_ended.get() {
             return Poll::Pending;
         }
-        // Closes the socket's writing side. The application may have closed already; then there is nobody to
+        // Shuts the socket down for writing. The application may have closed already; then nobody is left to
         // tell.
         drop(state.application.take());
         Poll::Ready(Ok(()))
     }
 
-    /// Reads from the application's socket what the stream has credit for, and sends it. Ready with the
-    /// number of bytes, none of them when the application has sent its last one, which the peer has been told
-    /// then.
+    /// Reads as much from the application's socket as the stream has credit for, and sends it. Ready with the
+    /// number of bytes; zero at the application's end, which the peer has then been told.
     ///
     /// At most `most` bytes, so that no stream keeps the others waiting.
     pub(crate) fn poll_forward(
@@ -381,7 +380,7 @@ impl Stream {
         context: &mut Context<'_>,
     ) -> Poll<io::Result<usize>> {
         let credit = self.state.credit.get();
-        // Those bytes were paid for already.
+        // Early bytes were paid for already.
         let limit = most.min(credit + self.early);
         if limit == 0 {
             return Poll::Pending;
@@ -398,8 +397,8 @@ impl Stream {
         Poll::Ready(Ok(read))
     }
 
-    /// Sends what the client has sent already, as much as may go along with OPEN. What is in its socket stays
-    /// there until the stream is accepted: so a refusal does not lose it. Ready when that was done.
+    /// Sends early bytes, as many as may be sent together with OPEN. Those in the client's socket stay there
+    /// until the stream is accepted, so that a refusal does not lose them. Ready when done.
     pub(super) fn poll_send_early(&mut self, early: Early<'_>, context: &mut Context<'_>) -> Poll<()> {
         let (id, link) = (self.state.id, &self.link);
         match early {
@@ -417,7 +416,7 @@ impl Stream {
 impl Drop for Stream {
     fn drop(&mut self) {
         let ended = self.needs_no_connection() && self.state.backlog.borrow().is_empty();
-        // The peer knows, or there is no way to tell it.
+        // The peer knows, or can't be told.
         let broken =
             matches!(*self.state.broken.borrow(), Some(Broken::Reset(_) | Broken::Gone(_) | Broken::Lost(_)));
         let over = self.finished || ended || broken;

@@ -1,10 +1,10 @@
-//! What a stream's peer may send: credit, and how much of it there is at most.
+//! A stream's window: how much its peer may send.
 //!
-//! A window begins small and doubles as long as the application takes what comes, and that quickly; beyond
-//! what a near peer needs, only while it is credit that the peer waits for. So a stream gets what the product
-//! of bandwidth and delay asks for (as TCP's receive buffer does) and not more, and a stopped reader holds
-//! little. What goes beyond the least is taken from a [`Budget`], which the streams of a pod share: so a pod
-//! whose readers all stop makes its node hold that much and no more.
+//! A window begins small and doubles as long as the application takes data quickly; beyond [`NEAR`] only
+//! while the peer waits for credit. So a stream gets what the product of bandwidth and delay asks for, as
+//! with TCP's receive buffer, and a stopped reader holds little. Everything above [`EARLY`] is taken from a
+//! [`Budget`] that a pod's streams share: a pod whose readers all stop makes its node hold that much and no
+//! more.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -14,45 +14,46 @@ use std::time::{Duration, Instant};
 use super::EARLY;
 use crate::telemetry::WorkerMetrics;
 
-/// With which a stream begins, where the budget allows.
+/// Initial window of a stream, bytes; less where the pod's budget is used up.
 const FIRST: usize = 64 * 1024;
 
-/// As much as a stream needs whose other end is near: what is more only waits in queues, and makes others
-/// wait there.
+/// Largest window of a stream to a near peer, bytes: more would only wait in queues, and make others wait
+/// there.
 const NEAR: usize = 768 * 1024;
 
-/// Most of it.
+/// Largest window of a stream, bytes, for far peers.
 const MOST: usize = 4 * 1024 * 1024;
 
-/// A window grows whose quarter was used up sooner than this, up to [`NEAR`]. A slower stream has enough.
+/// A window grows, up to [`NEAR`], if a quarter of it is used up sooner than this. A slower stream has
+/// enough.
 const QUICK: Duration = Duration::from_millis(100);
 
-/// Bytes that the streams of a pod may hold on a worker, beside the `EARLY` ones of each.
+/// Bytes that the streams of a pod may hold on a worker, beyond `EARLY` for each.
 pub struct Budget {
     free: Cell<usize>,
     metrics: Option<Arc<WorkerMetrics>>,
 }
 
-/// The window of one stream.
+/// The window of one stream, bytes.
 pub(super) struct Window {
     budget: Rc<Budget>,
-    /// Of which more than [`EARLY`] is the budget's.
+    /// Size; what is above [`EARLY`] was taken from the budget.
     size: usize,
-    /// What the peer may send.
+    /// Credit that the peer has left.
     granted: usize,
-    /// What the application took and the peer has no credit for yet.
+    /// Bytes that the application took and the peer has no credit for yet.
     due: usize,
     /// When credit was given last.
     given: Instant,
 }
 
 impl Budget {
-    /// So many bytes. That they do not suffice is counted by `metrics`.
+    /// Creates a budget of `bytes`; refused growth is counted in `metrics`.
     pub fn new(bytes: usize, metrics: Option<Arc<WorkerMetrics>>) -> Rc<Self> {
         Rc::new(Self { free: Cell::new(bytes), metrics })
     }
 
-    /// Takes so many bytes, or none.
+    /// Takes all of `bytes`, or nothing.
     fn take(&self, bytes: usize) -> bool {
         let left = self.free.get().checked_sub(bytes);
         match (left, &self.metrics) {
@@ -69,12 +70,13 @@ impl Budget {
 }
 
 impl Window {
-    /// The window of a stream that the peer opens: until it is accepted the peer may send [`EARLY`] bytes.
+    /// Creates the window of a stream that the peer opens, which may send [`EARLY`] bytes until it is
+    /// accepted.
     pub fn early(budget: &Rc<Budget>) -> Self {
         Self { budget: Rc::clone(budget), size: EARLY, granted: EARLY, due: 0, given: Instant::now() }
     }
 
-    /// The window of a stream that this end opens.
+    /// Creates the window of a stream that this end opens.
     pub fn opening(budget: &Rc<Budget>) -> Self {
         let mut window = Self::early(budget);
         window.widen(FIRST);
@@ -82,33 +84,34 @@ impl Window {
         window
     }
 
-    /// Credit that OPEN gives.
+    /// Returns the credit that OPEN gives, bytes.
     #[allow(clippy::cast_possible_truncation, reason = "at most MOST")]
     pub fn size(&self) -> u32 {
         self.size as u32
     }
 
-    /// The stream is accepted. Returns the credit to give for that, which is never nothing: a byte, where the
-    /// budget has no more.
+    /// Grows to the initial window when the stream is accepted. Returns the credit that ACCEPT gives, bytes:
+    /// at least one, even where the budget is used up.
     pub fn open_wide(&mut self) -> u32 {
         self.widen(FIRST);
         let more = (self.size - EARLY).max(1);
         self.grant(more)
     }
 
-    /// So many bytes arrived. Returns whether they were allowed.
+    /// Counts received bytes. Returns whether the peer had credit for them.
     pub fn receive(&mut self, bytes: usize) -> bool {
         let left = self.granted.checked_sub(bytes);
         left.inspect(|left| self.granted = *left).is_some()
     }
 
-    /// Bytes that the peer may still send.
+    /// Returns how many bytes the peer may still send.
     pub fn granted(&self) -> usize {
         self.granted
     }
 
-    /// The application took so many bytes. Returns what credit to give for it now: a quarter of the window at
-    /// a time, so that it costs few frames, and as much again while the window grows.
+    /// Counts bytes that the application took. Returns the credit to give now, if any: a quarter of the
+    /// window at a time, so that it costs few frames, and more while the window grows. `round_trip` is the
+    /// time to the peer and back.
     pub fn taken(&mut self, bytes: usize, round_trip: Duration) -> Option<u32> {
         self.due += bytes;
         if self.due < self.size / 4 {
@@ -116,7 +119,7 @@ impl Window {
         }
         let before = self.size;
         let took = self.given.elapsed();
-        // Four quarters take a stream that waits for credit one round trip; some more allows for a late
+        // If the peer waits for credit, a quarter takes a fourth of a round trip; a third allows for late
         // measurement.
         let most = if took * 3 < round_trip { MOST } else { NEAR };
         if took < QUICK {

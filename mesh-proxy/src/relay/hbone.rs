@@ -1,4 +1,4 @@
-//! Between a socket and an HBONE stream.
+//! Relays between a socket and an HBONE stream.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -20,10 +20,10 @@ use crate::mux::TURN;
 /// Most bytes of one DATA frame: bounds how long one stream keeps the others of its connection waiting.
 const CHUNK: usize = TURN;
 
-/// Memory that reads are cut from.
+/// Bytes of the buffer that reads are cut from.
 const ARENA: usize = 512 * 1024;
 
-/// A shorter read is copied out of the arena, so that few bytes in a queue never hold much memory.
+/// Reads shorter than this are copied out of the buffer, so that a few queued bytes never hold much memory.
 const COPY_BELOW: usize = 4 * 1024;
 
 thread_local! {
@@ -31,8 +31,8 @@ thread_local! {
     static ARENA_OF_CORE: RefCell<BytesMut> = RefCell::new(BytesMut::with_capacity(ARENA));
 }
 
-/// Relays until both directions are closed. On an error, and when it is dropped before the end, both ends are
-/// reset.
+/// Relays until both directions are closed. On an error, or if it is dropped before the end, both ends are
+/// reset. Errors: which end broke.
 pub async fn relay(
     socket: TcpStream,
     stream: &mut Stream,
@@ -46,7 +46,7 @@ pub async fn relay(
         let outgoing = outgoing(&mut from, &mut both.stream.send, meter, &ends);
         let unread = std::mem::take(&mut both.stream.unread);
         let incoming = incoming(unread, &mut both.stream.receive, to.as_ref(), meter, &ends);
-        // In a box: most connections are not relayed like this, and their tasks are to be no larger for it.
+        // Boxed: most connections are not relayed like this, and their tasks should be no larger for it.
         Box::pin(async { tokio::try_join!(outgoing, incoming) }).await.map(|((), ())| ())
     };
     both.finished = result.is_ok();
@@ -71,7 +71,7 @@ impl Drop for Both<'_> {
     }
 }
 
-/// From the socket to the stream. Reads only what the stream has credit for.
+/// Relays from the socket to the stream. Reads only as much as the stream has credit for.
 async fn outgoing(
     socket: &mut ReadHalf<'_>,
     stream: &mut SendStream<Bytes>,
@@ -103,7 +103,7 @@ async fn outgoing(
     stream.send_data(Bytes::new(), true).map_err(|error| (ends.stream)(io::Error::other(error)))
 }
 
-/// Waits until the stream may send.
+/// Waits until the stream may send. Returns how many bytes.
 async fn credit(stream: &mut SendStream<Bytes>) -> io::Result<usize> {
     stream.reserve_capacity(CHUNK);
     loop {
@@ -121,12 +121,12 @@ async fn credit(stream: &mut SendStream<Bytes>) -> io::Result<usize> {
 
 /// Reads at most `limit` bytes; none at the end.
 ///
-/// Through `poll_read` and not `try_read`: after a short read it knows that there is nothing more, which
-/// saves the system call that would say so.
+/// Uses `poll_read` and not `try_read`: after a short read it knows that nothing more is there, which saves a
+/// system call.
 fn poll_read(socket: &mut ReadHalf<'_>, limit: usize, context: &mut Context<'_>) -> Poll<io::Result<Bytes>> {
     ARENA_OF_CORE.with_borrow_mut(|arena| {
         if arena.capacity() < CHUNK {
-            // Reuses the old memory if nothing is left in it, and takes new memory otherwise.
+            // Reuses the memory if nothing of it is in use, and allocates otherwise.
             arena.reserve(ARENA);
         }
         let mut limited = BufMut::limit(&mut *arena, limit);
@@ -140,8 +140,8 @@ fn poll_read(socket: &mut ReadHalf<'_>, limit: usize, context: &mut Context<'_>)
     })
 }
 
-/// From the stream to the socket. Credit is given back only for what the socket took, so a reader that stops
-/// makes the node hold one stream window and no more. `unread` came before.
+/// Relays from the stream to the socket, `unread` bytes first. Credit is given back only for what the socket
+/// took, so a reader that stops makes the node hold one stream window and no more.
 async fn incoming(
     unread: Bytes,
     stream: &mut RecvStream,
@@ -176,8 +176,7 @@ async fn incoming(
                     give_back(stream, written, meter, ends)?;
                     backlog.advance(written);
                 }
-                // Small frames are gathered here, where they cost their length, instead of in the HTTP/2
-                // queue.
+                // Small frames are gathered here, where they cost their length, and not in the HTTP/2 queue.
                 chunk = stream.data(), if !ended => match chunk {
                     Some(chunk) => {
                         backlog.extend_from_slice(&chunk.map_err(|error| (ends.stream)(stream_error(&error)))?);
@@ -187,7 +186,7 @@ async fn incoming(
             }
         }
     }
-    // The application may have closed already; then there is nobody to tell.
+    // The application may have closed already; then nobody is left to tell.
     let _closed_already = socket2::SockRef::from(socket).shutdown(std::net::Shutdown::Write);
     Ok(())
 }

@@ -1,5 +1,5 @@
-//! Between a socket and a stream of the mesh's own protocol. The way from the stream to the socket is the
-//! driver's (`mux`); this task only helps where the application is slower, and carries the other way.
+//! Relays between a socket and a stream of the mesh's own protocol. The connection's driver (`mux`) writes to
+//! the socket; this task helps only while the application is slower, and relays the other direction.
 
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
@@ -13,11 +13,11 @@ use tokio::time::{Instant, Sleep};
 use super::{Ends, Error, Meter, SocketIs, close_in_order, reset_on_drop};
 use crate::mux::{Broken, Stream, TURN};
 
-/// How often a socket is looked after that nobody reads.
+/// How often a socket that is not read is checked.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// Relays until both directions are closed. On an error, and when it is dropped before the end, the socket is
-/// reset; the stream is reset when it is dropped.
+/// Relays until both directions are closed. On an error, or if it is dropped before the end, the socket is
+/// reset; the stream is reset when it is dropped. Errors: which end broke.
 pub async fn relay(
     socket: TcpStream,
     stream: &mut Stream,
@@ -34,10 +34,10 @@ pub async fn relay(
 struct Relay<'a> {
     socket: OwnedReadHalf,
     stream: &'a mut Stream,
-    /// Whether everything went from the stream to the socket, and the other way.
+    /// Whether everything went from the stream to the socket, and from the socket to the stream.
     delivered: bool,
     forwarded: bool,
-    /// When to look after an application next that has no credit.
+    /// When to check the application next, while there is no credit to read it.
     look: Option<Pin<Box<Sleep>>>,
 }
 
@@ -55,16 +55,17 @@ impl Relay<'_> {
         if self.delivered && self.forwarded {
             return Poll::Ready(Ok(()));
         }
-        // Last: a stream that has come to its end is not broken by the end of its connection.
+        // Last: a stream that has ended is not broken by the end of its connection.
         match self.stream.poll_broken(context) {
-            // Nor one of which everything is here, and the application just has not taken it yet.
+            // Nor is one whose bytes are all here, if the application just has not taken them yet.
             Some(Broken::Lost(_) | Broken::Gone(_)) if self.stream.needs_no_connection() => Poll::Pending,
             Some(broken) => Poll::Ready(Err(described(&broken, ends))),
             None => self.watch_application(context, ends),
         }
     }
 
-    /// Without credit nobody reads the application's socket, and so nobody would notice that it broke.
+    /// Checks the application's socket while there is no credit: nobody reads it then, or would notice that
+    /// it broke.
     fn watch_application(&mut self, context: &mut Context<'_>, ends: &Ends) -> Poll<Result<(), Error>> {
         if self.forwarded || self.stream.may_send() {
             // The timer stays for the next time: a fast stream is without credit often.
@@ -82,7 +83,7 @@ impl Relay<'_> {
 
     fn forward(&mut self, context: &mut Context<'_>, meter: &Meter, ends: &Ends) -> Result<(), Error> {
         let mut left = TURN;
-        // After a short read there is nothing more, which costs no system call to find out.
+        // After a short read nothing more is there, which costs no system call to find out.
         while let Poll::Ready(read) = self.stream.poll_forward(&mut self.socket, left, context) {
             let bytes = read.map_err(ends.socket)?;
             if bytes == 0 {
@@ -92,7 +93,7 @@ impl Relay<'_> {
             meter.add(ends.from_socket, bytes);
             left -= bytes;
             if left == 0 {
-                // The others first.
+                // Other tasks first.
                 context.waker().wake_by_ref();
                 return Ok(());
             }

@@ -1,4 +1,4 @@
-//! Moving bytes between two ends of a connection, faithfully: half-close stays half-close, a reset stays a
+//! Relays bytes between two ends of a connection, faithfully: half-close stays half-close, a reset stays a
 //! reset, and a slow reader slows its writer down.
 
 mod hbone;
@@ -20,8 +20,8 @@ pub use plain::relay as relay_plain;
 
 use crate::telemetry::{Outcome, Traffic};
 
-/// Bytes moved so far, seen from the proxy: read from the connection that it accepted, and written to it. A
-/// clone counts to the same.
+/// Counts the bytes of one connection, seen from the proxy: read from the client, and written to it. Clones
+/// share their counts.
 #[derive(Clone, Debug, Default)]
 pub struct Meter(Rc<Counts>);
 
@@ -30,39 +30,39 @@ struct Counts {
     from_client: Cell<u64>,
     to_client: Cell<u64>,
     traffic: OnceCell<Arc<Traffic>>,
-    /// When the last bytes moved, where somebody asks.
+    /// When bytes last moved; none if nobody asked for it.
     moved: Cell<Option<Instant>>,
 }
 
-/// Which way bytes go.
+/// Direction of bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Way {
-    /// From the end that opened the connection.
+    /// Away from the end that opened the connection.
     FromClient,
-    /// To the end that opened the connection.
+    /// Towards the end that opened the connection.
     ToClient,
 }
 
 impl Meter {
-    /// Adds bytes to these counts too, as they are moved: a connection that stays open for days is seen all
-    /// the while.
+    /// Adds bytes to `traffic` too as they move, so that a connection that stays open for days is seen all
+    /// along.
     pub fn report_to(&self, traffic: Arc<Traffic>) {
-        // Set once, when the connection opens; nothing was moved before.
+        // Set once, when the connection opens; nothing has moved before.
         let _first = self.0.traffic.set(traffic);
     }
 
-    /// Bytes from the client and to it.
+    /// Returns the bytes from the client, and those to it.
     pub fn bytes(&self) -> (u64, u64) {
         (self.0.from_client.get(), self.0.to_client.get())
     }
 
-    /// From now on it is noted when bytes move. That costs a look at the clock each time, so it is done only
-    /// where a silence is to be noticed.
+    /// Notes from now on when bytes move. That costs a clock reading each time, so it is done only where an
+    /// idle timeout needs it.
     pub fn note_time(&self) {
         self.0.moved.set(Some(Instant::now()));
     }
 
-    /// When the last bytes moved, or [`Meter::note_time`] was called; now, if it was not.
+    /// Returns when bytes last moved, or [`Meter::note_time`] was called; now, if it was not.
     pub fn last_moved(&self) -> Instant {
         self.0.moved.get().unwrap_or_else(Instant::now)
     }
@@ -87,13 +87,13 @@ impl Meter {
 /// Which end of a relay between a socket and a stream the socket is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SocketIs {
-    /// The socket's peer opened the connection; the stream leads to the server.
+    /// The socket's peer is the client; the stream leads to the server.
     Client,
-    /// The stream leads to the client; the socket's peer is the server.
+    /// The socket's peer is the server; the stream leads to the client.
     Server,
 }
 
-/// What is counted where in such a relay, and whose fault an error is.
+/// Which direction each way of such a relay is, and which end its errors are of.
 struct Ends {
     from_socket: Way,
     to_socket: Way,
@@ -120,7 +120,7 @@ impl From<SocketIs> for Ends {
     }
 }
 
-/// How a relay ended before both sides were done.
+/// Which end broke before both directions were closed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The end that opened the connection broke it.
@@ -131,14 +131,14 @@ pub enum Error {
     Server(io::Error),
 }
 
-/// Makes the kernel send a reset when the socket is dropped.
+/// Has the kernel send a reset when the socket is dropped.
 pub fn reset_on_drop(socket: &impl AsFd) {
-    // On failure the peer sees a FIN instead; there is nothing better to do.
+    // On failure the peer sees a FIN instead; nothing better can be done.
     let _fin_instead = socket2::SockRef::from(socket).set_linger(Some(std::time::Duration::ZERO));
 }
 
-/// Makes the kernel end the connection as usual when the socket is dropped. Without that a proxy that dies
-/// resets the connections that it carries, so that nobody takes half of what was sent for all of it.
+/// Has the kernel close the connection with a FIN when the socket is dropped. Without this a proxy that dies
+/// resets what it relays, so that nobody takes half of what was sent for all of it.
 pub(super) fn close_in_order(socket: &impl AsFd) {
     // On failure the other end may lose what it has not read yet, and sees a reset.
     let _reset_instead = socket2::SockRef::from(socket).set_linger(None);

@@ -1,4 +1,4 @@
-//! Between two sockets.
+//! Relays between two sockets.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -10,20 +10,20 @@ use tokio::net::TcpStream;
 use super::socket::{Kind, Socket};
 use super::{Error, Meter, Way, close_in_order, reset_on_drop};
 
-/// Most bytes that one turn of one direction moves.
+/// Most bytes that one direction moves in one turn.
 const CHUNK: usize = 128 * 1024;
 
 thread_local! {
-    /// The worker's scratch buffer: a direction holds bytes of its own only while its reader is slower than
-    /// its writer.
+    /// The worker's buffer: a direction holds bytes of its own only while its reader is slower than its
+    /// writer.
     static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; CHUNK].into_boxed_slice());
 }
 
-/// Relays until both directions are closed, urgent bytes as such. On an error both ends are reset; when it is
-/// dropped before the end what was set before counts, which is a reset for all that the proxy accepts and
-/// opens.
+/// Relays until both directions are closed, and keeps urgent bytes urgent. On an error both ends are reset;
+/// if it is dropped before the end they are too, as the proxy sets all sockets that it accepts and opens.
+/// Errors: which end broke.
 pub async fn relay(client: TcpStream, server: TcpStream, meter: &Meter) -> Result<(), Error> {
-    // In a box: most connections are not relayed like this, and their tasks are to be no larger for it.
+    // Boxed: most connections are not relayed like this, and their tasks should be no larger for it.
     Box::pin(relay_between(client, server, meter)).await
 }
 
@@ -41,7 +41,7 @@ async fn relay_between(client: TcpStream, server: TcpStream, meter: &Meter) -> R
     result
 }
 
-/// What is counted where, and whose fault an error is.
+/// Which direction to count, and which end errors are of.
 struct Ends<'a> {
     meter: &'a Meter,
     way: Way,
@@ -72,7 +72,7 @@ async fn direction(from: &Socket, to: &Socket, ends: &Ends<'_>) -> Result<(), Er
 
 enum Turn {
     Moved(usize),
-    /// So many bytes were read, of which these could not be written yet.
+    /// Bytes read, and those of them that could not be written yet.
     Blocked(usize, Kind, Vec<u8>),
     End,
 }

@@ -1,8 +1,8 @@
-//! A socket between whose bytes urgent ones are found, at no cost where there are none.
+//! A socket that finds urgent bytes among the others, at no cost where there are none.
 //!
 //! The data path's sockets have urgent bytes in line (`SO_OOBINLINE`), and a read ends before one (kernel:
-//! `tcp_recvmsg_locked`). So it is enough to know when the next read may begin with one. Readiness says so
-//! (`EPOLLPRI`), which tokio's own sockets do not ask for.
+//! `tcp_recvmsg_locked`). So it is enough to know when the next read may begin with one. That is what
+//! readiness tells (`EPOLLPRI`), which tokio's own sockets do not ask for.
 
 use std::cell::Cell;
 use std::io::{self, Read, Write};
@@ -18,7 +18,7 @@ use crate::sys::{is_at_mark, with_urgent};
 
 pub(super) struct Socket {
     socket: AsyncFd<TcpStream>,
-    /// Whether the last read left nothing behind, so that whatever comes is told anew.
+    /// Whether the last read left nothing behind, so that new bytes cause a new event.
     drained: Cell<bool>,
 }
 
@@ -36,8 +36,8 @@ impl Socket {
         Ok(Self { socket: with_urgent(socket.into_std()?)?, drained: Cell::new(true) })
     }
 
-    /// Reads what there is: urgent bytes each by itself, and nothing at the end. After a short read it knows
-    /// that there is nothing more, which saves the system call that would say so.
+    /// Reads what is there, urgent bytes one at a time; zero bytes at the end. After a short read it knows
+    /// that nothing more is there, which saves a system call. Errors: those of `recv(2)`.
     pub fn poll_read(&self, context: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<(usize, Kind)>> {
         loop {
             let mut ready = ready!(self.socket.poll_read_ready(context))?;
@@ -66,27 +66,27 @@ impl Socket {
         }
     }
 
-    /// What the next read begins with. What came after the last look at readiness is not in it, and may be
-    /// next where that read left something behind: then the kernel is asked.
+    /// Returns what the next read begins with. Where the last read left something behind, an urgent byte may
+    /// follow that the last event did not tell of: then the kernel is asked. Errors: it does not answer.
     fn next(&self, pending: bool) -> io::Result<Kind> {
         let ask = pending || !self.drained.get();
         Ok(if ask && is_at_mark(self.socket.get_ref())? { Kind::Urgent } else { Kind::Ordinary })
     }
 
-    /// Whether there is an urgent byte, maybe further on. (Also once the other end is done, which has no
-    /// readiness of its own: then there is little left to read.)
+    /// Whether an urgent byte is in the socket, maybe further on. (Also true once the other end is done,
+    /// which has no event of its own: then there is little left to read.)
     fn is_urgent_pending(&self) -> bool {
         self.socket.try_io(Interest::PRIORITY, |_| Ok(())).is_ok()
     }
 
-    /// Another one is told anew.
+    /// Waits for a new event to tell of the next urgent byte.
     fn forget_urgent(&self) {
         let forgotten: io::Result<()> =
             self.socket.try_io(Interest::PRIORITY, |_| Err(io::ErrorKind::WouldBlock.into()));
         debug_assert!(forgotten.is_err());
     }
 
-    /// Writes what there is room for, at once.
+    /// Writes as much as there is room for, without waiting. Errors: those of `send(2)`.
     pub fn try_write(&self, bytes: &[u8], kind: Kind) -> io::Result<usize> {
         let write = |mut socket: &TcpStream| match kind {
             Kind::Ordinary => socket.write(bytes),
@@ -98,18 +98,17 @@ impl Socket {
         }
     }
 
-    /// Writes all.
+    /// Writes everything. Errors: those of `send(2)`.
     pub async fn write_all(&self, mut bytes: &[u8], kind: Kind) -> io::Result<()> {
         while !bytes.is_empty() {
-            // What is not ready any more is found out by writing, which says so.
+            // Stale readiness is found out by writing.
             let _ready = self.socket.writable().await?;
             bytes = &bytes[self.try_write(bytes, kind)?..];
         }
         Ok(())
     }
 
-    /// Says that nothing more is written. The other end may have closed already; then there is nobody to
-    /// tell.
+    /// Shuts the writing side down. The other end may have closed already; then nobody is left to tell.
     pub fn finish(&self) {
         let _closed_already = self.socket.get_ref().shutdown(Shutdown::Write);
     }

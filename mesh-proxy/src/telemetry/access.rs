@@ -1,8 +1,8 @@
 //! The access log: one line for each connection, when it ends (docs/wire.md, Access log).
 //!
-//! Lines are formatted by the worker and written by a thread of their own. A log that nobody reads fast
-//! enough loses lines, which are counted; it never holds up a worker. Of connections that were refused there
-//! is one line for each client, destination and second, with a count: a client makes as many as it likes.
+//! Lines are formatted by the worker and written by a thread of their own. A log that is not read fast enough
+//! loses lines, which are counted; it never holds up a worker. Refused connections have one line for each
+//! client, destination and second, with a count, since a client can make any number of them.
 
 use std::io::Write;
 use std::sync::Arc;
@@ -18,10 +18,10 @@ use super::parties::Parties;
 use super::record::Outcome;
 use super::response_flag::ResponseFlag;
 
-/// The writer gathers lines for so long: there may be one for each connection.
+/// How long the writer gathers lines before it writes.
 const GATHER: Duration = Duration::from_millis(50);
 
-/// Where the workers' lines go.
+/// The access log that all workers write to.
 #[derive(Clone)]
 pub struct AccessLog {
     lines: Option<(Format, Arc<Sink>)>,
@@ -38,7 +38,7 @@ pub(super) struct Entry<'a> {
 }
 
 impl AccessLog {
-    /// A log that writes to `output`.
+    /// Starts the writer's thread. Errors: the thread can't be started.
     pub fn start(format: Format, output: impl Write + Send + 'static) -> std::io::Result<Self> {
         let sink = Sink::start("access-log", output, GATHER, move |lines| {
             let mut line = begin(format);
@@ -48,12 +48,12 @@ impl AccessLog {
         Ok(Self { lines: Some((format, Arc::new(sink))) })
     }
 
-    /// No log.
+    /// Creates a log that writes nothing.
     pub fn off() -> Self {
         Self { lines: None }
     }
 
-    /// Lines lost because they were not written fast enough.
+    /// Returns the number of lines lost because they were not written fast enough.
     pub fn lost(&self) -> u64 {
         self.lines.as_ref().map_or(0, |(_, sink)| sink.lost())
     }
@@ -75,7 +75,7 @@ fn begin(format: Format) -> Line {
 }
 
 impl Entry<'_> {
-    /// What lines of refused connections have in common; none if it was not refused.
+    /// Returns what lines of refused connections are counted by; none if the connection was not refused.
     fn refused(&self) -> Option<Source> {
         let Outcome::Failed(flag, _) = self.outcome else { return None };
         Some(Source::new(

@@ -1,4 +1,4 @@
-//! The metrics of all workers and of the agent, as Prometheus reads them.
+//! The metrics of all workers and of the agent, in the text format of Prometheus.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -27,21 +27,21 @@ type LabelText = Vec<(&'static str, String)>;
 pub struct AgentMetrics {
     registry: Registry,
     workers: Arc<Workers>,
-    /// Pods enrolled now.
+    /// Pods that are enrolled.
     pub enrolled_pods: Gauge<i64, AtomicI64>,
     /// Pods that should be enrolled and could not be.
     pub pods_not_enrolled: Gauge<i64, AtomicI64>,
-    /// Whether the control plane is connected, 0 or 1.
+    /// 1 if the control plane is connected, else 0.
     pub control_connected: Gauge<i64, AtomicI64>,
     /// Generation of the configuration in force.
     pub generation: Gauge<i64, AtomicI64>,
-    /// Whether the kernel knows less than all addresses of the mesh, 0 or 1.
+    /// 1 if the kernel does not know all addresses of the mesh, else 0.
     pub destinations_incomplete: Gauge<i64, AtomicI64>,
     /// Seconds until the first of the certificates in use expires.
     pub first_expiry: Gauge<i64, AtomicI64>,
     /// Faults that the eBPF programs reported, by kind.
     pub ebpf_faults: Family<[(&'static str, String); 1], Counter>,
-    /// What became of connections at the node's own listeners.
+    /// Outcomes of connections at the node's own listeners.
     pub listeners: Listeners,
 }
 
@@ -52,7 +52,7 @@ struct Workers {
 }
 
 impl AgentMetrics {
-    /// Metrics over these workers.
+    /// Registers the metrics, over those of the workers.
     pub fn new(all: Vec<Arc<WorkerMetrics>>, log: AccessLog) -> Self {
         let workers = Arc::new(Workers { all, log });
         let mut metrics = Self {
@@ -105,19 +105,19 @@ impl AgentMetrics {
         registry.register_collector(Box::new(workers));
     }
 
-    /// The text that Prometheus scrapes.
+    /// Returns the text that Prometheus scrapes. Errors: a value can't be written.
     pub fn render(&self) -> Result<String, fmt::Error> {
         let mut text = String::new();
         encode(&mut text, &self.registry)?;
         Ok(text)
     }
 
-    /// Connections open now.
+    /// Returns the number of open connections.
     pub fn open_connections(&self) -> usize {
         self.workers.all.iter().map(|worker| worker.open.len()).sum()
     }
 
-    /// The connections that are open now.
+    /// Returns the open connections.
     pub fn connections(&self) -> Vec<ConnectionStatus> {
         self.workers.all.iter().flat_map(|worker| worker.open.list()).collect()
     }
@@ -139,8 +139,8 @@ struct Sum {
 }
 
 impl Workers {
-    /// Different keys may have the same text (two pods of one Deployment), and Prometheus refuses a text
-    /// twice.
+    /// Sums the workers' counts by label text. Different keys may have the same text (two pods of one
+    /// Deployment), and Prometheus refuses a text twice.
     fn sums(&self) -> BTreeMap<LabelText, Sum> {
         let mut sums: BTreeMap<LabelText, Sum> = BTreeMap::new();
         let mut add = |labels: &Labels, traffic: &Traffic| {
@@ -184,7 +184,7 @@ impl Workers {
     }
 }
 
-/// Name, help and choice of one traffic counter.
+/// Name, help text and value of one traffic counter.
 type TrafficFamily = (&'static str, &'static str, fn(&Sum) -> u64);
 
 const TRAFFIC: [TrafficFamily; 5] = [

@@ -7,7 +7,7 @@ use mesh_api::plan::{Service, Workload};
 
 use super::response_flag::ResponseFlag;
 
-/// What Istio writes for what is not known.
+/// Istio's label value for what is not known.
 const UNKNOWN: &str = "unknown";
 
 /// Which end of a connection reports it.
@@ -19,24 +19,23 @@ pub enum Reporter {
     Destination,
 }
 
-/// Which way the bytes of a connection take.
+/// Path that the bytes of a connection take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Via {
     /// Through the proxy.
     Proxy,
     /// From socket to socket, inside the kernel.
     Direct,
-    /// The mesh leaves it alone.
+    /// Past the mesh.
     Untouched,
     /// A probe of the node, which no policy is asked about.
     Probe,
 }
 
-/// What is counted together. Cheap to make for each connection; the text is made when somebody reads the
-/// metrics.
+/// The label set of a connection. Cheap to make; its text is made when the metrics are read.
 #[derive(Clone, Debug)]
 pub struct Labels {
-    /// Who reports.
+    /// Which end reports.
     pub reporter: Reporter,
     /// The client, if the mesh knows it.
     pub source: Option<Arc<Workload>>,
@@ -44,18 +43,18 @@ pub struct Labels {
     pub destination: Option<Arc<Workload>>,
     /// The service that the client addressed, if it did.
     pub service: Option<Arc<Service>>,
-    /// Who the client proved to be.
+    /// Identity that the client proved.
     pub source_identity: Option<SpiffeId>,
-    /// Who the server proved to be.
+    /// Identity that the server proved.
     pub destination_identity: Option<SpiffeId>,
     /// Why it failed, if it did.
     pub response_flag: Option<ResponseFlag>,
-    /// Which way its bytes take.
+    /// Path that its bytes take.
     pub path: Via,
 }
 
 impl Labels {
-    /// Names and values, in Istio's order.
+    /// Returns names and values, in Istio's order.
     pub(super) fn pairs(&self) -> Vec<(&'static str, String)> {
         let (source, destination) = (self.source.as_deref(), self.destination.as_deref());
         let service = self.service.as_deref();
@@ -92,8 +91,8 @@ impl Labels {
         pairs.into_iter().map(|(name, value)| (name, known(value))).collect()
     }
 
-    /// Whether two are counted together. Workloads are compared by uid: a new version of one goes on
-    /// counting.
+    /// Returns a key that is equal where connections are counted together. Workloads are compared by uid: a
+    /// new version of one goes on counting.
     pub(super) fn key(&self) -> Key {
         Key {
             reporter: self.reporter,
@@ -122,7 +121,7 @@ pub(super) struct Key {
 }
 
 impl Via {
-    /// The label's value.
+    /// Returns the label's value.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Proxy => "proxy",
@@ -134,7 +133,7 @@ impl Via {
 }
 
 impl Reporter {
-    /// The label's value.
+    /// Returns the label's value.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Source => "source",

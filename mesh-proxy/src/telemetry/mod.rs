@@ -1,7 +1,7 @@
-//! What the agent tells of its connections: metrics under Istio's names, and an access log.
+//! What the agent reports of its connections: metrics under Istio's names, and an access log.
 //!
-//! Each worker counts for itself ([`WorkerMetrics`]); the counts are summed when somebody reads them
-//! ([`exposition`]). A connection is one [`ConnectionRecord`], which has exactly one outcome.
+//! Each worker counts for itself ([`WorkerMetrics`]); the counts are summed when they are read
+//! ([`exposition`]). A connection has one [`ConnectionRecord`], with exactly one [`Outcome`].
 
 mod access;
 pub mod exposition;

@@ -1,4 +1,4 @@
-//! The connections that are open now, for whoever asks.
+//! The list of open connections, for the admin interface.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -37,7 +37,7 @@ impl OpenConnections {
     pub(super) fn remove(&self, id: u64) {
         let mut connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
         connections.remove(&id);
-        // After a burst the memory goes back too.
+        // After a burst the memory is freed too.
         if connections.capacity() > 1024 && connections.len() < connections.capacity() / 8 {
             connections.shrink_to_fit();
         }
@@ -47,9 +47,10 @@ impl OpenConnections {
         self.connections.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 
-    /// The worker waits only while a few of them are copied, not for the texts that are made of them.
+    /// Lists the open connections. The worker waits only while a few of them are copied, not while text is
+    /// made of them.
     pub(super) fn list(&self) -> Vec<ConnectionStatus> {
-        /// Copied at a time.
+        /// Connections that are copied at a time.
         const FEW: usize = 128;
         let lock = || self.connections.lock().unwrap_or_else(PoisonError::into_inner);
         let all: Vec<u64> = lock().keys().copied().collect();

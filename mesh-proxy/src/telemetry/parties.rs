@@ -1,4 +1,4 @@
-//! Who talks to whom: the same for a connection, for the list of those that are open, and for its lines.
+//! Who talks to whom, for a connection's record, the list of open connections and the access log.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -10,22 +10,22 @@ use super::labels::{Labels, Reporter, Via};
 /// The two ends of a connection, the way between them, and the policy that it is under.
 #[derive(Clone, Debug)]
 pub struct Parties {
-    /// Who they are; filled in as it becomes known.
+    /// Labels of both ends; filled in as they become known.
     pub labels: Labels,
     /// The client's address as the application sees it.
     pub client: SocketAddr,
-    /// Address that the client asked for.
+    /// The address that the client asked for.
     pub destination: SocketAddr,
-    /// Address that the proxy connected to, once it did.
+    /// The address that the proxy connects to, once it is decided.
     pub upstream: Option<SocketAddr>,
     /// `mesh`, `hbone`, `plain` or `local`, once it is decided; `none` before an endpoint is tried.
     pub transport: &'static str,
-    /// Policy that allowed it, if one had to.
+    /// Policy that allowed the connection, if one had to.
     pub policy: Option<Arc<str>>,
 }
 
 impl Parties {
-    /// Two ends of which no more is known than their addresses.
+    /// Creates the parties of a connection of which only the addresses are known.
     pub fn new(reporter: Reporter, client: SocketAddr, destination: SocketAddr) -> Self {
         let labels = Labels {
             reporter,

@@ -1,4 +1,4 @@
-//! One connection, from its acceptance to its one outcome.
+//! The record of one connection, from its acceptance to its one outcome.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -10,11 +10,11 @@ use super::parties::Parties;
 use super::response_flag::ResponseFlag;
 use super::worker::{Traffic, WorkerMetrics};
 
-/// A connection that is being handled. Dropping it without [`ConnectionRecord::end`] records that it was
-/// abandoned, so there is always one outcome.
+/// The record of a connection that is being served. Dropping it without [`ConnectionRecord::end`] records it
+/// as abandoned, so there is always one outcome.
 pub struct ConnectionRecord {
     metrics: Arc<WorkerMetrics>,
-    /// Its two ends; filled in as they become known.
+    /// Who talks to whom; filled in as it becomes known.
     pub parties: Parties,
     /// Smoothed round-trip time to the server, where the kernel told it.
     pub rtt: Option<Duration>,
@@ -28,21 +28,21 @@ pub struct ConnectionRecord {
 pub enum Outcome {
     /// Both sides closed it.
     Closed,
-    /// One side broke it after it was open, or it was ended on purpose.
+    /// One end broke it after it was open, or it was ended on purpose.
     Broken(String),
-    /// It had its time, and was ended on purpose.
+    /// It reached a bound of its lifetime and was ended.
     Expired(Expiry),
-    /// It was refused or could not be made, and the reason in words.
+    /// It was refused or could not be made, and why in words.
     Failed(ResponseFlag, String),
 }
 
-/// Which of a `DestinationRule`'s bounds a connection has come to, and what it is.
+/// The bound of a `DestinationRule` that a connection has reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Expiry {
-    /// No bytes either way for so long.
+    /// No bytes either way for that long.
     #[error("idleTimeout of DestinationRule: no bytes for {}", humantime::format_duration(*.0))]
     Idle(Duration),
-    /// It was open for so long.
+    /// Open for that long.
     #[error("maxConnectionDuration of DestinationRule: open for {}", humantime::format_duration(*.0))]
     Age(Duration),
 }
@@ -60,7 +60,7 @@ impl ConnectionRecord {
         }
     }
 
-    /// Both ends are connected: the connection counts as open, and its bytes are to be added to the answer.
+    /// Counts the connection as open, once both ends are connected. Returns the counts to add its bytes to.
     pub fn open(&mut self) -> Arc<Traffic> {
         let traffic = self.metrics.traffic(&self.parties.labels);
         traffic.opened.fetch_add(1, Ordering::Relaxed);
@@ -70,17 +70,18 @@ impl ConnectionRecord {
         traffic
     }
 
-    /// The one outcome, with the bytes from the client and to it.
+    /// Records the outcome, with the bytes from the client and those to it.
     pub fn end(mut self, outcome: &Outcome, bytes: (u64, u64)) {
         self.finish(outcome, bytes, self.since.elapsed());
     }
 
-    /// The same of a connection that lasted so long, of which the proxy heard later.
+    /// Records the outcome of a connection that the proxy heard of after it had ended; `lasted` is its
+    /// duration.
     pub fn end_after(mut self, lasted: Duration, outcome: &Outcome, bytes: (u64, u64)) {
         self.finish(outcome, bytes, lasted);
     }
 
-    /// Another proxy records it from here on.
+    /// Ends the record without an outcome: another proxy records the connection from here on.
     pub fn hand_off(mut self) {
         self.ended = true;
         if let Some((id, _)) = self.opened.take() {

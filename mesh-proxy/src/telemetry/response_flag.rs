@@ -1,15 +1,15 @@
-//! Why a connection failed, in the words that Istio's ztunnel and Envoy have for it.
+//! Why a connection failed, in the codes of Istio's ztunnel and Envoy.
 
 use std::fmt;
 
-/// A failure as metrics and access log name it: the label `response_flags`.
+/// A failure, for the label and field `response_flags`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ResponseFlag {
     /// Policy denies the connection.
     Denied,
     /// The other end could not be reached, or took no connection.
     ConnectFailed,
-    /// Who one of the ends is was not known in time, or it proved to be somebody else.
+    /// The identity of one end was not known in time, or it proved another one.
     IdentityError,
     /// Mutual TLS failed.
     TlsFailure,
@@ -18,7 +18,7 @@ pub enum ResponseFlag {
 }
 
 impl ResponseFlag {
-    /// The label's value.
+    /// Returns the label's value.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Denied => "DENY",

@@ -1,4 +1,4 @@
-//! What one worker counts.
+//! The counters of one worker.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,11 +10,11 @@ use super::labels::{Key, Labels};
 use super::open::OpenConnections;
 use super::record::Expiry;
 
-/// Upper bounds of the duration histograms, in seconds: from the loopback of one node to a lost network.
+/// Upper bounds of the duration histograms, seconds: from loopback to a lost network.
 pub(super) const BOUNDS: [f64; 14] =
     [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 10.0];
 
-/// Counts of one label set, written by one worker and read by whoever scrapes.
+/// Counters of one label set, written by one worker and read by scrapes.
 #[derive(Debug, Default)]
 pub struct Traffic {
     /// Connections opened.
@@ -36,7 +36,7 @@ pub(super) struct Durations {
     pub microseconds: AtomicU64,
 }
 
-/// The metrics of one worker. Nobody else writes them, so nothing in here is ever contended but by a scrape.
+/// The metrics of one worker. Nobody else writes them, so only a scrape ever contends for their locks.
 pub struct WorkerMetrics {
     traffic: Mutex<HashMap<Key, Counted>>,
     pub(super) connects: Durations,
@@ -59,7 +59,7 @@ struct Counted {
 }
 
 impl WorkerMetrics {
-    /// Metrics of a worker that logs to `log`.
+    /// Creates a worker's metrics; its access log lines go to `log`.
     pub fn new(log: AccessLog) -> Arc<Self> {
         Arc::new(Self {
             traffic: Mutex::default(),
@@ -77,7 +77,7 @@ impl WorkerMetrics {
         })
     }
 
-    /// The counts for a label set. A connection looks them up once.
+    /// Returns the counters of a label set. A connection looks them up once.
     pub fn traffic(&self, labels: &Labels) -> Arc<Traffic> {
         let mut traffic = self.traffic.lock().unwrap_or_else(PoisonError::into_inner);
         let counted = traffic.entry(labels.key()).or_insert_with(|| Counted {
@@ -89,39 +89,38 @@ impl WorkerMetrics {
         Arc::clone(&counted.traffic)
     }
 
-    /// Notes how long it took to reach an endpoint.
+    /// Observes how long it took to reach an endpoint.
     pub fn connected(&self, took: Duration) {
         self.connects.observe(took);
     }
 
-    /// Notes how long a TLS handshake took.
+    /// Observes how long a TLS handshake took.
     pub fn handshake(&self, took: Duration) {
         self.handshakes.observe(took);
     }
 
-    /// Notes that `accept` failed for lack of something.
+    /// Counts an `accept` that failed for lack of a resource.
     pub fn accept_failed(&self) {
         self.accept_errors.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Notes a connection that was refused because its pod has as many as it may.
+    /// Counts a connection that was refused because its pod has as many as it may.
     pub fn over_limit(&self) {
         self.over_limit.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Notes a connection that found no place for its handshake, or lost it to a newcomer: too many have not
-    /// proved yet who they are.
+    /// Counts a connection that found no place for its handshake, or lost it to a newcomer: too many have not
+    /// proved their identity yet.
     pub fn handshake_over_limit(&self) {
         self.handshake_over_limit.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Notes that a stream's window stayed smaller than it would be, because its pod's streams hold as much
-    /// as they may.
+    /// Counts a stream's window that could not grow, because its pod's budget is used up.
     pub fn window_capped(&self) {
         self.window_capped.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Notes a connection that had its time.
+    /// Counts a connection that reached a bound of its lifetime.
     pub(super) fn expired(&self, expiry: Expiry) {
         let counter = match expiry {
             Expiry::Idle(_) => &self.idle,
@@ -130,13 +129,13 @@ impl WorkerMetrics {
         counter.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Notes connections that were closed because a policy changed.
+    /// Counts connections that were closed because a policy changed.
     pub fn revoked(&self, connections: usize) {
         self.revoked.fetch_add(connections as u64, Ordering::Relaxed);
     }
 
-    /// Forgets label sets that nothing used for `idle` and that no open connection holds, so that pods that
-    /// come and go do not add up.
+    /// Forgets label sets that nothing used for `idle` and that no open connection holds, so that they do not
+    /// add up as pods come and go.
     pub fn forget_unused(&self, idle: Duration) {
         let now = Instant::now();
         self.traffic.lock().unwrap_or_else(PoisonError::into_inner).retain(|_, counted| {
@@ -144,8 +143,8 @@ impl WorkerMetrics {
         });
     }
 
-    /// Every label set and its counts. The worker waits only while they are listed, not for what is made of
-    /// them.
+    /// Returns every label set and its counters. The worker waits only while they are listed, not for what is
+    /// made of them.
     pub(super) fn all_traffic(&self) -> Vec<(Labels, Arc<Traffic>)> {
         let traffic = self.traffic.lock().unwrap_or_else(PoisonError::into_inner);
         traffic.values().map(|counted| (counted.labels.clone(), Arc::clone(&counted.traffic))).collect()

@@ -1,4 +1,4 @@
-//! The TLS handshake, RFC 8446.
+//! The TLS handshake (RFC 8446), over rustls' unbuffered interface.
 
 use std::io;
 use std::sync::Arc;
@@ -15,18 +15,18 @@ use super::stream::TlsStream;
 use super::unbuffered::{Unbuffered, append};
 use crate::relay::close_in_order;
 
-/// A peer that takes longer than this has gone away or wants to hold resources.
+/// Timeout of a handshake: a slower peer has gone away, or wants to hold resources.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Most bytes of a handshake that are kept for a peer: a post-quantum hello and a chain of several
+/// Most bytes of a handshake that are held for a peer: a post-quantum hello and a chain of several
 /// certificates fit many times over.
 const MOST_BYTES: usize = 32 * 1024;
 
-/// A peer that was refused gets so long to read why, and may send so much more meanwhile.
+/// How long a refused peer has to read why, and how many bytes it may send meanwhile.
 const TIME_TO_READ: Duration = Duration::from_secs(1);
 const MOST_UNHEARD: usize = 64 * 1024;
 
-/// What one side sends at a time, if its chain is short.
+/// Initial size of the buffers, bytes: what one side sends at a time if its chain is short.
 const LIKELY: usize = 4 * 1024;
 
 /// Why a handshake failed.
@@ -38,7 +38,7 @@ pub enum Error {
     /// The connection broke.
     #[error("connection lost during the TLS handshake: {0}")]
     Lost(#[from] io::Error),
-    /// The peer was silent or endless.
+    /// The handshake took too long.
     #[error("TLS handshake not finished after {} s", TIMEOUT.as_secs())]
     Timeout,
     /// The peer sent more than a handshake needs.
@@ -46,8 +46,8 @@ pub enum Error {
     TooLarge,
 }
 
-/// Opens a TLS session as client. The server's name is not sent (the identity is checked by the caller), so
-/// any address does as the name.
+/// Runs a handshake as client. The server's name is not sent (the caller checks the identity), so any address
+/// serves as the name. Errors: see [`Error`].
 pub async fn connect(
     tcp: TcpStream,
     config: Arc<rustls::ClientConfig>,
@@ -56,7 +56,7 @@ pub async fn connect(
     drive(tcp, Box::new(UnbufferedClientConnection::new(config, name)?)).await
 }
 
-/// Accepts a TLS session as server.
+/// Runs a handshake as server. Errors: see [`Error`].
 pub async fn accept(
     tcp: TcpStream,
     config: Arc<rustls::ServerConfig>,
@@ -80,7 +80,7 @@ struct Handshake<C> {
     outgoing: Vec<u8>,
 }
 
-/// What the state machine asks for next.
+/// What the state machine needs next.
 enum Next {
     Process,
     Send,
@@ -152,9 +152,10 @@ impl<C: Unbuffered> Handshake<C> {
         }
     }
 
-    /// After a failure rustls has an alert for the peer, which makes its error message useful. Best effort.
+    /// Sends the alert that rustls has for the peer after a failure, which makes its error message useful.
+    /// Best effort.
     async fn say_why(&mut self) {
-        // What was received is shown once more: rustls may know of messages in it that it did not come to.
+        // Received bytes are shown again: rustls may know of messages in them that it has not read yet.
         loop {
             let UnbufferedStatus { discard, state, .. } = self.unbuffered.process(&mut self.incoming);
             let Ok(ConnectionState::EncodeTlsData(encode)) = state else { break };
@@ -165,9 +166,9 @@ impl<C: Unbuffered> Handshake<C> {
         let _unheard = tokio::time::timeout(TIME_TO_READ, self.part()).await;
     }
 
-    /// Closes so that the alert arrives. What is accepted in pods is reset when it is closed, and so is any
-    /// connection of which something was not read; to a peer that is still writing (in TLS 1.3 a client is
-    /// done before it is refused) a reset says that the network failed, and not that its certificate did.
+    /// Closes so that the alert arrives. Sockets accepted in pods are reset when they are closed, and so is
+    /// any connection with unread bytes. To a peer that is still writing (in TLS 1.3 a client is done before
+    /// it is refused) a reset says that the network failed, and not that its certificate did.
     async fn part(&mut self) -> io::Result<()> {
         close_in_order(&self.tcp);
         self.tcp.shutdown().await?;

@@ -1,9 +1,9 @@
-//! TLS over rustls' unbuffered interface: encrypts straight into our buffer, decrypts where the bytes were
+//! TLS over rustls' unbuffered interface: encrypts straight into our buffer, and decrypts where bytes were
 //! received.
 //!
-//! Buffers belong to the worker (`scratch`), so a connection that is idle holds none. Writing is deferred:
-//! what is written is encrypted at once but sent by [`TlsStream::poll_send`], once for everything that all
-//! tasks wrote in one wakeup.
+//! Buffers belong to the worker (`scratch`), so an idle connection holds none. Writing is deferred: data is
+//! encrypted at once but sent by [`TlsStream::poll_send`], once for everything that all tasks wrote in one
+//! wakeup.
 
 mod handshake;
 pub mod scratch;

@@ -13,27 +13,27 @@ use super::scratch;
 use super::unbuffered::{Unbuffered, append};
 use super::write_buffer::WriteBuffer;
 
-/// Unsent bytes from which on a writer has to wait until they are sent: less than a stream's turn, which so
-/// goes out by itself, in packets that are full.
+/// Unsent bytes from which a writer has to wait: less than a stream's turn, which so is sent by itself, in
+/// full packets.
 const HIGH_WATER: usize = 96 * 1024;
 
-/// Bytes that rustls is shown at a time: the largest record (RFC 8446, section 5.2). It would go through all
-/// that there are and look up only where there is data among them.
+/// Most bytes that rustls is shown at a time: the largest record (RFC 8446, section 5.2). It would process
+/// all bytes that it sees, and stop only where data is among them.
 const SHOWN: usize = 5 + 16 * 1024 + 256;
 
-/// Records that are opened before others get their turn. Full ones fill all buffers long before.
+/// Records that are decrypted before other tasks run. Full ones fill all buffers long before.
 const RECORDS: usize = 32;
 
-/// A piece at least this long is encrypted from where it lies; shorter ones are gathered into one record
-/// first.
+/// Pieces shorter than this are gathered into one record first; longer ones are encrypted from where they
+/// are.
 const GATHER_BELOW: usize = 8 * 1024;
 
 /// A TLS session over TCP.
 pub struct TlsStream<C> {
     tcp: TcpStream,
-    /// In a box: kilobytes, which every task that hands the session on would else have room for twice.
+    /// Boxed: it has kilobytes, for which every task that passes the session on would else have room twice.
     unbuffered: Box<C>,
-    /// Received and not yet decrypted: `incoming[start..end]`. The rest of the buffer is room.
+    /// Received and not yet decrypted: `incoming[start..end]`. The rest of the buffer is free.
     incoming: Vec<u8>,
     start: usize,
     end: usize,
@@ -49,14 +49,14 @@ pub struct TlsStream<C> {
     said_goodbye: bool,
 }
 
-/// Bytes received beyond those that carried data: empty records, key updates and other messages after the
-/// handshake.
+/// Counts received bytes beyond those that carry data: empty records, key updates and other messages after
+/// the handshake.
 #[derive(Default)]
 struct Barren(usize);
 
-/// What one step of the state machine gave.
+/// Result of one step of the state machine.
 enum Step {
-    /// Plaintext was handed out.
+    /// Plaintext was passed on.
     Read,
     Again,
     Starved,
@@ -81,22 +81,23 @@ impl<C: Unbuffered> TlsStream<C> {
         }
     }
 
-    /// The peer's certificates, leaf first.
+    /// Returns the peer's certificates, leaf first.
     pub fn peer_certificates(&self) -> Option<&[CertificateDer<'static>]> {
         self.unbuffered.peer_certificates()
     }
 
-    /// The protocol that both sides chose (RFC 7301), if they did.
+    /// Returns the protocol that both sides chose (RFC 7301), if they did.
     pub fn alpn_protocol(&self) -> Option<&[u8]> {
         self.unbuffered.alpn_protocol()
     }
 
-    /// The socket below.
+    /// Returns the socket below.
     pub fn tcp(&self) -> &TcpStream {
         &self.tcp
     }
 
-    /// Sends everything that was written. Until this is called nothing is sent, unless much has gathered.
+    /// Sends everything that was written; before, nothing is sent unless much has gathered. Ready when all is
+    /// sent. Errors: those of `send(2)`, or encryption failed.
     pub fn poll_send(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.seal_gathered()?;
         while !self.outgoing.unsent().is_empty() {
@@ -106,16 +107,17 @@ impl<C: Unbuffered> TlsStream<C> {
         Poll::Ready(Ok(()))
     }
 
-    /// Encrypts `bytes` for the next [`Self::poll_send`], as a record or several of their own.
+    /// Encrypts `bytes` into records of their own, for the next [`Self::poll_send`]. Errors: encryption
+    /// failed.
     pub fn write_records(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.seal_gathered()?;
         self.seal(bytes)
     }
 
-    /// Hands what was received to `take`, from where it was decrypted: what is there already, and once what
-    /// can be received. `take` returns how much it took; when that is not all, or after some records, the
-    /// rest is left for the next call, of which nobody will be woken. Ready with false when the peer has said
-    /// goodbye.
+    /// Decrypts in place and passes the data to `take`: first what is there, then what one read receives.
+    /// `take` returns how many bytes it took. If those are not all, or after some records, the rest is kept
+    /// for the next call, for which nobody is woken. Ready with false when the peer has closed the session.
+    /// Errors: those of `take`, or the connection broke.
     pub fn poll_read_in_place<E: From<io::Error>>(
         &mut self,
         context: &mut Context<'_>,
@@ -144,7 +146,7 @@ impl<C: Unbuffered> TlsStream<C> {
         Poll::Ready(Ok(true))
     }
 
-    /// Hands out what was decrypted before.
+    /// Passes on what was decrypted before.
     fn take_plaintext<E>(&mut self, take: &mut impl FnMut(&[u8]) -> Result<usize, E>) -> Result<(), E> {
         let plaintext = std::mem::take(&mut self.plaintext);
         self.read += take(&plaintext[self.read..])?;
@@ -156,13 +158,13 @@ impl<C: Unbuffered> TlsStream<C> {
         Ok(())
     }
 
-    /// Whether there is something to read that nobody will be woken for: it was decrypted to let a write
-    /// pass.
+    /// Whether there is data, or the end, that nobody will be woken for: it was decrypted so that a write
+    /// could pass.
     pub fn has_plaintext(&self) -> bool {
         !self.plaintext.is_empty() || self.peer_closed
     }
 
-    /// Takes `piece` for sending, whole.
+    /// Queues all of `piece` to be sent.
     fn queue(&mut self, piece: &[u8]) -> io::Result<()> {
         if piece.len() < GATHER_BELOW {
             if self.gathered.capacity() == 0 {
@@ -208,7 +210,7 @@ impl<C: Unbuffered> TlsStream<C> {
                     write(&mut traffic, &mut self.outgoing)?;
                     done = true;
                 }
-                // Records that arrived and were not read yet stand in the way.
+                // Received records that were not read yet come first.
                 ConnectionState::ReadTraffic(mut traffic) => {
                     while let Some(record) = traffic.next_record() {
                         let record = record.map_err(invalid)?;
@@ -229,11 +231,10 @@ impl<C: Unbuffered> TlsStream<C> {
         }
     }
 
-    /// Tells the peer that nothing more comes, so that it can tell the end from a cut (RFC 8446, section
-    /// 6.1).
+    /// Queues `close_notify`, which tells the peer the end from a cut (RFC 8446, section 6.1).
     fn say_goodbye(&mut self) -> io::Result<()> {
         self.write_traffic(|traffic, outgoing| {
-            /// An alert record with its overhead, with room to spare.
+            /// Bytes of an alert record, with room to spare.
             const ALERT: usize = 64;
             let written = traffic.queue_close_notify(outgoing.room(ALERT)).map_err(io::Error::other)?;
             outgoing.filled(written);
@@ -241,7 +242,7 @@ impl<C: Unbuffered> TlsStream<C> {
         })
     }
 
-    /// One step of decryption into `buffer`.
+    /// Decrypts one step into `buffer`.
     fn open_one(&mut self, buffer: &mut ReadBuf<'_>) -> io::Result<Step> {
         self.open_in_place(|payload| {
             let fits = payload.len().min(buffer.remaining());
@@ -250,7 +251,7 @@ impl<C: Unbuffered> TlsStream<C> {
         })
     }
 
-    /// One step of decryption. What `take` does not take is kept for later.
+    /// Decrypts one step. What `take` does not take is kept for later.
     fn open_in_place<E: From<io::Error>>(
         &mut self,
         mut take: impl FnMut(&[u8]) -> Result<usize, E>,
@@ -291,19 +292,19 @@ impl<C: Unbuffered> TlsStream<C> {
                 self.peer_closed = true;
                 Step::Closed
             }
-            // A message in several records, larger than any that there is.
+            // A message in several records, larger than any that exists.
             _ if discard == 0 && shown - self.start == SHOWN => return Err(too_large().into()),
-            // All that was shown is gone, but not all that there is.
+            // Everything shown is processed, but more was received.
             _ if shown < self.end => Step::Again,
             _ => Step::Starved,
         };
-        // Also of a record that was not liked: it is decrypted, and would not be understood again.
+        // Even if `take` failed: the record is decrypted, and can't be decrypted again.
         self.start += discard + extra;
         self.barren.count(discard + extra, data)?;
         taken.map(|_| step)
     }
 
-    /// Hands out what was decrypted before.
+    /// Copies out what was decrypted before.
     fn drain_plaintext(&mut self, buffer: &mut ReadBuf<'_>) {
         let left = &self.plaintext[self.read..];
         let fits = left.len().min(buffer.remaining());
@@ -315,10 +316,10 @@ impl<C: Unbuffered> TlsStream<C> {
         }
     }
 
-    /// Receives more; ready with false at the end of the connection.
+    /// Receives more bytes; ready with false at the end of the connection.
     ///
-    /// Through `poll_read` and not `try_read`: after a short read it knows that there is nothing more, which
-    /// saves the system call that would say so.
+    /// Uses `poll_read` and not `try_read`: after a short read it knows that nothing more is there, which
+    /// saves a system call.
     fn poll_receive(&mut self, context: &mut Context<'_>) -> Poll<io::Result<bool>> {
         self.make_room();
         let mut room = ReadBuf::new(&mut self.incoming[self.end..]);
@@ -332,7 +333,7 @@ impl<C: Unbuffered> TlsStream<C> {
         Poll::Ready(Ok(received > 0))
     }
 
-    /// Gives the buffers of a connection back that waits with nothing half received.
+    /// Gives buffers back while the connection waits with nothing half received.
     fn rest(&mut self) {
         if self.start == self.end {
             (self.start, self.end) = (0, 0);
@@ -340,7 +341,7 @@ impl<C: Unbuffered> TlsStream<C> {
         }
     }
 
-    /// Moves a partial record to the front and makes sure that there is room behind it.
+    /// Moves a partial record to the front and makes room behind it.
     fn make_room(&mut self) {
         self.incoming.copy_within(self.start..self.end, 0);
         self.end -= self.start;
@@ -356,7 +357,7 @@ impl<C: Unbuffered> TlsStream<C> {
 fn encrypt<S>(traffic: &mut WriteTraffic<'_, S>, piece: &[u8], outgoing: &mut WriteBuffer) -> io::Result<()> {
     /// Header, content type and tag of a TLS 1.3 record (RFC 8446, section 5.2), rounded up.
     const OVERHEAD: usize = 32;
-    /// Most plaintext of a record.
+    /// Most bytes of plaintext in a record.
     const RECORD: usize = 16 * 1024;
     // One record more than needed, since a key update may come before the data.
     let likely = piece.len() + (piece.len() / RECORD + 2) * OVERHEAD;
@@ -368,7 +369,7 @@ fn encrypt<S>(traffic: &mut WriteTraffic<'_, S>, piece: &[u8], outgoing: &mut Wr
     Ok(())
 }
 
-/// A message of the handshake's protocol after the handshake, such as an answer to a key update.
+/// Queues a message of the handshake protocol after the handshake, such as an answer to a key update.
 fn queue_handshake<S>(encode: EncodeTlsData<'_, S>, outgoing: &mut WriteBuffer) {
     let mut message = Vec::new();
     append(encode, &mut message);
@@ -385,13 +386,14 @@ fn too_large() -> io::Error {
 }
 
 impl Barren {
-    /// So many of them without a single byte of data: a thousand key updates or empty records.
+    /// Most such bytes without any data: a thousand key updates or empty records.
     const MOST: usize = 32 * 1024;
 
-    /// What a byte of data makes up for: more than a record has beside it, even if that is the only byte.
+    /// Such bytes that one byte of data makes up for: more than a record has beside it, even if that byte is
+    /// its only one.
     const FOR_EACH: usize = 32;
 
-    /// So many bytes were received, with so many bytes of data in them.
+    /// Counts `received` bytes with `data` bytes of data in them. Errors: too many without data.
     fn count(&mut self, received: usize, data: usize) -> io::Result<()> {
         self.0 = (self.0 + received).saturating_sub(data.saturating_mul(Self::FOR_EACH));
         if self.0 > Self::MOST {
@@ -425,7 +427,7 @@ impl<C: Unbuffered> AsyncRead for TlsStream<C> {
             }
         }
         if buffer.filled().len() == before && buffer.remaining() > 0 && !this.peer_closed {
-            // Records without data. The others first.
+            // Records without data. Other tasks first.
             context.waker().wake_by_ref();
             return Poll::Pending;
         }

@@ -7,16 +7,16 @@ use rustls::unbuffered::{EncodeError, EncodeTlsData, UnbufferedStatus};
 
 /// A TLS state machine without buffers.
 pub trait Unbuffered: Unpin + 'static {
-    /// What rustls keeps for this side.
+    /// rustls' data of this side.
     type Side;
 
     /// Processes received records; see [`rustls::unbuffered`].
     fn process<'c, 'i>(&'c mut self, incoming: &'i mut [u8]) -> UnbufferedStatus<'c, 'i, Self::Side>;
 
-    /// The peer's certificates, leaf first, once it has shown them.
+    /// Returns the peer's certificates, leaf first, once it has sent them.
     fn peer_certificates(&self) -> Option<&[CertificateDer<'static>]>;
 
-    /// The protocol that both sides chose (RFC 7301), if they did.
+    /// Returns the protocol that both sides chose (RFC 7301), if they did.
     fn alpn_protocol(&self) -> Option<&[u8]>;
 }
 

@@ -2,8 +2,8 @@
 
 use super::scratch;
 
-/// A buffer that is written behind and sent from the front, borrowed from the worker while there is something
-/// in it. It is not cleared in between: that would cost as much as a tenth of the encryption.
+/// A buffer that is appended to and sent from the front, borrowed from the worker while it has bytes. It is
+/// not cleared in between: that would cost as much as a tenth of the encryption.
 #[derive(Default)]
 pub(super) struct WriteBuffer {
     buffer: Vec<u8>,
@@ -12,12 +12,12 @@ pub(super) struct WriteBuffer {
 }
 
 impl WriteBuffer {
-    /// What is not sent yet.
+    /// Returns the bytes that are not sent yet.
     pub fn unsent(&self) -> &[u8] {
         &self.buffer[self.sent..self.end]
     }
 
-    /// So many bytes of it were sent.
+    /// Removes bytes from the front that were sent.
     pub fn sent(&mut self, bytes: usize) {
         self.sent += bytes;
         if self.sent >= self.end {
@@ -26,7 +26,7 @@ impl WriteBuffer {
         }
     }
 
-    /// Room for so many bytes behind what is there.
+    /// Returns a slice of `bytes` free bytes at the end.
     pub fn room(&mut self, bytes: usize) -> &mut [u8] {
         if self.buffer.is_empty() {
             self.buffer = scratch::take_room();
@@ -37,7 +37,7 @@ impl WriteBuffer {
         &mut self.buffer[self.end..]
     }
 
-    /// So many bytes of the room were filled.
+    /// Adds the first `bytes` of that slice.
     pub fn filled(&mut self, bytes: usize) {
         self.end += bytes;
         debug_assert!(self.end <= self.buffer.len());

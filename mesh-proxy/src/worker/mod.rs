@@ -1,5 +1,4 @@
-//! What a worker knows: the pods that it serves and what it needs to carry their connections. [`run`] is the
-//! thread.
+//! A worker's state: the pods that it serves and what their connections need. [`run`] is its thread.
 
 mod run;
 
@@ -31,65 +30,65 @@ pub use self::run::{Command, PodListeners, run};
 /// to sign its certificate.
 pub const NEWS_WAIT: Duration = Duration::from_secs(5);
 
-/// A pod that goes on connecting although it may not fills no log.
+/// Least time between log lines about connections over a pod's limit.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(10);
 
-/// What all workers share.
+/// State that all workers share.
 pub struct Shared {
     /// Configuration in force.
     pub snapshot: Arc<ArcSwap<Snapshot>>,
-    /// The same, for whoever waits for a change.
+    /// Follows the configuration in force.
     pub updates: watch::Receiver<Arc<Snapshot>>,
-    /// Whether connections are taken. Until then they wait in the listeners' queues.
+    /// Whether connections are accepted. Until then they wait in the listeners' queues.
     pub serving: watch::Receiver<bool>,
     /// Certificates of this node's identities.
     pub certificates: Certificates,
-    /// Endpoints that fail.
+    /// Outlier detection.
     pub health: Health,
-    /// Clients that always get the same endpoint of a service.
+    /// Session affinity: clients that keep their endpoint of a service.
     pub affinity: Affinity,
-    /// Connections of services that limit them.
+    /// Open connections of services that limit them.
     pub limits: Limits<(Arc<str>, u16)>,
-    /// Where connections come whose SYN waits.
+    /// Queues of deferred SYNs.
     pub listeners: deferred_accept::Listeners,
-    /// Connections that a worker may have open at once.
+    /// Most connections that a worker may have open.
     pub most_connections: usize,
-    /// How many of these one pod may have.
+    /// Most of these for one pod.
     pub most_of_pod: usize,
-    /// Connections of other nodes that a worker may have open at once, each with many streams.
+    /// Most connections between nodes that others may have open to a worker, each with many streams.
     pub most_sessions: usize,
-    /// Bytes that one pod's streams may fill on a worker, beside the first ones of each.
+    /// Bytes that one pod's streams may hold on a worker, beyond the first 16 KiB of each.
     pub buffers_of_pod: usize,
     /// How long connections may go on after the agent was told to stop.
     pub drain: Duration,
 }
 
-/// One worker: everything in here is used by its thread alone, but for what is shared on purpose.
+/// One worker. Only its thread uses it, except for what is shared on purpose.
 pub struct Worker {
     /// What all workers share.
     pub shared: Arc<Shared>,
-    /// Where it runs.
+    /// The node, or a test, that it runs on.
     pub surroundings: Box<dyn Surroundings>,
-    /// HBONE connections.
+    /// Connections between nodes that this one opened.
     pub pool: Pool,
-    /// Whose turn it is among endpoints.
+    /// Load balancing.
     pub picker: Picker,
-    /// Connections that pods of this node took.
+    /// Connections that pods of this node accepted.
     pub authorizations: Rc<Authorizations>,
     /// Connections that are not accepted yet.
     pub deferred: DeferredAccepts,
     /// This worker's counters.
     pub metrics: Arc<WorkerMetrics>,
-    /// Tells HBONE connections to let go.
+    /// Tells connections between nodes to finish.
     pub draining: Rc<Draining>,
     /// When it was last logged that a pod has too many connections.
     complained: Cell<Option<Instant>>,
     by_address: RefCell<HashMap<IpAddr, Arc<LocalPod>>>,
-    /// Of each pod, by its uid, as long as one of its connections needs it.
+    /// Memory of each pod's streams, by its uid, as long as one of its connections needs it.
     budgets: RefCell<HashMap<Arc<str>, Weak<Budget>>>,
 }
 
-/// Whether a worker is to finish what it has and to take nothing new.
+/// Whether a worker finishes what it has and takes nothing new.
 #[derive(Default)]
 pub struct Draining {
     begun: Cell<bool>,
@@ -97,13 +96,13 @@ pub struct Draining {
 }
 
 impl Draining {
-    /// From now on.
+    /// Begins to drain.
     pub fn begin(&self) {
         self.begun.set(true);
         self.told.notify_waiters();
     }
 
-    /// Returns when it has begun.
+    /// Returns once draining has begun.
     pub async fn has_begun(&self) {
         while !self.begun.get() {
             self.told.notified().await;
@@ -112,7 +111,7 @@ impl Draining {
 }
 
 impl Worker {
-    /// A worker without pods.
+    /// Creates a worker without pods.
     pub fn new(
         shared: Arc<Shared>,
         surroundings: Box<dyn Surroundings>,
@@ -133,12 +132,13 @@ impl Worker {
         })
     }
 
-    /// The configuration in force.
+    /// Returns the configuration in force.
     pub fn snapshot(&self) -> Arc<Snapshot> {
         self.shared.snapshot.load_full()
     }
 
-    /// The certificate of an identity of this node. A pod that just started may be a moment ahead of it.
+    /// Returns the certificate of an identity of this node, waiting up to [`NEWS_WAIT`]: a pod that just
+    /// started may be a moment ahead of it.
     pub async fn identity(&self, id: &SpiffeId) -> Option<Arc<WorkloadCertificate>> {
         match self.shared.certificates.current(id) {
             Some(identity) => Some(identity),
@@ -146,12 +146,13 @@ impl Worker {
         }
     }
 
-    /// The enrolled pod of this node that has an address.
+    /// Returns the enrolled pod of this node that has an address.
     pub fn local_pod(&self, address: IpAddr) -> Option<Arc<LocalPod>> {
         self.by_address.borrow().get(&address.to_canonical()).cloned()
     }
 
-    /// A pod as the mesh knows it. A pod that just started may be a moment ahead of the control plane's news.
+    /// Returns a pod's workload, waiting up to [`NEWS_WAIT`]: a pod that just started may be a moment ahead
+    /// of the control plane.
     pub async fn workload_of(&self, pod: &LocalPod) -> Option<Arc<Workload>> {
         if let Some(workload) = pod.workload_in(&self.shared.snapshot.load()) {
             return Some(workload);
@@ -168,7 +169,7 @@ impl Worker {
         tokio::time::timeout(NEWS_WAIT, wait).await.ok().flatten()
     }
 
-    /// What the streams of a pod may hold.
+    /// Returns the budget of a pod's streams.
     pub fn budget(&self, pod: &LocalPod) -> Rc<Budget> {
         let mut budgets = self.budgets.borrow_mut();
         if let Some(budget) = budgets.get(&pod.uid).and_then(Weak::upgrade) {
@@ -180,7 +181,7 @@ impl Worker {
         budget
     }
 
-    /// A connection of a pod was refused because the pod has as many as it may.
+    /// Counts and logs a connection of a pod that was refused because the pod has as many as it may.
     pub fn over_limit(&self, pod: &LocalPod) {
         self.metrics.over_limit();
         if self.complained.get().is_none_or(|last| last.elapsed() > COMPLAIN_EVERY) {
@@ -190,13 +191,13 @@ impl Worker {
         }
     }
 
-    /// From now on the pod is one of this node.
+    /// Adds a pod of this node.
     pub fn know(&self, pod: &Arc<LocalPod>) {
         let addresses = pod.addresses.iter().map(|address| (*address, Arc::clone(pod)));
         self.by_address.borrow_mut().extend(addresses);
     }
 
-    /// The pod is gone. A pod that took its address over meanwhile keeps it.
+    /// Removes a pod. Another pod that took over one of its addresses meanwhile keeps it.
     pub fn forget(&self, uid: &str) {
         let mut gone = None;
         self.by_address.borrow_mut().retain(|_, pod| {

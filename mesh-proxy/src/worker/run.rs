@@ -1,5 +1,5 @@
-//! The thread of a worker, with a runtime of its own. A connection lives and dies on the worker that accepted
-//! it; workers share the snapshot, the certificates and nothing else on the data path.
+//! Step 1 of a connection (see [the crate page](crate)): a worker's thread, with a runtime of its own. A
+//! connection stays on the worker that accepted it; workers share [`Shared`] alone.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -28,34 +28,34 @@ use crate::{deferred_accept, inbound, outbound, tls};
 /// How often a worker looks for idle connections and unused counters.
 const SWEEP_EVERY: Duration = Duration::from_secs(30);
 
-/// Counters that nothing used for this long are forgotten.
+/// Time after which unused counters are forgotten.
 const COUNTERS_KEPT: Duration = Duration::from_hours(1);
 
-/// Such a part of a worker's connections is kept for pods that have few, whatever others do.
+/// One of so many parts of a worker's connections is reserved for pods that have few, whatever others do.
 const RESERVED_PART: usize = 8;
 
-/// A pod's listeners of one worker.
+/// A pod's listeners on one worker.
 pub struct PodListeners {
-    /// Port 15001.
+    /// Connections that the pod opens, port 15001.
     pub outbound: std::net::TcpListener,
-    /// Port 15006.
+    /// Connections to the pod without mutual TLS, port 15006.
     pub inbound: std::net::TcpListener,
-    /// Port 15008.
+    /// Connections to the pod over mutual TLS, port 15008.
     pub hbone: std::net::TcpListener,
 }
 
-/// What the enroller tells a worker.
+/// What the enroller asks of a worker.
 pub enum Command {
-    /// Serve a pod.
+    /// Serves a pod.
     Add(Arc<LocalPod>, PodListeners),
-    /// Stop accepting for a pod. Its open connections go on.
+    /// Stops accepting for a pod, by its uid. Its open connections go on.
     Remove(Arc<str>),
-    /// Stop accepting at all and end when the last connection has, or at the deadline.
+    /// Stops accepting at all, and ends with the last connection or at the deadline.
     Drain,
 }
 
-/// After so long without an answer, and so many tries at such a pace, a peer is taken for dead that owes us
-/// nothing: its node may have lost power.
+/// Returns the TCP keep-alive that finds dead peers which owe us nothing, since their node may have lost
+/// power: after a minute of silence, four probes fifteen seconds apart.
 fn keepalive() -> TcpKeepalive {
     TcpKeepalive::new()
         .with_time(Duration::from_mins(1))
@@ -63,30 +63,28 @@ fn keepalive() -> TcpKeepalive {
         .with_retries(4)
 }
 
-/// So many tasks run before the sockets are looked at again. A bulk stream's tasks always have something to
-/// do and take a tenth of a millisecond each: with the runtime's own 61, everybody else's bytes would lie
-/// there for six.
+/// Tasks that run before sockets are polled again (tokio's `event_interval`). A bulk stream's task always has
+/// work and takes a tenth of a millisecond each time: with tokio's 61 all others' bytes would wait six.
 const LOOK_AT_SOCKETS: u32 = 2;
 
-/// So many sockets are served of a look at them. What they have to say to a peer is sent behind the last of
-/// them: with all that are ready, which may be a hundred, the peer's node would have nothing to do meanwhile.
+/// Sockets that are served per poll (tokio's `max_io_events_per_tick`). Data for a peer is sent after the
+/// last of them: with all that are ready, which may be a hundred, the peer's node would be idle meanwhile.
 const SOCKETS_AT_ONCE: usize = 8;
 
-/// The pods that a worker serves, and how their connections are taken.
+/// The pods that a worker serves, and the limits of their connections.
 struct Serving {
     worker: Rc<Worker>,
-    /// The caps of all pods together: connections of applications, connections of other nodes, handshakes of
-    /// these.
+    /// Limits of all pods together: applications' connections, connections of other nodes, and handshakes of
+    /// those.
     connections: Rc<Cap>,
     sessions: Rc<Cap>,
     handshakes: WorkerHandshakes,
-    /// What accepts for each pod, by uid.
+    /// The tasks that accept for each pod, by uid.
     accepting: RefCell<HashMap<Arc<str>, Vec<AbortHandle>>>,
 }
 
-/// Runs a worker until it is told to drain, and has it say that its loop turns. To be called on the worker's
-/// own thread, on whose runtime `start` is called. Errors: the worker's runtime or its surroundings can't be
-/// had.
+/// Runs a worker until it is told to drain; `beat` notes that its loop turns. Call this on the worker's own
+/// thread; `start` is called on its runtime. Errors: the runtime or the surroundings can't be had.
 pub fn run<S: Surroundings + 'static>(
     shared: Arc<Shared>,
     start: impl FnOnce() -> std::io::Result<S>,
@@ -94,7 +92,7 @@ pub fn run<S: Surroundings + 'static>(
     commands: mpsc::UnboundedReceiver<Command>,
     beat: &Beat,
 ) -> std::io::Result<()> {
-    // No signals and no child processes here: their bookkeeping would cost something in every wakeup.
+    // No signals and no child processes: their bookkeeping would cost something in every wakeup.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .enable_time()
@@ -158,7 +156,7 @@ impl Serving {
             let limits = inbound::SessionLimits { session, handshakes, shares, streams: streams.clone() };
             inbound::serve_hbone(worker, pod, socket, peer, limits)
         };
-        // One address has half of what others have.
+        // One address gets at most half of what others may open.
         let strangers = Gate::new(Bounds { total: others, each: others.div_ceil(2) });
         let serve_plaintext = move |worker, pod, socket, peer, slot| {
             inbound::serve_plaintext(worker, pod, socket, peer, (slot, strangers.clone()))
@@ -185,7 +183,7 @@ impl Serving {
     where
         F: Future<Output = ()> + 'static,
     {
-        // What is accepted has it from its listener (tcp(7)).
+        // Accepted connections inherit it from their listener (tcp(7)).
         socket2::SockRef::from(&listener).set_tcp_keepalive(&keepalive())?;
         let listener = TcpListener::from_std(listener)?;
         let (worker, pod) = (Rc::clone(&self.worker), Arc::clone(pod));
@@ -218,7 +216,7 @@ impl Serving {
         self.worker.forget(uid);
     }
 
-    /// Stops accepting, lets go, and waits for what is left, up to the deadline.
+    /// Stops accepting, tells connections to finish, and waits for them up to the deadline.
     async fn drain(&self) {
         for accepting in self.accepting.borrow_mut().drain().flat_map(|(_, accepting)| accepting) {
             accepting.abort();
@@ -235,7 +233,7 @@ impl Serving {
     }
 }
 
-/// A change of policy reaches open connections too.
+/// Applies changes of policy to open connections too.
 async fn follow_configuration(worker: Rc<Worker>) {
     let mut updates = worker.shared.updates.clone();
     let mut before = updates.borrow_and_update().clone();

@@ -1,4 +1,4 @@
-//! Staying connected: a stream after the other, with back-off between them (docs/wire.md, Reconnecting).
+//! Keeps a stream to the control plane open, with back-off between tries (docs/wire.md, Reconnecting).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,10 +20,10 @@ use crate::certs::{Certificates, ConnectError, ControlPlane};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
-/// From a control plane that does not send it in parts, the whole configuration of a large mesh comes as one
-/// message.
+/// Largest message that is taken, bytes. A control plane that does not divide it sends the whole
+/// configuration of a large mesh as one message.
 const LARGEST_MESSAGE: usize = 200 << 20;
-/// Headers of the answer come at once, before any request was looked at.
+/// Timeout for headers of the answer, which come before any request is read.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 const NAMESPACE: &str = "nodemesh-system";
@@ -35,7 +35,7 @@ pub(super) struct Client {
     pub certificates: Certificates,
     pub link: Arc<Link>,
     pub publisher: Publisher,
-    /// Told when the control plane could not be reached.
+    /// Notified when the control plane could not be reached.
     pub unreachable: Arc<Notify>,
 }
 
@@ -60,7 +60,7 @@ impl Client {
             let responses_before = self.publisher.responses;
             let Err(end) = self.follow().await;
             if matches!(end, StreamEnd::Closed) && self.publisher.responses > responses_before {
-                // As it does from time to time, so that agents spread over its replicas.
+                // It does so from time to time, so that agents spread over its replicas.
                 self.link.server_closed();
             } else {
                 self.link.down(&end.to_string());
@@ -74,7 +74,7 @@ impl Client {
         }
     }
 
-    /// The control plane wants to see the agent's certificate.
+    /// Waits for the agent's own certificate, which the control plane asks for.
     async fn wait_for_certificate(&self) {
         let mut own = self.certificates.own();
         let valid = |own: &Option<crate::certs::OwnCertificate>| {
@@ -87,7 +87,7 @@ impl Client {
         let _ = own.wait_for(valid).await;
     }
 
-    /// Follows one stream until it ends.
+    /// Follows one stream until it ends. Errors: why it ended.
     async fn follow(&mut self) -> Result<std::convert::Infallible, StreamEnd> {
         let own = self.certificates.own().borrow().as_ref().map(|own| own.identity.clone());
         let channel = self.control_plane.connect(&self.certificates.control_roots(), own).await?;
@@ -107,14 +107,14 @@ impl Client {
                 break;
             }
             if std::mem::take(&mut resuming) {
-                // To list all that is held took as much room as to hold it.
+                // The list of everything that is held took as much memory as holding it.
                 (self.config.give_back)();
             }
         }
         Err(StreamEnd::Closed)
     }
 
-    /// Who asks (docs/wire.md, Node).
+    /// Returns who asks (docs/wire.md, Node).
     fn node(&self) -> Node {
         let XdsConfig { node_name, instance_ip, .. } = &self.config;
         let name = format!("mesh-agent-{node_name}");

@@ -1,4 +1,4 @@
-//! What a proxy before this one was told, for as long as the control plane can't be reached.
+//! The configuration that the proxy before was told, for use while the control plane can't be reached.
 
 use std::fs::File;
 use std::sync::Arc;
@@ -10,14 +10,15 @@ use tokio::sync::{Notify, oneshot, watch};
 
 use crate::inheritance::journal;
 
-/// How long the control plane is waited for first: what it says is newer, and nobody but it has written it.
+/// How long the control plane is waited for first: what it sends is newer, and nobody else can have written
+/// it.
 const PATIENCE: Duration = Duration::from_millis(500);
 
-/// The same where another proxy serves meanwhile, so that nothing is lost by waiting. Whoever supervises that
-/// one does not wait for its end much longer.
+/// How long it is waited for where another proxy serves meanwhile, so that waiting loses nothing. Whoever
+/// supervises that proxy does not wait much longer for its end.
 const PATIENCE_BESIDE: Duration = Duration::from_secs(10);
 
-/// What a proxy before this one was told.
+/// The configuration that the proxy before was told.
 pub struct InheritedConfiguration {
     /// Its journal.
     pub file: File,
@@ -25,20 +26,20 @@ pub struct InheritedConfiguration {
     pub beside: bool,
 }
 
-/// Where it is put in force: in the proxy that comes after.
+/// Where the inherited configuration is put into force.
 pub(super) struct Heir {
     pub snapshot: Arc<ArcSwap<Snapshot>>,
     pub updates: watch::Sender<Arc<Snapshot>>,
     pub ready: watch::Sender<bool>,
-    /// Told when the control plane could not be reached.
+    /// Notified when the control plane could not be reached.
     pub unreachable: Arc<Notify>,
-    /// How what is told of waypoints is taken, which is this proxy's own affair.
+    /// How waypoints are treated, which is this proxy's own setting.
     pub waypoints: Waypoints,
 }
 
 impl Heir {
-    /// Puts it in force when the control plane can't be reached or takes long, unless that has told something
-    /// by then.
+    /// Puts the inherited configuration into force when the control plane can't be reached or takes long,
+    /// unless that has told something by then.
     pub async fn use_if_needed(self, inherited: oneshot::Receiver<InheritedConfiguration>) {
         let Ok(InheritedConfiguration { file, beside }) = inherited.await else { return };
         let patience = if beside { PATIENCE_BESIDE } else { PATIENCE };
@@ -57,8 +58,7 @@ impl Heir {
         }
     }
 
-    /// The control plane is told nothing of it: it lists everything anew, and what it says replaces this as a
-    /// whole.
+    /// The control plane is told nothing of it: it lists everything anew, which replaces this as a whole.
     fn put_in_force(&self, snapshot: Arc<Snapshot>) {
         self.ready.send_if_modified(|ready| {
             if *ready {

@@ -1,4 +1,4 @@
-//! The state of the link to the control plane, said once for each change.
+//! The state of the link to the control plane, logged once for each change.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -41,7 +41,7 @@ impl Link {
         }
     }
 
-    /// The link is down, or still is.
+    /// Notes that the link is down, or still is.
     pub fn down(&self, reason: &str) {
         let mut state = self.state();
         if state.error.as_deref() != Some(reason) {
@@ -55,7 +55,7 @@ impl Link {
         *state = State { connected: false, since, error: Some(reason.to_owned()) };
     }
 
-    /// The control plane has let the agent go, which connects again: no news for anybody.
+    /// Notes that the control plane closed the stream, which is opened again: nothing to warn of.
     pub fn server_closed(&self) {
         let reason = "the control plane closed the stream";
         tracing::debug!(address = self.address, reason, "connecting again");

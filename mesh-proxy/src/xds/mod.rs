@@ -1,8 +1,7 @@
-//! What the control plane tells: a delta xDS client (docs/wire.md, Discovery).
+//! The delta xDS client: the configuration that the control plane tells (docs/wire.md, Discovery).
 //!
 //! [`start`] keeps one stream open, takes each response into a [`Store`] and publishes the result as an
-//! immutable [`Snapshot`]. A lost link changes nothing but [`Xds::link_status`]: the last snapshot stays in
-//! force.
+//! immutable [`Snapshot`]. A lost link changes only [`Xds::link_status`]: the last snapshot stays in force.
 
 mod client;
 mod inherited;
@@ -35,30 +34,30 @@ use crate::inheritance::journal::Journal;
 pub struct XdsConfig {
     /// Node that the agent serves.
     pub node_name: String,
-    /// `https://HOST:PORT` of the control plane.
+    /// The control plane's URL, `https://HOST:PORT`.
     pub address: String,
     /// DNS name that its certificate must have.
     pub control_name: String,
-    /// PEM file of the roots to check it with.
+    /// PEM file of the roots that its certificate is checked with.
     pub root_cert: PathBuf,
-    /// The node's token.
+    /// File of the node's token.
     pub token_file: PathBuf,
     /// Name of the cluster.
     pub cluster_id: String,
     /// An address of the node.
     pub instance_ip: String,
-    /// How what is told of waypoints is taken.
+    /// How waypoints are treated.
     pub waypoints: Waypoints,
-    /// Gives memory back, after what took far more of it than what it left.
+    /// Gives memory back to the system, called after work that needed far more than it left.
     pub give_back: fn(),
 }
 
-/// The configuration as it comes in.
+/// The configuration that has come in. Cheap to clone.
 #[derive(Clone)]
 pub struct Xds {
-    /// The state in force.
+    /// The configuration in force.
     pub snapshot: Arc<ArcSwap<Snapshot>>,
-    /// The same, for whoever waits for a change.
+    /// Follows the configuration in force.
     pub updates: watch::Receiver<Arc<Snapshot>>,
     /// Whether there has been a first response of every required type.
     pub ready: watch::Receiver<bool>,
@@ -66,8 +65,8 @@ pub struct Xds {
     store: Arc<Mutex<Store>>,
 }
 
-/// Starts to follow the control plane, on the runtime that this is called on, for as long as it runs. What it
-/// tells is left to a next proxy; `inherited` is to be sent what one before this has left, if there was one.
+/// Starts to follow the control plane, on the current runtime and for as long as that runs. Its responses are
+/// left for the next proxy; send `inherited` what the proxy before has left, if there was one.
 pub fn start(
     config: XdsConfig,
     certificates: Certificates,
@@ -107,16 +106,16 @@ pub fn start(
 }
 
 impl Xds {
-    /// How the link to the control plane is.
+    /// Returns the state of the link to the control plane.
     pub fn link_status(&self) -> ControlLink {
         self.link.status()
     }
 
-    /// Everything that was accepted: length-delimited responses, each of a part of one type.
+    /// Returns everything that was accepted: length-delimited responses, each with a part of one type.
     pub fn dump(&self) -> Vec<u8> {
-        /// Resources of a part. Whole ones of a large mesh would take more memory than to hold it.
+        /// Resources per response. A whole type of a large mesh would take more memory than holding it.
         const PART: usize = 500;
-        // Encoding takes its time, and whoever takes in what the control plane sends is not to wait for it.
+        // Encoding takes time, during which the control plane's responses must not have to wait.
         let contents = self.store.lock().unwrap_or_else(PoisonError::into_inner).contents();
         let mut bytes = Vec::new();
         for discovery_type in DiscoveryType::ALL {

@@ -1,4 +1,5 @@
-//! One stream: what is asked, what comes, and what is answered (docs/wire.md, Requests and responses).
+//! One discovery stream: requests, responses and their acknowledgements (docs/wire.md, Requests and
+//! responses).
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,19 +11,19 @@ use tokio::sync::{mpsc, watch};
 
 use crate::inheritance::journal::Journal;
 
-/// Requests that may wait to be sent: the first ones, and an answer for each response that came meanwhile.
+/// Most requests that wait to be sent: the first ones, and an answer to each response that came meanwhile.
 const QUEUE: usize = 16;
 
-/// Takes responses into the store, and publishes what they come to.
+/// Takes responses into the store, and publishes the resulting snapshot.
 pub(super) struct Publisher {
     store: Arc<Mutex<Store>>,
-    /// The state in force.
+    /// The configuration in force.
     pub snapshot: Arc<ArcSwap<Snapshot>>,
-    /// The same, for whoever waits for a change.
+    /// Follows the configuration in force.
     pub updates: watch::Sender<Arc<Snapshot>>,
     /// Whether there has been a first response of every required type.
     pub ready: watch::Sender<bool>,
-    /// Required types of which there has been no whole response yet.
+    /// Required types without a whole response yet.
     missing: HashSet<&'static str>,
     journal: Journal,
     /// See [`XdsConfig::give_back`](super::XdsConfig::give_back).
@@ -32,7 +33,7 @@ pub(super) struct Publisher {
 }
 
 impl Publisher {
-    /// With an empty snapshot to begin with.
+    /// Creates one with an empty snapshot.
     pub fn new(store: Arc<Mutex<Store>>, journal: Journal, give_back: fn()) -> Self {
         let empty = Arc::new(Snapshot::default());
         Self {
@@ -60,7 +61,7 @@ impl Publisher {
         if !continues {
             self.missing.remove(type_url.as_str());
         }
-        // Nothing counts before everything is there that is required.
+        // Nothing counts before all required types are complete.
         let complete = !continues && self.missing.is_empty();
         if complete {
             self.publish();
@@ -75,7 +76,7 @@ impl Publisher {
         let snapshot = Arc::new(self.store().snapshot());
         let was_ready = self.ready.send_replace(true);
         if !was_ready {
-            // What the whole of a mesh takes on its way in is many times what it takes to hold it.
+            // Taking in the whole of a mesh needs many times the memory that it takes to hold it.
             (self.give_back)();
         }
         if was_ready && snapshot.generation() == self.snapshot.load().generation() {
@@ -91,13 +92,13 @@ impl Publisher {
     }
 }
 
-/// Our side of a stream.
+/// Our end of a stream.
 pub(super) struct Stream {
     requests: mpsc::Sender<DeltaDiscoveryRequest>,
 }
 
 impl Stream {
-    /// A stream with its first requests: everything of each type, less what is held already.
+    /// Opens a stream with its first requests: everything of each type, less what is held already.
     pub fn open(node: &Node, held: &Publisher) -> (Self, mpsc::Receiver<DeltaDiscoveryRequest>) {
         let (requests, receiver) = mpsc::channel(QUEUE);
         for discovery_type in DiscoveryType::ALL {
@@ -113,7 +114,7 @@ impl Stream {
         (Self { requests }, receiver)
     }
 
-    /// Takes a response and says what became of it. Returns whether the stream still goes on.
+    /// Takes a response and acknowledges or rejects it. Returns whether the stream is still open.
     pub async fn answer(&self, publisher: &mut Publisher, response: DeltaDiscoveryResponse) -> bool {
         let (type_url, response_nonce) = (response.type_url.clone(), response.nonce.clone());
         let rejected = publisher.take(response);
@@ -134,7 +135,7 @@ fn required(types: &[DiscoveryType]) -> HashSet<&'static str> {
     types.iter().filter(|it| it.required).map(|it| it.type_url).collect()
 }
 
-/// `name: reason; name: reason`, if there is anything to complain of.
+/// Returns `name: reason; name: reason` as a status; none if nothing was rejected.
 fn complaint(rejected: &[Rejected]) -> Option<Status> {
     let texts: Vec<_> = rejected.iter().map(ToString::to_string).collect();
     (!texts.is_empty()).then(|| Status { message: texts.join("; "), ..Status::default() })

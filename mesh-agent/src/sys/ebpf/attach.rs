@@ -1,4 +1,4 @@
-//! Attaching programs and keeping the attachments across the keeper's restarts.
+//! Attaches programs, and keeps the attachments across the keeper's restarts.
 
 use std::fs::{self, File};
 use std::io;
@@ -18,10 +18,11 @@ use super::veth::FROM_POD;
 use super::{Error, link, map_error, prologue};
 use crate::sys::Netns;
 
-/// Where the attachments to pods' namespaces are pinned.
+/// Directory where attachments to pods' namespaces are pinned.
 pub(super) const PODS: &str = "pods";
 
-/// On kernels from 5.7 on links to one cgroup add up whatever the mode says, and any other mode is refused.
+/// On kernels from 5.7 on several links to a cgroup add up whatever the mode is, and any other mode is
+/// refused.
 const MODE: CgroupAttachMode = CgroupAttachMode::Single;
 
 /// The socket-address programs, by name.
@@ -29,13 +30,13 @@ const SOCK_ADDR: [&str; 6] =
     ["connect4", "connect6", "getpeername4", "getpeername6", "getsockname4", "getsockname6"];
 const SOCK_OPS: &str = "socket_ops";
 const SK_LOOKUP: &str = "inbound";
-/// The maps that lead there from a pod's namespace.
+/// Names of the maps that lead from a pod's namespace to the program that all pods share.
 const HERE: &str = "HERE";
 const INBOUND: &str = "INBOUND";
 const GUARD: &str = "guard";
 const DEFER_ACCEPT: &str = "defer_accept";
 
-/// Has the kernel check all programs.
+/// Has the kernel check all programs. Errors: it refuses one.
 pub(super) fn load(ebpf: &mut Ebpf) -> Result<(), Error> {
     typed::<SockOps>(ebpf, SOCK_OPS).and_then(SockOps::load).map_err(program_error(SOCK_OPS))?;
     for name in SOCK_ADDR {
@@ -51,10 +52,10 @@ pub(super) fn load(ebpf: &mut Ebpf) -> Result<(), Error> {
     typed::<SkLookup>(ebpf, SK_LOOKUP).and_then(SkLookup::load).map_err(program_error(SK_LOOKUP))
 }
 
-/// Attaches the programs that belong to the node's cgroup, each in place of its predecessor.
+/// Attaches the programs of the node's cgroup, each in place of its predecessor.
 pub(super) fn attach_to_cgroup(ebpf: &mut Ebpf, cgroup: &Path, links: &Path) -> Result<(), Error> {
     let directory = File::open(cgroup).map_err(|error| Error::Path { path: cgroup.into(), error })?;
-    // What guards a flow, and what reads the hand-over, comes before what starts it.
+    // Programs that guard a flow, or read its handover, come before those that start one.
     put(ebpf, GUARD, &links.join(GUARD), |ebpf| guard(ebpf, &directory))?;
     put(ebpf, SOCK_OPS, &links.join(SOCK_OPS), |ebpf| sock_ops(ebpf, &directory))?;
     for name in SOCK_ADDR.into_iter().rev() {
@@ -63,7 +64,7 @@ pub(super) fn attach_to_cgroup(ebpf: &mut Ebpf, cgroup: &Path, links: &Path) -> 
     Ok(())
 }
 
-/// Lets the program decide what becomes of connections that arrive at pods, in place of a predecessor's.
+/// Has the program for inbound connections of pods decide, in place of a predecessor's.
 pub(super) fn decide_for_pods(ebpf: &mut Ebpf) -> Result<(), Error> {
     let program = ebpf.program(SK_LOOKUP).ok_or(ProgramError::NotLoaded).and_then(Program::fd);
     let program = program.and_then(|it| Ok(it.try_clone()?)).map_err(program_error(SK_LOOKUP))?;
@@ -72,7 +73,7 @@ pub(super) fn decide_for_pods(ebpf: &mut Ebpf) -> Result<(), Error> {
     inbound.set(0, &program, 0).map_err(map_error(INBOUND))
 }
 
-/// Has connections that arrive at a pod decided about, by what says which pod it is, in place of a
+/// Attaches a pod's prologue, with which inbound connections of the pod are decided, in place of a
 /// predecessor's.
 pub(super) fn attach_to_pod(ebpf: &Ebpf, netns: &Netns, pin: &Path) -> Result<(), Error> {
     let failed = |error| Error::Path { path: pin.into(), error };
@@ -80,7 +81,7 @@ pub(super) fn attach_to_pod(ebpf: &Ebpf, netns: &Netns, pin: &Path) -> Result<()
     if pin.exists() {
         match link::replace(pin, prologue.as_fd()) {
             Ok(()) => return Ok(()),
-            // Its namespace is gone.
+            // The pod's namespace is gone.
             Err(error) if error.raw_os_error() == Some(libc::ENOLINK) => detach(pin)?,
             Err(error) => return Err(failed(error)),
         }
@@ -88,21 +89,21 @@ pub(super) fn attach_to_pod(ebpf: &Ebpf, netns: &Netns, pin: &Path) -> Result<()
     prologue::attach(prologue.as_fd(), netns.as_fd(), pin).map_err(failed)
 }
 
-/// Has connections that come to an outbound listener wait there, in place of a predecessor's filter.
+/// Defers the accepts of an outbound listener, in place of a predecessor's filter.
 pub(super) fn defer_accepts(ebpf: &Ebpf, listener: impl AsFd) -> Result<(), Error> {
     let program =
         ebpf.program(DEFER_ACCEPT).ok_or(ProgramError::NotLoaded).and_then(<&SocketFilter>::try_from);
     program.and_then(|filter| filter.attach(listener)).map_err(program_error(DEFER_ACCEPT))
 }
 
-/// Has the kernel take what is attached to a pod's namespace, by the cookie of that.
+/// Loads the prologue of a pod, by the cookie of its network namespace.
 pub(super) fn load_prologue(ebpf: &Ebpf, cookie: u64) -> Result<OwnedFd, Error> {
     let descriptor = |name| ebpf.map(name).and_then(descriptor).ok_or(Error::Missing(name));
     prologue::load_for(cookie, descriptor(HERE)?, descriptor(INBOUND)?)
         .map_err(|error| program_error("gate")(ProgramError::IOError(error)))
 }
 
-/// Takes a pinned attachment off. One that is not there is off already.
+/// Removes a pinned attachment. One that is not there counts as removed.
 pub(super) fn detach(pin: &Path) -> Result<(), Error> {
     match fs::remove_file(pin) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::Path { path: pin.into(), error }),
@@ -110,10 +111,10 @@ pub(super) fn detach(pin: &Path) -> Result<(), Error> {
     }
 }
 
-/// Removes everything that an agent pinned below `root`: its programs are detached, pods talk as without a
-/// mesh.
+/// Removes everything that agents pinned below `root`: their programs are detached, and pods talk as without
+/// a mesh. Errors: a pin can't be removed.
 pub fn unpin_all(root: &Path) -> io::Result<()> {
-    // Before the maps: without the last pin of the one that leads to the program, a pod's prologue leads
+    // Before the maps: without the last pin of the map that leads to the program, a pod's prologue leads
     // nowhere.
     let layouts = pins(root).into_iter().map(|(_, path)| path).chain([root.to_owned()]);
     layouts.map(|layout| layout.join(PODS)).try_for_each(|pods| remove_all(&pods))?;
@@ -127,7 +128,7 @@ fn remove_all(directory: &Path) -> io::Result<()> {
     }
 }
 
-/// Names of the pins in a directory.
+/// Returns the names and paths of the pins in a directory.
 pub(super) fn pins(directory: &Path) -> Vec<(String, PathBuf)> {
     fs::read_dir(directory)
         .into_iter()
@@ -137,7 +138,7 @@ pub(super) fn pins(directory: &Path) -> Vec<(String, PathBuf)> {
         .collect()
 }
 
-/// Puts a program where a predecessor's may be, and attaches it where there is none.
+/// Replaces a predecessor's program, or attaches this one if there is none.
 pub(super) fn put(
     ebpf: &mut Ebpf,
     name: &'static str,
@@ -150,7 +151,7 @@ pub(super) fn put(
         let program = program.map_err(program_error(name))?;
         match link::replace(pin, program.as_fd()) {
             Ok(()) => return Ok(()),
-            // What it was attached to is gone, and so there is nothing that could be without a program now.
+            // Its target is gone, so nothing can be without a program now.
             Err(error) if error.raw_os_error() == Some(libc::ENOLINK) => detach(pin)?,
             Err(error) => return Err(failed(error)),
         }
@@ -178,7 +179,7 @@ fn guard(ebpf: &mut Ebpf, cgroup: &File) -> Result<FdLink, ProgramError> {
     as_fd_link(program.take_link(id)?)
 }
 
-/// Only kernels before 5.7 attach without a link of this kind.
+/// Converts a link; only kernels before 5.7 attach without one of this kind.
 fn as_fd_link(link: impl TryInto<FdLink, Error = LinkError>) -> Result<FdLink, ProgramError> {
     link.try_into().map_err(|error| ProgramError::IOError(io::Error::other(error)))
 }

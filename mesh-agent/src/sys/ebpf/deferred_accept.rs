@@ -1,5 +1,5 @@
-//! Connections whose SYN waits at the proxy's outbound listeners ([`mesh_common::deferred_accept`]), as the
-//! proxy sees them.
+//! Deferred accepts ([`mesh_common::deferred_accept`]) as the proxy sees them: connections whose SYN waits at
+//! its outbound listeners.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -14,11 +14,11 @@ use rustix::event::{PollFd, PollFlags, poll};
 use super::direct::now;
 use super::{Error, map_error};
 
-/// One that has waited for so long is sent again by its kernel soon, in nanoseconds: before there was a proxy
-/// to ask.
+/// Age of a SYN, nanoseconds, from which it is not handled: its kernel sends it again soon. It came before
+/// there was a proxy to ask.
 const STALE: u64 = 1_000_000_000;
 
-/// The SYNs, as they come.
+/// The deferred SYNs, as they come.
 pub struct DeferredSyns(RingBuf<MapData>);
 
 impl DeferredSyns {
@@ -26,7 +26,8 @@ impl DeferredSyns {
         Ok(Self(Map::RingBuf(map).try_into().map_err(map_error("DEFERRED_SYNS"))?))
     }
 
-    /// Waits until there are some, and tells of each. To be called on a thread that may wait.
+    /// Waits for SYNs, and calls `told` with each. Call this on a thread that may block. Errors: those of
+    /// `poll(2)`.
     pub fn next(&mut self, mut told: impl FnMut(DeferredSyn)) -> io::Result<()> {
         let mut readable = [PollFd::from_borrowed_fd(self.0.as_fd(), PollFlags::IN)];
         match poll(&mut readable, None) {
@@ -44,7 +45,7 @@ impl DeferredSyns {
     }
 }
 
-/// Where it is said what becomes of them.
+/// The map of what becomes of deferred SYNs.
 pub struct Decisions(Mutex<HashMap<MapData, Handoff, Decision>>);
 
 impl Decisions {
@@ -52,8 +53,8 @@ impl Decisions {
         Ok(Self(Mutex::new(Map::LruHashMap(map).try_into().map_err(map_error("DECISIONS"))?)))
     }
 
-    /// The SYN that is sent for this connection right now is let through, or refused. Errors: it can't be
-    /// said.
+    /// Decides on the SYN that is about to be sent again for this connection: it is let through, or refused.
+    /// Errors: the map can't be written.
     pub fn decide(&self, connection: &Handoff, refused: bool) -> Result<(), Error> {
         let mut decisions = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let decision = Decision::new(now() + DECIDED_FOR, refused);

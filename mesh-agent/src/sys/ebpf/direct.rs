@@ -1,4 +1,4 @@
-//! The kernel's side of direct connections: routes go in, events come out.
+//! The maps of direct connections: routes are written, events are read.
 
 use std::collections::HashSet;
 use std::io;
@@ -24,7 +24,7 @@ const BPF_EXIST: u64 = 2;
 /// Bytes of an event.
 const RECORD: usize = size_of::<mesh_common::direct::DirectEvent>();
 
-/// TCP states of `include/net/tcp_states.h`, as which a connection may have ended.
+/// TCP states of `include/net/tcp_states.h` that a connection may end in.
 mod state {
     pub(super) const FIN_WAIT2: u32 = 5;
     pub(super) const TIME_WAIT: u32 = 6;
@@ -33,7 +33,7 @@ mod state {
     pub(super) const CLOSING: u32 = 11;
 }
 
-/// Connections whose SYN has left, and where they may arrive.
+/// Connections whose SYN was sent, with where they may arrive.
 type Filings = HashMap<MapData, DirectFlow, Filed>;
 
 /// The maps of direct connections.
@@ -47,7 +47,7 @@ pub struct DirectKernel {
     veths: DirectVeths,
 }
 
-/// A direct connection whose SYN has left and whose handshake is not over.
+/// A direct connection whose SYN was sent and whose handshake is not over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UnderWay {
     /// Cookie of the client's network namespace.
@@ -60,12 +60,12 @@ pub struct UnderWay {
     pub server: SocketAddr,
 }
 
-/// Something that happened to a direct connection.
+/// An event of a direct connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DirectEvent {
-    /// What.
+    /// Kind of the event.
     pub happened: Happened,
-    /// Smoothed round-trip time in microseconds.
+    /// Smoothed round-trip time, microseconds.
     pub rtt: u32,
     /// The kernel's cookie of the client's socket.
     pub socket: u64,
@@ -73,9 +73,9 @@ pub struct DirectEvent {
     pub client_netns: u64,
     /// Cookie of the network namespace that it may arrive in.
     pub server_netns: u64,
-    /// How long it has lasted.
+    /// Time since it was opened.
     pub lasted: Duration,
-    /// Bytes, when it is over.
+    /// Its bytes, once it is over.
     pub totals: Totals,
     /// The client's own address and port.
     pub client: SocketAddr,
@@ -83,11 +83,11 @@ pub struct DirectEvent {
     pub server: SocketAddr,
     /// Address and port that the application asked for.
     pub destination: SocketAddr,
-    /// It is one of the node's probes.
+    /// Whether it is a probe of the node.
     pub probe: bool,
 }
 
-/// Bytes of a connection.
+/// Bytes that a connection has carried.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
     /// From the client.
@@ -97,8 +97,8 @@ pub struct Totals {
 }
 
 impl DirectKernel {
-    /// These maps, without the routes that a predecessor left: who decided them is gone. Must be called
-    /// inside a tokio runtime.
+    /// Wraps the maps, without the routes that a predecessor left: who decided on them is gone. Call this
+    /// inside a tokio runtime. Errors: a map is of another kind or can't be written.
     pub(super) fn new(
         routes: MapData,
         pulse: MapData,
@@ -123,36 +123,38 @@ impl DirectKernel {
         Ok(kernel)
     }
 
-    /// From now on a client's connections may go this way.
+    /// Adds or replaces a client's route. Errors: there is no room or memory.
     pub fn put(&mut self, key: &RouteKey, route: &DirectRoute) -> Result<(), Error> {
         self.routes.insert(key, route, 0).map_err(map_error("ROUTES"))
     }
 
-    /// They go through the proxy again.
+    /// Removes a route: connections go through the proxy again. Errors: the map can't be written.
     pub fn remove(&mut self, key: &RouteKey) -> Result<(), Error> {
         absent_is_fine(self.routes.remove(key)).map_err(map_error("ROUTES"))
     }
 
-    /// Says that the agent lives, which keeps the routes in force for a while.
+    /// Tells that the agent lives, which keeps the routes in force for a while. Errors: the map can't be
+    /// written.
     pub fn beat(&mut self) -> Result<(), Error> {
         self.pulse.set(0, now(), 0).map_err(map_error("PULSE"))
     }
 
-    /// Refuses those connections that are under way and may not arrive. Returns how many.
+    /// Refuses connections that are under way and may not arrive. Returns how many. Errors: the map can't be
+    /// read or written.
     pub fn withdraw(&mut self, may_arrive: impl Fn(&UnderWay) -> bool) -> Result<usize, Error> {
         let is_taken_back = |flow: &DirectFlow, filed: &Filed| {
             filed.server != NO_SERVER && !may_arrive(&UnderWay::new(flow, filed))
         };
         let taken_back = filed(&self.flows, is_taken_back).map_err(map_error("DIRECT_FLOWS"))?;
         for (flow, filed) in &taken_back {
-            // Only in place of what is there: by now it may have arrived, and be gone from here.
+            // Only in place of an entry: by now it may have arrived, and its entry be gone.
             let refused = Filed { server: NO_SERVER, ..*filed };
             absent_is_fine(self.flows.insert(flow, refused, BPF_EXIST)).map_err(map_error("DIRECT_FLOWS"))?;
         }
         Ok(taken_back.len())
     }
 
-    /// Forgets what handshakes have left behind whose end was not heard of.
+    /// Forgets handshakes whose end was never told. Errors: the map can't be read or written.
     pub fn sweep(&mut self) -> Result<(), Error> {
         let now = now();
         for (name, filings) in [("DIRECT_FLOWS", &mut self.flows), ("PROBES", &mut self.probes)] {
@@ -164,36 +166,34 @@ impl DirectKernel {
         Ok(())
     }
 
-    /// Forgets what connections that went from veth to veth left behind.
+    /// Forgets connections from veth to veth that are over.
     pub fn sweep_veths(&mut self) {
         self.veths.sweep(now());
     }
 
-    /// The connections of these clients, by the cookies of their namespaces, go through the proxy from now
-    /// on, and those of no others for that reason.
+    /// Sends all connections of these clients, by the cookies of their namespaces, through the proxy; other
+    /// clients are no longer held back for that reason. Errors: the map can't be written.
     pub fn set_over_limit(&mut self, clients: HashSet<u64>) -> Result<(), Error> {
         self.veths.set_over_limit(clients)
     }
 
-    /// The events by which those connections began that are open now.
+    /// Returns the events with which the connections began that are open now.
     pub fn open_connections(&self) -> Vec<DirectEvent> {
         self.open.iter().filter_map(Result::ok).filter_map(|(_, record)| decode(&record)).collect()
     }
 
-    /// Whether a connection, by the cookie of the client's socket, is among these. Where that can't be told
-    /// it counts as one.
+    /// Whether a connection, by the cookie of the client's socket, is open; also if that can't be told.
     pub fn has_open(&self, socket: u64) -> bool {
         !matches!(self.open.get(&socket, 0), Err(MapError::KeyNotFound))
     }
 
-    /// Waits until so many events have come that they should be read before the ring is full. Errors: the
-    /// runtime's.
+    /// Waits until the ring should be read before it is full. Errors: the runtime's.
     pub async fn fills_up(&mut self) -> io::Result<()> {
         self.events.readable_mut().await?.clear_ready();
         Ok(())
     }
 
-    /// The next event that has not been read.
+    /// Returns the next event that was not read.
     pub fn next_event(&mut self) -> Option<DirectEvent> {
         loop {
             let item = self.events.get_mut().next()?;
@@ -208,7 +208,7 @@ fn filed(
     filings: &Filings,
     which: impl Fn(&DirectFlow, &Filed) -> bool,
 ) -> Result<Vec<(DirectFlow, Filed)>, MapError> {
-    // The kernel begins again where an entry goes that it has just told of.
+    // The kernel begins again if an entry is removed that it has just returned.
     let entries = filings.iter().take(2 * MAX_DIRECT_FLOWS as usize);
     entries.filter(|entry| entry.as_ref().map_or(true, |(flow, filed)| which(flow, filed))).collect()
 }
@@ -224,13 +224,13 @@ impl UnderWay {
     }
 }
 
-/// Nanoseconds of the clock that the programs read.
+/// Returns nanoseconds of the clock that the programs read.
 pub(super) fn now() -> u64 {
     let now = clock_gettime(ClockId::Monotonic);
     u64::try_from(now.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0)
 }
 
-/// Reads a record of the ring.
+/// Parses a record of the ring.
 fn decode(item: &[u8]) -> Option<DirectEvent> {
     let (happened, event) = record::direct_event(item)?;
     Some(DirectEvent {
@@ -248,9 +248,9 @@ fn decode(item: &[u8]) -> Option<DirectEvent> {
     })
 }
 
-/// The kernel counts sequence numbers (`tcp_snd_una_update`, `tcp_rcv_nxt_update`): SYN and FIN are among
-/// them. Whether a connection that ended in `FIN_WAIT2` has got the other end's FIN can't be told, so it may
-/// seem to have received a byte more than it did.
+/// Returns a connection's bytes. The kernel counts sequence numbers (`tcp_snd_una_update`,
+/// `tcp_rcv_nxt_update`), with SYN and FIN. Whether a connection that ended in `FIN_WAIT2` has got the other
+/// end's FIN can't be told, so it may seem to have received one byte more than it did.
 fn payload(acknowledged: u64, received: u64, ended_in: u32) -> Totals {
     let own_fin = matches!(ended_in, state::FIN_WAIT2 | state::TIME_WAIT | state::LAST_ACK | state::CLOSING);
     let other_fin = matches!(ended_in, state::CLOSE_WAIT | state::LAST_ACK | state::CLOSING);

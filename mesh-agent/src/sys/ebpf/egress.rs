@@ -1,4 +1,5 @@
-//! The map of pods that may go only where the mesh knows the way, or where it is named.
+//! The map of strict egress: pods that may connect only to destinations that the mesh knows, and their
+//! exceptions.
 
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Map, MapData};
@@ -10,10 +11,10 @@ use super::{Error, map_error};
 
 const NAME: &str = "EGRESS";
 
-/// What the kernel knows of it.
+/// The kernel's map of strict egress.
 pub struct EgressMap(LpmTrie<MapData, EgressKey, u32>);
 
-/// One entry: a pod's refusal, or one of its exceptions.
+/// An entry: a pod's refusal, or one of its exceptions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct EgressEntry {
     prefix: u32,
@@ -21,24 +22,24 @@ pub struct EgressEntry {
 }
 
 impl EgressEntry {
-    /// Refuses what the pod with this namespace has no exception for.
+    /// Refuses every destination that the pod with this network namespace has no exception for.
     pub fn refusal(netns: u64) -> Self {
         Self { prefix: OF_POD, key: refusal(netns) }
     }
 
-    /// Excepts a network, on one port or all.
+    /// Excepts a network, on one port or all of them.
     pub fn exception(netns: u64, net: IpNet, port: Option<u16>) -> Self {
         let length = u32::from(net.prefix_len()) + if net.addr().is_ipv4() { 96 } else { 0 };
         let key = EgressKey::new(netns, net.network().into(), port.unwrap_or(ANY_PORT));
         Self { prefix: BEFORE_ADDRESS + length, key }
     }
 
-    /// Cookie of the pod's namespace.
+    /// Returns the cookie of the pod's network namespace.
     pub fn pod(self) -> u64 {
         self.key.pod()
     }
 
-    /// Whether it refuses.
+    /// Whether the entry is a refusal.
     pub fn refuses(self) -> bool {
         self.prefix == OF_POD
     }
@@ -53,7 +54,7 @@ impl EgressMap {
         Ok(Self(Map::LpmTrie(map).try_into().map_err(map_error(NAME))?))
     }
 
-    /// All entries.
+    /// Returns all entries. Errors: the map can't be read.
     pub fn entries(&self) -> Result<Vec<EgressEntry>, Error> {
         let entry = |key: Result<Key<EgressKey>, _>| {
             let key = key.map_err(map_error(NAME))?;
@@ -68,7 +69,7 @@ impl EgressMap {
         self.0.insert(&entry.key(), value, 0).map_err(map_error(NAME))
     }
 
-    /// Takes an entry out. One that is not there is out already.
+    /// Removes an entry; one that is not there counts as removed. Errors: the map can't be written.
     pub fn remove(&mut self, entry: EgressEntry) -> Result<(), Error> {
         absent_is_fine(self.0.remove(&entry.key())).map_err(map_error(NAME))
     }

@@ -1,4 +1,4 @@
-//! What the programs report: faults, through a ring buffer.
+//! The ring buffer in which the programs report faults.
 
 use std::io;
 use std::net::SocketAddr;
@@ -13,25 +13,25 @@ use tracing::warn;
 
 use super::{Error, map_error};
 
-/// The ring of faults. It is read on the runtime that it was made on.
+/// The ring of faults, read on the runtime that it was made on.
 pub struct EventLog {
     ring: AsyncFd<RingBuf<MapData>>,
 }
 
 impl EventLog {
-    /// The ring of a map. Must be called inside a tokio runtime.
+    /// Opens the ring of a map. Call this inside a tokio runtime.
     pub(super) fn new(map: MapData) -> Result<Self, Error> {
         let ring = Map::RingBuf(map).try_into().map_err(map_error("EVENTS"))?;
         Ok(Self { ring: register(ring)? })
     }
 
-    /// Logs faults as they come and tells `counted` of each; ends only with an error of the runtime.
+    /// Logs faults as they come and calls `counted` for each; ends only with an error of the runtime.
     pub async fn run(mut self, mut counted: impl FnMut(Fault, Event)) -> io::Result<()> {
         loop {
             let mut ready = self.ring.readable_mut().await?;
             while let Some(item) = ready.get_inner_mut().next() {
                 if let Some((fault, event)) = record::event(&item) {
-                    // Others say themselves what was refused on purpose.
+                    // Refusals on purpose are logged elsewhere.
                     if !matches!(fault, Fault::EgressRefused | Fault::NobodyThere | Fault::RefusedLately) {
                         report(fault, event);
                     }
@@ -49,7 +49,7 @@ fn report(fault: Fault, event: Event) {
 }
 
 pub(super) fn register(ring: RingBuf<MapData>) -> Result<AsyncFd<RingBuf<MapData>>, Error> {
-    // SAFETY: the ring owns its descriptor, keeps it open until it is dropped, always answers the same one,
+    // SAFETY: the ring owns its descriptor, keeps it open until it is dropped, always returns the same one,
     // and is owned by the `AsyncFd` from here on. There is no safe way: the safe constructors are deprecated
     // as unsound for types that could break this promise.
     #[allow(unsafe_code)]
@@ -57,7 +57,7 @@ pub(super) fn register(ring: RingBuf<MapData>) -> Result<AsyncFd<RingBuf<MapData
     registered.map_err(|error| Error::Path { path: "epoll".into(), error: error.into() })
 }
 
-/// The level for the programs' own log: theirs is per connection, so only debug and below ask for it.
+/// Returns the level of the programs' own log: it is per connection, so only debug and below enable it.
 pub fn ebpf_log_level() -> Level {
     match tracing::level_filters::LevelFilter::current().into_level() {
         Some(tracing::Level::TRACE) => Level::Trace,

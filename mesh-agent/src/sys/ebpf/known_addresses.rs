@@ -1,5 +1,5 @@
-//! Where enrolled pods' connections may lead, as the kernel is told: the addresses that the mesh knows, and
-//! where nobody is.
+//! Maps of where enrolled pods' connections may lead: the addresses that the mesh knows, and the ports that
+//! have endpoints.
 
 use std::collections::{BTreeSet, HashMap as StdHashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
@@ -16,7 +16,7 @@ use super::direct::now;
 use super::map::absent_is_fine;
 use super::{Error, map_error};
 
-/// The addresses that the mesh knows, and the ports of services behind which there is somebody.
+/// The addresses that the mesh knows, and the ports of services that have endpoints.
 pub struct KnownAddresses {
     known: HashMap<MapData, Address, u32>,
     ports: HashMap<MapData, Endpoint, u32>,
@@ -30,8 +30,8 @@ impl KnownAddresses {
         })
     }
 
-    /// Has the kernel know these addresses and no others. What stays is never missing. Errors: not all are
-    /// known, for want of room.
+    /// Replaces all addresses. One that stays is never missing meanwhile. Errors: not all are known, for lack
+    /// of room.
     pub fn replace(&mut self, wanted: impl Iterator<Item = (IpAddr, Reachability)>) -> Result<(), Error> {
         let mut stale: StdHashMap<Address, u32> =
             self.known.iter().collect::<Result<_, _>>().map_err(map_error("DESTINATIONS"))?;
@@ -49,20 +49,20 @@ impl KnownAddresses {
                 told = told.and(self.set(ip, &reach));
             }
         }
-        // What is of no use any more goes in any case: it makes room for the next attempt.
+        // Outdated entries are removed in any case: that makes room for the next attempt.
         let gone = stale.keys().try_for_each(|address| absent_is_fine(self.known.remove(address)));
         gone.map_err(map_error("DESTINATIONS"))?;
         self.close(stale_ports.into_iter())?;
         told
     }
 
-    /// Tells of addresses whose reachability was another: what each was, and is; none if it was not known, or
-    /// is no longer. Errors: not all are known, for want of room.
+    /// Applies changes of reachability: the address, what it was, and what it is; none if it was not known,
+    /// or is no longer. Errors: not all are known, for lack of room.
     pub fn change(
         &mut self,
         mut changes: Vec<(IpAddr, Option<Reachability>, Option<Reachability>)>,
     ) -> Result<(), Error> {
-        // What goes makes room for what comes.
+        // Removing first makes room.
         changes.sort_by_key(|(_, _, is)| is.is_some());
         for (ip, was, is) in &changes {
             match is {
@@ -107,8 +107,8 @@ fn ports_of(reach: Option<&Reachability>) -> &BTreeSet<u16> {
     }
 }
 
-/// What the last connections of pods have met with: for a moment the kernel refuses the next ones in the
-/// destination's place, or lets them through to the proxy at once.
+/// Results of pods' last connections: for a moment the kernel refuses the next ones in the destination's
+/// place, or lets them through to the proxy at once.
 pub struct Recent(Mutex<HashMap<MapData, RouteKey, Lately>>);
 
 impl Recent {
@@ -116,17 +116,17 @@ impl Recent {
         Ok(Self(Mutex::new(Map::LruHashMap(map).try_into().map_err(map_error("LATELY"))?)))
     }
 
-    /// A destination has refused the pod with this network namespace, whoever of its endpoints was asked.
+    /// Notes that every endpoint of a destination that was tried refused the pod with this network namespace.
     pub fn refused(&self, client: u64, destination: SocketAddr) {
         self.note(client, destination, Lately::new(now() + REFUSED_FOR, true));
     }
 
-    /// It has taken the pod's connection.
+    /// Notes that the destination has taken the pod's connection.
     pub fn taken(&self, client: u64, destination: SocketAddr) {
         self.let_through(client, destination, TAKEN_FOR);
     }
 
-    /// The pod's next connections there wait for nothing, for so many nanoseconds.
+    /// Has the pod's next connections there not be deferred for `lasts` nanoseconds.
     pub fn let_through(&self, client: u64, destination: SocketAddr, lasts: u64) {
         self.note(client, destination, Lately::new(now() + lasts, false));
     }

@@ -1,4 +1,4 @@
-//! Replacing a pinned attachment's program: two calls of bpf(2) that the library does not offer for these
+//! Replaces a pinned attachment's program: two calls of bpf(2) that the library does not have for these
 //! kinds.
 
 use std::ffi::CString;
@@ -11,7 +11,7 @@ use std::path::Path;
 const OBJ_GET: libc::c_int = 7;
 const LINK_UPDATE: libc::c_int = 29;
 
-/// The part of `union bpf_attr` that `BPF_OBJ_GET` reads.
+/// The fields of `union bpf_attr` that `BPF_OBJ_GET` reads.
 #[repr(C)]
 struct ObjGet {
     pathname: u64,
@@ -19,7 +19,7 @@ struct ObjGet {
     file_flags: u32,
 }
 
-/// The part that `BPF_LINK_UPDATE` reads.
+/// The fields that `BPF_LINK_UPDATE` reads.
 #[repr(C)]
 struct LinkUpdate {
     link_fd: RawFd,
@@ -28,9 +28,8 @@ struct LinkUpdate {
     old_prog_fd: u32,
 }
 
-/// Makes a pinned attachment run another program from the next packet or call on: there is no moment without
-/// one, and none with two. Errors: there is no such pin, what it was attached to is gone, or the program is
-/// of another kind.
+/// Makes a pinned attachment run another program from the next packet or call on: it is never without one,
+/// and never has two. Errors: there is no such pin, its target is gone, or the program is of another kind.
 pub(super) fn replace(pin: &Path, program: BorrowedFd<'_>) -> io::Result<()> {
     let link = open(pin)?;
     let update = LinkUpdate {

@@ -1,4 +1,4 @@
-//! What is done with maps, whichever they are.
+//! Helpers for maps of any kind.
 
 use std::collections::HashSet;
 use std::hash::Hash;
@@ -9,7 +9,7 @@ use aya::maps::{HashMap, Map, MapData, MapError};
 
 use super::{Error, map_error};
 
-/// The descriptor of a map of one of the kinds that are asked for.
+/// Returns the descriptor of a map, if it is of a kind that is used here.
 pub(super) fn descriptor(map: &Map) -> Option<BorrowedFd<'_>> {
     match map {
         Map::HashMap(data)
@@ -24,7 +24,7 @@ pub(super) fn descriptor(map: &Map) -> Option<BorrowedFd<'_>> {
     }
 }
 
-/// A map that the object has, as the type that it is used as.
+/// Takes a map out of the object, as the type that it is used as. Errors: it is missing or of another kind.
 pub(super) fn take<M>(ebpf: &mut Ebpf, name: &'static str) -> Result<M, Error>
 where
     M: TryFrom<Map, Error = MapError>,
@@ -32,7 +32,7 @@ where
     ebpf.take_map(name).ok_or(Error::Missing(name))?.try_into().map_err(map_error(name))
 }
 
-/// Makes a map hold these keys and no others. What stays is never missing.
+/// Makes a map hold these keys and no others. A key that stays is never missing meanwhile.
 pub(super) fn replace<K: aya::Pod + Eq + Hash>(
     map: &mut HashMap<MapData, K, u32>,
     mut wanted: HashSet<K>,
@@ -47,7 +47,7 @@ pub(super) fn replace<K: aya::Pod + Eq + Hash>(
     change(map, wanted.into_iter(), gone.into_iter())
 }
 
-/// `gone` goes and `come` comes, in this order, so that a map that is nearly full has room.
+/// Removes `gone` and then adds `come`, so that a map that is nearly full has room.
 pub(super) fn change<K: aya::Pod>(
     map: &mut HashMap<MapData, K, u32>,
     come: impl Iterator<Item = K>,
@@ -62,7 +62,7 @@ pub(super) fn change<K: aya::Pod>(
     Ok(())
 }
 
-/// What is to go may be gone.
+/// Takes a missing key for success, where it should be removed.
 pub(super) fn absent_is_fine(result: Result<(), MapError>) -> Result<(), MapError> {
     match result {
         Err(MapError::KeyNotFound) => Ok(()),

@@ -1,9 +1,9 @@
 //! The eBPF programs and maps, seen from user space.
 //!
-//! The keeper loads, pins and attaches ([`Programs`]) and writes the maps that say who is enrolled. The proxy
-//! gets the others by descriptor ([`ProxyMaps`]), which needs no privilege: the known addresses, what is
-//! remembered with single sockets (a [`PeerMap`] for each worker), the routes of direct connections, and the
-//! events.
+//! The keeper loads, pins and attaches ([`Programs`]) and writes the maps of enrolled pods. The proxy gets
+//! the others by descriptor ([`ProxyMaps`]), which needs no privilege: the known addresses, the original
+//! destinations and clients of sockets (a [`PeerMap`] for each worker), the routes of direct connections, and
+//! the events.
 //!
 //! Everything is pinned below one directory, so that after a crash enrolled pods stay enrolled (and are
 //! refused, not let out in plaintext) and the next agent takes over the same maps.
@@ -41,7 +41,7 @@ pub(crate) const PEER: &str = "PEER";
 use std::io;
 use std::path::PathBuf;
 
-/// Why the eBPF side can't be set up. All of them are for whoever runs the node.
+/// Why the eBPF side can't be set up. Whoever runs the node has to act.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The binary was built without its programs.
@@ -60,7 +60,7 @@ pub enum Error {
     Program {
         /// Name of the program.
         name: &'static str,
-        /// What the kernel said.
+        /// The kernel's error.
         error: aya::programs::ProgramError,
     },
     /// A map could not be read or written.
@@ -68,7 +68,7 @@ pub enum Error {
     Map {
         /// Name of the map.
         name: &'static str,
-        /// What the kernel said.
+        /// The kernel's error.
         error: aya::maps::MapError,
     },
     /// A file, directory or pin could not be used.
@@ -76,7 +76,7 @@ pub enum Error {
     Path {
         /// The path.
         path: PathBuf,
-        /// What went wrong.
+        /// The error.
         error: io::Error,
     },
 }

@@ -1,4 +1,4 @@
-//! What is remembered with single sockets.
+//! The map with the original destinations and the clients of sockets.
 
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -9,7 +9,7 @@ use mesh_common::maps::Endpoint;
 use super::proxy_maps::map;
 use super::{Error, PEER, map_error};
 
-/// A worker's handle on the map `PEER`.
+/// One worker's handle on the map `PEER`.
 pub struct PeerMap {
     peer: SkStorage<MapData, Endpoint>,
 }
@@ -20,8 +20,8 @@ impl PeerMap {
         Ok(Self { peer })
     }
 
-    /// The destination that the client of an accepted connection asked for; `None` if it was not redirected
-    /// but connected to the proxy by itself.
+    /// Returns the destination that the client of an accepted connection asked for; `None` if it was not
+    /// redirected but connected to the proxy itself. Errors: the map can't be read.
     pub fn original_destination(&self, accepted: &impl AsRawFd) -> Result<Option<Endpoint>, Error> {
         match self.peer.get(accepted, 0) {
             Ok(endpoint) => Ok(Some(endpoint)),
@@ -30,8 +30,8 @@ impl PeerMap {
         }
     }
 
-    /// Makes the application that accepts the connection which `socket` is about to open see `client` as its
-    /// peer.
+    /// Has the application that accepts the connection which `socket` is about to open see `client` as its
+    /// peer. Errors: the map can't be written.
     pub fn deliver_as(&mut self, socket: &impl AsRawFd, client: SocketAddr) -> Result<(), Error> {
         let client = Endpoint::new(client.ip().into(), client.port());
         self.peer.insert(socket, client, 0).map_err(map_error(PEER))

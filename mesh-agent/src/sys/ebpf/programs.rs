@@ -1,4 +1,4 @@
-//! The loaded object, and the maps that are written when pods come and go: the keeper's.
+//! The loaded programs, and the maps that the keeper writes when pods come and go.
 
 use std::collections::HashSet;
 use std::fs;
@@ -23,8 +23,7 @@ use crate::sys::{self, HostEnd, Netns, SocketKind};
 /// The object that `cargo xtask build-ebpf` made.
 pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/mesh-ebpf.o"));
 
-/// Maps that outlive the keeper. Those that are not here (log, events, listeners, routes) are made anew each
-/// time.
+/// Maps that outlive the keeper. The others (log, events, listeners, routes) are made anew each time.
 const PINNED: [&str; 20] = [
     "PROXIES",
     "PODS",
@@ -48,10 +47,10 @@ const PINNED: [&str; 20] = [
     "VETH_ENDS",
 ];
 
-/// Changes with the layout of the maps, so that a keeper never takes over maps that it would misread.
+/// Version of the maps' layout, so that a keeper never takes over maps that it would misread.
 const LAYOUT: &str = "v5";
 
-/// The debug lines of the programs, on their way to the log.
+/// Reads the programs' debug lines into the log.
 pub type Lines = EbpfLogger<&'static dyn log::Log>;
 
 /// The loaded programs and the maps that the keeper writes.
@@ -73,22 +72,22 @@ pub struct Programs {
     veths: Veths,
 }
 
-/// What the programs are loaded with.
+/// Settings that the programs are loaded with.
 pub struct Settings {
     /// Cookie of the node's network namespace.
     pub home: u64,
-    /// Workers that have listeners.
+    /// Number of workers that have listeners.
     pub workers: u8,
-    /// The most detailed level that the programs themselves log at.
+    /// Most detailed level of the programs' own log.
     pub log: Level,
-    /// They tell of connections that the mesh leaves alone.
+    /// Whether they tell of connections past the mesh.
     pub count_untouched: bool,
-    /// How connections between pods of the node go.
+    /// How connections between pods of the node should go.
     pub wanted: Wanted,
 }
 
-/// Has the kernel take the object and check its programs: those that know MPTCP sockets, or where it has none
-/// the others.
+/// Loads the object and has the kernel check its programs: those that know MPTCP sockets, or the others if it
+/// has none.
 pub(super) fn load(loader: &mut EbpfLoader<'_>) -> Result<Ebpf, Error> {
     let mut load = |mptcp| {
         let mut ebpf = loader.override_global("MPTCP", mptcp, true).load(OBJECT)?;
@@ -102,16 +101,15 @@ pub(super) fn load(loader: &mut EbpfLoader<'_>) -> Result<Ebpf, Error> {
 }
 
 impl Programs {
-    /// Loads the programs, and takes over pinned maps of a predecessor. They do nothing until
-    /// [`Self::attach`].
+    /// Loads the programs, and takes over a predecessor's pinned maps. They do nothing until
+    /// [`Self::attach`]. Errors: see [`Error`].
     pub fn load(root: &Path, cgroup: &Path, settings: &Settings) -> Result<Self, Error> {
         if OBJECT.is_empty() {
             return Err(Error::NotEmbedded);
         }
         let metadata = fs::metadata(cgroup).map_err(|error| Error::Path { path: cgroup.into(), error })?;
         let maps = directory(root, "maps")?;
-        // A link stays with the cgroup that it was made for; one of another setting is not to be taken for
-        // it.
+        // A link stays with the cgroup that it was made for; one of another setting must not be used for it.
         let cgroup_links = directory(root, &format!("cgroups/{}", metadata.ino()))?;
         let (pod_links, veth_links) = (directory(root, attach::PODS)?, directory(root, "veths")?);
         let (level, wanted) = (settings.log as u8, settings.wanted as u8);
@@ -147,7 +145,7 @@ impl Programs {
         })
     }
 
-    /// Whether an agent with maps of another layout left its programs attached.
+    /// Whether an agent with another layout of maps left its programs attached.
     pub fn have_other_layouts(&self) -> bool {
         self.other_layouts().next().is_some()
     }
@@ -156,10 +154,10 @@ impl Programs {
         attach::pins(&self.root).into_iter().filter(|(name, _)| name != LAYOUT).map(|(_, path)| path)
     }
 
-    /// Lets these programs decide in place of a predecessor's, at the node and at the pods that are enrolled
-    /// already.
+    /// Attaches these programs in place of a predecessor's, at the node and at the pods that are enrolled
+    /// already. Errors: see [`Error`].
     pub fn attach<'a>(&mut self, enrolled: impl IntoIterator<Item = &'a Netns>) -> Result<(), Error> {
-        // What arrives before what leaves.
+        // Inbound before outbound.
         attach::decide_for_pods(&mut self.ebpf)?;
         for netns in enrolled {
             attach::attach_to_pod(&self.ebpf, netns, &self.link_of(netns.cookie()))?;
@@ -174,25 +172,25 @@ impl Programs {
         Ok(())
     }
 
-    /// The connections that go from veth to veth.
+    /// Returns the connections from veth to veth.
     pub fn veth_flows(&self) -> Option<VethFlows> {
         VethFlows::copy_of(&self.ebpf)
     }
 
-    /// Those that other layouts have.
+    /// Returns those of other layouts.
     pub fn other_veth_flows(&self) -> Vec<VethFlows> {
         self.other_layouts().filter_map(|path| VethFlows::pinned_in(&path)).collect()
     }
 
-    /// Takes off what agents with other layouts left.
+    /// Removes what agents with other layouts left. Errors: a pin can't be removed.
     pub fn remove_other_layouts(&self) -> Result<(), Error> {
         let mut others = self.other_layouts();
         others.try_for_each(|path| attach::unpin_all(&path).map_err(|error| Error::Path { path, error }))
     }
 
-    /// Looks how a pod is connected, with the node's end of its veth if it has one: attaches the program
-    /// there if nothing would be passed by, and has connections filed from then on. Returns how, and why not
-    /// better.
+    /// Finds how a pod is connected, with the node's end of its veth if it has one. Attaches the program
+    /// there if nothing else would be bypassed, and has connections filed from then on. Returns how it is
+    /// connected, and why not better. Errors: a map can't be written.
     pub fn attach_veth(
         &mut self,
         cookie: u64,
@@ -212,7 +210,8 @@ impl Programs {
         Ok((link, obstacle))
     }
 
-    /// What stands in the way of a program at a pod's veth. Where nothing does it is there afterwards.
+    /// Returns what stands in the way of a program at a pod's veth. If nothing does the program is there
+    /// afterwards.
     fn obstacle(&mut self, cookie: u64, end: &HostEnd) -> Obstacle {
         let pin = self.veth_link_of(cookie);
         if end.is_shaped {
@@ -228,38 +227,40 @@ impl Programs {
         }
     }
 
-    /// No connection of a pod is filed from now on. Returns the index of the node's end of its veth.
+    /// Stops filing connections of a pod. Returns the index of the node's end of its veth. Errors: a map
+    /// can't be written.
     pub fn forget_veth(&mut self, cookie: u64) -> Result<Option<u32>, Error> {
         self.veths.forget(cookie)
     }
 
-    /// Pods, other than `cookies`, whose veths have a program or are filed for, from a predecessor.
+    /// Returns pods, other than `cookies`, whose veths a predecessor has attached to or files for.
     pub fn veths_attached_besides(&self, cookies: &HashSet<u64>) -> HashSet<u64> {
         let pinned = attach::pins(&self.veth_links).into_iter().filter_map(|(name, _)| name.parse().ok());
         self.veths.cookies().into_iter().chain(pinned).filter(|cookie| !cookies.contains(cookie)).collect()
     }
 
-    /// Where the program at a pod's veth is pinned.
+    /// Returns the pin of the program at a pod's veth.
     pub fn veth_link_of(&self, cookie: u64) -> PathBuf {
         self.veth_links.join(cookie.to_string())
     }
 
-    /// Packets to these addresses, and to no other, may be part of filed flows.
+    /// Sets the addresses to which packets may be part of filed flows. Errors: a map can't be written.
     pub fn replace_neighbours(&mut self, addresses: impl Iterator<Item = IpAddr>) -> Result<(), Error> {
         self.veths.replace_neighbours(addresses)
     }
 
-    /// Whether these programs decide, and no others.
+    /// Whether these programs are attached.
     pub fn are_attached(&self) -> bool {
         self.attached
     }
 
-    /// The programs' own debug lines.
+    /// Returns the reader of the programs' debug lines. Errors: the map is missing.
     pub fn lines(&mut self) -> Result<Lines, Error> {
         EbpfLogger::init(&mut self.ebpf).map_err(|_| Error::Missing("AYA_LOGS"))
     }
 
-    /// The maps that the proxy reads and writes, in the order of [`super::ProxyMaps`].
+    /// Returns the maps that the proxy reads and writes, in the order of [`super::ProxyMaps`]. Errors: one is
+    /// missing.
     pub fn proxy_maps(&self) -> Result<Vec<BorrowedFd<'_>>, Error> {
         PROXY_MAPS
             .iter()
@@ -267,24 +268,24 @@ impl Programs {
             .collect()
     }
 
-    /// Exempts a proxy from redirection.
+    /// Exempts a proxy from redirection. Errors: the map can't be written.
     pub fn exempt(&mut self, proxy: Proxy) -> Result<(), Error> {
         self.proxies.insert(proxy, 1, 0).map_err(map_error("PROXIES"))
     }
 
-    /// No longer: it has ended.
+    /// Ends the exemption of a proxy that has ended. Errors: the map can't be written.
     pub fn forget_proxy(&mut self, proxy: Proxy) -> Result<(), Error> {
         absent_is_fine(self.proxies.remove(&proxy)).map_err(map_error("PROXIES"))
     }
 
-    /// Forgets those that ended with their keepers, which could not say so.
+    /// Ends the exemptions of proxies that ended with their keepers. Errors: the map can't be written.
     pub fn forget_ended_proxies(&mut self) -> Result<(), Error> {
         let all: Vec<Proxy> = self.proxies.keys().flatten().collect();
         let ended = |proxy: &&Proxy| !Path::new(&format!("/proc/{}", proxy.tgid)).exists();
         all.iter().filter(ended).try_for_each(|proxy| self.forget_proxy(*proxy))
     }
 
-    /// Gives one of a pod's inbound listeners to `sk_lookup`.
+    /// Adds one of a pod's inbound listeners to the map of `sk_lookup`. Errors: the map can't be written.
     pub fn add_listener(
         &mut self,
         cookie: u64,
@@ -296,9 +297,9 @@ impl Programs {
         self.listeners.insert(key, socket.as_raw_fd(), 0).map_err(map_error("LISTENERS"))
     }
 
-    /// Has connections that come to a pod's outbound listeners wait until the proxy knows whether somebody
-    /// takes them. Where that can't be had (their SYNs are sent again, for which `CAP_NET_RAW` is needed)
-    /// they do not, and the client hears of a refusal after `connect()`.
+    /// Defers the accepts of a pod's outbound listeners until the proxy knows whether the destination takes
+    /// the connection. If that is not possible (sending SYNs again needs `CAP_NET_RAW`), the client learns of
+    /// a refusal after `connect()`.
     pub fn defer_accepts<'a>(&self, netns: &Netns, mut outbound: impl Iterator<Item = &'a TcpListener>) {
         let can_send = sys::open_sockets(netns, SocketKind::LoopbackV4, 1);
         let deferred = can_send.map_err(|error| error.to_string()).and_then(|_| {
@@ -310,28 +311,28 @@ impl Programs {
         }
     }
 
-    /// The namespace in which a pod is enrolled, or was by a predecessor, and is held until somebody lets it
-    /// go.
+    /// Returns the namespace that a pod is enrolled in, or that is held for it since a predecessor enrolled
+    /// it.
     pub fn sandbox_of(&self, uid: &str) -> Option<u64> {
         self.sandboxes.of(uid)
     }
 
-    /// Whether what was open in a namespace before it was enrolled has been seen to.
+    /// Whether the preexisting connections of a namespace have been judged.
     pub fn is_settled(&self, cookie: u64) -> bool {
         self.sandboxes.is_settled(cookie)
     }
 
-    /// It has.
+    /// Notes that they have. Errors: the map can't be written.
     pub fn settle(&mut self, cookie: u64) -> Result<(), Error> {
         self.sandboxes.settle(cookie)
     }
 
-    /// The pod that a namespace is held for.
+    /// Returns the pod that a namespace is held for.
     pub fn pod_of(&self, cookie: u64) -> Option<&str> {
         self.sandboxes.pod(cookie)
     }
 
-    /// Enrols a pod whose listeners are in place: first what arrives, then what leaves.
+    /// Enrols a pod whose listeners are in place: inbound before outbound. Errors: a map can't be written.
     pub fn enrol(
         &mut self,
         uid: &str,
@@ -339,7 +340,7 @@ impl Programs {
         addresses: &[IpAddr],
         probe_ports: &[u16],
     ) -> Result<(), Error> {
-        // Where a keeper that made no such notes has enrolled it, nothing slipped through since.
+        // If a keeper that made no such notes has enrolled it, nothing has slipped through since.
         let enrolled = self.pods.get(&netns.cookie(), 0).is_ok();
         self.sandboxes.put(netns.cookie(), uid, enrolled)?;
         for endpoint in probe_endpoints(addresses, probe_ports) {
@@ -359,8 +360,9 @@ impl Programs {
         self.pods.insert(netns.cookie(), pod, 0).map_err(map_error("PODS"))
     }
 
-    /// Takes a pod out, in the opposite order. What is not there is out already. `kept` are the probes of all
-    /// other pods: one that took an address over meanwhile keeps its own, and gets none of this pod's.
+    /// Takes a pod out, outbound before inbound; entries that are missing count as removed. `kept` are the
+    /// probes of all other pods: one that took over an address meanwhile keeps its own, and gets none of this
+    /// pod's. Errors: a map can't be written.
     pub fn dismiss(
         &mut self,
         cookie: u64,
@@ -377,11 +379,11 @@ impl Programs {
         self.sandboxes.remove(cookie)
     }
 
-    /// A pod that took an address over meanwhile keeps it.
+    /// Removes a pod's addresses, except those that another pod took over meanwhile.
     fn disown(&mut self, cookie: u64, addresses: &[IpAddr]) -> Result<(), Error> {
         let known = addresses.iter().copied().map(Address::from);
         let all: Vec<Address> = match addresses {
-            // Of one that a predecessor enrolled it is to be found out.
+            // Those of a pod that a predecessor enrolled have to be found.
             [] => self.owners.keys().flatten().collect(),
             _ => known.collect(),
         };
@@ -393,8 +395,8 @@ impl Programs {
         Ok(())
     }
 
-    /// Takes out the pods that a predecessor enrolled and that are not among `cookies`, and their probes,
-    /// which are not among `kept`.
+    /// Takes out pods that a predecessor enrolled, other than `cookies`, and their probes, other than `kept`.
+    /// Errors: a map can't be written.
     pub fn retain_pods(&mut self, cookies: &HashSet<u64>, kept: &HashSet<Endpoint>) -> Result<(), Error> {
         let stale: Vec<u64> = self.pods.keys().flatten().filter(|cookie| !cookies.contains(cookie)).collect();
         for cookie in stale {
@@ -418,7 +420,8 @@ impl Programs {
         self.sandboxes.retain(cookies)
     }
 
-    /// Says which cgroups the node's own processes are below, and no pod's: their probes are let through.
+    /// Sets the cgroups that only the node's own processes are below: their probes are let through. Errors: a
+    /// map can't be written.
     pub fn replace_node_cgroups(&mut self, wanted: HashSet<u64>) -> Result<(), Error> {
         replace(&mut self.node_cgroups, wanted).map_err(map_error("NODE_CGROUPS"))
     }
@@ -434,7 +437,7 @@ fn directory(root: &Path, name: &str) -> Result<PathBuf, Error> {
     Ok(path)
 }
 
-/// 1 if a pod has many IPv6 addresses for itself from now on, and 0 if it stays at one: then all its
+/// Gives a pod a network of IPv6 loopback addresses. Returns 1, or 0 if it stays with one: then all its
 /// connections over IPv6 through the proxy share one set of ports.
 fn widen_loopback(uid: &str, netns: &Netns) -> u32 {
     let widened = sys::widen_loopback(netns);
@@ -448,7 +451,7 @@ fn first(addresses: &[IpAddr], family: impl Fn(&IpAddr) -> bool) -> Address {
     addresses.iter().copied().find(family).map_or(Address::UNSPECIFIED, Address::from)
 }
 
-/// Where the node's probes are let through to a pod.
+/// Returns where the node's probes are let through to a pod.
 pub fn probe_endpoints(addresses: &[IpAddr], ports: &[u16]) -> impl Iterator<Item = Endpoint> {
     addresses
         .iter()

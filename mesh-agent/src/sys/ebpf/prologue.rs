@@ -1,6 +1,6 @@
-//! What is attached to a pod's network namespace: a few instructions that write down whose it is, which the
-//! kernel tells programs of this kind in no other way, and go on with the program that all pods share.
-//! Written by hand, since a number of each pod's own is in them.
+//! The prologue, which is attached to a pod's network namespace: a few instructions that write down which pod
+//! it is, which the kernel does not tell such programs, and go on with the program that all pods share.
+//! Written by hand, since each pod's has a number of its own.
 
 use std::ffi::CString;
 use std::io;
@@ -10,7 +10,7 @@ use std::path::Path;
 
 use super::link::bpf;
 
-/// Of `linux/bpf.h`.
+/// Commands and constants of `linux/bpf.h`.
 const PROG_LOAD: libc::c_int = 5;
 const OBJ_PIN: libc::c_int = 6;
 const LINK_CREATE: libc::c_int = 28;
@@ -18,10 +18,10 @@ const PROG_TYPE_SK_LOOKUP: u32 = 30;
 const ATTACH_TYPE_SK_LOOKUP: u32 = 36;
 const MAP_LOOKUP_ELEM: i32 = 1;
 const TAIL_CALL: i32 = 12;
-/// `BPF_PSEUDO_MAP_FD`: the number that is loaded stands for a map.
+/// `BPF_PSEUDO_MAP_FD`: the number that is loaded is a map's descriptor.
 const MAP_FD: u8 = 1;
 
-/// The part of `union bpf_attr` that `BPF_PROG_LOAD` reads.
+/// The fields of `union bpf_attr` that `BPF_PROG_LOAD` reads.
 #[repr(C)]
 struct ProgLoad {
     prog_type: u32,
@@ -38,7 +38,7 @@ struct ProgLoad {
     expected_attach_type: u32,
 }
 
-/// The part that `BPF_LINK_CREATE` reads.
+/// The fields that `BPF_LINK_CREATE` reads.
 #[repr(C)]
 struct LinkCreate {
     prog_fd: RawFd,
@@ -47,7 +47,7 @@ struct LinkCreate {
     flags: u32,
 }
 
-/// The part that `BPF_OBJ_PIN` reads.
+/// The fields that `BPF_OBJ_PIN` reads.
 #[repr(C)]
 struct ObjPin {
     pathname: u64,
@@ -69,13 +69,13 @@ const fn instruction(code: u8, to: u8, from: u8, offset: i16, immediate: i32) ->
     Instruction { code, registers: to | from << 4, offset, immediate }
 }
 
-/// Loads a 64-bit number, or what it stands for, into a register: two instructions.
+/// Loads a 64-bit number, or a map, into a register: two instructions.
 #[allow(clippy::cast_possible_truncation, clippy::cast_possible_wrap, reason = "the number is taken apart")]
 const fn load(to: u8, kind: u8, number: u64) -> [Instruction; 2] {
     [instruction(0x18, to, kind, 0, number as i32), instruction(0, 0, 0, 0, (number >> 32) as i32)]
 }
 
-/// For the pod with this cookie. Where anything fails, nothing arrives.
+/// Returns the program for the pod with this cookie. If anything fails, nothing arrives.
 fn program(cookie: u64, here: RawFd, inbound: RawFd) -> [Instruction; 18] {
     let map = |to, descriptor: RawFd| load(to, MAP_FD, u64::from(descriptor.unsigned_abs()));
     let ([here, here_rest], [inbound, inbound_rest]) = (map(1, here), map(2, inbound));
@@ -102,7 +102,7 @@ fn program(cookie: u64, here: RawFd, inbound: RawFd) -> [Instruction; 18] {
     ]
 }
 
-/// Has the kernel take the program of a pod, by the cookie of its network namespace. Errors: the kernel's.
+/// Loads the program of a pod, by the cookie of its network namespace. Errors: the kernel's.
 pub(super) fn load_for(cookie: u64, here: BorrowedFd<'_>, inbound: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     const LICENSE: &std::ffi::CStr = c"Dual BSD/GPL";
     let program = program(cookie, here.as_raw_fd(), inbound.as_raw_fd());
@@ -123,8 +123,8 @@ pub(super) fn load_for(cookie: u64, here: BorrowedFd<'_>, inbound: BorrowedFd<'_
     bpf(PROG_LOAD, &load).map(own)
 }
 
-/// Attaches a program to a network namespace, and pins that. Errors: the kernel's, or there is such a pin
-/// already.
+/// Attaches a program to a network namespace, and pins the attachment. Errors: the kernel's, or there is such
+/// a pin already.
 pub(super) fn attach(program: BorrowedFd<'_>, netns: BorrowedFd<'_>, pin: &Path) -> io::Result<()> {
     let create = LinkCreate {
         prog_fd: program.as_raw_fd(),

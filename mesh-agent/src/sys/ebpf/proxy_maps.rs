@@ -9,7 +9,7 @@ use super::known_addresses::{KnownAddresses, Recent};
 use super::veth::{CROWDED, DirectVeths, PodLinkMap, VETH_COUNTS, VETH_FLOWS, VETHS};
 use super::{DirectKernel, EgressMap, Error, EventLog, PEER, PeerMap, map_error};
 
-/// Their names, in the order in which they are handed over.
+/// Names of the maps, in the order in which they are handed over.
 pub const PROXY_MAPS: [&str; 18] = [
     "DESTINATIONS",
     "OPEN_PORTS",
@@ -54,7 +54,7 @@ pub struct ProxyMaps {
 }
 
 impl ProxyMaps {
-    /// Maps in the order of [`PROXY_MAPS`].
+    /// Takes maps in the order of [`PROXY_MAPS`].
     pub fn new(maps: [OwnedFd; PROXY_MAPS.len()]) -> Self {
         let [
             destinations,
@@ -98,19 +98,20 @@ impl ProxyMaps {
         }
     }
 
-    /// A handle for one worker.
+    /// Returns one worker's handle. Errors: the map is of another kind.
     pub fn peer_map(&self) -> Result<PeerMap, Error> {
         let copy = self.peer.try_clone().map_err(|error| Error::Path { path: PEER.into(), error })?;
         PeerMap::new(copy)
     }
 
-    /// How this node's pods are connected.
+    /// Returns the map of how this node's pods are connected. Errors: the map is of another kind.
     pub fn pod_links(&self) -> Result<PodLinkMap, Error> {
         let copy = self.veths.try_clone().map_err(|error| Error::Path { path: VETHS.into(), error })?;
         PodLinkMap::new(map(VETHS, copy)?)
     }
 
-    /// Where it is noted what becomes of connections, and the SYNs that wait for that.
+    /// Returns the maps of connections' results and of decisions, and the deferred SYNs. Errors: a map is of
+    /// another kind.
     pub fn outcomes(&self) -> Result<(Recent, Decisions, DeferredSyns), Error> {
         let copy = |name: &'static str, of: &OwnedFd| {
             let copy = of.try_clone().map_err(|error| Error::Path { path: name.into(), error })?;
@@ -123,7 +124,8 @@ impl ProxyMaps {
         ))
     }
 
-    /// What the rest is for, and the events of the programs. Must be called inside a tokio runtime.
+    /// Opens the other maps, and the programs' events. Call this inside a tokio runtime. Errors: a map is of
+    /// another kind or can't be read.
     pub fn open(self) -> Result<(KnownAddresses, DirectKernel, EventLog, EgressMap), Error> {
         let open_ports = map("OPEN_PORTS", self.open_ports)?;
         Ok((

@@ -1,5 +1,4 @@
-//! Which pod each namespace was found to be the sandbox of: pinned, so that a keeper knows what its
-//! predecessor found.
+//! The map of pods' network namespaces: pinned, so that a keeper knows what its predecessor found.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -11,7 +10,7 @@ use super::{Error, map_error};
 
 const MAP: &str = "SANDBOXES";
 
-/// What the map has, and a copy to look things up in.
+/// The map, and a copy for look-ups.
 pub(super) struct Sandboxes {
     map: HashMap<MapData, u64, Sandbox>,
     /// Uids, by the cookie of their network namespace.
@@ -19,24 +18,24 @@ pub(super) struct Sandboxes {
 }
 
 impl Sandboxes {
-    /// What a predecessor wrote.
+    /// Reads a predecessor's entries.
     pub fn new(map: HashMap<MapData, u64, Sandbox>) -> Self {
         let known = map.iter().flatten().map(|(cookie, sandbox)| (cookie, uid(&sandbox))).collect();
         Self { map, known }
     }
 
-    /// The namespace that was found to be a pod's.
+    /// Returns the namespace that was found to be a pod's.
     pub fn of(&self, uid: &str) -> Option<u64> {
         self.known.iter().find(|(_, known)| *known == uid).map(|(cookie, _)| *cookie)
     }
 
-    /// The pod that a namespace was found to be of.
+    /// Returns the pod that a namespace was found to be of.
     pub fn pod(&self, cookie: u64) -> Option<&str> {
         self.known.get(&cookie).map(String::as_str)
     }
 
-    /// One that is there already stays as settled as it was: a predecessor may have written it since this
-    /// keeper began.
+    /// Adds an entry. One that is there already stays as settled as it was: a predecessor may have written it
+    /// since this keeper began.
     pub fn put(&mut self, cookie: u64, pod: &str, settled: bool) -> Result<(), Error> {
         if self.map.get(&cookie, 0).is_ok_and(|there| uid(&there) == pod) {
             self.known.insert(cookie, pod.to_owned());
@@ -49,12 +48,12 @@ impl Sandboxes {
         Ok(())
     }
 
-    /// Whether what was open before has been seen to.
+    /// Whether the preexisting connections of a namespace have been judged.
     pub fn is_settled(&self, cookie: u64) -> bool {
         self.map.get(&cookie, 0).is_ok_and(|sandbox| sandbox.settled != 0)
     }
 
-    /// It has.
+    /// Notes that they have. Errors: the map can't be written.
     pub fn settle(&mut self, cookie: u64) -> Result<(), Error> {
         let sandbox = self.map.get(&cookie, 0).map_err(map_error(MAP))?;
         self.map.insert(cookie, Sandbox { settled: 1, ..sandbox }, 0).map_err(map_error(MAP))

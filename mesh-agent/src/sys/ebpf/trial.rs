@@ -1,4 +1,5 @@
-//! The programs on trial: loaded as a keeper does, but neither pinned nor attached, and gone when this is.
+//! Trial of the programs: loaded as by a keeper, but neither pinned nor attached, and gone when it is
+//! dropped.
 
 use aya::maps::{Array, MapData, MapError};
 use aya::{Ebpf, EbpfLoader};
@@ -8,13 +9,13 @@ use super::map::take;
 use super::programs::{OBJECT, load};
 use super::{Error, attach, map_error};
 
-/// The programs, which this kernel took.
+/// The programs, which this kernel accepts.
 pub struct Trial {
     ebpf: Ebpf,
 }
 
 impl Trial {
-    /// Has the kernel check all programs. Errors: it refuses one, or does not know what one needs.
+    /// Has the kernel check all programs. Errors: it refuses one, or lacks something that one needs.
     pub fn load() -> Result<Self, Error> {
         if OBJECT.is_empty() {
             return Err(Error::NotEmbedded);
@@ -32,13 +33,13 @@ impl Trial {
         let map: Array<MapData, u32> = take(&mut self.ebpf, MAP)?;
         let read = move || {
             let none = CapabilitySet::empty();
-            // Of this thread alone, which ends here.
+            // This thread's alone, which ends here.
             set_capabilities(None, CapabilitySets { effective: none, permitted: none, inheritable: none })
                 .map_err(|error| MapError::IoError(error.into()))?;
             map.get(&0, 0)
         };
         let read = std::thread::spawn(read).join();
-        // A panic on that thread is as good as a refusal.
+        // A panic on that thread counts as a refusal.
         let read = read.unwrap_or(Err(MapError::ElementNotFound));
         read.map(drop).map_err(map_error(MAP))
     }

@@ -1,4 +1,4 @@
-//! The veths of pods: the program at the node's end, and what the other programs know of it.
+//! The veths of pods: the program at the node's end, and the maps about them.
 
 use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
@@ -22,14 +22,14 @@ use super::map::{absent_is_fine, take};
 use super::{Error, map_error};
 use crate::sys::{Connection, HostEnd};
 
-/// Name of the program, and of the map of flows.
+/// Names of the program and of its maps.
 pub(super) const FROM_POD: &str = "from_pod";
 pub(super) const VETH_FLOWS: &str = "VETH_FLOWS";
 pub(super) const VETHS: &str = "VETHS";
 pub(super) const CROWDED: &str = "CROWDED";
 pub(super) const VETH_COUNTS: &str = "VETH_COUNTS";
 
-/// What the keeper writes.
+/// The maps that the keeper writes.
 pub(super) struct Veths {
     veths: HashMap<MapData, u64, Veth>,
     neighbours: Array<MapData, u64>,
@@ -37,12 +37,12 @@ pub(super) struct Veths {
 
 impl Veths {
     pub fn take(ebpf: &mut Ebpf) -> Result<Self, Error> {
-        // The proxy gets the first as well.
+        // The proxy gets the first map as well.
         let veths = Map::HashMap(copy(ebpf, VETHS).ok_or(Error::Missing(VETHS))?);
         Ok(Self { veths: veths.try_into().map_err(map_error(VETHS))?, neighbours: take(ebpf, "NEIGHBOURS")? })
     }
 
-    /// From now on a pod is connected like this.
+    /// Sets how a pod is connected. Errors: a map can't be written.
     pub fn set(
         &mut self,
         cookie: u64,
@@ -50,26 +50,27 @@ impl Veths {
         link: Link,
         obstacle: Obstacle,
     ) -> Result<(), Error> {
-        // Where its veth is not to be seen any more, that is where its connections went.
+        // If its veth is no longer visible, the last one is where its connections went.
         let last = || self.veths.get(&cookie, 0).map_or(0, |veth| veth.ifindex);
         let ifindex = ifindex.unwrap_or_else(last);
         let veth = Veth { ifindex, link: link as u16, obstacle: obstacle as u16 };
         self.veths.insert(cookie, veth, 0).map_err(map_error("VETHS"))
     }
 
-    /// No connection of a pod is filed from now on. Returns the index of the node's end of its veth.
+    /// Stops filing connections of a pod. Returns the index of the node's end of its veth.
+    /// Errors: a map can't be written.
     pub fn forget(&mut self, cookie: u64) -> Result<Option<u32>, Error> {
         let veth = self.veths.get(&cookie, 0).ok();
         absent_is_fine(self.veths.remove(&cookie)).map_err(map_error("VETHS"))?;
         Ok(veth.map(|veth| veth.ifindex))
     }
 
-    /// The pods that are connected.
+    /// Returns the pods that have an entry.
     pub fn cookies(&self) -> Vec<u64> {
         self.veths.keys().flatten().collect()
     }
 
-    /// Packets to an address may be part of a filed flow.
+    /// Allows packets to these addresses to be part of filed flows. Errors: a map can't be written.
     pub fn add_neighbours(&mut self, addresses: &[IpAddr]) -> Result<(), Error> {
         addresses.iter().try_for_each(|address| {
             let (entry, bit) = entry_of(*address);
@@ -78,7 +79,7 @@ impl Veths {
         })
     }
 
-    /// Those to these and to no other.
+    /// Allows those, and removes all others. Errors: a map can't be written.
     pub fn replace_neighbours(&mut self, addresses: impl Iterator<Item = IpAddr>) -> Result<(), Error> {
         let mut wanted = vec![0_u64; NEIGHBOUR_SLOTS as usize / 64];
         for address in addresses {
@@ -94,9 +95,9 @@ impl Veths {
     }
 }
 
-/// Has no connection filed any more by the programs of any agent that pinned below a directory.
+/// Stops filing connections by the programs of all agents that pinned below a directory.
 pub fn forget_all_veths(root: &Path) {
-    /// A program that has looked just before is done with it.
+    /// Time after which a program that has looked just before is done.
     const DONE: Duration = Duration::from_millis(5);
     for (_, layout) in attach::pins(root) {
         let map = MapData::from_pin(layout.join("maps").join(VETHS)).ok().map(Map::HashMap);
@@ -119,7 +120,7 @@ fn entry_of(address: IpAddr) -> (u32, u64) {
 }
 
 /// Attaches the program at the node's end of a pod's veth, before all others, in place of a predecessor's.
-/// Returns whether it is the only one there. Errors: the kernel is older than 6.6, for one.
+/// Returns whether it is the only one there. Errors: the kernel is older than 6.6, for instance.
 pub(super) fn attach_to_veth(ebpf: &mut Ebpf, end: &HostEnd, pin: &Path) -> Result<bool, Error> {
     put(ebpf, FROM_POD, pin, |ebpf| {
         let program = typed::<SchedClassifier>(ebpf, FROM_POD)?;
@@ -131,7 +132,7 @@ pub(super) fn attach_to_veth(ebpf: &mut Ebpf, end: &HostEnd, pin: &Path) -> Resu
     is_alone(ebpf, end).map_err(|error| Error::Program { name: FROM_POD, error })
 }
 
-/// Whether our program is at the node's end of a veth and no other, in either direction.
+/// Whether our program, and no other, is at the node's end of a veth, in either direction.
 pub(super) fn is_alone(ebpf: &mut Ebpf, end: &HostEnd) -> Result<bool, ProgramError> {
     let own = typed::<SchedClassifier>(ebpf, FROM_POD)?.info()?.id();
     let (_, leaving) = SchedClassifier::query_tcx(&end.name, TcAttachType::Ingress)?;
@@ -139,7 +140,7 @@ pub(super) fn is_alone(ebpf: &mut Ebpf, end: &HostEnd) -> Result<bool, ProgramEr
     Ok(leaving.iter().map(aya::programs::ProgramInfo::id).eq([own]) && arriving.is_empty())
 }
 
-/// How this node's pods are connected: the proxy's view.
+/// The map of how this node's pods are connected, as the proxy reads it.
 pub struct PodLinkMap(HashMap<MapData, u64, Veth>);
 
 impl PodLinkMap {
@@ -147,13 +148,14 @@ impl PodLinkMap {
         Ok(Self(Map::HashMap(map).try_into().map_err(map_error(VETHS))?))
     }
 
-    /// A pod's link, by the cookie of its network namespace, if it is connected.
+    /// Returns a pod's link, by the cookie of its network namespace, if it is connected.
     pub fn of(&self, pod: u64) -> Option<Veth> {
         self.0.get(&pod, 0).ok()
     }
 }
 
-/// What the proxy does for flows: it removes what was left behind, and says who has as many as it may.
+/// The maps of flows that the proxy writes: it removes stale flows, and marks clients that have as many as
+/// they may.
 pub(super) struct DirectVeths {
     flows: VethFlows,
     over_limit: HashMap<MapData, u64, u32>,
@@ -174,7 +176,7 @@ impl DirectVeths {
         Ok(veths)
     }
 
-    /// See [`VethFlows::sweep`]. Clients that found no room are let try again.
+    /// Removes stale flows, see [`VethFlows::sweep`]. Clients that found no room may try again.
     pub fn sweep(&mut self, now: u64) {
         self.flows.sweep(now);
         self.put_counts_right();
@@ -192,11 +194,11 @@ impl DirectVeths {
         }
     }
 
-    /// What two processors counted at once, and what a predecessor left.
+    /// Corrects counts that two processors changed at once, or a predecessor left.
     fn count_again(&mut self) -> Result<(), Error> {
         let mut wanted = std::collections::HashMap::from([(ALL_CLIENTS, 0_u32)]);
         for interface in self.flows.of_clients() {
-            // What goes nowhere has none.
+            // Interfaces without flows have none.
             for of in HashSet::from([interface, ALL_CLIENTS]) {
                 *wanted.entry(of).or_default() += 1;
             }
@@ -211,7 +213,7 @@ impl DirectVeths {
         Ok(())
     }
 
-    /// The connections of these clients, and no others, go through the proxy from now on.
+    /// Sends the connections of these clients, and of no others, through the proxy from now on.
     pub fn set_over_limit(&mut self, clients: HashSet<u64>) -> Result<(), Error> {
         for client in self.told.difference(&clients) {
             absent_is_fine(self.over_limit.remove(client)).map_err(map_error(CROWDED))?;
@@ -224,11 +226,11 @@ impl DirectVeths {
     }
 }
 
-/// The connections that go from veth to veth, as the map of one agent has them.
+/// The connections from veth to veth, in the map of one agent.
 pub struct VethFlows(HashMap<MapData, Direction, VethFlow>);
 
 impl VethFlows {
-    /// Those of each agent that pinned below a directory, whatever its layout of other maps.
+    /// Returns those of each agent that pinned below a directory, whatever its layout of other maps.
     pub fn pinned_below(root: &Path) -> Vec<Self> {
         attach::pins(root).iter().filter_map(|(_, layout)| Self::pinned_in(layout)).collect()
     }
@@ -245,7 +247,7 @@ impl VethFlows {
         Self::of(copy(ebpf, VETH_FLOWS)?)
     }
 
-    /// The two sockets of each that goes over an interface, of all if none is given: the client's, and the
+    /// Returns the two sockets of each flow over an interface, or of all flows: the client's, and the
     /// server's if there is one already.
     pub fn sockets(&self, interface: Option<u32>) -> Vec<(Connection, Option<Connection>)> {
         let is_its = |flow: &VethFlow| interface.is_none_or(|it| flow.in_if == it || flow.out_if == it);
@@ -258,20 +260,19 @@ impl VethFlows {
         self.clients().into_iter().filter(|(_, flow)| is_its(flow)).map(ends).collect()
     }
 
-    /// The veth of the client of each, by the index of the host's end.
+    /// Iterates over the veths of the flows' clients, by the index of the node's end.
     fn of_clients(&self) -> impl Iterator<Item = u32> {
         self.clients().into_values().map(|flow| flow.in_if)
     }
 
-    /// Each connection, by its client's direction.
+    /// Returns each flow by its client's direction.
     fn clients(&self) -> std::collections::HashMap<Direction, VethFlow> {
-        // The kernel begins again where an entry goes that it has just told of.
+        // The kernel begins again if an entry is removed that it has just returned.
         let all = self.0.iter().take(2 * MAX_VETH_FLOWS as usize).filter_map(Result::ok);
         all.filter(|(direction, flow)| flow.of_client != 0 && !direction.is_note()).collect()
     }
 
-    /// Removes what was left behind: what nothing can be sent on any more. `now` is `CLOCK_MONOTONIC`, in
-    /// nanoseconds.
+    /// Removes stale flows, on which nothing can be sent any more. `now` is `CLOCK_MONOTONIC`, nanoseconds.
     pub fn sweep(&mut self, now: u64) {
         let all = self.0.keys().take(2 * MAX_VETH_FLOWS as usize).filter_map(Result::ok);
         let half_closed: HashSet<Direction> = all.filter(Direction::is_note).collect();
@@ -284,7 +285,7 @@ impl VethFlows {
             };
             if gone {
                 for key in [direction, direction.reversed(), note] {
-                    // It may have been removed meanwhile, which is all the same.
+                    // It may have been removed meanwhile, which is the same.
                     let _gone = self.0.remove(&key);
                 }
             }
@@ -292,7 +293,7 @@ impl VethFlows {
     }
 }
 
-/// A map by a descriptor of its own.
+/// Opens a map by a new descriptor.
 fn copy(ebpf: &Ebpf, name: &str) -> Option<MapData> {
     let Map::HashMap(data) = ebpf.map(name)? else { return None };
     MapData::from_fd(data.fd().as_fd().try_clone_to_owned().ok()?).ok()

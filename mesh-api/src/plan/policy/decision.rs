@@ -1,4 +1,4 @@
-//! The answer to a connection that asks, and how it reads in a log.
+//! The policy's decision on a connection, and its text in a log.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -9,11 +9,11 @@ use crate::identity::SpiffeId;
 use crate::plan::Invalid;
 use crate::wire::security;
 
-/// What was decided about a connection, and what is to be recorded about it.
+/// A decision on a connection, with everything to record about it.
 #[derive(Debug)]
 #[must_use]
 pub struct Decision {
-    /// Taken or not.
+    /// Allowed or denied.
     pub verdict: Verdict,
     /// `namespace/name` of the AUDIT policies that matched.
     pub audited: Vec<Arc<str>>,
@@ -22,12 +22,12 @@ pub struct Decision {
 }
 
 impl Decision {
-    /// Whether the connection is taken.
+    /// Whether the connection is allowed.
     pub fn is_allowed(&self) -> bool {
         matches!(self.verdict, Verdict::Allow(_))
     }
 
-    /// `namespace/name` of the policy that decided, if one did.
+    /// Returns `namespace/name` of the policy that decided, if one did.
     pub fn policy(&self) -> Option<&Arc<str>> {
         match &self.verdict {
             Verdict::Allow(permit) => permit.policy(),
@@ -36,24 +36,24 @@ impl Decision {
     }
 }
 
-/// Whether a connection is taken.
+/// Whether a connection is allowed.
 #[derive(Debug)]
 pub enum Verdict {
-    /// It is; the permit is the proof.
+    /// It is allowed; the permit proves it.
     Allow(Permit),
-    /// It is not.
+    /// It is denied.
     Deny(Denial),
 }
 
-/// Proof that policy was asked and allowed the connection. Only [`authorize`](super::authorize) makes one,
-/// and what opens a connection to an application takes one, so the question can't be forgotten.
+/// Proof that the policy was asked and allowed the connection. Only [`authorize`](super::authorize) makes
+/// one, and opening a connection to an application takes one, so nobody can forget to ask.
 #[derive(Debug)]
 #[must_use]
 pub struct Permit {
     grant: Grant,
 }
 
-/// Why a connection is taken.
+/// Why a connection is allowed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Grant {
     /// No ALLOW policy applies to the workload, and no DENY policy matches.
@@ -67,12 +67,12 @@ impl Permit {
         Self { grant }
     }
 
-    /// Why.
+    /// Returns why.
     pub fn grant(&self) -> &Grant {
         &self.grant
     }
 
-    /// `namespace/name` of the ALLOW policy that matches, if one had to.
+    /// Returns `namespace/name` of the ALLOW policy that matches, if one had to.
     pub fn policy(&self) -> Option<&Arc<str>> {
         match &self.grant {
             Grant::NoAllowPolicy => None,
@@ -81,7 +81,7 @@ impl Permit {
     }
 }
 
-/// A refusal: why, and of whom.
+/// A denial: why, and whose connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Denial {
     reason: DenyReason,
@@ -90,34 +90,34 @@ pub struct Denial {
     destination_port: u16,
 }
 
-/// Why a connection is refused.
+/// Why a connection is denied.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DenyReason {
     /// A DENY policy matches.
     Policy {
-        /// `namespace/name`.
+        /// `namespace/name` of the policy.
         policy: Arc<str>,
-        /// The rule that matches, counted from 1.
+        /// The first rule that matches, counted from 1.
         rule: usize,
     },
     /// Mutual TLS is required (a `PeerAuthentication`, which arrives as a DENY policy), and there was none.
     Plaintext {
-        /// `namespace/name` of the policy that stands for it.
+        /// `namespace/name` of that policy.
         policy: Arc<str>,
     },
     /// ALLOW policies apply, and none matches.
     NoAllowMatches {
-        /// `namespace/name` of each.
+        /// `namespace/name` of each of them.
         policies: Box<[Arc<str>]>,
     },
     /// The workload names a policy that has not arrived.
     Missing {
-        /// `namespace/name`.
+        /// `namespace/name` of the policy.
         policy: Arc<str>,
     },
-    /// A policy applies that could not be understood.
+    /// A policy applies that could not be parsed.
     Faulty {
-        /// `namespace/name`.
+        /// `namespace/name` of the policy.
         policy: Arc<str>,
         /// What is wrong with it.
         fault: Invalid,
@@ -145,12 +145,12 @@ impl Denial {
         }
     }
 
-    /// Why.
+    /// Returns why.
     pub fn reason(&self) -> &DenyReason {
         &self.reason
     }
 
-    /// `namespace/name` of the policy that denied, if it was one alone.
+    /// Returns `namespace/name` of the policy that denied, if it was a single one.
     pub fn policy(&self) -> Option<&Arc<str>> {
         match &self.reason {
             DenyReason::Policy { policy, .. }
@@ -170,16 +170,16 @@ impl Denial {
     }
 }
 
-/// What a policy in dry run would have done.
+/// The effect that a policy in dry run would have had.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DryRun {
-    /// `namespace/name`.
+    /// `namespace/name` of the policy.
     pub policy: Arc<str>,
-    /// What it would have done.
+    /// The effect.
     pub would: Effect,
 }
 
-/// What a policy does to a connection.
+/// The effect of a policy on a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effect {
     /// Allows it.

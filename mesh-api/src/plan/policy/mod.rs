@@ -1,9 +1,8 @@
-//! Whether a workload takes a connection.
+//! Decides whether a workload accepts a connection.
 //!
 //! Evaluation follows Istio's ambient mode: any DENY policy that matches denies; if no ALLOW policy applies,
-//! all is allowed; otherwise one of them has to match. What Istio's agent does not do: a policy that a
-//! workload names but that has not arrived, or that could not be understood, denies, and AUDIT policies are
-//! recorded.
+//! all is allowed; otherwise one of them has to match. Unlike in Istio's agent, a policy denies if a workload
+//! names it and it has not arrived, or if it could not be parsed; and AUDIT policies are recorded.
 
 mod decision;
 mod rule;
@@ -22,20 +21,20 @@ use super::snapshot::Snapshot;
 use super::workload::Workload;
 use crate::identity::SpiffeId;
 
-/// The connection that asks.
+/// The connection that is decided on.
 #[derive(Clone, Copy, Debug)]
 pub struct Peer<'a> {
-    /// Who connects, if mutual TLS proved it.
+    /// The client's identity, if mutual TLS proved it.
     pub identity: Option<&'a SpiffeId>,
-    /// Address of the client.
+    /// The client's address.
     pub source_ip: IpAddr,
-    /// Address of the workload that it reached.
+    /// The workload's address that was reached.
     pub destination_ip: IpAddr,
-    /// Port of the workload.
+    /// The workload's port.
     pub destination_port: u16,
 }
 
-/// Decides whether a workload takes a connection.
+/// Decides whether a workload accepts a connection.
 pub fn authorize(snapshot: &Snapshot, destination: &Workload, peer: &Peer<'_>) -> Decision {
     let peer = &Peer {
         source_ip: peer.source_ip.to_canonical(),
@@ -54,7 +53,7 @@ pub fn authorize(snapshot: &Snapshot, destination: &Workload, peer: &Peer<'_>) -
     tally.decide(peer)
 }
 
-/// What the policies said so far.
+/// Results of the policies so far.
 #[derive(Default)]
 struct Tally<'a> {
     denied: Option<DenyReason>,
@@ -64,7 +63,7 @@ struct Tally<'a> {
     unmatched: Vec<&'a Arc<Policy>>,
     audited: Vec<Arc<str>>,
     dry_run: Vec<DryRun>,
-    /// The same, of policies that are evaluated only.
+    /// ALLOW policies in dry run that apply and do not match.
     dry_unmatched: Vec<&'a Arc<Policy>>,
 }
 

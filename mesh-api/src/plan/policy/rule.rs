@@ -1,4 +1,4 @@
-//! The rules of a policy, compiled once so that evaluation is comparisons only.
+//! The rules of a policy, compiled so that evaluation only compares.
 
 use std::net::IpAddr;
 
@@ -9,19 +9,19 @@ use crate::plan::decode::{self, Invalid};
 use crate::wire::security as wire;
 use crate::wire::security::string_match::MatchType;
 
-/// Matches if all of its clauses do.
+/// A rule, which matches if all of its clauses do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Rule(Box<[Clause]>);
 
-/// One condition, or several of which one is enough.
+/// One condition, or several alternatives.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Clause {
     Always,
-    /// Empty if all its matches were: then it never holds.
+    /// Matches if one of these does; empty if all of them were empty: then it never matches.
     OneOf(Box<[Match]>),
 }
 
-/// Holds if each of its parts does.
+/// A condition, which matches if each of its parts does.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Match {
     namespaces: Values<Text>,
@@ -32,7 +32,7 @@ struct Match {
     destination_ports: Values<u16>,
 }
 
-/// Holds if one of the first matches (or there are none) and none of the second does.
+/// Matches if one of the first does (or there are none) and none of the second does.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Values<T> {
     any_of: Box<[T]>,
@@ -63,7 +63,7 @@ impl Rule {
 }
 
 impl Match {
-    /// Without an identity nothing that is said about one matches, so what is said in the negative holds.
+    /// Whether it matches. Without an identity no part about one matches, so their negations do.
     fn holds(&self, peer: &Peer<'_>) -> bool {
         let id = peer.identity;
         let contains = |network: &IpNet, ip: IpAddr| network.contains(&ip);

@@ -1,4 +1,4 @@
-//! Policies, and which of them apply to a workload.
+//! The policies, and which of them apply to a workload.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -21,18 +21,18 @@ pub struct Policy {
     rules: Result<Box<[Rule]>, Invalid>,
 }
 
-/// Which workloads a policy applies to.
+/// The workloads that a policy applies to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {
-    /// All.
+    /// All workloads.
     Mesh,
-    /// Those of its namespace.
+    /// Workloads of its namespace.
     Namespace,
-    /// Those that name it.
+    /// Workloads that name it.
     Workload,
 }
 
-/// What a policy does to a connection that it matches.
+/// The action of a policy on a connection that it matches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
     /// Allows it, unless something denies it.
@@ -44,37 +44,37 @@ pub enum Action {
 }
 
 impl Policy {
-    /// `namespace/name`.
+    /// Returns `namespace/name`.
     pub fn name(&self) -> &Arc<str> {
         &self.name
     }
 
-    /// Namespace.
+    /// Returns the namespace.
     pub fn namespace(&self) -> &str {
         &self.namespace
     }
 
-    /// Which workloads it applies to.
+    /// Returns the workloads that it applies to.
     pub fn scope(&self) -> Scope {
         self.scope
     }
 
-    /// What it does.
+    /// Returns its action.
     pub fn action(&self) -> Action {
         self.action
     }
 
-    /// Whether it is evaluated and recorded only. So are AUDIT policies, by nature; for them this is false.
+    /// Whether it is only evaluated and recorded (dry run). False for AUDIT policies, which never do more.
     pub fn is_dry_run(&self) -> bool {
         self.dry_run
     }
 
-    /// How many rules it has.
+    /// Returns the number of its rules.
     pub fn rule_count(&self) -> usize {
         self.rules.as_ref().map_or(0, |rules| rules.len())
     }
 
-    /// What is wrong with it, if it could not be understood. Such a policy denies wherever it applies.
+    /// Returns what is wrong with it, if it could not be parsed. Such a policy denies wherever it applies.
     pub fn fault(&self) -> Option<&Invalid> {
         self.rules.as_ref().err()
     }
@@ -83,7 +83,7 @@ impl Policy {
         !self.dry_run && self.action != Action::Audit
     }
 
-    /// Index of the first rule that matches.
+    /// Returns the index of the first rule that matches.
     pub(super) fn matching_rule(&self, peer: &Peer<'_>) -> Option<usize> {
         self.rules.as_ref().ok()?.iter().position(|rule| rule.matches(peer))
     }
@@ -92,7 +92,8 @@ impl Policy {
 impl TryFrom<wire::Authorization> for Policy {
     type Error = Invalid;
 
-    /// Fails if it is not known what to apply to whom; a condition that is not understood is kept as a fault.
+    /// Parses a policy; a condition that can't be parsed is kept as a fault. Errors: its action or scope is
+    /// not known.
     fn try_from(from: wire::Authorization) -> Result<Self, Invalid> {
         let audit = from.extensions.iter().any(|extension| extension.name == ext::AUDIT);
         let name = decode::present("name", &from.name)?;
@@ -129,13 +130,13 @@ impl PolicySet {
         self.by_name.values()
     }
 
-    /// Whether both are one and the same state.
+    /// Whether both are the same state, not just equal ones.
     pub(in crate::plan) fn is_same(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.by_name, &other.by_name)
     }
 
-    /// The policies that apply to a workload: of the mesh, of its namespace, then those that it names; the
-    /// name alone of one that is missing.
+    /// Iterates over the policies that apply to a workload: of the mesh, of its namespace, then those that it
+    /// names. A missing one is its name alone.
     pub(in crate::plan) fn applying_to<'a>(
         &'a self,
         workload: &'a Workload,
@@ -163,12 +164,12 @@ pub(in crate::plan) struct PolicyEditor {
 }
 
 impl PolicyEditor {
-    /// Whether a policy of that name is held that was understood.
+    /// Whether a policy of that name is held that could be parsed.
     pub(in crate::plan) fn holds_good(&self, name: &str) -> bool {
         self.set.by_name.get(name).is_some_and(|policy| policy.fault().is_none())
     }
 
-    /// Whether that changed anything.
+    /// Adds or replaces a policy. Returns whether that changed anything.
     pub(in crate::plan) fn insert(&mut self, policy: Policy) -> bool {
         if self.set.by_name.get(&policy.name).is_some_and(|old| **old == policy) {
             return false;
@@ -188,11 +189,10 @@ impl PolicyEditor {
         known
     }
 
-    /// The set as it is now.
+    /// Returns the set as it is now.
     pub(in crate::plan) fn freeze(&mut self) -> PolicySet {
         if std::mem::take(&mut self.stale) {
-            // In the order of their names, so that of several policies that match the same one is named
-            // always.
+            // Sorted by name, so that of several policies that match always the same one is named.
             let mut policies: Vec<_> = self.set.by_name.values().cloned().collect();
             policies.sort_unstable_by(|a, b| a.name.cmp(&b.name));
             let of_scope =

@@ -1,5 +1,5 @@
-//! A stream for whoever reads and writes its bytes itself, where no application's socket is attached. By one
-//! task at a time: both directions wake the same.
+//! `AsyncRead` and `AsyncWrite` for streams that no application's socket is attached to. Only one task at a
+//! time may use a stream: both directions wake the same task.
 
 use std::io;
 use std::pin::Pin;
@@ -42,7 +42,7 @@ impl AsyncRead for Stream {
             state.give_back(bytes, &self.link);
             return Poll::Ready(Ok(()));
         }
-        // A stream that has come to its end is not broken by the end of its connection.
+        // A stream that has ended is not broken by the end of its connection.
         if backlog.is_empty() && state.peer_ended.get() {
             return Poll::Ready(Ok(()));
         }
@@ -51,7 +51,7 @@ impl AsyncRead for Stream {
 }
 
 impl AsyncWrite for Stream {
-    /// Takes at most what there is credit for.
+    /// Writes at most as much as there is credit for.
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         if let Some(broken) = self.poll_broken(context) {
             return Poll::Ready(Err((&broken).into()));
@@ -70,12 +70,12 @@ impl AsyncWrite for Stream {
         Poll::Ready(Ok(sent))
     }
 
-    /// What was written is on its way: the connection sends it by itself.
+    /// Ready at once: the connection sends by itself what was written.
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
     }
 
-    /// Tells the peer that nothing more comes.
+    /// Sends END: nothing more comes.
     fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         if !self.sent_end {
             self.sent_end = true;
