@@ -11,6 +11,7 @@
 
 pub mod admin;
 pub mod compile;
+pub(crate) mod document;
 pub mod hbone;
 pub mod identity;
 pub mod kind;

@@ -1,4 +1,4 @@
-//! Two HTTP endpoints: the admin one, and metrics with health. The module `doors` serves them.
+//! Two HTTP endpoints: the admin one, and metrics with health. The module `listeners` serves them.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -17,10 +17,10 @@ use tracing::info;
 use crate::ca::rotation::{RotationState, Step};
 use crate::ca::{Authority, root};
 use crate::config::Configuration;
+use crate::findings::Findings;
 use crate::kubernetes::roots::{RotateError, SecretRoots};
 use crate::kubernetes::unread::Unread;
 use crate::metrics::Metrics;
-use crate::source::Findings;
 use crate::xds::agents::Agents;
 
 /// What the admin endpoint shows and does.

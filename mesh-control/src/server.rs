@@ -18,12 +18,12 @@ use tracing::{error, info, warn};
 
 use crate::admin;
 use crate::ca::{AuthorityError, CertificateService};
-use crate::doors::{self, Known};
+use crate::findings::Findings;
 use crate::kubernetes::roots::RootsError;
+use crate::listeners::{self, Known};
 use crate::metrics::Metrics;
 use crate::options::Options;
 use crate::parts::{self, Parts, Tasks};
-use crate::source::Findings;
 use crate::tls::{self, ServerTls, TlsError};
 use crate::xds::DiscoveryService;
 
@@ -66,7 +66,8 @@ impl ControlPlane {
         let (ready, mut tasks) = (watch::Sender::new(false), Tasks::default());
         let known = Known::default();
         let routes = admin::metrics(Arc::clone(&metrics), ready.subscribe());
-        let metrics_address = doors::serve_metrics(options, routes, (known.clone(), &metrics), &mut tasks)?;
+        let metrics_address =
+            listeners::serve_metrics(options, routes, (known.clone(), &metrics), &mut tasks)?;
         let (parts, publisher, changes) = parts::open(options, metrics, &mut tasks).await?;
         known.tell(parts.configuration.clone());
         let listen = parts.serve_agents(options, &mut tasks)?;
@@ -164,7 +165,7 @@ impl Parts {
         findings: Arc<Mutex<Findings>>,
         tasks: &mut Tasks,
     ) -> Result<(), StartError> {
-        doors::serve_admin(options, &Arc::new(self.admin(options, findings)), &self.metrics, tasks)
+        listeners::serve_admin(options, &Arc::new(self.admin(options, findings)), &self.metrics, tasks)
     }
 
     fn discovery(&self, options: &Options, stopping: &watch::Sender<bool>) -> DiscoveryService {

@@ -3,24 +3,15 @@
 //! [`parse`] takes a file of any number of YAML or JSON documents. Each document stands for itself: one that
 //! is broken is reported with file, line, resource, field and fix, and the others are used.
 //!
-//! Reading order: `document` cuts the text up, `tree` parses one document into values that remember their
-//! line (`merge` puts merge keys in place), `list` takes lists apart, `read` decides what a document is,
-//! `cursor` walks the strict kinds field by field.
+//! `crate::document` cuts a text up and parses it; `read` decides what a document is, and which reader it
+//! goes to.
 
-pub(crate) mod cursor;
-mod document;
-pub(crate) mod error;
-mod list;
-mod merge;
 mod read;
-mod scalar;
-pub(crate) mod suggest;
-pub(crate) mod tree;
 
 use std::{collections::HashMap, sync::Arc};
 
-pub use error::ManifestError;
-
+pub use crate::document::error::ManifestError;
+use crate::document::{error::Fault, split::split, tree::Node};
 pub use crate::kind::{Kind, ObjectKey};
 use crate::resource::Object;
 
@@ -62,7 +53,7 @@ impl Parsed {
     fn push(&mut self, object: Located<Object>) {
         let key = object.value.key();
         if let Some((file, line)) = self.seen.get(&key) {
-            self.errors.push(error::duplicate(&object, &key, file, *line));
+            self.errors.push(duplicate(&object, &key, file, *line));
             return;
         }
         self.seen.insert(key, (Arc::clone(&object.file), object.line));
@@ -76,7 +67,7 @@ impl Parsed {
 pub fn parse(file_name: &str, text: &str) -> Parsed {
     let file: Arc<str> = file_name.into();
     let mut parsed = Parsed::default();
-    for document in document::split(text) {
+    for document in split(text) {
         read::document(&file, &document, &mut parsed);
     }
     parsed
@@ -87,8 +78,19 @@ pub fn parse(file_name: &str, text: &str) -> Parsed {
 /// `origin` is only used to say where an error is; nothing is said if it is empty.
 pub fn parse_value(origin: &str, value: serde_json::Value) -> Parsed {
     let mut parsed = Parsed::default();
-    read::objects(&origin.into(), &tree::Node::from_json(value), &mut parsed);
+    read::objects(&origin.into(), &Node::from_json(value), &mut parsed);
     parsed
+}
+
+/// The complaint about `object`, whose key an earlier object has taken.
+fn duplicate(object: &Located<Object>, key: &ObjectKey, file: &str, line: u32) -> ManifestError {
+    let fault = Fault {
+        line: object.line,
+        field: Some("metadata.name".to_owned()),
+        problem: format!("the same resource is already defined at {file}:{line}"),
+        fix: "remove one of the two, or rename it".to_owned(),
+    };
+    fault.into_error(&object.file, Some(&key.to_string()))
 }
 
 #[cfg(test)]

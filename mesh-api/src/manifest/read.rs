@@ -3,12 +3,12 @@
 
 use std::sync::Arc;
 
-use super::{
-    Kind, Located, ManifestError, Parsed,
+use super::{Kind, Located, ManifestError, Parsed};
+use crate::document::{
     cursor::{Cursor, Findings, quoted},
-    document::Document,
     error::Fault,
     list,
+    split::Document,
     suggest::nearest,
     tree::{self, Node, Value},
 };

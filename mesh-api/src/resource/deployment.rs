@@ -3,7 +3,7 @@
 use serde::Deserialize;
 
 use super::{LabelSelector, Metadata, Readable, lenient, pod::PodSpec};
-use crate::manifest::{cursor::Findings, tree};
+use crate::document::{cursor::Findings, tree};
 
 /// A deployment.
 #[derive(Clone, Debug)]

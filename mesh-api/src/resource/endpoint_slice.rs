@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use serde::Deserialize;
 
 use super::{Metadata, Readable, lenient, pod::Protocol};
-use crate::manifest::{cursor::Findings, tree};
+use crate::document::{cursor::Findings, tree};
 
 /// A part of a service's endpoints.
 #[derive(Clone, Debug)]

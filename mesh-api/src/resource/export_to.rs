@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use super::metadata::is_label;
-use crate::manifest::cursor::Cursor;
+use crate::document::cursor::Cursor;
 
 /// Reads it. `may_be_nobody`: `~` means something there.
 pub(super) fn read(at: &Cursor<'_>, may_be_nobody: bool) -> Vec<String> {

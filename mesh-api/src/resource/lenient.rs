@@ -3,7 +3,7 @@
 use serde::{Deserialize, Deserializer, de::DeserializeOwned};
 use serde_path_to_error::{Path, Segment};
 
-use crate::manifest::{
+use crate::document::{
     cursor::Findings,
     error::Fault,
     tree::{self, Node, Value},

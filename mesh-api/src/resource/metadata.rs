@@ -6,8 +6,8 @@ use std::time::SystemTime;
 use serde::{Deserialize, Deserializer};
 
 use super::{DEFAULT_NAMESPACE, Labels, lenient};
+use crate::document::{cursor::Findings, tree};
 use crate::kind::Kind;
-use crate::manifest::{cursor::Findings, tree};
 
 /// `metadata` of an object.
 #[derive(Clone, Debug, Default, Deserialize)]

@@ -45,8 +45,8 @@ pub use service::{
 pub use service_entry::{EntryEndpoint, EntryPort, Location, Resolution, ServiceEntry};
 pub use shared_labels::SharedLabels;
 
+use crate::document::{cursor::Findings, tree};
 use crate::kind::{Kind, ObjectKey};
-use crate::manifest::{cursor::Findings, tree};
 
 /// Namespace of a namespaced object that names none.
 pub const DEFAULT_NAMESPACE: &str = "default";

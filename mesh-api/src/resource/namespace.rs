@@ -1,8 +1,8 @@
 //! Namespaces and service accounts: nothing but metadata matters here.
 
 use super::{Metadata, Readable, egress, lenient};
-use crate::manifest::cursor::Findings;
-use crate::manifest::tree;
+use crate::document::cursor::Findings;
+use crate::document::tree;
 
 /// A namespace.
 #[derive(Clone, Debug)]

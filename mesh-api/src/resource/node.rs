@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use serde::Deserialize;
 
 use super::{Metadata, Readable, lenient};
-use crate::manifest::{cursor::Findings, tree};
+use crate::document::{cursor::Findings, tree};
 
 /// A node.
 #[derive(Clone, Debug)]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{LabelSelector, Metadata, Readable, selector};
-use crate::manifest::{
+use crate::document::{
     cursor::{Cursor, Findings},
     tree,
 };

@@ -8,7 +8,7 @@ use super::{
     Metadata, Readable, lenient,
     metadata::{NAME_FIX, is_subdomain},
 };
-use crate::manifest::{cursor::Findings, tree};
+use crate::document::{cursor::Findings, tree};
 
 /// A pod.
 #[derive(Clone, Debug)]

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use crate::manifest::cursor::Cursor;
+use crate::document::cursor::Cursor;
 
 /// Labels or annotations of an object.
 pub type Labels = BTreeMap<String, String>;

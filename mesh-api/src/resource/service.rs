@@ -8,7 +8,7 @@ use super::{
     Labels, Metadata, Readable, lenient,
     pod::{PortRef, Protocol},
 };
-use crate::manifest::{cursor::Findings, tree};
+use crate::document::{cursor::Findings, tree};
 
 /// A service.
 #[derive(Clone, Debug)]

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::{Labels, Metadata, Readable, export_to, lenient, metadata::is_label};
-use crate::manifest::{
+use crate::document::{
     cursor::{Cursor, Fields, Findings},
     tree,
 };

@@ -13,7 +13,7 @@ use mesh_api::resource::{Object, SharedLabels};
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 
-use crate::source::Loaded;
+use crate::findings::Loaded;
 
 /// Errors name no place: there is no file, and the API server has no lines.
 const ORIGIN: &str = "";

@@ -16,7 +16,7 @@ use super::Cluster;
 use super::notice::{Notice, fingerprint};
 use super::objects::Objects;
 use crate::config::Configuration;
-use crate::source::Findings;
+use crate::findings::Findings;
 
 /// Events for objects of one kind; who has more of them, as of a `DaemonSet`'s pods, has understood.
 const MOST_OF_A_KIND: usize = 100;

@@ -23,7 +23,7 @@ use super::Cluster;
 use super::objects::{Objects, Outcome, Version};
 use super::watch::api_resource;
 use crate::config::Configuration;
-use crate::source::Findings;
+use crate::findings::Findings;
 
 /// Types of the conditions.
 const ACCEPTED: &str = "nodemesh.io/Accepted";

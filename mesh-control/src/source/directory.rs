@@ -17,7 +17,8 @@ use mesh_api::manifest::{Located, ManifestError, ObjectKey, Parsed, parse};
 use mesh_api::resource::{Object, SharedLabels};
 
 use super::claims::{Claims, Rank};
-use super::{Loaded, last_good};
+use super::last_good;
+use crate::findings::Loaded;
 use crate::watch::Touched;
 
 /// Nothing that people write is larger; it keeps a stray image or archive from being parsed.

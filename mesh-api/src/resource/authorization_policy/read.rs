@@ -10,7 +10,7 @@ use super::{
     when::{Attribute, NAMES, When, WhenValue},
 };
 use crate::{
-    manifest::{
+    document::{
         cursor::{Cursor, Fields, Findings, quoted},
         suggest::nearest,
         tree,

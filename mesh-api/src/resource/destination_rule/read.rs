@@ -7,7 +7,7 @@ use super::{
     TrafficSettings,
 };
 use crate::{
-    manifest::{
+    document::{
         cursor::{Cursor, Fields, Findings},
         tree,
     },

@@ -7,7 +7,7 @@ use super::tree::{Entry, Node, Value};
 
 /// The items of a list, each with a kind and an API version as far as it or the list has them; none if `root`
 /// is no list.
-pub(super) fn items(root: &Node) -> Option<impl Iterator<Item = Cow<'_, Node>>> {
+pub(crate) fn items(root: &Node) -> Option<impl Iterator<Item = Cow<'_, Node>>> {
     let kind = root.text("kind")?.strip_suffix("List")?;
     let Value::List(items) = &root.get("items")?.value.value else { return None };
     let of_list = [("kind", kind), ("apiVersion", root.text("apiVersion").unwrap_or_default())];

@@ -1,7 +1,7 @@
 //! Cutting a text into documents before any of it is parsed, so that a syntax error costs one document only.
 
 /// One document of a file.
-pub(super) struct Document<'a> {
+pub(crate) struct Document<'a> {
     /// Line of the file at which `text` begins, from 1.
     pub first_line: u32,
     pub text: &'a str,
@@ -9,7 +9,7 @@ pub(super) struct Document<'a> {
 
 /// Splits at lines that begin with `---`: YAML gives them no other meaning, in any scalar style. What has
 /// only comments and directives (`%YAML`) is no document.
-pub(super) fn split(text: &str) -> Vec<Document<'_>> {
+pub(crate) fn split(text: &str) -> Vec<Document<'_>> {
     let mut documents = Vec::new();
     let (mut start, mut first_line) = (0, 1);
     let mut offset = 0;

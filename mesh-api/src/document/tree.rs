@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use granit_parser::{Event, Parser, ScalarStyle, Span, StrInput};
 use serde_json::Number;
 
-use super::{document::Document, error::Fault, merge, scalar};
+use super::{error::Fault, merge, scalar, split::Document};
 
 /// Most nodes that a document may have after aliases are put in place: a few lines of nested aliases can
 /// otherwise ask for any amount of memory.
@@ -68,7 +68,7 @@ impl Value {
 impl Node {
     /// A value that was read already, all of it on line 1. JSON strings may hold characters that no YAML text
     /// may.
-    pub(super) fn from_json(value: serde_json::Value) -> Self {
+    pub(crate) fn from_json(value: serde_json::Value) -> Self {
         let entry = |(key, value)| Entry { key, line: 1, value: Self::from_json(value) };
         let value = match value {
             serde_json::Value::Null => Value::Null,
@@ -107,13 +107,13 @@ impl Node {
 }
 
 /// A document's root, if it has one, and the keys that were written twice.
-pub(super) struct Loaded {
+pub(crate) struct Loaded {
     pub root: Option<Node>,
     pub duplicates: Vec<Fault>,
 }
 
 /// Parses one document. The error carries the path that had been reached.
-pub(super) fn load(document: &Document<'_>) -> Result<Loaded, Fault> {
+pub(crate) fn load(document: &Document<'_>) -> Result<Loaded, Fault> {
     let mut loader = Loader {
         parser: Parser::new_from_str_with_options(
             document.text,

@@ -4,14 +4,11 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Located, ObjectKey};
-use crate::resource::Object;
-
 /// One thing wrong with one field of one document.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ManifestError {
-    /// File, as given to [`parse`](super::parse); empty if it was not read from one.
+    /// File, as given to [`parse`](crate::manifest::parse); empty if it was not read from one.
     pub file: String,
     /// Line in the file, from 1.
     pub line: u32,
@@ -59,15 +56,4 @@ impl Fault {
             fix: self.fix,
         }
     }
-}
-
-/// The complaint about `object`, whose key an earlier object has taken.
-pub(super) fn duplicate(object: &Located<Object>, key: &ObjectKey, file: &str, line: u32) -> ManifestError {
-    let fault = Fault {
-        line: object.line,
-        field: Some("metadata.name".to_owned()),
-        problem: format!("the same resource is already defined at {file}:{line}"),
-        fix: "remove one of the two, or rename it".to_owned(),
-    };
-    fault.into_error(&object.file, Some(&key.to_string()))
 }
