@@ -6,7 +6,7 @@
 //! 1. [`protocol`]: records between the two, and [`channel`], how they are sent.
 //! 2. `serve`: the loop; `answers`: answers to the proxy; `errands`: work for those, outside of the loop.
 //! 3. `process`: the proxy's life; `pods`: namespaces and listeners; `veths`: their links; `node_listeners`:
-//! those for admin, metrics and health; `estate`: the inheritance.
+//!    those for admin, metrics and health; `estate`: the inheritance.
 //! 4. `handover`: one keeper takes over from another, for an upgrade. `cni::server` answers the CNI plugin.
 
 mod answers;

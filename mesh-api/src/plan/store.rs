@@ -103,7 +103,9 @@ impl Store {
             let rejected = |resource: Resource| Rejected { name: resource.name, reason: reason.clone() };
             return resources.into_iter().map(rejected).collect();
         };
-        removed.iter().for_each(|name| (discovery_type.remove)(self, name));
+        for name in removed {
+            (discovery_type.remove)(self, &name);
+        }
         let mut rejected = Vec::new();
         for resource in resources {
             if let Err(reason) = (discovery_type.insert)(self, &resource) {
