@@ -1,5 +1,5 @@
-//! The chart's roles are the least that the mesh needs. Runs when most others have (`LAST` in `xtask/src/e2e`):
-//! it looks at what they made it do.
+//! The chart's roles are the least that the mesh needs. Runs when most others have (`LAST` in
+//! `xtask/src/e2e`): it looks at what they made it do.
 
 use anyhow::{Result, ensure};
 use mesh_e2e::audit::{self, Request};

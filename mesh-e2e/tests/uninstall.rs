@@ -1,5 +1,5 @@
-//! The mesh goes without a trace, and comes again. Runs last (`LAST` in `xtask/src/e2e`): other tests need the
-//! mesh.
+//! The mesh goes without a trace, and comes again. Runs last (`LAST` in `xtask/src/e2e`): other tests need
+//! the mesh.
 
 use std::collections::BTreeSet;
 use std::fs;
