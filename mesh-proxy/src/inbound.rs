@@ -286,7 +286,7 @@ pub async fn serve_hbone(
 }
 
 /// In the protocol that both ends have.
-async fn serve_session<F: Future<Output = ()> + 'static>(
+pub(crate) async fn serve_session<F: Future<Output = ()> + 'static>(
     tls: TlsStream<UnbufferedServerConnection>,
     budget: &Rc<mux::Budget>,
     drain: impl Future<Output = ()>,
