@@ -141,3 +141,6 @@ impl Destination {
         Some(Rc::clone(pooled))
     }
 }
+
+#[cfg(test)]
+mod tests;
