@@ -105,7 +105,7 @@ impl Pool {
         Ok(pooled)
     }
 
-    /// Lets go of connections that are over, idle for long, or made with an older certificate and now empty.
+    /// Lets go of connections that are over or idle for long.
     pub fn sweep(&self, now: Instant) {
         self.destinations.borrow_mut().retain(|_, destination| {
             destination.connections.borrow_mut().retain(|pooled| {
