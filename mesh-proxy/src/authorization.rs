@@ -178,3 +178,135 @@ impl Drop for Authorized {
         self.authorizations.remove(self.id, &self.entry);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+    use mesh_api::wire::ext;
+    use mesh_api::wire::security::{Action, Authorization, Scope};
+    use mesh_api::wire::workload as wire;
+
+    use super::*;
+    use crate::fixture::{Configuration, identity, policy, workload};
+
+    fn db() -> wire::Workload {
+        workload("db", [10, 0, 0, 2].into())
+    }
+
+    /// A mesh that knows the pod which connections are to.
+    fn mesh() -> Configuration {
+        let mesh = Configuration::default();
+        mesh.workload(db());
+        mesh
+    }
+
+    fn from(name: &str, mesh: &Configuration) -> AccessRequest {
+        AccessRequest {
+            identity: Some(identity(name)),
+            source: [10, 0, 0, 9].into(),
+            destination: "10.0.0.2:80".parse().unwrap(),
+            workload: mesh.snapshot.load().workload("db").unwrap(),
+        }
+    }
+
+    fn allowed(all: &Rc<Authorizations>, name: &str, mesh: &Configuration) -> (Authorized, Notes) {
+        all.authorize(from(name, mesh), || mesh.snapshot.load_full()).unwrap()
+    }
+
+    /// Changes something and has it count. Returns how many connections are revoked.
+    fn change(all: &Authorizations, mesh: &Configuration, change: impl FnOnce(&Configuration)) -> usize {
+        let before = mesh.snapshot.load_full();
+        change(mesh);
+        all.recheck(&mesh.snapshot.load(), &before)
+    }
+
+    #[test]
+    fn a_connection_that_a_later_policy_denies_is_revoked_with_its_words_and_others_are_not() {
+        let (all, mesh) = (Rc::<Authorizations>::default(), mesh());
+        let (guest, friend) = (allowed(&all, "guest", &mesh).0, allowed(&all, "friend", &mesh).0);
+        let no_guests = policy("no-guests", Action::Deny, &["guest"]);
+        assert_eq!(change(&all, &mesh, |mesh| mesh.policy(&no_guests)), 1);
+        let denial = guest.revoked().now_or_never().expect("revoked").to_string();
+        assert!(denial.contains("shop/no-guests") && denial.contains("sa/guest"), "{denial}");
+        assert!(friend.revoked().now_or_never().is_none());
+        let asked_again = all.authorize(from("guest", &mesh), || mesh.snapshot.load_full());
+        assert_eq!(asked_again.err().unwrap().verdict.to_string(), denial);
+    }
+
+    #[test]
+    fn a_pod_that_selects_another_policy_is_asked_about_again() {
+        let (all, mesh) = (Rc::<Authorizations>::default(), mesh());
+        let nobody = Authorization {
+            scope: Scope::WorkloadSelector.into(),
+            rules: Vec::new(),
+            ..policy("nobody", Action::Allow, &[])
+        };
+        mesh.policy(&nobody);
+        let (guest, _) = allowed(&all, "guest", &mesh);
+        let another = workload("web", [10, 0, 0, 3].into());
+        assert_eq!(change(&all, &mesh, |mesh| mesh.workload(another)), 0);
+        let selecting = wire::Workload { authorization_policies: vec!["shop/nobody".to_owned()], ..db() };
+        assert_eq!(change(&all, &mesh, |mesh| mesh.workload(selecting)), 1);
+        assert!(guest.revoked().now_or_never().is_some());
+    }
+
+    #[test]
+    fn a_change_that_comes_while_the_policy_is_asked_is_not_missed() {
+        let (all, mesh) = (Rc::<Authorizations>::default(), mesh());
+        let asked = all.authorize(from("guest", &mesh), || {
+            let before = mesh.snapshot.load_full();
+            let no_guests = policy("no-guests", Action::Deny, &["guest"]);
+            assert_eq!(change(&all, &mesh, |mesh| mesh.policy(&no_guests)), 1, "it is registered");
+            before
+        });
+        let (guest, _) = asked.expect("allowed by the older one");
+        assert!(guest.revoked().now_or_never().is_some());
+    }
+
+    #[test]
+    fn a_pod_that_is_gone_keeps_its_last_policies() {
+        let (all, mesh) = (Rc::<Authorizations>::default(), mesh());
+        let friends = |names: &[&str]| Authorization {
+            scope: Scope::WorkloadSelector.into(),
+            ..policy("friends", Action::Allow, names)
+        };
+        mesh.policy(&friends(&["friend"]));
+        let selecting = wire::Workload { authorization_policies: vec!["shop/friends".to_owned()], ..db() };
+        mesh.workload(selecting);
+        let (friend, _) = allowed(&all, "friend", &mesh);
+        let request = from("guest", &mesh);
+        assert_eq!(change(&all, &mesh, |mesh| mesh.no_workload("db")), 0);
+        assert!(friend.revoked().now_or_never().is_none());
+        assert!(all.authorize(request, || mesh.snapshot.load_full()).is_err(), "they deny as before");
+        assert_eq!(change(&all, &mesh, |mesh| mesh.policy(&friends(&["other"]))), 1);
+        assert!(friend.revoked().now_or_never().is_some());
+    }
+
+    #[test]
+    fn what_audit_and_dry_run_say_is_noted_of_those_they_match() {
+        let (all, mesh) = (Rc::<Authorizations>::default(), mesh());
+        let dry = |name, action| Authorization { dry_run: true, ..policy(name, action, &["guest"]) };
+        let extension = wire::Extension { name: ext::AUDIT.to_owned(), config: None };
+        mesh.policy(&Authorization { extensions: vec![extension], ..dry("audit", Action::Allow) });
+        mesh.policy(&dry("dry", Action::Deny));
+        let (_guest, notes) = allowed(&all, "guest", &mesh);
+        assert_eq!(notes.audited, ["shop/audit".into()]);
+        let noted: Vec<_> = notes.dry_run.iter().map(|dry| (&*dry.policy, dry.would.to_string())).collect();
+        assert_eq!(noted, [("shop/dry", "deny".to_owned())]);
+        let (_friend, notes) = allowed(&all, "friend", &mesh);
+        assert!(notes.audited.is_empty() && notes.dry_run.is_empty(), "{notes:?}");
+    }
+
+    #[test]
+    fn those_that_are_over_or_denied_are_not_counted() {
+        let (all, mesh) = (Rc::<Authorizations>::default(), mesh());
+        mesh.policy(&policy("no-guests", Action::Deny, &["guest"]));
+        let (one, two) = (allowed(&all, "friend", &mesh), allowed(&all, "friend", &mesh));
+        assert!(all.authorize(from("guest", &mesh), || mesh.snapshot.load_full()).is_err());
+        assert_eq!((all.len(), all.pods.borrow()["db"]), (2, 2));
+        drop(one);
+        assert_eq!((all.len(), all.pods.borrow()["db"]), (1, 1));
+        drop(two);
+        assert!(all.is_empty() && all.pods.borrow().is_empty());
+    }
+}

@@ -94,3 +94,103 @@ async fn from_own_address(
     let taken = worker.surroundings.outbound_socket(pod, to.ip()).await;
     open(worker, taken.map_err(Error::Socket)?, client, to).await
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+    use std::time::Instant;
+
+    use super::*;
+    use crate::authorization::AccessRequest;
+    use crate::fixture::{self, PlainSockets, Unanswered, run};
+
+    const CLIENT: &str = "10.0.0.9:1000";
+
+    /// A listener, where nobody waits for what comes.
+    fn application() -> (std::net::TcpListener, SocketAddr) {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let address = listener.local_addr().unwrap();
+        (listener, address)
+    }
+
+    async fn delivered(surroundings: PlainSockets, to: SocketAddr) -> Result<TcpStream, Error> {
+        let (worker, pod) = fixture::worker(surroundings);
+        let client = ClientAddress::new(CLIENT.parse().unwrap());
+        let workload = worker.workload_of(&pod).await.unwrap();
+        let request = AccessRequest { identity: None, source: client.ip(), destination: to, workload };
+        let (authorized, _) = worker.authorizations.authorize(request, || worker.snapshot()).unwrap();
+        deliver(&worker, &pod, client, UpstreamAddress::new(to), authorized.permit()).await
+    }
+
+    #[test]
+    fn an_application_is_shown_its_client_before_it_is_connected() {
+        run(async {
+            let (listener, to) = application();
+            let surroundings = PlainSockets::default();
+            let shown = Rc::clone(&surroundings.shown);
+            let socket = delivered(surroundings, to).await.unwrap();
+            assert_eq!(listener.accept().unwrap().1, socket.local_addr().unwrap());
+            assert_eq!(*shown.borrow(), [(CLIENT.parse().unwrap(), false)]);
+        });
+    }
+
+    #[test]
+    fn an_application_that_cannot_be_shown_its_client_is_not_connected() {
+        run(async {
+            let (listener, to) = application();
+            let no_client = Some(io::ErrorKind::OutOfMemory);
+            let error = delivered(PlainSockets { no_client, ..PlainSockets::default() }, to).await;
+            assert!(matches!(error, Err(Error::File(_))), "{error:?}");
+            assert_eq!(listener.accept().unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        });
+    }
+
+    /// Over loopback, and where loopback has no way back for the reset.
+    #[test]
+    fn a_port_where_nobody_listens_is_refused_at_once() {
+        run(async {
+            let (listener, to) = application();
+            drop(listener);
+            for unanswered in [Unanswered::None, Unanswered::Deliveries] {
+                let began = Instant::now();
+                let error = delivered(PlainSockets { unanswered, ..PlainSockets::default() }, to).await;
+                let Err(Error::Connect(error)) = error else { panic!("{unanswered:?}: {error:?}") };
+                assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused, "{unanswered:?}");
+                assert!(began.elapsed() < TIMEOUT / 4, "{unanswered:?}: {:?}", began.elapsed());
+            }
+        });
+    }
+
+    #[test]
+    fn an_application_that_does_not_answer_over_loopback_is_reached_from_the_pods_own_address() {
+        run(async {
+            let (listener, to) = application();
+            let unanswered = Unanswered::Deliveries;
+            let surroundings = PlainSockets { unanswered, ..PlainSockets::default() };
+            let shown = Rc::clone(&surroundings.shown);
+            let socket = delivered(surroundings, to).await.unwrap();
+            assert_eq!(listener.accept().unwrap().1, socket.local_addr().unwrap());
+            let client = (CLIENT.parse().unwrap(), false);
+            assert_eq!(*shown.borrow(), [client, client], "it is shown the same client");
+        });
+    }
+
+    #[test]
+    fn that_a_pod_has_no_address_of_a_family_is_told_from_that_it_has_no_socket() {
+        run(async {
+            let to = application().1;
+            for (kind, of_family) in
+                [(io::ErrorKind::AddrNotAvailable, true), (io::ErrorKind::OutOfMemory, false)]
+            {
+                let no_delivery = Some(kind);
+                let error = delivered(PlainSockets { no_delivery, ..PlainSockets::default() }, to).await;
+                match error {
+                    Err(Error::Connect(_)) => assert!(of_family, "{kind}"),
+                    Err(Error::Socket(_)) => assert!(!of_family, "{kind}"),
+                    other => panic!("{kind}: {other:?}"),
+                }
+            }
+        });
+    }
+}

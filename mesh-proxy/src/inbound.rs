@@ -291,7 +291,7 @@ pub async fn serve_hbone(
 }
 
 /// Serves the streams, in the framing that ALPN has chosen. Errors: the connection broke.
-async fn serve_session<F: Future<Output = ()> + 'static>(
+pub(crate) async fn serve_session<F: Future<Output = ()> + 'static>(
     tls: TlsStream<UnbufferedServerConnection>,
     budget: &Rc<mux::Budget>,
     drain: impl Future<Output = ()>,

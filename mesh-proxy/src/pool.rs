@@ -106,7 +106,7 @@ impl Pool {
         Ok(pooled)
     }
 
-    /// Drops connections that are over, idle for long, or made with an older certificate and without streams.
+    /// Drops connections that are over or idle for long.
     pub fn sweep(&self, now: Instant) {
         self.destinations.borrow_mut().retain(|_, destination| {
             destination.connections.borrow_mut().retain(|pooled| {
@@ -142,3 +142,6 @@ impl Destination {
         Some(Rc::clone(pooled))
     }
 }
+
+#[cfg(test)]
+mod tests;

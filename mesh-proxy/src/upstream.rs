@@ -302,3 +302,6 @@ const HBONE_KEEPALIVE: TcpKeepalive = TcpKeepalive {
     time: Some(Duration::from_mins(3)),
     interval: Some(Duration::from_mins(3)),
 };
+
+#[cfg(test)]
+mod tests;

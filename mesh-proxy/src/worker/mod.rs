@@ -212,3 +212,84 @@ impl Worker {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use mesh_api::wire::security::Action;
+
+    use super::*;
+    use crate::fixture::{Node, PlainSockets, pod, policy, run, workload};
+
+    fn address(last: u8) -> IpAddr {
+        [10, 0, 0, last].into()
+    }
+
+    /// Another pod had its address before, and news of others are not what it waits for.
+    #[test]
+    fn a_pod_that_the_mesh_does_not_know_yet_is_waited_for() {
+        run(async {
+            let Node { worker, configuration, .. } = Node::new(PlainSockets::default());
+            configuration.workload(workload("old", address(2)));
+            let new = pod("new", address(2));
+            let (found, ()) = tokio::join!(worker.workload_of(&new), async {
+                configuration.workload(workload("other", address(3)));
+                tokio::task::yield_now().await;
+                configuration.no_workload("old");
+                configuration.workload(workload("new", address(2)));
+            });
+            assert_eq!(&*found.unwrap().uid, "new");
+        });
+    }
+
+    #[test]
+    fn a_pod_that_the_mesh_does_not_come_to_know_is_waited_for_for_a_bounded_time() {
+        run(async {
+            let node = Node::new(PlainSockets::default());
+            let began = Instant::now();
+            assert!(node.worker.workload_of(&pod("new", address(2))).await.is_none());
+            assert!((NEWS_WAIT..NEWS_WAIT * 2).contains(&began.elapsed()), "{:?}", began.elapsed());
+        });
+    }
+
+    #[test]
+    fn the_configuration_in_force_is_the_newest() {
+        run(async {
+            let Node { worker, configuration, .. } = Node::new(PlainSockets::default());
+            let before = worker.snapshot();
+            configuration.policy(&policy("no-guests", Action::Deny, &["guest"]));
+            let now = worker.snapshot();
+            assert!(now.generation() > before.generation());
+            assert_eq!((before.policies().len(), now.policies().len()), (0, 1));
+        });
+    }
+
+    #[test]
+    fn a_pod_that_is_gone_is_forgotten_and_who_took_its_address_over_is_not() {
+        run(async {
+            let surroundings = PlainSockets::default();
+            let gone = Rc::clone(&surroundings.gone);
+            let Node { worker, .. } = Node::new(surroundings);
+            let old = LocalPod { addresses: vec![address(2), address(3)], ..pod("old", address(2)) };
+            worker.know(&Arc::new(old));
+            worker.know(&Arc::new(pod("new", address(3))));
+            worker.forget("old");
+            assert_eq!(*gone.borrow(), ["old".into()]);
+            let at = |last| worker.local_pod(address(last)).map(|pod| Arc::clone(&pod.uid));
+            assert_eq!((at(1), at(2), at(3)), (Some("a".into()), None, Some("new".into())));
+        });
+    }
+
+    #[test]
+    fn the_streams_of_a_pod_share_what_they_may_hold_until_the_last_is_gone() {
+        run(async {
+            let Node { worker, pod: a, .. } = Node::new(PlainSockets::default());
+            let budget = worker.budget(&a);
+            let others = worker.budget(&pod("b", address(2)));
+            assert!(Rc::ptr_eq(&budget, &worker.budget(&a)) && !Rc::ptr_eq(&budget, &others));
+            drop(budget);
+            let _new = worker.budget(&pod("c", address(3)));
+            let left = worker.budgets.borrow();
+            assert!(!left.contains_key("a") && left.contains_key("b"), "what nobody holds is forgotten");
+        });
+    }
+}

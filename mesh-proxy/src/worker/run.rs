@@ -264,3 +264,175 @@ async fn sweep(worker: Rc<Worker>) {
         worker.shared.health.retain(|key| snapshot.knows_workload(&key.workload));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use mesh_api::wire::security::Action;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::task::JoinHandle;
+
+    use super::*;
+    use crate::authorization::AccessRequest;
+    use crate::fixture::{
+        Configuration, Node, PlainSockets, echo, identity, no_certificates, pod, policy, run, shared, until,
+        workload,
+    };
+    use crate::telemetry::{AccessLog, AgentMetrics};
+
+    /// A worker that serves a pod, whose connections all go to a server that echoes.
+    struct Served {
+        worker: Rc<Worker>,
+        commands: mpsc::UnboundedSender<Command>,
+        serving: JoinHandle<()>,
+        outbound: SocketAddr,
+    }
+
+    async fn served(change: impl FnOnce(&mut Shared)) -> Served {
+        let configuration = Configuration::default();
+        let mut shared = shared(&configuration, no_certificates());
+        change(&mut shared);
+        let pod = Arc::new(pod("a", [10, 0, 0, 1].into()));
+        configuration.workload(workload("a", pod.addresses[0]));
+        let surroundings = Box::new(PlainSockets::to(Some(echo().await)));
+        let cap = |most| Cap::with_reserve(most, 0);
+        let serving = Serving {
+            connections: cap(shared.most_connections),
+            sessions: cap(shared.most_sessions),
+            handshakes: WorkerHandshakes::default(),
+            worker: Worker::new(Arc::new(shared), surroundings, WorkerMetrics::new(AccessLog::off())),
+            accepting: RefCell::default(),
+        };
+        let worker = Rc::clone(&serving.worker);
+        let listeners = PodListeners { outbound: listener(), inbound: listener(), hbone: listener() };
+        let outbound = listeners.outbound.local_addr().unwrap();
+        let (commands, received) = mpsc::unbounded_channel();
+        commands.send(Command::Add(pod, listeners)).unwrap();
+        Served { worker, commands, serving: spawn_local(serving.serve(received)), outbound }
+    }
+
+    fn listener() -> std::net::TcpListener {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        listener
+    }
+
+    impl Served {
+        /// A connection of the pod, once it is echoed.
+        async fn connect(&self) -> std::io::Result<TcpStream> {
+            let mut client = TcpStream::connect(self.outbound).await?;
+            is_echoed(&mut client).await.map(|()| client)
+        }
+
+        fn told(&self, command: Command) {
+            self.commands.send(command).expect("it serves");
+        }
+    }
+
+    async fn is_echoed(client: &mut TcpStream) -> std::io::Result<()> {
+        client.write_all(b"x").await?;
+        client.read_u8().await.map(drop)
+    }
+
+    /// What the metrics say of such connections.
+    fn counted(worker: &Worker, name: &str) -> String {
+        let metrics = AgentMetrics::new(vec![Arc::clone(&worker.metrics)], AccessLog::off());
+        let (text, start) = (metrics.render().unwrap(), format!("nodemesh_connections_{name}_total "));
+        text.lines().find_map(|line| line.strip_prefix(&start)).expect("it is counted").to_owned()
+    }
+
+    #[test]
+    fn a_pod_that_is_dismissed_is_served_no_more_and_its_open_connections_go_on() {
+        run(async {
+            let served = served(|_| {}).await;
+            let mut client = served.connect().await.unwrap();
+            assert!(served.worker.local_pod([10, 0, 0, 1].into()).is_some());
+            served.told(Command::Remove("a".into()));
+            until("forgotten", || served.worker.local_pod([10, 0, 0, 1].into()).is_none()).await;
+            until("nobody listens", || std::net::TcpStream::connect(served.outbound).is_err()).await;
+            is_echoed(&mut client).await.unwrap();
+        });
+    }
+
+    #[test]
+    fn connections_wait_until_they_are_to_be_served() {
+        run(async {
+            let begin = tokio::sync::watch::Sender::new(false);
+            let served = served(|shared| shared.serving = begin.subscribe()).await;
+            let (connected, ()) = tokio::join!(served.connect(), async {
+                let mut waiting = TcpStream::connect(served.outbound).await.unwrap();
+                waiting.write_all(b"x").await.unwrap();
+                let early = tokio::time::timeout(Duration::from_millis(50), waiting.read_u8()).await;
+                assert!(early.is_err(), "served before its time");
+                begin.send_replace(true);
+            });
+            connected.unwrap();
+        });
+    }
+
+    #[test]
+    fn connections_beyond_what_a_pod_may_have_are_reset_and_counted() {
+        run(async {
+            let served = served(|shared| shared.most_of_pod = 2).await;
+            let (first, _second) = (served.connect().await.unwrap(), served.connect().await.unwrap());
+            assert_eq!(counted(&served.worker, "over_limit"), "0");
+            for refused in 1..3 {
+                let error = served.connect().await.unwrap_err();
+                assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+                assert_eq!(counted(&served.worker, "over_limit"), refused.to_string());
+            }
+            drop(first);
+            let again = async { while served.connect().await.is_err() {} };
+            tokio::time::timeout(Duration::from_secs(15), again).await.expect("a place that is free again");
+        });
+    }
+
+    #[test]
+    fn a_worker_that_drains_ends_with_its_last_connection() {
+        run(async {
+            let mut served = served(|shared| shared.drain = Duration::from_mins(10)).await;
+            let mut client = served.connect().await.unwrap();
+            served.told(Command::Drain);
+            until("nobody listens", || std::net::TcpStream::connect(served.outbound).is_err()).await;
+            is_echoed(&mut client).await.unwrap();
+            assert!(!served.serving.is_finished());
+            drop(client);
+            (&mut served.serving).await.unwrap();
+        });
+    }
+
+    #[test]
+    fn a_worker_that_drains_ends_at_the_deadline_whoever_is_left() {
+        const DRAIN: Duration = Duration::from_millis(200);
+        run(async {
+            let served = served(|shared| shared.drain = DRAIN).await;
+            let _client = served.connect().await.unwrap();
+            let began = Instant::now();
+            served.told(Command::Drain);
+            served.serving.await.unwrap();
+            assert!(began.elapsed() >= DRAIN, "{:?}", began.elapsed());
+        });
+    }
+
+    #[test]
+    fn a_change_of_policy_reaches_open_connections_and_is_counted() {
+        run(async {
+            let Node { worker, configuration, pod } = Node::new(PlainSockets::default());
+            let request = AccessRequest {
+                identity: Some(identity("guest")),
+                source: [10, 0, 0, 9].into(),
+                destination: "10.0.0.1:80".parse().unwrap(),
+                workload: worker.workload_of(&pod).await.unwrap(),
+            };
+            let (guest, _) = worker.authorizations.authorize(request, || worker.snapshot()).unwrap();
+            let follow = spawn_local(follow_configuration(Rc::clone(&worker)));
+            tokio::task::yield_now().await;
+            configuration.policy(&policy("no-guests", Action::Deny, &["guest"]));
+            let denial =
+                tokio::time::timeout(Duration::from_secs(15), guest.revoked()).await.expect("revoked");
+            assert!(denial.to_string().contains("shop/no-guests"), "{denial}");
+            assert_eq!(counted(&worker, "revoked"), "1");
+            drop(configuration);
+            follow.await.unwrap();
+        });
+    }
+}
