@@ -57,6 +57,7 @@ fn unnoticed(what: &str, bystander: impl Fn() -> Seen, flood: impl Fn() -> Child
         let told = String::from_utf8(flooding.wait_with_output().unwrap().stdout).unwrap();
         assert!(alone.count > 10 && flooded.count > 3, "{what}: {alone:?}, {flooded:?}");
         if flooded.failed == 0 && flooded.p99 <= UNNOTICED.max(2.0 * alone.p99) {
+            eprintln!("{what}: a bystander's p99 {:.1} ms, alone {:.1} ms", flooded.p99, alone.p99);
             return told;
         }
         tries.push((alone, flooded, told));
