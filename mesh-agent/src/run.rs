@@ -23,7 +23,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::admin::{self, SetLogFilter};
 use crate::annotation::{AnnotatedPods, Failures, Writer};
 use crate::config::{AccessLogFormat, Config, PodSource};
-use crate::direct::{self, Direct};
+use crate::direct::{self, DirectHandle};
 use crate::egress::{self, Egress, Strict};
 use crate::enrol::{Enroller, Report, Setup, Statuses};
 use crate::keeper::RELIEVED;
@@ -186,7 +186,7 @@ fn counters(config: &Config) -> std::io::Result<Counters> {
 /// Creates what workers share of their node, and the source of deferred SYNs.
 fn node(
     config: &Config,
-    direct: &Direct,
+    direct: &DirectHandle,
     maps: &ProxyMaps,
 ) -> Result<(Arc<Node>, DeferredSyns), sys::ebpf::Error> {
     let (recent, decisions, syns) = maps.outcomes()?;
@@ -386,7 +386,7 @@ fn follow_syns(shared: Arc<Shared>, mut syns: DeferredSyns) -> std::io::Result<(
 }
 
 /// Logs and counts the eBPF programs' reports.
-fn watch_kernel(events: EventLog, metrics: &Arc<AgentMetrics>, strict: Strict, direct: Direct) {
+fn watch_kernel(events: EventLog, metrics: &Arc<AgentMetrics>, strict: Strict, direct: DirectHandle) {
     let metrics = Arc::clone(metrics);
     let mut refusals = egress::RefusalLog::new(strict);
     tokio::spawn(events.run(move |fault, event| {

@@ -279,7 +279,7 @@ pub enum InForce {
     Partly,
     /// Nothing.
     No,
-    /// It can't be read; what it said before that is.
+    /// The present version can't be read: the last one that could be is in force.
     Earlier,
 }
 

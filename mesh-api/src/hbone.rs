@@ -16,7 +16,7 @@ use crate::plan::{Service, Snapshot, Workload};
 const FORWARDED: HeaderName = HeaderName::from_static("forwarded");
 const BAGGAGE: HeaderName = HeaderName::from_static("baggage");
 
-/// Why a request does not say where it goes. The peer has to act.
+/// Why a CONNECT request has no target that can be used. It is the peer's mistake.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum BadTarget {
     /// It asks for something else than a stream.

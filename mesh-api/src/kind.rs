@@ -41,7 +41,7 @@ pub enum Scope {
 pub enum Treatment {
     /// The mesh is made of them. Every cluster has the kind.
     Followed,
-    /// They are read in manifests alone; of a cluster pods say all that matters of them.
+    /// They are read in manifests alone; in a cluster the pods carry all that matters of them.
     FromManifests,
     /// They are written for the mesh, which does what they say. The chart brings the kind's definition, and
     /// conditions say what became of each.
@@ -163,22 +163,22 @@ impl Known {
 }
 
 impl Kind {
-    /// What the table says of it.
+    /// Returns its row of the table.
     pub fn known(self) -> &'static Known {
         &KINDS[self as usize]
     }
 
-    /// The kinds with which this is done.
+    /// Returns the kinds that are treated so.
     pub fn that_are(treatment: Treatment) -> impl Iterator<Item = Self> {
         Self::ALL.into_iter().filter(move |kind| kind.known().treatment == treatment)
     }
 
-    /// Whether people write it for a mesh, so that it is answered with a status.
+    /// Whether people write it for a mesh, so that the mesh writes its status.
     pub fn is_policy(self) -> bool {
         matches!(self.known().treatment, Used | ReadNotUsed)
     }
 
-    /// The kinds of which that is so.
+    /// Returns the kinds for which [`Kind::is_policy`] holds.
     pub fn policies() -> impl Iterator<Item = Self> {
         Self::ALL.into_iter().filter(|kind| kind.is_policy())
     }

@@ -19,7 +19,7 @@ use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, spawn_local};
 
 use super::accept::{self, Cap, Caps, Full};
-use super::outbound::{self, Attempt, Opened};
+use super::outbound::{self, ConnectRequest, Opened};
 use super::pod::LocalPod;
 use super::surroundings::{Asked, ConnectOutcome};
 use super::tunnel::Early;
@@ -89,8 +89,8 @@ impl DeferredAccepts {
         held.opened.map(|opened| *opened)
     }
 
-    /// Whether a SYN's connection is here already: whether its way is open, and so the SYN to be sent again;
-    /// none if it is new. Keeps the SYN as the last one.
+    /// Looks a SYN's connection up, and keeps the SYN as its last one. Returns whether its way is open, so
+    /// that the SYN is to be sent again; none if the connection is new.
     fn is_known(&self, syn: &DeferredSyn) -> Option<bool> {
         let mut all = self.0.borrow_mut();
         let held = all.get_mut(&syn.connection)?;
@@ -177,7 +177,7 @@ async fn open(worker: Rc<Worker>, of: Client, syn: DeferredSyn) {
     let Client { pod, caps, .. } = of;
     let opened = match caps.try_slot() {
         Ok(slot) => {
-            let opened = Box::pin(outbound::open(&worker, &pod, &attempt(&syn), Early::None)).await;
+            let opened = Box::pin(outbound::open(&worker, &pod, &connect_request(&syn), Early::None)).await;
             // The connection takes its slot when it is accepted.
             drop(slot);
             opened
@@ -206,8 +206,8 @@ fn let_through(worker: &Rc<Worker>, pod: &Arc<LocalPod>, syn: DeferredSyn) {
     drop(spawn_local(decide(Rc::clone(worker), Arc::clone(pod), syn, false)));
 }
 
-fn attempt(syn: &DeferredSyn) -> Attempt {
-    Attempt { asked: Asked::from(&syn.destination), port: syn.connection.client.port }
+fn connect_request(syn: &DeferredSyn) -> ConnectRequest {
+    ConnectRequest { asked: Asked::from(&syn.destination), port: syn.connection.client.port }
 }
 
 /// Has the pod's kernel take the SYN again, and let it through or refuse it.

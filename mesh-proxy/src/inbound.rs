@@ -266,9 +266,9 @@ pub async fn serve_hbone(
     // A peer that could not connect any more opens no streams either.
     let drain = async move {
         tokio::select! {
-            () = draining.has_begun() => {}
+            () = draining.begun() => {}
             () = peer_identity.invalidated() => {}
-            () = told.has_begun() => {}
+            () = told.begun() => {}
         }
     };
     let own_pod = Arc::clone(&pod);

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mesh_api::plan::outbound::{Destination, Reject, destination_of};
-use mesh_api::plan::{Endpoints, PortPolicy, Service, Target, TargetKey, Workload};
+use mesh_api::plan::{EndpointKey, Endpoints, PortPolicy, Service, Target, Workload};
 use mesh_common::is_mesh_port;
 use socket2::SockRef;
 use tokio::net::TcpStream;
@@ -93,7 +93,7 @@ async fn open_as_it_comes(
 ) -> Option<Opened> {
     match worker.surroundings.original_destination(socket) {
         Ok(Some(asked)) => {
-            open(worker, pod, &Attempt { asked, port: peer.port() }, Early::Socket(socket)).await
+            open(worker, pod, &ConnectRequest { asked, port: peer.port() }, Early::Socket(socket)).await
         }
         Ok(None) => {
             tracing::warn!(%pod, %peer, "a program connected to the mesh's port 15001 itself: refused");
@@ -110,17 +110,17 @@ async fn open_as_it_comes(
 pub async fn open(
     worker: &Rc<Worker>,
     pod: &Arc<LocalPod>,
-    attempt: &Attempt,
+    request: &ConnectRequest,
     early: Early<'_>,
 ) -> Option<Opened> {
-    let original = OriginalDestination::new(attempt.asked.destination);
-    let client = ClientAddress::new(SocketAddr::new(pod.address_like(original.ip()), attempt.port));
+    let original = OriginalDestination::new(request.asked.destination);
+    let client = ClientAddress::new(SocketAddr::new(pod.address_like(original.ip()), request.port));
     let parties = Parties::new(Reporter::Source, client.address(), original.address());
     let mut record = ConnectionRecord::new(&worker.metrics, parties);
     // Until an endpoint is tried.
     record.parties.transport = "none";
-    let arrived = Arrived { early, client, original, not_direct: attempt.asked.not_direct };
-    match connect(worker, pod, &arrived, &mut record).await {
+    let connecting = Connecting { early, client, original, not_direct: request.asked.not_direct };
+    match connect(worker, pod, &connecting, &mut record).await {
         Ok(connected) => {
             worker.surroundings.note_outcome(pod, original.address(), ConnectOutcome::Taken);
             Some(Opened { record, connected })
@@ -137,7 +137,7 @@ pub async fn open(
 }
 
 /// A connection that a pod asks for.
-pub struct Attempt {
+pub struct ConnectRequest {
     /// The destination that it asks for.
     pub asked: Asked,
     /// The client's port.
@@ -151,7 +151,7 @@ pub struct Opened {
 }
 
 /// A connection to be connected.
-struct Arrived<'a> {
+struct Connecting<'a> {
     /// Bytes that the client has sent already; none with deferred accept.
     early: Early<'a>,
     client: ClientAddress,
@@ -163,10 +163,10 @@ struct Arrived<'a> {
 async fn connect(
     worker: &Rc<Worker>,
     pod: &Arc<LocalPod>,
-    arrived: &Arrived<'_>,
+    connecting: &Connecting<'_>,
     record: &mut ConnectionRecord,
 ) -> Result<Connected, Error> {
-    let Arrived { early, client, original, not_direct } = *arrived;
+    let Connecting { early, client, original, not_direct } = *connecting;
     let workload = worker.workload_of(pod).await.ok_or(Error::UnknownPod)?;
     record.parties.source(&workload);
     record.parties.labels.source_identity = Some(pod.identity.clone());
@@ -293,7 +293,7 @@ impl Own {
         worker.shared.affinity.choose(&self.client, endpoints, left_out, Instant::now())
     }
 
-    fn keep(self, worker: &Worker, endpoint: &TargetKey) {
+    fn keep(self, worker: &Worker, endpoint: &EndpointKey) {
         worker.shared.affinity.keep(self.client, endpoint, self.timeout, Instant::now());
     }
 }
@@ -320,7 +320,7 @@ fn ask_for_direct_ways(worker: &Worker, pod: &LocalPod, original: OriginalDestin
 /// Reports the result of a connect to outlier detection. A denial by policy says nothing of the endpoint.
 fn report(
     worker: &Worker,
-    key: &TargetKey,
+    key: &EndpointKey,
     among: &Endpoints,
     policy: &PortPolicy,
     result: &Result<Upstream, upstream::Error>,

@@ -27,7 +27,7 @@ pub struct Key {
     pub source: Arc<str>,
     /// Address of the destination's mesh port.
     pub destination: SocketAddr,
-    /// Uid of the destination workload: an address that another workload took over is another destination.
+    /// Uid of the destination workload, so that an address which another one has now is not taken for its.
     pub workload: Arc<str>,
 }
 

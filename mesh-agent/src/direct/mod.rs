@@ -1,9 +1,10 @@
 //! Direct connections: between two pods of this node, without the proxy.
 //!
-//! For a connection that the proxy carried and that could have been direct the worker [asks](Direct::ask) for
-//! a direct route. A `plan` decides that by the full policy of both ends; the `table` keeps plans in line
-//! with configuration and pods, and remembers what the kernel was told. `flows` are the connections that are
-//! then direct, known by the kernel's [`events`](crate::sys::ebpf::DirectKernel). `task` runs all of it.
+//! For a connection that the proxy carried and that could have been direct the worker
+//! [asks](DirectHandle::ask) for a direct route. A `plan` decides that by the full policy of both ends; the
+//! `table` keeps plans in line with configuration and pods, and remembers what the kernel was told. `flows`
+//! are the connections that are then direct, known by the kernel's
+//! [`events`](crate::sys::ebpf::DirectKernel). `task` runs all of it.
 
 mod flows;
 mod plan;
@@ -29,7 +30,7 @@ const MOST_REFUSALS: usize = 1024;
 
 /// Tells the task of pods, and asks it for direct routes.
 #[derive(Clone)]
-pub struct Direct {
+pub struct DirectHandle {
     pods: mpsc::UnboundedSender<PodEvent>,
     asks: mpsc::Sender<Ask>,
     refusals: mpsc::Sender<Refusal>,
@@ -58,7 +59,7 @@ struct Refusal {
     why: Fault,
 }
 
-/// The task's end of [`Direct`].
+/// The task's end of [`DirectHandle`].
 pub struct DirectReceiver {
     pods: mpsc::UnboundedReceiver<PodEvent>,
     asks: mpsc::Receiver<Ask>,
@@ -66,15 +67,15 @@ pub struct DirectReceiver {
 }
 
 /// Creates both ends.
-pub fn channel() -> (Direct, DirectReceiver) {
+pub fn channel() -> (DirectHandle, DirectReceiver) {
     let (pods, pod_events) = mpsc::unbounded_channel();
     let (asks, asked) = mpsc::channel(MOST_ASKS);
     let (refusals, refused) = mpsc::channel(MOST_REFUSALS);
     let receiver = DirectReceiver { pods: pod_events, asks: asked, refusals: refused };
-    (Direct { pods, asks, refusals }, receiver)
+    (DirectHandle { pods, asks, refusals }, receiver)
 }
 
-impl Direct {
+impl DirectHandle {
     /// Tells of a pod that is enrolled.
     pub fn enrolled(&self, pod: &Arc<LocalPod>) {
         // Nobody listens where everything goes through the proxy.

@@ -9,7 +9,7 @@ use mesh_api::identity::SpiffeId;
 use mesh_api::plan::kernel;
 use mesh_api::plan::outbound::{Destination, destination_of};
 use mesh_api::plan::policy::Verdict;
-use mesh_api::plan::{Endpoints, LoadBalancer, PortPolicy, Service, Snapshot, Target, TargetKey, Workload};
+use mesh_api::plan::{EndpointKey, Endpoints, LoadBalancer, PortPolicy, Service, Snapshot, Target, Workload};
 use mesh_common::address::Address;
 use mesh_common::direct::{Choice, DirectRoute, MAX_CHOICES, RouteKey};
 use mesh_common::is_mesh_port;
@@ -47,7 +47,7 @@ pub(super) struct View<'a> {
     /// Session affinity.
     pub affinity: &'a Affinity,
     /// Endpoints that have just refused a direct connection. The proxy tries others in their place.
-    pub resting: &'a HashMap<TargetKey, Instant>,
+    pub resting: &'a HashMap<EndpointKey, Instant>,
     pub now: Instant,
     /// How the pods are connected to the node.
     pub links: &'a PodLinks,
@@ -193,7 +193,7 @@ fn way(view: View<'_>, pods: &Pods, client: &Pod, target: &Target, destination: 
     let server = pods.at(target.address.ip())?;
     let same_family = target.address.is_ipv4() == destination.is_ipv4();
     if server.cookie == client.cookie
-        || !view.links.is_direct(client.cookie, server.cookie)
+        || !view.links.may_be_direct(client.cookie, server.cookie)
         || !server.is(&target.workload)
         || !owns(view.snapshot, target)
         || !same_family
@@ -228,7 +228,7 @@ pub(super) fn request(client: &Pod, target: &Target) -> Option<AccessRequest> {
 }
 
 impl View<'_> {
-    fn rests(&self, key: &TargetKey) -> bool {
+    fn rests(&self, key: &EndpointKey) -> bool {
         self.resting.get(key).is_some_and(|until| *until > self.now)
     }
 }
@@ -266,7 +266,7 @@ impl Plan {
     }
 
     /// Has the client keep an endpoint that it has connected to, if the service has session affinity.
-    pub fn keep(&self, affinity: &Affinity, endpoint: &TargetKey, destination: SocketAddr, now: Instant) {
+    pub fn keep(&self, affinity: &Affinity, endpoint: &EndpointKey, destination: SocketAddr, now: Instant) {
         let own = self.service.as_ref().and_then(|(service, policy)| {
             AffinityClient::of(&self.source, service, policy, destination.port())
         });
@@ -275,8 +275,8 @@ impl Plan {
         }
     }
 
-    /// Whether the plan's addresses still belong to its workloads. Another workload may have come to one of
-    /// them that is none of the service's, and so changes nothing that the plan was made with.
+    /// Whether the plan's addresses still belong to its workloads. Looked at by itself, since a workload that
+    /// takes one of them over may change nothing that the plan was made with.
     pub fn leads_to_owners(&self, snapshot: &Snapshot) -> bool {
         self.ways.iter().all(|way| owns(snapshot, &way.target))
     }

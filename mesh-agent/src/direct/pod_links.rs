@@ -27,7 +27,7 @@ impl PodLinks {
     }
 
     /// Whether connections between two pods may be direct.
-    pub fn is_direct(&self, client: u64, server: u64) -> bool {
+    pub fn may_be_direct(&self, client: u64, server: u64) -> bool {
         let link = |pod: u64| self.known.get(&pod).copied();
         self.wanted.is_some_and(|wanted| veth::way(wanted, link(client), link(server)) != Way::Proxy)
     }
@@ -47,11 +47,12 @@ mod tests {
             link.get(index).map(|link| Veth { ifindex: 7, link: *link as u16, obstacle: 0 })
         };
         let mut links = PodLinks::new(Some(Wanted::Auto));
-        assert!(!links.is_direct(0, 1));
+        assert!(!links.may_be_direct(0, 1));
         assert!(links.look(0..5, links_of));
         assert!(!links.look(0..5, links_of), "nothing has changed");
-        let direct =
-            |links: &PodLinks| [(0, 1), (2, 3), (0, 2), (0, 4), (0, 9)].map(|(a, b)| links.is_direct(a, b));
+        let direct = |links: &PodLinks| {
+            [(0, 1), (2, 3), (0, 2), (0, 4), (0, 9)].map(|(a, b)| links.may_be_direct(a, b))
+        };
         assert_eq!(direct(&links), [true, true, false, false, false]);
         links.wanted = Some(Wanted::Direct);
         assert_eq!(direct(&links), [true; 5]);

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use mesh_api::plan::{DestinationInputs, TargetKey};
+use mesh_api::plan::{DestinationInputs, EndpointKey};
 use mesh_common::direct::{DirectRoute, RouteKey};
 
 use super::plan::{Plan, Pod, Pods, View, endpoint, plan};
@@ -130,7 +130,7 @@ impl Table {
     }
 
     /// Makes the plans again that lead to an endpoint which refused a connection. Returns the changes.
-    pub fn plan_around(&mut self, view: View<'_>, refused: &TargetKey) -> Vec<Change> {
+    pub fn plan_around(&mut self, view: View<'_>, refused: &EndpointKey) -> Vec<Change> {
         let mut changes = Vec::new();
         for (client, entries) in &mut self.asked {
             let Some(pod) = self.pods.get(*client) else { continue };

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mesh_api::plan::policy::Verdict;
-use mesh_api::plan::{Snapshot, TargetKey};
+use mesh_api::plan::{EndpointKey, Snapshot};
 use mesh_common::direct::{DIRECT_RING, Happened, NO_SERVER, YES_LASTS};
 use mesh_proxy::telemetry::WorkerMetrics;
 use mesh_proxy::worker::Shared;
@@ -66,7 +66,7 @@ pub struct Task {
     older: HashMap<u64, DirectEvent>,
     /// Whether a predecessor's connections were added to these.
     found_older: bool,
-    resting: HashMap<TargetKey, Instant>,
+    resting: HashMap<EndpointKey, Instant>,
     links: PodLinks,
     /// Why plans are to be made again.
     stale: Trigger,
@@ -401,7 +401,7 @@ pub(super) fn may_arrive(table: &Table, flow: &UnderWay, snapshot: &Snapshot) ->
 fn view<'a>(
     snapshot: &'a Snapshot,
     shared: &'a Shared,
-    resting: &'a HashMap<TargetKey, Instant>,
+    resting: &'a HashMap<EndpointKey, Instant>,
     links: &'a PodLinks,
 ) -> View<'a> {
     let Shared { health, affinity, .. } = shared;

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use history::{DESTINATIONS, Mesh, pick};
 use mesh_api::plan::outbound;
 use mesh_api::plan::policy::{Peer, authorize};
-use mesh_api::plan::{Endpoints, PortPolicy, Service, Snapshot, Target, TargetKey, Workload};
+use mesh_api::plan::{EndpointKey, Endpoints, PortPolicy, Service, Snapshot, Target, Workload};
 use mesh_common::address::Address;
 use mesh_common::direct::{Choice, DirectRoute, RouteKey, choose};
 use mesh_common::veth::Wanted;
@@ -38,7 +38,7 @@ struct Node {
     table: Table,
     health: Health,
     affinity: Affinity,
-    resting: HashMap<TargetKey, Instant>,
+    resting: HashMap<EndpointKey, Instant>,
     links: PodLinks,
     /// An endpoint has rested enough since plans were last made.
     rested: bool,
@@ -379,7 +379,7 @@ impl Node {
         if policy.pool.idle_timeout.is_some() || policy.pool.max_connection_duration.is_some() {
             return Some("its time is limited, which only the proxy sees to");
         }
-        let endpoint = TargetKey { workload: workload.uid.clone(), address: (ip, port).into() };
+        let endpoint = EndpointKey { workload: workload.uid.clone(), address: (ip, port).into() };
         if !service.waypoints.is_empty() {
             return Some("the service is behind a waypoint");
         }

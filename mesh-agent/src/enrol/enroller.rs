@@ -20,7 +20,7 @@ use tokio::time::Instant;
 
 use super::preexisting::{self, Preexisting};
 use super::taken_for_plain::{TakenForPlain, is_taken_for_plain};
-use crate::direct::Direct;
+use crate::direct::DirectHandle;
 use crate::egress::{Egress, NotInForce};
 use crate::keeper::protocol::Claim;
 use crate::keeper_client::{Enrolled as Answer, Keeper};
@@ -60,7 +60,7 @@ pub struct Setup {
     /// Certificates, asked for when a pod is enrolled.
     pub certificates: Certificates,
     /// Told of each pod that is enrolled or let go.
-    pub direct: Direct,
+    pub direct: DirectHandle,
     /// Strict egress.
     pub egress: Egress,
     /// Set once connections may be accepted.

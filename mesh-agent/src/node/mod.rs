@@ -1,7 +1,7 @@
 //! The node as the data path's [`Surroundings`]: sockets in pods that the keeper opened, and what the eBPF
 //! programs tell and are told.
 
-mod syn;
+mod syn_packet;
 
 use std::cell::RefCell;
 use std::io;
@@ -20,22 +20,22 @@ use mesh_proxy::surroundings::{Asked, ConnectOutcome, Surroundings};
 use socket2::Socket;
 use tokio::net::TcpStream;
 
-use self::syn::Packet;
+use self::syn_packet::Packet;
 use crate::config::SameNode;
-use crate::direct::Direct;
+use crate::direct::DirectHandle;
 use crate::egress::Strict;
 use crate::keeper_client::SocketPool;
 use crate::sys::SocketKind;
-use crate::sys::ebpf::{Decisions, PeerMap, PodLinkMap, Recent};
+use crate::sys::ebpf::{Decisions, PeerMap, PodLinkMap, RecentResults};
 
 /// The node, shared by all workers.
 pub struct Node {
     /// Decides on direct connections between pods of this node.
-    pub direct: Direct,
+    pub direct: DirectHandle,
     /// Pods with strict egress.
     pub strict_egress: Strict,
     /// Tells the kernel of destinations that take or refuse connections.
-    pub recent: Recent,
+    pub recent: RecentResults,
     /// Tells the kernel whether deferred connections are accepted or refused.
     pub decisions: Decisions,
     /// How connections between pods of this node should go.

@@ -33,7 +33,7 @@ pub struct Condition {
     pub is_whole: bool,
 }
 
-/// What the difference between text and deed comes to.
+/// How what is enforced differs from what was written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Effect {

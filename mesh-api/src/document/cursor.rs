@@ -66,7 +66,7 @@ impl<'a> Cursor<'a> {
         fields
     }
 
-    /// The value as a map of whatever keys.
+    /// The value as a map with arbitrary keys.
     pub fn open_fields(&self) -> Fields<'a> {
         let entries = match &self.node.value {
             Value::Map(entries) => entries.as_slice(),
@@ -149,7 +149,7 @@ impl<'a> Cursor<'a> {
         self.duration_of(|duration| *duration >= SHORTEST_SPAN, "at least `1ms`")
     }
 
-    /// The same where `0s` stands for none.
+    /// Like [`Cursor::duration`], but takes `0s` as well, which means none.
     pub fn duration_or_zero(&self) -> Option<Duration> {
         let allowed = |duration: &Duration| duration.is_zero() || *duration >= SHORTEST_SPAN;
         self.duration_of(allowed, "`0s` for none, or at least `1ms`")

@@ -28,7 +28,7 @@ pub struct Target {
 
 /// Identifies a target in all snapshots.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct TargetKey {
+pub struct EndpointKey {
     /// The workload's uid.
     pub workload: Arc<str>,
     /// The workload's own address and port.
@@ -48,8 +48,8 @@ impl Target {
     }
 
     /// Returns the key for state about the target.
-    pub fn key(&self) -> TargetKey {
-        TargetKey { workload: self.workload.uid.clone(), address: self.address }
+    pub fn key(&self) -> EndpointKey {
+        EndpointKey { workload: self.workload.uid.clone(), address: self.address }
     }
 }
 
@@ -112,7 +112,7 @@ impl Endpoints {
     }
 
     /// Whether an endpoint is among these.
-    pub fn contains_key(&self, key: &TargetKey) -> bool {
+    pub fn contains_key(&self, key: &EndpointKey) -> bool {
         self.all.iter().any(|target| target.address == key.address && target.workload.uid == key.workload)
     }
 }

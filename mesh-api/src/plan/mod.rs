@@ -32,7 +32,7 @@ mod workload;
 
 pub use decode::Invalid;
 pub use discovery::DiscoveryType;
-pub use endpoints::{Endpoints, Target, TargetKey};
+pub use endpoints::{EndpointKey, Endpoints, Target};
 pub use preference::{Locality, Preference};
 pub use reachability::Reachability;
 pub use service::{AppProtocol, Families, Service, ServicePort, Visibility};

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use fnv::FnvHasher;
-use mesh_api::plan::{Endpoints, PortPolicy, Service, Target, TargetKey, Workload};
+use mesh_api::plan::{EndpointKey, Endpoints, PortPolicy, Service, Target, Workload};
 
 use super::left_out::LeftOut;
 use super::picker::eligible;
@@ -89,7 +89,7 @@ impl Affinity {
     }
 
     /// Remembers that a client has connected to an endpoint, and keeps it for `timeout`.
-    pub fn keep(&self, client: Client, endpoint: &TargetKey, timeout: Duration, now: Instant) {
+    pub fn keep(&self, client: Client, endpoint: &EndpointKey, timeout: Duration, now: Instant) {
         let Some(until) = now.checked_add(timeout) else { return };
         self.table().put(Kept { client, workload: Arc::clone(&endpoint.workload), until }, now);
     }

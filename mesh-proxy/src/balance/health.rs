@@ -6,7 +6,7 @@ use std::fmt::Display;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use mesh_api::plan::{Endpoints, OutlierDetection, PortPolicy, Target, TargetKey};
+use mesh_api::plan::{EndpointKey, Endpoints, OutlierDetection, PortPolicy, Target};
 
 use super::left_out::LeftOut;
 
@@ -16,7 +16,7 @@ const LONGEST_REST: Duration = Duration::from_hours(24 * 365);
 /// Counts failures of endpoints, and which are ejected for them.
 #[derive(Debug, Default)]
 pub struct Health {
-    endpoints: Mutex<HashMap<TargetKey, State>>,
+    endpoints: Mutex<HashMap<EndpointKey, State>>,
 }
 
 #[derive(Debug)]
@@ -52,7 +52,7 @@ impl Health {
     /// for a while, which is logged.
     pub fn report(
         &self,
-        endpoint: &TargetKey,
+        endpoint: &EndpointKey,
         among: &Endpoints,
         policy: &PortPolicy,
         failure: Option<&dyn Display>,
@@ -70,11 +70,11 @@ impl Health {
     }
 
     /// Forgets endpoints for which `keep` returns false.
-    pub fn retain(&self, keep: impl Fn(&TargetKey) -> bool) {
+    pub fn retain(&self, keep: impl Fn(&EndpointKey) -> bool) {
         self.states().retain(|key, _| keep(key));
     }
 
-    fn succeeded(&self, endpoint: &TargetKey) {
+    fn succeeded(&self, endpoint: &EndpointKey) {
         if let Some(state) = self.states().get_mut(endpoint) {
             state.failures = 0;
         }
@@ -83,7 +83,7 @@ impl Health {
     /// Counts a failure. Returns whether the endpoint is ejected for it.
     fn failed(
         &self,
-        endpoint: &TargetKey,
+        endpoint: &EndpointKey,
         among: &Endpoints,
         limits: &OutlierDetection,
         now: Instant,
@@ -109,7 +109,7 @@ impl Health {
         true
     }
 
-    fn states(&self) -> MutexGuard<'_, HashMap<TargetKey, State>> {
+    fn states(&self) -> MutexGuard<'_, HashMap<EndpointKey, State>> {
         // Nothing below panics under the lock.
         self.endpoints.lock().unwrap_or_else(PoisonError::into_inner)
     }

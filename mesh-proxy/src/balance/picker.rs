@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
 
-use mesh_api::plan::{Endpoints, LoadBalancer, Target, TargetKey};
+use mesh_api::plan::{EndpointKey, Endpoints, LoadBalancer, Target};
 use rand::RngExt;
 
 use super::left_out::LeftOut;
@@ -19,7 +19,7 @@ pub struct Picker {
     loads: Loads,
 }
 
-type Loads = Rc<RefCell<HashMap<TargetKey, Load>>>;
+type Loads = Rc<RefCell<HashMap<EndpointKey, Load>>>;
 
 #[derive(Debug, Default)]
 struct Load {
@@ -34,7 +34,7 @@ pub struct Pick<'a> {
     /// The endpoint to connect to.
     pub endpoint: &'a Target,
     /// Its key.
-    pub key: TargetKey,
+    pub key: EndpointKey,
     /// Counts a connection to the endpoint: hold it while connecting and connected.
     pub active: Active,
 }
@@ -42,7 +42,7 @@ pub struct Pick<'a> {
 /// A connection to an endpoint, counted until it is dropped.
 pub struct Active {
     loads: Loads,
-    key: TargetKey,
+    key: EndpointKey,
 }
 
 /// Iterator over endpoints for one connection, the best first, each at most once.
@@ -71,7 +71,7 @@ impl Picker {
     }
 
     /// Forgets endpoints without connections for which `keep` returns false.
-    pub fn retain(&self, keep: impl Fn(&TargetKey) -> bool) {
+    pub fn retain(&self, keep: impl Fn(&EndpointKey) -> bool) {
         self.loads.borrow_mut().retain(|key, load| load.active > 0 || keep(key));
     }
 
@@ -114,7 +114,7 @@ impl Picker {
     }
 
     /// Counts a connection to an endpoint until the result is dropped.
-    fn hold(&self, key: TargetKey) -> Active {
+    fn hold(&self, key: EndpointKey) -> Active {
         self.loads.borrow_mut().entry(key.clone()).or_default().active += 1;
         Active { loads: Rc::clone(&self.loads), key }
     }

@@ -206,7 +206,7 @@ impl<C: Unbuffered> Driver<C> {
             };
             self.tls.write_records(&gathered)?;
             scratch::give(gathered);
-            self.receiver.link.make_room();
+            self.receiver.link.wake_waiting();
         }
     }
 
@@ -256,11 +256,11 @@ impl Receiver {
             match event {
                 Event::Data { stream, piece, last } => {
                     self.turn.spend_on_data(piece.len());
-                    self.link.patience.borrow_mut().earn(price::of_data(piece.len()));
+                    self.link.patience.borrow_mut().earn(price::earned_by_data(piece.len()));
                     self.data(stream, piece, last)?;
                 }
                 Event::Frame(frame) => {
-                    let (cost, work) = price::received(&frame);
+                    let (cost, work) = price::cost(&frame);
                     self.turn.spend(work, 0);
                     self.pay(cost)?;
                     self.frame(frame, opened)?;
@@ -268,7 +268,7 @@ impl Receiver {
             }
         }
         let skipped = self.decoder.take_skipped();
-        self.pay(price::of_skipped(skipped))?;
+        self.pay(price::cost_of_skipped(skipped))?;
         Ok(bytes.len() - rest.len())
     }
 

@@ -109,7 +109,7 @@ impl Link {
 
     /// Adds a frame to what is sent next.
     pub fn send(&self, frame: &Frame) {
-        self.patience.borrow_mut().earn(price::sent(frame));
+        self.patience.borrow_mut().earn(price::earned_by_sending(frame));
         self.with_gathered(|gathered| frame.write(gathered));
         self.wake_driver();
     }
@@ -153,7 +153,7 @@ impl Link {
     }
 
     /// Wakes the streams that wait for room.
-    pub fn make_room(&self) {
+    pub fn wake_waiting(&self) {
         // Drained in place, since the list keeps its memory; nothing is added meanwhile.
         self.waiting.borrow_mut().drain(..).for_each(|stream| stream.there_is_room());
     }
@@ -187,7 +187,7 @@ impl Link {
             } else {
                 gathered.drain(at + HEADER..at + HEADER + skip);
                 gathered[at..at + HEADER].copy_from_slice(&data_header(stream.id, bytes - skip));
-                self.patience.borrow_mut().earn(price::sent_data(bytes - skip));
+                self.patience.borrow_mut().earn(price::earned_by_sending_data(bytes - skip));
                 self.wake_driver();
             }
             read
@@ -220,7 +220,7 @@ impl Link {
             gathered.extend_from_slice(&data_header(stream, bytes.len()));
             gathered.extend_from_slice(bytes);
         });
-        self.patience.borrow_mut().earn(price::sent_data(bytes.len()));
+        self.patience.borrow_mut().earn(price::earned_by_sending_data(bytes.len()));
         self.wake_driver();
     }
 
@@ -286,7 +286,8 @@ impl Link {
         self.overdue.set(self.overdue.get().saturating_add(bytes));
     }
 
-    /// Counts data of a stream that is over. Returns whether it may have been on its way.
+    /// Counts data of a stream that is over against the credit that its peer had left. Returns false if the
+    /// peer sent more than that.
     pub fn late(&self, bytes: usize) -> bool {
         let left = self.overdue.get().checked_sub(bytes);
         left.inspect(|left| self.overdue.set(*left)).is_some()
@@ -309,6 +310,6 @@ impl Link {
         for stream in streams {
             stream.break_off(why.clone());
         }
-        self.make_room();
+        self.wake_waiting();
     }
 }

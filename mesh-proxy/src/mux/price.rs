@@ -20,7 +20,7 @@ pub fn patience() -> Patience {
 }
 
 /// Returns what a frame of the peer costs of its patience, and of the turn.
-pub fn received(frame: &Frame) -> (u32, u32) {
+pub fn cost(frame: &Frame) -> (u32, u32) {
     match frame {
         Frame::Open(..) => (4, 16),
         Frame::Accept(..) | Frame::Refuse(..) => (1, 4),
@@ -32,17 +32,17 @@ pub fn received(frame: &Frame) -> (u32, u32) {
 }
 
 /// Returns what the peer earns by sending `bytes` of data.
-pub fn of_data(bytes: usize) -> u32 {
+pub fn earned_by_data(bytes: usize) -> u32 {
     kibibytes(bytes)
 }
 
 /// Returns what frames of unknown kinds cost.
-pub fn of_skipped(Skipped { frames, bytes }: Skipped) -> u32 {
+pub fn cost_of_skipped(Skipped { frames, bytes }: Skipped) -> u32 {
     u32::try_from(bytes.div_ceil(128).saturating_add(frames)).unwrap_or(u32::MAX)
 }
 
 /// Returns what the peer earns when we send a frame: its answers are paid for.
-pub fn sent(frame: &Frame) -> u32 {
+pub fn earned_by_sending(frame: &Frame) -> u32 {
     match frame {
         // To be answered, and then ended or reset.
         Frame::Open(..) => 24,
@@ -55,7 +55,7 @@ pub fn sent(frame: &Frame) -> u32 {
 }
 
 /// Returns what the peer earns when we send `bytes` of data: its CREDIT is paid for.
-pub fn sent_data(bytes: usize) -> u32 {
+pub fn earned_by_sending_data(bytes: usize) -> u32 {
     2 + kibibytes(bytes)
 }
 

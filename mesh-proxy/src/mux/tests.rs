@@ -29,7 +29,7 @@ async fn serve<F: Future<Output = ()> + 'static>(
     spawn_local(async move {
         let (tcp, _) = listener.accept().await.unwrap();
         let tls = tls::accept(tcp, server).await.unwrap();
-        let _end = Server::new(tls, &budget()).serve(async move { drain.has_begun().await }, handle).await;
+        let _end = Server::new(tls, &budget()).serve(async move { drain.begun().await }, handle).await;
     });
     address
 }

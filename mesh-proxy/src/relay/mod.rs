@@ -4,7 +4,7 @@
 mod hbone;
 mod mesh;
 mod plain;
-mod socket;
+mod urgent;
 
 use std::cell::{Cell, OnceCell};
 use std::io;

@@ -7,7 +7,7 @@ use std::task::{Context, Poll, ready};
 
 use tokio::net::TcpStream;
 
-use super::socket::{Kind, Socket};
+use super::urgent::{Socket, Urgency};
 use super::{Error, Meter, Way, close_in_order, reset_on_drop};
 
 /// Most bytes that one direction moves in one turn.
@@ -57,8 +57,8 @@ async fn direction(from: &Socket, to: &Socket, ends: &Ends<'_>) -> Result<(), Er
                 ends.meter.add(ends.way, bytes);
                 tokio::task::coop::consume_budget().await;
             }
-            Ok(Turn::Blocked(bytes, kind, rest)) => {
-                to.write_all(&rest, kind).await.map_err(ends.write)?;
+            Ok(Turn::Blocked(bytes, urgency, rest)) => {
+                to.write_all(&rest, urgency).await.map_err(ends.write)?;
                 ends.meter.add(ends.way, bytes);
             }
             Ok(Turn::End) => break,
@@ -73,7 +73,7 @@ async fn direction(from: &Socket, to: &Socket, ends: &Ends<'_>) -> Result<(), Er
 enum Turn {
     Moved(usize),
     /// Bytes read, and those of them that could not be written yet.
-    Blocked(usize, Kind, Vec<u8>),
+    Blocked(usize, Urgency, Vec<u8>),
     End,
 }
 
@@ -88,16 +88,16 @@ fn one_turn(
     scratch: &mut [u8],
     context: &mut Context<'_>,
 ) -> Poll<Result<Turn, Side>> {
-    let (bytes, kind) = ready!(from.poll_read(context, scratch)).map_err(Side::Read)?;
+    let (bytes, urgency) = ready!(from.poll_read(context, scratch)).map_err(Side::Read)?;
     if bytes == 0 {
         return Poll::Ready(Ok(Turn::End));
     }
     let read = &scratch[..bytes];
-    let written = to.try_write(read, kind).map_err(Side::Write)?;
+    let written = to.try_write(read, urgency).map_err(Side::Write)?;
     Poll::Ready(Ok(if written == bytes {
         Turn::Moved(written)
     } else {
-        Turn::Blocked(bytes, kind, read[written..].to_vec())
+        Turn::Blocked(bytes, urgency, read[written..].to_vec())
     }))
 }
 

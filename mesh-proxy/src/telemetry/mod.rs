@@ -6,7 +6,7 @@
 mod access;
 pub mod exposition;
 mod labels;
-mod open;
+mod open_connections;
 mod parties;
 mod record;
 mod response_flag;
@@ -15,7 +15,7 @@ mod worker;
 pub use access::{AccessLog, Format};
 pub use exposition::AgentMetrics;
 pub use labels::{Labels, Reporter, Via};
-pub use open::OpenConnection;
+pub use open_connections::OpenConnection;
 pub use parties::Parties;
 pub use record::{ConnectionRecord, Expiry, Outcome};
 pub use response_flag::ResponseFlag;

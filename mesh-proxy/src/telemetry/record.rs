@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::access::Entry;
-use super::open::OpenConnection;
+use super::open_connections::OpenConnection;
 use super::parties::Parties;
 use super::response_flag::ResponseFlag;
 use super::worker::{Traffic, WorkerMetrics};

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::access::AccessLog;
 use super::labels::{Key, Labels};
-use super::open::OpenConnections;
+use super::open_connections::OpenConnections;
 use super::record::Expiry;
 
 /// Upper bounds of the duration histograms, seconds: from loopback to a lost network.

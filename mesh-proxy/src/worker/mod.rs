@@ -103,7 +103,7 @@ impl Draining {
     }
 
     /// Returns once draining has begun.
-    pub async fn has_begun(&self) {
+    pub async fn begun(&self) {
         while !self.begun.get() {
             self.told.notified().await;
         }

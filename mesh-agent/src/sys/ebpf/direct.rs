@@ -13,7 +13,7 @@ use mesh_common::record;
 use rustix::time::{ClockId, clock_gettime};
 use tokio::io::unix::AsyncFd;
 
-use super::events::register;
+use super::faults::register;
 use super::map::absent_is_fine;
 use super::veth::DirectVeths;
 use super::{Error, map_error};

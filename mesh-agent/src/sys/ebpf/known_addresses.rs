@@ -107,11 +107,11 @@ fn ports_of(reach: Option<&Reachability>) -> &BTreeSet<u16> {
     }
 }
 
-/// Results of pods' last connections: for a moment the kernel refuses the next ones in the destination's
-/// place, or lets them through to the proxy at once.
-pub struct Recent(Mutex<HashMap<MapData, RouteKey, Lately>>);
+/// The result of each pod's last connection to a destination. For a short time the kernel goes by it: it
+/// refuses the next ones itself, or takes them to the proxy without having them wait.
+pub struct RecentResults(Mutex<HashMap<MapData, RouteKey, Lately>>);
 
-impl Recent {
+impl RecentResults {
     pub(super) fn new(map: MapData) -> Result<Self, Error> {
         Ok(Self(Mutex::new(Map::LruHashMap(map).try_into().map_err(map_error("LATELY"))?)))
     }

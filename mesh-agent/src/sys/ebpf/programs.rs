@@ -177,7 +177,7 @@ impl Programs {
         VethFlows::copy_of(&self.ebpf)
     }
 
-    /// Returns those of other layouts.
+    /// Returns the veth flows of agents with other layouts of their maps.
     pub fn other_veth_flows(&self) -> Vec<VethFlows> {
         self.other_layouts().filter_map(|path| VethFlows::pinned_in(&path)).collect()
     }
@@ -233,7 +233,8 @@ impl Programs {
         self.veths.forget(cookie)
     }
 
-    /// Returns pods, other than `cookies`, whose veths a predecessor has attached to or files for.
+    /// Returns pods, other than `cookies`, to whose veths a predecessor has attached a program, or whose
+    /// flows it has filed.
     pub fn veths_attached_besides(&self, cookies: &HashSet<u64>) -> HashSet<u64> {
         let pinned = attach::pins(&self.veth_links).into_iter().filter_map(|(name, _)| name.parse().ok());
         self.veths.cookies().into_iter().chain(pinned).filter(|cookie| !cookies.contains(cookie)).collect()
@@ -322,7 +323,7 @@ impl Programs {
         self.sandboxes.is_settled(cookie)
     }
 
-    /// Notes that they have. Errors: the map can't be written.
+    /// Records that the pod's preexisting connections have been judged. Errors: the map can't be written.
     pub fn settle(&mut self, cookie: u64) -> Result<(), Error> {
         self.sandboxes.settle(cookie)
     }

@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use aya::maps::MapData;
 
 use super::deferred_accept::{Decisions, DeferredSyns};
-use super::known_addresses::{KnownAddresses, Recent};
+use super::known_addresses::{KnownAddresses, RecentResults};
 use super::veth::{CROWDED, DirectVeths, PodLinkMap, VETH_COUNTS, VETH_FLOWS, VETHS};
 use super::{DirectKernel, EgressMap, Error, EventLog, PEER, PeerMap, map_error};
 
@@ -112,13 +112,13 @@ impl ProxyMaps {
 
     /// Returns the maps of connections' results and of decisions, and the deferred SYNs. Errors: a map is of
     /// another kind.
-    pub fn outcomes(&self) -> Result<(Recent, Decisions, DeferredSyns), Error> {
+    pub fn outcomes(&self) -> Result<(RecentResults, Decisions, DeferredSyns), Error> {
         let copy = |name: &'static str, of: &OwnedFd| {
             let copy = of.try_clone().map_err(|error| Error::Path { path: name.into(), error })?;
             map(name, copy)
         };
         Ok((
-            Recent::new(copy("LATELY", &self.lately)?)?,
+            RecentResults::new(copy("LATELY", &self.lately)?)?,
             Decisions::new(copy("DECISIONS", &self.decisions)?)?,
             DeferredSyns::new(copy("DEFERRED_SYNS", &self.held)?)?,
         ))

@@ -29,7 +29,7 @@ impl Sandboxes {
         self.known.iter().find(|(_, known)| *known == uid).map(|(cookie, _)| *cookie)
     }
 
-    /// Returns the pod that a namespace was found to be of.
+    /// Returns the pod whose a network namespace is.
     pub fn pod(&self, cookie: u64) -> Option<&str> {
         self.known.get(&cookie).map(String::as_str)
     }

@@ -79,7 +79,7 @@ impl Veths {
         })
     }
 
-    /// Allows those, and removes all others. Errors: a map can't be written.
+    /// Allows `addresses` as neighbours, and removes all others. Errors: a map can't be written.
     pub fn replace_neighbours(&mut self, addresses: impl Iterator<Item = IpAddr>) -> Result<(), Error> {
         let mut wanted = vec![0_u64; NEIGHBOUR_SLOTS as usize / 64];
         for address in addresses {

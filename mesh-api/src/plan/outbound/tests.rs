@@ -1,6 +1,6 @@
 use super::*;
 use crate::plan::fixture::{octets, of_pod, of_service, pod, service, serving, snapshot, web, with_traffic};
-use crate::plan::{Store, TargetKey, Waypoints};
+use crate::plan::{EndpointKey, Store, Waypoints};
 use crate::wire::workload as wire;
 use crate::wire::workload::gateway_address;
 use crate::wire::workload::load_balancing::{HealthPolicy, Mode, Scope};
@@ -110,7 +110,7 @@ fn a_service_leads_to_its_endpoints() {
     assert_eq!(endpoints[0].weight, 1);
     assert_eq!(
         endpoints[0].key(),
-        TargetKey { workload: "cluster//Pod/shop/a".into(), address: "10.244.2.1:8081".parse().unwrap() }
+        EndpointKey { workload: "cluster//Pod/shop/a".into(), address: "10.244.2.1:8081".parse().unwrap() }
     );
     let snapshot_again = ask(web(&[VIP]), vec![serving(pod("a", &["10.244.2.1"]), 8081)], VIP);
     let Destination::Service { endpoints: again, .. } = &snapshot_again else { panic!("{snapshot_again}") };

@@ -24,7 +24,7 @@ pub(super) struct Socket {
 
 /// What was read, or is to be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum Urgency {
     Ordinary,
     /// A single byte.
     Urgent,
@@ -38,22 +38,26 @@ impl Socket {
 
     /// Reads what is there, urgent bytes one at a time; zero bytes at the end. After a short read it knows
     /// that nothing more is there, which saves a system call. Errors: those of `recv(2)`.
-    pub fn poll_read(&self, context: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<(usize, Kind)>> {
+    pub fn poll_read(
+        &self,
+        context: &mut Context<'_>,
+        into: &mut [u8],
+    ) -> Poll<io::Result<(usize, Urgency)>> {
         loop {
             let mut ready = ready!(self.socket.poll_read_ready(context))?;
             let pending = self.is_urgent_pending();
-            let kind = self.next(pending)?;
-            let room = if kind == Kind::Urgent { 1 } else { into.len() };
+            let urgency = self.next(pending)?;
+            let room = if urgency == Urgency::Urgent { 1 } else { into.len() };
             match self.socket.get_ref().read(&mut into[..room]) {
                 Ok(read) => {
-                    self.drained.set(!pending && kind == Kind::Ordinary && 0 < read && read < room);
+                    self.drained.set(!pending && urgency == Urgency::Ordinary && 0 < read && read < room);
                     if self.drained.get() {
                         ready.clear_ready();
                     }
-                    if kind == Kind::Urgent {
+                    if urgency == Urgency::Urgent {
                         self.forget_urgent();
                     }
-                    return Poll::Ready(Ok((read, kind)));
+                    return Poll::Ready(Ok((read, urgency)));
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.drained.set(true);
@@ -68,9 +72,9 @@ impl Socket {
 
     /// Returns what the next read begins with. Where the last read left something behind, an urgent byte may
     /// follow that the last event did not tell of: then the kernel is asked. Errors: it does not answer.
-    fn next(&self, pending: bool) -> io::Result<Kind> {
+    fn next(&self, pending: bool) -> io::Result<Urgency> {
         let ask = pending || !self.drained.get();
-        Ok(if ask && is_at_mark(self.socket.get_ref())? { Kind::Urgent } else { Kind::Ordinary })
+        Ok(if ask && is_at_mark(self.socket.get_ref())? { Urgency::Urgent } else { Urgency::Ordinary })
     }
 
     /// Whether an urgent byte is in the socket, maybe further on. (Also true once the other end is done,
@@ -87,10 +91,12 @@ impl Socket {
     }
 
     /// Writes as much as there is room for, without waiting. Errors: those of `send(2)`.
-    pub fn try_write(&self, bytes: &[u8], kind: Kind) -> io::Result<usize> {
-        let write = |mut socket: &TcpStream| match kind {
-            Kind::Ordinary => socket.write(bytes),
-            Kind::Urgent => SockRef::from(socket).send_with_flags(bytes, libc::MSG_OOB | libc::MSG_NOSIGNAL),
+    pub fn try_write(&self, bytes: &[u8], urgency: Urgency) -> io::Result<usize> {
+        let write = |mut socket: &TcpStream| match urgency {
+            Urgency::Ordinary => socket.write(bytes),
+            Urgency::Urgent => {
+                SockRef::from(socket).send_with_flags(bytes, libc::MSG_OOB | libc::MSG_NOSIGNAL)
+            }
         };
         match self.socket.try_io(Interest::WRITABLE, write) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
@@ -99,11 +105,11 @@ impl Socket {
     }
 
     /// Writes everything. Errors: those of `send(2)`.
-    pub async fn write_all(&self, mut bytes: &[u8], kind: Kind) -> io::Result<()> {
+    pub async fn write_all(&self, mut bytes: &[u8], urgency: Urgency) -> io::Result<()> {
         while !bytes.is_empty() {
             // Stale readiness is found out by writing.
             let _ready = self.socket.writable().await?;
-            bytes = &bytes[self.try_write(bytes, kind)?..];
+            bytes = &bytes[self.try_write(bytes, urgency)?..];
         }
         Ok(())
     }
