@@ -16,7 +16,7 @@ use super::waypoint::Waypoints;
 use crate::table::Table;
 use crate::wire::type_url;
 use crate::wire::workload::address::Type as AddressType;
-use crate::wire::xds::Resource;
+use crate::wire::xds::{DeltaDiscoveryResponse, Resource};
 use crate::wire::{security, workload};
 
 /// Holds the resources of a discovery stream, across reconnects. Belongs to one task; others get
@@ -69,6 +69,20 @@ impl Contents {
     /// them is equal.
     pub fn resources(&self, discovery_type: &DiscoveryType) -> Box<dyn Iterator<Item = Resource> + '_> {
         (discovery_type.resources)(self)
+    }
+
+    /// Returns everything held as responses of one type each, with at most `most` resources, made one by one:
+    /// a whole type of a large mesh would take more memory than holding it.
+    pub fn responses(&self, most: usize) -> impl Iterator<Item = DeltaDiscoveryResponse> {
+        DiscoveryType::ALL.into_iter().flat_map(move |of| {
+            let mut all = self.resources(&of);
+            std::iter::from_fn(move || {
+                let resources: Vec<_> = all.by_ref().take(most).collect();
+                let type_url = of.type_url.to_owned();
+                let response = DeltaDiscoveryResponse { type_url, resources, ..Default::default() };
+                (!response.resources.is_empty()).then_some(response)
+            })
+        })
     }
 
     pub(super) fn addresses(&self) -> Box<dyn Iterator<Item = Resource> + '_> {

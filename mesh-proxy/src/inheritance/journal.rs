@@ -8,7 +8,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-use mesh_api::plan::{Contents, DiscoveryType, Store};
+use mesh_api::plan::{Contents, Store};
 use mesh_api::wire::xds::DeltaDiscoveryResponse;
 use prost::Message;
 
@@ -81,16 +81,8 @@ impl Journal {
         append_only(&file)?;
         file.write_all_at(MAGIC, 0)?;
         let mut length = MAGIC.len() as u64;
-        for discovery_type in DiscoveryType::ALL {
-            let mut resources = whole.resources(&discovery_type).peekable();
-            while resources.peek().is_some() {
-                let part = DeltaDiscoveryResponse {
-                    type_url: discovery_type.type_url.to_owned(),
-                    resources: resources.by_ref().take(PART).collect(),
-                    ..DeltaDiscoveryResponse::default()
-                };
-                append(&file, &mut length, &part.encode_to_vec(), false)?;
-            }
+        for part in whole.responses(PART) {
+            append(&file, &mut length, &part.encode_to_vec(), false)?;
         }
         append(&file, &mut length, &[], true)?;
         self.inheritance.bequeath(InheritedKind::Configuration, Some(file.try_clone()?));
@@ -123,6 +115,7 @@ pub fn replay(file: &File) -> Option<Store> {
 
 #[cfg(test)]
 mod tests {
+    use mesh_api::plan::DiscoveryType;
     use mesh_api::wire::type_url;
     use mesh_api::wire::workload::{Address, Workload, address};
     use mesh_api::wire::xds::Resource;

@@ -15,8 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 use mesh_api::admin::ControlLink;
-use mesh_api::plan::{DiscoveryType, Snapshot, Store, Waypoints};
-use mesh_api::wire::xds::DeltaDiscoveryResponse;
+use mesh_api::plan::{Snapshot, Store, Waypoints};
 use prost::Message;
 use tokio::sync::{Notify, oneshot, watch};
 
@@ -113,22 +112,10 @@ impl Xds {
 
     /// Returns everything that was accepted: length-delimited responses, each with a part of one type.
     pub fn dump(&self) -> Vec<u8> {
-        /// Resources per response. A whole type of a large mesh would take more memory than holding it.
+        /// Resources per response.
         const PART: usize = 500;
         // Encoding takes time, during which the control plane's responses must not have to wait.
         let contents = self.store.lock().unwrap_or_else(PoisonError::into_inner).contents();
-        let mut bytes = Vec::new();
-        for discovery_type in DiscoveryType::ALL {
-            let mut resources = contents.resources(&discovery_type).peekable();
-            while resources.peek().is_some() {
-                let part = DeltaDiscoveryResponse {
-                    type_url: discovery_type.type_url.to_owned(),
-                    resources: resources.by_ref().take(PART).collect(),
-                    ..DeltaDiscoveryResponse::default()
-                };
-                bytes.extend(part.encode_length_delimited_to_vec());
-            }
-        }
-        bytes
+        contents.responses(PART).flat_map(|part| part.encode_length_delimited_to_vec()).collect()
     }
 }

@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use mesh_api::plan::Waypoints;
+use mesh_api::plan::{DiscoveryType, Waypoints};
 use mesh_api::wire::type_url;
 use mesh_api::wire::workload::{Address, Service, Workload, address};
 use mesh_api::wire::xds::aggregated_discovery_service_server::{
