@@ -7,10 +7,10 @@ use std::sync::Arc;
 use mesh_api::compile::{self, MeshConfig};
 use mesh_api::identity::SpiffeId;
 use mesh_api::manifest;
-use mesh_api::plan::policy::{Peer, authorize};
+use mesh_api::plan::policy::{ConnectionAttributes, authorize};
 use mesh_common::address::Address;
-use mesh_common::maps::{Endpoint, Pod};
-use mesh_common::steer;
+use mesh_common::maps::{AddressPort, EnrolledPod};
+use mesh_common::redirect_rules;
 use serde_json::{Value, json};
 
 use crate::agree;
@@ -28,7 +28,7 @@ pub fn check(data: &[u8]) {
     }
     let client = client.parse().unwrap_or_else(|_| SocketAddr::from(([10, 244, 1, 1], 8080)));
     check_address(client.ip());
-    let peer = Peer {
+    let peer = ConnectionAttributes {
         identity: identity.as_ref(),
         source_ip: client.ip(),
         destination_ip: IpAddr::from([10, 244, 1, 2]),
@@ -52,17 +52,22 @@ fn check_address(ip: IpAddr) {
     if address.is_v4() {
         assert_eq!(Address::from_be32(address.to_be32()), address);
     }
-    let pod = Pod { address_v4: address, address_v6: Address::UNSPECIFIED, loopback_v6: 0 };
-    assert_eq!(steer::connect(&pod, address), steer::Connect::Leave, "a pod's talk to itself");
-    let to = Endpoint::new(address, 80);
-    let (listener, _) = steer::outbound_listener(&pod, &to);
+    let pod = EnrolledPod { address_v4: address, address_v6: Address::UNSPECIFIED, loopback_v6: 0 };
+    assert_eq!(
+        redirect_rules::connect_action(&pod, address),
+        redirect_rules::ConnectAction::Leave,
+        "a pod's talk to itself"
+    );
+    let to = AddressPort::new(address, 80);
+    let (listener, _) = redirect_rules::outbound_listener_address(&pod, &to);
     assert!(listener.is_loopback() && listener.is_v4() == address.is_v4());
-    let shown = steer::peer_or_nobody(address, steer::delivery_source(address, &to));
+    let shown =
+        redirect_rules::visible_peer_address(address, redirect_rules::delivery_source_address(address, &to));
     assert!(address.is_loopback() || !shown.is_loopback(), "a lost client is never localhost");
 }
 
 /// What a rule says of a peer is what it is expected to say, if it may be written at all.
-fn agrees(rule: &Value, peer: &Peer<'_>, expected: impl FnOnce() -> bool) {
+fn agrees(rule: &Value, peer: &ConnectionAttributes<'_>, expected: impl FnOnce() -> bool) {
     let policy = policy(&json!({"rules": [rule]}));
     if let Some(allowed) = verdict("web", &policy, peer) {
         assert_eq!(allowed, expected(), "{rule} for {peer:?}");
@@ -70,7 +75,7 @@ fn agrees(rule: &Value, peer: &Peer<'_>, expected: impl FnOnce() -> bool) {
 }
 
 /// A selector chooses the pods that have the label, and no others.
-fn check_selector(label: &str, peer: &Peer<'_>) {
+fn check_selector(label: &str, peer: &ConnectionAttributes<'_>) {
     for (of_pod, applies) in [(label, true), ("another", label == "another")] {
         let nobody = policy(&json!({"selector": {"matchLabels": {"app": label}}}));
         if let Some(allowed) = verdict(of_pod, &nobody, peer) {
@@ -85,7 +90,7 @@ fn policy(spec: &Value) -> Value {
 }
 
 /// What a policy says of a peer of a pod with a label; none if it may not be written.
-fn verdict(label: &str, policy: &Value, peer: &Peer<'_>) -> Option<bool> {
+fn verdict(label: &str, policy: &Value, peer: &ConnectionAttributes<'_>) -> Option<bool> {
     let enrolled = json!({"nodemesh.io/dataplane": "enabled"});
     let namespace =
         json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop", "labels": enrolled}});
@@ -95,7 +100,7 @@ fn verdict(label: &str, policy: &Value, peer: &Peer<'_>) -> Option<bool> {
         "spec": {"nodeName": "node1"}, "status": {"podIP": "10.244.1.2"},
     });
     let list = json!({"apiVersion": "v1", "kind": "List", "items": [namespace, pod, policy]});
-    let parsed = manifest::parse_value("value", list);
+    let parsed = manifest::parse_json_object("value", list);
     if !parsed.errors.is_empty() {
         return None;
     }

@@ -7,8 +7,8 @@ use mesh_api::compile::{self, Compiled, MeshConfig};
 use mesh_api::identity::SpiffeId;
 use mesh_api::manifest;
 use mesh_api::plan::outbound::{Destination, destination_of};
-use mesh_api::plan::policy::{Peer, authorize};
-use mesh_api::plan::{DiscoveryType, Rejected, Snapshot, Store, Target, Workload};
+use mesh_api::plan::policy::{ConnectionAttributes, authorize};
+use mesh_api::plan::{DiscoveryType, Endpoint, RejectedResource, Snapshot, Store, Workload};
 use mesh_api::wire::security::Authorization;
 use mesh_api::wire::workload::{self, address};
 use mesh_api::wire::{type_url, xds::Resource};
@@ -41,7 +41,7 @@ impl Mesh {
     }
 
     /// What the second implementation says.
-    pub fn allows(&self, uid: &str, peer: &Peer<'_>) -> bool {
+    pub fn allows(&self, uid: &str, peer: &ConnectionAttributes<'_>) -> bool {
         let workload = self.workloads.iter().find(|workload| workload.uid == uid).expect("it is held");
         let parts =
             |id: &SpiffeId| [id.trust_domain(), id.namespace(), id.service_account()].map(str::to_owned);
@@ -93,7 +93,7 @@ fn check_policy(snapshot: &Snapshot, mesh: &Mesh, workload: &Workload) {
     let destination = workload.addresses.first().copied().unwrap_or_else(|| IpAddr::from([10, 0, 0, 1]));
     for identity in mesh.identities() {
         for (source_ip, port) in ips.iter().zip(ports.iter().cycle()) {
-            let peer = Peer {
+            let peer = ConnectionAttributes {
                 identity: identity.as_ref(),
                 source_ip: *source_ip,
                 destination_ip: destination,
@@ -109,7 +109,7 @@ fn check_routes(snapshot: &Snapshot, source: &Workload) {
     let mut addresses: Vec<_> = snapshot.addresses().collect();
     addresses.sort_unstable();
     addresses.dedup();
-    let ranges = snapshot.address_ranges().map(|network| network.addr());
+    let ranges = snapshot.service_cidrs().map(|network| network.addr());
     let services: Vec<_> = snapshot.services().collect();
     let ports = services.iter().flat_map(|service| service.ports.iter().map(|port| port.port));
     let ports: Vec<_> = ports.take(MOST).chain([15_008]).collect();
@@ -140,7 +140,7 @@ fn check_destination(snapshot: &Snapshot, source: &Workload, destination: Socket
     }
 }
 
-fn check_endpoint(snapshot: &Snapshot, target: &Target) {
+fn check_endpoint(snapshot: &Snapshot, target: &Endpoint) {
     assert!(target.weight > 0);
     assert!(target.workload.addresses.contains(&target.address.ip()));
     assert!(target.expected_identities.contains(&target.workload.identity));
@@ -148,7 +148,7 @@ fn check_endpoint(snapshot: &Snapshot, target: &Target) {
 }
 
 /// A store that is sent what the compiler made.
-pub fn send(compiled: &Compiled) -> (Store, Vec<Rejected>) {
+pub fn send(compiled: &Compiled) -> (Store, Vec<RejectedResource>) {
     let mut store = Store::default();
     let addresses = compiled.addresses.iter().map(|(name, of)| resource(type_url::ADDRESS, name, of));
     let mut rejected = store.apply(type_url::ADDRESS, addresses.collect(), Vec::new());

@@ -2,24 +2,25 @@
 
 #[path = "../../mesh-proxy/src/mux/frame.rs"]
 pub mod frame;
-#[path = "../../mesh-proxy/src/mux/open.rs"]
-pub mod open;
+#[path = "../../mesh-proxy/src/mux/open_frame.rs"]
+pub mod open_frame;
 
 use std::net::{IpAddr, SocketAddr};
 
 use frame::{
-    Decoder, Error, Event, Frame, Goodbye, HEADER, MAX_CONTROL, MAX_DATA, Reason, Refusal, data_header,
+    ControlFrame, DecoderEvent, FrameDecoder, FrameError, GoAwayReason, HEADER_LEN, MAX_CONTROL_LEN,
+    MAX_DATA_LEN, Refusal, ResetReason, data_header,
 };
-use open::{OpenFrame, Trace};
+use open_frame::{OpenFrame, TraceContext};
 
 /// What a decoder made of some bytes: all that came before the first error, and that.
-type Read = (Vec<Item>, Option<Error>);
+type Read = (Vec<Item>, Option<FrameError>);
 
 /// One frame, or the beginning of one that is DATA.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Item {
     Data { stream: u32, bytes: Vec<u8>, whole: bool },
-    Frame(Frame),
+    Frame(ControlFrame),
 }
 
 /// Two bytes that say where to split the rest, which is what a peer sends. It is the same frames wherever it
@@ -40,10 +41,10 @@ pub fn check(data: &[u8]) {
 }
 
 fn decode<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Read {
-    let (mut decoder, mut items) = (Decoder::default(), Vec::new());
+    let (mut decoder, mut items) = (FrameDecoder::default(), Vec::new());
     for mut piece in pieces {
         loop {
-            match decoder.next(&mut piece) {
+            match decoder.next_event(&mut piece) {
                 Ok(None) => break,
                 Ok(Some(event)) => take(&mut items, event),
                 Err(error) => return (items, Some(error)),
@@ -55,10 +56,10 @@ fn decode<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Read {
 }
 
 /// Puts the pieces of a DATA frame together.
-fn take(items: &mut Vec<Item>, event: Event<'_>) {
+fn take(items: &mut Vec<Item>, event: DecoderEvent<'_>) {
     match event {
-        Event::Frame(frame) => items.push(Item::Frame(frame)),
-        Event::Data { stream, piece, last } => {
+        DecoderEvent::Frame(frame) => items.push(Item::Frame(frame)),
+        DecoderEvent::Data { stream, piece, last } => {
             assert!(!piece.is_empty(), "a piece has bytes");
             match items.last_mut() {
                 Some(Item::Data { stream: of, bytes, whole }) if !*whole => {
@@ -76,7 +77,7 @@ fn take(items: &mut Vec<Item>, event: Event<'_>) {
 fn check_against_simple(items: &[Item], broken: bool, mut sent: &[u8]) {
     let mut items = items.iter().cloned();
     let mut violated = false;
-    while let Some((&[kind, l1, l2, l3, s1, s2, s3, s4], rest)) = sent.split_first_chunk::<HEADER>() {
+    while let Some((&[kind, l1, l2, l3, s1, s2, s3, s4], rest)) = sent.split_first_chunk::<HEADER_LEN>() {
         let length = u32::from_be_bytes([0, l1, l2, l3]) as usize;
         let stream = u32::from_be_bytes([s1, s2, s3, s4]);
         let whole = rest.len() >= length;
@@ -105,33 +106,36 @@ fn check_against_simple(items: &[Item], broken: bool, mut sent: &[u8]) {
 /// Whether there may be a frame with such a header.
 fn may_be(kind: u8, length: usize, stream: u32) -> bool {
     match kind {
-        0 => (1..=MAX_DATA).contains(&length) && stream > 0,
-        1..=6 => length <= MAX_CONTROL && stream > 0,
-        7..=9 => length <= MAX_CONTROL && stream == 0,
+        0 => (1..=MAX_DATA_LEN).contains(&length) && stream > 0,
+        1..=6 => length <= MAX_CONTROL_LEN && stream > 0,
+        7..=9 => length <= MAX_CONTROL_LEN && stream == 0,
         10..=127 => false,
         128.. => true,
     }
 }
 
 /// A frame of a known kind; none if its payload is not of the kind's form.
-fn simple(kind: u8, stream: u32, payload: &[u8]) -> Option<Frame> {
+fn simple(kind: u8, stream: u32, payload: &[u8]) -> Option<ControlFrame> {
     let credit = || payload.try_into().map(u32::from_be_bytes).ok();
     let code = || if payload.len() == 1 { Some(payload[0]) } else { None };
     let reason = |code| match code {
-        1 => Reason::Broken,
-        2 => Reason::Revoked,
-        other => Reason::Other(other),
+        1 => ResetReason::Broken,
+        2 => ResetReason::Revoked,
+        other => ResetReason::Other(other),
     };
     Some(match kind {
-        1 => Frame::Open(stream, simple_open(payload)?),
-        2 => Frame::Accept(stream, credit()?),
-        3 => Frame::Refuse(stream, refusal(code()?)),
-        4 => Frame::Credit(stream, credit()?),
-        5 if payload.is_empty() => Frame::End(stream),
-        6 => Frame::Reset(stream, reason(code()?)),
-        7 => Frame::Ping(payload.try_into().ok()?),
-        8 => Frame::Pong(payload.try_into().ok()?),
-        9 => Frame::GoAway(goodbye(*payload.first()?), String::from_utf8_lossy(&payload[1..]).into_owned()),
+        1 => ControlFrame::Open(stream, simple_open(payload)?),
+        2 => ControlFrame::Accept(stream, credit()?),
+        3 => ControlFrame::Refuse(stream, refusal(code()?)),
+        4 => ControlFrame::Credit(stream, credit()?),
+        5 if payload.is_empty() => ControlFrame::End(stream),
+        6 => ControlFrame::Reset(stream, reason(code()?)),
+        7 => ControlFrame::Ping(payload.try_into().ok()?),
+        8 => ControlFrame::Pong(payload.try_into().ok()?),
+        9 => ControlFrame::GoAway(
+            goodbye(*payload.first()?),
+            String::from_utf8_lossy(&payload[1..]).into_owned(),
+        ),
         _ => return None,
     })
 }
@@ -147,13 +151,13 @@ fn refusal(code: u8) -> Refusal {
     }
 }
 
-fn goodbye(code: u8) -> Goodbye {
+fn goodbye(code: u8) -> GoAwayReason {
     match code {
-        0 => Goodbye::Draining,
-        1 => Goodbye::Violation,
-        2 => Goodbye::Backlog,
-        3 => Goodbye::Flood,
-        other => Goodbye::Other(other),
+        0 => GoAwayReason::Draining,
+        1 => GoAwayReason::Violation,
+        2 => GoAwayReason::Backlog,
+        3 => GoAwayReason::Flood,
+        other => GoAwayReason::Other(other),
     }
 }
 
@@ -181,7 +185,7 @@ fn simple_open(payload: &[u8]) -> Option<OpenFrame> {
             2 if value.len() != 25 => return None,
             2 => {
                 let (id, parent, flags) = (value[..16].try_into(), value[16..24].try_into(), value[24]);
-                open.trace = Some(Trace { id: id.ok()?, parent: parent.ok()?, flags });
+                open.trace = Some(TraceContext { id: id.ok()?, parent: parent.ok()?, flags });
             }
             _ => {}
         }
@@ -202,8 +206,8 @@ fn check_writing(items: &[Item]) {
             }
             Item::Frame(frame) => {
                 let before = written.len();
-                frame.write(&mut written);
-                assert!(written.len() - before <= HEADER + MAX_CONTROL);
+                frame.encode(&mut written);
+                assert!(written.len() - before <= HEADER_LEN + MAX_CONTROL_LEN);
                 expected.push(Item::Frame(cut(frame)));
             }
         }
@@ -212,14 +216,14 @@ fn check_writing(items: &[Item]) {
 }
 
 /// A text may have become longer by what stands for bytes that are no UTF-8; then it is cut.
-fn cut(frame: &Frame) -> Frame {
+fn cut(frame: &ControlFrame) -> ControlFrame {
     match frame {
-        Frame::GoAway(goodbye, text) => {
+        ControlFrame::GoAway(goodbye, text) => {
             let mut text = text.clone();
-            while text.len() >= MAX_CONTROL {
+            while text.len() >= MAX_CONTROL_LEN {
                 text.pop();
             }
-            Frame::GoAway(*goodbye, text)
+            ControlFrame::GoAway(*goodbye, text)
         }
         other => other.clone(),
     }

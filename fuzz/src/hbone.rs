@@ -6,9 +6,9 @@ use std::sync::LazyLock;
 
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Uri};
-use mesh_api::hbone;
+use mesh_api::hbone_request;
 use mesh_api::plan::Snapshot;
-use mesh_api::plan::policy::{Peer, authorize};
+use mesh_api::plan::policy::{ConnectionAttributes, authorize};
 
 use crate::agree::{self, Mesh};
 
@@ -35,29 +35,36 @@ fn header(line: &[u8]) -> Option<(HeaderName, HeaderValue)> {
 fn request(method: &Method, authority: Option<&str>, peer: SocketAddr, headers: &HeaderMap) {
     static MESH: LazyLock<(Snapshot, Mesh)> = LazyLock::new(agree::example);
     let (snapshot, mesh) = &*MESH;
-    let claimed = hbone::forwarded_client(headers);
-    let client = hbone::client(claimed, peer);
+    let claimed = hbone_request::parse_forwarded_client(headers);
+    let client = hbone_request::believed_client(claimed, peer);
     assert_eq!(client.ip(), peer.ip().to_canonical(), "nobody speaks for another address");
     assert!(client.port() == peer.port() || claimed.is_some_and(|claimed| claimed.port() == client.port()));
-    let (_, header) = hbone::forwarded(client, None);
+    let (_, header) = hbone_request::forwarded_header(client, None);
     let again =
         HeaderMap::from_iter([(HeaderName::from_static("forwarded"), header.expect("an address is text"))]);
-    let again = hbone::client(hbone::forwarded_client(&again), SocketAddr::new(peer.ip(), 1));
+    let again = hbone_request::believed_client(
+        hbone_request::parse_forwarded_client(&again),
+        SocketAddr::new(peer.ip(), 1),
+    );
     assert_eq!(again, client, "what we write we read");
-    if let Some(host) = hbone::forwarded_host(headers)
-        && let Some(service) = hbone::service(&host, snapshot)
+    if let Some(host) = hbone_request::parse_forwarded_host(headers)
+        && let Some(service) = hbone_request::service_by_hostname(&host, snapshot)
     {
         assert_eq!(host, *service.hostname);
     }
-    let target = match hbone::target(method, authority) {
+    let target = match hbone_request::parse_connect_target(method, authority) {
         Ok(target) => target,
         Err(error) => return assert!(!error.to_string().is_empty()),
     };
     assert_eq!(method, Method::CONNECT);
-    assert_eq!(hbone::target(method, Some(&target.to_string())), Ok(target), "what is read is canonical");
+    assert_eq!(
+        hbone_request::parse_connect_target(method, Some(&target.to_string())),
+        Ok(target),
+        "what is read is canonical"
+    );
     let Some(workload) = snapshot.workload_by_address(target.ip()) else { return };
     for identity in mesh.identities() {
-        let asking = Peer {
+        let asking = ConnectionAttributes {
             identity: identity.as_ref(),
             source_ip: client.ip(),
             destination_ip: target.ip(),

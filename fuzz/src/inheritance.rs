@@ -1,29 +1,29 @@
 //! What a proxy left to the next one: the one that left it may have been taken over.
 
-#[path = "../../mesh-proxy/src/inheritance/certificates.rs"]
-pub mod certificates;
-#[path = "../../mesh-proxy/src/inheritance/frames.rs"]
-pub mod frames;
+#[path = "../../mesh-proxy/src/inheritance/certificate_file.rs"]
+pub mod certificate_file;
+#[path = "../../mesh-proxy/src/inheritance/journal_frames.rs"]
+pub mod journal_frames;
 
-use certificates::{MOST_ENTRIES, MOST_ROOTS};
-use frames::{Frames, LONGEST, MAGIC, frame};
+use certificate_file::{MAX_IDENTITIES, MAX_ROOTS};
+use journal_frames::{JOURNAL_MAGIC, JournalFrames, MAX_FRAME_BYTES, pack_frame};
 
 /// A file of certificates, or a journal.
 pub fn check(data: &[u8]) {
-    if let Some(contents) = certificates::read(data) {
-        assert!(contents.roots.len() <= MOST_ROOTS && contents.entries.len() <= MOST_ENTRIES);
+    if let Some(contents) = certificate_file::parse_certificate_file(data) {
+        assert!(contents.roots.len() <= MAX_ROOTS && contents.entries.len() <= MAX_IDENTITIES);
         let mut written = Vec::new();
-        certificates::write(&contents, &mut written).expect("memory takes it");
+        certificate_file::write_certificate_file(&contents, &mut written).expect("memory takes it");
         assert_eq!(written, data, "what is read is what was written");
     }
-    let Some(frames) = Frames::of(data) else { return };
-    let mut again = MAGIC.to_vec();
+    let Some(frames) = JournalFrames::parse(data) else { return };
+    let mut again = JOURNAL_MAGIC.to_vec();
     let mut all = Vec::new();
     for bytes in frames.take(16).map_while(|bytes| bytes) {
-        assert!(bytes.len() <= LONGEST);
-        again.extend(frame(&bytes, true).expect("it fits"));
+        assert!(bytes.len() <= MAX_FRAME_BYTES);
+        again.extend(pack_frame(&bytes, true).expect("it fits"));
         all.push(bytes);
     }
-    let read: Vec<_> = Frames::of(&again).into_iter().flatten().flatten().collect();
+    let read: Vec<_> = JournalFrames::parse(&again).into_iter().flatten().flatten().collect();
     assert_eq!(read, all, "what is written is read again");
 }

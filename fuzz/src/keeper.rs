@@ -40,20 +40,20 @@ fn check_bounds(request: &KeeperRequest) {
             assert!(claim.uid.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f' | b'-')));
             assert!(claim.addresses.len() <= MOST_ADDRESSES && claim.probe_ports.len() <= MOST_PROBE_PORTS);
             assert!(claim.addresses.iter().all(|address| *address == address.to_canonical()));
-            let Claim { uid, addresses, probe_ports, own_users } = claim;
-            let again = Claim::new(uid, addresses, probe_ports).map(|it| it.with_own_users(*own_users));
+            let Claim { uid, addresses, probe_ports, own_userns } = claim;
+            let again = Claim::new(uid, addresses, probe_ports).map(|it| it.with_own_userns(*own_userns));
             assert_eq!(again.as_ref(), Ok(claim));
         }
         KeeperRequest::Destroy(_, of) => assert_eq!(of.local.is_ipv4(), of.remote.is_ipv4()),
         KeeperRequest::Sockets(_, _, count) => assert!((1..=MOST_SOCKETS).contains(count)),
-        KeeperRequest::Dismiss(_)
-        | KeeperRequest::DismissUnclaimed
+        KeeperRequest::Unenrol(_)
+        | KeeperRequest::UnenrolUnclaimed
         | KeeperRequest::Ready
         | KeeperRequest::Uninstalled
         | KeeperRequest::List(_)
-        | KeeperRequest::Settled(_)
+        | KeeperRequest::PreexistingJudged(_)
         | KeeperRequest::LetStart(_)
-        | KeeperRequest::WritePluginConfig(_)
+        | KeeperRequest::WritePluginState(_)
         | KeeperRequest::Bequeath(_) => {}
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use mesh_api::compile::{self, MeshConfig};
-use mesh_api::manifest::{self, ManifestError, Parsed};
+use mesh_api::manifest::{self, ManifestError, ParsedManifest};
 
 use crate::agree;
 
@@ -22,13 +22,13 @@ pub fn check(data: &[u8]) {
     }
     for object in &parsed.objects {
         assert!((1..=lines).contains(&object.line));
-        let again = manifest::parse_value(FILE, object.raw.clone());
+        let again = manifest::parse_json_object(FILE, object.raw.clone());
         let keys: Vec<_> = again.objects.iter().map(|object| object.value.key()).collect();
         assert_eq!(keys, [object.value.key()], "{:?}", again.errors);
     }
     check_compiled(parsed);
     if let Ok(value) = serde_json::from_str(text) {
-        check_compiled(manifest::parse_value(FILE, value));
+        check_compiled(manifest::parse_json_object(FILE, value));
     }
 }
 
@@ -39,7 +39,7 @@ fn check_error(error: &ManifestError, lines: u32) {
     assert_ne!(error.field.as_deref(), Some(""));
 }
 
-fn check_compiled(parsed: Parsed) {
+fn check_compiled(parsed: ParsedManifest) {
     let objects = parsed.objects.into_iter().map(Arc::new);
     let compiled = compile::compile(objects, &MeshConfig::default());
     let (mut store, rejected) = agree::send(&compiled);

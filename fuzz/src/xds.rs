@@ -39,7 +39,7 @@ fn check_copy(store: &Store, snapshot: &Snapshot) {
     for of in DiscoveryType::ALL {
         let rejected = copy.apply(of.type_url, store.contents().resources(&of).collect(), Vec::new());
         assert!(rejected.is_empty() || of.type_url == type_url::AUTHORIZATION, "{rejected:?}");
-        assert_eq!(copy.versions(&of), store.versions(&of));
+        assert_eq!(copy.resource_versions(&of), store.resource_versions(&of));
     }
     let copied = copy.snapshot();
     assert_eq!(copied.workload_count(), snapshot.workload_count());
@@ -57,11 +57,11 @@ fn check_copy(store: &Store, snapshot: &Snapshot) {
 /// Whatever it lists can be taken away again, and then nothing is left.
 fn check_removal(mut store: Store) {
     for of in DiscoveryType::ALL {
-        let names = store.versions(&of).into_keys().collect();
+        let names = store.resource_versions(&of).into_keys().collect();
         assert_eq!(store.apply(of.type_url, Vec::new(), names), []);
-        assert!(store.versions(&of).is_empty());
+        assert!(store.resource_versions(&of).is_empty());
     }
     let nothing = store.snapshot();
     assert_eq!((nothing.workload_count(), nothing.service_count(), nothing.policies().len()), (0, 0, 0));
-    assert_eq!((nothing.addresses().count(), nothing.address_ranges().count()), (0, 0));
+    assert_eq!((nothing.addresses().count(), nothing.service_cidrs().count()), (0, 0));
 }

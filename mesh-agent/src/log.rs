@@ -4,12 +4,12 @@ use std::process::abort;
 
 use mesh_log::{Error, Format};
 
-use crate::admin::SetLogFilter;
+use crate::admin::SetLogFilterFn;
 use crate::config::{Config, LogFormat};
 
 /// Starts the log, with a thread that writes its lines. Returns how to change the filter. Errors: the filter
 /// is not valid, or the thread can't be started.
-pub fn start(config: &Config) -> Result<SetLogFilter, Error> {
+pub fn start(config: &Config) -> Result<SetLogFilterFn, Error> {
     let format = match config.log_format {
         LogFormat::Text => Format::Text,
         LogFormat::Json => Format::Json,
@@ -21,6 +21,6 @@ pub fn start(config: &Config) -> Result<SetLogFilter, Error> {
 /// Has the first panic of any thread logged and end the process. Otherwise a runtime would go on without the
 /// task that panicked: nobody might accept connections, or apply policy to them, and nobody would notice. The
 /// keeper starts another proxy.
-pub fn end_with_a_panic() {
+pub fn abort_on_panic() {
     mesh_log::log_panics(|| abort());
 }

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use mesh_agent::check::Format;
 use mesh_agent::config::{Config, RunArgs};
-use mesh_agent::{check, cni, keeper, log, run, sys};
+use mesh_agent::node_check::OutputFormat;
+use mesh_agent::{cni, keeper, log, node_check, proxy_main, sys};
 
 type Failure = Box<dyn Error>;
 
@@ -47,7 +47,7 @@ enum Command {
         cgroup_root: PathBuf,
         /// Form of the answer
         #[arg(short, long, value_name = "FORMAT", default_value = "table")]
-        output: Format,
+        output: OutputFormat,
         /// Make an event on this Kubernetes node if something that is required is missing
         #[arg(long, value_name = "NODE")]
         tell_node: Option<String>,
@@ -67,7 +67,7 @@ enum Command {
         cni_state_dir: PathBuf,
     },
     /// Puts the CNI plugin onto this node, so that no pod of the mesh starts before it is enrolled
-    InstallCni(cni::Install),
+    InstallCni(cni::InstallArgs),
     /// Takes the CNI plugin off this node
     RemoveCni {
         /// Directory that says where it was installed
@@ -84,7 +84,7 @@ enum Command {
 fn main() -> ExitCode {
     match Arguments::parse().command {
         Command::Run(arguments) => {
-            let config = match arguments.load() {
+            let config = match arguments.load_config() {
                 Ok(config) => config,
                 Err(error) => return fail(&error),
             };
@@ -96,25 +96,27 @@ fn main() -> ExitCode {
         Command::Proxy(arguments) => finish(proxy(&arguments)),
         Command::LogLevel { filter, admin_socket } => finish(log_level(&admin_socket, filter.as_deref())),
         Command::Check { cgroup_root, output, tell_node } => {
-            check::run(&cgroup_root, output, tell_node.as_deref()).unwrap_or_else(|error| fail(&error))
+            node_check::run(&cgroup_root, output, tell_node.as_deref()).unwrap_or_else(|error| fail(&error))
         }
         Command::Cleanup { bpf_root, cni_state_dir } => finish(clean_up(&bpf_root, &cni_state_dir)),
-        Command::InstallCni(install) => finish(install.run().map_err(Failure::from)),
-        Command::RemoveCni { cni_state_dir } => finish(cni::remove(&cni_state_dir).map_err(Failure::from)),
+        Command::InstallCni(install) => finish(install.install_plugin().map_err(Failure::from)),
+        Command::RemoveCni { cni_state_dir } => {
+            finish(cni::remove_plugin(&cni_state_dir).map_err(Failure::from))
+        }
     }
 }
 
 /// Removes what agents left on the node. The plugin goes first: a pod that it holds up starts then, and is
 /// enrolled while the programs are still there.
 fn clean_up(bpf_root: &Path, cni_state_dir: &Path) -> Result<(), Failure> {
-    let removed = cni::remove(cni_state_dir);
-    keeper::cleanup(bpf_root)?;
+    let removed = cni::remove_plugin(cni_state_dir);
+    keeper::detach_all_pinned(bpf_root)?;
     Ok(removed?)
 }
 
 fn keep(config: Config) -> Result<(), Failure> {
     // Before there is a second thread, which would get the signals.
-    let signals = sys::Signals::hold_back()?;
+    let signals = sys::StopSignals::block()?;
     let _as_it_is_set = log::start(&config)?;
     mesh_log::log_panics(|| ());
     keeper::run(config, signals)
@@ -124,13 +126,13 @@ fn proxy(arguments: &RunArgs) -> Result<(), Failure> {
     // Otherwise `ps` would show the name of the link that it was started from: "exe".
     rustix::thread::set_name(c"mesh-proxy")?;
     // If refused, it serves all the same.
-    let _usual_turns = sys::ask_for_short_turns();
+    let _usual_turns = sys::request_short_time_slices();
     // Before there is a second thread: each has its own.
-    sys::confine::give_up_privileges()?;
-    let config = arguments.load()?;
+    sys::privileges::drop_privileges()?;
+    let config = arguments.load_config()?;
     let set_log_filter = log::start(&config)?;
-    log::end_with_a_panic();
-    run::run(config, set_log_filter)
+    log::abort_on_panic();
+    proxy_main::run_proxy(config, set_log_filter)
 }
 
 fn log_level(socket: &Path, filter: Option<&str>) -> Result<(), Failure> {

@@ -9,7 +9,7 @@ use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, ExitStatus};
 
-use mesh_agent::sys::{confine, seccomp};
+use mesh_agent::sys::{privileges, seccomp};
 
 /// What must become of an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,9 +64,9 @@ fn a_proxy_can_do_what_it_has_to_and_nothing_more() {
 fn attempt() {
     let name = std::env::var("ATTEMPT").unwrap();
     let (_, attempt, ..) = ATTEMPTS.iter().find(|(known, ..)| *known == name).unwrap();
-    confine::give_up_privileges().unwrap();
+    privileges::drop_privileges().unwrap();
     if std::env::var_os("CLOSED").is_some() {
-        seccomp::close_off().unwrap();
+        seccomp::apply_filters().unwrap();
     }
     let code = match attempt() {
         Ok(()) => 10,
@@ -87,8 +87,8 @@ fn a_panic_of_any_task_ends_a_proxy() {
 #[test]
 #[ignore = "the other test starts it"]
 fn panic_of_a_task() {
-    mesh_agent::log::end_with_a_panic();
-    seccomp::close_off().unwrap();
+    mesh_agent::log::abort_on_panic();
+    seccomp::apply_filters().unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let _goes_on_without = runtime.block_on(runtime.spawn(async { panic!("on purpose") }));
 }

@@ -28,7 +28,7 @@ pub struct AgentStatus {
     /// Ready to serve: first configuration applied, eBPF attached.
     pub ready: bool,
     /// State of the control-plane stream.
-    pub control: ControlLink,
+    pub control: ControlStreamStatus,
     /// Generation of the snapshot in force.
     pub generation: u64,
     /// Pods enrolled now.
@@ -42,7 +42,7 @@ pub struct AgentStatus {
 /// State of an agent's stream to the control plane.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct ControlLink {
+pub struct ControlStreamStatus {
     /// Address in use.
     pub address: String,
     /// Connected now.
@@ -69,7 +69,7 @@ pub enum EnrolmentState {
 
 impl EnrolmentState {
     /// Whether nothing further will happen without a change of the pod or its labels.
-    pub fn is_settled(self) -> bool {
+    pub fn is_final(self) -> bool {
         self != Self::Pending
     }
 }
@@ -93,7 +93,7 @@ pub struct PodStatus {
     pub netns: Option<u64>,
     /// How it is connected to its node, if that is known.
     #[serde(default)]
-    pub link: Option<PodLink>,
+    pub link: Option<PodLinkStatus>,
     /// If its egress is strict: why, and what it may go to all the same.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub strict_egress: Option<StrictEgressStatus>,
@@ -102,7 +102,7 @@ pub struct PodStatus {
 /// How a pod is connected to its node, which decides how connections to other pods of the node go.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct PodLink {
+pub struct PodLinkStatus {
     /// `veth`: what it sends directly goes from veth to veth. `routed`: over the node's routing alone.
     /// `shared`: over something that other pods may be at too.
     pub way: String,
@@ -240,7 +240,7 @@ pub struct PolicyStatus {
 /// `GET /resources` of the control plane: what became of what people wrote for the mesh.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Resources {
+pub struct ResourceReport {
     /// Every resource of the kinds that the mesh reads.
     pub resources: Vec<ResourceStatus>,
     /// Kinds for a mesh that the cluster has and this one does not read, if there is any object of them.
@@ -266,7 +266,7 @@ pub struct ResourceStatus {
     /// How much of it is in force.
     pub in_force: InForce,
     /// What is not, or not as written.
-    pub parts: Vec<Part>,
+    pub parts: Vec<UnenforcedPart>,
 }
 
 /// How much of a resource is in force.
@@ -286,7 +286,7 @@ pub enum InForce {
 /// Something that a resource says and the mesh does not do, or does otherwise.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Part {
+pub struct UnenforcedPart {
     /// Path of the field.
     pub field: String,
     /// What it comes to, and why.
@@ -333,7 +333,7 @@ impl fmt::Display for InForce {
     }
 }
 
-impl fmt::Display for Part {
+impl fmt::Display for UnenforcedPart {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}; fix: {}", self.field, self.meaning, self.fix)
     }
@@ -355,13 +355,13 @@ pub struct ControlStatus {
     /// first.
     pub roots: Vec<String>,
     /// Agents connected now.
-    pub agents: Vec<AgentLink>,
+    pub agents: Vec<ConnectedAgent>,
 }
 
 /// One agent connected to the control plane.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct AgentLink {
+pub struct ConnectedAgent {
     /// Node that the agent authenticated as.
     pub node: String,
     /// Remote address.

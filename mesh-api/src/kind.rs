@@ -12,7 +12,7 @@ use self::Treatment::{Followed, FromManifests, NotLookedFor, NotRead, ReadNotUse
 
 /// What the mesh knows of a kind. Kinds are sorted as lists of them are: by plural, then by group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Known {
+pub struct KnownKind {
     /// What its objects are called in the API's paths and in rules of RBAC.
     pub plural: &'static str,
     /// Values of `apiVersion` under which it is served, all of one group; the preferred one first.
@@ -55,7 +55,7 @@ pub enum Treatment {
     NotLookedFor,
 }
 
-/// Makes [`Kind`] and [`KINDS`] of the table.
+/// Makes [`Kind`] and [`KNOWN_KINDS`] of the table.
 macro_rules! kinds {
     (
         read { $($(#[$doc:meta])* $kind:ident = $known:expr;)* }
@@ -73,8 +73,8 @@ macro_rules! kinds {
         }
 
         /// Every kind that the mesh knows: first those that it reads, in the order of [`Kind`].
-        pub const KINDS: &[Known] = &[
-            $(Known { kind: Some(Kind::$kind), ..$known },)*
+        pub const KNOWN_KINDS: &[KnownKind] = &[
+            $(KnownKind { kind: Some(Kind::$kind), ..$known },)*
             $($unread,)*
         ];
     };
@@ -146,36 +146,36 @@ const fn known(
     api_versions: &'static [&'static str],
     scope: Scope,
     treatment: Treatment,
-) -> Known {
-    Known { plural, api_versions, name, scope, treatment, kind: None }
+) -> KnownKind {
+    KnownKind { plural, api_versions, name, scope, treatment, kind: None }
 }
 
-impl Known {
+impl KnownKind {
     /// The API group; empty for the core group.
     pub fn group(&self) -> &'static str {
-        group(self.api_versions[0])
+        api_group(self.api_versions[0])
     }
 
     /// The name that its definition has in a cluster.
-    pub fn definition(&self) -> String {
+    pub fn crd_name(&self) -> String {
         format!("{}.{}", self.plural, self.group())
     }
 }
 
 impl Kind {
     /// Returns its row of the table.
-    pub fn known(self) -> &'static Known {
-        &KINDS[self as usize]
+    pub fn table_row(self) -> &'static KnownKind {
+        &KNOWN_KINDS[self as usize]
     }
 
     /// Returns the kinds that are treated so.
-    pub fn that_are(treatment: Treatment) -> impl Iterator<Item = Self> {
-        Self::ALL.into_iter().filter(move |kind| kind.known().treatment == treatment)
+    pub fn with_treatment(treatment: Treatment) -> impl Iterator<Item = Self> {
+        Self::ALL.into_iter().filter(move |kind| kind.table_row().treatment == treatment)
     }
 
     /// Whether people write it for a mesh, so that the mesh writes its status.
     pub fn is_policy(self) -> bool {
-        matches!(self.known().treatment, Used | ReadNotUsed)
+        matches!(self.table_row().treatment, Used | ReadNotUsed)
     }
 
     /// Returns the kinds for which [`Kind::is_policy`] holds.
@@ -185,17 +185,17 @@ impl Kind {
 
     /// The name that a manifest's `kind` has.
     pub fn as_str(self) -> &'static str {
-        self.known().name
+        self.table_row().name
     }
 
     /// Values of `apiVersion` under which the kind is served; the preferred one first.
     pub fn api_versions(self) -> &'static [&'static str] {
-        self.known().api_versions
+        self.table_row().api_versions
     }
 
     /// Whether objects of the kind live in a namespace.
     pub fn is_namespaced(self) -> bool {
-        self.known().scope == Namespaced
+        self.table_row().scope == Namespaced
     }
 }
 
@@ -226,17 +226,17 @@ impl fmt::Display for ObjectKey {
 }
 
 /// The kind that a manifest with this `apiVersion` and `kind` is of, whichever version of its group that is.
-pub fn find(api_version: &str, name: &str) -> Option<&'static Known> {
-    KINDS.iter().find(|known| known.name == name && known.group() == group(api_version))
+pub fn find_kind(api_version: &str, name: &str) -> Option<&'static KnownKind> {
+    KNOWN_KINDS.iter().find(|known| known.name == name && known.group() == api_group(api_version))
 }
 
 /// Whether the API group of `api_version` is one of Istio's.
-pub(crate) fn is_istio(api_version: &str) -> bool {
+pub(crate) fn is_istio_group(api_version: &str) -> bool {
     api_version.split('/').next().is_some_and(|group| group.ends_with(".istio.io"))
 }
 
 /// The group of an `apiVersion`; empty for the core group.
-pub(crate) fn group(api_version: &str) -> &str {
+pub(crate) fn api_group(api_version: &str) -> &str {
     api_version.split_once('/').map_or("", |(group, _)| group)
 }
 
@@ -248,27 +248,30 @@ mod tests {
 
     #[test]
     fn group_and_name_tell_every_kind_from_every_other() {
-        for known in KINDS {
+        for known in KNOWN_KINDS {
             assert!(known.api_versions.iter().all(|version| group(version) == known.group()), "{known:?}");
-            assert_eq!(find(known.api_versions[0], known.name), Some(known));
+            assert_eq!(find_kind(known.api_versions[0], known.name), Some(known));
         }
         let [istio, api] = ["networking.istio.io/v1", "gateway.networking.k8s.io/v1"]
-            .map(|version| find(version, "Gateway").expect("both have one").definition());
+            .map(|version| find_kind(version, "Gateway").expect("both have one").crd_name());
         assert_eq!(
             (istio.as_str(), api.as_str()),
             ("gateways.networking.istio.io", "gateways.gateway.networking.k8s.io")
         );
-        assert_eq!(find("serving.knative.dev/v1", "Service"), None);
+        assert_eq!(find_kind("serving.knative.dev/v1", "Service"), None);
     }
 
     #[test]
     fn what_the_table_says_of_a_kind_is_said_of_that_kind() {
         for kind in Kind::ALL {
-            assert_eq!((kind.known().kind, kind.known().name), (Some(kind), format!("{kind:?}").as_str()));
-            let is_read = !matches!(kind.known().treatment, NotRead | NotLookedFor);
+            assert_eq!(
+                (kind.table_row().kind, kind.table_row().name),
+                (Some(kind), format!("{kind:?}").as_str())
+            );
+            let is_read = !matches!(kind.table_row().treatment, NotRead | NotLookedFor);
             assert!(is_read, "{kind} has a reader, and the table says that it is not read");
         }
-        let unread = KINDS.iter().filter(|known| known.kind.is_none());
+        let unread = KNOWN_KINDS.iter().filter(|known| known.kind.is_none());
         assert!(unread.into_iter().all(|known| matches!(known.treatment, NotRead | NotLookedFor)));
     }
 

@@ -3,8 +3,8 @@
 //! Reading order follows the data: [`kind`] has the kinds that are known, [`manifest`] reads documents,
 //! [`resource`] gives them types and checks them, [`compile`] turns them into the [`wire`] types that the
 //! control plane serves, and [`plan`] is what the agent and `meshctl` hold and decide with. [`identity`],
-//! [`hbone`] and [`admin`] are the small vocabularies used throughout, [`table`] what both sides keep many
-//! things in.
+//! [`hbone_request`] and [`admin`] are the small vocabularies used throughout, [`persistent_table`] what
+//! both sides keep many things in.
 //!
 //! Nothing in here opens a socket or reads a clock.
 #![forbid(unsafe_code)]
@@ -12,11 +12,11 @@
 pub mod admin;
 pub mod compile;
 pub(crate) mod document;
-pub mod hbone;
+pub mod hbone_request;
 pub mod identity;
 pub mod kind;
 pub mod manifest;
+pub mod persistent_table;
 pub mod plan;
 pub mod resource;
-pub mod table;
 pub mod wire;

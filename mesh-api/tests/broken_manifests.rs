@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeSet, fs, path::Path};
 
-use mesh_api::manifest::{self, Parsed};
+use mesh_api::manifest::{self, ParsedManifest};
 
 struct Mistake {
     file: &'static str,
@@ -113,7 +113,7 @@ fn every_file_is_in_the_table() {
     assert_eq!(listed, there);
 }
 
-fn read(file: &str, appended: &str) -> Parsed {
+fn read(file: &str, appended: &str) -> ParsedManifest {
     let path = directory().join(file);
     let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     manifest::parse(file, &(text + appended))

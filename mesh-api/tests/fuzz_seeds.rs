@@ -17,9 +17,9 @@ use mesh_api::{
 };
 use mesh_common::{
     address::Address,
-    direct::{DirectEvent, Happened},
-    fault::{Event, Fault},
-    maps::Endpoint,
+    direct::{DirectEvent, DirectEventKind},
+    fault::{Fault, FaultEvent},
+    maps::AddressPort,
 };
 use prost::Message;
 use prost_types::Any;
@@ -185,13 +185,13 @@ fn requests() {
 }
 
 fn records() {
-    let endpoint = |last, port| Endpoint::new(Address::v4([10, 0, 0, last]), port);
-    let event = Event { netns: 7, fault: Fault::DirectFull as u32, destination: endpoint(1, 80) };
+    let endpoint = |last, port| AddressPort::new(Address::v4([10, 0, 0, last]), port);
+    let event = FaultEvent { netns: 7, fault: Fault::DirectFull as u32, destination: endpoint(1, 80) };
     let mut bytes = [&event.netns.to_ne_bytes()[..], &event.fault.to_ne_bytes()].concat();
     bytes.extend(event.destination.address.0);
     bytes.extend([80, 0, 0, 0]);
     put("records", "event", bytes);
     let mut bytes = vec![0; size_of::<DirectEvent>()];
-    bytes[..4].copy_from_slice(&(Happened::Closed as u32).to_ne_bytes());
+    bytes[..4].copy_from_slice(&(DirectEventKind::Closed as u32).to_ne_bytes());
     put("records", "direct", bytes);
 }

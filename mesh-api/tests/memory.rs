@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::time::{Duration, Instant};
 
-use mesh_api::plan::{Rejected, Store};
+use mesh_api::plan::{RejectedResource, Store};
 use mesh_api::wire::workload::address::Type;
 use mesh_api::wire::workload::{
     Address, Locality, NetworkAddress, Port, PortList, Service, TunnelProtocol, Workload,
@@ -88,7 +88,7 @@ fn resident() -> u64 {
 fn a_workload_takes_some_hundred_bytes_and_a_change_some_microseconds() {
     let mut store = Store::default();
     let apply = |store: &mut Store, resources| {
-        assert_eq!(store.apply(type_url::ADDRESS, resources, Vec::new()), Vec::<Rejected>::new());
+        assert_eq!(store.apply(type_url::ADDRESS, resources, Vec::new()), Vec::<RejectedResource>::new());
     };
     let before = resident();
     for number in 0..SERVICES {
@@ -106,9 +106,9 @@ fn a_workload_takes_some_hundred_bytes_and_a_change_some_microseconds() {
     for number in 0..CHANGES {
         apply(&mut store, vec![pod(number, number * PODS, 0x0a80_0000)]);
         let next = store.snapshot();
-        let (come, gone) = next.addresses_since(&snapshot);
+        let (come, gone) = next.added_and_removed_addresses_since(&snapshot);
         assert_eq!((come.len(), gone.len()), (2, 2));
-        assert!(next.has_policies_of(&snapshot));
+        assert!(next.has_same_policies(&snapshot));
         snapshot = next;
     }
     let each = start.elapsed() / CHANGES;

@@ -74,7 +74,7 @@ impl Address {
 #[cfg(not(target_arch = "bpf"))]
 mod user {
     use super::Address;
-    use crate::maps::Endpoint;
+    use crate::maps::AddressPort;
     use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
     impl From<IpAddr> for Address {
@@ -98,8 +98,8 @@ mod user {
         }
     }
 
-    impl From<Endpoint> for SocketAddr {
-        fn from(endpoint: Endpoint) -> Self {
+    impl From<AddressPort> for SocketAddr {
+        fn from(endpoint: AddressPort) -> Self {
             Self::new(IpAddr::from(endpoint.address), endpoint.port)
         }
     }

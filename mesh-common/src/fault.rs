@@ -1,6 +1,6 @@
 //! Failures inside the programs, and the one table of what then happens to the connection.
 
-use crate::maps::Endpoint;
+use crate::maps::AddressPort;
 
 /// A failure inside an eBPF program.
 #[repr(u32)]
@@ -38,7 +38,7 @@ pub enum Fault {
 
 /// What happens to the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum FailMode {
     /// The connection is refused.
     Refuse,
     /// The connection goes on; the fault is only reported.
@@ -46,10 +46,10 @@ pub enum Verdict {
 }
 
 impl Fault {
-    /// Returns the verdict on a fault: the table of the kernel side's fail modes. Mesh-bound traffic fails
-    /// closed.
+    /// Returns what happens to the connection then: the table of the kernel side's fail modes. Mesh-bound
+    /// traffic fails closed.
     #[inline(always)]
-    pub const fn verdict(self) -> Verdict {
+    pub const fn fail_mode(self) -> FailMode {
         match self {
             Self::SocketStorage
             | Self::HandoffFull
@@ -60,12 +60,12 @@ impl Fault {
             | Self::NoWay
             | Self::EgressRefused
             | Self::NobodyThere
-            | Self::RefusedLately => Verdict::Refuse,
+            | Self::RefusedLately => FailMode::Refuse,
             // The first: the connection is made and was allowed; only `getpeername` shows the proxy's
             // address. The second: it goes through the proxy; one that was announced in vain arrives like one
             // from outside the mesh, and the policy for those decides. The third: the running proxy knows of
             // it and applies policy; only the next one will not.
-            Self::ClientStorage | Self::DirectFull | Self::OpenFull => Verdict::GoOn,
+            Self::ClientStorage | Self::DirectFull | Self::OpenFull => FailMode::GoOn,
         }
     }
 
@@ -116,15 +116,15 @@ impl Fault {
 /// A record of the ring buffer `EVENTS`: a fault and the connection that it hit.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Event {
+pub struct FaultEvent {
     /// Cookie of the pod's network namespace; 0 where the program can't know it (`sk_lookup`).
     pub netns: u64,
     /// A [`Fault`] as its number.
     pub fault: u32,
     /// Where the connection was going.
-    pub destination: Endpoint,
+    pub destination: AddressPort,
 }
-const _: () = assert!(size_of::<Event>() == 32);
+const _: () = assert!(size_of::<FaultEvent>() == 32);
 
 #[cfg(test)]
 mod tests {

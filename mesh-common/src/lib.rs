@@ -1,19 +1,19 @@
 //! Shared by the eBPF programs and the agent: map keys and values, events, and the pure rules that both
 //! follow. No allocation, no state.
 //!
-//! Reading order: [`address`], [`maps`], [`steer`], [`deferred_accept`], [`direct`], [`veth`], [`fault`], and
-//! [`mod@record`], which user space reads with.
+//! Reading order: [`address`], [`maps`], [`redirect_rules`], [`deferred_accept`], [`direct`], [`veth`],
+//! [`fault`], and [`ring_records`], which user space reads with.
 #![cfg_attr(target_arch = "bpf", no_std)]
 
 pub mod address;
 pub mod deferred_accept;
 pub mod direct;
-pub mod egress;
 pub mod fault;
 pub mod maps;
+pub mod redirect_rules;
 #[cfg(not(target_arch = "bpf"))]
-pub mod record;
-pub mod steer;
+pub mod ring_records;
+pub mod strict_egress;
 pub mod veth;
 
 /// Port of the outbound listener inside a pod's network namespace.

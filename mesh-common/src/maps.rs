@@ -8,15 +8,15 @@ pub const MAX_PODS: u32 = 4096;
 /// Most addresses (of workloads and services) that the mesh can know.
 pub const MAX_DESTINATIONS: u32 = 262_144;
 /// Value of `DESTINATIONS`: only trying tells whether anybody listens there.
-pub const TO_BE_TRIED: u32 = 1;
+pub const DESTINATION_ANY_PORT: u32 = 1;
 /// Value of `DESTINATIONS`: only the ports in `OPEN_PORTS` have endpoints.
-pub const BY_PORT: u32 = 2;
-/// Most ports of services with endpoints. Addresses whose ports find no room are [`TO_BE_TRIED`].
+pub const DESTINATION_OPEN_PORTS: u32 = 2;
+/// Most ports of services with endpoints. Addresses whose ports find no room are [`DESTINATION_ANY_PORT`].
 pub const MAX_OPEN_PORTS: u32 = 262_144;
 /// Most destinations of pods whose last result is remembered; older ones are forgotten.
-pub const MAX_LATELY: u32 = 4096;
+pub const MAX_RECENT_RESULTS: u32 = 4096;
 /// How long a destination that has refused a connection is not tried again, nanoseconds.
-pub const REFUSED_FOR: u64 = 1_000_000_000;
+pub const RECENT_REFUSAL_TTL_NS: u64 = 1_000_000_000;
 /// Most connections between their SYN and the end of their handshake at one time.
 pub const MAX_HANDOFFS: u32 = 65_536;
 /// Most probe ports of the node's pods.
@@ -31,27 +31,27 @@ pub const MAX_LISTENERS: u32 = 65_536;
 /// Value of `PODS`, keyed by the pod's network namespace cookie: an enrolled pod.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Pod {
+pub struct EnrolledPod {
     /// The pod's IPv4 address, or [`Address::UNSPECIFIED`].
     pub address_v4: Address,
     /// The pod's IPv6 address, or [`Address::UNSPECIFIED`].
     pub address_v6: Address,
-    /// 1 if [`crate::steer::LOOPBACK_V6`] is local to the pod.
+    /// 1 if [`crate::redirect_rules::LOOPBACK_V6_PREFIX`] is local to the pod.
     pub loopback_v6: u32,
 }
-const _: () = assert!(size_of::<Pod>() == 36);
+const _: () = assert!(size_of::<EnrolledPod>() == 36);
 
 /// Value of `SANDBOXES`, keyed by the cookie of a network namespace: the pod whose sandbox it was found to
 /// be. The keeper's memory of what a pod may change afterwards; no program reads it.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Sandbox {
+pub struct SandboxOwner {
     /// The pod's uid in ASCII, filled up with zeroes.
     pub uid: [u8; 40],
     /// 1 once the pod's preexisting connections have been judged.
-    pub settled: u32,
+    pub preexisting_judged: u32,
 }
-const _: () = assert!(size_of::<Sandbox>() == 44);
+const _: () = assert!(size_of::<SandboxOwner>() == 44);
 
 /// Key of `PROXIES`: a proxy, which is exempt from redirection.
 ///
@@ -59,7 +59,7 @@ const _: () = assert!(size_of::<Sandbox>() == 44);
 /// a cgroup alone could be shared with other programs when the agent is started by hand.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Proxy {
+pub struct ProxyProcess {
     /// Id of the agent's cgroup v2 (its inode number, never reused).
     pub cgroup: u64,
     /// Process id in the initial namespace.
@@ -67,9 +67,9 @@ pub struct Proxy {
     /// Padding, zero.
     pub zero: u32,
 }
-const _: () = assert!(size_of::<Proxy>() == 16);
+const _: () = assert!(size_of::<ProxyProcess>() == 16);
 
-impl Proxy {
+impl ProxyProcess {
     /// Creates a key with its padding cleared.
     #[inline(always)]
     pub const fn new(cgroup: u64, tgid: u32) -> Self {
@@ -80,7 +80,7 @@ impl Proxy {
 /// An address and port.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Endpoint {
+pub struct AddressPort {
     /// Address.
     pub address: Address,
     /// Port in host order.
@@ -88,9 +88,9 @@ pub struct Endpoint {
     /// Further information about a destination: a note of [`crate::direct`]; 0 in every key.
     pub note: u16,
 }
-const _: () = assert!(size_of::<Endpoint>() == 20);
+const _: () = assert!(size_of::<AddressPort>() == 20);
 
-impl Endpoint {
+impl AddressPort {
     /// Creates an endpoint without a note.
     #[inline(always)]
     pub const fn new(address: Address, port: u16) -> Self {
@@ -101,20 +101,20 @@ impl Endpoint {
 /// Key of `HANDOFFS`: a TCP connection inside one network namespace, the same at both of its ends.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Handoff {
+pub struct NetnsConnection {
     /// Cookie of the network namespace (`SO_NETNS_COOKIE`).
     pub netns: u64,
     /// The end that connects.
-    pub client: Endpoint,
+    pub client: AddressPort,
     /// The end that accepts.
-    pub server: Endpoint,
+    pub server: AddressPort,
 }
-const _: () = assert!(size_of::<Handoff>() == 48);
+const _: () = assert!(size_of::<NetnsConnection>() == 48);
 
 /// Which of a pod's two inbound listeners.
 #[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum ListenerKind {
+pub enum InboundListenerKind {
     /// The HBONE listener, port 15008.
     Hbone = 1,
     /// The plaintext listener, for every other port.
@@ -125,75 +125,75 @@ pub enum ListenerKind {
 /// pod may have more addresses than the mesh knows.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Listener {
+pub struct ListenerKey {
     /// Cookie of the pod's network namespace.
     pub netns: u64,
-    /// A [`ListenerKind`] as its number.
+    /// A [`InboundListenerKind`] as its number.
     pub kind: u8,
     /// Index of the worker that owns the listener.
     pub worker: u8,
     /// Padding, zero.
     pub zero: [u8; 6],
 }
-const _: () = assert!(size_of::<Listener>() == 16);
+const _: () = assert!(size_of::<ListenerKey>() == 16);
 
-impl Listener {
+impl ListenerKey {
     /// Creates a key with its padding cleared.
     #[inline(always)]
-    pub const fn new(netns: u64, kind: ListenerKind, worker: u8) -> Self {
+    pub const fn new(netns: u64, kind: InboundListenerKind, worker: u8) -> Self {
         Self { netns, kind: kind as u8, worker, zero: [0; 6] }
     }
 }
 
 #[cfg(feature = "user")]
 mod user {
-    use super::{Endpoint, Handoff, Listener, Pod, Proxy, Sandbox};
+    use super::{AddressPort, EnrolledPod, ListenerKey, NetnsConnection, ProxyProcess, SandboxOwner};
     use crate::address::Address;
-    use crate::deferred_accept::Decision;
-    use crate::direct::{DirectFlow, DirectRoute, DirectSocket, Filed, RouteKey};
-    use crate::egress::EgressKey;
-    use crate::fault::Event;
-    use crate::veth::{Direction, Veth, VethEnd, VethFlow};
+    use crate::deferred_accept::SynDecision;
+    use crate::direct::{DirectFlowEntry, DirectFlowKey, DirectRoute, DirectRouteKey, DirectSocket};
+    use crate::fault::FaultEvent;
+    use crate::strict_egress::EgressKey;
+    use crate::veth::{FlowDirection, PodVeth, VethFlow, VethFlowSocket};
 
     // SAFETY: `repr(C)`, made of integers only, no implicit padding (asserted by the sizes above), any bit
     // pattern is valid. There is no safe way: `aya::Pod` is an unsafe trait.
     unsafe impl aya::Pod for Address {}
     // SAFETY: as above.
-    unsafe impl aya::Pod for Pod {}
+    unsafe impl aya::Pod for EnrolledPod {}
     // SAFETY: as above.
-    unsafe impl aya::Pod for Proxy {}
+    unsafe impl aya::Pod for ProxyProcess {}
     // SAFETY: as above.
-    unsafe impl aya::Pod for Sandbox {}
+    unsafe impl aya::Pod for SandboxOwner {}
     // SAFETY: as above.
-    unsafe impl aya::Pod for Endpoint {}
+    unsafe impl aya::Pod for AddressPort {}
     // SAFETY: as above.
-    unsafe impl aya::Pod for Handoff {}
+    unsafe impl aya::Pod for NetnsConnection {}
     // SAFETY: as above.
-    unsafe impl aya::Pod for Listener {}
+    unsafe impl aya::Pod for ListenerKey {}
     // SAFETY: as above.
-    unsafe impl aya::Pod for Event {}
+    unsafe impl aya::Pod for FaultEvent {}
     // SAFETY: as above.
-    unsafe impl aya::Pod for RouteKey {}
+    unsafe impl aya::Pod for DirectRouteKey {}
     // SAFETY: as above.
     unsafe impl aya::Pod for DirectRoute {}
     // SAFETY: as above.
-    unsafe impl aya::Pod for DirectFlow {}
+    unsafe impl aya::Pod for DirectFlowKey {}
     // SAFETY: as above.
-    unsafe impl aya::Pod for Filed {}
+    unsafe impl aya::Pod for DirectFlowEntry {}
     // SAFETY: as above.
     unsafe impl aya::Pod for DirectSocket {}
     // SAFETY: as above.
-    unsafe impl aya::Pod for Veth {}
+    unsafe impl aya::Pod for PodVeth {}
     // SAFETY: as above.
-    unsafe impl aya::Pod for Direction {}
+    unsafe impl aya::Pod for FlowDirection {}
     // SAFETY: as above.
     unsafe impl aya::Pod for VethFlow {}
     // SAFETY: as above.
-    unsafe impl aya::Pod for VethEnd {}
+    unsafe impl aya::Pod for VethFlowSocket {}
     // SAFETY: as above.
     unsafe impl aya::Pod for EgressKey {}
     // SAFETY: as above.
-    unsafe impl aya::Pod for Decision {}
+    unsafe impl aya::Pod for SynDecision {}
 
     #[cfg(test)]
     mod tests {
@@ -214,24 +214,24 @@ mod user {
         #[test]
         fn what_is_plain_data_is_its_bytes() {
             is_its_bytes::<Address>();
-            is_its_bytes::<Pod>();
-            is_its_bytes::<Proxy>();
-            is_its_bytes::<Sandbox>();
-            is_its_bytes::<Endpoint>();
-            is_its_bytes::<Handoff>();
-            is_its_bytes::<Listener>();
-            is_its_bytes::<Event>();
-            is_its_bytes::<RouteKey>();
+            is_its_bytes::<EnrolledPod>();
+            is_its_bytes::<ProxyProcess>();
+            is_its_bytes::<SandboxOwner>();
+            is_its_bytes::<AddressPort>();
+            is_its_bytes::<NetnsConnection>();
+            is_its_bytes::<ListenerKey>();
+            is_its_bytes::<FaultEvent>();
+            is_its_bytes::<DirectRouteKey>();
             is_its_bytes::<DirectRoute>();
-            is_its_bytes::<DirectFlow>();
-            is_its_bytes::<Filed>();
+            is_its_bytes::<DirectFlowKey>();
+            is_its_bytes::<DirectFlowEntry>();
             is_its_bytes::<DirectSocket>();
-            is_its_bytes::<Veth>();
-            is_its_bytes::<Direction>();
+            is_its_bytes::<PodVeth>();
+            is_its_bytes::<FlowDirection>();
             is_its_bytes::<VethFlow>();
-            is_its_bytes::<VethEnd>();
+            is_its_bytes::<VethFlowSocket>();
             is_its_bytes::<EgressKey>();
-            is_its_bytes::<Decision>();
+            is_its_bytes::<SynDecision>();
         }
     }
 }

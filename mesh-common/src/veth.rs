@@ -8,36 +8,36 @@
 
 use crate::address::Address;
 use crate::is_mesh_port;
-use crate::maps::Endpoint;
+use crate::maps::AddressPort;
 
 /// Most entries of `VETH_FLOWS`: two for each connection, and a third once one of its ends is closed.
 pub const MAX_VETH_FLOWS: u32 = 196_608;
 /// Most direct connections of the node; further ones go through the proxy. Those that are drawn already find
 /// room.
-pub const MOST_OF_NODE: usize = MAX_VETH_FLOWS as usize / 3 * 3 / 4;
+pub const MAX_FLOWS_OF_NODE: usize = MAX_VETH_FLOWS as usize / 3 * 3 / 4;
 /// Most direct connections of one client; further ones go through the proxy.
-pub const MOST_OF_CLIENT: usize = MOST_OF_NODE / 4;
+pub const MAX_FLOWS_OF_CLIENT: usize = MAX_FLOWS_OF_NODE / 4;
 /// Direct connections of the node from which further ones find no room, however long ago they were drawn:
 /// three entries for each fit, and a few thousand that could not be counted.
-pub const NO_MORE_OF_NODE: usize = MOST_OF_NODE + MOST_OF_NODE / 4;
+pub const HARD_MAX_FLOWS_OF_NODE: usize = MAX_FLOWS_OF_NODE + MAX_FLOWS_OF_NODE / 4;
 /// Key of `CROWDED` for all clients. No namespace has this cookie.
-pub const EVERYBODY: u64 = 0;
+pub const CROWDED_ALL_CLIENTS: u64 = 0;
 /// Key of `VETH_COUNTS` for all clients together. No interface has this index.
-pub const ALL_CLIENTS: u32 = 0;
+pub const COUNT_OF_ALL_CLIENTS: u32 = 0;
 /// Value of `CROWDED`: until the proxy removes it.
-pub const FOR_NOW: u32 = 1;
+pub const CROWDED_FOR_NOW: u32 = 1;
 /// Value of `CROWDED`: as long as the agent runs.
-pub const FOR_GOOD: u32 = 2;
-/// Slots of `NEIGHBOURS`, by [`slot_of`]; each of its entries holds 64.
+pub const CROWDED_FOR_GOOD: u32 = 2;
+/// Slots of `NEIGHBOURS`, by [`neighbour_slot`]; each of its entries holds 64.
 pub const NEIGHBOUR_SLOTS: u32 = 65_536;
 /// Mark of a redirected packet. The kernel clears marks where a packet crosses a veth in the ordinary way
 /// (`skb_scrub_packet`), so no pod can send one that arrives elsewhere with it.
-pub const MARK: u32 = 0x6e6d_7668;
+pub const REDIRECTED_MARK: u32 = 0x6e6d_7668;
 
 /// How connections between two pods of the node should go (`--same-node`).
 #[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wanted {
+pub enum DirectPathMode {
     /// From veth to veth if possible; else directly if no other pod is on the way; else encrypted by the
     /// proxy.
     Auto = 0,
@@ -48,7 +48,7 @@ pub enum Wanted {
 /// How a pod's network interface is connected to the node.
 #[repr(u16)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Link {
+pub enum PodLinkKind {
     /// A veth whose host end has our program, and nothing else that would be bypassed.
     Guarded = 1,
     /// A veth that leads only to the node's routing.
@@ -57,7 +57,7 @@ pub enum Link {
     Shared = 3,
 }
 
-impl Link {
+impl PodLinkKind {
     /// Returns the link with a number from the map; an unknown one counts as shared.
     #[inline(always)]
     pub const fn from_number(number: u16) -> Self {
@@ -72,7 +72,7 @@ impl Link {
 /// What keeps a pod's link from being guarded.
 #[repr(u16)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Obstacle {
+pub enum VethObstacle {
     /// Nothing.
     None = 0,
     /// It is not connected by a veth that the agent sees.
@@ -85,7 +85,7 @@ pub enum Obstacle {
     NoProgram = 4,
 }
 
-impl Obstacle {
+impl VethObstacle {
     /// Returns the obstacle with a number from the map.
     pub const fn from_number(number: u16) -> Self {
         match number {
@@ -112,19 +112,19 @@ impl Obstacle {
 /// Value of `VETHS`, keyed by the cookie of a pod's network namespace.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Veth {
+pub struct PodVeth {
     /// Index of the host's end of the pod's veth.
     pub ifindex: u32,
-    /// A [`Link`] as its number.
+    /// A [`PodLinkKind`] as its number.
     pub link: u16,
-    /// An [`Obstacle`] as its number.
+    /// A [`VethObstacle`] as its number.
     pub obstacle: u16,
 }
-const _: () = assert!(size_of::<Veth>() == 8);
+const _: () = assert!(size_of::<PodVeth>() == 8);
 
 /// How connections between two pods of the node go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Way {
+pub enum SameNodePath {
     /// From veth to veth.
     Veth,
     /// Directly, over whatever is between the two.
@@ -135,31 +135,38 @@ pub enum Way {
 
 /// Returns the way between two pods, of which one may not be known (yet).
 #[inline(always)]
-pub fn way(wanted: Wanted, client: Option<Veth>, server: Option<Veth>) -> Way {
-    let link = |veth: Option<Veth>| veth.map_or(Link::Shared, |veth| Link::from_number(veth.link));
+pub fn same_node_path(
+    wanted: DirectPathMode,
+    client: Option<PodVeth>,
+    server: Option<PodVeth>,
+) -> SameNodePath {
+    let link =
+        |veth: Option<PodVeth>| veth.map_or(PodLinkKind::Shared, |veth| PodLinkKind::from_number(veth.link));
     match (link(client), link(server)) {
-        (Link::Guarded, Link::Guarded) => Way::Veth,
-        (Link::Routed, Link::Routed) => Way::Plain,
-        _ if wanted as u8 == Wanted::Direct as u8 => Way::Plain,
-        _ => Way::Proxy,
+        (PodLinkKind::Guarded, PodLinkKind::Guarded) => SameNodePath::Veth,
+        (PodLinkKind::Routed, PodLinkKind::Routed) => SameNodePath::Plain,
+        _ if wanted as u8 == DirectPathMode::Direct as u8 => SameNodePath::Plain,
+        _ => SameNodePath::Proxy,
     }
 }
 
 /// Key of `VETH_FLOWS`: one direction of a connection.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Direction {
+pub struct FlowDirection {
     /// The end that sends.
-    pub from: Endpoint,
+    pub from: AddressPort,
     /// The end that receives.
-    pub to: Endpoint,
+    pub to: AddressPort,
 }
-const _: () = assert!(size_of::<Direction>() == 40);
+const _: () = assert!(size_of::<FlowDirection>() == 40);
 
-impl Direction {
+impl FlowDirection {
     /// No direction.
-    pub const NONE: Self =
-        Self { from: Endpoint::new(Address::UNSPECIFIED, 0), to: Endpoint::new(Address::UNSPECIFIED, 0) };
+    pub const NONE: Self = Self {
+        from: AddressPort::new(Address::UNSPECIFIED, 0),
+        to: AddressPort::new(Address::UNSPECIFIED, 0),
+    };
 
     /// Returns the opposite direction.
     #[inline(always)]
@@ -169,16 +176,16 @@ impl Direction {
     }
 }
 
-impl Direction {
+impl FlowDirection {
     /// Returns the key, made of the client's direction, of the note that one of the two sockets is closed.
     #[inline(always)]
     #[must_use]
-    pub const fn half_closed(&self) -> Self {
-        Self { from: Endpoint { note: 1, ..self.from }, to: self.to }
+    pub const fn half_closed_key(&self) -> Self {
+        Self { from: AddressPort { note: 1, ..self.from }, to: self.to }
     }
 
     /// Whether it is the key of such a note, and no direction.
-    pub const fn is_note(&self) -> bool {
+    pub const fn is_half_closed_key(&self) -> bool {
         self.from.note != 0
     }
 }
@@ -221,7 +228,7 @@ impl VethFlow {
 
     /// Whether the entry is stale at a time of the same clock, so that nothing can be sent any more: the
     /// client's socket is closed, and the server's never existed.
-    pub const fn is_left_behind(&self, half_closed: bool, now: u64) -> bool {
+    pub const fn is_stale(&self, half_closed: bool, now: u64) -> bool {
         half_closed && self.server == 0 && now.saturating_sub(self.filed) > Self::HANDSHAKE
     }
 }
@@ -229,20 +236,20 @@ impl VethFlow {
 /// Value stored with either socket of a filed flow.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct VethEnd {
+pub struct VethFlowSocket {
     /// The client's direction.
-    pub flow: Direction,
+    pub flow: FlowDirection,
     /// The kernel's cookie of this socket.
     pub socket: u64,
     /// Not 0 if this is the server's.
     pub is_server: u64,
 }
-const _: () = assert!(size_of::<VethEnd>() == 56);
+const _: () = assert!(size_of::<VethFlowSocket>() == 56);
 
 /// Returns the slot of an address among [`NEIGHBOUR_SLOTS`]: addresses that share a slot only cost a further
 /// look-up.
 #[inline(always)]
-pub const fn slot_of(address: &Address) -> u32 {
+pub const fn neighbour_slot(address: &Address) -> u32 {
     let w = address.to_be32x4();
     let word = w[0] ^ w[1] ^ w[2] ^ w[3];
     (word ^ (word >> 16)) & (NEIGHBOUR_SLOTS - 1)
@@ -250,23 +257,23 @@ pub const fn slot_of(address: &Address) -> u32 {
 
 /// Whether a flow between these ports can be filed: packets of the mesh's own ports are left alone unseen.
 #[inline(always)]
-pub const fn can_be_filed(client: &Endpoint, server: &Endpoint) -> bool {
+pub const fn has_veth_flow_ports(client: &AddressPort, server: &AddressPort) -> bool {
     !is_mesh_port(client.port) && !is_mesh_port(server.port)
 }
 
 /// A packet's bytes.
-pub trait Bytes {
+pub trait PacketBytes {
     /// Copies `N` bytes from offset `at`. Returns whether all of them are there.
     fn load<const N: usize>(&self, at: u32, to: &mut [u8; N]) -> bool;
 }
 
 /// A parsed packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Packet {
+pub enum ParsedPacket {
     /// Part of no TCP connection.
     Other,
     /// A TCP segment.
-    Tcp(Segment),
+    Tcp(TcpSegment),
     /// It may be part of a TCP connection, and can't be parsed: a fragment, or headers beyond those that are
     /// followed. Only the addresses of its direction are known.
     Unreadable,
@@ -274,7 +281,7 @@ pub enum Packet {
 
 /// The fields of a TCP header that are needed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Segment {
+pub struct TcpSegment {
     /// Sequence number of its first byte.
     pub seq: u32,
     /// FIN, SYN, RST, PSH, ACK, URG, ECE and CWR, from the lowest bit.
@@ -287,23 +294,23 @@ const FIN: u8 = 1;
 const SYN: u8 = 2;
 const RST: u8 = 4;
 
-impl Segment {
+impl TcpSegment {
     /// Whether it is part of a handshake, which goes the ordinary way: SYN or SYN-ACK.
     #[inline(always)]
-    pub const fn opens(self) -> bool {
+    pub const fn is_handshake(self) -> bool {
         self.flags & (FIN | SYN | RST) == SYN
     }
 
     /// Whether it is a plain reset.
     #[inline(always)]
-    pub const fn resets(self) -> bool {
+    pub const fn is_reset(self) -> bool {
         self.flags & (FIN | SYN | RST) == RST
     }
 }
 
 /// What happens to a packet that left a pod, at the host's end of its veth.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Departure {
+pub enum DepartureAction {
     /// It goes the ordinary way.
     Ordinary,
     /// It goes the ordinary way, and its sequence number is noted.
@@ -316,16 +323,21 @@ pub enum Departure {
 
 /// Judges a segment of a filed flow that came in by an interface, tagged for a VLAN or not.
 #[inline(always)]
-pub const fn departure(flow: &VethFlow, segment: Segment, ifindex: u32, tagged: bool) -> Departure {
+pub const fn departure_action(
+    flow: &VethFlow,
+    segment: TcpSegment,
+    ifindex: u32,
+    tagged: bool,
+) -> DepartureAction {
     if flow.in_if != ifindex || flow.out_if == 0 || tagged {
         // It is from another pod than it claims, or from one that may send nothing.
-        return Departure::Dropped;
+        return DepartureAction::Dropped;
     }
-    if !segment.opens() {
-        return Departure::Redirected;
+    if !segment.is_handshake() {
+        return DepartureAction::Redirected;
     }
     // Data in a SYN (TCP Fast Open) would be seen on the way. The kernel sends it again, later.
-    if segment.payload { Departure::Dropped } else { Departure::Noted }
+    if segment.payload { DepartureAction::Dropped } else { DepartureAction::Noted }
 }
 
 /// Whether a socket accepts a segment of a filed flow that was not redirected: only the handshake as its
@@ -333,9 +345,9 @@ pub const fn departure(flow: &VethFlow, segment: Segment, ifindex: u32, tagged: 
 /// follows. A socket that is `connecting` accepts a reset as well: that is how a firewall refuses, and
 /// whoever is on the way can keep it from connecting anyhow.
 #[inline(always)]
-pub const fn may_arrive(flow: &VethFlow, segment: Segment, connecting: bool) -> bool {
-    let begins = segment.opens() && !segment.payload && flow.seen != 0 && flow.isn == segment.seq;
-    begins || (connecting && segment.resets())
+pub const fn accepts_unredirected(flow: &VethFlow, segment: TcpSegment, connecting: bool) -> bool {
+    let begins = segment.is_handshake() && !segment.payload && flow.seen != 0 && flow.isn == segment.seq;
+    begins || (connecting && segment.is_reset())
 }
 
 /// `IPPROTO_TCP`.
@@ -346,44 +358,44 @@ const MOST_EXTENSIONS: u32 = 6;
 /// Parses the packet whose IP header begins at an offset, and its direction. (That is not part of the result,
 /// since the programs have little stack.)
 #[inline(always)]
-pub fn read(packet: &impl Bytes, at: u32, direction: &mut Direction) -> Packet {
+pub fn parse_packet(packet: &impl PacketBytes, at: u32, direction: &mut FlowDirection) -> ParsedPacket {
     let mut first = [0; 1];
     if !packet.load(at, &mut first) {
-        return Packet::Other;
+        return ParsedPacket::Other;
     }
     match first[0] >> 4 {
         4 => read_v4(packet, at, direction),
         6 => read_v6(packet, at, direction),
-        _ => Packet::Other,
+        _ => ParsedPacket::Other,
     }
 }
 
 #[inline(always)]
-fn read_v4(packet: &impl Bytes, at: u32, direction: &mut Direction) -> Packet {
+fn read_v4(packet: &impl PacketBytes, at: u32, direction: &mut FlowDirection) -> ParsedPacket {
     let mut ip = [0; 20];
     if !packet.load(at, &mut ip) || ip[9] != TCP {
-        return Packet::Other;
+        return ParsedPacket::Other;
     }
-    direction.from = Endpoint::new(Address::v4([ip[12], ip[13], ip[14], ip[15]]), 0);
-    direction.to = Endpoint::new(Address::v4([ip[16], ip[17], ip[18], ip[19]]), 0);
+    direction.from = AddressPort::new(Address::v4([ip[12], ip[13], ip[14], ip[15]]), 0);
+    direction.to = AddressPort::new(Address::v4([ip[16], ip[17], ip[18], ip[19]]), 0);
     let header = u32::from(ip[0] & 0xf) * 4;
     // More fragments, or not the first.
     let fragment = ip[6] & 0x3f != 0 || ip[7] != 0;
     if fragment || header < 20 {
-        return Packet::Unreadable;
+        return ParsedPacket::Unreadable;
     }
     let total = u32::from(u16::from_be_bytes([ip[2], ip[3]]));
     tcp(packet, at + header, total.wrapping_sub(header), direction)
 }
 
 #[inline(always)]
-fn read_v6(packet: &impl Bytes, at: u32, direction: &mut Direction) -> Packet {
+fn read_v6(packet: &impl PacketBytes, at: u32, direction: &mut FlowDirection) -> ParsedPacket {
     let mut ip = [0; 8];
     let read = packet.load(at, &mut ip)
         && packet.load(at + 8, &mut direction.from.address.0)
         && packet.load(at + 24, &mut direction.to.address.0);
     if !read {
-        return Packet::Other;
+        return ParsedPacket::Other;
     }
     let (mut next, mut length) = (ip[6], u32::from(u16::from_be_bytes([ip[4], ip[5]])));
     let mut at = at + 40;
@@ -397,20 +409,20 @@ fn read_v6(packet: &impl Bytes, at: u32, direction: &mut Direction) -> Packet {
             // A fragment, which tells what it is a fragment of.
             44 => {
                 let readable = packet.load(at, &mut header) && !may_lead_to_tcp(header[0]);
-                return if readable { Packet::Other } else { Packet::Unreadable };
+                return if readable { ParsedPacket::Other } else { ParsedPacket::Unreadable };
             }
-            other if may_lead_to_tcp(other) => return Packet::Unreadable,
-            _ => return Packet::Other,
+            other if may_lead_to_tcp(other) => return ParsedPacket::Unreadable,
+            _ => return ParsedPacket::Other,
         }
         if !packet.load(at, &mut header) {
-            return Packet::Unreadable;
+            return ParsedPacket::Unreadable;
         }
         let bytes = (u32::from(header[1]) + 1) * 8;
         (next, length) = (header[0], length.wrapping_sub(bytes));
         at += bytes;
         followed += 1;
     }
-    Packet::Unreadable
+    ParsedPacket::Unreadable
 }
 
 /// Whether a header is TCP or may come before TCP: options, routing, fragment, authentication, mobility, HIP,
@@ -423,19 +435,19 @@ const fn may_lead_to_tcp(next: u8) -> bool {
 /// Parses a TCP header. `length` is that of the segment by the IP header. A very long one (`BIG TCP`) has
 /// none there, and has payload.
 #[inline(always)]
-fn tcp(packet: &impl Bytes, at: u32, length: u32, direction: &mut Direction) -> Packet {
+fn tcp(packet: &impl PacketBytes, at: u32, length: u32, direction: &mut FlowDirection) -> ParsedPacket {
     let mut tcp = [0; 14];
     if !packet.load(at, &mut tcp) {
-        return Packet::Unreadable;
+        return ParsedPacket::Unreadable;
     }
     let header = u32::from(tcp[12] >> 4) * 4;
     if header < 20 {
-        return Packet::Unreadable;
+        return ParsedPacket::Unreadable;
     }
     direction.from.port = u16::from_be_bytes([tcp[0], tcp[1]]);
     direction.to.port = u16::from_be_bytes([tcp[2], tcp[3]]);
     let seq = u32::from_be_bytes([tcp[4], tcp[5], tcp[6], tcp[7]]);
-    Packet::Tcp(Segment { seq, flags: tcp[13], payload: length != header })
+    ParsedPacket::Tcp(TcpSegment { seq, flags: tcp[13], payload: length != header })
 }
 
 #[cfg(test)]

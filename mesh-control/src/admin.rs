@@ -7,7 +7,7 @@ use axum::extract::{Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::{get, post};
-use mesh_api::admin::{ControlStatus, Resources};
+use mesh_api::admin::{ControlStatus, ResourceReport};
 use mesh_api::compile::Condition;
 use mesh_api::manifest::ManifestError;
 use serde::Deserialize;
@@ -101,11 +101,11 @@ async fn conditions(State(admin): State<Arc<Admin>>) -> Json<Vec<Condition>> {
     Json(admin.findings().conditions)
 }
 
-async fn resources(State(admin): State<Arc<Admin>>) -> Json<Resources> {
+async fn resources(State(admin): State<Arc<Admin>>) -> Json<ResourceReport> {
     let unread = admin.unread.kinds();
     let resources = admin.findings().resources;
     let root_namespace = admin.root_namespace.clone();
-    Json(Resources { resources: Vec::clone(&resources), unread, root_namespace })
+    Json(ResourceReport { resources: Vec::clone(&resources), unread, root_namespace })
 }
 
 #[derive(Deserialize)]

@@ -1,7 +1,8 @@
 //! The configuration that is served: immutable, compiled, encoded, with a version for each resource.
 //!
-//! Each state shares with the one before all that did not change ([`Table`](mesh_api::table::Table)), so that
-//! whoever still looks at an older one, such as a slow agent's stream, holds what differs and no more.
+//! Each state shares with the one before all that did not change
+//! ([`PersistentTable`](mesh_api::persistent_table::PersistentTable)), so that whoever still looks at an
+//! older one, such as a slow agent's stream, holds what differs and no more.
 
 mod accounts;
 mod resources;

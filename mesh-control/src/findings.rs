@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use mesh_api::admin::ResourceStatus;
-use mesh_api::compile::{Change, Condition};
+use mesh_api::compile::{Condition, ObjectChange};
 use mesh_api::manifest::ManifestError;
 
 /// What has changed since the last time, and what is wrong now.
 #[derive(Debug, Default)]
 pub struct Loaded {
     /// Good objects that are there or gone, no two with the same key.
-    pub changes: Vec<Change>,
+    pub changes: Vec<ObjectChange>,
     /// Objects that are in force now.
     pub objects: usize,
     /// Mistakes.

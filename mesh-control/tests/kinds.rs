@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-use mesh_api::kind::{KINDS, Kind, Known, Treatment};
+use mesh_api::kind::{KNOWN_KINDS, Kind, KnownKind, Treatment};
 
 const RULES: &str = "deploy/helm/nodemesh/templates/control/rbac.yaml";
 const DEFINITIONS: &str = "deploy/helm/nodemesh/templates/crds/definitions.yaml";
@@ -26,19 +26,20 @@ fn same(file: &str, wanted: &BTreeSet<String>, found: &BTreeSet<String>) {
 
 #[test]
 fn the_control_plane_may_do_what_it_does_with_each_kind_and_no_more() {
-    let wanted: BTreeSet<_> = KINDS.iter().flat_map(rights).collect();
+    let wanted: BTreeSet<_> = KNOWN_KINDS.iter().flat_map(rights).collect();
     let all = rights_of_cluster_role(&read(RULES), "nodemesh-control");
     // The others of core are for what it does besides: nodes' taints, objects of its own.
     let is_of_a_kind = |(group, resource, verb): &(String, String, String)| {
-        let follows = |known: &Known| known.plural == resource && ["list", "watch"].contains(&verb.as_str());
-        KINDS.iter().any(|known| known.group() == group && (!group.is_empty() || follows(known)))
+        let follows =
+            |known: &KnownKind| known.plural == resource && ["list", "watch"].contains(&verb.as_str());
+        KNOWN_KINDS.iter().any(|known| known.group() == group && (!group.is_empty() || follows(known)))
     };
     let found = all.into_iter().filter(is_of_a_kind).map(|(g, r, v)| rule(&g, &r, &v)).collect();
     same(RULES, &wanted, &found);
 }
 
 /// What is done with a kind takes these.
-fn rights(known: &Known) -> Vec<String> {
+fn rights(known: &KnownKind) -> Vec<String> {
     let of = |resource: &str, verbs: &[&str]| -> Vec<String> {
         verbs.iter().map(|verb| rule(known.group(), resource, verb)).collect()
     };
@@ -86,7 +87,7 @@ fn words(list: &str) -> impl Iterator<Item = &str> {
 
 #[test]
 fn the_chart_defines_the_kinds_that_are_used() {
-    let wanted = Kind::that_are(Treatment::Used).map(|kind| definition(kind.known())).collect();
+    let wanted = Kind::with_treatment(Treatment::Used).map(|kind| definition(kind.table_row())).collect();
     let text = read(DEFINITIONS);
     let found = text.split("include \"nodemesh.definition\" (dict\n").skip(1).map(|it| {
         let lines = it.lines().take_while(|line| !line.starts_with(')'));
@@ -94,11 +95,11 @@ fn the_chart_defines_the_kinds_that_are_used() {
         table.collect::<Vec<_>>().join("\n")
     });
     same(DEFINITIONS, &wanted, &found.collect());
-    for known in Kind::that_are(Treatment::Used).map(Kind::known) {
+    for known in Kind::with_treatment(Treatment::Used).map(Kind::table_row) {
         for file in ["deploy/helm/nodemesh/values.yaml", "deploy/helm/nodemesh/templates/NOTES.txt"] {
             assert!(read(file).contains(known.name), "{file} does not name {}", known.name);
         }
-        let (file, definition) = ("docs/install.md", known.definition());
+        let (file, definition) = ("docs/install.md", known.crd_name());
         assert!(read(file).contains(&definition), "{file} does not say how to delete {definition}");
     }
 }
@@ -108,7 +109,7 @@ fn is_of(key: &str, line: &str) -> bool {
 }
 
 /// What the chart says of a kind, but for what people see of it.
-fn definition(known: &Known) -> String {
+fn definition(known: &KnownKind) -> String {
     let versions = known.api_versions.iter().map(|it| it.rsplit('/').next().unwrap_or_default());
     let versions: Vec<_> = versions.map(|version| format!("{version:?}")).collect();
     let name = known.name;
@@ -127,10 +128,10 @@ fn the_document_tells_of_every_kind() {
     let section = text.split_once("\n### Kinds\n").map_or("", |(_, rest)| rest);
     let section = section.split("\n### ").next().unwrap_or_default();
     let rows = section.lines().filter(|line| line.starts_with('|')).skip(2).map(str::to_owned);
-    same(DOCUMENT, &KINDS.iter().map(row).collect(), &rows.collect());
+    same(DOCUMENT, &KNOWN_KINDS.iter().map(row).collect(), &rows.collect());
 }
 
-fn row(known: &Known) -> String {
+fn row(known: &KnownKind) -> String {
     let group = if known.group().is_empty() { "core" } else { known.group() };
     let versions: Vec<_> = known.api_versions.iter().filter_map(|it| it.rsplit('/').next()).collect();
     let treatment = match known.treatment {

@@ -4,8 +4,8 @@ use aya_ebpf::bindings::bpf_sock_addr;
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
 use mesh_common::fault::Fault;
-use mesh_common::maps::{Endpoint, Pod};
-use mesh_common::steer::{self, Connect};
+use mesh_common::maps::{AddressPort, EnrolledPod};
+use mesh_common::redirect_rules::{self, ConnectAction};
 
 use crate::context::{self, SocketAddress};
 use crate::maps::PODS;
@@ -51,7 +51,7 @@ enum Step {
 }
 
 #[inline(always)]
-fn steer(context: &SockAddrContext, to: Endpoint) -> Step {
+fn steer(context: &SockAddrContext, to: AddressPort) -> Step {
     if protocol(context.sock_addr) != TCP {
         return Step::Leave;
     }
@@ -85,14 +85,14 @@ fn steer(context: &SockAddrContext, to: Endpoint) -> Step {
 
 /// Not inlined: comparing addresses takes much of the stack, which what comes later needs.
 #[inline(never)]
-fn talks_to_itself(pod: &Pod, to: &Endpoint) -> bool {
-    steer::connect(pod, to.address) == Connect::Leave
+fn talks_to_itself(pod: &EnrolledPod, to: &AddressPort) -> bool {
+    redirect_rules::connect_action(pod, to.address) == ConnectAction::Leave
 }
 
 /// To an endpoint on this node, or to the proxy. The application goes on to see the address that it asked
 /// for.
 #[inline(always)]
-fn take(context: &SockAddrContext, netns: u64, pod: &Pod, to: Endpoint) -> Step {
+fn take(context: &SockAddrContext, netns: u64, pod: &EnrolledPod, to: AddressPort) -> Step {
     let socket = context::socket_of(context);
     let (mut shown, mut address) = (to, listener(context, pod, &to));
     if direct::is_room(netns, &to) {
@@ -108,18 +108,18 @@ fn take(context: &SockAddrContext, netns: u64, pod: &Pod, to: Endpoint) -> Step 
 
 /// Not inlined, like what compares addresses.
 #[inline(never)]
-fn listener(context: &SockAddrContext, pod: &Pod, to: &Endpoint) -> SocketAddress {
+fn listener(context: &SockAddrContext, pod: &EnrolledPod, to: &AddressPort) -> SocketAddress {
     let (address, port) = if context::is_bound_to_interface(context::socket_of(context)) {
-        steer::outbound_listener_at(pod, to)
+        redirect_rules::outbound_listener_of_bound_socket(pod, to)
     } else {
-        steer::outbound_listener(pod, to)
+        redirect_rules::outbound_listener_address(pod, to)
     };
     SocketAddress::new(address, port)
 }
 
 /// Of a process that is in no enrolled pod: nothing to do with it, unless it is a probe.
 #[inline(always)]
-fn outside(context: &SockAddrContext, netns: u64, to: Endpoint) -> Step {
+fn outside(context: &SockAddrContext, netns: u64, to: AddressPort) -> Step {
     let socket = context::socket_of(context);
     if probe::remember(netns, socket, &to) {
         context::forget_peer(socket);

@@ -12,8 +12,8 @@ use core::ffi::c_void;
 use core::ptr;
 use mesh_common::address::Address;
 use mesh_common::direct::DirectSocket;
-use mesh_common::maps::{Endpoint, Proxy};
-use mesh_common::veth::VethEnd;
+use mesh_common::maps::{AddressPort, ProxyProcess};
+use mesh_common::veth::VethFlowSocket;
 
 use crate::maps::{DIRECT, MPTCP, PEER, PROXIES, VETH_ENDS};
 
@@ -26,7 +26,7 @@ pub fn is_proxy() -> bool {
     // SAFETY: helpers without arguments, always callable; of the entry only its presence is looked at.
     unsafe {
         let tgid = (bpf_get_current_pid_tgid() >> 32) as u32;
-        PROXIES.get(Proxy::new(bpf_get_current_cgroup_id(), tgid)).is_some()
+        PROXIES.get(ProxyProcess::new(bpf_get_current_cgroup_id(), tgid)).is_some()
     }
 }
 
@@ -39,15 +39,15 @@ pub fn netns_cookie(context: *mut c_void) -> u64 {
 
 /// Destination that a `connect()` names, or the peer that a `getpeername()` is about to show.
 #[inline(always)]
-pub fn user_endpoint_v4(context: &SockAddrContext) -> Endpoint {
+pub fn user_endpoint_v4(context: &SockAddrContext) -> AddressPort {
     // SAFETY: the kernel passes a valid context for the length of the program; the verifier checks each load.
     let (ip, port) = unsafe { ((*context.sock_addr).user_ip4, (*context.sock_addr).user_port) };
-    Endpoint::new(Address::from_be32(ip), u16::from_be(port as u16))
+    AddressPort::new(Address::from_be32(ip), u16::from_be(port as u16))
 }
 
 /// As [`user_endpoint_v4`], for IPv6 sockets (which may name an IPv4-mapped address).
 #[inline(always)]
-pub fn user_endpoint_v6(context: &SockAddrContext) -> Endpoint {
+pub fn user_endpoint_v6(context: &SockAddrContext) -> AddressPort {
     let raw: *mut bpf_sock_addr = context.sock_addr;
     // SAFETY: as above. Word by word and volatile, because the verifier refuses the wider loads that the
     // compiler would otherwise merge them into.
@@ -63,10 +63,10 @@ pub fn user_endpoint_v6(context: &SockAddrContext) -> Endpoint {
             (*raw).user_port,
         )
     };
-    Endpoint::new(Address::from_be32x4(words), u16::from_be(port as u16))
+    AddressPort::new(Address::from_be32x4(words), u16::from_be(port as u16))
 }
 
-/// An address and port in words, which the compiler moves as such. An [`Endpoint`] it moves byte by byte,
+/// An address and port in words, which the compiler moves as such. An [`AddressPort`] it moves byte by byte,
 /// with a slot of the stack for each.
 #[derive(Clone, Copy)]
 pub struct SocketAddress {
@@ -210,14 +210,14 @@ fn map_pointer<T>(map: &SkStorage<T>) -> *mut c_void {
 
 /// What the owner of a socket is to see as its peer, if that was replaced.
 #[inline(always)]
-pub fn shown_peer(socket: *mut bpf_sock) -> Option<Endpoint> {
+pub fn shown_peer(socket: *mut bpf_sock) -> Option<AddressPort> {
     stored(&PEER, socket).copied()
 }
 
 /// Replaces what the owner of a socket is to see as its peer. Returns false when there is no memory for it.
 #[inline(always)]
 #[must_use]
-pub fn show_peer(socket: *mut bpf_sock, peer: Endpoint) -> bool {
+pub fn show_peer(socket: *mut bpf_sock, peer: AddressPort) -> bool {
     let whole = mptcp_of(socket);
     store(&PEER, socket, peer) && (whole.is_null() || store(&PEER, whole, peer))
 }
@@ -267,7 +267,7 @@ pub fn forget_direct(socket: *mut bpf_sock) {
 
 /// What is remembered with either socket of a connection that goes from veth to veth.
 #[inline(always)]
-pub fn veth_end_of(socket: *mut bpf_sock) -> Option<&'static VethEnd> {
+pub fn veth_end_of(socket: *mut bpf_sock) -> Option<&'static VethFlowSocket> {
     stored(&VETH_ENDS, socket)
 }
 
@@ -275,7 +275,7 @@ pub fn veth_end_of(socket: *mut bpf_sock) -> Option<&'static VethEnd> {
 /// it.
 #[inline(always)]
 #[must_use]
-pub fn make_veth_end(socket: *mut bpf_sock, end: VethEnd) -> bool {
+pub fn make_veth_end(socket: *mut bpf_sock, end: VethFlowSocket) -> bool {
     store(&VETH_ENDS, socket, end)
 }
 

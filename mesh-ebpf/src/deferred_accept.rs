@@ -7,9 +7,9 @@ use aya_ebpf::macros::socket_filter;
 use aya_ebpf::programs::SkBuffContext;
 use core::ptr;
 use mesh_common::address::Address;
-use mesh_common::deferred_accept::{self as rules, DeferredSyn, LONGEST_HEADER};
-use mesh_common::maps::{Endpoint, Handoff};
-use mesh_common::steer;
+use mesh_common::deferred_accept::{self as rules, DeferredSyn, MAX_TCP_HEADER_BYTES};
+use mesh_common::maps::{AddressPort, NetnsConnection};
+use mesh_common::redirect_rules;
 
 use crate::direct::{agent_lives, now};
 use crate::maps::{DECISIONS, DEFERRED_SYNS, HANDOFFS, HERE};
@@ -36,7 +36,7 @@ const FLAGS: u32 = 13;
 pub fn defer_accept(context: SkBuffContext) -> i64 {
     let segment = Segment(context.skb.skb);
     match segment.byte(FLAGS) {
-        Some(flags) if rules::opens(flags) => {}
+        Some(flags) if rules::is_initial_syn(flags) => {}
         _ => return PASS,
     }
     if waits(&segment) { DROP } else { PASS }
@@ -44,18 +44,20 @@ pub fn defer_accept(context: SkBuffContext) -> i64 {
 
 #[inline(always)]
 fn waits(segment: &Segment) -> bool {
-    let mut connection = Handoff {
+    let mut connection = NetnsConnection {
         netns: 0,
-        client: Endpoint::new(Address::UNSPECIFIED, 0),
-        server: Endpoint::new(Address::UNSPECIFIED, 0),
+        client: AddressPort::new(Address::UNSPECIFIED, 0),
+        server: AddressPort::new(Address::UNSPECIFIED, 0),
     };
-    if !segment.read(&mut connection) || !steer::is_outbound_loopback(connection.server.address) {
+    if !segment.read(&mut connection)
+        || !redirect_rules::is_outbound_listener_address(connection.server.address)
+    {
         return false;
     }
     // SAFETY: the entries are copied at once.
     let (asked, decided) = unsafe { (HANDOFFS.get(connection).copied(), DECISIONS.get(connection).copied()) };
     let Some(destination) = asked else { return false };
-    let is_decided = decided.is_some_and(|decision| decision.at(now()).is_some());
+    let is_decided = decided.is_some_and(|decision| decision.refused_at(now()).is_some());
     if is_decided || !agent_lives() || was_taken_lately(connection.netns, &destination) {
         return false;
     }
@@ -64,17 +66,17 @@ fn waits(segment: &Segment) -> bool {
 
 /// Not inlined: there is one stack for all.
 #[inline(never)]
-fn was_taken_lately(client: u64, to: &Endpoint) -> bool {
-    nobody::lately(client, &Endpoint::new(to.address, to.port)) == Some(false)
+fn was_taken_lately(client: u64, to: &AddressPort) -> bool {
+    nobody::lately(client, &AddressPort::new(to.address, to.port)) == Some(false)
 }
 
 /// Returns whether the proxy will hear of it. Not inlined, as above.
 #[inline(never)]
-fn tell(segment: &Segment, connection: &Handoff, destination: &Endpoint) -> bool {
-    let Some(length) = segment.byte(DATA_OFFSET).and_then(rules::header_length) else { return false };
+fn tell(segment: &Segment, connection: &NetnsConnection, destination: &AddressPort) -> bool {
+    let Some(length) = segment.byte(DATA_OFFSET).and_then(rules::tcp_header_length) else { return false };
     // SAFETY: a word of the stack. Volatile, so that the verifier sees the bounds that are checked next.
     let length = unsafe { ptr::read_volatile(&raw const length) };
-    if length == 0 || length > LONGEST_HEADER as u32 {
+    if length == 0 || length > MAX_TCP_HEADER_BYTES as u32 {
         return false;
     }
     let Some(mut record) = DEFERRED_SYNS.reserve::<DeferredSyn>(0) else { return false };
@@ -130,7 +132,7 @@ impl Segment {
     /// Fills in both ends, and the namespace: `sk_lookup` has just noted it, on this processor, when it was
     /// asked for the listener. Returns false if they can't be read.
     #[inline(always)]
-    fn read(&self, connection: &mut Handoff) -> bool {
+    fn read(&self, connection: &mut NetnsConnection) -> bool {
         connection.netns = HERE.get(0).copied().unwrap_or(0);
         let Some([version]) = self.ip::<1>(0) else { return false };
         if version >> 4 == 4 {
@@ -155,8 +157,9 @@ impl Segment {
 
 /// Whether the proxy has found that nobody takes a connection which arrives at its listener now.
 #[inline(never)]
-pub fn is_refused(netns: u64, client: &Endpoint, server: &Endpoint) -> bool {
-    let connection = Handoff { netns, client: *client, server: *server };
+pub fn is_refused(netns: u64, client: &AddressPort, server: &AddressPort) -> bool {
+    let connection = NetnsConnection { netns, client: *client, server: *server };
     // SAFETY: the entry is copied at once.
-    unsafe { DECISIONS.get(connection) }.copied().and_then(|decision| decision.at(now())) == Some(true)
+    unsafe { DECISIONS.get(connection) }.copied().and_then(|decision| decision.refused_at(now()))
+        == Some(true)
 }

@@ -10,12 +10,13 @@ use aya_ebpf::programs::SockOpsContext;
 use core::ptr;
 use mesh_common::address::Address;
 use mesh_common::direct::{
-    self, Arrival, Choice, DirectEvent, DirectFlow, DirectRoute, DirectSocket, Filed, Happened, NO_SERVER,
-    NOTE_NOT_DIRECT, NOTE_PROBE, PULSE_LASTS, RING_IS_FULL_FOR, RouteKey, TABLE_IS_FULL_FOR, YES_LASTS,
+    self, AGENT_BEAT_TTL_NS, ArrivalVerdict, CONNECT_YES_TTL_NS, DirectEvent, DirectEventKind,
+    DirectFlowEntry, DirectFlowKey, DirectRoute, DirectRouteKey, DirectSocket, NO_SERVER, NOTE_NOT_DIRECT,
+    NOTE_PROBE, PROXY_AFTER_RING_FULL_NS, PROXY_AFTER_TABLE_FULL_NS, RouteEndpoint,
 };
 use mesh_common::fault::Fault;
-use mesh_common::maps::Endpoint;
-use mesh_common::veth::Way;
+use mesh_common::maps::AddressPort;
+use mesh_common::veth::SameNodePath;
 
 use crate::context::{self, SocketAddress};
 use crate::maps::{
@@ -27,7 +28,7 @@ use crate::{filing, probe, report, sockops};
 /// is if the connection is the proxy's, for which `to` then gets a note. The socket is a direct connection's
 /// from now on, or no longer. Not inlined: the programs that connect have little stack left.
 #[inline(never)]
-pub fn endpoint(client: u64, socket: *mut bpf_sock, to: &mut Endpoint, address: &mut SocketAddress) {
+pub fn endpoint(client: u64, socket: *mut bpf_sock, to: &mut AddressPort, address: &mut SocketAddress) {
     if let Some((server, endpoint)) = draw(client, to)
         && context::make_direct(socket, remembered(server, *to))
     {
@@ -39,7 +40,7 @@ pub fn endpoint(client: u64, socket: *mut bpf_sock, to: &mut Endpoint, address: 
 
 /// A connection of an enrolled pod that the mesh leaves alone: counted if the agent wants that.
 #[inline(always)]
-pub fn untouched(socket: *mut bpf_sock, to: Endpoint) {
+pub fn untouched(socket: *mut bpf_sock, to: AddressPort) {
     // SAFETY: a byte of read-only data that is there as long as the program; volatile because the agent sets
     // it after compilation.
     let counted = unsafe { ptr::read_volatile(&raw const COUNT_UNTOUCHED) } != 0;
@@ -50,8 +51,8 @@ pub fn untouched(socket: *mut bpf_sock, to: Endpoint) {
 }
 
 #[inline(always)]
-fn draw(client: u64, to: &mut Endpoint) -> Option<(u64, SocketAddress)> {
-    let route = ROUTES.get_ptr_mut(RouteKey::new(client, *to))?;
+fn draw(client: u64, to: &mut AddressPort) -> Option<(u64, SocketAddress)> {
+    let route = ROUTES.get_ptr_mut(DirectRouteKey::new(client, *to))?;
     // SAFETY: the map answers memory that holds an entry for the length of the program. It need not be this
     // one all the time: the memory of an entry that is replaced may be another's at once.
     let route: &'static mut DirectRoute = unsafe { &mut *route };
@@ -59,7 +60,7 @@ fn draw(client: u64, to: &mut Endpoint) -> Option<(u64, SocketAddress)> {
         return None;
     }
     let ticket = ticket(route)?;
-    let Some(choice) = direct::choose(route, ticket) else {
+    let Some(choice) = direct::endpoint_for_ticket(route, ticket) else {
         to.note = NOTE_NOT_DIRECT;
         return None;
     };
@@ -79,8 +80,8 @@ fn draw(client: u64, to: &mut Endpoint) -> Option<(u64, SocketAddress)> {
 #[inline(never)]
 fn has_way(client: u64, server: u64) -> bool {
     match filing::way(client, server) {
-        Way::Veth | Way::Plain => filing::has_room(client),
-        Way::Proxy => false,
+        SameNodePath::Veth | SameNodePath::Plain => filing::has_room(client),
+        SameNodePath::Proxy => false,
     }
 }
 
@@ -88,7 +89,7 @@ fn has_way(client: u64, server: u64) -> bool {
 /// leaves it is too late to go another way. Not inlined, and asked before [`endpoint`] is: there is one stack
 /// for all.
 #[inline(never)]
-pub fn is_room(client: u64, to: &Endpoint) -> bool {
+pub fn is_room(client: u64, to: &AddressPort) -> bool {
     let Some(until) = NO_ROOM.get_ptr_mut(0) else { return false };
     let now = now();
     // SAFETY: a word of an array, which is there as long as the program; volatile, since other cores write
@@ -96,17 +97,17 @@ pub fn is_room(client: u64, to: &Endpoint) -> bool {
     if now < unsafe { ptr::read_volatile(until) } {
         return false;
     }
-    if direct::has_room(DIRECT_EVENTS.query(u64::from(BPF_RB_AVAIL_DATA))) {
+    if direct::ring_has_room(DIRECT_EVENTS.query(u64::from(BPF_RB_AVAIL_DATA))) {
         return true;
     }
     // SAFETY: as above.
-    unsafe { ptr::write_volatile(until, now.wrapping_add(RING_IS_FULL_FOR)) };
+    unsafe { ptr::write_volatile(until, now.wrapping_add(PROXY_AFTER_RING_FULL_NS)) };
     let _the_proxys = report::fault(Fault::DirectFull, client, *to);
     false
 }
 
 #[inline(always)]
-fn copy(choice: &Choice) -> (u64, SocketAddress) {
+fn copy(choice: &RouteEndpoint) -> (u64, SocketAddress) {
     // SAFETY: all of it is inside the choice, where the address begins at a multiple of eight bytes; any
     // bytes are valid. Volatile, so that nothing of it is read a second time.
     unsafe {
@@ -124,7 +125,7 @@ fn copy(choice: &Choice) -> (u64, SocketAddress) {
 
 /// Whether the memory of a route is that of this one still. A new owner writes the key first.
 #[inline(always)]
-fn is_still(route: &DirectRoute, client: u64, destination: &Endpoint) -> bool {
+fn is_still(route: &DirectRoute, client: u64, destination: &AddressPort) -> bool {
     // SAFETY: all of it is inside the route, where the address begins at a multiple of eight bytes; any bytes
     // are valid. Volatile, so that it is read now.
     unsafe {
@@ -141,7 +142,7 @@ fn is_still(route: &DirectRoute, client: u64, destination: &Endpoint) -> bool {
 
 /// A word of an address, in network order as it is in memory.
 #[inline(always)]
-fn word(endpoint: &Endpoint, index: usize) -> u32 {
+fn word(endpoint: &AddressPort, index: usize) -> u32 {
     let at = 4 * index;
     let octets = &endpoint.address.0;
     u32::from_ne_bytes([octets[at], octets[at + 1], octets[at + 2], octets[at + 3]])
@@ -162,7 +163,7 @@ fn ticket(route: &mut DirectRoute) -> Option<u32> {
 
 #[inline(always)]
 pub fn agent_lives() -> bool {
-    PULSE.get(0).is_some_and(|beat| now() < beat.wrapping_add(PULSE_LASTS))
+    PULSE.get(0).is_some_and(|beat| now() < beat.wrapping_add(AGENT_BEAT_TTL_NS))
 }
 
 /// The time, in nanoseconds of `CLOCK_MONOTONIC`.
@@ -173,7 +174,7 @@ pub fn now() -> u64 {
 }
 
 #[inline(always)]
-fn remembered(server: u64, to: Endpoint) -> DirectSocket {
+fn remembered(server: u64, to: AddressPort) -> DirectSocket {
     DirectSocket { server, opened: now(), destination: to, zero: 0 }
 }
 
@@ -188,14 +189,14 @@ pub fn opening(context: &SockOpsContext, socket: *mut bpf_sock) -> bool {
         probe::opening(context, socket, direct);
         return true;
     }
-    let flow = DirectFlow { client: sockops::local(context), server: sockops::remote(context) };
+    let flow = DirectFlowKey { client: sockops::local(context), server: sockops::remote(context) };
     let goes = direct.server == NO_SERVER
         || take_way(context, socket, direct.server, &flow) && file(context, socket, direct, &flow);
     if !goes {
         return true;
     }
     let told = context.set_cb_flags(BPF_SOCK_OPS_STATE_CB_FLAG as i32).is_ok()
-        && tell(context, Happened::Opening, direct, &flow, 0);
+        && tell(context, DirectEventKind::Opening, direct, &flow, 0);
     if !told {
         not_announced(context, socket, &flow);
     }
@@ -205,9 +206,14 @@ pub fn opening(context: &SockOpsContext, socket: *mut bpf_sock) -> bool {
 /// Files where a connection may arrive, and then looks whether it still may: whoever takes the yes back
 /// meanwhile either finds what is filed, or has taken it back before this looks.
 #[inline(never)]
-fn file(context: &SockOpsContext, socket: *mut bpf_sock, direct: &DirectSocket, flow: &DirectFlow) -> bool {
+fn file(
+    context: &SockOpsContext,
+    socket: *mut bpf_sock,
+    direct: &DirectSocket,
+    flow: &DirectFlowKey,
+) -> bool {
     let client = context::netns_cookie(context.ops.cast());
-    let mut filed = Filed { server: direct.server, client, at: now() };
+    let mut filed = DirectFlowEntry { server: direct.server, client, at: now() };
     if DIRECT_FLOWS.insert(flow, filed, 0).is_err() {
         not_announced(context, socket, flow);
         return false;
@@ -229,12 +235,12 @@ fn file(context: &SockOpsContext, socket: *mut bpf_sock, direct: &DirectSocket, 
 }
 
 #[inline(never)]
-fn not_announced(context: &SockOpsContext, socket: *mut bpf_sock, flow: &DirectFlow) {
+fn not_announced(context: &SockOpsContext, socket: *mut bpf_sock, flow: &DirectFlowKey) {
     let _gone = DIRECT_FLOWS.remove(flow);
     context::forget_direct(socket);
     if let Some(until) = NO_ROOM.get_ptr_mut(0) {
         // SAFETY: as in `is_room`.
-        unsafe { ptr::write_volatile(until, now().wrapping_add(TABLE_IS_FULL_FOR)) };
+        unsafe { ptr::write_volatile(until, now().wrapping_add(PROXY_AFTER_TABLE_FULL_NS)) };
     }
     let netns = context::netns_cookie(context.ops.cast());
     let _goes_on = report::fault(Fault::DirectFull, netns, flow.server);
@@ -243,33 +249,34 @@ fn not_announced(context: &SockOpsContext, socket: *mut bpf_sock, flow: &DirectF
 /// Whether the yes that `connect` drew may be used now: a program can put time between the two
 /// (`TCP_FASTOPEN_CONNECT`).
 #[inline(never)]
-fn still_holds(client: u64, direct: &DirectSocket, server: &Endpoint) -> bool {
+fn still_holds(client: u64, direct: &DirectSocket, server: &AddressPort) -> bool {
     // SAFETY: the entry is copied at once.
     let owner = unsafe { OWNERS.get(server.address) }.copied();
     if owner != Some(direct.server) {
         return false;
     }
-    if now() < direct.opened.wrapping_add(YES_LASTS) {
+    if now() < direct.opened.wrapping_add(CONNECT_YES_TTL_NS) {
         return true;
     }
     // SAFETY: any bytes are valid, and what was read is used only if the memory is this route's afterwards.
-    let route = unsafe { ROUTES.get(RouteKey::new(client, direct.destination)) };
+    let route = unsafe { ROUTES.get(DirectRouteKey::new(client, direct.destination)) };
     agent_lives()
         && route.is_some_and(|route| {
-            direct::leads_to(route, direct.server, server) && is_still(route, client, &direct.destination)
+            direct::route_has_endpoint(route, direct.server, server)
+                && is_still(route, client, &direct.destination)
         })
 }
 
 /// Files the connection if it goes from veth to veth. One that was to and can't fails: it would be seen on
 /// the way.
 #[inline(never)]
-fn take_way(context: &SockOpsContext, socket: *mut bpf_sock, server: u64, flow: &DirectFlow) -> bool {
+fn take_way(context: &SockOpsContext, socket: *mut bpf_sock, server: u64, flow: &DirectFlowKey) -> bool {
     let client = context::netns_cookie(context.ops.cast());
     filing::forget(socket);
     let taken = match filing::way(client, server) {
-        Way::Veth => filing::file(context, socket, server, flow),
-        Way::Plain => true,
-        Way::Proxy => false,
+        SameNodePath::Veth => filing::file(context, socket, server, flow),
+        SameNodePath::Plain => true,
+        SameNodePath::Proxy => false,
     };
     if !taken {
         context::forget_direct(socket);
@@ -289,9 +296,9 @@ pub fn changed(context: &SockOpsContext, socket: *mut bpf_sock) {
         filing::unbind(context, socket);
     }
     let Some(direct) = context::direct_of(socket) else { return };
-    let flow = DirectFlow { client: sockops::local(context), server: sockops::remote(context) };
+    let flow = DirectFlowKey { client: sockops::local(context), server: sockops::remote(context) };
     if to == BPF_TCP_ESTABLISHED {
-        tell(context, Happened::Established, direct, &flow, 0);
+        tell(context, DirectEventKind::Established, direct, &flow, 0);
     } else if to == BPF_TCP_CLOSE {
         // Usually the accepting end has taken it. Where nobody accepted, though the handshake was over for
         // this end, it would go on letting a connection in when the policy has long changed.
@@ -300,32 +307,32 @@ pub fn changed(context: &SockOpsContext, socket: *mut bpf_sock) {
         } else {
             DIRECT_FLOWS.remove(flow)
         };
-        let happened = if from == BPF_TCP_SYN_SENT { Happened::Failed } else { Happened::Closed };
-        tell(context, happened, direct, &flow, from);
+        let kind = if from == BPF_TCP_SYN_SENT { DirectEventKind::Failed } else { DirectEventKind::Closed };
+        tell(context, kind, direct, &flow, from);
     }
 }
 
 /// The accepting end of a connection is complete.
 #[inline(never)]
 pub fn accepted(context: &SockOpsContext) {
-    let flow = DirectFlow { client: sockops::remote(context), server: sockops::local(context) };
+    let flow = DirectFlowKey { client: sockops::remote(context), server: sockops::local(context) };
     let guarded = filing::accepted(context, &flow);
     // SAFETY: the entry is copied at once.
     let Some(filed) = (unsafe { DIRECT_FLOWS.get(flow) }).copied() else { return };
     let _gone = DIRECT_FLOWS.remove(flow);
     if !guarded || filed.server != context::netns_cookie(context.ops.cast()) {
         let direct = DirectSocket { server: filed.server, opened: 0, destination: flow.server, zero: 0 };
-        tell(context, Happened::Astray, &direct, &flow, 0);
+        tell(context, DirectEventKind::Astray, &direct, &flow, 0);
     }
 }
 
 /// What becomes of a connection that arrives at a pod, if it was to be a direct one.
 #[inline(always)]
-pub fn arrival(pod: u64, client: Endpoint, server: Endpoint) -> Arrival {
+pub fn arrival(pod: u64, client: AddressPort, server: AddressPort) -> ArrivalVerdict {
     // SAFETY: the entry is copied at once.
-    match unsafe { DIRECT_FLOWS.get(DirectFlow { client, server }) }.copied() {
-        Some(filed) => filed.arrives(pod, now(), agent_lives()),
-        None => Arrival::Other,
+    match unsafe { DIRECT_FLOWS.get(DirectFlowKey { client, server }) }.copied() {
+        Some(filed) => filed.arrival_verdict(pod, now(), agent_lives()),
+        None => ArrivalVerdict::Other,
     }
 }
 
@@ -334,15 +341,15 @@ pub fn arrival(pod: u64, client: Endpoint, server: Endpoint) -> Arrival {
 #[inline(never)]
 pub fn tell(
     context: &SockOpsContext,
-    happened: Happened,
+    kind: DirectEventKind,
     remembered: &DirectSocket,
-    flow: &DirectFlow,
+    flow: &DirectFlowKey,
     ended_in: u32,
 ) -> bool {
     let ops = context.ops;
     // SAFETY: the kernel passes a valid context for the length of the program; the verifier checks each load.
     let socket = unsafe { bpf_get_socket_cookie(ops.cast()) };
-    if matches!(happened, Happened::Closed | Happened::Failed) {
+    if matches!(kind, DirectEventKind::Closed | DirectEventKind::Failed) {
         let _unknown = DIRECT_OPEN.remove(socket);
     }
     let Some(mut record) = DIRECT_EVENTS.reserve::<DirectEvent>(0) else { return false };
@@ -350,7 +357,7 @@ pub fn tell(
     let (rtt, sent, received) = unsafe { ((*ops).srtt_us >> 3, (*ops).bytes_acked, (*ops).bytes_received) };
     // Written where it is read from: the stack has no room for it.
     let event = record.write(DirectEvent {
-        happened: happened as u32,
+        kind: kind as u32,
         rtt,
         socket,
         client_netns: context::netns_cookie(ops.cast()),
@@ -365,15 +372,15 @@ pub fn tell(
         ended_in,
     });
     // One that is only counted is none of the next proxy's business.
-    if happened == Happened::Opening
+    if kind == DirectEventKind::Opening
         && remembered.server != NO_SERVER
         && DIRECT_OPEN.insert(socket, &*event, 0).is_err()
     {
-        event.happened = Happened::Unlisted as u32;
+        event.kind = DirectEventKind::Unlisted as u32;
         let _goes_on = report::fault(Fault::OpenFull, event.client_netns, flow.server);
     }
     // A ring that is full has connections go through the proxy.
-    let urgent = direct::is_urgent(DIRECT_EVENTS.query(u64::from(BPF_RB_AVAIL_DATA)));
+    let urgent = direct::ring_should_wake_agent(DIRECT_EVENTS.query(u64::from(BPF_RB_AVAIL_DATA)));
     record.submit(u64::from(if urgent { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP }));
     true
 }

@@ -5,10 +5,11 @@ use aya_ebpf::bindings::{BPF_SOCK_OPS_STATE_CB_FLAG, BPF_TCP_SYN_SENT, bpf_sock}
 use aya_ebpf::helpers::generated::{bpf_get_socket_cookie, bpf_ktime_get_ns, bpf_setsockopt};
 use aya_ebpf::programs::SockOpsContext;
 use core::ptr;
-use mesh_common::direct::DirectFlow;
+use mesh_common::direct::DirectFlowKey;
 use mesh_common::veth::{
-    self, ALL_CLIENTS, Direction, EVERYBODY, FOR_GOOD, FOR_NOW, MOST_OF_CLIENT, MOST_OF_NODE,
-    NO_MORE_OF_NODE, VethEnd, VethFlow, Wanted, Way,
+    self, COUNT_OF_ALL_CLIENTS, CROWDED_ALL_CLIENTS, CROWDED_FOR_GOOD, CROWDED_FOR_NOW, DirectPathMode,
+    FlowDirection, HARD_MAX_FLOWS_OF_NODE, MAX_FLOWS_OF_CLIENT, MAX_FLOWS_OF_NODE, SameNodePath, VethFlow,
+    VethFlowSocket,
 };
 
 use crate::context;
@@ -16,27 +17,27 @@ use crate::maps::{CROWDED, OWNERS, SAME_NODE, VETH_COUNTS, VETH_FLOWS, VETHS};
 
 /// The way between two pods, when a connection is about to be drawn or opened.
 #[inline(always)]
-pub fn way(client: u64, server: u64) -> Way {
+pub fn way(client: u64, server: u64) -> SameNodePath {
     // SAFETY: a byte of read-only data that is there as long as the program; volatile because the keeper sets
     // it after compilation.
-    let direct = unsafe { ptr::read_volatile(&raw const SAME_NODE) } == Wanted::Direct as u8;
-    let wanted = if direct { Wanted::Direct } else { Wanted::Auto };
+    let direct = unsafe { ptr::read_volatile(&raw const SAME_NODE) } == DirectPathMode::Direct as u8;
+    let wanted = if direct { DirectPathMode::Direct } else { DirectPathMode::Auto };
     // SAFETY: both entries are copied at once.
     let (client, server) = unsafe { (VETHS.get(client).copied(), VETHS.get(server).copied()) };
-    veth::way(wanted, client, server)
+    veth::same_node_path(wanted, client, server)
 }
 
 /// Whether a client may have another direct connection.
 #[inline(always)]
 pub fn has_room(client: u64) -> bool {
     // SAFETY: only their presence is looked at.
-    unsafe { CROWDED.get(client).is_none() && CROWDED.get(EVERYBODY).is_none() }
+    unsafe { CROWDED.get(client).is_none() && CROWDED.get(CROWDED_ALL_CLIENTS).is_none() }
 }
 
 /// Files a connection whose SYN is about to leave. Returns false, with nothing left of it, if that is not
 /// possible.
 #[inline(never)]
-pub fn file(context: &SockOpsContext, socket: *mut bpf_sock, server: u64, flow: &DirectFlow) -> bool {
+pub fn file(context: &SockOpsContext, socket: *mut bpf_sock, server: u64, flow: &DirectFlowKey) -> bool {
     let client = context::netns_cookie(context.ops.cast());
     // SAFETY: both entries are copied at once.
     let (from, to) = unsafe { (VETHS.get(client), VETHS.get(server)) };
@@ -46,19 +47,19 @@ pub fn file(context: &SockOpsContext, socket: *mut bpf_sock, server: u64, flow: 
     let is_own = unsafe { OWNERS.get(&flow.client.address) }.is_some_and(|owner| *owner == client);
     // A socket can have any address that its program likes (`IPV6_FREEBIND`); and a pod may have some that
     // the mesh does not know, whose packets nobody would look at.
-    if !is_own || !veth::can_be_filed(&flow.client, &flow.server) {
-        keep_off(client, FOR_GOOD);
+    if !is_own || !veth::has_veth_flow_ports(&flow.client, &flow.server) {
+        keep_off(client, CROWDED_FOR_GOOD);
         return false;
     }
-    if count_of(ALL_CLIENTS) >= NO_MORE_OF_NODE as u32 {
-        keep_off(EVERYBODY, FOR_NOW);
+    if count_of(COUNT_OF_ALL_CLIENTS) >= HARD_MAX_FLOWS_OF_NODE as u32 {
+        keep_off(CROWDED_ALL_CLIENTS, CROWDED_FOR_NOW);
         return false;
     }
-    let direction = Direction { from: flow.client, to: flow.server };
+    let direction = FlowDirection { from: flow.client, to: flow.server };
     let cookie = cookie(context);
-    let end = VethEnd { flow: direction, socket: cookie, is_server: 0 };
+    let end = VethFlowSocket { flow: direction, socket: cookie, is_server: 0 };
     // What is left of a connection of the same addresses and ports, which is counted already.
-    let _gone = VETH_FLOWS.remove(direction.half_closed());
+    let _gone = VETH_FLOWS.remove(direction.half_closed_key());
     // SAFETY: only its presence is looked at.
     let follows = unsafe { VETH_FLOWS.get(&direction) }.is_some();
     let filed = context.set_cb_flags(BPF_SOCK_OPS_STATE_CB_FLAG as i32).is_ok()
@@ -67,17 +68,17 @@ pub fn file(context: &SockOpsContext, socket: *mut bpf_sock, server: u64, flow: 
         && context::make_veth_end(socket, end);
     if !filed {
         remove(&direction);
-        keep_off(client, FOR_NOW);
+        keep_off(client, CROWDED_FOR_NOW);
         return false;
     }
     if follows {
         return true;
     }
-    if count_one_more(from) >= MOST_OF_CLIENT as u32 {
-        keep_off(client, FOR_NOW);
+    if count_one_more(from) >= MAX_FLOWS_OF_CLIENT as u32 {
+        keep_off(client, CROWDED_FOR_NOW);
     }
-    if count_one_more(ALL_CLIENTS) >= MOST_OF_NODE as u32 {
-        keep_off(EVERYBODY, FOR_NOW);
+    if count_one_more(COUNT_OF_ALL_CLIENTS) >= MAX_FLOWS_OF_NODE as u32 {
+        keep_off(CROWDED_ALL_CLIENTS, CROWDED_FOR_NOW);
     }
     true
 }
@@ -124,7 +125,7 @@ pub fn forget(socket: *mut bpf_sock) {
 }
 
 #[inline(never)]
-fn insert(direction: &Direction, client: u64, [in_if, out_if]: [u32; 2], of_client: u16) -> bool {
+fn insert(direction: &FlowDirection, client: u64, [in_if, out_if]: [u32; 2], of_client: u16) -> bool {
     // SAFETY: a helper without arguments; always callable.
     let filed = unsafe { bpf_ktime_get_ns() };
     let flow = VethFlow { client, filed, in_if, out_if, of_client, ..VethFlow::NONE };
@@ -132,22 +133,22 @@ fn insert(direction: &Direction, client: u64, [in_if, out_if]: [u32; 2], of_clie
 }
 
 #[inline(never)]
-fn remove(direction: &Direction) {
+fn remove(direction: &FlowDirection) {
     let _gone = VETH_FLOWS.remove(direction);
     let _gone = VETH_FLOWS.remove(direction.reversed());
-    let _gone = VETH_FLOWS.remove(direction.half_closed());
+    let _gone = VETH_FLOWS.remove(direction.half_closed_key());
 }
 
 /// The accepting end of a connection is complete. From here on its socket is guarded by what is remembered
 /// with it. Where that fails nothing is sent any more, by either end, and the agent is to close it: answers
 /// false.
 #[inline(never)]
-pub fn accepted(context: &SockOpsContext, flow: &DirectFlow) -> bool {
-    let direction = Direction { from: flow.client, to: flow.server };
+pub fn accepted(context: &SockOpsContext, flow: &DirectFlowKey) -> bool {
+    let direction = FlowDirection { from: flow.client, to: flow.server };
     let Some(entry) = VETH_FLOWS.get_ptr_mut(direction) else { return true };
     let socket = context::socket_of_ops(context.ops);
     let cookie = cookie(context);
-    let end = VethEnd { flow: direction, socket: cookie, is_server: 1 };
+    let end = VethFlowSocket { flow: direction, socket: cookie, is_server: 1 };
     // SAFETY: eight aligned bytes of the map that are there as long as the program.
     unsafe { ptr::write_volatile(&raw mut (*entry).server, cookie) };
     let guarded = !socket.is_null()
@@ -161,7 +162,7 @@ pub fn accepted(context: &SockOpsContext, flow: &DirectFlow) -> bool {
 }
 
 #[inline(never)]
-fn block(direction: &Direction) {
+fn block(direction: &FlowDirection) {
     if let Some(flow) = VETH_FLOWS.get_ptr_mut(direction) {
         // SAFETY: four aligned bytes of the map that are there as long as the program.
         unsafe { ptr::write_volatile(&raw mut (*flow).out_if, 0) };
@@ -193,19 +194,19 @@ pub fn closed(socket: *mut bpf_sock, from: u32) {
         if interface != NOWHERE {
             count_one_less(interface);
         }
-        count_one_less(ALL_CLIENTS);
+        count_one_less(COUNT_OF_ALL_CLIENTS);
     }
 }
 
 /// Whether it is the first of the two ends that says so: of two at the same time one is, unless there is no
 /// room to note it.
 #[inline(never)]
-fn is_first(direction: &Direction, flow: *mut VethFlow) -> bool {
+fn is_first(direction: &FlowDirection, flow: *mut VethFlow) -> bool {
     /// `BPF_NOEXIST` of `linux/bpf.h`, and `-EEXIST` of `asm-generic/errno-base.h`.
     const NOEXIST: u64 = 1;
     const EXISTS: i32 = -17;
     // As a number: the verifier refuses to compare what a success has none of.
-    let failed = VETH_FLOWS.insert(direction.half_closed(), VethFlow::NONE, NOEXIST).err().unwrap_or(0);
+    let failed = VETH_FLOWS.insert(direction.half_closed_key(), VethFlow::NONE, NOEXIST).err().unwrap_or(0);
     // SAFETY: two aligned bytes of the map that are there as long as the program.
     let before = unsafe { ptr::read_volatile(&raw const (*flow).of_client) };
     if failed != 0 && failed != EXISTS {
@@ -223,19 +224,19 @@ fn is_first(direction: &Direction, flow: *mut VethFlow) -> bool {
 /// asked (kernel: `sock_bindtoindex_locked`): there a flow is filed that leads nowhere, and what is sent is
 /// dropped at the pod's veth.
 #[inline(never)]
-pub fn refuse(context: &SockOpsContext, socket: *mut bpf_sock, flow: &DirectFlow) {
+pub fn refuse(context: &SockOpsContext, socket: *mut bpf_sock, flow: &DirectFlowKey) {
     if bind(context, NO_INTERFACE) {
         return;
     }
-    let direction = Direction { from: flow.client, to: flow.server };
+    let direction = FlowDirection { from: flow.client, to: flow.server };
     let cookie = cookie(context);
-    let end = VethEnd { flow: direction, socket: cookie, is_server: 0 };
+    let end = VethFlowSocket { flow: direction, socket: cookie, is_server: 0 };
     let dropped = context.set_cb_flags(BPF_SOCK_OPS_STATE_CB_FLAG as i32).is_ok()
         && context::make_veth_end(socket, end)
         && insert(&direction, cookie, [NOWHERE; 2], 1)
         && insert(&direction.reversed(), cookie, [NOWHERE; 2], 0);
     if dropped {
-        let _counted = count_one_more(ALL_CLIENTS);
+        let _counted = count_one_more(COUNT_OF_ALL_CLIENTS);
     }
 }
 

@@ -4,8 +4,8 @@
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
 use mesh_common::address::Address;
-use mesh_common::maps::Endpoint;
-use mesh_common::steer;
+use mesh_common::maps::AddressPort;
+use mesh_common::redirect_rules;
 
 use crate::context;
 use crate::maps::PODS;
@@ -39,7 +39,7 @@ pub fn getpeername6(context: SockAddrContext) -> i32 {
 /// What to show instead of the true peer; nothing for the proxy itself, which reads what is remembered with a
 /// socket from the map.
 #[inline(always)]
-fn replaced(context: &SockAddrContext, peer: Endpoint, own: Address) -> Option<Endpoint> {
+fn replaced(context: &SockAddrContext, peer: AddressPort, own: Address) -> Option<AddressPort> {
     if context::is_proxy() {
         return None;
     }
@@ -52,6 +52,6 @@ fn replaced(context: &SockAddrContext, peer: Endpoint, own: Address) -> Option<E
     if unsafe { PODS.get(netns) }.is_none() {
         return None;
     }
-    let address = steer::peer_or_nobody(own, peer.address);
-    if address == peer.address { None } else { Some(Endpoint::new(address, peer.port)) }
+    let address = redirect_rules::visible_peer_address(own, peer.address);
+    if address == peer.address { None } else { Some(AddressPort::new(address, peer.port)) }
 }

@@ -5,44 +5,46 @@ use aya_ebpf::btf_maps::SkStorage;
 use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, RingBuf, SockHash};
 use mesh_common::address::Address;
-use mesh_common::deferred_accept::{DEFERRED_RING, Decision, Lately, MAX_DECISIONS};
+use mesh_common::deferred_accept::{DEFERRED_SYNS_RING_BYTES, MAX_DECISIONS, RecentResult, SynDecision};
 use mesh_common::direct::{
-    DIRECT_RING, DirectEvent, DirectFlow, DirectRoute, DirectSocket, Filed, MAX_DIRECT_FLOWS,
-    MAX_DIRECT_OPEN, MAX_PROBES, MAX_ROUTES, RouteKey,
+    DIRECT_EVENTS_RING_BYTES, DirectEvent, DirectFlowEntry, DirectFlowKey, DirectRoute, DirectRouteKey,
+    DirectSocket, MAX_DIRECT_FLOWS, MAX_DIRECT_OPEN, MAX_PROBES, MAX_ROUTES,
 };
-use mesh_common::egress::{EgressKey, MAX_EGRESS};
 use mesh_common::maps::{
-    Endpoint, Handoff, Listener, MAX_DESTINATIONS, MAX_HANDOFFS, MAX_LATELY, MAX_LISTENERS, MAX_NODE_CGROUPS,
-    MAX_OPEN_PORTS, MAX_PODS, MAX_PROBE_PORTS, MAX_PROXIES, Pod, Proxy, Sandbox,
+    AddressPort, EnrolledPod, ListenerKey, MAX_DESTINATIONS, MAX_HANDOFFS, MAX_LISTENERS, MAX_NODE_CGROUPS,
+    MAX_OPEN_PORTS, MAX_PODS, MAX_PROBE_PORTS, MAX_PROXIES, MAX_RECENT_RESULTS, NetnsConnection,
+    ProxyProcess, SandboxOwner,
 };
-use mesh_common::steer;
-use mesh_common::veth::{Direction, MAX_VETH_FLOWS, NEIGHBOUR_SLOTS, Veth, VethEnd, VethFlow};
+use mesh_common::redirect_rules;
+use mesh_common::strict_egress::{EgressKey, MAX_EGRESS_ENTRIES};
+use mesh_common::veth::{FlowDirection, MAX_VETH_FLOWS, NEIGHBOUR_SLOTS, PodVeth, VethFlow, VethFlowSocket};
 
 /// The proxies, which are exempt. Written by the keeper when one starts and when it ends, read by every
 /// program.
 #[map]
-pub static PROXIES: HashMap<Proxy, u32> = HashMap::with_max_entries(MAX_PROXIES, 0);
+pub static PROXIES: HashMap<ProxyProcess, u32> = HashMap::with_max_entries(MAX_PROXIES, 0);
 
 /// Workers that have listeners in `LISTENERS`. Written by the keeper, read by `sk_lookup`.
 #[map]
 pub static WORKERS: Array<u32> = Array::with_max_entries(1, 0);
 
-/// How many connections of other nodes have arrived at the pods that share an entry ([`steer::turns_of`]).
-/// Written by `sk_lookup`.
+/// How many connections of other nodes have arrived at the pods that share an entry
+/// ([`redirect_rules::turn_counter_of_pod`]). Written by `sk_lookup`.
 #[map]
-pub static TURNS: Array<u32> = Array::with_max_entries(steer::TURNS, 0);
+pub static TURNS: Array<u32> = Array::with_max_entries(redirect_rules::TURN_COUNTERS, 0);
 
 /// Enrolled pods by network namespace cookie. Written by the keeper, read by `connect`.
 #[map]
-pub static PODS: HashMap<u64, Pod> = HashMap::with_max_entries(MAX_PODS, 0);
+pub static PODS: HashMap<u64, EnrolledPod> = HashMap::with_max_entries(MAX_PODS, 0);
 
 /// Which pod a network namespace was found to be the sandbox of, by its cookie. Written and read by keepers
 /// alone, so that the next one need not ask the pod again.
 #[map]
-pub static SANDBOXES: HashMap<u64, Sandbox> = HashMap::with_max_entries(MAX_PODS, 0);
+pub static SANDBOXES: HashMap<u64, SandboxOwner> = HashMap::with_max_entries(MAX_PODS, 0);
 
 /// Addresses that the mesh knows, and how it is told whether somebody is there
-/// ([`mesh_common::maps::BY_PORT`]). Written by the proxy from each snapshot, read by `connect`.
+/// ([`mesh_common::maps::DESTINATION_OPEN_PORTS`]). Written by the proxy from each snapshot, read by
+/// `connect`.
 #[map]
 pub static DESTINATIONS: HashMap<Address, u32> =
     HashMap::with_max_entries(MAX_DESTINATIONS, BPF_F_NO_PREALLOC);
@@ -50,40 +52,43 @@ pub static DESTINATIONS: HashMap<Address, u32> =
 /// Ports of services behind which there is somebody. Written by the proxy from each snapshot, read by
 /// `connect`.
 #[map]
-pub static OPEN_PORTS: HashMap<Endpoint, u32> = HashMap::with_max_entries(MAX_OPEN_PORTS, BPF_F_NO_PREALLOC);
+pub static OPEN_PORTS: HashMap<AddressPort, u32> =
+    HashMap::with_max_entries(MAX_OPEN_PORTS, BPF_F_NO_PREALLOC);
 
 /// What the last connection of a pod to a destination has met with: one that was refused is not tried again
 /// for a moment, and one that was taken has the next ones not wait. By the pod, so that none has others
 /// refused. Written by the proxy, read by `connect` and by the filter at the outbound listeners.
 #[map]
-pub static LATELY: LruHashMap<RouteKey, Lately> = LruHashMap::with_max_entries(MAX_LATELY, 0);
+pub static LATELY: LruHashMap<DirectRouteKey, RecentResult> =
+    LruHashMap::with_max_entries(MAX_RECENT_RESULTS, 0);
 
 /// SYNs that wait at the outbound listeners. Written by the filter there, read by the proxy.
 #[map]
-pub static DEFERRED_SYNS: RingBuf = RingBuf::with_byte_size(DEFERRED_RING, 0);
+pub static DEFERRED_SYNS: RingBuf = RingBuf::with_byte_size(DEFERRED_SYNS_RING_BYTES, 0);
 
 /// What becomes of connections whose SYN has waited. Written by the proxy, read by the filter and by
 /// `sk_lookup`.
 #[map]
-pub static DECISIONS: LruHashMap<Handoff, Decision> = LruHashMap::with_max_entries(MAX_DECISIONS, 0);
+pub static DECISIONS: LruHashMap<NetnsConnection, SynDecision> =
+    LruHashMap::with_max_entries(MAX_DECISIONS, 0);
 
 /// Pods that may not go to destinations which the mesh does not know, and what is excepted. Written by the
 /// proxy, read by `connect`.
 #[map]
-pub static EGRESS: LpmTrie<EgressKey, u32> = LpmTrie::with_max_entries(MAX_EGRESS, BPF_F_NO_PREALLOC);
+pub static EGRESS: LpmTrie<EgressKey, u32> = LpmTrie::with_max_entries(MAX_EGRESS_ENTRIES, BPF_F_NO_PREALLOC);
 
 /// What the end that accepts a connection is to see as its peer, from its SYN to the end of its handshake.
 /// Written and taken by `sockops`. Least recently used entries go first, so what a failed handshake left does
 /// not fill it.
 #[map]
-pub static HANDOFFS: LruHashMap<Handoff, Endpoint> = LruHashMap::with_max_entries(MAX_HANDOFFS, 0);
+pub static HANDOFFS: LruHashMap<NetnsConnection, AddressPort> = LruHashMap::with_max_entries(MAX_HANDOFFS, 0);
 
 /// What a socket's owner is to see as its peer: for a redirected client the address that it asked for; for
 /// the proxy's side of that connection the same; for an application's side of a delivered connection its real
 /// client. Goes away with the socket, so it needs no limit and no cleaning. The proxy writes it for the
 /// sockets that it delivers with and reads it from those that it accepts.
 #[btf_map]
-pub static PEER: SkStorage<Endpoint> = SkStorage::new();
+pub static PEER: SkStorage<AddressPort> = SkStorage::new();
 
 /// Whether the kernel knows MPTCP. The keeper sets it when it loads the programs.
 #[unsafe(no_mangle)]
@@ -92,7 +97,8 @@ pub static MPTCP: u8 = 0;
 /// Where connections of this node's pods may go without the proxy. Written by the proxy, read by `connect`,
 /// which counts the turns in it, and again by `sockops` when the SYN leaves.
 #[map]
-pub static ROUTES: HashMap<RouteKey, DirectRoute> = HashMap::with_max_entries(MAX_ROUTES, BPF_F_NO_PREALLOC);
+pub static ROUTES: HashMap<DirectRouteKey, DirectRoute> =
+    HashMap::with_max_entries(MAX_ROUTES, BPF_F_NO_PREALLOC);
 
 /// The enrolled pod that owns an address now, by the cookie of its network namespace. Written by the keeper,
 /// read by `connect`, `sockops` and `sk_lookup`.
@@ -109,7 +115,7 @@ pub static PULSE: Array<u64> = Array::with_max_entries(1, 0);
 /// connecting one at its end; the proxy takes back what policy forbids meanwhile, and what is left behind.
 /// What grants something is never forgotten to make room: where there is none, the connection is not direct.
 #[map]
-pub static DIRECT_FLOWS: HashMap<DirectFlow, Filed> =
+pub static DIRECT_FLOWS: HashMap<DirectFlowKey, DirectFlowEntry> =
     HashMap::with_max_entries(MAX_DIRECT_FLOWS, BPF_F_NO_PREALLOC);
 
 /// Until when no connection goes directly for want of room, in nanoseconds of `CLOCK_MONOTONIC`. Written by
@@ -136,7 +142,7 @@ pub static DIRECT_OPEN: HashMap<u64, DirectEvent> =
 /// What becomes of direct connections, for the proxy's records. Read ten times a second, and when it fills
 /// up: there is room for some thousand, whose memory every node pays for.
 #[map]
-pub static DIRECT_EVENTS: RingBuf = RingBuf::with_byte_size(DIRECT_RING, 0);
+pub static DIRECT_EVENTS: RingBuf = RingBuf::with_byte_size(DIRECT_EVENTS_RING_BYTES, 0);
 
 /// The pod that something arrives at, by the cookie of its network namespace, which `sk_lookup` programs
 /// can't ask for: a few instructions at each pod's namespace write it and go on with the program in
@@ -150,10 +156,10 @@ pub static INBOUND: ProgramArray = ProgramArray::with_max_entries(1, 0);
 /// How pods are connected to the node, by the cookie of their network namespace. Written by the keeper; read
 /// by `connect` and `sockops`, and by the proxy.
 #[map]
-pub static VETHS: HashMap<u64, Veth> = HashMap::with_max_entries(MAX_PODS, BPF_F_NO_PREALLOC);
+pub static VETHS: HashMap<u64, PodVeth> = HashMap::with_max_entries(MAX_PODS, BPF_F_NO_PREALLOC);
 
-/// A bit for the slot of each address of a pod of this node ([`mesh_common::veth::slot_of`]): a cheap first
-/// look, since most packets go elsewhere. Written by the keeper.
+/// A bit for the slot of each address of a pod of this node ([`mesh_common::veth::neighbour_slot`]): a
+/// cheap first look, since most packets go elsewhere. Written by the keeper.
 #[map]
 pub static NEIGHBOURS: Array<u64> = Array::with_max_entries(NEIGHBOUR_SLOTS / 64, 0);
 
@@ -161,36 +167,37 @@ pub static NEIGHBOURS: Array<u64> = Array::with_max_entries(NEIGHBOUR_SLOTS / 64
 /// the programs at the veths, read by the guard; the proxy removes what is left behind. Never forgotten to
 /// make room.
 #[map]
-pub static VETH_FLOWS: HashMap<Direction, VethFlow> =
+pub static VETH_FLOWS: HashMap<FlowDirection, VethFlow> =
     HashMap::with_max_entries(MAX_VETH_FLOWS, BPF_F_NO_PREALLOC);
 
 /// Clients, by the cookie of their network namespace, that have as many direct connections as they may; or
-/// all of them ([`mesh_common::veth::EVERYBODY`]). Written by `sockops` and the proxy, read by `connect`.
+/// all of them ([`mesh_common::veth::CROWDED_ALL_CLIENTS`]). Written by `sockops` and the proxy, read by
+/// `connect`.
 #[map]
 pub static CROWDED: HashMap<u64, u32> = HashMap::with_max_entries(MAX_PODS, BPF_F_NO_PREALLOC);
 
 /// How many of these connections there are, by the index of the host's end of the client's veth, and in all
-/// ([`mesh_common::veth::ALL_CLIENTS`]). Written by `sockops`; the proxy puts right what two processors
-/// counted at once.
+/// ([`mesh_common::veth::COUNT_OF_ALL_CLIENTS`]). Written by `sockops`; the proxy puts right what two
+/// processors counted at once.
 #[map]
 pub static VETH_COUNTS: HashMap<u32, u32> = HashMap::with_max_entries(MAX_PODS + 1, BPF_F_NO_PREALLOC);
 
 /// The sockets of these connections. Written by `sockops`, read by it and by the guard.
 #[btf_map]
-pub static VETH_ENDS: SkStorage<VethEnd> = SkStorage::new();
+pub static VETH_ENDS: SkStorage<VethFlowSocket> = SkStorage::new();
 
-/// A [`mesh_common::veth::Wanted`] as its number. The keeper sets it when it loads the programs.
+/// A [`mesh_common::veth::DirectPathMode`] as its number. The keeper sets it when it loads the programs.
 #[unsafe(no_mangle)]
 pub static SAME_NODE: u8 = 0;
 
 /// The inbound listeners. Written by the keeper, which holds them, read by `sk_lookup`.
 #[map]
-pub static LISTENERS: SockHash<Listener> = SockHash::with_max_entries(MAX_LISTENERS, 0);
+pub static LISTENERS: SockHash<ListenerKey> = SockHash::with_max_entries(MAX_LISTENERS, 0);
 
 /// Ports that the node's pods declare in their probes, by pod address. Written by the keeper, read by
 /// `connect`, `sockops` and `sk_lookup`.
 #[map]
-pub static PROBE_PORTS: HashMap<Endpoint, u32> =
+pub static PROBE_PORTS: HashMap<AddressPort, u32> =
     HashMap::with_max_entries(MAX_PROBE_PORTS, BPF_F_NO_PREALLOC);
 
 /// The node's own network namespace, by its cookie. Written by the keeper, read by `connect`.
@@ -206,7 +213,8 @@ pub static NODE_CGROUPS: HashMap<u64, u32> = HashMap::with_max_entries(MAX_NODE_
 /// `sockops`, read by `sk_lookup`; the proxy sweeps up what is left behind. Not among `DIRECT_FLOWS`, which
 /// pods can fill up.
 #[map]
-pub static PROBES: HashMap<DirectFlow, Filed> = HashMap::with_max_entries(MAX_PROBES, BPF_F_NO_PREALLOC);
+pub static PROBES: HashMap<DirectFlowKey, DirectFlowEntry> =
+    HashMap::with_max_entries(MAX_PROBES, BPF_F_NO_PREALLOC);
 
 /// Faults, for the proxy's log and metrics.
 #[map]

@@ -7,9 +7,11 @@
 use aya_ebpf::bindings::{BPF_SOCK_OPS_STATE_CB_FLAG, bpf_sock};
 use aya_ebpf::helpers::generated::bpf_get_current_ancestor_cgroup_id;
 use aya_ebpf::programs::SockOpsContext;
-use mesh_common::direct::{Arrival, DirectFlow, DirectSocket, Filed, Happened, NOTE_PROBE};
+use mesh_common::direct::{
+    ArrivalVerdict, DirectEventKind, DirectFlowEntry, DirectFlowKey, DirectSocket, NOTE_PROBE,
+};
 use mesh_common::fault::Fault;
-use mesh_common::maps::Endpoint;
+use mesh_common::maps::AddressPort;
 
 use crate::direct::{now, tell};
 use crate::maps::{HOME, NODE_CGROUPS, OWNERS, PROBE_PORTS, PROBES};
@@ -20,14 +22,14 @@ const LEVELS: i32 = 12;
 
 /// A process outside of the mesh opens a connection. Remembers it if it is a probe; returns whether it does.
 #[inline(never)]
-pub fn remember(netns: u64, socket: *mut bpf_sock, to: &Endpoint) -> bool {
+pub fn remember(netns: u64, socket: *mut bpf_sock, to: &AddressPort) -> bool {
     // SAFETY: only their presence is looked at, or the entry is copied at once.
     let (declared, owner) = unsafe { (PROBE_PORTS.get(to).is_some(), OWNERS.get(to.address).copied()) };
     let Some(server) = owner.filter(|_| declared) else { return false };
     if HOME.get(0) != Some(&netns) || context::is_proxy() || !is_of_the_node() {
         return false;
     }
-    let destination = Endpoint { note: NOTE_PROBE, ..*to };
+    let destination = AddressPort { note: NOTE_PROBE, ..*to };
     context::make_direct(socket, DirectSocket { server, opened: now(), destination, zero: 0 })
 }
 
@@ -54,9 +56,9 @@ fn is_of_the_node() -> bool {
 /// A probe's SYN is about to leave. Where it can't be filed it arrives like any other.
 #[inline(never)]
 pub fn opening(context: &SockOpsContext, socket: *mut bpf_sock, probe: &DirectSocket) {
-    let flow = DirectFlow { client: sockops::local(context), server: sockops::remote(context) };
+    let flow = DirectFlowKey { client: sockops::local(context), server: sockops::remote(context) };
     let netns = context::netns_cookie(context.ops.cast());
-    let filed = Filed { server: probe.server, client: netns, at: now() };
+    let filed = DirectFlowEntry { server: probe.server, client: netns, at: now() };
     // SAFETY: only their presence is looked at, or the entry is copied at once.
     let still_holds = unsafe {
         PROBE_PORTS.get(flow.server).is_some()
@@ -71,15 +73,15 @@ pub fn opening(context: &SockOpsContext, socket: *mut bpf_sock, probe: &DirectSo
         return;
     }
     // A probe that is not recorded is a probe all the same.
-    let _recorded = tell(context, Happened::Opening, probe, &flow, 0);
+    let _recorded = tell(context, DirectEventKind::Opening, probe, &flow, 0);
 }
 
 /// Whether a connection that arrives at a pod is a probe that may.
 #[inline(always)]
-pub fn may_arrive(pod: u64, client: Endpoint, server: Endpoint) -> bool {
+pub fn may_arrive(pod: u64, client: AddressPort, server: AddressPort) -> bool {
     // SAFETY: only its presence is looked at, or the entry is copied at once.
     let (declared, filed) =
-        unsafe { (PROBE_PORTS.get(server).is_some(), PROBES.get(DirectFlow { client, server }).copied()) };
+        unsafe { (PROBE_PORTS.get(server).is_some(), PROBES.get(DirectFlowKey { client, server }).copied()) };
     // As if nobody could take it back: a kubelet that had no answer for some seconds has given up.
-    declared && filed.is_some_and(|filed| filed.arrives(pod, now(), false) == Arrival::Direct)
+    declared && filed.is_some_and(|filed| filed.arrival_verdict(pod, now(), false) == ArrivalVerdict::Direct)
 }

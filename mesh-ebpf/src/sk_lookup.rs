@@ -7,9 +7,9 @@ use aya_ebpf::programs::SkLookupContext;
 use core::ptr;
 use mesh_common::address::Address;
 use mesh_common::direct as rules;
-use mesh_common::fault::{Fault, Verdict};
-use mesh_common::maps::{Endpoint, Listener, ListenerKind};
-use mesh_common::{OUTBOUND_PORT, steer};
+use mesh_common::fault::{FailMode, Fault};
+use mesh_common::maps::{AddressPort, InboundListenerKind, ListenerKey};
+use mesh_common::{OUTBOUND_PORT, redirect_rules};
 
 use crate::maps::{HERE, LISTENERS, TURNS, WORKERS};
 use crate::{deferred_accept, direct, probe, report};
@@ -25,7 +25,8 @@ const INET: u32 = 2;
 #[sk_lookup]
 pub fn inbound(context: SkLookupContext) -> u32 {
     let arrival = Arrival::of(context.lookup);
-    let own = steer::is_own(arrival.local.address, arrival.remote.address, arrival.interface);
+    let own =
+        redirect_rules::is_from_pod_itself(arrival.local.address, arrival.remote.address, arrival.interface);
     if arrival.protocol != TCP {
         return sk_action::SK_PASS;
     }
@@ -40,16 +41,16 @@ pub fn inbound(context: SkLookupContext) -> u32 {
         return sk_action::SK_PASS;
     }
     match direct::arrival(pod, arrival.remote, arrival.local) {
-        rules::Arrival::Direct => return sk_action::SK_PASS,
+        rules::ArrivalVerdict::Direct => return sk_action::SK_PASS,
         // No socket is found for it, so the client gets a reset.
-        rules::Arrival::Refused => return sk_action::SK_DROP,
-        rules::Arrival::Other => {}
+        rules::ArrivalVerdict::Refused => return sk_action::SK_DROP,
+        rules::ArrivalVerdict::Other => {}
     }
     match assign(&context, pod, &arrival) {
         Ok(()) => sk_action::SK_PASS,
         Err(fault) => match report::fault(fault, pod, arrival.local) {
-            Verdict::Refuse => sk_action::SK_DROP,
-            Verdict::GoOn => sk_action::SK_PASS,
+            FailMode::Refuse => sk_action::SK_DROP,
+            FailMode::GoOn => sk_action::SK_PASS,
         },
     }
 }
@@ -57,12 +58,12 @@ pub fn inbound(context: SkLookupContext) -> u32 {
 #[inline(always)]
 fn assign(context: &SkLookupContext, pod: u64, arrival: &Arrival) -> Result<(), Fault> {
     let workers = *WORKERS.get(0).ok_or(Fault::AgentUnknown)?;
-    let kind = steer::inbound_listener(arrival.local.port);
+    let kind = redirect_rules::inbound_listener_kind(arrival.local.port);
     let worker = match kind {
-        ListenerKind::Hbone => steer::worker_of_turn(turn(arrival.local.address), workers),
-        ListenerKind::Plaintext => steer::worker_of(arrival.remote.port, workers),
+        InboundListenerKind::Hbone => redirect_rules::worker_by_turn(turn(arrival.local.address), workers),
+        InboundListenerKind::Plaintext => redirect_rules::worker_by_client_port(arrival.remote.port, workers),
     };
-    let key = Listener::new(pod, kind, worker);
+    let key = ListenerKey::new(pod, kind, worker);
     // The workers' listeners share their port: without the flag the kernel would choose among them anew, by a
     // hash.
     let exactly = u64::from(BPF_SK_LOOKUP_F_NO_REUSEPORT);
@@ -77,7 +78,7 @@ fn assign(context: &SkLookupContext, pod: u64, arrival: &Arrival) -> Result<(), 
 /// same; the target has no atomic that tells its former value.
 #[inline(always)]
 fn turn(pod: Address) -> u32 {
-    let Some(turns) = TURNS.get_ptr_mut(steer::turns_of(pod)) else { return 0 };
+    let Some(turns) = TURNS.get_ptr_mut(redirect_rules::turn_counter_of_pod(pod)) else { return 0 };
     // SAFETY: the map's values live as long as the program and are aligned; torn reads of four bytes do not
     // happen.
     unsafe {
@@ -91,8 +92,8 @@ fn turn(pod: Address) -> u32 {
 struct Arrival {
     protocol: u32,
     interface: u32,
-    local: Endpoint,
-    remote: Endpoint,
+    local: AddressPort,
+    remote: AddressPort,
 }
 
 impl Arrival {
@@ -112,8 +113,8 @@ impl Arrival {
             Self {
                 protocol: (*raw).protocol,
                 interface: (*raw).ingress_ifindex,
-                local: Endpoint::new(local, (*raw).local_port as u16),
-                remote: Endpoint::new(remote, u16::from_be((*raw).remote_port as u16)),
+                local: AddressPort::new(local, (*raw).local_port as u16),
+                remote: AddressPort::new(remote, u16::from_be((*raw).remote_port as u16)),
             }
         }
     }

@@ -9,7 +9,7 @@ use aya_log_ebpf::debug;
 use core::ptr;
 use mesh_common::address::Address;
 use mesh_common::fault::Fault;
-use mesh_common::maps::{Endpoint, Handoff};
+use mesh_common::maps::{AddressPort, NetnsConnection};
 
 use crate::maps::HANDOFFS;
 use crate::{context, direct, report};
@@ -47,9 +47,9 @@ fn opening(context: &SockOpsContext) {
 }
 
 #[inline(never)]
-fn file(context: &SockOpsContext, peer: Endpoint) {
+fn file(context: &SockOpsContext, peer: AddressPort) {
     let netns = context::netns_cookie(context.ops.cast());
-    let handoff = Handoff { netns, client: local(context), server: remote(context) };
+    let handoff = NetnsConnection { netns, client: local(context), server: remote(context) };
     log_filed(context, netns, peer.port);
     if HANDOFFS.insert(handoff, peer, 0).is_err() {
         // The verdict can't be given here, but the proxy refuses a connection that comes without a
@@ -76,7 +76,7 @@ fn accepted(context: &SockOpsContext) {
 #[inline(never)]
 fn take(context: &SockOpsContext) {
     let netns = context::netns_cookie(context.ops.cast());
-    let handoff = Handoff { netns, client: remote(context), server: local(context) };
+    let handoff = NetnsConnection { netns, client: remote(context), server: local(context) };
     // SAFETY: the entry is copied at once; nobody changes an entry in place.
     let Some(peer) = (unsafe { HANDOFFS.get(handoff) }).copied() else { return };
     // It may have been evicted meanwhile, which is all the same.
@@ -99,7 +99,7 @@ fn changed(context: &SockOpsContext) {
 
 /// The socket's own end.
 #[inline(never)]
-pub fn local(context: &SockOpsContext) -> Endpoint {
+pub fn local(context: &SockOpsContext) -> AddressPort {
     // An IPv6 socket that is connected to an IPv4-mapped address has its local address in the IPv4 field for
     // sure.
     let address = if is_v6(context) {
@@ -110,14 +110,14 @@ pub fn local(context: &SockOpsContext) -> Endpoint {
     } else {
         Address::from_be32(context.local_ip4())
     };
-    Endpoint::new(address, context.local_port() as u16)
+    AddressPort::new(address, context.local_port() as u16)
 }
 
 /// The other end.
 #[inline(never)]
-pub fn remote(context: &SockOpsContext) -> Endpoint {
+pub fn remote(context: &SockOpsContext) -> AddressPort {
     let address = if is_v6(context) { remote_v6(context) } else { Address::from_be32(context.remote_ip4()) };
-    Endpoint::new(address, remote_port(context))
+    AddressPort::new(address, remote_port(context))
 }
 
 /// The context holds it in network order in the first half of a 32-bit word (kernel:

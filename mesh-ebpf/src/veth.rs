@@ -11,7 +11,7 @@ use aya_ebpf::helpers::generated::{
 use aya_ebpf::macros::{cgroup_skb, classifier};
 use aya_ebpf::programs::{SkBuffContext, TcContext};
 use mesh_common::address::Address;
-use mesh_common::veth::{self, Bytes, Departure, Direction, MARK, Packet};
+use mesh_common::veth::{self, DepartureAction, FlowDirection, PacketBytes, ParsedPacket, REDIRECTED_MARK};
 
 use crate::context;
 use crate::maps::{NEIGHBOURS, VETH_FLOWS};
@@ -36,25 +36,25 @@ pub fn from_pod(context: TcContext) -> i32 {
     if !skb.goes_to_neighbour() {
         return NEXT;
     }
-    let mut direction = Direction::NONE;
-    match veth::read(&skb, ETHERNET, &mut direction) {
-        Packet::Tcp(segment) => {
+    let mut direction = FlowDirection::NONE;
+    match veth::parse_packet(&skb, ETHERNET, &mut direction) {
+        ParsedPacket::Tcp(segment) => {
             let Some(flow) = VETH_FLOWS.get_ptr_mut(&direction) else { return NEXT };
             // SAFETY: the map's memory is there as long as the program; its words are written one by one.
             let flow = unsafe { &mut *flow };
-            match veth::departure(flow, segment, skb.ifindex(), skb.is_tagged()) {
-                Departure::Ordinary => NEXT,
-                Departure::Noted => {
+            match veth::departure_action(flow, segment, skb.ifindex(), skb.is_tagged()) {
+                DepartureAction::Ordinary => NEXT,
+                DepartureAction::Noted => {
                     flow.isn = segment.seq;
                     flow.seen = 1;
                     NEXT
                 }
-                Departure::Redirected => skb.redirect(flow.out_if),
-                Departure::Dropped => DROP,
+                DepartureAction::Redirected => skb.redirect(flow.out_if),
+                DepartureAction::Dropped => DROP,
             }
         }
-        Packet::Unreadable if are_neighbours(&direction) => DROP,
-        Packet::Unreadable | Packet::Other => NEXT,
+        ParsedPacket::Unreadable if are_neighbours(&direction) => DROP,
+        ParsedPacket::Unreadable | ParsedPacket::Other => NEXT,
     }
 }
 
@@ -64,7 +64,7 @@ pub fn from_pod(context: TcContext) -> i32 {
 #[cgroup_skb(ingress)]
 pub fn guard(context: SkBuffContext) -> i32 {
     let skb = Skb(context.skb.skb);
-    if skb.mark() == MARK {
+    if skb.mark() == REDIRECTED_MARK {
         return 1;
     }
     let Some(socket) = skb.socket() else { return 1 };
@@ -81,13 +81,13 @@ pub fn guard(context: SkBuffContext) -> i32 {
 
 #[inline(always)]
 fn may_be_neighbour(address: &Address) -> bool {
-    let slot = veth::slot_of(address);
+    let slot = veth::neighbour_slot(address);
     NEIGHBOURS.get(slot >> 6).is_some_and(|slots| slots >> (slot & 63) & 1 != 0)
 }
 
 /// Whether there may be a filed flow between two addresses.
 #[inline(always)]
-fn are_neighbours(direction: &Direction) -> bool {
+fn are_neighbours(direction: &FlowDirection) -> bool {
     may_be_neighbour(&direction.from.address) && may_be_neighbour(&direction.to.address)
 }
 
@@ -97,7 +97,7 @@ struct Skb(*mut __sk_buff);
 /// A full socket: neither one that waits for the end of its handshake nor one in `TIME_WAIT`.
 struct Socket(*mut bpf_sock);
 
-impl Bytes for Skb {
+impl PacketBytes for Skb {
     #[inline(always)]
     fn load<const N: usize>(&self, at: u32, to: &mut [u8; N]) -> bool {
         // SAFETY: the context is the program's own; the helper writes so many bytes, whether it finds them or
@@ -149,7 +149,7 @@ impl Skb {
         // SAFETY: the context is the program's own. Before Linux 6.15 the receiver would take the packet for
         // somebody else's without the second.
         unsafe {
-            (*self.0).mark = MARK;
+            (*self.0).mark = REDIRECTED_MARK;
             bpf_skb_change_type(self.0.cast(), PACKET_HOST);
             bpf_redirect_peer(interface, 0) as i32
         }
@@ -173,28 +173,29 @@ impl Skb {
     /// the one that its socket has still: the kernel asks the client about it, and then lets it in.
     #[inline(always)]
     fn begins(&self) -> bool {
-        let mut direction = Direction::NONE;
-        let Packet::Tcp(segment) = veth::read(self, 0, &mut direction) else { return false };
+        let mut direction = FlowDirection::NONE;
+        let ParsedPacket::Tcp(segment) = veth::parse_packet(self, 0, &mut direction) else { return false };
         // SAFETY: as in `may_arrive`.
-        unsafe { VETH_FLOWS.get(&direction) }.is_some_and(|flow| veth::may_arrive(flow, segment, false))
+        unsafe { VETH_FLOWS.get(&direction) }
+            .is_some_and(|flow| veth::accepts_unredirected(flow, segment, false))
     }
 
     /// Whether a packet that was not redirected may be part of what it says to be part of.
     #[inline(always)]
     fn may_arrive(&self, connecting: bool) -> bool {
-        let mut direction = Direction::NONE;
-        match veth::read(self, 0, &mut direction) {
-            Packet::Tcp(segment) => {
+        let mut direction = FlowDirection::NONE;
+        match veth::parse_packet(self, 0, &mut direction) {
+            ParsedPacket::Tcp(segment) => {
                 if !may_be_neighbour(&direction.from.address) {
                     return true;
                 }
                 // SAFETY: the map's memory is there as long as the program; a word at a time is read.
                 unsafe { VETH_FLOWS.get(&direction) }
-                    .is_none_or(|flow| veth::may_arrive(flow, segment, connecting))
+                    .is_none_or(|flow| veth::accepts_unredirected(flow, segment, connecting))
             }
-            Packet::Unreadable => !are_neighbours(&direction),
+            ParsedPacket::Unreadable => !are_neighbours(&direction),
             // A TCP socket gets nothing else.
-            Packet::Other => false,
+            ParsedPacket::Other => false,
         }
     }
 }

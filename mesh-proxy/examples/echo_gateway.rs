@@ -17,12 +17,12 @@ use std::time::Duration;
 
 use mesh_api::identity::SpiffeId;
 use mesh_common::HBONE_PORT;
-use mesh_proxy::certs::{CaClient, Certificates, WorkloadCertificate, peer_id};
+use mesh_proxy::certs::{CaClient, Certificates, WorkloadCertificate, peer_spiffe_id};
 use mesh_proxy::inheritance::Inheritance;
-use mesh_proxy::mux::Budget;
-use mesh_proxy::relay::{Meter, SocketIs};
+use mesh_proxy::mux::ReceiveBudget;
+use mesh_proxy::relay::{ByteMeter, SocketSide};
 use mesh_proxy::tls;
-use mesh_proxy::tunnel::{Connection, Early, Framing, Opening};
+use mesh_proxy::tunnel::{AllowedFraming, EarlyData, StreamRequest, Tunnel};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{LocalSet, spawn_local};
 
@@ -37,10 +37,11 @@ async fn main() -> Result<(), Failure> {
     let (pod, peer, id) = (pod.parse()?, peer.parse()?, id.parse()?);
     let name = "mesh-control".to_owned();
     let ca = CaClient::new(control.clone(), name, root.into(), token.into(), "Kubernetes".to_owned());
-    let framing = Framing::default();
-    let certificates = Certificates::new(ca, "cluster.local", framing, Inheritance::for_nobody());
-    certificates.retain(&id);
-    let identity = certificates.ready(&id, Duration::from_secs(10)).await.ok_or("no certificate")?;
+    let framing = AllowedFraming::default();
+    let certificates = Certificates::new(ca, "cluster.local", framing, Inheritance::without_successor());
+    certificates.retain_identity(&id);
+    let identity =
+        certificates.wait_for_certificate(&id, Duration::from_secs(10)).await.ok_or("no certificate")?;
     let listener = TcpListener::bind(listen).await?;
     LocalSet::new().run_until(serve(listener, (pod, peer), identity)).await
 }
@@ -73,14 +74,14 @@ async fn carry(
     let (pod, expected) = server;
     let tcp = TcpStream::connect((pod.ip(), HBONE_PORT)).await?;
     let session = tls::connect(tcp, Arc::clone(&own.client)).await?;
-    let peer = peer_id(session.peer_certificates().unwrap_or_default())?;
+    let peer = peer_spiffe_id(session.peer_certificates().unwrap_or_default())?;
     if peer != *expected {
         return Err(format!("the pod is {peer}").into());
     }
-    let connection = Connection::start(session, &Budget::new(1 << 20, None), || ()).await?;
+    let connection = Tunnel::start(session, &ReceiveBudget::new(1 << 20, None), || ()).await?;
     let (service, workload, exposed) = (None, None, &Cell::new(false));
-    let early = Early::Socket(&client);
-    let opening = Opening { client: from, destination: *pod, service, workload, early, exposed };
-    let stream = connection.open(&opening).await?;
-    Ok(stream.relay(client, SocketIs::Client, &Meter::default()).await?)
+    let early = EarlyData::Socket(&client);
+    let opening = StreamRequest { client: from, destination: *pod, service, workload, early, exposed };
+    let stream = connection.open_stream(&opening).await?;
+    Ok(stream.relay(client, SocketSide::Client, &ByteMeter::default()).await?)
 }

@@ -12,17 +12,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use mesh_common::deferred_accept::DeferredSyn;
-use mesh_common::maps::{Endpoint, Handoff};
+use mesh_common::maps::{AddressPort, NetnsConnection};
 use socket2::SockRef;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, spawn_local};
 
-use super::accept::{self, Cap, Caps, Full};
-use super::outbound::{self, ConnectRequest, Opened};
-use super::pod::LocalPod;
-use super::surroundings::{Asked, ConnectOutcome};
-use super::tunnel::Early;
+use super::limited_accept::{ConnectionLimit, LimitReached, LimitSlot, PodConnectionLimits};
+use super::local_pod::LocalPod;
+use super::outbound::{self, ConnectRequest, ConnectedOutbound};
+use super::surroundings::{ConnectResult, RequestedDestination};
+use super::tunnel::EarlyData;
 use super::worker::Worker;
 
 /// SYNs of one pod that may wait for a worker to read them. Further ones are sent again by the client's
@@ -43,16 +43,16 @@ const LET_THROUGH: Duration = Duration::from_secs(2);
 /// Sends each listener's SYNs to its worker, by the listener's socket cookie. Each pod has a queue of its own
 /// on each worker, so that none delays those of others.
 #[derive(Default)]
-pub struct Listeners(Mutex<HashMap<u64, mpsc::Sender<Box<DeferredSyn>>>>);
+pub struct SynRouter(Mutex<HashMap<u64, mpsc::Sender<Box<DeferredSyn>>>>);
 
-impl Listeners {
+impl SynRouter {
     fn all(&self) -> MutexGuard<'_, HashMap<u64, mpsc::Sender<Box<DeferredSyn>>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Hands a SYN to the worker of its listener. One that finds no room is sent again by the client's
     /// kernel.
-    pub fn hand_over(&self, syn: DeferredSyn) {
+    pub fn route_to_worker(&self, syn: DeferredSyn) {
         if let Some(worker) = self.all().get(&syn.listener) {
             let _comes_again = worker.try_send(Box::new(syn));
         }
@@ -61,29 +61,34 @@ impl Listeners {
 
 /// A worker's connections that are not accepted yet, by their two ends.
 #[derive(Default)]
-pub struct DeferredAccepts(RefCell<HashMap<Handoff, Deferred>>);
+pub struct DeferredAccepts(RefCell<HashMap<NetnsConnection, Deferred>>);
 
 /// A connection that is not accepted yet.
 struct Deferred {
     /// The last SYN that came for it.
     syn: DeferredSyn,
     /// The open way, which waits for its client to be accepted.
-    opened: Option<Box<Opened>>,
+    opened: Option<Box<ConnectedOutbound>>,
     /// The task that opens the way, and then waits.
     task: AbortHandle,
-    _slot: accept::Held,
+    _slot: LimitSlot,
 }
 
 impl DeferredAccepts {
     /// Takes the way that was opened for a connection which is accepted now; none if there is none.
-    pub fn take(&self, pod: &LocalPod, socket: &TcpStream, peer: SocketAddr) -> Option<Opened> {
+    pub fn take_opened(
+        &self,
+        pod: &LocalPod,
+        socket: &TcpStream,
+        peer: SocketAddr,
+    ) -> Option<ConnectedOutbound> {
         let mut all = self.0.borrow_mut();
         if all.is_empty() {
             return None;
         }
-        let end = |at: SocketAddr| Endpoint::new(at.ip().to_canonical().into(), at.port());
+        let end = |at: SocketAddr| AddressPort::new(at.ip().to_canonical().into(), at.port());
         let connection =
-            Handoff { netns: pod.netns, client: end(peer), server: end(socket.local_addr().ok()?) };
+            NetnsConnection { netns: pod.netns, client: end(peer), server: end(socket.local_addr().ok()?) };
         let held = all.remove(&connection)?;
         held.task.abort();
         held.opened.map(|opened| *opened)
@@ -99,7 +104,7 @@ impl DeferredAccepts {
     }
 
     /// Adds a connection; `opening` does not run before this returns.
-    fn begin(&self, syn: DeferredSyn, slot: accept::Held, opening: impl Future<Output = ()> + 'static) {
+    fn begin(&self, syn: DeferredSyn, slot: LimitSlot, opening: impl Future<Output = ()> + 'static) {
         let task = spawn_local(opening).abort_handle();
         let held = Deferred { syn, opened: None, task, _slot: slot };
         self.0.borrow_mut().insert(syn.connection, held);
@@ -107,7 +112,11 @@ impl DeferredAccepts {
 
     /// Ends the opening: with an open way the connection waits to be accepted, without one it is forgotten.
     /// Returns the last SYN.
-    fn settle(&self, connection: &Handoff, opened: Option<Opened>) -> Option<DeferredSyn> {
+    fn finish_opening(
+        &self,
+        connection: &NetnsConnection,
+        opened: Option<ConnectedOutbound>,
+    ) -> Option<DeferredSyn> {
         let mut all = self.0.borrow_mut();
         let Some(opened) = opened else { return all.remove(connection).map(|held| held.syn) };
         let held = all.get_mut(connection)?;
@@ -115,7 +124,7 @@ impl DeferredAccepts {
         Some(held.syn)
     }
 
-    fn forget(&self, connection: &Handoff) {
+    fn forget(&self, connection: &NetnsConnection) {
         self.0.borrow_mut().remove(connection);
     }
 }
@@ -124,8 +133,8 @@ impl DeferredAccepts {
 #[derive(Clone)]
 struct Client {
     pod: Arc<LocalPod>,
-    caps: Caps,
-    waiting: Rc<Cap>,
+    limits: PodConnectionLimits,
+    waiting: Rc<ConnectionLimit>,
 }
 
 /// Directs a listener's SYNs to this worker until it is dropped.
@@ -136,21 +145,21 @@ struct Registered {
 
 impl Drop for Registered {
     fn drop(&mut self) {
-        self.worker.shared.listeners.all().remove(&self.listener);
+        self.worker.shared.syn_router.all().remove(&self.listener);
     }
 }
 
 /// Serves the SYNs of one of a pod's outbound listeners, for ever. Errors: the listener has no cookie.
-pub fn serve(
+pub fn serve_syns(
     worker: &Rc<Worker>,
     pod: &Arc<LocalPod>,
     listener: &TcpListener,
-    caps: &Caps,
+    limits: &PodConnectionLimits,
 ) -> io::Result<impl Future<Output = ()> + use<>> {
     let registered = Registered { worker: Rc::clone(worker), listener: SockRef::from(listener).cookie()? };
     let (sender, mut syns) = mpsc::channel(UNREAD);
-    worker.shared.listeners.all().insert(registered.listener, sender);
-    let of = Client { pod: Arc::clone(pod), caps: caps.clone(), waiting: Cap::new(WAITING) };
+    worker.shared.syn_router.all().insert(registered.listener, sender);
+    let of = Client { pod: Arc::clone(pod), limits: limits.clone(), waiting: ConnectionLimit::new(WAITING) };
     Ok(async move {
         let mut serving = registered.worker.shared.serving.clone();
         if serving.wait_for(|serving| *serving).await.is_ok() {
@@ -165,7 +174,7 @@ fn begin(worker: &Rc<Worker>, of: &Client, syn: DeferredSyn) {
     match worker.deferred.is_known(&syn) {
         Some(true) => let_through(worker, &of.pod, syn),
         Some(false) => {}
-        None => match of.waiting.try_slot() {
+        None => match of.waiting.try_take_slot() {
             Some(slot) => worker.deferred.begin(syn, slot, open(Rc::clone(worker), of.clone(), syn)),
             None => let_through(worker, &of.pod, syn),
         },
@@ -174,26 +183,28 @@ fn begin(worker: &Rc<Worker>, of: &Client, syn: DeferredSyn) {
 
 /// Opens the way for a connection, and tells its client by accepting or refusing it.
 async fn open(worker: Rc<Worker>, of: Client, syn: DeferredSyn) {
-    let Client { pod, caps, .. } = of;
-    let opened = match caps.try_slot() {
+    let Client { pod, limits, .. } = of;
+    let opened = match limits.try_take_slot() {
         Ok(slot) => {
-            let opened = Box::pin(outbound::open(&worker, &pod, &connect_request(&syn), Early::None)).await;
+            let opened =
+                Box::pin(outbound::connect_upstream(&worker, &pod, &connect_request(&syn), EarlyData::None))
+                    .await;
             // The connection takes its slot when it is accepted.
             drop(slot);
             opened
         }
-        Err(Full::Pod) => {
-            worker.over_limit(&pod);
+        Err(LimitReached::Pod) => {
+            worker.report_over_limit(&pod);
             None
         }
         // It waits in the listener's queue.
-        Err(Full::Worker) => {
+        Err(LimitReached::Worker) => {
             worker.deferred.forget(&syn.connection);
             return let_through(&worker, &pod, syn);
         }
     };
     let refused = opened.is_none();
-    let Some(syn) = worker.deferred.settle(&syn.connection, opened) else { return };
+    let Some(syn) = worker.deferred.finish_opening(&syn.connection, opened) else { return };
     Box::pin(decide(Rc::clone(&worker), pod, syn, refused)).await;
     if !refused {
         tokio::time::sleep(UNCLAIMED).await;
@@ -207,14 +218,18 @@ fn let_through(worker: &Rc<Worker>, pod: &Arc<LocalPod>, syn: DeferredSyn) {
 }
 
 fn connect_request(syn: &DeferredSyn) -> ConnectRequest {
-    ConnectRequest { asked: Asked::from(&syn.destination), port: syn.connection.client.port }
+    ConnectRequest { asked: RequestedDestination::from(&syn.destination), port: syn.connection.client.port }
 }
 
 /// Has the pod's kernel take the SYN again, and let it through or refuse it.
 async fn decide(worker: Rc<Worker>, pod: Arc<LocalPod>, syn: DeferredSyn, refused: bool) {
-    if let Err(error) = worker.surroundings.decide(&pod, &syn, refused).await {
+    if let Err(error) = worker.surroundings.release_deferred_syn(&pod, &syn, refused).await {
         let client = SocketAddr::from(syn.connection.client);
         tracing::debug!(%pod, %client, %error, "a SYN that waits is not sent again");
-        worker.surroundings.note_outcome(&pod, syn.destination.into(), ConnectOutcome::Untold(LET_THROUGH));
+        worker.surroundings.note_connect_result(
+            &pod,
+            syn.destination.into(),
+            ConnectResult::Untold(LET_THROUGH),
+        );
     }
 }

@@ -15,22 +15,22 @@ use mesh_listen::{Gate, Group, Standing};
 use rustls::server::UnbufferedServerConnection;
 use tokio::net::TcpStream;
 
-use super::accept::{Caps, ConnectionSlot};
-use super::addresses::{ClientAddress, UpstreamAddress};
-use super::authorization::{AccessRequest, Authorized};
-use super::deliver::deliver;
-use super::handshakes::{Handshake, Handshakes};
+use super::address_types::{ClientAddress, UpstreamAddress};
+use super::authorized_connections::{AccessRequest, AuthorizedConnection};
+use super::delivery::connect_to_application;
+use super::handshake_limit::{HandshakePlace, PodHandshakeLimit};
 use super::hbone::{self, headers};
-use super::mux::{self, Revoker};
-use super::pod::LocalPod;
-use super::relay::{Meter, SocketIs, reset_on_drop};
-use super::sessions::{OpenStream, Session, Sessions};
+use super::limited_accept::{ConnectionSlot, PodConnectionLimits};
+use super::local_pod::LocalPod;
+use super::mux::{self, ResetReasonSetter};
+use super::relay::{ByteMeter, SocketSide, reset_on_drop};
+use super::session_limit::{SessionLimit, SessionPlace, SessionStream};
 use super::stream::Stream;
 use super::tls::{self, TlsStream};
 use super::tunnel::{self, Refusal};
-use super::worker::{Draining, Worker};
-use crate::certs::PeerIdentity;
-use crate::telemetry::{ConnectionRecord, Outcome, Parties, Reporter, ResponseFlag};
+use super::worker::{DrainSignal, Worker};
+use crate::certs::VerifiedPeer;
+use crate::telemetry::{ConnectionDetails, ConnectionOutcome, ConnectionRecord, Reporter, ResponseFlag};
 
 /// Why a connection was not taken.
 #[derive(Debug, thiserror::Error)]
@@ -46,7 +46,7 @@ pub enum Error {
     MeshPort(u16),
     /// The request for a stream is not one, or can't be parsed.
     #[error("bad request: {0}")]
-    BadRequest(#[from] headers::BadTarget),
+    BadRequest(#[from] headers::InvalidConnectTarget),
     /// It asks for an address that is not the pod's.
     #[error("{asked} is not an address of {pod}")]
     NotThisPod {
@@ -60,18 +60,18 @@ pub enum Error {
     Crowded,
     /// The application could not be reached.
     #[error(transparent)]
-    Deliver(#[from] super::deliver::Error),
+    Deliver(#[from] super::delivery::Error),
 }
 
 /// A connection to a pod of this node, allowed and connected to the application.
-pub struct Delivered {
+pub struct DeliveredConnection {
     socket: TcpStream,
-    authorized: Authorized,
+    authorized: AuthorizedConnection,
 }
 
 /// A connection that arrives: from whom, and to which port of which pod.
 #[derive(Clone, Debug)]
-pub struct Arrival {
+pub struct InboundRequest {
     /// The client's identity, if mutual TLS (or this very node) proved it.
     pub identity: Option<SpiffeId>,
     /// The client's address.
@@ -82,7 +82,7 @@ pub struct Arrival {
     pub by_service: bool,
 }
 
-impl Arrival {
+impl InboundRequest {
     /// Returns the same between the other addresses of both ends, IPv4 for IPv6 or the reverse; none if one
     /// end has no such address.
     fn in_other_family(&self, worker: &Worker, pod: &LocalPod) -> Option<Self> {
@@ -105,29 +105,29 @@ impl Arrival {
 /// refused on the other family and take this one; here they are connected already, so both are tried. Both
 /// are also tried when `::1`, from which IPv6 is delivered, has no port left for the server's: IPv4 has more
 /// addresses.
-pub async fn take(
+pub async fn authorize_and_connect(
     worker: &Rc<Worker>,
     pod: &LocalPod,
     workload: &Arc<Workload>,
-    arrival: &Arrival,
-) -> Result<Delivered, Error> {
-    let refused = match take_at(worker, pod, workload, arrival).await {
-        Err(error) if arrival.by_service && error.kind() == io::ErrorKind::ConnectionRefused => error,
-        Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => error,
+    arrival: &InboundRequest,
+) -> Result<DeliveredConnection, Error> {
+    let refused = match authorize_and_connect_to(worker, pod, workload, arrival).await {
+        Err(error) if arrival.by_service && error.io_kind() == io::ErrorKind::ConnectionRefused => error,
+        Err(error) if error.io_kind() == io::ErrorKind::AddrNotAvailable => error,
         taken => return taken,
     };
     match arrival.in_other_family(worker, pod) {
-        Some(other) => take_at(worker, pod, workload, &other).await,
+        Some(other) => authorize_and_connect_to(worker, pod, workload, &other).await,
         None => Err(refused),
     }
 }
 
-async fn take_at(
+async fn authorize_and_connect_to(
     worker: &Rc<Worker>,
     pod: &LocalPod,
     workload: &Arc<Workload>,
-    arrival: &Arrival,
-) -> Result<Delivered, Error> {
+    arrival: &InboundRequest,
+) -> Result<DeliveredConnection, Error> {
     if is_mesh_port(arrival.to.port()) {
         return Err(Error::MeshPort(arrival.to.port()));
     }
@@ -151,36 +151,36 @@ async fn take_at(
         let (policy, effect) = (dry_run.policy, dry_run.would);
         tracing::info!(%policy, client = %arrival.client, %pod, port = arrival.to.port(), "dry run: would {effect}");
     }
-    let socket = deliver(worker, pod, arrival.client, arrival.to, authorized.permit()).await?;
-    Ok(Delivered { socket, authorized })
+    let socket = connect_to_application(worker, pod, arrival.client, arrival.to, authorized.permit()).await?;
+    Ok(DeliveredConnection { socket, authorized })
 }
 
-impl Delivered {
+impl DeliveredConnection {
     /// Returns the policy that allowed it, if one had to.
-    pub fn policy(&self) -> Option<Arc<str>> {
-        self.authorized.permit().policy().cloned()
+    pub fn allowing_policy(&self) -> Option<Arc<str>> {
+        self.authorized.permit().policy_name().cloned()
     }
 
     /// Relays between the client and the application, until both are done or the policy revokes the
     /// connection.
-    pub async fn carry(self, client: Stream, meter: &Meter) -> Outcome {
+    pub async fn relay_until_revoked(self, client: Stream, meter: &ByteMeter) -> ConnectionOutcome {
         let Self { socket, authorized } = self;
-        let revoker = client.revoker();
+        let revoker = client.reset_reason_setter();
         let revoked = async {
-            let denial = authorized.revoked().await;
-            revoker.iter().for_each(Revoker::revoke);
+            let denial = authorized.wait_until_revoked().await;
+            revoker.iter().for_each(ResetReasonSetter::set_revoked);
             denial
         };
         tokio::select! {
-            result = client.relay(socket, SocketIs::Server, meter) => result.into(),
+            result = client.relay(socket, SocketSide::Server, meter) => result.into(),
             // Both ends are reset, as they are set to be.
-            denial = revoked => Outcome::Broken(format!("policy changed: {denial}")),
+            denial = revoked => ConnectionOutcome::Broken(format!("policy changed: {denial}")),
         }
     }
 }
 
 /// Serves one connection that came without mutual TLS.
-pub async fn serve_plaintext(
+pub async fn serve_plaintext_connection(
     worker: Rc<Worker>,
     pod: Arc<LocalPod>,
     socket: TcpStream,
@@ -196,13 +196,13 @@ pub async fn serve_plaintext(
     let (_slot, strangers) = limits;
     let Some(share) = strangers.enter(Group::of(client.ip())) else {
         reset_on_drop(&socket);
-        return worker.over_limit(&pod);
+        return worker.report_over_limit(&pod);
     };
-    let parties = Parties::new(Reporter::Destination, client.address(), to.address());
-    let mut record = ConnectionRecord::new(&worker.metrics, parties);
-    record.parties.upstream = Some(to.address());
-    let meter = Meter::default();
-    let arrival = Arrival { identity: None, client, to, by_service: false };
+    let details = ConnectionDetails::new(Reporter::Destination, client.address(), to.address());
+    let mut record = ConnectionRecord::new(&worker.metrics, details);
+    record.details.upstream = Some(to.address());
+    let meter = ByteMeter::default();
+    let arrival = InboundRequest { identity: None, client, to, by_service: false };
     let admitting = Box::pin(admit(&worker, &pod, &arrival, &mut record));
     let admitted = tokio::select! {
         biased;
@@ -212,8 +212,8 @@ pub async fn serve_plaintext(
     let outcome = match admitted {
         Ok(delivered) => {
             share.stand(Standing::Proven);
-            meter.report_to(record.open());
-            delivered.carry(Stream::Socket(socket), &meter).await
+            meter.also_count_in(record.record_opened());
+            delivered.relay_until_revoked(Stream::Socket(socket), &meter).await
         }
         Err(error) => {
             reset_on_drop(&socket);
@@ -221,64 +221,66 @@ pub async fn serve_plaintext(
             error.into()
         }
     };
-    record.end(&outcome, meter.bytes());
+    record.record_outcome(&outcome, meter.byte_counts());
 }
 
 /// The limits that one connection of another node counts against.
-pub struct SessionLimits {
+pub struct MtlsConnectionLimits {
     /// The slot of the connection itself.
     pub session: ConnectionSlot,
     /// The handshakes under way, until the peer has proved its identity.
-    pub handshakes: Handshakes,
+    pub handshakes: PodHandshakeLimit,
     /// The peer's share of the pod's connections.
-    pub shares: Sessions,
+    pub shares: SessionLimit,
     /// The limits of its streams.
-    pub streams: Caps,
+    pub streams: PodConnectionLimits,
 }
 
 /// Serves one connection over mutual TLS, in either framing: each of its streams becomes a task.
-pub async fn serve_hbone(
+pub async fn serve_mtls_connection(
     worker: Rc<Worker>,
     pod: Arc<LocalPod>,
     socket: TcpStream,
     peer: SocketAddr,
-    limits: SessionLimits,
+    limits: MtlsConnectionLimits,
 ) {
-    let SessionLimits { session: _session, handshakes, shares, streams } = limits;
+    let MtlsConnectionLimits { session: _session, handshakes, shares, streams } = limits;
     let peer = ClientAddress::new(peer);
     if came_from_inside(&pod, peer) {
         tracing::warn!(%pod, %peer, "a program connected to the mesh's port 15008 itself: refused");
         return reset_on_drop(&socket);
     }
-    let Some(handshake) = handshakes.enter(peer.ip()) else {
-        worker.metrics.handshake_over_limit();
+    let Some(handshake) = handshakes.take_place(peer.ip()) else {
+        worker.metrics.count_handshake_over_limit();
         return reset_on_drop(&socket);
     };
-    let Some((tls, peer_identity)) = Box::pin(shake_hands(&worker, &pod, socket, peer, handshake)).await
+    let Some((tls, verified_peer)) = Box::pin(shake_hands(&worker, &pod, socket, peer, handshake)).await
     else {
         return;
     };
-    let identity = peer_identity.id().clone();
-    let Some(session) = shares.enter(peer.ip(), &identity) else { return worker.over_limit(&pod) };
-    let (draining, budget) = (Rc::clone(&worker.draining), worker.budget(&pod));
-    let leaving = Rc::<Draining>::default();
+    let identity = verified_peer.id().clone();
+    let Some(session) = shares.take_place(peer.ip(), &identity) else {
+        return worker.report_over_limit(&pod);
+    };
+    let (draining, budget) = (Rc::clone(&worker.draining), worker.receive_budget(&pod));
+    let leaving = Rc::<DrainSignal>::default();
     let told = Rc::clone(&leaving);
     // A peer that could not connect any more opens no streams either.
     let drain = async move {
         tokio::select! {
-            () = draining.begun() => {}
-            () = peer_identity.invalidated() => {}
-            () = told.begun() => {}
+            () = draining.wait_for_drain() => {}
+            () = verified_peer.wait_until_invalid() => {}
+            () = told.wait_for_drain() => {}
         }
     };
     let own_pod = Arc::clone(&pod);
     let asking = Rc::clone(&session);
     let handle = move |incoming| {
-        let counted = (streams.try_slot().ok(), asking.stream());
+        let counted = (streams.try_take_slot().ok(), asking.count_stream());
         serve_stream(Rc::clone(&worker), Arc::clone(&own_pod), identity.clone(), peer, counted, incoming)
     };
     let served = tokio::select! {
-        served = serve_session(tls, &budget, drain, handle) => served,
+        served = serve_tunnel_streams(tls, &budget, drain, handle) => served,
         reason = end_of(&session, &leaving) => Err(io::Error::new(io::ErrorKind::TimedOut, reason)),
     };
     match served {
@@ -291,26 +293,26 @@ pub async fn serve_hbone(
 }
 
 /// Serves the streams, in the framing that ALPN has chosen. Errors: the connection broke.
-pub(crate) async fn serve_session<F: Future<Output = ()> + 'static>(
+pub(crate) async fn serve_tunnel_streams<F: Future<Output = ()> + 'static>(
     tls: TlsStream<UnbufferedServerConnection>,
-    budget: &Rc<mux::Budget>,
+    budget: &Rc<mux::ReceiveBudget>,
     drain: impl Future<Output = ()>,
     handle: impl Fn(tunnel::IncomingStream) -> F,
 ) -> io::Result<()> {
     if tls.alpn_protocol() == Some(mux::ALPN) {
-        let server = mux::Server::new(tls, budget);
+        let server = mux::ServerConnection::new(tls, budget);
         return server.serve(drain, |incoming| handle(tunnel::IncomingStream::Mesh(incoming))).await;
     }
-    let server = hbone::Server::start(tls).await?;
+    let server = hbone::ServerConnection::start(tls).await?;
     server.serve(drain, |incoming| handle(tunnel::IncomingStream::Hbone(incoming))).await
 }
 
 /// Returns why a session is over, after asking the peer to go and giving it time for that.
-async fn end_of(session: &Session, leaving: &Draining) -> &'static str {
+async fn end_of(session: &SessionPlace, leaving: &DrainSignal) -> &'static str {
     /// Time for goodbyes.
     const TIME_TO_GO: Duration = Duration::from_secs(2);
-    let reason = session.over().await;
-    leaving.begin();
+    let reason = session.wait_for_end_reason().await;
+    leaving.begin_drain();
     tokio::time::sleep(TIME_TO_GO).await;
     reason
 }
@@ -321,10 +323,10 @@ async fn shake_hands(
     pod: &LocalPod,
     socket: TcpStream,
     peer: ClientAddress,
-    place: Handshake,
-) -> Option<(TlsStream<UnbufferedServerConnection>, PeerIdentity)> {
+    place: HandshakePlace,
+) -> Option<(TlsStream<UnbufferedServerConnection>, VerifiedPeer)> {
     let handshake = async {
-        let Some(own) = worker.identity(&pod.identity).await else {
+        let Some(own) = worker.workload_certificate(&pod.identity).await else {
             tracing::warn!(%pod, %peer, identity = %pod.identity, "no valid certificate: HBONE connection refused");
             reset_on_drop(&socket);
             return None;
@@ -334,7 +336,7 @@ async fn shake_hands(
         let tls = match tls::accept(socket, Arc::clone(&own.server)).await {
             Ok(tls) => tls,
             // Logged as debug: anybody can connect and go, as often as it likes.
-            Err(error @ tls::Error::Lost(_)) => {
+            Err(error @ tls::HandshakeError::Lost(_)) => {
                 tracing::debug!(%pod, %peer, %error, "HBONE connection refused");
                 return None;
             }
@@ -343,16 +345,16 @@ async fn shake_hands(
                 return None;
             }
         };
-        worker.metrics.handshake(started.elapsed());
+        worker.metrics.observe_handshake_time(started.elapsed());
         let certificates = tls.peer_certificates().unwrap_or_default();
-        let peer_identity = PeerIdentity::new(&worker.shared.certificates, certificates);
-        Some((tls, peer_identity.inspect_err(|error| refused(error)).ok()?))
+        let verified_peer = VerifiedPeer::new(&worker.shared.certificates, certificates);
+        Some((tls, verified_peer.inspect_err(|error| refused(error)).ok()?))
     };
     tokio::select! {
         biased;
         done = handshake => done,
-        () = place.evicted() => {
-            worker.metrics.handshake_over_limit();
+        () = place.wait_until_evicted() => {
+            worker.metrics.count_handshake_over_limit();
             tracing::debug!(%pod, %peer, "a newcomer has the handshake's place: HBONE connection refused");
             None
         }
@@ -364,36 +366,36 @@ async fn serve_stream(
     pod: Arc<LocalPod>,
     identity: SpiffeId,
     peer: ClientAddress,
-    (slot, stream): (Option<ConnectionSlot>, OpenStream),
+    (slot, stream): (Option<ConnectionSlot>, SessionStream),
     incoming: tunnel::IncomingStream,
 ) {
     let destination = incoming.destination();
     let to = destination.as_ref().map_or(peer.address(), |to| *to);
-    let client = ClientAddress::new(headers::client(incoming.client(), peer.address()));
+    let client = ClientAddress::new(headers::believed_client(incoming.client_address(), peer.address()));
     let asked = UpstreamAddress::new(to).address();
-    let parties = Parties::new(Reporter::Destination, client.address(), asked);
-    let mut record = ConnectionRecord::new(&worker.metrics, parties);
-    record.parties.transport = incoming.transport();
-    record.parties.labels.source_identity = Some(identity.clone());
-    record.parties.labels.destination_identity = Some(pod.identity.clone());
-    let meter = Meter::default();
+    let details = ConnectionDetails::new(Reporter::Destination, client.address(), asked);
+    let mut record = ConnectionRecord::new(&worker.metrics, details);
+    record.details.transport = incoming.transport_name();
+    record.details.labels.source_identity = Some(identity.clone());
+    record.details.labels.destination_identity = Some(pod.identity.clone());
+    let meter = ByteMeter::default();
     let admitted = match &slot {
         Some(_) => Box::pin(admit_stream(&worker, &pod, identity, client, &incoming, &mut record)).await,
         None => {
-            worker.over_limit(&pod);
+            worker.report_over_limit(&pod);
             Err(Error::Crowded)
         }
     };
     if admitted.is_ok() {
-        stream.authorized();
+        stream.mark_authorized();
     }
     let outcome = match admitted {
-        Ok(delivered) => match incoming.accept(record.parties.labels.destination.as_deref()) {
+        Ok(delivered) => match incoming.accept(record.details.labels.destination.as_deref()) {
             Ok(stream) => {
-                meter.report_to(record.open());
-                delivered.carry(stream, &meter).await
+                meter.also_count_in(record.record_opened());
+                delivered.relay_until_revoked(stream, &meter).await
             }
-            Err(error) => Outcome::Broken(format!("client: {error}")),
+            Err(error) => ConnectionOutcome::Broken(format!("client: {error}")),
         },
         Err(error) => {
             incoming.refuse(error.refusal());
@@ -401,7 +403,7 @@ async fn serve_stream(
             error.into()
         }
     };
-    record.end(&outcome, meter.bytes());
+    record.record_outcome(&outcome, meter.byte_counts());
 }
 
 async fn admit_stream(
@@ -411,41 +413,42 @@ async fn admit_stream(
     client: ClientAddress,
     incoming: &tunnel::IncomingStream,
     record: &mut ConnectionRecord,
-) -> Result<Delivered, Error> {
-    record.parties.labels.source = worker.snapshot().workload_by_address(client.ip());
-    record.parties.labels.service =
-        incoming.host().and_then(|host| headers::service(&host, &worker.snapshot()));
+) -> Result<DeliveredConnection, Error> {
+    record.details.labels.source = worker.snapshot().workload_by_address(client.ip());
+    record.details.labels.service =
+        incoming.service_host().and_then(|host| headers::service_by_hostname(&host, &worker.snapshot()));
     let to = UpstreamAddress::new(incoming.destination()?);
     if !is_of_this_pod(worker, pod, to.ip()).await {
         return Err(Error::NotThisPod { asked: to.ip(), pod: pod.to_string() });
     }
-    record.parties.upstream = Some(to.address());
-    let by_service = record.parties.labels.service.is_some();
-    let arrival = Arrival { identity: Some(identity), client, to, by_service };
+    record.details.upstream = Some(to.address());
+    let by_service = record.details.labels.service.is_some();
+    let arrival = InboundRequest { identity: Some(identity), client, to, by_service };
     admit(worker, pod, &arrival, record).await
 }
 
 async fn admit(
     worker: &Rc<Worker>,
     pod: &LocalPod,
-    arrival: &Arrival,
+    arrival: &InboundRequest,
     record: &mut ConnectionRecord,
-) -> Result<Delivered, Error> {
-    if record.parties.labels.source.is_none() {
-        record.parties.labels.source = worker.snapshot().workload_by_address(arrival.client.ip());
+) -> Result<DeliveredConnection, Error> {
+    if record.details.labels.source.is_none() {
+        record.details.labels.source = worker.snapshot().workload_by_address(arrival.client.ip());
     }
-    let workload = worker.workload_of(pod).await.ok_or(Error::UnknownPod)?;
-    record.parties.destination(&workload);
-    let delivered = take(worker, pod, &workload, arrival).await?;
-    record.parties.policy = delivered.policy();
+    let workload = worker.wait_for_workload(pod).await.ok_or(Error::UnknownPod)?;
+    record.details.set_destination_workload(&workload);
+    let delivered = authorize_and_connect(worker, pod, &workload, arrival).await?;
+    record.details.policy = delivered.allowing_policy();
     Ok(delivered)
 }
 
 /// Whether an address is one of a pod's. The mesh may know of addresses that the pod did not have yet when it
 /// was enrolled.
 async fn is_of_this_pod(worker: &Rc<Worker>, pod: &LocalPod, address: IpAddr) -> bool {
-    let told =
-        async { worker.workload_of(pod).await.is_some_and(|workload| workload.addresses.contains(&address)) };
+    let told = async {
+        worker.wait_for_workload(pod).await.is_some_and(|workload| workload.addresses.contains(&address))
+    };
     pod.addresses.contains(&address) || told.await
 }
 
@@ -463,9 +466,9 @@ impl Error {
     }
 
     /// Returns the error that the client would have seen without a mesh.
-    pub fn kind(&self) -> io::ErrorKind {
+    pub fn io_kind(&self) -> io::ErrorKind {
         match self {
-            Self::Deliver(super::deliver::Error::Connect(error)) => error.kind(),
+            Self::Deliver(super::delivery::Error::Connect(error)) => error.kind(),
             _ => io::ErrorKind::Other,
         }
     }
@@ -480,7 +483,7 @@ impl Error {
     }
 }
 
-impl From<Error> for Outcome {
+impl From<Error> for ConnectionOutcome {
     fn from(error: Error) -> Self {
         let flag = match error {
             Error::Denied(_) => ResponseFlag::Denied,
@@ -500,23 +503,23 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
-    use crate::fixture::{self, PlainSockets, run};
+    use crate::fixture::{self, PlainSurroundings, run_as_worker};
 
-    async fn taken(surroundings: PlainSockets, to: SocketAddr) -> Result<Delivered, Error> {
-        let (worker, pod) = fixture::worker(surroundings);
-        let workload = worker.workload_of(&pod).await.unwrap();
+    async fn taken(surroundings: PlainSurroundings, to: SocketAddr) -> Result<DeliveredConnection, Error> {
+        let (worker, pod) = fixture::worker_and_pod(surroundings);
+        let workload = worker.wait_for_workload(&pod).await.unwrap();
         let client = ClientAddress::new("10.0.0.9:1000".parse().unwrap());
         let to = UpstreamAddress::new(to);
-        let arrival = Arrival { identity: None, client, to, by_service: false };
-        take(&worker, &pod, &workload, &arrival).await
+        let arrival = InboundRequest { identity: None, client, to, by_service: false };
+        authorize_and_connect(&worker, &pod, &workload, &arrival).await
     }
 
     #[test]
     fn an_application_gets_what_policy_allows() {
-        run(async {
+        run_as_worker(async {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let to = listener.local_addr().unwrap();
-            let mut delivered = taken(PlainSockets::to(None), to).await.unwrap();
+            let mut delivered = taken(PlainSurroundings::with_destination(None), to).await.unwrap();
             let (mut application, _) = listener.accept().await.unwrap();
             delivered.socket.write_all(b"hello").await.unwrap();
             let mut heard = [0; 5];
@@ -528,19 +531,22 @@ mod tests {
     /// Then the application may be reached over the other family.
     #[test]
     fn it_is_told_that_a_pod_has_no_address_for_a_family() {
-        run(async {
+        run_as_worker(async {
             let kind = io::ErrorKind::AddrNotAvailable;
-            let surroundings = PlainSockets { no_delivery: Some(kind), ..PlainSockets::to(None) };
+            let surroundings =
+                PlainSurroundings { no_delivery: Some(kind), ..PlainSurroundings::with_destination(None) };
             let error = taken(surroundings, "127.0.0.1:80".parse().unwrap()).await.err().unwrap();
-            assert_eq!(error.kind(), kind);
+            assert_eq!(error.io_kind(), kind);
         });
     }
 
     #[test]
     fn the_meshs_own_ports_are_nobodys() {
-        run(async {
-            let error =
-                taken(PlainSockets::to(None), "127.0.0.1:15001".parse().unwrap()).await.err().unwrap();
+        run_as_worker(async {
+            let error = taken(PlainSurroundings::with_destination(None), "127.0.0.1:15001".parse().unwrap())
+                .await
+                .err()
+                .unwrap();
             assert!(matches!(error, Error::MeshPort(15001)), "{error}");
         });
     }

@@ -7,9 +7,9 @@
 //!
 //! 1. [`worker`]: threads that serve the node's pods, each with a runtime of its own. Each listens in every
 //!    pod: on port 15001 for connections that the pod opens, on 15006 for plaintext from others and on 15008
-//!    for mutual TLS ([`worker::run`]). A connection stays on the thread that accepted it; what it uses there
-//!    is in [`worker::Worker`].
-//! 2. [`accept`]: accepts connections below the limits of worker and pod; each gets a task. With
+//!    for mutual TLS ([`worker::run_worker`]). A connection stays on the thread that accepted it; what it
+//!    uses there is in [`worker::Worker`].
+//! 2. [`limited_accept`]: accepts connections below the limits of worker and pod; each gets a task. With
 //!    [`deferred_accept`] the way is opened first (steps 3 and 4) and the connection accepted afterwards, so
 //!    that `connect()` fails where nobody listens.
 //! 3. [`outbound`]: a connection that a pod opened. The plan
@@ -18,13 +18,14 @@
 //!    [`balance`] hands out endpoints, which are tried one after the other.
 //! 4. [`upstream`]: opens the way to one endpoint, as the pod itself. To a pod of the same node that is the
 //!    policy and the delivery of step 5. To a workload that is reached plainly it is a TCP connection.
-//!    To all others it is a [`tunnel`]: a stream on a connection of the [`pool`], or on a new one, whose
-//!    handshake ([`tls`]) proves who both ends are and chooses the framing, [`mux`] or [`hbone`].
-//! 5. [`inbound`]: the connection arrives in the other pod. Its [handshake](handshakes) needs a place, and
-//!    then, since the peer is known, its [session](sessions). Of each stream on it the policy is asked
-//!    ([`authorization`]); with its permit [`deliver`] connects to the application.
+//!    To all others it is a [`tunnel`]: a stream on a connection of the [`tunnel_pool`], or on a new one,
+//!    whose handshake ([`tls`]) proves who both ends are and chooses the framing, [`mux`] or [`hbone`].
+//! 5. [`inbound`]: the connection arrives in the other pod. Its [handshake](handshake_limit) needs a place,
+//!    and then, since the peer is known, its [session](session_limit). Of each stream on it the policy is
+//!    asked ([`authorized_connections`]); with its permit [`delivery`] connects to the application.
 //! 6. [`stream`]: what carries the bytes, a socket or a stream in either framing. [`relay`] moves bytes
-//!    between it and the application's socket, for as long as the policy and a [`lifetime`] allow it.
+//!    between it and the application's socket, for as long as the policy and a
+//!    [lifetime](connection_lifetime) allow it.
 //!
 //! At its end a connection has one outcome, which [`telemetry`] counts and logs.
 //!
@@ -32,42 +33,43 @@
 //!
 //! - [`surroundings`]: the place where the proxy runs, as one trait. On a node, sockets in pods and what eBPF
 //!   tells; in a test or a gateway, plain sockets. Nothing here assumes that it serves all pods of its node.
-//! - [`xds`]: the configuration from the control plane; [`certs`]: keys and certificates of the [pods](pod).
-//!   [`inheritance`] leaves both to the next proxy.
-//! - [`balance`]: state of load balancing; [`addresses`]: types that keep a connection's addresses apart.
+//! - [`xds`]: the configuration from the control plane; [`certs`]: keys and certificates of the
+//!   [pods](local_pod). [`inheritance`] leaves both to the next proxy.
+//! - [`balance`]: state of load balancing; [`address_types`]: types that keep a connection's addresses apart.
 //! - [`telemetry`]: metrics and the access log; [`liveness`]: whether the workers' threads still run.
-//! - [`sys`], [`pause`] and [`file_version`]: system calls, back-off, and whether a file has changed.
+//! - [`tcp_syscalls`], [`backoff`] and [`file_version`]: system calls, back-off, and whether a file has
+//!   changed.
 #![deny(unsafe_code)]
 
-pub mod accept;
-pub mod addresses;
-pub mod authorization;
+pub mod address_types;
+pub mod authorized_connections;
+pub mod backoff;
 pub mod balance;
 pub mod certs;
+pub mod connection_lifetime;
 pub mod deferred_accept;
-pub mod deliver;
+pub mod delivery;
 pub mod file_version;
 #[cfg(test)]
 mod fixture;
-pub mod handshakes;
+pub mod handshake_limit;
 pub mod hbone;
 pub mod inbound;
 pub mod inheritance;
-pub mod lifetime;
+pub mod limited_accept;
 pub mod liveness;
+pub mod local_pod;
 pub mod mux;
 pub mod outbound;
-pub mod pause;
-pub mod pod;
-pub mod pool;
 pub mod relay;
-pub mod sessions;
+pub mod session_limit;
 pub mod stream;
 pub mod surroundings;
-pub mod sys;
+pub mod tcp_syscalls;
 pub mod telemetry;
 pub mod tls;
 pub mod tunnel;
+pub mod tunnel_pool;
 pub mod upstream;
 pub mod worker;
 pub mod xds;

@@ -20,8 +20,8 @@ pub struct Liveness {
     loops: Arc<Mutex<Vec<Arc<Loop>>>>,
 }
 
-/// One loop's handle. Dropped without [`Beat::leave`], the loop counts as broken off.
-pub struct Beat {
+/// One loop's handle. Dropped without [`Heartbeat::end_in_order`], the loop counts as broken off.
+pub struct Heartbeat {
     since: Instant,
     of: Arc<Loop>,
 }
@@ -36,7 +36,7 @@ struct Loop {
 /// The loop has ended as it should.
 const LEFT: u64 = u64::MAX;
 
-/// The loop has ended without [`Beat::leave`].
+/// The loop has ended without [`Heartbeat::end_in_order`].
 const BROKEN_OFF: u64 = u64::MAX - 1;
 
 impl Default for Liveness {
@@ -51,10 +51,10 @@ impl Liveness {
     }
 
     /// Adds a loop, which counts as turning from now on.
-    pub fn of_loop(&self, name: &str) -> Beat {
+    pub fn add_loop(&self, name: &str) -> Heartbeat {
         let of = Arc::new(Loop { name: name.to_owned(), turned: AtomicU64::new(0) });
         self.loops.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&of));
-        let beat = Beat { since: self.since, of };
+        let beat = Heartbeat { since: self.since, of };
         beat.turn();
         beat
     }
@@ -82,9 +82,9 @@ impl Loop {
     }
 }
 
-impl Beat {
+impl Heartbeat {
     /// Notes the turns of the runtime that it is called on, for ever.
-    pub async fn keep(&self) {
+    pub async fn beat_forever(&self) {
         loop {
             self.turn();
             tokio::time::sleep(BEAT_EVERY).await;
@@ -92,7 +92,7 @@ impl Beat {
     }
 
     /// Notes that the loop ends as it should.
-    pub fn leave(self) {
+    pub fn end_in_order(self) {
         self.of.turned.store(LEFT, Ordering::Relaxed);
     }
 
@@ -101,7 +101,7 @@ impl Beat {
     }
 }
 
-impl Drop for Beat {
+impl Drop for Heartbeat {
     fn drop(&mut self) {
         let broken_off = |turned| (turned != LEFT).then_some(BROKEN_OFF);
         let _left = self.of.turned.fetch_update(Ordering::Relaxed, Ordering::Relaxed, broken_off);
@@ -120,7 +120,7 @@ mod tests {
     use super::*;
 
     /// A worker whose tasks are told what to do.
-    fn worker(beat: Beat, tasks: mpsc::Receiver<Box<dyn FnOnce() + Send>>) -> thread::JoinHandle<()> {
+    fn worker(beat: Heartbeat, tasks: mpsc::Receiver<Box<dyn FnOnce() + Send>>) -> thread::JoinHandle<()> {
         thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
             runtime.block_on(async {
@@ -134,11 +134,11 @@ mod tests {
                     }
                 };
                 tokio::select! {
-                    () = beat.keep() => {}
+                    () = beat.beat_forever() => {}
                     () = work => {}
                 }
             });
-            beat.leave();
+            beat.end_in_order();
         })
     }
 
@@ -155,7 +155,7 @@ mod tests {
         let liveness = Liveness::new(3 * BEAT_EVERY);
         let ((do_one, one), (do_other, other)) = (mpsc::channel(), mpsc::channel());
         let threads =
-            [worker(liveness.of_loop("worker-0"), one), worker(liveness.of_loop("worker-1"), other)];
+            [worker(liveness.add_loop("worker-0"), one), worker(liveness.add_loop("worker-1"), other)];
         assert_eq!(liveness.check(), Ok(()));
         let (let_go, stuck) = mpsc::channel::<()>();
         // As a write to a full pipe would, or a lock that is never given back.
@@ -176,7 +176,7 @@ mod tests {
     #[test]
     fn a_worker_that_broke_off_is_not_alive() {
         let liveness = Liveness::default();
-        drop(liveness.of_loop("worker-0"));
+        drop(liveness.add_loop("worker-0"));
         assert_eq!(liveness.check(), Err("worker-0 has ended".to_owned()));
     }
 }

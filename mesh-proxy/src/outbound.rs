@@ -9,23 +9,23 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mesh_api::plan::outbound::{Destination, Reject, destination_of};
-use mesh_api::plan::{EndpointKey, Endpoints, PortPolicy, Service, Target, Workload};
+use mesh_api::plan::{Endpoint, EndpointKey, Endpoints, PortPolicy, Service, Workload};
 use mesh_common::is_mesh_port;
 use socket2::SockRef;
 use tokio::net::TcpStream;
 
-use super::accept::ConnectionSlot;
-use super::addresses::{ClientAddress, OriginalDestination, UpstreamAddress};
-use super::balance::{Active, AffinityClient, LeftOut, Pick, Slot};
-use super::lifetime::Lifetime;
-use super::pod::LocalPod;
-use super::relay::{Meter, SocketIs, reset_on_drop};
+use super::address_types::{ClientAddress, OriginalDestination, UpstreamAddress};
+use super::balance::{ActiveConnection, AffinityClient, EndpointPick, ExcludedEndpoints, ServiceSlot};
+use super::connection_lifetime::ConnectionLifetime;
+use super::limited_accept::ConnectionSlot;
+use super::local_pod::LocalPod;
+use super::relay::{ByteMeter, SocketSide, reset_on_drop};
 use super::stream::Stream;
-use super::surroundings::{Asked, ConnectOutcome};
-use super::tunnel::Early;
-use super::upstream::{self, Options, Origin, Upstream};
+use super::surroundings::{ConnectResult, RequestedDestination};
+use super::tunnel::EarlyData;
+use super::upstream::{self, ClientContext, ConnectOptions, Upstream};
 use super::worker::Worker;
-use crate::telemetry::{ConnectionRecord, Outcome, Parties, Reporter, ResponseFlag};
+use crate::telemetry::{ConnectionDetails, ConnectionOutcome, ConnectionRecord, Reporter, ResponseFlag};
 
 /// Most endpoints that are tried before the client's connection fails.
 const TRIES: usize = 5;
@@ -57,13 +57,13 @@ enum Error {
 /// An open way to the destination, and the slots and limits that count while it is used.
 struct Connected {
     upstream: Upstream,
-    lifetime: Option<Lifetime>,
-    _slot: Option<Slot<(Arc<str>, u16)>>,
-    _active: Option<Active>,
+    lifetime: Option<ConnectionLifetime>,
+    _slot: Option<ServiceSlot<(Arc<str>, u16)>>,
+    _active: Option<ActiveConnection>,
 }
 
 /// Serves one connection that was accepted on a pod's outbound listener: opens the way, relays and records.
-pub async fn serve(
+pub async fn serve_outbound(
     worker: Rc<Worker>,
     pod: Arc<LocalPod>,
     socket: TcpStream,
@@ -72,16 +72,16 @@ pub async fn serve(
 ) {
     // The listener's socket filter, which looks at SYNs, is inherited; without one nothing is lost.
     let _filter = SockRef::from(&socket).detach_filter();
-    let opened = match worker.deferred.take(&pod, &socket, peer) {
+    let opened = match worker.deferred.take_opened(&pod, &socket, peer) {
         Some(opened) => Some(opened),
         // Boxed, since it is needed only while opening: the connection may last for days.
         None => Box::pin(open_as_it_comes(&worker, &pod, &socket, peer)).await,
     };
-    let Some(Opened { mut record, connected }) = opened else { return reset_on_drop(&socket) };
-    let meter = Meter::default();
-    meter.report_to(record.open());
+    let Some(ConnectedOutbound { mut record, connected }) = opened else { return reset_on_drop(&socket) };
+    let meter = ByteMeter::default();
+    meter.also_count_in(record.record_opened());
     let outcome = carry(socket, connected, &meter).await;
-    record.end(&outcome, meter.bytes());
+    record.record_outcome(&outcome, meter.byte_counts());
 }
 
 /// Opens the way for a connection that was accepted first, without deferred accept.
@@ -90,10 +90,16 @@ async fn open_as_it_comes(
     pod: &Arc<LocalPod>,
     socket: &TcpStream,
     peer: SocketAddr,
-) -> Option<Opened> {
+) -> Option<ConnectedOutbound> {
     match worker.surroundings.original_destination(socket) {
         Ok(Some(asked)) => {
-            open(worker, pod, &ConnectRequest { asked, port: peer.port() }, Early::Socket(socket)).await
+            connect_upstream(
+                worker,
+                pod,
+                &ConnectRequest { asked, port: peer.port() },
+                EarlyData::Socket(socket),
+            )
+            .await
         }
         Ok(None) => {
             tracing::warn!(%pod, %peer, "a program connected to the mesh's port 15001 itself: refused");
@@ -107,30 +113,31 @@ async fn open_as_it_comes(
 }
 
 /// Opens the way for a pod's connection; none if it is refused, which is recorded here.
-pub async fn open(
+pub async fn connect_upstream(
     worker: &Rc<Worker>,
     pod: &Arc<LocalPod>,
     request: &ConnectRequest,
-    early: Early<'_>,
-) -> Option<Opened> {
+    early: EarlyData<'_>,
+) -> Option<ConnectedOutbound> {
     let original = OriginalDestination::new(request.asked.destination);
-    let client = ClientAddress::new(SocketAddr::new(pod.address_like(original.ip()), request.port));
-    let parties = Parties::new(Reporter::Source, client.address(), original.address());
-    let mut record = ConnectionRecord::new(&worker.metrics, parties);
+    let client = ClientAddress::new(SocketAddr::new(pod.address_of_same_family(original.ip()), request.port));
+    let details = ConnectionDetails::new(Reporter::Source, client.address(), original.address());
+    let mut record = ConnectionRecord::new(&worker.metrics, details);
     // Until an endpoint is tried.
-    record.parties.transport = "none";
+    record.details.transport = "none";
     let connecting = Connecting { early, client, original, not_direct: request.asked.not_direct };
     match connect(worker, pod, &connecting, &mut record).await {
         Ok(connected) => {
-            worker.surroundings.note_outcome(pod, original.address(), ConnectOutcome::Taken);
-            Some(Opened { record, connected })
+            worker.surroundings.note_connect_result(pod, original.address(), ConnectResult::Taken);
+            Some(ConnectedOutbound { record, connected })
         }
         Err(error) => {
             if matches!(error, Error::Refused(_)) {
-                worker.surroundings.note_outcome(pod, original.address(), ConnectOutcome::Refused);
+                worker.surroundings.note_connect_result(pod, original.address(), ConnectResult::Refused);
             }
             tracing::debug!(%pod, %client, %original, %error, "outbound connection not made");
-            record.end(&Outcome::Failed(error.response_flag(), error.to_string()), (0, 0));
+            record
+                .record_outcome(&ConnectionOutcome::Failed(error.response_flag(), error.to_string()), (0, 0));
             None
         }
     }
@@ -139,13 +146,13 @@ pub async fn open(
 /// A connection that a pod asks for.
 pub struct ConnectRequest {
     /// The destination that it asks for.
-    pub asked: Asked,
+    pub asked: RequestedDestination,
     /// The client's port.
     pub port: u16,
 }
 
 /// An open way for a connection. Dropping it records the connection as abandoned.
-pub struct Opened {
+pub struct ConnectedOutbound {
     record: ConnectionRecord,
     connected: Connected,
 }
@@ -153,7 +160,7 @@ pub struct Opened {
 /// A connection to be connected.
 struct Connecting<'a> {
     /// Bytes that the client has sent already; none with deferred accept.
-    early: Early<'a>,
+    early: EarlyData<'a>,
     client: ClientAddress,
     original: OriginalDestination,
     /// See [`To::not_direct`].
@@ -167,22 +174,23 @@ async fn connect(
     record: &mut ConnectionRecord,
 ) -> Result<Connected, Error> {
     let Connecting { early, client, original, not_direct } = *connecting;
-    let workload = worker.workload_of(pod).await.ok_or(Error::UnknownPod)?;
-    record.parties.source(&workload);
-    record.parties.labels.source_identity = Some(pod.identity.clone());
+    let workload = worker.wait_for_workload(pod).await.ok_or(Error::UnknownPod)?;
+    record.details.set_source_workload(&workload);
+    record.details.labels.source_identity = Some(pod.identity.clone());
     let exposed = Cell::new(false);
-    let mut origin = Origin { worker, pod, workload: &workload, client, service: None, early, exposed };
+    let mut origin =
+        ClientContext { worker, pod, workload: &workload, client, service: None, early, exposed };
     match destination_of(&worker.snapshot(), &workload, original.address()) {
         Destination::Reject(reject) => Err(Error::Rejected(reject)),
         Destination::Passthrough => pass_through(worker, pod, original, record).await,
-        Destination::Workload(target) => {
-            ask_for_direct_ways(worker, pod, original, std::slice::from_ref(&target));
-            let reached = reach(&origin, &target, default_options(), record).await;
+        Destination::Workload(endpoint) => {
+            ask_for_direct_ways(worker, pod, original, std::slice::from_ref(&endpoint));
+            let reached = reach(&origin, &endpoint, default_options(), record).await;
             let upstream = reached.map_err(|error| Error::of_all(error, true))?;
             Ok(Connected { upstream, lifetime: None, _slot: None, _active: None })
         }
         Destination::Service { service, port, policy, endpoints } => {
-            record.parties.labels.service = Some(Arc::clone(&service));
+            record.details.labels.service = Some(Arc::clone(&service));
             origin.service = Some(&service.hostname);
             ask_for_direct_ways(worker, pod, original, &endpoints);
             let way = To { service: &service, port, policy: &policy, endpoints: &endpoints, not_direct };
@@ -202,19 +210,19 @@ async fn pass_through(
     if is_mesh_port(original.port()) {
         return Err(Error::MeshPort(original.port()));
     }
-    let known = worker.snapshot().knows_address(original.ip());
-    if !known && worker.surroundings.refuses_unknown(pod, original.address()) {
+    let known = worker.snapshot().contains_address(original.ip());
+    if !known && worker.surroundings.strict_egress_refuses(pod, original.address()) {
         return Err(Error::StrictEgress(original.address()));
     }
     let to = UpstreamAddress::new(original.address());
-    record.parties.upstream = Some(to.address());
-    record.parties.transport = "plain";
-    let connect = upstream::plain(worker, pod, to, None);
+    record.details.upstream = Some(to.address());
+    record.details.transport = "plain";
+    let connect = upstream::connect_plain(worker, pod, to, None);
     let socket = tokio::time::timeout(CONNECT_TIMEOUT, connect)
         .await
         .map_err(|_| upstream::Error::Timeout(CONNECT_TIMEOUT))?
         .map_err(upstream::Error::Connect)?;
-    let upstream = Upstream::Stream(Stream::of_socket(socket));
+    let upstream = Upstream::Stream(Stream::from_socket(socket));
     Ok(Connected { upstream, lifetime: None, _slot: None, _active: None })
 }
 
@@ -230,7 +238,7 @@ struct To<'a> {
 
 /// Tries endpoints, each at most once, until one takes the connection. Errors: why the last one did not.
 async fn balance(
-    origin: &Origin<'_>,
+    origin: &ClientContext<'_>,
     to: &To<'_>,
     record: &mut ConnectionRecord,
 ) -> Result<Connected, Error> {
@@ -241,20 +249,20 @@ async fn balance(
         Some(limit) => {
             let key = (Arc::clone(&service.key), port);
             let full = || Error::TooMany { service: Arc::clone(&service.hostname), port, limit: limit.get() };
-            Some(worker.shared.limits.take(key, limit.get()).ok_or_else(full)?)
+            Some(worker.shared.service_limits.take_slot(key, limit.get()).ok_or_else(full)?)
         }
     };
-    let options = Options { timeout: policy.pool.connect_timeout, keepalive: policy.pool.keepalive };
-    let mut left_out = worker.shared.health.ejected(endpoints, policy, Instant::now());
+    let options = ConnectOptions { timeout: policy.pool.connect_timeout, keepalive: policy.pool.keepalive };
+    let mut excluded = worker.shared.outliers.ejected_endpoints(endpoints, policy, Instant::now());
     let own = Own::of(origin.workload, to);
     if to.not_direct && own.is_none() {
-        leave_out_near(worker, endpoints, &mut left_out);
+        leave_out_near(worker, endpoints, &mut excluded);
     }
-    let first = own.as_ref().and_then(|own| own.choose(worker, endpoints, &left_out));
+    let first = own.as_ref().and_then(|own| own.choose(worker, endpoints, &excluded));
     let mut last = Error::AllEjected(Arc::clone(&service.hostname));
     let mut refused = 0;
-    for Pick { endpoint, key, active } in
-        worker.picker.picks(endpoints, policy.lb, left_out, first).take(TRIES)
+    for EndpointPick { endpoint, key, active } in
+        worker.picker.pick_endpoints(endpoints, policy.lb, excluded, first).take(TRIES)
     {
         let result = reach(origin, endpoint, options, record).await;
         report(worker, &key, endpoints, policy, &result);
@@ -263,13 +271,13 @@ async fn balance(
                 if let Some(own) = own {
                     own.keep(worker, &key);
                 }
-                let lifetime = Lifetime::of(&policy.pool);
+                let lifetime = ConnectionLifetime::from_policy(&policy.pool);
                 return Ok(Connected { upstream, lifetime, _slot: slot, _active: Some(active) });
             }
-            Err(error) if error.is_final() || origin.exposed.get() => return Err(error.into()),
+            Err(error) if error.stops_retries() || origin.exposed.get() => return Err(error.into()),
             Err(error) => {
                 tracing::debug!(%endpoint, %error, "trying another endpoint");
-                refused += usize::from(error.is_refusal());
+                refused += usize::from(error.is_connection_refused());
                 last = Error::of_all(error, refused == endpoints.len());
             }
         }
@@ -285,35 +293,40 @@ struct Own {
 
 impl Own {
     fn of(client: &Workload, to: &To<'_>) -> Option<Self> {
-        let (client, timeout) = AffinityClient::of(client, to.service, to.policy, to.port)?;
+        let (client, timeout) = AffinityClient::with_timeout(client, to.service, to.policy, to.port)?;
         Some(Self { client, timeout })
     }
 
-    fn choose(&self, worker: &Worker, endpoints: &Endpoints, left_out: &LeftOut) -> Option<usize> {
-        worker.shared.affinity.choose(&self.client, endpoints, left_out, Instant::now())
+    fn choose(&self, worker: &Worker, endpoints: &Endpoints, excluded: &ExcludedEndpoints) -> Option<usize> {
+        worker.shared.affinity.choose_endpoint(&self.client, endpoints, excluded, Instant::now())
     }
 
     fn keep(self, worker: &Worker, endpoint: &EndpointKey) {
-        worker.shared.affinity.keep(self.client, endpoint, self.timeout, Instant::now());
+        worker.shared.affinity.remember_endpoint(self.client, endpoint, self.timeout, Instant::now());
     }
 }
 
 /// Leaves out the endpoints on this node, which have got their share from the kernel already. Without any
 /// others they stay: the kernel may have left them out for a failure.
-fn leave_out_near(worker: &Worker, endpoints: &Endpoints, left_out: &mut LeftOut) {
+fn leave_out_near(worker: &Worker, endpoints: &Endpoints, excluded: &mut ExcludedEndpoints) {
     let (near, far): (Vec<_>, Vec<_>) = (0..endpoints.len())
-        .filter(|index| !left_out.contains(*index))
+        .filter(|index| !excluded.contains(*index))
         .partition(|index| worker.local_pod(endpoints[*index].address.ip()).is_some());
     if !far.is_empty() {
-        near.into_iter().for_each(|index| left_out.add(index));
+        near.into_iter().for_each(|index| excluded.add(index));
     }
 }
 
 /// Has the kernel take the pod's next connections directly, if one of the endpoints is on this node.
-fn ask_for_direct_ways(worker: &Worker, pod: &LocalPod, original: OriginalDestination, endpoints: &[Target]) {
-    let is_near = |target: &Target| worker.local_pod(target.address.ip()).is_some();
+fn ask_for_direct_ways(
+    worker: &Worker,
+    pod: &LocalPod,
+    original: OriginalDestination,
+    endpoints: &[Endpoint],
+) {
+    let is_near = |endpoint: &Endpoint| worker.local_pod(endpoint.address.ip()).is_some();
     if endpoints.iter().any(is_near) {
-        worker.surroundings.suggest_direct(pod, original.address());
+        worker.surroundings.suggest_direct_connection(pod, original.address());
     }
 }
 
@@ -327,73 +340,75 @@ fn report(
 ) {
     let failure: Option<&dyn Display> = match result {
         Ok(_) => None,
-        Err(error) if error.is_final() => return,
+        Err(error) if error.stops_retries() => return,
         Err(error) => Some(error),
     };
-    worker.shared.health.report(key, among, policy, failure, Instant::now());
+    worker.shared.outliers.report_connect(key, among, policy, failure, Instant::now());
 }
 
 /// Opens the way to one endpoint and records where it leads. Errors: the endpoint can't be reached.
 async fn reach(
-    origin: &Origin<'_>,
-    target: &Target,
-    options: Options,
+    origin: &ClientContext<'_>,
+    endpoint: &Endpoint,
+    options: ConnectOptions,
     record: &mut ConnectionRecord,
 ) -> Result<Upstream, upstream::Error> {
     let started = Instant::now();
-    record.parties.destination(&target.workload);
-    record.parties.upstream = Some(target.address);
-    record.parties.transport = upstream::attempt(origin, target);
-    let opened = upstream::open(origin, target, options).await;
+    record.details.set_destination_workload(&endpoint.workload);
+    record.details.upstream = Some(endpoint.address);
+    record.details.transport = upstream::expected_transport_name(origin, endpoint);
+    let opened = upstream::connect_to_endpoint(origin, endpoint, options).await;
     let upstream = opened.inspect_err(|error| {
-        record.parties.transport = error.transport().unwrap_or(record.parties.transport);
+        record.details.transport = error.refused_transport_name().unwrap_or(record.details.transport);
     })?;
-    origin.worker.metrics.connected(started.elapsed());
-    note(&upstream, &target.workload, record);
+    origin.worker.metrics.observe_connect_time(started.elapsed());
+    note(&upstream, &endpoint.workload, record);
     Ok(upstream)
 }
 
 fn note(upstream: &Upstream, workload: &Workload, record: &mut ConnectionRecord) {
     match upstream {
-        Upstream::Stream(stream) => record.parties.transport = stream.transport(),
+        Upstream::Stream(stream) => record.details.transport = stream.transport_name(),
         Upstream::Local(local) => {
-            record.parties.transport = "local";
-            record.parties.policy = local.policy();
+            record.details.transport = "local";
+            record.details.policy = local.allowing_policy();
         }
     }
     if !matches!(upstream, Upstream::Stream(Stream::Socket(_))) {
-        record.parties.labels.destination_identity = Some(workload.identity.clone());
+        record.details.labels.destination_identity = Some(workload.identity.clone());
     }
 }
 
-async fn carry(socket: TcpStream, connected: Connected, meter: &Meter) -> Outcome {
+async fn carry(socket: TcpStream, connected: Connected, meter: &ByteMeter) -> ConnectionOutcome {
     let Connected { upstream, lifetime, _slot, _active } = connected;
     match lifetime {
         None => join(socket, upstream, meter).await,
         // Boxed: few connections have a bound.
         Some(lifetime) => {
-            Box::pin(lifetime.bound(socket, meter, |socket| join(socket, upstream, meter))).await
+            Box::pin(lifetime.enforce(socket, meter, |socket| join(socket, upstream, meter))).await
         }
     }
 }
 
-async fn join(socket: TcpStream, upstream: Upstream, meter: &Meter) -> Outcome {
+async fn join(socket: TcpStream, upstream: Upstream, meter: &ByteMeter) -> ConnectionOutcome {
     let result = match upstream {
-        Upstream::Stream(stream) => stream.relay(socket, SocketIs::Client, meter).await,
+        Upstream::Stream(stream) => stream.relay(socket, SocketSide::Client, meter).await,
         // Boxed, like the relay between two sockets: few connections need it.
-        Upstream::Local(local) => return Box::pin(local.carry(Stream::Socket(socket), meter)).await,
+        Upstream::Local(local) => {
+            return Box::pin(local.relay_until_revoked(Stream::Socket(socket), meter)).await;
+        }
     };
     result.into()
 }
 
-fn default_options() -> Options {
-    Options { timeout: CONNECT_TIMEOUT, keepalive: None }
+fn default_options() -> ConnectOptions {
+    ConnectOptions { timeout: CONNECT_TIMEOUT, keepalive: None }
 }
 
 impl Error {
     /// Wraps why the last endpoint could not be reached; `refused` is whether all endpoints have refused.
     fn of_all(error: upstream::Error, refused: bool) -> Self {
-        if refused && error.is_refusal() { Self::Refused(error) } else { Self::Upstream(error) }
+        if refused && error.is_connection_refused() { Self::Refused(error) } else { Self::Upstream(error) }
     }
 
     fn response_flag(&self) -> ResponseFlag {
@@ -415,23 +430,27 @@ mod tests {
     use tokio::task::spawn_local;
 
     use super::*;
-    use crate::accept::{Cap, Caps};
-    use crate::fixture::{self, PlainSockets, echo, run, sockets};
+    use crate::fixture::{self, PlainSurroundings, run_as_worker, spawn_echo_server, tcp_pair};
+    use crate::limited_accept::{ConnectionLimit, PodConnectionLimits};
 
     /// A client's connection to a worker in these surroundings.
-    async fn client(surroundings: PlainSockets) -> TcpStream {
-        let (worker, pod) = fixture::worker(surroundings);
-        let (client, accepted) = sockets().await;
-        let caps = Caps { worker: Cap::new(1), pod: Cap::new(1), from_elsewhere: None };
-        let (peer, slot) = (accepted.peer_addr().unwrap(), caps.try_slot().unwrap());
-        spawn_local(serve(worker, pod, accepted, peer, slot));
+    async fn client(surroundings: PlainSurroundings) -> TcpStream {
+        let (worker, pod) = fixture::worker_and_pod(surroundings);
+        let (client, accepted) = tcp_pair().await;
+        let limits = PodConnectionLimits {
+            worker: ConnectionLimit::new(1),
+            pod: ConnectionLimit::new(1),
+            from_elsewhere: None,
+        };
+        let (peer, slot) = (accepted.peer_addr().unwrap(), limits.try_take_slot().unwrap());
+        spawn_local(serve_outbound(worker, pod, accepted, peer, slot));
         client
     }
 
     #[test]
     fn a_destination_outside_of_the_mesh_is_reached_as_it_is() {
-        run(async {
-            let surroundings = PlainSockets::to(Some(echo().await));
+        run_as_worker(async {
+            let surroundings = PlainSurroundings::with_destination(Some(spawn_echo_server().await));
             let met = Rc::clone(&surroundings.met);
             let mut client = client(surroundings).await;
             client.write_all(b"hello").await.unwrap();
@@ -439,15 +458,16 @@ mod tests {
             let mut answer = String::new();
             client.read_to_string(&mut answer).await.unwrap();
             assert_eq!(answer, "hello<done>");
-            assert_eq!(*met.borrow(), [ConnectOutcome::Taken]);
+            assert_eq!(*met.borrow(), [ConnectResult::Taken]);
         });
     }
 
     #[test]
     fn strict_egress_refuses_what_the_mesh_does_not_know() {
-        run(async {
-            let refused = Some(echo().await);
-            let mut client = client(PlainSockets { refused, ..PlainSockets::to(refused) }).await;
+        run_as_worker(async {
+            let refused = Some(spawn_echo_server().await);
+            let mut client =
+                client(PlainSurroundings { refused, ..PlainSurroundings::with_destination(refused) }).await;
             let read = client.read(&mut [0]).await;
             assert_eq!(read.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
         });
@@ -455,12 +475,12 @@ mod tests {
 
     #[test]
     fn who_wants_to_go_nowhere_or_where_nobody_is_gets_a_reset() {
-        run(async {
+        run_as_worker(async {
             let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
             let closed = listener.local_addr().unwrap();
             drop(listener);
             for destination in [None, Some(closed)] {
-                let mut client = client(PlainSockets::to(destination)).await;
+                let mut client = client(PlainSurroundings::with_destination(destination)).await;
                 let read = client.read(&mut [0]).await;
                 assert_eq!(read.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset, "{destination:?}");
             }

@@ -11,15 +11,15 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-use super::relay::{self, Meter, SocketIs, relay_hbone, relay_mesh, relay_plain, reset_on_drop};
+use super::relay::{self, ByteMeter, SocketSide, relay_hbone, relay_mux, relay_sockets, reset_on_drop};
 use super::{hbone, mux};
 
 /// Transport in the access log: HBONE.
-pub const HBONE: &str = "hbone";
+pub const HBONE_TRANSPORT: &str = "hbone";
 /// Transport in the access log: the mesh's own framing.
-pub const MESH: &str = "mesh";
+pub const MESH_TRANSPORT: &str = "mesh";
 /// Transport in the access log: plain TCP.
-pub const PLAIN: &str = "plain";
+pub const PLAIN_TRANSPORT: &str = "plain";
 
 /// Carries the bytes of one connection in both directions. Dropping it before both have ended resets it.
 ///
@@ -35,25 +35,25 @@ pub enum Stream {
 
 impl Stream {
     /// Wraps a socket, and sets it to be reset when it is dropped before its end.
-    pub fn of_socket(socket: TcpStream) -> Self {
+    pub fn from_socket(socket: TcpStream) -> Self {
         reset_on_drop(&socket);
         Self::Socket(socket)
     }
 
     /// Returns the transport as the access log names it.
-    pub fn transport(&self) -> &'static str {
+    pub fn transport_name(&self) -> &'static str {
         match self {
-            Self::Socket(_) => PLAIN,
-            Self::Mesh(_) => MESH,
-            Self::Hbone(_) => HBONE,
+            Self::Socket(_) => PLAIN_TRANSPORT,
+            Self::Mesh(_) => MESH_TRANSPORT,
+            Self::Hbone(_) => HBONE_TRANSPORT,
         }
     }
 
-    /// Returns how many bytes of [`Early::Bytes`](mux::Early) were sent when the stream was opened: writing
-    /// starts behind them.
-    pub fn sent_early(&self) -> usize {
+    /// Returns how many bytes of [`EarlyData::Bytes`](mux::EarlyData) were sent when the stream was opened:
+    /// writing starts behind them.
+    pub fn early_bytes_sent(&self) -> usize {
         match self {
-            Self::Mesh(stream) => stream.sent_early(),
+            Self::Mesh(stream) => stream.early_bytes_sent(),
             Self::Socket(_) | Self::Hbone(_) => 0,
         }
     }
@@ -63,21 +63,21 @@ impl Stream {
     pub async fn relay(
         self,
         socket: TcpStream,
-        socket_is: SocketIs,
-        meter: &Meter,
+        socket_side: SocketSide,
+        meter: &ByteMeter,
     ) -> Result<(), relay::Error> {
-        match (self, socket_is) {
-            (Self::Socket(server), SocketIs::Client) => relay_plain(socket, server, meter).await,
-            (Self::Socket(client), SocketIs::Server) => relay_plain(client, socket, meter).await,
-            (Self::Mesh(mut stream), _) => relay_mesh(socket, &mut stream, socket_is, meter).await,
-            (Self::Hbone(mut stream), _) => relay_hbone(socket, &mut stream, socket_is, meter).await,
+        match (self, socket_side) {
+            (Self::Socket(server), SocketSide::Client) => relay_sockets(socket, server, meter).await,
+            (Self::Socket(client), SocketSide::Server) => relay_sockets(client, socket, meter).await,
+            (Self::Mesh(mut stream), _) => relay_mux(socket, &mut stream, socket_side, meter).await,
+            (Self::Hbone(mut stream), _) => relay_hbone(socket, &mut stream, socket_side, meter).await,
         }
     }
 
     /// Returns what tells the peer why the stream is reset, if its protocol has a word for it.
-    pub fn revoker(&self) -> Option<mux::Revoker> {
+    pub fn reset_reason_setter(&self) -> Option<mux::ResetReasonSetter> {
         match self {
-            Self::Mesh(stream) => Some(stream.revoker()),
+            Self::Mesh(stream) => Some(stream.reset_reason_setter()),
             Self::Socket(_) | Self::Hbone(_) => None,
         }
     }

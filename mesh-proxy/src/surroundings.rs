@@ -8,11 +8,11 @@ use std::time::Duration;
 use futures_util::future::LocalBoxFuture;
 use mesh_common::deferred_accept::DeferredSyn;
 use mesh_common::direct::NOTE_NOT_DIRECT;
-use mesh_common::maps::Endpoint;
+use mesh_common::maps::AddressPort;
 use socket2::Socket;
 use tokio::net::TcpStream;
 
-use super::pod::LocalPod;
+use super::local_pod::LocalPod;
 
 /// The surroundings of one worker, used by its thread alone.
 ///
@@ -33,30 +33,30 @@ pub trait Surroundings {
 
     /// Returns where the client of an accepted connection wanted to go; none if it wanted to go to the proxy.
     /// Errors: it can't be read.
-    fn original_destination(&self, accepted: &TcpStream) -> io::Result<Option<Asked>>;
+    fn original_destination(&self, accepted: &TcpStream) -> io::Result<Option<RequestedDestination>>;
 
     /// Has the application that takes the connection which `socket` is about to open see `client` as its
     /// peer. Errors: it would see the proxy.
-    fn show_client(&self, socket: &Socket, client: SocketAddr) -> io::Result<()>;
+    fn show_client_address(&self, socket: &Socket, client: SocketAddr) -> io::Result<()>;
 
     /// Whether the pod may not connect to a destination that the mesh does not know (strict egress).
-    fn refuses_unknown(&self, pod: &LocalPod, destination: SocketAddr) -> bool;
+    fn strict_egress_refuses(&self, pod: &LocalPod, destination: SocketAddr) -> bool;
 
     /// Whether connections between two pods of this node are encrypted, as between nodes.
-    fn is_encrypted(&self, _client: &LocalPod, _server: &LocalPod) -> bool {
+    fn encrypts_same_node(&self, _client: &LocalPod, _server: &LocalPod) -> bool {
         true
     }
 
     /// Notes that the pod's next connection to `destination` may go without the proxy, since an endpoint is
     /// on this node.
-    fn suggest_direct(&self, _pod: &LocalPod, _destination: SocketAddr) {}
+    fn suggest_direct_connection(&self, _pod: &LocalPod, _destination: SocketAddr) {}
 
     /// Notes the result of a connection of the pod, for the next ones to the same destination.
-    fn note_outcome(&self, _pod: &LocalPod, _destination: SocketAddr, _outcome: ConnectOutcome) {}
+    fn note_connect_result(&self, _pod: &LocalPod, _destination: SocketAddr, _outcome: ConnectResult) {}
 
     /// Has the pod's kernel take a SYN again that was held back ([`mesh_common::deferred_accept`]), and
     /// refuse it or let it through. Errors: the kernel can't be told.
-    fn decide(
+    fn release_deferred_syn(
         &self,
         _pod: &LocalPod,
         _syn: &DeferredSyn,
@@ -66,15 +66,15 @@ pub trait Surroundings {
     }
 
     /// Forgets a pod that is gone.
-    fn forget(&self, _pod: &LocalPod) {}
+    fn forget_pod(&self, _pod: &LocalPod) {}
 
     /// Frees what was not used lately. Called every 30 seconds.
-    fn trim_idle(&self) {}
+    fn free_unused(&self) {}
 }
 
 /// The destination that the client of an accepted connection asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Asked {
+pub struct RequestedDestination {
     /// Address and port.
     pub destination: SocketAddr,
     /// Whether the kernel has direct routes to some endpoints of the destination, and its draw fell on
@@ -84,7 +84,7 @@ pub struct Asked {
 
 /// Result of a connect to a destination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ConnectOutcome {
+pub enum ConnectResult {
     /// An endpoint took the connection.
     Taken,
     /// Every endpoint that was tried refused.
@@ -93,9 +93,9 @@ pub enum ConnectOutcome {
     Untold(Duration),
 }
 
-impl From<&Endpoint> for Asked {
+impl From<&AddressPort> for RequestedDestination {
     /// Converts the note that the eBPF programs have left of it.
-    fn from(noted: &Endpoint) -> Self {
+    fn from(noted: &AddressPort) -> Self {
         Self { destination: (*noted).into(), not_direct: noted.note == NOTE_NOT_DIRECT }
     }
 }

@@ -10,16 +10,16 @@ use http::header::HeaderMap;
 use mesh_api::plan::Workload;
 use rustls::client::UnbufferedClientConnection;
 
-use super::hbone::headers::BadTarget;
+use super::hbone::headers::InvalidConnectTarget;
 use super::hbone::{self, headers};
-pub use super::mux::Early;
-use super::mux::{self, Budget, frame};
-use super::stream::{HBONE, MESH, Stream};
+pub use super::mux::EarlyData;
+use super::mux::{self, ReceiveBudget, frame};
+use super::stream::{HBONE_TRANSPORT, MESH_TRANSPORT, Stream};
 use super::tls::TlsStream;
 
 /// Which framings connections between nodes may use.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Framing {
+pub enum AllowedFraming {
     /// The mesh's own where the peer has it, HBONE otherwise.
     #[default]
     Auto,
@@ -29,7 +29,7 @@ pub enum Framing {
 
 /// A connection to another node's pod, on which streams can be opened.
 #[derive(Clone)]
-pub enum Connection {
+pub enum Tunnel {
     /// HTTP/2.
     Hbone(hbone::Connection),
     /// The mesh's own protocol.
@@ -57,13 +57,13 @@ pub enum OpenError {
 
 /// Why a stream can no longer be accepted.
 #[derive(Debug, thiserror::Error)]
-pub enum Gone {
+pub enum AcceptError {
     /// Over HBONE.
     #[error(transparent)]
     Hbone(#[from] h2::Error),
     /// Over the mesh's own protocol.
     #[error("{0}")]
-    Mesh(mux::Broken),
+    Mesh(mux::StreamError),
 }
 
 /// Why a stream is refused.
@@ -79,25 +79,25 @@ pub enum Refusal {
 
 impl OpenError {
     /// Whether the destination's policy denied it.
-    pub fn is_denied(&self) -> bool {
+    pub fn is_denied_by_policy(&self) -> bool {
         matches!(self, Self::Hbone(hbone::OpenError::Denied) | Self::Mesh(mux::OpenError::Denied))
     }
 
     /// Whether the destination could not reach its application.
-    pub fn is_unavailable(&self) -> bool {
+    pub fn is_application_unreachable(&self) -> bool {
         matches!(self, Self::Hbone(hbone::OpenError::Unavailable) | Self::Mesh(mux::OpenError::Unavailable))
     }
 
     /// Returns the transport as the access log names it.
-    pub fn transport(&self) -> &'static str {
+    pub fn transport_name(&self) -> &'static str {
         match self {
-            Self::Hbone(_) => HBONE,
-            Self::Mesh(_) => MESH,
+            Self::Hbone(_) => HBONE_TRANSPORT,
+            Self::Mesh(_) => MESH_TRANSPORT,
         }
     }
 
     /// Whether the connection is to blame and not the destination: a new connection may do.
-    pub fn is_of_connection(&self) -> bool {
+    pub fn is_connection_failure(&self) -> bool {
         matches!(
             self,
             Self::Hbone(hbone::OpenError::Connection(_)) | Self::Mesh(mux::OpenError::Connection(_))
@@ -106,7 +106,7 @@ impl OpenError {
 }
 
 /// What a stream is opened with.
-pub struct Opening<'a> {
+pub struct StreamRequest<'a> {
     /// The client's address and port, which the server gets to see.
     pub client: SocketAddr,
     /// The workload's address and port.
@@ -116,17 +116,17 @@ pub struct Opening<'a> {
     /// The client's workload, which an HBONE peer is told.
     pub workload: Option<&'a Workload>,
     /// Bytes that the client has sent already, which are sent along where the protocol allows it.
-    pub early: Early<'a>,
+    pub early: EarlyData<'a>,
     /// Set when the server may have got some of those bytes: then no other server may get them.
     pub exposed: &'a Cell<bool>,
 }
 
-impl Connection {
+impl Tunnel {
     /// Starts the protocol that ALPN has chosen and a task that drives it; `ended` runs when the connection
     /// is over. Memory of streams counts against `budget`. Errors: the peer does not speak the protocol.
     pub async fn start(
         tls: TlsStream<UnbufferedClientConnection>,
-        budget: &Rc<Budget>,
+        budget: &Rc<ReceiveBudget>,
         ended: impl FnOnce() + 'static,
     ) -> Result<Self, OpenError> {
         if tls.alpn_protocol() == Some(mux::ALPN) {
@@ -136,17 +136,17 @@ impl Connection {
     }
 
     /// Opens a stream. Errors: the connection is over or full, or the peer refuses.
-    pub async fn open(&self, opening: &Opening<'_>) -> Result<Stream, OpenError> {
-        let Opening { client, destination, service, workload, early, exposed } = *opening;
+    pub async fn open_stream(&self, opening: &StreamRequest<'_>) -> Result<Stream, OpenError> {
+        let StreamRequest { client, destination, service, workload, early, exposed } = *opening;
         match self {
             Self::Hbone(connection) => {
-                let request = headers::connect(client, destination, service, workload);
+                let request = headers::connect_request(client, destination, service, workload);
                 let request = request.map_err(hbone::OpenError::from)?;
-                Ok(Stream::Hbone(connection.clone().open(request).await?))
+                Ok(Stream::Hbone(connection.clone().open_stream(request).await?))
             }
             Self::Mesh(connection) => {
-                let open = mux::open_frame(client, destination, service);
-                Ok(Stream::Mesh(connection.open(open, early, exposed).await?))
+                let open = mux::traced_open_frame(client, destination, service);
+                Ok(Stream::Mesh(connection.open_stream(open, early, exposed).await?))
             }
         }
     }
@@ -160,53 +160,55 @@ impl Connection {
     }
 
     /// Returns the number of open streams.
-    pub fn streams(&self) -> usize {
+    pub fn stream_count(&self) -> usize {
         match self {
-            Self::Hbone(connection) => connection.streams(),
-            Self::Mesh(connection) => connection.streams(),
+            Self::Hbone(connection) => connection.stream_count(),
+            Self::Mesh(connection) => connection.stream_count(),
         }
     }
 }
 
 impl IncomingStream {
     /// Returns the client's address and port, as the peer says.
-    pub fn client(&self) -> Option<SocketAddr> {
+    pub fn client_address(&self) -> Option<SocketAddr> {
         match self {
-            Self::Hbone(incoming) => headers::forwarded_client(&incoming.headers),
+            Self::Hbone(incoming) => headers::parse_forwarded_client(&incoming.headers),
             Self::Mesh(incoming) => Some(incoming.open.source),
         }
     }
 
     /// Returns the host name of the service that the client addressed, if it did.
-    pub fn host(&self) -> Option<String> {
+    pub fn service_host(&self) -> Option<String> {
         match self {
-            Self::Hbone(incoming) => headers::forwarded_host(&incoming.headers),
+            Self::Hbone(incoming) => headers::parse_forwarded_host(&incoming.headers),
             Self::Mesh(incoming) => incoming.open.host.clone(),
         }
     }
 
     /// Returns the address and port that the peer asks for. Errors: the request has none that can be used.
-    pub fn destination(&self) -> Result<SocketAddr, BadTarget> {
+    pub fn destination(&self) -> Result<SocketAddr, InvalidConnectTarget> {
         match self {
             Self::Mesh(incoming) => Ok(incoming.open.destination),
-            Self::Hbone(incoming) => headers::target(&incoming.method, incoming.authority.as_deref()),
+            Self::Hbone(incoming) => {
+                headers::parse_connect_target(&incoming.method, incoming.authority.as_deref())
+            }
         }
     }
 
     /// Returns the transport as the access log names it.
-    pub fn transport(&self) -> &'static str {
+    pub fn transport_name(&self) -> &'static str {
         match self {
-            Self::Hbone(_) => HBONE,
-            Self::Mesh(_) => MESH,
+            Self::Hbone(_) => HBONE_TRANSPORT,
+            Self::Mesh(_) => MESH_TRANSPORT,
         }
     }
 
     /// Accepts the stream: from here on it carries raw bytes. An HBONE peer is told of `workload`. Errors:
     /// the stream is over already.
-    pub fn accept(self, workload: Option<&Workload>) -> Result<Stream, Gone> {
+    pub fn accept(self, workload: Option<&Workload>) -> Result<Stream, AcceptError> {
         match self {
             Self::Hbone(incoming) => Ok(Stream::Hbone(incoming.accept(answer_headers(workload))?)),
-            Self::Mesh(incoming) => incoming.accept().map(Stream::Mesh).map_err(Gone::Mesh),
+            Self::Mesh(incoming) => incoming.accept().map(Stream::Mesh).map_err(AcceptError::Mesh),
         }
     }
 
@@ -228,5 +230,9 @@ impl IncomingStream {
 }
 
 fn answer_headers(workload: Option<&Workload>) -> HeaderMap {
-    workload.map(headers::baggage).into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
+    workload
+        .map(headers::baggage_header)
+        .into_iter()
+        .filter_map(|(name, value)| Some((name, value?)))
+        .collect()
 }

@@ -10,19 +10,19 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mesh_api::identity::SpiffeId;
-use mesh_api::plan::{Target, TcpKeepalive, TunnelProtocol, Workload};
+use mesh_api::plan::{Endpoint, TcpKeepalive, TunnelProtocol, Workload};
 use mesh_common::HBONE_PORT;
 use tokio::net::{TcpSocket, TcpStream};
 
-use super::addresses::{ClientAddress, UpstreamAddress};
-use super::inbound::{self, Arrival, Delivered};
-use super::pod::LocalPod;
-use super::pool::{Closed, Key};
+use super::address_types::{ClientAddress, UpstreamAddress};
+use super::inbound::{self, DeliveredConnection, InboundRequest};
+use super::local_pod::LocalPod;
 use super::stream::{self, Stream};
 use super::tls;
-use super::tunnel::{Connection, Early, OpenError, Opening};
+use super::tunnel::{EarlyData, OpenError, StreamRequest, Tunnel};
+use super::tunnel_pool::{ClosedFlag, TunnelKey};
 use super::worker::Worker;
-use crate::certs::{PeerIdentity, WorkloadCertificate};
+use crate::certs::{VerifiedPeer, WorkloadCertificate};
 use crate::telemetry::ResponseFlag;
 
 /// Most tries to open a stream whose connection breaks.
@@ -33,7 +33,7 @@ pub enum Upstream {
     /// Plain TCP, or a stream over mutual TLS.
     Stream(Stream),
     /// The application of a pod on this node, whose policy has allowed the connection.
-    Local(Delivered),
+    Local(DeliveredConnection),
 }
 
 /// Why an endpoint could not be reached.
@@ -50,7 +50,7 @@ pub enum Error {
     NoCertificate(SpiffeId),
     /// Mutual TLS failed.
     #[error(transparent)]
-    Tls(#[from] tls::Error),
+    Tls(#[from] tls::HandshakeError),
     /// The endpoint proved another identity.
     #[error("the endpoint is {found} and not {expected}")]
     WrongPeer {
@@ -70,19 +70,19 @@ pub enum Error {
 impl Error {
     /// Whether no other endpoint needs to be tried: a policy denies it, or there is no certificate to connect
     /// with.
-    pub fn is_final(&self) -> bool {
+    pub fn stops_retries(&self) -> bool {
         match self {
             Self::Denied(_) | Self::NoCertificate(_) => true,
-            Self::Open(error) => error.is_denied(),
+            Self::Open(error) => error.is_denied_by_policy(),
             _ => false,
         }
     }
 
     /// Whether the endpoint said that nothing listens there.
-    pub fn is_refusal(&self) -> bool {
+    pub fn is_connection_refused(&self) -> bool {
         match self {
             Self::Connect(error) => error.kind() == io::ErrorKind::ConnectionRefused,
-            Self::Open(error) => error.is_unavailable(),
+            Self::Open(error) => error.is_application_unreachable(),
             _ => false,
         }
     }
@@ -90,17 +90,17 @@ impl Error {
     /// Whether the connection broke, which says nothing of the endpoint.
     fn is_loss(&self) -> bool {
         match self {
-            Self::Open(error) => error.is_of_connection(),
-            Self::Tls(error) => matches!(error, tls::Error::Lost(_)),
+            Self::Open(error) => error.is_connection_failure(),
+            Self::Tls(error) => matches!(error, tls::HandshakeError::Lost(_)),
             _ => false,
         }
     }
 
     /// Returns the transport as the access log names it, if there was a tunnel that a peer refused a stream
     /// on.
-    pub fn transport(&self) -> Option<&'static str> {
+    pub fn refused_transport_name(&self) -> Option<&'static str> {
         match self {
-            Self::Open(error) => Some(error.transport()),
+            Self::Open(error) => Some(error.transport_name()),
             _ => None,
         }
     }
@@ -109,7 +109,7 @@ impl Error {
     pub fn response_flag(&self) -> ResponseFlag {
         match self {
             Self::Denied(_) => ResponseFlag::Denied,
-            Self::Open(error) if error.is_denied() => ResponseFlag::Denied,
+            Self::Open(error) if error.is_denied_by_policy() => ResponseFlag::Denied,
             Self::Tls(_) => ResponseFlag::TlsFailure,
             Self::WrongPeer { .. } | Self::NoCertificate(_) => ResponseFlag::IdentityError,
             Self::Connect(_) | Self::Timeout(_) | Self::Open(_) => ResponseFlag::ConnectFailed,
@@ -118,7 +118,7 @@ impl Error {
 }
 
 /// The client's end of a connection, as opening needs it.
-pub struct Origin<'a> {
+pub struct ClientContext<'a> {
     /// The worker that the connection lives on.
     pub worker: &'a Rc<Worker>,
     /// The pod that connects.
@@ -130,49 +130,53 @@ pub struct Origin<'a> {
     /// Host name of the service that it addressed, if it did.
     pub service: Option<&'a str>,
     /// Bytes that the application has sent already.
-    pub early: Early<'a>,
+    pub early: EarlyData<'a>,
     /// Whether an endpoint may have got those bytes: then no other may get them.
     pub exposed: Cell<bool>,
 }
 
 /// How to connect.
 #[derive(Clone, Copy, Debug)]
-pub struct Options {
+pub struct ConnectOptions {
     /// Timeout of everything up to the endpoint's answer.
     pub timeout: Duration,
     /// TCP keep-alive of plain connections.
     pub keepalive: Option<TcpKeepalive>,
 }
 
-/// Returns the pod of this node that `target` is, if connections to it are not encrypted.
-fn near(origin: &Origin<'_>, target: &Target) -> Option<Arc<LocalPod>> {
-    let destination = origin.worker.local_pod(target.address.ip())?;
-    (!origin.worker.surroundings.is_encrypted(origin.pod, &destination)).then_some(destination)
+/// Returns the pod of this node that `endpoint` is, if connections to it are not encrypted.
+fn near(origin: &ClientContext<'_>, endpoint: &Endpoint) -> Option<Arc<LocalPod>> {
+    let destination = origin.worker.local_pod(endpoint.address.ip())?;
+    (!origin.worker.surroundings.encrypts_same_node(origin.pod, &destination)).then_some(destination)
 }
 
 /// Returns the transport for the access log before the way is open: `local`, `plain` or `hbone`. Only the
 /// handshake tells a tunnel's framing; until then it is named after its port.
-pub fn attempt(origin: &Origin<'_>, target: &Target) -> &'static str {
-    match target.tunnel_protocol {
-        _ if near(origin, target).is_some() => "local",
-        TunnelProtocol::Plain => stream::PLAIN,
-        TunnelProtocol::Hbone => stream::HBONE,
+pub fn expected_transport_name(origin: &ClientContext<'_>, endpoint: &Endpoint) -> &'static str {
+    match endpoint.tunnel_protocol {
+        _ if near(origin, endpoint).is_some() => "local",
+        TunnelProtocol::Plain => stream::PLAIN_TRANSPORT,
+        TunnelProtocol::Hbone => stream::HBONE_TRANSPORT,
     }
 }
 
-/// Opens the way to `target`. Errors: see [`Error`].
-pub async fn open(origin: &Origin<'_>, target: &Target, options: Options) -> Result<Upstream, Error> {
+/// Opens the way to `endpoint`. Errors: see [`Error`].
+pub async fn connect_to_endpoint(
+    origin: &ClientContext<'_>,
+    endpoint: &Endpoint,
+    options: ConnectOptions,
+) -> Result<Upstream, Error> {
     let opening = async {
-        if let Some(destination) = near(origin, target) {
-            return local(origin, &destination, target).await;
+        if let Some(destination) = near(origin, endpoint) {
+            return local(origin, &destination, endpoint).await;
         }
-        match target.tunnel_protocol {
+        match endpoint.tunnel_protocol {
             TunnelProtocol::Plain => {
-                let address = UpstreamAddress::new(target.address);
-                let socket = plain(origin.worker, origin.pod, address, options.keepalive).await?;
-                Ok(Upstream::Stream(Stream::of_socket(socket)))
+                let address = UpstreamAddress::new(endpoint.address);
+                let socket = connect_plain(origin.worker, origin.pod, address, options.keepalive).await?;
+                Ok(Upstream::Stream(Stream::from_socket(socket)))
             }
-            TunnelProtocol::Hbone => Ok(Upstream::Stream(tunnel(origin, target).await?)),
+            TunnelProtocol::Hbone => Ok(Upstream::Stream(tunnel(origin, endpoint).await?)),
         }
     };
     tokio::time::timeout(options.timeout, opening).await.map_err(|_| Error::Timeout(options.timeout))?
@@ -180,7 +184,7 @@ pub async fn open(origin: &Origin<'_>, target: &Target, options: Options) -> Res
 
 /// Connects in the pod's network namespace, so that the source address and network policies hold. Errors:
 /// those of `connect(2)`, or there is no socket in the pod.
-pub async fn plain(
+pub async fn connect_plain(
     worker: &Worker,
     pod: &LocalPod,
     address: UpstreamAddress,
@@ -200,95 +204,107 @@ pub async fn plain(
 
 /// Connects to a pod of this node: asks its policy here, and encrypts nothing, since nothing leaves the agent
 /// between the two sockets.
-async fn local(origin: &Origin<'_>, destination: &LocalPod, target: &Target) -> Result<Upstream, Error> {
-    let arrival = Arrival {
+async fn local(
+    origin: &ClientContext<'_>,
+    destination: &LocalPod,
+    endpoint: &Endpoint,
+) -> Result<Upstream, Error> {
+    let arrival = InboundRequest {
         identity: Some(origin.pod.identity.clone()),
         client: origin.client,
-        to: UpstreamAddress::new(target.address),
+        to: UpstreamAddress::new(endpoint.address),
         by_service: origin.service.is_some(),
     };
-    match inbound::take(origin.worker, destination, &target.workload, &arrival).await {
+    match inbound::authorize_and_connect(origin.worker, destination, &endpoint.workload, &arrival).await {
         Ok(delivered) => Ok(Upstream::Local(delivered)),
         Err(inbound::Error::Denied(reason)) => Err(Error::Denied(reason)),
-        Err(error) => Err(Error::Connect(io::Error::new(error.kind(), error))),
+        Err(error) => Err(Error::Connect(io::Error::new(error.io_kind(), error))),
     }
 }
 
 /// Opens a stream over mutual TLS. If its connection breaks it is opened again, unless the application may
 /// have got some of its bytes: where the other node's proxy was stopped, replaced or killed, its next one
 /// takes a new connection.
-async fn tunnel(origin: &Origin<'_>, target: &Target) -> Result<Stream, Error> {
+async fn tunnel(origin: &ClientContext<'_>, endpoint: &Endpoint) -> Result<Stream, Error> {
     for _ in 1..TRIES {
-        match tunnel_once(origin, target).await {
+        match tunnel_once(origin, endpoint).await {
             Err(error) if error.is_loss() && !origin.exposed.get() => {
-                tracing::debug!(endpoint = %target, %error, "opening a stream again");
+                tracing::debug!(endpoint = %endpoint, %error, "opening a stream again");
             }
             result => return result,
         }
     }
-    tunnel_once(origin, target).await
+    tunnel_once(origin, endpoint).await
 }
 
-async fn tunnel_once(origin: &Origin<'_>, target: &Target) -> Result<Stream, Error> {
+async fn tunnel_once(origin: &ClientContext<'_>, endpoint: &Endpoint) -> Result<Stream, Error> {
     let identity = origin
         .worker
-        .identity(&origin.pod.identity)
+        .workload_certificate(&origin.pod.identity)
         .await
         .ok_or_else(|| Error::NoCertificate(origin.pod.identity.clone()))?;
-    let destination = SocketAddr::new(target.address.ip(), HBONE_PORT);
-    let key =
-        Key { source: Arc::clone(&origin.pod.uid), destination, workload: Arc::clone(&target.workload.uid) };
-    let make = |closed| start(origin, target, destination, &identity, closed);
-    let pooled = origin.worker.pool.connection(key, &identity, &target.expected_identities, make).await?;
-    let result = open_on(&pooled.connection, origin, target).await;
-    if matches!(&result, Err(Error::Open(error)) if error.is_of_connection()) {
+    let destination = SocketAddr::new(endpoint.address.ip(), HBONE_PORT);
+    let key = TunnelKey {
+        source: Arc::clone(&origin.pod.uid),
+        destination,
+        workload: Arc::clone(&endpoint.workload.uid),
+    };
+    let make = |closed| start(origin, endpoint, destination, &identity, closed);
+    let pooled = origin.worker.pool.get_or_open(key, &identity, &endpoint.expected_identities, make).await?;
+    let result = open_on(&pooled.connection, origin, endpoint).await;
+    if matches!(&result, Err(Error::Open(error)) if error.is_connection_failure()) {
         pooled.retire();
     }
     result
 }
 
-async fn open_on(connection: &Connection, origin: &Origin<'_>, target: &Target) -> Result<Stream, Error> {
-    let opening = Opening {
+async fn open_on(
+    connection: &Tunnel,
+    origin: &ClientContext<'_>,
+    endpoint: &Endpoint,
+) -> Result<Stream, Error> {
+    let opening = StreamRequest {
         client: origin.client.address(),
-        destination: target.address,
+        destination: endpoint.address,
         service: origin.service,
         workload: Some(origin.workload),
         early: origin.early,
         exposed: &origin.exposed,
     };
-    Ok(connection.open(&opening).await?)
+    Ok(connection.open_stream(&opening).await?)
 }
 
 /// Makes a new connection, in the framing that ALPN chooses.
 async fn start(
-    origin: &Origin<'_>,
-    target: &Target,
+    origin: &ClientContext<'_>,
+    endpoint: &Endpoint,
     destination: SocketAddr,
     identity: &WorkloadCertificate,
-    closed: Closed,
-) -> Result<(Connection, PeerIdentity), Error> {
-    let (tls, peer) = connect(origin, target, destination, identity).await?;
-    let budget = origin.worker.budget(origin.pod);
-    let connection = Connection::start(tls, &budget, move || closed.mark()).await?;
+    closed: ClosedFlag,
+) -> Result<(Tunnel, VerifiedPeer), Error> {
+    let (tls, peer) = connect(origin, endpoint, destination, identity).await?;
+    let budget = origin.worker.receive_budget(origin.pod);
+    let connection = Tunnel::start(tls, &budget, move || closed.mark_closed()).await?;
     Ok((connection, peer))
 }
 
 async fn connect(
-    origin: &Origin<'_>,
-    target: &Target,
+    origin: &ClientContext<'_>,
+    endpoint: &Endpoint,
     destination: SocketAddr,
     identity: &WorkloadCertificate,
-) -> Result<(tls::TlsStream<rustls::client::UnbufferedClientConnection>, PeerIdentity), Error> {
+) -> Result<(tls::TlsStream<rustls::client::UnbufferedClientConnection>, VerifiedPeer), Error> {
     let tcp =
-        plain(origin.worker, origin.pod, UpstreamAddress::new(destination), Some(HBONE_KEEPALIVE)).await?;
+        connect_plain(origin.worker, origin.pod, UpstreamAddress::new(destination), Some(HBONE_KEEPALIVE))
+            .await?;
     let started = Instant::now();
     let tls = tls::connect(tcp, Arc::clone(&identity.client)).await?;
-    origin.worker.metrics.handshake(started.elapsed());
-    let expected = || target.workload.identity.clone();
+    origin.worker.metrics.observe_handshake_time(started.elapsed());
+    let expected = || endpoint.workload.identity.clone();
     let peer =
-        PeerIdentity::new(&origin.worker.shared.certificates, tls.peer_certificates().unwrap_or_default())
+        VerifiedPeer::new(&origin.worker.shared.certificates, tls.peer_certificates().unwrap_or_default())
             .map_err(|error| Error::WrongPeer { found: error.to_string(), expected: expected() })?;
-    if target.expected_identities.contains(peer.id()) {
+    if endpoint.expected_identities.contains(peer.id()) {
         Ok((tls, peer))
     } else {
         Err(Error::WrongPeer { found: peer.id().to_string(), expected: expected() })

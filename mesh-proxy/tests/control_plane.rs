@@ -7,7 +7,7 @@ use mesh_control::options::Options;
 use mesh_control::server::ControlPlane;
 use mesh_proxy::certs::{CaClient, Certificates};
 use mesh_proxy::inheritance::Inheritance;
-use mesh_proxy::tunnel::Framing;
+use mesh_proxy::tunnel::AllowedFraming;
 use mesh_proxy::xds::{self, XdsConfig};
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -54,7 +54,8 @@ async fn an_agent_gets_certificates_and_configuration() {
         token_file.clone(),
         "Kubernetes".to_owned(),
     );
-    let certificates = Certificates::new(ca, "cluster.local", Framing::default(), Inheritance::for_nobody());
+    let certificates =
+        Certificates::new(ca, "cluster.local", AllowedFraming::default(), Inheritance::without_successor());
     let config = XdsConfig {
         node_name: "node1".to_owned(),
         address,
@@ -63,21 +64,21 @@ async fn an_agent_gets_certificates_and_configuration() {
         token_file,
         cluster_id: "Kubernetes".to_owned(),
         instance_ip: "10.0.0.1".to_owned(),
-        waypoints: mesh_api::plan::Waypoints::default(),
-        give_back: || (),
+        waypoints: mesh_api::plan::WaypointHandling::default(),
+        release_memory: || (),
     };
-    let mut xds = xds::start(
+    let mut xds = xds::start_client(
         config,
         certificates.clone(),
-        Inheritance::for_nobody(),
+        Inheritance::without_successor(),
         tokio::sync::oneshot::channel().1,
     );
     let ready = tokio::time::timeout(PATIENCE, xds.ready.wait_for(|ready| *ready)).await.is_ok();
     assert!(ready, "not ready: {:?}", xds.link_status());
     let snapshot = xds.snapshot.load();
     let workload = snapshot.workload_by_address("10.244.1.2".parse().unwrap()).expect("the pod");
-    certificates.retain(&workload.identity);
-    let identity = certificates.ready(&workload.identity, PATIENCE).await;
-    assert!(identity.is_some(), "no certificate: {:?}", certificates.status());
+    certificates.retain_identity(&workload.identity);
+    let identity = certificates.wait_for_certificate(&workload.identity, PATIENCE).await;
+    assert!(identity.is_some(), "no certificate: {:?}", certificates.statuses());
     control.stop(Duration::from_secs(5)).await;
 }

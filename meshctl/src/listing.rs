@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::Result;
 use mesh_api::admin::{
-    CertificateStatus, ConnectionStatus, PolicyStatus, Resources, ServiceStatus, WorkloadStatus,
+    CertificateStatus, ConnectionStatus, PolicyStatus, ResourceReport, ServiceStatus, WorkloadStatus,
 };
 use serde::Serialize;
 
@@ -49,7 +49,7 @@ pub fn services(answers: Answers<Vec<ServiceStatus>>, format: Format) -> Result<
 }
 
 /// Every policy as it was `written`; an agent counts the workloads of its own node, so the counts are added.
-pub fn policies(answers: Answers<Vec<PolicyStatus>>, written: Option<&Resources>) -> Vec<Policy> {
+pub fn policies(answers: Answers<Vec<PolicyStatus>>, written: Option<&ResourceReport>) -> Vec<Policy> {
     let key = |it: &PolicyStatus| (it.namespace.clone(), it.name.clone());
     let held = once(answers, key, |held, other| {
         held.workloads += other.workloads;

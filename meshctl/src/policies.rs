@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use mesh_api::admin::{InForce, Part, PolicyStatus, ResourceStatus, Resources};
+use mesh_api::admin::{InForce, PolicyStatus, ResourceReport, ResourceStatus, UnenforcedPart};
 use mesh_api::manifest::{Kind, ObjectKey};
 use mesh_api::wire::security::{PORT_LEVEL_STRICT, STRICT};
 use serde::Serialize;
@@ -28,7 +28,7 @@ pub struct Policy {
     /// How much of it is in force, if the control plane says so.
     in_force: Option<InForce>,
     /// What is not, or not as written.
-    parts: Vec<Part>,
+    parts: Vec<UnenforcedPart>,
     /// `mesh`, `namespace` or `workload`, if agents have it.
     scope: Option<String>,
     rules: Option<usize>,
@@ -37,7 +37,7 @@ pub struct Policy {
 }
 
 /// Joins what the agents have with what was written. Without a control plane, what the agents have.
-pub fn join(held: Vec<PolicyStatus>, written: Option<&Resources>) -> Vec<Policy> {
+pub fn join(held: Vec<PolicyStatus>, written: Option<&ResourceReport>) -> Vec<Policy> {
     let resources = written.iter().flat_map(|written| &written.resources).filter(|it| it.is_policy());
     let mut all: BTreeMap<ObjectKey, Policy> =
         resources.map(|resource| (resource.key(), Policy::written(resource))).collect();
@@ -53,7 +53,7 @@ pub fn join(held: Vec<PolicyStatus>, written: Option<&Resources>) -> Vec<Policy>
 }
 
 /// Gives the workloads that require mutual TLS to the policies that have them do so.
-fn share(all: &mut BTreeMap<ObjectKey, Policy>, strict: &PolicyStatus, written: &Resources) {
+fn share(all: &mut BTreeMap<ObjectKey, Policy>, strict: &PolicyStatus, written: &ResourceReport) {
     for (namespace, count) in &strict.by_namespace {
         let owners = strict_in(written, namespace, &strict.namespace);
         for owner in &owners {
@@ -182,7 +182,7 @@ mod tests {
             resource(peer, "two", "web", "STRICT"),
             resource(peer, "shop", "ports", "PERMISSIVE (some ports differ)"),
         ];
-        let written = Resources { resources, ..Resources::default() };
+        let written = ResourceReport { resources, ..ResourceReport::default() };
         let all = join(vec![strict.clone(), port.clone()], Some(&written));
         let name = |name: &str| format!("PeerAuthentication {name}");
         assert_eq!(
@@ -203,10 +203,13 @@ mod tests {
     fn what_no_agent_has_is_shown_with_the_reason() {
         let mut custom = resource(Kind::AuthorizationPolicy, "shop", "ask", "CUSTOM");
         custom.in_force = InForce::No;
-        custom.parts =
-            vec![Part { field: "spec.action".into(), meaning: "not supported".into(), fix: "x".into() }];
+        custom.parts = vec![UnenforcedPart {
+            field: "spec.action".into(),
+            meaning: "not supported".into(),
+            fix: "x".into(),
+        }];
         let resources = vec![custom, resource(Kind::AuthorizationPolicy, "shop", "web", "ALLOW")];
-        let written = Resources { resources, ..Resources::default() };
+        let written = ResourceReport { resources, ..ResourceReport::default() };
         let shown = table(&join(vec![held("shop", "web", &[("shop", 2)])], Some(&written)));
         let lines: Vec<Vec<&str>> = shown.lines().map(|line| line.split_whitespace().collect()).collect();
         assert_eq!(lines[1][..5], ["AuthorizationPolicy", "shop", "ask", "no", "CUSTOM"]);

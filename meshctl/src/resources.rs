@@ -1,7 +1,7 @@
 //! What became of what people wrote for the mesh, as the control plane says it.
 
 use anyhow::{Context, Result, bail};
-use mesh_api::admin::{ResourceStatus, Resources};
+use mesh_api::admin::{ResourceReport, ResourceStatus};
 use mesh_api::manifest::Kind;
 
 use crate::ask::Endpoint;
@@ -10,7 +10,7 @@ use crate::reason::reason;
 use crate::source::Mesh;
 
 /// Asks one replica after another; they all know the same.
-pub async fn of(mesh: &Mesh) -> Result<Resources> {
+pub async fn of(mesh: &Mesh) -> Result<ResourceReport> {
     let endpoints: Vec<Result<Endpoint, String>> = match mesh {
         Mesh::Local { control, .. } => {
             vec![Ok(control.clone().context("--control says where the control plane is")?)]
@@ -34,7 +34,7 @@ pub async fn of(mesh: &Mesh) -> Result<Resources> {
 }
 
 /// The same, where an answer can do without: none, with a warning, if nobody answers.
-pub async fn if_known(mesh: &Mesh) -> Option<Resources> {
+pub async fn if_known(mesh: &Mesh) -> Option<ResourceReport> {
     if matches!(mesh, Mesh::Local { control: None, .. }) {
         return None;
     }
@@ -52,13 +52,13 @@ async fn other_control(mesh: &Mesh) -> Option<OtherControl> {
     cluster.other_control().await.ok().flatten()
 }
 
-async fn ask(endpoint: Result<Endpoint, String>) -> Result<Resources> {
+async fn ask(endpoint: Result<Endpoint, String>) -> Result<ResourceReport> {
     endpoint.map_err(anyhow::Error::msg)?.open().await?.json("/resources").await
 }
 
 /// The `PeerAuthentication`s of which one has the workloads of a namespace require mutual TLS: its own that
 /// are STRICT, else the mesh's, which are in `root`.
-pub fn strict_in<'a>(resources: &'a Resources, namespace: &str, root: &str) -> Vec<&'a ResourceStatus> {
+pub fn strict_in<'a>(resources: &'a ResourceReport, namespace: &str, root: &str) -> Vec<&'a ResourceStatus> {
     let of = |namespace: &str| -> Vec<&ResourceStatus> {
         let all = resources.resources.iter().filter(|it| it.namespace == namespace);
         all.filter(|it| it.kind == Kind::PeerAuthentication && it.says.starts_with("STRICT")).collect()

@@ -1,7 +1,7 @@
 //! The agent's HTTP endpoints: admin (loopback and a Unix socket), metrics, health.
 
-mod serve;
-mod views;
+mod http_servers;
+mod resource_handlers;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -15,71 +15,71 @@ use mesh_api::admin::{AgentStatus, CertificateStatus, ConnectionStatus, PodStatu
 use mesh_proxy::certs::Certificates;
 use mesh_proxy::liveness::Liveness;
 use mesh_proxy::telemetry::AgentMetrics;
-use mesh_proxy::xds::Xds;
+use mesh_proxy::xds::XdsState;
 
-use crate::annotation::Failures;
 use crate::config::Config;
-use crate::enrol::Statuses;
+use crate::enrol::PodStatuses;
+use crate::istio_annotation::AnnotationFailures;
 use crate::sys::ebpf::PodLinkMap;
 
-pub use serve::serve;
+pub use http_servers::spawn_http_servers;
 
 /// Changes the log filter. Errors: it is not a valid filter, in words.
-pub type SetLogFilter = Box<dyn Fn(&str) -> Result<(), String> + Send + Sync>;
+pub type SetLogFilterFn = Box<dyn Fn(&str) -> Result<(), String> + Send + Sync>;
 
 /// What the endpoints show and change.
-pub struct State {
+pub struct AdminState {
     /// Settings in force.
     pub config: Config,
     /// When the agent started.
     pub started: Instant,
     /// Configuration from the control plane.
-    pub xds: Xds,
+    pub xds: XdsState,
     /// Certificates.
     pub certificates: Certificates,
     /// State of each pod.
-    pub pods: Statuses,
+    pub pods: PodStatuses,
     /// Pods whose annotation for Istio could not be written.
-    pub not_annotated: Failures,
+    pub not_annotated: AnnotationFailures,
     /// How the pods are connected to the node.
     pub links: PodLinkMap,
     /// Metrics and connections.
     pub metrics: Arc<AgentMetrics>,
     /// Changes the log filter.
-    pub set_log_filter: SetLogFilter,
+    pub set_log_filter: SetLogFilterFn,
     /// Whether the threads of the proxy still run.
     pub liveness: Liveness,
 }
 
-type Shared = Extract<Arc<State>>;
+type Shared = Extract<Arc<AdminState>>;
 
 /// Routes that only read. They show no key and no token.
-fn reading(state: &Arc<State>) -> Router {
+fn reading(state: &Arc<AdminState>) -> Router {
     Router::new()
         .route("/status", get(status))
         .route("/pods", get(pods))
         .route("/certs", get(certificates))
         .route("/connections", get(connections))
-        .route("/workloads", get(views::workloads))
-        .route("/services", get(views::services))
-        .route("/policies", get(views::policies))
+        .route("/workloads", get(resource_handlers::get_workloads))
+        .route("/services", get(resource_handlers::get_services))
+        .route("/policies", get(resource_handlers::get_policies))
         .route("/config", get(config))
-        .route("/snapshot", get(views::snapshot))
+        .route("/snapshot", get(resource_handlers::get_config_dump))
         .route("/log-level", get(log_level))
         .with_state(Arc::clone(state))
 }
 
 /// Routes that change something: on the Unix socket alone.
-fn changing(state: &Arc<State>) -> Router {
+fn changing(state: &Arc<AdminState>) -> Router {
     Router::new().route("/log-level", put(set_log_level)).with_state(Arc::clone(state))
 }
 
-fn scraping(state: &Arc<State>) -> Router {
+fn scraping(state: &Arc<AdminState>) -> Router {
     let router = Router::new().route("/metrics", get(metrics)).route("/stats/prometheus", get(metrics));
     router.with_state(Arc::clone(state))
 }
 
-fn health(state: &Arc<State>) -> Router {
+fn health(state: &Arc<AdminState>) -> Router {
     Router::new()
         .route("/healthz/ready", get(ready))
         .route("/healthz/live", get(live))
@@ -98,7 +98,7 @@ async fn status(state: Shared) -> Json<AgentStatus> {
         control: state.xds.link_status(),
         generation: state.xds.snapshot.load().generation(),
         enrolled_pods: enrolled,
-        open_connections: state.metrics.open_connections(),
+        open_connections: state.metrics.open_connection_count(),
         workers: state.config.workers,
     })
 }
@@ -111,19 +111,23 @@ async fn pods(state: Shared) -> Json<Vec<PodStatus>> {
     let mut pods = state.pods.borrow().clone();
     for pod in &mut pods {
         if pod.reason.is_none() {
-            pod.reason = state.not_annotated.of(&pod.uid).map(|error| views::not_annotated(&error));
+            pod.reason = state
+                .not_annotated
+                .error_of(&pod.uid)
+                .map(|error| resource_handlers::annotation_warning(&error));
         }
-        pod.link = pod.netns.and_then(|netns| state.links.of(netns)).map(views::link);
+        pod.link =
+            pod.netns.and_then(|netns| state.links.link_of(netns)).map(resource_handlers::pod_link_status);
     }
     Json(pods)
 }
 
 async fn certificates(state: Shared) -> Json<Vec<CertificateStatus>> {
-    Json(state.certificates.status())
+    Json(state.certificates.statuses())
 }
 
 async fn connections(state: Shared) -> Json<Vec<ConnectionStatus>> {
-    Json(state.metrics.connections())
+    Json(state.metrics.list_open_connections())
 }
 
 async fn config(state: Shared) -> Json<Config> {
@@ -143,10 +147,12 @@ async fn set_log_level(state: Shared, filter: String) -> Response {
 
 async fn metrics(state: Shared) -> Response {
     state.metrics.control_connected.set(i64::from(state.xds.link_status().connected));
-    let expiry =
-        state.certificates.first_expiry().map(|left| i64::try_from(left.as_secs()).unwrap_or(i64::MAX));
+    let expiry = state
+        .certificates
+        .time_to_first_expiry()
+        .map(|left| i64::try_from(left.as_secs()).unwrap_or(i64::MAX));
     state.metrics.first_expiry.set(expiry.unwrap_or(-1));
-    match state.metrics.render() {
+    match state.metrics.render_prometheus() {
         Ok(text) => {
             let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
             ([(header::CONTENT_TYPE, kind)], text).into_response()

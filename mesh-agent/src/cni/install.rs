@@ -12,7 +12,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// Why the plugin could not be installed or removed.
 #[derive(Debug, thiserror::Error)]
-pub enum Failure {
+pub enum InstallError {
     /// The plugin can't be put there or taken away.
     #[error("CNI plugin: {0}")]
     Place(#[from] Error),
@@ -28,7 +28,7 @@ pub enum Failure {
 
 /// Where the plugin goes.
 #[derive(Clone, Debug, Args)]
-pub struct Install {
+pub struct InstallArgs {
     /// The container runtime's directory of CNI plugins
     #[arg(long, env = "MESH_AGENT_CNI_BIN_DIR", value_name = "DIR", default_value = "/opt/cni/bin")]
     cni_bin_dir: PathBuf,
@@ -54,12 +54,12 @@ pub struct Install {
     wait: Duration,
 }
 
-impl Install {
+impl InstallArgs {
     /// Installs the plugin. Errors: it is not in the runtime's network list, and why.
-    pub fn run(&self) -> Result<(), Failure> {
+    pub fn install_plugin(&self) -> Result<(), InstallError> {
         let record = Record::new(&self.cni_bin_dir, &self.cni_conf_dir, &self.cni_state_dir, &self.run_dir);
         std::fs::create_dir_all(&self.cni_state_dir)
-            .map_err(|error| Failure::Directory { path: self.cni_state_dir.clone(), error })?;
+            .map_err(|error| InstallError::Directory { path: self.cni_state_dir.clone(), error })?;
         record.install(&self.cni_state_dir, &self.program)?;
         let deadline = Instant::now() + self.wait;
         loop {
@@ -73,6 +73,6 @@ impl Install {
 
 /// Removes the plugin that was installed with this state directory, if one was. Errors: something of it is
 /// still there, and why.
-pub fn remove(state_dir: &Path) -> Result<(), Failure> {
+pub fn remove_plugin(state_dir: &Path) -> Result<(), InstallError> {
     Ok(install::remove(state_dir)?)
 }

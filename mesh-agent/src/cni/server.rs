@@ -16,7 +16,7 @@ use rustix::io::pread;
 use rustix::net::{SocketFlags, accept_with, sockopt};
 
 use crate::config::Config;
-use crate::keeper::{channel, listen_at};
+use crate::keeper::{channel, listen_seqpacket};
 use crate::sys::Netns;
 
 /// Most plugins that wait at a time, as many as pods may start at once on a node. Others wait to be accepted.
@@ -46,8 +46,8 @@ impl PluginServer {
     }
 
     /// Listens, in place of a predecessor.
-    pub fn open(&mut self) {
-        let listener = listen_at(&self.path, 128).inspect_err(|error| {
+    pub fn listen(&mut self) {
+        let listener = listen_seqpacket(&self.path, 128).inspect_err(|error| {
             let path = self.path.display();
             tracing::error!(%path, %error, "the CNI plugin can't ask here: no pod of the mesh starts");
         });
@@ -55,20 +55,20 @@ impl PluginServer {
     }
 
     /// Stops listening. Plugins that wait ask again, whoever listens then.
-    pub fn close(&mut self) {
+    pub fn stop_listening(&mut self) {
         self.listener = None;
         self.waiting.clear();
     }
 
     /// Returns the descriptors to wait for.
-    pub fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+    pub fn descriptors_to_poll(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         let listener = self.listener.iter().filter(|_| self.waiting.len() < MOST);
         listener.chain(self.waiting.iter().map(|it| &it.channel)).map(AsFd::as_fd)
     }
 
     /// Handles plugins that have come or gone. Returns the pods, by uid and cookie, that are asked for for
     /// the first time.
-    pub fn hear(&mut self) -> Vec<(String, u64)> {
+    pub fn receive_requests(&mut self) -> Vec<(String, u64)> {
         while let Some(channel) = self.accept() {
             self.waiting.push(Waiting { channel, since: Instant::now(), pod: None });
         }
@@ -108,7 +108,7 @@ impl PluginServer {
     }
 
     /// Answers plugins whose pods are enrolled.
-    pub fn let_in(&mut self, is_enrolled: impl Fn(&str, u64) -> bool) {
+    pub fn answer_enrolled(&mut self, is_enrolled: impl Fn(&str, u64) -> bool) {
         self.waiting.retain(|it| {
             let enrolled = it.pod.as_ref().is_some_and(|(uid, netns)| is_enrolled(uid, netns.cookie()));
             !enrolled || channel::send(&it.channel, &Answer::Enrolled.encode(), &[]).is_err()
@@ -116,7 +116,7 @@ impl PluginServer {
     }
 
     /// Tells plugins that wait for a pod why it can't be in the mesh.
-    pub fn refuse(&mut self, uid: &str, reason: &str) {
+    pub fn answer_refused(&mut self, uid: &str, reason: &str) {
         let answer = Answer::Refused(reason.to_owned()).encode();
         self.waiting.retain(|it| {
             let theirs = it.pod.as_ref().is_some_and(|(it, _)| it == uid);
@@ -128,7 +128,7 @@ impl PluginServer {
 /// Writes the file that the plugin decides by. Its contents, like which pods are enrolled, are the proxy's
 /// decision. They come in a memory file on which nobody can make this wait. Errors: it is no such file, or
 /// too long; the file can't be written.
-pub(crate) fn write_plugin_config(directory: &Path, memory: &OwnedFd, length: u32) -> io::Result<()> {
+pub(crate) fn write_plugin_state(directory: &Path, memory: &OwnedFd, length: u32) -> io::Result<()> {
     let is_memory = FileType::from_raw_mode(fstat(memory)?.st_mode) == FileType::RegularFile
         && fcntl_get_seals(memory).is_ok();
     if !is_memory || u64::from(length) > state::LONGEST {

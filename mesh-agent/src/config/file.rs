@@ -13,7 +13,7 @@ const ALIKE: f64 = 0.8;
 
 /// Why a configuration file can't be used. The operator has to act.
 #[derive(Debug, thiserror::Error)]
-pub enum FileError {
+pub enum ConfigFileError {
     /// It can't be read.
     #[error("{}: {error}", path.display())]
     Unreadable {
@@ -42,15 +42,15 @@ pub enum FileError {
     },
 }
 
-/// Reads the settings in a file. Errors: see [`FileError`].
-pub(super) fn read(path: &Path) -> Result<Settings, FileError> {
-    let text =
-        fs::read_to_string(path).map_err(|error| FileError::Unreadable { path: path.to_owned(), error })?;
-    parse(path, &text)
+/// Reads the settings in a file. Errors: see [`ConfigFileError`].
+pub(super) fn read_settings(path: &Path) -> Result<Settings, ConfigFileError> {
+    let text = fs::read_to_string(path)
+        .map_err(|error| ConfigFileError::Unreadable { path: path.to_owned(), error })?;
+    parse_settings(path, &text)
 }
 
-pub(super) fn parse(path: &Path, text: &str) -> Result<Settings, FileError> {
-    let malformed = |error: serde_saphyr::Error| FileError::Malformed {
+pub(super) fn parse_settings(path: &Path, text: &str) -> Result<Settings, ConfigFileError> {
+    let malformed = |error: serde_saphyr::Error| ConfigFileError::Malformed {
         path: path.to_owned(),
         problem: error.to_string(),
     };
@@ -58,7 +58,7 @@ pub(super) fn parse(path: &Path, text: &str) -> Result<Settings, FileError> {
     let known = known_keys();
     if let Some(key) = said.iter().flat_map(Map::keys).find(|key| !known.contains(key)) {
         let nearest = nearest(key, &known);
-        return Err(FileError::UnknownKey { path: path.to_owned(), key: key.clone(), nearest });
+        return Err(ConfigFileError::UnknownKey { path: path.to_owned(), key: key.clone(), nearest });
     }
     let settings: Option<Settings> = serde_saphyr::from_str(text).map_err(malformed)?;
     Ok(settings.unwrap_or_default())

@@ -4,8 +4,8 @@
 //! given, [`Config`] what is in force; `--print-config` shows the latter in the file's own format.
 
 mod file;
+mod setting_types;
 mod settings;
-mod value;
 
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
@@ -17,9 +17,11 @@ use mesh_listen::Readers;
 use serde::Serialize;
 
 use crate::keeper::protocol::MOST_WORKERS;
-pub use file::FileError;
+pub use file::ConfigFileError;
+pub use setting_types::{
+    AccessLogFormat, ControlAddress, Framing, HumanDuration, LogFormat, PodSource, SameNodeMode, WaypointMode,
+};
 pub use settings::Settings;
-pub use value::{AccessLogFormat, ControlAddress, Framing, LogFormat, PodSource, SameNode, Span, Waypoints};
 
 /// Most workers by default: more gain little, and each costs three listeners for every pod.
 const ENOUGH_WORKERS: usize = 4;
@@ -85,7 +87,7 @@ pub struct Config {
     /// Number of workers of the proxy.
     pub workers: usize,
     /// How connections between meshed pods of this node go.
-    pub same_node: SameNode,
+    pub same_node: SameNodeMode,
     /// Most connections of one pod through the proxy; none means three quarters of the agent's own limit.
     pub pod_connections: Option<NonZeroUsize>,
     /// Mebibytes that the streams of one pod may hold, beyond 16 KiB for each.
@@ -95,7 +97,7 @@ pub struct Config {
     /// How connections between nodes are framed.
     pub tunnel: Framing,
     /// How connections to destinations behind a waypoint are treated.
-    pub waypoints: Waypoints,
+    pub waypoints: WaypointMode,
     /// Log filter, as `tracing-subscriber` reads it.
     pub log: String,
     /// Format of log lines.
@@ -103,7 +105,7 @@ pub struct Config {
     /// Format of access log lines, or off.
     pub access_log: AccessLogFormat,
     /// How long connections may go on after the agent was told to stop.
-    #[serde(serialize_with = "value::span")]
+    #[serde(serialize_with = "setting_types::serialize_duration")]
     pub drain_timeout: Duration,
 }
 
@@ -119,7 +121,7 @@ const READERS: [&str; 2] = ["nodemesh-system", "monitoring"];
 pub enum ConfigError {
     /// The file can't be used.
     #[error(transparent)]
-    File(#[from] FileError),
+    File(#[from] ConfigFileError),
     /// A setting without a default is missing.
     #[error(
         "{flag} is missing: give the flag, set {environment}, or write {key} into the configuration file"
@@ -144,8 +146,8 @@ pub enum ConfigError {
 
 impl RunArgs {
     /// Merges flags, environment, file and defaults. Errors: see [`ConfigError`].
-    pub fn load(&self) -> Result<Config, ConfigError> {
-        let from_file = self.config.as_deref().map(file::read).transpose()?.unwrap_or_default();
+    pub fn load_config(&self) -> Result<Config, ConfigError> {
+        let from_file = self.config.as_deref().map(file::read_settings).transpose()?.unwrap_or_default();
         Config::try_from(self.settings.clone().or(from_file))
     }
 }

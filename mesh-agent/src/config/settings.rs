@@ -8,8 +8,8 @@ use clap::Args;
 use mesh_listen::Readers;
 use serde::{Deserialize, Serialize};
 
-use super::value::{
-    AccessLogFormat, ControlAddress, Framing, LogFormat, PodSource, SameNode, Span, Waypoints,
+use super::setting_types::{
+    AccessLogFormat, ControlAddress, Framing, HumanDuration, LogFormat, PodSource, SameNodeMode, WaypointMode,
 };
 
 /// One field for each setting; none where nothing was said.
@@ -95,7 +95,7 @@ pub struct Settings {
     /// kernel from veth to veth, and over mutual TLS where other pods are on the way; `direct`, within the
     /// kernel whoever is on the way; `mtls`, over mutual TLS as between nodes [default: auto]
     #[arg(long, env = "MESH_AGENT_SAME_NODE", value_name = "auto|direct|mtls")]
-    pub same_node: Option<SameNode>,
+    pub same_node: Option<SameNodeMode>,
 
     /// Connections that one pod may have open through the proxy; more are refused [default: three quarters of
     /// what the open file limit allows]
@@ -119,7 +119,7 @@ pub struct Settings {
     /// What becomes of connections to services and workloads behind a waypoint, which they can't go through
     /// yet: `refuse`, or `ignore`, past it and its policy [default: refuse]
     #[arg(long, env = "MESH_AGENT_WAYPOINTS", value_name = "refuse|ignore")]
-    pub waypoints: Option<Waypoints>,
+    pub waypoints: Option<WaypointMode>,
 
     /// Log filter: a level, or `target=level` pairs [default: info]
     #[arg(long, env = "MESH_AGENT_LOG", value_name = "FILTER")]
@@ -135,7 +135,7 @@ pub struct Settings {
 
     /// How long connections may go on after the agent was told to stop [default: 5s]
     #[arg(long, env = "MESH_AGENT_DRAIN_TIMEOUT", value_name = "DURATION")]
-    pub drain_timeout: Option<Span>,
+    pub drain_timeout: Option<HumanDuration>,
 }
 
 impl Settings {

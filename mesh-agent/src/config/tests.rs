@@ -11,11 +11,11 @@ struct Command {
 }
 
 fn load(flags: &[&str]) -> Result<Config, ConfigError> {
-    Command::try_parse_from([&["mesh-agent"], flags].concat()).unwrap().run.load()
+    Command::try_parse_from([&["mesh-agent"], flags].concat()).unwrap().run.load_config()
 }
 
 fn settings(text: &str) -> Settings {
-    file::parse(Path::new("agent.yaml"), text).unwrap()
+    file::parse_settings(Path::new("agent.yaml"), text).unwrap()
 }
 
 const LEAST: [&str; 4] = ["--node-name", "node1", "--pod-source", "directory:/pods"];
@@ -51,8 +51,8 @@ fn every_setting_has_its_variable() {
 #[test]
 fn waypoints_are_refused_where_nothing_is_said() {
     let of = |flags: &[&str]| load(&[&LEAST[..], flags].concat()).unwrap().waypoints;
-    assert_eq!((of(&[]), of(&["--waypoints", "ignore"])), (Waypoints::Refuse, Waypoints::Ignore));
-    assert_eq!(mesh_api::plan::Waypoints::from(of(&[])), mesh_api::plan::Waypoints::Refuse);
+    assert_eq!((of(&[]), of(&["--waypoints", "ignore"])), (WaypointMode::Refuse, WaypointMode::Ignore));
+    assert_eq!(mesh_api::plan::WaypointHandling::from(of(&[])), mesh_api::plan::WaypointHandling::Refuse);
 }
 
 #[test]
@@ -66,10 +66,11 @@ fn what_is_printed_reads_back_the_same() {
 
 #[test]
 fn an_unknown_key_is_named_with_its_nearest() {
-    let error =
-        file::parse(Path::new("agent.yaml"), "nodeName: a\nacessLog: text\n").unwrap_err().to_string();
+    let error = file::parse_settings(Path::new("agent.yaml"), "nodeName: a\nacessLog: text\n")
+        .unwrap_err()
+        .to_string();
     assert_eq!(error, "agent.yaml: unknown key `acessLog`; did you mean `accessLog`?");
-    let error = file::parse(Path::new("agent.yaml"), "zzz: 1\n").unwrap_err().to_string();
+    let error = file::parse_settings(Path::new("agent.yaml"), "zzz: 1\n").unwrap_err().to_string();
     assert_eq!(error, "agent.yaml: unknown key `zzz`");
 }
 
@@ -77,7 +78,7 @@ fn an_unknown_key_is_named_with_its_nearest() {
 fn a_bad_value_names_the_file() {
     for text in ["workers: many\n", "admin: here\n", "drainTimeout: soon\n", "control: http://x:1\n", "- a\n"]
     {
-        let error = file::parse(Path::new("agent.yaml"), text).unwrap_err().to_string();
+        let error = file::parse_settings(Path::new("agent.yaml"), text).unwrap_err().to_string();
         assert!(error.starts_with("agent.yaml: "), "{error}");
     }
     assert_eq!(settings(""), Settings::default(), "an empty file says nothing");

@@ -1,15 +1,15 @@
 //! Direct connections: between two pods of this node, without the proxy.
 //!
 //! For a connection that the proxy carried and that could have been direct the worker
-//! [asks](DirectHandle::ask) for a direct route. A `plan` decides that by the full policy of both ends; the
-//! `table` keeps plans in line with configuration and pods, and remembers what the kernel was told. `flows`
-//! are the connections that are then direct, known by the kernel's
-//! [`events`](crate::sys::ebpf::DirectKernel). `task` runs all of it.
+//! [asks](DirectHandle::request_route) for a direct route. A `route_plan` decides that by the full policy of
+//! both ends; the `route_table` keeps plans in line with configuration and pods, and remembers what the
+//! kernel was told. `flow_records` are the connections that are then direct, known by the kernel's
+//! [`events`](crate::sys::ebpf::DirectMaps). `task` runs all of it.
 
-mod flows;
-mod plan;
-mod pod_links;
-mod table;
+mod flow_records;
+mod pod_veths;
+mod route_plan;
+mod route_table;
 mod task;
 #[cfg(test)]
 mod tests;
@@ -17,9 +17,9 @@ mod tests;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use mesh_common::fault::{Event, Fault};
-use mesh_proxy::pod::LocalPod;
-pub use task::{Task, Work};
+use mesh_common::fault::{Fault, FaultEvent};
+use mesh_proxy::local_pod::LocalPod;
+pub use task::{DirectTask, DirectTaskSetup};
 use tokio::sync::mpsc;
 
 /// Most asks that wait. Further ones are dropped: the next connection asks again.
@@ -41,7 +41,7 @@ enum PodEvent {
     /// A pod is enrolled.
     Enrolled(Arc<LocalPod>),
     /// A pod, by its uid, is no longer enrolled.
-    Dismissed(Arc<str>),
+    Unenrolled(Arc<str>),
     /// Another proxy has taken over.
     Relieved,
 }
@@ -77,28 +77,28 @@ pub fn channel() -> (DirectHandle, DirectReceiver) {
 
 impl DirectHandle {
     /// Tells of a pod that is enrolled.
-    pub fn enrolled(&self, pod: &Arc<LocalPod>) {
+    pub fn notify_enrolled(&self, pod: &Arc<LocalPod>) {
         // Nobody listens where everything goes through the proxy.
         let _unheard = self.pods.send(PodEvent::Enrolled(Arc::clone(pod)));
     }
 
     /// Tells of a pod that is no longer enrolled.
-    pub fn dismissed(&self, uid: &Arc<str>) {
-        let _unheard = self.pods.send(PodEvent::Dismissed(Arc::clone(uid)));
+    pub fn notify_unenrolled(&self, uid: &Arc<str>) {
+        let _unheard = self.pods.send(PodEvent::Unenrolled(Arc::clone(uid)));
     }
 
     /// Tells that another proxy has taken over: routes and records are that one's from here on.
-    pub fn relieved(&self) {
+    pub fn notify_taken_over(&self) {
         let _unheard = self.pods.send(PodEvent::Relieved);
     }
 
     /// Asks for a direct route from a pod to a destination that has an endpoint on this node.
-    pub fn ask(&self, client: &LocalPod, destination: SocketAddr) {
+    pub fn request_route(&self, client: &LocalPod, destination: SocketAddr) {
         let _unheard = self.asks.try_send(Ask { client: client.netns, destination });
     }
 
     /// Tells of a pod's connection that the kernel refused, since its destination has no endpoint.
-    pub fn refused(&self, why: Fault, event: Event) {
+    pub fn report_refused(&self, why: Fault, event: FaultEvent) {
         let destination = event.destination.into();
         let _counted = self.refusals.try_send(Refusal { client: event.netns, destination, why });
     }

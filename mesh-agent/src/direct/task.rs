@@ -7,19 +7,19 @@ use std::time::{Duration, Instant};
 
 use mesh_api::plan::policy::Verdict;
 use mesh_api::plan::{EndpointKey, Snapshot};
-use mesh_common::direct::{DIRECT_RING, Happened, NO_SERVER, YES_LASTS};
+use mesh_common::direct::{CONNECT_YES_TTL_NS, DIRECT_EVENTS_RING_BYTES, DirectEventKind, NO_SERVER};
 use mesh_proxy::telemetry::WorkerMetrics;
-use mesh_proxy::worker::Shared;
+use mesh_proxy::worker::SharedState;
 use tokio::sync::watch;
 
-use super::flows::{Ends, FlowPods, Flows};
-use super::plan::{Plan, Pod, View};
-use super::pod_links::PodLinks;
-use super::table::{Change, Table, Trigger};
+use super::flow_records::{ConnectionEnds, FlowPods, FlowRecords};
+use super::pod_veths::PodVeths;
+use super::route_plan::{PlanContext, Pod, RoutePlan};
+use super::route_table::{ReplanTrigger, RouteChange, RouteTable};
 use super::{Ask, DirectReceiver, PodEvent};
-use crate::keeper_client::Keeper;
-use crate::node::Node;
-use crate::sys::ebpf::{DirectEvent, DirectKernel, UnderWay};
+use crate::keeper_client::KeeperClient;
+use crate::node_surroundings::NodeShared;
+use crate::sys::ebpf::{DirectEvent, DirectHandshake, DirectMaps};
 
 /// How often the kernel's events are read (sooner when there are many), and outdated plans are made again. A
 /// changed policy is in force everywhere after at most this and the time to decide.
@@ -39,37 +39,37 @@ const REST: Duration = Duration::from_secs(5);
 const COUNTERS_KEPT: Duration = Duration::from_hours(1);
 
 /// What the task works with.
-pub struct Work {
+pub struct DirectTaskSetup {
     /// The kernel's maps.
-    pub kernel: DirectKernel,
+    pub kernel: DirectMaps,
     /// Closes connections of pods.
-    pub keeper: Keeper,
+    pub keeper: KeeperClient,
     /// The node, which knows how its pods are connected.
-    pub node: Arc<Node>,
+    pub node: Arc<NodeShared>,
     /// State shared with the workers.
-    pub shared: Arc<Shared>,
+    pub shared: Arc<SharedState>,
     /// Counters of direct connections.
     pub metrics: Arc<WorkerMetrics>,
 }
 
 /// Keeps direct connections in line with configuration and pods.
-pub struct Task {
-    kernel: DirectKernel,
-    keeper: Keeper,
-    node: Arc<Node>,
-    shared: Arc<Shared>,
+pub struct DirectTask {
+    kernel: DirectMaps,
+    keeper: KeeperClient,
+    node: Arc<NodeShared>,
+    shared: Arc<SharedState>,
     receiver: DirectReceiver,
-    table: Table,
-    flows: Flows,
+    table: RouteTable,
+    flows: FlowRecords,
     /// Connections whose ends are not known yet, by the cookie of the client's socket: they began before this
     /// proxy knew its pods.
     older: HashMap<u64, DirectEvent>,
     /// Whether a predecessor's connections were added to these.
     found_older: bool,
     resting: HashMap<EndpointKey, Instant>,
-    links: PodLinks,
+    links: PodVeths,
     /// Why plans are to be made again.
-    stale: Trigger,
+    stale: ReplanTrigger,
     /// Whether a route has changed or a pod is gone: connections under way may have been allowed by a route
     /// that is no more.
     taken_back: bool,
@@ -77,23 +77,23 @@ pub struct Task {
     judged: Arc<Snapshot>,
 }
 
-impl Task {
+impl DirectTask {
     /// Creates a task without pods and plans.
-    pub fn new(work: Work, receiver: DirectReceiver) -> Self {
+    pub fn new(work: DirectTaskSetup, receiver: DirectReceiver) -> Self {
         Self {
             older: HashMap::new(),
             found_older: false,
             kernel: work.kernel,
             keeper: work.keeper,
             judged: work.shared.snapshot.load_full(),
-            links: PodLinks::new(work.node.same_node_wanted()),
+            links: PodVeths::new(work.node.direct_paths_wanted()),
             node: work.node,
             shared: work.shared,
             receiver,
-            table: Table::default(),
-            flows: Flows::new(work.metrics),
+            table: RouteTable::default(),
+            flows: FlowRecords::new(work.metrics),
             resting: HashMap::new(),
-            stale: Trigger::Time,
+            stale: ReplanTrigger::Time,
             taken_back: false,
         }
     }
@@ -109,26 +109,26 @@ impl Task {
                 // Taking permissions away comes before giving them.
                 biased;
                 event = self.receiver.pods.recv() => match event {
-                    Some(PodEvent::Relieved) => return self.flows.hand_off(),
+                    Some(PodEvent::Relieved) => return self.flows.hand_off_records(),
                     Some(event) => self.hear(event),
                     None => return,
                 },
                 changed = changed(&mut updates) => match changed {
-                    Some(()) => self.stale = self.stale.max(Trigger::Configuration),
+                    Some(()) => self.stale = self.stale.max(ReplanTrigger::Configuration),
                     None => return,
                 },
                 _ = ticks.tick() => {
                     tick = tick.wrapping_add(1);
                     self.tick(tick).await;
                 },
-                Ok(()) = self.kernel.fills_up() => {
+                Ok(()) = self.kernel.wait_for_events() => {
                     let snapshot = self.shared.snapshot.load_full();
                     self.read_events(&snapshot);
                 }
                 Some(ask) = self.receiver.asks.recv() => self.answer(&ask),
                 Some(refusal) = self.receiver.refusals.recv() => {
-                    let pod = self.table.pod(refusal.client);
-                    self.flows.refused(&refusal, pod, &self.shared.snapshot.load());
+                    let pod = self.table.pod_by_cookie(refusal.client);
+                    self.flows.record_refused(&refusal, pod, &self.shared.snapshot.load());
                 }
             }
         }
@@ -137,13 +137,13 @@ impl Task {
     fn hear(&mut self, event: PodEvent) {
         match event {
             PodEvent::Enrolled(pod) => {
-                self.table.add(&Arc::new(Pod::from(&*pod)));
+                self.table.add_pod(&Arc::new(Pod::from(&*pod)));
                 self.look_at_links();
-                self.stale = Trigger::Node;
+                self.stale = ReplanTrigger::Node;
             }
             PodEvent::Relieved => {}
-            PodEvent::Dismissed(uid) => {
-                let changes = self.table.remove(&uid);
+            PodEvent::Unenrolled(uid) => {
+                let changes = self.table.remove_pod(&uid);
                 self.tell(changes);
                 self.taken_back = true;
             }
@@ -152,8 +152,8 @@ impl Task {
 
     fn answer(&mut self, ask: &Ask) {
         let snapshot = self.shared.snapshot.load_full();
-        let view = view(&snapshot, &self.shared, &self.resting, &self.links);
-        let change = self.table.ask(view, ask.client, ask.destination);
+        let context = plan_context(&snapshot, &self.shared, &self.resting, &self.links);
+        let change = self.table.plan_destination(context, ask.client, ask.destination);
         self.tell(change);
     }
 
@@ -164,17 +164,17 @@ impl Task {
             self.beat();
         }
         self.find_older();
-        let trigger = std::mem::replace(&mut self.stale, Trigger::Time);
-        if trigger > Trigger::Time || timed {
-            let view = view(&snapshot, &self.shared, &self.resting, &self.links);
-            let changes = self.table.plan_again(view, trigger);
+        let trigger = std::mem::replace(&mut self.stale, ReplanTrigger::Time);
+        if trigger > ReplanTrigger::Time || timed {
+            let context = plan_context(&snapshot, &self.shared, &self.resting, &self.links);
+            let changes = self.table.replan(context, trigger);
             self.tell(changes);
         }
         self.withdraw(&snapshot).await;
         self.read_events(&snapshot);
-        if trigger > Trigger::Time {
+        if trigger > ReplanTrigger::Time {
             self.record_older(&snapshot);
-            let denied = self.flows.recheck(&snapshot, &self.judged);
+            let denied = self.flows.recheck_policy(&snapshot, &self.judged);
             self.judged = Arc::clone(&snapshot);
             if !denied.is_empty() {
                 let (revoked, generation) = (denied.len(), snapshot.generation());
@@ -194,9 +194,9 @@ impl Task {
         if !self.found_older || !std::mem::take(&mut self.taken_back) {
             return;
         }
-        tokio::time::sleep(Duration::from_nanos(YES_LASTS)).await;
+        tokio::time::sleep(Duration::from_nanos(CONNECT_YES_TTL_NS)).await;
         let table = &self.table;
-        match self.kernel.withdraw(|flow| may_arrive(table, flow, snapshot)) {
+        match self.kernel.refuse_handshakes(|flow| may_arrive(table, flow, snapshot)) {
             Ok(0) => {}
             Ok(count) => tracing::info!(count, "direct connections that were under way are refused"),
             Err(error) => {
@@ -207,31 +207,31 @@ impl Task {
     }
 
     fn beat(&mut self) {
-        if let Err(error) = self.kernel.beat() {
+        if let Err(error) = self.kernel.write_heartbeat() {
             tracing::error!(%error, "direct connections pause");
         }
         self.look_at_links();
-        if let Err(error) = self.kernel.set_over_limit(self.flows.over_limit()) {
+        if let Err(error) = self.kernel.set_clients_over_limit(self.flows.clients_over_limit()) {
             tracing::error!(%error, "who has too many direct connections is not told");
         }
         let (before, now) = (self.resting.len(), Instant::now());
         self.resting.retain(|_, until| *until > now);
         if self.resting.len() < before {
-            self.stale = Trigger::Node;
+            self.stale = ReplanTrigger::Node;
         }
     }
 
     /// Reads again how pods are connected: their traffic may be shaped by now, or no longer.
     fn look_at_links(&mut self) {
-        if self.links.look(self.table.cookies(), |pod| self.node.links.of(pod)) {
-            self.stale = Trigger::Node;
+        if self.links.refresh(self.table.pod_cookies(), |pod| self.node.links.link_of(pod)) {
+            self.stale = ReplanTrigger::Node;
         }
     }
 
     /// Reads the events since the last time, but only as many as there are now: the kernel may write faster.
     fn read_events(&mut self, snapshot: &Snapshot) {
         /// Most events in the ring.
-        const MOST: usize = DIRECT_RING as usize / size_of::<mesh_common::direct::DirectEvent>();
+        const MOST: usize = DIRECT_EVENTS_RING_BYTES as usize / size_of::<mesh_common::direct::DirectEvent>();
         for _ in 0..MOST {
             let Some(event) = self.kernel.next_event() else { break };
             self.record(&event, snapshot);
@@ -245,9 +245,10 @@ impl Task {
             return;
         }
         self.found_older = true;
-        let found = self.kernel.open_connections().into_iter().filter(|event| !self.flows.know(event.socket));
+        let found =
+            self.kernel.open_connections().into_iter().filter(|event| !self.flows.is_recorded(event.socket));
         self.older.extend(found.map(|event| (event.socket, event)));
-        self.stale = Trigger::Node;
+        self.stale = ReplanTrigger::Node;
         // Nobody withdrew anything while no proxy ran.
         self.taken_back = true;
     }
@@ -258,10 +259,10 @@ impl Task {
             .into_iter()
             .partition(|(_, event)| self.knows_both_ends(event, snapshot));
         self.older = unknown;
-        for event in known.values().filter(|event| event.happened.begins()) {
-            if !self.flows.know(event.socket) {
+        for event in known.values().filter(|event| event.kind.opens_connection()) {
+            if !self.flows.is_recorded(event.socket) {
                 self.record(event, snapshot);
-                self.flows.established(event);
+                self.flows.record_established(event);
             }
         }
     }
@@ -270,42 +271,44 @@ impl Task {
     /// would never be asked.
     fn knows_both_ends(&self, event: &DirectEvent, snapshot: &Snapshot) -> bool {
         event.probe
-            || self.table.pod(event.client_netns).is_some()
+            || self.table.pod_by_cookie(event.client_netns).is_some()
                 && snapshot.workload_by_address(event.server.ip()).is_some()
     }
 
     fn record(&mut self, event: &DirectEvent, snapshot: &Snapshot) {
-        let begins = event.happened.begins();
+        let begins = event.kind.opens_connection();
         if begins && event.server_netns != NO_SERVER && !self.knows_both_ends(event, snapshot) {
             self.older.insert(event.socket, *event);
             return;
         }
-        if event.happened != Happened::Established {
+        if event.kind != DirectEventKind::Established {
             self.older.remove(&event.socket);
         }
-        let plan = self.table.follow(event.client_netns, event.destination, Instant::now());
+        let plan = self.table.touch_plan(event.client_netns, event.destination, Instant::now());
         let pods = FlowPods {
-            client: self.table.pod(event.client_netns),
-            server: self.table.pod(event.server_netns),
+            client: self.table.pod_by_cookie(event.client_netns),
+            server: self.table.pod_by_cookie(event.server_netns),
             plan: plan.as_deref(),
         };
-        let to_close = match event.happened {
-            Happened::Opening | Happened::Unlisted => self.flows.opening(event, &pods, snapshot),
-            Happened::Established => {
-                self.flows.established(event);
+        let to_close = match event.kind {
+            DirectEventKind::Opening | DirectEventKind::Unlisted => {
+                self.flows.record_opening(event, &pods, snapshot)
+            }
+            DirectEventKind::Established => {
+                self.flows.record_established(event);
                 self.report(plan.as_deref(), event, None);
                 None
             }
-            Happened::Closed => {
-                self.flows.closed(event, &pods, snapshot);
+            DirectEventKind::Closed => {
+                self.flows.record_closed(event, &pods, snapshot);
                 None
             }
-            Happened::Failed => {
-                self.flows.failed(event);
+            DirectEventKind::Failed => {
+                self.flows.record_failed(event);
                 self.report(plan.as_deref(), event, Some(&"it did not take a direct connection"));
                 None
             }
-            Happened::Astray => self.flows.astray(event).or_else(|| self.older_like(event)),
+            DirectEventKind::Astray => self.flows.revoke_astray(event).or_else(|| self.older_like(event)),
         };
         if let Some(ends) = to_close {
             self.close(&ends);
@@ -313,42 +316,44 @@ impl Task {
     }
 
     /// Returns a connection between the same two ends that is not recorded yet.
-    fn older_like(&self, event: &DirectEvent) -> Option<Ends> {
+    fn older_like(&self, event: &DirectEvent) -> Option<ConnectionEnds> {
         let is_same = |older: &&DirectEvent| older.client == event.client && older.server == event.server;
-        self.older.values().find(is_same).map(Ends::from)
+        self.older.values().find(is_same).map(ConnectionEnds::from)
     }
 
     /// Reports the result of a connect to an endpoint of a plan.
-    fn report(&mut self, plan: Option<&Plan>, event: &DirectEvent, failure: Option<&dyn Display>) {
+    fn report(&mut self, plan: Option<&RoutePlan>, event: &DirectEvent, failure: Option<&dyn Display>) {
         let Some(plan) = plan else { return };
-        let Some(key) = plan.way_to(event.server_netns, event.server).map(|way| way.target.key()) else {
+        let Some(key) =
+            plan.direct_endpoint_at(event.server_netns, event.server).map(|direct| direct.endpoint.key())
+        else {
             return;
         };
         let now = Instant::now();
         if let Some((_, policy)) = &plan.service {
-            self.shared.health.report(&key, &plan.endpoints, policy, failure, now);
+            self.shared.outliers.report_connect(&key, &plan.endpoints, policy, failure, now);
         }
         if failure.is_none() {
-            plan.keep(&self.shared.affinity, &key, event.destination, now);
+            plan.keep_affinity(&self.shared.affinity, &key, event.destination, now);
             return;
         }
         self.resting.insert(key.clone(), now + REST);
         let snapshot = self.shared.snapshot.load_full();
-        let view = view(&snapshot, &self.shared, &self.resting, &self.links);
-        let changes = self.table.plan_around(view, &key);
+        let context = plan_context(&snapshot, &self.shared, &self.resting, &self.links);
+        let changes = self.table.replan_for_refused(context, &key);
         self.tell(changes);
     }
 
     /// Has a connection closed: at the client's end, or at the server's if the client's pod is no longer
     /// enrolled or has no such socket. If neither helps, the next sweep tries again.
-    fn close(&self, ends: &Ends) {
+    fn close(&self, ends: &ConnectionEnds) {
         let (keeper, ends) = (self.keeper.clone(), *ends);
         tokio::spawn(async move {
-            if keeper.destroy(ends.netns, ends.of_client()).await == Ok(true) {
+            if keeper.destroy_connection(ends.netns, ends.client_socket()).await == Ok(true) {
                 return;
             }
-            if let Err(error) = keeper.destroy(ends.server_netns, ends.of_server()).await {
-                let Ends { client, server, .. } = ends;
+            if let Err(error) = keeper.destroy_connection(ends.server_netns, ends.server_socket()).await {
+                let ConnectionEnds { client, server, .. } = ends;
                 tracing::error!(%client, %server, %error, "a connection that is denied could not be closed");
             }
         });
@@ -356,30 +361,32 @@ impl Task {
 
     fn sweep(&mut self) {
         let now = Instant::now();
-        let changes = self.table.sweep(now);
+        let changes = self.table.remove_unused(now);
         self.tell(changes);
-        if let Err(error) = self.kernel.sweep() {
+        if let Err(error) = self.kernel.sweep_handshakes() {
             tracing::error!(%error, "what failed handshakes of direct connections left stays");
         }
-        self.kernel.sweep_veths();
+        self.kernel.sweep_veth_flows();
         let kernel = &self.kernel;
-        self.older.retain(|socket, event| event.happened == Happened::Unlisted || kernel.has_open(*socket));
-        let denied = self.flows.sweep(|socket| kernel.has_open(socket));
+        self.older.retain(|socket, event| {
+            event.kind == DirectEventKind::Unlisted || kernel.is_connection_open(*socket)
+        });
+        let denied = self.flows.end_lost(|socket| kernel.is_connection_open(socket));
         denied.iter().for_each(|ends| self.close(ends));
-        self.flows.forget_unused(COUNTERS_KEPT);
+        self.flows.forget_unused_metrics(COUNTERS_KEPT);
     }
 
-    fn tell(&mut self, changes: impl IntoIterator<Item = Change>) {
+    fn tell(&mut self, changes: impl IntoIterator<Item = RouteChange>) {
         for change in changes {
             self.taken_back = true;
             let told = match &change {
-                Change::Put(key, route) => self.kernel.put(key, route).or_else(|error| {
+                RouteChange::Put(key, route) => self.kernel.put_route(key, route).or_else(|error| {
                     // An older route, which a policy may forbid by now, must not stay.
-                    self.table.not_taken(key);
-                    self.kernel.remove(key)?;
+                    self.table.mark_not_in_kernel(key);
+                    self.kernel.remove_route(key)?;
                     Err(error)
                 }),
-                Change::Remove(key) => self.kernel.remove(key),
+                RouteChange::Remove(key) => self.kernel.remove_route(key),
             };
             if let Err(error) = told {
                 tracing::error!(%error, "the kernel does not take a change of a route");
@@ -389,23 +396,26 @@ impl Task {
 }
 
 /// Whether a connection that is under way may arrive: both pods are still here, and the policy allows it.
-pub(super) fn may_arrive(table: &Table, flow: &UnderWay, snapshot: &Snapshot) -> bool {
-    let pods =
-        FlowPods { client: table.pod(flow.client_netns), server: table.pod(flow.server_netns), plan: None };
-    let request = pods.request(flow.client.ip(), flow.server, snapshot);
+pub(super) fn may_arrive(table: &RouteTable, flow: &DirectHandshake, snapshot: &Snapshot) -> bool {
+    let pods = FlowPods {
+        client: table.pod_by_cookie(flow.client_netns),
+        server: table.pod_by_cookie(flow.server_netns),
+        plan: None,
+    };
+    let request = pods.access_request(flow.client.ip(), flow.server, snapshot);
     pods.server.zip(request).is_some_and(|(server, request)| {
-        server.is(&request.workload) && matches!(request.decide(snapshot).verdict, Verdict::Allow(_))
+        server.is_workload(&request.workload) && matches!(request.decide(snapshot).verdict, Verdict::Allow(_))
     })
 }
 
-fn view<'a>(
+fn plan_context<'a>(
     snapshot: &'a Snapshot,
-    shared: &'a Shared,
+    shared: &'a SharedState,
     resting: &'a HashMap<EndpointKey, Instant>,
-    links: &'a PodLinks,
-) -> View<'a> {
-    let Shared { health, affinity, .. } = shared;
-    View { snapshot, health, affinity, resting, now: Instant::now(), links }
+    links: &'a PodVeths,
+) -> PlanContext<'a> {
+    let SharedState { outliers, affinity, .. } = shared;
+    PlanContext { snapshot, outliers, affinity, resting, now: Instant::now(), links }
 }
 
 async fn changed(updates: &mut watch::Receiver<Arc<Snapshot>>) -> Option<()> {

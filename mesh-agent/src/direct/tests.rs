@@ -1,45 +1,45 @@
-//! The verdict cache against the evaluator, under random histories of pods, policies, services and health.
+//! The verdict cache against the evaluator, under random histories of pods, policies, services and outliers.
 //!
 //! The kernel is modelled as what the programs look at: the routes that the table told it, and the owners of
 //! addresses. Whatever it would send to a server then, for any ticket, has to be what the evaluator allows
 //! now; and so has what it lets leave or arrive by a yes that it gave earlier.
 
-mod flows;
-mod history;
-mod late;
+mod delayed_syns;
+mod flow_records;
+mod random_mesh;
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use history::{DESTINATIONS, Mesh, pick};
 use mesh_api::plan::outbound;
-use mesh_api::plan::policy::{Peer, authorize};
-use mesh_api::plan::{EndpointKey, Endpoints, PortPolicy, Service, Snapshot, Target, Workload};
+use mesh_api::plan::policy::{ConnectionAttributes, authorize};
+use mesh_api::plan::{Endpoint, EndpointKey, Endpoints, PortPolicy, Service, Snapshot, Workload};
 use mesh_common::address::Address;
-use mesh_common::direct::{Choice, DirectRoute, RouteKey, choose};
-use mesh_common::veth::Wanted;
-use mesh_proxy::balance::{Affinity, Health};
+use mesh_common::direct::{DirectRoute, DirectRouteKey, RouteEndpoint, endpoint_for_ticket};
+use mesh_common::veth::DirectPathMode;
+use mesh_proxy::balance::{OutlierDetector, SessionAffinity};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
+use random_mesh::{DESTINATIONS, RandomMesh, pick};
 
-use super::plan::{Pod, View};
-use super::pod_links::PodLinks;
-use super::table::{Change, Table, Trigger};
+use super::pod_veths::PodVeths;
+use super::route_plan::{PlanContext, Pod};
+use super::route_table::{ReplanTrigger, RouteChange, RouteTable};
 
 const HISTORIES: u64 = 1000;
 const STEPS: usize = 60;
 
 /// A node: the table under test, the model of the kernel, and the truth.
 struct Node {
-    mesh: Mesh,
+    mesh: RandomMesh,
     snapshot: Snapshot,
-    table: Table,
-    health: Health,
-    affinity: Affinity,
+    table: RouteTable,
+    outliers: OutlierDetector,
+    affinity: SessionAffinity,
     resting: HashMap<EndpointKey, Instant>,
-    links: PodLinks,
+    links: PodVeths,
     /// An endpoint has rested enough since plans were last made.
     rested: bool,
     now: Instant,
@@ -47,10 +47,10 @@ struct Node {
     pods: Vec<Arc<Pod>>,
     cookies: u64,
     owners: HashMap<Address, u64>,
-    routes: HashMap<RouteKey, DirectRoute>,
+    routes: HashMap<DirectRouteKey, DirectRoute>,
     /// A route has changed, or a pod is gone, since connections under way were last looked at.
     taken_back: bool,
-    late: late::Late,
+    delayed: delayed_syns::DelayedSyns,
     /// Connections that went directly: the test would prove nothing without them.
     direct: usize,
 }
@@ -65,11 +65,11 @@ fn the_kernel_never_says_yes_where_the_evaluator_says_no() {
             let what = node.step(&mut random);
             let context = format!("seed {seed}, step {step}: {what}");
             node.check(&context);
-            node.use_late(&context);
+            node.send_delayed(&context);
         }
         direct += node.direct;
-        used += node.late.used;
-        refused += node.late.refused;
+        used += node.delayed.used;
+        refused += node.delayed.refused;
     }
     assert!(direct > 5_000, "only {direct} direct connections");
     assert!(used > 2_500 && refused > 500, "only {used} yeses used later, and {refused} that were no more");
@@ -84,28 +84,28 @@ fn a_route_that_the_kernel_did_not_take_is_told_again() {
     }
     let keys: Vec<_> = node.routes.keys().copied().collect();
     assert!(
-        node.with_view(|table, view| table.plan_again(view, Trigger::Node)).is_empty(),
+        node.with_context(|table, context| table.replan(context, ReplanTrigger::Node)).is_empty(),
         "nothing changed"
     );
     for key in keys {
-        node.table.not_taken(&key);
-        let changes = node.with_view(|table, view| table.plan_again(view, Trigger::Node));
-        assert!(matches!(&changes[..], [Change::Put(told, _)] if *told == key), "{changes:?}");
+        node.table.mark_not_in_kernel(&key);
+        let changes = node.with_context(|table, context| table.replan(context, ReplanTrigger::Node));
+        assert!(matches!(&changes[..], [RouteChange::Put(told, _)] if *told == key), "{changes:?}");
     }
 }
 
 impl Node {
     fn new(random: &mut StdRng) -> Self {
-        let mut mesh = Mesh::new(random);
+        let mut mesh = RandomMesh::new(random);
         let snapshot = mesh.snapshot();
         let mut node = Self {
             mesh,
             snapshot,
-            table: Table::default(),
-            health: Health::default(),
-            affinity: Affinity::default(),
+            table: RouteTable::default(),
+            outliers: OutlierDetector::default(),
+            affinity: SessionAffinity::default(),
             resting: HashMap::new(),
-            links: PodLinks::new(Some(Wanted::Direct)),
+            links: PodVeths::new(Some(DirectPathMode::Direct)),
             rested: false,
             now: Instant::now(),
             pods: Vec::new(),
@@ -113,7 +113,7 @@ impl Node {
             owners: HashMap::new(),
             routes: HashMap::new(),
             taken_back: false,
-            late: late::Late::default(),
+            delayed: delayed_syns::DelayedSyns::default(),
             direct: 0,
         };
         for _ in 0..3 {
@@ -142,8 +142,8 @@ impl Node {
         let enrols = ["a pod is enrolled", "a sandbox is made again", "a proxy is followed by another"];
         let node_changed = enrols.contains(&what) || self.rested;
         self.rested = false;
-        let trigger = if node_changed { Trigger::Node } else { Trigger::Configuration };
-        let changes = self.with_view(|table, view| table.plan_again(view, trigger));
+        let trigger = if node_changed { ReplanTrigger::Node } else { ReplanTrigger::Configuration };
+        let changes = self.with_context(|table, context| table.replan(context, trigger));
         self.tell(changes);
         what
     }
@@ -151,7 +151,7 @@ impl Node {
     /// A pod is enrolled, maybe with the addresses of one that is not gone yet. The kernel hears of it first.
     fn enrol(&mut self, random: &mut StdRng) -> &'static str {
         self.cookies += 1;
-        let pod = self.mesh.pod(random, self.cookies);
+        let pod = self.mesh.random_pod(random, self.cookies);
         self.take_in(pod);
         "a pod is enrolled"
     }
@@ -161,7 +161,7 @@ impl Node {
         for address in &pod.addresses {
             self.owners.insert(Address::from(*address), pod.cookie);
         }
-        self.table.add(&pod);
+        self.table.add_pod(&pod);
         self.pods.push(pod);
     }
 
@@ -187,7 +187,7 @@ impl Node {
         let pod = self.pods.remove(random.random_range(0..self.pods.len()));
         self.owners.retain(|_, owner| *owner != pod.cookie);
         self.taken_back = true;
-        let changes = self.table.remove(&pod.uid);
+        let changes = self.table.remove_pod(&pod.uid);
         self.tell(changes);
         for (key, route) in &self.routes {
             let leads_there = route.choices.iter().any(|choice| choice.server == pod.cookie);
@@ -199,9 +199,9 @@ impl Node {
     /// A proxy ends, much changes, and another one finds what the kernel holds: all but the routes, and of
     /// its pods those that are still there.
     fn restart(&mut self, random: &mut StdRng) -> &'static str {
-        self.table = Table::default();
+        self.table = RouteTable::default();
         self.routes.clear();
-        self.health = Health::default();
+        self.outliers = OutlierDetector::default();
         self.resting.clear();
         for _ in 0..random.random_range(0..4) {
             self.mesh.change_policy(random);
@@ -210,10 +210,10 @@ impl Node {
         if random.random_bool(0.5) {
             self.make_again(random);
         }
-        // As `Task::find_older` does.
+        // As `DirectTask::find_older` does.
         self.taken_back = true;
-        self.table = Table::default();
-        self.pods.iter().for_each(|pod| self.table.add(pod));
+        self.table = RouteTable::default();
+        self.pods.iter().for_each(|pod| self.table.add_pod(pod));
         "a proxy is followed by another"
     }
 
@@ -222,7 +222,8 @@ impl Node {
             // Also for pods that are not there.
             let client = 100 + random.random_range(0..=self.cookies - 99);
             let destination = destination(random);
-            let change = self.with_view(|table, view| table.ask(view, client, destination));
+            let change =
+                self.with_context(|table, context| table.plan_destination(context, client, destination));
             self.tell(change);
         }
         "a pod asks"
@@ -238,12 +239,12 @@ impl Node {
             return "nothing";
         }
         let failing = endpoints[random.random_range(0..endpoints.len())].key();
-        let policy = PortPolicy { outlier: Some(history::LIMITS), ..PortPolicy::default() };
+        let policy = PortPolicy { outlier: Some(random_mesh::OUTLIER_LIMITS), ..PortPolicy::default() };
         for _ in 0..3 {
-            self.health.report(&failing, &endpoints, &policy, Some(&"refused"), self.now);
+            self.outliers.report_connect(&failing, &endpoints, &policy, Some(&"refused"), self.now);
         }
         self.resting.insert(failing.clone(), self.now + Duration::from_secs(5));
-        let changes = self.with_view(|table, view| table.plan_around(view, &failing));
+        let changes = self.with_context(|table, context| table.replan_for_refused(context, &failing));
         self.tell(changes);
         "an endpoint fails"
     }
@@ -255,36 +256,36 @@ impl Node {
         let before = self.resting.len();
         self.resting.retain(|_, until| *until > now);
         self.rested = self.resting.len() < before;
-        let changes = self.with_view(|table, view| table.plan_again(view, Trigger::Time));
+        let changes = self.with_context(|table, context| table.replan(context, ReplanTrigger::Time));
         self.tell(changes);
         "time passes"
     }
 
     fn sweep(&mut self) -> &'static str {
         self.now += Duration::from_secs(400);
-        let changes = self.table.sweep(self.now);
+        let changes = self.table.remove_unused(self.now);
         self.tell(changes);
         "what is not used is forgotten"
     }
 
-    fn with_view<T>(&mut self, work: impl FnOnce(&mut Table, View<'_>) -> T) -> T {
-        let view = View {
+    fn with_context<T>(&mut self, work: impl FnOnce(&mut RouteTable, PlanContext<'_>) -> T) -> T {
+        let context = PlanContext {
             snapshot: &self.snapshot,
-            health: &self.health,
+            outliers: &self.outliers,
             affinity: &self.affinity,
             resting: &self.resting,
             now: self.now,
             links: &self.links,
         };
-        work(&mut self.table, view)
+        work(&mut self.table, context)
     }
 
-    fn tell(&mut self, changes: impl IntoIterator<Item = Change>) {
+    fn tell(&mut self, changes: impl IntoIterator<Item = RouteChange>) {
         for change in changes {
             self.taken_back = true;
             match change {
-                Change::Put(key, route) => self.routes.insert(key, *route),
-                Change::Remove(key) => self.routes.remove(&key),
+                RouteChange::Put(key, route) => self.routes.insert(key, *route),
+                RouteChange::Remove(key) => self.routes.remove(&key),
             };
         }
     }
@@ -294,7 +295,7 @@ impl Node {
         for (key, route) in &self.routes {
             assert!(route.tickets > 0, "{context}: a route without tickets");
             for ticket in (0..route.tickets.min(40)).chain([route.tickets - 1]) {
-                let Some(choice) = choose(route, ticket) else { continue };
+                let Some(choice) = endpoint_for_ticket(route, ticket) else { continue };
                 let owned = self.owners.get(&choice.endpoint.address) == Some(&choice.server);
                 let same_family = choice.endpoint.address.is_v4() == key.destination.address.is_v4();
                 if owned && same_family {
@@ -307,7 +308,7 @@ impl Node {
     }
 
     /// What is wrong with a connection that goes directly.
-    fn objection(&self, key: &RouteKey, choice: &Choice) -> Option<&'static str> {
+    fn objection(&self, key: &DirectRouteKey, choice: &RouteEndpoint) -> Option<&'static str> {
         let pod = |cookie: u64| self.pods.iter().find(|pod| pod.cookie == cookie);
         let (Some(client), Some(server)) = (pod(key.client), pod(choice.server)) else {
             return Some("one of the pods is not there");
@@ -331,7 +332,7 @@ impl Node {
             return Some("the mesh does not know the client");
         }
         let identity = Some(&client.identity);
-        let peer = Peer { identity, source_ip, destination_ip: ip, destination_port: port };
+        let peer = ConnectionAttributes { identity, source_ip, destination_ip: ip, destination_port: port };
         let decision = authorize(&self.snapshot, &workload, &peer);
         let noted = !decision.audited.is_empty() || !decision.dry_run.is_empty();
         match (decision.is_allowed(), noted) {
@@ -342,7 +343,7 @@ impl Node {
     }
 
     /// A client that has an endpoint of its own goes to that one alone.
-    fn unfaithful(&self, key: &RouteKey, route: &DirectRoute) -> Option<&'static str> {
+    fn unfaithful(&self, key: &DirectRouteKey, route: &DirectRoute) -> Option<&'static str> {
         let client = self.pods.iter().find(|pod| pod.cookie == key.client)?;
         let asked = IpAddr::from(key.destination.address);
         let service = self.snapshot.service_by_vip(asked, &client.namespace)?;
@@ -354,12 +355,18 @@ impl Node {
         else {
             return None;
         };
-        (service.affinity_under(&policy).is_some() && !is_own)
+        (service.affinity_timeout(&policy).is_some() && !is_own)
             .then_some("the client has an endpoint of its own")
     }
 
     /// Whether a service that was asked for has this endpoint, and it is not left out.
-    fn unfit(&self, key: &RouteKey, workload: &Workload, ip: IpAddr, port: u16) -> Option<&'static str> {
+    fn unfit(
+        &self,
+        key: &DirectRouteKey,
+        workload: &Workload,
+        ip: IpAddr,
+        port: u16,
+    ) -> Option<&'static str> {
         let asked = IpAddr::from(key.destination.address);
         let client = self.pods.iter().find(|pod| pod.cookie == key.client)?;
         let Some(service) = self.snapshot.service_by_vip(asked, &client.namespace) else {
@@ -399,11 +406,11 @@ fn is(pod: &Pod, workload: &Workload) -> bool {
 
 fn endpoints(snapshot: &Snapshot, service: &Service) -> Endpoints {
     let endpoint = |workload: Arc<Workload>| {
-        let address = (*workload.addresses.first()?, history::TARGET_PORT).into();
+        let address = (*workload.addresses.first()?, random_mesh::TARGET_PORT).into();
         let (tunnel_protocol, weight) = (workload.tunnel_protocol, workload.capacity);
-        Some(Target { workload, address, tunnel_protocol, expected_identities: [].into(), weight })
+        Some(Endpoint { workload, address, tunnel_protocol, expected_identities: [].into(), weight })
     };
-    snapshot.members(service).into_iter().filter_map(endpoint).collect()
+    snapshot.workloads_of_service(service).into_iter().filter_map(endpoint).collect()
 }
 
 fn destination(random: &mut StdRng) -> SocketAddr {

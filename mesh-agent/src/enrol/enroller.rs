@@ -11,20 +11,20 @@ use mesh_api::plan::Snapshot;
 use mesh_api::resource::enrolment::Enrolment;
 use mesh_common::maps::MAX_DESTINATIONS;
 use mesh_proxy::certs::Certificates;
-use mesh_proxy::pod::LocalPod;
+use mesh_proxy::local_pod::LocalPod;
 use mesh_proxy::telemetry::AgentMetrics;
-use mesh_proxy::worker::{Command, PodListeners};
+use mesh_proxy::worker::{PodListeners, WorkerCommand};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 
-use super::preexisting::{self, Preexisting};
-use super::taken_for_plain::{TakenForPlain, is_taken_for_plain};
+use super::plaintext_check::{PlaintextCheck, is_known_as_plaintext};
+use super::preexisting_connections::{PreexistingJudge, list_preexisting};
 use crate::direct::DirectHandle;
-use crate::egress::{Egress, NotInForce};
 use crate::keeper::protocol::Claim;
-use crate::keeper_client::{Enrolled as Answer, Keeper};
+use crate::keeper_client::{EnrolResult as Answer, KeeperClient};
 use crate::pods::{NodePod, NodePods};
+use crate::strict_egress::{EgressEnforcer, StrictEgressError};
 use crate::sys::ebpf::KnownAddresses;
 use crate::sys::{self, PreexistingConnection};
 
@@ -40,15 +40,15 @@ const LOOK_SELDOM: Duration = Duration::from_millis(500);
 const TIDY_EVERY: Duration = Duration::from_secs(10);
 
 /// State of each pod, for the admin endpoint.
-pub type Statuses = watch::Sender<Vec<PodStatus>>;
+pub type PodStatuses = watch::Sender<Vec<PodStatus>>;
 
 /// Called with each pod that could not be enrolled, and why.
-pub type Report = Box<dyn Fn(&NodePod, &str) + Send>;
+pub type ReportNotEnrolledFn = Box<dyn Fn(&NodePod, &str) + Send>;
 
 /// Everything that an enroller works with.
-pub struct Setup {
+pub struct EnrollerSetup {
     /// Takes pods into the mesh.
-    pub keeper: Keeper,
+    pub keeper: KeeperClient,
     /// Receives the uids of pods that got a new network namespace, since their sandbox was made again.
     pub moved: mpsc::UnboundedReceiver<String>,
     /// The kernel's map of the mesh's addresses.
@@ -56,13 +56,13 @@ pub struct Setup {
     /// This node's name.
     pub node: Arc<str>,
     /// The workers.
-    pub workers: Vec<mpsc::UnboundedSender<Command>>,
+    pub workers: Vec<mpsc::UnboundedSender<WorkerCommand>>,
     /// Certificates, asked for when a pod is enrolled.
     pub certificates: Certificates,
     /// Told of each pod that is enrolled or let go.
     pub direct: DirectHandle,
     /// Strict egress.
-    pub egress: Egress,
+    pub egress: EgressEnforcer,
     /// Set once connections may be accepted.
     pub serving: watch::Sender<bool>,
     /// How long that waits for certificates.
@@ -70,14 +70,14 @@ pub struct Setup {
     /// Metrics.
     pub metrics: Arc<AgentMetrics>,
     /// Where the state of each pod is published.
-    pub statuses: Statuses,
+    pub statuses: PodStatuses,
     /// Called for each pod that could not be enrolled, at each attempt.
-    pub report: Report,
+    pub report: ReportNotEnrolledFn,
 }
 
 /// Enrols and lets go pods as they come and go.
 pub struct Enroller {
-    setup: Setup,
+    setup: EnrollerSetup,
     enrolled: BTreeMap<Arc<str>, Enrolled>,
     /// The configuration, for the tasks that judge preexisting connections.
     snapshots: Option<watch::Receiver<Arc<Snapshot>>>,
@@ -112,12 +112,12 @@ struct Enrolled {
     /// Why its strict egress is not in force, if it is not.
     egress_not_in_force: Option<String>,
     /// Whether the control plane has peers speak plaintext to it.
-    plain: TakenForPlain,
+    plain: PlaintextCheck,
 }
 
 impl Enroller {
     /// Creates an enroller with nothing enrolled.
-    pub fn new(setup: Setup) -> Self {
+    pub fn new(setup: EnrollerSetup) -> Self {
         let (enrolled, failed) = (BTreeMap::new(), BTreeMap::new());
         Self {
             setup,
@@ -204,9 +204,9 @@ impl Enroller {
         self.failed.clear();
         self.look_for_plain();
         if std::mem::take(&mut self.untidy) {
-            sys::give_back_unused();
+            sys::release_unused_memory();
         } else {
-            sys::give_back_code();
+            sys::release_code_pages();
         }
     }
 
@@ -216,7 +216,10 @@ impl Enroller {
             return;
         };
         for Enrolled { pod, plain, .. } in self.enrolled.values_mut() {
-            let told = plain.look(is_taken_for_plain(&snapshot, pod)).then(|| plain.reason()).flatten();
+            let told = plain
+                .record_check(is_known_as_plaintext(&snapshot, pod))
+                .then(|| plain.plaintext_reason())
+                .flatten();
             if let Some(reason) = told {
                 tracing::warn!(namespace = %pod.namespace, pod = %pod.name, reason, "served as plain");
             }
@@ -227,9 +230,9 @@ impl Enroller {
     async fn reconcile(&mut self, wanted: &NodePods) -> usize {
         self.dismiss_unwanted(wanted).await;
         self.restrict(wanted);
-        self.failed.retain(|uid, _| wanted.get(uid).is_some_and(NodePod::is_wanted));
+        self.failed.retain(|uid, _| wanted.get(uid).is_some_and(NodePod::should_be_enrolled));
         let mut pending = HashSet::new();
-        for pod in wanted.values().filter(|pod| pod.is_wanted()) {
+        for pod in wanted.values().filter(|pod| pod.should_be_enrolled()) {
             if self.enrolled.contains_key(&pod.uid) || self.failed.contains_key(&pod.uid) {
                 continue;
             }
@@ -262,7 +265,7 @@ impl Enroller {
     /// namespace of its own yet, or no address there.
     async fn take(&mut self, wanted: &NodePods, (pod, answer): Asked) -> bool {
         self.asked.remove(&pod.uid);
-        let as_asked = wanted.get(&pod.uid) == Some(&pod) && pod.is_wanted();
+        let as_asked = wanted.get(&pod.uid) == Some(&pod) && pod.should_be_enrolled();
         match answer {
             Ok((Answer::NotYet, _)) => {
                 self.resting.insert(pod.uid);
@@ -291,7 +294,9 @@ impl Enroller {
             .filter(|(uid, enrolled)| {
                 let now = wanted.get(*uid);
                 // A pod whose identity, addresses or probes changed is enrolled anew.
-                !now.is_some_and(|now| now.is_wanted() && now.is_served_by(&enrolled.pod, &enrolled.told))
+                !now.is_some_and(|now| {
+                    now.should_be_enrolled() && now.matches_enrolled(&enrolled.pod, &enrolled.told)
+                })
             })
             .map(|(uid, _)| Arc::clone(uid))
             .collect();
@@ -330,10 +335,10 @@ impl Enroller {
             netns,
             settling: None,
             egress_not_in_force: None,
-            plain: TakenForPlain::default(),
+            plain: PlaintextCheck::default(),
         };
         let restricted = enrolled.restrict(&mut self.setup.egress);
-        self.setup.certificates.retain(&pod.identity);
+        self.setup.certificates.retain_identity(&pod.identity);
         let local = Arc::new(LocalPod {
             uid: Arc::clone(&pod.uid),
             namespace: Arc::clone(&pod.namespace),
@@ -344,14 +349,14 @@ impl Enroller {
         });
         for (worker, listeners) in self.setup.workers.iter().zip(by_worker(listeners)) {
             // A worker that is gone was told to stop, and so is this.
-            let _stopping = worker.send(Command::Add(Arc::clone(&local), listeners));
+            let _stopping = worker.send(WorkerCommand::Add(Arc::clone(&local), listeners));
         }
-        self.setup.direct.enrolled(&local);
+        self.setup.direct.notify_enrolled(&local);
         if restricted {
             tokio::spawn(let_start(self.setup.keeper.clone(), Arc::clone(&pod.name), netns));
         }
         enrolled.settling = preexisting.zip(self.snapshots.clone()).map(|(found, snapshots)| {
-            let preexisting = Preexisting::new(local, self.setup.keeper.clone(), found);
+            let preexisting = PreexistingJudge::new(local, self.setup.keeper.clone(), found);
             tokio::spawn(preexisting.run(snapshots)).abort_handle()
         });
         self.enrolled.insert(Arc::clone(&pod.uid), enrolled);
@@ -363,14 +368,14 @@ impl Enroller {
         settling.inspect(AbortHandle::abort);
         tracing::info!(namespace = %pod.namespace, pod = %pod.name, "no longer enrolled");
         let_go(&self.setup.keeper, &pod, netns).await;
-        if let Err(error) = self.setup.egress.set(netns, "", None) {
+        if let Err(error) = self.setup.egress.set_pod_egress(netns, "", None) {
             tracing::error!(pod = %pod.name, %error, "its strict egress stays in force");
         }
-        self.setup.direct.dismissed(uid);
+        self.setup.direct.notify_unenrolled(uid);
         for worker in &self.setup.workers {
-            let _stopping = worker.send(Command::Remove(Arc::clone(uid)));
+            let _stopping = worker.send(WorkerCommand::Remove(Arc::clone(uid)));
         }
-        self.setup.certificates.release(&pod.identity);
+        self.setup.certificates.release_identity(&pod.identity);
         self.untidy = true;
     }
 
@@ -380,11 +385,11 @@ impl Enroller {
             return;
         }
         self.took_over = true;
-        if let Err(error) = self.setup.keeper.dismiss_unclaimed().await {
+        if let Err(error) = self.setup.keeper.unenrol_unclaimed().await {
             tracing::error!(error, "pods that a predecessor enrolled could not be let go");
         }
         let enrolled = self.enrolled.values().map(|enrolled| enrolled.netns).collect();
-        if let Err(error) = self.setup.egress.retain(&enrolled) {
+        if let Err(error) = self.setup.egress.retain_pods(&enrolled) {
             tracing::warn!(%error, "what is gone still takes room among strict egress");
         }
     }
@@ -399,8 +404,9 @@ impl Enroller {
         let (keeper, certificates) = (self.setup.keeper.clone(), self.setup.certificates.clone());
         let (serving, patience) = (self.setup.serving.clone(), self.setup.patience);
         tokio::spawn(async move {
-            join_all(identities.iter().map(|identity| certificates.ready(identity, patience))).await;
-            if let Err(error) = keeper.ready().await {
+            join_all(identities.iter().map(|identity| certificates.wait_for_certificate(identity, patience)))
+                .await;
+            if let Err(error) = keeper.report_ready().await {
                 tracing::error!(error, "the programs are not attached: nothing is taken into the mesh");
             }
             serving.send_replace(true);
@@ -417,14 +423,15 @@ impl Enroller {
         let node = &*self.setup.node;
         let result = match &self.learnt {
             Some(learnt) => {
-                let touched = snapshot.touched_since(learnt).into_iter();
-                let changes =
-                    touched.map(|ip| (ip, learnt.reachability(ip, node), snapshot.reachability(ip, node)));
-                self.setup.known_addresses.change(changes.filter(|(_, was, is)| was != is).collect())
+                let touched = snapshot.reachable_ports_changed_since(learnt).into_iter();
+                let changes = touched
+                    .map(|ip| (ip, learnt.reachable_ports(ip, node), snapshot.reachable_ports(ip, node)));
+                self.setup.known_addresses.apply_changes(changes.filter(|(_, was, is)| was != is).collect())
             }
             None => {
-                let all = snapshot.addresses().filter_map(|ip| Some((ip, snapshot.reachability(ip, node)?)));
-                self.setup.known_addresses.replace(all)
+                let all =
+                    snapshot.addresses().filter_map(|ip| Some((ip, snapshot.reachable_ports(ip, node)?)));
+                self.setup.known_addresses.replace_all(all)
             }
         };
         self.setup.metrics.destinations_incomplete.set(i64::from(result.is_err()));
@@ -485,7 +492,7 @@ impl Enroller {
             return (EnrolmentState::Failed, Some(reason.clone()));
         }
         if let Some(enrolled) = self.enrolled.get(&pod.uid) {
-            return (EnrolmentState::Enrolled, enrolled.plain.reason());
+            return (EnrolmentState::Enrolled, enrolled.plain.plaintext_reason());
         }
         debug_assert!(pending.contains(&pod.uid), "wanted, not enrolled and not failed");
         let reason = "no process in a network namespace of its own with an address found yet";
@@ -496,14 +503,14 @@ impl Enroller {
 impl Enrolled {
     /// Writes a pod's strict egress to the kernel, and logs a failure once. Returns whether the kernel
     /// refuses everything that it should.
-    fn restrict(&mut self, egress: &mut Egress) -> bool {
+    fn restrict(&mut self, egress: &mut EgressEnforcer) -> bool {
         let name = format!("{}/{}", self.pod.namespace, self.pod.name);
         let strict = self.pod.egress.as_ref();
         if let Some(problem) = strict.and_then(|strict| strict.problem.as_ref()) {
             tracing::warn!(pod = name, problem, "strict egress: nothing outside of the mesh is excepted");
         }
-        let result = egress.set(self.netns, &name, strict);
-        let refuses = !matches!(result, Err(NotInForce::Kernel(_)));
+        let result = egress.set_pod_egress(self.netns, &name, strict);
+        let refuses = !matches!(result, Err(StrictEgressError::Kernel(_)));
         let failed = result.err().map(|error| error.to_string());
         if let Some(error) = &failed
             && self.egress_not_in_force != failed
@@ -519,27 +526,27 @@ impl Enrolled {
 /// list is made before anything is served, or the mesh's own connections would be on it, and after the
 /// programs decide, or a connection could still slip through.
 async fn enrol(
-    keeper: &Keeper,
+    keeper: &KeeperClient,
     pod: &NodePod,
 ) -> Result<(Answer, Option<Vec<PreexistingConnection>>), String> {
     let claim = Claim::new(&pod.uid, &pod.addresses, &pod.probe_ports).map_err(|error| error.to_string())?;
-    let answer = keeper.enrol(claim.with_own_users(pod.own_users)).await?;
+    let answer = keeper.enrol_pod(claim.with_own_userns(pod.own_userns)).await?;
     let found = match &answer {
-        Answer::Yes { netns, settled: false, .. } => Some(preexisting::find(keeper, *netns).await?),
+        Answer::Yes { netns, preexisting_judged: false, .. } => Some(list_preexisting(keeper, *netns).await?),
         _ => None,
     };
     Ok((answer, found))
 }
 
 /// Lets a pod's first program run, which the CNI plugin has held up until now.
-async fn let_start(keeper: Keeper, pod: Arc<str>, netns: u64) {
+async fn let_start(keeper: KeeperClient, pod: Arc<str>, netns: u64) {
     if let Err(error) = keeper.let_start(netns).await {
         tracing::error!(%pod, error, "its programs are not let run");
     }
 }
 
-async fn let_go(keeper: &Keeper, pod: &NodePod, netns: u64) {
-    if let Err(error) = keeper.dismiss(netns).await {
+async fn let_go(keeper: &KeeperClient, pod: &NodePod, netns: u64) {
+    if let Err(error) = keeper.unenrol_pod(netns).await {
         tracing::error!(pod = %pod.name, error, "pod not let go completely");
     }
 }

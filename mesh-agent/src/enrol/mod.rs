@@ -1,7 +1,7 @@
 //! Takes pods into the mesh and lets them go, as their labels say, without touching the pods.
 
 mod enroller;
-mod preexisting;
-mod taken_for_plain;
+mod plaintext_check;
+mod preexisting_connections;
 
-pub use enroller::{Enroller, Report, Setup, Statuses};
+pub use enroller::{Enroller, EnrollerSetup, PodStatuses, ReportNotEnrolledFn};

@@ -1,6 +1,6 @@
 //! Records and descriptors over a pair of Unix sockets that keep records apart (`SOCK_SEQPACKET`, unix(7)).
-//! Only [`receive_in_time`] and `wait` block: without a record `receive` fails at once, and a peer that does
-//! not read is given up.
+//! Only [`receive_timeout`] and `wait_readable` block: without a record `receive` fails at once, and a peer
+//! that does not read is given up.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -64,7 +64,7 @@ pub fn receive(channel: impl AsFd) -> io::Result<Option<Message>> {
 
 /// Receives a record, waiting up to `patience`. Errors: none came in time (`TimedOut`), or the other end is
 /// closed.
-pub fn receive_in_time(channel: &OwnedFd, patience: Duration) -> io::Result<Message> {
+pub fn receive_timeout(channel: &OwnedFd, patience: Duration) -> io::Result<Message> {
     let deadline = Instant::now() + patience;
     loop {
         match receive(channel) {
@@ -77,12 +77,12 @@ pub fn receive_in_time(channel: &OwnedFd, patience: Duration) -> io::Result<Mess
         if left.is_zero() {
             return Err(io::ErrorKind::TimedOut.into());
         }
-        wait(&mut [PollFd::new(channel, PollFlags::IN)], left)?;
+        wait_readable(&mut [PollFd::new(channel, PollFlags::IN)], left)?;
     }
 }
 
 /// Waits until a descriptor can be read, a signal comes, or `patience` has passed.
-pub(super) fn wait(polled: &mut [PollFd<'_>], patience: Duration) -> io::Result<()> {
+pub(super) fn wait_readable(polled: &mut [PollFd<'_>], patience: Duration) -> io::Result<()> {
     let timeout = Timespec::try_from(patience).unwrap_or(Timespec { tv_sec: 1, tv_nsec: 0 });
     match poll(polled, Some(&timeout)) {
         Ok(_) | Err(Errno::INTR) => Ok(()),

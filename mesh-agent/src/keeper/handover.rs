@@ -20,7 +20,7 @@ use rustix::net::{
 };
 
 use super::channel::{self, Message};
-use super::estate::Estate;
+use super::inherited_files::InheritedFiles;
 use super::node_listeners::NodeListeners;
 use super::pods::{self, Pods};
 use super::protocol::{Claim, Reader, Record, Writer};
@@ -40,9 +40,9 @@ const OFFER: u8 = 11;
 const POD: u8 = 12;
 const END: u8 = 13;
 
-/// Follows a pod's claim if it is not [settled](super::protocol::KeeperRequest::Settled). Older keepers say
-/// 0.
-const UNSETTLED: u8 = 1;
+/// Follows a pod's claim if its preexisting connections are not
+/// [judged](super::protocol::KeeperRequest::PreexistingJudged). Older keepers say 0.
+const UNJUDGED: u8 = 1;
 
 /// The socket where a successor connects.
 pub(super) struct HandoverSocket {
@@ -53,7 +53,7 @@ pub(super) struct HandoverSocket {
 impl HandoverSocket {
     /// Returns the socket for these settings, not open yet; none if there is no directory for it. Its name is
     /// made of what only one agent uses: the node's cgroup and the directory of pins.
-    pub fn of(config: &Config) -> Option<Self> {
+    pub fn from_config(config: &Config) -> Option<Self> {
         let place = || -> io::Result<PathBuf> {
             DirBuilder::new().recursive(true).mode(0o700).create(&config.run_dir)?;
             fs::create_dir_all(&config.bpf_root)?;
@@ -68,8 +68,8 @@ impl HandoverSocket {
     }
 
     /// Listens, in place of a predecessor.
-    pub fn open(&mut self) {
-        let listener = listen_at(&self.path, 1).inspect_err(|error| {
+    pub fn listen(&mut self) {
+        let listener = listen_seqpacket(&self.path, 1).inspect_err(|error| {
             let path = self.path.display();
             tracing::warn!(%path, %error, "no successor can take over from this agent without a gap");
         });
@@ -82,7 +82,7 @@ impl HandoverSocket {
     }
 
     /// Accepts a successor, if it has this process's user id.
-    pub fn accept(&self) -> Option<OwnedFd> {
+    pub fn accept_successor(&self) -> Option<OwnedFd> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let channel = accept_with(self.listener.as_ref()?, flags).ok()?;
         let theirs = sockopt::socket_peercred(&channel).ok()?.uid;
@@ -91,7 +91,7 @@ impl HandoverSocket {
 }
 
 /// Listens at a path, in place of whoever does; `backlog` connections may wait.
-pub(crate) fn listen_at(path: &Path, backlog: i32) -> io::Result<OwnedFd> {
+pub(crate) fn listen_seqpacket(path: &Path, backlog: i32) -> io::Result<OwnedFd> {
     let fresh = path.with_extension(format!("{}", std::process::id()));
     let _left_behind = fs::remove_file(&fresh);
     let socket = seqpacket()?;
@@ -114,12 +114,12 @@ pub(super) struct Predecessor {
     /// The node's own listeners.
     pub listeners: Vec<OwnedFd>,
     /// The files that its proxy has left.
-    pub estate: Estate,
+    pub inherited: InheritedFiles,
 }
 
 impl Predecessor {
     /// Connects to the keeper that serves now, if there is one with the same version.
-    pub fn find(socket: &HandoverSocket) -> Option<Self> {
+    pub fn connect(socket: &HandoverSocket) -> Option<Self> {
         let channel = seqpacket().ok()?;
         connect(&channel, &SocketAddrUnix::new(&socket.path).ok()?).ok()?;
         Self::greet(channel)
@@ -134,8 +134,8 @@ impl Predecessor {
             (Some(OFFER), Some(workers)) if workers > 0 => {
                 // Behind the listeners, in reverse order. An older keeper has none.
                 let mut file = || from.u8().filter(|there| *there != 0).and_then(|_| listeners.pop());
-                let (configuration, certificates) = (file(), file());
-                Ok(Self { channel, workers, listeners, estate: Estate::new(certificates, configuration) })
+                let (config, certs) = (file(), file());
+                Ok(Self { channel, workers, listeners, inherited: InheritedFiles::new(certs, config) })
             }
             _ => Err(io::ErrorKind::InvalidData.into()),
         }
@@ -143,16 +143,16 @@ impl Predecessor {
 
     /// Takes over those of its pods that are not here yet. The proxy enrols any that can't be had. Errors: it
     /// is gone, or its answers are invalid.
-    pub fn take_pods(&mut self, pods: &mut Pods) -> io::Result<()> {
+    pub fn take_over_pods(&mut self, pods: &mut Pods) -> io::Result<()> {
         loop {
             let (record, descriptors) = ask(&self.channel, &Writer::new(NEXT).record)?;
             let mut from = Reader::of(&record);
             if from.u8() != Some(POD) {
                 return Ok(());
             }
-            let claim = Claim::read(&mut from).ok_or(io::ErrorKind::InvalidData)?;
-            let settled = from.u8() != Some(UNSETTLED);
-            if let Err(error) = self.adopt(claim, settled, descriptors, pods) {
+            let claim = Claim::decode(&mut from).ok_or(io::ErrorKind::InvalidData)?;
+            let judged = from.u8() != Some(UNJUDGED);
+            if let Err(error) = self.adopt(claim, judged, descriptors, pods) {
                 tracing::warn!(%error, "a pod is not taken over with its listeners");
             }
         }
@@ -161,7 +161,7 @@ impl Predecessor {
     fn adopt(
         &self,
         claim: Claim,
-        settled: bool,
+        judged: bool,
         descriptors: Vec<OwnedFd>,
         pods: &mut Pods,
     ) -> Result<(), pods::Error> {
@@ -169,13 +169,13 @@ impl Predecessor {
         let mut descriptors = descriptors.into_iter();
         let netns = descriptors.next().filter(|_| descriptors.len() == 3 * usize::from(self.workers));
         let netns = Netns::of_descriptor(netns.ok_or(io::Error::from(io::ErrorKind::InvalidData))?)?;
-        let cookie = pods.adopt(claim, netns, descriptors.map(TcpListener::from).collect())?;
+        let cookie = pods.insert(claim, netns, descriptors.map(TcpListener::from).collect())?;
         // Its proxies' own connections must not be taken for preexisting ones.
-        if settled { pods.settle(cookie) } else { Ok(()) }
+        if judged { pods.mark_preexisting_judged(cookie) } else { Ok(()) }
     }
 
     /// Tells it that it is relieved.
-    pub fn relieve(&self) {
+    pub fn send_relieved(&self) {
         if let Err(error) = channel::send(&self.channel, &Writer::new(RELIEVED).record, &[]) {
             tracing::warn!(%error, "the predecessor ended before it was relieved");
         }
@@ -184,7 +184,7 @@ impl Predecessor {
 
 fn ask(channel: &OwnedFd, record: &Record) -> io::Result<Message> {
     channel::send(channel, record, &[])?;
-    channel::receive_in_time(channel, PATIENCE)
+    channel::receive_timeout(channel, PATIENCE)
 }
 
 /// The keeper that is taking over, as its predecessor sees it.
@@ -201,7 +201,7 @@ impl Successor {
     }
 
     /// Answers a request. Returns whether it has taken over. Errors: it is gone, or the request is invalid.
-    pub fn answer(&mut self, pods: &Pods, listeners: &NodeListeners, estate: &Estate) -> io::Result<bool> {
+    pub fn answer(&mut self, pods: &Pods, node: &NodeListeners, files: &InheritedFiles) -> io::Result<bool> {
         let record = match channel::receive(&self.channel) {
             Ok(Some((record, _))) => record,
             Ok(None) => return Err(io::ErrorKind::ConnectionReset.into()),
@@ -211,10 +211,10 @@ impl Successor {
         let mut from = Reader::of(&record);
         match (from.u8(), from.u16()) {
             (Some(HELLO), Some(VERSION)) => {
-                let files = estate.descriptors();
+                let files = files.descriptors();
                 let offer = Writer::new(OFFER).u8(pods.workers);
                 let offer = files.iter().rev().fold(offer, |to, file| to.u8(file.is_some().into()));
-                let mut descriptors = listeners.descriptors();
+                let mut descriptors = node.descriptors();
                 descriptors.extend(files.into_iter().flatten());
                 channel::send(&self.channel, &offer.record, &descriptors).map(|()| false)
             }
@@ -231,8 +231,8 @@ impl Successor {
         self.got.insert(cookie);
         let mut descriptors = vec![pod.netns.as_fd()];
         descriptors.extend(pod.listeners.iter().map(AsFd::as_fd));
-        let unsettled = if pods.is_settled(cookie) { 0 } else { UNSETTLED };
-        channel::send(&self.channel, &pod.claim.write(Writer::new(POD)).u8(unsettled).record, &descriptors)
+        let unjudged = if pods.programs.is_preexisting_judged(cookie) { 0 } else { UNJUDGED };
+        channel::send(&self.channel, &pod.claim.encode(Writer::new(POD)).u8(unjudged).record, &descriptors)
     }
 }
 

@@ -1,42 +1,43 @@
 //! `mesh-agent run`: the keeper. It has the node's privileges and holds what must outlive a proxy; it never
-//! reads a byte from the network. The proxy that it starts ([`run`](mod@crate::run)) does everything else,
-//! without privileges, and asks the keeper for what it can't do itself.
+//! reads a byte from the network. The proxy that it starts ([`proxy_main`](crate::proxy_main)) does
+//! everything else, without privileges, and asks the keeper for what it can't do itself.
 //!
 //! Reading order:
 //! 1. [`protocol`]: records between the two, and [`channel`], how they are sent.
-//! 2. `serve`: the loop; `answers`: answers to the proxy; `errands`: work for those, outside of the loop.
-//! 3. `process`: the proxy's life; `pods`: namespaces and listeners; `veths`: their links; `node_listeners`:
-//!    those for admin, metrics and health; `estate`: the inheritance.
+//! 2. `event_loop`: the loop; `request_handler`: answers to the proxy; `background_tasks`: work for those,
+//!    outside of the loop.
+//! 3. `proxy_process`: the proxy's life; `pods`: namespaces and listeners; `veths`: their links;
+//!    `node_listeners`: those for admin, metrics and health; `inherited_files`: the inheritance.
 //! 4. `handover`: one keeper takes over from another, for an upgrade. `cni::server` answers the CNI plugin.
 
-mod answers;
+mod background_tasks;
 pub mod channel;
-mod errands;
-mod estate;
+mod event_loop;
 mod handover;
+mod inherited_files;
 mod node_listeners;
 mod pods;
-mod process;
 pub mod protocol;
-mod serve;
+mod proxy_process;
+mod request_handler;
 mod veths;
 
 use std::error::Error;
 
 use crate::config::Config;
-use crate::sys::Signals;
+use crate::sys::StopSignals;
 
-pub(crate) use handover::listen_at;
-use serve::Keeper;
-pub use serve::RELIEVED;
-pub use veths::cleanup;
+use event_loop::Keeper;
+pub use event_loop::RELIEVED_SIGNAL;
+pub(crate) use handover::listen_seqpacket;
+pub use veths::detach_all_pinned;
 
 /// Why the keeper did not start or had to stop.
 pub type Failure = Box<dyn Error>;
 
 /// Keeps the node's pods in the mesh until one of `signals` comes. Errors: it could not start, or had to
 /// stop.
-pub fn run(config: Config, signals: Signals) -> Result<(), Failure> {
+pub fn run(config: Config, signals: StopSignals) -> Result<(), Failure> {
     Keeper::start(config, signals)?.run()
 }
 

@@ -8,12 +8,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use mesh_common::maps::{Endpoint, ListenerKind, MAX_PODS, Proxy};
+use mesh_common::maps::{AddressPort, InboundListenerKind, MAX_PODS, ProxyProcess};
 use mesh_common::{HBONE_PORT, INBOUND_PORT, OUTBOUND_PORT};
 use socket2::{SockRef, Socket};
 
 use super::protocol::{Claim, KeeperAnswer};
-use super::veths::{self, Dismissed, Leaving, Places};
+use super::veths::{self, NetnsByIp, PodTeardown, TeardownQueue};
 use crate::sys::ebpf::{self, Programs};
 use crate::sys::{self, Netns, NoSandbox, SocketKind};
 
@@ -36,7 +36,7 @@ pub(super) struct Pods {
     in_doubt: BTreeMap<u64, Instant>,
     /// Whether this proxy has said that it has asked for all of its pods.
     complete: bool,
-    leaving: Leaving,
+    leaving: TeardownQueue,
     /// The pod whose veth was last checked.
     looked_at: u64,
 }
@@ -58,7 +58,7 @@ pub(super) struct Pod {
 }
 
 /// Result of a search for a pod: its network namespace, and its addresses.
-pub(super) type Found = Result<Option<(Netns, Vec<IpAddr>)>, Error>;
+pub(super) type FoundSandbox = Result<Option<(Netns, Vec<IpAddr>)>, Error>;
 
 /// Why a request about a pod failed.
 #[derive(Debug, thiserror::Error)]
@@ -68,7 +68,7 @@ pub(super) enum Error {
     #[error(transparent)]
     NoSandbox(#[from] NoSandbox),
     #[error(transparent)]
-    Redirected(#[from] sys::Redirected),
+    Redirected(#[from] sys::IstioRedirectError),
     #[error("its network namespace is that of pod {0}")]
     Another(String),
     /// A port can't be listened on, usually since a program of the pod has it.
@@ -92,41 +92,41 @@ impl Pods {
             enrolled: BTreeMap::new(),
             in_doubt: BTreeMap::new(),
             complete: false,
-            leaving: Leaving::default(),
+            leaving: TeardownQueue::default(),
             looked_at: 0,
         };
-        pods.learn_node_cgroups()?;
+        pods.refresh_node_cgroups()?;
         Ok(pods)
     }
 
     /// Returns the id of the agent's own cgroup, which its sockets have too. Errors: it can't be found.
-    pub fn own_cgroup(&self) -> io::Result<u64> {
+    pub fn own_cgroup_id(&self) -> io::Result<u64> {
         sys::cgroup_id_of_self(&self.cgroup)
     }
 
     /// Exempts a proxy, by its process id, from redirection while it runs. A later process with that id is
     /// not exempt.
-    pub fn exempt(&mut self, proxy: u32, runs: bool) -> Result<(), Error> {
-        let proxy = Proxy::new(self.own_cgroup()?, proxy);
-        Ok(if runs { self.programs.exempt(proxy) } else { self.programs.forget_proxy(proxy) }?)
+    pub fn set_proxy_exempt(&mut self, proxy: u32, runs: bool) -> Result<(), Error> {
+        let proxy = ProxyProcess::new(self.own_cgroup_id()?, proxy);
+        Ok(if runs { self.programs.exempt_proxy(proxy) } else { self.programs.end_proxy_exemption(proxy) }?)
     }
 
     /// Attaches the programs, in place of a predecessor's, if they are not attached yet.
-    pub fn attach(&mut self) -> Result<(), ebpf::Error> {
+    pub fn attach_programs(&mut self) -> Result<(), ebpf::Error> {
         if self.programs.are_attached() {
             return Ok(());
         }
         self.programs.attach(self.enrolled.values().map(|pod| &*pod.netns))?;
         for pod in self.enrolled.values() {
             self.programs.defer_accepts(&pod.netns, pod.listeners.iter().step_by(PORTS.len()));
-            veths::attach(&mut self.programs, &pod.netns, &pod.claim.addresses);
+            veths::attach_pod_veth(&mut self.programs, &pod.netns, &pod.claim.addresses);
         }
-        veths::reset_all(&self.programs.other_veth_flows(), || self.places());
+        veths::reset_veth_connections(&self.programs.veth_flows_of_other_layouts(), || self.places());
         self.programs.remove_other_layouts()
     }
 
     /// Checks again how some of the pods are connected.
-    pub fn look_at_veths(&mut self) -> Result<(), ebpf::Error> {
+    pub fn recheck_veths(&mut self) -> Result<(), ebpf::Error> {
         use std::ops::Bound::{Excluded, Unbounded};
         if !self.programs.are_attached() {
             return Ok(());
@@ -138,7 +138,7 @@ impl Pods {
             .map(|(it, _)| *it)
             .collect();
         for pod in next.iter().filter_map(|cookie| self.enrolled.get(cookie)) {
-            veths::attach(&mut self.programs, &pod.netns, &pod.claim.addresses);
+            veths::attach_pod_veth(&mut self.programs, &pod.netns, &pod.claim.addresses);
         }
         self.looked_at = if next.len() < LOOK_AT { 0 } else { next.last().copied().unwrap_or(0) };
         if self.complete && self.leaving.is_empty() {
@@ -149,12 +149,12 @@ impl Pods {
     }
 
     /// Waits until everything for pods that were let go is done.
-    pub fn finish(&mut self) {
-        self.leaving.finish();
+    pub fn wait_for_teardowns(&mut self) {
+        self.leaving.join();
     }
 
-    fn places(&self) -> Places {
-        let mut places = Places::new();
+    fn places(&self) -> NetnsByIp {
+        let mut places = NetnsByIp::new();
         for Pod { claim, netns, .. } in self.enrolled.values() {
             claim.addresses.iter().for_each(|it| places.entry(*it).or_default().push(Arc::clone(netns)));
         }
@@ -162,10 +162,10 @@ impl Pods {
     }
 
     /// Ends the connections of a pod that go from veth to veth, and then removes the program at its veth.
-    fn cut_off(&mut self, cookie: u64, places: Places) -> Result<(), Error> {
-        let link = self.programs.veth_link_of(cookie);
-        let flows = self.programs.forget_veth(cookie)?.zip(self.programs.veth_flows());
-        Ok(self.leaving.add(Dismissed { cookie, flows, places, link })?)
+    fn cut_off(&mut self, cookie: u64, places: NetnsByIp) -> Result<(), Error> {
+        let link = self.programs.veth_pin_path(cookie);
+        let flows = self.programs.remove_veth(cookie)?.zip(self.programs.veth_flows());
+        Ok(self.leaving.push(PodTeardown { cookie, flows, places, link })?)
     }
 
     /// Iterates over pods, with the cookie of their network namespace.
@@ -181,59 +181,60 @@ impl Pods {
     }
 
     /// Whether a pod is enrolled with another network namespace.
-    pub fn is_elsewhere(&self, uid: &str, cookie: u64) -> bool {
+    pub fn is_enrolled_in_other_netns(&self, uid: &str, cookie: u64) -> bool {
         self.enrolled.iter().any(|(its, pod)| pod.claim.uid == uid && *its != cookie)
     }
 
     /// Notes that a new proxy has not asked for any pod yet.
-    pub fn unclaim(&mut self) {
+    pub fn unclaim_all(&mut self) {
         self.enrolled.values_mut().for_each(|pod| pod.claimed = false);
         self.in_doubt.clear();
         self.complete = false;
     }
 
-    /// Returns an errand that looks for a pod, since a pod may have made many processes and namespaces. Until
+    /// Returns a task that looks for a pod, since a pod may have made many processes and namespaces. Until
     /// it is done the pod is in doubt. `said` is the pod's namespace if the runtime has told it.
-    pub fn search(
+    pub fn sandbox_search_task(
         &mut self,
         claim: &Claim,
         said: Option<Netns>,
-    ) -> impl FnOnce() -> Found + Send + 'static + use<> {
-        let held = self.programs.sandbox_of(&claim.uid);
+    ) -> impl FnOnce() -> FoundSandbox + Send + 'static + use<> {
+        let held = self.programs.netns_of_pod(&claim.uid);
         self.in_doubt.extend(held.map(|held| (held, Instant::now())));
         let (cgroup, claim) = (self.cgroup.clone(), claim.clone());
         move || find(&cgroup, &claim, held, said)
     }
 
-    /// Enrols a pod that was found, or finds that it is enrolled; with `only_kept` it enrols none. Returns
+    /// Enrols a pod that was found, or finds that it is enrolled; with `no_new` it enrols none. Returns
     /// [`KeeperAnswer::Enrolled`] or [`KeeperAnswer::NotYet`]. Errors: why it can't be enrolled.
-    pub fn enrol(&mut self, claim: &Claim, found: Found, only_kept: bool) -> Result<KeeperAnswer, Error> {
+    pub fn enrol(&mut self, claim: &Claim, found: FoundSandbox, no_new: bool) -> Result<KeeperAnswer, Error> {
         let found = found?;
         let cookie = match (self.kept(claim, found.as_ref()), found) {
             (Some(cookie), _) => cookie,
             (None, Some((netns, _))) if self.leaving.has(netns.cookie()) => return Ok(KeeperAnswer::NotYet),
-            (None, Some((netns, addresses))) if !only_kept => {
+            (None, Some((netns, addresses))) if !no_new => {
                 self.make_way(claim, netns.cookie())?;
                 let of_a_worker = |_| PORTS.map(|port| listen(&netns, port));
                 let listeners = (0..self.workers).flat_map(of_a_worker).collect::<Result<_, _>>()?;
-                self.adopt(Claim { addresses, ..claim.clone() }, netns, listeners)?
+                self.insert(Claim { addresses, ..claim.clone() }, netns, listeners)?
             }
             (None, _) => return Ok(KeeperAnswer::NotYet),
         };
         let pod = self.enrolled.get_mut(&cookie).ok_or(Error::Unknown)?;
         pod.claimed = true;
         self.in_doubt.remove(&cookie);
-        Ok(KeeperAnswer::Enrolled(cookie, pod.claim.addresses.clone(), self.programs.is_settled(cookie)))
+        let judged = self.programs.is_preexisting_judged(cookie);
+        Ok(KeeperAnswer::Enrolled(cookie, pod.claim.addresses.clone(), judged))
     }
 
     /// Makes sure that a namespace is one pod's, and that a pod has one.
     fn make_way(&mut self, claim: &Claim, cookie: u64) -> Result<(), Error> {
-        if let Some(other) = self.programs.pod_of(cookie).filter(|uid| *uid != claim.uid) {
+        if let Some(other) = self.programs.pod_of_netns(cookie).filter(|uid| *uid != claim.uid) {
             return Err(Error::Another(other.to_owned()));
         }
-        if let Some(held) = self.programs.sandbox_of(&claim.uid).filter(|held| *held != cookie) {
+        if let Some(held) = self.programs.netns_of_pod(&claim.uid).filter(|held| *held != cookie) {
             // The runtime has made the pod a new one.
-            self.programs.dismiss(held, &[], &[], &self.probes())?;
+            self.programs.unenrol(held, &[], &[], &self.probes())?;
             self.in_doubt.remove(&held);
         }
         Ok(())
@@ -256,32 +257,32 @@ impl Pods {
             });
         let cookie = *cookie;
         if !same {
-            self.dismiss(cookie).unwrap_or_else(|error| tracing::error!(%error, "pod not let go completely"));
+            self.unenrol(cookie).unwrap_or_else(|error| tracing::error!(%error, "pod not let go completely"));
         }
         same.then_some(cookie)
     }
 
     /// Enrols a pod with listeners that are there, by the addresses of the claim. Errors: the programs' maps
     /// can't be written.
-    pub fn adopt(&mut self, claim: Claim, netns: Netns, listeners: Vec<TcpListener>) -> Result<u64, Error> {
+    pub fn insert(&mut self, claim: Claim, netns: Netns, listeners: Vec<TcpListener>) -> Result<u64, Error> {
         if self.enrolled.len() >= MAX_PODS as usize {
             return Err(Error::Full);
         }
         let cookie = netns.cookie();
         for (worker, of_worker) in (0_u8..).zip(listeners.chunks_exact(PORTS.len())) {
             for (kind, listener) in
-                [(ListenerKind::Plaintext, &of_worker[1]), (ListenerKind::Hbone, &of_worker[2])]
+                [(InboundListenerKind::Plaintext, &of_worker[1]), (InboundListenerKind::Hbone, &of_worker[2])]
             {
                 self.programs.add_listener(cookie, kind, worker, listener)?;
             }
         }
         if let Err(error) = self.programs.enrol(&claim.uid, &netns, &claim.addresses, &claim.probe_ports) {
-            self.programs.dismiss(cookie, &claim.addresses, &claim.probe_ports, &self.probes())?;
+            self.programs.unenrol(cookie, &claim.addresses, &claim.probe_ports, &self.probes())?;
             return Err(error.into());
         }
         if self.programs.are_attached() {
             self.programs.defer_accepts(&netns, listeners.iter().step_by(PORTS.len()));
-            veths::attach(&mut self.programs, &netns, &claim.addresses);
+            veths::attach_pod_veth(&mut self.programs, &netns, &claim.addresses);
         }
         let netns = Arc::new(netns);
         self.enrolled.insert(cookie, Pod { claim, netns, listeners, claimed: false, may_start: false });
@@ -289,23 +290,23 @@ impl Pods {
     }
 
     /// Lets a pod go. One that is not enrolled is gone already. Errors: the programs' maps can't be written.
-    pub fn dismiss(&mut self, cookie: u64) -> Result<(), Error> {
+    pub fn unenrol(&mut self, cookie: u64) -> Result<(), Error> {
         self.in_doubt.remove(&cookie);
         let places = self.places();
         let Some(Pod { claim, .. }) = self.enrolled.remove(&cookie) else { return Ok(()) };
-        self.programs.dismiss(cookie, &claim.addresses, &claim.probe_ports, &self.probes())?;
+        self.programs.unenrol(cookie, &claim.addresses, &claim.probe_ports, &self.probes())?;
         self.cut_off(cookie, places)
     }
 
     /// Lets go the pods that the proxy has not asked for, and those that a predecessor left.
-    pub fn dismiss_unclaimed(&mut self) -> Result<(), Error> {
+    pub fn unenrol_unclaimed(&mut self) -> Result<(), Error> {
         self.complete = true;
         let unclaimed =
             self.enrolled.iter().filter(|(cookie, pod)| !pod.claimed && !self.in_doubt.contains_key(cookie));
         let unclaimed: Vec<_> = unclaimed.map(|(cookie, _)| *cookie).collect();
-        unclaimed.into_iter().try_for_each(|cookie| self.dismiss(cookie))?;
+        unclaimed.into_iter().try_for_each(|cookie| self.unenrol(cookie))?;
         let cookies: HashSet<_> = self.enrolled.keys().chain(self.in_doubt.keys()).copied().collect();
-        for cookie in self.programs.veths_attached_besides(&cookies) {
+        for cookie in self.programs.stale_veth_pods(&cookies) {
             if !self.leaving.has(cookie) {
                 self.cut_off(cookie, self.places())?;
             }
@@ -315,26 +316,26 @@ impl Pods {
 
     /// Lets go pods that were in doubt and are no longer asked for. Errors: the programs' maps can't be
     /// written.
-    pub fn forget_doubts(&mut self) -> Result<(), Error> {
+    pub fn unenrol_expired_doubts(&mut self) -> Result<(), Error> {
         let before = self.in_doubt.len();
         self.in_doubt.retain(|_, since| !self.complete || since.elapsed() < DOUBTED);
-        if self.in_doubt.len() < before { self.dismiss_unclaimed() } else { Ok(()) }
+        if self.in_doubt.len() < before { self.unenrol_unclaimed() } else { Ok(()) }
     }
 
     /// Returns where the node's probes are let through.
-    fn probes(&self) -> HashSet<Endpoint> {
+    fn probes(&self) -> HashSet<AddressPort> {
         let claims = self.enrolled.values().map(|pod| &pod.claim);
         claims.flat_map(|claim| ebpf::probe_endpoints(&claim.addresses, &claim.probe_ports)).collect()
     }
 
     /// Opens sockets in a pod. Errors: it is not enrolled, or there is no room for a single one.
-    pub fn sockets(&self, cookie: u64, kind: SocketKind, count: u8) -> Result<Vec<Socket>, Error> {
+    pub fn open_sockets(&self, cookie: u64, kind: SocketKind, count: u8) -> Result<Vec<Socket>, Error> {
         let pod = self.enrolled.get(&cookie).ok_or(Error::Unknown)?;
         Ok(sys::open_sockets(&pod.netns, kind, usize::from(count))?)
     }
 
-    /// Returns a pod's uid, and its namespace for an errand. Errors: it is not enrolled.
-    pub fn place(&self, cookie: u64) -> Result<(&str, Arc<Netns>), Error> {
+    /// Returns a pod's uid, and its namespace for a task. Errors: it is not enrolled.
+    pub fn uid_and_netns(&self, cookie: u64) -> Result<(&str, Arc<Netns>), Error> {
         let pod = self.enrolled.get(&cookie).ok_or(Error::Unknown)?;
         Ok((&pod.claim.uid, Arc::clone(&pod.netns)))
     }
@@ -345,15 +346,11 @@ impl Pods {
         Ok(())
     }
 
-    /// Whether a pod's preexisting connections have been judged.
-    pub fn is_settled(&self, cookie: u64) -> bool {
-        self.programs.is_settled(cookie)
-    }
-
-    /// Notes that they have. Errors: the pod is not enrolled, or the programs' maps can't be written.
-    pub fn settle(&mut self, cookie: u64) -> Result<(), Error> {
+    /// Notes that a pod's preexisting connections have been judged. Errors: the pod is not enrolled, or the
+    /// programs' maps can't be written.
+    pub fn mark_preexisting_judged(&mut self, cookie: u64) -> Result<(), Error> {
         let known = self.enrolled.contains_key(&cookie);
-        if known { Ok(self.programs.settle(cookie)?) } else { Err(Error::Unknown) }
+        if known { Ok(self.programs.mark_preexisting_judged(cookie)?) } else { Err(Error::Unknown) }
     }
 
     /// Closes the listeners: connections are refused, unless another keeper holds them.
@@ -362,22 +359,22 @@ impl Pods {
     }
 
     /// Finds again the cgroups of the node's own processes, from which its kubelet probes.
-    pub fn learn_node_cgroups(&mut self) -> Result<(), ebpf::Error> {
-        self.programs.replace_node_cgroups(sys::cgroups_outside_of_pods(&self.cgroup))
+    pub fn refresh_node_cgroups(&mut self) -> Result<(), ebpf::Error> {
+        self.programs.replace_node_cgroups(sys::non_pod_cgroup_ids(&self.cgroup))
     }
 }
 
 /// Finds a pod's namespace, first of all the one that it is `held` in, and those of its addresses that are in
 /// the claim. None if it has no process in a namespace of its own, or an address is missing there: nobody
 /// gets another's address by claiming it.
-fn find(cgroup: &Path, claim: &Claim, held: Option<u64>, said: Option<Netns>) -> Found {
+fn find(cgroup: &Path, claim: &Claim, held: Option<u64>, said: Option<Netns>) -> FoundSandbox {
     // Nothing has run there yet, so its addresses are those that the runtime gave it. The API may still have
     // those of an earlier sandbox.
     let told = if said.is_some() { &[] } else { &claim.addresses[..] };
     let found = match said {
         // The node's own network is no pod's, whoever says so.
         Some(netns) => Some(netns).filter(|it| !is_own(it)),
-        None => sys::find_sandbox(cgroup, &claim.uid, claim.own_users, held)?,
+        None => sys::find_sandbox_netns(cgroup, &claim.uid, claim.own_userns, held)?,
     };
     let Some(netns) = found else { return Ok(None) };
     let there = sys::addresses_in(&netns)?;
@@ -385,14 +382,14 @@ fn find(cgroup: &Path, claim: &Claim, held: Option<u64>, said: Option<Netns>) ->
         [] => sys::primary_addresses_in(&netns)?,
         // IPv6 addresses of a pod that has switched IPv6 off are ignored, so that they do not keep it out.
         told => {
-            let off = sys::has_no_ipv6(&netns)?;
+            let off = sys::ipv6_disabled(&netns)?;
             told.iter().copied().filter(|it| there.contains(it) || !(off && it.is_ipv6())).collect()
         }
     };
     let complete = !addresses.is_empty() && addresses.iter().all(|address| there.contains(address));
     // A pod that is held is in the mesh already: redirects that came later do not put it out.
     if complete && held != Some(netns.cookie()) {
-        sys::look_for_redirects(&netns)?;
+        sys::check_no_istio_redirects(&netns)?;
     }
     Ok(complete.then_some((netns, addresses)))
 }
@@ -408,7 +405,7 @@ fn is_own(netns: &Netns) -> bool {
 /// or there is no socket.
 fn listen(netns: &Netns, port: u16) -> Result<TcpListener, Error> {
     let open = || {
-        let listener = sys::listen(netns, port)?;
+        let listener = sys::listen_in_netns(netns, port)?;
         if port != HBONE_PORT {
             SockRef::from(&listener).set_linger(Some(Duration::ZERO))?;
         }

@@ -24,10 +24,10 @@ pub const MOST_SOCKETS: u8 = 32;
 pub const MOST_WORKERS: u8 = 64;
 /// Bytes of a pod's uid: 36 of a UUID, or 32 of a static pod's hash.
 const UID: usize = 36;
-/// Offset of the ticket in a record: the last four bytes.
-const TICKET: usize = RECORD - 4;
+/// Offset of the request id in a record: the last four bytes.
+const REQUEST_ID: usize = RECORD - 4;
 /// Most bytes of a reason.
-const REASON: usize = TICKET - 3;
+const REASON: usize = REQUEST_ID - 3;
 /// Bytes of one connection in a list.
 const PREEXISTING: usize = 1 + 8 + 2 * 18;
 
@@ -41,7 +41,7 @@ pub struct Claim {
     /// Addresses, canonical, as far as they are known.
     pub(super) addresses: Vec<IpAddr>,
     pub(super) probe_ports: Vec<u16>,
-    pub(super) own_users: bool,
+    pub(super) own_userns: bool,
 }
 
 /// Kinds of files that a proxy leaves to the next one. The keeper holds them, and never reads them.
@@ -77,7 +77,7 @@ pub struct Greeting {
 
 /// Why a pod can't be claimed.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-pub enum OutOfBounds {
+pub enum InvalidClaim {
     /// Its uid is not valid.
     #[error("{0:?} is not the uid of a pod")]
     Uid(String),
@@ -96,9 +96,9 @@ pub enum KeeperRequest {
     /// or [`KeeperAnswer::NotYet`].
     Enrol(Claim),
     /// Let a pod go, by the cookie of its network namespace.
-    Dismiss(u64),
+    Unenrol(u64),
     /// Let go every pod that this proxy has not asked for.
-    DismissUnclaimed,
+    UnenrolUnclaimed,
     /// Close a connection of a pod. Answer: [`KeeperAnswer::Gone`] if it was closed already.
     Destroy(u64, Connection),
     /// List the connections of a pod. Answer: [`KeeperAnswer::Listed`], with a file.
@@ -106,7 +106,7 @@ pub enum KeeperRequest {
     /// Let a pod's first program run: everything is in place.
     LetStart(u64),
     /// Note that a pod's preexisting connections have been judged.
-    Settled(u64),
+    PreexistingJudged(u64),
     /// Open that many sockets in a pod, or as many as there is room for. They come beside
     /// [`KeeperAnswer::Done`].
     Sockets(u64, SocketKind, u8),
@@ -115,7 +115,7 @@ pub enum KeeperRequest {
     /// Leave nothing behind: the mesh is being uninstalled.
     Uninstalled,
     /// Write that many bytes of the memory file (`memfd_create(2)`) beside this, for the CNI plugin.
-    WritePluginConfig(u32),
+    WritePluginState(u32),
     /// Hold the file beside this for the next proxy, in place of the one before; without a file hold none.
     Bequeath(InheritedKind),
 }
@@ -125,15 +125,16 @@ pub enum KeeperRequest {
 pub enum KeeperAnswer {
     /// It is done.
     Done,
-    /// The pod is enrolled: the cookie of its network namespace, its addresses, and whether it is
-    /// [settled](KeeperRequest::Settled). Beside it come its listeners: outbound, inbound, HBONE for each
-    /// worker.
+    /// The pod is enrolled: the cookie of its network namespace, its addresses, and whether its preexisting
+    /// connections are [judged](KeeperRequest::PreexistingJudged). Beside it come its listeners: outbound,
+    /// inbound, HBONE for each worker.
     Enrolled(u64, Vec<IpAddr>, bool),
     /// The pod has no process in a network namespace of its own yet, or no address there.
     NotYet,
     /// It had been done before.
     Gone,
-    /// The number of connections in the file beside it, for [`read_preexisting`], and whether there are more.
+    /// The number of connections in the file beside it, for [`decode_preexisting`], and whether there are
+    /// more.
     Listed(u32, bool),
     /// News, not an answer: the runtime has made a new network namespace for an enrolled pod, by its uid.
     Moved(String),
@@ -143,28 +144,28 @@ pub enum KeeperAnswer {
 
 impl Claim {
     /// Claims a pod by its uid, with its known addresses (none: those of its namespace) and the ports of its
-    /// probes. Errors: see [`OutOfBounds`].
-    pub fn new(uid: &str, addresses: &[IpAddr], probe_ports: &[u16]) -> Result<Self, OutOfBounds> {
+    /// probes. Errors: see [`InvalidClaim`].
+    pub fn new(uid: &str, addresses: &[IpAddr], probe_ports: &[u16]) -> Result<Self, InvalidClaim> {
         let is_uid = (32..=UID).contains(&uid.len())
             && uid.bytes().all(|byte| byte == b'-' || byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte));
         if !is_uid {
-            return Err(OutOfBounds::Uid(uid.to_owned()));
+            return Err(InvalidClaim::Uid(uid.to_owned()));
         }
         if addresses.len() > MOST_ADDRESSES {
-            return Err(OutOfBounds::Addresses);
+            return Err(InvalidClaim::Addresses);
         }
         if probe_ports.len() > MOST_PROBE_PORTS {
-            return Err(OutOfBounds::ProbePorts);
+            return Err(InvalidClaim::ProbePorts);
         }
         let addresses = addresses.iter().map(IpAddr::to_canonical).collect();
         let (uid, probe_ports) = (uid.to_owned(), probe_ports.to_vec());
-        Ok(Self { uid, addresses, probe_ports, own_users: false })
+        Ok(Self { uid, addresses, probe_ports, own_userns: false })
     }
 
     /// Sets whether the runtime makes the pod a user namespace of its own.
     #[must_use]
-    pub fn with_own_users(self, own_users: bool) -> Self {
-        Self { own_users, ..self }
+    pub fn with_own_userns(self, own_userns: bool) -> Self {
+        Self { own_userns, ..self }
     }
 
     /// Returns the pod's uid.
@@ -172,18 +173,18 @@ impl Claim {
         &self.uid
     }
 
-    pub(super) fn write(&self, to: Writer) -> Writer {
+    pub(super) fn encode(&self, to: Writer) -> Writer {
         let to = to.text(&self.uid).addresses(&self.addresses).count(self.probe_ports.len());
-        self.probe_ports.iter().fold(to, |to, port| to.u16(*port)).u8(self.own_users.into())
+        self.probe_ports.iter().fold(to, |to, port| to.u16(*port)).u8(self.own_userns.into())
     }
 
-    pub(super) fn read(from: &mut Reader<'_>) -> Option<Self> {
+    pub(super) fn decode(from: &mut Reader<'_>) -> Option<Self> {
         let uid = from.text()?;
         let addresses = from.addresses()?;
         let count = from.u8()?;
         let probe_ports = (0..count).map(|_| from.u16()).collect::<Option<Vec<_>>>()?;
-        let own_users = from.u8()? != 0;
-        Some(Self::new(&uid, &addresses, &probe_ports).ok()?.with_own_users(own_users))
+        let own_userns = from.u8()? != 0;
+        Some(Self::new(&uid, &addresses, &probe_ports).ok()?.with_own_userns(own_userns))
     }
 }
 
@@ -207,9 +208,9 @@ impl KeeperRequest {
     /// Encodes the request as a record.
     pub fn encode(&self) -> Record {
         match self {
-            Self::Enrol(claim) => claim.write(Writer::new(1)),
-            Self::Dismiss(pod) => Writer::new(2).u64(*pod),
-            Self::DismissUnclaimed => Writer::new(3),
+            Self::Enrol(claim) => claim.encode(Writer::new(1)),
+            Self::Unenrol(pod) => Writer::new(2).u64(*pod),
+            Self::UnenrolUnclaimed => Writer::new(3),
             Self::Destroy(pod, Connection { cookie, local, remote }) => {
                 Writer::new(4).u64(*pod).u64(*cookie).endpoint(*local).endpoint(*remote)
             }
@@ -217,8 +218,8 @@ impl KeeperRequest {
             Self::Ready => Writer::new(6),
             Self::Uninstalled => Writer::new(7),
             Self::List(pod) => Writer::new(8).u64(*pod),
-            Self::Settled(pod) => Writer::new(9).u64(*pod),
-            Self::WritePluginConfig(length) => Writer::new(10).u32(*length),
+            Self::PreexistingJudged(pod) => Writer::new(9).u64(*pod),
+            Self::WritePluginState(length) => Writer::new(10).u32(*length),
             Self::Bequeath(what) => Writer::new(11).u8(*what as u8),
             Self::LetStart(pod) => Writer::new(12).u64(*pod),
         }
@@ -229,9 +230,9 @@ impl KeeperRequest {
     pub fn decode(record: &Record) -> Option<Self> {
         let mut from = Reader::of(record);
         Some(match from.u8()? {
-            1 => Self::Enrol(Claim::read(&mut from)?),
-            2 => Self::Dismiss(from.u64()?),
-            3 => Self::DismissUnclaimed,
+            1 => Self::Enrol(Claim::decode(&mut from)?),
+            2 => Self::Unenrol(from.u64()?),
+            3 => Self::UnenrolUnclaimed,
             4 => {
                 let (pod, cookie) = (from.u64()?, from.u64()?);
                 let (local, remote) = (from.endpoint()?, from.endpoint()?);
@@ -245,8 +246,8 @@ impl KeeperRequest {
             6 => Self::Ready,
             7 => Self::Uninstalled,
             8 => Self::List(from.u64()?),
-            9 => Self::Settled(from.u64()?),
-            10 => Self::WritePluginConfig(from.u32()?),
+            9 => Self::PreexistingJudged(from.u64()?),
+            10 => Self::WritePluginState(from.u32()?),
             11 => Self::Bequeath(InheritedKind::from_number(from.u8()?)?),
             12 => Self::LetStart(from.u64()?),
             _ => return None,
@@ -259,9 +260,9 @@ impl KeeperAnswer {
     pub fn encode(&self) -> Record {
         match self {
             Self::Done => Writer::new(1),
-            Self::Enrolled(pod, addresses, settled) => {
+            Self::Enrolled(pod, addresses, judged) => {
                 let addresses = addresses.get(..MOST_ADDRESSES).unwrap_or(addresses);
-                Writer::new(2).u64(*pod).addresses(addresses).u8((*settled).into())
+                Writer::new(2).u64(*pod).addresses(addresses).u8((*judged).into())
             }
             Self::NotYet => Writer::new(3),
             Self::Gone => Writer::new(5),
@@ -288,21 +289,21 @@ impl KeeperAnswer {
     }
 }
 
-/// Returns the ticket of a request, or of the request that an answer is to. Answers come in the order in
+/// Returns the id of a request, or of the request that an answer is to. Answers come in the order in
 /// which requests are finished.
-pub fn ticket(record: &Record) -> u32 {
-    let ticket = record.last_chunk().copied();
-    ticket.map_or(0, u32::from_le_bytes)
+pub fn request_id(record: &Record) -> u32 {
+    let request_id = record.last_chunk().copied();
+    request_id.map_or(0, u32::from_le_bytes)
 }
 
-/// Sets the ticket of a record.
-pub fn with_ticket(mut record: Record, ticket: u32) -> Record {
-    record[TICKET..].copy_from_slice(&ticket.to_le_bytes());
+/// Sets the request id of a record.
+pub fn with_request_id(mut record: Record, request_id: u32) -> Record {
+    record[REQUEST_ID..].copy_from_slice(&request_id.to_le_bytes());
     record
 }
 
 /// Encodes connections for a file.
-pub fn write_preexisting(all: &[PreexistingConnection]) -> Vec<u8> {
+pub fn encode_preexisting(all: &[PreexistingConnection]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(all.len() * PREEXISTING);
     for PreexistingConnection { connection: Connection { cookie, local, remote }, taken } in all {
         let to = Writer::new((*taken).into()).u64(*cookie).endpoint(*local).endpoint(*remote);
@@ -312,12 +313,12 @@ pub fn write_preexisting(all: &[PreexistingConnection]) -> Vec<u8> {
 }
 
 /// Returns the bytes of `count` connections.
-pub fn preexisting_length(count: u32) -> usize {
+pub fn encoded_preexisting_length(count: u32) -> usize {
     usize::try_from(count).unwrap_or(usize::MAX).saturating_mul(PREEXISTING)
 }
 
 /// Decodes connections from the bytes of a file.
-pub fn read_preexisting(bytes: &[u8]) -> Vec<PreexistingConnection> {
+pub fn decode_preexisting(bytes: &[u8]) -> Vec<PreexistingConnection> {
     let read = |bytes: &[u8]| {
         let mut from = Reader(bytes);
         let (taken, cookie) = (from.u8()? != 0, from.u64()?);
@@ -393,9 +394,9 @@ impl Writer {
 pub(super) struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {
-    /// Reads everything but the ticket.
+    /// Reads everything but the request id.
     pub(super) fn of(record: &'a Record) -> Self {
-        Self(&record[..TICKET])
+        Self(&record[..REQUEST_ID])
     }
 
     fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
@@ -461,9 +462,9 @@ mod tests {
         let (local6, remote6) = ends("[fd00::1]:80", "[fd00::2]:4000");
         vec![
             KeeperRequest::Enrol(Claim::new(POD, &addresses, &ports).unwrap()),
-            KeeperRequest::Enrol(Claim::new(&"f".repeat(32), &[], &[]).unwrap().with_own_users(true)),
-            KeeperRequest::Dismiss(u64::MAX),
-            KeeperRequest::DismissUnclaimed,
+            KeeperRequest::Enrol(Claim::new(&"f".repeat(32), &[], &[]).unwrap().with_own_userns(true)),
+            KeeperRequest::Unenrol(u64::MAX),
+            KeeperRequest::UnenrolUnclaimed,
             KeeperRequest::Destroy(7, Connection { cookie: 9, local, remote }),
             KeeperRequest::Destroy(7, Connection { cookie: 9, local: local6, remote: remote6 }),
             KeeperRequest::Sockets(7, SocketKind::OutboundV4, 1),
@@ -471,8 +472,8 @@ mod tests {
             KeeperRequest::Ready,
             KeeperRequest::Uninstalled,
             KeeperRequest::List(7),
-            KeeperRequest::Settled(7),
-            KeeperRequest::WritePluginConfig(u32::MAX),
+            KeeperRequest::PreexistingJudged(7),
+            KeeperRequest::WritePluginState(u32::MAX),
             KeeperRequest::Bequeath(InheritedKind::Certificates),
             KeeperRequest::Bequeath(InheritedKind::Configuration),
             KeeperRequest::LetStart(7),
@@ -508,17 +509,17 @@ mod tests {
     #[test]
     fn what_is_said_is_what_is_heard() {
         for request in requests() {
-            let record = with_ticket(request.encode(), u32::MAX - 1);
-            assert_eq!((KeeperRequest::decode(&record), ticket(&record)), (Some(request), u32::MAX - 1));
+            let record = with_request_id(request.encode(), u32::MAX - 1);
+            assert_eq!((KeeperRequest::decode(&record), request_id(&record)), (Some(request), u32::MAX - 1));
         }
         for answer in answers() {
             assert_eq!(KeeperAnswer::decode(&answer.encode()), Some(answer));
         }
         let long = KeeperAnswer::decode(&KeeperAnswer::Refused("ä".repeat(RECORD)).encode());
         assert!(matches!(long, Some(KeeperAnswer::Refused(reason)) if reason.len() >= REASON - 1));
-        let mut into_the_ticket = KeeperAnswer::Refused("a".repeat(REASON)).encode();
-        into_the_ticket[1..3].copy_from_slice(&u16::try_from(REASON + 1).unwrap().to_le_bytes());
-        assert_eq!(KeeperAnswer::decode(&into_the_ticket), None);
+        let mut into_the_request_id = KeeperAnswer::Refused("a".repeat(REASON)).encode();
+        into_the_request_id[1..3].copy_from_slice(&u16::try_from(REASON + 1).unwrap().to_le_bytes());
+        assert_eq!(KeeperAnswer::decode(&into_the_request_id), None);
     }
 
     #[test]
@@ -533,9 +534,9 @@ mod tests {
         };
         let all =
             vec![open(true, "10.0.0.1:80", "10.0.0.2:4000"), open(false, "[fd00::1]:80", "[fd00::2]:4000")];
-        let bytes = write_preexisting(&all);
-        assert_eq!((bytes.len(), read_preexisting(&bytes)), (preexisting_length(2), all.clone()));
-        assert_eq!(read_preexisting(&bytes[..bytes.len() - 1]), all[..1]);
+        let bytes = encode_preexisting(&all);
+        assert_eq!((bytes.len(), decode_preexisting(&bytes)), (encoded_preexisting_length(2), all.clone()));
+        assert_eq!(decode_preexisting(&bytes[..bytes.len() - 1]), all[..1]);
     }
 
     #[test]
@@ -545,8 +546,8 @@ mod tests {
             assert!(Claim::new(uid, &[], &[]).is_err(), "{uid}");
         }
         let address = IpAddr::from([10, 0, 0, 1]);
-        assert_eq!(Claim::new(POD, &[address; 9], &[]), Err(OutOfBounds::Addresses));
-        assert_eq!(Claim::new(POD, &[], &[1; 65]), Err(OutOfBounds::ProbePorts));
+        assert_eq!(Claim::new(POD, &[address; 9], &[]), Err(InvalidClaim::Addresses));
+        assert_eq!(Claim::new(POD, &[], &[1; 65]), Err(InvalidClaim::ProbePorts));
         for count in [0, MOST_SOCKETS + 1, 255] {
             assert_eq!(
                 KeeperRequest::decode(&KeeperRequest::Sockets(7, SocketKind::OutboundV4, count).encode()),

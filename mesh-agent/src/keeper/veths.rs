@@ -13,12 +13,12 @@ use crate::sys::ebpf::{self, Programs, VethFlows};
 use crate::sys::{self, Connection, Netns};
 
 /// Namespaces by address. On a machine with several nodes one address may be in several.
-pub(super) type Places = HashMap<IpAddr, Vec<Arc<Netns>>>;
+pub(super) type NetnsByIp = HashMap<IpAddr, Vec<Arc<Netns>>>;
 
 /// Finds how a pod is connected, and tells the programs. If that fails none of its connections is direct.
-pub(super) fn attach(programs: &mut Programs, netns: &Netns, addresses: &[IpAddr]) {
+pub(super) fn attach_pod_veth(programs: &mut Programs, netns: &Netns, addresses: &[IpAddr]) {
     let cookie = netns.cookie();
-    let end = sys::host_end(netns, addresses).unwrap_or_else(|error| {
+    let end = sys::find_host_veth(netns, addresses).unwrap_or_else(|error| {
         tracing::warn!(netns = cookie, %error, "how a pod is connected is not known");
         None
     });
@@ -29,17 +29,17 @@ pub(super) fn attach(programs: &mut Programs, netns: &Netns, addresses: &[IpAddr
 }
 
 /// Resets connections, each at its client's socket, which usually tells the server's.
-fn reset(connections: &[(Connection, Option<Connection>)], places: &Places) {
+fn reset(connections: &[(Connection, Option<Connection>)], places: &NetnsByIp) {
     for (client, server) in connections {
-        let told = close(client, places, sys::destroy);
-        let destroy = if told { sys::destroy_what_is_left } else { sys::destroy };
+        let told = close(client, places, sys::destroy_connection);
+        let destroy = if told { sys::destroy_unbound_connection } else { sys::destroy_connection };
         server.iter().for_each(|server| _ = close(server, places, destroy));
     }
 }
 
 /// Closes a socket in every namespace where it may be. Returns whether it was found.
-fn close(socket: &Connection, places: &Places, destroy: fn(&Netns, &Connection) -> io::Result<bool>) -> bool {
-    let mut places = places.get(&socket.local.ip()).into_iter().flatten();
+fn close(socket: &Connection, all: &NetnsByIp, destroy: fn(&Netns, &Connection) -> io::Result<bool>) -> bool {
+    let mut places = all.get(&socket.local.ip()).into_iter().flatten();
     places.any(|netns| {
         let closed = destroy(netns, socket);
         if let Err(error) = &closed {
@@ -51,8 +51,8 @@ fn close(socket: &Connection, places: &Places, destroy: fn(&Netns, &Connection) 
 }
 
 /// Resets all connections from veth to veth, of agents whose programs are about to go.
-pub(super) fn reset_all(flows: &[VethFlows], places: impl FnOnce() -> Places) {
-    let sockets: Vec<_> = flows.iter().flat_map(|flows| flows.sockets(None)).collect();
+pub(super) fn reset_veth_connections(flows: &[VethFlows], places: impl FnOnce() -> NetnsByIp) {
+    let sockets: Vec<_> = flows.iter().flat_map(|flows| flows.socket_pairs(None)).collect();
     if !sockets.is_empty() {
         tracing::info!(connections = sockets.len(), "resetting direct connections");
         reset(&sockets, &places());
@@ -60,23 +60,23 @@ pub(super) fn reset_all(flows: &[VethFlows], places: impl FnOnce() -> Places) {
 }
 
 /// A pod that was let go, with what is left to do for it.
-pub(super) struct Dismissed {
+pub(super) struct PodTeardown {
     /// The cookie of its network namespace.
     pub cookie: u64,
     /// The index of the node's end of its veth, and the flows that may go over it.
     pub flows: Option<(u32, VethFlows)>,
     /// Where the sockets of those flows may be.
-    pub places: Places,
+    pub places: NetnsByIp,
     /// Pin of the program at its veth.
     pub link: PathBuf,
 }
 
-impl Dismissed {
+impl PodTeardown {
     /// Resets the connections over the pod's veth, and then removes the program. No flow is filed for the pod
     /// any more.
     fn work(self) {
         if let Some((ifindex, flows)) = self.flows {
-            reset(&flows.sockets(Some(ifindex)), &self.places);
+            reset(&flows.socket_pairs(Some(ifindex)), &self.places);
         }
         match fs::remove_file(&self.link) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -90,21 +90,21 @@ impl Dismissed {
 /// Pods that are being let go. A pod chooses how many connections it has, so they are reset outside of the
 /// keeper's loop, by one thread, one pod after the other.
 #[derive(Default)]
-pub(super) struct Leaving {
+pub(super) struct TeardownQueue {
     pods: Arc<Mutex<HashSet<u64>>>,
-    thread: Option<(mpsc::Sender<Dismissed>, JoinHandle<()>)>,
+    thread: Option<(mpsc::Sender<PodTeardown>, JoinHandle<()>)>,
 }
 
-impl Leaving {
+impl TeardownQueue {
     /// Adds a pod. Errors: the thread can't be started.
-    pub fn add(&mut self, dismissed: Dismissed) -> io::Result<()> {
+    pub fn push(&mut self, teardown: PodTeardown) -> io::Result<()> {
         let (sender, _) = match &mut self.thread {
             Some(thread) => thread,
             none => none.insert(start(Arc::clone(&self.pods))?),
         };
-        lock(&self.pods).insert(dismissed.cookie);
+        lock(&self.pods).insert(teardown.cookie);
         // The thread ends when the sender is dropped, and not before.
-        sender.send(dismissed).map_err(io::Error::other)
+        sender.send(teardown).map_err(io::Error::other)
     }
 
     /// Whether a pod is still being let go.
@@ -118,7 +118,7 @@ impl Leaving {
     }
 
     /// Waits for all of them.
-    pub fn finish(&mut self) {
+    pub fn join(&mut self) {
         if let Some((sender, thread)) = self.thread.take() {
             drop(sender);
             // A panic there leaves no more behind than an error.
@@ -127,16 +127,16 @@ impl Leaving {
     }
 }
 
-fn start(pods: Arc<Mutex<HashSet<u64>>>) -> io::Result<(mpsc::Sender<Dismissed>, JoinHandle<()>)> {
-    let (sender, dismissed) = mpsc::channel::<Dismissed>();
+fn start(pods: Arc<Mutex<HashSet<u64>>>) -> io::Result<(mpsc::Sender<PodTeardown>, JoinHandle<()>)> {
+    let (sender, teardowns) = mpsc::channel::<PodTeardown>();
     let work = move || {
-        for dismissed in dismissed {
-            let cookie = dismissed.cookie;
-            dismissed.work();
+        for teardown in teardowns {
+            let cookie = teardown.cookie;
+            teardown.work();
             lock(&pods).remove(&cookie);
         }
     };
-    Ok((sender, std::thread::Builder::new().name("leaving".to_owned()).spawn(work)?))
+    Ok((sender, std::thread::Builder::new().name("teardown".to_owned()).spawn(work)?))
 }
 
 fn lock(pods: &Mutex<HashSet<u64>>) -> MutexGuard<'_, HashSet<u64>> {
@@ -146,15 +146,15 @@ fn lock(pods: &Mutex<HashSet<u64>>) -> MutexGuard<'_, HashSet<u64>> {
 /// Detaches everything that agents left below a directory. Connections from veth to veth are reset first:
 /// without the programs the rest of them would cross the bridge that pods share. Errors: a pin can't be
 /// removed.
-pub fn cleanup(root: &Path) -> io::Result<()> {
-    ebpf::forget_all_veths(root);
-    reset_all(&VethFlows::pinned_below(root), every_place);
+pub fn detach_all_pinned(root: &Path) -> io::Result<()> {
+    ebpf::clear_pinned_veth_maps(root);
+    reset_veth_connections(&VethFlows::pinned_below(root), every_place);
     ebpf::unpin_all(root)
 }
 
 /// Returns the addresses of all network namespaces that have a process.
-fn every_place() -> Places {
-    let mut places = Places::new();
+fn every_place() -> NetnsByIp {
+    let mut places = NetnsByIp::new();
     let mut seen = HashSet::new();
     let processes = fs::read_dir("/proc").into_iter().flatten().filter_map(Result::ok);
     for pid in processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok()) {

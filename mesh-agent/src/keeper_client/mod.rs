@@ -1,7 +1,8 @@
-//! The proxy's end of its talk with the keeper: [`Keeper`] takes pods in and lets them go, a [`SocketPool`]
-//! has sockets in pods opened ahead of need, [`receive`] returns what a proxy starts with.
+//! The proxy's end of its talk with the keeper: [`KeeperClient`] takes pods in and lets them go, a
+//! [`SocketPool`] has sockets in pods opened ahead of need, [`receive_start_kit`] returns what a proxy starts
+//! with.
 
-mod control;
+mod client;
 mod request_queue;
 mod socket_pool;
 
@@ -12,7 +13,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::time::Duration;
 
-pub use control::{Enrolled, Keeper};
+pub use client::{EnrolResult, KeeperClient};
 pub use socket_pool::SocketPool;
 
 use crate::keeper::channel;
@@ -54,9 +55,9 @@ pub struct NodeListeners {
 
 /// Waits for the greeting, on the channel that is this process's standard input. Errors: no keeper is at the
 /// other end.
-pub fn receive() -> io::Result<StartKit> {
+pub fn receive_start_kit() -> io::Result<StartKit> {
     let control = io::stdin().as_fd().try_clone_to_owned()?;
-    let (record, descriptors) = channel::receive_in_time(&control, PATIENCE)?;
+    let (record, descriptors) = channel::receive_timeout(&control, PATIENCE)?;
     let greeting = Greeting::decode(&record).ok_or(io::ErrorKind::InvalidData)?;
     sort(control, greeting, descriptors).ok_or_else(|| io::ErrorKind::InvalidData.into())
 }

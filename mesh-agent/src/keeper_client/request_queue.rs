@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
-use super::control::{Answered, Call};
+use super::client::{AnswerWithFds, QueuedRequest};
 use crate::keeper::protocol::KeeperRequest;
 
 /// Most requests without an answer, so that all answers fit into the channel, and most of these for one pod.
@@ -16,7 +16,7 @@ const MOST_OF_A_POD: usize = 4;
 
 /// What a request is about; one line of requests each.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Key {
+pub(super) enum QueueKey {
     /// A pod that may not be in the mesh yet.
     Uid(String),
     /// A pod by its network namespace.
@@ -28,35 +28,35 @@ pub(super) enum Key {
 /// Requests that wait to be sent, and those that wait for their answers.
 #[derive(Default)]
 pub(super) struct RequestQueue {
-    lines: HashMap<Key, Line>,
+    lines: HashMap<QueueKey, Line>,
     /// Lines with a request that may be sent.
-    turns: VecDeque<Key>,
-    asked: HashMap<u32, (Key, oneshot::Sender<Answered>)>,
+    turns: VecDeque<QueueKey>,
+    asked: HashMap<u32, (QueueKey, oneshot::Sender<AnswerWithFds>)>,
     last: u32,
 }
 
 #[derive(Default)]
 struct Line {
-    waiting: VecDeque<Call>,
+    waiting: VecDeque<QueuedRequest>,
     asked: usize,
     has_turn: bool,
 }
 
-impl Key {
+impl QueueKey {
     /// Returns what a request is about.
-    pub fn of(request: &KeeperRequest) -> Self {
+    pub fn of_request(request: &KeeperRequest) -> Self {
         match request {
             KeeperRequest::Enrol(claim) => Self::Uid(claim.uid().to_owned()),
-            KeeperRequest::Dismiss(netns)
+            KeeperRequest::Unenrol(netns)
             | KeeperRequest::Destroy(netns, _)
             | KeeperRequest::List(netns)
-            | KeeperRequest::Settled(netns)
+            | KeeperRequest::PreexistingJudged(netns)
             | KeeperRequest::LetStart(netns)
             | KeeperRequest::Sockets(netns, ..) => Self::Netns(*netns),
-            KeeperRequest::DismissUnclaimed
+            KeeperRequest::UnenrolUnclaimed
             | KeeperRequest::Ready
             | KeeperRequest::Uninstalled
-            | KeeperRequest::WritePluginConfig(_)
+            | KeeperRequest::WritePluginState(_)
             | KeeperRequest::Bequeath(_) => Self::All,
         }
     }
@@ -64,22 +64,22 @@ impl Key {
 
 impl RequestQueue {
     /// Queues a request.
-    pub fn put(&mut self, key: Key, call: Call) {
+    pub fn push(&mut self, key: QueueKey, call: QueuedRequest) {
         let line = self.lines.entry(key.clone()).or_default();
         line.waiting.push_back(call);
         Self::give_turn(&mut self.turns, line, key);
     }
 
-    /// Returns the next request to send, with its ticket and the descriptor beside it, if one may be sent
+    /// Returns the next request to send, with its id and the descriptor beside it, if one may be sent
     /// now.
-    pub fn next(&mut self) -> Option<(u32, KeeperRequest, Option<Arc<OwnedFd>>)> {
+    pub fn next_to_send(&mut self) -> Option<(u32, KeeperRequest, Option<Arc<OwnedFd>>)> {
         if self.asked.len() >= MOST {
             return None;
         }
         let key = self.turns.pop_front()?;
         let line = self.lines.get_mut(&key)?;
         line.has_turn = false;
-        let Call { request, beside, answer } = line.waiting.pop_front()?;
+        let QueuedRequest { request, beside, answer } = line.waiting.pop_front()?;
         line.asked += 1;
         Self::give_turn(&mut self.turns, line, key.clone());
         self.last = self.last.wrapping_add(1);
@@ -87,9 +87,9 @@ impl RequestQueue {
         Some((self.last, request, beside))
     }
 
-    /// Returns who waits for the answer with a ticket; none if nobody does.
-    pub fn done(&mut self, ticket: u32) -> Option<oneshot::Sender<Answered>> {
-        let (key, answer) = self.asked.remove(&ticket)?;
+    /// Returns who waits for the answer with this id; none if nobody does.
+    pub fn take_waiter(&mut self, request_id: u32) -> Option<oneshot::Sender<AnswerWithFds>> {
+        let (key, answer) = self.asked.remove(&request_id)?;
         if let Some(line) = self.lines.get_mut(&key) {
             line.asked -= 1;
             Self::give_turn(&mut self.turns, line, key.clone());
@@ -100,7 +100,7 @@ impl RequestQueue {
         Some(answer)
     }
 
-    fn give_turn(turns: &mut VecDeque<Key>, line: &mut Line, key: Key) {
+    fn give_turn(turns: &mut VecDeque<QueueKey>, line: &mut Line, key: QueueKey) {
         if !line.has_turn && !line.waiting.is_empty() && line.asked < MOST_OF_A_POD {
             line.has_turn = true;
             turns.push_back(key);
@@ -114,14 +114,14 @@ mod tests {
 
     fn put(queue: &mut RequestQueue, pod: u64) {
         let (answer, _) = oneshot::channel();
-        let call = Call { request: KeeperRequest::List(pod), beside: None, answer };
-        queue.put(Key::of(&call.request), call);
+        let call = QueuedRequest { request: KeeperRequest::List(pod), beside: None, answer };
+        queue.push(QueueKey::of_request(&call.request), call);
     }
 
     fn sent(queue: &mut RequestQueue) -> Vec<(u32, u64)> {
         let mut all = Vec::new();
-        while let Some((ticket, KeeperRequest::List(pod), _)) = queue.next() {
-            all.push((ticket, pod));
+        while let Some((request_id, KeeperRequest::List(pod), _)) = queue.next_to_send() {
+            all.push((request_id, pod));
         }
         all
     }
@@ -135,7 +135,10 @@ mod tests {
         let pods: Vec<_> = first.iter().map(|(_, pod)| *pod).collect();
         assert_eq!(pods, [7, 8, 7, 7, 7], "by turns, and no more than so many");
         assert!(sent(&mut queue).is_empty());
-        assert!(queue.done(first[0].0).is_some() && queue.done(first[0].0).is_none(), "one answer each");
+        assert!(
+            queue.take_waiter(first[0].0).is_some() && queue.take_waiter(first[0].0).is_none(),
+            "one answer each"
+        );
         assert_eq!(sent(&mut queue).len(), 1);
         (100..300).for_each(|pod| put(&mut queue, pod));
         assert_eq!(sent(&mut queue).len(), MOST - 5);
@@ -154,7 +157,7 @@ mod tests {
                 break;
             }
             done += sent.len();
-            assert!(sent.iter().all(|(ticket, _)| queue.done(*ticket).is_some()));
+            assert!(sent.iter().all(|(request_id, _)| queue.take_waiter(*request_id).is_some()));
         }
         assert_eq!((done, queue.lines.len(), queue.turns.len(), queue.asked.len()), (900, 0, 0, 0));
     }

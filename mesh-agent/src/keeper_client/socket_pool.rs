@@ -7,13 +7,13 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
-use mesh_proxy::pause::Pause;
+use mesh_proxy::backoff::Backoff;
 use tokio::net::UnixDatagram;
 use tokio::sync::{Notify, oneshot};
 use tokio::task::spawn_local;
 
 use super::asynchronous;
-use super::control::{receive, send};
+use super::client::{receive_message, send_request};
 use crate::keeper::protocol::{KeeperAnswer, KeeperRequest, MOST_SOCKETS};
 use crate::sys::SocketKind;
 
@@ -59,7 +59,7 @@ impl SocketPool {
 
     /// Takes a socket in a pod, at once if one is ready. Errors: the keeper can't open one, or does not have
     /// the pod.
-    pub async fn take(&self, pod: u64, kind: SocketKind) -> io::Result<OwnedFd> {
+    pub async fn take_socket(&self, pod: u64, kind: SocketKind) -> io::Result<OwnedFd> {
         let key = (pod, kind);
         let wait = {
             let mut stocks = self.0.stocks.borrow_mut();
@@ -89,7 +89,7 @@ impl SocketPool {
 
     /// Gives back a socket that can be used again. It is closed if the pod is gone, or has `MOST_SOCKETS`
     /// ready.
-    pub fn give_back(&self, pod: u64, kind: SocketKind, socket: OwnedFd) {
+    pub fn put_back(&self, pod: u64, kind: SocketKind, socket: OwnedFd) {
         if let Some(stock) = self.0.stocks.borrow_mut().get_mut(&(pod, kind))
             && stock.ready.len() < MOST_SOCKETS.into()
         {
@@ -104,7 +104,7 @@ impl SocketPool {
     }
 
     /// Closes sockets that are not used.
-    pub fn sweep(&self) {
+    pub fn close_unused(&self) {
         self.0.stocks.borrow_mut().retain(|_, stock| {
             if !std::mem::take(&mut stock.used) {
                 stock.batch /= 2;
@@ -116,14 +116,14 @@ impl SocketPool {
     }
 
     /// Closes the sockets of a pod that is gone.
-    pub fn forget(&self, pod: u64) {
+    pub fn close_pod_sockets(&self, pod: u64) {
         self.0.stocks.borrow_mut().retain(|(of, _), _| *of != pod);
     }
 }
 
 /// Asks for one batch after another.
 async fn follow(channel: UnixDatagram, inner: Rc<Inner>) {
-    let mut pause = Pause::default();
+    let mut backoff = Backoff::default();
     loop {
         let next = inner.asks.borrow_mut().pop_front();
         let Some((key, count)) = next else {
@@ -136,16 +136,16 @@ async fn follow(channel: UnixDatagram, inner: Rc<Inner>) {
         // For instance, this process has as many files open as it may.
         if none {
             tracing::warn!("no room for the sockets that the keeper opened; trying again after a pause");
-            pause.pass().await;
+            backoff.sleep_and_double().await;
         } else {
-            pause = Pause::default();
+            backoff = Backoff::default();
         }
     }
 }
 
 async fn ask(channel: &UnixDatagram, (pod, kind): Key, count: u8) -> io::Result<Vec<OwnedFd>> {
-    send(channel, &KeeperRequest::Sockets(pod, kind, count)).await?;
-    let (record, sockets) = receive(channel).await?;
+    send_request(channel, &KeeperRequest::Sockets(pod, kind, count)).await?;
+    let (record, sockets) = receive_message(channel).await?;
     match KeeperAnswer::decode(&record) {
         Some(KeeperAnswer::Done) => Ok(sockets),
         Some(KeeperAnswer::Refused(reason)) => Err(io::Error::other(reason)),
@@ -196,7 +196,7 @@ mod tests {
     /// to the first [`WITHOUT`] that ask.
     async fn keep(channel: OwnedFd, most: u8, batches: Rc<RefCell<Vec<u8>>>) {
         let channel = asynchronous(channel).unwrap();
-        while let Ok((record, _)) = receive(&channel).await {
+        while let Ok((record, _)) = receive_message(&channel).await {
             let Some(KeeperRequest::Sockets(pod, _, count)) = KeeperRequest::decode(&record) else {
                 panic!("not asked")
             };
@@ -233,13 +233,13 @@ mod tests {
     fn batches_grow_with_use_and_go_without() {
         with_keeper(MOST_SOCKETS, async |sockets, batches| {
             for _ in 0..200 {
-                sockets.take(7, SocketKind::OutboundV4).await.unwrap();
+                sockets.take_socket(7, SocketKind::OutboundV4).await.unwrap();
             }
             assert_eq!(batches.borrow()[0], FIRST, "the first one waits for few");
             assert!(batches.borrow().len() < 40, "{batches:?}");
             let left = || sockets.0.stocks.borrow().values().map(|stock| stock.ready.len()).sum::<usize>();
             for _ in 0..8 {
-                sockets.sweep();
+                sockets.close_unused();
             }
             assert_eq!((left(), sockets.0.stocks.borrow().len()), (0, 0));
         });
@@ -248,7 +248,7 @@ mod tests {
     #[test]
     fn many_at_once_all_get_one_though_few_come_at_a_time() {
         with_keeper(1, async |sockets, _| {
-            let takes = (0..50).map(|_| sockets.take(7, SocketKind::DeliveryV6));
+            let takes = (0..50).map(|_| sockets.take_socket(7, SocketKind::DeliveryV6));
             let taken = futures_util::future::join_all(takes).await;
             assert!(taken.iter().all(Result::is_ok));
         });
@@ -258,9 +258,9 @@ mod tests {
     fn many_that_are_given_back_are_not_all_kept() {
         with_keeper(MOST_SOCKETS, async |sockets, _| {
             let kind = SocketKind::LoopbackV4;
-            let takes = (0..200).map(|_| sockets.take(7, kind));
+            let takes = (0..200).map(|_| sockets.take_socket(7, kind));
             for taken in futures_util::future::join_all(takes).await {
-                sockets.give_back(7, kind, taken.unwrap());
+                sockets.put_back(7, kind, taken.unwrap());
             }
             assert!(sockets.0.stocks.borrow()[&(7, kind)].ready.len() <= MOST_SOCKETS.into());
         });
@@ -270,11 +270,11 @@ mod tests {
     fn a_refusal_reaches_everybody_who_waits() {
         with_keeper(1, async |sockets, _| {
             let (one, other) = tokio::join!(
-                sockets.take(404, SocketKind::OutboundV4),
-                sockets.take(404, SocketKind::OutboundV4)
+                sockets.take_socket(404, SocketKind::OutboundV4),
+                sockets.take_socket(404, SocketKind::OutboundV4)
             );
             assert!(one.unwrap_err().to_string().contains("no such pod") && other.is_err());
-            assert!(sockets.take(7, SocketKind::OutboundV4).await.is_ok(), "others are served");
+            assert!(sockets.take_socket(7, SocketKind::OutboundV4).await.is_ok(), "others are served");
         });
     }
 
@@ -282,16 +282,22 @@ mod tests {
     fn where_there_is_no_room_it_is_not_asked_over_and_over() {
         with_keeper(1, async |sockets, batches| {
             let began = std::time::Instant::now();
-            assert!(sockets.take(503, SocketKind::OutboundV4).await.is_ok(), "served once there is room");
+            assert!(
+                sockets.take_socket(503, SocketKind::OutboundV4).await.is_ok(),
+                "served once there is room"
+            );
             assert_eq!(batches.borrow().len(), WITHOUT + 1);
-            assert!(began.elapsed() >= mesh_proxy::pause::FIRST * 31, "each pause is twice the one before");
+            assert!(
+                began.elapsed() >= mesh_proxy::backoff::FIRST_DELAY * 31,
+                "each pause is twice the one before"
+            );
         });
     }
 
     #[test]
     fn for_one_that_waits_no_longer_it_is_not_asked_again() {
         with_keeper(1, async |sockets, batches| {
-            let taking = sockets.take(503, SocketKind::OutboundV4);
+            let taking = sockets.take_socket(503, SocketKind::OutboundV4);
             assert!(tokio::time::timeout(Duration::from_millis(1), taking).await.is_err(), "there is none");
             let waits = || sockets.0.stocks.borrow().values().any(|stock| !stock.waiting.is_empty());
             while waits() {

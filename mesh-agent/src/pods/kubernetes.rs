@@ -11,7 +11,7 @@ use kube::core::PartialObjectMeta;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Config, Event, watcher};
 use kube::{Api, Client, ResourceExt};
-use mesh_api::manifest::parse_value;
+use mesh_api::manifest::parse_json_object;
 use mesh_api::resource::enrolment::is_enrolled;
 use mesh_api::resource::{Labels, Metadata, Object};
 use serde::Serialize;
@@ -19,36 +19,36 @@ use serde_json::json;
 use tokio::sync::{oneshot, watch};
 
 use super::{NodePod, NodePods};
-use crate::annotation::{Annotated, AnnotatedPods};
-use crate::cluster::pauses;
+use crate::istio_annotation::{PodAnnotation, PodAnnotations};
+use crate::kube_api::watch_backoff;
 
 /// Watches over the pods of a node.
-pub struct Told {
+pub struct PodWatches {
     /// The node's pods.
     pub pods: watch::Receiver<Arc<NodePods>>,
     /// The namespaces whose label says that their pods should be in the mesh.
     pub namespaces: watch::Receiver<Arc<BTreeSet<String>>>,
     /// The annotations of its pods about being in a mesh.
-    pub annotated: watch::Receiver<Arc<AnnotatedPods>>,
+    pub annotated: watch::Receiver<Arc<PodAnnotations>>,
     /// Tells that everything was listed once; before, none of these count. An agent that believed an empty
     /// list would let go the pods that its predecessor enrolled.
     pub complete: oneshot::Receiver<()>,
 }
 
 /// Follows the pods of `node`, until the runtime ends.
-pub fn watch(client: Client, node: String, trust_domain: String) -> Told {
+pub fn watch_pods(client: Client, node: String, trust_domain: String) -> PodWatches {
     let (sender, pods) = watch::channel(Arc::default());
     let (enrolled, namespaces) = watch::channel(Arc::default());
     let (annotations, annotated) = watch::channel(Arc::default());
     let (complete, completed) = oneshot::channel();
     let complete = Some(complete);
     let mut view = View { node, trust_domain, sender, enrolled, annotations, complete, ..View::default() };
-    let told = Told { pods, namespaces, annotated, complete: completed };
+    let told = PodWatches { pods, namespaces, annotated, complete: completed };
     tokio::spawn(async move {
         let on_node = Config::default().fields(&format!("spec.nodeName={}", view.node));
-        let pods = watcher(Api::<Pod>::all(client.clone()), on_node).backoff(pauses());
+        let pods = watcher(Api::<Pod>::all(client.clone()), on_node).backoff(watch_backoff());
         let namespaces = Api::<PartialObjectMeta<Namespace>>::all(client);
-        let namespaces = watcher(namespaces, Config::default()).backoff(pauses());
+        let namespaces = watcher(namespaces, Config::default()).backoff(watch_backoff());
         view.follow(pods, namespaces).await;
     });
     told
@@ -59,11 +59,11 @@ pub fn watch(client: Client, node: String, trust_domain: String) -> Told {
 struct View {
     node: String,
     trust_domain: String,
-    pods: Kept<(mesh_api::resource::Pod, Annotated)>,
+    pods: Kept<(mesh_api::resource::Pod, PodAnnotation)>,
     namespaces: Kept<Metadata>,
     sender: watch::Sender<Arc<NodePods>>,
     enrolled: watch::Sender<Arc<BTreeSet<String>>>,
-    annotations: watch::Sender<Arc<AnnotatedPods>>,
+    annotations: watch::Sender<Arc<PodAnnotations>>,
     complete: Option<oneshot::Sender<()>>,
 }
 
@@ -92,7 +92,7 @@ impl View {
             tokio::select! {
                 event = pods.next() => match event {
                     Some(Ok(event)) => {
-                        self.pods.apply(event, full_name, |it| Some((read(it)?, Annotated::of(it))));
+                        self.pods.apply(event, full_name, |it| Some((read(it)?, PodAnnotation::from_pod(it))));
                     }
                     Some(Err(error)) => tracing::warn!(%error, "pods not watched; trying again"),
                     None => return,
@@ -129,7 +129,7 @@ impl View {
         enrolled.map(|(name, _)| name.clone()).collect()
     }
 
-    fn annotated_pods(&self) -> AnnotatedPods {
+    fn annotated_pods(&self) -> PodAnnotations {
         let objects = self.pods.objects.values();
         objects.map(|(pod, annotated)| (pod.metadata.uid.as_str().into(), annotated.clone())).collect()
     }
@@ -197,7 +197,7 @@ fn read(pod: &(impl ResourceExt + Serialize)) -> Option<mesh_api::resource::Pod>
     let object = raw.as_object_mut()?;
     object.insert("apiVersion".to_owned(), json!("v1"));
     object.insert("kind".to_owned(), json!("Pod"));
-    let parsed = parse_value("kubernetes", raw);
+    let parsed = parse_json_object("kubernetes", raw);
     for error in parsed.errors {
         tracing::warn!(pod = name, %error, "pod not understood");
     }
@@ -257,7 +257,7 @@ mod tests {
         Box::pin(view.follow(stream::pending(), stream::iter(namespaces.map(Ok)))).await;
         assert!(completed.try_recv().is_ok());
         let pods = told.borrow().clone();
-        assert!(pods["uid-web-1"].is_wanted());
+        assert!(pods["uid-web-1"].should_be_enrolled());
         assert!(view.enrolled.borrow().contains("shop"));
         assert_eq!(pods["uid-web-1"].identity.to_string(), "spiffe://cluster.local/ns/shop/sa/default");
     }
@@ -275,7 +275,7 @@ mod tests {
         assert_eq!(told.borrow().keys().map(|uid| &**uid).collect::<Vec<_>>(), ["uid-web-2"]);
         let label = [Event::Apply(namespace("disabled"))];
         Box::pin(view.follow(stream::pending(), stream::iter(label.map(Ok)))).await;
-        assert!(!told.borrow()["uid-web-2"].is_wanted());
+        assert!(!told.borrow()["uid-web-2"].should_be_enrolled());
         assert!(view.enrolled.borrow().is_empty());
         let gone = [Event::Delete(pod("web-2"))];
         Box::pin(view.follow(stream::iter(gone.map(Ok)), stream::pending())).await;

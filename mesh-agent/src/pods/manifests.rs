@@ -20,7 +20,7 @@ const REREAD_EVERY: Duration = Duration::from_secs(10);
 
 /// Watches a directory. The receiver always has the newest state, until the runtime ends. Errors: the
 /// directory can't be watched.
-pub fn watch(
+pub fn watch_pods(
     directory: PathBuf,
     node: String,
     trust_domain: String,
@@ -180,18 +180,18 @@ mod tests {
     async fn pods_follow_their_files_and_their_namespaces_labels() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path();
-        let mut pods = watch(path.into(), "node1".into(), "cluster.local".into()).unwrap();
+        let mut pods = watch_pods(path.into(), "node1".into(), "cluster.local".into()).unwrap();
         assert!(pods.borrow().is_empty());
         replace(path, "shop_web-1.json", POD);
         let now = changed(&mut pods).await;
         let pod = &now["u1"];
-        assert!(!pod.is_wanted());
+        assert!(!pod.should_be_enrolled());
         assert_eq!(pod.identity.to_string(), "spiffe://cluster.local/ns/shop/sa/web");
         assert_eq!((pod.addresses.len(), pod.probe_ports.as_slice()), (2, [8080].as_slice()));
         replace(path, "_namespace_shop.json", &namespace("enabled"));
-        assert!(changed(&mut pods).await["u1"].is_wanted());
+        assert!(changed(&mut pods).await["u1"].should_be_enrolled());
         replace(path, "_namespace_shop.json", &namespace("disabled"));
-        assert!(!changed(&mut pods).await["u1"].is_wanted());
+        assert!(!changed(&mut pods).await["u1"].should_be_enrolled());
         std::fs::remove_file(path.join("shop_web-1.json")).unwrap();
         assert!(changed(&mut pods).await.is_empty());
     }
@@ -201,7 +201,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path();
         replace(path, "shop_web-1.json", POD);
-        let mut pods = watch(path.into(), "node1".into(), "cluster.local".into()).unwrap();
+        let mut pods = watch_pods(path.into(), "node1".into(), "cluster.local".into()).unwrap();
         replace(path, "shop_web-1.json", "{ broken");
         replace(path, "shop_web-2.json", &POD.replace("web-1", "web-2").replace("u1", "u2"));
         let now = changed(&mut pods).await;
@@ -212,7 +212,7 @@ mod tests {
     async fn pods_of_other_nodes_are_not_ours() {
         let directory = tempfile::tempdir().unwrap();
         replace(directory.path(), "shop_web-1.json", POD);
-        let pods = watch(directory.path().into(), "node2".into(), "cluster.local".into()).unwrap();
+        let pods = watch_pods(directory.path().into(), "node2".into(), "cluster.local".into()).unwrap();
         assert!(pods.borrow().is_empty());
     }
 }

@@ -31,7 +31,7 @@ pub struct NodePod {
     /// Ports of its probes.
     pub probe_ports: Vec<u16>,
     /// Whether the runtime makes it a user namespace of its own (`hostUsers: false`).
-    pub own_users: bool,
+    pub own_userns: bool,
     /// Whether it should be in the mesh, and why not.
     pub enrolment: Enrolment,
     /// Strict egress: it may connect only to what the mesh knows, or to networks that its namespace names.
@@ -49,14 +49,14 @@ impl NodePod {
             identity: SpiffeId::new(trust_domain, &metadata.namespace, pod.service_account())?,
             addresses: pod.addresses().iter().map(IpAddr::to_canonical).collect(),
             probe_ports: pod.probe_ports().into_iter().collect(),
-            own_users: pod.spec.host_users == Some(false),
+            own_userns: pod.spec.host_users == Some(false),
             enrolment: is_enrolled(&namespace.labels, &metadata.labels, pod.spec.host_network),
             egress: StrictEgress::of(namespace, &metadata.labels),
         })
     }
 
     /// Whether the mesh should have it, as soon as it has a network.
-    pub fn is_wanted(&self) -> bool {
+    pub fn should_be_enrolled(&self) -> bool {
         self.enrolment.is_selected()
     }
 
@@ -64,7 +64,7 @@ impl NodePod {
     /// namespace; they, and those of a sandbox that was made again, stay as long as the pod is said to have
     /// what it was `told` to have when it was enrolled. Told addresses of a family that it has switched off
     /// are missing. Its egress is changed in place.
-    pub fn is_served_by(&self, enrolled: &Self, told: &[IpAddr]) -> bool {
+    pub fn matches_enrolled(&self, enrolled: &Self, told: &[IpAddr]) -> bool {
         let holds = |family: fn(&IpAddr) -> bool| {
             let of = |pod: &Self| {
                 let mut addresses: Vec<_> = pod.addresses.iter().copied().filter(family).collect();
@@ -98,7 +98,7 @@ mod tests {
             addresses: addresses.to_vec(),
             probe_ports: Vec::new(),
             enrolment: Enrolment::Selected,
-            own_users: false,
+            own_userns: false,
             egress: None,
         };
         let enrolled = pod(&[new]);
@@ -110,9 +110,9 @@ mod tests {
             (&[old], &[new], true),
             (&[old], &[other], false),
         ] {
-            assert_eq!(pod(now).is_served_by(&enrolled, told), served, "{told:?} {now:?}");
+            assert_eq!(pod(now).matches_enrolled(&enrolled, told), served, "{told:?} {now:?}");
         }
         let probed = NodePod { probe_ports: vec![80], ..pod(&[old]) };
-        assert!(!probed.is_served_by(&enrolled, &[old]), "what else changed counts");
+        assert!(!probed.matches_enrolled(&enrolled, &[old]), "what else changed counts");
     }
 }

@@ -41,7 +41,7 @@ pub fn cgroup_id_of_self(mount: &Path) -> io::Result<u64> {
 }
 
 /// Whether a process is in the cgroup `root` or one below it.
-pub fn is_below(root: &Path, pid: u32) -> bool {
+pub fn cgroup_contains_process(root: &Path, pid: u32) -> bool {
     find_process(root, pid).is_some()
 }
 
@@ -78,7 +78,7 @@ fn mount_of(path: &Path) -> io::Result<PathBuf> {
 /// trusted, and a part of a uid, or a container's id, is no pod. So does the place: the kubelet keeps all
 /// pods below a cgroup named after it, and those that a pod or a user of the node made are not searched,
 /// whatever their names.
-pub(super) fn find_pod(root: &Path, uid: &str) -> Option<PathBuf> {
+pub(super) fn find_pod_cgroup(root: &Path, uid: &str) -> Option<PathBuf> {
     let (own, slice) = (format!("pod{uid}"), format!("-pod{}.slice", uid.replace('-', "_")));
     let mut queue = VecDeque::from([(root.to_path_buf(), root.iter().any(is_for_pods))]);
     while let Some((directory, for_pods)) = queue.pop_front() {
@@ -111,11 +111,11 @@ fn is_the_nodes(cgroup: &Path) -> bool {
 /// Returns a pod's processes with their cgroups: the first few of the first many cgroups, the nearest to the
 /// pod's own first. The runtime's cgroups are the nearest, and the sandbox's process is alone in one of them;
 /// a pod may make any number of others.
-pub(super) fn members(pod: &Path) -> Vec<(PathBuf, u32)> {
+pub(super) fn pod_processes(pod: &Path) -> Vec<(PathBuf, u32)> {
     let (mut queue, mut members) = (VecDeque::from([(pod.to_path_buf(), 0)]), Vec::new());
     let mut left = MOST_CGROUPS;
     while let Some((cgroup, depth)) = queue.pop_front() {
-        members.extend(first_processes(&cgroup).into_iter().map(|pid| (cgroup.clone(), pid)));
+        members.extend(first_pids(&cgroup).into_iter().map(|pid| (cgroup.clone(), pid)));
         if depth < DEPTH {
             let before = queue.len();
             queue.extend(subdirectories(&cgroup).take(left).map(|child| (child, depth + 1)));
@@ -127,7 +127,7 @@ pub(super) fn members(pod: &Path) -> Vec<(PathBuf, u32)> {
 
 /// Returns the first processes of a cgroup: the oldest that have not moved. Those of other PID namespaces are
 /// 0.
-pub(super) fn first_processes(cgroup: &Path) -> Vec<u32> {
+pub(super) fn first_pids(cgroup: &Path) -> Vec<u32> {
     let here = File::open(cgroup.join("cgroup.procs")).map(BufReader::new);
     let lines = here.into_iter().flat_map(BufRead::lines).map_while(Result::ok).take(MOST_PROCESSES);
     lines.filter_map(|line| line.parse().ok()).filter(|pid| *pid != 0).collect()
@@ -137,7 +137,7 @@ pub(super) fn first_processes(cgroup: &Path) -> Vec<u32> {
 /// directories that the kubelet names `kubepods` (`cgroupfs` driver), or `kubepods.slice` with its parents'
 /// names in front (`systemd` driver); cgroups beside these are the node's own. A process in none of them, for
 /// instance one that is above the pods, is not known to be the node's.
-pub fn cgroups_outside_of_pods(root: &Path) -> HashSet<u64> {
+pub fn non_pod_cgroup_ids(root: &Path) -> HashSet<u64> {
     let mut outside = HashSet::new();
     let (_, beside) = split(root, LEVELS_ABOVE_PODS, &mut outside);
     outside.extend(beside);
@@ -198,9 +198,9 @@ mod tests {
         let expected =
             ["system.slice", "user.slice", "kubelet.slice/kubelet.service", "machines/node1/system"];
         let ids: HashSet<u64> = expected.iter().map(|it| fs::metadata(path(it)).unwrap().ino()).collect();
-        assert_eq!(cgroups_outside_of_pods(root.path()), ids);
+        assert_eq!(non_pod_cgroup_ids(root.path()), ids);
         fs::create_dir_all(path("machines/node2/kubepods")).unwrap();
-        assert_eq!(cgroups_outside_of_pods(&path("machines/node2")), HashSet::new(), "none is known");
+        assert_eq!(non_pod_cgroup_ids(&path("machines/node2")), HashSet::new(), "none is known");
     }
 
     fn layout(pod: &str, container: &str) -> (tempfile::TempDir, PathBuf) {
@@ -213,7 +213,7 @@ mod tests {
 
     /// The first process that is found of a pod.
     fn find_process_of(root: &Path, uid: &str) -> Option<u32> {
-        members(&find_pod(root, uid)?).first().map(|(_, pid)| *pid)
+        pod_processes(&find_pod_cgroup(root, uid)?).first().map(|(_, pid)| *pid)
     }
 
     #[test]
@@ -291,14 +291,14 @@ mod tests {
             "docker/77/podabc",
         ] {
             let (root, _) = layout(path, "c");
-            assert_eq!(find_pod(root.path(), "abc"), None, "{path}");
+            assert_eq!(find_pod_cgroup(root.path(), "abc"), None, "{path}");
         }
         let (root, _) = layout("kubepods/podabc", "c");
         let pod = root.path().join("kubepods/podabc");
-        assert_eq!(find_pod(root.path(), "abc"), Some(pod.clone()));
-        assert_eq!(find_pod(&root.path().join("kubepods"), "abc"), Some(pod.clone()), "a root below");
+        assert_eq!(find_pod_cgroup(root.path(), "abc"), Some(pod.clone()));
+        assert_eq!(find_pod_cgroup(&root.path().join("kubepods"), "abc"), Some(pod.clone()), "a root below");
         std::os::unix::fs::chown(&pod, Some(1000), None).unwrap();
-        assert_eq!(find_pod(root.path(), "abc"), None, "a user of the node made it");
+        assert_eq!(find_pod_cgroup(root.path(), "abc"), None, "a user of the node made it");
     }
 
     #[test]
@@ -313,7 +313,7 @@ mod tests {
             fs::create_dir_all(own.join(number.to_string())).unwrap();
         }
         fs::write(own.join("cgroup.procs"), "1234\n".repeat(10_000)).unwrap();
-        let found = members(&root.path().join("kubepods/podabc"));
+        let found = pod_processes(&root.path().join("kubepods/podabc"));
         assert!(found.contains(&(pause, 4711)));
         assert!(found.len() <= 2 + MOST_PROCESSES, "{found:?}");
     }

@@ -2,37 +2,41 @@
 //!
 //! For the keeper, which is privileged: loading eBPF, entering network namespaces, opening sockets in them,
 //! closing connections of others. For the proxy, which is not: the eBPF maps that it was handed, giving up
-//! privileges ([`confine`]), and how it is scheduled.
+//! privileges ([`privileges`]), and how it is scheduled.
 
 mod cgroup;
-pub mod confine;
-mod diag;
 pub mod ebpf;
-mod loopback;
-mod memory;
+mod host_veth;
+mod ipv6_loopback;
+mod istio_redirects;
+mod memory_release;
 mod netns;
-mod redirects;
+mod netns_addresses;
+mod open_file_limit;
+mod pod_sockets;
+pub mod privileges;
 mod rtnetlink;
-mod sandbox;
+mod sandbox_netns;
 mod scheduling;
 pub mod seccomp;
-mod signals;
-mod socket;
-mod types;
-mod veth;
+mod sock_diag;
+mod socket_types;
+mod stop_signals;
 
-pub use cgroup::{cgroup_id_of_self, cgroups_outside_of_pods, is_below};
-pub use diag::{MOST_LISTED, PreexistingConnections, destroy, destroy_what_is_left, preexisting_connections};
-pub use loopback::widen as widen_loopback;
-pub use memory::{give_back_code, give_back_unused};
+pub use cgroup::{cgroup_contains_process, cgroup_id_of_self, non_pod_cgroup_ids};
+pub use host_veth::{HostVeth, find_host_veth};
+pub use ipv6_loopback::add_loopback_network;
+pub use istio_redirects::{IstioRedirectError, check_no_istio_redirects};
+pub use memory_release::{release_code_pages, release_unused_memory};
 pub use netns::Netns;
-pub use redirects::{Redirected, look_for_redirects};
-pub use sandbox::{NoSandbox, find_sandbox};
-pub use scheduling::ask_for_short_turns;
-pub use signals::Signals;
-pub use socket::{
-    addresses_in, has_no_ipv6, listen, local_addresses, open_sockets, primary_addresses_in,
-    raise_open_file_limit,
+pub use netns_addresses::{addresses_in, ipv6_disabled, node_addresses, primary_addresses_in};
+pub use open_file_limit::raise_open_file_limit;
+pub use pod_sockets::{listen_in_netns, open_sockets};
+pub use sandbox_netns::{NoSandbox, find_sandbox_netns};
+pub use scheduling::request_short_time_slices;
+pub use sock_diag::{
+    MOST_LISTED, PreexistingConnections, destroy_connection, destroy_unbound_connection,
+    preexisting_connections,
 };
-pub use types::{ANY_COOKIE, Connection, PreexistingConnection, SocketKind};
-pub use veth::{HostEnd, host_end};
+pub use socket_types::{ANY_COOKIE, Connection, PreexistingConnection, SocketKind};
+pub use stop_signals::StopSignals;

@@ -8,7 +8,7 @@ use std::process::abort;
 use rustix::fs::{Mode, OFlags};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-use super::socket::netns_cookie;
+use super::pod_sockets::netns_cookie;
 
 /// A network namespace that is held open.
 #[derive(Debug)]
@@ -38,7 +38,7 @@ impl Netns {
     /// Runs `work` on this thread inside the namespace. A socket stays in the namespace that it was opened
     /// in, so only the opening has to happen here; keep `work` short and free of `await`. Errors: it can't be
     /// entered.
-    pub fn run<T>(&self, work: impl FnOnce() -> T) -> io::Result<T> {
+    pub fn run_inside<T>(&self, work: impl FnOnce() -> T) -> io::Result<T> {
         inside(&self.namespace, work)
     }
 }

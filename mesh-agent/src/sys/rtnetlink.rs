@@ -16,13 +16,13 @@ mod raw {
 }
 
 /// Opens a socket for requests, in this thread's network namespace.
-pub(super) fn open() -> io::Result<OwnedFd> {
+pub(super) fn open_route_socket() -> io::Result<OwnedFd> {
     // Without a protocol it is `NETLINK_ROUTE`, the first one.
     Ok(socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, None)?)
 }
 
 /// Requests one thing; `None` if there is no such thing.
-pub(super) fn ask(socket: &OwnedFd, kind: u16, body: &[u8]) -> io::Result<Option<Vec<u8>>> {
+pub(super) fn query_one(socket: &OwnedFd, kind: u16, body: &[u8]) -> io::Result<Option<Vec<u8>>> {
     request(socket, kind, 0, body)?;
     let mut answer = vec![0; 32 * 1024];
     let (length, _) = recv(socket, &mut answer[..], RecvFlags::empty())?;
@@ -32,11 +32,11 @@ pub(super) fn ask(socket: &OwnedFd, kind: u16, body: &[u8]) -> io::Result<Option
 
 /// Requests a change. `flags` are those besides `NLM_F_REQUEST`, with that for an acknowledgement among them.
 /// Errors: the kernel's.
-pub(super) fn tell(socket: &OwnedFd, kind: u16, flags: u16, body: &[u8]) -> io::Result<()> {
+pub(super) fn request_change(socket: &OwnedFd, kind: u16, flags: u16, body: &[u8]) -> io::Result<()> {
     request(socket, kind, flags, body)?;
     let mut answer = vec![0; 4096];
     let (length, _) = recv(socket, &mut answer[..], RecvFlags::empty())?;
-    let error = answer.get(..length).and_then(|answer| answer.get(raw::HEADER..)).and_then(word);
+    let error = answer.get(..length).and_then(|answer| answer.get(raw::HEADER..)).and_then(read_u32);
     match error.map(|error| error.cast_signed().saturating_neg()) {
         Some(0) => Ok(()),
         Some(error) => Err(io::Error::from_raw_os_error(error)),
@@ -64,7 +64,7 @@ fn read_answer(answer: &[u8]) -> io::Result<Option<Vec<u8>>> {
     if kind != raw::NLMSG_ERROR {
         return Ok(Some(body.to_vec()));
     }
-    let error = word(body).map_or(libc::EIO, |error| error.cast_signed().saturating_neg());
+    let error = read_u32(body).map_or(libc::EIO, |error| error.cast_signed().saturating_neg());
     match error {
         libc::ENOENT | libc::ENODEV | libc::ENETUNREACH | libc::EHOSTUNREACH | libc::EINVAL => Ok(None),
         _ => Err(io::Error::from_raw_os_error(error)),
@@ -72,7 +72,7 @@ fn read_answer(answer: &[u8]) -> io::Result<Option<Vec<u8>>> {
 }
 
 /// Appends an attribute to a message.
-pub(super) fn attribute(to: &mut Vec<u8>, kind: u16, value: &[u8]) {
+pub(super) fn push_attribute(to: &mut Vec<u8>, kind: u16, value: &[u8]) {
     let length = u16::try_from(4 + value.len()).unwrap_or(u16::MAX);
     to.extend(length.to_ne_bytes());
     to.extend(kind.to_ne_bytes());
@@ -81,7 +81,7 @@ pub(super) fn attribute(to: &mut Vec<u8>, kind: u16, value: &[u8]) {
 }
 
 /// Iterates over the attributes of a message, as far as they can be parsed.
-pub(super) fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+pub(super) fn parse_attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     std::iter::from_fn(move || {
         let length = usize::from(u16::from_ne_bytes(bytes.get(..2)?.try_into().ok()?));
         let kind = u16::from_ne_bytes(bytes.get(2..4)?.try_into().ok()?) & raw::TYPE;
@@ -92,12 +92,12 @@ pub(super) fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])>
 }
 
 /// Returns a number, if there are enough bytes for one.
-pub(super) fn word(value: &[u8]) -> Option<u32> {
+pub(super) fn read_u32(value: &[u8]) -> Option<u32> {
     value.get(..4)?.try_into().ok().map(u32::from_ne_bytes)
 }
 
 /// Returns a text up to its zero byte.
-pub(super) fn text(value: &[u8]) -> String {
+pub(super) fn read_c_string(value: &[u8]) -> String {
     let end = value.iter().position(|byte| *byte == 0).unwrap_or(value.len());
     String::from_utf8_lossy(&value[..end]).into_owned()
 }
@@ -108,12 +108,12 @@ mod tests {
 
     #[test]
     fn what_is_cut_short_is_not_read() {
-        assert_eq!(attributes(&[3, 0, 1, 0, 0, 0, 0, 0]).count(), 0, "shorter than its own head");
+        assert_eq!(parse_attributes(&[3, 0, 1, 0, 0, 0, 0, 0]).count(), 0, "shorter than its own head");
         assert!(read_answer(&[0; 15]).is_err());
         let mut message = Vec::new();
-        attribute(&mut message, 7, b"veth1\0");
+        push_attribute(&mut message, 7, b"veth1\0");
         assert_eq!(
-            attributes(&message).map(|(kind, value)| (kind, text(value))).collect::<Vec<_>>(),
+            parse_attributes(&message).map(|(kind, value)| (kind, read_c_string(value))).collect::<Vec<_>>(),
             [(7, "veth1".to_owned())]
         );
     }

@@ -12,7 +12,7 @@ const TURN: u64 = 300_000;
 /// `sched_setattr(2)`).
 ///
 /// Before Linux 6.12 it changes nothing. Errors: the kernel refuses, and time slices stay as they were.
-pub fn ask_for_short_turns() -> io::Result<()> {
+pub fn request_short_time_slices() -> io::Result<()> {
     let mut wanted = attributes()?;
     wanted.sched_runtime = TURN;
     // SAFETY: the kernel reads a structure that it has filled itself; its size is a field. There is no safe
@@ -41,7 +41,7 @@ mod tests {
     #[test]
     fn threads_have_what_their_creator_asked_for() {
         std::thread::spawn(|| {
-            ask_for_short_turns().unwrap();
+            request_short_time_slices().unwrap();
             let of_a_worker = std::thread::spawn(|| attributes().unwrap().sched_runtime).join().unwrap();
             // Kernels before 6.12 tell zero.
             assert!([0, TURN].contains(&of_a_worker), "{of_a_worker}");

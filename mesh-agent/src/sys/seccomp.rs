@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use mesh_proxy::sys::SIOCATMARK;
+use mesh_proxy::tcp_syscalls::SIOCATMARK;
 use seccompiler::{
     SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
     apply_filter_all_threads,
@@ -49,7 +49,7 @@ const DESCRIPTOR_COMMANDS: [u64; 6] = [
 
 /// Leaves the calling process only the system calls of a proxy that serves, for good. Errors: the filters are
 /// not in force.
-pub fn close_off() -> Result<(), Error> {
+pub fn apply_filters() -> Result<(), Error> {
     apply(hostile()?, SeccompAction::Allow, SeccompAction::KillProcess)?;
     apply(all(&[libc::SYS_clone3]), SeccompAction::Allow, SeccompAction::Errno(libc::ENOSYS as u32))?;
     // The last one: installing another is not on the list.

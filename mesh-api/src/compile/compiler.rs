@@ -2,13 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use super::affected::Affected;
-use super::index::selects;
-use super::policy::{self, Modes, Policies, Selecting};
-use super::traffic::Traffic;
-use super::workload::{self, Context};
-use super::world::{Name, Shared, World};
-use super::{Condition, MeshConfig, membership, service};
+use super::affected::AffectedObjects;
+use super::destination_rules::ResolvedRules;
+use super::object_index::service_selects_pod;
+use super::object_store::{NamespacedName, ObjectStore, SharedObject};
+use super::policy::{self, MutualTlsModes, PodPolicies, PoliciesWithSelector};
+use super::workload::{self, WorkloadCompiler};
+use super::{Condition, MeshConfig, service, service_membership};
 use crate::manifest::ObjectKey;
 use crate::resource::Service;
 use crate::wire::security::Authorization;
@@ -16,16 +16,16 @@ use crate::wire::workload::{Address, address};
 
 /// An object that is there from now on, or gone.
 #[derive(Clone, Debug)]
-pub struct Change {
+pub struct ObjectChange {
     /// Which.
     pub key: ObjectKey,
     /// As it is now; none if it is gone.
-    pub object: Option<Shared>,
+    pub object: Option<SharedObject>,
 }
 
 /// A resource that may have changed. None: there is no such resource any more, if there was one.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Output {
+pub enum ResourceUpdate {
     /// A workload by its uid, or a service by `namespace/hostname`.
     Address(String, Option<Box<Address>>),
     /// A policy by `namespace/name`.
@@ -38,26 +38,26 @@ pub enum Output {
 #[derive(Debug)]
 pub struct Compiler {
     mesh: MeshConfig,
-    world: World,
-    selecting: Selecting,
-    traffic: Traffic,
+    objects: ObjectStore,
+    selecting: PoliciesWithSelector,
+    traffic: ResolvedRules,
     /// Names of the workloads that are no pods, by their slice.
-    others: HashMap<Name, BTreeSet<String>>,
+    others: HashMap<NamespacedName, BTreeSet<String>>,
     /// Names of the policies that stand for `PeerAuthentication`s.
     mutual_tls: BTreeSet<String>,
     conditions: Conditions,
     /// Services that have addresses which are not the mesh's.
-    outside: BTreeSet<Name>,
+    outside: BTreeSet<NamespacedName>,
 }
 
 /// What is not in force as it was written, by what it is found with.
 #[derive(Debug, Default)]
 struct Conditions {
     mutual_tls: Vec<Condition>,
-    policies: BTreeMap<Name, Vec<Condition>>,
+    policies: BTreeMap<NamespacedName, Vec<Condition>>,
     traffic: Vec<Condition>,
-    services: BTreeMap<Name, Vec<Condition>>,
-    pods: BTreeMap<Name, Vec<Condition>>,
+    services: BTreeMap<NamespacedName, Vec<Condition>>,
+    pods: BTreeMap<NamespacedName, Vec<Condition>>,
 }
 
 impl Compiler {
@@ -65,9 +65,9 @@ impl Compiler {
     pub fn new(mesh: MeshConfig) -> Self {
         Self {
             mesh,
-            world: World::default(),
-            selecting: Selecting::default(),
-            traffic: Traffic::default(),
+            objects: ObjectStore::default(),
+            selecting: PoliciesWithSelector::default(),
+            traffic: ResolvedRules::default(),
             others: HashMap::new(),
             mutual_tls: BTreeSet::new(),
             conditions: Conditions::default(),
@@ -76,20 +76,25 @@ impl Compiler {
     }
 
     /// Takes changes over, all at once, and hands on what they may have changed of the result, one by one.
-    pub fn apply(&mut self, changes: impl IntoIterator<Item = Change>, mut hand_on: impl FnMut(Output)) {
-        let mut affected = Affected::default();
+    pub fn apply(
+        &mut self,
+        changes: impl IntoIterator<Item = ObjectChange>,
+        mut hand_on: impl FnMut(ResourceUpdate),
+    ) {
+        let mut affected = AffectedObjects::default();
         let changes: Vec<_> = changes
             .into_iter()
-            .map(|Change { key, object }| {
-                affected.note_slices(&self.world, [self.world.object(&key), object.as_ref()]);
-                let old = self.world.set(&key, object.as_ref());
+            .map(|ObjectChange { key, object }| {
+                affected
+                    .record_slices_before_change(&self.objects, [self.objects.object(&key), object.as_ref()]);
+                let old = self.objects.set(&key, object.as_ref());
                 (key, [old, object])
             })
             .collect();
         for (key, [old, new]) in &changes {
-            affected.add(&self.world, &self.mesh, key, [old.as_ref(), new.as_ref()]);
+            affected.add_change(&self.objects, &self.mesh, key, [old.as_ref(), new.as_ref()]);
         }
-        affected.add_turned(&self.world);
+        affected.add_pods_of_switched_selectors(&self.objects);
         // Objects that are gone are let go before the result is made, which takes room.
         drop(changes);
         self.compile_policies(&affected, &mut hand_on);
@@ -100,9 +105,9 @@ impl Compiler {
 
     /// Of addresses that are not the mesh's, where pods of the mesh are behind them: who has none but others
     /// there has nothing to do with the mesh.
-    fn judge_ways_past(&mut self, affected: &Affected) {
+    fn judge_ways_past(&mut self, affected: &AffectedObjects) {
         for name in &affected.services {
-            match self.world.service(name).filter(|service| !service.outside().is_empty()) {
+            match self.objects.service(name).filter(|service| !service.outside().is_empty()) {
                 Some(_) => drop(self.outside.insert(name.clone())),
                 None => drop(self.outside.remove(name)),
             }
@@ -111,9 +116,9 @@ impl Compiler {
         let namespaces: BTreeSet<&String> =
             affected.pods.iter().chain(&affected.services).map(|(namespace, _)| namespace).collect();
         for name in self.outside.iter().filter(|(namespace, _)| namespaces.contains(namespace)) {
-            match self.world.service(name).filter(|service| self.has_meshed(service)) {
+            match self.objects.service(name).filter(|service| self.has_meshed(service)) {
                 Some(service) => {
-                    drop(self.conditions.services.insert(name.clone(), service::conditions(service)));
+                    drop(self.conditions.services.insert(name.clone(), service::bypass_conditions(service)));
                 }
                 None => drop(self.conditions.services.remove(name)),
             }
@@ -122,19 +127,21 @@ impl Compiler {
 
     /// Whether a pod of the mesh is behind a service. Of one without a selector that may be.
     fn has_meshed(&self, service: &Service) -> bool {
-        let mut pods = self.world.live_pods_in(&service.metadata.namespace);
+        let mut pods = self.objects.live_pods_in(&service.metadata.namespace);
         service.spec.selector.is_empty()
-            || pods.any(|pod| selects(service, &pod.metadata) && workload::is_meshed(&self.world, pod))
+            || pods.any(|pod| {
+                service_selects_pod(service, &pod.metadata) && workload::is_pod_enrolled(&self.objects, pod)
+            })
     }
 
     /// The object that has a key.
-    pub fn object(&self, key: &ObjectKey) -> Option<&Shared> {
-        self.world.object(key)
+    pub fn object(&self, key: &ObjectKey) -> Option<&SharedObject> {
+        self.objects.object(key)
     }
 
     /// The objects that people wrote for the mesh.
-    pub fn policies(&self) -> impl Iterator<Item = &Shared> {
-        self.world.policies()
+    pub fn policies(&self) -> impl Iterator<Item = &SharedObject> {
+        self.objects.policies()
     }
 
     /// What is not in force as it was written.
@@ -143,7 +150,7 @@ impl Compiler {
         let mut policies: Vec<_> = policies
             .iter()
             .filter_map(|(name, found)| {
-                Some((self.world.authorization_policy(name)?.metadata.age_key(), found))
+                Some((self.objects.authorization_policy(name)?.metadata.age_key(), found))
             })
             .collect();
         policies.sort_by_key(|(age, _)| *age);
@@ -152,23 +159,25 @@ impl Compiler {
         mutual_tls.iter().chain(policies).chain(traffic).chain(others).cloned().collect()
     }
 
-    fn compile_policies(&mut self, affected: &Affected, hand_on: &mut impl FnMut(Output)) {
+    fn compile_policies(&mut self, affected: &AffectedObjects, hand_on: &mut impl FnMut(ResourceUpdate)) {
         if affected.mutual_tls {
-            let modes = Modes::new(&self.world, &self.mesh);
-            let authorizations = modes.authorizations();
+            let modes = MutualTlsModes::new(&self.objects, &self.mesh);
+            let authorizations = modes.strict_policies();
             let names = authorizations.keys().cloned().collect();
             let before = std::mem::replace(&mut self.mutual_tls, names);
             self.conditions.mutual_tls = modes.conditions;
             for gone in before.difference(&self.mutual_tls) {
-                hand_on(Output::Authorization(gone.clone(), None));
+                hand_on(ResourceUpdate::Authorization(gone.clone(), None));
             }
             for (name, authorization) in authorizations {
-                hand_on(Output::Authorization(name, Some(authorization)));
+                hand_on(ResourceUpdate::Authorization(name, Some(authorization)));
             }
         }
         for name in &affected.policies {
-            let compiled =
-                self.world.authorization_policy(name).map(|policy| policy::compile(policy, &self.mesh));
+            let compiled = self
+                .objects
+                .authorization_policy(name)
+                .map(|policy| policy::compile_authorization_policy(policy, &self.mesh));
             let (authorization, conditions) = compiled.unwrap_or_default();
             if conditions.is_empty() {
                 self.conditions.policies.remove(name);
@@ -176,52 +185,63 @@ impl Compiler {
                 self.conditions.policies.insert(name.clone(), conditions);
             }
             // The names of those above have an underscore, which no written one has.
-            hand_on(Output::Authorization(format!("{}/{}", name.0, name.1), authorization));
+            hand_on(ResourceUpdate::Authorization(format!("{}/{}", name.0, name.1), authorization));
         }
         let namespaces: BTreeSet<&String> =
             affected.policies.iter().map(|(namespace, _)| namespace).collect();
         for namespace in namespaces {
-            self.selecting.update(&self.world, namespace);
+            self.selecting.refresh_namespace(&self.objects, namespace);
         }
     }
 
-    fn compile_services(&mut self, affected: &Affected, hand_on: &mut impl FnMut(Output)) {
+    fn compile_services(&mut self, affected: &AffectedObjects, hand_on: &mut impl FnMut(ResourceUpdate)) {
         if affected.traffic {
-            self.traffic = Traffic::new(&self.world, &self.mesh);
+            self.traffic = ResolvedRules::new(&self.objects, &self.mesh);
         }
         if affected.traffic || !affected.services.is_empty() {
-            self.conditions.traffic = self.traffic.conditions(&self.world, &self.mesh);
+            self.conditions.traffic = self.traffic.conditions(&self.objects, &self.mesh);
         }
         for name in &affected.services {
-            let compiled =
-                self.world.service(name).and_then(|it| service::compile(it, &self.mesh, &self.traffic));
+            let compiled = self
+                .objects
+                .service(name)
+                .and_then(|it| service::compile_service(it, &self.mesh, &self.traffic));
             let compiled = compiled.map(address::Type::Service);
-            hand_on(output(membership::key_of(name, &self.mesh), compiled));
+            hand_on(output(service_membership::service_key(name, &self.mesh), compiled));
         }
     }
 
-    fn compile_workloads(&mut self, affected: &Affected, hand_on: &mut impl FnMut(Output)) {
+    fn compile_workloads(&mut self, affected: &AffectedObjects, hand_on: &mut impl FnMut(ResourceUpdate)) {
         if affected.pods.is_empty() && affected.slices.is_empty() {
             return;
         }
-        let modes = Modes::new(&self.world, &self.mesh);
-        let policies = Policies::new(&self.selecting, &modes, &self.mesh);
-        let (world, mesh, traffic) = (&self.world, &self.mesh, &self.traffic);
-        let context = Context { world, mesh, policies: &policies, traffic };
+        let modes = MutualTlsModes::new(&self.objects, &self.mesh);
+        let policies = PodPolicies::new(&self.selecting, &modes, &self.mesh);
+        let (objects, mesh, traffic) = (&self.objects, &self.mesh, &self.traffic);
+        let workload_compiler = WorkloadCompiler { objects, mesh, policies: &policies, traffic };
         for name in &affected.pods {
-            let compiled = world.live_pod(name).and_then(|pod| context.pod(pod)).map(address::Type::Workload);
+            let compiled = objects
+                .live_pod(name)
+                .and_then(|pod| workload_compiler.compile_pod(pod))
+                .map(address::Type::Workload);
             hand_on(output(workload::uid_of_pod(name, mesh), compiled));
-            match world.live_pod(name).map(|pod| context.conditions(pod)).filter(|found| !found.is_empty()) {
+            match objects
+                .live_pod(name)
+                .map(|pod| workload_compiler.conditions_of_pod(pod))
+                .filter(|found| !found.is_empty())
+            {
                 Some(found) => drop(self.conditions.pods.insert(name.clone(), found)),
                 None => drop(self.conditions.pods.remove(name)),
             }
         }
         for name in &affected.slices {
-            let others = world.slice(name).map(|slice| membership::others_of(world, mesh, slice));
+            let others = objects
+                .slice(name)
+                .map(|slice| service_membership::non_pod_endpoints_of_slice(objects, mesh, slice));
             let workloads: BTreeMap<_, _> = others
                 .into_iter()
                 .flatten()
-                .map(|other| context.other(&other))
+                .map(|other| workload_compiler.compile_non_pod(&other))
                 .map(|workload| (workload.uid.clone(), workload))
                 .collect();
             let names: BTreeSet<String> = workloads.keys().cloned().collect();
@@ -239,6 +259,6 @@ impl Compiler {
     }
 }
 
-fn output(name: String, address: Option<address::Type>) -> Output {
-    Output::Address(name, address.map(|of| Box::new(Address { r#type: Some(of) })))
+fn output(name: String, address: Option<address::Type>) -> ResourceUpdate {
+    ResourceUpdate::Address(name, address.map(|of| Box::new(Address { r#type: Some(of) })))
 }

@@ -22,7 +22,7 @@ pub struct Condition {
     /// The field that it is about.
     pub field: String,
     /// What it comes to.
-    pub effect: Effect,
+    pub effect: ConditionEffect,
     /// Why, in a sentence.
     pub reason: String,
     /// What to write instead.
@@ -36,7 +36,7 @@ pub struct Condition {
 /// How what is enforced differs from what was written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub enum Effect {
+pub enum ConditionEffect {
     /// The field has no effect at all.
     Ignored,
     /// Less is let through than was written.
@@ -50,7 +50,7 @@ impl Condition {
         kind: Kind,
         metadata: &Metadata,
         field: impl Into<String>,
-        effect: Effect,
+        effect: ConditionEffect,
         (reason, fix): (impl Into<String>, impl Into<String>),
     ) -> Self {
         Self {
@@ -66,7 +66,7 @@ impl Condition {
     }
 
     /// The same, and with it nothing of the resource is in force.
-    pub(super) fn whole(self) -> Self {
+    pub(super) fn nothing_in_force(self) -> Self {
         Self { is_whole: true, ..self }
     }
 
@@ -79,9 +79,9 @@ impl Condition {
 impl fmt::Display for Condition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let effect = match self.effect {
-            Effect::Ignored => "ignored",
-            Effect::Stricter => "stricter than written",
-            Effect::Weaker => "weaker than written",
+            ConditionEffect::Ignored => "ignored",
+            ConditionEffect::Stricter => "stricter than written",
+            ConditionEffect::Weaker => "weaker than written",
         };
         write!(f, "{}: {}: {effect}: {}", self.key(), self.field, self.reason)
     }

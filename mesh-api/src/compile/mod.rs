@@ -5,28 +5,29 @@
 //! Istio's ambient types ([`wire::workload`], [`wire::security`]), filled as istiod fills them. What a policy
 //! says that these types cannot carry is reported as a [`Condition`], never dropped in silence.
 //!
-//! Reading order: `world` sorts the objects, `index` has the ways between them, `affected` says what a change
-//! affects and `compiler` makes that: `membership` finds which pods are behind which service, `workload` and
-//! `service` make the addresses, `policy` the authorizations, `traffic` the rules for clients.
+//! Reading order: `object_store` sorts the objects, `object_index` has the ways between them, `affected` says
+//! what a change affects and `compiler` makes that: `service_membership` finds which pods are behind which
+//! service, `workload` and `service` make the addresses, `policy` the authorizations, `destination_rules` the
+//! rules for clients.
 
 mod affected;
+mod canonical_names;
 mod compiler;
 mod condition;
-mod host;
-mod index;
-mod membership;
-mod naming;
+mod destination_rules;
+mod object_index;
+mod object_store;
 mod policy;
 mod service;
-mod traffic;
+mod service_host;
+mod service_membership;
 mod workload;
-mod world;
 
 use std::{collections::BTreeMap, net::IpAddr};
 
-pub use compiler::{Change, Compiler, Output};
-pub use condition::{Condition, Effect};
-pub use world::Shared;
+pub use compiler::{Compiler, ObjectChange, ResourceUpdate};
+pub use condition::{Condition, ConditionEffect};
+pub use object_store::SharedObject;
 
 use crate::wire;
 
@@ -70,14 +71,16 @@ pub struct Compiled {
 }
 
 /// Compiles all objects of a mesh.
-pub fn compile(objects: impl IntoIterator<Item = Shared>, mesh: &MeshConfig) -> Compiled {
+pub fn compile(objects: impl IntoIterator<Item = SharedObject>, mesh: &MeshConfig) -> Compiled {
     let mut compiler = Compiler::new(mesh.clone());
     let mut compiled = Compiled::default();
-    let changes = objects.into_iter().map(|it| Change { key: it.value.key(), object: Some(it) });
+    let changes = objects.into_iter().map(|it| ObjectChange { key: it.value.key(), object: Some(it) });
     compiler.apply(changes, |output| match output {
-        Output::Address(name, Some(address)) => drop(compiled.addresses.insert(name, *address)),
-        Output::Authorization(name, Some(policy)) => drop(compiled.authorizations.insert(name, policy)),
-        Output::Address(_, None) | Output::Authorization(_, None) => {}
+        ResourceUpdate::Address(name, Some(address)) => drop(compiled.addresses.insert(name, *address)),
+        ResourceUpdate::Authorization(name, Some(policy)) => {
+            drop(compiled.authorizations.insert(name, policy))
+        }
+        ResourceUpdate::Address(_, None) | ResourceUpdate::Authorization(_, None) => {}
     });
     compiled.conditions = compiler.conditions();
     compiled

@@ -2,8 +2,8 @@
 
 use prost::Message;
 
-use super::traffic::{Traffic, extension};
-use super::{Condition, Effect, MeshConfig, host, octets};
+use super::destination_rules::{ResolvedRules, encoded_extension};
+use super::{Condition, ConditionEffect, MeshConfig, octets, service_host};
 use crate::{
     manifest::Kind,
     resource::{
@@ -18,31 +18,35 @@ use crate::{
 };
 
 /// A service; nothing if it stands for a name elsewhere.
-pub(super) fn compile(service: &Service, mesh: &MeshConfig, traffic: &Traffic) -> Option<wire::Service> {
+pub(super) fn compile_service(
+    service: &Service,
+    mesh: &MeshConfig,
+    traffic: &ResolvedRules,
+) -> Option<wire::Service> {
     (!service.is_external_name()).then(|| one(service, mesh, traffic))
 }
 
 /// What of a service has no effect: addresses that are not the mesh's.
-pub(super) fn conditions(service: &Service) -> Vec<Condition> {
+pub(super) fn bypass_conditions(service: &Service) -> Vec<Condition> {
     let outside = service.outside().into_iter();
     let condition = |(field, addresses): (&str, Vec<&str>)| {
-        let words = past_the_mesh(&addresses.join(", "), "let pods use the Service's name");
-        Condition::new(Kind::Service, &service.metadata, field, Effect::Ignored, words)
+        let words = bypass_reason_and_fix(&addresses.join(", "), "let pods use the Service's name");
+        Condition::new(Kind::Service, &service.metadata, field, ConditionEffect::Ignored, words)
     };
     outside.map(condition).collect()
 }
 
 /// What becomes of connections to a place, and what to do instead.
-pub(super) fn past_the_mesh(place: &str, fix: &'static str) -> (String, &'static str) {
+pub(super) fn bypass_reason_and_fix(place: &str, fix: &'static str) -> (String, &'static str) {
     let reason = format!(
         "pods of the mesh that connect to {place} go past the mesh, in plaintext, and are refused where the server is STRICT"
     );
     (reason, fix)
 }
 
-fn one(service: &Service, mesh: &MeshConfig, traffic: &Traffic) -> wire::Service {
+fn one(service: &Service, mesh: &MeshConfig, traffic: &ResolvedRules) -> wire::Service {
     let metadata = &service.metadata;
-    let hostname = host::of_service(&metadata.name, &metadata.namespace, mesh);
+    let hostname = service_host::service_hostname(&metadata.name, &metadata.namespace, mesh);
     let addresses = if service.is_headless() { Vec::new() } else { service.cluster_ips() };
     let network_address = |address| wire::NetworkAddress {
         network: mesh.network.clone(),
@@ -53,7 +57,7 @@ fn one(service: &Service, mesh: &MeshConfig, traffic: &Traffic) -> wire::Service
         name: metadata.name.clone(),
         namespace: metadata.namespace.clone(),
         extensions: traffic
-            .extension(&metadata.namespace, &hostname, mesh)
+            .traffic_policies_extension(&metadata.namespace, &hostname, mesh)
             .into_iter()
             .chain(session_affinity(service))
             .collect(),
@@ -110,7 +114,7 @@ fn session_affinity(service: &Service) -> Option<wire::Extension> {
         let seconds = spec.session_affinity_config.client_ip.timeout_seconds;
         let timeout = seconds.map(|seconds| prost_types::Duration { seconds: seconds.into(), nanos: 0 });
         let value = ext::SessionAffinity { timeout }.encode_to_vec();
-        extension(ext::SESSION_AFFINITY, type_url::SESSION_AFFINITY, value)
+        encoded_extension(ext::SESSION_AFFINITY, type_url::SESSION_AFFINITY, value)
     })
 }
 

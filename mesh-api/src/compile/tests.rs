@@ -17,10 +17,10 @@ use crate::{
 };
 
 mod authorization;
+mod destination_rules;
 mod histories;
 mod kinds;
 mod mutual_tls;
-mod traffic;
 mod workloads;
 
 /// A pod with the label `app` and an address, ready, in an enrolled namespace if that is `shop`.
@@ -67,7 +67,7 @@ impl Compiled {
             .unwrap_or_else(|| panic!("no {name} in {:?}", self.authorizations.keys()))
     }
 
-    fn reasons(&self) -> Vec<(Effect, String)> {
+    fn reasons(&self) -> Vec<(ConditionEffect, String)> {
         self.conditions.iter().map(|c| (c.effect, format!("{}: {}", c.field, c.reason))).collect()
     }
 }

@@ -1,13 +1,13 @@
 //! Pods, and endpoints that are no pods, as agents see them.
 
 use super::{
-    Condition, Effect, MeshConfig,
-    membership::{self, Other},
-    naming, octets,
-    policy::Policies,
-    service::past_the_mesh,
-    traffic::Traffic,
-    world::{Name, World, name_of},
+    Condition, ConditionEffect, MeshConfig, canonical_names,
+    destination_rules::ResolvedRules,
+    object_store::{NamespacedName, ObjectStore, namespaced_name},
+    octets,
+    policy::PodPolicies,
+    service::bypass_reason_and_fix,
+    service_membership::{self, NonPodEndpoint},
 };
 use crate::{
     manifest::Kind,
@@ -20,21 +20,21 @@ use crate::{
 };
 
 /// What workloads are made of.
-pub(super) struct Context<'a> {
-    pub world: &'a World,
+pub(super) struct WorkloadCompiler<'a> {
+    pub objects: &'a ObjectStore,
     pub mesh: &'a MeshConfig,
-    pub policies: &'a Policies<'a>,
-    pub traffic: &'a Traffic,
+    pub policies: &'a PodPolicies<'a>,
+    pub traffic: &'a ResolvedRules,
 }
 
-/// Name of a pod's workload.
-pub(super) fn uid_of_pod((namespace, name): &Name, mesh: &MeshConfig) -> String {
+/// Uid of a pod's workload.
+pub(super) fn uid_of_pod((namespace, name): &NamespacedName, mesh: &MeshConfig) -> String {
     format!("{}//Pod/{namespace}/{name}", mesh.cluster_id)
 }
 
-impl Context<'_> {
+impl WorkloadCompiler<'_> {
     /// A live pod; nothing if it has no address.
-    pub fn pod(&self, pod: &Pod) -> Option<Workload> {
+    pub fn compile_pod(&self, pod: &Pod) -> Option<Workload> {
         let addresses = pod.addresses();
         if addresses.is_empty() {
             return None;
@@ -46,38 +46,44 @@ impl Context<'_> {
             (false, _) => Health::Unhealthy,
         };
         Some(Workload {
-            uid: uid_of_pod(&name_of(metadata), self.mesh),
+            uid: uid_of_pod(&namespaced_name(metadata), self.mesh),
             addresses: addresses.into_iter().map(octets).collect(),
             tunnel_protocol: self.tunnel(pod).into(),
             service_account: pod.service_account().to_owned(),
             node: pod.spec.node_name.clone(),
-            canonical_name: naming::canonical_name(pod).to_owned(),
-            canonical_revision: naming::canonical_revision(pod).to_owned(),
-            workload_name: naming::workload_name(pod).to_owned(),
-            authorization_policies: self.policies.of_pod(pod),
+            canonical_name: canonical_names::canonical_name(pod).to_owned(),
+            canonical_revision: canonical_names::canonical_revision(pod).to_owned(),
+            workload_name: canonical_names::workload_name(pod).to_owned(),
+            authorization_policies: self.policies.names_for_pod(pod),
             status: status(health).into(),
-            services: membership::of_pod(self.world, self.mesh, pod),
+            services: service_membership::services_of_pod(self.objects, self.mesh, pod),
             locality: self.locality(&pod.spec.node_name),
             network_mode: network_mode(pod).into(),
-            extensions: self.traffic.client_labels(metadata).into_iter().chain(terminating(health)).collect(),
+            extensions: self
+                .traffic
+                .client_labels_extension(metadata)
+                .into_iter()
+                .chain(terminating(health))
+                .collect(),
             ..self.anything(metadata.name.clone(), metadata.namespace.clone())
         })
     }
 
     /// What of a pod in the mesh has no effect: ports of its node that lead to it.
-    pub fn conditions(&self, pod: &Pod) -> Vec<Condition> {
+    pub fn conditions_of_pod(&self, pod: &Pod) -> Vec<Condition> {
         let ports = pod.host_ports();
-        if ports.is_empty() || !is_meshed(self.world, pod) {
+        if ports.is_empty() || !is_pod_enrolled(self.objects, pod) {
             return Vec::new();
         }
         let ports = ports.iter().map(u16::to_string).collect::<Vec<_>>().join(", ");
-        let words = past_the_mesh(&format!("port {ports} of its node"), "let pods use a Service's name");
+        let words =
+            bypass_reason_and_fix(&format!("port {ports} of its node"), "let pods use a Service's name");
         let field = "spec.containers.ports.hostPort";
-        vec![Condition::new(Kind::Pod, &pod.metadata, field, Effect::Ignored, words)]
+        vec![Condition::new(Kind::Pod, &pod.metadata, field, ConditionEffect::Ignored, words)]
     }
 
     /// An endpoint that is no pod.
-    pub fn other(&self, other: &Other<'_>) -> Workload {
+    pub fn compile_non_pod(&self, other: &NonPodEndpoint<'_>) -> Workload {
         let metadata = &other.slice.metadata;
         let (namespace, slice, address) = (&metadata.namespace, &metadata.name, other.address);
         let health = match (other.ready, other.terminating) {
@@ -113,19 +119,19 @@ impl Context<'_> {
     }
 
     fn tunnel(&self, pod: &Pod) -> TunnelProtocol {
-        if is_meshed(self.world, pod) { TunnelProtocol::Hbone } else { TunnelProtocol::None }
+        if is_pod_enrolled(self.objects, pod) { TunnelProtocol::Hbone } else { TunnelProtocol::None }
     }
 
     fn locality(&self, node: &str) -> Option<Locality> {
-        let locality = self.world.node(node)?.locality();
+        let locality = self.objects.node(node)?.locality();
         let known = !locality.region.is_empty() || !locality.zone.is_empty() || !locality.subzone.is_empty();
         known.then_some(Locality { region: locality.region, zone: locality.zone, subzone: locality.subzone })
     }
 }
 
 /// Whether labels take a pod into the mesh.
-pub(super) fn is_meshed(world: &World, pod: &Pod) -> bool {
-    let namespace = world.namespace_labels(&pod.metadata.namespace);
+pub(super) fn is_pod_enrolled(objects: &ObjectStore, pod: &Pod) -> bool {
+    let namespace = objects.namespace_labels(&pod.metadata.namespace);
     enrolment::is_enrolled(namespace, &pod.metadata.labels, pod.spec.host_network).is_selected()
 }
 

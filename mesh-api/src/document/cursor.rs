@@ -4,11 +4,11 @@
 use std::{cell::RefCell, collections::BTreeMap, ops::RangeInclusive, time::Duration};
 
 use super::{
-    error::Fault,
-    suggest::nearest,
-    tree::{self, Entry, Node, Value},
+    manifest_error::FieldError,
+    nearest_word::nearest_word,
+    yaml_tree::{self, Entry, Value, YamlNode},
 };
-use crate::plan::LONGEST_SPAN;
+use crate::plan::MAX_DURATION;
 
 /// The shortest span of time that a field may name.
 const SHORTEST_SPAN: Duration = Duration::from_millis(1);
@@ -16,14 +16,14 @@ const SHORTEST_SPAN: Duration = Duration::from_millis(1);
 /// Where a walk leaves what it found wrong.
 #[derive(Default)]
 pub(crate) struct Findings {
-    pub errors: RefCell<Vec<Fault>>,
-    pub warnings: RefCell<Vec<Fault>>,
+    pub errors: RefCell<Vec<FieldError>>,
+    pub warnings: RefCell<Vec<FieldError>>,
 }
 
 /// A place in a document.
 #[derive(Clone)]
 pub(crate) struct Cursor<'a> {
-    node: &'a Node,
+    node: &'a YamlNode,
     line: u32,
     path: String,
     findings: &'a Findings,
@@ -31,7 +31,7 @@ pub(crate) struct Cursor<'a> {
 
 impl<'a> Cursor<'a> {
     /// The value of `entry`, a field of the document's root.
-    pub fn top(entry: &'a Entry, findings: &'a Findings) -> Self {
+    pub fn at_root_field(entry: &'a Entry, findings: &'a Findings) -> Self {
         Self { node: &entry.value, line: entry.line, path: entry.key.clone(), findings }
     }
 
@@ -46,7 +46,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// Says that a valid field is not acted upon yet.
-    pub fn ignored(&self) {
+    pub fn warn_unsupported(&self) {
         self.warn(
             "not supported yet, ignored",
             "remove it, or leave it for a mesh that has it; the rest of the resource counts",
@@ -55,11 +55,11 @@ impl<'a> Cursor<'a> {
 
     /// The value as a map whose keys must be among `known`.
     pub fn fields(&self, known: &[&str]) -> Fields<'a> {
-        let fields = self.open_fields();
+        let fields = self.fields_with_any_key();
         for entry in fields.entries.iter().filter(|entry| !known.contains(&entry.key.as_str())) {
-            let fix = match nearest(&entry.key, known.iter().copied()) {
+            let fix = match nearest_word(&entry.key, known.iter().copied()) {
                 Some(near) => format!("did you mean `{near}`?"),
-                None => format!("remove it; the fields here are {}", quoted(known)),
+                None => format!("remove it; the fields here are {}", quote_words(known)),
             };
             fields.at.step(entry).error("unknown field", fix);
         }
@@ -67,7 +67,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// The value as a map with arbitrary keys.
-    pub fn open_fields(&self) -> Fields<'a> {
+    pub fn fields_with_any_key(&self) -> Fields<'a> {
         let entries = match &self.node.value {
             Value::Map(entries) => entries.as_slice(),
             other => {
@@ -93,13 +93,13 @@ impl<'a> Cursor<'a> {
     }
 
     /// The strings of a list, none of them empty.
-    pub fn texts(&self) -> Vec<(Cursor<'a>, &'a str)> {
+    pub fn non_empty_strings(&self) -> Vec<(Cursor<'a>, &'a str)> {
         let items = self.items();
-        items.into_iter().filter_map(|item| item.filled().map(|text| (item, text))).collect()
+        items.into_iter().filter_map(|item| item.non_empty_string().map(|text| (item, text))).collect()
     }
 
     /// A string that says something.
-    pub fn filled(&self) -> Option<&'a str> {
+    pub fn non_empty_string(&self) -> Option<&'a str> {
         let text = self.text()?;
         if text.is_empty() {
             self.error("the string is empty", "write a value, or remove the field");
@@ -166,7 +166,7 @@ impl<'a> Cursor<'a> {
                 return None;
             }
         };
-        let duration = parse_duration(text).filter(|duration| allowed(duration) && *duration <= LONGEST_SPAN);
+        let duration = parse_duration(text).filter(|duration| allowed(duration) && *duration <= MAX_DURATION);
         if duration.is_none() {
             self.error(format!("{text:?} is not a duration"), fix);
         }
@@ -174,15 +174,15 @@ impl<'a> Cursor<'a> {
     }
 
     /// One of a set of words.
-    pub fn choice<T: Copy>(&self, allowed: &[(&str, T)]) -> Option<T> {
+    pub fn enum_value<T: Copy>(&self, allowed: &[(&str, T)]) -> Option<T> {
         let text = self.text()?;
         if let Some((_, value)) = allowed.iter().find(|(word, _)| *word == text) {
             return Some(*value);
         }
         let words: Vec<_> = allowed.iter().map(|(word, _)| *word).collect();
-        let fix = match nearest(text, words.iter().copied()) {
-            Some(near) => format!("did you mean `{near}`? Allowed are {}", quoted(&words)),
-            None => format!("write one of {}", quoted(&words)),
+        let fix = match nearest_word(text, words.iter().copied()) {
+            Some(near) => format!("did you mean `{near}`? Allowed are {}", quote_words(&words)),
+            None => format!("write one of {}", quote_words(&words)),
         };
         self.error(format!("{text:?} is not a value of this field"), fix);
         None
@@ -190,16 +190,16 @@ impl<'a> Cursor<'a> {
 
     /// A map of strings to strings.
     pub fn string_map(&self) -> BTreeMap<String, String> {
-        let fields = self.open_fields();
+        let fields = self.fields_with_any_key();
         fields.all().filter_map(|(key, value)| Some((key.to_owned(), value.text()?.to_owned()))).collect()
     }
 
-    fn item(&self, index: usize, node: &'a Node) -> Self {
+    fn item(&self, index: usize, node: &'a YamlNode) -> Self {
         Self { node, line: node.line, path: format!("{}[{index}]", self.path), findings: self.findings }
     }
 
     fn step(&self, entry: &'a Entry) -> Self {
-        let path = tree::child(&self.path, &entry.key);
+        let path = yaml_tree::child_path(&self.path, &entry.key);
         Self { node: &entry.value, line: entry.line, path, findings: self.findings }
     }
 
@@ -212,8 +212,8 @@ impl<'a> Cursor<'a> {
         self.error(format!("must be a string, but is {found}"), format!("put it in quotes: {text:?}"));
     }
 
-    fn fault(&self, problem: String, fix: String) -> Fault {
-        Fault { line: self.line, field: Some(self.path.clone()), problem, fix }
+    fn fault(&self, problem: String, fix: String) -> FieldError {
+        FieldError { line: self.line, field: Some(self.path.clone()), problem, fix }
     }
 }
 
@@ -246,13 +246,13 @@ impl<'a> Fields<'a> {
     }
 
     /// Says of each of `keys` that is there that it is not acted upon yet.
-    pub fn ignore(&self, keys: &[&str]) {
-        keys.iter().filter_map(|key| self.get(key)).for_each(|field| field.ignored());
+    pub fn warn_unsupported_fields(&self, keys: &[&str]) {
+        keys.iter().filter_map(|key| self.get(key)).for_each(|field| field.warn_unsupported());
     }
 }
 
 /// `` `a`, `b` `` for a message.
-pub(crate) fn quoted(words: &[&str]) -> String {
+pub(crate) fn quote_words(words: &[&str]) -> String {
     words.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", ")
 }
 

@@ -3,15 +3,15 @@
 //! [`parse`] takes a file of any number of YAML or JSON documents. Each document stands for itself: one that
 //! is broken is reported with file, line, resource, field and fix, and the others are used.
 //!
-//! `crate::document` cuts a text up and parses it; `read` decides what a document is, and which reader it
-//! goes to.
+//! `crate::document` cuts a text up and parses it; `read_objects` decides what a document is, and which
+//! reader it goes to.
 
-mod read;
+mod read_objects;
 
 use std::{collections::HashMap, sync::Arc};
 
-pub use crate::document::error::ManifestError;
-use crate::document::{error::Fault, split::split, tree::Node};
+pub use crate::document::manifest_error::ManifestError;
+use crate::document::{manifest_error::FieldError, split_documents::split_documents, yaml_tree::YamlNode};
 pub use crate::kind::{Kind, ObjectKey};
 use crate::resource::Object;
 
@@ -30,7 +30,7 @@ pub struct Located<T> {
 
 /// What [`parse`] found.
 #[derive(Clone, Debug, Default)]
-pub struct Parsed {
+pub struct ParsedManifest {
     /// The good objects, in the order of the text; no two have the same key.
     pub objects: Vec<Located<Object>>,
     /// Documents that were left out, with the reason. A document may have several.
@@ -40,7 +40,7 @@ pub struct Parsed {
     seen: HashMap<ObjectKey, (Arc<str>, u32)>,
 }
 
-impl Parsed {
+impl ParsedManifest {
     /// Adds another file's result. An object that is already there is reported and left out.
     pub fn merge(&mut self, other: Self) {
         self.errors.extend(other.errors);
@@ -64,11 +64,11 @@ impl Parsed {
 /// Reads every document of a YAML or JSON text; a `List` counts as the documents in it.
 ///
 /// `file_name` is only used to say where an error is.
-pub fn parse(file_name: &str, text: &str) -> Parsed {
+pub fn parse(file_name: &str, text: &str) -> ParsedManifest {
     let file: Arc<str> = file_name.into();
-    let mut parsed = Parsed::default();
-    for document in split(text) {
-        read::document(&file, &document, &mut parsed);
+    let mut parsed = ParsedManifest::default();
+    for document in split_documents(text) {
+        read_objects::read_document(&file, &document, &mut parsed);
     }
     parsed
 }
@@ -76,21 +76,21 @@ pub fn parse(file_name: &str, text: &str) -> Parsed {
 /// Reads an object that was parsed already, such as the Kubernetes API sends it. Every line is 1.
 ///
 /// `origin` is only used to say where an error is; nothing is said if it is empty.
-pub fn parse_value(origin: &str, value: serde_json::Value) -> Parsed {
-    let mut parsed = Parsed::default();
-    read::objects(&origin.into(), &Node::from_json(value), &mut parsed);
+pub fn parse_json_object(origin: &str, value: serde_json::Value) -> ParsedManifest {
+    let mut parsed = ParsedManifest::default();
+    read_objects::read_objects(&origin.into(), &YamlNode::from_json(value), &mut parsed);
     parsed
 }
 
 /// The complaint about `object`, whose key an earlier object has taken.
 fn duplicate(object: &Located<Object>, key: &ObjectKey, file: &str, line: u32) -> ManifestError {
-    let fault = Fault {
+    let fault = FieldError {
         line: object.line,
         field: Some("metadata.name".to_owned()),
         problem: format!("the same resource is already defined at {file}:{line}"),
         fix: "remove one of the two, or rename it".to_owned(),
     };
-    fault.into_error(&object.file, Some(&key.to_string()))
+    fault.into_manifest_error(&object.file, Some(&key.to_string()))
 }
 
 #[cfg(test)]

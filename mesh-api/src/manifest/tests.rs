@@ -1,6 +1,6 @@
 use super::*;
 
-fn names(parsed: &Parsed) -> Vec<String> {
+fn names(parsed: &ParsedManifest) -> Vec<String> {
     parsed.objects.iter().map(|object| object.value.key().to_string()).collect()
 }
 
@@ -235,7 +235,7 @@ fn an_object_of_the_api_may_hold_what_no_yaml_may() {
         "metadata": {"name": "web", "namespace": "shop", "annotations": {"note": odd}},
         "spec": {"nodeName": "node1", "containers": [{"name": "main", "args": [odd]}]},
     });
-    let parsed = parse_value("kubernetes", value.clone());
+    let parsed = parse_json_object("kubernetes", value.clone());
     assert_eq!((parsed.errors.len(), parsed.objects.len()), (0, 1), "{:?}", parsed.errors);
     assert_eq!(parsed.objects[0].raw, value);
 }
@@ -247,8 +247,8 @@ fn an_object_of_the_api_is_held_to_the_same_rules() {
         "metadata": {"name": "web", "namespace": "shop"}, "spec": {"action": "PERHAPS"},
     });
     let by_text = parse("kubernetes", &value.to_string());
-    assert_eq!(parse_value("kubernetes", value).errors, by_text.errors);
+    assert_eq!(parse_json_object("kubernetes", value).errors, by_text.errors);
     assert_eq!(by_text.errors[0].field.as_deref(), Some("spec.action"));
-    let by_value = parse_value("kubernetes", serde_json::json!("nonsense"));
+    let by_value = parse_json_object("kubernetes", serde_json::json!("nonsense"));
     assert_eq!((by_value.objects.len(), by_value.errors.len()), (0, 1));
 }

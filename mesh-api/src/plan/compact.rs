@@ -1,8 +1,8 @@
 //! Workloads and services as they are held: small, and decoded when the data path asks for them.
 //!
-//! Most of a workload is the same for all pods of its Deployment: that part, encoded, is a [`Template`] which
-//! they share. The rest takes some 200 bytes. A decoded [`Workload`] takes ten times as much, so it lives
-//! only as long as somebody uses it.
+//! Most of a workload is the same for all pods of its Deployment: that part, encoded, is a
+//! [`WorkloadTemplate`] which they share. The rest takes some 200 bytes. A decoded [`Workload`] takes ten
+//! times as much, so it lives only as long as somebody uses it.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -14,31 +14,31 @@ use prost::Message;
 use prost_types::Any;
 
 use super::intern::Interner;
+use super::resource_version::ResourceVersion;
 use super::service::Service;
-use super::version::Version;
 use super::workload::{Health, NetworkMode, Workload};
+use crate::persistent_table::{PersistentTable, hash_of};
 use crate::plan::Invalid;
-use crate::table::{Table, hash_of};
 use crate::wire::type_url;
 use crate::wire::workload as wire;
 use crate::wire::xds::Resource;
 
 /// A workload as it is held.
 pub(super) struct CompactWorkload {
-    template: Arc<Template>,
+    template: Arc<WorkloadTemplate>,
     locality: Arc<NodeLocality>,
     /// The name, and behind it the uid, if that does not end with the name.
     text: Box<str>,
     name_length: u32,
     health: Health,
     addresses: Addresses,
-    version: Version,
+    version: ResourceVersion,
     decoded: Mutex<Weak<Workload>>,
 }
 
 /// The part that many workloads have in common.
 #[derive(Debug)]
-pub(super) struct Template {
+pub(super) struct WorkloadTemplate {
     /// A [`wire::Workload`] without the fields that differ.
     encoded: Box<[u8]>,
     /// Beginning of a uid that ends with the name.
@@ -68,7 +68,7 @@ enum Addresses {
 /// Interns what workloads have in common: see [`Interner`], which does so for texts.
 #[derive(Debug, Default)]
 pub(super) struct InternPool {
-    templates: Table<Arc<Template>>,
+    templates: PersistentTable<Arc<WorkloadTemplate>>,
     /// Number in use at the last sweep.
     templates_in_use: usize,
     localities: HashSet<Arc<NodeLocality>>,
@@ -104,13 +104,13 @@ impl CompactWorkload {
             name_length: u32::try_from(name.len()).unwrap_or(u32::MAX),
             health: checked.health,
             addresses: Addresses::from(&*checked.addresses),
-            version: Version::new(version),
+            version: ResourceVersion::new(version),
             decoded: Mutex::default(),
         })
     }
 
     /// Returns the workload, which stays decoded as long as somebody holds it.
-    pub(super) fn workload(&self) -> Arc<Workload> {
+    pub(super) fn decode_cached(&self) -> Arc<Workload> {
         let mut decoded = self.decoded.lock().unwrap_or_else(PoisonError::into_inner);
         decoded.upgrade().unwrap_or_else(|| {
             let workload = Arc::new(self.decode());
@@ -121,7 +121,7 @@ impl CompactWorkload {
 
     /// Returns the workload for a look at it. Nothing of it stays, not even the room of a weak reference: so
     /// all workloads can be looked at.
-    pub(super) fn view(&self) -> Arc<Workload> {
+    pub(super) fn decode_uncached(&self) -> Arc<Workload> {
         let decoded = self.decoded.lock().unwrap_or_else(PoisonError::into_inner).upgrade();
         decoded.unwrap_or_else(|| Arc::new(self.decode()))
     }
@@ -132,7 +132,7 @@ impl CompactWorkload {
     }
 
     /// Returns the resource that it came as.
-    pub(super) fn resource(&self) -> Resource {
+    pub(super) fn to_resource(&self) -> Resource {
         resource(self.uid(), &self.version, wire::address::Type::Workload(self.wire()))
     }
 
@@ -182,7 +182,7 @@ impl CompactWorkload {
         self.health
     }
 
-    pub(super) fn version(&self) -> &Version {
+    pub(super) fn version(&self) -> &ResourceVersion {
         &self.version
     }
 
@@ -192,12 +192,12 @@ impl CompactWorkload {
     }
 
     /// Iterates over the addresses that it alone has.
-    pub(super) fn claimed(&self) -> impl Iterator<Item = IpAddr> {
+    pub(super) fn owned_addresses(&self) -> impl Iterator<Item = IpAddr> {
         self.addresses().filter(|_| self.template.owns_addresses)
     }
 
     /// Whether another workload is the same, apart from its version.
-    pub(super) fn says_the_same(&self, other: &Self) -> bool {
+    pub(super) fn is_same_except_version(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.template, &other.template)
             && self.text == other.text
             && self.locality == other.locality
@@ -270,13 +270,13 @@ impl InternPool {
         uid_start: Option<Box<str>>,
         of: &Workload,
         texts: &mut Interner,
-    ) -> Arc<Template> {
+    ) -> Arc<WorkloadTemplate> {
         let hash = hash_of(&(&encoded, &uid_start));
-        let same = |held: &Arc<Template>| *held.encoded == *encoded && held.uid_start == uid_start;
+        let same = |held: &Arc<WorkloadTemplate>| *held.encoded == *encoded && held.uid_start == uid_start;
         if let Some(held) = self.templates.find(hash, same) {
             return held.clone();
         }
-        let template = Arc::new(Template {
+        let template = Arc::new(WorkloadTemplate {
             encoded: encoded.into(),
             uid_start,
             owns_addresses: of.network_mode == NetworkMode::Standard,
@@ -304,7 +304,7 @@ pub(super) struct CompactService {
     pub(super) key: Arc<str>,
     /// Its virtual addresses.
     pub(super) addresses: Box<[IpNet]>,
-    pub(super) version: Version,
+    pub(super) version: ResourceVersion,
     encoded: Box<[u8]>,
     decoded: Mutex<Weak<Service>>,
 }
@@ -318,13 +318,13 @@ impl CompactService {
             key: texts.intern(&service.key),
             addresses: service.addresses,
             encoded,
-            version: Version::new(version),
+            version: ResourceVersion::new(version),
             decoded: Mutex::default(),
         })
     }
 
     /// Returns the service, which stays decoded as long as somebody holds it.
-    pub(super) fn service(&self) -> Arc<Service> {
+    pub(super) fn decode_cached(&self) -> Arc<Service> {
         let mut decoded = self.decoded.lock().unwrap_or_else(PoisonError::into_inner);
         decoded.upgrade().unwrap_or_else(|| {
             let service = Arc::new(self.decode());
@@ -334,7 +334,7 @@ impl CompactService {
     }
 
     /// Returns the service for a look at it: nothing of it stays.
-    pub(super) fn view(&self) -> Arc<Service> {
+    pub(super) fn decode_uncached(&self) -> Arc<Service> {
         let decoded = self.decoded.lock().unwrap_or_else(PoisonError::into_inner).upgrade();
         decoded.unwrap_or_else(|| Arc::new(self.decode()))
     }
@@ -345,12 +345,12 @@ impl CompactService {
     }
 
     /// Returns the resource that it came as.
-    pub(super) fn resource(&self) -> Resource {
+    pub(super) fn to_resource(&self) -> Resource {
         resource(self.key.to_string(), &self.version, wire::address::Type::Service(self.wire()))
     }
 
     /// Whether another service is the same, apart from its version.
-    pub(super) fn says_the_same(&self, other: &Self) -> bool {
+    pub(super) fn is_same_except_version(&self, other: &Self) -> bool {
         self.encoded == other.encoded
     }
 
@@ -366,7 +366,7 @@ impl fmt::Debug for CompactService {
     }
 }
 
-fn resource(name: String, version: &Version, of: wire::address::Type) -> Resource {
+fn resource(name: String, version: &ResourceVersion, of: wire::address::Type) -> Resource {
     let value = wire::Address { r#type: Some(of) }.encode_to_vec();
     Resource {
         version: version.to_string(),

@@ -1,19 +1,20 @@
 //! Workloads and services, and the indexes to find them, kept up to date change by change.
 //!
-//! A directory shares everything that did not change with the one before ([`Table`]). A service's endpoints
-//! are built when somebody first connects to it: a node's pods talk to few of the mesh's services.
+//! A directory shares everything that did not change with the one before ([`PersistentTable`]). A service's
+//! endpoints are built when somebody first connects to it: a node's pods talk to few of the mesh's
+//! services.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 
 use super::compact::{CompactService, CompactWorkload, InternPool};
-use super::decode::Invalid;
 use super::endpoints::ServiceEndpoints;
 use super::intern::Interner;
+use super::validate::Invalid;
 use super::vips::Vips;
 use super::workload::{Health, Workload};
-use crate::table::{Table, hash_of};
+use crate::persistent_table::{PersistentTable, hash_of};
 use crate::wire::workload as wire;
 
 type Key = Arc<str>;
@@ -22,12 +23,12 @@ type Key = Arc<str>;
 #[derive(Clone, Debug, Default)]
 pub(super) struct Directory {
     /// By uid.
-    pub(super) workloads: Table<Arc<CompactWorkload>>,
+    pub(super) workloads: PersistentTable<Arc<CompactWorkload>>,
     /// By each address of their own. For a moment two pods can have one: one ends, another has got its
     /// address.
-    pub(super) by_address: Table<Arc<CompactWorkload>>,
+    pub(super) by_address: PersistentTable<Arc<CompactWorkload>>,
     /// By key; also those that only their workloads tell of.
-    pub(super) services: Table<Arc<Entry>>,
+    pub(super) services: PersistentTable<Arc<ServiceWithWorkloads>>,
     pub(super) vips: Vips,
     /// Number of services that are known.
     pub(super) service_count: usize,
@@ -35,7 +36,7 @@ pub(super) struct Directory {
 
 /// A service and its workloads.
 #[derive(Debug)]
-pub(super) struct Entry {
+pub(super) struct ServiceWithWorkloads {
     key: Key,
     pub(super) service: Option<Arc<CompactService>>,
     /// In the order of their uids.
@@ -43,7 +44,7 @@ pub(super) struct Entry {
     endpoints: OnceLock<Option<ServiceEndpoints>>,
 }
 
-impl Entry {
+impl ServiceWithWorkloads {
     fn new(key: Key, service: Option<Arc<CompactService>>, members: Box<[Arc<CompactWorkload>]>) -> Self {
         Self { key, service, members, endpoints: OnceLock::new() }
     }
@@ -51,24 +52,24 @@ impl Entry {
     /// Returns its endpoints; none if only its workloads tell of it.
     pub(super) fn endpoints(&self) -> Option<&ServiceEndpoints> {
         let build = || {
-            let members = self.members.iter().map(|member| member.workload()).collect();
-            self.service.as_ref().map(|service| ServiceEndpoints::build(service.service(), members))
+            let members = self.members.iter().map(|member| member.decode_cached()).collect();
+            self.service.as_ref().map(|service| ServiceEndpoints::build(service.decode_cached(), members))
         };
         self.endpoints.get_or_init(build).as_ref()
     }
 
     /// Whether `is_one` holds for one of its workloads. They are decoded one by one, and none stays.
-    pub(super) fn any_member(&self, is_one: impl Fn(&Workload) -> bool) -> bool {
-        self.members.iter().any(|member| is_one(&member.view()))
+    pub(super) fn any_workload(&self, is_one: impl Fn(&Workload) -> bool) -> bool {
+        self.members.iter().any(|member| is_one(&member.decode_uncached()))
     }
 
     /// Returns its workloads for a look at them.
-    pub(super) fn members(&self) -> Vec<Arc<Workload>> {
-        self.members.iter().map(|member| member.view()).collect()
+    pub(super) fn workloads_uncached(&self) -> Vec<Arc<Workload>> {
+        self.members.iter().map(|member| member.decode_uncached()).collect()
     }
 
     /// Returns how many workloads it has, and how many of them are ready.
-    pub(super) fn counts(&self) -> (usize, usize) {
+    pub(super) fn total_and_ready_counts(&self) -> (usize, usize) {
         let ready = self.members.iter().filter(|member| member.health() == Health::Healthy);
         (self.members.len(), ready.count())
     }
@@ -79,21 +80,21 @@ impl Directory {
         self.workloads.find(hash_of(uid), |workload| workload.has_uid(uid))
     }
 
-    pub(super) fn entry(&self, key: &str) -> Option<&Arc<Entry>> {
+    pub(super) fn service(&self, key: &str) -> Option<&Arc<ServiceWithWorkloads>> {
         self.services.find(hash_of(key), |entry| *entry.key == *key)
     }
 
     /// Returns the workload that owns an address: a healthy one before others, then the latest.
-    pub(super) fn owner(&self, ip: IpAddr) -> Option<&Arc<CompactWorkload>> {
-        let claims = self.by_address.candidates(hash_of(&ip));
-        let claims = claims.filter(|workload| workload.claimed().any(|claimed| claimed == ip));
+    pub(super) fn workload_by_address(&self, ip: IpAddr) -> Option<&Arc<CompactWorkload>> {
+        let claims = self.by_address.values_with_hash(hash_of(&ip));
+        let claims = claims.filter(|workload| workload.owned_addresses().any(|claimed| claimed == ip));
         claims.max_by_key(|workload| workload.health() == Health::Healthy)
     }
 }
 
 /// Changes a directory.
 #[derive(Debug, Default)]
-pub(super) struct Editor {
+pub(super) struct DirectoryEditor {
     directory: Directory,
     texts: Interner,
     pool: InternPool,
@@ -108,12 +109,12 @@ struct Touched {
     members: Vec<Arc<CompactWorkload>>,
 }
 
-impl Editor {
+impl DirectoryEditor {
     /// Checks and inserts a workload. Returns whether that changed anything. Errors: see [`Invalid`].
     pub(super) fn insert_workload(&mut self, from: wire::Workload, version: &str) -> Result<bool, Invalid> {
         let workload = Arc::new(CompactWorkload::new(from, version, &mut self.texts, &mut self.pool)?);
         let uid = workload.uid();
-        let same = self.directory.workload(&uid).filter(|old| old.says_the_same(&workload));
+        let same = self.directory.workload(&uid).filter(|old| old.is_same_except_version(&workload));
         if same.is_some_and(|old| old.version() == workload.version()) {
             return Ok(false);
         }
@@ -122,7 +123,7 @@ impl Editor {
         for service in workload.services() {
             self.touch(service).members.push(workload.clone());
         }
-        for ip in workload.claimed() {
+        for ip in workload.owned_addresses() {
             self.directory.by_address.insert(hash_of(&ip), workload.clone());
         }
         self.directory.workloads.insert(hash_of(uid.as_str()), workload);
@@ -139,7 +140,7 @@ impl Editor {
         for service in old.services() {
             self.touch(service).members.retain(|member| !Arc::ptr_eq(member, &old));
         }
-        for ip in old.claimed() {
+        for ip in old.owned_addresses() {
             self.directory.by_address.remove(hash_of(&ip), |workload| Arc::ptr_eq(workload, &old));
         }
         Some(old)
@@ -156,12 +157,12 @@ impl Editor {
             self.directory.service_count += 1;
         }
         self.directory.vips.insert(&service);
-        Ok(!old.is_some_and(|old| old.says_the_same(&service)))
+        Ok(!old.is_some_and(|old| old.is_same_except_version(&service)))
     }
 
     /// Removes a service. Returns whether there was one.
     pub(super) fn remove_service(&mut self, key: &str) -> bool {
-        if !self.touched.contains_key(key) && self.directory.entry(key).is_none() {
+        if !self.touched.contains_key(key) && self.directory.service(key).is_none() {
             return false;
         }
         let Some(old) = self.touch(&key.into()).service.take() else { return false };
@@ -177,7 +178,7 @@ impl Editor {
             self.directory.services.remove(hash, |entry| entry.key == key);
             if service.is_some() || !members.is_empty() {
                 members.sort_unstable_by(|a, b| a.cmp_uid(b));
-                let entry = Entry::new(key, service, members.into());
+                let entry = ServiceWithWorkloads::new(key, service, members.into());
                 self.directory.services.insert(hash, Arc::new(entry));
             }
         }
@@ -192,7 +193,7 @@ impl Editor {
     }
 
     /// Returns all workloads, to be kept.
-    pub(super) fn all_workloads(&self) -> Table<Arc<CompactWorkload>> {
+    pub(super) fn clone_workloads(&self) -> PersistentTable<Arc<CompactWorkload>> {
         self.directory.workloads.clone()
     }
 
@@ -205,7 +206,7 @@ impl Editor {
 
     fn touch(&mut self, key: &Key) -> &mut Touched {
         let directory = &self.directory;
-        self.touched.entry(key.clone()).or_insert_with(|| match directory.entry(key) {
+        self.touched.entry(key.clone()).or_insert_with(|| match directory.service(key) {
             Some(entry) => Touched { service: entry.service.clone(), members: entry.members.to_vec() },
             None => Touched { service: None, members: Vec::new() },
         })

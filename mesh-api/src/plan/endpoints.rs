@@ -6,14 +6,14 @@ use std::net::{IpAddr, SocketAddr};
 use std::ops::Deref;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use super::preference::{Locality, Preference};
+use super::locality_preference::{Locality, LocalityPreference};
 use super::service::{Service, ServicePort};
 use super::workload::{Health, TunnelProtocol, Workload};
 use crate::identity::SpiffeId;
 
 /// An endpoint: an address that a connection can go to.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Target {
+pub struct Endpoint {
     /// The workload at the address.
     pub workload: Arc<Workload>,
     /// The workload's own address and port.
@@ -26,7 +26,7 @@ pub struct Target {
     pub weight: u32,
 }
 
-/// Identifies a target in all snapshots.
+/// Identifies an endpoint in all snapshots.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct EndpointKey {
     /// The workload's uid.
@@ -35,9 +35,9 @@ pub struct EndpointKey {
     pub address: SocketAddr,
 }
 
-impl Target {
-    /// Creates a target that is a workload, addressed directly.
-    pub(super) fn direct(workload: &Arc<Workload>, address: SocketAddr) -> Self {
+impl Endpoint {
+    /// Creates the endpoint that a workload is by itself, addressed directly.
+    pub(super) fn of_workload(workload: &Arc<Workload>, address: SocketAddr) -> Self {
         Self {
             workload: workload.clone(),
             address,
@@ -47,13 +47,13 @@ impl Target {
         }
     }
 
-    /// Returns the key for state about the target.
+    /// Returns the key for state about the endpoint.
     pub fn key(&self) -> EndpointKey {
         EndpointKey { workload: self.workload.uid.clone(), address: self.address }
     }
 }
 
-impl fmt::Display for Target {
+impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Workload { namespace, name, .. } = &*self.workload;
         write!(f, "{namespace}/{name} at {}", self.address)?;
@@ -74,16 +74,16 @@ impl fmt::Display for Target {
 /// choose among the same.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Endpoints {
-    all: Box<[Target]>,
+    all: Box<[Endpoint]>,
     /// For each endpoint, the sum of the weights up to its own.
     sums: Box<[u64]>,
 }
 
-impl FromIterator<Target> for Endpoints {
-    fn from_iter<I: IntoIterator<Item = Target>>(all: I) -> Self {
+impl FromIterator<Endpoint> for Endpoints {
+    fn from_iter<I: IntoIterator<Item = Endpoint>>(all: I) -> Self {
         let all: Box<[_]> = all.into_iter().collect();
-        let sum = |sum: &mut u64, target: &Target| {
-            *sum += u64::from(target.weight);
+        let sum = |sum: &mut u64, endpoint: &Endpoint| {
+            *sum += u64::from(endpoint.weight);
             Some(*sum)
         };
         Self { sums: all.iter().scan(0, sum).collect(), all }
@@ -91,9 +91,9 @@ impl FromIterator<Target> for Endpoints {
 }
 
 impl Deref for Endpoints {
-    type Target = [Target];
+    type Target = [Endpoint];
 
-    fn deref(&self) -> &[Target] {
+    fn deref(&self) -> &[Endpoint] {
         &self.all
     }
 }
@@ -106,14 +106,16 @@ impl Endpoints {
 
     /// Returns the index of the endpoint that a ticket falls on: each has as many tickets as its weight,
     /// counted from 0. None from [`Endpoints::total_weight`] on.
-    pub fn by_ticket(&self, ticket: u64) -> Option<usize> {
+    pub fn index_for_ticket(&self, ticket: u64) -> Option<usize> {
         let index = self.sums.partition_point(|sum| *sum <= ticket);
         (index < self.sums.len()).then_some(index)
     }
 
     /// Whether an endpoint is among these.
-    pub fn contains_key(&self, key: &EndpointKey) -> bool {
-        self.all.iter().any(|target| target.address == key.address && target.workload.uid == key.workload)
+    pub fn contains_endpoint(&self, key: &EndpointKey) -> bool {
+        self.all
+            .iter()
+            .any(|endpoint| endpoint.address == key.address && endpoint.workload.uid == key.workload)
     }
 }
 
@@ -141,25 +143,27 @@ impl ServiceEndpoints {
         &self,
         service: &Service,
         port: u16,
-        family: Family,
+        family: IpFamily,
         client: &Locality,
     ) -> Option<Arc<Endpoints>> {
         let port = self.ports.iter().find(|candidate| candidate.port == port)?;
         Some(match service.preference {
-            Preference::None | Preference::Passthrough => port.all(family).clone(),
-            Preference::Strict(_) | Preference::Failover(_) => port.preferred(service, family, client),
+            LocalityPreference::None | LocalityPreference::Passthrough => port.all(family).clone(),
+            LocalityPreference::Strict(_) | LocalityPreference::Failover(_) => {
+                port.preferred(service, family, client)
+            }
         })
     }
 }
 
-/// Family of the address that a client used.
+/// IP family of the address that a client used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Family {
+pub(super) enum IpFamily {
     V4,
     V6,
 }
 
-impl Family {
+impl IpFamily {
     pub(super) fn of(address: IpAddr) -> Self {
         if address.is_ipv4() { Self::V4 } else { Self::V6 }
     }
@@ -192,8 +196,8 @@ struct ByFamily {
 #[derive(Debug)]
 struct Choice {
     client: Locality,
-    family: Family,
-    targets: Arc<Endpoints>,
+    family: IpFamily,
+    endpoints: Arc<Endpoints>,
 }
 
 impl PortEndpoints {
@@ -208,46 +212,46 @@ impl PortEndpoints {
         }
     }
 
-    fn all(&self, family: Family) -> &Arc<Endpoints> {
+    fn all(&self, family: IpFamily) -> &Arc<Endpoints> {
         let ready = self.ready.of(family);
         if ready.is_empty() { self.terminating.of(family) } else { ready }
     }
 
-    fn preferred(&self, service: &Service, family: Family, client: &Locality) -> Arc<Endpoints> {
+    fn preferred(&self, service: &Service, family: IpFamily, client: &Locality) -> Arc<Endpoints> {
         let known = self.preferred.read().unwrap_or_else(PoisonError::into_inner);
         let matches = |choice: &&Choice| choice.family == family && choice.client == *client;
         if let Some(choice) = known.iter().find(matches) {
-            return choice.targets.clone();
+            return choice.endpoints.clone();
         }
         drop(known);
         let select = |among: &ByFamily| {
             let all = among.of(family).to_vec();
-            service.preference.select(client, all, |target| &target.workload.locality)
+            service.preference.select(client, all, |endpoint| &endpoint.workload.locality)
         };
         let ready = select(&self.ready);
         let preferred = if ready.is_empty() { select(&self.terminating) } else { ready };
-        let targets: Arc<Endpoints> = Arc::new(preferred.into_iter().collect());
-        let choice = Choice { client: client.clone(), family, targets: targets.clone() };
+        let endpoints: Arc<Endpoints> = Arc::new(preferred.into_iter().collect());
+        let choice = Choice { client: client.clone(), family, endpoints: endpoints.clone() };
         self.preferred.write().unwrap_or_else(PoisonError::into_inner).push(choice);
-        targets
+        endpoints
     }
 }
 
 impl ByFamily {
     fn build(service: &Service, port: &ServicePort, members: &[&Arc<Workload>]) -> Self {
-        let targets = |family: Family| -> Arc<Endpoints> {
+        let endpoints = |family: IpFamily| -> Arc<Endpoints> {
             let candidates = members.iter().filter_map(|workload| candidate(service, port, workload, family));
             Arc::new(candidates.collect())
         };
-        let v4 = targets(Family::V4);
-        let v6 = Some(targets(Family::V6)).filter(|v6| *v6 != v4).unwrap_or_else(|| v4.clone());
+        let v4 = endpoints(IpFamily::V4);
+        let v6 = Some(endpoints(IpFamily::V6)).filter(|v6| *v6 != v4).unwrap_or_else(|| v4.clone());
         Self { v4, v6 }
     }
 
-    fn of(&self, family: Family) -> &Arc<Endpoints> {
+    fn of(&self, family: IpFamily) -> &Arc<Endpoints> {
         match family {
-            Family::V4 => &self.v4,
-            Family::V6 => &self.v6,
+            IpFamily::V4 => &self.v4,
+            IpFamily::V6 => &self.v6,
         }
     }
 }
@@ -257,14 +261,14 @@ fn candidate(
     service: &Service,
     port: &ServicePort,
     workload: &Arc<Workload>,
-    family: Family,
-) -> Option<Target> {
-    if obstacle(service, port.port, workload).is_some() {
+    family: IpFamily,
+) -> Option<Endpoint> {
+    if ineligible_reason(service, port.port, workload).is_some() {
         return None;
     }
     let address = family.choose(workload, service)?;
     let identities = std::iter::once(&workload.identity).chain(&service.identities);
-    Some(Target {
+    Some(Endpoint {
         workload: workload.clone(),
         address: (address, target_port(service, port.port, workload)?).into(),
         tunnel_protocol: workload.tunnel_protocol,
@@ -274,12 +278,12 @@ fn candidate(
 }
 
 fn target_port(service: &Service, port: u16, workload: &Workload) -> Option<u16> {
-    workload.mapping(&service.key, port)?.target.or(service.port(port)?.target)
+    workload.port_mapping(&service.key, port)?.target.or(service.port(port)?.target)
 }
 
 /// Why a workload can't be an endpoint of a service's port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Obstacle {
+pub enum IneligibleReason {
     /// It is not ready.
     Unready,
     /// It does not have the port.
@@ -292,7 +296,7 @@ pub enum Obstacle {
     Locality,
 }
 
-impl fmt::Display for Obstacle {
+impl fmt::Display for IneligibleReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Unready => "not ready",
@@ -304,15 +308,19 @@ impl fmt::Display for Obstacle {
     }
 }
 
-pub(super) fn obstacle(service: &Service, port: u16, workload: &Workload) -> Option<Obstacle> {
+pub(super) fn ineligible_reason(
+    service: &Service,
+    port: u16,
+    workload: &Workload,
+) -> Option<IneligibleReason> {
     if workload.health == Health::Unhealthy && !service.unready_too {
-        Some(Obstacle::Unready)
+        Some(IneligibleReason::Unready)
     } else if target_port(service, port, workload).is_none() {
-        Some(Obstacle::Port)
+        Some(IneligibleReason::Port)
     } else if !workload.addresses.iter().any(|ip| service.families.admit(*ip)) {
-        Some(Obstacle::Address)
+        Some(IneligibleReason::Address)
     } else if workload.capacity == 0 {
-        Some(Obstacle::Capacity)
+        Some(IneligibleReason::Capacity)
     } else {
         None
     }

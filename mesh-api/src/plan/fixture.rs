@@ -21,7 +21,7 @@ pub(super) fn pod(name: &str, ips: &[&str]) -> Workload {
         name: name.into(),
         namespace: "shop".into(),
         service_account: name.into(),
-        addresses: ips.iter().map(|ip| octets(ip)).collect(),
+        addresses: ips.iter().map(|ip| address_bytes(ip)).collect(),
         node: "node1".into(),
         tunnel_protocol: TunnelProtocol::Hbone.into(),
         ..Workload::default()
@@ -29,14 +29,14 @@ pub(super) fn pod(name: &str, ips: &[&str]) -> Workload {
 }
 
 /// Makes a pod a member of the service `shop/web`, with the service's port 80 at one of its own (0: named).
-pub(super) fn serving(mut pod: Workload, target_port: u32) -> Workload {
+pub(super) fn as_web_member(mut pod: Workload, target_port: u32) -> Workload {
     let ports = PortList { ports: vec![Port { service_port: 80, target_port, app_protocol: 0 }] };
-    pod.services.insert(WEB.into(), ports);
+    pod.services.insert(WEB_KEY.into(), ports);
     pod
 }
 
 /// Key of the service that [`web`] makes.
-pub(super) const WEB: &str = "shop/web.shop.svc.cluster.local";
+pub(super) const WEB_KEY: &str = "shop/web.shop.svc.cluster.local";
 
 /// The service `shop/web` with port 80, whose target is named, and these virtual addresses.
 pub(super) fn web(vips: &[&str]) -> Service {
@@ -57,7 +57,7 @@ pub(super) fn service(namespace: &str, name: &str, vips: &[&str]) -> Service {
 }
 
 /// Gives a service traffic policies.
-pub(super) fn with_traffic(mut service: Service, policies: Vec<ext::TrafficPolicy>) -> Service {
+pub(super) fn with_traffic_policies(mut service: Service, policies: Vec<ext::TrafficPolicy>) -> Service {
     let policies = ext::TrafficPolicies { policies };
     service.extensions.push(Extension {
         name: ext::TRAFFIC_POLICIES.into(),
@@ -66,17 +66,17 @@ pub(super) fn with_traffic(mut service: Service, policies: Vec<ext::TrafficPolic
     service
 }
 
-pub(super) fn of_pod(pod: Workload) -> Resource {
+pub(super) fn pod_resource(pod: Workload) -> Resource {
     let name = pod.uid.clone();
     resource(type_url::ADDRESS, &name, &Address { r#type: Some(Type::Workload(pod)) })
 }
 
-pub(super) fn of_service(service: Service) -> Resource {
+pub(super) fn service_resource(service: Service) -> Resource {
     let name = format!("{}/{}", service.namespace, service.hostname);
     resource(type_url::ADDRESS, &name, &Address { r#type: Some(Type::Service(service)) })
 }
 
-pub(super) fn of_policy(policy: &Authorization) -> Resource {
+pub(super) fn policy_resource(policy: &Authorization) -> Resource {
     resource(type_url::AUTHORIZATION, &format!("{}/{}", policy.namespace, policy.name), policy)
 }
 
@@ -84,7 +84,7 @@ pub(super) fn of_policy(policy: &Authorization) -> Resource {
 pub(super) fn store(addresses: Vec<Resource>, policies: &[Authorization]) -> Store {
     let mut store = Store::default();
     assert_eq!(store.apply(type_url::ADDRESS, addresses, Vec::new()), []);
-    let policies = policies.iter().map(of_policy).collect();
+    let policies = policies.iter().map(policy_resource).collect();
     assert_eq!(store.apply(type_url::AUTHORIZATION, policies, Vec::new()), []);
     store
 }
@@ -103,7 +103,7 @@ pub(super) fn resource(type_url: &str, name: &str, content: &impl Message) -> Re
     }
 }
 
-pub(super) fn octets(ip: &str) -> Vec<u8> {
+pub(super) fn address_bytes(ip: &str) -> Vec<u8> {
     match ip.parse().unwrap() {
         IpAddr::V4(ip) => ip.octets().to_vec(),
         IpAddr::V6(ip) => ip.octets().to_vec(),
@@ -114,7 +114,7 @@ fn vip_of(text: &str) -> NetworkAddress {
     let (ip, length) = text.split_once('/').map_or((text, None), |(ip, length)| (ip, Some(length)));
     NetworkAddress {
         network: String::new(),
-        address: octets(ip),
+        address: address_bytes(ip),
         length: length.map(|length| length.parse().unwrap()),
     }
 }

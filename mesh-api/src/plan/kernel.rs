@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::traffic::{ConnectionPool, LoadBalancer, PortPolicy};
+use super::traffic_policy::{ConnectionPool, LoadBalancer, PortPolicy};
 
 /// Why connections to a service's port go through the proxy even if both pods are on one node: the part of
 /// the policy that the kernel can't enforce.

@@ -14,33 +14,35 @@ pub mod outbound;
 pub mod policy;
 
 mod compact;
-mod decode;
 mod directory;
-mod discovery;
+mod discovery_type;
 mod endpoints;
 mod intern;
-mod preference;
-mod reachability;
+mod locality_preference;
+mod reachable_ports;
+mod resource_version;
 mod service;
 mod snapshot;
 mod store;
-mod traffic;
-mod version;
+mod traffic_policy;
+mod validate;
 mod vips;
 mod waypoint;
 mod workload;
 
-pub use decode::Invalid;
-pub use discovery::DiscoveryType;
-pub use endpoints::{EndpointKey, Endpoints, Target};
-pub use preference::{Locality, Preference};
-pub use reachability::Reachability;
+pub use discovery_type::DiscoveryType;
+pub use endpoints::{Endpoint, EndpointKey, Endpoints};
+pub use locality_preference::{Locality, LocalityPreference};
+pub use reachable_ports::ReachablePorts;
 pub use service::{AppProtocol, Families, Service, ServicePort, Visibility};
 pub use snapshot::{DestinationInputs, Snapshot};
-pub use store::{Contents, Rejected, Store};
-pub(crate) use traffic::LONGEST_SPAN;
-pub use traffic::{ConnectionPool, LoadBalancer, OutlierDetection, PortPolicy, TcpKeepalive, TrafficRule};
-pub use waypoint::{Waypoint, Waypoints};
+pub use store::{RejectedResource, Store, StoreContents};
+pub(crate) use traffic_policy::MAX_DURATION;
+pub use traffic_policy::{
+    ConnectionPool, LoadBalancer, OutlierDetection, PortPolicy, TcpKeepalive, TrafficRule,
+};
+pub use validate::Invalid;
+pub use waypoint::{Waypoint, WaypointHandling};
 pub use workload::{Health, NetworkMode, PortMapping, TunnelProtocol, Workload};
 
 #[cfg(test)]

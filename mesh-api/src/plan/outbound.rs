@@ -11,12 +11,12 @@ use std::sync::Arc;
 
 use mesh_common::is_mesh_port;
 
-pub use super::endpoints::Obstacle;
-use super::endpoints::{self, Endpoints, Family, ServiceEndpoints, Target};
-use super::preference::Preference;
+pub use super::endpoints::IneligibleReason;
+use super::endpoints::{self, Endpoint, Endpoints, IpFamily, ServiceEndpoints};
+use super::locality_preference::LocalityPreference;
 use super::service::Service;
 use super::snapshot::Snapshot;
-use super::traffic::{LoadBalancer, PortPolicy, TrafficRule};
+use super::traffic_policy::{LoadBalancer, PortPolicy, TrafficRule};
 use super::waypoint::{self, Waypoint};
 use super::workload::{TunnelProtocol, Workload};
 
@@ -26,7 +26,7 @@ pub enum Destination {
     /// The address that the client used: the mesh does not know it, or stays out of the way.
     Passthrough,
     /// A workload, addressed directly.
-    Workload(Target),
+    Workload(Endpoint),
     /// One of a service's endpoints.
     Service {
         /// The service.
@@ -59,7 +59,7 @@ pub enum Reject {
         /// Port of the service.
         port: u16,
         /// Why its workloads are no endpoints, and how many for each reason.
-        obstacles: BTreeMap<Obstacle, usize>,
+        ineligible_reasons: BTreeMap<IneligibleReason, usize>,
     },
     /// The destination is behind a waypoint; going past that would bypass its policy.
     Waypoint {
@@ -100,23 +100,23 @@ fn to_service(
     service: &Arc<Service>,
     original: SocketAddr,
 ) -> Destination {
-    if let Some(waypoint) = waypoint::in_the_way(snapshot, source, &service.waypoints) {
+    if let Some(waypoint) = waypoint::blocking_waypoint(snapshot, source, &service.waypoints) {
         return behind(format!("service {}", service.key), waypoint);
     }
     let port = original.port();
-    let policy = TrafficRule::policy(&service.traffic, source, port);
-    if service.preference == Preference::Passthrough || policy.lb == LoadBalancer::Passthrough {
+    let policy = TrafficRule::policy_for(&service.traffic, source, port);
+    if service.preference == LocalityPreference::Passthrough || policy.lb == LoadBalancer::Passthrough {
         return to_address(snapshot, source, original);
     }
-    let family = Family::of(original.ip());
-    let endpoints = snapshot.entry(service).and_then(|entry| entry.endpoints());
+    let family = IpFamily::of(original.ip());
+    let endpoints = snapshot.service_with_workloads(service).and_then(|entry| entry.endpoints());
     let endpoints = endpoints.and_then(|all| all.select(service, port, family, &source.locality));
     let service = service.clone();
     match endpoints {
         None => Destination::Reject(Reject::NoSuchPort { service, port }),
         Some(none) if none.is_empty() => {
-            let obstacles = obstacles(snapshot, &service, port);
-            Destination::Reject(Reject::NoEndpoint { service, port, obstacles })
+            let ineligible_reasons = ineligible_reasons(snapshot, &service, port);
+            Destination::Reject(Reject::NoEndpoint { service, port, ineligible_reasons })
         }
         Some(endpoints) => Destination::Service { service, port, policy: policy.clone(), endpoints },
     }
@@ -124,26 +124,34 @@ fn to_service(
 
 fn to_address(snapshot: &Snapshot, source: &Workload, original: SocketAddr) -> Destination {
     let Some(workload) = snapshot.workload_by_address(original.ip()) else { return Destination::Passthrough };
-    if let Some(waypoint) = waypoint::in_the_way(snapshot, source, &workload.waypoints) {
+    if let Some(waypoint) = waypoint::blocking_waypoint(snapshot, source, &workload.waypoints) {
         return behind(format!("workload {}/{}", workload.namespace, workload.name), waypoint);
     }
     if workload.tunnel_protocol == TunnelProtocol::Hbone && is_mesh_port(original.port()) {
         return Destination::Reject(Reject::MeshPort { destination: original });
     }
-    Destination::Workload(Target::direct(&workload, original))
+    Destination::Workload(Endpoint::of_workload(&workload, original))
 }
 
 fn behind(of: String, waypoint: &Waypoint) -> Destination {
     Destination::Reject(Reject::Waypoint { of, waypoint: waypoint.clone() })
 }
 
-fn obstacles(snapshot: &Snapshot, service: &Service, port: u16) -> BTreeMap<Obstacle, usize> {
+fn ineligible_reasons(
+    snapshot: &Snapshot,
+    service: &Service,
+    port: u16,
+) -> BTreeMap<IneligibleReason, usize> {
     let mut counts = BTreeMap::new();
-    let members = snapshot.entry(service).and_then(|entry| entry.endpoints()).map(ServiceEndpoints::members);
+    let members = snapshot
+        .service_with_workloads(service)
+        .and_then(|entry| entry.endpoints())
+        .map(ServiceEndpoints::members);
     for workload in members.into_iter().flatten() {
         // An eligible workload that was not chosen was left out for its locality.
-        let obstacle = endpoints::obstacle(service, port, workload).unwrap_or(Obstacle::Locality);
-        *counts.entry(obstacle).or_default() += 1;
+        let ineligible_reason =
+            endpoints::ineligible_reason(service, port, workload).unwrap_or(IneligibleReason::Locality);
+        *counts.entry(ineligible_reason).or_default() += 1;
     }
     counts
 }
@@ -152,17 +160,17 @@ impl fmt::Display for Destination {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Passthrough => f.write_str("past the mesh, to the address that the client used"),
-            Self::Workload(target) => write!(f, "to workload {target}"),
+            Self::Workload(endpoint) => write!(f, "to workload {endpoint}"),
             Self::Service { service, port, policy, endpoints } => {
                 let count = endpoints.len();
                 let noun = if count == 1 { "endpoint" } else { "endpoints" };
                 write!(f, "to service {}:{port}, ", service.key)?;
-                match service.affinity_under(policy) {
+                match service.affinity_timeout(policy) {
                     None => write!(f, "{} over {count} {noun}: ", policy.lb)?,
                     Some(_) => write!(f, "always one (sessionAffinity) of {count} {noun}: ")?,
                 }
-                for (index, target) in endpoints.iter().enumerate() {
-                    write!(f, "{}{target}", if index > 0 { "; " } else { "" })?;
+                for (index, endpoint) in endpoints.iter().enumerate() {
+                    write!(f, "{}{endpoint}", if index > 0 { "; " } else { "" })?;
                 }
                 Ok(())
             }
@@ -175,13 +183,13 @@ impl fmt::Display for Reject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoSuchPort { service, port } => write!(f, "service {} has no port {port}", service.key),
-            Self::NoEndpoint { service, port, obstacles } if obstacles.is_empty() => {
+            Self::NoEndpoint { service, port, ineligible_reasons } if ineligible_reasons.is_empty() => {
                 write!(f, "service {}:{port} has no workload", service.key)
             }
-            Self::NoEndpoint { service, port, obstacles } => {
+            Self::NoEndpoint { service, port, ineligible_reasons } => {
                 write!(f, "service {}:{port} has no endpoint: of its workloads, ", service.key)?;
-                for (index, (obstacle, count)) in obstacles.iter().enumerate() {
-                    write!(f, "{}{count} {obstacle}", if index > 0 { ", " } else { "" })?;
+                for (index, (ineligible_reason, count)) in ineligible_reasons.iter().enumerate() {
+                    write!(f, "{}{count} {ineligible_reason}", if index > 0 { ", " } else { "" })?;
                 }
                 Ok(())
             }

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::decode::{self, Invalid};
-use super::preference::Preference;
-use super::traffic::{self, LoadBalancer, PortPolicy, TrafficRule};
+use super::locality_preference::LocalityPreference;
+use super::traffic_policy::{self, LoadBalancer, PortPolicy, TrafficRule};
+use super::validate::{self, Invalid};
 use super::waypoint::Waypoint;
 use crate::identity::SpiffeId;
 use crate::wire::workload as wire;
@@ -37,7 +37,7 @@ pub struct Service {
     /// Identities that its servers may have besides their own.
     pub identities: Box<[SpiffeId]>,
     /// How a client prefers endpoints by locality.
-    pub preference: Preference,
+    pub preference: LocalityPreference,
     /// Session affinity: how long a client that makes no connections keeps its endpoint (Kubernetes'
     /// `sessionAffinity: ClientIP`); none without affinity.
     pub affinity: Option<Duration>,
@@ -105,7 +105,7 @@ impl Service {
 
     /// Returns how long a client keeps its endpoint under a policy, if it keeps one. A load balancer of a
     /// `DestinationRule` beats the service's affinity.
-    pub fn affinity_under(&self, policy: &PortPolicy) -> Option<Duration> {
+    pub fn affinity_timeout(&self, policy: &PortPolicy) -> Option<Duration> {
         self.affinity.filter(|_| policy.lb == LoadBalancer::Unspecified)
     }
 
@@ -119,13 +119,14 @@ impl TryFrom<wire::Service> for Service {
     type Error = Invalid;
 
     fn try_from(from: wire::Service) -> Result<Self, Invalid> {
-        let namespace = decode::present("namespace", &from.namespace)?;
-        let hostname = decode::present("hostname", &from.hostname)?;
+        let namespace = validate::require_non_empty("namespace", &from.namespace)?;
+        let hostname = validate::require_non_empty("hostname", &from.hostname)?;
         let addresses =
-            from.addresses.iter().map(|vip| decode::network("addresses", &vip.address, vip.length));
+            from.addresses.iter().map(|vip| validate::parse_network("addresses", &vip.address, vip.length));
         let waypoints = Waypoint::of_service(&from);
         let balancing = from.load_balancing.unwrap_or_default();
-        let health: HealthPolicy = decode::known("load_balancing.health_policy", balancing.health_policy)?;
+        let health: HealthPolicy =
+            validate::parse_enum("load_balancing.health_policy", balancing.health_policy)?;
         Ok(Self {
             key: format!("{namespace}/{hostname}").into(),
             name: from.name.into(),
@@ -135,14 +136,14 @@ impl TryFrom<wire::Service> for Service {
             ports: from.ports.iter().map(ServicePort::try_from).collect::<Result<_, _>>()?,
             // Other names are no identity of a workload, so leaving them out only ever accepts less.
             identities: from.subject_alt_names.iter().filter_map(|name| name.parse().ok()).collect(),
-            preference: Preference::of(&balancing)?,
+            preference: LocalityPreference::of(&balancing)?,
             affinity: affinity(&from.extensions)?,
             unready_too: health == HealthPolicy::AllowAll,
             families: families(from.ip_families)?,
             canonical: from.canonical,
             visibility: visibility(from.visibility)?,
             waypoints,
-            traffic: TrafficRule::decode(&from.extensions)?,
+            traffic: TrafficRule::decode_all(&from.extensions)?,
         })
     }
 }
@@ -153,8 +154,8 @@ impl TryFrom<&wire::Port> for ServicePort {
     fn try_from(from: &wire::Port) -> Result<Self, Invalid> {
         let target = (from.target_port > 0).then_some(from.target_port);
         Ok(Self {
-            port: decode::port("ports.service_port", from.service_port)?,
-            target: target.map(|target| decode::port("ports.target_port", target)).transpose()?,
+            port: validate::parse_port("ports.service_port", from.service_port)?,
+            target: target.map(|target| validate::parse_port("ports.target_port", target)).transpose()?,
             // A protocol that is not known yet is still bytes over TCP.
             protocol: AppProtocol::try_from(from.app_protocol).unwrap_or_default(),
         })
@@ -162,7 +163,7 @@ impl TryFrom<&wire::Port> for ServicePort {
 }
 
 fn families(value: i32) -> Result<Families, Invalid> {
-    Ok(match decode::known("ip_families", value)? {
+    Ok(match validate::parse_enum("ip_families", value)? {
         wire::IpFamilies::Automatic | wire::IpFamilies::Dual => Families::Any,
         wire::IpFamilies::Ipv4Only => Families::V4,
         wire::IpFamilies::Ipv6Only => Families::V6,
@@ -174,12 +175,12 @@ fn affinity(extensions: &[wire::Extension]) -> Result<Option<Duration>, Invalid>
         return Ok(None);
     };
     let config = extension.config.as_ref().ok_or(Invalid::NoContent)?;
-    let affinity: ext::SessionAffinity = decode::unpack(config, type_url::SESSION_AFFINITY)?;
-    Ok(Some(traffic::span("timeout", affinity.timeout)?.unwrap_or(AFFINITY_TIMEOUT)))
+    let affinity: ext::SessionAffinity = validate::unpack_any(config, type_url::SESSION_AFFINITY)?;
+    Ok(Some(traffic_policy::parse_duration("timeout", affinity.timeout)?.unwrap_or(AFFINITY_TIMEOUT)))
 }
 
 fn visibility(value: i32) -> Result<Visibility, Invalid> {
-    Ok(match decode::known("visibility", value)? {
+    Ok(match validate::parse_enum("visibility", value)? {
         wire::service::Visibility::Public => Visibility::Public,
         wire::service::Visibility::Namespace => Visibility::Namespace,
     })

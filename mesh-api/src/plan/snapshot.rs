@@ -7,10 +7,10 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use super::compact::CompactWorkload;
-use super::directory::{Directory, Entry};
+use super::directory::{Directory, ServiceWithWorkloads};
 use super::policy::{Policy, PolicySet};
 use super::service::Service;
-use super::waypoint::Waypoints;
+use super::waypoint::WaypointHandling;
 use super::workload::Workload;
 
 /// One state of the configuration. Cheap to clone, free to share.
@@ -19,7 +19,7 @@ pub struct Snapshot {
     pub(super) generation: u64,
     pub(super) directory: Directory,
     pub(super) policies: PolicySet,
-    pub(super) waypoints: Waypoints,
+    pub(super) waypoints: WaypointHandling,
 }
 
 impl Snapshot {
@@ -30,28 +30,28 @@ impl Snapshot {
 
     /// Returns the workload with that uid.
     pub fn workload(&self, uid: &str) -> Option<Arc<Workload>> {
-        self.directory.workload(uid).map(|compact| compact.workload())
+        self.directory.workload(uid).map(|compact| compact.decode_cached())
     }
 
     /// Whether there is a workload with that uid.
-    pub fn knows_workload(&self, uid: &str) -> bool {
+    pub fn contains_workload(&self, uid: &str) -> bool {
         self.directory.workload(uid).is_some()
     }
 
     /// Returns the workload that owns an address. Workloads in their node's network own none.
     pub fn workload_by_address(&self, ip: IpAddr) -> Option<Arc<Workload>> {
-        self.directory.owner(ip.to_canonical()).map(|compact| compact.workload())
+        self.directory.workload_by_address(ip.to_canonical()).map(|compact| compact.decode_cached())
     }
 
     /// Returns the service that a client in a namespace means by a virtual address.
     pub fn service_by_vip(&self, ip: IpAddr, client_namespace: &str) -> Option<Arc<Service>> {
-        self.directory.vips.find(ip.to_canonical(), client_namespace)
+        self.directory.vips.service_for_client(ip.to_canonical(), client_namespace)
     }
 
     /// Returns the service with that namespace and fully qualified host name.
     pub fn service_by_name(&self, namespace: &str, hostname: &str) -> Option<Arc<Service>> {
-        let entry = self.directory.entry(&format!("{namespace}/{hostname}"))?;
-        entry.service.as_ref().map(|compact| compact.service())
+        let entry = self.directory.service(&format!("{namespace}/{hostname}"))?;
+        entry.service.as_ref().map(|compact| compact.decode_cached())
     }
 
     /// Returns the service that a client in a namespace means by a name, as its resolver would find it:
@@ -80,7 +80,7 @@ impl Snapshot {
 
     /// Iterates over all workloads, in no order.
     pub fn workloads(&self) -> impl Iterator<Item = Arc<Workload>> {
-        self.directory.workloads.iter().map(|compact| compact.view())
+        self.directory.workloads.iter().map(|compact| compact.decode_uncached())
     }
 
     /// Returns the number of workloads.
@@ -91,13 +91,13 @@ impl Snapshot {
     /// Iterates over the workloads of one node, in no order.
     pub fn workloads_on(&self, node: &str) -> impl Iterator<Item = Arc<Workload>> {
         let there = self.directory.workloads.iter().filter(move |compact| compact.node() == node);
-        there.map(|compact| compact.view())
+        there.map(|compact| compact.decode_uncached())
     }
 
     /// Iterates over all services, in no order.
     pub fn services(&self) -> impl Iterator<Item = Arc<Service>> {
         let known = self.directory.services.iter().filter_map(|entry| entry.service.as_ref());
-        known.map(|compact| compact.view())
+        known.map(|compact| compact.decode_uncached())
     }
 
     /// Returns the number of services.
@@ -117,52 +117,57 @@ impl Snapshot {
     }
 
     /// Returns the workloads of a service, ready or not, ordered by uid.
-    pub fn members(&self, service: &Service) -> Vec<Arc<Workload>> {
-        self.directory.entry(&service.key).map_or_else(Vec::new, |entry| entry.members())
+    pub fn workloads_of_service(&self, service: &Service) -> Vec<Arc<Workload>> {
+        self.directory.service(&service.key).map_or_else(Vec::new, |entry| entry.workloads_uncached())
     }
 
     /// Returns how many workloads a service has, and how many of them are ready.
-    pub fn member_counts(&self, service: &Service) -> (usize, usize) {
-        self.directory.entry(&service.key).map_or((0, 0), |entry| entry.counts())
+    pub fn workload_and_ready_counts(&self, service: &Service) -> (usize, usize) {
+        self.directory.service(&service.key).map_or((0, 0), |entry| entry.total_and_ready_counts())
     }
 
     /// Iterates over every single address that the mesh knows, of workloads and services. May return one
     /// twice.
     pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
-        let workloads = self.directory.workloads.iter().flat_map(|compact| compact.claimed());
+        let workloads = self.directory.workloads.iter().flat_map(|compact| compact.owned_addresses());
         workloads.chain(self.directory.vips.addresses())
     }
 
     /// Whether an address belongs to a workload or service.
-    pub fn knows_address(&self, ip: IpAddr) -> bool {
+    pub fn contains_address(&self, ip: IpAddr) -> bool {
         let ip = ip.to_canonical();
-        self.directory.owner(ip).is_some() || self.directory.vips.knows(ip)
+        self.directory.workload_by_address(ip).is_some() || self.directory.vips.contains(ip)
     }
 
     /// Returns the addresses that came, and those that went, since an older state. Parts that both states
     /// share are skipped, so the cost is that of the changes.
-    pub fn addresses_since(&self, older: &Self) -> (HashSet<IpAddr>, HashSet<IpAddr>) {
+    pub fn added_and_removed_addresses_since(&self, older: &Self) -> (HashSet<IpAddr>, HashSet<IpAddr>) {
         let workloads = self.directory.by_address.changes_since(&older.directory.by_address, Arc::ptr_eq);
-        let mut touched: HashSet<IpAddr> =
-            workloads.gone.into_iter().chain(workloads.come).flat_map(|compact| compact.claimed()).collect();
-        touched.extend(self.directory.vips.touched_since(&older.directory.vips));
-        let moved = touched.into_iter().filter(|ip| self.knows_address(*ip) != older.knows_address(*ip));
-        moved.partition(|ip| self.knows_address(*ip))
+        let mut touched: HashSet<IpAddr> = workloads
+            .gone
+            .into_iter()
+            .chain(workloads.come)
+            .flat_map(|compact| compact.owned_addresses())
+            .collect();
+        touched.extend(self.directory.vips.addresses_changed_since(&older.directory.vips));
+        let moved =
+            touched.into_iter().filter(|ip| self.contains_address(*ip) != older.contains_address(*ip));
+        moved.partition(|ip| self.contains_address(*ip))
     }
 
     /// Iterates over the address ranges of services.
-    pub fn address_ranges(&self) -> impl Iterator<Item = IpNet> {
-        self.directory.vips.ranges()
+    pub fn service_cidrs(&self) -> impl Iterator<Item = IpNet> {
+        self.directory.vips.cidrs()
     }
 
     /// Whether another state has the same policies, so that both decide alike about a workload that is the
     /// same in both.
-    pub fn has_policies_of(&self, other: &Self) -> bool {
-        self.policies.is_same(&other.policies)
+    pub fn has_same_policies(&self, other: &Self) -> bool {
+        self.policies.ptr_eq(&other.policies)
     }
 
     /// Whether a workload is the same in both states, or in neither.
-    pub fn has_workload_of(&self, other: &Self, uid: &str) -> bool {
+    pub fn has_same_workload(&self, other: &Self, uid: &str) -> bool {
         match (self.directory.workload(uid), other.directory.workload(uid)) {
             (Some(ours), Some(theirs)) => Arc::ptr_eq(ours, theirs),
             (None, None) => true,
@@ -179,18 +184,21 @@ impl Snapshot {
         destination: IpAddr,
     ) -> DestinationInputs {
         let destination = destination.to_canonical();
-        let service = self.directory.vips.find(destination, namespace);
-        let entry = service.and_then(|service| self.directory.entry(&service.key)).cloned();
+        let service = self.directory.vips.service_for_client(destination, namespace);
+        let entry = service.and_then(|service| self.directory.service(&service.key)).cloned();
         DestinationInputs {
-            source: source.iter().map(|ip| self.directory.owner(ip.to_canonical()).cloned()).collect(),
+            source: source
+                .iter()
+                .map(|ip| self.directory.workload_by_address(ip.to_canonical()).cloned())
+                .collect(),
             entry,
-            owner: self.directory.owner(destination).cloned(),
+            owner: self.directory.workload_by_address(destination).cloned(),
             policies: self.policies.clone(),
         }
     }
 
-    pub(super) fn entry(&self, service: &Service) -> Option<&Arc<Entry>> {
-        self.directory.entry(&service.key)
+    pub(super) fn service_with_workloads(&self, service: &Service) -> Option<&Arc<ServiceWithWorkloads>> {
+        self.directory.service(&service.key)
     }
 }
 
@@ -198,7 +206,7 @@ impl Snapshot {
 #[derive(Debug)]
 pub struct DestinationInputs {
     source: Box<[Option<Arc<CompactWorkload>>]>,
-    entry: Option<Arc<Entry>>,
+    entry: Option<Arc<ServiceWithWorkloads>>,
     owner: Option<Arc<CompactWorkload>>,
     policies: PolicySet,
 }
@@ -211,7 +219,7 @@ impl PartialEq for DestinationInputs {
             && sources().all(|(ours, theirs)| is_same(ours.as_ref(), theirs.as_ref()))
             && is_same(self.entry.as_ref(), other.entry.as_ref())
             && is_same(self.owner.as_ref(), other.owner.as_ref())
-            && self.policies.is_same(&other.policies)
+            && self.policies.ptr_eq(&other.policies)
     }
 }
 

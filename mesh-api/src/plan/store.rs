@@ -7,13 +7,13 @@ use std::sync::Arc;
 use prost_types::Any;
 
 use super::compact::{CompactService, CompactWorkload};
-use super::decode::{self, Invalid};
-use super::directory::Editor;
-use super::discovery::DiscoveryType;
+use super::directory::DirectoryEditor;
+use super::discovery_type::DiscoveryType;
 use super::policy::{Policy, PolicyEditor};
 use super::snapshot::Snapshot;
-use super::waypoint::Waypoints;
-use crate::table::Table;
+use super::validate::{self, Invalid};
+use super::waypoint::WaypointHandling;
+use crate::persistent_table::PersistentTable;
 use crate::wire::type_url;
 use crate::wire::workload::address::Type as AddressType;
 use crate::wire::xds::{DeltaDiscoveryResponse, Resource};
@@ -25,18 +25,18 @@ use crate::wire::{security, workload};
 pub struct Store {
     generation: u64,
     changed: bool,
-    directory: Editor,
+    directory: DirectoryEditor,
     policies: PolicyEditor,
     authorizations: Authorizations,
-    waypoints: Waypoints,
+    waypoints: WaypointHandling,
 }
 
 type Authorizations = BTreeMap<String, Held>;
 
 /// The contents of a [`Store`] at one moment. They share with the store what did not change since.
 #[derive(Clone, Debug)]
-pub struct Contents {
-    workloads: Table<Arc<CompactWorkload>>,
+pub struct StoreContents {
+    workloads: PersistentTable<Arc<CompactWorkload>>,
     services: Vec<Arc<CompactService>>,
     authorizations: Authorizations,
 }
@@ -51,20 +51,20 @@ struct Held {
 
 /// A resource that was not accepted.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rejected {
+pub struct RejectedResource {
     /// Its name.
     pub name: String,
     /// What is wrong with it.
     pub reason: Invalid,
 }
 
-impl fmt::Display for Rejected {
+impl fmt::Display for RejectedResource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.name, self.reason)
     }
 }
 
-impl Contents {
+impl StoreContents {
     /// Iterates over all resources of a type, in no order, encoding one at a time. Another store that applies
     /// them is equal.
     pub fn resources(&self, discovery_type: &DiscoveryType) -> Box<dyn Iterator<Item = Resource> + '_> {
@@ -73,7 +73,7 @@ impl Contents {
 
     /// Returns everything held as responses of one type each, with at most `most` resources, made one by one:
     /// a whole type of a large mesh would take more memory than holding it.
-    pub fn responses(&self, most: usize) -> impl Iterator<Item = DeltaDiscoveryResponse> {
+    pub fn discovery_responses(&self, most: usize) -> impl Iterator<Item = DeltaDiscoveryResponse> {
         DiscoveryType::ALL.into_iter().flat_map(move |of| {
             let mut all = self.resources(&of);
             std::iter::from_fn(move || {
@@ -85,12 +85,12 @@ impl Contents {
         })
     }
 
-    pub(super) fn addresses(&self) -> Box<dyn Iterator<Item = Resource> + '_> {
-        let workloads = self.workloads.iter().map(|compact| compact.resource());
-        Box::new(workloads.chain(self.services.iter().map(|compact| compact.resource())))
+    pub(super) fn address_resources(&self) -> Box<dyn Iterator<Item = Resource> + '_> {
+        let workloads = self.workloads.iter().map(|compact| compact.to_resource());
+        Box::new(workloads.chain(self.services.iter().map(|compact| compact.to_resource())))
     }
 
-    pub(super) fn authorizations(&self) -> Box<dyn Iterator<Item = Resource> + '_> {
+    pub(super) fn authorization_resources(&self) -> Box<dyn Iterator<Item = Resource> + '_> {
         let resource = |(name, held): (&String, &Held)| {
             let (type_url, value) = (type_url::AUTHORIZATION.to_owned(), held.bytes.to_vec());
             let resource = Some(Any { type_url, value });
@@ -103,7 +103,7 @@ impl Contents {
 impl Store {
     /// Sets how its snapshots treat waypoints.
     #[must_use]
-    pub fn with_waypoints(self, waypoints: Waypoints) -> Self {
+    pub fn with_waypoint_handling(self, waypoints: WaypointHandling) -> Self {
         Self { waypoints, ..self }
     }
 
@@ -111,10 +111,16 @@ impl Store {
     ///
     /// The exception is a policy that can't be parsed, if none was held under its name: without it too much
     /// could be allowed, so it denies wherever it applies until a good one comes.
-    pub fn apply(&mut self, type_url: &str, resources: Vec<Resource>, removed: Vec<String>) -> Vec<Rejected> {
-        let Some(discovery_type) = DiscoveryType::of(type_url) else {
+    pub fn apply(
+        &mut self,
+        type_url: &str,
+        resources: Vec<Resource>,
+        removed: Vec<String>,
+    ) -> Vec<RejectedResource> {
+        let Some(discovery_type) = DiscoveryType::from_type_url(type_url) else {
             let reason = Invalid::UnknownType { type_url: type_url.to_owned() };
-            let rejected = |resource: Resource| Rejected { name: resource.name, reason: reason.clone() };
+            let rejected =
+                |resource: Resource| RejectedResource { name: resource.name, reason: reason.clone() };
             return resources.into_iter().map(rejected).collect();
         };
         for name in removed {
@@ -123,14 +129,14 @@ impl Store {
         let mut rejected = Vec::new();
         for resource in resources {
             if let Err(reason) = (discovery_type.insert)(self, &resource) {
-                rejected.push(Rejected { name: resource.name, reason });
+                rejected.push(RejectedResource { name: resource.name, reason });
             }
         }
         rejected
     }
 
     /// Returns name and version of all resources of a type, for the control plane after a reconnect.
-    pub fn versions(&self, discovery_type: &DiscoveryType) -> HashMap<String, String> {
+    pub fn resource_versions(&self, discovery_type: &DiscoveryType) -> HashMap<String, String> {
         (discovery_type.versions)(self)
     }
 
@@ -145,9 +151,9 @@ impl Store {
     }
 
     /// Returns everything that is held, for reading without a lock.
-    pub fn contents(&self) -> Contents {
-        Contents {
-            workloads: self.directory.all_workloads(),
+    pub fn contents(&self) -> StoreContents {
+        StoreContents {
+            workloads: self.directory.clone_workloads(),
             services: self.directory.services().cloned().collect(),
             authorizations: self.authorizations.clone(),
         }
@@ -162,7 +168,7 @@ impl Store {
     }
 
     /// Returns the present state as generation 0: any state of another store is newer.
-    pub fn oldest_snapshot(&mut self) -> Snapshot {
+    pub fn generation_0_snapshot(&mut self) -> Snapshot {
         self.snapshot_of(0)
     }
 
@@ -177,18 +183,18 @@ impl Store {
 
     pub(super) fn insert_address(&mut self, resource: &Resource) -> Result<(), Invalid> {
         let any = resource.resource.as_ref().ok_or(Invalid::NoContent)?;
-        let address: workload::Address = decode::unpack(any, type_url::ADDRESS)?;
+        let address: workload::Address = validate::unpack_any(any, type_url::ADDRESS)?;
         // A name may change from a service to a workload or back: the type has one space of names.
         self.changed |= match address.r#type.ok_or(Invalid::NoContent)? {
             AddressType::Workload(workload) => {
-                decode::present("uid", &workload.uid)?;
+                validate::require_non_empty("uid", &workload.uid)?;
                 check_name(resource, &workload.uid)?;
                 let changed = self.directory.insert_workload(workload, &resource.version)?;
                 self.directory.remove_service(&resource.name) | changed
             }
             AddressType::Service(service) => {
-                decode::present("namespace", &service.namespace)?;
-                decode::present("hostname", &service.hostname)?;
+                validate::require_non_empty("namespace", &service.namespace)?;
+                validate::require_non_empty("hostname", &service.hostname)?;
                 check_name(resource, &format!("{}/{}", service.namespace, service.hostname))?;
                 let changed = self.directory.insert_service(service, &resource.version)?;
                 self.directory.remove_workload(&resource.name) | changed
@@ -203,12 +209,12 @@ impl Store {
 
     pub(super) fn insert_authorization(&mut self, resource: &Resource) -> Result<(), Invalid> {
         let any = resource.resource.as_ref().ok_or(Invalid::NoContent)?;
-        let wire: security::Authorization = decode::unpack(any, type_url::AUTHORIZATION)?;
+        let wire: security::Authorization = validate::unpack_any(any, type_url::AUTHORIZATION)?;
         check_name(resource, &format!("{}/{}", wire.namespace, wire.name))?;
         let policy = Policy::try_from(wire)?;
-        let fault = policy.fault().cloned();
+        let fault = policy.parse_error().cloned();
         if let Some(fault) = fault {
-            if !self.policies.holds_good(policy.name()) {
+            if !self.policies.contains_valid(policy.name()) {
                 self.changed |= self.policies.insert(policy);
                 // Listed after a reconnect so that its removal is told, but not as a version that was
                 // accepted.

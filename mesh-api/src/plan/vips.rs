@@ -7,12 +7,12 @@ use ipnet::IpNet;
 
 use super::compact::CompactService;
 use super::service::Service;
-use crate::table::{Table, hash_of};
+use crate::persistent_table::{PersistentTable, hash_of};
 
 /// Services by virtual address.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Vips {
-    exact: Table<Arc<CompactService>>,
+    exact: PersistentTable<Arc<CompactService>>,
     /// Services with address ranges; few have one.
     ranges: Arc<Vec<(IpNet, Arc<CompactService>)>>,
 }
@@ -42,14 +42,14 @@ impl Vips {
     /// Returns the service that a client in a namespace means by an address: one with just that address
     /// before one with a range; the client's own namespace first; the longest prefix; the canonical one.
     /// Among equals the first by key, so that every node chooses the same.
-    pub(super) fn find(&self, ip: IpAddr, namespace: &str) -> Option<Arc<Service>> {
+    pub(super) fn service_for_client(&self, ip: IpAddr, namespace: &str) -> Option<Arc<Service>> {
         let rank =
             |service: &Service| (&*service.namespace != namespace, !service.canonical, service.key.clone());
-        let exact = self.with(ip).map(|compact| compact.service());
+        let exact = self.with(ip).map(|compact| compact.decode_cached());
         let exact = exact.filter(|service| service.is_visible_to(namespace)).min_by_key(|it| rank(it));
         exact.or_else(|| {
             let ranges = self.ranges.iter().filter(|(network, _)| network.contains(&ip));
-            let services = ranges.map(|(network, compact)| (network, compact.service()));
+            let services = ranges.map(|(network, compact)| (network, compact.decode_cached()));
             let visible = services.filter(|(_, service)| service.is_visible_to(namespace));
             let best = visible.min_by_key(|(network, service)| {
                 let (foreign, secondary, key) = rank(service);
@@ -60,13 +60,13 @@ impl Vips {
     }
 
     /// Whether a service has just that address.
-    pub(super) fn knows(&self, ip: IpAddr) -> bool {
+    pub(super) fn contains(&self, ip: IpAddr) -> bool {
         self.with(ip).next().is_some()
     }
 
     /// Iterates over the services that have just that address, for a look at them.
-    pub(super) fn services(&self, ip: IpAddr) -> impl Iterator<Item = Arc<Service>> {
-        self.with(ip).map(|compact| compact.view())
+    pub(super) fn services_at(&self, ip: IpAddr) -> impl Iterator<Item = Arc<Service>> {
+        self.with(ip).map(|compact| compact.decode_uncached())
     }
 
     /// Iterates over every single address. May return one twice.
@@ -74,18 +74,18 @@ impl Vips {
         self.exact.iter().flat_map(|service| singles(service))
     }
 
-    pub(super) fn ranges(&self) -> impl Iterator<Item = IpNet> {
+    pub(super) fn cidrs(&self) -> impl Iterator<Item = IpNet> {
         self.ranges.iter().map(|(network, _)| *network)
     }
 
     /// Returns single addresses that may have come or gone since an older state.
-    pub(super) fn touched_since(&self, older: &Self) -> Vec<IpAddr> {
+    pub(super) fn addresses_changed_since(&self, older: &Self) -> Vec<IpAddr> {
         let changes = self.exact.changes_since(&older.exact, Arc::ptr_eq);
         changes.gone.into_iter().chain(changes.come).flat_map(|service| singles(service)).collect()
     }
 
     fn with(&self, ip: IpAddr) -> impl Iterator<Item = &Arc<CompactService>> {
-        let candidates = self.exact.candidates(hash_of(&ip));
+        let candidates = self.exact.values_with_hash(hash_of(&ip));
         candidates.filter(move |service| singles(service).any(|single| single == ip))
     }
 }

@@ -2,14 +2,14 @@
 //! is enforced.
 //!
 //! The mesh does not send connections through them yet. Going past one would bypass its policy, so such
-//! connections are refused unless [`Waypoints::Ignore`] is chosen.
+//! connections are refused unless [`WaypointHandling::Ignore`] is chosen.
 
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::decode;
 use super::snapshot::Snapshot;
+use super::validate;
 use super::workload::Workload;
 use crate::wire::workload as wire;
 use crate::wire::workload::gateway_address::Destination;
@@ -28,7 +28,7 @@ pub enum Waypoint {
 /// How connections to a destination behind a waypoint are treated. (Those of a waypoint itself are like any
 /// others.)
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Waypoints {
+pub enum WaypointHandling {
     /// Refused.
     #[default]
     Refuse,
@@ -66,12 +66,12 @@ impl Waypoint {
 }
 
 /// Returns the waypoint between `source` and a destination behind `waypoints`, if there is one.
-pub(super) fn in_the_way<'a>(
+pub(super) fn blocking_waypoint<'a>(
     snapshot: &Snapshot,
     source: &Workload,
     waypoints: &'a [Waypoint],
 ) -> Option<&'a Waypoint> {
-    let passes = snapshot.waypoints == Waypoints::Ignore
+    let passes = snapshot.waypoints == WaypointHandling::Ignore
         || waypoints.iter().any(|waypoint| waypoint.is(snapshot, source));
     waypoints.first().filter(|_| !passes)
 }
@@ -83,7 +83,7 @@ impl From<&wire::GatewayAddress> for Waypoint {
                 Self::Service(format!("{}/{}", name.namespace, name.hostname).into())
             }
             Some(Destination::Address(at)) => {
-                decode::address("waypoint", &at.address).map_or(Self::Unknown, Self::Address)
+                validate::parse_address("waypoint", &at.address).map_or(Self::Unknown, Self::Address)
             }
             None => Self::Unknown,
         }

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::decode::{self, Invalid};
-use super::preference::Locality;
+use super::locality_preference::Locality;
+use super::validate::{self, Invalid};
 use super::waypoint::Waypoint;
 use crate::identity::SpiffeId;
 use crate::wire::{ext, type_url, workload as wire};
@@ -98,7 +98,7 @@ pub struct PortMapping {
 
 impl Workload {
     /// Returns the workload's port for a port of one of its services (key `namespace/hostname`).
-    pub fn mapping(&self, service: &str, port: u16) -> Option<PortMapping> {
+    pub fn port_mapping(&self, service: &str, port: u16) -> Option<PortMapping> {
         self.services.get(service)?.iter().find(|mapping| mapping.service == port).copied()
     }
 }
@@ -107,16 +107,16 @@ impl TryFrom<wire::Workload> for Workload {
     type Error = Invalid;
 
     fn try_from(from: wire::Workload) -> Result<Self, Invalid> {
-        let namespace = decode::present("namespace", &from.namespace)?;
+        let namespace = validate::require_non_empty("namespace", &from.namespace)?;
         let identity = SpiffeId::new(
             or(&from.trust_domain, DEFAULT_TRUST_DOMAIN),
             namespace,
             or(&from.service_account, DEFAULT_ACCOUNT),
         )?;
-        let addresses = from.addresses.iter().map(|bytes| decode::address("addresses", bytes));
+        let addresses = from.addresses.iter().map(|bytes| validate::parse_address("addresses", bytes));
         let locality = Locality::of(&from);
         Ok(Self {
-            uid: decode::present("uid", &from.uid)?.into(),
+            uid: validate::require_non_empty("uid", &from.uid)?.into(),
             identity,
             namespace: namespace.into(),
             addresses: addresses.collect::<Result<_, _>>()?,
@@ -144,7 +144,7 @@ fn or<'a>(text: &'a str, default: &'a str) -> &'a str {
 }
 
 fn tunnel_protocol(value: i32) -> Result<TunnelProtocol, Invalid> {
-    match decode::known("tunnel_protocol", value)? {
+    match validate::parse_enum("tunnel_protocol", value)? {
         wire::TunnelProtocol::None => Ok(TunnelProtocol::Plain),
         wire::TunnelProtocol::Hbone => Ok(TunnelProtocol::Hbone),
         wire::TunnelProtocol::LegacyIstioMtls => Err(Invalid::LegacyTunnel),
@@ -153,7 +153,7 @@ fn tunnel_protocol(value: i32) -> Result<TunnelProtocol, Invalid> {
 
 fn health(value: i32, extensions: &[wire::Extension]) -> Result<Health, Invalid> {
     let terminates = || extensions.iter().any(|extension| extension.name == ext::TERMINATING);
-    Ok(match decode::known("status", value)? {
+    Ok(match validate::parse_enum("status", value)? {
         wire::WorkloadStatus::Healthy => Health::Healthy,
         wire::WorkloadStatus::Unhealthy if terminates() => Health::Terminating,
         wire::WorkloadStatus::Unhealthy => Health::Unhealthy,
@@ -161,7 +161,7 @@ fn health(value: i32, extensions: &[wire::Extension]) -> Result<Health, Invalid>
 }
 
 fn network_mode(value: i32) -> Result<NetworkMode, Invalid> {
-    Ok(match decode::known("network_mode", value)? {
+    Ok(match validate::parse_enum("network_mode", value)? {
         wire::NetworkMode::Standard => NetworkMode::Standard,
         wire::NetworkMode::HostNetwork => NetworkMode::Host,
     })
@@ -173,8 +173,8 @@ fn services(
     let mapping = |port: &wire::Port| {
         let target = (port.target_port > 0).then_some(port.target_port);
         Ok::<_, Invalid>(PortMapping {
-            service: decode::port("services.service_port", port.service_port)?,
-            target: target.map(|target| decode::port("services.target_port", target)).transpose()?,
+            service: validate::parse_port("services.service_port", port.service_port)?,
+            target: target.map(|target| validate::parse_port("services.target_port", target)).transpose()?,
         })
     };
     from.iter()
@@ -189,5 +189,5 @@ fn labels(extensions: &[wire::Extension]) -> Result<BTreeMap<String, String>, In
         return Ok(BTreeMap::new());
     };
     let config = extension.config.as_ref().ok_or(Invalid::NoContent)?;
-    Ok(decode::unpack::<ext::Labels>(config, type_url::LABELS)?.labels)
+    Ok(validate::unpack_any::<ext::Labels>(config, type_url::LABELS)?.labels)
 }

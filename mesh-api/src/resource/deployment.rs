@@ -3,7 +3,7 @@
 use serde::Deserialize;
 
 use super::{LabelSelector, Metadata, Readable, lenient, pod::PodSpec};
-use crate::document::{cursor::Findings, tree};
+use crate::document::{cursor::Findings, yaml_tree};
 
 /// A deployment.
 #[derive(Clone, Debug)]
@@ -39,7 +39,7 @@ pub struct PodTemplate {
 }
 
 impl Readable for Deployment {
-    fn read(metadata: Metadata, root: &tree::Node, findings: &Findings) -> Option<Self> {
+    fn read(metadata: Metadata, root: &yaml_tree::YamlNode, findings: &Findings) -> Option<Self> {
         let spec: DeploymentSpec = lenient::required(root, "spec", findings)?;
         if !spec.selector.matches(&spec.template.metadata.labels) {
             let problem = "the pods of the template do not have the labels of `spec.selector`";

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use serde::Deserialize;
 
 use super::{Metadata, Readable, lenient, pod::Protocol};
-use crate::document::{cursor::Findings, tree};
+use crate::document::{cursor::Findings, yaml_tree};
 
 /// A part of a service's endpoints.
 #[derive(Clone, Debug)]
@@ -72,7 +72,7 @@ pub struct EndpointPort {
 }
 
 impl Readable for EndpointSlice {
-    fn read(metadata: Metadata, root: &tree::Node, findings: &Findings) -> Option<Self> {
+    fn read(metadata: Metadata, root: &yaml_tree::YamlNode, findings: &Findings) -> Option<Self> {
         let endpoints = lenient::field(root, "endpoints", findings)?;
         let ports = lenient::field(root, "ports", findings)?;
         Some(Self { metadata, endpoints, ports })

@@ -7,7 +7,7 @@ use crate::document::cursor::Cursor;
 
 /// Reads it. `may_be_nobody`: `~` means something there.
 pub(super) fn read(at: &Cursor<'_>, may_be_nobody: bool) -> Vec<String> {
-    let values = at.texts();
+    let values = at.non_empty_strings();
     let mut seen = HashSet::new();
     for (at, value) in &values {
         match *value {

@@ -5,17 +5,21 @@ use serde_path_to_error::{Path, Segment};
 
 use crate::document::{
     cursor::Findings,
-    error::Fault,
-    tree::{self, Node, Value},
+    manifest_error::FieldError,
+    yaml_tree::{self, Value, YamlNode},
 };
 
 /// Reads the field `key` of `root`; an absent one counts as its default.
-pub(super) fn field<T: DeserializeOwned + Default>(root: &Node, key: &str, findings: &Findings) -> Option<T> {
+pub(super) fn field<T: DeserializeOwned + Default>(
+    root: &YamlNode,
+    key: &str,
+    findings: &Findings,
+) -> Option<T> {
     if root.get(key).is_none() { Some(T::default()) } else { required(root, key, findings) }
 }
 
 /// Reads the field `key` of `root`, which must be there.
-pub(super) fn required<T: DeserializeOwned>(root: &Node, key: &str, findings: &Findings) -> Option<T> {
+pub(super) fn required<T: DeserializeOwned>(root: &YamlNode, key: &str, findings: &Findings) -> Option<T> {
     let Some(entry) = root.get(key) else {
         report(root, &[key], &format!("`{key}` is missing"), &format!("add `{key}`"), findings);
         return None;
@@ -31,20 +35,20 @@ pub(super) fn required<T: DeserializeOwned>(root: &Node, key: &str, findings: &F
 }
 
 /// Reports an error at a path such as `["spec", "ports", "0"]`, at the line of as much of it as is there.
-pub(super) fn report(root: &Node, path: &[&str], problem: &str, fix: &str, findings: &Findings) {
+pub(super) fn report(root: &YamlNode, path: &[&str], problem: &str, fix: &str, findings: &Findings) {
     let (line, field) = locate(root, path.iter().copied());
-    let fault = Fault { line, field: Some(field), problem: problem.to_owned(), fix: fix.to_owned() };
+    let fault = FieldError { line, field: Some(field), problem: problem.to_owned(), fix: fix.to_owned() };
     findings.errors.borrow_mut().push(fault);
 }
 
 /// The same for what has not the effect that one may expect, while the object counts.
-pub(super) fn warn(root: &Node, path: &[&str], problem: &str, fix: &str, findings: &Findings) {
+pub(super) fn warn(root: &YamlNode, path: &[&str], problem: &str, fix: &str, findings: &Findings) {
     let (line, field) = locate(root, path.iter().copied());
-    let fault = Fault { line, field: Some(field), problem: problem.to_owned(), fix: fix.to_owned() };
+    let fault = FieldError { line, field: Some(field), problem: problem.to_owned(), fix: fix.to_owned() };
     findings.warnings.borrow_mut().push(fault);
 }
 
-fn fault(root: &Node, key: &str, path: &Path, message: &str) -> Fault {
+fn fault(root: &YamlNode, key: &str, path: &Path, message: &str) -> FieldError {
     let segments: Vec<String> = path
         .iter()
         .filter_map(|segment| match segment {
@@ -55,7 +59,7 @@ fn fault(root: &Node, key: &str, path: &Path, message: &str) -> Fault {
         .collect();
     let (line, field) = locate(root, std::iter::once(key).chain(segments.iter().map(String::as_str)));
     let (problem, fix) = explain(message);
-    Fault { line, field: Some(field), problem, fix }
+    FieldError { line, field: Some(field), problem, fix }
 }
 
 /// serde says what it found and what it wanted in one sentence.
@@ -79,7 +83,7 @@ fn explain(message: &str) -> (String, String) {
     }
 }
 
-fn locate<'a>(root: &Node, path: impl Iterator<Item = &'a str>) -> (u32, String) {
+fn locate<'a>(root: &YamlNode, path: impl Iterator<Item = &'a str>) -> (u32, String) {
     let mut text = String::new();
     let mut here = Some(root);
     let mut line = root.line;
@@ -91,12 +95,12 @@ fn locate<'a>(root: &Node, path: impl Iterator<Item = &'a str>) -> (u32, String)
                 items.get(index).inspect(|node| line = node.line)
             }
             (Some(Value::Map(entries)), _) => {
-                text = tree::child(&text, segment);
+                text = yaml_tree::child_path(&text, segment);
                 let entry = entries.iter().find(|entry| entry.key == segment);
                 entry.inspect(|entry| line = entry.line).map(|entry| &entry.value)
             }
             _ => {
-                text = tree::child(&text, segment);
+                text = yaml_tree::child_path(&text, segment);
                 None
             }
         };

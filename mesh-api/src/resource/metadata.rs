@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use serde::{Deserialize, Deserializer};
 
 use super::{DEFAULT_NAMESPACE, Labels, lenient};
-use crate::document::{cursor::Findings, tree};
+use crate::document::{cursor::Findings, yaml_tree};
 use crate::kind::Kind;
 
 /// `metadata` of an object.
@@ -64,7 +64,7 @@ const LABEL_FIX: &str =
     "use at most 63 lower-case letters, digits and `-`, with a letter or digit at both ends";
 
 /// Reads and checks `metadata`; the names are checked since keys, file names and identities are made of them.
-pub(super) fn read(kind: Kind, root: &tree::Node, findings: &Findings) -> Option<Metadata> {
+pub(super) fn read(kind: Kind, root: &yaml_tree::YamlNode, findings: &Findings) -> Option<Metadata> {
     let mut metadata: Metadata = lenient::field(root, "metadata", findings)?;
     let mut good = true;
     let mut refuse = |field: &str, problem: String, fix: &str| {

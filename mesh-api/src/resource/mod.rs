@@ -45,7 +45,7 @@ pub use service::{
 pub use service_entry::{EntryEndpoint, EntryPort, Location, Resolution, ServiceEntry};
 pub use shared_labels::SharedLabels;
 
-use crate::document::{cursor::Findings, tree};
+use crate::document::{cursor::Findings, yaml_tree};
 use crate::kind::{Kind, ObjectKey};
 
 /// Namespace of a namespaced object that names none.
@@ -54,7 +54,7 @@ pub const DEFAULT_NAMESPACE: &str = "default";
 /// Reads the documents of one kind.
 trait Readable: Sized {
     /// What is wrong with `root` goes into `findings`. None: so much is that nothing can be told of the rest.
-    fn read(metadata: Metadata, root: &tree::Node, findings: &Findings) -> Option<Self>;
+    fn read(metadata: Metadata, root: &yaml_tree::YamlNode, findings: &Findings) -> Option<Self>;
 }
 
 /// Makes [`Object`] and the reader of any kind of the types that have a reader.
@@ -84,7 +84,7 @@ macro_rules! objects {
 
         /// Reads a document that is of `kind`. What is wrong goes into `findings`; the object counts only if
         /// no error did.
-        pub(crate) fn read(kind: Kind, root: &tree::Node, findings: &Findings) -> Option<Object> {
+        pub(crate) fn read(kind: Kind, root: &yaml_tree::YamlNode, findings: &Findings) -> Option<Object> {
             let metadata = metadata::read(kind, root, findings)?;
             Some(match kind {
                 $(Kind::$kind => Object::$kind(Box::new($kind::read(metadata, root, findings)?)),)*

@@ -2,7 +2,7 @@
 
 use super::{Metadata, Readable, egress, lenient};
 use crate::document::cursor::Findings;
-use crate::document::tree;
+use crate::document::yaml_tree;
 
 /// A namespace.
 #[derive(Clone, Debug)]
@@ -13,7 +13,7 @@ pub struct Namespace {
 
 impl Readable for Namespace {
     /// Reports what is wrong with what it says of egress, which then counts for the stricter.
-    fn read(metadata: Metadata, root: &tree::Node, findings: &Findings) -> Option<Self> {
+    fn read(metadata: Metadata, root: &yaml_tree::YamlNode, findings: &Findings) -> Option<Self> {
         let report = |part: &str, name: &str, wrong: egress::Wrong| {
             lenient::warn(root, &["metadata", part, name], &wrong.problem, &wrong.fix, findings);
         };
@@ -35,7 +35,7 @@ pub struct ServiceAccount {
 }
 
 impl Readable for ServiceAccount {
-    fn read(metadata: Metadata, _: &tree::Node, _: &Findings) -> Option<Self> {
+    fn read(metadata: Metadata, _: &yaml_tree::YamlNode, _: &Findings) -> Option<Self> {
         Some(Self { metadata })
     }
 }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use serde::Deserialize;
 
 use super::{Metadata, Readable, lenient};
-use crate::document::{cursor::Findings, tree};
+use crate::document::{cursor::Findings, yaml_tree};
 
 /// A node.
 #[derive(Clone, Debug)]
@@ -40,7 +40,7 @@ pub struct Locality {
 }
 
 impl Readable for Node {
-    fn read(metadata: Metadata, root: &tree::Node, findings: &Findings) -> Option<Self> {
+    fn read(metadata: Metadata, root: &yaml_tree::YamlNode, findings: &Findings) -> Option<Self> {
         let status = lenient::field(root, "status", findings)?;
         Some(Self { metadata, status })
     }

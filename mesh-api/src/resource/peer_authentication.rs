@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::{LabelSelector, Metadata, Readable, selector};
 use crate::document::{
     cursor::{Cursor, Findings},
-    tree,
+    yaml_tree,
 };
 
 /// A peer authentication policy.
@@ -44,7 +44,7 @@ const MODES: [(&str, MtlsMode); 4] = [
 ];
 
 impl Readable for PeerAuthentication {
-    fn read(metadata: Metadata, root: &tree::Node, findings: &Findings) -> Option<Self> {
+    fn read(metadata: Metadata, root: &yaml_tree::YamlNode, findings: &Findings) -> Option<Self> {
         let mut policy =
             Self { metadata, selector: None, mode: MtlsMode::Unset, port_modes: BTreeMap::new() };
         let Some(spec) = Cursor::spec(root, findings) else { return Some(policy) };
@@ -66,12 +66,12 @@ impl Readable for PeerAuthentication {
 
 fn mode(at: &Cursor<'_>) -> MtlsMode {
     let mode = at.fields(&["mode"]).get("mode");
-    mode.and_then(|at| at.choice(&MODES)).unwrap_or_default()
+    mode.and_then(|at| at.enum_value(&MODES)).unwrap_or_default()
 }
 
 fn port_modes(at: &Cursor<'_>) -> BTreeMap<u16, MtlsMode> {
     let mut modes = BTreeMap::new();
-    for (key, at) in at.open_fields().all() {
+    for (key, at) in at.fields_with_any_key().all() {
         match key.parse::<u16>() {
             Ok(port) if port != 0 => {
                 modes.insert(port, mode(&at));

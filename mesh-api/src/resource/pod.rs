@@ -8,7 +8,7 @@ use super::{
     Metadata, Readable, lenient,
     metadata::{NAME_FIX, is_subdomain},
 };
-use crate::document::{cursor::Findings, tree};
+use crate::document::{cursor::Findings, yaml_tree};
 
 /// A pod.
 #[derive(Clone, Debug)]
@@ -312,7 +312,7 @@ pub struct PodCondition {
 }
 
 impl Readable for Pod {
-    fn read(metadata: Metadata, root: &tree::Node, findings: &Findings) -> Option<Self> {
+    fn read(metadata: Metadata, root: &yaml_tree::YamlNode, findings: &Findings) -> Option<Self> {
         let spec: PodSpec = lenient::field(root, "spec", findings)?;
         let status = lenient::field(root, "status", findings)?;
         let account = &spec.service_account_name;

@@ -32,7 +32,7 @@ pub(crate) fn contains(labels: &Labels, wanted: &Labels) -> bool {
 /// Reads `selector` of a policy; one without labels counts as none.
 pub(super) fn read(at: &Cursor<'_>) -> Option<LabelSelector> {
     let labels = at.fields(&["matchLabels"]).get("matchLabels")?;
-    for (key, value) in labels.open_fields().all() {
+    for (key, value) in labels.fields_with_any_key().all() {
         if key.is_empty() {
             value.error("a label's key is empty", "write the key, or remove the line");
         }

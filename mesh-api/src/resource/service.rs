@@ -8,7 +8,7 @@ use super::{
     Labels, Metadata, Readable, lenient,
     pod::{PortRef, Protocol},
 };
-use crate::document::{cursor::Findings, tree};
+use crate::document::{cursor::Findings, yaml_tree};
 
 /// A service.
 #[derive(Clone, Debug)]
@@ -176,7 +176,7 @@ pub enum IpFamilyPolicy {
 }
 
 impl Readable for Service {
-    fn read(metadata: Metadata, root: &tree::Node, findings: &Findings) -> Option<Self> {
+    fn read(metadata: Metadata, root: &yaml_tree::YamlNode, findings: &Findings) -> Option<Self> {
         let spec: ServiceSpec = lenient::field(root, "spec", findings)?;
         let status = lenient::field(root, "status", findings)?;
         let service = Self { metadata, spec, status };
@@ -224,7 +224,7 @@ impl Service {
         fields.into_iter().filter(|(_, addresses): &(_, Vec<_>)| !addresses.is_empty()).collect()
     }
 
-    fn check(&self, root: &tree::Node, findings: &Findings) {
+    fn check(&self, root: &yaml_tree::YamlNode, findings: &Findings) {
         let report = |path: &[&str], problem: &str, fix: &str| {
             lenient::report(root, path, problem, fix, findings);
         };

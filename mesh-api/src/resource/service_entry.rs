@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use super::{Labels, Metadata, Readable, export_to, lenient, metadata::is_label};
 use crate::document::{
     cursor::{Cursor, Fields, Findings},
-    tree,
+    yaml_tree,
 };
 
 /// A service entry.
@@ -111,7 +111,7 @@ const RESOLUTIONS: [(&str, Resolution); 5] = [
 ];
 
 impl Readable for ServiceEntry {
-    fn read(metadata: Metadata, root: &tree::Node, findings: &Findings) -> Option<Self> {
+    fn read(metadata: Metadata, root: &yaml_tree::YamlNode, findings: &Findings) -> Option<Self> {
         let Some(spec) = Cursor::spec(root, findings) else {
             lenient::report(root, &["spec"], "`spec` is missing", "add `spec: {hosts: …}`", findings);
             return None;
@@ -128,15 +128,16 @@ impl Readable for ServiceEntry {
             "subjectAltNames",
         ]);
         let resolution =
-            fields.get("resolution").map_or(Some(Resolution::default()), |at| at.choice(&RESOLUTIONS));
+            fields.get("resolution").map_or(Some(Resolution::default()), |at| at.enum_value(&RESOLUTIONS));
         refuse_what_excludes_itself(&fields, resolution);
-        let texts = |at: Cursor<'_>| at.texts().into_iter().map(|(_, text)| text.to_owned()).collect();
+        let texts =
+            |at: Cursor<'_>| at.non_empty_strings().into_iter().map(|(_, text)| text.to_owned()).collect();
         Some(Self {
             metadata,
             hosts: fields.require("hosts").map(|at| hosts(&at)).unwrap_or_default(),
             addresses: fields.get("addresses").map(|at| addresses(&at, resolution)).unwrap_or_default(),
             ports: fields.get("ports").map(|at| ports(&at)).unwrap_or_default(),
-            location: fields.get("location").and_then(|at| at.choice(&LOCATIONS)).unwrap_or_default(),
+            location: fields.get("location").and_then(|at| at.enum_value(&LOCATIONS)).unwrap_or_default(),
             resolution: resolution.unwrap_or_default(),
             endpoints: fields.get("endpoints").map(|at| endpoints(&at)).unwrap_or_default(),
             workload_selector: fields.get("workloadSelector").map(|at| workload_selector(&at)),
@@ -161,7 +162,7 @@ fn hosts(at: &Cursor<'_>) -> Vec<String> {
     if at.is_empty_list() {
         at.error("`hosts` is empty", "name at least one host");
     }
-    let hosts = at.texts();
+    let hosts = at.non_empty_strings();
     for (at, host) in &hosts {
         if !host.strip_prefix("*.").unwrap_or(host).split('.').all(is_label) {
             at.error(
@@ -174,7 +175,7 @@ fn hosts(at: &Cursor<'_>) -> Vec<String> {
 }
 
 fn addresses(at: &Cursor<'_>, resolution: Option<Resolution>) -> Vec<IpNet> {
-    at.texts().into_iter().filter_map(|(at, text)| address(&at, text, resolution)).collect()
+    at.non_empty_strings().into_iter().filter_map(|(at, text)| address(&at, text, resolution)).collect()
 }
 
 fn address(at: &Cursor<'_>, text: &str, resolution: Option<Resolution>) -> Option<IpNet> {
@@ -199,7 +200,7 @@ fn ports(at: &Cursor<'_>) -> BTreeMap<u16, EntryPort> {
         let fields = at.fields(&["number", "protocol", "name", "targetPort"]);
         let (number, name) = (fields.require("number"), fields.require("name"));
         let read = EntryPort {
-            name: name.as_ref().and_then(Cursor::filled).unwrap_or_default().to_owned(),
+            name: name.as_ref().and_then(Cursor::non_empty_string).unwrap_or_default().to_owned(),
             protocol: text(&fields, "protocol"),
             target_port: fields.get("targetPort").and_then(|at| port(&at)),
         };
@@ -219,7 +220,7 @@ fn port(at: &Cursor<'_>) -> Option<u16> {
 }
 
 fn text(fields: &Fields<'_>, key: &str) -> String {
-    fields.get(key).and_then(|at| at.filled()).unwrap_or_default().to_owned()
+    fields.get(key).and_then(|at| at.non_empty_string()).unwrap_or_default().to_owned()
 }
 
 fn endpoints(at: &Cursor<'_>) -> Vec<EntryEndpoint> {
@@ -233,7 +234,7 @@ fn endpoint(at: &Cursor<'_>) -> EntryEndpoint {
         at.error("an endpoint needs an `address` or a `network`", "add `address`");
     }
     let ports = fields.get("ports").map(|at| {
-        let of_names = at.open_fields();
+        let of_names = at.fields_with_any_key();
         of_names.all().filter_map(|(name, at)| Some((name.to_owned(), port(&at)?))).collect()
     });
     EntryEndpoint {
@@ -259,12 +260,12 @@ fn workload_selector(at: &Cursor<'_>) -> Labels {
 
 #[cfg(test)]
 mod tests {
-    use crate::manifest::{Parsed, parse};
+    use crate::manifest::{ParsedManifest, parse};
     use crate::resource::Object;
 
     use super::*;
 
-    fn parsed(version: &str, spec: &str) -> Parsed {
+    fn parsed(version: &str, spec: &str) -> ParsedManifest {
         let head = format!("apiVersion: networking.istio.io/{version}\nkind: ServiceEntry");
         parse("entry.yaml", &format!("{head}\nmetadata: {{name: bank, namespace: shop}}\nspec: {spec}\n"))
     }

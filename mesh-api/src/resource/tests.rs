@@ -1,9 +1,9 @@
 use std::{net::IpAddr, time::Duration};
 
 use super::*;
-use crate::manifest::{self, Parsed};
+use crate::manifest::{self, ParsedManifest};
 
-fn read_one(text: &str) -> (Object, Parsed) {
+fn read_one(text: &str) -> (Object, ParsedManifest) {
     let mut parsed = manifest::parse("test.yaml", text);
     assert!(parsed.errors.is_empty(), "{:#?}", parsed.errors);
     (parsed.objects.remove(0).value, parsed)

@@ -2,7 +2,7 @@
 //! dropped, from a DENY or AUDIT rule only the attribute is.
 
 use crate::mesh::{Mesh, policy};
-use mesh_api::compile::Effect;
+use mesh_api::compile::ConditionEffect;
 
 /// Each attribute in a rule of its own, beside a port.
 const OPERATIONS: [&str; 6] = [
@@ -41,7 +41,7 @@ fn an_allow_rule_with_an_operation_of_http_is_dropped() {
         let rule = format!("rules: [{{to: [{{operation: {{ports: ['80'], {attribute}}}}}]}}]");
         let mesh = Mesh::with(&[policy("shop/a", &rule)]);
         mesh.expect(&["front:80 deny"]);
-        assert_eq!(mesh.compiled.conditions[0].effect, Effect::Stricter, "{attribute}");
+        assert_eq!(mesh.compiled.conditions[0].effect, ConditionEffect::Stricter, "{attribute}");
     }
 }
 
@@ -73,7 +73,7 @@ fn a_deny_rule_loses_only_the_attribute_of_an_operation() {
         let rule = format!("action: DENY, rules: [{{to: [{{operation: {{ports: ['80'], {attribute}}}}}]}}]");
         let mesh = Mesh::with(&[policy("shop/a", &rule)]);
         mesh.expect(&["front:80 deny", "front:81 allow"]);
-        assert_eq!(mesh.compiled.conditions[0].effect, Effect::Stricter, "{attribute}");
+        assert_eq!(mesh.compiled.conditions[0].effect, ConditionEffect::Stricter, "{attribute}");
     }
 }
 
@@ -94,7 +94,7 @@ fn a_deny_rule_with_a_part_of_http_alone_matches_nothing() {
         );
         let mesh = Mesh::with(&[policy("shop/a", &rule)]);
         mesh.expect(&["front:80 allow", "back:80 allow"]);
-        assert_eq!(mesh.compiled.conditions[0].effect, Effect::Ignored, "{attribute}");
+        assert_eq!(mesh.compiled.conditions[0].effect, ConditionEffect::Ignored, "{attribute}");
     }
     for attribute in SOURCES {
         let rule = format!("action: DENY, rules: [{{from: [{{source: {{{attribute}}}}}]}}]");
@@ -111,7 +111,7 @@ fn a_deny_rule_with_a_condition_of_http_matches_nothing() {
         );
         let mesh = Mesh::with(&[policy("shop/a", &rule)]);
         mesh.expect(&["front:80 allow"]);
-        assert_eq!(mesh.compiled.conditions[0].effect, Effect::Ignored, "{key}");
+        assert_eq!(mesh.compiled.conditions[0].effect, ConditionEffect::Ignored, "{key}");
     }
 }
 

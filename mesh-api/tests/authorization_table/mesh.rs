@@ -11,7 +11,7 @@ use mesh_api::{
     manifest,
     plan::{
         Snapshot, Store,
-        policy::{Decision, Peer, authorize},
+        policy::{ConnectionAttributes, Decision, authorize},
     },
     wire::{type_url, xds::Resource},
 };
@@ -104,7 +104,7 @@ impl Mesh {
             CLIENTS.iter().find(|(name, ..)| *name == client).expect("a known client");
         let identity = identity.map(|text| text.parse::<SpiffeId>().expect("a valid id"));
         let workload = self.snapshot.workload(&format!("Kubernetes//Pod/{server}")).expect("a known server");
-        let peer = Peer {
+        let peer = ConnectionAttributes {
             identity: identity.as_ref(),
             source_ip: ip(address),
             destination_ip: workload.addresses[0],

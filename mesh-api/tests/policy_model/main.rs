@@ -9,7 +9,7 @@ use mesh_api::{
     identity::SpiffeId,
     plan::{
         Snapshot, Store,
-        policy::{Peer, authorize},
+        policy::{ConnectionAttributes, authorize},
     },
     wire::{
         ext,
@@ -50,7 +50,7 @@ fn the_agent_and_the_rules_as_they_are_written_agree() {
             let expected = naive::allows(&policies, &workload, &question);
             let identity = question.identity.as_ref();
             let identity = identity.map(|[td, ns, sa]| SpiffeId::new(td, ns, sa).expect("well formed"));
-            let peer = Peer {
+            let peer = ConnectionAttributes {
                 identity: identity.as_ref(),
                 source_ip: address_of(&question.source),
                 destination_ip: address_of(&question.destination),

@@ -1,6 +1,6 @@
 use super::*;
 
-impl Bytes for Vec<u8> {
+impl PacketBytes for Vec<u8> {
     fn load<const N: usize>(&self, at: u32, to: &mut [u8; N]) -> bool {
         let found = self.get(at as usize..).and_then(|bytes| bytes.first_chunk());
         found.is_some_and(|bytes| {
@@ -11,12 +11,12 @@ impl Bytes for Vec<u8> {
 }
 
 /// The packet alone.
-fn packet(bytes: &Vec<u8>) -> Packet {
-    read(bytes, 0, &mut { Direction::NONE })
+fn packet(bytes: &Vec<u8>) -> ParsedPacket {
+    parse_packet(bytes, 0, &mut { FlowDirection::NONE })
 }
 
-const CLIENT: Endpoint = Endpoint::new(Address::v4([10, 244, 1, 2]), 40_000);
-const SERVER: Endpoint = Endpoint::new(Address::v4([10, 244, 1, 3]), 8080);
+const CLIENT: AddressPort = AddressPort::new(Address::v4([10, 244, 1, 2]), 40_000);
+const SERVER: AddressPort = AddressPort::new(Address::v4([10, 244, 1, 3]), 8080);
 const V6: [[u8; 16]; 2] = [
     [0xfd, 0, 2, 0x44, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2],
     [0xfd, 0, 2, 0x44, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 3],
@@ -64,10 +64,10 @@ fn v6(extensions: &[(u8, usize)], last: u8, tcp: &[u8]) -> Vec<u8> {
     ip
 }
 
-fn tcp_of(packet: &Vec<u8>) -> (Direction, Segment) {
-    let mut direction = Direction::NONE;
-    match read(packet, 0, &mut direction) {
-        Packet::Tcp(segment) => (direction, segment),
+fn tcp_of(packet: &Vec<u8>) -> (FlowDirection, TcpSegment) {
+    let mut direction = FlowDirection::NONE;
+    match parse_packet(packet, 0, &mut direction) {
+        ParsedPacket::Tcp(segment) => (direction, segment),
         other => panic!("{other:?}"),
     }
 }
@@ -77,8 +77,8 @@ fn segments_are_read_in_both_families() {
     let data = segment(ACK, 7, b"secret");
     for options in [0, 4, 40] {
         let (direction, segment) = tcp_of(&v4(options, 0x4000, &data));
-        assert_eq!(direction, Direction { from: CLIENT, to: SERVER });
-        assert_eq!(segment, Segment { seq: 7, flags: ACK, payload: true });
+        assert_eq!(direction, FlowDirection { from: CLIENT, to: SERVER });
+        assert_eq!(segment, TcpSegment { seq: 7, flags: ACK, payload: true });
     }
     let syn = segment(SYN, 9, b"");
     for packet in [v4(0, 0x4000, &syn), v6(&[], TCP, &syn), v6(&[(60, 8), (0, 16), (43, 24)], TCP, &syn)] {
@@ -87,7 +87,7 @@ fn segments_are_read_in_both_families() {
         for packet in [packet, padded] {
             let (direction, segment) = tcp_of(&packet);
             assert_eq!((direction.from.port, direction.to.port), (CLIENT.port, SERVER.port));
-            assert_eq!(segment, Segment { seq: 9, flags: SYN, payload: false });
+            assert_eq!(segment, TcpSegment { seq: 9, flags: SYN, payload: false });
         }
     }
     let (direction, _) = tcp_of(&v6(&[], TCP, &syn));
@@ -104,7 +104,7 @@ fn segments_are_read_in_both_families() {
 #[test]
 fn what_can_not_be_read_is_not_taken_for_something_else() {
     let data = segment(ACK, 7, b"secret");
-    let unreadable = |bytes: &Vec<u8>| packet(bytes) == Packet::Unreadable;
+    let unreadable = |bytes: &Vec<u8>| packet(bytes) == ParsedPacket::Unreadable;
     for fragment in [0x2000, 0x2001, 1, 0x1fff, 0x4001] {
         assert!(unreadable(&v4(0, fragment, &data)), "{fragment:#x}");
     }
@@ -137,7 +137,7 @@ fn what_is_no_tcp_is_left_alone() {
         Vec::new(),
         vec![0x45],
     ] {
-        assert_eq!(packet(&bytes), Packet::Other, "{bytes:?}");
+        assert_eq!(packet(&bytes), ParsedPacket::Other, "{bytes:?}");
     }
 }
 
@@ -160,27 +160,28 @@ fn flow() -> VethFlow {
 
 #[test]
 fn only_its_own_veth_sends_a_flow_and_only_handshakes_go_the_ordinary_way() {
-    let segment = |flags, payload| Segment { seq: 1000, flags, payload };
-    let at = |ifindex, tagged, segment| departure(&flow(), segment, ifindex, tagged);
+    let segment = |flags, payload| TcpSegment { seq: 1000, flags, payload };
+    let at = |ifindex, tagged, segment| departure_action(&flow(), segment, ifindex, tagged);
     for flags in [SYN, SYN | ACK, SYN | 0xc0] {
-        assert_eq!(at(5, false, segment(flags, false)), Departure::Noted);
-        assert_eq!(at(5, false, segment(flags, true)), Departure::Dropped, "fast open");
+        assert_eq!(at(5, false, segment(flags, false)), DepartureAction::Noted);
+        assert_eq!(at(5, false, segment(flags, true)), DepartureAction::Dropped, "fast open");
     }
     for flags in [ACK, ACK | FIN, RST, RST | ACK, 0, SYN | FIN, SYN | RST] {
         for payload in [false, true] {
-            assert_eq!(at(5, false, segment(flags, payload)), Departure::Redirected);
-            assert_eq!(at(6, false, segment(flags, payload)), Departure::Dropped, "another pod");
-            assert_eq!(at(5, true, segment(flags, payload)), Departure::Dropped, "tagged");
+            assert_eq!(at(5, false, segment(flags, payload)), DepartureAction::Redirected);
+            assert_eq!(at(6, false, segment(flags, payload)), DepartureAction::Dropped, "another pod");
+            assert_eq!(at(5, true, segment(flags, payload)), DepartureAction::Dropped, "tagged");
         }
     }
     let blocked = VethFlow { out_if: 0, ..flow() };
-    assert_eq!(departure(&blocked, segment(ACK, true), 5, false), Departure::Dropped);
+    assert_eq!(departure_action(&blocked, segment(ACK, true), 5, false), DepartureAction::Dropped);
 }
 
 #[test]
 fn a_socket_takes_the_handshake_as_it_was_sent_and_nothing_else() {
-    let arrives =
-        |seq, flags, payload, connecting| may_arrive(&flow(), Segment { seq, flags, payload }, connecting);
+    let arrives = |seq, flags, payload, connecting| {
+        accepts_unredirected(&flow(), TcpSegment { seq, flags, payload }, connecting)
+    };
     for connecting in [false, true] {
         assert!(arrives(1000, SYN, false, connecting));
         assert!(arrives(1000, SYN | ACK, false, connecting));
@@ -194,28 +195,31 @@ fn a_socket_takes_the_handshake_as_it_was_sent_and_nothing_else() {
     assert!(!arrives(1000, RST | ACK, false, false));
     assert!(!arrives(1000, SYN | RST, false, true));
     let unseen = VethFlow { seen: 0, ..flow() };
-    assert!(!may_arrive(&unseen, Segment { seq: 1000, flags: SYN, payload: false }, false));
+    assert!(!accepts_unredirected(&unseen, TcpSegment { seq: 1000, flags: SYN, payload: false }, false));
 }
 
 #[test]
 fn ways_are_chosen_for_each_pair() {
-    let veth = |link: Link| Some(Veth { ifindex: 5, link: link as u16, obstacle: 0 });
+    let veth = |link: PodLinkKind| Some(PodVeth { ifindex: 5, link: link as u16, obstacle: 0 });
     let all = [
         None,
-        veth(Link::Guarded),
-        veth(Link::Routed),
-        veth(Link::Shared),
-        Some(Veth { ifindex: 5, link: 9, obstacle: 0 }),
+        veth(PodLinkKind::Guarded),
+        veth(PodLinkKind::Routed),
+        veth(PodLinkKind::Shared),
+        Some(PodVeth { ifindex: 5, link: 9, obstacle: 0 }),
     ];
     for client in all {
         for server in all {
-            let of = |link: Link| client == veth(link) && server == veth(link);
+            let of = |link: PodLinkKind| client == veth(link) && server == veth(link);
             let expected = match () {
-                () if of(Link::Guarded) => (Way::Veth, Way::Veth),
-                () if of(Link::Routed) => (Way::Plain, Way::Plain),
-                () => (Way::Proxy, Way::Plain),
+                () if of(PodLinkKind::Guarded) => (SameNodePath::Veth, SameNodePath::Veth),
+                () if of(PodLinkKind::Routed) => (SameNodePath::Plain, SameNodePath::Plain),
+                () => (SameNodePath::Proxy, SameNodePath::Plain),
             };
-            let ways = (way(Wanted::Auto, client, server), way(Wanted::Direct, client, server));
+            let ways = (
+                same_node_path(DirectPathMode::Auto, client, server),
+                same_node_path(DirectPathMode::Direct, client, server),
+            );
             assert_eq!(ways, expected, "{client:?} to {server:?}");
         }
     }
@@ -225,38 +229,39 @@ fn ways_are_chosen_for_each_pair() {
 fn an_entry_is_left_behind_when_nothing_can_use_it() {
     let flow = VethFlow { filed: 1000, ..flow() };
     let later = 1001 + VethFlow::HANDSHAKE;
-    assert!(flow.is_left_behind(true, later));
-    assert!(!flow.is_left_behind(true, 2000), "its handshake may go on");
-    assert!(!flow.is_left_behind(false, later));
-    assert!(!VethFlow { server: 9, ..flow }.is_left_behind(true, later), "the server's socket lives");
+    assert!(flow.is_stale(true, later));
+    assert!(!flow.is_stale(true, 2000), "its handshake may go on");
+    assert!(!flow.is_stale(false, later));
+    assert!(!VethFlow { server: 9, ..flow }.is_stale(true, later), "the server's socket lives");
 }
 
 #[test]
 fn notes_are_no_directions() {
-    let direction = Direction { from: CLIENT, to: SERVER };
-    let keys = [direction, direction.reversed(), direction.half_closed()];
-    assert!(keys[2].is_note() && !keys[0].is_note() && !keys[1].is_note());
+    let direction = FlowDirection { from: CLIENT, to: SERVER };
+    let keys = [direction, direction.reversed(), direction.half_closed_key()];
+    assert!(keys[2].is_half_closed_key() && !keys[0].is_half_closed_key() && !keys[1].is_half_closed_key());
     assert!(keys[0] != keys[1] && keys[0] != keys[2]);
     assert_eq!(direction.reversed().reversed(), direction);
-    assert!(can_be_filed(&CLIENT, &SERVER));
-    assert!(!can_be_filed(&Endpoint { port: 15008, ..CLIENT }, &SERVER));
+    assert!(has_veth_flow_ports(&CLIENT, &SERVER));
+    assert!(!has_veth_flow_ports(&AddressPort { port: 15008, ..CLIENT }, &SERVER));
 }
 
 #[test]
 fn neighbours_have_slots_of_their_own() {
-    let mut slots: Vec<u32> = (2..=250).map(|last| slot_of(&Address::v4([10, 244, 1, last]))).collect();
+    let mut slots: Vec<u32> =
+        (2..=250).map(|last| neighbour_slot(&Address::v4([10, 244, 1, last]))).collect();
     slots.sort_unstable();
     slots.dedup();
     assert_eq!(slots.len(), 249);
     assert!(slots.iter().all(|slot| *slot < NEIGHBOUR_SLOTS));
-    assert!(!slots.contains(&slot_of(&Address::v4([10, 244, 2, 7]))), "another node's");
+    assert!(!slots.contains(&neighbour_slot(&Address::v4([10, 244, 2, 7]))), "another node's");
 }
 
 #[test]
 fn numbers_and_obstacles_agree() {
     for number in 0..5 {
-        assert_eq!(Obstacle::from_number(number) as u16, number);
-        assert_eq!(Obstacle::from_number(number).describe().is_none(), number == 0);
+        assert_eq!(VethObstacle::from_number(number) as u16, number);
+        assert_eq!(VethObstacle::from_number(number).describe().is_none(), number == 0);
     }
-    assert_eq!(Obstacle::from_number(5), Obstacle::None);
+    assert_eq!(VethObstacle::from_number(5), VethObstacle::None);
 }

@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use mesh_api::compile::Shared;
+use mesh_api::compile::SharedObject;
+use mesh_api::persistent_table::{PersistentTable, hash_of};
 use mesh_api::resource::{Object, Pod};
-use mesh_api::table::{Table, hash_of};
 
 /// The accounts with the number of their pods.
 #[derive(Clone, Default)]
-pub struct Accounts(Table<Arc<Account>>);
+pub struct Accounts(PersistentTable<Arc<Account>>);
 
 #[derive(Clone, PartialEq, Eq)]
 struct Account {
@@ -25,7 +25,7 @@ impl Accounts {
     }
 
     /// Takes over that an object was one thing and is another. Only pods count, and none that has ended.
-    pub fn change(&mut self, old: Option<&Shared>, new: Option<&Shared>) {
+    pub fn change(&mut self, old: Option<&SharedObject>, new: Option<&SharedObject>) {
         if let Some(pod) = old.and_then(running) {
             self.count(pod, |pods| pods.saturating_sub(1));
         }
@@ -60,7 +60,7 @@ fn hash(node: &str, namespace: &str, name: &str) -> u64 {
     hash_of(&(node, namespace, name))
 }
 
-fn running(object: &Shared) -> Option<&Pod> {
+fn running(object: &SharedObject) -> Option<&Pod> {
     match &object.value {
         Object::Pod(pod) if !pod.is_terminal() && !pod.spec.node_name.is_empty() => Some(pod),
         _ => None,

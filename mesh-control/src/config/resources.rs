@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use aws_lc_rs::digest::{SHA256, digest};
-use mesh_api::table::{Table, hash_of};
+use mesh_api::persistent_table::{PersistentTable, hash_of};
 use mesh_api::wire::security::Authorization;
 use mesh_api::wire::type_url;
 use mesh_api::wire::workload::address::Type;
@@ -18,11 +18,11 @@ use prost_types::Any;
 #[derive(Clone, Default)]
 pub struct Resources {
     /// By name.
-    entries: Table<Arc<Entry>>,
+    entries: PersistentTable<Arc<Entry>>,
     /// By each other name: addresses as `network/ip`.
-    aliases: Table<Arc<Entry>>,
+    aliases: PersistentTable<Arc<Entry>>,
     /// Workloads, by the name of each of their services.
-    members: Table<Arc<Entry>>,
+    members: PersistentTable<Arc<Entry>>,
 }
 
 /// One resource, ready to be sent.
@@ -88,19 +88,19 @@ impl Resources {
     }
 
     /// All of them.
-    pub fn entries(&self) -> &Table<Arc<Entry>> {
+    pub fn entries(&self) -> &PersistentTable<Arc<Entry>> {
         &self.entries
     }
 
     /// Names of what `key` means (a name or an address), and of what is told along: a service's workloads, a
     /// workload's services. Empty if nothing has it.
     pub fn resolve(&self, key: &str) -> BTreeSet<Arc<str>> {
-        let aliased = self.aliases.candidates(hash_of(key));
+        let aliased = self.aliases.values_with_hash(hash_of(key));
         let aliased = aliased.filter(|entry| entry.resource().aliases.iter().any(|alias| alias == key));
         let direct: Vec<_> = self.get(key).into_iter().chain(aliased).collect();
         let mut names: BTreeSet<_> = direct.iter().map(|entry| entry.name.clone()).collect();
         for entry in direct {
-            let workloads = self.members.candidates(hash_of(&*entry.name));
+            let workloads = self.members.values_with_hash(hash_of(&*entry.name));
             names.extend(workloads.map(|workload| workload.name.clone()));
             let services = entry.services();
             names.extend(services.iter().filter_map(|service| Some(self.get(service)?.name.clone())));
@@ -112,7 +112,7 @@ impl Resources {
     /// have it, as for a moment when one ends and another has got its address.
     pub fn namespace_of(&self, ip: IpAddr) -> Option<String> {
         let alias = format!("/{}", ip.to_canonical());
-        let mut namespaces = self.aliases.candidates(hash_of(alias.as_str())).filter_map(|entry| {
+        let mut namespaces = self.aliases.values_with_hash(hash_of(alias.as_str())).filter_map(|entry| {
             let resource = entry.resource();
             if !resource.aliases.contains(&alias) {
                 return None;

@@ -6,9 +6,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use mesh_api::compile::Change;
-use mesh_api::kind::{Kind, ObjectKey, find};
-use mesh_api::manifest::{Located, ManifestError, Parsed, parse_value};
+use mesh_api::compile::ObjectChange;
+use mesh_api::kind::{Kind, ObjectKey, find_kind};
+use mesh_api::manifest::{Located, ManifestError, ParsedManifest, parse_json_object};
 use mesh_api::resource::{Object, SharedLabels};
 use serde_json::{Value, json};
 use tokio::sync::Notify;
@@ -132,7 +132,7 @@ impl Objects {
 
     /// An object is there, or changed.
     pub fn put(&self, kind: Kind, raw: Value) {
-        let (name, Parsed { objects, errors, warnings, .. }, version) = read(kind, raw);
+        let (name, ParsedManifest { objects, errors, warnings, .. }, version) = read(kind, raw);
         let flawed = !errors.is_empty() || !warnings.is_empty();
         let mut state = self.state();
         let good = objects.into_iter().next().map(|mut object| {
@@ -165,7 +165,7 @@ impl Objects {
     /// broken.
     pub fn recall(&self, raw: Value) {
         let text = |field: &str| raw[field].as_str().unwrap_or_default();
-        let known = find(text("apiVersion"), text("kind"));
+        let known = find_kind(text("apiVersion"), text("kind"));
         if let Some(kind) = known.and_then(|known| known.kind).filter(|kind| kind.is_policy()) {
             self.put(kind, raw);
         }
@@ -199,7 +199,7 @@ impl Objects {
         let touched = std::mem::take(&mut state.touched);
         state.under_way.extend(touched.iter().filter(|key| key.kind.is_policy()).cloned());
         let object = |key: &ObjectKey| state.entry(key).and_then(|entry| entry.good.clone());
-        let changes = touched.into_iter().map(|key| Change { object: object(&key), key }).collect();
+        let changes = touched.into_iter().map(|key| ObjectChange { object: object(&key), key }).collect();
         let flawed = || state.flawed.iter().filter_map(|key| state.entry(key));
         let held: usize = state.kinds.values().map(|kept| kept.entries.len()).sum();
         Loaded {
@@ -292,7 +292,7 @@ impl Entry {
     }
 }
 
-fn read(kind: Kind, mut raw: Value) -> (Name, Parsed, Version) {
+fn read(kind: Kind, mut raw: Value) -> (Name, ParsedManifest, Version) {
     let text = |pointer| raw.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
     let name = (text("/metadata/namespace"), text("/metadata/name"));
     if let Some(object) = raw.as_object_mut() {
@@ -308,7 +308,7 @@ fn read(kind: Kind, mut raw: Value) -> (Name, Parsed, Version) {
     if let Some(metadata) = raw.pointer_mut("/metadata").and_then(Value::as_object_mut) {
         metadata.remove("managedFields");
     }
-    let mut parsed = parse_value(ORIGIN, raw);
+    let mut parsed = parse_json_object(ORIGIN, raw);
     if !kind.is_policy() {
         // Nobody reads it, and it is the larger part of the memory.
         parsed.objects.iter_mut().for_each(|object| object.raw = Value::Null);

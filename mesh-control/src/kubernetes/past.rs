@@ -110,12 +110,12 @@ async fn tell(cluster: &Cluster, key: &ObjectKey, said: &Said) -> Result<(), kub
 
 #[cfg(test)]
 mod tests {
-    use mesh_api::admin::{InForce, Part};
+    use mesh_api::admin::{InForce, UnenforcedPart};
 
     use super::*;
 
     fn resource(kind: Kind, name: &str, meaning: &str) -> ResourceStatus {
-        let part = Part { field: "f".into(), meaning: meaning.into(), fix: "x".into() };
+        let part = UnenforcedPart { field: "f".into(), meaning: meaning.into(), fix: "x".into() };
         let (namespace, name, says) = ("shop".into(), name.into(), String::new());
         ResourceStatus { kind, namespace, name, says, in_force: InForce::Partly, parts: vec![part] }
     }

@@ -232,12 +232,17 @@ impl Judgement {
 
 #[cfg(test)]
 mod tests {
-    use mesh_api::admin::Part;
+    use mesh_api::admin::UnenforcedPart;
     use mesh_api::manifest::{Kind, ManifestError};
 
     use super::*;
 
-    fn due(errors: Vec<ManifestError>, in_force: InForce, parts: Vec<Part>, conditions: Vec<Value>) -> Due {
+    fn due(
+        errors: Vec<ManifestError>,
+        in_force: InForce,
+        parts: Vec<UnenforcedPart>,
+        conditions: Vec<Value>,
+    ) -> Due {
         let (kind, namespace, name) = (Kind::AuthorizationPolicy, "shop".to_owned(), "open".to_owned());
         let key = ObjectKey { kind, namespace: namespace.clone(), name: name.clone() };
         let version = Version {
@@ -253,8 +258,8 @@ mod tests {
         Due { outcome, judgements }
     }
 
-    fn part(field: &str, meaning: &str, fix: &str) -> Part {
-        Part { field: field.into(), meaning: meaning.into(), fix: fix.into() }
+    fn part(field: &str, meaning: &str, fix: &str) -> UnenforcedPart {
+        UnenforcedPart { field: field.into(), meaning: meaning.into(), fix: fix.into() }
     }
 
     fn rejected(conditions: Vec<Value>) -> Due {

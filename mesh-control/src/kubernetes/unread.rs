@@ -17,7 +17,7 @@ use kube::discovery::pinned_kind;
 use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, Config, watcher};
 use mesh_api::admin::UnreadKind;
-use mesh_api::kind::Known;
+use mesh_api::kind::KnownKind;
 use tokio::sync::{Notify, watch};
 use tracing::warn;
 
@@ -47,7 +47,7 @@ pub struct Unread(Arc<Shared>);
 
 #[derive(Default)]
 struct Shared {
-    kinds: Mutex<BTreeMap<&'static Known, BTreeMap<Name, Seen>>>,
+    kinds: Mutex<BTreeMap<&'static KnownKind, BTreeMap<Name, Seen>>>,
     changed: Notify,
 }
 
@@ -74,7 +74,7 @@ impl Unread {
     }
 
     /// Follows one kind for ever.
-    pub async fn follow(self, client: Client, kind: &'static Known) {
+    pub async fn follow(self, client: Client, kind: &'static KnownKind) {
         let resource = served(&client, kind).await;
         let api: Api<PartialObjectMeta<DynamicObject>> = Api::all_with(client, &resource);
         let events = watcher(api, Config::default()).backoff(pauses());
@@ -90,18 +90,18 @@ impl Unread {
                 Ok(watcher::Event::InitDone) => self.keep(kind, &listed),
                 Ok(watcher::Event::Apply(object)) => self.put(kind, &object.metadata, &resource.api_version),
                 Ok(watcher::Event::Delete(object)) => self.remove(kind, &name_of(&object.metadata)),
-                Err(error) => warn!(kind = kind.definition(), %error, "not watched; trying again"),
+                Err(error) => warn!(kind = kind.crd_name(), %error, "not watched; trying again"),
             }
             self.0.changed.notify_one();
         }
     }
 
     /// The kind is gone from the cluster, and its objects with it.
-    pub fn forget(&self, kind: &'static Known) {
+    pub fn forget(&self, kind: &'static KnownKind) {
         self.state().remove(kind);
     }
 
-    fn put(&self, kind: &'static Known, metadata: &ObjectMeta, api_version: &str) {
+    fn put(&self, kind: &'static KnownKind, metadata: &ObjectMeta, api_version: &str) {
         let seen = Seen {
             api_version: api_version.to_owned(),
             uid: metadata.uid.clone().unwrap_or_default(),
@@ -110,20 +110,20 @@ impl Unread {
         self.state().entry(kind).or_default().insert(name_of(metadata), seen);
     }
 
-    fn keep(&self, kind: &'static Known, listed: &BTreeSet<Name>) {
+    fn keep(&self, kind: &'static KnownKind, listed: &BTreeSet<Name>) {
         self.state().entry(kind).or_default().retain(|name, _| listed.contains(name));
     }
 
-    fn remove(&self, kind: &'static Known, name: &Name) {
+    fn remove(&self, kind: &'static KnownKind, name: &Name) {
         self.state().entry(kind).or_default().remove(name);
     }
 
-    fn state(&self) -> MutexGuard<'_, BTreeMap<&'static Known, BTreeMap<Name, Seen>>> {
+    fn state(&self) -> MutexGuard<'_, BTreeMap<&'static KnownKind, BTreeMap<Name, Seen>>> {
         self.0.kinds.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Objects that have not been told yet in the state that they are in.
-    fn due(&self, told: &HashMap<String, Seen>) -> Vec<(&'static Known, Name, Seen)> {
+    fn due(&self, told: &HashMap<String, Seen>) -> Vec<(&'static KnownKind, Name, Seen)> {
         let kinds = self.state();
         let all = kinds.iter().flat_map(|(kind, objects)| {
             objects.iter().take(MOST_OF_A_KIND).map(|(name, seen)| (*kind, name.clone(), seen.clone()))
@@ -145,7 +145,7 @@ impl Unread {
                     Ok(()) => drop(told.insert(seen.uid.clone(), seen)),
                     // The next ones are tried all the same: it may be this one alone that is refused.
                     Err(error) => {
-                        warn!(kind = kind.definition(), name = full_name(&name), %error, "not told; trying again");
+                        warn!(kind = kind.crd_name(), name = full_name(&name), %error, "not told; trying again");
                     }
                 }
             }
@@ -161,7 +161,7 @@ impl Unread {
     }
 }
 
-async fn create(cluster: &Cluster, kind: &Known, name: &Name, seen: &Seen) -> Result<(), kube::Error> {
+async fn create(cluster: &Cluster, kind: &KnownKind, name: &Name, seen: &Seen) -> Result<(), kube::Error> {
     let kind = kind.name;
     let note =
         format!("nodemesh reads no {kind}: it changes nothing about the connections of pods in the mesh");
@@ -179,7 +179,7 @@ async fn create(cluster: &Cluster, kind: &Known, name: &Name, seen: &Seen) -> Re
 }
 
 /// The version under which the cluster serves a kind. A definition that was just made is served in a moment.
-async fn served(client: &Client, kind: &Known) -> ApiResource {
+async fn served(client: &Client, kind: &KnownKind) -> ApiResource {
     let mut pause = Duration::from_millis(500);
     loop {
         for api_version in kind.api_versions {
@@ -202,12 +202,12 @@ fn full_name((namespace, name): &Name) -> String {
 
 #[cfg(test)]
 mod tests {
-    use mesh_api::kind::find;
+    use mesh_api::kind::find_kind;
 
     use super::*;
 
-    fn routes() -> &'static Known {
-        find("networking.istio.io/v1", "VirtualService").unwrap()
+    fn routes() -> &'static KnownKind {
+        find_kind("networking.istio.io/v1", "VirtualService").unwrap()
     }
 
     fn put(unread: &Unread, name: &str, generation: i64) {

@@ -11,7 +11,7 @@ use kube::discovery::pinned_kind;
 use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, Config, Event, watcher};
 use kube::{Client, ResourceExt as _};
-use mesh_api::kind::{KINDS, Kind, Known, Treatment};
+use mesh_api::kind::{KNOWN_KINDS, Kind, KnownKind, Treatment};
 use tokio::task::{AbortHandle, JoinSet};
 use tracing::{info, warn};
 
@@ -21,7 +21,7 @@ use super::unread::Unread;
 
 /// Kinds that every cluster has.
 pub fn core() -> Vec<Kind> {
-    Kind::that_are(Treatment::Followed).collect()
+    Kind::with_treatment(Treatment::Followed).collect()
 }
 
 /// Fills `objects` for ever. Returns once it is known which kinds there are, so that [`Objects::complete`]
@@ -69,7 +69,7 @@ impl Definitions {
                     listed.push(name);
                 }
                 Ok(Event::InitDone) => {
-                    let gone = optional().map(Known::definition).filter(|name| !listed.contains(name));
+                    let gone = optional().map(KnownKind::crd_name).filter(|name| !listed.contains(name));
                     gone.for_each(|name| self.end(&name));
                     if let Some(known) = self.known.take() {
                         // Nobody waits any more when the control plane stops.
@@ -105,7 +105,7 @@ impl Definitions {
         }
         match defined(definition) {
             // Also what was recalled of a kind that went while no replica ran.
-            Some(Known { kind: Some(kind), .. }) => self.objects.forget(*kind),
+            Some(KnownKind { kind: Some(kind), .. }) => self.objects.forget(*kind),
             Some(known) => self.unread.forget(known),
             None => {}
         }
@@ -119,13 +119,15 @@ impl Drop for Definitions {
 }
 
 /// Kinds that a cluster may have, those that the mesh reads and those that it knows not to read.
-fn optional() -> impl Iterator<Item = &'static Known> {
-    KINDS.iter().filter(|known| known.kind.map_or(known.treatment == Treatment::NotRead, Kind::is_policy))
+fn optional() -> impl Iterator<Item = &'static KnownKind> {
+    KNOWN_KINDS
+        .iter()
+        .filter(|known| known.kind.map_or(known.treatment == Treatment::NotRead, Kind::is_policy))
 }
 
 /// The one that a definition is of.
-fn defined(definition: &str) -> Option<&'static Known> {
-    optional().find(|known| known.definition() == definition)
+fn defined(definition: &str) -> Option<&'static KnownKind> {
+    optional().find(|known| known.crd_name() == definition)
 }
 
 /// Follows one kind for ever.
@@ -160,11 +162,11 @@ async fn apply(
 /// The version under which the cluster serves a kind: the preferred one that it has.
 async fn served(client: &Client, kind: Kind) -> ApiResource {
     let preferred = api_resource(kind, kind.api_versions()[0]);
-    if kind.known().treatment == Treatment::Followed {
+    if kind.table_row().treatment == Treatment::Followed {
         return preferred;
     }
     for api_version in kind.api_versions() {
-        if let Ok((resource, _)) = pinned_kind(client, &gvk(kind.known(), api_version)).await {
+        if let Ok((resource, _)) = pinned_kind(client, &gvk(kind.table_row(), api_version)).await {
             return resource;
         }
     }
@@ -174,11 +176,11 @@ async fn served(client: &Client, kind: Kind) -> ApiResource {
 
 /// A kind as the API is asked for it, under one of its versions.
 pub(super) fn api_resource(kind: Kind, api_version: &str) -> ApiResource {
-    ApiResource::from_gvk_with_plural(&gvk(kind.known(), api_version), kind.known().plural)
+    ApiResource::from_gvk_with_plural(&gvk(kind.table_row(), api_version), kind.table_row().plural)
 }
 
 /// Group, version and name of a kind.
-pub(super) fn gvk(known: &Known, api_version: &str) -> GroupVersionKind {
+pub(super) fn gvk(known: &KnownKind, api_version: &str) -> GroupVersionKind {
     let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
     GroupVersionKind::gvk(group, version, known.name)
 }
@@ -189,7 +191,7 @@ mod tests {
 
     #[test]
     fn plurals_are_those_that_the_api_has() {
-        for known in KINDS {
+        for known in KNOWN_KINDS {
             let guessed = ApiResource::from_gvk(&gvk(known, known.api_versions[0]));
             assert_eq!((guessed.plural.as_str(), guessed.group.as_str()), (known.plural, known.group()));
         }

@@ -5,17 +5,17 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use mesh_api::compile::Shared;
+use mesh_api::compile::SharedObject;
 use mesh_api::manifest::{ManifestError, ObjectKey};
-use mesh_api::table::{Table, hash_of};
+use mesh_api::persistent_table::{PersistentTable, hash_of};
 
 use super::directory::Held;
 
 /// What is defined, by whom.
 #[derive(Debug, Default)]
 pub(super) struct Claims {
-    fresh: Table<Shared>,
-    kept: Table<Shared>,
+    fresh: PersistentTable<SharedObject>,
+    kept: PersistentTable<SharedObject>,
     /// Objects that are defined more than once now, with the complaints.
     duplicates: BTreeMap<ObjectKey, Vec<ManifestError>>,
     /// Objects that are defined.
@@ -43,8 +43,8 @@ impl Claims {
     }
 
     /// What is in force.
-    pub(super) fn winner(&self, key: &ObjectKey) -> Option<Shared> {
-        let best = |table: &Table<Shared>| sorted(table, key).into_iter().next();
+    pub(super) fn winner(&self, key: &ObjectKey) -> Option<SharedObject> {
+        let best = |table: &PersistentTable<SharedObject>| sorted(table, key).into_iter().next();
         best(&self.fresh).or_else(|| best(&self.kept))
     }
 
@@ -53,14 +53,14 @@ impl Claims {
         self.duplicates.values().flatten()
     }
 
-    fn table(&mut self, rank: Rank) -> &mut Table<Shared> {
+    fn table(&mut self, rank: Rank) -> &mut PersistentTable<SharedObject> {
         match rank {
             Rank::Fresh => &mut self.fresh,
             Rank::Kept => &mut self.kept,
         }
     }
 
-    fn edit(&mut self, object: &Shared, change: impl FnOnce(&mut Self, u64)) {
+    fn edit(&mut self, object: &SharedObject, change: impl FnOnce(&mut Self, u64)) {
         let key = object.value.key();
         self.in_force -= usize::from(self.winner(&key).is_some());
         change(self, hash_of(&key));
@@ -75,14 +75,14 @@ impl Claims {
     }
 }
 
-fn sorted(table: &Table<Shared>, key: &ObjectKey) -> Vec<Shared> {
-    let claims = table.candidates(hash_of(key)).filter(|object| object.value.key() == *key);
+fn sorted(table: &PersistentTable<SharedObject>, key: &ObjectKey) -> Vec<SharedObject> {
+    let claims = table.values_with_hash(hash_of(key)).filter(|object| object.value.key() == *key);
     let mut claims: Vec<_> = claims.cloned().collect();
     claims.sort_by(|a, b| (Path::new(&*a.file), a.line).cmp(&(Path::new(&*b.file), b.line)));
     claims
 }
 
-fn duplicate(object: &Shared, first: &Shared, key: &ObjectKey) -> ManifestError {
+fn duplicate(object: &SharedObject, first: &SharedObject, key: &ObjectKey) -> ManifestError {
     ManifestError {
         file: object.file.to_string(),
         line: object.line,

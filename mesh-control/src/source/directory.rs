@@ -12,8 +12,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use mesh_api::compile::{Change, Shared};
-use mesh_api::manifest::{Located, ManifestError, ObjectKey, Parsed, parse};
+use mesh_api::compile::{ObjectChange, SharedObject};
+use mesh_api::manifest::{Located, ManifestError, ObjectKey, ParsedManifest, parse};
 use mesh_api::resource::{Object, SharedLabels};
 
 use super::claims::{Claims, Rank};
@@ -41,7 +41,7 @@ pub struct Directory {
 #[derive(Clone, Debug)]
 pub(super) struct Held {
     /// The object.
-    pub object: Shared,
+    pub object: SharedObject,
     /// As it was written, as JSON: to be kept for the next run, should the file break.
     pub raw: Box<str>,
 }
@@ -91,7 +91,7 @@ impl Directory {
         self.remembered.clear();
         let kept = self.files.iter().filter(|(_, file)| !file.kept.is_empty());
         last_good::write(&self.last_good, kept.map(|(path, file)| (path.as_path(), file.kept.as_slice())));
-        let changes = changes.into_iter().map(|key| Change { object: self.claims.winner(&key), key });
+        let changes = changes.into_iter().map(|key| ObjectChange { object: self.claims.winner(&key), key });
         Ok(Loaded {
             changes: changes.collect(),
             objects: self.claims.in_force,
@@ -178,7 +178,7 @@ impl File {
         }
     }
 
-    fn parsed(self, stamp: Option<Stamp>, parsed: Parsed, labels: &mut SharedLabels) -> Self {
+    fn parsed(self, stamp: Option<Stamp>, parsed: ParsedManifest, labels: &mut SharedLabels) -> Self {
         let held = parsed.objects.into_iter().map(|located| Held::new(located, labels));
         let fresh: Vec<Held> = held.map(|held| self.as_it_was_or(held)).collect();
         let kept = if parsed.errors.is_empty() { Vec::new() } else { self.missing_from(&fresh) };

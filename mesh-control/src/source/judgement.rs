@@ -5,8 +5,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use mesh_api::admin::{InForce, Part, ResourceStatus};
-use mesh_api::compile::{Condition, Effect, Shared};
+use mesh_api::admin::{InForce, ResourceStatus, UnenforcedPart};
+use mesh_api::compile::{Condition, ConditionEffect, SharedObject};
 use mesh_api::kind::{Kind, ObjectKey, Treatment};
 use mesh_api::manifest::ManifestError;
 use mesh_api::resource::{Action, MtlsMode, Object};
@@ -22,7 +22,7 @@ struct Found<'a> {
 /// Judges the policies in force, and those that never were; and names what else says something that has no
 /// effect.
 pub(super) fn judge<'a>(
-    policies: impl Iterator<Item = &'a Shared>,
+    policies: impl Iterator<Item = &'a SharedObject>,
     errors: &[ManifestError],
     warnings: &[ManifestError],
     conditions: &[Condition],
@@ -79,7 +79,7 @@ fn status(key: ObjectKey, object: Option<&Object>, found: &Found<'_>) -> Resourc
 }
 
 fn in_force(object: Option<&Object>, found: &Found<'_>) -> InForce {
-    let is_used = |object: &&Object| object.kind().known().treatment == Treatment::Used;
+    let is_used = |object: &&Object| object.kind().table_row().treatment == Treatment::Used;
     let Some(object) = object.filter(is_used) else { return InForce::No };
     if !found.errors.is_empty() {
         return InForce::Earlier;
@@ -94,22 +94,22 @@ fn in_force(object: Option<&Object>, found: &Found<'_>) -> InForce {
     InForce::Partly
 }
 
-fn parts(found: &Found<'_>) -> Vec<Part> {
+fn parts(found: &Found<'_>) -> Vec<UnenforcedPart> {
     // The reader warns of some things that the compiler knows more of.
     let is_compiled =
         |field: Option<&str>| found.conditions.iter().any(|it| Some(it.field.as_str()) == field);
     let warnings = found.warnings.iter().filter(|warning| !is_compiled(warning.field.as_deref()));
-    let read = found.errors.iter().chain(warnings).map(|error| Part {
+    let read = found.errors.iter().chain(warnings).map(|error| UnenforcedPart {
         field: error.field.clone().unwrap_or_else(|| "resource".to_owned()),
         meaning: error.problem.clone(),
         fix: error.fix.clone(),
     });
-    let compiled = found.conditions.iter().map(|condition| Part {
+    let compiled = found.conditions.iter().map(|condition| UnenforcedPart {
         field: condition.field.clone(),
         meaning: match condition.effect {
-            Effect::Ignored => condition.reason.clone(),
-            Effect::Stricter => format!("{} (stricter than written)", condition.reason),
-            Effect::Weaker => format!("{} (weaker than written)", condition.reason),
+            ConditionEffect::Ignored => condition.reason.clone(),
+            ConditionEffect::Stricter => format!("{} (stricter than written)", condition.reason),
+            ConditionEffect::Weaker => format!("{} (weaker than written)", condition.reason),
         },
         fix: condition.fix.clone(),
     });
@@ -147,7 +147,7 @@ fn says(object: &Object) -> String {
 mod tests {
     use std::sync::Arc;
 
-    use mesh_api::compile::{Change, Compiler, MeshConfig, compile};
+    use mesh_api::compile::{Compiler, MeshConfig, ObjectChange, compile};
     use mesh_api::manifest::parse;
 
     use super::*;
@@ -210,7 +210,7 @@ spec: RULE
         let good = entry("{hosts: [bank.example]}");
         let shared: Vec<_> = good.objects.into_iter().map(Arc::new).collect();
         let mut compiler = Compiler::new(MeshConfig::default());
-        let change = Change { key: shared[0].value.key(), object: Some(shared[0].clone()) };
+        let change = ObjectChange { key: shared[0].value.key(), object: Some(shared[0].clone()) };
         compiler.apply([change], |output| panic!("{output:?} is made of it"));
         let judged = judge(compiler.policies(), &good.errors, &good.warnings, &[]);
         let [entry_now] = &judged[..] else { panic!("{judged:?}") };

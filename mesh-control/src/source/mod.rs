@@ -14,7 +14,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use mesh_api::compile::{Change, Compiler, Condition, MeshConfig, Output};
+use mesh_api::compile::{Compiler, Condition, MeshConfig, ObjectChange, ResourceUpdate};
 use mesh_api::manifest::ManifestError;
 use tokio::sync::watch;
 use tracing::{debug, error, info, warn};
@@ -196,16 +196,16 @@ impl Publisher {
     }
 
     /// Returns how many resources changed.
-    fn compile(&mut self, changes: Vec<Change>) -> usize {
-        for Change { key, object } in &changes {
+    fn compile(&mut self, changes: Vec<ObjectChange>) -> usize {
+        for ObjectChange { key, object } in &changes {
             self.present.accounts.change(self.compiler.object(key), object.as_ref());
         }
         let Configuration { addresses, authorizations, .. } = &mut self.present;
         let mut changed = 0;
         self.compiler.apply(changes, |output| {
             let did = match output {
-                Output::Address(name, address) => addresses.set_address(&name, address.as_deref()),
-                Output::Authorization(name, policy) => {
+                ResourceUpdate::Address(name, address) => addresses.set_address(&name, address.as_deref()),
+                ResourceUpdate::Authorization(name, policy) => {
                     authorizations.set_authorization(&name, policy.as_ref())
                 }
             };

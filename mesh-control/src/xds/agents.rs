@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use mesh_api::admin::AgentLink;
+use mesh_api::admin::ConnectedAgent;
 
 use crate::metrics::Metrics;
 
@@ -58,7 +58,7 @@ impl Agents {
     }
 
     /// Everybody, for the admin endpoint; by node.
-    pub fn links(&self) -> Vec<AgentLink> {
+    pub fn links(&self) -> Vec<ConnectedAgent> {
         let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         let mut links: Vec<_> = open.values().map(|agent| agent.link()).collect();
         links.sort_by(|a, b| (&a.node, &a.address).cmp(&(&b.node, &b.address)));
@@ -84,8 +84,8 @@ impl Agent {
         *self.last_nack.lock().unwrap_or_else(PoisonError::into_inner) = Some(mesh_log::escaped(text));
     }
 
-    fn link(&self) -> AgentLink {
-        AgentLink {
+    fn link(&self) -> ConnectedAgent {
+        ConnectedAgent {
             node: self.node.to_string(),
             address: SocketAddr::new(self.address.ip().to_canonical(), self.address.port()).to_string(),
             connected_seconds: self.since.elapsed().as_secs(),

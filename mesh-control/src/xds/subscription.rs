@@ -10,7 +10,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use mesh_api::table::Table;
+use mesh_api::persistent_table::PersistentTable;
 use mesh_api::wire::xds::{DeltaDiscoveryRequest, Resource};
 
 use crate::config::{Entry, Resources};
@@ -40,7 +40,7 @@ enum Known {
     /// By name, with the version; none if that is not known.
     Listed(BTreeMap<Arc<str>, Option<u64>>),
     /// All of some state.
-    State(Table<Arc<Entry>>),
+    State(PersistentTable<Arc<Entry>>),
 }
 
 impl Default for Known {

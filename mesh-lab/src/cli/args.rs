@@ -262,7 +262,7 @@ impl std::str::FromStr for KindName {
 
 /// Singular and plural.
 fn forms(kind: mesh_api::manifest::Kind) -> [String; 2] {
-    [kind.as_str().to_ascii_lowercase(), kind.known().plural.to_owned()]
+    [kind.as_str().to_ascii_lowercase(), kind.table_row().plural.to_owned()]
 }
 
 #[cfg(test)]

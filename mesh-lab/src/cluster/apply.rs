@@ -1,7 +1,7 @@
 //! `apply`: manifests in, objects stored; what is wrong is reported, and the good rest takes effect.
 
 use mesh_api::{
-    manifest::{self, Kind, Located, ManifestError, ObjectKey, Parsed},
+    manifest::{self, Kind, Located, ManifestError, ObjectKey, ParsedManifest},
     resource::{Deployment, Object, Pod},
 };
 use serde_json::Value;
@@ -33,8 +33,8 @@ pub fn apply(documents: &[Document], store: &Store, placement: &Placement) -> Re
 }
 
 /// Reads all files as one set, so that an object given twice is noticed.
-pub fn parse(documents: &[Document]) -> Parsed {
-    let mut parsed = Parsed::default();
+pub fn parse(documents: &[Document]) -> ParsedManifest {
+    let mut parsed = ParsedManifest::default();
     for document in documents {
         parsed.merge(manifest::parse(&document.file, &document.text));
     }

@@ -97,7 +97,7 @@ async fn settle(node: &Node, pod: &Pod, board: &Board) {
     let deadline = Instant::now() + ENROLMENT;
     let missing = loop {
         let missing = match enrolment(node, &pod.metadata.uid).await {
-            Ok(Some(status)) if status.state.is_settled() => return,
+            Ok(Some(status)) if status.state.is_final() => return,
             Ok(Some(_)) => "the agent has not found the pod's network namespace".to_owned(),
             Ok(None) => "the agent does not list the pod".to_owned(),
             Err(error) => error,

@@ -5,7 +5,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use mesh_common::direct::DirectEvent;
-use mesh_common::maps::Pod;
+use mesh_common::maps::EnrolledPod;
 use rustix::process::Signal;
 
 use crate::pods::state_of;
@@ -26,7 +26,7 @@ pub fn fill<const KEY: usize, const VALUE: usize>(map: &mut Bytes<KEY, VALUE>) -
 #[test]
 fn a_pod_that_finds_no_room_is_not_half_enrolled_and_has_its_turn_later() {
     let world = World::new("fullpods");
-    let mut pods = world.pinned::<8, { size_of::<Pod>() }>("node1", "PODS");
+    let mut pods = world.pinned::<8, { size_of::<EnrolledPod>() }>("node1", "PODS");
     let junk = fill(&mut pods);
     world.apply(&idle_pod("late", "node1", "late"));
     let late = || state_of(&world, "late");

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use aya::maps::MapError;
-use mesh_common::maps::Pod;
+use mesh_common::maps::EnrolledPod;
 use mesh_lab::Options;
 
 use crate::held::Held;
@@ -60,7 +60,7 @@ fn many_pods_come_and_go_and_nothing_is_left_of_them() {
     let world = World::with("churn", &Options { nodes: 3, ..Options::default() });
     let enrolled = || {
         ["node1", "node2", "node3"].map(|node| {
-            let pods = world.pinned::<8, { size_of::<Pod>() }>(node, "PODS");
+            let pods = world.pinned::<8, { size_of::<EnrolledPod>() }>(node, "PODS");
             pods.keys().collect::<Result<Vec<_>, MapError>>().map_or(0, |keys| keys.len())
         })
     };

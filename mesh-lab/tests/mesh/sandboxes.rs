@@ -1,6 +1,6 @@
 //! A pod is its sandbox's network namespace, whatever its processes make.
 
-use mesh_common::maps::Pod;
+use mesh_common::maps::EnrolledPod;
 
 use crate::pods::state_of;
 use crate::world::{PORT, World, eventually, mutual_tls};
@@ -55,7 +55,7 @@ fn nested(world: &World, namespace: &str) -> (u64, u64) {
 
 /// Whether of the two the pod's own is the one that the kernel knows as a pod of the mesh.
 fn is_itself(world: &World, (own, nested): (u64, u64)) -> bool {
-    let pods = world.pinned::<8, { size_of::<Pod>() }>("node1", "PODS");
+    let pods = world.pinned::<8, { size_of::<EnrolledPod>() }>("node1", "PODS");
     let has = |cookie: u64| pods.get(&cookie.to_ne_bytes(), 0).is_ok();
     assert!(!has(nested), "the namespace that the pod made is in the mesh for it");
     has(own)

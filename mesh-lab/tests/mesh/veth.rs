@@ -460,7 +460,7 @@ for _ in range(int(sys.argv[2])):
     socket.create_connection((sys.argv[1], 9999), 30).close()
 print('done')
 ";
-    /// As many as a client may have (`mesh_common::veth::MOST_OF_CLIENT`), and more.
+    /// As many as a client may have (`mesh_common::veth::MAX_FLOWS_OF_CLIENT`), and more.
     const MOST: usize = 12_288;
     let world = world("vethhalf", &[]);
     let server = world.addresses("app", "server")[0].clone();

@@ -2,16 +2,16 @@
 //! [`Picker`]. Candidates and policy come with the plan; this module keeps what changes from one connection
 //! to the next.
 
-mod affinity;
+mod connection_limits;
+mod excluded_endpoints;
 #[cfg(test)]
 mod fixture;
-mod health;
-mod left_out;
-mod limit;
+mod outlier_detection;
 mod picker;
+mod session_affinity;
 
-pub use affinity::{Affinity, Client as AffinityClient};
-pub use health::Health;
-pub use left_out::LeftOut;
-pub use limit::{Limits, Slot};
-pub use picker::{Active, Pick, Picker, Picks};
+pub use connection_limits::{ServiceConnectionLimits, ServiceSlot};
+pub use excluded_endpoints::ExcludedEndpoints;
+pub use outlier_detection::OutlierDetector;
+pub use picker::{ActiveConnection, EndpointPick, EndpointPicks, Picker};
+pub use session_affinity::{AffinityClient, SessionAffinity};

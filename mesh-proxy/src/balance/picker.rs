@@ -5,10 +5,10 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
 
-use mesh_api::plan::{EndpointKey, Endpoints, LoadBalancer, Target};
+use mesh_api::plan::{Endpoint, EndpointKey, Endpoints, LoadBalancer};
 use rand::RngExt;
 
-use super::left_out::LeftOut;
+use super::excluded_endpoints::ExcludedEndpoints;
 
 /// Draws before an endpoint is looked for only among those that are not left out.
 const DRAWS: usize = 4;
@@ -30,27 +30,27 @@ struct Load {
 }
 
 /// An endpoint that was handed out.
-pub struct Pick<'a> {
+pub struct EndpointPick<'a> {
     /// The endpoint to connect to.
-    pub endpoint: &'a Target,
+    pub endpoint: &'a Endpoint,
     /// Its key.
     pub key: EndpointKey,
     /// Counts a connection to the endpoint: hold it while connecting and connected.
-    pub active: Active,
+    pub active: ActiveConnection,
 }
 
 /// A connection to an endpoint, counted until it is dropped.
-pub struct Active {
+pub struct ActiveConnection {
     loads: Loads,
     key: EndpointKey,
 }
 
 /// Iterator over endpoints for one connection, the best first, each at most once.
-pub struct Picks<'a> {
+pub struct EndpointPicks<'a> {
     picker: &'a Picker,
     endpoints: &'a Endpoints,
     algorithm: LoadBalancer,
-    left_out: LeftOut,
+    excluded: ExcludedEndpoints,
     /// Index that comes before all others.
     first: Option<usize>,
     /// Index that was handed out last; left out from the next call on.
@@ -59,15 +59,15 @@ pub struct Picks<'a> {
 
 impl Picker {
     /// Returns endpoints for one connection, in the order of `algorithm`: `first` before all others, and
-    /// never those that are `left_out` or have no weight.
-    pub fn picks<'a>(
+    /// never those that are `excluded` or have no weight.
+    pub fn pick_endpoints<'a>(
         &'a self,
         endpoints: &'a Endpoints,
         algorithm: LoadBalancer,
-        left_out: LeftOut,
+        excluded: ExcludedEndpoints,
         first: Option<usize>,
-    ) -> Picks<'a> {
-        Picks { picker: self, endpoints, algorithm, left_out, first, last: None }
+    ) -> EndpointPicks<'a> {
+        EndpointPicks { picker: self, endpoints, algorithm, excluded, first, last: None }
     }
 
     /// Forgets endpoints without connections for which `keep` returns false.
@@ -75,19 +75,24 @@ impl Picker {
         self.loads.borrow_mut().retain(|key, load| load.active > 0 || keep(key));
     }
 
-    fn choose(&self, algorithm: LoadBalancer, endpoints: &Endpoints, left_out: &LeftOut) -> Option<usize> {
+    fn choose(
+        &self,
+        algorithm: LoadBalancer,
+        endpoints: &Endpoints,
+        excluded: &ExcludedEndpoints,
+    ) -> Option<usize> {
         match algorithm {
-            LoadBalancer::Unspecified | LoadBalancer::LeastRequest => self.less_loaded(endpoints, left_out),
-            LoadBalancer::RoundRobin => self.next_in_turn(endpoints, left_out),
+            LoadBalancer::Unspecified | LoadBalancer::LeastRequest => self.less_loaded(endpoints, excluded),
+            LoadBalancer::RoundRobin => self.next_in_turn(endpoints, excluded),
             // A passthrough has one endpoint: the address that the client used.
-            LoadBalancer::Random | LoadBalancer::Passthrough => draw(endpoints, left_out, None),
+            LoadBalancer::Random | LoadBalancer::Passthrough => draw(endpoints, excluded, None),
         }
     }
 
     /// Draws two endpoints and returns the one with fewer connections for its weight.
-    fn less_loaded(&self, endpoints: &Endpoints, left_out: &LeftOut) -> Option<usize> {
-        let first = draw(endpoints, left_out, None)?;
-        let Some(second) = draw(endpoints, left_out, Some(first)) else { return Some(first) };
+    fn less_loaded(&self, endpoints: &Endpoints, excluded: &ExcludedEndpoints) -> Option<usize> {
+        let first = draw(endpoints, excluded, None)?;
+        let Some(second) = draw(endpoints, excluded, Some(first)) else { return Some(first) };
         let loads = self.loads.borrow();
         let load = |index: usize| {
             let active = loads.get(&endpoints[index].key()).map_or(0, |load| load.active);
@@ -96,11 +101,11 @@ impl Picker {
         Some(if load(second) < load(first) { second } else { first })
     }
 
-    fn next_in_turn(&self, endpoints: &Endpoints, left_out: &LeftOut) -> Option<usize> {
+    fn next_in_turn(&self, endpoints: &Endpoints, excluded: &ExcludedEndpoints) -> Option<usize> {
         let mut loads = self.loads.borrow_mut();
         let mut total = 0;
         let mut best: Option<(usize, i64)> = None;
-        for (index, endpoint) in eligible(endpoints, left_out, None) {
+        for (index, endpoint) in eligible_endpoints(endpoints, excluded, None) {
             let load = loads.entry(endpoint.key()).or_default();
             load.credit += i64::from(endpoint.weight);
             total += i64::from(endpoint.weight);
@@ -114,29 +119,29 @@ impl Picker {
     }
 
     /// Counts a connection to an endpoint until the result is dropped.
-    fn hold(&self, key: EndpointKey) -> Active {
+    fn hold(&self, key: EndpointKey) -> ActiveConnection {
         self.loads.borrow_mut().entry(key.clone()).or_default().active += 1;
-        Active { loads: Rc::clone(&self.loads), key }
+        ActiveConnection { loads: Rc::clone(&self.loads), key }
     }
 }
 
-impl<'a> Iterator for Picks<'a> {
-    type Item = Pick<'a>;
+impl<'a> Iterator for EndpointPicks<'a> {
+    type Item = EndpointPick<'a>;
 
-    fn next(&mut self) -> Option<Pick<'a>> {
+    fn next(&mut self) -> Option<EndpointPick<'a>> {
         if let Some(last) = self.last.take() {
-            self.left_out.add(last);
+            self.excluded.add(last);
         }
         let next = self.first.take();
-        let next = next.or_else(|| self.picker.choose(self.algorithm, self.endpoints, &self.left_out))?;
+        let next = next.or_else(|| self.picker.choose(self.algorithm, self.endpoints, &self.excluded))?;
         self.last = Some(next);
         let endpoint = &self.endpoints[next];
         let key = endpoint.key();
-        Some(Pick { endpoint, active: self.picker.hold(key.clone()), key })
+        Some(EndpointPick { endpoint, active: self.picker.hold(key.clone()), key })
     }
 }
 
-impl Drop for Active {
+impl Drop for ActiveConnection {
     fn drop(&mut self) {
         if let Some(load) = self.loads.borrow_mut().get_mut(&self.key) {
             load.active = load.active.saturating_sub(1);
@@ -145,33 +150,37 @@ impl Drop for Active {
 }
 
 /// Iterates over the endpoints that may be chosen, with their index.
-pub(super) fn eligible<'a>(
+pub(super) fn eligible_endpoints<'a>(
     endpoints: &'a Endpoints,
-    left_out: &LeftOut,
+    excluded: &ExcludedEndpoints,
     except: Option<usize>,
-) -> impl Iterator<Item = (usize, &'a Target)> {
+) -> impl Iterator<Item = (usize, &'a Endpoint)> {
     let all = endpoints.iter().enumerate();
     all.filter(move |(index, endpoint)| {
-        endpoint.weight > 0 && Some(*index) != except && !left_out.contains(*index)
+        endpoint.weight > 0 && Some(*index) != except && !excluded.contains(*index)
     })
 }
 
 /// Draws an endpoint at random by weight, other than `except` and those left out.
-fn draw(endpoints: &Endpoints, left_out: &LeftOut, except: Option<usize>) -> Option<usize> {
+fn draw(endpoints: &Endpoints, excluded: &ExcludedEndpoints, except: Option<usize>) -> Option<usize> {
     let total = endpoints.total_weight();
     if total == 0 {
         return None;
     }
     // Drawing again until an endpoint is not left out is the same as drawing among the others, and most often
     // costs one search.
-    let draws = std::iter::repeat_with(|| endpoints.by_ticket(rand::rng().random_range(0..total)));
+    let draws = std::iter::repeat_with(|| endpoints.index_for_ticket(rand::rng().random_range(0..total)));
     let drawn =
-        draws.take(DRAWS).flatten().find(|index| Some(*index) != except && !left_out.contains(*index));
-    drawn.or_else(|| draw_of_the_others(endpoints, left_out, except))
+        draws.take(DRAWS).flatten().find(|index| Some(*index) != except && !excluded.contains(*index));
+    drawn.or_else(|| draw_of_the_others(endpoints, excluded, except))
 }
 
-fn draw_of_the_others(endpoints: &Endpoints, left_out: &LeftOut, except: Option<usize>) -> Option<usize> {
-    let others = || eligible(endpoints, left_out, except);
+fn draw_of_the_others(
+    endpoints: &Endpoints,
+    excluded: &ExcludedEndpoints,
+    except: Option<usize>,
+) -> Option<usize> {
+    let others = || eligible_endpoints(endpoints, excluded, except);
     let total: u64 = others().map(|(_, endpoint)| u64::from(endpoint.weight)).sum();
     if total == 0 {
         return None;
@@ -188,14 +197,14 @@ fn draw_of_the_others(endpoints: &Endpoints, left_out: &LeftOut, except: Option<
 
 #[cfg(test)]
 mod tests {
-    use super::super::fixture::endpoints;
+    use super::super::fixture::weighted_endpoints;
     use super::*;
 
     fn count(picker: &Picker, algorithm: LoadBalancer, of: &[(&str, u32)], times: usize) -> Vec<usize> {
-        let endpoints = endpoints(of);
+        let endpoints = weighted_endpoints(of);
         let mut hits = vec![0; endpoints.len()];
         for _ in 0..times {
-            hits[picker.choose(algorithm, &endpoints, &LeftOut::default()).unwrap()] += 1;
+            hits[picker.choose(algorithm, &endpoints, &ExcludedEndpoints::default()).unwrap()] += 1;
         }
         hits
     }
@@ -207,8 +216,9 @@ mod tests {
         assert_eq!(count(&picker, LoadBalancer::RoundRobin, &all, 30), [10, 10, 10]);
         let picker = Picker::default();
         assert_eq!(count(&picker, LoadBalancer::RoundRobin, &[("a", 3), ("b", 1)], 40), [30, 10]);
-        let endpoints = endpoints(&[("a", 3), ("b", 1)]);
-        let next = || picker.choose(LoadBalancer::RoundRobin, &endpoints, &LeftOut::default()).unwrap();
+        let endpoints = weighted_endpoints(&[("a", 3), ("b", 1)]);
+        let next =
+            || picker.choose(LoadBalancer::RoundRobin, &endpoints, &ExcludedEndpoints::default()).unwrap();
         let order: Vec<_> = (0..4).map(|_| next()).collect();
         assert!(order.windows(3).all(|three| three.contains(&0)), "smooth, not in bursts: {order:?}");
     }
@@ -219,9 +229,9 @@ mod tests {
         let hits = count(&picker, LoadBalancer::Random, &[("a", 3), ("b", 1)], 8000);
         assert!((5600..6400).contains(&hits[0]), "{hits:?}");
         // Almost all weight is left out, so that most draws are of the others.
-        let endpoints = endpoints(&[("a", 3), ("gone", 96), ("b", 1)]);
-        let left_out: LeftOut = [1].into_iter().collect();
-        let drawn = (0..8000).filter(|_| draw(&endpoints, &left_out, None) == Some(0)).count();
+        let endpoints = weighted_endpoints(&[("a", 3), ("gone", 96), ("b", 1)]);
+        let excluded: ExcludedEndpoints = [1].into_iter().collect();
+        let drawn = (0..8000).filter(|_| draw(&endpoints, &excluded, None) == Some(0)).count();
         assert!((5600..6400).contains(&drawn), "{drawn}");
     }
 
@@ -231,7 +241,10 @@ mod tests {
         for algorithm in [LoadBalancer::RoundRobin, LoadBalancer::Random, LoadBalancer::LeastRequest] {
             assert_eq!(count(&picker, algorithm, &[("a", 0), ("b", 1)], 50), [0, 50], "{algorithm:?}");
             for of in [&[("a", 0)][..], &[]] {
-                assert_eq!(picker.choose(algorithm, &endpoints(of), &LeftOut::default()), None);
+                assert_eq!(
+                    picker.choose(algorithm, &weighted_endpoints(of), &ExcludedEndpoints::default()),
+                    None
+                );
             }
         }
     }
@@ -239,7 +252,7 @@ mod tests {
     #[test]
     fn least_request_takes_the_idle_one() {
         let picker = Picker::default();
-        let all = endpoints(&[("a", 1), ("b", 1)]);
+        let all = weighted_endpoints(&[("a", 1), ("b", 1)]);
         let held: Vec<_> = (0..10).map(|_| picker.hold(all[0].key())).collect();
         assert_eq!(count(&picker, LoadBalancer::LeastRequest, &[("a", 1), ("b", 1)], 100), [0, 100]);
         drop(held);
@@ -249,10 +262,11 @@ mod tests {
 
     #[test]
     fn each_is_handed_out_once_the_clients_own_first_and_none_that_is_left_out() {
-        let (picker, all) = (Picker::default(), endpoints(&[("a", 1), ("b", 1), ("c", 1), ("d", 1)]));
+        let (picker, all) =
+            (Picker::default(), weighted_endpoints(&[("a", 1), ("b", 1), ("c", 1), ("d", 1)]));
         for algorithm in [LoadBalancer::RoundRobin, LoadBalancer::Random, LoadBalancer::LeastRequest] {
-            let left_out: LeftOut = [0].into_iter().collect();
-            let picks = picker.picks(&all, algorithm, left_out, Some(2));
+            let excluded: ExcludedEndpoints = [0].into_iter().collect();
+            let picks = picker.pick_endpoints(&all, algorithm, excluded, Some(2));
             let mut names: Vec<_> = picks.map(|pick| pick.endpoint.workload.uid.to_string()).collect();
             assert_eq!(names.remove(0), "c");
             names.sort();

@@ -7,20 +7,20 @@ use std::time::{Duration, Instant, SystemTime};
 const SET: Duration = Duration::from_secs(2);
 
 /// The wall clock and a steady one at the last check.
-pub(super) struct Clock {
+pub(super) struct ClockJumpDetector {
     wall: SystemTime,
     steady: Instant,
 }
 
-impl Clock {
+impl ClockJumpDetector {
     /// Reads both clocks.
-    pub fn now() -> Self {
+    pub fn start() -> Self {
         Self { wall: SystemTime::now(), steady: Instant::now() }
     }
 
     /// Whether the wall clock was set, or the machine suspended, since the last check.
-    pub fn was_set(&mut self) -> bool {
-        let before = std::mem::replace(self, Self::now());
+    pub fn has_jumped(&mut self) -> bool {
+        let before = std::mem::replace(self, Self::start());
         self.jumped_since(&before)
     }
 
@@ -39,9 +39,9 @@ mod tests {
 
     #[test]
     fn a_clock_that_is_set_is_told_from_one_that_is_corrected() {
-        let before = Clock::now();
+        let before = ClockJumpDetector::start();
         let seconds = Duration::from_secs;
-        let later = |wall| Clock { wall, steady: before.steady + seconds(10) };
+        let later = |wall| ClockJumpDetector { wall, steady: before.steady + seconds(10) };
         let right = before.wall + seconds(10);
         assert!(!later(right).jumped_since(&before));
         assert!(!later(right + seconds(1)).jumped_since(&before), "corrected");

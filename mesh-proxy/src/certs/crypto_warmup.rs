@@ -6,16 +6,16 @@ use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair,
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
 use rustls::{ClientConnection, ServerConnection};
 
-use super::tls;
-use super::trust::Trust;
-use super::verify::MeshVerifier;
-use crate::tunnel::Framing;
+use super::mesh_verifier::MeshVerifier;
+use super::tls_config;
+use super::trusted_roots::TrustedRoots;
+use crate::tunnel::AllowedFraming;
 
 const WHO: &str = "spiffe://warm.up/ns/a/sa/b";
 
 /// Makes a handshake in memory, post-quantum key exchange included. The library's first use of each algorithm
 /// takes tens of milliseconds, which would otherwise be the first connection's.
-pub async fn warm_up() {
+pub async fn warm_up_crypto() {
     let done = tokio::task::spawn_blocking(|| handshake().map_err(|error| error.to_string())).await;
     if let Ok(Err(error)) = done {
         tracing::warn!(
@@ -34,13 +34,13 @@ fn handshake() -> Result<(), Box<dyn std::error::Error>> {
     params.subject_alt_names = vec![SanType::URI(WHO.try_into()?)];
     let leaf: CertificateDer<'static> = params.signed_by(&key, &root)?.der().clone();
 
-    let provider = tls::provider();
-    let trust = Arc::new(Trust::new(Arc::clone(&provider), "".as_ref()));
-    trust.learn(vec![root.der().clone()])?;
+    let provider = tls_config::crypto_provider();
+    let trust = Arc::new(TrustedRoots::new(Arc::clone(&provider), "".as_ref()));
+    trust.install_ca_roots(vec![root.der().clone()])?;
     let verifier = Arc::new(MeshVerifier { trust, provider, trust_domain: "warm.up".into() });
     let key = || PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
-    let client = tls::client(&verifier, vec![leaf.clone()], key(), Framing::default())?;
-    let server = tls::server(&verifier, vec![leaf], key(), Framing::default())?;
+    let client = tls_config::client_config(&verifier, vec![leaf.clone()], key(), AllowedFraming::default())?;
+    let server = tls_config::server_config(&verifier, vec![leaf], key(), AllowedFraming::default())?;
     let name = ServerName::IpAddress(std::net::Ipv4Addr::LOCALHOST.into());
     talk(ClientConnection::new(client.into(), name)?, ServerConnection::new(server.into())?)
 }

@@ -1,25 +1,25 @@
 //! Keys and certificates of the pods of this node, and the roots that peers are checked with.
 //!
 //! Keys are made here and never leave the node. [`Certificates`] holds a certificate for each identity that
-//! is retained, and renews it at half of its life. [`CaClient`] requests it of the authority, `trust` has the
-//! roots, `verify` and `tls` build rustls' configurations from both. `inherited` has certificates outlive the
-//! proxy.
+//! is retained, and renews it at half of its life. [`CaClient`] requests it of the authority, `trusted_roots`
+//! has the roots, `mesh_verifier` and `tls_config` build rustls' configurations from both. `inheritance` has
+//! certificates outlive the proxy.
 
-mod ca;
+mod ca_client;
 mod clock_jump;
-mod control_plane;
+mod control_plane_connector;
 mod crypto_warmup;
-#[cfg(test)]
-pub(crate) mod fixture;
-mod inherited;
-mod peer;
+mod inheritance;
+mod mesh_verifier;
 mod renewal;
 mod store;
 #[cfg(test)]
+pub(crate) mod test_ca;
+#[cfg(test)]
 mod tests;
-mod tls;
-mod trust;
-mod verify;
+mod tls_config;
+mod trusted_roots;
+mod verified_peer;
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -27,13 +27,13 @@ use std::time::SystemTime;
 use mesh_api::identity::{CertificateIdentityError, SpiffeId};
 use rustls::pki_types::CertificateDer;
 
-pub use ca::{AnswerError, CaClient, CaError};
-pub use control_plane::ConnectError;
-pub(crate) use control_plane::ControlPlane;
-pub use crypto_warmup::warm_up;
-pub use peer::PeerIdentity;
+pub use ca_client::{CaClient, CaError, CaResponseError};
+pub use control_plane_connector::ControlPlaneConnectError;
+pub(crate) use control_plane_connector::ControlPlaneConnector;
+pub use crypto_warmup::warm_up_crypto;
 pub use store::Certificates;
 pub(crate) use store::OwnCertificate;
+pub use verified_peer::VerifiedPeer;
 
 /// An identity of this node with its certificate, ready for handshakes.
 #[derive(Debug)]
@@ -41,7 +41,7 @@ pub struct WorkloadCertificate {
     /// The SPIFFE ID.
     pub id: SpiffeId,
     /// TLS configuration for connecting. It checks that the peer's certificate is of the mesh, but not which
-    /// identity it has: call [`peer_id`] after the handshake.
+    /// identity it has: call [`peer_spiffe_id`] after the handshake.
     pub client: Arc<rustls::ClientConfig>,
     /// TLS configuration for accepting. Clients need a certificate of the same trust domain.
     pub server: Arc<rustls::ServerConfig>,
@@ -52,12 +52,12 @@ pub struct WorkloadCertificate {
     /// Serial number, hexadecimal.
     pub serial: String,
     /// The chain that peers get, leaf first, without a root.
-    chain: trust::Bundle,
+    chain: trusted_roots::CertificateList,
 }
 
 /// Why a peer's certificate has no identity. The peer has to act.
 #[derive(Debug, thiserror::Error)]
-pub enum PeerError {
+pub enum PeerIdentityError {
     /// It sent no certificate.
     #[error("the peer sent no certificate")]
     NoCertificate,
@@ -68,7 +68,7 @@ pub enum PeerError {
 
 /// Returns a peer's identity, from the certificates of a finished handshake, leaf first. Errors: there is no
 /// certificate, or it is not one of a workload.
-pub fn peer_id(chain: &[CertificateDer<'_>]) -> Result<SpiffeId, PeerError> {
-    let leaf = chain.first().ok_or(PeerError::NoCertificate)?;
+pub fn peer_spiffe_id(chain: &[CertificateDer<'_>]) -> Result<SpiffeId, PeerIdentityError> {
+    let leaf = chain.first().ok_or(PeerIdentityError::NoCertificate)?;
     Ok(SpiffeId::from_certificate_der(leaf)?)
 }

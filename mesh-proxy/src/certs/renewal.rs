@@ -6,8 +6,8 @@ use std::time::{Duration, SystemTime};
 use rand::RngExt;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::ca::{CaError, Subject};
-use super::clock_jump::Clock;
+use super::ca_client::{CaError, Subject};
+use super::clock_jump::ClockJumpDetector;
 use super::store::Shared;
 
 /// First and longest back-off after failures (docs/wire.md, Certificates).
@@ -34,13 +34,13 @@ const LOOK: Duration = Duration::from_secs(1);
 const ASK_FOR_ROOTS: Duration = Duration::from_secs(15);
 
 /// Keeps one certificate fresh until the task is aborted.
-pub(super) async fn keep(shared: Arc<Shared>, subject: Subject) {
-    let mut expires = shared.expires(&subject);
+pub(super) async fn keep_renewed(shared: Arc<Shared>, subject: Subject) {
+    let mut expires = shared.current_expiry(&subject);
     let mut failures = Failures::default();
     loop {
         let now = SystemTime::now();
         let result = shared.renew(&subject).await;
-        shared.note(&subject, result.as_ref().err().map(ToString::to_string));
+        shared.note_renewal_result(&subject, result.as_ref().err().map(ToString::to_string));
         match result {
             Ok(not_after) => {
                 expires = Some(not_after);
@@ -50,7 +50,7 @@ pub(super) async fn keep(shared: Arc<Shared>, subject: Subject) {
             }
             Err(error) => {
                 // A certificate may have been inherited since.
-                expires = expires.or_else(|| shared.expires(&subject));
+                expires = expires.or_else(|| shared.current_expiry(&subject));
                 let left = expires.map(|expires| expires.duration_since(now).unwrap_or_default());
                 failures.add(&subject, &error, left);
                 let pause = retry_after(failures.count, left, &subject, random());
@@ -69,20 +69,20 @@ pub(super) async fn keep(shared: Arc<Shared>, subject: Subject) {
 
 /// Notices new roots between renewals and has the authority asked for them, and notices a clock that was set,
 /// by which certificates may have begun or expired.
-pub(super) async fn follow(shared: Arc<Shared>) {
+pub(super) async fn watch_roots_and_clock(shared: Arc<Shared>) {
     let mut asked = Instant::now();
-    let mut clock = Clock::now();
+    let mut clock = ClockJumpDetector::start();
     loop {
         sleep(LOOK).await;
-        let set = clock.was_set();
+        let set = clock.has_jumped();
         if set {
             tracing::warn!(
                 "the clock was set, or the machine was suspended: certificates are looked at again"
             );
-            shared.trust.look_again();
+            shared.trust.notify_clock_jump();
         }
-        let due = !shared.trust.file_is_bundle() && asked.elapsed() >= ASK_FOR_ROOTS;
-        if shared.trust.read_file() || due || set {
+        let due = !shared.trust.file_matches_ca_roots() && asked.elapsed() >= ASK_FOR_ROOTS;
+        if shared.trust.reload_file() || due || set {
             shared.refresh.notify_one();
             asked = Instant::now();
         }
@@ -91,7 +91,7 @@ pub(super) async fn follow(shared: Arc<Shared>) {
 
 /// Returns at `when` by the wall clock, or earlier if the certificate is to be replaced.
 async fn wait_until(shared: &Shared, subject: &Subject, when: SystemTime) {
-    let mut changes = shared.trust.changes();
+    let mut changes = shared.trust.subscribe_changes();
     while let Ok(left) = when.duration_since(SystemTime::now()) {
         tokio::select! {
             () = outdated(shared, subject) => return,
@@ -105,7 +105,7 @@ async fn wait_until(shared: &Shared, subject: &Subject, when: SystemTime) {
 /// Returns when a certificate is to be replaced before half of its life.
 async fn outdated(shared: &Shared, subject: &Subject) {
     if let Subject::Workload(id) = subject {
-        shared.invalidated(id).await;
+        shared.wait_until_untrusted(id).await;
         return sleep(SPREAD.mul_f64(random())).await;
     }
     refresh(shared, subject).await;

@@ -14,13 +14,13 @@ use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::AbortHandle;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::ca::{AnswerError, CaClient, CaError, Issued, Subject};
-use super::inherited::{self, Kept, Written};
-use super::trust::{Roots, Trust};
-use super::verify::MeshVerifier;
-use super::{WorkloadCertificate, renewal, tls};
+use super::ca_client::{CaClient, CaError, CaResponseError, IssuedCertificate, Subject};
+use super::inheritance::{self, ChainAndKey, ChainsAndKeys};
+use super::mesh_verifier::MeshVerifier;
+use super::trusted_roots::{RootSet, TrustedRoots};
+use super::{WorkloadCertificate, renewal, tls_config};
 use crate::inheritance::Inheritance;
-use crate::tunnel::Framing;
+use crate::tunnel::AllowedFraming;
 
 /// Requests to the authority at a time; more would only wait there.
 const ASKED_AT_A_TIME: usize = 16;
@@ -34,20 +34,20 @@ pub struct Certificates {
 /// State that the handle and the tasks that renew share.
 pub(super) struct Shared {
     ca: CaClient,
-    pub trust: Arc<Trust>,
+    pub trust: Arc<TrustedRoots>,
     verifier: Arc<MeshVerifier>,
-    framing: Framing,
+    framing: AllowedFraming,
     pub runtime: Handle,
     pub current: ArcSwap<HashMap<SpiffeId, Arc<WorkloadCertificate>>>,
     /// Certificates of the proxy before this one, until somebody wants them.
     inherited: Mutex<HashMap<SpiffeId, Arc<WorkloadCertificate>>>,
     /// Certificates as the next proxy will get them.
-    kept: Mutex<Written>,
+    kept: Mutex<ChainsAndKeys>,
     /// Notified when `kept` changes.
     pub changed: Notify,
     /// URI of the agent's own identity.
     pub own_uri: String,
-    wanted: Mutex<HashMap<SpiffeId, Wanted>>,
+    wanted: Mutex<HashMap<SpiffeId, RetainedIdentity>>,
     own: watch::Sender<Option<OwnCertificate>>,
     pub installed: watch::Sender<()>,
     asking: Semaphore,
@@ -64,7 +64,7 @@ pub(crate) struct OwnCertificate {
     pub not_after: SystemTime,
 }
 
-pub(super) struct Wanted {
+pub(super) struct RetainedIdentity {
     holders: usize,
     keeper: AbortHandle,
     error: Option<String>,
@@ -74,9 +74,9 @@ impl Certificates {
     /// Creates the store: certificates from `ca` for connections in `framing`, left to the next proxy through
     /// `inheritance`. Call it on the runtime that is to renew them; the agent's own certificate is requested
     /// at once.
-    pub fn new(ca: CaClient, trust_domain: &str, framing: Framing, inheritance: Inheritance) -> Self {
-        let provider = tls::provider();
-        let trust = Arc::new(Trust::new(Arc::clone(&provider), &ca.control_plane.root_cert));
+    pub fn new(ca: CaClient, trust_domain: &str, framing: AllowedFraming, inheritance: Inheritance) -> Self {
+        let provider = tls_config::crypto_provider();
+        let trust = Arc::new(TrustedRoots::new(Arc::clone(&provider), &ca.control_plane.root_cert));
         let verifier =
             MeshVerifier { trust: Arc::clone(&trust), provider, trust_domain: trust_domain.into() };
         let uri = format!("spiffe://{trust_domain}/ns/nodemesh-system/sa/mesh-agent");
@@ -98,9 +98,9 @@ impl Certificates {
             retry: Notify::new(),
             refresh: Notify::new(),
         });
-        tokio::spawn(renewal::keep(Arc::clone(&shared), Subject::Agent { uri }));
-        tokio::spawn(renewal::follow(Arc::clone(&shared)));
-        tokio::spawn(inherited::bequeath(Arc::clone(&shared), inheritance));
+        tokio::spawn(renewal::keep_renewed(Arc::clone(&shared), Subject::Agent { uri }));
+        tokio::spawn(renewal::watch_roots_and_clock(Arc::clone(&shared)));
+        tokio::spawn(inheritance::bequeath_on_change(Arc::clone(&shared), inheritance));
         Self { shared }
     }
 
@@ -111,7 +111,11 @@ impl Certificates {
     }
 
     /// Returns the certificate of an identity, waiting up to `longest` for a valid one.
-    pub async fn ready(&self, id: &SpiffeId, longest: Duration) -> Option<Arc<WorkloadCertificate>> {
+    pub async fn wait_for_certificate(
+        &self,
+        id: &SpiffeId,
+        longest: Duration,
+    ) -> Option<Arc<WorkloadCertificate>> {
         let mut installed = self.shared.installed.subscribe();
         let wait = async {
             loop {
@@ -124,43 +128,44 @@ impl Certificates {
         tokio::time::timeout(longest, wait).await.ok().flatten()
     }
 
-    /// Requests a certificate for an identity and keeps it fresh. Each call needs a [`Self::release`].
-    pub fn retain(&self, id: &SpiffeId) {
-        let mut wanted = self.shared.wanted();
+    /// Requests a certificate for an identity and keeps it fresh. Each call needs a
+    /// [`Self::release_identity`].
+    pub fn retain_identity(&self, id: &SpiffeId) {
+        let mut wanted = self.shared.lock_retained();
         if let Some(wanted) = wanted.get_mut(id) {
             wanted.holders += 1;
             return;
         }
-        let keeper = renewal::keep(Arc::clone(&self.shared), Subject::Workload(id.clone()));
+        let keeper = renewal::keep_renewed(Arc::clone(&self.shared), Subject::Workload(id.clone()));
         let keeper = self.shared.runtime.spawn(keeper).abort_handle();
-        wanted.insert(id.clone(), Wanted { holders: 1, keeper, error: None });
+        wanted.insert(id.clone(), RetainedIdentity { holders: 1, keeper, error: None });
         drop(wanted);
         self.shared.use_inherited(id);
     }
 
-    /// Undoes one [`Self::retain`]. With the last one certificate and key are dropped.
-    pub fn release(&self, id: &SpiffeId) {
-        let mut all = self.shared.wanted();
+    /// Undoes one [`Self::retain_identity`]. With the last one certificate and key are dropped.
+    pub fn release_identity(&self, id: &SpiffeId) {
+        let mut all = self.shared.lock_retained();
         let Some(wanted) = all.get_mut(id) else { return };
         wanted.holders -= 1;
         if wanted.holders == 0 {
             wanted.keeper.abort();
             all.remove(id);
-            self.shared.replace(|current| drop(current.remove(id)));
-            self.shared.kept().remove(id.as_str());
+            self.shared.update_current(|current| drop(current.remove(id)));
+            self.shared.lock_bequeathed().remove(id.as_str());
             self.shared.changed.notify_one();
         }
     }
 
     /// Returns the state of each wanted certificate, ordered by identity.
-    pub fn status(&self) -> Vec<CertificateStatus> {
+    pub fn statuses(&self) -> Vec<CertificateStatus> {
         let now = SystemTime::now();
         let current = self.shared.current.load();
         let roots = self.shared.trust.roots();
         let roots: Vec<_> = roots.certificates.iter().map(|root| fingerprint(root)).collect();
         let mut list: Vec<_> = self
             .shared
-            .wanted()
+            .lock_retained()
             .iter()
             .map(|(id, wanted)| status(id, wanted, current.get(id), now, &roots))
             .collect();
@@ -169,25 +174,25 @@ impl Certificates {
     }
 
     /// Returns the time until the first certificate in use expires; none if there is no certificate.
-    pub fn first_expiry(&self) -> Option<Duration> {
+    pub fn time_to_first_expiry(&self) -> Option<Duration> {
         let current = self.shared.current.load();
         let first = current.values().map(|identity| identity.not_after).min()?;
         Some(first.duration_since(SystemTime::now()).unwrap_or_default())
     }
 
     /// Follows the agent's own certificate, for clients of the control plane.
-    pub(crate) fn own(&self) -> watch::Receiver<Option<OwnCertificate>> {
+    pub(crate) fn subscribe_own_certificate(&self) -> watch::Receiver<Option<OwnCertificate>> {
         self.shared.own.subscribe()
     }
 
     /// Returns the roots that the control plane is checked with.
-    pub(crate) fn control_roots(&self) -> RootCertStore {
-        self.shared.trust.read_file();
-        self.shared.trust.for_control()
+    pub(crate) fn control_plane_roots(&self) -> RootCertStore {
+        self.shared.trust.reload_file();
+        self.shared.trust.control_plane_roots()
     }
 
     /// Retries every request that failed now: the control plane is back.
-    pub(crate) fn retry_now(&self) {
+    pub(crate) fn retry_failed_requests(&self) {
         self.shared.retry.notify_waiters();
     }
 }
@@ -197,25 +202,25 @@ impl Shared {
     pub async fn renew(&self, subject: &Subject) -> Result<SystemTime, CaError> {
         // The semaphore is never closed.
         let _turn = self.asking.acquire().await;
-        self.trust.read_file();
-        let issued = self.ca.certify(subject, &self.trust.for_control()).await?;
+        self.trust.reload_file();
+        let issued = self.ca.request_certificate(subject, &self.trust.control_plane_roots()).await?;
         let not_after = issued.not_after;
-        self.check(&issued).map_err(AnswerError::from)?;
-        self.trust.learn(issued.roots.clone()).map_err(AnswerError::from)?;
+        self.verify_as_peer(&issued).map_err(CaResponseError::from)?;
+        self.trust.install_ca_roots(issued.roots.clone()).map_err(CaResponseError::from)?;
         match subject {
-            Subject::Agent { .. } => self.install_own(&issued),
-            Subject::Workload(id) => self.install(id, &issued).map_err(AnswerError::from)?,
+            Subject::Agent { .. } => self.install_own_certificate(&issued),
+            Subject::Workload(id) => self.install(id, &issued).map_err(CaResponseError::from)?,
         }
         Ok(not_after)
     }
 
     /// Returns once peers refuse the certificate of an identity: it no longer leads to a root in force, or is
     /// not valid after the clock was set.
-    pub async fn invalidated(&self, id: &SpiffeId) {
-        let mut changes = self.trust.changes();
+    pub async fn wait_until_untrusted(&self, id: &SpiffeId) {
+        let mut changes = self.trust.subscribe_changes();
         let is_invalid = || {
             let current = self.current.load();
-            current.get(id).is_some_and(|identity| self.trust.roots().check(&identity.chain).is_err())
+            current.get(id).is_some_and(|identity| self.trust.roots().verify_chain(&identity.chain).is_err())
         };
         while !is_invalid() {
             // The sender lives as long as `self`.
@@ -224,23 +229,36 @@ impl Shared {
     }
 
     /// Notes the result of the last try: an error's text, or success.
-    pub fn note(&self, subject: &Subject, error: Option<String>) {
+    pub fn note_renewal_result(&self, subject: &Subject, error: Option<String>) {
         if let Subject::Workload(id) = subject
-            && let Some(wanted) = self.wanted().get_mut(id)
+            && let Some(wanted) = self.lock_retained().get_mut(id)
         {
             wanted.error = error;
         }
     }
 
     /// Verifies a certificate as our peers do. Errors: they would refuse it.
-    pub fn check(&self, issued: &Issued) -> Result<(), rustls::Error> {
-        Roots::new(issued.roots.clone(), &self.verifier.provider)?.check(&issued.chain)
+    pub fn verify_as_peer(&self, issued: &IssuedCertificate) -> Result<(), rustls::Error> {
+        RootSet::new(issued.roots.clone(), &self.verifier.provider)?.verify_chain(&issued.chain)
     }
 
     /// Builds a certificate's TLS configurations. Errors: its key is another's.
-    pub fn identity(&self, issued: &Issued) -> Result<WorkloadCertificate, rustls::Error> {
-        let client = tls::client(&self.verifier, issued.chain.clone(), issued.private_key(), self.framing)?;
-        let server = tls::server(&self.verifier, issued.chain.clone(), issued.private_key(), self.framing)?;
+    pub fn build_workload_certificate(
+        &self,
+        issued: &IssuedCertificate,
+    ) -> Result<WorkloadCertificate, rustls::Error> {
+        let client = tls_config::client_config(
+            &self.verifier,
+            issued.chain.clone(),
+            issued.private_key(),
+            self.framing,
+        )?;
+        let server = tls_config::server_config(
+            &self.verifier,
+            issued.chain.clone(),
+            issued.private_key(),
+            self.framing,
+        )?;
         Ok(WorkloadCertificate {
             id: issued.id.clone(),
             client: Arc::new(client),
@@ -252,12 +270,12 @@ impl Shared {
         })
     }
 
-    fn install(&self, id: &SpiffeId, issued: &Issued) -> Result<(), rustls::Error> {
-        let identity = Arc::new(self.identity(issued)?);
-        let wanted = self.wanted();
+    fn install(&self, id: &SpiffeId, issued: &IssuedCertificate) -> Result<(), rustls::Error> {
+        let identity = Arc::new(self.build_workload_certificate(issued)?);
+        let wanted = self.lock_retained();
         // The identity may have been released while the answer was on its way.
         if wanted.contains_key(id) {
-            self.replace(|current| drop(current.insert(id.clone(), Arc::clone(&identity))));
+            self.update_current(|current| drop(current.insert(id.clone(), Arc::clone(&identity))));
             self.keep(issued);
         }
         drop(wanted);
@@ -265,25 +283,25 @@ impl Shared {
         Ok(())
     }
 
-    fn keep(&self, issued: &Issued) {
-        self.kept().insert(issued.id.as_str().to_owned(), Kept::of(issued));
+    fn keep(&self, issued: &IssuedCertificate) {
+        self.lock_bequeathed().insert(issued.id.as_str().to_owned(), ChainAndKey::from_issued(issued));
         self.changed.notify_one();
     }
 
-    pub fn kept(&self) -> MutexGuard<'_, Written> {
+    pub fn lock_bequeathed(&self) -> MutexGuard<'_, ChainsAndKeys> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub fn inherited(&self) -> MutexGuard<'_, HashMap<SpiffeId, Arc<WorkloadCertificate>>> {
+    pub fn lock_inherited(&self) -> MutexGuard<'_, HashMap<SpiffeId, Arc<WorkloadCertificate>>> {
         self.inherited.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Returns the agent's own certificate, once there is one.
-    pub fn own(&self) -> Option<OwnCertificate> {
+    pub fn own_certificate(&self) -> Option<OwnCertificate> {
         self.own.borrow().clone()
     }
 
-    pub fn install_own(&self, issued: &Issued) {
+    pub fn install_own_certificate(&self, issued: &IssuedCertificate) {
         self.keep(issued);
         let identity = tonic::transport::Identity::from_pem(&issued.chain_pem, issued.key.serialize_pem());
         self.own.send_replace(Some(OwnCertificate { identity, not_after: issued.not_after }));
@@ -291,20 +309,20 @@ impl Shared {
 
     /// Replaces the certificates in use by a changed copy. Callers hold the lock of `wanted`, so no change
     /// gets lost.
-    pub fn replace(&self, change: impl FnOnce(&mut HashMap<SpiffeId, Arc<WorkloadCertificate>>)) {
+    pub fn update_current(&self, change: impl FnOnce(&mut HashMap<SpiffeId, Arc<WorkloadCertificate>>)) {
         let mut next = HashMap::clone(&self.current.load());
         change(&mut next);
         self.current.store(Arc::new(next));
     }
 
-    pub(super) fn wanted(&self) -> MutexGuard<'_, HashMap<SpiffeId, Wanted>> {
+    pub(super) fn lock_retained(&self) -> MutexGuard<'_, HashMap<SpiffeId, RetainedIdentity>> {
         self.wanted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 fn status(
     id: &SpiffeId,
-    wanted: &Wanted,
+    wanted: &RetainedIdentity,
     identity: Option<&Arc<WorkloadCertificate>>,
     now: SystemTime,
     roots: &[String],

@@ -8,13 +8,16 @@ use rustls::client::danger::ServerCertVerifier;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::danger::ClientCertVerifier;
 
-use super::fixture::{Authority, Running, root};
-use super::trust::Trust;
-use super::verify::MeshVerifier;
-use super::{Certificates, tls};
-use crate::inheritance::certificates::{Contents, Entry, MOST_BYTES, read, write};
+use super::mesh_verifier::MeshVerifier;
+use super::test_ca::{RunningCa, TestCa, new_root};
+use super::trusted_roots::TrustedRoots;
+use super::{Certificates, tls_config};
+use crate::inheritance::certificate_file::{
+    CertificateEntry, CertificateFile, MAX_CERTIFICATE_FILE_BYTES, parse_certificate_file,
+    write_certificate_file,
+};
 use crate::inheritance::{self, Inheritance};
-use crate::tunnel::Framing;
+use crate::tunnel::AllowedFraming;
 
 const LONG: Duration = Duration::from_mins(10);
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -23,14 +26,14 @@ fn web() -> SpiffeId {
     "spiffe://cluster.local/ns/shop/sa/web".parse().unwrap()
 }
 
-async fn agent(lifetime: Duration) -> (Authority, Running, Certificates) {
-    let authority = Authority::new(lifetime);
+async fn agent(lifetime: Duration) -> (TestCa, RunningCa, Certificates) {
+    let authority = TestCa::new(lifetime);
     let running = authority.serve("127.0.0.1:0").await;
     let certificates = Certificates::new(
-        authority.client(running.address),
+        authority.ca_client(running.address),
         "cluster.local",
-        Framing::default(),
-        Inheritance::for_nobody(),
+        AllowedFraming::default(),
+        Inheritance::without_successor(),
     );
     (authority, running, certificates)
 }
@@ -48,8 +51,8 @@ async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
 #[tokio::test]
 async fn a_certificate_is_renewed_at_half_of_its_life_without_a_gap() {
     let (_authority, _running, certificates) = agent(Duration::from_secs(4)).await;
-    certificates.retain(&web());
-    let first = certificates.ready(&web(), PATIENCE).await.expect("a certificate");
+    certificates.retain_identity(&web());
+    let first = certificates.wait_for_certificate(&web(), PATIENCE).await.expect("a certificate");
     assert_eq!(first.id, web());
     until("renewal", || certificates.current(&web()).expect("never none").serial != first.serial).await;
     let left = first.not_after.duration_since(SystemTime::now()).expect("renewed before the end");
@@ -59,51 +62,51 @@ async fn a_certificate_is_renewed_at_half_of_its_life_without_a_gap() {
 #[tokio::test]
 async fn identities_are_held_as_often_as_retained() {
     let (_authority, _running, certificates) = agent(LONG).await;
-    certificates.retain(&web());
-    certificates.retain(&web());
-    certificates.ready(&web(), PATIENCE).await.expect("a certificate");
-    certificates.release(&web());
+    certificates.retain_identity(&web());
+    certificates.retain_identity(&web());
+    certificates.wait_for_certificate(&web(), PATIENCE).await.expect("a certificate");
+    certificates.release_identity(&web());
     assert!(certificates.current(&web()).is_some());
-    certificates.release(&web());
+    certificates.release_identity(&web());
     assert!(certificates.current(&web()).is_none());
-    assert!(certificates.status().is_empty());
+    assert!(certificates.statuses().is_empty());
 }
 
 #[tokio::test]
 async fn an_authority_that_is_away_ends_in_expiry_and_is_recovered_from() {
     let (authority, running, certificates) = agent(Duration::from_secs(4)).await;
-    certificates.retain(&web());
-    certificates.ready(&web(), PATIENCE).await.expect("a certificate");
+    certificates.retain_identity(&web());
+    certificates.wait_for_certificate(&web(), PATIENCE).await.expect("a certificate");
     let address = running.address.to_string();
     running.stop().await;
-    until("a failed renewal", || certificates.status()[0].state == "renewing").await;
+    until("a failed renewal", || certificates.statuses()[0].state == "renewing").await;
     assert!(certificates.current(&web()).is_some(), "the old one stays in use");
     until("expiry", || certificates.current(&web()).is_none()).await;
-    let status = certificates.status().remove(0);
+    let status = certificates.statuses().remove(0);
     assert_eq!(status.state, "expired");
     assert!(status.error.is_some_and(|error| error.contains("refused")), "the reason is told");
     let _running = authority.serve(&address).await;
-    certificates.ready(&web(), PATIENCE).await.expect("a new certificate");
+    certificates.wait_for_certificate(&web(), PATIENCE).await.expect("a new certificate");
 }
 
 #[tokio::test]
 async fn an_answer_for_somebody_else_is_not_used() {
-    let authority = Authority::new(LONG);
+    let authority = TestCa::new(LONG);
     let running = authority.serve("127.0.0.1:0").await;
-    authority.set().identity = Some("spiffe://cluster.local/ns/shop/sa/other".to_owned());
+    authority.behaviour().identity = Some("spiffe://cluster.local/ns/shop/sa/other".to_owned());
     let certificates = Certificates::new(
-        authority.client(running.address),
+        authority.ca_client(running.address),
         "cluster.local",
-        Framing::default(),
-        Inheritance::for_nobody(),
+        AllowedFraming::default(),
+        Inheritance::without_successor(),
     );
-    certificates.retain(&web());
-    until("an error", || certificates.status()[0].error.is_some()).await;
-    let error = certificates.status().remove(0).error.unwrap();
+    certificates.retain_identity(&web());
+    until("an error", || certificates.statuses()[0].error.is_some()).await;
+    let error = certificates.statuses().remove(0).error.unwrap();
     assert!(error.contains("it is for spiffe://cluster.local/ns/shop/sa/other instead of"), "{error}");
     assert!(certificates.current(&web()).is_none());
-    until("the agent asked as well", || authority.set().signed >= 2).await;
-    let mut own = certificates.own();
+    until("the agent asked as well", || authority.behaviour().signed >= 2).await;
+    let mut own = certificates.subscribe_own_certificate();
     let used = tokio::time::timeout(Duration::from_secs(1), own.wait_for(Option::is_some)).await;
     assert!(used.is_err(), "nor does the agent use one of somebody else");
 }
@@ -112,26 +115,33 @@ async fn an_answer_for_somebody_else_is_not_used() {
 #[tokio::test]
 async fn an_authority_is_told_of_which_cluster_the_agent_is() {
     let (authority, _running, certificates) = agent(LONG).await;
-    authority.set().cluster = Some("another".to_owned());
-    certificates.retain(&web());
-    until("a refusal", || certificates.status()[0].error.is_some()).await;
-    let error = certificates.status().remove(0).error.unwrap();
+    authority.behaviour().cluster = Some("another".to_owned());
+    certificates.retain_identity(&web());
+    until("a refusal", || certificates.statuses()[0].error.is_some()).await;
+    let error = certificates.statuses().remove(0).error.unwrap();
     assert!(error.contains("no node authorizer"), "{error}");
-    authority.set().cluster = Some("cluster-1".to_owned());
-    certificates.ready(&web(), PATIENCE).await.expect("signed for the cluster that the agent is of");
+    authority.behaviour().cluster = Some("cluster-1".to_owned());
+    certificates
+        .wait_for_certificate(&web(), PATIENCE)
+        .await
+        .expect("signed for the cluster that the agent is of");
 }
 
 #[tokio::test]
 async fn a_cluster_that_no_header_can_name_is_told_with_its_setting() {
-    let authority = Authority::new(LONG);
+    let authority = TestCa::new(LONG);
     let running = authority.serve("127.0.0.1:0").await;
-    let mut client = authority.client(running.address);
+    let mut client = authority.ca_client(running.address);
     client.control_plane.cluster_id = "München".to_owned();
-    let certificates =
-        Certificates::new(client, "cluster.local", Framing::default(), Inheritance::for_nobody());
-    certificates.retain(&web());
-    until("an error", || certificates.status()[0].error.is_some()).await;
-    let error = certificates.status().remove(0).error.unwrap();
+    let certificates = Certificates::new(
+        client,
+        "cluster.local",
+        AllowedFraming::default(),
+        Inheritance::without_successor(),
+    );
+    certificates.retain_identity(&web());
+    until("an error", || certificates.statuses()[0].error.is_some()).await;
+    let error = certificates.statuses().remove(0).error.unwrap();
     assert!(error.contains("--cluster-id"), "{error}");
 }
 
@@ -139,43 +149,46 @@ async fn a_cluster_that_no_header_can_name_is_told_with_its_setting() {
 async fn a_refusal_is_told() {
     let (authority, _running, certificates) = agent(LONG).await;
     std::fs::write(authority.token_file(), "wrong").unwrap();
-    certificates.retain(&web());
-    until("an error", || certificates.status()[0].error.is_some()).await;
-    assert!(certificates.status()[0].error.as_deref().unwrap().contains("who are you?"));
-    std::fs::write(authority.token_file(), super::fixture::TOKEN).unwrap();
-    certificates.ready(&web(), PATIENCE).await.expect("the token is read again for each request");
+    certificates.retain_identity(&web());
+    until("an error", || certificates.statuses()[0].error.is_some()).await;
+    assert!(certificates.statuses()[0].error.as_deref().unwrap().contains("who are you?"));
+    std::fs::write(authority.token_file(), super::test_ca::TOKEN).unwrap();
+    certificates
+        .wait_for_certificate(&web(), PATIENCE)
+        .await
+        .expect("the token is read again for each request");
 }
 
 /// The long life shows that no renewal is needed to hear of a root.
 #[tokio::test]
 async fn roots_come_and_go_while_certificates_stay() {
     let (authority, _running, certificates) = agent(LONG).await;
-    certificates.retain(&web());
-    let before = certificates.ready(&web(), PATIENCE).await.expect("a certificate");
-    let first = Arc::clone(&authority.set().roots[0]);
+    certificates.retain_identity(&web());
+    let before = certificates.wait_for_certificate(&web(), PATIENCE).await.expect("a certificate");
+    let first = Arc::clone(&authority.behaviour().roots[0]);
     // The first goes on signing while the second is being told to everybody.
-    authority.set().roots = vec![root("second"), Arc::clone(&first)];
-    authority.write_bundle();
-    until("two roots", || certificates.status()[0].roots.len() == 2).await;
+    authority.behaviour().roots = vec![new_root("second"), Arc::clone(&first)];
+    authority.write_root_file();
+    until("two roots", || certificates.statuses()[0].roots.len() == 2).await;
     let now = certificates.current(&web()).unwrap();
     assert!(Arc::ptr_eq(&before, &now), "connections go on with the same configuration");
-    authority.set().roots.remove(0);
-    authority.write_bundle();
-    until("one root", || certificates.status()[0].roots.len() == 1).await;
+    authority.behaviour().roots.remove(0);
+    authority.write_root_file();
+    until("one root", || certificates.statuses()[0].roots.len() == 1).await;
 }
 
 /// The authority lost its root, or was told to replace it without waiting.
 #[tokio::test]
 async fn a_certificate_whose_root_is_gone_is_replaced_at_once() {
     let (authority, running, certificates) = agent(LONG).await;
-    certificates.retain(&web());
-    let before = certificates.ready(&web(), PATIENCE).await.expect("a certificate");
-    let (address, old_roots) = (running.address.to_string(), certificates.status().remove(0).roots);
+    certificates.retain_identity(&web());
+    let before = certificates.wait_for_certificate(&web(), PATIENCE).await.expect("a certificate");
+    let (address, old_roots) = (running.address.to_string(), certificates.statuses().remove(0).roots);
     running.stop().await;
-    authority.set().roots = vec![root("second")];
-    authority.write_bundle();
+    authority.behaviour().roots = vec![new_root("second")];
+    authority.write_root_file();
     let _running = authority.serve(&address).await;
-    until("another root", || certificates.status()[0].roots != old_roots).await;
+    until("another root", || certificates.statuses()[0].roots != old_roots).await;
     until("a certificate under it", || {
         certificates.current(&web()).is_some_and(|now| now.serial != before.serial)
     })
@@ -183,16 +196,17 @@ async fn a_certificate_whose_root_is_gone_is_replaced_at_once() {
 }
 
 /// Those of the agent and of `web`, as they are left to a next proxy.
-async fn left_behind(authority: &Authority, running: &Running) -> (Certificates, Vec<u8>) {
-    let (inheritance, mut left) = Inheritance::new();
-    let client = authority.client(running.address);
-    let certificates = Certificates::new(client, "cluster.local", Framing::default(), inheritance);
-    certificates.retain(&web());
+async fn left_behind(authority: &TestCa, running: &RunningCa) -> (Certificates, Vec<u8>) {
+    let (inheritance, mut left) = Inheritance::channel();
+    let client = authority.ca_client(running.address);
+    let certificates = Certificates::new(client, "cluster.local", AllowedFraming::default(), inheritance);
+    certificates.retain_identity(&web());
     let both = async {
         loop {
             let (_, file) = left.recv().await.expect("certificates are left");
-            let bytes = inheritance::read(&File::from(file.unwrap()), MOST_BYTES).unwrap();
-            if read(&bytes).unwrap().entries.len() == 2 {
+            let bytes =
+                inheritance::read_whole_file(&File::from(file.unwrap()), MAX_CERTIFICATE_FILE_BYTES).unwrap();
+            if parse_certificate_file(&bytes).unwrap().entries.len() == 2 {
                 return bytes;
             }
         }
@@ -202,24 +216,24 @@ async fn left_behind(authority: &Authority, running: &Running) -> (Certificates,
 }
 
 /// Another proxy, which finds these bytes and no authority.
-fn heir(authority: &Authority, bytes: &[u8]) -> Certificates {
+fn heir(authority: &TestCa, bytes: &[u8]) -> Certificates {
     let nobody = std::net::SocketAddr::from(([127, 0, 0, 1], 1));
     let heir = Certificates::new(
-        authority.client(nobody),
+        authority.ca_client(nobody),
         "cluster.local",
-        Framing::default(),
-        Inheritance::for_nobody(),
+        AllowedFraming::default(),
+        Inheritance::without_successor(),
     );
-    let mut file = inheritance::create(c"test").unwrap();
+    let mut file = inheritance::create_memfd(c"test").unwrap();
     std::io::Write::write_all(&mut file, bytes).unwrap();
-    heir.inherit(&file);
-    heir.retain(&web());
+    heir.load_inherited(&file);
+    heir.retain_identity(&web());
     heir
 }
 
 #[tokio::test]
 async fn certificates_outlive_the_proxy_that_asked_for_them() {
-    let authority = Authority::new(LONG);
+    let authority = TestCa::new(LONG);
     let running = authority.serve("127.0.0.1:0").await;
     let (first, bytes) = left_behind(&authority, &running).await;
     let before = first.current(&web()).unwrap();
@@ -227,35 +241,35 @@ async fn certificates_outlive_the_proxy_that_asked_for_them() {
     let address = running.address;
     running.stop().await;
     let heir = Certificates::new(
-        authority.client(address),
+        authority.ca_client(address),
         "cluster.local",
-        Framing::default(),
-        Inheritance::for_nobody(),
+        AllowedFraming::default(),
+        Inheritance::without_successor(),
     );
-    let mut file = inheritance::create(c"test").unwrap();
+    let mut file = inheritance::create_memfd(c"test").unwrap();
     std::io::Write::write_all(&mut file, &bytes).unwrap();
-    heir.inherit(&file);
-    heir.retain(&web());
+    heir.load_inherited(&file);
+    heir.retain_identity(&web());
     assert_eq!(heir.current(&web()).expect("at once").serial, before.serial);
-    assert!(heir.own().borrow().is_some(), "nor does the agent wait for its own");
-    until("a failed renewal", || heir.status()[0].state == "renewing").await;
+    assert!(heir.subscribe_own_certificate().borrow().is_some(), "nor does the agent wait for its own");
+    until("a failed renewal", || heir.statuses()[0].state == "renewing").await;
     let _running = authority.serve(&address.to_string()).await;
     until("a certificate of its own", || heir.current(&web()).unwrap().serial != before.serial).await;
 }
 
 #[tokio::test]
 async fn what_a_proxy_left_counts_only_as_far_as_it_can_be_checked() {
-    let authority = Authority::new(LONG);
+    let authority = TestCa::new(LONG);
     let running = authority.serve("127.0.0.1:0").await;
     let (_first, bytes) = left_behind(&authority, &running).await;
-    let good = read(&bytes).unwrap();
+    let good = parse_certificate_file(&bytes).unwrap();
     let of = |uri: &str| good.entries.iter().find(|entry| entry.uri == uri).unwrap();
     let (web_entry, own_entry) =
         (of(web().as_str()), of("spiffe://cluster.local/ns/nodemesh-system/sa/mesh-agent"));
     let with = |roots: Vec<&[u8]>, uri, chain, key| {
         let mut bytes = Vec::new();
-        let contents = Contents { roots, entries: vec![Entry { uri, chain, key }] };
-        write(&contents, &mut bytes).unwrap();
+        let contents = CertificateFile { roots, entries: vec![CertificateEntry { uri, chain, key }] };
+        write_certificate_file(&contents, &mut bytes).unwrap();
         heir(&authority, &bytes).current(&web()).is_some()
     };
     let (uri, chain, key) = (web_entry.uri, web_entry.chain, web_entry.key);
@@ -266,7 +280,7 @@ async fn what_a_proxy_left_counts_only_as_far_as_it_can_be_checked() {
     assert!(!with(good.roots.clone(), uri, chain, b"no key"));
     assert!(!with(vec![], uri, chain, key), "it leads to no root");
     // Whoever took the proxy over has a root of his own, and a certificate under it.
-    let (theirs, own_key) = (root("theirs"), KeyPair::generate().unwrap());
+    let (theirs, own_key) = (new_root("theirs"), KeyPair::generate().unwrap());
     let own_der = own_key.serialize_der();
     let mut params = CertificateParams::default();
     params.subject_alt_names = vec![SanType::URI(uri.try_into().unwrap())];
@@ -275,13 +289,13 @@ async fn what_a_proxy_left_counts_only_as_far_as_it_can_be_checked() {
     assert!(!with(both.clone(), uri, &forged, &own_der), "the file names no such root");
     assert!(with(both, uri, chain, key));
     for length in 0..bytes.len() {
-        assert!(read(&bytes[..length]).is_none(), "cut at {length}");
+        assert!(parse_certificate_file(&bytes[..length]).is_none(), "cut at {length}");
     }
 }
 
 #[tokio::test]
 async fn an_inherited_certificate_that_has_expired_is_none() {
-    let authority = Authority::new(Duration::from_secs(3));
+    let authority = TestCa::new(Duration::from_secs(3));
     let running = authority.serve("127.0.0.1:0").await;
     let (first, bytes) = left_behind(&authority, &running).await;
     drop(first);
@@ -296,9 +310,9 @@ struct Mesh {
 }
 
 fn mesh(name: &str) -> Mesh {
-    let (provider, root) = (tls::provider(), root(name));
-    let trust = Arc::new(Trust::new(Arc::clone(&provider), "".as_ref()));
-    trust.learn(vec![root.der().clone()]).unwrap();
+    let (provider, root) = (tls_config::crypto_provider(), new_root(name));
+    let trust = Arc::new(TrustedRoots::new(Arc::clone(&provider), "".as_ref()));
+    trust.install_ca_roots(vec![root.der().clone()]).unwrap();
     Mesh { verifier: MeshVerifier { trust, provider, trust_domain: "td".into() }, root }
 }
 

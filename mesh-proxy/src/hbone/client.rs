@@ -12,8 +12,8 @@ use mesh_calm::{Guarded, Role};
 use rustls::client::UnbufferedClientConnection;
 use tokio::task::spawn_local;
 
-use super::session::SharedTls;
-use super::stream::Streams;
+use super::shared_tls::SharedTls;
+use super::stream::OpenStreamCount;
 use super::{
     CLIENT_HEADERS, DATA_OVERHEAD, MAX_FRAME, OWN_STREAMS, SEND_BUFFER, STREAM_WINDOW, Stream,
     connection_window,
@@ -48,7 +48,7 @@ pub enum OpenError {
 #[derive(Clone)]
 pub struct Connection {
     requests: SendRequest<Bytes>,
-    streams: Streams,
+    streams: OpenStreamCount,
 }
 
 impl Connection {
@@ -82,26 +82,26 @@ impl Connection {
             tracing::debug!(%reason, "HBONE connection closed");
             ended();
             drop(connection);
-            let _in_time = tokio::time::timeout(Duration::from_secs(1), tls.finish()).await;
+            let _in_time = tokio::time::timeout(Duration::from_secs(1), tls.flush_and_close()).await;
         });
-        Ok(Self { requests, streams: Streams::default() })
+        Ok(Self { requests, streams: OpenStreamCount::default() })
     }
 
     /// Whether another stream fits, by `OWN_STREAMS` and by the peer's own limit.
     pub fn has_room(&self) -> bool {
         let limit = self.requests.current_max_send_streams().min(OWN_STREAMS as usize);
-        self.streams.open() < limit
+        self.streams.get() < limit
     }
 
     /// Returns the number of open streams.
-    pub fn streams(&self) -> usize {
-        self.streams.open()
+    pub fn stream_count(&self) -> usize {
+        self.streams.get()
     }
 
     /// Opens a stream and waits for the destination's answer. Errors: see [`OpenError`].
-    pub async fn open(self, request: Request<()>) -> Result<Stream, OpenError> {
+    pub async fn open_stream(self, request: Request<()>) -> Result<Stream, OpenError> {
         // Counted from here on, so that a burst does not find room that is already taken.
-        let counted = self.streams.count();
+        let counted = self.streams.count_stream();
         let mut ready = self.requests.ready().await?;
         let (response, send) = ready.send_request(request, false)?;
         let response = response.await?;

@@ -4,15 +4,15 @@
 mod client;
 pub mod headers;
 mod server;
-mod session;
+mod shared_tls;
 mod stream;
 
 #[cfg(test)]
 mod tests;
 
 pub use client::{Connection, OpenError};
-pub use server::{IncomingStream, Server};
-pub use stream::{Stream, stream_error};
+pub use server::{IncomingStream, ServerConnection};
+pub use stream::{Stream, h2_to_io_error};
 
 /// Flow-control window of a stream, bytes: what a stopped reader can make its node hold.
 const STREAM_WINDOW: u32 = 1024 * 1024;

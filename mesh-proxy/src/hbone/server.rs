@@ -13,7 +13,7 @@ use mesh_calm::{Guarded, Role};
 use rustls::server::UnbufferedServerConnection;
 use tokio::task::spawn_local;
 
-use super::session::SharedTls;
+use super::shared_tls::SharedTls;
 use super::{
     DATA_OVERHEAD, MAX_FRAME, PEER_STREAMS, SEND_BUFFER, SERVER_HEADERS, STREAM_WINDOW, Stream,
     connection_window,
@@ -24,7 +24,7 @@ use crate::tls::TlsStream;
 const PREFACE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// An HBONE connection on which a peer opens streams.
-pub struct Server {
+pub struct ServerConnection {
     tls: SharedTls<UnbufferedServerConnection>,
     connection: server::Connection<Guarded<SharedTls<UnbufferedServerConnection>>, Bytes>,
 }
@@ -41,7 +41,7 @@ pub struct IncomingStream {
     respond: SendResponse<Bytes>,
 }
 
-impl Server {
+impl ServerConnection {
     /// Starts HTTP/2 on a TLS session. Errors: the preface is late or wrong.
     pub async fn start(tls: TlsStream<UnbufferedServerConnection>) -> io::Result<Self> {
         let tls = SharedTls::new(tls);
@@ -94,7 +94,7 @@ impl Server {
             }
         }
         drop(self.connection);
-        let _in_time = tokio::time::timeout(Duration::from_secs(1), self.tls.finish()).await;
+        let _in_time = tokio::time::timeout(Duration::from_secs(1), self.tls.flush_and_close()).await;
         Ok(())
     }
 }

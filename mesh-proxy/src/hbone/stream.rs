@@ -10,7 +10,7 @@ use bytes::Bytes;
 use h2::{RecvStream, SendStream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::mux::TURN;
+use crate::mux::MAX_BYTES_PER_TURN;
 
 /// Both directions of a stream.
 pub struct Stream {
@@ -20,18 +20,18 @@ pub struct Stream {
     pub receive: RecvStream,
     /// Bytes received by `AsyncRead` and not read yet. Their credit is not given back.
     pub unread: Bytes,
-    _counted: Option<Counted>,
+    _counted: Option<CountedStream>,
 }
 
 /// Counts the open streams of a connection of ours. (`h2` keeps its number to itself.)
 #[derive(Clone, Default)]
-pub(super) struct Streams(Rc<Cell<usize>>);
+pub(super) struct OpenStreamCount(Rc<Cell<usize>>);
 
 /// An open stream, counted until it is dropped.
-pub(super) struct Counted(Rc<Cell<usize>>);
+pub(super) struct CountedStream(Rc<Cell<usize>>);
 
 impl Stream {
-    pub(super) fn new(send: SendStream<Bytes>, receive: RecvStream, counted: Option<Counted>) -> Self {
+    pub(super) fn new(send: SendStream<Bytes>, receive: RecvStream, counted: Option<CountedStream>) -> Self {
         Self { send, receive, unread: Bytes::new(), _counted: counted }
     }
 }
@@ -47,7 +47,7 @@ impl AsyncRead for Stream {
         while stream.unread.is_empty() {
             match ready!(stream.receive.poll_data(context)) {
                 Some(Ok(bytes)) => stream.unread = bytes,
-                Some(Err(error)) => return Poll::Ready(Err(stream_error(&error))),
+                Some(Err(error)) => return Poll::Ready(Err(h2_to_io_error(&error))),
                 None => return Poll::Ready(Ok(())),
             }
         }
@@ -65,17 +65,17 @@ impl AsyncWrite for Stream {
         if bytes.is_empty() {
             return Poll::Ready(Ok(0));
         }
-        send.reserve_capacity(bytes.len().min(TURN));
+        send.reserve_capacity(bytes.len().min(MAX_BYTES_PER_TURN));
         while send.capacity() == 0 {
             match ready!(send.poll_capacity(context)) {
                 Some(Ok(_)) => {}
-                Some(Err(error)) => return Poll::Ready(Err(stream_error(&error))),
+                Some(Err(error)) => return Poll::Ready(Err(h2_to_io_error(&error))),
                 None => return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
             }
         }
         let bytes = &bytes[..bytes.len().min(send.capacity())];
         let sent = send.send_data(Bytes::copy_from_slice(bytes), false);
-        Poll::Ready(sent.map(|()| bytes.len()).map_err(|error| stream_error(&error)))
+        Poll::Ready(sent.map(|()| bytes.len()).map_err(|error| h2_to_io_error(&error)))
     }
 
     /// Ready at once: the connection sends by itself what was written.
@@ -86,12 +86,12 @@ impl AsyncWrite for Stream {
     /// Tells the peer that nothing more comes.
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         let ended = self.get_mut().send.send_data(Bytes::new(), true);
-        Poll::Ready(ended.map_err(|error| stream_error(&error)))
+        Poll::Ready(ended.map_err(|error| h2_to_io_error(&error)))
     }
 }
 
 /// Converts a stream's error to the one that a socket would have had.
-pub fn stream_error(error: &h2::Error) -> io::Error {
+pub fn h2_to_io_error(error: &h2::Error) -> io::Error {
     match error.reason() {
         Some(reason) if error.is_reset() => {
             io::Error::new(io::ErrorKind::ConnectionReset, format!("stream reset: {reason}"))
@@ -100,18 +100,18 @@ pub fn stream_error(error: &h2::Error) -> io::Error {
     }
 }
 
-impl Streams {
-    pub(super) fn open(&self) -> usize {
+impl OpenStreamCount {
+    pub(super) fn get(&self) -> usize {
         self.0.get()
     }
 
-    pub(super) fn count(&self) -> Counted {
+    pub(super) fn count_stream(&self) -> CountedStream {
         self.0.set(self.0.get() + 1);
-        Counted(Rc::clone(&self.0))
+        CountedStream(Rc::clone(&self.0))
     }
 }
 
-impl Drop for Counted {
+impl Drop for CountedStream {
     fn drop(&mut self) {
         self.0.set(self.0.get() - 1);
     }

@@ -10,10 +10,10 @@ use http::StatusCode;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::spawn_local;
 
-use super::session::SharedTls;
-use super::{Connection, OpenError, Server, Stream};
-use crate::fixture::{self, Protocol, configs, run};
-use crate::relay::{self, Meter, SocketIs, relay_hbone};
+use super::shared_tls::SharedTls;
+use super::{Connection, OpenError, ServerConnection, Stream};
+use crate::fixture::{self, RelayUnderTest, run_as_worker, test_tls_configs};
+use crate::relay::{self, ByteMeter, SocketSide, relay_hbone};
 use crate::tls;
 
 /// What the server does with a stream that is asked for.
@@ -28,17 +28,17 @@ enum Answer {
 /// An HBONE server in front of `application`, and a connection to it.
 async fn pair(application: std::net::SocketAddr, answer: Answer) -> Connection {
     let tcp = TcpStream::connect(serve(application, answer).await).await.unwrap();
-    Connection::start(tls::connect(tcp, configs().0).await.unwrap(), || {}).await.unwrap()
+    Connection::start(tls::connect(tcp, test_tls_configs().0).await.unwrap(), || {}).await.unwrap()
 }
 
 /// An HBONE server that takes one connection; where it listens.
 async fn serve(application: std::net::SocketAddr, answer: Answer) -> std::net::SocketAddr {
-    let (_, server) = configs();
+    let (_, server) = test_tls_configs();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     spawn_local(async move {
         let (tcp, _) = listener.accept().await.unwrap();
-        let server = Server::start(tls::accept(tcp, server).await.unwrap()).await.unwrap();
+        let server = ServerConnection::start(tls::accept(tcp, server).await.unwrap()).await.unwrap();
         let _end = server
             .serve(std::future::pending(), move |incoming| async move {
                 match answer {
@@ -48,7 +48,7 @@ async fn serve(application: std::net::SocketAddr, answer: Answer) -> std::net::S
                         let socket = TcpStream::connect(application).await.unwrap();
                         let mut stream = incoming.accept(http::HeaderMap::new()).unwrap();
                         let _end =
-                            relay_hbone(socket, &mut stream, SocketIs::Server, &Meter::default()).await;
+                            relay_hbone(socket, &mut stream, SocketSide::Server, &ByteMeter::default()).await;
                     }
                 }
             })
@@ -70,16 +70,16 @@ fn request() -> http::Request<()> {
 
 struct Hbone;
 
-impl Protocol for Hbone {
+impl RelayUnderTest for Hbone {
     type Connection = Connection;
 
     async fn pair(application: std::net::SocketAddr) -> Connection {
         pair(application, Answer::Relay).await
     }
 
-    async fn carry(connection: Connection, socket: TcpStream, meter: Meter) -> Result<(), relay::Error> {
-        let mut stream = connection.open(request()).await.unwrap();
-        relay_hbone(socket, &mut stream, SocketIs::Client, &meter).await
+    async fn carry(connection: Connection, socket: TcpStream, meter: ByteMeter) -> Result<(), relay::Error> {
+        let mut stream = connection.open_stream(request()).await.unwrap();
+        relay_hbone(socket, &mut stream, SocketSide::Client, &meter).await
     }
 }
 
@@ -105,10 +105,10 @@ fn a_reader_that_stops_holds_up_its_writer_and_nobody_else() {
 
 #[test]
 fn refusals_are_told_apart() {
-    run(async {
+    run_as_worker(async {
         for (status, denied) in [(StatusCode::UNAUTHORIZED, true), (StatusCode::SERVICE_UNAVAILABLE, false)] {
             let connection = pair("127.0.0.1:1".parse().unwrap(), Answer::Refuse(status)).await;
-            match connection.open(request()).await.map(drop).unwrap_err() {
+            match connection.open_stream(request()).await.map(drop).unwrap_err() {
                 OpenError::Denied => assert!(denied),
                 OpenError::Unavailable => assert!(!denied),
                 other => panic!("{other}"),
@@ -120,7 +120,7 @@ fn refusals_are_told_apart() {
 /// A peer that opens `count` streams before it has read anything of the server's, as ztunnel does.
 async fn hasty_peer(count: usize) -> (SendRequest<Bytes>, Vec<(ResponseFuture, SendStream<Bytes>)>) {
     let tcp = TcpStream::connect(serve("127.0.0.1:1".parse().unwrap(), Answer::Echo).await).await.unwrap();
-    let tls = SharedTls::new(tls::connect(tcp, configs().0).await.unwrap());
+    let tls = SharedTls::new(tls::connect(tcp, test_tls_configs().0).await.unwrap());
     let handshake = h2::client::Builder::new().initial_max_send_streams(count).handshake(tls.clone());
     let (mut requests, mut connection) = handshake.await.unwrap();
     let streams = (0..count).map(|_| requests.send_request(request(), false).unwrap()).collect();
@@ -139,7 +139,7 @@ async fn says_and_hears(send: &mut SendStream<Bytes>, receive: &mut RecvStream) 
 
 #[test]
 fn a_peer_that_opens_a_hundred_streams_before_it_knows_how_many_it_may_is_served() {
-    run(async {
+    run_as_worker(async {
         let mut held = Vec::new();
         for _ in 0..3 {
             let (requests, streams) = hasty_peer(100).await;

@@ -6,21 +6,22 @@
 //! allowed to trace the keeper (`ptrace(2)`), which has more privileges than the proxies of its user.
 //!
 //! A proxy that was taken over by an attacker may have left anything. So its successor believes nothing that
-//! it can't check: [`certificates`] are parsed within bounds, and count only if they lead to the roots of the
-//! file that the node's operator gave; the configuration ([`journal`]) has no such proof, and counts only
-//! while the control plane can't be reached, which is told nothing of it and lists everything anew.
+//! it can't check: certificates ([`certificate_file`]) are parsed within bounds, and count only if they lead
+//! to the roots of the file that the node's operator gave; the configuration ([`xds_journal`]) has no such
+//! proof, and counts only while the control plane can't be reached, which is told nothing of it and lists
+//! everything anew.
 
-pub mod certificates;
-mod frames;
-pub mod journal;
-mod memory;
+pub mod certificate_file;
+mod journal_frames;
+mod memfd;
+pub mod xds_journal;
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
 
 use tokio::sync::mpsc;
 
-pub use memory::{append_only, create, read, seal};
+pub use memfd::{create_memfd, read_whole_file, seal_append_only, seal_read_only};
 
 /// Where a proxy leaves files for its successor. Cheap to clone.
 #[derive(Clone)]
@@ -40,14 +41,14 @@ pub type Bequest = (InheritedKind, Option<OwnedFd>);
 
 impl Inheritance {
     /// Creates both ends: the second is for whoever hands the files to the keeper.
-    pub fn new() -> (Self, mpsc::UnboundedReceiver<Bequest>) {
+    pub fn channel() -> (Self, mpsc::UnboundedReceiver<Bequest>) {
         let (left, taken) = mpsc::unbounded_channel();
         (Self(left), taken)
     }
 
     /// Creates one without a successor, for tests and gateways.
-    pub fn for_nobody() -> Self {
-        Self::new().0
+    pub fn without_successor() -> Self {
+        Self::channel().0
     }
 
     /// Leaves a file, in place of the one before; none leaves nothing.

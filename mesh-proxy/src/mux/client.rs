@@ -9,13 +9,13 @@ use std::task::Poll;
 use rustls::client::UnbufferedClientConnection;
 use tokio::task::spawn_local;
 
-use super::driver::{Driver, Side};
-use super::frame::{Frame, Refusal};
-use super::link::Link;
-use super::open::{OpenFrame, Trace};
-use super::stream::{Answer, Broken, State, Stream};
-use super::window::{Budget, Window};
-use super::{Early, MAX_STREAMS};
+use super::connection_state::ConnectionState;
+use super::driver::{ConnectionSide, Driver};
+use super::frame::{ControlFrame, Refusal};
+use super::open_frame::{OpenFrame, TraceContext};
+use super::receive_window::{ReceiveBudget, ReceiveWindow};
+use super::stream::{OpenAnswer, Stream, StreamError, StreamState};
+use super::{EarlyData, MAX_STREAMS};
 use crate::tls::TlsStream;
 
 /// Why a stream could not be opened.
@@ -37,20 +37,20 @@ pub enum OpenError {
 
 /// A connection to one destination. It closes when the last handle and the last stream are gone.
 pub struct Connection {
-    link: Rc<Link>,
+    shared: Rc<ConnectionState>,
 }
 
 impl Clone for Connection {
     fn clone(&self) -> Self {
-        Self::of(Rc::clone(&self.link))
+        Self::of(Rc::clone(&self.shared))
     }
 }
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        self.link.handles.set(self.link.handles.get() - 1);
-        if self.link.handles.get() == 0 {
-            self.link.wake_driver();
+        self.shared.handles.set(self.shared.handles.get() - 1);
+        if self.shared.handles.get() == 0 {
+            self.shared.wake_driver();
         }
     }
 }
@@ -60,11 +60,11 @@ impl Connection {
     /// streams is taken from `budget`.
     pub fn start(
         tls: TlsStream<UnbufferedClientConnection>,
-        budget: &Rc<Budget>,
+        budget: &Rc<ReceiveBudget>,
         ended: impl FnOnce() + 'static,
     ) -> Self {
-        let connection = Self::of(Link::new(budget));
-        let driver = Driver::new(tls, &connection.link, Side::Client);
+        let connection = Self::of(ConnectionState::new(budget));
+        let driver = Driver::new(tls, &connection.shared, ConnectionSide::Client);
         spawn_local(async move {
             // A server opens no streams: the driver does not let it.
             let over = driver.run(drop).await;
@@ -74,19 +74,19 @@ impl Connection {
         connection
     }
 
-    fn of(link: Rc<Link>) -> Self {
-        link.handles.set(link.handles.get() + 1);
-        Self { link }
+    fn of(shared: Rc<ConnectionState>) -> Self {
+        shared.handles.set(shared.handles.get() + 1);
+        Self { shared }
     }
 
     /// Whether another stream fits.
     pub fn has_room(&self) -> bool {
-        !self.link.closing.get() && self.link.streams() < MAX_STREAMS
+        !self.shared.closing.get() && self.shared.stream_count() < MAX_STREAMS
     }
 
     /// Returns the number of open streams.
-    pub fn streams(&self) -> usize {
-        self.link.streams()
+    pub fn stream_count(&self) -> usize {
+        self.shared.stream_count()
     }
 
     /// Opens a stream and waits for the destination's answer. `early` is sent along, as far as there is
@@ -94,26 +94,26 @@ impl Connection {
     ///
     /// `exposed` is set when the other end's application may have got early bytes and it is not known what
     /// became of the stream: then nobody may send them again.
-    pub async fn open(
+    pub async fn open_stream(
         &self,
         mut open: OpenFrame,
-        early: Early<'_>,
+        early: EarlyData<'_>,
         exposed: &Cell<bool>,
     ) -> Result<Stream, OpenError> {
-        let link = &self.link;
-        let next = link.last_stream.get().checked_add(1).filter(|_| !link.closing.get());
+        let shared = &self.shared;
+        let next = shared.last_stream.get().checked_add(1).filter(|_| !shared.closing.get());
         let id = next.ok_or_else(|| OpenError::Connection("closing".into()))?;
-        link.last_stream.set(id);
-        let window = Window::opening(&link.budget);
-        open.credit = window.size();
-        let state = State::opening(id, window);
-        link.add(&state);
-        link.send(&Frame::Open(id, open));
-        let mut unanswered = Unanswered { link, heard: link.heard.get(), answered: false };
-        let mut stream = Stream::new(state, Rc::clone(link));
+        shared.last_stream.set(id);
+        let window = ReceiveWindow::for_outgoing(&shared.budget);
+        open.credit = window.open_credit();
+        let state = StreamState::outgoing(id, window);
+        shared.insert_stream(&state);
+        shared.queue_frame(&ControlFrame::Open(id, open));
+        let mut unanswered = Unanswered { shared, heard: shared.heard.get(), answered: false };
+        let mut stream = Stream::new(state, Rc::clone(shared));
         let mut early = Some(early);
         let answer = poll_fn(|context| {
-            let broken = stream.poll_broken(context);
+            let broken = stream.poll_stream_error(context);
             // First: a stream that was accepted and then broke must not be opened again.
             if let Some(answer) = stream.state.answer.get() {
                 return Poll::Ready(Ok(answer));
@@ -122,32 +122,32 @@ impl Connection {
                 return Poll::Ready(Err(broken));
             }
             if let Some(sending) = early
-                && stream.poll_send_early(sending, context).is_ready()
+                && stream.poll_send_early_data(sending, context).is_ready()
             {
                 early = None;
-                exposed.set(stream.is_exposed());
+                exposed.set(stream.sent_data_with_open());
             }
             Poll::Pending
         });
         let answer = answer.await;
         unanswered.answered = true;
-        if !matches!(answer, Err(Broken::Lost(_))) {
+        if !matches!(answer, Err(StreamError::Lost(_))) {
             exposed.set(false);
         }
         let refusal = match answer {
-            Ok(Answer::Accepted) => return Ok(stream),
-            Ok(Answer::Refused(refusal)) => refusal,
-            Err(broken @ (Broken::Lost(_) | Broken::Gone(_))) => {
+            Ok(OpenAnswer::Accepted) => return Ok(stream),
+            Ok(OpenAnswer::Refused(refusal)) => refusal,
+            Err(broken @ (StreamError::Lost(_) | StreamError::Gone(_))) => {
                 return Err(OpenError::Connection(broken.to_string().into()));
             }
-            Err(Broken::Reset(_) | Broken::Socket(_)) => return Err(OpenError::Unavailable),
+            Err(StreamError::Reset(_) | StreamError::Socket(_)) => return Err(OpenError::Unavailable),
         };
-        stream.finish();
+        stream.suppress_reset();
         Err(match refusal {
             Refusal::Denied => OpenError::Denied,
             Refusal::Unavailable => OpenError::Unavailable,
             Refusal::Busy | Refusal::GoingAway => {
-                link.closing.set(true);
+                shared.closing.set(true);
                 OpenError::Connection(format!("{refusal:?}").into())
             }
             Refusal::BadRequest | Refusal::Other(_) => OpenError::Refused(refusal),
@@ -158,21 +158,21 @@ impl Connection {
 /// A stream that waits for its answer. If the caller gives up and nothing at all was received meanwhile, no
 /// new streams go on the connection. Open ones go on, if it still lives.
 struct Unanswered<'a> {
-    link: &'a Link,
+    shared: &'a ConnectionState,
     heard: u32,
     answered: bool,
 }
 
 impl Drop for Unanswered<'_> {
     fn drop(&mut self) {
-        if !self.answered && self.link.heard.get() == self.heard {
-            self.link.closing.set(true);
+        if !self.answered && self.shared.heard.get() == self.heard {
+            self.shared.closing.set(true);
         }
     }
 }
 
 /// Builds an OPEN frame without credit, with a new trace.
-pub fn open_frame(source: SocketAddr, destination: SocketAddr, host: Option<&str>) -> OpenFrame {
+pub fn traced_open_frame(source: SocketAddr, destination: SocketAddr, host: Option<&str>) -> OpenFrame {
     OpenFrame {
         host: host.map(str::to_owned),
         trace: Some(new_trace()),
@@ -181,7 +181,7 @@ pub fn open_frame(source: SocketAddr, destination: SocketAddr, host: Option<&str
 }
 
 /// Returns a trace that nothing records. An id of zeros would be invalid.
-fn new_trace() -> Trace {
+fn new_trace() -> TraceContext {
     let (id, parent) = (rand::random::<u128>().max(1), rand::random::<u64>().max(1));
-    Trace { id: id.to_be_bytes(), parent: parent.to_be_bytes(), flags: 0 }
+    TraceContext { id: id.to_be_bytes(), parent: parent.to_be_bytes(), flags: 0 }
 }

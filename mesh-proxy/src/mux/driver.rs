@@ -14,14 +14,14 @@ use std::time::Duration;
 use mesh_calm::turn::Turn;
 use tokio::io::AsyncWrite;
 
-use super::frame::{Decoder, Error as FrameError, Event, Frame, Goodbye, Refusal};
-use super::link::Link;
-use super::open::OpenFrame;
-use super::stream::{Answer, Broken, State, Stream, Violation};
-use super::window::Window;
-use super::{EARLY, IncomingStream, MAX_PEER_STREAMS, price};
-use crate::sys;
-use crate::tls::{TlsStream, Unbuffered, scratch};
+use super::connection_state::ConnectionState;
+use super::frame::{ControlFrame, DecoderEvent, FrameDecoder, FrameError, GoAwayReason, Refusal};
+use super::open_frame::OpenFrame;
+use super::receive_window::ReceiveWindow;
+use super::stream::{OpenAnswer, Stream, StreamError, StreamState, StreamViolation};
+use super::{EARLY_CREDIT, IncomingStream, MAX_PEER_STREAMS, flood_limit};
+use crate::tcp_syscalls;
+use crate::tls::{TlsStream, UnbufferedConnection, buffer_pool};
 
 /// Silence after which a peer is asked whether it is alive, and time that it has to answer.
 const PING_EVERY: Duration = Duration::from_secs(10);
@@ -40,7 +40,7 @@ const MOST_HEARD_OUT: usize = 8 * 1024 * 1024;
 
 /// Why a connection is over.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Over {
+pub(super) enum CloseReason {
     /// Nobody needs it any more, or the peer closed it.
     #[error("finished")]
     Finished,
@@ -52,7 +52,7 @@ pub(super) enum Over {
     Frame(#[from] FrameError),
     /// The peer broke the protocol on a stream.
     #[error("the peer broke the protocol: {0}")]
-    Stream(#[from] Violation),
+    Stream(#[from] StreamViolation),
     /// The peer used a stream that it may not use.
     #[error("the peer broke the protocol: stream {0} is not its to use")]
     WrongStream(u32),
@@ -73,24 +73,24 @@ pub(super) enum Over {
     Dismissed(String),
 }
 
-impl Over {
-    fn as_streams_see_it(&self) -> Broken {
+impl CloseReason {
+    fn as_streams_see_it(&self) -> StreamError {
         use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
         let why = self.to_string().into();
         match self {
-            Self::Finished => Broken::Gone(why),
+            Self::Finished => StreamError::Gone(why),
             // The peer's kernel closed it, behind everything that the peer itself had sent.
             Self::Lost(error) if matches!(error.kind(), BrokenPipe | ConnectionReset | UnexpectedEof) => {
-                Broken::Gone(why)
+                StreamError::Gone(why)
             }
-            _ => Broken::Lost(why),
+            _ => StreamError::Lost(why),
         }
     }
 }
 
 /// Which end of the connection this is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Side {
+pub(super) enum ConnectionSide {
     Client,
     Server,
 }
@@ -102,9 +102,9 @@ pub(super) struct Driver<C> {
 
 /// Everything but the TLS session, which is borrowed while its records are read.
 struct Receiver {
-    link: Rc<Link>,
-    side: Side,
-    decoder: Decoder,
+    shared: Rc<ConnectionState>,
+    side: ConnectionSide,
+    decoder: FrameDecoder,
     /// Work left in this turn, before other tasks run.
     turn: Turn,
     /// A DATA frame that came in several records, gathered so that the application gets it in one system
@@ -114,13 +114,13 @@ struct Receiver {
     assembling: u32,
 }
 
-impl<C: Unbuffered> Driver<C> {
-    pub fn new(tls: TlsStream<C>, link: &Rc<Link>, side: Side) -> Self {
-        link.round_trip.set(sys::shortest_round_trip(tls.tcp()));
+impl<C: UnbufferedConnection> Driver<C> {
+    pub fn new(tls: TlsStream<C>, shared: &Rc<ConnectionState>, side: ConnectionSide) -> Self {
+        shared.round_trip.set(tcp_syscalls::min_rtt(tls.tcp()));
         let receiver = Receiver {
-            link: Rc::clone(link),
+            shared: Rc::clone(shared),
             side,
-            decoder: Decoder::default(),
+            decoder: FrameDecoder::default(),
             turn: Turn::default(),
             assembled: Vec::new(),
             assembling: 0,
@@ -130,17 +130,17 @@ impl<C: Unbuffered> Driver<C> {
 
     /// Drives the connection to its end, and returns why it is over; `opened` gets the streams that the peer
     /// opens.
-    pub async fn run(mut self, mut opened: impl FnMut(IncomingStream)) -> Over {
-        let link = Rc::clone(&self.receiver.link);
+    pub async fn run(mut self, mut opened: impl FnMut(IncomingStream)) -> CloseReason {
+        let shared = Rc::clone(&self.receiver.shared);
         let over = tokio::select! {
             biased;
             over = poll_fn(|context| match self.turn(context, &mut opened) {
                 Ok(()) => Poll::Pending,
                 Err(over) => Poll::Ready(over),
             }) => over,
-            () = silence(&link) => Over::Silent,
+            () = silence(&shared) => CloseReason::Silent,
         };
-        link.break_off(&over.as_streams_see_it());
+        shared.break_all_streams(&over.as_streams_see_it());
         let _in_time = tokio::time::timeout(FAREWELL, self.say_goodbye(&over)).await;
         over
     }
@@ -150,18 +150,18 @@ impl<C: Unbuffered> Driver<C> {
         &mut self,
         context: &mut Context<'_>,
         opened: &mut impl FnMut(IncomingStream),
-    ) -> Result<(), Over> {
-        self.receiver.link.drive(context);
+    ) -> Result<(), CloseReason> {
+        self.receiver.shared.begin_driver_turn(context);
         let closed = self.receive(context, opened)?;
-        self.receiver.link.driven();
+        self.receiver.shared.end_driver_turn();
         let sent = self.send(context)?.is_ready();
-        if closed || sent && self.receiver.link.is_done(self.receiver.side) {
-            return Err(Over::Finished);
+        if closed || sent && self.receiver.shared.can_close(self.receiver.side) {
+            return Err(CloseReason::Finished);
         }
-        if self.receiver.link.gathered() > MOST_WAITING {
-            return Err(Over::Backlog);
+        if self.receiver.shared.queued_len() > MOST_WAITING {
+            return Err(CloseReason::Backlog);
         }
-        if self.tls.has_plaintext() {
+        if self.tls.has_unread_plaintext() {
             context.waker().wake_by_ref();
         }
         Ok(())
@@ -173,11 +173,11 @@ impl<C: Unbuffered> Driver<C> {
         &mut self,
         context: &mut Context<'_>,
         opened: &mut impl FnMut(IncomingStream),
-    ) -> Result<bool, Over> {
+    ) -> Result<bool, CloseReason> {
         let Self { tls, receiver } = self;
         receiver.turn = Turn::default();
         for _ in 0..RECEIVES {
-            match tls.poll_read_in_place(context, |bytes| receiver.take(bytes, opened)) {
+            match tls.poll_decrypt_in_place(context, |bytes| receiver.take(bytes, opened)) {
                 Poll::Ready(more) => {
                     if !more? {
                         return Ok(true);
@@ -186,7 +186,7 @@ impl<C: Unbuffered> Driver<C> {
                 Poll::Pending => return Ok(false),
             }
             receiver.deliver_assembled()?;
-            receiver.link.heard.set(receiver.link.heard.get().wrapping_add(1));
+            receiver.shared.heard.set(receiver.shared.heard.get().wrapping_add(1));
             if receiver.turn.is_over() {
                 break;
             }
@@ -199,27 +199,33 @@ impl<C: Unbuffered> Driver<C> {
     /// Sends everything that has gathered.
     fn send(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
-            ready!(self.tls.poll_send(context))?;
-            let Some(gathered) = self.receiver.link.take_gathered() else {
-                self.receiver.link.all_sent();
+            ready!(self.tls.poll_send_all(context))?;
+            let Some(gathered) = self.receiver.shared.take_queued_bytes() else {
+                self.receiver.shared.mark_accepts_sent();
                 return Poll::Ready(Ok(()));
             };
-            self.tls.write_records(&gathered)?;
-            scratch::give(gathered);
-            self.receiver.link.wake_waiting();
+            self.tls.queue_encrypted_records(&gathered)?;
+            buffer_pool::return_empty(gathered);
+            self.receiver.shared.wake_streams_awaiting_room();
         }
     }
 
     /// Tells the peer why the connection is over, and closes it.
-    async fn say_goodbye(&mut self, over: &Over) {
+    async fn say_goodbye(&mut self, over: &CloseReason) {
         let goodbye = match over {
-            Over::Frame(_) | Over::Stream(_) | Over::WrongStream(_) | Over::Late => Some(Goodbye::Violation),
-            Over::Flood => Some(Goodbye::Flood),
-            Over::Backlog => Some(Goodbye::Backlog),
-            Over::Finished | Over::Lost(_) | Over::Silent | Over::Dismissed(_) => None,
+            CloseReason::Frame(_)
+            | CloseReason::Stream(_)
+            | CloseReason::WrongStream(_)
+            | CloseReason::Late => Some(GoAwayReason::Violation),
+            CloseReason::Flood => Some(GoAwayReason::Flood),
+            CloseReason::Backlog => Some(GoAwayReason::Backlog),
+            CloseReason::Finished
+            | CloseReason::Lost(_)
+            | CloseReason::Silent
+            | CloseReason::Dismissed(_) => None,
         };
         if let Some(goodbye) = goodbye {
-            self.receiver.link.send(&Frame::GoAway(goodbye, over.to_string()));
+            self.receiver.shared.queue_frame(&ControlFrame::GoAway(goodbye, over.to_string()));
         }
         let said = poll_fn(|context| {
             ready!(self.send(context))?;
@@ -234,7 +240,7 @@ impl<C: Unbuffered> Driver<C> {
     /// and then the peer may lose what is on its way to it. Nothing is decrypted any more.
     async fn hear_out(&mut self) {
         let (tcp, mut left) = (self.tls.tcp(), MOST_HEARD_OUT);
-        let mut unheard = scratch::take_room();
+        let mut unheard = buffer_pool::take_sized();
         while left > 0 && tcp.readable().await.is_ok() {
             match tcp.try_read(&mut unheard) {
                 Ok(0) => break,
@@ -243,152 +249,164 @@ impl<C: Unbuffered> Driver<C> {
                 Err(_) => break,
             }
         }
-        scratch::give_room(unheard);
+        buffer_pool::return_sized(unheard);
     }
 }
 
 impl Receiver {
     /// Processes frames for one turn. Returns the number of bytes taken.
-    fn take(&mut self, bytes: &[u8], opened: &mut impl FnMut(IncomingStream)) -> Result<usize, Over> {
+    fn take(&mut self, bytes: &[u8], opened: &mut impl FnMut(IncomingStream)) -> Result<usize, CloseReason> {
         let mut rest = bytes;
         while !self.turn.is_over() {
-            let Some(event) = self.decoder.next(&mut rest)? else { break };
+            let Some(event) = self.decoder.next_event(&mut rest)? else { break };
             match event {
-                Event::Data { stream, piece, last } => {
+                DecoderEvent::Data { stream, piece, last } => {
                     self.turn.spend_on_data(piece.len());
-                    self.link.patience.borrow_mut().earn(price::earned_by_data(piece.len()));
+                    self.shared
+                        .patience
+                        .borrow_mut()
+                        .earn(flood_limit::earned_for_received_data(piece.len()));
                     self.data(stream, piece, last)?;
                 }
-                Event::Frame(frame) => {
-                    let (cost, work) = price::cost(&frame);
+                DecoderEvent::Frame(frame) => {
+                    let (cost, work) = flood_limit::frame_cost(&frame);
                     self.turn.spend(work, 0);
                     self.pay(cost)?;
                     self.frame(frame, opened)?;
                 }
             }
         }
-        let skipped = self.decoder.take_skipped();
-        self.pay(price::cost_of_skipped(skipped))?;
+        let skipped = self.decoder.take_skipped_counts();
+        self.pay(flood_limit::skipped_frames_cost(skipped))?;
         Ok(bytes.len() - rest.len())
     }
 
-    fn pay(&self, cost: u32) -> Result<(), Over> {
-        if self.link.patience.borrow_mut().spend(cost) { Ok(()) } else { Err(Over::Flood) }
+    fn pay(&self, cost: u32) -> Result<(), CloseReason> {
+        if self.shared.patience.borrow_mut().spend(cost) { Ok(()) } else { Err(CloseReason::Flood) }
     }
 
-    fn data(&mut self, stream: u32, piece: &[u8], last: bool) -> Result<(), Over> {
+    fn data(&mut self, stream: u32, piece: &[u8], last: bool) -> Result<(), CloseReason> {
         if last && self.assembled.is_empty() {
             return self.deliver(stream, piece);
         }
         if self.assembled.capacity() == 0 {
-            self.assembled = scratch::take();
+            self.assembled = buffer_pool::take_empty();
         }
         self.assembled.extend_from_slice(piece);
         self.assembling = stream;
         if last { self.deliver_assembled() } else { Ok(()) }
     }
 
-    fn deliver_assembled(&mut self) -> Result<(), Over> {
+    fn deliver_assembled(&mut self) -> Result<(), CloseReason> {
         if self.assembled.is_empty() {
             return Ok(());
         }
         let assembled = std::mem::take(&mut self.assembled);
         let result = self.deliver(self.assembling, &assembled);
-        scratch::give(assembled);
+        buffer_pool::return_empty(assembled);
         result
     }
 
-    fn deliver(&self, stream: u32, bytes: &[u8]) -> Result<(), Over> {
+    fn deliver(&self, stream: u32, bytes: &[u8]) -> Result<(), CloseReason> {
         match self.stream(stream)? {
-            Some(stream) => Ok(stream.received(bytes, &self.link)?),
-            None if self.link.late(bytes.len()) => Ok(()),
-            None => Err(Over::Late),
+            Some(stream) => Ok(stream.receive_data(bytes, &self.shared)?),
+            None if self.shared.count_late_data(bytes.len()) => Ok(()),
+            None => Err(CloseReason::Late),
         }
     }
 
     /// Returns a stream that was opened; none if it is over, and then what still comes for it is discarded.
     /// Errors: no such stream was opened.
-    fn stream(&self, id: u32) -> Result<Option<Rc<State>>, Over> {
-        if id > self.link.last_stream.get() {
-            return Err(Over::WrongStream(id));
+    fn stream(&self, id: u32) -> Result<Option<Rc<StreamState>>, CloseReason> {
+        if id > self.shared.last_stream.get() {
+            return Err(CloseReason::WrongStream(id));
         }
-        Ok(self.link.stream(id))
+        Ok(self.shared.get_stream(id))
     }
 
-    fn frame(&mut self, frame: Frame, opened: &mut impl FnMut(IncomingStream)) -> Result<(), Over> {
+    fn frame(
+        &mut self,
+        frame: ControlFrame,
+        opened: &mut impl FnMut(IncomingStream),
+    ) -> Result<(), CloseReason> {
         match frame {
-            Frame::Open(id, open) => self.open(id, open, opened)?,
-            Frame::Accept(id, credit) => {
+            ControlFrame::Open(id, open) => self.open(id, open, opened)?,
+            ControlFrame::Accept(id, credit) => {
                 if let Some(stream) = self.stream(id)? {
-                    stream.answered(Answer::Accepted)?;
-                    stream.credited(credit)?;
+                    stream.receive_answer(OpenAnswer::Accepted)?;
+                    stream.receive_credit(credit)?;
                 }
             }
-            Frame::Refuse(id, refusal) => {
+            ControlFrame::Refuse(id, refusal) => {
                 if let Some(stream) = self.stream(id)? {
-                    stream.answered(Answer::Refused(refusal))?;
+                    stream.receive_answer(OpenAnswer::Refused(refusal))?;
                 }
             }
-            Frame::Credit(id, credit) => {
+            ControlFrame::Credit(id, credit) => {
                 if let Some(stream) = self.stream(id)? {
-                    stream.credited(credit)?;
+                    stream.receive_credit(credit)?;
                 }
             }
-            Frame::End(id) => {
+            ControlFrame::End(id) => {
                 if let Some(stream) = self.stream(id)? {
-                    stream.ended()?;
+                    stream.receive_end()?;
                 }
             }
-            Frame::Reset(id, reason) => {
+            ControlFrame::Reset(id, reason) => {
                 if let Some(stream) = self.stream(id)? {
-                    stream.break_off(Broken::Reset(reason));
+                    stream.set_broken(StreamError::Reset(reason));
                 }
             }
-            Frame::Ping(opaque) => self.link.send(&Frame::Pong(opaque)),
-            Frame::Pong(_) => {}
-            Frame::GoAway(Goodbye::Draining, _) => self.link.closing.set(true),
-            Frame::GoAway(_, why) => return Err(Over::Dismissed(why)),
+            ControlFrame::Ping(opaque) => self.shared.queue_frame(&ControlFrame::Pong(opaque)),
+            ControlFrame::Pong(_) => {}
+            ControlFrame::GoAway(GoAwayReason::Draining, _) => self.shared.closing.set(true),
+            ControlFrame::GoAway(_, why) => return Err(CloseReason::Dismissed(why)),
         }
         Ok(())
     }
 
-    fn open(&self, id: u32, open: OpenFrame, opened: &mut impl FnMut(IncomingStream)) -> Result<(), Over> {
-        let link = &self.link;
-        if self.side == Side::Client || id <= link.last_stream.get() {
-            return Err(Over::WrongStream(id));
+    fn open(
+        &self,
+        id: u32,
+        open: OpenFrame,
+        opened: &mut impl FnMut(IncomingStream),
+    ) -> Result<(), CloseReason> {
+        let shared = &self.shared;
+        if self.side == ConnectionSide::Client || id <= shared.last_stream.get() {
+            return Err(CloseReason::WrongStream(id));
         }
-        link.last_stream.set(id);
-        let refusal = if link.closing.get() {
+        shared.last_stream.set(id);
+        let refusal = if shared.closing.get() {
             Some(Refusal::GoingAway)
         } else {
-            (link.streams() >= MAX_PEER_STREAMS).then_some(Refusal::Busy)
+            (shared.stream_count() >= MAX_PEER_STREAMS).then_some(Refusal::Busy)
         };
         if let Some(refusal) = refusal {
-            link.expect_late(EARLY);
-            link.send(&Frame::Refuse(id, refusal));
+            shared.expect_late_data(EARLY_CREDIT);
+            shared.queue_frame(&ControlFrame::Refuse(id, refusal));
             return Ok(());
         }
-        let state = State::opened(id, open.credit, Window::early(&link.budget));
-        link.add(&state);
-        opened(IncomingStream { open, stream: Stream::new(state, Rc::clone(link)) });
+        let state = StreamState::incoming(id, open.credit, ReceiveWindow::for_incoming(&shared.budget));
+        shared.insert_stream(&state);
+        opened(IncomingStream { open, stream: Stream::new(state, Rc::clone(shared)) });
         Ok(())
     }
 }
 
 /// Returns when the peer has not answered a ping in time.
-async fn silence(link: &Link) {
+async fn silence(shared: &ConnectionState) {
     let mut asked = false;
-    let mut before = link.heard.get();
+    let mut before = shared.heard.get();
     loop {
         tokio::time::sleep(PING_EVERY).await;
-        let now = link.heard.get();
+        let now = shared.heard.get();
         if now != before {
             (before, asked) = (now, false);
         } else if asked {
             return;
         } else {
             asked = true;
-            link.send(&Frame::Ping(*b"nodemesh"));
+            shared.queue_frame(&ControlFrame::Ping(*b"nodemesh"));
         }
     }
 }

@@ -2,19 +2,19 @@
 //! I/O.
 //!
 //! A frame is a header of 8 bytes (kind, length of the payload in 24 bits, stream in 32, big-endian) and its
-//! payload. [`Decoder`] takes bytes in any pieces. It holds at most one frame that is not DATA, and so never
-//! more than [`MAX_CONTROL`] bytes and a header; DATA is passed on piece by piece, without a copy.
+//! payload. [`FrameDecoder`] takes bytes in any pieces. It holds at most one frame that is not DATA, and so
+//! never more than [`MAX_CONTROL_LEN`] bytes and a header; DATA is passed on piece by piece, without a copy.
 
-use super::open::OpenFrame;
+use super::open_frame::OpenFrame;
 
 /// Bytes of a header.
-pub const HEADER: usize = 8;
+pub const HEADER_LEN: usize = 8;
 
 /// Most bytes of a DATA frame's payload.
-pub const MAX_DATA: usize = 256 * 1024;
+pub const MAX_DATA_LEN: usize = 256 * 1024;
 
 /// Most bytes of any other frame's payload.
-pub const MAX_CONTROL: usize = 1024;
+pub const MAX_CONTROL_LEN: usize = 1024;
 
 /// First kind that a receiver which does not know it skips.
 const FIRST_OPTIONAL: u8 = 0x80;
@@ -32,7 +32,7 @@ const GO_AWAY: u8 = 9;
 
 /// An event of the decoder.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Event<'a> {
+pub enum DecoderEvent<'a> {
     /// Part of a DATA frame.
     Data {
         /// Stream that it is of.
@@ -43,12 +43,12 @@ pub enum Event<'a> {
         last: bool,
     },
     /// Any other frame, whole.
-    Frame(Frame),
+    Frame(ControlFrame),
 }
 
 /// A frame that is not DATA.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Frame {
+pub enum ControlFrame {
     /// Opens a stream.
     Open(u32, OpenFrame),
     /// Accepts it: from here on it carries bytes both ways. The number is further credit for the opener,
@@ -61,13 +61,13 @@ pub enum Frame {
     /// The sender has sent its last byte on a stream.
     End(u32),
     /// The stream is over at once, in both directions.
-    Reset(u32, Reason),
+    Reset(u32, ResetReason),
     /// Asks for a PONG with the same bytes.
     Ping([u8; 8]),
     /// Answers a PING.
     Pong([u8; 8]),
     /// The sender takes no new streams.
-    GoAway(Goodbye, String),
+    GoAway(GoAwayReason, String),
 }
 
 macro_rules! codes {
@@ -116,7 +116,7 @@ codes! {
 
 codes! {
     /// Why a stream is reset.
-    Reason {
+    ResetReason {
         /// The application broke its connection, or the node gave it up.
         Broken = 1,
         /// The policy no longer allows it.
@@ -126,7 +126,7 @@ codes! {
 
 codes! {
     /// Why a connection takes no new streams.
-    Goodbye {
+    GoAwayReason {
         /// The node is about to stop; open streams go on.
         Draining = 0,
         /// The receiver did what the protocol does not allow; the connection is closed.
@@ -140,7 +140,7 @@ codes! {
 
 /// How a peer broke the protocol. Its connection is closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Error {
+pub enum FrameError {
     /// A kind that this version does not know and must not skip.
     #[error("frame of unknown kind {0}")]
     UnknownKind(u8),
@@ -173,25 +173,25 @@ struct Header {
 }
 
 impl Header {
-    fn read(bytes: [u8; HEADER]) -> Result<Self, Error> {
+    fn read(bytes: [u8; HEADER_LEN]) -> Result<Self, FrameError> {
         let [kind, l1, l2, l3, stream @ ..] = bytes;
         let length = usize::from(l1) << 16 | usize::from(l2) << 8 | usize::from(l3);
         let stream = u32::from_be_bytes(stream);
         let most = match kind {
-            DATA => MAX_DATA,
-            OPEN..=GO_AWAY => MAX_CONTROL,
+            DATA => MAX_DATA_LEN,
+            OPEN..=GO_AWAY => MAX_CONTROL_LEN,
             FIRST_OPTIONAL.. => usize::MAX,
-            unknown => return Err(Error::UnknownKind(unknown)),
+            unknown => return Err(FrameError::UnknownKind(unknown)),
         };
         if length > most {
-            return Err(Error::TooLong { kind, length });
+            return Err(FrameError::TooLong { kind, length });
         }
         if kind == DATA && length == 0 {
-            return Err(Error::Malformed(kind));
+            return Err(FrameError::Malformed(kind));
         }
         let of_connection = (PING..=GO_AWAY).contains(&kind);
         if kind < FIRST_OPTIONAL && of_connection != (stream == 0) {
-            return Err(Error::WrongStream { kind, stream });
+            return Err(FrameError::WrongStream { kind, stream });
         }
         Ok(Self { kind, length, stream })
     }
@@ -202,20 +202,20 @@ impl Header {
     clippy::cast_possible_truncation,
     reason = "24 bits hold the length of every frame that is made here"
 )]
-fn header(kind: u8, stream: u32, length: usize) -> [u8; HEADER] {
+fn header(kind: u8, stream: u32, length: usize) -> [u8; HEADER_LEN] {
     let [s1, s2, s3, s4] = stream.to_be_bytes();
     [kind, (length >> 16) as u8, (length >> 8) as u8, length as u8, s1, s2, s3, s4]
 }
 
-/// Builds the header of a DATA frame of `length` bytes, at most [`MAX_DATA`].
-pub fn data_header(stream: u32, length: usize) -> [u8; HEADER] {
-    debug_assert!(length <= MAX_DATA);
+/// Builds the header of a DATA frame of `length` bytes, at most [`MAX_DATA_LEN`].
+pub fn data_header(stream: u32, length: usize) -> [u8; HEADER_LEN] {
+    debug_assert!(length <= MAX_DATA_LEN);
     header(DATA, stream, length)
 }
 
 /// Counts of skipped frames of unknown kinds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Skipped {
+pub struct SkippedFrames {
     /// Number of frames.
     pub frames: usize,
     /// Bytes of their payloads.
@@ -224,21 +224,21 @@ pub struct Skipped {
 
 /// Turns bytes into events.
 #[derive(Debug, Default)]
-pub struct Decoder {
+pub struct FrameDecoder {
     /// Bytes of the current payload that are still to come, to be passed on or skipped.
     left: usize,
     /// Stream of that payload; none if it is skipped.
     stream: Option<u32>,
-    /// Skipped since [`Decoder::take_skipped`] was called.
-    skipped: Skipped,
+    /// Skipped since [`FrameDecoder::take_skipped_counts`] was called.
+    skipped: SkippedFrames,
     /// Beginning of a frame that is not complete yet.
     held: Vec<u8>,
 }
 
-impl Decoder {
+impl FrameDecoder {
     /// Takes the next event off the front of `bytes`; none when all bytes are taken. Errors: the peer broke
     /// the protocol.
-    pub fn next<'a>(&mut self, bytes: &mut &'a [u8]) -> Result<Option<Event<'a>>, Error> {
+    pub fn next_event<'a>(&mut self, bytes: &mut &'a [u8]) -> Result<Option<DecoderEvent<'a>>, FrameError> {
         loop {
             if self.left > 0 {
                 match self.payload(bytes) {
@@ -262,40 +262,40 @@ impl Decoder {
                 continue;
             }
             if let Some(frame) = self.whole_frame(header, bytes)? {
-                return Ok(Some(Event::Frame(frame)));
+                return Ok(Some(DecoderEvent::Frame(frame)));
             }
             return Ok(None);
         }
     }
 
     /// Returns the frames skipped since the last call. A payload counts once its header is there.
-    pub fn take_skipped(&mut self) -> Skipped {
+    pub fn take_skipped_counts(&mut self) -> SkippedFrames {
         std::mem::take(&mut self.skipped)
     }
 
     /// Passes on or skips a part of a payload.
-    fn payload<'a>(&mut self, bytes: &mut &'a [u8]) -> Option<Event<'a>> {
+    fn payload<'a>(&mut self, bytes: &mut &'a [u8]) -> Option<DecoderEvent<'a>> {
         let (piece, rest) = bytes.split_at(self.left.min(bytes.len()));
         *bytes = rest;
         self.left -= piece.len();
         let stream = self.stream?;
-        (!piece.is_empty()).then_some(Event::Data { stream, piece, last: self.left == 0 })
+        (!piece.is_empty()).then_some(DecoderEvent::Data { stream, piece, last: self.left == 0 })
     }
 
     /// Returns the next frame's header without taking it; none if it is incomplete, and then it is held.
-    fn whole_header(&mut self, bytes: &mut &[u8]) -> Option<[u8; HEADER]> {
+    fn whole_header(&mut self, bytes: &mut &[u8]) -> Option<[u8; HEADER_LEN]> {
         if self.held.is_empty()
             && let Some(header) = bytes.first_chunk()
         {
             return Some(*header);
         }
-        self.hold(HEADER, bytes);
+        self.hold(HEADER_LEN, bytes);
         self.held.first_chunk().copied()
     }
 
     fn skip_header(&mut self, bytes: &mut &[u8]) {
         if self.held.is_empty() {
-            *bytes = &bytes[HEADER..];
+            *bytes = &bytes[HEADER_LEN..];
         }
         self.held = Vec::new();
     }
@@ -307,44 +307,44 @@ impl Decoder {
         *bytes = rest;
     }
 
-    fn whole_frame(&mut self, header: Header, bytes: &mut &[u8]) -> Result<Option<Frame>, Error> {
-        let length = HEADER + header.length;
+    fn whole_frame(&mut self, header: Header, bytes: &mut &[u8]) -> Result<Option<ControlFrame>, FrameError> {
+        let length = HEADER_LEN + header.length;
         if self.held.is_empty() && bytes.len() >= length {
             let (frame, rest) = bytes.split_at(length);
             *bytes = rest;
-            return Frame::read(header, &frame[HEADER..]).map(Some);
+            return ControlFrame::read(header, &frame[HEADER_LEN..]).map(Some);
         }
         self.hold(length, bytes);
         if self.held.len() < length {
             return Ok(None);
         }
         let held = std::mem::take(&mut self.held);
-        Frame::read(header, &held[HEADER..]).map(Some)
+        ControlFrame::read(header, &held[HEADER_LEN..]).map(Some)
     }
 }
 
-impl Frame {
-    fn read(header: Header, payload: &[u8]) -> Result<Self, Error> {
+impl ControlFrame {
+    fn read(header: Header, payload: &[u8]) -> Result<Self, FrameError> {
         let Header { kind, stream, .. } = header;
         let frame = match (kind, payload) {
-            (OPEN, payload) => OpenFrame::read(payload).map(|open| Self::Open(stream, open)),
+            (OPEN, payload) => OpenFrame::decode(payload).map(|open| Self::Open(stream, open)),
             (ACCEPT, &[a, b, c, d]) => Some(Self::Accept(stream, u32::from_be_bytes([a, b, c, d]))),
             (REFUSE, &[code]) => Some(Self::Refuse(stream, Refusal::of(code))),
             (CREDIT, &[a, b, c, d]) => Some(Self::Credit(stream, u32::from_be_bytes([a, b, c, d]))),
             (END, &[]) => Some(Self::End(stream)),
-            (RESET, &[code]) => Some(Self::Reset(stream, Reason::of(code))),
+            (RESET, &[code]) => Some(Self::Reset(stream, ResetReason::of(code))),
             (PING, payload) => payload.try_into().ok().map(Self::Ping),
             (PONG, payload) => payload.try_into().ok().map(Self::Pong),
             (GO_AWAY, [code, text @ ..]) => {
-                Some(Self::GoAway(Goodbye::of(*code), String::from_utf8_lossy(text).into_owned()))
+                Some(Self::GoAway(GoAwayReason::of(*code), String::from_utf8_lossy(text).into_owned()))
             }
             _ => None,
         };
-        frame.ok_or(Error::Malformed(kind))
+        frame.ok_or(FrameError::Malformed(kind))
     }
 
     /// Appends the frame's bytes. A text that is too long is cut.
-    pub fn write(&self, out: &mut Vec<u8>) {
+    pub fn encode(&self, out: &mut Vec<u8>) {
         let (kind, stream) = match self {
             Self::Open(stream, _) => (OPEN, *stream),
             Self::Accept(stream, _) => (ACCEPT, *stream),
@@ -359,7 +359,7 @@ impl Frame {
         let at = out.len();
         out.extend_from_slice(&header(kind, stream, 0));
         match self {
-            Self::Open(_, open) => open.write(out),
+            Self::Open(_, open) => open.encode(out),
             Self::Accept(_, credit) | Self::Credit(_, credit) => {
                 out.extend_from_slice(&credit.to_be_bytes());
             }
@@ -369,11 +369,11 @@ impl Frame {
             Self::Ping(opaque) | Self::Pong(opaque) => out.extend_from_slice(opaque),
             Self::GoAway(goodbye, text) => {
                 out.push(goodbye.code());
-                out.extend_from_slice(&text.as_bytes()[..text.floor_char_boundary(MAX_CONTROL - 1)]);
+                out.extend_from_slice(&text.as_bytes()[..text.floor_char_boundary(MAX_CONTROL_LEN - 1)]);
             }
         }
-        let length = out.len() - at - HEADER;
-        out[at..at + HEADER].copy_from_slice(&header(kind, stream, length));
+        let length = out.len() - at - HEADER_LEN;
+        out[at..at + HEADER_LEN].copy_from_slice(&header(kind, stream, length));
     }
 }
 
@@ -381,32 +381,35 @@ impl Frame {
 mod tests {
     use std::path::Path;
 
-    use super::super::open::Trace;
+    use super::super::open_frame::TraceContext;
     use super::*;
 
-    fn frames() -> Vec<Frame> {
+    fn frames() -> Vec<ControlFrame> {
         vec![
-            Frame::Open(7, OpenFrame::new("10.0.0.1:80".parse().unwrap(), "[fd00::1]:443".parse().unwrap())),
-            Frame::Accept(7, 1 << 20),
-            Frame::Refuse(8, Refusal::Denied),
-            Frame::Refuse(8, Refusal::Other(99)),
-            Frame::Credit(u32::MAX, 1),
-            Frame::End(1),
-            Frame::Reset(1, Reason::Revoked),
-            Frame::Ping(*b"12345678"),
-            Frame::Pong(*b"87654321"),
-            Frame::GoAway(Goodbye::Violation, "nonsense".to_owned()),
+            ControlFrame::Open(
+                7,
+                OpenFrame::new("10.0.0.1:80".parse().unwrap(), "[fd00::1]:443".parse().unwrap()),
+            ),
+            ControlFrame::Accept(7, 1 << 20),
+            ControlFrame::Refuse(8, Refusal::Denied),
+            ControlFrame::Refuse(8, Refusal::Other(99)),
+            ControlFrame::Credit(u32::MAX, 1),
+            ControlFrame::End(1),
+            ControlFrame::Reset(1, ResetReason::Revoked),
+            ControlFrame::Ping(*b"12345678"),
+            ControlFrame::Pong(*b"87654321"),
+            ControlFrame::GoAway(GoAwayReason::Violation, "nonsense".to_owned()),
         ]
     }
 
     /// All events of `bytes`, given to the decoder in pieces of `size`; DATA of one frame put together again.
-    fn decode(bytes: &[u8], size: usize) -> Result<(Vec<Frame>, Vec<u8>), Error> {
-        let (mut decoder, mut frames, mut data) = (Decoder::default(), Vec::new(), Vec::new());
+    fn decode(bytes: &[u8], size: usize) -> Result<(Vec<ControlFrame>, Vec<u8>), FrameError> {
+        let (mut decoder, mut frames, mut data) = (FrameDecoder::default(), Vec::new(), Vec::new());
         for mut piece in bytes.chunks(size) {
-            while let Some(event) = decoder.next(&mut piece)? {
+            while let Some(event) = decoder.next_event(&mut piece)? {
                 match event {
-                    Event::Data { piece, .. } => data.extend_from_slice(piece),
-                    Event::Frame(frame) => frames.push(frame),
+                    DecoderEvent::Data { piece, .. } => data.extend_from_slice(piece),
+                    DecoderEvent::Frame(frame) => frames.push(frame),
                 }
             }
             assert!(piece.is_empty(), "the decoder takes everything");
@@ -426,15 +429,15 @@ mod tests {
         let mut conversation = Vec::new();
         for frame in frames() {
             let mut alone = Vec::new();
-            frame.write(&mut alone);
+            frame.encode(&mut alone);
             put(&format!("kind-{}-{}", alone[0], alone.len()), &alone);
             conversation.extend(alone);
         }
         let mut open = OpenFrame::new("[fd00::1]:9".parse().unwrap(), "[fd00::2]:8080".parse().unwrap());
         open.host = Some("web.shop.svc.cluster.local".to_owned());
-        open.trace = Some(Trace { id: [7; 16], parent: [8; 8], flags: 1 });
+        open.trace = Some(TraceContext { id: [7; 16], parent: [8; 8], flags: 1 });
         let mut full = Vec::new();
-        Frame::Open(9, open).write(&mut full);
+        ControlFrame::Open(9, open).encode(&mut full);
         full.extend_from_slice(&data_header(9, 5));
         full.extend_from_slice(b"early");
         put("open-with-everything", &full);
@@ -449,7 +452,7 @@ mod tests {
     fn every_frame_survives_in_pieces_of_any_size() {
         let mut bytes = Vec::new();
         for frame in frames() {
-            frame.write(&mut bytes);
+            frame.encode(&mut bytes);
             bytes.extend_from_slice(&data_header(3, 5));
             bytes.extend_from_slice(b"hello");
             // A frame of a later version.
@@ -465,15 +468,15 @@ mod tests {
 
     #[test]
     fn what_is_not_allowed_is_told_apart() {
-        let cases: [(&[u8], Error); 8] = [
-            (&[10, 0, 0, 0, 0, 0, 0, 1], Error::UnknownKind(10)),
-            (&[0, 4, 0, 1, 0, 0, 0, 1], Error::TooLong { kind: DATA, length: MAX_DATA + 1 }),
-            (&[1, 0, 4, 1, 0, 0, 0, 1], Error::TooLong { kind: OPEN, length: MAX_CONTROL + 1 }),
-            (&[0, 0, 0, 0, 0, 0, 0, 1], Error::Malformed(DATA)),
-            (&[4, 0, 0, 1, 0, 0, 0, 1, 9], Error::Malformed(CREDIT)),
-            (&[9, 0, 0, 0, 0, 0, 0, 0], Error::Malformed(GO_AWAY)),
-            (&[0, 0, 0, 1, 0, 0, 0, 0, 9], Error::WrongStream { kind: DATA, stream: 0 }),
-            (&[7, 0, 0, 8, 0, 0, 0, 1], Error::WrongStream { kind: PING, stream: 1 }),
+        let cases: [(&[u8], FrameError); 8] = [
+            (&[10, 0, 0, 0, 0, 0, 0, 1], FrameError::UnknownKind(10)),
+            (&[0, 4, 0, 1, 0, 0, 0, 1], FrameError::TooLong { kind: DATA, length: MAX_DATA_LEN + 1 }),
+            (&[1, 0, 4, 1, 0, 0, 0, 1], FrameError::TooLong { kind: OPEN, length: MAX_CONTROL_LEN + 1 }),
+            (&[0, 0, 0, 0, 0, 0, 0, 1], FrameError::Malformed(DATA)),
+            (&[4, 0, 0, 1, 0, 0, 0, 1, 9], FrameError::Malformed(CREDIT)),
+            (&[9, 0, 0, 0, 0, 0, 0, 0], FrameError::Malformed(GO_AWAY)),
+            (&[0, 0, 0, 1, 0, 0, 0, 0, 9], FrameError::WrongStream { kind: DATA, stream: 0 }),
+            (&[7, 0, 0, 8, 0, 0, 0, 1], FrameError::WrongStream { kind: PING, stream: 1 }),
         ];
         for (bytes, error) in cases {
             for size in [1, 100] {
@@ -484,25 +487,28 @@ mod tests {
 
     #[test]
     fn a_text_is_cut_between_two_characters() {
-        let text = "ä".repeat(MAX_CONTROL);
+        let text = "ä".repeat(MAX_CONTROL_LEN);
         let mut bytes = Vec::new();
-        Frame::GoAway(Goodbye::Backlog, text.clone()).write(&mut bytes);
+        ControlFrame::GoAway(GoAwayReason::Backlog, text.clone()).encode(&mut bytes);
         let (frames, _) = decode(&bytes, bytes.len()).unwrap();
-        let [Frame::GoAway(Goodbye::Backlog, cut)] = &frames[..] else { panic!("{frames:?}") };
-        assert!(text.starts_with(cut.as_str()) && cut.len() >= MAX_CONTROL - 2);
+        let [ControlFrame::GoAway(GoAwayReason::Backlog, cut)] = &frames[..] else { panic!("{frames:?}") };
+        assert!(text.starts_with(cut.as_str()) && cut.len() >= MAX_CONTROL_LEN - 2);
     }
 
     #[test]
     fn a_piece_says_whether_its_frame_ends() {
-        let mut decoder = Decoder::default();
+        let mut decoder = FrameDecoder::default();
         let mut bytes = data_header(9, 3).to_vec();
         bytes.extend_from_slice(b"ab");
         let mut rest = &bytes[..];
-        assert_eq!(decoder.next(&mut rest), Ok(Some(Event::Data { stream: 9, piece: b"ab", last: false })));
-        assert_eq!(decoder.next(&mut rest), Ok(None));
         assert_eq!(
-            decoder.next(&mut &b"cd"[..]),
-            Ok(Some(Event::Data { stream: 9, piece: b"c", last: true }))
+            decoder.next_event(&mut rest),
+            Ok(Some(DecoderEvent::Data { stream: 9, piece: b"ab", last: false }))
+        );
+        assert_eq!(decoder.next_event(&mut rest), Ok(None));
+        assert_eq!(
+            decoder.next_event(&mut &b"cd"[..]),
+            Ok(Some(DecoderEvent::Data { stream: 9, piece: b"c", last: true }))
         );
     }
 }

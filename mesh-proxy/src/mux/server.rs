@@ -7,18 +7,18 @@ use std::rc::Rc;
 use rustls::server::UnbufferedServerConnection;
 use tokio::task::spawn_local;
 
-use super::driver::{Driver, Over, Side};
-use super::frame::{Frame, Goodbye, Refusal};
-use super::link::Link;
-use super::open::OpenFrame;
-use super::stream::{Broken, Stream};
-use super::window::Budget;
+use super::connection_state::ConnectionState;
+use super::driver::{CloseReason, ConnectionSide, Driver};
+use super::frame::{ControlFrame, GoAwayReason, Refusal};
+use super::open_frame::OpenFrame;
+use super::receive_window::ReceiveBudget;
+use super::stream::{Stream, StreamError};
 use crate::tls::TlsStream;
 
 /// A connection on which a peer opens streams.
-pub struct Server {
+pub struct ServerConnection {
     tls: TlsStream<UnbufferedServerConnection>,
-    budget: Rc<Budget>,
+    budget: Rc<ReceiveBudget>,
 }
 
 /// A stream that a peer asks for, neither accepted nor refused yet.
@@ -28,9 +28,9 @@ pub struct IncomingStream {
     pub(super) stream: Stream,
 }
 
-impl Server {
+impl ServerConnection {
     /// Wraps a TLS session. Memory of its streams is taken from `budget`.
-    pub fn new(tls: TlsStream<UnbufferedServerConnection>, budget: &Rc<Budget>) -> Self {
+    pub fn new(tls: TlsStream<UnbufferedServerConnection>, budget: &Rc<ReceiveBudget>) -> Self {
         Self { tls, budget: Rc::clone(budget) }
     }
 
@@ -44,22 +44,22 @@ impl Server {
     where
         F: Future<Output = ()> + 'static,
     {
-        let link = Link::new(&self.budget);
-        let driver = Driver::new(self.tls, &link, Side::Server);
+        let shared = ConnectionState::new(&self.budget);
+        let driver = Driver::new(self.tls, &shared, ConnectionSide::Server);
         let run = driver.run(|incoming| drop(spawn_local(handle(incoming))));
         tokio::pin!(run);
         let over = tokio::select! {
             biased;
             over = &mut run => over,
             () = drain => {
-                link.closing.set(true);
-                link.send(&Frame::GoAway(Goodbye::Draining, String::new()));
+                shared.closing.set(true);
+                shared.queue_frame(&ControlFrame::GoAway(GoAwayReason::Draining, String::new()));
                 run.await
             }
         };
         match over {
-            Over::Finished => Ok(()),
-            Over::Lost(error) => Err(error),
+            CloseReason::Finished => Ok(()),
+            CloseReason::Lost(error) => Err(error),
             other => Err(io::Error::other(other)),
         }
     }
@@ -68,13 +68,13 @@ impl Server {
 impl IncomingStream {
     /// Accepts the stream: from here on it carries raw bytes. Errors: it is over already; then the
     /// application must see nothing of it.
-    pub fn accept(self) -> Result<Stream, Broken> {
-        self.stream.accept()?;
+    pub fn accept(self) -> Result<Stream, StreamError> {
+        self.stream.send_accept()?;
         Ok(self.stream)
     }
 
     /// Refuses the stream.
     pub fn refuse(self, refusal: Refusal) {
-        self.stream.refuse(refusal);
+        self.stream.send_refuse(refusal);
     }
 }

@@ -10,26 +10,33 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::spawn_local;
 
-use super::frame::{Decoder, Event, Frame, Goodbye, Reason, Refusal, data_header};
-use super::open::OpenFrame;
-use super::{Budget, Connection, EARLY, Early, IncomingStream, MAX_PEER_STREAMS, OpenError, Server};
-use crate::fixture::{self, Protocol, configs, echo, run, sockets};
-use crate::relay::{self, Meter, SocketIs, relay_mesh, reset_on_drop};
+use super::frame::{
+    ControlFrame, DecoderEvent, FrameDecoder, GoAwayReason, Refusal, ResetReason, data_header,
+};
+use super::open_frame::OpenFrame;
+use super::{
+    Connection, EARLY_CREDIT, EarlyData, IncomingStream, MAX_PEER_STREAMS, OpenError, ReceiveBudget,
+    ServerConnection,
+};
+use crate::fixture::{self, RelayUnderTest, run_as_worker, spawn_echo_server, tcp_pair, test_tls_configs};
+use crate::relay::{self, ByteMeter, SocketSide, relay_mux, reset_on_drop};
 use crate::tls;
-use crate::worker::Draining;
+use crate::worker::DrainSignal;
 
 /// Serves the first connection of a new listener, with `handle` for its streams.
 async fn serve<F: Future<Output = ()> + 'static>(
-    drain: Rc<Draining>,
+    drain: Rc<DrainSignal>,
     handle: impl Fn(IncomingStream) -> F + 'static,
 ) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let (_, server) = configs();
+    let (_, server) = test_tls_configs();
     spawn_local(async move {
         let (tcp, _) = listener.accept().await.unwrap();
         let tls = tls::accept(tcp, server).await.unwrap();
-        let _end = Server::new(tls, &budget()).serve(async move { drain.begun().await }, handle).await;
+        let _end = ServerConnection::new(tls, &budget())
+            .serve(async move { drain.wait_for_drain().await }, handle)
+            .await;
     });
     address
 }
@@ -52,12 +59,12 @@ async fn serve_and_hold() -> (SocketAddr, Held) {
 async fn deliver(incoming: IncomingStream, address: SocketAddr) {
     let socket = TcpStream::connect(address).await.unwrap();
     let mut stream = incoming.accept().unwrap();
-    let _end = relay_mesh(socket, &mut stream, SocketIs::Server, &Meter::default()).await;
+    let _end = relay_mux(socket, &mut stream, SocketSide::Server, &ByteMeter::default()).await;
 }
 
 async fn connect(address: SocketAddr) -> Connection {
     let tcp = TcpStream::connect(address).await.unwrap();
-    Connection::start(tls::connect(tcp, configs().0).await.unwrap(), &budget(), || {})
+    Connection::start(tls::connect(tcp, test_tls_configs().0).await.unwrap(), &budget(), || {})
 }
 
 /// A server in front of `application`, and a connection to it.
@@ -66,8 +73,8 @@ async fn pair(application: SocketAddr) -> Connection {
 }
 
 /// Of a pod that nobody narrows.
-fn budget() -> Rc<Budget> {
-    Budget::new(usize::MAX / 2, None)
+fn budget() -> Rc<ReceiveBudget> {
+    ReceiveBudget::new(usize::MAX / 2, None)
 }
 
 fn open() -> OpenFrame {
@@ -81,16 +88,17 @@ async fn through(connection: &Connection) -> TcpStream {
 
 struct Mux;
 
-impl Protocol for Mux {
+impl RelayUnderTest for Mux {
     type Connection = Connection;
 
     async fn pair(application: SocketAddr) -> Connection {
         pair(application).await
     }
 
-    async fn carry(connection: Connection, socket: TcpStream, meter: Meter) -> Result<(), relay::Error> {
-        let mut stream = connection.open(open(), Early::Socket(&socket), &Cell::default()).await.unwrap();
-        relay_mesh(socket, &mut stream, SocketIs::Client, &meter).await
+    async fn carry(connection: Connection, socket: TcpStream, meter: ByteMeter) -> Result<(), relay::Error> {
+        let mut stream =
+            connection.open_stream(open(), EarlyData::Socket(&socket), &Cell::default()).await.unwrap();
+        relay_mux(socket, &mut stream, SocketSide::Client, &meter).await
     }
 }
 
@@ -116,15 +124,15 @@ fn a_reader_that_stops_holds_up_its_writer_and_nobody_else() {
 
 #[test]
 fn refusals_are_told_apart_and_leave_the_first_bytes_where_they_are() {
-    run(async {
+    run_as_worker(async {
         for (refusal, denied) in [(Refusal::Denied, true), (Refusal::Unavailable, false)] {
             let server = serve(Rc::default(), move |incoming| async move { incoming.refuse(refusal) }).await;
-            let (mut application, mut accepted) = sockets().await;
+            let (mut application, mut accepted) = tcp_pair().await;
             application.write_all(b"first").await.unwrap();
             accepted.readable().await.unwrap();
             match connect(server)
                 .await
-                .open(open(), Early::Socket(&accepted), &Cell::default())
+                .open_stream(open(), EarlyData::Socket(&accepted), &Cell::default())
                 .await
                 .map(drop)
                 .unwrap_err()
@@ -143,17 +151,18 @@ fn refusals_are_told_apart_and_leave_the_first_bytes_where_they_are() {
 /// Longer than what may go along with OPEN, and there before it.
 #[test]
 fn bytes_that_were_there_before_the_stream_arrive_once() {
-    run(async {
-        let text: Vec<u8> = (0..EARLY * 3).map(|index| b'a' + u8::try_from(index % 23).unwrap()).collect();
-        let connection = pair(echo().await).await;
-        let (mut application, accepted) = sockets().await;
+    run_as_worker(async {
+        let text: Vec<u8> =
+            (0..EARLY_CREDIT * 3).map(|index| b'a' + u8::try_from(index % 23).unwrap()).collect();
+        let connection = pair(spawn_echo_server().await).await;
+        let (mut application, accepted) = tcp_pair().await;
         application.write_all(&text).await.unwrap();
         accepted.readable().await.unwrap();
         spawn_local(async move {
             let mut stream =
-                connection.open(open(), Early::Socket(&accepted), &Cell::default()).await.unwrap();
-            assert_eq!(stream.early, EARLY, "as much as may be went along");
-            let _end = relay_mesh(accepted, &mut stream, SocketIs::Client, &Meter::default()).await;
+                connection.open_stream(open(), EarlyData::Socket(&accepted), &Cell::default()).await.unwrap();
+            assert_eq!(stream.early, EARLY_CREDIT, "as much as may be went along");
+            let _end = relay_mux(accepted, &mut stream, SocketSide::Client, &ByteMeter::default()).await;
         });
         application.shutdown().await.unwrap();
         let mut back = Vec::new();
@@ -164,21 +173,24 @@ fn bytes_that_were_there_before_the_stream_arrive_once() {
 
 #[test]
 fn a_node_that_drains_finishes_what_is_open_and_takes_nothing_new() {
-    run(async {
-        let (drain, application) = (Rc::<Draining>::default(), echo().await);
+    run_as_worker(async {
+        let (drain, application) = (Rc::<DrainSignal>::default(), spawn_echo_server().await);
         let server = serve(Rc::clone(&drain), move |incoming| deliver(incoming, application)).await;
         let connection = connect(server).await;
         let mut open_before = through(&connection).await;
         open_before.write_all(b"x").await.unwrap();
         open_before.read_u8().await.unwrap();
-        drain.begin();
+        drain.begin_drain();
         while connection.has_room() {
             tokio::task::yield_now().await;
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
-        let (_application, accepted) = sockets().await;
-        let refused =
-            connection.open(open(), Early::Socket(&accepted), &Cell::default()).await.map(drop).unwrap_err();
+        let (_application, accepted) = tcp_pair().await;
+        let refused = connection
+            .open_stream(open(), EarlyData::Socket(&accepted), &Cell::default())
+            .await
+            .map(drop)
+            .unwrap_err();
         assert!(matches!(refused, OpenError::Connection(_)), "{refused}");
         open_before.write_all(b"y").await.unwrap();
         assert_eq!(open_before.read_u8().await.unwrap(), b'y', "open streams go on");
@@ -191,19 +203,19 @@ fn a_node_that_drains_finishes_what_is_open_and_takes_nothing_new() {
 
 #[test]
 fn what_a_client_gave_up_reaches_no_application() {
-    run(async {
+    run_as_worker(async {
         let (server, held) = serve_and_hold().await;
         let connection = connect(server).await;
-        let (mut application, accepted) = sockets().await;
+        let (mut application, accepted) = tcp_pair().await;
         application.write_all(b"POST").await.unwrap();
         accepted.readable().await.unwrap();
         let exposed = Cell::default();
-        let opening = connection.open(open(), Early::Socket(&accepted), &exposed);
+        let opening = connection.open_stream(open(), EarlyData::Socket(&accepted), &exposed);
         let given_up = tokio::time::timeout(Duration::from_millis(100), opening).await;
         assert!(given_up.is_err(), "nobody answers");
         assert!(exposed.get(), "it may have arrived");
         assert!(!connection.has_room(), "nothing was heard: the next one takes another connection");
-        std::future::poll_fn(|context| match held.borrow()[0].stream.poll_broken(context) {
+        std::future::poll_fn(|context| match held.borrow()[0].stream.poll_stream_error(context) {
             Some(_) => std::task::Poll::Ready(()),
             None => std::task::Poll::Pending,
         })
@@ -215,26 +227,28 @@ fn what_a_client_gave_up_reaches_no_application() {
 
 #[test]
 fn what_may_have_arrived_is_told() {
-    run(async {
-        let (mut application, accepted) = sockets().await;
+    run_as_worker(async {
+        let (mut application, accepted) = tcp_pair().await;
         application.write_all(b"POST").await.unwrap();
         accepted.readable().await.unwrap();
         let refuse = |incoming: IncomingStream| async { incoming.refuse(Refusal::GoingAway) };
         let exposed = Cell::default();
         let refused = connect(serve(Rc::default(), refuse).await).await;
-        assert!(refused.open(open(), Early::Socket(&accepted), &exposed).await.is_err());
+        assert!(refused.open_stream(open(), EarlyData::Socket(&accepted), &exposed).await.is_err());
         assert!(!exposed.get(), "refused: another endpoint may have it");
         let (server, held) = serve_and_hold().await;
         let tcp = TcpStream::connect(server).await.unwrap();
         let socket = socket2::SockRef::from(&tcp).try_clone().unwrap();
-        let lost = Connection::start(tls::connect(tcp, configs().0).await.unwrap(), &budget(), || {});
-        let (result, ()) = tokio::join!(lost.open(open(), Early::Socket(&accepted), &exposed), async {
-            while held.borrow().is_empty() {
-                tokio::time::sleep(Duration::from_millis(1)).await;
-            }
-            assert!(exposed.get(), "nobody knows yet");
-            socket.shutdown(std::net::Shutdown::Both).unwrap();
-        });
+        let lost =
+            Connection::start(tls::connect(tcp, test_tls_configs().0).await.unwrap(), &budget(), || {});
+        let (result, ()) =
+            tokio::join!(lost.open_stream(open(), EarlyData::Socket(&accepted), &exposed), async {
+                while held.borrow().is_empty() {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+                assert!(exposed.get(), "nobody knows yet");
+                socket.shutdown(std::net::Shutdown::Both).unwrap();
+            });
         assert!(matches!(result.map(drop).unwrap_err(), OpenError::Connection(_)));
         assert!(!exposed.get(), "the other end is gone, and had not answered");
     });
@@ -242,7 +256,7 @@ fn what_may_have_arrived_is_told() {
 
 #[test]
 fn an_application_gets_nothing_before_the_answer_is_sent() {
-    run(async {
+    run_as_worker(async {
         let (server, held) = serve_and_hold().await;
         let connection = connect(server).await;
         let mut client = through(&connection).await;
@@ -250,11 +264,11 @@ fn an_application_gets_nothing_before_the_answer_is_sent() {
         while held.borrow().is_empty() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
-        let (mut application, delivering) = sockets().await;
+        let (mut application, delivering) = tcp_pair().await;
         let mut stream = held.borrow_mut().remove(0).accept().unwrap();
         assert!(!stream.state.announced.get(), "the connection's task has not run since");
         spawn_local(async move {
-            let _end = relay_mesh(delivering, &mut stream, SocketIs::Server, &Meter::default()).await;
+            let _end = relay_mux(delivering, &mut stream, SocketSide::Server, &ByteMeter::default()).await;
         });
         let mut got = [0; 4];
         application.read_exact(&mut got).await.unwrap();
@@ -265,13 +279,13 @@ fn an_application_gets_nothing_before_the_answer_is_sent() {
 #[test]
 fn the_tail_of_a_stream_outlives_its_connection() {
     const TAIL: usize = 60 * 1024;
-    run(async {
+    run_as_worker(async {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let drain = Rc::<Draining>::default();
+        let drain = Rc::<DrainSignal>::default();
         let server = serve(Rc::clone(&drain), move |incoming| deliver(incoming, address)).await;
         let connection = connect(server).await;
-        let (mut application, accepted) = sockets().await;
+        let (mut application, accepted) = tcp_pair().await;
         for socket in [&application, &accepted] {
             let socket = socket2::SockRef::from(socket);
             socket.set_recv_buffer_size(4096).unwrap();
@@ -279,14 +293,15 @@ fn the_tail_of_a_stream_outlives_its_connection() {
         }
         let opened = connection.clone();
         spawn_local(async move {
-            let mut stream = opened.open(open(), Early::Socket(&accepted), &Cell::default()).await.unwrap();
-            let _end = relay_mesh(accepted, &mut stream, SocketIs::Client, &Meter::default()).await;
+            let mut stream =
+                opened.open_stream(open(), EarlyData::Socket(&accepted), &Cell::default()).await.unwrap();
+            let _end = relay_mux(accepted, &mut stream, SocketSide::Client, &ByteMeter::default()).await;
         });
         application.shutdown().await.unwrap();
         let (mut answering, _) = listener.accept().await.unwrap();
         answering.write_all(&vec![7; TAIL]).await.unwrap();
         drop(answering);
-        drain.begin();
+        drain.begin_drain();
         while connection.has_room() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
@@ -298,7 +313,7 @@ fn the_tail_of_a_stream_outlives_its_connection() {
 
 #[test]
 fn an_application_that_breaks_while_nobody_reads_it_is_noticed() {
-    run(async {
+    run_as_worker(async {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let connection = pair(listener.local_addr().unwrap()).await;
         let mut writer = through(&connection).await;
@@ -308,7 +323,7 @@ fn an_application_that_breaks_while_nobody_reads_it_is_noticed() {
         while let Ok(Ok(_)) = tokio::time::timeout(Duration::from_millis(300), writer.write(&chunk)).await {}
         reset_on_drop(&writer);
         drop(writer);
-        while connection.streams() > 0 {
+        while connection.stream_count() > 0 {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         drop(stopped);
@@ -316,21 +331,21 @@ fn an_application_that_breaks_while_nobody_reads_it_is_noticed() {
 }
 
 /// Sends `bytes` as a peer that makes up its own frames, and answers with the frames that come back.
-async fn say(bytes: Vec<u8>, server: SocketAddr) -> Vec<Frame> {
+async fn say(bytes: Vec<u8>, server: SocketAddr) -> Vec<ControlFrame> {
     let tcp = TcpStream::connect(server).await.unwrap();
-    let mut tls = tls::connect(tcp, configs().0).await.unwrap();
-    let (mut decoder, mut frames, mut at) = (Decoder::default(), Vec::new(), 0);
+    let mut tls = tls::connect(tcp, test_tls_configs().0).await.unwrap();
+    let (mut decoder, mut frames, mut at) = (FrameDecoder::default(), Vec::new(), 0);
     let mut buffer = vec![0; 64 * 1024];
     let mut silence = None;
     loop {
         let step = std::future::poll_fn(|context| {
-            if at < bytes.len() && tls.poll_send(context).is_ready() {
+            if at < bytes.len() && tls.poll_send_all(context).is_ready() {
                 let to = (at + 64 * 1024).min(bytes.len());
-                tls.write_records(&bytes[at..to]).unwrap();
+                tls.queue_encrypted_records(&bytes[at..to]).unwrap();
                 at = to;
                 context.waker().wake_by_ref();
             }
-            let _later = tls.poll_send(context);
+            let _later = tls.poll_send_all(context);
             let mut room = tokio::io::ReadBuf::new(&mut buffer);
             std::task::ready!(tokio::io::AsyncRead::poll_read(
                 std::pin::Pin::new(&mut tls),
@@ -342,8 +357,8 @@ async fn say(bytes: Vec<u8>, server: SocketAddr) -> Vec<Frame> {
         let wait = silence.unwrap_or(Duration::from_secs(20));
         let Ok(Ok(read @ 1..)) = tokio::time::timeout(wait, step).await else { return frames };
         let mut piece = &buffer[..read];
-        while let Some(event) = decoder.next(&mut piece).unwrap() {
-            if let Event::Frame(frame) = event {
+        while let Some(event) = decoder.next_event(&mut piece).unwrap() {
+            if let DecoderEvent::Frame(frame) = event {
                 frames.push(frame);
             }
         }
@@ -351,14 +366,14 @@ async fn say(bytes: Vec<u8>, server: SocketAddr) -> Vec<Frame> {
     }
 }
 
-fn bytes(frames: &[Frame]) -> Vec<u8> {
+fn bytes(frames: &[ControlFrame]) -> Vec<u8> {
     let mut bytes = Vec::new();
-    frames.iter().for_each(|frame| frame.write(&mut bytes));
+    frames.iter().for_each(|frame| frame.encode(&mut bytes));
     bytes
 }
 
-fn opened(id: u32) -> Frame {
-    Frame::Open(id, OpenFrame { credit: 1000, ..open() })
+fn opened(id: u32) -> ControlFrame {
+    ControlFrame::Open(id, OpenFrame { credit: 1000, ..open() })
 }
 
 #[test]
@@ -371,20 +386,20 @@ fn who_breaks_the_protocol_is_told_why_and_cut_off() {
         ("data without a stream", data(1, 1), "not its to use"),
         ("the same stream twice", bytes(&[opened(2), opened(2)]), "not its to use"),
         ("a stream before the last one", bytes(&[opened(2), opened(1)]), "not its to use"),
-        ("an answer of a client", bytes(&[opened(1), Frame::Accept(1, 5)]), "waits for none"),
-        ("no credit", bytes(&[opened(1), Frame::Credit(1, 0)]), "out of range"),
-        ("too much credit", bytes(&[opened(1), Frame::Credit(1, u32::MAX)]), "out of range"),
-        ("END twice", bytes(&[opened(1), Frame::End(1), Frame::End(1)]), "after END"),
-        ("data after END", open_and([bytes(&[Frame::End(1)]), data(1, 1)].concat()), "after END"),
-        ("early data beyond the limit", open_and([data(1, EARLY), data(1, 1)].concat()), "credit"),
+        ("an answer of a client", bytes(&[opened(1), ControlFrame::Accept(1, 5)]), "waits for none"),
+        ("no credit", bytes(&[opened(1), ControlFrame::Credit(1, 0)]), "out of range"),
+        ("too much credit", bytes(&[opened(1), ControlFrame::Credit(1, u32::MAX)]), "out of range"),
+        ("END twice", bytes(&[opened(1), ControlFrame::End(1), ControlFrame::End(1)]), "after END"),
+        ("data after END", open_and([bytes(&[ControlFrame::End(1)]), data(1, 1)].concat()), "after END"),
+        ("early data beyond the limit", open_and([data(1, EARLY_CREDIT), data(1, 1)].concat()), "credit"),
         ("a source that is none", open_and(vec![1, 0, 0, 4, 0, 0, 0, 3, 9, 9, 9, 9]), "malformed"),
     ];
-    run(async move {
+    run_as_worker(async move {
         for (what, said, expected) in cases {
             let (server, _held) = serve_and_hold().await;
             let frames = say(said, server).await;
             match frames.last() {
-                Some(Frame::GoAway(Goodbye::Violation, why)) => {
+                Some(ControlFrame::GoAway(GoAwayReason::Violation, why)) => {
                     assert!(why.contains(expected), "{what}: {why}");
                 }
                 other => panic!("{what}: {other:?}"),
@@ -395,18 +410,19 @@ fn who_breaks_the_protocol_is_told_why_and_cut_off() {
 
 #[test]
 fn floods_of_what_is_no_data_are_cut_off() {
-    let many = |frames: &[Frame]| bytes(frames).repeat(20_000 / frames.len());
-    let pairs: Vec<_> = (1..2000).flat_map(|id| [opened(id), Frame::Reset(id, Reason::Broken)]).collect();
-    let credit = [bytes(&[opened(1)]), many(&[Frame::Credit(1, 1)])].concat();
-    let over = bytes(&[opened(1), Frame::Reset(1, Reason::Broken)]);
+    let many = |frames: &[ControlFrame]| bytes(frames).repeat(20_000 / frames.len());
+    let pairs: Vec<_> =
+        (1..2000).flat_map(|id| [opened(id), ControlFrame::Reset(id, ResetReason::Broken)]).collect();
+    let credit = [bytes(&[opened(1)]), many(&[ControlFrame::Credit(1, 1)])].concat();
+    let over = bytes(&[opened(1), ControlFrame::Reset(1, ResetReason::Broken)]);
     // The first ends a connection that has no stream.
-    let goodbyes = many(&[Frame::GoAway(Goodbye::Draining, "again".to_owned())]);
+    let goodbyes = many(&[ControlFrame::GoAway(GoAwayReason::Draining, "again".to_owned())]);
     let cases: Vec<(&str, Vec<u8>)> = vec![
         ("credit", credit),
-        ("answers to no ping", many(&[Frame::Pong(*b"12345678")])),
-        ("pings", many(&[Frame::Ping(*b"12345678")])),
+        ("answers to no ping", many(&[ControlFrame::Pong(*b"12345678")])),
+        ("pings", many(&[ControlFrame::Ping(*b"12345678")])),
         ("streams that are reset at once", bytes(&pairs)),
-        ("resets of what is over", [over, many(&[Frame::Reset(1, Reason::Broken)])].concat()),
+        ("resets of what is over", [over, many(&[ControlFrame::Reset(1, ResetReason::Broken)])].concat()),
         ("goodbyes", [bytes(&[opened(1)]), goodbyes].concat()),
         ("kinds that nobody knows", [200, 0, 0, 0, 0, 0, 0, 7].repeat(20_000)),
         (
@@ -414,12 +430,12 @@ fn floods_of_what_is_no_data_are_cut_off() {
             [[200, 0, 64, 0, 0, 0, 0, 7].to_vec(), vec![7; 16384]].concat().repeat(200),
         ),
     ];
-    run(async move {
+    run_as_worker(async move {
         for (what, said) in cases {
             let (server, _held) = serve_and_hold().await;
             let frames = say(said, server).await;
             assert!(
-                matches!(frames.last(), Some(Frame::GoAway(Goodbye::Flood, _))),
+                matches!(frames.last(), Some(ControlFrame::GoAway(GoAwayReason::Flood, _))),
                 "{what}: {:?}",
                 frames.last()
             );
@@ -429,18 +445,18 @@ fn floods_of_what_is_no_data_are_cut_off() {
 
 #[test]
 fn data_for_streams_that_are_over_is_taken_as_far_as_they_had_credit() {
-    run(async {
-        for (size, taken) in [(EARLY, true), (EARLY + 1, false)] {
+    run_as_worker(async {
+        for (size, taken) in [(EARLY_CREDIT, true), (EARLY_CREDIT + 1, false)] {
             // Refused at once, and dropped.
             let server = serve(Rc::default(), |incoming| async { incoming.refuse(Refusal::Denied) }).await;
             let client = Rc::new(RefCell::new(
-                tls::connect(TcpStream::connect(server).await.unwrap(), configs().0).await.unwrap(),
+                tls::connect(TcpStream::connect(server).await.unwrap(), test_tls_configs().0).await.unwrap(),
             ));
             let send = |bytes: Vec<u8>| {
                 let client = Rc::clone(&client);
                 async move {
-                    client.borrow_mut().write_records(&bytes).unwrap();
-                    std::future::poll_fn(|context| client.borrow_mut().poll_send(context)).await.unwrap();
+                    client.borrow_mut().queue_encrypted_records(&bytes).unwrap();
+                    std::future::poll_fn(|context| client.borrow_mut().poll_send_all(context)).await.unwrap();
                 }
             };
             let hear = || async {
@@ -453,25 +469,29 @@ fn data_for_streams_that_are_over_is_taken_as_far_as_they_had_credit() {
                     polled.map(|read| read.map(|()| room.filled().len()))
                 });
                 let read = read.await.unwrap();
-                Decoder::default().next(&mut &heard[..read]).unwrap().map(|event| match event {
-                    Event::Frame(frame) => frame,
-                    Event::Data { .. } => panic!("no data"),
+                FrameDecoder::default().next_event(&mut &heard[..read]).unwrap().map(|event| match event {
+                    DecoderEvent::Frame(frame) => frame,
+                    DecoderEvent::Data { .. } => panic!("no data"),
                 })
             };
             send(bytes(&[opened(1)])).await;
-            assert_eq!(hear().await, Some(Frame::Refuse(1, Refusal::Denied)));
+            assert_eq!(hear().await, Some(ControlFrame::Refuse(1, Refusal::Denied)));
             send([&data_header(1, size)[..], &vec![0; size]].concat()).await;
-            send(bytes(&[Frame::Ping(*b"12345678")])).await;
+            send(bytes(&[ControlFrame::Ping(*b"12345678")])).await;
             let answer = hear().await.unwrap();
-            assert_eq!(answer == Frame::Pong(*b"12345678"), taken, "{answer:?}");
-            assert_eq!(matches!(answer, Frame::GoAway(Goodbye::Violation, _)), !taken, "{answer:?}");
+            assert_eq!(answer == ControlFrame::Pong(*b"12345678"), taken, "{answer:?}");
+            assert_eq!(
+                matches!(answer, ControlFrame::GoAway(GoAwayReason::Violation, _)),
+                !taken,
+                "{answer:?}"
+            );
         }
     });
 }
 
 #[test]
 fn more_data_than_an_application_takes_is_cut_off_at_the_window() {
-    run(async {
+    run_as_worker(async {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let application = listener.local_addr().unwrap();
         let server = serve(Rc::default(), move |incoming| deliver(incoming, application)).await;
@@ -479,13 +499,13 @@ fn more_data_than_an_application_takes_is_cut_off_at_the_window() {
         let size = 256 * 1024;
         let much = [&data_header(1, size)[..], &vec![0; size]].concat().repeat(64 * (1 << 20) / size);
         let mut said = bytes(&[opened(1)]);
-        said.extend_from_slice(&data_header(1, EARLY));
-        said.extend_from_slice(&[0; EARLY]);
+        said.extend_from_slice(&data_header(1, EARLY_CREDIT));
+        said.extend_from_slice(&[0; EARLY_CREDIT]);
         said.extend_from_slice(&much);
         let frames = say(said, server).await;
         let last = frames.last();
         assert!(
-            matches!(last, Some(Frame::GoAway(Goodbye::Violation, why)) if why.contains("credit")),
+            matches!(last, Some(ControlFrame::GoAway(GoAwayReason::Violation, why)) if why.contains("credit")),
             "{last:?}"
         );
     });
@@ -493,29 +513,32 @@ fn more_data_than_an_application_takes_is_cut_off_at_the_window() {
 
 #[test]
 fn streams_beyond_the_limit_are_refused() {
-    run(async {
+    run_as_worker(async {
         let (server, _held) = serve_and_hold().await;
         let count = u32::try_from(MAX_PEER_STREAMS).unwrap();
         let opens: Vec<_> = (1..=count + 2).map(opened).collect();
         let frames = say(bytes(&opens), server).await;
-        let refused = |id| Frame::Refuse(id, Refusal::Busy);
+        let refused = |id| ControlFrame::Refuse(id, Refusal::Busy);
         assert_eq!(frames, [refused(count + 1), refused(count + 2)]);
     });
 }
 
 #[test]
 fn pings_are_answered_and_a_peer_that_reads_none_is_cut_off() {
-    run(async {
+    run_as_worker(async {
         let server = serve(Rc::default(), |_| async {}).await;
-        assert_eq!(say(bytes(&[Frame::Ping(*b"12345678")]), server).await, [Frame::Pong(*b"12345678")]);
+        assert_eq!(
+            say(bytes(&[ControlFrame::Ping(*b"12345678")]), server).await,
+            [ControlFrame::Pong(*b"12345678")]
+        );
         let server = serve(Rc::default(), |_| async {}).await;
         let tcp = TcpStream::connect(server).await.unwrap();
-        let mut tls = tls::connect(tcp, configs().0).await.unwrap();
-        let pings = bytes(&vec![Frame::Ping(*b"12345678"); 4096]);
+        let mut tls = tls::connect(tcp, test_tls_configs().0).await.unwrap();
+        let pings = bytes(&vec![ControlFrame::Ping(*b"12345678"); 4096]);
         // Neither end would ever stop otherwise.
         for _ in 0..10_000 {
-            tls.write_records(&pings).unwrap();
-            if std::future::poll_fn(|context| tls.poll_send(context)).await.is_err() {
+            tls.queue_encrypted_records(&pings).unwrap();
+            if std::future::poll_fn(|context| tls.poll_send_all(context)).await.is_err() {
                 return;
             }
         }

@@ -1,10 +1,10 @@
 //! Relays bytes between two ends of a connection, faithfully: half-close stays half-close, a reset stays a
 //! reset, and a slow reader slows its writer down.
 
-mod hbone;
-mod mesh;
-mod plain;
-mod urgent;
+mod socket_and_hbone;
+mod socket_and_mux;
+mod two_sockets;
+mod urgent_socket;
 
 use std::cell::{Cell, OnceCell};
 use std::io;
@@ -14,68 +14,68 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-pub use hbone::relay as relay_hbone;
-pub use mesh::relay as relay_mesh;
-pub use plain::relay as relay_plain;
+pub use socket_and_hbone::relay_hbone;
+pub use socket_and_mux::relay_mux;
+pub use two_sockets::relay_sockets;
 
-use crate::telemetry::{Outcome, Traffic};
+use crate::telemetry::{ConnectionOutcome, TrafficCounters};
 
 /// Counts the bytes of one connection, seen from the proxy: read from the client, and written to it. Clones
 /// share their counts.
 #[derive(Clone, Debug, Default)]
-pub struct Meter(Rc<Counts>);
+pub struct ByteMeter(Rc<Counts>);
 
 #[derive(Debug, Default)]
 struct Counts {
     from_client: Cell<u64>,
     to_client: Cell<u64>,
-    traffic: OnceCell<Arc<Traffic>>,
+    traffic: OnceCell<Arc<TrafficCounters>>,
     /// When bytes last moved; none if nobody asked for it.
     moved: Cell<Option<Instant>>,
 }
 
 /// Direction of bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Way {
+pub(super) enum RelayDirection {
     /// Away from the end that opened the connection.
     FromClient,
     /// Towards the end that opened the connection.
     ToClient,
 }
 
-impl Meter {
+impl ByteMeter {
     /// Adds bytes to `traffic` too as they move, so that a connection that stays open for days is seen all
     /// along.
-    pub fn report_to(&self, traffic: Arc<Traffic>) {
+    pub fn also_count_in(&self, traffic: Arc<TrafficCounters>) {
         // Set once, when the connection opens; nothing has moved before.
         let _first = self.0.traffic.set(traffic);
     }
 
     /// Returns the bytes from the client, and those to it.
-    pub fn bytes(&self) -> (u64, u64) {
+    pub fn byte_counts(&self) -> (u64, u64) {
         (self.0.from_client.get(), self.0.to_client.get())
     }
 
     /// Notes from now on when bytes move. That costs a clock reading each time, so it is done only where an
     /// idle timeout needs it.
-    pub fn note_time(&self) {
+    pub fn track_activity(&self) {
         self.0.moved.set(Some(Instant::now()));
     }
 
-    /// Returns when bytes last moved, or [`Meter::note_time`] was called; now, if it was not.
-    pub fn last_moved(&self) -> Instant {
+    /// Returns when bytes last moved, or [`ByteMeter::track_activity`] was called; now, if it was not.
+    pub fn last_activity(&self) -> Instant {
         self.0.moved.get().unwrap_or_else(Instant::now)
     }
 
-    pub(super) fn add(&self, way: Way, bytes: usize) {
+    pub(super) fn add_bytes(&self, way: RelayDirection, bytes: usize) {
         let bytes = bytes as u64;
         let Counts { from_client, to_client, traffic, moved } = &*self.0;
         if moved.get().is_some() {
             moved.set(Some(Instant::now()));
         }
         let (own, shared) = match way {
-            Way::FromClient => (from_client, traffic.get().map(|traffic| &traffic.received)),
-            Way::ToClient => (to_client, traffic.get().map(|traffic| &traffic.sent)),
+            RelayDirection::FromClient => (from_client, traffic.get().map(|traffic| &traffic.received)),
+            RelayDirection::ToClient => (to_client, traffic.get().map(|traffic| &traffic.sent)),
         };
         own.set(own.get() + bytes);
         if let Some(shared) = shared {
@@ -86,7 +86,7 @@ impl Meter {
 
 /// Which end of a relay between a socket and a stream the socket is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SocketIs {
+pub enum SocketSide {
     /// The socket's peer is the client; the stream leads to the server.
     Client,
     /// The socket's peer is the server; the stream leads to the client.
@@ -95,24 +95,24 @@ pub enum SocketIs {
 
 /// Which direction each way of such a relay is, and which end its errors are of.
 struct Ends {
-    from_socket: Way,
-    to_socket: Way,
+    from_socket: RelayDirection,
+    to_socket: RelayDirection,
     socket: fn(io::Error) -> Error,
     stream: fn(io::Error) -> Error,
 }
 
-impl From<SocketIs> for Ends {
-    fn from(socket_is: SocketIs) -> Self {
-        match socket_is {
-            SocketIs::Client => Self {
-                from_socket: Way::FromClient,
-                to_socket: Way::ToClient,
+impl From<SocketSide> for Ends {
+    fn from(socket_side: SocketSide) -> Self {
+        match socket_side {
+            SocketSide::Client => Self {
+                from_socket: RelayDirection::FromClient,
+                to_socket: RelayDirection::ToClient,
                 socket: Error::Client,
                 stream: Error::Server,
             },
-            SocketIs::Server => Self {
-                from_socket: Way::ToClient,
-                to_socket: Way::FromClient,
+            SocketSide::Server => Self {
+                from_socket: RelayDirection::ToClient,
+                to_socket: RelayDirection::FromClient,
                 socket: Error::Server,
                 stream: Error::Client,
             },
@@ -139,12 +139,12 @@ pub fn reset_on_drop(socket: &impl AsFd) {
 
 /// Has the kernel close the connection with a FIN when the socket is dropped. Without this a proxy that dies
 /// resets what it relays, so that nobody takes half of what was sent for all of it.
-pub(super) fn close_in_order(socket: &impl AsFd) {
+pub(super) fn fin_on_drop(socket: &impl AsFd) {
     // On failure the other end may lose what it has not read yet, and sees a reset.
     let _reset_instead = socket2::SockRef::from(socket).set_linger(None);
 }
 
-impl From<Result<(), Error>> for Outcome {
+impl From<Result<(), Error>> for ConnectionOutcome {
     fn from(result: Result<(), Error>) -> Self {
         match result {
             Ok(()) => Self::Closed,

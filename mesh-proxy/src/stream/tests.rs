@@ -10,16 +10,16 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::spawn_local;
 
 use super::Stream;
-use crate::fixture::{self, Protocol, configs, echo, run};
+use crate::fixture::{self, RelayUnderTest, run_as_worker, spawn_echo_server, test_tls_configs};
 use crate::hbone;
-use crate::mux::{self, Budget, Early};
-use crate::relay::{self, Meter, reset_on_drop};
+use crate::mux::{self, EarlyData, ReceiveBudget};
+use crate::relay::{self, ByteMeter, reset_on_drop};
 use crate::tls;
 
 /// Both ends of a stream of the mesh's own protocol read and write.
 struct Mesh;
 
-impl Protocol for Mesh {
+impl RelayUnderTest for Mesh {
     type Connection = mux::Connection;
 
     async fn pair(application: SocketAddr) -> mux::Connection {
@@ -27,19 +27,19 @@ impl Protocol for Mesh {
         let address = listener.local_addr().unwrap();
         spawn_local(async move {
             let (tcp, _) = listener.accept().await.unwrap();
-            let tls = tls::accept(tcp, configs().1).await.unwrap();
+            let tls = tls::accept(tcp, test_tls_configs().1).await.unwrap();
             let serve = |incoming: mux::IncomingStream| async move {
                 let socket = TcpStream::connect(application).await.unwrap();
                 copy(socket, Stream::Mesh(incoming.accept().unwrap())).await;
             };
-            let _end = mux::Server::new(tls, &budget()).serve(pending(), serve).await;
+            let _end = mux::ServerConnection::new(tls, &budget()).serve(pending(), serve).await;
         });
         let tcp = TcpStream::connect(address).await.unwrap();
-        mux::Connection::start(tls::connect(tcp, configs().0).await.unwrap(), &budget(), || {})
+        mux::Connection::start(tls::connect(tcp, test_tls_configs().0).await.unwrap(), &budget(), || {})
     }
 
-    async fn carry(connection: mux::Connection, socket: TcpStream, _: Meter) -> Result<(), relay::Error> {
-        copy(socket, Stream::Mesh(open(&connection, Early::None).await)).await;
+    async fn carry(connection: mux::Connection, socket: TcpStream, _: ByteMeter) -> Result<(), relay::Error> {
+        copy(socket, Stream::Mesh(open(&connection, EarlyData::None).await)).await;
         Ok(())
     }
 }
@@ -47,7 +47,7 @@ impl Protocol for Mesh {
 /// Both ends of an HBONE stream read and write.
 struct Hbone;
 
-impl Protocol for Hbone {
+impl RelayUnderTest for Hbone {
     type Connection = hbone::Connection;
 
     async fn pair(application: SocketAddr) -> hbone::Connection {
@@ -55,31 +55,36 @@ impl Protocol for Hbone {
         let address = listener.local_addr().unwrap();
         spawn_local(async move {
             let (tcp, _) = listener.accept().await.unwrap();
-            let tls = tls::accept(tcp, configs().1).await.unwrap();
+            let tls = tls::accept(tcp, test_tls_configs().1).await.unwrap();
             let serve = |incoming: hbone::IncomingStream| async move {
                 let socket = TcpStream::connect(application).await.unwrap();
                 copy(socket, Stream::Hbone(incoming.accept(http::HeaderMap::new()).unwrap())).await;
             };
-            let _end = hbone::Server::start(tls).await.unwrap().serve(pending(), serve).await;
+            let _end = hbone::ServerConnection::start(tls).await.unwrap().serve(pending(), serve).await;
         });
         let tcp = TcpStream::connect(address).await.unwrap();
-        hbone::Connection::start(tls::connect(tcp, configs().0).await.unwrap(), || {}).await.unwrap()
+        hbone::Connection::start(tls::connect(tcp, test_tls_configs().0).await.unwrap(), || {}).await.unwrap()
     }
 
-    async fn carry(connection: hbone::Connection, socket: TcpStream, _: Meter) -> Result<(), relay::Error> {
+    async fn carry(
+        connection: hbone::Connection,
+        socket: TcpStream,
+        _: ByteMeter,
+    ) -> Result<(), relay::Error> {
         let request = http::Request::builder().method("CONNECT").uri("10.0.0.1:80").body(()).unwrap();
-        copy(socket, Stream::Hbone(connection.open(request).await.unwrap())).await;
+        copy(socket, Stream::Hbone(connection.open_stream(request).await.unwrap())).await;
         Ok(())
     }
 }
 
-fn budget() -> Rc<Budget> {
-    Budget::new(usize::MAX / 2, None)
+fn budget() -> Rc<ReceiveBudget> {
+    ReceiveBudget::new(usize::MAX / 2, None)
 }
 
-async fn open(connection: &mux::Connection, early: Early<'_>) -> mux::Stream {
-    let frame = mux::open_frame("10.0.0.1:40000".parse().unwrap(), "10.0.0.2:80".parse().unwrap(), None);
-    connection.open(frame, early, &Cell::default()).await.unwrap()
+async fn open(connection: &mux::Connection, early: EarlyData<'_>) -> mux::Stream {
+    let frame =
+        mux::traced_open_frame("10.0.0.1:40000".parse().unwrap(), "10.0.0.2:80".parse().unwrap(), None);
+    connection.open_stream(frame, early, &Cell::default()).await.unwrap()
 }
 
 async fn copy(mut socket: TcpStream, mut stream: Stream) {
@@ -115,12 +120,12 @@ fn a_reader_that_stops_holds_up_its_writer_and_nobody_else() {
 /// More than what may go along with OPEN, read from the client before the stream is opened.
 #[test]
 fn early_bytes_go_along_and_the_rest_is_written_behind_them() {
-    run(async {
+    run_as_worker(async {
         let text: Vec<u8> = (0..100_000_u32).map(|index| b'a' + u8::try_from(index % 23).unwrap()).collect();
-        let connection = Mesh::pair(echo().await).await;
-        let mut stream = Stream::Mesh(open(&connection, Early::Bytes(&text)).await);
-        assert!((1..text.len()).contains(&stream.sent_early()), "{}", stream.sent_early());
-        let rest = text[stream.sent_early()..].to_vec();
+        let connection = Mesh::pair(spawn_echo_server().await).await;
+        let mut stream = Stream::Mesh(open(&connection, EarlyData::Bytes(&text)).await);
+        assert!((1..text.len()).contains(&stream.early_bytes_sent()), "{}", stream.early_bytes_sent());
+        let rest = text[stream.early_bytes_sent()..].to_vec();
         stream.write_all(&rest).await.unwrap();
         stream.shutdown().await.unwrap();
         let mut back = Vec::new();
@@ -132,16 +137,16 @@ fn early_bytes_go_along_and_the_rest_is_written_behind_them() {
 /// As after a protocol's upgrade: the first bytes are read, and all that follows is relayed.
 #[test]
 fn what_was_read_in_part_can_be_relayed_on() {
-    run(async {
-        let (text, connection) = (vec![b'x'; 50_000], Mesh::pair(echo().await).await);
-        let mut stream = Stream::Mesh(open(&connection, Early::Bytes(b"first")).await);
+    run_as_worker(async {
+        let (text, connection) = (vec![b'x'; 50_000], Mesh::pair(spawn_echo_server().await).await);
+        let mut stream = Stream::Mesh(open(&connection, EarlyData::Bytes(b"first")).await);
         let mut first = [0; 5];
         stream.read_exact(&mut first).await.unwrap();
         assert_eq!(&first, b"first");
-        let (mut application, socket) = fixture::sockets().await;
+        let (mut application, socket) = fixture::tcp_pair().await;
         stream.write_all(b"held").await.unwrap();
         spawn_local(async move {
-            stream.relay(socket, relay::SocketIs::Client, &Meter::default()).await.unwrap();
+            stream.relay(socket, relay::SocketSide::Client, &ByteMeter::default()).await.unwrap();
         });
         application.write_all(&text).await.unwrap();
         application.shutdown().await.unwrap();

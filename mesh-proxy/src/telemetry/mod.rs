@@ -1,22 +1,22 @@
 //! What the agent reports of its connections: metrics under Istio's names, and an access log.
 //!
 //! Each worker counts for itself ([`WorkerMetrics`]); the counts are summed when they are read
-//! ([`exposition`]). A connection has one [`ConnectionRecord`], with exactly one [`Outcome`].
+//! ([`agent_metrics`]). A connection has one [`ConnectionRecord`], with exactly one [`ConnectionOutcome`].
 
-mod access;
-pub mod exposition;
-mod labels;
+mod access_log;
+pub mod agent_metrics;
+mod connection_details;
+mod connection_record;
 mod open_connections;
-mod parties;
-mod record;
 mod response_flag;
-mod worker;
+mod traffic_labels;
+mod worker_metrics;
 
-pub use access::{AccessLog, Format};
-pub use exposition::AgentMetrics;
-pub use labels::{Labels, Reporter, Via};
+pub use access_log::{AccessLog, Format};
+pub use agent_metrics::AgentMetrics;
+pub use connection_details::ConnectionDetails;
+pub use connection_record::{ConnectionOutcome, ConnectionRecord, LifetimeExpiry};
 pub use open_connections::OpenConnection;
-pub use parties::Parties;
-pub use record::{ConnectionRecord, Expiry, Outcome};
 pub use response_flag::ResponseFlag;
-pub use worker::{Traffic, WorkerMetrics};
+pub use traffic_labels::{Reporter, TrafficLabels, TrafficPath};
+pub use worker_metrics::{TrafficCounters, WorkerMetrics};

@@ -8,14 +8,14 @@ use std::time::Instant;
 use mesh_api::admin::ConnectionStatus;
 use mesh_api::plan::Workload;
 
-use super::labels::Reporter;
-use super::parties::Parties;
+use super::connection_details::ConnectionDetails;
+use super::traffic_labels::Reporter;
 
 /// An open connection.
 #[derive(Clone, Debug)]
 pub struct OpenConnection {
     /// Its two ends.
-    pub parties: Parties,
+    pub details: ConnectionDetails,
     /// When it was accepted.
     pub since: Instant,
 }
@@ -49,7 +49,7 @@ impl OpenConnections {
 
     /// Lists the open connections. The worker waits only while a few of them are copied, not while text is
     /// made of them.
-    pub(super) fn list(&self) -> Vec<ConnectionStatus> {
+    pub(super) fn list_statuses(&self) -> Vec<ConnectionStatus> {
         /// Connections that are copied at a time.
         const FEW: usize = 128;
         let lock = || self.connections.lock().unwrap_or_else(PoisonError::into_inner);
@@ -66,22 +66,22 @@ fn status(open: &OpenConnection) -> ConnectionStatus {
     let name = |workload: &Option<Arc<Workload>>| {
         workload.as_ref().map(|workload| format!("{}/{}", workload.namespace, workload.name))
     };
-    let OpenConnection { parties, since } = open;
-    let labels = &parties.labels;
+    let OpenConnection { details, since } = open;
+    let labels = &details.labels;
     ConnectionStatus {
         direction: match labels.reporter {
             Reporter::Source => "outbound".to_owned(),
             Reporter::Destination => "inbound".to_owned(),
         },
-        source: parties.client.to_string(),
+        source: details.client.to_string(),
         source_workload: name(&labels.source),
         source_identity: labels.source_identity.as_ref().map(ToString::to_string),
-        destination: parties.destination.to_string(),
+        destination: details.destination.to_string(),
         destination_workload: name(&labels.destination),
         destination_service: labels.service.as_ref().map(|service| service.hostname.to_string()),
-        upstream: parties.upstream.unwrap_or(parties.destination).to_string(),
-        transport: parties.transport.to_owned(),
-        policy: parties.policy.as_ref().map(ToString::to_string),
+        upstream: details.upstream.unwrap_or(details.destination).to_string(),
+        transport: details.transport.to_owned(),
+        policy: details.policy.as_ref().map(ToString::to_string),
         age_seconds: since.elapsed().as_secs(),
     }
 }

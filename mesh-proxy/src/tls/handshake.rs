@@ -12,8 +12,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::stream::TlsStream;
-use super::unbuffered::{Unbuffered, append};
-use crate::relay::close_in_order;
+use super::unbuffered_connection::{UnbufferedConnection, append_handshake_record};
+use crate::relay::fin_on_drop;
 
 /// Timeout of a handshake: a slower peer has gone away, or wants to hold resources.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -31,7 +31,7 @@ const LIKELY: usize = 4 * 1024;
 
 /// Why a handshake failed.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub enum HandshakeError {
     /// The peer sent what TLS or our configuration does not allow, or its certificate was refused.
     #[error("TLS: {0}")]
     Peer(#[from] rustls::Error),
@@ -47,30 +47,33 @@ pub enum Error {
 }
 
 /// Runs a handshake as client. The server's name is not sent (the caller checks the identity), so any address
-/// serves as the name. Errors: see [`Error`].
+/// serves as the name. Errors: see [`HandshakeError`].
 pub async fn connect(
     tcp: TcpStream,
     config: Arc<rustls::ClientConfig>,
-) -> Result<TlsStream<UnbufferedClientConnection>, Error> {
+) -> Result<TlsStream<UnbufferedClientConnection>, HandshakeError> {
     let name = ServerName::IpAddress(std::net::Ipv4Addr::UNSPECIFIED.into());
     drive(tcp, Box::new(UnbufferedClientConnection::new(config, name)?)).await
 }
 
-/// Runs a handshake as server. Errors: see [`Error`].
+/// Runs a handshake as server. Errors: see [`HandshakeError`].
 pub async fn accept(
     tcp: TcpStream,
     config: Arc<rustls::ServerConfig>,
-) -> Result<TlsStream<UnbufferedServerConnection>, Error> {
+) -> Result<TlsStream<UnbufferedServerConnection>, HandshakeError> {
     drive(tcp, Box::new(UnbufferedServerConnection::new(config)?)).await
 }
 
-async fn drive<C: Unbuffered>(tcp: TcpStream, unbuffered: Box<C>) -> Result<TlsStream<C>, Error> {
+async fn drive<C: UnbufferedConnection>(
+    tcp: TcpStream,
+    unbuffered: Box<C>,
+) -> Result<TlsStream<C>, HandshakeError> {
     tokio::time::timeout(
         TIMEOUT,
         Handshake { tcp, unbuffered, incoming: Vec::with_capacity(LIKELY), outgoing: Vec::new() }.run(),
     )
     .await
-    .map_err(|_| Error::Timeout)?
+    .map_err(|_| HandshakeError::Timeout)?
 }
 
 struct Handshake<C> {
@@ -89,8 +92,8 @@ enum Next {
     Failed(rustls::Error),
 }
 
-impl<C: Unbuffered> Handshake<C> {
-    async fn run(mut self) -> Result<TlsStream<C>, Error> {
+impl<C: UnbufferedConnection> Handshake<C> {
+    async fn run(mut self) -> Result<TlsStream<C>, HandshakeError> {
         loop {
             match self.step() {
                 Next::Process => {}
@@ -109,11 +112,11 @@ impl<C: Unbuffered> Handshake<C> {
     }
 
     fn step(&mut self) -> Next {
-        let UnbufferedStatus { mut discard, state, .. } = self.unbuffered.process(&mut self.incoming);
+        let UnbufferedStatus { mut discard, state, .. } = self.unbuffered.process_records(&mut self.incoming);
         let next = match state {
             Err(error) => Next::Failed(error),
             Ok(ConnectionState::EncodeTlsData(encode)) => {
-                append(encode, &mut self.outgoing);
+                append_handshake_record(encode, &mut self.outgoing);
                 Next::Process
             }
             Ok(ConnectionState::TransmitTlsData(transmit)) => {
@@ -142,9 +145,9 @@ impl<C: Unbuffered> Handshake<C> {
         Ok(())
     }
 
-    async fn receive(&mut self) -> Result<(), Error> {
+    async fn receive(&mut self) -> Result<(), HandshakeError> {
         if self.incoming.len() >= MOST_BYTES {
-            return Err(Error::TooLarge);
+            return Err(HandshakeError::TooLarge);
         }
         match self.tcp.read_buf(&mut self.incoming).await? {
             0 => Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
@@ -157,9 +160,9 @@ impl<C: Unbuffered> Handshake<C> {
     async fn say_why(&mut self) {
         // Received bytes are shown again: rustls may know of messages in them that it has not read yet.
         loop {
-            let UnbufferedStatus { discard, state, .. } = self.unbuffered.process(&mut self.incoming);
+            let UnbufferedStatus { discard, state, .. } = self.unbuffered.process_records(&mut self.incoming);
             let Ok(ConnectionState::EncodeTlsData(encode)) = state else { break };
-            append(encode, &mut self.outgoing);
+            append_handshake_record(encode, &mut self.outgoing);
             self.incoming.drain(..discard);
         }
         let _unheard = self.send().await;
@@ -170,7 +173,7 @@ impl<C: Unbuffered> Handshake<C> {
     /// any connection with unread bytes. To a peer that is still writing (in TLS 1.3 a client is done before
     /// it is refused) a reset says that the network failed, and not that its certificate did.
     async fn part(&mut self) -> io::Result<()> {
-        close_in_order(&self.tcp);
+        fin_on_drop(&self.tcp);
         self.tcp.shutdown().await?;
         let mut unheard = 0;
         while unheard < MOST_UNHEARD {
@@ -251,11 +254,13 @@ mod tests {
             let waits = tokio::time::timeout(TIME_TO_READ / 2, &mut accepted).await;
             assert!(waits.is_err(), "{waits:?}");
             session.write_all(b"x").await.unwrap();
-            std::future::poll_fn(|context| session.poll_send(context)).await.expect("nobody has reset it");
+            std::future::poll_fn(|context| session.poll_send_all(context))
+                .await
+                .expect("nobody has reset it");
             let heard = session.read_u8().await.unwrap_err().to_string();
             assert!(heard.contains("received fatal alert") && heard.contains(why), "{heard}");
             drop(session);
-            assert!(matches!(accepted.await.unwrap(), Err(Error::Peer(_))));
+            assert!(matches!(accepted.await.unwrap(), Err(HandshakeError::Peer(_))));
         }
     }
 
@@ -272,7 +277,7 @@ mod tests {
                 let (tcp, _) = listener.accept().await.unwrap();
                 let mut session = accept(tcp, config).await?;
                 // In TLS 1.3 a server is done before it has heard of its client's verdict.
-                session.read_u8().await.map(drop).map_err(Error::from)
+                session.read_u8().await.map(drop).map_err(HandshakeError::from)
             });
             let tcp = TcpStream::connect(address).await.unwrap();
             let connected = connect(tcp, Arc::new(client(&trusted))).await;

@@ -1,16 +1,16 @@
 //! TLS over rustls' unbuffered interface: encrypts straight into our buffer, and decrypts where bytes were
 //! received.
 //!
-//! Buffers belong to the worker (`scratch`), so an idle connection holds none. Writing is deferred: data is
-//! encrypted at once but sent by [`TlsStream::poll_send`], once for everything that all tasks wrote in one
-//! wakeup.
+//! Buffers belong to the worker (`buffer_pool`), so an idle connection holds none. Writing is deferred: data
+//! is encrypted at once but sent by [`TlsStream::poll_send_all`], once for everything that all tasks wrote in
+//! one wakeup.
 
+pub mod buffer_pool;
 mod handshake;
-pub mod scratch;
 mod stream;
-mod unbuffered;
+mod unbuffered_connection;
 mod write_buffer;
 
-pub use handshake::{Error, accept, connect};
+pub use handshake::{HandshakeError, accept, connect};
 pub use stream::TlsStream;
-pub use unbuffered::Unbuffered;
+pub use unbuffered_connection::UnbufferedConnection;

@@ -9,8 +9,8 @@ use rustls::unbuffered::{ConnectionState, EncodeTlsData, EncryptError, Unbuffere
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-use super::scratch;
-use super::unbuffered::{Unbuffered, append};
+use super::buffer_pool;
+use super::unbuffered_connection::{UnbufferedConnection, append_handshake_record};
 use super::write_buffer::WriteBuffer;
 
 /// Unsent bytes from which a writer has to wait: less than a stream's turn, which so is sent by itself, in
@@ -63,7 +63,7 @@ enum Step {
     Closed,
 }
 
-impl<C: Unbuffered> TlsStream<C> {
+impl<C: UnbufferedConnection> TlsStream<C> {
     pub(super) fn new(tcp: TcpStream, unbuffered: Box<C>, incoming: Vec<u8>, plaintext: Vec<u8>) -> Self {
         Self {
             tcp,
@@ -98,18 +98,18 @@ impl<C: Unbuffered> TlsStream<C> {
 
     /// Sends everything that was written; before, nothing is sent unless much has gathered. Ready when all is
     /// sent. Errors: those of `send(2)`, or encryption failed.
-    pub fn poll_send(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+    pub fn poll_send_all(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.seal_gathered()?;
         while !self.outgoing.unsent().is_empty() {
             let written = ready!(Pin::new(&mut self.tcp).poll_write(context, self.outgoing.unsent()))?;
-            self.outgoing.sent(written);
+            self.outgoing.mark_sent(written);
         }
         Poll::Ready(Ok(()))
     }
 
-    /// Encrypts `bytes` into records of their own, for the next [`Self::poll_send`]. Errors: encryption
+    /// Encrypts `bytes` into records of their own, for the next [`Self::poll_send_all`]. Errors: encryption
     /// failed.
-    pub fn write_records(&mut self, bytes: &[u8]) -> io::Result<()> {
+    pub fn queue_encrypted_records(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.seal_gathered()?;
         self.seal(bytes)
     }
@@ -118,7 +118,7 @@ impl<C: Unbuffered> TlsStream<C> {
     /// `take` returns how many bytes it took. If those are not all, or after some records, the rest is kept
     /// for the next call, for which nobody is woken. Ready with false when the peer has closed the session.
     /// Errors: those of `take`, or the connection broke.
-    pub fn poll_read_in_place<E: From<io::Error>>(
+    pub fn poll_decrypt_in_place<E: From<io::Error>>(
         &mut self,
         context: &mut Context<'_>,
         mut take: impl FnMut(&[u8]) -> Result<usize, E>,
@@ -160,7 +160,7 @@ impl<C: Unbuffered> TlsStream<C> {
 
     /// Whether there is data, or the end, that nobody will be woken for: it was decrypted so that a write
     /// could pass.
-    pub fn has_plaintext(&self) -> bool {
+    pub fn has_unread_plaintext(&self) -> bool {
         !self.plaintext.is_empty() || self.peer_closed
     }
 
@@ -168,7 +168,7 @@ impl<C: Unbuffered> TlsStream<C> {
     fn queue(&mut self, piece: &[u8]) -> io::Result<()> {
         if piece.len() < GATHER_BELOW {
             if self.gathered.capacity() == 0 {
-                self.gathered = scratch::take();
+                self.gathered = buffer_pool::take_empty();
             }
             self.gathered.extend_from_slice(piece);
             return Ok(());
@@ -183,7 +183,7 @@ impl<C: Unbuffered> TlsStream<C> {
         }
         let gathered = std::mem::take(&mut self.gathered);
         let result = self.seal(&gathered);
-        scratch::give(gathered);
+        buffer_pool::return_empty(gathered);
         result
     }
 
@@ -201,7 +201,7 @@ impl<C: Unbuffered> TlsStream<C> {
         let shown = self.end.min(self.start + SHOWN);
         loop {
             let UnbufferedStatus { discard, state, .. } =
-                self.unbuffered.process(&mut self.incoming[self.start..shown]);
+                self.unbuffered.process_records(&mut self.incoming[self.start..shown]);
             let state = state.inspect_err(|_| self.start += discard).map_err(invalid)?;
             let mut extra = 0;
             let (mut done, before) = (false, self.plaintext.len());
@@ -236,8 +236,8 @@ impl<C: Unbuffered> TlsStream<C> {
         self.write_traffic(|traffic, outgoing| {
             /// Bytes of an alert record, with room to spare.
             const ALERT: usize = 64;
-            let written = traffic.queue_close_notify(outgoing.room(ALERT)).map_err(io::Error::other)?;
-            outgoing.filled(written);
+            let written = traffic.queue_close_notify(outgoing.free_space(ALERT)).map_err(io::Error::other)?;
+            outgoing.mark_filled(written);
             Ok(())
         })
     }
@@ -261,7 +261,7 @@ impl<C: Unbuffered> TlsStream<C> {
         }
         let shown = self.end.min(self.start + SHOWN);
         let UnbufferedStatus { discard, state, .. } =
-            self.unbuffered.process(&mut self.incoming[self.start..shown]);
+            self.unbuffered.process_records(&mut self.incoming[self.start..shown]);
         let state = state.inspect_err(|_| self.start += discard).map_err(invalid)?;
         let (mut extra, mut data) = (0, 0);
         let mut taken = Ok(0);
@@ -337,7 +337,7 @@ impl<C: Unbuffered> TlsStream<C> {
     fn rest(&mut self) {
         if self.start == self.end {
             (self.start, self.end) = (0, 0);
-            scratch::give_room(std::mem::take(&mut self.incoming));
+            buffer_pool::return_sized(std::mem::take(&mut self.incoming));
         }
     }
 
@@ -346,8 +346,8 @@ impl<C: Unbuffered> TlsStream<C> {
         self.incoming.copy_within(self.start..self.end, 0);
         self.end -= self.start;
         self.start = 0;
-        if self.incoming.len() < scratch::SIZE {
-            let mut larger = scratch::take_room();
+        if self.incoming.len() < buffer_pool::BUFFER_LEN {
+            let mut larger = buffer_pool::take_sized();
             larger[..self.end].copy_from_slice(&self.incoming[..self.end]);
             self.incoming = larger;
         }
@@ -361,20 +361,20 @@ fn encrypt<S>(traffic: &mut WriteTraffic<'_, S>, piece: &[u8], outgoing: &mut Wr
     const RECORD: usize = 16 * 1024;
     // One record more than needed, since a key update may come before the data.
     let likely = piece.len() + (piece.len() / RECORD + 2) * OVERHEAD;
-    let mut answer = traffic.encrypt(piece, outgoing.room(likely));
+    let mut answer = traffic.encrypt(piece, outgoing.free_space(likely));
     if let Err(EncryptError::InsufficientSize(needed)) = answer {
-        answer = traffic.encrypt(piece, outgoing.room(needed.required_size));
+        answer = traffic.encrypt(piece, outgoing.free_space(needed.required_size));
     }
-    outgoing.filled(answer.map_err(io::Error::other)?);
+    outgoing.mark_filled(answer.map_err(io::Error::other)?);
     Ok(())
 }
 
 /// Queues a message of the handshake protocol after the handshake, such as an answer to a key update.
 fn queue_handshake<S>(encode: EncodeTlsData<'_, S>, outgoing: &mut WriteBuffer) {
     let mut message = Vec::new();
-    append(encode, &mut message);
-    outgoing.room(message.len())[..message.len()].copy_from_slice(&message);
-    outgoing.filled(message.len());
+    append_handshake_record(encode, &mut message);
+    outgoing.free_space(message.len())[..message.len()].copy_from_slice(&message);
+    outgoing.mark_filled(message.len());
 }
 
 fn invalid(error: rustls::Error) -> io::Error {
@@ -403,7 +403,7 @@ impl Barren {
     }
 }
 
-impl<C: Unbuffered> AsyncRead for TlsStream<C> {
+impl<C: UnbufferedConnection> AsyncRead for TlsStream<C> {
     fn poll_read(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -435,7 +435,7 @@ impl<C: Unbuffered> AsyncRead for TlsStream<C> {
     }
 }
 
-impl<C: Unbuffered> AsyncWrite for TlsStream<C> {
+impl<C: UnbufferedConnection> AsyncWrite for TlsStream<C> {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, piece: &[u8]) -> Poll<io::Result<usize>> {
         self.poll_write_vectored(context, &[IoSlice::new(piece)])
     }
@@ -447,7 +447,7 @@ impl<C: Unbuffered> AsyncWrite for TlsStream<C> {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         if this.outgoing.unsent().len() + this.gathered.len() >= HIGH_WATER {
-            ready!(this.poll_send(context))?;
+            ready!(this.poll_send_all(context))?;
         }
         for piece in pieces {
             this.queue(piece)?;
@@ -459,8 +459,8 @@ impl<C: Unbuffered> AsyncWrite for TlsStream<C> {
         true
     }
 
-    /// Ready at once: sending is [`TlsStream::poll_send`]'s, so that a caller that flushes after every frame
-    /// does not cost a system call each time.
+    /// Ready at once: sending is [`TlsStream::poll_send_all`]'s, so that a caller that flushes after every
+    /// frame does not cost a system call each time.
     fn poll_flush(self: Pin<&mut Self>, _context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
     }
@@ -472,7 +472,7 @@ impl<C: Unbuffered> AsyncWrite for TlsStream<C> {
             this.seal_gathered()?;
             this.say_goodbye()?;
         }
-        ready!(this.poll_send(context))?;
+        ready!(this.poll_send_all(context))?;
         Pin::new(&mut this.tcp).poll_shutdown(context)
     }
 }
@@ -486,14 +486,14 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
-    use crate::fixture::configs;
+    use crate::fixture::test_tls_configs;
     use crate::tls;
 
     /// A client that updates its keys `updates` times for each byte of data, until it is cut off or has done
     /// so `times`.
     fn update_keys(address: std::net::SocketAddr, updates: usize, times: usize) -> io::Result<()> {
         let name = "0.0.0.0".try_into().unwrap();
-        let mut session = rustls::ClientConnection::new(Arc::clone(&configs().0), name).unwrap();
+        let mut session = rustls::ClientConnection::new(Arc::clone(&test_tls_configs().0), name).unwrap();
         let mut tcp = std::net::TcpStream::connect(address)?;
         session.complete_io(&mut tcp)?;
         for _ in 0..times {
@@ -519,7 +519,7 @@ mod tests {
             let address = listener.local_addr().unwrap();
             let client = std::thread::spawn(move || update_keys(address, updates, times));
             let (tcp, _) = listener.accept().await.unwrap();
-            let mut session = tls::accept(tcp, configs().1).await.unwrap();
+            let mut session = tls::accept(tcp, test_tls_configs().1).await.unwrap();
             let mut data = Vec::new();
             let read = session.read_to_end(&mut data).await;
             if good {

@@ -1,6 +1,6 @@
 //! Encrypted bytes that wait to be sent.
 
-use super::scratch;
+use super::buffer_pool;
 
 /// A buffer that is appended to and sent from the front, borrowed from the worker while it has bytes. It is
 /// not cleared in between: that would cost as much as a tenth of the encryption.
@@ -18,18 +18,18 @@ impl WriteBuffer {
     }
 
     /// Removes bytes from the front that were sent.
-    pub fn sent(&mut self, bytes: usize) {
+    pub fn mark_sent(&mut self, bytes: usize) {
         self.sent += bytes;
         if self.sent >= self.end {
             (self.sent, self.end) = (0, 0);
-            scratch::give_room(std::mem::take(&mut self.buffer));
+            buffer_pool::return_sized(std::mem::take(&mut self.buffer));
         }
     }
 
     /// Returns a slice of `bytes` free bytes at the end.
-    pub fn room(&mut self, bytes: usize) -> &mut [u8] {
+    pub fn free_space(&mut self, bytes: usize) -> &mut [u8] {
         if self.buffer.is_empty() {
-            self.buffer = scratch::take_room();
+            self.buffer = buffer_pool::take_sized();
         }
         if self.buffer.len() < self.end + bytes {
             self.buffer.resize(self.end + bytes, 0);
@@ -38,7 +38,7 @@ impl WriteBuffer {
     }
 
     /// Adds the first `bytes` of that slice.
-    pub fn filled(&mut self, bytes: usize) {
+    pub fn mark_filled(&mut self, bytes: usize) {
         self.end += bytes;
         debug_assert!(self.end <= self.buffer.len());
     }
@@ -51,13 +51,13 @@ mod tests {
     #[test]
     fn what_is_written_is_sent_once_and_in_order() {
         let mut outgoing = WriteBuffer::default();
-        outgoing.room(3)[..3].copy_from_slice(b"abc");
-        outgoing.filled(3);
-        outgoing.sent(1);
-        outgoing.room(2 * scratch::SIZE)[..2].copy_from_slice(b"de");
-        outgoing.filled(2);
+        outgoing.free_space(3)[..3].copy_from_slice(b"abc");
+        outgoing.mark_filled(3);
+        outgoing.mark_sent(1);
+        outgoing.free_space(2 * buffer_pool::BUFFER_LEN)[..2].copy_from_slice(b"de");
+        outgoing.mark_filled(2);
         assert_eq!(outgoing.unsent(), b"bcde");
-        outgoing.sent(4);
+        outgoing.mark_sent(4);
         assert_eq!(outgoing.unsent(), b"");
         assert!(outgoing.buffer.is_empty(), "given back");
     }

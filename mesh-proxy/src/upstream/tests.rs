@@ -7,14 +7,15 @@ use tokio::task::spawn_local;
 
 use super::*;
 use crate::fixture::{
-    self, Fate, Node, Peer, PlainSockets, Signer, Unanswered, echo, identity, policy, run, sockets, target,
+    self, CertificateIssuer, PlainSurroundings, RemoteBehaviour, RemoteNode, UnansweredConnects,
+    WorkerWithPod, run_as_worker, shop_endpoint, shop_identity, shop_policy, spawn_echo_server, tcp_pair,
 };
-use crate::relay::Meter;
-use crate::tunnel::{Framing, Refusal};
-use crate::worker::NEWS_WAIT;
+use crate::relay::ByteMeter;
+use crate::tunnel::{AllowedFraming, Refusal};
+use crate::worker::NEW_POD_WAIT;
 
-const BOTH: [Framing; 2] = [Framing::Auto, Framing::Hbone];
-const OPTIONS: Options = Options { timeout: Duration::from_secs(20), keepalive: None };
+const BOTH: [AllowedFraming; 2] = [AllowedFraming::Auto, AllowedFraming::Hbone];
+const OPTIONS: ConnectOptions = ConnectOptions { timeout: Duration::from_secs(20), keepalive: None };
 
 /// What came of an opening.
 struct Opened {
@@ -22,26 +23,31 @@ struct Opened {
     exposed: bool,
 }
 
-async fn open_with(node: &Node, target: &Target, early: Early<'_>, options: Options) -> Opened {
-    let origin = Origin {
+async fn open_with(
+    node: &WorkerWithPod,
+    endpoint: &Endpoint,
+    early: EarlyData<'_>,
+    options: ConnectOptions,
+) -> Opened {
+    let origin = ClientContext {
         worker: &node.worker,
         pod: &node.pod,
-        workload: &node.worker.workload_of(&node.pod).await.unwrap(),
+        workload: &node.worker.wait_for_workload(&node.pod).await.unwrap(),
         client: ClientAddress::new("10.0.0.1:40000".parse().unwrap()),
         service: None,
         early,
         exposed: Cell::default(),
     };
-    let result = open(&origin, target, options).await;
+    let result = connect_to_endpoint(&origin, endpoint, options).await;
     Opened { result, exposed: origin.exposed.get() }
 }
 
-async fn opened(node: &Node, target: &Target) -> Result<Upstream, Error> {
-    open_with(node, target, Early::None, OPTIONS).await.result
+async fn opened(node: &WorkerWithPod, endpoint: &Endpoint) -> Result<Upstream, Error> {
+    open_with(node, endpoint, EarlyData::None, OPTIONS).await.result
 }
 
-async fn refused(node: &Node, target: &Target) -> Error {
-    opened(node, target).await.err().expect("no way")
+async fn refused(node: &WorkerWithPod, endpoint: &Endpoint) -> Error {
+    opened(node, endpoint).await.err().expect("no way")
 }
 
 async fn closed_port() -> SocketAddr {
@@ -59,19 +65,25 @@ async fn echoed(upstream: Upstream, rest: &[u8]) -> String {
 }
 
 /// The node of pod `a`, and another with a pod that proves to be `name`; connections to it have these fates.
-async fn nodes(framing: Framing, name: &str, fates: &[Fate]) -> (Node, Peer, Target, Signer) {
-    let signer = Signer::new().await;
-    let (certificates, _) = signer.sign("a", framing).await;
-    let peer = Peer::on_mesh_port(&signer.sign(name, framing).await.1, fates).await;
-    let target = target("b", SocketAddr::new(peer.address.ip(), 80), TunnelProtocol::Hbone);
-    (Node::with(PlainSockets::default(), certificates), peer, target, signer)
+async fn nodes(
+    framing: AllowedFraming,
+    name: &str,
+    fates: &[RemoteBehaviour],
+) -> (WorkerWithPod, RemoteNode, Endpoint, CertificateIssuer) {
+    let signer = CertificateIssuer::new().await;
+    let (certificates, _) = signer.issue_for_pod("a", framing).await;
+    let peer = RemoteNode::start_on_mesh_port(&signer.issue_for_pod(name, framing).await.1, fates).await;
+    let endpoint = shop_endpoint("b", SocketAddr::new(peer.address.ip(), 80), TunnelProtocol::Hbone);
+    (WorkerWithPod::with_certificates(PlainSurroundings::default(), certificates), peer, endpoint, signer)
 }
 
 #[test]
 fn an_endpoint_outside_of_the_mesh_is_reached_as_it_is() {
-    run(async {
-        let node = Node::new(PlainSockets::default());
-        let upstream = opened(&node, &target("b", echo().await, TunnelProtocol::Plain)).await.unwrap();
+    run_as_worker(async {
+        let node = WorkerWithPod::new(PlainSurroundings::default());
+        let upstream = opened(&node, &shop_endpoint("b", spawn_echo_server().await, TunnelProtocol::Plain))
+            .await
+            .unwrap();
         assert!(matches!(upstream, Upstream::Stream(Stream::Socket(_))));
         assert_eq!(echoed(upstream, b"hello").await, "hello<done>");
     });
@@ -79,95 +91,102 @@ fn an_endpoint_outside_of_the_mesh_is_reached_as_it_is() {
 
 #[test]
 fn who_refuses_and_who_is_silent_are_told_apart() {
-    run(async {
-        let node = Node::new(PlainSockets::default());
-        let error = refused(&node, &target("b", closed_port().await, TunnelProtocol::Plain)).await;
-        assert!(matches!(error, Error::Connect(_)) && error.is_refusal() && !error.is_final(), "{error}");
-        let unanswered = Unanswered::All;
-        let node = Node::new(PlainSockets { unanswered, ..PlainSockets::default() });
-        let silent = target("b", echo().await, TunnelProtocol::Plain);
-        let options = Options { timeout: Duration::from_millis(50), ..OPTIONS };
-        let error = open_with(&node, &silent, Early::None, options).await.result.err().unwrap();
+    run_as_worker(async {
+        let node = WorkerWithPod::new(PlainSurroundings::default());
+        let error = refused(&node, &shop_endpoint("b", closed_port().await, TunnelProtocol::Plain)).await;
+        assert!(
+            matches!(error, Error::Connect(_)) && error.is_connection_refused() && !error.stops_retries(),
+            "{error}"
+        );
+        let unanswered = UnansweredConnects::All;
+        let node = WorkerWithPod::new(PlainSurroundings { unanswered, ..PlainSurroundings::default() });
+        let silent = shop_endpoint("b", spawn_echo_server().await, TunnelProtocol::Plain);
+        let options = ConnectOptions { timeout: Duration::from_millis(50), ..OPTIONS };
+        let error = open_with(&node, &silent, EarlyData::None, options).await.result.err().unwrap();
         assert!(matches!(error, Error::Timeout(it) if it == options.timeout), "{error}");
-        assert!(!error.is_refusal() && !error.is_final());
+        assert!(!error.is_connection_refused() && !error.stops_retries());
     });
 }
 
 #[test]
 fn a_pod_of_this_node_is_reached_without_encryption_if_its_policy_allows_it() {
-    run(async {
-        let node = Node::new(PlainSockets { unencrypted: true, ..PlainSockets::default() });
-        let address = echo().await;
-        node.worker.know(&Arc::new(fixture::pod("b", address.ip())));
-        let near = target("b", address, TunnelProtocol::Hbone);
+    run_as_worker(async {
+        let node =
+            WorkerWithPod::new(PlainSurroundings { unencrypted: true, ..PlainSurroundings::default() });
+        let address = spawn_echo_server().await;
+        node.worker.add_pod(&Arc::new(fixture::shop_pod("b", address.ip())));
+        let near = shop_endpoint("b", address, TunnelProtocol::Hbone);
         let Ok(Upstream::Local(delivered)) = opened(&node, &near).await else { panic!("of this node") };
-        let (mut client, socket) = sockets().await;
-        let carrying = async move { delivered.carry(Stream::of_socket(socket), &Meter::default()).await };
+        let (mut client, socket) = tcp_pair().await;
+        let carrying = async move {
+            delivered.relay_until_revoked(Stream::from_socket(socket), &ByteMeter::default()).await
+        };
         spawn_local(carrying);
         client.write_all(b"hello").await.unwrap();
         client.shutdown().await.unwrap();
         let mut answer = String::new();
         client.read_to_string(&mut answer).await.unwrap();
         assert_eq!(answer, "hello<done>");
-        node.configuration.policy(&policy("no-a", Action::Deny, &["a"]));
+        node.configuration.set_policy(&shop_policy("no-a", Action::Deny, &["a"]));
         let error = refused(&node, &near).await;
         assert!(matches!(&error, Error::Denied(why) if why.contains("shop/no-a")), "{error}");
-        assert!(error.is_final());
+        assert!(error.stops_retries());
     });
 }
 
 #[test]
 fn an_application_of_this_node_that_does_not_listen_refuses() {
-    run(async {
-        let node = Node::new(PlainSockets { unencrypted: true, ..PlainSockets::default() });
+    run_as_worker(async {
+        let node =
+            WorkerWithPod::new(PlainSurroundings { unencrypted: true, ..PlainSurroundings::default() });
         let address = closed_port().await;
-        node.worker.know(&Arc::new(fixture::pod("b", address.ip())));
-        let error = refused(&node, &target("b", address, TunnelProtocol::Hbone)).await;
-        assert!(error.is_refusal() && !error.is_final(), "{error}");
+        node.worker.add_pod(&Arc::new(fixture::shop_pod("b", address.ip())));
+        let error = refused(&node, &shop_endpoint("b", address, TunnelProtocol::Hbone)).await;
+        assert!(error.is_connection_refused() && !error.stops_retries(), "{error}");
     });
 }
 
 /// A pod of this node that wants encryption is reached as one of another node is.
 #[test]
 fn without_a_certificate_there_is_no_way_once_it_was_waited_for() {
-    run(async {
-        let (node, address) = (Node::new(PlainSockets::default()), echo().await);
-        node.worker.know(&Arc::new(fixture::pod("b", address.ip())));
+    run_as_worker(async {
+        let (node, address) = (WorkerWithPod::new(PlainSurroundings::default()), spawn_echo_server().await);
+        node.worker.add_pod(&Arc::new(fixture::shop_pod("b", address.ip())));
         let began = Instant::now();
-        let error = refused(&node, &target("b", address, TunnelProtocol::Hbone)).await;
-        assert!(matches!(&error, Error::NoCertificate(id) if *id == identity("a")), "{error}");
-        assert!(error.is_final());
-        assert!((NEWS_WAIT..NEWS_WAIT * 2).contains(&began.elapsed()), "{:?}", began.elapsed());
+        let error = refused(&node, &shop_endpoint("b", address, TunnelProtocol::Hbone)).await;
+        assert!(matches!(&error, Error::NoCertificate(id) if *id == shop_identity("a")), "{error}");
+        assert!(error.stops_retries());
+        assert!((NEW_POD_WAIT..NEW_POD_WAIT * 2).contains(&began.elapsed()), "{:?}", began.elapsed());
     });
 }
 
 #[test]
 fn a_pod_of_another_node_is_reached_in_either_protocol_and_the_connection_is_kept() {
-    run(async {
+    run_as_worker(async {
         for framing in BOTH {
-            let (node, peer, target, _signer) = nodes(framing, "b", &[]).await;
+            let (node, peer, endpoint, _signer) = nodes(framing, "b", &[]).await;
             for _ in 0..2 {
-                let upstream = opened(&node, &target).await.unwrap();
+                let upstream = opened(&node, &endpoint).await.unwrap();
                 let Upstream::Stream(stream) = &upstream else { panic!("of another node") };
-                assert_eq!(matches!(stream, Stream::Mesh(_)), framing == Framing::Auto);
-                assert_eq!(matches!(stream, Stream::Hbone(_)), framing == Framing::Hbone);
+                assert_eq!(matches!(stream, Stream::Mesh(_)), framing == AllowedFraming::Auto);
+                assert_eq!(matches!(stream, Stream::Hbone(_)), framing == AllowedFraming::Hbone);
                 assert_eq!(echoed(upstream, b"hello").await, "hello");
             }
-            assert_eq!((peer.connections(), peer.streams()), (1, 2), "{framing:?}");
+            assert_eq!((peer.accepted_connections(), peer.incoming_streams()), (1, 2), "{framing:?}");
         }
     });
 }
 
 #[test]
 fn a_peer_that_proves_to_be_somebody_else_is_asked_for_nothing() {
-    run(async {
+    run_as_worker(async {
         for framing in BOTH {
-            let (node, peer, target, _signer) = nodes(framing, "mallory", &[]).await;
-            let error = refused(&node, &target).await;
+            let (node, peer, endpoint, _signer) = nodes(framing, "mallory", &[]).await;
+            let error = refused(&node, &endpoint).await;
             let Error::WrongPeer { found, expected } = &error else { panic!("{framing:?}: {error}") };
-            assert_eq!((found.as_str(), expected), (identity("mallory").as_str(), &identity("b")));
-            assert!(!error.is_final() && !error.is_refusal());
-            assert_eq!((peer.connections(), peer.streams()), (1, 0), "{framing:?}");
+            assert_eq!((found.as_str(), expected), (shop_identity("mallory").as_str(), &shop_identity("b")));
+            assert!(!error.stops_retries() && !error.is_connection_refused());
+            assert_eq!((peer.accepted_connections(), peer.incoming_streams()), (1, 0), "{framing:?}");
             assert!(node.worker.pool.is_empty());
         }
     });
@@ -175,13 +194,22 @@ fn a_peer_that_proves_to_be_somebody_else_is_asked_for_nothing() {
 
 #[test]
 fn a_peers_refusal_is_asked_for_once_and_a_policys_is_final() {
-    run(async {
+    run_as_worker(async {
         for framing in BOTH {
             for (refusal, is_final) in [(Refusal::Denied, true), (Refusal::Unavailable, false)] {
-                let (node, peer, target, _signer) = nodes(framing, "b", &[Fate::Refuse(refusal)]).await;
-                let error = refused(&node, &target).await;
-                assert_eq!((error.is_final(), error.is_refusal()), (is_final, !is_final), "{error}");
-                assert_eq!((peer.connections(), peer.streams()), (1, 1), "{framing:?}, {refusal:?}");
+                let (node, peer, endpoint, _signer) =
+                    nodes(framing, "b", &[RemoteBehaviour::Refuse(refusal)]).await;
+                let error = refused(&node, &endpoint).await;
+                assert_eq!(
+                    (error.stops_retries(), error.is_connection_refused()),
+                    (is_final, !is_final),
+                    "{error}"
+                );
+                assert_eq!(
+                    (peer.accepted_connections(), peer.incoming_streams()),
+                    (1, 1),
+                    "{framing:?}, {refusal:?}"
+                );
                 assert_eq!(node.worker.pool.len(), 1, "the connection is as good as before");
             }
         }
@@ -190,25 +218,30 @@ fn a_peers_refusal_is_asked_for_once_and_a_policys_is_final() {
 
 #[test]
 fn a_stream_that_is_lost_with_its_connection_is_opened_again_on_a_new_one() {
-    run(async {
+    run_as_worker(async {
         for framing in BOTH {
-            let (node, peer, target, _signer) =
-                nodes(framing, "b", &[Fate::HangUp, Fate::Reset, Fate::Garble]).await;
-            let upstream = opened(&node, &target).await.unwrap();
+            let (node, peer, endpoint, _signer) = nodes(
+                framing,
+                "b",
+                &[RemoteBehaviour::HangUp, RemoteBehaviour::Reset, RemoteBehaviour::Garble],
+            )
+            .await;
+            let upstream = opened(&node, &endpoint).await.unwrap();
             assert_eq!(echoed(upstream, b"hello").await, "hello");
-            assert_eq!((peer.connections(), node.worker.pool.len()), (4, 1), "{framing:?}");
+            assert_eq!((peer.accepted_connections(), node.worker.pool.len()), (4, 1), "{framing:?}");
         }
     });
 }
 
 #[test]
 fn a_stream_is_not_opened_again_for_ever() {
-    run(async {
+    run_as_worker(async {
         for framing in BOTH {
-            let (node, peer, target, _signer) = nodes(framing, "b", &[Fate::Reset; TRIES + 1]).await;
-            let error = refused(&node, &target).await;
-            assert!(error.is_loss() && !error.is_final(), "{error}");
-            assert_eq!(peer.connections(), TRIES, "{framing:?}");
+            let (node, peer, endpoint, _signer) =
+                nodes(framing, "b", &[RemoteBehaviour::Reset; TRIES + 1]).await;
+            let error = refused(&node, &endpoint).await;
+            assert!(error.is_loss() && !error.stops_retries(), "{error}");
+            assert_eq!(peer.accepted_connections(), TRIES, "{framing:?}");
         }
     });
 }
@@ -217,23 +250,24 @@ fn a_stream_is_not_opened_again_for_ever() {
 /// whose connection broke nobody knows.
 #[test]
 fn a_stream_is_not_opened_again_if_the_application_may_have_got_bytes() {
-    run(async {
+    run_as_worker(async {
         for (framing, fate, again) in [
-            (Framing::Auto, Fate::Garble, false),
-            (Framing::Auto, Fate::Reset, true),
-            (Framing::Hbone, Fate::Garble, true),
+            (AllowedFraming::Auto, RemoteBehaviour::Garble, false),
+            (AllowedFraming::Auto, RemoteBehaviour::Reset, true),
+            (AllowedFraming::Hbone, RemoteBehaviour::Garble, true),
         ] {
-            let (node, peer, target, _signer) = nodes(framing, "b", &[fate]).await;
-            let Opened { result, exposed } = open_with(&node, &target, Early::Bytes(b"early"), OPTIONS).await;
+            let (node, peer, endpoint, _signer) = nodes(framing, "b", &[fate]).await;
+            let Opened { result, exposed } =
+                open_with(&node, &endpoint, EarlyData::Bytes(b"early"), OPTIONS).await;
             assert_eq!((result.is_ok(), exposed), (again, !again), "{framing:?}, {fate:?}");
-            assert_eq!(peer.connections(), 1 + usize::from(again), "{framing:?}, {fate:?}");
+            assert_eq!(peer.accepted_connections(), 1 + usize::from(again), "{framing:?}, {fate:?}");
             match result {
                 Ok(upstream) => {
                     let Upstream::Stream(stream) = &upstream else { panic!("of another node") };
-                    let rest = [&b"early"[stream.sent_early()..], b" and late"].concat();
+                    let rest = [&b"early"[stream.early_bytes_sent()..], b" and late"].concat();
                     assert_eq!(echoed(upstream, &rest).await, "early and late");
                 }
-                Err(error) => assert!(error.is_loss() && !error.is_final(), "{error}"),
+                Err(error) => assert!(error.is_loss() && !error.stops_retries(), "{error}"),
             }
         }
     });

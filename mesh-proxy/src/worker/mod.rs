@@ -1,6 +1,6 @@
-//! A worker's state: the pods that it serves and what their connections need. [`run`] is its thread.
+//! A worker's state: the pods that it serves and what their connections need. [`run_worker`] is its thread.
 
-mod run;
+mod thread;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -14,27 +14,27 @@ use mesh_api::identity::SpiffeId;
 use mesh_api::plan::{Snapshot, Workload};
 use tokio::sync::{Notify, watch};
 
-use crate::authorization::Authorizations;
-use crate::balance::{Affinity, Health, Limits, Picker};
+use crate::authorized_connections::AuthorizedConnections;
+use crate::balance::{OutlierDetector, Picker, ServiceConnectionLimits, SessionAffinity};
 use crate::certs::{Certificates, WorkloadCertificate};
 use crate::deferred_accept::{self, DeferredAccepts};
-use crate::mux::Budget;
-use crate::pod::LocalPod;
-use crate::pool::Pool;
+use crate::local_pod::LocalPod;
+use crate::mux::ReceiveBudget;
 use crate::surroundings::Surroundings;
 use crate::telemetry::WorkerMetrics;
+use crate::tunnel_pool::TunnelPool;
 
-pub use self::run::{Command, PodListeners, run};
+pub use self::thread::{PodListeners, WorkerCommand, run_worker};
 
 /// How long a new pod's connections wait for the control plane to tell of the pod (docs/wire.md, Answers) and
 /// to sign its certificate.
-pub const NEWS_WAIT: Duration = Duration::from_secs(5);
+pub const NEW_POD_WAIT: Duration = Duration::from_secs(5);
 
 /// Least time between log lines about connections over a pod's limit.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(10);
 
 /// State that all workers share.
-pub struct Shared {
+pub struct SharedState {
     /// Configuration in force.
     pub snapshot: Arc<ArcSwap<Snapshot>>,
     /// Follows the configuration in force.
@@ -44,13 +44,13 @@ pub struct Shared {
     /// Certificates of this node's identities.
     pub certificates: Certificates,
     /// Outlier detection.
-    pub health: Health,
+    pub outliers: OutlierDetector,
     /// Session affinity: clients that keep their endpoint of a service.
-    pub affinity: Affinity,
+    pub affinity: SessionAffinity,
     /// Open connections of services that limit them.
-    pub limits: Limits<(Arc<str>, u16)>,
+    pub service_limits: ServiceConnectionLimits<(Arc<str>, u16)>,
     /// Queues of deferred SYNs.
-    pub listeners: deferred_accept::Listeners,
+    pub syn_router: deferred_accept::SynRouter,
     /// Most connections that a worker may have open.
     pub most_connections: usize,
     /// Most of these for one pod.
@@ -66,44 +66,44 @@ pub struct Shared {
 /// One worker. Only its thread uses it, except for what is shared on purpose.
 pub struct Worker {
     /// What all workers share.
-    pub shared: Arc<Shared>,
+    pub shared: Arc<SharedState>,
     /// The node, or a test, that it runs on.
     pub surroundings: Box<dyn Surroundings>,
     /// Connections between nodes that this one opened.
-    pub pool: Pool,
+    pub pool: TunnelPool,
     /// Load balancing.
     pub picker: Picker,
     /// Connections that pods of this node accepted.
-    pub authorizations: Rc<Authorizations>,
+    pub authorizations: Rc<AuthorizedConnections>,
     /// Connections that are not accepted yet.
     pub deferred: DeferredAccepts,
     /// This worker's counters.
     pub metrics: Arc<WorkerMetrics>,
     /// Tells connections between nodes to finish.
-    pub draining: Rc<Draining>,
+    pub draining: Rc<DrainSignal>,
     /// When it was last logged that a pod has too many connections.
     complained: Cell<Option<Instant>>,
     by_address: RefCell<HashMap<IpAddr, Arc<LocalPod>>>,
     /// Memory of each pod's streams, by its uid, as long as one of its connections needs it.
-    budgets: RefCell<HashMap<Arc<str>, Weak<Budget>>>,
+    budgets: RefCell<HashMap<Arc<str>, Weak<ReceiveBudget>>>,
 }
 
 /// Whether a worker finishes what it has and takes nothing new.
 #[derive(Default)]
-pub struct Draining {
+pub struct DrainSignal {
     begun: Cell<bool>,
     told: Notify,
 }
 
-impl Draining {
+impl DrainSignal {
     /// Begins to drain.
-    pub fn begin(&self) {
+    pub fn begin_drain(&self) {
         self.begun.set(true);
         self.told.notify_waiters();
     }
 
     /// Returns once draining has begun.
-    pub async fn begun(&self) {
+    pub async fn wait_for_drain(&self) {
         while !self.begun.get() {
             self.told.notified().await;
         }
@@ -113,14 +113,14 @@ impl Draining {
 impl Worker {
     /// Creates a worker without pods.
     pub fn new(
-        shared: Arc<Shared>,
+        shared: Arc<SharedState>,
         surroundings: Box<dyn Surroundings>,
         metrics: Arc<WorkerMetrics>,
     ) -> Rc<Self> {
         Rc::new(Self {
             shared,
             surroundings,
-            pool: Pool::default(),
+            pool: TunnelPool::default(),
             picker: Picker::default(),
             authorizations: Rc::default(),
             deferred: DeferredAccepts::default(),
@@ -137,12 +137,12 @@ impl Worker {
         self.shared.snapshot.load_full()
     }
 
-    /// Returns the certificate of an identity of this node, waiting up to [`NEWS_WAIT`]: a pod that just
+    /// Returns the certificate of an identity of this node, waiting up to [`NEW_POD_WAIT`]: a pod that just
     /// started may be a moment ahead of it.
-    pub async fn identity(&self, id: &SpiffeId) -> Option<Arc<WorkloadCertificate>> {
+    pub async fn workload_certificate(&self, id: &SpiffeId) -> Option<Arc<WorkloadCertificate>> {
         match self.shared.certificates.current(id) {
             Some(identity) => Some(identity),
-            None => self.shared.certificates.ready(id, NEWS_WAIT).await,
+            None => self.shared.certificates.wait_for_certificate(id, NEW_POD_WAIT).await,
         }
     }
 
@@ -151,39 +151,39 @@ impl Worker {
         self.by_address.borrow().get(&address.to_canonical()).cloned()
     }
 
-    /// Returns a pod's workload, waiting up to [`NEWS_WAIT`]: a pod that just started may be a moment ahead
-    /// of the control plane.
-    pub async fn workload_of(&self, pod: &LocalPod) -> Option<Arc<Workload>> {
-        if let Some(workload) = pod.workload_in(&self.shared.snapshot.load()) {
+    /// Returns a pod's workload, waiting up to [`NEW_POD_WAIT`]: a pod that just started may be a moment
+    /// ahead of the control plane.
+    pub async fn wait_for_workload(&self, pod: &LocalPod) -> Option<Arc<Workload>> {
+        if let Some(workload) = pod.find_workload(&self.shared.snapshot.load()) {
             return Some(workload);
         }
         let mut updates = self.shared.updates.clone();
         let wait = async {
             loop {
                 updates.changed().await.ok()?;
-                if let Some(workload) = pod.workload_in(&updates.borrow_and_update()) {
+                if let Some(workload) = pod.find_workload(&updates.borrow_and_update()) {
                     return Some(workload);
                 }
             }
         };
-        tokio::time::timeout(NEWS_WAIT, wait).await.ok().flatten()
+        tokio::time::timeout(NEW_POD_WAIT, wait).await.ok().flatten()
     }
 
     /// Returns the budget of a pod's streams.
-    pub fn budget(&self, pod: &LocalPod) -> Rc<Budget> {
+    pub fn receive_budget(&self, pod: &LocalPod) -> Rc<ReceiveBudget> {
         let mut budgets = self.budgets.borrow_mut();
         if let Some(budget) = budgets.get(&pod.uid).and_then(Weak::upgrade) {
             return budget;
         }
-        let budget = Budget::new(self.shared.buffers_of_pod, Some(Arc::clone(&self.metrics)));
+        let budget = ReceiveBudget::new(self.shared.buffers_of_pod, Some(Arc::clone(&self.metrics)));
         budgets.retain(|_, budget| budget.strong_count() > 0);
         budgets.insert(Arc::clone(&pod.uid), Rc::downgrade(&budget));
         budget
     }
 
     /// Counts and logs a connection of a pod that was refused because the pod has as many as it may.
-    pub fn over_limit(&self, pod: &LocalPod) {
-        self.metrics.over_limit();
+    pub fn report_over_limit(&self, pod: &LocalPod) {
+        self.metrics.count_over_limit();
         if self.complained.get().is_none_or(|last| last.elapsed() > COMPLAIN_EVERY) {
             self.complained.set(Some(Instant::now()));
             let most = self.shared.most_of_pod;
@@ -192,13 +192,13 @@ impl Worker {
     }
 
     /// Adds a pod of this node.
-    pub fn know(&self, pod: &Arc<LocalPod>) {
+    pub fn add_pod(&self, pod: &Arc<LocalPod>) {
         let addresses = pod.addresses.iter().map(|address| (*address, Arc::clone(pod)));
         self.by_address.borrow_mut().extend(addresses);
     }
 
     /// Removes a pod. Another pod that took over one of its addresses meanwhile keeps it.
-    pub fn forget(&self, uid: &str) {
+    pub fn remove_pod(&self, uid: &str) {
         let mut gone = None;
         self.by_address.borrow_mut().retain(|_, pod| {
             let stays = &*pod.uid != uid;
@@ -208,7 +208,7 @@ impl Worker {
             stays
         });
         if let Some(pod) = gone {
-            self.surroundings.forget(&pod);
+            self.surroundings.forget_pod(&pod);
         }
     }
 }
@@ -218,7 +218,9 @@ mod tests {
     use mesh_api::wire::security::Action;
 
     use super::*;
-    use crate::fixture::{Node, PlainSockets, pod, policy, run, workload};
+    use crate::fixture::{
+        PlainSurroundings, WorkerWithPod, run_as_worker, shop_pod, shop_policy, shop_workload,
+    };
 
     fn address(last: u8) -> IpAddr {
         [10, 0, 0, last].into()
@@ -227,15 +229,16 @@ mod tests {
     /// Another pod had its address before, and news of others are not what it waits for.
     #[test]
     fn a_pod_that_the_mesh_does_not_know_yet_is_waited_for() {
-        run(async {
-            let Node { worker, configuration, .. } = Node::new(PlainSockets::default());
-            configuration.workload(workload("old", address(2)));
-            let new = pod("new", address(2));
-            let (found, ()) = tokio::join!(worker.workload_of(&new), async {
-                configuration.workload(workload("other", address(3)));
+        run_as_worker(async {
+            let WorkerWithPod { worker, configuration, .. } =
+                WorkerWithPod::new(PlainSurroundings::default());
+            configuration.set_workload(shop_workload("old", address(2)));
+            let new = shop_pod("new", address(2));
+            let (found, ()) = tokio::join!(worker.wait_for_workload(&new), async {
+                configuration.set_workload(shop_workload("other", address(3)));
                 tokio::task::yield_now().await;
-                configuration.no_workload("old");
-                configuration.workload(workload("new", address(2)));
+                configuration.remove_workload("old");
+                configuration.set_workload(shop_workload("new", address(2)));
             });
             assert_eq!(&*found.unwrap().uid, "new");
         });
@@ -243,20 +246,21 @@ mod tests {
 
     #[test]
     fn a_pod_that_the_mesh_does_not_come_to_know_is_waited_for_for_a_bounded_time() {
-        run(async {
-            let node = Node::new(PlainSockets::default());
+        run_as_worker(async {
+            let node = WorkerWithPod::new(PlainSurroundings::default());
             let began = Instant::now();
-            assert!(node.worker.workload_of(&pod("new", address(2))).await.is_none());
-            assert!((NEWS_WAIT..NEWS_WAIT * 2).contains(&began.elapsed()), "{:?}", began.elapsed());
+            assert!(node.worker.wait_for_workload(&shop_pod("new", address(2))).await.is_none());
+            assert!((NEW_POD_WAIT..NEW_POD_WAIT * 2).contains(&began.elapsed()), "{:?}", began.elapsed());
         });
     }
 
     #[test]
     fn the_configuration_in_force_is_the_newest() {
-        run(async {
-            let Node { worker, configuration, .. } = Node::new(PlainSockets::default());
+        run_as_worker(async {
+            let WorkerWithPod { worker, configuration, .. } =
+                WorkerWithPod::new(PlainSurroundings::default());
             let before = worker.snapshot();
-            configuration.policy(&policy("no-guests", Action::Deny, &["guest"]));
+            configuration.set_policy(&shop_policy("no-guests", Action::Deny, &["guest"]));
             let now = worker.snapshot();
             assert!(now.generation() > before.generation());
             assert_eq!((before.policies().len(), now.policies().len()), (0, 1));
@@ -265,14 +269,14 @@ mod tests {
 
     #[test]
     fn a_pod_that_is_gone_is_forgotten_and_who_took_its_address_over_is_not() {
-        run(async {
-            let surroundings = PlainSockets::default();
+        run_as_worker(async {
+            let surroundings = PlainSurroundings::default();
             let gone = Rc::clone(&surroundings.gone);
-            let Node { worker, .. } = Node::new(surroundings);
-            let old = LocalPod { addresses: vec![address(2), address(3)], ..pod("old", address(2)) };
-            worker.know(&Arc::new(old));
-            worker.know(&Arc::new(pod("new", address(3))));
-            worker.forget("old");
+            let WorkerWithPod { worker, .. } = WorkerWithPod::new(surroundings);
+            let old = LocalPod { addresses: vec![address(2), address(3)], ..shop_pod("old", address(2)) };
+            worker.add_pod(&Arc::new(old));
+            worker.add_pod(&Arc::new(shop_pod("new", address(3))));
+            worker.remove_pod("old");
             assert_eq!(*gone.borrow(), ["old".into()]);
             let at = |last| worker.local_pod(address(last)).map(|pod| Arc::clone(&pod.uid));
             assert_eq!((at(1), at(2), at(3)), (Some("a".into()), None, Some("new".into())));
@@ -281,13 +285,13 @@ mod tests {
 
     #[test]
     fn the_streams_of_a_pod_share_what_they_may_hold_until_the_last_is_gone() {
-        run(async {
-            let Node { worker, pod: a, .. } = Node::new(PlainSockets::default());
-            let budget = worker.budget(&a);
-            let others = worker.budget(&pod("b", address(2)));
-            assert!(Rc::ptr_eq(&budget, &worker.budget(&a)) && !Rc::ptr_eq(&budget, &others));
+        run_as_worker(async {
+            let WorkerWithPod { worker, pod: a, .. } = WorkerWithPod::new(PlainSurroundings::default());
+            let budget = worker.receive_budget(&a);
+            let others = worker.receive_budget(&shop_pod("b", address(2)));
+            assert!(Rc::ptr_eq(&budget, &worker.receive_budget(&a)) && !Rc::ptr_eq(&budget, &others));
             drop(budget);
-            let _new = worker.budget(&pod("c", address(3)));
+            let _new = worker.receive_budget(&shop_pod("c", address(3)));
             let left = worker.budgets.borrow();
             assert!(!left.contains_key("a") && left.contains_key("b"), "what nobody holds is forgotten");
         });

@@ -14,9 +14,9 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Status};
 
 use super::XdsConfig;
-use super::link::Link;
-use super::stream::{Publisher, Stream};
-use crate::certs::{Certificates, ConnectError, ControlPlane};
+use super::control_plane_status::ControlPlaneStatus;
+use super::delta_stream::{DeltaStream, SnapshotPublisher};
+use crate::certs::{Certificates, ControlPlaneConnectError, ControlPlaneConnector};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
@@ -29,12 +29,12 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 const NAMESPACE: &str = "nodemesh-system";
 
 /// Keeps the agent connected.
-pub(super) struct Client {
-    pub control_plane: ControlPlane,
+pub(super) struct XdsClient {
+    pub control_plane: ControlPlaneConnector,
     pub config: XdsConfig,
     pub certificates: Certificates,
-    pub link: Arc<Link>,
-    pub publisher: Publisher,
+    pub status: Arc<ControlPlaneStatus>,
+    pub publisher: SnapshotPublisher,
     /// Notified when the control plane could not be reached.
     pub unreachable: Arc<Notify>,
 }
@@ -43,7 +43,7 @@ pub(super) struct Client {
 #[derive(Debug, thiserror::Error)]
 enum StreamEnd {
     #[error(transparent)]
-    Connect(#[from] ConnectError),
+    Connect(#[from] ControlPlaneConnectError),
     #[error("{} ({:?})", .0.message(), .0.code())]
     Status(#[from] Status),
     #[error("no answer within {} s", ANSWER_TIMEOUT.as_secs())]
@@ -52,7 +52,7 @@ enum StreamEnd {
     Closed,
 }
 
-impl Client {
+impl XdsClient {
     pub async fn run(mut self) {
         let mut pause = FIRST_PAUSE;
         loop {
@@ -61,9 +61,9 @@ impl Client {
             let Err(end) = self.follow().await;
             if matches!(end, StreamEnd::Closed) && self.publisher.responses > responses_before {
                 // It does so from time to time, so that agents spread over its replicas.
-                self.link.server_closed();
+                self.status.set_closed_by_server();
             } else {
-                self.link.down(&end.to_string());
+                self.status.set_disconnected(&end.to_string());
                 self.unreachable.notify_one();
             }
             if self.publisher.responses > responses_before {
@@ -76,12 +76,12 @@ impl Client {
 
     /// Waits for the agent's own certificate, which the control plane asks for.
     async fn wait_for_certificate(&self) {
-        let mut own = self.certificates.own();
+        let mut own = self.certificates.subscribe_own_certificate();
         let valid = |own: &Option<crate::certs::OwnCertificate>| {
             own.as_ref().is_some_and(|own| SystemTime::now() < own.not_after)
         };
         if !valid(&own.borrow()) {
-            self.link.down("the agent has no certificate yet");
+            self.status.set_disconnected("the agent has no certificate yet");
         }
         // Ends only with the agent.
         let _ = own.wait_for(valid).await;
@@ -89,26 +89,27 @@ impl Client {
 
     /// Follows one stream until it ends. Errors: why it ended.
     async fn follow(&mut self) -> Result<std::convert::Infallible, StreamEnd> {
-        let own = self.certificates.own().borrow().as_ref().map(|own| own.identity.clone());
-        let channel = self.control_plane.connect(&self.certificates.control_roots(), own).await?;
+        let own =
+            self.certificates.subscribe_own_certificate().borrow().as_ref().map(|own| own.identity.clone());
+        let channel = self.control_plane.open_channel(&self.certificates.control_plane_roots(), own).await?;
         let mut client =
             AggregatedDiscoveryServiceClient::new(channel).max_decoding_message_size(LARGEST_MESSAGE);
-        let (stream, requests) = Stream::open(&self.node(), &self.publisher);
+        let (stream, requests) = DeltaStream::open(&self.node(), &self.publisher);
         let mut request = Request::new(ReceiverStream::new(requests));
-        self.control_plane.authenticate(&mut request)?;
+        self.control_plane.add_auth_headers(&mut request)?;
         let answer = client.delta_aggregated_resources(request);
         let answer = tokio::time::timeout(ANSWER_TIMEOUT, answer).await.map_err(|_| StreamEnd::Silent)?;
         let mut responses = answer?.into_inner();
-        self.link.connected();
-        self.certificates.retry_now();
+        self.status.set_connected();
+        self.certificates.retry_failed_requests();
         let mut resuming = true;
         while let Some(response) = responses.message().await? {
-            if !stream.answer(&mut self.publisher, response).await {
+            if !stream.apply_and_ack(&mut self.publisher, response).await {
                 break;
             }
             if std::mem::take(&mut resuming) {
                 // The list of everything that is held took as much memory as holding it.
-                (self.config.give_back)();
+                (self.config.release_memory)();
             }
         }
         Err(StreamEnd::Closed)

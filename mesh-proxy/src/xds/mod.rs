@@ -1,12 +1,13 @@
 //! The delta xDS client: the configuration that the control plane tells (docs/wire.md, Discovery).
 //!
-//! [`start`] keeps one stream open, takes each response into a [`Store`] and publishes the result as an
-//! immutable [`Snapshot`]. A lost link changes only [`Xds::link_status`]: the last snapshot stays in force.
+//! [`start_client`] keeps one stream open, takes each response into a [`Store`] and publishes the result as
+//! an immutable [`Snapshot`]. A lost link changes only [`XdsState::link_status`]: the last snapshot stays in
+//! force.
 
 mod client;
-mod inherited;
-mod link;
-mod stream;
+mod control_plane_status;
+mod delta_stream;
+mod inherited_configuration;
 #[cfg(test)]
 mod tests;
 
@@ -14,19 +15,19 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
-use mesh_api::admin::ControlLink;
-use mesh_api::plan::{Snapshot, Store, Waypoints};
+use mesh_api::admin::ControlStreamStatus;
+use mesh_api::plan::{Snapshot, Store, WaypointHandling};
 use prost::Message;
 use tokio::sync::{Notify, oneshot, watch};
 
-use self::client::Client;
-use self::inherited::Heir;
-pub use self::inherited::InheritedConfiguration;
-use self::link::Link;
-use self::stream::Publisher;
-use crate::certs::{Certificates, ControlPlane};
+use self::client::XdsClient;
+use self::control_plane_status::ControlPlaneStatus;
+use self::delta_stream::SnapshotPublisher;
+pub use self::inherited_configuration::InheritedConfiguration;
+use self::inherited_configuration::InheritedFallback;
+use crate::certs::{Certificates, ControlPlaneConnector};
 use crate::inheritance::Inheritance;
-use crate::inheritance::journal::Journal;
+use crate::inheritance::xds_journal::XdsJournal;
 
 /// Where the configuration comes from, and who asks for it.
 #[derive(Clone, Debug)]
@@ -46,48 +47,49 @@ pub struct XdsConfig {
     /// An address of the node.
     pub instance_ip: String,
     /// How waypoints are treated.
-    pub waypoints: Waypoints,
+    pub waypoints: WaypointHandling,
     /// Gives memory back to the system, called after work that needed far more than it left.
-    pub give_back: fn(),
+    pub release_memory: fn(),
 }
 
 /// The configuration that has come in. Cheap to clone.
 #[derive(Clone)]
-pub struct Xds {
+pub struct XdsState {
     /// The configuration in force.
     pub snapshot: Arc<ArcSwap<Snapshot>>,
     /// Follows the configuration in force.
     pub updates: watch::Receiver<Arc<Snapshot>>,
     /// Whether there has been a first response of every required type.
     pub ready: watch::Receiver<bool>,
-    link: Arc<Link>,
+    status: Arc<ControlPlaneStatus>,
     store: Arc<Mutex<Store>>,
 }
 
 /// Starts to follow the control plane, on the current runtime and for as long as that runs. Its responses are
 /// left for the next proxy; send `inherited` what the proxy before has left, if there was one.
-pub fn start(
+pub fn start_client(
     config: XdsConfig,
     certificates: Certificates,
     inheritance: Inheritance,
     inherited: oneshot::Receiver<InheritedConfiguration>,
-) -> Xds {
-    let store = Arc::new(Mutex::new(Store::default().with_waypoints(config.waypoints)));
-    let link = Arc::new(Link::new(config.address.clone()));
-    let publisher = Publisher::new(Arc::clone(&store), Journal::new(inheritance), config.give_back);
+) -> XdsState {
+    let store = Arc::new(Mutex::new(Store::default().with_waypoint_handling(config.waypoints)));
+    let status = Arc::new(ControlPlaneStatus::new(config.address.clone()));
+    let publisher =
+        SnapshotPublisher::new(Arc::clone(&store), XdsJournal::new(inheritance), config.release_memory);
     let snapshot = Arc::clone(&publisher.snapshot);
     let (updates, ready) = (publisher.updates.subscribe(), publisher.ready.subscribe());
     let unreachable = Arc::new(Notify::new());
-    let heir = Heir {
+    let fallback = InheritedFallback {
         snapshot: Arc::clone(&snapshot),
         updates: publisher.updates.clone(),
         ready: publisher.ready.clone(),
         unreachable: Arc::clone(&unreachable),
         waypoints: config.waypoints,
     };
-    tokio::spawn(heir.use_if_needed(inherited));
-    let client = Client {
-        control_plane: ControlPlane {
+    tokio::spawn(fallback.apply_if_unreachable(inherited));
+    let client = XdsClient {
+        control_plane: ControlPlaneConnector {
             address: config.address.clone(),
             name: config.control_name.clone(),
             root_cert: config.root_cert.clone(),
@@ -96,26 +98,26 @@ pub fn start(
         },
         config,
         certificates,
-        link: Arc::clone(&link),
+        status: Arc::clone(&status),
         publisher,
         unreachable,
     };
     tokio::spawn(client.run());
-    Xds { snapshot, updates, ready, link, store }
+    XdsState { snapshot, updates, ready, status, store }
 }
 
-impl Xds {
+impl XdsState {
     /// Returns the state of the link to the control plane.
-    pub fn link_status(&self) -> ControlLink {
-        self.link.status()
+    pub fn link_status(&self) -> ControlStreamStatus {
+        self.status.to_control_link()
     }
 
     /// Returns everything that was accepted: length-delimited responses, each with a part of one type.
-    pub fn dump(&self) -> Vec<u8> {
+    pub fn dump_resources(&self) -> Vec<u8> {
         /// Resources per response.
         const PART: usize = 500;
         // Encoding takes time, during which the control plane's responses must not have to wait.
         let contents = self.store.lock().unwrap_or_else(PoisonError::into_inner).contents();
-        contents.responses(PART).flat_map(|part| part.encode_length_delimited_to_vec()).collect()
+        contents.discovery_responses(PART).flat_map(|part| part.encode_length_delimited_to_vec()).collect()
     }
 }

@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use mesh_api::plan::{DiscoveryType, Waypoints};
+use mesh_api::plan::{DiscoveryType, WaypointHandling};
 use mesh_api::wire::type_url;
 use mesh_api::wire::workload::{Address, Service, Workload, address};
 use mesh_api::wire::xds::aggregated_discovery_service_server::{
@@ -15,9 +15,9 @@ use tonic::service::Routes;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::*;
-use crate::certs::fixture::{Authority, Running};
+use crate::certs::test_ca::{RunningCa, TestCa};
 use crate::inheritance::InheritedKind;
-use crate::tunnel::Framing;
+use crate::tunnel::AllowedFraming;
 
 const PATIENCE: Duration = Duration::from_secs(15);
 
@@ -93,8 +93,8 @@ fn workload(uid: &str) -> Resource {
 }
 
 /// Names of what a dump has.
-fn held(xds: &Xds) -> Vec<String> {
-    let bytes = xds.dump();
+fn held(xds: &XdsState) -> Vec<String> {
+    let bytes = xds.dump_resources();
     let (mut rest, mut names) = (&*bytes, Vec::new());
     while !rest.is_empty() {
         let response = DeltaDiscoveryResponse::decode_length_delimited(&mut rest).unwrap();
@@ -103,16 +103,16 @@ fn held(xds: &Xds) -> Vec<String> {
     names
 }
 
-async fn plane() -> (Authority, mpsc::Receiver<Opened>, Running) {
+async fn plane() -> (TestCa, mpsc::Receiver<Opened>, RunningCa) {
     let (sender, streams) = mpsc::channel(4);
-    let authority = Authority::new(Duration::from_mins(10));
+    let authority = TestCa::new(Duration::from_mins(10));
     let routes = Routes::new(AggregatedDiscoveryServiceServer::new(Server(sender)));
-    let running = authority.serve_with("127.0.0.1:0", routes).await;
+    let running = authority.serve_with_routes("127.0.0.1:0", routes).await;
     (authority, streams, running)
 }
 
-fn agent(authority: &Authority, address: std::net::SocketAddr) -> Xds {
-    agent_after(authority, address, Inheritance::for_nobody(), oneshot::channel().1)
+fn agent(authority: &TestCa, address: std::net::SocketAddr) -> XdsState {
+    agent_after(authority, address, Inheritance::without_successor(), oneshot::channel().1)
 }
 
 fn configuration(file: std::os::fd::OwnedFd) -> InheritedConfiguration {
@@ -121,16 +121,16 @@ fn configuration(file: std::os::fd::OwnedFd) -> InheritedConfiguration {
 
 /// One that comes after another.
 fn agent_after(
-    authority: &Authority,
+    authority: &TestCa,
     address: std::net::SocketAddr,
     inheritance: Inheritance,
     inherited: oneshot::Receiver<InheritedConfiguration>,
-) -> Xds {
+) -> XdsState {
     let certificates = Certificates::new(
-        authority.client(address),
+        authority.ca_client(address),
         "cluster.local",
-        Framing::default(),
-        Inheritance::for_nobody(),
+        AllowedFraming::default(),
+        Inheritance::without_successor(),
     );
     let config = XdsConfig {
         node_name: "node1".to_owned(),
@@ -140,10 +140,10 @@ fn agent_after(
         token_file: authority.token_file(),
         cluster_id: "Kubernetes".to_owned(),
         instance_ip: "10.0.0.7".to_owned(),
-        waypoints: Waypoints::default(),
-        give_back: || (),
+        waypoints: WaypointHandling::default(),
+        release_memory: || (),
     };
-    start(config, certificates, inheritance, inherited)
+    start_client(config, certificates, inheritance, inherited)
 }
 
 async fn opened(streams: &mut mpsc::Receiver<Opened>) -> Opened {
@@ -242,7 +242,7 @@ async fn without_a_control_plane_the_agent_waits() {
     streams.close();
     let (sender, mut streams) = mpsc::channel(4);
     let routes = Routes::new(AggregatedDiscoveryServiceServer::new(Server(sender)));
-    let _running = authority.serve_with(&address.to_string(), routes).await;
+    let _running = authority.serve_with_routes(&address.to_string(), routes).await;
     opened(&mut streams).await;
 }
 
@@ -250,7 +250,7 @@ async fn without_a_control_plane_the_agent_waits() {
 #[tokio::test]
 async fn what_a_proxy_was_told_outlives_it_until_the_control_plane_is_back() {
     let (authority, mut streams, running) = plane().await;
-    let (inheritance, mut left) = Inheritance::new();
+    let (inheritance, mut left) = Inheritance::channel();
     let first = agent_after(&authority, running.address, inheritance, oneshot::channel().1);
     let opened = streams.recv().await.unwrap();
     opened.respond(type_url::ADDRESS, "1", vec![workload("a"), workload("b")]).await;
@@ -260,22 +260,22 @@ async fn what_a_proxy_was_told_outlives_it_until_the_control_plane_is_back() {
     // A change that comes later is in the same file.
     opened.respond_at("2", type_url::ADDRESS, "3", vec![workload("c")]).await;
     let mut updates = first.updates.clone();
-    updates.wait_for(|now| now.knows_workload("c")).await.unwrap();
+    updates.wait_for(|now| now.contains_workload("c")).await.unwrap();
 
     // The first one's runtime goes on, so the heir's control plane is at an address of its own.
     let away = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let (send, inherited) = oneshot::channel();
     assert!(send.send(configuration(file.unwrap())).is_ok());
-    let heir = agent_after(&authority, away, Inheritance::for_nobody(), inherited);
+    let heir = agent_after(&authority, away, Inheritance::without_successor(), inherited);
     let mut ready = heir.ready.clone();
     tokio::time::timeout(PATIENCE, ready.wait_for(|ready| *ready)).await.unwrap().unwrap();
     let now = heir.snapshot.load_full();
-    assert!(["a", "b", "c"].into_iter().all(|uid| now.knows_workload(uid)));
+    assert!(["a", "b", "c"].into_iter().all(|uid| now.contains_workload(uid)));
     assert_eq!(now.generation(), 0, "older than whatever is told");
 
     let (sender, mut streams) = mpsc::channel(4);
     let routes = Routes::new(AggregatedDiscoveryServiceServer::new(Server(sender)));
-    let _running = authority.serve_with(&away.to_string(), routes).await;
+    let _running = authority.serve_with_routes(&away.to_string(), routes).await;
     let mut opened = tokio::time::timeout(PATIENCE, streams.recv()).await.unwrap().unwrap();
     for _ in DiscoveryType::ALL {
         let held = opened.request().await.initial_resource_versions;
@@ -284,14 +284,14 @@ async fn what_a_proxy_was_told_outlives_it_until_the_control_plane_is_back() {
     opened.respond(type_url::ADDRESS, "1", vec![workload("a")]).await;
     opened.respond(type_url::AUTHORIZATION, "2", Vec::new()).await;
     let mut updates = heir.updates.clone();
-    let told = tokio::time::timeout(PATIENCE, updates.wait_for(|now| !now.knows_workload("b"))).await;
-    assert!(told.unwrap().unwrap().knows_workload("a"));
+    let told = tokio::time::timeout(PATIENCE, updates.wait_for(|now| !now.contains_workload("b"))).await;
+    assert!(told.unwrap().unwrap().contains_workload("a"));
 }
 
 #[tokio::test]
 async fn what_the_control_plane_tells_in_time_goes_before_what_was_inherited() {
     let (authority, mut streams, running) = plane().await;
-    let (inheritance, mut left) = Inheritance::new();
+    let (inheritance, mut left) = Inheritance::channel();
     let _first = agent_after(&authority, running.address, inheritance, oneshot::channel().1);
     let opened = streams.recv().await.unwrap();
     opened.respond(type_url::ADDRESS, "1", vec![workload("old")]).await;
@@ -299,9 +299,9 @@ async fn what_the_control_plane_tells_in_time_goes_before_what_was_inherited() {
     let (_, file) = tokio::time::timeout(PATIENCE, left.recv()).await.unwrap().unwrap();
     let (sender, mut streams) = mpsc::channel(4);
     let routes = Routes::new(AggregatedDiscoveryServiceServer::new(Server(sender)));
-    let running = authority.serve_with("127.0.0.1:0", routes).await;
+    let running = authority.serve_with_routes("127.0.0.1:0", routes).await;
     let (send, inherited) = oneshot::channel();
-    let heir = agent_after(&authority, running.address, Inheritance::for_nobody(), inherited);
+    let heir = agent_after(&authority, running.address, Inheritance::without_successor(), inherited);
     let opened = tokio::time::timeout(PATIENCE, streams.recv()).await.unwrap().unwrap();
     opened.respond(type_url::ADDRESS, "1", vec![workload("new")]).await;
     opened.respond(type_url::AUTHORIZATION, "2", Vec::new()).await;
@@ -310,5 +310,5 @@ async fn what_the_control_plane_tells_in_time_goes_before_what_was_inherited() {
     assert!(send.send(configuration(file.unwrap())).is_ok());
     tokio::time::sleep(Duration::from_millis(700)).await;
     let now = heir.snapshot.load_full();
-    assert!(now.knows_workload("new") && !now.knows_workload("old"));
+    assert!(now.contains_workload("new") && !now.contains_workload("old"));
 }

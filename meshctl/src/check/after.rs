@@ -59,7 +59,8 @@ pub async fn check(cluster: Cluster) -> Result<Vec<Finding>> {
 async fn kinds(cluster: &Cluster) -> Result<Finding> {
     let definitions: Api<CustomResourceDefinition> = Api::all(cluster.client.clone());
     let mut missing = Vec::new();
-    let used: Vec<_> = Kind::that_are(Treatment::Used).map(|kind| kind.known().definition()).collect();
+    let used: Vec<_> =
+        Kind::with_treatment(Treatment::Used).map(|kind| kind.table_row().crd_name()).collect();
     for name in &used {
         let found = definitions.get_opt(name).await.context("can't read the definitions of kinds")?;
         if !is_crd_established().matches_object(found.as_ref()) {
@@ -290,11 +291,15 @@ fn certificate(node: &str, of: &CertificateStatus) -> Option<Finding> {
 mod tests {
     use super::*;
     use crate::check::Verdict;
-    use mesh_api::admin::ControlLink;
+    use mesh_api::admin::ControlStreamStatus;
 
     fn node(connected: bool, lag: usize) -> NodeState {
-        let control =
-            ControlLink { address: "a".into(), connected, since_seconds: 1, error: Some("refused".into()) };
+        let control = ControlStreamStatus {
+            address: "a".into(),
+            connected,
+            since_seconds: 1,
+            error: Some("refused".into()),
+        };
         let status = AgentStatus {
             node: "n".into(),
             version: env!("CARGO_PKG_VERSION").into(),

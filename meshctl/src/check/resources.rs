@@ -1,6 +1,6 @@
 //! What people wrote for the mesh and it does not do.
 
-use mesh_api::admin::{InForce, Part, ResourceStatus, Resources, UnreadKind};
+use mesh_api::admin::{InForce, ResourceReport, ResourceStatus, UnenforcedPart, UnreadKind};
 use mesh_api::kind::{Kind, Treatment};
 
 use super::Finding;
@@ -13,7 +13,7 @@ const EXAMPLES: usize = 3;
 
 /// A finding for each resource that is not in force as it was written, one for the kinds that are not read,
 /// and one for each kind of what can be reached past the mesh.
-pub fn findings(of: &Resources) -> Vec<Finding> {
+pub fn findings(of: &ResourceReport) -> Vec<Finding> {
     let (policies, others): (Vec<_>, Vec<_>) = of.resources.iter().partition(|it| it.is_policy());
     let amiss: Vec<_> = policies.iter().filter(|it| it.in_force != InForce::AsWritten).collect();
     let mut findings: Vec<_> = amiss.iter().take(MOST).map(|it| finding(it)).collect();
@@ -53,7 +53,7 @@ fn finding(of: &ResourceStatus) -> Finding {
         InForce::No => "nothing of it is in force",
         InForce::Earlier => "rejected; what it said before is in force",
     };
-    let meaning = |part: &Part| format!("{}: {}", part.field, part.meaning);
+    let meaning = |part: &UnenforcedPart| format!("{}: {}", part.field, part.meaning);
     let found = format!("{state}: {}", joined(of.parts.iter().map(meaning)));
     Finding::warn(&of.key().to_string(), found, joined(of.parts.iter().map(|part| part.fix.clone())))
 }
@@ -87,7 +87,7 @@ fn unread(kinds: &[UnreadKind]) -> Option<Finding> {
 
 /// In a sentence.
 fn used_kinds() -> String {
-    let names: Vec<_> = Kind::that_are(Treatment::Used).map(Kind::as_str).collect();
+    let names: Vec<_> = Kind::with_treatment(Treatment::Used).map(Kind::as_str).collect();
     match names.as_slice() {
         [others @ .., last] if !others.is_empty() => format!("{} and {last}", others.join(", ")),
         names => names.concat(),
@@ -100,8 +100,11 @@ mod tests {
     use crate::check::Verdict;
 
     fn resource(name: &str, in_force: InForce) -> ResourceStatus {
-        let part =
-            Part { field: "spec.host".into(), meaning: "is no Service".into(), fix: "name one".into() };
+        let part = UnenforcedPart {
+            field: "spec.host".into(),
+            meaning: "is no Service".into(),
+            fix: "name one".into(),
+        };
         let parts = if in_force == InForce::AsWritten { Vec::new() } else { vec![part] };
         let (kind, namespace, says) = (Kind::DestinationRule, "shop".into(), "nobody".into());
         ResourceStatus { kind, namespace, name: name.into(), says, in_force, parts }
@@ -110,24 +113,28 @@ mod tests {
     #[test]
     fn what_is_not_in_force_is_named_with_field_meaning_and_fix() {
         let resources = vec![resource("good", InForce::AsWritten), resource("bad", InForce::No)];
-        let found = findings(&Resources { resources, ..Resources::default() });
+        let found = findings(&ResourceReport { resources, ..ResourceReport::default() });
         let fix = "name one";
         let detail = "nothing of it is in force: spec.host: is no Service";
         assert_eq!(found, [Finding::warn("DestinationRule shop/bad", detail, fix)]);
         let resources = vec![resource("good", InForce::AsWritten)];
-        assert_eq!(findings(&Resources { resources, ..Resources::default() })[0].result, Verdict::Ok);
+        assert_eq!(
+            findings(&ResourceReport { resources, ..ResourceReport::default() })[0].result,
+            Verdict::Ok
+        );
     }
 
     #[test]
     fn what_can_be_reached_past_the_mesh_is_one_line_for_each_kind() {
         let of = |kind, name: &str, field: &str, meaning: &str| {
-            let part = Part { field: field.into(), meaning: meaning.into(), fix: "use the name".into() };
+            let part =
+                UnenforcedPart { field: field.into(), meaning: meaning.into(), fix: "use the name".into() };
             ResourceStatus { kind, parts: vec![part], ..resource(name, InForce::Partly) }
         };
         let mut resources: Vec<_> =
             (0..9).map(|node| of(Kind::Pod, &format!("web-{node}"), "hostPort", "port 80")).collect();
         resources.push(of(Kind::Service, "web", "spec.externalIPs", "to 192.0.2.1"));
-        let found = findings(&Resources { resources, ..Resources::default() });
+        let found = findings(&ResourceReport { resources, ..ResourceReport::default() });
         let details: Vec<_> = found.iter().map(|it| (it.result, it.detail.as_str())).collect();
         assert_eq!(
             details,
@@ -157,7 +164,7 @@ mod tests {
             examples: examples.iter().map(|it| (*it).to_owned()).collect(),
         };
         let unread = vec![kind("VirtualService", 9, &["shop/a", "shop/b"]), kind("Sidecar", 1, &["shop/c"])];
-        let found = findings(&Resources { resources, unread, ..Resources::default() });
+        let found = findings(&ResourceReport { resources, unread, ..ResourceReport::default() });
         assert_eq!(found.len(), MOST + 2);
         assert!(found[MOST].detail.starts_with("5 more"), "{:?}", found[MOST]);
         let last = &found[MOST + 1].detail;

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use kube::Api;
 use kube::api::{ApiResource, DynamicObject, ListParams};
 use kube::core::{GroupVersionKind, Selector, SelectorExt};
-use mesh_api::kind::{Kind, ObjectKey, find};
+use mesh_api::kind::{Kind, ObjectKey, find_kind};
 use serde_json::Value;
 
 use crate::cluster::Cluster;
@@ -63,7 +63,7 @@ async fn of_cluster(
     kind: Kind,
     namespace: Option<&str>,
 ) -> Result<Vec<DynamicObject>> {
-    let known = kind.known();
+    let known = kind.table_row();
     let version = known.api_versions[0].rsplit('/').next().unwrap_or_default();
     let gvk = GroupVersionKind::gvk(known.group(), version, known.name);
     let resource = ApiResource::from_gvk_with_plural(&gvk, known.plural);
@@ -96,8 +96,8 @@ fn of_lab(
             let Ok(value) = serde_json::from_str::<Value>(&text) else { continue };
             let Ok(object) = serde_json::from_value::<DynamicObject>(value) else { continue };
             let types = object.types.as_ref();
-            let known = types.and_then(|types| find(&types.api_version, &types.kind));
-            let is_of_kind = known == Some(kind.known());
+            let known = types.and_then(|types| find_kind(&types.api_version, &types.kind));
+            let is_of_kind = known == Some(kind.table_row());
             let is_there = namespace.is_none_or(|it| object.metadata.namespace.as_deref() == Some(it));
             let labels = object.metadata.labels.clone().unwrap_or_default();
             if is_of_kind && is_there && selector.matches(&labels) {

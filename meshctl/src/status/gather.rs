@@ -3,7 +3,7 @@
 use anyhow::Result;
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
 use kube::ResourceExt;
-use mesh_api::admin::{AgentLink, AgentStatus, CertificateStatus, ControlStatus, PodStatus};
+use mesh_api::admin::{AgentStatus, CertificateStatus, ConnectedAgent, ControlStatus, PodStatus};
 
 use super::{NodeState, PodCounts, Replica, Status};
 use crate::ask::Endpoint;
@@ -168,7 +168,7 @@ fn add_without_address(all: &mut Vec<NotEnrolled>, pods: Vec<NotEnrolled>) {
 fn joined(mut status: Status) -> Status {
     let pods = status.nodes.iter_mut().flat_map(|node| std::mem::take(&mut node.not_enrolled));
     status.not_enrolled = pods.collect();
-    let links: Vec<AgentLink> = status
+    let links: Vec<ConnectedAgent> = status
         .control
         .iter()
         .filter_map(|replica| replica.status.as_ref())
@@ -197,8 +197,8 @@ mod tests {
     use super::*;
     use mesh_api::admin::EnrolmentState;
 
-    fn link(node: &str, connected_seconds: u64, unacknowledged: usize) -> AgentLink {
-        AgentLink {
+    fn link(node: &str, connected_seconds: u64, unacknowledged: usize) -> ConnectedAgent {
+        ConnectedAgent {
             node: node.to_owned(),
             address: String::new(),
             connected_seconds,
@@ -207,7 +207,7 @@ mod tests {
         }
     }
 
-    fn replica(agents: Vec<AgentLink>) -> Replica {
+    fn replica(agents: Vec<ConnectedAgent>) -> Replica {
         let status = ControlStatus {
             version: String::new(),
             source: String::new(),

@@ -1,6 +1,6 @@
 //! The state as people read it.
 
-use mesh_api::admin::{ControlLink, ControlStatus};
+use mesh_api::admin::{ControlStatus, ControlStreamStatus};
 
 use super::{NodeState, PodCounts, Replica, Status};
 use crate::output::{Table, age, until};
@@ -120,7 +120,7 @@ fn remarks(status: &Status) -> String {
     all.map(|line| line + "\n").collect()
 }
 
-fn link(of: &ControlLink) -> String {
+fn link(of: &ControlStreamStatus) -> String {
     let since = age(of.since_seconds);
     match (&of.error, of.connected) {
         (_, true) => format!("connected for {since}"),

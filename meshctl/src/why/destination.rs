@@ -44,7 +44,7 @@ impl Destination {
 
 fn service_addresses(snapshot: &Snapshot, service: &Arc<Service>) -> Vec<IpAddr> {
     if service.addresses.is_empty() {
-        let members = snapshot.members(service);
+        let members = snapshot.workloads_of_service(service);
         return members.iter().flat_map(|it| first_of_each_family(it.addresses.iter().copied())).collect();
     }
     first_of_each_family(service.addresses.iter().map(|vip| vip.addr().to_canonical())).collect()

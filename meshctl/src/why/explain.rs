@@ -8,8 +8,8 @@ use mesh_api::admin::StrictEgressStatus;
 use mesh_api::identity::SpiffeId;
 use mesh_api::plan::kernel::{self, KeptByProxy};
 use mesh_api::plan::outbound::{self, destination_of};
-use mesh_api::plan::policy::{Decision, Peer, authorize};
-use mesh_api::plan::{Snapshot, Target, TunnelProtocol, Workload};
+use mesh_api::plan::policy::{ConnectionAttributes, Decision, authorize};
+use mesh_api::plan::{self, Snapshot, TunnelProtocol, Workload};
 use mesh_api::resource::egress::Allowed;
 use serde::Serialize;
 
@@ -152,18 +152,18 @@ fn way(snapshot: &Snapshot, client: &Workload, address: SocketAddr, agent: &Agen
         service: None,
         balancing: None,
         note: None,
-        is_outside: !snapshot.knows_address(address.ip()),
+        is_outside: !snapshot.contains_address(address.ip()),
         passes: false,
         endpoints: Vec::new(),
     };
-    let end = |target: &Target, kept| {
+    let end = |target: &plan::Endpoint, kept| {
         let (transport, note) = transport(client, target, &agent.same_node, kept);
         Endpoint { note, ..endpoint(snapshot, client, target, transport) }
     };
     let goes_to = destination_of(snapshot, client, address);
     match &goes_to {
         outbound::Destination::Passthrough => {
-            let strict = agent.strict_egress.as_ref().filter(|_| !snapshot.knows_address(address.ip()));
+            let strict = agent.strict_egress.as_ref().filter(|_| !snapshot.contains_address(address.ip()));
             let (passes, note) =
                 strict.map_or((true, String::new()), |strict| outside(strict, client, address));
             way.passes = passes;
@@ -202,12 +202,17 @@ fn outside(strict: &StrictEgressStatus, client: &Workload, address: SocketAddr) 
     (false, format!("refused: {who}, no rule names {address}{problem}"))
 }
 
-fn endpoint(snapshot: &Snapshot, client: &Workload, target: &Target, transport: &'static str) -> Endpoint {
+fn endpoint(
+    snapshot: &Snapshot,
+    client: &Workload,
+    target: &plan::Endpoint,
+    transport: &'static str,
+) -> Endpoint {
     let identity = (transport != "plain").then_some(&client.identity);
     let server = &target.workload;
     let (allowed, reason, policy) = if is_meshed(server) {
         let decision = ask(snapshot, client, target, identity);
-        (decision.is_allowed(), decision.to_string(), decision.policy().map(ToString::to_string))
+        (decision.is_allowed(), decision.to_string(), decision.policy_name().map(ToString::to_string))
     } else {
         (true, "allowed: the workload is not in the mesh, so no policy is asked".to_owned(), None)
     };
@@ -227,8 +232,13 @@ fn endpoint(snapshot: &Snapshot, client: &Workload, target: &Target, transport: 
     }
 }
 
-fn ask(snapshot: &Snapshot, client: &Workload, target: &Target, identity: Option<&SpiffeId>) -> Decision {
-    let peer = Peer {
+fn ask(
+    snapshot: &Snapshot,
+    client: &Workload,
+    target: &plan::Endpoint,
+    identity: Option<&SpiffeId>,
+) -> Decision {
+    let peer = ConnectionAttributes {
         identity,
         source_ip: source_ip(client, target.address.ip()),
         destination_ip: target.address.ip(),
@@ -246,7 +256,7 @@ fn source_ip(client: &Workload, destination: IpAddr) -> IpAddr {
 /// How the connection goes, and what there is to say about that. `kept`: why it is the proxy's in any case.
 fn transport(
     client: &Workload,
-    target: &Target,
+    target: &plan::Endpoint,
     same_node: &SameNode,
     kept: Option<KeptByProxy>,
 ) -> (&'static str, Option<String>) {

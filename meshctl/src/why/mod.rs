@@ -14,7 +14,7 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use hyper::body::Bytes;
 use mesh_api::admin::PodStatus;
-use mesh_api::plan::{Snapshot, Store, Waypoints};
+use mesh_api::plan::{Snapshot, Store, WaypointHandling};
 use mesh_api::wire::xds::DeltaDiscoveryResponse;
 use prost::Message;
 use serde::Deserialize;
@@ -106,16 +106,16 @@ async fn agent_of(mesh: &Mesh, nodes: &Nodes, namespace: &str, name: &str) -> Re
 }
 
 /// What `--waypoints` of an agent comes to.
-fn waypoints(setting: Option<&str>) -> Waypoints {
+fn waypoints(setting: Option<&str>) -> WaypointHandling {
     match setting {
-        Some("refuse") => Waypoints::Refuse,
-        _ => Waypoints::Ignore,
+        Some("refuse") => WaypointHandling::Refuse,
+        _ => WaypointHandling::Ignore,
     }
 }
 
 /// The agent's configuration as it decides with it.
-fn rebuild(mut dump: Bytes, waypoints: Waypoints) -> Result<Snapshot> {
-    let mut store = Store::default().with_waypoints(waypoints);
+fn rebuild(mut dump: Bytes, waypoints: WaypointHandling) -> Result<Snapshot> {
+    let mut store = Store::default().with_waypoint_handling(waypoints);
     while !dump.is_empty() {
         let response = DeltaDiscoveryResponse::decode_length_delimited(&mut dump)
             .context("the agent's configuration is not of this version")?;

@@ -1,7 +1,7 @@
 //! What the configuration that the agents have can't say: which parts of policies are not in it, and who
 //! wrote the rest.
 
-use mesh_api::admin::{InForce, ResourceStatus, Resources};
+use mesh_api::admin::{InForce, ResourceReport, ResourceStatus};
 use mesh_api::manifest::Kind;
 use mesh_api::plan::{Snapshot, Workload};
 use mesh_api::wire::security::{PORT_LEVEL_STRICT, STRICT};
@@ -11,7 +11,7 @@ use crate::resources::strict_in;
 
 /// Adds to each endpoint what of the policies for it is not in force, and names who wrote the one that
 /// decides.
-pub fn add(explanation: &mut Explanation, snapshot: &Snapshot, written: &Resources) {
+pub fn add(explanation: &mut Explanation, snapshot: &Snapshot, written: &ResourceReport) {
     for endpoint in explanation.routes.iter_mut().flat_map(|way| &mut way.endpoints) {
         let server =
             snapshot.workloads().find(|it| format!("{}/{}", it.namespace, it.name) == endpoint.workload);
@@ -21,7 +21,7 @@ pub fn add(explanation: &mut Explanation, snapshot: &Snapshot, written: &Resourc
     }
 }
 
-fn not_in_force(snapshot: &Snapshot, server: &Workload, written: &Resources) -> Vec<String> {
+fn not_in_force(snapshot: &Snapshot, server: &Workload, written: &ResourceReport) -> Vec<String> {
     let amiss = written.resources.iter().filter(|it| it.in_force != InForce::AsWritten);
     let about = amiss.filter(|it| concerns(snapshot, server, it, &written.root_namespace));
     about
@@ -48,7 +48,7 @@ fn concerns(snapshot: &Snapshot, server: &Workload, policy: &ResourceStatus, roo
 }
 
 /// One policy of the agents stands for every `PeerAuthentication` that is STRICT.
-fn name_owner(endpoint: &mut Endpoint, server: &Workload, written: &Resources) {
+fn name_owner(endpoint: &mut Endpoint, server: &Workload, written: &ResourceReport) {
     let Some(policy) = endpoint.policy.clone() else { return };
     let Some((namespace, name)) = policy.split_once('/') else { return };
     let owner = if let Some(name) = name.strip_prefix(PORT_LEVEL_STRICT) {

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use mesh_api::admin::{PodLink, PodStatus};
+use mesh_api::admin::{PodLinkStatus, PodStatus};
 use mesh_api::plan::Workload;
 
 /// What an agent says of its node.
@@ -11,7 +11,7 @@ pub struct SameNode {
     /// `--same-node`.
     setting: String,
     /// By namespace and name of the pod.
-    links: HashMap<(String, String), PodLink>,
+    links: HashMap<(String, String), PodLinkStatus>,
 }
 
 /// How a connection goes.
@@ -33,7 +33,7 @@ impl SameNode {
     }
 
     /// The way between two pods; the same decision as the agent's and the kernel's
-    /// (`mesh_common::veth::way`).
+    /// (`mesh_common::veth::same_node_path`).
     pub fn way(&self, client: &Workload, server: &Workload) -> Way {
         if self.setting == "mtls" {
             return Way::Mtls(None);

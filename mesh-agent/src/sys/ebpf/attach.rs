@@ -13,9 +13,9 @@ use aya::programs::{
     SkLookup, SockOps, SocketFilter,
 };
 
-use super::map::descriptor;
-use super::veth::FROM_POD;
-use super::{Error, link, map_error, prologue};
+use super::map_helpers::map_descriptor;
+use super::veth_maps::FROM_POD;
+use super::{Error, link_update, map_error, prologue};
 use crate::sys::Netns;
 
 /// Directory where attachments to pods' namespaces are pinned.
@@ -37,35 +37,37 @@ const GUARD: &str = "guard";
 const DEFER_ACCEPT: &str = "defer_accept";
 
 /// Has the kernel check all programs. Errors: it refuses one.
-pub(super) fn load(ebpf: &mut Ebpf) -> Result<(), Error> {
-    typed::<SockOps>(ebpf, SOCK_OPS).and_then(SockOps::load).map_err(program_error(SOCK_OPS))?;
+pub(super) fn load_programs(ebpf: &mut Ebpf) -> Result<(), Error> {
+    program_as::<SockOps>(ebpf, SOCK_OPS).and_then(SockOps::load).map_err(program_error(SOCK_OPS))?;
     for name in SOCK_ADDR {
-        typed::<CgroupSockAddr>(ebpf, name).and_then(CgroupSockAddr::load).map_err(program_error(name))?;
+        program_as::<CgroupSockAddr>(ebpf, name)
+            .and_then(CgroupSockAddr::load)
+            .map_err(program_error(name))?;
     }
-    typed::<CgroupSkb>(ebpf, GUARD).and_then(CgroupSkb::load).map_err(program_error(GUARD))?;
-    typed::<SchedClassifier>(ebpf, FROM_POD)
+    program_as::<CgroupSkb>(ebpf, GUARD).and_then(CgroupSkb::load).map_err(program_error(GUARD))?;
+    program_as::<SchedClassifier>(ebpf, FROM_POD)
         .and_then(SchedClassifier::load)
         .map_err(program_error(FROM_POD))?;
-    typed::<SocketFilter>(ebpf, DEFER_ACCEPT)
+    program_as::<SocketFilter>(ebpf, DEFER_ACCEPT)
         .and_then(SocketFilter::load)
         .map_err(program_error(DEFER_ACCEPT))?;
-    typed::<SkLookup>(ebpf, SK_LOOKUP).and_then(SkLookup::load).map_err(program_error(SK_LOOKUP))
+    program_as::<SkLookup>(ebpf, SK_LOOKUP).and_then(SkLookup::load).map_err(program_error(SK_LOOKUP))
 }
 
 /// Attaches the programs of the node's cgroup, each in place of its predecessor.
 pub(super) fn attach_to_cgroup(ebpf: &mut Ebpf, cgroup: &Path, links: &Path) -> Result<(), Error> {
     let directory = File::open(cgroup).map_err(|error| Error::Path { path: cgroup.into(), error })?;
     // Programs that guard a flow, or read its handover, come before those that start one.
-    put(ebpf, GUARD, &links.join(GUARD), |ebpf| guard(ebpf, &directory))?;
-    put(ebpf, SOCK_OPS, &links.join(SOCK_OPS), |ebpf| sock_ops(ebpf, &directory))?;
+    attach_or_replace(ebpf, GUARD, &links.join(GUARD), |ebpf| guard(ebpf, &directory))?;
+    attach_or_replace(ebpf, SOCK_OPS, &links.join(SOCK_OPS), |ebpf| sock_ops(ebpf, &directory))?;
     for name in SOCK_ADDR.into_iter().rev() {
-        put(ebpf, name, &links.join(name), |ebpf| sock_addr(ebpf, name, &directory))?;
+        attach_or_replace(ebpf, name, &links.join(name), |ebpf| sock_addr(ebpf, name, &directory))?;
     }
     Ok(())
 }
 
 /// Has the program for inbound connections of pods decide, in place of a predecessor's.
-pub(super) fn decide_for_pods(ebpf: &mut Ebpf) -> Result<(), Error> {
+pub(super) fn set_inbound_program(ebpf: &mut Ebpf) -> Result<(), Error> {
     let program = ebpf.program(SK_LOOKUP).ok_or(ProgramError::NotLoaded).and_then(Program::fd);
     let program = program.and_then(|it| Ok(it.try_clone()?)).map_err(program_error(SK_LOOKUP))?;
     let map = ebpf.map_mut(INBOUND).ok_or(Error::Missing(INBOUND))?;
@@ -75,22 +77,22 @@ pub(super) fn decide_for_pods(ebpf: &mut Ebpf) -> Result<(), Error> {
 
 /// Attaches a pod's prologue, with which inbound connections of the pod are decided, in place of a
 /// predecessor's.
-pub(super) fn attach_to_pod(ebpf: &Ebpf, netns: &Netns, pin: &Path) -> Result<(), Error> {
+pub(super) fn attach_prologue(ebpf: &Ebpf, netns: &Netns, pin: &Path) -> Result<(), Error> {
     let failed = |error| Error::Path { path: pin.into(), error };
     let prologue = load_prologue(ebpf, netns.cookie())?;
     if pin.exists() {
-        match link::replace(pin, prologue.as_fd()) {
+        match link_update::update_pinned_link(pin, prologue.as_fd()) {
             Ok(()) => return Ok(()),
             // The pod's namespace is gone.
-            Err(error) if error.raw_os_error() == Some(libc::ENOLINK) => detach(pin)?,
+            Err(error) if error.raw_os_error() == Some(libc::ENOLINK) => remove_pin(pin)?,
             Err(error) => return Err(failed(error)),
         }
     }
-    prologue::attach(prologue.as_fd(), netns.as_fd(), pin).map_err(failed)
+    prologue::attach_to_netns(prologue.as_fd(), netns.as_fd(), pin).map_err(failed)
 }
 
 /// Defers the accepts of an outbound listener, in place of a predecessor's filter.
-pub(super) fn defer_accepts(ebpf: &Ebpf, listener: impl AsFd) -> Result<(), Error> {
+pub(super) fn attach_defer_accept(ebpf: &Ebpf, listener: impl AsFd) -> Result<(), Error> {
     let program =
         ebpf.program(DEFER_ACCEPT).ok_or(ProgramError::NotLoaded).and_then(<&SocketFilter>::try_from);
     program.and_then(|filter| filter.attach(listener)).map_err(program_error(DEFER_ACCEPT))
@@ -98,13 +100,13 @@ pub(super) fn defer_accepts(ebpf: &Ebpf, listener: impl AsFd) -> Result<(), Erro
 
 /// Loads the prologue of a pod, by the cookie of its network namespace.
 pub(super) fn load_prologue(ebpf: &Ebpf, cookie: u64) -> Result<OwnedFd, Error> {
-    let descriptor = |name| ebpf.map(name).and_then(descriptor).ok_or(Error::Missing(name));
-    prologue::load_for(cookie, descriptor(HERE)?, descriptor(INBOUND)?)
+    let descriptor = |name| ebpf.map(name).and_then(map_descriptor).ok_or(Error::Missing(name));
+    prologue::load_for_pod(cookie, descriptor(HERE)?, descriptor(INBOUND)?)
         .map_err(|error| program_error("gate")(ProgramError::IOError(error)))
 }
 
 /// Removes a pinned attachment. One that is not there counts as removed.
-pub(super) fn detach(pin: &Path) -> Result<(), Error> {
+pub(super) fn remove_pin(pin: &Path) -> Result<(), Error> {
     match fs::remove_file(pin) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::Path { path: pin.into(), error }),
         _ => Ok(()),
@@ -116,7 +118,7 @@ pub(super) fn detach(pin: &Path) -> Result<(), Error> {
 pub fn unpin_all(root: &Path) -> io::Result<()> {
     // Before the maps: without the last pin of the map that leads to the program, a pod's prologue leads
     // nowhere.
-    let layouts = pins(root).into_iter().map(|(_, path)| path).chain([root.to_owned()]);
+    let layouts = list_pins(root).into_iter().map(|(_, path)| path).chain([root.to_owned()]);
     layouts.map(|layout| layout.join(PODS)).try_for_each(|pods| remove_all(&pods))?;
     remove_all(root)
 }
@@ -129,7 +131,7 @@ fn remove_all(directory: &Path) -> io::Result<()> {
 }
 
 /// Returns the names and paths of the pins in a directory.
-pub(super) fn pins(directory: &Path) -> Vec<(String, PathBuf)> {
+pub(super) fn list_pins(directory: &Path) -> Vec<(String, PathBuf)> {
     fs::read_dir(directory)
         .into_iter()
         .flatten()
@@ -139,7 +141,7 @@ pub(super) fn pins(directory: &Path) -> Vec<(String, PathBuf)> {
 }
 
 /// Replaces a predecessor's program, or attaches this one if there is none.
-pub(super) fn put(
+pub(super) fn attach_or_replace(
     ebpf: &mut Ebpf,
     name: &'static str,
     pin: &Path,
@@ -149,10 +151,10 @@ pub(super) fn put(
     if pin.exists() {
         let program = ebpf.program(name).ok_or(ProgramError::NotLoaded).and_then(Program::fd);
         let program = program.map_err(program_error(name))?;
-        match link::replace(pin, program.as_fd()) {
+        match link_update::update_pinned_link(pin, program.as_fd()) {
             Ok(()) => return Ok(()),
             // Its target is gone, so nothing can be without a program now.
-            Err(error) if error.raw_os_error() == Some(libc::ENOLINK) => detach(pin)?,
+            Err(error) if error.raw_os_error() == Some(libc::ENOLINK) => remove_pin(pin)?,
             Err(error) => return Err(failed(error)),
         }
     }
@@ -162,19 +164,19 @@ pub(super) fn put(
 }
 
 fn sock_addr(ebpf: &mut Ebpf, name: &'static str, cgroup: &File) -> Result<FdLink, ProgramError> {
-    let program = typed::<CgroupSockAddr>(ebpf, name)?;
+    let program = program_as::<CgroupSockAddr>(ebpf, name)?;
     let id = program.attach(cgroup, MODE)?;
     as_fd_link(program.take_link(id)?)
 }
 
 fn sock_ops(ebpf: &mut Ebpf, cgroup: &File) -> Result<FdLink, ProgramError> {
-    let program = typed::<SockOps>(ebpf, SOCK_OPS)?;
+    let program = program_as::<SockOps>(ebpf, SOCK_OPS)?;
     let id = program.attach(cgroup, MODE)?;
     as_fd_link(program.take_link(id)?)
 }
 
 fn guard(ebpf: &mut Ebpf, cgroup: &File) -> Result<FdLink, ProgramError> {
-    let program = typed::<CgroupSkb>(ebpf, GUARD)?;
+    let program = program_as::<CgroupSkb>(ebpf, GUARD)?;
     let id = program.attach(cgroup, CgroupSkbAttachType::Ingress, MODE)?;
     as_fd_link(program.take_link(id)?)
 }
@@ -184,7 +186,7 @@ fn as_fd_link(link: impl TryInto<FdLink, Error = LinkError>) -> Result<FdLink, P
     link.try_into().map_err(|error| ProgramError::IOError(io::Error::other(error)))
 }
 
-pub(super) fn typed<'a, P>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut P, ProgramError>
+pub(super) fn program_as<'a, P>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut P, ProgramError>
 where
     &'a mut P: TryFrom<&'a mut Program, Error = ProgramError>,
 {

@@ -9,32 +9,34 @@
 //! refused, not let out in plaintext) and the next agent takes over the same maps.
 
 mod attach;
-mod deferred_accept;
-mod direct;
-mod egress;
-mod faults;
+mod deferred_accept_maps;
+mod direct_maps;
+mod egress_map;
+mod fault_ring;
 mod known_addresses;
-mod link;
-mod map;
+mod link_update;
+mod map_helpers;
 mod peer_map;
 mod programs;
 mod prologue;
 mod proxy_maps;
-mod sandboxes;
-mod trial;
-mod veth;
+mod recent_connect_results;
+mod sandbox_map;
+mod trial_programs;
+mod veth_maps;
 
 pub use attach::unpin_all;
-pub use deferred_accept::{Decisions, DeferredSyns};
-pub use direct::{DirectEvent, DirectKernel, Totals, UnderWay};
-pub use egress::{EgressEntry, EgressMap};
-pub use faults::{EventLog, ebpf_log_level};
-pub use known_addresses::{KnownAddresses, RecentResults};
+pub use deferred_accept_maps::{DeferredSyns, SynDecisions};
+pub use direct_maps::{ByteTotals, DirectEvent, DirectHandshake, DirectMaps};
+pub use egress_map::{EgressEntry, EgressMap};
+pub use fault_ring::{FaultRing, ebpf_log_level};
+pub use known_addresses::KnownAddresses;
 pub use peer_map::PeerMap;
-pub use programs::{Lines, Programs, Settings, probe_endpoints};
+pub use programs::{EbpfLogReader, LoadSettings, Programs, probe_endpoints};
 pub use proxy_maps::{PROXY_MAPS, ProxyMaps};
-pub use trial::Trial;
-pub use veth::{PodLinkMap, VethFlows, forget_all_veths};
+pub use recent_connect_results::RecentConnectResults;
+pub use trial_programs::TrialPrograms;
+pub use veth_maps::{PodLinkMap, VethFlows, clear_pinned_veth_maps};
 
 pub(crate) const PEER: &str = "PEER";
 

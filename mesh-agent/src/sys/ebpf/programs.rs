@@ -11,14 +11,14 @@ use aya::maps::{Array, HashMap, MapData, SockHash};
 use aya::{Ebpf, EbpfLoader};
 use aya_log::{EbpfLogger, Level};
 use mesh_common::address::Address;
-use mesh_common::maps::{Endpoint, Listener, ListenerKind, Pod, Proxy};
-use mesh_common::veth::{Link, Obstacle, Wanted};
+use mesh_common::maps::{AddressPort, EnrolledPod, InboundListenerKind, ListenerKey, ProxyProcess};
+use mesh_common::veth::{DirectPathMode, PodLinkKind, VethObstacle};
 
-use super::map::{absent_is_fine, descriptor, replace, take};
-use super::sandboxes::Sandboxes;
-use super::veth::{self, VETH_FLOWS, VethFlows, Veths};
+use super::map_helpers::{ignore_missing, map_descriptor, replace_keys, take_map};
+use super::sandbox_map::SandboxMap;
+use super::veth_maps::{self, VETH_FLOWS, VethFlows, VethMaps};
 use super::{Error, PEER, PROXY_MAPS, attach, map_error};
-use crate::sys::{self, HostEnd, Netns, SocketKind};
+use crate::sys::{self, HostVeth, Netns, SocketKind};
 
 /// The object that `cargo xtask build-ebpf` made.
 pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/mesh-ebpf.o"));
@@ -51,7 +51,7 @@ const PINNED: [&str; 20] = [
 const LAYOUT: &str = "v5";
 
 /// Reads the programs' debug lines into the log.
-pub type Lines = EbpfLogger<&'static dyn log::Log>;
+pub type EbpfLogReader = EbpfLogger<&'static dyn log::Log>;
 
 /// The loaded programs and the maps that the keeper writes.
 pub struct Programs {
@@ -62,18 +62,18 @@ pub struct Programs {
     pod_links: PathBuf,
     veth_links: PathBuf,
     attached: bool,
-    proxies: HashMap<MapData, Proxy, u32>,
-    pods: HashMap<MapData, u64, Pod>,
-    probe_ports: HashMap<MapData, Endpoint, u32>,
+    proxies: HashMap<MapData, ProxyProcess, u32>,
+    pods: HashMap<MapData, u64, EnrolledPod>,
+    probe_ports: HashMap<MapData, AddressPort, u32>,
     node_cgroups: HashMap<MapData, u64, u32>,
-    listeners: SockHash<MapData, Listener>,
+    listeners: SockHash<MapData, ListenerKey>,
     owners: HashMap<MapData, Address, u64>,
-    sandboxes: Sandboxes,
-    veths: Veths,
+    sandboxes: SandboxMap,
+    veths: VethMaps,
 }
 
 /// Settings that the programs are loaded with.
-pub struct Settings {
+pub struct LoadSettings {
     /// Cookie of the node's network namespace.
     pub home: u64,
     /// Number of workers that have listeners.
@@ -83,15 +83,15 @@ pub struct Settings {
     /// Whether they tell of connections past the mesh.
     pub count_untouched: bool,
     /// How connections between pods of the node should go.
-    pub wanted: Wanted,
+    pub wanted: DirectPathMode,
 }
 
 /// Loads the object and has the kernel check its programs: those that know MPTCP sockets, or the others if it
 /// has none.
-pub(super) fn load(loader: &mut EbpfLoader<'_>) -> Result<Ebpf, Error> {
+pub(super) fn load_object(loader: &mut EbpfLoader<'_>) -> Result<Ebpf, Error> {
     let mut load = |mptcp| {
         let mut ebpf = loader.override_global("MPTCP", mptcp, true).load(OBJECT)?;
-        attach::load(&mut ebpf)?;
+        attach::load_programs(&mut ebpf)?;
         Ok(ebpf)
     };
     load(&1_u8).or_else(|error: Error| {
@@ -103,7 +103,7 @@ pub(super) fn load(loader: &mut EbpfLoader<'_>) -> Result<Ebpf, Error> {
 impl Programs {
     /// Loads the programs, and takes over a predecessor's pinned maps. They do nothing until
     /// [`Self::attach`]. Errors: see [`Error`].
-    pub fn load(root: &Path, cgroup: &Path, settings: &Settings) -> Result<Self, Error> {
+    pub fn load(root: &Path, cgroup: &Path, settings: &LoadSettings) -> Result<Self, Error> {
         if OBJECT.is_empty() {
             return Err(Error::NotEmbedded);
         }
@@ -121,20 +121,20 @@ impl Programs {
         for name in PINNED {
             loader.map_pin_path(name, maps.join(name));
         }
-        let mut ebpf = load(&mut loader)?;
-        let mut count: Array<_, u32> = take(&mut ebpf, "WORKERS")?;
+        let mut ebpf = load_object(&mut loader)?;
+        let mut count: Array<_, u32> = take_map(&mut ebpf, "WORKERS")?;
         count.set(0, u32::from(settings.workers), 0).map_err(map_error("WORKERS"))?;
-        let mut namespace: Array<_, u64> = take(&mut ebpf, "HOME")?;
+        let mut namespace: Array<_, u64> = take_map(&mut ebpf, "HOME")?;
         namespace.set(0, settings.home, 0).map_err(map_error("HOME"))?;
         Ok(Self {
-            proxies: take(&mut ebpf, "PROXIES")?,
-            pods: take(&mut ebpf, "PODS")?,
-            probe_ports: take(&mut ebpf, "PROBE_PORTS")?,
-            node_cgroups: take(&mut ebpf, "NODE_CGROUPS")?,
-            listeners: take(&mut ebpf, "LISTENERS")?,
-            owners: take(&mut ebpf, "OWNERS")?,
-            sandboxes: Sandboxes::new(take(&mut ebpf, "SANDBOXES")?),
-            veths: Veths::take(&mut ebpf)?,
+            proxies: take_map(&mut ebpf, "PROXIES")?,
+            pods: take_map(&mut ebpf, "PODS")?,
+            probe_ports: take_map(&mut ebpf, "PROBE_PORTS")?,
+            node_cgroups: take_map(&mut ebpf, "NODE_CGROUPS")?,
+            listeners: take_map(&mut ebpf, "LISTENERS")?,
+            owners: take_map(&mut ebpf, "OWNERS")?,
+            sandboxes: SandboxMap::new(take_map(&mut ebpf, "SANDBOXES")?),
+            veths: VethMaps::take(&mut ebpf)?,
             ebpf,
             root: root.to_owned(),
             cgroup: cgroup.to_owned(),
@@ -146,24 +146,24 @@ impl Programs {
     }
 
     /// Whether an agent with another layout of maps left its programs attached.
-    pub fn have_other_layouts(&self) -> bool {
+    pub fn has_other_layouts(&self) -> bool {
         self.other_layouts().next().is_some()
     }
 
     fn other_layouts(&self) -> impl Iterator<Item = PathBuf> {
-        attach::pins(&self.root).into_iter().filter(|(name, _)| name != LAYOUT).map(|(_, path)| path)
+        attach::list_pins(&self.root).into_iter().filter(|(name, _)| name != LAYOUT).map(|(_, path)| path)
     }
 
     /// Attaches these programs in place of a predecessor's, at the node and at the pods that are enrolled
     /// already. Errors: see [`Error`].
     pub fn attach<'a>(&mut self, enrolled: impl IntoIterator<Item = &'a Netns>) -> Result<(), Error> {
         // Inbound before outbound.
-        attach::decide_for_pods(&mut self.ebpf)?;
+        attach::set_inbound_program(&mut self.ebpf)?;
         for netns in enrolled {
-            attach::attach_to_pod(&self.ebpf, netns, &self.link_of(netns.cookie()))?;
+            attach::attach_prologue(&self.ebpf, netns, &self.link_of(netns.cookie()))?;
         }
         attach::attach_to_cgroup(&mut self.ebpf, &self.cgroup, &self.cgroup_links)?;
-        for (_, path) in attach::pins(&self.root.join(LAYOUT).join("cgroups")) {
+        for (_, path) in attach::list_pins(&self.root.join(LAYOUT).join("cgroups")) {
             if path != self.cgroup_links {
                 attach::unpin_all(&path).map_err(|error| Error::Path { path, error })?;
             }
@@ -174,11 +174,11 @@ impl Programs {
 
     /// Returns the connections from veth to veth.
     pub fn veth_flows(&self) -> Option<VethFlows> {
-        VethFlows::copy_of(&self.ebpf)
+        VethFlows::from_object(&self.ebpf)
     }
 
     /// Returns the veth flows of agents with other layouts of their maps.
-    pub fn other_veth_flows(&self) -> Vec<VethFlows> {
+    pub fn veth_flows_of_other_layouts(&self) -> Vec<VethFlows> {
         self.other_layouts().filter_map(|path| VethFlows::pinned_in(&path)).collect()
     }
 
@@ -195,53 +195,59 @@ impl Programs {
         &mut self,
         cookie: u64,
         addresses: &[IpAddr],
-        end: Option<&HostEnd>,
-    ) -> Result<(Link, Obstacle), Error> {
+        end: Option<&HostVeth>,
+    ) -> Result<(PodLinkKind, VethObstacle), Error> {
         let (link, obstacle) = match end {
-            None => (Link::Shared, Obstacle::NoVeth),
+            None => (PodLinkKind::Shared, VethObstacle::NoVeth),
             Some(end) => match (self.obstacle(cookie, end), end.is_port) {
-                (Obstacle::None, _) => (Link::Guarded, Obstacle::None),
-                (obstacle, true) => (Link::Shared, obstacle),
-                (obstacle, false) => (Link::Routed, obstacle),
+                (VethObstacle::None, _) => (PodLinkKind::Guarded, VethObstacle::None),
+                (obstacle, true) => (PodLinkKind::Shared, obstacle),
+                (obstacle, false) => (PodLinkKind::Routed, obstacle),
             },
         };
         self.veths.add_neighbours(addresses)?;
-        self.veths.set(cookie, end.map(|end| end.ifindex), link, obstacle)?;
+        self.veths.set_link(cookie, end.map(|end| end.ifindex), link, obstacle)?;
         Ok((link, obstacle))
     }
 
     /// Returns what stands in the way of a program at a pod's veth. If nothing does the program is there
     /// afterwards.
-    fn obstacle(&mut self, cookie: u64, end: &HostEnd) -> Obstacle {
-        let pin = self.veth_link_of(cookie);
+    fn obstacle(&mut self, cookie: u64, end: &HostVeth) -> VethObstacle {
+        let pin = self.veth_pin_path(cookie);
         if end.is_shaped {
-            return Obstacle::Shaped;
+            return VethObstacle::Shaped;
         }
-        match veth::attach_to_veth(&mut self.ebpf, end, &pin) {
-            Ok(true) => Obstacle::None,
-            Ok(false) => Obstacle::OtherProgram,
+        match veth_maps::attach_to_veth(&mut self.ebpf, end, &pin) {
+            Ok(true) => VethObstacle::None,
+            Ok(false) => VethObstacle::OtherProgram,
             Err(error) => {
                 tracing::debug!(veth = end.name, %error, "no program at a veth");
-                Obstacle::NoProgram
+                VethObstacle::NoProgram
             }
         }
     }
 
     /// Stops filing connections of a pod. Returns the index of the node's end of its veth. Errors: a map
     /// can't be written.
-    pub fn forget_veth(&mut self, cookie: u64) -> Result<Option<u32>, Error> {
-        self.veths.forget(cookie)
+    pub fn remove_veth(&mut self, cookie: u64) -> Result<Option<u32>, Error> {
+        self.veths.remove_pod(cookie)
     }
 
     /// Returns pods, other than `cookies`, to whose veths a predecessor has attached a program, or whose
     /// flows it has filed.
-    pub fn veths_attached_besides(&self, cookies: &HashSet<u64>) -> HashSet<u64> {
-        let pinned = attach::pins(&self.veth_links).into_iter().filter_map(|(name, _)| name.parse().ok());
-        self.veths.cookies().into_iter().chain(pinned).filter(|cookie| !cookies.contains(cookie)).collect()
+    pub fn stale_veth_pods(&self, cookies: &HashSet<u64>) -> HashSet<u64> {
+        let pinned =
+            attach::list_pins(&self.veth_links).into_iter().filter_map(|(name, _)| name.parse().ok());
+        self.veths
+            .pod_cookies()
+            .into_iter()
+            .chain(pinned)
+            .filter(|cookie| !cookies.contains(cookie))
+            .collect()
     }
 
     /// Returns the pin of the program at a pod's veth.
-    pub fn veth_link_of(&self, cookie: u64) -> PathBuf {
+    pub fn veth_pin_path(&self, cookie: u64) -> PathBuf {
         self.veth_links.join(cookie.to_string())
     }
 
@@ -256,7 +262,7 @@ impl Programs {
     }
 
     /// Returns the reader of the programs' debug lines. Errors: the map is missing.
-    pub fn lines(&mut self) -> Result<Lines, Error> {
+    pub fn log_reader(&mut self) -> Result<EbpfLogReader, Error> {
         EbpfLogger::init(&mut self.ebpf).map_err(|_| Error::Missing("AYA_LOGS"))
     }
 
@@ -265,36 +271,36 @@ impl Programs {
     pub fn proxy_maps(&self) -> Result<Vec<BorrowedFd<'_>>, Error> {
         PROXY_MAPS
             .iter()
-            .map(|name| self.ebpf.map(name).and_then(descriptor).ok_or(Error::Missing(name)))
+            .map(|name| self.ebpf.map(name).and_then(map_descriptor).ok_or(Error::Missing(name)))
             .collect()
     }
 
     /// Exempts a proxy from redirection. Errors: the map can't be written.
-    pub fn exempt(&mut self, proxy: Proxy) -> Result<(), Error> {
+    pub fn exempt_proxy(&mut self, proxy: ProxyProcess) -> Result<(), Error> {
         self.proxies.insert(proxy, 1, 0).map_err(map_error("PROXIES"))
     }
 
     /// Ends the exemption of a proxy that has ended. Errors: the map can't be written.
-    pub fn forget_proxy(&mut self, proxy: Proxy) -> Result<(), Error> {
-        absent_is_fine(self.proxies.remove(&proxy)).map_err(map_error("PROXIES"))
+    pub fn end_proxy_exemption(&mut self, proxy: ProxyProcess) -> Result<(), Error> {
+        ignore_missing(self.proxies.remove(&proxy)).map_err(map_error("PROXIES"))
     }
 
     /// Ends the exemptions of proxies that ended with their keepers. Errors: the map can't be written.
-    pub fn forget_ended_proxies(&mut self) -> Result<(), Error> {
-        let all: Vec<Proxy> = self.proxies.keys().flatten().collect();
-        let ended = |proxy: &&Proxy| !Path::new(&format!("/proc/{}", proxy.tgid)).exists();
-        all.iter().filter(ended).try_for_each(|proxy| self.forget_proxy(*proxy))
+    pub fn end_stale_exemptions(&mut self) -> Result<(), Error> {
+        let all: Vec<ProxyProcess> = self.proxies.keys().flatten().collect();
+        let ended = |proxy: &&ProxyProcess| !Path::new(&format!("/proc/{}", proxy.tgid)).exists();
+        all.iter().filter(ended).try_for_each(|proxy| self.end_proxy_exemption(*proxy))
     }
 
     /// Adds one of a pod's inbound listeners to the map of `sk_lookup`. Errors: the map can't be written.
     pub fn add_listener(
         &mut self,
         cookie: u64,
-        kind: ListenerKind,
+        kind: InboundListenerKind,
         worker: u8,
         socket: &impl AsRawFd,
     ) -> Result<(), Error> {
-        let key = Listener::new(cookie, kind, worker);
+        let key = ListenerKey::new(cookie, kind, worker);
         self.listeners.insert(key, socket.as_raw_fd(), 0).map_err(map_error("LISTENERS"))
     }
 
@@ -304,7 +310,7 @@ impl Programs {
     pub fn defer_accepts<'a>(&self, netns: &Netns, mut outbound: impl Iterator<Item = &'a TcpListener>) {
         let can_send = sys::open_sockets(netns, SocketKind::LoopbackV4, 1);
         let deferred = can_send.map_err(|error| error.to_string()).and_then(|_| {
-            let mut each = |listener| attach::defer_accepts(&self.ebpf, listener);
+            let mut each = |listener| attach::attach_defer_accept(&self.ebpf, listener);
             outbound.try_for_each(&mut each).map_err(|error| error.to_string())
         });
         if let Err(error) = deferred {
@@ -314,23 +320,23 @@ impl Programs {
 
     /// Returns the namespace that a pod is enrolled in, or that is held for it since a predecessor enrolled
     /// it.
-    pub fn sandbox_of(&self, uid: &str) -> Option<u64> {
-        self.sandboxes.of(uid)
+    pub fn netns_of_pod(&self, uid: &str) -> Option<u64> {
+        self.sandboxes.netns_of_pod(uid)
     }
 
     /// Whether the preexisting connections of a namespace have been judged.
-    pub fn is_settled(&self, cookie: u64) -> bool {
-        self.sandboxes.is_settled(cookie)
+    pub fn is_preexisting_judged(&self, cookie: u64) -> bool {
+        self.sandboxes.is_preexisting_judged(cookie)
     }
 
     /// Records that the pod's preexisting connections have been judged. Errors: the map can't be written.
-    pub fn settle(&mut self, cookie: u64) -> Result<(), Error> {
-        self.sandboxes.settle(cookie)
+    pub fn mark_preexisting_judged(&mut self, cookie: u64) -> Result<(), Error> {
+        self.sandboxes.mark_preexisting_judged(cookie)
     }
 
     /// Returns the pod that a namespace is held for.
-    pub fn pod_of(&self, cookie: u64) -> Option<&str> {
-        self.sandboxes.pod(cookie)
+    pub fn pod_of_netns(&self, cookie: u64) -> Option<&str> {
+        self.sandboxes.pod_of_netns(cookie)
     }
 
     /// Enrols a pod whose listeners are in place: inbound before outbound. Errors: a map can't be written.
@@ -343,17 +349,17 @@ impl Programs {
     ) -> Result<(), Error> {
         // If a keeper that made no such notes has enrolled it, nothing has slipped through since.
         let enrolled = self.pods.get(&netns.cookie(), 0).is_ok();
-        self.sandboxes.put(netns.cookie(), uid, enrolled)?;
+        self.sandboxes.insert(netns.cookie(), uid, enrolled)?;
         for endpoint in probe_endpoints(addresses, probe_ports) {
             self.probe_ports.insert(endpoint, 1, 0).map_err(map_error("PROBE_PORTS"))?;
         }
         if self.attached {
-            attach::attach_to_pod(&self.ebpf, netns, &self.link_of(netns.cookie()))?;
+            attach::attach_prologue(&self.ebpf, netns, &self.link_of(netns.cookie()))?;
         }
         for &address in addresses {
             self.owners.insert(Address::from(address), netns.cookie(), 0).map_err(map_error("OWNERS"))?;
         }
-        let pod = Pod {
+        let pod = EnrolledPod {
             address_v4: first(addresses, IpAddr::is_ipv4),
             address_v6: first(addresses, IpAddr::is_ipv6),
             loopback_v6: widen_loopback(uid, netns),
@@ -364,18 +370,18 @@ impl Programs {
     /// Takes a pod out, outbound before inbound; entries that are missing count as removed. `kept` are the
     /// probes of all other pods: one that took over an address meanwhile keeps its own, and gets none of this
     /// pod's. Errors: a map can't be written.
-    pub fn dismiss(
+    pub fn unenrol(
         &mut self,
         cookie: u64,
         addresses: &[IpAddr],
         probe_ports: &[u16],
-        kept: &HashSet<Endpoint>,
+        kept: &HashSet<AddressPort>,
     ) -> Result<(), Error> {
-        absent_is_fine(self.pods.remove(&cookie)).map_err(map_error("PODS"))?;
+        ignore_missing(self.pods.remove(&cookie)).map_err(map_error("PODS"))?;
         self.disown(cookie, addresses)?;
-        attach::detach(&self.link_of(cookie))?;
+        attach::remove_pin(&self.link_of(cookie))?;
         for endpoint in probe_endpoints(addresses, probe_ports).filter(|endpoint| !kept.contains(endpoint)) {
-            absent_is_fine(self.probe_ports.remove(&endpoint)).map_err(map_error("PROBE_PORTS"))?;
+            ignore_missing(self.probe_ports.remove(&endpoint)).map_err(map_error("PROBE_PORTS"))?;
         }
         self.sandboxes.remove(cookie)
     }
@@ -390,7 +396,7 @@ impl Programs {
         };
         for address in all {
             if self.owners.get(&address, 0).is_ok_and(|owner| owner == cookie) {
-                absent_is_fine(self.owners.remove(&address)).map_err(map_error("OWNERS"))?;
+                ignore_missing(self.owners.remove(&address)).map_err(map_error("OWNERS"))?;
             }
         }
         Ok(())
@@ -398,25 +404,25 @@ impl Programs {
 
     /// Takes out pods that a predecessor enrolled, other than `cookies`, and their probes, other than `kept`.
     /// Errors: a map can't be written.
-    pub fn retain_pods(&mut self, cookies: &HashSet<u64>, kept: &HashSet<Endpoint>) -> Result<(), Error> {
+    pub fn retain_pods(&mut self, cookies: &HashSet<u64>, kept: &HashSet<AddressPort>) -> Result<(), Error> {
         let stale: Vec<u64> = self.pods.keys().flatten().filter(|cookie| !cookies.contains(cookie)).collect();
         for cookie in stale {
-            absent_is_fine(self.pods.remove(&cookie)).map_err(map_error("PODS"))?;
+            ignore_missing(self.pods.remove(&cookie)).map_err(map_error("PODS"))?;
         }
-        for (name, path) in attach::pins(&self.pod_links) {
+        for (name, path) in attach::list_pins(&self.pod_links) {
             if !name.parse().is_ok_and(|cookie| cookies.contains(&cookie)) {
-                attach::detach(&path)?;
+                attach::remove_pin(&path)?;
             }
         }
-        let stale: Vec<Endpoint> =
+        let stale: Vec<AddressPort> =
             self.probe_ports.keys().flatten().filter(|endpoint| !kept.contains(endpoint)).collect();
         for endpoint in stale {
-            absent_is_fine(self.probe_ports.remove(&endpoint)).map_err(map_error("PROBE_PORTS"))?;
+            ignore_missing(self.probe_ports.remove(&endpoint)).map_err(map_error("PROBE_PORTS"))?;
         }
         let stale = self.owners.iter().flatten().filter(|(_, owner)| !cookies.contains(owner));
         let stale: Vec<Address> = stale.map(|(address, _)| address).collect();
         for address in stale {
-            absent_is_fine(self.owners.remove(&address)).map_err(map_error("OWNERS"))?;
+            ignore_missing(self.owners.remove(&address)).map_err(map_error("OWNERS"))?;
         }
         self.sandboxes.retain(cookies)
     }
@@ -424,7 +430,7 @@ impl Programs {
     /// Sets the cgroups that only the node's own processes are below: their probes are let through. Errors: a
     /// map can't be written.
     pub fn replace_node_cgroups(&mut self, wanted: HashSet<u64>) -> Result<(), Error> {
-        replace(&mut self.node_cgroups, wanted).map_err(map_error("NODE_CGROUPS"))
+        replace_keys(&mut self.node_cgroups, wanted).map_err(map_error("NODE_CGROUPS"))
     }
 
     fn link_of(&self, cookie: u64) -> PathBuf {
@@ -441,7 +447,7 @@ fn directory(root: &Path, name: &str) -> Result<PathBuf, Error> {
 /// Gives a pod a network of IPv6 loopback addresses. Returns 1, or 0 if it stays with one: then all its
 /// connections over IPv6 through the proxy share one set of ports.
 fn widen_loopback(uid: &str, netns: &Netns) -> u32 {
-    let widened = sys::widen_loopback(netns);
+    let widened = sys::add_loopback_network(netns);
     if let Err(error) = &widened {
         tracing::debug!(uid, %error, "no more loopback addresses for IPv6");
     }
@@ -453,8 +459,8 @@ fn first(addresses: &[IpAddr], family: impl Fn(&IpAddr) -> bool) -> Address {
 }
 
 /// Returns where the node's probes are let through to a pod.
-pub fn probe_endpoints(addresses: &[IpAddr], ports: &[u16]) -> impl Iterator<Item = Endpoint> {
+pub fn probe_endpoints(addresses: &[IpAddr], ports: &[u16]) -> impl Iterator<Item = AddressPort> {
     addresses
         .iter()
-        .flat_map(move |&address| ports.iter().map(move |&port| Endpoint::new(address.into(), port)))
+        .flat_map(move |&address| ports.iter().map(move |&port| AddressPort::new(address.into(), port)))
 }

@@ -8,7 +8,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use super::link::bpf;
+use super::link_update::bpf_syscall;
 
 /// Commands and constants of `linux/bpf.h`.
 const PROG_LOAD: libc::c_int = 5;
@@ -103,7 +103,11 @@ fn program(cookie: u64, here: RawFd, inbound: RawFd) -> [Instruction; 18] {
 }
 
 /// Loads the program of a pod, by the cookie of its network namespace. Errors: the kernel's.
-pub(super) fn load_for(cookie: u64, here: BorrowedFd<'_>, inbound: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+pub(super) fn load_for_pod(
+    cookie: u64,
+    here: BorrowedFd<'_>,
+    inbound: BorrowedFd<'_>,
+) -> io::Result<OwnedFd> {
     const LICENSE: &std::ffi::CStr = c"Dual BSD/GPL";
     let program = program(cookie, here.as_raw_fd(), inbound.as_raw_fd());
     let load = ProgLoad {
@@ -120,22 +124,22 @@ pub(super) fn load_for(cookie: u64, here: BorrowedFd<'_>, inbound: BorrowedFd<'_
         prog_ifindex: 0,
         expected_attach_type: ATTACH_TYPE_SK_LOOKUP,
     };
-    bpf(PROG_LOAD, &load).map(own)
+    bpf_syscall(PROG_LOAD, &load).map(own)
 }
 
 /// Attaches a program to a network namespace, and pins the attachment. Errors: the kernel's, or there is such
 /// a pin already.
-pub(super) fn attach(program: BorrowedFd<'_>, netns: BorrowedFd<'_>, pin: &Path) -> io::Result<()> {
+pub(super) fn attach_to_netns(program: BorrowedFd<'_>, netns: BorrowedFd<'_>, pin: &Path) -> io::Result<()> {
     let create = LinkCreate {
         prog_fd: program.as_raw_fd(),
         target_fd: netns.as_raw_fd(),
         attach_type: ATTACH_TYPE_SK_LOOKUP,
         flags: 0,
     };
-    let link = bpf(LINK_CREATE, &create).map(own)?;
+    let link = bpf_syscall(LINK_CREATE, &create).map(own)?;
     let path = CString::new(pin.as_os_str().as_bytes())?;
     let pin = ObjPin { pathname: path.as_ptr() as u64, bpf_fd: link.as_raw_fd(), file_flags: 0 };
-    bpf(OBJ_PIN, &pin).map(|_| ())
+    bpf_syscall(OBJ_PIN, &pin).map(|_| ())
 }
 
 fn own(descriptor: RawFd) -> OwnedFd {

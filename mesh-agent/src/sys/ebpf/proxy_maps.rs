@@ -4,10 +4,11 @@ use std::os::fd::OwnedFd;
 
 use aya::maps::MapData;
 
-use super::deferred_accept::{Decisions, DeferredSyns};
-use super::known_addresses::{KnownAddresses, RecentResults};
-use super::veth::{CROWDED, DirectVeths, PodLinkMap, VETH_COUNTS, VETH_FLOWS, VETHS};
-use super::{DirectKernel, EgressMap, Error, EventLog, PEER, PeerMap, map_error};
+use super::deferred_accept_maps::{DeferredSyns, SynDecisions};
+use super::known_addresses::KnownAddresses;
+use super::recent_connect_results::RecentConnectResults;
+use super::veth_maps::{CROWDED, PodLinkMap, VETH_COUNTS, VETH_FLOWS, VETHS, VethFlowMaps};
+use super::{DirectMaps, EgressMap, Error, FaultRing, PEER, PeerMap, map_error};
 
 /// Names of the maps, in the order in which they are handed over.
 pub const PROXY_MAPS: [&str; 18] = [
@@ -105,50 +106,50 @@ impl ProxyMaps {
     }
 
     /// Returns the map of how this node's pods are connected. Errors: the map is of another kind.
-    pub fn pod_links(&self) -> Result<PodLinkMap, Error> {
+    pub fn pod_link_map(&self) -> Result<PodLinkMap, Error> {
         let copy = self.veths.try_clone().map_err(|error| Error::Path { path: VETHS.into(), error })?;
-        PodLinkMap::new(map(VETHS, copy)?)
+        PodLinkMap::new(map_from_fd(VETHS, copy)?)
     }
 
     /// Returns the maps of connections' results and of decisions, and the deferred SYNs. Errors: a map is of
     /// another kind.
-    pub fn outcomes(&self) -> Result<(RecentResults, Decisions, DeferredSyns), Error> {
+    pub fn deferred_accept_maps(&self) -> Result<(RecentConnectResults, SynDecisions, DeferredSyns), Error> {
         let copy = |name: &'static str, of: &OwnedFd| {
             let copy = of.try_clone().map_err(|error| Error::Path { path: name.into(), error })?;
-            map(name, copy)
+            map_from_fd(name, copy)
         };
         Ok((
-            RecentResults::new(copy("LATELY", &self.lately)?)?,
-            Decisions::new(copy("DECISIONS", &self.decisions)?)?,
+            RecentConnectResults::new(copy("LATELY", &self.lately)?)?,
+            SynDecisions::new(copy("DECISIONS", &self.decisions)?)?,
             DeferredSyns::new(copy("DEFERRED_SYNS", &self.held)?)?,
         ))
     }
 
     /// Opens the other maps, and the programs' events. Call this inside a tokio runtime. Errors: a map is of
     /// another kind or can't be read.
-    pub fn open(self) -> Result<(KnownAddresses, DirectKernel, EventLog, EgressMap), Error> {
-        let open_ports = map("OPEN_PORTS", self.open_ports)?;
+    pub fn open_maps(self) -> Result<(KnownAddresses, DirectMaps, FaultRing, EgressMap), Error> {
+        let open_ports = map_from_fd("OPEN_PORTS", self.open_ports)?;
         Ok((
-            KnownAddresses::new(map("DESTINATIONS", self.destinations)?, open_ports)?,
-            DirectKernel::new(
-                map("ROUTES", self.routes)?,
-                map("PULSE", self.pulse)?,
-                map("DIRECT_FLOWS", self.direct_flows)?,
-                map("PROBES", self.probes)?,
-                map("DIRECT_OPEN", self.direct_open)?,
-                map("DIRECT_EVENTS", self.direct_events)?,
-                DirectVeths::new(
-                    map(VETH_FLOWS, self.veth_flows)?,
-                    map(CROWDED, self.crowded)?,
-                    map(VETH_COUNTS, self.veth_counts)?,
+            KnownAddresses::new(map_from_fd("DESTINATIONS", self.destinations)?, open_ports)?,
+            DirectMaps::new(
+                map_from_fd("ROUTES", self.routes)?,
+                map_from_fd("PULSE", self.pulse)?,
+                map_from_fd("DIRECT_FLOWS", self.direct_flows)?,
+                map_from_fd("PROBES", self.probes)?,
+                map_from_fd("DIRECT_OPEN", self.direct_open)?,
+                map_from_fd("DIRECT_EVENTS", self.direct_events)?,
+                VethFlowMaps::new(
+                    map_from_fd(VETH_FLOWS, self.veth_flows)?,
+                    map_from_fd(CROWDED, self.crowded)?,
+                    map_from_fd(VETH_COUNTS, self.veth_counts)?,
                 )?,
             )?,
-            EventLog::new(map("EVENTS", self.events)?)?,
-            EgressMap::new(map("EGRESS", self.egress)?)?,
+            FaultRing::new(map_from_fd("EVENTS", self.events)?)?,
+            EgressMap::new(map_from_fd("EGRESS", self.egress)?)?,
         ))
     }
 }
 
-pub(super) fn map(name: &'static str, descriptor: OwnedFd) -> Result<MapData, Error> {
+pub(super) fn map_from_fd(name: &'static str, descriptor: OwnedFd) -> Result<MapData, Error> {
     MapData::from_fd(descriptor).map_err(map_error(name))
 }

@@ -10,14 +10,14 @@ use crate::{
 
 /// Which way to err about values that the wire has no form for.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Bound {
+pub(super) enum Approximation {
     /// Match no more than was written.
     Inside,
     /// Match no less than was written.
     Outside,
 }
 
-impl Bound {
+impl Approximation {
     /// The bound of a value under a `not`.
     pub fn negated(self) -> Self {
         match self {
@@ -28,41 +28,41 @@ impl Bound {
 }
 
 /// A match for peers that proved no identity.
-pub(super) fn unauthenticated() -> Match {
-    Match { not_principals: vec![present()], ..Match::default() }
+pub(super) fn unauthenticated_match() -> Match {
+    Match { not_principals: vec![match_any_value()], ..Match::default() }
 }
 
 /// Any name, any identity.
-pub(super) fn present() -> StringMatch {
+pub(super) fn match_any_value() -> StringMatch {
     string(MatchType::Presence(()))
 }
 
 /// No name, no identity: none is empty.
-pub(super) fn never() -> StringMatch {
+pub(super) fn match_no_value() -> StringMatch {
     string(MatchType::Exact(String::new()))
 }
 
 /// A list of values to compare a string with. A list that loses all its values becomes one that never
 /// matches, since an empty one would ask for nothing.
-pub(super) fn strings(patterns: &[Pattern], bound: Bound) -> Vec<StringMatch> {
+pub(super) fn string_matches(patterns: &[Pattern], bound: Approximation) -> Vec<StringMatch> {
     let values: Vec<_> = patterns.iter().filter_map(|pattern| string_match(pattern, bound)).collect();
-    if values.is_empty() && !patterns.is_empty() { vec![never()] } else { values }
+    if values.is_empty() && !patterns.is_empty() { vec![match_no_value()] } else { values }
 }
 
 /// Trust domains, as the beginnings of principals that they are. `None` if a value cannot be written so.
-pub(super) fn trust_domains(patterns: &[Pattern]) -> Option<Vec<StringMatch>> {
+pub(super) fn trust_domain_matches(patterns: &[Pattern]) -> Option<Vec<StringMatch>> {
     patterns
         .iter()
         .map(|pattern| match pattern {
             Pattern::Exact(domain) => Some(string(MatchType::Prefix(format!("{domain}/")))),
             Pattern::Prefix(start) => Some(string(MatchType::Prefix(start.clone()))),
-            Pattern::Present => Some(present()),
+            Pattern::Present => Some(match_any_value()),
             Pattern::Suffix(_) | Pattern::Glob(_) => None,
         })
         .collect()
 }
 
-pub(super) fn service_accounts(accounts: &[ServiceAccountRef]) -> Vec<ServiceAccountMatch> {
+pub(super) fn service_account_matches(accounts: &[ServiceAccountRef]) -> Vec<ServiceAccountMatch> {
     let one = |account: &ServiceAccountRef| ServiceAccountMatch {
         namespace: account.namespace.clone(),
         service_account: account.name.clone(),
@@ -70,7 +70,7 @@ pub(super) fn service_accounts(accounts: &[ServiceAccountRef]) -> Vec<ServiceAcc
     accounts.iter().map(one).collect()
 }
 
-pub(super) fn addresses<'a>(blocks: impl IntoIterator<Item = &'a IpNet>) -> Vec<Address> {
+pub(super) fn address_matches<'a>(blocks: impl IntoIterator<Item = &'a IpNet>) -> Vec<Address> {
     blocks.into_iter().map(address).collect()
 }
 
@@ -89,13 +89,13 @@ fn address(block: &IpNet) -> Address {
     Address { address: octets(address), length: (block.prefix_len() - MAPPED).into() }
 }
 
-fn string_match(pattern: &Pattern, bound: Bound) -> Option<StringMatch> {
+fn string_match(pattern: &Pattern, bound: Approximation) -> Option<StringMatch> {
     let form = match pattern {
         Pattern::Exact(text) => MatchType::Exact(text.clone()),
         Pattern::Prefix(text) => MatchType::Prefix(text.clone()),
         Pattern::Suffix(text) => MatchType::Suffix(text.clone()),
         Pattern::Present => MatchType::Presence(()),
-        Pattern::Glob(_) if bound == Bound::Inside => return None,
+        Pattern::Glob(_) if bound == Approximation::Inside => return None,
         Pattern::Glob(text) => around(text),
     };
     Some(string(form))

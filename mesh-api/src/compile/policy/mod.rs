@@ -6,8 +6,8 @@ mod rules;
 
 use std::collections::HashMap;
 
-use super::world::{Shared, World, as_authorization_policy};
-use super::{Condition, Effect, MeshConfig};
+use super::object_store::{ObjectStore, SharedObject, as_authorization_policy};
+use super::{Condition, ConditionEffect, MeshConfig};
 use crate::{
     manifest::Kind,
     resource::{Action, AuthorizationPolicy, Metadata, Pod},
@@ -18,24 +18,24 @@ use crate::{
     },
 };
 
-pub(super) use mutual_tls::Modes;
+pub(super) use mutual_tls::MutualTlsModes;
 
 /// What is needed to say which policies a pod has.
-pub(super) struct Policies<'a> {
+pub(super) struct PodPolicies<'a> {
     root_namespace: &'a str,
-    selecting: &'a Selecting,
-    mutual_tls: &'a Modes<'a>,
+    selecting: &'a PoliciesWithSelector,
+    mutual_tls: &'a MutualTlsModes<'a>,
 }
 
 /// The policies that select workloads, by namespace, the oldest first in each.
 #[derive(Debug, Default)]
-pub(super) struct Selecting(HashMap<String, Vec<Shared>>);
+pub(super) struct PoliciesWithSelector(HashMap<String, Vec<SharedObject>>);
 
-impl Selecting {
+impl PoliciesWithSelector {
     /// Finds those of a namespace anew.
-    pub fn update(&mut self, world: &World, namespace: &str) {
-        let mut policies = world.authorization_policies_in(namespace);
-        policies.retain(|shared| as_authorization_policy(shared).is_some_and(selects));
+    pub fn refresh_namespace(&mut self, objects: &ObjectStore, namespace: &str) {
+        let mut policies = objects.authorization_policies_in(namespace);
+        policies.retain(|shared| as_authorization_policy(shared).is_some_and(selects_pods));
         if policies.is_empty() {
             self.0.remove(namespace);
         } else {
@@ -48,14 +48,18 @@ impl Selecting {
     }
 }
 
-impl<'a> Policies<'a> {
-    pub fn new(selecting: &'a Selecting, mutual_tls: &'a Modes<'a>, mesh: &'a MeshConfig) -> Self {
+impl<'a> PodPolicies<'a> {
+    pub fn new(
+        selecting: &'a PoliciesWithSelector,
+        mutual_tls: &'a MutualTlsModes<'a>,
+        mesh: &'a MeshConfig,
+    ) -> Self {
         Self { root_namespace: &mesh.root_namespace, selecting, mutual_tls }
     }
 
     /// `namespace/name` of the policies that select a pod, the oldest first; that which requires mutual TLS
     /// last.
-    pub fn of_pod(&self, pod: &Pod) -> Vec<String> {
+    pub fn names_for_pod(&self, pod: &Pod) -> Vec<String> {
         let Metadata { namespace, labels, .. } = &pod.metadata;
         let elsewhere = Some(self.root_namespace).filter(|root| root != namespace);
         let in_scope =
@@ -64,26 +68,31 @@ impl<'a> Policies<'a> {
             in_scope.filter(|policy| policy.selector.as_ref().is_some_and(|it| it.matches(labels))).collect();
         selecting.sort_by(|a, b| a.metadata.age_key().cmp(&b.metadata.age_key()));
         let names = selecting.into_iter().map(|policy| policy.metadata.full_name());
-        names.chain(self.mutual_tls.policy_of(pod)).collect()
+        names.chain(self.mutual_tls.strict_policy_of_pod(pod)).collect()
     }
 }
 
 /// Whether a policy is one of those that workloads name.
-pub(super) fn selects(policy: &AuthorizationPolicy) -> bool {
+pub(super) fn selects_pods(policy: &AuthorizationPolicy) -> bool {
     not_ours(policy).is_none() && policy.selector.is_some()
 }
 
 /// A policy, ready to be sent, and what of it is not in force as written.
-pub(super) fn compile(
+pub(super) fn compile_authorization_policy(
     policy: &AuthorizationPolicy,
     mesh: &MeshConfig,
 ) -> (Option<Authorization>, Vec<Condition>) {
     if let Some((field, words)) = not_ours(policy) {
-        let condition =
-            Condition::new(Kind::AuthorizationPolicy, &policy.metadata, field, Effect::Ignored, words);
-        return (None, vec![condition.whole()]);
+        let condition = Condition::new(
+            Kind::AuthorizationPolicy,
+            &policy.metadata,
+            field,
+            ConditionEffect::Ignored,
+            words,
+        );
+        return (None, vec![condition.nothing_in_force()]);
     }
-    let (rules, mut conditions) = rules::convert(policy);
+    let (rules, mut conditions) = rules::convert_rules(policy);
     conditions.extend(for_nobody(policy));
     let audit = policy.action == Action::Audit;
     let authorization = Authorization {
@@ -107,7 +116,7 @@ fn for_nobody(policy: &AuthorizationPolicy) -> impl Iterator<Item = Condition> {
             Kind::AuthorizationPolicy,
             &policy.metadata,
             field,
-            Effect::Ignored,
+            ConditionEffect::Ignored,
             (reason, found.fix),
         )
     })

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use crate::{
-    compile::{Condition, Effect, MeshConfig, world::World},
+    compile::{Condition, ConditionEffect, MeshConfig, object_store::ObjectStore},
     manifest::Kind,
     resource::{MtlsMode, PeerAuthentication, Pod},
     wire::security::{Action, Authorization, Clause, Match, PORT_LEVEL_STRICT, Rule, STRICT, Scope},
@@ -16,7 +16,7 @@ use crate::{
 use super::matches;
 
 /// The policies that count.
-pub(in crate::compile) struct Modes<'a> {
+pub(in crate::compile) struct MutualTlsModes<'a> {
     root_namespace: &'a str,
     any: bool,
     /// What of the policies is not in force as written.
@@ -27,10 +27,10 @@ pub(in crate::compile) struct Modes<'a> {
     workloads: BTreeMap<&'a str, Vec<&'a PeerAuthentication>>,
 }
 
-impl<'a> Modes<'a> {
+impl<'a> MutualTlsModes<'a> {
     /// Finds out which policies count, and says which do not.
-    pub fn new(world: &'a World, mesh: &'a MeshConfig) -> Self {
-        let policies = world.peer_authentications();
+    pub fn new(objects: &'a ObjectStore, mesh: &'a MeshConfig) -> Self {
+        let policies = objects.peer_authentications();
         let mut modes = Self {
             root_namespace: &mesh.root_namespace,
             any: !policies.is_empty(),
@@ -55,7 +55,9 @@ impl<'a> Modes<'a> {
                     "a policy with a selector has no effect in the root namespace",
                     "put the policy into the namespace of its workloads",
                 );
-                return Some(condition(policy, "spec.selector", Effect::Ignored, words).whole());
+                return Some(
+                    condition(policy, "spec.selector", ConditionEffect::Ignored, words).nothing_in_force(),
+                );
             }
             Some(_) => {
                 let beside = self.workloads.entry(namespace).or_default();
@@ -74,14 +76,14 @@ impl<'a> Modes<'a> {
         let older = older?.metadata.full_name();
         let reason = format!("{older} is older, and only the oldest counts");
         let fix = format!("change {older} instead, and delete this one");
-        Some(condition(policy, "spec", Effect::Ignored, (&reason, &fix)).whole())
+        Some(condition(policy, "spec", ConditionEffect::Ignored, (&reason, &fix)).nothing_in_force())
     }
 
     /// The policies to be sent.
-    pub fn authorizations(&self) -> BTreeMap<String, Authorization> {
+    pub fn strict_policies(&self) -> BTreeMap<String, Authorization> {
         let mut authorizations = BTreeMap::new();
         if self.any {
-            let rule = all_of([matches::unauthenticated()]);
+            let rule = all_of([matches::unauthenticated_match()]);
             let policy = deny(self.root_namespace, STRICT.to_owned(), vec![rule]);
             authorizations.insert(self.strict_name(), policy);
         }
@@ -97,7 +99,7 @@ impl<'a> Modes<'a> {
     }
 
     /// Name of the policy that a pod has, if it requires mutual TLS anywhere.
-    pub fn policy_of(&self, pod: &Pod) -> Option<String> {
+    pub fn strict_policy_of_pod(&self, pod: &Pod) -> Option<String> {
         let beside = self.workloads.get(pod.metadata.namespace.as_str()).into_iter().flatten();
         let mut selecting =
             beside.filter(|it| it.selector.as_ref().is_some_and(|s| s.matches(&pod.metadata.labels)));
@@ -122,11 +124,11 @@ impl<'a> Modes<'a> {
             _ if ports.is_empty() => Vec::new(),
             Base::Strict => {
                 let elsewhere = Match { not_destination_ports: ports, ..Match::default() };
-                vec![all_of([matches::unauthenticated(), elsewhere])]
+                vec![all_of([matches::unauthenticated_match(), elsewhere])]
             }
             Base::Permissive => {
                 let at = |port| Match { destination_ports: vec![port], ..Match::default() };
-                ports.into_iter().map(|port| all_of([matches::unauthenticated(), at(port)])).collect()
+                ports.into_iter().map(|port| all_of([matches::unauthenticated_match(), at(port)])).collect()
             }
         }
     }
@@ -175,10 +177,15 @@ fn disabled(policy: &PeerAuthentication) -> Option<Condition> {
         "DISABLE is taken for PERMISSIVE: the transport between nodes stays encrypted",
         "write PERMISSIVE, which means the same here",
     );
-    Some(condition(policy, &field, Effect::Weaker, words))
+    Some(condition(policy, &field, ConditionEffect::Weaker, words))
 }
 
-fn condition(policy: &PeerAuthentication, field: &str, effect: Effect, words: (&str, &str)) -> Condition {
+fn condition(
+    policy: &PeerAuthentication,
+    field: &str,
+    effect: ConditionEffect,
+    words: (&str, &str),
+) -> Condition {
     Condition::new(Kind::PeerAuthentication, &policy.metadata, field, effect, words)
 }
 

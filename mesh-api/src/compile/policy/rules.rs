@@ -11,16 +11,16 @@
 //! no form, or the source names principals as well, the rule is widened, which is reported too.
 
 use crate::{
-    compile::{Condition, Effect},
+    compile::{Condition, ConditionEffect},
     manifest::Kind,
     resource::{Action, AuthorizationPolicy, Operation, Pattern, Rule, Source, When, WhenValue},
     wire::security::{self as wire, Clause, Match},
 };
 
-use super::matches::{self, Bound};
+use super::matches::{self, Approximation};
 
 /// Converts a policy's rules.
-pub(super) fn convert(policy: &AuthorizationPolicy) -> (Vec<wire::Rule>, Vec<Condition>) {
+pub(super) fn convert_rules(policy: &AuthorizationPolicy) -> (Vec<wire::Rule>, Vec<Condition>) {
     let mut converter = Converter { policy, conditions: Vec::new() };
     let rules = policy.rules.iter().enumerate();
     let rules: Vec<_> = rules.filter_map(|(index, rule)| converter.rule(index, rule)).collect();
@@ -41,7 +41,7 @@ impl Converter<'_> {
         let dropped = unjudgeable(rule, self.bound());
         if self.policy.action == Action::Allow && !dropped.is_empty() {
             let reason = format!("rule {} left out: {}", index + 1, unseen(&dropped));
-            self.report(path, Effect::Stricter, reason, BY_CONNECTION);
+            self.report(path, ConditionEffect::Stricter, reason, BY_CONNECTION);
             return None;
         }
         self.report_globs(&path, rule);
@@ -50,13 +50,14 @@ impl Converter<'_> {
         let judged: Vec<Clause> = clauses.into_iter().map(without_empty).collect();
         if judged.iter().any(|clause| clause.matches.is_empty()) {
             let reason = format!("rule {} left out, it matches nothing: {}", index + 1, unseen(&dropped));
-            self.report(path, Effect::Ignored, reason, BY_CONNECTION);
+            self.report(path, ConditionEffect::Ignored, reason, BY_CONNECTION);
             return None;
         }
         if !dropped.is_empty() {
             let reason = format!("rule {} without a part of it: {}", index + 1, unseen(&dropped));
             // An alternative that asked for nothing else is gone; otherwise the rule has become wider.
-            let effect = if lost_alternative(rule) { Effect::Weaker } else { Effect::Stricter };
+            let effect =
+                if lost_alternative(rule) { ConditionEffect::Weaker } else { ConditionEffect::Stricter };
             self.report(path, effect, reason, BY_CONNECTION);
         }
         Some(wire::Rule { clauses: judged })
@@ -70,24 +71,24 @@ impl Converter<'_> {
     fn source(&self, source: &Source) -> Match {
         let bound = self.bound();
         let mut made = Match {
-            principals: matches::strings(&source.principals, bound),
-            not_principals: matches::strings(&source.not_principals, bound.negated()),
-            namespaces: matches::strings(&source.namespaces, bound),
-            not_namespaces: matches::strings(&source.not_namespaces, bound.negated()),
-            source_ips: matches::addresses(&source.ip_blocks),
-            not_source_ips: matches::addresses(&source.not_ip_blocks),
-            service_accounts: matches::service_accounts(&source.service_accounts),
-            not_service_accounts: matches::service_accounts(&source.not_service_accounts),
+            principals: matches::string_matches(&source.principals, bound),
+            not_principals: matches::string_matches(&source.not_principals, bound.negated()),
+            namespaces: matches::string_matches(&source.namespaces, bound),
+            not_namespaces: matches::string_matches(&source.not_namespaces, bound.negated()),
+            source_ips: matches::address_matches(&source.ip_blocks),
+            not_source_ips: matches::address_matches(&source.not_ip_blocks),
+            service_accounts: matches::service_account_matches(&source.service_accounts),
+            not_service_accounts: matches::service_account_matches(&source.not_service_accounts),
             ..Match::default()
         };
         // ALLOW rules with trust domains do not get here, so what follows may match more than was written.
         if made.principals.is_empty() && !source.trust_domains.is_empty() {
-            let expressed = matches::trust_domains(&source.trust_domains);
-            made.principals = expressed.unwrap_or_else(|| vec![matches::present()]);
+            let expressed = matches::trust_domain_matches(&source.trust_domains);
+            made.principals = expressed.unwrap_or_else(|| vec![matches::match_any_value()]);
         }
         if !source.not_trust_domains.is_empty() {
-            let expressed = matches::trust_domains(&source.not_trust_domains);
-            made.not_principals.extend(expressed.unwrap_or_else(|| vec![matches::never()]));
+            let expressed = matches::trust_domain_matches(&source.not_trust_domains);
+            made.not_principals.extend(expressed.unwrap_or_else(|| vec![matches::match_no_value()]));
         }
         made
     }
@@ -97,24 +98,24 @@ impl Converter<'_> {
         let mut made = Match::default();
         match when.key.as_str() {
             "source.ip" => {
-                made.source_ips = matches::addresses(blocks(&when.values));
-                made.not_source_ips = matches::addresses(blocks(&when.not_values));
+                made.source_ips = matches::address_matches(blocks(&when.values));
+                made.not_source_ips = matches::address_matches(blocks(&when.not_values));
             }
             "destination.ip" => {
-                made.destination_ips = matches::addresses(blocks(&when.values));
-                made.not_destination_ips = matches::addresses(blocks(&when.not_values));
+                made.destination_ips = matches::address_matches(blocks(&when.values));
+                made.not_destination_ips = matches::address_matches(blocks(&when.not_values));
             }
             "destination.port" => {
                 made.destination_ports = ports(&when.values);
                 made.not_destination_ports = ports(&when.not_values);
             }
             "source.namespace" => {
-                made.namespaces = matches::strings(&texts(&when.values), bound);
-                made.not_namespaces = matches::strings(&texts(&when.not_values), bound.negated());
+                made.namespaces = matches::string_matches(&texts(&when.values), bound);
+                made.not_namespaces = matches::string_matches(&texts(&when.not_values), bound.negated());
             }
             "source.principal" => {
-                made.principals = matches::strings(&texts(&when.values), bound);
-                made.not_principals = matches::strings(&texts(&when.not_values), bound.negated());
+                made.principals = matches::string_matches(&texts(&when.values), bound);
+                made.not_principals = matches::string_matches(&texts(&when.not_values), bound.negated());
             }
             _ => {}
         }
@@ -134,7 +135,7 @@ impl Converter<'_> {
         if !globs.is_empty() {
             let reason = format!("{}: a `*` within a name is matched on the safe side", globs.join(", "));
             let fix = "write the names out, or a `*` at the beginning or end alone";
-            self.report(path.to_owned(), Effect::Stricter, reason, fix);
+            self.report(path.to_owned(), ConditionEffect::Stricter, reason, fix);
         }
     }
 
@@ -150,14 +151,14 @@ impl Converter<'_> {
         self.conditions.push(Condition { reason, is_whole, ..last });
     }
 
-    fn report(&mut self, field: String, effect: Effect, reason: String, fix: &str) {
+    fn report(&mut self, field: String, effect: ConditionEffect, reason: String, fix: &str) {
         let kind = Kind::AuthorizationPolicy;
         self.conditions.push(Condition::new(kind, &self.policy.metadata, field, effect, (reason, fix)));
     }
 
     /// An ALLOW must not match more than it says, a DENY not less.
-    fn bound(&self) -> Bound {
-        if self.policy.action == Action::Allow { Bound::Inside } else { Bound::Outside }
+    fn bound(&self) -> Approximation {
+        if self.policy.action == Action::Allow { Approximation::Inside } else { Approximation::Outside }
     }
 }
 
@@ -215,7 +216,7 @@ fn unseen(names: &[String]) -> String {
 }
 
 /// Names of the attributes in a rule that a connection does not show.
-fn unjudgeable(rule: &Rule, bound: Bound) -> Vec<String> {
+fn unjudgeable(rule: &Rule, bound: Approximation) -> Vec<String> {
     let mut names: Vec<String> = Vec::new();
     let mut note = |name: &str, used: bool| {
         if used && !names.iter().any(|known| known == name) {
@@ -227,7 +228,8 @@ fn unjudgeable(rule: &Rule, bound: Bound) -> Vec<String> {
         note("notRequestPrincipals", !source.not_request_principals.is_empty());
         note("remoteIpBlocks", !source.remote_ip_blocks.is_empty());
         note("notRemoteIpBlocks", !source.not_remote_ip_blocks.is_empty());
-        let expressed = |domains| bound == Bound::Outside && matches::trust_domains(domains).is_some();
+        let expressed =
+            |domains| bound == Approximation::Outside && matches::trust_domain_matches(domains).is_some();
         let domains = &source.trust_domains;
         let kept = expressed(domains) && source.principals.is_empty();
         note("trustDomains", !domains.is_empty() && !kept);

@@ -55,7 +55,7 @@ fn custom_actions_and_targets_are_not_sent_but_said() {
         assert!(compiled.authorizations.is_empty());
         assert_eq!(
             (compiled.conditions[0].effect, compiled.conditions[0].field.as_str()),
-            (Effect::Ignored, field)
+            (ConditionEffect::Ignored, field)
         );
     }
 }
@@ -126,7 +126,7 @@ fn an_allow_rule_that_speaks_of_http_is_left_out() {
         let compiled =
             compiled(&policy(&format!("rules: [{{{part}}}, {{to: [{{operation: {{ports: ['81']}}}}]}}]")));
         assert_eq!(matches(&compiled)[0].destination_ports, [81], "{part}");
-        assert_eq!(compiled.conditions[0].effect, Effect::Stricter, "{part}");
+        assert_eq!(compiled.conditions[0].effect, ConditionEffect::Stricter, "{part}");
         assert_eq!(compiled.conditions[0].field, "spec.rules[0]");
     }
 }
@@ -142,7 +142,7 @@ fn a_deny_rule_keeps_what_a_connection_shows() {
     let compiled =
         compiled(&policy("action: DENY, rules: [{to: [{operation: {methods: [GET], ports: ['80']}}]}]"));
     assert_eq!(matches(&compiled), [Match { destination_ports: vec![80], ..Match::default() }]);
-    assert_eq!(compiled.reasons()[0].0, Effect::Stricter);
+    assert_eq!(compiled.reasons()[0].0, ConditionEffect::Stricter);
 }
 
 #[test]
@@ -151,7 +151,7 @@ fn a_deny_rule_with_a_part_of_http_only_matches_nothing() {
         let rule = format!("action: DENY, rules: [{{from: [{{source: {{principals: [a]}}}}], {part}}}]");
         let compiled = compiled(&policy(&rule));
         assert!(compiled.authorization("shop/web").rules.is_empty(), "{part}");
-        assert_eq!(compiled.reasons()[0].0, Effect::Ignored);
+        assert_eq!(compiled.reasons()[0].0, ConditionEffect::Ignored);
     }
 }
 
@@ -161,14 +161,14 @@ fn a_deny_alternative_of_http_only_is_lost_and_said() {
         "action: DENY, rules: [{from: [{source: {principals: [a]}}, {source: {requestPrincipals: [b]}}]}]",
     ));
     assert_eq!(matches(&compiled), [Match { principals: vec![exact("a")], ..Match::default() }]);
-    assert_eq!(compiled.reasons()[0].0, Effect::Weaker);
+    assert_eq!(compiled.reasons()[0].0, ConditionEffect::Weaker);
 }
 
 #[test]
 fn trust_domains_never_make_an_allow_wider() {
     let compiled = compiled(&policy("rules: [{from: [{source: {trustDomains: [a], namespaces: [b]}}]}]"));
     assert!(compiled.authorization("shop/web").rules.is_empty());
-    assert_eq!(compiled.reasons()[0].0, Effect::Stricter);
+    assert_eq!(compiled.reasons()[0].0, ConditionEffect::Stricter);
 }
 
 #[test]
@@ -182,10 +182,10 @@ fn trust_domains_deny_by_the_beginning_of_principals() {
     assert_eq!(matches(&deny("notTrustDomains: [a]"))[0].not_principals, [prefix("a/")]);
     let ending = deny("trustDomains: ['*.org']");
     assert_eq!(matches(&ending)[0].principals[0].match_type, Some(MatchType::Presence(())));
-    assert_eq!(ending.reasons()[0].0, Effect::Stricter);
+    assert_eq!(ending.reasons()[0].0, ConditionEffect::Stricter);
     let beside = deny("trustDomains: [a], principals: [a/ns/b/sa/c]");
     assert_eq!(matches(&beside)[0].principals, [exact("a/ns/b/sa/c")]);
-    assert_eq!(beside.reasons()[0].0, Effect::Stricter);
+    assert_eq!(beside.reasons()[0].0, ConditionEffect::Stricter);
 }
 
 #[test]
@@ -194,7 +194,7 @@ fn a_star_within_a_namespace_errs_on_the_safe_side() {
         let compiled = compiled(&policy(&format!(
             "action: {action}, rules: [{{from: [{{source: {{{field}: ['a*b']}}}}]}}]"
         )));
-        assert_eq!(compiled.reasons()[0].0, Effect::Stricter);
+        assert_eq!(compiled.reasons()[0].0, ConditionEffect::Stricter);
         matches(&compiled).remove(0)
     };
     assert_eq!(of("ALLOW", "namespaces").namespaces, [exact("")]);
@@ -224,7 +224,7 @@ fn values_that_can_match_nobody_are_conditions_and_warnings() {
     let compiled = compiled(&text);
     // The rule itself is left out for its `source.serviceAccount`, which is a condition too.
     let of_values = compiled.conditions.iter().filter(|it| it.reason.contains("can match nobody"));
-    assert!(of_values.clone().all(|it| it.effect == Effect::Ignored));
+    assert!(of_values.clone().all(|it| it.effect == ConditionEffect::Ignored));
     let conditions: Vec<_> = of_values.map(|it| (it.field.as_str(), &it.fix)).collect();
     for (who, found) in [("warnings", warnings), ("conditions", conditions)] {
         assert_eq!(found.len(), expected.len(), "{who}: {found:#?}");

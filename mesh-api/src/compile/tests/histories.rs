@@ -159,7 +159,7 @@ fn every_history_comes_to_what_its_objects_come_to() {
     for seed in 0..60 {
         let mut dice = Dice(seed);
         let mut compiler = Compiler::new(MeshConfig::default());
-        let mut objects: BTreeMap<ObjectKey, Shared> = BTreeMap::new();
+        let mut objects: BTreeMap<ObjectKey, SharedObject> = BTreeMap::new();
         let (mut addresses, mut authorizations) = (BTreeMap::new(), BTreeMap::new());
         for step in 0..60 {
             let mut changes = Vec::new();
@@ -174,17 +174,19 @@ fn every_history_comes_to_what_its_objects_come_to() {
                     Some(object) => drop(objects.insert(key.clone(), object.clone())),
                     None => drop(objects.remove(&key)),
                 }
-                changes.push(Change { key, object });
+                changes.push(ObjectChange { key, object });
             }
             let told = format!(
                 "seed {seed}, step {step}: {:#?}",
                 changes.iter().map(|it| it.key.to_string()).collect::<Vec<_>>()
             );
             compiler.apply(changes, |output| match output {
-                Output::Address(name, Some(address)) => drop(addresses.insert(name, *address)),
-                Output::Address(name, None) => drop(addresses.remove(&name)),
-                Output::Authorization(name, Some(policy)) => drop(authorizations.insert(name, policy)),
-                Output::Authorization(name, None) => drop(authorizations.remove(&name)),
+                ResourceUpdate::Address(name, Some(address)) => drop(addresses.insert(name, *address)),
+                ResourceUpdate::Address(name, None) => drop(addresses.remove(&name)),
+                ResourceUpdate::Authorization(name, Some(policy)) => {
+                    drop(authorizations.insert(name, policy))
+                }
+                ResourceUpdate::Authorization(name, None) => drop(authorizations.remove(&name)),
             });
             let whole = compile(objects.values().cloned(), &MeshConfig::default());
             assert_eq!(addresses, whole.addresses, "{told}");

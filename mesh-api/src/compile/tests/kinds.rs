@@ -1,6 +1,6 @@
 //! What is made of which kinds is what the table of kinds says.
 
-use super::super::{affected::Affected, world::World};
+use super::super::{affected::AffectedObjects, object_store::ObjectStore};
 use super::*;
 use crate::kind::{Kind, Treatment};
 
@@ -27,19 +27,22 @@ fn of_each_kind_that_the_mesh_uses_something_is_made_and_of_no_other() {
     let parsed = manifest::parse("example.yaml", &format!("{EXAMPLE}{OTHERS}"));
     assert!(parsed.errors.is_empty(), "{:#?}", parsed.errors);
     let objects: Vec<_> = parsed.objects.into_iter().map(Arc::new).collect();
-    let mut world = World::default();
+    let mut store = ObjectStore::default();
     for object in &objects {
-        world.set(&object.value.key(), Some(object));
+        store.set(&object.value.key(), Some(object));
     }
     for kind in Kind::ALL {
-        let is_used = matches!(kind.known().treatment, Treatment::Followed | Treatment::Used);
-        let mut affected = Affected::default();
+        let is_used = matches!(kind.table_row().treatment, Treatment::Followed | Treatment::Used);
+        let mut affected = AffectedObjects::default();
         let object = objects.iter().find(|object| object.value.kind() == kind);
         assert!(!is_used || object.is_some(), "this test has no {kind} to try");
         if let Some(object) = object {
-            affected.add(&world, &MeshConfig::default(), &object.value.key(), [None, Some(object)]);
+            affected.add_change(&store, &MeshConfig::default(), &object.value.key(), [None, Some(object)]);
         }
-        let affects = format!("{affected:?}") != format!("{:?}", Affected::default());
-        assert_eq!(affects, is_used, "{kind}: `Affected::add` does not do as mesh-api/src/kind.rs says");
+        let affects = format!("{affected:?}") != format!("{:?}", AffectedObjects::default());
+        assert_eq!(
+            affects, is_used,
+            "{kind}: `AffectedObjects::add_change` does not do as mesh-api/src/kind.rs says"
+        );
     }
 }

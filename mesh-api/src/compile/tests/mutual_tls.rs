@@ -56,14 +56,17 @@ fn the_oldest_of_a_level_counts_and_the_others_are_named() {
     ];
     assert!(of_web(&policies).is_empty());
     let reasons = compiled(&policies.concat()).reasons();
-    assert_eq!(reasons, [(Effect::Ignored, "spec: shop/b is older, and only the oldest counts".to_owned())]);
+    assert_eq!(
+        reasons,
+        [(ConditionEffect::Ignored, "spec: shop/b is older, and only the oldest counts".to_owned())]
+    );
 }
 
 #[test]
 fn a_selector_in_the_root_namespace_is_ignored() {
     let policy = mode("web", MESH, "01", &format!("{WEB}mtls: {{mode: STRICT}}"));
     assert!(of_web(std::slice::from_ref(&policy)).is_empty());
-    assert_eq!(compiled(&policy).conditions[0].effect, Effect::Ignored);
+    assert_eq!(compiled(&policy).conditions[0].effect, ConditionEffect::Ignored);
 }
 
 #[test]
@@ -110,5 +113,5 @@ fn ports_inherit_from_the_levels_above() {
 #[test]
 fn disable_is_taken_for_permissive_and_said() {
     let reasons = compiled(&mode("default", "shop", "01", "mtls: {mode: DISABLE}")).reasons();
-    assert_eq!(reasons[0].0, Effect::Weaker);
+    assert_eq!(reasons[0].0, ConditionEffect::Weaker);
 }

@@ -1,6 +1,9 @@
 use super::*;
-use crate::plan::fixture::{octets, of_pod, of_service, pod, service, serving, snapshot, web, with_traffic};
-use crate::plan::{EndpointKey, Store, Waypoints};
+use crate::plan::fixture::{
+    address_bytes, as_web_member, pod, pod_resource, service, service_resource, snapshot, web,
+    with_traffic_policies,
+};
+use crate::plan::{EndpointKey, Store, WaypointHandling};
 use crate::wire::workload as wire;
 use crate::wire::workload::gateway_address;
 use crate::wire::workload::load_balancing::{HealthPolicy, Mode, Scope};
@@ -18,7 +21,7 @@ fn client() -> wire::Workload {
 
 fn goes_to(source: wire::Workload, mut resources: Vec<Resource>, destination: &str) -> Destination {
     let uid = source.uid.clone();
-    resources.push(of_pod(source));
+    resources.push(pod_resource(source));
     let snapshot = snapshot(resources);
     destination_of(&snapshot, &snapshot.workload(&uid).unwrap(), destination.parse().unwrap())
 }
@@ -27,7 +30,7 @@ fn goes_to(source: wire::Workload, mut resources: Vec<Resource>, destination: &s
 fn addresses(found: &Destination) -> Vec<String> {
     match found {
         Destination::Service { endpoints, .. } => {
-            endpoints.iter().map(|target| target.address.to_string()).collect()
+            endpoints.iter().map(|endpoint| endpoint.address.to_string()).collect()
         }
         other => vec![other.to_string()],
     }
@@ -35,7 +38,7 @@ fn addresses(found: &Destination) -> Vec<String> {
 
 /// Asks for `web` at port 80 as `client`, given the service and its pods.
 fn ask(service: wire::Service, pods: Vec<wire::Workload>, vip: &str) -> Destination {
-    let resources = pods.into_iter().map(of_pod).chain([of_service(service)]).collect();
+    let resources = pods.into_iter().map(pod_resource).chain([service_resource(service)]).collect();
     goes_to(client(), resources, &SocketAddr::new(vip.parse().unwrap(), 80).to_string())
 }
 
@@ -52,7 +55,7 @@ fn unknown_addresses_pass_through() {
     }
     let mut host = pod("host", &["172.30.0.11"]);
     host.network_mode = wire::NetworkMode::HostNetwork.into();
-    let to_node = goes_to(client(), vec![of_pod(host)], "172.30.0.11:80");
+    let to_node = goes_to(client(), vec![pod_resource(host)], "172.30.0.11:80");
     assert!(matches!(to_node, Destination::Passthrough), "a node's address is no workload's");
 }
 
@@ -60,7 +63,7 @@ fn unknown_addresses_pass_through() {
 fn pod_addresses_lead_to_the_pod() {
     let mut plain = pod("plain", &["10.244.2.4", "fd00:244:2::4"]);
     plain.tunnel_protocol = wire::TunnelProtocol::None.into();
-    let pods = || vec![of_pod(pod("db", &["10.244.2.3"])), of_pod(plain.clone())];
+    let pods = || vec![pod_resource(pod("db", &["10.244.2.3"])), pod_resource(plain.clone())];
     let cases = [
         ("10.244.2.3:5432", "10.244.2.3:5432", TunnelProtocol::Hbone),
         ("[::ffff:10.244.2.3]:5432", "10.244.2.3:5432", TunnelProtocol::Hbone),
@@ -69,15 +72,15 @@ fn pod_addresses_lead_to_the_pod() {
         ("10.244.2.4:15008", "10.244.2.4:15008", TunnelProtocol::Plain),
     ];
     for (destination, address, tunnel) in cases {
-        let Destination::Workload(target) = goes_to(client(), pods(), destination) else {
+        let Destination::Workload(endpoint) = goes_to(client(), pods(), destination) else {
             panic!("{destination}")
         };
         assert_eq!(
-            (target.address, target.tunnel_protocol),
+            (endpoint.address, endpoint.tunnel_protocol),
             (address.parse().unwrap(), tunnel),
             "{destination}"
         );
-        assert_eq!(*target.expected_identities, *std::slice::from_ref(&target.workload.identity));
+        assert_eq!(*endpoint.expected_identities, *std::slice::from_ref(&endpoint.workload.identity));
     }
 }
 
@@ -85,7 +88,7 @@ fn pod_addresses_lead_to_the_pod() {
 fn ports_of_the_mesh_are_not_for_connecting_to() {
     for port in [15001, 15006, 15008] {
         let destination = format!("10.244.2.3:{port}");
-        let found = goes_to(client(), vec![of_pod(pod("db", &["10.244.2.3"]))], &destination);
+        let found = goes_to(client(), vec![pod_resource(pod("db", &["10.244.2.3"]))], &destination);
         let Destination::Reject(reject) = found else { panic!("{found}") };
         assert_eq!(reject.to_string(), format!("{destination} is a port of the mesh itself"));
     }
@@ -98,7 +101,7 @@ fn a_service_leads_to_its_endpoints() {
             subject_alt_names: vec!["spiffe://td/ns/a/sa/b".into(), "web.example.org".into()],
             ..web(&[VIP])
         },
-        vec![serving(pod("b", &["10.244.1.2"]), 8080), serving(pod("a", &["10.244.2.1"]), 8081)],
+        vec![as_web_member(pod("b", &["10.244.1.2"]), 8080), as_web_member(pod("a", &["10.244.2.1"]), 8081)],
         VIP,
     );
     assert_eq!(addresses(&found), ["10.244.2.1:8081", "10.244.1.2:8080"], "in the order of the uids");
@@ -112,7 +115,7 @@ fn a_service_leads_to_its_endpoints() {
         endpoints[0].key(),
         EndpointKey { workload: "cluster//Pod/shop/a".into(), address: "10.244.2.1:8081".parse().unwrap() }
     );
-    let snapshot_again = ask(web(&[VIP]), vec![serving(pod("a", &["10.244.2.1"]), 8081)], VIP);
+    let snapshot_again = ask(web(&[VIP]), vec![as_web_member(pod("a", &["10.244.2.1"]), 8081)], VIP);
     let Destination::Service { endpoints: again, .. } = &snapshot_again else { panic!("{snapshot_again}") };
     assert_eq!(again[0].key(), endpoints[0].key(), "the key outlives a snapshot");
 }
@@ -120,14 +123,14 @@ fn a_service_leads_to_its_endpoints() {
 #[test]
 fn workloads_that_are_no_endpoints() {
     let unready = || {
-        let mut pod = serving(pod("unready", &["10.244.1.1"]), 80);
+        let mut pod = as_web_member(pod("unready", &["10.244.1.1"]), 80);
         pod.status = wire::WorkloadStatus::Unhealthy.into();
         pod
     };
-    let idle = wire::Workload { capacity: Some(0), ..serving(pod("idle", &["10.244.1.2"]), 80) };
-    let unnamed = serving(pod("unnamed", &["10.244.1.3"]), 0);
-    let nowhere = serving(pod("nowhere", &[]), 80);
-    let good = wire::Workload { capacity: Some(7), ..serving(pod("good", &["10.244.1.4"]), 80) };
+    let idle = wire::Workload { capacity: Some(0), ..as_web_member(pod("idle", &["10.244.1.2"]), 80) };
+    let unnamed = as_web_member(pod("unnamed", &["10.244.1.3"]), 0);
+    let nowhere = as_web_member(pod("nowhere", &[]), 80);
+    let good = wire::Workload { capacity: Some(7), ..as_web_member(pod("good", &["10.244.1.4"]), 80) };
     let bad = || vec![unready(), idle.clone(), unnamed.clone(), nowhere.clone()];
     let found = ask(web(&[VIP]), [bad(), vec![good]].concat(), VIP);
     assert_eq!(addresses(&found), ["10.244.1.4:80"]);
@@ -150,13 +153,13 @@ fn workloads_that_are_no_endpoints() {
 #[test]
 fn who_is_about_to_end_serves_where_there_is_no_other() {
     let last = |name: &str, ip: &str| {
-        let mut pod = serving(pod(name, &[ip]), 80);
+        let mut pod = as_web_member(pod(name, &[ip]), 80);
         pod.status = wire::WorkloadStatus::Unhealthy.into();
         pod.extensions.push(wire::Extension { name: ext::TERMINATING.into(), config: None });
         pod
     };
     let unready = wire::Workload { extensions: Vec::new(), ..last("unready", "10.244.1.3") };
-    let ready = serving(pod("ready", &["10.244.2.1"]), 80);
+    let ready = as_web_member(pod("ready", &["10.244.2.1"]), 80);
     let ending = || vec![last("ending", "10.244.1.1"), unready.clone()];
     assert_eq!(addresses(&ask(web(&[VIP]), ending(), VIP)), ["10.244.1.1:80"]);
     assert_eq!(
@@ -187,9 +190,9 @@ fn a_client_keeps_its_endpoint_unless_a_rule_names_a_balancer() {
         service
     };
     let kept = |service| {
-        let found = ask(service, vec![serving(pod("a", &["10.244.1.1"]), 80)], VIP);
+        let found = ask(service, vec![as_web_member(pod("a", &["10.244.1.1"]), 80)], VIP);
         let Destination::Service { service, policy, .. } = &found else { panic!("{found}") };
-        (service.affinity_under(policy).map(|timeout| timeout.as_secs()), found.to_string())
+        (service.affinity_timeout(policy).map(|timeout| timeout.as_secs()), found.to_string())
     };
     let (timeout, said) = kept(sticky());
     assert_eq!(timeout, Some(10_800));
@@ -198,8 +201,11 @@ fn a_client_keeps_its_endpoint_unless_a_rule_names_a_balancer() {
         default: Some(ext::PortPolicy { lb: lb.into(), ..ext::PortPolicy::default() }),
         ..ext::TrafficPolicy::default()
     };
-    assert_eq!(kept(with_traffic(sticky(), vec![rule(ext::LoadBalancer::RoundRobin)])).0, None);
-    assert_eq!(kept(with_traffic(sticky(), vec![rule(ext::LoadBalancer::Unspecified)])).0, Some(10_800));
+    assert_eq!(kept(with_traffic_policies(sticky(), vec![rule(ext::LoadBalancer::RoundRobin)])).0, None);
+    assert_eq!(
+        kept(with_traffic_policies(sticky(), vec![rule(ext::LoadBalancer::Unspecified)])).0,
+        Some(10_800)
+    );
     assert_eq!(kept(web(&[VIP])).0, None);
 }
 
@@ -213,17 +219,18 @@ fn target_ports() {
     for (of_workload, of_service, expected, why) in cases {
         let mut service = web(&[VIP]);
         service.ports[0].target_port = of_service;
-        let found = ask(service, vec![serving(pod("a", &["10.244.1.1"]), of_workload)], VIP);
+        let found = ask(service, vec![as_web_member(pod("a", &["10.244.1.1"]), of_workload)], VIP);
         assert_eq!(addresses(&found), [expected], "{why}");
     }
-    let resources = vec![of_service(web(&[VIP])), of_pod(serving(pod("a", &["10.244.1.1"]), 80))];
+    let resources =
+        vec![service_resource(web(&[VIP])), pod_resource(as_web_member(pod("a", &["10.244.1.1"]), 80))];
     assert_eq!(
         goes_to(client(), resources, "10.96.0.1:81").to_string(),
         "nowhere: service shop/web.shop.svc.cluster.local has no port 81"
     );
     let mut more = web(&[VIP]);
     more.ports.push(Port { service_port: 81, target_port: 81, app_protocol: 0 });
-    let resources = vec![of_service(more), of_pod(serving(pod("a", &["10.244.1.1"]), 80))];
+    let resources = vec![service_resource(more), pod_resource(as_web_member(pod("a", &["10.244.1.1"]), 80))];
     let found = goes_to(client(), resources, "10.96.0.1:81");
     assert!(found.to_string().ends_with("1 without that port"), "{found}");
 }
@@ -233,8 +240,8 @@ fn families() {
     use wire::IpFamilies::{Automatic, Dual, Ipv4Only, Ipv6Only};
     let pods = || {
         vec![
-            serving(pod("both", &["10.244.1.1", "fd00:244:1::1"]), 80),
-            serving(pod("four", &["10.244.1.2"]), 80),
+            as_web_member(pod("both", &["10.244.1.1", "fd00:244:1::1"]), 80),
+            as_web_member(pod("four", &["10.244.1.2"]), 80),
         ]
     };
     let of = |families: wire::IpFamilies, vip| {
@@ -252,7 +259,8 @@ fn families() {
 #[test]
 fn places() {
     let pods = || {
-        let at = |name, ip, region, zone, node| in_zone(serving(pod(name, &[ip]), 80), region, zone, node);
+        let at =
+            |name, ip, region, zone, node| in_zone(as_web_member(pod(name, &[ip]), 80), region, zone, node);
         vec![
             at("node", "10.0.0.1", "r1", "z1", "node1"),
             at("zone", "10.0.0.2", "r1", "z1", "node2"),
@@ -267,7 +275,7 @@ fn places() {
             ..LoadBalancing::default()
         };
         let service = wire::Service { load_balancing: Some(balancing), ..web(&[VIP]) };
-        let resources = pods().into_iter().map(of_pod).chain([of_service(service)]).collect();
+        let resources = pods().into_iter().map(pod_resource).chain([service_resource(service)]).collect();
         addresses(&goes_to(client, resources, "10.96.0.1:80"))
     };
     let near = || in_zone(client(), "r1", "z1", "node1");
@@ -306,11 +314,11 @@ fn places_of_several_clients() {
         routing_preference: vec![Scope::Node.into()],
         ..LoadBalancing::default()
     };
-    let at = |name, ips: &[&str], node| in_zone(serving(pod(name, ips), 80), "", "", node);
+    let at = |name, ips: &[&str], node| in_zone(as_web_member(pod(name, ips), 80), "", "", node);
     let snapshot = snapshot(vec![
-        of_service(wire::Service { load_balancing: Some(balancing), ..web(&[VIP, VIP6]) }),
-        of_pod(at("a", &["10.0.0.1", "fd00::1"], "node1")),
-        of_pod(at("b", &["10.0.0.2", "fd00::2"], "node2")),
+        service_resource(wire::Service { load_balancing: Some(balancing), ..web(&[VIP, VIP6]) }),
+        pod_resource(at("a", &["10.0.0.1", "fd00::1"], "node1")),
+        pod_resource(at("b", &["10.0.0.2", "fd00::2"], "node2")),
     ]);
     for _ in 0..2 {
         for (client, vip, expected) in [
@@ -332,10 +340,10 @@ fn passthrough_services_keep_the_address() {
     let by_mode = wire::Service { load_balancing: Some(balancing), ..web(&["10.244.0.0/16"]) };
     let lb = ext::PortPolicy { lb: ext::LoadBalancer::Passthrough.into(), ..ext::PortPolicy::default() };
     let rule = ext::TrafficPolicy { default: Some(lb), ..ext::TrafficPolicy::default() };
-    let by_rule = with_traffic(web(&["10.244.0.0/16"]), vec![rule]);
+    let by_rule = with_traffic_policies(web(&["10.244.0.0/16"]), vec![rule]);
     for service in [by_mode, by_rule] {
         let at = |destination| {
-            let resources = vec![of_service(service.clone()), of_pod(pod("a", &["10.244.1.1"]))];
+            let resources = vec![service_resource(service.clone()), pod_resource(pod("a", &["10.244.1.1"]))];
             goes_to(client(), resources, destination)
         };
         assert!(matches!(at("10.244.7.7:80"), Destination::Passthrough));
@@ -355,7 +363,7 @@ fn the_first_traffic_policy_that_covers_the_client_is_used() {
         default: Some(limit(default)),
         ports: [(81, limit(port))].into(),
     };
-    let mut service = with_traffic(
+    let mut service = with_traffic_policies(
         web(&[VIP]),
         vec![
             rule(&["ops"], &[], 1, 2),
@@ -365,13 +373,13 @@ fn the_first_traffic_policy_that_covers_the_client_is_used() {
         ],
     );
     service.ports.push(Port { service_port: 81, target_port: 80, app_protocol: 0 });
-    let snapshot = snapshot(vec![of_service(service)]);
+    let snapshot = snapshot(vec![service_resource(service)]);
     let service = snapshot.service_by_name("shop", "web.shop.svc.cluster.local").unwrap();
     let limit_of = |namespace: &str, label: Option<(&str, &str)>, port| {
         let mut client = Workload::try_from(client()).unwrap();
         client.namespace = namespace.into();
         client.labels = label.into_iter().map(|(key, value)| (key.into(), value.into())).collect();
-        TrafficRule::policy(&service.traffic, &client, port).pool.max_connections.unwrap().get()
+        TrafficRule::policy_for(&service.traffic, &client, port).pool.max_connections.unwrap().get()
     };
     assert_eq!(limit_of("ops", None, 80), 1);
     assert_eq!(limit_of("ops", None, 81), 2);
@@ -392,7 +400,7 @@ fn of_several_services_at_an_address_the_nearest_is_meant() {
         ..service(namespace, name, vips)
     };
     let found = |services: Vec<wire::Service>, namespace: &str| {
-        let snapshot = snapshot(services.into_iter().map(of_service).collect());
+        let snapshot = snapshot(services.into_iter().map(service_resource).collect());
         let found = snapshot.service_by_vip("10.0.0.1".parse().unwrap(), namespace);
         found.map(|service| format!("{}/{}", service.namespace, service.name))
     };
@@ -426,9 +434,9 @@ fn of_several_services_at_an_address_the_nearest_is_meant() {
 
 #[test]
 fn routes_read_well() {
-    let mut plain = serving(pod("b", &["10.244.1.2"]), 80);
+    let mut plain = as_web_member(pod("b", &["10.244.1.2"]), 80);
     plain.tunnel_protocol = wire::TunnelProtocol::None.into();
-    let found = ask(web(&[VIP]), vec![serving(pod("a", &["10.244.1.1"]), 8080), plain], VIP);
+    let found = ask(web(&[VIP]), vec![as_web_member(pod("a", &["10.244.1.1"]), 8080), plain], VIP);
     assert_eq!(
         found.to_string(),
         "to service shop/web.shop.svc.cluster.local:80, default balancing over 2 endpoints: shop/a at 10.244.1.1:8080 \
@@ -448,7 +456,7 @@ fn waypoint(at: &str) -> wire::GatewayAddress {
             hostname: format!("{name}.{namespace}.svc.cluster.local"),
         }),
         None => {
-            let address = octets(at);
+            let address = address_bytes(at);
             gateway_address::Destination::Address(wire::NetworkAddress {
                 address,
                 ..wire::NetworkAddress::default()
@@ -462,8 +470,13 @@ fn waypoint(at: &str) -> wire::GatewayAddress {
 fn behind_waypoints(of_the_service: wire::Service) -> Vec<Resource> {
     let mut db = pod("db", &["10.244.2.3"]);
     db.waypoint = Some(waypoint("shop/gate"));
-    let server = serving(pod("a", &["10.244.2.1"]), 8080);
-    vec![of_service(of_the_service), of_pod(db), of_pod(server), of_service(service("shop", "gate", &[]))]
+    let server = as_web_member(pod("a", &["10.244.2.1"]), 8080);
+    vec![
+        service_resource(of_the_service),
+        pod_resource(db),
+        pod_resource(server),
+        service_resource(service("shop", "gate", &[])),
+    ]
 }
 
 #[test]
@@ -495,7 +508,7 @@ fn a_waypoint_is_in_the_way_of_what_has_it_and_of_nothing_else() {
     let service = || wire::Service { waypoint: Some(waypoint("shop/gate")), ..web(&[VIP]) };
     let to_a_pod_of_it = goes_to(client(), behind_waypoints(service()), "10.244.2.1:8080");
     assert!(matches!(to_a_pod_of_it, Destination::Workload(_)), "{to_a_pod_of_it}");
-    let mut server = serving(pod("a", &["10.244.2.1"]), 8080);
+    let mut server = as_web_member(pod("a", &["10.244.2.1"]), 8080);
     server.waypoint = Some(waypoint("shop/gate"));
     assert_eq!(addresses(&ask(web(&[VIP]), vec![server], VIP)), ["10.244.2.1:8080"]);
 }
@@ -506,7 +519,7 @@ fn a_waypoint_itself_connects_on() {
     gate.services.insert("shop/gate.shop.svc.cluster.local".into(), wire::PortList::default());
     for at in ["shop/gate", "10.244.1.8", "10.96.0.7"] {
         let mut resources = behind_waypoints(wire::Service { waypoint: Some(waypoint(at)), ..web(&[VIP]) });
-        resources.push(of_service(service("shop", "gate", &["10.96.0.7"])));
+        resources.push(service_resource(service("shop", "gate", &["10.96.0.7"])));
         let found = goes_to(gate.clone(), resources, "10.96.0.1:80");
         assert_eq!(addresses(&found), ["10.244.2.1:8080"], "{at}");
     }
@@ -516,8 +529,8 @@ fn a_waypoint_itself_connects_on() {
 fn waypoints_that_are_ignored_are_gone_past() {
     let service = wire::Service { waypoint: Some(waypoint("shop/gate")), ..web(&[VIP]) };
     let mut resources = behind_waypoints(service);
-    resources.push(of_pod(client()));
-    let mut store = Store::default().with_waypoints(Waypoints::Ignore);
+    resources.push(pod_resource(client()));
+    let mut store = Store::default().with_waypoint_handling(WaypointHandling::Ignore);
     assert_eq!(store.apply(type_url::ADDRESS, resources, Vec::new()), []);
     let snapshot = store.snapshot();
     let source = snapshot.workload(&client().uid).unwrap();

@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::{Peer, Policy};
+use super::{ConnectionAttributes, Policy};
 use crate::identity::SpiffeId;
 use crate::plan::Invalid;
 use crate::wire::security;
@@ -18,7 +18,7 @@ pub struct Decision {
     /// `namespace/name` of the AUDIT policies that matched.
     pub audited: Vec<Arc<str>>,
     /// What policies in dry run would have done.
-    pub dry_run: Vec<DryRun>,
+    pub dry_run: Vec<DryRunResult>,
 }
 
 impl Decision {
@@ -28,10 +28,10 @@ impl Decision {
     }
 
     /// Returns `namespace/name` of the policy that decided, if one did.
-    pub fn policy(&self) -> Option<&Arc<str>> {
+    pub fn policy_name(&self) -> Option<&Arc<str>> {
         match &self.verdict {
-            Verdict::Allow(permit) => permit.policy(),
-            Verdict::Deny(denial) => denial.policy(),
+            Verdict::Allow(permit) => permit.policy_name(),
+            Verdict::Deny(denial) => denial.policy_name(),
         }
     }
 }
@@ -50,12 +50,12 @@ pub enum Verdict {
 #[derive(Debug)]
 #[must_use]
 pub struct Permit {
-    grant: Grant,
+    reason: AllowReason,
 }
 
 /// Why a connection is allowed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Grant {
+pub enum AllowReason {
     /// No ALLOW policy applies to the workload, and no DENY policy matches.
     NoAllowPolicy,
     /// The ALLOW policy `namespace/name` matches.
@@ -63,20 +63,20 @@ pub enum Grant {
 }
 
 impl Permit {
-    pub(super) fn new(grant: Grant) -> Self {
-        Self { grant }
+    pub(super) fn new(reason: AllowReason) -> Self {
+        Self { reason }
     }
 
     /// Returns why.
-    pub fn grant(&self) -> &Grant {
-        &self.grant
+    pub fn reason(&self) -> &AllowReason {
+        &self.reason
     }
 
     /// Returns `namespace/name` of the ALLOW policy that matches, if one had to.
-    pub fn policy(&self) -> Option<&Arc<str>> {
-        match &self.grant {
-            Grant::NoAllowPolicy => None,
-            Grant::Policy(policy) => Some(policy),
+    pub fn policy_name(&self) -> Option<&Arc<str>> {
+        match &self.reason {
+            AllowReason::NoAllowPolicy => None,
+            AllowReason::Policy(policy) => Some(policy),
         }
     }
 }
@@ -125,9 +125,13 @@ pub enum DenyReason {
 }
 
 impl DenyReason {
-    pub(super) fn of_match(policy: &Policy, rule: usize, peer: &Peer<'_>) -> Self {
+    pub(super) fn from_deny_policy(
+        policy: &Policy,
+        rule: usize,
+        connection: &ConnectionAttributes<'_>,
+    ) -> Self {
         let name = policy.name().clone();
-        if peer.identity.is_none() && security::requires_mutual_tls(&name) {
+        if connection.identity.is_none() && security::requires_mutual_tls(&name) {
             Self::Plaintext { policy: name }
         } else {
             Self::Policy { policy: name, rule: rule + 1 }
@@ -136,12 +140,12 @@ impl DenyReason {
 }
 
 impl Denial {
-    pub(super) fn new(reason: DenyReason, peer: &Peer<'_>) -> Self {
+    pub(super) fn new(reason: DenyReason, connection: &ConnectionAttributes<'_>) -> Self {
         Self {
             reason,
-            identity: peer.identity.cloned(),
-            source_ip: peer.source_ip,
-            destination_port: peer.destination_port,
+            identity: connection.identity.cloned(),
+            source_ip: connection.source_ip,
+            destination_port: connection.destination_port,
         }
     }
 
@@ -151,7 +155,7 @@ impl Denial {
     }
 
     /// Returns `namespace/name` of the policy that denied, if it was a single one.
-    pub fn policy(&self) -> Option<&Arc<str>> {
+    pub fn policy_name(&self) -> Option<&Arc<str>> {
         match &self.reason {
             DenyReason::Policy { policy, .. }
             | DenyReason::Plaintext { policy }
@@ -172,23 +176,23 @@ impl Denial {
 
 /// The effect that a policy in dry run would have had.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DryRun {
+pub struct DryRunResult {
     /// `namespace/name` of the policy.
     pub policy: Arc<str>,
     /// The effect.
-    pub would: Effect,
+    pub would: DryRunEffect,
 }
 
 /// The effect of a policy on a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Effect {
+pub enum DryRunEffect {
     /// Allows it.
     Allow,
     /// Denies it.
     Deny,
 }
 
-impl fmt::Display for Effect {
+impl fmt::Display for DryRunEffect {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Allow => "allow",
@@ -203,7 +207,7 @@ impl fmt::Display for Decision {
         for policy in &self.audited {
             write!(f, "; audited by {policy}")?;
         }
-        for DryRun { policy, would } in &self.dry_run {
+        for DryRunResult { policy, would } in &self.dry_run {
             write!(f, "; {policy} (dry run) would {would}")?;
         }
         Ok(())
@@ -221,11 +225,11 @@ impl fmt::Display for Verdict {
 
 impl fmt::Display for Permit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.grant {
-            Grant::NoAllowPolicy => {
+        match &self.reason {
+            AllowReason::NoAllowPolicy => {
                 f.write_str("allowed: no DENY policy matches and no ALLOW policy applies")
             }
-            Grant::Policy(policy) => write!(f, "allowed by policy {policy} (ALLOW)"),
+            AllowReason::Policy(policy) => write!(f, "allowed by policy {policy} (ALLOW)"),
         }
     }
 }

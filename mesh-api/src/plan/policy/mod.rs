@@ -5,17 +5,17 @@
 //! names it and it has not arrived, or if it could not be parsed; and AUDIT policies are recorded.
 
 mod decision;
+mod policies;
 mod rule;
-mod set;
 #[cfg(test)]
 mod tests;
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
-pub use decision::{Decision, Denial, DenyReason, DryRun, Effect, Grant, Permit, Verdict};
-pub use set::{Action, Policy, Scope};
-pub(super) use set::{PolicyEditor, PolicySet};
+pub use decision::{AllowReason, Decision, Denial, DenyReason, DryRunEffect, DryRunResult, Permit, Verdict};
+pub use policies::{Action, Policy, Scope};
+pub(super) use policies::{PolicyEditor, PolicySet};
 
 use super::snapshot::Snapshot;
 use super::workload::Workload;
@@ -23,7 +23,7 @@ use crate::identity::SpiffeId;
 
 /// The connection that is decided on.
 #[derive(Clone, Copy, Debug)]
-pub struct Peer<'a> {
+pub struct ConnectionAttributes<'a> {
     /// The client's identity, if mutual TLS proved it.
     pub identity: Option<&'a SpiffeId>,
     /// The client's address.
@@ -35,22 +35,26 @@ pub struct Peer<'a> {
 }
 
 /// Decides whether a workload accepts a connection.
-pub fn authorize(snapshot: &Snapshot, destination: &Workload, peer: &Peer<'_>) -> Decision {
-    let peer = &Peer {
-        source_ip: peer.source_ip.to_canonical(),
-        destination_ip: peer.destination_ip.to_canonical(),
-        ..*peer
+pub fn authorize(
+    snapshot: &Snapshot,
+    destination: &Workload,
+    connection: &ConnectionAttributes<'_>,
+) -> Decision {
+    let connection = &ConnectionAttributes {
+        source_ip: connection.source_ip.to_canonical(),
+        destination_ip: connection.destination_ip.to_canonical(),
+        ..*connection
     };
     let mut tally = Tally::default();
     for policy in snapshot.policies.applying_to(destination) {
         match policy {
-            Ok(policy) => tally.count(policy, peer),
+            Ok(policy) => tally.count(policy, connection),
             Err(missing) => {
                 tally.fault.get_or_insert_with(|| DenyReason::Missing { policy: missing.clone() });
             }
         }
     }
-    tally.decide(peer)
+    tally.decide(connection)
 }
 
 /// Results of the policies so far.
@@ -62,25 +66,25 @@ struct Tally<'a> {
     /// ALLOW policies that apply and do not match.
     unmatched: Vec<&'a Arc<Policy>>,
     audited: Vec<Arc<str>>,
-    dry_run: Vec<DryRun>,
+    dry_run: Vec<DryRunResult>,
     /// ALLOW policies in dry run that apply and do not match.
     dry_unmatched: Vec<&'a Arc<Policy>>,
 }
 
 impl<'a> Tally<'a> {
-    fn count(&mut self, policy: &'a Arc<Policy>, peer: &Peer<'_>) {
+    fn count(&mut self, policy: &'a Arc<Policy>, connection: &ConnectionAttributes<'_>) {
         let name = || policy.name().clone();
-        if let Some(fault) = policy.fault() {
+        if let Some(fault) = policy.parse_error() {
             if policy.is_enforced() {
                 let reason = || DenyReason::Faulty { policy: name(), fault: fault.clone() };
                 self.fault.get_or_insert_with(reason);
             }
             return;
         }
-        let matching = policy.matching_rule(peer);
+        let matching = policy.matching_rule(connection);
         match (policy.action(), policy.is_enforced(), matching) {
             (Action::Deny, true, Some(rule)) => {
-                self.denied.get_or_insert_with(|| DenyReason::of_match(policy, rule, peer));
+                self.denied.get_or_insert_with(|| DenyReason::from_deny_policy(policy, rule, connection));
             }
             (Action::Allow, true, Some(_)) => {
                 self.allowed.get_or_insert_with(name);
@@ -88,21 +92,23 @@ impl<'a> Tally<'a> {
             (Action::Allow, true, None) => self.unmatched.push(policy),
             (Action::Audit, _, Some(_)) => self.audited.push(name()),
             (Action::Deny, false, Some(_)) => {
-                self.dry_run.push(DryRun { policy: name(), would: Effect::Deny });
+                self.dry_run.push(DryRunResult { policy: name(), would: DryRunEffect::Deny });
             }
             (Action::Allow, false, Some(_)) => {
-                self.dry_run.push(DryRun { policy: name(), would: Effect::Allow });
+                self.dry_run.push(DryRunResult { policy: name(), would: DryRunEffect::Allow });
             }
             (Action::Allow, false, None) => self.dry_unmatched.push(policy),
             (Action::Deny | Action::Audit, _, None) => {}
         }
     }
 
-    fn decide(mut self, peer: &Peer<'_>) -> Decision {
-        let dry_allowed = self.dry_run.iter().any(|dry| dry.would == Effect::Allow);
+    fn decide(mut self, connection: &ConnectionAttributes<'_>) -> Decision {
+        let dry_allowed = self.dry_run.iter().any(|dry| dry.would == DryRunEffect::Allow);
         if self.allowed.is_none() && !dry_allowed {
-            let would_deny =
-                |policy: &&Arc<Policy>| DryRun { policy: policy.name().clone(), would: Effect::Deny };
+            let would_deny = |policy: &&Arc<Policy>| DryRunResult {
+                policy: policy.name().clone(),
+                would: DryRunEffect::Deny,
+            };
             self.dry_run.extend(self.dry_unmatched.iter().map(would_deny));
         }
         let no_allow = || {
@@ -115,8 +121,10 @@ impl<'a> Tally<'a> {
             (None, _) => None,
         };
         let verdict = match reason {
-            Some(reason) => Verdict::Deny(Denial::new(reason, peer)),
-            None => Verdict::Allow(Permit::new(self.allowed.map_or(Grant::NoAllowPolicy, Grant::Policy))),
+            Some(reason) => Verdict::Deny(Denial::new(reason, connection)),
+            None => Verdict::Allow(Permit::new(
+                self.allowed.map_or(AllowReason::NoAllowPolicy, AllowReason::Policy),
+            )),
         };
         Decision { verdict, audited: self.audited, dry_run: self.dry_run }
     }

@@ -4,8 +4,8 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::Peer;
-use crate::plan::decode::{self, Invalid};
+use super::ConnectionAttributes;
+use crate::plan::validate::{self, Invalid};
 use crate::wire::security as wire;
 use crate::wire::security::string_match::MatchType;
 
@@ -54,20 +54,20 @@ struct Account {
 }
 
 impl Rule {
-    pub(super) fn matches(&self, peer: &Peer<'_>) -> bool {
+    pub(super) fn matches(&self, connection: &ConnectionAttributes<'_>) -> bool {
         self.0.iter().all(|clause| match clause {
             Clause::Always => true,
-            Clause::OneOf(matches) => matches.iter().any(|one| one.holds(peer)),
+            Clause::OneOf(matches) => matches.iter().any(|one| one.holds(connection)),
         })
     }
 }
 
 impl Match {
     /// Whether it matches. Without an identity no part about one matches, so their negations do.
-    fn holds(&self, peer: &Peer<'_>) -> bool {
-        let id = peer.identity;
+    fn holds(&self, connection: &ConnectionAttributes<'_>) -> bool {
+        let id = connection.identity;
         let contains = |network: &IpNet, ip: IpAddr| network.contains(&ip);
-        self.destination_ports.hold(|port| *port == peer.destination_port)
+        self.destination_ports.hold(|port| *port == connection.destination_port)
             && self.namespaces.hold(|text| id.is_some_and(|id| text.matches(id.namespace())))
             && self.principals.hold(|text| id.is_some_and(|id| text.matches(id.principal())))
             && self.accounts.hold(|account| {
@@ -75,8 +75,8 @@ impl Match {
                     account.namespace == id.namespace() && account.name == id.service_account()
                 })
             })
-            && self.source_ips.hold(|network| contains(network, peer.source_ip))
-            && self.destination_ips.hold(|network| contains(network, peer.destination_ip))
+            && self.source_ips.hold(|network| contains(network, connection.source_ip))
+            && self.destination_ips.hold(|network| contains(network, connection.destination_ip))
     }
 
     fn is_empty(&self) -> bool {
@@ -158,7 +158,8 @@ impl TryFrom<&wire::Match> for Match {
             return Err(Invalid::MatchExtension { name: extension.name.clone() });
         }
         let text = |field| move |text: &_| Text::compile(field, text);
-        let network = |field| move |ip: &wire::Address| decode::network(field, &ip.address, Some(ip.length));
+        let network =
+            |field| move |ip: &wire::Address| validate::parse_network(field, &ip.address, Some(ip.length));
         Ok(Self {
             namespaces: Values::compile(&from.namespaces, &from.not_namespaces, text("namespaces"))?,
             principals: Values::compile(&from.principals, &from.not_principals, text("principals"))?,
@@ -174,7 +175,7 @@ impl TryFrom<&wire::Match> for Match {
             destination_ports: Values::compile(
                 &from.destination_ports,
                 &from.not_destination_ports,
-                |port| decode::port("destination_ports", *port),
+                |port| validate::parse_port("destination_ports", *port),
             )?,
         })
     }

@@ -1,7 +1,7 @@
 use std::net::IpAddr;
 
 use super::*;
-use crate::plan::fixture::{octets, of_pod, of_policy, pod, store};
+use crate::plan::fixture::{address_bytes, pod, pod_resource, policy_resource, store};
 use crate::plan::{Invalid, Snapshot};
 use crate::wire::ext;
 use crate::wire::security as wire;
@@ -33,7 +33,7 @@ fn texts(values: &[&str]) -> Vec<StringMatch> {
 fn networks(values: &[&str]) -> Vec<wire::Address> {
     let network = |value: &&str| {
         let (ip, length) = value.split_once('/').unwrap();
-        wire::Address { address: octets(ip), length: length.parse().unwrap() }
+        wire::Address { address: address_bytes(ip), length: length.parse().unwrap() }
     };
     values.iter().map(network).collect()
 }
@@ -120,24 +120,24 @@ const PLAINTEXT: Client = Client { identity: None, ..CLIENT };
 fn ask(policies: &[Authorization], named: &[&str], client: Client) -> Decision {
     let mut db = pod("db", &["10.244.1.3"]);
     db.authorization_policies = named.iter().map(|name| (*name).to_owned()).collect();
-    decide(&store(vec![of_pod(db)], policies).snapshot(), client)
+    decide(&store(vec![pod_resource(db)], policies).snapshot(), client)
 }
 
 fn decide(snapshot: &Snapshot, client: Client) -> Decision {
     let identity = client.identity.map(|identity| identity.parse().unwrap());
     let ip = |text: &str| text.parse::<IpAddr>().unwrap();
-    let peer = Peer {
+    let connection = ConnectionAttributes {
         identity: identity.as_ref(),
         source_ip: ip(client.source),
         destination_ip: ip(client.destination),
         destination_port: client.port,
     };
     let db = snapshot.workload("cluster//Pod/shop/db").unwrap();
-    authorize(snapshot, &db, &peer)
+    authorize(snapshot, &db, &connection)
 }
 
 /// What a decision comes down to: `allow`, `allow by …`, `deny by …` or `deny`.
 fn outcome(decision: &Decision) -> String {
     let verdict = if decision.is_allowed() { "allow" } else { "deny" };
-    decision.policy().map_or_else(|| verdict.into(), |policy| format!("{verdict} by {policy}"))
+    decision.policy_name().map_or_else(|| verdict.into(), |policy| format!("{verdict} by {policy}"))
 }

@@ -2,14 +2,15 @@ use prost::Message;
 
 use super::*;
 use crate::plan::fixture::{
-    WEB, octets, of_pod, of_policy, of_service, pod, service, serving, store, web, with_traffic,
+    WEB_KEY, address_bytes, as_web_member, pod, pod_resource, policy_resource, service, service_resource,
+    store, web, with_traffic_policies,
 };
 use crate::plan::{self, Workload};
 use crate::wire::ext;
 use crate::wire::security::{Authorization, Clause, Match, Rule};
 use crate::wire::workload::{Extension, Locality, NetworkAddress, Port, TunnelProtocol};
 
-fn apply(store: &mut Store, resources: Vec<Resource>) -> Vec<Rejected> {
+fn apply(store: &mut Store, resources: Vec<Resource>) -> Vec<RejectedResource> {
     store.apply(type_url::ADDRESS, resources, Vec::new())
 }
 
@@ -35,7 +36,7 @@ fn policy() -> Authorization {
 
 #[test]
 fn a_workload_is_read_as_sent() {
-    let mut from = serving(pod("a", &["10.244.1.1", "::ffff:10.0.0.1", "fd00::1"]), 8080);
+    let mut from = as_web_member(pod("a", &["10.244.1.1", "::ffff:10.0.0.1", "fd00::1"]), 8080);
     from.trust_domain = "example.org".into();
     from.service_account = String::new();
     from.locality = Some(Locality { region: "r".into(), zone: "z".into(), subzone: "s".into() });
@@ -52,7 +53,7 @@ fn a_workload_is_read_as_sent() {
         ("r", "z", "s")
     );
     assert_eq!((workload.capacity, workload.tunnel_protocol), (3, plan::TunnelProtocol::Hbone));
-    assert_eq!(workload.mapping(WEB, 80).unwrap().target, Some(8080));
+    assert_eq!(workload.port_mapping(WEB_KEY, 80).unwrap().target, Some(8080));
     assert_eq!(workload.labels["app"], "a");
     let bare = workload::Workload { uid: "u".into(), namespace: "n".into(), ..Default::default() };
     let bare = Workload::try_from(bare).unwrap();
@@ -75,7 +76,7 @@ fn bad_addresses_are_rejected_with_a_reason() {
         ("`status` has the unknown value 9", |w| w.status = 9),
         ("`network_mode` has the unknown value -1", |w| w.network_mode = -1),
         ("`services.target_port` has port 65536; 1 to 65535 are possible", |w| {
-            *w = serving(w.clone(), 65536);
+            *w = as_web_member(w.clone(), 65536);
         }),
         (
             "`spiffe://cluster.local/ns/shop/sa/a/b` is not a workload identity \
@@ -86,7 +87,7 @@ fn bad_addresses_are_rejected_with_a_reason() {
     for (reason, spoil) in workloads {
         let mut bad = pod("bad", &["10.0.0.2"]);
         spoil(&mut bad);
-        expect_rejection(&of_pod(bad), reason);
+        expect_rejection(&pod_resource(bad), reason);
     }
     let services: [(&str, Spoil<workload::Service>); 8] = [
         ("`namespace` is missing", |s| s.namespace.clear()),
@@ -95,11 +96,11 @@ fn bad_addresses_are_rejected_with_a_reason() {
             s.addresses.push(NetworkAddress::default());
         }),
         ("`addresses` has a prefix of 33 bits, which does not fit 10.0.0.0", |s| {
-            let address = octets("10.0.0.0");
+            let address = address_bytes("10.0.0.0");
             s.addresses.push(NetworkAddress { address, length: Some(33), ..Default::default() });
         }),
         ("`addresses` has a prefix of 300 bits, which does not fit fd00::", |s| {
-            let address = octets("fd00::");
+            let address = address_bytes("fd00::");
             s.addresses.push(NetworkAddress { address, length: Some(300), ..Default::default() });
         }),
         ("`ports.service_port` has port 0; 1 to 65535 are possible", |s| s.ports.push(Port::default())),
@@ -109,7 +110,7 @@ fn bad_addresses_are_rejected_with_a_reason() {
     for (reason, spoil) in services {
         let mut bad = web(&[]);
         spoil(&mut bad);
-        expect_rejection(&of_service(bad), reason);
+        expect_rejection(&service_resource(bad), reason);
     }
 }
 
@@ -138,13 +139,13 @@ fn bad_traffic_policies_are_rejected_with_a_reason() {
         (at_port(0), "`ports` has port 0; 1 to 65535 are possible"),
     ];
     for (policy, reason) in cases {
-        expect_rejection(&of_service(with_traffic(web(&[]), vec![policy])), reason);
+        expect_rejection(&service_resource(with_traffic_policies(web(&[]), vec![policy])), reason);
     }
 }
 
 #[test]
 fn bad_wrappings_are_rejected_with_a_reason() {
-    let good = of_pod(pod("bad", &[]));
+    let good = pod_resource(pod("bad", &[]));
     let any = |type_url: &str, value: &[u8]| Some(Any { type_url: type_url.into(), value: value.into() });
     let cases = [
         (Resource { resource: None, ..good.clone() }, "it has no content"),
@@ -173,7 +174,7 @@ fn bad_wrappings_are_rejected_with_a_reason() {
 /// The bad one is reported alone, and a good one beside it is taken.
 fn expect_rejection(bad: &Resource, reason: &str) {
     let mut store = Store::default();
-    let rejected = apply(&mut store, vec![bad.clone(), of_pod(pod("good", &["10.0.0.1"]))]);
+    let rejected = apply(&mut store, vec![bad.clone(), pod_resource(pod("good", &["10.0.0.1"]))]);
     let [only] = &*rejected else { panic!("{reason}: {rejected:?}") };
     assert_eq!((&*only.name, &*only.reason.to_string()), (&*bad.name, reason));
     assert_eq!(
@@ -189,9 +190,12 @@ fn expect_rejection(bad: &Resource, reason: &str) {
 fn damaged_resources_do_no_harm() {
     let rule = ext::TrafficPolicy { default: Some(ext::PortPolicy::default()), ..Default::default() };
     let originals = [
-        (type_url::ADDRESS, of_pod(serving(pod("a", &["10.0.0.1", "fd00::1"]), 80))),
-        (type_url::ADDRESS, of_service(with_traffic(web(&["10.96.0.1", "10.97.0.0/16"]), vec![rule]))),
-        (type_url::AUTHORIZATION, of_policy(&policy())),
+        (type_url::ADDRESS, pod_resource(as_web_member(pod("a", &["10.0.0.1", "fd00::1"]), 80))),
+        (
+            type_url::ADDRESS,
+            service_resource(with_traffic_policies(web(&["10.96.0.1", "10.97.0.0/16"]), vec![rule])),
+        ),
+        (type_url::AUTHORIZATION, policy_resource(&policy())),
     ];
     for (type_url, original) in originals {
         let bytes = original.resource.clone().unwrap().value;
@@ -219,24 +223,24 @@ fn damaged_resources_do_no_harm() {
 
 #[test]
 fn a_bad_update_leaves_the_good_resource_in_force() {
-    let mut store = store(vec![of_pod(pod("a", &["10.0.0.1"]))], &[]);
+    let mut store = store(vec![pod_resource(pod("a", &["10.0.0.1"]))], &[]);
     let mut bad = pod("a", &["10.0.0.2"]);
     bad.tunnel_protocol = TunnelProtocol::LegacyIstioMtls.into();
-    assert_eq!(apply(&mut store, vec![Resource { version: "2".into(), ..of_pod(bad) }]).len(), 1);
+    assert_eq!(apply(&mut store, vec![Resource { version: "2".into(), ..pod_resource(bad) }]).len(), 1);
     assert!(store.snapshot().workload_by_address("10.0.0.1".parse().unwrap()).is_some());
-    assert_eq!(store.versions(&DiscoveryType::ADDRESS)["cluster//Pod/shop/a"], "1");
+    assert_eq!(store.resource_versions(&DiscoveryType::ADDRESS)["cluster//Pod/shop/a"], "1");
 }
 
 #[test]
 fn removal_is_by_uid_or_by_service_name() {
     let mut store = store(
-        vec![of_pod(serving(pod("a", &["10.0.0.1"]), 80)), of_service(web(&["10.96.0.1"]))],
+        vec![pod_resource(as_web_member(pod("a", &["10.0.0.1"]), 80)), service_resource(web(&["10.96.0.1"]))],
         &[policy()],
     );
     remove(&mut store, "nobody");
     remove(&mut store, "no/body");
-    assert_eq!(store.versions(&DiscoveryType::ADDRESS).len(), 2);
-    remove(&mut store, WEB);
+    assert_eq!(store.resource_versions(&DiscoveryType::ADDRESS).len(), 2);
+    remove(&mut store, WEB_KEY);
     let snapshot = store.snapshot();
     assert!(snapshot.service_by_vip("10.96.0.1".parse().unwrap(), "shop").is_none());
     assert_eq!((snapshot.service_count(), snapshot.workload_count()), (0, 1));
@@ -244,28 +248,28 @@ fn removal_is_by_uid_or_by_service_name() {
     let snapshot = store.snapshot();
     assert!(snapshot.workload_by_address("10.0.0.1".parse().unwrap()).is_none());
     assert_eq!((snapshot.workload_count(), snapshot.addresses().count()), (0, 0));
-    assert!(store.versions(&DiscoveryType::ADDRESS).is_empty());
+    assert!(store.resource_versions(&DiscoveryType::ADDRESS).is_empty());
     assert_eq!(store.apply(type_url::AUTHORIZATION, Vec::new(), vec!["shop/p".into()]), []);
     assert_eq!(store.snapshot().policies().len(), 0);
-    assert!(store.versions(&DiscoveryType::AUTHORIZATION).is_empty());
+    assert!(store.resource_versions(&DiscoveryType::AUTHORIZATION).is_empty());
 }
 
 #[test]
 fn a_generation_is_new_only_if_something_is() {
-    let mut store = store(vec![of_pod(pod("a", &["10.0.0.1"]))], &[policy()]);
+    let mut store = store(vec![pod_resource(pod("a", &["10.0.0.1"]))], &[policy()]);
     assert_eq!(Snapshot::default().generation(), 0);
     let first = store.snapshot();
     assert_eq!(first.generation(), 1);
-    let again = Resource { version: "2".into(), ..of_pod(pod("a", &["10.0.0.1"])) };
+    let again = Resource { version: "2".into(), ..pod_resource(pod("a", &["10.0.0.1"])) };
     assert_eq!(apply(&mut store, vec![again]), []);
-    assert_eq!(store.apply(type_url::AUTHORIZATION, vec![of_policy(&policy())], vec![]), []);
+    assert_eq!(store.apply(type_url::AUTHORIZATION, vec![policy_resource(&policy())], vec![]), []);
     assert_eq!(
-        store.versions(&DiscoveryType::ADDRESS)["cluster//Pod/shop/a"],
+        store.resource_versions(&DiscoveryType::ADDRESS)["cluster//Pod/shop/a"],
         "2",
         "the version is, all the same"
     );
     assert_eq!(store.snapshot().generation(), 1, "what a reconnect sends again is no change");
-    assert_eq!(apply(&mut store, vec![of_pod(pod("a", &["10.0.0.2"]))]), []);
+    assert_eq!(apply(&mut store, vec![pod_resource(pod("a", &["10.0.0.2"]))]), []);
     assert_eq!(store.snapshot().generation(), 2);
     assert!(
         first.workload_by_address("10.0.0.1".parse().unwrap()).is_some(),
@@ -276,12 +280,12 @@ fn a_generation_is_new_only_if_something_is() {
 #[test]
 fn a_store_can_be_rebuilt_from_its_resources() {
     let mut original = store(
-        vec![of_pod(serving(pod("a", &["10.0.0.1"]), 80)), of_service(web(&["10.96.0.1"]))],
+        vec![pod_resource(as_web_member(pod("a", &["10.0.0.1"]), 80)), service_resource(web(&["10.96.0.1"]))],
         &[policy()],
     );
     let faulty = Authorization { name: "q".into(), ..policy() };
-    let mut faulty = of_policy(&faulty);
-    faulty.resource = of_policy(&Authorization {
+    let mut faulty = policy_resource(&faulty);
+    faulty.resource = policy_resource(&Authorization {
         name: "q".into(),
         rules: vec![Rule {
             clauses: vec![Clause { matches: vec![Match { destination_ports: vec![0], ..Match::default() }] }],
@@ -291,14 +295,14 @@ fn a_store_can_be_rebuilt_from_its_resources() {
     .resource;
     assert_eq!(original.apply(type_url::AUTHORIZATION, vec![faulty], vec![]).len(), 1);
     assert_eq!(
-        original.versions(&DiscoveryType::AUTHORIZATION)["shop/q"],
+        original.resource_versions(&DiscoveryType::AUTHORIZATION)["shop/q"],
         "",
         "held, but no version was accepted"
     );
     let mut copy = Store::default();
     for of in DiscoveryType::ALL {
         copy.apply(of.type_url, original.contents().resources(&of).collect(), Vec::new());
-        assert_eq!(copy.versions(&of), original.versions(&of));
+        assert_eq!(copy.resource_versions(&of), original.resource_versions(&of));
     }
     let (original, copy) = (original.snapshot(), copy.snapshot());
     let workloads = |snapshot: &Snapshot| {
@@ -319,10 +323,11 @@ fn a_store_can_be_rebuilt_from_its_resources() {
 
 #[test]
 fn order_of_arrival_does_not_matter() {
-    let workload = || of_pod(serving(pod("a", &["10.0.0.1"]), 80));
-    for resources in
-        [vec![workload(), of_service(web(&["10.96.0.1"]))], vec![of_service(web(&["10.96.0.1"])), workload()]]
-    {
+    let workload = || pod_resource(as_web_member(pod("a", &["10.0.0.1"]), 80));
+    for resources in [
+        vec![workload(), service_resource(web(&["10.96.0.1"]))],
+        vec![service_resource(web(&["10.96.0.1"])), workload()],
+    ] {
         let mut store = Store::default();
         for resource in resources {
             assert_eq!(apply(&mut store, vec![resource]), []);
@@ -330,12 +335,12 @@ fn order_of_arrival_does_not_matter() {
         }
         let snapshot = store.snapshot();
         let service = snapshot.service_by_name("shop", "web.shop.svc.cluster.local").unwrap();
-        assert_eq!(snapshot.members(&service).len(), 1);
+        assert_eq!(snapshot.workloads_of_service(&service).len(), 1);
         // A pod that leaves the service leaves its endpoints; one that is made anew is back.
-        assert_eq!(apply(&mut store, vec![of_pod(pod("a", &["10.0.0.1"]))]), []);
-        assert_eq!(store.snapshot().members(&service).len(), 0);
+        assert_eq!(apply(&mut store, vec![pod_resource(pod("a", &["10.0.0.1"]))]), []);
+        assert_eq!(store.snapshot().workloads_of_service(&service).len(), 0);
         assert_eq!(apply(&mut store, vec![workload()]), []);
-        assert_eq!(store.snapshot().members(&service).len(), 1);
+        assert_eq!(store.snapshot().workloads_of_service(&service).len(), 1);
     }
 }
 
@@ -346,11 +351,11 @@ fn an_address_is_the_healthy_claimants_then_the_latest_ones() {
         snapshot.workload_by_address("10.0.0.1".parse().unwrap()).map(|workload| workload.name.to_string())
     };
     let ended = || workload::Workload { status: 1, ..pod("old", &["10.0.0.1"]) };
-    let mut store = store(vec![of_pod(pod("old", &["10.0.0.1"]))], &[]);
+    let mut store = store(vec![pod_resource(pod("old", &["10.0.0.1"]))], &[]);
     assert_eq!(owner(&mut store).as_deref(), Some("old"));
-    assert_eq!(apply(&mut store, vec![of_pod(pod("new", &["10.0.0.1"]))]), []);
+    assert_eq!(apply(&mut store, vec![pod_resource(pod("new", &["10.0.0.1"]))]), []);
     assert_eq!(owner(&mut store).as_deref(), Some("new"));
-    assert_eq!(apply(&mut store, vec![of_pod(ended())]), []);
+    assert_eq!(apply(&mut store, vec![pod_resource(ended())]), []);
     assert_eq!(owner(&mut store).as_deref(), Some("new"), "what is about to end came last");
     remove(&mut store, "cluster//Pod/shop/new");
     assert_eq!(owner(&mut store).as_deref(), Some("old"));
@@ -369,7 +374,7 @@ fn hosts_resolve_as_in_a_pod() {
     let plain = workload::Service { hostname: "API.example.org".into(), ..service("ext", "api", &[]) };
     let hidden = workload::Service { visibility: 1, ..service("ops", "secret", &[]) };
     let services = [web(&[]), service("ops", "web", &[]), wildcard, narrow, plain, hidden];
-    let snapshot = store(services.map(of_service).into(), &[]).snapshot();
+    let snapshot = store(services.map(service_resource).into(), &[]).snapshot();
     let cases = [
         ("web", "shop", Some("shop/web")),
         ("web", "ops", Some("ops/web")),
@@ -405,9 +410,9 @@ fn known_addresses_are_listed() {
     host.network_mode = 1;
     let snapshot = store(
         vec![
-            of_pod(pod("a", &["10.0.0.1", "fd00::1"])),
-            of_pod(host),
-            of_service(web(&["10.96.0.1", "10.97.0.0/16"])),
+            pod_resource(pod("a", &["10.0.0.1", "fd00::1"])),
+            pod_resource(host),
+            service_resource(web(&["10.96.0.1", "10.97.0.0/16"])),
         ],
         &[],
     )
@@ -415,7 +420,7 @@ fn known_addresses_are_listed() {
     let mut addresses: Vec<_> = snapshot.addresses().map(|ip| ip.to_string()).collect();
     addresses.sort_unstable();
     assert_eq!(addresses, ["10.0.0.1", "10.96.0.1", "fd00::1"]);
-    let ranges: Vec<_> = snapshot.address_ranges().map(|range| range.to_string()).collect();
+    let ranges: Vec<_> = snapshot.service_cidrs().map(|range| range.to_string()).collect();
     assert_eq!(ranges, ["10.97.0.0/16"]);
 }
 
@@ -423,14 +428,14 @@ fn known_addresses_are_listed() {
 #[test]
 fn a_name_is_a_workload_or_a_service_and_never_both() {
     let mut both = pod("a", &["10.244.1.1"]);
-    both.uid = WEB.into();
-    let (workload, service) = (of_pod(both), of_service(web(&["10.96.0.1"])));
+    both.uid = WEB_KEY.into();
+    let (workload, service) = (pod_resource(both), service_resource(web(&["10.96.0.1"])));
     for (first, second) in [(&workload, &service), (&service, &workload)] {
         let mut store = Store::default();
         assert_eq!(apply(&mut store, vec![first.clone(), second.clone()]), []);
         let snapshot = store.snapshot();
         assert_eq!(snapshot.workload_count() + snapshot.service_count(), 1);
-        remove(&mut store, WEB);
+        remove(&mut store, WEB_KEY);
         let snapshot = store.snapshot();
         assert_eq!((snapshot.workload_count(), snapshot.service_count()), (0, 0));
     }

@@ -11,9 +11,9 @@ use super::{
 };
 use crate::{
     document::{
-        cursor::{Cursor, Fields, Findings, quoted},
-        suggest::nearest,
-        tree,
+        cursor::{Cursor, Fields, Findings, quote_words},
+        nearest_word::nearest_word,
+        yaml_tree,
     },
     resource::{Metadata, Readable, metadata::is_label, selector},
 };
@@ -26,7 +26,7 @@ const MAX_SERVICE_ACCOUNTS: usize = 16;
 const MAX_TARGETS: usize = 16;
 
 impl Readable for AuthorizationPolicy {
-    fn read(metadata: Metadata, root: &tree::Node, findings: &Findings) -> Option<Self> {
+    fn read(metadata: Metadata, root: &yaml_tree::YamlNode, findings: &Findings) -> Option<Self> {
         let nothing = Self {
             metadata,
             selector: None,
@@ -38,7 +38,7 @@ impl Readable for AuthorizationPolicy {
         // Without a spec it is an ALLOW that matches nothing: it denies everything.
         let Some(spec) = Cursor::spec(root, findings) else { return Some(nothing) };
         let fields = spec.fields(&["selector", "targetRef", "targetRefs", "action", "provider", "rules"]);
-        let action = fields.get("action").map_or(Some(Action::Allow), |at| at.choice(&ACTIONS))?;
+        let action = fields.get("action").map_or(Some(Action::Allow), |at| at.enum_value(&ACTIONS))?;
         let policy = Self {
             selector: fields.get("selector").and_then(|at| selector::read(&at)),
             target_refs: target_refs(&fields),
@@ -86,7 +86,7 @@ const ACTIONS: [(&str, Action); 4] =
     [("ALLOW", Action::Allow), ("DENY", Action::Deny), ("AUDIT", Action::Audit), ("CUSTOM", Action::Custom)];
 
 fn provider(at: &Cursor<'_>) -> Option<String> {
-    at.fields(&["name"]).require("name")?.filled().map(str::to_owned)
+    at.fields(&["name"]).require("name")?.non_empty_string().map(str::to_owned)
 }
 
 fn target_refs(fields: &Fields<'_>) -> Vec<TargetRef> {
@@ -108,7 +108,7 @@ fn target_ref(at: &Cursor<'_>) -> Option<TargetRef> {
     if let Some(namespace) = fields.get("namespace").filter(|at| at.text() != Some("")) {
         namespace.error("a policy can only be attached in its own namespace", "remove `namespace`");
     }
-    let text = |key: &str| fields.require(key)?.filled().map(str::to_owned);
+    let text = |key: &str| fields.require(key)?.non_empty_string().map(str::to_owned);
     let group = fields.get("group").and_then(|at| at.text()).unwrap_or_default().to_owned();
     Some(TargetRef { group, kind: text("kind")?, name: text("name")? })
 }
@@ -139,7 +139,7 @@ fn part<'a>(fields: &Fields<'a>, list: &str, wrapper: &str) -> Vec<Cursor<'a>> {
     }
     let inner = |item: Cursor<'a>| {
         let found = item.fields(&[wrapper]).require(wrapper)?;
-        if found.open_fields().all().all(|(_, field)| field.is_empty_list()) {
+        if found.fields_with_any_key().all().all(|(_, field)| field.is_empty_list()) {
             let fix = format!("say what it is to match, or remove `{list}` to match all");
             found.error(format!("`{wrapper}` is empty"), fix);
         }
@@ -225,11 +225,11 @@ fn operation(at: &Cursor<'_>) -> Operation {
 fn condition(at: &Cursor<'_>, namespace: &str) -> Option<When> {
     let fields = at.fields(&["key", "values", "notValues"]);
     let at_key = fields.require("key")?;
-    let key = at_key.filled()?;
+    let key = at_key.non_empty_string()?;
     let Some(attribute) = Attribute::of(key) else {
-        let fix = match nearest(key, NAMES) {
+        let fix = match nearest_word(key, NAMES) {
             Some(near) => format!("did you mean `{near}`?"),
-            None => format!("write one of {}, or `request.auth.claims[NAME]`", quoted(&NAMES)),
+            None => format!("write one of {}, or `request.auth.claims[NAME]`", quote_words(&NAMES)),
         };
         at_key.error(format!("{key:?} is not an attribute"), fix);
         return None;
@@ -258,7 +258,7 @@ fn list<T>(fields: &Fields<'_>, key: &str, value: impl Fn(&Cursor<'_>, &str) -> 
     if at.is_empty_list() {
         at.warn(format!("`{key}` is empty and demands nothing"), format!("add a value, or remove `{key}`"));
     }
-    at.texts().iter().filter_map(|(at, text)| value(at, text)).collect()
+    at.non_empty_strings().iter().filter_map(|(at, text)| value(at, text)).collect()
 }
 
 fn limited<'a>(at: &Cursor<'a>, most: usize) -> Vec<Cursor<'a>> {

@@ -9,7 +9,7 @@ use super::{
 use crate::{
     document::{
         cursor::{Cursor, Fields, Findings},
-        tree,
+        yaml_tree,
     },
     resource::{Metadata, Readable, export_to, metadata::is_label, selector},
 };
@@ -18,7 +18,7 @@ use crate::{
 const MAX_PORTS: usize = 4096;
 
 impl Readable for DestinationRule {
-    fn read(metadata: Metadata, root: &tree::Node, findings: &Findings) -> Option<Self> {
+    fn read(metadata: Metadata, root: &yaml_tree::YamlNode, findings: &Findings) -> Option<Self> {
         let Some(spec) = Cursor::spec(root, findings) else {
             crate::resource::lenient::report(
                 root,
@@ -44,7 +44,7 @@ impl Readable for DestinationRule {
 }
 
 fn host(at: &Cursor<'_>) -> Option<String> {
-    let host = at.filled()?;
+    let host = at.non_empty_string()?;
     let name = host.strip_prefix("*.").unwrap_or(host);
     if host != "*" && !name.split('.').all(is_label) {
         let fix = "write a service's name, a full host name, or one that begins with `*.`";
@@ -62,7 +62,7 @@ fn subsets(at: &Cursor<'_>) -> Vec<Subset> {
 fn subset<'a>(at: &Cursor<'a>, names: &mut HashSet<&'a str>) -> Option<Subset> {
     let fields = at.fields(&["name", "labels", "trafficPolicy"]);
     let at_name = fields.require("name")?;
-    let name = at_name.filled()?;
+    let name = at_name.non_empty_string()?;
     if !is_label(name) {
         at_name.error(format!("{name:?} is not a subset's name"), "use lower-case letters, digits and `-`");
     }
@@ -82,7 +82,7 @@ fn traffic_policy(at: &Cursor<'_>) -> TrafficPolicy {
     let known: Vec<_> =
         BLOCKS.into_iter().chain(["portLevelSettings", "tunnel", "proxyProtocol", "retryBudget"]).collect();
     let fields = at.fields(&known);
-    fields.ignore(&["tunnel", "proxyProtocol", "retryBudget"]);
+    fields.warn_unsupported_fields(&["tunnel", "proxyProtocol", "retryBudget"]);
     let ports = fields.get("portLevelSettings").map(|at| port_settings(&at)).unwrap_or_default();
     TrafficPolicy { settings: settings(&fields), ports }
 }
@@ -114,7 +114,7 @@ fn port_settings(at: &Cursor<'_>) -> BTreeMap<u16, TrafficSettings> {
 
 fn settings(fields: &Fields<'_>) -> TrafficSettings {
     if let Some(tls) = fields.get("tls").filter(|at| !is_of_the_mesh(at)) {
-        tls.ignored();
+        tls.warn_unsupported();
     }
     TrafficSettings {
         load_balancer: fields.get("loadBalancer").and_then(|at| load_balancer(&at)),
@@ -125,9 +125,9 @@ fn settings(fields: &Fields<'_>) -> TrafficSettings {
 
 /// Whether `tls` asks for the mesh's own mutual TLS and nothing besides, which is had without asking.
 fn is_of_the_mesh(tls: &Cursor<'_>) -> bool {
-    let fields = tls.open_fields();
+    let fields = tls.fields_with_any_key();
     let alone = fields.all().all(|(key, _)| key == "mode");
-    alone && fields.get("mode").and_then(|at| at.filled()) == Some("ISTIO_MUTUAL")
+    alone && fields.get("mode").and_then(|at| at.non_empty_string()) == Some("ISTIO_MUTUAL")
 }
 
 fn load_balancer(at: &Cursor<'_>) -> Option<LoadBalancer> {
@@ -153,14 +153,14 @@ fn load_balancer(at: &Cursor<'_>) -> Option<LoadBalancer> {
     if let (Some(_), Some(hash)) = (fields.get("simple"), fields.get("consistentHash")) {
         hash.error("`simple` and `consistentHash` exclude each other", "remove one of them");
     } else {
-        fields.ignore(&LATER);
+        fields.warn_unsupported_fields(&LATER);
     }
-    fields.get("simple")?.choice(&ALGORITHMS)
+    fields.get("simple")?.enum_value(&ALGORITHMS)
 }
 
 fn connection_pool(at: &Cursor<'_>) -> Option<ConnectionPool> {
     let fields = at.fields(&["tcp", "http"]);
-    fields.ignore(&["http"]);
+    fields.warn_unsupported_fields(&["http"]);
     let tcp = fields.get("tcp")?.fields(&[
         "maxConnections",
         "connectTimeout",
@@ -214,7 +214,7 @@ fn outlier_detection(at: &Cursor<'_>) -> OutlierDetection {
         .into_iter()
         .filter(|key| *key != "splitExternalLocalOriginErrors" && !(split && *key == errors))
         .collect();
-    fields.ignore(&ignored);
+    fields.warn_unsupported_fields(&ignored);
     let default = OutlierDetection::default();
     let percent = |key: &str| fields.get(key).and_then(|at| at.integer(0..=100));
     let duration = |key: &str| fields.get(key).and_then(|at| at.duration());

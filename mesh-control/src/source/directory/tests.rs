@@ -8,7 +8,7 @@ struct Fixture {
     home: tempfile::TempDir,
     directory: Directory,
     /// What all changes come to.
-    objects: BTreeMap<ObjectKey, Shared>,
+    objects: BTreeMap<ObjectKey, SharedObject>,
 }
 
 impl Fixture {
@@ -33,7 +33,7 @@ impl Fixture {
     }
 
     fn take(&mut self, loaded: Loaded) -> (Vec<String>, usize) {
-        for Change { key, object } in loaded.changes {
+        for ObjectChange { key, object } in loaded.changes {
             match object {
                 Some(object) => drop(self.objects.insert(key, object)),
                 None => drop(self.objects.remove(&key)),

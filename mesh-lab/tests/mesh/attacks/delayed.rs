@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader, Lines, Write};
 use std::process::{Child, ChildStdout, Stdio};
 
-use mesh_common::direct::{DirectFlow, Filed};
+use mesh_common::direct::{DirectFlowEntry, DirectFlowKey};
 use mesh_lab::poll;
 
 use crate::full::fill;
@@ -92,7 +92,12 @@ fn a_yes_is_of_no_use_when_its_agent_is_long_gone() {
 fn where_no_direct_connection_can_be_filed_it_is_the_proxys_until_there_is_room() {
     let world = World::new("delayed-full");
     until_direct(&world, "neighbour", "server.app");
-    fill(&mut world.pinned::<{ size_of::<DirectFlow>() }, { size_of::<Filed>() }>("node2", "DIRECT_FLOWS"));
+    fill(
+        &mut world.pinned::<{ size_of::<DirectFlowKey>() }, { size_of::<DirectFlowEntry>() }>(
+            "node2",
+            "DIRECT_FLOWS",
+        ),
+    );
     let told = || world.metric("node2", "nodemesh_ebpf_faults_total", "DirectFull");
     let ran = world.client("app", "neighbour", &["who", "server.app", PORT]);
     assert!(ran.ok, "in plaintext, which is allowed: {ran:?}");

@@ -8,15 +8,15 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::super::frame::Frame;
-use super::{Broken, Stream};
+use super::super::frame::ControlFrame;
+use super::{Stream, StreamError};
 
-impl From<&Broken> for io::Error {
-    fn from(broken: &Broken) -> Self {
+impl From<&StreamError> for io::Error {
+    fn from(broken: &StreamError) -> Self {
         let kind = match broken {
-            Broken::Socket(kind) => *kind,
-            Broken::Reset(_) => io::ErrorKind::ConnectionReset,
-            Broken::Lost(_) | Broken::Gone(_) => io::ErrorKind::ConnectionAborted,
+            StreamError::Socket(kind) => *kind,
+            StreamError::Reset(_) => io::ErrorKind::ConnectionReset,
+            StreamError::Lost(_) | StreamError::Gone(_) => io::ErrorKind::ConnectionAborted,
         };
         Self::new(kind, broken.to_string())
     }
@@ -28,7 +28,7 @@ impl AsyncRead for Stream {
         context: &mut Context<'_>,
         into: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let broken = self.poll_broken(context);
+        let broken = self.poll_stream_error(context);
         let state = &self.state;
         let mut backlog = state.backlog.borrow_mut();
         if !backlog.is_empty() && state.announced.get() {
@@ -39,7 +39,7 @@ impl AsyncRead for Stream {
                 // A new allocation later costs less than memory that an idle stream holds.
                 *backlog = BytesMut::new();
             }
-            state.give_back(bytes, &self.link);
+            state.give_back(bytes, &self.shared);
             return Poll::Ready(Ok(()));
         }
         // A stream that has ended is not broken by the end of its connection.
@@ -53,7 +53,7 @@ impl AsyncRead for Stream {
 impl AsyncWrite for Stream {
     /// Writes at most as much as there is credit for.
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        if let Some(broken) = self.poll_broken(context) {
+        if let Some(broken) = self.poll_stream_error(context) {
             return Poll::Ready(Err((&broken).into()));
         }
         if self.sent_end {
@@ -65,7 +65,7 @@ impl AsyncWrite for Stream {
         if bytes.is_empty() {
             return if credit == 0 { Poll::Pending } else { Poll::Ready(Ok(0)) };
         }
-        let sent = ready!(self.link.poll_send_data(state, bytes));
+        let sent = ready!(self.shared.poll_queue_data(state, bytes));
         state.credit.set(credit - sent);
         Poll::Ready(Ok(sent))
     }
@@ -79,7 +79,7 @@ impl AsyncWrite for Stream {
     fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         if !self.sent_end {
             self.sent_end = true;
-            self.link.send(&Frame::End(self.state.id));
+            self.shared.queue_frame(&ControlFrame::End(self.state.id));
         }
         Poll::Ready(Ok(()))
     }

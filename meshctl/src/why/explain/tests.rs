@@ -1,7 +1,9 @@
-use mesh_api::admin::{EnrolmentState, InForce, Part, PodLink, PodStatus, ResourceStatus, Resources};
+use mesh_api::admin::{
+    EnrolmentState, InForce, PodLinkStatus, PodStatus, ResourceReport, ResourceStatus, UnenforcedPart,
+};
 use mesh_api::compile::{self, MeshConfig};
 use mesh_api::manifest;
-use mesh_api::plan::{Store, Waypoints};
+use mesh_api::plan::{Store, WaypointHandling};
 use mesh_api::wire::workload::{GatewayAddress, address};
 use mesh_api::wire::{type_url, xds::Resource};
 use prost::Message;
@@ -76,12 +78,12 @@ fn shop() -> Snapshot {
 }
 
 fn snapshot(text: &str) -> Snapshot {
-    taken(&compiled(text), Waypoints::default())
+    taken(&compiled(text), WaypointHandling::default())
 }
 
 /// What an agent makes of it.
-fn taken(compiled: &compile::Compiled, waypoints: Waypoints) -> Snapshot {
-    let mut store = Store::default().with_waypoints(waypoints);
+fn taken(compiled: &compile::Compiled, waypoints: WaypointHandling) -> Snapshot {
+    let mut store = Store::default().with_waypoint_handling(waypoints);
     let addresses = compiled.addresses.iter().map(|(name, it)| resource(type_url::ADDRESS, name, it));
     assert_eq!(store.apply(type_url::ADDRESS, addresses.collect(), Vec::new()), []);
     let policies =
@@ -99,7 +101,7 @@ fn node(setting: &str, client: &str) -> Agent {
         state: EnrolmentState::Enrolled,
         reason: None,
         netns: Some(7),
-        link: Some(PodLink {
+        link: Some(PodLinkStatus {
             way: way.to_owned(),
             obstacle: (way != "veth").then(|| "its traffic is shaped".to_owned()),
         }),
@@ -366,7 +368,11 @@ spec: {mtls: {mode: STRICT}}
     };
     let resource = |kind, name, says, in_force, parts| resource_in("shop", kind, name, says, in_force, parts);
     let part = |meaning: &str| {
-        vec![Part { field: "spec.rules[0]".to_owned(), meaning: meaning.to_owned(), fix: String::new() }]
+        vec![UnenforcedPart {
+            field: "spec.rules[0]".to_owned(),
+            meaning: meaning.to_owned(),
+            fix: String::new(),
+        }]
     };
     let (policy, peer) = (manifest::Kind::AuthorizationPolicy, manifest::Kind::PeerAuthentication);
     let resources = vec![
@@ -376,7 +382,8 @@ spec: {mtls: {mode: STRICT}}
         resource_in("root", policy, "custom", "CUSTOM", InForce::No, part("CUSTOM is not enforced")),
         resource_in("bank", policy, "custom", "CUSTOM", InForce::No, part("CUSTOM is not enforced")),
     ];
-    let written = Resources { resources, root_namespace: "root".to_owned(), ..Resources::default() };
+    let written =
+        ResourceReport { resources, root_namespace: "root".to_owned(), ..ResourceReport::default() };
     remarks::add(&mut explained, &snapshot, &written);
     let endpoint = &explained.routes[0].endpoints[0];
     assert_eq!(

@@ -102,7 +102,7 @@ fn faults() -> [(Match, Invalid); 6] {
             Invalid::Address { field: "source_ips", bytes: 5 },
         ),
         (
-            Match { not_destination_ips: ip(octets("10.0.0.0"), 33), ..Match::default() },
+            Match { not_destination_ips: ip(address_bytes("10.0.0.0"), 33), ..Match::default() },
             Invalid::Prefix { field: "destination_ips", address: v4, length: 33 },
         ),
         (
@@ -119,9 +119,9 @@ fn faults() -> [(Match, Invalid); 6] {
 #[test]
 fn a_policy_that_is_not_understood_denies_until_a_good_one_comes() {
     for (fault, expected) in faults() {
-        let bad = of_policy(&allow(&[rule(&[]), single(fault)]));
-        let good = of_policy(&allow(&[rule(&[])]));
-        let mut store = store(vec![of_pod(pod("db", &["10.244.1.3"]))], &[]);
+        let bad = policy_resource(&allow(&[rule(&[]), single(fault)]));
+        let good = policy_resource(&allow(&[rule(&[])]));
+        let mut store = store(vec![pod_resource(pod("db", &["10.244.1.3"]))], &[]);
         let mut apply = |resource: &Resource| {
             let rejected = store.apply(type_url::AUTHORIZATION, vec![resource.clone()], Vec::new());
             (rejected, outcome(&decide(&store.snapshot(), CLIENT)))
@@ -133,9 +133,9 @@ fn a_policy_that_is_not_understood_denies_until_a_good_one_comes() {
         let (rejected, verdict) = apply(&bad);
         assert_eq!((rejected.len(), &*verdict), (1, "allow by shop/allow"), "the good one stays: {expected}");
     }
-    let mut ignored = store(vec![of_pod(pod("db", &["10.244.1.3"]))], &[]);
+    let mut ignored = store(vec![pod_resource(pod("db", &["10.244.1.3"]))], &[]);
     let bad = dry(deny(&[single(ports(&[0]))]));
-    assert_eq!(ignored.apply(type_url::AUTHORIZATION, vec![of_policy(&bad)], Vec::new()).len(), 1);
+    assert_eq!(ignored.apply(type_url::AUTHORIZATION, vec![policy_resource(&bad)], Vec::new()).len(), 1);
     assert_eq!(outcome(&decide(&ignored.snapshot(), CLIENT)), "allow", "in dry run it denies nothing");
 }
 

@@ -1,0 +1,183 @@
+//! Tells, for the kernel of a node, whether a connection to an address can reach anybody. The kernel refuses
+//! connections that can't at once, as it would without a mesh.
+
+use std::collections::{BTreeSet, HashSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+
+use super::endpoints;
+use super::locality_preference::LocalityPreference;
+use super::service::{Service, Visibility};
+use super::snapshot::Snapshot;
+use super::traffic_policy::{LoadBalancer, TrafficRule};
+use super::workload::Workload;
+use crate::wire::workload::load_balancing::Scope;
+
+/// Which ports of an address of the mesh can be reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ReachablePorts {
+    /// Only trying tells: it is a workload's, or differs between clients.
+    Unknown,
+    /// It is a service's, and only these of its ports have endpoints.
+    Only(BTreeSet<u16>),
+}
+
+impl Snapshot {
+    /// Returns the ports of an address that can be reached by the pods of a node; none if the mesh does not
+    /// know it.
+    pub fn reachable_ports(&self, ip: IpAddr, node: &str) -> Option<ReachablePorts> {
+        let ip = ip.to_canonical();
+        let mut services = self.directory.vips.services_at(ip);
+        match (services.next(), services.next(), self.directory.workload_by_address(ip)) {
+            (None, _, None) => None,
+            (Some(service), None, None) => Some(self.reachable_ports_of(&service, node)),
+            _ => Some(ReachablePorts::Unknown),
+        }
+    }
+
+    fn reachable_ports_of(&self, service: &Service, node: &str) -> ReachablePorts {
+        let passes = TrafficRule::all_policies(&service.traffic).any(|it| it.lb == LoadBalancer::Passthrough);
+        if passes
+            || service.preference == LocalityPreference::Passthrough
+            || service.visibility != Visibility::Public
+        {
+            return ReachablePorts::Unknown;
+        }
+        let entry = self.service_with_workloads(service);
+        let somebody = |port: &u16| {
+            entry.is_some_and(|entry| entry.any_workload(|member| takes(service, *port, member, node)))
+        };
+        ReachablePorts::Only(service.ports.iter().map(|port| port.port).filter(somebody).collect())
+    }
+
+    /// Returns addresses whose [`Self::reachable_ports`] may differ from that in an older state. Parts that
+    /// both states share are skipped.
+    pub fn reachable_ports_changed_since(&self, older: &Self) -> HashSet<IpAddr> {
+        let (come, gone) = self.added_and_removed_addresses_since(older);
+        let entries = self.directory.services.changes_since(&older.directory.services, Arc::ptr_eq);
+        let services = entries.come.into_iter().chain(entries.gone).filter_map(|it| it.service.as_ref());
+        let addresses = services.flat_map(|compact| compact.addresses.iter().map(IpNet::addr));
+        come.into_iter().chain(gone).chain(addresses).collect()
+    }
+}
+
+/// Whether a workload accepts connections to a port of a service from some pod of a node.
+fn takes(service: &Service, port: u16, member: &Workload, node: &str) -> bool {
+    let in_place = match &service.preference {
+        // The proxy checks whether other scopes are shared.
+        LocalityPreference::Strict(scopes) if scopes.contains(&Scope::Node) => *member.locality.node == *node,
+        _ => true,
+    };
+    in_place && endpoints::ineligible_reason(service, port, member).is_none()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::fixture::{
+        as_web_member, pod, pod_resource, service_resource, snapshot, store, web, with_traffic_policies,
+    };
+    use crate::wire::workload::load_balancing::Mode;
+    use crate::wire::workload::{self as wire, LoadBalancing};
+    use crate::wire::{ext, type_url};
+
+    const VIP: &str = "10.96.0.1";
+
+    fn at(snapshot: &Snapshot, ip: &str) -> Option<ReachablePorts> {
+        snapshot.reachable_ports(ip.parse().unwrap(), "node1")
+    }
+
+    fn ports(ports: &[u16]) -> ReachablePorts {
+        ReachablePorts::Only(ports.iter().copied().collect())
+    }
+
+    /// What there is at the service, given it and its pods.
+    fn of(service: wire::Service, pods: Vec<wire::Workload>) -> Option<ReachablePorts> {
+        at(&snapshot(pods.into_iter().map(pod_resource).chain([service_resource(service)]).collect()), VIP)
+    }
+
+    fn local(service: wire::Service) -> wire::Service {
+        let scopes = vec![Scope::Node.into()];
+        let balancing = LoadBalancing {
+            routing_preference: scopes,
+            mode: Mode::Strict.into(),
+            ..LoadBalancing::default()
+        };
+        wire::Service { load_balancing: Some(balancing), ..service }
+    }
+
+    #[test]
+    fn services_have_the_ports_behind_which_somebody_is() {
+        let ready = || as_web_member(pod("web", &["10.244.1.1"]), 8080);
+        let unready = || wire::Workload {
+            status: wire::WorkloadStatus::Unhealthy.into(),
+            ..as_web_member(pod("web", &["10.244.1.1"]), 80)
+        };
+        let far = || as_web_member(pod("far", &["10.244.2.1"]), 8080);
+        let elsewhere = || wire::Workload { node: "node2".into(), ..far() };
+        assert_eq!(of(web(&[VIP]), vec![]), Some(ports(&[])), "no workload at all");
+        assert_eq!(of(web(&[VIP]), vec![unready()]), Some(ports(&[])), "none that is ready");
+        assert_eq!(
+            of(web(&[VIP]), vec![pod("web", &["10.244.1.1"])]),
+            Some(ports(&[])),
+            "none with the port"
+        );
+        assert_eq!(of(web(&[VIP]), vec![ready()]), Some(ports(&[80])));
+        assert_eq!(of(web(&[VIP]), vec![elsewhere()]), Some(ports(&[80])));
+        assert_eq!(of(local(web(&[VIP])), vec![elsewhere()]), Some(ports(&[])), "none on this node");
+        assert_eq!(of(local(web(&[VIP])), vec![ready(), elsewhere()]), Some(ports(&[80])));
+    }
+
+    #[test]
+    fn what_clients_may_mean_differently_has_to_be_tried() {
+        let snapshot_of = |services: Vec<wire::Service>| {
+            snapshot(
+                services
+                    .into_iter()
+                    .map(service_resource)
+                    .chain([pod_resource(pod("db", &["10.244.1.2"]))])
+                    .collect(),
+            )
+        };
+        assert_eq!(at(&snapshot_of(vec![]), "192.0.2.1"), None);
+        assert_eq!(at(&snapshot_of(vec![]), "10.244.1.2"), Some(ReachablePorts::Unknown), "a pod");
+        assert_eq!(
+            at(&snapshot_of(vec![web(&["10.244.1.2"])]), "10.244.1.2"),
+            Some(ReachablePorts::Unknown),
+            "both"
+        );
+        let other = wire::Service { hostname: "other.shop.svc.cluster.local".into(), ..web(&[VIP]) };
+        assert_eq!(
+            at(&snapshot_of(vec![web(&[VIP]), other]), VIP),
+            Some(ReachablePorts::Unknown),
+            "two services"
+        );
+        let hidden = wire::Service { visibility: wire::service::Visibility::Namespace.into(), ..web(&[VIP]) };
+        assert_eq!(at(&snapshot_of(vec![hidden]), VIP), Some(ReachablePorts::Unknown));
+        let passes = LoadBalancing { mode: Mode::Passthrough.into(), ..LoadBalancing::default() };
+        let passing = wire::Service { load_balancing: Some(passes), ..web(&[VIP]) };
+        assert_eq!(at(&snapshot_of(vec![passing]), VIP), Some(ReachablePorts::Unknown));
+        let lb = ext::PortPolicy { lb: ext::LoadBalancer::Passthrough.into(), ..ext::PortPolicy::default() };
+        let policy = ext::TrafficPolicy { default: Some(lb), ..ext::TrafficPolicy::default() };
+        let ruled = with_traffic_policies(web(&[VIP]), vec![policy]);
+        assert_eq!(at(&snapshot_of(vec![ruled]), VIP), Some(ReachablePorts::Unknown));
+    }
+
+    #[test]
+    fn a_change_touches_the_services_that_it_is_about() {
+        let mut store =
+            store(vec![service_resource(web(&[VIP])), pod_resource(pod("db", &["10.244.1.2"]))], &[]);
+        let before = store.snapshot();
+        assert_eq!(at(&before, VIP), Some(ports(&[])));
+        let ready = as_web_member(pod("web", &["10.244.1.1"]), 8080);
+        store.apply(type_url::ADDRESS, vec![pod_resource(ready)], vec![]);
+        let after = store.snapshot();
+        let touched: BTreeSet<_> = after.reachable_ports_changed_since(&before).into_iter().collect();
+        let expected: [IpAddr; 2] = ["10.96.0.1".parse().unwrap(), "10.244.1.1".parse().unwrap()];
+        assert_eq!(touched, expected.into(), "the service, and the pod that came");
+        assert_eq!(at(&after, VIP), Some(ports(&[80])));
+        assert_eq!(after.reachable_ports_changed_since(&after), HashSet::new());
+    }
+}

@@ -1,0 +1,330 @@
+//! How clients treat connections to a service: the layer 4 part of `DestinationRule`, as the control plane
+//! resolved it.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::num::NonZeroU32;
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+
+use super::validate::{self, Invalid};
+use super::workload::Workload;
+use crate::wire::ext as wire;
+use crate::wire::{type_url, workload};
+
+/// Default of Istio's `meshConfig.connectTimeout`.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Default of Istio's `outlierDetection.interval`.
+const OUTLIER_INTERVAL: Duration = Duration::from_secs(10);
+/// Default of Istio's `outlierDetection.baseEjectionTime`.
+const BASE_EJECTION_TIME: Duration = Duration::from_secs(30);
+/// Longest span of time: 10,000 years, the bound of Protocol Buffers (`google.protobuf.Duration`). A longer
+/// one can't be added to the present.
+pub(crate) const MAX_DURATION: Duration = Duration::from_hours(87_660_000);
+
+static DEFAULT: LazyLock<Arc<PortPolicy>> = LazyLock::new(Arc::default);
+
+/// How connections to one port of a service are balanced, limited and watched.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PortPolicy {
+    /// Load balancer.
+    pub lb: LoadBalancer,
+    /// Limits of connections.
+    pub pool: ConnectionPool,
+    /// When a failing endpoint is ejected; none: never.
+    pub outlier: Option<OutlierDetection>,
+}
+
+/// Load balancer: how an endpoint is chosen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LoadBalancer {
+    /// Not given: any where the kernel chooses, the less loaded of two where the proxy does.
+    #[default]
+    Unspecified,
+    /// The less loaded of two drawn.
+    LeastRequest,
+    /// One after the other.
+    RoundRobin,
+    /// Drawn at random.
+    Random,
+    /// No choice: the address that the client used.
+    Passthrough,
+}
+
+/// Limits of connections.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConnectionPool {
+    /// Most connections open at once.
+    pub max_connections: Option<NonZeroU32>,
+    /// Timeout of a connect.
+    pub connect_timeout: Duration,
+    /// Keepalive of idle connections; none: the agent's own setting.
+    pub keepalive: Option<TcpKeepalive>,
+    /// Longest life of a connection.
+    pub max_connection_duration: Option<Duration>,
+    /// Longest time without bytes either way.
+    pub idle_timeout: Option<Duration>,
+}
+
+impl Default for ConnectionPool {
+    fn default() -> Self {
+        Self {
+            max_connections: None,
+            connect_timeout: CONNECT_TIMEOUT,
+            keepalive: None,
+            max_connection_duration: None,
+            idle_timeout: None,
+        }
+    }
+}
+
+/// TCP keepalive; none means the system's default.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TcpKeepalive {
+    /// Unanswered probes until the connection is given up.
+    pub probes: Option<NonZeroU32>,
+    /// Idle time before the first probe.
+    pub time: Option<Duration>,
+    /// Time between probes.
+    pub interval: Option<Duration>,
+}
+
+/// When a failing endpoint is ejected, and for how long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OutlierDetection {
+    /// Failed connects in a row that eject; none: failures do not count.
+    pub consecutive_errors: Option<NonZeroU32>,
+    /// Time after which one earlier ejection no longer counts.
+    pub interval: Duration,
+    /// Time of an ejection, multiplied by the number of ejections.
+    pub base_ejection_time: Duration,
+    /// Most endpoints to eject at once, percent.
+    pub max_ejection_percent: u8,
+    /// Share of healthy endpoints below which none is ejected, percent.
+    pub min_health_percent: u8,
+}
+
+/// The policies of a service's ports for some of its clients.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TrafficRule {
+    namespaces: Vec<String>,
+    labels: BTreeMap<String, String>,
+    default: Arc<PortPolicy>,
+    ports: BTreeMap<u16, Arc<PortPolicy>>,
+}
+
+impl TrafficRule {
+    /// Returns the policy for a client of a port: the first rule that covers the client decides alone.
+    pub(super) fn policy_for<'a>(rules: &'a [Self], client: &Workload, port: u16) -> &'a Arc<PortPolicy> {
+        let Some(rule) = rules.iter().find(|rule| rule.covers(client)) else { return &DEFAULT };
+        rule.ports.get(&port).unwrap_or(&rule.default)
+    }
+
+    /// Iterates over the policies of all clients and ports.
+    pub(super) fn all_policies(rules: &[Self]) -> impl Iterator<Item = &Arc<PortPolicy>> {
+        rules.iter().flat_map(|rule| rule.ports.values().chain([&rule.default]))
+    }
+
+    /// Parses the rules in a service's extensions. Errors: see [`Invalid`].
+    pub(super) fn decode_all(extensions: &[workload::Extension]) -> Result<Box<[Self]>, Invalid> {
+        let Some(extension) = extensions.iter().find(|extension| extension.name == wire::TRAFFIC_POLICIES)
+        else {
+            return Ok(Box::default());
+        };
+        let config = extension.config.as_ref().ok_or(Invalid::NoContent)?;
+        let policies: wire::TrafficPolicies = validate::unpack_any(config, type_url::TRAFFIC_POLICIES)?;
+        policies.policies.into_iter().map(Self::try_from).collect()
+    }
+
+    fn covers(&self, client: &Workload) -> bool {
+        let namespace = &*client.namespace;
+        (self.namespaces.is_empty() || self.namespaces.iter().any(|covered| covered == namespace))
+            && self.labels.iter().all(|(key, value)| client.labels.get(key) == Some(value))
+    }
+}
+
+impl TryFrom<wire::TrafficPolicy> for TrafficRule {
+    type Error = Invalid;
+
+    fn try_from(from: wire::TrafficPolicy) -> Result<Self, Invalid> {
+        let default = from.default.as_ref().map(PortPolicy::try_from).transpose()?;
+        let port = |(port, policy): (&u32, &wire::PortPolicy)| {
+            Ok((validate::parse_port("ports", *port)?, Arc::new(policy.try_into()?)))
+        };
+        Ok(Self {
+            default: default.map_or_else(|| DEFAULT.clone(), Arc::new),
+            ports: from.ports.iter().map(port).collect::<Result<_, Invalid>>()?,
+            namespaces: from.client_namespaces,
+            labels: from.client_labels,
+        })
+    }
+}
+
+impl TryFrom<&wire::PortPolicy> for PortPolicy {
+    type Error = Invalid;
+
+    fn try_from(from: &wire::PortPolicy) -> Result<Self, Invalid> {
+        Ok(Self {
+            lb: match validate::parse_enum("lb", from.lb)? {
+                wire::LoadBalancer::Unspecified => LoadBalancer::Unspecified,
+                wire::LoadBalancer::LeastRequest => LoadBalancer::LeastRequest,
+                wire::LoadBalancer::RoundRobin => LoadBalancer::RoundRobin,
+                wire::LoadBalancer::Random => LoadBalancer::Random,
+                wire::LoadBalancer::Passthrough => LoadBalancer::Passthrough,
+            },
+            pool: from.pool.as_ref().map(ConnectionPool::try_from).transpose()?.unwrap_or_default(),
+            outlier: from.outlier.as_ref().map(OutlierDetection::try_from).transpose()?,
+        })
+    }
+}
+
+impl TryFrom<&wire::ConnectionPool> for ConnectionPool {
+    type Error = Invalid;
+
+    fn try_from(from: &wire::ConnectionPool) -> Result<Self, Invalid> {
+        let keepalive = |from: &wire::TcpKeepalive| {
+            Ok::<_, Invalid>(TcpKeepalive {
+                probes: NonZeroU32::new(from.probes),
+                time: parse_duration("keepalive.time", from.time)?,
+                interval: parse_duration("keepalive.interval", from.interval)?,
+            })
+        };
+        Ok(Self {
+            max_connections: NonZeroU32::new(from.max_connections),
+            connect_timeout: parse_duration("connect_timeout", from.connect_timeout)?
+                .unwrap_or(CONNECT_TIMEOUT),
+            keepalive: from.keepalive.as_ref().map(keepalive).transpose()?,
+            max_connection_duration: parse_duration("max_connection_duration", from.max_connection_duration)?,
+            idle_timeout: parse_duration("idle_timeout", from.idle_timeout)?,
+        })
+    }
+}
+
+impl TryFrom<&wire::OutlierDetection> for OutlierDetection {
+    type Error = Invalid;
+
+    fn try_from(from: &wire::OutlierDetection) -> Result<Self, Invalid> {
+        Ok(Self {
+            consecutive_errors: NonZeroU32::new(from.consecutive_errors),
+            interval: parse_duration("interval", from.interval)?.unwrap_or(OUTLIER_INTERVAL),
+            base_ejection_time: parse_duration("base_ejection_time", from.base_ejection_time)?
+                .unwrap_or(BASE_EJECTION_TIME),
+            max_ejection_percent: percent("max_ejection_percent", from.max_ejection_percent)?,
+            min_health_percent: percent("min_health_percent", from.min_health_percent)?,
+        })
+    }
+}
+
+/// Parses a span of time; none if it is absent or zero. Errors: it is negative or too long.
+pub(super) fn parse_duration(
+    field: &'static str,
+    value: Option<prost_types::Duration>,
+) -> Result<Option<Duration>, Invalid> {
+    let Some(value) = value else { return Ok(None) };
+    let span = Duration::try_from(value).ok().filter(|span| *span <= MAX_DURATION);
+    let span = span.ok_or(Invalid::Span { field })?;
+    Ok((!span.is_zero()).then_some(span))
+}
+
+fn percent(field: &'static str, value: u32) -> Result<u8, Invalid> {
+    u8::try_from(value).ok().filter(|share| *share <= 100).ok_or(Invalid::Percent { field, value })
+}
+
+impl fmt::Display for LoadBalancer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Unspecified => "default balancing",
+            Self::LeastRequest => "LEAST_REQUEST",
+            Self::RoundRobin => "ROUND_ROBIN",
+            Self::Random => "RANDOM",
+            Self::Passthrough => "PASSTHROUGH",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn span(seconds: i64) -> prost_types::Duration {
+        prost_types::Duration { seconds, nanos: 0 }
+    }
+
+    #[test]
+    fn what_is_not_said_has_istios_defaults() {
+        let pool = wire::ConnectionPool { connect_timeout: Some(span(0)), ..Default::default() };
+        let outlier = wire::OutlierDetection::default();
+        let keepalive = wire::ConnectionPool { keepalive: Some(wire::TcpKeepalive::default()), ..pool };
+        let policy = PortPolicy::try_from(&wire::PortPolicy {
+            pool: Some(keepalive),
+            outlier: Some(outlier),
+            ..Default::default()
+        });
+        let policy = policy.unwrap();
+        assert_eq!(policy.lb, LoadBalancer::Unspecified);
+        assert_eq!(policy.pool.connect_timeout, Duration::from_secs(10));
+        assert_eq!((policy.pool.max_connections, policy.pool.idle_timeout), (None, None));
+        assert_eq!(policy.pool.keepalive, Some(TcpKeepalive { probes: None, time: None, interval: None }));
+        let outlier = policy.outlier.unwrap();
+        assert_eq!((outlier.interval, outlier.base_ejection_time), (OUTLIER_INTERVAL, BASE_EJECTION_TIME));
+        assert_eq!((outlier.consecutive_errors, outlier.max_ejection_percent), (None, 0));
+    }
+
+    #[test]
+    fn a_span_is_not_negative_and_has_an_end() {
+        for (seconds, good) in
+            [(315_576_000_000, true), (315_576_000_001, false), (i64::MAX, false), (-1, false)]
+        {
+            let outlier =
+                wire::OutlierDetection { base_ejection_time: Some(span(seconds)), ..Default::default() };
+            assert_eq!(OutlierDetection::try_from(&outlier).is_ok(), good, "{seconds}");
+        }
+    }
+
+    #[test]
+    fn what_is_said_is_kept() {
+        let from = wire::PortPolicy {
+            lb: wire::LoadBalancer::RoundRobin.into(),
+            pool: Some(wire::ConnectionPool {
+                max_connections: 1,
+                connect_timeout: Some(span(2)),
+                keepalive: Some(wire::TcpKeepalive {
+                    probes: 3,
+                    time: Some(span(4)),
+                    interval: Some(span(5)),
+                }),
+                max_connection_duration: Some(span(6)),
+                idle_timeout: Some(span(7)),
+            }),
+            outlier: Some(wire::OutlierDetection {
+                consecutive_errors: 8,
+                interval: Some(span(9)),
+                base_ejection_time: Some(span(10)),
+                max_ejection_percent: 11,
+                min_health_percent: 12,
+            }),
+        };
+        let expected = PortPolicy {
+            lb: LoadBalancer::RoundRobin,
+            pool: ConnectionPool {
+                max_connections: NonZeroU32::new(1),
+                connect_timeout: Duration::from_secs(2),
+                keepalive: Some(TcpKeepalive {
+                    probes: NonZeroU32::new(3),
+                    time: Some(Duration::from_secs(4)),
+                    interval: Some(Duration::from_secs(5)),
+                }),
+                max_connection_duration: Some(Duration::from_secs(6)),
+                idle_timeout: Some(Duration::from_secs(7)),
+            },
+            outlier: Some(OutlierDetection {
+                consecutive_errors: NonZeroU32::new(8),
+                interval: Duration::from_secs(9),
+                base_ejection_time: Duration::from_secs(10),
+                max_ejection_percent: 11,
+                min_health_percent: 12,
+            }),
+        };
+        assert_eq!(PortPolicy::try_from(&from), Ok(expected));
+    }
+}

@@ -1,0 +1,247 @@
+//! Outlier detection on connect failures (`DestinationRule`'s `outlierDetection`), shared by the workers. It
+//! is used only when a service has the policy, and when a connect fails.
+
+use std::collections::HashMap;
+use std::fmt::Display;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use mesh_api::plan::{Endpoint, EndpointKey, Endpoints, OutlierDetection, PortPolicy};
+
+use super::excluded_endpoints::ExcludedEndpoints;
+
+/// Longest ejection, however often the endpoint failed and whatever its policy says.
+const LONGEST_REST: Duration = Duration::from_hours(24 * 365);
+
+/// Counts failures of endpoints, and which are ejected for them.
+#[derive(Debug, Default)]
+pub struct OutlierDetector {
+    endpoints: Mutex<HashMap<EndpointKey, State>>,
+}
+
+#[derive(Debug)]
+struct State {
+    failures: u32,
+    ejections: u32,
+    until: Option<Instant>,
+    last_change: Instant,
+}
+
+impl State {
+    fn is_ejected(&self, now: Instant) -> bool {
+        self.until.is_some_and(|until| until > now)
+    }
+}
+
+impl OutlierDetector {
+    /// Returns which of a service's endpoints are ejected now by its policy.
+    pub fn ejected_endpoints(
+        &self,
+        among: &Endpoints,
+        policy: &PortPolicy,
+        now: Instant,
+    ) -> ExcludedEndpoints {
+        let Some(limits) = &policy.outlier else { return ExcludedEndpoints::default() };
+        let states = self.states();
+        let ejected = |endpoint: &Endpoint| states.get(&endpoint.key()).is_some_and(|it| it.is_ejected(now));
+        let out: Vec<_> = if states.is_empty() { Vec::new() } else { positions(among, ejected) };
+        let healthy = among.len() - out.len();
+        if percent(healthy, among.len()) < usize::from(limits.min_health_percent) {
+            return ExcludedEndpoints::default();
+        }
+        out.into_iter().collect()
+    }
+
+    /// Reports the result of a connect to an endpoint, by the proxy or by the kernel; `failure` says why it
+    /// failed. Counts only where the service's policy says so. An endpoint that fails too often is ejected
+    /// for a while, which is logged.
+    pub fn report_connect(
+        &self,
+        endpoint: &EndpointKey,
+        among: &Endpoints,
+        policy: &PortPolicy,
+        failure: Option<&dyn Display>,
+        now: Instant,
+    ) {
+        let Some(limits) = &policy.outlier else { return };
+        match failure {
+            None => self.succeeded(endpoint),
+            Some(failure) => {
+                if self.failed(endpoint, among, limits, now) {
+                    tracing::warn!(endpoint = %endpoint.address, error = %failure, "endpoint ejected after failures");
+                }
+            }
+        }
+    }
+
+    /// Forgets endpoints for which `keep` returns false.
+    pub fn retain(&self, keep: impl Fn(&EndpointKey) -> bool) {
+        self.states().retain(|key, _| keep(key));
+    }
+
+    fn succeeded(&self, endpoint: &EndpointKey) {
+        if let Some(state) = self.states().get_mut(endpoint) {
+            state.failures = 0;
+        }
+    }
+
+    /// Counts a failure. Returns whether the endpoint is ejected for it.
+    fn failed(
+        &self,
+        endpoint: &EndpointKey,
+        among: &Endpoints,
+        limits: &OutlierDetection,
+        now: Instant,
+    ) -> bool {
+        let mut states = self.states();
+        let is_out = |other: &Endpoint| states.get(&other.key()).is_some_and(|state| state.is_ejected(now));
+        let out_now = positions(among, is_out).len();
+        let new = State { failures: 0, ejections: 0, until: None, last_change: now };
+        let state = states.entry(endpoint.clone()).or_insert(new);
+        state.failures += 1;
+        let too_many = percent(out_now + 1, among.len()) > usize::from(limits.max_ejection_percent);
+        if limits.consecutive_errors.is_none_or(|most| state.failures < most.get())
+            || state.is_ejected(now)
+            || too_many
+        {
+            return false;
+        }
+        let rested = intervals(now.saturating_duration_since(state.last_change), limits.interval);
+        state.ejections = state.ejections.saturating_sub(rested).saturating_add(1);
+        state.failures = 0;
+        state.last_change = now;
+        state.until = Some(now + limits.base_ejection_time.saturating_mul(state.ejections).min(LONGEST_REST));
+        true
+    }
+
+    fn states(&self) -> MutexGuard<'_, HashMap<EndpointKey, State>> {
+        // Nothing below panics under the lock.
+        self.endpoints.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn positions(among: &Endpoints, is_one: impl Fn(&Endpoint) -> bool) -> Vec<usize> {
+    let all = among.iter().enumerate();
+    all.filter(|(_, endpoint)| is_one(endpoint)).map(|(index, _)| index).collect()
+}
+
+fn percent(part: usize, whole: usize) -> usize {
+    (part * 100).checked_div(whole).unwrap_or(0)
+}
+
+fn intervals(passed: Duration, interval: Duration) -> u32 {
+    let whole = passed.as_millis().checked_div(interval.as_millis()).unwrap_or(0);
+    u32::try_from(whole).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroU32;
+
+    use super::super::fixture::weighted_endpoints;
+    use super::*;
+
+    const LIMITS: OutlierDetection = OutlierDetection {
+        consecutive_errors: NonZeroU32::new(3),
+        interval: Duration::from_secs(10),
+        base_ejection_time: Duration::from_secs(30),
+        max_ejection_percent: 50,
+        min_health_percent: 0,
+    };
+
+    fn policy(limits: OutlierDetection) -> PortPolicy {
+        PortPolicy { outlier: Some(limits), ..PortPolicy::default() }
+    }
+
+    /// Whether one of the endpoints `a` and `b` is ejected when it fails so often.
+    fn fail(
+        outliers: &OutlierDetector,
+        name: &str,
+        times: u32,
+        limits: &OutlierDetection,
+        now: Instant,
+    ) -> bool {
+        let all = weighted_endpoints(&[("a", 1), ("b", 1)]);
+        let key = all.iter().find(|endpoint| *endpoint.workload.uid == *name).unwrap().key();
+        (0..times).any(|_| outliers.failed(&key, &all, limits, now))
+    }
+
+    /// Whether the endpoints of these names are ejected.
+    fn ejected(
+        outliers: &OutlierDetector,
+        names: &[&str],
+        limits: OutlierDetection,
+        now: Instant,
+    ) -> Vec<bool> {
+        let all: Vec<_> = names.iter().map(|name| (*name, 1)).collect();
+        let out = outliers.ejected_endpoints(&weighted_endpoints(&all), &policy(limits), now);
+        (0..names.len()).map(|index| out.contains(index)).collect()
+    }
+
+    #[test]
+    fn ejects_after_failures_in_a_row_and_lets_back() {
+        let (outliers, now) = (OutlierDetector::default(), Instant::now());
+        let all = weighted_endpoints(&[("a", 1), ("b", 1)]);
+        let report = |failure: Option<&dyn Display>| {
+            outliers.report_connect(&all[0].key(), &all, &policy(LIMITS), failure, now);
+        };
+        report(Some(&"refused"));
+        report(Some(&"refused"));
+        report(None);
+        report(Some(&"refused"));
+        report(Some(&"refused"));
+        assert!(
+            outliers.ejected_endpoints(&all, &policy(LIMITS), now).is_empty(),
+            "a success starts the count anew"
+        );
+        report(Some(&"refused"));
+        assert_eq!(ejected(&outliers, &["a", "b"], LIMITS, now), [true, false]);
+        assert_eq!(ejected(&outliers, &["a", "b"], LIMITS, now + Duration::from_secs(31)), [false, false]);
+        assert!(
+            outliers.ejected_endpoints(&all, &PortPolicy::default(), now).is_empty(),
+            "not every service wants it"
+        );
+    }
+
+    #[test]
+    fn each_ejection_is_longer() {
+        let (outliers, now) = (OutlierDetector::default(), Instant::now());
+        assert!(fail(&outliers, "a", 3, &LIMITS, now));
+        let again = now + Duration::from_secs(31);
+        let limits = OutlierDetection { interval: Duration::from_secs(1000), ..LIMITS };
+        assert!(fail(&outliers, "a", 3, &limits, again));
+        assert_eq!(ejected(&outliers, &["a"], LIMITS, again + Duration::from_secs(59)), [true]);
+        assert_eq!(ejected(&outliers, &["a"], LIMITS, again + Duration::from_secs(61)), [false]);
+    }
+
+    #[test]
+    fn however_long_users_write_it_there_is_an_end() {
+        let (outliers, now) = (OutlierDetector::default(), Instant::now());
+        let limits = OutlierDetection { base_ejection_time: Duration::MAX, ..LIMITS };
+        assert!(fail(&outliers, "a", 3, &limits, now));
+        assert_eq!(ejected(&outliers, &["a"], limits, now + LONGEST_REST), [false]);
+    }
+
+    #[test]
+    fn never_more_than_the_percentage() {
+        let (outliers, now) = (OutlierDetector::default(), Instant::now());
+        assert!(fail(&outliers, "a", 3, &LIMITS, now));
+        assert!(!fail(&outliers, "b", 9, &LIMITS, now), "both would be out");
+        let none = OutlierDetection { max_ejection_percent: 10, ..LIMITS };
+        assert!(!fail(&OutlierDetector::default(), "a", 9, &none, now), "half of two is more than a tenth");
+    }
+
+    #[test]
+    fn too_few_healthy_ones_means_all() {
+        let (outliers, now) = (OutlierDetector::default(), Instant::now());
+        assert!(fail(&outliers, "a", 3, &LIMITS, now));
+        let panic = OutlierDetection { min_health_percent: 60, ..LIMITS };
+        assert_eq!(ejected(&outliers, &["a", "b"], panic, now), [false, false]);
+    }
+
+    #[test]
+    fn zero_switches_it_off() {
+        let off = OutlierDetection { consecutive_errors: None, ..LIMITS };
+        assert!(!fail(&OutlierDetector::default(), "a", 100, &off, Instant::now()));
+    }
+}

@@ -1,0 +1,297 @@
+//! Step 2 of a connection (see [the crate page](crate)): accepts connections below limits, and pauses when
+//! the kernel can't.
+
+use std::cell::Cell;
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
+
+use crate::backoff::Backoff;
+
+/// A limit of connections that are open at one time.
+pub struct ConnectionLimit {
+    most: usize,
+    free: Cell<usize>,
+    /// Slots that only pods with few connections get.
+    reserve: usize,
+    returned: Notify,
+    /// Notified when a slot comes back and more than the reserve are free.
+    plenty: Notify,
+}
+
+/// The limits that count for one pod's connections on one worker. At the worker's, connections wait in the
+/// listeners' queues; at the pod's own they are refused, so that one pod can't use up what there is for all.
+#[derive(Clone)]
+pub struct PodConnectionLimits {
+    /// All pods' connections on this worker together.
+    pub worker: Rc<ConnectionLimit>,
+    /// This pod's connections.
+    pub pod: Rc<ConnectionLimit>,
+    /// This pod's connections that others opened, so that they can't use up what the pod needs for its own.
+    pub from_elsewhere: Option<Rc<ConnectionLimit>>,
+}
+
+/// Which limit is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LimitReached {
+    /// The limit of all pods together.
+    Worker,
+    /// The pod's limit, or that of connections that others open to it.
+    Pod,
+}
+
+/// A slot below all limits, given back when it is dropped.
+pub struct ConnectionSlot {
+    _worker: LimitSlot,
+    _of_pod: OfPod,
+}
+
+/// A slot below the pod's own limits.
+struct OfPod {
+    _pod: LimitSlot,
+    _from_elsewhere: Option<LimitSlot>,
+}
+
+/// A slot below one limit, given back when it is dropped.
+pub struct LimitSlot(Rc<ConnectionLimit>);
+
+impl ConnectionLimit {
+    /// Creates a limit of `most` connections.
+    pub fn new(most: usize) -> Rc<Self> {
+        Self::with_reserve(most, 0)
+    }
+
+    /// Creates a limit of `most` connections, the last `reserve` of which only pods with few connections get.
+    pub fn with_reserve(most: usize, reserve: usize) -> Rc<Self> {
+        Rc::new(Self { most, free: Cell::new(most), reserve, returned: Notify::new(), plenty: Notify::new() })
+    }
+
+    fn taken(&self) -> usize {
+        self.most - self.free.get()
+    }
+
+    /// Takes a slot; none if all are taken.
+    pub fn try_take_slot(self: &Rc<Self>) -> Option<LimitSlot> {
+        self.free.set(self.free.get().checked_sub(1)?);
+        Some(LimitSlot(Rc::clone(self)))
+    }
+
+    /// Waits until all of `most` slots are free.
+    pub async fn wait_until_free(&self, most: usize) {
+        while self.free.get() < most {
+            self.returned.notified().await;
+        }
+    }
+}
+
+/// How often a pod that waits for a slot beyond the reserve checks whether it may use the reserve by now.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
+impl PodConnectionLimits {
+    /// Takes a slot below every limit. Errors: which limit is reached.
+    pub fn try_take_slot(&self) -> Result<ConnectionSlot, LimitReached> {
+        let worker = self.try_take_worker_slot().ok_or(LimitReached::Worker)?;
+        Ok(ConnectionSlot { _worker: worker, _of_pod: self.try_take_pod_slot().ok_or(LimitReached::Pod)? })
+    }
+
+    /// Waits until the worker has a slot for this pod.
+    async fn wait_for_worker_slot(&self) -> LimitSlot {
+        loop {
+            let slot = self.try_take_worker_slot();
+            match slot {
+                Some(slot) => return slot,
+                None if self.has_few() => self.worker.returned.notified().await,
+                // The pod's own connections may have become few.
+                None => {
+                    let _plenty_or_not =
+                        tokio::time::timeout(LOOK_AGAIN, self.worker.plenty.notified()).await;
+                }
+            }
+        }
+    }
+
+    fn try_take_worker_slot(&self) -> Option<LimitSlot> {
+        let may = self.has_few() || self.worker.free.get() > self.worker.reserve;
+        may.then(|| self.worker.try_take_slot())?
+    }
+
+    fn try_take_pod_slot(&self) -> Option<OfPod> {
+        let from_elsewhere = match &self.from_elsewhere {
+            Some(limit) => Some(limit.try_take_slot()?),
+            None => None,
+        };
+        Some(OfPod { _pod: self.pod.try_take_slot()?, _from_elsewhere: from_elsewhere })
+    }
+
+    /// Whether the pod may use the reserve, which has equal parts for [`PODS`] pods.
+    fn has_few(&self) -> bool {
+        /// Pods that find a slot in the reserve, whatever the others do.
+        const PODS: usize = 32;
+        self.pod.taken() < (self.worker.reserve / PODS).max(1)
+    }
+}
+
+impl Drop for LimitSlot {
+    fn drop(&mut self) {
+        let ConnectionLimit { free, reserve, returned, plenty, .. } = &*self.0;
+        free.set(free.get() + 1);
+        returned.notify_one();
+        if free.get() > *reserve {
+            plenty.notify_one();
+        }
+    }
+}
+
+/// Result of an `accept`.
+pub enum AcceptResult {
+    /// A connection, the peer's address, and its slot.
+    Connection(TcpStream, SocketAddr, ConnectionSlot),
+    /// A connection that is over the pod's limit.
+    Crowded(TcpStream),
+    /// Nothing: the kernel can't accept now, for a reason that is not one connection's.
+    Failed(io::Error),
+}
+
+/// Accepts connections for ever, as soon as the worker has a slot, and hands each to `handle`.
+pub async fn accept_loop(
+    listener: TcpListener,
+    limits: PodConnectionLimits,
+    mut handle: impl FnMut(AcceptResult),
+) {
+    let mut backoff = Backoff::default();
+    loop {
+        let worker = limits.wait_for_worker_slot().await;
+        match listener.accept().await {
+            Ok((socket, peer)) => {
+                backoff = Backoff::default();
+                handle(match limits.try_take_pod_slot() {
+                    Some(of_pod) => AcceptResult::Connection(
+                        socket,
+                        peer,
+                        ConnectionSlot { _worker: worker, _of_pod: of_pod },
+                    ),
+                    None => AcceptResult::Crowded(socket),
+                });
+            }
+            Err(error) if is_of_one_connection(&error) => {}
+            Err(error) => {
+                handle(AcceptResult::Failed(error));
+                backoff.sleep_and_double().await;
+            }
+        }
+    }
+}
+
+/// Whether `accept` passes on the error of a connection that broke in the queue (accept(2)).
+fn is_of_one_connection(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::TimedOut
+            | io::ErrorKind::HostUnreachable
+            | io::ErrorKind::NetworkUnreachable
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn limits(worker: &Rc<ConnectionLimit>, most: usize) -> PodConnectionLimits {
+        PodConnectionLimits {
+            worker: Rc::clone(worker),
+            pod: ConnectionLimit::new(most),
+            from_elsewhere: None,
+        }
+    }
+
+    #[tokio::test]
+    async fn the_cap_holds_back_and_lets_on() {
+        let limits = limits(&ConnectionLimit::new(1), 10);
+        let first = limits.wait_for_worker_slot().await;
+        let waits = tokio::time::timeout(Duration::from_millis(20), limits.wait_for_worker_slot()).await;
+        assert!(waits.is_err(), "a second slot below a limit of one");
+        drop(first);
+        tokio::time::timeout(Duration::from_secs(5), limits.wait_for_worker_slot())
+            .await
+            .expect("a slot after one was returned");
+    }
+
+    #[tokio::test]
+    async fn greedy_pods_leave_a_reserve_to_those_that_have_few() {
+        let worker = ConnectionLimit::with_reserve(640, 64);
+        let greedy = [480; 2].map(|most| limits(&worker, most));
+        let mut held: Vec<_> =
+            greedy.iter().flat_map(|limits| std::iter::from_fn(|| limits.try_take_slot().ok())).collect();
+        assert_eq!(held.len(), 640 - 64, "the reserve is left");
+        let modest: Vec<_> = (0..32).map(|_| limits(&worker, 480)).collect();
+        for pod in &modest {
+            held.extend([
+                pod.try_take_slot().expect("a slot of the reserve"),
+                pod.try_take_slot().expect("another"),
+            ]);
+        }
+        assert_eq!(worker.free.get(), 0);
+        let waiting = tokio::time::timeout(Duration::from_millis(20), greedy[0].wait_for_worker_slot()).await;
+        assert!(waiting.is_err());
+        held.drain(..65);
+        let waiting = tokio::time::timeout(Duration::from_secs(5), greedy[1].wait_for_worker_slot()).await;
+        assert!(waiting.is_ok(), "there is more than the reserve");
+    }
+
+    #[test]
+    fn what_comes_from_elsewhere_leaves_a_pod_some_for_its_own() {
+        let own = limits(&ConnectionLimit::new(100), 8);
+        let inbound = PodConnectionLimits { from_elsewhere: Some(ConnectionLimit::new(6)), ..own.clone() };
+        let held: Vec<_> = std::iter::from_fn(|| inbound.try_take_slot().ok()).collect();
+        assert_eq!(held.len(), 6);
+        assert!(own.try_take_slot().is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_pod_that_has_its_connections_is_refused_and_others_are_not() {
+        let worker = ConnectionLimit::new(100);
+        let heard = Rc::new(std::cell::RefCell::new(Vec::new()));
+        let mut clients = Vec::new();
+        let pods = [2, 2].map(|most| limits(&worker, most));
+        tokio::task::LocalSet::new()
+            .run_until(async {
+                for (pod, limits) in pods.iter().enumerate() {
+                    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+                    let address = listener.local_addr().unwrap();
+                    let handled = Rc::clone(&heard);
+                    let accepting = accept_loop(listener, limits.clone(), move |accepted| {
+                        handled.borrow_mut().push((pod, accepted));
+                    });
+                    let _runs = tokio::task::spawn_local(accepting);
+                    for _ in 0..3 {
+                        clients.push(TcpStream::connect(address).await.unwrap());
+                    }
+                }
+                let all_came = async {
+                    while heard.borrow().len() < 6 {
+                        tokio::task::yield_now().await;
+                    }
+                };
+                tokio::time::timeout(Duration::from_secs(5), all_came).await.unwrap();
+            })
+            .await;
+        for pod in [0, 1] {
+            let crowded =
+                |(of, it): &&(usize, AcceptResult)| *of == pod && matches!(it, AcceptResult::Crowded(_));
+            assert_eq!(heard.borrow().iter().filter(crowded).count(), 1, "pod {pod}");
+        }
+        assert!(
+            pods[0].try_take_slot().is_err_and(|full| full == LimitReached::Pod),
+            "a stream needs a slot as well"
+        );
+        heard.borrow_mut().clear();
+        assert!(pods[0].try_take_slot().is_ok(), "slots are given back");
+    }
+}

@@ -1,0 +1,163 @@
+//! The counters of one worker.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::access_log::AccessLog;
+use super::connection_record::LifetimeExpiry;
+use super::open_connections::OpenConnections;
+use super::traffic_labels::{LabelKey, TrafficLabels};
+
+/// Upper bounds of the duration histograms, seconds: from loopback to a lost network.
+pub(super) const DURATION_BOUNDS: [f64; 14] =
+    [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 10.0];
+
+/// Counters of one label set, written by one worker and read by scrapes.
+#[derive(Debug, Default)]
+pub struct TrafficCounters {
+    /// Connections opened.
+    pub opened: AtomicU64,
+    /// Connections closed.
+    pub closed: AtomicU64,
+    /// Connections that were refused or not made.
+    pub failed: AtomicU64,
+    /// Bytes from clients.
+    pub received: AtomicU64,
+    /// Bytes to clients.
+    pub sent: AtomicU64,
+}
+
+/// DurationHistogram, counted by [`DURATION_BOUNDS`].
+#[derive(Debug, Default)]
+pub(super) struct DurationHistogram {
+    pub buckets: [AtomicU64; DURATION_BOUNDS.len() + 1],
+    pub microseconds: AtomicU64,
+}
+
+/// The metrics of one worker. Nobody else writes them, so only a scrape ever contends for their locks.
+pub struct WorkerMetrics {
+    traffic: Mutex<HashMap<LabelKey, Counted>>,
+    pub(super) connects: DurationHistogram,
+    pub(super) handshakes: DurationHistogram,
+    pub(super) accept_errors: AtomicU64,
+    pub(super) revoked: AtomicU64,
+    pub(super) over_limit: AtomicU64,
+    pub(super) idle: AtomicU64,
+    pub(super) aged: AtomicU64,
+    pub(super) handshake_over_limit: AtomicU64,
+    pub(super) window_capped: AtomicU64,
+    pub(super) open: OpenConnections,
+    pub(super) log: AccessLog,
+}
+
+struct Counted {
+    labels: TrafficLabels,
+    traffic: Arc<TrafficCounters>,
+    used: Instant,
+}
+
+impl WorkerMetrics {
+    /// Creates a worker's metrics; its access log lines go to `log`.
+    pub fn new(log: AccessLog) -> Arc<Self> {
+        Arc::new(Self {
+            traffic: Mutex::default(),
+            connects: DurationHistogram::default(),
+            handshakes: DurationHistogram::default(),
+            accept_errors: AtomicU64::new(0),
+            revoked: AtomicU64::new(0),
+            over_limit: AtomicU64::new(0),
+            idle: AtomicU64::new(0),
+            aged: AtomicU64::new(0),
+            handshake_over_limit: AtomicU64::new(0),
+            window_capped: AtomicU64::new(0),
+            open: OpenConnections::default(),
+            log,
+        })
+    }
+
+    /// Returns the counters of a label set. A connection looks them up once.
+    pub fn traffic_counters(&self, labels: &TrafficLabels) -> Arc<TrafficCounters> {
+        let mut traffic = self.traffic.lock().unwrap_or_else(PoisonError::into_inner);
+        let counted = traffic.entry(labels.counter_key()).or_insert_with(|| Counted {
+            labels: labels.clone(),
+            traffic: Arc::default(),
+            used: Instant::now(),
+        });
+        counted.used = Instant::now();
+        Arc::clone(&counted.traffic)
+    }
+
+    /// Observes how long it took to reach an endpoint.
+    pub fn observe_connect_time(&self, took: Duration) {
+        self.connects.observe(took);
+    }
+
+    /// Observes how long a TLS handshake took.
+    pub fn observe_handshake_time(&self, took: Duration) {
+        self.handshakes.observe(took);
+    }
+
+    /// Counts an `accept` that failed for lack of a resource.
+    pub fn count_accept_error(&self) {
+        self.accept_errors.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a connection that was refused because its pod has as many as it may.
+    pub fn count_over_limit(&self) {
+        self.over_limit.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a connection that found no place for its handshake, or lost it to a newcomer: too many have not
+    /// proved their identity yet.
+    pub fn count_handshake_over_limit(&self) {
+        self.handshake_over_limit.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a stream's window that could not grow, because its pod's budget is used up.
+    pub fn count_window_capped(&self) {
+        self.window_capped.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a connection that reached a bound of its lifetime.
+    pub(super) fn count_expired(&self, expiry: LifetimeExpiry) {
+        let counter = match expiry {
+            LifetimeExpiry::Idle(_) => &self.idle,
+            LifetimeExpiry::Age(_) => &self.aged,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts connections that were closed because a policy changed.
+    pub fn count_revoked(&self, connections: usize) {
+        self.revoked.fetch_add(connections as u64, Ordering::Relaxed);
+    }
+
+    /// Forgets label sets that nothing used for `idle` and that no open connection holds, so that they do not
+    /// add up as pods come and go.
+    pub fn remove_unused_labels(&self, idle: Duration) {
+        let now = Instant::now();
+        self.traffic.lock().unwrap_or_else(PoisonError::into_inner).retain(|_, counted| {
+            Arc::strong_count(&counted.traffic) > 1 || now.duration_since(counted.used) < idle
+        });
+    }
+
+    /// Returns every label set and its counters. The worker waits only while they are listed, not for what is
+    /// made of them.
+    pub(super) fn all_traffic_counters(&self) -> Vec<(TrafficLabels, Arc<TrafficCounters>)> {
+        let traffic = self.traffic.lock().unwrap_or_else(PoisonError::into_inner);
+        traffic.values().map(|counted| (counted.labels.clone(), Arc::clone(&counted.traffic))).collect()
+    }
+}
+
+impl DurationHistogram {
+    fn observe(&self, took: Duration) {
+        let seconds = took.as_secs_f64();
+        let bucket =
+            DURATION_BOUNDS.iter().position(|bound| seconds <= *bound).unwrap_or(DURATION_BOUNDS.len());
+        self.buckets[bucket].fetch_add(1, Ordering::Relaxed);
+        let microseconds = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        self.microseconds.fetch_add(microseconds, Ordering::Relaxed);
+    }
+}
