@@ -13,7 +13,6 @@ mod writer;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use mesh_api::resource::enrolment::{REDIRECTION, REDIRECTION_ENABLED, REDIRECTION_WRITER};
 
@@ -38,7 +37,7 @@ pub struct Annotated {
 
 impl Annotated {
     /// Reads a pod object.
-    pub fn of(pod: &Pod) -> Self {
+    pub fn of(pod: &impl ResourceExt) -> Self {
         let annotation = pod.annotations().get(REDIRECTION);
         Self {
             namespace: pod.namespace().unwrap_or_default().into(),
@@ -66,10 +65,13 @@ impl Failures {
 
 #[cfg(test)]
 mod tests {
+    use kube::api::DynamicObject;
+
     use super::*;
 
     fn read(metadata: &serde_json::Value) -> Annotated {
-        Annotated::of(&serde_json::from_value(serde_json::json!({"metadata": metadata})).unwrap())
+        let pod: DynamicObject = serde_json::from_value(serde_json::json!({"metadata": metadata})).unwrap();
+        Annotated::of(&pod)
     }
 
     #[test]
