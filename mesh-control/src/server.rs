@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
 use mesh_api::wire::ca::istio_certificate_service_server::IstioCertificateServiceServer;
 use mesh_api::wire::xds::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer;
 use socket2::{Domain, Protocol, Socket, Type};
@@ -61,7 +63,12 @@ pub struct ControlPlane {
 impl ControlPlane {
     /// Reads everything and then listens: agents are served the whole configuration from the first moment.
     /// Metrics and health are served at once.
-    pub async fn start(options: &Options) -> Result<Self, StartError> {
+    // A boxed future is compiled here, with all that it calls, and not again in each program that awaits it.
+    pub fn start(options: &Options) -> BoxFuture<'_, Result<Self, StartError>> {
+        Self::open(options).boxed()
+    }
+
+    async fn open(options: &Options) -> Result<Self, StartError> {
         let metrics = Arc::new(Metrics::default());
         let (ready, mut tasks) = (watch::Sender::new(false), Tasks::default());
         let known = Known::default();

@@ -13,7 +13,6 @@ mod writer;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use mesh_api::resource::enrolment::{REDIRECTION, REDIRECTION_ENABLED, REDIRECTION_WRITER};
 
@@ -38,7 +37,7 @@ pub struct PodAnnotation {
 
 impl PodAnnotation {
     /// Reads a pod object.
-    pub fn from_pod(pod: &Pod) -> Self {
+    pub fn from_pod(pod: &impl ResourceExt) -> Self {
         let annotation = pod.annotations().get(REDIRECTION);
         Self {
             namespace: pod.namespace().unwrap_or_default().into(),
@@ -66,10 +65,13 @@ impl AnnotationFailures {
 
 #[cfg(test)]
 mod tests {
+    use kube::api::DynamicObject;
+
     use super::*;
 
     fn read(metadata: &serde_json::Value) -> PodAnnotation {
-        PodAnnotation::from_pod(&serde_json::from_value(serde_json::json!({"metadata": metadata})).unwrap())
+        let pod: DynamicObject = serde_json::from_value(serde_json::json!({"metadata": metadata})).unwrap();
+        PodAnnotation::from_pod(&pod)
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::time::Duration;
 use futures_util::{StreamExt, stream};
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Patch, PatchParams};
+use kube::core::PartialObjectMeta;
 use kube::{Api, Client};
 use mesh_api::admin::PodStatus;
 use mesh_api::resource::enrolment::{REDIRECTION_WRITER, redirection};
@@ -198,7 +199,7 @@ impl Failure {
 
 /// Metadata can be written with the pod's status too, which takes less of a permission than the pod itself.
 async fn patch(client: &Client, write: &DueWrite) -> Result<(), Failure> {
-    let pods: Api<Pod> = Api::namespaced(client.clone(), &write.pod.namespace);
+    let pods: Api<PartialObjectMeta<Pod>> = Api::namespaced(client.clone(), &write.pod.namespace);
     let said = Patch::Apply(redirection(&write.pod.name, &write.uid, write.enabled));
     let how = PatchParams::apply(REDIRECTION_WRITER).force();
     match pods.patch_status(&write.pod.name, &how, &said).await {

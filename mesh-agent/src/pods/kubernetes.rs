@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use futures_util::{Stream, StreamExt, pin_mut};
 use k8s_openapi::api::core::v1::{Namespace, Pod};
+use kube::api::{ApiResource, DynamicObject};
 use kube::core::PartialObjectMeta;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Config, Event, watcher};
@@ -46,7 +47,9 @@ pub fn watch_pods(client: Client, node: String, trust_domain: String) -> PodWatc
     let told = PodWatches { pods, namespaces, annotated, complete: completed };
     tokio::spawn(async move {
         let on_node = Config::default().fields(&format!("spec.nodeName={}", view.node));
-        let pods = watcher(Api::<Pod>::all(client.clone()), on_node).backoff(watch_backoff());
+        // As JSON, which is what the reader of manifests takes.
+        let pods = Api::<DynamicObject>::all_with(client.clone(), &ApiResource::erase::<Pod>(&()));
+        let pods = watcher(pods, on_node).backoff(watch_backoff());
         let namespaces = Api::<PartialObjectMeta<Namespace>>::all(client);
         let namespaces = watcher(namespaces, Config::default()).backoff(watch_backoff());
         view.follow(pods, namespaces).await;
@@ -84,7 +87,7 @@ impl<T> Default for Kept<T> {
 impl View {
     async fn follow(
         &mut self,
-        pods: impl Stream<Item = Result<Event<Pod>, watcher::Error>>,
+        pods: impl Stream<Item = Result<Event<DynamicObject>, watcher::Error>>,
         namespaces: impl Stream<Item = Result<Event<PartialObjectMeta<Namespace>>, watcher::Error>>,
     ) {
         pin_mut!(pods, namespaces);
@@ -210,22 +213,17 @@ fn read(pod: &(impl ResourceExt + Serialize)) -> Option<mesh_api::resource::Pod>
 #[cfg(test)]
 mod tests {
     use futures_util::stream;
-    use k8s_openapi::api::core::v1::{PodSpec, PodStatus};
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
     use super::*;
 
-    fn pod(name: &str) -> Pod {
-        Pod {
-            metadata: ObjectMeta {
-                name: Some(name.to_owned()),
-                namespace: Some("shop".to_owned()),
-                uid: Some(format!("uid-{name}")),
-                ..ObjectMeta::default()
-            },
-            spec: Some(PodSpec { node_name: Some("node1".to_owned()), ..PodSpec::default() }),
-            status: Some(PodStatus { pod_ip: Some("10.244.1.5".to_owned()), ..PodStatus::default() }),
-        }
+    fn pod(name: &str) -> DynamicObject {
+        let pod = json!({
+            "metadata": {"name": name, "namespace": "shop", "uid": format!("uid-{name}")},
+            "spec": {"nodeName": "node1"},
+            "status": {"podIP": "10.244.1.5"},
+        });
+        serde_json::from_value(pod).unwrap()
     }
 
     fn namespace(value: &str) -> PartialObjectMeta<Namespace> {
