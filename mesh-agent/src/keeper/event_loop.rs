@@ -112,7 +112,7 @@ impl Keeper {
         let process = ProxyChild::start()?;
         let (root, cgroup, log) = (&config.bpf_root, &config.cgroup_root, ebpf::ebpf_log_level());
         let home = Netns::of_process(std::process::id())?.cookie();
-        let (count_untouched, wanted) = (config.count_untouched, config.same_node.wanted());
+        let (count_untouched, wanted) = (config.count_untouched, config.same_node.to_kernel_mode());
         let settings = ebpf::LoadSettings { home, workers, log, count_untouched, wanted };
         let mut programs = Programs::load(root, cgroup, &settings)?;
         let lines = programs.log_reader()?;

@@ -183,9 +183,9 @@ mod tests {
         for number in 0..4000 {
             let client = client(&format!("cluster//Pod/shop/client-{number}"));
             let chosen =
-                SessionAffinity::default().choose(&client, &all, &ExcludedEndpoints::default(), now).unwrap();
+                SessionAffinity::default().choose_endpoint(&client, &all, &ExcludedEndpoints::default(), now).unwrap();
             assert_eq!(
-                SessionAffinity::default().choose(&client, &all, &ExcludedEndpoints::default(), now),
+                SessionAffinity::default().choose_endpoint(&client, &all, &ExcludedEndpoints::default(), now),
                 Some(chosen)
             );
             hits[chosen] += 1;

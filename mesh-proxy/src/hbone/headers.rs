@@ -22,7 +22,7 @@ pub fn connect_request(
 ) -> Result<Request<()>, http::Error> {
     let authority = Uri::builder().authority(destination.to_string()).build()?;
     let mut request = Request::builder().method(Method::CONNECT).uri(authority).body(())?;
-    let baggage = workload.map(baggage);
+    let baggage = workload.map(baggage_header);
     let all = [Some(forwarded_header(from, host)), baggage, Some(new_traceparent())];
     *request.headers_mut() =
         all.into_iter().flatten().filter_map(|(name, value)| Some((name, value?))).collect();

@@ -137,14 +137,14 @@ async fn a_refusal_is_shown_and_tried_again() {
     let mut scene = Scene::new(EnrolmentState::Enrolled, false, 403);
     scene.written().await;
     scene.written().await;
-    let shown = scene.failures.of("u");
+    let shown = scene.failures.error_of("u");
     assert_eq!(shown.as_deref(), Some("pods \"web\" is forbidden (403)"));
     scene.code.send_replace(200);
     assert_eq!(scene.written().await["metadata"], enabled());
     scene.annotated.send_replace(annotated(true));
     scene.pods.send_replace(pod(EnrolmentState::NotSelected));
     scene.written().await;
-    assert_eq!(scene.failures.of("u"), None, "what is done is no failure any more");
+    assert_eq!(scene.failures.error_of("u"), None, "what is done is no failure any more");
 }
 
 /// Nor is it asked for as soon as one.
@@ -155,7 +155,7 @@ async fn a_pod_that_is_gone_is_no_failure() {
     let began = Instant::now();
     scene.written().await;
     assert!(began.elapsed() > 2 * FIRST_PAUSE, "it counts as written: {:?}", began.elapsed());
-    assert_eq!(scene.failures.of("u"), None);
+    assert_eq!(scene.failures.error_of("u"), None);
 }
 
 #[tokio::test]
