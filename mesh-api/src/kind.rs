@@ -249,7 +249,10 @@ mod tests {
     #[test]
     fn group_and_name_tell_every_kind_from_every_other() {
         for known in KNOWN_KINDS {
-            assert!(known.api_versions.iter().all(|version| api_group(version) == known.group()), "{known:?}");
+            assert!(
+                known.api_versions.iter().all(|version| api_group(version) == known.group()),
+                "{known:?}"
+            );
             assert_eq!(find_kind(known.api_versions[0], known.name), Some(known));
         }
         let [istio, api] = ["networking.istio.io/v1", "gateway.networking.k8s.io/v1"]

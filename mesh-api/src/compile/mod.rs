@@ -78,7 +78,7 @@ pub fn compile(objects: impl IntoIterator<Item = SharedObject>, mesh: &MeshConfi
     compiler.apply(changes, |output| match output {
         ResourceUpdate::Address(name, Some(address)) => drop(compiled.addresses.insert(name, *address)),
         ResourceUpdate::Authorization(name, Some(policy)) => {
-            drop(compiled.authorizations.insert(name, policy))
+            drop(compiled.authorizations.insert(name, policy));
         }
         ResourceUpdate::Address(_, None) | ResourceUpdate::Authorization(_, None) => {}
     });

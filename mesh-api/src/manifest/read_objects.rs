@@ -19,7 +19,7 @@ use crate::resource::{self, Object};
 pub(super) fn read_document(file: &Arc<str>, document: &YamlDocument<'_>, parsed: &mut ParsedManifest) {
     match yaml_tree::parse_document(document) {
         Err(fault) => {
-            parsed.errors.push(fault.into_manifest_error(file, guess_resource(document.text).as_deref()))
+            parsed.errors.push(fault.into_manifest_error(file, guess_resource(document.text).as_deref()));
         }
         Ok(loaded) => {
             let Some(root) = loaded.root.filter(|root| !matches!(root.value, Value::Null)) else { return };

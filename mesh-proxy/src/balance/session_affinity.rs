@@ -182,8 +182,9 @@ mod tests {
         let (mut hits, now) = ([0; 4], Instant::now());
         for number in 0..4000 {
             let client = client(&format!("cluster//Pod/shop/client-{number}"));
-            let chosen =
-                SessionAffinity::default().choose_endpoint(&client, &all, &ExcludedEndpoints::default(), now).unwrap();
+            let chosen = SessionAffinity::default()
+                .choose_endpoint(&client, &all, &ExcludedEndpoints::default(), now)
+                .unwrap();
             assert_eq!(
                 SessionAffinity::default().choose_endpoint(&client, &all, &ExcludedEndpoints::default(), now),
                 Some(chosen)

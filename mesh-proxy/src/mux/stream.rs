@@ -413,7 +413,7 @@ impl Stream {
                     ready!(shared.poll_queue_peeked(id, socket, EARLY_CREDIT, context)).unwrap_or_default();
             }
             EarlyData::Bytes(bytes) => {
-                self.sent_early = shared.queue_early_data(id, &bytes[..bytes.len().min(EARLY_CREDIT)])
+                self.sent_early = shared.queue_early_data(id, &bytes[..bytes.len().min(EARLY_CREDIT)]);
             }
             EarlyData::None => {}
         }

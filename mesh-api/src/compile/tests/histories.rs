@@ -184,7 +184,7 @@ fn every_history_comes_to_what_its_objects_come_to() {
                 ResourceUpdate::Address(name, Some(address)) => drop(addresses.insert(name, *address)),
                 ResourceUpdate::Address(name, None) => drop(addresses.remove(&name)),
                 ResourceUpdate::Authorization(name, Some(policy)) => {
-                    drop(authorizations.insert(name, policy))
+                    drop(authorizations.insert(name, policy));
                 }
                 ResourceUpdate::Authorization(name, None) => drop(authorizations.remove(&name)),
             });
