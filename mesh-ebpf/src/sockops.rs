@@ -1,7 +1,8 @@
 //! `sockops`: the moments in a connection's life when its ports are known.
 
 use aya_ebpf::bindings::{
-    BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_TCP_CONNECT_CB, bpf_sock_ops,
+    BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_TCP_CLOSE,
+    BPF_TCP_ESTABLISHED, bpf_sock_ops,
 };
 use aya_ebpf::macros::sock_ops;
 use aya_ebpf::programs::SockOpsContext;
@@ -87,9 +88,13 @@ fn take(context: &SockOpsContext) {
     }
 }
 
-/// Only sockets that asked for it come here: the client's of direct connections.
+/// Only sockets that asked for it come here: those of direct connections. Of their states two matter, and
+/// most changes are to others.
 #[inline(always)]
 fn changed(context: &SockOpsContext) {
+    if !matches!(context.arg(1), BPF_TCP_ESTABLISHED | BPF_TCP_CLOSE) {
+        return;
+    }
     let socket = context::socket_of_ops(context.ops);
     if socket.is_null() {
         return;
