@@ -15,7 +15,7 @@ use mesh_common::direct::DirectSocket;
 use mesh_common::maps::{AddressPort, ProxyProcess};
 use mesh_common::veth::VethFlowSocket;
 
-use crate::maps::{DIRECT, MPTCP, PEER, PROXIES, VETH_ENDS};
+use crate::maps::{DIRECT, MPTCP, PEER, PROXIES};
 
 /// `BPF_SK_STORAGE_GET_F_CREATE` of `linux/bpf.h`.
 const CREATE: u64 = 1;
@@ -246,29 +246,65 @@ fn mptcp_of(socket: *mut bpf_sock) -> *mut bpf_sock {
     unsafe { bpf_skc_to_mptcp_sock(socket.cast()).cast() }
 }
 
+/// What is remembered with a socket of a direct connection, of either kind. It stays as long as the socket,
+/// whose next connection may be another's: to take it away and make it anew costs more than a word.
+pub struct DirectNotes {
+    /// Of the client's socket, where `is_direct` is not 0.
+    direct: DirectSocket,
+    /// Of either socket, where `is_veth_end` is not 0.
+    veth_end: VethFlowSocket,
+    is_direct: u32,
+    is_veth_end: u32,
+}
+
+/// The notes of a socket, empty ones if it had none. None when there is no memory for them.
+#[inline(always)]
+fn notes(socket: *mut bpf_sock) -> Option<&'static mut DirectNotes> {
+    // SAFETY: as in `stored`; without a value the kernel makes one of zeroes (kernel: `bpf_selem_alloc`).
+    unsafe {
+        let notes = bpf_sk_storage_get(map_pointer(&DIRECT), socket.cast(), ptr::null_mut(), CREATE);
+        notes.cast::<DirectNotes>().as_mut()
+    }
+}
+
+/// The notes of a socket that has some, to change them.
+#[inline(always)]
+fn present_notes(socket: *mut bpf_sock) -> Option<&'static mut DirectNotes> {
+    // SAFETY: as in `stored`.
+    unsafe {
+        let notes = bpf_sk_storage_get(map_pointer(&DIRECT), socket.cast(), ptr::null_mut(), 0);
+        notes.cast::<DirectNotes>().as_mut()
+    }
+}
+
 /// What is remembered with the client's socket of a direct connection.
 #[inline(always)]
 pub fn direct_of(socket: *mut bpf_sock) -> Option<&'static DirectSocket> {
-    stored(&DIRECT, socket)
+    stored(&DIRECT, socket).filter(|notes| notes.is_direct != 0).map(|notes| &notes.direct)
 }
 
 /// Makes a socket's connection a direct one. Returns false when there is no memory for it.
 #[inline(always)]
 #[must_use]
 pub fn make_direct(socket: *mut bpf_sock, direct: DirectSocket) -> bool {
-    store(&DIRECT, socket, direct)
+    let Some(notes) = notes(socket) else { return false };
+    notes.direct = direct;
+    notes.is_direct = 1;
+    true
 }
 
 /// A socket that was a direct connection's connects again, some other way.
 #[inline(always)]
 pub fn forget_direct(socket: *mut bpf_sock) {
-    forget(&DIRECT, socket);
+    if let Some(notes) = present_notes(socket) {
+        notes.is_direct = 0;
+    }
 }
 
 /// What is remembered with either socket of a connection that goes from veth to veth.
 #[inline(always)]
 pub fn veth_end_of(socket: *mut bpf_sock) -> Option<&'static VethFlowSocket> {
-    stored(&VETH_ENDS, socket)
+    stored(&DIRECT, socket).filter(|notes| notes.is_veth_end != 0).map(|notes| &notes.veth_end)
 }
 
 /// Makes a socket one of a connection that goes from veth to veth. Returns false when there is no memory for
@@ -276,13 +312,18 @@ pub fn veth_end_of(socket: *mut bpf_sock) -> Option<&'static VethFlowSocket> {
 #[inline(always)]
 #[must_use]
 pub fn make_veth_end(socket: *mut bpf_sock, end: VethFlowSocket) -> bool {
-    store(&VETH_ENDS, socket, end)
+    let Some(notes) = notes(socket) else { return false };
+    notes.veth_end = end;
+    notes.is_veth_end = 1;
+    true
 }
 
 /// A socket that was one connects again, some other way.
 #[inline(always)]
 pub fn forget_veth_end(socket: *mut bpf_sock) {
-    forget(&VETH_ENDS, socket);
+    if let Some(notes) = present_notes(socket) {
+        notes.is_veth_end = 0;
+    }
 }
 
 /// The raw pointer of a context, as helpers ask for it.

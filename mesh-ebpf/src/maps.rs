@@ -8,7 +8,7 @@ use mesh_common::address::Address;
 use mesh_common::deferred_accept::{DEFERRED_SYNS_RING_BYTES, MAX_DECISIONS, RecentResult, SynDecision};
 use mesh_common::direct::{
     DIRECT_EVENTS_RING_BYTES, DirectEvent, DirectFlowEntry, DirectFlowKey, DirectRoute, DirectRouteKey,
-    DirectSocket, MAX_DIRECT_FLOWS, MAX_DIRECT_OPEN, MAX_PROBES, MAX_ROUTES,
+    MAX_DIRECT_FLOWS, MAX_DIRECT_OPEN, MAX_PROBES, MAX_ROUTES,
 };
 use mesh_common::maps::{
     AddressPort, EnrolledPod, ListenerKey, MAX_DESTINATIONS, MAX_HANDOFFS, MAX_LISTENERS, MAX_NODE_CGROUPS,
@@ -17,7 +17,9 @@ use mesh_common::maps::{
 };
 use mesh_common::redirect_rules;
 use mesh_common::strict_egress::{EgressKey, MAX_EGRESS_ENTRIES};
-use mesh_common::veth::{FlowDirection, MAX_VETH_FLOWS, NEIGHBOUR_SLOTS, PodVeth, VethFlow, VethFlowSocket};
+use mesh_common::veth::{FlowDirection, MAX_VETH_FLOWS, NEIGHBOUR_SLOTS, PodVeth, VethFlow};
+
+use crate::context::DirectNotes;
 
 /// The proxies, which are exempt. Written by the keeper when one starts and when it ends, read by every
 /// program.
@@ -123,10 +125,10 @@ pub static DIRECT_FLOWS: HashMap<DirectFlowKey, DirectFlowEntry> =
 #[map]
 pub static NO_ROOM: Array<u64> = Array::with_max_entries(1, 0);
 
-/// What is remembered with the client's socket of a direct connection. Written by `connect`, read by
-/// `sockops`.
+/// What is remembered with the sockets of direct connections. Written by `connect` and `sockops`, read by
+/// `sockops` and the guard.
 #[btf_map]
-pub static DIRECT: SkStorage<DirectSocket> = SkStorage::new();
+pub static DIRECT: SkStorage<DirectNotes> = SkStorage::new();
 
 /// Whether connections that the mesh leaves alone are counted. The keeper sets it when it loads the programs.
 #[unsafe(no_mangle)]
@@ -181,10 +183,6 @@ pub static CROWDED: HashMap<u64, u32> = HashMap::with_max_entries(MAX_PODS, BPF_
 /// processors counted at once.
 #[map]
 pub static VETH_COUNTS: HashMap<u32, u32> = HashMap::with_max_entries(MAX_PODS + 1, BPF_F_NO_PREALLOC);
-
-/// The sockets of these connections. Written by `sockops`, read by it and by the guard.
-#[btf_map]
-pub static VETH_ENDS: SkStorage<VethFlowSocket> = SkStorage::new();
 
 /// A [`mesh_common::veth::DirectPathMode`] as its number. The keeper sets it when it loads the programs.
 #[unsafe(no_mangle)]

@@ -24,7 +24,7 @@ use crate::sys::{self, HostVeth, Netns, SocketKind};
 pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/mesh-ebpf.o"));
 
 /// Maps that outlive the keeper. The others (log, events, listeners, routes) are made anew each time.
-const PINNED: [&str; 20] = [
+const PINNED: [&str; 19] = [
     "PROXIES",
     "PODS",
     "SANDBOXES",
@@ -44,11 +44,10 @@ const PINNED: [&str; 20] = [
     "VETHS",
     "NEIGHBOURS",
     VETH_FLOWS,
-    "VETH_ENDS",
 ];
 
 /// Version of the maps' layout, so that a keeper never takes over maps that it would misread.
-const LAYOUT: &str = "v5";
+const LAYOUT: &str = "v6";
 
 /// Reads the programs' debug lines into the log.
 pub type EbpfLogReader = EbpfLogger<&'static dyn log::Log>;
