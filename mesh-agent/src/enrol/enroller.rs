@@ -6,10 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use mesh_api::admin::{EnrolmentState, PodStatus, StrictEgressStatus};
+use mesh_api::admin::PodStatus;
 use mesh_api::plan::Snapshot;
-use mesh_api::resource::enrolment::Enrolment;
-use mesh_common::maps::MAX_DESTINATIONS;
 use mesh_proxy::certs::Certificates;
 use mesh_proxy::local_pod::LocalPod;
 use mesh_proxy::telemetry::AgentMetrics;
@@ -18,6 +16,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 
+use super::known_destinations::KnownDestinations;
 use super::plaintext_check::{PlaintextCheck, is_known_as_plaintext};
 use super::preexisting_connections::{PreexistingJudge, list_preexisting};
 use crate::direct::DirectHandle;
@@ -28,6 +27,8 @@ use crate::strict_egress::{EgressEnforcer, StrictEgressError};
 use crate::sys::ebpf::KnownAddresses;
 use crate::sys::{self, PreexistingConnection};
 
+mod pod_statuses;
+
 /// How often a pod without processes is looked for. Short, so that it is enrolled before its first program
 /// runs.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
@@ -37,7 +38,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const LOOK_SELDOM: Duration = Duration::from_millis(500);
 
 /// How often unused memory is given back and failed pods are tried again.
-const TIDY_EVERY: Duration = Duration::from_secs(10);
+pub(super) const TIDY_EVERY: Duration = Duration::from_secs(10);
 
 /// State of each pod, for the admin endpoint.
 pub type PodStatuses = watch::Sender<Vec<PodStatus>>;
@@ -90,10 +91,7 @@ pub struct Enroller {
     took_over: bool,
     /// Whether the keeper was told that this proxy serves.
     told_ready: bool,
-    /// The configuration whose destinations the kernel knows, once it knows any.
-    learnt: Option<Arc<Snapshot>>,
-    /// When the kernel last could not be told, for instance for lack of room.
-    not_learnt: Option<Instant>,
+    destinations: KnownDestinations,
     /// Whether a pod was enrolled or let go, or the agent started, since memory was given back.
     untidy: bool,
 }
@@ -129,8 +127,7 @@ impl Enroller {
             resting: HashSet::new(),
             took_over: false,
             told_ready: false,
-            learnt: None,
-            not_learnt: None,
+            destinations: KnownDestinations::default(),
             untidy: true,
         }
     }
@@ -177,7 +174,7 @@ impl Enroller {
                 changed = snapshots.changed() => match changed {
                     Ok(()) => {
                         let snapshot = snapshots.borrow_and_update().clone();
-                        self.learn_destinations(&snapshot);
+                        self.destinations.learn(&mut self.setup, &snapshot);
                     }
                     Err(_) => return,
                 },
@@ -189,9 +186,9 @@ impl Enroller {
                 }
                 _ = tidy.tick() => {
                     self.tidy();
-                    if self.not_learnt.is_some() {
+                    if self.destinations.is_incomplete() {
                         let snapshot = snapshots.borrow_and_update().clone();
-                        self.learn_destinations(&snapshot);
+                        self.destinations.learn(&mut self.setup, &snapshot);
                     }
                 }
                 () = tokio::time::sleep_until(look_at) => {}
@@ -244,7 +241,7 @@ impl Enroller {
         if pending.is_empty() {
             self.take_over().await;
         }
-        self.tell(wanted, &pending);
+        self.publish_statuses(wanted, &pending);
         pending.len()
     }
 
@@ -399,7 +396,7 @@ impl Enroller {
         if std::mem::replace(&mut self.told_ready, true) {
             return;
         }
-        self.learn_destinations(snapshot);
+        self.destinations.learn(&mut self.setup, snapshot);
         let identities: HashSet<_> = self.enrolled.values().map(|it| it.pod.identity.clone()).collect();
         let (keeper, certificates) = (self.setup.keeper.clone(), self.setup.certificates.clone());
         let (serving, patience) = (self.setup.serving.clone(), self.setup.patience);
@@ -411,92 +408,6 @@ impl Enroller {
             }
             serving.send_replace(true);
         });
-    }
-
-    /// Tells the kernel of destinations that came or went since the last time. The first time, and after a
-    /// failure, all that it knows is read first, which takes a while in a large mesh.
-    fn learn_destinations(&mut self, snapshot: &Arc<Snapshot>) {
-        // Trying again costs reading all that the kernel knows: not for each change.
-        if self.not_learnt.is_some_and(|since| since.elapsed() < TIDY_EVERY) {
-            return;
-        }
-        let node = &*self.setup.node;
-        let result = match &self.learnt {
-            Some(learnt) => {
-                let touched = snapshot.reachable_ports_changed_since(learnt).into_iter();
-                let changes = touched
-                    .map(|ip| (ip, learnt.reachable_ports(ip, node), snapshot.reachable_ports(ip, node)));
-                self.setup.known_addresses.apply_changes(changes.filter(|(_, was, is)| was != is).collect())
-            }
-            None => {
-                let all =
-                    snapshot.addresses().filter_map(|ip| Some((ip, snapshot.reachable_ports(ip, node)?)));
-                self.setup.known_addresses.replace_all(all)
-            }
-        };
-        self.setup.metrics.destinations_incomplete.set(i64::from(result.is_err()));
-        self.learnt = result.is_ok().then(|| Arc::clone(snapshot));
-        self.not_learnt = result.is_err().then(Instant::now);
-        if let Err(error) = result {
-            let addresses = snapshot.addresses().count();
-            tracing::error!(%error, addresses, most = MAX_DESTINATIONS,
-                            "not every destination of the mesh is known to the kernel: connections to the rest pass it by");
-        }
-        self.setup.metrics.generation.set(i64::try_from(snapshot.generation()).unwrap_or(i64::MAX));
-    }
-
-    fn tell(&self, wanted: &NodePods, pending: &HashSet<Arc<str>>) {
-        let statuses = wanted.values().map(|pod| {
-            let (state, reason) = self.state_of(pod, pending);
-            PodStatus {
-                uid: pod.uid.to_string(),
-                namespace: pod.namespace.to_string(),
-                name: pod.name.to_string(),
-                state,
-                reason,
-                netns: self.enrolled.get(&pod.uid).map(|enrolled| enrolled.netns),
-                link: None,
-                strict_egress: self.strict_egress(pod),
-            }
-        });
-        let statuses: Vec<_> = statuses.collect();
-        self.setup.statuses.send_if_modified(|told| {
-            let changed = *told != statuses;
-            if changed {
-                *told = statuses;
-            }
-            changed
-        });
-        let count = i64::try_from(self.enrolled.len()).unwrap_or(i64::MAX);
-        self.setup.metrics.enrolled_pods.set(count);
-        self.setup.metrics.pods_not_enrolled.set(i64::try_from(self.failed.len()).unwrap_or(i64::MAX));
-    }
-
-    fn strict_egress(&self, pod: &NodePod) -> Option<StrictEgressStatus> {
-        // Nothing is refused of a pod that is not in the mesh.
-        let enrolled = self.enrolled.get(&pod.uid)?;
-        let egress = pod.egress.as_ref()?;
-        Some(StrictEgressStatus {
-            by: egress.by.to_string(),
-            allowed: egress.allowed.iter().map(ToString::to_string).collect(),
-            problem: egress.problem.clone(),
-            not_in_force: enrolled.egress_not_in_force.clone(),
-        })
-    }
-
-    fn state_of(&self, pod: &NodePod, pending: &HashSet<Arc<str>>) -> (EnrolmentState, Option<String>) {
-        if let Enrolment::NotSelected(why) = &pod.enrolment {
-            return (EnrolmentState::NotSelected, Some(why.to_string()));
-        }
-        if let Some(reason) = self.failed.get(&pod.uid) {
-            return (EnrolmentState::Failed, Some(reason.clone()));
-        }
-        if let Some(enrolled) = self.enrolled.get(&pod.uid) {
-            return (EnrolmentState::Enrolled, enrolled.plain.plaintext_reason());
-        }
-        debug_assert!(pending.contains(&pod.uid), "wanted, not enrolled and not failed");
-        let reason = "no process in a network namespace of its own with an address found yet";
-        (EnrolmentState::Pending, Some(reason.to_owned()))
     }
 }
 

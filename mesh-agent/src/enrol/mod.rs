@@ -1,6 +1,7 @@
 //! Takes pods into the mesh and lets them go, as their labels say, without touching the pods.
 
 mod enroller;
+mod known_destinations;
 mod plaintext_check;
 mod preexisting_connections;
 

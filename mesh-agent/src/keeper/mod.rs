@@ -52,7 +52,7 @@ mod tests {
     fn the_keeper_is_under_2000_lines() {
         let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
         let own = fs::read_dir(sources.join("keeper")).unwrap().map(|entry| entry.unwrap().path());
-        let files = own.chain(["server.rs", "follow.rs"].map(|name| sources.join("cni").join(name)));
+        let files = own.chain(["server.rs", "conflist_repair.rs"].map(|name| sources.join("cni").join(name)));
         let lines: usize = files.map(|file| lines_of_code(&fs::read_to_string(file).unwrap())).sum();
         assert!(lines < 2000, "{lines} lines of code");
     }
