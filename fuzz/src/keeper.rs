@@ -6,8 +6,8 @@ pub mod protocol;
 use std::net::IpAddr;
 
 use protocol::{
-    Claim, Greeting, KeeperAnswer, KeeperRequest, MOST_ADDRESSES, MOST_PROBE_PORTS, MOST_SOCKETS, RECORD,
-    Record,
+    Claim, KeeperAnswer, KeeperRequest, MOST_ADDRESSES, MOST_PROBE_PORTS, MOST_SOCKETS, RECORD, RecordBytes,
+    StartMessage,
 };
 
 /// A record's bytes, without the zeros at its end.
@@ -26,8 +26,8 @@ pub fn check(data: &[u8]) {
     if let Some(answer) = KeeperAnswer::decode(&record) {
         assert_eq!(KeeperAnswer::decode(&answer.encode()), Some(answer), "what is answered is what is heard");
     }
-    if let Some(greeting) = Greeting::decode(&record) {
-        assert_eq!(Greeting::decode(&greeting.encode()), Some(greeting));
+    if let Some(message) = StartMessage::decode(&record) {
+        assert_eq!(StartMessage::decode(&message.encode()), Some(message));
     }
 }
 
@@ -59,7 +59,7 @@ fn check_bounds(request: &KeeperRequest) {
 }
 
 /// Whether a record is a request, by where its bytes are.
-fn is_request(record: &Record) -> bool {
+fn is_request(record: &RecordBytes) -> bool {
     match record[0] {
         1 => is_claim(&record[1..]),
         4 => {

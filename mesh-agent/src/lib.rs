@@ -6,8 +6,10 @@
 //! 2. [`proxy_main`]: the proxy's process, which puts everything else together; [`config`]: its settings;
 //!    [`keeper_client`]: its end of the talk with the keeper; [`log`](mod@log): the log of both.
 //! 3. [`pods`] and [`enrol`]: the node's pods, and taking them into the mesh; [`cni`]: the plugin that has
-//!    pods wait for that; [`strict_egress`]: pods that may not leave the mesh; [`kube_api`]: events and
-//!    questions to Kubernetes; [`istio_annotation`]: what Istio is told of pods.
+//!    pods wait for that; [`strict_egress`]: pods that may not leave the mesh; [`kube_client`]: the
+//!    client of Kubernetes; [`pod_events`]: its events about pods that are not enrolled;
+//!    [`uninstall_watch`]: whether the mesh is being uninstalled; [`istio_annotation`]: what Istio is told
+//!    of pods.
 //! 4. [`mesh_proxy`]: the data path, a crate of its own; [`node_surroundings`]: its surroundings on a node;
 //!    [`direct`]: connections without it.
 //! 5. [`admin`], [`node_check`]: what the agent tells about itself and its node.
@@ -21,11 +23,13 @@ pub mod enrol;
 pub mod istio_annotation;
 pub mod keeper;
 pub mod keeper_client;
-pub mod kube_api;
+pub mod kube_client;
 pub mod log;
 pub mod node_check;
 pub mod node_surroundings;
+pub mod pod_events;
 pub mod pods;
 pub mod proxy_main;
 pub mod strict_egress;
 pub mod sys;
+pub mod uninstall_watch;

@@ -24,7 +24,7 @@ use crate::admin::{self, SetLogFilterFn};
 use crate::config::{AccessLogFormat, Config, PodSource};
 use crate::direct::{self, DirectHandle};
 use crate::enrol::{Enroller, EnrollerSetup, PodStatuses, ReportNotEnrolledFn};
-use crate::istio_annotation::{AnnotationFailures, AnnotationWriter, PodAnnotations};
+use crate::istio_annotation::{AnnotationFailures, AnnotationWriter, ObservedAnnotations};
 use crate::keeper::RELIEVED_SIGNAL;
 use crate::keeper_client::{self, KeeperClient, StartKit};
 use crate::node_surroundings::{NodeShared, NodeSurroundings};
@@ -32,7 +32,7 @@ use crate::pods::NodePods;
 use crate::strict_egress::{self, EgressEnforcer, StrictPods};
 use crate::sys::ebpf::{DeferredSyns, FaultRing, PeerMap, ProxyMaps};
 use crate::sys::seccomp;
-use crate::{cni, kube_api, pods, sys};
+use crate::{cni, kube_client, pod_events, pods, sys, uninstall_watch};
 
 /// Descriptors reserved for other things than connections: listeners, maps, logs, the control plane.
 const SPARE_DESCRIPTORS: u64 = 1000;
@@ -71,7 +71,7 @@ async fn serve(mut config: Config, set_log_filter: SetLogFilterFn) -> Result<(),
     certs::warm_up_crypto().await;
     let kit = tokio::task::spawn_blocking(keeper_client::receive_start_kit).await??;
     inherit(&kit, &certificates, to_inherit);
-    let StartKit { control, maps, node_listeners, workers: channels, beside, .. } = kit;
+    let StartKit { control, maps, admin_listeners, workers: channels, beside, .. } = kit;
     // A predecessor's workers go on with its listeners.
     config.workers = channels.len();
     let (keeper, moved) = KeeperClient::start(control)?;
@@ -89,7 +89,7 @@ async fn serve(mut config: Config, set_log_filter: SetLogFilterFn) -> Result<(),
     let shown_links = maps.pod_link_map()?;
     let shared = shared(&config, &xds, &certificates, served, open_files);
     let peer_maps = channels.iter().map(|_| maps.peer_map()).collect::<Result<Vec<_>, _>>()?;
-    let (known_addresses, kernel, events, egress) = maps.open_maps()?;
+    let (destination_maps, kernel, events, egress) = maps.open_maps()?;
     let egress = EgressEnforcer::take_over(egress, node.strict_egress.clone())?;
     watch_kernel(events, &metrics, node.strict_egress.clone(), direct.clone());
     let work = direct::DirectTaskSetup {
@@ -115,7 +115,7 @@ async fn serve(mut config: Config, set_log_filter: SetLogFilterFn) -> Result<(),
     let enroller = Enroller::new(EnrollerSetup {
         keeper: keeper.clone(),
         moved,
-        known_addresses,
+        destination_maps,
         node: config.node_name.as_str().into(),
         workers: workers.commands.clone(),
         certificates: certificates.clone(),
@@ -153,7 +153,7 @@ async fn serve(mut config: Config, set_log_filter: SetLogFilterFn) -> Result<(),
         liveness,
     };
     let (relieved, leave) = watch::channel(false);
-    admin::spawn_http_servers(Arc::new(state), node_listeners, leave)?;
+    admin::spawn_http_servers(Arc::new(state), admin_listeners, leave)?;
     seccomp::apply_filters()?;
     if stop_requested().await? == Stop::Relieved {
         // The node's own listeners, direct connections and annotations are the next proxy's from here on.
@@ -218,7 +218,7 @@ struct Pods {
 /// How Istio is told of enrolled pods.
 struct Annotate {
     client: kube::Client,
-    annotated: watch::Receiver<Arc<PodAnnotations>>,
+    annotated: watch::Receiver<Arc<ObservedAnnotations>>,
 }
 
 async fn follow_pods(config: &Config) -> Result<Pods, ProxyError> {
@@ -234,10 +234,10 @@ async fn follow_pods(config: &Config) -> Result<Pods, ProxyError> {
             Ok(Pods { told, namespaces: None, complete: completed, report, installed, annotate: None })
         }
         PodSource::Kubernetes => {
-            let client = kube_api::connect().await?;
-            let report = kube_api::pod_event_reporter(client.clone(), &node);
+            let client = kube_client::connect().await?;
+            let report = pod_events::pod_event_reporter(client.clone(), &node);
             let installed = match std::env::var("POD_NAMESPACE") {
-                Ok(namespace) => kube_api::watch_own_daemon_set(client.clone(), &namespace),
+                Ok(namespace) => uninstall_watch::watch_own_daemon_set(client.clone(), &namespace),
                 // Not in a pod: nobody uninstalls it.
                 Err(_) => watch::channel(true).1,
             };

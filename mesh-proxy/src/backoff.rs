@@ -1,4 +1,5 @@
-//! Pauses between tries while something is used up that the whole process shares: descriptors, memory.
+//! Pauses between tries while something is used up that the whole process shares: descriptors, memory. They
+//! have no jitter, and so are not for what many ask of one server.
 
 use std::time::Duration;
 

@@ -21,7 +21,7 @@ use tokio::task::{AbortHandle, spawn_local};
 use super::limited_accept::{ConnectionLimit, LimitReached, LimitSlot, PodConnectionLimits};
 use super::local_pod::LocalPod;
 use super::outbound::{self, ConnectRequest, ConnectedOutbound};
-use super::surroundings::{ConnectResult, RequestedDestination};
+use super::surroundings::{ConnectNote, RequestedDestination};
 use super::tunnel::EarlyData;
 use super::worker::Worker;
 
@@ -229,7 +229,7 @@ async fn decide(worker: Rc<Worker>, pod: Arc<LocalPod>, syn: DeferredSyn, refuse
         worker.surroundings.note_connect_result(
             &pod,
             syn.destination.into(),
-            ConnectResult::Untold(LET_THROUGH),
+            ConnectNote::SkipDeferral(LET_THROUGH),
         );
     }
 }

@@ -44,7 +44,7 @@ impl WorkerHandshakeLimit {
 impl PodHandshakeLimit {
     /// Takes a place for a handshake from `source`; another may be told to end for it. None if there is none
     /// to take.
-    pub fn take_place(&self, source: IpAddr) -> Option<HandshakePlace> {
+    pub fn take_or_evict(&self, source: IpAddr) -> Option<HandshakePlace> {
         let source = Group::of(source);
         let of_pod = self.of_pod.enter(source)?;
         Some(HandshakePlace { all: self.all.enter(source)?, of_pod })
@@ -78,12 +78,12 @@ mod tests {
     #[test]
     fn one_address_pushes_out_itself_and_many_leave_room_for_one_more() {
         let handshakes = WorkerHandshakeLimit::default().new_pod_limit();
-        let honest = [handshakes.take_place(address(250)).unwrap()];
-        let first: Vec<_> = (0..1000).filter_map(|_| handshakes.take_place(address(1))).collect();
+        let honest = [handshakes.take_or_evict(address(250)).unwrap()];
+        let first: Vec<_> = (0..1000).filter_map(|_| handshakes.take_or_evict(address(1))).collect();
         assert_eq!(alive(&first), OF_POD.each);
         let others: Vec<_> =
-            (2..10_u8).cycle().take(2000).filter_map(|n| handshakes.take_place(address(n))).collect();
-        let newcomer = [handshakes.take_place(address(251)).unwrap()];
+            (2..10_u8).cycle().take(2000).filter_map(|n| handshakes.take_or_evict(address(n))).collect();
+        let newcomer = [handshakes.take_or_evict(address(251)).unwrap()];
         assert_eq!(alive(&first) + alive(&others) + 2, OF_POD.total);
         assert_eq!((alive(&honest), alive(&newcomer)), (1, 1));
         drop((first, others, honest, newcomer));
@@ -94,7 +94,7 @@ mod tests {
     fn as_many_ipv6_addresses_as_a_host_likes_count_as_one() {
         let handshakes = WorkerHandshakeLimit::default().new_pod_limit();
         let network = |host: u128| IpAddr::from((0xfd00_u128 << 112 | host).to_be_bytes());
-        let held: Vec<_> = (1..1000).filter_map(|host| handshakes.take_place(network(host))).collect();
+        let held: Vec<_> = (1..1000).filter_map(|host| handshakes.take_or_evict(network(host))).collect();
         assert_eq!(alive(&held), OF_POD.each);
     }
 
@@ -102,7 +102,7 @@ mod tests {
     fn one_address_has_no_more_of_all_pods_together() {
         let worker = WorkerHandshakeLimit::default();
         let pods: Vec<_> = (0..20).map(|_| worker.new_pod_limit()).collect();
-        let enter = |pod: &PodHandshakeLimit| pod.take_place(address(1));
+        let enter = |pod: &PodHandshakeLimit| pod.take_or_evict(address(1));
         let held: Vec<_> = (0..100).flat_map(|_| pods.iter().filter_map(enter).collect::<Vec<_>>()).collect();
         assert_eq!(alive(&held), ALL.each);
     }

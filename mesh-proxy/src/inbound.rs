@@ -221,7 +221,7 @@ pub async fn serve_plaintext_connection(
             error.into()
         }
     };
-    record.record_outcome(&outcome, meter.byte_counts());
+    record.record_outcome(&outcome, meter.bytes_from_and_to_client());
 }
 
 /// The limits that one connection of another node counts against.
@@ -250,7 +250,7 @@ pub async fn serve_mtls_connection(
         tracing::warn!(%pod, %peer, "a program connected to the mesh's port 15008 itself: refused");
         return reset_on_drop(&socket);
     }
-    let Some(handshake) = handshakes.take_place(peer.ip()) else {
+    let Some(handshake) = handshakes.take_or_evict(peer.ip()) else {
         worker.metrics.count_handshake_over_limit();
         return reset_on_drop(&socket);
     };
@@ -403,7 +403,7 @@ async fn serve_stream(
             error.into()
         }
     };
-    record.record_outcome(&outcome, meter.byte_counts());
+    record.record_outcome(&outcome, meter.bytes_from_and_to_client());
 }
 
 async fn admit_stream(

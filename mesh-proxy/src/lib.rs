@@ -24,8 +24,8 @@
 //!    and then, since the peer is known, its [session](session_limit). Of each stream on it the policy is
 //!    asked ([`authorized_connections`]); with its permit [`delivery`] connects to the application.
 //! 6. [`stream`]: what carries the bytes, a socket or a stream in either framing. [`relay`] moves bytes
-//!    between it and the application's socket, for as long as the policy and a
-//!    [lifetime](connection_lifetime) allow it.
+//!    between it and the application's socket, for as long as the policy and
+//!    [timeouts](connection_timeouts) allow it.
 //!
 //! At its end a connection has one outcome, which [`telemetry`] counts and logs.
 //!
@@ -46,7 +46,7 @@ pub mod authorized_connections;
 pub mod backoff;
 pub mod balance;
 pub mod certs;
-pub mod connection_lifetime;
+pub mod connection_timeouts;
 pub mod deferred_accept;
 pub mod delivery;
 pub mod file_version;

@@ -216,7 +216,7 @@ mod tests {
         let limits = limits(&ConnectionLimit::new(1), 10);
         let first = limits.wait_for_worker_slot().await;
         let waits = tokio::time::timeout(Duration::from_millis(20), limits.wait_for_worker_slot()).await;
-        assert!(waits.is_err(), "a second slot below a limit of one");
+        assert!(waits.is_err(), "a second slot below a cap of one");
         drop(first);
         tokio::time::timeout(Duration::from_secs(5), limits.wait_for_worker_slot())
             .await

@@ -15,13 +15,13 @@ use socket2::SockRef;
 use tokio::net::TcpStream;
 
 use super::address_types::{ClientAddress, OriginalDestination, UpstreamAddress};
-use super::balance::{ActiveConnection, AffinityClient, EndpointPick, ExcludedEndpoints, ServiceSlot};
-use super::connection_lifetime::ConnectionLifetime;
+use super::balance::{ActiveConnection, AffinityKey, EndpointPick, ExcludedEndpoints, ServiceSlot};
+use super::connection_timeouts::ConnectionTimeouts;
 use super::limited_accept::ConnectionSlot;
 use super::local_pod::LocalPod;
 use super::relay::{ByteMeter, SocketSide, reset_on_drop};
 use super::stream::Stream;
-use super::surroundings::{ConnectResult, RequestedDestination};
+use super::surroundings::{ConnectNote, RequestedDestination};
 use super::tunnel::EarlyData;
 use super::upstream::{self, ClientContext, ConnectOptions, Upstream};
 use super::worker::Worker;
@@ -57,7 +57,7 @@ enum Error {
 /// An open way to the destination, and the slots and limits that count while it is used.
 struct Connected {
     upstream: Upstream,
-    lifetime: Option<ConnectionLifetime>,
+    timeouts: Option<ConnectionTimeouts>,
     _slot: Option<ServiceSlot<(Arc<str>, u16)>>,
     _active: Option<ActiveConnection>,
 }
@@ -81,7 +81,7 @@ pub async fn serve_outbound(
     let meter = ByteMeter::default();
     meter.also_count_in(record.record_opened());
     let outcome = carry(socket, connected, &meter).await;
-    record.record_outcome(&outcome, meter.byte_counts());
+    record.record_outcome(&outcome, meter.bytes_from_and_to_client());
 }
 
 /// Opens the way for a connection that was accepted first, without deferred accept.
@@ -128,12 +128,12 @@ pub async fn connect_upstream(
     let connecting = Connecting { early, client, original, not_direct: request.asked.not_direct };
     match connect(worker, pod, &connecting, &mut record).await {
         Ok(connected) => {
-            worker.surroundings.note_connect_result(pod, original.address(), ConnectResult::Taken);
+            worker.surroundings.note_connect_result(pod, original.address(), ConnectNote::Taken);
             Some(ConnectedOutbound { record, connected })
         }
         Err(error) => {
             if matches!(error, Error::Refused(_)) {
-                worker.surroundings.note_connect_result(pod, original.address(), ConnectResult::Refused);
+                worker.surroundings.note_connect_result(pod, original.address(), ConnectNote::Refused);
             }
             tracing::debug!(%pod, %client, %original, %error, "outbound connection not made");
             record
@@ -187,7 +187,7 @@ async fn connect(
             ask_for_direct_ways(worker, pod, original, std::slice::from_ref(&endpoint));
             let reached = reach(&origin, &endpoint, default_options(), record).await;
             let upstream = reached.map_err(|error| Error::of_all(error, true))?;
-            Ok(Connected { upstream, lifetime: None, _slot: None, _active: None })
+            Ok(Connected { upstream, timeouts: None, _slot: None, _active: None })
         }
         Destination::Service { service, port, policy, endpoints } => {
             record.details.labels.service = Some(Arc::clone(&service));
@@ -223,7 +223,7 @@ async fn pass_through(
         .map_err(|_| upstream::Error::Timeout(CONNECT_TIMEOUT))?
         .map_err(upstream::Error::Connect)?;
     let upstream = Upstream::Stream(Stream::from_socket(socket));
-    Ok(Connected { upstream, lifetime: None, _slot: None, _active: None })
+    Ok(Connected { upstream, timeouts: None, _slot: None, _active: None })
 }
 
 /// A service that a connection goes to, with its policy and endpoints.
@@ -271,8 +271,8 @@ async fn balance(
                 if let Some(own) = own {
                     own.keep(worker, &key);
                 }
-                let lifetime = ConnectionLifetime::from_policy(&policy.pool);
-                return Ok(Connected { upstream, lifetime, _slot: slot, _active: Some(active) });
+                let timeouts = ConnectionTimeouts::from_policy(&policy.pool);
+                return Ok(Connected { upstream, timeouts, _slot: slot, _active: Some(active) });
             }
             Err(error) if error.stops_retries() || origin.exposed.get() => return Err(error.into()),
             Err(error) => {
@@ -287,13 +287,13 @@ async fn balance(
 
 /// Session affinity of one connection: its client, and how long that keeps an endpoint.
 struct Own {
-    client: AffinityClient,
+    client: AffinityKey,
     timeout: Duration,
 }
 
 impl Own {
     fn of(client: &Workload, to: &To<'_>) -> Option<Self> {
-        let (client, timeout) = AffinityClient::with_timeout(client, to.service, to.policy, to.port)?;
+        let (client, timeout) = AffinityKey::with_timeout(client, to.service, to.policy, to.port)?;
         Some(Self { client, timeout })
     }
 
@@ -311,7 +311,7 @@ impl Own {
 fn leave_out_near(worker: &Worker, endpoints: &Endpoints, excluded: &mut ExcludedEndpoints) {
     let (near, far): (Vec<_>, Vec<_>) = (0..endpoints.len())
         .filter(|index| !excluded.contains(*index))
-        .partition(|index| worker.local_pod(endpoints[*index].address.ip()).is_some());
+        .partition(|index| worker.local_pod_by_address(endpoints[*index].address.ip()).is_some());
     if !far.is_empty() {
         near.into_iter().for_each(|index| excluded.add(index));
     }
@@ -324,7 +324,7 @@ fn ask_for_direct_ways(
     original: OriginalDestination,
     endpoints: &[Endpoint],
 ) {
-    let is_near = |endpoint: &Endpoint| worker.local_pod(endpoint.address.ip()).is_some();
+    let is_near = |endpoint: &Endpoint| worker.local_pod_by_address(endpoint.address.ip()).is_some();
     if endpoints.iter().any(is_near) {
         worker.surroundings.suggest_direct_connection(pod, original.address());
     }
@@ -380,12 +380,13 @@ fn note(upstream: &Upstream, workload: &Workload, record: &mut ConnectionRecord)
 }
 
 async fn carry(socket: TcpStream, connected: Connected, meter: &ByteMeter) -> ConnectionOutcome {
-    let Connected { upstream, lifetime, _slot, _active } = connected;
-    match lifetime {
+    let Connected { upstream, timeouts, _slot, _active } = connected;
+    match timeouts {
         None => join(socket, upstream, meter).await,
         // Boxed: few connections have a bound.
-        Some(lifetime) => {
-            Box::pin(lifetime.enforce(socket, meter, |socket| join(socket, upstream, meter))).await
+        Some(timeouts) => {
+            Box::pin(timeouts.relay_until_timeout(socket, meter, |socket| join(socket, upstream, meter)))
+                .await
         }
     }
 }
@@ -458,7 +459,7 @@ mod tests {
             let mut answer = String::new();
             client.read_to_string(&mut answer).await.unwrap();
             assert_eq!(answer, "hello<done>");
-            assert_eq!(*met.borrow(), [ConnectResult::Taken]);
+            assert_eq!(*met.borrow(), [ConnectNote::Taken]);
         });
     }
 

@@ -52,7 +52,7 @@ pub trait Surroundings {
     fn suggest_direct_connection(&self, _pod: &LocalPod, _destination: SocketAddr) {}
 
     /// Notes the result of a connection of the pod, for the next ones to the same destination.
-    fn note_connect_result(&self, _pod: &LocalPod, _destination: SocketAddr, _outcome: ConnectResult) {}
+    fn note_connect_result(&self, _pod: &LocalPod, _destination: SocketAddr, _note: ConnectNote) {}
 
     /// Has the pod's kernel take a SYN again that was held back ([`mesh_common::deferred_accept`]), and
     /// refuse it or let it through. Errors: the kernel can't be told.
@@ -82,15 +82,15 @@ pub struct RequestedDestination {
     pub not_direct: bool,
 }
 
-/// Result of a connect to a destination.
+/// What is noted of a connect to a destination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ConnectResult {
+pub enum ConnectNote {
     /// An endpoint took the connection.
     Taken,
     /// Every endpoint that was tried refused.
     Refused,
     /// The kernel could not be told in time: the next connections are not deferred, for that long.
-    Untold(Duration),
+    SkipDeferral(Duration),
 }
 
 impl From<&AddressPort> for RequestedDestination {

@@ -146,7 +146,7 @@ pub struct ConnectOptions {
 
 /// Returns the pod of this node that `endpoint` is, if connections to it are not encrypted.
 fn near(origin: &ClientContext<'_>, endpoint: &Endpoint) -> Option<Arc<LocalPod>> {
-    let destination = origin.worker.local_pod(endpoint.address.ip())?;
+    let destination = origin.worker.local_pod_by_address(endpoint.address.ip())?;
     (!origin.worker.surroundings.encrypts_same_node(origin.pod, &destination)).then_some(destination)
 }
 

@@ -13,7 +13,7 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
 
 use super::AdminState;
-use crate::keeper_client::NodeListeners;
+use crate::keeper_client::AdminListeners;
 
 /// Added to the nice value of the thread that serves lists: where cores are scarce, traffic goes first.
 const GIVES_WAY: i32 = 10;
@@ -22,10 +22,10 @@ const GIVES_WAY: i32 = 10;
 /// Errors: a thread can't be started, or a socket can't be polled.
 pub fn spawn_http_servers(
     state: Arc<AdminState>,
-    listeners: NodeListeners,
+    listeners: AdminListeners,
     leave: watch::Receiver<bool>,
 ) -> io::Result<()> {
-    let NodeListeners { admin, metrics, health, admin_socket } = listeners;
+    let AdminListeners { admin, metrics, health, admin_socket } = listeners;
     let (healthy, stop) =
         (Site::new(super::health(&state), health_limits(), guard::everybody()), leave.clone());
     state.metrics.listeners.add("health", healthy.gate());

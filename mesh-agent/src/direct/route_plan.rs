@@ -17,10 +17,10 @@ use mesh_common::direct::{DirectRoute, DirectRouteKey, MAX_ROUTE_ENDPOINTS, Rout
 use mesh_common::is_mesh_port;
 use mesh_common::maps::AddressPort;
 use mesh_proxy::authorized_connections::AccessRequest;
-use mesh_proxy::balance::{AffinityClient, OutlierDetector, SessionAffinity};
+use mesh_proxy::balance::{AffinityKey, OutlierDetector, SessionAffinity};
 use mesh_proxy::local_pod::LocalPod;
 
-use super::pod_veths::PodVeths;
+use super::pod_links::PodLinks;
 
 /// An enrolled pod, as plans need it.
 #[derive(Clone, Debug)]
@@ -52,7 +52,7 @@ pub(super) struct PlanContext<'a> {
     pub resting: &'a HashMap<EndpointKey, Instant>,
     pub now: Instant,
     /// How the pods are connected to the node.
-    pub links: &'a PodVeths,
+    pub links: &'a PodLinks,
 }
 
 /// Where a pod's connections to a destination may go.
@@ -192,7 +192,7 @@ fn in_question<'a>(
 ) -> Vec<&'a Endpoint> {
     let Some((service, policy)) = service else { return endpoints.iter().collect() };
     let excluded = context.outliers.ejected_endpoints(endpoints, policy, context.now);
-    if let Some((client, _)) = AffinityClient::with_timeout(source, service, policy, port) {
+    if let Some((client, _)) = AffinityKey::with_timeout(source, service, policy, port) {
         let own = context.affinity.choose_endpoint(&client, endpoints, &excluded, context.now);
         return own.map(|index| &endpoints[index]).into_iter().collect();
     }
@@ -301,7 +301,7 @@ impl RoutePlan {
         now: Instant,
     ) {
         let own = self.service.as_ref().and_then(|(service, policy)| {
-            AffinityClient::with_timeout(&self.source, service, policy, destination.port())
+            AffinityKey::with_timeout(&self.source, service, policy, destination.port())
         });
         if let Some((client, timeout)) = own {
             affinity.remember_endpoint(client, endpoint, timeout, now);

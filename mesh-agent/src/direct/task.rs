@@ -12,14 +12,14 @@ use mesh_proxy::telemetry::WorkerMetrics;
 use mesh_proxy::worker::SharedState;
 use tokio::sync::watch;
 
-use super::flow_records::{ConnectionEnds, FlowPods, FlowRecords};
-use super::pod_veths::PodVeths;
+use super::flow_tracker::{ConnectionEnds, FlowPods, FlowTracker};
+use super::pod_links::PodLinks;
 use super::route_plan::{PlanContext, Pod, RoutePlan};
 use super::route_table::{ReplanTrigger, RouteChange, RouteTable};
 use super::{Ask, DirectReceiver, PodEvent};
 use crate::keeper_client::KeeperClient;
 use crate::node_surroundings::NodeShared;
-use crate::sys::ebpf::{DirectEvent, DirectHandshake, DirectMaps};
+use crate::sys::ebpf::{DirectEvent, DirectMaps, PendingDirectConnection};
 
 /// How often the kernel's events are read (sooner when there are many), and outdated plans are made again. A
 /// changed policy is in force everywhere after at most this and the time to decide.
@@ -60,14 +60,14 @@ pub struct DirectTask {
     shared: Arc<SharedState>,
     receiver: DirectReceiver,
     table: RouteTable,
-    flows: FlowRecords,
+    flows: FlowTracker,
     /// Connections whose ends are not known yet, by the cookie of the client's socket: they began before this
     /// proxy knew its pods.
     older: HashMap<u64, DirectEvent>,
     /// Whether a predecessor's connections were added to these.
     found_older: bool,
     resting: HashMap<EndpointKey, Instant>,
-    links: PodVeths,
+    links: PodLinks,
     /// Why plans are to be made again.
     stale: ReplanTrigger,
     /// Whether a route has changed or a pod is gone: connections under way may have been allowed by a route
@@ -86,12 +86,12 @@ impl DirectTask {
             kernel: work.kernel,
             keeper: work.keeper,
             judged: work.shared.snapshot.load_full(),
-            links: PodVeths::new(work.node.direct_paths_wanted()),
+            links: PodLinks::new(work.node.direct_paths_wanted()),
             node: work.node,
             shared: work.shared,
             receiver,
             table: RouteTable::default(),
-            flows: FlowRecords::new(work.metrics),
+            flows: FlowTracker::new(work.metrics),
             resting: HashMap::new(),
             stale: ReplanTrigger::Time,
             taken_back: false,
@@ -396,7 +396,7 @@ impl DirectTask {
 }
 
 /// Whether a connection that is under way may arrive: both pods are still here, and the policy allows it.
-pub(super) fn may_arrive(table: &RouteTable, flow: &DirectHandshake, snapshot: &Snapshot) -> bool {
+pub(super) fn may_arrive(table: &RouteTable, flow: &PendingDirectConnection, snapshot: &Snapshot) -> bool {
     let pods = FlowPods {
         client: table.pod_by_cookie(flow.client_netns),
         server: table.pod_by_cookie(flow.server_netns),
@@ -412,7 +412,7 @@ fn plan_context<'a>(
     snapshot: &'a Snapshot,
     shared: &'a SharedState,
     resting: &'a HashMap<EndpointKey, Instant>,
-    links: &'a PodVeths,
+    links: &'a PodLinks,
 ) -> PlanContext<'a> {
     let SharedState { outliers, affinity, .. } = shared;
     PlanContext { snapshot, outliers, affinity, resting, now: Instant::now(), links }

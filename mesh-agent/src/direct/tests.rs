@@ -5,7 +5,7 @@
 //! now; and so has what it lets leave or arrive by a yes that it gave earlier.
 
 mod delayed_syns;
-mod flow_records;
+mod flow_tracker;
 mod random_mesh;
 
 use std::collections::HashMap;
@@ -24,7 +24,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use random_mesh::{DESTINATIONS, RandomMesh, pick};
 
-use super::pod_veths::PodVeths;
+use super::pod_links::PodLinks;
 use super::route_plan::{PlanContext, Pod};
 use super::route_table::{ReplanTrigger, RouteChange, RouteTable};
 
@@ -39,7 +39,7 @@ struct Node {
     outliers: OutlierDetector,
     affinity: SessionAffinity,
     resting: HashMap<EndpointKey, Instant>,
-    links: PodVeths,
+    links: PodLinks,
     /// An endpoint has rested enough since plans were last made.
     rested: bool,
     now: Instant,
@@ -105,7 +105,7 @@ impl Node {
             outliers: OutlierDetector::default(),
             affinity: SessionAffinity::default(),
             resting: HashMap::new(),
-            links: PodVeths::new(Some(DirectPathMode::Direct)),
+            links: PodLinks::new(Some(DirectPathMode::Direct)),
             rested: false,
             now: Instant::now(),
             pods: Vec::new(),

@@ -24,7 +24,7 @@ use crate::keeper::protocol::Claim;
 use crate::keeper_client::{EnrolResult as Answer, KeeperClient};
 use crate::pods::{NodePod, NodePods};
 use crate::strict_egress::{EgressEnforcer, StrictEgressError};
-use crate::sys::ebpf::KnownAddresses;
+use crate::sys::ebpf::DestinationMaps;
 use crate::sys::{self, PreexistingConnection};
 
 mod pod_statuses;
@@ -53,7 +53,7 @@ pub struct EnrollerSetup {
     /// Receives the uids of pods that got a new network namespace, since their sandbox was made again.
     pub moved: mpsc::UnboundedReceiver<String>,
     /// The kernel's map of the mesh's addresses.
-    pub known_addresses: KnownAddresses,
+    pub destination_maps: DestinationMaps,
     /// This node's name.
     pub node: Arc<str>,
     /// The workers.
@@ -268,8 +268,10 @@ impl Enroller {
                 self.resting.insert(pod.uid);
                 return true;
             }
-            Ok((Answer::Yes { netns, .. }, _)) if !as_asked => let_go(&self.setup.keeper, &pod, netns).await,
-            Ok((Answer::Yes { netns, addresses, listeners, .. }, preexisting)) => {
+            Ok((Answer::Enrolled { netns, .. }, _)) if !as_asked => {
+                let_go(&self.setup.keeper, &pod, netns).await
+            }
+            Ok((Answer::Enrolled { netns, addresses, listeners, .. }, preexisting)) => {
                 tracing::info!(namespace = %pod.namespace, pod = %pod.name, "enrolled");
                 let told = pod.addresses.clone();
                 self.serve(&NodePod { addresses, ..pod }, told, netns, listeners, preexisting);
@@ -443,7 +445,9 @@ async fn enrol(
     let claim = Claim::new(&pod.uid, &pod.addresses, &pod.probe_ports).map_err(|error| error.to_string())?;
     let answer = keeper.enrol_pod(claim.with_own_userns(pod.own_userns)).await?;
     let found = match &answer {
-        Answer::Yes { netns, preexisting_judged: false, .. } => Some(list_preexisting(keeper, *netns).await?),
+        Answer::Enrolled { netns, preexisting_judged: false, .. } => {
+            Some(list_preexisting(keeper, *netns).await?)
+        }
         _ => None,
     };
     Ok((answer, found))

@@ -36,12 +36,12 @@ impl KnownDestinations {
                 let touched = snapshot.reachable_ports_changed_since(learnt).into_iter();
                 let changes = touched
                     .map(|ip| (ip, learnt.reachable_ports(ip, node), snapshot.reachable_ports(ip, node)));
-                setup.known_addresses.apply_changes(changes.filter(|(_, was, is)| was != is).collect())
+                setup.destination_maps.apply_changes(changes.filter(|(_, was, is)| was != is).collect())
             }
             None => {
                 let all =
                     snapshot.addresses().filter_map(|ip| Some((ip, snapshot.reachable_ports(ip, node)?)));
-                setup.known_addresses.replace_all(all)
+                setup.destination_maps.replace_all(all)
             }
         };
         setup.metrics.destinations_incomplete.set(i64::from(result.is_err()));

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use mesh_api::admin::{EnrolmentState, PodStatus};
 
-use super::{PodAnnotation, PodAnnotations};
+use super::{ObservedAnnotation, ObservedAnnotations};
 
 /// An annotation that is to be written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,7 +13,7 @@ pub struct DueWrite {
     /// Uid of the pod.
     pub uid: Arc<str>,
     /// The annotation as it was read.
-    pub pod: PodAnnotation,
+    pub pod: ObservedAnnotation,
     /// Whether the annotation is to be there.
     pub enabled: bool,
 }
@@ -21,9 +21,9 @@ pub struct DueWrite {
 /// Returns the annotations that are to be written. A pod that should be in the mesh and is not, or not yet,
 /// keeps what it has: after a restart of the agent it soon will be, and where it can't be its connections are
 /// refused, which peers that speak plaintext to it would not notice.
-pub fn due_writes(pods: &[PodStatus], annotated: &PodAnnotations, installed: bool) -> Vec<DueWrite> {
+pub fn due_writes(pods: &[PodStatus], annotated: &ObservedAnnotations, installed: bool) -> Vec<DueWrite> {
     let states: HashMap<_, _> = pods.iter().map(|pod| (&*pod.uid, pod.state)).collect();
-    let write = |(uid, pod): (&Arc<str>, &PodAnnotation)| {
+    let write = |(uid, pod): (&Arc<str>, &ObservedAnnotation)| {
         let enabled = match states.get(&**uid) {
             _ if !installed => false,
             Some(EnrolmentState::Enrolled) => true,
@@ -55,7 +55,7 @@ mod tests {
 
     /// What is written of a pod in that state, if anything is.
     fn written(state: EnrolmentState, (enabled, ours): (bool, bool), installed: bool) -> Option<bool> {
-        let annotated = PodAnnotation { namespace: "shop".into(), name: "web".into(), enabled, ours };
+        let annotated = ObservedAnnotation { namespace: "shop".into(), name: "web".into(), enabled, ours };
         let writes = due_writes(&[pod(state)], &[("u".into(), annotated)].into(), installed);
         assert!(writes.len() < 2);
         writes.first().map(|write| write.enabled)
@@ -94,7 +94,7 @@ mod tests {
     #[test]
     fn pods_that_the_agent_has_not_looked_at_are_left_alone() {
         let annotated =
-            PodAnnotation { namespace: "shop".into(), name: "web".into(), enabled: true, ours: true };
+            ObservedAnnotation { namespace: "shop".into(), name: "web".into(), enabled: true, ours: true };
         assert_eq!(due_writes(&[], &[("u".into(), annotated)].into(), true), []);
     }
 }

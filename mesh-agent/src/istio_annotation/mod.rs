@@ -1,8 +1,8 @@
 //! The annotation that tells Istio's control plane and proxies that a pod takes mutual TLS. istiod tells
 //! peers to speak plaintext to every pod without it, so whoever takes a pod into the mesh has to write it.
 //!
-//! Reading order: [`PodAnnotation`], a pod's annotation in the API; [`due_writes`], which are to be written;
-//! [`AnnotationWriter`], which writes them.
+//! Reading order: [`ObservedAnnotation`], a pod's annotation in the API; [`due_writes`], which are to be
+//! written; [`AnnotationWriter`], which writes them.
 //!
 //! Kubernetes' own record of who wrote a field (server-side apply) says whether an annotation is ours: ours
 //! is removed, and one that istio-cni wrote stays, whichever of them restarts meanwhile.
@@ -20,11 +20,11 @@ pub use due_writes::{DueWrite, due_writes};
 pub use writer::AnnotationWriter;
 
 /// The annotation of each pod of this node in the API, by the pod's uid.
-pub type PodAnnotations = BTreeMap<Arc<str>, PodAnnotation>;
+pub type ObservedAnnotations = BTreeMap<Arc<str>, ObservedAnnotation>;
 
 /// A pod's annotation as it is in the API.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PodAnnotation {
+pub struct ObservedAnnotation {
     /// Namespace.
     pub namespace: Arc<str>,
     /// Name.
@@ -35,7 +35,7 @@ pub struct PodAnnotation {
     pub ours: bool,
 }
 
-impl PodAnnotation {
+impl ObservedAnnotation {
     /// Reads a pod object.
     pub fn from_pod(pod: &impl ResourceExt) -> Self {
         let annotation = pod.annotations().get(REDIRECTION);
@@ -69,9 +69,9 @@ mod tests {
 
     use super::*;
 
-    fn read(metadata: &serde_json::Value) -> PodAnnotation {
+    fn read(metadata: &serde_json::Value) -> ObservedAnnotation {
         let pod: DynamicObject = serde_json::from_value(serde_json::json!({"metadata": metadata})).unwrap();
-        PodAnnotation::from_pod(&pod)
+        ObservedAnnotation::from_pod(&pod)
     }
 
     #[test]
@@ -80,10 +80,10 @@ mod tests {
         let ours = read(&serde_json::json!({"name": "web", "namespace": "shop",
             "annotations": {"ambient.istio.io/redirection": "enabled"}, "managedFields": by("mesh-agent")}));
         let expected =
-            PodAnnotation { namespace: "shop".into(), name: "web".into(), enabled: true, ours: true };
+            ObservedAnnotation { namespace: "shop".into(), name: "web".into(), enabled: true, ours: true };
         assert_eq!(ours, expected);
         let istios = read(&serde_json::json!({"name": "web", "namespace": "shop",
             "annotations": {"ambient.istio.io/redirection": "pending"}, "managedFields": by("istio-cni")}));
-        assert_eq!(istios, PodAnnotation { enabled: false, ours: false, ..expected });
+        assert_eq!(istios, ObservedAnnotation { enabled: false, ours: false, ..expected });
     }
 }

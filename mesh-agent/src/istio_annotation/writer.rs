@@ -15,7 +15,7 @@ use mesh_api::resource::enrolment::{REDIRECTION_WRITER, redirection};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::{AnnotationFailures, DueWrite, PodAnnotation, PodAnnotations, due_writes};
+use super::{AnnotationFailures, DueWrite, ObservedAnnotation, ObservedAnnotations, due_writes};
 
 /// Most requests under way at a time.
 const AT_ONCE: usize = 8;
@@ -33,7 +33,7 @@ const LAST_TRIES: u32 = 3;
 pub struct AnnotationWriter {
     client: Client,
     pods: watch::Receiver<Vec<PodStatus>>,
-    annotated: watch::Receiver<Arc<PodAnnotations>>,
+    annotated: watch::Receiver<Arc<ObservedAnnotations>>,
     installed: watch::Receiver<bool>,
     failures: AnnotationFailures,
     written: HashMap<Arc<str>, Written>,
@@ -45,7 +45,7 @@ pub struct AnnotationWriter {
 /// An annotation that was written and is not read back yet.
 struct Written {
     /// The annotation as it was read before.
-    pod: PodAnnotation,
+    pod: ObservedAnnotation,
     enabled: bool,
     again: Instant,
 }
@@ -62,7 +62,7 @@ impl AnnotationWriter {
     pub fn new(
         client: Client,
         pods: watch::Receiver<Vec<PodStatus>>,
-        annotated: watch::Receiver<Arc<PodAnnotations>>,
+        annotated: watch::Receiver<Arc<ObservedAnnotations>>,
         installed: watch::Receiver<bool>,
         failures: AnnotationFailures,
     ) -> Self {
@@ -112,7 +112,7 @@ impl AnnotationWriter {
     }
 
     /// Returns the due writes that are not known to be written yet; forgets those that are no longer due.
-    fn open(&mut self, writes: Vec<DueWrite>, annotated: &PodAnnotations) -> Vec<DueWrite> {
+    fn open(&mut self, writes: Vec<DueWrite>, annotated: &ObservedAnnotations) -> Vec<DueWrite> {
         let now = Instant::now();
         self.written.retain(|uid, it| annotated.get(uid) == Some(&it.pod) && now < it.again);
         self.failed.retain(|uid, _| writes.iter().any(|write| write.uid == *uid));

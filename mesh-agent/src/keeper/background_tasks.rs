@@ -46,7 +46,7 @@ impl<T: Send + 'static> BackgroundTasks<T> {
         let shared = Arc::new(Shared { state, come, done: eventfd(0, flags)? });
         for _ in 0..THREADS {
             let shared = Arc::clone(&shared);
-            std::thread::Builder::new().name("tasks".to_owned()).stack_size(STACK).spawn(move || {
+            std::thread::Builder::new().name("errands".to_owned()).stack_size(STACK).spawn(move || {
                 loop {
                     shared.do_next();
                 }

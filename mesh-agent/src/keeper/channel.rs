@@ -14,14 +14,14 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
 };
 
-use super::protocol::{RECORD, Record};
+use super::protocol::{RECORD, RecordBytes};
 
 /// Most descriptors beside one record (`SCM_MAX_FD` of the kernel).
 const MOST_DESCRIPTORS: usize = 253;
 const SPACE: usize = rustix::cmsg_space!(ScmRights(MOST_DESCRIPTORS));
 
 /// A record and the descriptors beside it.
-pub type Message = (Record, Vec<OwnedFd>);
+pub type Message = (RecordBytes, Vec<OwnedFd>);
 
 /// Creates two ends that are connected. Errors: no descriptors.
 pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
@@ -31,7 +31,7 @@ pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
 
 /// Sends a record. Errors: the other end is gone, does not read (`WouldBlock`), or there are too many
 /// descriptors.
-pub fn send(channel: impl AsFd, record: &Record, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+pub fn send(channel: impl AsFd, record: &RecordBytes, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
     let mut space = [MaybeUninit::uninit(); SPACE];
     let mut beside = SendAncillaryBuffer::new(&mut space);
     if !descriptors.is_empty() && !beside.push(SendAncillaryMessage::ScmRights(descriptors)) {

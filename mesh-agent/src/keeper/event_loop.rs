@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags};
 use rustix::process::Signal;
 
+use super::admin_listeners::AdminListeners;
 use super::background_tasks::BackgroundTasks;
 use super::handover::{HandoverSocket, Predecessor, Successor};
 use super::inherited_files::InheritedFiles;
-use super::node_listeners::NodeListeners;
 use super::pods::Pods;
-use super::protocol::{Greeting, KeeperAnswer};
+use super::protocol::{KeeperAnswer, StartMessage};
 use super::proxy_process::{ProxyChild, RestartBackOff};
 use super::request_handler::FinishedTask;
 use super::veths::detach_all_pinned;
@@ -56,7 +56,7 @@ pub(super) struct Keeper {
     signals: StopSignals,
     /// The node's own listeners; none once relieved, so that a successor that starts again finds the
     /// addresses free.
-    node_listeners: Option<NodeListeners>,
+    admin_listeners: Option<AdminListeners>,
     pub(super) pods: Pods,
     pub(super) tasks: BackgroundTasks<FinishedTask>,
     lines: EbpfLogReader,
@@ -106,7 +106,7 @@ impl Keeper {
             None => u8::try_from(config.workers)?,
         };
         let listeners = predecessor.as_mut().map(|it| std::mem::take(&mut it.listeners)).unwrap_or_default();
-        let node_listeners = NodeListeners::open(&config, listeners)?;
+        let admin_listeners = AdminListeners::open(&config, listeners)?;
         let inherited = predecessor.as_mut().map(|it| std::mem::take(&mut it.inherited)).unwrap_or_default();
         // The proxy starts up while the programs are loaded.
         let process = ProxyChild::start()?;
@@ -116,7 +116,7 @@ impl Keeper {
         let settings = ebpf::LoadSettings { home, workers, log, count_untouched, wanted };
         let mut programs = Programs::load(root, cgroup, &settings)?;
         let lines = programs.log_reader()?;
-        programs.end_stale_exemptions()?;
+        programs.end_dead_proxy_exemptions()?;
         let wait_for_proxy = predecessor.is_some() || programs.has_other_layouts();
         let mut pods = Pods::new(programs, cgroup.clone(), workers)?;
         if let Some(predecessor) = &mut predecessor {
@@ -130,7 +130,7 @@ impl Keeper {
         let mut keeper = Self {
             config,
             signals,
-            node_listeners: Some(node_listeners),
+            admin_listeners: Some(admin_listeners),
             pods,
             tasks: BackgroundTasks::start()?,
             lines,
@@ -152,7 +152,7 @@ impl Keeper {
         if keeper.predecessor.is_none() {
             keeper.open_to_others();
         }
-        keeper.greet(process)?;
+        keeper.equip_proxy(process)?;
         Ok(keeper)
     }
 
@@ -188,7 +188,8 @@ impl Keeper {
         if self.start_at.is_some_and(|at| at <= now) {
             // Connections go on waiting in the queues: a proxy that died for want of memory or process ids
             // may have left none for the next one yet.
-            let started = ProxyChild::start().map_err(Failure::from).and_then(|proxy| self.greet(proxy));
+            let started =
+                ProxyChild::start().map_err(Failure::from).and_then(|proxy| self.equip_proxy(proxy));
             self.start_at = started.is_err().then(|| now + START_AGAIN);
             if let Err(error) = started {
                 tracing::error!(%error, "the next proxy could not be started; trying again");
@@ -198,7 +199,7 @@ impl Keeper {
             self.tidy_at = now + TIDY_EVERY;
             self.plugin.iter_mut().for_each(ConflistRepair::reinsert_plugin);
             if self.phase == Phase::Serving
-                && let Err(error) = self.pods.refresh_node_cgroups()
+                && let Err(error) = self.pods.refresh_non_pod_cgroups()
             {
                 tracing::error!(%error, "the node's own cgroups are not known: its probes are refused");
             }
@@ -267,12 +268,12 @@ impl Keeper {
     }
 
     /// Exempts a proxy from redirection and hands it what it needs.
-    fn greet(&mut self, mut process: ProxyChild) -> Result<(), Failure> {
-        let Some(listeners) = &self.node_listeners else { return Ok(()) };
+    fn equip_proxy(&mut self, mut process: ProxyChild) -> Result<(), Failure> {
+        let Some(listeners) = &self.admin_listeners else { return Ok(()) };
         self.pods.unclaim_all();
         self.pods.set_proxy_exempt(process.pid(), true)?;
         let inherited = self.inherited.descriptors();
-        let words = Greeting {
+        let message = StartMessage {
             workers: self.pods.workers,
             admin_socket: listeners.admin_socket.is_some(),
             beside: self.predecessor.is_some(),
@@ -281,7 +282,7 @@ impl Keeper {
         let mut handed_over = self.pods.programs.proxy_maps()?;
         handed_over.extend(listeners.descriptors());
         handed_over.extend(inherited.into_iter().flatten());
-        if let Err(error) = process.send_greeting(words, handed_over) {
+        if let Err(error) = process.send_start_message(message, handed_over) {
             // It has ended already, which is handled elsewhere.
             tracing::debug!(%error, "proxy not greeted");
         }
@@ -394,7 +395,7 @@ impl Keeper {
     }
 
     fn answer_successor(&mut self) {
-        let (Some(mut successor), Some(own)) = (self.successor.take(), &self.node_listeners) else { return };
+        let (Some(mut successor), Some(own)) = (self.successor.take(), &self.admin_listeners) else { return };
         match successor.answer(&self.pods, own, &self.inherited) {
             Ok(false) => self.successor = Some(successor),
             Ok(true) => self.be_relieved(),
@@ -413,7 +414,7 @@ impl Keeper {
         self.plugin = None;
         self.start_at = None;
         self.handover = None;
-        self.node_listeners = None;
+        self.admin_listeners = None;
         match &self.process {
             Some(process) => process.signal(RELIEVED_SIGNAL),
             None => self.phase = Phase::Idle(Instant::now()),

@@ -19,11 +19,11 @@ use rustix::net::{
     sockopt,
 };
 
+use super::admin_listeners::AdminListeners;
 use super::channel::{self, Message};
 use super::inherited_files::InheritedFiles;
-use super::node_listeners::NodeListeners;
 use super::pods::{self, Pods};
-use super::protocol::{Claim, Reader, Record, Writer};
+use super::protocol::{Claim, Reader, RecordBytes, Writer};
 use crate::config::Config;
 use crate::sys::Netns;
 
@@ -182,7 +182,7 @@ impl Predecessor {
     }
 }
 
-fn ask(channel: &OwnedFd, record: &Record) -> io::Result<Message> {
+fn ask(channel: &OwnedFd, record: &RecordBytes) -> io::Result<Message> {
     channel::send(channel, record, &[])?;
     channel::receive_timeout(channel, PATIENCE)
 }
@@ -201,7 +201,7 @@ impl Successor {
     }
 
     /// Answers a request. Returns whether it has taken over. Errors: it is gone, or the request is invalid.
-    pub fn answer(&mut self, pods: &Pods, node: &NodeListeners, files: &InheritedFiles) -> io::Result<bool> {
+    pub fn answer(&mut self, pods: &Pods, node: &AdminListeners, files: &InheritedFiles) -> io::Result<bool> {
         let record = match channel::receive(&self.channel) {
             Ok(Some((record, _))) => record,
             Ok(None) => return Err(io::ErrorKind::ConnectionReset.into()),

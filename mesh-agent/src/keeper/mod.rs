@@ -7,15 +7,15 @@
 //! 2. `event_loop`: the loop; `request_handler`: answers to the proxy; `background_tasks`: work for those,
 //!    outside of the loop.
 //! 3. `proxy_process`: the proxy's life; `pods`: namespaces and listeners; `veths`: their links;
-//!    `node_listeners`: those for admin, metrics and health; `inherited_files`: the inheritance.
+//!    `admin_listeners`: those for admin, metrics and health; `inherited_files`: the inheritance.
 //! 4. `handover`: one keeper takes over from another, for an upgrade. `cni::server` answers the CNI plugin.
 
+mod admin_listeners;
 mod background_tasks;
 pub mod channel;
 mod event_loop;
 mod handover;
 mod inherited_files;
-mod node_listeners;
 mod pods;
 pub mod protocol;
 mod proxy_process;

@@ -68,7 +68,7 @@ pub(super) enum Error {
     #[error(transparent)]
     NoSandbox(#[from] NoSandbox),
     #[error(transparent)]
-    Redirected(#[from] sys::IstioRedirectError),
+    Redirected(#[from] sys::IstioRedirectCheckError),
     #[error("its network namespace is that of pod {0}")]
     Another(String),
     /// A port can't be listened on, usually since a program of the pod has it.
@@ -95,7 +95,7 @@ impl Pods {
             leaving: TeardownQueue::default(),
             looked_at: 0,
         };
-        pods.refresh_node_cgroups()?;
+        pods.refresh_non_pod_cgroups()?;
         Ok(pods)
     }
 
@@ -143,7 +143,7 @@ impl Pods {
         self.looked_at = if next.len() < LOOK_AT { 0 } else { next.last().copied().unwrap_or(0) };
         if self.complete && self.leaving.is_empty() {
             let addresses = self.enrolled.values().flat_map(|pod| pod.claim.addresses.iter().copied());
-            self.programs.replace_neighbours(addresses)?;
+            self.programs.replace_flow_addresses(addresses)?;
         }
         Ok(())
     }
@@ -359,8 +359,8 @@ impl Pods {
     }
 
     /// Finds again the cgroups of the node's own processes, from which its kubelet probes.
-    pub fn refresh_node_cgroups(&mut self) -> Result<(), ebpf::Error> {
-        self.programs.replace_node_cgroups(sys::non_pod_cgroup_ids(&self.cgroup))
+    pub fn refresh_non_pod_cgroups(&mut self) -> Result<(), ebpf::Error> {
+        self.programs.replace_non_pod_cgroups(sys::non_pod_cgroup_ids(&self.cgroup))
     }
 }
 

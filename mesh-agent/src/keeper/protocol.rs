@@ -32,7 +32,7 @@ const REASON: usize = REQUEST_ID - 3;
 const PREEXISTING: usize = 1 + 8 + 2 * 18;
 
 /// The bytes of a record.
-pub type Record = [u8; RECORD];
+pub type RecordBytes = [u8; RECORD];
 
 /// The claim to a pod that should be in the mesh, within the bounds of [`Claim::new`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,7 +63,7 @@ impl InheritedKind {
 /// The first record to a proxy. Beside it come the maps, the node's own listeners, inherited files, and a
 /// channel for each worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Greeting {
+pub struct StartMessage {
     /// Number of workers to run.
     pub workers: u8,
     /// Whether there is a Unix socket among the listeners, behind those for admin, metrics and health.
@@ -188,15 +188,15 @@ impl Claim {
     }
 }
 
-impl Greeting {
-    /// Encodes the greeting as a record.
-    pub fn encode(self) -> Record {
+impl StartMessage {
+    /// Encodes the start message as a record.
+    pub fn encode(self) -> RecordBytes {
         let to = Writer::new(self.workers).u8(self.admin_socket.into()).u8(self.beside.into());
         self.inherited.into_iter().fold(to, |to, there| to.u8(there.into())).record
     }
 
-    /// Decodes a greeting; `None` if the record is no valid one.
-    pub fn decode(record: &Record) -> Option<Self> {
+    /// Decodes a start message; `None` if the record is no valid one.
+    pub fn decode(record: &RecordBytes) -> Option<Self> {
         let mut from = Reader::of(record);
         let workers = from.u8()?;
         let mut flag = || from.u8().map(|flag| flag != 0);
@@ -206,7 +206,7 @@ impl Greeting {
 
 impl KeeperRequest {
     /// Encodes the request as a record.
-    pub fn encode(&self) -> Record {
+    pub fn encode(&self) -> RecordBytes {
         match self {
             Self::Enrol(claim) => claim.encode(Writer::new(1)),
             Self::Unenrol(pod) => Writer::new(2).u64(*pod),
@@ -227,7 +227,7 @@ impl KeeperRequest {
     }
 
     /// Decodes a request; `None` if it is not valid or out of bounds.
-    pub fn decode(record: &Record) -> Option<Self> {
+    pub fn decode(record: &RecordBytes) -> Option<Self> {
         let mut from = Reader::of(record);
         Some(match from.u8()? {
             1 => Self::Enrol(Claim::decode(&mut from)?),
@@ -257,7 +257,7 @@ impl KeeperRequest {
 
 impl KeeperAnswer {
     /// Encodes the answer as a record. A reason that is too long is cut.
-    pub fn encode(&self) -> Record {
+    pub fn encode(&self) -> RecordBytes {
         match self {
             Self::Done => Writer::new(1),
             Self::Enrolled(pod, addresses, judged) => {
@@ -274,7 +274,7 @@ impl KeeperAnswer {
     }
 
     /// Decodes an answer; `None` if the record is no valid one.
-    pub fn decode(record: &Record) -> Option<Self> {
+    pub fn decode(record: &RecordBytes) -> Option<Self> {
         let mut from = Reader::of(record);
         Some(match from.u8()? {
             1 => Self::Done,
@@ -291,13 +291,13 @@ impl KeeperAnswer {
 
 /// Returns the id of a request, or of the request that an answer is to. Answers come in the order in
 /// which requests are finished.
-pub fn request_id(record: &Record) -> u32 {
+pub fn request_id(record: &RecordBytes) -> u32 {
     let request_id = record.last_chunk().copied();
     request_id.map_or(0, u32::from_le_bytes)
 }
 
 /// Sets the request id of a record.
-pub fn with_request_id(mut record: Record, request_id: u32) -> Record {
+pub fn with_request_id(mut record: RecordBytes, request_id: u32) -> RecordBytes {
     record[REQUEST_ID..].copy_from_slice(&request_id.to_le_bytes());
     record
 }
@@ -333,7 +333,7 @@ pub fn decode_preexisting(bytes: &[u8]) -> Vec<PreexistingConnection> {
 /// Writes a record. The types above bound what is written to less than a record; anything beyond would be
 /// cut.
 pub(super) struct Writer {
-    pub(super) record: Record,
+    pub(super) record: RecordBytes,
     at: usize,
 }
 
@@ -395,7 +395,7 @@ pub(super) struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {
     /// Reads everything but the request id.
-    pub(super) fn of(record: &'a Record) -> Self {
+    pub(super) fn of(record: &'a RecordBytes) -> Self {
         Self(&record[..REQUEST_ID])
     }
 

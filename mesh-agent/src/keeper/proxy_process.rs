@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use super::channel;
-use super::protocol::Greeting;
+use super::protocol::StartMessage;
 
 /// A proxy that lived for less is started again after a pause, which doubles each time.
 const LIVED: Duration = Duration::from_secs(1);
@@ -48,15 +48,15 @@ impl ProxyChild {
         self.child.id()
     }
 
-    /// Sends it the greeting with the maps and the node's own listeners, and a channel for each worker after
-    /// those. Errors: it is gone.
-    pub fn send_greeting(&mut self, words: Greeting, handed_over: Vec<BorrowedFd<'_>>) -> io::Result<()> {
-        let pairs = (0..words.workers).map(|_| channel::pair()).collect::<io::Result<Vec<_>>>()?;
+    /// Sends it the start message with the maps and the node's own listeners, and a channel for each worker
+    /// after those. Errors: it is gone.
+    pub fn send_start_message(&mut self, message: StartMessage, fds: Vec<BorrowedFd<'_>>) -> io::Result<()> {
+        let pairs = (0..message.workers).map(|_| channel::pair()).collect::<io::Result<Vec<_>>>()?;
         let (own, its): (Vec<_>, Vec<_>) = pairs.into_iter().unzip();
-        let mut descriptors = handed_over;
+        let mut descriptors = fds;
         descriptors.extend(its.iter().map(AsFd::as_fd));
         let control = self.channel(ENROLLER).ok_or(io::ErrorKind::NotConnected)?;
-        channel::send(control, &words.encode(), &descriptors)?;
+        channel::send(control, &message.encode(), &descriptors)?;
         self.channels.extend(own.into_iter().map(Some));
         Ok(())
     }

@@ -136,7 +136,7 @@ fn start(pods: Arc<Mutex<HashSet<u64>>>) -> io::Result<(mpsc::Sender<PodTeardown
             lock(&pods).remove(&cookie);
         }
     };
-    Ok((sender, std::thread::Builder::new().name("teardown".to_owned()).spawn(work)?))
+    Ok((sender, std::thread::Builder::new().name("leaving".to_owned()).spawn(work)?))
 }
 
 fn lock(pods: &Mutex<HashSet<u64>>) -> MutexGuard<'_, HashSet<u64>> {

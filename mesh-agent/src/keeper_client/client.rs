@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::asynchronous;
 use super::request_queue::{QueueKey, RequestQueue};
 use crate::keeper::channel::{self, Message};
-use crate::keeper::protocol::{self, Claim, InheritedKind, KeeperAnswer, KeeperRequest, Record};
+use crate::keeper::protocol::{self, Claim, InheritedKind, KeeperAnswer, KeeperRequest, RecordBytes};
 use crate::sys::{Connection, PreexistingConnections};
 
 /// The keeper, as the proxy sees it. Cheap to clone.
@@ -36,7 +36,7 @@ pub(super) type AnswerWithFds = (KeeperAnswer, Vec<OwnedFd>);
 /// Result of asking for a pod.
 pub enum EnrolResult {
     /// The pod is enrolled.
-    Yes {
+    Enrolled {
         /// The cookie of its network namespace, by which the keeper knows it from now on.
         netns: u64,
         /// Its addresses.
@@ -72,7 +72,7 @@ impl KeeperClient {
         match self.ask(KeeperRequest::Enrol(claim)).await {
             (KeeperAnswer::Enrolled(netns, addresses, preexisting_judged), descriptors) => {
                 let listeners = descriptors.into_iter().map(TcpListener::from).collect();
-                Ok(EnrolResult::Yes { netns, addresses, preexisting_judged, listeners })
+                Ok(EnrolResult::Enrolled { netns, addresses, preexisting_judged, listeners })
             }
             (KeeperAnswer::NotYet, _) => Ok(EnrolResult::NotYet),
             (answer, _) => Err(reason(answer)),
@@ -214,7 +214,11 @@ pub(super) async fn send_request(channel: &UnixDatagram, request: &KeeperRequest
     send_record(channel, &request.encode(), None).await
 }
 
-async fn send_record(channel: &UnixDatagram, record: &Record, beside: Option<&OwnedFd>) -> io::Result<()> {
+async fn send_record(
+    channel: &UnixDatagram,
+    record: &RecordBytes,
+    beside: Option<&OwnedFd>,
+) -> io::Result<()> {
     let beside: Vec<_> = beside.into_iter().map(AsFd::as_fd).collect();
     channel.async_io(Interest::WRITABLE, || channel::send(channel, record, &beside)).await
 }

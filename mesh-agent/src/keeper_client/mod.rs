@@ -17,10 +17,10 @@ pub use client::{EnrolResult, KeeperClient};
 pub use socket_pool::SocketPool;
 
 use crate::keeper::channel;
-use crate::keeper::protocol::Greeting;
+use crate::keeper::protocol::StartMessage;
 use crate::sys::ebpf::{PROXY_MAPS, ProxyMaps};
 
-/// Timeout of the greeting: longer than loading the programs takes on the slowest machine.
+/// Timeout of the start message: longer than loading the programs takes on the slowest machine.
 const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Everything that a proxy starts with.
@@ -30,7 +30,7 @@ pub struct StartKit {
     /// Maps of the eBPF programs.
     pub maps: ProxyMaps,
     /// The node's own listeners.
-    pub node_listeners: NodeListeners,
+    pub admin_listeners: AdminListeners,
     /// Certificates that the proxy before has left.
     pub certificates: Option<File>,
     /// Configuration that the proxy before has left.
@@ -42,7 +42,7 @@ pub struct StartKit {
 }
 
 /// The node's own listeners.
-pub struct NodeListeners {
+pub struct AdminListeners {
     /// For the admin endpoint.
     pub admin: TcpListener,
     /// For metrics.
@@ -53,34 +53,34 @@ pub struct NodeListeners {
     pub admin_socket: Option<UnixListener>,
 }
 
-/// Waits for the greeting, on the channel that is this process's standard input. Errors: no keeper is at the
-/// other end.
+/// Waits for the start message, on the channel that is this process's standard input. Errors: no keeper is at
+/// the other end.
 pub fn receive_start_kit() -> io::Result<StartKit> {
     let control = io::stdin().as_fd().try_clone_to_owned()?;
     let (record, descriptors) = channel::receive_timeout(&control, PATIENCE)?;
-    let greeting = Greeting::decode(&record).ok_or(io::ErrorKind::InvalidData)?;
-    sort(control, greeting, descriptors).ok_or_else(|| io::ErrorKind::InvalidData.into())
+    let message = StartMessage::decode(&record).ok_or(io::ErrorKind::InvalidData)?;
+    sort(control, message, descriptors).ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
-fn sort(control: OwnedFd, greeting: Greeting, descriptors: Vec<OwnedFd>) -> Option<StartKit> {
+fn sort(control: OwnedFd, message: StartMessage, descriptors: Vec<OwnedFd>) -> Option<StartKit> {
     let mut all = descriptors.into_iter();
     let maps: Vec<_> = all.by_ref().take(PROXY_MAPS.len()).collect();
-    let node_listeners = NodeListeners {
+    let admin_listeners = AdminListeners {
         admin: all.next()?.into(),
         metrics: all.next()?.into(),
         health: all.next()?.into(),
-        admin_socket: if greeting.admin_socket { Some(all.next()?.into()) } else { None },
+        admin_socket: if message.admin_socket { Some(all.next()?.into()) } else { None },
     };
     let mut file = |there: bool| if there { all.next().map(|it| Some(it.into())) } else { Some(None) };
-    let (certificates, configuration) = (file(greeting.inherited[0])?, file(greeting.inherited[1])?);
+    let (certificates, configuration) = (file(message.inherited[0])?, file(message.inherited[1])?);
     let workers: Vec<_> = all.collect();
-    let complete = workers.len() == usize::from(greeting.workers);
+    let complete = workers.len() == usize::from(message.workers);
     let maps = ProxyMaps::new(maps.try_into().ok()?);
-    let beside = greeting.beside;
+    let beside = message.beside;
     complete.then_some(StartKit {
         control,
         maps,
-        node_listeners,
+        admin_listeners,
         certificates,
         configuration,
         workers,

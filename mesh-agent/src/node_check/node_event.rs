@@ -16,7 +16,8 @@ use kube::api::{ObjectMeta, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 
 use super::Requirement;
-use crate::kube_api;
+use crate::kube_client;
+use crate::pod_events::truncate_note;
 
 /// Timeout of everything. The check's result is its output and exit status; nobody should wait longer for an
 /// event.
@@ -43,7 +44,7 @@ pub fn publish_missing(node: &str, missing: &[&Requirement]) {
 async fn publish(node: &str, missing: &[&Requirement]) -> Result<(), kube::Error> {
     let event = event(node, &describe_missing(missing));
     let name = event.metadata.name.clone().unwrap_or_default();
-    let events: Api<Event> = Api::namespaced(kube_api::connect().await?, NAMESPACE);
+    let events: Api<Event> = Api::namespaced(kube_client::connect().await?, NAMESPACE);
     match events.create(&PostParams::default(), &event).await {
         Err(kube::Error::Api(status)) if status.is_already_exists() => count(&events, &name).await,
         made => made.map(drop),
@@ -64,7 +65,7 @@ fn once_more(event: &Event) -> Value {
 }
 
 fn event(node: &str, words: &str) -> Event {
-    let note = kube_api::truncate_note(words);
+    let note = truncate_note(words);
     let mut hash = DefaultHasher::new();
     note.hash(&mut hash);
     Event {

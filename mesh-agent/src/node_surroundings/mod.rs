@@ -16,7 +16,7 @@ use mesh_common::maps::AddressPort;
 use mesh_common::redirect_rules;
 use mesh_common::veth::{self, DirectPathMode, SameNodePath};
 use mesh_proxy::local_pod::LocalPod;
-use mesh_proxy::surroundings::{ConnectResult, RequestedDestination, Surroundings};
+use mesh_proxy::surroundings::{ConnectNote, RequestedDestination, Surroundings};
 use socket2::Socket;
 use tokio::net::TcpStream;
 
@@ -118,12 +118,14 @@ impl Surroundings for NodeSurroundings {
         self.node.strict_egress.refuses(pod.netns, destination)
     }
 
-    fn note_connect_result(&self, pod: &LocalPod, destination: SocketAddr, outcome: ConnectResult) {
+    fn note_connect_result(&self, pod: &LocalPod, destination: SocketAddr, outcome: ConnectNote) {
         let recent = &self.node.recent;
         match outcome {
-            ConnectResult::Taken => recent.note_accepted(pod.netns, destination),
-            ConnectResult::Refused => recent.note_refused(pod.netns, destination),
-            ConnectResult::Untold(lasts) => recent.skip_deferral(pod.netns, destination, nanoseconds(lasts)),
+            ConnectNote::Taken => recent.note_accepted(pod.netns, destination),
+            ConnectNote::Refused => recent.note_refused(pod.netns, destination),
+            ConnectNote::SkipDeferral(lasts) => {
+                recent.skip_deferral(pod.netns, destination, nanoseconds(lasts))
+            }
         }
     }
 

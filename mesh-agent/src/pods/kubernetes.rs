@@ -20,8 +20,8 @@ use serde_json::json;
 use tokio::sync::{oneshot, watch};
 
 use super::{NodePod, NodePods};
-use crate::istio_annotation::{PodAnnotation, PodAnnotations};
-use crate::kube_api::watch_backoff;
+use crate::istio_annotation::{ObservedAnnotation, ObservedAnnotations};
+use crate::kube_client::watch_backoff;
 
 /// Watches over the pods of a node.
 pub struct PodWatches {
@@ -30,7 +30,7 @@ pub struct PodWatches {
     /// The namespaces whose label says that their pods should be in the mesh.
     pub namespaces: watch::Receiver<Arc<BTreeSet<String>>>,
     /// The annotations of its pods about being in a mesh.
-    pub annotated: watch::Receiver<Arc<PodAnnotations>>,
+    pub annotated: watch::Receiver<Arc<ObservedAnnotations>>,
     /// Tells that everything was listed once; before, none of these count. An agent that believed an empty
     /// list would let go the pods that its predecessor enrolled.
     pub complete: oneshot::Receiver<()>,
@@ -62,11 +62,11 @@ pub fn watch_pods(client: Client, node: String, trust_domain: String) -> PodWatc
 struct View {
     node: String,
     trust_domain: String,
-    pods: Kept<(mesh_api::resource::Pod, PodAnnotation)>,
+    pods: Kept<(mesh_api::resource::Pod, ObservedAnnotation)>,
     namespaces: Kept<Metadata>,
     sender: watch::Sender<Arc<NodePods>>,
     enrolled: watch::Sender<Arc<BTreeSet<String>>>,
-    annotations: watch::Sender<Arc<PodAnnotations>>,
+    annotations: watch::Sender<Arc<ObservedAnnotations>>,
     complete: Option<oneshot::Sender<()>>,
 }
 
@@ -95,7 +95,7 @@ impl View {
             tokio::select! {
                 event = pods.next() => match event {
                     Some(Ok(event)) => {
-                        self.pods.apply(event, full_name, |it| Some((read(it)?, PodAnnotation::from_pod(it))));
+                        self.pods.apply(event, full_name, |it| Some((read(it)?, ObservedAnnotation::from_pod(it))));
                     }
                     Some(Err(error)) => tracing::warn!(%error, "pods not watched; trying again"),
                     None => return,
@@ -132,7 +132,7 @@ impl View {
         enrolled.map(|(name, _)| name.clone()).collect()
     }
 
-    fn annotated_pods(&self) -> PodAnnotations {
+    fn annotated_pods(&self) -> ObservedAnnotations {
         let objects = self.pods.objects.values();
         objects.map(|(pod, annotated)| (pod.metadata.uid.as_str().into(), annotated.clone())).collect()
     }

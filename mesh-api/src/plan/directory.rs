@@ -59,7 +59,7 @@ impl ServiceWithWorkloads {
     }
 
     /// Whether `is_one` holds for one of its workloads. They are decoded one by one, and none stays.
-    pub(super) fn any_workload(&self, is_one: impl Fn(&Workload) -> bool) -> bool {
+    pub(super) fn has_workload_where(&self, is_one: impl Fn(&Workload) -> bool) -> bool {
         self.members.iter().any(|member| is_one(&member.decode_uncached()))
     }
 
@@ -172,7 +172,7 @@ impl DirectoryEditor {
     }
 
     /// Returns the directory as it is now.
-    pub(super) fn freeze(&mut self) -> Directory {
+    pub(super) fn snapshot(&mut self) -> Directory {
         for (key, Touched { service, mut members }) in std::mem::take(&mut self.touched) {
             let hash = hash_of(&*key);
             self.directory.services.remove(hash, |entry| entry.key == key);

@@ -57,7 +57,10 @@ pub(super) fn service(namespace: &str, name: &str, vips: &[&str]) -> Service {
 }
 
 /// Gives a service traffic policies.
-pub(super) fn with_traffic_policies(mut service: Service, policies: Vec<ext::TrafficPolicy>) -> Service {
+pub(super) fn service_with_traffic_policies(
+    mut service: Service,
+    policies: Vec<ext::TrafficPolicy>,
+) -> Service {
     let policies = ext::TrafficPolicies { policies };
     service.extensions.push(Extension {
         name: ext::TRAFFIC_POLICIES.into(),

@@ -47,7 +47,7 @@ impl Snapshot {
         }
         let entry = self.service_with_workloads(service);
         let somebody = |port: &u16| {
-            entry.is_some_and(|entry| entry.any_workload(|member| takes(service, *port, member, node)))
+            entry.is_some_and(|entry| entry.has_workload_where(|member| takes(service, *port, member, node)))
         };
         ReachablePorts::Only(service.ports.iter().map(|port| port.port).filter(somebody).collect())
     }
@@ -77,7 +77,8 @@ fn takes(service: &Service, port: u16, member: &Workload, node: &str) -> bool {
 mod tests {
     use super::*;
     use crate::plan::fixture::{
-        as_web_member, pod, pod_resource, service_resource, snapshot, store, web, with_traffic_policies,
+        as_web_member, pod, pod_resource, service_resource, service_with_traffic_policies, snapshot, store,
+        web,
     };
     use crate::wire::workload::load_balancing::Mode;
     use crate::wire::workload::{self as wire, LoadBalancing};
@@ -161,7 +162,7 @@ mod tests {
         assert_eq!(at(&snapshot_of(vec![passing]), VIP), Some(ReachablePorts::Unknown));
         let lb = ext::PortPolicy { lb: ext::LoadBalancer::Passthrough.into(), ..ext::PortPolicy::default() };
         let policy = ext::TrafficPolicy { default: Some(lb), ..ext::TrafficPolicy::default() };
-        let ruled = with_traffic_policies(web(&[VIP]), vec![policy]);
+        let ruled = service_with_traffic_policies(web(&[VIP]), vec![policy]);
         assert_eq!(at(&snapshot_of(vec![ruled]), VIP), Some(ReachablePorts::Unknown));
     }
 

@@ -157,7 +157,7 @@ impl Snapshot {
 
     /// Iterates over the address ranges of services.
     pub fn service_cidrs(&self) -> impl Iterator<Item = IpNet> {
-        self.directory.vips.cidrs()
+        self.directory.vips.range_cidrs()
     }
 
     /// Whether another state has the same policies, so that both decide alike about a workload that is the

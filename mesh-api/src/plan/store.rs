@@ -175,8 +175,8 @@ impl Store {
     fn snapshot_of(&mut self, generation: u64) -> Snapshot {
         Snapshot {
             generation,
-            directory: self.directory.freeze(),
-            policies: self.policies.freeze(),
+            directory: self.directory.snapshot(),
+            policies: self.policies.snapshot(),
             waypoints: self.waypoints,
         }
     }

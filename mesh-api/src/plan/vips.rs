@@ -74,7 +74,8 @@ impl Vips {
         self.exact.iter().flat_map(|service| singles(service))
     }
 
-    pub(super) fn cidrs(&self) -> impl Iterator<Item = IpNet> {
+    /// Iterates over every range of addresses.
+    pub(super) fn range_cidrs(&self) -> impl Iterator<Item = IpNet> {
         self.ranges.iter().map(|(network, _)| *network)
     }
 

@@ -14,4 +14,4 @@ pub use connection_limits::{ServiceConnectionLimits, ServiceSlot};
 pub use excluded_endpoints::ExcludedEndpoints;
 pub use outlier_detection::OutlierDetector;
 pub use picker::{ActiveConnection, EndpointPick, EndpointPicks, Picker};
-pub use session_affinity::{AffinityClient, SessionAffinity};
+pub use session_affinity::{AffinityKey, SessionAffinity};

@@ -23,9 +23,9 @@ const MOST: usize = 65_536;
 /// Places searched for an expired client when the table is full. The next search begins where this one ends.
 const LOOKS: usize = 16;
 
-/// A client of one port of a service.
+/// By what an endpoint is remembered: a client of one port of a service.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct AffinityClient {
+pub struct AffinityKey {
     /// Uid of the client's workload; its address would differ between IPv4 and IPv6.
     pub workload: Arc<str>,
     /// Key of the service.
@@ -34,7 +34,7 @@ pub struct AffinityClient {
     pub port: u16,
 }
 
-impl AffinityClient {
+impl AffinityKey {
     /// Returns a workload as a client with session affinity, and for how long; none without such a policy.
     pub fn with_timeout(
         workload: &Workload,
@@ -57,7 +57,7 @@ pub struct SessionAffinity {
 /// The clients remembered: at most [`MOST`]. Nobody waits for a search of all of them.
 #[derive(Debug, Default)]
 struct Table {
-    places: HashMap<AffinityClient, usize>,
+    places: HashMap<AffinityKey, usize>,
     kept: Vec<Kept>,
     /// Index at which the next search for room begins.
     hand: usize,
@@ -66,7 +66,7 @@ struct Table {
 /// The workload that a client keeps.
 #[derive(Debug)]
 struct Kept {
-    client: AffinityClient,
+    client: AffinityKey,
     workload: Arc<str>,
     until: Instant,
 }
@@ -75,7 +75,7 @@ impl SessionAffinity {
     /// Returns the index of a client's endpoint, among those that have a weight and are not left out.
     pub fn choose_endpoint(
         &self,
-        client: &AffinityClient,
+        client: &AffinityKey,
         endpoints: &Endpoints,
         excluded: &ExcludedEndpoints,
         now: Instant,
@@ -91,7 +91,7 @@ impl SessionAffinity {
     /// Remembers that a client has connected to an endpoint, and keeps it for `timeout`.
     pub fn remember_endpoint(
         &self,
-        client: AffinityClient,
+        client: AffinityKey,
         endpoint: &EndpointKey,
         timeout: Duration,
         now: Instant,
@@ -107,7 +107,7 @@ impl SessionAffinity {
 }
 
 impl Table {
-    fn get(&self, client: &AffinityClient, now: Instant) -> Option<Arc<str>> {
+    fn get(&self, client: &AffinityKey, now: Instant) -> Option<Arc<str>> {
         let kept = self.kept.get(*self.places.get(client)?)?;
         (kept.until > now).then(|| Arc::clone(&kept.workload))
     }
@@ -144,7 +144,7 @@ impl Table {
 
 /// Each endpoint's score is the highest as often as its share of the weights (Schindelhauer and Schomaker,
 /// "Weighted distributed hash tables", 2005).
-fn score(client: &AffinityClient, endpoint: &Endpoint) -> f64 {
+fn score(client: &AffinityKey, endpoint: &Endpoint) -> f64 {
     let mut hasher = FnvHasher::default();
     for text in [&*client.workload, &*client.service, &*endpoint.workload.uid] {
         hasher.write(text.as_bytes());
@@ -172,8 +172,8 @@ mod tests {
     use super::super::fixture::weighted_endpoints;
     use super::*;
 
-    fn client(name: &str) -> AffinityClient {
-        AffinityClient { workload: name.into(), service: "shop/web".into(), port: 80 }
+    fn client(name: &str) -> AffinityKey {
+        AffinityKey { workload: name.into(), service: "shop/web".into(), port: 80 }
     }
 
     #[test]

@@ -112,7 +112,7 @@ impl Shared {
         let contents = parse_certificate_file(bytes)?;
         let roots: Vec<_> =
             contents.roots.iter().map(|root| CertificateDer::from(*root).into_owned()).collect();
-        let roots = self.trust.also_in_file(roots);
+        let roots = self.trust.retain_roots_in_file(roots);
         // The authority may have answered already: its answer stays.
         if roots.is_empty() || !self.trust.roots().certificates.is_empty() {
             return None;

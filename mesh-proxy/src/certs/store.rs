@@ -47,7 +47,7 @@ pub(super) struct Shared {
     pub changed: Notify,
     /// URI of the agent's own identity.
     pub own_uri: String,
-    wanted: Mutex<HashMap<SpiffeId, RetainedIdentity>>,
+    wanted: Mutex<HashMap<SpiffeId, IdentityEntry>>,
     own: watch::Sender<Option<OwnCertificate>>,
     pub installed: watch::Sender<()>,
     asking: Semaphore,
@@ -64,9 +64,11 @@ pub(crate) struct OwnCertificate {
     pub not_after: SystemTime,
 }
 
-pub(super) struct RetainedIdentity {
+/// An identity that somebody wants a certificate of: how many want it, the task that renews it, and why the
+/// last try failed.
+pub(super) struct IdentityEntry {
     holders: usize,
-    keeper: AbortHandle,
+    renewal: AbortHandle,
     error: Option<String>,
 }
 
@@ -136,9 +138,9 @@ impl Certificates {
             wanted.holders += 1;
             return;
         }
-        let keeper = renewal::keep_renewed(Arc::clone(&self.shared), Subject::Workload(id.clone()));
-        let keeper = self.shared.runtime.spawn(keeper).abort_handle();
-        wanted.insert(id.clone(), RetainedIdentity { holders: 1, keeper, error: None });
+        let renewal = renewal::keep_renewed(Arc::clone(&self.shared), Subject::Workload(id.clone()));
+        let renewal = self.shared.runtime.spawn(renewal).abort_handle();
+        wanted.insert(id.clone(), IdentityEntry { holders: 1, renewal, error: None });
         drop(wanted);
         self.shared.use_inherited(id);
     }
@@ -149,7 +151,7 @@ impl Certificates {
         let Some(wanted) = all.get_mut(id) else { return };
         wanted.holders -= 1;
         if wanted.holders == 0 {
-            wanted.keeper.abort();
+            wanted.renewal.abort();
             all.remove(id);
             self.shared.update_current(|current| drop(current.remove(id)));
             self.shared.lock_bequeathed().remove(id.as_str());
@@ -315,14 +317,14 @@ impl Shared {
         self.current.store(Arc::new(next));
     }
 
-    pub(super) fn lock_retained(&self) -> MutexGuard<'_, HashMap<SpiffeId, RetainedIdentity>> {
+    pub(super) fn lock_retained(&self) -> MutexGuard<'_, HashMap<SpiffeId, IdentityEntry>> {
         self.wanted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 fn status(
     id: &SpiffeId,
-    wanted: &RetainedIdentity,
+    wanted: &IdentityEntry,
     identity: Option<&Arc<WorkloadCertificate>>,
     now: SystemTime,
     roots: &[String],

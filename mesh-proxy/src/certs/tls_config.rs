@@ -35,7 +35,9 @@ pub(super) fn crypto_provider() -> Arc<CryptoProvider> {
     })
 }
 
-/// Returns the configuration for connecting. Errors: the key is not the chain's.
+/// Returns the configuration for connecting. It checks the peer's chain; whether the peer is who was meant is
+/// checked after the handshake, by [`peer_spiffe_id`](super::peer_spiffe_id). Errors: the key is not the
+/// chain's.
 pub(super) fn client_config(
     verifier: &Arc<MeshVerifier>,
     chain: Vec<CertificateDer<'static>>,

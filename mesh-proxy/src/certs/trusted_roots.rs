@@ -105,7 +105,7 @@ impl TrustedRoots {
 
     /// Returns those of `roots` that the file has too. Only the node's operator and the control plane write
     /// it.
-    pub fn also_in_file(&self, mut roots: CertificateList) -> CertificateList {
+    pub fn retain_roots_in_file(&self, mut roots: CertificateList) -> CertificateList {
         self.reload_file();
         let known = self.known();
         roots.retain(|root| known.roots.contains(root));

@@ -309,7 +309,7 @@ impl Receiver {
 
     fn deliver(&self, stream: u32, bytes: &[u8]) -> Result<(), CloseReason> {
         match self.stream(stream)? {
-            Some(stream) => Ok(stream.receive_data(bytes, &self.shared)?),
+            Some(stream) => Ok(stream.deliver_data(bytes, &self.shared)?),
             None if self.shared.count_late_data(bytes.len()) => Ok(()),
             None => Err(CloseReason::Late),
         }

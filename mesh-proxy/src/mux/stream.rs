@@ -197,7 +197,7 @@ impl StreamState {
 
     /// Takes bytes of the peer: as many as the application takes are written at once, without a task in
     /// between. Errors: the peer had no credit for them, or has ended.
-    pub fn receive_data(&self, bytes: &[u8], shared: &ConnectionState) -> Result<(), StreamViolation> {
+    pub fn deliver_data(&self, bytes: &[u8], shared: &ConnectionState) -> Result<(), StreamViolation> {
         self.may_receive()?;
         if !self.window.borrow_mut().count_received(bytes.len()) {
             return Err(StreamViolation::Credit(self.id));

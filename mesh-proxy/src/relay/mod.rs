@@ -52,7 +52,7 @@ impl ByteMeter {
     }
 
     /// Returns the bytes from the client, and those to it.
-    pub fn byte_counts(&self) -> (u64, u64) {
+    pub fn bytes_from_and_to_client(&self) -> (u64, u64) {
         (self.0.from_client.get(), self.0.to_client.get())
     }
 

@@ -10,7 +10,7 @@ use super::traffic_labels::{Reporter, TrafficLabels, TrafficPath};
 /// The two ends of a connection, the way between them, and the policy that it is under.
 #[derive(Clone, Debug)]
 pub struct ConnectionDetails {
-    /// `TrafficLabels` of both ends; filled in as they become known.
+    /// Labels of both ends; filled in as they become known.
     pub labels: TrafficLabels,
     /// The client's address as the application sees it.
     pub client: SocketAddr,

@@ -29,7 +29,7 @@ pub struct TrafficCounters {
     pub sent: AtomicU64,
 }
 
-/// `DurationHistogram`, counted by [`DURATION_BOUNDS`].
+/// Durations, counted by [`DURATION_BOUNDS`].
 #[derive(Debug, Default)]
 pub(super) struct DurationHistogram {
     pub buckets: [AtomicU64; DURATION_BOUNDS.len() + 1],

@@ -147,7 +147,7 @@ impl Worker {
     }
 
     /// Returns the enrolled pod of this node that has an address.
-    pub fn local_pod(&self, address: IpAddr) -> Option<Arc<LocalPod>> {
+    pub fn local_pod_by_address(&self, address: IpAddr) -> Option<Arc<LocalPod>> {
         self.by_address.borrow().get(&address.to_canonical()).cloned()
     }
 
@@ -278,7 +278,7 @@ mod tests {
             worker.add_pod(&Arc::new(shop_pod("new", address(3))));
             worker.remove_pod("old");
             assert_eq!(*gone.borrow(), ["old".into()]);
-            let at = |last| worker.local_pod(address(last)).map(|pod| Arc::clone(&pod.uid));
+            let at = |last| worker.local_pod_by_address(address(last)).map(|pod| Arc::clone(&pod.uid));
             assert_eq!((at(1), at(2), at(3)), (Some("a".into()), None, Some("new".into())));
         });
     }

@@ -193,7 +193,7 @@ impl Serving {
     where
         F: Future<Output = ()> + 'static,
     {
-        // AcceptResult connections inherit it from their listener (tcp(7)).
+        // Accepted connections inherit it from their listener (tcp(7)).
         socket2::SockRef::from(&listener).set_tcp_keepalive(&keepalive())?;
         let listener = TcpListener::from_std(listener)?;
         let (worker, pod) = (Rc::clone(&self.worker), Arc::clone(pod));
@@ -356,9 +356,10 @@ mod tests {
         run_as_worker(async {
             let served = served(|_| {}).await;
             let mut client = served.connect().await.unwrap();
-            assert!(served.worker.local_pod([10, 0, 0, 1].into()).is_some());
+            assert!(served.worker.local_pod_by_address([10, 0, 0, 1].into()).is_some());
             served.told(WorkerCommand::Remove("a".into()));
-            wait_until("forgotten", || served.worker.local_pod([10, 0, 0, 1].into()).is_none()).await;
+            wait_until("forgotten", || served.worker.local_pod_by_address([10, 0, 0, 1].into()).is_none())
+                .await;
             wait_until("nobody listens", || std::net::TcpStream::connect(served.outbound).is_err()).await;
             is_echoed(&mut client).await.unwrap();
         });

@@ -10,13 +10,13 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::Node;
 use crate::direct::task::may_arrive;
-use crate::sys::ebpf::DirectHandshake;
+use crate::sys::ebpf::PendingDirectConnection;
 
 /// Sockets that have a yes, and connections that are under way by one.
 #[derive(Default)]
 pub struct DelayedSyns {
     drawn: Vec<(DirectRouteKey, RouteEndpoint)>,
-    filed: Vec<(DirectHandshake, DirectFlowEntry)>,
+    filed: Vec<(PendingDirectConnection, DirectFlowEntry)>,
     /// Yeses that were used later: the test would prove nothing without them.
     pub used: usize,
     /// Yeses that were no more.
@@ -53,7 +53,7 @@ impl Node {
         let pod = |cookie| self.pods.iter().find(|pod| pod.cookie == cookie).unwrap();
         let server = SocketAddr::new(IpAddr::from(choice.endpoint.address), choice.endpoint.port);
         let source = pod(key.client).address_of_family(server.ip()).unwrap();
-        let handshake = DirectHandshake {
+        let handshake = PendingDirectConnection {
             client_netns: key.client,
             server_netns: choice.server,
             client: (source, 40_000).into(),
@@ -86,7 +86,7 @@ impl Node {
     }
 
     /// What the evaluator says of a connection between two pods that are both there.
-    fn is_allowed(&self, handshake: &DirectHandshake) -> bool {
+    fn is_allowed(&self, handshake: &PendingDirectConnection) -> bool {
         let pod = |cookie: u64| self.pods.iter().find(|pod| pod.cookie == cookie);
         let (Some(client), Some(_)) = (pod(handshake.client_netns), pod(handshake.server_netns)) else {
             return false;

@@ -49,7 +49,7 @@ struct Scene {
     requests: mpsc::UnboundedReceiver<Request<Body>>,
     code: watch::Sender<u16>,
     pods: watch::Sender<Vec<PodStatus>>,
-    annotated: watch::Sender<Arc<PodAnnotations>>,
+    annotated: watch::Sender<Arc<ObservedAnnotations>>,
     installed: watch::Sender<bool>,
     failures: AnnotationFailures,
     task: JoinHandle<()>,
@@ -61,9 +61,9 @@ fn pod(state: EnrolmentState) -> Vec<PodStatus> {
     vec![PodStatus { uid, namespace, name, state, reason, netns, link, strict_egress }]
 }
 
-fn annotated(there: bool) -> Arc<PodAnnotations> {
+fn annotated(there: bool) -> Arc<ObservedAnnotations> {
     let annotated =
-        PodAnnotation { namespace: "shop".into(), name: "web".into(), enabled: there, ours: there };
+        ObservedAnnotation { namespace: "shop".into(), name: "web".into(), enabled: there, ours: there };
     Arc::new([("u".into(), annotated)].into())
 }
 

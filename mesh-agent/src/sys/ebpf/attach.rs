@@ -8,15 +8,15 @@ use std::path::{Path, PathBuf};
 use aya::Ebpf;
 use aya::maps::ProgramArray;
 use aya::programs::links::{FdLink, LinkError};
+use aya::programs::tc::{TcAttachOptions, TcAttachType};
 use aya::programs::{
-    CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSockAddr, Program, ProgramError, SchedClassifier,
-    SkLookup, SockOps, SocketFilter,
+    CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSockAddr, LinkOrder, Program, ProgramError,
+    SchedClassifier, SkLookup, SockOps, SocketFilter,
 };
 
 use super::map_helpers::map_descriptor;
-use super::veth_maps::FROM_POD;
 use super::{Error, link_update, map_error, prologue};
-use crate::sys::Netns;
+use crate::sys::{HostVeth, Netns};
 
 /// Directory where attachments to pods' namespaces are pinned.
 pub(super) const PODS: &str = "pods";
@@ -34,6 +34,7 @@ const SK_LOOKUP: &str = "inbound";
 const HERE: &str = "HERE";
 const INBOUND: &str = "INBOUND";
 const GUARD: &str = "guard";
+const FROM_POD: &str = "from_pod";
 const DEFER_ACCEPT: &str = "defer_accept";
 
 /// Has the kernel check all programs. Errors: it refuses one.
@@ -96,6 +97,27 @@ pub(super) fn attach_defer_accept(ebpf: &Ebpf, listener: impl AsFd) -> Result<()
     let program =
         ebpf.program(DEFER_ACCEPT).ok_or(ProgramError::NotLoaded).and_then(<&SocketFilter>::try_from);
     program.and_then(|filter| filter.attach(listener)).map_err(program_error(DEFER_ACCEPT))
+}
+
+/// Attaches the program at the node's end of a pod's veth, before all others, in place of a predecessor's.
+/// Returns whether it is the only one there. Errors: the kernel is older than 6.6, for instance.
+pub(super) fn attach_to_veth(ebpf: &mut Ebpf, end: &HostVeth, pin: &Path) -> Result<bool, Error> {
+    attach_or_replace(ebpf, FROM_POD, pin, |ebpf| {
+        let program = program_as::<SchedClassifier>(ebpf, FROM_POD)?;
+        let first = TcAttachOptions::TcxOrder(LinkOrder::first());
+        let id = program.attach_with_options(&end.name, TcAttachType::Ingress, first)?;
+        let link = program.take_link(id)?;
+        link.try_into().map_err(|error: LinkError| ProgramError::IOError(io::Error::other(error)))
+    })?;
+    is_only_program(ebpf, end).map_err(|error| Error::Program { name: FROM_POD, error })
+}
+
+/// Whether our program, and no other, is at the node's end of a veth, in either direction.
+fn is_only_program(ebpf: &mut Ebpf, end: &HostVeth) -> Result<bool, ProgramError> {
+    let own = program_as::<SchedClassifier>(ebpf, FROM_POD)?.info()?.id();
+    let (_, leaving) = SchedClassifier::query_tcx(&end.name, TcAttachType::Ingress)?;
+    let (_, arriving) = SchedClassifier::query_tcx(&end.name, TcAttachType::Egress)?;
+    Ok(leaving.iter().map(aya::programs::ProgramInfo::id).eq([own]) && arriving.is_empty())
 }
 
 /// Loads the prologue of a pod, by the cookie of its network namespace.

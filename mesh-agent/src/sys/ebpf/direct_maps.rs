@@ -50,7 +50,7 @@ pub struct DirectMaps {
 
 /// A direct connection whose SYN was sent and whose handshake is not over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct DirectHandshake {
+pub struct PendingDirectConnection {
     /// Cookie of the client's network namespace.
     pub client_netns: u64,
     /// Cookie of the network namespace that it may arrive in.
@@ -144,10 +144,10 @@ impl DirectMaps {
     /// read or written.
     pub fn refuse_handshakes(
         &mut self,
-        may_arrive: impl Fn(&DirectHandshake) -> bool,
+        may_arrive: impl Fn(&PendingDirectConnection) -> bool,
     ) -> Result<usize, Error> {
         let is_taken_back = |flow: &DirectFlowKey, filed: &DirectFlowEntry| {
-            filed.server != NO_SERVER && !may_arrive(&DirectHandshake::new(flow, filed))
+            filed.server != NO_SERVER && !may_arrive(&PendingDirectConnection::new(flow, filed))
         };
         let taken_back = filed(&self.flows, is_taken_back).map_err(map_error("DIRECT_FLOWS"))?;
         for (flow, filed) in &taken_back {
@@ -219,7 +219,7 @@ fn filed(
     entries.filter(|entry| entry.as_ref().map_or(true, |(flow, filed)| which(flow, filed))).collect()
 }
 
-impl DirectHandshake {
+impl PendingDirectConnection {
     fn new(flow: &DirectFlowKey, filed: &DirectFlowEntry) -> Self {
         Self {
             client_netns: filed.client,

@@ -10,10 +10,10 @@
 
 mod attach;
 mod deferred_accept_maps;
+mod destination_maps;
 mod direct_maps;
 mod egress_map;
 mod fault_ring;
-mod known_addresses;
 mod link_update;
 mod map_helpers;
 mod peer_map;
@@ -27,10 +27,10 @@ mod veth_maps;
 
 pub use attach::unpin_all;
 pub use deferred_accept_maps::{DeferredSyns, SynDecisions};
-pub use direct_maps::{ByteTotals, DirectEvent, DirectHandshake, DirectMaps};
+pub use destination_maps::DestinationMaps;
+pub use direct_maps::{ByteTotals, DirectEvent, DirectMaps, PendingDirectConnection};
 pub use egress_map::{EgressEntry, EgressMap};
 pub use fault_ring::{FaultRing, ebpf_log_level};
-pub use known_addresses::KnownAddresses;
 pub use peer_map::PeerMap;
 pub use programs::{EbpfLogReader, LoadSettings, Programs, probe_endpoints};
 pub use proxy_maps::{PROXY_MAPS, ProxyMaps};

@@ -16,7 +16,7 @@ use mesh_common::veth::{DirectPathMode, PodLinkKind, VethObstacle};
 
 use super::map_helpers::{ignore_missing, map_descriptor, replace_keys, take_map};
 use super::sandbox_map::SandboxMap;
-use super::veth_maps::{self, VETH_FLOWS, VethFlows, VethMaps};
+use super::veth_maps::{VETH_FLOWS, VethFlows, VethMaps};
 use super::{Error, PEER, PROXY_MAPS, attach, map_error};
 use crate::sys::{self, HostVeth, Netns, SocketKind};
 
@@ -204,7 +204,7 @@ impl Programs {
                 (obstacle, false) => (PodLinkKind::Routed, obstacle),
             },
         };
-        self.veths.add_neighbours(addresses)?;
+        self.veths.allow_flow_addresses(addresses)?;
         self.veths.set_link(cookie, end.map(|end| end.ifindex), link, obstacle)?;
         Ok((link, obstacle))
     }
@@ -216,7 +216,7 @@ impl Programs {
         if end.is_shaped {
             return VethObstacle::Shaped;
         }
-        match veth_maps::attach_to_veth(&mut self.ebpf, end, &pin) {
+        match attach::attach_to_veth(&mut self.ebpf, end, &pin) {
             Ok(true) => VethObstacle::None,
             Ok(false) => VethObstacle::OtherProgram,
             Err(error) => {
@@ -251,8 +251,8 @@ impl Programs {
     }
 
     /// Sets the addresses to which packets may be part of filed flows. Errors: a map can't be written.
-    pub fn replace_neighbours(&mut self, addresses: impl Iterator<Item = IpAddr>) -> Result<(), Error> {
-        self.veths.replace_neighbours(addresses)
+    pub fn replace_flow_addresses(&mut self, addresses: impl Iterator<Item = IpAddr>) -> Result<(), Error> {
+        self.veths.replace_flow_addresses(addresses)
     }
 
     /// Whether these programs are attached.
@@ -285,7 +285,7 @@ impl Programs {
     }
 
     /// Ends the exemptions of proxies that ended with their keepers. Errors: the map can't be written.
-    pub fn end_stale_exemptions(&mut self) -> Result<(), Error> {
+    pub fn end_dead_proxy_exemptions(&mut self) -> Result<(), Error> {
         let all: Vec<ProxyProcess> = self.proxies.keys().flatten().collect();
         let ended = |proxy: &&ProxyProcess| !Path::new(&format!("/proc/{}", proxy.tgid)).exists();
         all.iter().filter(ended).try_for_each(|proxy| self.end_proxy_exemption(*proxy))
@@ -428,7 +428,7 @@ impl Programs {
 
     /// Sets the cgroups that only the node's own processes are below: their probes are let through. Errors: a
     /// map can't be written.
-    pub fn replace_node_cgroups(&mut self, wanted: HashSet<u64>) -> Result<(), Error> {
+    pub fn replace_non_pod_cgroups(&mut self, wanted: HashSet<u64>) -> Result<(), Error> {
         replace_keys(&mut self.node_cgroups, wanted).map_err(map_error("NODE_CGROUPS"))
     }
 

@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use aya::maps::MapData;
 
 use super::deferred_accept_maps::{DeferredSyns, SynDecisions};
-use super::known_addresses::KnownAddresses;
+use super::destination_maps::DestinationMaps;
 use super::recent_connect_results::RecentConnectResults;
 use super::veth_maps::{CROWDED, PodLinkMap, VETH_COUNTS, VETH_FLOWS, VETHS, VethFlowMaps};
 use super::{DirectMaps, EgressMap, Error, FaultRing, PEER, PeerMap, map_error};
@@ -127,10 +127,10 @@ impl ProxyMaps {
 
     /// Opens the other maps, and the programs' events. Call this inside a tokio runtime. Errors: a map is of
     /// another kind or can't be read.
-    pub fn open_maps(self) -> Result<(KnownAddresses, DirectMaps, FaultRing, EgressMap), Error> {
+    pub fn open_maps(self) -> Result<(DestinationMaps, DirectMaps, FaultRing, EgressMap), Error> {
         let open_ports = map_from_fd("OPEN_PORTS", self.open_ports)?;
         Ok((
-            KnownAddresses::new(map_from_fd("DESTINATIONS", self.destinations)?, open_ports)?,
+            DestinationMaps::new(map_from_fd("DESTINATIONS", self.destinations)?, open_ports)?,
             DirectMaps::new(
                 map_from_fd("ROUTES", self.routes)?,
                 map_from_fd("PULSE", self.pulse)?,

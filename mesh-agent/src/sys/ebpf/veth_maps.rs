@@ -1,4 +1,4 @@
-//! The veths of pods: the program at the node's end, and the maps about them.
+//! The maps about the veths of pods: how pods are connected, and the flows from veth to veth.
 
 use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
@@ -8,9 +8,6 @@ use std::time::Duration;
 
 use aya::Ebpf;
 use aya::maps::{Array, HashMap, Map, MapData, MapError};
-use aya::programs::links::LinkError;
-use aya::programs::tc::{TcAttachOptions, TcAttachType};
-use aya::programs::{LinkOrder, ProgramError, SchedClassifier};
 use mesh_common::address::Address;
 use mesh_common::maps::AddressPort;
 use mesh_common::veth::{
@@ -18,13 +15,12 @@ use mesh_common::veth::{
     PodVeth, VethFlow, VethObstacle, neighbour_slot,
 };
 
-use super::attach::{self, attach_or_replace, program_as};
+use super::attach;
 use super::map_helpers::{ignore_missing, take_map};
 use super::{Error, map_error};
-use crate::sys::{Connection, HostVeth};
+use crate::sys::Connection;
 
-/// Names of the program and of its maps.
-pub(super) const FROM_POD: &str = "from_pod";
+/// Names of the maps.
 pub(super) const VETH_FLOWS: &str = "VETH_FLOWS";
 pub(super) const VETHS: &str = "VETHS";
 pub(super) const CROWDED: &str = "CROWDED";
@@ -75,7 +71,7 @@ impl VethMaps {
     }
 
     /// Allows packets to these addresses to be part of filed flows. Errors: a map can't be written.
-    pub fn add_neighbours(&mut self, addresses: &[IpAddr]) -> Result<(), Error> {
+    pub fn allow_flow_addresses(&mut self, addresses: &[IpAddr]) -> Result<(), Error> {
         addresses.iter().try_for_each(|address| {
             let (entry, bit) = entry_of(*address);
             let slots = self.neighbours.get(&entry, 0).map_err(map_error("NEIGHBOURS"))?;
@@ -83,8 +79,9 @@ impl VethMaps {
         })
     }
 
-    /// Allows `addresses` as neighbours, and removes all others. Errors: a map can't be written.
-    pub fn replace_neighbours(&mut self, addresses: impl Iterator<Item = IpAddr>) -> Result<(), Error> {
+    /// Allows packets to `addresses`, and to no others, to be part of filed flows. Errors: a map can't be
+    /// written.
+    pub fn replace_flow_addresses(&mut self, addresses: impl Iterator<Item = IpAddr>) -> Result<(), Error> {
         let mut wanted = vec![0_u64; NEIGHBOUR_SLOTS as usize / 64];
         for address in addresses {
             let (entry, bit) = entry_of(address);
@@ -121,27 +118,6 @@ pub fn clear_pinned_veth_maps(root: &Path) {
 fn entry_of(address: IpAddr) -> (u32, u64) {
     let slot = neighbour_slot(&Address::from(address));
     (slot >> 6, 1 << (slot & 63))
-}
-
-/// Attaches the program at the node's end of a pod's veth, before all others, in place of a predecessor's.
-/// Returns whether it is the only one there. Errors: the kernel is older than 6.6, for instance.
-pub(super) fn attach_to_veth(ebpf: &mut Ebpf, end: &HostVeth, pin: &Path) -> Result<bool, Error> {
-    attach_or_replace(ebpf, FROM_POD, pin, |ebpf| {
-        let program = program_as::<SchedClassifier>(ebpf, FROM_POD)?;
-        let first = TcAttachOptions::TcxOrder(LinkOrder::first());
-        let id = program.attach_with_options(&end.name, TcAttachType::Ingress, first)?;
-        let link = program.take_link(id)?;
-        link.try_into().map_err(|error: LinkError| ProgramError::IOError(std::io::Error::other(error)))
-    })?;
-    is_only_program(ebpf, end).map_err(|error| Error::Program { name: FROM_POD, error })
-}
-
-/// Whether our program, and no other, is at the node's end of a veth, in either direction.
-pub(super) fn is_only_program(ebpf: &mut Ebpf, end: &HostVeth) -> Result<bool, ProgramError> {
-    let own = program_as::<SchedClassifier>(ebpf, FROM_POD)?.info()?.id();
-    let (_, leaving) = SchedClassifier::query_tcx(&end.name, TcAttachType::Ingress)?;
-    let (_, arriving) = SchedClassifier::query_tcx(&end.name, TcAttachType::Egress)?;
-    Ok(leaving.iter().map(aya::programs::ProgramInfo::id).eq([own]) && arriving.is_empty())
 }
 
 /// The map of how this node's pods are connected, as the proxy reads it.

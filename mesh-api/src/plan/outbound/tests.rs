@@ -1,7 +1,7 @@
 use super::*;
 use crate::plan::fixture::{
-    address_bytes, as_web_member, pod, pod_resource, service, service_resource, snapshot, web,
-    with_traffic_policies,
+    address_bytes, as_web_member, pod, pod_resource, service, service_resource,
+    service_with_traffic_policies, snapshot, web,
 };
 use crate::plan::{EndpointKey, Store, WaypointHandling};
 use crate::wire::workload as wire;
@@ -201,9 +201,12 @@ fn a_client_keeps_its_endpoint_unless_a_rule_names_a_balancer() {
         default: Some(ext::PortPolicy { lb: lb.into(), ..ext::PortPolicy::default() }),
         ..ext::TrafficPolicy::default()
     };
-    assert_eq!(kept(with_traffic_policies(sticky(), vec![rule(ext::LoadBalancer::RoundRobin)])).0, None);
     assert_eq!(
-        kept(with_traffic_policies(sticky(), vec![rule(ext::LoadBalancer::Unspecified)])).0,
+        kept(service_with_traffic_policies(sticky(), vec![rule(ext::LoadBalancer::RoundRobin)])).0,
+        None
+    );
+    assert_eq!(
+        kept(service_with_traffic_policies(sticky(), vec![rule(ext::LoadBalancer::Unspecified)])).0,
         Some(10_800)
     );
     assert_eq!(kept(web(&[VIP])).0, None);
@@ -340,7 +343,7 @@ fn passthrough_services_keep_the_address() {
     let by_mode = wire::Service { load_balancing: Some(balancing), ..web(&["10.244.0.0/16"]) };
     let lb = ext::PortPolicy { lb: ext::LoadBalancer::Passthrough.into(), ..ext::PortPolicy::default() };
     let rule = ext::TrafficPolicy { default: Some(lb), ..ext::TrafficPolicy::default() };
-    let by_rule = with_traffic_policies(web(&["10.244.0.0/16"]), vec![rule]);
+    let by_rule = service_with_traffic_policies(web(&["10.244.0.0/16"]), vec![rule]);
     for service in [by_mode, by_rule] {
         let at = |destination| {
             let resources = vec![service_resource(service.clone()), pod_resource(pod("a", &["10.244.1.1"]))];
@@ -363,7 +366,7 @@ fn the_first_traffic_policy_that_covers_the_client_is_used() {
         default: Some(limit(default)),
         ports: [(81, limit(port))].into(),
     };
-    let mut service = with_traffic_policies(
+    let mut service = service_with_traffic_policies(
         web(&[VIP]),
         vec![
             rule(&["ops"], &[], 1, 2),

@@ -190,7 +190,7 @@ impl PolicyEditor {
     }
 
     /// Returns the set as it is now.
-    pub(in crate::plan) fn freeze(&mut self) -> PolicySet {
+    pub(in crate::plan) fn snapshot(&mut self) -> PolicySet {
         if std::mem::take(&mut self.stale) {
             // Sorted by name, so that of several policies that match always the same one is named.
             let mut policies: Vec<_> = self.set.by_name.values().cloned().collect();

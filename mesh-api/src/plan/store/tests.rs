@@ -3,7 +3,7 @@ use prost::Message;
 use super::*;
 use crate::plan::fixture::{
     WEB_KEY, address_bytes, as_web_member, pod, pod_resource, policy_resource, service, service_resource,
-    store, web, with_traffic_policies,
+    service_with_traffic_policies, store, web,
 };
 use crate::plan::{self, Workload};
 use crate::wire::ext;
@@ -139,7 +139,7 @@ fn bad_traffic_policies_are_rejected_with_a_reason() {
         (at_port(0), "`ports` has port 0; 1 to 65535 are possible"),
     ];
     for (policy, reason) in cases {
-        expect_rejection(&service_resource(with_traffic_policies(web(&[]), vec![policy])), reason);
+        expect_rejection(&service_resource(service_with_traffic_policies(web(&[]), vec![policy])), reason);
     }
 }
 
@@ -193,7 +193,7 @@ fn damaged_resources_do_no_harm() {
         (type_url::ADDRESS, pod_resource(as_web_member(pod("a", &["10.0.0.1", "fd00::1"]), 80))),
         (
             type_url::ADDRESS,
-            service_resource(with_traffic_policies(web(&["10.96.0.1", "10.97.0.0/16"]), vec![rule])),
+            service_resource(service_with_traffic_policies(web(&["10.96.0.1", "10.97.0.0/16"]), vec![rule])),
         ),
         (type_url::AUTHORIZATION, policy_resource(&policy())),
     ];

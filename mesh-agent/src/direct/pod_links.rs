@@ -6,13 +6,13 @@ use mesh_common::veth::{self, DirectPathMode, PodVeth, SameNodePath};
 
 /// The pods' links, by the cookies of their network namespaces.
 #[derive(Debug)]
-pub(super) struct PodVeths {
+pub(super) struct PodLinks {
     /// Which connections should be direct; none if there should be no direct ones.
     wanted: Option<DirectPathMode>,
     known: HashMap<u64, PodVeth>,
 }
 
-impl PodVeths {
+impl PodLinks {
     /// Creates an empty one.
     pub fn new(wanted: Option<DirectPathMode>) -> Self {
         Self { wanted, known: HashMap::new() }
@@ -58,11 +58,11 @@ mod tests {
             let index = usize::try_from(pod).unwrap();
             link.get(index).map(|link| PodVeth { ifindex: 7, link: *link as u16, obstacle: 0 })
         };
-        let mut links = PodVeths::new(Some(DirectPathMode::Auto));
+        let mut links = PodLinks::new(Some(DirectPathMode::Auto));
         assert!(!links.may_be_direct(0, 1));
         assert!(links.refresh(0..5, links_of));
         assert!(!links.refresh(0..5, links_of), "nothing has changed");
-        let direct = |links: &PodVeths| {
+        let direct = |links: &PodLinks| {
             [(0, 1), (2, 3), (0, 2), (0, 4), (0, 9)].map(|(a, b)| links.may_be_direct(a, b))
         };
         assert_eq!(direct(&links), [true, true, false, false, false]);

@@ -9,14 +9,14 @@ use mesh_common::direct::DirectEventKind;
 use mesh_common::veth::{CROWDED_ALL_CLIENTS, MAX_FLOWS_OF_CLIENT, MAX_FLOWS_OF_NODE};
 use mesh_proxy::telemetry::{AccessLog, WorkerMetrics};
 
-use crate::direct::flow_records::{ConnectionEnds, FlowPods, FlowRecords};
+use crate::direct::flow_tracker::{ConnectionEnds, FlowPods, FlowTracker};
 use crate::sys::ANY_COOKIE;
 use crate::sys::ebpf::{ByteTotals, DirectEvent};
 
 const NOBODY: FlowPods<'static> = FlowPods { client: None, server: None, plan: None };
 
-fn flows() -> FlowRecords {
-    FlowRecords::new(WorkerMetrics::new(AccessLog::disabled()))
+fn flows() -> FlowTracker {
+    FlowTracker::new(WorkerMetrics::new(AccessLog::disabled()))
 }
 
 fn event(kind: DirectEventKind, socket: u64) -> DirectEvent {
@@ -36,7 +36,7 @@ fn event(kind: DirectEventKind, socket: u64) -> DirectEvent {
     }
 }
 
-fn open(flows: &mut FlowRecords, event: &DirectEvent) {
+fn open(flows: &mut FlowTracker, event: &DirectEvent) {
     assert_eq!(flows.record_opening(event, &NOBODY, &Snapshot::default()), None, "nobody denies it");
 }
 

@@ -24,15 +24,15 @@ const QUIET: Duration = Duration::from_millis(250);
 /// Time that both ends have to close a connection that is over; then it is reset.
 const TIME_TO_END: Duration = Duration::from_secs(5);
 
-/// The bounds of a connection's life: at least one of the two.
+/// The timeouts of a connection: at least one of the two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ConnectionLifetime {
+pub struct ConnectionTimeouts {
     idle: Option<Duration>,
     age: Option<Duration>,
 }
 
-impl ConnectionLifetime {
-    /// Returns a policy's bounds; none if it has none: then a connection lasts as long as without a mesh.
+impl ConnectionTimeouts {
+    /// Returns a policy's timeouts; none if it has none: then a connection lasts as long as without a mesh.
     pub fn from_policy(pool: &ConnectionPool) -> Option<Self> {
         let (idle, age) = (pool.idle_timeout, pool.max_connection_duration);
         (idle.is_some() || age.is_some()).then_some(Self { idle, age })
@@ -43,7 +43,7 @@ impl ConnectionLifetime {
     /// Then the connection is closed in order, if the ends go along: what the client has sent is delivered,
     /// with a FIN behind it, and so is what the server still answers. If an end goes on all the same both are
     /// reset, so that nobody takes half of what was sent for all of it.
-    pub async fn enforce<F: Future<Output = ConnectionOutcome>>(
+    pub async fn relay_until_timeout<F: Future<Output = ConnectionOutcome>>(
         self,
         client: TcpStream,
         meter: &ByteMeter,
@@ -111,9 +111,9 @@ async fn wind_down(client: &Socket, meter: &ByteMeter) {
     // needs none of this.
     let _gone = client.shutdown(Shutdown::Read);
     while Instant::now() + QUIET < deadline {
-        let answered = meter.byte_counts().1;
+        let answered = meter.bytes_from_and_to_client().1;
         sleep(QUIET).await;
-        if meter.byte_counts().1 == answered {
+        if meter.bytes_from_and_to_client().1 == answered {
             let _gone = client.shutdown(Shutdown::Write);
             break;
         }
@@ -130,7 +130,7 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::{TcpListener, TcpStream};
 
-    use super::ConnectionLifetime;
+    use super::ConnectionTimeouts;
     use crate::fixture::{self, RelayUnderTest, run_as_worker, tcp_pair};
     use crate::relay::{self, ByteMeter, relay_sockets};
     use crate::telemetry::ConnectionOutcome;
@@ -173,7 +173,8 @@ mod tests {
             application.write_all(b"x").await.unwrap();
             let meter = ByteMeter::default();
             let carry = |socket| async { Plain::carry(to, socket, meter.clone()).await.into() };
-            let bound = ConnectionLifetime::from_policy(&pool).unwrap().enforce(socket, &meter, carry);
+            let bound =
+                ConnectionTimeouts::from_policy(&pool).unwrap().relay_until_timeout(socket, &meter, carry);
             let ends = async {
                 // It reads nothing and closes nothing.
                 let (mut server, _) = listener.accept().await.unwrap();
@@ -190,6 +191,6 @@ mod tests {
 
     #[test]
     fn where_nothing_is_said_a_connection_has_no_end() {
-        assert_eq!(ConnectionLifetime::from_policy(&ConnectionPool::default()), None);
+        assert_eq!(ConnectionTimeouts::from_policy(&ConnectionPool::default()), None);
     }
 }

@@ -13,12 +13,12 @@ use super::map_helpers::ignore_missing;
 use super::{Error, map_error};
 
 /// The addresses that the mesh knows, and the ports of services that have endpoints.
-pub struct KnownAddresses {
+pub struct DestinationMaps {
     known: HashMap<MapData, Address, u32>,
     ports: HashMap<MapData, AddressPort, u32>,
 }
 
-impl KnownAddresses {
+impl DestinationMaps {
     pub(super) fn new(known: MapData, ports: MapData) -> Result<Self, Error> {
         Ok(Self {
             known: Map::HashMap(known).try_into().map_err(map_error("DESTINATIONS"))?,

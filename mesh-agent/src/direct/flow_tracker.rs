@@ -1,4 +1,5 @@
-//! The open direct connections, and connections that are only counted, with their records.
+//! The open direct connections, and connections that are only counted: their records, and whether the policy
+//! still allows them.
 
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
@@ -23,7 +24,7 @@ use crate::sys::ebpf::{ByteTotals, DirectEvent};
 use crate::sys::{ANY_COOKIE, Connection};
 
 /// Direct connections by the cookie of the client's socket.
-pub(super) struct FlowRecords {
+pub(super) struct FlowTracker {
     open: HashMap<u64, Flow>,
     metrics: Arc<WorkerMetrics>,
 }
@@ -73,7 +74,7 @@ pub(super) struct FlowPods<'a> {
     pub plan: Option<&'a RoutePlan>,
 }
 
-impl FlowRecords {
+impl FlowTracker {
     pub fn new(metrics: Arc<WorkerMetrics>) -> Self {
         Self { open: HashMap::new(), metrics }
     }

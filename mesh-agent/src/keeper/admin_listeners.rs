@@ -21,14 +21,14 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const LOOK: Duration = Duration::from_millis(5);
 
 /// The listeners, in the order in which they are handed over.
-pub(super) struct NodeListeners {
+pub(super) struct AdminListeners {
     pub admin: TcpListener,
     pub metrics: TcpListener,
     pub health: TcpListener,
     pub admin_socket: Option<UnixListener>,
 }
 
-impl NodeListeners {
+impl AdminListeners {
     /// Opens them as the settings say, or takes those that a predecessor had there and handed over. Errors:
     /// an address is in use or not allowed.
     pub fn open(config: &Config, inherited: Vec<OwnedFd>) -> io::Result<Self> {
