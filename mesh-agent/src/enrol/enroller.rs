@@ -269,7 +269,7 @@ impl Enroller {
                 return true;
             }
             Ok((Answer::Enrolled { netns, .. }, _)) if !as_asked => {
-                let_go(&self.setup.keeper, &pod, netns).await
+                let_go(&self.setup.keeper, &pod, netns).await;
             }
             Ok((Answer::Enrolled { netns, addresses, listeners, .. }, preexisting)) => {
                 tracing::info!(namespace = %pod.namespace, pod = %pod.name, "enrolled");

@@ -124,7 +124,7 @@ impl Surroundings for NodeSurroundings {
             ConnectNote::Taken => recent.note_accepted(pod.netns, destination),
             ConnectNote::Refused => recent.note_refused(pod.netns, destination),
             ConnectNote::SkipDeferral(lasts) => {
-                recent.skip_deferral(pod.netns, destination, nanoseconds(lasts))
+                recent.skip_deferral(pod.netns, destination, nanoseconds(lasts));
             }
         }
     }

@@ -4,8 +4,8 @@
 //! Reading order: [`frame`] and [`open_frame`] (bytes, without I/O), `connection_state` (state that the
 //! streams of a connection share), `stream` (one of them), `receive_window` (credit of its peer),
 //! `flood_limit` (limits of frames without data), `driver` (the task that receives and sends for all
-//! streams), [`Connection`] and [`ServerConnection`] (the two ends). `relay::relay_mux` joins a stream with an
-//! application's socket.
+//! streams), [`Connection`] and [`ServerConnection`] (the two ends). `relay::relay_mux` joins a stream with
+//! an application's socket.
 
 mod client;
 mod connection_state;
