@@ -1,7 +1,7 @@
 //! The annotation that tells Istio's control plane and proxies that a pod takes mutual TLS. istiod tells
 //! peers to speak plaintext to every pod without it, so whoever takes a pod into the mesh has to write it.
 //!
-//! Reading order: [`ObservedAnnotation`], a pod's annotation in the API; [`due_writes`], which are to be
+//! Reading order: [`ObservedAnnotation`], a pod's annotation in the API; [`due_writes()`], which are to be
 //! written; [`AnnotationWriter`], which writes them.
 //!
 //! Kubernetes' own record of who wrote a field (server-side apply) says whether an annotation is ours: ours
