@@ -23,7 +23,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::admin::{self, SetLogFilterFn};
 use crate::config::{AccessLogFormat, Config, PodSource};
 use crate::direct::{self, DirectHandle};
-use crate::enrol::{Enroller, EnrollerSetup, PodStatuses, ReportNotEnrolledFn};
+use crate::enrol::{Enroller, EnrollerSetup, KnownDestinations, PodStatuses, ReportNotEnrolledFn};
 use crate::istio_annotation::{AnnotationFailures, AnnotationWriter, ObservedAnnotations};
 use crate::keeper::RELIEVED_SIGNAL;
 use crate::keeper_client::{self, KeeperClient, StartKit};
@@ -112,11 +112,12 @@ async fn serve(mut config: Config, set_log_filter: SetLogFilterFn) -> Result<(),
     let installed = pods.installed;
     let statuses = PodStatuses::default();
     let (annotating, not_annotated) = annotate(pods.annotate, &statuses, &installed);
+    let node_name = config.node_name.as_str().into();
+    let destinations = KnownDestinations::new(destination_maps, node_name, Arc::clone(&metrics));
     let enroller = Enroller::new(EnrollerSetup {
         keeper: keeper.clone(),
         moved,
-        destination_maps,
-        node: config.node_name.as_str().into(),
+        destinations,
         workers: workers.commands.clone(),
         certificates: certificates.clone(),
         direct: direct.clone(),

@@ -24,7 +24,6 @@ use crate::keeper::protocol::Claim;
 use crate::keeper_client::{EnrolResult as Answer, KeeperClient};
 use crate::pods::{NodePod, NodePods};
 use crate::strict_egress::{EgressEnforcer, StrictEgressError};
-use crate::sys::ebpf::DestinationMaps;
 use crate::sys::{self, PreexistingConnection};
 
 mod pod_statuses;
@@ -38,7 +37,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const LOOK_SELDOM: Duration = Duration::from_millis(500);
 
 /// How often unused memory is given back and failed pods are tried again.
-pub(super) const TIDY_EVERY: Duration = Duration::from_secs(10);
+const TIDY_EVERY: Duration = Duration::from_secs(10);
 
 /// State of each pod, for the admin endpoint.
 pub type PodStatuses = watch::Sender<Vec<PodStatus>>;
@@ -52,10 +51,8 @@ pub struct EnrollerSetup {
     pub keeper: KeeperClient,
     /// Receives the uids of pods that got a new network namespace, since their sandbox was made again.
     pub moved: mpsc::UnboundedReceiver<String>,
-    /// The kernel's map of the mesh's addresses.
-    pub destination_maps: DestinationMaps,
-    /// This node's name.
-    pub node: Arc<str>,
+    /// The destinations that the kernel knows.
+    pub destinations: KnownDestinations,
     /// The workers.
     pub workers: Vec<mpsc::UnboundedSender<WorkerCommand>>,
     /// Certificates, asked for when a pod is enrolled.
@@ -91,7 +88,6 @@ pub struct Enroller {
     took_over: bool,
     /// Whether the keeper was told that this proxy serves.
     told_ready: bool,
-    destinations: KnownDestinations,
     /// Whether a pod was enrolled or let go, or the agent started, since memory was given back.
     untidy: bool,
 }
@@ -127,7 +123,6 @@ impl Enroller {
             resting: HashSet::new(),
             took_over: false,
             told_ready: false,
-            destinations: KnownDestinations::default(),
             untidy: true,
         }
     }
@@ -174,7 +169,7 @@ impl Enroller {
                 changed = snapshots.changed() => match changed {
                     Ok(()) => {
                         let snapshot = snapshots.borrow_and_update().clone();
-                        self.destinations.learn(&mut self.setup, &snapshot);
+                        self.setup.destinations.learn(&snapshot);
                     }
                     Err(_) => return,
                 },
@@ -186,9 +181,9 @@ impl Enroller {
                 }
                 _ = tidy.tick() => {
                     self.tidy();
-                    if self.destinations.is_incomplete() {
+                    if self.setup.destinations.is_incomplete() {
                         let snapshot = snapshots.borrow_and_update().clone();
-                        self.destinations.learn(&mut self.setup, &snapshot);
+                        self.setup.destinations.learn(&snapshot);
                     }
                 }
                 () = tokio::time::sleep_until(look_at) => {}
@@ -398,7 +393,7 @@ impl Enroller {
         if std::mem::replace(&mut self.told_ready, true) {
             return;
         }
-        self.destinations.learn(&mut self.setup, snapshot);
+        self.setup.destinations.learn(snapshot);
         let identities: HashSet<_> = self.enrolled.values().map(|it| it.pod.identity.clone()).collect();
         let (keeper, certificates) = (self.setup.keeper.clone(), self.setup.certificates.clone());
         let (serving, patience) = (self.setup.serving.clone(), self.setup.patience);

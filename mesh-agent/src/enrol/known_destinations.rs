@@ -1,16 +1,23 @@
 //! Keeps the destinations that the kernel knows in line with the configuration.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use mesh_api::plan::Snapshot;
 use mesh_common::maps::MAX_DESTINATIONS;
+use mesh_proxy::telemetry::AgentMetrics;
 use tokio::time::Instant;
 
-use super::enroller::{EnrollerSetup, TIDY_EVERY};
+use crate::sys::ebpf::DestinationMaps;
 
-/// What the kernel was last told of destinations.
-#[derive(Default)]
+/// Pause before the kernel is told again of what it could not take.
+const RETRY_AFTER: Duration = Duration::from_secs(10);
+
+/// The destinations that the kernel knows.
 pub struct KnownDestinations {
+    maps: DestinationMaps,
+    node: Arc<str>,
+    metrics: Arc<AgentMetrics>,
     /// The configuration whose destinations the kernel knows, once it knows any.
     learnt: Option<Arc<Snapshot>>,
     /// When the kernel last could not be told, for instance for lack of room.
@@ -18,6 +25,11 @@ pub struct KnownDestinations {
 }
 
 impl KnownDestinations {
+    /// Creates the destinations as seen from `node`, whose name decides which local endpoints count.
+    pub fn new(maps: DestinationMaps, node: Arc<str>, metrics: Arc<AgentMetrics>) -> Self {
+        Self { maps, node, metrics, learnt: None, not_learnt: None }
+    }
+
     /// Whether the kernel could not be told of everything the last time.
     pub fn is_incomplete(&self) -> bool {
         self.not_learnt.is_some()
@@ -25,26 +37,26 @@ impl KnownDestinations {
 
     /// Tells the kernel of destinations that came or went since the last time. The first time, and after a
     /// failure, all that it knows is read first, which takes a while in a large mesh.
-    pub fn learn(&mut self, setup: &mut EnrollerSetup, snapshot: &Arc<Snapshot>) {
+    pub fn learn(&mut self, snapshot: &Arc<Snapshot>) {
         // Trying again costs reading all that the kernel knows: not for each change.
-        if self.not_learnt.is_some_and(|since| since.elapsed() < TIDY_EVERY) {
+        if self.not_learnt.is_some_and(|since| since.elapsed() < RETRY_AFTER) {
             return;
         }
-        let node = &*setup.node;
+        let node = &*self.node;
         let result = match &self.learnt {
             Some(learnt) => {
                 let touched = snapshot.reachable_ports_changed_since(learnt).into_iter();
                 let changes = touched
                     .map(|ip| (ip, learnt.reachable_ports(ip, node), snapshot.reachable_ports(ip, node)));
-                setup.destination_maps.apply_changes(changes.filter(|(_, was, is)| was != is).collect())
+                self.maps.apply_changes(changes.filter(|(_, was, is)| was != is).collect())
             }
             None => {
                 let all =
                     snapshot.addresses().filter_map(|ip| Some((ip, snapshot.reachable_ports(ip, node)?)));
-                setup.destination_maps.replace_all(all)
+                self.maps.replace_all(all)
             }
         };
-        setup.metrics.destinations_incomplete.set(i64::from(result.is_err()));
+        self.metrics.destinations_incomplete.set(i64::from(result.is_err()));
         self.learnt = result.is_ok().then(|| Arc::clone(snapshot));
         self.not_learnt = result.is_err().then(Instant::now);
         if let Err(error) = result {
@@ -52,6 +64,6 @@ impl KnownDestinations {
             tracing::error!(%error, addresses, most = MAX_DESTINATIONS,
                             "not every destination of the mesh is known to the kernel: connections to the rest pass it by");
         }
-        setup.metrics.generation.set(i64::try_from(snapshot.generation()).unwrap_or(i64::MAX));
+        self.metrics.generation.set(i64::try_from(snapshot.generation()).unwrap_or(i64::MAX));
     }
 }

@@ -6,3 +6,4 @@ mod plaintext_check;
 mod preexisting_connections;
 
 pub use enroller::{Enroller, EnrollerSetup, PodStatuses, ReportNotEnrolledFn};
+pub use known_destinations::KnownDestinations;
