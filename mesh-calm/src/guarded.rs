@@ -16,6 +16,9 @@ use crate::turn::Turn;
 /// GOAWAY, no stream, `ENHANCE_YOUR_CALM` (RFC 9113, sections 6.8 and 7).
 const GOODBYE: [u8; 17] = [0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x0b];
 
+/// The kind of an [`io::Error`] that says that the peer was cut off for a flood.
+pub const FLOOD: io::ErrorKind = io::ErrorKind::QuotaExceeded;
+
 /// The peer asks for too much that is of no use, and was cut off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Flood {
@@ -125,7 +128,7 @@ impl<S> Guarded<S> {
     }
 
     fn failed(&self) -> io::Result<()> {
-        self.flood.map_or(Ok(()), |flood| Err(io::Error::other(flood)))
+        self.flood.map_or(Ok(()), |flood| Err(io::Error::new(FLOOD, flood)))
     }
 }
 

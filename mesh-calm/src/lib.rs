@@ -20,6 +20,6 @@ mod patience;
 pub mod price;
 pub mod turn;
 
-pub use guarded::{Flood, Guarded, Trial};
+pub use guarded::{FLOOD, Flood, Guarded, Trial};
 pub use patience::Patience;
 pub use price::Role;

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use mesh_api::identity::SpiffeId;
 use mesh_api::plan::Workload;
+use mesh_calm::FLOOD;
 use mesh_common::is_mesh_port;
 use mesh_listen::{Gate, Group, Standing};
 use rustls::server::UnbufferedServerConnection;
@@ -250,6 +251,11 @@ pub async fn serve_mtls_connection(
         tracing::warn!(%pod, %peer, "a program connected to the mesh's port 15008 itself: refused");
         return reset_on_drop(&socket);
     }
+    if worker.flood_penalties.is_refused(peer.ip(), Instant::now()) {
+        worker.metrics.count_handshake_over_limit();
+        tracing::debug!(%pod, %peer, "the peer was cut off a moment ago: HBONE connection refused");
+        return reset_on_drop(&socket);
+    }
     let Some(handshake) = handshakes.take_or_evict(peer.ip()) else {
         worker.metrics.count_handshake_over_limit();
         return reset_on_drop(&socket);
@@ -273,17 +279,21 @@ pub async fn serve_mtls_connection(
             () = told.wait_for_drain() => {}
         }
     };
-    let own_pod = Arc::clone(&pod);
+    let (own_worker, own_pod) = (Rc::clone(&worker), Arc::clone(&pod));
     let asking = Rc::clone(&session);
     let handle = move |incoming| {
         let counted = (streams.try_take_slot().ok(), asking.count_stream());
-        serve_stream(Rc::clone(&worker), Arc::clone(&own_pod), identity.clone(), peer, counted, incoming)
+        serve_stream(Rc::clone(&own_worker), Arc::clone(&own_pod), identity.clone(), peer, counted, incoming)
     };
     let served = tokio::select! {
         served = serve_tunnel_streams(tls, &budget, drain, handle) => served,
         reason = end_of(&session, &leaving) => Err(io::Error::new(io::ErrorKind::TimedOut, reason)),
     };
     match served {
+        Err(error) if error.kind() == FLOOD => {
+            worker.flood_penalties.add(peer.ip(), Instant::now());
+            tracing::warn!(%pod, %peer, %error, "connection over mutual TLS cut off");
+        }
         Err(error) if error.kind() == io::ErrorKind::Other => {
             tracing::warn!(%pod, %peer, %error, "connection over mutual TLS cut off");
         }

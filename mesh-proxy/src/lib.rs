@@ -52,6 +52,7 @@ pub mod delivery;
 pub mod file_version;
 #[cfg(test)]
 mod fixture;
+pub mod flood_penalty;
 pub mod handshake_limit;
 pub mod hbone;
 pub mod inbound;

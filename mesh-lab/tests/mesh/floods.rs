@@ -17,15 +17,17 @@ const FLOODS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/mesh/floods.py"
 /// The authority, as nodes and pods reach it.
 const CONTROL: &str = "172.30.0.1";
 
-/// A bystander's 99th percentile: below this it may be anything, since the machine has other things to do.
-const UNNOTICED: f64 = 25.0;
+/// A bystander's 99th percentile in milliseconds that is unnoticed during one kind of flood, whatever it was
+/// alone: two turns of the scheduler, on a machine with fewer cores than programs.
+const UNNOTICED: f64 = 6.0;
 
 /// Only the client may.
 const ONLY_CLIENT: &str = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: only-client, namespace: app}\nspec:\n  selector: {matchLabels: {app: server}}\n  action: ALLOW\n  rules:\n  - from: [{source: {principals: [cluster.local/ns/app/sa/client]}}]\n";
 
-/// `floods.py` in a pod of the namespace outside of the mesh.
+/// `floods.py` in a pod of the namespace outside of the mesh. It runs when nothing else wants to: what others
+/// notice is to be the answer to the flood, not its making.
 fn stranger(world: &World, arguments: &[&str]) -> Command {
-    let mut program = vec!["nice", "-n", "10", "python3", "-u", FLOODS];
+    let mut program = vec!["chrt", "--idle", "0", "python3", "-u", FLOODS];
     program.extend(arguments);
     let mut command = world.lab.exec_command("out", "client", &program);
     command.stdin(Stdio::piped()).stdout(Stdio::piped());
@@ -46,23 +48,44 @@ fn seen(text: &str) -> Seen {
     Seen { count: count.parse().unwrap(), failed: failed.parse().unwrap(), p99: p99.parse().unwrap() }
 }
 
-/// A bystander alone and during a flood, at most three times: the machine may be busy with something else.
-/// Returns what the flood said of itself.
-fn unnoticed(what: &str, bystander: impl Fn() -> Seen, flood: impl Fn() -> Child) -> String {
-    let mut tries = Vec::new();
-    for _ in 0..3 {
-        let alone = bystander();
-        let flooding = flood();
-        let flooded = bystander();
-        let told = String::from_utf8(flooding.wait_with_output().unwrap().stdout).unwrap();
-        assert!(alone.count > 10 && flooded.count > 3, "{what}: {alone:?}, {flooded:?}");
-        if flooded.failed == 0 && flooded.p99 <= UNNOTICED.max(2.0 * alone.p99) {
-            eprintln!("{what}: a bystander's p99 {:.1} ms, alone {:.1} ms", flooded.p99, alone.p99);
-            return told;
+/// A bystander, alone and during floods of all kinds.
+#[derive(Default)]
+struct Bystander {
+    alone: Vec<f64>,
+    flooded: Vec<f64>,
+}
+
+impl Bystander {
+    /// Alone and during one kind of flood, at most three times: the machine may be busy with something else.
+    /// Returns what the flood said of itself.
+    fn hardly_notices(&mut self, kind: &str, look: impl Fn() -> Seen, flood: impl Fn() -> Child) -> String {
+        let mut tries = Vec::new();
+        for _ in 0..3 {
+            let alone = look();
+            let flooding = flood();
+            let flooded = look();
+            let told = String::from_utf8(flooding.wait_with_output().unwrap().stdout).unwrap();
+            assert!(alone.count > 10 && flooded.count > 3, "{kind}: {alone:?}, {flooded:?}");
+            if flooded.failed == 0 && flooded.p99 <= UNNOTICED.max(2.0 * alone.p99) {
+                eprintln!("{kind}: a bystander's p99 {:.1} ms, alone {:.1} ms", flooded.p99, alone.p99);
+                self.alone.push(alone.p99);
+                self.flooded.push(flooded.p99);
+                return told;
+            }
+            tries.push((alone, flooded, told));
         }
-        tries.push((alone, flooded, told));
+        panic!("{kind}: {tries:?}");
     }
-    panic!("{what}: {tries:?}");
+
+    /// One measurement of a second is mostly chance; the middle of all kinds is not.
+    fn notices_less_than_twice(mut self) {
+        let [alone, flooded] = [&mut self.alone, &mut self.flooded].map(|all| {
+            all.sort_by(f64::total_cmp);
+            all[all.len() / 2]
+        });
+        eprintln!("all kinds: a bystander's p99 {flooded:.1} ms, alone {alone:.1} ms");
+        assert!(flooded <= 2.0 * alone, "{flooded} ms, alone {alone} ms");
+    }
 }
 
 /// A directory for certificates, removed at the end.
@@ -93,10 +116,11 @@ fn a_denied_peers_floods_are_cut_off_and_cost_a_bystander_nothing() {
     eventually("the other account is denied", || {
         !world.client("app", "other", &["who", "server.app", PORT]).ok
     });
-    let bystander = || {
+    let latency = || {
         let arguments = ["python3", FLOODS, "latency", "server.app", PORT, "1.5"];
         seen(&world.exec("app", "client", &arguments).text)
     };
+    let mut bystander = Bystander::default();
     for (kind, calm) in [
         ("window-update", "11"),
         ("priority", "11"),
@@ -111,14 +135,17 @@ fn a_denied_peers_floods_are_cut_off_and_cost_a_bystander_nothing() {
         ("mesh-unknown", "3"),
         ("mesh-rapid-reset", "3"),
     ] {
-        let told = unnoticed(kind, bystander, || {
+        let told = bystander.hardly_notices(kind, latency, || {
             let flood = ["flood", &server, "15008", "2.5", "4", kind, &certificate, &key, &authority];
             stranger(&world, &flood).spawn().unwrap()
         });
         let (cut, reasons) = told.split_once("reasons").unwrap_or((&told, ""));
-        assert!(!cut.starts_with("cut 0 "), "{kind}: {told}");
+        let cut: u32 = cut.split_whitespace().nth(1).unwrap().parse().unwrap();
+        // Four connections each second, and not one for each handshake that the peer can pay for.
+        assert!((1..=24).contains(&cut), "{kind}: {told}");
         assert!(reasons.split_whitespace().any(|reason| reason == calm), "{kind}: {told}");
     }
+    bystander.notices_less_than_twice();
     eventually("nothing stays open", || world.admin("node2", "/status")["openConnections"] == 0);
 }
 
@@ -130,8 +157,9 @@ fn strangers_floods_on_the_authority_are_cut_off_and_cost_others_nothing() {
             world.lab.node_exec("node1", &["python3", FLOODS, "handshakes", CONTROL, "15012", "1.5"]);
         seen(&String::from_utf8(output.unwrap().stdout).unwrap())
     };
+    let mut bystander = Bystander::default();
     for kind in ["window-update", "priority", "ping", "settings", "unknown", "rapid-reset"] {
-        let told = unnoticed(kind, handshakes, || {
+        let told = bystander.hardly_notices(kind, handshakes, || {
             stranger(&world, &["flood", CONTROL, "15012", "2.5", "4", kind, "", "", "10.9.9.9:1"])
                 .spawn()
                 .unwrap()
@@ -139,6 +167,7 @@ fn strangers_floods_on_the_authority_are_cut_off_and_cost_others_nothing() {
         assert!(!told.starts_with("cut 0 "), "{kind}: {told}");
         assert!(told.split_whitespace().any(|word| word == "11"), "{kind}: {told}");
     }
+    bystander.notices_less_than_twice();
     // A certificate in the midst of one: a pod with an account that the node does not have yet.
     let flood = stranger(&world, &["flood", CONTROL, "15012", "6", "4", "priority", "", "", "10.9.9.9:1"])
         .spawn()

@@ -9,7 +9,7 @@ use h2::server::{self, SendResponse};
 use h2::{Reason, RecvStream};
 use http::header::HeaderMap;
 use http::{Method, Response, StatusCode};
-use mesh_calm::{Guarded, Role};
+use mesh_calm::{FLOOD, Guarded, Role};
 use rustls::server::UnbufferedServerConnection;
 use tokio::task::spawn_local;
 
@@ -89,7 +89,7 @@ impl ServerConnection {
                 Some(Ok((request, respond))) => {
                     spawn_local(handle(IncomingStream::new(request, respond)));
                 }
-                Some(Err(error)) => return Err(io::Error::other(error)),
+                Some(Err(error)) => return Err(connection_error(error)),
                 None => break,
             }
         }
@@ -97,6 +97,13 @@ impl ServerConnection {
         let _in_time = tokio::time::timeout(Duration::from_secs(1), self.tls.flush_and_close()).await;
         Ok(())
     }
+}
+
+/// Returns why a connection broke: [`FLOOD`] as its kind if the peer was cut off for one.
+fn connection_error(error: h2::Error) -> io::Error {
+    let by_guard = error.get_io().is_some_and(|error| error.kind() == FLOOD);
+    let by_h2 = error.is_library() && error.reason() == Some(Reason::ENHANCE_YOUR_CALM);
+    if by_guard || by_h2 { io::Error::new(FLOOD, error) } else { io::Error::other(error) }
 }
 
 impl IncomingStream {

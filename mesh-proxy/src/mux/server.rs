@@ -4,6 +4,7 @@ use std::future::Future;
 use std::io;
 use std::rc::Rc;
 
+use mesh_calm::FLOOD;
 use rustls::server::UnbufferedServerConnection;
 use tokio::task::spawn_local;
 
@@ -60,6 +61,7 @@ impl ServerConnection {
         match over {
             CloseReason::Finished => Ok(()),
             CloseReason::Lost(error) => Err(error),
+            CloseReason::Flood => Err(io::Error::new(FLOOD, CloseReason::Flood)),
             other => Err(io::Error::other(other)),
         }
     }

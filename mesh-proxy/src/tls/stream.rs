@@ -4,6 +4,7 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use mesh_calm::FLOOD;
 use rustls::pki_types::CertificateDer;
 use rustls::unbuffered::{ConnectionState, EncodeTlsData, EncryptError, UnbufferedStatus, WriteTraffic};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -397,7 +398,7 @@ impl Barren {
     fn count(&mut self, received: usize, data: usize) -> io::Result<()> {
         self.0 = (self.0 + received).saturating_sub(data.saturating_mul(Self::FOR_EACH));
         if self.0 > Self::MOST {
-            return Err(io::Error::other("too many TLS records without data"));
+            return Err(io::Error::new(FLOOD, "too many TLS records without data"));
         }
         Ok(())
     }

@@ -18,6 +18,7 @@ use crate::authorized_connections::AuthorizedConnections;
 use crate::balance::{OutlierDetector, Picker, ServiceConnectionLimits, SessionAffinity};
 use crate::certs::{Certificates, WorkloadCertificate};
 use crate::deferred_accept::{self, DeferredAccepts};
+use crate::flood_penalty::FloodPenalties;
 use crate::local_pod::LocalPod;
 use crate::mux::ReceiveBudget;
 use crate::surroundings::Surroundings;
@@ -77,6 +78,8 @@ pub struct Worker {
     pub authorizations: Rc<AuthorizedConnections>,
     /// Connections that are not accepted yet.
     pub deferred: DeferredAccepts,
+    /// Peers that were cut off for a flood.
+    pub flood_penalties: FloodPenalties,
     /// This worker's counters.
     pub metrics: Arc<WorkerMetrics>,
     /// Tells connections between nodes to finish.
@@ -124,6 +127,7 @@ impl Worker {
             picker: Picker::default(),
             authorizations: Rc::default(),
             deferred: DeferredAccepts::default(),
+            flood_penalties: FloodPenalties::default(),
             metrics,
             draining: Rc::default(),
             complained: Cell::default(),
