@@ -8,7 +8,9 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use serde_json::Value;
+use mesh_api::kind::{Kind, KnownKind, Treatment};
+use mesh_api::manifest::ManifestError;
+use serde_json::{Value, json};
 
 /// Values that turn something on or off; what a user may give should be accepted together with all defaults.
 const SWITCHES: &[&[&str]] = &[
@@ -314,6 +316,61 @@ fn the_definitions_refuse_what_can_mean_nothing() {
         let error = apply_dry(&object(api_version, kind, spec)).unwrap_err();
         assert!(error.contains(why), "{spec}: {error}");
     }
+}
+
+/// What a definition lacks the API server takes away, without a word, before the mesh can read it.
+#[test]
+fn the_definitions_have_the_fields_that_are_read() {
+    ensure_definitions();
+    let mut compared = 0;
+    for kind in Kind::with_treatment(Treatment::Used) {
+        let known = kind.table_row();
+        let definition = run(Command::new("kubectl").args(["get", "crd", "-o", "json", &known.crd_name()]));
+        let definition: Value = serde_json::from_str(&definition.unwrap()).unwrap();
+        for version in definition["spec"]["versions"].as_array().unwrap() {
+            let schema = &version["schema"]["openAPIV3Schema"]["properties"]["spec"];
+            compared += compare_fields(known, schema, &|spec| spec);
+        }
+    }
+    assert!(compared > 100, "fields were compared in {compared} places only: the readers said nothing of them");
+}
+
+/// Compares the fields of `schema` and of what is in it with those that the reader names when it finds one
+/// that it does not know, in an object whose `spec` is made by `spec_of`. Returns in how many places.
+fn compare_fields(known: &KnownKind, schema: &Value, spec_of: &dyn Fn(Value) -> Value) -> usize {
+    if let Some(items) = schema.get("items") {
+        return compare_fields(known, items, &|item| spec_of(json!([item])));
+    }
+    if let Some(values) = schema.get("additionalProperties") {
+        return compare_fields(known, values, &|value| spec_of(json!({ "80": value })));
+    }
+    let Some(properties) = schema["properties"].as_object() else { return 0 };
+    let mut compared = 0;
+    if let Some(read) = fields_that_are_read(known, spec_of) {
+        let defined: BTreeSet<String> = properties.keys().cloned().collect();
+        assert_eq!(defined, read, "{} at {}: the chart, and the reader", known.name, spec_of(json!("here")));
+        compared = 1;
+    }
+    for (name, schema) in properties {
+        compared += compare_fields(known, schema, &|value| spec_of(json!({ name: value })));
+    }
+    compared
+}
+
+/// The fields that the reader names; none where it does not look, since they have no effect.
+fn fields_that_are_read(known: &KnownKind, spec_of: &dyn Fn(Value) -> Value) -> Option<BTreeSet<String>> {
+    const UNKNOWN: &str = "nothingThatAnybodyWouldCallAField";
+    let object = json!({
+        "apiVersion": known.api_versions[0],
+        "kind": known.name,
+        "metadata": { "name": "chart-test", "namespace": "default" },
+        "spec": spec_of(json!({ UNKNOWN: 1 })),
+    });
+    let parsed = mesh_api::manifest::parse_json_object("chart", object);
+    let is_of_it = |error: &&ManifestError| error.field.as_ref().is_some_and(|at| at.ends_with(UNKNOWN));
+    let error = parsed.errors.iter().find(is_of_it)?;
+    let (_, fields) = error.fix.split_once("the fields here are ").unwrap_or_else(|| panic!("{error}"));
+    Some(fields.split(", ").map(|field| field.trim_matches('`').to_owned()).collect())
 }
 
 fn object(api_version: &str, kind: &str, spec: &str) -> String {

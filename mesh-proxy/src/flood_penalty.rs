@@ -6,8 +6,6 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use mesh_listen::Group;
-
 /// How long a peer that was cut off is refused.
 const PENALTY: Duration = Duration::from_secs(1);
 
@@ -15,9 +13,12 @@ const PENALTY: Duration = Duration::from_secs(1);
 /// from its address, so they can't be made up.
 const MOST: usize = 1024;
 
-/// One worker's penalties, by the peer's address, or by its network of 64 bits for IPv6.
+/// One worker's penalties, by the peer's address and the time until which it is refused.
+///
+/// An IPv6 network counts by its single addresses here, and not as one as where places are counted: all pods
+/// of a node usually share one of 64 bits, and none of them is to pay for another.
 #[derive(Default)]
-pub struct FloodPenalties(RefCell<HashMap<Group, Instant>>);
+pub struct FloodPenalties(RefCell<HashMap<IpAddr, Instant>>);
 
 impl FloodPenalties {
     /// Refuses a peer from `now` on. One too many is not remembered.
@@ -27,13 +28,13 @@ impl FloodPenalties {
             until.retain(|_, until| *until > now);
         }
         if until.len() < MOST {
-            until.insert(Group::of(peer), now + PENALTY);
+            until.insert(peer.to_canonical(), now + PENALTY);
         }
     }
 
     /// Whether a peer is refused `now`.
     pub fn is_refused(&self, peer: IpAddr, now: Instant) -> bool {
-        self.0.borrow().get(&Group::of(peer)).is_some_and(|until| now < *until)
+        self.0.borrow().get(&peer.to_canonical()).is_some_and(|until| now < *until)
     }
 }
 
@@ -53,6 +54,9 @@ mod tests {
         assert!(penalties.is_refused(peer(1), now) && !penalties.is_refused(peer(2), now));
         assert!(penalties.is_refused("::ffff:0.0.0.1".parse().unwrap(), now), "the same in its other form");
         assert!(!penalties.is_refused(peer(1), now + PENALTY));
+        let [one, other] = ["fd00:244:1::2", "fd00:244:1::3"].map(|pod| pod.parse().unwrap());
+        penalties.add(one, now);
+        assert!(penalties.is_refused(one, now) && !penalties.is_refused(other, now), "two pods of one node");
     }
 
     #[test]
