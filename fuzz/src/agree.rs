@@ -8,7 +8,7 @@ use mesh_api::identity::SpiffeId;
 use mesh_api::manifest;
 use mesh_api::plan::outbound::{Destination, destination_of};
 use mesh_api::plan::policy::{ConnectionAttributes, authorize};
-use mesh_api::plan::{DiscoveryType, Endpoint, RejectedResource, Snapshot, Store, Workload};
+use mesh_api::plan::{Endpoint, RejectedResource, Snapshot, Store, Workload, XdsResourceType};
 use mesh_api::wire::security::Authorization;
 use mesh_api::wire::workload::{self, address};
 use mesh_api::wire::{type_url, xds::Resource};
@@ -29,14 +29,14 @@ pub struct Mesh {
 
 impl Mesh {
     pub fn of(store: &Store) -> Self {
-        let addresses = contents::<workload::Address>(store, &DiscoveryType::ADDRESS);
+        let addresses = contents::<workload::Address>(store, &XdsResourceType::ADDRESS);
         let workloads = addresses.filter_map(|address| match address.r#type? {
             address::Type::Workload(workload) => Some(workload),
             address::Type::Service(_) => None,
         });
         Self {
             workloads: workloads.collect(),
-            policies: contents(store, &DiscoveryType::AUTHORIZATION).collect(),
+            policies: contents(store, &XdsResourceType::AUTHORIZATION).collect(),
         }
     }
 
@@ -109,7 +109,7 @@ fn check_routes(snapshot: &Snapshot, source: &Workload) {
     let mut addresses: Vec<_> = snapshot.addresses().collect();
     addresses.sort_unstable();
     addresses.dedup();
-    let ranges = snapshot.service_cidrs().map(|network| network.addr());
+    let ranges = snapshot.service_vip_ranges().map(|network| network.addr());
     let services: Vec<_> = snapshot.services().collect();
     let ports = services.iter().flat_map(|service| service.ports.iter().map(|port| port.port));
     let ports: Vec<_> = ports.take(MOST).chain([15_008]).collect();
@@ -173,7 +173,7 @@ fn resource(type_url: &str, name: &str, content: &impl Message) -> Resource {
     Resource { version: "1".to_owned(), resource: Some(any), name: name.to_owned(), aliases: Vec::new() }
 }
 
-fn contents<M: Message + Default>(store: &Store, of: &DiscoveryType) -> impl Iterator<Item = M> {
+fn contents<M: Message + Default>(store: &Store, of: &XdsResourceType) -> impl Iterator<Item = M> {
     let resources: Vec<_> = store.contents().resources(of).collect();
     resources
         .into_iter()

@@ -6,7 +6,7 @@ pub mod certificate_file;
 pub mod journal_frames;
 
 use certificate_file::{MAX_IDENTITIES, MAX_ROOTS};
-use journal_frames::{JOURNAL_MAGIC, JournalFrames, MAX_FRAME_BYTES, pack_frame};
+use journal_frames::{JOURNAL_MAGIC, JournalFrames, MAX_UNPACKED_FRAME_BYTES, compress_frame};
 
 /// A file of certificates, or a journal.
 pub fn check(data: &[u8]) {
@@ -16,14 +16,14 @@ pub fn check(data: &[u8]) {
         certificate_file::write_certificate_file(&contents, &mut written).expect("memory takes it");
         assert_eq!(written, data, "what is read is what was written");
     }
-    let Some(frames) = JournalFrames::parse(data) else { return };
+    let Some(frames) = JournalFrames::up_to_complete_state(data) else { return };
     let mut again = JOURNAL_MAGIC.to_vec();
     let mut all = Vec::new();
     for bytes in frames.take(16).map_while(|bytes| bytes) {
-        assert!(bytes.len() <= MAX_FRAME_BYTES);
-        again.extend(pack_frame(&bytes, true).expect("it fits"));
+        assert!(bytes.len() <= MAX_UNPACKED_FRAME_BYTES);
+        again.extend(compress_frame(&bytes, true).expect("it fits"));
         all.push(bytes);
     }
-    let read: Vec<_> = JournalFrames::parse(&again).into_iter().flatten().flatten().collect();
+    let read: Vec<_> = JournalFrames::up_to_complete_state(&again).into_iter().flatten().flatten().collect();
     assert_eq!(read, all, "what is written is read again");
 }

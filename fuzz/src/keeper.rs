@@ -6,16 +6,16 @@ pub mod protocol;
 use std::net::IpAddr;
 
 use protocol::{
-    Claim, KeeperAnswer, KeeperRequest, MOST_ADDRESSES, MOST_PROBE_PORTS, MOST_SOCKETS, RECORD, RecordBytes,
-    StartMessage,
+    Claim, KeeperAnswer, KeeperRequest, MOST_ADDRESSES, MOST_PROBE_PORTS, MOST_SOCKETS, RECORD_LEN,
+    RecordBytes, StartMessage,
 };
 
 /// A record's bytes, without the zeros at its end.
 pub fn check(data: &[u8]) {
-    if data.len() > RECORD {
+    if data.len() > RECORD_LEN {
         return;
     }
-    let mut record = [0; RECORD];
+    let mut record = [0; RECORD_LEN];
     record[..data.len()].copy_from_slice(data);
     let request = KeeperRequest::decode(&record);
     assert_eq!(request.is_some(), is_request(&record), "{request:?}");

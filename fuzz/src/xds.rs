@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use mesh_api::plan::{DiscoveryType, Snapshot, Store};
+use mesh_api::plan::{Snapshot, Store, XdsResourceType};
 use mesh_api::wire::type_url;
 use mesh_api::wire::xds::DeltaDiscoveryResponse;
 use prost::Message;
@@ -36,7 +36,7 @@ pub fn check(mut data: &[u8]) {
 /// A store that is sent all of it at once holds the same.
 fn check_copy(store: &Store, snapshot: &Snapshot) {
     let mut copy = Store::default();
-    for of in DiscoveryType::ALL {
+    for of in XdsResourceType::ALL {
         let rejected = copy.apply(of.type_url, store.contents().resources(&of).collect(), Vec::new());
         assert!(rejected.is_empty() || of.type_url == type_url::AUTHORIZATION, "{rejected:?}");
         assert_eq!(copy.resource_versions(&of), store.resource_versions(&of));
@@ -56,12 +56,12 @@ fn check_copy(store: &Store, snapshot: &Snapshot) {
 
 /// Whatever it lists can be taken away again, and then nothing is left.
 fn check_removal(mut store: Store) {
-    for of in DiscoveryType::ALL {
+    for of in XdsResourceType::ALL {
         let names = store.resource_versions(&of).into_keys().collect();
         assert_eq!(store.apply(of.type_url, Vec::new(), names), []);
         assert!(store.resource_versions(&of).is_empty());
     }
     let nothing = store.snapshot();
     assert_eq!((nothing.workload_count(), nothing.service_count(), nothing.policies().len()), (0, 0, 0));
-    assert_eq!((nothing.addresses().count(), nothing.service_cidrs().count()), (0, 0));
+    assert_eq!((nothing.addresses().count(), nothing.service_vip_ranges().count()), (0, 0));
 }

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use mesh_agent::config::{Config, RunArgs};
 use mesh_agent::node_check::OutputFormat;
-use mesh_agent::{cni, keeper, log, node_check, proxy_main, sys};
+use mesh_agent::{cni, keeper, log_setup, node_check, panic_abort, proxy_main, sys};
 
 type Failure = Box<dyn Error>;
 
@@ -96,7 +96,8 @@ fn main() -> ExitCode {
         Command::Proxy(arguments) => finish(proxy(&arguments)),
         Command::LogLevel { filter, admin_socket } => finish(log_level(&admin_socket, filter.as_deref())),
         Command::Check { cgroup_root, output, tell_node } => {
-            node_check::run(&cgroup_root, output, tell_node.as_deref()).unwrap_or_else(|error| fail(&error))
+            node_check::check_and_report(&cgroup_root, output, tell_node.as_deref())
+                .unwrap_or_else(|error| fail(&error))
         }
         Command::Cleanup { bpf_root, cni_state_dir } => finish(clean_up(&bpf_root, &cni_state_dir)),
         Command::InstallCni(install) => finish(install.install_plugin().map_err(Failure::from)),
@@ -110,14 +111,14 @@ fn main() -> ExitCode {
 /// enrolled while the programs are still there.
 fn clean_up(bpf_root: &Path, cni_state_dir: &Path) -> Result<(), Failure> {
     let removed = cni::remove_plugin(cni_state_dir);
-    keeper::detach_all_pinned(bpf_root)?;
+    keeper::reset_flows_and_unpin_all(bpf_root)?;
     Ok(removed?)
 }
 
 fn keep(config: Config) -> Result<(), Failure> {
     // Before there is a second thread, which would get the signals.
     let signals = sys::StopSignals::block()?;
-    let _as_it_is_set = log::start(&config)?;
+    let _as_it_is_set = log_setup::start_with_filter_setter(&config)?;
     mesh_log::log_panics(|| ());
     keeper::run(config, signals)
 }
@@ -127,11 +128,13 @@ fn proxy(arguments: &RunArgs) -> Result<(), Failure> {
     rustix::thread::set_name(c"mesh-proxy")?;
     // If refused, it serves all the same.
     let _usual_turns = sys::request_short_time_slices();
+    sys::die_with_parent()?;
     // Before there is a second thread: each has its own.
-    sys::privileges::drop_privileges()?;
+    sys::unblock_all_signals()?;
+    sys::privileges::drop_all_capabilities()?;
     let config = arguments.load_config()?;
-    let set_log_filter = log::start(&config)?;
-    log::abort_on_panic();
+    let set_log_filter = log_setup::start_with_filter_setter(&config)?;
+    panic_abort::abort_on_panic();
     proxy_main::run_proxy(config, set_log_filter)
 }
 

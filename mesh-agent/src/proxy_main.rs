@@ -12,7 +12,7 @@ use mesh_common::fault::Fault;
 use mesh_proxy::balance::{OutlierDetector, ServiceConnectionLimits, SessionAffinity};
 use mesh_proxy::certs::{self, Certificates};
 use mesh_proxy::deferred_accept;
-use mesh_proxy::inheritance::{Bequest, Inheritance};
+use mesh_proxy::inheritance::{Bequest, BequestSender};
 use mesh_proxy::liveness::Liveness;
 use mesh_proxy::telemetry::{AccessLog, AgentMetrics, Format, WorkerMetrics};
 use mesh_proxy::worker::{self, NEW_POD_WAIT, SharedState, WorkerCommand};
@@ -23,7 +23,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::admin::{self, SetLogFilterFn};
 use crate::config::{AccessLogFormat, Config, PodSource};
 use crate::direct::{self, DirectHandle};
-use crate::enrol::{Enroller, EnrollerSetup, KnownDestinations, PodStatuses, ReportNotEnrolledFn};
+use crate::enrol::{Enroller, EnrollerSetup, KernelDestinations, PodStatuses, ReportNotEnrolledFn};
 use crate::istio_annotation::{AnnotationFailures, AnnotationWriter, ObservedAnnotations};
 use crate::keeper::RELIEVED_SIGNAL;
 use crate::keeper_client::{self, KeeperClient, StartKit};
@@ -32,7 +32,7 @@ use crate::pods::NodePods;
 use crate::strict_egress::{self, EgressEnforcer, StrictPods};
 use crate::sys::ebpf::{DeferredSyns, FaultRing, PeerMap, ProxyMaps};
 use crate::sys::seccomp;
-use crate::{cni, kube_client, pod_events, pods, sys, uninstall_watch};
+use crate::{cni, kube_client, not_enrolled_events, pods, sys, uninstall_watch};
 
 /// Descriptors reserved for other things than connections: listeners, maps, logs, the control plane.
 const SPARE_DESCRIPTORS: u64 = 1000;
@@ -63,7 +63,7 @@ pub fn run_proxy(config: Config, set_log_filter: SetLogFilterFn) -> Result<(), P
 async fn serve(mut config: Config, set_log_filter: SetLogFilterFn) -> Result<(), ProxyError> {
     let started = Instant::now();
     let open_files = sys::raise_open_file_limit();
-    let (inheritance, bequests) = Inheritance::channel();
+    let (inheritance, bequests) = BequestSender::channel();
     let (to_inherit, inherited) = oneshot::channel();
     let ca = ca_client(&config);
     let certificates = Certificates::new(ca, &config.trust_domain, config.tunnel.into(), inheritance.clone());
@@ -74,7 +74,7 @@ async fn serve(mut config: Config, set_log_filter: SetLogFilterFn) -> Result<(),
     let StartKit { control, maps, admin_listeners, workers: channels, beside, .. } = kit;
     // A predecessor's workers go on with its listeners.
     config.workers = channels.len();
-    let (keeper, moved) = KeeperClient::start(control)?;
+    let (keeper, moved) = KeeperClient::start_with_move_events(control)?;
     bequeath_to_keeper(bequests, &keeper);
 
     let Counters { workers: worker_metrics, direct: direct_metrics, all: metrics } = counters(&config)?;
@@ -89,7 +89,7 @@ async fn serve(mut config: Config, set_log_filter: SetLogFilterFn) -> Result<(),
     let shown_links = maps.pod_link_map()?;
     let shared = shared(&config, &xds, &certificates, served, open_files);
     let peer_maps = channels.iter().map(|_| maps.peer_map()).collect::<Result<Vec<_>, _>>()?;
-    let (destination_maps, kernel, events, egress) = maps.open_maps()?;
+    let (destination_maps, kernel, events, egress) = maps.open_remaining_maps()?;
     let egress = EgressEnforcer::take_over(egress, node.strict_egress.clone())?;
     watch_kernel(events, &metrics, node.strict_egress.clone(), direct.clone());
     let work = direct::DirectTaskSetup {
@@ -113,7 +113,7 @@ async fn serve(mut config: Config, set_log_filter: SetLogFilterFn) -> Result<(),
     let statuses = PodStatuses::default();
     let (annotating, not_annotated) = annotate(pods.annotate, &statuses, &installed);
     let node_name = config.node_name.as_str().into();
-    let destinations = KnownDestinations::new(destination_maps, node_name, Arc::clone(&metrics));
+    let destinations = KernelDestinations::new(destination_maps, node_name, Arc::clone(&metrics));
     let enroller = Enroller::new(EnrollerSetup {
         keeper: keeper.clone(),
         moved,
@@ -159,7 +159,7 @@ async fn serve(mut config: Config, set_log_filter: SetLogFilterFn) -> Result<(),
     if stop_requested().await? == Stop::Relieved {
         // The node's own listeners, direct connections and annotations are the next proxy's from here on.
         relieved.send_replace(true);
-        direct.notify_taken_over();
+        direct.notify_successor_took_over();
         annotating.as_ref().inspect(|annotating| annotating.abort());
     }
     enrolling.abort();
@@ -227,7 +227,7 @@ async fn follow_pods(config: &Config) -> Result<Pods, ProxyError> {
     match &config.pod_source {
         PodSource::Directory(path) => {
             let (complete, completed) = oneshot::channel();
-            let told = pods::manifests::watch_pods(path.clone(), node, domain)?;
+            let told = pods::manifest_directory::watch_pods(path.clone(), node, domain)?;
             // The directory was read already.
             let _received = complete.send(());
             let installed = watch::channel(true).1;
@@ -236,7 +236,7 @@ async fn follow_pods(config: &Config) -> Result<Pods, ProxyError> {
         }
         PodSource::Kubernetes => {
             let client = kube_client::connect().await?;
-            let report = pod_events::pod_event_reporter(client.clone(), &node);
+            let report = not_enrolled_events::spawn_not_enrolled_reporter(client.clone(), &node);
             let installed = match std::env::var("POD_NAMESPACE") {
                 Ok(namespace) => uninstall_watch::watch_own_daemon_set(client.clone(), &namespace),
                 // Not in a pod: nobody uninstalls it.
@@ -398,10 +398,10 @@ fn follow_syns(shared: Arc<SharedState>, mut syns: DeferredSyns) -> std::io::Res
 fn watch_kernel(events: FaultRing, metrics: &Arc<AgentMetrics>, strict: StrictPods, direct: DirectHandle) {
     let metrics = Arc::clone(metrics);
     let mut refusals = strict_egress::RefusalLog::new(strict);
-    tokio::spawn(events.log_faults(move |fault, event| {
+    tokio::spawn(events.log_faults_and_notify(move |fault, event| {
         metrics.ebpf_faults.get_or_create(&[("fault", format!("{fault:?}"))]).inc();
         match fault {
-            Fault::EgressRefused => refusals.log_refusal(event),
+            Fault::EgressRefused => refusals.log_or_count_refusal(event),
             Fault::NobodyThere | Fault::RefusedLately => direct.report_refused(fault, event),
             _ => {}
         }
@@ -473,7 +473,7 @@ fn xds_config(config: &Config) -> XdsConfig {
         cluster_id: config.cluster_id.clone(),
         instance_ip: instance_ip(),
         waypoints: config.waypoints.into(),
-        release_memory: sys::release_unused_memory,
+        release_memory: sys::release_code_pages_and_heap,
     }
 }
 

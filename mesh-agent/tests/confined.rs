@@ -64,7 +64,7 @@ fn a_proxy_can_do_what_it_has_to_and_nothing_more() {
 fn attempt() {
     let name = std::env::var("ATTEMPT").unwrap();
     let (_, attempt, ..) = ATTEMPTS.iter().find(|(known, ..)| *known == name).unwrap();
-    privileges::drop_privileges().unwrap();
+    privileges::drop_all_capabilities().unwrap();
     if std::env::var_os("CLOSED").is_some() {
         seccomp::apply_filters().unwrap();
     }
@@ -87,7 +87,7 @@ fn a_panic_of_any_task_ends_a_proxy() {
 #[test]
 #[ignore = "the other test starts it"]
 fn panic_of_a_task() {
-    mesh_agent::log::abort_on_panic();
+    mesh_agent::panic_abort::abort_on_panic();
     seccomp::apply_filters().unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let _goes_on_without = runtime.block_on(runtime.spawn(async { panic!("on purpose") }));

@@ -14,12 +14,14 @@
 //! framings as well.
 #![forbid(unsafe_code)]
 
+mod barren;
 mod guarded;
 pub mod head;
 mod patience;
 pub mod price;
 pub mod turn;
 
+pub use barren::BarrenBytes;
 pub use guarded::{FLOOD, Flood, Guarded, Trial};
 pub use patience::Patience;
 pub use price::Role;

@@ -332,7 +332,10 @@ fn the_definitions_have_the_fields_that_are_read() {
             compared += compare_fields(known, schema, &|spec| spec);
         }
     }
-    assert!(compared > 100, "fields were compared in {compared} places only: the readers said nothing of them");
+    assert!(
+        compared > 100,
+        "fields were compared in {compared} places only: the readers said nothing of them"
+    );
 }
 
 /// Compares the fields of `schema` and of what is in it with those that the reader names when it finds one

@@ -1,18 +1,13 @@
 //! Accepting: with the peer's ends, and with a pause when the kernel can't.
 
 use std::io;
-use std::time::Duration;
 
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
-use tokio::time::sleep;
 use tracing::warn;
 
-use crate::Peer;
-
-/// Pauses while the kernel refuses to accept (no descriptors, no memory): the first, and the longest.
-const PAUSES: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(1));
+use crate::{ExhaustionBackoff, Peer, is_of_one_connection};
 
 /// Half of what the kernel keeps of a connection in each direction: it doubles what it is told (`SO_SNDBUF`,
 /// socket(7)).
@@ -59,22 +54,15 @@ impl Accept for UnixListener {
 
 /// The next connection, however long it takes.
 pub(crate) async fn next<L: Accept>(listener: &L) -> (L::Stream, Peer) {
-    let (mut pause, longest) = PAUSES;
+    let mut backoff = ExhaustionBackoff::default();
     loop {
         match listener.accept().await {
             Ok(accepted) => return accepted,
-            // It was in the queue, and went before its turn came.
-            Err(error) if is_of_the_peer(&error) => {}
+            Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
-                warn!(%error, "cannot accept; trying again in {pause:?}");
-                sleep(pause).await;
-                pause = (pause * 2).min(longest);
+                warn!(%error, "cannot accept; trying again in {:?}", backoff.pause());
+                backoff.sleep_and_double().await;
             }
         }
     }
-}
-
-fn is_of_the_peer(error: &io::Error) -> bool {
-    use io::ErrorKind::{ConnectionAborted, ConnectionReset, NotConnected};
-    matches!(error.kind(), ConnectionAborted | ConnectionReset | NotConnected)
 }

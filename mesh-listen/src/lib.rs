@@ -39,6 +39,7 @@
 
 mod accept;
 mod apart;
+mod exhaustion;
 mod gate;
 pub mod http;
 mod listeners;
@@ -48,6 +49,7 @@ mod readers;
 
 pub use accept::Accept;
 pub use apart::apart;
+pub use exhaustion::{ExhaustionBackoff, is_of_one_connection};
 pub use gate::{Counts, Gate, Place};
 pub use listeners::Listeners;
 pub use peer::{Group, Peer};

@@ -18,7 +18,7 @@ use std::time::Duration;
 use mesh_api::identity::SpiffeId;
 use mesh_common::HBONE_PORT;
 use mesh_proxy::certs::{CaClient, Certificates, WorkloadCertificate, peer_spiffe_id};
-use mesh_proxy::inheritance::Inheritance;
+use mesh_proxy::inheritance::BequestSender;
 use mesh_proxy::mux::ReceiveBudget;
 use mesh_proxy::relay::{ByteMeter, SocketSide};
 use mesh_proxy::tls;
@@ -38,7 +38,7 @@ async fn main() -> Result<(), Failure> {
     let name = "mesh-control".to_owned();
     let ca = CaClient::new(control.clone(), name, root.into(), token.into(), "Kubernetes".to_owned());
     let framing = AllowedFraming::default();
-    let certificates = Certificates::new(ca, "cluster.local", framing, Inheritance::without_successor());
+    let certificates = Certificates::new(ca, "cluster.local", framing, BequestSender::without_successor());
     certificates.retain_identity(&id);
     let identity =
         certificates.wait_for_certificate(&id, Duration::from_secs(10)).await.ok_or("no certificate")?;
@@ -73,7 +73,7 @@ async fn carry(
 ) -> Result<(), Failure> {
     let (pod, expected) = server;
     let tcp = TcpStream::connect((pod.ip(), HBONE_PORT)).await?;
-    let session = tls::connect(tcp, Arc::clone(&own.client)).await?;
+    let session = tls::client_handshake(tcp, Arc::clone(&own.client)).await?;
     let peer = peer_spiffe_id(session.peer_certificates().unwrap_or_default())?;
     if peer != *expected {
         return Err(format!("the pod is {peer}").into());

@@ -24,7 +24,7 @@ pub struct AuthorizedConnections {
 /// An access request: a client and the workload and port that it wants.
 #[derive(Clone, Debug)]
 pub struct AccessRequest {
-    /// The client's identity, if mutual TLS proved it.
+    /// The client's identity, if mutual TLS or this very node proved it; none in plaintext.
     pub identity: Option<SpiffeId>,
     /// The client's address.
     pub source: IpAddr,
@@ -40,7 +40,7 @@ struct Entry {
     denial: RefCell<Option<Denial>>,
 }
 
-/// What the access log says of a connection that is allowed.
+/// What is logged of a connection that is allowed, besides its line in the access log.
 #[derive(Debug)]
 pub struct AuditNotes {
     /// `namespace/name` of the AUDIT policies that matched.
@@ -141,7 +141,7 @@ impl AuthorizedConnections {
 }
 
 impl AccessRequest {
-    /// Asks the policy as `snapshot` has it.
+    /// Returns what the policy decides, as `snapshot` has it.
     pub fn decide(&self, snapshot: &Snapshot) -> Decision {
         let peer = ConnectionAttributes {
             identity: self.identity.as_ref(),

@@ -41,8 +41,8 @@ impl ConnectionTimeouts {
     /// Has `carry` move the bytes of a client's connection until it ends by itself or its time is over.
     ///
     /// Then the connection is closed in order, if the ends go along: what the client has sent is delivered,
-    /// with a FIN behind it, and so is what the server still answers. If an end goes on all the same both are
-    /// reset, so that nobody takes half of what was sent for all of it.
+    /// with a FIN behind it, and so is what the server still answers. If an end goes on for five seconds all
+    /// the same, both are reset, so that nobody takes half of what was sent for all of it.
     pub async fn relay_until_timeout<F: Future<Output = ConnectionOutcome>>(
         self,
         client: TcpStream,
@@ -96,7 +96,7 @@ async fn optional(future: Option<impl Future<Output = ()>>) {
 /// Returns when no bytes have moved for `limit`.
 async fn silence(limit: Duration, meter: &ByteMeter) {
     loop {
-        let silent = meter.last_activity().elapsed();
+        let silent = meter.last_activity_or_now().elapsed();
         match limit.checked_sub(silent) {
             None | Some(Duration::ZERO) => return,
             Some(left) => sleep(left).await,
@@ -132,7 +132,7 @@ mod tests {
 
     use super::ConnectionTimeouts;
     use crate::fixture::{self, RelayUnderTest, run_as_worker, tcp_pair};
-    use crate::relay::{self, ByteMeter, relay_sockets};
+    use crate::relay::{self, ByteMeter, relay_sockets_metered};
     use crate::telemetry::ConnectionOutcome;
 
     struct Plain;
@@ -148,7 +148,7 @@ mod tests {
             let server = TcpStream::connect(to).await.unwrap();
             relay::reset_on_drop(&socket);
             relay::reset_on_drop(&server);
-            relay_sockets(socket, server, &meter).await
+            relay_sockets_metered(socket, server, &meter).await
         }
     }
 

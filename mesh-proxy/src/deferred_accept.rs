@@ -18,9 +18,9 @@ use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, spawn_local};
 
-use super::limited_accept::{ConnectionLimit, LimitReached, LimitSlot, PodConnectionLimits};
 use super::local_pod::LocalPod;
 use super::outbound::{self, ConnectRequest, ConnectedOutbound};
+use super::pod_connection_limits::{ConnectionLimit, LimitReached, LimitSlot, PodConnectionLimits};
 use super::surroundings::{ConnectNote, RequestedDestination};
 use super::tunnel::EarlyData;
 use super::worker::Worker;
@@ -75,7 +75,8 @@ struct Deferred {
 }
 
 impl DeferredAccepts {
-    /// Takes the way that was opened for a connection which is accepted now; none if there is none.
+    /// Takes the way that was opened for a connection which is accepted now; none if there is none, or it is
+    /// still being opened, which is given up.
     pub fn take_opened(
         &self,
         pod: &LocalPod,
@@ -149,7 +150,8 @@ impl Drop for Registered {
     }
 }
 
-/// Serves the SYNs of one of a pod's outbound listeners, for ever. Errors: the listener has no cookie.
+/// Returns the task that serves the SYNs of one of a pod's outbound listeners, for ever. They are kept for it
+/// from now on, until it is dropped. Errors: the listener has no cookie.
 pub fn serve_syns(
     worker: &Rc<Worker>,
     pod: &Arc<LocalPod>,
@@ -186,9 +188,13 @@ async fn open(worker: Rc<Worker>, of: Client, syn: DeferredSyn) {
     let Client { pod, limits, .. } = of;
     let opened = match limits.try_take_slot() {
         Ok(slot) => {
-            let opened =
-                Box::pin(outbound::connect_upstream(&worker, &pod, &connect_request(&syn), EarlyData::None))
-                    .await;
+            let opened = Box::pin(outbound::connect_or_record_failure(
+                &worker,
+                &pod,
+                &connect_request(&syn),
+                EarlyData::None,
+            ))
+            .await;
             // The connection takes its slot when it is accepted.
             drop(slot);
             opened

@@ -23,7 +23,8 @@ const UNANSWERED: Duration = Duration::from_millis(5);
 /// Why an application could not be reached.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The application does not listen there, or its queue is full.
+    /// The application does not listen there, its queue is full, or the pod has no address in this family to
+    /// come from.
     #[error("the application: {0}")]
     Connect(io::Error),
     /// No socket could be opened in the pod.

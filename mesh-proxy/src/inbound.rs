@@ -21,9 +21,9 @@ use super::authorized_connections::{AccessRequest, AuthorizedConnection};
 use super::delivery::connect_to_application;
 use super::handshake_limit::{HandshakePlace, PodHandshakeLimit};
 use super::hbone::{self, headers};
-use super::limited_accept::{ConnectionSlot, PodConnectionLimits};
 use super::local_pod::LocalPod;
 use super::mux::{self, ResetReasonSetter};
+use super::pod_connection_limits::{ConnectionSlot, PodConnectionLimits};
 use super::relay::{ByteMeter, SocketSide, reset_on_drop};
 use super::session_limit::{SessionLimit, SessionPlace, SessionStream};
 use super::stream::Stream;
@@ -56,7 +56,7 @@ pub enum Error {
         /// The pod that the request came to.
         pod: String,
     },
-    /// The pod has as many connections as it may.
+    /// The pod has as many connections as it may, or a newcomer has the place.
     #[error("the pod has its connections already")]
     Crowded,
     /// The application could not be reached.
@@ -64,8 +64,9 @@ pub enum Error {
     Deliver(#[from] super::delivery::Error),
 }
 
-/// A connection to a pod of this node, allowed and connected to the application.
-pub struct DeliveredConnection {
+/// A socket that is connected to the application of a pod of this node, and the policy's permit for it.
+/// Nothing is relayed yet.
+pub struct AuthorizedApplicationSocket {
     socket: TcpStream,
     authorized: AuthorizedConnection,
 }
@@ -111,10 +112,14 @@ pub async fn authorize_and_connect(
     pod: &LocalPod,
     workload: &Arc<Workload>,
     arrival: &InboundRequest,
-) -> Result<DeliveredConnection, Error> {
+) -> Result<AuthorizedApplicationSocket, Error> {
     let refused = match authorize_and_connect_to(worker, pod, workload, arrival).await {
-        Err(error) if arrival.by_service && error.io_kind() == io::ErrorKind::ConnectionRefused => error,
-        Err(error) if error.io_kind() == io::ErrorKind::AddrNotAvailable => error,
+        Err(error)
+            if arrival.by_service && error.io_kind_without_mesh() == io::ErrorKind::ConnectionRefused =>
+        {
+            error
+        }
+        Err(error) if error.io_kind_without_mesh() == io::ErrorKind::AddrNotAvailable => error,
         taken => return taken,
     };
     match arrival.in_other_family(worker, pod) {
@@ -128,7 +133,7 @@ async fn authorize_and_connect_to(
     pod: &LocalPod,
     workload: &Arc<Workload>,
     arrival: &InboundRequest,
-) -> Result<DeliveredConnection, Error> {
+) -> Result<AuthorizedApplicationSocket, Error> {
     if is_mesh_port(arrival.to.port()) {
         return Err(Error::MeshPort(arrival.to.port()));
     }
@@ -153,10 +158,10 @@ async fn authorize_and_connect_to(
         tracing::info!(%policy, client = %arrival.client, %pod, port = arrival.to.port(), "dry run: would {effect}");
     }
     let socket = connect_to_application(worker, pod, arrival.client, arrival.to, authorized.permit()).await?;
-    Ok(DeliveredConnection { socket, authorized })
+    Ok(AuthorizedApplicationSocket { socket, authorized })
 }
 
-impl DeliveredConnection {
+impl AuthorizedApplicationSocket {
     /// Returns the policy that allowed it, if one had to.
     pub fn allowing_policy(&self) -> Option<Arc<str>> {
         self.authorized.permit().policy_name().cloned()
@@ -169,7 +174,7 @@ impl DeliveredConnection {
         let revoker = client.reset_reason_setter();
         let revoked = async {
             let denial = authorized.wait_until_revoked().await;
-            revoker.iter().for_each(ResetReasonSetter::set_revoked);
+            revoker.iter().for_each(ResetReasonSetter::set_reason_to_revoked);
             denial
         };
         tokio::select! {
@@ -251,7 +256,7 @@ pub async fn serve_mtls_connection(
         tracing::warn!(%pod, %peer, "a program connected to the mesh's port 15008 itself: refused");
         return reset_on_drop(&socket);
     }
-    if worker.flood_penalties.is_refused(peer.ip(), Instant::now()) {
+    if worker.flood_penalties.is_refused(&pod.uid, peer.ip(), Instant::now()) {
         worker.metrics.count_handshake_over_limit();
         tracing::debug!(%pod, %peer, "the peer was cut off a moment ago: HBONE connection refused");
         return reset_on_drop(&socket);
@@ -265,7 +270,7 @@ pub async fn serve_mtls_connection(
         return;
     };
     let identity = verified_peer.id().clone();
-    let Some(session) = shares.take_place(peer.ip(), &identity) else {
+    let Some(session) = shares.take_or_evict(peer.ip(), &identity) else {
         return worker.report_over_limit(&pod);
     };
     let (draining, budget) = (Rc::clone(&worker.draining), worker.receive_budget(&pod));
@@ -285,16 +290,13 @@ pub async fn serve_mtls_connection(
         let counted = (streams.try_take_slot().ok(), asking.count_stream());
         serve_stream(Rc::clone(&own_worker), Arc::clone(&own_pod), identity.clone(), peer, counted, incoming)
     };
+    let penalize = || worker.flood_penalties.add(&pod.uid, peer.ip(), Instant::now());
     let served = tokio::select! {
-        served = serve_tunnel_streams(tls, &budget, drain, handle) => served,
+        served = serve_tunnel_streams(tls, &budget, drain, handle, penalize) => served,
         reason = end_of(&session, &leaving) => Err(io::Error::new(io::ErrorKind::TimedOut, reason)),
     };
     match served {
-        Err(error) if error.kind() == FLOOD => {
-            worker.flood_penalties.add(peer.ip(), Instant::now());
-            tracing::warn!(%pod, %peer, %error, "connection over mutual TLS cut off");
-        }
-        Err(error) if error.kind() == io::ErrorKind::Other => {
+        Err(error) if matches!(error.kind(), FLOOD | io::ErrorKind::Other) => {
             tracing::warn!(%pod, %peer, %error, "connection over mutual TLS cut off");
         }
         Err(error) => tracing::debug!(%peer, %error, "connection over mutual TLS ended"),
@@ -308,13 +310,19 @@ pub(crate) async fn serve_tunnel_streams<F: Future<Output = ()> + 'static>(
     budget: &Rc<mux::ReceiveBudget>,
     drain: impl Future<Output = ()>,
     handle: impl Fn(tunnel::IncomingStream) -> F,
+    on_flood: impl FnOnce(),
 ) -> io::Result<()> {
     if tls.alpn_protocol() == Some(mux::ALPN) {
         let server = mux::ServerConnection::new(tls, budget);
-        return server.serve(drain, |incoming| handle(tunnel::IncomingStream::Mesh(incoming))).await;
+        let handle = |incoming| handle(tunnel::IncomingStream::Mesh(incoming));
+        return server.serve(drain, handle, on_flood).await;
     }
     let server = hbone::ServerConnection::start(tls).await?;
-    server.serve(drain, |incoming| handle(tunnel::IncomingStream::Hbone(incoming))).await
+    let served = server.serve(drain, |incoming| handle(tunnel::IncomingStream::Hbone(incoming))).await;
+    if served.as_ref().is_err_and(|error| error.kind() == FLOOD) {
+        on_flood();
+    }
+    served
 }
 
 /// Returns why a session is over, after asking the peer to go and giving it time for that.
@@ -336,14 +344,14 @@ async fn shake_hands(
     place: HandshakePlace,
 ) -> Option<(TlsStream<UnbufferedServerConnection>, VerifiedPeer)> {
     let handshake = async {
-        let Some(own) = worker.workload_certificate(&pod.identity).await else {
+        let Some(own) = worker.wait_for_certificate(&pod.identity).await else {
             tracing::warn!(%pod, %peer, identity = %pod.identity, "no valid certificate: HBONE connection refused");
             reset_on_drop(&socket);
             return None;
         };
         let started = Instant::now();
         let refused = |error: &dyn Display| tracing::warn!(%pod, %peer, %error, "HBONE connection refused");
-        let tls = match tls::accept(socket, Arc::clone(&own.server)).await {
+        let tls = match tls::server_handshake(socket, Arc::clone(&own.server)).await {
             Ok(tls) => tls,
             // Logged as debug: anybody can connect and go, as often as it likes.
             Err(error @ tls::HandshakeError::Lost(_)) => {
@@ -400,7 +408,7 @@ async fn serve_stream(
         stream.mark_authorized();
     }
     let outcome = match admitted {
-        Ok(delivered) => match incoming.accept(record.details.labels.destination.as_deref()) {
+        Ok(delivered) => match incoming.into_accepted_stream(record.details.labels.destination.as_deref()) {
             Ok(stream) => {
                 meter.also_count_in(record.record_opened());
                 delivered.relay_until_revoked(stream, &meter).await
@@ -423,7 +431,7 @@ async fn admit_stream(
     client: ClientAddress,
     incoming: &tunnel::IncomingStream,
     record: &mut ConnectionRecord,
-) -> Result<DeliveredConnection, Error> {
+) -> Result<AuthorizedApplicationSocket, Error> {
     record.details.labels.source = worker.snapshot().workload_by_address(client.ip());
     record.details.labels.service =
         incoming.service_host().and_then(|host| headers::service_by_hostname(&host, &worker.snapshot()));
@@ -442,7 +450,7 @@ async fn admit(
     pod: &LocalPod,
     arrival: &InboundRequest,
     record: &mut ConnectionRecord,
-) -> Result<DeliveredConnection, Error> {
+) -> Result<AuthorizedApplicationSocket, Error> {
     if record.details.labels.source.is_none() {
         record.details.labels.source = worker.snapshot().workload_by_address(arrival.client.ip());
     }
@@ -475,8 +483,8 @@ impl Error {
         }
     }
 
-    /// Returns the error that the client would have seen without a mesh.
-    pub fn io_kind(&self) -> io::ErrorKind {
+    /// Returns the error that the client would have seen without a mesh; `Other` if the mesh itself refused.
+    pub fn io_kind_without_mesh(&self) -> io::ErrorKind {
         match self {
             Self::Deliver(super::delivery::Error::Connect(error)) => error.kind(),
             _ => io::ErrorKind::Other,
@@ -515,7 +523,10 @@ mod tests {
     use super::*;
     use crate::fixture::{self, PlainSurroundings, run_as_worker};
 
-    async fn taken(surroundings: PlainSurroundings, to: SocketAddr) -> Result<DeliveredConnection, Error> {
+    async fn taken(
+        surroundings: PlainSurroundings,
+        to: SocketAddr,
+    ) -> Result<AuthorizedApplicationSocket, Error> {
         let (worker, pod) = fixture::worker_and_pod(surroundings);
         let workload = worker.wait_for_workload(&pod).await.unwrap();
         let client = ClientAddress::new("10.0.0.9:1000".parse().unwrap());
@@ -546,7 +557,7 @@ mod tests {
             let surroundings =
                 PlainSurroundings { no_delivery: Some(kind), ..PlainSurroundings::with_destination(None) };
             let error = taken(surroundings, "127.0.0.1:80".parse().unwrap()).await.err().unwrap();
-            assert_eq!(error.io_kind(), kind);
+            assert_eq!(error.io_kind_without_mesh(), kind);
         });
     }
 

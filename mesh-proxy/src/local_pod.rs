@@ -40,7 +40,7 @@ impl LocalPod {
     }
 
     /// Returns the pod's address of the same family as `other`, or `other` if it has none.
-    pub fn address_of_same_family(&self, other: IpAddr) -> IpAddr {
+    pub fn same_family_address_or_given(&self, other: IpAddr) -> IpAddr {
         self.addresses.iter().copied().find(|address| address.is_ipv4() == other.is_ipv4()).unwrap_or(other)
     }
 }

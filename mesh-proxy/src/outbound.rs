@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mesh_api::plan::outbound::{Destination, Reject, destination_of};
-use mesh_api::plan::{Endpoint, EndpointKey, Endpoints, PortPolicy, Service, Workload};
+use mesh_api::plan::{ConnectionPool, Endpoint, EndpointKey, Endpoints, PortPolicy, Service, Workload};
 use mesh_common::is_mesh_port;
 use socket2::SockRef;
 use tokio::net::TcpStream;
@@ -17,8 +17,8 @@ use tokio::net::TcpStream;
 use super::address_types::{ClientAddress, OriginalDestination, UpstreamAddress};
 use super::balance::{ActiveConnection, AffinityKey, EndpointPick, ExcludedEndpoints, ServiceSlot};
 use super::connection_timeouts::ConnectionTimeouts;
-use super::limited_accept::ConnectionSlot;
 use super::local_pod::LocalPod;
+use super::pod_connection_limits::ConnectionSlot;
 use super::relay::{ByteMeter, SocketSide, reset_on_drop};
 use super::stream::Stream;
 use super::surroundings::{ConnectNote, RequestedDestination};
@@ -29,9 +29,6 @@ use crate::telemetry::{ConnectionDetails, ConnectionOutcome, ConnectionRecord, R
 
 /// Most endpoints that are tried before the client's connection fails.
 const TRIES: usize = 5;
-
-/// Connect timeout where no policy sets one (Istio's `meshConfig.connectTimeout`).
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Why a connection could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -93,7 +90,7 @@ async fn open_as_it_comes(
 ) -> Option<ConnectedOutbound> {
     match worker.surroundings.original_destination(socket) {
         Ok(Some(asked)) => {
-            connect_upstream(
+            connect_or_record_failure(
                 worker,
                 pod,
                 &ConnectRequest { asked, port: peer.port() },
@@ -113,14 +110,15 @@ async fn open_as_it_comes(
 }
 
 /// Opens the way for a pod's connection; none if it is refused, which is recorded here.
-pub async fn connect_upstream(
+pub async fn connect_or_record_failure(
     worker: &Rc<Worker>,
     pod: &Arc<LocalPod>,
     request: &ConnectRequest,
     early: EarlyData<'_>,
 ) -> Option<ConnectedOutbound> {
     let original = OriginalDestination::new(request.asked.destination);
-    let client = ClientAddress::new(SocketAddr::new(pod.address_of_same_family(original.ip()), request.port));
+    let client =
+        ClientAddress::new(SocketAddr::new(pod.same_family_address_or_given(original.ip()), request.port));
     let details = ConnectionDetails::new(Reporter::Source, client.address(), original.address());
     let mut record = ConnectionRecord::new(&worker.metrics, details);
     // Until an endpoint is tried.
@@ -217,10 +215,11 @@ async fn pass_through(
     let to = UpstreamAddress::new(original.address());
     record.details.upstream = Some(to.address());
     record.details.transport = "plain";
-    let connect = upstream::connect_plain(worker, pod, to, None);
-    let socket = tokio::time::timeout(CONNECT_TIMEOUT, connect)
+    let ConnectOptions { timeout, keepalive } = default_options();
+    let connect = upstream::connect_plain(worker, pod, to, keepalive);
+    let socket = tokio::time::timeout(timeout, connect)
         .await
-        .map_err(|_| upstream::Error::Timeout(CONNECT_TIMEOUT))?
+        .map_err(|_| upstream::Error::Timeout(timeout))?
         .map_err(upstream::Error::Connect)?;
     let upstream = Upstream::Stream(Stream::from_socket(socket));
     Ok(Connected { upstream, timeouts: None, _slot: None, _active: None })
@@ -249,7 +248,7 @@ async fn balance(
         Some(limit) => {
             let key = (Arc::clone(&service.key), port);
             let full = || Error::TooMany { service: Arc::clone(&service.hostname), port, limit: limit.get() };
-            Some(worker.shared.service_limits.take_slot(key, limit.get()).ok_or_else(full)?)
+            Some(worker.shared.service_limits.try_take_slot(key, limit.get()).ok_or_else(full)?)
         }
     };
     let options = ConnectOptions { timeout: policy.pool.connect_timeout, keepalive: policy.pool.keepalive };
@@ -293,12 +292,13 @@ struct Own {
 
 impl Own {
     fn of(client: &Workload, to: &To<'_>) -> Option<Self> {
-        let (client, timeout) = AffinityKey::with_timeout(client, to.service, to.policy, to.port)?;
+        let (client, timeout) =
+            AffinityKey::key_and_timeout_if_enabled(client, to.service, to.policy, to.port)?;
         Some(Self { client, timeout })
     }
 
     fn choose(&self, worker: &Worker, endpoints: &Endpoints, excluded: &ExcludedEndpoints) -> Option<usize> {
-        worker.shared.affinity.choose_endpoint(&self.client, endpoints, excluded, Instant::now())
+        worker.shared.affinity.choose_endpoint_index(&self.client, endpoints, excluded, Instant::now())
     }
 
     fn keep(self, worker: &Worker, endpoint: &EndpointKey) {
@@ -343,7 +343,7 @@ fn report(
         Err(error) if error.stops_retries() => return,
         Err(error) => Some(error),
     };
-    worker.shared.outliers.report_connect(key, among, policy, failure, Instant::now());
+    worker.shared.outliers.report_connect_result(key, among, policy, failure, Instant::now());
 }
 
 /// Opens the way to one endpoint and records where it leads. Errors: the endpoint can't be reached.
@@ -402,8 +402,9 @@ async fn join(socket: TcpStream, upstream: Upstream, meter: &ByteMeter) -> Conne
     result.into()
 }
 
+/// Returns the options of a connection that no policy is about.
 fn default_options() -> ConnectOptions {
-    ConnectOptions { timeout: CONNECT_TIMEOUT, keepalive: None }
+    ConnectOptions { timeout: ConnectionPool::default().connect_timeout, keepalive: None }
 }
 
 impl Error {
@@ -416,11 +417,10 @@ impl Error {
         match self {
             Self::Upstream(error) | Self::Refused(error) => error.response_flag(),
             Self::UnknownPod => ResponseFlag::IdentityError,
-            Self::Rejected(_)
-            | Self::StrictEgress(_)
-            | Self::MeshPort(_)
-            | Self::TooMany { .. }
-            | Self::AllEjected(_) => ResponseFlag::ConnectFailed,
+            Self::TooMany { .. } => ResponseFlag::Overflow,
+            Self::Rejected(_) | Self::StrictEgress(_) | Self::MeshPort(_) | Self::AllEjected(_) => {
+                ResponseFlag::ConnectFailed
+            }
         }
     }
 }
@@ -432,7 +432,7 @@ mod tests {
 
     use super::*;
     use crate::fixture::{self, PlainSurroundings, run_as_worker, spawn_echo_server, tcp_pair};
-    use crate::limited_accept::{ConnectionLimit, PodConnectionLimits};
+    use crate::pod_connection_limits::{ConnectionLimit, PodConnectionLimits};
 
     /// A client's connection to a worker in these surroundings.
     async fn client(surroundings: PlainSurroundings) -> TcpStream {
@@ -486,5 +486,11 @@ mod tests {
                 assert_eq!(read.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset, "{destination:?}");
             }
         });
+    }
+
+    #[test]
+    fn a_service_that_has_its_connections_is_flagged_as_envoy_does() {
+        let full = Error::TooMany { service: "web.app.svc.cluster.local".into(), port: 80, limit: 1 };
+        assert_eq!(full.response_flag(), ResponseFlag::Overflow);
     }
 }

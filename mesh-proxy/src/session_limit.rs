@@ -50,8 +50,8 @@ impl SessionLimit {
     }
 
     /// Takes a place for a peer; another connection may be told to end for it. None if all that could make
-    /// room have streams open.
-    pub fn take_place(&self, address: IpAddr, identity: &SpiffeId) -> Option<Rc<SessionPlace>> {
+    /// room have streams open that the policy allowed, or had in the last ten seconds.
+    pub fn take_or_evict(&self, address: IpAddr, identity: &SpiffeId) -> Option<Rc<SessionPlace>> {
         let of_address = self.by_address.enter(Group::of(address))?;
         let of_identity = self.by_identity.enter(Group::Other(self.hasher.hash_one(identity)))?;
         Some(Rc::new(SessionPlace {
@@ -139,15 +139,15 @@ mod tests {
     #[tokio::test]
     async fn an_address_and_an_identity_have_their_share_and_what_is_used_stays() {
         let sessions = SessionLimit::new(16);
-        let used = sessions.take_place([10, 0, 0, 1].into(), &identity("a")).unwrap();
+        let used = sessions.take_or_evict([10, 0, 0, 1].into(), &identity("a")).unwrap();
         let stream = used.count_stream();
         stream.mark_authorized();
         let idle: Vec<_> =
-            (0..20).map(|_| sessions.take_place([10, 0, 0, 1].into(), &identity("a")).unwrap()).collect();
+            (0..20).map(|_| sessions.take_or_evict([10, 0, 0, 1].into(), &identity("a")).unwrap()).collect();
         assert!(!is_over(&used));
         assert_eq!(idle.iter().filter(|idle| !is_over(idle)).count(), 3, "a quarter of one address");
         let of_one: Vec<_> = (2..20)
-            .map(|last| sessions.take_place([10, 0, 0, last].into(), &identity("a")).unwrap())
+            .map(|last| sessions.take_or_evict([10, 0, 0, last].into(), &identity("a")).unwrap())
             .collect();
         let alive = of_one.iter().chain(&idle).filter(|session| !is_over(session)).count();
         assert_eq!(alive + 1, 8, "half of one identity");
@@ -158,18 +158,18 @@ mod tests {
     async fn where_all_is_in_use_the_newcomer_is_refused() {
         let sessions = SessionLimit::new(4);
         let held: Vec<_> = (1..=2)
-            .map(|last| sessions.take_place([10, 0, 0, last].into(), &identity("a")).unwrap())
+            .map(|last| sessions.take_or_evict([10, 0, 0, last].into(), &identity("a")).unwrap())
             .map(|session| session.count_stream())
             .collect();
         held.iter().for_each(SessionStream::mark_authorized);
-        assert!(sessions.take_place([10, 0, 0, 3].into(), &identity("a")).is_none());
-        assert!(sessions.take_place([10, 0, 0, 3].into(), &identity("b")).is_some(), "others have theirs");
+        assert!(sessions.take_or_evict([10, 0, 0, 3].into(), &identity("a")).is_none());
+        assert!(sessions.take_or_evict([10, 0, 0, 3].into(), &identity("b")).is_some(), "others have theirs");
     }
 
     #[test]
     fn what_is_silent_or_denied_ends_and_what_was_admitted_stays() {
         let sessions = SessionLimit::new(100);
-        let enter = || sessions.take_place([10, 0, 0, 1].into(), &identity("a")).unwrap();
+        let enter = || sessions.take_or_evict([10, 0, 0, 1].into(), &identity("a")).unwrap();
         let (silent, denied, used) = (enter(), enter(), enter());
         assert_eq!(silent.look(Instant::now()), None, "not at once");
         let asking = denied.count_stream();

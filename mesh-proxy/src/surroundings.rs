@@ -16,14 +16,15 @@ use super::local_pod::LocalPod;
 
 /// The surroundings of one worker, used by its thread alone.
 ///
-/// Methods without a default are what every place has to provide; the others do nothing where there is
-/// nothing to do.
+/// Methods without a default are what every place has to provide. By default connections between pods of the
+/// node are encrypted and no SYN can be released; the other defaults do nothing.
 pub trait Surroundings {
     /// Returns a TCP socket in the pod's network, to connect from the pod to `to`. Errors: none can be had.
     fn outbound_socket(&self, pod: &LocalPod, to: IpAddr) -> LocalBoxFuture<'_, io::Result<Socket>>;
 
     /// Returns a TCP socket in the pod's network, bound where connections to its application come from that
-    /// show `client`. Errors: none can be had.
+    /// show `client`. Errors: none can be had; of kind `AddrNotAvailable` if the pod has no address for it in
+    /// the family of `to`: then the other family is tried.
     fn delivery_socket(
         &self,
         pod: &LocalPod,
@@ -42,7 +43,8 @@ pub trait Surroundings {
     /// Whether the pod may not connect to a destination that the mesh does not know (strict egress).
     fn strict_egress_refuses(&self, pod: &LocalPod, destination: SocketAddr) -> bool;
 
-    /// Whether connections between two pods of this node are encrypted, as between nodes.
+    /// Whether connections between two pods of this node are encrypted, as between nodes. By default they
+    /// are.
     fn encrypts_same_node(&self, _client: &LocalPod, _server: &LocalPod) -> bool {
         true
     }
@@ -55,7 +57,7 @@ pub trait Surroundings {
     fn note_connect_result(&self, _pod: &LocalPod, _destination: SocketAddr, _note: ConnectNote) {}
 
     /// Has the pod's kernel take a SYN again that was held back ([`mesh_common::deferred_accept`]), and
-    /// refuse it or let it through. Errors: the kernel can't be told.
+    /// refuse it or let it through. Errors: the kernel can't be told, as by default.
     fn release_deferred_syn(
         &self,
         _pod: &LocalPod,
@@ -87,7 +89,7 @@ pub struct RequestedDestination {
 pub enum ConnectNote {
     /// An endpoint took the connection.
     Taken,
-    /// Every endpoint that was tried refused.
+    /// Every endpoint that there is was tried, and refused.
     Refused,
     /// The kernel could not be told in time: the next connections are not deferred, for that long.
     SkipDeferral(Duration),

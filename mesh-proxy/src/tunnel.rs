@@ -169,7 +169,7 @@ impl Tunnel {
 }
 
 impl IncomingStream {
-    /// Returns the client's address and port, as the peer says.
+    /// Returns the client's address and port, as the peer says; none if it says none.
     pub fn client_address(&self) -> Option<SocketAddr> {
         match self {
             Self::Hbone(incoming) => headers::parse_forwarded_client(&incoming.headers),
@@ -205,10 +205,14 @@ impl IncomingStream {
 
     /// Accepts the stream: from here on it carries raw bytes. An HBONE peer is told of `workload`. Errors:
     /// the stream is over already.
-    pub fn accept(self, workload: Option<&Workload>) -> Result<Stream, AcceptError> {
+    pub fn into_accepted_stream(self, workload: Option<&Workload>) -> Result<Stream, AcceptError> {
         match self {
-            Self::Hbone(incoming) => Ok(Stream::Hbone(incoming.accept(answer_headers(workload))?)),
-            Self::Mesh(incoming) => incoming.accept().map(Stream::Mesh).map_err(AcceptError::Mesh),
+            Self::Hbone(incoming) => {
+                Ok(Stream::Hbone(incoming.into_accepted_stream(answer_headers(workload))?))
+            }
+            Self::Mesh(incoming) => {
+                incoming.into_accepted_stream().map(Stream::Mesh).map_err(AcceptError::Mesh)
+            }
         }
     }
 

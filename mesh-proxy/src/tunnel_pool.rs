@@ -107,7 +107,7 @@ impl TunnelPool {
         Ok(pooled)
     }
 
-    /// Drops connections that are over or idle for long.
+    /// Drops connections that are over, or have been idle for five minutes.
     pub fn drop_closed_and_idle(&self, now: Instant) {
         self.destinations.borrow_mut().retain(|_, destination| {
             destination.connections.borrow_mut().retain(|pooled| {

@@ -15,7 +15,7 @@ use mesh_common::HBONE_PORT;
 use tokio::net::{TcpSocket, TcpStream};
 
 use super::address_types::{ClientAddress, UpstreamAddress};
-use super::inbound::{self, DeliveredConnection, InboundRequest};
+use super::inbound::{self, AuthorizedApplicationSocket, InboundRequest};
 use super::local_pod::LocalPod;
 use super::stream::{self, Stream};
 use super::tls;
@@ -33,7 +33,7 @@ pub enum Upstream {
     /// Plain TCP, or a stream over mutual TLS.
     Stream(Stream),
     /// The application of a pod on this node, whose policy has allowed the connection.
-    Local(DeliveredConnection),
+    Local(AuthorizedApplicationSocket),
 }
 
 /// Why an endpoint could not be reached.
@@ -78,7 +78,7 @@ impl Error {
         }
     }
 
-    /// Whether the endpoint said that nothing listens there.
+    /// Whether the endpoint said that nothing listens there, or its node that it can't reach the application.
     pub fn is_connection_refused(&self) -> bool {
         match self {
             Self::Connect(error) => error.kind() == io::ErrorKind::ConnectionRefused,
@@ -140,7 +140,7 @@ pub struct ClientContext<'a> {
 pub struct ConnectOptions {
     /// Timeout of everything up to the endpoint's answer.
     pub timeout: Duration,
-    /// TCP keep-alive of plain connections.
+    /// TCP keep-alive of plain connections; none: they have none.
     pub keepalive: Option<TcpKeepalive>,
 }
 
@@ -218,7 +218,7 @@ async fn local(
     match inbound::authorize_and_connect(origin.worker, destination, &endpoint.workload, &arrival).await {
         Ok(delivered) => Ok(Upstream::Local(delivered)),
         Err(inbound::Error::Denied(reason)) => Err(Error::Denied(reason)),
-        Err(error) => Err(Error::Connect(io::Error::new(error.io_kind(), error))),
+        Err(error) => Err(Error::Connect(io::Error::new(error.io_kind_without_mesh(), error))),
     }
 }
 
@@ -240,7 +240,7 @@ async fn tunnel(origin: &ClientContext<'_>, endpoint: &Endpoint) -> Result<Strea
 async fn tunnel_once(origin: &ClientContext<'_>, endpoint: &Endpoint) -> Result<Stream, Error> {
     let identity = origin
         .worker
-        .workload_certificate(&origin.pod.identity)
+        .wait_for_certificate(&origin.pod.identity)
         .await
         .ok_or_else(|| Error::NoCertificate(origin.pod.identity.clone()))?;
     let destination = SocketAddr::new(endpoint.address.ip(), HBONE_PORT);
@@ -298,7 +298,7 @@ async fn connect(
         connect_plain(origin.worker, origin.pod, UpstreamAddress::new(destination), Some(HBONE_KEEPALIVE))
             .await?;
     let started = Instant::now();
-    let tls = tls::connect(tcp, Arc::clone(&identity.client)).await?;
+    let tls = tls::client_handshake(tcp, Arc::clone(&identity.client)).await?;
     origin.worker.metrics.observe_handshake_time(started.elapsed());
     let expected = || endpoint.workload.identity.clone();
     let peer =

@@ -6,7 +6,7 @@ use clap::Parser;
 use mesh_control::options::Options;
 use mesh_control::server::ControlPlane;
 use mesh_proxy::certs::{CaClient, Certificates};
-use mesh_proxy::inheritance::Inheritance;
+use mesh_proxy::inheritance::BequestSender;
 use mesh_proxy::tunnel::AllowedFraming;
 use mesh_proxy::xds::{self, XdsConfig};
 
@@ -55,7 +55,7 @@ async fn an_agent_gets_certificates_and_configuration() {
         "Kubernetes".to_owned(),
     );
     let certificates =
-        Certificates::new(ca, "cluster.local", AllowedFraming::default(), Inheritance::without_successor());
+        Certificates::new(ca, "cluster.local", AllowedFraming::default(), BequestSender::without_successor());
     let config = XdsConfig {
         node_name: "node1".to_owned(),
         address,
@@ -64,13 +64,13 @@ async fn an_agent_gets_certificates_and_configuration() {
         token_file,
         cluster_id: "Kubernetes".to_owned(),
         instance_ip: "10.0.0.1".to_owned(),
-        waypoints: mesh_api::plan::WaypointHandling::default(),
+        waypoints: mesh_api::plan::RefuseOrIgnoreWaypoints::default(),
         release_memory: || (),
     };
     let mut xds = xds::start_client(
         config,
         certificates.clone(),
-        Inheritance::without_successor(),
+        BequestSender::without_successor(),
         tokio::sync::oneshot::channel().1,
     );
     let ready = tokio::time::timeout(PATIENCE, xds.ready.wait_for(|ready| *ready)).await.is_ok();

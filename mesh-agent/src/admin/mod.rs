@@ -11,7 +11,9 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, put};
 use axum::{Json, Router};
-use mesh_api::admin::{AgentStatus, CertificateStatus, ConnectionStatus, PodStatus};
+use mesh_api::admin::{AgentStatus, CertificateStatus, ConnectionStatus, PodLinkStatus, PodStatus};
+use mesh_api::resource::enrolment::REDIRECTION;
+use mesh_common::veth::{PodLinkKind, PodVeth, VethObstacle};
 use mesh_proxy::certs::Certificates;
 use mesh_proxy::liveness::Liveness;
 use mesh_proxy::telemetry::AgentMetrics;
@@ -111,15 +113,29 @@ async fn pods(state: Shared) -> Json<Vec<PodStatus>> {
     let mut pods = state.pods.borrow().clone();
     for pod in &mut pods {
         if pod.reason.is_none() {
-            pod.reason = state
-                .not_annotated
-                .error_of(&pod.uid)
-                .map(|error| resource_handlers::annotation_warning(&error));
+            pod.reason = state.not_annotated.error_of(&pod.uid).map(|error| annotation_warning(&error));
         }
-        pod.link =
-            pod.netns.and_then(|netns| state.links.link_of(netns)).map(resource_handlers::pod_link_status);
+        pod.link = pod.netns.and_then(|netns| state.links.link_of(netns)).map(pod_link_status);
     }
     Json(pods)
+}
+
+/// Converts how a pod is connected.
+fn pod_link_status(veth: PodVeth) -> PodLinkStatus {
+    let way = match PodLinkKind::from_number(veth.link) {
+        PodLinkKind::Guarded => "veth",
+        PodLinkKind::Routed => "routed",
+        PodLinkKind::Shared => "shared",
+    };
+    let obstacle = VethObstacle::from_number(veth.obstacle).describe();
+    PodLinkStatus { way: way.to_owned(), obstacle: obstacle.map(ToOwned::to_owned) }
+}
+
+/// Returns the warning for a pod whose annotation for Istio could not be written.
+fn annotation_warning(error: &str) -> String {
+    format!(
+        "annotation {REDIRECTION} not written, so Istio's own parts take the pod for one outside of the mesh: {error}"
+    )
 }
 
 async fn certificates(state: Shared) -> Json<Vec<CertificateStatus>> {

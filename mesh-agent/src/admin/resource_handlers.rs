@@ -1,4 +1,5 @@
-//! The configuration in force, as the endpoints show it.
+//! Handlers of the endpoints that show the configuration in force: workloads, services and policies, and a
+//! dump of all of it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -6,11 +7,9 @@ use std::sync::Arc;
 use axum::Json;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
-use mesh_api::admin::{PodLinkStatus, PolicyStatus, ServiceStatus, WorkloadStatus};
+use mesh_api::admin::{PolicyStatus, ServiceStatus, WorkloadStatus};
 use mesh_api::plan::policy::{Policy, Scope};
 use mesh_api::plan::{Health, Service, Snapshot, TunnelProtocol, Workload};
-use mesh_api::resource::enrolment::REDIRECTION;
-use mesh_common::veth::{PodLinkKind, PodVeth, VethObstacle};
 
 use super::Shared;
 
@@ -30,28 +29,10 @@ pub(super) async fn get_services(state: Shared) -> Json<Vec<ServiceStatus>> {
 
 pub(super) async fn get_policies(state: Shared) -> Json<Vec<PolicyStatus>> {
     let snapshot = state.xds.snapshot.load();
-    let here: Vec<_> = snapshot.workloads_on(&state.config.node_name).collect();
+    let here: Vec<_> = snapshot.workloads_on_node(&state.config.node_name).collect();
     let mut list: Vec<_> = snapshot.policies().map(|it| policy(&snapshot, &here, it)).collect();
     list.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
     Json(list)
-}
-
-/// Converts how a pod is connected.
-pub(super) fn pod_link_status(veth: PodVeth) -> PodLinkStatus {
-    let way = match PodLinkKind::from_number(veth.link) {
-        PodLinkKind::Guarded => "veth",
-        PodLinkKind::Routed => "routed",
-        PodLinkKind::Shared => "shared",
-    };
-    let obstacle = VethObstacle::from_number(veth.obstacle).describe();
-    PodLinkStatus { way: way.to_owned(), obstacle: obstacle.map(ToOwned::to_owned) }
-}
-
-/// Returns the warning for a pod whose annotation for Istio could not be written.
-pub(super) fn annotation_warning(error: &str) -> String {
-    format!(
-        "annotation {REDIRECTION} not written, so Istio's own parts take the pod for one outside of the mesh: {error}"
-    )
 }
 
 /// Returns the configuration's resources, from which a reader can rebuild the state that decides here:
@@ -98,9 +79,9 @@ fn service(snapshot: &Snapshot, of: &Service) -> ServiceStatus {
 
 fn policy(snapshot: &Snapshot, here: &[Arc<Workload>], of: &Policy) -> PolicyStatus {
     let applies = |workload: &Workload| {
-        snapshot
-            .policies_of(workload)
-            .any(|policy| policy.name() == of.name() && policy.namespace() == of.namespace())
+        snapshot.policies_of(workload).any(|policy| {
+            policy.namespaced_name() == of.namespaced_name() && policy.namespace() == of.namespace()
+        })
     };
     let mut by_namespace = BTreeMap::new();
     for workload in here.iter().filter(|workload| applies(workload)) {
@@ -124,5 +105,8 @@ fn policy(snapshot: &Snapshot, here: &[Arc<Workload>], of: &Policy) -> PolicySta
 
 /// Returns the policy's own name; the plan's is `namespace/name`.
 fn bare_name(of: &Policy) -> &str {
-    of.name().strip_prefix(of.namespace()).and_then(|rest| rest.strip_prefix('/')).unwrap_or(of.name())
+    of.namespaced_name()
+        .strip_prefix(of.namespace())
+        .and_then(|rest| rest.strip_prefix('/'))
+        .unwrap_or(of.namespaced_name())
 }

@@ -29,7 +29,7 @@ impl ConflistRepair {
     pub fn new(state_dir: &Path) -> Self {
         let (state_dir, since, problem) = (state_dir.to_owned(), Instant::now(), String::new());
         let mut repair = Self { state_dir, changes: None, times: 0, since, problem };
-        repair.reinsert_plugin();
+        repair.ensure_plugin_in_conflist();
         repair
     }
 
@@ -38,8 +38,9 @@ impl ConflistRepair {
         self.changes.as_ref().map(AsFd::as_fd)
     }
 
-    /// Puts the plugin back into the list, if it should be there and is not.
-    pub fn reinsert_plugin(&mut self) {
+    /// Puts the plugin back into the list, if it should be there and is not, and was not put back too often
+    /// of late. What keeps it out is logged.
+    pub fn ensure_plugin_in_conflist(&mut self) {
         self.forget_changes();
         if self.since.elapsed() >= WHILE {
             (self.times, self.since) = (0, Instant::now());
@@ -112,20 +113,20 @@ mod tests {
         assert!(repair.inotify_fd().is_none(), "nothing is installed");
         let record = Record::new(&at("bin"), &at("net.d"), &at("state"), Path::new("/run"));
         record.install(&at("state"), &at("program")).unwrap();
-        repair.reinsert_plugin();
+        repair.ensure_plugin_in_conflist();
         let with = fs::read_to_string(&list).unwrap();
         assert!(with.contains(mesh_cni::TYPE) && repair.inotify_fd().is_some());
         for time in 0..2 * MOST {
             fs::write(&list, LIST).unwrap();
-            repair.reinsert_plugin();
+            repair.ensure_plugin_in_conflist();
             let put_in = fs::read_to_string(&list).unwrap() == with;
             assert_eq!(put_in, time + 1 < MOST, "not for ever at once");
         }
         repair.times = 0;
-        repair.reinsert_plugin();
+        repair.ensure_plugin_in_conflist();
         assert_eq!(fs::read_to_string(&list).unwrap(), with);
         mesh_cni::install::remove(&at("state")).unwrap();
-        repair.reinsert_plugin();
+        repair.ensure_plugin_in_conflist();
         assert_eq!(fs::read_to_string(&list).unwrap(), LIST, "what was removed stays so");
     }
 }

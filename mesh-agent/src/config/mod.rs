@@ -19,7 +19,8 @@ use serde::Serialize;
 use crate::keeper::protocol::MOST_WORKERS;
 pub use file::ConfigFileError;
 pub use setting_types::{
-    AccessLogFormat, ControlAddress, Framing, HumanDuration, LogFormat, PodSource, SameNodeMode, WaypointMode,
+    AccessLogFormat, ControlPlaneUrl, Framing, HumanDuration, LogFormat, PodSource, SameNodeMode,
+    WaypointRefusalMode,
 };
 pub use settings::Settings;
 
@@ -63,7 +64,7 @@ pub struct Config {
     /// Where the node's pods are read from.
     pub pod_source: PodSource,
     /// Address of the control plane.
-    pub control: ControlAddress,
+    pub control: ControlPlaneUrl,
     /// DNS name that the control plane's certificate must have.
     pub control_name: String,
     /// PEM file of the roots that the control plane's certificate is checked with.
@@ -97,7 +98,7 @@ pub struct Config {
     /// How connections between nodes are framed.
     pub tunnel: Framing,
     /// How connections to destinations behind a waypoint are treated.
-    pub waypoints: WaypointMode,
+    pub waypoints: WaypointRefusalMode,
     /// Log filter, as `tracing-subscriber` reads it.
     pub log: String,
     /// Format of log lines.
@@ -105,7 +106,7 @@ pub struct Config {
     /// Format of access log lines, or off.
     pub access_log: AccessLogFormat,
     /// How long connections may go on after the agent was told to stop.
-    #[serde(serialize_with = "setting_types::serialize_duration")]
+    #[serde(serialize_with = "setting_types::serialize_human_duration")]
     pub drain_timeout: Duration,
 }
 

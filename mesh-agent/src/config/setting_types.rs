@@ -78,10 +78,10 @@ impl From<Framing> for mesh_proxy::tunnel::AllowedFraming {
     }
 }
 
-/// What becomes of connections to what is behind a waypoint, which the mesh leads no connection through.
+/// Whether connections to what is behind a waypoint, which the mesh leads no connection through, are refused.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum WaypointMode {
+pub enum WaypointRefusalMode {
     /// They are refused, since the waypoint's policy would not count.
     #[default]
     Refuse,
@@ -89,11 +89,11 @@ pub enum WaypointMode {
     Ignore,
 }
 
-impl From<WaypointMode> for mesh_api::plan::WaypointHandling {
-    fn from(setting: WaypointMode) -> Self {
+impl From<WaypointRefusalMode> for mesh_api::plan::RefuseOrIgnoreWaypoints {
+    fn from(setting: WaypointRefusalMode) -> Self {
         match setting {
-            WaypointMode::Refuse => Self::Refuse,
-            WaypointMode::Ignore => Self::Ignore,
+            WaypointRefusalMode::Refuse => Self::Refuse,
+            WaypointRefusalMode::Ignore => Self::Ignore,
         }
     }
 }
@@ -153,15 +153,15 @@ as_text!(PodSource);
 /// The control plane's URL, `https://HOST:PORT`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct ControlAddress(Uri);
+pub struct ControlPlaneUrl(Uri);
 
-impl Default for ControlAddress {
+impl Default for ControlPlaneUrl {
     fn default() -> Self {
         Self(Uri::from_static("https://mesh-control.nodemesh-system.svc:15012"))
     }
 }
 
-impl FromStr for ControlAddress {
+impl FromStr for ControlPlaneUrl {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -173,7 +173,7 @@ impl FromStr for ControlAddress {
     }
 }
 
-impl fmt::Display for ControlAddress {
+impl fmt::Display for ControlPlaneUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Both parts were checked when it was parsed.
         let authority = self.0.authority().map_or("", http::uri::Authority::as_str);
@@ -181,7 +181,7 @@ impl fmt::Display for ControlAddress {
     }
 }
 
-as_text!(ControlAddress);
+as_text!(ControlPlaneUrl);
 
 /// A duration, written like `5s` or `1m 30s`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -212,7 +212,7 @@ impl From<HumanDuration> for Duration {
 as_text!(HumanDuration);
 
 /// Writes a duration as [`HumanDuration`] reads it.
-pub(super) fn serialize_duration<S: Serializer>(
+pub(super) fn serialize_human_duration<S: Serializer>(
     duration: &Duration,
     serializer: S,
 ) -> Result<S::Ok, S::Error> {

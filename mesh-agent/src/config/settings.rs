@@ -9,7 +9,8 @@ use mesh_listen::Readers;
 use serde::{Deserialize, Serialize};
 
 use super::setting_types::{
-    AccessLogFormat, ControlAddress, Framing, HumanDuration, LogFormat, PodSource, SameNodeMode, WaypointMode,
+    AccessLogFormat, ControlPlaneUrl, Framing, HumanDuration, LogFormat, PodSource, SameNodeMode,
+    WaypointRefusalMode,
 };
 
 /// One field for each setting; none where nothing was said.
@@ -43,7 +44,7 @@ pub struct Settings {
 
     /// Control plane [default: <https://mesh-control.nodemesh-system.svc:15012>]
     #[arg(long, env = "MESH_AGENT_CONTROL", value_name = "https://HOST:PORT")]
-    pub control: Option<ControlAddress>,
+    pub control: Option<ControlPlaneUrl>,
 
     /// DNS name that the control plane's certificate must have [default: mesh-control]
     #[arg(long, env = "MESH_AGENT_CONTROL_NAME", value_name = "NAME")]
@@ -119,7 +120,7 @@ pub struct Settings {
     /// What becomes of connections to services and workloads behind a waypoint, which they can't go through
     /// yet: `refuse`, or `ignore`, past it and its policy [default: refuse]
     #[arg(long, env = "MESH_AGENT_WAYPOINTS", value_name = "refuse|ignore")]
-    pub waypoints: Option<WaypointMode>,
+    pub waypoints: Option<WaypointRefusalMode>,
 
     /// Log filter: a level, or `target=level` pairs [default: info]
     #[arg(long, env = "MESH_AGENT_LOG", value_name = "FILTER")]

@@ -81,7 +81,7 @@ impl FlowTracker {
 
     /// Records a connection that is opening. Returns its ends if it may no longer be open, since the policy
     /// changed.
-    pub fn record_opening(
+    pub fn record_and_check_opening(
         &mut self,
         event: &DirectEvent,
         pods: &FlowPods<'_>,
@@ -128,7 +128,7 @@ impl FlowTracker {
             Some(reason) => ConnectionOutcome::Broken(reason),
             None => ConnectionOutcome::Closed,
         };
-        flow.record.record_outcome_after(event.lasted, &outcome, (sent, received));
+        flow.record.record_outcome_with_duration(event.lasted, &outcome, (sent, received));
     }
 
     /// Records that a connection was refused, or not answered.
@@ -141,7 +141,7 @@ impl FlowTracker {
                     "the endpoint refused or did not answer".to_owned(),
                 ),
             };
-            flow.record.record_outcome_after(event.lasted, &outcome, (0, 0));
+            flow.record.record_outcome_with_duration(event.lasted, &outcome, (0, 0));
         }
     }
 
@@ -168,16 +168,17 @@ impl FlowTracker {
         record.record_outcome(&ConnectionOutcome::Failed(ResponseFlag::ConnectFailed, reason), (0, 0));
     }
 
-    /// Notes a connection that arrived at another pod than it was allowed to. Returns its ends.
-    pub fn revoke_astray(&mut self, event: &DirectEvent) -> Option<ConnectionEnds> {
+    /// Marks a connection that arrived at another pod than it was allowed to as revoked. Returns its ends,
+    /// for the caller to close.
+    pub fn revoke_misdelivered_flow(&mut self, event: &DirectEvent) -> Option<ConnectionEnds> {
         let found = |flow: &&mut Flow| flow.ends.client == event.client && flow.ends.server == event.server;
         let flow = self.open.values_mut().find(found)?;
         flow.revoked = Some("the server's address has another owner".to_owned());
         Some(flow.ends)
     }
 
-    /// Ends the records without an outcome: another proxy records the connections from here on.
-    pub fn hand_off_records(&mut self) {
+    /// Ends all records without an outcome: another proxy records the connections from here on.
+    pub fn end_all_without_outcome(&mut self) {
         self.open.drain().for_each(|(_, flow)| flow.record.end_without_outcome());
     }
 
@@ -200,8 +201,9 @@ impl FlowTracker {
         denied
     }
 
-    /// Returns the clients that have as many direct connections as they may; all clients if the node has.
-    pub fn clients_over_limit(&self) -> HashSet<u64> {
+    /// Returns the network namespaces of clients that have as many direct connections as they may; if the
+    /// node has, the one value that stands for all clients.
+    pub fn client_netns_at_limit_or_all(&self) -> HashSet<u64> {
         let direct = self.open.values().filter(|flow| flow.ends.server_netns != NO_SERVER);
         let mut of_client: HashMap<u64, usize> = HashMap::new();
         direct.for_each(|flow| *of_client.entry(flow.ends.netns).or_default() += 1);
@@ -223,7 +225,7 @@ impl FlowTracker {
     /// Makes up for events that were lost because the kernel wrote faster than they were read: ends the
     /// connections that its list did not have at the last look either. Returns the ends of those that are
     /// still open though denied.
-    pub fn end_lost(&mut self, is_open: impl Fn(u64) -> bool) -> Vec<ConnectionEnds> {
+    pub fn end_lost_and_list_denied(&mut self, is_open: impl Fn(u64) -> bool) -> Vec<ConnectionEnds> {
         let (mut lost, mut denied) = (Vec::new(), Vec::new());
         for (socket, flow) in &mut self.open {
             let now = match flow.listed {

@@ -88,7 +88,7 @@ impl DirectHandle {
     }
 
     /// Tells that another proxy has taken over: routes and records are that one's from here on.
-    pub fn notify_taken_over(&self) {
+    pub fn notify_successor_took_over(&self) {
         let _unheard = self.pods.send(PodEvent::Relieved);
     }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use mesh_api::identity::SpiffeId;
-use mesh_api::plan::kernel;
+use mesh_api::plan::kernel_enforceable;
 use mesh_api::plan::outbound::{Destination, destination_of};
 use mesh_api::plan::policy::Verdict;
 use mesh_api::plan::{
@@ -145,7 +145,7 @@ pub(super) fn plan_route(
     let (service, endpoints) = match destination_of(context.snapshot, &source, destination) {
         Destination::Workload(endpoint) => (None, Arc::new(Endpoints::from_iter([endpoint]))),
         Destination::Service { service, policy, endpoints, .. }
-            if kernel::may_carry(&policy, endpoints.len()).is_ok() =>
+            if kernel_enforceable::check_kernel_enforceable(&policy, endpoints.len()).is_ok() =>
         {
             (Some((service, policy)), endpoints)
         }
@@ -192,8 +192,8 @@ fn in_question<'a>(
 ) -> Vec<&'a Endpoint> {
     let Some((service, policy)) = service else { return endpoints.iter().collect() };
     let excluded = context.outliers.ejected_endpoints(endpoints, policy, context.now);
-    if let Some((client, _)) = AffinityKey::with_timeout(source, service, policy, port) {
-        let own = context.affinity.choose_endpoint(&client, endpoints, &excluded, context.now);
+    if let Some((client, _)) = AffinityKey::key_and_timeout_if_enabled(source, service, policy, port) {
+        let own = context.affinity.choose_endpoint_index(&client, endpoints, &excluded, context.now);
         return own.map(|index| &endpoints[index]).into_iter().collect();
     }
     let all = endpoints.iter().enumerate();
@@ -260,7 +260,7 @@ impl PlanContext<'_> {
 
 impl RoutePlan {
     /// Converts the plan to the kernel's form.
-    pub fn to_route(&self, key: DirectRouteKey) -> DirectRoute {
+    pub fn to_kernel_route(&self, key: DirectRouteKey) -> DirectRoute {
         // Weights keep their proportions if their sum is more than the kernel counts to.
         let shift = (u64::BITS - self.tickets.leading_zeros()).saturating_sub(u32::BITS);
         let ticket = |sum: u64| u32::try_from(sum >> shift).unwrap_or(u32::MAX);
@@ -293,7 +293,7 @@ impl RoutePlan {
     }
 
     /// Has the client keep an endpoint that it has connected to, if the service has session affinity.
-    pub fn keep_affinity(
+    pub fn remember_affinity_endpoint(
         &self,
         affinity: &SessionAffinity,
         endpoint: &EndpointKey,
@@ -301,7 +301,7 @@ impl RoutePlan {
         now: Instant,
     ) {
         let own = self.service.as_ref().and_then(|(service, policy)| {
-            AffinityKey::with_timeout(&self.source, service, policy, destination.port())
+            AffinityKey::key_and_timeout_if_enabled(&self.source, service, policy, destination.port())
         });
         if let Some((client, timeout)) = own {
             affinity.remember_endpoint(client, endpoint, timeout, now);
@@ -310,7 +310,7 @@ impl RoutePlan {
 
     /// Whether the plan's addresses still belong to its workloads. Looked at by itself, since a workload that
     /// takes one of them over may change nothing that the plan was made with.
-    pub fn addresses_unchanged(&self, snapshot: &Snapshot) -> bool {
+    pub fn addresses_still_owned(&self, snapshot: &Snapshot) -> bool {
         self.direct_endpoints.iter().all(|direct| owns(snapshot, &direct.endpoint))
     }
 

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use mesh_api::plan::{DestinationInputs, EndpointKey};
+use mesh_api::plan::{DestinationDependencies, EndpointKey};
 use mesh_common::direct::{DirectRoute, DirectRouteKey};
 
 use super::route_plan::{PlanContext, Pod, PodIndex, RoutePlan, plan_route, to_address_port};
@@ -46,7 +46,7 @@ pub(super) struct RouteTable {
 struct Entry {
     plan: Option<Arc<RoutePlan>>,
     /// The part of the configuration that the plan was made with.
-    inputs: DestinationInputs,
+    inputs: DestinationDependencies,
     /// The route that the kernel has.
     told: Option<Box<DirectRoute>>,
     used: Instant,
@@ -87,8 +87,9 @@ impl RouteTable {
         self.pods.by_cookie(cookie)
     }
 
-    /// Plans for a pod that connected to a destination through the proxy. Returns the change, if any.
-    pub fn plan_destination(
+    /// Plans a route for a pod that connected to a destination through the proxy, unless there is one, or too
+    /// many. Returns the change, if any.
+    pub fn plan_route_if_new(
         &mut self,
         context: PlanContext<'_>,
         client: u64,
@@ -121,7 +122,7 @@ impl RouteTable {
                         let plan = entry.plan.as_ref();
                         inputs != entry.inputs
                             || plan.is_some_and(|it| {
-                                it.changes_with_time() || !it.addresses_unchanged(context.snapshot)
+                                it.changes_with_time() || !it.addresses_still_owned(context.snapshot)
                             })
                     }
                     ReplanTrigger::Node => true,
@@ -137,7 +138,7 @@ impl RouteTable {
     }
 
     /// Makes the plans again that lead to an endpoint which refused a connection. Returns the changes.
-    pub fn replan_for_refused(
+    pub fn replan_for_refused_endpoint(
         &mut self,
         context: PlanContext<'_>,
         refused: &EndpointKey,
@@ -156,7 +157,7 @@ impl RouteTable {
     }
 
     /// Returns the plan that a direct connection follows, which counts as a use of it.
-    pub fn touch_plan(
+    pub fn get_plan_and_touch(
         &mut self,
         client: u64,
         destination: SocketAddr,
@@ -198,7 +199,7 @@ impl Entry {
     /// Replaces the plan. Returns what to tell the kernel, if anything.
     fn set(&mut self, client: u64, destination: SocketAddr, plan: Option<RoutePlan>) -> Option<RouteChange> {
         let key = key(client, destination);
-        let route = plan.as_ref().map(|plan| Box::new(plan.to_route(key)));
+        let route = plan.as_ref().map(|plan| Box::new(plan.to_kernel_route(key)));
         self.plan = plan.map(Arc::new);
         if route == self.told {
             return None;
@@ -212,8 +213,8 @@ impl Entry {
     }
 }
 
-fn inputs(context: PlanContext<'_>, pod: &Pod, destination: SocketAddr) -> DestinationInputs {
-    context.snapshot.destination_inputs(&pod.addresses, &pod.namespace, destination.ip())
+fn inputs(context: PlanContext<'_>, pod: &Pod, destination: SocketAddr) -> DestinationDependencies {
+    context.snapshot.destination_dependencies(&pod.addresses, &pod.namespace, destination.ip())
 }
 
 fn remove(client: u64, destination: SocketAddr) -> RouteChange {

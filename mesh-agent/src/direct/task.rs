@@ -86,7 +86,7 @@ impl DirectTask {
             kernel: work.kernel,
             keeper: work.keeper,
             judged: work.shared.snapshot.load_full(),
-            links: PodLinks::new(work.node.direct_paths_wanted()),
+            links: PodLinks::new(work.node.wanted_direct_path_mode()),
             node: work.node,
             shared: work.shared,
             receiver,
@@ -109,7 +109,7 @@ impl DirectTask {
                 // Taking permissions away comes before giving them.
                 biased;
                 event = self.receiver.pods.recv() => match event {
-                    Some(PodEvent::Relieved) => return self.flows.hand_off_records(),
+                    Some(PodEvent::Relieved) => return self.flows.end_all_without_outcome(),
                     Some(event) => self.hear(event),
                     None => return,
                 },
@@ -153,7 +153,7 @@ impl DirectTask {
     fn answer(&mut self, ask: &Ask) {
         let snapshot = self.shared.snapshot.load_full();
         let context = plan_context(&snapshot, &self.shared, &self.resting, &self.links);
-        let change = self.table.plan_destination(context, ask.client, ask.destination);
+        let change = self.table.plan_route_if_new(context, ask.client, ask.destination);
         self.tell(change);
     }
 
@@ -196,7 +196,7 @@ impl DirectTask {
         }
         tokio::time::sleep(Duration::from_nanos(CONNECT_YES_TTL_NS)).await;
         let table = &self.table;
-        match self.kernel.refuse_handshakes(|flow| may_arrive(table, flow, snapshot)) {
+        match self.kernel.refuse_pending_unless(|flow| is_pending_connection_allowed(table, flow, snapshot)) {
             Ok(0) => {}
             Ok(count) => tracing::info!(count, "direct connections that were under way are refused"),
             Err(error) => {
@@ -211,7 +211,7 @@ impl DirectTask {
             tracing::error!(%error, "direct connections pause");
         }
         self.look_at_links();
-        if let Err(error) = self.kernel.set_clients_over_limit(self.flows.clients_over_limit()) {
+        if let Err(error) = self.kernel.set_clients_over_limit(self.flows.client_netns_at_limit_or_all()) {
             tracing::error!(%error, "who has too many direct connections is not told");
         }
         let (before, now) = (self.resting.len(), Instant::now());
@@ -233,7 +233,7 @@ impl DirectTask {
         /// Most events in the ring.
         const MOST: usize = DIRECT_EVENTS_RING_BYTES as usize / size_of::<mesh_common::direct::DirectEvent>();
         for _ in 0..MOST {
-            let Some(event) = self.kernel.next_event() else { break };
+            let Some(event) = self.kernel.try_next_event() else { break };
             self.record(&event, snapshot);
         }
     }
@@ -245,8 +245,11 @@ impl DirectTask {
             return;
         }
         self.found_older = true;
-        let found =
-            self.kernel.open_connections().into_iter().filter(|event| !self.flows.is_recorded(event.socket));
+        let found = self
+            .kernel
+            .list_open_connections()
+            .into_iter()
+            .filter(|event| !self.flows.is_recorded(event.socket));
         self.older.extend(found.map(|event| (event.socket, event)));
         self.stale = ReplanTrigger::Node;
         // Nobody withdrew anything while no proxy ran.
@@ -284,7 +287,7 @@ impl DirectTask {
         if event.kind != DirectEventKind::Established {
             self.older.remove(&event.socket);
         }
-        let plan = self.table.touch_plan(event.client_netns, event.destination, Instant::now());
+        let plan = self.table.get_plan_and_touch(event.client_netns, event.destination, Instant::now());
         let pods = FlowPods {
             client: self.table.pod_by_cookie(event.client_netns),
             server: self.table.pod_by_cookie(event.server_netns),
@@ -292,7 +295,7 @@ impl DirectTask {
         };
         let to_close = match event.kind {
             DirectEventKind::Opening | DirectEventKind::Unlisted => {
-                self.flows.record_opening(event, &pods, snapshot)
+                self.flows.record_and_check_opening(event, &pods, snapshot)
             }
             DirectEventKind::Established => {
                 self.flows.record_established(event);
@@ -308,7 +311,9 @@ impl DirectTask {
                 self.report(plan.as_deref(), event, Some(&"it did not take a direct connection"));
                 None
             }
-            DirectEventKind::Astray => self.flows.revoke_astray(event).or_else(|| self.older_like(event)),
+            DirectEventKind::Astray => {
+                self.flows.revoke_misdelivered_flow(event).or_else(|| self.older_like(event))
+            }
         };
         if let Some(ends) = to_close {
             self.close(&ends);
@@ -331,16 +336,16 @@ impl DirectTask {
         };
         let now = Instant::now();
         if let Some((_, policy)) = &plan.service {
-            self.shared.outliers.report_connect(&key, &plan.endpoints, policy, failure, now);
+            self.shared.outliers.report_connect_result(&key, &plan.endpoints, policy, failure, now);
         }
         if failure.is_none() {
-            plan.keep_affinity(&self.shared.affinity, &key, event.destination, now);
+            plan.remember_affinity_endpoint(&self.shared.affinity, &key, event.destination, now);
             return;
         }
         self.resting.insert(key.clone(), now + REST);
         let snapshot = self.shared.snapshot.load_full();
         let context = plan_context(&snapshot, &self.shared, &self.resting, &self.links);
-        let changes = self.table.replan_for_refused(context, &key);
+        let changes = self.table.replan_for_refused_endpoint(context, &key);
         self.tell(changes);
     }
 
@@ -369,9 +374,9 @@ impl DirectTask {
         self.kernel.sweep_veth_flows();
         let kernel = &self.kernel;
         self.older.retain(|socket, event| {
-            event.kind == DirectEventKind::Unlisted || kernel.is_connection_open(*socket)
+            event.kind == DirectEventKind::Unlisted || kernel.is_open_or_unknown(*socket)
         });
-        let denied = self.flows.end_lost(|socket| kernel.is_connection_open(socket));
+        let denied = self.flows.end_lost_and_list_denied(|socket| kernel.is_open_or_unknown(socket));
         denied.iter().for_each(|ends| self.close(ends));
         self.flows.forget_unused_metrics(COUNTERS_KEPT);
     }
@@ -396,7 +401,11 @@ impl DirectTask {
 }
 
 /// Whether a connection that is under way may arrive: both pods are still here, and the policy allows it.
-pub(super) fn may_arrive(table: &RouteTable, flow: &PendingDirectConnection, snapshot: &Snapshot) -> bool {
+pub(super) fn is_pending_connection_allowed(
+    table: &RouteTable,
+    flow: &PendingDirectConnection,
+    snapshot: &Snapshot,
+) -> bool {
     let pods = FlowPods {
         client: table.pod_by_cookie(flow.client_netns),
         server: table.pod_by_cookie(flow.server_netns),

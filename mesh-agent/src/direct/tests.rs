@@ -223,7 +223,7 @@ impl Node {
             let client = 100 + random.random_range(0..=self.cookies - 99);
             let destination = destination(random);
             let change =
-                self.with_context(|table, context| table.plan_destination(context, client, destination));
+                self.with_context(|table, context| table.plan_route_if_new(context, client, destination));
             self.tell(change);
         }
         "a pod asks"
@@ -241,10 +241,11 @@ impl Node {
         let failing = endpoints[random.random_range(0..endpoints.len())].key();
         let policy = PortPolicy { outlier: Some(random_mesh::OUTLIER_LIMITS), ..PortPolicy::default() };
         for _ in 0..3 {
-            self.outliers.report_connect(&failing, &endpoints, &policy, Some(&"refused"), self.now);
+            self.outliers.report_connect_result(&failing, &endpoints, &policy, Some(&"refused"), self.now);
         }
         self.resting.insert(failing.clone(), self.now + Duration::from_secs(5));
-        let changes = self.with_context(|table, context| table.replan_for_refused(context, &failing));
+        let changes =
+            self.with_context(|table, context| table.replan_for_refused_endpoint(context, &failing));
         self.tell(changes);
         "an endpoint fails"
     }

@@ -16,9 +16,9 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 
-use super::known_destinations::KnownDestinations;
-use super::plaintext_check::{PlaintextCheck, is_known_as_plaintext};
-use super::preexisting_connections::{PreexistingJudge, list_preexisting};
+use super::announced_plaintext_check::{AnnouncedPlaintextCheck, is_announced_as_plaintext};
+use super::kernel_destinations::KernelDestinations;
+use super::preexisting_connections::{PreexistingJudge, list_or_close_preexisting};
 use crate::direct::DirectHandle;
 use crate::keeper::protocol::Claim;
 use crate::keeper_client::{EnrolResult as Answer, KeeperClient};
@@ -52,7 +52,7 @@ pub struct EnrollerSetup {
     /// Receives the uids of pods that got a new network namespace, since their sandbox was made again.
     pub moved: mpsc::UnboundedReceiver<String>,
     /// The destinations that the kernel knows.
-    pub destinations: KnownDestinations,
+    pub destinations: KernelDestinations,
     /// The workers.
     pub workers: Vec<mpsc::UnboundedSender<WorkerCommand>>,
     /// Certificates, asked for when a pod is enrolled.
@@ -106,7 +106,7 @@ struct Enrolled {
     /// Why its strict egress is not in force, if it is not.
     egress_not_in_force: Option<String>,
     /// Whether the control plane has peers speak plaintext to it.
-    plain: PlaintextCheck,
+    plain: AnnouncedPlaintextCheck,
 }
 
 impl Enroller {
@@ -169,7 +169,7 @@ impl Enroller {
                 changed = snapshots.changed() => match changed {
                     Ok(()) => {
                         let snapshot = snapshots.borrow_and_update().clone();
-                        self.setup.destinations.learn(&snapshot);
+                        self.setup.destinations.update_from_snapshot(&snapshot);
                     }
                     Err(_) => return,
                 },
@@ -183,7 +183,7 @@ impl Enroller {
                     self.tidy();
                     if self.setup.destinations.is_incomplete() {
                         let snapshot = snapshots.borrow_and_update().clone();
-                        self.setup.destinations.learn(&snapshot);
+                        self.setup.destinations.update_from_snapshot(&snapshot);
                     }
                 }
                 () = tokio::time::sleep_until(look_at) => {}
@@ -196,7 +196,7 @@ impl Enroller {
         self.failed.clear();
         self.look_for_plain();
         if std::mem::take(&mut self.untidy) {
-            sys::release_unused_memory();
+            sys::release_code_pages_and_heap();
         } else {
             sys::release_code_pages();
         }
@@ -209,7 +209,7 @@ impl Enroller {
         };
         for Enrolled { pod, plain, .. } in self.enrolled.values_mut() {
             let told = plain
-                .record_check(is_known_as_plaintext(&snapshot, pod))
+                .record_and_should_report(is_announced_as_plaintext(&snapshot, pod))
                 .then(|| plain.plaintext_reason())
                 .flatten();
             if let Some(reason) = told {
@@ -236,7 +236,7 @@ impl Enroller {
         if pending.is_empty() {
             self.take_over().await;
         }
-        self.publish_statuses(wanted, &pending);
+        self.publish_statuses_and_counts(wanted, &pending);
         pending.len()
     }
 
@@ -329,7 +329,7 @@ impl Enroller {
             netns,
             settling: None,
             egress_not_in_force: None,
-            plain: PlaintextCheck::default(),
+            plain: AnnouncedPlaintextCheck::default(),
         };
         let restricted = enrolled.restrict(&mut self.setup.egress);
         self.setup.certificates.retain_identity(&pod.identity);
@@ -393,7 +393,7 @@ impl Enroller {
         if std::mem::replace(&mut self.told_ready, true) {
             return;
         }
-        self.setup.destinations.learn(snapshot);
+        self.setup.destinations.update_from_snapshot(snapshot);
         let identities: HashSet<_> = self.enrolled.values().map(|it| it.pod.identity.clone()).collect();
         let (keeper, certificates) = (self.setup.keeper.clone(), self.setup.certificates.clone());
         let (serving, patience) = (self.setup.serving.clone(), self.setup.patience);
@@ -441,7 +441,7 @@ async fn enrol(
     let answer = keeper.enrol_pod(claim.with_own_userns(pod.own_userns)).await?;
     let found = match &answer {
         Answer::Enrolled { netns, preexisting_judged: false, .. } => {
-            Some(list_preexisting(keeper, *netns).await?)
+            Some(list_or_close_preexisting(keeper, *netns).await?)
         }
         _ => None,
     };

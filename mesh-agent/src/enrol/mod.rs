@@ -1,9 +1,9 @@
 //! Takes pods into the mesh and lets them go, as their labels say, without touching the pods.
 
+mod announced_plaintext_check;
 mod enroller;
-mod known_destinations;
-mod plaintext_check;
+mod kernel_destinations;
 mod preexisting_connections;
 
 pub use enroller::{Enroller, EnrollerSetup, PodStatuses, ReportNotEnrolledFn};
-pub use known_destinations::KnownDestinations;
+pub use kernel_destinations::KernelDestinations;

@@ -48,7 +48,7 @@ pub(super) struct PreexistingJudge {
 /// Lists the connections of a pod that the mesh has just taken in, before it serves any. If there are more
 /// than can be listed, those found are closed without being judged. Errors: the keeper can't list them, or
 /// they do not get fewer.
-pub(super) async fn list_preexisting(
+pub(super) async fn list_or_close_preexisting(
     keeper: &KeeperClient,
     netns: u64,
 ) -> Result<Vec<PreexistingConnection>, String> {

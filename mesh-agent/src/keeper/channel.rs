@@ -14,7 +14,7 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
 };
 
-use super::protocol::{RECORD, RecordBytes};
+use super::protocol::{RECORD_LEN, RecordBytes};
 
 /// Most descriptors beside one record (`SCM_MAX_FD` of the kernel).
 const MOST_DESCRIPTORS: usize = 253;
@@ -45,7 +45,7 @@ pub fn send(channel: impl AsFd, record: &RecordBytes, descriptors: &[BorrowedFd<
 /// Receives a record; `None` if the other end is closed. Errors: there is none now (`WouldBlock`), or it has
 /// another size.
 pub fn receive(channel: impl AsFd) -> io::Result<Option<Message>> {
-    let (mut record, mut space) = ([0; RECORD], [MaybeUninit::uninit(); SPACE]);
+    let (mut record, mut space) = ([0; RECORD_LEN], [MaybeUninit::uninit(); SPACE]);
     let mut beside = RecvAncillaryBuffer::new(&mut space);
     let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
     let received = recvmsg(channel, &mut [IoSliceMut::new(&mut record)], &mut beside, flags)?;
@@ -57,7 +57,7 @@ pub fn receive(channel: impl AsFd) -> io::Result<Option<Message>> {
     }
     match received.bytes {
         0 => Ok(None),
-        RECORD => Ok(Some((record, descriptors))),
+        RECORD_LEN => Ok(Some((record, descriptors))),
         _ => Err(io::ErrorKind::InvalidData.into()),
     }
 }
@@ -101,10 +101,10 @@ mod tests {
         let (one, other) = pair().unwrap();
         let (mut read, write) = io::pipe().unwrap();
         let many = vec![write.as_fd(); MOST_DESCRIPTORS];
-        send(&one, &[7; RECORD], &many).unwrap();
-        send(&one, &[8; RECORD], &[]).unwrap();
+        send(&one, &[7; RECORD_LEN], &many).unwrap();
+        send(&one, &[8; RECORD_LEN], &[]).unwrap();
         let (record, descriptors) = receive(&other).unwrap().unwrap();
-        assert_eq!((record, descriptors.len()), ([7; RECORD], MOST_DESCRIPTORS));
+        assert_eq!((record, descriptors.len()), ([7; RECORD_LEN], MOST_DESCRIPTORS));
         drop(write);
         std::fs::File::from(descriptors.into_iter().next().unwrap()).write_all(b"x").unwrap();
         let mut text = String::new();
@@ -119,7 +119,7 @@ mod tests {
     #[test]
     fn nobody_waits_for_one_who_does_not_read() {
         let (one, _other) = pair().unwrap();
-        let error = (0..100_000).find_map(|_| send(&one, &[0; RECORD], &[]).err()).unwrap();
+        let error = (0..100_000).find_map(|_| send(&one, &[0; RECORD_LEN], &[]).err()).unwrap();
         assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
     }
 }

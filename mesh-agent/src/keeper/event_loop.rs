@@ -16,9 +16,9 @@ use super::pods::Pods;
 use super::protocol::{KeeperAnswer, StartMessage};
 use super::proxy_process::{ProxyChild, RestartBackOff};
 use super::request_handler::FinishedTask;
-use super::veths::detach_all_pinned;
+use super::veth_teardown::reset_flows_and_unpin_all;
 use super::{Failure, channel};
-use crate::cni::server::PluginServer;
+use crate::cni::server_and_state_file::PluginServer;
 use crate::cni::{self, ConflistRepair};
 use crate::config::Config;
 use crate::sys::ebpf::{self, EbpfLogReader, Programs};
@@ -123,7 +123,7 @@ impl Keeper {
             predecessor.take_over_pods(&mut pods)?;
         }
         if !wait_for_proxy {
-            pods.attach_programs()?;
+            pods.ensure_programs_attached()?;
         }
         let plugin_server = PluginServer::new(&config);
         let plugin = config.cni_state_dir.as_deref().map(ConflistRepair::new);
@@ -168,7 +168,7 @@ impl Keeper {
         if self.uninstalled {
             tracing::info!("the mesh is uninstalled: cleaning up");
             let removed = self.config.cni_state_dir.as_deref().map_or(Ok(()), cni::remove_plugin);
-            detach_all_pinned(&self.config.bpf_root)?;
+            reset_flows_and_unpin_all(&self.config.bpf_root)?;
             removed?;
         }
         tracing::info!("stopped");
@@ -197,7 +197,7 @@ impl Keeper {
         }
         if self.tidy_at <= now {
             self.tidy_at = now + TIDY_EVERY;
-            self.plugin.iter_mut().for_each(ConflistRepair::reinsert_plugin);
+            self.plugin.iter_mut().for_each(ConflistRepair::ensure_plugin_in_conflist);
             if self.phase == Phase::Serving
                 && let Err(error) = self.pods.refresh_non_pod_cgroups()
             {
@@ -206,11 +206,11 @@ impl Keeper {
             if let Err(error) = self.pods.unenrol_expired_doubts() {
                 tracing::error!(%error, "pods that nobody asks for could not be let go");
             }
-            if let Err(error) = self.pods.recheck_veths() {
+            if let Err(error) = self.pods.recheck_next_veths() {
                 tracing::error!(%error, "how pods are connected is not told");
             }
             if std::mem::take(&mut self.untidy) {
-                sys::release_unused_memory();
+                sys::release_code_pages_and_heap();
             } else {
                 sys::release_code_pages();
             }
@@ -262,7 +262,7 @@ impl Keeper {
             Source::Handover => self.receive_successor(),
             Source::Successor => self.answer_successor(),
             Source::PluginServer => self.receive_plugin_requests(),
-            Source::Plugin => self.plugin.iter_mut().for_each(ConflistRepair::reinsert_plugin),
+            Source::Plugin => self.plugin.iter_mut().for_each(ConflistRepair::ensure_plugin_in_conflist),
         }
         Ok(())
     }
@@ -279,7 +279,7 @@ impl Keeper {
             beside: self.predecessor.is_some(),
             inherited: inherited.map(|file| file.is_some()),
         };
-        let mut handed_over = self.pods.programs.proxy_maps()?;
+        let mut handed_over = self.pods.programs.proxy_map_fds()?;
         handed_over.extend(listeners.descriptors());
         handed_over.extend(inherited.into_iter().flatten());
         if let Err(error) = process.send_start_message(message, handed_over) {
@@ -327,7 +327,7 @@ impl Keeper {
             return;
         }
         tracing::info!("told to stop: letting connections finish");
-        self.pods.close_listeners();
+        self.pods.close_all_listeners();
         self.plugin_server.stop_listening();
         self.plugin = None;
         self.phase = Phase::Stopping;
@@ -377,7 +377,7 @@ impl Keeper {
     pub(super) fn handle_proxy_ready(&mut self) -> Result<(), Failure> {
         self.untidy = true;
         self.take_over_new_pods();
-        self.pods.attach_programs()?;
+        self.pods.ensure_programs_attached()?;
         if let Some(predecessor) = self.predecessor.take() {
             predecessor.send_relieved();
             self.open_to_others();
@@ -409,7 +409,7 @@ impl Keeper {
     fn be_relieved(&mut self) {
         tracing::info!("another agent has taken over: letting connections finish");
         self.phase = Phase::Relieved;
-        self.pods.close_listeners();
+        self.pods.close_all_listeners();
         self.plugin_server.stop_listening();
         self.plugin = None;
         self.start_at = None;

@@ -69,7 +69,7 @@ impl HandoverSocket {
 
     /// Listens, in place of a predecessor.
     pub fn listen(&mut self) {
-        let listener = listen_seqpacket(&self.path, 1).inspect_err(|error| {
+        let listener = replace_seqpacket_listener(&self.path, 1).inspect_err(|error| {
             let path = self.path.display();
             tracing::warn!(%path, %error, "no successor can take over from this agent without a gap");
         });
@@ -91,7 +91,7 @@ impl HandoverSocket {
 }
 
 /// Listens at a path, in place of whoever does; `backlog` connections may wait.
-pub(crate) fn listen_seqpacket(path: &Path, backlog: i32) -> io::Result<OwnedFd> {
+pub(crate) fn replace_seqpacket_listener(path: &Path, backlog: i32) -> io::Result<OwnedFd> {
     let fresh = path.with_extension(format!("{}", std::process::id()));
     let _left_behind = fs::remove_file(&fresh);
     let socket = seqpacket()?;

@@ -64,7 +64,7 @@ mod tests {
     use std::fs::File;
     use std::io::Write;
 
-    use mesh_proxy::inheritance::{create_memfd, seal_append_only, seal_read_only};
+    use mesh_proxy::inheritance::{create_empty_memfd, seal_against_shrinking, seal_read_only};
 
     use super::*;
 
@@ -75,13 +75,13 @@ mod tests {
         assert!(files.replace_file(InheritedKind::Configuration, Some(disk)).is_err());
         let (pipe, _other) = io::pipe().unwrap();
         assert!(files.replace_file(InheritedKind::Configuration, Some(pipe.into())).is_err());
-        let file = || create_memfd(c"test").unwrap();
+        let file = || create_empty_memfd(c"test").unwrap();
         assert!(
             files.replace_file(InheritedKind::Configuration, Some(file().into())).is_err(),
             "it could be cut"
         );
         let grows = file();
-        seal_append_only(&grows).unwrap();
+        seal_against_shrinking(&grows).unwrap();
         let copy = grows.try_clone().unwrap();
         assert!(
             files.replace_file(InheritedKind::Certificates, Some(copy.into())).is_err(),

@@ -6,9 +6,10 @@
 //! 1. [`protocol`]: records between the two, and [`channel`], how they are sent.
 //! 2. `event_loop`: the loop; `request_handler`: answers to the proxy; `background_tasks`: work for those,
 //!    outside of the loop.
-//! 3. `proxy_process`: the proxy's life; `pods`: namespaces and listeners; `veths`: their links;
-//!    `admin_listeners`: those for admin, metrics and health; `inherited_files`: the inheritance.
-//! 4. `handover`: one keeper takes over from another, for an upgrade. `cni::server` answers the CNI plugin.
+//! 3. `proxy_process`: the proxy's life; `pods`: namespaces, listeners and links; `veth_teardown`: the end of
+//!    links; `admin_listeners`: those for admin, metrics and health; `inherited_files`: the inheritance.
+//! 4. `handover`: one keeper takes over from another, for an upgrade. `cni::server_and_state_file` answers
+//!    the CNI plugin.
 
 mod admin_listeners;
 mod background_tasks;
@@ -20,7 +21,7 @@ mod pods;
 pub mod protocol;
 mod proxy_process;
 mod request_handler;
-mod veths;
+mod veth_teardown;
 
 use std::error::Error;
 
@@ -29,8 +30,8 @@ use crate::sys::StopSignals;
 
 use event_loop::Keeper;
 pub use event_loop::RELIEVED_SIGNAL;
-pub(crate) use handover::listen_seqpacket;
-pub use veths::detach_all_pinned;
+pub(crate) use handover::replace_seqpacket_listener;
+pub use veth_teardown::reset_flows_and_unpin_all;
 
 /// Why the keeper did not start or had to stop.
 pub type Failure = Box<dyn Error>;
@@ -52,7 +53,9 @@ mod tests {
     fn the_keeper_is_under_2000_lines() {
         let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
         let own = fs::read_dir(sources.join("keeper")).unwrap().map(|entry| entry.unwrap().path());
-        let files = own.chain(["server.rs", "conflist_repair.rs"].map(|name| sources.join("cni").join(name)));
+        let files = own.chain(
+            ["server_and_state_file.rs", "conflist_repair.rs"].map(|name| sources.join("cni").join(name)),
+        );
         let lines: usize = files.map(|file| lines_of_code(&fs::read_to_string(file).unwrap())).sum();
         assert!(lines < 2000, "{lines} lines of code");
     }

@@ -13,7 +13,7 @@ use mesh_common::{HBONE_PORT, INBOUND_PORT, OUTBOUND_PORT};
 use socket2::{SockRef, Socket};
 
 use super::protocol::{Claim, KeeperAnswer};
-use super::veths::{self, NetnsByIp, PodTeardown, TeardownQueue};
+use super::veth_teardown::{NetnsByIp, PodTeardown, TeardownQueue, reset_veth_connections};
 use crate::sys::ebpf::{self, Programs};
 use crate::sys::{self, Netns, NoSandbox, SocketKind};
 
@@ -112,21 +112,22 @@ impl Pods {
     }
 
     /// Attaches the programs, in place of a predecessor's, if they are not attached yet.
-    pub fn attach_programs(&mut self) -> Result<(), ebpf::Error> {
+    pub fn ensure_programs_attached(&mut self) -> Result<(), ebpf::Error> {
         if self.programs.are_attached() {
             return Ok(());
         }
-        self.programs.attach(self.enrolled.values().map(|pod| &*pod.netns))?;
+        self.programs.clear_pod_links_of_other_layouts();
+        self.programs.attach_at_node_and_pods(self.enrolled.values().map(|pod| &*pod.netns))?;
         for pod in self.enrolled.values() {
-            self.programs.defer_accepts(&pod.netns, pod.listeners.iter().step_by(PORTS.len()));
-            veths::attach_pod_veth(&mut self.programs, &pod.netns, &pod.claim.addresses);
+            self.programs.try_defer_accepts(&pod.netns, pod.listeners.iter().step_by(PORTS.len()));
+            attach_pod_veth(&mut self.programs, &pod.netns, &pod.claim.addresses);
         }
-        veths::reset_veth_connections(&self.programs.veth_flows_of_other_layouts(), || self.places());
+        reset_veth_connections(&self.programs.veth_flows_of_other_layouts(), || self.places());
         self.programs.remove_other_layouts()
     }
 
     /// Checks again how some of the pods are connected.
-    pub fn recheck_veths(&mut self) -> Result<(), ebpf::Error> {
+    pub fn recheck_next_veths(&mut self) -> Result<(), ebpf::Error> {
         use std::ops::Bound::{Excluded, Unbounded};
         if !self.programs.are_attached() {
             return Ok(());
@@ -138,12 +139,12 @@ impl Pods {
             .map(|(it, _)| *it)
             .collect();
         for pod in next.iter().filter_map(|cookie| self.enrolled.get(cookie)) {
-            veths::attach_pod_veth(&mut self.programs, &pod.netns, &pod.claim.addresses);
+            attach_pod_veth(&mut self.programs, &pod.netns, &pod.claim.addresses);
         }
         self.looked_at = if next.len() < LOOK_AT { 0 } else { next.last().copied().unwrap_or(0) };
         if self.complete && self.leaving.is_empty() {
             let addresses = self.enrolled.values().flat_map(|pod| pod.claim.addresses.iter().copied());
-            self.programs.replace_flow_addresses(addresses)?;
+            self.programs.replace_allowed_flow_addresses(addresses)?;
         }
         Ok(())
     }
@@ -164,7 +165,7 @@ impl Pods {
     /// Ends the connections of a pod that go from veth to veth, and then removes the program at its veth.
     fn cut_off(&mut self, cookie: u64, places: NetnsByIp) -> Result<(), Error> {
         let link = self.programs.veth_pin_path(cookie);
-        let flows = self.programs.remove_veth(cookie)?.zip(self.programs.veth_flows());
+        let flows = self.programs.take_veth_ifindex(cookie)?.zip(self.programs.veth_flows());
         Ok(self.leaving.push(PodTeardown { cookie, flows, places, link })?)
     }
 
@@ -199,7 +200,7 @@ impl Pods {
         claim: &Claim,
         said: Option<Netns>,
     ) -> impl FnOnce() -> FoundSandbox + Send + 'static + use<> {
-        let held = self.programs.netns_of_pod(&claim.uid);
+        let held = self.programs.netns_cookie_of_pod(&claim.uid);
         self.in_doubt.extend(held.map(|held| (held, Instant::now())));
         let (cgroup, claim) = (self.cgroup.clone(), claim.clone());
         move || find(&cgroup, &claim, held, said)
@@ -232,7 +233,7 @@ impl Pods {
         if let Some(other) = self.programs.pod_of_netns(cookie).filter(|uid| *uid != claim.uid) {
             return Err(Error::Another(other.to_owned()));
         }
-        if let Some(held) = self.programs.netns_of_pod(&claim.uid).filter(|held| *held != cookie) {
+        if let Some(held) = self.programs.netns_cookie_of_pod(&claim.uid).filter(|held| *held != cookie) {
             // The runtime has made the pod a new one.
             self.programs.unenrol(held, &[], &[], &self.probes())?;
             self.in_doubt.remove(&held);
@@ -273,7 +274,7 @@ impl Pods {
             for (kind, listener) in
                 [(InboundListenerKind::Plaintext, &of_worker[1]), (InboundListenerKind::Hbone, &of_worker[2])]
             {
-                self.programs.add_listener(cookie, kind, worker, listener)?;
+                self.programs.add_inbound_listener(cookie, kind, worker, listener)?;
             }
         }
         if let Err(error) = self.programs.enrol(&claim.uid, &netns, &claim.addresses, &claim.probe_ports) {
@@ -281,8 +282,8 @@ impl Pods {
             return Err(error.into());
         }
         if self.programs.are_attached() {
-            self.programs.defer_accepts(&netns, listeners.iter().step_by(PORTS.len()));
-            veths::attach_pod_veth(&mut self.programs, &netns, &claim.addresses);
+            self.programs.try_defer_accepts(&netns, listeners.iter().step_by(PORTS.len()));
+            attach_pod_veth(&mut self.programs, &netns, &claim.addresses);
         }
         let netns = Arc::new(netns);
         self.enrolled.insert(cookie, Pod { claim, netns, listeners, claimed: false, may_start: false });
@@ -331,7 +332,7 @@ impl Pods {
     /// Opens sockets in a pod. Errors: it is not enrolled, or there is no room for a single one.
     pub fn open_sockets(&self, cookie: u64, kind: SocketKind, count: u8) -> Result<Vec<Socket>, Error> {
         let pod = self.enrolled.get(&cookie).ok_or(Error::Unknown)?;
-        Ok(sys::open_sockets(&pod.netns, kind, usize::from(count))?)
+        Ok(sys::open_unconnected_sockets(&pod.netns, kind, usize::from(count))?)
     }
 
     /// Returns a pod's uid, and its namespace for a task. Errors: it is not enrolled.
@@ -354,13 +355,26 @@ impl Pods {
     }
 
     /// Closes the listeners: connections are refused, unless another keeper holds them.
-    pub fn close_listeners(&mut self) {
+    pub fn close_all_listeners(&mut self) {
         self.enrolled.values_mut().for_each(|pod| pod.listeners.clear());
     }
 
     /// Finds again the cgroups of the node's own processes, from which its kubelet probes.
     pub fn refresh_non_pod_cgroups(&mut self) -> Result<(), ebpf::Error> {
         self.programs.replace_non_pod_cgroups(sys::non_pod_cgroup_ids(&self.cgroup))
+    }
+}
+
+/// Finds how a pod is connected, and tells the programs. If that fails none of its connections is direct.
+fn attach_pod_veth(programs: &mut Programs, netns: &Netns, addresses: &[IpAddr]) {
+    let cookie = netns.cookie();
+    let end = sys::find_host_veth(netns, addresses).unwrap_or_else(|error| {
+        tracing::warn!(netns = cookie, %error, "how a pod is connected is not known");
+        None
+    });
+    match programs.attach_veth_if_unobstructed(cookie, addresses, end.as_ref()) {
+        Ok((link, obstacle)) => tracing::debug!(netns = cookie, ?link, ?obstacle, "how a pod is connected"),
+        Err(error) => tracing::error!(netns = cookie, %error, "how a pod is connected is not told"),
     }
 }
 
@@ -377,12 +391,12 @@ fn find(cgroup: &Path, claim: &Claim, held: Option<u64>, said: Option<Netns>) ->
         None => sys::find_sandbox_netns(cgroup, &claim.uid, claim.own_userns, held)?,
     };
     let Some(netns) = found else { return Ok(None) };
-    let there = sys::addresses_in(&netns)?;
+    let there = sys::pod_addresses_in(&netns)?;
     let addresses = match told {
         [] => sys::primary_addresses_in(&netns)?,
         // IPv6 addresses of a pod that has switched IPv6 off are ignored, so that they do not keep it out.
         told => {
-            let off = sys::ipv6_disabled(&netns)?;
+            let off = sys::is_ipv6_disabled(&netns)?;
             told.iter().copied().filter(|it| there.contains(it) || !(off && it.is_ipv6())).collect()
         }
     };

@@ -12,7 +12,7 @@ use mesh_common::address::Address;
 use crate::sys::{Connection, PreexistingConnection, SocketKind};
 
 /// Bytes of every record.
-pub const RECORD: usize = 384;
+pub const RECORD_LEN: usize = 384;
 /// Most addresses of a pod.
 pub const MOST_ADDRESSES: usize = 8;
 /// Most probe ports of a pod.
@@ -25,14 +25,14 @@ pub const MOST_WORKERS: u8 = 64;
 /// Bytes of a pod's uid: 36 of a UUID, or 32 of a static pod's hash.
 const UID: usize = 36;
 /// Offset of the request id in a record: the last four bytes.
-const REQUEST_ID: usize = RECORD - 4;
+const REQUEST_ID: usize = RECORD_LEN - 4;
 /// Most bytes of a reason.
 const REASON: usize = REQUEST_ID - 3;
 /// Bytes of one connection in a list.
 const PREEXISTING: usize = 1 + 8 + 2 * 18;
 
 /// The bytes of a record.
-pub type RecordBytes = [u8; RECORD];
+pub type RecordBytes = [u8; RECORD_LEN];
 
 /// The claim to a pod that should be in the mesh, within the bounds of [`Claim::new`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -340,7 +340,7 @@ pub(super) struct Writer {
 impl Writer {
     /// Starts a record of a kind.
     pub(super) fn new(kind: u8) -> Self {
-        Self { record: [0; RECORD], at: 0 }.u8(kind)
+        Self { record: [0; RECORD_LEN], at: 0 }.u8(kind)
     }
 
     fn bytes(mut self, bytes: &[u8]) -> Self {
@@ -515,7 +515,7 @@ mod tests {
         for answer in answers() {
             assert_eq!(KeeperAnswer::decode(&answer.encode()), Some(answer));
         }
-        let long = KeeperAnswer::decode(&KeeperAnswer::Refused("ä".repeat(RECORD)).encode());
+        let long = KeeperAnswer::decode(&KeeperAnswer::Refused("ä".repeat(RECORD_LEN)).encode());
         assert!(matches!(long, Some(KeeperAnswer::Refused(reason)) if reason.len() >= REASON - 1));
         let mut into_the_request_id = KeeperAnswer::Refused("a".repeat(REASON)).encode();
         into_the_request_id[1..3].copy_from_slice(&u16::try_from(REASON + 1).unwrap().to_le_bytes());
@@ -567,7 +567,7 @@ mod tests {
         for request in requests() {
             let record = request.encode();
             // Each byte in turn is everything it can be.
-            for place in 0..RECORD {
+            for place in 0..RECORD_LEN {
                 for value in [0, 1, 0x7f, 0x80, 0xff] {
                     let mut strange = record;
                     strange[place] = value;

@@ -12,7 +12,7 @@ use super::event_loop::{Keeper, Phase};
 use super::pods::{Error, FoundSandbox};
 use super::protocol::{self, Claim, KeeperAnswer, KeeperRequest};
 use super::{Failure, channel};
-use crate::cni::server;
+use crate::cni::server_and_state_file::write_plugin_state;
 use crate::sys::{self, PreexistingConnections};
 
 /// Who asked: a proxy, by its process id and channel, and the id of the request.
@@ -120,7 +120,7 @@ impl Keeper {
             }
             KeeperRequest::List(pod) => {
                 let ((uid, netns), ours) = (self.pods.uid_and_netns(pod)?, self.pods.own_cgroup_id()?);
-                let list = move || sys::preexisting_connections(&netns, ours);
+                let list = move || sys::list_preexisting_connections(&netns, ours);
                 return self.queue(uid, to, move || TaskResult::Listed(list().map_err(Error::from)));
             }
             KeeperRequest::PreexistingJudged(pod) => self.pods.mark_preexisting_judged(pod)?,
@@ -135,7 +135,7 @@ impl Keeper {
             KeeperRequest::Bequeath(what) => self.inherited.replace_file(what, given.into_iter().next())?,
             KeeperRequest::WritePluginState(length) => {
                 if let (Some(directory), Some(memory)) = (&self.config.cni_state_dir, given.first()) {
-                    server::write_plugin_state(directory, memory, length)?;
+                    write_plugin_state(directory, memory, length)?;
                 }
             }
         }

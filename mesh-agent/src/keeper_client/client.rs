@@ -12,7 +12,7 @@ use tokio::net::UnixDatagram;
 use tokio::sync::{mpsc, oneshot};
 
 use super::asynchronous;
-use super::request_queue::{QueueKey, RequestQueue};
+use super::fair_request_queue::{FairRequestQueue, QueueKey};
 use crate::keeper::channel::{self, Message};
 use crate::keeper::protocol::{self, Claim, InheritedKind, KeeperAnswer, KeeperRequest, RecordBytes};
 use crate::sys::{Connection, PreexistingConnections};
@@ -51,10 +51,10 @@ pub enum EnrolResult {
 }
 
 impl KeeperClient {
-    /// Follows a channel on the current runtime. If the keeper is gone the process ends. The receiver gets
-    /// the uids of enrolled pods whose runtime has made them a new network namespace. Errors: the channel
-    /// can't be polled.
-    pub fn start(channel: OwnedFd) -> io::Result<(Self, mpsc::UnboundedReceiver<String>)> {
+    /// Starts a task on the current runtime that follows a channel. If the keeper is gone the process ends.
+    /// The receiver gets the uids of pods that moved: the runtime has made them a new network namespace.
+    /// Errors: the channel can't be polled.
+    pub fn start_with_move_events(channel: OwnedFd) -> io::Result<(Self, mpsc::UnboundedReceiver<String>)> {
         let channel = asynchronous(channel)?;
         let (calls, asked) = mpsc::unbounded_channel();
         let (tell, moved) = mpsc::unbounded_channel();
@@ -183,9 +183,9 @@ async fn follow(
     mut calls: mpsc::UnboundedReceiver<QueuedRequest>,
     moved: &mpsc::UnboundedSender<String>,
 ) -> io::Result<()> {
-    let mut queue = RequestQueue::default();
+    let mut queue = FairRequestQueue::default();
     loop {
-        while let Some((request_id, request, beside)) = queue.next_to_send() {
+        while let Some((request_id, request, beside)) = queue.take_next_to_send() {
             let record = protocol::with_request_id(request.encode(), request_id);
             send_record(channel, &record, beside.as_deref()).await?;
         }

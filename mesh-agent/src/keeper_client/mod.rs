@@ -3,7 +3,7 @@
 //! with.
 
 mod client;
-mod request_queue;
+mod fair_request_queue;
 mod socket_pool;
 
 use std::fs::File;
@@ -18,7 +18,7 @@ pub use socket_pool::SocketPool;
 
 use crate::keeper::channel;
 use crate::keeper::protocol::StartMessage;
-use crate::sys::ebpf::{PROXY_MAPS, ProxyMaps};
+use crate::sys::ebpf::{PROXY_MAP_NAMES, ProxyMaps};
 
 /// Timeout of the start message: longer than loading the programs takes on the slowest machine.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -64,7 +64,7 @@ pub fn receive_start_kit() -> io::Result<StartKit> {
 
 fn sort(control: OwnedFd, message: StartMessage, descriptors: Vec<OwnedFd>) -> Option<StartKit> {
     let mut all = descriptors.into_iter();
-    let maps: Vec<_> = all.by_ref().take(PROXY_MAPS.len()).collect();
+    let maps: Vec<_> = all.by_ref().take(PROXY_MAP_NAMES.len()).collect();
     let admin_listeners = AdminListeners {
         admin: all.next()?.into(),
         metrics: all.next()?.into(),

@@ -7,7 +7,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
-use mesh_proxy::backoff::Backoff;
+use mesh_listen::ExhaustionBackoff;
 use tokio::net::UnixDatagram;
 use tokio::sync::{Notify, oneshot};
 use tokio::task::spawn_local;
@@ -104,7 +104,7 @@ impl SocketPool {
     }
 
     /// Closes sockets that are not used.
-    pub fn close_unused(&self) {
+    pub fn trim_unused(&self) {
         self.0.stocks.borrow_mut().retain(|_, stock| {
             if !std::mem::take(&mut stock.used) {
                 stock.batch /= 2;
@@ -123,7 +123,7 @@ impl SocketPool {
 
 /// Asks for one batch after another.
 async fn follow(channel: UnixDatagram, inner: Rc<Inner>) {
-    let mut backoff = Backoff::default();
+    let mut backoff = ExhaustionBackoff::default();
     loop {
         let next = inner.asks.borrow_mut().pop_front();
         let Some((key, count)) = next else {
@@ -138,7 +138,7 @@ async fn follow(channel: UnixDatagram, inner: Rc<Inner>) {
             tracing::warn!("no room for the sockets that the keeper opened; trying again after a pause");
             backoff.sleep_and_double().await;
         } else {
-            backoff = Backoff::default();
+            backoff = ExhaustionBackoff::default();
         }
     }
 }
@@ -239,7 +239,7 @@ mod tests {
             assert!(batches.borrow().len() < 40, "{batches:?}");
             let left = || sockets.0.stocks.borrow().values().map(|stock| stock.ready.len()).sum::<usize>();
             for _ in 0..8 {
-                sockets.close_unused();
+                sockets.trim_unused();
             }
             assert_eq!((left(), sockets.0.stocks.borrow().len()), (0, 0));
         });
@@ -287,10 +287,7 @@ mod tests {
                 "served once there is room"
             );
             assert_eq!(batches.borrow().len(), WITHOUT + 1);
-            assert!(
-                began.elapsed() >= mesh_proxy::backoff::FIRST_DELAY * 31,
-                "each pause is twice the one before"
-            );
+            assert!(began.elapsed() >= ExhaustionBackoff::FIRST * 31, "each pause is twice the one before");
         });
     }
 

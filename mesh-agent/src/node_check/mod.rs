@@ -20,10 +20,10 @@ pub enum OutputFormat {
     Json,
 }
 
-/// Something that the agent needs.
+/// Something that the agent needs, and whether it was found.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Requirement {
+pub struct CheckedRequirement {
     /// Its name.
     pub name: &'static str,
     /// Whether the agent can't run without it.
@@ -38,7 +38,11 @@ pub struct Requirement {
 
 /// Checks, prints the result, and makes an event on the Kubernetes node about what is required and missing,
 /// if there is a node to tell. Returns failure then. Errors: the result can't be printed.
-pub fn run(cgroup_root: &Path, format: OutputFormat, node: Option<&str>) -> io::Result<ExitCode> {
+pub fn check_and_report(
+    cgroup_root: &Path,
+    format: OutputFormat,
+    node: Option<&str>,
+) -> io::Result<ExitCode> {
     let needs = requirements::check_all(cgroup_root, node.is_some());
     let said = mesh_log::write(&match format {
         OutputFormat::Table => table(&needs),
@@ -63,7 +67,7 @@ fn leave_last_words(text: &str) {
     let _not_in_a_pod = file.and_then(|mut file| io::Write::write_all(&mut file, text.as_bytes()));
 }
 
-fn table(needs: &[Requirement]) -> String {
+fn table(needs: &[CheckedRequirement]) -> String {
     let width = needs.iter().map(|need| need.name.len()).max().unwrap_or(0);
     let mut text = String::new();
     for need in needs {

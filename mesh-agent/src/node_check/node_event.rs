@@ -15,9 +15,9 @@ use kube::Api;
 use kube::api::{ObjectMeta, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 
-use super::Requirement;
+use super::CheckedRequirement;
+use crate::event_note::truncate_event_note;
 use crate::kube_client;
-use crate::pod_events::truncate_note;
 
 /// Timeout of everything. The check's result is its output and exit status; nobody should wait longer for an
 /// event.
@@ -27,7 +27,7 @@ const NAMESPACE: &str = "default";
 
 /// Makes an event about what `node` lacks, or counts up the one that says so. A failure is printed on
 /// standard error and changes nothing.
-pub fn publish_missing(node: &str, missing: &[&Requirement]) {
+pub fn publish_missing(node: &str, missing: &[&CheckedRequirement]) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let told = runtime.map_err(|error| error.to_string()).and_then(|runtime| {
         let publishing = async { tokio::time::timeout(TIMEOUT, publish(node, missing)).await };
@@ -41,7 +41,7 @@ pub fn publish_missing(node: &str, missing: &[&Requirement]) {
     }
 }
 
-async fn publish(node: &str, missing: &[&Requirement]) -> Result<(), kube::Error> {
+async fn publish(node: &str, missing: &[&CheckedRequirement]) -> Result<(), kube::Error> {
     let event = event(node, &describe_missing(missing));
     let name = event.metadata.name.clone().unwrap_or_default();
     let events: Api<Event> = Api::namespaced(kube_client::connect().await?, NAMESPACE);
@@ -65,7 +65,7 @@ fn once_more(event: &Event) -> Value {
 }
 
 fn event(node: &str, words: &str) -> Event {
-    let note = truncate_note(words);
+    let note = truncate_event_note(words);
     let mut hash = DefaultHasher::new();
     note.hash(&mut hash);
     Event {
@@ -94,7 +94,7 @@ fn event(node: &str, words: &str) -> Event {
 }
 
 /// Returns what is missing, in one line.
-pub fn describe_missing(missing: &[&Requirement]) -> String {
+pub fn describe_missing(missing: &[&CheckedRequirement]) -> String {
     let each = missing.iter().map(|need| format!("{}: {}", need.name, need.detail));
     each.collect::<Vec<_>>().join("; ")
 }
@@ -105,7 +105,7 @@ mod tests {
 
     #[test]
     fn each_need_is_named_with_what_was_found() {
-        let need = |name, detail: &str| Requirement {
+        let need = |name, detail: &str| CheckedRequirement {
             name,
             required: true,
             found: false,

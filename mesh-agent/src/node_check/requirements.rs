@@ -8,8 +8,8 @@ use aya::programs::{ProgramType, SchedClassifier};
 use aya::sys::is_program_supported;
 use rustix::process::{Resource, getrlimit};
 
-use super::Requirement;
-use crate::sys::ebpf::TrialPrograms;
+use super::CheckedRequirement;
+use crate::sys::ebpf::TrialLoad;
 use crate::sys::{Netns, cgroup_contains_process, cgroup_id_of_self};
 
 /// Open files that a busy node needs.
@@ -20,7 +20,7 @@ type Found = Result<String, String>;
 
 /// Checks all needs. `in_pod` is whether this process is in a pod of the node, which then has to be where the
 /// agent looks for pods.
-pub(super) fn check_all(cgroup_root: &Path, in_pod: bool) -> Vec<Requirement> {
+pub(super) fn check_all(cgroup_root: &Path, in_pod: bool) -> Vec<CheckedRequirement> {
     let (loaded, unprivileged) = trial();
     let own_cgroup = if in_pod { below(cgroup_root) } else { cgroup(cgroup_root) };
     vec![
@@ -81,12 +81,12 @@ pub(super) fn check_all(cgroup_root: &Path, in_pod: bool) -> Vec<Requirement> {
     ]
 }
 
-fn need(name: &'static str, required: bool, found: Found, without: &'static str) -> Requirement {
+fn need(name: &'static str, required: bool, found: Found, without: &'static str) -> CheckedRequirement {
     let (found, detail) = match found {
         Ok(detail) => (true, detail),
         Err(detail) => (false, detail),
     };
-    Requirement { name, required, found, detail, without }
+    CheckedRequirement { name, required, found, detail, without }
 }
 
 fn kernel() -> Found {
@@ -178,9 +178,9 @@ fn program(kind: ProgramType) -> Found {
 /// Whether the kernel takes the agent's programs, and whether their maps can be read without a privilege.
 /// That is tried, since distributions take much from later kernels and the version does not tell.
 fn trial() -> (Found, Found) {
-    match TrialPrograms::load() {
+    match TrialLoad::load() {
         Ok(mut trial) => {
-            let read = trial.read_map_unprivileged();
+            let read = trial.check_unprivileged_map_read();
             let read = read.map(|()| "granted".to_owned()).map_err(|error| error.to_string());
             (Ok("taken by the kernel".to_owned()), read)
         }

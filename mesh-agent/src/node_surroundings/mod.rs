@@ -1,7 +1,7 @@
 //! The node as the data path's [`Surroundings`]: sockets in pods that the keeper opened, and what the eBPF
 //! programs tell and are told.
 
-mod syn_reinject;
+mod syn_packet;
 
 use std::cell::RefCell;
 use std::io;
@@ -20,7 +20,7 @@ use mesh_proxy::surroundings::{ConnectNote, RequestedDestination, Surroundings};
 use socket2::Socket;
 use tokio::net::TcpStream;
 
-use self::syn_reinject::SynPacket;
+use self::syn_packet::SynPacket;
 use crate::config::SameNodeMode;
 use crate::direct::DirectHandle;
 use crate::keeper_client::SocketPool;
@@ -46,7 +46,7 @@ pub struct NodeShared {
 
 impl NodeShared {
     /// Returns which direct connections are wanted; none if there should be none.
-    pub fn direct_paths_wanted(&self) -> Option<DirectPathMode> {
+    pub fn wanted_direct_path_mode(&self) -> Option<DirectPathMode> {
         (self.same_node != SameNodeMode::Mtls).then(|| self.same_node.to_kernel_mode())
     }
 }
@@ -105,7 +105,7 @@ impl Surroundings for NodeSurroundings {
         let NodeShared { links, .. } = &*self.node;
         let way =
             |wanted| veth::same_node_path(wanted, links.link_of(client.netns), links.link_of(server.netns));
-        self.node.direct_paths_wanted().is_none_or(|wanted| way(wanted) == SameNodePath::Proxy)
+        self.node.wanted_direct_path_mode().is_none_or(|wanted| way(wanted) == SameNodePath::Proxy)
     }
 
     fn suggest_direct_connection(&self, pod: &LocalPod, destination: SocketAddr) {
@@ -154,7 +154,7 @@ impl Surroundings for NodeSurroundings {
     }
 
     fn free_unused(&self) {
-        self.sockets.close_unused();
+        self.sockets.trim_unused();
     }
 }
 

@@ -1,7 +1,7 @@
 //! The pods of this node: where they are read from, and what the agent needs to know of each.
 
 pub mod kubernetes;
-pub mod manifests;
+pub mod manifest_directory;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;

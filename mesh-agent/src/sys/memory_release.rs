@@ -6,7 +6,7 @@ use rustix::mm::{Advice, madvise};
 
 /// Gives back memory that only rare work needs: code, by [`release_code_pages`], and the allocator's free
 /// memory.
-pub fn release_unused_memory() {
+pub fn release_code_pages_and_heap() {
     release_code_pages();
     // SAFETY: no arguments that could be wrong; the allocator locks itself. There is no safe way: it is a C
     // function.
@@ -72,7 +72,7 @@ mod tests {
             line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap()
         };
         let before = resident();
-        release_unused_memory();
+        release_code_pages_and_heap();
         assert!(resident() < before, "{before} kB before");
     }
 }

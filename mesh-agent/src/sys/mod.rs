@@ -5,6 +5,7 @@
 //! privileges ([`privileges`]), and how it is scheduled.
 
 mod cgroup;
+mod connection_and_socket_kind;
 pub mod ebpf;
 mod host_veth;
 mod ipv6_loopback;
@@ -13,30 +14,29 @@ mod memory_release;
 mod netns;
 mod netns_addresses;
 mod open_file_limit;
-mod pod_sockets;
 pub mod privileges;
+mod process_signals;
 mod rtnetlink;
 mod sandbox_netns;
 pub mod seccomp;
 mod sock_diag;
-mod socket_types;
-mod stop_signals;
+mod sockets_in_netns;
 mod time_slices;
 
 pub use cgroup::{cgroup_contains_process, cgroup_id_of_self, non_pod_cgroup_ids};
+pub use connection_and_socket_kind::{ANY_COOKIE, Connection, PreexistingConnection, SocketKind};
 pub use host_veth::{HostVeth, find_host_veth};
 pub use ipv6_loopback::add_loopback_network;
 pub use istio_redirect_check::{IstioRedirectCheckError, check_no_istio_redirects};
-pub use memory_release::{release_code_pages, release_unused_memory};
+pub use memory_release::{release_code_pages, release_code_pages_and_heap};
 pub use netns::Netns;
-pub use netns_addresses::{addresses_in, ipv6_disabled, node_addresses, primary_addresses_in};
+pub use netns_addresses::{is_ipv6_disabled, node_addresses, pod_addresses_in, primary_addresses_in};
 pub use open_file_limit::raise_open_file_limit;
-pub use pod_sockets::{listen_in_netns, open_sockets};
+pub use process_signals::{StopSignals, die_with_parent, unblock_all_signals};
 pub use sandbox_netns::{NoSandbox, find_sandbox_netns};
 pub use sock_diag::{
     MOST_LISTED, PreexistingConnections, destroy_connection, destroy_unbound_connection,
-    preexisting_connections,
+    list_preexisting_connections,
 };
-pub use socket_types::{ANY_COOKIE, Connection, PreexistingConnection, SocketKind};
-pub use stop_signals::StopSignals;
+pub use sockets_in_netns::{listen_in_netns, open_unconnected_sockets};
 pub use time_slices::request_short_time_slices;

@@ -1,14 +1,13 @@
-//! Network namespaces.
+//! A network namespace: opened, known by its cookie, and entered for a piece of work.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 use std::process::abort;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
-
-use super::pod_sockets::netns_cookie;
+use socket2::{Domain, Socket, Type};
 
 /// A network namespace that is held open.
 #[derive(Debug)]
@@ -74,4 +73,32 @@ fn inside<T>(namespace: &OwnedFd, work: impl FnOnce() -> T) -> io::Result<T> {
 
 fn enter(namespace: &OwnedFd) -> io::Result<()> {
     Ok(move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))?)
+}
+
+/// Returns the cookie of the calling thread's network namespace (`SO_NETNS_COOKIE`, Linux 5.14).
+fn netns_cookie() -> io::Result<u64> {
+    /// Value of `asm-generic/socket.h`, which the libraries do not have yet.
+    const SO_NETNS_COOKIE: libc::c_int = 71;
+    let socket = Socket::new(Domain::UNIX, Type::DGRAM, None)?;
+    let mut cookie = [0; 8];
+    read_option(&socket, libc::SOL_SOCKET, SO_NETNS_COOKIE, &mut cookie)?;
+    Ok(u64::from_ne_bytes(cookie))
+}
+
+/// Reads a socket option that the libraries do not have.
+fn read_option(
+    socket: &impl AsRawFd,
+    level: libc::c_int,
+    option: libc::c_int,
+    value: &mut [u8],
+) -> io::Result<()> {
+    let mut length = libc::socklen_t::try_from(value.len()).map_err(io::Error::other)?;
+    // SAFETY: the descriptor is open for the length of the call, `value` is valid for writing the `length`
+    // bytes that the kernel is told of, and `length` itself is. There is no safe way: no library wraps these
+    // options.
+    #[allow(unsafe_code)]
+    let answer = unsafe {
+        libc::getsockopt(socket.as_raw_fd(), level, option, value.as_mut_ptr().cast(), &raw mut length)
+    };
+    if answer == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

@@ -19,7 +19,7 @@ pub fn node_addresses() -> io::Result<Vec<IpAddr>> {
 /// Returns the addresses by which others reach a pod, from its own namespace; none until its network is set
 /// up. A link-local address is not a pod's: every interface has one. Errors: the kernel's tables can't be
 /// read.
-pub fn addresses_in(netns: &Netns) -> io::Result<Vec<IpAddr>> {
+pub fn pod_addresses_in(netns: &Netns) -> io::Result<Vec<IpAddr>> {
     let mut addresses = netns.run_inside(|| addresses_here(MOST_OF_A_PODS_TABLE))??;
     addresses.retain(|address| match address {
         IpAddr::V4(v4) => !v4.is_link_local(),
@@ -45,7 +45,7 @@ pub fn primary_addresses_in(netns: &Netns) -> io::Result<Vec<IpAddr>> {
 }
 
 /// Whether a pod has IPv6 switched off. Errors: the namespace can't be entered.
-pub fn ipv6_disabled(netns: &Netns) -> io::Result<bool> {
+pub fn is_ipv6_disabled(netns: &Netns) -> io::Result<bool> {
     let says = |interface: &str, what| {
         let path = format!("/proc/sys/net/ipv6/conf/{interface}/disable_ipv6");
         fs::read_to_string(path).is_ok_and(|text| text.trim() == what)

@@ -1,21 +1,15 @@
-//! Gives up the proxy's privileges, before it does anything else.
+//! Gives up the proxy's privileges, which are capabilities, before it does anything else.
 
 use std::io;
 
-use rustix::process::{Signal, set_parent_process_death_signal};
 use rustix::thread::{
     CapabilitySet, CapabilitySets, clear_ambient_capability_set, remove_capability_from_bounding_set,
     set_capabilities, set_no_new_privs,
 };
 
-use super::stop_signals;
-
-/// Confines the calling thread and those that it starts: no capability in any set, and none to be gained by
-/// starting a program; it ends with its keeper; signals are delivered. Errors: the kernel refuses, and then
-/// nothing may go on.
-pub fn drop_privileges() -> io::Result<()> {
-    stop_signals::unblock_all()?;
-    set_parent_process_death_signal(Some(Signal::KILL))?;
+/// Takes all capabilities from the calling thread and those that it starts, for good: none is left in any
+/// set, and none can be gained by starting a program. Errors: the kernel refuses, and then nothing may go on.
+pub fn drop_all_capabilities() -> io::Result<()> {
     set_no_new_privs(true)?;
     clear_ambient_capability_set()?;
     for capability in CapabilitySet::all().iter() {

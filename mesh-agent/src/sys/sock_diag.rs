@@ -91,7 +91,7 @@ pub fn destroy_unbound_connection(netns: &Netns, connection: &Connection) -> io:
 
 /// Lists the connections of a namespace, without those to itself and the sockets of the cgroup `ours`, which
 /// the mesh opened. Errors: the kernel can't list them.
-pub fn preexisting_connections(netns: &Netns, ours: u64) -> io::Result<PreexistingConnections> {
+pub fn list_preexisting_connections(netns: &Netns, ours: u64) -> io::Result<PreexistingConnections> {
     netns.run_inside(|| {
         let (mut listening, mut left) = (HashSet::new(), PreexistingConnections::default());
         for family in [AddressFamily::INET, AddressFamily::INET6] {
@@ -399,7 +399,7 @@ mod tests {
         let own = cgroup_of_sockets();
         // Loopback is the pod's talk to itself, so these are told apart by what is left out.
         let (_client, _server, _) = pair("127.0.0.1:0");
-        let all = preexisting_connections(&here, u64::MAX).unwrap();
+        let all = list_preexisting_connections(&here, u64::MAX).unwrap();
         assert!(all.found.iter().all(|it| !it.connection.remote.ip().is_loopback()), "{all:?}");
         let mut cgroups = Vec::new();
         let listener = TcpListener::bind("[::]:0").unwrap();

@@ -139,7 +139,7 @@ impl ServiceEndpoints {
     }
 
     /// Returns the endpoints for a client; none if the service has no such port.
-    pub(super) fn select(
+    pub(super) fn endpoints_for_client(
         &self,
         service: &Service,
         port: u16,
@@ -170,7 +170,7 @@ impl IpFamily {
 
     /// Returns a workload's address for a service: one of this family if there is one.
     fn choose(self, workload: &Workload, service: &Service) -> Option<IpAddr> {
-        let admitted = || workload.addresses.iter().copied().filter(|ip| service.families.admit(*ip));
+        let admitted = || workload.addresses.iter().copied().filter(|ip| service.families.allows(*ip));
         admitted().find(|ip| Self::of(*ip) == self).or_else(|| admitted().next())
     }
 }
@@ -226,7 +226,7 @@ impl PortEndpoints {
         drop(known);
         let select = |among: &ByFamily| {
             let all = among.of(family).to_vec();
-            service.preference.select(client, all, |endpoint| &endpoint.workload.locality)
+            service.preference.filter_preferred(client, all, |endpoint| &endpoint.workload.locality)
         };
         let ready = select(&self.ready);
         let preferred = if ready.is_empty() { select(&self.terminating) } else { ready };
@@ -317,7 +317,7 @@ pub(super) fn ineligible_reason(
         Some(IneligibleReason::Unready)
     } else if target_port(service, port, workload).is_none() {
         Some(IneligibleReason::Port)
-    } else if !workload.addresses.iter().any(|ip| service.families.admit(*ip)) {
+    } else if !workload.addresses.iter().any(|ip| service.families.allows(*ip)) {
         Some(IneligibleReason::Address)
     } else if workload.capacity == 0 {
         Some(IneligibleReason::Capacity)

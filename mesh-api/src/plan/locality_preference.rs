@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::validate::{self, Invalid};
+use super::field_parsing::{self, Invalid};
 use crate::wire::workload as wire;
 use crate::wire::workload::load_balancing::{Mode, Scope};
 
@@ -65,10 +65,12 @@ pub enum LocalityPreference {
 
 impl LocalityPreference {
     pub(super) fn of(from: &wire::LoadBalancing) -> Result<Self, Invalid> {
-        let scopes =
-            from.routing_preference.iter().map(|scope| validate::parse_enum("routing_preference", *scope));
+        let scopes = from
+            .routing_preference
+            .iter()
+            .map(|scope| field_parsing::parse_enum("routing_preference", *scope));
         let scopes = scopes.collect::<Result<Box<[Scope]>, _>>()?;
-        Ok(match validate::parse_enum("load_balancing.mode", from.mode)? {
+        Ok(match field_parsing::parse_enum("load_balancing.mode", from.mode)? {
             Mode::UnspecifiedMode => Self::None,
             Mode::Strict => Self::Strict(scopes),
             Mode::Failover => Self::Failover(scopes),
@@ -77,7 +79,7 @@ impl LocalityPreference {
     }
 
     /// Returns the preferred candidates, in their order.
-    pub(super) fn select<T>(
+    pub(super) fn filter_preferred<T>(
         &self,
         client: &Locality,
         candidates: Vec<T>,

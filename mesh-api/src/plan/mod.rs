@@ -2,48 +2,51 @@
 //! randomness.
 //!
 //! Reading order follows a resource. [`Store`] takes what the control plane sent and keeps the good part of
-//! it: [`Workload`]s, [`Service`]s and policies, each checked when it arrives, and held small (`compact`)
-//! until it is asked for. A [`Snapshot`] is one immutable state of all that, shared between threads. With it
-//! [`outbound::destination_of`] decides where a connection goes, [`kernel::may_carry`] whether it needs the
-//! proxy, and [`policy::authorize`] whether a workload accepts it.
+//! it: [`Workload`]s, [`Service`]s and policies, each checked when it arrives, and held small
+//! (`compact_encoding`) until it is asked for. A [`Snapshot`] is one immutable state of all that, shared
+//! between threads. With it [`outbound::destination_of`] decides where a connection goes,
+//! [`kernel_enforceable::check_kernel_enforceable`] whether it needs the proxy, and [`policy::authorize`]
+//! whether a workload accepts it.
 //!
 //! IPv4-mapped IPv6 addresses are treated as the IPv4 addresses that they stand for, everywhere.
 
-pub mod kernel;
+pub mod kernel_enforceable;
 pub mod outbound;
 pub mod policy;
 
-mod compact;
-mod directory;
-mod discovery_type;
+mod blocking_waypoint;
+mod compact_encoding;
 mod endpoints;
+mod field_parsing;
 mod intern;
 mod locality_preference;
-mod reachable_ports;
+mod ports_with_endpoints;
 mod resource_version;
 mod service;
 mod snapshot;
 mod store;
 mod traffic_policy;
-mod validate;
 mod vips;
 mod waypoint;
 mod workload;
+mod workload_service_index;
+mod xds_resource_type;
 
-pub use discovery_type::DiscoveryType;
+pub use blocking_waypoint::RefuseOrIgnoreWaypoints;
 pub use endpoints::{Endpoint, EndpointKey, Endpoints};
+pub use field_parsing::Invalid;
 pub use locality_preference::{Locality, LocalityPreference};
-pub use reachable_ports::ReachablePorts;
-pub use service::{AppProtocol, Families, Service, ServicePort, Visibility};
-pub use snapshot::{DestinationInputs, Snapshot};
+pub use ports_with_endpoints::PortsWithEndpoints;
+pub use service::{AppProtocol, IpFamilies, Service, ServicePort, Visibility};
+pub use snapshot::{DestinationDependencies, Snapshot};
 pub use store::{RejectedResource, Store, StoreContents};
 pub(crate) use traffic_policy::MAX_DURATION;
 pub use traffic_policy::{
-    ConnectionPool, LoadBalancer, OutlierDetection, PortPolicy, TcpKeepalive, TrafficRule,
+    ClientTrafficPolicy, ConnectionPool, LoadBalancer, OutlierDetection, PortPolicy, TcpKeepalive,
 };
-pub use validate::Invalid;
-pub use waypoint::{Waypoint, WaypointHandling};
+pub use waypoint::Waypoint;
 pub use workload::{Health, NetworkMode, PortMapping, TunnelProtocol, Workload};
+pub use xds_resource_type::XdsResourceType;
 
 #[cfg(test)]
 mod fixture;

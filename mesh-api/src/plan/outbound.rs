@@ -11,13 +11,14 @@ use std::sync::Arc;
 
 use mesh_common::is_mesh_port;
 
+use super::blocking_waypoint::blocking_waypoint;
 pub use super::endpoints::IneligibleReason;
 use super::endpoints::{self, Endpoint, Endpoints, IpFamily, ServiceEndpoints};
 use super::locality_preference::LocalityPreference;
 use super::service::Service;
 use super::snapshot::Snapshot;
-use super::traffic_policy::{LoadBalancer, PortPolicy, TrafficRule};
-use super::waypoint::{self, Waypoint};
+use super::traffic_policy::{ClientTrafficPolicy, LoadBalancer, PortPolicy};
+use super::waypoint::Waypoint;
 use super::workload::{TunnelProtocol, Workload};
 
 /// The destination of a connection.
@@ -100,17 +101,18 @@ fn to_service(
     service: &Arc<Service>,
     original: SocketAddr,
 ) -> Destination {
-    if let Some(waypoint) = waypoint::blocking_waypoint(snapshot, source, &service.waypoints) {
+    if let Some(waypoint) = blocking_waypoint(snapshot, source, &service.waypoints) {
         return behind(format!("service {}", service.key), waypoint);
     }
     let port = original.port();
-    let policy = TrafficRule::policy_for(&service.traffic, source, port);
+    let policy = ClientTrafficPolicy::policy_or_default_for(&service.traffic, source, port);
     if service.preference == LocalityPreference::Passthrough || policy.lb == LoadBalancer::Passthrough {
         return to_address(snapshot, source, original);
     }
     let family = IpFamily::of(original.ip());
     let endpoints = snapshot.service_with_workloads(service).and_then(|entry| entry.endpoints());
-    let endpoints = endpoints.and_then(|all| all.select(service, port, family, &source.locality));
+    let endpoints =
+        endpoints.and_then(|all| all.endpoints_for_client(service, port, family, &source.locality));
     let service = service.clone();
     match endpoints {
         None => Destination::Reject(Reject::NoSuchPort { service, port }),
@@ -124,7 +126,7 @@ fn to_service(
 
 fn to_address(snapshot: &Snapshot, source: &Workload, original: SocketAddr) -> Destination {
     let Some(workload) = snapshot.workload_by_address(original.ip()) else { return Destination::Passthrough };
-    if let Some(waypoint) = waypoint::blocking_waypoint(snapshot, source, &workload.waypoints) {
+    if let Some(waypoint) = blocking_waypoint(snapshot, source, &workload.waypoints) {
         return behind(format!("workload {}/{}", workload.namespace, workload.name), waypoint);
     }
     if workload.tunnel_protocol == TunnelProtocol::Hbone && is_mesh_port(original.port()) {

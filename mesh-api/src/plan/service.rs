@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::field_parsing::{self, Invalid};
 use super::locality_preference::LocalityPreference;
-use super::traffic_policy::{self, LoadBalancer, PortPolicy, TrafficRule};
-use super::validate::{self, Invalid};
+use super::traffic_policy::{self, ClientTrafficPolicy, LoadBalancer, PortPolicy};
 use super::waypoint::Waypoint;
 use crate::identity::SpiffeId;
 use crate::wire::workload as wire;
@@ -44,7 +44,7 @@ pub struct Service {
     /// Whether endpoints that are not ready count too.
     pub unready_too: bool,
     /// Address families that it is served on.
-    pub families: Families,
+    pub families: IpFamilies,
     /// Whether it is preferred where several namespaces define the host.
     pub canonical: bool,
     /// Who may resolve it.
@@ -52,7 +52,7 @@ pub struct Service {
     /// Waypoints that connections to it should go through.
     pub waypoints: Box<[Waypoint]>,
     /// Traffic policies for its clients, most specific first.
-    pub traffic: Box<[TrafficRule]>,
+    pub traffic: Box<[ClientTrafficPolicy]>,
 }
 
 /// One port of a service.
@@ -68,7 +68,7 @@ pub struct ServicePort {
 
 /// Address families that a service is served on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Families {
+pub enum IpFamilies {
     /// Any.
     Any,
     /// IPv4 only.
@@ -77,9 +77,9 @@ pub enum Families {
     V6,
 }
 
-impl Families {
+impl IpFamilies {
     /// Whether an address is of one of these families.
-    pub fn admit(self, address: IpAddr) -> bool {
+    pub fn allows(self, address: IpAddr) -> bool {
         match self {
             Self::Any => true,
             Self::V4 => address.is_ipv4(),
@@ -119,14 +119,16 @@ impl TryFrom<wire::Service> for Service {
     type Error = Invalid;
 
     fn try_from(from: wire::Service) -> Result<Self, Invalid> {
-        let namespace = validate::require_non_empty("namespace", &from.namespace)?;
-        let hostname = validate::require_non_empty("hostname", &from.hostname)?;
-        let addresses =
-            from.addresses.iter().map(|vip| validate::parse_network("addresses", &vip.address, vip.length));
-        let waypoints = Waypoint::of_service(&from);
+        let namespace = field_parsing::require_non_empty("namespace", &from.namespace)?;
+        let hostname = field_parsing::require_non_empty("hostname", &from.hostname)?;
+        let addresses = from
+            .addresses
+            .iter()
+            .map(|vip| field_parsing::parse_network("addresses", &vip.address, vip.length));
+        let waypoints = Waypoint::waypoints_of_service(&from);
         let balancing = from.load_balancing.unwrap_or_default();
         let health: HealthPolicy =
-            validate::parse_enum("load_balancing.health_policy", balancing.health_policy)?;
+            field_parsing::parse_enum("load_balancing.health_policy", balancing.health_policy)?;
         Ok(Self {
             key: format!("{namespace}/{hostname}").into(),
             name: from.name.into(),
@@ -143,7 +145,7 @@ impl TryFrom<wire::Service> for Service {
             canonical: from.canonical,
             visibility: visibility(from.visibility)?,
             waypoints,
-            traffic: TrafficRule::decode_all(&from.extensions)?,
+            traffic: ClientTrafficPolicy::decode_from_extensions(&from.extensions)?,
         })
     }
 }
@@ -154,19 +156,21 @@ impl TryFrom<&wire::Port> for ServicePort {
     fn try_from(from: &wire::Port) -> Result<Self, Invalid> {
         let target = (from.target_port > 0).then_some(from.target_port);
         Ok(Self {
-            port: validate::parse_port("ports.service_port", from.service_port)?,
-            target: target.map(|target| validate::parse_port("ports.target_port", target)).transpose()?,
+            port: field_parsing::parse_port("ports.service_port", from.service_port)?,
+            target: target
+                .map(|target| field_parsing::parse_port("ports.target_port", target))
+                .transpose()?,
             // A protocol that is not known yet is still bytes over TCP.
             protocol: AppProtocol::try_from(from.app_protocol).unwrap_or_default(),
         })
     }
 }
 
-fn families(value: i32) -> Result<Families, Invalid> {
-    Ok(match validate::parse_enum("ip_families", value)? {
-        wire::IpFamilies::Automatic | wire::IpFamilies::Dual => Families::Any,
-        wire::IpFamilies::Ipv4Only => Families::V4,
-        wire::IpFamilies::Ipv6Only => Families::V6,
+fn families(value: i32) -> Result<IpFamilies, Invalid> {
+    Ok(match field_parsing::parse_enum("ip_families", value)? {
+        wire::IpFamilies::Automatic | wire::IpFamilies::Dual => IpFamilies::Any,
+        wire::IpFamilies::Ipv4Only => IpFamilies::V4,
+        wire::IpFamilies::Ipv6Only => IpFamilies::V6,
     })
 }
 
@@ -175,12 +179,12 @@ fn affinity(extensions: &[wire::Extension]) -> Result<Option<Duration>, Invalid>
         return Ok(None);
     };
     let config = extension.config.as_ref().ok_or(Invalid::NoContent)?;
-    let affinity: ext::SessionAffinity = validate::unpack_any(config, type_url::SESSION_AFFINITY)?;
-    Ok(Some(traffic_policy::parse_duration("timeout", affinity.timeout)?.unwrap_or(AFFINITY_TIMEOUT)))
+    let affinity: ext::SessionAffinity = field_parsing::unpack_any(config, type_url::SESSION_AFFINITY)?;
+    Ok(Some(traffic_policy::parse_nonzero_duration("timeout", affinity.timeout)?.unwrap_or(AFFINITY_TIMEOUT)))
 }
 
 fn visibility(value: i32) -> Result<Visibility, Invalid> {
-    Ok(match validate::parse_enum("visibility", value)? {
+    Ok(match field_parsing::parse_enum("visibility", value)? {
         wire::service::Visibility::Public => Visibility::Public,
         wire::service::Visibility::Namespace => Visibility::Namespace,
     })

@@ -6,20 +6,20 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use super::compact::CompactWorkload;
-use super::directory::{Directory, ServiceWithWorkloads};
+use super::blocking_waypoint::RefuseOrIgnoreWaypoints;
+use super::compact_encoding::CompactWorkload;
 use super::policy::{Policy, PolicySet};
 use super::service::Service;
-use super::waypoint::WaypointHandling;
 use super::workload::Workload;
+use super::workload_service_index::{ServiceWithWorkloads, WorkloadServiceIndex};
 
 /// One state of the configuration. Cheap to clone, free to share.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
     pub(super) generation: u64,
-    pub(super) directory: Directory,
+    pub(super) index: WorkloadServiceIndex,
     pub(super) policies: PolicySet,
-    pub(super) waypoints: WaypointHandling,
+    pub(super) waypoints: RefuseOrIgnoreWaypoints,
 }
 
 impl Snapshot {
@@ -30,27 +30,27 @@ impl Snapshot {
 
     /// Returns the workload with that uid.
     pub fn workload(&self, uid: &str) -> Option<Arc<Workload>> {
-        self.directory.workload(uid).map(|compact| compact.decode_cached())
+        self.index.workload(uid).map(|compact| compact.decode_cached())
     }
 
     /// Whether there is a workload with that uid.
     pub fn contains_workload(&self, uid: &str) -> bool {
-        self.directory.workload(uid).is_some()
+        self.index.workload(uid).is_some()
     }
 
     /// Returns the workload that owns an address. Workloads in their node's network own none.
     pub fn workload_by_address(&self, ip: IpAddr) -> Option<Arc<Workload>> {
-        self.directory.workload_by_address(ip.to_canonical()).map(|compact| compact.decode_cached())
+        self.index.workload_by_address(ip.to_canonical()).map(|compact| compact.decode_cached())
     }
 
     /// Returns the service that a client in a namespace means by a virtual address.
     pub fn service_by_vip(&self, ip: IpAddr, client_namespace: &str) -> Option<Arc<Service>> {
-        self.directory.vips.service_for_client(ip.to_canonical(), client_namespace)
+        self.index.vips.service_for_client(ip.to_canonical(), client_namespace)
     }
 
     /// Returns the service with that namespace and fully qualified host name.
     pub fn service_by_name(&self, namespace: &str, hostname: &str) -> Option<Arc<Service>> {
-        let entry = self.directory.service(&format!("{namespace}/{hostname}"))?;
+        let entry = self.index.service(&format!("{namespace}/{hostname}"))?;
         entry.service.as_ref().map(|compact| compact.decode_cached())
     }
 
@@ -80,29 +80,29 @@ impl Snapshot {
 
     /// Iterates over all workloads, in no order.
     pub fn workloads(&self) -> impl Iterator<Item = Arc<Workload>> {
-        self.directory.workloads.iter().map(|compact| compact.decode_uncached())
+        self.index.workloads.iter().map(|compact| compact.decode_uncached())
     }
 
     /// Returns the number of workloads.
     pub fn workload_count(&self) -> usize {
-        self.directory.workloads.len()
+        self.index.workloads.len()
     }
 
     /// Iterates over the workloads of one node, in no order.
-    pub fn workloads_on(&self, node: &str) -> impl Iterator<Item = Arc<Workload>> {
-        let there = self.directory.workloads.iter().filter(move |compact| compact.node() == node);
+    pub fn workloads_on_node(&self, node: &str) -> impl Iterator<Item = Arc<Workload>> {
+        let there = self.index.workloads.iter().filter(move |compact| compact.node() == node);
         there.map(|compact| compact.decode_uncached())
     }
 
     /// Iterates over all services, in no order.
     pub fn services(&self) -> impl Iterator<Item = Arc<Service>> {
-        let known = self.directory.services.iter().filter_map(|entry| entry.service.as_ref());
+        let known = self.index.services.iter().filter_map(|entry| entry.service.as_ref());
         known.map(|compact| compact.decode_uncached())
     }
 
     /// Returns the number of services.
     pub fn service_count(&self) -> usize {
-        self.directory.service_count
+        self.index.service_count
     }
 
     /// Iterates over all policies, in no order.
@@ -113,51 +113,51 @@ impl Snapshot {
     /// Iterates over the policies that apply to a workload, without those that it names but that have not
     /// arrived.
     pub fn policies_of<'a>(&'a self, workload: &'a Workload) -> impl Iterator<Item = &'a Arc<Policy>> {
-        self.policies.applying_to(workload).filter_map(Result::ok)
+        self.policies.applying_or_missing(workload).filter_map(Result::ok)
     }
 
     /// Returns the workloads of a service, ready or not, ordered by uid.
     pub fn workloads_of_service(&self, service: &Service) -> Vec<Arc<Workload>> {
-        self.directory.service(&service.key).map_or_else(Vec::new, |entry| entry.workloads_uncached())
+        self.index.service(&service.key).map_or_else(Vec::new, |entry| entry.workloads_uncached())
     }
 
     /// Returns how many workloads a service has, and how many of them are ready.
     pub fn workload_and_ready_counts(&self, service: &Service) -> (usize, usize) {
-        self.directory.service(&service.key).map_or((0, 0), |entry| entry.total_and_ready_counts())
+        self.index.service(&service.key).map_or((0, 0), |entry| entry.total_and_ready_counts())
     }
 
     /// Iterates over every single address that the mesh knows, of workloads and services. May return one
     /// twice.
     pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
-        let workloads = self.directory.workloads.iter().flat_map(|compact| compact.owned_addresses());
-        workloads.chain(self.directory.vips.addresses())
+        let workloads = self.index.workloads.iter().flat_map(|compact| compact.owned_addresses());
+        workloads.chain(self.index.vips.addresses())
     }
 
     /// Whether an address belongs to a workload or service.
     pub fn contains_address(&self, ip: IpAddr) -> bool {
         let ip = ip.to_canonical();
-        self.directory.workload_by_address(ip).is_some() || self.directory.vips.contains(ip)
+        self.index.workload_by_address(ip).is_some() || self.index.vips.contains_exact(ip)
     }
 
     /// Returns the addresses that came, and those that went, since an older state. Parts that both states
     /// share are skipped, so the cost is that of the changes.
     pub fn added_and_removed_addresses_since(&self, older: &Self) -> (HashSet<IpAddr>, HashSet<IpAddr>) {
-        let workloads = self.directory.by_address.changes_since(&older.directory.by_address, Arc::ptr_eq);
+        let workloads = self.index.by_address.changes_since(&older.index.by_address, Arc::ptr_eq);
         let mut touched: HashSet<IpAddr> = workloads
             .gone
             .into_iter()
             .chain(workloads.come)
             .flat_map(|compact| compact.owned_addresses())
             .collect();
-        touched.extend(self.directory.vips.addresses_changed_since(&older.directory.vips));
+        touched.extend(self.index.vips.addresses_changed_since(&older.index.vips));
         let moved =
             touched.into_iter().filter(|ip| self.contains_address(*ip) != older.contains_address(*ip));
         moved.partition(|ip| self.contains_address(*ip))
     }
 
     /// Iterates over the address ranges of services.
-    pub fn service_cidrs(&self) -> impl Iterator<Item = IpNet> {
-        self.directory.vips.range_cidrs()
+    pub fn service_vip_ranges(&self) -> impl Iterator<Item = IpNet> {
+        self.index.vips.range_cidrs()
     }
 
     /// Whether another state has the same policies, so that both decide alike about a workload that is the
@@ -168,7 +168,7 @@ impl Snapshot {
 
     /// Whether a workload is the same in both states, or in neither.
     pub fn has_same_workload(&self, other: &Self, uid: &str) -> bool {
-        match (self.directory.workload(uid), other.directory.workload(uid)) {
+        match (self.index.workload(uid), other.index.workload(uid)) {
             (Some(ours), Some(theirs)) => Arc::ptr_eq(ours, theirs),
             (None, None) => true,
             _ => false,
@@ -177,41 +177,41 @@ impl Snapshot {
 
     /// Returns what the destination of a workload's connections to an address depends on, including decisions
     /// at its endpoints.
-    pub fn destination_inputs(
+    pub fn destination_dependencies(
         &self,
         source: &[IpAddr],
         namespace: &str,
         destination: IpAddr,
-    ) -> DestinationInputs {
+    ) -> DestinationDependencies {
         let destination = destination.to_canonical();
-        let service = self.directory.vips.service_for_client(destination, namespace);
-        let entry = service.and_then(|service| self.directory.service(&service.key)).cloned();
-        DestinationInputs {
+        let service = self.index.vips.service_for_client(destination, namespace);
+        let entry = service.and_then(|service| self.index.service(&service.key)).cloned();
+        DestinationDependencies {
             source: source
                 .iter()
-                .map(|ip| self.directory.workload_by_address(ip.to_canonical()).cloned())
+                .map(|ip| self.index.workload_by_address(ip.to_canonical()).cloned())
                 .collect(),
             entry,
-            owner: self.directory.workload_by_address(destination).cloned(),
+            owner: self.index.workload_by_address(destination).cloned(),
             policies: self.policies.clone(),
         }
     }
 
     pub(super) fn service_with_workloads(&self, service: &Service) -> Option<&Arc<ServiceWithWorkloads>> {
-        self.directory.service(&service.key)
+        self.index.service(&service.key)
     }
 }
 
-/// The inputs of a destination. As long as they are equal, so is the destination.
+/// What a destination depends on, kept to compare: as long as it is equal, so is the destination.
 #[derive(Debug)]
-pub struct DestinationInputs {
+pub struct DestinationDependencies {
     source: Box<[Option<Arc<CompactWorkload>>]>,
     entry: Option<Arc<ServiceWithWorkloads>>,
     owner: Option<Arc<CompactWorkload>>,
     policies: PolicySet,
 }
 
-impl PartialEq for DestinationInputs {
+impl PartialEq for DestinationDependencies {
     /// Whether both are the same objects, not just equal ones.
     fn eq(&self, other: &Self) -> bool {
         let sources = || self.source.iter().zip(&other.source);

@@ -6,13 +6,13 @@ use std::sync::Arc;
 
 use prost_types::Any;
 
-use super::compact::{CompactService, CompactWorkload};
-use super::directory::DirectoryEditor;
-use super::discovery_type::DiscoveryType;
+use super::blocking_waypoint::RefuseOrIgnoreWaypoints;
+use super::compact_encoding::{CompactService, CompactWorkload};
+use super::field_parsing::{self, Invalid};
 use super::policy::{Policy, PolicyEditor};
 use super::snapshot::Snapshot;
-use super::validate::{self, Invalid};
-use super::waypoint::WaypointHandling;
+use super::workload_service_index::WorkloadServiceIndexEditor;
+use super::xds_resource_type::XdsResourceType;
 use crate::persistent_table::PersistentTable;
 use crate::wire::type_url;
 use crate::wire::workload::address::Type as AddressType;
@@ -25,10 +25,10 @@ use crate::wire::{security, workload};
 pub struct Store {
     generation: u64,
     changed: bool,
-    directory: DirectoryEditor,
+    index: WorkloadServiceIndexEditor,
     policies: PolicyEditor,
     authorizations: Authorizations,
-    waypoints: WaypointHandling,
+    waypoints: RefuseOrIgnoreWaypoints,
 }
 
 type Authorizations = BTreeMap<String, Held>;
@@ -42,7 +42,7 @@ pub struct StoreContents {
 }
 
 /// A policy as it came. There are few; workloads and services, of which there are many, are held smaller by
-/// the directory.
+/// the index.
 #[derive(Clone, Debug)]
 struct Held {
     version: String,
@@ -67,14 +67,14 @@ impl fmt::Display for RejectedResource {
 impl StoreContents {
     /// Iterates over all resources of a type, in no order, encoding one at a time. Another store that applies
     /// them is equal.
-    pub fn resources(&self, discovery_type: &DiscoveryType) -> Box<dyn Iterator<Item = Resource> + '_> {
-        (discovery_type.resources)(self)
+    pub fn resources(&self, resource_type: &XdsResourceType) -> Box<dyn Iterator<Item = Resource> + '_> {
+        (resource_type.resources)(self)
     }
 
     /// Returns everything held as responses of one type each, with at most `most` resources, made one by one:
     /// a whole type of a large mesh would take more memory than holding it.
     pub fn discovery_responses(&self, most: usize) -> impl Iterator<Item = DeltaDiscoveryResponse> {
-        DiscoveryType::ALL.into_iter().flat_map(move |of| {
+        XdsResourceType::ALL.into_iter().flat_map(move |of| {
             let mut all = self.resources(&of);
             std::iter::from_fn(move || {
                 let resources: Vec<_> = all.by_ref().take(most).collect();
@@ -103,7 +103,7 @@ impl StoreContents {
 impl Store {
     /// Sets how its snapshots treat waypoints.
     #[must_use]
-    pub fn with_waypoint_handling(self, waypoints: WaypointHandling) -> Self {
+    pub fn with_waypoint_handling(self, waypoints: RefuseOrIgnoreWaypoints) -> Self {
         Self { waypoints, ..self }
     }
 
@@ -117,18 +117,18 @@ impl Store {
         resources: Vec<Resource>,
         removed: Vec<String>,
     ) -> Vec<RejectedResource> {
-        let Some(discovery_type) = DiscoveryType::from_type_url(type_url) else {
+        let Some(resource_type) = XdsResourceType::from_type_url(type_url) else {
             let reason = Invalid::UnknownType { type_url: type_url.to_owned() };
             let rejected =
                 |resource: Resource| RejectedResource { name: resource.name, reason: reason.clone() };
             return resources.into_iter().map(rejected).collect();
         };
         for name in removed {
-            (discovery_type.remove)(self, &name);
+            (resource_type.remove)(self, &name);
         }
         let mut rejected = Vec::new();
         for resource in resources {
-            if let Err(reason) = (discovery_type.insert)(self, &resource) {
+            if let Err(reason) = (resource_type.insert)(self, &resource) {
                 rejected.push(RejectedResource { name: resource.name, reason });
             }
         }
@@ -136,13 +136,13 @@ impl Store {
     }
 
     /// Returns name and version of all resources of a type, for the control plane after a reconnect.
-    pub fn resource_versions(&self, discovery_type: &DiscoveryType) -> HashMap<String, String> {
-        (discovery_type.versions)(self)
+    pub fn resource_versions(&self, resource_type: &XdsResourceType) -> HashMap<String, String> {
+        (resource_type.versions)(self)
     }
 
     pub(super) fn address_versions(&self) -> HashMap<String, String> {
-        let workloads = self.directory.workloads().map(|it| (it.uid(), it.version().to_string()));
-        let services = self.directory.services().map(|it| (it.key.to_string(), it.version.to_string()));
+        let workloads = self.index.workloads().map(|it| (it.uid(), it.version().to_string()));
+        let services = self.index.services().map(|it| (it.key.to_string(), it.version.to_string()));
         workloads.chain(services).collect()
     }
 
@@ -153,8 +153,8 @@ impl Store {
     /// Returns everything that is held, for reading without a lock.
     pub fn contents(&self) -> StoreContents {
         StoreContents {
-            workloads: self.directory.clone_workloads(),
-            services: self.directory.services().cloned().collect(),
+            workloads: self.index.clone_workloads(),
+            services: self.index.services().cloned().collect(),
             authorizations: self.authorizations.clone(),
         }
     }
@@ -175,7 +175,7 @@ impl Store {
     fn snapshot_of(&mut self, generation: u64) -> Snapshot {
         Snapshot {
             generation,
-            directory: self.directory.snapshot(),
+            index: self.index.snapshot(),
             policies: self.policies.snapshot(),
             waypoints: self.waypoints,
         }
@@ -183,38 +183,38 @@ impl Store {
 
     pub(super) fn insert_address(&mut self, resource: &Resource) -> Result<(), Invalid> {
         let any = resource.resource.as_ref().ok_or(Invalid::NoContent)?;
-        let address: workload::Address = validate::unpack_any(any, type_url::ADDRESS)?;
+        let address: workload::Address = field_parsing::unpack_any(any, type_url::ADDRESS)?;
         // A name may change from a service to a workload or back: the type has one space of names.
         self.changed |= match address.r#type.ok_or(Invalid::NoContent)? {
             AddressType::Workload(workload) => {
-                validate::require_non_empty("uid", &workload.uid)?;
+                field_parsing::require_non_empty("uid", &workload.uid)?;
                 check_name(resource, &workload.uid)?;
-                let changed = self.directory.insert_workload(workload, &resource.version)?;
-                self.directory.remove_service(&resource.name) | changed
+                let changed = self.index.insert_workload(workload, &resource.version)?;
+                self.index.remove_service(&resource.name) | changed
             }
             AddressType::Service(service) => {
-                validate::require_non_empty("namespace", &service.namespace)?;
-                validate::require_non_empty("hostname", &service.hostname)?;
+                field_parsing::require_non_empty("namespace", &service.namespace)?;
+                field_parsing::require_non_empty("hostname", &service.hostname)?;
                 check_name(resource, &format!("{}/{}", service.namespace, service.hostname))?;
-                let changed = self.directory.insert_service(service, &resource.version)?;
-                self.directory.remove_workload(&resource.name) | changed
+                let changed = self.index.insert_service(service, &resource.version)?;
+                self.index.remove_workload(&resource.name) | changed
             }
         };
         Ok(())
     }
 
     pub(super) fn remove_address(&mut self, name: &str) {
-        self.changed |= self.directory.remove_workload(name) || self.directory.remove_service(name);
+        self.changed |= self.index.remove_workload(name) || self.index.remove_service(name);
     }
 
     pub(super) fn insert_authorization(&mut self, resource: &Resource) -> Result<(), Invalid> {
         let any = resource.resource.as_ref().ok_or(Invalid::NoContent)?;
-        let wire: security::Authorization = validate::unpack_any(any, type_url::AUTHORIZATION)?;
+        let wire: security::Authorization = field_parsing::unpack_any(any, type_url::AUTHORIZATION)?;
         check_name(resource, &format!("{}/{}", wire.namespace, wire.name))?;
         let policy = Policy::try_from(wire)?;
         let fault = policy.parse_error().cloned();
         if let Some(fault) = fault {
-            if !self.policies.contains_valid(policy.name()) {
+            if !self.policies.contains_valid(policy.namespaced_name()) {
                 self.changed |= self.policies.insert(policy);
                 // Listed after a reconnect so that its removal is told, but not as a version that was
                 // accepted.

@@ -7,7 +7,7 @@ use std::num::NonZeroU32;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use super::validate::{self, Invalid};
+use super::field_parsing::{self, Invalid};
 use super::workload::Workload;
 use crate::wire::ext as wire;
 use crate::wire::{type_url, workload};
@@ -106,16 +106,20 @@ pub struct OutlierDetection {
 
 /// The policies of a service's ports for some of its clients.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TrafficRule {
+pub struct ClientTrafficPolicy {
     namespaces: Vec<String>,
     labels: BTreeMap<String, String>,
     default: Arc<PortPolicy>,
     ports: BTreeMap<u16, Arc<PortPolicy>>,
 }
 
-impl TrafficRule {
+impl ClientTrafficPolicy {
     /// Returns the policy for a client of a port: the first rule that covers the client decides alone.
-    pub(super) fn policy_for<'a>(rules: &'a [Self], client: &Workload, port: u16) -> &'a Arc<PortPolicy> {
+    pub(super) fn policy_or_default_for<'a>(
+        rules: &'a [Self],
+        client: &Workload,
+        port: u16,
+    ) -> &'a Arc<PortPolicy> {
         let Some(rule) = rules.iter().find(|rule| rule.covers(client)) else { return &DEFAULT };
         rule.ports.get(&port).unwrap_or(&rule.default)
     }
@@ -126,13 +130,13 @@ impl TrafficRule {
     }
 
     /// Parses the rules in a service's extensions. Errors: see [`Invalid`].
-    pub(super) fn decode_all(extensions: &[workload::Extension]) -> Result<Box<[Self]>, Invalid> {
+    pub(super) fn decode_from_extensions(extensions: &[workload::Extension]) -> Result<Box<[Self]>, Invalid> {
         let Some(extension) = extensions.iter().find(|extension| extension.name == wire::TRAFFIC_POLICIES)
         else {
             return Ok(Box::default());
         };
         let config = extension.config.as_ref().ok_or(Invalid::NoContent)?;
-        let policies: wire::TrafficPolicies = validate::unpack_any(config, type_url::TRAFFIC_POLICIES)?;
+        let policies: wire::TrafficPolicies = field_parsing::unpack_any(config, type_url::TRAFFIC_POLICIES)?;
         policies.policies.into_iter().map(Self::try_from).collect()
     }
 
@@ -143,13 +147,13 @@ impl TrafficRule {
     }
 }
 
-impl TryFrom<wire::TrafficPolicy> for TrafficRule {
+impl TryFrom<wire::TrafficPolicy> for ClientTrafficPolicy {
     type Error = Invalid;
 
     fn try_from(from: wire::TrafficPolicy) -> Result<Self, Invalid> {
         let default = from.default.as_ref().map(PortPolicy::try_from).transpose()?;
         let port = |(port, policy): (&u32, &wire::PortPolicy)| {
-            Ok((validate::parse_port("ports", *port)?, Arc::new(policy.try_into()?)))
+            Ok((field_parsing::parse_port("ports", *port)?, Arc::new(policy.try_into()?)))
         };
         Ok(Self {
             default: default.map_or_else(|| DEFAULT.clone(), Arc::new),
@@ -165,7 +169,7 @@ impl TryFrom<&wire::PortPolicy> for PortPolicy {
 
     fn try_from(from: &wire::PortPolicy) -> Result<Self, Invalid> {
         Ok(Self {
-            lb: match validate::parse_enum("lb", from.lb)? {
+            lb: match field_parsing::parse_enum("lb", from.lb)? {
                 wire::LoadBalancer::Unspecified => LoadBalancer::Unspecified,
                 wire::LoadBalancer::LeastRequest => LoadBalancer::LeastRequest,
                 wire::LoadBalancer::RoundRobin => LoadBalancer::RoundRobin,
@@ -185,17 +189,20 @@ impl TryFrom<&wire::ConnectionPool> for ConnectionPool {
         let keepalive = |from: &wire::TcpKeepalive| {
             Ok::<_, Invalid>(TcpKeepalive {
                 probes: NonZeroU32::new(from.probes),
-                time: parse_duration("keepalive.time", from.time)?,
-                interval: parse_duration("keepalive.interval", from.interval)?,
+                time: parse_nonzero_duration("keepalive.time", from.time)?,
+                interval: parse_nonzero_duration("keepalive.interval", from.interval)?,
             })
         };
         Ok(Self {
             max_connections: NonZeroU32::new(from.max_connections),
-            connect_timeout: parse_duration("connect_timeout", from.connect_timeout)?
+            connect_timeout: parse_nonzero_duration("connect_timeout", from.connect_timeout)?
                 .unwrap_or(CONNECT_TIMEOUT),
             keepalive: from.keepalive.as_ref().map(keepalive).transpose()?,
-            max_connection_duration: parse_duration("max_connection_duration", from.max_connection_duration)?,
-            idle_timeout: parse_duration("idle_timeout", from.idle_timeout)?,
+            max_connection_duration: parse_nonzero_duration(
+                "max_connection_duration",
+                from.max_connection_duration,
+            )?,
+            idle_timeout: parse_nonzero_duration("idle_timeout", from.idle_timeout)?,
         })
     }
 }
@@ -206,8 +213,8 @@ impl TryFrom<&wire::OutlierDetection> for OutlierDetection {
     fn try_from(from: &wire::OutlierDetection) -> Result<Self, Invalid> {
         Ok(Self {
             consecutive_errors: NonZeroU32::new(from.consecutive_errors),
-            interval: parse_duration("interval", from.interval)?.unwrap_or(OUTLIER_INTERVAL),
-            base_ejection_time: parse_duration("base_ejection_time", from.base_ejection_time)?
+            interval: parse_nonzero_duration("interval", from.interval)?.unwrap_or(OUTLIER_INTERVAL),
+            base_ejection_time: parse_nonzero_duration("base_ejection_time", from.base_ejection_time)?
                 .unwrap_or(BASE_EJECTION_TIME),
             max_ejection_percent: percent("max_ejection_percent", from.max_ejection_percent)?,
             min_health_percent: percent("min_health_percent", from.min_health_percent)?,
@@ -216,7 +223,7 @@ impl TryFrom<&wire::OutlierDetection> for OutlierDetection {
 }
 
 /// Parses a span of time; none if it is absent or zero. Errors: it is negative or too long.
-pub(super) fn parse_duration(
+pub(super) fn parse_nonzero_duration(
     field: &'static str,
     value: Option<prost_types::Duration>,
 ) -> Result<Option<Duration>, Invalid> {

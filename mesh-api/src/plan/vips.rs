@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use super::compact::CompactService;
+use super::compact_encoding::CompactService;
 use super::service::Service;
 use crate::persistent_table::{PersistentTable, hash_of};
 
@@ -60,7 +60,7 @@ impl Vips {
     }
 
     /// Whether a service has just that address.
-    pub(super) fn contains(&self, ip: IpAddr) -> bool {
+    pub(super) fn contains_exact(&self, ip: IpAddr) -> bool {
         self.with(ip).next().is_some()
     }
 

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use super::field_parsing::{self, Invalid};
 use super::locality_preference::Locality;
-use super::validate::{self, Invalid};
 use super::waypoint::Waypoint;
 use crate::identity::SpiffeId;
 use crate::wire::{ext, type_url, workload as wire};
@@ -107,16 +107,16 @@ impl TryFrom<wire::Workload> for Workload {
     type Error = Invalid;
 
     fn try_from(from: wire::Workload) -> Result<Self, Invalid> {
-        let namespace = validate::require_non_empty("namespace", &from.namespace)?;
+        let namespace = field_parsing::require_non_empty("namespace", &from.namespace)?;
         let identity = SpiffeId::new(
             or(&from.trust_domain, DEFAULT_TRUST_DOMAIN),
             namespace,
             or(&from.service_account, DEFAULT_ACCOUNT),
         )?;
-        let addresses = from.addresses.iter().map(|bytes| validate::parse_address("addresses", bytes));
+        let addresses = from.addresses.iter().map(|bytes| field_parsing::parse_address("addresses", bytes));
         let locality = Locality::of(&from);
         Ok(Self {
-            uid: validate::require_non_empty("uid", &from.uid)?.into(),
+            uid: field_parsing::require_non_empty("uid", &from.uid)?.into(),
             identity,
             namespace: namespace.into(),
             addresses: addresses.collect::<Result<_, _>>()?,
@@ -129,7 +129,7 @@ impl TryFrom<wire::Workload> for Workload {
             capacity: from.capacity.unwrap_or(1),
             policies: from.authorization_policies.iter().map(|name| name.as_str().into()).collect(),
             services: services(&from.services)?,
-            waypoints: Waypoint::of_workload(&from),
+            waypoints: Waypoint::waypoints_of_workload(&from),
             labels: labels(&from.extensions)?,
             name: from.name.into(),
             canonical_name: from.canonical_name.into(),
@@ -144,7 +144,7 @@ fn or<'a>(text: &'a str, default: &'a str) -> &'a str {
 }
 
 fn tunnel_protocol(value: i32) -> Result<TunnelProtocol, Invalid> {
-    match validate::parse_enum("tunnel_protocol", value)? {
+    match field_parsing::parse_enum("tunnel_protocol", value)? {
         wire::TunnelProtocol::None => Ok(TunnelProtocol::Plain),
         wire::TunnelProtocol::Hbone => Ok(TunnelProtocol::Hbone),
         wire::TunnelProtocol::LegacyIstioMtls => Err(Invalid::LegacyTunnel),
@@ -153,7 +153,7 @@ fn tunnel_protocol(value: i32) -> Result<TunnelProtocol, Invalid> {
 
 fn health(value: i32, extensions: &[wire::Extension]) -> Result<Health, Invalid> {
     let terminates = || extensions.iter().any(|extension| extension.name == ext::TERMINATING);
-    Ok(match validate::parse_enum("status", value)? {
+    Ok(match field_parsing::parse_enum("status", value)? {
         wire::WorkloadStatus::Healthy => Health::Healthy,
         wire::WorkloadStatus::Unhealthy if terminates() => Health::Terminating,
         wire::WorkloadStatus::Unhealthy => Health::Unhealthy,
@@ -161,7 +161,7 @@ fn health(value: i32, extensions: &[wire::Extension]) -> Result<Health, Invalid>
 }
 
 fn network_mode(value: i32) -> Result<NetworkMode, Invalid> {
-    Ok(match validate::parse_enum("network_mode", value)? {
+    Ok(match field_parsing::parse_enum("network_mode", value)? {
         wire::NetworkMode::Standard => NetworkMode::Standard,
         wire::NetworkMode::HostNetwork => NetworkMode::Host,
     })
@@ -173,8 +173,10 @@ fn services(
     let mapping = |port: &wire::Port| {
         let target = (port.target_port > 0).then_some(port.target_port);
         Ok::<_, Invalid>(PortMapping {
-            service: validate::parse_port("services.service_port", port.service_port)?,
-            target: target.map(|target| validate::parse_port("services.target_port", target)).transpose()?,
+            service: field_parsing::parse_port("services.service_port", port.service_port)?,
+            target: target
+                .map(|target| field_parsing::parse_port("services.target_port", target))
+                .transpose()?,
         })
     };
     from.iter()
@@ -189,5 +191,5 @@ fn labels(extensions: &[wire::Extension]) -> Result<BTreeMap<String, String>, In
         return Ok(BTreeMap::new());
     };
     let config = extension.config.as_ref().ok_or(Invalid::NoContent)?;
-    Ok(validate::unpack_any::<ext::Labels>(config, type_url::LABELS)?.labels)
+    Ok(field_parsing::unpack_any::<ext::Labels>(config, type_url::LABELS)?.labels)
 }

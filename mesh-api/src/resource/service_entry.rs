@@ -164,7 +164,7 @@ fn hosts(at: &Cursor<'_>) -> Vec<String> {
     }
     let hosts = at.non_empty_strings();
     for (at, host) in &hosts {
-        if !host.strip_prefix("*.").unwrap_or(host).split('.').all(is_label) {
+        if !is_host(host) {
             at.error(
                 format!("{host:?} is not a host"),
                 "write a full host name, or one that begins with `*.`",
@@ -172,6 +172,14 @@ fn hosts(at: &Cursor<'_>) -> Vec<String> {
         }
     }
     hosts.into_iter().map(|(_, host)| host.to_owned()).collect()
+}
+
+/// A domain name in any case, whose first label may be or begin with a wildcard (Istio,
+/// `pkg/config/labels/instance.go`).
+fn is_host(text: &str) -> bool {
+    let host = text.to_ascii_lowercase();
+    let named = host.strip_prefix("*.").or_else(|| host.strip_prefix("*-")).unwrap_or(&host);
+    named.split('.').all(is_label)
 }
 
 fn addresses(at: &Cursor<'_>, resolution: Option<Resolution>) -> Vec<IpNet> {

@@ -7,12 +7,13 @@
 //! fill.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use aws_lc_rs::hmac::{self, HMAC_SHA256, Key};
 use aws_lc_rs::rand::SystemRandom;
+use mesh_listen::Group;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 /// How long a token that was refused is refused again without asking. Short: its pod may be about to be
@@ -83,7 +84,7 @@ impl Gate {
     /// A turn for a token. One that is not `known` is charged to its sender, unless it turns out not to be
     /// bad ([`Turn::is_not_charged`]).
     pub async fn turn(&self, sender: IpAddr, known: bool) -> Result<Turn<'_>, Wait> {
-        let charged = (!known).then_some((&self.budget, place(sender)));
+        let charged = (!known).then_some((&self.budget, Group::of(sender)));
         if charged.is_some_and(|(budget, place)| !lock(budget).take(place, Instant::now())) {
             return Err(Wait::Address);
         }
@@ -106,7 +107,7 @@ impl Gate {
 
 /// A turn to ask the API server about a token.
 pub(super) struct Turn<'a> {
-    charged: Option<(&'a Mutex<Budget>, IpAddr)>,
+    charged: Option<(&'a Mutex<Budget>, Group)>,
     _permit: SemaphorePermit<'a>,
 }
 
@@ -117,22 +118,14 @@ impl Turn<'_> {
     }
 }
 
-fn give_back(charged: Option<(&Mutex<Budget>, IpAddr)>) {
-    if let Some((budget, place)) = charged {
-        lock(budget).give_back(place, Instant::now());
+fn give_back(charged: Option<(&Mutex<Budget>, Group)>) {
+    if let Some((budget, sender)) = charged {
+        lock(budget).give_back(sender, Instant::now());
     }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// What counts as one address: with IPv6 one host has a whole /64.
-fn place(sender: IpAddr) -> IpAddr {
-    match sender.to_canonical() {
-        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into(),
-        v4 @ IpAddr::V4(_) => v4,
-    }
 }
 
 /// Tokens that were refused lately.
@@ -160,7 +153,7 @@ impl Refused {
 /// What each address has left.
 #[derive(Default)]
 struct Budget {
-    spent: HashMap<IpAddr, Spent>,
+    spent: HashMap<Group, Spent>,
     /// Of all addresses that there is no room for.
     others: Spent,
 }
@@ -186,25 +179,25 @@ impl Spent {
 
 impl Budget {
     /// Takes one; false if there is none left.
-    fn take(&mut self, address: IpAddr, now: Instant) -> bool {
-        let spent = self.of(address, now);
+    fn take(&mut self, sender: Group, now: Instant) -> bool {
+        let spent = self.of(sender, now);
         *spent = spent.at(now);
         let left = spent.tokens < BURST;
         spent.tokens += u32::from(left);
         left
     }
 
-    fn give_back(&mut self, address: IpAddr, now: Instant) {
-        let spent = self.of(address, now);
+    fn give_back(&mut self, sender: Group, now: Instant) {
+        let spent = self.of(sender, now);
         spent.tokens = spent.tokens.saturating_sub(1);
     }
 
-    fn of(&mut self, address: IpAddr, now: Instant) -> &mut Spent {
+    fn of(&mut self, sender: Group, now: Instant) -> &mut Spent {
         if self.spent.len() >= MOST_ADDRESSES {
             self.spent.retain(|_, spent| spent.at(now).tokens > 0);
         }
-        let full = self.spent.len() >= MOST_ADDRESSES && !self.spent.contains_key(&address);
-        if full { &mut self.others } else { self.spent.entry(address).or_default() }
+        let full = self.spent.len() >= MOST_ADDRESSES && !self.spent.contains_key(&sender);
+        if full { &mut self.others } else { self.spent.entry(sender).or_default() }
     }
 }
 
@@ -214,6 +207,10 @@ mod tests {
 
     fn address(last: u32) -> IpAddr {
         IpAddr::from((0x0a00_0000 + last).to_be_bytes())
+    }
+
+    fn sender(last: u32) -> Group {
+        Group::of(address(last))
     }
 
     #[test]
@@ -238,15 +235,15 @@ mod tests {
     #[test]
     fn an_address_uses_up_what_is_its_own() {
         let (mut budget, now) = (Budget::default(), Instant::now());
-        let taken = (0..100).filter(|_| budget.take(address(1), now)).count();
+        let taken = (0..100).filter(|_| budget.take(sender(1), now)).count();
         assert_eq!(taken, BURST as usize);
-        assert!(budget.take(address(2), now), "another has its own");
-        assert!(!budget.take(address(1), now + REFILL / 2));
-        assert!(budget.take(address(1), now + REFILL));
-        assert!(!budget.take(address(1), now + REFILL), "one comes back at a time");
-        budget.give_back(address(1), now + REFILL);
-        assert!(budget.take(address(1), now + REFILL), "a good one is not charged");
-        let taken = (0..100).filter(|_| budget.take(address(1), now + 1000 * REFILL)).count();
+        assert!(budget.take(sender(2), now), "another has its own");
+        assert!(!budget.take(sender(1), now + REFILL / 2));
+        assert!(budget.take(sender(1), now + REFILL));
+        assert!(!budget.take(sender(1), now + REFILL), "one comes back at a time");
+        budget.give_back(sender(1), now + REFILL);
+        assert!(budget.take(sender(1), now + REFILL), "a good one is not charged");
+        let taken = (0..100).filter(|_| budget.take(sender(1), now + 1000 * REFILL)).count();
         assert_eq!(taken, BURST as usize, "and no more than all");
     }
 
@@ -254,16 +251,16 @@ mod tests {
     fn addresses_without_number_take_no_memory_without_bound() {
         let (mut budget, now) = (Budget::default(), Instant::now());
         let many = 2 * u32::try_from(MOST_ADDRESSES).unwrap();
-        let taken = (0..many).filter(|last| budget.take(address(*last), now)).count();
+        let taken = (0..many).filter(|last| budget.take(sender(*last), now)).count();
         assert_eq!(taken, MOST_ADDRESSES + BURST as usize, "those beyond share one budget");
         assert_eq!(budget.spent.len(), MOST_ADDRESSES);
-        assert!(budget.take(address(u32::MAX / 2), now + 100 * REFILL));
+        assert!(budget.take(sender(u32::MAX / 2), now + 100 * REFILL));
         assert_eq!(budget.spent.len(), 1, "who has all back is forgotten");
     }
 
     #[test]
     fn with_ipv6_a_host_has_a_whole_network() {
-        let of = |text: &str| place(text.parse().unwrap());
+        let of = |text: &str| Group::of(text.parse().unwrap());
         assert_eq!(of("fd00:1:2:3::1"), of("fd00:1:2:3:ffff::7"));
         assert_ne!(of("fd00:1:2:3::1"), of("fd00:1:2:4::1"));
         assert_eq!(of("::ffff:10.0.0.1"), of("10.0.0.1"));

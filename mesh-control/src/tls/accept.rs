@@ -5,10 +5,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mesh_listen::Group;
+use mesh_listen::{ExhaustionBackoff, Group, is_of_one_connection};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsAcceptor;
 use tokio_stream::wrappers::ReceiverStream;
 use tracing::{debug, warn};
@@ -25,8 +25,6 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 const PROOF_TIMEOUT: Duration = Duration::from_secs(20);
 /// Finished handshakes that the server has not taken over yet.
 const READY: usize = 16;
-/// Back-off while the kernel refuses to accept (no descriptors, no memory).
-const BACKOFF: std::ops::RangeInclusive<Duration> = Duration::from_millis(5)..=Duration::from_secs(1);
 
 /// Accepts until the stream is dropped.
 pub fn incoming(
@@ -52,11 +50,11 @@ async fn accept(
     ready: mpsc::Sender<io::Result<Connection>>,
 ) {
     let places = Places::default();
-    let mut backoff = *BACKOFF.start();
+    let mut backoff = ExhaustionBackoff::default();
     loop {
         match listener.accept().await {
             Ok((socket, address)) => {
-                backoff = *BACKOFF.start();
+                backoff = ExhaustionBackoff::default();
                 // Strangers make room for it: there always is a place.
                 let Some(place) = places.strangers.enter(Group::of(address.ip())) else { continue };
                 let standing = Arc::new(Standing::new(place, &places));
@@ -69,10 +67,10 @@ async fn accept(
                     }
                 });
             }
+            Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
-                warn!(%error, "cannot accept; trying again in {backoff:?}");
-                sleep(backoff).await;
-                backoff = (backoff * 2).min(*BACKOFF.end());
+                warn!(%error, "cannot accept; trying again in {:?}", backoff.pause());
+                backoff.sleep_and_double().await;
             }
         }
     }

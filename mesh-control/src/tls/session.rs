@@ -4,6 +4,7 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use mesh_calm::BarrenBytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
@@ -13,16 +14,14 @@ const TURN: usize = 32 * 1024;
 
 /// Bytes that a session may receive beside those of its data: a handshake several times over, or some
 /// thousand key updates.
-const MOST_BARREN: u64 = 128 * 1024;
-
-/// What a byte of data makes up for: more than a record has beside it, even if that is the only byte.
-const FOR_EACH: u64 = 32;
+const MOST_BARREN: usize = 128 * 1024;
 
 /// The socket below, of which a turn reads so much before others get theirs.
 pub(super) struct Paced {
     tcp: TcpStream,
     left: usize,
-    received: u64,
+    /// Bytes that are not counted yet.
+    received: usize,
 }
 
 impl Paced {
@@ -48,7 +47,7 @@ impl AsyncRead for Paced {
         let polled = Pin::new(&mut this.tcp).poll_read(cx, &mut limited);
         let read = limited.filled().len();
         buffer.advance(read);
-        this.received += read as u64;
+        this.received += read;
         this.left = if polled.is_pending() { TURN } else { this.left - read };
         polled
     }
@@ -83,21 +82,17 @@ impl AsyncWrite for Paced {
 /// The session.
 pub(super) struct Session {
     tls: TlsStream<Paced>,
-    data: u64,
+    barren: BarrenBytes,
 }
 
 impl Session {
     pub fn new(tls: TlsStream<Paced>) -> Self {
-        Self { tls, data: 0 }
+        Self { tls, barren: BarrenBytes::new(MOST_BARREN) }
     }
 
-    fn check(&self) -> io::Result<()> {
-        let (socket, _) = self.tls.get_ref();
-        let barren = socket.received.saturating_sub(self.data.saturating_mul(FOR_EACH));
-        if barren > MOST_BARREN {
-            return Err(io::Error::other("too many TLS records without data"));
-        }
-        Ok(())
+    fn count(&mut self, data: usize) -> io::Result<()> {
+        let (socket, _) = self.tls.get_mut();
+        self.barren.count(std::mem::take(&mut socket.received), data)
     }
 }
 
@@ -110,8 +105,7 @@ impl AsyncRead for Session {
         let this = self.get_mut();
         let before = buffer.filled().len();
         let polled = Pin::new(&mut this.tls).poll_read(cx, buffer);
-        this.data += (buffer.filled().len() - before) as u64;
-        this.check()?;
+        this.count(buffer.filled().len() - before)?;
         ready!(polled)?;
         Poll::Ready(Ok(()))
     }

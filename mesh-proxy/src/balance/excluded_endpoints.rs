@@ -18,7 +18,7 @@ impl ExcludedEndpoints {
         self.0.get(index).copied().unwrap_or(false)
     }
 
-    /// Whether any endpoint is left out.
+    /// Whether no endpoint is left out.
     pub fn is_empty(&self) -> bool {
         !self.0.contains(&true)
     }

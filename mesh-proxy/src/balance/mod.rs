@@ -2,16 +2,16 @@
 //! [`Picker`]. Candidates and policy come with the plan; this module keeps what changes from one connection
 //! to the next.
 
-mod connection_limits;
 mod excluded_endpoints;
 #[cfg(test)]
 mod fixture;
 mod outlier_detection;
 mod picker;
+mod service_connection_limits;
 mod session_affinity;
 
-pub use connection_limits::{ServiceConnectionLimits, ServiceSlot};
 pub use excluded_endpoints::ExcludedEndpoints;
 pub use outlier_detection::OutlierDetector;
 pub use picker::{ActiveConnection, EndpointPick, EndpointPicks, Picker};
+pub use service_connection_limits::{ServiceConnectionLimits, ServiceSlot};
 pub use session_affinity::{AffinityKey, SessionAffinity};

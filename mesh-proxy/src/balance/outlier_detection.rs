@@ -34,7 +34,8 @@ impl State {
 }
 
 impl OutlierDetector {
-    /// Returns which of a service's endpoints are ejected now by its policy.
+    /// Returns which of a service's endpoints are ejected now by its policy; none of them where the share of
+    /// healthy ones is below the policy's least.
     pub fn ejected_endpoints(
         &self,
         among: &Endpoints,
@@ -53,9 +54,9 @@ impl OutlierDetector {
     }
 
     /// Reports the result of a connect to an endpoint, by the proxy or by the kernel; `failure` says why it
-    /// failed. Counts only where the service's policy says so. An endpoint that fails too often is ejected
-    /// for a while, which is logged.
-    pub fn report_connect(
+    /// failed; none if it did not. Counts only where the service's policy says so. An endpoint that fails too
+    /// often in a row is ejected for a while, which is logged.
+    pub fn report_connect_result(
         &self,
         endpoint: &EndpointKey,
         among: &Endpoints,
@@ -183,7 +184,7 @@ mod tests {
         let (outliers, now) = (OutlierDetector::default(), Instant::now());
         let all = weighted_endpoints(&[("a", 1), ("b", 1)]);
         let report = |failure: Option<&dyn Display>| {
-            outliers.report_connect(&all[0].key(), &all, &policy(LIMITS), failure, now);
+            outliers.report_connect_result(&all[0].key(), &all, &policy(LIMITS), failure, now);
         };
         report(Some(&"refused"));
         report(Some(&"refused"));

@@ -58,8 +58,9 @@ pub struct EndpointPicks<'a> {
 }
 
 impl Picker {
-    /// Returns endpoints for one connection, in the order of `algorithm`: `first` before all others, and
-    /// never those that are `excluded` or have no weight.
+    /// Returns endpoints for one connection, in the order of `algorithm`, but for those that are `excluded`
+    /// or have no weight. `first` is the index of one that comes before all others, unchecked; none: no such
+    /// one.
     pub fn pick_endpoints<'a>(
         &'a self,
         endpoints: &'a Endpoints,

@@ -35,8 +35,9 @@ pub struct AffinityKey {
 }
 
 impl AffinityKey {
-    /// Returns a workload as a client with session affinity, and for how long; none without such a policy.
-    pub fn with_timeout(
+    /// Returns the key of a workload as client of a service's port, and how long an endpoint is remembered
+    /// for it; none if the service has no session affinity.
+    pub fn key_and_timeout_if_enabled(
         workload: &Workload,
         service: &Service,
         policy: &PortPolicy,
@@ -72,8 +73,9 @@ struct Kept {
 }
 
 impl SessionAffinity {
-    /// Returns the index of a client's endpoint, among those that have a weight and are not left out.
-    pub fn choose_endpoint(
+    /// Returns the index of a client's endpoint, among those that have a weight and are not left out; none if
+    /// there are no such ones.
+    pub fn choose_endpoint_index(
         &self,
         client: &AffinityKey,
         endpoints: &Endpoints,
@@ -88,7 +90,8 @@ impl SessionAffinity {
         kept.map(|(index, _)| index).or_else(|| highest().map(|(index, _)| index))
     }
 
-    /// Remembers that a client has connected to an endpoint, and keeps it for `timeout`.
+    /// Remembers that a client has connected to an endpoint, and keeps it for `timeout` from `now`. A new
+    /// client that finds no room is not remembered.
     pub fn remember_endpoint(
         &self,
         client: AffinityKey,
@@ -183,10 +186,15 @@ mod tests {
         for number in 0..4000 {
             let client = client(&format!("cluster//Pod/shop/client-{number}"));
             let chosen = SessionAffinity::default()
-                .choose_endpoint(&client, &all, &ExcludedEndpoints::default(), now)
+                .choose_endpoint_index(&client, &all, &ExcludedEndpoints::default(), now)
                 .unwrap();
             assert_eq!(
-                SessionAffinity::default().choose_endpoint(&client, &all, &ExcludedEndpoints::default(), now),
+                SessionAffinity::default().choose_endpoint_index(
+                    &client,
+                    &all,
+                    &ExcludedEndpoints::default(),
+                    now
+                ),
                 Some(chosen)
             );
             hits[chosen] += 1;
@@ -205,8 +213,9 @@ mod tests {
         let all = weighted_endpoints(&[("web-0", 1), ("web-1", 1), ("web-2", 1)]);
         let chosen = |all: &Endpoints, excluded: &[usize], now| {
             let excluded = excluded.iter().copied().collect();
-            let choose =
-                |number: u32| affinity.choose_endpoint(&client(&number.to_string()), all, &excluded, now);
+            let choose = |number: u32| {
+                affinity.choose_endpoint_index(&client(&number.to_string()), all, &excluded, now)
+            };
             (0..50).filter_map(choose).collect::<Vec<_>>()
         };
         assert!(chosen(&all, &[], now).iter().all(|chosen| *chosen == 0));

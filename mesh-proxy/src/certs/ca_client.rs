@@ -82,7 +82,7 @@ pub enum CaError {
 /// What is wrong with the authority's answer.
 #[derive(Debug, thiserror::Error)]
 pub enum CaResponseError {
-    /// Fewer certificates than a leaf and a root.
+    /// There is no leaf, or no root behind it; so many certificates came.
     #[error("{0} certificates instead of a leaf and the roots")]
     TooFew(usize),
     /// The answer is not PEM.
@@ -108,7 +108,9 @@ pub enum CaResponseError {
 }
 
 impl CaClient {
-    /// Creates a client of the authority at `address`, which is `https://HOST:PORT`.
+    /// Creates a client of the authority at `address`, `https://HOST:PORT`, whose certificate must have the
+    /// DNS name `name` and is checked with the PEM file `root_cert` at first. `token_file` has the node's
+    /// token; `cluster_id` is the cluster's name.
     pub fn new(
         address: String,
         name: String,
@@ -233,12 +235,13 @@ pub(super) fn unix_seconds_to_time(seconds: i64) -> SystemTime {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::certs::test_ca::new_root;
+    use crate::certs::test_ca::generate_root;
 
     /// However they are divided into texts, and whether or not these end with a line break.
     #[test]
     fn every_root_at_the_end_of_an_answer_counts() {
-        let (first, second, key) = (new_root("first"), new_root("second"), KeyPair::generate().unwrap());
+        let (first, second, key) =
+            (generate_root("first"), generate_root("second"), KeyPair::generate().unwrap());
         let mut params = CertificateParams::default();
         let uri = "spiffe://td/ns/a/sa/b";
         params.subject_alt_names = vec![SanType::URI(uri.try_into().unwrap())];

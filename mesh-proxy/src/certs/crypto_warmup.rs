@@ -6,8 +6,8 @@ use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair,
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
 use rustls::{ClientConnection, ServerConnection};
 
-use super::mesh_verifier::MeshVerifier;
 use super::tls_config;
+use super::trust_domain_verifier::TrustDomainVerifier;
 use super::trusted_roots::TrustedRoots;
 use crate::tunnel::AllowedFraming;
 
@@ -37,7 +37,7 @@ fn handshake() -> Result<(), Box<dyn std::error::Error>> {
     let provider = tls_config::crypto_provider();
     let trust = Arc::new(TrustedRoots::new(Arc::clone(&provider), "".as_ref()));
     trust.install_ca_roots(vec![root.der().clone()])?;
-    let verifier = Arc::new(MeshVerifier { trust, provider, trust_domain: "warm.up".into() });
+    let verifier = Arc::new(TrustDomainVerifier { trust, provider, trust_domain: "warm.up".into() });
     let key = || PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
     let client = tls_config::client_config(&verifier, vec![leaf.clone()], key(), AllowedFraming::default())?;
     let server = tls_config::server_config(&verifier, vec![leaf], key(), AllowedFraming::default())?;

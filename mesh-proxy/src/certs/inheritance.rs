@@ -19,7 +19,7 @@ use crate::inheritance::certificate_file::{
     CertificateEntry, CertificateFile, MAX_CERTIFICATE_FILE_BYTES, parse_certificate_file,
     write_certificate_file,
 };
-use crate::inheritance::{self, Inheritance};
+use crate::inheritance::{self, BequestSender};
 
 /// How long changes are gathered before they are written.
 const TOGETHER: Duration = Duration::from_millis(50);
@@ -48,7 +48,7 @@ impl ChainAndKey {
 }
 
 /// Writes all certificates for the next proxy whenever they have changed.
-pub(super) async fn bequeath_on_change(shared: Arc<Shared>, inheritance: Inheritance) {
+pub(super) async fn bequeath_on_change(shared: Arc<Shared>, inheritance: BequestSender) {
     loop {
         shared.changed.notified().await;
         tokio::time::sleep(TOGETHER).await;
@@ -71,7 +71,7 @@ fn written(shared: &Shared, kept: &ChainsAndKeys) -> io::Result<File> {
         roots: roots.certificates.iter().map(AsRef::as_ref).collect(),
         entries: entries.collect(),
     };
-    let file = inheritance::create_memfd(c"nodemesh-certificates")?;
+    let file = inheritance::create_empty_memfd(c"nodemesh-certificates")?;
     let mut to = BufWriter::new(&file);
     write_certificate_file(&contents, &mut to)?;
     to.flush()?;
@@ -152,8 +152,9 @@ impl Shared {
         Ok(())
     }
 
-    /// Puts the inherited certificate of an identity into use, if there is one and none that is better.
-    pub fn use_inherited(&self, id: &SpiffeId) {
+    /// Puts the inherited certificate of an identity into use, if there is one, the identity is wanted, and
+    /// no certificate of it is in use.
+    pub fn use_inherited_if_none_current(&self, id: &SpiffeId) {
         let Some(identity) = self.lock_inherited().remove(id) else { return };
         let wanted = self.lock_retained();
         if wanted.contains_key(id) && !self.current.load().contains_key(id) {

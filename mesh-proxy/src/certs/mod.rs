@@ -2,15 +2,14 @@
 //!
 //! Keys are made here and never leave the node. [`Certificates`] holds a certificate for each identity that
 //! is retained, and renews it at half of its life. [`CaClient`] requests it of the authority, `trusted_roots`
-//! has the roots, `mesh_verifier` and `tls_config` build rustls' configurations from both. `inheritance` has
-//! certificates outlive the proxy.
+//! has the roots, `trust_domain_verifier` and `tls_config` build rustls' configurations from both.
+//! `inheritance` has certificates outlive the proxy.
 
 mod ca_client;
 mod clock_jump;
 mod control_plane_connector;
 mod crypto_warmup;
 mod inheritance;
-mod mesh_verifier;
 mod renewal;
 mod store;
 #[cfg(test)]
@@ -18,6 +17,7 @@ pub(crate) mod test_ca;
 #[cfg(test)]
 mod tests;
 mod tls_config;
+mod trust_domain_verifier;
 mod trusted_roots;
 mod verified_peer;
 

@@ -82,7 +82,7 @@ pub(super) async fn watch_roots_and_clock(shared: Arc<Shared>) {
             shared.trust.notify_clock_jump();
         }
         let due = !shared.trust.file_matches_ca_roots() && asked.elapsed() >= ASK_FOR_ROOTS;
-        if shared.trust.reload_file() || due || set {
+        if shared.trust.reload_file_if_changed() || due || set {
             shared.refresh.notify_one();
             asked = Instant::now();
         }
@@ -91,7 +91,7 @@ pub(super) async fn watch_roots_and_clock(shared: Arc<Shared>) {
 
 /// Returns at `when` by the wall clock, or earlier if the certificate is to be replaced.
 async fn wait_until(shared: &Shared, subject: &Subject, when: SystemTime) {
-    let mut changes = shared.trust.subscribe_changes();
+    let mut changes = shared.trust.subscribe_validity_changes();
     while let Ok(left) = when.duration_since(SystemTime::now()) {
         tokio::select! {
             () = outdated(shared, subject) => return,

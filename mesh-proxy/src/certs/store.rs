@@ -16,10 +16,10 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::ca_client::{CaClient, CaError, CaResponseError, IssuedCertificate, Subject};
 use super::inheritance::{self, ChainAndKey, ChainsAndKeys};
-use super::mesh_verifier::MeshVerifier;
+use super::trust_domain_verifier::TrustDomainVerifier;
 use super::trusted_roots::{RootSet, TrustedRoots};
 use super::{WorkloadCertificate, renewal, tls_config};
-use crate::inheritance::Inheritance;
+use crate::inheritance::BequestSender;
 use crate::tunnel::AllowedFraming;
 
 /// Requests to the authority at a time; more would only wait there.
@@ -35,7 +35,7 @@ pub struct Certificates {
 pub(super) struct Shared {
     ca: CaClient,
     pub trust: Arc<TrustedRoots>,
-    verifier: Arc<MeshVerifier>,
+    verifier: Arc<TrustDomainVerifier>,
     framing: AllowedFraming,
     pub runtime: Handle,
     pub current: ArcSwap<HashMap<SpiffeId, Arc<WorkloadCertificate>>>,
@@ -76,11 +76,16 @@ impl Certificates {
     /// Creates the store: certificates from `ca` for connections in `framing`, left to the next proxy through
     /// `inheritance`. Call it on the runtime that is to renew them; the agent's own certificate is requested
     /// at once.
-    pub fn new(ca: CaClient, trust_domain: &str, framing: AllowedFraming, inheritance: Inheritance) -> Self {
+    pub fn new(
+        ca: CaClient,
+        trust_domain: &str,
+        framing: AllowedFraming,
+        inheritance: BequestSender,
+    ) -> Self {
         let provider = tls_config::crypto_provider();
         let trust = Arc::new(TrustedRoots::new(Arc::clone(&provider), &ca.control_plane.root_cert));
         let verifier =
-            MeshVerifier { trust: Arc::clone(&trust), provider, trust_domain: trust_domain.into() };
+            TrustDomainVerifier { trust: Arc::clone(&trust), provider, trust_domain: trust_domain.into() };
         let uri = format!("spiffe://{trust_domain}/ns/nodemesh-system/sa/mesh-agent");
         let shared = Arc::new(Shared {
             ca,
@@ -112,7 +117,8 @@ impl Certificates {
         self.shared.current.load().get(id).filter(|found| SystemTime::now() < found.not_after).cloned()
     }
 
-    /// Returns the certificate of an identity, waiting up to `longest` for a valid one.
+    /// Returns the certificate of an identity, waiting up to `longest` for a valid one; none if there is none
+    /// by then.
     pub async fn wait_for_certificate(
         &self,
         id: &SpiffeId,
@@ -142,7 +148,7 @@ impl Certificates {
         let renewal = self.shared.runtime.spawn(renewal).abort_handle();
         wanted.insert(id.clone(), IdentityEntry { holders: 1, renewal, error: None });
         drop(wanted);
-        self.shared.use_inherited(id);
+        self.shared.use_inherited_if_none_current(id);
     }
 
     /// Undoes one [`Self::retain_identity`]. With the last one certificate and key are dropped.
@@ -175,7 +181,8 @@ impl Certificates {
         list
     }
 
-    /// Returns the time until the first certificate in use expires; none if there is no certificate.
+    /// Returns the time until the first of the pods' certificates in use expires, zero if it has; none if
+    /// there is no certificate.
     pub fn time_to_first_expiry(&self) -> Option<Duration> {
         let current = self.shared.current.load();
         let first = current.values().map(|identity| identity.not_after).min()?;
@@ -189,7 +196,7 @@ impl Certificates {
 
     /// Returns the roots that the control plane is checked with.
     pub(crate) fn control_plane_roots(&self) -> RootCertStore {
-        self.shared.trust.reload_file();
+        self.shared.trust.reload_file_if_changed();
         self.shared.trust.control_plane_roots()
     }
 
@@ -204,7 +211,7 @@ impl Shared {
     pub async fn renew(&self, subject: &Subject) -> Result<SystemTime, CaError> {
         // The semaphore is never closed.
         let _turn = self.asking.acquire().await;
-        self.trust.reload_file();
+        self.trust.reload_file_if_changed();
         let issued = self.ca.request_certificate(subject, &self.trust.control_plane_roots()).await?;
         let not_after = issued.not_after;
         self.verify_as_peer(&issued).map_err(CaResponseError::from)?;
@@ -219,7 +226,7 @@ impl Shared {
     /// Returns once peers refuse the certificate of an identity: it no longer leads to a root in force, or is
     /// not valid after the clock was set.
     pub async fn wait_until_untrusted(&self, id: &SpiffeId) {
-        let mut changes = self.trust.subscribe_changes();
+        let mut changes = self.trust.subscribe_validity_changes();
         let is_invalid = || {
             let current = self.current.load();
             current.get(id).is_some_and(|identity| self.trust.roots().verify_chain(&identity.chain).is_err())

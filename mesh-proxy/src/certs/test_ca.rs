@@ -28,8 +28,8 @@ const CLUSTER: &str = "cluster-1";
 
 type Root = CertifiedIssuer<'static, KeyPair>;
 
-/// What the authority does.
-pub(crate) struct CaBehaviour {
+/// What the authority signs with and for whom, as tests set it, and how much it has signed.
+pub(crate) struct TestCaState {
     /// Signs with the last, lists all.
     pub roots: Vec<Arc<Root>>,
     pub lifetime: Duration,
@@ -43,7 +43,7 @@ pub(crate) struct CaBehaviour {
 
 #[derive(Clone)]
 pub(crate) struct TestCa {
-    behaviour: Arc<Mutex<CaBehaviour>>,
+    state: Arc<Mutex<TestCaState>>,
     files: Arc<TempDir>,
 }
 
@@ -54,7 +54,7 @@ pub(crate) struct RunningCa {
     task: JoinHandle<()>,
 }
 
-pub(crate) fn new_root(name: &str) -> Arc<Root> {
+pub(crate) fn generate_root(name: &str) -> Arc<Root> {
     let mut params = CertificateParams::default();
     params.distinguished_name.push(DnType::CommonName, name);
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -63,17 +63,17 @@ pub(crate) fn new_root(name: &str) -> Arc<Root> {
 
 impl TestCa {
     pub fn new(lifetime: Duration) -> Self {
-        let (roots, identity, cluster) = (vec![new_root("first")], None, Some(CLUSTER.to_owned()));
-        let behaviour = CaBehaviour { roots, lifetime, identity, cluster, signed: 0 };
+        let (roots, identity, cluster) = (vec![generate_root("first")], None, Some(CLUSTER.to_owned()));
+        let state = TestCaState { roots, lifetime, identity, cluster, signed: 0 };
         let files = tempfile::tempdir().unwrap();
         std::fs::write(files.path().join("token"), format!("{TOKEN}\n")).unwrap();
-        let authority = Self { behaviour: Arc::new(Mutex::new(behaviour)), files: Arc::new(files) };
+        let authority = Self { state: Arc::new(Mutex::new(state)), files: Arc::new(files) };
         authority.write_root_file();
         authority
     }
 
-    pub fn behaviour(&self) -> MutexGuard<'_, CaBehaviour> {
-        self.behaviour.lock().unwrap()
+    pub fn lock_state(&self) -> MutexGuard<'_, TestCaState> {
+        self.state.lock().unwrap()
     }
 
     /// Brings the file of roots in line.
@@ -82,21 +82,21 @@ impl TestCa {
     }
 
     pub fn root_bundle_pem(&self) -> String {
-        self.behaviour().roots.iter().map(|root| root.pem()).collect()
+        self.lock_state().roots.iter().map(|root| root.pem()).collect()
     }
 
-    pub fn root_cert(&self) -> std::path::PathBuf {
+    pub fn root_cert_path(&self) -> std::path::PathBuf {
         self.files.path().join("roots.pem")
     }
 
-    pub fn token_file(&self) -> std::path::PathBuf {
+    pub fn token_file_path(&self) -> std::path::PathBuf {
         self.files.path().join("token")
     }
 
     pub fn ca_client(&self, address: SocketAddr) -> CaClient {
         let url = format!("https://{address}");
         let (name, cluster) = ("mesh-control".to_owned(), CLUSTER.to_owned());
-        CaClient::new(url, name, self.root_cert(), self.token_file(), cluster)
+        CaClient::new(url, name, self.root_cert_path(), self.token_file_path(), cluster)
     }
 
     pub async fn serve(&self, address: &str) -> RunningCa {
@@ -108,7 +108,7 @@ impl TestCa {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::default();
         params.subject_alt_names = vec![SanType::DnsName("mesh-control".try_into().unwrap())];
-        let certificate = params.signed_by(&key, &**self.behaviour().roots.last().unwrap()).unwrap();
+        let certificate = params.signed_by(&key, &**self.lock_state().roots.last().unwrap()).unwrap();
         let tls = ServerTlsConfig::new()
             .identity(Identity::from_pem(certificate.pem(), key.serialize_pem()))
             .client_ca_root(Certificate::from_pem(self.root_bundle_pem()))
@@ -129,18 +129,18 @@ impl TestCa {
     }
 
     fn sign(&self, csr: &str) -> IstioCertificateResponse {
-        let mut behaviour = self.behaviour();
-        behaviour.signed += 1;
+        let mut state = self.lock_state();
+        state.signed += 1;
         let csr = CertificateSigningRequestParams::from_pem(csr).unwrap();
         let mut params = csr.params;
-        if let Some(identity) = &behaviour.identity {
+        if let Some(identity) = &state.identity {
             params.subject_alt_names = vec![SanType::URI(identity.as_str().try_into().unwrap())];
         }
         let now = SystemTime::now();
         params.not_before = now.into();
-        params.not_after = (now + behaviour.lifetime).into();
-        let leaf = params.signed_by(&csr.public_key, &**behaviour.roots.last().unwrap()).unwrap();
-        let roots = behaviour.roots.iter().map(|root| root.pem()).collect();
+        params.not_after = (now + state.lifetime).into();
+        let leaf = params.signed_by(&csr.public_key, &**state.roots.last().unwrap()).unwrap();
+        let roots = state.roots.iter().map(|root| root.pem()).collect();
         IstioCertificateResponse { cert_chain: vec![leaf.pem(), roots] }
     }
 }
@@ -163,7 +163,7 @@ impl IstioCertificateService for TestCa {
             return Err(Status::unauthenticated("who are you?"));
         }
         let for_another = request.get_ref().metadata.is_some();
-        if for_another && said("clusterid") != self.behaviour().cluster.as_deref() {
+        if for_another && said("clusterid") != self.lock_state().cluster.as_deref() {
             return Err(Status::unauthenticated("no node authorizer for that cluster"));
         }
         Ok(Response::new(self.sign(&request.get_ref().csr)))

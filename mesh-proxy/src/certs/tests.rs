@@ -8,15 +8,15 @@ use rustls::client::danger::ServerCertVerifier;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::danger::ClientCertVerifier;
 
-use super::mesh_verifier::MeshVerifier;
-use super::test_ca::{RunningCa, TestCa, new_root};
+use super::test_ca::{RunningCa, TestCa, generate_root};
+use super::trust_domain_verifier::TrustDomainVerifier;
 use super::trusted_roots::TrustedRoots;
 use super::{Certificates, tls_config};
 use crate::inheritance::certificate_file::{
     CertificateEntry, CertificateFile, MAX_CERTIFICATE_FILE_BYTES, parse_certificate_file,
     write_certificate_file,
 };
-use crate::inheritance::{self, Inheritance};
+use crate::inheritance::{self, BequestSender};
 use crate::tunnel::AllowedFraming;
 
 const LONG: Duration = Duration::from_mins(10);
@@ -33,7 +33,7 @@ async fn agent(lifetime: Duration) -> (TestCa, RunningCa, Certificates) {
         authority.ca_client(running.address),
         "cluster.local",
         AllowedFraming::default(),
-        Inheritance::without_successor(),
+        BequestSender::without_successor(),
     );
     (authority, running, certificates)
 }
@@ -93,19 +93,19 @@ async fn an_authority_that_is_away_ends_in_expiry_and_is_recovered_from() {
 async fn an_answer_for_somebody_else_is_not_used() {
     let authority = TestCa::new(LONG);
     let running = authority.serve("127.0.0.1:0").await;
-    authority.behaviour().identity = Some("spiffe://cluster.local/ns/shop/sa/other".to_owned());
+    authority.lock_state().identity = Some("spiffe://cluster.local/ns/shop/sa/other".to_owned());
     let certificates = Certificates::new(
         authority.ca_client(running.address),
         "cluster.local",
         AllowedFraming::default(),
-        Inheritance::without_successor(),
+        BequestSender::without_successor(),
     );
     certificates.retain_identity(&web());
     until("an error", || certificates.statuses()[0].error.is_some()).await;
     let error = certificates.statuses().remove(0).error.unwrap();
     assert!(error.contains("it is for spiffe://cluster.local/ns/shop/sa/other instead of"), "{error}");
     assert!(certificates.current(&web()).is_none());
-    until("the agent asked as well", || authority.behaviour().signed >= 2).await;
+    until("the agent asked as well", || authority.lock_state().signed >= 2).await;
     let mut own = certificates.subscribe_own_certificate();
     let used = tokio::time::timeout(Duration::from_secs(1), own.wait_for(Option::is_some)).await;
     assert!(used.is_err(), "nor does the agent use one of somebody else");
@@ -115,12 +115,12 @@ async fn an_answer_for_somebody_else_is_not_used() {
 #[tokio::test]
 async fn an_authority_is_told_of_which_cluster_the_agent_is() {
     let (authority, _running, certificates) = agent(LONG).await;
-    authority.behaviour().cluster = Some("another".to_owned());
+    authority.lock_state().cluster = Some("another".to_owned());
     certificates.retain_identity(&web());
     until("a refusal", || certificates.statuses()[0].error.is_some()).await;
     let error = certificates.statuses().remove(0).error.unwrap();
     assert!(error.contains("no node authorizer"), "{error}");
-    authority.behaviour().cluster = Some("cluster-1".to_owned());
+    authority.lock_state().cluster = Some("cluster-1".to_owned());
     certificates
         .wait_for_certificate(&web(), PATIENCE)
         .await
@@ -137,7 +137,7 @@ async fn a_cluster_that_no_header_can_name_is_told_with_its_setting() {
         client,
         "cluster.local",
         AllowedFraming::default(),
-        Inheritance::without_successor(),
+        BequestSender::without_successor(),
     );
     certificates.retain_identity(&web());
     until("an error", || certificates.statuses()[0].error.is_some()).await;
@@ -148,11 +148,11 @@ async fn a_cluster_that_no_header_can_name_is_told_with_its_setting() {
 #[tokio::test]
 async fn a_refusal_is_told() {
     let (authority, _running, certificates) = agent(LONG).await;
-    std::fs::write(authority.token_file(), "wrong").unwrap();
+    std::fs::write(authority.token_file_path(), "wrong").unwrap();
     certificates.retain_identity(&web());
     until("an error", || certificates.statuses()[0].error.is_some()).await;
     assert!(certificates.statuses()[0].error.as_deref().unwrap().contains("who are you?"));
-    std::fs::write(authority.token_file(), super::test_ca::TOKEN).unwrap();
+    std::fs::write(authority.token_file_path(), super::test_ca::TOKEN).unwrap();
     certificates
         .wait_for_certificate(&web(), PATIENCE)
         .await
@@ -165,14 +165,14 @@ async fn roots_come_and_go_while_certificates_stay() {
     let (authority, _running, certificates) = agent(LONG).await;
     certificates.retain_identity(&web());
     let before = certificates.wait_for_certificate(&web(), PATIENCE).await.expect("a certificate");
-    let first = Arc::clone(&authority.behaviour().roots[0]);
+    let first = Arc::clone(&authority.lock_state().roots[0]);
     // The first goes on signing while the second is being told to everybody.
-    authority.behaviour().roots = vec![new_root("second"), Arc::clone(&first)];
+    authority.lock_state().roots = vec![generate_root("second"), Arc::clone(&first)];
     authority.write_root_file();
     until("two roots", || certificates.statuses()[0].roots.len() == 2).await;
     let now = certificates.current(&web()).unwrap();
     assert!(Arc::ptr_eq(&before, &now), "connections go on with the same configuration");
-    authority.behaviour().roots.remove(0);
+    authority.lock_state().roots.remove(0);
     authority.write_root_file();
     until("one root", || certificates.statuses()[0].roots.len() == 1).await;
 }
@@ -185,7 +185,7 @@ async fn a_certificate_whose_root_is_gone_is_replaced_at_once() {
     let before = certificates.wait_for_certificate(&web(), PATIENCE).await.expect("a certificate");
     let (address, old_roots) = (running.address.to_string(), certificates.statuses().remove(0).roots);
     running.stop().await;
-    authority.behaviour().roots = vec![new_root("second")];
+    authority.lock_state().roots = vec![generate_root("second")];
     authority.write_root_file();
     let _running = authority.serve(&address).await;
     until("another root", || certificates.statuses()[0].roots != old_roots).await;
@@ -197,7 +197,7 @@ async fn a_certificate_whose_root_is_gone_is_replaced_at_once() {
 
 /// Those of the agent and of `web`, as they are left to a next proxy.
 async fn left_behind(authority: &TestCa, running: &RunningCa) -> (Certificates, Vec<u8>) {
-    let (inheritance, mut left) = Inheritance::channel();
+    let (inheritance, mut left) = BequestSender::channel();
     let client = authority.ca_client(running.address);
     let certificates = Certificates::new(client, "cluster.local", AllowedFraming::default(), inheritance);
     certificates.retain_identity(&web());
@@ -222,9 +222,9 @@ fn heir(authority: &TestCa, bytes: &[u8]) -> Certificates {
         authority.ca_client(nobody),
         "cluster.local",
         AllowedFraming::default(),
-        Inheritance::without_successor(),
+        BequestSender::without_successor(),
     );
-    let mut file = inheritance::create_memfd(c"test").unwrap();
+    let mut file = inheritance::create_empty_memfd(c"test").unwrap();
     std::io::Write::write_all(&mut file, bytes).unwrap();
     heir.load_inherited(&file);
     heir.retain_identity(&web());
@@ -244,9 +244,9 @@ async fn certificates_outlive_the_proxy_that_asked_for_them() {
         authority.ca_client(address),
         "cluster.local",
         AllowedFraming::default(),
-        Inheritance::without_successor(),
+        BequestSender::without_successor(),
     );
-    let mut file = inheritance::create_memfd(c"test").unwrap();
+    let mut file = inheritance::create_empty_memfd(c"test").unwrap();
     std::io::Write::write_all(&mut file, &bytes).unwrap();
     heir.load_inherited(&file);
     heir.retain_identity(&web());
@@ -280,7 +280,7 @@ async fn what_a_proxy_left_counts_only_as_far_as_it_can_be_checked() {
     assert!(!with(good.roots.clone(), uri, chain, b"no key"));
     assert!(!with(vec![], uri, chain, key), "it leads to no root");
     // Whoever took the proxy over has a root of his own, and a certificate under it.
-    let (theirs, own_key) = (new_root("theirs"), KeyPair::generate().unwrap());
+    let (theirs, own_key) = (generate_root("theirs"), KeyPair::generate().unwrap());
     let own_der = own_key.serialize_der();
     let mut params = CertificateParams::default();
     params.subject_alt_names = vec![SanType::URI(uri.try_into().unwrap())];
@@ -305,15 +305,15 @@ async fn an_inherited_certificate_that_has_expired_is_none() {
 }
 
 struct Mesh {
-    verifier: MeshVerifier,
+    verifier: TrustDomainVerifier,
     root: Arc<rcgen::CertifiedIssuer<'static, KeyPair>>,
 }
 
 fn mesh(name: &str) -> Mesh {
-    let (provider, root) = (tls_config::crypto_provider(), new_root(name));
+    let (provider, root) = (tls_config::crypto_provider(), generate_root(name));
     let trust = Arc::new(TrustedRoots::new(Arc::clone(&provider), "".as_ref()));
     trust.install_ca_roots(vec![root.der().clone()]).unwrap();
-    Mesh { verifier: MeshVerifier { trust, provider, trust_domain: "td".into() }, root }
+    Mesh { verifier: TrustDomainVerifier { trust, provider, trust_domain: "td".into() }, root }
 }
 
 impl Mesh {

@@ -11,7 +11,7 @@ use rustls::server::NoServerSessionStorage;
 use rustls::version::TLS13;
 use rustls::{ClientConfig, Error, ServerConfig};
 
-use super::mesh_verifier::MeshVerifier;
+use super::trust_domain_verifier::TrustDomainVerifier;
 use crate::mux;
 use crate::tunnel::AllowedFraming;
 
@@ -39,7 +39,7 @@ pub(super) fn crypto_provider() -> Arc<CryptoProvider> {
 /// checked after the handshake, by [`peer_spiffe_id`](super::peer_spiffe_id). Errors: the key is not the
 /// chain's.
 pub(super) fn client_config(
-    verifier: &Arc<MeshVerifier>,
+    verifier: &Arc<TrustDomainVerifier>,
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
     framing: AllowedFraming,
@@ -57,7 +57,7 @@ pub(super) fn client_config(
 
 /// Returns the configuration for accepting. Errors: the key is not the chain's.
 pub(super) fn server_config(
-    verifier: &Arc<MeshVerifier>,
+    verifier: &Arc<TrustDomainVerifier>,
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
     framing: AllowedFraming,

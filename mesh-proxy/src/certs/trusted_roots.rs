@@ -61,7 +61,7 @@ impl TrustedRoots {
             roots: ArcSwap::from_pointee(nothing),
             changes: watch::Sender::new(()),
         };
-        trust.reload_file();
+        trust.reload_file_if_changed();
         trust
     }
 
@@ -71,7 +71,7 @@ impl TrustedRoots {
     }
 
     /// Notifies when a certificate may have become valid or invalid: the roots changed, or the clock was set.
-    pub fn subscribe_changes(&self) -> watch::Receiver<()> {
+    pub fn subscribe_validity_changes(&self) -> watch::Receiver<()> {
         self.changes.subscribe()
     }
 
@@ -84,7 +84,7 @@ impl TrustedRoots {
     }
 
     /// Reads the file again. Returns whether its contents changed. A file that can't be read changes nothing.
-    pub fn reload_file(&self) -> bool {
+    pub fn reload_file_if_changed(&self) -> bool {
         let mut known = self.known();
         let Ok(version) = FileVersion::of(&self.file) else { return false };
         if known.version == Some(version) {
@@ -106,7 +106,7 @@ impl TrustedRoots {
     /// Returns those of `roots` that the file has too. Only the node's operator and the control plane write
     /// it.
     pub fn retain_roots_in_file(&self, mut roots: CertificateList) -> CertificateList {
-        self.reload_file();
+        self.reload_file_if_changed();
         let known = self.known();
         roots.retain(|root| known.roots.contains(root));
         roots

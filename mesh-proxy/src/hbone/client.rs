@@ -87,7 +87,7 @@ impl Connection {
         Ok(Self { requests, streams: OpenStreamCount::default() })
     }
 
-    /// Whether another stream fits, by `OWN_STREAMS` and by the peer's own limit.
+    /// Whether another stream fits: fewer than 64 are open, and than the peer takes.
     pub fn has_room(&self) -> bool {
         let limit = self.requests.current_max_send_streams().min(OWN_STREAMS as usize);
         self.streams.get() < limit

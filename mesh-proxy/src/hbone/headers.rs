@@ -13,7 +13,9 @@ use mesh_api::plan::Workload;
 
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
-/// Builds the request for a stream to `destination`. Errors: it is not valid HTTP, which no address causes.
+/// Builds the request for a stream from the client `from` to `destination`. `host` is the service that it
+/// addressed and `workload` is its own, as far as they are known. Errors: it is not valid HTTP, which no
+/// address causes.
 pub fn connect_request(
     from: SocketAddr,
     destination: SocketAddr,
@@ -29,7 +31,7 @@ pub fn connect_request(
     Ok(request)
 }
 
-/// Returns a `traceparent` header of a new trace with one span.
+/// Returns name and value of a `traceparent` header, of a new trace with one span. The value is never none.
 pub fn new_traceparent() -> (HeaderName, Option<HeaderValue>) {
     let text = format!("00-{:032x}-{:016x}-00", rand::random::<u128>().max(1), rand::random::<u64>().max(1));
     (TRACEPARENT, HeaderValue::try_from(text).ok())

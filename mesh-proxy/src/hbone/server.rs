@@ -33,7 +33,7 @@ pub struct ServerConnection {
 pub struct IncomingStream {
     /// Method; refuse anything but `CONNECT`.
     pub method: Method,
-    /// Target as the peer wrote it, `host:port`.
+    /// Target as the peer wrote it, `host:port`; none if it wrote none.
     pub authority: Option<String>,
     /// The request's headers.
     pub headers: HeaderMap,
@@ -54,6 +54,8 @@ impl ServerConnection {
                 .max_send_buffer_size(SEND_BUFFER)
                 .max_concurrent_streams(PEER_STREAMS)
                 .data_frame_budget(DATA_OVERHEAD)
+                // Streams reset before they were seen are paid for too; many may come in one turn.
+                .max_pending_accept_reset_streams(PEER_STREAMS as usize)
                 .handshake::<_, Bytes>(Guarded::new(tls.clone(), Role::Server)),
         );
         let started =
@@ -66,7 +68,8 @@ impl ServerConnection {
     }
 
     /// Serves the connection: spawns a task from `handle` for each stream. Once `drain` is over no new
-    /// streams are taken, and the connection ends with its last stream. Errors: the connection broke.
+    /// streams are taken, and the connection ends with its last stream. Errors: the connection broke; of kind
+    /// [`FLOOD`] if the peer was cut off for a flood.
     pub async fn serve<F>(
         mut self,
         drain: impl Future<Output = ()>,
@@ -99,11 +102,11 @@ impl ServerConnection {
     }
 }
 
-/// Returns why a connection broke: [`FLOOD`] as its kind if the peer was cut off for one.
+/// Returns why a connection broke: of kind [`FLOOD`] if it was [`Guarded`] that cut the peer off. What the
+/// library counts by itself an honest peer can come to in a long life of its connection.
 fn connection_error(error: h2::Error) -> io::Error {
-    let by_guard = error.get_io().is_some_and(|error| error.kind() == FLOOD);
-    let by_h2 = error.is_library() && error.reason() == Some(Reason::ENHANCE_YOUR_CALM);
-    if by_guard || by_h2 { io::Error::new(FLOOD, error) } else { io::Error::other(error) }
+    let is_flood = error.get_io().is_some_and(|error| error.kind() == FLOOD);
+    if is_flood { io::Error::new(FLOOD, error) } else { io::Error::other(error) }
 }
 
 impl IncomingStream {
@@ -114,7 +117,7 @@ impl IncomingStream {
     }
 
     /// Answers 200: from here on the stream carries raw bytes. Errors: the stream is over already.
-    pub fn accept(mut self, headers: HeaderMap) -> Result<Stream, h2::Error> {
+    pub fn into_accepted_stream(mut self, headers: HeaderMap) -> Result<Stream, h2::Error> {
         let mut response = Response::new(());
         *response.headers_mut() = headers;
         let send = self.respond.send_response(response, false)?;

@@ -13,7 +13,7 @@ use tokio::task::spawn_local;
 use super::shared_tls::SharedTls;
 use super::{Connection, OpenError, ServerConnection, Stream};
 use crate::fixture::{self, RelayUnderTest, run_as_worker, test_tls_configs};
-use crate::relay::{self, ByteMeter, SocketSide, relay_hbone};
+use crate::relay::{self, ByteMeter, SocketSide, relay_hbone_metered};
 use crate::tls;
 
 /// What the server does with a stream that is asked for.
@@ -28,7 +28,7 @@ enum Answer {
 /// An HBONE server in front of `application`, and a connection to it.
 async fn pair(application: std::net::SocketAddr, answer: Answer) -> Connection {
     let tcp = TcpStream::connect(serve(application, answer).await).await.unwrap();
-    Connection::start(tls::connect(tcp, test_tls_configs().0).await.unwrap(), || {}).await.unwrap()
+    Connection::start(tls::client_handshake(tcp, test_tls_configs().0).await.unwrap(), || {}).await.unwrap()
 }
 
 /// An HBONE server that takes one connection; where it listens.
@@ -38,17 +38,25 @@ async fn serve(application: std::net::SocketAddr, answer: Answer) -> std::net::S
     let address = listener.local_addr().unwrap();
     spawn_local(async move {
         let (tcp, _) = listener.accept().await.unwrap();
-        let server = ServerConnection::start(tls::accept(tcp, server).await.unwrap()).await.unwrap();
+        let server =
+            ServerConnection::start(tls::server_handshake(tcp, server).await.unwrap()).await.unwrap();
         let _end = server
             .serve(std::future::pending(), move |incoming| async move {
                 match answer {
                     Answer::Refuse(status) => incoming.refuse(status),
-                    Answer::Echo => echo(incoming.accept(http::HeaderMap::new()).unwrap()).await,
+                    Answer::Echo => {
+                        echo(incoming.into_accepted_stream(http::HeaderMap::new()).unwrap()).await;
+                    }
                     Answer::Relay => {
                         let socket = TcpStream::connect(application).await.unwrap();
-                        let mut stream = incoming.accept(http::HeaderMap::new()).unwrap();
-                        let _end =
-                            relay_hbone(socket, &mut stream, SocketSide::Server, &ByteMeter::default()).await;
+                        let mut stream = incoming.into_accepted_stream(http::HeaderMap::new()).unwrap();
+                        let _end = relay_hbone_metered(
+                            socket,
+                            &mut stream,
+                            SocketSide::Server,
+                            &ByteMeter::default(),
+                        )
+                        .await;
                     }
                 }
             })
@@ -79,7 +87,7 @@ impl RelayUnderTest for Hbone {
 
     async fn carry(connection: Connection, socket: TcpStream, meter: ByteMeter) -> Result<(), relay::Error> {
         let mut stream = connection.open_stream(request()).await.unwrap();
-        relay_hbone(socket, &mut stream, SocketSide::Client, &meter).await
+        relay_hbone_metered(socket, &mut stream, SocketSide::Client, &meter).await
     }
 }
 
@@ -120,7 +128,7 @@ fn refusals_are_told_apart() {
 /// A peer that opens `count` streams before it has read anything of the server's, as ztunnel does.
 async fn hasty_peer(count: usize) -> (SendRequest<Bytes>, Vec<(ResponseFuture, SendStream<Bytes>)>) {
     let tcp = TcpStream::connect(serve("127.0.0.1:1".parse().unwrap(), Answer::Echo).await).await.unwrap();
-    let tls = SharedTls::new(tls::connect(tcp, test_tls_configs().0).await.unwrap());
+    let tls = SharedTls::new(tls::client_handshake(tcp, test_tls_configs().0).await.unwrap());
     let handshake = h2::client::Builder::new().initial_max_send_streams(count).handshake(tls.clone());
     let (mut requests, mut connection) = handshake.await.unwrap();
     let streams = (0..count).map(|_| requests.send_request(request(), false).unwrap()).collect();

@@ -34,7 +34,7 @@ pub struct CertificateEntry<'a> {
 }
 
 /// Writes the contents piece by piece, so that keys are copied nowhere else. Roots and entries beyond the
-/// bounds are left out. Errors: those of `to`.
+/// bounds are left out. Errors: those of `to`, or a field is too long (4 GiB).
 pub fn write_certificate_file(contents: &CertificateFile<'_>, to: &mut impl Write) -> io::Result<()> {
     let roots = &contents.roots[..contents.roots.len().min(MAX_ROOTS)];
     let entries = &contents.entries[..contents.entries.len().min(MAX_IDENTITIES)];

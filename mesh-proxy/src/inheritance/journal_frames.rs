@@ -5,12 +5,13 @@
 /// First bytes of a journal; another layout has others.
 pub const JOURNAL_MAGIC: &[u8; 8] = b"nm-jrnl\x01";
 /// Most bytes of a frame, unpacked.
-pub const MAX_FRAME_BYTES: usize = 16 << 20;
+pub const MAX_UNPACKED_FRAME_BYTES: usize = 16 << 20;
 const HEAD: usize = 9;
 
-/// Packs a frame; none if there are more than [`MAX_FRAME_BYTES`] bytes.
-pub fn pack_frame(bytes: &[u8], complete: bool) -> Option<Vec<u8>> {
-    let unpacked = u32::try_from(bytes.len()).ok().filter(|_| bytes.len() <= MAX_FRAME_BYTES)?;
+/// Compresses a response into a frame; `complete` is whether a state is complete with it. None if there are
+/// more than [`MAX_UNPACKED_FRAME_BYTES`] bytes.
+pub fn compress_frame(bytes: &[u8], complete: bool) -> Option<Vec<u8>> {
+    let unpacked = u32::try_from(bytes.len()).ok().filter(|_| bytes.len() <= MAX_UNPACKED_FRAME_BYTES)?;
     let packed = lz4_flex::block::compress(bytes);
     let mut frame = Vec::with_capacity(HEAD + packed.len());
     frame.extend(u32::try_from(packed.len()).ok()?.to_le_bytes());
@@ -20,13 +21,14 @@ pub fn pack_frame(bytes: &[u8], complete: bool) -> Option<Vec<u8>> {
     Some(frame)
 }
 
-/// Iterator over the unpacked frames of a journal, up to its last complete state. A frame that can't be
-/// unpacked is left out.
+/// Iterator over the unpacked frames of a journal, up to its last complete state; none in the place of a
+/// frame that can't be unpacked.
 pub struct JournalFrames<'a>(&'a [u8]);
 
 impl<'a> JournalFrames<'a> {
-    /// Reads a journal; none if it is something else, or has no complete state.
-    pub fn parse(journal: &'a [u8]) -> Option<Self> {
+    /// Returns the frames up to the last complete state; none if there is no such state, or the bytes are no
+    /// journal.
+    pub fn up_to_complete_state(journal: &'a [u8]) -> Option<Self> {
         let all = journal.strip_prefix(JOURNAL_MAGIC)?;
         let (mut rest, mut end) = (all, None);
         while let Some((head, behind)) = head(rest) {
@@ -60,7 +62,8 @@ fn head(bytes: &[u8]) -> Option<(Head<'_>, &[u8])> {
     let (packed, rest) = bytes.split_first_chunk()?;
     let (unpacked, rest) = rest.split_first_chunk()?;
     let (complete, rest) = rest.split_first()?;
-    let unpacked = usize::try_from(u32::from_le_bytes(*unpacked)).ok().filter(|it| *it <= MAX_FRAME_BYTES)?;
+    let unpacked =
+        usize::try_from(u32::from_le_bytes(*unpacked)).ok().filter(|it| *it <= MAX_UNPACKED_FRAME_BYTES)?;
     let (packed, behind) = rest.split_at_checked(usize::try_from(u32::from_le_bytes(*packed)).ok()?)?;
     Some((Head { packed, unpacked, complete: *complete == 1 }, behind))
 }
@@ -73,7 +76,8 @@ mod tests {
 
     fn example() -> Vec<u8> {
         let frames = [(&b"one"[..], false), (&[b'x'; 1000], true), (b"", false)];
-        let frames = frames.into_iter().flat_map(|(bytes, complete)| pack_frame(bytes, complete).unwrap());
+        let frames =
+            frames.into_iter().flat_map(|(bytes, complete)| compress_frame(bytes, complete).unwrap());
         JOURNAL_MAGIC.iter().copied().chain(frames).collect()
     }
 
@@ -89,10 +93,13 @@ mod tests {
     fn frames_are_read_up_to_the_last_complete_state() {
         let journal = example();
         assert!(journal.len() < 100, "packed");
-        let read: Vec<_> = JournalFrames::parse(&journal).unwrap().collect();
+        let read: Vec<_> = JournalFrames::up_to_complete_state(&journal).unwrap().collect();
         assert_eq!(read, [Some(b"one".to_vec()), Some(vec![b'x'; 1000])]);
-        assert!(pack_frame(&vec![0; MAX_FRAME_BYTES + 1], true).is_none());
-        assert!(JournalFrames::parse(JOURNAL_MAGIC).is_none() && JournalFrames::parse(b"").is_none());
+        assert!(compress_frame(&vec![0; MAX_UNPACKED_FRAME_BYTES + 1], true).is_none());
+        assert!(
+            JournalFrames::up_to_complete_state(JOURNAL_MAGIC).is_none()
+                && JournalFrames::up_to_complete_state(b"").is_none()
+        );
     }
 
     #[test]
@@ -102,8 +109,8 @@ mod tests {
             for value in [0, 1, 0x7f, 0x80, 0xff] {
                 let mut strange = journal.clone();
                 strange[place] = value;
-                let _total = JournalFrames::parse(&strange).map(Iterator::count);
-                let _cut = JournalFrames::parse(&strange[..place]).map(Iterator::count);
+                let _total = JournalFrames::up_to_complete_state(&strange).map(Iterator::count);
+                let _cut = JournalFrames::up_to_complete_state(&strange[..place]).map(Iterator::count);
             }
         }
     }

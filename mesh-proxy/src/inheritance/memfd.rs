@@ -8,9 +8,9 @@ use std::os::unix::fs::FileExt;
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use rustix::io::Errno;
 
-/// Creates a file, which `/proc` shows by this name to those who may look. Errors: no memory, or no
+/// Creates an empty file, which `/proc` shows by this name to those who may look. Errors: no memory, or no
 /// descriptor.
-pub fn create_memfd(name: &CStr) -> io::Result<File> {
+pub fn create_empty_memfd(name: &CStr) -> io::Result<File> {
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
     let file = match memfd_create(name, flags | MemfdFlags::NOEXEC_SEAL) {
         // Older than Linux 6.3.
@@ -26,7 +26,7 @@ pub fn seal_read_only(file: &File) -> io::Result<()> {
 }
 
 /// Seals a file so that it only grows. Errors: those of `fcntl(2)`.
-pub fn seal_append_only(file: &File) -> io::Result<()> {
+pub fn seal_against_shrinking(file: &File) -> io::Result<()> {
     Ok(fcntl_add_seals(file, SealFlags::SHRINK | SealFlags::SEAL)?)
 }
 
@@ -50,7 +50,7 @@ mod tests {
 
     #[test]
     fn what_is_sealed_is_read_and_never_changed() {
-        let mut file = create_memfd(c"test").unwrap();
+        let mut file = create_empty_memfd(c"test").unwrap();
         file.write_all(b"a key").unwrap();
         seal_read_only(&file).unwrap();
         assert!(file.write_all(b"another").is_err());
@@ -61,8 +61,8 @@ mod tests {
 
     #[test]
     fn what_grows_does_not_shrink() {
-        let mut file = create_memfd(c"test").unwrap();
-        seal_append_only(&file).unwrap();
+        let mut file = create_empty_memfd(c"test").unwrap();
+        seal_against_shrinking(&file).unwrap();
         file.write_all(b"one").unwrap();
         assert!(file.set_len(0).is_err());
         file.write_all(b"two").unwrap();

@@ -21,11 +21,12 @@ use std::os::fd::OwnedFd;
 
 use tokio::sync::mpsc;
 
-pub use memfd::{create_memfd, read_whole_file, seal_append_only, seal_read_only};
+pub use memfd::{create_empty_memfd, read_whole_file, seal_against_shrinking, seal_read_only};
 
-/// Where a proxy leaves files for its successor. Cheap to clone.
+/// Sends files to whoever hands them to the keeper, which holds them for the proxy's successor. Cheap to
+/// clone.
 #[derive(Clone)]
-pub struct Inheritance(mpsc::UnboundedSender<Bequest>);
+pub struct BequestSender(mpsc::UnboundedSender<Bequest>);
 
 /// Kinds of files that are left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,7 +40,7 @@ pub enum InheritedKind {
 /// A file that is left, or none if there is nothing of its kind any more.
 pub type Bequest = (InheritedKind, Option<OwnedFd>);
 
-impl Inheritance {
+impl BequestSender {
     /// Creates both ends: the second is for whoever hands the files to the keeper.
     pub fn channel() -> (Self, mpsc::UnboundedReceiver<Bequest>) {
         let (left, taken) = mpsc::unbounded_channel();

@@ -12,8 +12,8 @@ use mesh_api::plan::{Store, StoreContents};
 use mesh_api::wire::xds::DeltaDiscoveryResponse;
 use prost::Message;
 
-use super::journal_frames::{JOURNAL_MAGIC, JournalFrames, MAX_FRAME_BYTES, pack_frame};
-use super::{Inheritance, create_memfd, read_whole_file, seal_append_only};
+use super::journal_frames::{JOURNAL_MAGIC, JournalFrames, MAX_UNPACKED_FRAME_BYTES, compress_frame};
+use super::{BequestSender, create_empty_memfd, read_whole_file, seal_against_shrinking};
 use crate::inheritance::InheritedKind;
 
 /// Resources per frame when the whole state is written.
@@ -25,7 +25,7 @@ const FEW: u64 = 1 << 20;
 
 /// A journal that is being written.
 pub struct XdsJournal {
-    inheritance: Inheritance,
+    inheritance: BequestSender,
     file: Option<File>,
     length: u64,
     /// Length of the whole state at its beginning, bytes.
@@ -38,21 +38,21 @@ pub struct XdsJournal {
 pub struct EncodedResponse(Option<Vec<u8>>);
 
 impl XdsJournal {
-    /// Creates a journal; nothing is written before [`Self::append_response`] is told of a complete state.
-    pub fn new(inheritance: Inheritance) -> Self {
+    /// Creates a journal; nothing is written before [`Self::append_or_rewrite`] is told of a complete state.
+    pub fn new(inheritance: BequestSender) -> Self {
         Self { inheritance, file: None, length: 0, whole: 0, given_up: false }
     }
 
     /// Encodes a response, before the store takes it apart.
     pub fn encode_response(&self, response: &DeltaDiscoveryResponse) -> EncodedResponse {
         // For a longer one the whole state is written anew, in parts.
-        let fits = self.file.is_some() && response.encoded_len() <= MAX_FRAME_BYTES;
+        let fits = self.file.is_some() && response.encoded_len() <= MAX_UNPACKED_FRAME_BYTES;
         EncodedResponse(fits.then(|| response.encode_to_vec()))
     }
 
-    /// Appends a response that was taken. `complete` is whether the state is complete with it, and `whole`
-    /// returns that state.
-    pub fn append_response(
+    /// Appends a response that was taken, or writes the whole state anew where that is shorter or nothing is
+    /// written yet. `complete` is whether the state is complete with the response, and `whole` returns it.
+    pub fn append_or_rewrite(
         &mut self,
         entry: EncodedResponse,
         complete: bool,
@@ -82,8 +82,8 @@ impl XdsJournal {
     }
 
     fn write_whole(&mut self, whole: &StoreContents) -> io::Result<()> {
-        let file = create_memfd(c"nodemesh-configuration")?;
-        seal_append_only(&file)?;
+        let file = create_empty_memfd(c"nodemesh-configuration")?;
+        seal_against_shrinking(&file)?;
         file.write_all_at(JOURNAL_MAGIC, 0)?;
         let mut length = JOURNAL_MAGIC.len() as u64;
         for part in whole.discovery_responses(PART) {
@@ -97,7 +97,7 @@ impl XdsJournal {
 }
 
 fn append(file: &File, length: &mut u64, bytes: &[u8], complete: bool) -> io::Result<()> {
-    let frame = pack_frame(bytes, complete).ok_or(io::ErrorKind::FileTooLarge)?;
+    let frame = compress_frame(bytes, complete).ok_or(io::ErrorKind::FileTooLarge)?;
     if *length + frame.len() as u64 > MAX_JOURNAL_BYTES {
         return Err(io::ErrorKind::FileTooLarge.into());
     }
@@ -106,11 +106,12 @@ fn append(file: &File, length: &mut u64, bytes: &[u8], complete: bool) -> io::Re
     Ok(())
 }
 
-/// Returns the last complete state of a journal; none if it has none, or is something else.
+/// Returns the last complete state of a journal; none if it has none, is something else, or has a frame that
+/// can't be read.
 pub fn replay_into_store(file: &File) -> Option<Store> {
     let journal = read_whole_file(file, MAX_JOURNAL_BYTES).ok()?;
     let mut store = Store::default();
-    for bytes in JournalFrames::parse(&journal)? {
+    for bytes in JournalFrames::up_to_complete_state(&journal)? {
         let response = DeltaDiscoveryResponse::decode(&*bytes?).ok()?;
         // Rejected resources are rejected again, and those held in their place stay.
         let _rejected = store.apply(&response.type_url, response.resources, response.removed_resources);
@@ -120,7 +121,7 @@ pub fn replay_into_store(file: &File) -> Option<Store> {
 
 #[cfg(test)]
 mod tests {
-    use mesh_api::plan::DiscoveryType;
+    use mesh_api::plan::XdsResourceType;
     use mesh_api::wire::type_url;
     use mesh_api::wire::workload::{Address, Workload, address};
     use mesh_api::wire::xds::Resource;
@@ -154,7 +155,7 @@ mod tests {
 
     impl Told {
         fn new() -> Self {
-            let (inheritance, left) = Inheritance::channel();
+            let (inheritance, left) = BequestSender::channel();
             Self {
                 store: Store::default(),
                 journal: XdsJournal::new(inheritance),
@@ -168,7 +169,7 @@ mod tests {
             let entry = self.journal.encode_response(&response);
             let DeltaDiscoveryResponse { type_url, resources, removed_resources, .. } = response;
             assert!(self.store.apply(&type_url, resources, removed_resources).is_empty());
-            self.journal.append_response(entry, complete, || self.store.contents());
+            self.journal.append_or_rewrite(entry, complete, || self.store.contents());
             while let Ok((_, file)) = self.left.try_recv() {
                 self.files += 1;
                 self.file = file.map(File::from);
@@ -208,16 +209,16 @@ mod tests {
         told.tell(response(&["b"]), true);
         let bytes = journal_bytes(&told);
         for length in 0..bytes.len() {
-            let file = create_memfd(c"test").unwrap();
+            let file = create_empty_memfd(c"test").unwrap();
             file.write_all_at(&bytes[..length], 0).unwrap();
             let found = replay_into_store(&file)
-                .map(|store| store.contents().resources(&DiscoveryType::ADDRESS).count());
+                .map(|store| store.contents().resources(&XdsResourceType::ADDRESS).count());
             assert_eq!(found, (length >= whole.len()).then_some(1), "cut at {length}");
         }
         for place in 0..bytes.len() {
             let mut strange = bytes.clone();
             strange[place] ^= 0xff;
-            let file = create_memfd(c"test").unwrap();
+            let file = create_empty_memfd(c"test").unwrap();
             file.write_all_at(&strange, 0).unwrap();
             let _total = replay_into_store(&file);
         }

@@ -9,11 +9,12 @@ use std::task::Poll;
 use rustls::client::UnbufferedClientConnection;
 use tokio::task::spawn_local;
 
+use super::autotuned_receive_window::ReceiveWindow;
 use super::connection_state::ConnectionState;
 use super::driver::{ConnectionSide, Driver};
 use super::frame::{ControlFrame, Refusal};
 use super::open_frame::{OpenFrame, TraceContext};
-use super::receive_window::{ReceiveBudget, ReceiveWindow};
+use super::receive_budget::ReceiveBudget;
 use super::stream::{OpenAnswer, Stream, StreamError, StreamState};
 use super::{EarlyData, MAX_STREAMS};
 use crate::tls::TlsStream;
@@ -21,7 +22,7 @@ use crate::tls::TlsStream;
 /// Why a stream could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// The connection is closed or closing; another one may do.
+    /// The connection is closed, closing or full; another one may do.
     #[error("mesh connection: {0}")]
     Connection(Rc<str>),
     /// The destination's policy denies it.
@@ -67,7 +68,7 @@ impl Connection {
         let driver = Driver::new(tls, &connection.shared, ConnectionSide::Client);
         spawn_local(async move {
             // A server opens no streams: the driver does not let it.
-            let over = driver.run(drop).await;
+            let over = driver.run(drop, || {}).await;
             tracing::debug!(reason = %over, "mesh connection closed");
             ended();
         });
@@ -105,8 +106,8 @@ impl Connection {
         let id = next.ok_or_else(|| OpenError::Connection("closing".into()))?;
         shared.last_stream.set(id);
         let window = ReceiveWindow::for_outgoing(&shared.budget);
-        open.credit = window.open_credit();
-        let state = StreamState::outgoing(id, window);
+        open.credit = window.credit_in_open_frame();
+        let state = StreamState::new_outgoing(id, window);
         shared.insert_stream(&state);
         shared.queue_frame(&ControlFrame::Open(id, open));
         let mut unanswered = Unanswered { shared, heard: shared.heard.get(), answered: false };

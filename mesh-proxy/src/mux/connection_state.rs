@@ -16,7 +16,7 @@ use tokio::net::tcp::OwnedReadHalf;
 
 use super::driver::ConnectionSide;
 use super::frame::{ControlFrame, HEADER_LEN, data_header};
-use super::receive_window::ReceiveBudget;
+use super::receive_budget::ReceiveBudget;
 use super::stream::{StreamError, StreamState};
 use super::{EARLY_CREDIT, MAX_BYTES_PER_TURN, flood_limit};
 use crate::tls::buffer_pool;
@@ -288,7 +288,7 @@ impl ConnectionState {
 
     /// Counts data of a stream that is over against the credit that its peer had left. Returns false if the
     /// peer sent more than that.
-    pub fn count_late_data(&self, bytes: usize) -> bool {
+    pub fn try_spend_late_credit(&self, bytes: usize) -> bool {
         let left = self.overdue.get().checked_sub(bytes);
         left.inspect(|left| self.overdue.set(*left)).is_some()
     }

@@ -14,10 +14,10 @@ use std::time::Duration;
 use mesh_calm::turn::Turn;
 use tokio::io::AsyncWrite;
 
+use super::autotuned_receive_window::ReceiveWindow;
 use super::connection_state::ConnectionState;
 use super::frame::{ControlFrame, DecoderEvent, FrameDecoder, FrameError, GoAwayReason, Refusal};
 use super::open_frame::OpenFrame;
-use super::receive_window::ReceiveWindow;
 use super::stream::{OpenAnswer, Stream, StreamError, StreamState, StreamViolation};
 use super::{EARLY_CREDIT, IncomingStream, MAX_PEER_STREAMS, flood_limit};
 use crate::tcp_syscalls;
@@ -129,8 +129,12 @@ impl<C: UnbufferedConnection> Driver<C> {
     }
 
     /// Drives the connection to its end, and returns why it is over; `opened` gets the streams that the peer
-    /// opens.
-    pub async fn run(mut self, mut opened: impl FnMut(IncomingStream)) -> CloseReason {
+    /// opens. `on_flood` runs as soon as the peer is found to flood.
+    pub async fn run(
+        mut self,
+        mut opened: impl FnMut(IncomingStream),
+        on_flood: impl FnOnce(),
+    ) -> CloseReason {
         let shared = Rc::clone(&self.receiver.shared);
         let over = tokio::select! {
             biased;
@@ -140,6 +144,9 @@ impl<C: UnbufferedConnection> Driver<C> {
             }) => over,
             () = silence(&shared) => CloseReason::Silent,
         };
+        if matches!(over, CloseReason::Flood) {
+            on_flood();
+        }
         shared.break_all_streams(&over.as_streams_see_it());
         let _in_time = tokio::time::timeout(FAREWELL, self.say_goodbye(&over)).await;
         over
@@ -310,7 +317,7 @@ impl Receiver {
     fn deliver(&self, stream: u32, bytes: &[u8]) -> Result<(), CloseReason> {
         match self.stream(stream)? {
             Some(stream) => Ok(stream.deliver_data(bytes, &self.shared)?),
-            None if self.shared.count_late_data(bytes.len()) => Ok(()),
+            None if self.shared.try_spend_late_credit(bytes.len()) => Ok(()),
             None => Err(CloseReason::Late),
         }
     }
@@ -386,7 +393,7 @@ impl Receiver {
             shared.queue_frame(&ControlFrame::Refuse(id, refusal));
             return Ok(());
         }
-        let state = StreamState::incoming(id, open.credit, ReceiveWindow::for_incoming(&shared.budget));
+        let state = StreamState::new_incoming(id, open.credit, ReceiveWindow::for_incoming(&shared.budget));
         shared.insert_stream(&state);
         opened(IncomingStream { open, stream: Stream::new(state, Rc::clone(shared)) });
         Ok(())

@@ -46,7 +46,7 @@ pub enum DecoderEvent<'a> {
     Frame(ControlFrame),
 }
 
-/// A frame that is not DATA.
+/// A frame that is not DATA. Of two numbers the first is the stream, as is a single one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ControlFrame {
     /// Opens a stream.
@@ -66,7 +66,7 @@ pub enum ControlFrame {
     Ping([u8; 8]),
     /// Answers a PING.
     Pong([u8; 8]),
-    /// The sender takes no new streams.
+    /// The sender takes no new streams; why, as a code and in words.
     GoAway(GoAwayReason, String),
 }
 
@@ -343,7 +343,7 @@ impl ControlFrame {
         frame.ok_or(FrameError::Malformed(kind))
     }
 
-    /// Appends the frame's bytes. A text that is too long is cut.
+    /// Appends the frame's bytes. A text that is too long is cut; a host name that is too long is left out.
     pub fn encode(&self, out: &mut Vec<u8>) {
         let (kind, stream) = match self {
             Self::Open(stream, _) => (OPEN, *stream),

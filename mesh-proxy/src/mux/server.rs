@@ -12,7 +12,7 @@ use super::connection_state::ConnectionState;
 use super::driver::{CloseReason, ConnectionSide, Driver};
 use super::frame::{ControlFrame, GoAwayReason, Refusal};
 use super::open_frame::OpenFrame;
-use super::receive_window::ReceiveBudget;
+use super::receive_budget::ReceiveBudget;
 use super::stream::{Stream, StreamError};
 use crate::tls::TlsStream;
 
@@ -36,18 +36,21 @@ impl ServerConnection {
     }
 
     /// Serves the connection: spawns a task from `handle` for each stream. Once `drain` is over no new
-    /// streams are taken, and the connection ends with its last stream. Errors: the connection broke.
+    /// streams are taken, and the connection ends with its last stream. Errors: the connection broke; of kind
+    /// [`FLOOD`] if the peer was cut off for a flood. Then `on_flood` runs at once, before the goodbye, which
+    /// the peer can draw out.
     pub async fn serve<F>(
         self,
         drain: impl Future<Output = ()>,
         handle: impl Fn(IncomingStream) -> F,
+        on_flood: impl FnOnce(),
     ) -> io::Result<()>
     where
         F: Future<Output = ()> + 'static,
     {
         let shared = ConnectionState::new(&self.budget);
         let driver = Driver::new(self.tls, &shared, ConnectionSide::Server);
-        let run = driver.run(|incoming| drop(spawn_local(handle(incoming))));
+        let run = driver.run(|incoming| drop(spawn_local(handle(incoming))), on_flood);
         tokio::pin!(run);
         let over = tokio::select! {
             biased;
@@ -70,7 +73,7 @@ impl ServerConnection {
 impl IncomingStream {
     /// Accepts the stream: from here on it carries raw bytes. Errors: it is over already; then the
     /// application must see nothing of it.
-    pub fn accept(self) -> Result<Stream, StreamError> {
+    pub fn into_accepted_stream(self) -> Result<Stream, StreamError> {
         self.stream.send_accept()?;
         Ok(self.stream)
     }

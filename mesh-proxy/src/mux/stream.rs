@@ -11,9 +11,9 @@ use std::task::{Context, Poll, Waker, ready};
 use bytes::{Buf, BytesMut};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
+use super::autotuned_receive_window::ReceiveWindow;
 use super::connection_state::ConnectionState;
 use super::frame::{ControlFrame, Refusal, ResetReason};
-use super::receive_window::ReceiveWindow;
 use super::{EARLY_CREDIT, EarlyData};
 use crate::relay::{ByteMeter, RelayDirection};
 
@@ -99,12 +99,12 @@ struct Application {
 
 impl StreamState {
     /// Creates a stream that this end opens.
-    pub fn outgoing(id: u32, window: ReceiveWindow) -> Rc<Self> {
+    pub fn new_outgoing(id: u32, window: ReceiveWindow) -> Rc<Self> {
         Self::new(id, None, EARLY_CREDIT, window)
     }
 
     /// Creates a stream that the peer opens with `credit` bytes for this end. Its data may follow at once.
-    pub fn incoming(id: u32, credit: u32, window: ReceiveWindow) -> Rc<Self> {
+    pub fn new_incoming(id: u32, credit: u32, window: ReceiveWindow) -> Rc<Self> {
         Self::new(id, Some(OpenAnswer::Accepted), (credit as usize).min(MOST_CREDIT), window)
     }
 
@@ -199,7 +199,7 @@ impl StreamState {
     /// between. Errors: the peer had no credit for them, or has ended.
     pub fn deliver_data(&self, bytes: &[u8], shared: &ConnectionState) -> Result<(), StreamViolation> {
         self.may_receive()?;
-        if !self.window.borrow_mut().count_received(bytes.len()) {
+        if !self.window.borrow_mut().try_spend_credit(bytes.len()) {
             return Err(StreamViolation::Credit(self.id));
         }
         if self.broken.borrow().is_some() {
@@ -248,7 +248,7 @@ pub struct ResetReasonSetter(Rc<StreamState>);
 
 impl ResetReasonSetter {
     /// Changes it from now on.
-    pub fn set_revoked(&self) {
+    pub fn set_reason_to_revoked(&self) {
         self.0.reset_reason.set(ResetReason::Revoked);
     }
 }
@@ -303,7 +303,7 @@ impl Stream {
 
     /// Returns how many bytes of [`EarlyData::Bytes`] were sent together with OPEN: writing starts behind
     /// them.
-    pub fn early_bytes_sent(&self) -> usize {
+    pub fn early_bytes_sent_with_open(&self) -> usize {
         self.sent_early
     }
 

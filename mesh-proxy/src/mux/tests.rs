@@ -19,7 +19,7 @@ use super::{
     ServerConnection,
 };
 use crate::fixture::{self, RelayUnderTest, run_as_worker, spawn_echo_server, tcp_pair, test_tls_configs};
-use crate::relay::{self, ByteMeter, SocketSide, relay_mux, reset_on_drop};
+use crate::relay::{self, ByteMeter, SocketSide, relay_mux_metered, reset_on_drop};
 use crate::tls;
 use crate::worker::DrainSignal;
 
@@ -33,9 +33,9 @@ async fn serve<F: Future<Output = ()> + 'static>(
     let (_, server) = test_tls_configs();
     spawn_local(async move {
         let (tcp, _) = listener.accept().await.unwrap();
-        let tls = tls::accept(tcp, server).await.unwrap();
+        let tls = tls::server_handshake(tcp, server).await.unwrap();
         let _end = ServerConnection::new(tls, &budget())
-            .serve(async move { drain.wait_for_drain().await }, handle)
+            .serve(async move { drain.wait_for_drain().await }, handle, || {})
             .await;
     });
     address
@@ -58,13 +58,13 @@ async fn serve_and_hold() -> (SocketAddr, Held) {
 /// What a server does with a stream: the application at `address` gets it.
 async fn deliver(incoming: IncomingStream, address: SocketAddr) {
     let socket = TcpStream::connect(address).await.unwrap();
-    let mut stream = incoming.accept().unwrap();
-    let _end = relay_mux(socket, &mut stream, SocketSide::Server, &ByteMeter::default()).await;
+    let mut stream = incoming.into_accepted_stream().unwrap();
+    let _end = relay_mux_metered(socket, &mut stream, SocketSide::Server, &ByteMeter::default()).await;
 }
 
 async fn connect(address: SocketAddr) -> Connection {
     let tcp = TcpStream::connect(address).await.unwrap();
-    Connection::start(tls::connect(tcp, test_tls_configs().0).await.unwrap(), &budget(), || {})
+    Connection::start(tls::client_handshake(tcp, test_tls_configs().0).await.unwrap(), &budget(), || {})
 }
 
 /// A server in front of `application`, and a connection to it.
@@ -98,7 +98,7 @@ impl RelayUnderTest for Mux {
     async fn carry(connection: Connection, socket: TcpStream, meter: ByteMeter) -> Result<(), relay::Error> {
         let mut stream =
             connection.open_stream(open(), EarlyData::Socket(&socket), &Cell::default()).await.unwrap();
-        relay_mux(socket, &mut stream, SocketSide::Client, &meter).await
+        relay_mux_metered(socket, &mut stream, SocketSide::Client, &meter).await
     }
 }
 
@@ -162,7 +162,8 @@ fn bytes_that_were_there_before_the_stream_arrive_once() {
             let mut stream =
                 connection.open_stream(open(), EarlyData::Socket(&accepted), &Cell::default()).await.unwrap();
             assert_eq!(stream.early, EARLY_CREDIT, "as much as may be went along");
-            let _end = relay_mux(accepted, &mut stream, SocketSide::Client, &ByteMeter::default()).await;
+            let _end =
+                relay_mux_metered(accepted, &mut stream, SocketSide::Client, &ByteMeter::default()).await;
         });
         application.shutdown().await.unwrap();
         let mut back = Vec::new();
@@ -221,7 +222,7 @@ fn what_a_client_gave_up_reaches_no_application() {
         })
         .await;
         let first = held.borrow_mut().remove(0);
-        assert!(first.accept().is_err(), "it was reset before it was accepted");
+        assert!(first.into_accepted_stream().is_err(), "it was reset before it was accepted");
     });
 }
 
@@ -239,8 +240,11 @@ fn what_may_have_arrived_is_told() {
         let (server, held) = serve_and_hold().await;
         let tcp = TcpStream::connect(server).await.unwrap();
         let socket = socket2::SockRef::from(&tcp).try_clone().unwrap();
-        let lost =
-            Connection::start(tls::connect(tcp, test_tls_configs().0).await.unwrap(), &budget(), || {});
+        let lost = Connection::start(
+            tls::client_handshake(tcp, test_tls_configs().0).await.unwrap(),
+            &budget(),
+            || {},
+        );
         let (result, ()) =
             tokio::join!(lost.open_stream(open(), EarlyData::Socket(&accepted), &exposed), async {
                 while held.borrow().is_empty() {
@@ -265,10 +269,11 @@ fn an_application_gets_nothing_before_the_answer_is_sent() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         let (mut application, delivering) = tcp_pair().await;
-        let mut stream = held.borrow_mut().remove(0).accept().unwrap();
+        let mut stream = held.borrow_mut().remove(0).into_accepted_stream().unwrap();
         assert!(!stream.state.announced.get(), "the connection's task has not run since");
         spawn_local(async move {
-            let _end = relay_mux(delivering, &mut stream, SocketSide::Server, &ByteMeter::default()).await;
+            let _end =
+                relay_mux_metered(delivering, &mut stream, SocketSide::Server, &ByteMeter::default()).await;
         });
         let mut got = [0; 4];
         application.read_exact(&mut got).await.unwrap();
@@ -295,7 +300,8 @@ fn the_tail_of_a_stream_outlives_its_connection() {
         spawn_local(async move {
             let mut stream =
                 opened.open_stream(open(), EarlyData::Socket(&accepted), &Cell::default()).await.unwrap();
-            let _end = relay_mux(accepted, &mut stream, SocketSide::Client, &ByteMeter::default()).await;
+            let _end =
+                relay_mux_metered(accepted, &mut stream, SocketSide::Client, &ByteMeter::default()).await;
         });
         application.shutdown().await.unwrap();
         let (mut answering, _) = listener.accept().await.unwrap();
@@ -333,7 +339,7 @@ fn an_application_that_breaks_while_nobody_reads_it_is_noticed() {
 /// Sends `bytes` as a peer that makes up its own frames, and answers with the frames that come back.
 async fn say(bytes: Vec<u8>, server: SocketAddr) -> Vec<ControlFrame> {
     let tcp = TcpStream::connect(server).await.unwrap();
-    let mut tls = tls::connect(tcp, test_tls_configs().0).await.unwrap();
+    let mut tls = tls::client_handshake(tcp, test_tls_configs().0).await.unwrap();
     let (mut decoder, mut frames, mut at) = (FrameDecoder::default(), Vec::new(), 0);
     let mut buffer = vec![0; 64 * 1024];
     let mut silence = None;
@@ -450,7 +456,9 @@ fn data_for_streams_that_are_over_is_taken_as_far_as_they_had_credit() {
             // Refused at once, and dropped.
             let server = serve(Rc::default(), |incoming| async { incoming.refuse(Refusal::Denied) }).await;
             let client = Rc::new(RefCell::new(
-                tls::connect(TcpStream::connect(server).await.unwrap(), test_tls_configs().0).await.unwrap(),
+                tls::client_handshake(TcpStream::connect(server).await.unwrap(), test_tls_configs().0)
+                    .await
+                    .unwrap(),
             ));
             let send = |bytes: Vec<u8>| {
                 let client = Rc::clone(&client);
@@ -533,7 +541,7 @@ fn pings_are_answered_and_a_peer_that_reads_none_is_cut_off() {
         );
         let server = serve(Rc::default(), |_| async {}).await;
         let tcp = TcpStream::connect(server).await.unwrap();
-        let mut tls = tls::connect(tcp, test_tls_configs().0).await.unwrap();
+        let mut tls = tls::client_handshake(tcp, test_tls_configs().0).await.unwrap();
         let pings = bytes(&vec![ControlFrame::Ping(*b"12345678"); 4096]);
         // Neither end would ever stop otherwise.
         for _ in 0..10_000 {

@@ -14,9 +14,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-pub use socket_and_hbone::relay_hbone;
-pub use socket_and_mux::relay_mux;
-pub use two_sockets::relay_sockets;
+pub use socket_and_hbone::relay_hbone_metered;
+pub use socket_and_mux::relay_mux_metered;
+pub use two_sockets::relay_sockets_metered;
 
 use crate::telemetry::{ConnectionOutcome, TrafficCounters};
 
@@ -63,7 +63,7 @@ impl ByteMeter {
     }
 
     /// Returns when bytes last moved, or [`ByteMeter::track_activity`] was called; now, if it was not.
-    pub fn last_activity(&self) -> Instant {
+    pub fn last_activity_or_now(&self) -> Instant {
         self.0.moved.get().unwrap_or_else(Instant::now)
     }
 

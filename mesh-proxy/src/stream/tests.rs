@@ -27,15 +27,19 @@ impl RelayUnderTest for Mesh {
         let address = listener.local_addr().unwrap();
         spawn_local(async move {
             let (tcp, _) = listener.accept().await.unwrap();
-            let tls = tls::accept(tcp, test_tls_configs().1).await.unwrap();
+            let tls = tls::server_handshake(tcp, test_tls_configs().1).await.unwrap();
             let serve = |incoming: mux::IncomingStream| async move {
                 let socket = TcpStream::connect(application).await.unwrap();
-                copy(socket, Stream::Mesh(incoming.accept().unwrap())).await;
+                copy(socket, Stream::Mesh(incoming.into_accepted_stream().unwrap())).await;
             };
-            let _end = mux::ServerConnection::new(tls, &budget()).serve(pending(), serve).await;
+            let _end = mux::ServerConnection::new(tls, &budget()).serve(pending(), serve, || {}).await;
         });
         let tcp = TcpStream::connect(address).await.unwrap();
-        mux::Connection::start(tls::connect(tcp, test_tls_configs().0).await.unwrap(), &budget(), || {})
+        mux::Connection::start(
+            tls::client_handshake(tcp, test_tls_configs().0).await.unwrap(),
+            &budget(),
+            || {},
+        )
     }
 
     async fn carry(connection: mux::Connection, socket: TcpStream, _: ByteMeter) -> Result<(), relay::Error> {
@@ -55,15 +59,18 @@ impl RelayUnderTest for Hbone {
         let address = listener.local_addr().unwrap();
         spawn_local(async move {
             let (tcp, _) = listener.accept().await.unwrap();
-            let tls = tls::accept(tcp, test_tls_configs().1).await.unwrap();
+            let tls = tls::server_handshake(tcp, test_tls_configs().1).await.unwrap();
             let serve = |incoming: hbone::IncomingStream| async move {
                 let socket = TcpStream::connect(application).await.unwrap();
-                copy(socket, Stream::Hbone(incoming.accept(http::HeaderMap::new()).unwrap())).await;
+                copy(socket, Stream::Hbone(incoming.into_accepted_stream(http::HeaderMap::new()).unwrap()))
+                    .await;
             };
             let _end = hbone::ServerConnection::start(tls).await.unwrap().serve(pending(), serve).await;
         });
         let tcp = TcpStream::connect(address).await.unwrap();
-        hbone::Connection::start(tls::connect(tcp, test_tls_configs().0).await.unwrap(), || {}).await.unwrap()
+        hbone::Connection::start(tls::client_handshake(tcp, test_tls_configs().0).await.unwrap(), || {})
+            .await
+            .unwrap()
     }
 
     async fn carry(
@@ -124,8 +131,12 @@ fn early_bytes_go_along_and_the_rest_is_written_behind_them() {
         let text: Vec<u8> = (0..100_000_u32).map(|index| b'a' + u8::try_from(index % 23).unwrap()).collect();
         let connection = Mesh::pair(spawn_echo_server().await).await;
         let mut stream = Stream::Mesh(open(&connection, EarlyData::Bytes(&text)).await);
-        assert!((1..text.len()).contains(&stream.early_bytes_sent()), "{}", stream.early_bytes_sent());
-        let rest = text[stream.early_bytes_sent()..].to_vec();
+        assert!(
+            (1..text.len()).contains(&stream.early_bytes_sent_with_open()),
+            "{}",
+            stream.early_bytes_sent_with_open()
+        );
+        let rest = text[stream.early_bytes_sent_with_open()..].to_vec();
         stream.write_all(&rest).await.unwrap();
         stream.shutdown().await.unwrap();
         let mut back = Vec::new();

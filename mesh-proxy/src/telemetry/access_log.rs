@@ -16,7 +16,6 @@ pub use mesh_log::Format;
 use super::connection_details::ConnectionDetails;
 use super::connection_record::ConnectionOutcome;
 use super::response_flag::ResponseFlag;
-use super::traffic_labels::Reporter;
 
 /// How long the writer gathers lines before it writes.
 const GATHER: Duration = Duration::from_millis(50);
@@ -54,7 +53,7 @@ impl AccessLog {
     }
 
     /// Returns the number of lines lost because they were not written fast enough.
-    pub fn lost_lines(&self) -> u64 {
+    pub fn lost_line_count(&self) -> u64 {
         self.lines.as_ref().map_or(0, |(_, sink)| sink.lost())
     }
 
@@ -79,7 +78,7 @@ impl AccessLogEntry<'_> {
     fn refused(&self) -> Option<Source> {
         let ConnectionOutcome::Failed(flag, _) = self.outcome else { return None };
         Some(Source::new(
-            (self.direction(), flag.as_str()),
+            (self.details.labels.reporter.direction(), flag.as_str()),
             &self.details.client.to_string(),
             self.details.destination,
         ))
@@ -87,7 +86,7 @@ impl AccessLogEntry<'_> {
 
     fn line(&self, format: Format) -> Line {
         let mut line = begin(format);
-        line.show("direction", self.direction());
+        line.show("direction", self.details.labels.reporter.direction());
         line.show("outcome", self.outcome());
         self.ends(&mut line);
         line.show("transport", self.details.transport);
@@ -111,13 +110,6 @@ impl AccessLogEntry<'_> {
             }
         }
         line
-    }
-
-    fn direction(&self) -> &'static str {
-        match self.details.labels.reporter {
-            Reporter::Source => "outbound",
-            Reporter::Destination => "inbound",
-        }
     }
 
     fn outcome(&self) -> &'static str {
@@ -165,6 +157,7 @@ mod tests {
     use std::sync::{Mutex, PoisonError};
 
     use super::super::connection_record::ConnectionRecord;
+    use super::super::traffic_labels::Reporter;
     use super::super::worker_metrics::WorkerMetrics;
     use super::*;
 

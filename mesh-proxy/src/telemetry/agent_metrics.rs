@@ -37,7 +37,7 @@ pub struct AgentMetrics {
     pub generation: Gauge<i64, AtomicI64>,
     /// 1 if the kernel does not know all addresses of the mesh, else 0.
     pub destinations_incomplete: Gauge<i64, AtomicI64>,
-    /// Seconds until the first of the certificates in use expires.
+    /// Seconds until the first of the certificates in use expires; -1 if there is none.
     pub first_expiry: Gauge<i64, AtomicI64>,
     /// Faults that the eBPF programs reported, by kind.
     pub ebpf_faults: Family<[(&'static str, String); 1], Counter>,
@@ -240,7 +240,7 @@ impl Collector for Workers {
             (
                 "nodemesh_access_log_lost",
                 "Access log lines that were not written fast enough",
-                self.log.lost_lines(),
+                self.log.lost_line_count(),
             ),
             ("nodemesh_log_lines_lost", "Log lines that were not written fast enough", mesh_log::lost()),
         ] {

@@ -25,7 +25,7 @@ pub struct ConnectionDetails {
 }
 
 impl ConnectionDetails {
-    /// Creates the details of a connection of which only the addresses are known.
+    /// Creates the details of a connection of which only the addresses are known, with `plain` as transport.
     pub fn new(reporter: Reporter, client: SocketAddr, destination: SocketAddr) -> Self {
         let labels = TrafficLabels {
             reporter,

@@ -10,8 +10,8 @@ use super::open_connections::OpenConnection;
 use super::response_flag::ResponseFlag;
 use super::worker_metrics::{TrafficCounters, WorkerMetrics};
 
-/// The record of a connection that is being served. Dropping it without [`ConnectionRecord::record_outcome`]
-/// records it as abandoned, so there is always one outcome.
+/// The record of a connection that is being served. Dropping it records the connection as abandoned, so there
+/// is always one outcome; only [`ConnectionRecord::end_without_outcome`] leaves that to another proxy.
 pub struct ConnectionRecord {
     metrics: Arc<WorkerMetrics>,
     /// Who talks to whom; filled in as it becomes known.
@@ -77,7 +77,12 @@ impl ConnectionRecord {
 
     /// Records the outcome of a connection that the proxy heard of after it had ended; `lasted` is its
     /// duration.
-    pub fn record_outcome_after(mut self, lasted: Duration, outcome: &ConnectionOutcome, bytes: (u64, u64)) {
+    pub fn record_outcome_with_duration(
+        mut self,
+        lasted: Duration,
+        outcome: &ConnectionOutcome,
+        bytes: (u64, u64),
+    ) {
         self.finish(outcome, bytes, lasted);
     }
 

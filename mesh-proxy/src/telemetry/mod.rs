@@ -1,7 +1,8 @@
 //! What the agent reports of its connections: metrics under Istio's names, and an access log.
 //!
 //! Each worker counts for itself ([`WorkerMetrics`]); the counts are summed when they are read
-//! ([`agent_metrics`]). A connection has one [`ConnectionRecord`], with exactly one [`ConnectionOutcome`].
+//! ([`agent_metrics`]). A connection has one [`ConnectionRecord`], with one [`ConnectionOutcome`], unless
+//! another proxy goes on recording it.
 
 mod access_log;
 pub mod agent_metrics;

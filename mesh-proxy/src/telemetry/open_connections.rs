@@ -9,7 +9,6 @@ use mesh_api::admin::ConnectionStatus;
 use mesh_api::plan::Workload;
 
 use super::connection_details::ConnectionDetails;
-use super::traffic_labels::Reporter;
 
 /// An open connection.
 #[derive(Clone, Debug)]
@@ -69,10 +68,7 @@ fn status(open: &OpenConnection) -> ConnectionStatus {
     let OpenConnection { details, since } = open;
     let labels = &details.labels;
     ConnectionStatus {
-        direction: match labels.reporter {
-            Reporter::Source => "outbound".to_owned(),
-            Reporter::Destination => "inbound".to_owned(),
-        },
+        direction: labels.reporter.direction().to_owned(),
         source: details.client.to_string(),
         source_workload: name(&labels.source),
         source_identity: labels.source_identity.as_ref().map(ToString::to_string),

@@ -13,7 +13,8 @@ pub enum ResponseFlag {
     IdentityError,
     /// Mutual TLS failed.
     TlsFailure,
-    /// There are as many connections as there may be (Envoy's "upstream overflow").
+    /// The pod has as many connections as it may, or the service as many as its policy lets it (Envoy's
+    /// "upstream overflow").
     Overflow,
 }
 

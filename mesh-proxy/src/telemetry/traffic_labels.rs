@@ -19,6 +19,16 @@ pub enum Reporter {
     Destination,
 }
 
+impl Reporter {
+    /// Returns the direction that the connection has at its pod: `outbound` or `inbound`.
+    pub fn direction(self) -> &'static str {
+        match self {
+            Self::Source => "outbound",
+            Self::Destination => "inbound",
+        }
+    }
+}
+
 /// Path that the bytes of a connection take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum TrafficPath {

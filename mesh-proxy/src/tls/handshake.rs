@@ -48,7 +48,7 @@ pub enum HandshakeError {
 
 /// Runs a handshake as client. The server's name is not sent (the caller checks the identity), so any address
 /// serves as the name. Errors: see [`HandshakeError`].
-pub async fn connect(
+pub async fn client_handshake(
     tcp: TcpStream,
     config: Arc<rustls::ClientConfig>,
 ) -> Result<TlsStream<UnbufferedClientConnection>, HandshakeError> {
@@ -57,7 +57,7 @@ pub async fn connect(
 }
 
 /// Runs a handshake as server. Errors: see [`HandshakeError`].
-pub async fn accept(
+pub async fn server_handshake(
     tcp: TcpStream,
     config: Arc<rustls::ServerConfig>,
 ) -> Result<TlsStream<UnbufferedServerConnection>, HandshakeError> {
@@ -246,10 +246,10 @@ mod tests {
             let config = Arc::clone(&server);
             let mut accepted = tokio::spawn(async move {
                 let (tcp, _) = listener.accept().await.unwrap();
-                accept(tcp, config).await.map(drop)
+                server_handshake(tcp, config).await.map(drop)
             });
             let mut session =
-                connect(TcpStream::connect(address).await.unwrap(), Arc::new(client)).await.unwrap();
+                client_handshake(TcpStream::connect(address).await.unwrap(), Arc::new(client)).await.unwrap();
             // By then the server has refused, and closed unless it waits for us.
             let waits = tokio::time::timeout(TIME_TO_READ / 2, &mut accepted).await;
             assert!(waits.is_err(), "{waits:?}");
@@ -275,12 +275,12 @@ mod tests {
             let config = Arc::new(server(signer));
             let accepted = tokio::spawn(async move {
                 let (tcp, _) = listener.accept().await.unwrap();
-                let mut session = accept(tcp, config).await?;
+                let mut session = server_handshake(tcp, config).await?;
                 // In TLS 1.3 a server is done before it has heard of its client's verdict.
                 session.read_u8().await.map(drop).map_err(HandshakeError::from)
             });
             let tcp = TcpStream::connect(address).await.unwrap();
-            let connected = connect(tcp, Arc::new(client(&trusted))).await;
+            let connected = client_handshake(tcp, Arc::new(client(&trusted))).await;
             assert_eq!(connected.is_ok(), good);
             drop(connected);
             let heard = accepted.await.unwrap().unwrap_err().to_string();

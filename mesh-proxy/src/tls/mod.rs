@@ -11,6 +11,6 @@ mod stream;
 mod unbuffered_connection;
 mod write_buffer;
 
-pub use handshake::{HandshakeError, accept, connect};
+pub use handshake::{HandshakeError, client_handshake, server_handshake};
 pub use stream::TlsStream;
 pub use unbuffered_connection::UnbufferedConnection;

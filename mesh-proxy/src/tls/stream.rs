@@ -4,7 +4,7 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use mesh_calm::FLOOD;
+use mesh_calm::BarrenBytes;
 use rustls::pki_types::CertificateDer;
 use rustls::unbuffered::{ConnectionState, EncodeTlsData, EncryptError, UnbufferedStatus, WriteTraffic};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -29,6 +29,9 @@ const RECORDS: usize = 32;
 /// are.
 const GATHER_BELOW: usize = 8 * 1024;
 
+/// Bytes of records without data that a session may receive without any data: a thousand key updates.
+const MOST_BARREN: usize = 32 * 1024;
+
 /// A TLS session over TCP.
 pub struct TlsStream<C> {
     tcp: TcpStream,
@@ -45,15 +48,10 @@ pub struct TlsStream<C> {
     gathered: Vec<u8>,
     /// Encrypted and not yet sent.
     outgoing: WriteBuffer,
-    barren: Barren,
+    barren: BarrenBytes,
     peer_closed: bool,
     said_goodbye: bool,
 }
-
-/// Counts received bytes beyond those that carry data: empty records, key updates and other messages after
-/// the handshake.
-#[derive(Default)]
-struct Barren(usize);
 
 /// Result of one step of the state machine.
 enum Step {
@@ -76,13 +74,13 @@ impl<C: UnbufferedConnection> TlsStream<C> {
             read: 0,
             gathered: Vec::new(),
             outgoing: WriteBuffer::default(),
-            barren: Barren::default(),
+            barren: BarrenBytes::new(MOST_BARREN),
             peer_closed: false,
             said_goodbye: false,
         }
     }
 
-    /// Returns the peer's certificates, leaf first.
+    /// Returns the peer's certificates, leaf first; none if it sent none.
     pub fn peer_certificates(&self) -> Option<&[CertificateDer<'static>]> {
         self.unbuffered.peer_certificates()
     }
@@ -386,24 +384,6 @@ fn too_large() -> io::Error {
     io::Error::other("a message of TLS that is larger than a record")
 }
 
-impl Barren {
-    /// Most such bytes without any data: a thousand key updates or empty records.
-    const MOST: usize = 32 * 1024;
-
-    /// Such bytes that one byte of data makes up for: more than a record has beside it, even if that byte is
-    /// its only one.
-    const FOR_EACH: usize = 32;
-
-    /// Counts `received` bytes with `data` bytes of data in them. Errors: too many without data.
-    fn count(&mut self, received: usize, data: usize) -> io::Result<()> {
-        self.0 = (self.0 + received).saturating_sub(data.saturating_mul(Self::FOR_EACH));
-        if self.0 > Self::MOST {
-            return Err(io::Error::new(FLOOD, "too many TLS records without data"));
-        }
-        Ok(())
-    }
-}
-
 impl<C: UnbufferedConnection> AsyncRead for TlsStream<C> {
     fn poll_read(
         self: Pin<&mut Self>,
@@ -520,7 +500,7 @@ mod tests {
             let address = listener.local_addr().unwrap();
             let client = std::thread::spawn(move || update_keys(address, updates, times));
             let (tcp, _) = listener.accept().await.unwrap();
-            let mut session = tls::accept(tcp, test_tls_configs().1).await.unwrap();
+            let mut session = tls::server_handshake(tcp, test_tls_configs().1).await.unwrap();
             let mut data = Vec::new();
             let read = session.read_to_end(&mut data).await;
             if good {

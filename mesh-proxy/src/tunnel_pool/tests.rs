@@ -37,7 +37,7 @@ impl Both {
 
     async fn open(&self, closed: ClosedFlag) -> Result<(Tunnel, VerifiedPeer), String> {
         let tcp = TcpStream::connect(self.peer.address).await.unwrap();
-        let tls = tls::connect(tcp, Arc::clone(&self.own.client)).await.unwrap();
+        let tls = tls::client_handshake(tcp, Arc::clone(&self.own.client)).await.unwrap();
         let peer = VerifiedPeer::new(&self.certificates, tls.peer_certificates().unwrap()).unwrap();
         Ok((Tunnel::start(tls, &unlimited_budget(), || closed.mark_closed()).await.unwrap(), peer))
     }
@@ -74,7 +74,7 @@ fn a_burst_of_streams_makes_one_connection() {
         let both = Both::new().await;
         let got = join_all((0..50).map(|_| both.connection())).await;
         assert!(got.iter().all(|one| Rc::ptr_eq(one, &got[0])));
-        assert_eq!((both.peer.accepted_connections(), both.pool.len()), (1, 1));
+        assert_eq!((both.peer.accepted_connection_count(), both.pool.len()), (1, 1));
     });
 }
 
@@ -89,7 +89,7 @@ fn a_connection_that_is_full_is_kept_and_not_handed_out() {
         }
         let other = both.connection().await;
         assert!(!Rc::ptr_eq(&full, &other));
-        assert_eq!((both.peer.accepted_connections(), both.pool.len()), (2, 2));
+        assert_eq!((both.peer.accepted_connection_count(), both.pool.len()), (2, 2));
         assert_alive(&mut streams[0]).await;
         streams.pop();
         assert!(Rc::ptr_eq(&full, &both.connection().await), "there is room again");
@@ -101,7 +101,7 @@ fn a_connection_that_counts_no_more_lives_on_as_long_as_its_streams() {
     run_as_worker(async {
         let mut both = Both::new().await;
         for why in ["retired", "made with an older certificate"] {
-            let before = both.peer.accepted_connections();
+            let before = both.peer.accepted_connection_count();
             let first = both.connection().await;
             let mut stream = stream(&first).await;
             match why {
@@ -110,15 +110,15 @@ fn a_connection_that_counts_no_more_lives_on_as_long_as_its_streams() {
             }
             let second = both.connection().await;
             assert!(!Rc::ptr_eq(&first, &second), "{why}");
-            assert_eq!((both.peer.accepted_connections(), both.pool.len()), (before + 2, 1), "{why}");
+            assert_eq!((both.peer.accepted_connection_count(), both.pool.len()), (before + 2, 1), "{why}");
             drop(first);
             assert_alive(&mut stream).await;
             drop(stream);
-            wait_until("an end with the last stream", || both.peer.open_connections() == 1).await;
+            wait_until("an end with the last stream", || both.peer.open_connection_count() == 1).await;
             second.retire();
             drop(second);
             both.pool.drop_closed_and_idle(Instant::now());
-            wait_until("an end of what nobody uses", || both.peer.open_connections() == 0).await;
+            wait_until("an end of what nobody uses", || both.peer.open_connection_count() == 0).await;
         }
     });
 }
@@ -140,7 +140,7 @@ fn a_connection_that_broke_is_not_handed_out() {
     run_as_worker(async {
         let both = Both::new().await;
         let first = both.connection().await;
-        wait_until("served", || both.peer.open_connections() == 1).await;
+        wait_until("served", || both.peer.open_connection_count() == 1).await;
         both.peer.break_connections();
         wait_until("its end is noticed", || first.closed.get()).await;
         assert!(!Rc::ptr_eq(&first, &both.connection().await));
@@ -152,7 +152,7 @@ fn a_connection_that_broke_is_not_handed_out() {
 fn a_connection_to_a_peer_whose_certificate_has_ended_is_not_handed_out() {
     run_as_worker(async {
         let mut both = Both::new().await;
-        both.signer.authority.behaviour().lifetime = Duration::from_secs(2);
+        both.signer.authority.lock_state().lifetime = Duration::from_secs(2);
         both.peer = RemoteNode::start(&both.signer.issue_for_pod("b", AllowedFraming::Auto).await.1).await;
         let first = both.connection().await;
         assert!(Rc::ptr_eq(&first, &both.connection().await));
@@ -179,7 +179,7 @@ fn a_sweep_lets_go_of_what_is_idle_and_keeps_what_is_used() {
         assert_eq!(both.pool.len(), 1, "not idle for long");
         both.pool.drop_closed_and_idle(later + IDLE);
         assert!(both.pool.is_empty() && both.pool.destinations.borrow().is_empty());
-        wait_until("its end at the peer", || both.peer.open_connections() == 0).await;
+        wait_until("its end at the peer", || both.peer.open_connection_count() == 0).await;
     });
 }
 
@@ -220,6 +220,6 @@ fn a_caller_that_gives_up_leaves_its_turn_to_the_next() {
         assert!((&mut next).now_or_never().is_none(), "one at a time");
         drop(stuck);
         next.await;
-        assert_eq!(both.peer.accepted_connections(), 1);
+        assert_eq!(both.peer.accepted_connection_count(), 1);
     });
 }

@@ -172,7 +172,11 @@ fn a_pod_of_another_node_is_reached_in_either_protocol_and_the_connection_is_kep
                 assert_eq!(matches!(stream, Stream::Hbone(_)), framing == AllowedFraming::Hbone);
                 assert_eq!(echoed(upstream, b"hello").await, "hello");
             }
-            assert_eq!((peer.accepted_connections(), peer.incoming_streams()), (1, 2), "{framing:?}");
+            assert_eq!(
+                (peer.accepted_connection_count(), peer.requested_stream_count()),
+                (1, 2),
+                "{framing:?}"
+            );
         }
     });
 }
@@ -186,7 +190,11 @@ fn a_peer_that_proves_to_be_somebody_else_is_asked_for_nothing() {
             let Error::WrongPeer { found, expected } = &error else { panic!("{framing:?}: {error}") };
             assert_eq!((found.as_str(), expected), (shop_identity("mallory").as_str(), &shop_identity("b")));
             assert!(!error.stops_retries() && !error.is_connection_refused());
-            assert_eq!((peer.accepted_connections(), peer.incoming_streams()), (1, 0), "{framing:?}");
+            assert_eq!(
+                (peer.accepted_connection_count(), peer.requested_stream_count()),
+                (1, 0),
+                "{framing:?}"
+            );
             assert!(node.worker.pool.is_empty());
         }
     });
@@ -206,7 +214,7 @@ fn a_peers_refusal_is_asked_for_once_and_a_policys_is_final() {
                     "{error}"
                 );
                 assert_eq!(
-                    (peer.accepted_connections(), peer.incoming_streams()),
+                    (peer.accepted_connection_count(), peer.requested_stream_count()),
                     (1, 1),
                     "{framing:?}, {refusal:?}"
                 );
@@ -228,7 +236,7 @@ fn a_stream_that_is_lost_with_its_connection_is_opened_again_on_a_new_one() {
             .await;
             let upstream = opened(&node, &endpoint).await.unwrap();
             assert_eq!(echoed(upstream, b"hello").await, "hello");
-            assert_eq!((peer.accepted_connections(), node.worker.pool.len()), (4, 1), "{framing:?}");
+            assert_eq!((peer.accepted_connection_count(), node.worker.pool.len()), (4, 1), "{framing:?}");
         }
     });
 }
@@ -241,7 +249,7 @@ fn a_stream_is_not_opened_again_for_ever() {
                 nodes(framing, "b", &[RemoteBehaviour::Reset; TRIES + 1]).await;
             let error = refused(&node, &endpoint).await;
             assert!(error.is_loss() && !error.stops_retries(), "{error}");
-            assert_eq!(peer.accepted_connections(), TRIES, "{framing:?}");
+            assert_eq!(peer.accepted_connection_count(), TRIES, "{framing:?}");
         }
     });
 }
@@ -260,11 +268,11 @@ fn a_stream_is_not_opened_again_if_the_application_may_have_got_bytes() {
             let Opened { result, exposed } =
                 open_with(&node, &endpoint, EarlyData::Bytes(b"early"), OPTIONS).await;
             assert_eq!((result.is_ok(), exposed), (again, !again), "{framing:?}, {fate:?}");
-            assert_eq!(peer.accepted_connections(), 1 + usize::from(again), "{framing:?}, {fate:?}");
+            assert_eq!(peer.accepted_connection_count(), 1 + usize::from(again), "{framing:?}, {fate:?}");
             match result {
                 Ok(upstream) => {
                     let Upstream::Stream(stream) = &upstream else { panic!("of another node") };
-                    let rest = [&b"early"[stream.early_bytes_sent()..], b" and late"].concat();
+                    let rest = [&b"early"[stream.early_bytes_sent_with_open()..], b" and late"].concat();
                     assert_eq!(echoed(upstream, &rest).await, "early and late");
                 }
                 Err(error) => assert!(error.is_loss() && !error.stops_retries(), "{error}"),

@@ -142,21 +142,21 @@ impl Worker {
     }
 
     /// Returns the certificate of an identity of this node, waiting up to [`NEW_POD_WAIT`]: a pod that just
-    /// started may be a moment ahead of it.
-    pub async fn workload_certificate(&self, id: &SpiffeId) -> Option<Arc<WorkloadCertificate>> {
+    /// started may be a moment ahead of it. None if there is none by then.
+    pub async fn wait_for_certificate(&self, id: &SpiffeId) -> Option<Arc<WorkloadCertificate>> {
         match self.shared.certificates.current(id) {
             Some(identity) => Some(identity),
             None => self.shared.certificates.wait_for_certificate(id, NEW_POD_WAIT).await,
         }
     }
 
-    /// Returns the enrolled pod of this node that has an address.
+    /// Returns the enrolled pod of this node that has `address`; none if no pod has.
     pub fn local_pod_by_address(&self, address: IpAddr) -> Option<Arc<LocalPod>> {
         self.by_address.borrow().get(&address.to_canonical()).cloned()
     }
 
     /// Returns a pod's workload, waiting up to [`NEW_POD_WAIT`]: a pod that just started may be a moment
-    /// ahead of the control plane.
+    /// ahead of the control plane. None if that has not told of it by then.
     pub async fn wait_for_workload(&self, pod: &LocalPod) -> Option<Arc<Workload>> {
         if let Some(workload) = pod.find_workload(&self.shared.snapshot.load()) {
             return Some(workload);

@@ -16,11 +16,10 @@ use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, spawn_local};
 
 use super::{LocalPod, SharedState, Worker};
+use crate::accept_loop::{AcceptResult, accept_loop};
 use crate::handshake_limit::WorkerHandshakeLimit;
-use crate::limited_accept::{
-    AcceptResult, ConnectionLimit, ConnectionSlot, PodConnectionLimits, accept_loop,
-};
 use crate::liveness::Heartbeat;
+use crate::pod_connection_limits::{ConnectionLimit, ConnectionSlot, PodConnectionLimits};
 use crate::relay::reset_on_drop;
 use crate::session_limit::SessionLimit;
 use crate::surroundings::Surroundings;
@@ -85,8 +84,9 @@ struct Serving {
     accepting: RefCell<HashMap<Arc<str>, Vec<AbortHandle>>>,
 }
 
-/// Runs a worker until it is told to drain; `beat` notes that its loop turns. Call this on the worker's own
-/// thread; `start` is called on its runtime. Errors: the runtime or the surroundings can't be had.
+/// Runs a worker until it is told to drain (or `commands` has no sender), and then until its connections are
+/// over, at most [`SharedState::drain`] longer. `beat` notes that its loop turns. Call this on the worker's
+/// own thread; `start` is called on its runtime. Errors: the runtime or the surroundings can't be had.
 pub fn run_worker<S: Surroundings + 'static>(
     shared: Arc<SharedState>,
     start: impl FnOnce() -> std::io::Result<S>,
@@ -234,8 +234,8 @@ impl Serving {
         self.worker.draining.begin_drain();
         let shared = &self.worker.shared;
         let all_gone = async {
-            self.connections.wait_until_free(shared.most_connections).await;
-            self.sessions.wait_until_free(shared.most_sessions).await;
+            self.connections.wait_until_all_free(shared.most_connections).await;
+            self.sessions.wait_until_all_free(shared.most_sessions).await;
         };
         if tokio::time::timeout(shared.drain, all_gone).await.is_err() {
             tracing::info!("deadline reached: closing the connections that are left");

@@ -15,7 +15,8 @@ use tonic::{Request, Status};
 
 use super::XdsConfig;
 use super::control_plane_status::ControlPlaneStatus;
-use super::delta_stream::{DeltaStream, SnapshotPublisher};
+use super::delta_stream::DeltaStream;
+use super::snapshot_publisher::SnapshotPublisher;
 use crate::certs::{Certificates, ControlPlaneConnectError, ControlPlaneConnector};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
@@ -104,7 +105,7 @@ impl XdsClient {
         self.certificates.retry_failed_requests();
         let mut resuming = true;
         while let Some(response) = responses.message().await? {
-            if !stream.apply_and_ack(&mut self.publisher, response).await {
+            if !stream.apply_then_ack_or_nack(&mut self.publisher, response).await {
                 break;
             }
             if std::mem::take(&mut resuming) {

@@ -23,7 +23,7 @@ impl ControlPlaneStatus {
         Self { address, state: Mutex::new(State { connected: false, since: Instant::now(), error }) }
     }
 
-    pub fn to_control_link(&self) -> ControlStreamStatus {
+    pub fn to_control_stream_status(&self) -> ControlStreamStatus {
         let state = self.state();
         ControlStreamStatus {
             address: self.address.clone(),

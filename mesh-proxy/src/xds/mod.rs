@@ -8,6 +8,7 @@ mod client;
 mod control_plane_status;
 mod delta_stream;
 mod inherited_configuration;
+mod snapshot_publisher;
 #[cfg(test)]
 mod tests;
 
@@ -16,17 +17,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 use mesh_api::admin::ControlStreamStatus;
-use mesh_api::plan::{Snapshot, Store, WaypointHandling};
+use mesh_api::plan::{RefuseOrIgnoreWaypoints, Snapshot, Store};
 use prost::Message;
 use tokio::sync::{Notify, oneshot, watch};
 
 use self::client::XdsClient;
 use self::control_plane_status::ControlPlaneStatus;
-use self::delta_stream::SnapshotPublisher;
 pub use self::inherited_configuration::InheritedConfiguration;
 use self::inherited_configuration::InheritedFallback;
+use self::snapshot_publisher::SnapshotPublisher;
 use crate::certs::{Certificates, ControlPlaneConnector};
-use crate::inheritance::Inheritance;
+use crate::inheritance::BequestSender;
 use crate::inheritance::xds_journal::XdsJournal;
 
 /// Where the configuration comes from, and who asks for it.
@@ -47,7 +48,7 @@ pub struct XdsConfig {
     /// An address of the node.
     pub instance_ip: String,
     /// How waypoints are treated.
-    pub waypoints: WaypointHandling,
+    pub waypoints: RefuseOrIgnoreWaypoints,
     /// Gives memory back to the system, called after work that needed far more than it left.
     pub release_memory: fn(),
 }
@@ -59,7 +60,8 @@ pub struct XdsState {
     pub snapshot: Arc<ArcSwap<Snapshot>>,
     /// Follows the configuration in force.
     pub updates: watch::Receiver<Arc<Snapshot>>,
-    /// Whether there has been a first response of every required type.
+    /// Whether there is a configuration: every required type has had its first response, or what the proxy
+    /// before was told is in force.
     pub ready: watch::Receiver<bool>,
     status: Arc<ControlPlaneStatus>,
     store: Arc<Mutex<Store>>,
@@ -70,7 +72,7 @@ pub struct XdsState {
 pub fn start_client(
     config: XdsConfig,
     certificates: Certificates,
-    inheritance: Inheritance,
+    inheritance: BequestSender,
     inherited: oneshot::Receiver<InheritedConfiguration>,
 ) -> XdsState {
     let store = Arc::new(Mutex::new(Store::default().with_waypoint_handling(config.waypoints)));
@@ -109,7 +111,7 @@ pub fn start_client(
 impl XdsState {
     /// Returns the state of the link to the control plane.
     pub fn link_status(&self) -> ControlStreamStatus {
-        self.status.to_control_link()
+        self.status.to_control_stream_status()
     }
 
     /// Returns everything that was accepted: length-delimited responses, each with a part of one type.

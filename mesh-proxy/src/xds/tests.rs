@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use mesh_api::plan::{DiscoveryType, WaypointHandling};
+use mesh_api::plan::{RefuseOrIgnoreWaypoints, XdsResourceType};
 use mesh_api::wire::type_url;
 use mesh_api::wire::workload::{Address, Service, Workload, address};
 use mesh_api::wire::xds::aggregated_discovery_service_server::{
@@ -112,7 +112,7 @@ async fn plane() -> (TestCa, mpsc::Receiver<Opened>, RunningCa) {
 }
 
 fn agent(authority: &TestCa, address: std::net::SocketAddr) -> XdsState {
-    agent_after(authority, address, Inheritance::without_successor(), oneshot::channel().1)
+    agent_after(authority, address, BequestSender::without_successor(), oneshot::channel().1)
 }
 
 fn configuration(file: std::os::fd::OwnedFd) -> InheritedConfiguration {
@@ -123,24 +123,24 @@ fn configuration(file: std::os::fd::OwnedFd) -> InheritedConfiguration {
 fn agent_after(
     authority: &TestCa,
     address: std::net::SocketAddr,
-    inheritance: Inheritance,
+    inheritance: BequestSender,
     inherited: oneshot::Receiver<InheritedConfiguration>,
 ) -> XdsState {
     let certificates = Certificates::new(
         authority.ca_client(address),
         "cluster.local",
         AllowedFraming::default(),
-        Inheritance::without_successor(),
+        BequestSender::without_successor(),
     );
     let config = XdsConfig {
         node_name: "node1".to_owned(),
         address: format!("https://{address}"),
         control_name: "mesh-control".to_owned(),
-        root_cert: authority.root_cert(),
-        token_file: authority.token_file(),
+        root_cert: authority.root_cert_path(),
+        token_file: authority.token_file_path(),
         cluster_id: "Kubernetes".to_owned(),
         instance_ip: "10.0.0.7".to_owned(),
-        waypoints: WaypointHandling::default(),
+        waypoints: RefuseOrIgnoreWaypoints::default(),
         release_memory: || (),
     };
     start_client(config, certificates, inheritance, inherited)
@@ -157,7 +157,7 @@ async fn nothing_counts_before_both_types_are_there() {
     let mut stream = opened(&mut streams).await;
     let (first, second) = (stream.request().await, stream.request().await);
     let asked_for = [first.type_url.as_str(), &second.type_url];
-    assert_eq!(asked_for, DiscoveryType::ALL.map(|of| of.type_url));
+    assert_eq!(asked_for, XdsResourceType::ALL.map(|of| of.type_url));
     let node = first.node.expect("a node");
     assert_eq!(
         node.id,
@@ -250,7 +250,7 @@ async fn without_a_control_plane_the_agent_waits() {
 #[tokio::test]
 async fn what_a_proxy_was_told_outlives_it_until_the_control_plane_is_back() {
     let (authority, mut streams, running) = plane().await;
-    let (inheritance, mut left) = Inheritance::channel();
+    let (inheritance, mut left) = BequestSender::channel();
     let first = agent_after(&authority, running.address, inheritance, oneshot::channel().1);
     let opened = streams.recv().await.unwrap();
     opened.respond(type_url::ADDRESS, "1", vec![workload("a"), workload("b")]).await;
@@ -266,7 +266,7 @@ async fn what_a_proxy_was_told_outlives_it_until_the_control_plane_is_back() {
     let away = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let (send, inherited) = oneshot::channel();
     assert!(send.send(configuration(file.unwrap())).is_ok());
-    let heir = agent_after(&authority, away, Inheritance::without_successor(), inherited);
+    let heir = agent_after(&authority, away, BequestSender::without_successor(), inherited);
     let mut ready = heir.ready.clone();
     tokio::time::timeout(PATIENCE, ready.wait_for(|ready| *ready)).await.unwrap().unwrap();
     let now = heir.snapshot.load_full();
@@ -277,7 +277,7 @@ async fn what_a_proxy_was_told_outlives_it_until_the_control_plane_is_back() {
     let routes = Routes::new(AggregatedDiscoveryServiceServer::new(Server(sender)));
     let _running = authority.serve_with_routes(&away.to_string(), routes).await;
     let mut opened = tokio::time::timeout(PATIENCE, streams.recv()).await.unwrap().unwrap();
-    for _ in DiscoveryType::ALL {
+    for _ in XdsResourceType::ALL {
         let held = opened.request().await.initial_resource_versions;
         assert!(held.is_empty(), "what was inherited is listed anew, since nobody vouches for it");
     }
@@ -291,7 +291,7 @@ async fn what_a_proxy_was_told_outlives_it_until_the_control_plane_is_back() {
 #[tokio::test]
 async fn what_the_control_plane_tells_in_time_goes_before_what_was_inherited() {
     let (authority, mut streams, running) = plane().await;
-    let (inheritance, mut left) = Inheritance::channel();
+    let (inheritance, mut left) = BequestSender::channel();
     let _first = agent_after(&authority, running.address, inheritance, oneshot::channel().1);
     let opened = streams.recv().await.unwrap();
     opened.respond(type_url::ADDRESS, "1", vec![workload("old")]).await;
@@ -301,7 +301,7 @@ async fn what_the_control_plane_tells_in_time_goes_before_what_was_inherited() {
     let routes = Routes::new(AggregatedDiscoveryServiceServer::new(Server(sender)));
     let running = authority.serve_with_routes("127.0.0.1:0", routes).await;
     let (send, inherited) = oneshot::channel();
-    let heir = agent_after(&authority, running.address, Inheritance::without_successor(), inherited);
+    let heir = agent_after(&authority, running.address, BequestSender::without_successor(), inherited);
     let opened = tokio::time::timeout(PATIENCE, streams.recv()).await.unwrap().unwrap();
     opened.respond(type_url::ADDRESS, "1", vec![workload("new")]).await;
     opened.respond(type_url::AUTHORIZATION, "2", Vec::new()).await;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::Result;
 use mesh_api::admin::StrictEgressStatus;
 use mesh_api::identity::SpiffeId;
-use mesh_api::plan::kernel::{self, KeptByProxy};
+use mesh_api::plan::kernel_enforceable::{self, ProxyRequiredReason};
 use mesh_api::plan::outbound::{self, destination_of};
 use mesh_api::plan::policy::{ConnectionAttributes, Decision, authorize};
 use mesh_api::plan::{self, Snapshot, TunnelProtocol, Workload};
@@ -177,7 +177,7 @@ fn way(snapshot: &Snapshot, client: &Workload, address: SocketAddr, agent: &Agen
         outbound::Destination::Service { service, policy, endpoints, .. } => {
             way.service = Some(service.key.to_string());
             way.balancing = Some(policy.lb.to_string());
-            let kept = kernel::may_carry(policy, endpoints.len()).err();
+            let kept = kernel_enforceable::check_kernel_enforceable(policy, endpoints.len()).err();
             way.endpoints = endpoints.iter().map(|target| end(target, kept)).collect();
         }
     }
@@ -258,7 +258,7 @@ fn transport(
     client: &Workload,
     target: &plan::Endpoint,
     same_node: &SameNode,
-    kept: Option<KeptByProxy>,
+    kept: Option<ProxyRequiredReason>,
 ) -> (&'static str, Option<String>) {
     if !is_meshed(client) || target.tunnel_protocol != TunnelProtocol::Hbone {
         return ("plain", None);

@@ -9,7 +9,7 @@ use mesh_common::direct::{
 use std::net::{IpAddr, SocketAddr};
 
 use super::Node;
-use crate::direct::task::may_arrive;
+use crate::direct::task::is_pending_connection_allowed;
 use crate::sys::ebpf::PendingDirectConnection;
 
 /// Sockets that have a yes, and connections that are under way by one.
@@ -69,7 +69,7 @@ impl Node {
         let mut filed = std::mem::take(&mut self.delayed.filed);
         if std::mem::take(&mut self.taken_back) {
             for (handshake, filed) in &mut filed {
-                if !may_arrive(&self.table, handshake, &self.snapshot) {
+                if !is_pending_connection_allowed(&self.table, handshake, &self.snapshot) {
                     filed.server = NO_SERVER;
                 }
             }

@@ -37,7 +37,11 @@ fn event(kind: DirectEventKind, socket: u64) -> DirectEvent {
 }
 
 fn open(flows: &mut FlowTracker, event: &DirectEvent) {
-    assert_eq!(flows.record_opening(event, &NOBODY, &Snapshot::default()), None, "nobody denies it");
+    assert_eq!(
+        flows.record_and_check_opening(event, &NOBODY, &Snapshot::default()),
+        None,
+        "nobody denies it"
+    );
 }
 
 #[test]
@@ -49,9 +53,9 @@ fn what_ended_unheard_is_ended_at_the_second_look() {
         open(&mut flows, &event(kind, socket));
     }
     let only_the_second = |socket| socket == 2;
-    assert_eq!(flows.end_lost(only_the_second), []);
+    assert_eq!(flows.end_lost_and_list_denied(only_the_second), []);
     assert!(flows.is_recorded(1), "its end may be waiting to be read");
-    assert_eq!(flows.end_lost(only_the_second), []);
+    assert_eq!(flows.end_lost_and_list_denied(only_the_second), []);
     assert!(!flows.is_recorded(1) && flows.is_recorded(2));
     assert!(flows.is_recorded(3), "it never was in the list, so nothing follows from that");
     flows.record_closed(&event(DirectEventKind::Closed, 3), &NOBODY, &Snapshot::default());
@@ -65,16 +69,16 @@ fn who_has_as_many_as_it_may_is_the_proxys() {
         |client_netns, socket| DirectEvent { socket, client_netns, ..event(DirectEventKind::Opening, 1) };
     let most = u64::try_from(MAX_FLOWS_OF_CLIENT).unwrap();
     (1..most).for_each(|socket| open(&mut flows, &of(7, socket)));
-    assert_eq!(flows.clients_over_limit(), HashSet::new());
+    assert_eq!(flows.client_netns_at_limit_or_all(), HashSet::new());
     open(&mut flows, &of(7, most));
-    assert_eq!(flows.clients_over_limit(), HashSet::from([7]));
+    assert_eq!(flows.client_netns_at_limit_or_all(), HashSet::from([7]));
     let clients = u64::try_from(MAX_FLOWS_OF_NODE / MAX_FLOWS_OF_CLIENT).unwrap();
     for client in 1..clients {
         (1..=most).for_each(|socket| open(&mut flows, &of(7 + client, client << 32 | socket)));
     }
-    assert_eq!(flows.clients_over_limit(), HashSet::from([CROWDED_ALL_CLIENTS]));
+    assert_eq!(flows.client_netns_at_limit_or_all(), HashSet::from([CROWDED_ALL_CLIENTS]));
     flows.record_closed(&of(7, 1), &NOBODY, &Snapshot::default());
-    assert_eq!(flows.clients_over_limit(), (8..7 + clients).collect());
+    assert_eq!(flows.client_netns_at_limit_or_all(), (8..7 + clients).collect());
 }
 
 #[test]
@@ -84,12 +88,12 @@ fn what_is_denied_and_still_open_is_closed_again() {
     open(&mut flows, &denied);
     open(&mut flows, &other);
     let ends = ConnectionEnds::from(&denied);
-    assert_eq!(flows.revoke_astray(&event(DirectEventKind::Astray, 1)), Some(ends));
+    assert_eq!(flows.revoke_misdelivered_flow(&event(DirectEventKind::Astray, 1)), Some(ends));
     for _ in 0..3 {
-        assert_eq!(flows.end_lost(|_| true), [ends]);
+        assert_eq!(flows.end_lost_and_list_denied(|_| true), [ends]);
     }
     flows.record_closed(&event(DirectEventKind::Closed, 1), &NOBODY, &Snapshot::default());
-    assert_eq!(flows.end_lost(|_| true), []);
+    assert_eq!(flows.end_lost_and_list_denied(|_| true), []);
 }
 
 #[test]
@@ -97,12 +101,16 @@ fn a_beginning_that_is_told_twice_is_one_and_a_socket_may_connect_again() {
     let mut flows = flows();
     let first = event(DirectEventKind::Opening, 1);
     open(&mut flows, &first);
-    assert!(flows.revoke_astray(&first).is_some());
+    assert!(flows.revoke_misdelivered_flow(&first).is_some());
     open(&mut flows, &first);
-    assert_eq!(flows.end_lost(|_| true), [ConnectionEnds::from(&first)], "it is the same one");
+    assert_eq!(
+        flows.end_lost_and_list_denied(|_| true),
+        [ConnectionEnds::from(&first)],
+        "it is the same one"
+    );
     let second = DirectEvent { client: "10.0.0.1:50000".parse().unwrap(), ..first };
     open(&mut flows, &second);
-    assert_eq!(flows.end_lost(|_| true), [], "it is another one");
+    assert_eq!(flows.end_lost_and_list_denied(|_| true), [], "it is another one");
     assert!(flows.is_recorded(1));
 }
 

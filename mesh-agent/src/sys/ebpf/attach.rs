@@ -15,11 +15,11 @@ use aya::programs::{
 };
 
 use super::map_helpers::map_descriptor;
-use super::{Error, link_update, map_error, prologue};
+use super::{Error, link_update, map_error, pod_sk_lookup_prologue};
 use crate::sys::{HostVeth, Netns};
 
 /// Directory where attachments to pods' namespaces are pinned.
-pub(super) const PODS: &str = "pods";
+pub(super) const POD_PINS_DIR: &str = "pods";
 
 /// On kernels from 5.7 on several links to a cgroup add up whatever the mode is, and any other mode is
 /// refused.
@@ -89,7 +89,7 @@ pub(super) fn attach_prologue(ebpf: &Ebpf, netns: &Netns, pin: &Path) -> Result<
             Err(error) => return Err(failed(error)),
         }
     }
-    prologue::attach_to_netns(prologue.as_fd(), netns.as_fd(), pin).map_err(failed)
+    pod_sk_lookup_prologue::attach_to_netns_and_pin(prologue.as_fd(), netns.as_fd(), pin).map_err(failed)
 }
 
 /// Defers the accepts of an outbound listener, in place of a predecessor's filter.
@@ -100,30 +100,33 @@ pub(super) fn attach_defer_accept(ebpf: &Ebpf, listener: impl AsFd) -> Result<()
 }
 
 /// Attaches the program at the node's end of a pod's veth, before all others, in place of a predecessor's.
-/// Returns whether it is the only one there. Errors: the kernel is older than 6.6, for instance.
-pub(super) fn attach_to_veth(ebpf: &mut Ebpf, end: &HostVeth, pin: &Path) -> Result<bool, Error> {
+/// Errors: the kernel is older than 6.6, for instance.
+pub(super) fn attach_to_veth(ebpf: &mut Ebpf, end: &HostVeth, pin: &Path) -> Result<(), Error> {
     attach_or_replace(ebpf, FROM_POD, pin, |ebpf| {
         let program = program_as::<SchedClassifier>(ebpf, FROM_POD)?;
         let first = TcAttachOptions::TcxOrder(LinkOrder::first());
         let id = program.attach_with_options(&end.name, TcAttachType::Ingress, first)?;
         let link = program.take_link(id)?;
         link.try_into().map_err(|error: LinkError| ProgramError::IOError(io::Error::other(error)))
-    })?;
-    is_only_program(ebpf, end).map_err(|error| Error::Program { name: FROM_POD, error })
+    })
 }
 
-/// Whether our program, and no other, is at the node's end of a veth, in either direction.
-fn is_only_program(ebpf: &mut Ebpf, end: &HostVeth) -> Result<bool, ProgramError> {
-    let own = program_as::<SchedClassifier>(ebpf, FROM_POD)?.info()?.id();
-    let (_, leaving) = SchedClassifier::query_tcx(&end.name, TcAttachType::Ingress)?;
-    let (_, arriving) = SchedClassifier::query_tcx(&end.name, TcAttachType::Egress)?;
-    Ok(leaving.iter().map(aya::programs::ProgramInfo::id).eq([own]) && arriving.is_empty())
+/// Whether our program, and no other, is at the node's end of a veth, in either direction. Errors: the
+/// kernel's.
+pub(super) fn is_only_program_at_veth(ebpf: &mut Ebpf, end: &HostVeth) -> Result<bool, Error> {
+    let mut look = || -> Result<bool, ProgramError> {
+        let own = program_as::<SchedClassifier>(ebpf, FROM_POD)?.info()?.id();
+        let (_, leaving) = SchedClassifier::query_tcx(&end.name, TcAttachType::Ingress)?;
+        let (_, arriving) = SchedClassifier::query_tcx(&end.name, TcAttachType::Egress)?;
+        Ok(leaving.iter().map(aya::programs::ProgramInfo::id).eq([own]) && arriving.is_empty())
+    };
+    look().map_err(program_error(FROM_POD))
 }
 
 /// Loads the prologue of a pod, by the cookie of its network namespace.
 pub(super) fn load_prologue(ebpf: &Ebpf, cookie: u64) -> Result<OwnedFd, Error> {
     let descriptor = |name| ebpf.map(name).and_then(map_descriptor).ok_or(Error::Missing(name));
-    prologue::load_for_pod(cookie, descriptor(HERE)?, descriptor(INBOUND)?)
+    pod_sk_lookup_prologue::load_for_pod(cookie, descriptor(HERE)?, descriptor(INBOUND)?)
         .map_err(|error| program_error("gate")(ProgramError::IOError(error)))
 }
 
@@ -141,7 +144,7 @@ pub fn unpin_all(root: &Path) -> io::Result<()> {
     // Before the maps: without the last pin of the map that leads to the program, a pod's prologue leads
     // nowhere.
     let layouts = list_pins(root).into_iter().map(|(_, path)| path).chain([root.to_owned()]);
-    layouts.map(|layout| layout.join(PODS)).try_for_each(|pods| remove_all(&pods))?;
+    layouts.map(|layout| layout.join(POD_PINS_DIR)).try_for_each(|pods| remove_all(&pods))?;
     remove_all(root)
 }
 

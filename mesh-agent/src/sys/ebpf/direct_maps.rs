@@ -16,7 +16,7 @@ use tokio::io::unix::AsyncFd;
 
 use super::fault_ring::register_ring;
 use super::map_helpers::ignore_missing;
-use super::veth_maps::VethFlowMaps;
+use super::veth_flow_maps::VethFlowMaps;
 use super::{Error, map_error};
 
 /// `BPF_EXIST` of `linux/bpf.h`: the entry must be there already.
@@ -140,9 +140,9 @@ impl DirectMaps {
         self.pulse.set(0, monotonic_nanos(), 0).map_err(map_error("PULSE"))
     }
 
-    /// Refuses connections that are under way and may not arrive. Returns how many. Errors: the map can't be
-    /// read or written.
-    pub fn refuse_handshakes(
+    /// Refuses connections whose handshake is under way, unless `may_arrive` says that they may arrive.
+    /// Returns how many. Errors: the map can't be read or written.
+    pub fn refuse_pending_unless(
         &mut self,
         may_arrive: impl Fn(&PendingDirectConnection) -> bool,
     ) -> Result<usize, Error> {
@@ -174,7 +174,7 @@ impl DirectMaps {
 
     /// Forgets connections from veth to veth that are over.
     pub fn sweep_veth_flows(&mut self) {
-        self.veths.sweep_flows(monotonic_nanos());
+        self.veths.sweep_and_recount_flows(monotonic_nanos());
     }
 
     /// Sends all connections of these clients, by the cookies of their namespaces, through the proxy; other
@@ -183,13 +183,13 @@ impl DirectMaps {
         self.veths.set_clients_over_limit(clients)
     }
 
-    /// Returns the events with which the connections began that are open now.
-    pub fn open_connections(&self) -> Vec<DirectEvent> {
+    /// Returns the connections that are open now, each as the event with which it began.
+    pub fn list_open_connections(&self) -> Vec<DirectEvent> {
         self.open.iter().filter_map(Result::ok).filter_map(|(_, record)| decode(&record)).collect()
     }
 
-    /// Whether a connection, by the cookie of the client's socket, is open; also if that can't be told.
-    pub fn is_connection_open(&self, socket: u64) -> bool {
+    /// Whether a connection, by the cookie of the client's socket, is open, or that can't be told.
+    pub fn is_open_or_unknown(&self, socket: u64) -> bool {
         !matches!(self.open.get(&socket, 0), Err(MapError::KeyNotFound))
     }
 
@@ -200,7 +200,7 @@ impl DirectMaps {
     }
 
     /// Returns the next event that was not read.
-    pub fn next_event(&mut self) -> Option<DirectEvent> {
+    pub fn try_next_event(&mut self) -> Option<DirectEvent> {
         loop {
             let item = self.events.get_mut().next()?;
             if let Some(event) = decode(&item) {

@@ -38,7 +38,7 @@ impl EgressEntry {
     }
 
     /// Returns the cookie of the pod's network namespace.
-    pub fn netns(self) -> u64 {
+    pub fn netns_cookie(self) -> u64 {
         self.key.pod_netns()
     }
 

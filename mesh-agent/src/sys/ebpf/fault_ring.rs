@@ -4,7 +4,6 @@ use std::io;
 use std::net::SocketAddr;
 
 use aya::maps::{Map, MapData, RingBuf};
-use aya_log::Level;
 use mesh_common::fault::{Fault, FaultEvent};
 use mesh_common::ring_records;
 use tokio::io::Interest;
@@ -25,8 +24,12 @@ impl FaultRing {
         Ok(Self { ring: register_ring(ring)? })
     }
 
-    /// Logs faults as they come and calls `counted` for each; ends only with an error of the runtime.
-    pub async fn log_faults(mut self, mut counted: impl FnMut(Fault, FaultEvent)) -> io::Result<()> {
+    /// Logs faults as they come, without refusals on purpose, and calls `notify` for each. Ends only with an
+    /// error of the runtime.
+    pub async fn log_faults_and_notify(
+        mut self,
+        mut notify: impl FnMut(Fault, FaultEvent),
+    ) -> io::Result<()> {
         loop {
             let mut ready = self.ring.readable_mut().await?;
             while let Some(item) = ready.get_inner_mut().next() {
@@ -35,7 +38,7 @@ impl FaultRing {
                     if !matches!(fault, Fault::EgressRefused | Fault::NobodyThere | Fault::RefusedLately) {
                         report(fault, event);
                     }
-                    counted(fault, event);
+                    notify(fault, event);
                 }
             }
             ready.clear_ready();
@@ -48,6 +51,7 @@ fn report(fault: Fault, event: FaultEvent) {
     warn!(netns = event.netns, %destination, verdict = ?fault.fail_mode(), "eBPF: {}", fault.describe());
 }
 
+/// Registers a ring buffer with the current runtime, to wait until it can be read. Errors: the runtime's.
 pub(super) fn register_ring(ring: RingBuf<MapData>) -> Result<AsyncFd<RingBuf<MapData>>, Error> {
     // SAFETY: the ring owns its descriptor, keeps it open until it is dropped, always returns the same one,
     // and is owned by the `AsyncFd` from here on. There is no safe way: the safe constructors are deprecated
@@ -55,13 +59,4 @@ pub(super) fn register_ring(ring: RingBuf<MapData>) -> Result<AsyncFd<RingBuf<Ma
     #[allow(unsafe_code)]
     let registered = unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) };
     registered.map_err(|error| Error::Path { path: "epoll".into(), error: error.into() })
-}
-
-/// Returns the level of the programs' own log: it is per connection, so only debug and below enable it.
-pub fn ebpf_log_level() -> Level {
-    match tracing::level_filters::LevelFilter::current().into_level() {
-        Some(tracing::Level::TRACE) => Level::Trace,
-        Some(tracing::Level::DEBUG) => Level::Debug,
-        _ => Level::Warn,
-    }
 }

@@ -32,6 +32,13 @@ where
     ebpf.take_map(name).ok_or(Error::Missing(name))?.try_into().map_err(map_error(name))
 }
 
+/// Opens a hash map of the object by a descriptor of its own, and leaves the object's; `None` if it has no
+/// such map.
+pub(super) fn copy_hash_map(ebpf: &Ebpf, name: &str) -> Option<MapData> {
+    let Map::HashMap(data) = ebpf.map(name)? else { return None };
+    MapData::from_fd(data.fd().as_fd().try_clone_to_owned().ok()?).ok()
+}
+
 /// Makes a map hold these keys and no others. A key that stays is never missing meanwhile.
 pub(super) fn replace_keys<K: aya::Pod + Eq + Hash>(
     map: &mut HashMap<MapData, K, u32>,

@@ -17,26 +17,28 @@ mod fault_ring;
 mod link_update;
 mod map_helpers;
 mod peer_map;
+mod pod_sk_lookup_prologue;
+mod pod_veth_maps;
 mod programs;
-mod prologue;
 mod proxy_maps;
 mod recent_connect_results;
 mod sandbox_map;
-mod trial_programs;
-mod veth_maps;
+mod trial_load;
+mod veth_flow_maps;
 
 pub use attach::unpin_all;
 pub use deferred_accept_maps::{DeferredSyns, SynDecisions};
 pub use destination_maps::DestinationMaps;
 pub use direct_maps::{ByteTotals, DirectEvent, DirectMaps, PendingDirectConnection};
 pub use egress_map::{EgressEntry, EgressMap};
-pub use fault_ring::{FaultRing, ebpf_log_level};
+pub use fault_ring::FaultRing;
 pub use peer_map::PeerMap;
-pub use programs::{EbpfLogReader, LoadSettings, Programs, probe_endpoints};
-pub use proxy_maps::{PROXY_MAPS, ProxyMaps};
+pub use pod_veth_maps::{PodLinkMap, clear_pinned_pod_links};
+pub use programs::{EbpfLogReader, LoadSettings, Programs, ebpf_log_level, probe_endpoints};
+pub use proxy_maps::{PROXY_MAP_NAMES, ProxyMaps};
 pub use recent_connect_results::RecentConnectResults;
-pub use trial_programs::TrialPrograms;
-pub use veth_maps::{PodLinkMap, VethFlows, clear_pinned_veth_maps};
+pub use trial_load::TrialLoad;
+pub use veth_flow_maps::VethFlows;
 
 pub(crate) const PEER: &str = "PEER";
 

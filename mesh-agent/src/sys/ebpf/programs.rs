@@ -15,9 +15,10 @@ use mesh_common::maps::{AddressPort, EnrolledPod, InboundListenerKind, ListenerK
 use mesh_common::veth::{DirectPathMode, PodLinkKind, VethObstacle};
 
 use super::map_helpers::{ignore_missing, map_descriptor, replace_keys, take_map};
+use super::pod_veth_maps::{PodVethMaps, clear_pod_links_of_layouts};
 use super::sandbox_map::SandboxMap;
-use super::veth_maps::{VETH_FLOWS, VethFlows, VethMaps};
-use super::{Error, PEER, PROXY_MAPS, attach, map_error};
+use super::veth_flow_maps::{VETH_FLOWS, VethFlows};
+use super::{Error, PEER, PROXY_MAP_NAMES, attach, map_error};
 use crate::sys::{self, HostVeth, Netns, SocketKind};
 
 /// The object that `cargo xtask build-ebpf` made.
@@ -68,7 +69,7 @@ pub struct Programs {
     listeners: SockHash<MapData, ListenerKey>,
     owners: HashMap<MapData, Address, u64>,
     sandboxes: SandboxMap,
-    veths: VethMaps,
+    veths: PodVethMaps,
 }
 
 /// Settings that the programs are loaded with.
@@ -87,7 +88,7 @@ pub struct LoadSettings {
 
 /// Loads the object and has the kernel check its programs: those that know MPTCP sockets, or the others if it
 /// has none.
-pub(super) fn load_object(loader: &mut EbpfLoader<'_>) -> Result<Ebpf, Error> {
+pub(super) fn load_object_or_without_mptcp(loader: &mut EbpfLoader<'_>) -> Result<Ebpf, Error> {
     let mut load = |mptcp| {
         let mut ebpf = loader.override_global("MPTCP", mptcp, true).load(OBJECT)?;
         attach::load_programs(&mut ebpf)?;
@@ -101,7 +102,7 @@ pub(super) fn load_object(loader: &mut EbpfLoader<'_>) -> Result<Ebpf, Error> {
 
 impl Programs {
     /// Loads the programs, and takes over a predecessor's pinned maps. They do nothing until
-    /// [`Self::attach`]. Errors: see [`Error`].
+    /// [`Self::attach_at_node_and_pods`]. Errors: see [`Error`].
     pub fn load(root: &Path, cgroup: &Path, settings: &LoadSettings) -> Result<Self, Error> {
         if OBJECT.is_empty() {
             return Err(Error::NotEmbedded);
@@ -110,7 +111,7 @@ impl Programs {
         let maps = directory(root, "maps")?;
         // A link stays with the cgroup that it was made for; one of another setting must not be used for it.
         let cgroup_links = directory(root, &format!("cgroups/{}", metadata.ino()))?;
-        let (pod_links, veth_links) = (directory(root, attach::PODS)?, directory(root, "veths")?);
+        let (pod_links, veth_links) = (directory(root, attach::POD_PINS_DIR)?, directory(root, "veths")?);
         let (level, wanted) = (settings.log as u8, settings.wanted as u8);
         let count_untouched = u8::from(settings.count_untouched);
         let mut loader = EbpfLoader::new();
@@ -120,7 +121,7 @@ impl Programs {
         for name in PINNED {
             loader.map_pin_path(name, maps.join(name));
         }
-        let mut ebpf = load_object(&mut loader)?;
+        let mut ebpf = load_object_or_without_mptcp(&mut loader)?;
         let mut count: Array<_, u32> = take_map(&mut ebpf, "WORKERS")?;
         count.set(0, u32::from(settings.workers), 0).map_err(map_error("WORKERS"))?;
         let mut namespace: Array<_, u64> = take_map(&mut ebpf, "HOME")?;
@@ -133,7 +134,7 @@ impl Programs {
             listeners: take_map(&mut ebpf, "LISTENERS")?,
             owners: take_map(&mut ebpf, "OWNERS")?,
             sandboxes: SandboxMap::new(take_map(&mut ebpf, "SANDBOXES")?),
-            veths: VethMaps::take(&mut ebpf)?,
+            veths: PodVethMaps::take_from_object(&mut ebpf)?,
             ebpf,
             root: root.to_owned(),
             cgroup: cgroup.to_owned(),
@@ -153,9 +154,20 @@ impl Programs {
         attach::list_pins(&self.root).into_iter().filter(|(name, _)| name != LAYOUT).map(|(_, path)| path)
     }
 
+    /// Has programs of other layouts, which run beside these for a moment, file no more connections: two that
+    /// both steer one would have it fail.
+    pub fn clear_pod_links_of_other_layouts(&self) {
+        if self.has_other_layouts() {
+            clear_pod_links_of_layouts(self.other_layouts());
+        }
+    }
+
     /// Attaches these programs in place of a predecessor's, at the node and at the pods that are enrolled
     /// already. Errors: see [`Error`].
-    pub fn attach<'a>(&mut self, enrolled: impl IntoIterator<Item = &'a Netns>) -> Result<(), Error> {
+    pub fn attach_at_node_and_pods<'a>(
+        &mut self,
+        enrolled: impl IntoIterator<Item = &'a Netns>,
+    ) -> Result<(), Error> {
         // Inbound before outbound.
         attach::set_inbound_program(&mut self.ebpf)?;
         for netns in enrolled {
@@ -178,7 +190,7 @@ impl Programs {
 
     /// Returns the veth flows of agents with other layouts of their maps.
     pub fn veth_flows_of_other_layouts(&self) -> Vec<VethFlows> {
-        self.other_layouts().filter_map(|path| VethFlows::pinned_in(&path)).collect()
+        self.other_layouts().filter_map(|path| VethFlows::open_pinned_in(&path)).collect()
     }
 
     /// Removes what agents with other layouts left. Errors: a pin can't be removed.
@@ -190,7 +202,7 @@ impl Programs {
     /// Finds how a pod is connected, with the node's end of its veth if it has one. Attaches the program
     /// there if nothing else would be bypassed, and has connections filed from then on. Returns how it is
     /// connected, and why not better. Errors: a map can't be written.
-    pub fn attach_veth(
+    pub fn attach_veth_if_unobstructed(
         &mut self,
         cookie: u64,
         addresses: &[IpAddr],
@@ -205,7 +217,7 @@ impl Programs {
             },
         };
         self.veths.allow_flow_addresses(addresses)?;
-        self.veths.set_link(cookie, end.map(|end| end.ifindex), link, obstacle)?;
+        self.veths.set_pod_link(cookie, end.map(|end| end.ifindex), link, obstacle)?;
         Ok((link, obstacle))
     }
 
@@ -216,7 +228,8 @@ impl Programs {
         if end.is_shaped {
             return VethObstacle::Shaped;
         }
-        match attach::attach_to_veth(&mut self.ebpf, end, &pin) {
+        let attached = attach::attach_to_veth(&mut self.ebpf, end, &pin);
+        match attached.and_then(|()| attach::is_only_program_at_veth(&mut self.ebpf, end)) {
             Ok(true) => VethObstacle::None,
             Ok(false) => VethObstacle::OtherProgram,
             Err(error) => {
@@ -226,10 +239,11 @@ impl Programs {
         }
     }
 
-    /// Stops filing connections of a pod. Returns the index of the node's end of its veth. Errors: a map
-    /// can't be written.
-    pub fn remove_veth(&mut self, cookie: u64) -> Result<Option<u32>, Error> {
-        self.veths.remove_pod(cookie)
+    /// Removes a pod's veth from the map, so that no connection of it is filed any more, and returns the
+    /// index of the node's end; `None` if it was not there. The program stays attached. Errors: a map can't
+    /// be written.
+    pub fn take_veth_ifindex(&mut self, cookie: u64) -> Result<Option<u32>, Error> {
+        self.veths.take_veth_ifindex(cookie)
     }
 
     /// Returns pods, other than `cookies`, to whose veths a predecessor has attached a program, or whose
@@ -250,9 +264,13 @@ impl Programs {
         self.veth_links.join(cookie.to_string())
     }
 
-    /// Sets the addresses to which packets may be part of filed flows. Errors: a map can't be written.
-    pub fn replace_flow_addresses(&mut self, addresses: impl Iterator<Item = IpAddr>) -> Result<(), Error> {
-        self.veths.replace_flow_addresses(addresses)
+    /// Allows packets to these addresses, and to no others, to be part of filed flows. Errors: a map can't be
+    /// written.
+    pub fn replace_allowed_flow_addresses(
+        &mut self,
+        addresses: impl Iterator<Item = IpAddr>,
+    ) -> Result<(), Error> {
+        self.veths.replace_allowed_flow_addresses(addresses)
     }
 
     /// Whether these programs are attached.
@@ -267,8 +285,8 @@ impl Programs {
 
     /// Returns the maps that the proxy reads and writes, in the order of [`super::ProxyMaps`]. Errors: one is
     /// missing.
-    pub fn proxy_maps(&self) -> Result<Vec<BorrowedFd<'_>>, Error> {
-        PROXY_MAPS
+    pub fn proxy_map_fds(&self) -> Result<Vec<BorrowedFd<'_>>, Error> {
+        PROXY_MAP_NAMES
             .iter()
             .map(|name| self.ebpf.map(name).and_then(map_descriptor).ok_or(Error::Missing(name)))
             .collect()
@@ -292,7 +310,7 @@ impl Programs {
     }
 
     /// Adds one of a pod's inbound listeners to the map of `sk_lookup`. Errors: the map can't be written.
-    pub fn add_listener(
+    pub fn add_inbound_listener(
         &mut self,
         cookie: u64,
         kind: InboundListenerKind,
@@ -304,10 +322,10 @@ impl Programs {
     }
 
     /// Defers the accepts of a pod's outbound listeners until the proxy knows whether the destination takes
-    /// the connection. If that is not possible (sending SYNs again needs `CAP_NET_RAW`), the client learns of
-    /// a refusal after `connect()`.
-    pub fn defer_accepts<'a>(&self, netns: &Netns, mut outbound: impl Iterator<Item = &'a TcpListener>) {
-        let can_send = sys::open_sockets(netns, SocketKind::LoopbackV4, 1);
+    /// the connection. If that is not possible (sending SYNs again needs `CAP_NET_RAW`), which is logged, the
+    /// client learns of a refusal after `connect()`.
+    pub fn try_defer_accepts<'a>(&self, netns: &Netns, mut outbound: impl Iterator<Item = &'a TcpListener>) {
+        let can_send = sys::open_unconnected_sockets(netns, SocketKind::LoopbackV4, 1);
         let deferred = can_send.map_err(|error| error.to_string()).and_then(|_| {
             let mut each = |listener| attach::attach_defer_accept(&self.ebpf, listener);
             outbound.try_for_each(&mut each).map_err(|error| error.to_string())
@@ -319,8 +337,8 @@ impl Programs {
 
     /// Returns the namespace that a pod is enrolled in, or that is held for it since a predecessor enrolled
     /// it.
-    pub fn netns_of_pod(&self, uid: &str) -> Option<u64> {
-        self.sandboxes.netns_of_pod(uid)
+    pub fn netns_cookie_of_pod(&self, uid: &str) -> Option<u64> {
+        self.sandboxes.netns_cookie_of_pod(uid)
     }
 
     /// Whether the preexisting connections of a namespace have been judged.
@@ -348,7 +366,7 @@ impl Programs {
     ) -> Result<(), Error> {
         // If a keeper that made no such notes has enrolled it, nothing has slipped through since.
         let enrolled = self.pods.get(&netns.cookie(), 0).is_ok();
-        self.sandboxes.insert(netns.cookie(), uid, enrolled)?;
+        self.sandboxes.insert_or_keep(netns.cookie(), uid, enrolled)?;
         for endpoint in probe_endpoints(addresses, probe_ports) {
             self.probe_ports.insert(endpoint, 1, 0).map_err(map_error("PROBE_PORTS"))?;
         }
@@ -455,6 +473,15 @@ fn widen_loopback(uid: &str, netns: &Netns) -> u32 {
 
 fn first(addresses: &[IpAddr], family: impl Fn(&IpAddr) -> bool) -> Address {
     addresses.iter().copied().find(family).map_or(Address::UNSPECIFIED, Address::from)
+}
+
+/// Returns the level of the programs' own log: it is per connection, so only debug and below enable it.
+pub fn ebpf_log_level() -> Level {
+    match tracing::level_filters::LevelFilter::current().into_level() {
+        Some(tracing::Level::TRACE) => Level::Trace,
+        Some(tracing::Level::DEBUG) => Level::Debug,
+        _ => Level::Warn,
+    }
 }
 
 /// Returns where the node's probes are let through to a pod.

@@ -6,12 +6,13 @@ use aya::maps::MapData;
 
 use super::deferred_accept_maps::{DeferredSyns, SynDecisions};
 use super::destination_maps::DestinationMaps;
+use super::pod_veth_maps::{PodLinkMap, VETHS};
 use super::recent_connect_results::RecentConnectResults;
-use super::veth_maps::{CROWDED, PodLinkMap, VETH_COUNTS, VETH_FLOWS, VETHS, VethFlowMaps};
+use super::veth_flow_maps::{CROWDED, VETH_COUNTS, VETH_FLOWS, VethFlowMaps};
 use super::{DirectMaps, EgressMap, Error, FaultRing, PEER, PeerMap, map_error};
 
 /// Names of the maps, in the order in which they are handed over.
-pub const PROXY_MAPS: [&str; 18] = [
+pub const PROXY_MAP_NAMES: [&str; 18] = [
     "DESTINATIONS",
     "OPEN_PORTS",
     "LATELY",
@@ -55,8 +56,8 @@ pub struct ProxyMaps {
 }
 
 impl ProxyMaps {
-    /// Takes maps in the order of [`PROXY_MAPS`].
-    pub fn new(maps: [OwnedFd; PROXY_MAPS.len()]) -> Self {
+    /// Takes maps in the order of [`PROXY_MAP_NAMES`].
+    pub fn new(maps: [OwnedFd; PROXY_MAP_NAMES.len()]) -> Self {
         let [
             destinations,
             open_ports,
@@ -127,7 +128,7 @@ impl ProxyMaps {
 
     /// Opens the other maps, and the programs' events. Call this inside a tokio runtime. Errors: a map is of
     /// another kind or can't be read.
-    pub fn open_maps(self) -> Result<(DestinationMaps, DirectMaps, FaultRing, EgressMap), Error> {
+    pub fn open_remaining_maps(self) -> Result<(DestinationMaps, DirectMaps, FaultRing, EgressMap), Error> {
         let open_ports = map_from_fd("OPEN_PORTS", self.open_ports)?;
         Ok((
             DestinationMaps::new(map_from_fd("DESTINATIONS", self.destinations)?, open_ports)?,

@@ -24,8 +24,8 @@ impl SandboxMap {
         Self { map, known }
     }
 
-    /// Returns the namespace that was found to be a pod's.
-    pub fn netns_of_pod(&self, uid: &str) -> Option<u64> {
+    /// Returns the cookie of the namespace that was found to be a pod's.
+    pub fn netns_cookie_of_pod(&self, uid: &str) -> Option<u64> {
         self.known.iter().find(|(_, known)| *known == uid).map(|(cookie, _)| *cookie)
     }
 
@@ -34,9 +34,9 @@ impl SandboxMap {
         self.known.get(&cookie).map(String::as_str)
     }
 
-    /// Adds an entry. One that is there already stays as it was: a predecessor may have written it since this
-    /// keeper began.
-    pub fn insert(&mut self, cookie: u64, pod: &str, preexisting_judged: bool) -> Result<(), Error> {
+    /// Adds an entry. One of the same pod that is there already stays as it was: a predecessor may have
+    /// written it since this keeper began.
+    pub fn insert_or_keep(&mut self, cookie: u64, pod: &str, preexisting_judged: bool) -> Result<(), Error> {
         if self.map.get(&cookie, 0).is_ok_and(|there| uid(&there) == pod) {
             self.known.insert(cookie, pod.to_owned());
             return Ok(());

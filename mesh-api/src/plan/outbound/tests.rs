@@ -3,7 +3,7 @@ use crate::plan::fixture::{
     address_bytes, as_web_member, pod, pod_resource, service, service_resource,
     service_with_traffic_policies, snapshot, web,
 };
-use crate::plan::{EndpointKey, Store, WaypointHandling};
+use crate::plan::{EndpointKey, RefuseOrIgnoreWaypoints, Store};
 use crate::wire::workload as wire;
 use crate::wire::workload::gateway_address;
 use crate::wire::workload::load_balancing::{HealthPolicy, Mode, Scope};
@@ -382,7 +382,11 @@ fn the_first_traffic_policy_that_covers_the_client_is_used() {
         let mut client = Workload::try_from(client()).unwrap();
         client.namespace = namespace.into();
         client.labels = label.into_iter().map(|(key, value)| (key.into(), value.into())).collect();
-        TrafficRule::policy_for(&service.traffic, &client, port).pool.max_connections.unwrap().get()
+        ClientTrafficPolicy::policy_or_default_for(&service.traffic, &client, port)
+            .pool
+            .max_connections
+            .unwrap()
+            .get()
     };
     assert_eq!(limit_of("ops", None, 80), 1);
     assert_eq!(limit_of("ops", None, 81), 2);
@@ -533,7 +537,7 @@ fn waypoints_that_are_ignored_are_gone_past() {
     let service = wire::Service { waypoint: Some(waypoint("shop/gate")), ..web(&[VIP]) };
     let mut resources = behind_waypoints(service);
     resources.push(pod_resource(client()));
-    let mut store = Store::default().with_waypoint_handling(WaypointHandling::Ignore);
+    let mut store = Store::default().with_waypoint_handling(RefuseOrIgnoreWaypoints::Ignore);
     assert_eq!(store.apply(type_url::ADDRESS, resources, Vec::new()), []);
     let snapshot = store.snapshot();
     let source = snapshot.workload(&client().uid).unwrap();

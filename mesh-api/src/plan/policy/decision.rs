@@ -130,7 +130,7 @@ impl DenyReason {
         rule: usize,
         connection: &ConnectionAttributes<'_>,
     ) -> Self {
-        let name = policy.name().clone();
+        let name = policy.namespaced_name().clone();
         if connection.identity.is_none() && security::requires_mutual_tls(&name) {
             Self::Plaintext { policy: name }
         } else {

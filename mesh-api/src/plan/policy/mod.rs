@@ -46,7 +46,7 @@ pub fn authorize(
         ..*connection
     };
     let mut tally = Tally::default();
-    for policy in snapshot.policies.applying_to(destination) {
+    for policy in snapshot.policies.applying_or_missing(destination) {
         match policy {
             Ok(policy) => tally.count(policy, connection),
             Err(missing) => {
@@ -73,7 +73,7 @@ struct Tally<'a> {
 
 impl<'a> Tally<'a> {
     fn count(&mut self, policy: &'a Arc<Policy>, connection: &ConnectionAttributes<'_>) {
-        let name = || policy.name().clone();
+        let name = || policy.namespaced_name().clone();
         if let Some(fault) = policy.parse_error() {
             if policy.is_enforced() {
                 let reason = || DenyReason::Faulty { policy: name(), fault: fault.clone() };
@@ -81,7 +81,7 @@ impl<'a> Tally<'a> {
             }
             return;
         }
-        let matching = policy.matching_rule(connection);
+        let matching = policy.first_matching_rule_index(connection);
         match (policy.action(), policy.is_enforced(), matching) {
             (Action::Deny, true, Some(rule)) => {
                 self.denied.get_or_insert_with(|| DenyReason::from_deny_policy(policy, rule, connection));
@@ -106,13 +106,13 @@ impl<'a> Tally<'a> {
         let dry_allowed = self.dry_run.iter().any(|dry| dry.would == DryRunEffect::Allow);
         if self.allowed.is_none() && !dry_allowed {
             let would_deny = |policy: &&Arc<Policy>| DryRunResult {
-                policy: policy.name().clone(),
+                policy: policy.namespaced_name().clone(),
                 would: DryRunEffect::Deny,
             };
             self.dry_run.extend(self.dry_unmatched.iter().map(would_deny));
         }
         let no_allow = || {
-            let policies = self.unmatched.iter().map(|policy| policy.name().clone()).collect();
+            let policies = self.unmatched.iter().map(|policy| policy.namespaced_name().clone()).collect();
             DenyReason::NoAllowMatches { policies }
         };
         let reason = match (self.denied.or(self.fault), &self.allowed) {

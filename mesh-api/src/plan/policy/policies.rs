@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::ConnectionAttributes;
 use super::rule::Rule;
 use crate::plan::Workload;
-use crate::plan::validate::{self, Invalid};
+use crate::plan::field_parsing::{self, Invalid};
 use crate::wire::{ext, security as wire};
 
 /// A policy, compiled.
@@ -45,7 +45,7 @@ pub enum Action {
 
 impl Policy {
     /// Returns `namespace/name`.
-    pub fn name(&self) -> &Arc<str> {
+    pub fn namespaced_name(&self) -> &Arc<str> {
         &self.name
     }
 
@@ -84,7 +84,7 @@ impl Policy {
     }
 
     /// Returns the index of the first rule that matches.
-    pub(super) fn matching_rule(&self, connection: &ConnectionAttributes<'_>) -> Option<usize> {
+    pub(super) fn first_matching_rule_index(&self, connection: &ConnectionAttributes<'_>) -> Option<usize> {
         self.rules.as_ref().ok()?.iter().position(|rule| rule.matches(connection))
     }
 }
@@ -96,17 +96,17 @@ impl TryFrom<wire::Authorization> for Policy {
     /// not known.
     fn try_from(from: wire::Authorization) -> Result<Self, Invalid> {
         let audit = from.extensions.iter().any(|extension| extension.name == ext::AUDIT);
-        let name = validate::require_non_empty("name", &from.name)?;
-        let namespace = validate::require_non_empty("namespace", &from.namespace)?;
+        let name = field_parsing::require_non_empty("name", &from.name)?;
+        let namespace = field_parsing::require_non_empty("namespace", &from.namespace)?;
         Ok(Self {
             name: format!("{namespace}/{name}").into(),
             namespace: namespace.into(),
-            scope: match validate::parse_enum("scope", from.scope)? {
+            scope: match field_parsing::parse_enum("scope", from.scope)? {
                 wire::Scope::Global => Scope::Mesh,
                 wire::Scope::Namespace => Scope::Namespace,
                 wire::Scope::WorkloadSelector => Scope::Workload,
             },
-            action: match validate::parse_enum("action", from.action)? {
+            action: match field_parsing::parse_enum("action", from.action)? {
                 _ if audit => Action::Audit,
                 wire::Action::Allow => Action::Allow,
                 wire::Action::Deny => Action::Deny,
@@ -137,7 +137,7 @@ impl PolicySet {
 
     /// Iterates over the policies that apply to a workload: of the mesh, of its namespace, then those that it
     /// names. A missing one is its name alone.
-    pub(in crate::plan) fn applying_to<'a>(
+    pub(in crate::plan) fn applying_or_missing<'a>(
         &'a self,
         workload: &'a Workload,
     ) -> impl Iterator<Item = Result<&'a Arc<Policy>, &'a Arc<str>>> {

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::ConnectionAttributes;
-use crate::plan::validate::{self, Invalid};
+use crate::plan::field_parsing::{self, Invalid};
 use crate::wire::security as wire;
 use crate::wire::security::string_match::MatchType;
 
@@ -158,8 +158,9 @@ impl TryFrom<&wire::Match> for Match {
             return Err(Invalid::MatchExtension { name: extension.name.clone() });
         }
         let text = |field| move |text: &_| Text::compile(field, text);
-        let network =
-            |field| move |ip: &wire::Address| validate::parse_network(field, &ip.address, Some(ip.length));
+        let network = |field| {
+            move |ip: &wire::Address| field_parsing::parse_network(field, &ip.address, Some(ip.length))
+        };
         Ok(Self {
             namespaces: Values::compile(&from.namespaces, &from.not_namespaces, text("namespaces"))?,
             principals: Values::compile(&from.principals, &from.not_principals, text("principals"))?,
@@ -175,7 +176,7 @@ impl TryFrom<&wire::Match> for Match {
             destination_ports: Values::compile(
                 &from.destination_ports,
                 &from.not_destination_ports,
-                |port| validate::parse_port("destination_ports", *port),
+                |port| field_parsing::parse_port("destination_ports", *port),
             )?,
         })
     }

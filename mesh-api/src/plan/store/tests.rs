@@ -178,7 +178,7 @@ fn expect_rejection(bad: &Resource, reason: &str) {
     let [only] = &*rejected else { panic!("{reason}: {rejected:?}") };
     assert_eq!((&*only.name, &*only.reason.to_string()), (&*bad.name, reason));
     assert_eq!(
-        names(store.contents().resources(&DiscoveryType::ADDRESS)),
+        names(store.contents().resources(&XdsResourceType::ADDRESS)),
         ["cluster//Pod/shop/good"],
         "{reason}"
     );
@@ -228,7 +228,7 @@ fn a_bad_update_leaves_the_good_resource_in_force() {
     bad.tunnel_protocol = TunnelProtocol::LegacyIstioMtls.into();
     assert_eq!(apply(&mut store, vec![Resource { version: "2".into(), ..pod_resource(bad) }]).len(), 1);
     assert!(store.snapshot().workload_by_address("10.0.0.1".parse().unwrap()).is_some());
-    assert_eq!(store.resource_versions(&DiscoveryType::ADDRESS)["cluster//Pod/shop/a"], "1");
+    assert_eq!(store.resource_versions(&XdsResourceType::ADDRESS)["cluster//Pod/shop/a"], "1");
 }
 
 #[test]
@@ -239,7 +239,7 @@ fn removal_is_by_uid_or_by_service_name() {
     );
     remove(&mut store, "nobody");
     remove(&mut store, "no/body");
-    assert_eq!(store.resource_versions(&DiscoveryType::ADDRESS).len(), 2);
+    assert_eq!(store.resource_versions(&XdsResourceType::ADDRESS).len(), 2);
     remove(&mut store, WEB_KEY);
     let snapshot = store.snapshot();
     assert!(snapshot.service_by_vip("10.96.0.1".parse().unwrap(), "shop").is_none());
@@ -248,10 +248,10 @@ fn removal_is_by_uid_or_by_service_name() {
     let snapshot = store.snapshot();
     assert!(snapshot.workload_by_address("10.0.0.1".parse().unwrap()).is_none());
     assert_eq!((snapshot.workload_count(), snapshot.addresses().count()), (0, 0));
-    assert!(store.resource_versions(&DiscoveryType::ADDRESS).is_empty());
+    assert!(store.resource_versions(&XdsResourceType::ADDRESS).is_empty());
     assert_eq!(store.apply(type_url::AUTHORIZATION, Vec::new(), vec!["shop/p".into()]), []);
     assert_eq!(store.snapshot().policies().len(), 0);
-    assert!(store.resource_versions(&DiscoveryType::AUTHORIZATION).is_empty());
+    assert!(store.resource_versions(&XdsResourceType::AUTHORIZATION).is_empty());
 }
 
 #[test]
@@ -264,7 +264,7 @@ fn a_generation_is_new_only_if_something_is() {
     assert_eq!(apply(&mut store, vec![again]), []);
     assert_eq!(store.apply(type_url::AUTHORIZATION, vec![policy_resource(&policy())], vec![]), []);
     assert_eq!(
-        store.resource_versions(&DiscoveryType::ADDRESS)["cluster//Pod/shop/a"],
+        store.resource_versions(&XdsResourceType::ADDRESS)["cluster//Pod/shop/a"],
         "2",
         "the version is, all the same"
     );
@@ -295,12 +295,12 @@ fn a_store_can_be_rebuilt_from_its_resources() {
     .resource;
     assert_eq!(original.apply(type_url::AUTHORIZATION, vec![faulty], vec![]).len(), 1);
     assert_eq!(
-        original.resource_versions(&DiscoveryType::AUTHORIZATION)["shop/q"],
+        original.resource_versions(&XdsResourceType::AUTHORIZATION)["shop/q"],
         "",
         "held, but no version was accepted"
     );
     let mut copy = Store::default();
-    for of in DiscoveryType::ALL {
+    for of in XdsResourceType::ALL {
         copy.apply(of.type_url, original.contents().resources(&of).collect(), Vec::new());
         assert_eq!(copy.resource_versions(&of), original.resource_versions(&of));
     }
@@ -316,7 +316,7 @@ fn a_store_can_be_rebuilt_from_its_resources() {
     assert_eq!(workloads(&original), workloads(&copy));
     assert_eq!(services(&original), services(&copy));
     let all = |snapshot: &Snapshot| {
-        snapshot.policies().map(|policy| policy.name().clone()).collect::<Vec<_>>().len()
+        snapshot.policies().map(|policy| policy.namespaced_name().clone()).collect::<Vec<_>>().len()
     };
     assert_eq!((all(&original), all(&copy)), (2, 2));
 }
@@ -420,7 +420,7 @@ fn known_addresses_are_listed() {
     let mut addresses: Vec<_> = snapshot.addresses().map(|ip| ip.to_string()).collect();
     addresses.sort_unstable();
     assert_eq!(addresses, ["10.0.0.1", "10.96.0.1", "fd00::1"]);
-    let ranges: Vec<_> = snapshot.service_cidrs().map(|range| range.to_string()).collect();
+    let ranges: Vec<_> = snapshot.service_vip_ranges().map(|range| range.to_string()).collect();
     assert_eq!(ranges, ["10.97.0.0/16"]);
 }
 

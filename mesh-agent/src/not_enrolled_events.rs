@@ -9,14 +9,12 @@ use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use tokio::sync::mpsc;
 
 use crate::enrol::ReportNotEnrolledFn;
+use crate::event_note::truncate_event_note;
 use crate::pods::NodePod;
-
-/// Most bytes of an event's note; the API server refuses more than 1 KiB.
-const LONGEST_NOTE: usize = 1000;
 
 /// Makes an event for each reason why a pod is not enrolled: one for each reason, however often that is tried
 /// again.
-pub fn pod_event_reporter(client: Client, node: &str) -> ReportNotEnrolledFn {
+pub fn spawn_not_enrolled_reporter(client: Client, node: &str) -> ReportNotEnrolledFn {
     let reporter = Reporter { controller: "nodemesh.io/mesh-agent".into(), instance: Some(node.to_owned()) };
     let events = Recorder::new(client, reporter);
     let (sender, mut reports) = mpsc::unbounded_channel::<(NodePod, String)>();
@@ -42,15 +40,10 @@ fn not_enrolled(reason: &str) -> Event {
     Event {
         type_: EventType::Warning,
         reason: "NotEnrolled".to_owned(),
-        note: Some(truncate_note(reason)),
+        note: Some(truncate_event_note(reason)),
         action: "Enrol".to_owned(),
         secondary: None,
     }
-}
-
-/// Cuts a text to the length that the API server takes.
-pub fn truncate_note(text: &str) -> String {
-    text.chars().take(LONGEST_NOTE).collect()
 }
 
 fn reference(pod: &NodePod) -> ObjectReference {

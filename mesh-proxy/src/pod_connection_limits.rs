@@ -1,16 +1,11 @@
-//! Step 2 of a connection (see [the crate page](crate)): accepts connections below limits, and pauses when
-//! the kernel can't.
+//! Limits of the connections that pods have at one time on one worker: of all pods together, with a reserve
+//! for pods that have few, and of each pod by itself.
 
 use std::cell::Cell;
-use std::io;
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
-
-use crate::backoff::Backoff;
 
 /// A limit of connections that are open at one time.
 pub struct ConnectionLimit {
@@ -31,7 +26,8 @@ pub struct PodConnectionLimits {
     pub worker: Rc<ConnectionLimit>,
     /// This pod's connections.
     pub pod: Rc<ConnectionLimit>,
-    /// This pod's connections that others opened, so that they can't use up what the pod needs for its own.
+    /// This pod's connections that others opened, so that they can't use up what the pod needs for its own;
+    /// none for connections that have no such limit.
     pub from_elsewhere: Option<Rc<ConnectionLimit>>,
 }
 
@@ -47,11 +43,6 @@ pub enum LimitReached {
 /// A slot below all limits, given back when it is dropped.
 pub struct ConnectionSlot {
     _worker: LimitSlot,
-    _of_pod: OfPod,
-}
-
-/// A slot below the pod's own limits.
-struct OfPod {
     _pod: LimitSlot,
     _from_elsewhere: Option<LimitSlot>,
 }
@@ -81,7 +72,7 @@ impl ConnectionLimit {
     }
 
     /// Waits until all of `most` slots are free.
-    pub async fn wait_until_free(&self, most: usize) {
+    pub async fn wait_until_all_free(&self, most: usize) {
         while self.free.get() < most {
             self.returned.notified().await;
         }
@@ -95,11 +86,11 @@ impl PodConnectionLimits {
     /// Takes a slot below every limit. Errors: which limit is reached.
     pub fn try_take_slot(&self) -> Result<ConnectionSlot, LimitReached> {
         let worker = self.try_take_worker_slot().ok_or(LimitReached::Worker)?;
-        Ok(ConnectionSlot { _worker: worker, _of_pod: self.try_take_pod_slot().ok_or(LimitReached::Pod)? })
+        self.try_take_pod_slot(worker).ok_or(LimitReached::Pod)
     }
 
     /// Waits until the worker has a slot for this pod.
-    async fn wait_for_worker_slot(&self) -> LimitSlot {
+    pub(crate) async fn wait_for_worker_slot(&self) -> LimitSlot {
         loop {
             let slot = self.try_take_worker_slot();
             match slot {
@@ -119,12 +110,15 @@ impl PodConnectionLimits {
         may.then(|| self.worker.try_take_slot())?
     }
 
-    fn try_take_pod_slot(&self) -> Option<OfPod> {
+    /// Takes a slot below the pod's own limits, to go with the worker's; none if one of them is reached. Then
+    /// the worker's is given back.
+    pub(crate) fn try_take_pod_slot(&self, worker: LimitSlot) -> Option<ConnectionSlot> {
         let from_elsewhere = match &self.from_elsewhere {
             Some(limit) => Some(limit.try_take_slot()?),
             None => None,
         };
-        Some(OfPod { _pod: self.pod.try_take_slot()?, _from_elsewhere: from_elsewhere })
+        let pod = self.pod.try_take_slot()?;
+        Some(ConnectionSlot { _worker: worker, _pod: pod, _from_elsewhere: from_elsewhere })
     }
 
     /// Whether the pod may use the reserve, which has equal parts for [`PODS`] pods.
@@ -144,59 +138,6 @@ impl Drop for LimitSlot {
             plenty.notify_one();
         }
     }
-}
-
-/// Result of an `accept`.
-pub enum AcceptResult {
-    /// A connection, the peer's address, and its slot.
-    Connection(TcpStream, SocketAddr, ConnectionSlot),
-    /// A connection that is over the pod's limit.
-    Crowded(TcpStream),
-    /// Nothing: the kernel can't accept now, for a reason that is not one connection's.
-    Failed(io::Error),
-}
-
-/// Accepts connections for ever, as soon as the worker has a slot, and hands each to `handle`.
-pub async fn accept_loop(
-    listener: TcpListener,
-    limits: PodConnectionLimits,
-    mut handle: impl FnMut(AcceptResult),
-) {
-    let mut backoff = Backoff::default();
-    loop {
-        let worker = limits.wait_for_worker_slot().await;
-        match listener.accept().await {
-            Ok((socket, peer)) => {
-                backoff = Backoff::default();
-                handle(match limits.try_take_pod_slot() {
-                    Some(of_pod) => AcceptResult::Connection(
-                        socket,
-                        peer,
-                        ConnectionSlot { _worker: worker, _of_pod: of_pod },
-                    ),
-                    None => AcceptResult::Crowded(socket),
-                });
-            }
-            Err(error) if is_of_one_connection(&error) => {}
-            Err(error) => {
-                handle(AcceptResult::Failed(error));
-                backoff.sleep_and_double().await;
-            }
-        }
-    }
-}
-
-/// Whether `accept` passes on the error of a connection that broke in the queue (accept(2)).
-fn is_of_one_connection(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::ConnectionAborted
-            | io::ErrorKind::ConnectionReset
-            | io::ErrorKind::ConnectionRefused
-            | io::ErrorKind::TimedOut
-            | io::ErrorKind::HostUnreachable
-            | io::ErrorKind::NetworkUnreachable
-    )
 }
 
 #[cfg(test)]
@@ -252,46 +193,5 @@ mod tests {
         let held: Vec<_> = std::iter::from_fn(|| inbound.try_take_slot().ok()).collect();
         assert_eq!(held.len(), 6);
         assert!(own.try_take_slot().is_ok());
-    }
-
-    #[tokio::test]
-    async fn a_pod_that_has_its_connections_is_refused_and_others_are_not() {
-        let worker = ConnectionLimit::new(100);
-        let heard = Rc::new(std::cell::RefCell::new(Vec::new()));
-        let mut clients = Vec::new();
-        let pods = [2, 2].map(|most| limits(&worker, most));
-        tokio::task::LocalSet::new()
-            .run_until(async {
-                for (pod, limits) in pods.iter().enumerate() {
-                    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-                    let address = listener.local_addr().unwrap();
-                    let handled = Rc::clone(&heard);
-                    let accepting = accept_loop(listener, limits.clone(), move |accepted| {
-                        handled.borrow_mut().push((pod, accepted));
-                    });
-                    let _runs = tokio::task::spawn_local(accepting);
-                    for _ in 0..3 {
-                        clients.push(TcpStream::connect(address).await.unwrap());
-                    }
-                }
-                let all_came = async {
-                    while heard.borrow().len() < 6 {
-                        tokio::task::yield_now().await;
-                    }
-                };
-                tokio::time::timeout(Duration::from_secs(5), all_came).await.unwrap();
-            })
-            .await;
-        for pod in [0, 1] {
-            let crowded =
-                |(of, it): &&(usize, AcceptResult)| *of == pod && matches!(it, AcceptResult::Crowded(_));
-            assert_eq!(heard.borrow().iter().filter(crowded).count(), 1, "pod {pod}");
-        }
-        assert!(
-            pods[0].try_take_slot().is_err_and(|full| full == LimitReached::Pod),
-            "a stream needs a slot as well"
-        );
-        heard.borrow_mut().clear();
-        assert!(pods[0].try_take_slot().is_ok(), "slots are given back");
     }
 }

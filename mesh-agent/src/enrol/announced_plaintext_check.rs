@@ -1,4 +1,4 @@
-//! Finds pods of the mesh that the control plane takes for plain ones: it says that they take no mutual TLS,
+//! Finds enrolled pods that the control plane announces as plain ones: it says that they take no mutual TLS,
 //! so peers speak plaintext to them.
 
 use mesh_api::plan::{Snapshot, TunnelProtocol};
@@ -11,13 +11,13 @@ const LOOKS: u8 = 2;
 
 /// The finding about one pod.
 #[derive(Debug, Default)]
-pub(super) struct PlaintextCheck {
+pub(super) struct AnnouncedPlaintextCheck {
     found: u8,
 }
 
-impl PlaintextCheck {
-    /// Counts a check. Returns whether to report it, once until all is well again.
-    pub fn record_check(&mut self, is_plaintext: bool) -> bool {
+impl AnnouncedPlaintextCheck {
+    /// Counts a check. Returns whether to report its finding, once until all is well again.
+    pub fn record_and_should_report(&mut self, is_plaintext: bool) -> bool {
         self.found = if is_plaintext { self.found.saturating_add(1) } else { 0 };
         self.found == LOOKS
     }
@@ -36,7 +36,7 @@ impl PlaintextCheck {
 
 /// Whether the control plane knows the pod as one without mutual TLS. A pod that it does not know at all is
 /// not plain: connections to it wait.
-pub(super) fn is_known_as_plaintext(snapshot: &Snapshot, pod: &NodePod) -> bool {
+pub(super) fn is_announced_as_plaintext(snapshot: &Snapshot, pod: &NodePod) -> bool {
     let workload = pod.addresses.first().and_then(|address| snapshot.workload_by_address(*address));
     workload.is_some_and(|it| {
         it.tunnel_protocol == TunnelProtocol::Plain && it.namespace == pod.namespace && it.name == pod.name
@@ -95,7 +95,7 @@ mod tests {
 
     #[test]
     fn the_control_planes_word_counts_for_the_very_pod() {
-        let of = |tunnel, pod: &NodePod| is_known_as_plaintext(&snapshot(tunnel), pod);
+        let of = |tunnel, pod: &NodePod| is_announced_as_plaintext(&snapshot(tunnel), pod);
         let web = pod("web", "10.0.0.1");
         assert!(of(TunnelProtocol::None, &web));
         assert!(!of(TunnelProtocol::Hbone, &web));
@@ -105,22 +105,25 @@ mod tests {
 
     #[test]
     fn it_is_told_once_and_shown_for_as_long_as_it_lasts() {
-        let mut plain = PlaintextCheck::default();
+        let mut plain = AnnouncedPlaintextCheck::default();
         assert!(
-            !plain.record_check(true) && plain.plaintext_reason().is_none(),
+            !plain.record_and_should_report(true) && plain.plaintext_reason().is_none(),
             "the control plane may be about to hear of it"
         );
-        assert!(plain.record_check(true));
+        assert!(plain.record_and_should_report(true));
         assert!(
             plain
                 .plaintext_reason()
                 .is_some_and(|reason| reason.contains("ambient.istio.io/redirection=enabled"))
         );
         for _ in 0..300 {
-            assert!(!plain.record_check(true), "it was told");
+            assert!(!plain.record_and_should_report(true), "it was told");
         }
         assert!(plain.plaintext_reason().is_some());
-        assert!(!plain.record_check(false) && plain.plaintext_reason().is_none());
-        assert!(!plain.record_check(true) && plain.record_check(true), "that is another time");
+        assert!(!plain.record_and_should_report(false) && plain.plaintext_reason().is_none());
+        assert!(
+            !plain.record_and_should_report(true) && plain.record_and_should_report(true),
+            "that is another time"
+        );
     }
 }

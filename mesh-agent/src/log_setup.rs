@@ -1,6 +1,4 @@
-//! The log of both processes: lines on standard error; standard output is the access log's.
-
-use std::process::abort;
+//! Starts the log of either process: lines on standard error; standard output is the access log's.
 
 use mesh_log::{Error, Format};
 
@@ -9,18 +7,11 @@ use crate::config::{Config, LogFormat};
 
 /// Starts the log, with a thread that writes its lines. Returns how to change the filter. Errors: the filter
 /// is not valid, or the thread can't be started.
-pub fn start(config: &Config) -> Result<SetLogFilterFn, Error> {
+pub fn start_with_filter_setter(config: &Config) -> Result<SetLogFilterFn, Error> {
     let format = match config.log_format {
         LogFormat::Text => Format::Text,
         LogFormat::Json => Format::Json,
     };
     let log = mesh_log::start(&config.log, format)?;
     Ok(Box::new(move |filter| log.set_filter(filter).map_err(|error| error.to_string())))
-}
-
-/// Has the first panic of any thread logged and end the process. Otherwise a runtime would go on without the
-/// task that panicked: nobody might accept connections, or apply policy to them, and nobody would notice. The
-/// keeper starts another proxy.
-pub fn abort_on_panic() {
-    mesh_log::log_panics(|| abort());
 }

@@ -1,4 +1,5 @@
-//! Sockets inside pods' network namespaces, and the few socket options that no library has.
+//! Opens sockets inside pods' network namespaces: listening ones, and unconnected ones to connect or send
+//! with.
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -40,7 +41,7 @@ fn listen_on(address: SocketAddr) -> io::Result<std::net::TcpListener> {
 
 /// Opens unconnected, non-blocking TCP sockets inside a namespace: fewer than `count` if there is no room for
 /// more. Errors: there is none for a single one.
-pub fn open_sockets(netns: &Netns, kind: SocketKind, count: usize) -> io::Result<Vec<Socket>> {
+pub fn open_unconnected_sockets(netns: &Netns, kind: SocketKind, count: usize) -> io::Result<Vec<Socket>> {
     netns.run_inside(|| {
         let first = open(kind)?;
         let more = (1..count).map_while(|_| open(kind).ok());
@@ -81,34 +82,6 @@ fn tcp(domain: Domain) -> io::Result<Socket> {
     let socket = Socket::new(domain, Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
     socket.set_out_of_band_inline(true)?;
     Ok(socket)
-}
-
-/// Returns the cookie of the calling thread's network namespace (`SO_NETNS_COOKIE`, Linux 5.14).
-pub(super) fn netns_cookie() -> io::Result<u64> {
-    /// Value of `asm-generic/socket.h`, which the libraries do not have yet.
-    const SO_NETNS_COOKIE: libc::c_int = 71;
-    let socket = Socket::new(Domain::UNIX, Type::DGRAM, None)?;
-    let mut cookie = [0; 8];
-    read_option(&socket, libc::SOL_SOCKET, SO_NETNS_COOKIE, &mut cookie)?;
-    Ok(u64::from_ne_bytes(cookie))
-}
-
-/// Reads a socket option that the libraries do not have.
-fn read_option(
-    socket: &impl AsRawFd,
-    level: libc::c_int,
-    option: libc::c_int,
-    value: &mut [u8],
-) -> io::Result<()> {
-    let mut length = libc::socklen_t::try_from(value.len()).map_err(io::Error::other)?;
-    // SAFETY: the descriptor is open for the length of the call, `value` is valid for writing the `length`
-    // bytes that the kernel is told of, and `length` itself is. There is no safe way: no library wraps these
-    // options.
-    #[allow(unsafe_code)]
-    let answer = unsafe {
-        libc::getsockopt(socket.as_raw_fd(), level, option, value.as_mut_ptr().cast(), &raw mut length)
-    };
-    if answer == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Sets a socket option that the libraries do not have.

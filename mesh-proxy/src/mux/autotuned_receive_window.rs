@@ -6,13 +6,11 @@
 //! from a [`ReceiveBudget`] that a pod's streams share: a pod whose readers all stop makes its node hold that
 //! much and no more.
 
-use std::cell::Cell;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::EARLY_CREDIT;
-use crate::telemetry::WorkerMetrics;
+use super::receive_budget::ReceiveBudget;
 
 /// Initial window of a stream, bytes; less where the pod's budget is used up.
 const FIRST: usize = 64 * 1024;
@@ -28,12 +26,6 @@ const MOST: usize = 4 * 1024 * 1024;
 /// enough.
 const QUICK: Duration = Duration::from_millis(100);
 
-/// Bytes that the streams of a pod may hold on a worker, beyond `EARLY_CREDIT` for each.
-pub struct ReceiveBudget {
-    free: Cell<usize>,
-    metrics: Option<Arc<WorkerMetrics>>,
-}
-
 /// The window of one stream, bytes.
 pub(super) struct ReceiveWindow {
     budget: Rc<ReceiveBudget>,
@@ -45,28 +37,6 @@ pub(super) struct ReceiveWindow {
     due: usize,
     /// When credit was given last.
     given: Instant,
-}
-
-impl ReceiveBudget {
-    /// Creates a budget of `bytes`; refused growth is counted in `metrics`.
-    pub fn new(bytes: usize, metrics: Option<Arc<WorkerMetrics>>) -> Rc<Self> {
-        Rc::new(Self { free: Cell::new(bytes), metrics })
-    }
-
-    /// Takes all of `bytes`, or nothing.
-    fn take(&self, bytes: usize) -> bool {
-        let left = self.free.get().checked_sub(bytes);
-        match (left, &self.metrics) {
-            (Some(left), _) => self.free.set(left),
-            (None, Some(metrics)) => metrics.count_window_capped(),
-            (None, None) => {}
-        }
-        left.is_some()
-    }
-
-    fn give(&self, bytes: usize) {
-        self.free.set(self.free.get() + bytes);
-    }
 }
 
 impl ReceiveWindow {
@@ -92,7 +62,7 @@ impl ReceiveWindow {
 
     /// Returns the credit that OPEN gives, bytes.
     #[allow(clippy::cast_possible_truncation, reason = "at most MOST")]
-    pub fn open_credit(&self) -> u32 {
+    pub fn credit_in_open_frame(&self) -> u32 {
         self.size as u32
     }
 
@@ -105,7 +75,7 @@ impl ReceiveWindow {
     }
 
     /// Counts received bytes. Returns whether the peer had credit for them.
-    pub fn count_received(&mut self, bytes: usize) -> bool {
+    pub fn try_spend_credit(&mut self, bytes: usize) -> bool {
         let left = self.granted.checked_sub(bytes);
         left.inspect(|left| self.granted = *left).is_some()
     }
@@ -137,7 +107,7 @@ impl ReceiveWindow {
     }
 
     fn widen(&mut self, size: usize) {
-        if self.size < size && self.budget.take(size - self.size) {
+        if self.size < size && self.budget.try_take(size - self.size) {
             self.size = size;
         }
     }
@@ -151,7 +121,7 @@ impl ReceiveWindow {
 
 impl Drop for ReceiveWindow {
     fn drop(&mut self) {
-        self.budget.give(self.size - EARLY_CREDIT);
+        self.budget.give_back(self.size - EARLY_CREDIT);
     }
 }
 
@@ -166,7 +136,7 @@ mod tests {
         assert_eq!(window.grow_on_accept() as usize, FIRST - EARLY_CREDIT);
         let far = Duration::from_mins(1);
         let passes = |window: &mut ReceiveWindow, bytes| {
-            assert!(window.count_received(bytes));
+            assert!(window.try_spend_credit(bytes));
             window.grant_for_consumed(bytes, far).map(|credit| credit as usize)
         };
         window.given = Instant::now().checked_sub(QUICK).unwrap();
@@ -180,7 +150,7 @@ mod tests {
             passes(&mut window, 1000);
             assert!(window.granted <= MOST, "{}", window.granted);
         }
-        assert!(!window.count_received(window.granted + 1), "more than it has credit for");
+        assert!(!window.try_spend_credit(window.granted + 1), "more than it has credit for");
     }
 
     #[test]
@@ -189,7 +159,7 @@ mod tests {
         let mut window = ReceiveWindow::for_incoming(&budget);
         window.grow_on_accept();
         for _ in 0..10_000 {
-            assert!(window.count_received(1000));
+            assert!(window.try_spend_credit(1000));
             window.grant_for_consumed(1000, Duration::ZERO);
         }
         assert_eq!(window.size, NEAR);
@@ -206,7 +176,7 @@ mod tests {
             "one has a window, the others a byte each beyond what all have"
         );
         for window in &mut windows {
-            assert!(window.count_received(EARLY_CREDIT));
+            assert!(window.try_spend_credit(EARLY_CREDIT));
             window.grant_for_consumed(EARLY_CREDIT, Duration::ZERO);
         }
         let held: usize = windows.iter().map(|window| window.granted).sum();

@@ -1,4 +1,4 @@
-//! Checks that all resources need, and how a bad one is described.
+//! Parses and checks single fields of resources as they come over the wire, and says what is wrong with them.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 

@@ -1,4 +1,4 @@
-//! Trial of the programs: loaded as by a keeper, but neither pinned nor attached, and gone when it is
+//! Trial load of the agent's programs: as by a keeper, but neither pinned nor attached, and gone when it is
 //! dropped.
 
 use aya::maps::{Array, MapData, MapError};
@@ -6,21 +6,21 @@ use aya::{Ebpf, EbpfLoader};
 use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
 
 use super::map_helpers::take_map;
-use super::programs::{OBJECT, load_object};
+use super::programs::{OBJECT, load_object_or_without_mptcp};
 use super::{Error, attach, map_error};
 
-/// The programs, which this kernel accepts.
-pub struct TrialPrograms {
+/// The agent's own programs, loaded for a trial: this kernel accepts them.
+pub struct TrialLoad {
     ebpf: Ebpf,
 }
 
-impl TrialPrograms {
+impl TrialLoad {
     /// Has the kernel check all programs. Errors: it refuses one, or lacks something that one needs.
     pub fn load() -> Result<Self, Error> {
         if OBJECT.is_empty() {
             return Err(Error::NotEmbedded);
         }
-        let ebpf = load_object(&mut EbpfLoader::new())?;
+        let ebpf = load_object_or_without_mptcp(&mut EbpfLoader::new())?;
         attach::load_prologue(&ebpf, 1)?;
         Ok(Self { ebpf })
     }
@@ -28,7 +28,7 @@ impl TrialPrograms {
     /// Reads a map on a thread without any capability, as a proxy does all the time. Errors: the kernel
     /// refuses that, as those before 5.19 do where `kernel.unprivileged_bpf_disabled` is set (kernel:
     /// `__sys_bpf`).
-    pub fn read_map_unprivileged(&mut self) -> Result<(), Error> {
+    pub fn check_unprivileged_map_read(&mut self) -> Result<(), Error> {
         const MAP: &str = "WORKERS";
         let map: Array<MapData, u32> = take_map(&mut self.ebpf, MAP)?;
         let read = move || {

@@ -1,4 +1,5 @@
-//! Keeps the destinations that the kernel knows in line with the configuration.
+//! Keeps the destinations in the kernel's maps, with the ports that have endpoints, in line with the
+//! configuration.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +15,7 @@ use crate::sys::ebpf::DestinationMaps;
 const RETRY_AFTER: Duration = Duration::from_secs(10);
 
 /// The destinations that the kernel knows.
-pub struct KnownDestinations {
+pub struct KernelDestinations {
     maps: DestinationMaps,
     node: Arc<str>,
     metrics: Arc<AgentMetrics>,
@@ -24,7 +25,7 @@ pub struct KnownDestinations {
     not_learnt: Option<Instant>,
 }
 
-impl KnownDestinations {
+impl KernelDestinations {
     /// Creates the destinations as seen from `node`, whose name decides which local endpoints count.
     pub fn new(maps: DestinationMaps, node: Arc<str>, metrics: Arc<AgentMetrics>) -> Self {
         Self { maps, node, metrics, learnt: None, not_learnt: None }
@@ -37,7 +38,7 @@ impl KnownDestinations {
 
     /// Tells the kernel of destinations that came or went since the last time. The first time, and after a
     /// failure, all that it knows is read first, which takes a while in a large mesh.
-    pub fn learn(&mut self, snapshot: &Arc<Snapshot>) {
+    pub fn update_from_snapshot(&mut self, snapshot: &Arc<Snapshot>) {
         // Trying again costs reading all that the kernel knows: not for each change.
         if self.not_learnt.is_some_and(|since| since.elapsed() < RETRY_AFTER) {
             return;
@@ -45,14 +46,16 @@ impl KnownDestinations {
         let node = &*self.node;
         let result = match &self.learnt {
             Some(learnt) => {
-                let touched = snapshot.reachable_ports_changed_since(learnt).into_iter();
-                let changes = touched
-                    .map(|ip| (ip, learnt.reachable_ports(ip, node), snapshot.reachable_ports(ip, node)));
+                let touched = snapshot.addresses_with_changed_ports_since(learnt).into_iter();
+                let changes = touched.map(|ip| {
+                    (ip, learnt.ports_with_endpoints(ip, node), snapshot.ports_with_endpoints(ip, node))
+                });
                 self.maps.apply_changes(changes.filter(|(_, was, is)| was != is).collect())
             }
             None => {
-                let all =
-                    snapshot.addresses().filter_map(|ip| Some((ip, snapshot.reachable_ports(ip, node)?)));
+                let all = snapshot
+                    .addresses()
+                    .filter_map(|ip| Some((ip, snapshot.ports_with_endpoints(ip, node)?)));
                 self.maps.replace_all(all)
             }
         };

@@ -129,7 +129,11 @@ pub(super) fn load_for_pod(
 
 /// Attaches a program to a network namespace, and pins the attachment. Errors: the kernel's, or there is such
 /// a pin already.
-pub(super) fn attach_to_netns(program: BorrowedFd<'_>, netns: BorrowedFd<'_>, pin: &Path) -> io::Result<()> {
+pub(super) fn attach_to_netns_and_pin(
+    program: BorrowedFd<'_>,
+    netns: BorrowedFd<'_>,
+    pin: &Path,
+) -> io::Result<()> {
     let create = LinkCreate {
         prog_fd: program.as_raw_fd(),
         target_fd: netns.as_raw_fd(),

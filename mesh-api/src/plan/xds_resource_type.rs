@@ -3,14 +3,14 @@
 
 use std::collections::HashMap;
 
+use super::field_parsing::Invalid;
 use super::store::{Store, StoreContents};
-use super::validate::Invalid;
 use crate::wire::type_url;
 use crate::wire::xds::Resource;
 
 /// A type of resources in a discovery stream.
 #[derive(Clone, Copy, Debug)]
-pub struct DiscoveryType {
+pub struct XdsResourceType {
     /// Type URL.
     pub type_url: &'static str,
     /// Whether nothing is in force before the first response of this type. True for types that protect or
@@ -27,7 +27,7 @@ pub struct DiscoveryType {
     pub(super) resources: fn(&StoreContents) -> Box<dyn Iterator<Item = Resource> + '_>,
 }
 
-impl DiscoveryType {
+impl XdsResourceType {
     /// Workloads and services. Connections to unknown ones would go past the mesh.
     pub const ADDRESS: Self = Self {
         type_url: type_url::ADDRESS,
@@ -53,6 +53,6 @@ impl DiscoveryType {
 
     /// Returns the type of a type URL; none if it is not subscribed to.
     pub fn from_type_url(type_url: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|discovery_type| discovery_type.type_url == type_url)
+        Self::ALL.into_iter().find(|resource_type| resource_type.type_url == type_url)
     }
 }

@@ -1,4 +1,5 @@
-//! Pods' veths: how pods are connected, and resetting connections from veth to veth before their programs go.
+//! Takes down what goes from veth to veth: of a pod that is let go, or of all of them. Connections are reset
+//! before the programs go that they rely on.
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
@@ -9,24 +10,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::JoinHandle;
 
-use crate::sys::ebpf::{self, Programs, VethFlows};
+use crate::sys::ebpf::{self, VethFlows};
 use crate::sys::{self, Connection, Netns};
 
 /// Namespaces by address. On a machine with several nodes one address may be in several.
 pub(super) type NetnsByIp = HashMap<IpAddr, Vec<Arc<Netns>>>;
-
-/// Finds how a pod is connected, and tells the programs. If that fails none of its connections is direct.
-pub(super) fn attach_pod_veth(programs: &mut Programs, netns: &Netns, addresses: &[IpAddr]) {
-    let cookie = netns.cookie();
-    let end = sys::find_host_veth(netns, addresses).unwrap_or_else(|error| {
-        tracing::warn!(netns = cookie, %error, "how a pod is connected is not known");
-        None
-    });
-    match programs.attach_veth(cookie, addresses, end.as_ref()) {
-        Ok((link, obstacle)) => tracing::debug!(netns = cookie, ?link, ?obstacle, "how a pod is connected"),
-        Err(error) => tracing::error!(netns = cookie, %error, "how a pod is connected is not told"),
-    }
-}
 
 /// Resets connections, each at its client's socket, which usually tells the server's.
 fn reset(connections: &[(Connection, Option<Connection>)], places: &NetnsByIp) {
@@ -146,9 +134,9 @@ fn lock(pods: &Mutex<HashSet<u64>>) -> MutexGuard<'_, HashSet<u64>> {
 /// Detaches everything that agents left below a directory. Connections from veth to veth are reset first:
 /// without the programs the rest of them would cross the bridge that pods share. Errors: a pin can't be
 /// removed.
-pub fn detach_all_pinned(root: &Path) -> io::Result<()> {
-    ebpf::clear_pinned_veth_maps(root);
-    reset_veth_connections(&VethFlows::pinned_below(root), every_place);
+pub fn reset_flows_and_unpin_all(root: &Path) -> io::Result<()> {
+    ebpf::clear_pinned_pod_links(root);
+    reset_veth_connections(&VethFlows::open_all_pinned_below(root), every_place);
     ebpf::unpin_all(root)
 }
 
@@ -162,7 +150,7 @@ fn every_place() -> NetnsByIp {
             fs::metadata(format!("/proc/{pid}/ns/net")).is_ok_and(|it| seen.insert((it.dev(), it.ino())));
         let Some(netns) = is_new.then(|| Netns::of_process(pid).ok()).flatten() else { continue };
         let netns = Arc::new(netns);
-        for address in sys::addresses_in(&netns).unwrap_or_default() {
+        for address in sys::pod_addresses_in(&netns).unwrap_or_default() {
             places.entry(address).or_default().push(Arc::clone(&netns));
         }
     }

@@ -1,5 +1,5 @@
-//! Tells, for the kernel of a node, whether a connection to an address can reach anybody. The kernel refuses
-//! connections that can't at once, as it would without a mesh.
+//! The ports of a service's virtual address that have an endpoint, as seen from a node. Its kernel refuses
+//! connections to others at once, as it would without a mesh.
 
 use std::collections::{BTreeSet, HashSet};
 use std::net::IpAddr;
@@ -11,13 +11,13 @@ use super::endpoints;
 use super::locality_preference::LocalityPreference;
 use super::service::{Service, Visibility};
 use super::snapshot::Snapshot;
-use super::traffic_policy::{LoadBalancer, TrafficRule};
+use super::traffic_policy::{ClientTrafficPolicy, LoadBalancer};
 use super::workload::Workload;
 use crate::wire::workload::load_balancing::Scope;
 
-/// Which ports of an address of the mesh can be reached.
+/// Which ports of an address of the mesh have an endpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ReachablePorts {
+pub enum PortsWithEndpoints {
     /// Only trying tells: it is a workload's, or differs between clients.
     Unknown,
     /// It is a service's, and only these of its ports have endpoints.
@@ -25,38 +25,39 @@ pub enum ReachablePorts {
 }
 
 impl Snapshot {
-    /// Returns the ports of an address that can be reached by the pods of a node; none if the mesh does not
-    /// know it.
-    pub fn reachable_ports(&self, ip: IpAddr, node: &str) -> Option<ReachablePorts> {
+    /// Returns the ports of an address that have an endpoint for the pods of a node; none if the mesh does
+    /// not know it.
+    pub fn ports_with_endpoints(&self, ip: IpAddr, node: &str) -> Option<PortsWithEndpoints> {
         let ip = ip.to_canonical();
-        let mut services = self.directory.vips.services_at(ip);
-        match (services.next(), services.next(), self.directory.workload_by_address(ip)) {
+        let mut services = self.index.vips.services_at(ip);
+        match (services.next(), services.next(), self.index.workload_by_address(ip)) {
             (None, _, None) => None,
-            (Some(service), None, None) => Some(self.reachable_ports_of(&service, node)),
-            _ => Some(ReachablePorts::Unknown),
+            (Some(service), None, None) => Some(self.ports_with_endpoints_of(&service, node)),
+            _ => Some(PortsWithEndpoints::Unknown),
         }
     }
 
-    fn reachable_ports_of(&self, service: &Service, node: &str) -> ReachablePorts {
-        let passes = TrafficRule::all_policies(&service.traffic).any(|it| it.lb == LoadBalancer::Passthrough);
+    fn ports_with_endpoints_of(&self, service: &Service, node: &str) -> PortsWithEndpoints {
+        let passes =
+            ClientTrafficPolicy::all_policies(&service.traffic).any(|it| it.lb == LoadBalancer::Passthrough);
         if passes
             || service.preference == LocalityPreference::Passthrough
             || service.visibility != Visibility::Public
         {
-            return ReachablePorts::Unknown;
+            return PortsWithEndpoints::Unknown;
         }
         let entry = self.service_with_workloads(service);
         let somebody = |port: &u16| {
             entry.is_some_and(|entry| entry.has_workload_where(|member| takes(service, *port, member, node)))
         };
-        ReachablePorts::Only(service.ports.iter().map(|port| port.port).filter(somebody).collect())
+        PortsWithEndpoints::Only(service.ports.iter().map(|port| port.port).filter(somebody).collect())
     }
 
-    /// Returns addresses whose [`Self::reachable_ports`] may differ from that in an older state. Parts that
-    /// both states share are skipped.
-    pub fn reachable_ports_changed_since(&self, older: &Self) -> HashSet<IpAddr> {
+    /// Returns addresses whose [`Self::ports_with_endpoints`] may differ from that in an older state. Parts
+    /// that both states share are skipped.
+    pub fn addresses_with_changed_ports_since(&self, older: &Self) -> HashSet<IpAddr> {
         let (come, gone) = self.added_and_removed_addresses_since(older);
-        let entries = self.directory.services.changes_since(&older.directory.services, Arc::ptr_eq);
+        let entries = self.index.services.changes_since(&older.index.services, Arc::ptr_eq);
         let services = entries.come.into_iter().chain(entries.gone).filter_map(|it| it.service.as_ref());
         let addresses = services.flat_map(|compact| compact.addresses.iter().map(IpNet::addr));
         come.into_iter().chain(gone).chain(addresses).collect()
@@ -86,16 +87,16 @@ mod tests {
 
     const VIP: &str = "10.96.0.1";
 
-    fn at(snapshot: &Snapshot, ip: &str) -> Option<ReachablePorts> {
-        snapshot.reachable_ports(ip.parse().unwrap(), "node1")
+    fn at(snapshot: &Snapshot, ip: &str) -> Option<PortsWithEndpoints> {
+        snapshot.ports_with_endpoints(ip.parse().unwrap(), "node1")
     }
 
-    fn ports(ports: &[u16]) -> ReachablePorts {
-        ReachablePorts::Only(ports.iter().copied().collect())
+    fn ports(ports: &[u16]) -> PortsWithEndpoints {
+        PortsWithEndpoints::Only(ports.iter().copied().collect())
     }
 
     /// What there is at the service, given it and its pods.
-    fn of(service: wire::Service, pods: Vec<wire::Workload>) -> Option<ReachablePorts> {
+    fn of(service: wire::Service, pods: Vec<wire::Workload>) -> Option<PortsWithEndpoints> {
         at(&snapshot(pods.into_iter().map(pod_resource).chain([service_resource(service)]).collect()), VIP)
     }
 
@@ -143,27 +144,27 @@ mod tests {
             )
         };
         assert_eq!(at(&snapshot_of(vec![]), "192.0.2.1"), None);
-        assert_eq!(at(&snapshot_of(vec![]), "10.244.1.2"), Some(ReachablePorts::Unknown), "a pod");
+        assert_eq!(at(&snapshot_of(vec![]), "10.244.1.2"), Some(PortsWithEndpoints::Unknown), "a pod");
         assert_eq!(
             at(&snapshot_of(vec![web(&["10.244.1.2"])]), "10.244.1.2"),
-            Some(ReachablePorts::Unknown),
+            Some(PortsWithEndpoints::Unknown),
             "both"
         );
         let other = wire::Service { hostname: "other.shop.svc.cluster.local".into(), ..web(&[VIP]) };
         assert_eq!(
             at(&snapshot_of(vec![web(&[VIP]), other]), VIP),
-            Some(ReachablePorts::Unknown),
+            Some(PortsWithEndpoints::Unknown),
             "two services"
         );
         let hidden = wire::Service { visibility: wire::service::Visibility::Namespace.into(), ..web(&[VIP]) };
-        assert_eq!(at(&snapshot_of(vec![hidden]), VIP), Some(ReachablePorts::Unknown));
+        assert_eq!(at(&snapshot_of(vec![hidden]), VIP), Some(PortsWithEndpoints::Unknown));
         let passes = LoadBalancing { mode: Mode::Passthrough.into(), ..LoadBalancing::default() };
         let passing = wire::Service { load_balancing: Some(passes), ..web(&[VIP]) };
-        assert_eq!(at(&snapshot_of(vec![passing]), VIP), Some(ReachablePorts::Unknown));
+        assert_eq!(at(&snapshot_of(vec![passing]), VIP), Some(PortsWithEndpoints::Unknown));
         let lb = ext::PortPolicy { lb: ext::LoadBalancer::Passthrough.into(), ..ext::PortPolicy::default() };
         let policy = ext::TrafficPolicy { default: Some(lb), ..ext::TrafficPolicy::default() };
         let ruled = service_with_traffic_policies(web(&[VIP]), vec![policy]);
-        assert_eq!(at(&snapshot_of(vec![ruled]), VIP), Some(ReachablePorts::Unknown));
+        assert_eq!(at(&snapshot_of(vec![ruled]), VIP), Some(PortsWithEndpoints::Unknown));
     }
 
     #[test]
@@ -175,10 +176,10 @@ mod tests {
         let ready = as_web_member(pod("web", &["10.244.1.1"]), 8080);
         store.apply(type_url::ADDRESS, vec![pod_resource(ready)], vec![]);
         let after = store.snapshot();
-        let touched: BTreeSet<_> = after.reachable_ports_changed_since(&before).into_iter().collect();
+        let touched: BTreeSet<_> = after.addresses_with_changed_ports_since(&before).into_iter().collect();
         let expected: [IpAddr; 2] = ["10.96.0.1".parse().unwrap(), "10.244.1.1".parse().unwrap()];
         assert_eq!(touched, expected.into(), "the service, and the pod that came");
         assert_eq!(at(&after, VIP), Some(ports(&[80])));
-        assert_eq!(after.reachable_ports_changed_since(&after), HashSet::new());
+        assert_eq!(after.addresses_with_changed_ports_since(&after), HashSet::new());
     }
 }

@@ -16,7 +16,7 @@ use rustix::io::pread;
 use rustix::net::{SocketFlags, accept_with, sockopt};
 
 use crate::config::Config;
-use crate::keeper::{channel, listen_seqpacket};
+use crate::keeper::{channel, replace_seqpacket_listener};
 use crate::sys::Netns;
 
 /// Most plugins that wait at a time, as many as pods may start at once on a node. Others wait to be accepted.
@@ -47,7 +47,7 @@ impl PluginServer {
 
     /// Listens, in place of a predecessor.
     pub fn listen(&mut self) {
-        let listener = listen_seqpacket(&self.path, 128).inspect_err(|error| {
+        let listener = replace_seqpacket_listener(&self.path, 128).inspect_err(|error| {
             let path = self.path.display();
             tracing::error!(%path, %error, "the CNI plugin can't ask here: no pod of the mesh starts");
         });

@@ -24,7 +24,7 @@ impl<K: Hash + Eq> Default for ServiceConnectionLimits<K> {
 
 impl<K: Hash + Eq + Clone> ServiceConnectionLimits<K> {
     /// Takes a slot; none if `most` are taken.
-    pub fn take_slot(&self, key: K, most: u32) -> Option<ServiceSlot<K>> {
+    pub fn try_take_slot(&self, key: K, most: u32) -> Option<ServiceSlot<K>> {
         let mut counts = self.counts();
         let open = counts.get(&key).copied().unwrap_or(0);
         if open >= most {
@@ -63,12 +63,12 @@ mod tests {
     #[test]
     fn no_more_than_the_limit_and_again_after_a_drop() {
         let limits = ServiceConnectionLimits::default();
-        let first = limits.take_slot("web:80", 2).unwrap();
-        let second = limits.take_slot("web:80", 2).unwrap();
-        assert!(limits.take_slot("web:80", 2).is_none());
-        assert!(limits.take_slot("web:81", 2).is_some(), "another port has its own");
+        let first = limits.try_take_slot("web:80", 2).unwrap();
+        let second = limits.try_take_slot("web:80", 2).unwrap();
+        assert!(limits.try_take_slot("web:80", 2).is_none());
+        assert!(limits.try_take_slot("web:81", 2).is_some(), "another port has its own");
         drop(first);
-        assert!(limits.take_slot("web:80", 2).is_some());
+        assert!(limits.try_take_slot("web:80", 2).is_some());
         drop(second);
         assert!(limits.counts().is_empty(), "nothing is kept of a service without connections");
     }
@@ -81,7 +81,7 @@ mod tests {
         let worker = || {
             let mut taken = 0;
             for _ in 0..20_000 {
-                let Some(slot) = limits.take_slot("web:80", MOST) else { continue };
+                let Some(slot) = limits.try_take_slot("web:80", MOST) else { continue };
                 let now = inside.fetch_add(1, Ordering::SeqCst) + 1;
                 assert!(now <= MOST, "{now} at once");
                 taken += 1;
@@ -95,8 +95,8 @@ mod tests {
             workers.into_iter().map(|worker| worker.join().unwrap()).sum()
         });
         assert!(taken > 20_000, "the workers got {taken} slots");
-        let all: Vec<_> = (0..MOST).map(|_| limits.take_slot("web:80", MOST)).collect();
+        let all: Vec<_> = (0..MOST).map(|_| limits.try_take_slot("web:80", MOST)).collect();
         assert!(all.iter().all(Option::is_some), "a slot was lost");
-        assert!(limits.take_slot("web:80", MOST).is_none());
+        assert!(limits.try_take_slot("web:80", MOST).is_none());
     }
 }

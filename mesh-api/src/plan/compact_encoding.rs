@@ -67,7 +67,7 @@ enum Addresses {
 
 /// Interns what workloads have in common: see [`Interner`], which does so for texts.
 #[derive(Debug, Default)]
-pub(super) struct InternPool {
+pub(super) struct WorkloadPartsInterner {
     templates: PersistentTable<Arc<WorkloadTemplate>>,
     /// Number in use at the last sweep.
     templates_in_use: usize,
@@ -84,7 +84,7 @@ impl CompactWorkload {
         mut from: wire::Workload,
         version: &str,
         texts: &mut Interner,
-        pool: &mut InternPool,
+        pool: &mut WorkloadPartsInterner,
     ) -> Result<Self, Invalid> {
         let checked = Workload::try_from(from.clone())?;
         let (uid, name) = (std::mem::take(&mut from.uid), std::mem::take(&mut from.name));
@@ -187,7 +187,7 @@ impl CompactWorkload {
     }
 
     /// Returns the keys of the services that it belongs to.
-    pub(super) fn services(&self) -> &[Arc<str>] {
+    pub(super) fn service_keys(&self) -> &[Arc<str>] {
         &self.template.services
     }
 
@@ -254,7 +254,7 @@ impl NodeLocality {
     }
 }
 
-impl InternPool {
+impl WorkloadPartsInterner {
     fn locality(&mut self, locality: NodeLocality) -> Arc<NodeLocality> {
         if let Some(held) = self.localities.get(&locality) {
             return held.clone();

@@ -1,4 +1,5 @@
-//! Which connections the kernel may carry from pod to pod by itself, without the proxy.
+//! Whether the kernel can enforce the traffic policy of a service's port by itself, so that connections from
+//! pod to pod need no proxy.
 
 use std::fmt;
 
@@ -7,7 +8,7 @@ use super::traffic_policy::{ConnectionPool, LoadBalancer, PortPolicy};
 /// Why connections to a service's port go through the proxy even if both pods are on one node: the part of
 /// the policy that the kernel can't enforce.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum KeptByProxy {
+pub enum ProxyRequiredReason {
     /// It does not know which of several endpoints has fewer connections.
     LeastRequest,
     /// It draws among endpoints, and should draw none.
@@ -22,7 +23,7 @@ pub enum KeptByProxy {
     Keepalive,
 }
 
-impl fmt::Display for KeptByProxy {
+impl fmt::Display for ProxyRequiredReason {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(match self {
             Self::LeastRequest => "loadBalancer LEAST_REQUEST among several endpoints",
@@ -35,9 +36,9 @@ impl fmt::Display for KeptByProxy {
     }
 }
 
-/// Whether the kernel can enforce a policy for connections to a service with that many `endpoints`. Errors:
-/// the first part of it that it can't.
-pub fn may_carry(policy: &PortPolicy, endpoints: usize) -> Result<(), KeptByProxy> {
+/// Checks that the kernel can enforce a policy for connections to a service with that many `endpoints`.
+/// Errors: the first part of it that it can't.
+pub fn check_kernel_enforceable(policy: &PortPolicy, endpoints: usize) -> Result<(), ProxyRequiredReason> {
     // Field by field: a new part of a policy has to be considered here.
     // Endpoints that are ejected are left out of what the kernel draws among.
     let PortPolicy { lb, pool, outlier: _ } = policy;
@@ -50,8 +51,8 @@ pub fn may_carry(policy: &PortPolicy, endpoints: usize) -> Result<(), KeptByProx
         idle_timeout,
     } = pool;
     let kept = match lb {
-        LoadBalancer::LeastRequest if endpoints > 1 => Some(KeptByProxy::LeastRequest),
-        LoadBalancer::Passthrough => Some(KeptByProxy::Passthrough),
+        LoadBalancer::LeastRequest if endpoints > 1 => Some(ProxyRequiredReason::LeastRequest),
+        LoadBalancer::Passthrough => Some(ProxyRequiredReason::Passthrough),
         LoadBalancer::Unspecified
         | LoadBalancer::LeastRequest
         | LoadBalancer::RoundRobin
@@ -59,10 +60,10 @@ pub fn may_carry(policy: &PortPolicy, endpoints: usize) -> Result<(), KeptByProx
     };
     let asked = [
         kept,
-        max_connections.map(|_| KeptByProxy::MaxConnections),
-        max_connection_duration.map(|_| KeptByProxy::MaxConnectionDuration),
-        idle_timeout.map(|_| KeptByProxy::IdleTimeout),
-        keepalive.map(|_| KeptByProxy::Keepalive),
+        max_connections.map(|_| ProxyRequiredReason::MaxConnections),
+        max_connection_duration.map(|_| ProxyRequiredReason::MaxConnectionDuration),
+        idle_timeout.map(|_| ProxyRequiredReason::IdleTimeout),
+        keepalive.map(|_| ProxyRequiredReason::Keepalive),
     ];
     asked.into_iter().flatten().next().map_or(Ok(()), Err)
 }
@@ -79,17 +80,17 @@ mod tests {
         let with = |change: fn(&mut PortPolicy)| {
             let mut policy = PortPolicy::default();
             change(&mut policy);
-            may_carry(&policy, 2)
+            check_kernel_enforceable(&policy, 2)
         };
         assert_eq!(with(|_| ()), Ok(()));
         assert_eq!(with(|it| it.lb = LoadBalancer::RoundRobin), Ok(()));
-        assert_eq!(with(|it| it.lb = LoadBalancer::LeastRequest), Err(KeptByProxy::LeastRequest));
-        assert_eq!(with(|it| it.lb = LoadBalancer::Passthrough), Err(KeptByProxy::Passthrough));
+        assert_eq!(with(|it| it.lb = LoadBalancer::LeastRequest), Err(ProxyRequiredReason::LeastRequest));
+        assert_eq!(with(|it| it.lb = LoadBalancer::Passthrough), Err(ProxyRequiredReason::Passthrough));
         let limit = with(|it| it.pool.max_connections = NonZeroU32::new(1));
-        assert_eq!(limit, Err(KeptByProxy::MaxConnections));
+        assert_eq!(limit, Err(ProxyRequiredReason::MaxConnections));
         let idle = with(|it| it.pool.idle_timeout = Some(Duration::from_secs(1)));
-        assert_eq!(idle, Err(KeptByProxy::IdleTimeout));
+        assert_eq!(idle, Err(ProxyRequiredReason::IdleTimeout));
         let one = PortPolicy { lb: LoadBalancer::LeastRequest, ..PortPolicy::default() };
-        assert_eq!(may_carry(&one, 1), Ok(()), "there is no choice to make");
+        assert_eq!(check_kernel_enforceable(&one, 1), Ok(()), "there is no choice to make");
     }
 }

@@ -1,6 +1,6 @@
-//! Workloads and services, and the indexes to find them, kept up to date change by change.
+//! All workloads and services, indexed by uid, key and address, kept up to date change by change.
 //!
-//! A directory shares everything that did not change with the one before ([`PersistentTable`]). A service's
+//! An index shares everything that did not change with the one before ([`PersistentTable`]). A service's
 //! endpoints are built when somebody first connects to it: a node's pods talk to few of the mesh's
 //! services.
 
@@ -8,10 +8,10 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 
-use super::compact::{CompactService, CompactWorkload, InternPool};
+use super::compact_encoding::{CompactService, CompactWorkload, WorkloadPartsInterner};
 use super::endpoints::ServiceEndpoints;
+use super::field_parsing::Invalid;
 use super::intern::Interner;
-use super::validate::Invalid;
 use super::vips::Vips;
 use super::workload::{Health, Workload};
 use crate::persistent_table::{PersistentTable, hash_of};
@@ -21,7 +21,7 @@ type Key = Arc<str>;
 
 /// All workloads and services.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Directory {
+pub(super) struct WorkloadServiceIndex {
     /// By uid.
     pub(super) workloads: PersistentTable<Arc<CompactWorkload>>,
     /// By each address of their own. For a moment two pods can have one: one ends, another has got its
@@ -75,7 +75,7 @@ impl ServiceWithWorkloads {
     }
 }
 
-impl Directory {
+impl WorkloadServiceIndex {
     pub(super) fn workload(&self, uid: &str) -> Option<&Arc<CompactWorkload>> {
         self.workloads.find(hash_of(uid), |workload| workload.has_uid(uid))
     }
@@ -92,12 +92,12 @@ impl Directory {
     }
 }
 
-/// Changes a directory.
+/// Changes an index.
 #[derive(Debug, Default)]
-pub(super) struct DirectoryEditor {
-    directory: Directory,
+pub(super) struct WorkloadServiceIndexEditor {
+    index: WorkloadServiceIndex,
     texts: Interner,
-    pool: InternPool,
+    pool: WorkloadPartsInterner,
     /// Services with changes, as they will be.
     touched: HashMap<Key, Touched>,
 }
@@ -109,24 +109,24 @@ struct Touched {
     members: Vec<Arc<CompactWorkload>>,
 }
 
-impl DirectoryEditor {
+impl WorkloadServiceIndexEditor {
     /// Checks and inserts a workload. Returns whether that changed anything. Errors: see [`Invalid`].
     pub(super) fn insert_workload(&mut self, from: wire::Workload, version: &str) -> Result<bool, Invalid> {
         let workload = Arc::new(CompactWorkload::new(from, version, &mut self.texts, &mut self.pool)?);
         let uid = workload.uid();
-        let same = self.directory.workload(&uid).filter(|old| old.is_same_except_version(&workload));
+        let same = self.index.workload(&uid).filter(|old| old.is_same_except_version(&workload));
         if same.is_some_and(|old| old.version() == workload.version()) {
             return Ok(false);
         }
         let changed = same.is_none();
         self.take_out(&uid);
-        for service in workload.services() {
+        for service in workload.service_keys() {
             self.touch(service).members.push(workload.clone());
         }
         for ip in workload.owned_addresses() {
-            self.directory.by_address.insert(hash_of(&ip), workload.clone());
+            self.index.by_address.insert(hash_of(&ip), workload.clone());
         }
-        self.directory.workloads.insert(hash_of(uid.as_str()), workload);
+        self.index.workloads.insert(hash_of(uid.as_str()), workload);
         Ok(changed)
     }
 
@@ -136,12 +136,12 @@ impl DirectoryEditor {
     }
 
     fn take_out(&mut self, uid: &str) -> Option<Arc<CompactWorkload>> {
-        let old = self.directory.workloads.remove(hash_of(uid), |workload| workload.has_uid(uid))?;
-        for service in old.services() {
+        let old = self.index.workloads.remove(hash_of(uid), |workload| workload.has_uid(uid))?;
+        for service in old.service_keys() {
             self.touch(service).members.retain(|member| !Arc::ptr_eq(member, &old));
         }
         for ip in old.owned_addresses() {
-            self.directory.by_address.remove(hash_of(&ip), |workload| Arc::ptr_eq(workload, &old));
+            self.index.by_address.remove(hash_of(&ip), |workload| Arc::ptr_eq(workload, &old));
         }
         Some(old)
     }
@@ -152,61 +152,61 @@ impl DirectoryEditor {
         let key = service.key.clone();
         let old = self.touch(&key).service.replace(service.clone());
         if let Some(old) = &old {
-            self.directory.vips.remove(old);
+            self.index.vips.remove(old);
         } else {
-            self.directory.service_count += 1;
+            self.index.service_count += 1;
         }
-        self.directory.vips.insert(&service);
+        self.index.vips.insert(&service);
         Ok(!old.is_some_and(|old| old.is_same_except_version(&service)))
     }
 
     /// Removes a service. Returns whether there was one.
     pub(super) fn remove_service(&mut self, key: &str) -> bool {
-        if !self.touched.contains_key(key) && self.directory.service(key).is_none() {
+        if !self.touched.contains_key(key) && self.index.service(key).is_none() {
             return false;
         }
         let Some(old) = self.touch(&key.into()).service.take() else { return false };
-        self.directory.vips.remove(&old);
-        self.directory.service_count -= 1;
+        self.index.vips.remove(&old);
+        self.index.service_count -= 1;
         true
     }
 
-    /// Returns the directory as it is now.
-    pub(super) fn snapshot(&mut self) -> Directory {
+    /// Returns the index as it is now.
+    pub(super) fn snapshot(&mut self) -> WorkloadServiceIndex {
         for (key, Touched { service, mut members }) in std::mem::take(&mut self.touched) {
             let hash = hash_of(&*key);
-            self.directory.services.remove(hash, |entry| entry.key == key);
+            self.index.services.remove(hash, |entry| entry.key == key);
             if service.is_some() || !members.is_empty() {
                 members.sort_unstable_by(|a, b| a.cmp_uid(b));
                 let entry = ServiceWithWorkloads::new(key, service, members.into());
-                self.directory.services.insert(hash, Arc::new(entry));
+                self.index.services.insert(hash, Arc::new(entry));
             }
         }
         self.texts.sweep();
         self.pool.sweep();
-        self.directory.clone()
+        self.index.clone()
     }
 
     /// Iterates over all workloads.
     pub(super) fn workloads(&self) -> impl Iterator<Item = &Arc<CompactWorkload>> {
-        self.directory.workloads.iter()
+        self.index.workloads.iter()
     }
 
     /// Returns all workloads, to be kept.
     pub(super) fn clone_workloads(&self) -> PersistentTable<Arc<CompactWorkload>> {
-        self.directory.workloads.clone()
+        self.index.workloads.clone()
     }
 
     /// Iterates over all services.
     pub(super) fn services(&self) -> impl Iterator<Item = &Arc<CompactService>> {
-        let settled = self.directory.services.iter().filter(|entry| !self.touched.contains_key(&entry.key));
+        let settled = self.index.services.iter().filter(|entry| !self.touched.contains_key(&entry.key));
         let settled = settled.filter_map(|entry| entry.service.as_ref());
         settled.chain(self.touched.values().filter_map(|touched| touched.service.as_ref()))
     }
 
     fn touch(&mut self, key: &Key) -> &mut Touched {
-        let directory = &self.directory;
-        self.touched.entry(key.clone()).or_insert_with(|| match directory.service(key) {
+        let index = &self.index;
+        self.touched.entry(key.clone()).or_insert_with(|| match index.service(key) {
             Some(entry) => Touched { service: entry.service.clone(), members: entry.members.to_vec() },
             None => Touched { service: None, members: Vec::new() },
         })

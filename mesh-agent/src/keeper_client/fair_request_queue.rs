@@ -27,7 +27,7 @@ pub(super) enum QueueKey {
 
 /// Requests that wait to be sent, and those that wait for their answers.
 #[derive(Default)]
-pub(super) struct RequestQueue {
+pub(super) struct FairRequestQueue {
     lines: HashMap<QueueKey, Line>,
     /// Lines with a request that may be sent.
     turns: VecDeque<QueueKey>,
@@ -62,7 +62,7 @@ impl QueueKey {
     }
 }
 
-impl RequestQueue {
+impl FairRequestQueue {
     /// Queues a request.
     pub fn push(&mut self, key: QueueKey, call: QueuedRequest) {
         let line = self.lines.entry(key.clone()).or_default();
@@ -72,7 +72,7 @@ impl RequestQueue {
 
     /// Returns the next request to send, with its id and the descriptor beside it, if one may be sent
     /// now.
-    pub fn next_to_send(&mut self) -> Option<(u32, KeeperRequest, Option<Arc<OwnedFd>>)> {
+    pub fn take_next_to_send(&mut self) -> Option<(u32, KeeperRequest, Option<Arc<OwnedFd>>)> {
         if self.asked.len() >= MOST {
             return None;
         }
@@ -112,15 +112,15 @@ impl RequestQueue {
 mod tests {
     use super::*;
 
-    fn put(queue: &mut RequestQueue, pod: u64) {
+    fn put(queue: &mut FairRequestQueue, pod: u64) {
         let (answer, _) = oneshot::channel();
         let call = QueuedRequest { request: KeeperRequest::List(pod), beside: None, answer };
         queue.push(QueueKey::of_request(&call.request), call);
     }
 
-    fn sent(queue: &mut RequestQueue) -> Vec<(u32, u64)> {
+    fn sent(queue: &mut FairRequestQueue) -> Vec<(u32, u64)> {
         let mut all = Vec::new();
-        while let Some((request_id, KeeperRequest::List(pod), _)) = queue.next_to_send() {
+        while let Some((request_id, KeeperRequest::List(pod), _)) = queue.take_next_to_send() {
             all.push((request_id, pod));
         }
         all
@@ -128,7 +128,7 @@ mod tests {
 
     #[test]
     fn a_pod_with_much_to_ask_keeps_no_other_waiting() {
-        let mut queue = RequestQueue::default();
+        let mut queue = FairRequestQueue::default();
         (0..1000).for_each(|_| put(&mut queue, 7));
         put(&mut queue, 8);
         let first = sent(&mut queue);
@@ -146,7 +146,7 @@ mod tests {
 
     #[test]
     fn nothing_is_left_of_what_is_done() {
-        let mut queue = RequestQueue::default();
+        let mut queue = FairRequestQueue::default();
         for pod in 0..100 {
             (0..9).for_each(|_| put(&mut queue, pod));
         }

@@ -1,8 +1,11 @@
-//! Signals as a descriptor to read, for a program that waits for other things as well.
+//! What signals do to this process: those to stop come as a descriptor to read, since a keeper waits for
+//! other things as well; a proxy gets them as usual, and ends with its keeper.
 
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use rustix::process::{Signal, set_parent_process_death_signal};
 
 /// `SIGTERM` and `SIGINT`, blocked from now on and read from here (`signalfd(2)`).
 #[derive(Debug)]
@@ -46,8 +49,8 @@ impl AsFd for StopSignals {
     }
 }
 
-/// Unblocks all signals, which a program that a keeper started inherits as blocked.
-pub(super) fn unblock_all() -> io::Result<()> {
+/// Unblocks all signals, which a program that a keeper started inherits as blocked. Errors: the kernel's.
+pub fn unblock_all_signals() -> io::Result<()> {
     let mut set = MaybeUninit::<libc::sigset_t>::uninit();
     // SAFETY: `sigemptyset` initialises the set before anything reads it, and it outlives the calls. There is
     // no safe way: no library that we have wraps it.
@@ -57,4 +60,10 @@ pub(super) fn unblock_all() -> io::Result<()> {
         libc::pthread_sigmask(libc::SIG_SETMASK, set.as_ptr(), std::ptr::null_mut())
     };
     if failed == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(failed)) }
+}
+
+/// Has the kernel kill this process when the thread that started it ends: a proxy's keeper. Errors: the
+/// kernel's.
+pub fn die_with_parent() -> io::Result<()> {
+    Ok(set_parent_process_death_signal(Some(Signal::KILL))?)
 }

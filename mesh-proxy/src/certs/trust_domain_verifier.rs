@@ -20,7 +20,7 @@ use super::trusted_roots::TrustedRoots;
 /// Verifier of both sides. It does not check which identity a server has: whoever connects knows whom it
 /// expects.
 #[derive(Debug)]
-pub(super) struct MeshVerifier {
+pub(super) struct TrustDomainVerifier {
     pub trust: Arc<TrustedRoots>,
     pub provider: Arc<CryptoProvider>,
     pub trust_domain: Arc<str>,
@@ -50,7 +50,7 @@ impl From<Refused> for Error {
     }
 }
 
-impl MeshVerifier {
+impl TrustDomainVerifier {
     fn check_trust_domain(&self, leaf: &CertificateDer<'_>) -> Result<(), Error> {
         let found = SpiffeId::from_certificate_der(leaf).map_err(Refused::Identity)?;
         if found.trust_domain() == &*self.trust_domain {
@@ -74,7 +74,7 @@ impl MeshVerifier {
     }
 }
 
-impl ServerCertVerifier for MeshVerifier {
+impl ServerCertVerifier for TrustDomainVerifier {
     fn verify_server_cert(
         &self,
         leaf: &CertificateDer<'_>,
@@ -118,7 +118,7 @@ impl ServerCertVerifier for MeshVerifier {
     }
 }
 
-impl ClientCertVerifier for MeshVerifier {
+impl ClientCertVerifier for TrustDomainVerifier {
     /// Returns none: every client has one certificate, and the roots may change.
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
         &[]

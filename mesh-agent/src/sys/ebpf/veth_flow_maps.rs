@@ -1,138 +1,24 @@
-//! The maps about the veths of pods: how pods are connected, and the flows from veth to veth.
+//! The maps of the flows from veth to veth: the flows themselves, how many clients have, and which clients
+//! have as many as they may.
 
 use std::collections::HashSet;
-use std::net::{IpAddr, SocketAddr};
-use std::os::fd::AsFd;
+use std::net::SocketAddr;
 use std::path::Path;
-use std::time::Duration;
 
 use aya::Ebpf;
-use aya::maps::{Array, HashMap, Map, MapData, MapError};
-use mesh_common::address::Address;
+use aya::maps::{HashMap, Map, MapData, MapError};
 use mesh_common::maps::AddressPort;
-use mesh_common::veth::{
-    COUNT_OF_ALL_CLIENTS, CROWDED_FOR_NOW, FlowDirection, MAX_VETH_FLOWS, NEIGHBOUR_SLOTS, PodLinkKind,
-    PodVeth, VethFlow, VethObstacle, neighbour_slot,
-};
+use mesh_common::veth::{COUNT_OF_ALL_CLIENTS, CROWDED_FOR_NOW, FlowDirection, MAX_VETH_FLOWS, VethFlow};
 
 use super::attach;
-use super::map_helpers::{ignore_missing, take_map};
+use super::map_helpers::{copy_hash_map, ignore_missing};
 use super::{Error, map_error};
 use crate::sys::Connection;
 
 /// Names of the maps.
 pub(super) const VETH_FLOWS: &str = "VETH_FLOWS";
-pub(super) const VETHS: &str = "VETHS";
 pub(super) const CROWDED: &str = "CROWDED";
 pub(super) const VETH_COUNTS: &str = "VETH_COUNTS";
-
-/// The maps that the keeper writes.
-pub(super) struct VethMaps {
-    veths: HashMap<MapData, u64, PodVeth>,
-    neighbours: Array<MapData, u64>,
-}
-
-impl VethMaps {
-    pub fn take(ebpf: &mut Ebpf) -> Result<Self, Error> {
-        // The proxy gets the first map as well.
-        let veths = Map::HashMap(copy(ebpf, VETHS).ok_or(Error::Missing(VETHS))?);
-        Ok(Self {
-            veths: veths.try_into().map_err(map_error(VETHS))?,
-            neighbours: take_map(ebpf, "NEIGHBOURS")?,
-        })
-    }
-
-    /// Sets how a pod is connected. Errors: a map can't be written.
-    pub fn set_link(
-        &mut self,
-        cookie: u64,
-        ifindex: Option<u32>,
-        link: PodLinkKind,
-        obstacle: VethObstacle,
-    ) -> Result<(), Error> {
-        // If its veth is no longer visible, the last one is where its connections went.
-        let last = || self.veths.get(&cookie, 0).map_or(0, |veth| veth.ifindex);
-        let ifindex = ifindex.unwrap_or_else(last);
-        let veth = PodVeth { ifindex, link: link as u16, obstacle: obstacle as u16 };
-        self.veths.insert(cookie, veth, 0).map_err(map_error("VETHS"))
-    }
-
-    /// Stops filing connections of a pod. Returns the index of the node's end of its veth.
-    /// Errors: a map can't be written.
-    pub fn remove_pod(&mut self, cookie: u64) -> Result<Option<u32>, Error> {
-        let veth = self.veths.get(&cookie, 0).ok();
-        ignore_missing(self.veths.remove(&cookie)).map_err(map_error("VETHS"))?;
-        Ok(veth.map(|veth| veth.ifindex))
-    }
-
-    /// Returns the pods that have an entry.
-    pub fn pod_cookies(&self) -> Vec<u64> {
-        self.veths.keys().flatten().collect()
-    }
-
-    /// Allows packets to these addresses to be part of filed flows. Errors: a map can't be written.
-    pub fn allow_flow_addresses(&mut self, addresses: &[IpAddr]) -> Result<(), Error> {
-        addresses.iter().try_for_each(|address| {
-            let (entry, bit) = entry_of(*address);
-            let slots = self.neighbours.get(&entry, 0).map_err(map_error("NEIGHBOURS"))?;
-            self.neighbours.set(entry, slots | bit, 0).map_err(map_error("NEIGHBOURS"))
-        })
-    }
-
-    /// Allows packets to `addresses`, and to no others, to be part of filed flows. Errors: a map can't be
-    /// written.
-    pub fn replace_flow_addresses(&mut self, addresses: impl Iterator<Item = IpAddr>) -> Result<(), Error> {
-        let mut wanted = vec![0_u64; NEIGHBOUR_SLOTS as usize / 64];
-        for address in addresses {
-            let (entry, bit) = entry_of(address);
-            wanted[entry as usize] |= bit;
-        }
-        for (entry, slots) in (0..).zip(wanted) {
-            if self.neighbours.get(&entry, 0).map_err(map_error("NEIGHBOURS"))? != slots {
-                self.neighbours.set(entry, slots, 0).map_err(map_error("NEIGHBOURS"))?;
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Stops filing connections by the programs of all agents that pinned below a directory.
-pub fn clear_pinned_veth_maps(root: &Path) {
-    /// Time after which a program that has looked just before is done.
-    const DONE: Duration = Duration::from_millis(5);
-    for (_, layout) in attach::list_pins(root) {
-        let map = MapData::from_pin(layout.join("maps").join(VETHS)).ok().map(Map::HashMap);
-        let Some(mut veths) = map.and_then(|map| HashMap::<_, u64, PodVeth>::try_from(map).ok()) else {
-            continue;
-        };
-        let cookies: Vec<u64> = veths.keys().flatten().collect();
-        for cookie in cookies {
-            if let Err(error) = ignore_missing(veths.remove(&cookie)) {
-                tracing::warn!(netns = cookie, %error, "direct connections of a pod go on being made");
-            }
-        }
-    }
-    std::thread::sleep(DONE);
-}
-
-fn entry_of(address: IpAddr) -> (u32, u64) {
-    let slot = neighbour_slot(&Address::from(address));
-    (slot >> 6, 1 << (slot & 63))
-}
-
-/// The map of how this node's pods are connected, as the proxy reads it.
-pub struct PodLinkMap(HashMap<MapData, u64, PodVeth>);
-
-impl PodLinkMap {
-    pub(super) fn new(map: MapData) -> Result<Self, Error> {
-        Ok(Self(Map::HashMap(map).try_into().map_err(map_error(VETHS))?))
-    }
-
-    /// Returns a pod's link, by the cookie of its network namespace, if it is connected.
-    pub fn link_of(&self, pod: u64) -> Option<PodVeth> {
-        self.0.get(&pod, 0).ok()
-    }
-}
 
 /// The maps of flows that the proxy writes: it removes stale flows, and marks clients that have as many as
 /// they may.
@@ -156,9 +42,9 @@ impl VethFlowMaps {
         Ok(veths)
     }
 
-    /// Removes stale flows, see [`VethFlows::remove_stale`]. Clients that found no room may try again.
-    pub fn sweep_flows(&mut self, now: u64) {
-        self.flows.remove_stale(now);
+    /// Removes stale flows, see [`VethFlows::remove_ended_flows`]. Clients that found no room may try again.
+    pub fn sweep_and_recount_flows(&mut self, now: u64) {
+        self.flows.remove_ended_flows(now);
         self.put_counts_right();
         let over = |(client, value): &(u64, u32)| *value == CROWDED_FOR_NOW && !self.told.contains(client);
         let over: Vec<_> = self.over_limit.iter().flatten().filter(over).collect();
@@ -211,11 +97,11 @@ pub struct VethFlows(HashMap<MapData, FlowDirection, VethFlow>);
 
 impl VethFlows {
     /// Returns those of each agent that pinned below a directory, whatever its layout of other maps.
-    pub fn pinned_below(root: &Path) -> Vec<Self> {
-        attach::list_pins(root).iter().filter_map(|(_, layout)| Self::pinned_in(layout)).collect()
+    pub fn open_all_pinned_below(root: &Path) -> Vec<Self> {
+        attach::list_pins(root).iter().filter_map(|(_, layout)| Self::open_pinned_in(layout)).collect()
     }
 
-    pub(super) fn pinned_in(layout: &Path) -> Option<Self> {
+    pub(super) fn open_pinned_in(layout: &Path) -> Option<Self> {
         Self::from_map(MapData::from_pin(layout.join("maps").join(VETH_FLOWS)).ok()?)
     }
 
@@ -224,7 +110,7 @@ impl VethFlows {
     }
 
     pub(super) fn from_object(ebpf: &Ebpf) -> Option<Self> {
-        Self::from_map(copy(ebpf, VETH_FLOWS)?)
+        Self::from_map(copy_hash_map(ebpf, VETH_FLOWS)?)
     }
 
     /// Returns the two sockets of each flow over an interface, or of all flows: the client's, and the
@@ -253,7 +139,7 @@ impl VethFlows {
     }
 
     /// Removes stale flows, on which nothing can be sent any more. `now` is `CLOCK_MONOTONIC`, nanoseconds.
-    pub fn remove_stale(&mut self, now: u64) {
+    pub fn remove_ended_flows(&mut self, now: u64) {
         let all = self.0.keys().take(2 * MAX_VETH_FLOWS as usize).filter_map(Result::ok);
         let half_closed: HashSet<FlowDirection> = all.filter(FlowDirection::is_half_closed_key).collect();
         for note in half_closed {
@@ -271,10 +157,4 @@ impl VethFlows {
             }
         }
     }
-}
-
-/// Opens a map by a new descriptor.
-fn copy(ebpf: &Ebpf, name: &str) -> Option<MapData> {
-    let Map::HashMap(data) = ebpf.map(name)? else { return None };
-    MapData::from_fd(data.fd().as_fd().try_clone_to_owned().ok()?).ok()
 }
