@@ -102,11 +102,12 @@ impl ServerConnection {
     }
 }
 
-/// Returns why a connection broke: of kind [`FLOOD`] if it was [`Guarded`] that cut the peer off. What the
-/// library counts by itself an honest peer can come to in a long life of its connection.
+/// Returns why a connection broke: of kind [`FLOOD`] if the peer was cut off for one, by [`Guarded`] or by
+/// what the library counts itself (data in too small pieces, CONTINUATION without end).
 fn connection_error(error: h2::Error) -> io::Error {
-    let is_flood = error.get_io().is_some_and(|error| error.kind() == FLOOD);
-    if is_flood { io::Error::new(FLOOD, error) } else { io::Error::other(error) }
+    let by_guard = error.get_io().is_some_and(|error| error.kind() == FLOOD);
+    let by_library = error.is_library() && error.reason() == Some(Reason::ENHANCE_YOUR_CALM);
+    if by_guard || by_library { io::Error::new(FLOOD, error) } else { io::Error::other(error) }
 }
 
 impl IncomingStream {

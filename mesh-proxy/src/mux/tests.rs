@@ -449,6 +449,31 @@ fn floods_of_what_is_no_data_are_cut_off() {
     });
 }
 
+/// The peer can draw the goodbye out, and that is not to put off what follows from a flood.
+#[test]
+fn a_flood_is_told_of_before_the_goodbye() {
+    run_as_worker(async {
+        let (tcp, accepted) = tcp_pair().await;
+        let (flooded, over) = (Rc::<Cell<bool>>::default(), Rc::<Cell<bool>>::default());
+        let (told, ended) = (Rc::clone(&flooded), Rc::clone(&over));
+        spawn_local(async move {
+            let tls = tls::server_handshake(accepted, test_tls_configs().1).await.unwrap();
+            let server = ServerConnection::new(tls, &budget());
+            let served = server.serve(std::future::pending(), |_| async {}, || told.set(true)).await;
+            assert_eq!(served.unwrap_err().kind(), mesh_calm::FLOOD);
+            ended.set(true);
+        });
+        let mut tls = tls::client_handshake(tcp, test_tls_configs().0).await.unwrap();
+        let of_no_kind = [200, 0, 0, 0, 0, 0, 0, 7].repeat(8_000);
+        // Its socket stays open.
+        tls.write_all(&of_no_kind).await.unwrap();
+        std::future::poll_fn(|context| tls.poll_send_all(context)).await.unwrap();
+        fixture::wait_until("it is told of", || flooded.get()).await;
+        assert!(!over.get(), "the goodbye takes as long as the peer likes, up to a second");
+        drop(tls);
+    });
+}
+
 #[test]
 fn data_for_streams_that_are_over_is_taken_as_far_as_they_had_credit() {
     run_as_worker(async {
