@@ -119,10 +119,11 @@ kinds! {
         DestinationRule = known("DestinationRule", "destinationrules", NETWORKING, Namespaced, Used);
         /// Istio `ServiceEntry`.
         ServiceEntry = known("ServiceEntry", "serviceentries", NETWORKING, Namespaced, ReadNotUsed);
+        /// Istio `VirtualService`.
+        VirtualService = known("VirtualService", "virtualservices", NETWORKING, Namespaced, ReadNotUsed);
     }
     // Of Istio's kinds and the Gateway API's those that say something about a mesh's connections.
     not_read {
-        known("VirtualService", "virtualservices", NETWORKING, Namespaced, NotRead);
         known("Gateway", "gateways", NETWORKING, Namespaced, NotRead);
         known("WorkloadEntry", "workloadentries", NETWORKING, Namespaced, NotRead);
         known("WorkloadGroup", "workloadgroups", NETWORKING, Namespaced, NotRead);

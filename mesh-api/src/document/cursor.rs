@@ -135,6 +135,20 @@ impl<'a> Cursor<'a> {
         value
     }
 
+    /// A number within `range`, not necessarily a whole one.
+    pub fn number(&self, range: RangeInclusive<f64>) -> Option<f64> {
+        let expected = format!("write a number from {} to {}", range.start(), range.end());
+        let Value::Number(number) = &self.node.value else {
+            self.error(format!("must be a number, but is {}", self.node.value.describe()), expected);
+            return None;
+        };
+        let value = number.as_f64().filter(|number| range.contains(number));
+        if value.is_none() {
+            self.error(format!("{number} is out of range"), expected);
+        }
+        value
+    }
+
     /// A boolean.
     pub fn boolean(&self) -> Option<bool> {
         let Value::Bool(value) = &self.node.value else {
@@ -232,7 +246,8 @@ impl<'a> Fields<'a> {
     /// A field that must be there.
     pub fn require(&self, key: &str) -> Option<Cursor<'a>> {
         let found = self.get(key);
-        if found.is_none() {
+        // What is no map was refused as such.
+        if found.is_none() && matches!(self.at.node.value, Value::Map(_)) {
             self.at.error(format!("`{key}` is missing"), format!("add `{key}`"));
         }
         found
@@ -243,6 +258,14 @@ impl<'a> Fields<'a> {
         let at = self.at.clone();
         let present = self.entries.iter().filter(|entry| !matches!(entry.value.value, Value::Null));
         present.map(move |entry| (entry.key.as_str(), at.step(entry)))
+    }
+
+    /// Refuses fields that are null, which [`Fields::all`] leaves out: for maps of which each key is a
+    /// condition, so that one that is left out would match more than was meant.
+    pub fn refuse_nulls(&self, fix: &str) {
+        for entry in self.entries.iter().filter(|entry| matches!(entry.value.value, Value::Null)) {
+            self.at.step(entry).error("it has no value", fix);
+        }
     }
 
     /// Says of each of `keys` that is there that it is not acted upon yet.

@@ -172,7 +172,7 @@ fn merging_reports_an_object_of_two_files() {
 fn kinds_without_effect_are_warned_of() {
     let text = "\
 apiVersion: networking.istio.io/v1
-kind: VirtualService
+kind: Sidecar
 metadata: {name: web}
 ---
 apiVersion: v1
@@ -189,7 +189,7 @@ metadata: {name: web}
     assert_eq!(
         problems,
         [
-            "VirtualService is not supported yet, ignored",
+            "Sidecar is not supported yet, ignored",
             "the mesh does not use the kind ConfigMap, ignored",
             "the mesh does not use the kind Service, ignored",
         ]

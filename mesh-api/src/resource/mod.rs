@@ -13,6 +13,7 @@ mod export_to;
 mod lenient;
 mod metadata;
 mod namespace;
+mod network;
 mod node;
 mod pattern;
 mod peer_authentication;
@@ -21,6 +22,7 @@ mod selector;
 mod service;
 mod service_entry;
 mod shared_labels;
+pub mod virtual_service;
 
 pub use authorization_policy::{
     Action, AuthorizationPolicy, Operation, Rule, ServiceAccountRef, Source, TargetRef, When, WhenValue,
@@ -44,6 +46,7 @@ pub use service::{
 };
 pub use service_entry::{EntryEndpoint, EntryPort, Location, Resolution, ServiceEntry};
 pub use shared_labels::SharedLabels;
+pub use virtual_service::VirtualService;
 
 use crate::document::{cursor::Findings, yaml_tree};
 use crate::kind::{Kind, ObjectKey};
@@ -105,6 +108,7 @@ objects! {
     PeerAuthentication,
     DestinationRule,
     ServiceEntry,
+    VirtualService,
 }
 
 impl Object {

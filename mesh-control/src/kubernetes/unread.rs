@@ -206,8 +206,8 @@ mod tests {
 
     use super::*;
 
-    fn routes() -> &'static KnownKind {
-        find_kind("networking.istio.io/v1", "VirtualService").unwrap()
+    fn unread_kind() -> &'static KnownKind {
+        find_kind("networking.istio.io/v1", "Sidecar").unwrap()
     }
 
     fn put(unread: &Unread, name: &str, generation: i64) {
@@ -218,7 +218,7 @@ mod tests {
             generation: Some(generation),
             ..ObjectMeta::default()
         };
-        unread.put(routes(), &metadata, "networking.istio.io/v1");
+        unread.put(unread_kind(), &metadata, "networking.istio.io/v1");
     }
 
     fn tell(unread: &Unread, told: &mut HashMap<String, Seen>) -> Vec<String> {
@@ -236,7 +236,7 @@ mod tests {
         assert!(tell(&unread, &mut told).is_empty(), "only its status changed");
         put(&unread, "web", 2);
         assert_eq!(tell(&unread, &mut told), ["web"]);
-        unread.keep(routes(), &BTreeSet::new());
+        unread.keep(unread_kind(), &BTreeSet::new());
         assert!(unread.kinds().is_empty());
     }
 
@@ -249,7 +249,7 @@ mod tests {
         assert!(rounds.iter().all(|count| *count <= MOST_AT_ONCE), "{rounds:?}");
         assert_eq!(rounds.iter().sum::<usize>(), MOST_OF_A_KIND);
         let kind = unread.kinds().remove(0);
-        assert_eq!((kind.kind.as_str(), kind.group.as_str()), ("VirtualService", "networking.istio.io"));
+        assert_eq!((kind.kind.as_str(), kind.group.as_str()), ("Sidecar", "networking.istio.io"));
         assert_eq!((kind.objects, kind.examples.len()), (1000, EXAMPLES));
     }
 }

@@ -139,6 +139,7 @@ fn says(object: &Object) -> String {
             format!("{mode}{ports}")
         }
         Object::DestinationRule(rule) => rule.host.clone(),
+        Object::VirtualService(service) => service.hosts.join(", "),
         _ => String::new(),
     }
 }
@@ -224,6 +225,20 @@ spec: RULE
         let judged = judge(compiler.policies(), &broken.errors, &broken.warnings, &[]);
         assert_eq!(judged[0].in_force, InForce::No, "what it said before is not in force either");
         assert!(judged[0].parts.iter().any(|part| part.field == "spec.host"), "{judged:?}");
+    }
+
+    #[test]
+    fn routes_are_said_to_be_not_in_force() {
+        let head = "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: web, namespace: shop}";
+        let spec = "{hosts: [web, api], http: [{route: [{destination: {host: web}}], mirrorPercent: 5}]}";
+        let parsed = parse("", &format!("{head}\nspec: {spec}\n"));
+        assert!(parsed.errors.is_empty(), "{:?}", parsed.errors);
+        let shared: Vec<_> = parsed.objects.into_iter().map(Arc::new).collect();
+        let judged = judge(shared.iter(), &[], &parsed.warnings, &[]);
+        let [service] = &judged[..] else { panic!("{judged:?}") };
+        assert_eq!((service.in_force, service.says.as_str()), (InForce::No, "web, api"));
+        let says_so = |part: &UnenforcedPart| part.meaning.contains("its routes are not in force");
+        assert!(service.parts.iter().any(says_so), "{service:?}");
     }
 
     #[test]

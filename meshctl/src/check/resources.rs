@@ -163,12 +163,13 @@ mod tests {
             objects,
             examples: examples.iter().map(|it| (*it).to_owned()).collect(),
         };
-        let unread = vec![kind("VirtualService", 9, &["shop/a", "shop/b"]), kind("Sidecar", 1, &["shop/c"])];
+        let unread = vec![kind("WorkloadEntry", 9, &["shop/a", "shop/b"]), kind("Sidecar", 1, &["shop/c"])];
         let found = findings(&ResourceReport { resources, unread, ..ResourceReport::default() });
         assert_eq!(found.len(), MOST + 2);
         assert!(found[MOST].detail.starts_with("5 more"), "{:?}", found[MOST]);
         let last = &found[MOST + 1].detail;
-        let both = "9 VirtualService.networking.istio.io (shop/a, shop/b, …); 1 Sidecar.networking.istio.io (shop/c)";
+        let both =
+            "9 WorkloadEntry.networking.istio.io (shop/a, shop/b, …); 1 Sidecar.networking.istio.io (shop/c)";
         assert!(last.ends_with(both), "{last}");
         let fix = found[MOST + 1].fix.as_deref().unwrap_or_default();
         assert!(fix.contains(" in AuthorizationPolicy, PeerAuthentication and DestinationRule; "), "{fix}");
