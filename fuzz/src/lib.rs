@@ -21,5 +21,5 @@ mod agree;
 #[path = "../../mesh-api/tests/policy_model/naive.rs"]
 pub mod naive;
 /// What the keeper's protocol speaks of.
-#[path = "../../mesh-agent/src/sys/connection_and_socket_kind.rs"]
+#[path = "../../mesh-agent/src/sys/socket_types.rs"]
 pub mod sys;

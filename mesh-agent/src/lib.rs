@@ -9,7 +9,7 @@
 //! 3. [`pods`] and [`enrol`]: the node's pods, and taking them into the mesh; [`cni`]: the plugin that has
 //!    pods wait for that; [`strict_egress`]: pods that may not leave the mesh; [`kube_client`]: the
 //!    client of Kubernetes; [`not_enrolled_events`]: its events about pods that are not enrolled
-//!    ([`event_note`]: how long their text may be); [`uninstall_watch`]: whether the mesh is being
+//!    ([`truncate_event_note`]: how long their text may be); [`uninstall_watch`]: whether the mesh is being
 //!    uninstalled; [`istio_annotation`]: what Istio is told of pods.
 //! 4. [`mesh_proxy`]: the data path, a crate of its own; [`node_surroundings`]: its surroundings on a node;
 //!    [`direct`]: connections without it.
@@ -21,7 +21,6 @@ pub mod cni;
 pub mod config;
 pub mod direct;
 pub mod enrol;
-pub mod event_note;
 pub mod istio_annotation;
 pub mod keeper;
 pub mod keeper_client;
@@ -35,4 +34,5 @@ pub mod pods;
 pub mod proxy_main;
 pub mod strict_egress;
 pub mod sys;
+pub mod truncate_event_note;
 pub mod uninstall_watch;

@@ -128,8 +128,8 @@ fn proxy(arguments: &RunArgs) -> Result<(), Failure> {
     rustix::thread::set_name(c"mesh-proxy")?;
     // If refused, it serves all the same.
     let _usual_turns = sys::request_short_time_slices();
+    // All three before there is a second thread: each has its own.
     sys::die_with_parent()?;
-    // Before there is a second thread: each has its own.
     sys::unblock_all_signals()?;
     sys::privileges::drop_all_capabilities()?;
     let config = arguments.load_config()?;

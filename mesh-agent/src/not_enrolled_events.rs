@@ -9,8 +9,8 @@ use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use tokio::sync::mpsc;
 
 use crate::enrol::ReportNotEnrolledFn;
-use crate::event_note::truncate_event_note;
 use crate::pods::NodePod;
+use crate::truncate_event_note::truncate_event_note;
 
 /// Makes an event for each reason why a pod is not enrolled: one for each reason, however often that is tried
 /// again.

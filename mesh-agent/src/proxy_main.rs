@@ -30,7 +30,7 @@ use crate::keeper_client::{self, KeeperClient, StartKit};
 use crate::node_surroundings::{NodeShared, NodeSurroundings};
 use crate::pods::NodePods;
 use crate::strict_egress::{self, EgressEnforcer, StrictPods};
-use crate::sys::ebpf::{DeferredSyns, FaultRing, PeerMap, ProxyMaps};
+use crate::sys::ebpf::{DeferredSyns, FaultRing, ProxyMaps, SocketAddressMap};
 use crate::sys::seccomp;
 use crate::{cni, kube_client, not_enrolled_events, pods, sys, uninstall_watch};
 
@@ -74,7 +74,7 @@ async fn serve(mut config: Config, set_log_filter: SetLogFilterFn) -> Result<(),
     let StartKit { control, maps, admin_listeners, workers: channels, beside, .. } = kit;
     // A predecessor's workers go on with its listeners.
     config.workers = channels.len();
-    let (keeper, moved) = KeeperClient::start_with_move_events(control)?;
+    let (keeper, moved) = KeeperClient::start(control)?;
     bequeath_to_keeper(bequests, &keeper);
 
     let Counters { workers: worker_metrics, direct: direct_metrics, all: metrics } = counters(&config)?;
@@ -88,7 +88,8 @@ async fn serve(mut config: Config, set_log_filter: SetLogFilterFn) -> Result<(),
     let (node, syns) = node(&config, &direct, &maps)?;
     let shown_links = maps.pod_link_map()?;
     let shared = shared(&config, &xds, &certificates, served, open_files);
-    let peer_maps = channels.iter().map(|_| maps.peer_map()).collect::<Result<Vec<_>, _>>()?;
+    let socket_address_maps =
+        channels.iter().map(|_| maps.socket_address_map()).collect::<Result<Vec<_>, _>>()?;
     let (destination_maps, kernel, events, egress) = maps.open_remaining_maps()?;
     let egress = EgressEnforcer::take_over(egress, node.strict_egress.clone())?;
     watch_kernel(events, &metrics, node.strict_egress.clone(), direct.clone());
@@ -100,7 +101,7 @@ async fn serve(mut config: Config, set_log_filter: SetLogFilterFn) -> Result<(),
         metrics: direct_metrics,
     };
     tokio::spawn(direct::DirectTask::new(work, receiver).run());
-    let kernel = peer_maps.into_iter().zip(channels);
+    let kernel = socket_address_maps.into_iter().zip(channels);
     let liveness = Liveness::default();
     let workers = start_workers(&shared, &node, kernel, worker_metrics, &liveness)?;
     follow_syns(Arc::clone(&shared), syns)?;
@@ -358,7 +359,7 @@ fn most_of_pod(config: &Config, most: usize) -> usize {
 fn start_workers(
     shared: &Arc<SharedState>,
     node: &Arc<NodeShared>,
-    kernel: impl Iterator<Item = (PeerMap, OwnedFd)>,
+    kernel: impl Iterator<Item = (SocketAddressMap, OwnedFd)>,
     metrics: Vec<Arc<WorkerMetrics>>,
     liveness: &Liveness,
 ) -> Result<Workers, ProxyError> {

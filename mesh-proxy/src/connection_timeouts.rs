@@ -132,7 +132,7 @@ mod tests {
 
     use super::ConnectionTimeouts;
     use crate::fixture::{self, RelayUnderTest, run_as_worker, tcp_pair};
-    use crate::relay::{self, ByteMeter, relay_sockets_metered};
+    use crate::relay::{self, ByteMeter, relay_sockets};
     use crate::telemetry::ConnectionOutcome;
 
     struct Plain;
@@ -148,7 +148,7 @@ mod tests {
             let server = TcpStream::connect(to).await.unwrap();
             relay::reset_on_drop(&socket);
             relay::reset_on_drop(&server);
-            relay_sockets_metered(socket, server, &meter).await
+            relay_sockets(socket, server, &meter).await
         }
     }
 

@@ -257,12 +257,12 @@ pub async fn serve_mtls_connection(
         return reset_on_drop(&socket);
     }
     if worker.flood_penalties.is_refused(&pod.uid, peer.ip(), Instant::now()) {
-        worker.metrics.count_handshake_over_limit();
+        worker.metrics.count_refused_handshake();
         tracing::debug!(%pod, %peer, "the peer was cut off a moment ago: HBONE connection refused");
         return reset_on_drop(&socket);
     }
     let Some(handshake) = handshakes.take_or_evict(peer.ip()) else {
-        worker.metrics.count_handshake_over_limit();
+        worker.metrics.count_refused_handshake();
         return reset_on_drop(&socket);
     };
     let Some((tls, verified_peer)) = Box::pin(shake_hands(&worker, &pod, socket, peer, handshake)).await
@@ -304,7 +304,8 @@ pub async fn serve_mtls_connection(
     }
 }
 
-/// Serves the streams, in the framing that ALPN has chosen. Errors: the connection broke.
+/// Serves the streams, in the framing that ALPN has chosen. `on_flood` runs if the peer is cut off for a
+/// flood. Errors: the connection broke.
 pub(crate) async fn serve_tunnel_streams<F: Future<Output = ()> + 'static>(
     tls: TlsStream<UnbufferedServerConnection>,
     budget: &Rc<mux::ReceiveBudget>,
@@ -317,8 +318,11 @@ pub(crate) async fn serve_tunnel_streams<F: Future<Output = ()> + 'static>(
         let handle = |incoming| handle(tunnel::IncomingStream::Mesh(incoming));
         return server.serve(drain, handle, on_flood).await;
     }
-    let server = hbone::ServerConnection::start(tls).await?;
-    let served = server.serve(drain, |incoming| handle(tunnel::IncomingStream::Hbone(incoming))).await;
+    let serve = async {
+        let server = hbone::ServerConnection::start(tls).await?;
+        server.serve(drain, |incoming| handle(tunnel::IncomingStream::Hbone(incoming))).await
+    };
+    let served = serve.await;
     if served.as_ref().is_err_and(|error| error.kind() == FLOOD) {
         on_flood();
     }
@@ -372,7 +376,7 @@ async fn shake_hands(
         biased;
         done = handshake => done,
         () = place.wait_until_evicted() => {
-            worker.metrics.count_handshake_over_limit();
+            worker.metrics.count_refused_handshake();
             tracing::debug!(%pod, %peer, "a newcomer has the handshake's place: HBONE connection refused");
             None
         }

@@ -11,9 +11,7 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-use super::relay::{
-    self, ByteMeter, SocketSide, relay_hbone_metered, relay_mux_metered, relay_sockets_metered, reset_on_drop,
-};
+use super::relay::{self, ByteMeter, SocketSide, relay_hbone, relay_mux, relay_sockets, reset_on_drop};
 use super::{hbone, mux};
 
 /// Transport in the access log: HBONE.
@@ -53,9 +51,9 @@ impl Stream {
 
     /// Returns how many bytes of [`EarlyData::Bytes`](mux::EarlyData) were sent when the stream was opened:
     /// writing starts behind them.
-    pub fn early_bytes_sent_with_open(&self) -> usize {
+    pub fn early_bytes_sent(&self) -> usize {
         match self {
-            Self::Mesh(stream) => stream.early_bytes_sent_with_open(),
+            Self::Mesh(stream) => stream.early_bytes_sent(),
             Self::Socket(_) | Self::Hbone(_) => 0,
         }
     }
@@ -69,12 +67,10 @@ impl Stream {
         meter: &ByteMeter,
     ) -> Result<(), relay::Error> {
         match (self, socket_side) {
-            (Self::Socket(server), SocketSide::Client) => relay_sockets_metered(socket, server, meter).await,
-            (Self::Socket(client), SocketSide::Server) => relay_sockets_metered(client, socket, meter).await,
-            (Self::Mesh(mut stream), _) => relay_mux_metered(socket, &mut stream, socket_side, meter).await,
-            (Self::Hbone(mut stream), _) => {
-                relay_hbone_metered(socket, &mut stream, socket_side, meter).await
-            }
+            (Self::Socket(server), SocketSide::Client) => relay_sockets(socket, server, meter).await,
+            (Self::Socket(client), SocketSide::Server) => relay_sockets(client, socket, meter).await,
+            (Self::Mesh(mut stream), _) => relay_mux(socket, &mut stream, socket_side, meter).await,
+            (Self::Hbone(mut stream), _) => relay_hbone(socket, &mut stream, socket_side, meter).await,
         }
     }
 

@@ -64,7 +64,7 @@ async fn an_agent_gets_certificates_and_configuration() {
         token_file,
         cluster_id: "Kubernetes".to_owned(),
         instance_ip: "10.0.0.1".to_owned(),
-        waypoints: mesh_api::plan::RefuseOrIgnoreWaypoints::default(),
+        waypoints: mesh_api::plan::WaypointHandling::default(),
         release_memory: || (),
     };
     let mut xds = xds::start_client(

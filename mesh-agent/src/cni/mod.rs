@@ -4,9 +4,9 @@
 //! 1. [`InstallArgs`] puts it onto the node before the agent starts, and [`ConflistRepair`] keeps it there
 //!    when the primary CNI plugin writes its network list anew. [`remove_plugin`] takes it away.
 //! 2. [`publish_plugin_state`] has on disk, for the plugin, who is to be in the mesh.
-//! 3. `server_and_state_file` is the keeper's part: where the plugin asks it, and what writes that to disk.
+//! 3. `plugin_server` is the keeper's part: where the plugin asks it, and what writes that to disk.
 
-pub(crate) mod server_and_state_file;
+pub(crate) mod plugin_server;
 
 mod conflist_repair;
 mod install;

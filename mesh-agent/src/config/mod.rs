@@ -20,7 +20,7 @@ use crate::keeper::protocol::MOST_WORKERS;
 pub use file::ConfigFileError;
 pub use setting_types::{
     AccessLogFormat, ControlPlaneUrl, Framing, HumanDuration, LogFormat, PodSource, SameNodeMode,
-    WaypointRefusalMode,
+    WaypointMode,
 };
 pub use settings::Settings;
 
@@ -98,7 +98,7 @@ pub struct Config {
     /// How connections between nodes are framed.
     pub tunnel: Framing,
     /// How connections to destinations behind a waypoint are treated.
-    pub waypoints: WaypointRefusalMode,
+    pub waypoints: WaypointMode,
     /// Log filter, as `tracing-subscriber` reads it.
     pub log: String,
     /// Format of log lines.

@@ -81,7 +81,7 @@ impl From<Framing> for mesh_proxy::tunnel::AllowedFraming {
 /// Whether connections to what is behind a waypoint, which the mesh leads no connection through, are refused.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum WaypointRefusalMode {
+pub enum WaypointMode {
     /// They are refused, since the waypoint's policy would not count.
     #[default]
     Refuse,
@@ -89,11 +89,11 @@ pub enum WaypointRefusalMode {
     Ignore,
 }
 
-impl From<WaypointRefusalMode> for mesh_api::plan::RefuseOrIgnoreWaypoints {
-    fn from(setting: WaypointRefusalMode) -> Self {
+impl From<WaypointMode> for mesh_api::plan::WaypointHandling {
+    fn from(setting: WaypointMode) -> Self {
         match setting {
-            WaypointRefusalMode::Refuse => Self::Refuse,
-            WaypointRefusalMode::Ignore => Self::Ignore,
+            WaypointMode::Refuse => Self::Refuse,
+            WaypointMode::Ignore => Self::Ignore,
         }
     }
 }

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::setting_types::{
     AccessLogFormat, ControlPlaneUrl, Framing, HumanDuration, LogFormat, PodSource, SameNodeMode,
-    WaypointRefusalMode,
+    WaypointMode,
 };
 
 /// One field for each setting; none where nothing was said.
@@ -120,7 +120,7 @@ pub struct Settings {
     /// What becomes of connections to services and workloads behind a waypoint, which they can't go through
     /// yet: `refuse`, or `ignore`, past it and its policy [default: refuse]
     #[arg(long, env = "MESH_AGENT_WAYPOINTS", value_name = "refuse|ignore")]
-    pub waypoints: Option<WaypointRefusalMode>,
+    pub waypoints: Option<WaypointMode>,
 
     /// Log filter: a level, or `target=level` pairs [default: info]
     #[arg(long, env = "MESH_AGENT_LOG", value_name = "FILTER")]

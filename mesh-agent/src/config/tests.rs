@@ -51,14 +51,8 @@ fn every_setting_has_its_variable() {
 #[test]
 fn waypoints_are_refused_where_nothing_is_said() {
     let of = |flags: &[&str]| load(&[&LEAST[..], flags].concat()).unwrap().waypoints;
-    assert_eq!(
-        (of(&[]), of(&["--waypoints", "ignore"])),
-        (WaypointRefusalMode::Refuse, WaypointRefusalMode::Ignore)
-    );
-    assert_eq!(
-        mesh_api::plan::RefuseOrIgnoreWaypoints::from(of(&[])),
-        mesh_api::plan::RefuseOrIgnoreWaypoints::Refuse
-    );
+    assert_eq!((of(&[]), of(&["--waypoints", "ignore"])), (WaypointMode::Refuse, WaypointMode::Ignore));
+    assert_eq!(mesh_api::plan::WaypointHandling::from(of(&[])), mesh_api::plan::WaypointHandling::Refuse);
 }
 
 #[test]

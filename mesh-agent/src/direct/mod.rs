@@ -2,14 +2,14 @@
 //!
 //! For a connection that the proxy carried and that could have been direct the worker
 //! [asks](DirectHandle::request_route) for a direct route. A `route_plan` decides that by the full policy of
-//! both ends; the `route_table` keeps plans in line with configuration and pods, and remembers what the
+//! both ends; the `planned_routes` keeps plans in line with configuration and pods, and remembers what the
 //! kernel was told. `flow_tracker` has the connections that are then direct, known by the kernel's
 //! [`events`](crate::sys::ebpf::DirectMaps). `task` runs all of it.
 
 mod flow_tracker;
+mod planned_routes;
 mod pod_links;
 mod route_plan;
-mod route_table;
 mod task;
 #[cfg(test)]
 mod tests;

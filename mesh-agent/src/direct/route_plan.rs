@@ -310,7 +310,7 @@ impl RoutePlan {
 
     /// Whether the plan's addresses still belong to its workloads. Looked at by itself, since a workload that
     /// takes one of them over may change nothing that the plan was made with.
-    pub fn addresses_still_owned(&self, snapshot: &Snapshot) -> bool {
+    pub fn are_addresses_still_owned(&self, snapshot: &Snapshot) -> bool {
         self.direct_endpoints.iter().all(|direct| owns(snapshot, &direct.endpoint))
     }
 

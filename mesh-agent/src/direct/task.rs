@@ -13,9 +13,9 @@ use mesh_proxy::worker::SharedState;
 use tokio::sync::watch;
 
 use super::flow_tracker::{ConnectionEnds, FlowPods, FlowTracker};
+use super::planned_routes::{PlannedRoutes, ReplanTrigger, RouteChange};
 use super::pod_links::PodLinks;
 use super::route_plan::{PlanContext, Pod, RoutePlan};
-use super::route_table::{ReplanTrigger, RouteChange, RouteTable};
 use super::{Ask, DirectReceiver, PodEvent};
 use crate::keeper_client::KeeperClient;
 use crate::node_surroundings::NodeShared;
@@ -59,7 +59,7 @@ pub struct DirectTask {
     node: Arc<NodeShared>,
     shared: Arc<SharedState>,
     receiver: DirectReceiver,
-    table: RouteTable,
+    table: PlannedRoutes,
     flows: FlowTracker,
     /// Connections whose ends are not known yet, by the cookie of the client's socket: they began before this
     /// proxy knew its pods.
@@ -90,7 +90,7 @@ impl DirectTask {
             node: work.node,
             shared: work.shared,
             receiver,
-            table: RouteTable::default(),
+            table: PlannedRoutes::default(),
             flows: FlowTracker::new(work.metrics),
             resting: HashMap::new(),
             stale: ReplanTrigger::Time,
@@ -402,7 +402,7 @@ impl DirectTask {
 
 /// Whether a connection that is under way may arrive: both pods are still here, and the policy allows it.
 pub(super) fn is_pending_connection_allowed(
-    table: &RouteTable,
+    table: &PlannedRoutes,
     flow: &PendingDirectConnection,
     snapshot: &Snapshot,
 ) -> bool {

@@ -24,9 +24,9 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use random_mesh::{DESTINATIONS, RandomMesh, pick};
 
+use super::planned_routes::{PlannedRoutes, ReplanTrigger, RouteChange};
 use super::pod_links::PodLinks;
 use super::route_plan::{PlanContext, Pod};
-use super::route_table::{ReplanTrigger, RouteChange, RouteTable};
 
 const HISTORIES: u64 = 1000;
 const STEPS: usize = 60;
@@ -35,7 +35,7 @@ const STEPS: usize = 60;
 struct Node {
     mesh: RandomMesh,
     snapshot: Snapshot,
-    table: RouteTable,
+    table: PlannedRoutes,
     outliers: OutlierDetector,
     affinity: SessionAffinity,
     resting: HashMap<EndpointKey, Instant>,
@@ -101,7 +101,7 @@ impl Node {
         let mut node = Self {
             mesh,
             snapshot,
-            table: RouteTable::default(),
+            table: PlannedRoutes::default(),
             outliers: OutlierDetector::default(),
             affinity: SessionAffinity::default(),
             resting: HashMap::new(),
@@ -199,7 +199,7 @@ impl Node {
     /// A proxy ends, much changes, and another one finds what the kernel holds: all but the routes, and of
     /// its pods those that are still there.
     fn restart(&mut self, random: &mut StdRng) -> &'static str {
-        self.table = RouteTable::default();
+        self.table = PlannedRoutes::default();
         self.routes.clear();
         self.outliers = OutlierDetector::default();
         self.resting.clear();
@@ -212,7 +212,7 @@ impl Node {
         }
         // As `DirectTask::find_older` does.
         self.taken_back = true;
-        self.table = RouteTable::default();
+        self.table = PlannedRoutes::default();
         self.pods.iter().for_each(|pod| self.table.add_pod(pod));
         "a proxy is followed by another"
     }
@@ -269,7 +269,7 @@ impl Node {
         "what is not used is forgotten"
     }
 
-    fn with_context<T>(&mut self, work: impl FnOnce(&mut RouteTable, PlanContext<'_>) -> T) -> T {
+    fn with_context<T>(&mut self, work: impl FnOnce(&mut PlannedRoutes, PlanContext<'_>) -> T) -> T {
         let context = PlanContext {
             snapshot: &self.snapshot,
             outliers: &self.outliers,

@@ -236,7 +236,7 @@ impl Enroller {
         if pending.is_empty() {
             self.take_over().await;
         }
-        self.publish_statuses_and_counts(wanted, &pending);
+        self.publish_statuses(wanted, &pending);
         pending.len()
     }
 
@@ -308,7 +308,7 @@ impl Enroller {
                 if enrolled.restrict(&mut self.setup.egress) {
                     // Its first program may have had to wait for that.
                     let (keeper, name) = (self.setup.keeper.clone(), Arc::clone(&enrolled.pod.name));
-                    tokio::spawn(let_start(keeper, name, enrolled.netns));
+                    tokio::spawn(allow_pod_start(keeper, name, enrolled.netns));
                 }
             }
         }
@@ -347,7 +347,7 @@ impl Enroller {
         }
         self.setup.direct.notify_enrolled(&local);
         if restricted {
-            tokio::spawn(let_start(self.setup.keeper.clone(), Arc::clone(&pod.name), netns));
+            tokio::spawn(allow_pod_start(self.setup.keeper.clone(), Arc::clone(&pod.name), netns));
         }
         enrolled.settling = preexisting.zip(self.snapshots.clone()).map(|(found, snapshots)| {
             let preexisting = PreexistingJudge::new(local, self.setup.keeper.clone(), found);
@@ -449,8 +449,8 @@ async fn enrol(
 }
 
 /// Lets a pod's first program run, which the CNI plugin has held up until now.
-async fn let_start(keeper: KeeperClient, pod: Arc<str>, netns: u64) {
-    if let Err(error) = keeper.let_start(netns).await {
+async fn allow_pod_start(keeper: KeeperClient, pod: Arc<str>, netns: u64) {
+    if let Err(error) = keeper.allow_pod_start(netns).await {
         tracing::error!(%pod, error, "its programs are not let run");
     }
 }

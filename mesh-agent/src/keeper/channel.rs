@@ -1,5 +1,5 @@
 //! Records and descriptors over a pair of Unix sockets that keep records apart (`SOCK_SEQPACKET`, unix(7)).
-//! Only [`receive_timeout`] and `wait_readable` block: without a record `receive` fails at once, and a peer
+//! Only [`receive_with_timeout`] and `wait_readable` block: without a record `receive` fails at once, and a peer
 //! that does not read is given up.
 
 use std::io::{self, IoSlice, IoSliceMut};
@@ -64,7 +64,7 @@ pub fn receive(channel: impl AsFd) -> io::Result<Option<Message>> {
 
 /// Receives a record, waiting up to `patience`. Errors: none came in time (`TimedOut`), or the other end is
 /// closed.
-pub fn receive_timeout(channel: &OwnedFd, patience: Duration) -> io::Result<Message> {
+pub fn receive_with_timeout(channel: &OwnedFd, patience: Duration) -> io::Result<Message> {
     let deadline = Instant::now() + patience;
     loop {
         match receive(channel) {

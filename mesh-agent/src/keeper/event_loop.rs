@@ -9,16 +9,16 @@ use rustix::event::{PollFd, PollFlags};
 use rustix::process::Signal;
 
 use super::admin_listeners::AdminListeners;
-use super::background_tasks::BackgroundTasks;
 use super::handover::{HandoverSocket, Predecessor, Successor};
 use super::inherited_files::InheritedFiles;
+use super::pod_task_pool::PodTaskPool;
 use super::pods::Pods;
 use super::protocol::{KeeperAnswer, StartMessage};
 use super::proxy_process::{ProxyChild, RestartBackOff};
 use super::request_handler::FinishedTask;
 use super::veth_teardown::reset_flows_and_unpin_all;
 use super::{Failure, channel};
-use crate::cni::server_and_state_file::PluginServer;
+use crate::cni::plugin_server::PluginServer;
 use crate::cni::{self, ConflistRepair};
 use crate::config::Config;
 use crate::sys::ebpf::{self, EbpfLogReader, Programs};
@@ -58,7 +58,7 @@ pub(super) struct Keeper {
     /// addresses free.
     admin_listeners: Option<AdminListeners>,
     pub(super) pods: Pods,
-    pub(super) tasks: BackgroundTasks<FinishedTask>,
+    pub(super) tasks: PodTaskPool<FinishedTask>,
     lines: EbpfLogReader,
     pub(super) inherited: InheritedFiles,
     pub(super) phase: Phase,
@@ -132,7 +132,7 @@ impl Keeper {
             signals,
             admin_listeners: Some(admin_listeners),
             pods,
-            tasks: BackgroundTasks::start()?,
+            tasks: PodTaskPool::start()?,
             lines,
             inherited,
             phase: Phase::Serving,

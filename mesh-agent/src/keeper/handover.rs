@@ -184,7 +184,7 @@ impl Predecessor {
 
 fn ask(channel: &OwnedFd, record: &RecordBytes) -> io::Result<Message> {
     channel::send(channel, record, &[])?;
-    channel::receive_timeout(channel, PATIENCE)
+    channel::receive_with_timeout(channel, PATIENCE)
 }
 
 /// The keeper that is taking over, as its predecessor sees it.

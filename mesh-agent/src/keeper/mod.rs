@@ -4,19 +4,19 @@
 //!
 //! Reading order:
 //! 1. [`protocol`]: records between the two, and [`channel`], how they are sent.
-//! 2. `event_loop`: the loop; `request_handler`: answers to the proxy; `background_tasks`: work for those,
+//! 2. `event_loop`: the loop; `request_handler`: answers to the proxy; `pod_task_pool`: work for those,
 //!    outside of the loop.
 //! 3. `proxy_process`: the proxy's life; `pods`: namespaces, listeners and links; `veth_teardown`: the end of
 //!    links; `admin_listeners`: those for admin, metrics and health; `inherited_files`: the inheritance.
-//! 4. `handover`: one keeper takes over from another, for an upgrade. `cni::server_and_state_file` answers
+//! 4. `handover`: one keeper takes over from another, for an upgrade. `cni::plugin_server` answers
 //!    the CNI plugin.
 
 mod admin_listeners;
-mod background_tasks;
 pub mod channel;
 mod event_loop;
 mod handover;
 mod inherited_files;
+mod pod_task_pool;
 mod pods;
 pub mod protocol;
 mod proxy_process;
@@ -53,9 +53,8 @@ mod tests {
     fn the_keeper_is_under_2000_lines() {
         let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
         let own = fs::read_dir(sources.join("keeper")).unwrap().map(|entry| entry.unwrap().path());
-        let files = own.chain(
-            ["server_and_state_file.rs", "conflist_repair.rs"].map(|name| sources.join("cni").join(name)),
-        );
+        let files =
+            own.chain(["plugin_server.rs", "conflist_repair.rs"].map(|name| sources.join("cni").join(name)));
         let lines: usize = files.map(|file| lines_of_code(&fs::read_to_string(file).unwrap())).sum();
         assert!(lines < 2000, "{lines} lines of code");
     }

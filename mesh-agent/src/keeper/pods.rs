@@ -119,7 +119,7 @@ impl Pods {
         self.programs.clear_pod_links_of_other_layouts();
         self.programs.attach_at_node_and_pods(self.enrolled.values().map(|pod| &*pod.netns))?;
         for pod in self.enrolled.values() {
-            self.programs.try_defer_accepts(&pod.netns, pod.listeners.iter().step_by(PORTS.len()));
+            self.programs.try_hold_syns(&pod.netns, pod.listeners.iter().step_by(PORTS.len()));
             attach_pod_veth(&mut self.programs, &pod.netns, &pod.claim.addresses);
         }
         reset_veth_connections(&self.programs.veth_flows_of_other_layouts(), || self.places());
@@ -242,7 +242,7 @@ impl Pods {
     }
 
     /// Returns a pod's listeners; none if it is not enrolled.
-    pub fn listeners(&self, cookie: u64) -> Vec<BorrowedFd<'_>> {
+    pub fn listeners_of_pod(&self, cookie: u64) -> Vec<BorrowedFd<'_>> {
         self.enrolled.get(&cookie).into_iter().flat_map(|pod| pod.listeners.iter().map(AsFd::as_fd)).collect()
     }
 
@@ -282,7 +282,7 @@ impl Pods {
             return Err(error.into());
         }
         if self.programs.are_attached() {
-            self.programs.try_defer_accepts(&netns, listeners.iter().step_by(PORTS.len()));
+            self.programs.try_hold_syns(&netns, listeners.iter().step_by(PORTS.len()));
             attach_pod_veth(&mut self.programs, &netns, &claim.addresses);
         }
         let netns = Arc::new(netns);
@@ -342,7 +342,7 @@ impl Pods {
     }
 
     /// Allows a pod's first program to run. Errors: it is not enrolled.
-    pub fn let_start(&mut self, cookie: u64) -> Result<(), Error> {
+    pub fn allow_pod_start(&mut self, cookie: u64) -> Result<(), Error> {
         self.enrolled.get_mut(&cookie).ok_or(Error::Unknown)?.may_start = true;
         Ok(())
     }

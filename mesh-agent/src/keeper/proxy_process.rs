@@ -77,7 +77,7 @@ impl ProxyChild {
     }
 
     /// Closes a channel whose other end is closed. Without the enroller's the proxy is of no use, and killed.
-    pub fn close_channel(&mut self, index: usize) {
+    pub fn handle_closed_channel(&mut self, index: usize) {
         self.channels[index] = None;
         if index == ENROLLER {
             self.signal(Signal::KILL);

@@ -12,7 +12,7 @@ use super::event_loop::{Keeper, Phase};
 use super::pods::{Error, FoundSandbox};
 use super::protocol::{self, Claim, KeeperAnswer, KeeperRequest};
 use super::{Failure, channel};
-use crate::cni::server_and_state_file::write_plugin_state;
+use crate::cni::plugin_server::write_plugin_state;
 use crate::sys::{self, PreexistingConnections};
 
 /// Who asked: a proxy, by its process id and channel, and the id of the request.
@@ -48,7 +48,7 @@ impl Keeper {
         let proxy = process.pid();
         let request = match received {
             // The proxy is ending, which is handled elsewhere.
-            Ok(None) => return process.close_channel(index),
+            Ok(None) => return process.handle_closed_channel(index),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
             Ok(Some((record, beside))) => {
                 let to = ReplyTo { proxy, channel: index, request_id: protocol::request_id(&record) };
@@ -86,7 +86,7 @@ impl Keeper {
         let refused = |error: Failure| (KeeperAnswer::Refused(error.to_string()), Vec::new());
         let (answer, descriptors) = reply.unwrap_or_else(refused);
         let beside = match &answer {
-            KeeperAnswer::Enrolled(pod, ..) => self.pods.listeners(*pod),
+            KeeperAnswer::Enrolled(pod, ..) => self.pods.listeners_of_pod(*pod),
             _ => descriptors.iter().map(AsFd::as_fd).collect(),
         };
         let record = protocol::with_request_id(answer.encode(), to.request_id);
@@ -125,7 +125,7 @@ impl Keeper {
             }
             KeeperRequest::PreexistingJudged(pod) => self.pods.mark_preexisting_judged(pod)?,
             KeeperRequest::LetStart(pod) => {
-                self.pods.let_start(pod)?;
+                self.pods.allow_pod_start(pod)?;
                 self.answer_waiting_plugins();
             }
             KeeperRequest::Unenrol(pod) => self.pods.unenrol(pod)?,

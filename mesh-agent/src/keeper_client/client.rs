@@ -54,7 +54,7 @@ impl KeeperClient {
     /// Starts a task on the current runtime that follows a channel. If the keeper is gone the process ends.
     /// The receiver gets the uids of pods that moved: the runtime has made them a new network namespace.
     /// Errors: the channel can't be polled.
-    pub fn start_with_move_events(channel: OwnedFd) -> io::Result<(Self, mpsc::UnboundedReceiver<String>)> {
+    pub fn start(channel: OwnedFd) -> io::Result<(Self, mpsc::UnboundedReceiver<String>)> {
         let channel = asynchronous(channel)?;
         let (calls, asked) = mpsc::unbounded_channel();
         let (tell, moved) = mpsc::unbounded_channel();
@@ -130,7 +130,7 @@ impl KeeperClient {
     }
 
     /// Lets a pod's first program run. Errors: why that failed, in words.
-    pub async fn let_start(&self, netns: u64) -> Result<(), String> {
+    pub async fn allow_pod_start(&self, netns: u64) -> Result<(), String> {
         self.done(KeeperRequest::LetStart(netns)).await
     }
 

@@ -57,7 +57,7 @@ pub struct AdminListeners {
 /// the other end.
 pub fn receive_start_kit() -> io::Result<StartKit> {
     let control = io::stdin().as_fd().try_clone_to_owned()?;
-    let (record, descriptors) = channel::receive_timeout(&control, PATIENCE)?;
+    let (record, descriptors) = channel::receive_with_timeout(&control, PATIENCE)?;
     let message = StartMessage::decode(&record).ok_or(io::ErrorKind::InvalidData)?;
     sort(control, message, descriptors).ok_or_else(|| io::ErrorKind::InvalidData.into())
 }

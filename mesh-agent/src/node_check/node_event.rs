@@ -16,8 +16,8 @@ use kube::api::{ObjectMeta, Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 
 use super::CheckedRequirement;
-use crate::event_note::truncate_event_note;
 use crate::kube_client;
+use crate::truncate_event_note::truncate_event_note;
 
 /// Timeout of everything. The check's result is its output and exit status; nobody should wait longer for an
 /// event.

@@ -1,7 +1,7 @@
 //! The node as the data path's [`Surroundings`]: sockets in pods that the keeper opened, and what the eBPF
 //! programs tell and are told.
 
-mod syn_packet;
+mod replayed_syn;
 
 use std::cell::RefCell;
 use std::io;
@@ -20,13 +20,13 @@ use mesh_proxy::surroundings::{ConnectNote, RequestedDestination, Surroundings};
 use socket2::Socket;
 use tokio::net::TcpStream;
 
-use self::syn_packet::SynPacket;
+use self::replayed_syn::ReplayedSyn;
 use crate::config::SameNodeMode;
 use crate::direct::DirectHandle;
 use crate::keeper_client::SocketPool;
 use crate::strict_egress::StrictPods;
 use crate::sys::SocketKind;
-use crate::sys::ebpf::{PeerMap, PodLinkMap, RecentConnectResults, SynDecisions};
+use crate::sys::ebpf::{PodLinkMap, RecentConnectResults, SocketAddressMap, SynDecisions};
 
 /// The node, shared by all workers.
 pub struct NodeShared {
@@ -55,7 +55,7 @@ impl NodeShared {
 pub struct NodeSurroundings {
     node: Arc<NodeShared>,
     /// The original destinations and clients of sockets.
-    peers: RefCell<PeerMap>,
+    peers: RefCell<SocketAddressMap>,
     /// Sockets in pods.
     sockets: SocketPool,
 }
@@ -63,7 +63,7 @@ pub struct NodeSurroundings {
 impl NodeSurroundings {
     /// Creates a worker's part, which gets sockets in pods through a channel and follows it on the current
     /// runtime, the worker's. Errors: the channel can't be polled.
-    pub fn start(node: Arc<NodeShared>, peers: PeerMap, sockets: OwnedFd) -> io::Result<Self> {
+    pub fn start(node: Arc<NodeShared>, peers: SocketAddressMap, sockets: OwnedFd) -> io::Result<Self> {
         Ok(Self { node, peers: RefCell::new(peers), sockets: SocketPool::start(sockets)? })
     }
 }
@@ -143,7 +143,7 @@ impl Surroundings for NodeSurroundings {
             // It counts from here.
             self.node.decisions.set_decision(&syn.connection, refused).map_err(io::Error::other)?;
             let sent = socket
-                .send_to(SynPacket::from_deferred(&syn).as_bytes(), &SocketAddr::new(to.ip(), 0).into());
+                .send_to(ReplayedSyn::from_deferred(&syn).as_bytes(), &SocketAddr::new(to.ip(), 0).into());
             self.sockets.put_back(netns, kind, socket.into());
             sent.map(drop)
         })

@@ -5,7 +5,6 @@
 //! privileges ([`privileges`]), and how it is scheduled.
 
 mod cgroup;
-mod connection_and_socket_kind;
 pub mod ebpf;
 mod host_veth;
 mod ipv6_loopback;
@@ -20,11 +19,11 @@ mod rtnetlink;
 mod sandbox_netns;
 pub mod seccomp;
 mod sock_diag;
+mod socket_types;
 mod sockets_in_netns;
 mod time_slices;
 
 pub use cgroup::{cgroup_contains_process, cgroup_id_of_self, non_pod_cgroup_ids};
-pub use connection_and_socket_kind::{ANY_COOKIE, Connection, PreexistingConnection, SocketKind};
 pub use host_veth::{HostVeth, find_host_veth};
 pub use ipv6_loopback::add_loopback_network;
 pub use istio_redirect_check::{IstioRedirectCheckError, check_no_istio_redirects};
@@ -38,5 +37,6 @@ pub use sock_diag::{
     MOST_LISTED, PreexistingConnections, destroy_connection, destroy_unbound_connection,
     list_preexisting_connections,
 };
+pub use socket_types::{ANY_COOKIE, Connection, PreexistingConnection, SocketKind};
 pub use sockets_in_netns::{listen_in_netns, open_unconnected_sockets};
 pub use time_slices::request_short_time_slices;

@@ -1,4 +1,4 @@
-//! Gives up the proxy's privileges, which are capabilities, before it does anything else.
+//! Gives up the proxy's privileges, which are capabilities, before it reads anything.
 
 use std::io;
 

@@ -1,7 +1,7 @@
 //! Walking a document of a strict kind: every step knows its path and line, and complaints pile up, so that
-//! one reading reports everything that is wrong.
+//! one reading reports everything that is wrong, up to a limit.
 
-use std::{cell::RefCell, collections::BTreeMap, ops::RangeInclusive, time::Duration};
+use std::{borrow::Cow, cell::RefCell, collections::BTreeMap, ops::RangeInclusive, time::Duration};
 
 use super::{
     manifest_error::FieldError,
@@ -13,11 +13,57 @@ use crate::plan::MAX_DURATION;
 /// The shortest span of time that a field may name.
 const SHORTEST_SPAN: Duration = Duration::from_millis(1);
 
+/// Most errors, and most warnings, of one object that are told: all of them go into logs and conditions, and
+/// its author decides how many there are.
+const MAX_TOLD: usize = 50;
+/// Most characters of a document's text that a message repeats.
+const MAX_QUOTED: usize = 100;
+/// Most characters of a field's path, and of what is said of it. Longer ones have a document's text in them.
+const MAX_MESSAGE: usize = 1000;
+
 /// Where a walk leaves what it found wrong.
 #[derive(Default)]
 pub(crate) struct Findings {
-    pub errors: RefCell<Vec<FieldError>>,
-    pub warnings: RefCell<Vec<FieldError>>,
+    pub errors: RefCell<CappedList>,
+    pub warnings: RefCell<CappedList>,
+}
+
+/// The first findings of an object. Those after them are counted, and said to be there in one more.
+#[derive(Default)]
+pub(crate) struct CappedList {
+    told: Vec<FieldError>,
+    untold: usize,
+}
+
+impl CappedList {
+    pub fn push(&mut self, fault: FieldError) {
+        if self.told.len() < MAX_TOLD {
+            self.told.push(fault);
+        } else {
+            self.untold += 1;
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.told.is_empty()
+    }
+}
+
+impl IntoIterator for CappedList {
+    type Item = FieldError;
+    type IntoIter = std::vec::IntoIter<FieldError>;
+
+    fn into_iter(mut self) -> Self::IntoIter {
+        if let Some(line) = self.told.last().map(|last| last.line).filter(|_| self.untold > 0) {
+            self.told.push(FieldError {
+                line,
+                field: None,
+                problem: format!("and {} more like these", self.untold),
+                fix: "mend those that are named; the rest is named then".to_owned(),
+            });
+        }
+        self.told.into_iter()
+    }
 }
 
 /// A place in a document.
@@ -37,12 +83,12 @@ impl<'a> Cursor<'a> {
 
     /// Reports an error here.
     pub fn error(&self, problem: impl Into<String>, fix: impl Into<String>) {
-        self.findings.errors.borrow_mut().push(self.fault(problem.into(), fix.into()));
+        self.findings.errors.borrow_mut().push(self.fault(&problem.into(), fix.into()));
     }
 
     /// Reports that what is here has no effect.
     pub fn warn(&self, problem: impl Into<String>, fix: impl Into<String>) {
-        self.findings.warnings.borrow_mut().push(self.fault(problem.into(), fix.into()));
+        self.findings.warnings.borrow_mut().push(self.fault(&problem.into(), fix.into()));
     }
 
     /// Says that a valid field is not acted upon yet.
@@ -51,6 +97,35 @@ impl<'a> Cursor<'a> {
             "not supported yet, ignored",
             "remove it, or leave it for a mesh that has it; the rest of the resource counts",
         );
+    }
+
+    /// Whether this is a map, as [`Cursor::fields`] demands.
+    pub fn is_map(&self) -> bool {
+        matches!(self.node.value, Value::Map(_))
+    }
+
+    /// Whether this is a text without characters, which protobuf does not tell from an absent one.
+    pub fn is_empty_text(&self) -> bool {
+        matches!(&self.node.value, Value::String(text) if text.is_empty())
+    }
+
+    /// Whether this is the number 0, of which the same is true.
+    pub fn is_zero(&self) -> bool {
+        matches!(&self.node.value, Value::Number(number) if number.as_f64() == Some(0.0))
+    }
+
+    /// The field with which this map comes to hold more than `most` values, empty lists and maps among them.
+    pub fn field_beyond(&self, most: usize) -> Option<Cursor<'a>> {
+        let Value::Map(entries) = &self.node.value else { return None };
+        let mut left = most;
+        let is_beyond = |entry: &&Entry| match left.checked_sub(count_up_to(&entry.value, left)) {
+            Some(rest) => {
+                left = rest;
+                false
+            }
+            None => true,
+        };
+        entries.iter().find(is_beyond).map(|entry| self.step(entry))
     }
 
     /// The value as a map whose keys must be among `known`.
@@ -125,7 +200,7 @@ impl<'a> Cursor<'a> {
         let (low, high) = (range.start(), range.end());
         let expected = format!("write a whole number from {low} to {high}");
         let Value::Number(number) = &self.node.value else {
-            self.error(format!("must be a number, but is {}", self.node.value.describe()), expected);
+            self.error(format!("must be a number, but is {}", described(&self.node.value)), expected);
             return None;
         };
         let value = number.as_u64().and_then(|n| u32::try_from(n).ok()).filter(|n| range.contains(n));
@@ -139,7 +214,7 @@ impl<'a> Cursor<'a> {
     pub fn number(&self, range: RangeInclusive<f64>) -> Option<f64> {
         let expected = format!("write a number from {} to {}", range.start(), range.end());
         let Value::Number(number) = &self.node.value else {
-            self.error(format!("must be a number, but is {}", self.node.value.describe()), expected);
+            self.error(format!("must be a number, but is {}", described(&self.node.value)), expected);
             return None;
         };
         let value = number.as_f64().filter(|number| range.contains(number));
@@ -176,13 +251,13 @@ impl<'a> Cursor<'a> {
         let text = match &self.node.value {
             Value::String(text) => text,
             other => {
-                self.error(format!("must be a duration, but is {}", other.describe()), fix);
+                self.error(format!("must be a duration, but is {}", described(other)), fix);
                 return None;
             }
         };
         let duration = parse_duration(text).filter(|duration| allowed(duration) && *duration <= MAX_DURATION);
         if duration.is_none() {
-            self.error(format!("{text:?} is not a duration"), fix);
+            self.error(format!("{} is not a duration", quoted(text)), fix);
         }
         duration
     }
@@ -198,7 +273,7 @@ impl<'a> Cursor<'a> {
             Some(near) => format!("did you mean `{near}`? Allowed are {}", quote_words(&words)),
             None => format!("write one of {}", quote_words(&words)),
         };
-        self.error(format!("{text:?} is not a value of this field"), fix);
+        self.error(format!("{} is not a value of this field", quoted(text)), fix);
         None
     }
 
@@ -218,7 +293,7 @@ impl<'a> Cursor<'a> {
     }
 
     fn wrong_type(&self, expected: &str, found: &Value) {
-        self.error(format!("must be {expected}, but is {}", found.describe()), format!("write {expected}"));
+        self.error(format!("must be {expected}, but is {}", described(found)), format!("write {expected}"));
     }
 
     fn unquoted(&self, text: &str) {
@@ -226,8 +301,9 @@ impl<'a> Cursor<'a> {
         self.error(format!("must be a string, but is {found}"), format!("put it in quotes: {text:?}"));
     }
 
-    fn fault(&self, problem: String, fix: String) -> FieldError {
-        FieldError { line: self.line, field: Some(self.path.clone()), problem, fix }
+    fn fault(&self, problem: &str, fix: String) -> FieldError {
+        let [path, problem] = [&self.path, problem].map(|text| cut(text, MAX_MESSAGE).into_owned());
+        FieldError { line: self.line, field: Some(path), problem, fix }
     }
 }
 
@@ -240,7 +316,8 @@ pub(crate) struct Fields<'a> {
 impl<'a> Fields<'a> {
     /// A field, unless it is absent or null.
     pub fn get(&self, key: &str) -> Option<Cursor<'a>> {
-        self.all().find(|(name, _)| *name == key).map(|(_, cursor)| cursor)
+        let is_it = |entry: &&Entry| entry.key == key && !matches!(entry.value.value, Value::Null);
+        self.entries.iter().find(is_it).map(|entry| self.at.step(entry))
     }
 
     /// A field that must be there.
@@ -274,6 +351,37 @@ impl<'a> Fields<'a> {
     }
 }
 
+/// The beginning of `text` in quotes for a message, all of it if it is short.
+pub(crate) fn quoted(text: &str) -> String {
+    format!("{:?}", cut(text, MAX_QUOTED))
+}
+
+/// How a person would name a value, cut if it is long.
+fn described(value: &Value) -> String {
+    cut(&value.describe(), MAX_QUOTED).into_owned()
+}
+
+fn cut(text: &str, most: usize) -> Cow<'_, str> {
+    match text.char_indices().nth(most) {
+        Some((end, _)) => format!("{}…", &text[..end]).into(),
+        None => text.into(),
+    }
+}
+
+/// How many values that hold no others are in `node`, itself among them; if they are more than `most`, some
+/// number above that.
+fn count_up_to(node: &YamlNode, most: usize) -> usize {
+    let (mut count, mut rest) = (0, vec![node]);
+    while let Some(node) = rest.pop().filter(|_| count <= most) {
+        match &node.value {
+            Value::List(items) if !items.is_empty() => rest.extend(items),
+            Value::Map(entries) if !entries.is_empty() => rest.extend(entries.iter().map(|it| &it.value)),
+            _ => count += 1,
+        }
+    }
+    count
+}
+
 /// `` `a`, `b` `` for a message.
 pub(crate) fn quote_words(words: &[&str]) -> String {
     words.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", ")
@@ -301,6 +409,57 @@ fn parse_duration(text: &str) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_past_the_first_findings_is_counted() {
+        let count = |all: u32| {
+            let mut list = CappedList::default();
+            for line in 1..=all {
+                let field = Some("spec".to_owned());
+                list.push(FieldError { line, field, problem: "wrong".to_owned(), fix: "mend it".to_owned() });
+            }
+            assert_eq!(list.is_empty(), all == 0);
+            let told: Vec<_> = list.into_iter().collect();
+            (told.len(), told.last().map(|last| last.problem.clone()).unwrap_or_default())
+        };
+        assert_eq!(count(0), (0, String::new()));
+        assert_eq!(count(50), (50, "wrong".to_owned()));
+        assert_eq!(count(51), (51, "and 1 more like these".to_owned()));
+        assert_eq!(count(150), (51, "and 100 more like these".to_owned()));
+    }
+
+    #[test]
+    fn values_are_counted_wherever_they_are() {
+        let list = serde_json::json!(["b", {"c": 1, "d": [], "e": {"f": null}}]);
+        let json = serde_json::json!({"a": list, "g": "h", "i": {"j": true}});
+        let findings = Findings::default();
+        let entry = Entry { key: "spec".to_owned(), line: 1, value: YamlNode::from_json(json) };
+        let field = |most| Cursor::at_root_field(&entry, &findings).field_beyond(most).map(|at| at.path);
+        assert_eq!(field(3).as_deref(), Some("spec.a"));
+        assert_eq!(field(4).as_deref(), Some("spec.g"));
+        assert_eq!(field(5).as_deref(), Some("spec.i"));
+        assert_eq!(field(6), None);
+    }
+
+    #[test]
+    fn long_texts_are_cut_where_a_message_repeats_them() {
+        assert_eq!(quoted("a\n"), r#""a\n""#);
+        assert_eq!(quoted(&"é".repeat(100)), format!("{:?}", "é".repeat(100)));
+        assert_eq!(quoted(&"é".repeat(101)), format!("{:?}", "é".repeat(100) + "…"));
+        let findings = Findings::default();
+        let text = "a".repeat(10_000);
+        let entry = Entry { key: text.clone(), line: 1, value: YamlNode::from_json(text.into()) };
+        let at = Cursor::at_root_field(&entry, &findings);
+        at.boolean();
+        at.duration();
+        at.enum_value::<()>(&[]);
+        at.integer(0..=1);
+        at.number(0.0..=1.0);
+        for error in findings.errors.into_inner() {
+            assert!(error.problem.len() < 200, "{error:?}");
+            assert!(error.field.is_some_and(|path| path.len() < 1100));
+        }
+    }
 
     #[test]
     fn durations() {

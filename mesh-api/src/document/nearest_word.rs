@@ -3,10 +3,13 @@
 /// The candidate that `word` was most likely meant to be, if any is near enough to be worth naming.
 pub(crate) fn nearest_word<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let folded = word.to_lowercase();
-    let limit = (word.chars().count() / 3).clamp(1, 3);
+    let (length, limit) = (folded.chars().count(), (word.chars().count() / 3).clamp(1, 3));
     candidates
         .into_iter()
-        .map(|candidate| (distance(&folded, &candidate.to_lowercase()), candidate))
+        .map(|candidate| (candidate.to_lowercase(), candidate))
+        // Each letter that one has more than the other counts, and the words of a document may be very long.
+        .filter(|(lower, _)| lower.chars().count().abs_diff(length) <= limit)
+        .map(|(lower, candidate)| (distance(&folded, &lower), candidate))
         .filter(|(distance, _)| *distance <= limit)
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, candidate)| candidate)
@@ -42,6 +45,14 @@ mod tests {
         assert_eq!(nearest_word("pricnipals", words), Some("principals"));
         assert_eq!(nearest_word("Namespaces", words), Some("namespaces"));
         assert_eq!(nearest_word("ports", words), None);
+    }
+
+    #[test]
+    fn words_of_other_lengths_are_not_compared() {
+        let (long, longer) = ("a".repeat(200_000), "a".repeat(200_100));
+        let start = std::time::Instant::now();
+        assert_eq!(nearest_word(&long, [longer.as_str()]), None);
+        assert!(start.elapsed() < std::time::Duration::from_secs(5), "{:?}", start.elapsed());
     }
 
     #[test]

@@ -69,14 +69,13 @@ fn object(file: &Arc<str>, root: &YamlNode) -> Result<(Located<Object>, Vec<Mani
     })?;
     let findings = Findings::default();
     let object = resource::read(kind, root, &findings);
-    if kind.table_row().treatment == Treatment::ReadNotUsed {
-        findings.warnings.borrow_mut().push(not_used(kind, root));
-    }
+    // Said in any case, however much else there is to say.
+    let unused = (kind.table_row().treatment == Treatment::ReadNotUsed).then(|| not_used(kind, root));
     let errors = findings.errors.into_inner();
     match object {
         Some(value) if errors.is_empty() => {
             let raw = root.value.to_json();
-            let warnings = findings.warnings.into_inner().into_iter().map(locate).collect();
+            let warnings = findings.warnings.into_inner().into_iter().chain(unused).map(locate).collect();
             Ok((Located { file: Arc::clone(file), line: root.line, value, raw }, warnings))
         }
         _ => Err(Refusal::Broken(errors.into_iter().map(locate).collect())),

@@ -1,7 +1,7 @@
 //! Whether a waypoint is in the way of a connection.
 //!
 //! The mesh does not send connections through waypoints yet. Going past one would bypass its policy, so such
-//! connections are refused unless [`RefuseOrIgnoreWaypoints::Ignore`] is chosen.
+//! connections are refused unless [`WaypointHandling::Ignore`] is chosen.
 
 use super::snapshot::Snapshot;
 use super::waypoint::Waypoint;
@@ -10,7 +10,7 @@ use super::workload::Workload;
 /// How connections to a destination behind a waypoint are treated. (Those of a waypoint itself are like any
 /// others.)
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum RefuseOrIgnoreWaypoints {
+pub enum WaypointHandling {
     /// Refused.
     #[default]
     Refuse,
@@ -24,7 +24,7 @@ pub(super) fn blocking_waypoint<'a>(
     source: &Workload,
     waypoints: &'a [Waypoint],
 ) -> Option<&'a Waypoint> {
-    let passes = snapshot.waypoints == RefuseOrIgnoreWaypoints::Ignore
+    let passes = snapshot.waypoints == WaypointHandling::Ignore
         || waypoints.iter().any(|waypoint| is(waypoint, snapshot, source));
     waypoints.first().filter(|_| !passes)
 }

@@ -32,7 +32,7 @@ mod workload;
 mod workload_service_index;
 mod xds_resource_type;
 
-pub use blocking_waypoint::RefuseOrIgnoreWaypoints;
+pub use blocking_waypoint::WaypointHandling;
 pub use endpoints::{Endpoint, EndpointKey, Endpoints};
 pub use field_parsing::Invalid;
 pub use locality_preference::{Locality, LocalityPreference};

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use super::blocking_waypoint::RefuseOrIgnoreWaypoints;
+use super::blocking_waypoint::WaypointHandling;
 use super::compact_encoding::CompactWorkload;
 use super::policy::{Policy, PolicySet};
 use super::service::Service;
@@ -19,7 +19,7 @@ pub struct Snapshot {
     pub(super) generation: u64,
     pub(super) index: WorkloadServiceIndex,
     pub(super) policies: PolicySet,
-    pub(super) waypoints: RefuseOrIgnoreWaypoints,
+    pub(super) waypoints: WaypointHandling,
 }
 
 impl Snapshot {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use prost_types::Any;
 
-use super::blocking_waypoint::RefuseOrIgnoreWaypoints;
+use super::blocking_waypoint::WaypointHandling;
 use super::compact_encoding::{CompactService, CompactWorkload};
 use super::field_parsing::{self, Invalid};
 use super::policy::{Policy, PolicyEditor};
@@ -28,7 +28,7 @@ pub struct Store {
     index: WorkloadServiceIndexEditor,
     policies: PolicyEditor,
     authorizations: Authorizations,
-    waypoints: RefuseOrIgnoreWaypoints,
+    waypoints: WaypointHandling,
 }
 
 type Authorizations = BTreeMap<String, Held>;
@@ -103,7 +103,7 @@ impl StoreContents {
 impl Store {
     /// Sets how its snapshots treat waypoints.
     #[must_use]
-    pub fn with_waypoint_handling(self, waypoints: RefuseOrIgnoreWaypoints) -> Self {
+    pub fn with_waypoint_handling(self, waypoints: WaypointHandling) -> Self {
         Self { waypoints, ..self }
     }
 

@@ -10,6 +10,7 @@ pub mod egress;
 mod endpoint_slice;
 pub mod enrolment;
 mod export_to;
+mod host;
 mod lenient;
 mod metadata;
 mod namespace;

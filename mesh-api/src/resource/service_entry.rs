@@ -2,13 +2,12 @@
 //! yet; what is wrong in one is said all the same.
 
 use std::collections::{BTreeMap, HashSet};
-use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::{Labels, Metadata, Readable, export_to, lenient, metadata::is_label};
+use super::{Labels, Metadata, Readable, export_to, host, lenient, network};
 use crate::document::{
-    cursor::{Cursor, Fields, Findings},
+    cursor::{Cursor, Fields, Findings, quoted},
     yaml_tree,
 };
 
@@ -17,7 +16,8 @@ use crate::document::{
 pub struct ServiceEntry {
     /// Name and namespace.
     pub metadata: Metadata,
-    /// Host names, of which one may begin with `*.`; at least one.
+    /// Host names in lower case, without a dot at the end, of which each may begin with a wildcard (`*.x`, `*-x`,
+    /// `*x`); at least one.
     pub hosts: Vec<String>,
     /// Addresses that stand for the hosts.
     pub addresses: Vec<IpNet>,
@@ -162,24 +162,16 @@ fn hosts(at: &Cursor<'_>) -> Vec<String> {
     if at.is_empty_list() {
         at.error("`hosts` is empty", "name at least one host");
     }
-    let hosts = at.non_empty_strings();
-    for (at, host) in &hosts {
-        if !is_host(host) {
-            at.error(
-                format!("{host:?} is not a host"),
-                "write a full host name, or one that begins with `*.`",
-            );
-        }
-    }
-    hosts.into_iter().map(|(_, host)| host.to_owned()).collect()
+    at.non_empty_strings().into_iter().filter_map(|(at, text)| host(&at, text)).collect()
 }
 
-/// A domain name in any case, whose first label may be or begin with a wildcard (Istio,
-/// `pkg/config/labels/instance.go`).
-fn is_host(text: &str) -> bool {
-    let host = text.to_ascii_lowercase();
-    let named = host.strip_prefix("*.").or_else(|| host.strip_prefix("*-")).unwrap_or(&host);
-    named.split('.').all(is_label)
+fn host(at: &Cursor<'_>, text: &str) -> Option<String> {
+    let host = host::parse(text);
+    if host.is_none() {
+        let fix = "write a full host name, or one that begins with `*.`";
+        at.error(format!("{} is not a host", quoted(text)), fix);
+    }
+    host
 }
 
 fn addresses(at: &Cursor<'_>, resolution: Option<Resolution>) -> Vec<IpNet> {
@@ -187,7 +179,7 @@ fn addresses(at: &Cursor<'_>, resolution: Option<Resolution>) -> Vec<IpNet> {
 }
 
 fn address(at: &Cursor<'_>, text: &str, resolution: Option<Resolution>) -> Option<IpNet> {
-    let net = text.parse().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from));
+    let net = network::parse(text);
     if net.is_none() {
         at.error(
             format!("{text:?} is not an address"),
@@ -305,6 +297,14 @@ mod tests {
     }
 
     #[test]
+    fn hosts_are_read_in_the_form_in_which_they_are_compared() {
+        let mut parsed = parsed("v1", "{hosts: [API.bank.example., '*-EU.bank.example', '*bank.example']}");
+        assert!(parsed.errors.is_empty(), "{:?}", parsed.errors);
+        let Object::ServiceEntry(entry) = parsed.objects.remove(0).value else { panic!("another kind") };
+        assert_eq!(entry.hosts, ["api.bank.example", "*-eu.bank.example", "*bank.example"]);
+    }
+
+    #[test]
     fn what_is_wrong_names_the_field_and_what_to_write() {
         for (spec, field, fix) in [
             ("{}", "spec", "add `hosts`"),
@@ -312,6 +312,8 @@ mod tests {
             ("{hosts: ['*']}", "spec.hosts[0]", "begins with `*.`"),
             ("{hosts: [a], adresses: []}", "spec.adresses", "did you mean `addresses`?"),
             ("{hosts: [a], addresses: [b]}", "spec.addresses[0]", "an IP address"),
+            // It means 10 to some and 8 to others.
+            ("{hosts: [a], addresses: [010.0.0.0/8]}", "spec.addresses[0]", "an IP address"),
             ("{hosts: [a], resolution: DNS, addresses: [10.0.0.0/8]}", "spec.addresses[0]", "`STATIC`"),
             ("{hosts: [a], ports: [{number: 0, name: a}]}", "spec.ports[0].number", "from 1 to 65535"),
             ("{hosts: [a], ports: [{number: 1}]}", "spec.ports[0]", "add `name`"),

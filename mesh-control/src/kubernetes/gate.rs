@@ -85,7 +85,7 @@ impl Gate {
     /// bad ([`Turn::is_not_charged`]).
     pub async fn turn(&self, sender: IpAddr, known: bool) -> Result<Turn<'_>, Wait> {
         let charged = (!known).then_some((&self.budget, Group::of(sender)));
-        if charged.is_some_and(|(budget, place)| !lock(budget).take(place, Instant::now())) {
+        if charged.is_some_and(|(budget, sender)| !lock(budget).take(sender, Instant::now())) {
             return Err(Wait::Address);
         }
         let turns = if known { &self.known } else { &self.unknown };

@@ -9,6 +9,8 @@ pub mod directory;
 mod judgement;
 mod last_good;
 
+use std::collections::HashSet;
+use std::fmt::Display;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -229,13 +231,13 @@ impl Publisher {
         }
         let resources = judgement::judge(self.compiler.policies(), &errors, &warnings, &conditions);
         let now = Findings { errors, warnings, conditions, resources: Arc::new(resources) };
-        for error in now.errors.iter().filter(|error| !before.errors.contains(error)) {
+        for error in not_said(&before.errors, &now.errors) {
             error!("{error}");
         }
-        for warning in now.warnings.iter().filter(|warning| !before.warnings.contains(warning)) {
+        for warning in not_said(&before.warnings, &now.warnings) {
             warn!("{warning}");
         }
-        for condition in now.conditions.iter().filter(|condition| !before.conditions.contains(condition)) {
+        for condition in not_said(&before.conditions, &now.conditions) {
             warn!("{condition}");
         }
         *before = now;
@@ -251,9 +253,27 @@ impl Publisher {
     }
 }
 
+/// The words for those of `now` for which there were none like them `before`. Users decide how many both are,
+/// so each is not looked for in all of the others.
+fn not_said<T: Display>(before: &[T], now: &[T]) -> Vec<String> {
+    let said: HashSet<String> = before.iter().map(T::to_string).collect();
+    now.iter().map(T::to_string).filter(|text| !said.contains(text)).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_said_is_not_said_again_however_much_it_is() {
+        assert_eq!(not_said(&["a", "b"], &["b", "c", "a", "d"]), ["c", "d"]);
+        let prefix = "spec.http[0].match[0].headers".repeat(10);
+        let words = |from: u32| (from..from + 60_000).map(|n| format!("{prefix}{n}")).collect::<Vec<_>>();
+        let (before, now) = (words(100_000), words(200_000));
+        let start = Instant::now();
+        assert_eq!(not_said(&before, &now).len(), now.len());
+        assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    }
 
     #[tokio::test]
     async fn what_was_published_stays_in_force_when_compiling_panics() {

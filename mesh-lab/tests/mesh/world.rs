@@ -124,6 +124,15 @@ impl World {
 
     /// An array that a process holds and nobody has pinned, by its name.
     pub fn held<const VALUE: usize>(process: u32, name: &str) -> Array<MapData, [u8; VALUE]> {
+        Map::Array(Self::held_map(process, name)).try_into().unwrap()
+    }
+
+    /// A hash map that a process holds and nobody has pinned, by its name.
+    pub fn held_hash<const KEY: usize, const VALUE: usize>(process: u32, name: &str) -> Bytes<KEY, VALUE> {
+        Map::HashMap(Self::held_map(process, name)).try_into().unwrap()
+    }
+
+    fn held_map(process: u32, name: &str) -> MapData {
         let descriptors = std::fs::read_dir(format!("/proc/{process}/fdinfo")).unwrap();
         let ids = descriptors.filter_map(|it| {
             let text = std::fs::read_to_string(it.unwrap().path()).ok()?;
@@ -131,7 +140,7 @@ impl World {
         });
         let named = |id: &u32| MapInfo::from_id(*id).unwrap().name_as_str() == Some(name);
         let id = ids.into_iter().find(named).unwrap();
-        Map::Array(MapData::from_id(id).unwrap()).try_into().unwrap()
+        MapData::from_id(id).unwrap()
     }
 
     /// Removes what a node's agent has pinned, as `mesh-agent cleanup` does for a user.

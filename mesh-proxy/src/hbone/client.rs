@@ -12,7 +12,7 @@ use mesh_calm::{Guarded, Role};
 use rustls::client::UnbufferedClientConnection;
 use tokio::task::spawn_local;
 
-use super::shared_tls::SharedTls;
+use super::batched_tls::BatchedTls;
 use super::stream::OpenStreamCount;
 use super::{
     CLIENT_HEADERS, DATA_OVERHEAD, MAX_FRAME, OWN_STREAMS, SEND_BUFFER, STREAM_WINDOW, Stream,
@@ -58,7 +58,7 @@ impl Connection {
         tls: TlsStream<UnbufferedClientConnection>,
         ended: impl FnOnce() + 'static,
     ) -> Result<Self, OpenError> {
-        let tls = SharedTls::new(tls);
+        let tls = BatchedTls::new(tls);
         let handshake = client::Builder::new()
             .initial_window_size(STREAM_WINDOW)
             .initial_connection_window_size(connection_window(OWN_STREAMS))

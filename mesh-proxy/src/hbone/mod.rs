@@ -1,10 +1,10 @@
 //! HBONE: TCP streams as HTTP/2 `CONNECT` requests (RFC 9113, section 8.5) inside mutual TLS, on port 15008.
 //! Peers that do not speak [`crate::mux`] get it: Istio's ztunnel, waypoints and gateways.
 
+mod batched_tls;
 mod client;
 pub mod headers;
 mod server;
-mod shared_tls;
 mod stream;
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use mesh_calm::{FLOOD, Guarded, Role};
 use rustls::server::UnbufferedServerConnection;
 use tokio::task::spawn_local;
 
-use super::shared_tls::SharedTls;
+use super::batched_tls::BatchedTls;
 use super::{
     DATA_OVERHEAD, MAX_FRAME, PEER_STREAMS, SEND_BUFFER, SERVER_HEADERS, STREAM_WINDOW, Stream,
     connection_window,
@@ -25,8 +25,8 @@ const PREFACE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// An HBONE connection on which a peer opens streams.
 pub struct ServerConnection {
-    tls: SharedTls<UnbufferedServerConnection>,
-    connection: server::Connection<Guarded<SharedTls<UnbufferedServerConnection>>, Bytes>,
+    tls: BatchedTls<UnbufferedServerConnection>,
+    connection: server::Connection<Guarded<BatchedTls<UnbufferedServerConnection>>, Bytes>,
 }
 
 /// A stream that a peer asks for, neither accepted nor refused yet.
@@ -44,7 +44,7 @@ pub struct IncomingStream {
 impl ServerConnection {
     /// Starts HTTP/2 on a TLS session. Errors: the preface is late or wrong.
     pub async fn start(tls: TlsStream<UnbufferedServerConnection>) -> io::Result<Self> {
-        let tls = SharedTls::new(tls);
+        let tls = BatchedTls::new(tls);
         let mut handshake = Box::pin(
             server::Builder::new()
                 .initial_window_size(STREAM_WINDOW)
@@ -63,13 +63,14 @@ impl ServerConnection {
         let connection = tokio::time::timeout(PREFACE_TIMEOUT, started)
             .await
             .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??
-            .map_err(io::Error::other)?;
+            .map_err(connection_error)?;
         Ok(Self { tls, connection })
     }
 
     /// Serves the connection: spawns a task from `handle` for each stream. Once `drain` is over no new
     /// streams are taken, and the connection ends with its last stream. Errors: the connection broke; of kind
-    /// [`FLOOD`] if the peer was cut off for a flood.
+    /// [`FLOOD`] if the peer was cut off for a flood; what the library found is told of when its goodbye is
+    /// written.
     pub async fn serve<F>(
         mut self,
         drain: impl Future<Output = ()>,
@@ -103,7 +104,8 @@ impl ServerConnection {
 }
 
 /// Returns why a connection broke: of kind [`FLOOD`] if the peer was cut off for one, by [`Guarded`] or by
-/// what the library counts itself (data in too small pieces, CONTINUATION without end).
+/// what the library counts itself: data in too small pieces, heads without end, and, over the whole life of a
+/// connection, streams that we had to reset or refuse, to which an honest peer can come as well.
 fn connection_error(error: h2::Error) -> io::Error {
     let by_guard = error.get_io().is_some_and(|error| error.kind() == FLOOD);
     let by_library = error.is_library() && error.reason() == Some(Reason::ENHANCE_YOUR_CALM);

@@ -10,10 +10,10 @@ use http::StatusCode;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::spawn_local;
 
-use super::shared_tls::SharedTls;
+use super::batched_tls::BatchedTls;
 use super::{Connection, OpenError, ServerConnection, Stream};
 use crate::fixture::{self, RelayUnderTest, run_as_worker, test_tls_configs};
-use crate::relay::{self, ByteMeter, SocketSide, relay_hbone_metered};
+use crate::relay::{self, ByteMeter, SocketSide, relay_hbone};
 use crate::tls;
 
 /// What the server does with a stream that is asked for.
@@ -50,13 +50,8 @@ async fn serve(application: std::net::SocketAddr, answer: Answer) -> std::net::S
                     Answer::Relay => {
                         let socket = TcpStream::connect(application).await.unwrap();
                         let mut stream = incoming.into_accepted_stream(http::HeaderMap::new()).unwrap();
-                        let _end = relay_hbone_metered(
-                            socket,
-                            &mut stream,
-                            SocketSide::Server,
-                            &ByteMeter::default(),
-                        )
-                        .await;
+                        let _end =
+                            relay_hbone(socket, &mut stream, SocketSide::Server, &ByteMeter::default()).await;
                     }
                 }
             })
@@ -87,7 +82,7 @@ impl RelayUnderTest for Hbone {
 
     async fn carry(connection: Connection, socket: TcpStream, meter: ByteMeter) -> Result<(), relay::Error> {
         let mut stream = connection.open_stream(request()).await.unwrap();
-        relay_hbone_metered(socket, &mut stream, SocketSide::Client, &meter).await
+        relay_hbone(socket, &mut stream, SocketSide::Client, &meter).await
     }
 }
 
@@ -128,7 +123,7 @@ fn refusals_are_told_apart() {
 /// A peer that opens `count` streams before it has read anything of the server's, as ztunnel does.
 async fn hasty_peer(count: usize) -> (SendRequest<Bytes>, Vec<(ResponseFuture, SendStream<Bytes>)>) {
     let tcp = TcpStream::connect(serve("127.0.0.1:1".parse().unwrap(), Answer::Echo).await).await.unwrap();
-    let tls = SharedTls::new(tls::client_handshake(tcp, test_tls_configs().0).await.unwrap());
+    let tls = BatchedTls::new(tls::client_handshake(tcp, test_tls_configs().0).await.unwrap());
     let handshake = h2::client::Builder::new().initial_max_send_streams(count).handshake(tls.clone());
     let (mut requests, mut connection) = handshake.await.unwrap();
     let streams = (0..count).map(|_| requests.send_request(request(), false).unwrap()).collect();

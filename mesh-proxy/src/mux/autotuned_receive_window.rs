@@ -182,6 +182,6 @@ mod tests {
         let held: usize = windows.iter().map(|window| window.granted).sum();
         assert!(held <= FIRST + 100 * (EARLY_CREDIT + 1), "{held}");
         drop(windows);
-        assert_eq!(budget.free.get(), FIRST, "all of it came back");
+        assert_eq!(budget.free(), FIRST, "all of it came back");
     }
 }

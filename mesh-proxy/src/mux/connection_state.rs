@@ -109,7 +109,7 @@ impl ConnectionState {
 
     /// Adds a frame to what is sent next.
     pub fn queue_frame(&self, frame: &ControlFrame) {
-        self.patience.borrow_mut().earn(flood_limit::earned_for_sent_frame(frame));
+        self.patience.borrow_mut().earn(flood_limit::patience_for_sent_frame(frame));
         self.with_gathered(|gathered| frame.encode(gathered));
         self.wake_driver();
     }
@@ -143,7 +143,7 @@ impl ConnectionState {
     }
 
     /// Has a stream announced once its ACCEPT, which has gathered, is sent.
-    pub fn add_unsent_accept(&self, stream: &Rc<StreamState>) {
+    pub fn notify_when_accept_sent(&self, stream: &Rc<StreamState>) {
         self.unannounced.borrow_mut().push(Rc::clone(stream));
     }
 
@@ -161,7 +161,7 @@ impl ConnectionState {
     /// Reads up to `limit` bytes from `socket` into a DATA frame, but for the first `skip` of them, which
     /// were sent before. Ready with the number read. Without room it is pending, and the stream is woken when
     /// there is some.
-    pub fn poll_queue_from_socket(
+    pub fn poll_queue_application_data(
         &self,
         stream: &Rc<StreamState>,
         socket: &mut OwnedReadHalf,
@@ -187,7 +187,7 @@ impl ConnectionState {
             } else {
                 gathered.drain(at + HEADER_LEN..at + HEADER_LEN + skip);
                 gathered[at..at + HEADER_LEN].copy_from_slice(&data_header(stream.id, bytes - skip));
-                self.patience.borrow_mut().earn(flood_limit::earned_for_sent_data(bytes - skip));
+                self.patience.borrow_mut().earn(flood_limit::patience_for_sent_data(bytes - skip));
                 self.wake_driver();
             }
             read
@@ -220,7 +220,7 @@ impl ConnectionState {
             gathered.extend_from_slice(&data_header(stream, bytes.len()));
             gathered.extend_from_slice(bytes);
         });
-        self.patience.borrow_mut().earn(flood_limit::earned_for_sent_data(bytes.len()));
+        self.patience.borrow_mut().earn(flood_limit::patience_for_sent_data(bytes.len()));
         self.wake_driver();
     }
 
@@ -308,7 +308,7 @@ impl ConnectionState {
         self.closing.set(true);
         let streams: Vec<_> = self.streams.borrow().values().cloned().collect();
         for stream in streams {
-            stream.set_broken(why.clone());
+            stream.end_with_error(why.clone());
         }
         self.wake_streams_awaiting_room();
     }

@@ -11,6 +11,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use mesh_calm::FLOOD;
 use mesh_calm::turn::Turn;
 use tokio::io::AsyncWrite;
 
@@ -74,6 +75,15 @@ pub(super) enum CloseReason {
 }
 
 impl CloseReason {
+    /// Whether the peer was cut off for a flood, of frames or of TLS records.
+    fn is_flood(&self) -> bool {
+        match self {
+            Self::Flood => true,
+            Self::Lost(error) => error.kind() == FLOOD,
+            _ => false,
+        }
+    }
+
     fn as_streams_see_it(&self) -> StreamError {
         use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
         let why = self.to_string().into();
@@ -144,7 +154,7 @@ impl<C: UnbufferedConnection> Driver<C> {
             }) => over,
             () = silence(&shared) => CloseReason::Silent,
         };
-        if matches!(over, CloseReason::Flood) {
+        if over.is_flood() {
             on_flood();
         }
         shared.break_all_streams(&over.as_streams_see_it());
@@ -247,7 +257,7 @@ impl<C: UnbufferedConnection> Driver<C> {
     /// and then the peer may lose what is on its way to it. Nothing is decrypted any more.
     async fn hear_out(&mut self) {
         let (tcp, mut left) = (self.tls.tcp(), MOST_HEARD_OUT);
-        let mut unheard = buffer_pool::take_sized();
+        let mut unheard = buffer_pool::take_full_length();
         while left > 0 && tcp.readable().await.is_ok() {
             match tcp.try_read(&mut unheard) {
                 Ok(0) => break,
@@ -256,7 +266,7 @@ impl<C: UnbufferedConnection> Driver<C> {
                 Err(_) => break,
             }
         }
-        buffer_pool::return_sized(unheard);
+        buffer_pool::return_full_length(unheard);
     }
 }
 
@@ -272,7 +282,7 @@ impl Receiver {
                     self.shared
                         .patience
                         .borrow_mut()
-                        .earn(flood_limit::earned_for_received_data(piece.len()));
+                        .earn(flood_limit::patience_for_received_data(piece.len()));
                     self.data(stream, piece, last)?;
                 }
                 DecoderEvent::Frame(frame) => {
@@ -361,7 +371,7 @@ impl Receiver {
             }
             ControlFrame::Reset(id, reason) => {
                 if let Some(stream) = self.stream(id)? {
-                    stream.set_broken(StreamError::Reset(reason));
+                    stream.end_with_error(StreamError::Reset(reason));
                 }
             }
             ControlFrame::Ping(opaque) => self.shared.queue_frame(&ControlFrame::Pong(opaque)),
@@ -415,5 +425,17 @@ async fn silence(shared: &ConnectionState) {
             asked = true;
             shared.queue_frame(&ControlFrame::Ping(*b"nodemesh"));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flood_of_records_is_a_flood_and_a_lost_connection_is_none() {
+        let lost = |kind: io::ErrorKind| CloseReason::Lost(kind.into()).is_flood();
+        assert!(CloseReason::Flood.is_flood() && lost(FLOOD));
+        assert!(!lost(io::ErrorKind::ConnectionReset) && !CloseReason::Late.is_flood());
     }
 }

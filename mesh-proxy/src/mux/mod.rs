@@ -5,7 +5,7 @@
 //! streams of a connection share), `stream` (one of them), `autotuned_receive_window` (credit of its peer),
 //! `receive_budget` (bytes that a pod's windows share), `flood_limit` (limits of frames without data),
 //! `driver` (the task that receives and sends for all streams), [`Connection`] and [`ServerConnection`] (the
-//! two ends). `relay::relay_mux_metered` joins a stream with an application's socket.
+//! two ends). `relay::relay_mux` joins a stream with an application's socket.
 
 mod autotuned_receive_window;
 mod client;

@@ -9,7 +9,7 @@ use crate::telemetry::WorkerMetrics;
 
 /// Bytes that the streams of a pod may hold on a worker, beyond the first 16 KiB of each.
 pub struct ReceiveBudget {
-    pub(super) free: Cell<usize>,
+    free: Cell<usize>,
     metrics: Option<Arc<WorkerMetrics>>,
 }
 
@@ -28,6 +28,12 @@ impl ReceiveBudget {
             (None, None) => {}
         }
         left.is_some()
+    }
+
+    /// Returns the bytes that are left.
+    #[cfg(test)]
+    pub(super) fn free(&self) -> usize {
+        self.free.get()
     }
 
     /// Gives bytes back.

@@ -152,7 +152,7 @@ impl StreamState {
     }
 
     /// Ends the stream.
-    pub fn set_broken(&self, why: StreamError) {
+    pub fn end_with_error(&self, why: StreamError) {
         self.broken.borrow_mut().get_or_insert(why);
         self.wake();
     }
@@ -229,7 +229,7 @@ impl StreamState {
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
             Err(error) => {
-                self.set_broken(StreamError::Socket(error.kind()));
+                self.end_with_error(StreamError::Socket(error.kind()));
                 0
             }
         }
@@ -278,7 +278,7 @@ impl Stream {
         }
         let credit = self.state.window.borrow_mut().grow_on_accept();
         self.shared.queue_frame(&ControlFrame::Accept(self.state.id, credit));
-        self.shared.add_unsent_accept(&self.state);
+        self.shared.notify_when_accept_sent(&self.state);
         Ok(())
     }
 
@@ -303,7 +303,7 @@ impl Stream {
 
     /// Returns how many bytes of [`EarlyData::Bytes`] were sent together with OPEN: writing starts behind
     /// them.
-    pub fn early_bytes_sent_with_open(&self) -> usize {
+    pub fn early_bytes_sent(&self) -> usize {
         self.sent_early
     }
 
@@ -388,7 +388,7 @@ impl Stream {
         }
         ready!(socket.as_ref().poll_read_ready(context))?;
         let read =
-            ready!(self.shared.poll_queue_from_socket(&self.state, socket, limit, self.early, context))?;
+            ready!(self.shared.poll_queue_application_data(&self.state, socket, limit, self.early, context))?;
         if read == 0 {
             self.sent_end = true;
             self.shared.queue_frame(&ControlFrame::End(self.state.id));

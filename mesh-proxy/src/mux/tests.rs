@@ -19,7 +19,7 @@ use super::{
     ServerConnection,
 };
 use crate::fixture::{self, RelayUnderTest, run_as_worker, spawn_echo_server, tcp_pair, test_tls_configs};
-use crate::relay::{self, ByteMeter, SocketSide, relay_mux_metered, reset_on_drop};
+use crate::relay::{self, ByteMeter, SocketSide, relay_mux, reset_on_drop};
 use crate::tls;
 use crate::worker::DrainSignal;
 
@@ -59,7 +59,7 @@ async fn serve_and_hold() -> (SocketAddr, Held) {
 async fn deliver(incoming: IncomingStream, address: SocketAddr) {
     let socket = TcpStream::connect(address).await.unwrap();
     let mut stream = incoming.into_accepted_stream().unwrap();
-    let _end = relay_mux_metered(socket, &mut stream, SocketSide::Server, &ByteMeter::default()).await;
+    let _end = relay_mux(socket, &mut stream, SocketSide::Server, &ByteMeter::default()).await;
 }
 
 async fn connect(address: SocketAddr) -> Connection {
@@ -98,7 +98,7 @@ impl RelayUnderTest for Mux {
     async fn carry(connection: Connection, socket: TcpStream, meter: ByteMeter) -> Result<(), relay::Error> {
         let mut stream =
             connection.open_stream(open(), EarlyData::Socket(&socket), &Cell::default()).await.unwrap();
-        relay_mux_metered(socket, &mut stream, SocketSide::Client, &meter).await
+        relay_mux(socket, &mut stream, SocketSide::Client, &meter).await
     }
 }
 
@@ -162,8 +162,7 @@ fn bytes_that_were_there_before_the_stream_arrive_once() {
             let mut stream =
                 connection.open_stream(open(), EarlyData::Socket(&accepted), &Cell::default()).await.unwrap();
             assert_eq!(stream.early, EARLY_CREDIT, "as much as may be went along");
-            let _end =
-                relay_mux_metered(accepted, &mut stream, SocketSide::Client, &ByteMeter::default()).await;
+            let _end = relay_mux(accepted, &mut stream, SocketSide::Client, &ByteMeter::default()).await;
         });
         application.shutdown().await.unwrap();
         let mut back = Vec::new();
@@ -272,8 +271,7 @@ fn an_application_gets_nothing_before_the_answer_is_sent() {
         let mut stream = held.borrow_mut().remove(0).into_accepted_stream().unwrap();
         assert!(!stream.state.announced.get(), "the connection's task has not run since");
         spawn_local(async move {
-            let _end =
-                relay_mux_metered(delivering, &mut stream, SocketSide::Server, &ByteMeter::default()).await;
+            let _end = relay_mux(delivering, &mut stream, SocketSide::Server, &ByteMeter::default()).await;
         });
         let mut got = [0; 4];
         application.read_exact(&mut got).await.unwrap();
@@ -300,8 +298,7 @@ fn the_tail_of_a_stream_outlives_its_connection() {
         spawn_local(async move {
             let mut stream =
                 opened.open_stream(open(), EarlyData::Socket(&accepted), &Cell::default()).await.unwrap();
-            let _end =
-                relay_mux_metered(accepted, &mut stream, SocketSide::Client, &ByteMeter::default()).await;
+            let _end = relay_mux(accepted, &mut stream, SocketSide::Client, &ByteMeter::default()).await;
         });
         application.shutdown().await.unwrap();
         let (mut answering, _) = listener.accept().await.unwrap();

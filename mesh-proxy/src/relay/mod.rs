@@ -14,9 +14,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-pub use socket_and_hbone::relay_hbone_metered;
-pub use socket_and_mux::relay_mux_metered;
-pub use two_sockets::relay_sockets_metered;
+pub use socket_and_hbone::relay_hbone;
+pub use socket_and_mux::relay_mux;
+pub use two_sockets::relay_sockets;
 
 use crate::telemetry::{ConnectionOutcome, TrafficCounters};
 

@@ -33,7 +33,7 @@ thread_local! {
 
 /// Relays until both directions are closed. On an error, or if it is dropped before the end, both ends are
 /// reset. Errors: which end broke.
-pub async fn relay_hbone_metered(
+pub async fn relay_hbone(
     socket: TcpStream,
     stream: &mut Stream,
     socket_side: SocketSide,

@@ -18,7 +18,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Relays until both directions are closed. On an error, or if it is dropped before the end, the socket is
 /// reset; the stream is reset when it is dropped. Errors: which end broke.
-pub async fn relay_mux_metered(
+pub async fn relay_mux(
     socket: TcpStream,
     stream: &mut Stream,
     socket_side: SocketSide,

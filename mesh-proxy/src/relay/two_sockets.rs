@@ -22,11 +22,7 @@ thread_local! {
 /// Relays until both directions are closed, and keeps urgent bytes urgent. On an error both ends are reset;
 /// if it is dropped before the end they are too, as the proxy sets all sockets that it accepts and opens.
 /// Errors: which end broke.
-pub async fn relay_sockets_metered(
-    client: TcpStream,
-    server: TcpStream,
-    meter: &ByteMeter,
-) -> Result<(), Error> {
+pub async fn relay_sockets(client: TcpStream, server: TcpStream, meter: &ByteMeter) -> Result<(), Error> {
     // Boxed: most connections are not relayed like this, and their tasks should be no larger for it.
     Box::pin(relay_between(client, server, meter)).await
 }
@@ -116,7 +112,7 @@ mod tests {
     use tokio::sync::Notify;
     use tokio::task::spawn_local;
 
-    use super::{CHUNK, relay_sockets_metered};
+    use super::{CHUNK, relay_sockets};
     use crate::fixture::{run_as_worker, tcp_pair};
     use crate::relay::ByteMeter;
     use crate::tcp_syscalls::is_at_urgent_mark;
@@ -127,7 +123,7 @@ mod tests {
         for inner in [&one, &two] {
             SockRef::from(inner).set_out_of_band_inline(true).unwrap();
         }
-        spawn_local(async move { relay_sockets_metered(one, two, &ByteMeter::default()).await });
+        spawn_local(async move { relay_sockets(one, two, &ByteMeter::default()).await });
         [client, server].map(|socket| socket.into_std().unwrap())
     }
 

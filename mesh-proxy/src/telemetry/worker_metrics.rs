@@ -111,7 +111,7 @@ impl WorkerMetrics {
 
     /// Counts a connection that found no place for its handshake, or lost it to a newcomer, since too many
     /// have not proved their identity yet; or whose peer was cut off for a flood a moment ago.
-    pub fn count_handshake_over_limit(&self) {
+    pub fn count_refused_handshake(&self) {
         self.handshake_over_limit.fetch_add(1, Ordering::Relaxed);
     }
 

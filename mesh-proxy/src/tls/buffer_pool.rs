@@ -25,12 +25,12 @@ pub fn trim() {
 }
 
 /// Lends a buffer of at least [`BUFFER_LEN`] bytes to read into; its contents mean nothing.
-pub(crate) fn take_sized() -> Vec<u8> {
+pub(crate) fn take_full_length() -> Vec<u8> {
     ROOMS.with_borrow_mut(Vec::pop).unwrap_or_else(|| vec![0; BUFFER_LEN])
 }
 
 /// Takes such a buffer back.
-pub(crate) fn return_sized(room: Vec<u8>) {
+pub(crate) fn return_full_length(room: Vec<u8>) {
     ROOMS.with_borrow_mut(|rooms| {
         if (BUFFER_LEN..=4 * BUFFER_LEN).contains(&room.len()) && rooms.len() < KEPT {
             rooms.push(room);

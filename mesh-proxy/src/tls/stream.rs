@@ -336,7 +336,7 @@ impl<C: UnbufferedConnection> TlsStream<C> {
     fn rest(&mut self) {
         if self.start == self.end {
             (self.start, self.end) = (0, 0);
-            buffer_pool::return_sized(std::mem::take(&mut self.incoming));
+            buffer_pool::return_full_length(std::mem::take(&mut self.incoming));
         }
     }
 
@@ -346,7 +346,7 @@ impl<C: UnbufferedConnection> TlsStream<C> {
         self.end -= self.start;
         self.start = 0;
         if self.incoming.len() < buffer_pool::BUFFER_LEN {
-            let mut larger = buffer_pool::take_sized();
+            let mut larger = buffer_pool::take_full_length();
             larger[..self.end].copy_from_slice(&self.incoming[..self.end]);
             self.incoming = larger;
         }

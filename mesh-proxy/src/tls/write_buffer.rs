@@ -22,14 +22,14 @@ impl WriteBuffer {
         self.sent += bytes;
         if self.sent >= self.end {
             (self.sent, self.end) = (0, 0);
-            buffer_pool::return_sized(std::mem::take(&mut self.buffer));
+            buffer_pool::return_full_length(std::mem::take(&mut self.buffer));
         }
     }
 
     /// Returns a slice of `bytes` free bytes at the end.
     pub fn free_space(&mut self, bytes: usize) -> &mut [u8] {
         if self.buffer.is_empty() {
-            self.buffer = buffer_pool::take_sized();
+            self.buffer = buffer_pool::take_full_length();
         }
         if self.buffer.len() < self.end + bytes {
             self.buffer.resize(self.end + bytes, 0);

@@ -272,7 +272,7 @@ fn a_stream_is_not_opened_again_if_the_application_may_have_got_bytes() {
             match result {
                 Ok(upstream) => {
                     let Upstream::Stream(stream) = &upstream else { panic!("of another node") };
-                    let rest = [&b"early"[stream.early_bytes_sent_with_open()..], b" and late"].concat();
+                    let rest = [&b"early"[stream.early_bytes_sent()..], b" and late"].concat();
                     assert_eq!(echoed(upstream, &rest).await, "early and late");
                 }
                 Err(error) => assert!(error.is_loss() && !error.stops_retries(), "{error}"),

@@ -285,7 +285,8 @@ mod tests {
     use crate::authorized_connections::AccessRequest;
     use crate::fixture::{
         MeshConfiguration, PlainSurroundings, WorkerWithPod, certificates_without_ca, run_as_worker,
-        shop_identity, shop_pod, shop_policy, shop_workload, spawn_echo_server, wait_until, worker_shared,
+        shared_worker_state, shop_identity, shop_pod, shop_policy, shop_workload, spawn_echo_server,
+        wait_until,
     };
     use crate::telemetry::{AccessLog, AgentMetrics};
 
@@ -299,7 +300,7 @@ mod tests {
 
     async fn served(change: impl FnOnce(&mut SharedState)) -> Served {
         let configuration = MeshConfiguration::default();
-        let mut shared = worker_shared(&configuration, certificates_without_ca());
+        let mut shared = shared_worker_state(&configuration, certificates_without_ca());
         change(&mut shared);
         let pod = Arc::new(shop_pod("a", [10, 0, 0, 1].into()));
         configuration.set_workload(shop_workload("a", pod.addresses[0]));

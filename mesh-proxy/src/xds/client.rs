@@ -105,7 +105,7 @@ impl XdsClient {
         self.certificates.retry_failed_requests();
         let mut resuming = true;
         while let Some(response) = responses.message().await? {
-            if !stream.apply_then_ack_or_nack(&mut self.publisher, response).await {
+            if !stream.apply_and_answer(&mut self.publisher, response).await {
                 break;
             }
             if std::mem::take(&mut resuming) {

@@ -33,7 +33,7 @@ impl DeltaStream {
     }
 
     /// Takes a response and acknowledges or rejects it. Returns whether the stream is still open.
-    pub async fn apply_then_ack_or_nack(
+    pub async fn apply_and_answer(
         &self,
         publisher: &mut SnapshotPublisher,
         response: DeltaDiscoveryResponse,

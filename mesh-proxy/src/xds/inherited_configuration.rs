@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use mesh_api::plan::{RefuseOrIgnoreWaypoints, Snapshot};
+use mesh_api::plan::{Snapshot, WaypointHandling};
 use tokio::sync::{Notify, oneshot, watch};
 
 use crate::inheritance::xds_journal;
@@ -34,7 +34,7 @@ pub(super) struct InheritedFallback {
     /// Notified when the control plane could not be reached.
     pub unreachable: Arc<Notify>,
     /// How waypoints are treated, which is this proxy's own setting.
-    pub waypoints: RefuseOrIgnoreWaypoints,
+    pub waypoints: WaypointHandling,
 }
 
 impl InheritedFallback {

@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 use mesh_api::admin::ControlStreamStatus;
-use mesh_api::plan::{RefuseOrIgnoreWaypoints, Snapshot, Store};
+use mesh_api::plan::{Snapshot, Store, WaypointHandling};
 use prost::Message;
 use tokio::sync::{Notify, oneshot, watch};
 
@@ -48,7 +48,7 @@ pub struct XdsConfig {
     /// An address of the node.
     pub instance_ip: String,
     /// How waypoints are treated.
-    pub waypoints: RefuseOrIgnoreWaypoints,
+    pub waypoints: WaypointHandling,
     /// Gives memory back to the system, called after work that needed far more than it left.
     pub release_memory: fn(),
 }

@@ -45,8 +45,8 @@ impl SnapshotPublisher {
         }
     }
 
-    /// Takes a response into the store, publishes the snapshot if it is complete with it, and appends both to
-    /// the journal. Returns the resources that are rejected.
+    /// Takes a response into the store, publishes the snapshot if it is complete with it, and has the
+    /// journal say so. Returns the resources that are rejected.
     pub fn apply_response(&mut self, response: DeltaDiscoveryResponse) -> Vec<RejectedResource> {
         self.responses += 1;
         let continues = response.system_version_info.ends_with(CONTINUES);

@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use mesh_api::plan::{RefuseOrIgnoreWaypoints, XdsResourceType};
+use mesh_api::plan::{WaypointHandling, XdsResourceType};
 use mesh_api::wire::type_url;
 use mesh_api::wire::workload::{Address, Service, Workload, address};
 use mesh_api::wire::xds::aggregated_discovery_service_server::{
@@ -140,7 +140,7 @@ fn agent_after(
         token_file: authority.token_file_path(),
         cluster_id: "Kubernetes".to_owned(),
         instance_ip: "10.0.0.7".to_owned(),
-        waypoints: RefuseOrIgnoreWaypoints::default(),
+        waypoints: WaypointHandling::default(),
         release_memory: || (),
     };
     start_client(config, certificates, inheritance, inherited)

@@ -14,7 +14,7 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use hyper::body::Bytes;
 use mesh_api::admin::PodStatus;
-use mesh_api::plan::{RefuseOrIgnoreWaypoints, Snapshot, Store};
+use mesh_api::plan::{Snapshot, Store, WaypointHandling};
 use mesh_api::wire::xds::DeltaDiscoveryResponse;
 use prost::Message;
 use serde::Deserialize;
@@ -106,15 +106,15 @@ async fn agent_of(mesh: &Mesh, nodes: &Nodes, namespace: &str, name: &str) -> Re
 }
 
 /// What `--waypoints` of an agent comes to.
-fn waypoints(setting: Option<&str>) -> RefuseOrIgnoreWaypoints {
+fn waypoints(setting: Option<&str>) -> WaypointHandling {
     match setting {
-        Some("refuse") => RefuseOrIgnoreWaypoints::Refuse,
-        _ => RefuseOrIgnoreWaypoints::Ignore,
+        Some("refuse") => WaypointHandling::Refuse,
+        _ => WaypointHandling::Ignore,
     }
 }
 
 /// The agent's configuration as it decides with it.
-fn rebuild(mut dump: Bytes, waypoints: RefuseOrIgnoreWaypoints) -> Result<Snapshot> {
+fn rebuild(mut dump: Bytes, waypoints: WaypointHandling) -> Result<Snapshot> {
     let mut store = Store::default().with_waypoint_handling(waypoints);
     while !dump.is_empty() {
         let response = DeltaDiscoveryResponse::decode_length_delimited(&mut dump)

@@ -2,7 +2,7 @@
 //!
 //! The keeper loads, pins and attaches ([`Programs`]) and writes the maps of enrolled pods. The proxy gets
 //! the others by descriptor ([`ProxyMaps`]), which needs no privilege: the known addresses, the original
-//! destinations and clients of sockets (a [`PeerMap`] for each worker), the routes of direct connections, and
+//! destinations and clients of sockets (a [`SocketAddressMap`] for each worker), the routes of direct connections, and
 //! the events.
 //!
 //! Everything is pinned below one directory, so that after a crash enrolled pods stay enrolled (and are
@@ -16,13 +16,13 @@ mod egress_map;
 mod fault_ring;
 mod link_update;
 mod map_helpers;
-mod peer_map;
 mod pod_sk_lookup_prologue;
 mod pod_veth_maps;
 mod programs;
 mod proxy_maps;
 mod recent_connect_results;
 mod sandbox_map;
+mod socket_address_map;
 mod trial_load;
 mod veth_flow_maps;
 
@@ -32,11 +32,11 @@ pub use destination_maps::DestinationMaps;
 pub use direct_maps::{ByteTotals, DirectEvent, DirectMaps, PendingDirectConnection};
 pub use egress_map::{EgressEntry, EgressMap};
 pub use fault_ring::FaultRing;
-pub use peer_map::PeerMap;
 pub use pod_veth_maps::{PodLinkMap, clear_pinned_pod_links};
 pub use programs::{EbpfLogReader, LoadSettings, Programs, ebpf_log_level, probe_endpoints};
 pub use proxy_maps::{PROXY_MAP_NAMES, ProxyMaps};
 pub use recent_connect_results::RecentConnectResults;
+pub use socket_address_map::SocketAddressMap;
 pub use trial_load::TrialLoad;
 pub use veth_flow_maps::VethFlows;
 

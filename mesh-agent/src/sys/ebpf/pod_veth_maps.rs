@@ -25,7 +25,7 @@ pub(super) struct PodVethMaps {
 
 impl PodVethMaps {
     /// Takes the maps out of the loaded object. Errors: one is missing or of another kind.
-    pub fn take_from_object(ebpf: &mut Ebpf) -> Result<Self, Error> {
+    pub fn from_loaded_object(ebpf: &mut Ebpf) -> Result<Self, Error> {
         // The proxy gets the first map as well.
         let veths = Map::HashMap(copy_hash_map(ebpf, VETHS).ok_or(Error::Missing(VETHS))?);
         Ok(Self {

@@ -88,7 +88,7 @@ pub struct LoadSettings {
 
 /// Loads the object and has the kernel check its programs: those that know MPTCP sockets, or the others if it
 /// has none.
-pub(super) fn load_object_or_without_mptcp(loader: &mut EbpfLoader<'_>) -> Result<Ebpf, Error> {
+pub(super) fn load_object(loader: &mut EbpfLoader<'_>) -> Result<Ebpf, Error> {
     let mut load = |mptcp| {
         let mut ebpf = loader.override_global("MPTCP", mptcp, true).load(OBJECT)?;
         attach::load_programs(&mut ebpf)?;
@@ -121,7 +121,7 @@ impl Programs {
         for name in PINNED {
             loader.map_pin_path(name, maps.join(name));
         }
-        let mut ebpf = load_object_or_without_mptcp(&mut loader)?;
+        let mut ebpf = load_object(&mut loader)?;
         let mut count: Array<_, u32> = take_map(&mut ebpf, "WORKERS")?;
         count.set(0, u32::from(settings.workers), 0).map_err(map_error("WORKERS"))?;
         let mut namespace: Array<_, u64> = take_map(&mut ebpf, "HOME")?;
@@ -134,7 +134,7 @@ impl Programs {
             listeners: take_map(&mut ebpf, "LISTENERS")?,
             owners: take_map(&mut ebpf, "OWNERS")?,
             sandboxes: SandboxMap::new(take_map(&mut ebpf, "SANDBOXES")?),
-            veths: PodVethMaps::take_from_object(&mut ebpf)?,
+            veths: PodVethMaps::from_loaded_object(&mut ebpf)?,
             ebpf,
             root: root.to_owned(),
             cgroup: cgroup.to_owned(),
@@ -324,7 +324,7 @@ impl Programs {
     /// Defers the accepts of a pod's outbound listeners until the proxy knows whether the destination takes
     /// the connection. If that is not possible (sending SYNs again needs `CAP_NET_RAW`), which is logged, the
     /// client learns of a refusal after `connect()`.
-    pub fn try_defer_accepts<'a>(&self, netns: &Netns, mut outbound: impl Iterator<Item = &'a TcpListener>) {
+    pub fn try_hold_syns<'a>(&self, netns: &Netns, mut outbound: impl Iterator<Item = &'a TcpListener>) {
         let can_send = sys::open_unconnected_sockets(netns, SocketKind::LoopbackV4, 1);
         let deferred = can_send.map_err(|error| error.to_string()).and_then(|_| {
             let mut each = |listener| attach::attach_defer_accept(&self.ebpf, listener);

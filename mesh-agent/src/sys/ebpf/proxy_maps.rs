@@ -9,7 +9,7 @@ use super::destination_maps::DestinationMaps;
 use super::pod_veth_maps::{PodLinkMap, VETHS};
 use super::recent_connect_results::RecentConnectResults;
 use super::veth_flow_maps::{CROWDED, VETH_COUNTS, VETH_FLOWS, VethFlowMaps};
-use super::{DirectMaps, EgressMap, Error, FaultRing, PEER, PeerMap, map_error};
+use super::{DirectMaps, EgressMap, Error, FaultRing, PEER, SocketAddressMap, map_error};
 
 /// Names of the maps, in the order in which they are handed over.
 pub const PROXY_MAP_NAMES: [&str; 18] = [
@@ -101,9 +101,9 @@ impl ProxyMaps {
     }
 
     /// Returns one worker's handle. Errors: the map is of another kind.
-    pub fn peer_map(&self) -> Result<PeerMap, Error> {
+    pub fn socket_address_map(&self) -> Result<SocketAddressMap, Error> {
         let copy = self.peer.try_clone().map_err(|error| Error::Path { path: PEER.into(), error })?;
-        PeerMap::new(copy)
+        SocketAddressMap::new(copy)
     }
 
     /// Returns the map of how this node's pods are connected. Errors: the map is of another kind.

@@ -6,7 +6,7 @@ use aya::{Ebpf, EbpfLoader};
 use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
 
 use super::map_helpers::take_map;
-use super::programs::{OBJECT, load_object_or_without_mptcp};
+use super::programs::{OBJECT, load_object};
 use super::{Error, attach, map_error};
 
 /// The agent's own programs, loaded for a trial: this kernel accepts them.
@@ -20,7 +20,7 @@ impl TrialLoad {
         if OBJECT.is_empty() {
             return Err(Error::NotEmbedded);
         }
-        let ebpf = load_object_or_without_mptcp(&mut EbpfLoader::new())?;
+        let ebpf = load_object(&mut EbpfLoader::new())?;
         attach::load_prologue(&ebpf, 1)?;
         Ok(Self { ebpf })
     }

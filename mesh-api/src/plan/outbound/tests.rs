@@ -3,7 +3,7 @@ use crate::plan::fixture::{
     address_bytes, as_web_member, pod, pod_resource, service, service_resource,
     service_with_traffic_policies, snapshot, web,
 };
-use crate::plan::{EndpointKey, RefuseOrIgnoreWaypoints, Store};
+use crate::plan::{EndpointKey, Store, WaypointHandling};
 use crate::wire::workload as wire;
 use crate::wire::workload::gateway_address;
 use crate::wire::workload::load_balancing::{HealthPolicy, Mode, Scope};
@@ -537,7 +537,7 @@ fn waypoints_that_are_ignored_are_gone_past() {
     let service = wire::Service { waypoint: Some(waypoint("shop/gate")), ..web(&[VIP]) };
     let mut resources = behind_waypoints(service);
     resources.push(pod_resource(client()));
-    let mut store = Store::default().with_waypoint_handling(RefuseOrIgnoreWaypoints::Ignore);
+    let mut store = Store::default().with_waypoint_handling(WaypointHandling::Ignore);
     assert_eq!(store.apply(type_url::ADDRESS, resources, Vec::new()), []);
     let snapshot = store.snapshot();
     let source = snapshot.workload(&client().uid).unwrap();

@@ -11,7 +11,7 @@ use crate::{
         cursor::{Cursor, Fields, Findings},
         yaml_tree,
     },
-    resource::{Metadata, Readable, export_to, metadata::is_label, selector},
+    resource::{Metadata, Readable, export_to, host, metadata::is_label, selector},
 };
 
 /// Most ports with settings of their own.
@@ -46,7 +46,7 @@ impl Readable for DestinationRule {
 fn host(at: &Cursor<'_>) -> Option<String> {
     let host = at.non_empty_string()?;
     let name = host.strip_prefix("*.").unwrap_or(host);
-    if host != "*" && !name.split('.').all(is_label) {
+    if host != "*" && !host::is_domain(name) {
         let fix = "write a service's name, a full host name, or one that begins with `*.`";
         at.error(format!("{host:?} is not a host"), fix);
         return None;

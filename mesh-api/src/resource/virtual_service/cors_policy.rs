@@ -6,7 +6,7 @@ use std::time::Duration;
 use http::HeaderName;
 
 use super::{StringMatch, values};
-use crate::document::cursor::{Cursor, Fields};
+use crate::document::cursor::{Cursor, Fields, quoted};
 
 /// Which requests of other origins are allowed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -96,7 +96,7 @@ fn words(fields: &Fields<'_>, key: &str, is_good: impl Fn(&str) -> bool) -> Vec<
         } else {
             "write a header's name"
         };
-        at.error(format!("{word:?} does not belong here"), fix);
+        at.error(format!("{} does not belong here", quoted(word)), fix);
     }
     words.into_iter().map(|(_, word)| word.to_owned()).collect()
 }

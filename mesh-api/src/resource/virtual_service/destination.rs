@@ -1,14 +1,14 @@
 //! `route[]`: the destinations that requests or connections go to, and which share of them each gets.
 
-use super::{Headers, hosts, values};
-use crate::document::cursor::{Cursor, Fields};
-use crate::resource::metadata::is_label;
+use super::{Headers, values};
+use crate::document::cursor::{Cursor, Fields, quoted};
+use crate::resource::{host, metadata::is_label};
 
 /// A service, or a part of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Destination {
     /// Host of the service: a full name, a short one of the virtual service's namespace, or one that begins
-    /// with `*.`.
+    /// with a wildcard (`*.x`, `*-x`, `*x`).
     pub host: String,
     /// Name of a subset in the host's `DestinationRule`. `None`: the whole service.
     pub subset: Option<String>,
@@ -24,7 +24,9 @@ pub struct HttpRouteDestination {
     /// Its share of them, in parts of the sum of all. At least one of a route's is not 0, and they add up to
     /// a `u32`.
     pub weight: u32,
-    /// Changes of headers of the requests that go there, after those of the route.
+    /// Changes of headers of the requests that go there. Where it is the route's only destination they come
+    /// after those of the route, where it is one of several before them. The authority is the route's
+    /// ([`super::Rewrite::authority`], or else that of the route's headers) if that has one, and this one's else.
     pub headers: Headers,
 }
 
@@ -41,22 +43,25 @@ impl Destination {
     pub(super) fn read(at: &Cursor<'_>) -> Option<Self> {
         let fields = at.fields(&["host", "subset", "port"]);
         let port = fields.get("port").and_then(|at| values::port(&at.fields(&["number"]).require("number")?));
-        let subset = fields.get("subset").and_then(|at| subset(&at));
+        let subset = values::given(&fields, "subset").and_then(|at| subset(&at));
         let at_host = fields.require("host")?;
         let text = at_host.non_empty_string()?;
-        let host = hosts::normal(text);
-        if !hosts::is_name(&host) {
-            at_host.error(format!("{text:?} is not a host"), "write a service's name or a full host name");
-            return None;
+        let host = host::parse(text);
+        if host.is_none() {
+            let fix = "write a service's name or a full host name";
+            at_host.error(format!("{} is not a host", quoted(text)), fix);
         }
-        Some(Self { host, subset, port })
+        Some(Self { host: host?, subset, port })
     }
 }
 
 fn subset(at: &Cursor<'_>) -> Option<String> {
-    let name = at.non_empty_string()?;
+    let name = at.text()?;
     if !is_label(name) {
-        at.error(format!("{name:?} is not a subset's name"), "use lower-case letters, digits and `-`");
+        at.error(
+            format!("{} is not a subset's name", quoted(name)),
+            "use lower-case letters, digits and `-`",
+        );
     }
     Some(name.to_owned())
 }

@@ -46,7 +46,7 @@ pub enum AbortError {
 impl Fault {
     pub(super) fn read(at: &Cursor<'_>) -> Self {
         let fields = at.fields(&["delay", "abort"]);
-        if fields.all().next().is_none() {
+        if at.is_map() && fields.all().next().is_none() {
             at.error("it does nothing", "add `delay` or `abort`");
         }
         Self {

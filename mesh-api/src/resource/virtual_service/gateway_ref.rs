@@ -1,6 +1,9 @@
 //! Names of gateways in `gateways`.
 
-use crate::document::cursor::Cursor;
+use std::collections::HashSet;
+
+use super::values;
+use crate::document::cursor::{Cursor, Fields, quoted};
 use crate::resource::metadata::is_label;
 
 /// Where routes are in force.
@@ -18,9 +21,18 @@ pub enum GatewayRef {
 }
 
 impl GatewayRef {
+    /// Reads `gateways`. One that is repeated says nothing new.
+    pub(super) fn read_list(fields: &Fields<'_>, own_namespace: &str) -> Vec<Self> {
+        let mut seen = HashSet::new();
+        values::list(fields, "gateways", |at| {
+            let gateway = Self::read(at, own_namespace)?;
+            seen.insert(gateway.clone()).then_some(gateway)
+        })
+    }
+
     /// Reads `mesh`, `name`, `./name`, `namespace/name`, or the old `name.namespace.svc.cluster.local`, in a
     /// virtual service of `own_namespace`.
-    pub(super) fn read(at: &Cursor<'_>, own_namespace: &str) -> Option<Self> {
+    fn read(at: &Cursor<'_>, own_namespace: &str) -> Option<Self> {
         let text = at.non_empty_string()?;
         if text == "mesh" {
             return Some(Self::Mesh);
@@ -31,7 +43,10 @@ impl GatewayRef {
             None => old_form(text).unwrap_or((own_namespace, text)),
         };
         if !is_label(namespace) || !is_label(name) {
-            at.error(format!("{text:?} is not a gateway"), "write `mesh`, `name` or `namespace/name`");
+            at.error(
+                format!("{} is not a gateway", quoted(text)),
+                "write `mesh`, `name` or `namespace/name`",
+            );
             return None;
         }
         if old_form(text).is_some() {

@@ -2,7 +2,11 @@
 
 use http::HeaderName;
 
-use crate::document::cursor::{Cursor, Fields};
+use super::values;
+use crate::document::cursor::{Cursor, Fields, quoted};
+
+/// Most bytes of a header's value. No request comes through with a longer one.
+const MAX_VALUE: usize = 16 << 10;
 
 /// What is changed on the way.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -13,13 +17,14 @@ pub struct Headers {
     pub response: HeaderOperations,
 }
 
-/// Changes of the headers of one message. `set` is done first, then `add`, then `remove`.
+/// Changes of the headers of one message. As in Envoy `remove` is done first, then `set`, then `add`: a header
+/// that is removed and added has the new value.
 ///
 /// In a value `%%` stands for `%`, and `%NAME%` or `%NAME(…)%` for what Envoy knows by that name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HeaderOperations {
-    /// The request's new authority, written as the header `host` or `:authority`. `None`: it stays. Never in
-    /// a response.
+    /// The request's new authority, written as the header `host` or `:authority`. `None`: it stays. A route's
+    /// is instead of that of its destinations. Never in a response.
     pub authority: Option<String>,
     /// Headers that get this value instead of those that they have.
     pub set: Vec<(HeaderName, String)>,
@@ -64,10 +69,8 @@ fn name_values(
     message: Message,
     authority: &mut Option<String>,
 ) -> Vec<(HeaderName, String)> {
-    let fields = at.fields_with_any_key();
-    fields.refuse_nulls("write the value, or `''` for an empty one");
     let mut values = Vec::new();
-    for (name, at) in fields.all() {
+    for (name, at) in values::entries(at, "write the value, or `''` for an empty one") {
         let Some(value) = header_value(&at) else { continue };
         if message == Message::Request && is_authority(name) {
             if operation == "add" {
@@ -92,18 +95,22 @@ fn is_authority(name: &str) -> bool {
 fn header_name(at: &Cursor<'_>, name: &str) -> Option<HeaderName> {
     if is_authority(name) || name.starts_with(':') {
         let fix = "change another header; `set` of `request` takes `host`, for a new authority";
-        at.error(format!("{name:?} can't be changed here"), fix);
+        at.error(format!("{} can't be changed here", quoted(name)), fix);
         return None;
     }
     let read = HeaderName::from_bytes(name.as_bytes()).ok();
     if read.is_none() {
-        at.error(format!("{name:?} is not a header's name"), "use letters, digits and `-`");
+        at.error(format!("{} is not a header's name", quoted(name)), "use letters, digits and `-`");
     }
     read
 }
 
 fn header_value(at: &Cursor<'_>) -> Option<String> {
     let text = at.text()?;
+    if text.len() > MAX_VALUE {
+        at.error(format!("the value is longer than {MAX_VALUE} bytes"), "write a shorter one");
+        return None;
+    }
     if text.chars().any(|c| c.is_ascii_control() && c != '\t') {
         at.error("a header's value has no control characters", "remove line breaks and the like");
         return None;
@@ -119,16 +126,22 @@ fn header_value(at: &Cursor<'_>) -> Option<String> {
 fn has_paired_percents(value: &str) -> bool {
     let mut rest = value;
     while let Some((_, behind)) = rest.split_once('%') {
-        let arguments = behind.find('(').filter(|open| !behind[..*open].contains('%'));
-        let name_end =
-            arguments.and_then(|open| behind[open..].find(')').map(|close| open + close)).unwrap_or(0);
-        let Some(end) = behind[name_end..].find('%').map(|end| name_end + end) else { return false };
+        let Some(end) = closing_percent(behind) else { return false };
         if end > 0 && !behind.starts_with(|c: char| c.is_ascii_uppercase()) {
             return false;
         }
         rest = &behind[end + 1..];
     }
     true
+}
+
+/// Where the `%` is that belongs to the one before `text`. All that is looked at is between the two, so that a
+/// long value takes no longer than it is.
+fn closing_percent(text: &str) -> Option<usize> {
+    let next = text.find('%')?;
+    let Some(open) = text[..next].find('(') else { return Some(next) };
+    let close = open + text[open..].find(')')?;
+    text[close..].find('%').map(|end| close + end)
 }
 
 #[cfg(test)]
@@ -140,8 +153,16 @@ mod tests {
         for good in ["", "a", "100%%", "%HOSTNAME%", "a %REQ(x)% b", "%START_TIME(%s)%", "%%%A%"] {
             assert!(has_paired_percents(good), "{good}");
         }
-        for bad in ["%", "100%", "50% of 100%", "%HOSTNAME", "%%%", "%REQ(x)"] {
+        for bad in ["%", "100%", "50% of 100%", "%HOSTNAME", "%%%", "%REQ(x)", "%REQ(x%", "%REQ(x% )"] {
             assert!(!has_paired_percents(bad), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_long_value_takes_no_longer_than_it_is() {
+        let start = std::time::Instant::now();
+        assert!(has_paired_percents(&"%".repeat(4 << 20)));
+        assert!(!has_paired_percents(&"%A(".repeat(1 << 20)));
+        assert!(start.elapsed() < std::time::Duration::from_secs(5), "{:?}", start.elapsed());
     }
 }

@@ -1,58 +1,75 @@
-//! Names of hosts, and which includes which.
+//! The hosts of a virtual service, and which includes which.
 
 use std::collections::HashSet;
 use std::net::IpAddr;
 
-use crate::document::cursor::Cursor;
-use crate::resource::metadata::is_label;
+use crate::document::cursor::{Cursor, quoted};
+use crate::resource::host;
 
-/// Reads `hosts`.
-pub(super) fn read_list(at: &Cursor<'_>) -> Vec<String> {
-    let items = at.non_empty_strings();
-    let hosts: Vec<_> = items.iter().filter_map(|(at, text)| Some((at, read(at, text)?))).collect();
-    let all: HashSet<_> = hosts.iter().map(|(_, host)| host.as_str()).collect();
+/// Reads `hosts`. `None`: one can't be read, so that it is not known what they include.
+pub(super) fn read_list(at: &Cursor<'_>) -> Option<Vec<String>> {
+    let items = at.items();
+    let read = |at: &Cursor<'_>| read(at, at.non_empty_string()?);
+    let hosts: Vec<Option<String>> = items.iter().map(read).collect();
+    refuse_overlaps(items.iter().zip(&hosts).filter_map(|(at, host)| Some((at, host.as_deref()?))));
+    hosts.into_iter().collect::<Option<Vec<_>>>().filter(|hosts| !hosts.is_empty())
+}
+
+fn refuse_overlaps<'a>(hosts: impl Iterator<Item = (&'a Cursor<'a>, &'a str)> + Clone) {
+    let all: HostSet<'_> = hosts.clone().map(|(_, host)| host).collect();
     let mut seen = HashSet::new();
-    for (at, host) in &hosts {
-        if let Some(wider) = wider(host).find(|wider| all.contains(wider.as_str())) {
-            at.error(format!("{wider:?} includes this host"), "remove one of the two");
-        } else if !seen.insert(host.as_str()) {
+    for (at, host) in hosts {
+        if let Some(end) = all.wider(host) {
+            at.error(format!("\"*{end}\" includes this host"), "remove one of the two");
+        } else if !seen.insert(host) {
             at.error("this host is already there", "remove one of the two");
         }
     }
-    hosts.into_iter().map(|(_, host)| host).collect()
 }
 
-/// Reads one of `hosts`: a name, also with `*.` in front, or an address.
+/// Reads one of `hosts`: a name, also with a wildcard in front, or an address.
 pub(super) fn read(at: &Cursor<'_>, text: &str) -> Option<String> {
-    let host = normal(text);
-    let is_good = host == "*" || is_name(&host) || text.parse::<IpAddr>().is_ok();
-    if !is_good {
+    let is_as_written = text == "*" || text.parse::<IpAddr>().is_ok();
+    let host = if is_as_written { Some(text.to_ascii_lowercase()) } else { host::parse(text) };
+    if host.is_none() {
         let fix = "write a service's name, a full host name, one that begins with `*.`, or an IP address";
-        at.error(format!("{text:?} is not a host"), fix);
+        at.error(format!("{} is not a host", quoted(text)), fix);
     }
-    is_good.then_some(host)
+    host
 }
 
-/// Names do not differ by case, nor by the dot that ends a full one.
-pub(super) fn normal(text: &str) -> String {
-    text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase()
+/// Hosts by what they include.
+pub(super) struct HostSet<'a> {
+    all: HashSet<&'a str>,
+    /// What is behind the star of those that have one.
+    ends: HashSet<&'a str>,
 }
 
-/// Whether `host`, in its normal form, is a name, also with `*.` in front.
-pub(super) fn is_name(host: &str) -> bool {
-    host.len() <= 253 && host.strip_prefix("*.").unwrap_or(host).split('.').all(is_label)
+impl<'a> FromIterator<&'a str> for HostSet<'a> {
+    fn from_iter<I: IntoIterator<Item = &'a str>>(hosts: I) -> Self {
+        let all: HashSet<_> = hosts.into_iter().collect();
+        let ends = all.iter().filter_map(|host| host.strip_prefix('*')).collect();
+        Self { all, ends }
+    }
 }
 
-/// Whether one of `hosts` is `host` or includes it.
-pub(super) fn include(hosts: &HashSet<&str>, host: &str) -> bool {
-    hosts.contains(host) || wider(host).any(|wider| hosts.contains(wider.as_str()))
-}
+impl<'a> HostSet<'a> {
+    pub fn new(hosts: &'a [String]) -> Self {
+        hosts.iter().map(String::as_str).collect()
+    }
 
-/// What includes `host` beside itself, from the narrowest on.
-fn wider(host: &str) -> impl Iterator<Item = String> {
-    let name = host.strip_prefix("*.").unwrap_or(host);
-    let parents = name.match_indices('.').map(move |(dot, _)| format!("*{}", &name[dot..]));
-    parents.chain((host != "*").then(|| "*".to_owned()))
+    /// Whether one of them is `host` or includes it.
+    pub fn include(&self, host: &str) -> bool {
+        self.all.contains(host) || self.wider(host).is_some()
+    }
+
+    /// What is behind the star of one that includes `host` and is another: any that `host` ends with.
+    fn wider<'h>(&self, host: &'h str) -> Option<&'h str> {
+        let name = host.strip_prefix('*');
+        let first = usize::from(name.is_some());
+        let name = name.unwrap_or(host);
+        (first..=name.len()).filter_map(|start| name.get(start..)).find(|end| self.ends.contains(*end))
+    }
 }
 
 #[cfg(test)]
@@ -61,7 +78,7 @@ mod tests {
 
     #[test]
     fn a_host_is_included_by_itself_and_by_wider_ones() {
-        let includes = |wide: &str, host: &str| include(&HashSet::from([wide]), host);
+        let includes = |wide: &str, host: &str| HostSet::from_iter([wide]).include(host);
         for (wide, host) in [
             ("a.example", "a.example"),
             ("*.example", "a.example"),
@@ -69,12 +86,20 @@ mod tests {
             ("*.example", "*.b.example"),
             ("*", "*.example"),
             ("*", "*"),
+            ("*-eu.example", "a-eu.example"),
+            ("*-eu.example", "*-b-eu.example"),
+            ("*example", "example"),
+            ("*example", "*.example"),
         ] {
             assert!(includes(wide, host), "{wide} {host}");
         }
-        for (wide, host) in
-            [("*.example", "example"), ("a.example", "*.example"), ("*.b", "a.bb"), ("a", "*")]
-        {
+        for (wide, host) in [
+            ("*.example", "example"),
+            ("a.example", "*.example"),
+            ("*.b", "a.bb"),
+            ("a", "*"),
+            ("*-a.b", "*.b"),
+        ] {
             assert!(!includes(wide, host), "{wide} {host}");
         }
     }

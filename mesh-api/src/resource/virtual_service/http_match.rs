@@ -3,7 +3,7 @@
 use http::HeaderName;
 
 use super::{Context, GatewayRef, StringMatch, ValueMatch, unreachable::Conditions, values};
-use crate::document::cursor::{Cursor, Fields};
+use crate::document::cursor::{Cursor, Fields, quoted};
 use crate::resource::{Labels, metadata::is_label};
 
 /// Conditions of a request, all of which must hold.
@@ -57,7 +57,7 @@ pub enum PseudoHeader {
     Method,
     /// `:scheme`.
     Scheme,
-    /// `:authority`.
+    /// `:authority`, which a condition may also name `host`.
     Authority,
     /// `:path`, with the query.
     Path,
@@ -85,7 +85,7 @@ impl HttpMatch {
         let fields = at.fields(&FIELDS);
         let text_match = |key: &str| fields.get(key).and_then(|at| StringMatch::read(&at));
         let read = Self {
-            name: values::text(&fields, "name"),
+            name: values::name(&fields, "name"),
             uri: fields.get("uri").and_then(|at| StringMatch::read_path(&at)),
             scheme: text_match("scheme"),
             method: text_match("method"),
@@ -94,21 +94,47 @@ impl HttpMatch {
             without_headers: headers(&fields, "withoutHeaders", context, ValueMatch::read_absent),
             query_params: query_params(&fields),
             ignore_uri_case: fields.get("ignoreUriCase").and_then(|at| at.boolean()).unwrap_or_default(),
-            port: fields.get("port").and_then(|at| values::port(&at)),
+            port: values::optional_port(&fields),
             source_labels: values::source_labels(&fields),
             source_namespace: source_namespace(&fields),
-            gateways: values::list(&fields, "gateways", |at| GatewayRef::read(at, context.namespace)),
-            stat_prefix: values::text(&fields, "statPrefix"),
+            gateways: GatewayRef::read_list(&fields, context.namespace),
+            stat_prefix: values::name(&fields, "statPrefix"),
         };
         warn_of_sources(&fields, &read.gateways);
         read
     }
 
     /// What it asks of requests, for a comparison with others.
-    pub(super) fn conditions(&self) -> Conditions<Self> {
-        let others = Self { name: None, stat_prefix: None, uri: None, ..self.clone() };
-        Conditions::new(self.uri.as_ref(), others)
+    pub(super) fn conditions(&self) -> Conditions<OtherConditions<'_>> {
+        let others = OtherConditions {
+            scheme: self.scheme.as_ref(),
+            method: self.method.as_ref(),
+            authority: self.authority.as_ref(),
+            headers: &self.headers,
+            without_headers: &self.without_headers,
+            query_params: &self.query_params,
+            port: self.port,
+            source_labels: Some(&self.source_labels).filter(|labels| !labels.is_empty()),
+            source_namespace: self.source_namespace.as_deref(),
+            gateways: &self.gateways,
+        };
+        Conditions::new(self.uri.as_ref(), self.ignore_uri_case, others)
     }
+}
+
+/// What a match asks for beside the path.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub(super) struct OtherConditions<'a> {
+    scheme: Option<&'a StringMatch>,
+    method: Option<&'a StringMatch>,
+    authority: Option<&'a StringMatch>,
+    headers: &'a [(HeaderKey, ValueMatch)],
+    without_headers: &'a [(HeaderKey, ValueMatch)],
+    query_params: &'a [(String, ValueMatch)],
+    port: Option<u16>,
+    source_labels: Option<&'a Labels>,
+    source_namespace: Option<&'a str>,
+    gateways: &'a [GatewayRef],
 }
 
 /// Says that conditions on the client do not count beside `gateways`.
@@ -123,10 +149,10 @@ fn warn_of_sources(fields: &Fields<'_>, gateways: &[GatewayRef]) {
 
 /// Reads `sourceNamespace`.
 pub(super) fn source_namespace(fields: &Fields<'_>) -> Option<String> {
-    let at = fields.get("sourceNamespace")?;
-    let name = at.non_empty_string()?;
+    let at = values::given(fields, "sourceNamespace")?;
+    let name = at.text()?;
     if !is_label(name) {
-        at.error(format!("{name:?} is not a namespace"), "write the name of a namespace");
+        at.error(format!("{} is not a namespace", quoted(name)), "write the name of a namespace");
     }
     Some(name.to_owned())
 }
@@ -135,9 +161,7 @@ const EMPTY_CONDITION: &str = "write `{}` for any value, or how it is compared";
 
 fn query_params(fields: &Fields<'_>) -> Vec<(String, ValueMatch)> {
     let Some(at) = fields.get("queryParams") else { return Vec::new() };
-    let parameters = at.fields_with_any_key();
-    parameters.refuse_nulls(EMPTY_CONDITION);
-    let parameters = parameters.all();
+    let parameters = values::entries(&at, EMPTY_CONDITION).into_iter();
     parameters.filter_map(|(name, at)| Some((name.to_owned(), ValueMatch::read(&at)?))).collect()
 }
 
@@ -148,9 +172,7 @@ fn headers(
     read: impl Fn(&Cursor<'_>) -> Option<ValueMatch>,
 ) -> Vec<(HeaderKey, ValueMatch)> {
     let Some(at) = fields.get(key) else { return Vec::new() };
-    let headers = at.fields_with_any_key();
-    headers.refuse_nulls(EMPTY_CONDITION);
-    let headers = headers.all();
+    let headers = values::entries(&at, EMPTY_CONDITION).into_iter();
     headers.filter_map(|(name, at)| Some((HeaderKey::read(&at, name, context)?, read(&at)?))).collect()
 }
 
@@ -168,10 +190,14 @@ impl HeaderKey {
         if let Some((_, part)) = PSEUDO_HEADERS.into_iter().find(|(known, _)| *known == name) {
             return Some(Self::PseudoHeader(part));
         }
+        // HTTP/2 has no such header.
+        if name.eq_ignore_ascii_case("host") {
+            return Some(Self::PseudoHeader(PseudoHeader::Authority));
+        }
         let read = HeaderName::from_bytes(name.as_bytes()).ok().map(Self::Header);
         if read.is_none() {
             let fix = "use letters, digits and `-`; or `:method`, `:scheme`, `:authority`, `:path`";
-            at.error(format!("{name:?} is not a header's name"), fix);
+            at.error(format!("{} is not a header's name", quoted(name)), fix);
         }
         read
     }
@@ -179,7 +205,7 @@ impl HeaderKey {
 
 /// Reads what is behind `@request.auth.claims`: `.a.b` or `[a][b]`.
 fn read_claim(at: &Cursor<'_>, claim: &str, context: &Context<'_>) -> Option<HeaderKey> {
-    if context.is_for_mesh() {
+    if context.is_for_mesh {
         let fix = "write in `gateways` which gateways it is for, without `mesh`";
         at.error("claims of tokens choose routes at gateways only", fix);
     }

@@ -30,7 +30,9 @@ pub struct HttpRoute {
     pub mirrors: Vec<Mirror>,
     /// Which other origins may send such requests. `None`: browsers are told nothing.
     pub cors_policy: Option<CorsPolicy>,
-    /// Changes of headers, before those of the destination.
+    /// Changes of headers, before those of the destination if it is the only one, and after them else.
+    /// [`Rewrite::authority`] and the authority in here, of which at most one is set, are instead of that of
+    /// the destination's.
     pub headers: Headers,
 }
 
@@ -79,14 +81,14 @@ const FIELDS: [&str; 17] = [
 
 /// Reads `http`.
 pub(super) fn read_list(fields: &Fields<'_>, context: &Context<'_>) -> Vec<HttpRoute> {
+    let routes = values::list(fields, "http", |at| Some((at.clone(), HttpRoute::read(at, context)?)));
     let mut earlier = EarlierRoutes::new("http");
-    values::list(fields, "http", |at| {
-        let route = HttpRoute::read(at, context)?;
+    for (at, route) in &routes {
         // Whatever the other virtual service has no route for comes to the next one.
         let takes_all = !matches!(route.action, RouteAction::Delegate(_));
         earlier.add(at, route.matches.iter().map(HttpMatch::conditions), takes_all);
-        Some(route)
-    })
+    }
+    routes.into_iter().map(|(_, route)| route).collect()
 }
 
 impl HttpRoute {
@@ -103,7 +105,7 @@ impl HttpRoute {
             at.error("the authority is already set by `rewrite`", "set it in one place");
         }
         Some(Self {
-            name: values::text(&fields, "name"),
+            name: values::name(&fields, "name"),
             matches,
             rewrite,
             timeout: values::duration(&fields, "timeout"),
@@ -157,16 +159,23 @@ fn check(fields: &Fields<'_>, action: Option<&RouteAction>) {
 
 impl Delegate {
     fn read(at: &Cursor<'_>, context: &Context<'_>) -> Option<Self> {
-        if context.is_delegate() {
+        if context.is_delegate {
             let fix = "write the route here, or `hosts` if nobody is to delegate to this one";
             at.error("what others delegate to, having no `hosts`, can't delegate further", fix);
         }
         let fields = at.fields(&["name", "namespace"]);
-        if let Some(at) = fields.get("namespace").filter(|at| at.text().is_some_and(|text| !is_label(text))) {
-            at.error("it is not a namespace", "write the name of a namespace, or remove it for its own");
-        }
-        let namespace = values::text(&fields, "namespace").unwrap_or_else(|| context.namespace.to_owned());
+        let given = values::given(&fields, "namespace");
+        let namespace = given.map_or(Some(context.namespace), |at| namespace(&at));
         let name = fields.require("name")?.non_empty_string()?.to_owned();
-        Some(Self { name, namespace })
+        Some(Self { name, namespace: namespace?.to_owned() })
     }
+}
+
+fn namespace<'a>(at: &Cursor<'a>) -> Option<&'a str> {
+    let name = at.text()?;
+    if !is_label(name) {
+        at.error("it is not a namespace", "write the name of a namespace, or remove it for its own");
+        return None;
+    }
+    Some(name)
 }

@@ -1,12 +1,14 @@
 //! `tls[]` and `tcp[]`: where connections go that are not read as HTTP.
 
+use std::hash::Hash;
+
 use ipnet::IpNet;
 
 use super::{
     Context, GatewayRef, RouteDestination, hosts, http_match, unreachable::Conditions,
     unreachable::EarlierRoutes, values,
 };
-use crate::document::cursor::{Cursor, Fields};
+use crate::document::cursor::{Cursor, Fields, quoted};
 use crate::resource::{Labels, network};
 
 /// A route of TLS connections by the host that clients name in the handshake.
@@ -30,8 +32,8 @@ pub struct TcpRoute {
 /// Conditions of a TLS connection, all of which must hold.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct TlsMatch {
-    /// The name in the handshake is one of these, or below one that begins with `*.`; at least one. Each is
-    /// a host of the virtual service, or below one.
+    /// The name in the handshake is one of these, or ends as one that begins with `*` does; at least one. Each
+    /// is a host of the virtual service, or one that such a host includes.
     pub sni_hosts: Vec<String>,
     /// What else must hold.
     pub connection: L4Match,
@@ -57,23 +59,21 @@ const CONDITIONS: [&str; 5] = ["destinationSubnets", "port", "sourceLabels", "so
 
 /// Reads `tls`.
 pub(super) fn read_tls(fields: &Fields<'_>, context: &Context<'_>) -> Vec<TlsRoute> {
-    let mut earlier = EarlierRoutes::new("tls");
-    values::list(fields, "tls", |at| {
+    let routes = values::list(fields, "tls", |at| {
         let fields = at.fields(&["match", "route"]);
         if fields.require("match").is_some_and(|at| at.is_empty_list()) {
             at.error("it does not say for which hosts it is", "add `match: [{sniHosts: […]}]`");
         }
         let matches = values::list(&fields, "match", |at| Some(TlsMatch::read(at, context)));
-        let conditions = |it: &TlsMatch| Conditions::new(None, it.clone());
-        earlier.add(at, matches.iter().map(conditions), true);
-        Some(TlsRoute { matches, route: RouteDestination::read_list(&fields) })
-    })
+        Some((at.clone(), TlsRoute { matches, route: RouteDestination::read_list(&fields) }))
+    });
+    warn_of_unreachable("tls", routes.iter().map(|(at, route)| (at, &route.matches[..])));
+    routes.into_iter().map(|(_, route)| route).collect()
 }
 
 /// Reads `tcp`.
 pub(super) fn read_tcp(fields: &Fields<'_>, context: &Context<'_>) -> Vec<TcpRoute> {
-    let mut earlier = EarlierRoutes::new("tcp");
-    values::list(fields, "tcp", |at| {
+    let routes = values::list(fields, "tcp", |at| {
         let fields = at.fields(&["match", "route"]);
         let matches = values::list(&fields, "match", |at| {
             let fields = at.fields(&[&CONDITIONS[..], &["sourceSubnet"][..]].concat());
@@ -82,10 +82,21 @@ pub(super) fn read_tcp(fields: &Fields<'_>, context: &Context<'_>) -> Vec<TcpRou
             }
             Some(L4Match::read(&fields, context))
         });
-        let conditions = |it: &L4Match| Conditions::new(None, it.clone());
+        Some((at.clone(), TcpRoute { matches, route: RouteDestination::read_list(&fields) }))
+    });
+    warn_of_unreachable("tcp", routes.iter().map(|(at, route)| (at, &route.matches[..])));
+    routes.into_iter().map(|(_, route)| route).collect()
+}
+
+fn warn_of_unreachable<'a, M: Default + Eq + Hash + 'a>(
+    list: &'static str,
+    routes: impl Iterator<Item = (&'a Cursor<'a>, &'a [M])>,
+) {
+    let (mut earlier, any) = (EarlierRoutes::new(list), M::default());
+    for (at, matches) in routes {
+        let conditions = |it| Conditions::new(None, false, Some(it).filter(|it: &&M| **it != any));
         earlier.add(at, matches.iter().map(conditions), true);
-        Some(TcpRoute { matches, route: RouteDestination::read_list(&fields) })
-    })
+    }
 }
 
 impl TlsMatch {
@@ -105,9 +116,9 @@ fn sni_host(at: &Cursor<'_>, text: &str, context: &Context<'_>) -> Option<String
     let host = hosts::read(at, text)?;
     if text.parse::<std::net::IpAddr>().is_ok() {
         at.warn("most clients name no address in the handshake", "write the name that clients use");
-    } else if !context.is_delegate() && !hosts::include(&context.hosts, &host) {
+    } else if !context.is_delegate && context.hosts.as_ref().is_some_and(|hosts| !hosts.include(&host)) {
         let fix = "write one of `hosts`, or one below a host that begins with `*.`";
-        at.error(format!("no host of the virtual service includes {text:?}"), fix);
+        at.error(format!("no host of the virtual service includes {}", quoted(text)), fix);
     }
     Some(host)
 }
@@ -116,10 +127,10 @@ impl L4Match {
     fn read(fields: &Fields<'_>, context: &Context<'_>) -> Self {
         Self {
             destination_subnets: values::list(fields, "destinationSubnets", subnet),
-            port: fields.get("port").and_then(|at| values::port(&at)),
+            port: values::optional_port(fields),
             source_labels: values::source_labels(fields),
             source_namespace: http_match::source_namespace(fields),
-            gateways: values::list(fields, "gateways", |at| GatewayRef::read(at, context.namespace)),
+            gateways: GatewayRef::read_list(fields, context.namespace),
         }
     }
 }
@@ -129,7 +140,7 @@ fn subnet(at: &Cursor<'_>) -> Option<IpNet> {
     let net = network::parse(text);
     if net.is_none() {
         let fix = "write one like `10.0.0.0/8`, `192.0.2.7` or `fd00::/64`";
-        at.error(format!("{text:?} is neither an IP address nor a CIDR"), fix);
+        at.error(format!("{} is neither an IP address nor a CIDR", quoted(text)), fix);
     }
     net
 }

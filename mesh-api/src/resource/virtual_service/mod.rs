@@ -3,7 +3,11 @@
 //!
 //! Each file has the types of one field and their reader. What Istio refuses is an error, also where it shows
 //! only in the data path; what Istio warns of, has deprecated or ignores is a warning. Names of hosts are in
-//! lower case, without a dot at the end.
+//! lower case, without a dot at the end. An empty text or a 0 that protobuf does not tell from an absent field is
+//! one here, too.
+//!
+//! Whoever may write into one namespace writes these, so no object may cost much: what is in it is counted before
+//! it is read, and what is said of it has limits.
 
 mod cors_policy;
 mod destination;
@@ -25,8 +29,6 @@ mod string_match;
 mod unreachable;
 mod values;
 
-use std::collections::HashSet;
-
 pub use cors_policy::{CorsPolicy, UnmatchedPreflights};
 pub use destination::{Destination, HttpRouteDestination, RouteDestination};
 pub use direct_response::DirectResponse;
@@ -43,22 +45,28 @@ pub use retries::{Retries, RetryCondition};
 pub use rewrite::{PathRewrite, Rewrite};
 pub use string_match::{StringMatch, ValueMatch};
 
+use self::hosts::HostSet;
 use super::{Metadata, Readable, export_to, lenient};
 use crate::document::{
     cursor::{Cursor, Fields, Findings},
     yaml_tree,
 };
 
+/// Most values of an object: hosts, conditions, names of destinations and all else that holds no others. Routes
+/// of the usual kind have three to ten.
+const MAX_VALUES: usize = 10_000;
+
 /// A virtual service.
 #[derive(Clone, Debug)]
 pub struct VirtualService {
     /// Name and namespace.
     pub metadata: Metadata,
-    /// Hosts that the routes are for: full names, short ones of its namespace, addresses, or `*.` and the end
-    /// of a name; `*` at gateways only. None overlaps with another. Empty: another virtual service delegates
-    /// to this one, and its routes are for that one's hosts.
+    /// Hosts that the routes are for, as written but for case and the last dot: full names, short ones of its
+    /// namespace, addresses, or a wildcard and the end of a name (`*.x`, `*-x`, `*x`); `*` at gateways only.
+    /// None overlaps with another. Empty: another virtual service delegates to this one, and its routes are
+    /// for that one's hosts.
     pub hosts: Vec<String>,
-    /// Where the routes are in force; at least one.
+    /// Where the routes are in force; at least one, none twice.
     pub gateways: Vec<GatewayRef>,
     /// Routes of HTTP requests; the first that matches counts.
     pub http: Vec<HttpRoute>,
@@ -73,20 +81,12 @@ pub struct VirtualService {
 /// What the parts of a virtual service have to know of the whole.
 struct Context<'a> {
     namespace: &'a str,
-    hosts: HashSet<&'a str>,
-    gateways: &'a [GatewayRef],
-}
-
-impl Context<'_> {
     /// Whether others delegate to it.
-    fn is_delegate(&self) -> bool {
-        self.hosts.is_empty()
-    }
-
-    /// Whether clients in the mesh follow it.
-    fn is_for_mesh(&self) -> bool {
-        self.gateways.contains(&GatewayRef::Mesh)
-    }
+    is_delegate: bool,
+    /// Whether clients in the mesh follow it, as far as its gateways can be read.
+    is_for_mesh: bool,
+    /// `None`: not known, since one can't be read. What depends on them is not complained of then.
+    hosts: Option<HostSet<'a>>,
 }
 
 impl Readable for VirtualService {
@@ -96,37 +96,53 @@ impl Readable for VirtualService {
             lenient::report(root, &["spec"], "`spec` is missing", fix, findings);
             return None;
         };
+        if let Some(at) = spec.field_beyond(MAX_VALUES) {
+            let problem = format!("with this the resource has more than {MAX_VALUES} values");
+            at.error(problem, "split it by hosts, or delegate some of the routes to others");
+            return None;
+        }
         let fields = spec.fields(&["hosts", "gateways", "http", "tls", "tcp", "exportTo"]);
-        let hosts = fields.get("hosts").map(|at| hosts::read_list(&at)).unwrap_or_default();
-        let gateways = values::list(&fields, "gateways", |at| GatewayRef::read(at, &metadata.namespace));
-        let gateways = if gateways.is_empty() { vec![GatewayRef::Mesh] } else { gateways };
+        let given_hosts = filled(&fields, "hosts");
+        let hosts = given_hosts.as_ref().map_or(Some(Vec::new()), hosts::read_list);
+        let gateways = match filled(&fields, "gateways") {
+            Some(_) => GatewayRef::read_list(&fields, &metadata.namespace),
+            None => vec![GatewayRef::Mesh],
+        };
         let context = Context {
             namespace: &metadata.namespace,
-            hosts: hosts.iter().map(String::as_str).collect(),
-            gateways: &gateways,
+            is_delegate: given_hosts.is_none(),
+            is_for_mesh: gateways.contains(&GatewayRef::Mesh),
+            hosts: hosts.as_deref().map(HostSet::new),
         };
         check(&spec, &fields, &context);
         let http = http_route::read_list(&fields, &context);
         let tls = l4_routes::read_tls(&fields, &context);
         let tcp = l4_routes::read_tcp(&fields, &context);
         let export_to = fields.get("exportTo").map(|at| export_to::read(&at, false)).unwrap_or_default();
-        Some(Self { metadata, hosts, gateways, http, tls, tcp, export_to })
+        Some(Self { hosts: hosts?, metadata, gateways, http, tls, tcp, export_to })
     }
+}
+
+/// A field that is there, and no empty list, which is the same as none.
+fn filled<'a>(fields: &Fields<'a>, key: &str) -> Option<Cursor<'a>> {
+    fields.get(key).filter(|at| !at.is_empty_list())
 }
 
 /// Looks at what the fields say together.
 fn check(spec: &Cursor<'_>, fields: &Fields<'_>, context: &Context<'_>) {
-    let filled = |key: &str| fields.get(key).filter(|at| !at.is_empty_list());
-    if ["http", "tls", "tcp"].into_iter().all(|key| filled(key).is_none()) {
+    let filled = |key: &str| filled(fields, key);
+    // What is no map was refused as such.
+    if spec.is_map() && ["http", "tls", "tcp"].into_iter().all(|key| filled(key).is_none()) {
         spec.error("it has no route", "add `http`, `tls` or `tcp`");
     }
-    if filled("hosts").is_none() {
+    if context.is_delegate {
         for at in ["gateways", "tls", "tcp"].into_iter().filter_map(filled) {
             let problem = "without `hosts` others delegate to it, and can delegate HTTP routes alone";
             at.error(problem, "add `hosts`, or remove this");
         }
     }
-    if let Some(at) = fields.get("hosts").filter(|_| context.is_for_mesh() && context.hosts.contains("*")) {
+    let has_all_hosts = context.hosts.as_ref().is_some_and(|hosts| hosts.include("*"));
+    if let Some(at) = fields.get("hosts").filter(|_| context.is_for_mesh && has_all_hosts) {
         let fix = "name hosts, or write in `gateways` which gateways it is for";
         at.error("`*` can't be the host of clients in the mesh", fix);
     }

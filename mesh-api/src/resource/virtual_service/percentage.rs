@@ -2,6 +2,9 @@
 
 use crate::document::cursor::Cursor;
 
+/// The least share that is not none, in percent, as in Envoy.
+const LEAST: f64 = 0.0001;
+
 /// A share of requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Percentage {
@@ -27,6 +30,10 @@ impl Percentage {
             return Some(Self::NONE);
         };
         let percent = value.number(0.0..=100.0)?;
+        if percent > 0.0 && percent < LEAST {
+            value.error("it is less than one request in a million", "write at least 0.0001, or 0 for none");
+            return None;
+        }
         #[expect(
             clippy::cast_possible_truncation,
             clippy::cast_sign_loss,

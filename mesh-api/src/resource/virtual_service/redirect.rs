@@ -5,7 +5,8 @@ use http::StatusCode;
 use super::values;
 use crate::document::cursor::{Cursor, Fields};
 
-/// Where the client is sent to. What is not said stays as in the request.
+/// Where the client is sent to. What is not said stays as in the request, but for the port, which may go with
+/// the scheme ([`RedirectPort::FromProtocolDefault`]).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Redirect {
     /// How the path becomes another. `None`: it stays.
@@ -32,7 +33,8 @@ pub enum RedirectPath {
 /// The port of a redirect.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum RedirectPort {
-    /// The usual one of the scheme.
+    /// As the client wrote it in the request's authority. It goes where the scheme changes and it was the old
+    /// one's usual port.
     #[default]
     FromProtocolDefault,
     /// The one that the client connects to.
@@ -54,15 +56,17 @@ const STATUSES: [u16; 5] = [301, 302, 303, 307, 308];
 
 impl Redirect {
     pub(super) fn read(at: &Cursor<'_>) -> Option<Self> {
-        const TARGETS: [&str; 6] = ["uri", "prefixRewrite", "authority", "port", "derivePort", "scheme"];
-        let fields = at.fields(&[&TARGETS[..], &["redirectCode"][..]].concat());
-        if TARGETS.into_iter().all(|key| fields.get(key).is_none()) {
+        let fields =
+            at.fields(&["uri", "prefixRewrite", "authority", "port", "derivePort", "scheme", "redirectCode"]);
+        let says_nothing = |(key, at): (&str, Cursor<'_>)| key == "redirectCode" || at.is_empty_text();
+        if at.is_map() && fields.all().all(says_nothing) {
             at.error("it does not say where to", "add `uri`, `authority`, `scheme` or `port`");
         }
-        let status = fields.get("redirectCode").map_or(Some(StatusCode::MOVED_PERMANENTLY), |at| status(&at));
+        let status = fields.get("redirectCode").filter(|at| !at.is_zero());
+        let status = status.map_or(Some(StatusCode::MOVED_PERMANENTLY), |at| status_code(&at));
         Some(Self {
             path: path(&fields),
-            authority: values::text(&fields, "authority"),
+            authority: values::url_part(&fields, "authority"),
             port: port(&fields),
             scheme: fields
                 .get("scheme")
@@ -73,9 +77,9 @@ impl Redirect {
 }
 
 fn path(fields: &Fields<'_>) -> Option<RedirectPath> {
-    let full = values::text(fields, "uri").map(RedirectPath::Full);
-    let prefix = values::text(fields, "prefixRewrite").map(RedirectPath::Prefix);
-    if let Some(at) = fields.get("prefixRewrite").filter(|_| full.is_some()) {
+    let full = values::url_part(fields, "uri").map(RedirectPath::Full);
+    let prefix = values::url_part(fields, "prefixRewrite").map(RedirectPath::Prefix);
+    if let Some(at) = values::given(fields, "prefixRewrite").filter(|_| full.is_some()) {
         at.error("`uri` and `prefixRewrite` exclude each other", "remove one of them");
     }
     full.or(prefix)
@@ -94,7 +98,7 @@ fn port(fields: &Fields<'_>) -> RedirectPort {
     number.or(derived).unwrap_or_default()
 }
 
-fn status(at: &Cursor<'_>) -> Option<StatusCode> {
+fn status_code(at: &Cursor<'_>) -> Option<StatusCode> {
     let code = at.integer(300..=399).and_then(|code| u16::try_from(code).ok())?;
     if !STATUSES.contains(&code) {
         at.error(format!("{code} is no redirect that goes anywhere"), "write 301, 302, 303, 307 or 308");

@@ -1,12 +1,17 @@
 //! What shows of a regular expression of RE2 without compiling it: brackets that do not match, repetitions of
 //! nothing, escapes and groups that other engines have and RE2 has not.
 
-use crate::document::cursor::Cursor;
+use crate::document::cursor::{Cursor, quoted};
 
 /// Most bytes of an expression, as in Istio.
 const MAX_LENGTH: usize = 1024;
 /// Most times that `{n}` may repeat, as in RE2.
 const MAX_REPETITIONS: u32 = 1000;
+/// Names of classes of characters, which stand in `[[:…:]]`, also with a `^` before them.
+const CLASSES: [&str; 14] = [
+    "alnum", "alpha", "ascii", "blank", "cntrl", "digit", "graph", "lower", "print", "punct", "space",
+    "upper", "word", "xdigit",
+];
 
 /// Reports what is wrong with `pattern`.
 pub(super) fn check(at: &Cursor<'_>, pattern: &str) {
@@ -17,12 +22,12 @@ pub(super) fn check(at: &Cursor<'_>, pattern: &str) {
         at.error(problem, "shorten it, or compare with several");
     } else if let Err(fault) = parse(pattern) {
         let fix = "write a regular expression of RE2 (https://github.com/google/re2/wiki/Syntax)";
-        at.error(format!("{pattern:?} is not a regular expression: {fault}"), fix);
+        at.error(format!("{} is not a regular expression: {fault}", quoted(pattern)), fix);
     }
 }
 
 fn parse(pattern: &str) -> Result<(), &'static str> {
-    let mut parser = Parser { rest: pattern, open: 0, may_repeat: false };
+    let mut parser = Parser { rest: pattern, open: 0, before: Before::Nothing };
     while let Some(next) = parser.take() {
         parser.step(next)?;
     }
@@ -33,8 +38,18 @@ struct Parser<'a> {
     rest: &'a str,
     /// Groups that are not closed.
     open: usize,
-    /// Whether there is something before that can be repeated.
-    may_repeat: bool,
+    before: Before,
+}
+
+/// What is before the next character.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Before {
+    /// Nothing that could be repeated.
+    Nothing,
+    /// Something that could be.
+    Part,
+    /// A repetition, which can't be repeated.
+    Repetition,
 }
 
 impl Parser<'_> {
@@ -51,7 +66,7 @@ impl Parser<'_> {
             '(' => return self.group(),
             ')' => self.open = self.open.checked_sub(1).ok_or("a `)` has no `(` before it")?,
             '|' => {
-                self.may_repeat = false;
+                self.before = Before::Nothing;
                 return Ok(());
             }
             '*' | '+' | '?' => return self.repetition(),
@@ -63,17 +78,17 @@ impl Parser<'_> {
             }
             _ => {}
         }
-        self.may_repeat = true;
+        self.before = Before::Part;
         Ok(())
     }
 
     fn repetition(&mut self) -> Result<(), &'static str> {
-        if !self.may_repeat {
+        if self.before != Before::Part {
             return Err("a repetition has nothing before it that it could repeat");
         }
         // The one that takes as little as it can.
         self.rest = self.rest.strip_prefix('?').unwrap_or(self.rest);
-        self.may_repeat = false;
+        self.before = Before::Repetition;
         Ok(())
     }
 
@@ -100,18 +115,27 @@ impl Parser<'_> {
             match next {
                 ']' => return Ok(()),
                 '\\' => self.escape()?,
-                '[' if self.rest.starts_with(':') => {
-                    self.rest = self.rest.split_once(":]").map_or(self.rest, |(_, behind)| behind);
-                }
+                '[' => self.named_class()?,
                 _ => {}
             }
         }
         Err("a `[` is not closed")
     }
 
+    /// What is behind a `[` within a class. Without an end it is no name, and the bracket stands for itself.
+    fn named_class(&mut self) -> Result<(), &'static str> {
+        let named = self.rest.strip_prefix(':').and_then(|rest| rest.split_once(":]"));
+        let Some((name, behind)) = named else { return Ok(()) };
+        if !CLASSES.contains(&name.strip_prefix('^').unwrap_or(name)) {
+            return Err("RE2 does not know one of its classes of characters");
+        }
+        self.rest = behind;
+        Ok(())
+    }
+
     fn group(&mut self) -> Result<(), &'static str> {
         self.open += 1;
-        self.may_repeat = false;
+        let before = std::mem::replace(&mut self.before, Before::Nothing);
         let Some(kind) = self.rest.strip_prefix('?') else { return Ok(()) };
         if ["=", "!", "<=", "<!"].iter().any(|look| kind.starts_with(look)) {
             return Err("RE2 has no look-around");
@@ -122,9 +146,10 @@ impl Parser<'_> {
         if !is_named && !kind[..end].chars().all(|flag| "imsU-".contains(flag)) {
             return Err("RE2 does not know one of its groups");
         }
-        // What has flags alone ends here.
+        // What has flags alone ends here, and is nothing itself.
         if kind[end..].starts_with(')') {
             self.open -= 1;
+            self.before = if before == Before::Repetition { Before::Part } else { before };
         }
         self.rest = &kind[end + 1..];
         Ok(())
@@ -186,6 +211,12 @@ mod tests {
             "é+",
             "(a*)*",
             "^*",
+            "[^[:]+",
+            "[[:]+",
+            "[[:^digit:]x]",
+            "[[a:]",
+            "a(?i)+",
+            "a*(?i)*",
         ] {
             assert_eq!(parse(good), Ok(()), "{good}");
         }
@@ -199,6 +230,10 @@ mod tests {
             ("a{2}{3}", "nothing before"),
             ("(*a)", "nothing before"),
             ("a|+", "nothing before"),
+            ("(?i)+", "nothing before"),
+            ("(a|(?i)+)", "nothing before"),
+            ("[[:a-z:]]", "classes"),
+            ("[[:]a:]]", "classes"),
             ("(a", "`(`"),
             ("a)", "`)`"),
             ("[a", "`[`"),

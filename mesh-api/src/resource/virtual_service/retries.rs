@@ -1,12 +1,16 @@
 //! `retries`: when a request is tried again.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use http::StatusCode;
 
 use super::values;
-use crate::document::cursor::{Cursor, quote_words};
+use crate::document::cursor::{Cursor, quote_words, quoted};
 use crate::document::nearest_word::nearest_word;
+
+/// Most bytes of `retryOn`, which is more than all that it can say, once each.
+const MAX_RETRY_ON: usize = 1024;
 
 /// How often and when a request is tried again.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,7 +19,8 @@ pub struct Retries {
     pub attempts: u32,
     /// Time that each try has. `None`: as long as the route's `timeout`.
     pub per_try_timeout: Option<Duration>,
-    /// What makes a try fail so that another one follows: any of these. Empty: what is usual in the mesh.
+    /// What makes a try fail so that another one follows: any of these, none twice. Empty: what is usual in
+    /// the mesh.
     pub retry_on: Vec<RetryCondition>,
     /// The pause before the next try, which grows with each and varies at random. `None`: 25 ms.
     pub backoff: Option<Duration>,
@@ -95,7 +100,7 @@ impl Retries {
         ]);
         let attempts = fields.get("attempts").map_or(Some(0), |at| at.integer(values::INT32));
         let useless = ["perTryTimeout", "retryOn", "retryRemoteLocalities"];
-        if attempts == Some(0) && useless.into_iter().any(|key| fields.get(key).is_some()) {
+        if attempts == Some(0) && useless.into_iter().any(|key| values::given(&fields, key).is_some()) {
             let fix = "write how many `attempts` may follow the first try, or remove the rest";
             at.error("without `attempts` nothing is tried again, so the rest means nothing", fix);
         } else if fields.get("attempts").is_none() {
@@ -106,7 +111,7 @@ impl Retries {
         Self {
             attempts: attempts.unwrap_or_default(),
             per_try_timeout: values::duration(&fields, "perTryTimeout"),
-            retry_on: fields.get("retryOn").map(|at| retry_on(&at)).unwrap_or_default(),
+            retry_on: values::given(&fields, "retryOn").map(|at| retry_on(&at)).unwrap_or_default(),
             backoff: values::duration(&fields, "backoff"),
             ignore_previous_hosts: boolean("retryIgnorePreviousHosts").unwrap_or(true),
             remote_localities: boolean("retryRemoteLocalities").unwrap_or(false),
@@ -115,8 +120,13 @@ impl Retries {
 }
 
 fn retry_on(at: &Cursor<'_>) -> Vec<RetryCondition> {
-    let text = at.non_empty_string().unwrap_or_default();
-    text.split(',').filter(|_| !text.is_empty()).filter_map(|word| condition(at, word)).collect()
+    let Some(text) = at.text() else { return Vec::new() };
+    if text.len() > MAX_RETRY_ON {
+        at.error(format!("it is longer than {MAX_RETRY_ON} bytes"), "write each reason once");
+        return Vec::new();
+    }
+    let mut seen = HashSet::new();
+    text.split(',').filter(|word| seen.insert(*word)).filter_map(|word| condition(at, word)).collect()
 }
 
 fn condition(at: &Cursor<'_>, word: &str) -> Option<RetryCondition> {
@@ -132,6 +142,6 @@ fn condition(at: &Cursor<'_>, word: &str) -> Option<RetryCondition> {
         Some(near) => format!("did you mean `{near}`? Commas go without spaces"),
         None => format!("write {}, or a status of HTTP", quote_words(&names)),
     };
-    at.error(format!("{word:?} is no reason to try again"), fix);
+    at.error(format!("{} is no reason to try again", quoted(word)), fix);
     None
 }

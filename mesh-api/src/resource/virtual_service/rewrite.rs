@@ -15,9 +15,11 @@ pub struct Rewrite {
 /// How the path of a request becomes another.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PathRewrite {
-    /// This is instead of what the match named: of the prefix, or of the whole path.
+    /// This is instead of what the match named: of its prefix, or of the whole path if it named that or a
+    /// regular expression. A match that says nothing of the path has the prefix `/`.
     Uri(String),
-    /// What a regular expression of RE2 finds is replaced (`uriRegexRewrite`).
+    /// Each occurrence of a regular expression of RE2 in the path, which is without the query here, is replaced
+    /// (`uriRegexRewrite`).
     Regex {
         /// The expression, as in [`super::StringMatch::Regex`], but it need not match the whole path.
         pattern: String,
@@ -30,15 +32,15 @@ pub enum PathRewrite {
 impl Rewrite {
     pub(super) fn read(at: &Cursor<'_>) -> Self {
         let fields = at.fields(&["uri", "authority", "uriRegexRewrite"]);
-        if fields.all().next().is_none() {
+        if at.is_map() && fields.all().all(|(_, at)| at.is_empty_text()) {
             at.error("it rewrites nothing", "add `uri`, `uriRegexRewrite` or `authority`");
         }
-        Self { path: path(&fields), authority: values::text(&fields, "authority") }
+        Self { path: path(&fields), authority: values::url_part(&fields, "authority") }
     }
 }
 
 fn path(fields: &Fields<'_>) -> Option<PathRewrite> {
-    let uri = values::text(fields, "uri").map(PathRewrite::Uri);
+    let uri = values::url_part(fields, "uri").map(PathRewrite::Uri);
     let Some(at) = fields.get("uriRegexRewrite") else { return uri };
     if uri.is_some() {
         at.error("`uri` and `uriRegexRewrite` exclude each other", "remove one of them");
@@ -55,6 +57,7 @@ fn path(fields: &Fields<'_>) -> Option<PathRewrite> {
 
 fn substitution(at: &Cursor<'_>) -> Option<String> {
     let text = at.non_empty_string()?;
+    values::refuse_what_no_url_has(at, text);
     let mut rest = text;
     while let Some((_, behind)) = rest.split_once('\\') {
         let Some(behind) = behind.strip_prefix(|next: char| next.is_ascii_digit() || next == '\\') else {

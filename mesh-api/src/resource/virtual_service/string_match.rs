@@ -68,8 +68,8 @@ impl ValueMatch {
         let fields = at.fields(&FORMS);
         let given: Vec<_> = FORMS.into_iter().filter_map(|form| Some((form, fields.get(form)?))).collect();
         match given.as_slice() {
-            // A misspelt form was named, and says nothing of what was meant.
-            [] => fields.all().next().is_none().then_some(Self::Present),
+            // A misspelt form was named, as was what is no map; neither says what was meant.
+            [] => (at.is_map() && fields.all().next().is_none()).then_some(Self::Present),
             [(form, value)] => read_form(form, value, allowed),
             _ => {
                 at.error("`exact`, `prefix` and `regex` exclude each other", "keep one of them");

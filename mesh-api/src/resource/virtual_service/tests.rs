@@ -1,5 +1,6 @@
 //! That each field arrives, what is taken as something else, and what is warned of.
 
+mod limits;
 mod mistakes;
 mod warnings;
 
@@ -82,7 +83,7 @@ fn conditions_of_a_request_arrive() {
                 {gateways: [mesh, ./edge, edge]}]";
     let [first, second] = &route(more).matches[..] else { panic!("not two") };
     let edge = GatewayRef::Gateway { namespace: "shop".into(), name: "edge".into() };
-    assert_eq!(second.gateways, [GatewayRef::Mesh, edge.clone(), edge]);
+    assert_eq!(second.gateways, [GatewayRef::Mesh, edge], "the same one twice is one");
     let expected = HttpMatch {
         name: Some("a".into()),
         scheme: Some(exact("https")),
@@ -96,6 +97,50 @@ fn conditions_of_a_request_arrive() {
         ..HttpMatch::default()
     };
     assert_eq!(first, &expected);
+}
+
+#[test]
+fn what_protobuf_takes_for_absent_is_absent() {
+    let read = route(
+        "name: '', match: [{name: '', statPrefix: '', sourceNamespace: '', port: 0}], \
+         rewrite: {uri: '', authority: a.example}, retries: {attempts: 0, retryOn: ''}",
+    );
+    assert_eq!((read.name, read.matches), (None, vec![HttpMatch::default()]));
+    assert_eq!(read.rewrite, Some(Rewrite { path: None, authority: Some("a.example".into()) }));
+    assert!(read.retries.is_some_and(|retries| retries.retry_on.is_empty()));
+    assert_eq!(route("retries: {attempts: 1, retryOn: ''}").retries.map(|it| it.retry_on), Some(vec![]));
+    let path = route("rewrite: {uri: /a, authority: ''}").rewrite.and_then(|rewrite| rewrite.path);
+    assert_eq!(path, Some(PathRewrite::Uri("/a".into())));
+    let (mut service, _) = good(parsed(
+        "{hosts: [web], http: [{redirect: {uri: '', prefixRewrite: '', authority: b.example, redirectCode: 0}}, \
+         {delegate: {name: a, namespace: ''}, match: [{port: 1}]}], \
+         tcp: [{match: [{port: 0}], route: [{destination: {host: a, subset: ''}}]}]}",
+    ));
+    let RouteAction::Redirect(redirect) = service.http.remove(0).action else { panic!("another action") };
+    assert_eq!((redirect.path, redirect.status), (None, StatusCode::MOVED_PERMANENTLY));
+    let delegate = Delegate { name: "a".into(), namespace: "shop".into() };
+    assert_eq!(service.http[0].action, RouteAction::Delegate(delegate));
+    assert_eq!(service.tcp[0].matches, [L4Match::default()]);
+    assert_eq!(service.tcp[0].route[0].destination, destination("a"));
+}
+
+#[test]
+fn hosts_may_begin_with_any_wildcard_of_istio() {
+    let spec = "{hosts: ['*-EU.a.example', '*b.example', '*.c.example.'], \
+                http: [{route: [{destination: {host: '*-eu.a.example'}}]}]}";
+    let (service, _) = good(parsed(spec));
+    assert_eq!(service.hosts, ["*-eu.a.example", "*b.example", "*.c.example"]);
+    let RouteAction::Route(destinations) = &service.http[0].action else { panic!("another action") };
+    assert_eq!(destinations[0].destination, destination("*-eu.a.example"));
+}
+
+#[test]
+fn a_condition_on_the_host_is_one_on_the_authority() {
+    for name in ["host", "Host", ":authority"] {
+        let read = &route(&format!("match: [{{headers: {{'{name}': {{exact: a}}}}}}]")).matches[0];
+        let authority = HeaderKey::PseudoHeader(PseudoHeader::Authority);
+        assert_eq!(read.headers, [(authority, ValueMatch::Text(exact("a")))], "{name}");
+    }
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Routes and matches that nothing reaches, since an earlier route takes all of it.
+//! Routes and matches that nothing reaches, since an earlier one takes all of it.
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
@@ -11,12 +11,15 @@ use crate::document::cursor::Cursor;
 pub(super) struct Conditions<K> {
     /// Text that begins with that of every match which has all of these paths.
     paths: String,
+    /// Whether upper and lower case of the paths are alike. Not if they have no letters.
+    ignores_case: bool,
     others: K,
 }
 
 impl<K> Conditions<K> {
-    /// Those of a match for these paths; `None`: all.
-    pub fn new(paths: Option<&StringMatch>, others: K) -> Self {
+    /// Those of a match for these paths; `None`: all. Of regular expressions `ignores_case` means nothing.
+    pub fn new(paths: Option<&StringMatch>, ignores_case: bool, others: K) -> Self {
+        let is_regex = matches!(paths, Some(StringMatch::Regex(_)));
         // A path has no NUL, and begins with a slash.
         let paths = match paths {
             None => String::new(),
@@ -25,8 +28,12 @@ impl<K> Conditions<K> {
             Some(StringMatch::Exact(path)) => format!("{path}\0"),
             Some(StringMatch::Regex(regex)) => format!("/\0\0{regex}\0"),
         };
-        Self { paths, others }
+        Self { ignores_case: ignores_case && !is_regex && has_letters(&paths), paths, others }
     }
+}
+
+fn has_letters(paths: &str) -> bool {
+    paths.bytes().any(|byte| byte.is_ascii_alphabetic())
 }
 
 /// What the routes of a list have taken so far.
@@ -34,11 +41,15 @@ pub(super) struct EarlierRoutes<K> {
     list: &'static str,
     /// How many they are.
     count: usize,
-    /// By what else they ask for, the paths, of which none begins with another, with the routes' indices.
-    taken: HashMap<K, BTreeMap<String, usize>>,
+    /// By what else they ask for, the paths, with the routes' indices.
+    taken: HashMap<(bool, K), Paths>,
 }
 
-impl<K: Clone + Default + Eq + Hash> EarlierRoutes<K> {
+/// Paths that are taken, of which none begins with another. Those of matches that ignore case are kept apart, in
+/// lower case.
+type Paths = BTreeMap<String, usize>;
+
+impl<K: Copy + Default + Eq + Hash> EarlierRoutes<K> {
     /// Before the first route of the field `list`.
     pub fn new(list: &'static str) -> Self {
         Self { list, count: 0, taken: HashMap::new() }
@@ -47,55 +58,76 @@ impl<K: Clone + Default + Eq + Hash> EarlierRoutes<K> {
     /// Takes in the next route, which is at `at`. Warns if nothing reaches it, or one of its matches.
     /// `takes_all`: later routes get nothing of what it matches.
     pub fn add(&mut self, at: &Cursor<'_>, matches: impl Iterator<Item = Conditions<K>>, takes_all: bool) {
-        let mut matches: Vec<_> = matches.collect();
-        if matches.is_empty() {
-            matches.push(Conditions::default());
-        }
-        let (total, mut dead) = (matches.len(), Vec::new());
-        for (index, conditions) in matches.into_iter().enumerate() {
+        let mut matches = matches.peekable();
+        let all = matches.peek().is_none().then(Conditions::default);
+        let (mut total, mut dead) = (0, Vec::new());
+        for conditions in matches.chain(all) {
             match self.taken_by(&conditions) {
-                Some(route) => dead.push((index, route)),
+                Some(route) => dead.push((total, route)),
                 None if takes_all => self.take(conditions),
                 None => {}
             }
+            total += 1;
         }
-        self.count += 1;
-        let problem = |route: usize| format!("nothing reaches it: `{}[{route}]` takes all of it", self.list);
         match dead.as_slice() {
             [(_, route), ..] if dead.len() == total => {
-                at.warn(problem(*route), "move it before that route, or remove it");
+                at.warn(self.problem(*route), "move it before that route, or remove it");
             }
-            _ => warn_of_matches(at, &dead, problem),
+            _ => self.warn_of_matches(at, &dead),
         }
+        self.count += 1;
     }
 
     fn taken_by(&self, wanted: &Conditions<K>) -> Option<usize> {
-        [&wanted.others, &K::default()].into_iter().find_map(|others| {
-            // If one begins with another, there is nothing between them but what begins with it, too.
-            let (paths, route) = self.taken.get(others)?.range::<String, _>(..=&wanted.paths).next_back()?;
-            wanted.paths.starts_with(paths.as_str()).then_some(*route)
+        let lower = wanted.paths.to_ascii_lowercase();
+        let places = [wanted.others, K::default()].map(|others| [(false, others), (true, others)]);
+        places.into_iter().flatten().find_map(|place| {
+            let (ignores_case, _) = place;
+            let paths = if ignores_case { &lower } else { &wanted.paths };
+            let (begin, route) = beginning(self.taken.get(&place)?, paths)?;
+            // Of what is wanted in any case, it takes only what is in the same.
+            let leaves_some = wanted.ignores_case && !ignores_case && has_letters(begin);
+            (!leaves_some).then_some(route)
         })
     }
 
     fn take(&mut self, new: Conditions<K>) {
-        let taken = self.taken.entry(new.others).or_default();
-        while let Some((longer, _)) = taken.range::<String, _>(&new.paths..).next() {
-            if !longer.starts_with(&new.paths) {
+        let taken = self.taken.entry((new.ignores_case, new.others)).or_default();
+        let paths = if new.ignores_case { new.paths.to_ascii_lowercase() } else { new.paths };
+        while let Some((longer, _)) = taken.range::<String, _>(&paths..).next() {
+            if !longer.starts_with(&paths) {
                 break;
             }
             let longer = longer.clone();
             taken.remove(&longer);
         }
-        taken.insert(new.paths, self.count);
+        taken.insert(paths, self.count);
+    }
+
+    fn problem(&self, route: usize) -> String {
+        format!("nothing reaches it: `{}[{route}]` takes all of it", self.list)
+    }
+
+    fn warn_of_matches(&self, at: &Cursor<'_>, dead: &[(usize, usize)]) {
+        if dead.is_empty() {
+            return;
+        }
+        let Some(list) = at.fields_with_any_key().get("match") else { return };
+        let matches = list.items();
+        for (index, route) in dead {
+            let Some(at) = matches.get(*index) else { continue };
+            if *route == self.count {
+                at.warn("nothing reaches it: an earlier match of this route has all of it", "remove it");
+            } else {
+                at.warn(self.problem(*route), "remove it, or move it before that route");
+            }
+        }
     }
 }
 
-fn warn_of_matches(at: &Cursor<'_>, dead: &[(usize, usize)], problem: impl Fn(usize) -> String) {
-    let Some(list) = at.fields_with_any_key().get("match").filter(|_| !dead.is_empty()) else { return };
-    let matches = list.items();
-    for (index, route) in dead {
-        if let Some(at) = matches.get(*index) {
-            at.warn(problem(*route), "remove it, or move it before that route");
-        }
-    }
+/// Which of `taken` a text begins with, and its route.
+fn beginning<'a>(taken: &'a Paths, text: &String) -> Option<(&'a str, usize)> {
+    // If one begins with another, there is nothing between them but what begins with it, too.
+    let (begin, route) = taken.range::<String, _>(..=text).next_back()?;
+    text.starts_with(begin.as_str()).then_some((begin.as_str(), *route))
 }

@@ -3,10 +3,11 @@
 use std::io::{BufRead, BufReader, Lines, Write};
 use std::process::{Child, ChildStdout, Stdio};
 
-use mesh_common::direct::{DirectFlowEntry, DirectFlowKey};
+use mesh_common::direct::{DirectFlowEntry, DirectFlowKey, DirectRoute, DirectRouteKey};
 use mesh_lab::poll;
 
 use crate::full::fill;
+use crate::restarts::proxy_of;
 use crate::same_node::{DIRECT, deny, opened, until_direct};
 use crate::world::{PORT, SOON, World, eventually, mutual_tls};
 
@@ -45,6 +46,13 @@ fn withdrawn(world: &World) -> f64 {
     world.metric("node2", "nodemesh_ebpf_faults_total", "Withdrawn")
 }
 
+/// How many destinations connections of the node's pods may go to directly.
+fn routes(world: &World) -> usize {
+    const KEY: usize = size_of::<DirectRouteKey>();
+    const VALUE: usize = size_of::<DirectRoute>();
+    World::held_hash::<KEY, VALUE>(proxy_of(world, "node2").unwrap(), "ROUTES").keys().count()
+}
+
 #[test]
 fn a_yes_that_still_holds_is_used_later() {
     let world = World::new("delayed-yes");
@@ -66,6 +74,8 @@ fn a_yes_from_before_a_policy_is_of_no_use_after_it() {
         let before = withdrawn(&world);
         world.apply(&deny("client"));
         eventually("it is denied", || !world.client("app", "neighbour", &["who", "server.app", PORT]).ok);
+        // The kernel is told a moment after the proxy knows; what slips through then the agent closes.
+        eventually("the kernel knows", || routes(&world) == 0);
         let outcome = delayed.write();
         assert!(outcome.starts_with("answered 0 refused 6") && outcome.contains("refused"), "{outcome}");
         eventually(&format!("they are counted: {mode}, {outcome}"), || withdrawn(&world) - before > 5.5);

@@ -3,7 +3,7 @@ use mesh_api::admin::{
 };
 use mesh_api::compile::{self, MeshConfig};
 use mesh_api::manifest;
-use mesh_api::plan::{RefuseOrIgnoreWaypoints, Store};
+use mesh_api::plan::{Store, WaypointHandling};
 use mesh_api::wire::workload::{GatewayAddress, address};
 use mesh_api::wire::{type_url, xds::Resource};
 use prost::Message;
@@ -78,11 +78,11 @@ fn shop() -> Snapshot {
 }
 
 fn snapshot(text: &str) -> Snapshot {
-    taken(&compiled(text), RefuseOrIgnoreWaypoints::default())
+    taken(&compiled(text), WaypointHandling::default())
 }
 
 /// What an agent makes of it.
-fn taken(compiled: &compile::Compiled, waypoints: RefuseOrIgnoreWaypoints) -> Snapshot {
+fn taken(compiled: &compile::Compiled, waypoints: WaypointHandling) -> Snapshot {
     let mut store = Store::default().with_waypoint_handling(waypoints);
     let addresses = compiled.addresses.iter().map(|(name, it)| resource(type_url::ADDRESS, name, it));
     assert_eq!(store.apply(type_url::ADDRESS, addresses.collect(), Vec::new()), []);

@@ -25,6 +25,11 @@ fn mistakes_of_the_whole_are_named() {
         ("hosts: ['*']", "spec.hosts", "clients in the mesh"),
         ("hosts: ['*'], gateways: [edge, mesh]", "spec.hosts", "clients in the mesh"),
         ("hosts: [a], gateways: [A/b]", "spec.gateways[0]", "not a gateway"),
+        // What is no gateway does not mean clients in the mesh.
+        ("hosts: ['*'], gateways: [A/b]", "spec.gateways[0]", "not a gateway"),
+        ("hosts: ['*'], gateways: edge", "spec.gateways", "must be a list"),
+        ("hosts: ['*.']", "spec.hosts[0]", "not a host"),
+        ("hosts: ['*-eu.b', a-eu.b]", "spec.hosts[1]", "\"*-eu.b\" includes"),
         ("hosts: [a], gateways: [a/b/c]", "spec.gateways[0]", "not a gateway"),
         ("hosts: [a], gateways: [a/]", "spec.gateways[0]", "not a gateway"),
         ("gateways: [edge]", "spec.gateways", "without `hosts`"),
@@ -32,6 +37,15 @@ fn mistakes_of_the_whole_are_named() {
         ("hosts: [a], exportTo: ['*', b]", "spec.exportTo[0]", "includes the others"),
     ] {
         check(&format!("{{{rest}, {ROUTE}}}"), field, problem);
+    }
+    check("a", "spec", "must be a map");
+    for (hosts, field, problem) in [
+        ("a", "spec.hosts", "must be a list"),
+        ("['a b']", "spec.hosts[0]", "not a host"),
+        ("[1]", "spec.hosts[0]", "must be a string"),
+    ] {
+        check(&format!("{{hosts: {hosts}, http: [{{delegate: {{name: a}}}}]}}"), field, problem);
+        check(&format!("{{hosts: {hosts}, tls: {CONNECTION}}}"), field, problem);
     }
     check("{hosts: [a]}", "spec", "no route");
     check("{hosts: [a], http: [], tcp: []}", "spec", "no route");
@@ -57,7 +71,11 @@ fn mistakes_of_a_match_are_named() {
         ("withoutHeaders: {x-a: {prefix: ''}}", ".withoutHeaders.x-a.prefix", "is empty"),
         ("queryParams: {a: }", ".queryParams.a", "no value"),
         ("ignoreUriCase: 'yes'", ".ignoreUriCase", "true or false"),
-        ("port: 0", ".port", "out of range"),
+        ("port: 70000", ".port", "out of range"),
+        ("uri: /path", ".uri", "must be a map"),
+        ("headers: {x-a: b}", ".headers.x-a", "must be a map"),
+        ("name: \"a\\nb\"", ".name", "control characters"),
+        ("statPrefix: \"a\\x7f\"", ".statPrefix", "control characters"),
         ("sourceLabels: {a: 'b*'}", ".sourceLabels.a", "no pod can have"),
         ("sourceLabels: {a: }", ".sourceLabels.a", "no value"),
         ("sourceNamespace: A", ".sourceNamespace", "not a namespace"),
@@ -72,6 +90,8 @@ fn mistakes_of_a_match_are_named() {
              route: [{{destination: {{host: web}}}}]}}]}}"
         )
     };
+    let claim = at_gateway("@request.auth.claims.a").replace("[edge]", "[A/b]");
+    check(&claim, "spec.gateways[0]", "not a gateway");
     for name in ["@request.auth.claims", "@request.auth.claims[]", "@request.auth.claims.a..b"] {
         check(&at_gateway(name), &format!("spec.http[0].match[0].headers[{name:?}]"), "which claim");
     }
@@ -116,7 +136,17 @@ fn mistakes_of_what_is_done_on_the_way_are_named() {
     for (more, field, problem) in [
         ("timeout: 0s", "timeout", "not a duration"),
         ("timeout: 1500us", "timeout", "finer than a millisecond"),
+        ("name: \"a\\nb\"", "name", "control characters"),
         ("rewrite: {}", "rewrite", "rewrites nothing"),
+        ("rewrite: {uri: ''}", "rewrite", "rewrites nothing"),
+        ("rewrite: /x", "rewrite", "must be a map"),
+        ("rewrite: {uri: '/a b'}", "rewrite.uri", "a URL has no"),
+        ("rewrite: {authority: \"a\\r\\nb\"}", "rewrite.authority", "a URL has no"),
+        (
+            "rewrite: {uriRegexRewrite: {match: a, rewrite: 'é'}}",
+            "rewrite.uriRegexRewrite.rewrite",
+            "a URL has no",
+        ),
         (
             "rewrite: {uri: /, uriRegexRewrite: {match: a, rewrite: b}}",
             "rewrite.uriRegexRewrite",
@@ -152,6 +182,7 @@ fn mistakes_of_what_is_done_on_the_way_are_named() {
         ("retries: {attempts: 1, retryOn: 999}", "retries.retryOn", "must be a string"),
         ("retries: {attempts: 1, retryOn: '999'}", "retries.retryOn", "no reason"),
         ("fault: {}", "fault", "does nothing"),
+        ("fault: 1", "fault", "must be a map"),
         ("fault: {delay: {percentage: {value: 1}}}", "fault.delay", "`fixedDelay` is missing"),
         ("fault: {delay: {exponentialDelay: 1s}}", "fault.delay.exponentialDelay", "never made"),
         ("fault: {abort: {http2Error: a, percentage: {value: 1}}}", "fault.abort.http2Error", "never made"),
@@ -176,6 +207,11 @@ fn mistakes_of_what_is_done_on_the_way_are_named() {
             "fault.abort.percentage.value",
             "out of range",
         ),
+        (
+            "mirror: {host: a}, mirrorPercentage: {value: 0.00009}",
+            "mirrorPercentage.value",
+            "less than one request in a million",
+        ),
         ("mirror: {host: a}, mirrors: [{destination: {host: a}}]", "mirror", "exclude each other"),
         ("mirrors: [{}]", "mirrors[0]", "`destination` is missing"),
         ("mirror: {host: a}, mirrorPercentage: {value: -1}", "mirrorPercentage.value", "out of range"),
@@ -196,6 +232,12 @@ fn mistakes_of_what_is_done_on_the_way_are_named() {
 fn mistakes_of_answers_and_delegates_are_named() {
     for (route, field, problem) in [
         ("{redirect: {redirectCode: 302}}", ".redirect", "where to"),
+        ("{redirect: {uri: ''}}", ".redirect", "where to"),
+        ("{redirect: /x}", ".redirect", "must be a map"),
+        ("{redirect: {url: /x}}", ".redirect.url", "unknown field"),
+        ("{redirect: {uri: \"/a\\nb\"}}", ".redirect.uri", "a URL has no"),
+        ("{redirect: {prefixRewrite: /é}}", ".redirect.prefixRewrite", "a URL has no"),
+        ("{redirect: {authority: a b}}", ".redirect.authority", "a URL has no"),
         ("{redirect: {uri: /, redirectCode: 200}}", ".redirect.redirectCode", "out of range"),
         ("{redirect: {uri: /, redirectCode: 304}}", ".redirect.redirectCode", "no redirect"),
         ("{redirect: {uri: /, scheme: ftp}}", ".redirect.scheme", "\"ftp\""),

@@ -81,6 +81,18 @@ fn routes_and_matches_that_nothing_reaches_are_warned_of() {
         (["match: [{uri: {prefix: /a}}], ", "match: [{uri: {regex: /ab}}], "], ""),
         (["match: [{uri: {regex: /a}}], ", "match: [{uri: {regex: /ab}}], "], ""),
         (["match: [{uri: {prefix: /}}], ", ""], ""),
+        (["match: [{uri: {prefix: /a}}], ", "match: [{uri: {prefix: /ab}, ignoreUriCase: true}], "], ""),
+        (["match: [{uri: {exact: /a}}], ", "match: [{uri: {exact: /a}, ignoreUriCase: true}], "], ""),
+        (["match: [{uri: {prefix: /}}], ", "match: [{uri: {prefix: /ab}, ignoreUriCase: true}], "], dead),
+        (["match: [{uri: {prefix: ''}}], ", "match: [{uri: {prefix: /ab}, ignoreUriCase: true}], "], dead),
+        (["match: [{uri: {prefix: /A}, ignoreUriCase: true}], ", "match: [{uri: {prefix: /ab}}], "], dead),
+        (
+            [
+                "match: [{uri: {prefix: /A}, ignoreUriCase: true}], ",
+                "match: [{uri: {exact: /aB}, ignoreUriCase: true}], ",
+            ],
+            dead,
+        ),
     ] {
         assert_eq!(warned(&matches), expected, "{matches:?}");
     }
@@ -89,4 +101,14 @@ fn routes_and_matches_that_nothing_reaches_are_warned_of() {
     let connections =
         "{hosts: [a], tcp: [{route: [{destination: {host: a}}]}, {route: [{destination: {host: b}}]}]}";
     assert_eq!(good(parsed(connections)).1, ["spec.tcp[1]"]);
+}
+
+#[test]
+fn a_match_that_its_own_route_takes_before_is_to_be_removed() {
+    let matches = "match: [{uri: {exact: /a}}, {uri: {exact: /a}, port: 1}]";
+    let parsed = parsed(&beside_route(matches));
+    let warning = parsed.warnings.iter().find(|it| it.field.as_deref() == Some("spec.http[0].match[1]"));
+    let warning = warning.expect("nothing reaches it");
+    assert!(warning.problem.contains("an earlier match of this route"), "{warning}");
+    assert_eq!(warning.fix, "remove it");
 }

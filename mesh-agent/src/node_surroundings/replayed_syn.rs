@@ -15,12 +15,12 @@ const LONGEST_IP_HEADER: usize = 40;
 const CHECKSUM: usize = 16;
 
 /// An IP packet with a SYN.
-pub struct SynPacket {
+pub struct ReplayedSyn {
     bytes: [u8; LONGEST_IP_HEADER + MAX_TCP_HEADER_BYTES],
     length: usize,
 }
 
-impl SynPacket {
+impl ReplayedSyn {
     /// Builds the packet. The kernel fills in the fields of an IPv4 header that only it knows (raw(7)).
     pub fn from_deferred(syn: &DeferredSyn) -> Self {
         let (client, server) =
@@ -146,7 +146,7 @@ mod tests {
 
     #[test]
     fn carries_the_clients_header_with_a_checksum_of_its_own() {
-        let packet = SynPacket::from_deferred(&syn("10.9.9.9:47361", "127.64.3.4:15001", &HEADER));
+        let packet = ReplayedSyn::from_deferred(&syn("10.9.9.9:47361", "127.64.3.4:15001", &HEADER));
         let (ip, tcp) = packet.as_bytes().split_at(20);
         assert_eq!((ip[0], &ip[2..4], ip[9]), (0x45, &[0, 60][..], TCP));
         assert_eq!(ip[12..], [10, 9, 9, 9, 127, 64, 3, 4]);
@@ -157,7 +157,7 @@ mod tests {
     #[test]
     fn an_ipv6_one_too() {
         let packet =
-            SynPacket::from_deferred(&syn("[fd00::9]:47361", "[fd5a:e1c7:9d02:15:0:1:2:3]:15001", &HEADER));
+            ReplayedSyn::from_deferred(&syn("[fd00::9]:47361", "[fd5a:e1c7:9d02:15:0:1:2:3]:15001", &HEADER));
         let (ip, tcp) = packet.as_bytes().split_at(40);
         assert_eq!((ip[0], &ip[4..6], ip[6]), (0x60, &[0, 40][..], TCP));
         assert!(sums_up(&ip[8..], tcp));
@@ -166,7 +166,7 @@ mod tests {
     #[test]
     fn the_longest_header_fits() {
         let packet =
-            SynPacket::from_deferred(&syn("[fd00::9]:1", "[::1]:15001", &[0xff; MAX_TCP_HEADER_BYTES]));
+            ReplayedSyn::from_deferred(&syn("[fd00::9]:1", "[::1]:15001", &[0xff; MAX_TCP_HEADER_BYTES]));
         assert_eq!(packet.as_bytes().len(), LONGEST_IP_HEADER + MAX_TCP_HEADER_BYTES);
         assert!(sums_up(&packet.as_bytes()[8..40], &packet.as_bytes()[40..]));
     }

@@ -10,11 +10,11 @@ use super::proxy_maps::map_from_fd;
 use super::{Error, PEER, map_error};
 
 /// One worker's handle on the map `PEER`.
-pub struct PeerMap {
+pub struct SocketAddressMap {
     peer: SkStorage<MapData, AddressPort>,
 }
 
-impl PeerMap {
+impl SocketAddressMap {
     pub(super) fn new(peer: OwnedFd) -> Result<Self, Error> {
         let peer = Map::SkStorage(map_from_fd(PEER, peer)?).try_into().map_err(map_error(PEER))?;
         Ok(Self { peer })

@@ -13,15 +13,15 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use crate::tls::{TlsStream, UnbufferedConnection};
 
 /// A TLS session that the HTTP/2 connection and its driver share.
-pub(super) struct SharedTls<C>(Rc<RefCell<TlsStream<C>>>);
+pub(super) struct BatchedTls<C>(Rc<RefCell<TlsStream<C>>>);
 
-impl<C> Clone for SharedTls<C> {
+impl<C> Clone for BatchedTls<C> {
     fn clone(&self) -> Self {
         Self(Rc::clone(&self.0))
     }
 }
 
-impl<C: UnbufferedConnection> SharedTls<C> {
+impl<C: UnbufferedConnection> BatchedTls<C> {
     pub(super) fn new(tls: TlsStream<C>) -> Self {
         Self(Rc::new(RefCell::new(tls)))
     }
@@ -52,7 +52,7 @@ impl<C: UnbufferedConnection> SharedTls<C> {
     }
 }
 
-impl<C: UnbufferedConnection> AsyncRead for SharedTls<C> {
+impl<C: UnbufferedConnection> AsyncRead for BatchedTls<C> {
     fn poll_read(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -62,7 +62,7 @@ impl<C: UnbufferedConnection> AsyncRead for SharedTls<C> {
     }
 }
 
-impl<C: UnbufferedConnection> AsyncWrite for SharedTls<C> {
+impl<C: UnbufferedConnection> AsyncWrite for BatchedTls<C> {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, piece: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut *self.0.borrow_mut()).poll_write(context, piece)
     }

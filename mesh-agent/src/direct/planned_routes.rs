@@ -38,7 +38,7 @@ pub(super) enum ReplanTrigger {
 
 /// The destinations that this node's pods asked for, and their plans.
 #[derive(Default)]
-pub(super) struct RouteTable {
+pub(super) struct PlannedRoutes {
     pods: PodIndex,
     asked: HashMap<u64, HashMap<SocketAddr, Entry>>,
 }
@@ -52,7 +52,7 @@ struct Entry {
     used: Instant,
 }
 
-impl RouteTable {
+impl PlannedRoutes {
     /// Adds a pod. Plans that may lead to it change with the next [`Self::replan`].
     pub fn add_pod(&mut self, pod: &Arc<Pod>) {
         self.pods.add(pod);
@@ -122,7 +122,7 @@ impl RouteTable {
                         let plan = entry.plan.as_ref();
                         inputs != entry.inputs
                             || plan.is_some_and(|it| {
-                                it.changes_with_time() || !it.addresses_still_owned(context.snapshot)
+                                it.changes_with_time() || !it.are_addresses_still_owned(context.snapshot)
                             })
                     }
                     ReplanTrigger::Node => true,

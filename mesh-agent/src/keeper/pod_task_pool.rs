@@ -21,7 +21,7 @@ const MOST_OF_A_POD: usize = 64;
 type Work<T> = Box<dyn FnOnce() -> T + Send>;
 
 /// A queue of tasks, each with a result of type `T`.
-pub(super) struct BackgroundTasks<T>(Arc<Shared<T>>);
+pub(super) struct PodTaskPool<T>(Arc<Shared<T>>);
 
 struct Shared<T> {
     state: Mutex<State<T>>,
@@ -37,7 +37,7 @@ struct State<T> {
     done: Vec<T>,
 }
 
-impl<T: Send + 'static> BackgroundTasks<T> {
+impl<T: Send + 'static> PodTaskPool<T> {
     /// Starts the threads. Errors: a thread can't be started.
     pub fn start() -> io::Result<Self> {
         let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
@@ -75,7 +75,7 @@ impl<T: Send + 'static> BackgroundTasks<T> {
     }
 }
 
-impl<T> AsFd for BackgroundTasks<T> {
+impl<T> AsFd for PodTaskPool<T> {
     /// Readable when a task is done.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.done.as_fd()
@@ -127,7 +127,7 @@ mod tests {
     use super::*;
     use crate::keeper::channel::wait_readable;
 
-    fn next(tasks: &BackgroundTasks<u32>) -> Vec<u32> {
+    fn next(tasks: &PodTaskPool<u32>) -> Vec<u32> {
         let deadline = Instant::now() + Duration::from_secs(10);
         loop {
             wait_readable(&mut [PollFd::new(tasks, PollFlags::IN)], Duration::from_secs(1)).unwrap();
@@ -141,7 +141,7 @@ mod tests {
 
     #[test]
     fn a_slow_pod_keeps_no_other_waiting() {
-        let tasks = BackgroundTasks::start().unwrap();
+        let tasks = PodTaskPool::start().unwrap();
         let (go_on, held) = mpsc::channel::<()>();
         tasks.queue("slow", move || held.recv().map_or(1, |()| 1)).unwrap();
         let put = (0..2 * MOST_OF_A_POD).take_while(|_| tasks.queue("slow", || 2).is_ok()).count();
@@ -161,7 +161,7 @@ mod tests {
 
     #[test]
     fn what_waits_is_bounded() {
-        let tasks = BackgroundTasks::start().unwrap();
+        let tasks = PodTaskPool::start().unwrap();
         let (go_on, held) = mpsc::channel::<()>();
         let held = Arc::new(Mutex::new(held));
         let wait = |held: &Arc<Mutex<mpsc::Receiver<()>>>| {
