@@ -9,9 +9,9 @@ const WILDCARDS: [&str; 3] = ["*.", "*-", "*"];
 /// Most characters of a host, as in the name system.
 const MAX_LENGTH: usize = 253;
 
-/// The host that `text` names, in the form in which hosts are compared: in lower case, since names do not differ
-/// by case, nor by the dot that ends a full one. It may be for all that ends so: `*.x`, `*-x`, `*x`. `*` alone is
-/// none: not every kind takes it.
+/// The host that `text` names, in the form in which hosts are compared: in lower case, since names do not
+/// differ by case, nor by the dot that ends a full one. It may be for all that ends so: `*.x`, `*-x`, `*x`.
+/// `*` alone is none: not every kind takes it.
 pub(super) fn parse(text: &str) -> Option<String> {
     let host = text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase();
     let end = WILDCARDS.into_iter().find_map(|wildcard| host.strip_prefix(wildcard));

@@ -16,8 +16,8 @@ use crate::document::{
 pub struct ServiceEntry {
     /// Name and namespace.
     pub metadata: Metadata,
-    /// Host names in lower case, without a dot at the end, of which each may begin with a wildcard (`*.x`, `*-x`,
-    /// `*x`); at least one.
+    /// Host names in lower case, without a dot at the end, of which each may begin with a wildcard (`*.x`,
+    /// `*-x`, `*x`); at least one.
     pub hosts: Vec<String>,
     /// Addresses that stand for the hosts.
     pub addresses: Vec<IpNet>,

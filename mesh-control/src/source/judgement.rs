@@ -139,8 +139,18 @@ fn says(object: &Object) -> String {
             format!("{mode}{ports}")
         }
         Object::DestinationRule(rule) => rule.host.clone(),
-        Object::VirtualService(service) => service.hosts.join(", "),
+        Object::VirtualService(service) => first_of(&service.hosts),
         _ => String::new(),
+    }
+}
+
+/// The first of a list that may have thousands, for a column of a table.
+fn first_of(hosts: &[String]) -> String {
+    const SHOWN: usize = 3;
+    let shown = hosts.iter().take(SHOWN).map(String::as_str).collect::<Vec<_>>().join(", ");
+    match hosts.len().saturating_sub(SHOWN) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
     }
 }
 
@@ -152,6 +162,13 @@ mod tests {
     use mesh_api::manifest::parse;
 
     use super::*;
+
+    #[test]
+    fn a_column_shows_the_first_of_many_hosts() {
+        let hosts: Vec<String> = ["a", "b", "c", "d", "e"].map(str::to_owned).into();
+        assert_eq!(first_of(&hosts[..2]), "a, b");
+        assert_eq!(first_of(&hosts), "a, b, c and 2 more");
+    }
 
     const KINDS: &str = "
 apiVersion: v1

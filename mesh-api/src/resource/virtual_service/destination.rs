@@ -26,7 +26,8 @@ pub struct HttpRouteDestination {
     pub weight: u32,
     /// Changes of headers of the requests that go there. Where it is the route's only destination they come
     /// after those of the route, where it is one of several before them. The authority is the route's
-    /// ([`super::Rewrite::authority`], or else that of the route's headers) if that has one, and this one's else.
+    /// ([`super::Rewrite::authority`], or else that of the route's headers) if that has one, and this one's
+    /// else.
     pub headers: Headers,
 }
 

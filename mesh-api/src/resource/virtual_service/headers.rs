@@ -17,8 +17,8 @@ pub struct Headers {
     pub response: HeaderOperations,
 }
 
-/// Changes of the headers of one message. As in Envoy `remove` is done first, then `set`, then `add`: a header
-/// that is removed and added has the new value.
+/// Changes of the headers of one message. As in Envoy `remove` is done first, then `set`, then `add`: a
+/// header that is removed and added has the new value.
 ///
 /// In a value `%%` stands for `%`, and `%NAME%` or `%NAME(…)%` for what Envoy knows by that name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -135,8 +135,8 @@ fn has_paired_percents(value: &str) -> bool {
     true
 }
 
-/// Where the `%` is that belongs to the one before `text`. All that is looked at is between the two, so that a
-/// long value takes no longer than it is.
+/// Where the `%` is that belongs to the one before `text`. All that is looked at is between the two, so that
+/// a long value takes no longer than it is.
 fn closing_percent(text: &str) -> Option<usize> {
     let next = text.find('%')?;
     let Some(open) = text[..next].find('(') else { return Some(next) };

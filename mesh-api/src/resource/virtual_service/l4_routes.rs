@@ -32,8 +32,8 @@ pub struct TcpRoute {
 /// Conditions of a TLS connection, all of which must hold.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct TlsMatch {
-    /// The name in the handshake is one of these, or ends as one that begins with `*` does; at least one. Each
-    /// is a host of the virtual service, or one that such a host includes.
+    /// The name in the handshake is one of these, or ends as one that begins with `*` does; at least one.
+    /// Each is a host of the virtual service, or one that such a host includes.
     pub sni_hosts: Vec<String>,
     /// What else must hold.
     pub connection: L4Match,

@@ -3,11 +3,11 @@
 //!
 //! Each file has the types of one field and their reader. What Istio refuses is an error, also where it shows
 //! only in the data path; what Istio warns of, has deprecated or ignores is a warning. Names of hosts are in
-//! lower case, without a dot at the end. An empty text or a 0 that protobuf does not tell from an absent field is
-//! one here, too.
+//! lower case, without a dot at the end. An empty text or a 0 that protobuf does not tell from an absent
+//! field is one here, too.
 //!
-//! Whoever may write into one namespace writes these, so no object may cost much: what is in it is counted before
-//! it is read, and what is said of it has limits.
+//! Whoever may write into one namespace writes these, so no object may cost much: what is in it is counted
+//! before it is read, and what is said of it has limits.
 
 mod cors_policy;
 mod destination;
@@ -52,8 +52,8 @@ use crate::document::{
     yaml_tree,
 };
 
-/// Most values of an object: hosts, conditions, names of destinations and all else that holds no others. Routes
-/// of the usual kind have three to ten.
+/// Most values of an object: hosts, conditions, names of destinations and all else that holds no others.
+/// Routes of the usual kind have three to ten.
 const MAX_VALUES: usize = 10_000;
 
 /// A virtual service.

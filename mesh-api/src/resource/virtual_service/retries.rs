@@ -11,6 +11,8 @@ use crate::document::nearest_word::nearest_word;
 
 /// Most bytes of `retryOn`, which is more than all that it can say, once each.
 const MAX_RETRY_ON: usize = 1024;
+/// Most words of one `retryOn` that are complained of: what was meant by each takes a while to find out.
+const MAX_BAD_WORDS: usize = 10;
 
 /// How often and when a request is tried again.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -125,8 +127,17 @@ fn retry_on(at: &Cursor<'_>) -> Vec<RetryCondition> {
         at.error(format!("it is longer than {MAX_RETRY_ON} bytes"), "write each reason once");
         return Vec::new();
     }
-    let mut seen = HashSet::new();
-    text.split(',').filter(|word| seen.insert(*word)).filter_map(|word| condition(at, word)).collect()
+    let (mut seen, mut conditions, mut bad) = (HashSet::new(), Vec::new(), 0);
+    for word in text.split(',').filter(|word| seen.insert(*word)) {
+        match condition(at, word) {
+            Some(condition) => conditions.push(condition),
+            None => bad += 1,
+        }
+        if bad == MAX_BAD_WORDS {
+            break;
+        }
+    }
+    conditions
 }
 
 fn condition(at: &Cursor<'_>, word: &str) -> Option<RetryCondition> {

@@ -18,8 +18,8 @@ pub enum PathRewrite {
     /// This is instead of what the match named: of its prefix, or of the whole path if it named that or a
     /// regular expression. A match that says nothing of the path has the prefix `/`.
     Uri(String),
-    /// Each occurrence of a regular expression of RE2 in the path, which is without the query here, is replaced
-    /// (`uriRegexRewrite`).
+    /// Each occurrence of a regular expression of RE2 in the path, which is without the query here, is
+    /// replaced (`uriRegexRewrite`).
     Regex {
         /// The expression, as in [`super::StringMatch::Regex`], but it need not match the whole path.
         pattern: String,

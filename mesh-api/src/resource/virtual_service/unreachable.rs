@@ -45,8 +45,8 @@ pub(super) struct EarlierRoutes<K> {
     taken: HashMap<(bool, K), Paths>,
 }
 
-/// Paths that are taken, of which none begins with another. Those of matches that ignore case are kept apart, in
-/// lower case.
+/// Paths that are taken, of which none begins with another. Those of matches that ignore case are kept apart,
+/// in lower case.
 type Paths = BTreeMap<String, usize>;
 
 impl<K: Copy + Default + Eq + Hash> EarlierRoutes<K> {

@@ -28,8 +28,8 @@ pub(super) fn url_part(fields: &Fields<'_>, key: &str) -> Option<String> {
     Some(text.to_owned())
 }
 
-/// What is sent as it is in a request's first line or a response's `location` could otherwise end it, and begin
-/// something else.
+/// What is sent as it is in a request's first line or a response's `location` could otherwise end it, and
+/// begin something else.
 pub(super) fn refuse_what_no_url_has(at: &Cursor<'_>, text: &str) {
     if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
         let fix =

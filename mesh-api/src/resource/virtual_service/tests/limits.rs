@@ -53,6 +53,8 @@ fn reasons_to_try_again_count_once_each() {
     assert_eq!(errors(&beside_route(&retries("a,b,a,a,b")), "no reason"), [one(field), one(field)].concat());
     let read = route(&retries("reset,5xx,reset,5xx")).retries.expect("was given");
     assert_eq!(read.retry_on, [RetryCondition::Reset, RetryCondition::ServerError]);
+    let distinct = retries("a,b,c,d,e,f,g,h,i,j,k,l");
+    assert_eq!(errors(&beside_route(&distinct), "no reason").len(), 10);
     let long = retries(&"x,".repeat(513));
     assert_eq!(errors(&beside_route(&long), "longer than 1024 bytes"), one(field));
 }
