@@ -1,5 +1,5 @@
-//! Gives up privileges as a proxy does and tries what a proxy may not do. Each attempt is a process of its own, since some
-//! end it. Needs root, without which nothing would have to be given up.
+//! Gives up privileges as a proxy does and tries what a proxy may not do. Each attempt is a process of its
+//! own, since some end it. Needs root, without which nothing would have to be given up.
 #![expect(clippy::unwrap_used, reason = "what helps a test may panic as the test may")]
 
 use std::fs;

@@ -5,8 +5,8 @@
 //!   says when it is to end.
 //! - [`http`] serves HTTP/1 within a gate: heads, idle connections and readers have their time, and answers
 //!   that nobody reads hold a bounded amount of memory.
-//! - [`ExhaustionBackoff`] and [`is_of_one_connection`] are for accept loops: how long to pause when the kernel
-//!   can't accept, and when not to.
+//! - [`ExhaustionBackoff`] and [`is_of_one_connection`] are for accept loops: how long to pause when the
+//!   kernel can't accept, and when not to.
 //! - [`Readers`] says who may read metrics.
 //! - [`Listeners`] tells Prometheus what became of connections.
 //! - [`apart`] runs a server in a thread and a runtime of its own.

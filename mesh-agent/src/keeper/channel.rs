@@ -1,6 +1,6 @@
 //! Records and descriptors over a pair of Unix sockets that keep records apart (`SOCK_SEQPACKET`, unix(7)).
-//! Only [`receive_with_timeout`] and `wait_readable` block: without a record `receive` fails at once, and a peer
-//! that does not read is given up.
+//! Only [`receive_with_timeout`] and `wait_readable` block: without a record `receive` fails at once, and a
+//! peer that does not read is given up.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;

@@ -2,8 +2,8 @@
 //!
 //! The keeper loads, pins and attaches ([`Programs`]) and writes the maps of enrolled pods. The proxy gets
 //! the others by descriptor ([`ProxyMaps`]), which needs no privilege: the known addresses, the original
-//! destinations and clients of sockets (a [`SocketAddressMap`] for each worker), the routes of direct connections, and
-//! the events.
+//! destinations and clients of sockets (a [`SocketAddressMap`] for each worker), the routes of direct
+//! connections, and the events.
 //!
 //! Everything is pinned below one directory, so that after a crash enrolled pods stay enrolled (and are
 //! refused, not let out in plaintext) and the next agent takes over the same maps.
