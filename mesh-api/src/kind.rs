@@ -120,7 +120,7 @@ kinds! {
         /// Istio `ServiceEntry`.
         ServiceEntry = known("ServiceEntry", "serviceentries", NETWORKING, Namespaced, ReadNotUsed);
         /// Istio `VirtualService`.
-        VirtualService = known("VirtualService", "virtualservices", NETWORKING, Namespaced, ReadNotUsed);
+        VirtualService = known("VirtualService", "virtualservices", NETWORKING, Namespaced, Used);
     }
     // Of Istio's kinds and the Gateway API's those that say something about a mesh's connections.
     not_read {

@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::object_index::{pod_name_of_endpoint, service_name_of_slice, service_selects_pod};
 use super::object_store::{
     NamespacedName, ObjectStore, SharedObject, as_authorization_policy, as_destination_rule, as_namespace,
-    as_node, as_pod, as_service, as_slice, namespaced_name,
+    as_node, as_pod, as_service, as_slice, as_virtual_service, namespaced_name,
 };
-use super::{MeshConfig, destination_rules, service_host};
+use super::{MeshConfig, destination_rules, service_host, virtual_services};
 use crate::kind::{Kind, ObjectKey};
 use crate::resource::{AuthorizationPolicy, EndpointSlice, Metadata, Node, Pod};
 
@@ -26,6 +26,8 @@ pub(super) struct AffectedObjects {
     pub mutual_tls: bool,
     /// Some `DestinationRule` changed.
     pub traffic: bool,
+    /// Some `VirtualService` changed.
+    pub routes: bool,
     /// Services of slices that change, and whether each had any slice before.
     had_slices: BTreeMap<NamespacedName, bool>,
 }
@@ -70,7 +72,13 @@ impl AffectedObjects {
                 self.mutual_tls = true;
                 self.pods_in_scope(objects, mesh, &key.namespace, |_| true);
             }
-            Kind::DestinationRule => self.rule(objects, mesh, &key.namespace, change),
+            Kind::DestinationRule => self.rule(objects, mesh, change),
+            Kind::VirtualService => {
+                self.routes = true;
+                for service in change.into_iter().flatten().filter_map(as_virtual_service) {
+                    self.services.extend(virtual_services::services_named_by(service, objects, mesh));
+                }
+            }
             // Nothing is made of the others; tests/kinds.rs knows which these are.
             _ => {}
         }
@@ -160,13 +168,8 @@ impl AffectedObjects {
         self.policies.insert(name);
     }
 
-    fn rule(
-        &mut self,
-        objects: &ObjectStore,
-        mesh: &MeshConfig,
-        namespace: &str,
-        change: [Option<&SharedObject>; 2],
-    ) {
+    /// Of pods that are to show other labels the compiler knows when it has joined all rules.
+    fn rule(&mut self, objects: &ObjectStore, mesh: &MeshConfig, change: [Option<&SharedObject>; 2]) {
         self.traffic = true;
         for rule in change.into_iter().flatten().filter_map(as_destination_rule) {
             let services = objects.services().map(|service| namespaced_name(&service.metadata));
@@ -178,10 +181,6 @@ impl AffectedObjects {
                 )
             });
             self.services.extend(fitting);
-            if rule.workload_selector.is_some() {
-                // Workloads show the labels that rules of their namespace ask about.
-                self.pods.extend(objects.live_pods_in(namespace).map(|pod| namespaced_name(&pod.metadata)));
-            }
         }
     }
 

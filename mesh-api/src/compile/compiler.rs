@@ -3,10 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::affected::AffectedObjects;
+use super::asked_labels::AskedLabels;
 use super::destination_rules::ResolvedRules;
 use super::object_index::service_selects_pod;
-use super::object_store::{NamespacedName, ObjectStore, SharedObject};
+use super::object_store::{NamespacedName, ObjectStore, SharedObject, namespaced_name};
 use super::policy::{self, MutualTlsModes, PodPolicies, PoliciesWithSelector};
+use super::service_host::ServiceHosts;
+use super::virtual_services::ResolvedRoutes;
 use super::workload::{self, WorkloadCompiler};
 use super::{Condition, MeshConfig, service, service_membership};
 use crate::manifest::ObjectKey;
@@ -34,13 +37,18 @@ pub enum ResourceUpdate {
 
 /// Compiles the objects of a mesh, change by change. What one change costs does not grow with the mesh, as
 /// long as it is of a pod, a service or a slice; what is for a whole namespace costs what is in it, as does a
-/// pod beside Services with addresses past the mesh, of which none of the mesh's is found first.
+/// pod beside Services with addresses past the mesh, of which none of the mesh's is found first. A service
+/// costs a look at the hosts of all rules and routes as well, and one of these a look at all of them, and at
+/// all pods if it asks about other labels than before.
 #[derive(Debug)]
 pub struct Compiler {
     mesh: MeshConfig,
     objects: ObjectStore,
     selecting: PoliciesWithSelector,
     traffic: ResolvedRules,
+    routes: ResolvedRoutes,
+    /// What rules and routes ask about.
+    asked: AskedLabels,
     /// Names of the workloads that are no pods, by their slice.
     others: HashMap<NamespacedName, BTreeSet<String>>,
     /// Names of the policies that stand for `PeerAuthentication`s.
@@ -56,6 +64,7 @@ struct Conditions {
     mutual_tls: Vec<Condition>,
     policies: BTreeMap<NamespacedName, Vec<Condition>>,
     traffic: Vec<Condition>,
+    routes: Vec<Condition>,
     services: BTreeMap<NamespacedName, Vec<Condition>>,
     pods: BTreeMap<NamespacedName, Vec<Condition>>,
 }
@@ -68,6 +77,8 @@ impl Compiler {
             objects: ObjectStore::default(),
             selecting: PoliciesWithSelector::default(),
             traffic: ResolvedRules::default(),
+            routes: ResolvedRoutes::default(),
+            asked: AskedLabels::default(),
             others: HashMap::new(),
             mutual_tls: BTreeSet::new(),
             conditions: Conditions::default(),
@@ -97,6 +108,7 @@ impl Compiler {
         affected.add_pods_of_switched_selectors(&self.objects);
         // Objects that are gone are let go before the result is made, which takes room.
         drop(changes);
+        self.resolve_hosts(&mut affected);
         self.compile_policies(&affected, &mut hand_on);
         self.compile_services(&affected, &mut hand_on);
         self.compile_workloads(&affected, &mut hand_on);
@@ -146,7 +158,7 @@ impl Compiler {
 
     /// What is not in force as it was written.
     pub fn conditions(&self) -> Vec<Condition> {
-        let Conditions { mutual_tls, policies, traffic, services, pods } = &self.conditions;
+        let Conditions { mutual_tls, policies, traffic, routes, services, pods } = &self.conditions;
         let mut policies: Vec<_> = policies
             .iter()
             .filter_map(|(name, found)| {
@@ -156,7 +168,34 @@ impl Compiler {
         policies.sort_by_key(|(age, _)| *age);
         let policies = policies.into_iter().flat_map(|(_, found)| found);
         let others = services.values().chain(pods.values()).flatten();
-        mutual_tls.iter().chain(policies).chain(traffic).chain(others).cloned().collect()
+        mutual_tls.iter().chain(policies).chain(traffic).chain(routes).chain(others).cloned().collect()
+    }
+
+    /// Makes again what is for hosts, and adds the pods that are to show other labels for that.
+    fn resolve_hosts(&mut self, affected: &mut AffectedObjects) {
+        if affected.traffic {
+            self.traffic = ResolvedRules::new(&self.objects, &self.mesh);
+        }
+        if affected.routes {
+            let before = std::mem::take(&mut self.routes);
+            self.routes = ResolvedRoutes::new(&self.objects, &self.mesh, before);
+        }
+        if affected.traffic || affected.routes {
+            let mut asked = AskedLabels::default();
+            self.traffic.add_asked_labels(&mut asked, &self.mesh);
+            self.routes.add_asked_labels(&mut asked);
+            let before = std::mem::replace(&mut self.asked, asked);
+            if before != self.asked {
+                let pods = self.objects.live_pods().map(|pod| &pod.metadata);
+                let others = pods.filter(|pod| self.asked.differ_for(&before, pod));
+                affected.pods.extend(others.map(namespaced_name));
+            }
+        }
+        if affected.traffic || affected.routes || !affected.services.is_empty() {
+            let hosts = ServiceHosts::new(&self.objects, &self.mesh);
+            self.conditions.traffic = self.traffic.conditions(&self.objects, &hosts, &self.mesh);
+            self.conditions.routes = self.routes.conditions(&self.objects, &hosts, &self.traffic);
+        }
     }
 
     fn compile_policies(&mut self, affected: &AffectedObjects, hand_on: &mut impl FnMut(ResourceUpdate)) {
@@ -195,17 +234,11 @@ impl Compiler {
     }
 
     fn compile_services(&mut self, affected: &AffectedObjects, hand_on: &mut impl FnMut(ResourceUpdate)) {
-        if affected.traffic {
-            self.traffic = ResolvedRules::new(&self.objects, &self.mesh);
-        }
-        if affected.traffic || !affected.services.is_empty() {
-            self.conditions.traffic = self.traffic.conditions(&self.objects, &self.mesh);
-        }
         for name in &affected.services {
             let compiled = self
                 .objects
                 .service(name)
-                .and_then(|it| service::compile_service(it, &self.mesh, &self.traffic));
+                .and_then(|it| service::compile_service(it, &self.mesh, &self.traffic, &self.routes));
             let compiled = compiled.map(address::Type::Service);
             hand_on(output(service_membership::service_key(name, &self.mesh), compiled));
         }
@@ -217,8 +250,8 @@ impl Compiler {
         }
         let modes = MutualTlsModes::new(&self.objects, &self.mesh);
         let policies = PodPolicies::new(&self.selecting, &modes, &self.mesh);
-        let (objects, mesh, traffic) = (&self.objects, &self.mesh, &self.traffic);
-        let workload_compiler = WorkloadCompiler { objects, mesh, policies: &policies, traffic };
+        let (objects, mesh, asked) = (&self.objects, &self.mesh, &self.asked);
+        let workload_compiler = WorkloadCompiler { objects, mesh, policies: &policies, asked };
         for name in &affected.pods {
             let compiled = objects
                 .live_pod(name)

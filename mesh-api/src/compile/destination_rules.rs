@@ -5,21 +5,24 @@
 //! first that has a rule for the host; within it the exact host counts before wildcards, and rules for chosen
 //! clients before rules for all. The list has that order, so agents need none of these rules.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use prost::Message;
-use prost_types::{Any, Duration};
 
+use super::asked_labels::AskedLabels;
+use super::condition::ConditionList;
 use super::object_store::ObjectStore;
-use super::{Condition, ConditionEffect, MeshConfig, service_host};
+use super::service_host::{self, ServiceHosts};
+use super::traffic_policies::{encoded_extension, port_policies, port_policy, subset_policy};
+use super::{Condition, MeshConfig};
 use crate::{
     manifest::Kind,
-    resource::{
-        ConnectionPool, DestinationRule, LabelSelector, Labels, LoadBalancer, Metadata, OutlierDetection,
-        TcpKeepalive, TrafficPolicy, TrafficSettings,
-    },
+    resource::{DestinationRule, LabelSelector, Labels, Subset, TrafficPolicy},
     wire::{ext, type_url, workload::Extension},
 };
+
+/// Most policies that the subsets of a service have: each has all that the service has for single ports.
+const MAX_POLICIES_OF_SUBSETS: usize = 16_384;
 
 /// What the rules come to, for whatever service.
 #[derive(Debug, Default)]
@@ -29,8 +32,8 @@ pub(super) struct ResolvedRules {
     exact: HashMap<String, Vec<usize>>,
     /// Groups for several hosts.
     wildcards: Vec<usize>,
-    /// By namespace: labels of clients that some rule asks about.
-    asked: BTreeMap<String, BTreeSet<String>>,
+    /// By name of a subset, the groups that have it.
+    with_subset: HashMap<String, Vec<usize>>,
     /// Rules that have no effect beside an older one.
     conditions: Vec<Condition>,
 }
@@ -51,36 +54,48 @@ impl ResolvedRules {
         })
     }
 
-    /// The extension of a workload that has labels which rules ask about.
-    pub fn client_labels_extension(&self, pod: &Metadata) -> Option<Extension> {
-        let asked = self.asked.get(&pod.namespace)?;
-        let labels: Labels = pod
-            .labels
-            .iter()
-            .filter(|(key, _)| asked.contains(*key))
-            .map(|(k, v)| (k.clone(), v.clone()))
-            .collect();
-        let has_any = !labels.is_empty();
-        has_any
-            .then(|| encoded_extension(ext::LABELS, type_url::LABELS, ext::Labels { labels }.encode_to_vec()))
+    /// Adds the labels that rules ask about: clients, and the endpoints of subsets.
+    pub fn add_asked_labels(&self, asked: &mut AskedLabels, mesh: &MeshConfig) {
+        for group in &self.groups {
+            asked.add(Some(&group.namespace), &group.client_labels);
+            // The pods of a service are in its namespace.
+            let service = service_host::service_of_host(&group.host, mesh);
+            let namespace = service.as_ref().map(|(namespace, _)| namespace.as_str());
+            for subset in group.subsets.values() {
+                asked.add(namespace, &subset.labels);
+            }
+        }
+    }
+
+    /// Whether some rule for a host has a subset.
+    pub fn has_subset(&self, host: &str, name: &str) -> bool {
+        let mut groups = self.with_subset.get(name).into_iter().flatten().map(|index| &self.groups[*index]);
+        groups.any(|group| service_host::match_specificity(&group.host, host).is_some())
     }
 }
 
 impl ResolvedRules {
-    /// Joins rules, the oldest first. Of several traffic policies the first that says anything counts, alone.
+    /// Joins rules, the oldest first. Of several traffic policies the first that says anything counts, alone;
+    /// so does of several subsets of one name the first.
     pub fn new(objects: &ObjectStore, mesh: &MeshConfig) -> Self {
         let mut traffic = Self::default();
-        for rule in objects.destination_rules() {
-            traffic.add(rule, mesh);
+        let rules = objects.destination_rules();
+        let mut conditions: Vec<_> =
+            rules.iter().map(|rule| ConditionList::new(Kind::DestinationRule, &rule.metadata)).collect();
+        let mut groups = Vec::with_capacity(rules.len());
+        for (rule, said) in rules.iter().zip(&mut conditions) {
+            groups.push(traffic.add(rule, mesh, said));
         }
-        for group in traffic.groups.iter().filter(|group| !group.client_labels.is_empty()) {
-            let asked = traffic.asked.entry(group.namespace.clone()).or_default();
-            asked.extend(group.client_labels.keys().cloned());
+        // How much subsets come to depends on the traffic policy beside them.
+        for ((rule, group), said) in rules.iter().zip(groups).zip(&mut conditions) {
+            traffic.add_subsets(rule, group, said);
         }
+        traffic.conditions = conditions.into_iter().flat_map(ConditionList::into_conditions).collect();
         traffic
     }
 
-    fn add(&mut self, rule: &DestinationRule, mesh: &MeshConfig) {
+    /// Returns the rule's group.
+    fn add(&mut self, rule: &DestinationRule, mesh: &MeshConfig, said: &mut ConditionList<'_>) -> usize {
         let selector: Option<&LabelSelector> = rule.workload_selector.as_ref();
         let group = Group {
             namespace: rule.metadata.namespace.clone(),
@@ -88,52 +103,67 @@ impl ResolvedRules {
             export_to: exported_to(rule),
             client_labels: selector.map_or_else(Labels::new, |selector| selector.match_labels.clone()),
             policy: rule.policy.clone(),
+            subsets: BTreeMap::new(),
         };
         let beside = self.exact.entry(group.host.clone()).or_default();
         let same = beside.iter().copied().find(|index| self.groups[*index].is_one_with(&group));
-        let Some(older) = same.map(|index| &mut self.groups[index]) else {
-            beside.push(self.groups.len());
+        let Some(index) = same else {
+            let index = self.groups.len();
+            beside.push(index);
             if group.host.starts_with('*') {
-                self.wildcards.push(self.groups.len());
+                self.wildcards.push(index);
             }
             self.groups.push(group);
-            return;
+            return index;
         };
+        let older = &mut self.groups[index];
         if older.policy == TrafficPolicy::default() {
             older.policy = group.policy;
         } else if group.policy != TrafficPolicy::default() {
+            let field = "spec.trafficPolicy";
             let reason = "an older rule for the host has a traffic policy, and only one counts";
-            let fix = "write both into the older rule, and delete this one";
-            self.conditions.push(condition(rule, "spec.trafficPolicy", (reason, fix)).nothing_in_force());
+            if rule.subsets.is_empty() {
+                said.ignore_whole(field, reason, "write both into the older rule, and delete this one");
+            } else {
+                said.ignore(field, reason, "write both into the older rule");
+            }
+        }
+        index
+    }
+
+    fn add_subsets(&mut self, rule: &DestinationRule, index: usize, said: &mut ConditionList<'_>) {
+        let group = &mut self.groups[index];
+        let most = MAX_POLICIES_OF_SUBSETS / (1 + group.policy.ports.len());
+        for (number, subset) in rule.subsets.iter().enumerate() {
+            let field = || format!("spec.subsets[{number}]");
+            if group.subsets.contains_key(&subset.name) {
+                let reason = "an older rule for the host has a subset of this name, and only that counts";
+                said.ignore(field(), reason, "choose another name, or delete one of the two");
+            } else if group.subsets.len() >= most {
+                let reason = format!("the host has more than {most} subsets beside its `portLevelSettings`");
+                said.ignore(field(), reason, "remove subsets that no route names, or ports");
+            } else {
+                group.subsets.insert(subset.name.clone(), subset.clone());
+                self.with_subset.entry(subset.name.clone()).or_default().push(index);
+            }
         }
     }
 
     /// What of the rules has no effect.
-    pub fn conditions(&self, objects: &ObjectStore, mesh: &MeshConfig) -> Vec<Condition> {
+    pub fn conditions(
+        &self,
+        objects: &ObjectStore,
+        hosts: &ServiceHosts<'_>,
+        mesh: &MeshConfig,
+    ) -> Vec<Condition> {
         let mut conditions = self.conditions.clone();
-        let rules = objects.destination_rules();
-        if rules.is_empty() {
-            return conditions;
-        }
-        let services = objects.services().filter(|service| !service.is_external_name());
-        let hosts = services
-            .map(|it| service_host::service_hostname(&it.metadata.name, &it.metadata.namespace, mesh));
-        let hosts: HashSet<String> = hosts.collect();
-        for rule in rules {
+        for rule in objects.destination_rules() {
             let wanted = service_host::resolve_rule_host(&rule.host, &rule.metadata.namespace, mesh);
-            let fits = |host: &String| service_host::match_specificity(&wanted, host).is_some();
-            let known = hosts.contains(&wanted) || wanted.starts_with('*') && hosts.iter().any(fits);
-            if !known {
-                let reason = format!("{wanted} is no Service of the mesh");
-                let fix =
-                    "write the name of a Service of this namespace, or NAME.NAMESPACE.svc and the domain";
-                conditions.push(condition(rule, "spec.host", (&reason, fix)).nothing_in_force());
-            }
-            if !rule.subsets.is_empty() {
-                let reason = "only routes choose a subset, and routes are not read";
-                let fix =
-                    "write what is for all endpoints into `trafficPolicy`, or make a Service for the subset";
-                conditions.push(condition(rule, "spec.subsets", (reason, fix)));
+            if !hosts.has_any(&wanted) {
+                let mut said = ConditionList::new(Kind::DestinationRule, &rule.metadata);
+                let reason = service_host::no_service_reason(&wanted);
+                said.ignore_whole("spec.host", reason, service_host::NO_SERVICE_FIX);
+                conditions.extend(said.into_conditions());
             }
         }
         conditions
@@ -163,6 +193,8 @@ struct Group {
     export_to: BTreeSet<String>,
     client_labels: Labels,
     policy: TrafficPolicy,
+    /// By name.
+    subsets: BTreeMap<String, Subset>,
 }
 
 /// Namespaces that see a rule; none stands for all.
@@ -195,7 +227,12 @@ impl Group {
             client_namespaces,
             client_labels: self.client_labels.clone(),
             default: Some(port_policy(&self.policy.settings)),
-            ports: self.policy.ports.iter().map(|(port, of)| (u32::from(*port), port_policy(of))).collect(),
+            ports: port_policies(&self.policy),
+            subsets: self
+                .subsets
+                .iter()
+                .map(|(name, subset)| (name.clone(), subset_policy(&self.policy, subset)))
+                .collect(),
         }
     }
 }
@@ -263,60 +300,4 @@ impl<'a> Fitting<'a> {
         }
         policies
     }
-}
-
-fn port_policy(settings: &TrafficSettings) -> ext::PortPolicy {
-    let lb = match settings.load_balancer.unwrap_or_default() {
-        LoadBalancer::Unspecified => ext::LoadBalancer::Unspecified,
-        LoadBalancer::LeastRequest => ext::LoadBalancer::LeastRequest,
-        LoadBalancer::RoundRobin => ext::LoadBalancer::RoundRobin,
-        LoadBalancer::Random => ext::LoadBalancer::Random,
-        LoadBalancer::Passthrough => ext::LoadBalancer::Passthrough,
-    };
-    ext::PortPolicy {
-        lb: lb.into(),
-        pool: settings.pool.as_ref().map(pool),
-        outlier: settings.outlier.as_ref().map(outlier),
-    }
-}
-
-fn pool(pool: &ConnectionPool) -> ext::ConnectionPool {
-    ext::ConnectionPool {
-        max_connections: pool.max_connections.unwrap_or_default(),
-        connect_timeout: pool.connect_timeout.and_then(duration),
-        keepalive: pool.keepalive.as_ref().map(keepalive),
-        max_connection_duration: pool.max_connection_duration.and_then(duration),
-        idle_timeout: pool.idle_timeout.and_then(duration),
-    }
-}
-
-fn keepalive(keepalive: &TcpKeepalive) -> ext::TcpKeepalive {
-    ext::TcpKeepalive {
-        probes: keepalive.probes.unwrap_or_default(),
-        time: keepalive.time.and_then(duration),
-        interval: keepalive.interval.and_then(duration),
-    }
-}
-
-fn outlier(outlier: &OutlierDetection) -> ext::OutlierDetection {
-    ext::OutlierDetection {
-        consecutive_errors: outlier.consecutive_errors,
-        interval: duration(outlier.interval),
-        base_ejection_time: duration(outlier.base_ejection_time),
-        max_ejection_percent: outlier.max_ejection_percent,
-        min_health_percent: outlier.min_health_percent,
-    }
-}
-
-/// A duration beyond what the wire can say (292 billion years) is as good as none.
-fn duration(duration: std::time::Duration) -> Option<Duration> {
-    duration.try_into().ok()
-}
-
-pub(super) fn encoded_extension(name: &str, type_url: &str, value: Vec<u8>) -> Extension {
-    Extension { name: name.to_owned(), config: Some(Any { type_url: type_url.to_owned(), value }) }
-}
-
-fn condition(rule: &DestinationRule, field: &str, words: (&str, &str)) -> Condition {
-    Condition::new(Kind::DestinationRule, &rule.metadata, field, ConditionEffect::Ignored, words)
 }

@@ -8,9 +8,10 @@
 //! Reading order: `object_store` sorts the objects, `object_index` has the ways between them, `affected` says
 //! what a change affects and `compiler` makes that: `service_membership` finds which pods are behind which
 //! service, `workload` and `service` make the addresses, `policy` the authorizations, `destination_rules` the
-//! rules for clients.
+//! rules for clients and `virtual_services` their routes.
 
 mod affected;
+mod asked_labels;
 mod canonical_names;
 mod compiler;
 mod condition;
@@ -21,6 +22,8 @@ mod policy;
 mod service;
 mod service_host;
 mod service_membership;
+mod traffic_policies;
+mod virtual_services;
 mod workload;
 
 use std::{collections::BTreeMap, net::IpAddr};

@@ -9,7 +9,7 @@ use crate::kind::{Kind, ObjectKey, Treatment};
 use crate::manifest::Located;
 use crate::resource::{
     AuthorizationPolicy, DestinationRule, EndpointSlice, Labels, Metadata, Namespace, Node, Object,
-    PeerAuthentication, Pod, Service,
+    PeerAuthentication, Pod, Service, VirtualService,
 };
 
 /// An object, shared with whoever read it.
@@ -137,6 +137,15 @@ impl ObjectStore {
     pub fn destination_rules(&self) -> Vec<&DestinationRule> {
         by_age(self.of(Kind::DestinationRule), as_destination_rule, |rule| &rule.metadata)
     }
+
+    pub fn virtual_service(&self, name: &NamespacedName) -> Option<&VirtualService> {
+        self.of(Kind::VirtualService).get(name).and_then(as_virtual_service)
+    }
+
+    /// The oldest first.
+    pub fn virtual_services(&self) -> Vec<&VirtualService> {
+        by_age(self.of(Kind::VirtualService), as_virtual_service, |service| &service.metadata)
+    }
 }
 
 fn by_age<'a, T>(
@@ -175,4 +184,5 @@ views! {
     as_authorization_policy: AuthorizationPolicy,
     as_peer_authentication: PeerAuthentication,
     as_destination_rule: DestinationRule,
+    as_virtual_service: VirtualService,
 }

@@ -2,7 +2,9 @@
 
 use prost::Message;
 
-use super::destination_rules::{ResolvedRules, encoded_extension};
+use super::destination_rules::ResolvedRules;
+use super::traffic_policies::encoded_extension;
+use super::virtual_services::ResolvedRoutes;
 use super::{Condition, ConditionEffect, MeshConfig, octets, service_host};
 use crate::{
     manifest::Kind,
@@ -22,8 +24,9 @@ pub(super) fn compile_service(
     service: &Service,
     mesh: &MeshConfig,
     traffic: &ResolvedRules,
+    routes: &ResolvedRoutes,
 ) -> Option<wire::Service> {
-    (!service.is_external_name()).then(|| one(service, mesh, traffic))
+    (!service.is_external_name()).then(|| one(service, mesh, traffic, routes))
 }
 
 /// What of a service has no effect: addresses that are not the mesh's.
@@ -44,7 +47,12 @@ pub(super) fn bypass_reason_and_fix(place: &str, fix: &'static str) -> (String, 
     (reason, fix)
 }
 
-fn one(service: &Service, mesh: &MeshConfig, traffic: &ResolvedRules) -> wire::Service {
+fn one(
+    service: &Service,
+    mesh: &MeshConfig,
+    traffic: &ResolvedRules,
+    routes: &ResolvedRoutes,
+) -> wire::Service {
     let metadata = &service.metadata;
     let hostname = service_host::service_hostname(&metadata.name, &metadata.namespace, mesh);
     let addresses = if service.is_headless() { Vec::new() } else { service.cluster_ips() };
@@ -59,6 +67,7 @@ fn one(service: &Service, mesh: &MeshConfig, traffic: &ResolvedRules) -> wire::S
         extensions: traffic
             .traffic_policies_extension(&metadata.namespace, &hostname, mesh)
             .into_iter()
+            .chain(routes.http_routes_extension(&hostname))
             .chain(session_affinity(service))
             .collect(),
         hostname,

@@ -21,6 +21,7 @@ mod destination_rules;
 mod histories;
 mod kinds;
 mod mutual_tls;
+mod virtual_services;
 mod workloads;
 
 /// A pod with the label `app` and an address, ready, in an enrolled namespace if that is `shop`.

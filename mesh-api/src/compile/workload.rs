@@ -1,8 +1,9 @@
 //! Pods, and endpoints that are no pods, as agents see them.
 
 use super::{
-    Condition, ConditionEffect, MeshConfig, canonical_names,
-    destination_rules::ResolvedRules,
+    Condition, ConditionEffect, MeshConfig,
+    asked_labels::AskedLabels,
+    canonical_names,
     object_store::{NamespacedName, ObjectStore, namespaced_name},
     octets,
     policy::PodPolicies,
@@ -24,7 +25,7 @@ pub(super) struct WorkloadCompiler<'a> {
     pub objects: &'a ObjectStore,
     pub mesh: &'a MeshConfig,
     pub policies: &'a PodPolicies<'a>,
-    pub traffic: &'a ResolvedRules,
+    pub asked: &'a AskedLabels,
 }
 
 /// Uid of a pod's workload.
@@ -59,12 +60,7 @@ impl WorkloadCompiler<'_> {
             services: service_membership::services_of_pod(self.objects, self.mesh, pod),
             locality: self.locality(&pod.spec.node_name),
             network_mode: network_mode(pod).into(),
-            extensions: self
-                .traffic
-                .client_labels_extension(metadata)
-                .into_iter()
-                .chain(terminating(health))
-                .collect(),
+            extensions: self.asked.extension(metadata).into_iter().chain(terminating(health)).collect(),
             ..self.anything(metadata.name.clone(), metadata.namespace.clone())
         })
     }

@@ -84,14 +84,10 @@ fn object(file: &Arc<str>, root: &YamlNode) -> Result<(Located<Object>, Vec<Mani
 
 /// Says that nothing is done with what was read.
 fn not_used(kind: Kind, root: &YamlNode) -> FieldError {
-    let meaning = match kind {
-        Kind::VirtualService => "its routes are not in force, and requests go as they would without it",
-        _ => "it changes nothing about connections",
-    };
     FieldError {
         line: root.get("kind").map_or(root.line, |entry| entry.line),
         field: Some("kind".to_owned()),
-        problem: format!("{kind} is not used yet: {meaning}"),
+        problem: format!("{kind} is not used yet: it changes nothing about connections"),
         fix: "remove it, or leave it for a mesh that uses it; this one behaves as if it were not there"
             .to_owned(),
     }

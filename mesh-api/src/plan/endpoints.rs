@@ -1,6 +1,7 @@
 //! The endpoints of a service, prepared for load balancing when a connection first asks for them after the
 //! service has changed.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Deref;
@@ -142,18 +143,29 @@ impl ServiceEndpoints {
     pub(super) fn endpoints_for_client(
         &self,
         service: &Service,
-        port: u16,
-        family: IpFamily,
-        client: &Locality,
+        client: &EndpointsClient<'_>,
     ) -> Option<Arc<Endpoints>> {
-        let port = self.ports.iter().find(|candidate| candidate.port == port)?;
+        let port = self.ports.iter().find(|candidate| candidate.port == client.port)?;
         Some(match service.preference {
-            LocalityPreference::None | LocalityPreference::Passthrough => port.all(family).clone(),
-            LocalityPreference::Strict(_) | LocalityPreference::Failover(_) => {
-                port.preferred(service, family, client)
+            LocalityPreference::None | LocalityPreference::Passthrough if client.labels.is_none() => {
+                port.all(client.family).clone()
             }
+            _ => port.chosen(service, client),
         })
     }
+}
+
+/// For whom a service's endpoints are asked, and which of them.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct EndpointsClient<'a> {
+    /// Port of the service.
+    pub port: u16,
+    /// Family of the address that the client used.
+    pub family: IpFamily,
+    /// Where the client runs.
+    pub locality: &'a Locality,
+    /// Labels that endpoints must have (those of a subset); none: any endpoint.
+    pub labels: Option<&'a Arc<BTreeMap<String, String>>>,
 }
 
 /// IP family of the address that a client used.
@@ -181,9 +193,9 @@ struct PortEndpoints {
     ready: ByFamily,
     /// Endpoints that count only if none is ready.
     terminating: ByFamily,
-    /// Preferred endpoints by the client's locality. An agent's clients share few localities, so this stays
-    /// short.
-    preferred: RwLock<Vec<Choice>>,
+    /// Endpoints by the client's locality and the subset. An agent's clients share few localities and a
+    /// service has few subsets, so this stays short.
+    choices: RwLock<Vec<Choice>>,
 }
 
 /// Endpoints as clients of either family see them.
@@ -197,6 +209,7 @@ struct ByFamily {
 struct Choice {
     client: Locality,
     family: IpFamily,
+    labels: Option<Arc<BTreeMap<String, String>>>,
     endpoints: Arc<Endpoints>,
 }
 
@@ -208,7 +221,7 @@ impl PortEndpoints {
             port: port.port,
             ready: ByFamily::build(service, port, &ready),
             terminating: ByFamily::build(service, port, &terminating),
-            preferred: RwLock::default(),
+            choices: RwLock::default(),
         }
     }
 
@@ -217,22 +230,37 @@ impl PortEndpoints {
         if ready.is_empty() { self.terminating.of(family) } else { ready }
     }
 
-    fn preferred(&self, service: &Service, family: IpFamily, client: &Locality) -> Arc<Endpoints> {
-        let known = self.preferred.read().unwrap_or_else(PoisonError::into_inner);
-        let matches = |choice: &&Choice| choice.family == family && choice.client == *client;
+    fn chosen(&self, service: &Service, client: &EndpointsClient<'_>) -> Arc<Endpoints> {
+        let known = self.choices.read().unwrap_or_else(PoisonError::into_inner);
+        let matches = |choice: &&Choice| {
+            choice.family == client.family
+                && choice.client == *client.locality
+                && choice.labels.as_ref() == client.labels
+        };
         if let Some(choice) = known.iter().find(matches) {
             return choice.endpoints.clone();
         }
         drop(known);
+        let is_of_subset = |endpoint: &Endpoint| {
+            let labels = client.labels.into_iter().flat_map(|labels| labels.iter());
+            labels.into_iter().all(|(key, value)| endpoint.workload.labels.get(key) == Some(value))
+        };
         let select = |among: &ByFamily| {
-            let all = among.of(family).to_vec();
-            service.preference.filter_preferred(client, all, |endpoint| &endpoint.workload.locality)
+            let all = among.of(client.family).iter().filter(|endpoint| is_of_subset(endpoint)).cloned();
+            service
+                .preference
+                .filter_preferred(client.locality, all.collect(), |endpoint| &endpoint.workload.locality)
         };
         let ready = select(&self.ready);
-        let preferred = if ready.is_empty() { select(&self.terminating) } else { ready };
-        let endpoints: Arc<Endpoints> = Arc::new(preferred.into_iter().collect());
-        let choice = Choice { client: client.clone(), family, endpoints: endpoints.clone() };
-        self.preferred.write().unwrap_or_else(PoisonError::into_inner).push(choice);
+        let chosen = if ready.is_empty() { select(&self.terminating) } else { ready };
+        let endpoints: Arc<Endpoints> = Arc::new(chosen.into_iter().collect());
+        let choice = Choice {
+            client: client.locality.clone(),
+            family: client.family,
+            labels: client.labels.cloned(),
+            endpoints: endpoints.clone(),
+        };
+        self.choices.write().unwrap_or_else(PoisonError::into_inner).push(choice);
         endpoints
     }
 }

@@ -102,6 +102,12 @@ pub enum Invalid {
         /// The field's name on the wire.
         field: &'static str,
     },
+    /// A regular expression can't be compiled.
+    #[error("a regular expression can't be compiled: {reason}")]
+    Regex {
+        /// Why.
+        reason: String,
+    },
     /// A percentage is above 100.
     #[error("`{field}` is {value} %, more than 100 %")]
     Percent {

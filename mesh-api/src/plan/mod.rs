@@ -5,12 +5,13 @@
 //! it: [`Workload`]s, [`Service`]s and policies, each checked when it arrives, and held small
 //! (`compact_encoding`) until it is asked for. A [`Snapshot`] is one immutable state of all that, shared
 //! between threads. With it [`outbound::destination_of`] decides where a connection goes,
-//! [`kernel_enforceable::check_kernel_enforceable`] whether it needs the proxy, and [`policy::authorize`]
-//! whether a workload accepts it.
+//! [`kernel_enforceable_traffic_policy::check_traffic_policy_kernel_enforceable`] whether it needs the proxy, [`http_routes`] where the HTTP
+//! requests on it go, and [`policy::authorize`] whether a workload accepts it.
 //!
 //! IPv4-mapped IPv6 addresses are treated as the IPv4 addresses that they stand for, everywhere.
 
-pub mod kernel_enforceable;
+pub mod http_routes;
+pub mod kernel_enforceable_traffic_policy;
 pub mod outbound;
 pub mod policy;
 
@@ -20,6 +21,7 @@ mod endpoints;
 mod field_parsing;
 mod intern;
 mod locality_preference;
+mod mesh_index;
 mod ports_with_endpoints;
 mod resource_version;
 mod service;
@@ -29,7 +31,6 @@ mod traffic_policy;
 mod vips;
 mod waypoint;
 mod workload;
-mod workload_service_index;
 mod xds_resource_type;
 
 pub use blocking_waypoint::WaypointHandling;

@@ -13,7 +13,7 @@ use mesh_common::is_mesh_port;
 
 use super::blocking_waypoint::blocking_waypoint;
 pub use super::endpoints::IneligibleReason;
-use super::endpoints::{self, Endpoint, Endpoints, IpFamily, ServiceEndpoints};
+use super::endpoints::{self, Endpoint, Endpoints, EndpointsClient, IpFamily, ServiceEndpoints};
 use super::locality_preference::LocalityPreference;
 use super::service::Service;
 use super::snapshot::Snapshot;
@@ -62,6 +62,18 @@ pub enum Reject {
         /// Why its workloads are no endpoints, and how many for each reason.
         ineligible_reasons: BTreeMap<IneligibleReason, usize>,
     },
+    /// A route names a host that is no service's.
+    NoSuchService {
+        /// The host.
+        host: Arc<str>,
+    },
+    /// A route names a subset that no `DestinationRule` for the client has.
+    NoSuchSubset {
+        /// The service.
+        service: Arc<Service>,
+        /// Name of the subset.
+        subset: Arc<str>,
+    },
     /// The destination is behind a waypoint; going past that would bypass its policy.
     Waypoint {
         /// The service or workload.
@@ -80,8 +92,10 @@ impl Reject {
     /// Returns the service that was asked for, if one was.
     pub fn service(&self) -> Option<&Service> {
         match self {
-            Self::NoSuchPort { service, .. } | Self::NoEndpoint { service, .. } => Some(service),
-            Self::Waypoint { .. } | Self::MeshPort { .. } => None,
+            Self::NoSuchPort { service, .. }
+            | Self::NoEndpoint { service, .. }
+            | Self::NoSuchSubset { service, .. } => Some(service),
+            Self::NoSuchService { .. } | Self::Waypoint { .. } | Self::MeshPort { .. } => None,
         }
     }
 }
@@ -101,18 +115,50 @@ fn to_service(
     service: &Arc<Service>,
     original: SocketAddr,
 ) -> Destination {
+    let policy = ClientTrafficPolicy::policy_or_default_for(&service.traffic, source, original.port());
+    if service.preference == LocalityPreference::Passthrough || policy.lb == LoadBalancer::Passthrough {
+        return match blocking_waypoint(snapshot, source, &service.waypoints) {
+            Some(waypoint) => behind(format!("service {}", service.key), waypoint),
+            None => to_address(snapshot, source, original),
+        };
+    }
+    to_service_subset(snapshot, source, service, original, None)
+}
+
+/// Decides which endpoints of a service, or of a subset of it, a request or connection may go to that was
+/// made to a port and in the family of `original`.
+pub(super) fn to_service_subset(
+    snapshot: &Snapshot,
+    source: &Workload,
+    service: &Arc<Service>,
+    original: SocketAddr,
+    subset: Option<&str>,
+) -> Destination {
     if let Some(waypoint) = blocking_waypoint(snapshot, source, &service.waypoints) {
         return behind(format!("service {}", service.key), waypoint);
     }
     let port = original.port();
-    let policy = ClientTrafficPolicy::policy_or_default_for(&service.traffic, source, port);
-    if service.preference == LocalityPreference::Passthrough || policy.lb == LoadBalancer::Passthrough {
-        return to_address(snapshot, source, original);
-    }
-    let family = IpFamily::of(original.ip());
+    let named = subset.map(|name| (name, ClientTrafficPolicy::subset_for(&service.traffic, source, name)));
+    let subset = match named {
+        None => None,
+        Some((_, Some(subset))) => Some(subset),
+        Some((name, None)) => {
+            let (service, subset) = (service.clone(), name.into());
+            return Destination::Reject(Reject::NoSuchSubset { service, subset });
+        }
+    };
+    let policy = match subset {
+        Some(subset) => subset.policy_for_port(port),
+        None => ClientTrafficPolicy::policy_or_default_for(&service.traffic, source, port),
+    };
+    let client = EndpointsClient {
+        port,
+        family: IpFamily::of(original.ip()),
+        locality: &source.locality,
+        labels: subset.map(|subset| &subset.labels),
+    };
     let endpoints = snapshot.service_with_workloads(service).and_then(|entry| entry.endpoints());
-    let endpoints =
-        endpoints.and_then(|all| all.endpoints_for_client(service, port, family, &source.locality));
+    let endpoints = endpoints.and_then(|all| all.endpoints_for_client(service, &client));
     let service = service.clone();
     match endpoints {
         None => Destination::Reject(Reject::NoSuchPort { service, port }),
@@ -194,6 +240,10 @@ impl fmt::Display for Reject {
                     write!(f, "{}{count} {ineligible_reason}", if index > 0 { ", " } else { "" })?;
                 }
                 Ok(())
+            }
+            Self::NoSuchService { host } => write!(f, "{host} is no service of the mesh"),
+            Self::NoSuchSubset { service, subset } => {
+                write!(f, "service {} has no subset {subset} for this client", service.key)
             }
             Self::Waypoint { of, waypoint } => write!(
                 f,

@@ -18,7 +18,7 @@ use crate::wire::workload::load_balancing::Scope;
 /// Which ports of an address of the mesh have an endpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PortsWithEndpoints {
-    /// Only trying tells: it is a workload's, or differs between clients.
+    /// Only trying tells: it is a workload's, or differs between clients or HTTP requests.
     Unknown,
     /// It is a service's, and only these of its ports have endpoints.
     Only(BTreeSet<u16>),
@@ -43,6 +43,7 @@ impl Snapshot {
         if passes
             || service.preference == LocalityPreference::Passthrough
             || service.visibility != Visibility::Public
+            || !service.http_routes.is_empty()
         {
             return PortsWithEndpoints::Unknown;
         }

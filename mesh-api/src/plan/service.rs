@@ -7,6 +7,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::field_parsing::{self, Invalid};
+use super::http_routes::HttpRouteTable;
 use super::locality_preference::LocalityPreference;
 use super::traffic_policy::{self, ClientTrafficPolicy, LoadBalancer, PortPolicy};
 use super::waypoint::Waypoint;
@@ -53,6 +54,8 @@ pub struct Service {
     pub waypoints: Box<[Waypoint]>,
     /// Traffic policies for its clients, most specific first.
     pub traffic: Box<[ClientTrafficPolicy]>,
+    /// Routes of its clients' HTTP requests; the first table that covers a client counts.
+    pub http_routes: Box<[Arc<HttpRouteTable>]>,
 }
 
 /// One port of a service.
@@ -125,7 +128,7 @@ impl TryFrom<wire::Service> for Service {
             .addresses
             .iter()
             .map(|vip| field_parsing::parse_network("addresses", &vip.address, vip.length));
-        let waypoints = Waypoint::waypoints_of_service(&from);
+        let waypoints = Waypoint::references_in_wire_service(&from);
         let balancing = from.load_balancing.unwrap_or_default();
         let health: HealthPolicy =
             field_parsing::parse_enum("load_balancing.health_policy", balancing.health_policy)?;
@@ -145,7 +148,8 @@ impl TryFrom<wire::Service> for Service {
             canonical: from.canonical,
             visibility: visibility(from.visibility)?,
             waypoints,
-            traffic: ClientTrafficPolicy::decode_from_extensions(&from.extensions)?,
+            traffic: ClientTrafficPolicy::decode_all_from_extensions(&from.extensions)?,
+            http_routes: HttpRouteTable::decode_all_from_extensions(&from.extensions)?,
         })
     }
 }

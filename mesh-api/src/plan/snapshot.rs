@@ -8,16 +8,16 @@ use ipnet::IpNet;
 
 use super::blocking_waypoint::WaypointHandling;
 use super::compact_encoding::CompactWorkload;
+use super::mesh_index::{MeshIndex, ServiceWithWorkloads};
 use super::policy::{Policy, PolicySet};
 use super::service::Service;
 use super::workload::Workload;
-use super::workload_service_index::{ServiceWithWorkloads, WorkloadServiceIndex};
 
 /// One state of the configuration. Cheap to clone, free to share.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
     pub(super) generation: u64,
-    pub(super) index: WorkloadServiceIndex,
+    pub(super) index: MeshIndex,
     pub(super) policies: PolicySet,
     pub(super) waypoints: WaypointHandling,
 }

@@ -9,9 +9,9 @@ use prost_types::Any;
 use super::blocking_waypoint::WaypointHandling;
 use super::compact_encoding::{CompactService, CompactWorkload};
 use super::field_parsing::{self, Invalid};
+use super::mesh_index::MeshIndexEditor;
 use super::policy::{Policy, PolicyEditor};
 use super::snapshot::Snapshot;
-use super::workload_service_index::WorkloadServiceIndexEditor;
 use super::xds_resource_type::XdsResourceType;
 use crate::persistent_table::PersistentTable;
 use crate::wire::type_url;
@@ -25,7 +25,7 @@ use crate::wire::{security, workload};
 pub struct Store {
     generation: u64,
     changed: bool,
-    index: WorkloadServiceIndexEditor,
+    index: MeshIndexEditor,
     policies: PolicyEditor,
     authorizations: Authorizations,
     waypoints: WaypointHandling,
@@ -141,7 +141,7 @@ impl Store {
     }
 
     pub(super) fn address_versions(&self) -> HashMap<String, String> {
-        let workloads = self.index.workloads().map(|it| (it.uid(), it.version().to_string()));
+        let workloads = self.index.all_workloads().map(|it| (it.uid(), it.version().to_string()));
         let services = self.index.services().map(|it| (it.key.to_string(), it.version.to_string()));
         workloads.chain(services).collect()
     }

@@ -111,9 +111,35 @@ pub struct ClientTrafficPolicy {
     labels: BTreeMap<String, String>,
     default: Arc<PortPolicy>,
     ports: BTreeMap<u16, Arc<PortPolicy>>,
+    subsets: BTreeMap<String, ServiceSubset>,
+}
+
+/// Part of a service: endpoints that have some labels, and the policy for connections to them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServiceSubset {
+    /// Labels that an endpoint must have, all of them.
+    pub labels: Arc<BTreeMap<String, String>>,
+    default: Arc<PortPolicy>,
+    ports: BTreeMap<u16, Arc<PortPolicy>>,
+}
+
+impl ServiceSubset {
+    /// Returns the policy for a port.
+    pub(super) fn policy_for_port(&self, port: u16) -> &Arc<PortPolicy> {
+        self.ports.get(&port).unwrap_or(&self.default)
+    }
 }
 
 impl ClientTrafficPolicy {
+    /// Returns a subset as a client sees it; none if the rule that covers the client has no such one.
+    pub(super) fn subset_for<'a>(
+        rules: &'a [Self],
+        client: &Workload,
+        name: &str,
+    ) -> Option<&'a ServiceSubset> {
+        rules.iter().find(|rule| rule.covers(client))?.subsets.get(name)
+    }
+
     /// Returns the policy for a client of a port: the first rule that covers the client decides alone.
     pub(super) fn policy_or_default_for<'a>(
         rules: &'a [Self],
@@ -130,7 +156,9 @@ impl ClientTrafficPolicy {
     }
 
     /// Parses the rules in a service's extensions. Errors: see [`Invalid`].
-    pub(super) fn decode_from_extensions(extensions: &[workload::Extension]) -> Result<Box<[Self]>, Invalid> {
+    pub(super) fn decode_all_from_extensions(
+        extensions: &[workload::Extension],
+    ) -> Result<Box<[Self]>, Invalid> {
         let Some(extension) = extensions.iter().find(|extension| extension.name == wire::TRAFFIC_POLICIES)
         else {
             return Ok(Box::default());
@@ -151,17 +179,32 @@ impl TryFrom<wire::TrafficPolicy> for ClientTrafficPolicy {
     type Error = Invalid;
 
     fn try_from(from: wire::TrafficPolicy) -> Result<Self, Invalid> {
-        let default = from.default.as_ref().map(PortPolicy::try_from).transpose()?;
-        let port = |(port, policy): (&u32, &wire::PortPolicy)| {
-            Ok((field_parsing::parse_port("ports", *port)?, Arc::new(policy.try_into()?)))
+        let subset = |(name, subset): (String, wire::Subset)| {
+            let (default, ports) = parse_port_policies(subset.default.as_ref(), &subset.ports)?;
+            Ok((name, ServiceSubset { labels: Arc::new(subset.labels), default, ports }))
         };
+        let (default, ports) = parse_port_policies(from.default.as_ref(), &from.ports)?;
         Ok(Self {
-            default: default.map_or_else(|| DEFAULT.clone(), Arc::new),
-            ports: from.ports.iter().map(port).collect::<Result<_, Invalid>>()?,
+            default,
+            ports,
+            subsets: from.subsets.into_iter().map(subset).collect::<Result<_, Invalid>>()?,
             namespaces: from.client_namespaces,
             labels: from.client_labels,
         })
     }
+}
+
+/// Parses a policy for all ports, and those of single ones. Errors: see [`Invalid`].
+fn parse_port_policies(
+    default: Option<&wire::PortPolicy>,
+    ports: &BTreeMap<u32, wire::PortPolicy>,
+) -> Result<(Arc<PortPolicy>, BTreeMap<u16, Arc<PortPolicy>>), Invalid> {
+    let default = default.map(PortPolicy::try_from).transpose()?;
+    let port = |(port, policy): (&u32, &wire::PortPolicy)| {
+        Ok((field_parsing::parse_port("ports", *port)?, Arc::new(policy.try_into()?)))
+    };
+    let ports = ports.iter().map(port).collect::<Result<_, Invalid>>()?;
+    Ok((default.map_or_else(|| DEFAULT.clone(), Arc::new), ports))
 }
 
 impl TryFrom<&wire::PortPolicy> for PortPolicy {

@@ -22,12 +22,12 @@ pub enum Waypoint {
 
 impl Waypoint {
     /// Returns the waypoints of a workload, one or none.
-    pub(super) fn waypoints_of_workload(from: &wire::Workload) -> Box<[Self]> {
+    pub(super) fn references_in_wire_workload(from: &wire::Workload) -> Box<[Self]> {
         from.waypoint.iter().map(Self::from).collect()
     }
 
     /// Returns the waypoints of a service: those with a share of its traffic, or the one that has all.
-    pub(super) fn waypoints_of_service(from: &wire::Service) -> Box<[Self]> {
+    pub(super) fn references_in_wire_service(from: &wire::Service) -> Box<[Self]> {
         if from.weighted_waypoints.is_empty() {
             return from.waypoint.iter().map(Self::from).collect();
         }

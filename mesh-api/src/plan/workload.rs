@@ -129,7 +129,7 @@ impl TryFrom<wire::Workload> for Workload {
             capacity: from.capacity.unwrap_or(1),
             policies: from.authorization_policies.iter().map(|name| name.as_str().into()).collect(),
             services: services(&from.services)?,
-            waypoints: Waypoint::waypoints_of_workload(&from),
+            waypoints: Waypoint::references_in_wire_workload(&from),
             labels: labels(&from.extensions)?,
             name: from.name.into(),
             canonical_name: from.canonical_name.into(),

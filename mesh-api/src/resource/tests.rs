@@ -87,6 +87,17 @@ fn what_a_rule_says_of_connections_is_read() {
 }
 
 #[test]
+fn blocks_that_say_nothing_which_is_acted_upon_are_there() {
+    let (rule, _) = rule(
+        "trafficPolicy: {loadBalancer: {localityLbSetting: {enabled: true}}, connectionPool: {http: {maxRetries: 1}}}",
+    );
+    let settings = &rule.policy.settings;
+    assert_eq!(settings.load_balancer, Some(LoadBalancer::Unspecified));
+    assert_eq!(settings.pool, Some(ConnectionPool::default()));
+    assert!(settings.outlier.is_none() && rule.policy.is_nothing(), "{settings:?}");
+}
+
+#[test]
 fn an_idle_timeout_of_zero_is_none_and_other_spans_have_a_least() {
     let pool = |tcp: &str| rule(&format!("trafficPolicy: {{connectionPool: {{tcp: {{{tcp}}}}}}}")).0.policy;
     let idle = |tcp: &str| pool(tcp).settings.pool.expect("was given").idle_timeout;

@@ -53,6 +53,8 @@ pub mod ext {
 
     /// Name of the service extension that holds [`TrafficPolicies`].
     pub const TRAFFIC_POLICIES: &str = "nodemesh.io/traffic-policies";
+    /// Name of the service extension that holds [`HttpRoutes`].
+    pub const HTTP_ROUTES: &str = "nodemesh.io/http-routes";
     /// Name of the service extension that holds [`SessionAffinity`].
     pub const SESSION_AFFINITY: &str = "nodemesh.io/session-affinity";
     /// Name of the workload extension, without content, of a pod that is about to end and still serves. Its

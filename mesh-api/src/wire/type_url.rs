@@ -9,6 +9,8 @@ pub const WORKLOAD: &str = "type.googleapis.com/istio.workload.Workload";
 pub const AUTHORIZATION: &str = "type.googleapis.com/istio.security.Authorization";
 /// Our [`TrafficPolicies`](super::ext::TrafficPolicies).
 pub const TRAFFIC_POLICIES: &str = "type.googleapis.com/nodemesh.v1.TrafficPolicies";
+/// Our [`HttpRoutes`](super::ext::HttpRoutes).
+pub const HTTP_ROUTES: &str = "type.googleapis.com/nodemesh.v1.HttpRoutes";
 /// Our [`SessionAffinity`](super::ext::SessionAffinity).
 pub const SESSION_AFFINITY: &str = "type.googleapis.com/nodemesh.v1.SessionAffinity";
 /// Our [`Labels`](super::ext::Labels).

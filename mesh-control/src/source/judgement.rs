@@ -87,7 +87,10 @@ fn in_force(object: Option<&Object>, found: &Found<'_>) -> InForce {
     if found.warnings.is_empty() && found.conditions.is_empty() {
         return InForce::AsWritten;
     }
-    let is_empty = matches!(object, Object::DestinationRule(rule) if rule.policy.is_nothing());
+    let is_empty = matches!(
+        object,
+        Object::DestinationRule(rule) if rule.policy.is_nothing() && rule.subsets.is_empty()
+    );
     if is_empty || found.conditions.iter().any(|condition| condition.is_whole) {
         return InForce::No;
     }
@@ -245,17 +248,33 @@ spec: RULE
     }
 
     #[test]
-    fn routes_are_said_to_be_not_in_force() {
-        let head = "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: web, namespace: shop}";
-        let spec = "{hosts: [web, api], http: [{route: [{destination: {host: web}}], mirrorPercent: 5}]}";
-        let parsed = parse("", &format!("{head}\nspec: {spec}\n"));
-        assert!(parsed.errors.is_empty(), "{:?}", parsed.errors);
-        let shared: Vec<_> = parsed.objects.into_iter().map(Arc::new).collect();
-        let judged = judge(shared.iter(), &[], &parsed.warnings, &[]);
-        let [service] = &judged[..] else { panic!("{judged:?}") };
-        assert_eq!((service.in_force, service.says.as_str()), (InForce::No, "web, api"));
-        let says_so = |part: &UnenforcedPart| part.meaning.contains("its routes are not in force");
-        assert!(service.parts.iter().any(says_so), "{service:?}");
+    fn routes_without_effect_are_not_in_force() {
+        let (web, route) = ("hosts: [web]", "{route: [{destination: {host: web}}]}");
+        for (spec, in_force, says, field) in [
+            (format!("{{{web}, http: [{route}]}}"), InForce::AsWritten, "web", ""),
+            (format!("{{hosts: [web, api], http: [{route}]}}"), InForce::Partly, "web, api", "spec.hosts[1]"),
+            (format!("{{hosts: [api], http: [{route}]}}"), InForce::No, "api", "spec.hosts[0]"),
+            (format!("{{{web}, gateways: [edge], http: [{route}]}}"), InForce::No, "web", "spec.gateways"),
+            (
+                format!("{{{web}, http: [{{delegate: {{name: a}}, match: [{{port: 1}}]}}, {route}]}}"),
+                InForce::Partly,
+                "web",
+                "spec.http[0].delegate",
+            ),
+        ] {
+            let head = "apiVersion: networking.istio.io/v1\nkind: VirtualService";
+            let text = format!("{head}\nmetadata: {{name: web, namespace: shop}}\nspec: {spec}\n---{KINDS}");
+            let text = text.replace("NAME", "it").replace("SPEC", "{}").replace("RULE", "{host: web}");
+            let parsed = parse("", &text);
+            assert!(parsed.errors.is_empty(), "{:?}", parsed.errors);
+            let shared: Vec<_> = parsed.objects.into_iter().map(Arc::new).collect();
+            let conditions = compile(shared.iter().cloned(), &MeshConfig::default()).conditions;
+            let services = shared.iter().filter(|it| it.value.kind() == Kind::VirtualService);
+            let judged = judge(services, &[], &parsed.warnings, &conditions);
+            let [service] = &judged[..] else { panic!("{judged:?}") };
+            assert_eq!((service.in_force, service.says.as_str()), (in_force, says), "{spec}: {service:?}");
+            assert_eq!(service.parts.first().map_or("", |part| part.field.as_str()), field, "{spec}");
+        }
     }
 
     #[test]
@@ -325,7 +344,12 @@ spec: RULE
                 InForce::Partly,
                 "spec.trafficPolicy.connectionPool.http",
             ),
-            ("{host: web, subsets: [{name: v1, labels: {version: v1}}]}", InForce::No, "spec.subsets"),
+            ("{host: web, subsets: [{name: v1, labels: {version: v1}}]}", InForce::AsWritten, ""),
+            (
+                "{host: web, trafficPolicy: {tls: {mode: SIMPLE}}, subsets: [{name: v1}]}",
+                InForce::Partly,
+                "spec.trafficPolicy.tls",
+            ),
         ] {
             let judged = rule(spec);
             assert_eq!(judged.in_force, in_force, "{spec}: {judged:?}");

@@ -140,3 +140,99 @@ fn a_host_without_a_service_is_said() {
         )]
     );
 }
+
+/// The policies of the subset `v1` beside this traffic policy: those for all ports, and for single ones, as
+/// load balancer, most connections and failures in a row.
+fn of_subset(subset: &str) -> Vec<String> {
+    let text = format!(
+        "---\napiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{name: a, namespace: shop}}\n\
+         spec:\n  host: web\n  subsets: [{{name: v1, labels: {{version: v1}}, {subset}}}, {{name: other}}]\n  \
+         trafficPolicy:\n    loadBalancer: {{simple: ROUND_ROBIN}}\n    \
+         connectionPool: {{tcp: {{maxConnections: 7}}}}\n    outlierDetection: {{consecutive5xxErrors: 3}}\n    \
+         portLevelSettings:\n    - {{port: {{number: 80}}, loadBalancer: {{simple: RANDOM}}}}\n    \
+         - {{port: {{number: 81}}, connectionPool: {{tcp: {{maxConnections: 8}}}}}}\n"
+    );
+    let policy = policies(&text).remove(0);
+    let subset = &policy.subsets["v1"];
+    assert_eq!(subset.labels["version"], "v1");
+    assert_eq!(policy.subsets.len(), 2);
+    let say = |policy: &ext::PortPolicy| {
+        let most = policy.pool.as_ref().map_or(0, |pool| pool.max_connections);
+        let errors = policy.outlier.as_ref().map_or(0, |outlier| outlier.consecutive_errors);
+        format!("{} {most} {errors}", policy.lb().as_str_name())
+    };
+    let ports = subset.ports.iter().map(|(port, policy)| format!("{port}: {}", say(policy)));
+    std::iter::once(say(subset.default.as_ref().expect("always there"))).chain(ports).collect()
+}
+
+#[test]
+fn a_subset_replaces_what_is_for_all_endpoints_block_by_block() {
+    for (subset, expected) in [
+        ("", &["ROUND_ROBIN 7 3", "80: RANDOM 0 0", "81: UNSPECIFIED 8 0"][..]),
+        (
+            "trafficPolicy: {loadBalancer: {simple: LEAST_REQUEST}}",
+            &["LEAST_REQUEST 7 3", "80: LEAST_REQUEST 0 0", "81: LEAST_REQUEST 8 0"],
+        ),
+        (
+            "trafficPolicy: {connectionPool: {tcp: {maxConnections: 9}}, outlierDetection: {consecutive5xxErrors: 4}}",
+            &["ROUND_ROBIN 9 4", "80: RANDOM 9 4", "81: UNSPECIFIED 9 4"],
+        ),
+        // A block replaces the other whatever is in it.
+        (
+            "trafficPolicy: {connectionPool: {http: {maxRetries: 1}}, loadBalancer: {warmupDurationSecs: 1s}}",
+            &["UNSPECIFIED 0 3", "80: UNSPECIFIED 0 0", "81: UNSPECIFIED 0 0"],
+        ),
+        (
+            "trafficPolicy: {loadBalancer: {simple: LEAST_REQUEST}, portLevelSettings: [{port: {number: 80}, \
+             outlierDetection: {consecutive5xxErrors: 9}}, {port: {number: 82}}]}",
+            &["LEAST_REQUEST 7 3", "80: UNSPECIFIED 0 9", "81: LEAST_REQUEST 8 0", "82: UNSPECIFIED 0 0"],
+        ),
+    ] {
+        assert_eq!(of_subset(subset), expected, "{subset}");
+    }
+}
+
+#[test]
+fn rules_that_are_one_have_the_subsets_of_all_and_of_one_name_the_first() {
+    let of = |name: &str, spec: &str| {
+        rule(name, "shop", "web", "RANDOM", "")
+            .replace("trafficPolicy: {loadBalancer: {simple: RANDOM}}", spec)
+    };
+    let text = of("a", "subsets: [{name: v1, labels: {app: a}}]")
+        + &of("b", "trafficPolicy: {loadBalancer: {simple: ROUND_ROBIN}}, subsets: [{name: v2}, {name: v1}]")
+        + &of("c", "trafficPolicy: {loadBalancer: {simple: RANDOM}}, subsets: [{name: v3}]")
+        + &of("d", "subsets: [{name: v4}], exportTo: [.]");
+    for policy in policies(&text) {
+        // The last one is seen by others, so it is another rule.
+        assert_eq!(policy.subsets.keys().collect::<Vec<_>>(), ["v1", "v2", "v3"]);
+        assert_eq!(policy.subsets["v1"].labels["app"], "a");
+        for subset in policy.subsets.values() {
+            assert_eq!(subset.default.as_ref().map(ext::PortPolicy::lb), Some(ext::LoadBalancer::RoundRobin));
+        }
+    }
+    let conditions = compiled(&(SERVICES.to_owned() + &text)).conditions;
+    let told: Vec<_> =
+        conditions.iter().map(|it| (it.name.as_str(), it.field.as_str(), it.is_whole)).collect();
+    assert_eq!(told, [("b", "spec.subsets[1]", false), ("c", "spec.trafficPolicy", false)]);
+}
+
+#[test]
+fn subsets_and_ports_together_have_a_limit() {
+    let ports: Vec<_> = (1..=4096).map(|port| format!("{{port: {{number: {port}}}}}")).collect();
+    let subsets: Vec<_> = (1..=5).map(|number| format!("{{name: v{number}}}")).collect();
+    let of = |ports: &str| {
+        format!(
+            "---\napiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{name: a, namespace: shop}}\n\
+             spec: {{host: web, trafficPolicy: {{portLevelSettings: [{ports}]}}, subsets: [{}]}}\n",
+            subsets.join(", ")
+        )
+    };
+    let many = of(&ports.join(", "));
+    assert_eq!(policies(&many)[0].subsets.len(), 3);
+    let conditions = compiled(&(SERVICES.to_owned() + &many)).conditions;
+    assert_eq!(
+        conditions.iter().map(|it| it.field.as_str()).collect::<Vec<_>>(),
+        ["spec.subsets[3]", "spec.subsets[4]"]
+    );
+    assert_eq!(policies(&of(&ports[0]))[0].subsets.len(), 5);
+}

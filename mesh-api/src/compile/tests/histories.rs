@@ -36,7 +36,7 @@ fn random_object(dice: &mut Dice) -> String {
             age + 1
         )
     };
-    match dice.roll(16) {
+    match dice.roll(18) {
         0..=5 => random_pod(dice, &head, app, number),
         6..=8 => random_service(dice, &head, app),
         9..=10 => random_slice(dice, &head, app, number),
@@ -75,17 +75,49 @@ fn random_object(dice: &mut Dice) -> String {
                     dice.pick(&["STRICT", "PERMISSIVE", "UNSET"])
                 )
         }
-        _ => {
+        15 => {
             let host =
                 dice.pick(&["web", "web.shop.svc.cluster.local", "*.bank.svc.cluster.local", "*", "nowhere"]);
             let selector = random_selector(dice, "workloadSelector");
             let export = dice.pick(&["", "exportTo: [.], "]);
+            let subsets = dice.pick(&[
+                "",
+                "subsets: [{name: v1, labels: {tier: a}}], ",
+                "subsets: [{name: v2, labels: {app: web}}, {name: v1}], ",
+            ]);
             let policy = dice
                 .pick(&["{loadBalancer: {simple: RANDOM}}", "{connectionPool: {tcp: {maxConnections: 7}}}"]);
             head("networking.istio.io/v1", "DestinationRule", &format!("d{number}"), "")
-                + &format!("spec: {{host: '{host}', {selector}{export}trafficPolicy: {policy}}}\n")
+                + &format!("spec: {{host: '{host}', {selector}{export}{subsets}trafficPolicy: {policy}}}\n")
         }
+        _ => random_routes(dice, &head, number),
     }
+}
+
+fn random_routes(dice: &mut Dice, head: &Head<'_>, number: u64) -> String {
+    let hosts = dice.pick(&[
+        "web",
+        "db, cache",
+        "web.shop.svc.cluster.local, nowhere",
+        "'*.bank.svc.cluster.local'",
+        "'*.cluster.local'",
+    ]);
+    let export = dice.pick(&["", "exportTo: [.], ", "exportTo: [bank], ", "exportTo: [., istio-system], "]);
+    let gateways = dice.pick(&["", "", "gateways: [edge], ", "gateways: [edge, mesh], "]);
+    let matches = dice.pick(&[
+        "",
+        "match: [{sourceLabels: {tier: a}}], ",
+        "match: [{sourceLabels: {app: web}, sourceNamespace: bank}], ",
+        "match: [{gateways: [edge]}], ",
+        "match: [{uri: {regex: 'a\\C'}}], ",
+    ]);
+    let host = dice.pick(&APPS);
+    let rest =
+        dice.pick(&["", ", subset: v1", ", subset: v2", ", port: {number: 80}", ", port: {number: 81}"]);
+    head("networking.istio.io/v1", "VirtualService", &format!("v{number}"), "")
+        + &format!(
+            "spec: {{hosts: [{hosts}], {export}{gateways}http: [{{{matches}route: [{{destination: {{host: {host}{rest}}}}}]}}]}}\n"
+        )
 }
 
 fn random_selector(dice: &mut Dice, field: &str) -> String {

@@ -365,6 +365,7 @@ fn the_first_traffic_policy_that_covers_the_client_is_used() {
         client_labels: labels.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect(),
         default: Some(limit(default)),
         ports: [(81, limit(port))].into(),
+        subsets: BTreeMap::new(),
     };
     let mut service = service_with_traffic_policies(
         web(&[VIP]),

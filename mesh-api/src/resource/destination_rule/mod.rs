@@ -25,7 +25,7 @@ pub struct DestinationRule {
     pub workload_selector: Option<LabelSelector>,
 }
 
-/// A named part of a service. Only routes, which are not supported yet, choose one.
+/// A named part of a service, for routes to name.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Subset {
     /// Name.
@@ -56,11 +56,12 @@ impl TrafficPolicy {
 impl TrafficSettings {
     fn is_nothing(&self) -> bool {
         let pool = self.pool.as_ref().is_none_or(|pool| *pool == ConnectionPool::default());
-        self.load_balancer.is_none() && pool && self.outlier.is_none()
+        self.load_balancer.unwrap_or_default() == LoadBalancer::Unspecified && pool && self.outlier.is_none()
     }
 }
 
-/// The blocks of a traffic policy.
+/// The blocks of a traffic policy. One that says nothing which is acted upon is there all the same: it replaces
+/// that of the whole service.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct TrafficSettings {
     /// How an endpoint is chosen.

@@ -117,8 +117,8 @@ fn settings(fields: &Fields<'_>) -> TrafficSettings {
         tls.warn_unsupported();
     }
     TrafficSettings {
-        load_balancer: fields.get("loadBalancer").and_then(|at| load_balancer(&at)),
-        pool: fields.get("connectionPool").and_then(|at| connection_pool(&at)),
+        load_balancer: fields.get("loadBalancer").map(|at| load_balancer(&at)),
+        pool: fields.get("connectionPool").map(|at| connection_pool(&at)),
         outlier: fields.get("outlierDetection").map(|at| outlier_detection(&at)),
     }
 }
@@ -130,7 +130,7 @@ fn is_of_the_mesh(tls: &Cursor<'_>) -> bool {
     alone && fields.get("mode").and_then(|at| at.non_empty_string()) == Some("ISTIO_MUTUAL")
 }
 
-fn load_balancer(at: &Cursor<'_>) -> Option<LoadBalancer> {
+fn load_balancer(at: &Cursor<'_>) -> LoadBalancer {
     const LATER: [&str; 6] = [
         "consistentHash",
         "localityLbSetting",
@@ -155,13 +155,14 @@ fn load_balancer(at: &Cursor<'_>) -> Option<LoadBalancer> {
     } else {
         fields.warn_unsupported_fields(&LATER);
     }
-    fields.get("simple")?.enum_value(&ALGORITHMS)
+    fields.get("simple").and_then(|at| at.enum_value(&ALGORITHMS)).unwrap_or_default()
 }
 
-fn connection_pool(at: &Cursor<'_>) -> Option<ConnectionPool> {
+fn connection_pool(at: &Cursor<'_>) -> ConnectionPool {
     let fields = at.fields(&["tcp", "http"]);
     fields.warn_unsupported_fields(&["http"]);
-    let tcp = fields.get("tcp")?.fields(&[
+    let Some(tcp) = fields.get("tcp") else { return ConnectionPool::default() };
+    let tcp = tcp.fields(&[
         "maxConnections",
         "connectTimeout",
         "tcpKeepalive",
@@ -169,7 +170,7 @@ fn connection_pool(at: &Cursor<'_>) -> Option<ConnectionPool> {
         "idleTimeout",
     ]);
     let duration = |key: &str| tcp.get(key).and_then(|at| at.duration());
-    Some(ConnectionPool {
+    ConnectionPool {
         // Zero stands for the default, as everywhere in Istio.
         max_connections: tcp.get("maxConnections").and_then(|at| at.integer(INT32)).filter(|n| *n != 0),
         connect_timeout: duration("connectTimeout"),
@@ -180,7 +181,7 @@ fn connection_pool(at: &Cursor<'_>) -> Option<ConnectionPool> {
             .get("idleTimeout")
             .and_then(|at| at.duration_or_zero())
             .filter(|timeout| !timeout.is_zero()),
-    })
+    }
 }
 
 /// What an `int32` field can hold that must not be negative.

@@ -90,6 +90,13 @@ const CONDITIONS: [(&str, RetryCondition); 16] = [
     ("unavailable", RetryCondition::Unavailable),
 ];
 
+impl RetryCondition {
+    /// Its name in Envoy's `retry_on`. `None`: it is a status, which has none.
+    pub fn name(self) -> Option<&'static str> {
+        CONDITIONS.into_iter().find_map(|(name, condition)| (condition == self).then_some(name))
+    }
+}
+
 impl Retries {
     pub(super) fn read(at: &Cursor<'_>) -> Self {
         let fields = at.fields(&[

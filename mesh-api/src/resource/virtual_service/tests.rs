@@ -20,11 +20,10 @@ fn parsed(spec: &str) -> ParsedManifest {
     parse("routes.yaml", &format!("{head}\nmetadata: {{name: web, namespace: shop}}\nspec: {spec}\n"))
 }
 
-/// The virtual service, and the fields that are warned of, but for that nothing is done with it.
+/// The virtual service, and the fields that are warned of.
 fn good(mut parsed: ParsedManifest) -> (VirtualService, Vec<String>) {
     assert!(parsed.errors.is_empty(), "{:#?}", parsed.errors);
-    let warned =
-        parsed.warnings.into_iter().filter_map(|warning| warning.field).filter(|field| field != "kind");
+    let warned = parsed.warnings.into_iter().filter_map(|warning| warning.field);
     let Object::VirtualService(service) = parsed.objects.remove(0).value else { panic!("another kind") };
     (*service, warned.collect())
 }
@@ -52,13 +51,11 @@ fn header(name: &'static str) -> HeaderName {
 }
 
 #[test]
-fn every_version_is_read_and_nothing_is_done_with_it() {
+fn every_version_is_read() {
     for version in ["v1", "v1beta1", "v1alpha3"] {
-        let parsed = parse("a.yaml", &EXAMPLE.replace("istio.io/v1", &format!("istio.io/{version}")));
-        let [warning] = &parsed.warnings[..] else { panic!("{:?}", parsed.warnings) };
-        assert_eq!((warning.line, warning.field.as_deref()), (2, Some("kind")));
-        assert!(warning.problem.contains("its routes are not in force"), "{warning}");
-        let (service, _) = good(parsed);
+        let text = EXAMPLE.replace("istio.io/v1", &format!("istio.io/{version}"));
+        let (service, warned) = good(parse("a.yaml", &text));
+        assert!(warned.is_empty(), "{warned:?}");
         assert_eq!(service.hosts, ["web", "*.web.example"]);
         let edge = GatewayRef::Gateway { namespace: "front".into(), name: "edge".into() };
         assert_eq!(service.gateways, [GatewayRef::Mesh, edge]);

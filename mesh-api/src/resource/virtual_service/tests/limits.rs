@@ -41,9 +41,8 @@ fn after_fifty_findings_the_rest_is_counted() {
     assert_eq!(broken.errors[49].field.as_deref(), Some("spec.http[49]"));
     assert_eq!(broken.errors[50].problem, "and 10 more like these");
     let warned = parsed(&routes(60, "{delegate: {name: a}, retries: {}}"));
-    assert_eq!((warned.objects.len(), warned.warnings.len()), (1, 52));
+    assert_eq!((warned.objects.len(), warned.warnings.len()), (1, 51));
     assert_eq!(warned.warnings[50].problem, "and 10 more like these");
-    assert!(warned.warnings[51].problem.contains("not used yet"), "{}", warned.warnings[51]);
 }
 
 #[test]

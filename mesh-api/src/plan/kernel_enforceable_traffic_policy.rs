@@ -9,6 +9,8 @@ use super::traffic_policy::{ConnectionPool, LoadBalancer, PortPolicy};
 /// the policy that the kernel can't enforce.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProxyRequiredReason {
+    /// It reads no requests.
+    HttpRoutes,
     /// It does not know which of several endpoints has fewer connections.
     LeastRequest,
     /// It draws among endpoints, and should draw none.
@@ -26,6 +28,7 @@ pub enum ProxyRequiredReason {
 impl fmt::Display for ProxyRequiredReason {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(match self {
+            Self::HttpRoutes => "routes of HTTP requests",
             Self::LeastRequest => "loadBalancer LEAST_REQUEST among several endpoints",
             Self::Passthrough => "loadBalancer PASSTHROUGH",
             Self::MaxConnections => "connectionPool.tcp.maxConnections",
@@ -38,7 +41,10 @@ impl fmt::Display for ProxyRequiredReason {
 
 /// Checks that the kernel can enforce a policy for connections to a service with that many `endpoints`.
 /// Errors: the first part of it that it can't.
-pub fn check_kernel_enforceable(policy: &PortPolicy, endpoints: usize) -> Result<(), ProxyRequiredReason> {
+pub fn check_traffic_policy_kernel_enforceable(
+    policy: &PortPolicy,
+    endpoints: usize,
+) -> Result<(), ProxyRequiredReason> {
     // Field by field: a new part of a policy has to be considered here.
     // Endpoints that are ejected are left out of what the kernel draws among.
     let PortPolicy { lb, pool, outlier: _ } = policy;
@@ -80,7 +86,7 @@ mod tests {
         let with = |change: fn(&mut PortPolicy)| {
             let mut policy = PortPolicy::default();
             change(&mut policy);
-            check_kernel_enforceable(&policy, 2)
+            check_traffic_policy_kernel_enforceable(&policy, 2)
         };
         assert_eq!(with(|_| ()), Ok(()));
         assert_eq!(with(|it| it.lb = LoadBalancer::RoundRobin), Ok(()));
@@ -91,6 +97,6 @@ mod tests {
         let idle = with(|it| it.pool.idle_timeout = Some(Duration::from_secs(1)));
         assert_eq!(idle, Err(ProxyRequiredReason::IdleTimeout));
         let one = PortPolicy { lb: LoadBalancer::LeastRequest, ..PortPolicy::default() };
-        assert_eq!(check_kernel_enforceable(&one, 1), Ok(()), "there is no choice to make");
+        assert_eq!(check_traffic_policy_kernel_enforceable(&one, 1), Ok(()), "there is no choice to make");
     }
 }

@@ -21,7 +21,7 @@ type Key = Arc<str>;
 
 /// All workloads and services.
 #[derive(Clone, Debug, Default)]
-pub(super) struct WorkloadServiceIndex {
+pub(super) struct MeshIndex {
     /// By uid.
     pub(super) workloads: PersistentTable<Arc<CompactWorkload>>,
     /// By each address of their own. For a moment two pods can have one: one ends, another has got its
@@ -75,7 +75,7 @@ impl ServiceWithWorkloads {
     }
 }
 
-impl WorkloadServiceIndex {
+impl MeshIndex {
     pub(super) fn workload(&self, uid: &str) -> Option<&Arc<CompactWorkload>> {
         self.workloads.find(hash_of(uid), |workload| workload.has_uid(uid))
     }
@@ -94,8 +94,8 @@ impl WorkloadServiceIndex {
 
 /// Changes an index.
 #[derive(Debug, Default)]
-pub(super) struct WorkloadServiceIndexEditor {
-    index: WorkloadServiceIndex,
+pub(super) struct MeshIndexEditor {
+    index: MeshIndex,
     texts: Interner,
     pool: WorkloadPartsInterner,
     /// Services with changes, as they will be.
@@ -109,7 +109,7 @@ struct Touched {
     members: Vec<Arc<CompactWorkload>>,
 }
 
-impl WorkloadServiceIndexEditor {
+impl MeshIndexEditor {
     /// Checks and inserts a workload. Returns whether that changed anything. Errors: see [`Invalid`].
     pub(super) fn insert_workload(&mut self, from: wire::Workload, version: &str) -> Result<bool, Invalid> {
         let workload = Arc::new(CompactWorkload::new(from, version, &mut self.texts, &mut self.pool)?);
@@ -172,7 +172,7 @@ impl WorkloadServiceIndexEditor {
     }
 
     /// Returns the index as it is now.
-    pub(super) fn snapshot(&mut self) -> WorkloadServiceIndex {
+    pub(super) fn snapshot(&mut self) -> MeshIndex {
         for (key, Touched { service, mut members }) in std::mem::take(&mut self.touched) {
             let hash = hash_of(&*key);
             self.index.services.remove(hash, |entry| entry.key == key);
@@ -188,7 +188,7 @@ impl WorkloadServiceIndexEditor {
     }
 
     /// Iterates over all workloads.
-    pub(super) fn workloads(&self) -> impl Iterator<Item = &Arc<CompactWorkload>> {
+    pub(super) fn all_workloads(&self) -> impl Iterator<Item = &Arc<CompactWorkload>> {
         self.index.workloads.iter()
     }
 

@@ -1,0 +1,88 @@
+//! Traffic policies as agents see them.
+
+use std::collections::BTreeMap;
+
+use prost_types::{Any, Duration};
+
+use crate::resource::{
+    ConnectionPool, LoadBalancer, OutlierDetection, Subset, TcpKeepalive, TrafficPolicy, TrafficSettings,
+};
+use crate::wire::{ext, workload::Extension};
+
+/// The policies for ports of their own.
+pub(super) fn port_policies(policy: &TrafficPolicy) -> BTreeMap<u32, ext::PortPolicy> {
+    policy.ports.iter().map(|(port, settings)| (u32::from(*port), port_policy(settings))).collect()
+}
+
+/// A subset, with the policies that are in force for it beside that of the whole service: its blocks replace
+/// those of the service, for all ports and for single ones; what it says of a port replaces all of that.
+pub(super) fn subset_policy(service: &TrafficPolicy, subset: &Subset) -> ext::Subset {
+    let of_subset =
+        |settings: &TrafficSettings| port_policy(&with_blocks_of(settings, &subset.policy.settings));
+    let mut ports: BTreeMap<u32, ext::PortPolicy> =
+        service.ports.iter().map(|(port, settings)| (u32::from(*port), of_subset(settings))).collect();
+    ports.extend(port_policies(&subset.policy));
+    ext::Subset { labels: subset.labels.clone(), default: Some(of_subset(&service.settings)), ports }
+}
+
+/// `settings` with those of `other` that are there.
+fn with_blocks_of(settings: &TrafficSettings, other: &TrafficSettings) -> TrafficSettings {
+    TrafficSettings {
+        load_balancer: other.load_balancer.or(settings.load_balancer),
+        pool: other.pool.as_ref().or(settings.pool.as_ref()).cloned(),
+        outlier: other.outlier.as_ref().or(settings.outlier.as_ref()).cloned(),
+    }
+}
+
+/// The policy for one port.
+pub(super) fn port_policy(settings: &TrafficSettings) -> ext::PortPolicy {
+    let lb = match settings.load_balancer.unwrap_or_default() {
+        LoadBalancer::Unspecified => ext::LoadBalancer::Unspecified,
+        LoadBalancer::LeastRequest => ext::LoadBalancer::LeastRequest,
+        LoadBalancer::RoundRobin => ext::LoadBalancer::RoundRobin,
+        LoadBalancer::Random => ext::LoadBalancer::Random,
+        LoadBalancer::Passthrough => ext::LoadBalancer::Passthrough,
+    };
+    ext::PortPolicy {
+        lb: lb.into(),
+        pool: settings.pool.as_ref().map(pool),
+        outlier: settings.outlier.as_ref().map(outlier),
+    }
+}
+
+fn pool(pool: &ConnectionPool) -> ext::ConnectionPool {
+    ext::ConnectionPool {
+        max_connections: pool.max_connections.unwrap_or_default(),
+        connect_timeout: pool.connect_timeout.and_then(duration),
+        keepalive: pool.keepalive.as_ref().map(keepalive),
+        max_connection_duration: pool.max_connection_duration.and_then(duration),
+        idle_timeout: pool.idle_timeout.and_then(duration),
+    }
+}
+
+fn keepalive(keepalive: &TcpKeepalive) -> ext::TcpKeepalive {
+    ext::TcpKeepalive {
+        probes: keepalive.probes.unwrap_or_default(),
+        time: keepalive.time.and_then(duration),
+        interval: keepalive.interval.and_then(duration),
+    }
+}
+
+fn outlier(outlier: &OutlierDetection) -> ext::OutlierDetection {
+    ext::OutlierDetection {
+        consecutive_errors: outlier.consecutive_errors,
+        interval: duration(outlier.interval),
+        base_ejection_time: duration(outlier.base_ejection_time),
+        max_ejection_percent: outlier.max_ejection_percent,
+        min_health_percent: outlier.min_health_percent,
+    }
+}
+
+/// A duration beyond what the wire can say (292 billion years) is as good as none.
+pub(super) fn duration(duration: std::time::Duration) -> Option<Duration> {
+    duration.try_into().ok()
+}
+
+pub(super) fn encoded_extension(name: &str, type_url: &str, value: Vec<u8>) -> Extension {
+    Extension { name: name.to_owned(), config: Some(Any { type_url: type_url.to_owned(), value }) }
+}

@@ -1,0 +1,242 @@
+//! Routes as they come over the wire, checked.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::StatusCode;
+
+use super::destination::HttpDestination;
+use super::request_match::{HeaderMatch, HttpMatch};
+use super::rewrite::{PathRewrite, Redirect, RedirectPath, RedirectPort, Rewrite};
+use super::text_match::TextMatch;
+use super::{
+    DirectResponse, Fault, HeaderEdits, HttpAction, HttpForward, HttpRoute, HttpRouteTable, Retries,
+    RetryConditions,
+};
+use crate::plan::field_parsing::{self, Invalid};
+use crate::plan::traffic_policy::parse_nonzero_duration;
+use crate::regular_expression::RegularExpression;
+use crate::wire::ext::{self as wire, http_redirect, http_rewrite, http_route};
+use crate::wire::{type_url, workload};
+
+/// Share that is every request, in parts per million.
+const ALL: u32 = 1_000_000;
+
+impl HttpRouteTable {
+    /// Parses all tables in a service's extensions; empty if it has none. Errors: see [`Invalid`].
+    pub(in crate::plan) fn decode_all_from_extensions(
+        extensions: &[workload::Extension],
+    ) -> Result<Box<[Arc<Self>]>, Invalid> {
+        let Some(extension) = extensions.iter().find(|extension| extension.name == wire::HTTP_ROUTES) else {
+            return Ok(Box::default());
+        };
+        let config = extension.config.as_ref().ok_or(Invalid::NoContent)?;
+        let routes: wire::HttpRoutes = field_parsing::unpack_any(config, type_url::HTTP_ROUTES)?;
+        routes.tables.into_iter().map(|table| Self::try_from(table).map(Arc::new)).collect()
+    }
+}
+
+impl TryFrom<wire::HttpRouteTable> for HttpRouteTable {
+    type Error = Invalid;
+
+    fn try_from(from: wire::HttpRouteTable) -> Result<Self, Invalid> {
+        Ok(Self {
+            source: from.source.into(),
+            routes: from.routes.into_iter().map(HttpRoute::try_from).collect::<Result<_, _>>()?,
+            client_namespaces: from.client_namespaces.into_iter().map(Box::from).collect(),
+        })
+    }
+}
+
+impl TryFrom<wire::HttpRoute> for HttpRoute {
+    type Error = Invalid;
+
+    fn try_from(from: wire::HttpRoute) -> Result<Self, Invalid> {
+        let action = match from.action.ok_or(Invalid::Missing { field: "action" })? {
+            http_route::Action::Forward(forward) => HttpAction::Forward(forward.try_into()?),
+            http_route::Action::Redirect(redirect) => HttpAction::Redirect(redirect.try_into()?),
+            http_route::Action::DirectResponse(response) => HttpAction::DirectResponse(DirectResponse {
+                status: status("direct_response.status", response.status)?,
+                body: response.body.into(),
+            }),
+        };
+        let matches = from.matches.into_iter().map(HttpMatch::try_from).collect::<Result<_, _>>()?;
+        Ok(Self { name: from.name.into(), matches, action })
+    }
+}
+
+impl TryFrom<wire::HttpMatch> for HttpMatch {
+    type Error = Invalid;
+
+    fn try_from(from: wire::HttpMatch) -> Result<Self, Invalid> {
+        let text = |of: &Option<wire::StringMatch>| of.as_ref().map(TextMatch::try_from).transpose();
+        let value = |of: Option<&wire::StringMatch>| of.map_or(Ok(TextMatch::Present), TextMatch::try_from);
+        let header = |of: &wire::HeaderMatch| {
+            let value = value(of.value.as_ref())?;
+            Ok(HeaderMatch { name: of.name.to_ascii_lowercase().into(), value, inverts: of.invert })
+        };
+        let parameter = |of: &wire::QueryMatch| Ok((of.name.as_str().into(), value(of.value.as_ref())?));
+        let port = (from.port > 0).then(|| field_parsing::parse_port("matches.port", from.port));
+        Ok(Self {
+            path: text(&from.path)?,
+            ignores_path_case: from.ignore_path_case,
+            scheme: text(&from.scheme)?,
+            method: text(&from.method)?,
+            authority: text(&from.authority)?,
+            headers: from.headers.iter().map(header).collect::<Result<_, Invalid>>()?,
+            query: from.query.iter().map(parameter).collect::<Result<_, Invalid>>()?,
+            port: port.transpose()?,
+            name: from.name.into(),
+            client_labels: from.client_labels.into_iter().collect(),
+            client_namespace: non_empty(from.client_namespace),
+        })
+    }
+}
+
+impl TryFrom<wire::HttpForward> for HttpForward {
+    type Error = Invalid;
+
+    fn try_from(from: wire::HttpForward) -> Result<Self, Invalid> {
+        let destinations = from.destinations.into_iter().map(HttpDestination::try_from);
+        Ok(Self {
+            destinations: destinations.collect::<Result<_, _>>()?,
+            rewrite: from.rewrite.map(Rewrite::try_from).transpose()?.unwrap_or_default(),
+            request_edits: from.request.map(HeaderEdits::from).unwrap_or_default(),
+            response_edits: from.response.map(HeaderEdits::from).unwrap_or_default(),
+            timeout: parse_nonzero_duration("timeout", from.timeout)?,
+            retries: from.retries.map(Retries::try_from).transpose()?.unwrap_or_default(),
+            fault: from.fault.map(Fault::try_from).transpose()?.unwrap_or_default(),
+        })
+    }
+}
+
+impl TryFrom<wire::HttpDestination> for HttpDestination {
+    type Error = Invalid;
+
+    fn try_from(from: wire::HttpDestination) -> Result<Self, Invalid> {
+        let port = (from.port > 0).then(|| field_parsing::parse_port("destinations.port", from.port));
+        Ok(Self {
+            service: from.service.split_once('/').map(|(namespace, name)| (namespace.into(), name.into())),
+            host: from.host.into(),
+            subset: non_empty(from.subset).map(Arc::from),
+            port: port.transpose()?,
+            weight: from.weight,
+            request_edits: from.request.map(HeaderEdits::from).unwrap_or_default(),
+            response_edits: from.response.map(HeaderEdits::from).unwrap_or_default(),
+        })
+    }
+}
+
+impl From<wire::HeaderEdits> for HeaderEdits {
+    fn from(from: wire::HeaderEdits) -> Self {
+        let values = |of: Vec<wire::HeaderValue>| {
+            of.into_iter().map(|it| (it.name.to_ascii_lowercase().into(), it.value.into())).collect()
+        };
+        Self {
+            set: values(from.set),
+            append: values(from.append),
+            remove: from.remove.iter().map(|name| name.to_ascii_lowercase().into()).collect(),
+            authority: non_empty(from.authority),
+        }
+    }
+}
+
+impl TryFrom<wire::HttpRewrite> for Rewrite {
+    type Error = Invalid;
+
+    fn try_from(from: wire::HttpRewrite) -> Result<Self, Invalid> {
+        let path = match from.path {
+            None => None,
+            Some(http_rewrite::Path::Uri(uri)) => Some(PathRewrite::Uri(uri.into())),
+            Some(http_rewrite::Path::Regex(regex)) => {
+                let pattern = RegularExpression::new(&regex.pattern);
+                let pattern = pattern.map_err(|reason| Invalid::Regex { reason })?;
+                Some(PathRewrite::Regex(pattern, regex.substitution.into()))
+            }
+        };
+        Ok(Self { path, authority: non_empty(from.authority) })
+    }
+}
+
+impl TryFrom<wire::HttpRedirect> for Redirect {
+    type Error = Invalid;
+
+    fn try_from(from: wire::HttpRedirect) -> Result<Self, Invalid> {
+        let path = from.path.map(|path| match path {
+            http_redirect::Path::Full(full) => RedirectPath::Full(full.into()),
+            http_redirect::Path::Prefix(prefix) => RedirectPath::Prefix(prefix.into()),
+        });
+        let port = match from.port {
+            Some(http_redirect::Port::Number(number)) => {
+                RedirectPort::Number(field_parsing::parse_port("redirect.port", number)?)
+            }
+            Some(http_redirect::Port::FromRequest(true)) => RedirectPort::FromRequest,
+            None | Some(http_redirect::Port::FromRequest(false)) => RedirectPort::FromProtocolDefault,
+        };
+        Ok(Self {
+            path,
+            authority: non_empty(from.authority),
+            port,
+            scheme: non_empty(from.scheme),
+            status: status("redirect.status", from.status)?,
+        })
+    }
+}
+
+impl TryFrom<wire::HttpRetries> for Retries {
+    type Error = Invalid;
+
+    fn try_from(from: wire::HttpRetries) -> Result<Self, Invalid> {
+        let mut conditions = RetryConditions::default();
+        for condition in &from.conditions {
+            match condition.as_str() {
+                "5xx" => conditions.server_error = true,
+                "gateway-error" => conditions.gateway_error = true,
+                "reset" => conditions.reset = true,
+                "reset-before-request" => conditions.reset_before_request = true,
+                "connect-failure" => conditions.connect_failure = true,
+                "retriable-4xx" => conditions.conflict = true,
+                // The others are of HTTP/2, HTTP/3, gRPC and Envoy's rate limits, or mean the statuses.
+                _ => {}
+            }
+        }
+        let statuses: Result<_, _> = from.statuses.into_iter().map(u16::try_from).collect();
+        conditions.statuses = statuses.map_err(|_| Invalid::UnknownValue { field: "statuses", value: -1 })?;
+        let default = Self::default();
+        Ok(Self {
+            attempts: from.attempts,
+            per_try_timeout: parse_nonzero_duration("per_try_timeout", from.per_try_timeout)?,
+            conditions: if conditions == RetryConditions::default() && from.conditions.is_empty() {
+                default.conditions
+            } else {
+                conditions
+            },
+            backoff: parse_nonzero_duration("backoff", from.backoff)?.unwrap_or(default.backoff),
+        })
+    }
+}
+
+impl TryFrom<wire::HttpFault> for Fault {
+    type Error = Invalid;
+
+    fn try_from(from: wire::HttpFault) -> Result<Self, Invalid> {
+        let delay: Option<Duration> = parse_nonzero_duration("fault.delay", from.delay)?;
+        let abort = (from.abort_status > 0).then(|| status("fault.abort_status", from.abort_status));
+        Ok(Self {
+            delay: delay.map(|delay| (delay, from.delay_share.min(ALL))),
+            abort: abort.transpose()?.map(|status| (status, from.abort_share.min(ALL))),
+        })
+    }
+}
+
+/// Parses the status of a response that ends a request.
+fn status(field: &'static str, value: u32) -> Result<StatusCode, Invalid> {
+    let known = u16::try_from(value).ok().filter(|code| (200..600).contains(code));
+    known
+        .and_then(|code| StatusCode::from_u16(code).ok())
+        .ok_or(Invalid::UnknownValue { field, value: i32::try_from(value).unwrap_or(i32::MAX) })
+}
+
+fn non_empty(text: String) -> Option<Box<str>> {
+    (!text.is_empty()).then(|| text.into())
+}
