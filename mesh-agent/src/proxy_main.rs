@@ -30,7 +30,7 @@ use crate::keeper_client::{self, KeeperClient, StartKit};
 use crate::node_surroundings::{NodeShared, NodeSurroundings};
 use crate::pods::NodePods;
 use crate::strict_egress::{self, EgressEnforcer, StrictPods};
-use crate::sys::ebpf::{DeferredSyns, FaultRing, ProxyMaps, SocketAddressMap};
+use crate::sys::ebpf::{DeferredSyns, FaultRing, MapsHandedToProxy, SocketAddressMap};
 use crate::sys::seccomp;
 use crate::{cni, kube_client, not_enrolled_events, pods, sys, uninstall_watch};
 
@@ -189,7 +189,7 @@ fn counters(config: &Config) -> std::io::Result<Counters> {
 fn node(
     config: &Config,
     direct: &DirectHandle,
-    maps: &ProxyMaps,
+    maps: &MapsHandedToProxy,
 ) -> Result<(Arc<NodeShared>, DeferredSyns), sys::ebpf::Error> {
     let (recent, decisions, syns) = maps.deferred_accept_maps()?;
     let node = NodeShared {

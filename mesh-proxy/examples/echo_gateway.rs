@@ -19,7 +19,7 @@ use mesh_api::identity::SpiffeId;
 use mesh_common::HBONE_PORT;
 use mesh_proxy::certs::{CaClient, Certificates, WorkloadCertificate, peer_spiffe_id};
 use mesh_proxy::inheritance::BequestSender;
-use mesh_proxy::mux::ReceiveBudget;
+use mesh_proxy::mux::PodReceiveBudget;
 use mesh_proxy::relay::{ByteMeter, SocketSide};
 use mesh_proxy::tls;
 use mesh_proxy::tunnel::{AllowedFraming, EarlyData, StreamRequest, Tunnel};
@@ -78,7 +78,7 @@ async fn carry(
     if peer != *expected {
         return Err(format!("the pod is {peer}").into());
     }
-    let connection = Tunnel::start(session, &ReceiveBudget::new(1 << 20, None), || ()).await?;
+    let connection = Tunnel::start(session, &PodReceiveBudget::new(1 << 20, None), || ()).await?;
     let (service, workload, exposed) = (None, None, &Cell::new(false));
     let early = EarlyData::Socket(&client);
     let opening = StreamRequest { client: from, destination: *pod, service, workload, early, exposed };

@@ -162,6 +162,11 @@ impl AuthorizedConnection {
         &self.permit
     }
 
+    /// Whether the policy has taken its permit back.
+    pub fn is_revoked(&self) -> bool {
+        self.entry.denial.borrow().is_some()
+    }
+
     /// Returns when the policy takes its permit back, with the reason.
     pub async fn wait_until_revoked(&self) -> Denial {
         loop {

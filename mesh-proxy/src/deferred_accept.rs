@@ -224,7 +224,8 @@ fn let_through(worker: &Rc<Worker>, pod: &Arc<LocalPod>, syn: DeferredSyn) {
 }
 
 fn connect_request(syn: &DeferredSyn) -> ConnectRequest {
-    ConnectRequest { asked: RequestedDestination::from(&syn.destination), port: syn.connection.client.port }
+    let asked = RequestedDestination::from(&syn.destination);
+    ConnectRequest { asked, port: syn.connection.client.port, reads_http: true }
 }
 
 /// Has the pod's kernel take the SYN again, and let it through or refuse it.

@@ -16,7 +16,7 @@ use mesh_listen::{Gate, Group, Standing};
 use rustls::server::UnbufferedServerConnection;
 use tokio::net::TcpStream;
 
-use super::address_types::{ClientAddress, UpstreamAddress};
+use super::address_roles::{ClientAddress, UpstreamAddress};
 use super::authorized_connections::{AccessRequest, AuthorizedConnection};
 use super::delivery::connect_to_application;
 use super::handshake_limit::{HandshakePlace, PodHandshakeLimit};
@@ -162,6 +162,16 @@ async fn authorize_and_connect_to(
 }
 
 impl AuthorizedApplicationSocket {
+    /// Puts a socket and the policy's permit for it together.
+    pub fn from_parts(socket: TcpStream, authorized: AuthorizedConnection) -> Self {
+        Self { socket, authorized }
+    }
+
+    /// Returns the socket, and the policy's permit, which whoever moves bytes has to watch.
+    pub fn into_parts(self) -> (TcpStream, AuthorizedConnection) {
+        (self.socket, self.authorized)
+    }
+
     /// Returns the policy that allowed it, if one had to.
     pub fn allowing_policy(&self) -> Option<Arc<str>> {
         self.authorized.permit().policy_name().cloned()
@@ -308,7 +318,7 @@ pub async fn serve_mtls_connection(
 /// flood. Errors: the connection broke.
 pub(crate) async fn serve_tunnel_streams<F: Future<Output = ()> + 'static>(
     tls: TlsStream<UnbufferedServerConnection>,
-    budget: &Rc<mux::ReceiveBudget>,
+    budget: &Rc<mux::PodReceiveBudget>,
     drain: impl Future<Output = ()>,
     handle: impl Fn(tunnel::IncomingStream) -> F,
     on_flood: impl FnOnce(),

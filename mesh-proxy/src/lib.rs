@@ -29,7 +29,10 @@
 //!    permit [`delivery`] connects to the application.
 //! 6. [`stream`]: what carries the bytes, a socket or a stream in either framing. [`relay`] moves bytes
 //!    between it and the application's socket, for as long as the policy and
-//!    [timeouts](connection_timeouts) allow it.
+//!    [timeouts](connection_lifetime) allow it.
+//!
+//! Where a service has routes for HTTP, step 3 reads the connection's requests instead ([`http`]), and each of
+//! them takes steps 4 to 6, on connections that serve one request after the other.
 //!
 //! At its end a connection has one outcome, which [`telemetry`] counts and logs.
 //!
@@ -39,17 +42,17 @@
 //!   tells; in a test or a gateway, plain sockets. Nothing here assumes that it serves all pods of its node.
 //! - [`xds`]: the configuration from the control plane; [`certs`]: keys and certificates of the
 //!   [pods](local_pod). [`inheritance`] leaves both to the next proxy.
-//! - [`balance`]: state of load balancing; [`address_types`]: types that keep a connection's addresses apart.
+//! - [`balance`]: state of load balancing; [`address_roles`]: types that keep a connection's addresses apart.
 //! - [`telemetry`]: metrics and the access log; [`liveness`]: whether the workers' threads still run.
 //! - [`tcp_syscalls`] and [`file_version`]: system calls, and whether a file has changed.
 #![deny(unsafe_code)]
 
 pub mod accept_loop;
-pub mod address_types;
+pub mod address_roles;
 pub mod authorized_connections;
 pub mod balance;
 pub mod certs;
-pub mod connection_timeouts;
+pub mod connection_lifetime;
 pub mod deferred_accept;
 pub mod delivery;
 pub mod file_version;
@@ -58,6 +61,7 @@ mod fixture;
 pub mod flood_penalty;
 pub mod handshake_limit;
 pub mod hbone;
+pub mod http;
 pub mod inbound;
 pub mod inheritance;
 pub mod liveness;

@@ -8,19 +8,22 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use mesh_api::plan::http_routes::HttpRoutes;
 use mesh_api::plan::outbound::{Destination, Reject, destination_of};
 use mesh_api::plan::{ConnectionPool, Endpoint, EndpointKey, Endpoints, PortPolicy, Service, Workload};
 use mesh_common::is_mesh_port;
 use socket2::SockRef;
 use tokio::net::TcpStream;
 
-use super::address_types::{ClientAddress, OriginalDestination, UpstreamAddress};
+use super::address_roles::{ClientAddress, OriginalDestination, UpstreamAddress};
 use super::balance::{ActiveConnection, AffinityKey, EndpointPick, ExcludedEndpoints, ServiceSlot};
-use super::connection_timeouts::ConnectionTimeouts;
+use super::connection_lifetime::LifetimeLimits;
+use super::http::detect::speaks_http1;
+use super::http::serve::serve_http;
 use super::local_pod::LocalPod;
 use super::pod_connection_limits::ConnectionSlot;
 use super::relay::{ByteMeter, SocketSide, reset_on_drop};
-use super::stream::Stream;
+use super::stream::{LOCAL_TRANSPORT, Stream};
 use super::surroundings::{ConnectNote, RequestedDestination};
 use super::tunnel::EarlyData;
 use super::upstream::{self, ClientContext, ConnectOptions, Upstream};
@@ -54,7 +57,7 @@ enum Error {
 /// An open way to the destination, and the slots and limits that count while it is used.
 struct Connected {
     upstream: Upstream,
-    timeouts: Option<ConnectionTimeouts>,
+    timeouts: Option<LifetimeLimits>,
     _slot: Option<ServiceSlot<(Arc<str>, u16)>>,
     _active: Option<ActiveConnection>,
 }
@@ -74,7 +77,19 @@ pub async fn serve_outbound(
         // Boxed, since it is needed only while opening: the connection may last for days.
         None => Box::pin(open_as_it_comes(&worker, &pod, &socket, peer)).await,
     };
-    let Some(ConnectedOutbound { mut record, connected }) = opened else { return reset_on_drop(&socket) };
+    let opened = match opened {
+        Some(ConnectedOutbound::Http(http)) if speaks_http1(&socket).await => {
+            let HttpOutbound { workload, client, original, .. } = *http;
+            return Box::pin(serve_http(worker, (pod, workload), socket, (client, original))).await;
+        }
+        Some(ConnectedOutbound::Http(http)) => {
+            let request = ConnectRequest { reads_http: false, ..http.request };
+            Box::pin(connect_or_record_failure(&worker, &pod, &request, EarlyData::Socket(&socket))).await
+        }
+        other => other,
+    };
+    let Some(ConnectedOutbound::Relay(relay)) = opened else { return reset_on_drop(&socket) };
+    let RelayOutbound { mut record, connected } = *relay;
     let meter = ByteMeter::default();
     meter.also_count_in(record.record_opened());
     let outcome = carry(socket, connected, &meter).await;
@@ -93,7 +108,7 @@ async fn open_as_it_comes(
             connect_or_record_failure(
                 worker,
                 pod,
-                &ConnectRequest { asked, port: peer.port() },
+                &ConnectRequest { asked, port: peer.port(), reads_http: true },
                 EarlyData::Socket(socket),
             )
             .await
@@ -123,11 +138,17 @@ pub async fn connect_or_record_failure(
     let mut record = ConnectionRecord::new(&worker.metrics, details);
     // Until an endpoint is tried.
     record.details.transport = "none";
-    let connecting = Connecting { early, client, original, not_direct: request.asked.not_direct };
+    let connecting = Connecting { early, client, original, request };
     match connect(worker, pod, &connecting, &mut record).await {
-        Ok(connected) => {
+        Ok(Way::Relay(connected)) => {
             worker.surroundings.note_connect_result(pod, original.address(), ConnectNote::Taken);
-            Some(ConnectedOutbound { record, connected })
+            Some(ConnectedOutbound::Relay(Box::new(RelayOutbound { record, connected })))
+        }
+        Ok(Way::Http(workload)) => {
+            // Its requests are recorded instead.
+            record.end_without_outcome();
+            let http = HttpOutbound { workload, client, original, request: *request };
+            Some(ConnectedOutbound::Http(Box::new(http)))
         }
         Err(error) => {
             if matches!(error, Error::Refused(_)) {
@@ -142,17 +163,43 @@ pub async fn connect_or_record_failure(
 }
 
 /// A connection that a pod asks for.
+#[derive(Clone, Copy)]
 pub struct ConnectRequest {
     /// The destination that it asks for.
     pub asked: RequestedDestination,
     /// The client's port.
     pub port: u16,
+    /// Whether it is read as HTTP if the destination has routes.
+    pub reads_http: bool,
 }
 
-/// An open way for a connection. Dropping it records the connection as abandoned.
-pub struct ConnectedOutbound {
+/// What becomes of a connection once it is accepted.
+pub enum ConnectedOutbound {
+    /// The way is open. Dropping it records the connection as abandoned.
+    Relay(Box<RelayOutbound>),
+    /// Its requests are read, and each has a way of its own.
+    Http(Box<HttpOutbound>),
+}
+
+/// An open way for a connection that is relayed.
+pub struct RelayOutbound {
     record: ConnectionRecord,
     connected: Connected,
+}
+
+/// A connection that is read as HTTP, should it speak that.
+pub struct HttpOutbound {
+    workload: Arc<Workload>,
+    client: ClientAddress,
+    original: OriginalDestination,
+    request: ConnectRequest,
+}
+
+/// The way of a connection.
+enum Way {
+    Relay(Connected),
+    /// None yet: requests of this client have one each.
+    Http(Arc<Workload>),
 }
 
 /// A connection to be connected.
@@ -161,8 +208,7 @@ struct Connecting<'a> {
     early: EarlyData<'a>,
     client: ClientAddress,
     original: OriginalDestination,
-    /// See [`To::not_direct`].
-    not_direct: bool,
+    request: &'a ConnectRequest,
 }
 
 async fn connect(
@@ -170,15 +216,19 @@ async fn connect(
     pod: &Arc<LocalPod>,
     connecting: &Connecting<'_>,
     record: &mut ConnectionRecord,
-) -> Result<Connected, Error> {
-    let Connecting { early, client, original, not_direct } = *connecting;
+) -> Result<Way, Error> {
+    let Connecting { early, client, original, request } = *connecting;
     let workload = worker.wait_for_workload(pod).await.ok_or(Error::UnknownPod)?;
     record.details.set_source_workload(&workload);
     record.details.labels.source_identity = Some(pod.identity.clone());
     let exposed = Cell::new(false);
     let mut origin =
         ClientContext { worker, pod, workload: &workload, client, service: None, early, exposed };
-    match destination_of(&worker.snapshot(), &workload, original.address()) {
+    let snapshot = worker.snapshot();
+    if request.reads_http && HttpRoutes::find(&snapshot, &workload, original.address()).is_some() {
+        return Ok(Way::Http(workload));
+    }
+    let connected = match destination_of(&snapshot, &workload, original.address()) {
         Destination::Reject(reject) => Err(Error::Rejected(reject)),
         Destination::Passthrough => pass_through(worker, pod, original, record).await,
         Destination::Workload(endpoint) => {
@@ -191,10 +241,12 @@ async fn connect(
             record.details.labels.service = Some(Arc::clone(&service));
             origin.service = Some(&service.hostname);
             ask_for_direct_ways(worker, pod, original, &endpoints);
+            let not_direct = request.asked.not_direct;
             let way = To { service: &service, port, policy: &policy, endpoints: &endpoints, not_direct };
             balance(&origin, &way, record).await
         }
-    }
+    };
+    connected.map(Way::Relay)
 }
 
 /// Connects to the address that the client used: the mesh knows it no longer, or is told to stay out of the
@@ -270,7 +322,7 @@ async fn balance(
                 if let Some(own) = own {
                     own.keep(worker, &key);
                 }
-                let timeouts = ConnectionTimeouts::from_policy(&policy.pool);
+                let timeouts = LifetimeLimits::from_policy(&policy.pool);
                 return Ok(Connected { upstream, timeouts, _slot: slot, _active: Some(active) });
             }
             Err(error) if error.stops_retries() || origin.exposed.get() => return Err(error.into()),
@@ -370,7 +422,7 @@ fn note(upstream: &Upstream, workload: &Workload, record: &mut ConnectionRecord)
     match upstream {
         Upstream::Stream(stream) => record.details.transport = stream.transport_name(),
         Upstream::Local(local) => {
-            record.details.transport = "local";
+            record.details.transport = LOCAL_TRANSPORT;
             record.details.policy = local.allowing_policy();
         }
     }
@@ -391,7 +443,8 @@ async fn carry(socket: TcpStream, connected: Connected, meter: &ByteMeter) -> Co
     }
 }
 
-async fn join(socket: TcpStream, upstream: Upstream, meter: &ByteMeter) -> ConnectionOutcome {
+/// Relays until both sides are done.
+pub async fn join(socket: TcpStream, upstream: Upstream, meter: &ByteMeter) -> ConnectionOutcome {
     let result = match upstream {
         Upstream::Stream(stream) => stream.relay(socket, SocketSide::Client, meter).await,
         // Boxed, like the relay between two sockets: few connections need it.

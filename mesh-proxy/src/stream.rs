@@ -18,6 +18,8 @@ use super::{hbone, mux};
 pub const HBONE_TRANSPORT: &str = "hbone";
 /// Transport in the access log: the mesh's own framing.
 pub const MESH_TRANSPORT: &str = "mesh";
+/// Transport in the access log: the socket of an application on the same node.
+pub const LOCAL_TRANSPORT: &str = "local";
 /// Transport in the access log: plain TCP.
 pub const PLAIN_TRANSPORT: &str = "plain";
 

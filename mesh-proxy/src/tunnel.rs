@@ -13,7 +13,7 @@ use rustls::client::UnbufferedClientConnection;
 use super::hbone::headers::InvalidConnectTarget;
 use super::hbone::{self, headers};
 pub use super::mux::EarlyData;
-use super::mux::{self, ReceiveBudget, frame};
+use super::mux::{self, PodReceiveBudget, frame};
 use super::stream::{HBONE_TRANSPORT, MESH_TRANSPORT, Stream};
 use super::tls::TlsStream;
 
@@ -126,7 +126,7 @@ impl Tunnel {
     /// is over. Memory of streams counts against `budget`. Errors: the peer does not speak the protocol.
     pub async fn start(
         tls: TlsStream<UnbufferedClientConnection>,
-        budget: &Rc<ReceiveBudget>,
+        budget: &Rc<PodReceiveBudget>,
         ended: impl FnOnce() + 'static,
     ) -> Result<Self, OpenError> {
         if tls.alpn_protocol() == Some(mux::ALPN) {

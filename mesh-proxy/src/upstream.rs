@@ -14,7 +14,7 @@ use mesh_api::plan::{Endpoint, TcpKeepalive, TunnelProtocol, Workload};
 use mesh_common::HBONE_PORT;
 use tokio::net::{TcpSocket, TcpStream};
 
-use super::address_types::{ClientAddress, UpstreamAddress};
+use super::address_roles::{ClientAddress, UpstreamAddress};
 use super::inbound::{self, AuthorizedApplicationSocket, InboundRequest};
 use super::local_pod::LocalPod;
 use super::stream::{self, Stream};
@@ -34,6 +34,16 @@ pub enum Upstream {
     Stream(Stream),
     /// The application of a pod on this node, whose policy has allowed the connection.
     Local(AuthorizedApplicationSocket),
+}
+
+impl Upstream {
+    /// Returns how many bytes of [`EarlyData::Bytes`] were sent when it was opened.
+    pub fn early_bytes_sent(&self) -> usize {
+        match self {
+            Self::Stream(stream) => stream.early_bytes_sent(),
+            Self::Local(_) => 0,
+        }
+    }
 }
 
 /// Why an endpoint could not be reached.
@@ -154,7 +164,7 @@ fn near(origin: &ClientContext<'_>, endpoint: &Endpoint) -> Option<Arc<LocalPod>
 /// handshake tells a tunnel's framing; until then it is named after its port.
 pub fn expected_transport_name(origin: &ClientContext<'_>, endpoint: &Endpoint) -> &'static str {
     match endpoint.tunnel_protocol {
-        _ if near(origin, endpoint).is_some() => "local",
+        _ if near(origin, endpoint).is_some() => stream::LOCAL_TRANSPORT,
         TunnelProtocol::Plain => stream::PLAIN_TRANSPORT,
         TunnelProtocol::Hbone => stream::HBONE_TRANSPORT,
     }

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use mesh_api::identity::SpiffeId;
-use mesh_api::plan::kernel_enforceable;
+use mesh_api::plan::http_routes::HttpRoutes;
+use mesh_api::plan::kernel_enforceable_traffic_policy;
 use mesh_api::plan::outbound::{Destination, destination_of};
 use mesh_api::plan::policy::Verdict;
 use mesh_api::plan::{
@@ -142,10 +143,18 @@ pub(super) fn plan_route(
     destination: SocketAddr,
 ) -> Option<RoutePlan> {
     let source = workload_of(context.snapshot, client)?;
+    if HttpRoutes::find(context.snapshot, &source, destination).is_some() {
+        // Each request has a way of its own.
+        return None;
+    }
     let (service, endpoints) = match destination_of(context.snapshot, &source, destination) {
         Destination::Workload(endpoint) => (None, Arc::new(Endpoints::from_iter([endpoint]))),
         Destination::Service { service, policy, endpoints, .. }
-            if kernel_enforceable::check_kernel_enforceable(&policy, endpoints.len()).is_ok() =>
+            if kernel_enforceable_traffic_policy::check_traffic_policy_kernel_enforceable(
+                &policy,
+                endpoints.len(),
+            )
+            .is_ok() =>
         {
             (Some((service, policy)), endpoints)
         }

@@ -18,7 +18,7 @@ use tokio::time::Instant;
 
 use super::announced_plaintext_check::{AnnouncedPlaintextCheck, is_announced_as_plaintext};
 use super::kernel_destinations::KernelDestinations;
-use super::preexisting_connections::{PreexistingJudge, list_or_close_preexisting};
+use super::preexisting_connection_judge::{PreexistingJudge, list_or_close_preexisting};
 use crate::direct::DirectHandle;
 use crate::keeper::protocol::Claim;
 use crate::keeper_client::{EnrolResult as Answer, KeeperClient};

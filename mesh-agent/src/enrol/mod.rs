@@ -3,7 +3,7 @@
 mod announced_plaintext_check;
 mod enroller;
 mod kernel_destinations;
-mod preexisting_connections;
+mod preexisting_connection_judge;
 
 pub use enroller::{Enroller, EnrollerSetup, PodStatuses, ReportNotEnrolledFn};
 pub use kernel_destinations::KernelDestinations;

@@ -396,7 +396,7 @@ impl Keeper {
 
     fn answer_successor(&mut self) {
         let (Some(mut successor), Some(own)) = (self.successor.take(), &self.admin_listeners) else { return };
-        match successor.answer(&self.pods, own, &self.inherited) {
+        match successor.answer_next_request(&self.pods, own, &self.inherited) {
             Ok(false) => self.successor = Some(successor),
             Ok(true) => self.be_relieved(),
             Err(error) => {

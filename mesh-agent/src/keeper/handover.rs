@@ -201,7 +201,12 @@ impl Successor {
     }
 
     /// Answers a request. Returns whether it has taken over. Errors: it is gone, or the request is invalid.
-    pub fn answer(&mut self, pods: &Pods, node: &AdminListeners, files: &InheritedFiles) -> io::Result<bool> {
+    pub fn answer_next_request(
+        &mut self,
+        pods: &Pods,
+        node: &AdminListeners,
+        files: &InheritedFiles,
+    ) -> io::Result<bool> {
         let record = match channel::receive(&self.channel) {
             Ok(Some((record, _))) => record,
             Ok(None) => return Err(io::ErrorKind::ConnectionReset.into()),

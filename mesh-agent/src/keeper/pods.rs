@@ -13,7 +13,7 @@ use mesh_common::{HBONE_PORT, INBOUND_PORT, OUTBOUND_PORT};
 use socket2::{SockRef, Socket};
 
 use super::protocol::{Claim, KeeperAnswer};
-use super::veth_teardown::{NetnsByIp, PodTeardown, TeardownQueue, reset_veth_connections};
+use super::veth_teardown::{NetnsByIp, PodTeardown, TeardownQueue, reset_all_veth_connections};
 use crate::sys::ebpf::{self, Programs};
 use crate::sys::{self, Netns, NoSandbox, SocketKind};
 
@@ -122,7 +122,7 @@ impl Pods {
             self.programs.try_hold_syns(&pod.netns, pod.listeners.iter().step_by(PORTS.len()));
             attach_pod_veth(&mut self.programs, &pod.netns, &pod.claim.addresses);
         }
-        reset_veth_connections(&self.programs.veth_flows_of_other_layouts(), || self.places());
+        reset_all_veth_connections(&self.programs.veth_flows_of_other_layouts(), || self.places());
         self.programs.remove_other_layouts()
     }
 

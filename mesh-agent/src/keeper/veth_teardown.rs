@@ -39,7 +39,7 @@ fn close(socket: &Connection, all: &NetnsByIp, destroy: fn(&Netns, &Connection) 
 }
 
 /// Resets all connections from veth to veth, of agents whose programs are about to go.
-pub(super) fn reset_veth_connections(flows: &[VethFlows], places: impl FnOnce() -> NetnsByIp) {
+pub(super) fn reset_all_veth_connections(flows: &[VethFlows], places: impl FnOnce() -> NetnsByIp) {
     let sockets: Vec<_> = flows.iter().flat_map(|flows| flows.socket_pairs(None)).collect();
     if !sockets.is_empty() {
         tracing::info!(connections = sockets.len(), "resetting direct connections");
@@ -136,7 +136,7 @@ fn lock(pods: &Mutex<HashSet<u64>>) -> MutexGuard<'_, HashSet<u64>> {
 /// removed.
 pub fn reset_flows_and_unpin_all(root: &Path) -> io::Result<()> {
     ebpf::clear_pinned_pod_links(root);
-    reset_veth_connections(&VethFlows::open_all_pinned_below(root), every_place);
+    reset_all_veth_connections(&VethFlows::open_all_pinned_below(root), every_place);
     ebpf::unpin_all(root)
 }
 

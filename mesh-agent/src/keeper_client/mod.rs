@@ -18,7 +18,7 @@ pub use socket_pool::SocketPool;
 
 use crate::keeper::channel;
 use crate::keeper::protocol::StartMessage;
-use crate::sys::ebpf::{PROXY_MAP_NAMES, ProxyMaps};
+use crate::sys::ebpf::{MapsHandedToProxy, PROXY_MAP_NAMES};
 
 /// Timeout of the start message: longer than loading the programs takes on the slowest machine.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -28,7 +28,7 @@ pub struct StartKit {
     /// The enroller's channel.
     pub control: OwnedFd,
     /// Maps of the eBPF programs.
-    pub maps: ProxyMaps,
+    pub maps: MapsHandedToProxy,
     /// The node's own listeners.
     pub admin_listeners: AdminListeners,
     /// Certificates that the proxy before has left.
@@ -75,7 +75,7 @@ fn sort(control: OwnedFd, message: StartMessage, descriptors: Vec<OwnedFd>) -> O
     let (certificates, configuration) = (file(message.inherited[0])?, file(message.inherited[1])?);
     let workers: Vec<_> = all.collect();
     let complete = workers.len() == usize::from(message.workers);
-    let maps = ProxyMaps::new(maps.try_into().ok()?);
+    let maps = MapsHandedToProxy::new(maps.try_into().ok()?);
     let beside = message.beside;
     complete.then_some(StartKit {
         control,

@@ -111,7 +111,7 @@ fn is_the_nodes(cgroup: &Path) -> bool {
 /// Returns a pod's processes with their cgroups: the first few of the first many cgroups, the nearest to the
 /// pod's own first. The runtime's cgroups are the nearest, and the sandbox's process is alone in one of them;
 /// a pod may make any number of others.
-pub(super) fn pod_pids_with_cgroups(pod: &Path) -> Vec<(PathBuf, u32)> {
+pub(super) fn pids_with_cgroups_of_pod(pod: &Path) -> Vec<(PathBuf, u32)> {
     let (mut queue, mut members) = (VecDeque::from([(pod.to_path_buf(), 0)]), Vec::new());
     let mut left = MOST_CGROUPS;
     while let Some((cgroup, depth)) = queue.pop_front() {
@@ -213,7 +213,7 @@ mod tests {
 
     /// The first process that is found of a pod.
     fn find_process_of(root: &Path, uid: &str) -> Option<u32> {
-        pod_pids_with_cgroups(&find_pod_cgroup(root, uid)?).first().map(|(_, pid)| *pid)
+        pids_with_cgroups_of_pod(&find_pod_cgroup(root, uid)?).first().map(|(_, pid)| *pid)
     }
 
     #[test]
@@ -313,7 +313,7 @@ mod tests {
             fs::create_dir_all(own.join(number.to_string())).unwrap();
         }
         fs::write(own.join("cgroup.procs"), "1234\n".repeat(10_000)).unwrap();
-        let found = pod_pids_with_cgroups(&root.path().join("kubepods/podabc"));
+        let found = pids_with_cgroups_of_pod(&root.path().join("kubepods/podabc"));
         assert!(found.contains(&(pause, 4711)));
         assert!(found.len() <= 2 + MOST_PROCESSES, "{found:?}");
     }

@@ -5,11 +5,12 @@
 //! privileges ([`privileges`]), and how it is scheduled.
 
 mod cgroup;
+mod code_and_heap_release;
+mod connection_and_socket_kind;
 pub mod ebpf;
 mod host_veth;
 mod ipv6_loopback;
 mod istio_redirect_check;
-mod memory_release;
 mod netns;
 mod netns_addresses;
 mod open_file_limit;
@@ -19,15 +20,15 @@ mod rtnetlink;
 mod sandbox_netns;
 pub mod seccomp;
 mod sock_diag;
-mod socket_types;
 mod sockets_in_netns;
 mod time_slices;
 
 pub use cgroup::{cgroup_contains_process, cgroup_id_of_self, non_pod_cgroup_ids};
+pub use code_and_heap_release::{release_code_pages, release_code_pages_and_heap};
+pub use connection_and_socket_kind::{ANY_COOKIE, Connection, PreexistingConnection, SocketKind};
 pub use host_veth::{HostVeth, find_host_veth};
 pub use ipv6_loopback::add_loopback_network;
 pub use istio_redirect_check::{IstioRedirectCheckError, check_no_istio_redirects};
-pub use memory_release::{release_code_pages, release_code_pages_and_heap};
 pub use netns::Netns;
 pub use netns_addresses::{is_ipv6_disabled, node_addresses, pod_addresses_in, primary_addresses_in};
 pub use open_file_limit::raise_open_file_limit;
@@ -37,6 +38,5 @@ pub use sock_diag::{
     MOST_LISTED, PreexistingConnections, destroy_connection, destroy_unbound_connection,
     list_preexisting_connections,
 };
-pub use socket_types::{ANY_COOKIE, Connection, PreexistingConnection, SocketKind};
 pub use sockets_in_netns::{listen_in_netns, open_unconnected_sockets};
 pub use time_slices::request_short_time_slices;

@@ -62,7 +62,7 @@ pub fn find_sandbox_netns(
 ) -> Result<Option<Netns>, NoSandbox> {
     let Some(pod) = cgroup::find_pod_cgroup(root, uid) else { return Ok(None) };
     let ours = inode(File::open("/proc/thread-self/ns/net")?.as_fd())?;
-    let members = cgroup::pod_pids_with_cgroups(&pod);
+    let members = cgroup::pids_with_cgroups_of_pod(&pod);
     let mut processes: Vec<Process> =
         members.into_iter().filter_map(|(cgroup, pid)| Process::look(cgroup, pid)).collect();
     // Runtimes put a process into its cgroup before its namespaces, and some keep a helper of the node's

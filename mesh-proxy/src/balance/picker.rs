@@ -106,7 +106,7 @@ impl Picker {
         let mut loads = self.loads.borrow_mut();
         let mut total = 0;
         let mut best: Option<(usize, i64)> = None;
-        for (index, endpoint) in eligible_endpoints(endpoints, excluded, None) {
+        for (index, endpoint) in choosable_endpoints(endpoints, excluded, None) {
             let load = loads.entry(endpoint.key()).or_default();
             load.credit += i64::from(endpoint.weight);
             total += i64::from(endpoint.weight);
@@ -151,7 +151,7 @@ impl Drop for ActiveConnection {
 }
 
 /// Iterates over the endpoints that may be chosen, with their index.
-pub(super) fn eligible_endpoints<'a>(
+pub(super) fn choosable_endpoints<'a>(
     endpoints: &'a Endpoints,
     excluded: &ExcludedEndpoints,
     except: Option<usize>,
@@ -181,7 +181,7 @@ fn draw_of_the_others(
     excluded: &ExcludedEndpoints,
     except: Option<usize>,
 ) -> Option<usize> {
-    let others = || eligible_endpoints(endpoints, excluded, except);
+    let others = || choosable_endpoints(endpoints, excluded, except);
     let total: u64 = others().map(|(_, endpoint)| u64::from(endpoint.weight)).sum();
     if total == 0 {
         return None;

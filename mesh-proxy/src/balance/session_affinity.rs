@@ -14,7 +14,7 @@ use fnv::FnvHasher;
 use mesh_api::plan::{Endpoint, EndpointKey, Endpoints, PortPolicy, Service, Workload};
 
 use super::excluded_endpoints::ExcludedEndpoints;
-use super::picker::eligible_endpoints;
+use super::picker::choosable_endpoints;
 
 /// Most clients that are remembered, of all pods of the node and all services; some 150 bytes each. Further
 /// ones go where their score says.
@@ -83,7 +83,7 @@ impl SessionAffinity {
         now: Instant,
     ) -> Option<usize> {
         let kept = self.table().get(client, now);
-        let eligible = || eligible_endpoints(endpoints, excluded, None);
+        let eligible = || choosable_endpoints(endpoints, excluded, None);
         let kept = kept.and_then(|kept| eligible().find(|(_, endpoint)| endpoint.workload.uid == kept));
         let scored = || eligible().map(|(index, endpoint)| (index, score(client, endpoint)));
         let highest = || scored().max_by(|(_, one), (_, other)| one.total_cmp(other));

@@ -105,7 +105,7 @@ async fn wait_until(shared: &Shared, subject: &Subject, when: SystemTime) {
 /// Returns when a certificate is to be replaced before half of its life.
 async fn outdated(shared: &Shared, subject: &Subject) {
     if let Subject::Workload(id) = subject {
-        shared.wait_until_untrusted(id).await;
+        shared.wait_until_peers_refuse(id).await;
         return sleep(SPREAD.mul_f64(random())).await;
     }
     refresh(shared, subject).await;

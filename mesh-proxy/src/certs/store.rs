@@ -190,7 +190,7 @@ impl Certificates {
     }
 
     /// Follows the agent's own certificate, for clients of the control plane.
-    pub(crate) fn subscribe_own_certificate(&self) -> watch::Receiver<Option<OwnCertificate>> {
+    pub(crate) fn subscribe_agent_certificate(&self) -> watch::Receiver<Option<OwnCertificate>> {
         self.shared.own.subscribe()
     }
 
@@ -225,7 +225,7 @@ impl Shared {
 
     /// Returns once peers refuse the certificate of an identity: it no longer leads to a root in force, or is
     /// not valid after the clock was set.
-    pub async fn wait_until_untrusted(&self, id: &SpiffeId) {
+    pub async fn wait_until_peers_refuse(&self, id: &SpiffeId) {
         let mut changes = self.trust.subscribe_validity_changes();
         let is_invalid = || {
             let current = self.current.load();

@@ -106,7 +106,7 @@ async fn an_answer_for_somebody_else_is_not_used() {
     assert!(error.contains("it is for spiffe://cluster.local/ns/shop/sa/other instead of"), "{error}");
     assert!(certificates.current(&web()).is_none());
     until("the agent asked as well", || authority.lock_state().signed >= 2).await;
-    let mut own = certificates.subscribe_own_certificate();
+    let mut own = certificates.subscribe_agent_certificate();
     let used = tokio::time::timeout(Duration::from_secs(1), own.wait_for(Option::is_some)).await;
     assert!(used.is_err(), "nor does the agent use one of somebody else");
 }
@@ -251,7 +251,7 @@ async fn certificates_outlive_the_proxy_that_asked_for_them() {
     heir.load_inherited(&file);
     heir.retain_identity(&web());
     assert_eq!(heir.current(&web()).expect("at once").serial, before.serial);
-    assert!(heir.subscribe_own_certificate().borrow().is_some(), "nor does the agent wait for its own");
+    assert!(heir.subscribe_agent_certificate().borrow().is_some(), "nor does the agent wait for its own");
     until("a failed renewal", || heir.statuses()[0].state == "renewing").await;
     let _running = authority.serve(&address.to_string()).await;
     until("a certificate of its own", || heir.current(&web()).unwrap().serial != before.serial).await;

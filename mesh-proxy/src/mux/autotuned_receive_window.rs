@@ -3,14 +3,14 @@
 //! A window begins small and doubles as long as the application takes data quickly; beyond [`NEAR`] only
 //! while the peer waits for credit. So a stream gets what the product of bandwidth and delay asks for, as
 //! with TCP's receive buffer, and a stopped reader holds little. Everything above [`EARLY_CREDIT`] is taken
-//! from a [`ReceiveBudget`] that a pod's streams share: a pod whose readers all stop makes its node hold that
+//! from a [`PodReceiveBudget`] that a pod's streams share: a pod whose readers all stop makes its node hold that
 //! much and no more.
 
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use super::EARLY_CREDIT;
-use super::receive_budget::ReceiveBudget;
+use super::pod_receive_budget::PodReceiveBudget;
 
 /// Initial window of a stream, bytes; less where the pod's budget is used up.
 const FIRST: usize = 64 * 1024;
@@ -28,7 +28,7 @@ const QUICK: Duration = Duration::from_millis(100);
 
 /// The window of one stream, bytes.
 pub(super) struct ReceiveWindow {
-    budget: Rc<ReceiveBudget>,
+    budget: Rc<PodReceiveBudget>,
     /// Size; what is above [`EARLY_CREDIT`] was taken from the budget.
     size: usize,
     /// Credit that the peer has left.
@@ -42,7 +42,7 @@ pub(super) struct ReceiveWindow {
 impl ReceiveWindow {
     /// Creates the window of a stream that the peer opens, which may send [`EARLY_CREDIT`] bytes until it is
     /// accepted.
-    pub fn for_incoming(budget: &Rc<ReceiveBudget>) -> Self {
+    pub fn for_incoming(budget: &Rc<PodReceiveBudget>) -> Self {
         Self {
             budget: Rc::clone(budget),
             size: EARLY_CREDIT,
@@ -53,7 +53,7 @@ impl ReceiveWindow {
     }
 
     /// Creates the window of a stream that this end opens.
-    pub fn for_outgoing(budget: &Rc<ReceiveBudget>) -> Self {
+    pub fn for_outgoing(budget: &Rc<PodReceiveBudget>) -> Self {
         let mut window = Self::for_incoming(budget);
         window.widen(FIRST);
         window.granted = window.size;
@@ -131,7 +131,7 @@ mod tests {
 
     #[test]
     fn grows_while_the_application_takes_what_comes() {
-        let budget = ReceiveBudget::new(usize::MAX / 2, None);
+        let budget = PodReceiveBudget::new(usize::MAX / 2, None);
         let mut window = ReceiveWindow::for_incoming(&budget);
         assert_eq!(window.grow_on_accept() as usize, FIRST - EARLY_CREDIT);
         let far = Duration::from_mins(1);
@@ -155,7 +155,7 @@ mod tests {
 
     #[test]
     fn a_near_peer_gets_no_more_than_it_needs() {
-        let budget = ReceiveBudget::new(usize::MAX / 2, None);
+        let budget = PodReceiveBudget::new(usize::MAX / 2, None);
         let mut window = ReceiveWindow::for_incoming(&budget);
         window.grow_on_accept();
         for _ in 0..10_000 {
@@ -167,7 +167,7 @@ mod tests {
 
     #[test]
     fn what_all_streams_of_a_pod_hold_is_bounded() {
-        let budget = ReceiveBudget::new(FIRST, None);
+        let budget = PodReceiveBudget::new(FIRST, None);
         let mut windows: Vec<_> = (0..100).map(|_| ReceiveWindow::for_incoming(&budget)).collect();
         let credit: usize = windows.iter_mut().map(|window| window.grow_on_accept() as usize).sum();
         assert_eq!(

@@ -14,7 +14,7 @@ use super::connection_state::ConnectionState;
 use super::driver::{ConnectionSide, Driver};
 use super::frame::{ControlFrame, Refusal};
 use super::open_frame::{OpenFrame, TraceContext};
-use super::receive_budget::ReceiveBudget;
+use super::pod_receive_budget::PodReceiveBudget;
 use super::stream::{OpenAnswer, Stream, StreamError, StreamState};
 use super::{EarlyData, MAX_STREAMS};
 use crate::tls::TlsStream;
@@ -61,7 +61,7 @@ impl Connection {
     /// streams is taken from `budget`.
     pub fn start(
         tls: TlsStream<UnbufferedClientConnection>,
-        budget: &Rc<ReceiveBudget>,
+        budget: &Rc<PodReceiveBudget>,
         ended: impl FnOnce() + 'static,
     ) -> Self {
         let connection = Self::of(ConnectionState::new(budget));

@@ -16,7 +16,7 @@ use tokio::net::tcp::OwnedReadHalf;
 
 use super::driver::ConnectionSide;
 use super::frame::{ControlFrame, HEADER_LEN, data_header};
-use super::receive_budget::ReceiveBudget;
+use super::pod_receive_budget::PodReceiveBudget;
 use super::stream::{StreamError, StreamState};
 use super::{EARLY_CREDIT, MAX_BYTES_PER_TURN, flood_limit};
 use crate::tls::buffer_pool;
@@ -35,7 +35,7 @@ thread_local! {
 /// State that the streams of a connection share with its driver.
 pub(super) struct ConnectionState {
     /// The budget that the streams' windows are taken from.
-    pub budget: Rc<ReceiveBudget>,
+    pub budget: Rc<PodReceiveBudget>,
     streams: RefCell<HashMap<u32, Rc<StreamState>>>,
     /// Frames that wait to be encrypted and sent.
     gathered: RefCell<Vec<u8>>,
@@ -64,7 +64,7 @@ pub(super) struct ConnectionState {
 
 impl ConnectionState {
     /// Creates the state of a connection without streams.
-    pub fn new(budget: &Rc<ReceiveBudget>) -> Rc<Self> {
+    pub fn new(budget: &Rc<PodReceiveBudget>) -> Rc<Self> {
         Rc::new(Self {
             budget: Rc::clone(budget),
             streams: RefCell::default(),
@@ -155,7 +155,7 @@ impl ConnectionState {
     /// Wakes the streams that wait for room.
     pub fn wake_streams_awaiting_room(&self) {
         // Drained in place, since the list keeps its memory; nothing is added meanwhile.
-        self.waiting.borrow_mut().drain(..).for_each(|stream| stream.wake_for_room());
+        self.waiting.borrow_mut().drain(..).for_each(|stream| stream.wake_for_send_queue_room());
     }
 
     /// Reads up to `limit` bytes from `socket` into a DATA frame, but for the first `skip` of them, which

@@ -194,7 +194,7 @@ impl<C: UnbufferedConnection> Driver<C> {
         let Self { tls, receiver } = self;
         receiver.turn = Turn::default();
         for _ in 0..RECEIVES {
-            match tls.poll_decrypt_in_place(context, |bytes| receiver.take(bytes, opened)) {
+            match tls.poll_decrypt_with(context, |bytes| receiver.take(bytes, opened)) {
                 Poll::Ready(more) => {
                     if !more? {
                         return Ok(true);

@@ -3,7 +3,7 @@
 //!
 //! Reading order: [`frame`] and [`open_frame`] (bytes, without I/O), `connection_state` (state that the
 //! streams of a connection share), `stream` (one of them), `autotuned_receive_window` (credit of its peer),
-//! `receive_budget` (bytes that a pod's windows share), `flood_limit` (limits of frames without data),
+//! `pod_receive_budget` (bytes that a pod's windows share), `flood_limit` (limits of frames without data),
 //! `driver` (the task that receives and sends for all streams), [`Connection`] and [`ServerConnection`] (the
 //! two ends). `relay::relay_mux` joins a stream with an application's socket.
 
@@ -14,7 +14,7 @@ mod driver;
 mod flood_limit;
 pub mod frame;
 pub mod open_frame;
-mod receive_budget;
+mod pod_receive_budget;
 mod server;
 mod stream;
 
@@ -24,7 +24,7 @@ mod tests;
 use tokio::net::TcpStream;
 
 pub use client::{Connection, OpenError, traced_open_frame};
-pub use receive_budget::ReceiveBudget;
+pub use pod_receive_budget::PodReceiveBudget;
 pub use server::{IncomingStream, ServerConnection};
 pub use stream::{ResetReasonSetter, Stream, StreamError};
 

@@ -12,14 +12,14 @@ use super::connection_state::ConnectionState;
 use super::driver::{CloseReason, ConnectionSide, Driver};
 use super::frame::{ControlFrame, GoAwayReason, Refusal};
 use super::open_frame::OpenFrame;
-use super::receive_budget::ReceiveBudget;
+use super::pod_receive_budget::PodReceiveBudget;
 use super::stream::{Stream, StreamError};
 use crate::tls::TlsStream;
 
 /// A connection on which a peer opens streams.
 pub struct ServerConnection {
     tls: TlsStream<UnbufferedServerConnection>,
-    budget: Rc<ReceiveBudget>,
+    budget: Rc<PodReceiveBudget>,
 }
 
 /// A stream that a peer asks for, neither accepted nor refused yet.
@@ -31,7 +31,7 @@ pub struct IncomingStream {
 
 impl ServerConnection {
     /// Wraps a TLS session. Memory of its streams is taken from `budget`.
-    pub fn new(tls: TlsStream<UnbufferedServerConnection>, budget: &Rc<ReceiveBudget>) -> Self {
+    pub fn new(tls: TlsStream<UnbufferedServerConnection>, budget: &Rc<PodReceiveBudget>) -> Self {
         Self { tls, budget: Rc::clone(budget) }
     }
 

@@ -140,7 +140,7 @@ impl StreamState {
     }
 
     /// Notes that the connection has room again, and wakes the task.
-    pub fn wake_for_room(&self) {
+    pub fn wake_for_send_queue_room(&self) {
         self.waits_for_room.set(false);
         self.wake();
     }

@@ -15,7 +15,7 @@ use super::frame::{
 };
 use super::open_frame::OpenFrame;
 use super::{
-    Connection, EARLY_CREDIT, EarlyData, IncomingStream, MAX_PEER_STREAMS, OpenError, ReceiveBudget,
+    Connection, EARLY_CREDIT, EarlyData, IncomingStream, MAX_PEER_STREAMS, OpenError, PodReceiveBudget,
     ServerConnection,
 };
 use crate::fixture::{self, RelayUnderTest, run_as_worker, spawn_echo_server, tcp_pair, test_tls_configs};
@@ -73,8 +73,8 @@ async fn pair(application: SocketAddr) -> Connection {
 }
 
 /// Of a pod that nobody narrows.
-fn budget() -> Rc<ReceiveBudget> {
-    ReceiveBudget::new(usize::MAX / 2, None)
+fn budget() -> Rc<PodReceiveBudget> {
+    PodReceiveBudget::new(usize::MAX / 2, None)
 }
 
 fn open() -> OpenFrame {

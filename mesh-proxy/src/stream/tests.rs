@@ -12,7 +12,7 @@ use tokio::task::spawn_local;
 use super::Stream;
 use crate::fixture::{self, RelayUnderTest, run_as_worker, spawn_echo_server, test_tls_configs};
 use crate::hbone;
-use crate::mux::{self, EarlyData, ReceiveBudget};
+use crate::mux::{self, EarlyData, PodReceiveBudget};
 use crate::relay::{self, ByteMeter, reset_on_drop};
 use crate::tls;
 
@@ -84,8 +84,8 @@ impl RelayUnderTest for Hbone {
     }
 }
 
-fn budget() -> Rc<ReceiveBudget> {
-    ReceiveBudget::new(usize::MAX / 2, None)
+fn budget() -> Rc<PodReceiveBudget> {
+    PodReceiveBudget::new(usize::MAX / 2, None)
 }
 
 async fn open(connection: &mux::Connection, early: EarlyData<'_>) -> mux::Stream {

@@ -1,4 +1,4 @@
-//! The access log: one line for each connection, when it ends (docs/wire.md, Access log).
+//! The access log: one line for each connection or HTTP request, when it ends (docs/wire.md, Access log).
 //!
 //! Lines are formatted by the worker and written by a thread of their own. A log that is not read fast enough
 //! loses lines, which are counted; it never holds up a worker. Refused connections have one line for each
@@ -8,6 +8,7 @@ use std::io::Write;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use http::StatusCode;
 use mesh_api::plan::Workload;
 use mesh_log::{Line, Sink, Source};
 
@@ -15,6 +16,7 @@ pub use mesh_log::Format;
 
 use super::connection_details::ConnectionDetails;
 use super::connection_record::ConnectionOutcome;
+use super::request_record::{RequestFlag, RequestMessage};
 use super::response_flag::ResponseFlag;
 
 /// How long the writer gathers lines before it writes.
@@ -57,6 +59,11 @@ impl AccessLog {
         self.lines.as_ref().map_or(0, |(_, sink)| sink.lost())
     }
 
+    pub(super) fn write_request<'a>(&self, entry: impl FnOnce() -> RequestLogEntry<'a>) {
+        let Some((format, sink)) = &self.lines else { return };
+        sink.push(entry().line(*format));
+    }
+
     pub(super) fn write_entry<'a>(&self, entry: impl FnOnce() -> AccessLogEntry<'a>) {
         let Some((format, sink)) = &self.lines else { return };
         let entry = entry();
@@ -64,6 +71,46 @@ impl AccessLog {
             Some(source) => sink.push_of(source, || entry.line(*format)),
             None => sink.push(entry.line(*format)),
         }
+    }
+}
+
+/// One HTTP request that ended.
+pub(super) struct RequestLogEntry<'a> {
+    pub details: &'a ConnectionDetails,
+    pub message: &'a RequestMessage,
+    pub status: Option<StatusCode>,
+    pub flag: Option<RequestFlag>,
+    pub reason: &'a str,
+    pub duration: Duration,
+}
+
+impl RequestLogEntry<'_> {
+    fn line(&self, format: Format) -> Line {
+        let Self { details, message, .. } = self;
+        let mut line = begin(format);
+        line.show("direction", details.labels.reporter.direction());
+        line.show("protocol", "http");
+        line.text("method", &message.method);
+        line.text("authority", &message.authority);
+        line.text("path", &message.path);
+        line.number("status", self.status.map_or(0, |status| status.as_u16().into()));
+        line.show("response_flags", self.flag.map_or("-", RequestFlag::as_str));
+        if !message.route.is_empty() {
+            line.text("route", &message.route);
+        }
+        ends(details, &mut line);
+        line.show("transport", details.transport);
+        if let Some(policy) = &details.policy {
+            line.text("policy", policy);
+        }
+        line.number("attempts", u64::from(message.attempts));
+        line.number("bytes_sent", message.body_bytes.0);
+        line.number("bytes_recv", message.body_bytes.1);
+        line.show("duration", format_args!("{}ms", self.duration.as_millis()));
+        if !self.reason.is_empty() {
+            line.text("error", self.reason);
+        }
+        line
     }
 }
 
@@ -88,7 +135,7 @@ impl AccessLogEntry<'_> {
         let mut line = begin(format);
         line.show("direction", self.details.labels.reporter.direction());
         line.show("outcome", self.outcome());
-        self.ends(&mut line);
+        ends(self.details, &mut line);
         line.show("transport", self.details.transport);
         line.show("path", self.details.labels.path.as_str());
         if let Some(policy) = &self.details.policy {
@@ -121,25 +168,26 @@ impl AccessLogEntry<'_> {
             ConnectionOutcome::Failed(..) => "failed",
         }
     }
+}
 
-    fn ends(&self, line: &mut Line) {
-        let ConnectionDetails { labels, client, destination, upstream, .. } = self.details;
-        line.show("src.addr", client);
-        workload(line, ["src.workload", "src.namespace"], labels.source.as_deref());
-        if let Some(identity) = &labels.source_identity {
-            line.text("src.identity", identity.as_str());
-        }
-        line.show("dst.addr", destination);
-        if let Some(upstream) = upstream {
-            line.show("dst.upstream", upstream);
-        }
-        if let Some(service) = &labels.service {
-            line.text("dst.service", &service.hostname);
-        }
-        workload(line, ["dst.workload", "dst.namespace"], labels.destination.as_deref());
-        if let Some(identity) = &labels.destination_identity {
-            line.text("dst.identity", identity.as_str());
-        }
+/// Writes who talks to whom.
+fn ends(details: &ConnectionDetails, line: &mut Line) {
+    let ConnectionDetails { labels, client, destination, upstream, .. } = details;
+    line.show("src.addr", client);
+    workload(line, ["src.workload", "src.namespace"], labels.source.as_deref());
+    if let Some(identity) = &labels.source_identity {
+        line.text("src.identity", identity.as_str());
+    }
+    line.show("dst.addr", destination);
+    if let Some(upstream) = upstream {
+        line.show("dst.upstream", upstream);
+    }
+    if let Some(service) = &labels.service {
+        line.text("dst.service", &service.hostname);
+    }
+    workload(line, ["dst.workload", "dst.namespace"], labels.destination.as_deref());
+    if let Some(identity) = &labels.destination_identity {
+        line.text("dst.identity", identity.as_str());
     }
 }
 

@@ -5,9 +5,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use http::StatusCode;
+
 use super::access_log::AccessLog;
 use super::connection_record::LifetimeExpiry;
 use super::open_connections::OpenConnections;
+use super::request_record::RequestFlag;
 use super::traffic_labels::{LabelKey, TrafficLabels};
 
 /// Upper bounds of the duration histograms, seconds: from loopback to a lost network.
@@ -36,9 +39,52 @@ pub(super) struct DurationHistogram {
     pub microseconds: AtomicU64,
 }
 
+/// Upper bounds of the duration of requests, milliseconds, as Istio's.
+pub(super) const REQUEST_BOUNDS: [f64; 20] = [
+    0.5,
+    1.0,
+    5.0,
+    10.0,
+    25.0,
+    50.0,
+    100.0,
+    250.0,
+    500.0,
+    1_000.0,
+    2_500.0,
+    5_000.0,
+    10_000.0,
+    30_000.0,
+    60_000.0,
+    300_000.0,
+    600_000.0,
+    1_800_000.0,
+    3_600_000.0,
+    f64::MAX,
+];
+
+/// What HTTP requests are counted by.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct RequestKey {
+    labels: LabelKey,
+    pub status: Option<StatusCode>,
+    pub flag: Option<RequestFlag>,
+}
+
+/// The requests of one key.
+#[derive(Clone, Debug)]
+pub(super) struct CountedRequests {
+    pub labels: TrafficLabels,
+    /// By [`REQUEST_BOUNDS`].
+    pub buckets: [u64; REQUEST_BOUNDS.len()],
+    pub milliseconds: f64,
+    used: Instant,
+}
+
 /// The metrics of one worker. Nobody else writes them, so only a scrape ever contends for their locks.
 pub struct WorkerMetrics {
     traffic: Mutex<HashMap<LabelKey, Counted>>,
+    requests: Mutex<HashMap<RequestKey, CountedRequests>>,
     pub(super) connects: DurationHistogram,
     pub(super) handshakes: DurationHistogram,
     pub(super) accept_errors: AtomicU64,
@@ -63,6 +109,7 @@ impl WorkerMetrics {
     pub fn new(log: AccessLog) -> Arc<Self> {
         Arc::new(Self {
             traffic: Mutex::default(),
+            requests: Mutex::default(),
             connects: DurationHistogram::default(),
             handshakes: DurationHistogram::default(),
             accept_errors: AtomicU64::new(0),
@@ -87,6 +134,35 @@ impl WorkerMetrics {
         });
         counted.used = Instant::now();
         Arc::clone(&counted.traffic)
+    }
+
+    /// Counts a request that ended.
+    pub(super) fn count_request(
+        &self,
+        labels: &TrafficLabels,
+        status: Option<StatusCode>,
+        flag: Option<RequestFlag>,
+        took: Duration,
+    ) {
+        let key = RequestKey { labels: labels.counter_key(), status, flag };
+        let mut requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
+        let counted = requests.entry(key).or_insert_with(|| CountedRequests {
+            labels: labels.clone(),
+            buckets: [0; REQUEST_BOUNDS.len()],
+            milliseconds: 0.0,
+            used: Instant::now(),
+        });
+        let milliseconds = took.as_secs_f64() * 1e3;
+        let bucket = REQUEST_BOUNDS.iter().position(|bound| milliseconds <= *bound);
+        counted.buckets[bucket.unwrap_or(REQUEST_BOUNDS.len() - 1)] += 1;
+        counted.milliseconds += milliseconds;
+        counted.used = Instant::now();
+    }
+
+    /// Returns what was counted of requests.
+    pub(super) fn all_requests(&self) -> Vec<(RequestKey, CountedRequests)> {
+        let requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
+        requests.iter().map(|(key, counted)| (key.clone(), counted.clone())).collect()
     }
 
     /// Observes how long it took to reach an endpoint.
@@ -141,6 +217,8 @@ impl WorkerMetrics {
         self.traffic.lock().unwrap_or_else(PoisonError::into_inner).retain(|_, counted| {
             Arc::strong_count(&counted.traffic) > 1 || now.duration_since(counted.used) < idle
         });
+        let mut requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
+        requests.retain(|_, counted| now.duration_since(counted.used) < idle);
     }
 
     /// Returns every label set and its counters. The worker waits only while they are listed, not for what is

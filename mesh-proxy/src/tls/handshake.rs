@@ -12,7 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::stream::TlsStream;
-use super::unbuffered_connection::{UnbufferedConnection, append_handshake_record};
+use super::unbuffered_client_or_server::{UnbufferedConnection, append_handshake_record};
 use crate::relay::fin_on_drop;
 
 /// Timeout of a handshake: a slower peer has gone away, or wants to hold resources.

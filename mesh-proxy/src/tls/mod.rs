@@ -8,9 +8,9 @@
 pub mod buffer_pool;
 mod handshake;
 mod stream;
-mod unbuffered_connection;
+mod unbuffered_client_or_server;
 mod write_buffer;
 
 pub use handshake::{HandshakeError, client_handshake, server_handshake};
 pub use stream::TlsStream;
-pub use unbuffered_connection::UnbufferedConnection;
+pub use unbuffered_client_or_server::UnbufferedConnection;

@@ -11,7 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::buffer_pool;
-use super::unbuffered_connection::{UnbufferedConnection, append_handshake_record};
+use super::unbuffered_client_or_server::{UnbufferedConnection, append_handshake_record};
 use super::write_buffer::WriteBuffer;
 
 /// Unsent bytes from which a writer has to wait: less than a stream's turn, which so is sent by itself, in
@@ -117,7 +117,7 @@ impl<C: UnbufferedConnection> TlsStream<C> {
     /// `take` returns how many bytes it took. If those are not all, or after some records, the rest is kept
     /// for the next call, for which nobody is woken. Ready with false when the peer has closed the session.
     /// Errors: those of `take`, or the connection broke.
-    pub fn poll_decrypt_in_place<E: From<io::Error>>(
+    pub fn poll_decrypt_with<E: From<io::Error>>(
         &mut self,
         context: &mut Context<'_>,
         mut take: impl FnMut(&[u8]) -> Result<usize, E>,

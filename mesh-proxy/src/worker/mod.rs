@@ -19,8 +19,9 @@ use crate::balance::{OutlierDetector, Picker, ServiceConnectionLimits, SessionAf
 use crate::certs::{Certificates, WorkloadCertificate};
 use crate::deferred_accept::{self, DeferredAccepts};
 use crate::flood_penalty::FloodPenalties;
+use crate::http::UpstreamConnections;
 use crate::local_pod::LocalPod;
-use crate::mux::ReceiveBudget;
+use crate::mux::PodReceiveBudget;
 use crate::surroundings::Surroundings;
 use crate::telemetry::WorkerMetrics;
 use crate::tunnel_pool::TunnelPool;
@@ -72,6 +73,8 @@ pub struct Worker {
     pub surroundings: Box<dyn Surroundings>,
     /// Connections between nodes that this one opened.
     pub pool: TunnelPool,
+    /// Idle connections to endpoints that take HTTP requests.
+    pub http_connections: UpstreamConnections,
     /// Load balancing.
     pub picker: Picker,
     /// Connections that pods of this node accepted.
@@ -88,7 +91,7 @@ pub struct Worker {
     complained: Cell<Option<Instant>>,
     by_address: RefCell<HashMap<IpAddr, Arc<LocalPod>>>,
     /// Memory of each pod's streams, by its uid, as long as one of its connections needs it.
-    budgets: RefCell<HashMap<Arc<str>, Weak<ReceiveBudget>>>,
+    budgets: RefCell<HashMap<Arc<str>, Weak<PodReceiveBudget>>>,
 }
 
 /// Whether a worker finishes what it has and takes nothing new.
@@ -103,6 +106,11 @@ impl DrainSignal {
     pub fn begin_drain(&self) {
         self.begun.set(true);
         self.told.notify_waiters();
+    }
+
+    /// Whether draining has begun.
+    pub fn has_begun(&self) -> bool {
+        self.begun.get()
     }
 
     /// Returns once draining has begun.
@@ -124,6 +132,7 @@ impl Worker {
             shared,
             surroundings,
             pool: TunnelPool::default(),
+            http_connections: UpstreamConnections::default(),
             picker: Picker::default(),
             authorizations: Rc::default(),
             deferred: DeferredAccepts::default(),
@@ -174,12 +183,12 @@ impl Worker {
     }
 
     /// Returns the budget of a pod's streams.
-    pub fn receive_budget(&self, pod: &LocalPod) -> Rc<ReceiveBudget> {
+    pub fn receive_budget(&self, pod: &LocalPod) -> Rc<PodReceiveBudget> {
         let mut budgets = self.budgets.borrow_mut();
         if let Some(budget) = budgets.get(&pod.uid).and_then(Weak::upgrade) {
             return budget;
         }
-        let budget = ReceiveBudget::new(self.shared.buffers_of_pod, Some(Arc::clone(&self.metrics)));
+        let budget = PodReceiveBudget::new(self.shared.buffers_of_pod, Some(Arc::clone(&self.metrics)));
         budgets.retain(|_, budget| budget.strong_count() > 0);
         budgets.insert(Arc::clone(&pod.uid), Rc::downgrade(&budget));
         budget

@@ -266,6 +266,7 @@ async fn sweep(worker: Rc<Worker>) {
     loop {
         tokio::time::sleep(SWEEP_EVERY).await;
         worker.pool.drop_closed_and_idle(Instant::now());
+        worker.http_connections.close_idle();
         tls::buffer_pool::trim();
         worker.surroundings.free_unused();
         worker.metrics.remove_unused_labels(COUNTERS_KEPT);

@@ -77,7 +77,7 @@ impl XdsClient {
 
     /// Waits for the agent's own certificate, which the control plane asks for.
     async fn wait_for_certificate(&self) {
-        let mut own = self.certificates.subscribe_own_certificate();
+        let mut own = self.certificates.subscribe_agent_certificate();
         let valid = |own: &Option<crate::certs::OwnCertificate>| {
             own.as_ref().is_some_and(|own| SystemTime::now() < own.not_after)
         };
@@ -91,7 +91,7 @@ impl XdsClient {
     /// Follows one stream until it ends. Errors: why it ended.
     async fn follow(&mut self) -> Result<std::convert::Infallible, StreamEnd> {
         let own =
-            self.certificates.subscribe_own_certificate().borrow().as_ref().map(|own| own.identity.clone());
+            self.certificates.subscribe_agent_certificate().borrow().as_ref().map(|own| own.identity.clone());
         let channel = self.control_plane.open_channel(&self.certificates.control_plane_roots(), own).await?;
         let mut client =
             AggregatedDiscoveryServiceClient::new(channel).max_decoding_message_size(LARGEST_MESSAGE);

@@ -7,7 +7,7 @@
 mod client;
 mod control_plane_status;
 mod delta_stream;
-mod inherited_configuration;
+mod inherited_configuration_fallback;
 mod snapshot_publisher;
 #[cfg(test)]
 mod tests;
@@ -23,8 +23,8 @@ use tokio::sync::{Notify, oneshot, watch};
 
 use self::client::XdsClient;
 use self::control_plane_status::ControlPlaneStatus;
-pub use self::inherited_configuration::InheritedConfiguration;
-use self::inherited_configuration::InheritedFallback;
+pub use self::inherited_configuration_fallback::InheritedConfiguration;
+use self::inherited_configuration_fallback::InheritedFallback;
 use self::snapshot_publisher::SnapshotPublisher;
 use crate::certs::{Certificates, ControlPlaneConnector};
 use crate::inheritance::BequestSender;

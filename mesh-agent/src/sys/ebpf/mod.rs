@@ -1,7 +1,7 @@
 //! The eBPF programs and maps, seen from user space.
 //!
 //! The keeper loads, pins and attaches ([`Programs`]) and writes the maps of enrolled pods. The proxy gets
-//! the others by descriptor ([`ProxyMaps`]), which needs no privilege: the known addresses, the original
+//! the others by descriptor ([`MapsHandedToProxy`]), which needs no privilege: the known addresses, the original
 //! destinations and clients of sockets (a [`SocketAddressMap`] for each worker), the routes of direct
 //! connections, and the events.
 //!
@@ -16,10 +16,10 @@ mod egress_map;
 mod fault_ring;
 mod link_update;
 mod map_helpers;
+mod maps_handed_to_proxy;
 mod pod_sk_lookup_prologue;
 mod pod_veth_maps;
 mod programs;
-mod proxy_maps;
 mod recent_connect_results;
 mod sandbox_map;
 mod socket_address_map;
@@ -32,9 +32,9 @@ pub use destination_maps::DestinationMaps;
 pub use direct_maps::{ByteTotals, DirectEvent, DirectMaps, PendingDirectConnection};
 pub use egress_map::{EgressEntry, EgressMap};
 pub use fault_ring::FaultRing;
+pub use maps_handed_to_proxy::{MapsHandedToProxy, PROXY_MAP_NAMES};
 pub use pod_veth_maps::{PodLinkMap, clear_pinned_pod_links};
 pub use programs::{EbpfLogReader, LoadSettings, Programs, ebpf_log_level, probe_endpoints};
-pub use proxy_maps::{PROXY_MAP_NAMES, ProxyMaps};
 pub use recent_connect_results::RecentConnectResults;
 pub use socket_address_map::SocketAddressMap;
 pub use trial_load::TrialLoad;

@@ -6,7 +6,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use aya::maps::{Map, MapData, MapError, SkStorage};
 use mesh_common::maps::AddressPort;
 
-use super::proxy_maps::map_from_fd;
+use super::maps_handed_to_proxy::map_from_fd;
 use super::{Error, PEER, map_error};
 
 /// One worker's handle on the map `PEER`.

@@ -18,6 +18,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
 use super::access_log::AccessLog;
+use super::request_metrics::encode_request_metrics;
 use super::traffic_labels::TrafficLabels;
 use super::worker_metrics::{DURATION_BOUNDS, DurationHistogram, TrafficCounters, WorkerMetrics};
 
@@ -204,6 +205,7 @@ impl Collector for Workers {
                 family.encode_family(labels)?.encode_counter::<NoLabelSet, u64, u64>(&choose(sum), None)?;
             }
         }
+        encode_request_metrics(&mut encoder, &self.all)?;
         self.histogram(
             &mut encoder,
             "nodemesh_connect_duration_seconds",

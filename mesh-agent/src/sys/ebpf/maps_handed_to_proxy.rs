@@ -34,7 +34,7 @@ pub const PROXY_MAP_NAMES: [&str; 18] = [
 ];
 
 /// The maps, by descriptor.
-pub struct ProxyMaps {
+pub struct MapsHandedToProxy {
     destinations: OwnedFd,
     open_ports: OwnedFd,
     lately: OwnedFd,
@@ -55,7 +55,7 @@ pub struct ProxyMaps {
     egress: OwnedFd,
 }
 
-impl ProxyMaps {
+impl MapsHandedToProxy {
     /// Takes maps in the order of [`PROXY_MAP_NAMES`].
     pub fn new(maps: [OwnedFd; PROXY_MAP_NAMES.len()]) -> Self {
         let [

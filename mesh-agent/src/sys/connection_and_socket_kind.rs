@@ -45,17 +45,17 @@ pub enum SocketKind {
 
 impl SocketKind {
     /// Returns the kind for connecting from the pod to an address.
-    pub fn outbound_for(to: IpAddr) -> Self {
+    pub fn outbound_kind_for(to: IpAddr) -> Self {
         if to.is_ipv4() { Self::OutboundV4 } else { Self::OutboundV6 }
     }
 
     /// Returns the kind for connecting to the pod's application at an address.
-    pub fn delivery_for(to: IpAddr) -> Self {
+    pub fn delivery_kind_for(to: IpAddr) -> Self {
         if to.is_ipv4() { Self::DeliveryV4 } else { Self::DeliveryV6 }
     }
 
     /// Returns the kind for sending packets to an address of the pod's loopback.
-    pub fn loopback_for(to: IpAddr) -> Self {
+    pub fn loopback_kind_for(to: IpAddr) -> Self {
         if to.is_ipv4() { Self::LoopbackV4 } else { Self::LoopbackV6 }
     }
 

@@ -26,12 +26,12 @@ const TIME_TO_END: Duration = Duration::from_secs(5);
 
 /// The timeouts of a connection: at least one of the two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ConnectionTimeouts {
+pub struct LifetimeLimits {
     idle: Option<Duration>,
     age: Option<Duration>,
 }
 
-impl ConnectionTimeouts {
+impl LifetimeLimits {
     /// Returns a policy's timeouts; none if it has none: then a connection lasts as long as without a mesh.
     pub fn from_policy(pool: &ConnectionPool) -> Option<Self> {
         let (idle, age) = (pool.idle_timeout, pool.max_connection_duration);
@@ -130,7 +130,7 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::{TcpListener, TcpStream};
 
-    use super::ConnectionTimeouts;
+    use super::LifetimeLimits;
     use crate::fixture::{self, RelayUnderTest, run_as_worker, tcp_pair};
     use crate::relay::{self, ByteMeter, relay_sockets};
     use crate::telemetry::ConnectionOutcome;
@@ -174,7 +174,7 @@ mod tests {
             let meter = ByteMeter::default();
             let carry = |socket| async { Plain::carry(to, socket, meter.clone()).await.into() };
             let bound =
-                ConnectionTimeouts::from_policy(&pool).unwrap().relay_until_timeout(socket, &meter, carry);
+                LifetimeLimits::from_policy(&pool).unwrap().relay_until_timeout(socket, &meter, carry);
             let ends = async {
                 // It reads nothing and closes nothing.
                 let (mut server, _) = listener.accept().await.unwrap();
@@ -191,6 +191,6 @@ mod tests {
 
     #[test]
     fn where_nothing_is_said_a_connection_has_no_end() {
-        assert_eq!(ConnectionTimeouts::from_policy(&ConnectionPool::default()), None);
+        assert_eq!(LifetimeLimits::from_policy(&ConnectionPool::default()), None);
     }
 }

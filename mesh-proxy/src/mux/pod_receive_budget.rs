@@ -8,12 +8,12 @@ use std::sync::Arc;
 use crate::telemetry::WorkerMetrics;
 
 /// Bytes that the streams of a pod may hold on a worker, beyond the first 16 KiB of each.
-pub struct ReceiveBudget {
+pub struct PodReceiveBudget {
     free: Cell<usize>,
     metrics: Option<Arc<WorkerMetrics>>,
 }
 
-impl ReceiveBudget {
+impl PodReceiveBudget {
     /// Creates a budget of `bytes`. Growth that it refuses is counted in `metrics`; none: nowhere.
     pub fn new(bytes: usize, metrics: Option<Arc<WorkerMetrics>>) -> Rc<Self> {
         Rc::new(Self { free: Cell::new(bytes), metrics })

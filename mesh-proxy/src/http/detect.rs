@@ -1,0 +1,82 @@
+//! Whether a connection speaks HTTP/1, by its first bytes.
+
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout_at};
+
+/// Time for the first bytes. Who sends nothing waits for the server, so it speaks something else.
+const FIRST_BYTES: Duration = Duration::from_millis(200);
+/// Pause before bytes that are not enough are looked at again: the socket is readable all the while.
+const LOOK_AGAIN: Duration = Duration::from_millis(2);
+/// Most bytes of a method that are looked at. Those in use have at most 17 (`VERSION-CONTROL` and the like).
+const MAX_METHOD: usize = 24;
+
+/// What first bytes tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Guess {
+    Http1,
+    Other,
+    /// More bytes are needed.
+    Unknown,
+}
+
+/// Returns whether the client speaks HTTP/1. Its bytes stay in the socket.
+pub async fn speaks_http1(socket: &TcpStream) -> bool {
+    let deadline = Instant::now() + FIRST_BYTES;
+    let mut bytes = [0; MAX_METHOD + 2];
+    loop {
+        let Ok(Ok(length)) = timeout_at(deadline, socket.peek(&mut bytes)).await else { return false };
+        match guess(&bytes[..length]) {
+            Guess::Http1 => return true,
+            Guess::Other => return false,
+            Guess::Unknown if length == 0 || Instant::now() >= deadline => return false,
+            Guess::Unknown => tokio::time::sleep(LOOK_AGAIN).await,
+        }
+    }
+}
+
+fn guess(bytes: &[u8]) -> Guess {
+    // Empty lines before a request are ignored (RFC 9112, 2.2).
+    let bytes = bytes.strip_prefix(b"\r\n").unwrap_or(bytes);
+    let is_token = |byte: &&u8| byte.is_ascii_alphabetic() || **byte == b'-' || **byte == b'_';
+    let method = bytes.iter().take_while(is_token).count();
+    match &bytes[method..] {
+        // HTTP/2 with prior knowledge (RFC 9113, 3.4).
+        _ if bytes.starts_with(b"PRI ") => Guess::Other,
+        [] if method <= MAX_METHOD => Guess::Unknown,
+        [b' '] if method > 0 => Guess::Unknown,
+        [b' ', target, ..] if method > 0 && (b"/*".contains(target) || target.is_ascii_alphanumeric()) => {
+            Guess::Http1
+        }
+        _ => Guess::Other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn first_bytes_tell() {
+        for (bytes, expected) in [
+            ("GET / HTTP/1.1\r\n", Guess::Http1),
+            ("\r\nGET / HTTP/1.1\r\n", Guess::Http1),
+            ("OPTIONS * HTTP/1.1", Guess::Http1),
+            ("CONNECT web:80 HTTP/1.1", Guess::Http1),
+            ("M-SEARCH /", Guess::Http1),
+            ("GET http://web/", Guess::Http1),
+            ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", Guess::Other),
+            ("PR", Guess::Unknown),
+            ("", Guess::Unknown),
+            ("GET", Guess::Unknown),
+            ("GET ", Guess::Unknown),
+            ("\u{16}\u{3}\u{1}", Guess::Other),
+            ("*1\r\n$4\r\nPING\r\n", Guess::Other),
+            ("SSH-2.0-x\r\n", Guess::Other),
+            ("ABCDEFGHIJKLMNOPQRSTUVWXYZ", Guess::Other),
+        ] {
+            assert_eq!(guess(bytes.as_bytes()), expected, "{bytes:?}");
+        }
+    }
+}

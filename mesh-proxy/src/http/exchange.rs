@@ -1,0 +1,165 @@
+//! One request: which route it takes, and what becomes of it there.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use http::StatusCode;
+use mesh_api::plan::http_routes::{DirectResponse, Fault, HttpAction, HttpForward, HttpRoutes, RouteMatch};
+use mesh_api::plan::{Snapshot, Workload};
+use rand::RngExt;
+use tokio::net::TcpStream;
+
+use super::client_connection::ClientConnection;
+use super::forward::{Forwarding, forward_request};
+use super::h1::RequestHead;
+use super::local_response::LocalResponse;
+use crate::address_roles::{ClientAddress, OriginalDestination};
+use crate::local_pod::LocalPod;
+use crate::telemetry::{RequestFlag, RequestRecord};
+use crate::worker::Worker;
+
+/// Shares of requests are in parts of this.
+const MILLION: u32 = 1_000_000;
+
+/// The connection that requests come on.
+pub(super) struct HttpConnection {
+    pub worker: Rc<Worker>,
+    /// The client.
+    pub pod: Arc<LocalPod>,
+    /// The client's workload when it connected.
+    pub workload: Arc<Workload>,
+    pub client: ClientAddress,
+    pub original: OriginalDestination,
+}
+
+/// A request to be answered.
+pub(super) struct Asked<'a> {
+    pub head: &'a mut RequestHead,
+    /// Whether the connection ends with it, though the client wants to go on.
+    pub closes: bool,
+    /// The configuration in force when it came.
+    pub snapshot: &'a Snapshot,
+    /// The client's workload then.
+    pub workload: &'a Arc<Workload>,
+}
+
+impl Asked<'_> {
+    /// Whether the connection takes another request after this one.
+    pub fn stays(&self) -> bool {
+        self.head.keeps_alive && !self.closes
+    }
+}
+
+/// What follows a request on its connection.
+pub(super) enum Next {
+    /// Another request.
+    Request(ClientConnection),
+    /// Nothing: the response said that the connection ends with it.
+    Close(ClientConnection),
+    /// Nothing, at once: the client is gone, or must not take what it got for a whole response.
+    Reset(TcpStream),
+    /// Nothing: both ends have closed it.
+    Closed,
+}
+
+/// Answers one request, by the configuration in force.
+pub(super) async fn exchange(
+    connection: &HttpConnection,
+    client: ClientConnection,
+    head: &mut RequestHead,
+    closes: bool,
+) -> Next {
+    let snapshot = connection.worker.snapshot();
+    let workload = snapshot.workload(&connection.workload.uid);
+    let workload = workload.as_ref().unwrap_or(&connection.workload);
+    let original = connection.original.address();
+    let mut record = RequestRecord::new(&connection.worker.metrics, connection.client.address(), original);
+    record.details.set_source_workload(workload);
+    record.details.labels.source_identity = Some(connection.pod.identity.clone());
+    record.set_request(&head.method, &head.authority, &head.path);
+    let asked = Asked { head, closes, snapshot: &snapshot, workload };
+    let Some(routes) = HttpRoutes::find(&snapshot, workload, original) else {
+        // The routes are gone since the connection was made.
+        let forward = HttpForward::default();
+        let forwarding = Forwarding { forward: &forward, matched: None, destination: None };
+        return forward_request(connection, client, asked, &forwarding, record).await;
+    };
+    record.details.labels.service = Some(Arc::clone(&routes.service));
+    let Some(found) = routes.table.find_route(asked.head, workload, original.port()) else {
+        record.end(StatusCode::NOT_FOUND, Some(RequestFlag::NoRoute), "no route matches the request");
+        return respond(LocalResponse::with_text(StatusCode::NOT_FOUND, ""), client, &asked).await;
+    };
+    record.set_route(&found.route.name);
+    answer(connection, client, asked, found, record).await
+}
+
+/// Does with a request what its route says.
+async fn answer(
+    connection: &HttpConnection,
+    client: ClientConnection,
+    asked: Asked<'_>,
+    RouteMatch { route, matched }: RouteMatch<'_>,
+    mut record: RequestRecord,
+) -> Next {
+    match &route.action {
+        HttpAction::DirectResponse(DirectResponse { status, body }) => {
+            record.end(*status, None, "");
+            let mut response = LocalResponse { status: *status, body, ..LocalResponse::default() };
+            if !body.is_empty() {
+                response.fields.push("content-type", b"text/plain");
+            }
+            respond(response, client, &asked).await
+        }
+        HttpAction::Redirect(redirect) => {
+            record.end(redirect.status, None, "");
+            let mut response = LocalResponse { status: redirect.status, ..LocalResponse::default() };
+            let location = redirect.location(asked.head, matched, connection.original.port());
+            response.fields.push("location", location.as_bytes());
+            respond(response, client, &asked).await
+        }
+        HttpAction::Forward(forward) => {
+            if let Some(status) = inject_fault(&forward.fault, &mut record).await {
+                record.end(status, Some(RequestFlag::FaultInjected), "`fault.abort` of the route");
+                return respond(LocalResponse::with_text(status, "fault filter abort"), client, &asked).await;
+            }
+            let ticket = rand::rng().random_range(0..forward.total_weight().max(1));
+            let Some(destination) = forward.destination_for_ticket(ticket) else {
+                let status = StatusCode::SERVICE_UNAVAILABLE;
+                record.end(status, Some(RequestFlag::NoCluster), "the route has no destination");
+                return respond(LocalResponse::with_text(status, ""), client, &asked).await;
+            };
+            let forwarding = Forwarding { forward, matched, destination: Some(destination) };
+            forward_request(connection, client, asked, &forwarding, record).await
+        }
+    }
+}
+
+/// Delays a request, and returns the status that it ends with, if the route says so of it.
+async fn inject_fault(fault: &Fault, record: &mut RequestRecord) -> Option<StatusCode> {
+    let is_chosen = |share: u32| rand::rng().random_range(0..MILLION) < share;
+    if let Some((delay, share)) = fault.delay
+        && is_chosen(share)
+    {
+        record.set_delayed();
+        tokio::time::sleep(delay).await;
+    }
+    fault.abort.filter(|(_, share)| is_chosen(*share)).map(|(status, _)| status)
+}
+
+/// Answers a request of which only the head was read.
+pub(super) async fn respond(
+    response: LocalResponse<'_>,
+    mut client: ClientConnection,
+    asked: &Asked<'_>,
+) -> Next {
+    let head = &*asked.head;
+    // A client that expects 100-continue sends its body or does not, as it likes (RFC 9110, 10.1.1); what
+    // comes after the head of a CONNECT is no request either.
+    let is_end_known = !head.is_connect() && (!head.has_body() || !head.fields.contains("expect"));
+    let stays = asked.stays() && is_end_known;
+    if response.send(&mut client, head, stays).await && stays && client.discard_body(head.body).await {
+        Next::Request(client)
+    } else {
+        Next::Close(client)
+    }
+}

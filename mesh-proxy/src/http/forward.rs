@@ -1,0 +1,423 @@
+//! Forwards a request: attempts at endpoints until one answers, then the response to the client.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+use http::StatusCode;
+use mesh_api::plan::http_routes::{HttpDestination, HttpForward, HttpMatch, Retries};
+use mesh_api::plan::outbound::{Destination, Reject, destination_of};
+use mesh_api::plan::{EndpointKey, Endpoints, PortPolicy, Service};
+use rand::RngExt;
+
+use super::attempt::{AttemptError, OutgoingRequest, Timers, send_and_read_head, within_time};
+use super::client_connection::ClientConnection;
+use super::exchange::{Asked, HttpConnection, Next, respond};
+use super::h1::{RequestHead, ResponseHead, write_request_head};
+use super::header_edits::apply_edits;
+use super::local_response::LocalResponse;
+use super::response::{Answered, relay_to_client};
+use super::upstream_connection::UpstreamConnection;
+use crate::balance::{ActiveConnection, AffinityKey, EndpointPick};
+use crate::telemetry::{RequestFlag, RequestRecord};
+use crate::tunnel::EarlyData;
+use crate::upstream::{self, ClientContext, ConnectOptions};
+
+/// The back-off between attempts is at most so many times its base (Envoy's default).
+const MAX_BACKOFF: u32 = 10;
+
+/// How a request goes to its destination.
+#[derive(Clone, Copy)]
+pub(super) struct Forwarding<'a> {
+    pub forward: &'a HttpForward,
+    /// The condition that the request fits; none: the route is for all.
+    pub matched: Option<&'a HttpMatch>,
+    /// None: the service that the client addresses.
+    pub destination: Option<&'a HttpDestination>,
+}
+
+/// Where the attempts of a request go.
+struct Target {
+    service: Arc<Service>,
+    port: u16,
+    policy: Arc<PortPolicy>,
+    endpoints: Arc<Endpoints>,
+}
+
+/// A request on its way, and the response to it.
+struct Exchange<'a> {
+    connection: &'a HttpConnection,
+    head: &'a RequestHead,
+    retries: &'a Retries,
+    target: &'a Target,
+    outgoing: OutgoingRequest,
+    response: ResponseHead,
+    timers: Timers,
+}
+
+/// Forwards a request, and the response to the client.
+pub(super) async fn forward_request(
+    connection: &HttpConnection,
+    mut client: ClientConnection,
+    asked: Asked<'_>,
+    forwarding: &Forwarding<'_>,
+    mut record: RequestRecord,
+) -> Next {
+    let target = match find_target(connection, &asked, forwarding) {
+        Ok(target) => target,
+        Err((flag, reason)) => {
+            let status = StatusCode::SERVICE_UNAVAILABLE;
+            record.end(status, Some(flag), &reason);
+            return respond(LocalResponse::with_text(status, "no healthy upstream"), client, &asked).await;
+        }
+    };
+    record.details.labels.service = Some(Arc::clone(&target.service));
+    let bytes = outgoing_head(asked.head, forwarding);
+    let retries = &forwarding.forward.retries;
+    let mut exchange = Exchange {
+        connection,
+        head: asked.head,
+        retries,
+        target: &target,
+        outgoing: OutgoingRequest::new(bytes, asked.head.body),
+        response: ResponseHead::default(),
+        timers: Timers::new(forwarding.forward.timeout, retries.per_try_timeout),
+    };
+    let found = exchange.attempt_until_answered(&asked, &mut client, &mut record).await;
+    let stays = asked.head.keeps_alive && !asked.closes;
+    let Exchange { outgoing, response, timers, .. } = exchange;
+    match found {
+        Ok(Reached { key, upstream, active }) => {
+            let answered = Answered { outgoing, response, timers, stays };
+            let worker = &connection.worker;
+            let next = relay_to_client((upstream, client), answered, (asked.head, forwarding), record).await;
+            drop(active);
+            let (next, reusable) = next;
+            if let Some(upstream) = reusable {
+                worker.http_connections.keep(&connection.pod.uid, key, upstream);
+            }
+            next
+        }
+        Err(failed) => {
+            record.set_body_bytes(outgoing.body_bytes(), 0);
+            let (status, flag) = status_and_flag(&failed);
+            record.end(status, Some(flag), &failed.to_string());
+            if matches!(failed, AttemptError::ClientGone(_)) {
+                return Next::Reset(client.socket);
+            }
+            // What is left of the body can't be told from the next request.
+            let stays = stays && outgoing.has_read_all();
+            let response = LocalResponse::with_text(status, flag.text());
+            if response.send(&mut client, asked.head, stays).await && stays {
+                Next::Request(client)
+            } else {
+                Next::Close(client)
+            }
+        }
+    }
+}
+
+/// An endpoint that has begun to answer.
+struct Reached {
+    key: EndpointKey,
+    upstream: UpstreamConnection,
+    active: ActiveConnection,
+}
+
+impl Exchange<'_> {
+    /// Makes attempts until one has a response for the client. Errors: why the last one had none.
+    async fn attempt_until_answered(
+        &mut self,
+        asked: &Asked<'_>,
+        client: &mut ClientConnection,
+        record: &mut RequestRecord,
+    ) -> Result<Reached, AttemptError> {
+        let worker = &self.connection.worker;
+        let (endpoints, policy) = (&self.target.endpoints, &self.target.policy);
+        let ejected = || worker.shared.outliers.ejected_endpoints(endpoints, policy, Instant::now());
+        let Target { service, port, .. } = self.target;
+        let own = AffinityKey::key_and_timeout_if_enabled(asked.workload, service, policy, *port);
+        let affinity = &worker.shared.affinity;
+        let first = own
+            .as_ref()
+            .and_then(|(own, _)| affinity.choose_endpoint_index(own, endpoints, &ejected(), Instant::now()));
+        let mut picks = worker.picker.pick_endpoints(endpoints, policy.lb, ejected(), first);
+        let mut retried = 0;
+        loop {
+            let pick = picks.next().or_else(|| {
+                picks = worker.picker.pick_endpoints(endpoints, policy.lb, ejected(), None);
+                picks.next()
+            });
+            let EndpointPick { endpoint, key, active } = pick.ok_or(AttemptError::AllEjected)?;
+            record.begin_attempt(endpoint);
+            let attempted = self.attempt(asked, endpoint, &key, client, record).await;
+            self.report(&key, &attempted);
+            let may_retry = retried < self.retries.attempts && self.outgoing.is_repeatable();
+            match attempted {
+                Ok(upstream)
+                    if !may_retry || !self.retries.conditions.covers_status(self.response.status) =>
+                {
+                    if let Some((own, timeout)) = own {
+                        affinity.remember_endpoint(own, &key, timeout, Instant::now());
+                    }
+                    return Ok(Reached { key, upstream, active });
+                }
+                Err(error) if !may_retry || !self.is_retriable(&error) => return Err(error),
+                Ok(upstream) => upstream.close_in_order(),
+                Err(_) => {}
+            }
+            retried += 1;
+            drop(active);
+            within_time(tokio::time::sleep(backoff(self.retries.backoff, retried)), &mut self.timers).await?;
+        }
+    }
+
+    /// Makes one attempt. Errors: it has no response.
+    async fn attempt(
+        &mut self,
+        asked: &Asked<'_>,
+        endpoint: &mesh_api::plan::Endpoint,
+        key: &EndpointKey,
+        client: &mut ClientConnection,
+        record: &mut RequestRecord,
+    ) -> Result<UpstreamConnection, AttemptError> {
+        loop {
+            self.outgoing.begin_attempt(&mut self.timers);
+            let pooled = self.connection.worker.http_connections.take(&self.connection.pod.uid, key).await;
+            let mut upstream = match pooled {
+                Some(upstream) => upstream,
+                None => self.open(asked, endpoint, record).await?,
+            };
+            record.note_way(upstream.transport, upstream.allowing_policy());
+            let (outgoing, response) = (&mut self.outgoing, &mut self.response);
+            let messages = (self.head, outgoing);
+            match send_and_read_head(&mut upstream, client, messages, response, &mut self.timers).await {
+                Ok(()) => return Ok(upstream),
+                // The server closed it as the request was on its way (RFC 9112, 9.3.1), which costs no retry.
+                Err(AttemptError::Reset(_))
+                    if upstream.is_reused && self.head.is_idempotent() && self.outgoing.is_repeatable() => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Opens a connection to an endpoint; what is sent first goes along with it. Errors: it can't be reached,
+    /// or not in time.
+    async fn open(
+        &mut self,
+        asked: &Asked<'_>,
+        endpoint: &mesh_api::plan::Endpoint,
+        record: &mut RequestRecord,
+    ) -> Result<UpstreamConnection, AttemptError> {
+        let HttpConnection { worker, pod, client, .. } = self.connection;
+        let Target { service, port, policy, .. } = self.target;
+        let slot = match policy.pool.max_connections {
+            None => None,
+            Some(limit) => {
+                let key = (Arc::clone(&service.key), *port);
+                let take = || worker.shared.service_limits.try_take_slot(key.clone(), limit.get());
+                let slot = take().or_else(|| worker.http_connections.close_one_of(&key).then(take).flatten());
+                Some(slot.ok_or(AttemptError::Overflow(limit.get()))?)
+            }
+        };
+        let options =
+            ConnectOptions { timeout: policy.pool.connect_timeout, keepalive: policy.pool.keepalive };
+        let first = BytesMut::from(self.outgoing.first_bytes());
+        let origin = ClientContext {
+            worker,
+            pod,
+            workload: asked.workload,
+            client: *client,
+            service: Some(&service.hostname),
+            early: EarlyData::Bytes(&first),
+            exposed: std::cell::Cell::new(false),
+        };
+        record.details.transport = upstream::expected_transport_name(&origin, endpoint);
+        let opening = Box::pin(upstream::connect_to_endpoint(&origin, endpoint, options));
+        match within_time(opening, &mut self.timers).await? {
+            Ok(upstream) => {
+                self.outgoing.skip(upstream.early_bytes_sent());
+                Ok(UpstreamConnection::new(upstream, slot))
+            }
+            Err(error) if origin.exposed.get() => Err(AttemptError::Reset(error.to_string())),
+            Err(error) => Err(AttemptError::Connect(error)),
+        }
+    }
+
+    fn is_retriable(&self, error: &AttemptError) -> bool {
+        let conditions = &self.retries.conditions;
+        match error {
+            AttemptError::Connect(error) => !error.stops_retries() && conditions.covers_connect_failure(),
+            AttemptError::Reset(_) | AttemptError::Malformed(_) | AttemptError::TryTimeout(_) => {
+                conditions.covers_reset()
+            }
+            AttemptError::AllEjected
+            | AttemptError::Overflow(_)
+            | AttemptError::RouteTimeout(_)
+            | AttemptError::Revoked(_)
+            | AttemptError::ClientGone(_)
+            | AttemptError::ClientMalformed(_) => false,
+        }
+    }
+
+    /// Reports an attempt to outlier detection: no response and 5xx are failures of the endpoint.
+    fn report(&self, key: &EndpointKey, attempted: &Result<UpstreamConnection, AttemptError>) {
+        let failure = match attempted {
+            Ok(_) if self.response.status.is_server_error() => {
+                Some(format!("status {}", self.response.status))
+            }
+            Ok(_) => None,
+            Err(AttemptError::Connect(error)) if error.stops_retries() => return,
+            Err(
+                error @ (AttemptError::Connect(_)
+                | AttemptError::Reset(_)
+                | AttemptError::Malformed(_)
+                | AttemptError::TryTimeout(_)
+                | AttemptError::RouteTimeout(_)),
+            ) => Some(error.to_string()),
+            Err(_) => return,
+        };
+        let Target { policy, endpoints, .. } = self.target;
+        let failure = failure.as_ref().map(|reason| reason as &dyn std::fmt::Display);
+        let outliers = &self.connection.worker.shared.outliers;
+        outliers.report_connect_result(key, endpoints, policy, failure, Instant::now());
+    }
+}
+
+/// Returns the pause before the `retried`th retry: up to the base, doubled each time, at random (full
+/// jitter).
+fn backoff(base: Duration, retried: u32) -> Duration {
+    let most = base.saturating_mul(2_u32.saturating_pow(retried.saturating_sub(1)).min(MAX_BACKOFF));
+    most.mul_f64(rand::rng().random_range(0.0..1.0))
+}
+
+/// Finds out where a request goes. Errors: nowhere, and why.
+fn find_target(
+    connection: &HttpConnection,
+    asked: &Asked<'_>,
+    forwarding: &Forwarding<'_>,
+) -> Result<Target, (RequestFlag, String)> {
+    let original = connection.original.address();
+    let destination = match forwarding.destination {
+        Some(destination) => destination.endpoints(asked.snapshot, asked.workload, original),
+        None => destination_of(asked.snapshot, asked.workload, original),
+    };
+    match destination {
+        Destination::Service { service, port, policy, endpoints } => {
+            Ok(Target { service, port, policy, endpoints })
+        }
+        Destination::Reject(reject) => Err((flag_of(&reject), reject.to_string())),
+        other @ (Destination::Passthrough | Destination::Workload(_)) => {
+            Err((RequestFlag::NoCluster, format!("requests can't go {other}")))
+        }
+    }
+}
+
+fn flag_of(reject: &Reject) -> RequestFlag {
+    match reject {
+        Reject::NoEndpoint { .. } => RequestFlag::NoHealthyUpstream,
+        Reject::NoSuchPort { .. }
+        | Reject::NoSuchService { .. }
+        | Reject::NoSuchSubset { .. }
+        | Reject::Waypoint { .. }
+        | Reject::MeshPort { .. } => RequestFlag::NoCluster,
+    }
+}
+
+/// Returns the status that the client gets for a failure, and the flag in log and metrics.
+fn status_and_flag(error: &AttemptError) -> (StatusCode, RequestFlag) {
+    match error {
+        AttemptError::AllEjected => (StatusCode::SERVICE_UNAVAILABLE, RequestFlag::NoHealthyUpstream),
+        AttemptError::Overflow(_) => (StatusCode::SERVICE_UNAVAILABLE, RequestFlag::Overflow),
+        AttemptError::Connect(error) if error.stops_retries() => {
+            (StatusCode::SERVICE_UNAVAILABLE, RequestFlag::Denied)
+        }
+        AttemptError::Connect(_) => (StatusCode::SERVICE_UNAVAILABLE, RequestFlag::ConnectFailure),
+        AttemptError::Reset(_) | AttemptError::Revoked(_) => {
+            (StatusCode::SERVICE_UNAVAILABLE, RequestFlag::UpstreamReset)
+        }
+        AttemptError::Malformed(_) => (StatusCode::BAD_GATEWAY, RequestFlag::UpstreamProtocolError),
+        AttemptError::TryTimeout(_) | AttemptError::RouteTimeout(_) => {
+            (StatusCode::GATEWAY_TIMEOUT, RequestFlag::Timeout)
+        }
+        AttemptError::ClientGone(_) => (StatusCode::BAD_REQUEST, RequestFlag::ClientGone),
+        AttemptError::ClientMalformed(_) => (StatusCode::BAD_REQUEST, RequestFlag::ClientProtocolError),
+    }
+}
+
+/// Writes the head as endpoints get it: with the changes of the route and of its destination, and with what
+/// every request has.
+fn outgoing_head(head: &mut RequestHead, forwarding: &Forwarding<'_>) -> BytesMut {
+    let Forwarding { forward, matched, destination } = forwarding;
+    let of_route = &forward.request_edits;
+    let of_destination = destination.map(|destination| &destination.request_edits);
+    if forward.destinations.len() == 1 {
+        apply_edits(of_route, &mut head.fields);
+        of_destination.iter().for_each(|edits| apply_edits(edits, &mut head.fields));
+    } else {
+        of_destination.iter().for_each(|edits| apply_edits(edits, &mut head.fields));
+        apply_edits(of_route, &mut head.fields);
+    }
+    let rewritten = forward.rewrite.authority.as_ref().or(of_route.authority.as_ref());
+    let rewritten = rewritten.or_else(|| of_destination.and_then(|edits| edits.authority.as_ref()));
+    let authority = rewritten.map_or(head.authority.as_str(), |authority| authority);
+    if !head.fields.contains("x-request-id") {
+        head.fields.push("x-request-id", new_request_id().as_bytes());
+    }
+    if !head.fields.contains("x-forwarded-proto") {
+        head.fields.push("x-forwarded-proto", b"http");
+    }
+    if head.takes_trailers {
+        head.fields.push("TE", b"trailers");
+        head.fields.push("Connection", b"TE");
+    }
+    let target = target_of(head, forward, *matched);
+    let mut bytes = BytesMut::new();
+    let line = (head.method.as_str(), target.as_str(), authority);
+    write_request_head(line, &head.fields, head.body, head.upgrade.as_deref(), &mut bytes);
+    bytes
+}
+
+/// Returns the target of a request as endpoints get it.
+fn target_of(head: &RequestHead, forward: &HttpForward, matched: Option<&HttpMatch>) -> String {
+    if head.is_connect() {
+        return head.authority.clone();
+    }
+    let path = match &forward.rewrite.path {
+        Some(rewrite) if head.path != "*" => rewrite.apply(&head.path, matched),
+        _ => head.path.as_str().into(),
+    };
+    match &head.query {
+        None => path.into_owned(),
+        Some(query) => format!("{path}?{query}"),
+    }
+}
+
+/// Returns a random UUID (RFC 9562, 5.4), as Envoy makes one of each request.
+fn new_request_id() -> String {
+    let random: u128 = rand::rng().random();
+    let bits = (random & !(0xf << 76) & !(0x3 << 62)) | (0x4 << 76) | (0x2 << 62);
+    let hex = format!("{bits:032x}");
+    format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_id_is_a_random_uuid() {
+        let id = new_request_id();
+        let parts: Vec<usize> = id.split('-').map(str::len).collect();
+        assert_eq!((parts.as_slice(), id.as_bytes()[14]), (&[8, 4, 4, 4, 12][..], b'4'));
+        assert!(b"89ab".contains(&id.as_bytes()[19]) && id != new_request_id());
+    }
+
+    #[test]
+    fn the_back_off_grows_and_has_an_end() {
+        let base = Duration::from_millis(25);
+        for (retried, most) in [(1, base), (2, base * 2), (3, base * 4), (9, base * 10), (100, base * 10)] {
+            assert!((0..100).all(|_| backoff(base, retried) <= most), "{retried}");
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! HTTP/1.0 and HTTP/1.1 (RFC 9112), as a proxy reads and writes them.
+//!
+//! One message has one meaning: what two parsers could read differently is refused, never repaired. Nothing
+//! is passed on as it came: heads are written from what was read, and chunks are framed anew.
+
+mod body;
+mod connection_fields;
+mod fields;
+mod head;
+mod path;
+mod request_head;
+mod response_head;
+mod write_head;
+
+use http::StatusCode;
+
+pub use self::body::{BodyDecoder, BodyEncoder, BodyFraming, BodyPiece};
+pub use self::fields::Fields;
+pub use self::head::{MAX_HEAD, find_head_end};
+pub use self::request_head::RequestHead;
+pub use self::response_head::ResponseHead;
+pub use self::write_head::{ConnectionWord, ResponseLine, write_request_head, write_response_head};
+
+/// Version of a message.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Version {
+    /// HTTP/1.0.
+    Http10,
+    /// HTTP/1.1.
+    #[default]
+    Http11,
+}
+
+/// Why a message is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Malformed {
+    /// It breaks the grammar, or has more than one meaning.
+    #[error("{0}")]
+    Invalid(&'static str),
+    /// The head is larger than [`MAX_HEAD`], or has more fields than [`head::MAX_FIELDS`].
+    #[error("the head is too large")]
+    TooLarge,
+    /// The version is neither HTTP/1.0 nor HTTP/1.1.
+    #[error("the version is not supported")]
+    Version,
+    /// The transfer coding is not `chunked`.
+    #[error("the transfer coding is not supported")]
+    Coding,
+    /// It expects something else than `100-continue`.
+    #[error("the expectation is not supported")]
+    Expectation,
+}
+
+impl Malformed {
+    /// Returns the status with which a request is refused for it.
+    pub fn status(self) -> StatusCode {
+        match self {
+            Self::Invalid(_) => StatusCode::BAD_REQUEST,
+            Self::TooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Self::Version => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
+            Self::Coding => StatusCode::NOT_IMPLEMENTED,
+            Self::Expectation => StatusCode::EXPECTATION_FAILED,
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! One connection to an endpoint that requests are sent on, one after the other.
+
+use std::future::{pending, poll_fn};
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::task::spawn_local;
+
+use crate::authorized_connections::AuthorizedConnection;
+use crate::balance::ServiceSlot;
+use crate::inbound::AuthorizedApplicationSocket;
+use crate::stream::{LOCAL_TRANSPORT, Stream};
+use crate::upstream::Upstream;
+
+/// Time for a server to close its end.
+const CLOSE_TIME: Duration = Duration::from_secs(1);
+
+/// A connection to an endpoint.
+pub(super) struct UpstreamConnection {
+    pub io: UpstreamStream,
+    /// What was read and not used yet.
+    pub input: BytesMut,
+    /// The policy's permit, if the endpoint is a pod of this node.
+    authorized: Option<AuthorizedConnection>,
+    /// Counts the connection against the service's limit.
+    slot: Option<ServiceSlot<(Arc<str>, u16)>>,
+    /// Whether requests were sent on it before.
+    pub is_reused: bool,
+    /// Transport as the access log names it.
+    pub transport: &'static str,
+}
+
+/// What carries its bytes.
+pub(super) enum UpstreamStream {
+    /// Plain TCP, or a stream over mutual TLS.
+    Stream(Stream),
+    /// The socket of an application on this node.
+    Application(TcpStream),
+}
+
+impl UpstreamConnection {
+    pub fn new(upstream: Upstream, slot: Option<ServiceSlot<(Arc<str>, u16)>>) -> Self {
+        let (io, authorized, transport) = match upstream {
+            Upstream::Stream(stream) => {
+                let transport = stream.transport_name();
+                (UpstreamStream::Stream(stream), None, transport)
+            }
+            Upstream::Local(local) => {
+                let (socket, authorized) = local.into_parts();
+                (UpstreamStream::Application(socket), Some(authorized), LOCAL_TRANSPORT)
+            }
+        };
+        Self { io, input: BytesMut::new(), authorized, slot, is_reused: false, transport }
+    }
+
+    /// Returns the policy that allowed it, if it is this node's to know, and one had to.
+    pub fn allowing_policy(&self) -> Option<&Arc<str>> {
+        self.authorized.as_ref()?.permit().policy_name()
+    }
+
+    /// Returns the way itself, and its slot below the service's limit.
+    pub fn into_upstream(self) -> (Upstream, Option<ServiceSlot<(Arc<str>, u16)>>) {
+        let upstream = match (self.io, self.authorized) {
+            (UpstreamStream::Stream(stream), _) => Upstream::Stream(stream),
+            (UpstreamStream::Application(socket), Some(authorized)) => {
+                Upstream::Local(AuthorizedApplicationSocket::from_parts(socket, authorized))
+            }
+            (UpstreamStream::Application(socket), None) => Upstream::Stream(Stream::from_socket(socket)),
+        };
+        (upstream, self.slot)
+    }
+
+    /// Splits it into what carries bytes, the bytes that were read, and the future of its end by policy.
+    pub fn parts(&mut self) -> (&mut UpstreamStream, &mut BytesMut, impl Future<Output = String> + '_) {
+        let authorized = self.authorized.as_ref();
+        let revoked = async move {
+            match authorized {
+                Some(authorized) => authorized.wait_until_revoked().await.to_string(),
+                None => pending().await,
+            }
+        };
+        (&mut self.io, &mut self.input, revoked)
+    }
+
+    /// Closes it so that the server sees an end and no reset, which it might log as a fault.
+    pub fn close_in_order(mut self) {
+        spawn_local(async move {
+            let close = async {
+                self.io.shutdown().await?;
+                // What the server still sends is of no use; its end is waited for.
+                tokio::io::copy(&mut self.io, &mut tokio::io::sink()).await
+            };
+            let _closed_or_late = tokio::time::timeout(CLOSE_TIME, close).await;
+        });
+    }
+
+    /// Whether it counts against the limit of a service's port.
+    pub fn counts_for(&self, service_port: &(Arc<str>, u16)) -> bool {
+        self.slot.as_ref().is_some_and(|slot| slot.key() == service_port)
+    }
+
+    /// Whether it can take another request: the server has neither closed it nor sent what nobody asked for,
+    /// and the policy still allows it.
+    pub async fn is_usable(&mut self) -> bool {
+        if self.authorized.as_ref().is_some_and(AuthorizedConnection::is_revoked) || !self.input.is_empty() {
+            return false;
+        }
+        let mut byte = [0; 1];
+        // Any answer of the read is the end of the connection, or bytes too many.
+        poll_fn(|context| {
+            let mut into = ReadBuf::new(&mut byte);
+            Poll::Ready(Pin::new(&mut self.io).poll_read(context, &mut into).is_pending())
+        })
+        .await
+    }
+}
+
+impl AsyncRead for UpstreamStream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Stream(stream) => Pin::new(stream).poll_read(context, into),
+            Self::Application(socket) => Pin::new(socket).poll_read(context, into),
+        }
+    }
+}
+
+impl AsyncWrite for UpstreamStream {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Stream(stream) => Pin::new(stream).poll_write(context, bytes),
+            Self::Application(socket) => Pin::new(socket).poll_write(context, bytes),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Stream(stream) => Pin::new(stream).poll_flush(context),
+            Self::Application(socket) => Pin::new(socket).poll_flush(context),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Stream(stream) => Pin::new(stream).poll_shutdown(context),
+            Self::Application(socket) => Pin::new(socket).poll_shutdown(context),
+        }
+    }
+}
