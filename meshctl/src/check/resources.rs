@@ -172,6 +172,7 @@ mod tests {
             "9 WorkloadEntry.networking.istio.io (shop/a, shop/b, …); 1 Sidecar.networking.istio.io (shop/c)";
         assert!(last.ends_with(both), "{last}");
         let fix = found[MOST + 1].fix.as_deref().unwrap_or_default();
-        assert!(fix.contains(" in AuthorizationPolicy, PeerAuthentication and DestinationRule; "), "{fix}");
+        let kinds = "AuthorizationPolicy, PeerAuthentication, DestinationRule and VirtualService";
+        assert!(fix.contains(&format!(" in {kinds}; ")), "{fix}");
     }
 }

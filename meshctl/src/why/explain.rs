@@ -6,7 +6,8 @@ use std::sync::Arc;
 use anyhow::Result;
 use mesh_api::admin::StrictEgressStatus;
 use mesh_api::identity::SpiffeId;
-use mesh_api::plan::kernel_enforceable::{self, ProxyRequiredReason};
+use mesh_api::plan::http_routes::HttpRoutes;
+use mesh_api::plan::kernel_enforceable_traffic_policy::{self, ProxyRequiredReason};
 use mesh_api::plan::outbound::{self, destination_of};
 use mesh_api::plan::policy::{ConnectionAttributes, Decision, authorize};
 use mesh_api::plan::{self, Snapshot, TunnelProtocol, Workload};
@@ -14,6 +15,7 @@ use mesh_api::resource::egress::Allowed;
 use serde::Serialize;
 
 use super::destination::Destination;
+use super::request::{self, Request, RequestAnswer};
 use super::same_node::{self, SameNode};
 use crate::standing::NotEnrolled;
 
@@ -54,6 +56,8 @@ pub struct Way {
     /// Whether a connection is made if there is no endpoint of the mesh.
     #[serde(skip)]
     passes: bool,
+    /// What would become of the request, if one is asked about and routes are for it.
+    pub request: Option<RequestAnswer>,
     /// Where it would end.
     pub endpoints: Vec<Endpoint>,
 }
@@ -118,13 +122,15 @@ impl Explanation {
     }
 }
 
-/// What counts of the client's agent.
+/// What counts of the client's agent, and the request.
 #[derive(Default)]
 pub struct Agent {
     /// What it says of its node.
     pub same_node: SameNode,
     /// The client's egress, if it is strict.
     pub strict_egress: Option<StrictEgressStatus>,
+    /// The request that is asked about; none: a mere connection is.
+    pub request: Option<Request>,
 }
 
 /// Explains a connection of `client`.
@@ -154,12 +160,23 @@ fn way(snapshot: &Snapshot, client: &Workload, address: SocketAddr, agent: &Agen
         note: None,
         is_outside: !snapshot.contains_address(address.ip()),
         passes: false,
+        request: None,
         endpoints: Vec::new(),
     };
     let end = |target: &plan::Endpoint, kept| {
         let (transport, note) = transport(client, target, &agent.same_node, kept);
         Endpoint { note, ..endpoint(snapshot, client, target, transport) }
     };
+    let routed = HttpRoutes::find(snapshot, client, address);
+    if let (Some(routes), Some(request)) = (&routed, &agent.request) {
+        let answer = request::explain(snapshot, client, address, routes, request);
+        way.service = Some(routes.service.key.to_string());
+        way.passes = answer.is_answered_here;
+        let kept = Some(ProxyRequiredReason::HttpRoutes);
+        way.endpoints = answer.endpoints.iter().map(|target| end(target, kept)).collect();
+        way.request = Some(answer);
+        return way;
+    }
     let goes_to = destination_of(snapshot, client, address);
     match &goes_to {
         outbound::Destination::Passthrough => {
@@ -177,7 +194,20 @@ fn way(snapshot: &Snapshot, client: &Workload, address: SocketAddr, agent: &Agen
         outbound::Destination::Service { service, policy, endpoints, .. } => {
             way.service = Some(service.key.to_string());
             way.balancing = Some(policy.lb.to_string());
-            let kept = kernel_enforceable::check_kernel_enforceable(policy, endpoints.len()).err();
+            way.note = routed.as_ref().map(|routes| {
+                format!(
+                    "HTTP/1 requests go where {} says; what follows is for other bytes",
+                    routes.table.source
+                )
+            });
+            let kept = routed.map(|_| ProxyRequiredReason::HttpRoutes);
+            let kept = kept.or_else(|| {
+                kernel_enforceable_traffic_policy::check_traffic_policy_kernel_enforceable(
+                    policy,
+                    endpoints.len(),
+                )
+                .err()
+            });
             way.endpoints = endpoints.iter().map(|target| end(target, kept)).collect();
         }
     }

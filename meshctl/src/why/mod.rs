@@ -5,6 +5,7 @@ mod enrolment;
 mod explain;
 mod past;
 mod remarks;
+mod request;
 mod same_node;
 mod show;
 
@@ -26,6 +27,7 @@ use crate::standing::NotEnrolled;
 
 use destination::Destination;
 use explain::{Agent, Explanation};
+use request::Request;
 use same_node::SameNode;
 
 /// The connection that is asked about.
@@ -34,9 +36,24 @@ pub struct Question {
     /// Pod that would connect: NAMESPACE/NAME, or NAME in the namespace `default`
     #[arg(value_name = "FROM_POD")]
     from: String,
-    /// Where to, as the pod's program would say it: a service's name or an address, and a port
-    #[arg(value_name = "HOST:PORT")]
+    /// Where to, as the pod's program would say it: a service's name or an address, and a port; or the URL
+    /// of an HTTP request
+    #[arg(value_name = "HOST:PORT|URL")]
     to: Destination,
+    /// Method of the request
+    #[arg(short = 'X', long = "request", value_name = "METHOD", default_value = "GET")]
+    method: String,
+    /// A header of the request; may be repeated
+    #[arg(short = 'H', long = "header", value_name = "NAME: VALUE", value_parser = request::parse_header)]
+    headers: Vec<(String, String)>,
+}
+
+impl Question {
+    /// Returns the request that is asked about; none if it is a mere connection.
+    fn request(&self) -> Option<Request> {
+        let url = self.to.url()?.clone();
+        Some(Request { method: self.method.clone(), headers: self.headers.clone(), url })
+    }
 }
 
 /// What the answer needs of an agent's settings.
@@ -84,7 +101,7 @@ async fn explained(mesh: &Mesh, question: &Question) -> Result<Explanation> {
     };
     let pods = session.json::<Vec<PodStatus>>("/pods").await?;
     let same_node = SameNode::new(settings.same_node, pods);
-    let agent = Agent { same_node, strict_egress: pod.strict_egress };
+    let agent = Agent { same_node, strict_egress: pod.strict_egress, request: question.request() };
     let mut explanation = explain::explain(&snapshot, &client, &question.to, &agent)?;
     explanation.not_enrolled.extend(own);
     enrolment::add(&mut explanation, mesh).await;

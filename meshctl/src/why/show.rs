@@ -18,6 +18,10 @@ pub fn text(of: &Explanation) -> String {
     lines.push(format!("{} on {}, {who}", of.from, of.node));
     for way in &of.routes {
         lines.push(format!("  {}", heading(&of.to, way)));
+        if let Some(request) = &way.request {
+            lines.push(format!("    by {}:", request.routes_of));
+            lines.extend(request.tried.iter().chain(&request.outcome).map(|line| format!("      {line}")));
+        }
         for endpoint in &way.endpoints {
             lines.push(format!("    {}", place(endpoint)));
             lines.push(format!("      {}", endpoint.reason));

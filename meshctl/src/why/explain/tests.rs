@@ -108,7 +108,7 @@ fn node(setting: &str, client: &str) -> Agent {
         strict_egress: None,
     };
     let same_node = SameNode::new(setting.to_owned(), vec![pod("client", client), pod("web-1", "veth")]);
-    Agent { same_node, strict_egress: None }
+    Agent { same_node, ..Agent::default() }
 }
 
 fn asked(from: &str, to: &str) -> Explanation {
