@@ -11,6 +11,7 @@ mod full;
 mod garbage;
 mod gateway;
 mod held;
+mod http_routes;
 mod inheritance;
 mod leftovers;
 mod lifetimes;

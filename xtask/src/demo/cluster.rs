@@ -46,6 +46,21 @@ impl Cluster {
         self.lab(&["wait", "-n", NAMESPACE]).checked()
     }
 
+    /// Applies a directory of samples and waits until its pods are ready.
+    pub fn apply_directory(&self, sample: &str) -> Result<()> {
+        self.lab(&["apply", "-f"]).arg(self.manifests.with_file_name(sample)).captured()?;
+        self.lab(&["wait", "-n", NAMESPACE]).checked()
+    }
+
+    /// Applies manifests.
+    pub fn apply_text(&self, manifests: &str) -> Result<()> {
+        let file = std::env::temp_dir().join(format!("nodemesh-demo-{}.yaml", std::process::id()));
+        fs::write(&file, manifests)?;
+        let applied = self.lab(&["apply", "-f"]).arg(&file).captured();
+        fs::remove_file(&file)?;
+        applied.map(drop)
+    }
+
     /// A mesh-lab command for this lab.
     pub fn lab(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(&self.mesh_lab);

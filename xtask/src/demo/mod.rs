@@ -3,6 +3,7 @@
 
 mod cluster;
 mod evidence;
+mod routing;
 mod steps;
 
 use std::time::Instant;

@@ -7,9 +7,10 @@ use crate::command::CommandExt;
 
 use super::cluster::{Cluster, NAMESPACE, eventually};
 use super::evidence::{Sample, last_access};
+use super::routing;
 
 /// May talk to the web pods.
-const CLIENT: &str = "client";
+pub const CLIENT: &str = "client";
 /// May not.
 const STRANGER: &str = "stranger";
 const URL: &str = "http://web/";
@@ -28,7 +29,8 @@ pub fn all(cluster: &Cluster) -> Result<()> {
     prove_mutual_tls(cluster)?;
     deny_a_stranger(cluster)?;
     read_the_metrics(cluster, crossed)?;
-    ask_why(cluster)
+    ask_why(cluster)?;
+    routing::all(cluster)
 }
 
 fn show_nodes_and_pods(cluster: &Cluster) -> Result<()> {
@@ -172,10 +174,12 @@ fn named<'a>(pods: &'a [Value], name: &str) -> Result<&'a Value> {
     pods.iter().find(|pod| pod["metadata"]["name"] == name).with_context(|| format!("no pod {name}"))
 }
 
-fn heading(text: &str) {
+/// Says what the next step shows.
+pub fn heading(text: &str) {
     say!("\n── {text} ──");
 }
 
-fn show(text: &str) {
+/// Says what a command has written.
+pub fn show(text: &str) {
     say!("{}", text.trim_end());
 }
