@@ -9,6 +9,7 @@ pub mod calm;
 pub mod cni;
 pub mod frames;
 pub mod hbone;
+pub mod http1;
 pub mod identity;
 pub mod inheritance;
 pub mod keeper;
@@ -21,5 +22,5 @@ mod agree;
 #[path = "../../mesh-api/tests/policy_model/naive.rs"]
 pub mod naive;
 /// What the keeper's protocol speaks of.
-#[path = "../../mesh-agent/src/sys/socket_types.rs"]
+#[path = "../../mesh-agent/src/sys/connection_and_socket_kind.rs"]
 pub mod sys;
