@@ -3,8 +3,7 @@
 use bytes::BytesMut;
 
 #[path = "../../mesh-proxy/src/http/h1/mod.rs"]
-#[expect(dead_code, reason = "what the proxy alone asks of a message")]
-#[expect(missing_docs, reason = "it is documented where it is a module of the proxy")]
+#[expect(dead_code, unused_imports, reason = "what the proxy alone asks of a message")]
 mod h1;
 
 use h1::{BodyDecoder, BodyEncoder, BodyFraming, BodyPiece, Fields, RequestHead, ResponseHead};
@@ -55,7 +54,8 @@ fn check_request(request: &RequestHead) {
         parsed => parsed.unwrap_or_else(|error| panic!("{error}: {written:?}")),
     }
     let all = |head: &RequestHead| {
-        let fields: Vec<_> = head.fields.iter().map(|(name, value)| (name.to_owned(), value.to_vec())).collect();
+        let fields: Vec<_> =
+            head.fields.iter().map(|(name, value)| (name.to_owned(), value.to_vec())).collect();
         let of_line = (head.method.clone(), head.authority.clone(), head.path.clone(), head.query.clone());
         (of_line, fields, head.body, head.upgrade.clone())
     };

@@ -1,12 +1,13 @@
 //! From manifests to where a connection goes: what the compiler says of services is what agents read from it.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{borrow::Cow, net::SocketAddr, sync::Arc};
 
 use mesh_api::{
     compile::{self, MeshConfig},
     manifest,
     plan::{
         LoadBalancer, Snapshot, Store,
+        http_routes::{HttpAction, HttpRoutes, RequestView},
         outbound::{Destination, destination_of},
     },
     wire::{type_url, xds::Resource},
@@ -53,7 +54,11 @@ spec:
 ";
 
 fn snapshot(more: &str) -> Snapshot {
-    let parsed = manifest::parse("shop.yaml", &format!("{SHOP}{more}"));
+    snapshot_of(&format!("{SHOP}{more}"))
+}
+
+fn snapshot_of(text: &str) -> Snapshot {
+    let parsed = manifest::parse("shop.yaml", text);
     assert!(parsed.errors.is_empty(), "{:#?}", parsed.errors);
     let objects = parsed.objects.into_iter().map(Arc::new);
     let compiled = compile::compile(objects, &MeshConfig::default());
@@ -167,4 +172,80 @@ fn a_pod_is_reached_by_its_own_address_and_others_are_not_known() {
     let snapshot = snapshot("");
     assert!(matches!(ask(&snapshot, "10.244.2.2:1234"), Destination::Workload(_)));
     assert!(matches!(ask(&snapshot, "192.0.2.99:80"), Destination::Passthrough));
+}
+
+/// A request for a path.
+struct Get(&'static str);
+
+impl RequestView for Get {
+    fn method(&self) -> &'static str {
+        "GET"
+    }
+
+    fn scheme(&self) -> &'static str {
+        "http"
+    }
+
+    fn authority(&self) -> &'static str {
+        "web"
+    }
+
+    fn path(&self) -> &str {
+        self.0
+    }
+
+    fn query(&self) -> Option<&str> {
+        None
+    }
+
+    fn header(&self, _: &str) -> Option<Cow<'_, str>> {
+        None
+    }
+}
+
+#[test]
+fn a_virtual_service_leads_requests_of_some_clients_to_a_subset() {
+    let routes = "\
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: web, namespace: shop}
+spec: {host: web, subsets: [{name: v2, labels: {version: v2}}]}
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: web, namespace: shop}
+spec:
+  hosts: [web]
+  http:
+  - match: [{uri: {prefix: /new}, sourceLabels: {app: client}}]
+    route: [{destination: {host: web, subset: v2}}]
+  - match: [{uri: {prefix: /none}}]
+    route: [{destination: {host: web, subset: v3}}]
+  - route: [{destination: {host: web}}]
+";
+    let second = "name: web-2, namespace: shop, labels: {app: web";
+    let text = SHOP.replace(second, &format!("{second}, version: v2"));
+    let endpoints = |text: &str, path: &'static str| {
+        let snapshot = snapshot_of(text);
+        let client = snapshot.workload("Kubernetes//Pod/shop/client").expect("is there");
+        let original = "10.96.0.1:80".parse().expect("an address");
+        let routes = HttpRoutes::find(&snapshot, &client, original).expect("the service has routes");
+        let found = routes.table.find_route(&Get(path), &client, 80).expect("one is for all");
+        let HttpAction::Forward(forward) = &found.route.action else { panic!("{:?}", found.route) };
+        match forward.destinations[0].endpoints(&snapshot, &client, original) {
+            Destination::Service { endpoints, .. } => {
+                endpoints.iter().map(|target| target.address.to_string()).collect::<Vec<_>>().join(" ")
+            }
+            Destination::Reject(reason) => reason.to_string(),
+            other => panic!("{other:?}"),
+        }
+    };
+    let all = "10.244.1.2:8080 10.244.2.2:9090";
+    let text = text + routes;
+    assert_eq!(endpoints(&text, "/new"), "10.244.2.2:9090");
+    assert_eq!(endpoints(&text, "/old"), all);
+    assert!(endpoints(&text, "/none").contains("no subset v3"), "{}", endpoints(&text, "/none"));
+    let others = text.replace("sourceLabels: {app: client}", "sourceLabels: {app: other}");
+    assert_eq!(endpoints(&others, "/new"), all);
 }

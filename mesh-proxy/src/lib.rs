@@ -31,8 +31,8 @@
 //!    between it and the application's socket, for as long as the policy and
 //!    [timeouts](connection_lifetime) allow it.
 //!
-//! Where a service has routes for HTTP, step 3 reads the connection's requests instead ([`http`]), and each of
-//! them takes steps 4 to 6, on connections that serve one request after the other.
+//! Where a service has routes for HTTP, step 3 reads the connection's requests instead ([`http`]), and each
+//! of them takes steps 4 to 6, on connections that serve one request after the other.
 //!
 //! At its end a connection has one outcome, which [`telemetry`] counts and logs.
 //!

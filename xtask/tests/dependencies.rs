@@ -67,7 +67,11 @@ fn sources(directory: &Path) -> String {
             for included in
                 file.lines().filter_map(|line| line.strip_prefix("#[path = \"")?.strip_suffix("\"]"))
             {
-                text += &fs::read_to_string(directory.join(included)).expect("an included source");
+                let included = directory.join(included);
+                text += &match included.parent().filter(|_| included.ends_with("mod.rs")) {
+                    Some(module) => sources(module),
+                    None => fs::read_to_string(&included).expect("an included source"),
+                };
             }
             text += &file;
         }

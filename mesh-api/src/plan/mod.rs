@@ -5,8 +5,8 @@
 //! it: [`Workload`]s, [`Service`]s and policies, each checked when it arrives, and held small
 //! (`compact_encoding`) until it is asked for. A [`Snapshot`] is one immutable state of all that, shared
 //! between threads. With it [`outbound::destination_of`] decides where a connection goes,
-//! [`kernel_enforceable_traffic_policy::check_traffic_policy_kernel_enforceable`] whether it needs the proxy, [`http_routes`] where the HTTP
-//! requests on it go, and [`policy::authorize`] whether a workload accepts it.
+//! [`kernel_enforceable_traffic_policy::check_traffic_policy_kernel_enforceable`] whether it needs the proxy,
+//! [`http_routes`] where the HTTP requests on it go, and [`policy::authorize`] whether a workload accepts it.
 //!
 //! IPv4-mapped IPv6 addresses are treated as the IPv4 addresses that they stand for, everywhere.
 

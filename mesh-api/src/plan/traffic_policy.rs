@@ -104,13 +104,16 @@ pub struct OutlierDetection {
     pub min_health_percent: u8,
 }
 
+/// Policies of single ports of a service.
+type PoliciesByPort = BTreeMap<u16, Arc<PortPolicy>>;
+
 /// The policies of a service's ports for some of its clients.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientTrafficPolicy {
     namespaces: Vec<String>,
     labels: BTreeMap<String, String>,
     default: Arc<PortPolicy>,
-    ports: BTreeMap<u16, Arc<PortPolicy>>,
+    ports: PoliciesByPort,
     subsets: BTreeMap<String, ServiceSubset>,
 }
 
@@ -120,7 +123,7 @@ pub struct ServiceSubset {
     /// Labels that an endpoint must have, all of them.
     pub labels: Arc<BTreeMap<String, String>>,
     default: Arc<PortPolicy>,
-    ports: BTreeMap<u16, Arc<PortPolicy>>,
+    ports: PoliciesByPort,
 }
 
 impl ServiceSubset {
@@ -198,7 +201,7 @@ impl TryFrom<wire::TrafficPolicy> for ClientTrafficPolicy {
 fn parse_port_policies(
     default: Option<&wire::PortPolicy>,
     ports: &BTreeMap<u32, wire::PortPolicy>,
-) -> Result<(Arc<PortPolicy>, BTreeMap<u16, Arc<PortPolicy>>), Invalid> {
+) -> Result<(Arc<PortPolicy>, PoliciesByPort), Invalid> {
     let default = default.map(PortPolicy::try_from).transpose()?;
     let port = |(port, policy): (&u32, &wire::PortPolicy)| {
         Ok((field_parsing::parse_port("ports", *port)?, Arc::new(policy.try_into()?)))

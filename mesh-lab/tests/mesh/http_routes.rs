@@ -148,7 +148,7 @@ fn testers_get_version_2_and_all_others_version_1() {
         ["node1", "node2"].map(|node| world.metric(node, "istio_requests_total", what)).iter().sum::<f64>()
     };
     assert!(counted("destination_version=\"v2\"") >= 440.0);
-    assert_eq!(counted("response_code=\"503\""), 0.0);
+    assert!(counted("response_code=\"503\"") < 1.0);
 }
 
 #[test]

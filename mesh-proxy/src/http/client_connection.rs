@@ -12,7 +12,7 @@ use super::READ_SIZE;
 use super::h1::{BodyDecoder, BodyFraming, BodyPiece, MAX_HEAD, Malformed, find_head_end};
 
 /// Time for a head once its first byte has come.
-const HEAD_TIME: Duration = Duration::from_secs(60);
+const HEAD_TIME: Duration = Duration::from_mins(1);
 /// Time without a request after which a connection is closed (Envoy's default).
 const IDLE_TIME: Duration = Duration::from_hours(1);
 /// Most bytes of a request's body that are read and thrown away, so that the client reads its response.
@@ -30,7 +30,7 @@ pub(super) struct ClientConnection {
 #[derive(Debug)]
 pub(super) enum NoHead {
     /// The client is done, or gone.
-    Ended,
+    NoMoreBytes,
     /// No head came in time.
     Timeout,
     /// What came is none.
@@ -72,7 +72,7 @@ impl ClientConnection {
                     return Ok(self.input.split_to(length));
                 }
                 if self.fill().await.unwrap_or(0) == 0 {
-                    return Err(NoHead::Ended);
+                    return Err(NoHead::NoMoreBytes);
                 }
             }
         };

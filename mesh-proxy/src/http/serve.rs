@@ -42,7 +42,7 @@ pub async fn serve_http(
         }
         let bytes = match connection.read_head().await {
             Ok(bytes) => bytes,
-            Err(NoHead::Ended) => return,
+            Err(NoHead::NoMoreBytes) => return,
             Err(NoHead::Timeout) => {
                 return refuse(&about, connection, StatusCode::REQUEST_TIMEOUT, "no head came in time").await;
             }

@@ -21,6 +21,9 @@ use crate::upstream::Upstream;
 /// Time for a server to close its end.
 const CLOSE_TIME: Duration = Duration::from_secs(1);
 
+/// A slot below the limit of a service's port.
+type ServicePortSlot = ServiceSlot<(Arc<str>, u16)>;
+
 /// A connection to an endpoint.
 pub(super) struct UpstreamConnection {
     pub io: UpstreamStream,
@@ -29,7 +32,7 @@ pub(super) struct UpstreamConnection {
     /// The policy's permit, if the endpoint is a pod of this node.
     authorized: Option<AuthorizedConnection>,
     /// Counts the connection against the service's limit.
-    slot: Option<ServiceSlot<(Arc<str>, u16)>>,
+    slot: Option<ServicePortSlot>,
     /// Whether requests were sent on it before.
     pub is_reused: bool,
     /// Transport as the access log names it.
@@ -45,7 +48,7 @@ pub(super) enum UpstreamStream {
 }
 
 impl UpstreamConnection {
-    pub fn new(upstream: Upstream, slot: Option<ServiceSlot<(Arc<str>, u16)>>) -> Self {
+    pub fn new(upstream: Upstream, slot: Option<ServicePortSlot>) -> Self {
         let (io, authorized, transport) = match upstream {
             Upstream::Stream(stream) => {
                 let transport = stream.transport_name();
@@ -65,7 +68,7 @@ impl UpstreamConnection {
     }
 
     /// Returns the way itself, and its slot below the service's limit.
-    pub fn into_upstream(self) -> (Upstream, Option<ServiceSlot<(Arc<str>, u16)>>) {
+    pub fn into_upstream(self) -> (Upstream, Option<ServicePortSlot>) {
         let upstream = match (self.io, self.authorized) {
             (UpstreamStream::Stream(stream), _) => Upstream::Stream(stream),
             (UpstreamStream::Application(socket), Some(authorized)) => {

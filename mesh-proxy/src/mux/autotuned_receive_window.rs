@@ -3,8 +3,8 @@
 //! A window begins small and doubles as long as the application takes data quickly; beyond [`NEAR`] only
 //! while the peer waits for credit. So a stream gets what the product of bandwidth and delay asks for, as
 //! with TCP's receive buffer, and a stopped reader holds little. Everything above [`EARLY_CREDIT`] is taken
-//! from a [`PodReceiveBudget`] that a pod's streams share: a pod whose readers all stop makes its node hold that
-//! much and no more.
+//! from a [`PodReceiveBudget`] that a pod's streams share: a pod whose readers all stop makes its node hold
+//! that much and no more.
 
 use std::rc::Rc;
 use std::time::{Duration, Instant};

@@ -1,8 +1,8 @@
 //! What the agent reports of its connections: metrics under Istio's names, and an access log.
 //!
 //! Each worker counts for itself ([`WorkerMetrics`]); the counts are summed when they are read
-//! ([`prometheus_metrics`]). A connection has one [`ConnectionRecord`], with one [`ConnectionOutcome`], unless
-//! another proxy goes on recording it. A request that is read as HTTP has a [`RequestRecord`].
+//! ([`prometheus_metrics`]). A connection has one [`ConnectionRecord`], with one [`ConnectionOutcome`],
+//! unless another proxy goes on recording it. A request that is read as HTTP has a [`RequestRecord`].
 
 mod access_log;
 mod connection_details;

@@ -174,10 +174,7 @@ impl RequestRecord {
     pub fn end_tunnel(mut self, status: StatusCode, outcome: &ConnectionOutcome) {
         match outcome {
             ConnectionOutcome::Closed => self.finish(Some(status), None, ""),
-            ConnectionOutcome::Broken(reason) => {
-                self.finish(Some(status), Some(RequestFlag::UpstreamReset), reason);
-            }
-            ConnectionOutcome::Failed(_, reason) => {
+            ConnectionOutcome::Broken(reason) | ConnectionOutcome::Failed(_, reason) => {
                 self.finish(Some(status), Some(RequestFlag::UpstreamReset), reason);
             }
             ConnectionOutcome::Expired(expiry) => {

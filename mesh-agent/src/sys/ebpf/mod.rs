@@ -1,9 +1,9 @@
 //! The eBPF programs and maps, seen from user space.
 //!
 //! The keeper loads, pins and attaches ([`Programs`]) and writes the maps of enrolled pods. The proxy gets
-//! the others by descriptor ([`MapsHandedToProxy`]), which needs no privilege: the known addresses, the original
-//! destinations and clients of sockets (a [`SocketAddressMap`] for each worker), the routes of direct
-//! connections, and the events.
+//! the others by descriptor ([`MapsHandedToProxy`]), which needs no privilege: the known addresses, the
+//! original destinations and clients of sockets (a [`SocketAddressMap`] for each worker), the routes of
+//! direct connections, and the events.
 //!
 //! Everything is pinned below one directory, so that after a crash enrolled pods stay enrolled (and are
 //! refused, not let out in plaintext) and the next agent takes over the same maps.

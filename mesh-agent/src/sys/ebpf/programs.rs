@@ -283,8 +283,8 @@ impl Programs {
         EbpfLogger::init(&mut self.ebpf).map_err(|_| Error::Missing("AYA_LOGS"))
     }
 
-    /// Returns the maps that the proxy reads and writes, in the order of [`super::MapsHandedToProxy`]. Errors: one is
-    /// missing.
+    /// Returns the maps that the proxy reads and writes, in the order of [`super::MapsHandedToProxy`].
+    /// Errors: one is missing.
     pub fn proxy_map_fds(&self) -> Result<Vec<BorrowedFd<'_>>, Error> {
         PROXY_MAP_NAMES
             .iter()

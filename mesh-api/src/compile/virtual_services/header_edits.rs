@@ -71,8 +71,8 @@ impl RouteMaker<'_, '_> {
     }
 }
 
-/// The text that a value stands for. `None`: there is a name in it that Envoy knows. The reader has seen to it
-/// that every `%` has another.
+/// The text that a value stands for. `None`: there is a name in it that Envoy knows. The reader has seen to
+/// it that every `%` has another.
 fn literal(value: &str) -> Option<String> {
     let mut literal = String::with_capacity(value.len());
     let mut rest = value;

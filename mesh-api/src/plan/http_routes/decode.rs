@@ -53,7 +53,7 @@ impl TryFrom<wire::HttpRoute> for HttpRoute {
 
     fn try_from(from: wire::HttpRoute) -> Result<Self, Invalid> {
         let action = match from.action.ok_or(Invalid::Missing { field: "action" })? {
-            http_route::Action::Forward(forward) => HttpAction::Forward(forward.try_into()?),
+            http_route::Action::Forward(forward) => HttpAction::Forward(Box::new(forward.try_into()?)),
             http_route::Action::Redirect(redirect) => HttpAction::Redirect(redirect.try_into()?),
             http_route::Action::DirectResponse(response) => HttpAction::DirectResponse(DirectResponse {
                 status: status("direct_response.status", response.status)?,

@@ -1,8 +1,8 @@
 //! Routes of HTTP requests: which one a request takes, and what becomes of it. The control plane has resolved
 //! `VirtualService`s into them, so that none of Istio's rules of precedence is needed here.
 //!
-//! [`HttpRoutes::find`] says whether a connection is read as HTTP at all, [`HttpRouteTable::find_route`] which
-//! route a request takes, and [`HttpDestination::endpoints`] which endpoints it may go to.
+//! [`HttpRoutes::find`] says whether a connection is read as HTTP at all, [`HttpRouteTable::find_route`]
+//! which route a request takes, and [`HttpDestination::endpoints`] which endpoints it may go to.
 
 mod decode;
 mod destination;
@@ -53,7 +53,7 @@ pub struct HttpRoute {
 #[derive(Debug, PartialEq, Eq)]
 pub enum HttpAction {
     /// They go to a destination.
-    Forward(HttpForward),
+    Forward(Box<HttpForward>),
     /// The client is sent elsewhere.
     Redirect(Redirect),
     /// The proxy answers.

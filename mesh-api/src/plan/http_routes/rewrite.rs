@@ -1,6 +1,7 @@
 //! How path and authority of a request become others, and where a redirect leads.
 
 use std::borrow::Cow;
+use std::fmt::Write as _;
 
 use http::StatusCode;
 
@@ -98,7 +99,8 @@ impl Redirect {
         };
         let mut location = format!("{scheme}://{host}");
         if let Some(port) = port.filter(|port| Some(*port) != usual_port(scheme)) {
-            location.push_str(&format!(":{port}"));
+            // Writing into a text does not fail.
+            let _ = write!(location, ":{port}");
         }
         match &self.path {
             Some(RedirectPath::Full(full)) => location.push_str(full),

@@ -52,14 +52,17 @@ impl RequestView for Request {
     }
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "as the messages have it")]
 fn exact(text: &str) -> Option<wire::StringMatch> {
     Some(wire::StringMatch { form: Some(Form::Exact(text.to_owned())) })
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "as the messages have it")]
 fn prefix(text: &str) -> Option<wire::StringMatch> {
     Some(wire::StringMatch { form: Some(Form::Prefix(text.to_owned())) })
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "as the messages have it")]
 fn regex(text: &str) -> Option<wire::StringMatch> {
     Some(wire::StringMatch { form: Some(Form::Regex(text.to_owned())) })
 }

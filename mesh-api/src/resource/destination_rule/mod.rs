@@ -60,8 +60,8 @@ impl TrafficSettings {
     }
 }
 
-/// The blocks of a traffic policy. One that says nothing which is acted upon is there all the same: it replaces
-/// that of the whole service.
+/// The blocks of a traffic policy. One that says nothing which is acted upon is there all the same: it
+/// replaces that of the whole service.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct TrafficSettings {
     /// How an endpoint is chosen.

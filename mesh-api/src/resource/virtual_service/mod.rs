@@ -1,5 +1,5 @@
-//! `VirtualService`: where requests and connections to a host go (Istio's `networking.istio.io`). All of it is
-//! read; what of it is not in force is for `compile/virtual_services` to say.
+//! `VirtualService`: where requests and connections to a host go (Istio's `networking.istio.io`). All of it
+//! is read; what of it is not in force is for `compile/virtual_services` to say.
 //!
 //! Each file has the types of one field and their reader. What Istio refuses is an error, also where it shows
 //! only in the data path; what Istio warns of, has deprecated or ignores is a warning. Names of hosts are in

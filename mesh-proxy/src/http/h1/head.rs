@@ -12,8 +12,8 @@ pub const MAX_FIELDS: usize = 100;
 const MAX_LENGTH_DIGITS: usize = 18;
 
 /// Returns the length of the head that `bytes` begin with, its last empty line included; none if that has not
-/// come yet. `searched` is how many bytes were looked at before; it is updated. Errors: a line does not end in
-/// CR LF, or the head is too large.
+/// come yet. `searched` is how many bytes were looked at before; it is updated. Errors: a line does not end
+/// in CR LF, or the head is too large.
 pub fn find_head_end(bytes: &[u8], searched: &mut usize) -> Result<Option<usize>, Malformed> {
     let from = *searched;
     *searched = bytes.len();

@@ -29,8 +29,8 @@ pub struct ResponseHead {
 }
 
 impl ResponseHead {
-    /// Parses a whole head, as [`find_head_end`](super::find_head_end) delimits it, of a response to a request
-    /// with that method. Errors: it is refused.
+    /// Parses a whole head, as [`find_head_end`](super::find_head_end) delimits it, of a response to a
+    /// request with that method. Errors: it is refused.
     pub fn parse(&mut self, head: &[u8], method: &str) -> Result<(), Malformed> {
         self.clear();
         let mut headers = [httparse::EMPTY_HEADER; MAX_FIELDS];

@@ -4,6 +4,7 @@ mod fixture;
 mod retries;
 mod routing;
 
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use self::fixture::{Mesh, ServerAnswer};
@@ -14,7 +15,10 @@ fn requests_on_one_connection_are_answered_in_order_also_if_they_come_at_once() 
     run_as_worker(async {
         let mesh = Mesh::new().await;
         let mut client = mesh.connect().await;
-        let requests: String = (0..100).map(|n| format!("GET /{n} HTTP/1.1\r\nHost: web\r\n\r\n")).collect();
+        let mut requests = String::new();
+        for n in 0..100 {
+            let _ = write!(requests, "GET /{n} HTTP/1.1\r\nHost: web\r\n\r\n");
+        }
         client.send(&requests).await;
         for n in 0..100 {
             let response = client.response().await;
@@ -39,11 +43,10 @@ fn bodies_come_through_in_both_framings_and_of_any_size() {
                 .await;
             let response = client.response().await;
             assert!(response.contains(&format!("body={size};")), "{size}: {response:.200}");
-            let chunks: String = body
-                .as_bytes()
-                .chunks(1000)
-                .map(|it| format!("{:x}\r\n{}\r\n", it.len(), it.escape_ascii()))
-                .collect();
+            let mut chunks = String::new();
+            for chunk in body.as_bytes().chunks(1000) {
+                let _ = write!(chunks, "{:x}\r\n{}\r\n", chunk.len(), chunk.escape_ascii());
+            }
             let end = "0\r\nX-Sum: 1\r\n\r\n";
             client
                 .send(&format!(
@@ -174,7 +177,7 @@ fn a_request_that_nobody_answers_in_time_gets_504() {
         let mesh = Mesh::new().await;
         mesh.servers["v1"].answer(ServerAnswer::Silence);
         mesh.set_routes(vec![fixture::to("v1", |forward| {
-            forward.timeout = Some(fixture::span(Duration::from_millis(50)))
+            forward.timeout = Some(fixture::span(Duration::from_millis(50)));
         })]);
         let mut client = mesh.connect().await;
         client.send("GET / HTTP/1.1\r\nHost: web\r\n\r\n").await;
