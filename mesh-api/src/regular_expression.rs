@@ -1,11 +1,9 @@
 //! Regular expressions of users, bounded: they come from whoever may write into one namespace.
 
-use std::borrow::Cow;
-
 use regex::{Regex, RegexBuilder};
 
 /// Most bytes of a compiled expression. Those of the usual kind have a few thousand.
-const MAX_COMPILED: usize = 256 << 10;
+const MAX_COMPILED: usize = 64 << 10;
 /// Most bytes of the cache that a search builds up, for each thread that searches.
 const MAX_CACHE: usize = 256 << 10;
 
@@ -40,10 +38,14 @@ impl RegularExpression {
     }
 
     /// Replaces each match by a substitution in which `\1` to `\9` stand for the groups, `\0` for the whole
-    /// match, and `\\` for a backslash.
-    pub fn replace_all<'a>(&self, text: &'a str, substitution: &str) -> Cow<'a, str> {
-        self.anywhere.replace_all(text, |groups: &regex::Captures<'_>| {
-            let mut result = String::new();
+    /// match, and `\\` for a backslash. None: the result would be longer than `most` bytes.
+    pub fn replace_all(&self, text: &str, substitution: &str, most: usize) -> Option<String> {
+        let mut result = String::new();
+        let mut behind = 0;
+        for groups in self.anywhere.captures_iter(text) {
+            let found = groups.get_match();
+            result.push_str(&text[behind..found.start()]);
+            behind = found.end();
             let mut rest = substitution.chars();
             while let Some(next) = rest.next() {
                 let escaped = if next == '\\' { rest.next() } else { None };
@@ -54,9 +56,13 @@ impl RegularExpression {
                     }
                     Some((other, None)) => result.push(other),
                 }
+                if result.len() > most {
+                    return None;
+                }
             }
-            result
-        })
+        }
+        result.push_str(&text[behind..]);
+        (result.len() <= most).then_some(result)
     }
 }
 
@@ -84,15 +90,17 @@ mod tests {
     #[test]
     fn groups_are_put_into_the_substitution() {
         let regex = RegularExpression::new("/([a-z]+)/([a-z]+)").unwrap();
-        assert_eq!(regex.replace_all("/a/b/c/d", r"/\2/\1"), "/b/a/d/c");
-        assert_eq!(regex.replace_all("/a/b", r"\0\\\3"), r"/a/b\");
-        assert_eq!(regex.replace_all("nothing", "x"), "nothing");
+        let replaced = |text: &str, substitution: &str| regex.replace_all(text, substitution, 10);
+        assert_eq!(replaced("/a/b/c/d", r"/\2/\1").as_deref(), Some("/b/a/d/c"));
+        assert_eq!(replaced("x/a/b", r"\0\\\3").as_deref(), Some(r"x/a/b\"));
+        assert_eq!(replaced("nothing", "x").as_deref(), Some("nothing"));
+        assert_eq!((replaced("/a/b/c/d", r"\0\0"), replaced("long nothing", "x")), (None, None));
     }
 
     #[test]
     fn what_is_none_or_takes_too_much_room_is_refused() {
         assert!(RegularExpression::new("(").is_err());
         let large = RegularExpression::new(r"(\pL{100}){100}").unwrap_err();
-        assert!(large.contains("256 KiB"), "{large}");
+        assert!(large.contains("64 KiB"), "{large}");
     }
 }

@@ -78,7 +78,7 @@ pub async fn serve_outbound(
         None => Box::pin(open_as_it_comes(&worker, &pod, &socket, peer)).await,
     };
     let opened = match opened {
-        Some(ConnectedOutbound::Http(http)) if speaks_http1(&socket).await => {
+        Some(ConnectedOutbound::Http(http)) if speaks_http1(&socket, http.is_declared).await => {
             let HttpOutbound { workload, client, original, .. } = *http;
             return Box::pin(serve_http(worker, (pod, workload), socket, (client, original))).await;
         }
@@ -144,10 +144,10 @@ pub async fn connect_or_record_failure(
             worker.surroundings.note_connect_result(pod, original.address(), ConnectNote::Taken);
             Some(ConnectedOutbound::Relay(Box::new(RelayOutbound { record, connected })))
         }
-        Ok(Way::Http(workload)) => {
+        Ok(Way::Http { workload, is_declared }) => {
             // Its requests are recorded instead.
             record.end_without_outcome();
-            let http = HttpOutbound { workload, client, original, request: *request };
+            let http = HttpOutbound { workload, client, original, request: *request, is_declared };
             Some(ConnectedOutbound::Http(Box::new(http)))
         }
         Err(error) => {
@@ -193,13 +193,18 @@ pub struct HttpOutbound {
     client: ClientAddress,
     original: OriginalDestination,
     request: ConnectRequest,
+    is_declared: bool,
 }
 
 /// The way of a connection.
 enum Way {
     Relay(Connected),
-    /// None yet: requests of this client have one each.
-    Http(Arc<Workload>),
+    /// None yet: requests of this client have one each. `is_declared` is whether the port is declared to
+    /// speak HTTP/1.
+    Http {
+        workload: Arc<Workload>,
+        is_declared: bool,
+    },
 }
 
 /// A connection to be connected.
@@ -225,8 +230,9 @@ async fn connect(
     let mut origin =
         ClientContext { worker, pod, workload: &workload, client, service: None, early, exposed };
     let snapshot = worker.snapshot();
-    if request.reads_http && HttpRoutes::find(&snapshot, &workload, original.address()).is_some() {
-        return Ok(Way::Http(workload));
+    let routes = HttpRoutes::find(&snapshot, &workload, original.address()).filter(|_| request.reads_http);
+    if let Some(routes) = routes {
+        return Ok(Way::Http { workload, is_declared: routes.is_declared });
     }
     let connected = match destination_of(&snapshot, &workload, original.address()) {
         Destination::Reject(reject) => Err(Error::Rejected(reject)),

@@ -42,13 +42,6 @@ impl<K: Hash + Eq> ServiceConnectionLimits<K> {
     }
 }
 
-impl<K: Hash + Eq> ServiceSlot<K> {
-    /// Returns what it counts for.
-    pub fn key(&self) -> &K {
-        &self.key
-    }
-}
-
 impl<K: Hash + Eq> Drop for ServiceSlot<K> {
     fn drop(&mut self) {
         let mut counts = self.limits.counts();

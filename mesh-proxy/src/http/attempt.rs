@@ -20,6 +20,9 @@ use super::request_body::KeptBody;
 use super::upstream_connection::{UpstreamConnection, UpstreamStream};
 use crate::upstream;
 
+/// Most interim responses to one request.
+const MAX_INTERIM: usize = 100;
+
 /// Why an attempt has no response that goes to the client.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum AttemptError {
@@ -61,6 +64,8 @@ pub(super) struct OutgoingRequest {
     kept: KeptBody,
     head: BytesMut,
     is_sent: bool,
+    /// Whether a byte of an answer has come in this attempt.
+    has_answer: bool,
     /// Why the endpoint takes no more of the request; a response may come all the same.
     write_error: Option<io::Error>,
 }
@@ -112,22 +117,31 @@ impl Timers {
     }
 
     /// Ends the time of the attempt: its response has begun.
-    pub fn stop_attempt(&mut self) {
+    pub fn end_attempt(&mut self) {
+        self.attempt = Timer { after: None, running: None };
+    }
+
+    /// Begins the time of another attempt with its request.
+    fn restart_attempt(&mut self) {
         self.attempt.running = None;
     }
 }
 
 impl OutgoingRequest {
     /// Creates a request whose head is written so, and whose body comes from the client.
-    pub fn new(head: BytesMut, body: BodyFraming) -> Self {
+    pub fn new(head: BytesMut, body: BodyFraming, kept: KeptBody) -> Self {
         let pump = BodyPump::new(BodyDecoder::new(body), BodyEncoder::new(body, true), BytesMut::new());
-        let is_sent = false;
-        Self { pump, kept: KeptBody::default(), head, is_sent, write_error: None }
+        Self { pump, kept, head, is_sent: false, has_answer: false, write_error: None }
     }
 
     /// Whether all of it that was read can be sent again.
     pub fn is_repeatable(&self) -> bool {
-        self.kept.content().is_some()
+        self.kept.is_whole(self.pump.moved()) && !self.pump.has_trailers()
+    }
+
+    /// Whether the endpoint has sent anything in this attempt.
+    pub fn has_answer(&self) -> bool {
+        self.has_answer
     }
 
     /// Whether the whole of it was sent.
@@ -147,10 +161,9 @@ impl OutgoingRequest {
 
     /// Begins an attempt, with what was read of the body before.
     pub fn begin_attempt(&mut self, timers: &mut Timers) {
-        self.is_sent = false;
-        self.write_error = None;
+        (self.is_sent, self.has_answer, self.write_error) = (false, false, None);
         self.pump.restart(&self.head, self.kept.content().unwrap_or_default());
-        timers.stop_attempt();
+        timers.restart_attempt();
         if self.pump.has_read_all() {
             timers.start();
         }
@@ -208,10 +221,9 @@ pub(super) async fn send_and_read_head(
     response: &mut ResponseHead,
     timers: &mut Timers,
 ) -> Result<(), AttemptError> {
-    loop {
+    for _ in 0..MAX_INTERIM {
         wait_for_head(connection, client, (request, outgoing), response, timers).await?;
         if !response.is_interim() {
-            timers.stop_attempt();
             return Ok(());
         }
         if request.version == Version::Http11 {
@@ -224,13 +236,11 @@ pub(super) async fn send_and_read_head(
             };
             let mut out = BytesMut::new();
             write_response_head(&line, &response.fields, &mut out);
-            client
-                .socket
-                .write_all(&out)
-                .await
-                .map_err(|error| AttemptError::ClientGone(error.to_string()))?;
+            let sent = within_time(client.socket.write_all(&out), timers).await?;
+            sent.map_err(|error| AttemptError::ClientGone(error.to_string()))?;
         }
     }
+    Err(AttemptError::Malformed(Malformed::Invalid("interim responses do not end")))
 }
 
 /// Sends on until the head of a response has come.
@@ -248,10 +258,11 @@ async fn wait_for_head(
         if let Poll::Ready(reason) = revoked.as_mut().poll(context) {
             return Poll::Ready(Err(AttemptError::Revoked(reason)));
         }
-        match outgoing.poll_send(context, client, io) {
-            Poll::Ready(Ok(())) => timers.start(),
-            Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-            Poll::Pending => {}
+        if let Poll::Ready(Err(error)) = outgoing.poll_send(context, client, io) {
+            return Poll::Ready(Err(error));
+        }
+        if outgoing.has_read_all() {
+            timers.start();
         }
         loop {
             let seen = &input[..input.len().min(MAX_HEAD + 1)];
@@ -262,7 +273,7 @@ async fn wait_for_head(
             }
             match poll_fill(context, io, input) {
                 Poll::Ready(Ok(0)) => return Poll::Ready(Err(outgoing.reset_error("closed"))),
-                Poll::Ready(Ok(_)) => {}
+                Poll::Ready(Ok(_)) => outgoing.has_answer = true,
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(outgoing.reset_error(&error.to_string()))),
                 Poll::Pending => return timers.poll_expired(context).map(Err),
             }
@@ -286,6 +297,8 @@ pub(super) enum ResponseEnd {
     Complete,
     /// The endpoint broke it off.
     UpstreamBroke(String),
+    /// It took longer than the request has.
+    Late(String),
     /// The client is gone.
     ClientGone(String),
 }
@@ -308,15 +321,16 @@ pub(super) async fn relay_response(
         if let Poll::Ready(Err(error)) = outgoing.poll_send(context, client, io) {
             return Poll::Ready(ResponseEnd::ClientGone(error.to_string()));
         }
+        if outgoing.has_read_all() {
+            timers.start();
+        }
         match pump.poll(context, (io, input), &mut client.socket, |_| ()) {
             Poll::Ready(Ok(())) => Poll::Ready(ResponseEnd::Complete),
             Poll::Ready(Err(PumpError::Write(error))) => {
                 Poll::Ready(ResponseEnd::ClientGone(error.to_string()))
             }
             Poll::Ready(Err(error)) => Poll::Ready(ResponseEnd::UpstreamBroke(error.to_string())),
-            Poll::Pending => {
-                timers.poll_expired(context).map(|late| ResponseEnd::UpstreamBroke(late.to_string()))
-            }
+            Poll::Pending => timers.poll_expired(context).map(|late| ResponseEnd::Late(late.to_string())),
         }
     })
     .await;

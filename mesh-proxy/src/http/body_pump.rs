@@ -9,6 +9,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 
 use super::READ_SIZE;
 use super::h1::{BodyDecoder, BodyEncoder, BodyPiece, Fields, Malformed};
+use crate::mux::MAX_BYTES_PER_TURN;
 
 /// Moves a body, at most one piece at a time: whoever does not take bytes holds up whoever sends them.
 #[derive(Debug)]
@@ -19,6 +20,8 @@ pub(super) struct BodyPump {
     out: BytesMut,
     /// Bytes of the content that were read.
     moved: u64,
+    /// Whether trailers came.
+    has_trailers: bool,
 }
 
 /// Why a body did not come through.
@@ -41,7 +44,7 @@ pub(super) enum PumpError {
 impl BodyPump {
     /// Creates a pump that writes `out` first: the head.
     pub fn new(decoder: BodyDecoder, encoder: BodyEncoder, out: BytesMut) -> Self {
-        Self { decoder, encoder, out, moved: 0 }
+        Self { decoder, encoder, out, moved: 0, has_trailers: false }
     }
 
     /// Returns the bytes of content that were read.
@@ -57,6 +60,11 @@ impl BodyPump {
     /// Whether all of the body was read.
     pub fn has_read_all(&self) -> bool {
         self.decoder.is_done()
+    }
+
+    /// Whether trailers came, which are not kept.
+    pub fn has_trailers(&self) -> bool {
+        self.has_trailers
     }
 
     /// Begins anew to another recipient: with a head, and the content that was read so far.
@@ -80,26 +88,50 @@ impl BodyPump {
         to: &mut (impl AsyncWrite + Unpin),
         mut keep: impl FnMut(&[u8]),
     ) -> Poll<Result<(), PumpError>> {
+        let mut turn = MAX_BYTES_PER_TURN;
         loop {
+            let written = self.out.len();
             ready!(self.poll_write_out(context, to)).map_err(PumpError::Write)?;
             if self.decoder.is_done() {
                 return Pin::new(&mut *to).poll_flush(context).map_err(PumpError::Write);
             }
+            turn = turn.saturating_sub(written);
+            if turn == 0 {
+                // The other direction and other connections come first.
+                context.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            if self.encode_what_came(input, &mut keep)? {
+                let read = ready!(poll_fill(context, from, input)).map_err(PumpError::Read)?;
+                if read == 0 && !self.decoder.end_of_input() {
+                    return Poll::Ready(Err(PumpError::Cut));
+                }
+            }
+        }
+    }
+
+    /// Encodes the pieces that are there, some 16 KiB at most. Returns whether there are none, so that more
+    /// has to be read.
+    fn encode_what_came(
+        &mut self,
+        input: &mut BytesMut,
+        keep: &mut impl FnMut(&[u8]),
+    ) -> Result<bool, Malformed> {
+        while self.out.len() < READ_SIZE && !self.decoder.is_done() {
             match self.decoder.decode(input)? {
                 BodyPiece::Data(data) => {
                     self.moved += data.len() as u64;
                     keep(&data);
                     self.encoder.encode_data(&data, &mut self.out);
                 }
-                BodyPiece::End(trailers) => self.encoder.encode_end(&trailers, &mut self.out),
-                BodyPiece::Incomplete => {
-                    let read = ready!(poll_fill(context, from, input)).map_err(PumpError::Read)?;
-                    if read == 0 && !self.decoder.end_of_input() {
-                        return Poll::Ready(Err(PumpError::Cut));
-                    }
+                BodyPiece::End(trailers) => {
+                    self.has_trailers = !trailers.is_empty();
+                    self.encoder.encode_end(&trailers, &mut self.out);
                 }
+                BodyPiece::Incomplete => return Ok(self.out.is_empty()),
             }
         }
+        Ok(false)
     }
 
     fn poll_write_out(

@@ -1,16 +1,21 @@
 //! The client's end of a connection that is read as HTTP.
 
 use std::io;
+use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
+use futures_util::FutureExt as _;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::READ_SIZE;
 use super::h1::{BodyDecoder, BodyFraming, BodyPiece, MAX_HEAD, Malformed, find_head_end};
+use crate::mux::PodReceiveBudget;
 
+/// Memory that a large head takes: as it came, as it is read, and as it is written.
+const LARGE_HEAD: usize = 3 * MAX_HEAD;
 /// Time for a head once its first byte has come.
 const HEAD_TIME: Duration = Duration::from_mins(1);
 /// Time without a request after which a connection is closed (Envoy's default).
@@ -24,6 +29,24 @@ const DISCARD_TIME: Duration = Duration::from_secs(2);
 pub(super) struct ClientConnection {
     pub socket: TcpStream,
     pub input: BytesMut,
+    /// Where memory for large heads is taken from: what the pod's streams may hold.
+    budget: Rc<PodReceiveBudget>,
+    large_head: Option<LargeHead>,
+}
+
+/// Memory for a head beyond the first 16 KiB, and for what is made of it, until it is dropped.
+struct LargeHead(Rc<PodReceiveBudget>);
+
+impl LargeHead {
+    fn try_take(budget: &Rc<PodReceiveBudget>) -> Option<Self> {
+        budget.try_take(LARGE_HEAD).then(|| Self(Rc::clone(budget)))
+    }
+}
+
+impl Drop for LargeHead {
+    fn drop(&mut self) {
+        self.0.give_back(LARGE_HEAD);
+    }
 }
 
 /// What came instead of a head.
@@ -38,8 +61,13 @@ pub(super) enum NoHead {
 }
 
 impl ClientConnection {
-    pub fn new(socket: TcpStream) -> Self {
-        Self { socket, input: BytesMut::new() }
+    pub fn new(socket: TcpStream, budget: Rc<PodReceiveBudget>) -> Self {
+        Self { socket, input: BytesMut::new(), budget, large_head: None }
+    }
+
+    /// Gives memory back that the last request took.
+    pub fn release_memory(&mut self) {
+        self.large_head = None;
     }
 
     /// Waits until bytes of the next request are there. Returns whether there are any. An idle connection
@@ -71,6 +99,12 @@ impl ClientConnection {
                 {
                     return Ok(self.input.split_to(length));
                 }
+                if self.input.len() >= READ_SIZE && self.large_head.is_none() {
+                    self.large_head = LargeHead::try_take(&self.budget);
+                    if self.large_head.is_none() {
+                        return Err(NoHead::Malformed(Malformed::TooLarge));
+                    }
+                }
                 if self.fill().await.unwrap_or(0) == 0 {
                     return Err(NoHead::NoMoreBytes);
                 }
@@ -82,6 +116,18 @@ impl ClientConnection {
     async fn fill(&mut self) -> io::Result<usize> {
         self.input.reserve(READ_SIZE);
         self.socket.read_buf(&mut self.input).await
+    }
+
+    /// Checks that the client has not closed its connection. Errors: it has, or it is gone.
+    pub fn check_is_there(&self) -> io::Result<()> {
+        if let Some(error) = self.socket.take_error()? {
+            return Err(error);
+        }
+        match self.socket.peek(&mut [0]).now_or_never() {
+            Some(Ok(0)) => Err(io::ErrorKind::UnexpectedEof.into()),
+            Some(Err(error)) => Err(error),
+            Some(Ok(_)) | None => Ok(()),
+        }
     }
 
     /// Reads the rest of a request's body and throws it away. Returns whether it came to its end, so that

@@ -7,6 +7,8 @@ use tokio::time::{Instant, timeout_at};
 
 /// Time for the first bytes. Who sends nothing waits for the server, so it speaks something else.
 const FIRST_BYTES: Duration = Duration::from_millis(200);
+/// Time for the first word on a port that is declared to speak HTTP, once its first byte has come.
+const DECLARED_HEAD: Duration = Duration::from_mins(1);
 /// Pause before bytes that are not enough are looked at again: the socket is readable all the while.
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
 /// Most bytes of a method that are looked at. Those in use have at most 17 (`VERSION-CONTROL` and the like).
@@ -21,18 +23,25 @@ enum Guess {
     Unknown,
 }
 
-/// Returns whether the client speaks HTTP/1. Its bytes stay in the socket.
-pub async fn speaks_http1(socket: &TcpStream) -> bool {
-    let deadline = Instant::now() + FIRST_BYTES;
-    let mut bytes = [0; MAX_METHOD + 2];
+/// Returns whether the client speaks HTTP/1. Its bytes stay in the socket. Where the port is declared to
+/// speak it, they are waited for as long as it takes; else a client that sends nothing for 200 ms speaks
+/// something else.
+pub async fn speaks_http1(socket: &TcpStream, is_declared: bool) -> bool {
+    if is_declared && socket.readable().await.is_err() {
+        return false;
+    }
+    let deadline = Instant::now() + if is_declared { DECLARED_HEAD } else { FIRST_BYTES };
+    let mut bytes = [0; MAX_METHOD + 10];
+    let mut pause = LOOK_AGAIN;
     loop {
         let Ok(Ok(length)) = timeout_at(deadline, socket.peek(&mut bytes)).await else { return false };
         match guess(&bytes[..length]) {
             Guess::Http1 => return true,
             Guess::Other => return false,
             Guess::Unknown if length == 0 || Instant::now() >= deadline => return false,
-            Guess::Unknown => tokio::time::sleep(LOOK_AGAIN).await,
+            Guess::Unknown => tokio::time::sleep(pause).await,
         }
+        pause = (pause * 2).min(FIRST_BYTES);
     }
 }
 
@@ -45,11 +54,23 @@ fn guess(bytes: &[u8]) -> Guess {
         // HTTP/2 with prior knowledge (RFC 9113, 3.4).
         _ if bytes.starts_with(b"PRI ") => Guess::Other,
         [] if method <= MAX_METHOD => Guess::Unknown,
-        [b' '] if method > 0 => Guess::Unknown,
-        [b' ', target, ..] if method > 0 && (b"/*".contains(target) || target.is_ascii_alphanumeric()) => {
-            Guess::Http1
-        }
+        [b' ', target @ ..] if method > 0 => guess_by_target(target, bytes.starts_with(b"CONNECT ")),
         _ => Guess::Other,
+    }
+}
+
+/// A path, `*`, a URL, or of CONNECT a host. Other protocols have words there.
+fn guess_by_target(target: &[u8], is_connect: bool) -> Guess {
+    const URL: &[u8] = b"http://";
+    match target.first() {
+        None => Guess::Unknown,
+        Some(b'/' | b'*') => Guess::Http1,
+        Some(first) if is_connect && (first.is_ascii_alphanumeric() || *first == b'[') => Guess::Http1,
+        Some(_) if target.len() >= URL.len() && target[..URL.len()].eq_ignore_ascii_case(URL) => Guess::Http1,
+        Some(_) if target.len() < URL.len() && target.eq_ignore_ascii_case(&URL[..target.len()]) => {
+            Guess::Unknown
+        }
+        Some(_) => Guess::Other,
     }
 }
 
@@ -71,6 +92,9 @@ mod tests {
             ("", Guess::Unknown),
             ("GET", Guess::Unknown),
             ("GET ", Guess::Unknown),
+            ("GET http:/", Guess::Unknown),
+            ("get foo\r\n", Guess::Other),
+            ("HELO web", Guess::Other),
             ("\u{16}\u{3}\u{1}", Guess::Other),
             ("*1\r\n$4\r\nPING\r\n", Guess::Other),
             ("SSH-2.0-x\r\n", Guess::Other),

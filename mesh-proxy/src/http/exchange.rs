@@ -16,7 +16,7 @@ use super::local_response::LocalResponse;
 use crate::address_roles::{ClientAddress, OriginalDestination};
 use crate::local_pod::LocalPod;
 use crate::telemetry::{RequestFlag, RequestRecord};
-use crate::worker::Worker;
+use crate::worker::{DrainSignal, Worker};
 
 /// Shares of requests are in parts of this.
 const MILLION: u32 = 1_000_000;
@@ -35,8 +35,8 @@ pub(super) struct HttpConnection {
 /// A request to be answered.
 pub(super) struct Asked<'a> {
     pub head: &'a mut RequestHead,
-    /// Whether the connection ends with it, though the client wants to go on.
-    pub closes: bool,
+    /// Whether the worker drains, so that the connection ends with it, though the client wants to go on.
+    pub draining: &'a DrainSignal,
     /// The configuration in force when it came.
     pub snapshot: &'a Snapshot,
     /// The client's workload then.
@@ -44,9 +44,10 @@ pub(super) struct Asked<'a> {
 }
 
 impl Asked<'_> {
-    /// Whether the connection takes another request after this one.
+    /// Whether the connection takes another request after this one, as it is now. What comes after the head
+    /// of a CONNECT is none.
     pub fn stays(&self) -> bool {
-        self.head.keeps_alive && !self.closes
+        self.head.keeps_alive && !self.draining.has_begun() && !self.head.is_connect()
     }
 }
 
@@ -67,7 +68,6 @@ pub(super) async fn exchange(
     connection: &HttpConnection,
     client: ClientConnection,
     head: &mut RequestHead,
-    closes: bool,
 ) -> Next {
     let snapshot = connection.worker.snapshot();
     let workload = snapshot.workload(&connection.workload.uid);
@@ -77,7 +77,8 @@ pub(super) async fn exchange(
     record.details.set_source_workload(workload);
     record.details.labels.source_identity = Some(connection.pod.identity.clone());
     record.set_request(&head.method, &head.authority, &head.path);
-    let asked = Asked { head, closes, snapshot: &snapshot, workload };
+    let draining = &connection.worker.draining;
+    let asked = Asked { head, draining, snapshot: &snapshot, workload };
     let Some(routes) = HttpRoutes::find(&snapshot, workload, original) else {
         // The routes are gone since the connection was made.
         let forward = HttpForward::default();
@@ -153,9 +154,8 @@ pub(super) async fn respond(
     asked: &Asked<'_>,
 ) -> Next {
     let head = &*asked.head;
-    // A client that expects 100-continue sends its body or does not, as it likes (RFC 9110, 10.1.1); what
-    // comes after the head of a CONNECT is no request either.
-    let is_end_known = !head.is_connect() && (!head.has_body() || !head.fields.contains("expect"));
+    // A client that expects 100-continue sends its body or does not, as it likes (RFC 9110, 10.1.1).
+    let is_end_known = !head.has_body() || !head.fields.contains("expect");
     let stays = asked.stays() && is_end_known;
     if response.send(&mut client, head, stays).await && stays && client.discard_body(head.body).await {
         Next::Request(client)

@@ -7,17 +7,19 @@ use bytes::BytesMut;
 use http::StatusCode;
 use mesh_api::plan::http_routes::{HttpDestination, HttpForward, HttpMatch, Retries};
 use mesh_api::plan::outbound::{Destination, Reject, destination_of};
-use mesh_api::plan::{EndpointKey, Endpoints, PortPolicy, Service};
+use mesh_api::plan::{Endpoint, EndpointKey, Endpoints, PortPolicy, Service, TunnelProtocol};
 use rand::RngExt;
 
 use super::attempt::{AttemptError, OutgoingRequest, Timers, send_and_read_head, within_time};
 use super::client_connection::ClientConnection;
 use super::exchange::{Asked, HttpConnection, Next, respond};
-use super::h1::{RequestHead, ResponseHead, write_request_head};
+use super::h1::{MAX_HEAD, RequestHead, ResponseHead, normalize_path, write_request_head};
 use super::header_edits::apply_edits;
 use super::local_response::LocalResponse;
+use super::request_body::KeptBody;
 use super::response::{Answered, relay_to_client};
-use super::upstream_connection::UpstreamConnection;
+use super::upstream_connection::{ServicePortSlot, UpstreamConnection};
+use super::upstream_connections::UpstreamKey;
 use crate::balance::{ActiveConnection, AffinityKey, EndpointPick};
 use crate::telemetry::{RequestFlag, RequestRecord};
 use crate::tunnel::EarlyData;
@@ -72,19 +74,26 @@ pub(super) async fn forward_request(
         }
     };
     record.details.labels.service = Some(Arc::clone(&target.service));
-    let bytes = outgoing_head(asked.head, forwarding);
+    let Some(bytes) = outgoing_head(asked.head, forwarding) else {
+        let status = StatusCode::BAD_REQUEST;
+        let reason = "the rewritten path or the changed head can't be sent";
+        record.end(status, Some(RequestFlag::ClientProtocolError), reason);
+        return respond(LocalResponse::with_text(status, reason), client, &asked).await;
+    };
     let retries = &forwarding.forward.retries;
+    let budget = connection.worker.receive_budget(&connection.pod);
+    let kept = KeptBody::new(budget, retries.attempts > 0);
     let mut exchange = Exchange {
         connection,
         head: asked.head,
         retries,
         target: &target,
-        outgoing: OutgoingRequest::new(bytes, asked.head.body),
+        outgoing: OutgoingRequest::new(bytes, asked.head.body, kept),
         response: ResponseHead::default(),
         timers: Timers::new(forwarding.forward.timeout, retries.per_try_timeout),
     };
     let found = exchange.attempt_until_answered(&asked, &mut client, &mut record).await;
-    let stays = asked.head.keeps_alive && !asked.closes;
+    let stays = asked.stays();
     let Exchange { outgoing, response, timers, .. } = exchange;
     match found {
         Ok(Reached { key, upstream, active }) => {
@@ -94,7 +103,7 @@ pub(super) async fn forward_request(
             drop(active);
             let (next, reusable) = next;
             if let Some(upstream) = reusable {
-                worker.http_connections.keep(&connection.pod.uid, key, upstream);
+                worker.http_connections.keep(key, upstream);
             }
             next
         }
@@ -119,7 +128,7 @@ pub(super) async fn forward_request(
 
 /// An endpoint that has begun to answer.
 struct Reached {
-    key: EndpointKey,
+    key: UpstreamKey,
     upstream: UpstreamConnection,
     active: ActiveConnection,
 }
@@ -150,7 +159,7 @@ impl Exchange<'_> {
             });
             let EndpointPick { endpoint, key, active } = pick.ok_or(AttemptError::AllEjected)?;
             record.begin_attempt(endpoint);
-            let attempted = self.attempt(asked, endpoint, &key, client, record).await;
+            let attempted = self.attempt(asked, endpoint, client, record).await;
             self.report(&key, &attempted);
             let may_retry = retried < self.retries.attempts && self.outgoing.is_repeatable();
             match attempted {
@@ -160,7 +169,7 @@ impl Exchange<'_> {
                     if let Some((own, timeout)) = own {
                         affinity.remember_endpoint(own, &key, timeout, Instant::now());
                     }
-                    return Ok(Reached { key, upstream, active });
+                    return Ok(Reached { key: self.upstream_key(endpoint), upstream, active });
                 }
                 Err(error) if !may_retry || !self.is_retriable(&error) => return Err(error),
                 Ok(upstream) => upstream.close_in_order(),
@@ -168,6 +177,7 @@ impl Exchange<'_> {
             }
             retried += 1;
             drop(active);
+            client.check_is_there().map_err(|error| AttemptError::ClientGone(error.to_string()))?;
             within_time(tokio::time::sleep(backoff(self.retries.backoff, retried)), &mut self.timers).await?;
         }
     }
@@ -176,29 +186,62 @@ impl Exchange<'_> {
     async fn attempt(
         &mut self,
         asked: &Asked<'_>,
-        endpoint: &mesh_api::plan::Endpoint,
-        key: &EndpointKey,
+        endpoint: &Endpoint,
         client: &mut ClientConnection,
         record: &mut RequestRecord,
     ) -> Result<UpstreamConnection, AttemptError> {
-        loop {
+        let key = self.upstream_key(endpoint);
+        let pooled = self.connection.worker.http_connections.take(&key).await;
+        if let Some(mut upstream) = pooled {
+            upstream.hold_slot(self.take_slot()?);
             self.outgoing.begin_attempt(&mut self.timers);
-            let pooled = self.connection.worker.http_connections.take(&self.connection.pod.uid, key).await;
-            let mut upstream = match pooled {
-                Some(upstream) => upstream,
-                None => self.open(asked, endpoint, record).await?,
-            };
-            record.note_way(upstream.transport, upstream.allowing_policy());
-            let (outgoing, response) = (&mut self.outgoing, &mut self.response);
-            let messages = (self.head, outgoing);
-            match send_and_read_head(&mut upstream, client, messages, response, &mut self.timers).await {
+            match self.send_on(&mut upstream, client, record).await {
                 Ok(()) => return Ok(upstream),
-                // The server closed it as the request was on its way (RFC 9112, 9.3.1), which costs no retry.
-                Err(AttemptError::Reset(_))
-                    if upstream.is_reused && self.head.is_idempotent() && self.outgoing.is_repeatable() => {}
+                // The server closed it as the request was on its way (RFC 9112, 9.3.1), which costs no retry:
+                // once, on a new connection.
+                Err(AttemptError::Reset(_)) if self.can_repeat_at_once() => {}
                 Err(error) => return Err(error),
             }
         }
+        let slot = self.take_slot()?;
+        self.outgoing.begin_attempt(&mut self.timers);
+        let mut upstream = self.open(asked, endpoint, record).await?;
+        upstream.hold_slot(slot);
+        self.send_on(&mut upstream, client, record).await.map(|()| upstream)
+    }
+
+    /// Sends the request on a connection and reads the head of its response. Errors: it has none.
+    async fn send_on(
+        &mut self,
+        upstream: &mut UpstreamConnection,
+        client: &mut ClientConnection,
+        record: &mut RequestRecord,
+    ) -> Result<(), AttemptError> {
+        record.note_way(upstream.transport, upstream.allowing_policy());
+        let messages = (self.head, &mut self.outgoing);
+        send_and_read_head(upstream, client, messages, &mut self.response, &mut self.timers).await
+    }
+
+    fn can_repeat_at_once(&self) -> bool {
+        self.head.is_idempotent() && self.outgoing.is_repeatable() && !self.outgoing.has_answer()
+    }
+
+    fn upstream_key(&self, endpoint: &Endpoint) -> UpstreamKey {
+        UpstreamKey {
+            pod: Arc::clone(&self.connection.pod.uid),
+            service: (Arc::clone(&self.target.service.key), self.target.port),
+            endpoint: endpoint.key(),
+            is_encrypted: endpoint.tunnel_protocol == TunnelProtocol::Hbone,
+        }
+    }
+
+    /// Takes a slot below the limit of the service's port, if it has one. Errors: all are taken.
+    fn take_slot(&self) -> Result<Option<ServicePortSlot>, AttemptError> {
+        let Target { service, port, policy, .. } = self.target;
+        let Some(limit) = policy.pool.max_connections else { return Ok(None) };
+        let limits = &self.connection.worker.shared.service_limits;
+        let slot = limits.try_take_slot((Arc::clone(&service.key), *port), limit.get());
+        slot.map(Some).ok_or(AttemptError::Overflow(limit.get()))
     }
 
     /// Opens a connection to an endpoint; what is sent first goes along with it. Errors: it can't be reached,
@@ -206,20 +249,11 @@ impl Exchange<'_> {
     async fn open(
         &mut self,
         asked: &Asked<'_>,
-        endpoint: &mesh_api::plan::Endpoint,
+        endpoint: &Endpoint,
         record: &mut RequestRecord,
     ) -> Result<UpstreamConnection, AttemptError> {
         let HttpConnection { worker, pod, client, .. } = self.connection;
-        let Target { service, port, policy, .. } = self.target;
-        let slot = match policy.pool.max_connections {
-            None => None,
-            Some(limit) => {
-                let key = (Arc::clone(&service.key), *port);
-                let take = || worker.shared.service_limits.try_take_slot(key.clone(), limit.get());
-                let slot = take().or_else(|| worker.http_connections.close_one_of(&key).then(take).flatten());
-                Some(slot.ok_or(AttemptError::Overflow(limit.get()))?)
-            }
-        };
+        let Target { service, policy, .. } = self.target;
         let options =
             ConnectOptions { timeout: policy.pool.connect_timeout, keepalive: policy.pool.keepalive };
         let first = BytesMut::from(self.outgoing.first_bytes());
@@ -237,7 +271,7 @@ impl Exchange<'_> {
         match within_time(opening, &mut self.timers).await? {
             Ok(upstream) => {
                 self.outgoing.skip(upstream.early_bytes_sent());
-                Ok(UpstreamConnection::new(upstream, slot))
+                Ok(UpstreamConnection::new(upstream))
             }
             Err(error) if origin.exposed.get() => Err(AttemptError::Reset(error.to_string())),
             Err(error) => Err(AttemptError::Connect(error)),
@@ -346,8 +380,8 @@ fn status_and_flag(error: &AttemptError) -> (StatusCode, RequestFlag) {
 }
 
 /// Writes the head as endpoints get it: with the changes of the route and of its destination, and with what
-/// every request has.
-fn outgoing_head(head: &mut RequestHead, forwarding: &Forwarding<'_>) -> BytesMut {
+/// every request has. None: its path would no longer be in its normal form, or it would be too large.
+fn outgoing_head(head: &mut RequestHead, forwarding: &Forwarding<'_>) -> Option<BytesMut> {
     let Forwarding { forward, matched, destination } = forwarding;
     let of_route = &forward.request_edits;
     let of_destination = destination.map(|destination| &destination.request_edits);
@@ -371,26 +405,32 @@ fn outgoing_head(head: &mut RequestHead, forwarding: &Forwarding<'_>) -> BytesMu
         head.fields.push("TE", b"trailers");
         head.fields.push("Connection", b"TE");
     }
-    let target = target_of(head, forward, *matched);
+    let target = target_of(head, forward, *matched)?;
     let mut bytes = BytesMut::new();
     let line = (head.method.as_str(), target.as_str(), authority);
     write_request_head(line, &head.fields, head.body, head.upgrade.as_deref(), &mut bytes);
-    bytes
+    (bytes.len() <= MAX_HEAD).then_some(bytes)
 }
 
-/// Returns the target of a request as endpoints get it.
-fn target_of(head: &RequestHead, forward: &HttpForward, matched: Option<&HttpMatch>) -> String {
+/// Returns the target of a request as endpoints get it. None: a rewritten path that is not in its normal form
+/// (`/static../a` to `/files/../a`), or is too long.
+fn target_of(head: &RequestHead, forward: &HttpForward, matched: Option<&HttpMatch>) -> Option<String> {
     if head.is_connect() {
-        return head.authority.clone();
+        return Some(head.authority.clone());
     }
     let path = match &forward.rewrite.path {
-        Some(rewrite) if head.path != "*" => rewrite.apply(&head.path, matched),
-        _ => head.path.as_str().into(),
+        Some(rewrite) if head.path != "*" => {
+            let rewritten = rewrite.apply(&head.path, matched)?;
+            let mut normal = String::new();
+            normalize_path(&rewritten, &mut normal).ok()?;
+            (normal == rewritten).then_some(rewritten)?
+        }
+        _ => head.path.clone(),
     };
-    match &head.query {
-        None => path.into_owned(),
+    Some(match &head.query {
+        None => path,
         Some(query) => format!("{path}?{query}"),
-    }
+    })
 }
 
 /// Returns a random UUID (RFC 9562, 5.4), as Envoy makes one of each request.

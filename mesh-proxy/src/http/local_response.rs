@@ -4,6 +4,7 @@ use bytes::BytesMut;
 use http::StatusCode;
 use tokio::io::AsyncWriteExt;
 
+use super::READ_SIZE;
 use super::client_connection::ClientConnection;
 use super::h1::{
     BodyFraming, ConnectionWord, Fields, RequestHead, ResponseLine, Version, write_response_head,
@@ -42,15 +43,20 @@ impl<'a> LocalResponse<'a> {
             status: self.status,
             reason: "",
             body: if has_body { BodyFraming::Length(length) } else { BodyFraming::None },
-            announced_length: (request.method == "HEAD").then_some(length),
+            announced_length: (request.method == "HEAD" && self.status != StatusCode::NO_CONTENT)
+                .then_some(length),
             connection: connection_word(request.version, stays),
         };
         let mut out = BytesMut::new();
         write_response_head(&line, &self.fields, &mut out);
-        if has_body {
+        if has_body && self.body.len() <= READ_SIZE {
             out.extend_from_slice(self.body);
         }
-        client.socket.write_all(&out).await.is_ok()
+        if client.socket.write_all(&out).await.is_err() {
+            return false;
+        }
+        // A large one is not copied: it belongs to the configuration.
+        !has_body || self.body.len() <= READ_SIZE || client.socket.write_all(self.body).await.is_ok()
     }
 }
 

@@ -37,6 +37,7 @@ pub(super) async fn relay_to_client(
     (request, forwarding): (&RequestHead, &Forwarding<'_>),
     mut record: RequestRecord,
 ) -> (Next, Option<UpstreamConnection>) {
+    answered.timers.end_attempt();
     edit(&mut answered.response, forwarding);
     let status = answered.response.status;
     let changes = request.upgrade.is_some() && status == StatusCode::SWITCHING_PROTOCOLS
@@ -77,6 +78,10 @@ pub(super) async fn relay_to_client(
                 upstream.close_in_order();
             }
             (next, None)
+        }
+        ResponseEnd::Late(reason) => {
+            record.end(status, Some(RequestFlag::Timeout), &reason);
+            (Next::Reset(client.socket), None)
         }
         ResponseEnd::UpstreamBroke(reason) => {
             record.end(status, Some(RequestFlag::UpstreamReset), &reason);

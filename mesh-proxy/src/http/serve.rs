@@ -27,7 +27,7 @@ pub async fn serve_http(
 ) {
     // A response goes out as it comes. Where this fails it only comes later.
     let _late_at_worst = socket.set_nodelay(true);
-    let mut connection = ClientConnection::new(socket);
+    let mut connection = ClientConnection::new(socket, worker.receive_budget(&pod));
     let about = HttpConnection { worker, pod, workload, client, original };
     let mut head = RequestHead::default();
     let draining = Rc::clone(&about.worker.draining);
@@ -55,10 +55,11 @@ pub async fn serve_http(
         }
         drop(bytes);
         // Boxed, since an idle connection needs none of it.
-        let next = Box::pin(exchange(&about, connection, &mut head, draining.has_begun())).await;
+        let next = Box::pin(exchange(&about, connection, &mut head)).await;
         connection = match next {
-            Next::Request(connection) => {
+            Next::Request(mut connection) => {
                 head.release_memory();
+                connection.release_memory();
                 connection
             }
             Next::Close(connection) => return connection.close_in_order().await,

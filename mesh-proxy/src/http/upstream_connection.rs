@@ -22,7 +22,7 @@ use crate::upstream::Upstream;
 const CLOSE_TIME: Duration = Duration::from_secs(1);
 
 /// A slot below the limit of a service's port.
-type ServicePortSlot = ServiceSlot<(Arc<str>, u16)>;
+pub(super) type ServicePortSlot = ServiceSlot<(Arc<str>, u16)>;
 
 /// A connection to an endpoint.
 pub(super) struct UpstreamConnection {
@@ -48,7 +48,7 @@ pub(super) enum UpstreamStream {
 }
 
 impl UpstreamConnection {
-    pub fn new(upstream: Upstream, slot: Option<ServicePortSlot>) -> Self {
+    pub fn new(upstream: Upstream) -> Self {
         let (io, authorized, transport) = match upstream {
             Upstream::Stream(stream) => {
                 let transport = stream.transport_name();
@@ -59,7 +59,7 @@ impl UpstreamConnection {
                 (UpstreamStream::Application(socket), Some(authorized), LOCAL_TRANSPORT)
             }
         };
-        Self { io, input: BytesMut::new(), authorized, slot, is_reused: false, transport }
+        Self { io, input: BytesMut::new(), authorized, slot: None, is_reused: false, transport }
     }
 
     /// Returns the policy that allowed it, if it is this node's to know, and one had to.
@@ -79,6 +79,16 @@ impl UpstreamConnection {
         (upstream, self.slot)
     }
 
+    /// Counts it against the limit of its service's port from now on.
+    pub fn hold_slot(&mut self, slot: Option<ServicePortSlot>) {
+        self.slot = slot;
+    }
+
+    /// Counts it no longer: it is idle, or about to end.
+    pub fn release_slot(&mut self) {
+        self.slot = None;
+    }
+
     /// Splits it into what carries bytes, the bytes that were read, and the future of its end by policy.
     pub fn parts(&mut self) -> (&mut UpstreamStream, &mut BytesMut, impl Future<Output = String> + '_) {
         let authorized = self.authorized.as_ref();
@@ -93,6 +103,7 @@ impl UpstreamConnection {
 
     /// Closes it so that the server sees an end and no reset, which it might log as a fault.
     pub fn close_in_order(mut self) {
+        self.release_slot();
         spawn_local(async move {
             let close = async {
                 self.io.shutdown().await?;
@@ -103,11 +114,6 @@ impl UpstreamConnection {
         });
     }
 
-    /// Whether it counts against the limit of a service's port.
-    pub fn counts_for(&self, service_port: &(Arc<str>, u16)) -> bool {
-        self.slot.as_ref().is_some_and(|slot| slot.key() == service_port)
-    }
-
     /// Whether it can take another request: the server has neither closed it nor sent what nobody asked for,
     /// and the policy still allows it.
     pub async fn is_usable(&mut self) -> bool {
@@ -116,11 +122,12 @@ impl UpstreamConnection {
         }
         let mut byte = [0; 1];
         // Any answer of the read is the end of the connection, or bytes too many.
-        poll_fn(|context| {
+        let looking = poll_fn(|context| {
             let mut into = ReadBuf::new(&mut byte);
             Poll::Ready(Pin::new(&mut self.io).poll_read(context, &mut into).is_pending())
-        })
-        .await
+        });
+        // A task that has had its turn would be told that nothing is there.
+        tokio::task::unconstrained(looking).await
     }
 }
 

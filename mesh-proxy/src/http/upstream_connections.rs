@@ -1,7 +1,7 @@
 //! Idle connections to endpoints, kept for the next request. None is shared between pods: a connection on
 //! which one pod's requests went never carries another's.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,15 +13,33 @@ use super::upstream_connection::UpstreamConnection;
 /// How long a connection waits for a request. Servers close theirs after five seconds and more; one that is
 /// closed while a request is on its way to it would cost that request.
 const IDLE_TIME: Duration = Duration::from_secs(4);
-/// Most idle connections from one pod to one endpoint. A new one costs a stream, and no round trip.
-const MAX_IDLE: usize = 64;
+/// How often connections that have waited too long are looked for, while there are requests.
+const SWEEP_EVERY: Duration = Duration::from_secs(1);
+/// Most idle connections of one pod to one endpoint. A new one costs a stream, and no round trip.
+const MAX_IDLE_EACH: usize = 64;
+/// Most idle connections of a worker.
+const MAX_IDLE: usize = 4096;
 
 /// The idle connections of one worker.
 #[derive(Default)]
-pub struct UpstreamConnections(RefCell<HashMap<Key, Vec<Idle>>>);
+pub struct UpstreamConnections {
+    idle: RefCell<HashMap<UpstreamKey, Vec<Idle>>>,
+    /// Number of all.
+    count: Cell<usize>,
+    swept: Cell<Option<Instant>>,
+}
 
-/// Client pod's uid and endpoint.
-type Key = (Arc<str>, EndpointKey);
+/// For whom a connection was made, and where it leads.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub(super) struct UpstreamKey {
+    /// The client pod's uid.
+    pub pod: Arc<str>,
+    /// Key of the service, which the server's node is told, and its port.
+    pub service: (Arc<str>, u16),
+    pub endpoint: EndpointKey,
+    /// Whether it is reached over mutual TLS.
+    pub is_encrypted: bool,
+}
 
 struct Idle {
     connection: UpstreamConnection,
@@ -30,10 +48,10 @@ struct Idle {
 
 impl UpstreamConnections {
     /// Takes the connection that was used last; none if there is none that can take a request.
-    pub(super) async fn take(&self, pod: &Arc<str>, endpoint: &EndpointKey) -> Option<UpstreamConnection> {
-        let key = (Arc::clone(pod), endpoint.clone());
+    pub(super) async fn take(&self, key: &UpstreamKey) -> Option<UpstreamConnection> {
         loop {
-            let Idle { mut connection, since } = self.0.borrow_mut().get_mut(&key)?.pop()?;
+            let Idle { mut connection, since } = self.idle.borrow_mut().get_mut(key)?.pop()?;
+            self.count.set(self.count.get() - 1);
             if since.elapsed() < IDLE_TIME && connection.is_usable().await {
                 return Some(connection);
             }
@@ -42,38 +60,34 @@ impl UpstreamConnections {
     }
 
     /// Keeps a connection whose last response is complete.
-    pub(super) fn keep(&self, pod: &Arc<str>, endpoint: EndpointKey, mut connection: UpstreamConnection) {
+    pub(super) fn keep(&self, key: UpstreamKey, mut connection: UpstreamConnection) {
         connection.is_reused = true;
+        connection.release_slot();
         if !connection.input.is_empty() {
             // What follows a response belongs to none.
             return connection.close_in_order();
         }
         // An idle connection holds no buffer.
         connection.input = bytes::BytesMut::new();
-        let mut all = self.0.borrow_mut();
-        let idle = all.entry((Arc::clone(pod), endpoint)).or_default();
-        if idle.len() < MAX_IDLE {
+        if self.swept.get().is_none_or(|swept| swept.elapsed() > SWEEP_EVERY) {
+            self.close_idle();
+        }
+        let mut all = self.idle.borrow_mut();
+        let idle = all.entry(key).or_default();
+        if idle.len() < MAX_IDLE_EACH && self.count.get() < MAX_IDLE {
             idle.push(Idle { connection, since: Instant::now() });
+            self.count.set(self.count.get() + 1);
         } else {
             connection.close_in_order();
         }
     }
 
-    /// Closes a connection that counts against the limit of a service's port, so that another endpoint can
-    /// have one. Returns whether there was one.
-    pub(super) fn close_one_of(&self, service_port: &(Arc<str>, u16)) -> bool {
-        let mut all = self.0.borrow_mut();
-        let found = all.values_mut().find_map(|idle| {
-            let index = idle.iter().position(|idle| idle.connection.counts_for(service_port))?;
-            Some(idle.remove(index))
-        });
-        found.is_some()
-    }
-
     /// Closes connections that have waited too long.
     pub fn close_idle(&self) {
-        self.0.borrow_mut().retain(|_, idle| {
+        self.swept.set(Some(Instant::now()));
+        self.idle.borrow_mut().retain(|_, idle| {
             let expired: Vec<_> = idle.extract_if(.., |idle| idle.since.elapsed() >= IDLE_TIME).collect();
+            self.count.set(self.count.get() - expired.len());
             expired.into_iter().for_each(|idle| idle.connection.close_in_order());
             !idle.is_empty()
         });
@@ -81,7 +95,7 @@ impl UpstreamConnections {
 
     /// Returns the number of idle connections.
     pub fn len(&self) -> usize {
-        self.0.borrow().values().map(Vec::len).sum()
+        self.count.get()
     }
 
     /// Whether there is no idle connection.

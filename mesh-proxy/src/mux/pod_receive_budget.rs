@@ -20,7 +20,7 @@ impl PodReceiveBudget {
     }
 
     /// Takes all of `bytes`, or nothing.
-    pub(super) fn try_take(&self, bytes: usize) -> bool {
+    pub(crate) fn try_take(&self, bytes: usize) -> bool {
         let left = self.free.get().checked_sub(bytes);
         match (left, &self.metrics) {
             (Some(left), _) => self.free.set(left),
@@ -37,7 +37,7 @@ impl PodReceiveBudget {
     }
 
     /// Gives bytes back.
-    pub(super) fn give_back(&self, bytes: usize) {
+    pub(crate) fn give_back(&self, bytes: usize) {
         self.free.set(self.free.get() + bytes);
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::StatusCode;
+use http::{HeaderName, StatusCode};
 
 use super::destination::HttpDestination;
 use super::request_match::{HeaderMatch, HttpMatch};
@@ -130,12 +130,18 @@ impl TryFrom<wire::HttpDestination> for HttpDestination {
 impl From<wire::HeaderEdits> for HeaderEdits {
     fn from(from: wire::HeaderEdits) -> Self {
         let values = |of: Vec<wire::HeaderValue>| {
-            of.into_iter().map(|it| (it.name.to_ascii_lowercase().into(), it.value.into())).collect()
+            let usable = of.into_iter().filter(|it| is_editable(&it.name) && is_header_value(&it.value));
+            usable.map(|it| (it.name.to_ascii_lowercase().into(), it.value.into())).collect()
         };
         Self {
             set: values(from.set),
             append: values(from.append),
-            remove: from.remove.iter().map(|name| name.to_ascii_lowercase().into()).collect(),
+            remove: from
+                .remove
+                .iter()
+                .filter(|name| is_editable(name))
+                .map(|name| name.to_ascii_lowercase().into())
+                .collect(),
             authority: non_empty(from.authority),
         }
     }
@@ -235,6 +241,26 @@ fn status(field: &'static str, value: u32) -> Result<StatusCode, Invalid> {
     known
         .and_then(|code| StatusCode::from_u16(code).ok())
         .ok_or(Invalid::UnknownValue { field, value: i32::try_from(value).unwrap_or(i32::MAX) })
+}
+
+/// Whether routes may change a field of that name: no part of a message's framing, nor of its connection.
+pub(crate) fn is_editable(name: &str) -> bool {
+    const FIXED: [&str; 9] = [
+        "connection",
+        "content-length",
+        "host",
+        "keep-alive",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    ];
+    HeaderName::from_bytes(name.as_bytes()).is_ok() && !FIXED.iter().any(|it| name.eq_ignore_ascii_case(it))
+}
+
+fn is_header_value(value: &str) -> bool {
+    !value.bytes().any(|byte| byte.is_ascii_control() && byte != b'\t')
 }
 
 fn non_empty(text: String) -> Option<Box<str>> {

@@ -22,6 +22,7 @@ use super::service::{AppProtocol, Service};
 use super::snapshot::Snapshot;
 use super::workload::Workload;
 
+pub(crate) use self::decode::is_editable;
 pub use self::destination::HttpDestination;
 pub use self::request_match::{HttpMatch, RequestView, UnmetCondition};
 pub use self::rewrite::{PathRewrite, Redirect, RedirectPath, RedirectPort, Rewrite};
@@ -240,6 +241,8 @@ pub struct HttpRoutes {
     pub service: Arc<Service>,
     /// Port of the service.
     pub port: NonZeroU16,
+    /// Whether the port is declared to speak HTTP/1; else the first bytes tell.
+    pub is_declared: bool,
     /// The routes for the client.
     pub table: Arc<HttpRouteTable>,
 }
@@ -258,7 +261,8 @@ impl HttpRoutes {
         if blocking_waypoint(snapshot, source, &service.waypoints).is_some() {
             return None;
         }
-        Some(Self { port: NonZeroU16::new(port.port)?, service, table })
+        let is_declared = port.protocol == AppProtocol::Http11;
+        Some(Self { port: NonZeroU16::new(port.port)?, is_declared, service, table })
     }
 }
 

@@ -1,6 +1,5 @@
 //! How path and authority of a request become others, and where a redirect leads.
 
-use std::borrow::Cow;
 use std::fmt::Write as _;
 
 use http::StatusCode;
@@ -8,6 +7,9 @@ use http::StatusCode;
 use super::request_match::{HttpMatch, RequestView};
 use super::text_match::TextMatch;
 use crate::regular_expression::RegularExpression;
+
+/// Most bytes of a path that a regular expression makes.
+const MAX_REWRITTEN: usize = 16 * 1024;
 
 /// What becomes another before a request goes to a destination.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -64,14 +66,15 @@ pub enum RedirectPort {
 }
 
 impl PathRewrite {
-    /// Returns the new path, without the query, of a request that `matched` fits.
-    pub fn apply<'a>(&self, path: &'a str, matched: Option<&HttpMatch>) -> Cow<'a, str> {
+    /// Returns the new path, without the query, of a request that `matched` fits; none if it would be too
+    /// long.
+    pub fn apply(&self, path: &str, matched: Option<&HttpMatch>) -> Option<String> {
         let rewritten = match self {
-            Self::Uri(uri) => Cow::Owned(replace_prefix(path, matched, uri)),
-            Self::Regex(pattern, substitution) => pattern.replace_all(path, substitution),
+            Self::Uri(uri) => replace_prefix(path, matched, uri),
+            Self::Regex(pattern, substitution) => pattern.replace_all(path, substitution, MAX_REWRITTEN)?,
         };
         // A request's target begins with a slash (RFC 9112, 3.2.1).
-        if rewritten.starts_with('/') { rewritten } else { Cow::Owned(format!("/{rewritten}")) }
+        Some(if rewritten.starts_with('/') { rewritten } else { format!("/{rewritten}") })
     }
 }
 

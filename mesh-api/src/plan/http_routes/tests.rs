@@ -235,10 +235,11 @@ fn a_rewrite_replaces_what_the_match_named() {
         (uri("b"), "/a/c", prefix("/a"), "/b/c"),
     ] {
         let rewritten = rewrite.apply(path, Some(&matched(condition.clone())));
-        assert_eq!(rewritten, expected, "{rewrite:?} {condition:?}");
+        assert_eq!(rewritten.as_deref(), Some(expected), "{rewrite:?} {condition:?}");
     }
     let pattern = RegularExpression::new("^/v([0-9])/").unwrap();
-    assert_eq!(PathRewrite::Regex(pattern, r"/\1/".into()).apply("/v2/a", None), "/2/a");
+    let rewritten = PathRewrite::Regex(pattern, r"/\1/".into()).apply("/v2/a", None);
+    assert_eq!(rewritten.as_deref(), Some("/2/a"));
 }
 
 #[test]

@@ -4,6 +4,7 @@ use http::HeaderName;
 
 use super::values;
 use crate::document::cursor::{Cursor, Fields, quoted};
+use crate::plan::http_routes::is_editable;
 
 /// Most bytes of a header's value. No request comes through with a longer one.
 const MAX_VALUE: usize = 16 << 10;
@@ -99,6 +100,11 @@ fn header_name(at: &Cursor<'_>, name: &str) -> Option<HeaderName> {
         return None;
     }
     let read = HeaderName::from_bytes(name.as_bytes()).ok();
+    if read.is_some() && !is_editable(name) {
+        let fix = "change another header; this one belongs to the message's framing or to its connection";
+        at.error(format!("{} can't be changed here", quoted(name)), fix);
+        return None;
+    }
     if read.is_none() {
         at.error(format!("{} is not a header's name", quoted(name)), "use letters, digits and `-`");
     }

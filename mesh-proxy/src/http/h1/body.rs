@@ -40,7 +40,8 @@ enum State {
     Chunk(u64),
     /// CR LF behind a chunk.
     ChunkEnd,
-    Trailers,
+    /// So many bytes of the trailers were looked at.
+    Trailers(usize),
     Done,
 }
 
@@ -90,7 +91,7 @@ impl BodyDecoder {
                 }
                 State::ChunkLine => match chunk_size(input)? {
                     None => return Ok(BodyPiece::Incomplete),
-                    Some(0) => self.state = State::Trailers,
+                    Some(0) => self.state = State::Trailers(0),
                     Some(size) => self.state = State::Chunk(size),
                 },
                 State::Chunk(left) => {
@@ -107,8 +108,10 @@ impl BodyDecoder {
                     [] | [b'\r'] => return Ok(BodyPiece::Incomplete),
                     _ => return Err(Malformed::Invalid("a chunk is longer than its size")),
                 },
-                State::Trailers => {
-                    let Some(trailers) = trailers(input)? else { return Ok(BodyPiece::Incomplete) };
+                State::Trailers(mut searched) => {
+                    let trailers = trailers(input, &mut searched)?;
+                    self.state = State::Trailers(searched);
+                    let Some(trailers) = trailers else { return Ok(BodyPiece::Incomplete) };
                     self.state = State::Done;
                     return Ok(BodyPiece::End(trailers));
                 }
@@ -197,8 +200,10 @@ fn quoted_length(text: &[u8]) -> usize {
 }
 
 /// Takes the trailers; none if their end has not come yet.
-fn trailers(input: &mut BytesMut) -> Result<Option<Fields>, Malformed> {
-    let Some(end) = find_head_end(&input[..input.len().min(MAX_HEAD + 1)], &mut 0)? else { return Ok(None) };
+fn trailers(input: &mut BytesMut, searched: &mut usize) -> Result<Option<Fields>, Malformed> {
+    let Some(end) = find_head_end(&input[..input.len().min(MAX_HEAD + 1)], searched)? else {
+        return Ok(None);
+    };
     let mut fields = Fields::default();
     parse_trailers(&input.split_to(end), &mut fields)?;
     Ok(Some(fields))

@@ -12,14 +12,18 @@ pub(super) struct ConnectionOptions {
     named: Vec<String>,
 }
 
+/// Most fields that a message may name as ending here.
+const MAX_NAMED: usize = 32;
+
 /// Fields that a `Connection` field can't take away: they frame or route the message, or say who sends it.
-const PROTECTED: [&str; 12] = [
+const PROTECTED: [&str; 13] = [
     "authorization",
     "baggage",
     "content-encoding",
     "content-length",
     "content-type",
     "cookie",
+    "expect",
     "forwarded",
     "host",
     "te",
@@ -29,6 +33,11 @@ const PROTECTED: [&str; 12] = [
 ];
 
 impl ConnectionOptions {
+    /// Returns the number of bytes that memory is kept for, about.
+    pub fn capacity(&self) -> usize {
+        self.named.capacity() * size_of::<String>()
+    }
+
     pub fn clear(&mut self) {
         self.named.clear();
         (self.close, self.keep_alive, self.upgrade) = (false, false, false);
@@ -45,6 +54,10 @@ impl ConnectionOptions {
                 "keep-alive" => self.keep_alive = true,
                 "upgrade" => self.upgrade = true,
                 name if PROTECTED.contains(&name) || name.starts_with("x-forwarded-") => {}
+                name if self.named.iter().any(|it| it == name) => {}
+                _ if self.named.len() == MAX_NAMED => {
+                    return Err(Malformed::Invalid("Connection names too many fields"));
+                }
                 name => self.named.push(name.to_owned()),
             }
         }

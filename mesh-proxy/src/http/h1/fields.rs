@@ -63,7 +63,13 @@ impl Fields {
         let mut values = self.places.iter().filter(|place| self.name(place).eq_ignore_ascii_case(name));
         let text = |place: &Place| String::from_utf8_lossy(&self.bytes[place.value.clone()]);
         let first = text(values.next()?);
-        Some(values.fold(first, |joined, place| Cow::Owned(format!("{joined},{}", text(place)))))
+        let Some(second) = values.next() else { return Some(first) };
+        let mut joined = first.into_owned();
+        for place in std::iter::once(second).chain(values) {
+            joined.push(',');
+            joined.push_str(&text(place));
+        }
+        Some(Cow::Owned(joined))
     }
 
     /// Returns the number of fields.

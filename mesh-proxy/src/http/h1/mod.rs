@@ -17,6 +17,7 @@ use http::StatusCode;
 pub use self::body::{BodyDecoder, BodyEncoder, BodyFraming, BodyPiece};
 pub use self::fields::Fields;
 pub use self::head::{MAX_HEAD, find_head_end};
+pub use self::path::normalize_path;
 pub use self::request_head::RequestHead;
 pub use self::response_head::ResponseHead;
 pub use self::write_head::{ConnectionWord, ResponseLine, write_request_head, write_response_head};
@@ -37,9 +38,12 @@ pub enum Malformed {
     /// It breaks the grammar, or has more than one meaning.
     #[error("{0}")]
     Invalid(&'static str),
-    /// The head is larger than [`MAX_HEAD`], or has more fields than [`head::MAX_FIELDS`].
+    /// The head is larger than [`MAX_HEAD`], or has more than 100 fields.
     #[error("the head is too large")]
     TooLarge,
+    /// The target is longer than 8 KiB.
+    #[error("the target is too long")]
+    TargetTooLong,
     /// The version is neither HTTP/1.0 nor HTTP/1.1.
     #[error("the version is not supported")]
     Version,
@@ -56,6 +60,7 @@ impl Malformed {
     pub fn status(self) -> StatusCode {
         match self {
             Self::Invalid(_) => StatusCode::BAD_REQUEST,
+            Self::TargetTooLong => StatusCode::URI_TOO_LONG,
             Self::TooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::Version => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
             Self::Coding => StatusCode::NOT_IMPLEMENTED,

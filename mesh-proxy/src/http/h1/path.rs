@@ -1,10 +1,10 @@
 //! The normal form of a request's path, in which routes and policies look at it and servers get it: RFC 3986,
-//! 6.2.2, and backslashes as slashes (Istio's `pathNormalization: BASE`).
+//! 6.2.2, but for the case of escapes, and backslashes as slashes (Istio's `pathNormalization: BASE`).
 
 use super::Malformed;
 
 /// Appends the normal form of a path to `into`. Errors: it has none.
-pub(super) fn normalize_path(path: &str, into: &mut String) -> Result<(), Malformed> {
+pub fn normalize_path(path: &str, into: &mut String) -> Result<(), Malformed> {
     if !path.contains(['%', '\\']) && !path.contains("/.") {
         into.push_str(path);
         return Ok(());

@@ -10,7 +10,10 @@ use super::head::{FramingFields, MAX_FIELDS, from_httparse, is_framing};
 use super::path::normalize_path;
 use super::{BodyFraming, Fields, Malformed, Version};
 
-/// Most bytes of fields that an idle connection keeps memory for.
+/// Most bytes of a target, as in nginx. Routes compare it with whatever they are written with.
+const MAX_TARGET: usize = 8 * 1024;
+
+/// Most bytes that an idle connection keeps memory for.
 const KEPT_CAPACITY: usize = 2048;
 
 /// The head of a request. Its memory is used again for the next request of the connection.
@@ -62,8 +65,12 @@ impl RequestHead {
             Version::Http10 => self.options.keep_alive && !self.options.close,
             Version::Http11 => !self.options.close,
         };
-        if self.body == BodyFraming::Chunked && self.is_connect() {
+        if self.body != BodyFraming::None && self.is_connect() {
             return Err(Malformed::Invalid("CONNECT has no body"));
+        }
+        if self.has_body() {
+            // What follows the body would be of the new protocol, and what comes before it of this one.
+            self.upgrade = None;
         }
         Ok(())
     }
@@ -85,7 +92,9 @@ impl RequestHead {
 
     /// Gives memory back that a large head took: the connection may be idle from now on.
     pub fn release_memory(&mut self) {
-        if self.fields.capacity() > KEPT_CAPACITY {
+        let query = self.query.as_ref().map_or(0, String::capacity);
+        let texts = self.method.capacity() + self.authority.capacity() + self.path.capacity() + query;
+        if texts + self.fields.capacity() + self.options.capacity() > KEPT_CAPACITY {
             *self = Self::default();
         }
     }
@@ -123,12 +132,11 @@ impl RequestHead {
             }
         }
         self.body = framing.framing().unwrap_or_default();
+        if self.options.upgrade && self.version == Version::Http11 {
+            self.upgrade = only_upgrade(fields);
+        }
         for field in fields {
             let name = field.name;
-            let is_upgrade = self.options.upgrade && name.eq_ignore_ascii_case("upgrade");
-            if is_upgrade && self.version == Version::Http11 && !field.value.eq_ignore_ascii_case(b"h2c") {
-                self.upgrade = std::str::from_utf8(field.value).ok().map(str::to_owned);
-            }
             let is_written_anew = is_framing(name) || name.eq_ignore_ascii_case("host");
             if !is_written_anew && !self.options.ends_here(name) {
                 self.fields.push(name, field.value);
@@ -139,6 +147,9 @@ impl RequestHead {
 
     /// Takes the target over, in each of its forms (RFC 9112, 3.2).
     fn read_target(&mut self, target: &str, host: Option<&str>) -> Result<(), Malformed> {
+        if target.len() > MAX_TARGET {
+            return Err(Malformed::TargetTooLong);
+        }
         if !target.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#') {
             return Err(Malformed::Invalid("the target has a character that no URI has"));
         }
@@ -214,6 +225,15 @@ impl RequestView for RequestHead {
         }
         self.fields.joined_value(name)
     }
+}
+
+/// Returns the protocol to change to, if it is one alone; not HTTP/2, which routes could not see through.
+fn only_upgrade(fields: &[Header<'_>]) -> Option<String> {
+    let mut all = fields.iter().filter(|field| field.name.eq_ignore_ascii_case("upgrade"));
+    let (only, None) = (all.next()?, all.next()) else { return None };
+    let protocol = std::str::from_utf8(only.value).ok()?;
+    let is_http2 = protocol.get(..3).is_some_and(|start| start.eq_ignore_ascii_case("h2c"));
+    (!is_http2 && !protocol.contains(',')).then(|| protocol.to_owned())
 }
 
 /// Splits `http://AUTHORITY/PATH?QUERY` (RFC 9112, 3.2.2) into its authority and the rest.

@@ -62,7 +62,10 @@ impl ResponseHead {
             }
         }
         self.frame_body(framing, method);
+        // A server that says that 204 has a body may send one.
+        let may_go_on = self.status != StatusCode::NO_CONTENT || framing.framing().is_none();
         self.keeps_alive = self.body != BodyFraming::UntilClose
+            && may_go_on
             && !self.options.close
             && (self.version == Version::Http11 || self.options.keep_alive);
         Ok(())

@@ -166,6 +166,7 @@ pub struct Mesh {
     pub node: WorkerWithPod,
     pub servers: HashMap<&'static str, Rc<Server>>,
     port: u16,
+    max_connections: Cell<u32>,
 }
 
 impl Mesh {
@@ -192,9 +193,15 @@ impl Mesh {
             });
             node.configuration.set_workload(member(name, address));
         }
-        let mesh = Self { node, servers, port };
+        let mesh = Self { node, servers, port, max_connections: Cell::new(0) };
         mesh.set_routes(vec![to("v1", |_| ())]);
         mesh
+    }
+
+    /// The service has at most so many connections.
+    pub fn limit_connections(&self, most: u32) {
+        self.max_connections.set(most);
+        self.set_routes(vec![to("v1", |_| ())]);
     }
 
     /// The service has these routes from now on.
@@ -206,7 +213,10 @@ impl Mesh {
         };
         let subset = |name: &str| {
             let labels = [("version".to_owned(), name.to_owned())].into();
-            (name.to_owned(), ext::Subset { labels, ..ext::Subset::default() })
+            let max_connections = self.max_connections.get();
+            let pool = Some(ext::ConnectionPool { max_connections, ..ext::ConnectionPool::default() });
+            let default = Some(ext::PortPolicy { pool, ..ext::PortPolicy::default() });
+            (name.to_owned(), ext::Subset { labels, default, ..ext::Subset::default() })
         };
         let policy = ext::TrafficPolicy {
             subsets: ["v1", "v2"].into_iter().map(subset).collect(),
@@ -279,6 +289,16 @@ pub fn to(subset: &str, change: impl FnOnce(&mut ext::HttpForward)) -> ext::Http
 /// A route of all requests.
 pub fn route(action: http_route::Action) -> ext::HttpRoute {
     ext::HttpRoute { action: Some(action), ..ext::HttpRoute::default() }
+}
+
+/// A route of the paths that begin with `prefix` to `v1`, which gets `uri` in its place.
+pub fn rewriting(prefix: &str, uri: &str) -> ext::HttpRoute {
+    let path = Some(ext::http_rewrite::Path::Uri(uri.to_owned()));
+    let rewrite = ext::HttpRewrite { path, authority: String::new() };
+    let mut route = to("v1", |forward| forward.rewrite = Some(rewrite));
+    let path = Some(ext::StringMatch { form: Some(ext::string_match::Form::Prefix(prefix.to_owned())) });
+    route.matches.push(ext::HttpMatch { path, ..ext::HttpMatch::default() });
+    route
 }
 
 /// A span of time on the wire.

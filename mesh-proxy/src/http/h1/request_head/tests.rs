@@ -1,3 +1,5 @@
+use std::fmt::Write as _;
+
 use super::*;
 
 fn parse(head: &str) -> Result<RequestHead, Malformed> {
@@ -19,10 +21,7 @@ fn a_request_is_taken_apart() {
     assert_eq!((head.method(), head.path(), head.query()), ("POST", "/b", Some("x=%41")));
     assert_eq!((head.authority(), head.body), ("Web:80", BodyFraming::Length(12)));
     assert_eq!(head.fields.iter().collect::<Vec<_>>(), [("X-One", &b"1"[..])]);
-    assert_eq!(
-        (head.upgrade.as_deref(), head.takes_trailers, head.keeps_alive),
-        (Some("websocket"), true, true)
-    );
+    assert_eq!((head.upgrade.as_deref(), head.takes_trailers, head.keeps_alive), (None, true, true));
     assert_eq!(head.header("host").as_deref(), Some("Web:80"));
 }
 
@@ -130,6 +129,17 @@ fn what_has_more_than_one_meaning_is_refused() {
             Ok(parsed) => panic!("{head:?}: {parsed}"),
         }
     }
+    let mut names = String::new();
+    for name in 0..40 {
+        let _ = write!(names, "x{name},");
+    }
+    for (head, status) in [
+        (lines(&format!("GET /{} HTTP/1.1", "a".repeat(9000))), 414),
+        (with(&format!("Connection: {names}")), 400),
+        ("CONNECT a:1 HTTP/1.1\nHost: a:1\nContent-Length: 1\n\n".to_owned(), 400),
+    ] {
+        assert_eq!(parse(&head).unwrap_err().status().as_u16(), status, "{head:.60?}");
+    }
     let many = with(&"A: b\n".repeat(MAX_FIELDS)[..5 * MAX_FIELDS - 1]);
     assert_eq!(parse(&many).unwrap_err().status().as_u16(), 431);
 }
@@ -142,4 +152,33 @@ fn the_memory_of_a_head_is_used_again_and_nothing_else_of_it() {
     head.parse(b"GET / HTTP/1.0\r\n\r\n").unwrap();
     assert_eq!((head.method(), head.authority(), head.path(), head.query()), ("GET", "", "/", None));
     assert!(head.fields.is_empty() && !head.takes_trailers && head.body == BodyFraming::None);
+}
+
+#[test]
+fn another_protocol_is_taken_only_if_it_is_one_alone_and_no_body_comes_before_it() {
+    let upgrade = |fields: &str| {
+        let head = format!("GET / HTTP/1.1\nHost: a\nConnection: upgrade\n{fields}\n\n");
+        parse(&head).unwrap().upgrade
+    };
+    assert_eq!(upgrade("Upgrade: websocket").as_deref(), Some("websocket"));
+    for fields in [
+        "Upgrade: h2c",
+        "Upgrade: H2C",
+        "Upgrade: websocket, h2c",
+        "Upgrade: websocket\nUpgrade: other",
+        "Upgrade: websocket\nContent-Length: 1",
+        "X: 1",
+    ] {
+        assert_eq!(upgrade(fields), None, "{fields}");
+    }
+}
+
+#[test]
+fn a_large_head_leaves_no_memory_behind() {
+    let mut head = RequestHead::default();
+    let path = "a".repeat(5000);
+    let text = format!("GET /{path} HTTP/1.1\r\nHost: a\r\nConnection: x-one, x-two\r\n\r\n");
+    head.parse(text.as_bytes()).unwrap();
+    head.release_memory();
+    assert_eq!((head.path.capacity(), head.options.capacity()), (0, 0));
 }
