@@ -411,8 +411,7 @@ impl Keeper {
         self.phase = Phase::Relieved;
         self.pods.close_all_listeners();
         self.plugin_server.stop_listening();
-        self.plugin = None;
-        self.start_at = None;
+        (self.plugin, self.start_at) = (None, None);
         self.handover = None;
         self.admin_listeners = None;
         match &self.process {

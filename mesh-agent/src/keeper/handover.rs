@@ -208,10 +208,8 @@ impl Successor {
         files: &InheritedFiles,
     ) -> io::Result<bool> {
         let record = match channel::receive(&self.channel) {
-            Ok(Some((record, _))) => record,
-            Ok(None) => return Err(io::ErrorKind::ConnectionReset.into()),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
-            Err(error) => return Err(error),
+            received => received?.ok_or(io::ErrorKind::ConnectionReset)?.0,
         };
         let mut from = Reader::of(&record);
         match (from.u8(), from.u16()) {

@@ -13,8 +13,8 @@ use tokio::time::Sleep;
 use super::body_pump::{BodyPump, PumpError, poll_fill};
 use super::client_connection::ClientConnection;
 use super::h1::{
-    BodyDecoder, BodyEncoder, BodyFraming, ConnectionWord, MAX_HEAD, Malformed, RequestHead, ResponseHead,
-    ResponseLine, Version, find_head_end, write_response_head,
+    BodyDecoder, BodyEncoder, BodyFraming, ConnectionWord, Fields, MAX_HEAD, Malformed, RequestHead,
+    ResponseHead, ResponseLine, Version, find_head_end, write_response_head,
 };
 use super::request_body::KeptBody;
 use super::upstream_connection::{UpstreamConnection, UpstreamStream};
@@ -137,6 +137,24 @@ impl OutgoingRequest {
     /// Whether all of it that was read can be sent again.
     pub fn is_repeatable(&self) -> bool {
         self.kept.is_whole(self.pump.moved()) && !self.pump.has_trailers()
+    }
+
+    /// Returns the whole request, framed as `body`; none: it was not read to its end, or not kept.
+    pub fn whole_message(&self, body: BodyFraming) -> Option<BytesMut> {
+        let content = match self.kept.content() {
+            Some(content) => content,
+            None if self.pump.moved() == 0 => &[],
+            None => return None,
+        };
+        if !self.pump.has_read_all() || self.pump.has_trailers() {
+            return None;
+        }
+        let (encoder, mut message) = (BodyEncoder::new(body, false), self.head.clone());
+        if !content.is_empty() {
+            encoder.encode_data(content, &mut message);
+        }
+        encoder.encode_end(&Fields::default(), &mut message);
+        Some(message)
     }
 
     /// Whether the endpoint has sent anything in this attempt.

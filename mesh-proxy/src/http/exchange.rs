@@ -10,6 +10,7 @@ use rand::RngExt;
 use tokio::net::TcpStream;
 
 use super::client_connection::ClientConnection;
+use super::cors::{self, CorsVerdict};
 use super::forward::{Forwarding, forward_request};
 use super::h1::RequestHead;
 use super::local_response::LocalResponse;
@@ -82,7 +83,7 @@ pub(super) async fn exchange(
     let Some(routes) = HttpRoutes::find(&snapshot, workload, original) else {
         // The routes are gone since the connection was made.
         let forward = HttpForward::default();
-        let forwarding = Forwarding { forward: &forward, matched: None, destination: None };
+        let forwarding = Forwarding { forward: &forward, matched: None, destination: None, permission: None };
         return forward_request(connection, client, asked, &forwarding, record).await;
     };
     record.details.labels.service = Some(Arc::clone(&routes.service));
@@ -102,6 +103,14 @@ async fn answer(
     RouteMatch { route, matched }: RouteMatch<'_>,
     mut record: RequestRecord,
 ) -> Next {
+    let permission = match cors::judge(route.cors.as_ref(), asked.head) {
+        CorsVerdict::Answer(response) => {
+            record.end(response.status, None, "");
+            return respond(response, client, &asked).await;
+        }
+        CorsVerdict::Allow(permission) => Some(permission),
+        CorsVerdict::Nothing => None,
+    };
     match &route.action {
         HttpAction::DirectResponse(DirectResponse { status, body }) => {
             record.end(*status, None, "");
@@ -109,6 +118,7 @@ async fn answer(
             if !body.is_empty() {
                 response.fields.push("content-type", b"text/plain");
             }
+            permission.iter().for_each(|permission| permission.add_to(&mut response.fields));
             respond(response, client, &asked).await
         }
         HttpAction::Redirect(redirect) => {
@@ -116,6 +126,7 @@ async fn answer(
             let mut response = LocalResponse { status: redirect.status, ..LocalResponse::default() };
             let location = redirect.location(asked.head, matched, connection.original.port());
             response.fields.push("location", location.as_bytes());
+            permission.iter().for_each(|permission| permission.add_to(&mut response.fields));
             respond(response, client, &asked).await
         }
         HttpAction::Forward(forward) => {
@@ -129,7 +140,7 @@ async fn answer(
                 record.end(status, Some(RequestFlag::NoCluster), "the route has no destination");
                 return respond(LocalResponse::with_text(status, ""), client, &asked).await;
             };
-            let forwarding = Forwarding { forward, matched, destination: Some(destination) };
+            let forwarding = Forwarding { forward, matched, destination: Some(destination), permission };
             forward_request(connection, client, asked, &forwarding, record).await
         }
     }
@@ -137,14 +148,18 @@ async fn answer(
 
 /// Delays a request, and returns the status that it ends with, if the route says so of it.
 async fn inject_fault(fault: &Fault, record: &mut RequestRecord) -> Option<StatusCode> {
-    let is_chosen = |share: u32| rand::rng().random_range(0..MILLION) < share;
     if let Some((delay, share)) = fault.delay
-        && is_chosen(share)
+        && is_drawn(share)
     {
         record.set_delayed();
         tokio::time::sleep(delay).await;
     }
-    fault.abort.filter(|(_, share)| is_chosen(*share)).map(|(status, _)| status)
+    fault.abort.filter(|(_, share)| is_drawn(*share)).map(|(status, _)| status)
+}
+
+/// Draws whether a request is one of those of a share, in parts per million.
+pub(super) fn is_drawn(share: u32) -> bool {
+    rand::rng().random_range(0..MILLION) < share
 }
 
 /// Answers a request of which only the head was read.

@@ -7,15 +7,17 @@ use bytes::BytesMut;
 use http::StatusCode;
 use mesh_api::plan::http_routes::{HttpDestination, HttpForward, HttpMatch, Retries};
 use mesh_api::plan::outbound::{Destination, Reject, destination_of};
-use mesh_api::plan::{Endpoint, EndpointKey, Endpoints, PortPolicy, Service, TunnelProtocol};
+use mesh_api::plan::{Endpoint, EndpointKey, Endpoints, PortPolicy, Service};
 use rand::RngExt;
 
 use super::attempt::{AttemptError, OutgoingRequest, Timers, send_and_read_head, within_time};
 use super::client_connection::ClientConnection;
-use super::exchange::{Asked, HttpConnection, Next, respond};
-use super::h1::{MAX_HEAD, RequestHead, ResponseHead, normalize_path, write_request_head};
-use super::header_edits::apply_edits;
+use super::cors::CorsPermission;
+use super::exchange::{Asked, HttpConnection, Next, is_drawn, respond};
+use super::h1::{RequestHead, ResponseHead};
 use super::local_response::LocalResponse;
+use super::mirror;
+use super::outgoing_head::outgoing_head;
 use super::request_body::KeptBody;
 use super::response::{Answered, relay_to_client};
 use super::upstream_connection::{ServicePortSlot, UpstreamConnection};
@@ -29,13 +31,14 @@ use crate::upstream::{self, ClientContext, ConnectOptions};
 const MAX_BACKOFF: u32 = 10;
 
 /// How a request goes to its destination.
-#[derive(Clone, Copy)]
 pub(super) struct Forwarding<'a> {
     pub forward: &'a HttpForward,
     /// The condition that the request fits; none: the route is for all.
     pub matched: Option<&'a HttpMatch>,
     /// None: the service that the client addresses.
     pub destination: Option<&'a HttpDestination>,
+    /// That the page which sent it may read the response.
+    pub permission: Option<CorsPermission<'a>>,
 }
 
 /// Where the attempts of a request go.
@@ -82,7 +85,8 @@ pub(super) async fn forward_request(
     };
     let retries = &forwarding.forward.retries;
     let budget = connection.worker.receive_budget(&connection.pod);
-    let kept = KeptBody::new(budget, retries.attempts > 0);
+    let mirrors = chosen_mirrors(asked.head, forwarding.forward);
+    let kept = KeptBody::new(budget, retries.attempts > 0 || !mirrors.is_empty());
     let mut exchange = Exchange {
         connection,
         head: asked.head,
@@ -93,6 +97,10 @@ pub(super) async fn forward_request(
         timers: Timers::new(forwarding.forward.timeout, retries.per_try_timeout),
     };
     let found = exchange.attempt_until_answered(&asked, &mut client, &mut record).await;
+    if !mirrors.is_empty() {
+        let message = exchange.outgoing.whole_message(asked.head.body);
+        send_copies(connection, &asked, &mirrors, message.as_deref());
+    }
     let stays = asked.stays();
     let Exchange { outgoing, response, timers, .. } = exchange;
     match found {
@@ -123,6 +131,33 @@ pub(super) async fn forward_request(
                 Next::Close(client)
             }
         }
+    }
+}
+
+/// Draws the mirrors that get a copy of a request. What becomes a tunnel is not copied.
+fn chosen_mirrors<'a>(head: &RequestHead, forward: &'a HttpForward) -> Vec<&'a HttpDestination> {
+    if head.is_connect() || head.upgrade.is_some() {
+        return Vec::new();
+    }
+    let chosen = forward.mirrors.iter().filter(|(_, share)| is_drawn(*share));
+    chosen.map(|(destination, _)| destination).collect()
+}
+
+/// Sends copies of a request that was read to its end; of another one, or one that was too large to keep,
+/// none.
+fn send_copies(
+    connection: &HttpConnection,
+    asked: &Asked<'_>,
+    mirrors: &[&HttpDestination],
+    message: Option<&[u8]>,
+) {
+    let Some(message) = message else {
+        return mirrors.iter().for_each(|_| connection.worker.metrics.count_copy(false));
+    };
+    let message = mirror::marked_as_copy(message);
+    for mirror in mirrors {
+        let (configuration, method) = ((asked.snapshot, asked.workload), &asked.head.method);
+        mirror::send_copy(connection, configuration, mirror, method, &message);
     }
 }
 
@@ -227,12 +262,8 @@ impl Exchange<'_> {
     }
 
     fn upstream_key(&self, endpoint: &Endpoint) -> UpstreamKey {
-        UpstreamKey {
-            pod: Arc::clone(&self.connection.pod.uid),
-            service: (Arc::clone(&self.target.service.key), self.target.port),
-            endpoint: endpoint.key(),
-            is_encrypted: endpoint.tunnel_protocol == TunnelProtocol::Hbone,
-        }
+        let Target { service, port, .. } = self.target;
+        UpstreamKey::new(&self.connection.pod, (service, *port), endpoint)
     }
 
     /// Takes a slot below the limit of the service's port, if it has one. Errors: all are taken.
@@ -379,79 +410,9 @@ fn status_and_flag(error: &AttemptError) -> (StatusCode, RequestFlag) {
     }
 }
 
-/// Writes the head as endpoints get it: with the changes of the route and of its destination, and with what
-/// every request has. None: its path would no longer be in its normal form, or it would be too large.
-fn outgoing_head(head: &mut RequestHead, forwarding: &Forwarding<'_>) -> Option<BytesMut> {
-    let Forwarding { forward, matched, destination } = forwarding;
-    let of_route = &forward.request_edits;
-    let of_destination = destination.map(|destination| &destination.request_edits);
-    if forward.destinations.len() == 1 {
-        apply_edits(of_route, &mut head.fields);
-        of_destination.iter().for_each(|edits| apply_edits(edits, &mut head.fields));
-    } else {
-        of_destination.iter().for_each(|edits| apply_edits(edits, &mut head.fields));
-        apply_edits(of_route, &mut head.fields);
-    }
-    let rewritten = forward.rewrite.authority.as_ref().or(of_route.authority.as_ref());
-    let rewritten = rewritten.or_else(|| of_destination.and_then(|edits| edits.authority.as_ref()));
-    let authority = rewritten.map_or(head.authority.as_str(), |authority| authority);
-    if !head.fields.contains("x-request-id") {
-        head.fields.push("x-request-id", new_request_id().as_bytes());
-    }
-    if !head.fields.contains("x-forwarded-proto") {
-        head.fields.push("x-forwarded-proto", b"http");
-    }
-    if head.takes_trailers {
-        head.fields.push("TE", b"trailers");
-        head.fields.push("Connection", b"TE");
-    }
-    let target = target_of(head, forward, *matched)?;
-    let mut bytes = BytesMut::new();
-    let line = (head.method.as_str(), target.as_str(), authority);
-    write_request_head(line, &head.fields, head.body, head.upgrade.as_deref(), &mut bytes);
-    (bytes.len() <= MAX_HEAD).then_some(bytes)
-}
-
-/// Returns the target of a request as endpoints get it. None: a rewritten path that is not in its normal form
-/// (`/static../a` to `/files/../a`), or is too long.
-fn target_of(head: &RequestHead, forward: &HttpForward, matched: Option<&HttpMatch>) -> Option<String> {
-    if head.is_connect() {
-        return Some(head.authority.clone());
-    }
-    let path = match &forward.rewrite.path {
-        Some(rewrite) if head.path != "*" => {
-            let rewritten = rewrite.apply(&head.path, matched)?;
-            let mut normal = String::new();
-            normalize_path(&rewritten, &mut normal).ok()?;
-            (normal == rewritten).then_some(rewritten)?
-        }
-        _ => head.path.clone(),
-    };
-    Some(match &head.query {
-        None => path,
-        Some(query) => format!("{path}?{query}"),
-    })
-}
-
-/// Returns a random UUID (RFC 9562, 5.4), as Envoy makes one of each request.
-fn new_request_id() -> String {
-    let random: u128 = rand::rng().random();
-    let bits = (random & !(0xf << 76) & !(0x3 << 62)) | (0x4 << 76) | (0x2 << 62);
-    let hex = format!("{bits:032x}");
-    format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_request_id_is_a_random_uuid() {
-        let id = new_request_id();
-        let parts: Vec<usize> = id.split('-').map(str::len).collect();
-        assert_eq!((parts.as_slice(), id.as_bytes()[14]), (&[8, 4, 4, 4, 12][..], b'4'));
-        assert!(b"89ab".contains(&id.as_bytes()[19]) && id != new_request_id());
-    }
 
     #[test]
     fn the_back_off_grows_and_has_an_end() {

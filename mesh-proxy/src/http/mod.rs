@@ -10,18 +10,22 @@
 mod attempt;
 mod body_pump;
 mod client_connection;
+mod cors;
 pub mod detect;
 mod exchange;
 mod forward;
 pub mod h1;
 mod header_edits;
 mod local_response;
+mod mirror;
+mod outgoing_head;
 mod request_body;
 mod response;
 pub mod serve;
 mod upstream_connection;
 mod upstream_connections;
 
+pub use self::mirror::Copies;
 pub use self::upstream_connections::UpstreamConnections;
 
 /// Most bytes that are read at once.

@@ -95,7 +95,9 @@ pub(super) async fn relay_to_client(
 }
 
 /// Changes the response's fields: those of the route last, or first if it has one destination.
-fn edit(response: &mut ResponseHead, Forwarding { forward, destination, .. }: &Forwarding<'_>) {
+fn edit(response: &mut ResponseHead, forwarding: &Forwarding<'_>) {
+    let Forwarding { forward, destination, permission, .. } = forwarding;
+    permission.iter().for_each(|permission| permission.add_to(&mut response.fields));
     let of_destination = destination.map(|destination| &destination.response_edits);
     if forward.destinations.len() == 1 {
         apply_edits(&forward.response_edits, &mut response.fields);

@@ -6,9 +6,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use mesh_api::plan::EndpointKey;
+use mesh_api::plan::{Endpoint, EndpointKey, Service, TunnelProtocol};
 
 use super::upstream_connection::UpstreamConnection;
+use crate::local_pod::LocalPod;
 
 /// How long a connection waits for a request. Servers close theirs after five seconds and more; one that is
 /// closed while a request is on its way to it would cost that request.
@@ -33,12 +34,24 @@ pub struct UpstreamConnections {
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub(super) struct UpstreamKey {
     /// The client pod's uid.
-    pub pod: Arc<str>,
+    pod: Arc<str>,
     /// Key of the service, which the server's node is told, and its port.
-    pub service: (Arc<str>, u16),
-    pub endpoint: EndpointKey,
+    service: (Arc<str>, u16),
+    endpoint: EndpointKey,
     /// Whether it is reached over mutual TLS.
-    pub is_encrypted: bool,
+    is_encrypted: bool,
+}
+
+impl UpstreamKey {
+    /// Creates the key of a pod's connections to an endpoint of a service's port.
+    pub fn new(pod: &LocalPod, (service, port): (&Service, u16), endpoint: &Endpoint) -> Self {
+        Self {
+            pod: Arc::clone(&pod.uid),
+            service: (Arc::clone(&service.key), port),
+            endpoint: endpoint.key(),
+            is_encrypted: endpoint.tunnel_protocol == TunnelProtocol::Hbone,
+        }
+    }
 }
 
 struct Idle {

@@ -227,6 +227,7 @@ impl Collector for Workers {
         let (idle, aged) = (total(|worker| &worker.idle), total(|worker| &worker.aged));
         let handshake_over_limit = total(|worker| &worker.handshake_over_limit);
         let window_capped = total(|worker| &worker.window_capped);
+        let (copies, copies_failed) = (total(|worker| &worker.copies), total(|worker| &worker.copies_failed));
         for (name, help, value) in [
             ("nodemesh_accept_errors", "Accepts that failed for lack of something", accept_errors),
             ("nodemesh_connections_revoked", "Connections closed because a policy changed", revoked),
@@ -239,6 +240,12 @@ impl Collector for Workers {
                 handshake_over_limit,
             ),
             ("nodemesh_windows_over_limit", "Windows of streams kept small by a pod's limit", window_capped),
+            ("nodemesh_requests_mirrored", "Copies of requests that a mirror answered", copies),
+            (
+                "nodemesh_requests_not_mirrored",
+                "Copies of requests that no mirror answered, or that were not sent",
+                copies_failed,
+            ),
             (
                 "nodemesh_access_log_lost",
                 "Access log lines that were not written fast enough",

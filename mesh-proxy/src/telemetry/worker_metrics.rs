@@ -94,6 +94,8 @@ pub struct WorkerMetrics {
     pub(super) aged: AtomicU64,
     pub(super) handshake_over_limit: AtomicU64,
     pub(super) window_capped: AtomicU64,
+    pub(super) copies: AtomicU64,
+    pub(super) copies_failed: AtomicU64,
     pub(super) open: OpenConnections,
     pub(super) log: AccessLog,
 }
@@ -119,6 +121,8 @@ impl WorkerMetrics {
             aged: AtomicU64::new(0),
             handshake_over_limit: AtomicU64::new(0),
             window_capped: AtomicU64::new(0),
+            copies: AtomicU64::new(0),
+            copies_failed: AtomicU64::new(0),
             open: OpenConnections::default(),
             log,
         })
@@ -194,6 +198,12 @@ impl WorkerMetrics {
     /// Counts a stream's window that could not grow, because its pod's budget is used up.
     pub fn count_window_capped(&self) {
         self.window_capped.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a copy of a request to a mirror, and whether the mirror answered it.
+    pub fn count_copy(&self, is_answered: bool) {
+        let counter = if is_answered { &self.copies } else { &self.copies_failed };
+        counter.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Counts a connection that reached a bound of its lifetime.

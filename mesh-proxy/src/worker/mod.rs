@@ -19,7 +19,7 @@ use crate::balance::{OutlierDetector, Picker, ServiceConnectionLimits, SessionAf
 use crate::certs::{Certificates, WorkloadCertificate};
 use crate::deferred_accept::{self, DeferredAccepts};
 use crate::flood_penalty::FloodPenalties;
-use crate::http::UpstreamConnections;
+use crate::http::{Copies, UpstreamConnections};
 use crate::local_pod::LocalPod;
 use crate::mux::PodReceiveBudget;
 use crate::surroundings::Surroundings;
@@ -75,6 +75,8 @@ pub struct Worker {
     pub pool: TunnelPool,
     /// Idle connections to endpoints that take HTTP requests.
     pub http_connections: UpstreamConnections,
+    /// Copies of HTTP requests that are under way to mirrors.
+    pub copies: Copies,
     /// Load balancing.
     pub picker: Picker,
     /// Connections that pods of this node accepted.
@@ -133,6 +135,7 @@ impl Worker {
             surroundings,
             pool: TunnelPool::default(),
             http_connections: UpstreamConnections::default(),
+            copies: Copies::default(),
             picker: Picker::default(),
             authorizations: Rc::default(),
             deferred: DeferredAccepts::default(),

@@ -13,7 +13,7 @@ use crate::compile::service_host::resolve_rule_host;
 use crate::compile::{Condition, MeshConfig};
 use crate::manifest::Kind;
 use crate::resource::VirtualService;
-use crate::resource::virtual_service::{GatewayRef, HttpRoute, PathRewrite};
+use crate::resource::virtual_service::{GatewayRef, HttpRoute, PathRewrite, StringMatch};
 use crate::wire::ext;
 
 /// Most regular expressions in the routes of one virtual service, since agents hold each compiled.
@@ -150,5 +150,7 @@ fn is_for_requests_in_the_mesh(service: &VirtualService, said: &mut ConditionLis
 fn count_of_expressions(route: &HttpRoute) -> usize {
     let of_matches: usize = route.matches.iter().map(|it| expressions_of_match(it).count()).sum();
     let path = route.rewrite.as_ref().and_then(|rewrite| rewrite.path.as_ref());
-    of_matches + usize::from(matches!(path, Some(PathRewrite::Regex { .. })))
+    let origins = route.cors_policy.iter().flat_map(|policy| &policy.allow_origins);
+    let of_origins = origins.filter(|origin| matches!(origin, StringMatch::Regex(_))).count();
+    of_matches + of_origins + usize::from(matches!(path, Some(PathRewrite::Regex { .. })))
 }

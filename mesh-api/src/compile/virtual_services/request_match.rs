@@ -71,11 +71,11 @@ fn made(matched: &HttpMatch) -> Option<ext::HttpMatch> {
     };
     Some(ext::HttpMatch {
         name: matched.name.clone().unwrap_or_default(),
-        path: matched.uri.as_ref().map(text),
+        path: matched.uri.as_ref().map(string_match),
         ignore_path_case: matched.ignore_uri_case,
-        scheme: matched.scheme.as_ref().map(text),
-        method: matched.method.as_ref().map(text),
-        authority: matched.authority.as_ref().map(text),
+        scheme: matched.scheme.as_ref().map(string_match),
+        method: matched.method.as_ref().map(string_match),
+        authority: matched.authority.as_ref().map(string_match),
         headers: headers.chain(without).map(header).collect::<Option<_>>()?,
         query: matched.query_params.iter().map(query).collect(),
         port: matched.port.unwrap_or_default().into(),
@@ -84,7 +84,8 @@ fn made(matched: &HttpMatch) -> Option<ext::HttpMatch> {
     })
 }
 
-fn text(text: &StringMatch) -> ext::StringMatch {
+/// How a text is compared, on the wire.
+pub(super) fn string_match(text: &StringMatch) -> ext::StringMatch {
     let form = match text.clone() {
         StringMatch::Exact(text) => Form::Exact(text),
         StringMatch::Prefix(text) => Form::Prefix(text),
@@ -97,7 +98,7 @@ fn text(text: &StringMatch) -> ext::StringMatch {
 fn text_of_value(value: &ValueMatch) -> Option<ext::StringMatch> {
     match value {
         ValueMatch::Present => None,
-        ValueMatch::Text(it) => Some(text(it)),
+        ValueMatch::Text(it) => Some(string_match(it)),
     }
 }
 

@@ -3,6 +3,7 @@
 use super::entry::LEAVE;
 use super::expressions::CheckedExpressions;
 use super::header_edits::{self, MessageEdits};
+use super::request_match;
 use crate::compile::MeshConfig;
 use crate::compile::condition::ConditionList;
 use crate::compile::service_host::{resolve_rule_host, service_of_host};
@@ -10,8 +11,9 @@ use crate::compile::service_membership::service_key;
 use crate::compile::traffic_policies::duration;
 use crate::resource::VirtualService;
 use crate::resource::virtual_service::{
-    AbortError, Destination, DirectResponse, Fault, Headers, HttpRoute, HttpRouteDestination, PathRewrite,
-    Percentage, Redirect, RedirectPath, RedirectPort, Retries, RetryCondition, Rewrite, RouteAction, Scheme,
+    AbortError, CorsPolicy, Destination, DirectResponse, Fault, Headers, HttpRoute, HttpRouteDestination,
+    PathRewrite, Percentage, Redirect, RedirectPath, RedirectPort, Retries, RetryCondition, Rewrite,
+    RouteAction, Scheme, StringMatch, UnmatchedPreflights,
 };
 use crate::wire::ext::{self, http_redirect, http_rewrite, http_route::Action};
 
@@ -38,17 +40,10 @@ impl RouteMaker<'_, '_> {
     fn route(&mut self, index: usize, route: &HttpRoute) -> Option<ext::HttpRoute> {
         let path = format!("spec.http[{index}]");
         let matches = self.matches(&path, route)?;
-        if route.cors_policy.is_some() {
-            let reason = "browsers are told nothing of other origins yet, and servers answer for themselves";
-            self.said.ignore(format!("{path}.corsPolicy"), reason, LEAVE);
-        }
         let is_forwarded = matches!(route.action, RouteAction::Route(_) | RouteAction::Delegate(_));
         if !is_forwarded && route.headers != Headers::default() {
             let reason = "headers of answers that no server gives are not changed yet";
             self.said.ignore(format!("{path}.headers"), reason, LEAVE);
-        }
-        if route.mirrors.iter().any(|mirror| mirror.percentage.parts_per_million > 0) {
-            self.said.ignore(format!("{path}.mirrors"), "requests are not copied yet", LEAVE);
         }
         let action = match &route.action {
             RouteAction::Route(destinations) => Action::Forward(self.forward(&path, route, destinations)),
@@ -60,7 +55,30 @@ impl RouteMaker<'_, '_> {
                 return None;
             }
         };
-        Some(ext::HttpRoute { name: route.name.clone().unwrap_or_default(), matches, action: Some(action) })
+        let name = route.name.clone().unwrap_or_default();
+        let cors = route.cors_policy.as_ref().map(|it| self.cors(&format!("{path}.corsPolicy"), it));
+        Some(ext::HttpRoute { name, matches, action: Some(action), cors })
+    }
+
+    /// An origin that agents can't compare with is allowed to nobody.
+    fn cors(&mut self, path: &str, policy: &CorsPolicy) -> ext::CorsPolicy {
+        let origins = policy.allow_origins.iter().enumerate();
+        let usable = origins.filter(|(index, origin)| match origin {
+            StringMatch::Regex(pattern) => {
+                let field = format!("{path}.allowOrigins[{index}].regex");
+                self.can_use(field, pattern, "no origin is allowed by it")
+            }
+            StringMatch::Exact(_) | StringMatch::Prefix(_) => true,
+        });
+        ext::CorsPolicy {
+            allow_origins: usable.map(|(_, origin)| request_match::string_match(origin)).collect(),
+            allow_methods: policy.allow_methods.join(","),
+            allow_headers: policy.allow_headers.join(","),
+            expose_headers: policy.expose_headers.join(","),
+            max_age: policy.max_age.map_or(0, |age| age.as_secs()),
+            allow_credentials: policy.allow_credentials,
+            answers_unmatched_preflights: policy.unmatched_preflights == UnmatchedPreflights::Ignore,
+        }
     }
 
     /// An agent makes the changes of headers of a destination first, and then those of the route. Where there
@@ -94,7 +112,17 @@ impl RouteMaker<'_, '_> {
             timeout: route.timeout.and_then(duration),
             retries: route.retries.as_ref().map(|it| self.retries(&format!("{path}.retries"), it)),
             fault: route.fault.as_ref().and_then(|it| self.fault(&format!("{path}.fault"), it)),
+            mirrors: self.mirrors(route),
         }
+    }
+
+    fn mirrors(&self, route: &HttpRoute) -> Vec<ext::HttpMirror> {
+        let mirrors = route.mirrors.iter().filter(|mirror| mirror.percentage != Percentage::NONE);
+        let made = mirrors.map(|mirror| ext::HttpMirror {
+            destination: Some(self.destination(&mirror.destination, 1, MessageEdits::default())),
+            share: mirror.percentage.parts_per_million,
+        });
+        made.collect()
     }
 
     fn destination(&self, of: &Destination, weight: u32, edits: MessageEdits) -> ext::HttpDestination {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use http::{HeaderName, StatusCode};
 
+use super::cors::CorsPolicy;
 use super::destination::HttpDestination;
 use super::request_match::{HeaderMatch, HttpMatch};
 use super::rewrite::{PathRewrite, Redirect, RedirectPath, RedirectPort, Rewrite};
@@ -61,7 +62,26 @@ impl TryFrom<wire::HttpRoute> for HttpRoute {
             }),
         };
         let matches = from.matches.into_iter().map(HttpMatch::try_from).collect::<Result<_, _>>()?;
-        Ok(Self { name: from.name.into(), matches, action })
+        let cors = from.cors.map(CorsPolicy::try_from).transpose()?;
+        Ok(Self { name: from.name.into(), matches, action, cors })
+    }
+}
+
+impl TryFrom<wire::CorsPolicy> for CorsPolicy {
+    type Error = Invalid;
+
+    fn try_from(from: wire::CorsPolicy) -> Result<Self, Invalid> {
+        // What is no value of a header is left out, as where routes change them.
+        let value = |text: String| if is_header_value(&text) { text.into() } else { Box::default() };
+        Ok(Self {
+            allow_origins: from.allow_origins.iter().map(TextMatch::try_from).collect::<Result<_, _>>()?,
+            allow_methods: value(from.allow_methods),
+            allow_headers: value(from.allow_headers),
+            expose_headers: value(from.expose_headers),
+            max_age: (from.max_age > 0).then_some(from.max_age),
+            allow_credentials: from.allow_credentials,
+            answers_unmatched_preflights: from.answers_unmatched_preflights,
+        })
     }
 }
 
@@ -106,8 +126,14 @@ impl TryFrom<wire::HttpForward> for HttpForward {
             timeout: parse_nonzero_duration("timeout", from.timeout)?,
             retries: from.retries.map(Retries::try_from).transpose()?.unwrap_or_default(),
             fault: from.fault.map(Fault::try_from).transpose()?.unwrap_or_default(),
+            mirrors: from.mirrors.into_iter().map(mirror).collect::<Result<_, _>>()?,
         })
     }
+}
+
+fn mirror(from: wire::HttpMirror) -> Result<(HttpDestination, u32), Invalid> {
+    let destination = from.destination.ok_or(Invalid::Missing { field: "mirrors.destination" })?;
+    Ok((destination.try_into()?, from.share.min(ALL)))
 }
 
 impl TryFrom<wire::HttpDestination> for HttpDestination {

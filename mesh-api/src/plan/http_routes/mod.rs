@@ -4,6 +4,7 @@
 //! [`HttpRoutes::find`] says whether a connection is read as HTTP at all, [`HttpRouteTable::find_route`]
 //! which route a request takes, and [`HttpDestination::endpoints`] which endpoints it may go to.
 
+mod cors;
 mod decode;
 mod destination;
 mod request_match;
@@ -22,6 +23,7 @@ use super::service::{AppProtocol, Service};
 use super::snapshot::Snapshot;
 use super::workload::Workload;
 
+pub use self::cors::CorsPolicy;
 pub(crate) use self::decode::is_editable;
 pub use self::destination::HttpDestination;
 pub use self::request_match::{HttpMatch, RequestView, UnmetCondition};
@@ -48,6 +50,8 @@ pub struct HttpRoute {
     pub matches: Box<[HttpMatch]>,
     /// What becomes of them.
     pub action: HttpAction,
+    /// Which other origins may send such requests; none: browsers are told nothing.
+    pub cors: Option<CorsPolicy>,
 }
 
 /// What becomes of the requests of a route.
@@ -78,6 +82,8 @@ pub struct HttpForward {
     pub retries: Retries,
     /// What is done to some requests on purpose.
     pub fault: Fault,
+    /// Destinations that get copies, each with its share of requests in parts per million.
+    pub mirrors: Box<[(HttpDestination, u32)]>,
 }
 
 /// A response of the proxy's own.

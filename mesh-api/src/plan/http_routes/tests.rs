@@ -79,7 +79,7 @@ fn parameter(name: &str, value: Option<wire::StringMatch>) -> wire::HttpMatch {
 
 fn forward(name: &str, matches: Vec<wire::HttpMatch>) -> wire::HttpRoute {
     let action = Some(http_route::Action::Forward(wire::HttpForward::default()));
-    wire::HttpRoute { name: name.to_owned(), matches, action }
+    wire::HttpRoute { name: name.to_owned(), matches, action, cors: None }
 }
 
 fn table(routes: Vec<wire::HttpRoute>) -> HttpRouteTable {

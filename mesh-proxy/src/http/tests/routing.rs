@@ -3,7 +3,7 @@
 use mesh_api::wire::ext::{self, http_redirect, http_rewrite, http_route, string_match::Form};
 
 use super::fixture::{Mesh, ServerAnswer, destination, route, span, to};
-use crate::fixture::run_as_worker;
+use crate::fixture::{run_as_worker, wait_until};
 
 fn matching(mut route: ext::HttpRoute, condition: ext::HttpMatch) -> ext::HttpRoute {
     route.matches.push(condition);
@@ -152,5 +152,84 @@ fn routes_that_go_leave_connections_that_are_read_with_the_service_itself() {
         let began = std::time::Instant::now();
         assert_eq!(client.ask("/", "").await, "v2");
         assert!(began.elapsed() >= std::time::Duration::from_millis(30), "{:?}", began.elapsed());
+    });
+}
+
+#[test]
+fn browsers_are_told_which_pages_may_read_a_response() {
+    run_as_worker(async {
+        let mesh = Mesh::new().await;
+        let exact = |text: &str| ext::StringMatch { form: Some(Form::Exact(text.to_owned())) };
+        let cors = |answers_unmatched_preflights| ext::CorsPolicy {
+            allow_origins: vec![exact("https://shop.example")],
+            allow_methods: "GET,PUT".to_owned(),
+            allow_headers: "x-id".to_owned(),
+            expose_headers: "x-server".to_owned(),
+            max_age: 60,
+            allow_credentials: true,
+            answers_unmatched_preflights,
+        };
+        let set =
+            |answers| mesh.set_routes(vec![ext::HttpRoute { cors: Some(cors(answers)), ..to("v1", |_| ()) }]);
+        set(false);
+        let mut client = mesh.connect().await;
+        let preflight = "Access-Control-Request-Method: PUT\r\n";
+        for (method, origin, more, told, from_server) in [
+            ("GET", "https://shop.example", "", &["access-control-expose-headers: x-server"][..], true),
+            ("GET", "https://evil.example", "", &[], true),
+            (
+                "OPTIONS",
+                "https://shop.example",
+                preflight,
+                &["access-control-allow-methods: GET,PUT", "access-control-max-age: 60"],
+                false,
+            ),
+            ("OPTIONS", "https://shop.example", "", &["access-control-allow-credentials: true"], true),
+            ("OPTIONS", "https://evil.example", preflight, &[], true),
+        ] {
+            client.send(&format!("{method} / HTTP/1.1\r\nHost: web\r\nOrigin: {origin}\r\n{more}\r\n")).await;
+            let response = client.response().await;
+            assert!(told.iter().all(|line| response.contains(line)), "{method} {origin}: {response}");
+            let allows = response.contains(&format!("access-control-allow-origin: {origin}"));
+            assert_eq!(allows, !told.is_empty(), "{method} {origin}: {response}");
+            assert_eq!(response.contains("X-Server: v1"), from_server, "{method} {origin}: {response}");
+        }
+        set(true);
+        client
+            .send(&format!(
+                "OPTIONS / HTTP/1.1\r\nHost: web\r\nOrigin: https://evil.example\r\n{preflight}\r\n"
+            ))
+            .await;
+        let response = client.response().await;
+        assert!(response.starts_with("HTTP/1.1 200") && !response.contains("access-control"), "{response}");
+    });
+}
+
+#[test]
+fn a_mirror_gets_whole_copies_and_costs_the_request_nothing() {
+    run_as_worker(async {
+        let mesh = Mesh::new().await;
+        let mirror =
+            |subset: &str, share| ext::HttpMirror { destination: Some(destination(subset, 1)), share };
+        mesh.set_routes(vec![to("v1", |forward| {
+            forward.mirrors = vec![mirror("v2", 1_000_000), mirror("v2", 0)]
+        })]);
+        let mut client = mesh.connect().await;
+        for answer in
+            [ServerAnswer::Describe, ServerAnswer::Silence, ServerAnswer::BytesAndClose(String::new())]
+        {
+            mesh.servers["v2"].answer(answer);
+            let before = mesh.servers["v2"].requests().len();
+            assert_eq!(client.ask("/a", "X-One: 1\r\n").await, "v1");
+            client.send("POST /b HTTP/1.1\r\nHost: web\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n").await;
+            assert!(client.response().await.contains("v1: POST /b HTTP/1.1 body=3;"));
+            wait_until("the copies came", || mesh.servers["v2"].requests().len() >= before + 2).await;
+            let copies = mesh.servers["v2"].requests()[before..].join("\n");
+            for part in ["GET /a HTTP/1.1", "POST /b HTTP/1.1", "Host: web-shadow", "X-One: 1"] {
+                assert!(copies.contains(part), "{part}: {copies}");
+            }
+        }
+        mesh.servers["v2"].answer(ServerAnswer::Describe);
+        assert_eq!(client.ask("/a", "").await, "v1");
     });
 }
