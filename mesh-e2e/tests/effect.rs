@@ -71,7 +71,7 @@ fn what_has_no_effect_is_not_said_to_be_in_force() -> Result<()> {
         &rule("hash", "nobody", &json!({"loadBalancer": {"consistentHash": {"useSourceIp": true}}})),
         &service("web"),
         &routes("nobody", "nobody", &json!({})),
-        &routes("copied", "web", &json!({"mirrors": [{"destination": {"host": "web"}}]})),
+        &routes("near", "web", &json!({"retries": {"attempts": 1, "retryRemoteLocalities": true}})),
     ] {
         scope.apply(policy)?;
     }
@@ -84,7 +84,7 @@ fn what_has_no_effect_is_not_said_to_be_in_force() -> Result<()> {
         (RULE, "nobody", "No", "is no Service of the mesh"),
         (RULE, "hash", "No", "consistentHash"),
         (ROUTES, "nobody", "No", "is no Service of the mesh"),
-        (ROUTES, "copied", "Partly", "requests are not copied yet"),
+        (ROUTES, "near", "Partly", "another try goes to the endpoints that a first one may go to"),
     ] {
         let message = told(&scope, kind, name, reason)?;
         ensure!(message.contains(named), "{name}: {message}");

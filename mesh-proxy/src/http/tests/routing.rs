@@ -212,7 +212,7 @@ fn a_mirror_gets_whole_copies_and_costs_the_request_nothing() {
         let mirror =
             |subset: &str, share| ext::HttpMirror { destination: Some(destination(subset, 1)), share };
         mesh.set_routes(vec![to("v1", |forward| {
-            forward.mirrors = vec![mirror("v2", 1_000_000), mirror("v2", 0)]
+            forward.mirrors = vec![mirror("v2", 1_000_000), mirror("v2", 0)];
         })]);
         let mut client = mesh.connect().await;
         for answer in
