@@ -1,5 +1,6 @@
-//! Outlier detection on connect failures (`DestinationRule`'s `outlierDetection`), shared by the workers. It
-//! is used only when a service has the policy, and when a connect fails.
+//! Outlier detection on failed connects and, of HTTP requests that are routed, on 5xx and missing responses
+//! (`DestinationRule`'s `outlierDetection`), shared by the workers. It is used only where a service has the
+//! policy.
 
 use std::collections::HashMap;
 use std::fmt::Display;

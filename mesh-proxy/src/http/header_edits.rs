@@ -5,7 +5,7 @@ use mesh_api::plan::http_routes::HeaderEdits;
 use super::h1::Fields;
 
 /// Changes fields: first what is removed, then what is set, then what is appended.
-pub(super) fn apply_edits(edits: &HeaderEdits, fields: &mut Fields) {
+fn apply_edits(edits: &HeaderEdits, fields: &mut Fields) {
     for name in &edits.remove {
         fields.remove(name);
     }
@@ -15,6 +15,23 @@ pub(super) fn apply_edits(edits: &HeaderEdits, fields: &mut Fields) {
     }
     for (name, value) in &edits.append {
         fields.push(name, value.as_bytes());
+    }
+}
+
+/// Changes fields as a route and its destination ask for: the destination first, or last where it is the
+/// route's only one.
+pub(super) fn apply_route_edits(
+    is_only_destination: bool,
+    of_route: &HeaderEdits,
+    of_destination: Option<&HeaderEdits>,
+    fields: &mut Fields,
+) {
+    if !is_only_destination {
+        of_destination.iter().for_each(|edits| apply_edits(edits, fields));
+    }
+    apply_edits(of_route, fields);
+    if is_only_destination {
+        of_destination.iter().for_each(|edits| apply_edits(edits, fields));
     }
 }
 

@@ -6,7 +6,7 @@ use rand::RngExt;
 
 use super::forward::Forwarding;
 use super::h1::{MAX_HEAD, RequestHead, normalize_path, write_request_head};
-use super::header_edits::apply_edits;
+use super::header_edits::apply_route_edits;
 
 /// Writes the head as endpoints get it: with the changes of the route and of its destination, and with what
 /// every request has. None: its path would no longer be in its normal form, or it would be too large.
@@ -14,13 +14,7 @@ pub(super) fn outgoing_head(head: &mut RequestHead, forwarding: &Forwarding<'_>)
     let Forwarding { forward, matched, destination, .. } = forwarding;
     let of_route = &forward.request_edits;
     let of_destination = destination.map(|destination| &destination.request_edits);
-    if forward.destinations.len() == 1 {
-        apply_edits(of_route, &mut head.fields);
-        of_destination.iter().for_each(|edits| apply_edits(edits, &mut head.fields));
-    } else {
-        of_destination.iter().for_each(|edits| apply_edits(edits, &mut head.fields));
-        apply_edits(of_route, &mut head.fields);
-    }
+    apply_route_edits(forward.destinations.len() == 1, of_route, of_destination, &mut head.fields);
     let rewritten = forward.rewrite.authority.as_ref().or(of_route.authority.as_ref());
     let rewritten = rewritten.or_else(|| of_destination.and_then(|edits| edits.authority.as_ref()));
     let authority = rewritten.map_or(head.authority.as_str(), |authority| authority);

@@ -13,7 +13,7 @@ use super::h1::{
     BodyDecoder, BodyEncoder, BodyFraming, ConnectionWord, RequestHead, ResponseHead, ResponseLine, Version,
     write_response_head,
 };
-use super::header_edits::apply_edits;
+use super::header_edits::apply_route_edits;
 use super::local_response::{LocalResponse, connection_word};
 use super::upstream_connection::UpstreamConnection;
 use crate::outbound;
@@ -99,13 +99,8 @@ fn edit(response: &mut ResponseHead, forwarding: &Forwarding<'_>) {
     let Forwarding { forward, destination, permission, .. } = forwarding;
     permission.iter().for_each(|permission| permission.add_to(&mut response.fields));
     let of_destination = destination.map(|destination| &destination.response_edits);
-    if forward.destinations.len() == 1 {
-        apply_edits(&forward.response_edits, &mut response.fields);
-        of_destination.iter().for_each(|edits| apply_edits(edits, &mut response.fields));
-    } else {
-        of_destination.iter().for_each(|edits| apply_edits(edits, &mut response.fields));
-        apply_edits(&forward.response_edits, &mut response.fields);
-    }
+    let is_only = forward.destinations.len() == 1;
+    apply_route_edits(is_only, &forward.response_edits, of_destination, &mut response.fields);
 }
 
 /// Returns how a client gets a body that came framed so. Where the length is not known HTTP/1.0 has only the
