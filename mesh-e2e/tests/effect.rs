@@ -68,7 +68,8 @@ fn what_has_no_effect_is_not_said_to_be_in_force() -> Result<()> {
         &mesh::authorization("half", "web", "DENY", &half),
         &mesh::authorization("claims", "web", "ALLOW", &claims),
         &rule("nobody", "nobody", &json!({"loadBalancer": {"simple": "RANDOM"}})),
-        &rule("hash", "nobody", &json!({"loadBalancer": {"consistentHash": {"useSourceIp": true}}})),
+        // Of another host: of two rules for one, the older one counts, and these are of one second.
+        &rule("hash", "nobody-else", &json!({"loadBalancer": {"consistentHash": {"useSourceIp": true}}})),
         &service("web"),
         &routes("nobody", "nobody", &json!({})),
         &routes("near", "web", &json!({"retries": {"attempts": 1, "retryRemoteLocalities": true}})),
