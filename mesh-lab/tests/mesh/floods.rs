@@ -17,9 +17,9 @@ const FLOODS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/mesh/floods.py"
 /// The authority, as nodes and pods reach it.
 const CONTROL: &str = "172.30.0.1";
 
-/// A bystander's 99th percentile in milliseconds that is unnoticed during one kind of flood, whatever it was
-/// alone: two turns of the scheduler, on a machine with fewer cores than programs.
-const UNNOTICED: f64 = 6.0;
+/// Rounds of alone and flooded in turns after which the medians are compared: the machine may be busy with
+/// something else in one of them, so what is not clear after three is measured further.
+const ROUNDS: [usize; 3] = [3, 5, 9];
 
 /// Only the client may.
 const ONLY_CLIENT: &str = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: only-client, namespace: app}\nspec:\n  selector: {matchLabels: {app: server}}\n  action: ALLOW\n  rules:\n  - from: [{source: {principals: [cluster.local/ns/app/sa/client]}}]\n";
@@ -48,44 +48,48 @@ fn seen(text: &str) -> Seen {
     Seen { count: count.parse().unwrap(), failed: failed.parse().unwrap(), p99: p99.parse().unwrap() }
 }
 
-/// A bystander, alone and during floods of all kinds.
-#[derive(Default)]
+fn median(all: &[f64]) -> f64 {
+    let mut sorted = all.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted[sorted.len() / 2]
+}
+
+/// A bystander's 99th percentiles in milliseconds, alone and flooded in turns.
+#[derive(Debug, Default)]
 struct Bystander {
     alone: Vec<f64>,
     flooded: Vec<f64>,
 }
 
 impl Bystander {
-    /// Alone and during one kind of flood, at most three times: the machine may be busy with something else.
-    /// Returns what the flood said of itself.
-    fn hardly_notices(&mut self, kind: &str, look: impl Fn() -> Seen, flood: impl Fn() -> Child) -> String {
-        let mut tries = Vec::new();
-        for _ in 0..3 {
+    fn notices_less_than_twice(&self) -> bool {
+        median(&self.flooded) <= 2.0 * median(&self.alone)
+    }
+}
+
+/// Nothing fails for the bystander, and its 99th percentile is within twice of what it is alone. Returns what
+/// each flood said of itself.
+fn bystander_hardly_notices(kind: &str, look: impl Fn() -> Seen, flood: impl Fn() -> Child) -> Vec<String> {
+    let mut bystander = Bystander::default();
+    let mut told = Vec::new();
+    for rounds in ROUNDS {
+        while told.len() < rounds {
             let alone = look();
             let flooding = flood();
             let flooded = look();
-            let told = String::from_utf8(flooding.wait_with_output().unwrap().stdout).unwrap();
+            told.push(String::from_utf8(flooding.wait_with_output().unwrap().stdout).unwrap());
             assert!(alone.count > 10 && flooded.count > 3, "{kind}: {alone:?}, {flooded:?}");
-            if flooded.failed == 0 && flooded.p99 <= UNNOTICED.max(2.0 * alone.p99) {
-                eprintln!("{kind}: a bystander's p99 {:.1} ms, alone {:.1} ms", flooded.p99, alone.p99);
-                self.alone.push(alone.p99);
-                self.flooded.push(flooded.p99);
-                return told;
-            }
-            tries.push((alone, flooded, told));
+            assert_eq!(flooded.failed, 0, "{kind}: {flooded:?}");
+            bystander.alone.push(alone.p99);
+            bystander.flooded.push(flooded.p99);
         }
-        panic!("{kind}: {tries:?}");
+        if bystander.notices_less_than_twice() {
+            break;
+        }
     }
-
-    /// One measurement of a second is mostly chance; the middle of all kinds is not.
-    fn notices_less_than_twice(mut self) {
-        let [alone, flooded] = [&mut self.alone, &mut self.flooded].map(|all| {
-            all.sort_by(f64::total_cmp);
-            all[all.len() / 2]
-        });
-        eprintln!("all kinds: a bystander's p99 {flooded:.1} ms, alone {alone:.1} ms");
-        assert!(flooded <= 2.0 * alone, "{flooded} ms, alone {alone} ms");
-    }
+    eprintln!("{kind}: {bystander:.1?}");
+    assert!(bystander.notices_less_than_twice(), "{kind}: {bystander:?}, {told:?}");
+    told
 }
 
 /// A directory for certificates, removed at the end.
@@ -120,7 +124,6 @@ fn a_denied_peers_floods_are_cut_off_and_cost_a_bystander_nothing() {
         let arguments = ["python3", FLOODS, "latency", "server.app", PORT, "1.5"];
         seen(&world.exec("app", "client", &arguments).text)
     };
-    let mut bystander = Bystander::default();
     for (kind, calm) in [
         ("window-update", "11"),
         ("priority", "11"),
@@ -135,17 +138,18 @@ fn a_denied_peers_floods_are_cut_off_and_cost_a_bystander_nothing() {
         ("mesh-unknown", "3"),
         ("mesh-rapid-reset", "3"),
     ] {
-        let told = bystander.hardly_notices(kind, latency, || {
+        let floods = bystander_hardly_notices(kind, latency, || {
             let flood = ["flood", &server, "15008", "2.5", "4", kind, &certificate, &key, &authority];
             stranger(&world, &flood).spawn().unwrap()
         });
-        let (cut, reasons) = told.split_once("reasons").unwrap_or((&told, ""));
-        let cut: u32 = cut.split_whitespace().nth(1).unwrap().parse().unwrap();
-        // Four connections each second, and not one for each handshake that the peer can pay for.
-        assert!((1..=24).contains(&cut), "{kind}: {told}");
-        assert!(reasons.split_whitespace().any(|reason| reason == calm), "{kind}: {told}");
+        for told in floods {
+            let (cut, reasons) = told.split_once("reasons").unwrap_or((&told, ""));
+            let cut: u32 = cut.split_whitespace().nth(1).unwrap().parse().unwrap();
+            // Four connections each second, and not one for each handshake that the peer can pay for.
+            assert!((1..=24).contains(&cut), "{kind}: {told}");
+            assert!(reasons.split_whitespace().any(|reason| reason == calm), "{kind}: {told}");
+        }
     }
-    bystander.notices_less_than_twice();
     eventually("nothing stays open", || world.admin("node2", "/status")["openConnections"] == 0);
 }
 
@@ -157,17 +161,17 @@ fn strangers_floods_on_the_authority_are_cut_off_and_cost_others_nothing() {
             world.lab.node_exec("node1", &["python3", FLOODS, "handshakes", CONTROL, "15012", "1.5"]);
         seen(&String::from_utf8(output.unwrap().stdout).unwrap())
     };
-    let mut bystander = Bystander::default();
     for kind in ["window-update", "priority", "ping", "settings", "unknown", "rapid-reset"] {
-        let told = bystander.hardly_notices(kind, handshakes, || {
+        let floods = bystander_hardly_notices(kind, handshakes, || {
             stranger(&world, &["flood", CONTROL, "15012", "2.5", "4", kind, "", "", "10.9.9.9:1"])
                 .spawn()
                 .unwrap()
         });
-        assert!(!told.starts_with("cut 0 "), "{kind}: {told}");
-        assert!(told.split_whitespace().any(|word| word == "11"), "{kind}: {told}");
+        for told in floods {
+            assert!(!told.starts_with("cut 0 "), "{kind}: {told}");
+            assert!(told.split_whitespace().any(|word| word == "11"), "{kind}: {told}");
+        }
     }
-    bystander.notices_less_than_twice();
     // A certificate in the midst of one: a pod with an account that the node does not have yet.
     let flood = stranger(&world, &["flood", CONTROL, "15012", "6", "4", "priority", "", "", "10.9.9.9:1"])
         .spawn()
