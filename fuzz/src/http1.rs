@@ -43,8 +43,7 @@ fn check_request(request: &RequestHead) {
         (path, Some(query)) => format!("{path}?{query}"),
     };
     let mut written = BytesMut::new();
-    let line = (request.method.as_str(), target.as_str(), request.authority.as_str());
-    h1::write_request_head(line, &request.fields, request.body, request.upgrade.as_deref(), &mut written);
+    h1::write_request_head((&target, &request.authority), &request, &mut written);
     let end = h1::find_head_end(&written, &mut 0);
     assert!(end == Ok(Some(written.len())) || end == Err(h1::Malformed::TooLarge), "{written:?}");
     let mut again = RequestHead::default();

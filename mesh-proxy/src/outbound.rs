@@ -18,8 +18,9 @@ use tokio::net::TcpStream;
 use super::address_roles::{ClientAddress, OriginalDestination, UpstreamAddress};
 use super::balance::{ActiveConnection, AffinityKey, EndpointPick, ExcludedEndpoints, ServiceSlot};
 use super::connection_lifetime::LifetimeLimits;
-use super::http::detect::speaks_http1;
-use super::http::serve::serve_http;
+use super::http::detect::{ClientProtocol, detect_http};
+use super::http::h2::serve_http2;
+use super::http::serve::serve_http1;
 use super::local_pod::LocalPod;
 use super::pod_connection_limits::ConnectionSlot;
 use super::relay::{ByteMeter, SocketSide, reset_on_drop};
@@ -78,14 +79,20 @@ pub async fn serve_outbound(
         None => Box::pin(open_as_it_comes(&worker, &pod, &socket, peer)).await,
     };
     let opened = match opened {
-        Some(ConnectedOutbound::Http(http)) if speaks_http1(&socket, http.is_declared).await => {
-            let HttpOutbound { workload, client, original, .. } = *http;
-            return Box::pin(serve_http(worker, (pod, workload), socket, (client, original))).await;
-        }
-        Some(ConnectedOutbound::Http(http)) => {
-            let request = ConnectRequest { reads_http: false, ..http.request };
-            Box::pin(connect_or_record_failure(&worker, &pod, &request, EarlyData::Socket(&socket))).await
-        }
+        Some(ConnectedOutbound::Http(http)) => match detect_http(&socket, http.is_declared).await {
+            Some(protocol) => {
+                let HttpOutbound { workload, client, original, .. } = *http;
+                let (client, addresses) = ((pod, workload), (client, original));
+                return match protocol {
+                    ClientProtocol::Http1 => Box::pin(serve_http1(worker, client, socket, addresses)).await,
+                    ClientProtocol::Http2 => Box::pin(serve_http2(worker, client, socket, addresses)).await,
+                };
+            }
+            None => {
+                let request = ConnectRequest { reads_http: false, ..http.request };
+                Box::pin(connect_or_record_failure(&worker, &pod, &request, EarlyData::Socket(&socket))).await
+            }
+        },
         other => other,
     };
     let Some(ConnectedOutbound::Relay(relay)) = opened else { return reset_on_drop(&socket) };

@@ -69,6 +69,13 @@ pub struct ServicePort {
     pub protocol: AppProtocol,
 }
 
+impl AppProtocol {
+    /// Whether connections may be of HTTP in the clear: declared so, or nothing is declared.
+    pub fn may_be_http(self) -> bool {
+        matches!(self, Self::Http11 | Self::Http2 | Self::Grpc | Self::Unknown)
+    }
+}
+
 /// Address families that a service is served on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum IpFamilies {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::Instant;
 
+use crate::sockets::go_build;
 use crate::world::{SOON, World, eventually};
 
 /// An HTTP/1.1 server that says its name and what it got.
@@ -108,6 +109,18 @@ fn world(name: &str) -> World {
 
 /// Sends so many requests with curl on one connection, and counts who answered, or with which status.
 fn answers(world: &World, pod: &str, count: usize, arguments: &[&str]) -> BTreeMap<String, usize> {
+    let (counts, error) = answers_so_far(world, pod, count, arguments);
+    assert!(error.is_empty(), "{error}: {counts:?}");
+    counts
+}
+
+/// The same where requests may fail still, and why they do.
+fn answers_so_far(
+    world: &World,
+    pod: &str,
+    count: usize,
+    arguments: &[&str],
+) -> (BTreeMap<String, usize>, String) {
     let url = format!("http://web/a?n=[1-{count}]");
     let mut program = vec!["curl", "-sS", "-m", "20", "-w", "%{http_code}\n"];
     program.extend(arguments);
@@ -123,8 +136,8 @@ fn answers(world: &World, pod: &str, count: usize, arguments: &[&str]) -> BTreeM
         };
         *counts.entry(who).or_default() += 1;
     }
-    assert!(ran.ok, "{}: {counts:?}", ran.error);
-    counts
+    let error = if ran.ok { String::new() } else { format!("curl: {}", ran.error) };
+    (counts, error)
 }
 
 fn only(name: &str, count: usize) -> BTreeMap<String, usize> {
@@ -137,18 +150,68 @@ fn testers_get_version_2_and_all_others_version_1() {
     let world = world("testers");
     world.apply(&virtual_service(TESTERS));
     for pod in ["client", "neighbour"] {
-        eventually("the routes are in force", || answers(&world, pod, 4, &[]) == only("v1", 4));
+        eventually("the routes are in force", || answers_so_far(&world, pod, 4, &[]).0 == only("v1", 4));
         assert_eq!(answers(&world, pod, 200, &[]), only("v1", 200), "{pod}");
         assert_eq!(answers(&world, pod, 200, &["-H", "User: test"]), only("v2", 200), "{pod}");
         assert_eq!(answers(&world, pod, 20, &["-H", "user: tester"]), only("v1", 20), "{pod}");
         assert_eq!(answers(&world, pod, 20, &["-6", "-H", "user: test"]), only("v2", 20), "{pod}");
         assert_eq!(answers(&world, pod, 20, &["-0"]), only("v1", 20), "HTTP/1.0 of {pod}");
+        let http2 = ["--http2-prior-knowledge", "-H", "user: test"];
+        assert_eq!(answers(&world, pod, 1, &http2), only("v2", 1), "HTTP/2 of {pod}");
     }
     let counted = |what: &str| {
         ["node1", "node2"].map(|node| world.metric(node, "istio_requests_total", what)).iter().sum::<f64>()
     };
     assert!(counted("destination_version=\"v2\"") >= 440.0);
     assert!(counted("response_code=\"503\"") < 1.0);
+}
+
+/// Sends requests of HTTP/2 on one connection, some at once, and counts who answered.
+fn http2_answers(
+    world: &World,
+    program: &str,
+    pod: &str,
+    count: usize,
+    field: &str,
+) -> BTreeMap<String, usize> {
+    let ran = world.exec("app", pod, &[program, "ask", "http://web/a", &count.to_string(), "20", field]);
+    assert!(ran.ok, "{ran:?}");
+    let lines = ran.text.lines().map(|line| line.split_once(' ').unwrap());
+    lines.map(|(count, who)| (who.to_owned(), count.parse().unwrap())).collect()
+}
+
+#[test]
+fn requests_of_http2_go_where_each_is_routed_though_they_share_a_connection() {
+    let world = World::new("http2");
+    let scratch = std::env::temp_dir().join(format!("nodemesh-http2-{}", std::process::id()));
+    std::fs::create_dir_all(&scratch).unwrap();
+    let program = scratch.join("http2").to_str().unwrap().to_owned();
+    go_build(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/mesh/http_routes/http2.go"), &program);
+    let mut manifests = SERVICE.replace("name: http,", "name: grpc,") + SUBSETS;
+    for (version, node) in [("v1", "node1"), ("v1", "node2"), ("v2", "node1"), ("v2", "node2")] {
+        let _ = writeln!(
+            manifests,
+            "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: web-{version}-{node}, namespace: app, labels: {{app: web, version: {version}}}}}\nspec:\n  nodeName: {node}\n  containers:\n  - name: main\n    command: [{program}, serve, '8080', {version}]\n    readinessProbe: {{tcpSocket: {{port: 8080}}, periodSeconds: 1}}"
+        );
+    }
+    world.apply(&manifests);
+    world.lab.wait_ready(SOON).unwrap();
+    world.apply(&virtual_service(TESTERS));
+    for pod in ["client", "neighbour"] {
+        let ask = |count, field| http2_answers(&world, &program, pod, count, field);
+        eventually("the routes are in force", || ask(20, "") == only("v1", 20));
+        assert_eq!(ask(300, ""), only("v1", 300), "{pod}");
+        assert_eq!(ask(300, "user=test"), only("v2", 300), "{pod}");
+    }
+    // HTTP/1 of the client is translated.
+    let ran = world.exec("app", "client", &["curl", "-sS", "-m", "20", "-H", "user: test", "http://web/a"]);
+    assert_eq!(ran.text.trim(), "v2", "{ran:?}");
+    world.apply(&split(80, 20));
+    eventually("the weights are in force", || http2_answers(&world, &program, "client", 100, "").len() == 2);
+    let counts = http2_answers(&world, &program, "client", 2000, "");
+    // Five standard deviations of the binomial distribution.
+    assert!((310..490).contains(&counts["v2"]) && counts["v1"] + counts["v2"] == 2000, "{counts:?}");
+    let _gone = std::fs::remove_dir_all(scratch);
 }
 
 #[test]
@@ -159,7 +222,7 @@ fn weights_hold_and_a_change_of_them_loses_no_request() {
         let share = |counts: &BTreeMap<String, usize>| counts.get("v2").copied().unwrap_or(0);
         let expected = f64::from(two) / f64::from(one + two);
         eventually("the weights are in force", || {
-            let counts = answers(&world, "client", 200, &[]);
+            let (counts, _) = answers_so_far(&world, "client", 200, &[]);
             #[expect(clippy::cast_precision_loss, reason = "at most 200")]
             let found = share(&counts) as f64 / 200.0;
             (found - expected).abs() < 0.15
@@ -195,7 +258,9 @@ fn a_failing_pod_is_hidden_by_retries_and_left_out_by_outlier_detection() {
         virtual_service(&format!("  - route: [{{destination: {{host: web}}}}]\n    retries: {retries}\n"))
     };
     world.apply(&with_retries("{attempts: 0}"));
-    eventually("without retries it shows", || answers(&world, "client", 60, &[]).contains_key("broken"));
+    eventually("without retries it shows", || {
+        answers_so_far(&world, "client", 60, &[]).0.contains_key("broken")
+    });
     world.apply(&with_retries("{attempts: 4, retryOn: '5xx', perTryTimeout: 2s}"));
     eventually("with retries it does not", || !answers(&world, "client", 60, &[]).contains_key("broken"));
     let counts = answers(&world, "client", 300, &[]);

@@ -127,20 +127,25 @@ impl Drop for Extra<'_> {
     }
 }
 
+fn build(command: &mut Command) {
+    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// Builds a static program of one Go source, with the Go that `cargo xtask test` has found or installed.
+pub fn go_build(source: &str, program: &str) {
+    let go = std::env::var("NODEMESH_GO").unwrap_or_else(|_| "go".to_owned());
+    let arguments = ["build", "-o", program, source];
+    build(Command::new(go).args(arguments).env("CGO_ENABLED", "0").env("GOFLAGS", "-buildvcs=false"));
+}
+
 /// How to run a program of each language, built into a directory.
 fn languages(directory: &Path) -> [(&'static str, Vec<String>); 3] {
     let at = |name: &str| directory.join(name).to_str().unwrap().to_owned();
     let source = |name: &str| format!("{SOURCES}/{name}");
-    let build = |command: &mut Command| {
-        let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
-        assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
-    };
     build(Command::new("cc").args(["-O1", "-o", &at("in-c"), &source("sockets.c")]));
     build(Command::new("javac").args(["-d", directory.to_str().unwrap(), &source("Sockets.java")]));
-    // What `cargo xtask test` has found or installed.
-    let go = std::env::var("NODEMESH_GO").unwrap_or_else(|_| "go".to_owned());
-    let go_build = ["build", "-o", &at("in-go"), &source("sockets.go")];
-    build(Command::new(go).args(go_build).env("CGO_ENABLED", "0").env("GOFLAGS", "-buildvcs=false"));
+    go_build(&source("sockets.go"), &at("in-go"));
     let java = ["java", "-Xmx64m", "-cp", directory.to_str().unwrap(), "Sockets"];
     [("C", vec![at("in-c")]), ("Go", vec![at("in-go")]), ("Java", java.map(str::to_owned).to_vec())]
 }

@@ -1,23 +1,20 @@
 //! One attempt to have a request answered by one endpoint: sends it, and waits for the head of the response.
 
-use std::future::poll_fn;
-use std::io;
+use std::future::{pending, poll_fn};
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::{Buf, BytesMut};
-use tokio::io::AsyncWriteExt;
 use tokio::time::Sleep;
 
-use super::body_pump::{BodyPump, PumpError, poll_fill};
-use super::client_connection::ClientConnection;
-use super::h1::{
-    BodyDecoder, BodyEncoder, BodyFraming, ConnectionWord, Fields, MAX_HEAD, Malformed, RequestHead,
-    ResponseHead, ResponseLine, Version, find_head_end, write_response_head,
-};
-use super::request_body::KeptBody;
-use super::upstream_connection::{UpstreamConnection, UpstreamStream};
+use super::body_pump::{BodyPump, BodySink, PumpError, poll_fill};
+use super::client::Client;
+use super::h1::{MAX_HEAD, Malformed, RequestHead, ResponseHead, find_head_end};
+use super::h2::{ResponseEvent, UpstreamStream, was_refused};
+use super::outgoing_request::OutgoingRequest;
+use super::upstream_connection::UpstreamConnection;
+use super::upstream_exchange::UpstreamExchange;
+use crate::authorized_connections::AuthorizedConnection;
 use crate::upstream;
 
 /// Most interim responses to one request.
@@ -38,6 +35,9 @@ pub(super) enum AttemptError {
     /// The connection ended without a response.
     #[error("the upstream connection ended: {0}")]
     Reset(String),
+    /// The endpoint has not begun to work on the request (RFC 9113, 8.7).
+    #[error("the endpoint refused the stream: {0}")]
+    Refused(String),
     /// The response is none.
     #[error("the response is malformed: {0}")]
     Malformed(Malformed),
@@ -56,18 +56,6 @@ pub(super) enum AttemptError {
     /// The client's body is malformed.
     #[error("the request's body is malformed: {0}")]
     ClientMalformed(Malformed),
-}
-
-/// A request on its way to endpoints: what is sent, and what of it may be sent again.
-pub(super) struct OutgoingRequest {
-    pump: BodyPump,
-    kept: KeptBody,
-    head: BytesMut,
-    is_sent: bool,
-    /// Whether a byte of an answer has come in this attempt.
-    has_answer: bool,
-    /// Why the endpoint takes no more of the request; a response may come all the same.
-    write_error: Option<io::Error>,
 }
 
 /// The times that a request has. They begin when the whole of it was sent, as in Envoy.
@@ -100,7 +88,8 @@ impl Timers {
         Self { route: timer(route), attempt: timer(attempt) }
     }
 
-    fn start(&mut self) {
+    /// Begins those that have not begun: the whole request was sent.
+    pub fn start(&mut self) {
         self.route.start();
         self.attempt.start();
     }
@@ -122,165 +111,56 @@ impl Timers {
     }
 
     /// Begins the time of another attempt with its request.
-    fn restart_attempt(&mut self) {
+    pub fn restart_attempt(&mut self) {
         self.attempt.running = None;
     }
 }
 
-impl OutgoingRequest {
-    /// Creates a request whose head is written so, and whose body comes from the client.
-    pub fn new(head: BytesMut, body: BodyFraming, kept: KeptBody) -> Self {
-        let pump = BodyPump::new(BodyDecoder::new(body), BodyEncoder::new(body, true), BytesMut::new());
-        Self { pump, kept, head, is_sent: false, has_answer: false, write_error: None }
-    }
-
-    /// Whether all of it that was read can be sent again.
-    pub fn is_repeatable(&self) -> bool {
-        self.kept.is_whole(self.pump.moved()) && !self.pump.has_trailers()
-    }
-
-    /// Returns the whole request, framed as `body`; none: it was not read to its end, or not kept.
-    pub fn whole_message(&self, body: BodyFraming) -> Option<BytesMut> {
-        let content = match self.kept.content() {
-            Some(content) => content,
-            None if self.pump.moved() == 0 => &[],
-            None => return None,
-        };
-        if !self.pump.has_read_all() || self.pump.has_trailers() {
-            return None;
-        }
-        let (encoder, mut message) = (BodyEncoder::new(body, false), self.head.clone());
-        if !content.is_empty() {
-            encoder.encode_data(content, &mut message);
-        }
-        encoder.encode_end(&Fields::default(), &mut message);
-        Some(message)
-    }
-
-    /// Whether the endpoint has sent anything in this attempt.
-    pub fn has_answer(&self) -> bool {
-        self.has_answer
-    }
-
-    /// Whether the whole of it was sent.
-    pub fn is_sent(&self) -> bool {
-        self.is_sent && self.write_error.is_none()
-    }
-
-    /// Whether all of the client's body was read.
-    pub fn has_read_all(&self) -> bool {
-        self.pump.has_read_all()
-    }
-
-    /// Returns the bytes of the body that were read.
-    pub fn body_bytes(&self) -> u64 {
-        self.pump.moved()
-    }
-
-    /// Begins an attempt, with what was read of the body before.
-    pub fn begin_attempt(&mut self, timers: &mut Timers) {
-        (self.is_sent, self.has_answer, self.write_error) = (false, false, None);
-        self.pump.restart(&self.head, self.kept.content().unwrap_or_default());
-        timers.restart_attempt();
-        if self.pump.has_read_all() {
-            timers.start();
-        }
-    }
-
-    /// Returns what is sent first.
-    pub fn first_bytes(&mut self) -> &[u8] {
-        self.pump.out_mut()
-    }
-
-    /// Leaves out what was sent when the connection was opened.
-    pub fn skip(&mut self, sent: usize) {
-        let out = self.pump.out_mut();
-        out.advance(sent.min(out.len()));
-    }
-
-    /// Sends on. Errors: the client is gone, or sends what is no body.
-    fn poll_send(
-        &mut self,
-        context: &mut Context<'_>,
-        client: &mut ClientConnection,
-        upstream: &mut UpstreamStream,
-    ) -> Poll<Result<(), AttemptError>> {
-        if self.is_sent || self.write_error.is_some() {
-            return Poll::Pending;
-        }
-        let kept = &mut self.kept;
-        let from = (&mut client.socket, &mut client.input);
-        match self.pump.poll(context, from, upstream, |piece| kept.push(piece)) {
-            Poll::Pending => Poll::Pending,
-            Poll::Ready(Ok(())) => {
-                self.is_sent = true;
-                Poll::Ready(Ok(()))
-            }
-            Poll::Ready(Err(PumpError::Write(error))) => {
-                self.write_error = Some(error);
-                Poll::Pending
-            }
-            Poll::Ready(Err(PumpError::Malformed(malformed))) => {
-                Poll::Ready(Err(AttemptError::ClientMalformed(malformed)))
-            }
-            Poll::Ready(Err(error @ (PumpError::Read(_) | PumpError::Cut))) => {
-                Poll::Ready(Err(AttemptError::ClientGone(error.to_string())))
-            }
-        }
-    }
-}
-
-/// Sends a request on a connection and reads the head of its response; interim responses go to the client
-/// meanwhile. Errors: see [`AttemptError`].
+/// Sends a request on its way to an endpoint and reads the head of its response; interim responses go to the
+/// client meanwhile. Errors: see [`AttemptError`].
 pub(super) async fn send_and_read_head(
-    connection: &mut UpstreamConnection,
-    client: &mut ClientConnection,
+    upstream: &mut UpstreamExchange,
+    client: &mut Client,
     (request, outgoing): (&RequestHead, &mut OutgoingRequest),
     response: &mut ResponseHead,
     timers: &mut Timers,
 ) -> Result<(), AttemptError> {
     for _ in 0..MAX_INTERIM {
-        wait_for_head(connection, client, (request, outgoing), response, timers).await?;
+        let messages = (request, &mut *outgoing);
+        match upstream {
+            UpstreamExchange::Http1(connection) => {
+                read_http1_head(connection, client, messages, response, timers).await?;
+            }
+            UpstreamExchange::Http2(stream) => {
+                read_http2_head(stream, client, messages, response, timers).await?;
+            }
+        }
         if !response.is_interim() {
             return Ok(());
         }
-        if request.version == Version::Http11 {
-            let line = ResponseLine {
-                status: response.status,
-                reason: &response.reason,
-                body: BodyFraming::None,
-                announced_length: None,
-                connection: ConnectionWord::Nothing,
-            };
-            let mut out = BytesMut::new();
-            write_response_head(&line, &response.fields, &mut out);
-            let sent = within_time(client.socket.write_all(&out), timers).await?;
-            sent.map_err(|error| AttemptError::ClientGone(error.to_string()))?;
-        }
+        let sent = within_time(client.send_interim(request.version, response), timers).await?;
+        sent.map_err(|error| AttemptError::ClientGone(error.to_string()))?;
     }
     Err(AttemptError::Malformed(Malformed::Invalid("interim responses do not end")))
 }
 
-/// Sends on until the head of a response has come.
-async fn wait_for_head(
+/// Goes on with the request until the next head of a response has come on a connection of HTTP/1.
+async fn read_http1_head(
     connection: &mut UpstreamConnection,
-    client: &mut ClientConnection,
+    client: &mut Client,
     (request, outgoing): (&RequestHead, &mut OutgoingRequest),
     response: &mut ResponseHead,
     timers: &mut Timers,
 ) -> Result<(), AttemptError> {
-    let (io, input, revoked) = connection.parts();
-    let mut revoked = pin!(revoked);
+    let (io, input, authorized) = connection.parts();
+    let mut revoked = pin!(revocation(authorized));
     let mut searched = 0;
     let length = poll_fn(|context| {
         if let Poll::Ready(reason) = revoked.as_mut().poll(context) {
             return Poll::Ready(Err(AttemptError::Revoked(reason)));
         }
-        if let Poll::Ready(Err(error)) = outgoing.poll_send(context, client, io) {
+        if let Poll::Ready(error) = outgoing.poll_send(context, client, BodySink::Http1(io), timers) {
             return Poll::Ready(Err(error));
-        }
-        if outgoing.has_read_all() {
-            timers.start();
         }
         loop {
             let seen = &input[..input.len().min(MAX_HEAD + 1)];
@@ -291,7 +171,7 @@ async fn wait_for_head(
             }
             match poll_fill(context, io, input) {
                 Poll::Ready(Ok(0)) => return Poll::Ready(Err(outgoing.reset_error("closed"))),
-                Poll::Ready(Ok(_)) => outgoing.has_answer = true,
+                Poll::Ready(Ok(_)) => outgoing.note_answer(),
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(outgoing.reset_error(&error.to_string()))),
                 Poll::Pending => return timers.poll_expired(context).map(Err),
             }
@@ -302,9 +182,50 @@ async fn wait_for_head(
     response.parse(&head, &request.method).map_err(AttemptError::Malformed)
 }
 
-impl OutgoingRequest {
-    fn reset_error(&self, reason: &str) -> AttemptError {
-        AttemptError::Reset(self.write_error.as_ref().map_or_else(|| reason.to_owned(), ToString::to_string))
+/// Goes on with the request until the next head of a response has come on a stream of HTTP/2.
+async fn read_http2_head(
+    stream: &mut UpstreamStream,
+    client: &mut Client,
+    (request, outgoing): (&RequestHead, &mut OutgoingRequest),
+    response: &mut ResponseHead,
+    timers: &mut Timers,
+) -> Result<(), AttemptError> {
+    let (head, is_end) = poll_fn(|context| {
+        let sent = outgoing.poll_send(context, client, BodySink::Http2(&mut stream.send), timers);
+        if let Poll::Ready(error) = sent {
+            return Poll::Ready(Err(error));
+        }
+        match stream.poll_response(context) {
+            Poll::Ready(Ok(ResponseEvent::Interim(head))) => Poll::Ready(Ok((head, false))),
+            Poll::Ready(Ok(ResponseEvent::Head(head, is_end))) => Poll::Ready(Ok((head, is_end))),
+            Poll::Ready(Err(error)) => Poll::Ready(Err(stream_error(stream, &error))),
+            Poll::Pending => timers.poll_expired(context).map(Err),
+        }
+    })
+    .await?;
+    outgoing.note_answer();
+    response.set_http2(&head.into_parts().0, is_end, &request.method).map_err(AttemptError::Malformed)
+}
+
+/// Returns why a stream has no response.
+pub(super) fn stream_error(stream: &UpstreamStream, error: &h2::Error) -> AttemptError {
+    if let Some(reason) = stream.counted.revocation() {
+        return AttemptError::Revoked(reason);
+    }
+    if error.is_go_away() {
+        stream.counted.end_connection();
+    }
+    if was_refused(error) {
+        return AttemptError::Refused(error.to_string());
+    }
+    AttemptError::Reset(error.to_string())
+}
+
+/// Waits until the policy no longer allows a connection; if no policy is about it, for ever.
+async fn revocation(authorized: Option<&AuthorizedConnection>) -> String {
+    match authorized {
+        Some(authorized) => authorized.wait_until_revoked().await.to_string(),
+        None => pending().await,
     }
 }
 
@@ -321,28 +242,28 @@ pub(super) enum ResponseEnd {
     ClientGone(String),
 }
 
-/// Sends the response to the client, `out` first, and goes on sending the request if that is not done.
-/// Returns how it ended, and the bytes of its body.
+/// Sends the response to the client, and goes on sending the request if that is not done. Returns how it
+/// ended.
 pub(super) async fn relay_response(
-    connection: &mut UpstreamConnection,
-    client: &mut ClientConnection,
+    upstream: &mut UpstreamExchange,
+    client: &mut Client,
     outgoing: &mut OutgoingRequest,
-    mut pump: BodyPump,
+    pump: &mut BodyPump,
     timers: &mut Timers,
-) -> (ResponseEnd, u64) {
-    let (io, input, revoked) = connection.parts();
-    let mut revoked = pin!(revoked);
-    let end = poll_fn(|context| {
+) -> ResponseEnd {
+    let (mut io, authorized) = upstream.parts();
+    let mut revoked = pin!(revocation(authorized));
+    poll_fn(|context| {
         if let Poll::Ready(reason) = revoked.as_mut().poll(context) {
             return Poll::Ready(ResponseEnd::UpstreamBroke(format!("policy changed: {reason}")));
         }
-        if let Poll::Ready(Err(error)) = outgoing.poll_send(context, client, io) {
+        if let Poll::Ready(error) = outgoing.poll_send(context, client, io.sink(), timers) {
             return Poll::Ready(ResponseEnd::ClientGone(error.to_string()));
         }
-        if outgoing.has_read_all() {
-            timers.start();
-        }
-        match pump.poll(context, (io, input), &mut client.socket, |_| ()) {
+        let (Some(mut from), Some(mut to)) = (io.source(), client.sink()) else {
+            return Poll::Ready(ResponseEnd::Complete);
+        };
+        match pump.poll(context, &mut from, &mut to, |_| ()) {
             Poll::Ready(Ok(())) => Poll::Ready(ResponseEnd::Complete),
             Poll::Ready(Err(PumpError::Write(error))) => {
                 Poll::Ready(ResponseEnd::ClientGone(error.to_string()))
@@ -351,8 +272,7 @@ pub(super) async fn relay_response(
             Poll::Pending => timers.poll_expired(context).map(|late| ResponseEnd::Late(late.to_string())),
         }
     })
-    .await;
-    (end, pump.moved())
+    .await
 }
 
 /// Waits for `opening`, as long as the request has time. Errors: a time is over.

@@ -1,27 +1,88 @@
-//! Moves one body from one side to the other.
+//! Moves one body from one side to the other, whatever protocol each speaks.
 
 use std::io;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 
-use bytes::{Buf, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
+use h2::{RecvStream, SendStream};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 
 use super::READ_SIZE;
 use super::h1::{BodyDecoder, BodyEncoder, BodyPiece, Fields, Malformed};
+use super::h2::{fields_of, header_map_of};
 use crate::mux::MAX_BYTES_PER_TURN;
+
+/// Where a body comes from.
+pub(super) enum BodySource<'a> {
+    /// HTTP/1: a connection, and what was read from it and not used.
+    Http1(&'a mut (dyn AsyncRead + Unpin), &'a mut BytesMut),
+    /// HTTP/2: one of its streams.
+    Http2(&'a mut RecvStream),
+}
+
+/// Where a body goes.
+pub(super) enum BodySink<'a> {
+    /// HTTP/1.
+    Http1(&'a mut (dyn AsyncWrite + Unpin)),
+    /// HTTP/2.
+    Http2(&'a mut SendStream<Bytes>),
+}
+
+/// Takes a body out of its framing.
+#[derive(Debug)]
+pub(super) enum BodyReader {
+    Http1(BodyDecoder),
+    Http2 { is_done: bool },
+}
+
+/// Puts a body into its framing.
+#[derive(Debug)]
+pub(super) enum BodyWriter {
+    Http1(BodyEncoder),
+    Http2(StreamEnd),
+}
+
+/// How far the end of a stream of HTTP/2 is.
+#[derive(Debug)]
+pub(super) enum StreamEnd {
+    /// More content may come.
+    Open,
+    /// No content comes behind what is to be written; trailers may.
+    Pending(Fields),
+    /// It is written.
+    Written,
+}
+
+impl BodyReader {
+    /// Whether all of the body was read, or there is none.
+    fn is_done(&self) -> bool {
+        match self {
+            Self::Http1(decoder) => decoder.is_done(),
+            Self::Http2 { is_done } => *is_done,
+        }
+    }
+}
 
 /// Moves a body, at most one piece at a time: whoever does not take bytes holds up whoever sends them.
 #[derive(Debug)]
 pub(super) struct BodyPump {
-    decoder: BodyDecoder,
-    encoder: BodyEncoder,
-    /// What is to be written next.
+    reader: BodyReader,
+    writer: BodyWriter,
+    /// What is to be written next: HTTP/1 with its framing, HTTP/2 without.
     out: BytesMut,
     /// Bytes of the content that were read.
     moved: u64,
-    /// Whether trailers came.
-    has_trailers: bool,
+    trailers: Trailers,
+}
+
+/// What came behind a body.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Trailers {
+    /// Whether there were any; they are not kept.
+    pub are_there: bool,
+    /// What gRPC says of the outcome there.
+    pub grpc_status: Option<u32>,
 }
 
 /// Why a body did not come through.
@@ -42,9 +103,13 @@ pub(super) enum PumpError {
 }
 
 impl BodyPump {
-    /// Creates a pump that writes `out` first: the head.
-    pub fn new(decoder: BodyDecoder, encoder: BodyEncoder, out: BytesMut) -> Self {
-        Self { decoder, encoder, out, moved: 0, has_trailers: false }
+    /// Creates a pump that writes `out` first: of HTTP/1, the head.
+    pub fn new(reader: BodyReader, writer: BodyWriter, out: BytesMut) -> Self {
+        let mut pump = Self { reader, writer, out, moved: 0, trailers: Trailers::default() };
+        if pump.has_read_all() {
+            pump.write_end(Fields::default());
+        }
+        pump
     }
 
     /// Returns the bytes of content that were read.
@@ -59,41 +124,58 @@ impl BodyPump {
 
     /// Whether all of the body was read.
     pub fn has_read_all(&self) -> bool {
-        self.decoder.is_done()
+        self.reader.is_done()
     }
 
-    /// Whether trailers came, which are not kept.
-    pub fn has_trailers(&self) -> bool {
-        self.has_trailers
+    /// Returns what came behind the body so far.
+    pub fn trailers(&self) -> Trailers {
+        self.trailers
     }
 
-    /// Begins anew to another recipient: with a head, and the content that was read so far.
+    /// Begins anew to another recipient: with a head, which HTTP/2 has elsewhere, and the content that was
+    /// read so far.
     pub fn restart(&mut self, head: &[u8], content: &[u8]) {
         self.out.clear();
         self.out.extend_from_slice(head);
+        if let BodyWriter::Http2(end) = &mut self.writer {
+            *end = StreamEnd::Open;
+        }
         if !content.is_empty() {
-            self.encoder.encode_data(content, &mut self.out);
+            self.write_data(content);
         }
         if self.has_read_all() {
-            self.encoder.encode_end(&Fields::default(), &mut self.out);
+            self.write_end(Fields::default());
         }
     }
 
-    /// Goes on until the whole body is written. `input` holds what was read and not used; `keep` sees each
-    /// piece of the content. Errors: see [`PumpError`].
+    /// Notes that the head of a stream has said that nothing follows it, if nothing does. Returns whether.
+    pub fn take_end_with_head(&mut self) -> bool {
+        let BodyWriter::Http2(end) = &mut self.writer else { return false };
+        let ends = self.out.is_empty() && matches!(end, StreamEnd::Pending(trailers) if trailers.is_empty());
+        if ends {
+            *end = StreamEnd::Written;
+        }
+        ends
+    }
+
+    /// Goes on until the whole body is written. `keep` sees each piece of the content. Errors: see
+    /// [`PumpError`].
     pub fn poll(
         &mut self,
         context: &mut Context<'_>,
-        (from, input): (&mut (impl AsyncRead + Unpin), &mut BytesMut),
-        to: &mut (impl AsyncWrite + Unpin),
+        from: &mut BodySource<'_>,
+        to: &mut BodySink<'_>,
         mut keep: impl FnMut(&[u8]),
     ) -> Poll<Result<(), PumpError>> {
         let mut turn = MAX_BYTES_PER_TURN;
         loop {
             let written = self.out.len();
             ready!(self.poll_write_out(context, to)).map_err(PumpError::Write)?;
-            if self.decoder.is_done() {
-                return Pin::new(&mut *to).poll_flush(context).map_err(PumpError::Write);
+            if self.has_read_all() {
+                return match to {
+                    BodySink::Http1(to) => Pin::new(&mut **to).poll_flush(context).map_err(PumpError::Write),
+                    BodySink::Http2(_) => Poll::Ready(Ok(())),
+                };
             }
             turn = turn.saturating_sub(written);
             if turn == 0 {
@@ -101,50 +183,161 @@ impl BodyPump {
                 context.waker().wake_by_ref();
                 return Poll::Pending;
             }
-            if self.encode_what_came(input, &mut keep)? {
-                let read = ready!(poll_fill(context, from, input)).map_err(PumpError::Read)?;
-                if read == 0 && !self.decoder.end_of_input() {
+            ready!(self.poll_read(context, from, &mut keep))?;
+        }
+    }
+
+    /// Reads at least one piece, and all that are there, some 16 KiB at most.
+    fn poll_read(
+        &mut self,
+        context: &mut Context<'_>,
+        from: &mut BodySource<'_>,
+        keep: &mut impl FnMut(&[u8]),
+    ) -> Poll<Result<(), PumpError>> {
+        match from {
+            BodySource::Http1(from, input) => loop {
+                if !self.take_what_came(input, keep)? {
+                    return Poll::Ready(Ok(()));
+                }
+                let read = ready!(poll_fill(context, &mut **from, input)).map_err(PumpError::Read)?;
+                if read == 0
+                    && let BodyReader::Http1(decoder) = &mut self.reader
+                    && !decoder.end_of_input()
+                {
                     return Poll::Ready(Err(PumpError::Cut));
                 }
+            },
+            BodySource::Http2(stream) => {
+                while self.out.len() < READ_SIZE && !self.has_read_all() {
+                    match self.poll_stream(context, stream, keep) {
+                        Poll::Pending if !self.out.is_empty() => break,
+                        polled => ready!(polled)?,
+                    }
+                }
+                Poll::Ready(Ok(()))
             }
         }
     }
 
-    /// Encodes the pieces that are there, some 16 KiB at most. Returns whether there are none, so that more
-    /// has to be read.
-    fn encode_what_came(
+    /// Takes the pieces that are there out of `input`. Returns whether there are none, so that more has to be
+    /// read.
+    fn take_what_came(
         &mut self,
         input: &mut BytesMut,
         keep: &mut impl FnMut(&[u8]),
     ) -> Result<bool, Malformed> {
-        while self.out.len() < READ_SIZE && !self.decoder.is_done() {
-            match self.decoder.decode(input)? {
-                BodyPiece::Data(data) => {
-                    self.moved += data.len() as u64;
-                    keep(&data);
-                    self.encoder.encode_data(&data, &mut self.out);
-                }
-                BodyPiece::End(trailers) => {
-                    self.has_trailers = !trailers.is_empty();
-                    self.encoder.encode_end(&trailers, &mut self.out);
-                }
+        while self.out.len() < READ_SIZE {
+            let BodyReader::Http1(decoder) = &mut self.reader else { return Ok(false) };
+            if decoder.is_done() {
+                break;
+            }
+            match decoder.decode(input)? {
+                BodyPiece::Data(data) => self.pass_on(&data, keep),
+                BodyPiece::End(trailers) => self.end(trailers),
                 BodyPiece::Incomplete => return Ok(self.out.is_empty()),
             }
         }
         Ok(false)
     }
 
-    fn poll_write_out(
+    /// Takes the next piece from a stream of HTTP/2.
+    fn poll_stream(
         &mut self,
         context: &mut Context<'_>,
-        to: &mut (impl AsyncWrite + Unpin),
-    ) -> Poll<io::Result<()>> {
-        while !self.out.is_empty() {
-            let written = ready!(Pin::new(&mut *to).poll_write(context, &self.out))?;
-            if written == 0 {
-                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+        stream: &mut RecvStream,
+        keep: &mut impl FnMut(&[u8]),
+    ) -> Poll<Result<(), PumpError>> {
+        let broken = |error| PumpError::Read(io::Error::other::<h2::Error>(error));
+        match ready!(stream.poll_data(context)) {
+            Some(data) => {
+                let data = data.map_err(broken)?;
+                // What is not written yet is bounded, so the sender may go on.
+                stream.flow_control().release_capacity(data.len()).map_err(broken)?;
+                self.pass_on(&data, keep);
             }
-            self.out.advance(written);
+            None => {
+                let trailers = ready!(stream.poll_trailers(context)).map_err(broken)?;
+                self.reader = BodyReader::Http2 { is_done: true };
+                self.end(trailers.as_ref().map(fields_of).unwrap_or_default());
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn pass_on(&mut self, data: &[u8], keep: &mut impl FnMut(&[u8])) {
+        self.moved += data.len() as u64;
+        keep(data);
+        self.write_data(data);
+    }
+
+    fn end(&mut self, trailers: Fields) {
+        let grpc_status = trailers.joined_value("grpc-status").and_then(|status| status.parse().ok());
+        self.trailers = Trailers { are_there: !trailers.is_empty(), grpc_status };
+        self.write_end(trailers);
+    }
+
+    fn write_data(&mut self, data: &[u8]) {
+        match &self.writer {
+            BodyWriter::Http1(encoder) => encoder.encode_data(data, &mut self.out),
+            BodyWriter::Http2(_) => self.out.extend_from_slice(data),
+        }
+    }
+
+    fn write_end(&mut self, trailers: Fields) {
+        match &mut self.writer {
+            BodyWriter::Http1(encoder) => encoder.encode_end(&trailers, &mut self.out),
+            // The head has said so.
+            BodyWriter::Http2(StreamEnd::Written) => {}
+            BodyWriter::Http2(end) => *end = StreamEnd::Pending(trailers),
+        }
+    }
+
+    fn poll_write_out(&mut self, context: &mut Context<'_>, to: &mut BodySink<'_>) -> Poll<io::Result<()>> {
+        match to {
+            BodySink::Http1(to) => {
+                while !self.out.is_empty() {
+                    let written = ready!(Pin::new(&mut **to).poll_write(context, &self.out))?;
+                    if written == 0 {
+                        return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+                    }
+                    self.out.advance(written);
+                }
+                Poll::Ready(Ok(()))
+            }
+            BodySink::Http2(stream) => self.poll_write_stream(context, stream),
+        }
+    }
+
+    fn poll_write_stream(
+        &mut self,
+        context: &mut Context<'_>,
+        stream: &mut SendStream<Bytes>,
+    ) -> Poll<io::Result<()>> {
+        let BodyWriter::Http2(end) = &mut self.writer else { return Poll::Ready(Ok(())) };
+        while !self.out.is_empty() {
+            stream.reserve_capacity(self.out.len());
+            let most = match stream.capacity() {
+                0 => match ready!(stream.poll_capacity(context)) {
+                    Some(capacity) => capacity.map_err(io::Error::other)?,
+                    None => return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
+                },
+                there => there,
+            };
+            let piece = self.out.split_to(most.min(self.out.len())).freeze();
+            let is_last =
+                self.out.is_empty() && matches!(end, StreamEnd::Pending(trailers) if trailers.is_empty());
+            stream.send_data(piece, is_last).map_err(io::Error::other)?;
+            if is_last {
+                *end = StreamEnd::Written;
+            }
+        }
+        if let StreamEnd::Pending(trailers) = end {
+            if trailers.is_empty() {
+                stream.send_data(Bytes::new(), true).map_err(io::Error::other)?;
+            } else {
+                stream.send_trailers(header_map_of(trailers)).map_err(io::Error::other)?;
+            }
+            *end = StreamEnd::Written;
         }
         Poll::Ready(Ok(()))
     }
@@ -153,7 +346,7 @@ impl BodyPump {
 /// Reads once behind what `input` holds. Returns the number of bytes; 0 at the end.
 pub(super) fn poll_fill(
     context: &mut Context<'_>,
-    from: &mut (impl AsyncRead + Unpin),
+    from: &mut (impl AsyncRead + Unpin + ?Sized),
     input: &mut BytesMut,
 ) -> Poll<io::Result<usize>> {
     input.reserve(READ_SIZE);

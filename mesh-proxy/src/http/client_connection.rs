@@ -21,9 +21,9 @@ const HEAD_TIME: Duration = Duration::from_mins(1);
 /// Time without a request after which a connection is closed (Envoy's default).
 const IDLE_TIME: Duration = Duration::from_hours(1);
 /// Most bytes of a request's body that are read and thrown away, so that the client reads its response.
-const MAX_DISCARDED: usize = 256 * 1024;
+pub(super) const MAX_DISCARDED: usize = 256 * 1024;
 /// Time for that.
-const DISCARD_TIME: Duration = Duration::from_secs(2);
+pub(super) const DISCARD_TIME: Duration = Duration::from_secs(2);
 
 /// A client's socket, and what was read from it and not used yet.
 pub(super) struct ClientConnection {

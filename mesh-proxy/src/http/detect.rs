@@ -1,4 +1,4 @@
-//! Whether a connection speaks HTTP/1, by its first bytes.
+//! Which version of HTTP a connection speaks, by its first bytes.
 
 use std::time::Duration;
 
@@ -14,31 +14,47 @@ const LOOK_AGAIN: Duration = Duration::from_millis(2);
 /// Most bytes of a method that are looked at. Those in use have at most 17 (`VERSION-CONTROL` and the like).
 const MAX_METHOD: usize = 24;
 
+/// What a connection of HTTP/2 begins with (RFC 9113, 3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// Length of its method.
+const PRI: usize = 3;
+
 /// What first bytes tell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Guess {
     Http1,
+    Http2,
     Other,
     /// More bytes are needed.
     Unknown,
 }
 
-/// Returns whether the client speaks HTTP/1. Its bytes stay in the socket. Where the port is declared to
-/// speak it, they are waited for as long as it takes; else a client that sends nothing for 200 ms speaks
-/// something else.
-pub async fn speaks_http1(socket: &TcpStream, is_declared: bool) -> bool {
+/// What a client speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClientProtocol {
+    /// HTTP/1.0 or HTTP/1.1.
+    Http1,
+    /// HTTP/2 with prior knowledge (RFC 9113, 3.3).
+    Http2,
+}
+
+/// Returns which version of HTTP the client speaks; none: something else. Its bytes stay in the socket. Where
+/// the port is declared to speak HTTP, they are waited for as long as it takes; else a client that sends
+/// nothing for 200 ms speaks something else.
+pub async fn detect_http(socket: &TcpStream, is_declared: bool) -> Option<ClientProtocol> {
     if is_declared && socket.readable().await.is_err() {
-        return false;
+        return None;
     }
     let deadline = Instant::now() + if is_declared { DECLARED_HEAD } else { FIRST_BYTES };
     let mut bytes = [0; MAX_METHOD + 10];
     let mut pause = LOOK_AGAIN;
     loop {
-        let Ok(Ok(length)) = timeout_at(deadline, socket.peek(&mut bytes)).await else { return false };
+        let Ok(Ok(length)) = timeout_at(deadline, socket.peek(&mut bytes)).await else { return None };
         match guess(&bytes[..length]) {
-            Guess::Http1 => return true,
-            Guess::Other => return false,
-            Guess::Unknown if length == 0 || Instant::now() >= deadline => return false,
+            Guess::Http1 => return Some(ClientProtocol::Http1),
+            Guess::Http2 => return Some(ClientProtocol::Http2),
+            Guess::Other => return None,
+            Guess::Unknown if length == 0 || Instant::now() >= deadline => return None,
             Guess::Unknown => tokio::time::sleep(pause).await,
         }
         pause = (pause * 2).min(FIRST_BYTES);
@@ -51,8 +67,9 @@ fn guess(bytes: &[u8]) -> Guess {
     let is_token = |byte: &&u8| byte.is_ascii_alphabetic() || **byte == b'-' || **byte == b'_';
     let method = bytes.iter().take_while(is_token).count();
     match &bytes[method..] {
-        // HTTP/2 with prior knowledge (RFC 9113, 3.4).
-        _ if bytes.starts_with(b"PRI ") => Guess::Other,
+        _ if bytes.starts_with(PREFACE) => Guess::Http2,
+        _ if bytes.len() > PRI && PREFACE.starts_with(bytes) => Guess::Unknown,
+        _ if bytes.starts_with(&PREFACE[..=PRI]) => Guess::Other,
         [] if method <= MAX_METHOD => Guess::Unknown,
         [b' ', target @ ..] if method > 0 => guess_by_target(target, bytes.starts_with(b"CONNECT ")),
         _ => Guess::Other,
@@ -87,7 +104,9 @@ mod tests {
             ("CONNECT web:80 HTTP/1.1", Guess::Http1),
             ("M-SEARCH /", Guess::Http1),
             ("GET http://web/", Guess::Http1),
-            ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", Guess::Other),
+            ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", Guess::Http2),
+            ("PRI * HTTP/2.0\r\n", Guess::Unknown),
+            ("PRI * HTTP/1.1\r\n", Guess::Other),
             ("PR", Guess::Unknown),
             ("", Guess::Unknown),
             ("GET", Guess::Unknown),

@@ -7,9 +7,8 @@ use http::StatusCode;
 use mesh_api::plan::http_routes::{DirectResponse, Fault, HttpAction, HttpForward, HttpRoutes, RouteMatch};
 use mesh_api::plan::{Snapshot, Workload};
 use rand::RngExt;
-use tokio::net::TcpStream;
 
-use super::client_connection::ClientConnection;
+use super::client::Client;
 use super::cors::{self, CorsVerdict};
 use super::forward::{Forwarding, forward_request};
 use super::h1::RequestHead;
@@ -23,6 +22,7 @@ use crate::worker::{DrainSignal, Worker};
 const MILLION: u32 = 1_000_000;
 
 /// The connection that requests come on.
+#[derive(Clone)]
 pub(super) struct HttpConnection {
     pub worker: Rc<Worker>,
     /// The client.
@@ -55,21 +55,17 @@ impl Asked<'_> {
 /// What follows a request on its connection.
 pub(super) enum Next {
     /// Another request.
-    Request(ClientConnection),
+    Request(Client),
     /// Nothing: the response said that the connection ends with it.
-    Close(ClientConnection),
+    Close(Client),
     /// Nothing, at once: the client is gone, or must not take what it got for a whole response.
-    Reset(TcpStream),
+    Reset(Client),
     /// Nothing: both ends have closed it.
     Closed,
 }
 
 /// Answers one request, by the configuration in force.
-pub(super) async fn exchange(
-    connection: &HttpConnection,
-    client: ClientConnection,
-    head: &mut RequestHead,
-) -> Next {
+pub(super) async fn exchange(connection: &HttpConnection, client: Client, head: &mut RequestHead) -> Next {
     let snapshot = connection.worker.snapshot();
     let workload = snapshot.workload(&connection.workload.uid);
     let workload = workload.as_ref().unwrap_or(&connection.workload);
@@ -78,6 +74,7 @@ pub(super) async fn exchange(
     record.details.set_source_workload(workload);
     record.details.labels.source_identity = Some(connection.pod.identity.clone());
     record.set_request(&head.method, &head.authority, &head.path);
+    record.set_is_grpc(head.is_grpc());
     let draining = &connection.worker.draining;
     let asked = Asked { head, draining, snapshot: &snapshot, workload };
     let Some(routes) = HttpRoutes::find(&snapshot, workload, original) else {
@@ -98,7 +95,7 @@ pub(super) async fn exchange(
 /// Does with a request what its route says.
 async fn answer(
     connection: &HttpConnection,
-    client: ClientConnection,
+    client: Client,
     asked: Asked<'_>,
     RouteMatch { route, matched }: RouteMatch<'_>,
     mut record: RequestRecord,
@@ -163,11 +160,7 @@ pub(super) fn is_drawn(share: u32) -> bool {
 }
 
 /// Answers a request of which only the head was read.
-pub(super) async fn respond(
-    response: LocalResponse<'_>,
-    mut client: ClientConnection,
-    asked: &Asked<'_>,
-) -> Next {
+pub(super) async fn respond(response: LocalResponse<'_>, mut client: Client, asked: &Asked<'_>) -> Next {
     let head = &*asked.head;
     // A client that expects 100-continue sends its body or does not, as it likes (RFC 9110, 10.1.1).
     let is_end_known = !head.has_body() || !head.fields.contains("expect");

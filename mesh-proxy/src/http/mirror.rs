@@ -6,24 +6,23 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::{Bytes, BytesMut};
-use mesh_api::plan::http_routes::HttpDestination;
-use mesh_api::plan::outbound::Destination;
+use bytes::BytesMut;
+use mesh_api::plan::http_routes::{HttpDestination, HttpForward, Retries};
 use mesh_api::plan::{Snapshot, Workload};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::spawn_local;
 
-use super::READ_SIZE;
-use super::exchange::HttpConnection;
-use super::h1::{BodyDecoder, BodyPiece, MAX_HEAD, ResponseHead, find_head_end};
-use super::upstream_connection::UpstreamConnection;
-use super::upstream_connections::UpstreamKey;
-use crate::address_roles::ClientAddress;
+use super::attempt::{ResponseEnd, Timers, relay_response};
+use super::body_pump::{BodyPump, BodyWriter};
+use super::client::{Client, Copied};
+use super::exchange::{Asked, HttpConnection, is_drawn};
+use super::h1::{BodyEncoder, BodyFraming, RequestHead, ResponseHead};
+use super::outgoing_head::{RequestLine, write_head};
+use super::outgoing_request::OutgoingRequest;
+use super::request_body::KeptBody;
+use super::response::keep_or_close;
+use super::retry_loop::RetryLoop;
+use super::target::Target;
 use crate::balance::EndpointPick;
-use crate::local_pod::LocalPod;
-use crate::tunnel::EarlyData;
-use crate::upstream::{self, ClientContext, ConnectOptions};
-use crate::worker::Worker;
 
 /// Most copies under way on a worker. Further ones are dropped, and counted.
 const MAX_COPIES: usize = 256;
@@ -53,142 +52,84 @@ impl Drop for Copy {
     }
 }
 
-/// What a copy is sent with.
-struct Mirrored {
-    worker: Rc<Worker>,
-    pod: Arc<LocalPod>,
-    workload: Arc<Workload>,
-    client: ClientAddress,
-    destination: Destination,
-    method: String,
-    message: Bytes,
+/// Draws the mirrors that get a copy of a request. What becomes a tunnel is not copied.
+pub(super) fn chosen_mirrors<'a>(head: &RequestHead, forward: &'a HttpForward) -> Vec<&'a HttpDestination> {
+    if head.is_connect() || head.upgrade.is_some() {
+        return Vec::new();
+    }
+    let chosen = forward.mirrors.iter().filter(|(_, share)| is_drawn(*share));
+    chosen.map(|(destination, _)| destination).collect()
 }
 
-/// Sends a copy of a request, head and body, to a mirror.
-pub(super) fn send_copy(
-    connection: &HttpConnection,
-    (snapshot, workload): (&Snapshot, &Arc<Workload>),
-    mirror: &HttpDestination,
-    method: &str,
-    message: &Bytes,
-) {
-    let worker = &connection.worker;
-    let Some(copy) = worker.copies.try_begin() else { return worker.metrics.count_copy(false) };
-    let mirrored = Mirrored {
-        worker: Rc::clone(worker),
-        pod: Arc::clone(&connection.pod),
-        workload: Arc::clone(workload),
-        client: connection.client,
-        destination: mirror.endpoints(snapshot, workload, connection.original.address()),
-        method: method.to_owned(),
-        message: message.clone(),
-    };
-    spawn_local(async move {
-        let sent = tokio::time::timeout(COPY_TIME, mirrored.send()).await;
-        mirrored.worker.metrics.count_copy(matches!(sent, Ok(Some(()))));
-        drop(copy);
-    });
+/// A copy of a request.
+pub(super) struct Mirrored {
+    connection: HttpConnection,
+    workload: Arc<Workload>,
+    head: RequestHead,
+    line: RequestLine,
+    content: BytesMut,
 }
 
 impl Mirrored {
-    /// Sends it to one endpoint and reads the response. None: that failed.
-    async fn send(&self) -> Option<()> {
-        let Destination::Service { service, port, policy, endpoints } = &self.destination else {
-            return None;
+    /// Copies a request that was read to its end.
+    pub fn new(connection: &HttpConnection, asked: &Asked<'_>, line: &RequestLine, content: &[u8]) -> Self {
+        let RequestLine { target, authority } = line.clone();
+        Self {
+            connection: connection.clone(),
+            workload: Arc::clone(asked.workload),
+            head: asked.head.clone(),
+            line: RequestLine { target, authority: shadow_authority(&authority) },
+            content: BytesMut::from(content),
+        }
+    }
+
+    /// Sends it to a mirror, in a task of its own.
+    pub fn send_to(self, mirror: &HttpDestination, snapshot: &Snapshot) {
+        let worker = Rc::clone(&self.connection.worker);
+        let original = self.connection.original.address();
+        let target = Target::find(Some(mirror), (snapshot, &self.workload), original, self.head.version);
+        let (Some(copy), Ok(target)) = (worker.copies.try_begin(), target) else {
+            return worker.metrics.count_copy(false);
         };
-        let worker = &self.worker;
-        let ejected = worker.shared.outliers.ejected_endpoints(endpoints, policy, Instant::now());
-        let mut picks = worker.picker.pick_endpoints(endpoints, policy.lb, ejected, None);
+        spawn_local(async move {
+            let sent = tokio::time::timeout(COPY_TIME, self.send(&target)).await;
+            worker.metrics.count_copy(matches!(sent, Ok(Some(()))));
+            drop(copy);
+        });
+    }
+
+    /// Sends it to one endpoint, and throws the response away. None: that failed.
+    async fn send(&self, target: &Target) -> Option<()> {
+        let worker = &self.connection.worker;
+        let ejected =
+            worker.shared.outliers.ejected_endpoints(&target.endpoints, &target.policy, Instant::now());
+        let mut picks = worker.picker.pick_endpoints(&target.endpoints, target.policy.lb, ejected, None);
         let EndpointPick { endpoint, active, .. } = picks.next()?;
-        let _active = active;
-        let slot = match policy.pool.max_connections {
-            None => None,
-            Some(limit) => {
-                let key = (Arc::clone(&service.key), *port);
-                Some(worker.shared.service_limits.try_take_slot(key, limit.get())?)
-            }
+        let mut client = Client::Nobody(Copied::new(&self.content));
+        let reader = client.body_reader(self.head.body);
+        let kept = KeptBody::new(worker.receive_budget(&self.connection.pod), false);
+        let head = write_head(&self.head, &self.line, target.protocol)?;
+        let mut attempt = RetryLoop {
+            connection: &self.connection,
+            workload: &self.workload,
+            head: &self.head,
+            retries: &Retries::default(),
+            target,
+            outgoing: OutgoingRequest::new(head, self.head.body, reader, kept),
+            response: ResponseHead::default(),
+            timers: Timers::new(None, None),
         };
-        let key = UpstreamKey::new(&self.pod, (service, *port), endpoint);
-        let (mut upstream, sent) = match worker.http_connections.take(&key).await {
-            Some(upstream) => (upstream, 0),
-            None => {
-                let origin = ClientContext {
-                    worker,
-                    pod: &self.pod,
-                    workload: &self.workload,
-                    client: self.client,
-                    service: Some(&service.hostname),
-                    early: EarlyData::Bytes(&self.message),
-                    exposed: Cell::new(false),
-                };
-                let pool = &policy.pool;
-                let options = ConnectOptions { timeout: pool.connect_timeout, keepalive: pool.keepalive };
-                let opened = upstream::connect_to_endpoint(&origin, endpoint, options).await.ok()?;
-                let sent = opened.early_bytes_sent();
-                (UpstreamConnection::new(opened), sent)
-            }
-        };
-        upstream.hold_slot(slot);
-        upstream.io.write_all(&self.message[sent..]).await.ok()?;
-        if self.read_response(&mut upstream).await? {
-            worker.http_connections.keep(key, upstream);
-        } else {
-            upstream.close_in_order();
-        }
-        Some(())
+        let mut upstream = attempt.attempt(endpoint, &mut client).await.ok()?;
+        let RetryLoop { mut outgoing, response, mut timers, .. } = attempt;
+        let writer = BodyWriter::Http1(BodyEncoder::new(BodyFraming::UntilClose, false));
+        let mut pump = BodyPump::new(upstream.body_reader(response.body), writer, BytesMut::new());
+        let end = relay_response(&mut upstream, &mut client, &mut outgoing, &mut pump, &mut timers).await;
+        drop(active);
+        let is_whole = matches!(end, ResponseEnd::Complete);
+        let key = target.upstream_key(&self.connection, endpoint);
+        keep_or_close(worker, key, upstream, is_whole && outgoing.is_sent() && response.keeps_alive);
+        is_whole.then_some(())
     }
-
-    /// Reads a response and throws it away. Returns whether the connection takes another request; none: it
-    /// was no whole response.
-    async fn read_response(&self, upstream: &mut UpstreamConnection) -> Option<bool> {
-        let mut response = ResponseHead::default();
-        loop {
-            let mut searched = 0;
-            let length = loop {
-                let seen = &upstream.input[..upstream.input.len().min(MAX_HEAD + 1)];
-                match find_head_end(seen, &mut searched).ok()? {
-                    Some(length) => break length,
-                    None => read_more(upstream).await.filter(|read| *read > 0)?,
-                };
-            };
-            response.parse(&upstream.input.split_to(length), &self.method).ok()?;
-            if !response.is_interim() {
-                break;
-            }
-        }
-        let mut decoder = BodyDecoder::new(response.body);
-        loop {
-            match decoder.decode(&mut upstream.input).ok()? {
-                BodyPiece::Data(_) => {}
-                BodyPiece::End(_) => return Some(response.keeps_alive),
-                BodyPiece::Incomplete => {
-                    let read = read_more(upstream).await?;
-                    if read == 0 && !decoder.end_of_input() {
-                        return None;
-                    }
-                }
-            }
-        }
-    }
-}
-
-async fn read_more(upstream: &mut UpstreamConnection) -> Option<usize> {
-    let input: &mut BytesMut = &mut upstream.input;
-    input.reserve(READ_SIZE);
-    upstream.io.read_buf(input).await.ok()
-}
-
-/// Returns a request, whose second line is its `Host`, with that marked as a copy's.
-pub(super) fn marked_as_copy(message: &[u8]) -> Bytes {
-    const HOST: &[u8] = b"\r\nHost: ";
-    let parts = message.windows(HOST.len()).position(|at| at == HOST).and_then(|start| {
-        let (line, rest) = message.split_at(start + HOST.len());
-        let end = rest.windows(2).position(|at| at == b"\r\n")?;
-        Some((line, std::str::from_utf8(&rest[..end]).ok()?, &rest[end..]))
-    });
-    // Every head that is written has one.
-    let Some((line, authority, rest)) = parts else { return Bytes::copy_from_slice(message) };
-    [line, shadow_authority(authority).as_bytes(), rest].concat().into()
 }
 
 /// Returns the authority of a copy, as Envoy marks it: the host ends in `-shadow`.
@@ -207,11 +148,6 @@ mod tests {
 
     #[test]
     fn a_copy_is_marked_in_its_host() {
-        let message = b"GET /a HTTP/1.1\r\nHost: web:80\r\nX: \r\n\r\nHost: body";
-        assert_eq!(
-            marked_as_copy(message),
-            &b"GET /a HTTP/1.1\r\nHost: web-shadow:80\r\nX: \r\n\r\nHost: body"[..]
-        );
         assert_eq!(shadow_authority("web"), "web-shadow");
         assert_eq!(shadow_authority("web.shop:8080"), "web.shop-shadow:8080");
         assert_eq!(shadow_authority(""), "-shadow");

@@ -6,33 +6,55 @@ use rand::RngExt;
 
 use super::forward::Forwarding;
 use super::h1::{MAX_HEAD, RequestHead, normalize_path, write_request_head};
+use super::h2::http2_request;
 use super::header_edits::apply_route_edits;
+use super::outgoing_request::OutgoingHead;
+use super::target::UpstreamProtocol;
 
-/// Writes the head as endpoints get it: with the changes of the route and of its destination, and with what
-/// every request has. None: its path would no longer be in its normal form, or it would be too large.
-pub(super) fn outgoing_head(head: &mut RequestHead, forwarding: &Forwarding<'_>) -> Option<BytesMut> {
+/// What a request asks for, as endpoints get it.
+#[derive(Clone)]
+pub(super) struct RequestLine {
+    pub target: String,
+    pub authority: String,
+}
+
+/// Makes the changes of the route and of its destination, and adds what every request has. Returns what
+/// endpoints are asked for. None: the path would no longer be in its normal form.
+pub(super) fn edit_head(head: &mut RequestHead, forwarding: &Forwarding<'_>) -> Option<RequestLine> {
     let Forwarding { forward, matched, destination, .. } = forwarding;
     let of_route = &forward.request_edits;
     let of_destination = destination.map(|destination| &destination.request_edits);
     apply_route_edits(forward.destinations.len() == 1, of_route, of_destination, &mut head.fields);
     let rewritten = forward.rewrite.authority.as_ref().or(of_route.authority.as_ref());
     let rewritten = rewritten.or_else(|| of_destination.and_then(|edits| edits.authority.as_ref()));
-    let authority = rewritten.map_or(head.authority.as_str(), |authority| authority);
+    let authority = rewritten.map_or(head.authority.as_str(), |authority| authority).to_owned();
     if !head.fields.contains("x-request-id") {
         head.fields.push("x-request-id", new_request_id().as_bytes());
     }
     if !head.fields.contains("x-forwarded-proto") {
         head.fields.push("x-forwarded-proto", b"http");
     }
-    if head.takes_trailers {
-        head.fields.push("TE", b"trailers");
-        head.fields.push("Connection", b"TE");
+    Some(RequestLine { target: target_of(head, forward, *matched)?, authority })
+}
+
+/// Writes a head for endpoints of that protocol. None: it would be too large, or the protocol has no form for
+/// it.
+pub(super) fn write_head(
+    head: &RequestHead,
+    line: &RequestLine,
+    protocol: UpstreamProtocol,
+) -> Option<OutgoingHead> {
+    let RequestLine { target, authority } = line;
+    match protocol {
+        UpstreamProtocol::Http1 => {
+            let mut bytes = BytesMut::new();
+            write_request_head((target, authority), head, &mut bytes);
+            (bytes.len() <= MAX_HEAD).then_some(OutgoingHead::Http1(bytes))
+        }
+        UpstreamProtocol::Http2 => {
+            http2_request(head, target, authority).map(|request| OutgoingHead::Http2(Box::new(request)))
+        }
     }
-    let target = target_of(head, forward, *matched)?;
-    let mut bytes = BytesMut::new();
-    let line = (head.method.as_str(), target.as_str(), authority);
-    write_request_head(line, &head.fields, head.body, head.upgrade.as_deref(), &mut bytes);
-    (bytes.len() <= MAX_HEAD).then_some(bytes)
 }
 
 /// Returns the target of a request as endpoints get it. None: a rewritten path that is not in its normal form

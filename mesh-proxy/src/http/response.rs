@@ -4,21 +4,27 @@ use bytes::BytesMut;
 use http::StatusCode;
 use tokio::io::AsyncWriteExt;
 
-use super::attempt::{OutgoingRequest, ResponseEnd, Timers, relay_response};
+use super::attempt::{ResponseEnd, Timers, relay_response};
 use super::body_pump::BodyPump;
+use super::client::{Client, OutgoingResponse};
 use super::client_connection::ClientConnection;
-use super::exchange::Next;
+use super::exchange::{HttpConnection, Next};
 use super::forward::Forwarding;
+use super::grpc;
 use super::h1::{
-    BodyDecoder, BodyEncoder, BodyFraming, ConnectionWord, RequestHead, ResponseHead, ResponseLine, Version,
-    write_response_head,
+    BodyFraming, ConnectionWord, RequestHead, ResponseHead, ResponseLine, Version, write_response_head,
 };
 use super::header_edits::apply_route_edits;
 use super::local_response::{LocalResponse, connection_word};
+use super::outgoing_request::OutgoingRequest;
+use super::retry_loop::Reached;
 use super::upstream_connection::UpstreamConnection;
+use super::upstream_connections::UpstreamKey;
+use super::upstream_exchange::UpstreamExchange;
 use crate::outbound;
 use crate::relay::{ByteMeter, reset_on_drop};
 use crate::telemetry::{RequestFlag, RequestRecord};
+use crate::worker::Worker;
 
 /// A request that an endpoint has begun to answer.
 pub(super) struct Answered {
@@ -29,85 +35,109 @@ pub(super) struct Answered {
     pub stays: bool,
 }
 
-/// Relays a response to the client. Returns what follows there, and the endpoint's connection if that takes
-/// another request.
+/// Relays a response to the client. Returns what follows there.
 pub(super) async fn relay_to_client(
-    (mut upstream, mut client): (UpstreamConnection, ClientConnection),
+    connection: &HttpConnection,
+    (reached, mut client): (Reached, Client),
     mut answered: Answered,
     (request, forwarding): (&RequestHead, &Forwarding<'_>),
     mut record: RequestRecord,
-) -> (Next, Option<UpstreamConnection>) {
+) -> Next {
     answered.timers.end_attempt();
     edit(&mut answered.response, forwarding);
     let status = answered.response.status;
-    let changes = request.upgrade.is_some() && status == StatusCode::SWITCHING_PROTOCOLS
-        || request.is_connect() && status.is_success();
-    if changes {
-        return (tunnel(upstream, client, &answered.response, record).await, None);
+    let Reached { key, mut upstream, active } = reached;
+    if changes_protocol(request, status) {
+        match (client, upstream) {
+            (Client::Http1(client), UpstreamExchange::Http1(upstream)) => {
+                return tunnel(*upstream, client, &answered.response, record).await;
+            }
+            (other, stream) => (client, upstream) = (other, stream),
+        }
     }
-    if status == StatusCode::SWITCHING_PROTOCOLS {
+    if status == StatusCode::SWITCHING_PROTOCOLS || request.is_connect() && status.is_success() {
         let status = StatusCode::BAD_GATEWAY;
         record.end(status, Some(RequestFlag::UpstreamProtocolError), "nobody asked for another protocol");
         LocalResponse::with_text(status, "").send(&mut client, request, false).await;
-        return (Next::Close(client), None);
+        return Next::Close(client);
     }
     let framing = framing_for_client(answered.response.body, request.version);
     let stays = answered.stays && framing != BodyFraming::UntilClose;
-    let line = ResponseLine {
-        status,
-        reason: &answered.response.reason,
-        body: framing,
-        announced_length: answered.response.announced_length,
-        connection: connection_word(request.version, stays),
-    };
-    let mut head = BytesMut::new();
-    write_response_head(&line, &answered.response.fields, &mut head);
-    let pump = BodyPump::new(BodyDecoder::new(answered.response.body), BodyEncoder::new(framing, true), head);
     let Answered { mut outgoing, response, mut timers, .. } = answered;
-    let (end, bytes) = relay_response(&mut upstream, &mut client, &mut outgoing, pump, &mut timers).await;
-    record.set_body_bytes(outgoing.body_bytes(), bytes);
-    match end {
+    let begun = client.begin_response(&OutgoingResponse {
+        status,
+        reason: &response.reason,
+        fields: &response.fields,
+        body: framing,
+        announced_length: response.announced_length,
+        connection: connection_word(request.version, stays),
+    });
+    let (writer, head) = match begun {
+        Ok(begun) => begun,
+        Err(error) => {
+            record.end(status, Some(RequestFlag::ClientGone), &error.to_string());
+            return Next::Reset(client);
+        }
+    };
+    let mut pump = BodyPump::new(upstream.body_reader(response.body), writer, head);
+    let end = relay_response(&mut upstream, &mut client, &mut outgoing, &mut pump, &mut timers).await;
+    drop(active);
+    record.set_body_bytes(outgoing.body_bytes(), pump.moved());
+    if request.is_grpc() {
+        record.set_grpc_status(pump.trailers().grpc_status.or_else(|| grpc::status_in_head(&response)));
+    }
+    let (flag, reason) = match end {
         ResponseEnd::Complete => {
             record.end(status, None, "");
-            let next =
-                if stays && outgoing.has_read_all() { Next::Request(client) } else { Next::Close(client) };
-            if outgoing.is_sent() && response.keeps_alive {
-                return (next, Some(upstream));
-            }
-            if outgoing.is_sent() {
-                upstream.close_in_order();
-            }
-            (next, None)
+            let may_follow = stays && outgoing.has_read_all();
+            keep_or_close(&connection.worker, key, upstream, outgoing.is_sent() && response.keeps_alive);
+            return if may_follow { Next::Request(client) } else { Next::Close(client) };
         }
-        ResponseEnd::Late(reason) => {
-            record.end(status, Some(RequestFlag::Timeout), &reason);
-            (Next::Reset(client.socket), None)
-        }
-        ResponseEnd::UpstreamBroke(reason) => {
-            record.end(status, Some(RequestFlag::UpstreamReset), &reason);
-            (Next::Reset(client.socket), None)
-        }
-        ResponseEnd::ClientGone(reason) => {
-            record.end(status, Some(RequestFlag::ClientGone), &reason);
-            (Next::Reset(client.socket), None)
-        }
+        ResponseEnd::Late(reason) => (RequestFlag::Timeout, reason),
+        ResponseEnd::UpstreamBroke(reason) => (RequestFlag::UpstreamReset, reason),
+        ResponseEnd::ClientGone(reason) => (RequestFlag::ClientGone, reason),
+    };
+    record.end(status, Some(flag), &reason);
+    Next::Reset(client)
+}
+
+/// Keeps an endpoint's connection for the next request, or closes it; of HTTP/2, its stream is over.
+pub(super) fn keep_or_close(
+    worker: &Worker,
+    key: UpstreamKey,
+    upstream: UpstreamExchange,
+    is_reusable: bool,
+) {
+    match upstream {
+        UpstreamExchange::Http1(upstream) if is_reusable => worker.http_connections.keep(key, *upstream),
+        UpstreamExchange::Http1(upstream) => upstream.close_in_order(),
+        UpstreamExchange::Http2(_) => {}
     }
 }
 
-/// Changes the response's fields: those of the route last, or first if it has one destination.
+/// Whether client and server change to another protocol.
+fn changes_protocol(request: &RequestHead, status: StatusCode) -> bool {
+    request.upgrade.is_some() && status == StatusCode::SWITCHING_PROTOCOLS
+        || request.is_connect() && status.is_success()
+}
+
+/// Changes the response's fields: those of the route last, or first if it has one destination. What browsers
+/// are told comes after them, as in Envoy.
 fn edit(response: &mut ResponseHead, forwarding: &Forwarding<'_>) {
     let Forwarding { forward, destination, permission, .. } = forwarding;
-    permission.iter().for_each(|permission| permission.add_to(&mut response.fields));
     let of_destination = destination.map(|destination| &destination.response_edits);
     let is_only = forward.destinations.len() == 1;
     apply_route_edits(is_only, &forward.response_edits, of_destination, &mut response.fields);
+    permission.iter().for_each(|permission| permission.add_to(&mut response.fields));
 }
 
 /// Returns how a client gets a body that came framed so. Where the length is not known HTTP/1.0 has only the
 /// end of the connection.
 fn framing_for_client(framing: BodyFraming, version: Version) -> BodyFraming {
     match (framing, version) {
-        (BodyFraming::Chunked | BodyFraming::UntilClose, Version::Http11) => BodyFraming::Chunked,
+        (BodyFraming::Chunked | BodyFraming::UntilClose, Version::Http11 | Version::Http2) => {
+            BodyFraming::Chunked
+        }
         (BodyFraming::Chunked | BodyFraming::UntilClose, Version::Http10) => BodyFraming::UntilClose,
         (other, _) => other,
     }
@@ -136,7 +166,7 @@ async fn tunnel(
     };
     if let Err(error) = opened.await {
         record.end(response.status, Some(RequestFlag::ClientGone), &error.to_string());
-        return Next::Reset(client.socket);
+        return Next::Reset(Client::Http1(client));
     }
     let meter = ByteMeter::default();
     reset_on_drop(&client.socket);

@@ -1,4 +1,4 @@
-//! Serves a connection that is read as HTTP: its requests, one after the other.
+//! Serves a connection that is read as HTTP/1: its requests, one after the other.
 
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -8,6 +8,7 @@ use http::StatusCode;
 use mesh_api::plan::Workload;
 use tokio::net::TcpStream;
 
+use super::client::Client;
 use super::client_connection::{ClientConnection, NoHead};
 use super::exchange::{HttpConnection, Next, exchange};
 use super::h1::{Malformed, RequestHead};
@@ -19,7 +20,7 @@ use crate::telemetry::{RequestFlag, RequestRecord};
 use crate::worker::Worker;
 
 /// Serves a connection of `pod` to `original` until either side is done with it.
-pub async fn serve_http(
+pub async fn serve_http1(
     worker: Rc<Worker>,
     (pod, workload): (Arc<LocalPod>, Arc<Workload>),
     socket: TcpStream,
@@ -55,16 +56,17 @@ pub async fn serve_http(
         }
         drop(bytes);
         // Boxed, since an idle connection needs none of it.
-        let next = Box::pin(exchange(&about, connection, &mut head)).await;
+        let next = Box::pin(exchange(&about, Client::Http1(connection), &mut head)).await;
         connection = match next {
-            Next::Request(mut connection) => {
+            Next::Request(Client::Http1(mut connection)) => {
                 head.release_memory();
                 connection.release_memory();
                 connection
             }
-            Next::Close(connection) => return connection.close_in_order().await,
-            Next::Reset(socket) => return reset_on_drop(&socket),
-            Next::Closed => return,
+            Next::Close(Client::Http1(connection)) => return connection.close_in_order().await,
+            Next::Reset(Client::Http1(connection)) => return reset_on_drop(&connection.socket),
+            // What comes back is the client that was given away, or nothing.
+            Next::Request(_) | Next::Close(_) | Next::Reset(_) | Next::Closed => return,
         };
     }
 }

@@ -1,15 +1,13 @@
 //! One connection to an endpoint that requests are sent on, one after the other.
 
-use std::future::{pending, poll_fn};
-use std::io;
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
 use tokio::task::spawn_local;
 
 use crate::authorized_connections::AuthorizedConnection;
@@ -26,7 +24,7 @@ pub(super) type ServicePortSlot = ServiceSlot<(Arc<str>, u16)>;
 
 /// A connection to an endpoint.
 pub(super) struct UpstreamConnection {
-    pub io: UpstreamStream,
+    pub io: Stream,
     /// What was read and not used yet.
     pub input: BytesMut,
     /// The policy's permit, if the endpoint is a pod of this node.
@@ -39,24 +37,16 @@ pub(super) struct UpstreamConnection {
     pub transport: &'static str,
 }
 
-/// What carries its bytes.
-pub(super) enum UpstreamStream {
-    /// Plain TCP, or a stream over mutual TLS.
-    Stream(Stream),
-    /// The socket of an application on this node.
-    Application(TcpStream),
-}
-
 impl UpstreamConnection {
     pub fn new(upstream: Upstream) -> Self {
         let (io, authorized, transport) = match upstream {
             Upstream::Stream(stream) => {
                 let transport = stream.transport_name();
-                (UpstreamStream::Stream(stream), None, transport)
+                (stream, None, transport)
             }
             Upstream::Local(local) => {
                 let (socket, authorized) = local.into_parts();
-                (UpstreamStream::Application(socket), Some(authorized), LOCAL_TRANSPORT)
+                (Stream::from_socket(socket), Some(authorized), LOCAL_TRANSPORT)
             }
         };
         Self { io, input: BytesMut::new(), authorized, slot: None, is_reused: false, transport }
@@ -70,13 +60,17 @@ impl UpstreamConnection {
     /// Returns the way itself, and its slot below the service's limit.
     pub fn into_upstream(self) -> (Upstream, Option<ServicePortSlot>) {
         let upstream = match (self.io, self.authorized) {
-            (UpstreamStream::Stream(stream), _) => Upstream::Stream(stream),
-            (UpstreamStream::Application(socket), Some(authorized)) => {
+            (Stream::Socket(socket), Some(authorized)) => {
                 Upstream::Local(AuthorizedApplicationSocket::from_parts(socket, authorized))
             }
-            (UpstreamStream::Application(socket), None) => Upstream::Stream(Stream::from_socket(socket)),
+            (stream, _) => Upstream::Stream(stream),
         };
         (upstream, self.slot)
+    }
+
+    /// Returns what carries its bytes, and the policy's permit, which whoever moves bytes has to watch.
+    pub fn into_stream(self) -> (Stream, Option<AuthorizedConnection>) {
+        (self.io, self.authorized)
     }
 
     /// Counts it against the limit of its service's port from now on.
@@ -89,16 +83,9 @@ impl UpstreamConnection {
         self.slot = None;
     }
 
-    /// Splits it into what carries bytes, the bytes that were read, and the future of its end by policy.
-    pub fn parts(&mut self) -> (&mut UpstreamStream, &mut BytesMut, impl Future<Output = String> + '_) {
-        let authorized = self.authorized.as_ref();
-        let revoked = async move {
-            match authorized {
-                Some(authorized) => authorized.wait_until_revoked().await.to_string(),
-                None => pending().await,
-            }
-        };
-        (&mut self.io, &mut self.input, revoked)
+    /// Splits it into what carries bytes, the bytes that were read, and the policy's permit.
+    pub fn parts(&mut self) -> (&mut Stream, &mut BytesMut, Option<&AuthorizedConnection>) {
+        (&mut self.io, &mut self.input, self.authorized.as_ref())
     }
 
     /// Closes it so that the server sees an end and no reset, which it might log as a fault.
@@ -128,41 +115,5 @@ impl UpstreamConnection {
         });
         // A task that has had its turn would be told that nothing is there.
         tokio::task::unconstrained(looking).await
-    }
-}
-
-impl AsyncRead for UpstreamStream {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        into: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Stream(stream) => Pin::new(stream).poll_read(context, into),
-            Self::Application(socket) => Pin::new(socket).poll_read(context, into),
-        }
-    }
-}
-
-impl AsyncWrite for UpstreamStream {
-    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Stream(stream) => Pin::new(stream).poll_write(context, bytes),
-            Self::Application(socket) => Pin::new(socket).poll_write(context, bytes),
-        }
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Stream(stream) => Pin::new(stream).poll_flush(context),
-            Self::Application(socket) => Pin::new(socket).poll_flush(context),
-        }
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Stream(stream) => Pin::new(stream).poll_shutdown(context),
-            Self::Application(socket) => Pin::new(socket).poll_shutdown(context),
-        }
     }
 }

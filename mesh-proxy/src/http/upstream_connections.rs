@@ -3,17 +3,25 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mesh_api::plan::{Endpoint, EndpointKey, Service, TunnelProtocol};
 
-use super::upstream_connection::UpstreamConnection;
+use bytes::Bytes;
+use h2::client::SendRequest;
+
+use super::attempt::AttemptError;
+use super::h2::{CountedStream, Http2Connection};
+use super::upstream_connection::{ServicePortSlot, UpstreamConnection};
 use crate::local_pod::LocalPod;
 
 /// How long a connection waits for a request. Servers close theirs after five seconds and more; one that is
 /// closed while a request is on its way to it would cost that request.
 const IDLE_TIME: Duration = Duration::from_secs(4);
+/// How long a connection of HTTP/2 waits for one. Whoever closes it says so before.
+const HTTP2_IDLE_TIME: Duration = Duration::from_mins(1);
 /// How often connections that have waited too long are looked for, while there are requests.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
 /// Most idle connections of one pod to one endpoint. A new one costs a stream, and no round trip.
@@ -28,6 +36,16 @@ pub struct UpstreamConnections {
     /// Number of all.
     count: Cell<usize>,
     swept: Cell<Option<Instant>>,
+    /// Connections of HTTP/2, which carry several requests at a time.
+    shared: RefCell<HashMap<UpstreamKey, Shared>>,
+}
+
+/// The connections of HTTP/2 of one pod to one endpoint.
+#[derive(Default)]
+struct Shared {
+    connections: Vec<Http2Connection>,
+    /// One is opened at a time: those who want one wait for it.
+    opening: Rc<tokio::sync::Mutex<()>>,
 }
 
 /// For whom a connection was made, and where it leads.
@@ -95,9 +113,53 @@ impl UpstreamConnections {
         }
     }
 
+    /// Returns a place on a connection of HTTP/2, which is opened if there is none with room. `take_slot`
+    /// takes a slot below the service's limit, for a connection that has no request. Errors: it can't be
+    /// opened, or there is no slot.
+    pub(super) async fn take_shared(
+        &self,
+        key: &UpstreamKey,
+        take_slot: impl Fn() -> Result<Option<ServicePortSlot>, AttemptError>,
+        open: impl Future<Output = Result<Http2Connection, AttemptError>>,
+    ) -> Result<(CountedStream, SendRequest<Bytes>), AttemptError> {
+        if self.swept.get().is_none_or(|swept| swept.elapsed() > SWEEP_EVERY) {
+            self.close_idle();
+        }
+        if let Some(found) = self.find_shared(key, &take_slot)? {
+            return Ok(found);
+        }
+        let opening = Rc::clone(&self.shared.borrow_mut().entry(key.clone()).or_default().opening);
+        let _only_one = opening.lock().await;
+        if let Some(found) = self.find_shared(key, &take_slot)? {
+            return Ok(found);
+        }
+        let opened = open.await?;
+        let taken = (opened.count_stream(None), opened.requests());
+        self.shared.borrow_mut().entry(key.clone()).or_default().connections.push(opened);
+        Ok(taken)
+    }
+
+    fn find_shared(
+        &self,
+        key: &UpstreamKey,
+        take_slot: impl Fn() -> Result<Option<ServicePortSlot>, AttemptError>,
+    ) -> Result<Option<(CountedStream, SendRequest<Bytes>)>, AttemptError> {
+        let all = self.shared.borrow();
+        let Some(found) = all.get(key).and_then(|shared| shared.connections.iter().find(|it| it.has_room()))
+        else {
+            return Ok(None);
+        };
+        let slot = if found.needs_slot() { take_slot()? } else { None };
+        Ok(Some((found.count_stream(slot), found.requests())))
+    }
+
     /// Closes connections that have waited too long.
     pub fn close_idle(&self) {
         self.swept.set(Some(Instant::now()));
+        self.shared.borrow_mut().retain(|_, shared| {
+            shared.connections.retain(|it| !it.is_over() && !it.is_idle_for(HTTP2_IDLE_TIME));
+            !shared.connections.is_empty() || Rc::strong_count(&shared.opening) > 1
+        });
         self.idle.borrow_mut().retain(|_, idle| {
             let expired: Vec<_> = idle.extract_if(.., |idle| idle.since.elapsed() >= IDLE_TIME).collect();
             self.count.set(self.count.get() - expired.len());

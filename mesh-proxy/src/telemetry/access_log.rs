@@ -89,12 +89,15 @@ impl RequestLogEntry<'_> {
         let Self { details, message, .. } = self;
         let mut line = begin(format);
         line.show("direction", details.labels.reporter.direction());
-        line.show("protocol", "http");
+        line.show("protocol", if message.is_grpc { "grpc" } else { "http" });
         line.text("method", &message.method);
         line.text("authority", &message.authority);
         line.text("path", &message.path);
         line.number("status", self.status.map_or(0, |status| status.as_u16().into()));
         line.show("response_flags", self.flag.map_or("-", RequestFlag::as_str));
+        if let Some(outcome) = message.grpc_status {
+            line.number("grpc_status", u64::from(outcome));
+        }
         if !message.route.is_empty() {
             line.text("route", &message.route);
         }

@@ -8,7 +8,7 @@ use http::StatusCode;
 use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 
-use super::request_record::RequestFlag;
+use super::request_record::{RequestFlag, RequestOutcome};
 use super::worker_metrics::{REQUEST_BOUNDS, RequestKey, WorkerMetrics};
 
 /// The requests of one text of labels.
@@ -50,14 +50,18 @@ fn with_request_labels(
     mut labels: Vec<(&'static str, String)>,
     key: &RequestKey,
 ) -> Vec<(&'static str, String)> {
+    let RequestOutcome { status, flag, grpc } = key.outcome;
     for (name, value) in &mut labels {
         match *name {
-            "request_protocol" => "http".clone_into(value),
-            "response_flags" => key.flag.map_or("-", RequestFlag::as_str).clone_into(value),
+            "request_protocol" => if grpc.is_some() { "grpc" } else { "http" }.clone_into(value),
+            "response_flags" => flag.map_or("-", RequestFlag::as_str).clone_into(value),
             _ => {}
         }
     }
-    labels.push(("response_code", key.status.map_or(0, |status: StatusCode| status.as_u16()).to_string()));
+    labels.push(("response_code", status.map_or(0, |status: StatusCode| status.as_u16()).to_string()));
+    if let Some(outcome) = grpc {
+        labels.push(("grpc_response_status", outcome.map_or_else(String::new, |it| it.to_string())));
+    }
     labels
 }
 

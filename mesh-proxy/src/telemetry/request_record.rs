@@ -37,9 +37,36 @@ pub(super) struct RequestMessage {
     /// Endpoints that it was sent to.
     pub attempts: u32,
     pub is_delayed: bool,
+    pub is_grpc: bool,
+    /// The outcome that gRPC tells.
+    pub grpc_status: Option<u32>,
     /// Bytes of its body, and of the response's.
     pub body_bytes: (u64, u64),
 }
+
+/// How a request ended, as metrics tell requests apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct RequestOutcome {
+    /// The status that the client got, if it got any.
+    pub status: Option<StatusCode>,
+    pub flag: Option<RequestFlag>,
+    pub grpc: Option<GrpcOutcome>,
+}
+
+/// The outcome that gRPC tells, if it told one that there is.
+pub(super) type GrpcOutcome = Option<u8>;
+
+impl RequestMessage {
+    /// Returns what gRPC says of the outcome; none: it is not of gRPC.
+    fn grpc_outcome(&self) -> Option<GrpcOutcome> {
+        // Anything else is a number that the server made up, of which there are many.
+        let known = self.grpc_status.and_then(|status| u8::try_from(status).ok());
+        self.is_grpc.then_some(known.filter(|status| *status <= LAST_GRPC_STATUS))
+    }
+}
+
+/// `UNAUTHENTICATED`, the last outcome of gRPC.
+const LAST_GRPC_STATUS: u8 = 16;
 
 /// Why a request failed, or what was done to it, in Envoy's codes (`%RESPONSE_FLAGS%`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -136,6 +163,16 @@ impl RequestRecord {
         self.message.route = Arc::clone(name);
     }
 
+    /// Notes whether it is of gRPC.
+    pub fn set_is_grpc(&mut self, is_grpc: bool) {
+        self.message.is_grpc = is_grpc;
+    }
+
+    /// Notes the outcome that gRPC tells.
+    pub fn set_grpc_status(&mut self, status: Option<u32>) {
+        self.message.grpc_status = status;
+    }
+
     /// Notes that its route delayed it.
     pub fn set_delayed(&mut self) {
         self.message.is_delayed = true;
@@ -187,7 +224,8 @@ impl RequestRecord {
         self.ended = true;
         let flag = flag.or_else(|| self.message.is_delayed.then_some(RequestFlag::DelayInjected));
         let duration: Duration = self.since.elapsed();
-        self.metrics.count_request(&self.details.labels, status, flag, duration);
+        let outcome = RequestOutcome { status, flag, grpc: self.message.grpc_outcome() };
+        self.metrics.count_request(&self.details.labels, outcome, duration);
         self.metrics.log.write_request(|| RequestLogEntry {
             details: &self.details,
             message: &self.message,

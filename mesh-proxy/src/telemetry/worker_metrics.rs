@@ -5,12 +5,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use http::StatusCode;
-
 use super::access_log::AccessLog;
 use super::connection_record::LifetimeExpiry;
 use super::open_connections::OpenConnections;
-use super::request_record::RequestFlag;
+use super::request_record::RequestOutcome;
 use super::traffic_labels::{LabelKey, TrafficLabels};
 
 /// Upper bounds of the duration histograms, seconds: from loopback to a lost network.
@@ -67,8 +65,7 @@ pub(super) const REQUEST_BOUNDS: [f64; 20] = [
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct RequestKey {
     labels: LabelKey,
-    pub status: Option<StatusCode>,
-    pub flag: Option<RequestFlag>,
+    pub outcome: RequestOutcome,
 }
 
 /// The requests of one key.
@@ -141,14 +138,8 @@ impl WorkerMetrics {
     }
 
     /// Counts a request that ended.
-    pub(super) fn count_request(
-        &self,
-        labels: &TrafficLabels,
-        status: Option<StatusCode>,
-        flag: Option<RequestFlag>,
-        took: Duration,
-    ) {
-        let key = RequestKey { labels: labels.counter_key(), status, flag };
+    pub(super) fn count_request(&self, labels: &TrafficLabels, outcome: RequestOutcome, took: Duration) {
+        let key = RequestKey { labels: labels.counter_key(), outcome };
         let mut requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
         let counted = requests.entry(key).or_insert_with(|| CountedRequests {
             labels: labels.clone(),

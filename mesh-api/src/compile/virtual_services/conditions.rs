@@ -70,10 +70,9 @@ fn problem_of_host(entry: &Entry, host: &str, hosts: &ServiceHosts<'_>) -> Optio
         let reason = format!("{host} has no address of its own, and connections to its pods' take no route");
         return Some((reason, "give the Service an address, with a second Service if need be"));
     }
-    let has_port =
-        ports(service).any(|(_, protocol)| matches!(protocol, AppProtocol::Http11 | AppProtocol::Unknown));
+    let has_port = ports(service).any(|(_, protocol)| protocol.may_be_http());
     (!has_port).then(|| {
-        let reason = format!("no port of {host} is read as HTTP/1, so that its requests take no route");
+        let reason = format!("no port of {host} is read as HTTP, so that its requests take no route");
         (reason, "call the port `http`, or set its `appProtocol` to `http`, if that is what it speaks")
     })
 }

@@ -11,8 +11,8 @@ use super::request_match::{HeaderMatch, HttpMatch};
 use super::rewrite::{PathRewrite, Redirect, RedirectPath, RedirectPort, Rewrite};
 use super::text_match::TextMatch;
 use super::{
-    DirectResponse, Fault, HeaderEdits, HttpAction, HttpForward, HttpRoute, HttpRouteTable, Retries,
-    RetryConditions,
+    DirectResponse, Fault, GRPC_CANCELLED, GRPC_UNAVAILABLE, HeaderEdits, HttpAction, HttpForward, HttpRoute,
+    HttpRouteTable, Retries, RetryConditions,
 };
 use crate::plan::field_parsing::{self, Invalid};
 use crate::plan::traffic_policy::parse_nonzero_duration;
@@ -219,7 +219,7 @@ impl TryFrom<wire::HttpRetries> for Retries {
     type Error = Invalid;
 
     fn try_from(from: wire::HttpRetries) -> Result<Self, Invalid> {
-        let mut conditions = RetryConditions::default();
+        let (mut conditions, mut grpc) = (RetryConditions::default(), Vec::new());
         for condition in &from.conditions {
             match condition.as_str() {
                 "5xx" => conditions.server_error = true,
@@ -228,11 +228,18 @@ impl TryFrom<wire::HttpRetries> for Retries {
                 "reset-before-request" => conditions.reset_before_request = true,
                 "connect-failure" => conditions.connect_failure = true,
                 "retriable-4xx" => conditions.conflict = true,
-                // The others are of HTTP/2, HTTP/3, gRPC and Envoy's rate limits, or mean the statuses.
+                "refused-stream" => conditions.refused_stream = true,
+                "cancelled" => grpc.push(GRPC_CANCELLED),
+                "deadline-exceeded" => grpc.push(4),
+                "resource-exhausted" => grpc.push(8),
+                "internal" => grpc.push(13),
+                "unavailable" => grpc.push(GRPC_UNAVAILABLE),
+                // The others are of HTTP/3 and Envoy's rate limits, or mean the statuses.
                 _ => {}
             }
         }
         let statuses: Result<_, _> = from.statuses.into_iter().map(u16::try_from).collect();
+        conditions.grpc_statuses = grpc.into();
         conditions.statuses = statuses.map_err(|_| Invalid::UnknownValue { field: "statuses", value: -1 })?;
         let default = Self::default();
         Ok(Self {

@@ -30,6 +30,11 @@ pub use self::request_match::{HttpMatch, RequestView, UnmetCondition};
 pub use self::rewrite::{PathRewrite, Redirect, RedirectPath, RedirectPort, Rewrite};
 pub use self::text_match::TextMatch;
 
+/// `CANCELLED`, as gRPC counts outcomes.
+const GRPC_CANCELLED: u32 = 1;
+/// `UNAVAILABLE`.
+const GRPC_UNAVAILABLE: u32 = 14;
+
 /// The routes for some of the clients of a service.
 #[derive(Debug, PartialEq, Eq)]
 pub struct HttpRouteTable {
@@ -135,6 +140,10 @@ pub struct RetryConditions {
     pub reset_before_request: bool,
     /// `connect-failure`: no connection could be made.
     pub connect_failure: bool,
+    /// `refused-stream`: the server has not begun to work on the request (RFC 9113, 8.7).
+    pub refused_stream: bool,
+    /// Outcomes of gRPC (`cancelled`, `deadline-exceeded`, `internal`, `resource-exhausted`, `unavailable`).
+    pub grpc_statuses: Box<[u32]>,
     /// `retriable-4xx`: 409.
     pub conflict: bool,
     /// `retriable-status-codes`: these.
@@ -152,7 +161,7 @@ pub struct Fault {
 
 impl Default for Retries {
     /// Returns Istio's default (`meshConfig.defaultHttpRetryPolicy`): two attempts where no connection could
-    /// be made. Its other conditions are of HTTP/2 and gRPC.
+    /// be made, or the server has not begun, or gRPC says that it may be tried again.
     fn default() -> Self {
         Self {
             attempts: 2,
@@ -165,7 +174,18 @@ impl Default for Retries {
 
 impl RetryConditions {
     fn default_of_istio() -> Self {
-        Self { connect_failure: true, ..Self::default() }
+        let grpc_statuses = [GRPC_CANCELLED, GRPC_UNAVAILABLE].into();
+        Self { connect_failure: true, refused_stream: true, grpc_statuses, ..Self::default() }
+    }
+
+    /// Whether a response of gRPC that is a head alone, with that outcome, is such a failure.
+    pub fn covers_grpc_status(&self, status: u32) -> bool {
+        self.grpc_statuses.contains(&status)
+    }
+
+    /// Whether it is such a failure that the server has not begun to work on the request.
+    pub fn covers_refused_stream(&self) -> bool {
+        self.refused_stream || self.reset_before_request || self.covers_reset()
     }
 
     /// Whether a response with this status is a failure after which the request is sent again.
@@ -247,7 +267,7 @@ pub struct HttpRoutes {
     pub service: Arc<Service>,
     /// Port of the service.
     pub port: NonZeroU16,
-    /// Whether the port is declared to speak HTTP/1; else the first bytes tell.
+    /// Whether the port is declared to speak HTTP; else the first bytes tell.
     pub is_declared: bool,
     /// The routes for the client.
     pub table: Arc<HttpRouteTable>,
@@ -256,18 +276,18 @@ pub struct HttpRoutes {
 impl HttpRoutes {
     /// Returns the routes of the requests that `source` sends to `original`; none if its connections are not
     /// read: it is no service's address, or the service has no routes for the client, or the port is declared
-    /// to speak something else than HTTP/1.
+    /// to speak something else than HTTP.
     pub fn find(snapshot: &Snapshot, source: &Workload, original: SocketAddr) -> Option<Self> {
         let service = snapshot.service_by_vip(original.ip().to_canonical(), &source.namespace)?;
         let port = service.port(original.port())?;
-        if !matches!(port.protocol, AppProtocol::Http11 | AppProtocol::Unknown) {
+        if !port.protocol.may_be_http() {
             return None;
         }
         let table = HttpRouteTable::covering(&service.http_routes, source)?.clone();
         if blocking_waypoint(snapshot, source, &service.waypoints).is_some() {
             return None;
         }
-        let is_declared = port.protocol == AppProtocol::Http11;
+        let is_declared = port.protocol != AppProtocol::Unknown;
         Some(Self { port: NonZeroU16::new(port.port)?, is_declared, service, table })
     }
 }

@@ -3,7 +3,7 @@
 use super::Malformed;
 
 /// What the `Connection` fields of a message say.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct ConnectionOptions {
     pub close: bool,
     pub keep_alive: bool,

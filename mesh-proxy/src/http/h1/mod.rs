@@ -19,6 +19,7 @@ pub use self::fields::Fields;
 pub use self::head::{MAX_HEAD, find_head_end};
 pub use self::path::normalize_path;
 pub use self::request_head::RequestHead;
+pub(super) use self::request_head::is_authority;
 pub use self::response_head::ResponseHead;
 pub use self::write_head::{ConnectionWord, ResponseLine, write_request_head, write_response_head};
 
@@ -30,6 +31,8 @@ pub enum Version {
     /// HTTP/1.1.
     #[default]
     Http11,
+    /// HTTP/2.
+    Http2,
 }
 
 /// Why a message is refused.
@@ -50,6 +53,9 @@ pub enum Malformed {
     /// The transfer coding is not `chunked`.
     #[error("the transfer coding is not supported")]
     Coding,
+    /// It asks for what the proxy does not do.
+    #[error("{0}")]
+    Unsupported(&'static str),
     /// It expects something else than `100-continue`.
     #[error("the expectation is not supported")]
     Expectation,
@@ -63,7 +69,7 @@ impl Malformed {
             Self::TargetTooLong => StatusCode::URI_TOO_LONG,
             Self::TooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::Version => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
-            Self::Coding => StatusCode::NOT_IMPLEMENTED,
+            Self::Coding | Self::Unsupported(_) => StatusCode::NOT_IMPLEMENTED,
             Self::Expectation => StatusCode::EXPECTATION_FAILED,
         }
     }

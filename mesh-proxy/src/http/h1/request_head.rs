@@ -17,7 +17,7 @@ const MAX_TARGET: usize = 8 * 1024;
 const KEPT_CAPACITY: usize = 2048;
 
 /// The head of a request. Its memory is used again for the next request of the connection.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct RequestHead {
     /// Method: a token, in the case in which it came.
     pub method: String,
@@ -63,7 +63,7 @@ impl RequestHead {
         self.read_target(target, host)?;
         self.keeps_alive = match self.version {
             Version::Http10 => self.options.keep_alive && !self.options.close,
-            Version::Http11 => !self.options.close,
+            Version::Http11 | Version::Http2 => !self.options.close,
         };
         if self.body != BodyFraming::None && self.is_connect() {
             return Err(Malformed::Invalid("CONNECT has no body"));
@@ -83,6 +83,14 @@ impl RequestHead {
     /// Whether a body follows.
     pub fn has_body(&self) -> bool {
         !matches!(self.body, BodyFraming::None | BodyFraming::Length(0))
+    }
+
+    /// Whether it is of gRPC, so that a failure is told in its words (gRPC over HTTP/2, Requests).
+    pub fn is_grpc(&self) -> bool {
+        let is = |value: &[u8]| {
+            value.strip_prefix(b"application/grpc").is_some_and(|rest| matches!(rest, [] | [b'+' | b';', ..]))
+        };
+        self.version == Version::Http2 && self.fields.values("content-type").next().is_some_and(is)
     }
 
     /// Whether the method is one that may be repeated with the same effect (RFC 9110, 9.2.2).
@@ -147,12 +155,7 @@ impl RequestHead {
 
     /// Takes the target over, in each of its forms (RFC 9112, 3.2).
     fn read_target(&mut self, target: &str, host: Option<&str>) -> Result<(), Malformed> {
-        if target.len() > MAX_TARGET {
-            return Err(Malformed::TargetTooLong);
-        }
-        if !target.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#') {
-            return Err(Malformed::Invalid("the target has a character that no URI has"));
-        }
+        check_target(target)?;
         if host.is_none() && self.version == Version::Http11 {
             return Err(Malformed::Invalid("Host is missing"));
         }
@@ -164,14 +167,8 @@ impl RequestHead {
                 return Err(Malformed::Invalid("the target of CONNECT is no host"));
             }
             Some(target)
-        } else if target == "*" {
-            if self.method != "OPTIONS" {
-                return Err(Malformed::Invalid("only OPTIONS has the target `*`"));
-            }
-            self.path.push('*');
-            None
-        } else if target.starts_with('/') {
-            self.read_path(target)?;
+        } else if target == "*" || target.starts_with('/') {
+            self.read_origin_form(target)?;
             None
         } else {
             let (authority, path) = split_absolute(target)?;
@@ -184,6 +181,26 @@ impl RequestHead {
             return Err(Malformed::Invalid("target and Host disagree"));
         }
         self.authority.push_str(authority.or(host).unwrap_or_default());
+        Ok(())
+    }
+
+    /// Takes a target over that names no authority: a path with its query, or `*`. Errors: it is none.
+    pub(in crate::http) fn set_target(&mut self, target: &str) -> Result<(), Malformed> {
+        check_target(target)?;
+        if !target.starts_with('/') && target != "*" {
+            return Err(Malformed::Invalid("the target is in no known form"));
+        }
+        self.read_origin_form(target)
+    }
+
+    fn read_origin_form(&mut self, target: &str) -> Result<(), Malformed> {
+        if target != "*" {
+            return self.read_path(target);
+        }
+        if self.method != "OPTIONS" {
+            return Err(Malformed::Invalid("only OPTIONS has the target `*`"));
+        }
+        self.path.push('*');
         Ok(())
     }
 
@@ -236,6 +253,17 @@ fn only_upgrade(fields: &[Header<'_>]) -> Option<String> {
     (!is_http2 && !protocol.contains(',')).then(|| protocol.to_owned())
 }
 
+/// Errors: a target is too long, or has a character that no URI has.
+fn check_target(target: &str) -> Result<(), Malformed> {
+    if target.len() > MAX_TARGET {
+        return Err(Malformed::TargetTooLong);
+    }
+    if !target.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#') {
+        return Err(Malformed::Invalid("the target has a character that no URI has"));
+    }
+    Ok(())
+}
+
 /// Splits `http://AUTHORITY/PATH?QUERY` (RFC 9112, 3.2.2) into its authority and the rest.
 fn split_absolute(target: &str) -> Result<(&str, &str), Malformed> {
     let (scheme, rest) =
@@ -256,7 +284,7 @@ fn split_absolute(target: &str) -> Result<(&str, &str), Malformed> {
 
 /// Whether a text is a host with or without a port, or empty; without user information, as RFC 9110, 4.2.4
 /// wants it.
-fn is_authority(text: &str) -> bool {
+pub(in crate::http) fn is_authority(text: &str) -> bool {
     let (host, port) = match text.strip_prefix('[') {
         Some(rest) => match rest.split_once(']') {
             Some((address, rest)) => {

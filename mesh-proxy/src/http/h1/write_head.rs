@@ -5,26 +5,23 @@ use std::io::Write as _;
 use bytes::{BufMut, BytesMut};
 use http::StatusCode;
 
-use super::{BodyFraming, Fields};
+use super::{BodyFraming, Fields, RequestHead};
 
-/// Appends the head of a request in HTTP/1.1. `target` is the path with its query, or what CONNECT and
-/// `OPTIONS *` have instead; `upgrade` the protocol to change to.
-pub fn write_request_head(
-    (method, target, authority): (&str, &str, &str),
-    fields: &Fields,
-    body: BodyFraming,
-    upgrade: Option<&str>,
-    into: &mut BytesMut,
-) {
-    into.extend_from_slice(method.as_bytes());
+/// Appends a request's head in HTTP/1.1. `target` is the path with its query, or what CONNECT and `OPTIONS *`
+/// have instead.
+pub fn write_request_head((target, authority): (&str, &str), head: &RequestHead, into: &mut BytesMut) {
+    into.extend_from_slice(head.method.as_bytes());
     into.extend_from_slice(b" ");
     into.extend_from_slice(target.as_bytes());
     into.extend_from_slice(b" HTTP/1.1\r\nHost: ");
     into.extend_from_slice(authority.as_bytes());
     into.extend_from_slice(b"\r\n");
-    write_fields(fields, into);
-    write_framing(body, into);
-    if let Some(protocol) = upgrade {
+    write_fields(&head.fields, into);
+    write_framing(head.body, into);
+    if head.takes_trailers {
+        into.extend_from_slice(b"TE: trailers\r\nConnection: TE\r\n");
+    }
+    if let Some(protocol) = &head.upgrade {
         write_upgrade(protocol, into);
     }
     into.extend_from_slice(b"\r\n");

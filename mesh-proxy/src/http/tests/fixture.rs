@@ -8,18 +8,25 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
+use h2::client::SendRequest;
+use mesh_api::plan;
 use mesh_api::wire::ext::{self, http_route};
 use mesh_api::wire::type_url;
-use mesh_api::wire::workload::{Extension, NetworkAddress, Port, PortList, Service, Workload};
+use mesh_api::wire::workload::{AppProtocol, Extension, NetworkAddress, Port, PortList, Service, Workload};
 use prost::Message;
 use prost_types::Any;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::spawn_local;
 
+use super::http2_server::{Http2Server, is_http2, serve_http2_as};
 use crate::address_roles::{ClientAddress, OriginalDestination};
 use crate::fixture::{PlainSurroundings, WorkerWithPod, shop_workload, tcp_pair};
-use crate::http::serve::serve_http;
+use crate::http::h2::serve_http2;
+use crate::http::serve::serve_http1;
+use crate::local_pod::LocalPod;
+use crate::worker::Worker;
 
 /// Namespace and host name of the service.
 pub const WEB: (&str, &str) = ("shop", "web.shop.svc.cluster.local");
@@ -46,6 +53,7 @@ pub struct Server {
     answer: RefCell<ServerAnswer>,
     connections: Cell<usize>,
     requests: RefCell<Vec<String>>,
+    pub http2: Http2Server,
 }
 
 impl Server {
@@ -64,6 +72,9 @@ impl Server {
 
     async fn serve(self: Rc<Self>, mut socket: TcpStream) {
         self.connections.set(self.connections.get() + 1);
+        if socket.peek(&mut [0]).await.is_ok_and(|read| read == 1) && is_http2(&socket).await {
+            return serve_http2_as(self.name, socket, &self.http2).await;
+        }
         let mut input = String::new();
         while let Some(head) = read_head(&mut socket, &mut input).await {
             self.requests.borrow_mut().push(head.clone());
@@ -161,12 +172,16 @@ async fn fill(socket: &mut TcpStream, input: &mut String) -> Option<()> {
     Some(())
 }
 
+/// Who connects, and where to.
+type Origin = (Rc<Worker>, (Arc<LocalPod>, Arc<plan::Workload>), (ClientAddress, OriginalDestination));
+
 /// A worker with the client `a`, and the servers.
 pub struct Mesh {
     pub node: WorkerWithPod,
     pub servers: HashMap<&'static str, Rc<Server>>,
     port: u16,
     max_connections: Cell<u32>,
+    protocol: Cell<AppProtocol>,
 }
 
 impl Mesh {
@@ -184,6 +199,7 @@ impl Mesh {
                 answer: RefCell::new(ServerAnswer::Describe),
                 connections: Cell::new(0),
                 requests: RefCell::default(),
+                http2: Http2Server::default(),
             });
             servers.insert(name, Rc::clone(&server));
             spawn_local(async move {
@@ -193,7 +209,7 @@ impl Mesh {
             });
             node.configuration.set_workload(member(name, address));
         }
-        let mesh = Self { node, servers, port, max_connections: Cell::new(0) };
+        let mesh = Self { node, servers, port, max_connections: Cell::new(0), protocol: Cell::default() };
         mesh.set_routes(vec![to("v1", |_| ())]);
         mesh
     }
@@ -201,6 +217,12 @@ impl Mesh {
     /// The service has at most so many connections.
     pub fn limit_connections(&self, most: u32) {
         self.max_connections.set(most);
+        self.set_routes(vec![to("v1", |_| ())]);
+    }
+
+    /// The service's port declares a protocol.
+    pub fn declare(&self, protocol: AppProtocol) {
+        self.protocol.set(protocol);
         self.set_routes(vec![to("v1", |_| ())]);
     }
 
@@ -235,7 +257,11 @@ impl Mesh {
             namespace: WEB.0.to_owned(),
             hostname: WEB.1.to_owned(),
             addresses: vec![NetworkAddress { address: VIP.to_vec(), ..NetworkAddress::default() }],
-            ports: vec![Port { service_port: 80, target_port: self.port.into(), app_protocol: 0 }],
+            ports: vec![Port {
+                service_port: 80,
+                target_port: self.port.into(),
+                app_protocol: self.protocol.get().into(),
+            }],
             extensions,
             ..Service::default()
         });
@@ -244,12 +270,27 @@ impl Mesh {
     /// A connection of the client to the service.
     pub async fn connect(&self) -> Client {
         let (socket, accepted) = tcp_pair().await;
+        let (worker, client, addresses) = self.origin().await;
+        spawn_local(serve_http1(worker, client, accepted, addresses));
+        Client { socket, input: String::new() }
+    }
+
+    /// A connection of the client to the service in HTTP/2.
+    pub async fn connect_http2(&self) -> SendRequest<Bytes> {
+        let (socket, accepted) = tcp_pair().await;
+        let (worker, client, addresses) = self.origin().await;
+        spawn_local(serve_http2(worker, client, accepted, addresses));
+        let (requests, connection) = h2::client::handshake(socket).await.unwrap();
+        spawn_local(connection);
+        requests
+    }
+
+    async fn origin(&self) -> Origin {
         let (worker, pod) = (Rc::clone(&self.node.worker), Arc::clone(&self.node.pod));
         let workload = worker.wait_for_workload(&pod).await.unwrap();
         let client = ClientAddress::new("10.0.0.1:1000".parse().unwrap());
         let original = OriginalDestination::new(SocketAddr::from((VIP, 80)));
-        spawn_local(serve_http(worker, (pod, workload), accepted, (client, original)));
-        Client { socket, input: String::new() }
+        (worker, (pod, workload), (client, original))
     }
 }
 
@@ -296,9 +337,14 @@ pub fn rewriting(prefix: &str, uri: &str) -> ext::HttpRoute {
     let path = Some(ext::http_rewrite::Path::Uri(uri.to_owned()));
     let rewrite = ext::HttpRewrite { path, authority: String::new() };
     let mut route = to("v1", |forward| forward.rewrite = Some(rewrite));
-    let path = Some(ext::StringMatch { form: Some(ext::string_match::Form::Prefix(prefix.to_owned())) });
-    route.matches.push(ext::HttpMatch { path, ..ext::HttpMatch::default() });
+    route.matches.push(prefix_match(prefix));
     route
+}
+
+/// Matches the paths that begin so.
+pub fn prefix_match(prefix: &str) -> ext::HttpMatch {
+    let path = Some(ext::StringMatch { form: Some(ext::string_match::Form::Prefix(prefix.to_owned())) });
+    ext::HttpMatch { path, ..ext::HttpMatch::default() }
 }
 
 /// A span of time on the wire.
@@ -336,6 +382,15 @@ impl Client {
             fill(&mut self.socket, &mut self.input).await.expect("more bytes");
         }
         self.input.drain(..bytes).collect()
+    }
+
+    /// What comes up to this text.
+    pub async fn until(&mut self, end: &str) -> String {
+        while !self.input.contains(end) {
+            fill(&mut self.socket, &mut self.input).await.expect("more bytes");
+        }
+        let length = self.input.find(end).unwrap_or_default() + end.len();
+        self.input.drain(..length).collect()
     }
 
     /// All that comes until the connection ends.

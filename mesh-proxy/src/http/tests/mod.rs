@@ -1,6 +1,8 @@
 //! A client, the proxy, and servers that are endpoints of a service with routes, over real sockets.
 
 mod fixture;
+mod http2;
+mod http2_server;
 mod retries;
 mod routing;
 

@@ -1,0 +1,123 @@
+//! Serves a connection that is read as HTTP/2: its requests, each in a task of its own.
+
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use h2::server::{self, SendResponse};
+use h2::{Reason, RecvStream};
+use http::Request;
+use mesh_api::plan::Workload;
+use mesh_calm::{Guarded, Role};
+use tokio::net::TcpStream;
+use tokio::task::spawn_local;
+
+use super::client_stream::ClientStream;
+use super::window_shares::{WindowShare, WindowShares};
+use super::{DATA_OVERHEAD, MAX_FRAME, MAX_HEADER_LIST, MAX_STREAMS, SEND_BUFFER, STREAM_WINDOW};
+use crate::address_roles::{ClientAddress, OriginalDestination};
+use crate::http::client::Client;
+use crate::http::exchange::{HttpConnection, Next, exchange};
+use crate::http::h1::{Malformed, RequestHead};
+use crate::http::local_response::LocalResponse;
+use crate::local_pod::LocalPod;
+use crate::telemetry::{RequestFlag, RequestRecord};
+use crate::worker::Worker;
+
+/// Time for the preface and the client's settings.
+const PREFACE_TIME: Duration = Duration::from_secs(10);
+/// Time without a request after which a connection is closed (Envoy's default).
+const IDLE_TIME: Duration = Duration::from_hours(1);
+
+/// Serves a connection of `pod` to `original` until either side is done with it.
+pub async fn serve_http2(
+    worker: Rc<Worker>,
+    (pod, workload): (Arc<LocalPod>, Arc<Workload>),
+    socket: TcpStream,
+    (client, original): (ClientAddress, OriginalDestination),
+) {
+    // A response goes out as it comes. Where this fails it only comes later.
+    let _late_at_worst = socket.set_nodelay(true);
+    let about = Rc::new(HttpConnection { worker, pod, workload, client, original });
+    let handshake = server::Builder::new()
+        .initial_window_size(STREAM_WINDOW)
+        .max_frame_size(MAX_FRAME)
+        .max_header_list_size(MAX_HEADER_LIST)
+        .max_send_buffer_size(SEND_BUFFER)
+        .max_concurrent_streams(MAX_STREAMS)
+        .data_frame_budget(DATA_OVERHEAD)
+        .handshake::<_, Bytes>(Guarded::new(socket, Role::Server));
+    let mut connection = match tokio::time::timeout(PREFACE_TIME, handshake).await {
+        Ok(Ok(connection)) => connection,
+        Ok(Err(error)) => return tracing::debug!(%client, %error, "no HTTP/2 from a client"),
+        Err(_) => return tracing::debug!(%client, "no HTTP/2 settings from a client in time"),
+    };
+    let draining = Rc::clone(&about.worker.draining);
+    let mut drain = std::pin::pin!(draining.wait_for_drain());
+    let mut is_told = false;
+    let shares = WindowShares::new(about.worker.receive_budget(&about.pod));
+    loop {
+        let next = poll_fn(|context| {
+            if !is_told && drain.as_mut().poll(context).is_ready() {
+                is_told = true;
+                connection.graceful_shutdown();
+            }
+            connection.poll_accept(context)
+        });
+        match tokio::time::timeout(IDLE_TIME, next).await {
+            Ok(Some(Ok((request, respond)))) => {
+                begin_request(&about, request, respond, shares.try_take());
+                connection.set_target_window_size(shares.window());
+            }
+            Ok(Some(Err(error))) => return tracing::debug!(%client, %error, "HTTP/2 connection broke"),
+            Ok(None) => return,
+            Err(_) if !connection.has_streams() => connection.graceful_shutdown(),
+            Err(_) => {}
+        }
+    }
+}
+
+/// Answers a request in a task of its own.
+fn begin_request(
+    about: &Rc<HttpConnection>,
+    request: Request<RecvStream>,
+    respond: SendResponse<Bytes>,
+    share: Option<WindowShare>,
+) {
+    let about = Rc::clone(about);
+    spawn_local(async move {
+        let (parts, receive) = request.into_parts();
+        let parsed = RequestHead::from_http2(&parts, receive.is_end_stream());
+        let client = Client::Http2(Box::new(ClientStream::new(receive, respond, share)));
+        match parsed {
+            Ok(mut head) => {
+                let next = Box::pin(exchange(&about, client, &mut head)).await;
+                end(next).await;
+            }
+            Err(malformed) => refuse(&about, client, malformed).await,
+        }
+    });
+}
+
+/// Ends the stream of a request.
+async fn end(next: Next) {
+    match next {
+        Next::Reset(Client::Http2(mut stream)) => stream.reset(Reason::INTERNAL_ERROR),
+        Next::Close(Client::Http2(stream)) if !stream.receive.is_end_stream() => stream.finish().await,
+        Next::Request(_) | Next::Close(_) | Next::Reset(_) | Next::Closed => {}
+    }
+}
+
+/// Answers what is no request.
+async fn refuse(about: &HttpConnection, mut client: Client, malformed: Malformed) {
+    let (from, original): (SocketAddr, SocketAddr) = (about.client.address(), about.original.address());
+    let mut record = RequestRecord::new(&about.worker.metrics, from, original);
+    record.details.set_source_workload(&about.workload);
+    let (status, reason) = (malformed.status(), malformed.to_string());
+    record.end(status, Some(RequestFlag::ClientProtocolError), &reason);
+    LocalResponse::with_text(status, &reason).send(&mut client, &RequestHead::default(), false).await;
+    end(Next::Close(client)).await;
+}
