@@ -4,8 +4,8 @@
 //! its requests one after the other (of HTTP/2, `h2::serve` all at once), `exchange` decides what becomes of
 //! one, `forward` has it answered, by the attempts of the `retry_loop` at the endpoints of its `target`,
 //! `attempt` sends it to one of them on a connection of the [`UpstreamConnections`], and `response` brings
-//! the answer back. [`h1`] and [`h2`] are the protocols; `client` and `upstream_exchange` are the two sides of
-//! a request, whatever either speaks.
+//! the answer back. [`h1`] and [`h2`] are the protocols; `client` and `upstream_exchange` are the two sides
+//! of a request, whatever either speaks.
 //!
 //! Only the client's node reads; the server's relays bytes, as of any connection.
 

@@ -307,7 +307,8 @@ fn connections_are_read_only_where_routes_are_for_their_client_and_port() {
         (AppProtocol::Http11, &[], "10.96.0.2:80", false),
         (AppProtocol::Tcp, &[], "10.96.0.1:80", false),
         (AppProtocol::Tls, &[], "10.96.0.1:80", false),
-        (AppProtocol::Grpc, &[], "10.96.0.1:80", false),
+        (AppProtocol::Http2, &[], "10.96.0.1:80", true),
+        (AppProtocol::Grpc, &[], "10.96.0.1:80", true),
     ] {
         let snapshot = snapshot(vec![service_resource(routed_web(protocol, namespaces))]);
         let found = HttpRoutes::find(&snapshot, &client(), destination.parse().unwrap());

@@ -18,8 +18,7 @@ pub use self::body::{BodyDecoder, BodyEncoder, BodyFraming, BodyPiece};
 pub use self::fields::Fields;
 pub use self::head::{MAX_HEAD, find_head_end};
 pub use self::path::normalize_path;
-pub use self::request_head::RequestHead;
-pub(super) use self::request_head::is_authority;
+pub use self::request_head::{RequestHead, is_authority};
 pub use self::response_head::ResponseHead;
 pub use self::write_head::{ConnectionWord, ResponseLine, write_request_head, write_response_head};
 

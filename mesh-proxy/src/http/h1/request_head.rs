@@ -185,7 +185,7 @@ impl RequestHead {
     }
 
     /// Takes a target over that names no authority: a path with its query, or `*`. Errors: it is none.
-    pub(in crate::http) fn set_target(&mut self, target: &str) -> Result<(), Malformed> {
+    pub fn set_target(&mut self, target: &str) -> Result<(), Malformed> {
         check_target(target)?;
         if !target.starts_with('/') && target != "*" {
             return Err(Malformed::Invalid("the target is in no known form"));
@@ -284,7 +284,7 @@ fn split_absolute(target: &str) -> Result<(&str, &str), Malformed> {
 
 /// Whether a text is a host with or without a port, or empty; without user information, as RFC 9110, 4.2.4
 /// wants it.
-pub(in crate::http) fn is_authority(text: &str) -> bool {
+pub fn is_authority(text: &str) -> bool {
     let (host, port) = match text.strip_prefix('[') {
         Some(rest) => match rest.split_once(']') {
             Some((address, rest)) => {

@@ -107,8 +107,8 @@ spec: {clusterIP: None, ports: [{name: http, port: 80}]}
 apiVersion: v1
 kind: Service
 metadata: {name: db, namespace: shop}
-spec: {clusterIP: 10.96.0.3, ports: [{name: tcp, port: 80}, {name: grpc-a, port: 81}, {name: https, port: 82},
-  {name: http2, port: 83}, {name: dns, port: 53, protocol: UDP}]}
+spec: {clusterIP: 10.96.0.3, ports: [{name: tcp, port: 80}, {name: tls-a, port: 81}, {name: https, port: 82},
+  {name: dns, port: 53, protocol: UDP}]}
 ---
 apiVersion: v1
 kind: Service
