@@ -125,6 +125,7 @@ pub(super) async fn send_and_read_head(
     response: &mut ResponseHead,
     timers: &mut Timers,
 ) -> Result<(), AttemptError> {
+    let mut interim_bytes = 0;
     for _ in 0..MAX_INTERIM {
         let messages = (request, &mut *outgoing);
         match upstream {
@@ -137,6 +138,10 @@ pub(super) async fn send_and_read_head(
         }
         if !response.is_interim() {
             return Ok(());
+        }
+        interim_bytes += response.fields.size();
+        if interim_bytes > MAX_HEAD {
+            break;
         }
         let sent = within_time(client.send_interim(request.version, response), timers).await?;
         sent.map_err(|error| AttemptError::ClientGone(error.to_string()))?;
@@ -199,7 +204,11 @@ async fn read_http2_head(
             Poll::Ready(Ok(ResponseEvent::Interim(head))) => Poll::Ready(Ok((head, false))),
             Poll::Ready(Ok(ResponseEvent::Head(head, is_end))) => Poll::Ready(Ok((head, is_end))),
             Poll::Ready(Err(error)) => Poll::Ready(Err(stream_error(stream, &error))),
-            Poll::Pending => timers.poll_expired(context).map(Err),
+            Poll::Pending => timers.poll_expired(context).map(|late| {
+                // Who is silent may be gone.
+                stream.counted.end_connection();
+                Err(late)
+            }),
         }
     })
     .await?;

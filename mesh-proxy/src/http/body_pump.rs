@@ -56,7 +56,7 @@ pub(super) enum StreamEnd {
 
 impl BodyReader {
     /// Whether all of the body was read, or there is none.
-    fn is_done(&self) -> bool {
+    pub fn is_done(&self) -> bool {
         match self {
             Self::Http1(decoder) => decoder.is_done(),
             Self::Http2 { is_done } => *is_done,

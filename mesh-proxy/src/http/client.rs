@@ -43,6 +43,8 @@ pub(super) struct OutgoingResponse<'a> {
     pub announced_length: Option<u64>,
     /// What is said of a connection of HTTP/1.
     pub connection: ConnectionWord<'a>,
+    /// Whether neither a body nor trailers follow.
+    pub is_end: bool,
 }
 
 impl Copied {
@@ -86,8 +88,7 @@ impl Client {
     pub fn begin_response(&mut self, response: &OutgoingResponse<'_>) -> io::Result<(BodyWriter, BytesMut)> {
         let mut head = BytesMut::new();
         if let Self::Http2(stream) = self {
-            let is_end = matches!(response.body, BodyFraming::None | BodyFraming::Length(0));
-            let OutgoingResponse { status, fields, body, announced_length, .. } = *response;
+            let OutgoingResponse { status, fields, body, announced_length, is_end, .. } = *response;
             stream.send_head(http2_response(status, fields, body, announced_length), is_end)?;
             let end = if is_end { StreamEnd::Written } else { StreamEnd::Open };
             return Ok((BodyWriter::Http2(end), head));

@@ -35,10 +35,11 @@ pub(super) struct ClientConnection {
 }
 
 /// Memory for a head beyond the first 16 KiB, and for what is made of it, until it is dropped.
-struct LargeHead(Rc<PodReceiveBudget>);
+pub(super) struct LargeHead(Rc<PodReceiveBudget>);
 
 impl LargeHead {
-    fn try_take(budget: &Rc<PodReceiveBudget>) -> Option<Self> {
+    /// Takes it; none if the pod's streams hold all that they may.
+    pub fn try_take(budget: &Rc<PodReceiveBudget>) -> Option<Self> {
         budget.try_take(LARGE_HEAD).then(|| Self(Rc::clone(budget)))
     }
 }

@@ -1,6 +1,6 @@
 //! Responses of the proxy's own.
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use http::StatusCode;
 use tokio::io::AsyncWriteExt;
 
@@ -52,12 +52,12 @@ impl<'a> LocalResponse<'a> {
     pub async fn send(self, client: &mut Client, request: &RequestHead, stays: bool) -> bool {
         match client {
             Client::Http1(connection) => self.send_http1(connection, request, stays).await,
-            Client::Http2(stream) => self.send_http2(stream, request).is_ok(),
+            Client::Http2(stream) => self.send_http2(stream, request).await.is_ok(),
             Client::Nobody(_) => true,
         }
     }
 
-    fn send_http2(mut self, stream: &mut ClientStream, request: &RequestHead) -> std::io::Result<()> {
+    async fn send_http2(mut self, stream: &mut ClientStream, request: &RequestHead) -> std::io::Result<()> {
         if let Some(outcome) = self.grpc_status(request) {
             // All of it is in the head (gRPC over HTTP/2, Trailers-Only).
             let message = String::from_utf8_lossy(self.body).into_owned();
@@ -76,7 +76,7 @@ impl<'a> LocalResponse<'a> {
         let announced = self.announced_length(request);
         let is_end = !has_body || length == 0;
         stream.send_head(http2_response(self.status, &self.fields, framing, announced), is_end)?;
-        if is_end { Ok(()) } else { stream.send_last(Bytes::copy_from_slice(self.body)) }
+        if is_end { Ok(()) } else { stream.send_body(self.body).await }
     }
 
     fn has_body(&self, request: &RequestHead) -> bool {

@@ -64,6 +64,7 @@ pub(super) async fn relay_to_client(
     let framing = framing_for_client(answered.response.body, request.version);
     let stays = answered.stays && framing != BodyFraming::UntilClose;
     let Answered { mut outgoing, response, mut timers, .. } = answered;
+    let reader = upstream.body_reader(response.body);
     let begun = client.begin_response(&OutgoingResponse {
         status,
         reason: &response.reason,
@@ -71,6 +72,7 @@ pub(super) async fn relay_to_client(
         body: framing,
         announced_length: response.announced_length,
         connection: connection_word(request.version, stays),
+        is_end: reader.is_done(),
     });
     let (writer, head) = match begun {
         Ok(begun) => begun,
@@ -79,7 +81,7 @@ pub(super) async fn relay_to_client(
             return Next::Reset(client);
         }
     };
-    let mut pump = BodyPump::new(upstream.body_reader(response.body), writer, head);
+    let mut pump = BodyPump::new(reader, writer, head);
     let end = relay_response(&mut upstream, &mut client, &mut outgoing, &mut pump, &mut timers).await;
     drop(active);
     record.set_body_bytes(outgoing.body_bytes(), pump.moved());

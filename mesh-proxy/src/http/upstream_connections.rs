@@ -26,7 +26,9 @@ const HTTP2_IDLE_TIME: Duration = Duration::from_mins(1);
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
 /// Most idle connections of one pod to one endpoint. A new one costs a stream, and no round trip.
 const MAX_IDLE_EACH: usize = 64;
-/// Most idle connections of a worker.
+/// Most connections of HTTP/2 of one pod to one endpoint.
+const MAX_SHARED_EACH: usize = 64;
+/// Most idle connections of a worker, and as many of HTTP/2.
 const MAX_IDLE: usize = 4096;
 
 /// The idle connections of one worker.
@@ -46,6 +48,8 @@ struct Shared {
     connections: Vec<Http2Connection>,
     /// One is opened at a time: those who want one wait for it.
     opening: Rc<tokio::sync::Mutex<()>>,
+    /// How often one could not be opened.
+    failures: Rc<Cell<u64>>,
 }
 
 /// For whom a connection was made, and where it leads.
@@ -128,15 +132,35 @@ impl UpstreamConnections {
         if let Some(found) = self.find_shared(key, &take_slot)? {
             return Ok(found);
         }
-        let opening = Rc::clone(&self.shared.borrow_mut().entry(key.clone()).or_default().opening);
-        let _only_one = opening.lock().await;
+        let (opening, failures) = {
+            let mut all = self.shared.borrow_mut();
+            let shared = all.entry(key.clone()).or_default();
+            (Rc::clone(&shared.opening), Rc::clone(&shared.failures))
+        };
+        let failed_before = failures.get();
+        let mut only_one = Some(opening.lock().await);
         if let Some(found) = self.find_shared(key, &take_slot)? {
             return Ok(found);
         }
-        let opened = open.await?;
+        if failures.get() != failed_before {
+            // Who waited for one that failed does not wait for another.
+            only_one = None;
+        }
+        if self.has_too_many_shared(key) {
+            return Err(AttemptError::Refused("the endpoint takes no more streams".to_owned()));
+        }
+        let opened = open.await.inspect_err(|_| failures.set(failures.get() + 1))?;
+        drop(only_one);
         let taken = (opened.count_stream(None), opened.requests());
         self.shared.borrow_mut().entry(key.clone()).or_default().connections.push(opened);
         Ok(taken)
+    }
+
+    /// Whether no further connection of HTTP/2 is opened for one pod and endpoint, or for all.
+    fn has_too_many_shared(&self, key: &UpstreamKey) -> bool {
+        let all = self.shared.borrow();
+        all.get(key).is_some_and(|shared| shared.connections.len() >= MAX_SHARED_EACH)
+            || all.values().map(|shared| shared.connections.len()).sum::<usize>() >= MAX_IDLE
     }
 
     fn find_shared(
@@ -145,8 +169,9 @@ impl UpstreamConnections {
         take_slot: impl Fn() -> Result<Option<ServicePortSlot>, AttemptError>,
     ) -> Result<Option<(CountedStream, SendRequest<Bytes>)>, AttemptError> {
         let all = self.shared.borrow();
-        let Some(found) = all.get(key).and_then(|shared| shared.connections.iter().find(|it| it.has_room()))
-        else {
+        let Some(shared) = all.get(key) else { return Ok(None) };
+        let usable = || shared.connections.iter().filter(|it| it.has_room());
+        let Some(found) = usable().find(|it| !it.needs_slot()).or_else(|| usable().next()) else {
             return Ok(None);
         };
         let slot = if found.needs_slot() { take_slot()? } else { None };

@@ -50,7 +50,10 @@ impl UpstreamExchange {
         match self {
             Self::Http1(_) => BodyReader::Http1(BodyDecoder::new(framing)),
             Self::Http2(stream) => {
-                BodyReader::Http2 { is_done: stream.receive.as_ref().is_none_or(RecvStream::is_end_stream) }
+                // What comes behind a head that has no body is nobody's.
+                let is_done = framing == BodyFraming::None
+                    || stream.receive.as_ref().is_none_or(RecvStream::is_end_stream);
+                BodyReader::Http2 { is_done }
             }
         }
     }

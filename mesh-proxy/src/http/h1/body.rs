@@ -213,6 +213,7 @@ fn trailers(input: &mut BytesMut, searched: &mut usize) -> Result<Option<Fields>
 #[derive(Debug)]
 pub struct BodyEncoder {
     is_chunked: bool,
+    has_none: bool,
     /// Whether trailers are written; else they are dropped.
     with_trailers: bool,
 }
@@ -220,12 +221,15 @@ pub struct BodyEncoder {
 impl BodyEncoder {
     /// Creates an encoder into a framing. `with_trailers` is whether the recipient takes trailers.
     pub fn new(framing: BodyFraming, with_trailers: bool) -> Self {
-        Self { is_chunked: framing == BodyFraming::Chunked, with_trailers }
+        let (is_chunked, has_none) = (framing == BodyFraming::Chunked, framing == BodyFraming::None);
+        Self { is_chunked, has_none, with_trailers }
     }
 
     /// Appends a part of the content.
     pub fn encode_data(&self, data: &[u8], into: &mut BytesMut) {
-        if self.is_chunked {
+        if self.has_none {
+            // Behind the head comes the next message.
+        } else if self.is_chunked {
             into.extend_from_slice(format!("{:x}\r\n", data.len()).as_bytes());
             into.extend_from_slice(data);
             into.extend_from_slice(b"\r\n");

@@ -28,6 +28,11 @@ impl Fields {
         self.bytes.capacity()
     }
 
+    /// Returns the number of bytes of all names and values.
+    pub fn size(&self) -> usize {
+        self.bytes.len()
+    }
+
     /// Adds a field behind the others. The name is a token (RFC 9110, 5.1), so it is ASCII.
     pub fn push(&mut self, name: &str, value: &[u8]) {
         let start = self.bytes.len();

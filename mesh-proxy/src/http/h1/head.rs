@@ -81,9 +81,9 @@ pub(super) fn is_framing(name: &str) -> bool {
     name.eq_ignore_ascii_case("content-length") || name.eq_ignore_ascii_case("transfer-encoding")
 }
 
-/// Parses the fields of trailers. Errors: they break the grammar.
-pub(super) fn parse_trailers(bytes: &[u8], into: &mut Fields) -> Result<(), Malformed> {
-    /// Fields that frame, route or prove something, and mean nothing behind the body (RFC 9110, 6.5.1).
+/// Whether a field means nothing behind the body, since it frames, routes or proves something (RFC 9110,
+/// 6.5.1).
+pub fn is_no_trailer(name: &str) -> bool {
     const DROPPED: [&str; 12] = [
         "authorization",
         "connection",
@@ -98,12 +98,15 @@ pub(super) fn parse_trailers(bytes: &[u8], into: &mut Fields) -> Result<(), Malf
         "trailer",
         "transfer-encoding",
     ];
+    DROPPED.iter().any(|it| name.eq_ignore_ascii_case(it))
+}
+
+/// Parses the fields of trailers. Errors: they break the grammar.
+pub(super) fn parse_trailers(bytes: &[u8], into: &mut Fields) -> Result<(), Malformed> {
     let mut headers = [httparse::EMPTY_HEADER; MAX_FIELDS];
     match httparse::parse_headers(bytes, &mut headers) {
         Ok(httparse::Status::Complete((_, fields))) => {
-            for field in
-                fields.iter().filter(|field| !DROPPED.iter().any(|it| field.name.eq_ignore_ascii_case(it)))
-            {
+            for field in fields.iter().filter(|field| !is_no_trailer(field.name)) {
                 into.push(field.name, field.value);
             }
             Ok(())

@@ -16,7 +16,7 @@ use http::StatusCode;
 
 pub use self::body::{BodyDecoder, BodyEncoder, BodyFraming, BodyPiece};
 pub use self::fields::Fields;
-pub use self::head::{MAX_HEAD, find_head_end};
+pub use self::head::{MAX_HEAD, find_head_end, is_no_trailer};
 pub use self::path::normalize_path;
 pub use self::request_head::{RequestHead, is_authority};
 pub use self::response_head::ResponseHead;

@@ -1,5 +1,6 @@
 //! A request of a client that speaks HTTP/2, and its response: one stream.
 
+use std::future::poll_fn;
 use std::io;
 use std::task::{Context, Poll};
 
@@ -36,11 +37,18 @@ impl ClientStream {
         Ok(())
     }
 
-    /// Sends all of the body. It is queued, whatever the client's window is, so it has to be small. Errors:
-    /// the client is gone.
-    pub fn send_last(&mut self, body: Bytes) -> io::Result<()> {
+    /// Sends all of a body, as the client takes it. Errors: the client is gone.
+    pub async fn send_body(&mut self, mut body: &[u8]) -> io::Result<()> {
         let Some(sending) = &mut self.sending else { return Err(io::ErrorKind::NotConnected.into()) };
-        sending.send_data(body, true).map_err(io::Error::other)
+        while !body.is_empty() {
+            sending.reserve_capacity(body.len());
+            let capacity = poll_fn(|context| sending.poll_capacity(context)).await;
+            let most = capacity.ok_or(io::ErrorKind::BrokenPipe)?.map_err(io::Error::other)?;
+            let (piece, rest) = body.split_at(most.min(body.len()));
+            sending.send_data(Bytes::copy_from_slice(piece), rest.is_empty()).map_err(io::Error::other)?;
+            body = rest;
+        }
+        Ok(())
     }
 
     /// Returns where the body of the response goes; none before its head is sent.

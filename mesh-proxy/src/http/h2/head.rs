@@ -3,7 +3,9 @@
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Request, Response, StatusCode, Uri, Version as HttpVersion, request, response};
 
-use crate::http::h1::{BodyFraming, Fields, Malformed, RequestHead, ResponseHead, Version, is_authority};
+use crate::http::h1::{
+    BodyFraming, Fields, Malformed, RequestHead, ResponseHead, Version, is_authority, is_no_trailer,
+};
 
 /// Most fields of a head, as of HTTP/1.
 const MAX_FIELDS: usize = 100;
@@ -15,7 +17,8 @@ impl RequestHead {
     pub fn from_http2(parts: &request::Parts, is_end: bool) -> Result<Self, Malformed> {
         let mut head = Self::default();
         parts.method.as_str().clone_into(&mut head.method);
-        (head.version, head.keeps_alive, head.takes_trailers) = (Version::Http2, true, true);
+        (head.version, head.keeps_alive) = (Version::Http2, true);
+        head.takes_trailers = parts.headers.get(header::TE).is_some_and(|value| value == "trailers");
         if head.is_connect() {
             return Err(Malformed::Unsupported("CONNECT over HTTP/2 is not supported"));
         }
@@ -113,6 +116,9 @@ fn declared_length(fields: &HeaderMap) -> Result<Option<u64>, Malformed> {
 fn take_fields(from: &HeaderMap, fields: &mut Fields) -> Result<(), Malformed> {
     let mut cookie: Vec<u8> = Vec::new();
     for (name, value) in from {
+        if has_outer_space(value) {
+            return Err(Malformed::Invalid("a field's value begins or ends with white space"));
+        }
         if *name == header::COOKIE {
             if !cookie.is_empty() {
                 cookie.extend_from_slice(b"; ");
@@ -130,10 +136,17 @@ fn take_fields(from: &HeaderMap, fields: &mut Fields) -> Result<(), Malformed> {
     Ok(())
 }
 
+/// Whether a value begins or ends with white space, which servers of HTTP/1 would not see (RFC 9113, 8.2.1).
+fn has_outer_space(value: &HeaderValue) -> bool {
+    let bytes = value.as_bytes();
+    [bytes.first(), bytes.last()].into_iter().flatten().any(|byte| matches!(byte, b' ' | b'\t'))
+}
+
 /// Returns trailers as HTTP/1 has them.
 pub(in crate::http) fn fields_of(from: &HeaderMap) -> Fields {
     let mut fields = Fields::default();
-    from.iter().for_each(|(name, value)| fields.push(name.as_str(), value.as_bytes()));
+    let kept = from.iter().filter(|(name, value)| !is_no_trailer(name.as_str()) && !has_outer_space(value));
+    kept.for_each(|(name, value)| fields.push(name.as_str(), value.as_bytes()));
     fields
 }
 
@@ -216,6 +229,22 @@ mod tests {
     }
 
     #[test]
+    fn what_means_nothing_behind_a_body_is_no_trailer() {
+        let mut trailers = HeaderMap::new();
+        for (name, value) in [
+            ("grpc-status", "0"),
+            ("host", "other"),
+            ("authorization", "x"),
+            ("x-space", " x"),
+            ("x-sum", "7"),
+        ] {
+            trailers.append(name, HeaderValue::from_static(value));
+        }
+        let fields = fields_of(&trailers);
+        assert_eq!(fields.iter().map(|(name, _)| name).collect::<Vec<_>>(), ["grpc-status", "x-sum"]);
+    }
+
+    #[test]
     fn a_head_that_has_two_meanings_is_refused() {
         for (uri, fields) in [
             ("http://web/", &[("host", "other")][..]),
@@ -227,6 +256,8 @@ mod tests {
             ("http://web/", &[("content-length", "+3")]),
             ("http://web/", &[("content-length", "3, 3")]),
             ("http://web/", &[("expect", "more")]),
+            ("http://web/", &[("x-role", " admin")]),
+            ("http://web/", &[("x-role", "admin\t")]),
         ] {
             assert!(request(uri, fields).is_err(), "{uri} {fields:?}");
         }

@@ -21,6 +21,6 @@ const MAX_FRAME: u32 = 16 * 1024;
 /// Most bytes of a head, counted as RFC 9113, 6.5.2 does; as of HTTP/1.
 const MAX_HEADER_LIST: u32 = 60 * 1024;
 /// Bytes that a stream holds at most for a peer that does not read.
-const SEND_BUFFER: usize = 64 * 1024;
+const SEND_BUFFER: usize = 16 * 1024;
 /// Patience of a connection with frames of little data, in bytes (see `h2`'s `data_frame_budget`).
-const DATA_OVERHEAD: usize = 4 * 1024 * 1024;
+const DATA_OVERHEAD: usize = 1024 * 1024;

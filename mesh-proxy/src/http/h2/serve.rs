@@ -13,13 +13,15 @@ use http::Request;
 use mesh_api::plan::Workload;
 use mesh_calm::{Guarded, Role};
 use tokio::net::TcpStream;
-use tokio::task::spawn_local;
+use tokio::task::JoinSet;
 
 use super::client_stream::ClientStream;
 use super::window_shares::{WindowShare, WindowShares};
 use super::{DATA_OVERHEAD, MAX_FRAME, MAX_HEADER_LIST, MAX_STREAMS, SEND_BUFFER, STREAM_WINDOW};
 use crate::address_roles::{ClientAddress, OriginalDestination};
+use crate::http::READ_SIZE;
 use crate::http::client::Client;
+use crate::http::client_connection::LargeHead;
 use crate::http::exchange::{HttpConnection, Next, exchange};
 use crate::http::h1::{Malformed, RequestHead};
 use crate::http::local_response::LocalResponse;
@@ -29,6 +31,10 @@ use crate::worker::Worker;
 
 /// Time for the preface and the client's settings.
 const PREFACE_TIME: Duration = Duration::from_secs(10);
+/// Time for a client to close a connection without streams once it was told to.
+const CLOSE_TIME: Duration = Duration::from_secs(5);
+/// Most requests of a connection that are worked on, also after the client has reset their streams.
+const MAX_TASKS: usize = 2 * MAX_STREAMS as usize;
 /// Time without a request after which a connection is closed (Envoy's default).
 const IDLE_TIME: Duration = Duration::from_hours(1);
 
@@ -59,7 +65,10 @@ pub async fn serve_http2(
     let mut drain = std::pin::pin!(draining.wait_for_drain());
     let mut is_told = false;
     let shares = WindowShares::new(about.worker.receive_budget(&about.pod));
+    // They end with the connection.
+    let mut tasks = JoinSet::new();
     loop {
+        let patience = if is_told { CLOSE_TIME } else { IDLE_TIME };
         let next = poll_fn(|context| {
             if !is_told && drain.as_mut().poll(context).is_ready() {
                 is_told = true;
@@ -67,39 +76,51 @@ pub async fn serve_http2(
             }
             connection.poll_accept(context)
         });
-        match tokio::time::timeout(IDLE_TIME, next).await {
-            Ok(Some(Ok((request, respond)))) => {
-                begin_request(&about, request, respond, shares.try_take());
+        match tokio::time::timeout(patience, next).await {
+            Ok(Some(Ok((request, mut respond)))) => {
+                while tasks.try_join_next().is_some() {}
+                if tasks.len() >= MAX_TASKS {
+                    // The client may try again (RFC 9113, 8.7).
+                    respond.send_reset(Reason::REFUSED_STREAM);
+                    continue;
+                }
+                let stream = (request, respond, shares.try_take());
+                tasks.spawn_local(serve_request(Rc::clone(&about), stream));
                 connection.set_target_window_size(shares.window());
             }
             Ok(Some(Err(error))) => return tracing::debug!(%client, %error, "HTTP/2 connection broke"),
             Ok(None) => return,
-            Err(_) if !connection.has_streams() => connection.graceful_shutdown(),
-            Err(_) => {}
+            Err(_) if connection.has_streams() => {}
+            Err(_) if is_told => return,
+            Err(_) => {
+                is_told = true;
+                connection.graceful_shutdown();
+            }
         }
     }
 }
 
-/// Answers a request in a task of its own.
-fn begin_request(
-    about: &Rc<HttpConnection>,
-    request: Request<RecvStream>,
-    respond: SendResponse<Bytes>,
-    share: Option<WindowShare>,
+/// Answers a request.
+async fn serve_request(
+    about: Rc<HttpConnection>,
+    (request, respond, share): (Request<RecvStream>, SendResponse<Bytes>, Option<WindowShare>),
 ) {
-    let about = Rc::clone(about);
-    spawn_local(async move {
-        let (parts, receive) = request.into_parts();
-        let parsed = RequestHead::from_http2(&parts, receive.is_end_stream());
-        let client = Client::Http2(Box::new(ClientStream::new(receive, respond, share)));
-        match parsed {
-            Ok(mut head) => {
-                let next = Box::pin(exchange(&about, client, &mut head)).await;
-                end(next).await;
-            }
-            Err(malformed) => refuse(&about, client, malformed).await,
-        }
-    });
+    let (parts, receive) = request.into_parts();
+    let parsed = RequestHead::from_http2(&parts, receive.is_end_stream());
+    drop(parts);
+    let client = Client::Http2(Box::new(ClientStream::new(receive, respond, share)));
+    let mut head = match parsed {
+        Ok(head) => head,
+        Err(malformed) => return refuse(&about, client, malformed).await,
+    };
+    let is_large = head.fields.size() > READ_SIZE;
+    let large_head = is_large.then(|| LargeHead::try_take(&about.worker.receive_budget(&about.pod)));
+    if matches!(large_head, Some(None)) {
+        return refuse(&about, client, Malformed::TooLarge).await;
+    }
+    let next = Box::pin(exchange(&about, client, &mut head)).await;
+    drop(large_head);
+    end(next).await;
 }
 
 /// Ends the stream of a request.

@@ -7,7 +7,7 @@ use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -21,6 +21,13 @@ use super::window_shares::{WindowShare, WindowShares};
 use super::{DATA_OVERHEAD, MAX_FRAME, MAX_HEADER_LIST, MAX_STREAMS, SEND_BUFFER, STREAM_WINDOW};
 use crate::http::upstream_connection::{ServicePortSlot, UpstreamConnection};
 use crate::mux::PodReceiveBudget;
+
+/// Time for the preface to be written.
+const START_TIME: Duration = Duration::from_secs(10);
+/// Time for a connection to close once it is of no use.
+const CLOSE_TIME: Duration = Duration::from_secs(5);
+/// Time without a stream after which nobody holds a connection any more.
+const FORGOTTEN: Duration = Duration::from_mins(2);
 
 /// A connection to an endpoint that requests share.
 pub(in crate::http) struct Http2Connection {
@@ -67,6 +74,22 @@ pub(in crate::http) enum ResponseEvent {
     Head(Response<()>, bool),
 }
 
+impl ConnectionState {
+    /// Returns some seconds after the connection has lost its last stream and its use.
+    async fn wait_until_left(&self) {
+        let mut was_left = false;
+        loop {
+            tokio::time::sleep(CLOSE_TIME).await;
+            let is_left = self.open_streams.get() == 0
+                && (self.is_over.get() || self.idle_since.get().elapsed() > FORGOTTEN);
+            if is_left && was_left {
+                return;
+            }
+            was_left = is_left;
+        }
+    }
+}
+
 impl Http2Connection {
     /// Starts HTTP/2 on a connection to an endpoint, and a task that drives it. What comes is held in
     /// `budget`. Errors: it is gone.
@@ -95,7 +118,9 @@ impl Http2Connection {
             .data_frame_budget(DATA_OVERHEAD)
             .enable_push(false)
             .handshake::<_, Bytes>(Guarded::new(stream, Role::Client));
-        let (requests, mut connection) = handshake.await.map_err(io::Error::other)?;
+        let started = tokio::time::timeout(START_TIME, handshake).await;
+        let started = started.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?;
+        let (requests, mut connection) = started.map_err(io::Error::other)?;
         let driven = Rc::clone(&state);
         spawn_local(async move {
             let revoked = async {
@@ -113,10 +138,13 @@ impl Http2Connection {
                 Pin::new(&mut connection).poll(context)
             });
             tokio::select! {
+                biased;
+                reason = revoked => *driven.revoked.borrow_mut() = Some(reason),
                 ended = run => {
                     tracing::debug!(?ended, "HTTP/2 connection to an endpoint is over");
                 }
-                reason = revoked => *driven.revoked.borrow_mut() = Some(reason),
+                // An endpoint that does not read holds up the library's goodbye.
+                () = driven.wait_until_left() => {}
             }
             driven.is_over.set(true);
             *driven.slot.borrow_mut() = None;
@@ -127,7 +155,17 @@ impl Http2Connection {
     /// Whether it takes another request.
     pub fn has_room(&self) -> bool {
         let most = self.requests.current_max_send_streams().min(MAX_STREAMS as usize);
-        !self.is_over() && self.state.open_streams.get() < most
+        !self.is_over() && self.state.open_streams.get() < most && !self.has_failed()
+    }
+
+    /// Whether it takes no more requests, as is known before one is sent.
+    fn has_failed(&self) -> bool {
+        let mut context = Context::from_waker(Waker::noop());
+        let failed = matches!(self.requests.clone().poll_ready(&mut context), Poll::Ready(Err(_)));
+        if failed {
+            self.state.is_over.set(true);
+        }
+        failed
     }
 
     /// Whether it is closed, or about to be.
@@ -239,6 +277,6 @@ impl UpstreamStream {
 /// Whether the endpoint has not begun to work on a request that ended so (RFC 9113, 8.7): it refused the
 /// stream, or closed the connection before it.
 pub(in crate::http) fn was_refused(error: &h2::Error) -> bool {
-    error.reason() == Some(Reason::REFUSED_STREAM)
-        || error.is_go_away() && error.reason() == Some(Reason::NO_ERROR)
+    // Of a connection that the endpoint closes, only streams beyond its last one end so.
+    error.reason() == Some(Reason::REFUSED_STREAM) || error.is_go_away() && error.is_remote()
 }

@@ -201,3 +201,29 @@ fn a_client_that_leaves_cancels_its_request_alone() {
         assert_eq!(mesh.servers["v1"].connections(), 1);
     });
 }
+
+#[test]
+fn bytes_behind_a_head_without_a_body_are_nobodys_response() {
+    run_as_worker(async {
+        let mesh = Mesh::new().await;
+        mesh.declare(AppProtocol::Http2);
+        let mut client = mesh.connect().await;
+        let smuggled = "HTTP/1.1 200 OK\r\nX-Server: smuggled\r\nContent-Length: 0\r\n\r\n";
+        mesh.servers["v1"].http2.answer_times(Http2Answer::NoContentAndBytes(smuggled), 1);
+        client.send("GET /a HTTP/1.1\r\nHost: web\r\n\r\n").await;
+        assert!(client.head().await.starts_with("HTTP/1.1 204"));
+        client.send("GET /b HTTP/1.1\r\nHost: web\r\n\r\n").await;
+        let head = client.head().await;
+        assert!(head.starts_with("HTTP/1.1 200") && head.contains("x-server: v1"), "{head}");
+    });
+}
+
+#[test]
+fn an_outcome_behind_no_content_is_told() {
+    run_as_worker(async {
+        let mesh = Mesh::new().await;
+        let client = mesh.connect_http2().await;
+        mesh.servers["v1"].http2.answer(Http2Answer::EmptyAndOutcome("5"));
+        assert_eq!(ask(&client, call("/a"), b"abc", None).await.unwrap().outcome(), "5");
+    });
+}

@@ -21,6 +21,10 @@ pub enum Http2Answer {
     Reset(Reason),
     /// It answers with a head alone, with an outcome of gRPC.
     Outcome(&'static str),
+    /// It sends bytes behind a status that has no body.
+    NoContentAndBytes(&'static str),
+    /// It sends no content, says so, and an outcome of gRPC behind it.
+    EmptyAndOutcome(&'static str),
     /// It sends this many bytes, and then resets the stream.
     BreakAfter(usize),
 }
@@ -98,6 +102,20 @@ pub async fn serve_http2_as(name: &'static str, socket: TcpStream, server: &Http
                 let response = Response::builder().header("grpc-status", outcome);
                 let response = response.header("content-type", "application/grpc").body(()).unwrap();
                 let _gone = respond.send_response(response, true);
+            }
+            Http2Answer::NoContentAndBytes(bytes) => {
+                let mut respond = respond;
+                let response = Response::builder().status(204).body(()).unwrap();
+                let mut send = respond.send_response(response, false).unwrap();
+                send.send_data(Bytes::from(bytes), true).unwrap();
+            }
+            Http2Answer::EmptyAndOutcome(outcome) => {
+                let mut respond = respond;
+                let response = Response::builder().header("content-length", "0").body(()).unwrap();
+                let mut send = respond.send_response(response, false).unwrap();
+                let mut trailers = HeaderMap::new();
+                trailers.insert("grpc-status", outcome.parse().unwrap());
+                send.send_trailers(trailers).unwrap();
             }
             Http2Answer::BreakAfter(bytes) => {
                 let mut respond = respond;
