@@ -28,6 +28,8 @@ pub(super) struct AffectedObjects {
     pub traffic: bool,
     /// Some `VirtualService` changed.
     pub routes: bool,
+    /// Nodes that are elsewhere now.
+    moved_nodes: BTreeSet<String>,
     /// Services of slices that change, and whether each had any slice before.
     had_slices: BTreeMap<NamespacedName, bool>,
 }
@@ -66,7 +68,7 @@ impl AffectedObjects {
             Kind::Service => self.service(objects, name, change),
             Kind::EndpointSlice => self.slice(objects, name, change),
             Kind::Namespace => self.namespace(objects, &key.name, change),
-            Kind::Node => self.node(objects, &key.name, change),
+            Kind::Node => self.node(&key.name, change),
             Kind::AuthorizationPolicy => self.authorization(objects, mesh, name, change),
             Kind::PeerAuthentication => {
                 self.mutual_tls = true;
@@ -143,10 +145,17 @@ impl AffectedObjects {
     }
 
     /// Nodes change every few seconds, but not where they are.
-    fn node(&mut self, objects: &ObjectStore, name: &str, change: [Option<&SharedObject>; 2]) {
+    fn node(&mut self, name: &str, change: [Option<&SharedObject>; 2]) {
         let [old, new] = change.map(|it| it.and_then(as_node).map(Node::locality));
         if old != new {
-            let pods = objects.live_pods().filter(|pod| pod.spec.node_name == name);
+            self.moved_nodes.insert(name.to_owned());
+        }
+    }
+
+    /// Adds the pods of the nodes that changes have moved: one look at all pods, however many nodes these are.
+    pub fn add_pods_of_moved_nodes(&mut self, objects: &ObjectStore) {
+        if !self.moved_nodes.is_empty() {
+            let pods = objects.live_pods().filter(|pod| self.moved_nodes.contains(&pod.spec.node_name));
             self.pods.extend(pods.map(|pod| namespaced_name(&pod.metadata)));
         }
     }

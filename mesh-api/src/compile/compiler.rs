@@ -105,6 +105,7 @@ impl Compiler {
         for (key, [old, new]) in &changes {
             affected.add_change(&self.objects, &self.mesh, key, [old.as_ref(), new.as_ref()]);
         }
+        affected.add_pods_of_moved_nodes(&self.objects);
         affected.add_pods_of_switched_selectors(&self.objects);
         // Objects that are gone are let go before the result is made, which takes room.
         drop(changes);
