@@ -31,8 +31,6 @@ pub(super) struct UpstreamConnection {
     authorized: Option<AuthorizedConnection>,
     /// Counts the connection against the service's limit.
     slot: Option<ServicePortSlot>,
-    /// Whether requests were sent on it before.
-    pub is_reused: bool,
     /// Transport as the access log names it.
     pub transport: &'static str,
 }
@@ -49,7 +47,7 @@ impl UpstreamConnection {
                 (Stream::from_socket(socket), Some(authorized), LOCAL_TRANSPORT)
             }
         };
-        Self { io, input: BytesMut::new(), authorized, slot: None, is_reused: false, transport }
+        Self { io, input: BytesMut::new(), authorized, slot: None, transport }
     }
 
     /// Returns the policy that allowed it, if it is this node's to know, and one had to.

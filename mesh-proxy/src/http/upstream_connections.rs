@@ -96,7 +96,6 @@ impl UpstreamConnections {
 
     /// Keeps a connection whose last response is complete.
     pub(super) fn keep(&self, key: UpstreamKey, mut connection: UpstreamConnection) {
-        connection.is_reused = true;
         connection.release_slot();
         if !connection.input.is_empty() {
             // What follows a response belongs to none.
