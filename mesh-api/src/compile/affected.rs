@@ -152,7 +152,8 @@ impl AffectedObjects {
         }
     }
 
-    /// Adds the pods of the nodes that changes have moved: one look at all pods, however many nodes these are.
+    /// Adds the pods of the nodes that changes have moved: one look at all pods, however many nodes these
+    /// are.
     pub fn add_pods_of_moved_nodes(&mut self, objects: &ObjectStore) {
         if !self.moved_nodes.is_empty() {
             let pods = objects.live_pods().filter(|pod| self.moved_nodes.contains(&pod.spec.node_name));
